@@ -1,0 +1,152 @@
+//! The one write operation and its result. These are also the bytes that replicas agree on: every field has a number
+//! that is never reused, so that a later version can read an older log.
+
+use bytes::Bytes;
+use prost::Message;
+
+use crate::{KvError, Version};
+
+/// What a mutation does to its key. Operands of arithmetic and bitwise kinds are little-endian, as in FoundationDB.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, prost::Enumeration)]
+#[repr(i32)]
+pub enum MutationKind {
+    Set = 0,
+    Delete = 1,
+    /// The 10 bytes at `stamp_offset` of the key (absent: its last 10) are replaced by the versionstamp.
+    SetVersionstampedKey = 2,
+    /// The same for the value.
+    SetVersionstampedValue = 3,
+    /// Removes every key in `[key, value)`.
+    ClearRange = 4,
+    Add = 5,
+    Min = 6,
+    Max = 7,
+    ByteMin = 8,
+    ByteMax = 9,
+    BitAnd = 10,
+    BitOr = 11,
+    BitXor = 12,
+    AppendIfFits = 13,
+    CompareAndClear = 14,
+}
+
+/// One change inside a commit.
+#[derive(Clone, PartialEq, Message)]
+pub struct Mutation {
+    #[prost(enumeration = "MutationKind", tag = "1")]
+    pub kind: i32,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub key: Bytes,
+    #[prost(bytes = "bytes", tag = "3")]
+    pub value: Bytes,
+    /// Empty: the default family.
+    #[prost(string, tag = "4")]
+    pub column_family: String,
+    /// Where the 10-byte stamp goes; absent: the last 10 bytes.
+    #[prost(uint32, optional, tag = "5")]
+    pub stamp_offset: Option<u32>,
+}
+
+impl Mutation {
+    pub fn set(key: impl Into<Bytes>, value: impl Into<Bytes>) -> Self {
+        Mutation { key: key.into(), value: value.into(), ..Mutation::default() }
+    }
+
+    pub fn delete(key: impl Into<Bytes>) -> Self {
+        Mutation { kind: MutationKind::Delete as i32, key: key.into(), ..Mutation::default() }
+    }
+}
+
+/// A key of one column family.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Message)]
+pub struct KeyRef {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub key: Bytes,
+    /// Empty: the default family.
+    #[prost(string, tag = "2")]
+    pub column_family: String,
+}
+
+impl KeyRef {
+    pub fn new(key: impl Into<Bytes>) -> Self {
+        KeyRef { key: key.into(), column_family: String::new() }
+    }
+}
+
+/// The keys `begin <= key < end` of one column family.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct KeyRange {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub begin: Bytes,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub end: Bytes,
+    /// Empty: the default family.
+    #[prost(string, tag = "3")]
+    pub column_family: String,
+}
+
+/// A transaction: all its mutations happen at one version, or none does.
+#[derive(Clone, PartialEq, Message)]
+pub struct AtomicCommit {
+    /// Examined only when there are read conflicts: the commit fails with [`KvError::Conflict`] iff one of them was
+    /// written in `(read_version, commit version)`.
+    #[prost(uint64, tag = "1")]
+    pub read_version: u64,
+    #[prost(message, repeated, tag = "2")]
+    pub mutations: Vec<Mutation>,
+    /// Keys without a family: a write in any family conflicts.
+    #[prost(bytes = "bytes", repeated, tag = "3")]
+    pub read_conflict_keys: Vec<Bytes>,
+    #[prost(message, repeated, tag = "4")]
+    pub read_conflicts: Vec<KeyRef>,
+    #[prost(message, repeated, tag = "5")]
+    pub read_conflict_ranges: Vec<KeyRange>,
+    /// Empty: none. At most 255 bytes.
+    #[prost(bytes = "bytes", tag = "6")]
+    pub idempotency_id: Bytes,
+}
+
+impl AtomicCommit {
+    pub fn of(mutations: Vec<Mutation>) -> Self {
+        AtomicCommit { mutations, ..AtomicCommit::default() }
+    }
+
+    /// Whether anything was read that a concurrent write could have changed.
+    pub fn has_read_conflicts(&self) -> bool {
+        !(self.read_conflict_keys.is_empty()
+            && self.read_conflicts.is_empty()
+            && self.read_conflict_ranges.is_empty())
+    }
+
+    /// Keys, values and conflict ranges, in bytes: what the transaction limit counts.
+    pub fn size_bytes(&self) -> usize {
+        let mutations: usize = self.mutations.iter().map(|m| m.key.len() + m.value.len()).sum();
+        let keys: usize = self.read_conflict_keys.iter().map(Bytes::len).sum();
+        let refs: usize = self.read_conflicts.iter().map(|k| k.key.len()).sum();
+        let ranges: usize = self.read_conflict_ranges.iter().map(|r| r.begin.len() + r.end.len()).sum();
+        mutations + keys + refs + ranges
+    }
+}
+
+/// What a successful commit tells its caller.
+#[derive(Clone, PartialEq, Message)]
+pub struct CommitResult {
+    /// See [`CommitResult::version`].
+    #[prost(uint64, tag = "1")]
+    pub version: u64,
+    /// Keys made by `SetVersionstampedKey`, in the order of the mutations.
+    #[prost(bytes = "bytes", repeated, tag = "2")]
+    pub generated_keys: Vec<Bytes>,
+    /// Values made by `SetVersionstampedValue`, in the order of the mutations.
+    #[prost(bytes = "bytes", repeated, tag = "3")]
+    pub generated_values: Vec<Bytes>,
+}
+
+impl CommitResult {
+    pub fn version(&self) -> Version {
+        Version(self.version)
+    }
+}
+
+/// What the state machine decided about one commit: the same bytes on every replica.
+pub type CommitVerdict = Result<CommitResult, KvError>;

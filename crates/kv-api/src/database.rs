@@ -1,0 +1,32 @@
+//! The trait behind which a database stands, local or replicated.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::{AtomicCommit, CommitResult, KeyRef, KvError, RangeQuery, ReadAt, Rows, Version};
+
+/// Figures of one database, counted since its process started unless said otherwise.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DatabaseStatistics {
+    /// Visible rows: an estimate where `exact_rows` is false.
+    pub total_keys: u64,
+    /// Bytes of live files and write buffers.
+    pub total_size_bytes: u64,
+    pub committed_transactions: u64,
+    pub aborted_transactions: u64,
+    pub compaction_pending_bytes: Option<u64>,
+    pub cache_hit_rate_percent: Option<u64>,
+}
+
+/// A transactional key-value database.
+#[async_trait]
+pub trait KvDatabase: Send + Sync + 'static {
+    /// A version that covers every commit acknowledged before the call; at least 1.
+    async fn read_version(&self) -> Result<Version, KvError>;
+    /// The value of a key, `None` when it has none.
+    async fn get(&self, key: KeyRef, at: ReadAt) -> Result<Option<Bytes>, KvError>;
+    async fn get_range(&self, query: RangeQuery, at: ReadAt) -> Result<Rows, KvError>;
+    /// All or nothing; returns once the commit is durable as the mode promises.
+    async fn atomic_commit(&self, commit: AtomicCommit) -> Result<CommitResult, KvError>;
+    async fn statistics(&self) -> Result<DatabaseStatistics, KvError>;
+}

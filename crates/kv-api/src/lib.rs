@@ -1,0 +1,37 @@
+//! The vocabulary of SynodKV: what can be asked of a database ([`KvOperation`]), what comes back ([`KvOutcome`],
+//! [`KvError`]), the limits that hold ([`Limits`]) and the trait that every database implements ([`KvDatabase`]).
+//!
+//! Each idea is defined once, here. The Thrift structs (`thrift` module) are the wire's own; they are converted to and
+//! from this vocabulary at the Thrift edge and nowhere else.
+
+mod commit;
+mod database;
+mod error;
+mod limits;
+mod operation;
+pub mod thrift;
+
+pub use commit::{AtomicCommit, CommitResult, CommitVerdict, KeyRange, KeyRef, Mutation, MutationKind};
+pub use database::{DatabaseStatistics, KvDatabase};
+pub use error::KvError;
+pub use limits::Limits;
+pub use operation::{KvOperation, KvOutcome, RangeQuery, ReadAt, Row, Rows};
+
+/// A commit version or read version: counted by the state machine, one per committed transaction, never reset.
+/// The first commit of a database has version 2; 1 is the version of the empty database.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Version(pub u64);
+
+impl Version {
+    /// The version of a database that has committed nothing yet.
+    pub const EMPTY: Version = Version(1);
+}
+
+impl std::fmt::Display for Version {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// The column family that requests mean when they name none. On the inside it is the empty string.
+pub const DEFAULT_COLUMN_FAMILY: &str = "default";

@@ -1,0 +1,31 @@
+//! Sizes that a request may have.
+
+use serde::{Deserialize, Serialize};
+
+/// Limits that the service checks before it routes a request. All are settable; the defaults are the interface's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Longest key, in bytes.
+    pub max_key_bytes: usize,
+    /// Longest value, in bytes.
+    pub max_value_bytes: usize,
+    /// Largest transaction: keys, values and conflict ranges together, in bytes.
+    pub max_transaction_bytes: usize,
+    /// Most conflict keys and ranges of one commit.
+    pub max_conflicts: usize,
+    /// Largest reply, in bytes; a range that would exceed it fails with `RESULT_TOO_LARGE`.
+    pub max_reply_bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            max_key_bytes: 10_000,
+            max_value_bytes: 100_000,
+            max_transaction_bytes: 10_000_000,
+            max_conflicts: 100_000,
+            max_reply_bytes: 64 << 20,
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! The Thrift interface: generated structs and the message codec.

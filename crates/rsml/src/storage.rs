@@ -1,0 +1,95 @@
+//! What the consensus core asks of durable storage, and what storage gives back at start.
+//!
+//! The core hands out [`Persist`] orders, each with a ticket; they are carried out strictly in the order of their
+//! tickets, and the completion of a ticket means that everything up to and including it would survive a crash now.
+//! One synchronisation may complete many tickets. A ticket is never used twice, so that the completion of something
+//! since replaced cannot be mistaken for that of its replacement.
+
+use bytes::Bytes;
+
+use crate::{Boot, ClusterId, DiskId, Epoch, Sequence, View};
+
+/// Everything durable about a replica besides its log; small, and written whole with every group.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct HardState {
+    pub cluster_id: ClusterId,
+    pub epoch: Epoch,
+    pub disk_id: DiskId,
+    pub boot: Boot,
+    /// No message of a lower view is answered with a vote.
+    pub promised: View,
+    /// The view whose log this is: the log holds that view's entries through at least the length it was adopted with.
+    pub accepted_view: View,
+}
+
+/// The order in which persist orders complete.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ticket(pub u64);
+
+/// One atomic change of durable state: after a crash either all of it is there or none of it (and nothing later).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Persist {
+    pub ticket: Ticket,
+    /// The hard state from this order on.
+    pub hard_state: HardState,
+    /// The sequence of `entries[0]`. Whatever the log holds at or above it is removed first. When `entries` is empty
+    /// and `truncate` is false, the log is left as it is.
+    pub from: Sequence,
+    /// True when entries at or above `from` may exist and must go. When false, `from` is exactly the end of the log.
+    pub truncate: bool,
+    pub entries: Vec<Bytes>,
+}
+
+/// What storage found at start.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Recovered {
+    /// `None`: the disk is empty.
+    pub hard_state: Option<HardState>,
+    /// The sequence of the first entry that is still stored; entries below it have been trimmed.
+    pub first: Sequence,
+    /// The last entry stored; `first.previous()` when there is none.
+    pub last: Sequence,
+    /// The entries `entries_from..=last`, where `entries_from` is what the caller asked for.
+    pub entries_from: Sequence,
+    pub entries: Vec<Bytes>,
+}
+
+/// Storage failed. The replica stops; nothing is retried, since a failed write leaves unknown what is on the disk.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum StorageError {
+    #[error("{what} failed on {path}: {error}")]
+    Io { what: &'static str, path: String, error: String },
+    #[error("no space left while writing {path}")]
+    Full { path: String },
+    /// Entries in the middle of the log are damaged: they were there, and are not readable.
+    #[error("the log in {path} is damaged at sequences {from} to {to}: {reason}")]
+    Corrupt { path: String, from: Sequence, to: Sequence, reason: String },
+    #[error("the log in {path} has format version {found}; this program reads version {known}")]
+    Version { path: String, found: u32, known: u32 },
+}
+
+/// Counters of a storage since it was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StorageStatistics {
+    pub fsyncs: u64,
+    pub bytes_written: u64,
+    pub bytes_on_disk: u64,
+    pub entries_written: u64,
+}
+
+/// A write-ahead log. Used from one thread, which blocks in [`Storage::persist`].
+pub trait Storage: Send + 'static {
+    /// Reads everything back; entries below `entries_from` are not returned, only accounted for. Called once, first.
+    fn recover(&mut self, entries_from: Sequence) -> Result<Recovered, StorageError>;
+
+    /// Writes `orders` in order and makes them durable with one synchronisation. All or a prefix survives a crash.
+    fn persist(&mut self, orders: &[Persist]) -> Result<(), StorageError>;
+
+    /// Reads stored entries `from..`, until `to` (inclusive) or `max_bytes` is reached, at least one.
+    fn read(&mut self, from: Sequence, to: Sequence, max_bytes: usize) -> Result<Vec<Bytes>, StorageError>;
+
+    /// Lets go of entries below `below`; storage may keep some longer.
+    fn trim(&mut self, below: Sequence) -> Result<(), StorageError>;
+
+    fn statistics(&self) -> StorageStatistics;
+}

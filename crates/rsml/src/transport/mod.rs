@@ -1,0 +1,63 @@
+//! How replicas reach each other: envelopes with an opaque body, best effort, in order per connection.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::{Boot, ClusterId, DiskId, Epoch, ReplicaId};
+
+/// Who sent a message, as which disk and in which start of it. Every message carries it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Sender {
+    pub replica: ReplicaId,
+    pub cluster_id: ClusterId,
+    pub epoch: Epoch,
+    pub disk_id: DiskId,
+    pub boot: Boot,
+}
+
+/// One message on its way. `body` is the encoded [`crate::Message`]; `payload` are the entries or requests that travel
+/// with it, kept apart so that they are never copied into the body.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Envelope {
+    pub sender: Sender,
+    pub to: ReplicaId,
+    pub body: Bytes,
+    pub payload: Vec<Bytes>,
+}
+
+/// What a transport tells the replica that owns it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TransportEvent {
+    Received(Envelope),
+    Connected(ReplicaId),
+    /// The connection from that peer ended: a hint that it may have died, no proof.
+    Disconnected(ReplicaId),
+}
+
+/// Where a transport delivers to. Must not block; what it cannot take is dropped (peers send again).
+pub type EventSink = Arc<dyn Fn(TransportEvent) + Send + Sync>;
+
+/// Sends envelopes to peers. Never blocks: a full queue drops, and the protocol above repeats what matters.
+pub trait Transport: Send + Sync + 'static {
+    fn send(&self, envelope: Envelope);
+
+    /// Stops all tasks and closes all connections. Nothing is delivered after it returns.
+    fn shutdown(&self);
+
+    fn statistics(&self) -> TransportStatistics {
+        TransportStatistics::default()
+    }
+}
+
+/// Counters of a transport since it was started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TransportStatistics {
+    pub bytes_sent: u64,
+    pub bytes_received: u64,
+    pub messages_sent: u64,
+    pub messages_received: u64,
+    /// Envelopes dropped because a queue was full or no connection stood.
+    pub messages_dropped: u64,
+    pub reconnects: u64,
+}
