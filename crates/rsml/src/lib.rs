@@ -1,9 +1,21 @@
 //! RSML: a replicated state machine library. Multi-Paxos over opaque values, for clusters of 1 to 7 replicas.
 
+pub mod core;
+mod driver;
+mod executor;
+mod message;
 mod storage;
 pub mod transport;
 mod types;
+mod value;
 pub mod wal;
 
+pub use core::{Acceptor, Learner, Proposer, ViewManager};
+pub use driver::{
+    ConsensusReplica, DriverStatus, NetworkManager, ReadError, ReplicaOptions, RequestError, RoleChange, StartError,
+};
+pub use executor::{Applied, Applier, CommittedRequest, CommittedValue, ExecutionError, ExecutionNotifier, SealedState};
+pub use message::Message;
 pub use storage::{HardState, Persist, Recovered, Storage, StorageError, StorageStatistics, Ticket};
 pub use types::{Boot, ClusterId, DiskId, Epoch, Instant, ReplicaId, Sequence, View};
+pub use value::{BirthRecord, Configuration, ReplicatedState, RequestBatch, SessionState, Sessions, Value};

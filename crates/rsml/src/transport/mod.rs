@@ -1,10 +1,26 @@
 //! How replicas reach each other: envelopes with an opaque body, best effort, in order per connection.
+//!
+//! [`TcpTransport`] connects processes, [`InMemoryTransport`] the replicas of one process. Neither knows what the
+//! messages mean, stores them or repeats them. Peers are believed to be who they say they are: encryption and
+//! authentication are not there yet, and have their place where [`tcp`] makes and takes connections.
+
+mod frame;
+mod gate;
+mod in_memory;
+mod peer;
+mod tcp;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use crate::{Boot, ClusterId, DiskId, Epoch, ReplicaId};
+
+pub use frame::{Decoder, EncodedFrame, Frame, FrameError, FrameKind};
+pub use in_memory::{InMemoryTransport, SharedMessageBus, create_shared_message_bus};
+pub use tcp::{TcpOptions, TcpTransport};
 
 /// Who sent a message, as which disk and in which start of it. Every message carries it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -59,5 +75,10 @@ pub struct TransportStatistics {
     pub messages_received: u64,
     /// Envelopes dropped because a queue was full or no connection stood.
     pub messages_dropped: u64,
+    /// Connections to peers that were made again after the first one.
     pub reconnects: u64,
+    /// Envelopes that arrived here and were meant for another replica.
+    pub messages_misdirected: u64,
+    /// Incoming connections that were closed because what came over them was no message of a peer.
+    pub connections_rejected: u64,
 }

@@ -1,0 +1,265 @@
+//! The acceptor: what this replica has promised and accepted, in memory and durably.
+//!
+//! Invariants, asserted in the mutators:
+//! - `promised` never goes back, and `accepted_view <= promised`.
+//! - `accepted_view` is raised to v only by [`Acceptor::adopt`], whose single durable write leaves the log holding v's
+//!   entries through at least `max(L_v, commit)` and nothing of the old log beyond what it holds of v's.
+//! - Entries at or below the commit point are never cut.
+//! - `stable` is the prefix of the log in memory that is durable; `durable`/`durable_last` are what recovery would find.
+//!   They differ while a replacement is on its way to the disk.
+//!
+//! Entries of a view whose log is not held yet are *staged*: kept aside, keyed by view, without touching the log that a
+//! promise would report meanwhile.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+
+use super::log::Log;
+use crate::{ClusterId, Epoch, HardState, Persist, Sequence, Ticket, View};
+
+/// Entries of `view` from `from` on that do not yet reach the length with which that view's log may be adopted.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Staging {
+    pub view: View,
+    /// L_v.
+    pub adopted: Sequence,
+    pub from: Sequence,
+    pub entries: Vec<Bytes>,
+    pub bytes: usize,
+}
+
+impl Staging {
+    pub fn last(&self) -> Sequence {
+        Sequence(self.from.0 + self.entries.len() as u64 - 1)
+    }
+}
+
+/// An order on its way to the disk, and what is durable once it is done.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Pending {
+    ticket: Ticket,
+    hard: HardState,
+    last: Sequence,
+    /// How much of the log in memory is then durable: lowered when entries of this order are replaced.
+    stable: Sequence,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Acceptor {
+    hard: HardState,
+    log: Log,
+    durable: HardState,
+    durable_last: Sequence,
+    stable: Sequence,
+    pending: VecDeque<Pending>,
+    next_ticket: Ticket,
+    staging: Option<Staging>,
+    orders: Vec<Persist>,
+}
+
+impl Acceptor {
+    /// From what was found on disk: `durable_last` is the last entry there, `log` what of it is in memory.
+    pub fn new(hard: HardState, durable: HardState, log: Log) -> Acceptor {
+        let last = log.last();
+        Acceptor {
+            hard,
+            log,
+            durable,
+            durable_last: last,
+            stable: last,
+            pending: VecDeque::new(),
+            next_ticket: Ticket(1),
+            staging: None,
+            orders: Vec::new(),
+        }
+    }
+
+    pub fn hard(&self) -> &HardState {
+        &self.hard
+    }
+
+    pub fn promised(&self) -> View {
+        self.hard.promised
+    }
+
+    pub fn accepted_view(&self) -> View {
+        self.hard.accepted_view
+    }
+
+    pub fn durable(&self) -> &HardState {
+        &self.durable
+    }
+
+    pub fn durable_last(&self) -> Sequence {
+        self.durable_last
+    }
+
+    pub fn stable(&self) -> Sequence {
+        self.stable
+    }
+
+    pub fn log(&self) -> &Log {
+        &self.log
+    }
+
+    pub fn staging(&self) -> Option<&Staging> {
+        self.staging.as_ref()
+    }
+
+    /// The last entry that is durable in `view`, if this replica's vote counts in it.
+    pub fn vote(&self, view: View) -> Option<Sequence> {
+        (self.durable.accepted_view == view).then_some(self.durable_last)
+    }
+
+    /// Whether an order is on its way to the disk.
+    pub fn oldest_pending(&self) -> Option<Ticket> {
+        self.pending.front().map(|p| p.ticket)
+    }
+
+    pub fn take_orders(&mut self) -> Vec<Persist> {
+        std::mem::take(&mut self.orders)
+    }
+
+    /// Changes identity: a new disk, a new boot.
+    pub fn identify(&mut self, change: impl FnOnce(&mut HardState)) {
+        let views = (self.hard.promised, self.hard.accepted_view);
+        change(&mut self.hard);
+        assert_eq!(views, (self.hard.promised, self.hard.accepted_view), "identity carries no promise");
+        self.order(self.log.last().next(), false, Vec::new());
+    }
+
+    /// Takes the birth record as first entry, in the write that makes the cluster's id durable.
+    pub fn be_born(&mut self, cluster_id: ClusterId, epoch: Epoch, birth: Bytes) {
+        assert_eq!(self.log.last(), Sequence::ZERO, "born twice");
+        self.hard.cluster_id = cluster_id;
+        self.hard.epoch = epoch;
+        self.log.append(birth.clone());
+        self.order(Sequence::BIRTH, false, vec![birth]);
+    }
+
+    /// Promises `view`. Staged entries of lower views are of no use any more.
+    pub fn promise(&mut self, view: View) {
+        assert!(view > self.hard.promised, "promise went back: {} -> {view}", self.hard.promised);
+        self.raise_promise(view);
+        self.order(self.log.last().next(), false, Vec::new());
+    }
+
+    fn raise_promise(&mut self, view: View) {
+        assert!(view >= self.hard.promised, "promise went back: {} -> {view}", self.hard.promised);
+        self.hard.promised = view;
+        if self.staging.as_ref().is_some_and(|s| s.view < view) {
+            self.staging = None;
+        }
+    }
+
+    /// Adds entries of the accepted view at the end of the log (rule 1: only where the one before is held).
+    pub fn append(&mut self, view: View, entries: Vec<Bytes>) {
+        assert_eq!(view, self.hard.accepted_view, "an entry of another view than the log's");
+        assert_eq!(view, self.hard.promised, "an entry of a view below the promise");
+        let from = self.log.last().next();
+        for entry in &entries {
+            self.log.append(entry.clone());
+        }
+        self.order(from, false, entries);
+    }
+
+    /// Makes this the log of `view` in one durable write: everything at or above `from` is replaced by `entries`
+    /// (rule 2).
+    pub fn adopt(&mut self, view: View, adopted: Sequence, commit: Sequence, from: Sequence, entries: Vec<Bytes>) {
+        assert!(view > self.hard.accepted_view, "view {view} is held already");
+        assert_eq!(view, self.hard.promised, "adopting a view that is not promised");
+        let last = Sequence(from.0 + entries.len() as u64 - 1);
+        assert!(last >= adopted.max(commit), "the log of view {view} ends at {last} before {adopted} or {commit}");
+        self.hard.accepted_view = view;
+        self.staging = None;
+        self.replace(from, commit, entries);
+    }
+
+    /// Writes entries known to be committed over the log, keeping its tail and its accepted view (rule 10: below L_v).
+    pub fn install_committed(&mut self, commit: Sequence, from: Sequence, mut entries: Vec<Bytes>) {
+        assert!(from <= commit.next(), "a hole between the commit point {commit} and {from}");
+        let end = Sequence(from.0 + entries.len() as u64);
+        if self.log.last() >= end {
+            entries.extend(self.log.read(end, self.log.last(), usize::MAX));
+        }
+        self.replace(from, commit, entries);
+    }
+
+    fn replace(&mut self, from: Sequence, commit: Sequence, entries: Vec<Bytes>) {
+        assert!(from > commit, "cutting at {from} would cut committed entries through {commit}");
+        assert!(from <= self.log.last().next(), "a hole between {} and {from}", self.log.last());
+        let truncate = from <= self.log.last();
+        self.log.truncate(from);
+        for entry in &entries {
+            self.log.append(entry.clone());
+        }
+        self.stable = self.stable.min(from.previous());
+        for pending in &mut self.pending {
+            pending.stable = pending.stable.min(from.previous());
+        }
+        self.order(from, truncate, entries);
+    }
+
+    /// Starts or goes on staging. Returns false when `from` does not follow what is staged.
+    pub fn stage(&mut self, view: View, adopted: Sequence, from: Sequence, entries: Vec<Bytes>) -> bool {
+        assert_eq!(view, self.hard.promised, "staging a view that is not promised");
+        let staging = match &mut self.staging {
+            Some(staging) if staging.view == view => staging,
+            other => other.insert(Staging { view, adopted, from, entries: Vec::new(), bytes: 0 }),
+        };
+        if from > staging.last().next() {
+            return false;
+        }
+        let known = (staging.last().next().0 - from.0) as usize;
+        for entry in entries.into_iter().skip(known) {
+            staging.bytes += entry.len();
+            staging.entries.push(entry);
+        }
+        true
+    }
+
+    pub fn take_staging(&mut self) -> Option<Staging> {
+        self.staging.take()
+    }
+
+    /// Puts back what [`Acceptor::take_staging`] took.
+    pub fn restore_staging(&mut self, staging: Staging) {
+        assert_eq!(staging.view, self.hard.promised, "staging a view that is not promised");
+        self.staging = Some(staging);
+    }
+
+    pub fn evict(&mut self, upto: Sequence, keep_bytes: usize) {
+        self.log.evict(upto.min(self.stable), keep_bytes);
+    }
+
+    fn order(&mut self, from: Sequence, truncate: bool, entries: Vec<Bytes>) {
+        let ticket = self.next_ticket;
+        self.next_ticket = Ticket(ticket.0 + 1);
+        let last = self.log.last();
+        self.pending.push_back(Pending { ticket, hard: self.hard, last, stable: last });
+        self.orders.push(Persist { ticket, hard_state: self.hard, from, truncate, entries });
+    }
+
+    /// Everything up to `ticket` is durable.
+    pub fn complete(&mut self, ticket: Ticket) {
+        while self.pending.front().is_some_and(|p| p.ticket <= ticket) {
+            let done = self.pending.pop_front().expect("front was there");
+            assert!(done.hard.promised >= self.durable.promised, "a durable promise went back");
+            self.durable = done.hard;
+            self.durable_last = done.last;
+            self.stable = self.stable.max(done.stable);
+        }
+    }
+
+    pub fn check_invariants(&self, commit: Sequence) {
+        assert!(self.hard.accepted_view <= self.hard.promised, "accepted beyond the promise");
+        assert!(self.durable.accepted_view <= self.durable.promised, "durably accepted beyond the promise");
+        assert!(self.stable <= self.log.last(), "more is durable than there is");
+        assert!(commit <= self.log.last(), "commit point {commit} lies beyond the log's end {}", self.log.last());
+        if let Some(staging) = &self.staging {
+            assert_eq!(staging.view, self.hard.promised, "staged for another view than the promised one");
+            assert!(staging.view > self.hard.accepted_view, "staged for a view that is held");
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! Requests and reads on their way to the primary, which may be this replica itself.
+
+use bytes::Bytes;
+
+use super::proposer::Admission;
+use super::reads::Reader;
+use super::replica::Replica;
+use super::view_manager::Role;
+use crate::message::{Message, ReadPoint, ReadPointReply, Requests, RequestsGap};
+use crate::transport::Sender;
+use crate::{ReplicaId, Sequence, View};
+
+impl Replica {
+    /// Numbers what waits and hands it to the primary, if there is one.
+    pub(super) fn forward_requests(&mut self) {
+        let Some(primary) = self.primary() else { return };
+        let target = (self.acceptor.promised(), primary);
+        let max_bytes = self.options.max_message_bytes;
+        let (disk, boot) = (self.acceptor.hard().disk_id, self.acceptor.hard().boot);
+        loop {
+            let portion = self.requests.portion(self.now, target, max_bytes, &mut self.outputs.numbered);
+            let Some(portion) = portion else { return };
+            if let Role::Primary(proposer) = &mut self.views.role {
+                let admission = proposer.admit(disk, boot, portion.first, portion.payloads);
+                assert_eq!(admission, Admission::Taken, "the own session has no holes");
+            } else {
+                self.send(primary, Message::Requests(Requests { first: portion.first }), portion.payloads);
+            }
+        }
+    }
+
+    pub(super) fn on_requests(&mut self, sender: Sender, first: u64, payloads: Vec<Bytes>) {
+        let Some(proposer) = self.views.proposer_mut() else { return };
+        if let Admission::Gap(expected) = proposer.admit(sender.disk_id, sender.boot, first, payloads) {
+            self.send(sender.replica, Message::RequestsGap(RequestsGap { expected }), Vec::new());
+        }
+    }
+
+    pub(super) fn on_read_point(&mut self, replica: ReplicaId, round: u64) {
+        if matches!(self.views.role, Role::Primary(_)) {
+            self.reads.push(Reader::Remote { replica, round });
+        }
+    }
+
+    pub(super) fn on_read_point_reply(&mut self, message: ReadPointReply) {
+        let point = Sequence(message.sequence);
+        if View(message.view) == self.acceptor.promised() {
+            self.learner.hear(View(message.view), point, &self.acceptor);
+        }
+        if matches!(self.views.role, Role::Primary(_)) {
+            return;
+        }
+        if let Some((readers, _)) = self.reads.finish(message.round) {
+            self.serve_reads(readers, point);
+        }
+    }
+
+    /// Begins a read round when one is due, and ends the one that a quorum has confirmed.
+    pub(super) fn run_reads(&mut self) {
+        if self.is_established() {
+            self.confirm_reads();
+            if self.reads.start(self.learner.commit(), self.now).is_some() {
+                if let Some(proposer) = self.views.proposer_mut() {
+                    proposer.call_all();
+                }
+                self.confirm_reads();
+            }
+        } else if !matches!(self.views.role, Role::Primary(_)) {
+            let Some(primary) = self.primary() else { return };
+            if let Some(round) = self.reads.start(Sequence::ZERO, self.now) {
+                self.send(primary, Message::ReadPoint(ReadPoint { round }), Vec::new());
+            }
+        }
+    }
+
+    /// A quorum, this replica included, has answered the round in flight: it led when the round began.
+    fn confirm_reads(&mut self) {
+        let quorum = self.quorum();
+        let Some(token) = self.reads.awaited() else { return };
+        let confirmed = self.views.proposer().is_some_and(|p| p.confirmations(token) + 1 >= quorum);
+        if !confirmed {
+            return;
+        }
+        if let Some((readers, point)) = self.reads.finish(token) {
+            self.serve_reads(readers, point);
+        }
+    }
+
+    fn serve_reads(&mut self, readers: Vec<Reader>, point: Sequence) {
+        let view = self.acceptor.promised().0;
+        for reader in readers {
+            match reader {
+                Reader::Local(id) => self.outputs.read_ready.push((id, point)),
+                Reader::Remote { replica, round } => {
+                    let reply = ReadPointReply { round, sequence: point.0, view };
+                    self.send(replica, Message::ReadPointReply(reply), Vec::new());
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! The consensus core: one deterministic state machine without I/O, clock, threads or randomness of its own.
+//!
+//! The protocol is Multi-Paxos (Lamport, *Paxos Made Simple*) in the form that Omni-Paxos (Ng, Haridi, Carbone, EuroSys
+//! 2023) calls sequence consensus. A replica that wants to lead picks a *view* (ballot) that only it may use, and asks all
+//! for a *promise* (1a, 1b). From a quorum of promises it takes the log with the greatest (accepted view, length): it
+//! holds everything that may have been chosen before. From then on it alone extends that log; each entry goes to all in
+//! an *accept* (2a), is answered when durable (2b), and is *chosen* once a quorum holds it in the current view. Votes are
+//! cumulative, so any number of entries may be under way, and losing a message loses nothing but time.
+//!
+//! The parts are plain state with the rules that guard it: [`Acceptor`] (promise, log), [`Learner`] (commit point),
+//! [`Proposer`] (what a primary knows), [`ViewManager`] (who leads, when to stand), `Requests` (this replica's session),
+//! `Reads` (linearizable read points). [`Replica`] is the only place where they meet; its `impl` is spread over the files
+//! `birth`, `election`, `replication` and `forwarding` by subject.
+
+mod acceptor;
+mod birth;
+mod election;
+mod forwarding;
+mod learner;
+mod log;
+mod proposer;
+mod reads;
+mod replica;
+mod replication;
+mod requests;
+mod view_manager;
+
+use bytes::Bytes;
+
+pub use acceptor::Acceptor;
+pub use learner::Learner;
+pub use proposer::Proposer;
+pub use replica::{Replica, ReplicaStatus, Start};
+pub use view_manager::{Role, ViewManager};
+
+use crate::transport::Sender;
+use crate::{Message, Persist, ReplicaId, Sequence, Sessions, Ticket, View};
+
+/// Names a request of a local caller; chosen by the driver, never used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RequestId(pub u64);
+
+/// Names a read of a local caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ReadId(pub u64);
+
+/// Times and sizes. All times are in microseconds.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct CoreOptions {
+    pub me: ReplicaId,
+    /// Every replica of the cluster, this one included: 1 to 7.
+    pub replicas: Vec<ReplicaId>,
+    pub heartbeat_us: u64,
+    /// A secondary that hears nothing for a random time between these two stands for election.
+    pub election_min_us: u64,
+    pub election_max_us: u64,
+    /// After this long without progress, requests, reads and entries are sent again.
+    pub retry_us: u64,
+    /// Most payload bytes in one value.
+    pub max_batch_bytes: usize,
+    /// Most values proposed and not yet committed.
+    pub max_in_flight_values: u64,
+    /// Most bytes sent to one peer and not yet settled there.
+    pub window_bytes: usize,
+    /// Most payload bytes in one message.
+    pub max_message_bytes: usize,
+    /// Entries of a log that is not held yet are kept aside up to about this many bytes.
+    pub stage_bytes: usize,
+    /// Applied entries are kept in memory, for peers that lag, up to this many bytes.
+    pub log_cache_bytes: usize,
+    /// Most bytes of requests without an outcome; more are refused.
+    pub max_request_bytes: usize,
+    /// Most bytes of entries that are not applied yet; a primary proposes no more beyond.
+    pub max_unapplied_bytes: usize,
+    /// Differs per replica; only timing depends on it.
+    pub seed: u64,
+}
+
+impl CoreOptions {
+    /// The defaults for a cluster of `replicas`.
+    pub fn new(me: ReplicaId, replicas: Vec<ReplicaId>, seed: u64) -> CoreOptions {
+        CoreOptions {
+            me,
+            replicas,
+            heartbeat_us: 50_000,
+            election_min_us: 300_000,
+            election_max_us: 600_000,
+            retry_us: 200_000,
+            max_batch_bytes: 1 << 20,
+            max_in_flight_values: 16,
+            window_bytes: 16 << 20,
+            max_message_bytes: 4 << 20,
+            stage_bytes: 8 << 20,
+            log_cache_bytes: 64 << 20,
+            max_request_bytes: 256 << 20,
+            max_unapplied_bytes: 128 << 20,
+            seed,
+        }
+    }
+}
+
+/// What happens to a replica.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Input {
+    /// Time passed: at least every fifth of a heartbeat.
+    Tick,
+    Receive { sender: Sender, message: Message, payload: Vec<Bytes> },
+    /// The connection to that peer ended: a hint that it may be dead.
+    Disconnected(ReplicaId),
+    /// A local caller wants `payload` executed.
+    Propose { id: RequestId, payload: Bytes },
+    /// The caller gave up: if the request has not been sent, it is taken back.
+    Cancel(RequestId),
+    /// A local caller wants a linearizable read point.
+    Read(ReadId),
+    CancelRead(ReadId),
+    /// Storage completed every order up to this one.
+    Durable(Ticket),
+    /// The executor applied everything through `sequence`, which left these sessions and this replicated time.
+    Applied { sequence: Sequence, sessions: Sessions, time_us: u64 },
+    /// Entries read from storage, as asked for by [`Outputs::read_log`].
+    LogRead { read: LogRead, entries: Vec<Bytes> },
+}
+
+/// Entries wanted from storage, because memory holds them no longer.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct LogRead {
+    pub peer: ReplicaId,
+    pub view: View,
+    /// For a candidate that adopts this log, not for a peer that follows.
+    pub fetch: bool,
+    pub from: Sequence,
+    pub to: Sequence,
+    pub max_bytes: usize,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Outgoing {
+    pub to: ReplicaId,
+    pub message: Message,
+    pub payload: Vec<Bytes>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Refusal {
+    /// Too many bytes of requests wait for an outcome.
+    Overloaded,
+    /// Taken back before it was sent.
+    Cancelled,
+}
+
+/// What is to be done now. Messages and orders may be carried out at the same time: a message that claims something
+/// durable is only made once it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Outputs {
+    pub persist: Vec<Persist>,
+    pub send: Vec<Outgoing>,
+    /// Chosen and durable here: to be executed in this order, without holes.
+    pub deliver: Vec<(Sequence, Bytes)>,
+    pub read_log: Vec<LogRead>,
+    /// The read may be served from a database that has applied this sequence.
+    pub read_ready: Vec<(ReadId, Sequence)>,
+    /// The number that each request got in this replica's session: it will be executed under it or never.
+    pub numbered: Vec<(RequestId, u64)>,
+    /// Surely not executed.
+    pub refused: Vec<(RequestId, Refusal)>,
+}
+
+/// A small deterministic generator (SplitMix64, Steele et al. 2014) that can be cloned, compared and hashed with the
+/// replica that owns it; used for timing only.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Jitter(u64);
+
+impl Jitter {
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        (z ^ (z >> 31)) % bound.max(1)
+    }
+}

@@ -1,0 +1,114 @@
+//! Linearizable read points (Ongaro's thesis, section 6.4): before the primary names its commit point as one, a quorum
+//! confirms that it still leads.
+//!
+//! A round that began before a read came may not serve it, so a read joins the next round; one round is in flight, and
+//! the next takes all who wait. A secondary asks the primary, by rounds of the same kind. The invariant: a read's point
+//! was the commit point of the confirmed view at some moment after the read came.
+
+use super::ReadId;
+use crate::{Instant, ReplicaId, Sequence};
+
+/// Who waits for a read point: a reader here, or a round of another replica.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Reader {
+    Local(ReadId),
+    Remote { replica: ReplicaId, round: u64 },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Round {
+    token: u64,
+    readers: Vec<Reader>,
+    /// The commit point when the round began; for a round asked of the primary, unused.
+    point: Sequence,
+    started: Instant,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
+pub struct Reads {
+    waiting: Vec<Reader>,
+    in_flight: Option<Round>,
+    token: u64,
+}
+
+impl Reads {
+    /// `token`: the last one that a former start of this replica may have used.
+    pub fn new(token: u64) -> Reads {
+        Reads { token, ..Reads::default() }
+    }
+
+    pub fn push(&mut self, reader: Reader) {
+        self.waiting.push(reader);
+    }
+
+    pub fn cancel(&mut self, id: ReadId) {
+        let gone = Reader::Local(id);
+        self.waiting.retain(|reader| *reader != gone);
+        if let Some(round) = &mut self.in_flight {
+            round.readers.retain(|reader| *reader != gone);
+        }
+    }
+
+    pub fn token(&self) -> u64 {
+        self.token
+    }
+
+    /// Starts the next round, if one may start and anyone waits. Returns its token.
+    pub fn start(&mut self, point: Sequence, now: Instant) -> Option<u64> {
+        if self.in_flight.is_some() || self.waiting.is_empty() {
+            return None;
+        }
+        self.token += 1;
+        let readers = std::mem::take(&mut self.waiting);
+        self.in_flight = Some(Round { token: self.token, readers, point, started: now });
+        Some(self.token)
+    }
+
+    /// The token that the round in flight waits for.
+    pub fn awaited(&self) -> Option<u64> {
+        self.in_flight.as_ref().map(|round| round.token)
+    }
+
+    /// The round `token` is confirmed: its readers, and the point captured when it began.
+    pub fn finish(&mut self, token: u64) -> Option<(Vec<Reader>, Sequence)> {
+        if self.awaited() != Some(token) {
+            return None;
+        }
+        self.in_flight.take().map(|round| (round.readers, round.point))
+    }
+
+    /// The round in flight will get no answer: whoever waited for it here waits for the next one. Rounds of other
+    /// replicas are dropped; those ask again.
+    pub fn restart(&mut self) {
+        let again = self.in_flight.take().map(|round| round.readers).unwrap_or_default();
+        self.waiting.extend(again);
+        self.waiting.retain(|reader| matches!(reader, Reader::Local(_)));
+    }
+
+    /// Restarts a round that has had no answer for `retry_us`.
+    pub fn retry(&mut self, now: Instant, retry_us: u64) {
+        if self.in_flight.as_ref().is_some_and(|round| now.since_us(round.started) >= retry_us) {
+            let again = self.in_flight.take().map(|round| round.readers).unwrap_or_default();
+            self.waiting.extend(again);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_read_that_comes_during_a_round_waits_for_the_next() {
+        let mut reads = Reads::default();
+        reads.push(Reader::Local(ReadId(1)));
+        let first = reads.start(Sequence(5), Instant(0)).expect("someone waits");
+        reads.push(Reader::Local(ReadId(2)));
+        assert_eq!(reads.start(Sequence(9), Instant(0)), None, "one round at a time");
+        assert_eq!(reads.finish(first), Some((vec![Reader::Local(ReadId(1))], Sequence(5))));
+        let second = reads.start(Sequence(9), Instant(0)).expect("the second waits");
+        assert!(second > first);
+        assert_eq!(reads.finish(first), None, "an old token confirms nothing");
+        assert_eq!(reads.finish(second), Some((vec![Reader::Local(ReadId(2))], Sequence(9))));
+    }
+}

@@ -1,0 +1,407 @@
+//! The replica: all parts together, one input at a time.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use super::acceptor::Acceptor;
+use super::learner::Learner;
+use super::log::Log;
+use super::reads::{Reader, Reads};
+use super::requests::Requests;
+use super::view_manager::{Role, ViewManager};
+use super::{CoreOptions, Input, LogRead, Outgoing, Outputs, Refusal};
+use crate::transport::Sender;
+use crate::value::{Configuration, ReplicatedState, Sessions, Value};
+use crate::{Boot, DiskId, HardState, Instant, Message, Recovered, ReplicaId, Sequence, View};
+
+/// What a replica starts from.
+#[derive(Clone, Debug)]
+pub struct Start {
+    pub recovered: Recovered,
+    /// As the executor stored it; the default for an empty database.
+    pub state: ReplicatedState,
+    /// Random; used only if the disk is empty.
+    pub new_disk_id: DiskId,
+    /// Random; used only if this replica founds a cluster.
+    pub new_cluster_id: u128,
+}
+
+/// A view from outside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReplicaStatus {
+    pub id: ReplicaId,
+    pub role: &'static str,
+    pub cluster_id: crate::ClusterId,
+    pub epoch: crate::Epoch,
+    pub disk_id: DiskId,
+    pub boot: Boot,
+    pub view: View,
+    pub primary: Option<ReplicaId>,
+    /// A primary that may serve reads: a quorum holds the first entry of its own view.
+    pub established: bool,
+    pub last: Sequence,
+    pub durable: Sequence,
+    pub commit: Sequence,
+    pub applied: Sequence,
+    /// Microseconds since each peer was last heard; absent: never.
+    pub heard_us: BTreeMap<ReplicaId, u64>,
+    pub view_changes: u64,
+    /// Values proposed by this replica.
+    pub proposals: u64,
+    pub pending_request_bytes: usize,
+    /// Messages dropped because they came from another cluster, a former start, or a disk that does not belong.
+    pub foreign_messages: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Replica {
+    pub(super) options: CoreOptions,
+    pub(super) now: Instant,
+    pub(super) configuration: Configuration,
+    pub(super) acceptor: Acceptor,
+    pub(super) learner: Learner,
+    pub(super) views: ViewManager,
+    pub(super) requests: Requests,
+    pub(super) reads: Reads,
+    pub(super) outputs: Outputs,
+    /// Per sender: its newest boot, and when it was heard.
+    pub(super) boots: BTreeMap<DiskId, Boot>,
+    pub(super) heard: BTreeMap<ReplicaId, Instant>,
+    /// Sessions and time as the last applied value left them.
+    pub(super) applied_sessions: Sessions,
+    pub(super) applied_time_us: u64,
+    /// A promise to send once it is durable.
+    pub(super) owed_promise: Option<(View, ReplicaId)>,
+    pub(super) answer: super::replication::Answer,
+    pub(super) new_cluster_id: u128,
+    /// Minted the cluster in this start and has not told the others yet.
+    pub(super) is_founder: bool,
+    pub(super) next_call: Instant,
+    /// When the oldest order that is still on its way to the disk was given.
+    pub(super) disk_waits_since: Option<(crate::Ticket, Instant)>,
+    pub(super) counters: Counters,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct Counters {
+    pub view_changes: u64,
+    pub proposals: u64,
+    pub foreign: u64,
+}
+
+impl Replica {
+    /// # Panics
+    /// When the log ends before what the database has applied: the two do not belong together.
+    pub fn new(options: CoreOptions, start: Start, now: Instant) -> Replica {
+        let Start { recovered, state, new_disk_id, new_cluster_id } = start;
+        let applied = state.sequence;
+        let found = recovered.hard_state.unwrap_or_default();
+        assert!(recovered.last >= applied, "the database has applied {applied}, the log ends at {}", recovered.last);
+        let first = if recovered.entries.is_empty() { recovered.last.next() } else { recovered.entries_from };
+        let log = Log::new(first.max(Sequence::BIRTH), recovered.entries);
+        let mut configuration = state.configuration.clone();
+        if let Some(birth) = log.get(Sequence::BIRTH) {
+            let birth = Value::from_bytes(birth.clone()).birth.expect("the first entry is the birth record");
+            configuration = birth.configuration();
+        }
+        let is_born = !configuration.disks.is_empty();
+        let role = if is_born { Role::Secondary } else { Role::Unborn { empty_peers: BTreeMap::new() } };
+        let boot = Boot(found.boot.0 + 1);
+        let views = ViewManager::new(
+            role,
+            now,
+            options.election_min_us,
+            options.election_max_us,
+            options.seed ^ boot.0,
+            boot.0 << 32,
+        );
+        let mut acceptor = Acceptor::new(found, found, log);
+        acceptor.identify(|hard| {
+            if hard.boot == Boot(0) {
+                hard.disk_id = new_disk_id;
+            }
+            hard.boot = boot;
+        });
+        let known = if is_born { applied.max(Sequence::BIRTH) } else { Sequence::ZERO };
+        let mut learner = Learner::new(applied);
+        if is_born {
+            learner.install(known);
+        }
+        Replica {
+            now,
+            configuration,
+            acceptor,
+            learner,
+            views,
+            requests: Requests::new(now),
+            reads: Reads::new(boot.0 << 32),
+            outputs: Outputs::default(),
+            boots: BTreeMap::new(),
+            heard: BTreeMap::new(),
+            applied_sessions: state.sessions,
+            applied_time_us: state.time_us,
+            owed_promise: None,
+            answer: Default::default(),
+            new_cluster_id,
+            is_founder: false,
+            next_call: now,
+            disk_waits_since: None,
+            counters: Counters::default(),
+            options,
+        }
+    }
+
+    pub fn id(&self) -> ReplicaId {
+        self.options.me
+    }
+
+    pub fn hard_state(&self) -> &HardState {
+        self.acceptor.hard()
+    }
+
+    /// Takes one input. What follows from it is handed out by the next [`Replica::ready`], so that a driver that drains
+    /// its queue lets many inputs share one batch, one disk write and one message.
+    pub fn step(&mut self, now: Instant, input: Input) {
+        self.now = self.now.max(now);
+        match input {
+            Input::Tick => self.tick(),
+            Input::Receive { sender, message, payload } => self.receive(sender, message, payload),
+            Input::Disconnected(peer) => self.lost_connection(peer),
+            Input::Propose { id, payload } => self.propose(id, payload),
+            Input::Cancel(id) => {
+                if self.requests.cancel(id) {
+                    self.outputs.refused.push((id, Refusal::Cancelled));
+                }
+            }
+            Input::Read(id) => self.reads.push(Reader::Local(id)),
+            Input::CancelRead(id) => self.reads.cancel(id),
+            Input::Durable(ticket) => {
+                self.acceptor.complete(ticket);
+                self.after_durable();
+            }
+            Input::Applied { sequence, sessions, time_us } => self.applied(sequence, sessions, time_us),
+            Input::LogRead { read, entries } => self.log_read(read, entries),
+        }
+    }
+
+    /// Everything to be done after the inputs taken since the last call.
+    pub fn ready(&mut self, now: Instant) -> Outputs {
+        self.now = self.now.max(now);
+        self.forward_requests();
+        self.pack_values();
+        self.choose();
+        self.run_reads();
+        self.replicate();
+        self.answer_primary();
+        self.learner.advance(&self.acceptor);
+        self.deliver();
+        self.acceptor.evict(self.learner.applied(), self.options.log_cache_bytes);
+        self.outputs.persist = self.acceptor.take_orders();
+        self.note_disk();
+        std::mem::take(&mut self.outputs)
+    }
+
+    fn tick(&mut self) {
+        self.requests.retry(self.now, self.options.retry_us);
+        self.reads.retry(self.now, self.options.retry_us);
+        match &self.views.role {
+            Role::Unborn { .. } => self.call_founders(),
+            Role::Primary(_) => self.tick_primary(),
+            Role::Secondary => {
+                if self.now >= self.views.deadline {
+                    self.start_pre_vote();
+                }
+            }
+            Role::PreVoting { .. } | Role::Preparing(_) => {
+                if self.now >= self.views.deadline {
+                    self.become_secondary(None);
+                    self.start_pre_vote();
+                }
+            }
+        }
+    }
+
+    fn receive(&mut self, sender: Sender, message: Message, payload: Vec<Bytes>) {
+        if !self.admits(&sender, &message) {
+            self.counters.foreign += 1;
+            return;
+        }
+        let from = sender.replica;
+        self.heard.insert(from, self.now);
+        match message {
+            Message::Hello(_) => self.on_hello(sender),
+            Message::Born(m) => self.on_born(m),
+            Message::PreVote(m) => self.on_pre_vote(from, m),
+            Message::PreVoteReply(m) => self.on_pre_vote_reply(from, m),
+            Message::Prepare(m) => self.on_prepare(from, View(m.view)),
+            Message::Promise(m) => self.on_promise(from, m),
+            Message::Fetch(m) => self.on_fetch(from, m),
+            Message::Fetched(m) => self.on_fetched(from, m, payload),
+            Message::Refuse(m) => self.on_refuse(View(m.promised)),
+            Message::Accept(m) => self.on_accept(from, m, payload),
+            Message::Accepted(m) => self.on_accepted(from, m),
+            Message::Requests(m) => self.on_requests(sender, m.first, payload),
+            Message::RequestsGap(m) => self.requests.resend(m.expected, self.now),
+            Message::ReadPoint(m) => self.on_read_point(from, m.round),
+            Message::ReadPointReply(m) => self.on_read_point_reply(m),
+        }
+    }
+
+    /// Whether a message is of this cluster, of a disk that belongs, and not of a former start of it.
+    fn admits(&mut self, sender: &Sender, message: &Message) -> bool {
+        let me = self.options.me;
+        if sender.replica == me || !self.options.replicas.contains(&sender.replica) {
+            return false;
+        }
+        let newest = self.boots.entry(sender.disk_id).or_insert(sender.boot);
+        if sender.boot < *newest {
+            return false;
+        }
+        *newest = sender.boot;
+        match message {
+            Message::Hello(_) => true,
+            Message::Born(m) => self.is_unborn() && m.birth.is_some(),
+            _ => {
+                let mine = self.acceptor.hard();
+                !self.is_unborn()
+                    && sender.cluster_id == mine.cluster_id
+                    && sender.epoch == mine.epoch
+                    && self.configuration.is_voter(sender.replica, sender.disk_id)
+            }
+        }
+    }
+
+    /// Sends, unless this start of the replica is not durable yet: its messages could be taken for those of the former.
+    pub(super) fn send(&mut self, to: ReplicaId, message: Message, payload: Vec<Bytes>) {
+        let hard = self.acceptor.hard();
+        let durable = self.acceptor.durable();
+        if (durable.boot, durable.disk_id) == (hard.boot, hard.disk_id) {
+            self.outputs.send.push(Outgoing { to, message, payload });
+        }
+    }
+
+    pub(super) fn send_all(&mut self, message: Message) {
+        for to in self.peers() {
+            self.send(to, message.clone(), Vec::new());
+        }
+    }
+
+    pub(super) fn peers(&self) -> Vec<ReplicaId> {
+        self.options.replicas.iter().copied().filter(|r| *r != self.options.me).collect()
+    }
+
+    pub(super) fn is_unborn(&self) -> bool {
+        matches!(self.views.role, Role::Unborn { .. })
+    }
+
+    pub(super) fn quorum(&self) -> usize {
+        self.configuration.quorum()
+    }
+
+    /// Whether this replica may vote: a disk that is not in the configuration only watches.
+    pub(super) fn is_voter(&self) -> bool {
+        self.configuration.is_voter(self.options.me, self.acceptor.hard().disk_id)
+    }
+
+    fn after_durable(&mut self) {
+        self.announce_birth();
+        self.pay_promise();
+        self.ask_for_promises();
+    }
+
+    fn deliver(&mut self) {
+        let Some((from, to)) = self.learner.deliverable(&self.acceptor) else { return };
+        for sequence in from.0..=to.0 {
+            let sequence = Sequence(sequence);
+            let entry = self.acceptor.log().get(sequence).expect("what is not applied is in memory");
+            self.outputs.deliver.push((sequence, entry.clone()));
+        }
+        self.learner.deliver(to);
+    }
+
+    fn applied(&mut self, sequence: Sequence, sessions: Sessions, time_us: u64) {
+        self.learner.apply(sequence);
+        let hard = self.acceptor.hard();
+        if let Some(own) = sessions.get(&hard.disk_id).filter(|session| session.boot == hard.boot) {
+            self.requests.executed(own.last, self.now);
+        }
+        self.applied_sessions = sessions;
+        self.applied_time_us = time_us;
+    }
+
+    fn log_read(&mut self, read: LogRead, entries: Vec<Bytes>) {
+        if read.fetch {
+            self.fetch_read(read, entries);
+        } else {
+            self.replicate_read(read, entries);
+        }
+    }
+
+    /// Remembers since when the disk owes the oldest order.
+    fn note_disk(&mut self) {
+        let oldest = self.acceptor.oldest_pending();
+        if self.disk_waits_since.map(|(ticket, _)| ticket) != oldest {
+            self.disk_waits_since = oldest.map(|ticket| (ticket, self.now));
+        }
+    }
+
+    pub fn status(&self) -> ReplicaStatus {
+        let hard = self.acceptor.hard();
+        ReplicaStatus {
+            id: self.options.me,
+            role: self.views.role_name(),
+            cluster_id: hard.cluster_id,
+            epoch: hard.epoch,
+            disk_id: hard.disk_id,
+            boot: hard.boot,
+            view: hard.promised,
+            primary: self.primary(),
+            established: self.is_established(),
+            last: self.acceptor.log().last(),
+            durable: self.acceptor.durable_last(),
+            commit: self.learner.commit(),
+            applied: self.learner.applied(),
+            heard_us: self.heard.iter().map(|(id, at)| (*id, self.now.since_us(*at))).collect(),
+            view_changes: self.counters.view_changes,
+            proposals: self.counters.proposals,
+            pending_request_bytes: self.requests.bytes(),
+            foreign_messages: self.counters.foreign,
+        }
+    }
+
+    /// Who leads, as far as this replica knows.
+    pub fn primary(&self) -> Option<ReplicaId> {
+        match self.views.role {
+            Role::Primary(_) => Some(self.options.me),
+            _ => self.views.primary,
+        }
+    }
+
+    /// The envelope's sender for everything this replica sends.
+    pub fn sender(&self) -> Sender {
+        let hard = self.acceptor.hard();
+        Sender {
+            replica: self.options.me,
+            cluster_id: hard.cluster_id,
+            epoch: hard.epoch,
+            disk_id: hard.disk_id,
+            boot: hard.boot,
+        }
+    }
+
+    /// State relations that hold after every step; tests and simulations call this each time.
+    pub fn check_invariants(&self) {
+        self.acceptor.check_invariants(self.learner.commit());
+        assert!(self.learner.delivered() <= self.learner.commit());
+        assert!(self.learner.delivered() <= self.acceptor.stable(), "delivered what is not durable");
+        if let Some(proposer) = self.views.proposer() {
+            assert_eq!(proposer.view, self.acceptor.promised(), "leads a view that is not the promised one");
+            assert_eq!(proposer.view, self.acceptor.accepted_view(), "leads without holding the view's log");
+            assert_eq!(proposer.view.owner(), Some(self.options.me), "leads a view of another");
+            for (peer, progress) in &proposer.peers {
+                assert!(progress.matched <= self.acceptor.log().last(), "peer {peer} holds more than its primary");
+            }
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! The requests of this replica's own session, from acceptance to outcome.
+//!
+//! A request gets its number only when there is a primary to send it to; before that it can still be taken back and is
+//! then surely not executed. Numbers are contiguous, so the outstanding ones are a queue: the primary of the day gets
+//! them in order, again from the first unanswered one whenever something may have been lost.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+
+use super::RequestId;
+use crate::{Instant, ReplicaId, View};
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Requests {
+    waiting: VecDeque<(RequestId, Bytes)>,
+    outstanding: VecDeque<Bytes>,
+    /// The number of `outstanding[0]`.
+    first: u64,
+    /// The number to send next to the present target.
+    unsent: u64,
+    target: Option<(View, ReplicaId)>,
+    bytes: usize,
+    last_progress: Instant,
+}
+
+/// Requests to send: the number of the first, and their bytes.
+pub struct Portion {
+    pub first: u64,
+    pub payloads: Vec<Bytes>,
+}
+
+impl Requests {
+    pub fn new(now: Instant) -> Requests {
+        Requests {
+            waiting: VecDeque::new(),
+            outstanding: VecDeque::new(),
+            first: 1,
+            unsent: 1,
+            target: None,
+            bytes: 0,
+            last_progress: now,
+        }
+    }
+
+    /// Bytes of all requests without an outcome.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub fn push(&mut self, id: RequestId, payload: Bytes) {
+        self.bytes += payload.len();
+        self.waiting.push_back((id, payload));
+    }
+
+    /// Takes a request back. True: it was never sent and never will be.
+    pub fn cancel(&mut self, id: RequestId) -> bool {
+        let Some(place) = self.waiting.iter().position(|(waiting, _)| *waiting == id) else { return false };
+        self.bytes -= self.waiting.remove(place).map_or(0, |(_, payload)| payload.len());
+        true
+    }
+
+    /// Numbers what waits and returns what the target has not been sent yet, at most `max_bytes` (at least one). The
+    /// numbers given now are told to `numbered`.
+    pub fn portion(
+        &mut self,
+        now: Instant,
+        target: (View, ReplicaId),
+        max_bytes: usize,
+        numbered: &mut Vec<(RequestId, u64)>,
+    ) -> Option<Portion> {
+        if self.target != Some(target) {
+            self.target = Some(target);
+            self.resend(self.first, now);
+        }
+        if self.outstanding.is_empty() {
+            self.last_progress = now;
+        }
+        let mut number = self.first + self.outstanding.len() as u64;
+        for (id, payload) in self.waiting.drain(..) {
+            numbered.push((id, number));
+            self.outstanding.push_back(payload);
+            number += 1;
+        }
+        let first = self.unsent;
+        let mut payloads = Vec::new();
+        let mut bytes = 0;
+        for payload in self.outstanding.range((first - self.first) as usize..) {
+            bytes += payload.len();
+            if bytes > max_bytes && !payloads.is_empty() {
+                break;
+            }
+            payloads.push(payload.clone());
+        }
+        self.unsent += payloads.len() as u64;
+        (!payloads.is_empty()).then_some(Portion { first, payloads })
+    }
+
+    /// Send again from `number` on, or from the first unanswered request if that is later.
+    pub fn resend(&mut self, number: u64, now: Instant) {
+        self.unsent = self.unsent.min(number.max(self.first));
+        self.last_progress = now;
+    }
+
+    /// Nobody is there to send to.
+    pub fn forget_target(&mut self) {
+        self.target = None;
+    }
+
+    /// Sends everything again when nothing was answered for `retry_us`.
+    pub fn retry(&mut self, now: Instant, retry_us: u64) {
+        if !self.outstanding.is_empty() && now.since_us(self.last_progress) >= retry_us {
+            self.resend(self.first, now);
+        }
+    }
+
+    /// Requests through number `last` have an outcome.
+    pub fn executed(&mut self, last: u64, now: Instant) {
+        while self.first <= last {
+            let Some(payload) = self.outstanding.pop_front() else { break };
+            self.bytes -= payload.len();
+            self.first += 1;
+            self.last_progress = now;
+        }
+        assert!(self.first > last, "a request was executed that was never numbered: {last}");
+        self.unsent = self.unsent.max(self.first);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn target(view: u64) -> (View, ReplicaId) {
+        (View(view), ReplicaId(1))
+    }
+
+    fn take(requests: &mut Requests, view: u64) -> Option<(u64, usize)> {
+        let portion = requests.portion(Instant(0), target(view), 1000, &mut Vec::new());
+        portion.map(|p| (p.first, p.payloads.len()))
+    }
+
+    #[test]
+    fn everything_unanswered_goes_to_a_new_primary() {
+        let mut requests = Requests::new(Instant(0));
+        for id in 0..3 {
+            requests.push(RequestId(id), Bytes::from_static(b"x"));
+        }
+        assert_eq!(take(&mut requests, 1), Some((1, 3)));
+        assert_eq!(take(&mut requests, 1), None);
+        requests.executed(1, Instant(0));
+        assert_eq!(take(&mut requests, 2), Some((2, 2)));
+        requests.executed(3, Instant(0));
+        assert_eq!((take(&mut requests, 3), requests.bytes()), (None, 0));
+    }
+
+    #[test]
+    fn only_a_request_without_a_number_can_be_taken_back() {
+        let mut requests = Requests::new(Instant(0));
+        requests.push(RequestId(7), Bytes::from_static(b"x"));
+        take(&mut requests, 1);
+        requests.push(RequestId(8), Bytes::from_static(b"y"));
+        assert!(!requests.cancel(RequestId(7)));
+        assert!(requests.cancel(RequestId(8)));
+        assert_eq!(requests.bytes(), 1);
+    }
+}

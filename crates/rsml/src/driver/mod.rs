@@ -1,0 +1,64 @@
+//! The driver: a [`ConsensusReplica`] runs the core on real threads, storage, network and clock.
+//!
+//! Three threads per replica, each fed by a queue that it drains whole. The *core* thread takes all inputs that wait,
+//! judges timeouts only after them (a replica that was stalled must not accuse its peers), hands orders to the *log*
+//! thread and messages to the network at the same time, and committed entries to the *apply* thread. The log thread
+//! makes all orders that queued up durable with one synchronisation; the apply thread applies all entries that queued up
+//! in one atomic write and wakes whoever waits for an outcome.
+//!
+//! A fault of the storage or of the executor stops the replica: nothing is retried.
+
+mod inbox;
+mod network;
+mod replica;
+mod threads;
+mod waiters;
+
+use crate::core::Input;
+use crate::{Storage, StorageError};
+
+pub use network::NetworkManager;
+pub use replica::{ConsensusReplica, DriverStatus, ReplicaOptions, RoleChange};
+
+/// Why a request has no outcome.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RequestError {
+    /// Surely not executed: there was no primary to send it to in time.
+    #[error("no primary: {0}")]
+    NotExecuted(String),
+    /// Surely not executed: too much is waiting already.
+    #[error("too many bytes of requests wait for an outcome")]
+    Overloaded,
+    /// It was sent, and may or may not be executed.
+    #[error("the outcome is unknown: {0}")]
+    Unknown(String),
+}
+
+/// Why a read has no point.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReadError {
+    #[error("no primary confirmed a read point within {waited_ms} ms")]
+    NoPrimary { waited_ms: u64 },
+    #[error("the replica has stopped: {0}")]
+    Stopped(String),
+}
+
+/// Why a replica could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    #[error(transparent)]
+    Execution(#[from] crate::ExecutionError),
+    #[error("cannot start the network: {0}")]
+    Network(#[from] std::io::Error),
+    #[error("the log ends at {log_last}, but the database has applied {applied}: they do not belong together")]
+    LogBehindDatabase { log_last: crate::Sequence, applied: crate::Sequence },
+}
+
+/// What the core thread is told.
+enum Event {
+    Input(Input),
+    /// The storage or the executor failed.
+    Failed(String),
+}

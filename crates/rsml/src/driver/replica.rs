@@ -1,0 +1,251 @@
+//! The handle of a running replica.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant as Clock};
+
+use bytes::Bytes;
+use tokio::sync::{oneshot, watch};
+
+use super::inbox::Inbox;
+use super::network::NetworkManager;
+use super::threads::{self, ApplyWork, LogWork};
+use super::waiters::{ReadWaiters, RequestWaiters};
+use super::{Event, ReadError, RequestError, StartError, Storage};
+use crate::core::{CoreOptions, Input, ReadId, Replica, ReplicaStatus, RequestId, Start};
+use crate::transport::{EventSink, Transport, TransportStatistics};
+use crate::{Applier, DiskId, ExecutionNotifier, Instant, ReplicaId, Sequence, StorageStatistics, View};
+
+/// How a replica is run.
+#[derive(Clone, Debug)]
+pub struct ReplicaOptions {
+    pub core: CoreOptions,
+    /// A request that finds no primary for this long is surely not executed.
+    pub no_primary_wait: Duration,
+    /// Random; become the disk's and the cluster's name if they have none yet.
+    pub new_disk_id: u128,
+    pub new_cluster_id: u128,
+}
+
+/// Told to watchers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RoleChange {
+    pub view: View,
+    pub primary: Option<ReplicaId>,
+    pub is_primary: bool,
+    /// The primary serves reads: everything chosen before its view is applied or on the way.
+    pub established: bool,
+    /// Why the replica stopped, if it did.
+    pub failed: Option<String>,
+}
+
+/// Everything about a replica that operators want to see.
+#[derive(Clone, Debug)]
+pub struct DriverStatus {
+    pub core: ReplicaStatus,
+    pub storage: StorageStatistics,
+    pub network: TransportStatistics,
+    /// The running digest at `digest_sequence`.
+    pub digest: u64,
+    pub digest_sequence: Sequence,
+    /// Requests executed, of all sessions, since start.
+    pub requests_executed: u64,
+    /// `batch_sizes[i]`: values with fewer than 2^i requests, and at least 2^(i-1).
+    pub batch_sizes: Vec<u64>,
+    pub failed: Option<String>,
+}
+
+pub(super) struct Shared {
+    pub inbox: Arc<Inbox<Event>>,
+    pub log: Inbox<LogWork>,
+    pub apply: Inbox<ApplyWork>,
+    pub requests: Mutex<RequestWaiters>,
+    pub reads: Mutex<ReadWaiters>,
+    pub applied: AtomicU64,
+    pub status: Mutex<DriverStatus>,
+    pub watch: watch::Sender<RoleChange>,
+    pub started: Clock,
+    next_id: AtomicU64,
+}
+
+impl Shared {
+    pub fn now(&self) -> Instant {
+        Instant(self.started.elapsed().as_micros() as u64)
+    }
+
+    pub fn status(&self) -> MutexGuard<'_, DriverStatus> {
+        self.status.lock().expect("no holder of this lock panics")
+    }
+
+    pub fn requests(&self) -> MutexGuard<'_, RequestWaiters> {
+        self.requests.lock().expect("no holder of this lock panics")
+    }
+
+    pub fn reads(&self) -> MutexGuard<'_, ReadWaiters> {
+        self.reads.lock().expect("no holder of this lock panics")
+    }
+}
+
+/// A running replica. Dropping it stops it; requests that were sent then end as unknown.
+pub struct ConsensusReplica {
+    shared: Arc<Shared>,
+    network: Arc<NetworkManager>,
+    options: ReplicaOptions,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl ConsensusReplica {
+    /// Recovers from storage and database and starts to take part. `connect` makes the transport, which delivers to the
+    /// given sink; it is called last, when everything else is sound.
+    pub fn start<S: Storage, E: ExecutionNotifier>(
+        options: ReplicaOptions,
+        mut storage: S,
+        executor: E,
+        connect: impl FnOnce(EventSink) -> std::io::Result<Arc<dyn Transport>>,
+    ) -> Result<ConsensusReplica, StartError> {
+        let applier = Applier::new(executor)?;
+        let state = applier.state().clone();
+        let recovered = storage.recover(state.sequence.next())?;
+        if recovered.last < state.sequence {
+            return Err(StartError::LogBehindDatabase { log_last: recovered.last, applied: state.sequence });
+        }
+        let new_disk_id = DiskId(options.new_disk_id);
+        let start = Start { recovered, state: state.clone(), new_disk_id, new_cluster_id: options.new_cluster_id };
+        let started = Clock::now();
+        let core = Replica::new(options.core.clone(), start, Instant(0));
+        let inbox = Arc::new(Inbox::new());
+        let network = Arc::new(NetworkManager::new(connect(NetworkManager::sink(inbox.clone()))?));
+        let status = DriverStatus {
+            core: core.status(),
+            storage: storage.statistics(),
+            network: network.statistics(),
+            digest: state.digest,
+            digest_sequence: state.sequence,
+            requests_executed: 0,
+            batch_sizes: vec![0; 24],
+            failed: None,
+        };
+        let role = RoleChange { view: status.core.view, primary: None, is_primary: false, established: false, failed: None };
+        let shared = Arc::new(Shared {
+            inbox,
+            log: Inbox::new(),
+            apply: Inbox::new(),
+            requests: Mutex::new(RequestWaiters::new()),
+            reads: Mutex::new(ReadWaiters::default()),
+            applied: AtomicU64::new(state.sequence.0),
+            status: Mutex::new(status),
+            watch: watch::Sender::new(role),
+            started,
+            next_id: AtomicU64::new(1),
+        });
+        let threads = threads::spawn(&shared, &network, core, storage, applier);
+        Ok(ConsensusReplica { shared, network, options, threads: Mutex::new(threads) })
+    }
+
+    fn next_id(&self) -> u64 {
+        self.shared.next_id.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Has `payload` executed by all replicas. The request takes its place in this replica's session when this function
+    /// is called, not when the future is first polled. Ends at `deadline` at the latest.
+    pub fn execute_request_async(
+        &self,
+        payload: Bytes,
+        deadline: Clock,
+    ) -> impl Future<Output = Result<Bytes, RequestError>> + Send + 'static {
+        let id = RequestId(self.next_id());
+        let (reply, outcome) = oneshot::channel();
+        let give_up = deadline.min(Clock::now() + self.options.no_primary_wait);
+        let taken = {
+            let mut waiters = self.shared.requests();
+            waiters.add(id, give_up, reply);
+            self.shared.inbox.push(Event::Input(Input::Propose { id, payload }))
+        };
+        if !taken {
+            self.shared.requests().refuse(id, RequestError::NotExecuted("the replica has stopped".into()));
+        }
+        async move {
+            // The core takes back what has no number in time, so only a request that was sent is left at the deadline.
+            let grace = Duration::from_millis(100);
+            match tokio::time::timeout_at((deadline + grace).into(), outcome).await {
+                Ok(Ok(outcome)) => outcome,
+                Ok(Err(_)) => Err(RequestError::Unknown("the replica has stopped".into())),
+                Err(_) => Err(RequestError::Unknown("no outcome before the deadline".into())),
+            }
+        }
+    }
+
+    /// A linearizable read point: returns once this replica's database has applied everything that was committed when
+    /// the call was made.
+    pub async fn read_barrier(&self, deadline: Clock) -> Result<Sequence, ReadError> {
+        let started = Clock::now();
+        let deadline = deadline.min(started + self.options.no_primary_wait);
+        let id = ReadId(self.next_id());
+        let (reply, point) = oneshot::channel();
+        self.shared.reads().add(id, reply);
+        if !self.shared.inbox.push(Event::Input(Input::Read(id))) {
+            self.shared.reads().remove(id);
+            return Err(ReadError::Stopped("it was shut down".into()));
+        }
+        match tokio::time::timeout_at(deadline.into(), point).await {
+            Ok(Ok(point)) => point,
+            Ok(Err(_)) => Err(ReadError::Stopped("it was shut down".into())),
+            Err(_) => {
+                self.shared.reads().remove(id);
+                self.shared.inbox.push(Event::Input(Input::CancelRead(id)));
+                Err(ReadError::NoPrimary { waited_ms: started.elapsed().as_millis() as u64 })
+            }
+        }
+    }
+
+    pub fn id(&self) -> ReplicaId {
+        self.options.core.me
+    }
+
+    /// Who leads, as far as this replica knows.
+    pub fn primary(&self) -> Option<ReplicaId> {
+        self.shared.watch.borrow().primary
+    }
+
+    pub fn view(&self) -> View {
+        self.shared.watch.borrow().view
+    }
+
+    pub fn is_primary(&self) -> bool {
+        self.shared.watch.borrow().is_primary
+    }
+
+    /// The last sequence that this replica's database has applied.
+    pub fn applied(&self) -> Sequence {
+        Sequence(self.shared.applied.load(Ordering::Acquire))
+    }
+
+    /// Changes of role, view and primary, and the replica's failure.
+    pub fn watch(&self) -> watch::Receiver<RoleChange> {
+        self.shared.watch.subscribe()
+    }
+
+    /// Refreshed every few milliseconds.
+    pub fn status(&self) -> DriverStatus {
+        let mut status = self.shared.status().clone();
+        status.network = self.network.statistics();
+        status
+    }
+
+    /// Stops all threads and closes the connections. What is durable stays; requests that were sent end as unknown.
+    pub fn stop(&self) {
+        self.network.shutdown();
+        self.shared.inbox.close();
+        let threads = std::mem::take(&mut *self.threads.lock().expect("no holder of this lock panics"));
+        for thread in threads {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for ConsensusReplica {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}

@@ -1,0 +1,159 @@
+//! Where committed values go: the state machine of the user of this library, and the part of RSML that stands before it.
+
+use bytes::Bytes;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+use crate::value::{ReplicatedState, Value};
+use crate::{Boot, DiskId, Sequence};
+
+/// One request to execute.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CommittedRequest {
+    /// Whose session it belongs to, and its number there.
+    pub disk_id: DiskId,
+    pub boot: Boot,
+    pub number: u64,
+    pub payload: Bytes,
+}
+
+/// One entry of the log, without what is not to be executed (duplicates, requests that come again later).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CommittedValue {
+    pub sequence: Sequence,
+    /// Replicated time in microseconds; never goes back.
+    pub time_us: u64,
+    pub requests: Vec<CommittedRequest>,
+}
+
+/// What the executor must store in the same atomic write as the data it changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SealedState {
+    pub sequence: Sequence,
+    pub state: Bytes,
+}
+
+/// Execution failed in a way that leaves this replica unable to go on: it stops.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("execution failed: {0}")]
+pub struct ExecutionError(pub String);
+
+/// Implemented by the state machine. Called from one thread, in log order, each request exactly once.
+///
+/// What a request decides may depend on nothing but the requests before it and the replicated time: the same log must
+/// give the same bytes on every replica.
+pub trait ExecutionNotifier: Send + 'static {
+    /// Executes all requests of `values` in order. `seal` must be called once, with the outcome of every request in
+    /// order; what it returns must be written atomically with the data, so that data and state never disagree after a
+    /// crash. Returns the outcomes.
+    fn notify_commit_batch(
+        &mut self,
+        values: &[CommittedValue],
+        seal: &mut dyn FnMut(&[Bytes]) -> SealedState,
+    ) -> Result<Vec<Bytes>, ExecutionError>;
+
+    /// The same for one value.
+    fn notify_commit(
+        &mut self,
+        value: &CommittedValue,
+        seal: &mut dyn FnMut(&[Bytes]) -> SealedState,
+    ) -> Result<Vec<Bytes>, ExecutionError> {
+        self.notify_commit_batch(std::slice::from_ref(value), seal)
+    }
+
+    /// The state sealed last; `None` in an empty database.
+    fn sealed_state(&self) -> Result<Option<Bytes>, ExecutionError>;
+
+    /// The sequence that the database expects next: one more than the last sealed.
+    fn next_expected_sequence(&self) -> Sequence;
+
+    /// The last sequence whose effects would survive a crash now.
+    fn persisted_sequence(&self) -> Result<Sequence, ExecutionError>;
+
+    /// Whether requests can be executed at all (the database is open and sound).
+    fn is_ready(&self) -> bool;
+}
+
+/// What applying some entries led to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// Every request executed, with its outcome.
+    pub outcomes: Vec<(DiskId, Boot, u64, Bytes)>,
+    /// Requests per value applied.
+    pub batch_sizes: Vec<usize>,
+}
+
+/// Stands between the log and the executor: decodes entries, lets each request of a session through once and in order,
+/// keeps replicated time and the running digest. Deterministic.
+pub struct Applier<E> {
+    executor: E,
+    state: ReplicatedState,
+}
+
+impl<E: ExecutionNotifier> Applier<E> {
+    pub fn new(executor: E) -> Result<Self, ExecutionError> {
+        let state = match executor.sealed_state()? {
+            Some(bytes) => ReplicatedState::from_bytes(&bytes)
+                .ok_or_else(|| ExecutionError("the database holds a replicated state that cannot be read".into()))?,
+            None => ReplicatedState::default(),
+        };
+        let expected = executor.next_expected_sequence();
+        if expected != state.sequence.next() {
+            let text = format!("the database expects sequence {expected}, its state is of {}", state.sequence);
+            return Err(ExecutionError(text));
+        }
+        Ok(Applier { executor, state })
+    }
+
+    pub fn state(&self) -> &ReplicatedState {
+        &self.state
+    }
+
+    pub fn executor(&self) -> &E {
+        &self.executor
+    }
+
+    pub fn executor_mut(&mut self) -> &mut E {
+        &mut self.executor
+    }
+
+    /// Applies consecutive entries in one atomic write.
+    pub fn apply(&mut self, entries: Vec<(Sequence, Bytes)>) -> Result<Applied, ExecutionError> {
+        let mut state = self.state.clone();
+        let values: Vec<CommittedValue> = entries.into_iter().map(|(s, entry)| admit(&mut state, s, entry)).collect();
+        let requests = || values.iter().flat_map(|v| &v.requests);
+        let digest = state.digest;
+        let outcomes = self.executor.notify_commit_batch(&values, &mut |outcomes| {
+            assert_eq!(outcomes.len(), requests().count(), "one outcome per request");
+            state.digest = requests().zip(outcomes).fold(digest, |digest, (request, outcome)| {
+                xxh3_64_with_seed(outcome, xxh3_64_with_seed(&request.payload, digest))
+            });
+            SealedState { sequence: state.sequence, state: state.to_bytes() }
+        })?;
+        self.state = state;
+        let outcomes = requests().zip(outcomes).map(|(r, o)| (r.disk_id, r.boot, r.number, o)).collect();
+        Ok(Applied { outcomes, batch_sizes: values.iter().map(|v| v.requests.len()).collect() })
+    }
+}
+
+/// Takes one entry into the state, and keeps of it what is to be executed.
+fn admit(state: &mut ReplicatedState, sequence: Sequence, entry: Bytes) -> CommittedValue {
+    assert_eq!(sequence, state.sequence.next(), "entries are applied in order and without holes");
+    state.sequence = sequence;
+    let value = Value::from_bytes(entry);
+    if let Some(birth) = &value.birth {
+        state.cluster_id = birth.cluster_id();
+        state.configuration = birth.configuration();
+    }
+    state.time_us = state.time_us.max(value.time_us);
+    let mut requests = Vec::new();
+    for batch in value.batches {
+        let (disk_id, boot) = (DiskId(batch.disk_id.into()), Boot(batch.boot));
+        let session = state.sessions.entry(disk_id).or_default();
+        for (number, payload) in (batch.first..).zip(batch.payloads) {
+            if session.admit(boot, number) {
+                requests.push(CommittedRequest { disk_id, boot, number, payload });
+            }
+        }
+    }
+    CommittedValue { sequence, time_us: state.time_us, requests }
+}

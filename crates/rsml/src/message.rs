@@ -1,0 +1,250 @@
+//! What replicas say to each other. The encoding is that of protocol buffers: fields are added with new numbers, and
+//! numbers are never reused, so that replicas of neighbouring versions understand each other.
+//!
+//! Entries and requests do not travel inside these bodies but beside them (see [`crate::transport::Envelope`]), so that
+//! their bytes are never copied for encoding.
+
+use bytes::Bytes;
+use prost::{Message as _, Oneof};
+
+use crate::value::BirthRecord;
+
+/// One message. Its fields are raw numbers; `view`, `…_view` are [`crate::View`]s, and sequences are
+/// [`crate::Sequence`]s.
+#[derive(Clone, PartialEq, Eq, Hash, Oneof)]
+pub enum Message {
+    /// "My disk is empty": sent by a replica that belongs to no cluster yet.
+    #[prost(message, tag = "1")]
+    Hello(Hello),
+    /// The answer to it of one that does belong.
+    #[prost(message, tag = "2")]
+    Born(Born),
+    /// Would you promise me this view? Changes nothing at the receiver.
+    #[prost(message, tag = "3")]
+    PreVote(PreVote),
+    #[prost(message, tag = "4")]
+    PreVoteReply(PreVoteReply),
+    /// 1a: promise me this view.
+    #[prost(message, tag = "5")]
+    Prepare(Prepare),
+    /// 1b: promised; this is my log.
+    #[prost(message, tag = "6")]
+    Promise(Promise),
+    /// A candidate asks for the entries of the log that it adopts.
+    #[prost(message, tag = "7")]
+    Fetch(Fetch),
+    #[prost(message, tag = "8")]
+    Fetched(Fetched),
+    /// "I have promised more than the view you speak in."
+    #[prost(message, tag = "9")]
+    Refuse(Refuse),
+    /// 2a, and the heartbeat when it brings no entries.
+    #[prost(message, tag = "10")]
+    Accept(Accept),
+    /// 2b, and the answer to a heartbeat.
+    #[prost(message, tag = "11")]
+    Accepted(Accepted),
+    /// Requests of the sender's session, handed to the primary.
+    #[prost(message, tag = "12")]
+    Requests(Requests),
+    /// The primary misses requests before those: send again from `expected`.
+    #[prost(message, tag = "13")]
+    RequestsGap(RequestsGap),
+    /// A secondary asks for a linearizable read point.
+    #[prost(message, tag = "14")]
+    ReadPoint(ReadPoint),
+    #[prost(message, tag = "15")]
+    ReadPointReply(ReadPointReply),
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
+pub struct Hello {}
+
+#[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
+pub struct Born {
+    #[prost(message, optional, tag = "1")]
+    pub birth: Option<BirthRecord>,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
+pub struct PreVote {
+    #[prost(uint64, tag = "1")]
+    pub view: u64,
+    /// Tells the rounds of one sender apart.
+    #[prost(uint64, tag = "2")]
+    pub round: u64,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
+pub struct PreVoteReply {
+    #[prost(uint64, tag = "1")]
+    pub round: u64,
+    #[prost(bool, tag = "2")]
+    pub granted: bool,
+    #[prost(uint64, tag = "3")]
+    pub promised: u64,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
+pub struct Prepare {
+    #[prost(uint64, tag = "1")]
+    pub view: u64,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
+pub struct Promise {
+    #[prost(uint64, tag = "1")]
+    pub view: u64,
+    /// The durable accepted view and last entry at the moment this message was made.
+    #[prost(uint64, tag = "2")]
+    pub accepted_view: u64,
+    #[prost(uint64, tag = "3")]
+    pub last: u64,
+    #[prost(uint64, tag = "4")]
+    pub commit: u64,
+    /// The first entry that the sender can still supply.
+    #[prost(uint64, tag = "5")]
+    pub first: u64,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
+pub struct Fetch {
+    #[prost(uint64, tag = "1")]
+    pub view: u64,
+    #[prost(uint64, tag = "2")]
+    pub from: u64,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
+pub struct Fetched {
+    #[prost(uint64, tag = "1")]
+    pub view: u64,
+    #[prost(uint64, tag = "2")]
+    pub accepted_view: u64,
+    #[prost(uint64, tag = "3")]
+    pub from: u64,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
+pub struct Refuse {
+    #[prost(uint64, tag = "1")]
+    pub promised: u64,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
+pub struct Accept {
+    #[prost(uint64, tag = "1")]
+    pub view: u64,
+    /// L_v: the length of the log that the primary adopted in phase 1 of this view.
+    #[prost(uint64, tag = "2")]
+    pub adopted: u64,
+    /// The sequence of the first entry that travels with this message, or of the next that would.
+    #[prost(uint64, tag = "3")]
+    pub from: u64,
+    /// The receiver's log under this accepted view agrees with the primary's below `from`.
+    #[prost(uint64, tag = "4")]
+    pub agreed_view: u64,
+    #[prost(uint64, tag = "5")]
+    pub commit: u64,
+    /// Of the newest round that confirms the primary's view for reads.
+    #[prost(uint64, tag = "6")]
+    pub token: u64,
+    /// Of the newest question where the receiver's log ends.
+    #[prost(uint64, tag = "7")]
+    pub probe: u64,
+    /// Whether an answer is wanted at once, and not only when something became durable.
+    #[prost(bool, tag = "8")]
+    pub answer: bool,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
+pub struct Accepted {
+    #[prost(uint64, tag = "1")]
+    pub view: u64,
+    /// What is durable: a vote for every entry through `durable_last` iff `durable_view` equals `view`.
+    #[prost(uint64, tag = "2")]
+    pub durable_view: u64,
+    #[prost(uint64, tag = "3")]
+    pub durable_last: u64,
+    #[prost(uint64, tag = "4")]
+    pub commit: u64,
+    /// The accepted view in memory, and the next sequence expected (staged entries included).
+    #[prost(uint64, tag = "5")]
+    pub memory_view: u64,
+    #[prost(uint64, tag = "6")]
+    pub expected: u64,
+    /// What the sender no longer holds in a queue: the flow-control window starts here.
+    #[prost(uint64, tag = "7")]
+    pub settled: u64,
+    #[prost(uint64, tag = "8")]
+    pub token: u64,
+    #[prost(uint64, tag = "9")]
+    pub probe: u64,
+    /// Entries arrived that do not follow what is held; they were dropped.
+    #[prost(bool, tag = "10")]
+    pub gap: bool,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
+pub struct Requests {
+    /// The number of the first request that travels with this message.
+    #[prost(uint64, tag = "1")]
+    pub first: u64,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
+pub struct RequestsGap {
+    #[prost(uint64, tag = "1")]
+    pub expected: u64,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
+pub struct ReadPoint {
+    #[prost(uint64, tag = "1")]
+    pub round: u64,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
+pub struct ReadPointReply {
+    #[prost(uint64, tag = "1")]
+    pub round: u64,
+    /// The read point: a commit point of `view`.
+    #[prost(uint64, tag = "2")]
+    pub sequence: u64,
+    #[prost(uint64, tag = "3")]
+    pub view: u64,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Body {
+    #[prost(oneof = "Message", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15")]
+    message: Option<Message>,
+}
+
+impl Message {
+    pub fn to_bytes(self) -> Bytes {
+        Body { message: Some(self) }.encode_to_vec().into()
+    }
+
+    /// `None` for bytes that are no message of a version known here.
+    pub fn from_bytes(body: &[u8]) -> Option<Message> {
+        Body::decode(body).ok()?.message
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_survives_its_encoding() {
+        let message = Message::Accept(Accept { view: 257, adopted: 3, from: 4, commit: 2, token: 9, ..Accept::default() });
+        assert_eq!(Message::from_bytes(&message.clone().to_bytes()), Some(message));
+    }
+
+    #[test]
+    fn bytes_that_are_no_message_decode_to_none() {
+        assert_eq!(Message::from_bytes(&[]), None);
+        assert_eq!(Message::from_bytes(&[0xFF; 20]), None);
+    }
+}

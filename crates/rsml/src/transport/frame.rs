@@ -1,0 +1,273 @@
+//! How an envelope travels over a stream of bytes. Version 1, all numbers little-endian:
+//!
+//! ```text
+//! header   80 bytes
+//!   0  magic 4 | version 2 | kind 1 | from 1 | to 1 | zeros 3
+//!  12  content bytes 4 | body bytes 4 | payload count 4
+//!  24  epoch 8 | boot 8 | cluster id 16 | disk id 16
+//!  72  CRC32C 4 of the header up to here | CRC32C 4 of the content
+//! content  payload lengths, 4 bytes each | body | payloads
+//! ```
+//! The header has a checksum of its own, so that a length is believed only when it is intact, and memory grows with what
+//! has arrived, not with what was announced. Payloads are neither copied by the encoder nor by the decoder; what is
+//! decoded keeps the buffer it arrived in alive.
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+
+use super::{Envelope, Sender};
+use crate::{Boot, ClusterId, DiskId, Epoch, ReplicaId};
+
+pub(super) const HEADER_BYTES: usize = 80;
+/// Header and content together.
+pub const MAX_FRAME_BYTES: usize = 64 << 20;
+const MAGIC: [u8; 4] = *b"RSML";
+const VERSION: u16 = 1;
+const LENGTH_BYTES: usize = 4;
+/// Shorter payloads are copied behind the head: that is cheaper than one more piece of a vectored write.
+const COPIED_PAYLOAD_BYTES: usize = 512;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FrameKind {
+    /// Says who speaks on a connection; carries nothing.
+    Hello,
+    Message,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Frame {
+    pub kind: FrameKind,
+    pub envelope: Envelope,
+}
+
+/// Why bytes are no frame. The stream they came from is of no further use.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FrameError {
+    #[error("the bytes don't begin with a frame")]
+    Magic,
+    #[error("the frame has version {found}, this program speaks version {VERSION}")]
+    Version { found: u16 },
+    #[error("the frame has the unknown kind {found}")]
+    Kind { found: u8 },
+    #[error("a frame of {bytes} bytes is larger than the {MAX_FRAME_BYTES} allowed")]
+    TooLarge { bytes: usize },
+    #[error("the lengths in the frame contradict each other")]
+    Lengths,
+    #[error("the {part} of the frame doesn't match its checksum")]
+    Checksum { part: &'static str },
+}
+
+/// A frame in pieces to be written one after the other.
+#[derive(Clone, Debug)]
+pub struct EncodedFrame {
+    pub pieces: Vec<Bytes>,
+    pub bytes: usize,
+}
+
+impl Frame {
+    /// The frame that opens a connection.
+    pub fn hello(sender: Sender, to: ReplicaId) -> Self {
+        Frame { kind: FrameKind::Hello, envelope: Envelope { sender, to, body: Bytes::new(), payload: Vec::new() } }
+    }
+
+    pub fn message(envelope: Envelope) -> Self {
+        Frame { kind: FrameKind::Message, envelope }
+    }
+
+    pub fn encode(&self) -> Result<EncodedFrame, FrameError> {
+        let Envelope { body, payload, .. } = &self.envelope;
+        let bytes = encoded_bytes(&self.envelope);
+        if bytes > MAX_FRAME_BYTES {
+            return Err(FrameError::TooLarge { bytes });
+        }
+        let mut head = BytesMut::with_capacity(HEADER_BYTES + payload.len() * LENGTH_BYTES + body.len());
+        head.resize(HEADER_BYTES, 0);
+        for entry in payload {
+            head.put_u32_le(entry.len() as u32);
+        }
+        head.put_slice(body);
+        let head_crc = crc32c::crc32c(&head[HEADER_BYTES..]);
+        let content_crc = payload.iter().fold(head_crc, |crc, entry| crc32c::crc32c_append(crc, entry));
+        let header = self.encode_header(bytes - HEADER_BYTES, content_crc);
+        head[..HEADER_BYTES].copy_from_slice(&header);
+        Ok(EncodedFrame { pieces: pieces(head, payload), bytes })
+    }
+
+    fn encode_header(&self, content_bytes: usize, content_crc: u32) -> [u8; HEADER_BYTES] {
+        let Envelope { sender, to, body, payload } = &self.envelope;
+        let mut header = [0; HEADER_BYTES];
+        let mut out = &mut header[..];
+        out.put_slice(&MAGIC);
+        out.put_u16_le(VERSION);
+        out.put_u8(match self.kind {
+            FrameKind::Hello => 0,
+            FrameKind::Message => 1,
+        });
+        out.put_u8(sender.replica.0);
+        out.put_u8(to.0);
+        out.put_bytes(0, 3);
+        out.put_u32_le(content_bytes as u32);
+        out.put_u32_le(body.len() as u32);
+        out.put_u32_le(payload.len() as u32);
+        out.put_u64_le(sender.epoch.0);
+        out.put_u64_le(sender.boot.0);
+        out.put_u128_le(sender.cluster_id.0);
+        out.put_u128_le(sender.disk_id.0);
+        let crc = crc32c::crc32c(&header[..HEADER_BYTES - 8]);
+        header[HEADER_BYTES - 8..HEADER_BYTES - 4].copy_from_slice(&crc.to_le_bytes());
+        header[HEADER_BYTES - 4..].copy_from_slice(&content_crc.to_le_bytes());
+        header
+    }
+}
+
+/// The bytes that an envelope takes as a frame.
+pub(super) fn encoded_bytes(envelope: &Envelope) -> usize {
+    let payload: usize = envelope.payload.iter().map(|entry| LENGTH_BYTES + entry.len()).sum();
+    HEADER_BYTES + envelope.body.len() + payload
+}
+
+/// Divides a frame at its long payloads, which stay where they are.
+fn pieces(mut head: BytesMut, payload: &[Bytes]) -> Vec<Bytes> {
+    let mut pieces = Vec::new();
+    for entry in payload {
+        if entry.len() <= COPIED_PAYLOAD_BYTES {
+            head.put_slice(entry);
+        } else {
+            if !head.is_empty() {
+                pieces.push(head.split().freeze());
+            }
+            pieces.push(entry.clone());
+        }
+    }
+    if !head.is_empty() {
+        pieces.push(head.freeze());
+    }
+    pieces
+}
+
+/// What a header says, once it is known to be intact.
+#[derive(Clone, Copy, Debug)]
+struct Header {
+    kind: FrameKind,
+    sender: Sender,
+    to: ReplicaId,
+    content_bytes: usize,
+    body_bytes: usize,
+    payload_count: usize,
+    content_crc: u32,
+}
+
+impl Header {
+    fn decode(bytes: &[u8]) -> Result<Self, FrameError> {
+        let mut input = &bytes[..HEADER_BYTES];
+        let mut magic = [0; 4];
+        input.copy_to_slice(&mut magic);
+        if magic != MAGIC {
+            return Err(FrameError::Magic);
+        }
+        let version = input.get_u16_le();
+        if version != VERSION {
+            return Err(FrameError::Version { found: version });
+        }
+        let kind = input.get_u8();
+        let (from, to) = (ReplicaId(input.get_u8()), ReplicaId(input.get_u8()));
+        input.advance(3);
+        let [content_bytes, body_bytes, payload_count] = [(); 3].map(|()| input.get_u32_le() as usize);
+        let sender = Sender {
+            replica: from,
+            epoch: Epoch(input.get_u64_le()),
+            boot: Boot(input.get_u64_le()),
+            cluster_id: ClusterId(input.get_u128_le()),
+            disk_id: DiskId(input.get_u128_le()),
+        };
+        if input.get_u32_le() != crc32c::crc32c(&bytes[..HEADER_BYTES - 8]) {
+            return Err(FrameError::Checksum { part: "header" });
+        }
+        let kind = match kind {
+            0 => FrameKind::Hello,
+            1 => FrameKind::Message,
+            found => return Err(FrameError::Kind { found }),
+        };
+        let content_crc = input.get_u32_le();
+        Header { kind, sender, to, content_bytes, body_bytes, payload_count, content_crc }.checked()
+    }
+
+    fn checked(self) -> Result<Self, FrameError> {
+        let bytes = HEADER_BYTES + self.content_bytes;
+        if bytes > MAX_FRAME_BYTES {
+            return Err(FrameError::TooLarge { bytes });
+        }
+        let least = self.payload_count * LENGTH_BYTES + self.body_bytes;
+        if least > self.content_bytes { Err(FrameError::Lengths) } else { Ok(self) }
+    }
+
+    /// Takes the content apart without copying it.
+    fn frame(&self, mut content: Bytes) -> Result<Frame, FrameError> {
+        if crc32c::crc32c(&content) != self.content_crc {
+            return Err(FrameError::Checksum { part: "content" });
+        }
+        let mut lengths = content.split_to(self.payload_count * LENGTH_BYTES);
+        let body = content.split_to(self.body_bytes);
+        let mut payload = Vec::with_capacity(self.payload_count);
+        while lengths.has_remaining() {
+            let length = lengths.get_u32_le() as usize;
+            if length > content.len() {
+                return Err(FrameError::Lengths);
+            }
+            payload.push(content.split_to(length));
+        }
+        if content.has_remaining() {
+            return Err(FrameError::Lengths);
+        }
+        let envelope = Envelope { sender: self.sender, to: self.to, body, payload };
+        Ok(Frame { kind: self.kind, envelope })
+    }
+}
+
+/// Takes frames out of a stream. The caller reads into [`Decoder::buffer`].
+#[derive(Debug, Default)]
+pub struct Decoder {
+    buffer: BytesMut,
+    /// Of the frame that `buffer` begins with, when its content hasn't wholly arrived.
+    header: Option<Header>,
+}
+
+impl Decoder {
+    const READ_BYTES: usize = 64 << 10;
+    /// Less room than this is not worth a read.
+    const LEAST_ROOM_BYTES: usize = 4 << 10;
+
+    /// Where to read to, with room for more. Grows in proportion to what has arrived of a large frame.
+    pub fn buffer(&mut self) -> &mut BytesMut {
+        let missing = self.header.map_or(0, |header| HEADER_BYTES + header.content_bytes - self.buffer.len());
+        let growth = missing.min(self.buffer.len()).max(Self::READ_BYTES);
+        let room = self.buffer.capacity() - self.buffer.len();
+        if room < Self::LEAST_ROOM_BYTES {
+            self.buffer.reserve(growth);
+        }
+        &mut self.buffer
+    }
+
+    /// The next frame that has wholly arrived.
+    pub fn next_frame(&mut self) -> Result<Option<Frame>, FrameError> {
+        if self.header.is_none() {
+            self.reject_early()?;
+            if self.buffer.len() < HEADER_BYTES {
+                return Ok(None);
+            }
+            self.header = Some(Header::decode(&self.buffer)?);
+        }
+        let header = self.header.expect("it was read above");
+        if self.buffer.len() < HEADER_BYTES + header.content_bytes {
+            return Ok(None);
+        }
+        self.header = None;
+        self.buffer.advance(HEADER_BYTES);
+        header.frame(self.buffer.split_to(header.content_bytes).freeze()).map(Some)
+    }
+
+    /// Garbage is recognised before a whole header has arrived.
+    fn reject_early(&self) -> Result<(), FrameError> {
+        let length = self.buffer.len().min(MAGIC.len());
+        if self.buffer[..length] == MAGIC[..length] { Ok(()) } else { Err(FrameError::Magic) }
+    }
+}

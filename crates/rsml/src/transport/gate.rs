@@ -1,0 +1,65 @@
+//! The way into a replica: an [`EventSink`] that can be closed for good, and counters.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{PoisonError, RwLock};
+
+use super::{EventSink, TransportEvent, TransportStatistics};
+
+pub(super) struct Gate {
+    sink: EventSink,
+    is_open: RwLock<bool>,
+}
+
+impl Gate {
+    pub fn new(sink: EventSink) -> Self {
+        Gate { sink, is_open: RwLock::new(true) }
+    }
+
+    /// False when the gate is closed.
+    pub fn deliver(&self, event: TransportEvent) -> bool {
+        // Held during delivery, so that `close` waits for it.
+        let is_open = self.is_open.read().unwrap_or_else(PoisonError::into_inner);
+        if *is_open {
+            (self.sink)(event);
+        }
+        *is_open
+    }
+
+    /// Nothing is delivered after this returns. Returns whether the gate was open.
+    pub fn close(&self) -> bool {
+        std::mem::replace(&mut *self.is_open.write().unwrap_or_else(PoisonError::into_inner), false)
+    }
+}
+
+/// [`TransportStatistics`] that many tasks count in.
+#[derive(Default)]
+pub(super) struct Counters {
+    pub bytes_sent: AtomicU64,
+    pub bytes_received: AtomicU64,
+    pub messages_sent: AtomicU64,
+    pub messages_received: AtomicU64,
+    pub messages_dropped: AtomicU64,
+    pub reconnects: AtomicU64,
+    pub messages_misdirected: AtomicU64,
+    pub connections_rejected: AtomicU64,
+}
+
+pub(super) fn count(counter: &AtomicU64, amount: usize) {
+    counter.fetch_add(amount as u64, Ordering::Relaxed);
+}
+
+impl Counters {
+    pub fn statistics(&self) -> TransportStatistics {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        TransportStatistics {
+            bytes_sent: read(&self.bytes_sent),
+            bytes_received: read(&self.bytes_received),
+            messages_sent: read(&self.messages_sent),
+            messages_received: read(&self.messages_received),
+            messages_dropped: read(&self.messages_dropped),
+            reconnects: read(&self.reconnects),
+            messages_misdirected: read(&self.messages_misdirected),
+            connections_rejected: read(&self.connections_rejected),
+        }
+    }
+}

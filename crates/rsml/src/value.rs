@@ -1,0 +1,262 @@
+//! What is agreed on, and the state of RSML itself that follows from it.
+//!
+//! A [`Value`] is one entry of the log: the birth record, a no-op, or requests of several sessions. [`ReplicatedState`]
+//! is the fold of all values applied so far; the executor stores it in the same atomic write as its own data, so that
+//! the two never disagree after a crash.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use prost::Message;
+
+use crate::{Boot, ClusterId, DiskId, Epoch, ReplicaId, Sequence};
+
+/// A 128-bit id on the wire and on disk.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
+pub struct Id128 {
+    #[prost(fixed64, tag = "1")]
+    pub high: u64,
+    #[prost(fixed64, tag = "2")]
+    pub low: u64,
+}
+
+impl From<u128> for Id128 {
+    fn from(id: u128) -> Self {
+        Id128 { high: (id >> 64) as u64, low: id as u64 }
+    }
+}
+
+impl From<Id128> for u128 {
+    fn from(id: Id128) -> Self {
+        u128::from(id.high) << 64 | u128::from(id.low)
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
+pub struct Member {
+    #[prost(uint32, tag = "1")]
+    pub replica: u32,
+    #[prost(message, required, tag = "2")]
+    pub disk_id: Id128,
+}
+
+/// The first entry of every log: who founded the cluster, with which disks.
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+pub struct BirthRecord {
+    #[prost(message, required, tag = "1")]
+    pub cluster_id: Id128,
+    #[prost(message, repeated, tag = "2")]
+    pub members: Vec<Member>,
+}
+
+impl BirthRecord {
+    pub fn cluster_id(&self) -> ClusterId {
+        ClusterId(self.cluster_id.into())
+    }
+
+    pub fn configuration(&self) -> Configuration {
+        let disks = self.members.iter().map(|m| (ReplicaId(m.replica as u8), DiskId(m.disk_id.into()))).collect();
+        Configuration { epoch: Epoch(1), disks }
+    }
+}
+
+/// Who votes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Configuration {
+    pub epoch: Epoch,
+    pub disks: BTreeMap<ReplicaId, DiskId>,
+}
+
+impl Configuration {
+    pub fn is_voter(&self, replica: ReplicaId, disk: DiskId) -> bool {
+        self.disks.get(&replica) == Some(&disk)
+    }
+
+    /// How many voters are a majority.
+    pub fn quorum(&self) -> usize {
+        self.disks.len() / 2 + 1
+    }
+}
+
+/// Consecutive requests of one session.
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+pub struct RequestBatch {
+    #[prost(message, required, tag = "1")]
+    pub disk_id: Id128,
+    #[prost(uint64, tag = "2")]
+    pub boot: u64,
+    /// The number of `payloads[0]` in its session; the first of a session is 1.
+    #[prost(uint64, tag = "3")]
+    pub first: u64,
+    #[prost(bytes = "bytes", repeated, tag = "4")]
+    pub payloads: Vec<Bytes>,
+}
+
+/// One entry of the log. Without a birth record and batches it is a no-op.
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+pub struct Value {
+    /// The view in which it was first proposed: for people who read logs; nothing is decided by it.
+    #[prost(uint64, tag = "1")]
+    pub proposed_view: u64,
+    /// Replicated time in microseconds, given by the primary; see [`ReplicatedState::time_us`].
+    #[prost(uint64, tag = "2")]
+    pub time_us: u64,
+    #[prost(message, optional, tag = "3")]
+    pub birth: Option<BirthRecord>,
+    #[prost(message, repeated, tag = "4")]
+    pub batches: Vec<RequestBatch>,
+}
+
+impl Value {
+    pub fn to_bytes(&self) -> Bytes {
+        self.encode_to_vec().into()
+    }
+
+    /// # Panics
+    /// When the bytes are no value. Only bytes that a replica encoded and a checksum confirmed get here.
+    pub fn from_bytes(bytes: Bytes) -> Value {
+        Value::decode(bytes).expect("a log entry is an encoded value")
+    }
+}
+
+/// What one session has had executed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct SessionState {
+    pub boot: Boot,
+    /// The last request executed of that boot.
+    pub last: u64,
+}
+
+impl SessionState {
+    /// Whether request `number` of `boot` is the one to execute now; notes it if so. Executes only the next one:
+    /// earlier ones are duplicates, later ones come again.
+    pub fn admit(&mut self, boot: Boot, number: u64) -> bool {
+        let next = if boot > self.boot { SessionState { boot, last: 0 } } else { *self };
+        if boot < self.boot || number != next.last + 1 {
+            return false;
+        }
+        *self = SessionState { boot, last: number };
+        true
+    }
+}
+
+pub type Sessions = BTreeMap<DiskId, SessionState>;
+
+/// RSML's own part of the replicated state.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct ReplicatedState {
+    pub cluster_id: ClusterId,
+    /// The last value applied.
+    pub sequence: Sequence,
+    pub configuration: Configuration,
+    pub sessions: Sessions,
+    /// Replicated time, microseconds since the cluster's birth as counted by its primaries' monotonic clocks.
+    pub time_us: u64,
+    /// A fold over every request executed and its outcome: equal on all replicas at equal sequences.
+    pub digest: u64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct StoredSession {
+    #[prost(message, required, tag = "1")]
+    disk_id: Id128,
+    #[prost(uint64, tag = "2")]
+    boot: u64,
+    #[prost(uint64, tag = "3")]
+    last: u64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct StoredState {
+    #[prost(message, required, tag = "1")]
+    cluster_id: Id128,
+    #[prost(uint64, tag = "2")]
+    sequence: u64,
+    #[prost(uint64, tag = "3")]
+    epoch: u64,
+    #[prost(message, repeated, tag = "4")]
+    members: Vec<Member>,
+    #[prost(message, repeated, tag = "5")]
+    sessions: Vec<StoredSession>,
+    #[prost(uint64, tag = "6")]
+    time_us: u64,
+    #[prost(fixed64, tag = "7")]
+    digest: u64,
+}
+
+impl ReplicatedState {
+    pub fn to_bytes(&self) -> Bytes {
+        let members = self.configuration.disks.iter();
+        let stored = StoredState {
+            cluster_id: self.cluster_id.0.into(),
+            sequence: self.sequence.0,
+            epoch: self.configuration.epoch.0,
+            members: members.map(|(r, d)| Member { replica: u32::from(r.0), disk_id: d.0.into() }).collect(),
+            sessions: self
+                .sessions
+                .iter()
+                .map(|(d, s)| StoredSession { disk_id: d.0.into(), boot: s.boot.0, last: s.last })
+                .collect(),
+            time_us: self.time_us,
+            digest: self.digest,
+        };
+        stored.encode_to_vec().into()
+    }
+
+    /// `None` when the bytes are no state.
+    pub fn from_bytes(bytes: &[u8]) -> Option<ReplicatedState> {
+        let stored = StoredState::decode(bytes).ok()?;
+        let disks = stored.members.iter().map(|m| (ReplicaId(m.replica as u8), DiskId(m.disk_id.into()))).collect();
+        let session = |s: &StoredSession| {
+            (DiskId(s.disk_id.into()), SessionState { boot: Boot(s.boot), last: s.last })
+        };
+        Some(ReplicatedState {
+            cluster_id: ClusterId(stored.cluster_id.into()),
+            sequence: Sequence(stored.sequence),
+            configuration: Configuration { epoch: Epoch(stored.epoch), disks },
+            sessions: stored.sessions.iter().map(session).collect(),
+            time_us: stored.time_us,
+            digest: stored.digest,
+        })
+    }
+
+    /// The birth record that this state began with.
+    pub fn birth(&self) -> BirthRecord {
+        let members = self.configuration.disks.iter();
+        BirthRecord {
+            cluster_id: self.cluster_id.0.into(),
+            members: members.map(|(r, d)| Member { replica: u32::from(r.0), disk_id: d.0.into() }).collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_executes_each_number_once_and_in_order() {
+        let mut session = SessionState::default();
+        assert!(session.admit(Boot(1), 1));
+        assert!(!session.admit(Boot(1), 1), "a duplicate");
+        assert!(!session.admit(Boot(1), 3), "a gap");
+        assert!(session.admit(Boot(1), 2));
+        assert!(!session.admit(Boot(2), 2), "a new boot starts at 1");
+        assert!(session.admit(Boot(2), 1));
+        assert!(!session.admit(Boot(1), 3), "an old boot is over");
+    }
+
+    #[test]
+    fn the_state_survives_its_encoding() {
+        let disk = DiskId(u128::MAX - 5);
+        let state = ReplicatedState {
+            cluster_id: ClusterId(7 << 80),
+            sequence: Sequence(9),
+            configuration: Configuration { epoch: Epoch(1), disks: [(ReplicaId(2), disk)].into() },
+            sessions: [(disk, SessionState { boot: Boot(3), last: 12 })].into(),
+            time_us: 55,
+            digest: u64::MAX,
+        };
+        assert_eq!(ReplicatedState::from_bytes(&state.to_bytes()), Some(state));
+    }
+}

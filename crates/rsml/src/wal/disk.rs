@@ -1,0 +1,135 @@
+//! The file operations that the log is built on, few enough that a simulated disk can stand in for them
+//! (see [`super::SimulatedDisk`]), and their implementation over a directory of real files.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use crate::StorageError;
+
+/// A flat directory of files.
+pub trait Disk: Send + Sync + 'static {
+    /// How messages name the file; the directory itself for an empty name.
+    fn describe(&self, name: &str) -> String;
+
+    fn list(&self) -> io::Result<Vec<String>>;
+
+    /// Creates an empty file; one of that name is emptied.
+    fn create(&self, name: &str) -> io::Result<Box<dyn DiskFile>>;
+
+    /// Opens an existing file for reading and writing.
+    fn open(&self, name: &str) -> io::Result<Box<dyn DiskFile>>;
+
+    fn remove(&self, name: &str) -> io::Result<()>;
+
+    /// Makes creations and removals so far survive a crash.
+    fn sync_dir(&self) -> io::Result<()>;
+}
+
+/// An open file of a [`Disk`].
+pub trait DiskFile: Send + Sync {
+    /// Fills all of `bytes`; an error of kind `UnexpectedEof` when the file ends before.
+    fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()>;
+
+    /// Writes all of `bytes`, beyond the end too.
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
+
+    /// Makes all writes to this file so far, and its size, survive a crash.
+    fn sync_data(&self) -> io::Result<()>;
+
+    fn size(&self) -> io::Result<u64>;
+}
+
+/// A directory of the file system, held under a lock: two writers would destroy the log.
+#[derive(Debug)]
+pub struct FileDisk {
+    directory: PathBuf,
+    /// Locked as long as it is open.
+    _lock: File,
+}
+
+impl FileDisk {
+    const LOCK: &str = "LOCK";
+
+    /// Creates the directory where it is missing, and locks it against other processes.
+    pub fn open(directory: &Path) -> Result<Self, StorageError> {
+        let error = |what, error| failure(what, directory.display().to_string(), error);
+        fs::create_dir_all(directory).map_err(|e| error("creating the directory", e))?;
+        if let Some(parent) = directory.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+            sync_directory(parent).map_err(|e| error("synchronising the parent directory", e))?;
+        }
+        let lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(directory.join(Self::LOCK))
+            .map_err(|e| error("opening the lock file", e))?;
+        match lock.try_lock() {
+            Ok(()) => Ok(FileDisk { directory: directory.to_owned(), _lock: lock }),
+            Err(TryLockError::WouldBlock) => {
+                Err(error("locking", io::Error::other("the log is in use by another process")))
+            }
+            Err(TryLockError::Error(e)) => Err(error("locking", e)),
+        }
+    }
+}
+
+impl Disk for FileDisk {
+    fn describe(&self, name: &str) -> String {
+        self.directory.join(name).display().to_string()
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        // A name that is not UTF-8 is none of ours.
+        let names = fs::read_dir(&self.directory)?.map(|entry| Ok(entry?.file_name().into_string().unwrap_or_default()));
+        names.collect()
+    }
+
+    fn create(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
+        let path = self.directory.join(name);
+        Ok(Box::new(OpenOptions::new().create(true).truncate(true).read(true).write(true).open(path)?))
+    }
+
+    fn open(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
+        Ok(Box::new(OpenOptions::new().read(true).write(true).open(self.directory.join(name))?))
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        fs::remove_file(self.directory.join(name))
+    }
+
+    fn sync_dir(&self) -> io::Result<()> {
+        sync_directory(&self.directory)
+    }
+}
+
+fn sync_directory(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+impl DiskFile for File {
+    fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
+        FileExt::read_exact_at(self, bytes, offset)
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        FileExt::write_all_at(self, bytes, offset)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        File::sync_data(self)
+    }
+
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.metadata()?.len())
+    }
+}
+
+/// The error of storage for a failed file operation.
+pub(super) fn failure(what: &'static str, path: String, error: io::Error) -> StorageError {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StorageError::Full { path },
+        _ => StorageError::Io { what, path, error: error.to_string() },
+    }
+}

@@ -1,0 +1,291 @@
+//! Format version 1 of a group: what one synchronisation makes durable. All numbers are little-endian.
+//!
+//! ```text
+//! header    512 bytes, one sector: written whole or not at all
+//!   0  magic 8 | format version 4 | CRC32C 4 of the sector, this field taken as 0     (the same in every version)
+//!  16  segment number 8 | segment id 8 | group number 8 | group bytes 8
+//!  48  orders 4 | entries 4 | CRC32C of the table 4 | flags 4 (1: there is a hard state)
+//!  64  payload bytes 8 | last sequence before 8 | last sequence after 8
+//!  88  lowest sequence changed 8 (0: none) | the same of the group before 8
+//! 104  hard state: cluster id 16 | epoch 8 | disk id 16 | boot 8 | promised 8 | accepted view 8
+//! 168  zeros
+//! table     per order: from 8 | entries 4 | flags 4 (1: truncate); then per entry: length 4 | CRC32C 4
+//! payload   the entries, without gaps
+//! padding   zeros up to a multiple of 4,096 bytes
+//! ```
+//! The "before" fields say what a damaged group in front of this one held, so that the loss can be named.
+
+use crate::{Boot, ClusterId, DiskId, Epoch, HardState, Persist, Sequence, View};
+
+pub(super) const VERSION: u32 = 1;
+/// Groups start and end on multiples of this.
+pub(super) const BLOCK_BYTES: u64 = 4096;
+/// What a device writes whole or not at all.
+pub(super) const SECTOR_BYTES: usize = 512;
+
+const MAGIC: [u8; 8] = *b"RSML-WAL";
+const ORDER_BYTES: usize = 16;
+const ENTRY_BYTES: usize = 8;
+const FLAG_HARD_STATE: u32 = 1;
+const FLAG_TRUNCATE: u32 = 1;
+
+/// Where a group belongs: its position is accepted only when all three are as expected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct GroupPlace {
+    pub segment_number: u64,
+    pub segment_id: u64,
+    pub group_number: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct GroupHeader {
+    pub place: GroupPlace,
+    /// With table, payload and padding.
+    pub group_bytes: u64,
+    pub order_count: u32,
+    pub entry_count: u32,
+    pub table_crc: u32,
+    pub payload_bytes: u64,
+    pub last_before: Sequence,
+    pub last_after: Sequence,
+    /// [`Sequence::ZERO`] when the orders leave the log as it is.
+    pub lowest_changed: Sequence,
+    pub previous_lowest_changed: Sequence,
+    /// `None` until the first order of the log's life.
+    pub hard_state: Option<HardState>,
+}
+
+/// Why a sector is no group header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum HeaderFault {
+    /// All zeros: nothing was written here.
+    Blank,
+    /// Intact, of another format version.
+    Version(u32),
+    Damaged,
+}
+
+impl GroupHeader {
+    pub fn table_bytes(&self) -> usize {
+        self.order_count as usize * ORDER_BYTES + self.entry_count as usize * ENTRY_BYTES
+    }
+
+    /// Offset of the first entry in the group.
+    pub fn payload_offset(&self) -> u64 {
+        (SECTOR_BYTES + self.table_bytes()) as u64
+    }
+
+    pub fn encode(&self) -> [u8; SECTOR_BYTES] {
+        let hard_state = self.hard_state.unwrap_or_default();
+        let mut sector = [0; SECTOR_BYTES];
+        let mut out = FieldWriter { bytes: &mut sector, at: 0 };
+        out.put(&MAGIC);
+        out.put(&VERSION.to_le_bytes());
+        out.put(&[0; 4]);
+        out.put_u64s(&[self.place.segment_number, self.place.segment_id, self.place.group_number, self.group_bytes]);
+        out.put(&self.order_count.to_le_bytes());
+        out.put(&self.entry_count.to_le_bytes());
+        out.put(&self.table_crc.to_le_bytes());
+        out.put(&(if self.hard_state.is_some() { FLAG_HARD_STATE } else { 0 }).to_le_bytes());
+        out.put_u64s(&[self.payload_bytes, self.last_before.0, self.last_after.0]);
+        out.put_u64s(&[self.lowest_changed.0, self.previous_lowest_changed.0]);
+        out.put(&hard_state.cluster_id.0.to_le_bytes());
+        out.put_u64s(&[hard_state.epoch.0]);
+        out.put(&hard_state.disk_id.0.to_le_bytes());
+        out.put_u64s(&[hard_state.boot.0, hard_state.promised.0, hard_state.accepted_view.0]);
+        let crc = crc32c::crc32c(&sector);
+        sector[12..16].copy_from_slice(&crc.to_le_bytes());
+        sector
+    }
+
+    /// Reads the header in the first sector of `bytes`, which must hold one.
+    pub fn decode(bytes: &[u8]) -> Result<Self, HeaderFault> {
+        let sector = &bytes[..SECTOR_BYTES];
+        if is_blank(sector) {
+            return Err(HeaderFault::Blank);
+        }
+        let mut input = FieldReader { bytes: sector };
+        let magic = input.take::<8>();
+        let version = input.u32();
+        let crc = input.u32();
+        let computed = crc32c::crc32c_append(crc32c::crc32c_append(crc32c::crc32c(&sector[..12]), &[0; 4]), &sector[16..]);
+        if magic != MAGIC || crc != computed {
+            return Err(HeaderFault::Damaged);
+        }
+        if version != VERSION {
+            return Err(HeaderFault::Version(version));
+        }
+        let header = Self::decode_fields(&mut input);
+        if header.is_coherent() { Ok(header) } else { Err(HeaderFault::Damaged) }
+    }
+
+    fn decode_fields(input: &mut FieldReader) -> Self {
+        let place =
+            GroupPlace { segment_number: input.u64(), segment_id: input.u64(), group_number: input.u64() };
+        let group_bytes = input.u64();
+        let (order_count, entry_count, table_crc) = (input.u32(), input.u32(), input.u32());
+        let has_hard_state = input.u32() & FLAG_HARD_STATE != 0;
+        GroupHeader {
+            place,
+            group_bytes,
+            order_count,
+            entry_count,
+            table_crc,
+            payload_bytes: input.u64(),
+            last_before: Sequence(input.u64()),
+            last_after: Sequence(input.u64()),
+            lowest_changed: Sequence(input.u64()),
+            previous_lowest_changed: Sequence(input.u64()),
+            hard_state: Some(HardState {
+                cluster_id: ClusterId(input.u128()),
+                epoch: Epoch(input.u64()),
+                disk_id: DiskId(input.u128()),
+                boot: Boot(input.u64()),
+                promised: View(input.u64()),
+                accepted_view: View(input.u64()),
+            })
+            .filter(|_| has_hard_state),
+        }
+    }
+
+    fn is_coherent(&self) -> bool {
+        let content = self.payload_offset().checked_add(self.payload_bytes);
+        content.is_some_and(|bytes| bytes.checked_next_multiple_of(BLOCK_BYTES) == Some(self.group_bytes))
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct OrderRecord {
+    pub from: Sequence,
+    pub count: u32,
+    pub truncate: bool,
+}
+
+impl OrderRecord {
+    pub fn of(order: &Persist) -> Self {
+        let count = u32::try_from(order.entries.len()).expect("an order has fewer than 2^32 entries");
+        OrderRecord { from: order.from, count, truncate: order.truncate }
+    }
+
+    pub fn changes_log(&self) -> bool {
+        self.truncate || self.count > 0
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct EntryRecord {
+    pub length: u32,
+    pub crc: u32,
+}
+
+/// What a group holds: its orders, and the entries of all of them in a row.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Table {
+    pub orders: Vec<OrderRecord>,
+    pub entries: Vec<EntryRecord>,
+}
+
+impl Table {
+    /// `None` when it doesn't match the header.
+    pub fn decode(header: &GroupHeader, bytes: &[u8]) -> Option<Self> {
+        if bytes.len() != header.table_bytes() || crc32c::crc32c(bytes) != header.table_crc {
+            return None;
+        }
+        let mut input = FieldReader { bytes };
+        let orders = (0..header.order_count).map(|_| OrderRecord {
+            from: Sequence(input.u64()),
+            count: input.u32(),
+            truncate: input.u32() & FLAG_TRUNCATE != 0,
+        });
+        let orders: Vec<_> = orders.collect();
+        let entries = (0..header.entry_count).map(|_| EntryRecord { length: input.u32(), crc: input.u32() });
+        let table = Table { entries: entries.collect(), orders };
+        let entry_count: u64 = table.orders.iter().map(|order| u64::from(order.count)).sum();
+        let payload_bytes: u64 = table.entries.iter().map(|entry| u64::from(entry.length)).sum();
+        (entry_count == u64::from(header.entry_count) && payload_bytes == header.payload_bytes).then_some(table)
+    }
+}
+
+/// The bytes of a group that holds these orders.
+pub(super) fn group_bytes(orders: &[Persist]) -> u64 {
+    let entries = orders.iter().map(|order| order.entries.len()).sum::<usize>();
+    let payload = orders.iter().flat_map(|order| &order.entries).map(|entry| entry.len() as u64).sum::<u64>();
+    let content = (SECTOR_BYTES + orders.len() * ORDER_BYTES + entries * ENTRY_BYTES) as u64 + payload;
+    content.next_multiple_of(BLOCK_BYTES)
+}
+
+/// Writes a group with `orders` into `buffer`, replacing what it holds; `header` gives place, hard state and the
+/// sequences, the rest is filled in and returned.
+pub(super) fn encode_group(mut header: GroupHeader, orders: &[Persist], buffer: &mut Vec<u8>) -> GroupHeader {
+    buffer.clear();
+    buffer.resize(SECTOR_BYTES, 0);
+    for order in orders.iter().map(OrderRecord::of) {
+        buffer.extend_from_slice(&order.from.0.to_le_bytes());
+        buffer.extend_from_slice(&order.count.to_le_bytes());
+        buffer.extend_from_slice(&(if order.truncate { FLAG_TRUNCATE } else { 0 }).to_le_bytes());
+    }
+    let entries = || orders.iter().flat_map(|order| &order.entries);
+    for entry in entries() {
+        let length = u32::try_from(entry.len()).expect("an entry is shorter than 4 GiB");
+        buffer.extend_from_slice(&length.to_le_bytes());
+        buffer.extend_from_slice(&crc32c::crc32c(entry).to_le_bytes());
+    }
+    header.order_count = u32::try_from(orders.len()).expect("a group has fewer than 2^32 orders");
+    header.entry_count = u32::try_from(entries().count()).expect("a group has fewer than 2^32 entries");
+    header.table_crc = crc32c::crc32c(&buffer[SECTOR_BYTES..]);
+    let payload_offset = buffer.len();
+    for entry in entries() {
+        buffer.extend_from_slice(entry);
+    }
+    header.payload_bytes = (buffer.len() - payload_offset) as u64;
+    buffer.resize(buffer.len().next_multiple_of(BLOCK_BYTES as usize), 0);
+    header.group_bytes = buffer.len() as u64;
+    buffer[..SECTOR_BYTES].copy_from_slice(&header.encode());
+    header
+}
+
+pub(super) fn is_blank(bytes: &[u8]) -> bool {
+    bytes.iter().all(|&byte| byte == 0)
+}
+
+struct FieldWriter<'a> {
+    bytes: &'a mut [u8],
+    at: usize,
+}
+
+impl FieldWriter<'_> {
+    fn put(&mut self, field: &[u8]) {
+        self.bytes[self.at..self.at + field.len()].copy_from_slice(field);
+        self.at += field.len();
+    }
+
+    fn put_u64s(&mut self, fields: &[u64]) {
+        for field in fields {
+            self.put(&field.to_le_bytes());
+        }
+    }
+}
+
+struct FieldReader<'a> {
+    bytes: &'a [u8],
+}
+
+impl FieldReader<'_> {
+    fn take<const N: usize>(&mut self) -> [u8; N] {
+        let (field, rest) = self.bytes.split_first_chunk::<N>().expect("the caller checked the length");
+        self.bytes = rest;
+        *field
+    }
+
+    fn u32(&mut self) -> u32 {
+        u32::from_le_bytes(self.take())
+    }
+
+    fn u64(&mut self) -> u64 {
+        u64::from_le_bytes(self.take())
+    }
+
+    fn u128(&mut self) -> u128 {
+        u128::from_le_bytes(self.take())
+    }
+}

@@ -1,0 +1,441 @@
+//! A disk in memory that fails like a real one: it loses, tears and damages what was not synchronised, and refuses or
+//! misplaces writes when told to. Everything random comes from its seed, so that one seed is one history.
+//!
+//! A write is seen at once by readers and survives [`SimulatedDisk::kill`] (the process dies); it survives
+//! [`SimulatedDisk::crash`] (power is lost) for certain only after a synchronisation, otherwise by chance, sector by
+//! sector of 512 bytes. A failed synchronisation marks writes as clean without having written all of them, as Linux
+//! does (Rebello et al., *Can Applications Recover from fsync Failures?*, ATC 2020). Files are held in memory twice:
+//! use small segments.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::disk::{Disk, DiskFile};
+use super::format::SECTOR_BYTES;
+
+/// What goes wrong with the next operation of its kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// A write fails, partly done.
+    FailWrite,
+    /// A synchronisation fails; some of the writes it was to cover are lost, though they can still be read.
+    FailSync,
+    /// A write fails for want of space.
+    DiskFull,
+    /// A write is acknowledged and never done.
+    LoseWrite,
+    /// A write goes to another offset, this many bytes further.
+    MisdirectWrite { by: u64 },
+}
+
+impl Fault {
+    fn is_of_write(self) -> bool {
+        self != Fault::FailSync
+    }
+}
+
+/// A handle; clones share the disk.
+#[derive(Clone)]
+pub struct SimulatedDisk {
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Clone, Default)]
+struct Content {
+    current: Vec<u8>,
+    durable: Vec<u8>,
+    /// Sectors written since the last synchronisation.
+    dirty: BTreeSet<usize>,
+    /// Sectors that a failed synchronisation did not write.
+    lost: BTreeSet<usize>,
+}
+
+#[derive(Clone)]
+enum DirectoryChange {
+    Create(String, usize),
+    Remove(String),
+}
+
+#[derive(Clone)]
+struct State {
+    random: u64,
+    /// Raised when the process dies: files opened before are dead.
+    generation: u64,
+    names: BTreeMap<String, usize>,
+    durable_names: BTreeMap<String, usize>,
+    directory_changes: Vec<DirectoryChange>,
+    files: Vec<Content>,
+    faults: VecDeque<Fault>,
+    operations: u64,
+    stop_at: Option<u64>,
+    capacity_bytes: Option<u64>,
+}
+
+impl SimulatedDisk {
+    pub fn new(seed: u64) -> Self {
+        let state = State {
+            random: seed,
+            generation: 0,
+            names: BTreeMap::new(),
+            durable_names: BTreeMap::new(),
+            directory_changes: Vec::new(),
+            files: Vec::new(),
+            faults: VecDeque::new(),
+            operations: 0,
+            stop_at: None,
+            capacity_bytes: None,
+        };
+        SimulatedDisk { state: Arc::new(Mutex::new(state)) }
+    }
+
+    /// Another disk with the same content, history and future.
+    pub fn duplicate(&self) -> Self {
+        SimulatedDisk { state: Arc::new(Mutex::new(self.state().clone())) }
+    }
+
+    /// Makes the future of the disk depend on another seed.
+    pub fn reseed(&self, seed: u64) {
+        self.state().random = seed;
+    }
+
+    /// Power is lost: of what was not synchronised a random part survives.
+    pub fn crash(&self) {
+        self.state().crash();
+    }
+
+    /// The process dies; all that it wrote is still there.
+    pub fn kill(&self) {
+        self.state().restart();
+    }
+
+    /// How many operations changed or synchronised something so far.
+    pub fn operations(&self) -> u64 {
+        self.state().operations
+    }
+
+    /// From the operation after `operations` more on nothing works any more, until a crash or kill. A write that is
+    /// stopped is partly done.
+    pub fn stop_after(&self, operations: u64) {
+        let mut state = self.state();
+        state.stop_at = Some(state.operations + operations);
+    }
+
+    pub fn inject(&self, fault: Fault) {
+        self.state().faults.push_back(fault);
+    }
+
+    /// Writes that would make all files together larger fail.
+    pub fn set_capacity_bytes(&self, capacity_bytes: Option<u64>) {
+        self.state().capacity_bytes = capacity_bytes;
+    }
+
+    pub fn names(&self) -> Vec<String> {
+        self.state().names.keys().cloned().collect()
+    }
+
+    /// # Panics
+    /// When there is no such file; so do the others that take a name.
+    pub fn contents(&self, name: &str) -> Vec<u8> {
+        self.state().content(name).current.clone()
+    }
+
+    /// Puts a durable file onto the disk, in place of any of that name.
+    pub fn put(&self, name: &str, bytes: Vec<u8>) {
+        let mut state = self.state();
+        let file = state.files.len();
+        state.files.push(Content { durable: bytes.clone(), current: bytes, ..Content::default() });
+        state.names.insert(name.to_owned(), file);
+        state.durable_names.insert(name.to_owned(), file);
+    }
+
+    /// Damages what the device holds.
+    pub fn flip_bit(&self, name: &str, offset: u64, bit: u8) {
+        let mut state = self.state();
+        let content = state.content(name);
+        content.current[offset as usize] ^= 1 << bit;
+        if let Some(byte) = content.durable.get_mut(offset as usize) {
+            *byte ^= 1 << bit;
+        }
+    }
+
+    /// Replaces what the device holds at `offset`, within the file.
+    pub fn overwrite(&self, name: &str, offset: u64, bytes: &[u8]) {
+        let mut state = self.state();
+        let content = state.content(name);
+        let range = offset as usize..offset as usize + bytes.len();
+        content.current[range.clone()].copy_from_slice(bytes);
+        content.durable[range].copy_from_slice(bytes);
+    }
+
+    /// Another disk takes this one's place.
+    pub fn wipe(&self) {
+        let mut state = self.state();
+        state.names.clear();
+        state.durable_names.clear();
+        state.files.clear();
+        state.restart();
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Steele, Lea, Flood: *Fast Splittable Pseudorandom Number Generators* (SplitMix64).
+    fn next_random(&mut self) -> u64 {
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.random ^ (self.random >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn content(&mut self, name: &str) -> &mut Content {
+        let file = *self.names.get(name).unwrap_or_else(|| panic!("there is no file {name}"));
+        &mut self.files[file]
+    }
+
+    /// Which of `count` changes in a row survive: none, all, the first ones, or any.
+    fn survivors(&mut self, count: usize) -> Vec<bool> {
+        match self.next_random() % 4 {
+            0 => vec![false; count],
+            1 => vec![true; count],
+            2 => {
+                let first = (self.next_random() % (count as u64 + 1)) as usize;
+                (0..count).map(|position| position < first).collect()
+            }
+            _ => (0..count).map(|_| self.next_random() & 1 == 1).collect(),
+        }
+    }
+
+    fn crash(&mut self) {
+        for file in 0..self.files.len() {
+            let dirty = std::mem::take(&mut self.files[file].dirty);
+            let survives = self.survivors(dirty.len());
+            let content = &mut self.files[file];
+            for (&sector, _) in dirty.iter().zip(&survives).filter(|(_, survives)| **survives) {
+                content.make_durable(sector);
+            }
+            let lost = std::mem::take(&mut content.lost);
+            content.current.resize(content.durable.len(), 0);
+            for &sector in lost.iter().chain(&dirty) {
+                content.forget(sector);
+            }
+        }
+        let changes = std::mem::take(&mut self.directory_changes);
+        let survives = self.survivors(changes.len());
+        for (change, _) in changes.into_iter().zip(survives).filter(|(_, survives)| *survives) {
+            self.make_change_durable(change);
+        }
+        self.names = self.durable_names.clone();
+        self.restart();
+    }
+
+    fn restart(&mut self) {
+        self.generation += 1;
+        self.stop_at = None;
+        self.faults.clear();
+    }
+
+    /// Gives back the memory of files that no crash can bring back.
+    fn forget_removed_files(&mut self) {
+        let named: BTreeSet<usize> = self.durable_names.values().copied().collect();
+        for (_, content) in self.files.iter_mut().enumerate().filter(|(file, _)| !named.contains(file)) {
+            *content = Content::default();
+        }
+    }
+
+    fn make_change_durable(&mut self, change: DirectoryChange) {
+        match change {
+            DirectoryChange::Create(name, file) => self.durable_names.insert(name, file),
+            DirectoryChange::Remove(name) => self.durable_names.remove(&name),
+        };
+    }
+
+    /// Counts an operation; an error once nothing works any more.
+    fn begin(&mut self) -> io::Result<()> {
+        if self.stop_at.is_some_and(|stop_at| self.operations >= stop_at) {
+            return Err(io::Error::other("simulated: the machine stopped"));
+        }
+        self.operations += 1;
+        Ok(())
+    }
+
+    fn next_fault(&mut self, of_write: bool) -> Option<Fault> {
+        let position = self.faults.iter().position(|fault| fault.is_of_write() == of_write)?;
+        self.faults.remove(position)
+    }
+
+    fn write(&mut self, file: usize, bytes: &[u8], offset: u64) -> io::Result<()> {
+        let stopped = self.stop_at.is_some_and(|stop_at| self.operations == stop_at);
+        if let Err(error) = self.begin() {
+            if stopped {
+                self.operations += 1;
+                self.write_partly(file, bytes, offset);
+            }
+            return Err(error);
+        }
+        let new_end = offset + bytes.len() as u64;
+        let growth = new_end.saturating_sub(self.files[file].current.len() as u64);
+        let used: u64 = self.names.values().map(|&file| self.files[file].current.len() as u64).sum();
+        if self.capacity_bytes.is_some_and(|capacity| growth > 0 && used + growth > capacity) {
+            return Err(io::Error::new(io::ErrorKind::StorageFull, "simulated: no space left"));
+        }
+        match self.next_fault(true) {
+            None | Some(Fault::FailSync) => self.files[file].write(bytes, offset),
+            Some(Fault::FailWrite) => {
+                self.write_partly(file, bytes, offset);
+                return Err(io::Error::other("simulated: the write failed"));
+            }
+            Some(Fault::DiskFull) => {
+                return Err(io::Error::new(io::ErrorKind::StorageFull, "simulated: no space left"));
+            }
+            Some(Fault::LoseWrite) => {}
+            Some(Fault::MisdirectWrite { by }) => self.files[file].write(bytes, offset + by),
+        }
+        Ok(())
+    }
+
+    fn write_partly(&mut self, file: usize, bytes: &[u8], offset: u64) {
+        let sectors = bytes.len().div_ceil(SECTOR_BYTES);
+        let survives = self.survivors(sectors);
+        for (position, sector) in bytes.chunks(SECTOR_BYTES).enumerate().filter(|(position, _)| survives[*position]) {
+            self.files[file].write(sector, offset + (position * SECTOR_BYTES) as u64);
+        }
+    }
+
+    fn sync(&mut self, file: usize) -> io::Result<()> {
+        self.begin()?;
+        let dirty = std::mem::take(&mut self.files[file].dirty);
+        if self.next_fault(false).is_none() {
+            let content = &mut self.files[file];
+            dirty.iter().for_each(|&sector| content.make_durable(sector));
+            return Ok(());
+        }
+        let survives = self.survivors(dirty.len());
+        let content = &mut self.files[file];
+        for (&sector, &survives) in dirty.iter().zip(&survives) {
+            if survives {
+                content.make_durable(sector);
+            } else {
+                content.lost.insert(sector);
+            }
+        }
+        Err(io::Error::other("simulated: the synchronisation failed"))
+    }
+}
+
+impl Content {
+    fn write(&mut self, bytes: &[u8], offset: u64) {
+        let range = offset as usize..offset as usize + bytes.len();
+        if self.current.len() < range.end {
+            self.current.resize(range.end, 0);
+        }
+        self.current[range.clone()].copy_from_slice(bytes);
+        let sectors = range.start / SECTOR_BYTES..range.end.div_ceil(SECTOR_BYTES);
+        for sector in sectors {
+            self.lost.remove(&sector);
+            self.dirty.insert(sector);
+        }
+    }
+
+    fn make_durable(&mut self, sector: usize) {
+        let end = ((sector + 1) * SECTOR_BYTES).min(self.current.len());
+        let range = sector * SECTOR_BYTES..end;
+        if self.durable.len() < end {
+            self.durable.resize(end, 0);
+        }
+        self.durable[range.clone()].copy_from_slice(&self.current[range]);
+    }
+
+    /// Makes a sector read as the device holds it.
+    fn forget(&mut self, sector: usize) {
+        let end = ((sector + 1) * SECTOR_BYTES).min(self.durable.len());
+        if let Some(durable) = self.durable.get(sector * SECTOR_BYTES..end) {
+            self.current[sector * SECTOR_BYTES..end].copy_from_slice(durable);
+        }
+    }
+}
+
+impl Disk for SimulatedDisk {
+    fn describe(&self, name: &str) -> String {
+        format!("simulated disk/{name}")
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        Ok(self.names())
+    }
+
+    fn create(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
+        let mut state = self.state();
+        state.begin()?;
+        let file = state.files.len();
+        state.files.push(Content::default());
+        state.names.insert(name.to_owned(), file);
+        state.directory_changes.push(DirectoryChange::Create(name.to_owned(), file));
+        Ok(Box::new(SimulatedFile { disk: self.clone(), file, generation: state.generation }))
+    }
+
+    fn open(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
+        let state = self.state();
+        let file = *state.names.get(name).ok_or(io::ErrorKind::NotFound)?;
+        Ok(Box::new(SimulatedFile { disk: self.clone(), file, generation: state.generation }))
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        let mut state = self.state();
+        state.begin()?;
+        state.names.remove(name).ok_or(io::ErrorKind::NotFound)?;
+        state.directory_changes.push(DirectoryChange::Remove(name.to_owned()));
+        Ok(())
+    }
+
+    fn sync_dir(&self) -> io::Result<()> {
+        let mut state = self.state();
+        state.begin()?;
+        state.directory_changes.clear();
+        state.durable_names = state.names.clone();
+        state.forget_removed_files();
+        Ok(())
+    }
+}
+
+struct SimulatedFile {
+    disk: SimulatedDisk,
+    file: usize,
+    generation: u64,
+}
+
+impl SimulatedFile {
+    fn state(&self) -> io::Result<MutexGuard<'_, State>> {
+        let state = self.disk.state();
+        if state.generation == self.generation {
+            Ok(state)
+        } else {
+            Err(io::Error::other("simulated: the process that opened this file is dead"))
+        }
+    }
+}
+
+impl DiskFile for SimulatedFile {
+    fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
+        let state = self.state()?;
+        let content = &state.files[self.file].current;
+        let range = offset as usize..offset as usize + bytes.len();
+        bytes.copy_from_slice(content.get(range).ok_or(io::ErrorKind::UnexpectedEof)?);
+        Ok(())
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.state()?.write(self.file, bytes, offset)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.state()?.sync(self.file)
+    }
+
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.state()?.files[self.file].current.len() as u64)
+    }
+}

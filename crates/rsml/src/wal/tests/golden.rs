@@ -1,0 +1,64 @@
+//! Files of every released format version stay readable, and this version's bytes never change unnoticed.
+
+use super::*;
+
+const VERSION_1: &str = include_str!("../fixtures/version_1.hex");
+const SEGMENT_BYTES: u64 = 20480;
+const FILE: &str = "0000000000000001.wal";
+
+fn orders() -> [Persist; 3] {
+    [
+        append(1, 1, &entries(1, 3, 20)),
+        Persist { entries: Vec::new(), ..append(2, 0, &[]) },
+        replace(3, 3, &entries(30, 2, 33)),
+    ]
+}
+
+fn write() -> SimulatedDisk {
+    let disk = SimulatedDisk::new(1);
+    let mut storage = wal_over(&disk, SEGMENT_BYTES);
+    storage.recover(Sequence::BIRTH).expect("the disk is healthy");
+    let [first, second, third] = orders();
+    storage.persist(&[first]).expect("the disk is healthy");
+    storage.persist(&[second, third]).expect("the disk is healthy");
+    disk
+}
+
+/// Rows of offset and 16 bytes; rows of zeros are left out.
+fn to_hex(bytes: &[u8]) -> String {
+    let rows = bytes.chunks(16).enumerate().filter(|(_, row)| row.iter().any(|&byte| byte != 0));
+    let row = |(position, row): (usize, &[u8])| {
+        let digits: Vec<String> = row.iter().map(|byte| format!("{byte:02x}")).collect();
+        format!("{:06x}: {}\n", position * 16, digits.join(" "))
+    };
+    rows.map(row).collect()
+}
+
+fn from_hex(text: &str) -> Vec<u8> {
+    let mut bytes = vec![0; SEGMENT_BYTES as usize];
+    for line in text.lines().filter(|line| !line.starts_with('#')) {
+        let (offset, row) = line.split_once(": ").expect("offset: bytes");
+        let offset = usize::from_str_radix(offset, 16).expect("a hexadecimal offset");
+        for (position, byte) in row.split(' ').enumerate() {
+            bytes[offset + position] = u8::from_str_radix(byte, 16).expect("a hexadecimal byte");
+        }
+    }
+    bytes
+}
+
+#[test]
+fn a_file_of_version_1_is_read() {
+    let disk = SimulatedDisk::new(1);
+    disk.put(FILE, from_hex(VERSION_1));
+    let recovered = recover(&disk, SEGMENT_BYTES).expect("version 1 is readable");
+    let mut model = Model::default();
+    orders().iter().for_each(|order| model.apply(order));
+    assert!(model.matches(&recovered, 0), "{recovered:?}");
+}
+
+#[test]
+fn version_1_is_written_byte_by_byte_as_it_was_released() {
+    let written = to_hex(&write().contents(FILE));
+    let released: String = VERSION_1.lines().filter(|line| !line.starts_with('#')).map(|line| format!("{line}\n")).collect();
+    assert_eq!(written, released, "a change of the format needs a new version number and a new fixture");
+}

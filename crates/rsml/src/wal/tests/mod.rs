@@ -1,0 +1,98 @@
+//! Tests of the log over simulated and real disks, against a model that is as plain as possible.
+
+mod crash;
+mod damage;
+mod files;
+mod golden;
+mod property;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::{SimulatedDisk, WalOptions, WalStorage};
+use crate::{Boot, ClusterId, DiskId, Epoch, HardState, Persist, Recovered, Sequence, Storage, StorageError, Ticket, View};
+
+fn options(segment_bytes: u64) -> WalOptions {
+    WalOptions { segment_bytes, background_preparation: false, segment_id_seed: 7 }
+}
+
+fn wal_over(disk: &SimulatedDisk, segment_bytes: u64) -> WalStorage {
+    WalStorage::over(Arc::new(disk.clone()), options(segment_bytes))
+}
+
+fn recover(disk: &SimulatedDisk, segment_bytes: u64) -> Result<Recovered, StorageError> {
+    wal_over(disk, segment_bytes).recover(Sequence::BIRTH)
+}
+
+fn hard_state(number: u64) -> HardState {
+    HardState {
+        cluster_id: ClusterId(0x1111_2222_3333_4444),
+        epoch: Epoch(1),
+        disk_id: DiskId(0xaaaa_bbbb_cccc_dddd_eeee),
+        boot: Boot(3),
+        promised: View(number),
+        accepted_view: View(number / 2),
+    }
+}
+
+fn append(number: u64, from: u64, entries: &[Bytes]) -> Persist {
+    Persist {
+        ticket: Ticket(number),
+        hard_state: hard_state(number),
+        from: Sequence(from),
+        truncate: false,
+        entries: entries.to_vec(),
+    }
+}
+
+fn replace(number: u64, from: u64, entries: &[Bytes]) -> Persist {
+    Persist { truncate: true, ..append(number, from, entries) }
+}
+
+/// Bytes without a zero among them, told apart by `tag`.
+fn entry(tag: u64, length: usize) -> Bytes {
+    (0..length).map(|position| ((tag.wrapping_mul(31) as usize + position * 7) % 255 + 1) as u8).collect()
+}
+
+fn entries(first_tag: u64, count: u64, length: usize) -> Vec<Bytes> {
+    (first_tag..first_tag + count).map(|tag| entry(tag, length)).collect()
+}
+
+/// The log as its orders define it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Model {
+    hard_state: Option<HardState>,
+    entries: BTreeMap<u64, Bytes>,
+    last: u64,
+}
+
+impl Model {
+    fn apply(&mut self, order: &Persist) {
+        self.hard_state = Some(order.hard_state);
+        if order.truncate {
+            if order.from.0 > self.last + 1 {
+                self.entries.clear();
+            }
+            self.entries.retain(|&sequence, _| sequence < order.from.0);
+            self.last = order.from.0 - 1;
+        }
+        for entry in &order.entries {
+            self.last += 1;
+            self.entries.insert(self.last, entry.clone());
+        }
+    }
+
+    /// Whether `recovered` is this state; what lies below `trimmed_below` may be missing.
+    fn matches(&self, recovered: &Recovered, trimmed_below: u64) -> bool {
+        let stored = self.entries.range(recovered.entries_from.0..).map(|(_, entry)| entry);
+        let must_have = self.entries.range(trimmed_below..).next();
+        recovered.hard_state == self.hard_state
+            && recovered.last.0 == self.last
+            && recovered.entries_from == recovered.first
+            && must_have.is_none_or(|(&sequence, _)| recovered.first.0 <= sequence)
+            && recovered.entries.len() as u64 == recovered.last.0 + 1 - recovered.first.0
+            && stored.eq(recovered.entries.iter())
+    }
+}
