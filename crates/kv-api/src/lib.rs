@@ -10,12 +10,14 @@ mod error;
 mod limits;
 mod operation;
 pub mod thrift;
+mod verdict;
 
 pub use commit::{AtomicCommit, CommitResult, CommitVerdict, KeyRange, KeyRef, Mutation, MutationKind};
 pub use database::{DatabaseStatistics, KvDatabase};
 pub use error::KvError;
 pub use limits::Limits;
 pub use operation::{KvOperation, KvOutcome, RangeQuery, ReadAt, Row, Rows};
+pub use verdict::{decode_verdict, encode_verdict};
 
 /// A commit version or read version: counted by the state machine, one per committed transaction, never reset.
 /// The first commit of a database has version 2; 1 is the version of the empty database.

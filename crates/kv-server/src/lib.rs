@@ -1,1 +1,35 @@
+//! The SynodKV server: from a socket to a database and back.
+//!
+//! ```text
+//! thrift_server ──> handler ──> service_core ──> router ──> database, or consensus
+//!                               ^                  ^
+//! admin ────────────────────────┘    fault_injection (on request)
+//! ```
+//!
+//! A mode is a [`ServerManager`] that puts a [`BackEnd`] (a router, a view of the cluster, the local databases) under the
+//! one [`FrontEnd`]. Nothing above the router knows the mode.
 
+pub mod admin;
+pub mod cluster;
+pub mod config;
+pub mod connection_order;
+pub mod data_dir;
+pub mod fault_injection;
+pub mod front_end;
+pub mod handler;
+pub mod manager;
+pub mod metrics;
+pub mod replication;
+pub mod router;
+pub mod service_core;
+#[cfg(test)]
+mod tests;
+pub mod thrift_server;
+
+pub use config::{Config, ConfigError, Environment, Mode, Overrides};
+pub use front_end::{BackEnd, FrontEnd, ListenAddresses};
+pub use handler::UnifiedThriftHandler;
+pub use manager::{ServerError, ServerManager, StandaloneServerManager};
+pub use replication::{ReplicatedKvDatabase, ReplicatedServerManager};
+pub use router::{DirectRouter, LocalReader, RequestContext, RequestRouter};
+pub use service_core::KvServiceCore;

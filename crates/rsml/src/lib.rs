@@ -14,8 +14,10 @@ pub use core::{Acceptor, Learner, Proposer, ViewManager};
 pub use driver::{
     ConsensusReplica, DriverStatus, NetworkManager, ReadError, ReplicaOptions, RequestError, RoleChange, StartError,
 };
-pub use executor::{Applied, Applier, CommittedRequest, CommittedValue, ExecutionError, ExecutionNotifier, SealedState};
-pub use message::Message;
+pub use executor::{
+    Applied, Applier, CommittedRequest, CommittedValue, ExecutionError, ExecutionNotifier, SealedState,
+};
+pub use message::{Message, Report};
 pub use storage::{HardState, Persist, Recovered, Storage, StorageError, StorageStatistics, Ticket};
 pub use types::{Boot, ClusterId, DiskId, Epoch, Instant, ReplicaId, Sequence, View};
 pub use value::{BirthRecord, Configuration, ReplicatedState, RequestBatch, SessionState, Sessions, Value};

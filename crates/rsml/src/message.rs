@@ -55,6 +55,9 @@ pub enum Message {
     ReadPoint(ReadPoint),
     #[prost(message, tag = "15")]
     ReadPointReply(ReadPointReply),
+    /// How the sender is: for operators, not for the protocol.
+    #[prost(message, tag = "16")]
+    Report(Report),
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
@@ -215,9 +218,29 @@ pub struct ReadPointReply {
     pub view: u64,
 }
 
+#[derive(Clone, Copy, PartialEq, Eq, Hash, prost::Message)]
+pub struct Report {
+    #[prost(uint64, tag = "1")]
+    pub view: u64,
+    #[prost(uint64, tag = "2")]
+    pub last: u64,
+    #[prost(uint64, tag = "3")]
+    pub commit: u64,
+    #[prost(uint64, tag = "4")]
+    pub applied: u64,
+    /// The running digest at `applied`.
+    #[prost(fixed64, tag = "5")]
+    pub digest: u64,
+    #[prost(bool, tag = "6")]
+    pub is_primary: bool,
+    /// It stands for election.
+    #[prost(bool, tag = "7")]
+    pub is_candidate: bool,
+}
+
 #[derive(Clone, PartialEq, prost::Message)]
 struct Body {
-    #[prost(oneof = "Message", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15")]
+    #[prost(oneof = "Message", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16")]
     message: Option<Message>,
 }
 
@@ -238,7 +261,8 @@ mod tests {
 
     #[test]
     fn a_message_survives_its_encoding() {
-        let message = Message::Accept(Accept { view: 257, adopted: 3, from: 4, commit: 2, token: 9, ..Accept::default() });
+        let message =
+            Message::Accept(Accept { view: 257, adopted: 3, from: 4, commit: 2, token: 9, ..Accept::default() });
         assert_eq!(Message::from_bytes(&message.clone().to_bytes()), Some(message));
     }
 

@@ -207,9 +207,7 @@ impl ReplicatedState {
     pub fn from_bytes(bytes: &[u8]) -> Option<ReplicatedState> {
         let stored = StoredState::decode(bytes).ok()?;
         let disks = stored.members.iter().map(|m| (ReplicaId(m.replica as u8), DiskId(m.disk_id.into()))).collect();
-        let session = |s: &StoredSession| {
-            (DiskId(s.disk_id.into()), SessionState { boot: Boot(s.boot), last: s.last })
-        };
+        let session = |s: &StoredSession| (DiskId(s.disk_id.into()), SessionState { boot: Boot(s.boot), last: s.last });
         Some(ReplicatedState {
             cluster_id: ClusterId(stored.cluster_id.into()),
             sequence: Sequence(stored.sequence),

@@ -104,11 +104,18 @@ impl CoreOptions {
 pub enum Input {
     /// Time passed: at least every fifth of a heartbeat.
     Tick,
-    Receive { sender: Sender, message: Message, payload: Vec<Bytes> },
+    Receive {
+        sender: Sender,
+        message: Message,
+        payload: Vec<Bytes>,
+    },
     /// The connection to that peer ended: a hint that it may be dead.
     Disconnected(ReplicaId),
     /// A local caller wants `payload` executed.
-    Propose { id: RequestId, payload: Bytes },
+    Propose {
+        id: RequestId,
+        payload: Bytes,
+    },
     /// The caller gave up: if the request has not been sent, it is taken back.
     Cancel(RequestId),
     /// A local caller wants a linearizable read point.
@@ -116,10 +123,18 @@ pub enum Input {
     CancelRead(ReadId),
     /// Storage completed every order up to this one.
     Durable(Ticket),
-    /// The executor applied everything through `sequence`, which left these sessions and this replicated time.
-    Applied { sequence: Sequence, sessions: Sessions, time_us: u64 },
+    /// The executor applied everything through `sequence`, which left these sessions, time and digest.
+    Applied {
+        sequence: Sequence,
+        sessions: Sessions,
+        time_us: u64,
+        digest: u64,
+    },
     /// Entries read from storage, as asked for by [`Outputs::read_log`].
-    LogRead { read: LogRead, entries: Vec<Bytes> },
+    LogRead {
+        read: LogRead,
+        entries: Vec<Bytes>,
+    },
 }
 
 /// Entries wanted from storage, because memory holds them no longer.

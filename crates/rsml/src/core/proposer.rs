@@ -134,7 +134,14 @@ pub struct Proposer {
 }
 
 impl Proposer {
-    pub fn new(view: View, adopted: Sequence, adopted_view: View, sessions: Sessions, time_us: u64, now: Instant) -> Self {
+    pub fn new(
+        view: View,
+        adopted: Sequence,
+        adopted_view: View,
+        sessions: Sessions,
+        time_us: u64,
+        now: Instant,
+    ) -> Self {
         Proposer {
             view,
             adopted,

@@ -11,6 +11,7 @@ use super::reads::{Reader, Reads};
 use super::requests::Requests;
 use super::view_manager::{Role, ViewManager};
 use super::{CoreOptions, Input, LogRead, Outgoing, Outputs, Refusal};
+use crate::message::Report;
 use crate::transport::Sender;
 use crate::value::{Configuration, ReplicatedState, Sessions, Value};
 use crate::{Boot, DiskId, HardState, Instant, Message, Recovered, ReplicaId, Sequence, View};
@@ -46,6 +47,10 @@ pub struct ReplicaStatus {
     pub applied: Sequence,
     /// Microseconds since each peer was last heard; absent: never.
     pub heard_us: BTreeMap<ReplicaId, u64>,
+    /// What each peer last told about itself, a few times a second.
+    pub reports: BTreeMap<ReplicaId, Report>,
+    /// False while unborn, and for a disk that does not belong.
+    pub is_voter: bool,
     pub view_changes: u64,
     /// Values proposed by this replica.
     pub proposals: u64,
@@ -71,6 +76,9 @@ pub struct Replica {
     /// Sessions and time as the last applied value left them.
     pub(super) applied_sessions: Sessions,
     pub(super) applied_time_us: u64,
+    pub(super) applied_digest: u64,
+    pub(super) reports: BTreeMap<ReplicaId, Report>,
+    pub(super) next_report: Instant,
     /// A promise to send once it is durable.
     pub(super) owed_promise: Option<(View, ReplicaId)>,
     pub(super) answer: super::replication::Answer,
@@ -141,6 +149,9 @@ impl Replica {
             heard: BTreeMap::new(),
             applied_sessions: state.sessions,
             applied_time_us: state.time_us,
+            applied_digest: state.digest,
+            reports: BTreeMap::new(),
+            next_report: now,
             owed_promise: None,
             answer: Default::default(),
             new_cluster_id,
@@ -180,7 +191,11 @@ impl Replica {
                 self.acceptor.complete(ticket);
                 self.after_durable();
             }
-            Input::Applied { sequence, sessions, time_us } => self.applied(sequence, sessions, time_us),
+            Input::Applied { sequence, sessions, time_us, digest } => {
+                self.applied(sequence, sessions);
+                self.applied_time_us = time_us;
+                self.applied_digest = digest;
+            }
             Input::LogRead { read, entries } => self.log_read(read, entries),
         }
     }
@@ -203,6 +218,7 @@ impl Replica {
     }
 
     fn tick(&mut self) {
+        self.report();
         self.requests.retry(self.now, self.options.retry_us);
         self.reads.retry(self.now, self.options.retry_us);
         match &self.views.role {
@@ -220,6 +236,24 @@ impl Replica {
                 }
             }
         }
+    }
+
+    /// Tells the peers how this replica is, a few times a second.
+    fn report(&mut self) {
+        if self.is_unborn() || self.now < self.next_report {
+            return;
+        }
+        self.next_report = self.now.plus_us(4 * self.options.heartbeat_us);
+        let report = Report {
+            view: self.acceptor.promised().0,
+            last: self.acceptor.log().last().0,
+            commit: self.learner.commit().0,
+            applied: self.learner.applied().0,
+            digest: self.applied_digest,
+            is_primary: matches!(self.views.role, Role::Primary(_)),
+            is_candidate: matches!(self.views.role, Role::PreVoting { .. } | Role::Preparing(_)),
+        };
+        self.send_all(Message::Report(report));
     }
 
     fn receive(&mut self, sender: Sender, message: Message, payload: Vec<Bytes>) {
@@ -245,6 +279,7 @@ impl Replica {
             Message::RequestsGap(m) => self.requests.resend(m.expected, self.now),
             Message::ReadPoint(m) => self.on_read_point(from, m.round),
             Message::ReadPointReply(m) => self.on_read_point_reply(m),
+            Message::Report(m) => drop(self.reports.insert(from, m)),
         }
     }
 
@@ -320,14 +355,13 @@ impl Replica {
         self.learner.deliver(to);
     }
 
-    fn applied(&mut self, sequence: Sequence, sessions: Sessions, time_us: u64) {
+    fn applied(&mut self, sequence: Sequence, sessions: Sessions) {
         self.learner.apply(sequence);
         let hard = self.acceptor.hard();
         if let Some(own) = sessions.get(&hard.disk_id).filter(|session| session.boot == hard.boot) {
             self.requests.executed(own.last, self.now);
         }
         self.applied_sessions = sessions;
-        self.applied_time_us = time_us;
     }
 
     fn log_read(&mut self, read: LogRead, entries: Vec<Bytes>) {
@@ -362,6 +396,8 @@ impl Replica {
             durable: self.acceptor.durable_last(),
             commit: self.learner.commit(),
             applied: self.learner.applied(),
+            reports: self.reports.clone(),
+            is_voter: self.is_voter(),
             heard_us: self.heard.iter().map(|(id, at)| (*id, self.now.since_us(*at))).collect(),
             view_changes: self.counters.view_changes,
             proposals: self.counters.proposals,

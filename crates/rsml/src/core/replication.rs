@@ -83,7 +83,8 @@ impl Replica {
     fn synchronise(&mut self, view: View, message: &Accept, entries: Vec<Bytes>) -> bool {
         let commit = self.learner.commit();
         let from = Sequence(message.from);
-        let agrees = View(message.agreed_view) == self.acceptor.accepted_view() && from <= self.acceptor.log().last().next();
+        let agrees =
+            View(message.agreed_view) == self.acceptor.accepted_view() && from <= self.acceptor.log().last().next();
         let follows = self.acceptor.staging().is_some_and(|s| s.view == view && from <= s.last().next());
         if !(from <= commit.next() || agrees || follows) {
             return false;
@@ -129,7 +130,9 @@ impl Replica {
     /// Tells the primary what is durable, when that changed or was asked for.
     pub(super) fn answer_primary(&mut self) {
         let view = self.acceptor.promised();
-        let Some(primary) = self.views.primary.filter(|p| view.owner() == Some(*p) && *p != self.options.me) else { return };
+        let Some(primary) = self.views.primary.filter(|p| view.owner() == Some(*p) && *p != self.options.me) else {
+            return;
+        };
         let durable = *self.acceptor.durable();
         if self.answer.view != view || durable.promised < view || !self.is_voter() {
             return;
@@ -263,7 +266,14 @@ impl Replica {
         }
     }
 
-    fn send_accept(&mut self, to: ReplicaId, view: View, adopted: Sequence, progress: &mut Progress, entries: Vec<Bytes>) {
+    fn send_accept(
+        &mut self,
+        to: ReplicaId,
+        view: View,
+        adopted: Sequence,
+        progress: &mut Progress,
+        entries: Vec<Bytes>,
+    ) {
         let commit = self.learner.commit();
         let accept = Accept {
             view: view.0,
@@ -310,7 +320,8 @@ impl Replica {
             return;
         }
         for progress in proposer.peers.values_mut() {
-            if progress.is_stuck(now, retry_us) || (progress.reading && now.since_us(progress.last_progress) >= retry_us * 10)
+            if progress.is_stuck(now, retry_us)
+                || (progress.reading && now.since_us(progress.last_progress) >= retry_us * 10)
             {
                 progress.ask_end(now);
             }

@@ -30,9 +30,14 @@ pub struct Campaign {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Role {
     /// Belongs to no cluster yet.
-    Unborn { empty_peers: BTreeMap<ReplicaId, crate::DiskId> },
+    Unborn {
+        empty_peers: BTreeMap<ReplicaId, crate::DiskId>,
+    },
     Secondary,
-    PreVoting { round: u64, granted: BTreeSet<ReplicaId> },
+    PreVoting {
+        round: u64,
+        granted: BTreeSet<ReplicaId>,
+    },
     Preparing(Campaign),
     Primary(Box<Proposer>),
 }

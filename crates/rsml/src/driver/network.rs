@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use super::inbox::Inbox;
 use super::Event;
+use super::inbox::Inbox;
+use crate::Message;
 use crate::core::{Input, Outgoing};
 use crate::transport::{Envelope, EventSink, Sender, Transport, TransportEvent, TransportStatistics};
-use crate::Message;
 
 /// More messages than this waiting for a replica that cannot keep up are dropped; peers send again.
 const MAX_WAITING: usize = 100_000;

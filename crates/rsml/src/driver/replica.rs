@@ -126,7 +126,8 @@ impl ConsensusReplica {
             batch_sizes: vec![0; 24],
             failed: None,
         };
-        let role = RoleChange { view: status.core.view, primary: None, is_primary: false, established: false, failed: None };
+        let role =
+            RoleChange { view: status.core.view, primary: None, is_primary: false, established: false, failed: None };
         let shared = Arc::new(Shared {
             inbox,
             log: Inbox::new(),

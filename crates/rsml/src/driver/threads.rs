@@ -232,8 +232,9 @@ fn run_apply<E: ExecutionNotifier>(shared: &Shared, mut applier: Applier<E>) {
             }
         }
         shared.reads().applied(state.sequence);
-        let (sequence, sessions, time_us) = (state.sequence, state.sessions.clone(), state.time_us);
-        shared.inbox.push(Event::Input(Input::Applied { sequence, sessions, time_us }));
+        let (sequence, sessions, time_us, digest) =
+            (state.sequence, state.sessions.clone(), state.time_us, state.digest);
+        shared.inbox.push(Event::Input(Input::Applied { sequence, sessions, time_us, digest }));
         let mut status = shared.status();
         status.digest = state.digest;
         status.digest_sequence = state.sequence;

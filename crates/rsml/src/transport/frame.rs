@@ -232,7 +232,7 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    const READ_BYTES: usize = 64 << 10;
+    const READ_BYTES: usize = 256 << 10;
     /// Less room than this is not worth a read.
     const LEAST_ROOM_BYTES: usize = 4 << 10;
 

@@ -57,8 +57,7 @@ impl SharedMessageBus {
         self.change(|state| state.cuts.extend([(one, other), (other, one)]));
     }
 
-    /// Nothing passes from `from` to `to` any more. As on a network that swallows packets, nobody is told... of it,
-    /// beyond the events that any lost connection brings: both see the other one disconnect.
+    /// Nothing passes from `from` to `to` any more; both see the other one disconnect.
     pub fn cut_one_way(&self, from: ReplicaId, to: ReplicaId) {
         self.change(|state| state.cuts.extend([(from, to)]));
     }

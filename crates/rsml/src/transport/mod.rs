@@ -4,6 +4,7 @@
 //! messages mean, stores them or repeats them. Peers are believed to be who they say they are: encryption and
 //! authentication are not there yet, and have their place where [`tcp`] makes and takes connections.
 
+mod backoff;
 mod frame;
 mod gate;
 mod in_memory;

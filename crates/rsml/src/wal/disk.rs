@@ -82,7 +82,8 @@ impl Disk for FileDisk {
 
     fn list(&self) -> io::Result<Vec<String>> {
         // A name that is not UTF-8 is none of ours.
-        let names = fs::read_dir(&self.directory)?.map(|entry| Ok(entry?.file_name().into_string().unwrap_or_default()));
+        let names =
+            fs::read_dir(&self.directory)?.map(|entry| Ok(entry?.file_name().into_string().unwrap_or_default()));
         names.collect()
     }
 

@@ -108,7 +108,8 @@ impl GroupHeader {
         let magic = input.take::<8>();
         let version = input.u32();
         let crc = input.u32();
-        let computed = crc32c::crc32c_append(crc32c::crc32c_append(crc32c::crc32c(&sector[..12]), &[0; 4]), &sector[16..]);
+        let computed =
+            crc32c::crc32c_append(crc32c::crc32c_append(crc32c::crc32c(&sector[..12]), &[0; 4]), &sector[16..]);
         if magic != MAGIC || crc != computed {
             return Err(HeaderFault::Damaged);
         }
@@ -120,8 +121,7 @@ impl GroupHeader {
     }
 
     fn decode_fields(input: &mut FieldReader) -> Self {
-        let place =
-            GroupPlace { segment_number: input.u64(), segment_id: input.u64(), group_number: input.u64() };
+        let place = GroupPlace { segment_number: input.u64(), segment_id: input.u64(), group_number: input.u64() };
         let group_bytes = input.u64();
         let (order_count, entry_count, table_crc) = (input.u32(), input.u32(), input.u32());
         let has_hard_state = input.u32() & FLAG_HARD_STATE != 0;

@@ -34,7 +34,6 @@ mod storage;
 #[cfg(test)]
 mod tests;
 
-
 pub use disk::{Disk, DiskFile, FileDisk};
 pub use memory::InMemoryStorage;
 pub use simulated_disk::{Fault, SimulatedDisk};

@@ -174,8 +174,8 @@ impl Replay<'_> {
     fn apply(&mut self, group: &Group, path: &str) -> Result<(), StorageError> {
         let state = self.state.as_mut().expect("the opening was read");
         let mut ordinal = 0;
-        let mut objection =
-            (state.index.bounds().last != group.header.last_before).then(|| "the group doesn't continue the log".to_owned());
+        let mut objection = (state.index.bounds().last != group.header.last_before)
+            .then(|| "the group doesn't continue the log".to_owned());
         for order in &group.table.orders {
             objection = objection.or(state.index.bounds().objection(order));
             if objection.is_none() {
@@ -204,7 +204,11 @@ impl Replay<'_> {
             if !window.matches(offset, entry)? {
                 if !window.overlaps_blank_sector(offset, length)? {
                     let sequence = sequence_of(&group.table, position);
-                    return Err(window.corrupt(sequence, sequence, "an entry of the last group is damaged, and not torn"));
+                    return Err(window.corrupt(
+                        sequence,
+                        sequence,
+                        "an entry of the last group is damaged, and not torn",
+                    ));
                 }
                 complete = false;
             }

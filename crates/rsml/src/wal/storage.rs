@@ -10,7 +10,8 @@ use bytes::Bytes;
 
 use super::disk::{Disk, DiskFile, FileDisk, failure};
 use super::format::{
-    BLOCK_BYTES, EntryRecord, GroupHeader, GroupPlace, HeaderFault, OrderRecord, SECTOR_BYTES, Table, encode_group, group_bytes,
+    BLOCK_BYTES, EntryRecord, GroupHeader, GroupPlace, HeaderFault, OrderRecord, SECTOR_BYTES, Table, encode_group,
+    group_bytes,
 };
 use super::index::{Bounds, Location, LogIndex};
 use super::recovery;
@@ -150,8 +151,7 @@ impl WalStorage {
             let objection = after.objection(&order);
             assert!(objection.is_none(), "{}", objection.unwrap_or_default());
             after.apply(&order);
-            lowest_changed =
-                if lowest_changed == Sequence::ZERO { order.from } else { lowest_changed.min(order.from) };
+            lowest_changed = if lowest_changed == Sequence::ZERO { order.from } else { lowest_changed.min(order.from) };
         }
         self.make_room(group_bytes(orders))?;
         let hard_state = orders.last().map(|order| order.hard_state);
@@ -273,8 +273,7 @@ impl WalStorage {
         let (payload_offset, table) = self.read_table(location)?;
         let table = Arc::new(table);
         let block = location.block;
-        self.cached_table =
-            Some(CachedTable { segment_number: number, block, payload_offset, table: table.clone() });
+        self.cached_table = Some(CachedTable { segment_number: number, block, payload_offset, table: table.clone() });
         Ok((payload_offset, table))
     }
 
@@ -471,11 +470,6 @@ pub(super) fn block_of(offset: u64) -> u32 {
     u32::try_from(offset / BLOCK_BYTES).expect("a segment is smaller than 16 TiB")
 }
 
-pub(super) fn read_exactly(
-    file: &dyn DiskFile,
-    bytes: &mut [u8],
-    offset: u64,
-    path: &str,
-) -> Result<(), StorageError> {
+pub(super) fn read_exactly(file: &dyn DiskFile, bytes: &mut [u8], offset: u64, path: &str) -> Result<(), StorageError> {
     file.read_at(bytes, offset).map_err(|e| failure("reading the log", path.to_owned(), e))
 }

@@ -64,7 +64,10 @@ impl Scenario {
     fn check(&self, recovered: &Recovered, acknowledged: usize, trimmed_below: u64, what: &str) {
         let matching = self.states[acknowledged..].iter().any(|state| state.matches(recovered, trimmed_below));
         let expected = &self.states[acknowledged];
-        assert!(matching, "{what}: {acknowledged} acknowledged\nrecovered {recovered:?}\nexpected {expected:?} or later");
+        assert!(
+            matching,
+            "{what}: {acknowledged} acknowledged\nrecovered {recovered:?}\nexpected {expected:?} or later"
+        );
     }
 }
 
@@ -77,7 +80,11 @@ fn stop_at_every_operation(seed: u64, power_is_lost: bool) {
         let mut storage = wal_over(&disk, SEGMENT_BYTES);
         let opened = storage.recover(Sequence::BIRTH);
         let (acknowledged, trimmed) = if opened.is_ok() { scenario.run(&mut storage) } else { (0, 0) };
-        if power_is_lost { disk.crash() } else { disk.kill() }
+        if power_is_lost {
+            disk.crash()
+        } else {
+            disk.kill()
+        }
         let recovered = recover(&disk, SEGMENT_BYTES).unwrap_or_else(|error| panic!("{what}: {error}"));
         scenario.check(&recovered, acknowledged, trimmed, &what);
         disk.crash();

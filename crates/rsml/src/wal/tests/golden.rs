@@ -59,6 +59,7 @@ fn a_file_of_version_1_is_read() {
 #[test]
 fn version_1_is_written_byte_by_byte_as_it_was_released() {
     let written = to_hex(&write().contents(FILE));
-    let released: String = VERSION_1.lines().filter(|line| !line.starts_with('#')).map(|line| format!("{line}\n")).collect();
+    let released: String =
+        VERSION_1.lines().filter(|line| !line.starts_with('#')).map(|line| format!("{line}\n")).collect();
     assert_eq!(written, released, "a change of the format needs a new version number and a new fixture");
 }

@@ -12,7 +12,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::{SimulatedDisk, WalOptions, WalStorage};
-use crate::{Boot, ClusterId, DiskId, Epoch, HardState, Persist, Recovered, Sequence, Storage, StorageError, Ticket, View};
+use crate::{
+    Boot, ClusterId, DiskId, Epoch, HardState, Persist, Recovered, Sequence, Storage, StorageError, Ticket, View,
+};
 
 fn options(segment_bytes: u64) -> WalOptions {
     WalOptions { segment_bytes, background_preparation: false, segment_id_seed: 7 }

@@ -94,7 +94,8 @@ impl<S: Storage> Run<S> {
             bytes <= max_bytes
         });
         let count = if is_stored { fitting.count().max(1) } else { 0 };
-        let expected: Vec<Bytes> = self.model.entries.range(from..=to).map(|(_, entry)| entry.clone()).take(count).collect();
+        let expected: Vec<Bytes> =
+            self.model.entries.range(from..=to).map(|(_, entry)| entry.clone()).take(count).collect();
         assert_eq!(read, expected, "entries {from} to {to}, at most {max_bytes} bytes");
     }
 

@@ -1,0 +1,152 @@
+//! One call and one reply of each method, with every field set.
+
+use crate::thrift::generated::*;
+use crate::thrift::{OrderedFloat, ThriftCall, ThriftReply};
+
+fn bytes(text: &str) -> Vec<u8> {
+    text.as_bytes().to_vec()
+}
+
+fn text(text: &str) -> Option<String> {
+    Some(text.to_owned())
+}
+
+fn rows() -> Vec<KeyValue> {
+    (0..20).map(|i| KeyValue::new(vec![i; 3], vec![0xff - i; usize::from(i)])).collect()
+}
+
+fn node() -> NodeStatus {
+    NodeStatus::new(3, "127.0.0.1:9090".to_owned(), "healthy".to_owned(), true, 1_700_000_000_000_000, 7, 12)
+}
+
+fn selector(offset: i32) -> KeySelector {
+    KeySelector::new(bytes("selected"), true, offset)
+}
+
+fn key_ref() -> KeyRef {
+    KeyRef::new(bytes("read"), text("family"))
+}
+
+fn commit() -> AtomicCommitRequest {
+    let operations = vec![
+        Operation::new("set".to_owned(), bytes("k"), bytes("v"), text("family"), None),
+        Operation::new("SET_VERSIONSTAMPED_KEY".to_owned(), vec![0; 14], bytes("v"), None, 4),
+        Operation::new("delete".to_owned(), bytes("gone"), None, None, None),
+    ];
+    let range = KeyRange::new(bytes("a"), bytes("b"), text("family"));
+    AtomicCommitRequest {
+        read_version: i64::MAX,
+        operations,
+        read_conflict_keys: vec![bytes("x"), vec![], vec![0xff; 300]],
+        timeout_seconds: Some(5),
+        read_conflict_ranges: Some(vec![range]),
+        idempotency_id: Some(vec![9; 16]),
+        read_conflicts: Some(vec![key_ref()]),
+    }
+}
+
+fn range() -> GetRangeRequest {
+    GetRangeRequest {
+        begin_key: Some(bytes("a")),
+        end_key: Some(vec![]),
+        begin_offset: Some(-1),
+        begin_or_equal: Some(false),
+        end_offset: Some(i32::MIN),
+        end_or_equal: Some(true),
+        limit: Some(0),
+        column_family: text("family"),
+        reverse: Some(true),
+        target_bytes: Some(1_000_000),
+        begin_selector: Some(selector(1)),
+        end_selector: Some(selector(-1)),
+        consistency: text("stale"),
+    }
+}
+
+fn snapshot_range() -> SnapshotGetRangeRequest {
+    SnapshotGetRangeRequest {
+        begin_key: None,
+        end_key: Some(bytes("z")),
+        begin_offset: None,
+        begin_or_equal: Some(true),
+        end_offset: None,
+        end_or_equal: Some(false),
+        read_version: 1 << 40,
+        limit: Some(1000),
+        column_family: None,
+        reverse: Some(false),
+        target_bytes: None,
+        begin_selector: None,
+        end_selector: Some(selector(0)),
+    }
+}
+
+pub fn calls() -> Vec<ThriftCall> {
+    let family = || text("family");
+    vec![
+        GetReadVersionRequest::new().into(),
+        SnapshotReadRequest::new(bytes("k"), -1, family()).into(),
+        commit().into(),
+        GetRequest::new(bytes("k"), family(), text("linearizable")).into(),
+        SetRequest::new(vec![], vec![0; 1000], family()).into(),
+        DeleteRequest::new(bytes("k"), family()).into(),
+        range().into(),
+        SnapshotGetRequest::new(bytes("k"), 2, family()).into(),
+        snapshot_range().into(),
+        AddReadConflictRequest::new(bytes("k"), family()).into(),
+        AddReadConflictRangeRequest::new(bytes("a"), bytes("b"), family()).into(),
+        SetReadVersionRequest::new(4).into(),
+        GetCommittedVersionRequest::new().into(),
+        SetVersionstampedKeyRequest::new(vec![0; 10], bytes("v"), family()).into(),
+        SetVersionstampedValueRequest::new(bytes("k"), vec![0; 10], family()).into(),
+        FaultInjectionRequest::new("TIMEOUT".to_owned(), OrderedFloat(0.25), 10, text("commit")).into(),
+        PingRequest::new(bytes("hello"), 123).into(),
+        GetClusterHealthRequest::new(text("token")).into(),
+        GetDatabaseStatsRequest::new(text("token"), true).into(),
+        GetNodeInfoRequest::new(text("token"), 2).into(),
+        PinSnapshotRequest::new(5, 60_000).into(),
+        UnpinSnapshotRequest::new(5).into(),
+    ]
+}
+
+pub fn replies() -> Vec<ThriftReply> {
+    let (error, code) = (|| text("went wrong: ü"), || text("CODE"));
+    let health = ClusterHealth::new(vec![node(), node()], 2, 3, node(), "degraded".to_owned(), 7);
+    let stats = DatabaseStats::new(1, 2, 3, 4, OrderedFloat(0.125), 6, 7, 8, 9, 10);
+    let committed = AtomicCommitResponse {
+        success: true,
+        error: None,
+        error_code: None,
+        committed_version: Some(77),
+        versionstamp: Some(vec![1; 10]),
+        generated_keys: Some(vec![bytes("a"), bytes("b")]),
+        generated_values: Some(vec![]),
+        conflicting_keys: Some(vec![key_ref()]),
+        retryable: Some(false),
+        maybe_committed: Some(true),
+    };
+    vec![
+        GetReadVersionResponse::new(9, true, None, None).into(),
+        SnapshotReadResponse::new(bytes("v"), true, None, None).into(),
+        committed.into(),
+        GetResponse::new(vec![], false, error(), code()).into(),
+        SetResponse::new(false, error(), code()).into(),
+        DeleteResponse::new(true, None, None).into(),
+        GetRangeResponse::new(rows(), true, None, true, None).into(),
+        SnapshotGetResponse::new(bytes("v"), true, error(), code()).into(),
+        SnapshotGetRangeResponse::new(vec![], false, error(), false, code()).into(),
+        AddReadConflictResponse::new(false, error(), code()).into(),
+        AddReadConflictRangeResponse::new(false, error(), code()).into(),
+        SetReadVersionResponse::new(false, error(), code()).into(),
+        GetCommittedVersionResponse::new(0, false, error(), code()).into(),
+        SetVersionstampedKeyResponse::new(vec![1; 10], true, error(), code()).into(),
+        SetVersionstampedValueResponse::new(vec![1; 10], true, error(), code()).into(),
+        FaultInjectionResponse::new(true, error(), code()).into(),
+        PingResponse::new(bytes("pong"), 0, 1_700_000_000_000_000).into(),
+        GetClusterHealthResponse::new(true, health, error(), code()).into(),
+        GetDatabaseStatsResponse::new(true, stats, error(), code()).into(),
+        GetNodeInfoResponse::new(true, node(), error(), code()).into(),
+        PinSnapshotResponse::new(true, error(), 99, code()).into(),
+        UnpinSnapshotResponse::new(true, error(), code()).into(),
+    ]
+}

@@ -1,0 +1,584 @@
+/*
+ * The interface of SynodKV, a replicated transactional key-value store.
+ *
+ * Transport: TCP, strict binary protocol, unframed; the server also recognises framed and compact connections by their
+ * first byte. There is no multiplexed-service prefix. Several requests may be sent on a connection without waiting:
+ * the replies come in the order of the requests.
+ *
+ * Errors travel inside the replies: `success`, `error` (text for people) and `error_code` (for programs). A Thrift
+ * exception (TApplicationException) answers only what could not be read: an unknown method, a missing required field, a
+ * field of the wrong type, an exhausted server limit. `error` is absent when a call succeeded.
+ *
+ * Any replica serves any request: one that is not primary passes it on. Only when there has been no primary for the
+ * server's `no_primary_wait` does a reply say `NO_PRIMARY`. When a primary is known but could not be reached, `error`
+ * reads `Not leader, try leader at: HOST:PORT (node N)`.
+ *
+ * Versions count committed transactions; they start at 1 (the empty database), never go back and mean the same on every
+ * replica. A column family that is absent or empty means the default family.
+ *
+ * Limits (defaults; the server's settings rule): key 10,000 bytes, value 100,000 bytes, transaction 10,000,000 bytes
+ * counting keys, values and conflict ranges.
+ *
+ * Error codes. "Not committed" means certainly so; "perhaps" means that the commit may have happened.
+ *
+ *   code                   retry?                       committed?
+ *   CONFLICT               yes, with a new read version not committed  a key that was read has been written since
+ *   TRANSACTION_TOO_OLD    yes, with a new read version not committed  the read version has left the readable window
+ *   FUTURE_VERSION         yes                          not committed  the read version does not exist yet
+ *   TIMEOUT                yes                          not committed  the deadline passed before the request was handed on
+ *   NO_PRIMARY             yes                          not committed  nobody leads, or the primary is out of reach
+ *   OVERLOADED             yes, after a pause           not committed  too much is waiting
+ *   STORAGE_FULL           yes, once there is space     not committed  the disk is full
+ *   COMMIT_UNKNOWN_RESULT  yes, with the same           perhaps        the answer was lost; an idempotency id makes the
+ *                          idempotency id, or after                    retry safe
+ *                          reading
+ *   INVALID_OPERATION      no                           not committed  unknown type, missing value, bad stamp buffer
+ *   KEY_EMPTY              no                           not committed
+ *   KEY_TOO_LARGE          no                           not committed
+ *   VALUE_TOO_LARGE        no                           not committed
+ *   TRANSACTION_TOO_LARGE  no                           not committed
+ *   UNKNOWN_COLUMN_FAMILY  no                           not committed
+ *   RESULT_TOO_LARGE       no: ask for fewer rows       a read
+ *   UNAUTHENTICATED        no                           not committed
+ *   FORBIDDEN              no                           not committed
+ *   NOT_SUPPORTED          no                           not committed  this server does not know how
+ *   OPERATION_FAILED       no                           not acknowledged  the storage failed
+ *   COMMIT_FAILED          no                           not acknowledged  the same, of a commit
+ *   PUT_FAILED             no                           not acknowledged  the same, of setKey
+ *   DELETE_FAILED          no                           not acknowledged  the same, of deleteKey
+ *
+ * Fields and methods are never renumbered or renamed. Field ids from 100 up are additions of SynodKV; all are optional, so
+ * that clients generated from an older file keep working.
+ */
+
+namespace rs kvstore
+namespace py kvstore
+namespace java kvstore
+namespace go kvstore
+
+// Parts of requests and replies
+
+/** A key of one column family. */
+struct KeyRef {
+  1: required binary key,
+  2: optional string column_family
+}
+
+/** The keys `begin_key <= key < end_key` of one column family. */
+struct KeyRange {
+  1: required binary begin_key,
+  2: required binary end_key,
+  3: optional string column_family
+}
+
+/**
+ * Names a key by its place among the existing keys, as FoundationDB's key selectors do. Take the last key that is less
+ * than `key` (less or equal, when `or_equal`), then go `offset` keys forward (backward when negative). "First key >= k" is
+ * {k, false, 1}; "first key > k" is {k, true, 1}; "last key <= k" is {k, true, 0}; "last key < k" is {k, false, 0}.
+ */
+struct KeySelector {
+  1: required binary key,
+  2: required bool or_equal,
+  3: required i32 offset
+}
+
+struct KeyValue {
+  1: required binary key,
+  2: required binary value
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Single keys
+
+struct GetRequest {
+  1: required binary key,
+  2: optional string column_family,
+  /** `linearizable` (default): sees everything acknowledged before the call. `stale`: what this replica has applied. */
+  110: optional string consistency
+}
+
+/** A missing key is no error: `found` is false and `value` is empty. */
+struct GetResponse {
+  1: required binary value,
+  2: required bool found,
+  3: optional string error,
+  100: optional string error_code
+}
+
+struct SetRequest {
+  1: required binary key,
+  2: required binary value,
+  3: optional string column_family
+}
+
+struct SetResponse {
+  1: required bool success,
+  2: optional string error,
+  3: optional string error_code
+}
+
+struct DeleteRequest {
+  1: required binary key,
+  2: optional string column_family
+}
+
+/** Deleting a key that does not exist succeeds. */
+struct DeleteResponse {
+  1: required bool success,
+  2: optional string error,
+  3: optional string error_code
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Ranges
+
+/**
+ * The rows between two keys, in key order.
+ *
+ * The range begins at `begin_key` (absent: before every key; excluded when `begin_or_equal` is false) and ends before
+ * `end_key` (absent: the one byte 0xFF; included when `end_or_equal`). `begin_offset` passes over that many rows of the range
+ * (negative: none). `end_offset` moves the end key itself: its bytes, read as one big-endian number, are increased or
+ * decreased by so much; a carry out of the first byte appends a zero byte to a key of all 0xFF. A selector replaces the
+ * fields of its end. An inverted range is empty, which is a success.
+ */
+struct GetRangeRequest {
+  1: optional binary begin_key,
+  2: optional binary end_key,
+  3: optional i32 begin_offset = 0,
+  4: optional bool begin_or_equal = true,
+  5: optional i32 end_offset = 0,
+  6: optional bool end_or_equal = false,
+  /** Most rows to return; 0 or less: no limit. */
+  7: optional i32 limit = 1000,
+  8: optional string column_family,
+  /** Last row first; `limit` then keeps the rows nearest the end. */
+  100: optional bool reverse,
+  /** Permission to end the reply once it holds about so many bytes; `has_more` is then true. Never cut without it. */
+  101: optional i32 target_bytes,
+  102: optional KeySelector begin_selector,
+  103: optional KeySelector end_selector,
+  /** As in GetRequest. */
+  110: optional string consistency
+}
+
+struct GetRangeResponse {
+  1: required list<KeyValue> key_values,
+  2: required bool success,
+  3: optional string error,
+  /** True exactly when another row exists in range. */
+  4: required bool has_more = false,
+  100: optional string error_code
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Reads of the past
+
+/** Reads the value that the key had at `read_version`: commits after it stay invisible. */
+struct SnapshotGetRequest {
+  1: required binary key,
+  2: required i64 read_version,
+  3: optional string column_family
+}
+
+struct SnapshotGetResponse {
+  1: required binary value,
+  2: required bool found,
+  3: optional string error,
+  100: optional string error_code
+}
+
+/** Like GetRangeRequest, as of `read_version`. */
+struct SnapshotGetRangeRequest {
+  1: optional binary begin_key,
+  2: optional binary end_key,
+  3: optional i32 begin_offset = 0,
+  4: optional bool begin_or_equal = true,
+  5: optional i32 end_offset = 0,
+  6: optional bool end_or_equal = false,
+  7: required i64 read_version,
+  8: optional i32 limit = 1000,
+  9: optional string column_family,
+  100: optional bool reverse,
+  101: optional i32 target_bytes,
+  102: optional KeySelector begin_selector,
+  103: optional KeySelector end_selector
+}
+
+struct SnapshotGetRangeResponse {
+  1: required list<KeyValue> key_values,
+  2: required bool success,
+  3: optional string error,
+  4: required bool has_more = false,
+  100: optional string error_code
+}
+
+struct SnapshotReadRequest {
+  1: required binary key,
+  2: required i64 read_version,
+  3: optional string column_family
+}
+
+struct SnapshotReadResponse {
+  1: required binary value,
+  2: required bool found,
+  3: optional string error,
+  100: optional string error_code
+}
+
+struct GetReadVersionRequest {
+}
+
+struct GetReadVersionResponse {
+  1: required i64 read_version,
+  2: required bool success,
+  3: optional string error,
+  100: optional string error_code
+}
+
+/** Keeps `read_version` readable for `ttl_ms` milliseconds, beyond the window in which every version is. */
+struct PinSnapshotRequest {
+  1: required i64 read_version,
+  2: optional i64 ttl_ms = 60000
+}
+
+struct PinSnapshotResponse {
+  1: required bool success,
+  2: optional string error,
+  /** When the pin ends by itself, in milliseconds since 1970 by the server's clock. */
+  3: optional i64 expires_at_ms,
+  100: optional string error_code
+}
+
+struct UnpinSnapshotRequest {
+  1: required i64 read_version
+}
+
+struct UnpinSnapshotResponse {
+  1: required bool success,
+  2: optional string error,
+  100: optional string error_code
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Transactions
+
+/**
+ * One change. `type`, upper or lower case alike:
+ *
+ *   set                       value
+ *   delete
+ *   SET_VERSIONSTAMPED_KEY    value; 10 bytes of `key` are overwritten by the commit's stamp
+ *   SET_VERSIONSTAMPED_VALUE  value; 10 bytes of `value` are overwritten by the commit's stamp
+ *   clear_range               removes every key from `key` up to, not including, `value`
+ *   add, min, max, byte_min, byte_max, bit_and, bit_or, bit_xor, append_if_fits, compare_and_clear
+ *                             change the stored value by the operand `value`, with the meaning that FoundationDB documents
+ *                             (numbers are little-endian); no read conflict arises
+ *
+ * The stamp: 8 bytes big-endian commit version, then 2 bytes big-endian that count the stamped operations of the
+ * commit from 0. A commit may hold 65,536 of them.
+ */
+struct Operation {
+  1: required string type,
+  2: required binary key,
+  3: optional binary value,
+  4: optional string column_family,
+  /** Where the stamp begins in the key (value); absent: it takes the last 10 bytes. */
+  100: optional i32 stamp_offset
+}
+
+/** All operations happen at one version, or none does. */
+struct AtomicCommitRequest {
+  /** Examined only when conflicts are given. */
+  1: required i64 read_version,
+  2: required list<Operation> operations,
+  /** Keys that were read. They carry no family: a write of such a key in any family is a conflict. */
+  3: required list<binary> read_conflict_keys,
+  4: optional i64 timeout_seconds = 60,
+  /** Ranges that were read: any write, delete or clear within one is a conflict. */
+  100: optional list<KeyRange> read_conflict_ranges,
+  /** At most 255 bytes, chosen by the client. A repeat returns the first result instead of committing again. */
+  101: optional binary idempotency_id,
+  /** Keys that were read, each in its family. */
+  102: optional list<KeyRef> read_conflicts
+}
+
+struct AtomicCommitResponse {
+  1: required bool success,
+  2: optional string error,
+  3: optional string error_code,
+  /** Set on success. A commit without operations succeeds at its read version and writes nothing. */
+  4: optional i64 committed_version,
+  /** The 8 + 2 bytes of the first stamp that this commit gave, or would have given. */
+  100: optional binary versionstamp,
+  /** Keys made by SET_VERSIONSTAMPED_KEY, in the order of the operations. */
+  101: optional list<binary> generated_keys,
+  /** Values made by SET_VERSIONSTAMPED_VALUE, in the order of the operations. */
+  102: optional list<binary> generated_values,
+  /** With CONFLICT: which of the keys read were written meanwhile; not always complete. */
+  103: optional list<KeyRef> conflicting_keys,
+  /** Whether the transaction may succeed when it is run again from its reads. */
+  104: optional bool retryable,
+  /** Whether the commit may have happened all the same. */
+  105: optional bool maybe_committed
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Versionstamps, one key at a time
+
+/**
+ * `key_prefix` is the whole key, in spite of its name, and has at least 10 bytes. When its last 10 bytes are zero the stamp
+ * replaces them; otherwise the key is stored as it is.
+ */
+struct SetVersionstampedKeyRequest {
+  1: required binary key_prefix,
+  2: required binary value,
+  3: optional string column_family
+}
+
+struct SetVersionstampedKeyResponse {
+  1: required binary generated_key,
+  2: required bool success,
+  3: optional string error,
+  100: optional string error_code
+}
+
+/** `value_prefix` is the whole value, in spite of its name; otherwise as SetVersionstampedKeyRequest. */
+struct SetVersionstampedValueRequest {
+  1: required binary key,
+  2: required binary value_prefix,
+  3: optional string column_family
+}
+
+struct SetVersionstampedValueResponse {
+  1: required binary generated_value,
+  2: required bool success,
+  3: optional string error,
+  100: optional string error_code
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Calls of a stateful protocol that this service does not speak: conflicts and versions live in the client
+
+struct AddReadConflictRequest {
+  1: required binary key,
+  2: optional string column_family
+}
+
+struct AddReadConflictResponse {
+  1: required bool success,
+  2: optional string error,
+  100: optional string error_code
+}
+
+struct AddReadConflictRangeRequest {
+  1: required binary start_key,
+  2: required binary end_key,
+  3: optional string column_family
+}
+
+struct AddReadConflictRangeResponse {
+  1: required bool success,
+  2: optional string error,
+  100: optional string error_code
+}
+
+struct SetReadVersionRequest {
+  1: required i64 version
+}
+
+struct SetReadVersionResponse {
+  1: required bool success,
+  2: optional string error,
+  100: optional string error_code
+}
+
+struct GetCommittedVersionRequest {
+}
+
+struct GetCommittedVersionResponse {
+  1: required i64 version,
+  2: required bool success,
+  3: optional string error,
+  100: optional string error_code
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Testing aids
+
+/**
+ * Makes operations fail on purpose: `fault_type` becomes the `error_code` of `target_operation` (`commit` at least) with
+ * `probability`, after `duration_ms`. A probability of 0 or less clears it. The fault acts in the server that was asked and
+ * touches no data. Refused unless the server was started with fault injection allowed.
+ */
+struct FaultInjectionRequest {
+  1: required string fault_type,
+  2: optional double probability = 0.0,
+  3: optional i32 duration_ms = 0,
+  4: optional string target_operation
+}
+
+struct FaultInjectionResponse {
+  1: required bool success,
+  2: optional string error,
+  100: optional string error_code
+}
+
+struct PingRequest {
+  /** Echoed; absent: the reply says `pong`. */
+  1: optional binary message,
+  /** Echoed; absent: the reply says 0. */
+  2: optional i64 timestamp
+}
+
+struct PingResponse {
+  1: required binary message,
+  2: required i64 timestamp,
+  /** Microseconds since 1970. */
+  3: required i64 server_timestamp
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// What the cluster says about itself
+
+struct NodeStatus {
+  1: required i32 node_id,
+  2: required string endpoint,
+  /** `healthy`, `degraded`, `unreachable` or `unknown`. */
+  3: required string status,
+  /** Whether this replica is primary. */
+  4: required bool is_leader,
+  /** Microseconds since 1970. */
+  5: required i64 last_seen_timestamp,
+  /** The replica's view number. */
+  6: required i64 term,
+  7: optional i64 uptime_seconds
+}
+
+struct ClusterHealth {
+  1: required list<NodeStatus> nodes,
+  2: required i32 healthy_nodes_count,
+  3: required i32 total_nodes_count,
+  4: optional NodeStatus leader,
+  /** `healthy`, `degraded` or `unhealthy`. */
+  5: required string cluster_status,
+  /** The view number. */
+  6: required i64 current_term
+}
+
+/** Measured figures of the replica that answers, since its process started unless said otherwise. */
+struct DatabaseStats {
+  /** Visible rows; an estimate. */
+  1: required i64 total_keys,
+  2: required i64 total_size_bytes,
+  3: required i64 write_operations_count,
+  4: required i64 read_operations_count,
+  5: required double average_response_time_ms,
+  6: required i64 active_transactions,
+  7: required i64 committed_transactions,
+  8: required i64 aborted_transactions,
+  9: optional i64 cache_hit_rate_percent,
+  10: optional i64 compaction_pending_bytes
+}
+
+struct GetClusterHealthRequest {
+  1: optional string auth_token
+}
+
+struct GetClusterHealthResponse {
+  1: required bool success,
+  2: optional ClusterHealth cluster_health,
+  3: optional string error,
+  100: optional string error_code
+}
+
+struct GetDatabaseStatsRequest {
+  1: optional string auth_token,
+  2: optional bool include_detailed_stats = false
+}
+
+struct GetDatabaseStatsResponse {
+  1: required bool success,
+  2: optional DatabaseStats database_stats,
+  3: optional string error,
+  100: optional string error_code
+}
+
+struct GetNodeInfoRequest {
+  1: optional string auth_token,
+  /** Absent: the replica that answers. An unknown one is an error that contains `Node N not found`. */
+  2: optional i32 node_id
+}
+
+struct GetNodeInfoResponse {
+  1: required bool success,
+  2: optional NodeStatus node_info,
+  3: optional string error,
+  100: optional string error_code
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+service TransactionalKV {
+  /** A version, at least 1, that covers every commit acknowledged before this call by any replica. */
+  GetReadVersionResponse getReadVersion(1: GetReadVersionRequest request),
+
+  /** The value as of a version; the same as snapshotGet, under its older name. */
+  SnapshotReadResponse snapshotRead(1: SnapshotReadRequest request),
+
+  /** Commits a transaction: all or nothing, durable when it returns. */
+  AtomicCommitResponse atomicCommit(1: AtomicCommitRequest request),
+
+  /** Reads one key; linearizable unless asked otherwise. */
+  GetResponse get(1: GetRequest request),
+
+  /** Writes one key, without conflict check. */
+  SetResponse setKey(1: SetRequest request),
+
+  /** Deletes one key, without conflict check. */
+  DeleteResponse deleteKey(1: DeleteRequest request),
+
+  /**
+   * Reads a range. The reply is complete up to `limit`; one that would exceed the server's largest reply fails with
+   * RESULT_TOO_LARGE unless `target_bytes` allowed to cut it.
+   */
+  GetRangeResponse getRange(1: GetRangeRequest request),
+
+  /** The value as of a version. */
+  SnapshotGetResponse snapshotGet(1: SnapshotGetRequest request),
+
+  /** A range as of a version. */
+  SnapshotGetRangeResponse snapshotGetRange(1: SnapshotGetRangeRequest request),
+
+  /** Always `success=false`: conflicts are collected by the client and sent with atomicCommit. */
+  AddReadConflictResponse addReadConflict(1: AddReadConflictRequest request),
+
+  /** Always `success=false`, as addReadConflict. */
+  AddReadConflictRangeResponse addReadConflictRange(1: AddReadConflictRangeRequest request),
+
+  /** Always `success=false`: the client keeps its read version. */
+  SetReadVersionResponse setReadVersion(1: SetReadVersionRequest request),
+
+  /** Always `success=false` with version 0: atomicCommit returns the committed version. */
+  GetCommittedVersionResponse getCommittedVersion(1: GetCommittedVersionRequest request),
+
+  SetVersionstampedKeyResponse setVersionstampedKey(1: SetVersionstampedKeyRequest request),
+
+  SetVersionstampedValueResponse setVersionstampedValue(1: SetVersionstampedValueRequest request),
+
+  FaultInjectionResponse setFaultInjection(1: FaultInjectionRequest request),
+
+  /** Answered by the server that receives it, without the cluster. */
+  PingResponse ping(1: PingRequest request),
+
+  GetClusterHealthResponse getClusterHealth(1: GetClusterHealthRequest request),
+
+  GetDatabaseStatsResponse getDatabaseStats(1: GetDatabaseStatsRequest request),
+
+  GetNodeInfoResponse getNodeInfo(1: GetNodeInfoRequest request),
+
+  /** Keeps a version readable for a while. Each pin is counted: a version pinned twice needs two unpins, or time. */
+  PinSnapshotResponse pinSnapshot(1: PinSnapshotRequest request),
+
+  /** Takes one pin of this version away; without a pin it does nothing and succeeds. */
+  UnpinSnapshotResponse unpinSnapshot(1: UnpinSnapshotRequest request)
+}

@@ -1,0 +1,55 @@
+//! Pauses between attempts: they double up to a bound, and vary so that many clients do not come back in step.
+
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
+use std::time::Duration;
+
+use crate::Options;
+
+pub(crate) struct Backoff {
+    min: Duration,
+    max: Duration,
+    /// The next pause, before it is varied.
+    next: Duration,
+}
+
+impl Backoff {
+    pub fn new(options: &Options) -> Self {
+        Backoff { min: options.backoff_min, max: options.backoff_max, next: options.backoff_min }
+    }
+
+    pub fn reset(&mut self) {
+        self.next = self.min;
+    }
+
+    /// The pause to make now: half to all of the nominal one.
+    pub fn pause(&mut self) -> Duration {
+        let nominal = self.next.min(self.max);
+        self.next = (self.next * 2).min(self.max);
+        // A fresh RandomState is seeded at random: enough for jitter, and no dependency.
+        let random = RandomState::new().build_hasher().finish();
+        nominal.mul_f64(0.5 + (random % 1000) as f64 / 2000.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_up_to_their_bound_and_start_over_after_success() {
+        let options = Options {
+            backoff_min: Duration::from_millis(10),
+            backoff_max: Duration::from_millis(40),
+            ..Options::default()
+        };
+        let mut backoff = Backoff::new(&options);
+        for nominal_ms in [10, 20, 40, 40] {
+            let pause = backoff.pause();
+            assert!(pause >= Duration::from_millis(nominal_ms / 2), "{pause:?} for {nominal_ms} ms");
+            assert!(pause <= Duration::from_millis(nominal_ms), "{pause:?} for {nominal_ms} ms");
+        }
+        backoff.reset();
+        assert!(backoff.pause() <= Duration::from_millis(10));
+    }
+}

@@ -1,0 +1,241 @@
+//! The admin HTTP interface: health, status and metrics for operators, row hashes for `synodkv verify`.
+//!
+//! | path | answer |
+//! |---|---|
+//! | `/health/live` | 200 as long as the process answers |
+//! | `/health/ready` | 200 when a linearizable read succeeds now, else 503 |
+//! | `/status` | JSON: the cluster as this server sees it |
+//! | `/metrics` | Prometheus text |
+//! | `/rows/hash` | JSON: count and hash of rows of one family at one version, from the local database |
+//!
+//! Every error is JSON with one field, `error`, that says what is allowed. It never writes.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{Query, State};
+use axum::http::{StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use kv_api::{DEFAULT_COLUMN_FAMILY, KvError, Version};
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::cluster::{ClusterSnapshot, LocalReplica, ReplicaStatus};
+use crate::metrics::ServerMetrics;
+use crate::router::RequestContext;
+use crate::service_core::KvServiceCore;
+
+const PATHS: &str = "/health/live, /health/ready, /status, /metrics and /rows/hash";
+/// How long a readiness probe may take.
+const READY_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long `/rows/hash` waits for a replica to apply the version, and for a slot to read in.
+const HASH_TIMEOUT: Duration = Duration::from_secs(10);
+const DEFAULT_HASH_ROWS: u64 = 10_000;
+const MAX_HASH_ROWS: u64 = 1_000_000;
+
+/// What the interface shows.
+pub struct AdminInterface {
+    pub core: Arc<KvServiceCore>,
+    pub metrics: Arc<ServerMetrics>,
+}
+
+/// Serves until `stop` is cancelled and the requests in hand are answered.
+pub async fn serve(listener: TcpListener, interface: AdminInterface, stop: CancellationToken) {
+    let serving = axum::serve(listener, routes(interface)).with_graceful_shutdown(stop.cancelled_owned());
+    if let Err(error) = serving.await {
+        tracing::error!(%error, "the admin interface stopped");
+    }
+}
+
+/// Takes the address of the interface.
+pub async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
+    TcpListener::bind(address).await
+}
+
+fn routes(interface: AdminInterface) -> Router {
+    Router::new()
+        .route("/health/live", get(live))
+        .route("/health/ready", get(ready))
+        .route("/status", get(status))
+        .route("/metrics", get(metrics))
+        .route("/rows/hash", get(rows_hash))
+        .fallback(unknown_path)
+        .method_not_allowed_fallback(wrong_method)
+        .with_state(Arc::new(interface))
+}
+
+/// A refusal: status and reason.
+struct Refusal(StatusCode, String);
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        (self.0, Json(json!({ "error": self.1 }))).into_response()
+    }
+}
+
+impl From<KvError> for Refusal {
+    fn from(error: KvError) -> Self {
+        let status = match &error {
+            KvError::UnknownColumnFamily(_) => StatusCode::NOT_FOUND,
+            KvError::InvalidOperation(_) => StatusCode::BAD_REQUEST,
+            KvError::Storage(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            _ => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        Refusal(status, error.to_string())
+    }
+}
+
+async fn unknown_path(uri: Uri) -> Refusal {
+    Refusal(StatusCode::NOT_FOUND, format!("no such path `{}`: there are {PATHS}", uri.path()))
+}
+
+async fn wrong_method(uri: Uri) -> Refusal {
+    Refusal(StatusCode::METHOD_NOT_ALLOWED, format!("`{}` answers GET only", uri.path()))
+}
+
+async fn live() -> Json<Value> {
+    Json(json!({ "live": true }))
+}
+
+async fn ready(State(interface): State<Arc<AdminInterface>>) -> Result<Json<Value>, Refusal> {
+    let context = RequestContext::internal(Instant::now() + READY_TIMEOUT);
+    match interface.core.read_version(&context).await {
+        Ok(version) => Ok(Json(json!({ "ready": true, "version": version.0 }))),
+        Err(error) => Err(Refusal(StatusCode::SERVICE_UNAVAILABLE, format!("cannot serve reads now: {error}"))),
+    }
+}
+
+async fn metrics(State(interface): State<Arc<AdminInterface>>) -> Response {
+    let page = interface.metrics.page();
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], page).into_response()
+}
+
+async fn status(State(interface): State<Arc<AdminInterface>>) -> Json<Value> {
+    let cluster = interface.core.cluster_health().await;
+    Json(status_json(&cluster, interface.core.column_families()))
+}
+
+fn status_json(cluster: &ClusterSnapshot, column_families: Vec<String>) -> Value {
+    json!({
+        "mode": cluster.mode,
+        "cluster_id": cluster.cluster_id,
+        "cluster_status": cluster.cluster_status(),
+        "node_id": cluster.node_id,
+        "primary": cluster.primary,
+        "view": cluster.view,
+        "column_families": column_families,
+        "replicas": cluster.replicas.iter().map(|r| replica_json(r, cluster.primary)).collect::<Vec<_>>(),
+    })
+}
+
+fn replica_json(replica: &ReplicaStatus, primary: Option<u32>) -> Value {
+    json!({
+        "id": replica.id,
+        "role": replica.role,
+        "status": replica.health(primary).name(),
+        "reachable": replica.reachable,
+        "view": replica.view,
+        "last_sequence": replica.last_sequence,
+        "committed": replica.committed,
+        "applied": replica.applied,
+        // As text: a number of 64 bits is more than many JSON readers can hold.
+        "digest": replica.digest.map(|digest| format!("{:016x}", digest.value)),
+        "digest_sequence": replica.digest.map(|digest| digest.sequence),
+        "uptime_seconds": replica.uptime.map(|uptime| uptime.as_secs()),
+        "peer": replica.peer,
+        "thrift": replica.thrift,
+        "admin": replica.admin,
+    })
+}
+
+/// The parameters of `/rows/hash`, checked.
+struct HashRequest {
+    version: Option<u64>,
+    family: Option<String>,
+    begin: Vec<u8>,
+    limit: u64,
+    replica: Option<u32>,
+}
+
+impl HashRequest {
+    fn parse(mut parameters: HashMap<String, String>) -> Result<Self, Refusal> {
+        let bad = |message: String| Refusal(StatusCode::BAD_REQUEST, message);
+        let mut number = |name: &str, wanted: &str| match parameters.remove(name) {
+            None => Ok(None),
+            Some(text) => match text.parse::<u64>() {
+                Ok(number) => Ok(Some(number)),
+                Err(_) => Err(bad(format!("{name} = `{text}`: expected {wanted}"))),
+            },
+        };
+        let version = number("version", "a version, 1 or more")?;
+        let limit = number("limit", &format!("1 to {MAX_HASH_ROWS}"))?.unwrap_or(DEFAULT_HASH_ROWS);
+        let replica = number("replica", "the id of a replica in this process")?;
+        let replica = replica.map(|id| u32::try_from(id).unwrap_or(u32::MAX));
+        if !(1..=MAX_HASH_ROWS).contains(&limit) {
+            return Err(bad(format!("limit = `{limit}`: expected 1 to {MAX_HASH_ROWS}")));
+        }
+        let begin = match parameters.remove("begin") {
+            None => Vec::new(),
+            Some(hex) => from_hex(&hex)
+                .ok_or_else(|| bad(format!("begin = `{hex}`: expected a key as pairs of hexadecimal digits")))?,
+        };
+        let family = parameters.remove("family");
+        if let Some(name) = parameters.keys().next() {
+            return Err(bad(format!(
+                "unknown parameter `{name}`: allowed are version, family, begin, limit and replica"
+            )));
+        }
+        Ok(HashRequest { version, family, begin, limit, replica })
+    }
+
+    fn pick(&self, replicas: Vec<LocalReplica>) -> Result<LocalReplica, Refusal> {
+        let ids: Vec<String> = replicas.iter().map(|replica| replica.id.to_string()).collect();
+        let wanted = |replica: &LocalReplica| self.replica.is_none_or(|id| id == replica.id);
+        replicas.into_iter().find(wanted).ok_or_else(|| {
+            let id = self.replica.map_or("any".to_string(), |id| id.to_string());
+            let message = format!("replica {id} has no database in this process: there are {}", ids.join(", "));
+            Refusal(StatusCode::NOT_FOUND, message)
+        })
+    }
+}
+
+async fn rows_hash(
+    State(interface): State<Arc<AdminInterface>>,
+    Query(parameters): Query<HashMap<String, String>>,
+) -> Result<Json<Value>, Refusal> {
+    let request = HashRequest::parse(parameters)?;
+    let replica = request.pick(interface.core.replicas().replicas())?;
+    let HashRequest { version, family, begin, limit, .. } = request;
+    let family = interface.core.family(family)?;
+    let reader = replica.reader;
+    let deadline = Instant::now() + HASH_TIMEOUT;
+    let version = version.map_or_else(|| reader.database().applied_version(), Version);
+    reader.wait_applied(version, deadline).await?;
+    let (database, name) = (reader.database().clone(), family.clone());
+    let hashed = reader.slots().run(deadline, move || database.hash_rows(&name, &begin, version, limit)).await?;
+    Ok(Json(json!({
+        "replica": replica.id,
+        "family": if family.is_empty() { DEFAULT_COLUMN_FAMILY } else { &family },
+        "version": version.0,
+        "count": hashed.count,
+        "hash": format!("{:016x}", hashed.hash),
+        "next": hashed.next.map(|key| to_hex(&key)),
+    })))
+}
+
+fn to_hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn from_hex(text: &str) -> Option<Vec<u8>> {
+    if !text.len().is_multiple_of(2) || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return None;
+    }
+    (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).ok()).collect()
+}

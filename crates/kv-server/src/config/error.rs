@@ -1,0 +1,75 @@
+//! What is wrong with a configuration, said in one line.
+
+use figment::error::Kind;
+
+/// One line that names the key, the value, what is allowed and where the value came from, as far as they are known.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("configuration: {message}")]
+pub struct ConfigError {
+    message: String,
+}
+
+impl ConfigError {
+    pub(super) fn new(message: impl Into<String>) -> Self {
+        ConfigError { message: message.into() }
+    }
+
+    /// A value of the right type that is out of bounds.
+    pub(super) fn value(key: &str, value: impl std::fmt::Display, wanted: &str, origin: &str) -> Self {
+        ConfigError::new(format!("{key} = {value}{origin}: {wanted}"))
+    }
+
+    /// From the parser: `value` is what stands at the error's place, if anything does.
+    pub(super) fn parse(error: &figment::Error, value: Option<String>, origin: &str) -> Self {
+        let path = error.path.join(".");
+        let place = match value {
+            Some(value) => format!("{path} = {value}{origin}"),
+            None => format!("{path}{origin}"),
+        };
+        let list = |allowed: &[&str]| allowed.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+        ConfigError::new(match &error.kind {
+            Kind::UnknownField(name, allowed) => {
+                let section = error.path.strip_suffix_of(name).join(".");
+                let (key, place) = if section.is_empty() {
+                    (name.clone(), "at top level".to_string())
+                } else {
+                    (format!("{section}.{name}"), format!("in [{section}]"))
+                };
+                format!("unknown key `{key}`{origin}: allowed {place} are {}", list(allowed))
+            }
+            Kind::UnknownVariant(_, allowed) => format!("{place}: allowed are {}", list(allowed)),
+            Kind::InvalidType(actual, wanted) => format!("{place}: found {actual}, expected {}", in_words(wanted)),
+            Kind::InvalidValue(actual, wanted) => format!("{place}: found {actual}, expected {}", in_words(wanted)),
+            Kind::MissingField(name) => {
+                let key = if path.is_empty() { name.to_string() } else { format!("{path}.{name}") };
+                format!("`{key}` is missing{origin}")
+            }
+            Kind::Message(message) if path.is_empty() => format!("{message}{origin}"),
+            other => format!("{place}: {other}"),
+        })
+    }
+}
+
+/// serde's names for numbers, as a user would say them.
+fn in_words(wanted: &str) -> String {
+    match wanted {
+        "u8" | "u16" | "u32" | "u64" | "usize" => "a whole number, 0 or more".to_string(),
+        "a boolean" => "true or false".to_string(),
+        other => other.to_string(),
+    }
+}
+
+/// The parser's path of an unknown key sometimes ends in the key itself and sometimes in its section.
+trait SectionPath {
+    fn strip_suffix_of(&self, name: &str) -> Vec<String>;
+}
+
+impl SectionPath for Vec<String> {
+    fn strip_suffix_of(&self, name: &str) -> Vec<String> {
+        let mut path = self.clone();
+        if path.last().is_some_and(|last| last == name) {
+            path.pop();
+        }
+        path
+    }
+}

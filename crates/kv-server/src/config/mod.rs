@@ -1,0 +1,120 @@
+//! The one configuration of a server: read and checked once, before anything is opened.
+//!
+//! A value comes from, strongest first: a command-line flag, an environment variable, the configuration file (TOML), the
+//! default below. Every key is known here; an unknown key, a value of another type and a value out of range are all
+//! errors that name the key, the value, what is allowed, and where it came from. What this module hands out is typed and
+//! valid: nobody checks a setting again.
+//!
+//! It opens no file but the configuration itself, resolves no host name and binds nothing.
+
+mod address;
+mod error;
+mod settings;
+mod sources;
+#[cfg(test)]
+mod tests;
+mod validate;
+
+use std::path::PathBuf;
+
+pub use address::Address;
+pub use error::ConfigError;
+use kv_api::Limits;
+use serde::{Deserialize, Serialize};
+pub use settings::{EngineKind, LogSettings, Mode, ServerSettings, StorageSettings};
+pub use sources::Environment;
+
+/// What the command line gave; the strongest source.
+#[derive(Clone, Debug, Default)]
+pub struct Overrides {
+    pub mode: Option<String>,
+    pub node_id: Option<u32>,
+    pub data_dir: Option<PathBuf>,
+    pub thrift_addr: Option<String>,
+    pub admin_addr: Option<String>,
+    pub log_level: Option<String>,
+    /// Any other key, as `section.key` and text as the environment would give it.
+    pub other: Vec<(String, String)>,
+}
+
+/// A checked configuration.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Config {
+    pub mode: Mode,
+    pub server: ServerSettings,
+    pub storage: StorageSettings,
+    pub limits: Limits,
+    /// Meaningful in replicated mode only; the defaults otherwise.
+    pub replication: ReplicationConfig,
+    pub log: LogSettings,
+}
+
+/// `[replication]`, completed: the replica list is never empty.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ReplicationConfig {
+    /// The one replica that this process runs; `None`: it runs all of them.
+    pub node_id: Option<u32>,
+    /// All replicas of the cluster, by ascending id. 1 to 7.
+    pub replicas: Vec<ReplicaConfig>,
+    pub heartbeat_ms: u64,
+    pub election_timeout_min_ms: u64,
+    pub election_timeout_max_ms: u64,
+    pub retry_ms: u64,
+    /// Most bytes of operations that go into one value of the log.
+    pub max_batch_bytes: usize,
+    /// Most values proposed and not yet committed.
+    pub max_in_flight_values: usize,
+    pub wal_segment_mb: u64,
+}
+
+impl ReplicationConfig {
+    /// The ids of the replicas that this process runs.
+    pub fn local_ids(&self) -> Vec<u32> {
+        match self.node_id {
+            Some(id) => vec![id],
+            None => self.replicas.iter().map(|replica| replica.id).collect(),
+        }
+    }
+
+    pub fn replica(&self, id: u32) -> Option<&ReplicaConfig> {
+        self.replicas.iter().find(|replica| replica.id == id)
+    }
+}
+
+/// One replica and where it listens.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplicaConfig {
+    pub id: u32,
+    pub peer: Address,
+    pub thrift: Address,
+    pub admin: Address,
+}
+
+impl Config {
+    /// Reads and checks the configuration of this process.
+    ///
+    /// # Errors
+    /// The first thing wrong, in one line for the user; a program should print it and exit with status 2.
+    pub fn load(
+        file: Option<&std::path::Path>,
+        environment: &Environment,
+        overrides: &Overrides,
+    ) -> Result<Config, ConfigError> {
+        let sources = sources::Sources::gather(file, environment, overrides)?;
+        let raw: settings::Settings = sources.extract()?;
+        validate::complete(raw, &sources)
+    }
+
+    /// All defaults, for standalone mode: a starting point for tests and embedders.
+    pub fn standalone() -> Config {
+        Config::load(None, &Environment::empty(), &Overrides::default()).expect("the defaults are valid")
+    }
+
+    /// The replicas of this process that hold data: empty in standalone mode.
+    pub fn local_replica_ids(&self) -> Vec<u32> {
+        match self.mode {
+            Mode::Standalone => Vec::new(),
+            Mode::Replicated => self.replication.local_ids(),
+        }
+    }
+}

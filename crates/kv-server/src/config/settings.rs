@@ -1,0 +1,235 @@
+//! The keys of the configuration, their types and their defaults: what a file may hold.
+
+use std::path::PathBuf;
+
+use kv_api::Limits;
+use kv_store::ResourceOptions;
+use serde::{Deserialize, Serialize};
+
+use super::Address;
+use crate::thrift_server::ThriftServerOptions;
+
+/// How writes become durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// One database, no consensus.
+    Standalone,
+    /// Every write is agreed by a quorum of replicas.
+    Replicated,
+}
+
+impl std::fmt::Display for Mode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Mode::Standalone => "standalone",
+            Mode::Replicated => "replicated",
+        })
+    }
+}
+
+/// Where rows are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EngineKind {
+    Rocksdb,
+    /// For tests; the data is lost at exit.
+    Memory,
+}
+
+impl From<EngineKind> for kv_store::EngineKind {
+    fn from(kind: EngineKind) -> Self {
+        match kind {
+            EngineKind::Rocksdb => kv_store::EngineKind::RocksDb,
+            EngineKind::Memory => kv_store::EngineKind::Memory,
+        }
+    }
+}
+
+/// A whole file, before defaults that depend on other keys are filled in.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Settings {
+    /// Standalone unless given, or unless `replication.node_id` is.
+    pub mode: Option<Mode>,
+    pub server: ServerSettings,
+    pub storage: StorageSettings,
+    pub limits: Limits,
+    pub replication: ReplicationSettings,
+    pub log: LogSettings,
+}
+
+/// `[server]`: what clients and operators connect to.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ServerSettings {
+    pub thrift_addr: Address,
+    pub admin_addr: Address,
+    /// Lets clients inject faults through `setFaultInjection`. For tests.
+    pub allow_fault_injection: bool,
+    /// A request is answered after this, with an error if need be.
+    pub request_timeout_ms: u64,
+    /// How long a request waits for a primary before it is answered with `NO_PRIMARY`.
+    pub no_primary_wait_ms: u64,
+    /// How long a stopping server waits for the requests it is working on.
+    pub shutdown_timeout_ms: u64,
+    /// Client connections beyond this are closed at once.
+    pub max_connections: usize,
+    /// A connection on which nothing has moved for so long is closed. 0: never.
+    pub idle_timeout_seconds: u64,
+    /// A request that has begun to arrive has to be complete after this. 0: never too late.
+    pub message_timeout_ms: u64,
+    /// Longest request.
+    pub max_message_bytes: usize,
+    /// Most elements of one list in a request.
+    pub max_list_elements: usize,
+    /// Requests of one connection that are worked on at a time; more wait in the socket.
+    pub max_pipelined_requests: usize,
+    /// Replies of one connection that wait for the client to take them; beyond, nothing more is read from it.
+    pub max_buffered_reply_bytes: usize,
+    /// Longest reply on a framed connection; existing clients refuse longer frames.
+    pub max_framed_reply_bytes: usize,
+}
+
+impl Default for ServerSettings {
+    fn default() -> Self {
+        let thrift = ThriftServerOptions::default();
+        ServerSettings {
+            thrift_addr: "127.0.0.1:9090".parse().expect("a valid default"),
+            admin_addr: "127.0.0.1:9190".parse().expect("a valid default"),
+            allow_fault_injection: false,
+            request_timeout_ms: 10_000,
+            no_primary_wait_ms: 5_000,
+            shutdown_timeout_ms: 5_000,
+            max_connections: thrift.max_connections,
+            idle_timeout_seconds: thrift.idle_timeout_s,
+            message_timeout_ms: thrift.message_timeout_ms,
+            max_message_bytes: thrift.max_message_bytes,
+            max_list_elements: thrift.max_container,
+            max_pipelined_requests: thrift.max_pipelined,
+            max_buffered_reply_bytes: thrift.max_buffered_reply_bytes,
+            max_framed_reply_bytes: thrift.max_framed_reply_bytes,
+        }
+    }
+}
+
+/// Room in the longest reply for what surrounds the rows: a range is limited by its rows, and then fits.
+const REPLY_ENVELOPE_BYTES: usize = 4096;
+
+impl ServerSettings {
+    pub fn thrift_options(&self, limits: &Limits) -> ThriftServerOptions {
+        ThriftServerOptions {
+            max_connections: self.max_connections,
+            idle_timeout_s: self.idle_timeout_seconds,
+            request_timeout_ms: self.request_timeout_ms,
+            message_timeout_ms: self.message_timeout_ms,
+            drain_timeout_ms: self.shutdown_timeout_ms,
+            max_message_bytes: self.max_message_bytes,
+            max_container: self.max_list_elements,
+            max_pipelined: self.max_pipelined_requests,
+            max_buffered_reply_bytes: self.max_buffered_reply_bytes,
+            max_reply_bytes: limits.max_reply_bytes + REPLY_ENVELOPE_BYTES,
+            max_framed_reply_bytes: self.max_framed_reply_bytes,
+            ..ThriftServerOptions::default()
+        }
+    }
+}
+
+/// `[storage]`: where and how rows are kept.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct StorageSettings {
+    pub data_dir: PathBuf,
+    pub engine: EngineKind,
+    /// Families besides `default`. Must be the same on every replica.
+    pub column_families: Vec<String>,
+    /// Memory for rows not yet written to files, of all databases in this process together.
+    pub write_buffer_mb: usize,
+    /// Memory for cached blocks, of all databases in this process together.
+    pub block_cache_mb: usize,
+    /// Threads for flushes and compactions, of all databases in this process together.
+    pub background_threads: u32,
+}
+
+impl StorageSettings {
+    pub fn resources(&self) -> ResourceOptions {
+        ResourceOptions {
+            block_cache_bytes: self.block_cache_mb << 20,
+            write_buffers_bytes: self.write_buffer_mb << 20,
+            background_threads: self.background_threads,
+        }
+    }
+}
+
+impl Default for StorageSettings {
+    fn default() -> Self {
+        let resources = ResourceOptions::default();
+        StorageSettings {
+            data_dir: PathBuf::from("./data"),
+            engine: EngineKind::Rocksdb,
+            column_families: Vec::new(),
+            write_buffer_mb: resources.write_buffers_bytes >> 20,
+            block_cache_mb: resources.block_cache_bytes >> 20,
+            background_threads: resources.background_threads,
+        }
+    }
+}
+
+/// `[replication]` as written.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct ReplicationSettings {
+    pub node_id: Option<u32>,
+    pub replicas: Vec<ReplicaEntry>,
+    /// Where the first of three replicas in one process listens for its peers when `replicas` is empty; the others take
+    /// the ports after it.
+    pub first_peer_addr: Address,
+    pub heartbeat_ms: u64,
+    pub election_timeout_min_ms: u64,
+    pub election_timeout_max_ms: u64,
+    pub retry_ms: u64,
+    pub max_batch_bytes: usize,
+    pub max_in_flight_values: usize,
+    pub wal_segment_mb: u64,
+}
+
+impl Default for ReplicationSettings {
+    fn default() -> Self {
+        ReplicationSettings {
+            node_id: None,
+            replicas: Vec::new(),
+            first_peer_addr: "127.0.0.1:6001".parse().expect("a valid default"),
+            heartbeat_ms: 50,
+            election_timeout_min_ms: 300,
+            election_timeout_max_ms: 600,
+            retry_ms: 200,
+            max_batch_bytes: 1 << 20,
+            max_in_flight_values: 64,
+            wal_segment_mb: 64,
+        }
+    }
+}
+
+/// One `[[replication.replicas]]`. `thrift` and `admin` may be left out only where one process runs all replicas.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ReplicaEntry {
+    pub id: u32,
+    pub peer: Address,
+    pub thrift: Option<Address>,
+    pub admin: Option<Address>,
+}
+
+/// `[log]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LogSettings {
+    /// `error`, `warn`, `info`, `debug` or `trace`, or directives such as `info,rsml=debug`.
+    pub level: String,
+}
+
+impl Default for LogSettings {
+    fn default() -> Self {
+        LogSettings { level: "info".to_string() }
+    }
+}

@@ -1,0 +1,247 @@
+use std::path::PathBuf;
+
+use super::*;
+
+struct Case {
+    file: Option<&'static str>,
+    environment: Vec<(&'static str, &'static str)>,
+    overrides: Overrides,
+}
+
+fn case(file: &'static str) -> Case {
+    Case { file: Some(file), environment: Vec::new(), overrides: Overrides::default() }
+}
+
+fn no_file() -> Case {
+    Case { file: None, environment: Vec::new(), overrides: Overrides::default() }
+}
+
+impl Case {
+    fn variable(mut self, name: &'static str, value: &'static str) -> Self {
+        self.environment.push((name, value));
+        self
+    }
+
+    fn flags(mut self, overrides: Overrides) -> Self {
+        self.overrides = overrides;
+        self
+    }
+
+    fn node_id(self, id: u32) -> Self {
+        self.flags(Overrides { node_id: Some(id), ..Overrides::default() })
+    }
+
+    fn load(&self) -> Result<Config, ConfigError> {
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        let path = self.file.map(|text| {
+            let path = folder.path().join("synodkv.toml");
+            std::fs::write(&path, text).expect("a file in it");
+            path
+        });
+        let pairs = self.environment.iter().map(|(name, value)| (name.to_string(), value.to_string()));
+        Config::load(path.as_deref(), &Environment::from_pairs(pairs), &self.overrides)
+    }
+
+    fn config(&self) -> Config {
+        self.load().unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    #[track_caller]
+    fn fails_with(&self, parts: &[&str]) {
+        let message = self.load().expect_err("an error").to_string();
+        println!("{message}");
+        for part in parts {
+            assert!(message.contains(part), "`{part}` is not in: {message}");
+        }
+        assert!(!message.contains('\n'), "one line: {message}");
+    }
+}
+
+const THREE: &str = r#"
+    [replication]
+    replicas = [
+        { id = 2, peer = "10.0.0.3:6000", thrift = "10.0.0.3:9090", admin = "10.0.0.3:9190" },
+        { id = 0, peer = "10.0.0.1:6000", thrift = "10.0.0.1:9090", admin = "10.0.0.1:9190" },
+        { id = 1, peer = "node-1:6000", thrift = "node-1:9090", admin = "node-1:9190" },
+    ]
+"#;
+
+#[test]
+fn without_anything_the_defaults_hold() {
+    let config = no_file().config();
+    assert_eq!(config.mode, Mode::Standalone);
+    assert_eq!(config.server.thrift_addr.as_str(), "127.0.0.1:9090");
+    assert_eq!(config.server.admin_addr.as_str(), "127.0.0.1:9190");
+    assert_eq!(config.storage.data_dir, PathBuf::from("./data"));
+    assert_eq!((config.server.request_timeout_ms, config.server.no_primary_wait_ms), (10_000, 5_000));
+    assert_eq!(config.limits, Limits::default());
+    assert!(!config.server.allow_fault_injection);
+}
+
+#[test]
+fn the_file_beats_the_default_the_environment_the_file_and_the_flag_the_environment() {
+    let file = "[server]\nthrift_addr = \"127.0.0.1:1\"\n";
+    assert_eq!(case(file).config().server.thrift_addr.port(), 1);
+    let with_variable = || case(file).variable("SYNODKV_SERVER_THRIFT_ADDR", "127.0.0.1:2");
+    assert_eq!(with_variable().config().server.thrift_addr.port(), 2);
+    let flag = Overrides { thrift_addr: Some("127.0.0.1:3".to_string()), ..Overrides::default() };
+    assert_eq!(with_variable().flags(flag).config().server.thrift_addr.port(), 3);
+}
+
+#[test]
+fn any_key_can_come_from_the_environment() {
+    let config = no_file()
+        .variable("SYNODKV_MODE", "replicated")
+        .variable("SYNODKV_LIMITS_MAX_KEY_BYTES", "77")
+        .variable("SYNODKV_SERVER_ALLOW_FAULT_INJECTION", "true")
+        .variable("SYNODKV_STORAGE_COLUMN_FAMILIES", "users, orders")
+        .variable("SYNODKV_STORAGE_DATA_DIR", "12")
+        .variable("SYNODKV_REPLICATION_HEARTBEAT_MS", "20")
+        .variable("SYNODKV_LOG_LEVEL", "info,rsml=debug")
+        .config();
+    assert_eq!(config.mode, Mode::Replicated);
+    assert_eq!(config.limits.max_key_bytes, 77);
+    assert!(config.server.allow_fault_injection);
+    assert_eq!(config.storage.column_families, ["users", "orders"]);
+    assert_eq!(config.storage.data_dir, PathBuf::from("12"));
+    assert_eq!(config.replication.heartbeat_ms, 20);
+    assert_eq!(config.log.level, "info,rsml=debug");
+}
+
+#[test]
+fn replicated_mode_true_means_three_replicas_in_this_process() {
+    let config = no_file().variable("REPLICATED_MODE", "true").config();
+    assert_eq!(config.mode, Mode::Replicated);
+    assert_eq!(config.local_replica_ids(), [0, 1, 2]);
+    let peers: Vec<&str> = config.replication.replicas.iter().map(|replica| replica.peer.as_str()).collect();
+    assert_eq!(peers, ["127.0.0.1:6001", "127.0.0.1:6002", "127.0.0.1:6003"]);
+    no_file().variable("REPLICATED_MODE", "perhaps").fails_with(&["REPLICATED_MODE", "perhaps", "true and false"]);
+}
+
+#[test]
+fn thrift_port_changes_only_the_port_and_yields_to_the_full_address() {
+    let file = "[server]\nthrift_addr = \"0.0.0.0:1\"\n";
+    let config = case(file).variable("THRIFT_PORT", "7000").config();
+    assert_eq!(config.server.thrift_addr.as_str(), "0.0.0.0:7000");
+    let both = case(file).variable("THRIFT_PORT", "7000").variable("SYNODKV_SERVER_THRIFT_ADDR", "127.0.0.1:8");
+    assert_eq!(both.config().server.thrift_addr.as_str(), "127.0.0.1:8");
+    no_file().variable("THRIFT_PORT", "70000").fails_with(&["THRIFT_PORT", "70000", "65535"]);
+}
+
+#[test]
+fn a_node_id_picks_one_replica_and_its_addresses() {
+    let config = case(THREE).node_id(1).config();
+    assert_eq!(config.mode, Mode::Replicated);
+    assert_eq!(config.local_replica_ids(), [1]);
+    assert_eq!(config.server.thrift_addr.as_str(), "node-1:9090");
+    assert_eq!(config.server.admin_addr.as_str(), "node-1:9190");
+    let ids: Vec<u32> = config.replication.replicas.iter().map(|replica| replica.id).collect();
+    assert_eq!(ids, [0, 1, 2]);
+    assert_eq!(config.replication.replica(2).unwrap().thrift.as_str(), "10.0.0.3:9090");
+}
+
+#[test]
+fn a_flag_beats_the_addresses_of_the_picked_replica() {
+    let flags = Overrides { node_id: Some(1), thrift_addr: Some("0.0.0.0:9".to_string()), ..Overrides::default() };
+    let config = case(THREE).flags(flags).config();
+    assert_eq!(config.server.thrift_addr.as_str(), "0.0.0.0:9");
+    assert_eq!(config.server.admin_addr.as_str(), "node-1:9190");
+    // The others still find it where the list says.
+    assert_eq!(config.replication.replica(1).unwrap().thrift.as_str(), "node-1:9090");
+}
+
+#[test]
+fn a_node_id_needs_a_list_that_has_it_and_replicated_mode() {
+    no_file().node_id(1).fails_with(&["replication.node_id = 1", "flag --node-id", "[[replication.replicas]]"]);
+    case(THREE).node_id(7).fails_with(&["replication.node_id = 7", "0, 1, 2"]);
+    let flags = Overrides { node_id: Some(1), mode: Some("standalone".to_string()), ..Overrides::default() };
+    case(THREE).flags(flags).fails_with(&["replication.node_id", "replicated", "flag --mode"]);
+}
+
+#[test]
+fn an_unknown_key_is_named_with_those_that_exist() {
+    case("[server]\nthrift_adr = \"x\"\n").fails_with(&["server.thrift_adr", "synodkv.toml", "`thrift_addr`"]);
+    case("moed = \"standalone\"\n").fails_with(&["moed", "`mode`"]);
+    no_file().variable("SYNODKV_SERVER_PORT", "1").fails_with(&["server.port", "SYNODKV_SERVER_PORT", "`thrift_addr`"]);
+    no_file().variable("SYNODKV_SEVER_THRIFT_ADDR", "1").fails_with(&["SYNODKV_SEVER_THRIFT_ADDR", "server"]);
+    case("[[replication.replicas]]\nid = 0\npeer = \"a:1\"\nport = 3\n").fails_with(&["port", "`peer`"]);
+}
+
+#[test]
+fn variables_of_the_client_commands_are_left_alone() {
+    no_file().variable("SYNODKV_ADDR", "a:1,b:2").variable("SYNODKV_ADMIN", "a:1").variable("THRIFTY", "x").config();
+}
+
+#[test]
+fn a_bad_value_is_named_with_its_key_its_origin_and_what_is_allowed() {
+    case("mode = \"cluster\"\n").fails_with(&["mode", "cluster", "synodkv.toml", "`standalone`", "`replicated`"]);
+    case("[server]\nrequest_timeout_ms = \"soon\"\n").fails_with(&[
+        "server.request_timeout_ms",
+        "soon",
+        "a whole number",
+    ]);
+    case("[server]\nrequest_timeout_ms = -1\n").fails_with(&["server.request_timeout_ms", "-1", "a whole number"]);
+    case("[server]\nrequest_timeout_ms = 0\n").fails_with(&["server.request_timeout_ms = 0", "1 to", "synodkv.toml"]);
+    no_file().variable("SYNODKV_SERVER_THRIFT_ADDR", "9090").fails_with(&[
+        "server.thrift_addr",
+        "9090",
+        "SYNODKV_SERVER_THRIFT_ADDR",
+    ]);
+    no_file().flags(Overrides { thrift_addr: Some("localhost".to_string()), ..Overrides::default() }).fails_with(&[
+        "server.thrift_addr",
+        "`localhost`",
+        "HOST:PORT",
+        "flag --thrift-addr",
+    ]);
+    no_file().variable("SYNODKV_SERVER_ALLOW_FAULT_INJECTION", "maybe").fails_with(&["maybe", "true or false"]);
+    no_file().variable("SYNODKV_LOG_LEVEL", "loud").fails_with(&["log.level = \"loud\"", "debug", "SYNODKV_LOG_LEVEL"]);
+    case("[storage]\nengine = \"paper\"\n").fails_with(&["storage.engine", "paper", "`rocksdb`", "`memory`"]);
+}
+
+#[test]
+fn rules_between_values_are_checked() {
+    let timing = "[replication]\nelection_timeout_min_ms = 700\n";
+    case(timing).fails_with(&["election_timeout_max_ms = 600", "greater than", "election_timeout_min_ms = 700"]);
+    case("[replication]\nheartbeat_ms = 300\n").fails_with(&["election_timeout_min_ms = 300", "heartbeat_ms = 300"]);
+    case("[server]\nadmin_addr = \"127.0.0.1:9090\"\n").fails_with(&["server.admin_addr", "server.thrift_addr"]);
+    case("[limits]\nmax_transaction_bytes = 20000000\n").fails_with(&["max_transaction_bytes", "max_message_bytes"]);
+    case("[storage]\ncolumn_families = [\"default\"]\n").fails_with(&["column_families", "default", "always there"]);
+    case("[storage]\ncolumn_families = [\"a\", \"a\"]\n").fails_with(&["column_families", "\"a\"", "twice"]);
+    case("[storage]\ncolumn_families = [\"a b\"]\n").fails_with(&["column_families", "\"a b\"", "letters"]);
+}
+
+#[test]
+fn a_replica_list_is_checked() {
+    let entry = |id: u32, peer: &str| format!("[[replication.replicas]]\nid = {id}\npeer = \"{peer}\"\n");
+    let load = |entries: &[String]| {
+        let text: &'static str = Box::leak(entries.concat().into_boxed_str());
+        case(text).variable("SYNODKV_MODE", "replicated")
+    };
+    assert_eq!(load(&[entry(0, "a:1")]).config().local_replica_ids(), [0]);
+    load(&[entry(0, "a:1"), entry(0, "a:2")]).fails_with(&["replicas[1].id = 0", "unique"]);
+    load(&[entry(1, "a:1"), entry(2, "a:2")]).fails_with(&["replicas[1].id = 2", "0 to 1"]);
+    load(&[entry(0, "a:1"), entry(1, "a:1")]).fails_with(&["replicas[1].peer = a:1", "same peer"]);
+    let eight: Vec<String> = (0..8).map(|id| entry(id, &format!("a:{id}"))).collect();
+    load(&eight).fails_with(&["8 entries", "1 to 7"]);
+    load(&[entry(0, "a:1"), entry(1, "a:2")]).node_id(0).fails_with(&["replicas[0].thrift", "missing"]);
+    load(&[entry(0, "a")]).fails_with(&["replication.replicas", "peer", "`a`", "HOST:PORT"]);
+}
+
+#[test]
+fn a_file_that_cannot_be_read_or_understood_is_named() {
+    let missing =
+        Config::load(Some(std::path::Path::new("no/such.toml")), &Environment::empty(), &Overrides::default());
+    assert!(missing.unwrap_err().to_string().contains("no/such.toml"));
+    let broken = case("[server\n").load().unwrap_err().to_string();
+    assert!(broken.contains("synodkv.toml"), "{broken}");
+}
+
+#[test]
+fn addresses_are_checked_for_form() {
+    for good in ["127.0.0.1:0", "localhost:9090", "node-1.example:65535", "[::1]:80"] {
+        assert!(good.parse::<Address>().is_ok(), "{good}");
+    }
+    for bad in ["", "9090", "localhost", ":1", "a:", "a:70000", "a:+1", "a b:1", "127.0.0:1", "[::1:80", "[x]:1"] {
+        assert!(bad.parse::<Address>().is_err(), "{bad}");
+    }
+}

@@ -1,0 +1,291 @@
+//! From what was written to what holds: defaults that depend on other keys, and every rule between and about values.
+
+use kv_api::{DEFAULT_COLUMN_FAMILY, Limits};
+
+use super::settings::{ReplicaEntry, ReplicationSettings, Settings};
+use super::sources::Sources;
+use super::{Config, ConfigError, Mode, ReplicaConfig, ReplicationConfig, ServerSettings, StorageSettings};
+
+const MAX_REPLICAS: usize = 7;
+/// How many replicas one process runs when no list is given.
+const DEFAULT_REPLICAS: u32 = 3;
+const LONGEST_FAMILY_NAME: usize = 64;
+
+pub(super) fn complete(raw: Settings, sources: &Sources) -> Result<Config, ConfigError> {
+    let mode = mode(&raw, sources)?;
+    let Settings { mut server, storage, limits, replication, log, .. } = raw;
+    if mode == Mode::Replicated {
+        pick_listeners(&mut server, &replication, sources)?;
+    }
+    if let Some(port) = sources.thrift_port.filter(|_| !sources.overridden.iter().any(|k| k == "server.thrift_addr")) {
+        server.thrift_addr = server.thrift_addr.with_port(port);
+    }
+    check_server(&server, sources)?;
+    check_storage(&storage, sources)?;
+    check_limits(&limits, &server, sources)?;
+    check_timing(&replication, sources)?;
+    let replication = complete_replication(replication, &server, sources)?;
+    check_log_level(&log.level, sources)?;
+    Ok(Config { mode, server, storage, limits, replication, log })
+}
+
+/// Naming a node means replicated mode, unless the same user also says otherwise.
+fn mode(raw: &Settings, sources: &Sources) -> Result<Mode, ConfigError> {
+    match (raw.mode, raw.replication.node_id) {
+        (Some(Mode::Standalone), Some(id)) if sources.overridden.iter().any(|key| key == "replication.node_id") => {
+            let origin = sources.origin("replication.node_id");
+            let wanted = format!("needs mode = \"replicated\", and mode is \"standalone\"{}", sources.origin("mode"));
+            Err(ConfigError::value("replication.node_id", id, &wanted, &origin))
+        }
+        (Some(mode), _) => Ok(mode),
+        (None, Some(_)) => Ok(Mode::Replicated),
+        (None, None) => Ok(Mode::Standalone),
+    }
+}
+
+/// One replica per process listens where the list says, unless a flag or a variable says otherwise.
+fn pick_listeners(
+    server: &mut ServerSettings,
+    replication: &ReplicationSettings,
+    sources: &Sources,
+) -> Result<(), ConfigError> {
+    let Some(id) = replication.node_id else { return Ok(()) };
+    let origin = sources.origin("replication.node_id");
+    if replication.replicas.is_empty() {
+        let wanted = "one replica per process needs the list of all replicas: give --config FILE with \
+                      [[replication.replicas]] entries of id, peer, thrift and admin";
+        return Err(ConfigError::value("replication.node_id", id, wanted, &origin));
+    }
+    let Some(entry) = replication.replicas.iter().find(|entry| entry.id == id) else {
+        let mut ids: Vec<u32> = replication.replicas.iter().map(|entry| entry.id).collect();
+        ids.sort_unstable();
+        let ids: Vec<String> = ids.iter().map(u32::to_string).collect();
+        let wanted = format!("no such replica: [[replication.replicas]] has the ids {}", ids.join(", "));
+        return Err(ConfigError::value("replication.node_id", id, &wanted, &origin));
+    };
+    let given = |key: &str| sources.overridden.iter().any(|overridden| overridden == key);
+    if let Some(thrift) = entry.thrift.as_ref().filter(|_| !given("server.thrift_addr")) {
+        server.thrift_addr = thrift.clone();
+    }
+    if let Some(admin) = entry.admin.as_ref().filter(|_| !given("server.admin_addr")) {
+        server.admin_addr = admin.clone();
+    }
+    Ok(())
+}
+
+fn complete_replication(
+    raw: ReplicationSettings,
+    server: &ServerSettings,
+    sources: &Sources,
+) -> Result<ReplicationConfig, ConfigError> {
+    let entries = if raw.replicas.is_empty() { default_replicas(&raw)? } else { raw.replicas };
+    let origin = sources.origin("replication.replicas");
+    check_replica_list(&entries, raw.node_id.is_some(), &origin)?;
+    let one_per_process = raw.node_id.is_some();
+    let complete = |entry: ReplicaEntry| {
+        // The list is how others reach a replica, also where it listens on another address (0.0.0.0, say). Replicas that
+        // share a process share its listeners.
+        let (thrift, admin) = if one_per_process { (entry.thrift, entry.admin) } else { (None, None) };
+        ReplicaConfig {
+            id: entry.id,
+            peer: entry.peer,
+            thrift: thrift.unwrap_or_else(|| server.thrift_addr.clone()),
+            admin: admin.unwrap_or_else(|| server.admin_addr.clone()),
+        }
+    };
+    let mut replicas: Vec<ReplicaConfig> = entries.into_iter().map(complete).collect();
+    replicas.sort_by_key(|replica| replica.id);
+    Ok(ReplicationConfig {
+        node_id: raw.node_id,
+        replicas,
+        heartbeat_ms: raw.heartbeat_ms,
+        election_timeout_min_ms: raw.election_timeout_min_ms,
+        election_timeout_max_ms: raw.election_timeout_max_ms,
+        retry_ms: raw.retry_ms,
+        max_batch_bytes: raw.max_batch_bytes,
+        max_in_flight_values: raw.max_in_flight_values,
+        wal_segment_mb: raw.wal_segment_mb,
+    })
+}
+
+fn default_replicas(raw: &ReplicationSettings) -> Result<Vec<ReplicaEntry>, ConfigError> {
+    let first = &raw.first_peer_addr;
+    (0..DEFAULT_REPLICAS)
+        .map(|id| {
+            let port = u32::from(first.port()) + id;
+            let port = u16::try_from(port).map_err(|_| {
+                let wanted = "leaves no ports for three replicas: the port must be 65533 or less";
+                ConfigError::value("replication.first_peer_addr", first, wanted, "")
+            })?;
+            Ok(ReplicaEntry { id, peer: first.with_port(port), thrift: None, admin: None })
+        })
+        .collect()
+}
+
+fn check_replica_list(entries: &[ReplicaEntry], one_per_process: bool, origin: &str) -> Result<(), ConfigError> {
+    let key = "replication.replicas";
+    if entries.len() > MAX_REPLICAS {
+        let wanted = format!("1 to {MAX_REPLICAS} replicas are allowed");
+        return Err(ConfigError::value(key, format!("({} entries)", entries.len()), &wanted, origin));
+    }
+    for (index, entry) in entries.iter().enumerate() {
+        let place = format!("{key}[{index}]");
+        if entries[..index].iter().any(|other| other.id == entry.id) {
+            return Err(ConfigError::value(&format!("{place}.id"), entry.id, "ids must be unique", origin));
+        }
+        if entry.id as usize >= entries.len() {
+            let wanted = format!("ids are 0 to {} for {} replicas", entries.len() - 1, entries.len());
+            return Err(ConfigError::value(&format!("{place}.id"), entry.id, &wanted, origin));
+        }
+        if entries[..index].iter().any(|other| other.peer == entry.peer && entry.peer.port() != 0) {
+            let wanted = "two replicas cannot have the same peer address";
+            return Err(ConfigError::value(&format!("{place}.peer"), &entry.peer, wanted, origin));
+        }
+        if one_per_process {
+            let missing = [("thrift", entry.thrift.is_none()), ("admin", entry.admin.is_none())];
+            if let Some((name, _)) = missing.iter().find(|(_, missing)| *missing) {
+                return Err(ConfigError::new(format!(
+                    "`{place}.{name}` is missing{origin}: with one replica per process every replica needs id, peer, \
+                     thrift and admin"
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A key, its value and the bounds it must be within.
+type Bound<'a> = (&'a str, u64, std::ops::RangeInclusive<u64>);
+
+fn check_bounds(bounds: &[Bound<'_>], sources: &Sources) -> Result<(), ConfigError> {
+    for (key, value, allowed) in bounds {
+        if !allowed.contains(value) {
+            let wanted = format!("must be {} to {}", allowed.start(), allowed.end());
+            return Err(ConfigError::value(key, value, &wanted, &sources.origin(key)));
+        }
+    }
+    Ok(())
+}
+
+const HOUR_MS: u64 = 3_600_000;
+const GIB: u64 = 1 << 30;
+
+fn check_server(server: &ServerSettings, sources: &Sources) -> Result<(), ConfigError> {
+    check_bounds(
+        &[
+            ("server.max_connections", server.max_connections as u64, 1..=1_000_000),
+            ("server.idle_timeout_seconds", server.idle_timeout_seconds, 0..=365 * 86_400),
+            ("server.message_timeout_ms", server.message_timeout_ms, 0..=HOUR_MS),
+            ("server.max_message_bytes", server.max_message_bytes as u64, 1024..=GIB),
+            ("server.max_list_elements", server.max_list_elements as u64, 1..=100_000_000),
+            ("server.max_pipelined_requests", server.max_pipelined_requests as u64, 1..=65_536),
+            ("server.max_buffered_reply_bytes", server.max_buffered_reply_bytes as u64, 1..=GIB),
+            ("server.max_framed_reply_bytes", server.max_framed_reply_bytes as u64, 1024..=GIB),
+            ("server.request_timeout_ms", server.request_timeout_ms, 1..=HOUR_MS),
+            ("server.no_primary_wait_ms", server.no_primary_wait_ms, 0..=HOUR_MS),
+            ("server.shutdown_timeout_ms", server.shutdown_timeout_ms, 0..=HOUR_MS),
+        ],
+        sources,
+    )?;
+    let (thrift, admin) = (&server.thrift_addr, &server.admin_addr);
+    if thrift == admin && thrift.port() != 0 {
+        let wanted = format!("is the same as server.thrift_addr{}", sources.origin("server.thrift_addr"));
+        return Err(ConfigError::value("server.admin_addr", admin, &wanted, &sources.origin("server.admin_addr")));
+    }
+    Ok(())
+}
+
+fn check_storage(storage: &StorageSettings, sources: &Sources) -> Result<(), ConfigError> {
+    check_bounds(
+        &[
+            ("storage.write_buffer_mb", storage.write_buffer_mb as u64, 8..=65_536),
+            ("storage.block_cache_mb", storage.block_cache_mb as u64, 1..=1_048_576),
+            ("storage.background_threads", u64::from(storage.background_threads), 2..=64),
+        ],
+        sources,
+    )?;
+    let origin = |key| sources.origin(key);
+    if storage.data_dir.as_os_str().is_empty() {
+        let key = "storage.data_dir";
+        return Err(ConfigError::value(key, "\"\"", "a directory is needed, for example ./data", &origin(key)));
+    }
+    let key = "storage.column_families";
+    for (index, name) in storage.column_families.iter().enumerate() {
+        let allowed = |b: u8| b.is_ascii_alphanumeric() || b"_-.".contains(&b);
+        let shown = format!("\"{name}\"");
+        if name.is_empty() || name.len() > LONGEST_FAMILY_NAME || !name.bytes().all(allowed) {
+            let wanted = format!("a name has 1 to {LONGEST_FAMILY_NAME} letters, digits, or _ - .");
+            return Err(ConfigError::value(key, shown, &wanted, &origin(key)));
+        }
+        if name == DEFAULT_COLUMN_FAMILY {
+            return Err(ConfigError::value(key, shown, "this family is always there: leave it out", &origin(key)));
+        }
+        if storage.column_families[..index].contains(name) {
+            return Err(ConfigError::value(key, shown, "named twice", &origin(key)));
+        }
+    }
+    Ok(())
+}
+
+fn check_limits(limits: &Limits, server: &ServerSettings, sources: &Sources) -> Result<(), ConfigError> {
+    check_bounds(
+        &[
+            ("limits.max_key_bytes", limits.max_key_bytes as u64, 1..=1 << 20),
+            ("limits.max_value_bytes", limits.max_value_bytes as u64, 1..=GIB),
+            ("limits.max_transaction_bytes", limits.max_transaction_bytes as u64, 1..=GIB),
+            ("limits.max_conflicts", limits.max_conflicts as u64, 1..=10_000_000),
+            ("limits.max_reply_bytes", limits.max_reply_bytes as u64, 1024..=GIB),
+        ],
+        sources,
+    )?;
+    let (key, value) = ("limits.max_transaction_bytes", limits.max_transaction_bytes);
+    if value >= server.max_message_bytes {
+        let wanted = format!(
+            "a transaction has to fit in a message: must be less than server.max_message_bytes = {}{}",
+            server.max_message_bytes,
+            sources.origin("server.max_message_bytes")
+        );
+        return Err(ConfigError::value(key, value, &wanted, &sources.origin(key)));
+    }
+    Ok(())
+}
+
+fn check_timing(raw: &ReplicationSettings, sources: &Sources) -> Result<(), ConfigError> {
+    check_bounds(
+        &[
+            ("replication.heartbeat_ms", raw.heartbeat_ms, 1..=60_000),
+            ("replication.election_timeout_min_ms", raw.election_timeout_min_ms, 2..=600_000),
+            ("replication.election_timeout_max_ms", raw.election_timeout_max_ms, 3..=600_000),
+            ("replication.retry_ms", raw.retry_ms, 1..=60_000),
+            ("replication.max_batch_bytes", raw.max_batch_bytes as u64, 1024..=64 << 20),
+            ("replication.max_in_flight_values", raw.max_in_flight_values as u64, 1..=65_536),
+            ("replication.wal_segment_mb", raw.wal_segment_mb, 1..=1024),
+        ],
+        sources,
+    )?;
+    let ascending = [
+        ("replication.heartbeat_ms", raw.heartbeat_ms),
+        ("replication.election_timeout_min_ms", raw.election_timeout_min_ms),
+        ("replication.election_timeout_max_ms", raw.election_timeout_max_ms),
+    ];
+    for pair in ascending.windows(2) {
+        let ((lower_key, lower), (key, value)) = (pair[0], pair[1]);
+        if lower >= value {
+            let wanted = format!("must be greater than {lower_key} = {lower}{}", sources.origin(lower_key));
+            return Err(ConfigError::value(key, value, &wanted, &sources.origin(key)));
+        }
+    }
+    Ok(())
+}
+
+fn check_log_level(level: &str, sources: &Sources) -> Result<(), ConfigError> {
+    let is_level = |text: &str| {
+        matches!(text.to_ascii_lowercase().as_str(), "off" | "error" | "warn" | "info" | "debug" | "trace")
+    };
+    let valid = |directive: &str| is_level(directive.rsplit_once('=').map_or(directive, |(_, level)| level).trim());
+    if level.split(',').all(valid) {
+        return Ok(());
+    }
+    let wanted = "allowed are error, warn, info, debug, trace, off, and lists such as info,rsml=debug";
+    Err(ConfigError::value("log.level", format!("\"{level}\""), wanted, &sources.origin("log.level")))
+}

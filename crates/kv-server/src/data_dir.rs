@@ -1,0 +1,295 @@
+//! The data directory: where everything lies, whose it is, and that only one process has it open.
+//!
+//! ```text
+//! <data_dir>/lock                 held while a process has the directory open
+//! <data_dir>/identity.json        whose data this is: mode, replicas, cluster id, format
+//! <data_dir>/db                   the database (standalone)
+//! <data_dir>/replica-<id>/db      a replica's database (replicated; as many as this process runs)
+//! <data_dir>/replica-<id>/wal     a replica's log
+//! ```
+//!
+//! The identity is written before any data is, atomically and durably, and never changes but for the cluster id, which is
+//! added once when the cluster has been born. A directory is opened only as what it is.
+
+use std::fs::{self, File, TryLockError};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::Mode;
+
+const LOCK_FILE: &str = "lock";
+const IDENTITY_FILE: &str = "identity.json";
+const IDENTITY_DRAFT: &str = "identity.json.new";
+/// Raised when the layout changes in a way that an older program must not touch.
+const FORMAT: u32 = 1;
+
+/// Why a data directory cannot be used. Each message says what to do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum DataDirError {
+    #[error("data directory {dir} is in use by another process; stop that one, or choose another --data-dir")]
+    InUse { dir: PathBuf },
+    #[error(
+        "data directory {dir} belongs to {found}; this is {wanted}; choose another --data-dir, or start it as what it is"
+    )]
+    BelongsToAnother { dir: PathBuf, found: String, wanted: String },
+    #[error(
+        "data directory {dir} belongs to cluster {found}, and the others are of cluster {wanted}; choose another --data-dir"
+    )]
+    OtherCluster { dir: PathBuf, found: String, wanted: String },
+    #[error(
+        "data directory {dir} has format {found}, and this program knows formats up to {FORMAT}; use a newer program"
+    )]
+    NewerFormat { dir: PathBuf, found: u32 },
+    #[error(
+        "data directory {dir} holds other files (`{entry}`) and no data of this program; choose an empty or new --data-dir"
+    )]
+    NotOurs { dir: PathBuf, entry: String },
+    #[error("{path} is damaged: {reason}; restore it, or choose another --data-dir")]
+    Damaged { path: PathBuf, reason: String },
+    #[error("data directory: cannot {action} {path}: {source}")]
+    Io { action: &'static str, path: PathBuf, source: io::Error },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Identity {
+    format: u32,
+    mode: Mode,
+    /// The replicas whose data lies here, ascending; empty in standalone mode.
+    replicas: Vec<u32>,
+    /// Known once the cluster has been born.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    cluster_id: Option<String>,
+}
+
+impl Identity {
+    fn describe(&self) -> String {
+        match (self.mode, self.replicas.as_slice()) {
+            (Mode::Standalone, _) => "a standalone server".to_string(),
+            (Mode::Replicated, [id]) => format!("replica {id} in replicated mode"),
+            (Mode::Replicated, ids) => {
+                let ids: Vec<String> = ids.iter().map(u32::to_string).collect();
+                format!("replicas {} in one process in replicated mode", ids.join(", "))
+            }
+        }
+    }
+}
+
+/// An open data directory; closed, and free for another process, when dropped.
+#[derive(Debug)]
+pub struct DataDir {
+    root: PathBuf,
+    identity: Mutex<Identity>,
+    /// The lock lasts as long as this file is open, also when the process dies.
+    _lock: File,
+}
+
+impl DataDir {
+    /// Opens or makes the directory for a standalone server (`replicas` empty) or for these replicas.
+    pub fn open(root: &Path, mode: Mode, replicas: &[u32]) -> Result<DataDir, DataDirError> {
+        fs::create_dir_all(root).map_err(io_error("create", root))?;
+        let lock = lock(root)?;
+        let mut replicas = replicas.to_vec();
+        replicas.sort_unstable();
+        let wanted = Identity { format: FORMAT, mode, replicas, cluster_id: None };
+        let identity = match read_identity(root)? {
+            Some(found) if found.mode == wanted.mode && found.replicas == wanted.replicas => found,
+            Some(found) => {
+                let (found, wanted) = (found.describe(), wanted.describe());
+                return Err(DataDirError::BelongsToAnother { dir: root.to_path_buf(), found, wanted });
+            }
+            None => {
+                refuse_foreign_files(root)?;
+                write_identity(root, &wanted)?;
+                wanted
+            }
+        };
+        Ok(DataDir { root: root.to_path_buf(), identity: Mutex::new(identity), _lock: lock })
+    }
+
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The database of a standalone server.
+    pub fn database(&self) -> PathBuf {
+        self.root.join("db")
+    }
+
+    pub fn replica_database(&self, id: u32) -> PathBuf {
+        self.root.join(format!("replica-{id}")).join("db")
+    }
+
+    pub fn replica_wal(&self, id: u32) -> PathBuf {
+        self.root.join(format!("replica-{id}")).join("wal")
+    }
+
+    /// `None` until the cluster of this directory has been born, and always in standalone mode.
+    pub fn cluster_id(&self) -> Option<String> {
+        self.identity.lock().expect("no code panics while holding this lock").cluster_id.clone()
+    }
+
+    /// Remembers the cluster id for good; the same one again changes nothing, another one is an error.
+    pub fn remember_cluster_id(&self, cluster_id: &str) -> Result<(), DataDirError> {
+        let mut identity = self.identity.lock().expect("no code panics while holding this lock");
+        match &identity.cluster_id {
+            Some(found) if found == cluster_id => Ok(()),
+            Some(found) => Err(DataDirError::OtherCluster {
+                dir: self.root.clone(),
+                found: found.clone(),
+                wanted: cluster_id.to_string(),
+            }),
+            None => {
+                let with_id = Identity { cluster_id: Some(cluster_id.to_string()), ..identity.clone() };
+                write_identity(&self.root, &with_id)?;
+                *identity = with_id;
+                Ok(())
+            }
+        }
+    }
+}
+
+fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DataDirError {
+    let path = path.to_path_buf();
+    move |source| DataDirError::Io { action, path, source }
+}
+
+fn lock(root: &Path) -> Result<File, DataDirError> {
+    let path = root.join(LOCK_FILE);
+    let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(io_error("open", &path))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(DataDirError::InUse { dir: root.to_path_buf() }),
+        Err(TryLockError::Error(source)) => Err(io_error("lock", &path)(source)),
+    }
+}
+
+fn read_identity(root: &Path) -> Result<Option<Identity>, DataDirError> {
+    let path = root.join(IDENTITY_FILE);
+    let text = match fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(io_error("read", &path)(e)),
+    };
+    let damaged = |reason: String| DataDirError::Damaged { path: path.clone(), reason };
+    // The format first: a newer one may have other fields.
+    let value: serde_json::Value = serde_json::from_str(&text).map_err(|e| damaged(e.to_string()))?;
+    let format = value.get("format").and_then(serde_json::Value::as_u64);
+    let format =
+        format.and_then(|n| u32::try_from(n).ok()).ok_or_else(|| damaged("`format` is missing".to_string()))?;
+    if format > FORMAT {
+        return Err(DataDirError::NewerFormat { dir: root.to_path_buf(), found: format });
+    }
+    serde_json::from_value(value).map(Some).map_err(|e| damaged(e.to_string()))
+}
+
+/// Written beside and renamed, so that a crash leaves the old or the new one, and neither half of it.
+fn write_identity(root: &Path, identity: &Identity) -> Result<(), DataDirError> {
+    let draft = root.join(IDENTITY_DRAFT);
+    let mut text = serde_json::to_string_pretty(identity).expect("plain fields always serialize");
+    text.push('\n');
+    let write = || -> io::Result<()> {
+        let mut file = File::create(&draft)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&draft, root.join(IDENTITY_FILE))?;
+        File::open(root)?.sync_all()?;
+        // The directory itself may be new, too.
+        match root.canonicalize()?.parent() {
+            Some(parent) => File::open(parent)?.sync_all(),
+            None => Ok(()),
+        }
+    };
+    write().map_err(io_error("write", &root.join(IDENTITY_FILE)))
+}
+
+/// A directory without identity must be as good as empty: a mistyped path shall not end up full of database files.
+fn refuse_foreign_files(root: &Path) -> Result<(), DataDirError> {
+    for entry in fs::read_dir(root).map_err(io_error("read", root))? {
+        let name = entry.map_err(io_error("read", root))?.file_name().to_string_lossy().into_owned();
+        let harmless = [LOCK_FILE, IDENTITY_DRAFT, "lost+found"].contains(&name.as_str()) || name.starts_with('.');
+        if !harmless {
+            return Err(DataDirError::NotOurs { dir: root.to_path_buf(), entry: name });
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn new_root() -> tempfile::TempDir {
+        tempfile::tempdir().expect("a temporary directory")
+    }
+
+    #[test]
+    fn a_directory_opens_again_as_what_it_was() {
+        let root = new_root();
+        let path = root.path().join("nested/data");
+        drop(DataDir::open(&path, Mode::Replicated, &[2, 0, 1]).unwrap());
+        let again = DataDir::open(&path, Mode::Replicated, &[0, 1, 2]).unwrap();
+        assert!(again.replica_wal(2).ends_with("replica-2/wal"));
+    }
+
+    #[test]
+    fn a_directory_of_a_replica_refuses_a_standalone_server() {
+        let root = new_root();
+        drop(DataDir::open(root.path(), Mode::Replicated, &[1]).unwrap());
+        let message = DataDir::open(root.path(), Mode::Standalone, &[]).unwrap_err().to_string();
+        assert!(message.contains("belongs to replica 1 in replicated mode; this is a standalone server"), "{message}");
+        assert!(message.contains("--data-dir"), "{message}");
+    }
+
+    #[test]
+    fn a_directory_of_a_replica_refuses_another_replica() {
+        let root = new_root();
+        drop(DataDir::open(root.path(), Mode::Replicated, &[1]).unwrap());
+        let message = DataDir::open(root.path(), Mode::Replicated, &[0, 1, 2]).unwrap_err().to_string();
+        assert!(message.contains("replica 1 in") && message.contains("replicas 0, 1, 2 in one process"), "{message}");
+    }
+
+    #[test]
+    fn a_directory_is_not_opened_twice_at_a_time() {
+        let root = new_root();
+        let first = DataDir::open(root.path(), Mode::Standalone, &[]).unwrap();
+        let second = DataDir::open(root.path(), Mode::Standalone, &[]).unwrap_err();
+        assert!(matches!(second, DataDirError::InUse { .. }), "{second}");
+        drop(first);
+        DataDir::open(root.path(), Mode::Standalone, &[]).unwrap();
+    }
+
+    #[test]
+    fn the_cluster_id_is_remembered_and_never_changed() {
+        let root = new_root();
+        let dir = DataDir::open(root.path(), Mode::Replicated, &[0]).unwrap();
+        assert_eq!(dir.cluster_id(), None);
+        dir.remember_cluster_id("c1").unwrap();
+        drop(dir);
+        let dir = DataDir::open(root.path(), Mode::Replicated, &[0]).unwrap();
+        assert_eq!(dir.cluster_id().as_deref(), Some("c1"));
+        dir.remember_cluster_id("c1").unwrap();
+        assert!(matches!(dir.remember_cluster_id("c2"), Err(DataDirError::OtherCluster { .. })));
+    }
+
+    #[test]
+    fn a_directory_with_other_files_is_refused() {
+        let root = new_root();
+        fs::write(root.path().join("thesis.tex"), "x").unwrap();
+        let message = DataDir::open(root.path(), Mode::Standalone, &[]).unwrap_err().to_string();
+        assert!(message.contains("thesis.tex"), "{message}");
+    }
+
+    #[test]
+    fn a_newer_format_and_a_damaged_identity_are_refused() {
+        let root = new_root();
+        fs::write(root.path().join(IDENTITY_FILE), r#"{"format": 99, "colour": "red"}"#).unwrap();
+        let newer = DataDir::open(root.path(), Mode::Standalone, &[]).unwrap_err();
+        assert!(matches!(newer, DataDirError::NewerFormat { found: 99, .. }), "{newer}");
+        fs::write(root.path().join(IDENTITY_FILE), r#"{"format": 1"#).unwrap();
+        let damaged = DataDir::open(root.path(), Mode::Standalone, &[]).unwrap_err();
+        assert!(matches!(damaged, DataDirError::Damaged { .. }), "{damaged}");
+    }
+}

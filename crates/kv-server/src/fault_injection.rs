@@ -1,0 +1,182 @@
+//! Faults on demand, for people who test their clients: an operation of this server fails with a code of their choice.
+//!
+//! A fault acts before the operation is routed, in the server that was asked to inject it, and nowhere else: no replica's
+//! decision ever depends on one. The server must have been started with `[server] allow_fault_injection = true`.
+
+use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, RwLock};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use kv_api::{KvError, KvOperation, KvOutcome};
+
+use crate::router::{RequestContext, RequestRouter};
+
+/// The operations that a fault can aim at. `commit` is every write, however it was asked for.
+pub const TARGETS: &[&str] = &["commit", "get", "range", "read_version"];
+
+/// What a tester asked for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FaultRequest {
+    /// Becomes the `error_code`.
+    pub code: String,
+    /// 0 or less removes the faults of this code; of every code where that is empty, `none` or `all`.
+    pub probability: f64,
+    /// How long the operation waits before it fails.
+    pub delay: Duration,
+    /// One of [`TARGETS`]; `None`: all of them.
+    pub target: Option<String>,
+}
+
+/// The faults of one server.
+#[derive(Debug, Default)]
+pub struct FaultInjector {
+    allowed: bool,
+    /// Whether there is any: spares the common path the lock.
+    active: AtomicBool,
+    faults: RwLock<Vec<FaultRequest>>,
+}
+
+impl FaultInjector {
+    pub fn new(allowed: bool) -> Self {
+        FaultInjector { allowed, ..FaultInjector::default() }
+    }
+
+    /// Adds, replaces (same code and target) or removes a fault.
+    pub fn set(&self, mut request: FaultRequest) -> Result<(), KvError> {
+        if !self.allowed {
+            let reason = "fault injection is off: start the server with allow_fault_injection = true in [server]";
+            return Err(KvError::Forbidden(reason.to_string()));
+        }
+        check(&mut request)?;
+        let mut faults = self.faults.write().expect("no code panics while holding this lock");
+        let all_codes = request.probability <= 0.0 && ["", "none", "all"].contains(&request.code.as_str());
+        let covers = |fault: &FaultRequest| {
+            (all_codes || fault.code == request.code) && (request.target.is_none() || fault.target == request.target)
+        };
+        faults.retain(|fault| !covers(fault));
+        if request.probability > 0.0 {
+            faults.push(request);
+        }
+        self.active.store(!faults.is_empty(), Ordering::Release);
+        Ok(())
+    }
+
+    /// The fault that strikes this operation now, if one does.
+    fn strike(&self, target: &str) -> Option<FaultRequest> {
+        if !self.active.load(Ordering::Acquire) {
+            return None;
+        }
+        let faults = self.faults.read().expect("no code panics while holding this lock");
+        let aims = |fault: &&FaultRequest| fault.target.as_deref().is_none_or(|t| t == target);
+        faults.iter().filter(aims).find(|fault| random_fraction() < fault.probability).cloned()
+    }
+}
+
+fn check(request: &mut FaultRequest) -> Result<(), KvError> {
+    let invalid = |message: String| Err(KvError::InvalidOperation(message));
+    if request.code.is_empty() && request.probability > 0.0 {
+        return invalid(
+            "fault_type cannot be empty: it is the error_code that the operation will fail with".to_string(),
+        );
+    }
+    if request.probability.is_nan() || request.probability > 1.0 {
+        return invalid(format!("probability = {}: allowed are 0 (clears the fault) to 1", request.probability));
+    }
+    if let Some(target) = request.target.take().filter(|target| !target.is_empty()) {
+        let lower = target.to_ascii_lowercase();
+        let known = match lower.as_str() {
+            // The names of the methods do as well.
+            "atomiccommit" | "atomic_commit" => "commit",
+            "getrange" | "get_range" => "range",
+            "getreadversion" | "get_read_version" => "read_version",
+            other => other,
+        };
+        if !TARGETS.contains(&known) {
+            return invalid(format!("target_operation = \"{target}\": allowed are {}", TARGETS.join(", ")));
+        }
+        request.target = Some(known.to_string());
+    }
+    Ok(())
+}
+
+/// Evenly distributed in 0..1. The standard library's hash keys are random enough for rolling dice.
+fn random_fraction() -> f64 {
+    (RandomState::new().hash_one(0u8) >> 11) as f64 / (1u64 << 53) as f64
+}
+
+fn target_of(operation: &KvOperation) -> &'static str {
+    match operation {
+        KvOperation::ReadVersion => "read_version",
+        KvOperation::Get { .. } => "get",
+        KvOperation::GetRange { .. } => "range",
+        KvOperation::AtomicCommit(_) => "commit",
+    }
+}
+
+/// Lets faults strike on the way to another router.
+pub struct FaultyRouter {
+    inner: Arc<dyn RequestRouter>,
+    injector: Arc<FaultInjector>,
+}
+
+impl FaultyRouter {
+    pub fn new(inner: Arc<dyn RequestRouter>, injector: Arc<FaultInjector>) -> Self {
+        FaultyRouter { inner, injector }
+    }
+}
+
+#[async_trait]
+impl RequestRouter for FaultyRouter {
+    async fn route(&self, operation: KvOperation, context: &RequestContext) -> Result<KvOutcome, KvError> {
+        if let Some(fault) = self.injector.strike(target_of(&operation)) {
+            tokio::time::timeout_at(context.deadline, tokio::time::sleep(fault.delay)).await.ok();
+            return Err(KvError::Injected { code: fault.code });
+        }
+        self.inner.route(operation, context).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fault(code: &str, probability: f64, target: Option<&str>) -> FaultRequest {
+        let target = target.map(str::to_string);
+        FaultRequest { code: code.to_string(), probability, delay: Duration::ZERO, target }
+    }
+
+    #[test]
+    fn faults_are_refused_unless_allowed() {
+        let injector = FaultInjector::new(false);
+        assert!(matches!(injector.set(fault("TIMEOUT", 1.0, None)), Err(KvError::Forbidden(_))));
+        assert_eq!(injector.strike("commit"), None);
+    }
+
+    #[test]
+    fn a_fault_strikes_its_target_until_it_is_cleared() {
+        let injector = FaultInjector::new(true);
+        injector.set(fault("CONFLICT", 1.0, Some("COMMIT"))).unwrap();
+        assert_eq!(injector.strike("get"), None);
+        assert_eq!(injector.strike("commit").unwrap().code, "CONFLICT");
+        injector.set(fault("CONFLICT", 0.0, None)).unwrap();
+        assert_eq!(injector.strike("commit"), None);
+    }
+
+    #[test]
+    fn a_probability_of_a_half_strikes_about_every_other_time() {
+        let injector = FaultInjector::new(true);
+        injector.set(fault("X", 0.5, None)).unwrap();
+        let struck = (0..2000).filter(|_| injector.strike("get").is_some()).count();
+        assert!((700..1300).contains(&struck), "{struck} of 2000");
+    }
+
+    #[test]
+    fn an_unknown_target_and_an_impossible_probability_are_refused() {
+        let injector = FaultInjector::new(true);
+        let target = injector.set(fault("X", 1.0, Some("scan"))).unwrap_err().to_string();
+        assert!(target.contains("scan") && target.contains("commit, get, range, read_version"), "{target}");
+        assert!(injector.set(fault("X", 1.5, None)).is_err());
+    }
+}

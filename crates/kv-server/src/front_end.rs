@@ -1,0 +1,156 @@
+//! Everything of a server that does not depend on its mode: the Thrift server, the admin interface and the metrics, over
+//! a router, a view of the cluster and the databases in this process.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::admin::{self, AdminInterface};
+use crate::cluster::{ClusterView, LocalReplicas};
+use crate::config::{Address, Config};
+use crate::fault_injection::{FaultInjector, FaultyRouter};
+use crate::handler::UnifiedThriftHandler;
+use crate::manager::ServerError;
+use crate::metrics::ServerMetrics;
+use crate::router::RequestRouter;
+use crate::service_core::{CoreParts, KvServiceCore};
+use crate::thrift_server::ThriftServer;
+
+/// Where the front end listens: known once it has bound its addresses, which may have been port 0.
+#[derive(Debug, Default)]
+pub struct ListenAddresses(OnceLock<(SocketAddr, SocketAddr)>);
+
+impl ListenAddresses {
+    /// The Thrift address, once bound.
+    pub fn thrift(&self) -> Option<SocketAddr> {
+        self.0.get().map(|(thrift, _)| *thrift)
+    }
+
+    /// The admin address, once bound.
+    pub fn admin(&self) -> Option<SocketAddr> {
+        self.0.get().map(|(_, admin)| *admin)
+    }
+}
+
+/// What the mode provides.
+pub struct BackEnd {
+    pub router: Arc<dyn RequestRouter>,
+    pub cluster: Arc<dyn ClusterView>,
+    pub replicas: Arc<dyn LocalReplicas>,
+    pub metrics: Arc<ServerMetrics>,
+    /// Filled in by the front end, for a cluster view that shows them.
+    pub addresses: Arc<ListenAddresses>,
+}
+
+/// A running front end.
+pub struct FrontEnd {
+    thrift_addr: SocketAddr,
+    admin_addr: SocketAddr,
+    core: Arc<KvServiceCore>,
+    stop_thrift: CancellationToken,
+    stop_admin: CancellationToken,
+    thrift: JoinHandle<()>,
+    admin: JoinHandle<()>,
+    stopping: AtomicBool,
+    shutdown_timeout: Duration,
+}
+
+/// Time for the tasks to notice what they have been told, on top of what they wait for themselves.
+const STOP_MARGIN: Duration = Duration::from_secs(1);
+
+impl FrontEnd {
+    /// Binds both addresses and serves.
+    ///
+    /// # Errors
+    /// [`ServerError::Listen`], naming the address, its key and the reason.
+    pub async fn start(config: &Config, back_end: BackEnd) -> Result<FrontEnd, ServerError> {
+        let BackEnd { router, cluster, replicas, metrics, addresses } = back_end;
+        let faults = Arc::new(FaultInjector::new(config.server.allow_fault_injection));
+        let router: Arc<dyn RequestRouter> = match config.server.allow_fault_injection {
+            true => Arc::new(FaultyRouter::new(router, faults.clone())),
+            false => router,
+        };
+        let core = Arc::new(KvServiceCore::new(CoreParts {
+            router,
+            cluster,
+            replicas: replicas.clone(),
+            metrics: metrics.clone(),
+            faults,
+            limits: config.limits.clone(),
+            column_families: config.storage.column_families.clone(),
+        }));
+        let handler = Arc::new(UnifiedThriftHandler::new(core.clone(), metrics.clone()));
+        let (thrift_key, admin_key) = ("server.thrift_addr", "server.admin_addr");
+        let thrift_addr = resolve(thrift_key, &config.server.thrift_addr)?;
+        let admin_addr = resolve(admin_key, &config.server.admin_addr)?;
+        let thrift = ThriftServer::bind(thrift_addr, config.server.thrift_options(&config.limits), handler)
+            .await
+            .map_err(ServerError::listen(thrift_key, thrift_addr))?;
+        let listener = admin::bind(admin_addr).await.map_err(ServerError::listen(admin_key, admin_addr))?;
+        let thrift_addr = thrift.local_addr();
+        let admin_addr = listener.local_addr().map_err(ServerError::listen(admin_key, admin_addr))?;
+        addresses.0.set((thrift_addr, admin_addr)).expect("a front end starts once");
+        metrics.watch(thrift.counters(), replicas);
+
+        let (stop_thrift, stop_admin) = (CancellationToken::new(), CancellationToken::new());
+        let interface = AdminInterface { core: core.clone(), metrics };
+        Ok(FrontEnd {
+            thrift_addr,
+            admin_addr,
+            core,
+            thrift: tokio::spawn(thrift.serve(stop_thrift.clone())),
+            admin: tokio::spawn(admin::serve(listener, interface, stop_admin.clone())),
+            stop_thrift,
+            stop_admin,
+            stopping: AtomicBool::new(false),
+            shutdown_timeout: Duration::from_millis(config.server.shutdown_timeout_ms),
+        })
+    }
+
+    /// Stops accepting, lets the requests in hand end within `shutdown_timeout_ms`, and closes. The admin interface goes
+    /// last, so that an operator can watch. The back end must still be running.
+    pub async fn shutdown(mut self) {
+        self.stopping.store(true, Ordering::Release);
+        self.stop_thrift.cancel();
+        end("thrift server", &mut self.thrift, self.shutdown_timeout + STOP_MARGIN).await;
+        self.stop_admin.cancel();
+        end("admin interface", &mut self.admin, STOP_MARGIN).await;
+    }
+
+    /// Whether both listeners serve.
+    pub fn is_serving(&self) -> bool {
+        !self.stopping.load(Ordering::Acquire) && !self.thrift.is_finished() && !self.admin.is_finished()
+    }
+
+    pub fn thrift_addr(&self) -> SocketAddr {
+        self.thrift_addr
+    }
+
+    pub fn admin_addr(&self) -> SocketAddr {
+        self.admin_addr
+    }
+
+    /// The service, for callers in this process.
+    pub fn core(&self) -> &Arc<KvServiceCore> {
+        &self.core
+    }
+}
+
+async fn end(name: &str, task: &mut JoinHandle<()>, patience: Duration) {
+    match tokio::time::timeout(patience, &mut *task).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::error!(%error, "the {name} ended badly"),
+        Err(_) => {
+            tracing::warn!("the {name} did not end in time and is cut off");
+            task.abort();
+        }
+    }
+}
+
+fn resolve(key: &'static str, address: &Address) -> Result<SocketAddr, ServerError> {
+    address.resolve().map_err(ServerError::listen(key, address))
+}

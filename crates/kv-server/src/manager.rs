@@ -1,0 +1,207 @@
+//! A whole server, by mode: started from a configuration, and shut down. The program picks one and knows no more.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use async_trait::async_trait;
+use kv_api::KvError;
+use kv_store::{Durability, SharedResources, StoreOptions, TransactionalKvDatabase, open_engine};
+
+use crate::cluster::{ClusterSnapshot, ClusterView, LocalReplica, LocalReplicas, ReplicaStatus, Role};
+use crate::config::{Config, EngineKind, Mode};
+use crate::data_dir::{DataDir, DataDirError};
+use crate::front_end::{BackEnd, FrontEnd, ListenAddresses};
+use crate::metrics::ServerMetrics;
+use crate::router::{DirectRouter, LocalReader, ReadSlots};
+
+/// Why a server did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    #[error("cannot open the database in {path}: {source}")]
+    Database { path: String, source: KvError },
+    #[error("cannot listen on {address} ({key}): {source}; choose another address, or stop who uses it")]
+    Listen { key: &'static str, address: String, source: std::io::Error },
+    #[error("cannot start replication: {0}")]
+    Replication(String),
+}
+
+impl ServerError {
+    pub(crate) fn listen(key: &'static str, address: impl ToString) -> impl FnOnce(std::io::Error) -> ServerError {
+        let address = address.to_string();
+        move |source| ServerError::Listen { key, address, source }
+    }
+}
+
+/// A running server of either mode.
+#[async_trait]
+pub trait ServerManager: Send + Sync {
+    /// Opens the data, serves, and returns once clients can connect.
+    async fn start(config: Config) -> Result<Self, ServerError>
+    where
+        Self: Sized;
+
+    /// Stops accepting, finishes the requests in hand (bounded by `shutdown_timeout_ms`) and closes the data.
+    async fn shutdown(self: Box<Self>);
+
+    /// Whether the server does its work; false once something it needs has stopped for good.
+    fn is_healthy(&self) -> bool;
+
+    fn thrift_addr(&self) -> SocketAddr;
+
+    fn admin_addr(&self) -> SocketAddr;
+}
+
+/// Opens the storage engine and database of one folder as the configuration says. `path` is made if need be.
+pub(crate) fn open_database(
+    config: &Config,
+    path: &Path,
+    durability: Durability,
+    resources: &SharedResources,
+    options: StoreOptions,
+) -> Result<Arc<TransactionalKvDatabase>, ServerError> {
+    let failed = |source: KvError| ServerError::Database { path: path.display().to_string(), source };
+    if config.storage.engine == EngineKind::Memory {
+        tracing::warn!("storage.engine = \"memory\": the data is lost at exit");
+    } else {
+        std::fs::create_dir_all(path).map_err(|error| failed(KvError::Storage(error.to_string())))?;
+    }
+    let engine = open_engine(config.storage.engine.into(), path, durability, resources).map_err(failed)?;
+    TransactionalKvDatabase::open(engine, options).map_err(failed)
+}
+
+/// The resources that all databases of this process share.
+pub(crate) fn shared_resources(config: &Config) -> Result<SharedResources, ServerError> {
+    let path = config.storage.data_dir.display().to_string();
+    SharedResources::new(config.storage.resources()).map_err(|source| ServerError::Database { path, source })
+}
+
+/// One database, no consensus.
+pub struct StandaloneServerManager {
+    front_end: FrontEnd,
+    database: Arc<TransactionalKvDatabase>,
+    /// Last, so that the directory is free only when its database is closed.
+    _data_dir: DataDir,
+}
+
+/// The id under which a standalone server shows itself.
+const STANDALONE_ID: u32 = 0;
+
+impl StandaloneServerManager {
+    pub fn front_end(&self) -> &FrontEnd {
+        &self.front_end
+    }
+
+    pub fn database(&self) -> &Arc<TransactionalKvDatabase> {
+        &self.database
+    }
+}
+
+#[async_trait]
+impl ServerManager for StandaloneServerManager {
+    async fn start(config: Config) -> Result<Self, ServerError> {
+        let data_dir = DataDir::open(&config.storage.data_dir, Mode::Standalone, &[])?;
+        let resources = shared_resources(&config)?;
+        let path = data_dir.database();
+        let options = StoreOptions::standalone();
+        let opening = {
+            let config = config.clone();
+            // Recovering a database may take long, and blocks.
+            tokio::task::spawn_blocking(move || {
+                open_database(&config, &path, Durability::EveryWrite, &resources, options)
+            })
+        };
+        let database = opening.await.expect("opening a database does not panic")?;
+        let reader = LocalReader::new(database.clone(), ReadSlots::per_processor());
+        let addresses = Arc::new(ListenAddresses::default());
+        let standalone =
+            Arc::new(Standalone { reader: reader.clone(), addresses: addresses.clone(), started: Instant::now() });
+        let back_end = BackEnd {
+            router: Arc::new(DirectRouter::new(database.clone(), reader)),
+            cluster: standalone.clone(),
+            replicas: standalone,
+            metrics: ServerMetrics::new(),
+            addresses,
+        };
+        let front_end = FrontEnd::start(&config, back_end).await?;
+        tracing::info!(
+            thrift = %front_end.thrift_addr(),
+            admin = %front_end.admin_addr(),
+            data_dir = %config.storage.data_dir.display(),
+            version = database.applied_version().0,
+            "standalone server started"
+        );
+        Ok(StandaloneServerManager { front_end, database, _data_dir: data_dir })
+    }
+
+    async fn shutdown(self: Box<Self>) {
+        let StandaloneServerManager { front_end, database, _data_dir } = *self;
+        front_end.shutdown().await;
+        // The last owner ends the commit thread, which may block.
+        let closing = tokio::task::spawn_blocking(move || Arc::into_inner(database).is_some());
+        match closing.await {
+            Ok(true) => {}
+            Ok(false) => tracing::warn!("a request that was cut off still holds the database open"),
+            Err(error) => tracing::error!(%error, "the database was not closed well"),
+        }
+        tracing::info!("standalone server stopped");
+    }
+
+    fn is_healthy(&self) -> bool {
+        self.front_end.is_serving()
+    }
+
+    fn thrift_addr(&self) -> SocketAddr {
+        self.front_end.thrift_addr()
+    }
+
+    fn admin_addr(&self) -> SocketAddr {
+        self.front_end.admin_addr()
+    }
+}
+
+/// The cluster of one.
+struct Standalone {
+    reader: LocalReader,
+    addresses: Arc<ListenAddresses>,
+    started: Instant,
+}
+
+#[async_trait]
+impl ClusterView for Standalone {
+    async fn snapshot(&self) -> ClusterSnapshot {
+        let shown = |address: Option<SocketAddr>| address.map(|address| address.to_string()).unwrap_or_default();
+        ClusterSnapshot {
+            mode: Mode::Standalone,
+            cluster_id: None,
+            node_id: STANDALONE_ID,
+            primary: Some(STANDALONE_ID),
+            view: 0,
+            replicas: vec![ReplicaStatus {
+                id: STANDALONE_ID,
+                role: Role::Primary,
+                reachable: true,
+                last_seen: Some(SystemTime::now()),
+                view: 0,
+                // There is no log.
+                last_sequence: None,
+                committed: None,
+                applied: None,
+                digest: None,
+                uptime: Some(self.started.elapsed()),
+                peer: None,
+                thrift: shown(self.addresses.thrift()),
+                admin: shown(self.addresses.admin()),
+            }],
+        }
+    }
+}
+
+impl LocalReplicas for Standalone {
+    fn replicas(&self) -> Vec<LocalReplica> {
+        vec![LocalReplica { id: STANDALONE_ID, reader: self.reader.clone() }]
+    }
+}

@@ -1,0 +1,136 @@
+//! What the cluster looks like from this process: its own replicas as they are, the others as they last reported.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use async_trait::async_trait;
+use rsml::{DriverStatus, ReplicaId};
+
+use super::store::{LocalReplicaParts, ReplicatedKvStore};
+use crate::cluster::{AppliedDigest, ClusterSnapshot, ClusterView, LocalReplica, LocalReplicas, ReplicaStatus, Role};
+use crate::config::{Mode, ReplicaConfig};
+use crate::front_end::ListenAddresses;
+
+/// A peer that was not heard for this long counts as unreachable; reports come several times a second.
+const REACHABLE_WITHIN: Duration = Duration::from_secs(1);
+
+pub struct ReplicatedCluster {
+    store: Arc<ReplicatedKvStore>,
+    members: Vec<ReplicaConfig>,
+    addresses: Arc<ListenAddresses>,
+    started: Instant,
+}
+
+impl ReplicatedCluster {
+    pub fn new(store: Arc<ReplicatedKvStore>, members: Vec<ReplicaConfig>, addresses: Arc<ListenAddresses>) -> Self {
+        ReplicatedCluster { store, members, addresses, started: Instant::now() }
+    }
+
+    /// The replica that answers for this process: its primary, otherwise the first.
+    fn spokesman(&self) -> &LocalReplicaParts {
+        let replicas = self.store.replicas();
+        replicas.iter().find(|replica| replica.consensus.is_primary()).unwrap_or(&replicas[0])
+    }
+
+    fn local(&self, member: &ReplicaConfig, status: &DriverStatus) -> ReplicaStatus {
+        let role = match status.core.role {
+            "primary" => Role::Primary,
+            "candidate" => Role::Candidate,
+            "unborn" => Role::Unknown,
+            _ if !status.core.is_voter => Role::Learner,
+            _ => Role::Secondary,
+        };
+        let runs = status.failed.is_none();
+        ReplicaStatus {
+            role: if runs { role } else { Role::Unknown },
+            reachable: runs,
+            last_seen: runs.then(SystemTime::now),
+            view: status.core.view.0,
+            last_sequence: Some(status.core.last.0),
+            committed: Some(status.core.commit.0),
+            applied: Some(status.digest_sequence.0),
+            digest: Some(AppliedDigest { sequence: status.digest_sequence.0, value: status.digest }),
+            uptime: Some(self.started.elapsed()),
+            ..self.unknown(member)
+        }
+    }
+
+    fn remote(&self, member: &ReplicaConfig, seen_by: &DriverStatus) -> ReplicaStatus {
+        let id = ReplicaId(member.id as u8);
+        let heard = seen_by.core.heard_us.get(&id).map(|us| Duration::from_micros(*us));
+        let status = ReplicaStatus {
+            reachable: heard.is_some_and(|ago| ago < REACHABLE_WITHIN),
+            last_seen: heard.and_then(|ago| SystemTime::now().checked_sub(ago)),
+            ..self.unknown(member)
+        };
+        let Some(report) = seen_by.core.reports.get(&id) else { return status };
+        let role = match () {
+            () if !status.reachable => Role::Unknown,
+            () if report.is_primary => Role::Primary,
+            () if report.is_candidate => Role::Candidate,
+            () => Role::Secondary,
+        };
+        ReplicaStatus {
+            role,
+            view: report.view,
+            last_sequence: Some(report.last),
+            committed: Some(report.commit),
+            applied: Some(report.applied),
+            digest: Some(AppliedDigest { sequence: report.applied, value: report.digest }),
+            ..status
+        }
+    }
+
+    fn unknown(&self, member: &ReplicaConfig) -> ReplicaStatus {
+        let is_local = self.store.replicas().iter().any(|replica| replica.id == member.id);
+        let shown = |bound: Option<std::net::SocketAddr>, configured: &crate::config::Address| match bound {
+            Some(bound) if is_local => bound.to_string(),
+            _ => configured.to_string(),
+        };
+        ReplicaStatus {
+            id: member.id,
+            role: Role::Unknown,
+            reachable: false,
+            last_seen: None,
+            view: 0,
+            last_sequence: None,
+            committed: None,
+            applied: None,
+            digest: None,
+            uptime: None,
+            peer: Some(member.peer.to_string()),
+            thrift: shown(self.addresses.thrift(), &member.thrift),
+            admin: shown(self.addresses.admin(), &member.admin),
+        }
+    }
+}
+
+#[async_trait]
+impl ClusterView for ReplicatedCluster {
+    async fn snapshot(&self) -> ClusterSnapshot {
+        let spokesman = self.spokesman();
+        let seen_by = spokesman.consensus.status();
+        let replicas = self.members.iter().map(|member| {
+            match self.store.replicas().iter().find(|replica| replica.id == member.id) {
+                Some(replica) => self.local(member, &replica.consensus.status()),
+                None => self.remote(member, &seen_by),
+            }
+        });
+        let is_born = seen_by.core.cluster_id != rsml::ClusterId::NONE;
+        ClusterSnapshot {
+            mode: Mode::Replicated,
+            cluster_id: is_born.then(|| seen_by.core.cluster_id.to_string()),
+            node_id: spokesman.id,
+            primary: spokesman.consensus.primary().map(|id| u32::from(id.0)),
+            view: seen_by.core.view.0,
+            replicas: replicas.collect(),
+        }
+    }
+}
+
+impl LocalReplicas for ReplicatedCluster {
+    fn replicas(&self) -> Vec<LocalReplica> {
+        let replicas = self.store.replicas().iter();
+        replicas.map(|replica| LocalReplica { id: replica.id, reader: replica.reader.clone() }).collect()
+    }
+}

@@ -1,0 +1,68 @@
+//! From the consensus log to the database: in order, each operation once.
+
+use bytes::Bytes;
+use kv_api::{AtomicCommit, KvError, encode_verdict};
+use kv_store::StateBlob;
+use rsml::{CommittedValue, ExecutionError, ExecutionNotifier, SealedState, Sequence};
+
+use super::operation;
+use crate::router::LocalReader;
+
+/// Applies committed operations to its replica's database. Verdicts, rows and RSML's own state go into one engine batch.
+pub struct KvStoreExecutor {
+    reader: LocalReader,
+    next: Sequence,
+}
+
+impl KvStoreExecutor {
+    pub fn new(reader: LocalReader) -> Result<Self, KvError> {
+        let applied = reader.database().state_blob()?.map_or(0, |(sequence, _)| sequence);
+        Ok(KvStoreExecutor { reader, next: Sequence(applied).next() })
+    }
+}
+
+fn failed(error: KvError) -> ExecutionError {
+    ExecutionError(error.to_string())
+}
+
+impl ExecutionNotifier for KvStoreExecutor {
+    fn notify_commit_batch(
+        &mut self,
+        values: &[CommittedValue],
+        seal: &mut dyn FnMut(&[Bytes]) -> SealedState,
+    ) -> Result<Vec<Bytes>, ExecutionError> {
+        let payloads = values.iter().flat_map(|value| &value.requests).map(|request| request.payload.clone());
+        let commits: Vec<AtomicCommit> =
+            payloads.map(operation::decode).collect::<Result<_, _>>().map_err(ExecutionError)?;
+        let mut outcomes = Vec::new();
+        let mut next = self.next;
+        self.reader
+            .database()
+            .apply(&commits, &mut |verdicts| {
+                outcomes = verdicts.iter().map(encode_verdict).collect();
+                let sealed = seal(&outcomes);
+                next = sealed.sequence.next();
+                StateBlob { sequence: sealed.sequence.0, blob: sealed.state }
+            })
+            .map_err(failed)?;
+        self.next = next;
+        self.reader.applied_advanced();
+        Ok(outcomes)
+    }
+
+    fn sealed_state(&self) -> Result<Option<Bytes>, ExecutionError> {
+        Ok(self.reader.database().state_blob().map_err(failed)?.map(|(_, blob)| blob))
+    }
+
+    fn next_expected_sequence(&self) -> Sequence {
+        self.next
+    }
+
+    fn persisted_sequence(&self) -> Result<Sequence, ExecutionError> {
+        self.reader.database().persisted_sequence().map(Sequence).map_err(failed)
+    }
+
+    fn is_ready(&self) -> bool {
+        self.reader.database().state_blob().is_ok()
+    }
+}

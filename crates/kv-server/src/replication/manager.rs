@@ -1,0 +1,141 @@
+//! A server whose writes are agreed by its cluster.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use rsml::transport::create_shared_message_bus;
+use tokio::runtime::Handle;
+
+use super::cluster::ReplicatedCluster;
+use super::collector::ConsensusCollector;
+use super::database::ReplicatedKvDatabase;
+use super::router::ConsensusRouter;
+use super::store::{Network, ReplicatedKvStore};
+use crate::config::{Config, Mode};
+use crate::data_dir::DataDir;
+use crate::front_end::{BackEnd, FrontEnd, ListenAddresses};
+use crate::manager::{ServerError, ServerManager};
+use crate::metrics::ServerMetrics;
+
+/// How long a start waits for a primary when all replicas are in this process. The server works without: requests wait.
+const FIRST_PRIMARY_WAIT: Duration = Duration::from_secs(5);
+
+/// All replicas of a cluster in one process, or one of them.
+pub struct ReplicatedServerManager {
+    front_end: FrontEnd,
+    router: Arc<ConsensusRouter>,
+    store: Arc<ReplicatedKvStore>,
+    identity: tokio::task::JoinHandle<()>,
+    /// Last, so that the directory is free only when everything in it is closed.
+    _data_dir: Arc<DataDir>,
+}
+
+impl ReplicatedServerManager {
+    /// Starts with replicas that reach each other without sockets: all must be in this process.
+    pub async fn start_in_memory(config: Config) -> Result<Self, ServerError> {
+        Self::start_on(config, Network::InMemory(create_shared_message_bus())).await
+    }
+
+    /// Starts on the given network.
+    pub async fn start_on(config: Config, network: Network) -> Result<Self, ServerError> {
+        let ids = config.replication.local_ids();
+        let data_dir = Arc::new(DataDir::open(&config.storage.data_dir, Mode::Replicated, &ids)?);
+        let starting = {
+            let (config, data_dir, runtime) = (config.clone(), data_dir.clone(), Handle::current());
+            // Recovering databases and logs may take long, and blocks.
+            tokio::task::spawn_blocking(move || ReplicatedKvStore::start(&config, &data_dir, &network, &runtime))
+        };
+        let store = Arc::new(starting.await.expect("starting replicas does not panic")?);
+        let members = config.replication.replicas.clone();
+        let addresses = Arc::new(ListenAddresses::default());
+        let router = Arc::new(ConsensusRouter::new(store.clone(), members.clone()));
+        let cluster = Arc::new(ReplicatedCluster::new(store.clone(), members.clone(), addresses.clone()));
+        let metrics = ServerMetrics::new();
+        let collector = Box::new(ConsensusCollector::new(store.clone()));
+        metrics.registry().register(collector).expect("registered once for each server");
+        let back_end =
+            BackEnd { router: router.clone(), cluster: cluster.clone(), replicas: cluster, metrics, addresses };
+        let front_end = FrontEnd::start(&config, back_end).await?;
+        if ids.len() == members.len() {
+            wait_for_primary(&store).await;
+        }
+        let identity = tokio::spawn(remember_identity(store.clone(), data_dir.clone()));
+        tracing::info!(thrift = %front_end.thrift_addr(), admin = %front_end.admin_addr(), replicas = ?ids,
+            data_dir = %config.storage.data_dir.display(), "replicated server started");
+        Ok(ReplicatedServerManager { front_end, router, store, identity, _data_dir: data_dir })
+    }
+
+    pub fn front_end(&self) -> &FrontEnd {
+        &self.front_end
+    }
+
+    pub fn store(&self) -> &Arc<ReplicatedKvStore> {
+        &self.store
+    }
+
+    /// The cluster's database, for callers in this process.
+    pub fn database(&self) -> ReplicatedKvDatabase {
+        ReplicatedKvDatabase::new(self.router.clone(), self.store.clone())
+    }
+}
+
+async fn wait_for_primary(store: &ReplicatedKvStore) {
+    let mut watch = store.replicas()[0].consensus.watch();
+    let primary = watch.wait_for(|role| role.primary.is_some() || role.failed.is_some());
+    if tokio::time::timeout(FIRST_PRIMARY_WAIT, primary).await.is_err() {
+        tracing::warn!("no primary yet: requests wait for one");
+    }
+}
+
+/// Writes the cluster's id into the data directory once it is known.
+async fn remember_identity(store: Arc<ReplicatedKvStore>, data_dir: Arc<DataDir>) {
+    let consensus = &store.replicas()[0].consensus;
+    let mut watch = consensus.watch();
+    loop {
+        let status = consensus.status();
+        if status.core.cluster_id != rsml::ClusterId::NONE {
+            if let Err(error) = data_dir.remember_cluster_id(&status.core.cluster_id.to_string()) {
+                tracing::error!(%error, "the data directory does not remember its cluster");
+            }
+            return;
+        }
+        if watch.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+#[async_trait]
+impl ServerManager for ReplicatedServerManager {
+    async fn start(config: Config) -> Result<Self, ServerError> {
+        Self::start_on(config, Network::Tcp).await
+    }
+
+    async fn shutdown(self: Box<Self>) {
+        let ReplicatedServerManager { front_end, router, store, identity, _data_dir } = *self;
+        front_end.shutdown().await;
+        identity.abort();
+        let closed = tokio::task::spawn_blocking(move || {
+            store.shutdown();
+            drop((router, store));
+        });
+        if let Err(error) = closed.await {
+            tracing::error!(%error, "the replicas were not closed well");
+        }
+        tracing::info!("replicated server stopped");
+    }
+
+    fn is_healthy(&self) -> bool {
+        self.front_end.is_serving() && self.store.is_healthy()
+    }
+
+    fn thrift_addr(&self) -> SocketAddr {
+        self.front_end.thrift_addr()
+    }
+
+    fn admin_addr(&self) -> SocketAddr {
+        self.front_end.admin_addr()
+    }
+}

@@ -1,0 +1,157 @@
+//! The router of replicated mode: every write is agreed before it is answered, every linearizable read takes a read point
+//! first. Any replica serves any client: what only the primary can do, consensus forwards.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use kv_api::{AtomicCommit, KvError, KvOperation, KvOutcome, ReadAt, decode_verdict};
+use rsml::{ReadError, RequestError};
+
+use super::operation;
+use super::store::{LocalReplicaParts, ReplicatedKvStore};
+use crate::config::ReplicaConfig;
+use crate::router::{RequestContext, RequestRouter};
+
+/// Gives writes to consensus and reads from a local database after a read point.
+///
+/// A local primary is asked directly. While a connection has writes under way it stays with the replica that took them, so
+/// that its writes keep their order when the primary changes.
+pub struct ConsensusRouter {
+    store: Arc<ReplicatedKvStore>,
+    members: Vec<ReplicaConfig>,
+    pins: Mutex<HashMap<u64, Pin>>,
+}
+
+/// The replica that has a connection's unanswered writes, and how many these are.
+struct Pin {
+    replica: usize,
+    writes: usize,
+}
+
+impl ConsensusRouter {
+    pub fn new(store: Arc<ReplicatedKvStore>, members: Vec<ReplicaConfig>) -> Self {
+        ConsensusRouter { store, members, pins: Mutex::new(HashMap::new()) }
+    }
+
+    /// The place of the replica to ask: a local primary, otherwise the first that has not failed.
+    fn preferred(&self) -> usize {
+        let replicas = self.store.replicas();
+        if replicas.len() == 1 {
+            return 0;
+        }
+        let primary = replicas.iter().position(|replica| replica.consensus.is_primary());
+        let sound = || replicas.iter().position(|replica| replica.consensus.watch().borrow().failed.is_none());
+        primary.or_else(sound).unwrap_or(0)
+    }
+
+    /// Proposes before it first waits: the caller's order of first polls is the order of the writes.
+    async fn commit(&self, commit: AtomicCommit, context: &RequestContext) -> Result<KvOutcome, KvError> {
+        let pinned = PinnedWrite::begin(self, context.connection_id);
+        let replica = &self.store.replicas()[pinned.replica];
+        let payload = operation::encode(commit);
+        let outcome = replica.consensus.execute_request_async(payload, context.deadline.into_std()).await;
+        drop(pinned);
+        self.verdict(replica, outcome)
+    }
+
+    fn verdict(&self, replica: &LocalReplicaParts, outcome: Result<Bytes, RequestError>) -> Result<KvOutcome, KvError> {
+        match outcome {
+            Ok(bytes) => decode_verdict(&bytes)?.map(KvOutcome::Committed),
+            Err(RequestError::Overloaded) => Err(KvError::Overloaded(RequestError::Overloaded.to_string())),
+            Err(RequestError::NotExecuted(reason)) => Err(self.no_primary(replica, reason)),
+            Err(RequestError::Unknown(reason)) => Err(KvError::CommitUnknown(reason)),
+        }
+    }
+
+    /// The error for a request that surely did not happen; it names the primary if one is known.
+    fn no_primary(&self, replica: &LocalReplicaParts, reason: String) -> KvError {
+        let primary = replica.consensus.primary().map(|id| u32::from(id.0)).filter(|id| *id != replica.id);
+        match primary.and_then(|id| self.members.iter().find(|member| member.id == id)) {
+            Some(member) => KvError::NotPrimary { endpoint: member.thrift.to_string(), node: member.id },
+            None => KvError::NoPrimary(reason),
+        }
+    }
+
+    async fn barrier(&self, replica: &LocalReplicaParts, context: &RequestContext) -> Result<(), KvError> {
+        match replica.consensus.read_barrier(context.deadline.into_std()).await {
+            Ok(_) => Ok(()),
+            Err(error @ ReadError::NoPrimary { .. }) => Err(self.no_primary(replica, error.to_string())),
+            Err(error @ ReadError::Stopped(_)) => Err(KvError::Storage(error.to_string())),
+        }
+    }
+
+    async fn read(&self, operation: KvOperation, at: ReadAt, context: &RequestContext) -> Result<KvOutcome, KvError> {
+        let replica = &self.store.replicas()[self.preferred()];
+        let applied = || replica.reader.database().applied_version();
+        let version = match at {
+            ReadAt::Stale => applied(),
+            ReadAt::Version(version) => {
+                if version > applied() {
+                    // Everything acknowledged so far is applied after this: what is newer still does not exist.
+                    self.barrier(replica, context).await?;
+                }
+                if version > applied() {
+                    return Err(KvError::FutureVersion { read_version: version.0, current: applied().0 });
+                }
+                version
+            }
+            ReadAt::Linearizable => {
+                self.barrier(replica, context).await?;
+                applied()
+            }
+        };
+        replica.reader.read(operation, version, context.deadline).await
+    }
+}
+
+#[async_trait]
+impl RequestRouter for ConsensusRouter {
+    async fn route(&self, operation: KvOperation, context: &RequestContext) -> Result<KvOutcome, KvError> {
+        match operation {
+            KvOperation::AtomicCommit(commit) => self.commit(commit, context).await,
+            KvOperation::ReadVersion => self.read(operation, ReadAt::Linearizable, context).await,
+            KvOperation::Get { at, .. } | KvOperation::GetRange { at, .. } => self.read(operation, at, context).await,
+        }
+    }
+}
+
+/// Holds a connection to its replica while a write of it is under way.
+struct PinnedWrite<'a> {
+    router: &'a ConsensusRouter,
+    connection: u64,
+    replica: usize,
+}
+
+impl<'a> PinnedWrite<'a> {
+    fn begin(router: &'a ConsensusRouter, connection: u64) -> Self {
+        let preferred = router.preferred();
+        if router.store.replicas().len() == 1 || connection == 0 {
+            return PinnedWrite { router, connection: 0, replica: preferred };
+        }
+        let mut pins = router.pins.lock().expect("no holder of this lock panics");
+        let pin = pins.entry(connection).or_insert(Pin { replica: preferred, writes: 0 });
+        pin.writes += 1;
+        PinnedWrite { router, connection, replica: pin.replica }
+    }
+}
+
+impl Drop for PinnedWrite<'_> {
+    fn drop(&mut self) {
+        if self.connection == 0 {
+            return;
+        }
+        let mut pins = self.router.pins.lock().expect("no holder of this lock panics");
+        if let Some(pin) = pins.get_mut(&self.connection) {
+            pin.writes -= 1;
+            if pin.writes == 0 {
+                pins.remove(&self.connection);
+            }
+        }
+    }
+}
+
+/// Long enough for an inner caller that set no deadline of its own.
+pub(super) const INNER_DEADLINE: Duration = Duration::from_secs(10);

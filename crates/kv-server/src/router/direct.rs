@@ -1,0 +1,53 @@
+//! The router of standalone mode: everything happens on the one database.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use kv_api::{AtomicCommit, KvDatabase, KvError, KvOperation, KvOutcome, ReadAt};
+use kv_store::TransactionalKvDatabase;
+
+use super::{LocalReader, RequestContext, RequestRouter};
+
+/// Runs operations on a local database. What it has applied is durable and is all there is, so that its newest version is
+/// always a linearizable read point.
+pub struct DirectRouter {
+    database: Arc<TransactionalKvDatabase>,
+    reader: LocalReader,
+}
+
+impl DirectRouter {
+    pub fn new(database: Arc<TransactionalKvDatabase>, reader: LocalReader) -> Self {
+        DirectRouter { database, reader }
+    }
+
+    async fn commit(&self, commit: AtomicCommit, context: &RequestContext) -> Result<KvOutcome, KvError> {
+        let done = tokio::time::timeout_at(context.deadline, self.database.atomic_commit(commit)).await;
+        match done {
+            Ok(result) => result.map(KvOutcome::Committed),
+            // It waits in the queue of the database, from where it cannot be taken back.
+            Err(_) => Err(KvError::CommitUnknown("the deadline passed while the commit was being written".to_string())),
+        }
+    }
+}
+
+#[async_trait]
+impl RequestRouter for DirectRouter {
+    async fn route(&self, operation: KvOperation, context: &RequestContext) -> Result<KvOutcome, KvError> {
+        let newest = self.database.applied_version();
+        match operation {
+            KvOperation::ReadVersion => Ok(KvOutcome::ReadVersion(newest)),
+            KvOperation::AtomicCommit(commit) => self.commit(commit, context).await,
+            KvOperation::Get { at: ReadAt::Version(version), .. }
+            | KvOperation::GetRange { at: ReadAt::Version(version), .. } => {
+                if version > newest {
+                    // Nobody else commits: there is nothing to wait for.
+                    return Err(KvError::FutureVersion { read_version: version.0, current: newest.0 });
+                }
+                self.reader.read(operation, version, context.deadline).await
+            }
+            KvOperation::Get { .. } | KvOperation::GetRange { .. } => {
+                self.reader.read(operation, newest, context.deadline).await
+            }
+        }
+    }
+}

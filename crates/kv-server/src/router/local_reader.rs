@@ -1,0 +1,125 @@
+//! Reads of one local database at a version: the part of reading that both modes share.
+
+use std::sync::Arc;
+
+use kv_api::{KvError, KvOperation, KvOutcome, RangeQuery, Version};
+use kv_store::TransactionalKvDatabase;
+use tokio::sync::{Notify, Semaphore};
+use tokio::time::Instant;
+
+/// Ranges up to so many rows are read where they are asked for; longer ones on a thread of their own, because a runtime
+/// thread that reads for long serves nobody else.
+const INLINE_ROWS: u64 = 64;
+
+/// How many long reads run at a time, in the whole process.
+#[derive(Clone)]
+pub struct ReadSlots(Arc<Semaphore>);
+
+impl ReadSlots {
+    pub fn new(concurrent: usize) -> Self {
+        ReadSlots(Arc::new(Semaphore::new(concurrent.max(1))))
+    }
+
+    /// Twice as many as there are processors: long reads wait for the disk now and then.
+    pub fn per_processor() -> Self {
+        ReadSlots::new(2 * std::thread::available_parallelism().map_or(2, usize::from))
+    }
+
+    /// Runs work that blocks, once a slot is free.
+    pub async fn run<T: Send + 'static>(
+        &self,
+        deadline: Instant,
+        work: impl FnOnce() -> Result<T, KvError> + Send + 'static,
+    ) -> Result<T, KvError> {
+        let timeout = || KvError::Timeout("too many long reads are running".to_string());
+        let slot = tokio::time::timeout_at(deadline, self.0.clone().acquire_owned()).await.map_err(|_| timeout())?;
+        let slot = slot.expect("the semaphore is never closed");
+        let reading = tokio::task::spawn_blocking(move || {
+            // Held until the work is really over, also when the caller has given up.
+            let _slot = slot;
+            work()
+        });
+        match tokio::time::timeout_at(deadline, reading).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(panic)) => Err(KvError::Storage(format!("a read failed: {panic}"))),
+            Err(_) => Err(KvError::Timeout("the range took too long to read: ask for fewer rows".to_string())),
+        }
+    }
+}
+
+/// Reads a database as of a version. Cheap to clone.
+#[derive(Clone)]
+pub struct LocalReader {
+    database: Arc<TransactionalKvDatabase>,
+    applied: Arc<Notify>,
+    slots: ReadSlots,
+}
+
+impl LocalReader {
+    pub fn new(database: Arc<TransactionalKvDatabase>, slots: ReadSlots) -> Self {
+        LocalReader { database, applied: Arc::new(Notify::new()), slots }
+    }
+
+    pub fn database(&self) -> &Arc<TransactionalKvDatabase> {
+        &self.database
+    }
+
+    pub fn slots(&self) -> &ReadSlots {
+        &self.slots
+    }
+
+    /// To be called after each apply by whoever applies; wakes the readers that wait for a version.
+    pub fn applied_advanced(&self) {
+        self.applied.notify_waiters();
+    }
+
+    /// Returns once the database has applied `version`.
+    ///
+    /// # Errors
+    /// [`KvError::FutureVersion`] if it has not by `until`.
+    pub async fn wait_applied(&self, version: Version, until: Instant) -> Result<(), KvError> {
+        loop {
+            let mut advanced = std::pin::pin!(self.applied.notified());
+            // Enlisted before looking, so that an apply in between is not missed.
+            advanced.as_mut().enable();
+            let current = self.database.applied_version();
+            if current >= version {
+                return Ok(());
+            }
+            if tokio::time::timeout_at(until, advanced).await.is_err() {
+                return Err(KvError::FutureVersion { read_version: version.0, current: current.0 });
+            }
+        }
+    }
+
+    /// Answers a `Get` or `GetRange` as of `version`, whatever its own `at` says; waits until the version is applied.
+    pub async fn read(
+        &self,
+        operation: KvOperation,
+        version: Version,
+        deadline: Instant,
+    ) -> Result<KvOutcome, KvError> {
+        if self.database.applied_version() < version {
+            self.wait_applied(version, deadline).await?;
+        }
+        match operation {
+            KvOperation::Get { key, .. } => self.database.read_at(&key, version).map(KvOutcome::Value),
+            KvOperation::GetRange { query, .. } if is_short(&query) => {
+                self.database.range_at(&query, version).map(KvOutcome::Rows)
+            }
+            KvOperation::GetRange { query, .. } => {
+                let database = self.database.clone();
+                let rows = self.slots.run(deadline, move || database.range_at(&query, version)).await?;
+                Ok(KvOutcome::Rows(rows))
+            }
+            KvOperation::ReadVersion => Ok(KvOutcome::ReadVersion(version)),
+            KvOperation::AtomicCommit(_) => {
+                Err(KvError::InvalidOperation("a commit is not a read: it must be routed".to_string()))
+            }
+        }
+    }
+}
+
+fn is_short(query: &RangeQuery) -> bool {
+    query.limit.is_some_and(|limit| limit.saturating_add(query.skip) <= INLINE_ROWS)
+}

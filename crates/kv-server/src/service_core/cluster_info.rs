@@ -1,0 +1,69 @@
+//! What the server tells about the cluster and about itself. Every figure is measured or left out.
+
+use kv_api::KvError;
+
+use super::KvServiceCore;
+use crate::cluster::{ClusterSnapshot, ReplicaStatus};
+
+/// The cluster at one moment.
+pub type ClusterHealth = ClusterSnapshot;
+
+/// Figures of the database that answers, and of the requests that this server has answered since it started.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct DatabaseFigures {
+    pub total_keys: u64,
+    pub total_size_bytes: u64,
+    pub write_operations: u64,
+    pub read_operations: u64,
+    /// Of reads and writes, from the request's arrival to its reply; 0 before the first.
+    pub average_response_time_ms: f64,
+    /// Commits being worked on.
+    pub active_transactions: u64,
+    pub committed_transactions: u64,
+    pub aborted_transactions: u64,
+    pub cache_hit_rate_percent: Option<u64>,
+    pub compaction_pending_bytes: Option<u64>,
+}
+
+impl KvServiceCore {
+    pub async fn cluster_health(&self) -> ClusterHealth {
+        self.parts.cluster.snapshot().await
+    }
+
+    /// One replica's state, `None`: the one that answers; and the cluster that it was seen in.
+    pub async fn node_info(&self, node_id: Option<i32>) -> Result<(ReplicaStatus, ClusterSnapshot), KvError> {
+        let cluster = self.parts.cluster.snapshot().await;
+        let found = match node_id {
+            None => cluster.replica(cluster.node_id),
+            Some(id) => u32::try_from(id).ok().and_then(|id| cluster.replica(id)),
+        };
+        let Some(replica) = found.cloned() else {
+            let id = node_id.unwrap_or(cluster.node_id as i32);
+            let ids: Vec<String> = cluster.replicas.iter().map(|replica| replica.id.to_string()).collect();
+            return Err(KvError::InvalidOperation(format!("Node {id} not found: there are {}", ids.join(", "))));
+        };
+        Ok((replica, cluster))
+    }
+
+    /// Of the first database in this process.
+    pub async fn database_figures(&self) -> Result<DatabaseFigures, KvError> {
+        let replicas = self.parts.replicas.replicas();
+        let Some(replica) = replicas.first() else {
+            return Err(KvError::Storage("this server has no database open".to_string()));
+        };
+        let database = replica.reader.database().statistics_now();
+        let traffic = self.parts.metrics.traffic();
+        Ok(DatabaseFigures {
+            total_keys: database.total_keys,
+            total_size_bytes: database.total_size_bytes,
+            write_operations: traffic.writes,
+            read_operations: traffic.reads,
+            average_response_time_ms: traffic.average_response_time_ms,
+            active_transactions: traffic.active_transactions,
+            committed_transactions: database.committed_transactions,
+            aborted_transactions: database.aborted_transactions,
+            cache_hit_rate_percent: database.cache_hit_rate_percent,
+            compaction_pending_bytes: database.compaction_pending_bytes,
+        })
+    }
+}

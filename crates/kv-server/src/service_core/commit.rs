@@ -1,0 +1,211 @@
+//! From a transaction as clients describe it to the one operation that replicas agree on.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use kv_api::{AtomicCommit, CommitResult, KeyRange, KeyRef, KvError, Mutation, MutationKind};
+use kv_store::STAMP_BYTES;
+use tokio::time::Instant;
+
+use super::KvServiceCore;
+use crate::router::RequestContext;
+
+/// As many stamps as the two counting bytes can tell apart.
+const MAX_STAMPED: usize = 65_536;
+/// Longest time that a client may ask for; the server's own deadline is shorter in practice.
+const MAX_TIMEOUT_SECONDS: i64 = 3600;
+
+/// One operation of a transaction. `None` is what a client left out.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OperationRequest {
+    /// The operation's name, in upper or lower case.
+    pub kind: String,
+    pub key: Bytes,
+    pub value: Option<Bytes>,
+    pub column_family: Option<String>,
+    pub stamp_offset: Option<i32>,
+}
+
+/// A transaction. Column families of conflicts: empty means the default one.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct CommitRequest {
+    pub read_version: i64,
+    pub operations: Vec<OperationRequest>,
+    /// Checked in every family.
+    pub read_conflict_keys: Vec<Bytes>,
+    pub read_conflicts: Vec<KeyRef>,
+    pub read_conflict_ranges: Vec<KeyRange>,
+    /// Shortens the request's deadline; 0 or less says nothing.
+    pub timeout_seconds: Option<i64>,
+    pub idempotency_id: Option<Bytes>,
+}
+
+/// A transaction that happened.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Committed {
+    /// The commit version; the read version of a transaction without operations.
+    pub version: i64,
+    /// `None` where nothing was written.
+    pub result: Option<CommitResult>,
+}
+
+impl Committed {
+    /// The first stamp that this commit gave, or would have given.
+    pub fn versionstamp(&self) -> Option<[u8; STAMP_BYTES]> {
+        let result = self.result.as_ref()?;
+        let mut stamp = [0; STAMP_BYTES];
+        stamp[..8].copy_from_slice(&result.version.to_be_bytes());
+        Some(stamp)
+    }
+}
+
+impl KvServiceCore {
+    /// Commits a transaction: all or nothing.
+    pub async fn atomic_commit(&self, request: CommitRequest, context: &RequestContext) -> Result<Committed, KvError> {
+        let context = with_timeout(context, request.timeout_seconds);
+        let read_version = request.read_version;
+        let commit = self.validated(request)?;
+        if commit.mutations.is_empty() {
+            // It has nothing to decide: what it read was one consistent version already.
+            return Ok(Committed { version: read_version, result: None });
+        }
+        let result = self.commit(commit, &context).await?;
+        let version = i64::try_from(result.version).expect("versions count commits and stay far below 2^63");
+        Ok(Committed { version, result: Some(result) })
+    }
+
+    fn validated(&self, request: CommitRequest) -> Result<AtomicCommit, KvError> {
+        if request.idempotency_id.is_some_and(|id| !id.is_empty()) {
+            return Err(KvError::NotSupported("an idempotency_id".to_string()));
+        }
+        let invalid = |message: String| Err(KvError::InvalidOperation(message));
+        let mutations: Vec<Mutation> =
+            request.operations.into_iter().map(|operation| self.mutation(operation)).collect::<Result<_, _>>()?;
+        let stamped = mutations.iter().filter(|mutation| is_stamped(mutation.kind())).count();
+        if stamped > MAX_STAMPED {
+            return invalid(format!("{stamped} versionstamped operations: a commit may hold {MAX_STAMPED}"));
+        }
+        let mut commit = AtomicCommit {
+            mutations,
+            // Nobody can have written the empty key, so that it never conflicts.
+            read_conflict_keys: request.read_conflict_keys.into_iter().filter(|key| !key.is_empty()).collect(),
+            ..AtomicCommit::default()
+        };
+        for KeyRef { key, column_family } in request.read_conflicts.into_iter().filter(|c| !c.key.is_empty()) {
+            commit.read_conflicts.push(KeyRef { key, column_family: self.family(Some(column_family))? });
+        }
+        // A range that holds no key, like one whose ends are swapped in `getRange`, cannot conflict.
+        for range in request.read_conflict_ranges.into_iter().filter(|range| range.begin < range.end) {
+            let column_family = self.family(Some(range.column_family))?;
+            commit.read_conflict_ranges.push(KeyRange { column_family, ..range });
+        }
+        self.check_size(&commit)?;
+        if commit.has_read_conflicts() {
+            commit.read_version = match u64::try_from(request.read_version) {
+                Ok(version) => version,
+                Err(_) => return invalid(format!("read_version = {}: it cannot be negative", request.read_version)),
+            };
+        }
+        Ok(commit)
+    }
+
+    fn check_size(&self, commit: &AtomicCommit) -> Result<(), KvError> {
+        let limits = self.limits();
+        let (size, limit) = (commit.size_bytes(), limits.max_transaction_bytes);
+        if size > limit {
+            return Err(KvError::TransactionTooLarge { size, limit });
+        }
+        let conflicts =
+            commit.read_conflict_keys.len() + commit.read_conflicts.len() + commit.read_conflict_ranges.len();
+        if conflicts > limits.max_conflicts {
+            let limit = limits.max_conflicts;
+            let message = format!("{conflicts} conflict keys and ranges are more than the limit of {limit}");
+            return Err(KvError::InvalidOperation(message));
+        }
+        Ok(())
+    }
+
+    fn mutation(&self, operation: OperationRequest) -> Result<Mutation, KvError> {
+        let kind = kind_of(&operation.kind)?;
+        let key = self.key(operation.key)?;
+        let column_family = self.family(operation.column_family)?;
+        let value = match (kind, operation.value) {
+            // Clients that always send a value send an empty one here.
+            (MutationKind::Delete, _) => Bytes::new(),
+            (_, Some(value)) => self.value(value)?,
+            (_, None) => {
+                let message = format!("operation '{}' needs a value", operation.kind);
+                return Err(KvError::InvalidOperation(message));
+            }
+        };
+        let stamp_offset = match kind {
+            MutationKind::SetVersionstampedKey => stamp_offset("key", &key, operation.stamp_offset)?,
+            MutationKind::SetVersionstampedValue => stamp_offset("value", &value, operation.stamp_offset)?,
+            _ => None,
+        };
+        Ok(Mutation { kind: kind as i32, key, value, column_family, stamp_offset })
+    }
+}
+
+fn with_timeout(context: &RequestContext, timeout_seconds: Option<i64>) -> RequestContext {
+    let seconds = timeout_seconds.filter(|seconds| *seconds > 0).unwrap_or(MAX_TIMEOUT_SECONDS);
+    let patience = Duration::from_secs(seconds.min(MAX_TIMEOUT_SECONDS) as u64);
+    RequestContext { deadline: context.deadline.min(Instant::now() + patience), ..*context }
+}
+
+fn is_stamped(kind: MutationKind) -> bool {
+    matches!(kind, MutationKind::SetVersionstampedKey | MutationKind::SetVersionstampedValue)
+}
+
+/// Known to the interface, and not built into this version.
+const NOT_SUPPORTED: &[&str] = &[
+    "clear_range",
+    "add",
+    "min",
+    "max",
+    "byte_min",
+    "byte_max",
+    "bit_and",
+    "bit_or",
+    "bit_xor",
+    "append_if_fits",
+    "compare_and_clear",
+];
+
+fn kind_of(name: &str) -> Result<MutationKind, KvError> {
+    // Most clients send the first two just so.
+    match name {
+        "set" => return Ok(MutationKind::Set),
+        "delete" => return Ok(MutationKind::Delete),
+        _ => {}
+    }
+    match name.to_ascii_lowercase().as_str() {
+        "set" => Ok(MutationKind::Set),
+        "delete" => Ok(MutationKind::Delete),
+        "set_versionstamped_key" => Ok(MutationKind::SetVersionstampedKey),
+        "set_versionstamped_value" => Ok(MutationKind::SetVersionstampedValue),
+        other if NOT_SUPPORTED.contains(&other) => Err(KvError::NotSupported(format!("operation type '{name}'"))),
+        _ => Err(KvError::InvalidOperation(format!(
+            "unknown operation type '{name}': allowed are set, delete, SET_VERSIONSTAMPED_KEY and \
+             SET_VERSIONSTAMPED_VALUE"
+        ))),
+    }
+}
+
+/// The place of the stamp, checked; `None` stays `None`, the last 10 bytes.
+fn stamp_offset(field: &str, buffer: &[u8], offset: Option<i32>) -> Result<Option<u32>, KvError> {
+    let length = buffer.len();
+    let invalid = |message: String| Err(KvError::InvalidOperation(message));
+    match offset {
+        None if length < STAMP_BYTES => {
+            invalid(format!("a versionstamped {field} of {length} bytes: it needs at least {STAMP_BYTES}"))
+        }
+        None => Ok(None),
+        Some(offset) => match u32::try_from(offset) {
+            Ok(place) if (place as usize).saturating_add(STAMP_BYTES) <= length => Ok(Some(place)),
+            _ => invalid(format!(
+                "stamp_offset = {offset}: {STAMP_BYTES} bytes from there do not fit in a {field} of {length} bytes"
+            )),
+        },
+    }
+}

@@ -1,0 +1,311 @@
+//! All that the service knows about requests: what is valid, what is assumed where nothing is said, which limits hold,
+//! and what existing clients expect of old calls. Each request becomes at most one [`KvOperation`], which is routed.
+//!
+//! No protocol and no mode in here: requests come as plain values, from Thrift, from the admin interface or from a test,
+//! and failures leave as [`KvError`]. Nothing waits before a write has been routed (see [`crate::router`]).
+
+mod cluster_info;
+mod commit;
+mod range;
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+pub use cluster_info::{ClusterHealth, DatabaseFigures};
+pub use commit::{CommitRequest, Committed, OperationRequest};
+use kv_api::{
+    AtomicCommit, CommitResult, DEFAULT_COLUMN_FAMILY, KeyRef, KvError, KvOperation, KvOutcome, Limits, Mutation,
+    MutationKind, ReadAt, Rows, Version,
+};
+use kv_store::STAMP_BYTES;
+pub use range::RangeRequest;
+
+use crate::cluster::{ClusterView, LocalReplicas};
+use crate::fault_injection::{FaultInjector, FaultRequest};
+use crate::metrics::ServerMetrics;
+use crate::router::{RequestContext, RequestRouter};
+
+/// What the core stands on.
+pub struct CoreParts {
+    pub router: Arc<dyn RequestRouter>,
+    pub cluster: Arc<dyn ClusterView>,
+    pub replicas: Arc<dyn LocalReplicas>,
+    pub metrics: Arc<ServerMetrics>,
+    pub faults: Arc<FaultInjector>,
+    pub limits: Limits,
+    /// Besides the default family.
+    pub column_families: Vec<String>,
+}
+
+/// The service behind every interface.
+pub struct KvServiceCore {
+    parts: CoreParts,
+}
+
+impl KvServiceCore {
+    pub fn new(parts: CoreParts) -> Self {
+        KvServiceCore { parts }
+    }
+
+    /// The families that requests may name, the default one first.
+    pub fn column_families(&self) -> Vec<String> {
+        let others = self.parts.column_families.iter().cloned();
+        std::iter::once(DEFAULT_COLUMN_FAMILY.to_string()).chain(others).collect()
+    }
+
+    pub fn limits(&self) -> &Limits {
+        &self.parts.limits
+    }
+
+    pub fn replicas(&self) -> &Arc<dyn LocalReplicas> {
+        &self.parts.replicas
+    }
+
+    /// A version that covers every commit acknowledged before the call.
+    pub async fn read_version(&self, context: &RequestContext) -> Result<Version, KvError> {
+        match self.route(KvOperation::ReadVersion, context).await? {
+            KvOutcome::ReadVersion(version) => Ok(version),
+            other => Err(mismatch("a read version", &other)),
+        }
+    }
+
+    /// `consistency`: see [`read_at`].
+    pub async fn get(
+        &self,
+        key: Bytes,
+        column_family: Option<String>,
+        consistency: Option<&str>,
+        context: &RequestContext,
+    ) -> Result<Option<Bytes>, KvError> {
+        self.get_at(key, column_family, read_at(consistency)?, context).await
+    }
+
+    pub async fn snapshot_get(
+        &self,
+        key: Bytes,
+        read_version: i64,
+        column_family: Option<String>,
+        context: &RequestContext,
+    ) -> Result<Option<Bytes>, KvError> {
+        self.get_at(key, column_family, ReadAt::Version(snapshot_version(read_version)?), context).await
+    }
+
+    async fn get_at(
+        &self,
+        key: Bytes,
+        column_family: Option<String>,
+        at: ReadAt,
+        context: &RequestContext,
+    ) -> Result<Option<Bytes>, KvError> {
+        let key = KeyRef { key: self.key(key)?, column_family: self.family(column_family)? };
+        match self.route(KvOperation::Get { key, at }, context).await? {
+            KvOutcome::Value(value) => Ok(value),
+            other => Err(mismatch("a value", &other)),
+        }
+    }
+
+    /// `max_reply_bytes`: what the connection can carry, where that is less than the limit of the server.
+    pub async fn get_range(
+        &self,
+        request: RangeRequest,
+        consistency: Option<&str>,
+        max_reply_bytes: Option<u64>,
+        context: &RequestContext,
+    ) -> Result<Rows, KvError> {
+        self.get_range_at(request, read_at(consistency)?, max_reply_bytes, context).await
+    }
+
+    pub async fn snapshot_get_range(
+        &self,
+        request: RangeRequest,
+        read_version: i64,
+        max_reply_bytes: Option<u64>,
+        context: &RequestContext,
+    ) -> Result<Rows, KvError> {
+        let at = ReadAt::Version(snapshot_version(read_version)?);
+        self.get_range_at(request, at, max_reply_bytes, context).await
+    }
+
+    async fn get_range_at(
+        &self,
+        mut request: RangeRequest,
+        at: ReadAt,
+        max_reply_bytes: Option<u64>,
+        context: &RequestContext,
+    ) -> Result<Rows, KvError> {
+        let family = self.family(request.column_family.take())?;
+        let limits = &self.parts.limits;
+        let max_bytes = max_reply_bytes.unwrap_or(u64::MAX).min(limits.max_reply_bytes as u64);
+        let Some(query) = range::normalise(request, family, limits.max_key_bytes, max_bytes)? else {
+            return Ok(Rows::default());
+        };
+        match self.route(KvOperation::GetRange { query, at }, context).await? {
+            KvOutcome::Rows(rows) => Ok(rows),
+            other => Err(mismatch("rows", &other)),
+        }
+    }
+
+    pub async fn set(
+        &self,
+        key: Bytes,
+        value: Bytes,
+        column_family: Option<String>,
+        context: &RequestContext,
+    ) -> Result<CommitResult, KvError> {
+        let mutation = Mutation {
+            key: self.key(key)?,
+            value: self.value(value)?,
+            column_family: self.family(column_family)?,
+            ..Mutation::default()
+        };
+        self.commit(AtomicCommit::of(vec![mutation]), context).await
+    }
+
+    pub async fn delete(
+        &self,
+        key: Bytes,
+        column_family: Option<String>,
+        context: &RequestContext,
+    ) -> Result<CommitResult, KvError> {
+        let column_family = self.family(column_family)?;
+        let mutation = Mutation { column_family, ..Mutation::delete(self.key(key)?) };
+        self.commit(AtomicCommit::of(vec![mutation]), context).await
+    }
+
+    /// The old call with one key: where the last 10 bytes of `buffer` are zero the stamp replaces them, otherwise the
+    /// buffer is the key. Returns the key as stored.
+    pub async fn set_versionstamped_key(
+        &self,
+        buffer: Bytes,
+        value: Bytes,
+        column_family: Option<String>,
+        context: &RequestContext,
+    ) -> Result<Bytes, KvError> {
+        let stamped = asks_for_stamp("key_prefix", &buffer)?;
+        let kind = if stamped { MutationKind::SetVersionstampedKey } else { MutationKind::Set };
+        let mutation = Mutation {
+            kind: kind as i32,
+            key: self.key(buffer.clone())?,
+            value: self.value(value)?,
+            column_family: self.family(column_family)?,
+            stamp_offset: None,
+        };
+        let result = self.commit(AtomicCommit::of(vec![mutation]), context).await?;
+        Ok(result.generated_keys.into_iter().next().unwrap_or(buffer))
+    }
+
+    /// As [`Self::set_versionstamped_key`], for the value. Returns the value as stored.
+    pub async fn set_versionstamped_value(
+        &self,
+        key: Bytes,
+        buffer: Bytes,
+        column_family: Option<String>,
+        context: &RequestContext,
+    ) -> Result<Bytes, KvError> {
+        let stamped = asks_for_stamp("value_prefix", &buffer)?;
+        let kind = if stamped { MutationKind::SetVersionstampedValue } else { MutationKind::Set };
+        let mutation = Mutation {
+            kind: kind as i32,
+            key: self.key(key)?,
+            value: self.value(buffer.clone())?,
+            column_family: self.family(column_family)?,
+            stamp_offset: None,
+        };
+        let result = self.commit(AtomicCommit::of(vec![mutation]), context).await?;
+        Ok(result.generated_values.into_iter().next().unwrap_or(buffer))
+    }
+
+    pub fn set_fault_injection(&self, request: FaultRequest) -> Result<(), KvError> {
+        self.parts.faults.set(request)
+    }
+
+    /// What `ping` answers: the echoed message and timestamp, and the server's clock in microseconds since 1970.
+    pub fn ping(&self, message: Option<Bytes>, timestamp: Option<i64>) -> (Bytes, i64, i64) {
+        (
+            message.unwrap_or_else(|| Bytes::from_static(b"pong")),
+            timestamp.unwrap_or(0),
+            micros_since_1970(SystemTime::now()),
+        )
+    }
+
+    /// A commit that is complete and valid.
+    async fn commit(&self, commit: AtomicCommit, context: &RequestContext) -> Result<CommitResult, KvError> {
+        let _active = self.parts.metrics.begin_transaction();
+        match self.route(KvOperation::AtomicCommit(commit), context).await? {
+            KvOutcome::Committed(result) => Ok(result),
+            other => Err(mismatch("a commit result", &other)),
+        }
+    }
+
+    async fn route(&self, operation: KvOperation, context: &RequestContext) -> Result<KvOutcome, KvError> {
+        if tokio::time::Instant::now() >= context.deadline {
+            return Err(KvError::Timeout("the deadline passed before the request was handed on".to_string()));
+        }
+        self.parts.router.route(operation, context).await
+    }
+
+    fn key(&self, key: Bytes) -> Result<Bytes, KvError> {
+        let limit = self.parts.limits.max_key_bytes;
+        match key.len() {
+            0 => Err(KvError::KeyEmpty),
+            length if length > limit => Err(KvError::KeyTooLarge { length, limit }),
+            _ => Ok(key),
+        }
+    }
+
+    fn value(&self, value: Bytes) -> Result<Bytes, KvError> {
+        let (length, limit) = (value.len(), self.parts.limits.max_value_bytes);
+        if length > limit { Err(KvError::ValueTooLarge { length, limit }) } else { Ok(value) }
+    }
+
+    /// The family's name on the inside: empty for the default one.
+    pub fn family(&self, name: Option<String>) -> Result<String, KvError> {
+        match name {
+            None => Ok(String::new()),
+            Some(name) if name.is_empty() || name == DEFAULT_COLUMN_FAMILY => Ok(String::new()),
+            Some(name) if self.parts.column_families.contains(&name) => Ok(name),
+            Some(name) => Err(KvError::UnknownColumnFamily(name)),
+        }
+    }
+}
+
+/// A router that answers with something else than it was asked is broken.
+fn mismatch(wanted: &str, found: &KvOutcome) -> KvError {
+    KvError::Storage(format!("asked the router for {wanted}, got {found:?}"))
+}
+
+/// `linearizable`, which is meant where nothing is said, or `stale`.
+fn read_at(consistency: Option<&str>) -> Result<ReadAt, KvError> {
+    match consistency {
+        None | Some("" | "linearizable") => Ok(ReadAt::Linearizable),
+        Some("stale") => Ok(ReadAt::Stale),
+        Some(other) => Err(KvError::InvalidOperation(format!(
+            "consistency = \"{other}\": allowed are \"linearizable\" and \"stale\""
+        ))),
+    }
+}
+
+fn snapshot_version(version: i64) -> Result<Version, KvError> {
+    match u64::try_from(version) {
+        Ok(version) if version >= Version::EMPTY.0 => Ok(Version(version)),
+        _ => Err(KvError::InvalidOperation(format!("read_version = {version}: versions start at {}", Version::EMPTY))),
+    }
+}
+
+fn asks_for_stamp(field: &str, buffer: &[u8]) -> Result<bool, KvError> {
+    match buffer.last_chunk::<STAMP_BYTES>() {
+        Some(last) => Ok(last.iter().all(|byte| *byte == 0)),
+        None => Err(KvError::InvalidOperation(format!(
+            "{field} has {} bytes: it needs at least {STAMP_BYTES}, the last {STAMP_BYTES} of them zero where the stamp \
+             shall go",
+            buffer.len()
+        ))),
+    }
+}
+
+/// For the wire's timestamps. Before 1970 is 0.
+pub(crate) fn micros_since_1970(time: SystemTime) -> i64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
+}

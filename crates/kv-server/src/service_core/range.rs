@@ -1,0 +1,262 @@
+//! What a range request means: its defaults, its inclusive and exclusive ends, and the arithmetic of its offsets.
+
+use bytes::Bytes;
+use kv_api::{KvError, RangeQuery};
+
+/// A range as clients describe it. `None` is what a client left out.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RangeRequest {
+    pub begin: Option<Bytes>,
+    pub end: Option<Bytes>,
+    pub begin_offset: Option<i32>,
+    pub begin_or_equal: Option<bool>,
+    pub end_offset: Option<i32>,
+    pub end_or_equal: Option<bool>,
+    pub limit: Option<i32>,
+    pub column_family: Option<String>,
+    pub reverse: bool,
+    pub target_bytes: Option<i32>,
+    /// Whether a key selector was given.
+    pub has_selector: bool,
+}
+
+const DEFAULT_END: &[u8] = &[0xFF];
+const DEFAULT_LIMIT: i32 = 1000;
+
+/// Inclusive begin, exclusive end, rows to pass over, and the limit. `None` for a range that holds no key at all.
+pub(super) fn normalise(
+    request: RangeRequest,
+    column_family: String,
+    max_key_bytes: usize,
+    max_reply_bytes: u64,
+) -> Result<Option<RangeQuery>, KvError> {
+    if request.has_selector {
+        return Err(KvError::NotSupported("a range between key selectors".to_string()));
+    }
+    let target_bytes = match request.target_bytes {
+        // Some generated clients send 0 for what was left out.
+        None | Some(0) => None,
+        Some(bytes) => match u64::try_from(bytes) {
+            Ok(bytes) => Some(bytes),
+            Err(_) => {
+                return Err(KvError::InvalidOperation(format!("target_bytes = {bytes}: it cannot be negative")));
+            }
+        },
+    };
+    let begin = request.begin.unwrap_or_default();
+    let begin = if request.begin_or_equal.unwrap_or(true) { begin } else { first_key_after(&begin) };
+    let end = request.end.unwrap_or_else(|| Bytes::from_static(DEFAULT_END));
+    let end = step(end, request.end_offset.unwrap_or(0), max_key_bytes);
+    let end = if request.end_or_equal.unwrap_or(false) { first_key_after(&end) } else { end };
+    if begin >= end {
+        return Ok(None);
+    }
+    let limit = request.limit.unwrap_or(DEFAULT_LIMIT);
+    Ok(Some(RangeQuery {
+        begin,
+        end,
+        column_family,
+        skip: u64::try_from(request.begin_offset.unwrap_or(0)).unwrap_or(0),
+        limit: u64::try_from(limit).ok().filter(|limit| *limit > 0),
+        reverse: request.reverse,
+        target_bytes,
+        max_bytes: max_reply_bytes,
+    }))
+}
+
+fn first_key_after(key: &[u8]) -> Bytes {
+    let mut after = Vec::with_capacity(key.len() + 1);
+    after.extend_from_slice(key);
+    after.push(0);
+    Bytes::from(after)
+}
+
+/// The key `offset` steps on, counting keys as big-endian numbers of their own length. The step after all-0xFF appends a
+/// 0x00; below all-0x00 there is nothing to step to. The cost depends on the key's length, not on the offset.
+fn step(key: Bytes, offset: i32, max_key_bytes: usize) -> Bytes {
+    if offset == 0 {
+        return key;
+    }
+    let mut number = key.to_vec();
+    let steps = u64::from(offset.unsigned_abs());
+    if offset < 0 {
+        subtract(&mut number, steps);
+    } else if let Some(beyond) = add(&mut number, steps) {
+        append(&mut number, beyond, max_key_bytes);
+    }
+    Bytes::from(number)
+}
+
+/// Adds in place. If that passes all-0xFF, leaves all-0xFF and returns by how much.
+fn add(number: &mut [u8], steps: u64) -> Option<u64> {
+    // Only the last 8 bytes can take up `steps`, and a carry of one goes on from there. A distance to all-0xFF that doesn't
+    // fit in 64 bits is far enough.
+    let distance = number
+        .iter()
+        .try_fold(0u64, |distance, byte| distance.checked_mul(256).and_then(|d| d.checked_add(u64::from(0xFF - byte))));
+    if let Some(distance) = distance.filter(|distance| *distance < steps) {
+        number.fill(0xFF);
+        return Some(steps - distance);
+    }
+    let mut carry = steps;
+    for byte in number.iter_mut().rev() {
+        carry += u64::from(*byte);
+        *byte = carry as u8;
+        carry >>= 8;
+    }
+    None
+}
+
+/// Goes `steps` >= 1 on from all-0xFF: the first appends 0x00, the next 255 count that byte up, and so on.
+fn append(number: &mut Vec<u8>, steps: u64, max_key_bytes: usize) {
+    let full = (steps - 1) / 256;
+    let last = ((steps - 1) % 256) as u8;
+    let room = (max_key_bytes + 1).saturating_sub(number.len()) as u64;
+    if full >= room {
+        // Already beyond the longest key that can exist: growing on would change nothing but the memory it takes.
+        number.resize(number.len().max(max_key_bytes + 1), 0xFF);
+        return;
+    }
+    number.resize(number.len() + full as usize, 0xFF);
+    number.push(last);
+}
+
+/// Subtracts in place, but never below all-0x00.
+fn subtract(number: &mut [u8], steps: u64) {
+    let mut borrow = steps;
+    for byte in number.iter_mut().rev() {
+        let take = (borrow & 0xFF) as u8;
+        let (difference, below) = byte.overflowing_sub(take);
+        *byte = difference;
+        borrow = (borrow >> 8) + u64::from(below);
+    }
+    if borrow > 0 {
+        number.fill(0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn query(request: RangeRequest) -> Option<RangeQuery> {
+        normalise(request, String::new(), 100, 1 << 20).unwrap()
+    }
+
+    fn bytes(bytes: &[u8]) -> Option<Bytes> {
+        Some(Bytes::copy_from_slice(bytes))
+    }
+
+    #[test]
+    fn a_range_without_fields_is_everything_below_0xff_up_to_1000_rows() {
+        let query = query(RangeRequest::default()).unwrap();
+        assert_eq!((&query.begin[..], &query.end[..]), (&[][..], &[0xFF][..]));
+        assert_eq!((query.skip, query.limit, query.reverse), (0, Some(1000), false));
+    }
+
+    #[test]
+    fn ends_are_normalised_to_inclusive_and_exclusive() {
+        let cases: [(bool, bool, &[u8], &[u8]); 4] = [
+            (true, false, b"a", b"b"),
+            (false, false, b"a\0", b"b"),
+            (true, true, b"a", b"b\0"),
+            (false, true, b"a\0", b"b\0"),
+        ];
+        for (begin_or_equal, end_or_equal, begin, end) in cases {
+            let request = RangeRequest {
+                begin: bytes(b"a"),
+                end: bytes(b"b"),
+                begin_or_equal: Some(begin_or_equal),
+                end_or_equal: Some(end_or_equal),
+                ..RangeRequest::default()
+            };
+            let query = query(request).unwrap();
+            assert_eq!((&query.begin[..], &query.end[..]), (begin, end), "{begin_or_equal} {end_or_equal}");
+        }
+    }
+
+    #[test]
+    fn an_inverted_or_empty_range_is_no_query() {
+        for (begin, end) in [(b"b", b"a"), (b"a", b"a")] {
+            let request = RangeRequest { begin: bytes(begin), end: bytes(end), ..RangeRequest::default() };
+            assert_eq!(query(request), None);
+        }
+        let both_inclusive =
+            RangeRequest { begin: bytes(b"a"), end: bytes(b"a"), end_or_equal: Some(true), ..RangeRequest::default() };
+        assert!(query(both_inclusive).is_some());
+    }
+
+    #[test]
+    fn a_limit_of_0_or_less_is_no_limit_and_a_negative_begin_offset_is_0() {
+        for limit in [0, -1, i32::MIN] {
+            let request = RangeRequest { limit: Some(limit), begin_offset: Some(-5), ..RangeRequest::default() };
+            let query = query(request).unwrap();
+            assert_eq!((query.limit, query.skip), (None, 0));
+        }
+    }
+
+    #[test]
+    fn the_end_steps_as_a_number_with_carry() {
+        let table: &[(&[u8], i32, &[u8])] = &[
+            (b"a", 0, b"a"),
+            (b"a", 1, b"b"),
+            (b"b", -1, b"a"),
+            (&[0x01, 0xFF], 1, &[0x02, 0x00]),
+            (&[0x01, 0x00], -1, &[0x00, 0xFF]),
+            (&[0x01, 0x00, 0x00], -0x10000, &[0x00, 0x00, 0x00]),
+            (&[0x00, 0x00], -1, &[0x00, 0x00]),
+            (&[0x05], -6, &[0x00]),
+            (&[0xFE], 1, &[0xFF]),
+            (&[0xFF], 1, &[0xFF, 0x00]),
+            (&[0xFF], 2, &[0xFF, 0x01]),
+            (&[0xFF], 256, &[0xFF, 0xFF]),
+            (&[0xFF], 257, &[0xFF, 0xFF, 0x00]),
+            (&[0xFE], 2, &[0xFF, 0x00]),
+            (&[], 1, &[0x00]),
+            (&[0x00; 12], i32::MAX, &[0, 0, 0, 0, 0, 0, 0, 0, 0x7F, 0xFF, 0xFF, 0xFF]),
+            (&[0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFE], 1, &[0xFF; 10]),
+        ];
+        for (key, offset, expected) in table {
+            let stepped = step(Bytes::copy_from_slice(key), *offset, 100);
+            assert_eq!(&stepped[..], *expected, "{key:x?} {offset:+}");
+        }
+    }
+
+    #[test]
+    fn a_huge_offset_does_not_grow_the_end_beyond_the_longest_key() {
+        let stepped = step(Bytes::from_static(&[0xFF]), i32::MAX, 100);
+        assert_eq!(&stepped[..], &[0xFF; 101]);
+    }
+
+    fn one_step_at_a_time(key: &[u8], offset: i32) -> Vec<u8> {
+        let mut key = key.to_vec();
+        for _ in 0..offset.unsigned_abs() {
+            if offset > 0 {
+                match key.iter().rposition(|byte| *byte != 0xFF) {
+                    Some(place) => {
+                        key[place] += 1;
+                        key[place + 1..].fill(0);
+                    }
+                    None => key.push(0),
+                }
+            } else if let Some(place) = key.iter().rposition(|byte| *byte != 0) {
+                key[place] -= 1;
+                key[place + 1..].fill(0xFF);
+            }
+        }
+        key
+    }
+
+    proptest! {
+        #[test]
+        fn arithmetic_agrees_with_stepping_one_at_a_time(
+            key in prop::collection::vec(prop_oneof![Just(0u8), Just(0xFF), any::<u8>()], 0..12),
+            offset in -3000i32..3000,
+        ) {
+            let stepped = step(Bytes::from(key.clone()), offset, 100);
+            prop_assert_eq!(stepped.to_vec(), one_step_at_a_time(&key, offset));
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! The admin interface over HTTP.
+
+use serde_json::Value;
+
+use super::*;
+
+async fn fetch(url: String) -> (u16, String) {
+    let response = tokio::time::timeout(PATIENCE, reqwest::get(url)).await.expect("an answer").expect("HTTP");
+    (response.status().as_u16(), response.text().await.expect("text"))
+}
+
+async fn fetch_json(url: String) -> (u16, Value) {
+    let (status, text) = fetch(url).await;
+    (status, serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}")))
+}
+
+#[tokio::test]
+async fn a_running_server_is_live_and_ready() {
+    let server = TestServer::start().await;
+    assert_eq!(fetch(server.url("/health/live")).await.0, 200);
+    let (status, ready) = fetch_json(server.url("/health/ready")).await;
+    assert_eq!((status, &ready["ready"]), (200, &Value::Bool(true)));
+}
+
+#[tokio::test]
+async fn the_status_shows_the_replica_and_its_families() {
+    let server = TestServer::start().await;
+    let (status, body) = fetch_json(server.url("/status")).await;
+    assert_eq!(status, 200);
+    assert_eq!((&body["mode"], &body["node_id"], &body["primary"]), (&"standalone".into(), &0.into(), &0.into()));
+    assert_eq!(body["column_families"], serde_json::json!(["default", "users"]));
+    let replica = &body["replicas"][0];
+    assert_eq!((&replica["id"], &replica["role"]), (&0.into(), &"primary".into()));
+    assert_eq!(replica["reachable"], true);
+    assert_eq!(replica["admin"], server.manager.admin_addr().to_string());
+}
+
+#[tokio::test]
+async fn the_metrics_count_requests_and_errors_by_method() {
+    let server = TestServer::start().await;
+    let mut client = server.client().await;
+    client.call(set(b"k", b"v")).await;
+    client.call(get(b"")).await;
+    let (status, page) = fetch(server.url("/metrics")).await;
+    assert_eq!(status, 200);
+    for line in [
+        "synodkv_requests_total{method=\"setKey\"} 1",
+        "synodkv_request_errors_total{code=\"KEY_EMPTY\",method=\"get\"} 1",
+        "synodkv_request_seconds_count{method=\"get\"} 1",
+        "synodkv_connections_open 1",
+        "synodkv_database_keys{replica=\"0\"} 1",
+    ] {
+        assert!(page.contains(line), "`{line}` is not in\n{page}");
+    }
+}
+
+#[tokio::test]
+async fn rows_are_hashed_in_pieces_that_join_up() {
+    let server = TestServer::start().await;
+    let mut client = server.client().await;
+    for key in [b"a", b"b", b"c"] {
+        client.call(set(key, b"v")).await;
+    }
+    let (status, whole) = fetch_json(server.url("/rows/hash")).await;
+    assert_eq!((status, &whole["count"], &whole["next"]), (200, &3.into(), &Value::Null));
+    let version = whole["version"].as_u64().expect("a version");
+    client.call(set(b"b", b"changed")).await;
+    let (_, then) = fetch_json(server.url(&format!("/rows/hash?version={version}&replica=0"))).await;
+    assert_eq!(then["hash"], whole["hash"]);
+    let (_, now) = fetch_json(server.url("/rows/hash?family=default")).await;
+    assert_ne!(now["hash"], whole["hash"]);
+
+    let (_, first) = fetch_json(server.url(&format!("/rows/hash?version={version}&limit=2"))).await;
+    assert_eq!((&first["count"], &first["next"]), (&2.into(), &"63".into()));
+    let (_, second) = fetch_json(server.url(&format!("/rows/hash?version={version}&begin=63"))).await;
+    assert_eq!((&second["count"], &second["next"]), (&1.into(), &Value::Null));
+}
+
+#[tokio::test]
+async fn what_makes_no_sense_is_refused_with_what_is_allowed() {
+    let server = TestServer::start().await;
+    for (path, status, part) in [
+        ("/nowhere", 404, "/rows/hash"),
+        ("/rows/hash?replica=4", 404, "replica 4"),
+        ("/rows/hash?family=nobody", 404, "nobody"),
+        ("/rows/hash?version=x", 400, "version"),
+        ("/rows/hash?limit=0", 400, "1 to"),
+        ("/rows/hash?begin=abc", 400, "hexadecimal"),
+        ("/rows/hash?begin=%2B1", 400, "hexadecimal"),
+        ("/rows/hash?colour=red", 400, "colour"),
+    ] {
+        let (found, body) = fetch_json(server.url(path)).await;
+        assert_eq!(found, status, "{path}");
+        let error = body["error"].as_str().expect("an error");
+        assert!(error.contains(part), "{path}: {error}");
+    }
+}

@@ -1,0 +1,90 @@
+//! The standalone server with the memory engine, through real sockets: what clients see of the handler, the core and the
+//! router together.
+
+mod admin;
+mod client;
+mod commits;
+mod methods;
+mod ranges;
+mod shutdown;
+
+use client::Client;
+use kv_api::thrift::generated::{self as wire};
+
+use crate::config::{Config, EngineKind};
+use crate::manager::{ServerManager, StandaloneServerManager};
+
+/// Far longer than anything takes: only a hang reaches it.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);
+
+struct TestServer {
+    manager: StandaloneServerManager,
+    _folder: tempfile::TempDir,
+}
+
+impl TestServer {
+    async fn start() -> Self {
+        TestServer::with(|_| {}).await
+    }
+
+    async fn with(change: impl FnOnce(&mut Config)) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        let mut config = memory_config(folder.path());
+        change(&mut config);
+        let manager = StandaloneServerManager::start(config).await.expect("the server starts");
+        TestServer { manager, _folder: folder }
+    }
+
+    async fn client(&self) -> Client {
+        Client::connect(self.manager.thrift_addr()).await
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.manager.admin_addr())
+    }
+}
+
+fn memory_config(folder: &std::path::Path) -> Config {
+    let mut config = Config::standalone();
+    config.storage.data_dir = folder.join("data");
+    config.storage.engine = EngineKind::Memory;
+    config.storage.column_families = vec!["users".to_string()];
+    config.server.thrift_addr = "127.0.0.1:0".parse().expect("an address");
+    config.server.admin_addr = "127.0.0.1:0".parse().expect("an address");
+    config
+}
+
+fn set(key: &[u8], value: &[u8]) -> wire::SetRequest {
+    wire::SetRequest { key: key.to_vec(), value: value.to_vec(), column_family: None }
+}
+
+fn get(key: &[u8]) -> wire::GetRequest {
+    wire::GetRequest { key: key.to_vec(), column_family: None, consistency: None }
+}
+
+fn delete(key: &[u8]) -> wire::DeleteRequest {
+    wire::DeleteRequest { key: key.to_vec(), column_family: None }
+}
+
+fn snapshot_get(key: &[u8], read_version: i64) -> wire::SnapshotGetRequest {
+    wire::SnapshotGetRequest { key: key.to_vec(), read_version, column_family: None }
+}
+
+/// A request without any field: everything, with all defaults.
+fn everything() -> wire::GetRangeRequest {
+    wire::GetRangeRequest {
+        begin_key: None,
+        end_key: None,
+        begin_offset: None,
+        begin_or_equal: None,
+        end_offset: None,
+        end_or_equal: None,
+        limit: None,
+        column_family: None,
+        reverse: None,
+        target_bytes: None,
+        begin_selector: None,
+        end_selector: None,
+        consistency: None,
+    }
+}

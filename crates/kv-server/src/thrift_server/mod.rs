@@ -1,0 +1,52 @@
+//! The Thrift server: sockets in, typed calls to a [`ThriftService`], replies out.
+//!
+//! One task per connection does everything for it: it reads what the socket holds, starts every complete call, writes the
+//! replies that are ready. What it promises:
+//! - calls of a connection start in the order of their arrival and run concurrently; their replies leave in that order;
+//! - a reply that is ready leaves as soon as those before it have, together with others that are ready, in one write;
+//! - nothing is decoded before a message is complete, and no declared size makes the server allocate;
+//! - input that cannot be understood costs its sender an exception or the connection, and nobody else anything;
+//! - a handler that panics costs one reply;
+//! - a client that sends faster than it reads is no longer read from.
+//!
+//! No meaning is attached to calls here, and no call is cut short: that is the service's.
+
+mod connection;
+mod counters;
+mod listener;
+mod options;
+mod pipeline;
+#[cfg(test)]
+mod tests;
+
+use std::net::SocketAddr;
+
+use async_trait::async_trait;
+use tokio::time::Instant;
+
+pub use counters::ThriftServerCounters;
+pub use kv_api::thrift::{ApplicationErrorKind, Method, ThriftCall, ThriftException, ThriftReply};
+pub use listener::ThriftServer;
+pub use options::ThriftServerOptions;
+
+/// Who is asking.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConnectionContext {
+    /// Counted from 1 for each server; never reused.
+    pub connection_id: u64,
+    pub peer: SocketAddr,
+}
+
+/// Answers calls. Failures of an operation stand inside its reply; [`ThriftReply::Exception`] is for what the interface
+/// has no place for.
+///
+/// The future of each call is polled once before the next call of its connection is made, so that whatever `call` does
+/// before its first wait happens in the order of arrival. A first poll should be short: replies that are already ready wait
+/// for it. A client that only closes its sending side still gets its replies; when the connection breaks, the futures of
+/// its calls are dropped where they stand.
+#[async_trait]
+pub trait ThriftService: Send + Sync + 'static {
+    /// `deadline` is when the client's patience ends (`request_timeout_ms` after arrival). The service keeps to it; the
+    /// server doesn't cut.
+    async fn call(&self, connection: &ConnectionContext, call: ThriftCall, deadline: Instant) -> ThriftReply;
+}

@@ -1,0 +1,116 @@
+//! Settings of the Thrift server.
+
+use std::time::Duration;
+
+use kv_api::thrift::wire::WireLimits;
+use serde::{Deserialize, Serialize};
+
+/// Limits of the Thrift server. The defaults suit existing clients and the default transaction limit of 10 MB.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ThriftServerOptions {
+    /// Most open connections; one more is accepted and closed at once.
+    pub max_connections: usize,
+    /// A connection on which nothing has moved for so long is closed: no call is running, or the client does not take its
+    /// replies. 0: never.
+    pub idle_timeout_s: u64,
+    /// The deadline that each call carries, counted from its arrival.
+    pub request_timeout_ms: u64,
+    /// A message that has begun must be complete within this time. 0: never too late.
+    pub message_timeout_ms: u64,
+    /// How long running calls may take to end when the server shuts down.
+    pub drain_timeout_ms: u64,
+    /// Longest message that is read, in bytes.
+    pub max_message_bytes: usize,
+    /// Longest string or binary inside a message, in bytes; 0: as long as the message.
+    pub max_string_bytes: usize,
+    /// Most elements of one list, set or map.
+    pub max_container: usize,
+    /// Deepest nesting of structs and containers.
+    pub max_depth: usize,
+    /// Most calls of one connection that run or wait for their turn to reply; beyond, nothing more is read from it.
+    pub max_pipelined: usize,
+    /// Bytes of replies that wait for the client to take them; beyond, nothing more is read from it.
+    pub max_buffered_reply_bytes: usize,
+    /// Longest reply that is sent unframed, in bytes; a longer one becomes an exception.
+    pub max_reply_bytes: usize,
+    /// The same with frames: existing clients refuse longer ones.
+    pub max_framed_reply_bytes: usize,
+}
+
+impl Default for ThriftServerOptions {
+    fn default() -> Self {
+        ThriftServerOptions {
+            max_connections: 10_000,
+            idle_timeout_s: 600,
+            request_timeout_ms: 10_000,
+            message_timeout_ms: 30_000,
+            drain_timeout_ms: 5_000,
+            max_message_bytes: 16 << 20,
+            max_string_bytes: 0,
+            max_container: 1_000_000,
+            max_depth: 32,
+            max_pipelined: 1_024,
+            max_buffered_reply_bytes: 1 << 20,
+            max_reply_bytes: 64 << 20,
+            max_framed_reply_bytes: 16_384_000,
+        }
+    }
+}
+
+impl ThriftServerOptions {
+    /// Names the first setting that makes no sense, and what would.
+    pub fn validate(&self) -> Result<(), String> {
+        let least = [
+            ("max_connections", self.max_connections, 1),
+            ("request_timeout_ms", self.request_timeout_ms as usize, 1),
+            ("max_message_bytes", self.max_message_bytes, 1_024),
+            ("max_container", self.max_container, 1),
+            ("max_depth", self.max_depth, 4),
+            ("max_pipelined", self.max_pipelined, 1),
+            ("max_buffered_reply_bytes", self.max_buffered_reply_bytes, 1),
+            ("max_reply_bytes", self.max_reply_bytes, 1_024),
+            ("max_framed_reply_bytes", self.max_framed_reply_bytes, 1_024),
+        ];
+        for (name, value, least) in least {
+            if value < least {
+                return Err(format!("{name} is {value}, but must be at least {least}"));
+            }
+        }
+        // Thrift's lengths are 31 bits wide.
+        let most = [
+            ("max_message_bytes", self.max_message_bytes),
+            ("max_reply_bytes", self.max_reply_bytes),
+            ("max_framed_reply_bytes", self.max_framed_reply_bytes),
+        ];
+        for (name, value) in most {
+            if value > i32::MAX as usize {
+                return Err(format!("{name} is {value}, but must be at most {}", i32::MAX));
+            }
+        }
+        // Skipping an unknown field goes no deeper in the Thrift library.
+        if self.max_depth > 60 {
+            return Err(format!("max_depth is {}, but must be at most 60", self.max_depth));
+        }
+        Ok(())
+    }
+
+    pub(super) fn wire_limits(&self) -> WireLimits {
+        let max_string_bytes = if self.max_string_bytes == 0 { self.max_message_bytes } else { self.max_string_bytes };
+        WireLimits {
+            max_message_bytes: self.max_message_bytes,
+            max_container: self.max_container,
+            max_string_bytes,
+            max_depth: self.max_depth,
+        }
+    }
+
+    /// `None`: never.
+    pub(super) fn idle_timeout(&self) -> Option<Duration> {
+        (self.idle_timeout_s > 0).then(|| Duration::from_secs(self.idle_timeout_s))
+    }
+
+    pub(super) fn message_timeout(&self) -> Option<Duration> {
+        (self.message_timeout_ms > 0).then(|| Duration::from_millis(self.message_timeout_ms))
+    }
+}

@@ -1,0 +1,235 @@
+//! Recent writes in memory: for each key its newest version and whether it is a value or a tombstone.
+//!
+//! It is a cache over the data table and gives the verdict the table would. Invariants:
+//! - a key that is in the index has no version newer than the one the index holds;
+//! - every write with a version above [`ConflictIndex::floor`] is in the index;
+//! - nothing is evicted between two calls of [`ConflictIndex::trim`], so within a batch, whose writes are not in the engine
+//!   yet, the index also serves as the overlay that lets operations of one batch see each other.
+
+use std::{
+    collections::{BTreeSet, HashMap, VecDeque, hash_map::Entry},
+    ops::Bound,
+    sync::Arc,
+};
+
+/// Up to this many recent writes are looked at one by one for a range; beyond that the ordered keys are worth their keep.
+const FEW_WRITES: usize = 1024;
+
+/// Keys are prefixes as [`crate::key_codec`] makes them: family and user key.
+pub(crate) struct ConflictIndex {
+    newest: HashMap<Arc<[u8]>, Indexed>,
+    /// Every write in version order; its length is what the capacity bounds.
+    log: VecDeque<(u64, Arc<[u8]>)>,
+    /// The keys of `newest` in order, from the first range check that wants them until none did for long: most databases
+    /// are never asked, and ordering costs more than all else here.
+    ordered: Option<OrderedKeys>,
+    floor: u64,
+    capacity: usize,
+}
+
+struct Indexed {
+    /// The map's own key, shared with the log.
+    key: Arc<[u8]>,
+    newest: NewestWrite,
+}
+
+struct OrderedKeys {
+    keys: BTreeSet<Arc<[u8]>>,
+    /// The newest version in the index when they were used last.
+    used_at: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct NewestWrite {
+    pub version: u64,
+    /// Whether the key has a value at that version.
+    pub exists: bool,
+}
+
+impl ConflictIndex {
+    /// An index that knows of no write up to `floor`, and keeps at most `capacity` writes when trimmed.
+    pub fn new(floor: u64, capacity: usize) -> Self {
+        ConflictIndex { newest: HashMap::new(), log: VecDeque::new(), ordered: None, floor, capacity }
+    }
+
+    /// A check with a read version at or above this needs the index alone.
+    pub fn floor(&self) -> u64 {
+        self.floor
+    }
+
+    /// The newest write of a key, where the index has it.
+    pub fn get(&self, prefix: &[u8]) -> Option<NewestWrite> {
+        self.newest.get(prefix).map(|indexed| indexed.newest)
+    }
+
+    /// Notes a write; versions never go back.
+    pub fn record(&mut self, prefix: &[u8], write: NewestWrite) {
+        let latest = self.latest_version();
+        assert!(write.version >= latest, "a write at version {} came after one at {latest}", write.version);
+        let key = match self.newest.get_mut(prefix) {
+            Some(indexed) => {
+                indexed.newest = write;
+                indexed.key.clone()
+            }
+            None => {
+                let key: Arc<[u8]> = prefix.into();
+                self.newest.insert(key.clone(), Indexed { key: key.clone(), newest: write });
+                if let Some(ordered) = &mut self.ordered {
+                    ordered.keys.insert(key.clone());
+                }
+                key
+            }
+        };
+        self.log.push_back((write.version, key));
+    }
+
+    /// The keys in `[begin, end)` that the index knows to be written after `read_version`: at least the first `most` of them
+    /// in key order, perhaps more.
+    pub fn written_in(&mut self, begin: &[u8], end: &[u8], read_version: u64, most: usize) -> BTreeSet<Arc<[u8]>> {
+        if begin >= end {
+            return BTreeSet::new();
+        }
+        let since = self.log.partition_point(|(version, _)| *version <= read_version);
+        let writes = self.log.len() - since;
+        if writes > FEW_WRITES {
+            self.order_keys();
+        }
+        // Either walk the range or the writes since the read version, whichever is shorter.
+        self.written_in_short_range(begin, end, read_version, most, writes).unwrap_or_else(|| {
+            let recent = self.log.range(since..).map(|(_, key)| key);
+            recent.filter(|key| key.as_ref() >= begin && key.as_ref() < end).cloned().collect()
+        })
+    }
+
+    /// `None` when the keys are not ordered, or more than `most_steps` of them lie in the range.
+    fn written_in_short_range(
+        &self,
+        begin: &[u8],
+        end: &[u8],
+        read_version: u64,
+        most: usize,
+        most_steps: usize,
+    ) -> Option<BTreeSet<Arc<[u8]>>> {
+        let mut found = BTreeSet::new();
+        let bounds = (Bound::Included(begin), Bound::Excluded(end));
+        for (step, key) in self.ordered.as_ref()?.keys.range::<[u8], _>(bounds).enumerate() {
+            if step == most_steps {
+                return None;
+            }
+            if self.newest[key].newest.version > read_version {
+                found.insert(key.clone());
+                if found.len() == most {
+                    break;
+                }
+            }
+        }
+        Some(found)
+    }
+
+    fn order_keys(&mut self) {
+        let used_at = self.latest_version();
+        let ordered =
+            self.ordered.get_or_insert_with(|| OrderedKeys { keys: self.newest.keys().cloned().collect(), used_at });
+        ordered.used_at = used_at;
+    }
+
+    fn latest_version(&self) -> u64 {
+        self.log.back().map_or(self.floor, |(version, _)| *version)
+    }
+
+    /// Forgets the oldest writes until the capacity is kept, and raises the floor accordingly. To be called only once
+    /// all recorded writes are in the engine.
+    pub fn trim(&mut self) {
+        while self.log.len() > self.capacity {
+            let (version, key) = self.log.pop_front().expect("the log is longer than its capacity");
+            self.floor = self.floor.max(version);
+            // A key written again since then stays.
+            if let Entry::Occupied(indexed) = self.newest.entry(key)
+                && indexed.get().newest.version == version
+            {
+                let (key, _) = indexed.remove_entry();
+                if let Some(ordered) = &mut self.ordered {
+                    ordered.keys.remove(&key);
+                }
+            }
+        }
+        if self.ordered.as_ref().is_some_and(|ordered| ordered.used_at < self.floor) {
+            self.ordered = None;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn index_of(writes: &[(&str, u64)], capacity: usize) -> ConflictIndex {
+        let mut index = ConflictIndex::new(1, capacity);
+        for (key, version) in writes {
+            index.record(key.as_bytes(), NewestWrite { version: *version, exists: true });
+        }
+        index
+    }
+
+    fn written(index: &mut ConflictIndex, begin: &str, end: &str, read_version: u64, most: usize) -> Vec<String> {
+        let found = index.written_in(begin.as_bytes(), end.as_bytes(), read_version, most);
+        found.iter().take(most).map(|key| String::from_utf8(key.to_vec()).unwrap()).collect()
+    }
+
+    #[test]
+    fn the_oldest_writes_are_forgotten_first_and_raise_the_floor() {
+        let mut index = index_of(&[("a", 2), ("b", 3), ("c", 4)], 2);
+        index.trim();
+        assert_eq!(index.floor(), 2);
+        assert_eq!(index.get(b"a"), None);
+        assert_eq!(index.get(b"b"), Some(NewestWrite { version: 3, exists: true }));
+    }
+
+    #[test]
+    fn a_key_written_again_outlives_its_older_write() {
+        let mut index = index_of(&[("a", 2), ("b", 3), ("a", 4)], 2);
+        index.trim();
+        assert_eq!(index.floor(), 2);
+        assert_eq!(index.get(b"a"), Some(NewestWrite { version: 4, exists: true }));
+    }
+
+    #[test]
+    fn nothing_is_forgotten_before_trimming() {
+        let mut index = index_of(&[("a", 2), ("b", 3)], 0);
+        assert_eq!(written(&mut index, "a", "z", 1, 10), ["a", "b"]);
+    }
+
+    #[test]
+    fn a_range_finds_the_same_from_the_ordered_keys_and_from_the_recent_writes() {
+        let keys: Vec<String> = (0..5000).map(|i| format!("k{i:04}")).collect();
+        let mut writes: Vec<(&str, u64)> = keys.iter().zip(2..).map(|(key, version)| (key.as_str(), version)).collect();
+        writes.extend([("k0010", 6000), ("k0005", 6001), ("k0010", 6002)]);
+        let mut index = index_of(&writes, 10_000);
+        for _ in ["without ordered keys where they are not needed", "with them"] {
+            assert_eq!(written(&mut index, "k0000", "k9999", 5999, 10), ["k0005", "k0010"]);
+            assert_eq!(written(&mut index, "k0000", "k9999", 5999, 1), ["k0005"]);
+            assert!(written(&mut index, "k0011", "k9999", 5999, 10).is_empty());
+            // Many writes since then: few of them in the first range, all in the second.
+            assert_eq!(written(&mut index, "k0010", "k0012", 2, 10), ["k0010", "k0011"]);
+            assert_eq!(written(&mut index, "k0000", "k9999", 2, 2), ["k0001", "k0002"]);
+            assert!(written(&mut index, "k9999", "k0000", 1, 10).is_empty());
+            assert!(index.ordered.is_some());
+        }
+    }
+
+    #[test]
+    fn ordered_keys_follow_writes_and_evictions_and_go_when_unused() {
+        let keys: Vec<String> = (0..3000).map(|i| format!("k{i:04}")).collect();
+        let writes: Vec<(&str, u64)> = keys.iter().zip(2..).map(|(key, version)| (key.as_str(), version)).collect();
+        let mut index = index_of(&writes, 2000);
+        assert_eq!(written(&mut index, "k0000", "k0002", 1, 10), ["k0000", "k0001"]);
+        let write = |version| NewestWrite { version, exists: true };
+        index.record(b"k0001x", write(4000));
+        index.trim();
+        let floor = index.floor();
+        assert_eq!(written(&mut index, "k0000", "k0002", floor, 10), ["k0001x"]);
+        (4001..=6001).for_each(|version| index.record(b"other", write(version)));
+        index.trim();
+        assert!(index.ordered.is_none());
+    }
+}

@@ -1,0 +1,129 @@
+//! The storage engine under the database: ordered bytes in two tables, written in atomic batches.
+//!
+//! Invariants every engine keeps:
+//! - a [`WriteBatch`] is seen, and survives a crash, whole or not at all, across both tables;
+//! - under [`Durability::EveryWrite`] a write that returned survives a crash; under [`Durability::UntilFlush`] a crash may
+//!   throw away the newest batches since the last [`Engine::flush`], never an older one and never a part of one;
+//! - keys are ordered as bytes.
+//!
+//! An engine knows nothing of versions, families or transactions, with one exception for speed: [`Engine::key_cursor`]
+//! may use that keys of [`Table::Data`] are laid out by [`crate::key_codec`].
+
+mod batch;
+mod memory;
+mod resources;
+#[cfg(feature = "rocksdb")]
+mod rocks;
+
+use std::{path::Path, sync::Arc};
+
+use bytes::Bytes;
+use kv_api::KvError;
+
+pub use batch::{Put, WriteBatch};
+pub use memory::MemoryEngine;
+pub use resources::{ResourceOptions, SharedResources};
+#[cfg(feature = "rocksdb")]
+pub use rocks::{RocksEngine, RocksOptions};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Table {
+    /// Every version of every row.
+    Data,
+    /// Records about the database itself.
+    Meta,
+}
+
+impl Table {
+    pub const ALL: [Table; 2] = [Table::Data, Table::Meta];
+}
+
+/// What survives a crash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// Each write is synced to the engine's own log before it returns: for a database without a log above it.
+    EveryWrite,
+    /// The engine keeps no log; what was written since the last flush is lost in a crash, consistently, and is written
+    /// again from the consensus log.
+    UntilFlush,
+}
+
+/// An engine's own figures.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EngineStatistics {
+    /// Bytes of live files and write buffers.
+    pub size_bytes: u64,
+    /// Bytes in write buffers that no flush has written to files yet.
+    pub unflushed_bytes: u64,
+    /// `None`: the engine does not compact.
+    pub compaction_pending_bytes: Option<u64>,
+    /// Since the engine was opened; `None`: no cache, or nothing asked of it yet.
+    pub cache_hit_rate_percent: Option<u64>,
+}
+
+/// A storage engine. Calls block; all may come from any thread.
+pub trait Engine: Send + Sync + 'static {
+    fn durability(&self) -> Durability;
+
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, KvError>;
+
+    /// Writes all of `batch` or nothing. After an error the engine's state is unknown: the caller must stop writing.
+    fn write(&self, batch: &WriteBatch) -> Result<(), KvError>;
+
+    /// A cursor over the keys `lower <= key < upper`, not yet on an entry.
+    fn cursor(&self, table: Table, lower: &[u8], upper: &[u8]) -> Result<Box<dyn Cursor + '_>, KvError>;
+
+    /// A cursor of [`Table::Data`] for jumping to the versions of one key after another. Only [`Cursor::seek`] may be
+    /// used, with a target that holds a whole key prefix; the entry is of any use only while it has that same prefix.
+    fn key_cursor(&self) -> Result<Box<dyn Cursor + '_>, KvError>;
+
+    /// Makes everything written so far survive a crash, both tables as one.
+    fn flush(&self) -> Result<(), KvError>;
+
+    /// The value as a crash at this moment would leave it.
+    fn persisted_get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, KvError>;
+
+    fn statistics(&self) -> EngineStatistics;
+}
+
+/// A position in a table, on one entry or on none. It may or may not see what is written after it was made.
+pub trait Cursor {
+    /// To the first entry with a key `>= target`.
+    fn seek(&mut self, target: &[u8]) -> Result<(), KvError>;
+    /// To the last entry with a key `< target`.
+    fn seek_before(&mut self, target: &[u8]) -> Result<(), KvError>;
+    /// To the next entry; only from an entry.
+    fn next(&mut self) -> Result<(), KvError>;
+    /// To the previous entry; only from an entry.
+    fn prev(&mut self) -> Result<(), KvError>;
+    /// The key and value under the cursor; `None` beyond either end.
+    fn entry(&self) -> Option<(&[u8], &[u8])>;
+}
+
+/// Which engine a database stands on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EngineKind {
+    /// On disk. Only in builds with the cargo feature `rocksdb`, which is on by default.
+    RocksDb,
+    /// Gone when the process ends.
+    Memory,
+}
+
+/// Opens or creates an engine; `path` is its own folder (unused by [`EngineKind::Memory`]).
+pub fn open_engine(
+    kind: EngineKind,
+    path: &Path,
+    durability: Durability,
+    resources: &SharedResources,
+) -> Result<Arc<dyn Engine>, KvError> {
+    match kind {
+        EngineKind::Memory => Ok(Arc::new(MemoryEngine::new(durability))),
+        #[cfg(feature = "rocksdb")]
+        EngineKind::RocksDb => Ok(Arc::new(RocksEngine::open(path, RocksOptions::new(durability, resources.clone()))?)),
+        #[cfg(not(feature = "rocksdb"))]
+        EngineKind::RocksDb => {
+            let _ = (path, resources);
+            Err(KvError::NotSupported("the RocksDB engine, in a build without the cargo feature \"rocksdb\",".into()))
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! Group commit of a standalone database: one thread takes every commit that waits, decides them as one batch, writes that
+//! with one sync, and wakes all who wait. While it syncs, the next batch gathers.
+//!
+//! The queue is bounded in commits and bytes; beyond that a commit is refused with [`KvError::Overloaded`] at once.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+        mpsc,
+    },
+    thread::JoinHandle,
+};
+
+use kv_api::{AtomicCommit, CommitVerdict, KvError};
+
+use crate::{database::Core, oneshot};
+
+/// Bounds of the queue and of one batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GroupCommitOptions {
+    /// Commits that may wait.
+    pub max_queued_commits: usize,
+    /// Bytes of commits that may wait; a single commit above it is still let in when nothing waits.
+    pub max_queued_bytes: usize,
+    /// A batch takes no more commits once it has this many bytes.
+    pub max_batch_bytes: usize,
+}
+
+impl Default for GroupCommitOptions {
+    fn default() -> Self {
+        GroupCommitOptions { max_queued_commits: 16_384, max_queued_bytes: 64 << 20, max_batch_bytes: 4 << 20 }
+    }
+}
+
+/// What a commit costs in the queue beside its keys and values, in bytes.
+const COMMIT_OVERHEAD_BYTES: usize = 128;
+
+struct Waiting {
+    commit: AtomicCommit,
+    size_bytes: usize,
+    reply: oneshot::Sender<CommitVerdict>,
+}
+
+/// Dropping it ends the thread, once all that waits is committed.
+pub(crate) struct GroupCommit {
+    options: GroupCommitOptions,
+    /// `None` only while it is being dropped.
+    queue: Option<mpsc::SyncSender<Waiting>>,
+    queued_bytes: Arc<AtomicUsize>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl GroupCommit {
+    pub fn start(core: Arc<Core>, options: GroupCommitOptions) -> Result<Self, KvError> {
+        let (queue, waiting) = mpsc::sync_channel(options.max_queued_commits);
+        let queued_bytes = Arc::new(AtomicUsize::new(0));
+        let committer = Committer { core, waiting, queued_bytes: queued_bytes.clone(), options };
+        let thread = std::thread::Builder::new()
+            .name("group-commit".into())
+            .spawn(move || committer.run())
+            .map_err(|error| KvError::Storage(format!("cannot start the group commit thread: {error}")))?;
+        Ok(GroupCommit { options, queue: Some(queue), queued_bytes, thread: Some(thread) })
+    }
+
+    /// Queues a commit at once, in the order of the calls; the future has its verdict once it is durable.
+    pub fn submit(&self, commit: AtomicCommit) -> Result<oneshot::Receiver<CommitVerdict>, KvError> {
+        let size_bytes = commit.size_bytes() + COMMIT_OVERHEAD_BYTES;
+        let before = self.queued_bytes.fetch_add(size_bytes, Ordering::Relaxed);
+        if before > 0 && before + size_bytes > self.options.max_queued_bytes {
+            self.queued_bytes.fetch_sub(size_bytes, Ordering::Relaxed);
+            return Err(KvError::Overloaded(format!("{before} bytes of commits are waiting")));
+        }
+        let (reply, verdict) = oneshot::channel();
+        let queue = self.queue.as_ref().expect("the queue is there until drop");
+        queue.try_send(Waiting { commit, size_bytes, reply }).map_err(|error| {
+            self.queued_bytes.fetch_sub(size_bytes, Ordering::Relaxed);
+            match error {
+                mpsc::TrySendError::Full(_) => {
+                    KvError::Overloaded(format!("{} commits are waiting", self.options.max_queued_commits))
+                }
+                mpsc::TrySendError::Disconnected(_) => KvError::Storage("the group commit thread has ended".into()),
+            }
+        })?;
+        Ok(verdict)
+    }
+}
+
+impl Drop for GroupCommit {
+    fn drop(&mut self) {
+        self.queue = None;
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the group commit thread panicked");
+        }
+    }
+}
+
+struct Committer {
+    core: Arc<Core>,
+    waiting: mpsc::Receiver<Waiting>,
+    queued_bytes: Arc<AtomicUsize>,
+    options: GroupCommitOptions,
+}
+
+impl Committer {
+    fn run(self) {
+        while let Ok(first) = self.waiting.recv() {
+            let (commits, replies) = self.take_batch(first);
+            match self.core.apply(&commits, None) {
+                Ok(verdicts) => replies.into_iter().zip(verdicts).for_each(|(reply, verdict)| reply.send(verdict)),
+                Err(error) => replies.into_iter().for_each(|reply| reply.send(Err(error.clone()))),
+            }
+        }
+    }
+
+    /// `first` and what waits behind it.
+    fn take_batch(&self, first: Waiting) -> (Vec<AtomicCommit>, Vec<oneshot::Sender<CommitVerdict>>) {
+        let (mut commits, mut replies) = (Vec::new(), Vec::new());
+        let mut batch_bytes = 0;
+        let mut next = Some(first);
+        while let Some(Waiting { commit, size_bytes, reply }) = next {
+            batch_bytes += size_bytes;
+            commits.push(commit);
+            replies.push(reply);
+            next = if batch_bytes < self.options.max_batch_bytes { self.waiting.try_recv().ok() } else { None };
+        }
+        self.queued_bytes.fetch_sub(batch_bytes, Ordering::Relaxed);
+        (commits, replies)
+    }
+}

@@ -1,0 +1,121 @@
+//! Reads of the database at one version: a key, a range, and hashes of rows for comparing replicas.
+
+use bytes::Bytes;
+use kv_api::{KeyRef, KvError, RangeQuery, Row, Rows};
+use xxhash_rust::xxh3::Xxh3;
+
+use crate::{
+    engine::Engine,
+    key_codec,
+    scan::{self, Bounds, VisibleRow, VisibleRows},
+};
+
+/// What a row takes in a reply beside its key and value, in bytes, so that a reply of very many tiny rows counts too.
+const ROW_OVERHEAD_BYTES: u64 = 16;
+
+/// Hash of consecutive rows of one family; see [`crate::TransactionalKvDatabase::hash_rows`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RowsHash {
+    /// Rows covered.
+    pub count: u64,
+    /// XXH3 (64 bits, seed 0) over each row's key and value, each preceded by its length (u64, little-endian).
+    pub hash: u64,
+    /// The first key that is not covered; `None`: the family ends here.
+    pub next: Option<Bytes>,
+}
+
+/// The value of a key at `version`.
+pub(crate) fn read_key(engine: &dyn Engine, key: &KeyRef, version: u64) -> Result<Option<Bytes>, KvError> {
+    key_codec::check_family(&key.column_family)?;
+    let prefix = key_codec::prefix(&key.column_family, &key.key);
+    let mut cursor = engine.key_cursor()?;
+    let mut scratch = Vec::with_capacity(prefix.len() + 8);
+    let newest = scan::newest_at(cursor.as_mut(), &prefix, version, &mut scratch)?;
+    Ok(newest.and_then(|newest| newest.value).map(Bytes::copy_from_slice))
+}
+
+/// The rows that `query` asks for at `version`.
+pub(crate) fn read_range(engine: &dyn Engine, query: &RangeQuery, version: u64) -> Result<Rows, KvError> {
+    key_codec::check_family(&query.column_family)?;
+    if query.begin >= query.end {
+        return Ok(Rows::default());
+    }
+    let bounds = Bounds::range(&query.column_family, &query.begin, &query.end);
+    let mut visible = VisibleRows::new(engine, &bounds, version, query.reverse)?;
+    for _ in 0..query.skip {
+        if visible.next_row()?.is_none() {
+            return Ok(Rows::default());
+        }
+    }
+    let mut reply = Reply { query, rows: Vec::new(), row_bytes: 0, reply_bytes: 0 };
+    while let Some(VisibleRow { prefix, value }) = visible.next_row()? {
+        // With a row in hand and no wish for it, `has_more` is exactly known.
+        if reply.is_full() {
+            return Ok(Rows { rows: reply.rows, has_more: true });
+        }
+        let row = Row { key: key_codec::user_key(prefix)?, value: Bytes::copy_from_slice(value) };
+        if !reply.add(row)? {
+            return Ok(Rows { rows: reply.rows, has_more: true });
+        }
+    }
+    Ok(Rows { rows: reply.rows, has_more: false })
+}
+
+struct Reply<'q> {
+    query: &'q RangeQuery,
+    rows: Vec<Row>,
+    /// Of keys and values.
+    row_bytes: u64,
+    /// The same with each row's overhead.
+    reply_bytes: u64,
+}
+
+impl Reply<'_> {
+    /// Whether the caller asked for no more than this. Even the smallest byte target gets one row.
+    fn is_full(&self) -> bool {
+        let rows_reached = self.query.limit.is_some_and(|limit| self.rows.len() as u64 >= limit);
+        let bytes_reached = self.query.target_bytes.is_some_and(|target| self.row_bytes >= target);
+        rows_reached || (bytes_reached && !self.rows.is_empty())
+    }
+
+    /// False when the row does not fit and the caller lets the reply end early; an error when it must not.
+    fn add(&mut self, row: Row) -> Result<bool, KvError> {
+        let row_bytes = (row.key.len() + row.value.len()) as u64;
+        let reply_bytes = self.reply_bytes + row_bytes + ROW_OVERHEAD_BYTES;
+        if reply_bytes > self.query.max_bytes {
+            let may_end_here = self.query.target_bytes.is_some() && !self.rows.is_empty();
+            return if may_end_here { Ok(false) } else { Err(KvError::ResultTooLarge { limit: self.query.max_bytes }) };
+        }
+        self.row_bytes += row_bytes;
+        self.reply_bytes = reply_bytes;
+        self.rows.push(row);
+        Ok(true)
+    }
+}
+
+/// Hashes up to `limit` rows of a family from `begin` on.
+pub(crate) fn hash_rows(
+    engine: &dyn Engine,
+    family: &str,
+    begin: &[u8],
+    version: u64,
+    limit: u64,
+) -> Result<RowsHash, KvError> {
+    key_codec::check_family(family)?;
+    let bounds = Bounds::rest_of_family(family, begin);
+    let mut visible = VisibleRows::new(engine, &bounds, version, false)?;
+    let mut hasher = Xxh3::new();
+    let mut count = 0;
+    while let Some(VisibleRow { prefix, value }) = visible.next_row()? {
+        let key = key_codec::user_key(prefix)?;
+        if count == limit {
+            return Ok(RowsHash { count, hash: hasher.digest(), next: Some(key) });
+        }
+        for part in [key.as_ref(), value] {
+            hasher.update(&(part.len() as u64).to_le_bytes());
+            hasher.update(part);
+        }
+        count += 1;
+    }
+    Ok(RowsHash { count, hash: hasher.digest(), next: None })
+}

@@ -1,0 +1,250 @@
+//! Walks over the data table that make rows of versions: the rows visible at a version, in either direction, and the keys
+//! written after a version.
+//!
+//! Versions above the one asked for may be written while a walk goes on; they are passed over, so a walk needs no
+//! engine snapshot. At most one entry is held at a time. A key with many versions costs a few steps and then one seek.
+
+use kv_api::KvError;
+
+use crate::{
+    engine::{Cursor, Engine, Table},
+    key_codec,
+};
+
+/// Entries of one key that are stepped over one by one before a seek jumps over the rest: a step costs a small fraction
+/// of a seek, and most keys have few versions.
+const STEPS_BEFORE_SEEK: usize = 8;
+
+/// Encoded keys `begin <= key < end`.
+pub(crate) struct Bounds {
+    pub begin: Vec<u8>,
+    pub end: Vec<u8>,
+}
+
+impl Bounds {
+    /// The keys `begin <= key < end` of a family.
+    pub fn range(family: &str, begin: &[u8], end: &[u8]) -> Self {
+        Bounds { begin: key_codec::prefix(family, begin), end: key_codec::prefix(family, end) }
+    }
+
+    /// All keys `>= begin` of a family.
+    pub fn rest_of_family(family: &str, begin: &[u8]) -> Self {
+        Bounds { begin: key_codec::prefix(family, begin), end: key_codec::family_end(family) }
+    }
+}
+
+/// One version of a key as the cursor shows it; without a value it is a tombstone.
+pub(crate) struct VersionEntry<'c> {
+    pub version: u64,
+    pub value: Option<&'c [u8]>,
+}
+
+/// One visible row as the walk shows it.
+pub(crate) struct VisibleRow<'w> {
+    /// Encoded family and user key.
+    pub prefix: &'w [u8],
+    pub value: &'w [u8],
+}
+
+/// The newest entry of one key that is not newer than `version`.
+pub(crate) fn newest_at<'c>(
+    cursor: &'c mut dyn Cursor,
+    prefix: &[u8],
+    version: u64,
+    scratch: &mut Vec<u8>,
+) -> Result<Option<VersionEntry<'c>>, KvError> {
+    key_codec::set_versioned(scratch, prefix, version);
+    cursor.seek(scratch)?;
+    match cursor.entry() {
+        Some((key, value)) if key.starts_with(prefix) => {
+            let (_, version) = key_codec::split(key)?;
+            Ok(Some(VersionEntry { version, value: key_codec::row_value(value)? }))
+        }
+        _ => Ok(None),
+    }
+}
+
+/// The encoded prefixes of the keys in `bounds` that have an entry newer than `version`, tombstones included: the first
+/// `most` in key order.
+pub(crate) fn written_after(
+    engine: &dyn Engine,
+    bounds: &Bounds,
+    version: u64,
+    most: usize,
+) -> Result<Vec<Vec<u8>>, KvError> {
+    let mut walk = Walk::new(engine, bounds, false)?;
+    let mut written = Vec::new();
+    while written.len() < most {
+        let Some(newest) = walk.entry_version()? else {
+            break;
+        };
+        if newest > version {
+            written.push(walk.prefix.clone());
+        }
+        walk.go_to_next_key()?;
+    }
+    Ok(written)
+}
+
+/// The rows visible at one version, one after the other.
+pub(crate) struct VisibleRows<'e> {
+    walk: Walk<'e>,
+    version: u64,
+    reverse: bool,
+    /// The value of the row found last: walking backwards, the cursor has already left it.
+    value: Vec<u8>,
+}
+
+impl<'e> VisibleRows<'e> {
+    pub fn new(engine: &'e dyn Engine, bounds: &Bounds, version: u64, reverse: bool) -> Result<Self, KvError> {
+        Ok(VisibleRows { walk: Walk::new(engine, bounds, reverse)?, version, reverse, value: Vec::new() })
+    }
+
+    /// The next row; `None` at the end.
+    pub fn next_row(&mut self) -> Result<Option<VisibleRow<'_>>, KvError> {
+        let found = if self.reverse { self.advance_backward()? } else { self.advance_forward()? };
+        Ok(found.then_some(VisibleRow { prefix: &self.walk.prefix, value: &self.value }))
+    }
+
+    /// From the newest entry of a key. Afterwards the cursor is on the newest entry of the next key.
+    fn advance_forward(&mut self) -> Result<bool, KvError> {
+        while let Some(newest) = self.walk.entry_version()? {
+            let found = match newest <= self.version || self.walk.skip_newer(self.version)? {
+                true => self.keep_value()?,
+                false => false,
+            };
+            self.walk.go_to_next_key()?;
+            if found {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// From the oldest entry of a key. Afterwards the cursor is on the oldest entry of the key before.
+    fn advance_backward(&mut self) -> Result<bool, KvError> {
+        while let Some(oldest) = self.walk.entry_version()? {
+            let found = oldest <= self.version && self.keep_newest_backward()?;
+            self.walk.go_to_previous_key()?;
+            if found {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Goes back over the entries of the key up to the newest one that is visible, and keeps that one's value.
+    fn keep_newest_backward(&mut self) -> Result<bool, KvError> {
+        let mut found = self.keep_value()?;
+        for _ in 0..STEPS_BEFORE_SEEK {
+            self.walk.cursor.prev()?;
+            if !self.walk.on_same_key() || self.walk.version_here()? > self.version {
+                return Ok(found);
+            }
+            found = self.keep_value()?;
+        }
+        key_codec::set_versioned(&mut self.walk.target, &self.walk.prefix, self.version);
+        self.walk.cursor.seek(&self.walk.target)?;
+        if self.walk.on_same_key() {
+            found = self.keep_value()?;
+        }
+        Ok(found)
+    }
+
+    /// Keeps the value under the cursor; false for a tombstone.
+    fn keep_value(&mut self) -> Result<bool, KvError> {
+        let (_, stored) = self.walk.cursor.entry().expect("the cursor is on an entry of the key");
+        self.value.clear();
+        match key_codec::row_value(stored)? {
+            Some(value) => self.value.extend_from_slice(value),
+            None => return Ok(false),
+        }
+        Ok(true)
+    }
+}
+
+/// A cursor and the key it is at.
+struct Walk<'e> {
+    cursor: Box<dyn Cursor + 'e>,
+    /// Prefix of the current key.
+    prefix: Vec<u8>,
+    /// Where to seek next: kept for its memory.
+    target: Vec<u8>,
+}
+
+impl<'e> Walk<'e> {
+    fn new(engine: &'e dyn Engine, bounds: &Bounds, reverse: bool) -> Result<Self, KvError> {
+        let mut cursor = engine.cursor(Table::Data, &bounds.begin, &bounds.end)?;
+        match reverse {
+            false => cursor.seek(&bounds.begin)?,
+            true => cursor.seek_before(&bounds.end)?,
+        }
+        Ok(Walk { cursor, prefix: Vec::new(), target: Vec::new() })
+    }
+
+    /// Makes the key under the cursor the current one and returns the version there; `None` at the end.
+    fn entry_version(&mut self) -> Result<Option<u64>, KvError> {
+        let Some((key, _)) = self.cursor.entry() else {
+            return Ok(None);
+        };
+        let (prefix, version) = key_codec::split(key)?;
+        self.prefix.clear();
+        self.prefix.extend_from_slice(prefix);
+        Ok(Some(version))
+    }
+
+    fn on_same_key(&self) -> bool {
+        self.cursor.entry().is_some_and(|(key, _)| key.starts_with(&self.prefix))
+    }
+
+    /// Version of the entry under the cursor, of which there is one.
+    fn version_here(&self) -> Result<u64, KvError> {
+        let (key, _) = self.cursor.entry().expect("the cursor is on an entry of the key");
+        Ok(key_codec::split(key)?.1)
+    }
+
+    /// Goes to the newest entry of the current key that is not newer than `version`; false when there is none.
+    fn skip_newer(&mut self, version: u64) -> Result<bool, KvError> {
+        for _ in 0..STEPS_BEFORE_SEEK {
+            self.cursor.next()?;
+            if !self.on_same_key() {
+                return Ok(false);
+            }
+            if self.version_here()? <= version {
+                return Ok(true);
+            }
+        }
+        key_codec::set_versioned(&mut self.target, &self.prefix, version);
+        self.cursor.seek(&self.target)?;
+        Ok(self.on_same_key())
+    }
+
+    /// Forward to the newest entry of the next key.
+    fn go_to_next_key(&mut self) -> Result<(), KvError> {
+        for _ in 0..STEPS_BEFORE_SEEK {
+            if !self.on_same_key() {
+                return Ok(());
+            }
+            self.cursor.next()?;
+        }
+        if self.on_same_key() {
+            key_codec::set_behind(&mut self.target, &self.prefix);
+            self.cursor.seek(&self.target)?;
+        }
+        Ok(())
+    }
+
+    /// Back to the oldest entry of the key before.
+    fn go_to_previous_key(&mut self) -> Result<(), KvError> {
+        for _ in 0..STEPS_BEFORE_SEEK {
+            if !self.on_same_key() {
+                return Ok(());
+            }
+            self.cursor.prev()?;
+        }
+        if self.on_same_key() {
+            self.cursor.seek_before(&self.prefix)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,524 @@
+//! Both transports, over real sockets of this machine and over a bus. Tests wait for events; a wait that takes far too
+//! long fails.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use tokio::runtime::Runtime;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
+use super::frame::MAX_FRAME_BYTES;
+use super::*;
+
+const A: ReplicaId = ReplicaId(0);
+const B: ReplicaId = ReplicaId(1);
+const C: ReplicaId = ReplicaId(2);
+
+fn envelope(from: ReplicaId, to: ReplicaId, body: impl Into<Bytes>, payload: Vec<Bytes>) -> Envelope {
+    let sender =
+        Sender { replica: from, cluster_id: ClusterId(77), epoch: Epoch(1), disk_id: DiskId(5), boot: Boot(2) };
+    Envelope { sender, to, body: body.into(), payload }
+}
+
+struct Events(UnboundedReceiver<TransportEvent>);
+
+fn sink() -> (EventSink, Events) {
+    let (sender, receiver) = unbounded_channel();
+    let sink: EventSink = Arc::new(move |event| {
+        // A test that ended no longer cares.
+        let _unheard = sender.send(event);
+    });
+    (sink, Events(receiver))
+}
+
+impl Events {
+    fn next(&mut self, runtime: &Runtime) -> TransportEvent {
+        let event = runtime.block_on(async { tokio::time::timeout(Duration::from_secs(20), self.0.recv()).await });
+        event.expect("an event within 20 seconds").expect("the transport lives")
+    }
+
+    fn wait_for(&mut self, runtime: &Runtime, wanted: &TransportEvent) {
+        while self.next(runtime) != *wanted {}
+    }
+
+    fn message(&mut self, runtime: &Runtime) -> Envelope {
+        loop {
+            if let TransportEvent::Received(envelope) = self.next(runtime) {
+                return envelope;
+            }
+        }
+    }
+
+    /// What has arrived and was not looked at.
+    fn drain(&mut self) -> Vec<TransportEvent> {
+        std::iter::from_fn(|| self.0.try_recv().ok()).collect()
+    }
+}
+
+mod frames {
+    use super::*;
+
+    fn bytes_of(frame: &Frame) -> Vec<u8> {
+        frame.encode().expect("the frame is small enough").pieces.concat()
+    }
+
+    fn decode_all(bytes: &[u8], piece_bytes: usize) -> Result<Vec<Frame>, FrameError> {
+        let mut decoder = Decoder::default();
+        let mut frames = Vec::new();
+        for piece in bytes.chunks(piece_bytes) {
+            decoder.buffer().extend_from_slice(piece);
+            while let Some(frame) = decoder.next_frame()? {
+                frames.push(frame);
+            }
+        }
+        Ok(frames)
+    }
+
+    fn samples() -> Vec<Frame> {
+        let long = Bytes::from(vec![7; 5000]);
+        vec![
+            Frame::hello(envelope(A, B, "", vec![]).sender, B),
+            Frame::message(envelope(A, B, "", vec![])),
+            Frame::message(envelope(A, B, "body", vec![Bytes::new(), Bytes::from_static(b"short"), long.clone()])),
+            Frame::message(envelope(A, B, vec![1; 100_000], vec![long.clone(), Bytes::from_static(b"x"), long])),
+        ]
+    }
+
+    #[test]
+    fn frames_are_decoded_as_they_were_encoded_however_the_stream_is_divided() {
+        let frames = samples();
+        let bytes: Vec<u8> = frames.iter().flat_map(bytes_of).collect();
+        for piece_bytes in [1, 7, 80, 4096, bytes.len()] {
+            assert_eq!(decode_all(&bytes, piece_bytes), Ok(frames.clone()), "pieces of {piece_bytes} bytes");
+        }
+    }
+
+    #[test]
+    fn long_payloads_are_not_copied_by_the_encoder() {
+        let payload = Bytes::from(vec![7; 5000]);
+        let frame = Frame::message(envelope(A, B, "body", vec![payload.clone()])).encode().expect("small enough");
+        assert!(frame.pieces.iter().any(|piece| piece.as_ptr() == payload.as_ptr()));
+    }
+
+    #[test]
+    fn a_flipped_bit_anywhere_is_noticed() {
+        let bytes = bytes_of(&Frame::message(envelope(A, B, "body", vec![Bytes::from_static(b"payload")])));
+        for position in 0..bytes.len() {
+            let mut damaged = bytes.clone();
+            damaged[position] ^= 1 << (position % 8);
+            decode_all(&damaged, damaged.len()).expect_err(&format!("byte {position} was damaged"));
+        }
+    }
+
+    #[test]
+    fn a_length_is_not_believed_before_its_checksum_and_memory_grows_with_what_arrived() {
+        let mut bytes = bytes_of(&Frame::message(envelope(A, B, "body", vec![])));
+        bytes[12..16].copy_from_slice(&(60u32 << 20).to_le_bytes());
+        assert_eq!(decode_all(&bytes, 80), Err(FrameError::Checksum { part: "header" }));
+        let huge = bytes_of(&Frame::message(envelope(A, B, vec![1; 60 << 20], vec![])));
+        let mut decoder = Decoder::default();
+        decoder.buffer().extend_from_slice(&huge[..200]);
+        assert_eq!(decoder.next_frame(), Ok(None));
+        assert!(decoder.buffer().capacity() < 1 << 20, "memory was taken for what was only announced");
+    }
+
+    #[test]
+    fn a_frame_that_is_too_large_is_neither_sent_nor_taken() {
+        let frame = Frame::message(envelope(A, B, vec![1; MAX_FRAME_BYTES], vec![]));
+        assert!(matches!(frame.encode(), Err(FrameError::TooLarge { .. })));
+        let mut header = bytes_of(&Frame::message(envelope(A, B, "", vec![])));
+        header[12..16].copy_from_slice(&u32::MAX.to_le_bytes());
+        let crc = crc32c::crc32c(&header[..72]);
+        header[72..76].copy_from_slice(&crc.to_le_bytes());
+        assert!(matches!(decode_all(&header, 80), Err(FrameError::TooLarge { .. })));
+    }
+
+    #[test]
+    fn another_version_and_garbage_are_told_apart() {
+        let mut bytes = bytes_of(&Frame::message(envelope(A, B, "", vec![])));
+        bytes[4] = 9;
+        assert_eq!(decode_all(&bytes, 80), Err(FrameError::Version { found: 9 }));
+        assert_eq!(decode_all(b"GET / HTTP/1.1\r\n", 1), Err(FrameError::Magic));
+    }
+}
+
+/// A transport over real sockets, and what it told.
+struct Node {
+    transport: TcpTransport,
+    events: Events,
+}
+
+/// Replicas on ports that the system chose.
+struct Network {
+    runtime: Runtime,
+    peers: Vec<(ReplicaId, SocketAddr)>,
+    listeners: Vec<Option<TcpListener>>,
+}
+
+impl Network {
+    fn new(count: u8) -> Self {
+        let listeners: Vec<_> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port")).collect();
+        let addresses = listeners.iter().map(|listener| listener.local_addr().expect("it is bound"));
+        let peers = (0..count).map(ReplicaId).zip(addresses).collect();
+        let runtime = Runtime::new().expect("a runtime");
+        Network { runtime, peers, listeners: listeners.into_iter().map(Some).collect() }
+    }
+
+    fn options(&mut self, me: ReplicaId) -> TcpOptions {
+        let mut options = TcpOptions::new(me, self.peers[usize::from(me.0)].1, self.peers.clone());
+        options.listener = self.listeners[usize::from(me.0)].take();
+        options
+    }
+
+    fn start(&mut self, me: ReplicaId) -> Node {
+        let options = self.options(me);
+        self.start_with(options)
+    }
+
+    fn start_with(&self, options: TcpOptions) -> Node {
+        let (sink, events) = sink();
+        let transport = TcpTransport::start(options, sink, self.runtime.handle()).expect("the port is ours");
+        Node { transport, events }
+    }
+
+    /// Both, connected in both directions.
+    fn pair(&mut self) -> (Node, Node) {
+        let (mut a, mut b) = (self.start(A), self.start(B));
+        a.events.wait_for(&self.runtime, &TransportEvent::Connected(B));
+        b.events.wait_for(&self.runtime, &TransportEvent::Connected(A));
+        (a, b)
+    }
+
+    fn stop(&self, node: &Node) {
+        node.transport.shutdown();
+        self.runtime.block_on(node.transport.closed());
+    }
+}
+
+#[test]
+fn messages_arrive_unchanged_and_in_order() {
+    let mut network = Network::new(2);
+    let (a, mut b) = network.pair();
+    let sent: Vec<_> = (0..2000u32)
+        .map(|n| envelope(A, B, n.to_le_bytes().to_vec(), vec![Bytes::from(vec![n as u8; n as usize % 700])]))
+        .collect();
+    sent.iter().for_each(|message| a.transport.send(message.clone()));
+    for message in &sent {
+        assert_eq!(b.events.message(&network.runtime), *message);
+    }
+    assert_eq!(b.transport.statistics().messages_received, 2000);
+}
+
+#[test]
+fn large_payloads_arrive_unchanged() {
+    let mut network = Network::new(2);
+    let (a, mut b) = network.pair();
+    let payload: Bytes = (0..20 << 20).map(|n: u32| (n % 251) as u8).collect();
+    let message = envelope(A, B, "large", vec![payload.clone(), Bytes::from_static(b"small"), payload]);
+    a.transport.send(message.clone());
+    a.transport.send(envelope(A, B, "next", vec![]));
+    assert!(b.events.message(&network.runtime) == message, "the large message changed");
+    assert_eq!(b.events.message(&network.runtime).body, "next");
+}
+
+#[test]
+fn three_replicas_reach_each_other() {
+    let mut network = Network::new(3);
+    let mut nodes = [A, B, C].map(|me| network.start(me));
+    for (node, me) in nodes.iter_mut().zip([A, B, C]) {
+        let mut missing: Vec<_> = [A, B, C].into_iter().filter(|&peer| peer != me).collect();
+        while !missing.is_empty() {
+            if let TransportEvent::Connected(peer) = node.events.next(&network.runtime) {
+                missing.retain(|&other| other != peer);
+            }
+        }
+    }
+    nodes[2].transport.send(envelope(C, A, "to a", vec![]));
+    nodes[2].transport.send(envelope(C, B, "to b", vec![]));
+    assert_eq!(nodes[0].events.message(&network.runtime).body, "to a");
+    assert_eq!(nodes[1].events.message(&network.runtime).body, "to b");
+}
+
+#[test]
+fn the_end_of_a_peer_is_told_once_and_promptly() {
+    let mut network = Network::new(2);
+    let (mut a, b) = network.pair();
+    a.events.drain();
+    let began = Instant::now();
+    network.stop(&b);
+    a.events.wait_for(&network.runtime, &TransportEvent::Disconnected(B));
+    assert!(began.elapsed() < Duration::from_secs(2), "it took {:?}", began.elapsed());
+    network.stop(&a);
+    assert!(!a.events.drain().contains(&TransportEvent::Disconnected(B)), "it was told twice");
+}
+
+#[test]
+fn a_peer_that_restarts_is_connected_again() {
+    let mut network = Network::new(2);
+    let (mut a, mut b) = network.pair();
+    for round in 0..3u8 {
+        a.events.drain();
+        network.stop(&b);
+        a.events.wait_for(&network.runtime, &TransportEvent::Disconnected(B));
+        b = network.start(B);
+        a.events.wait_for(&network.runtime, &TransportEvent::Connected(B));
+        // Best effort: what is sent into a connection that is about to end is lost, so that it is sent again.
+        while !arrives_soon(&network, &a, &mut b, envelope(A, B, vec![round], vec![])) {}
+    }
+    assert!(a.transport.statistics().reconnects >= 3);
+}
+
+fn arrives_soon(network: &Network, from: &Node, to: &mut Node, message: Envelope) -> bool {
+    from.transport.send(message.clone());
+    let arrival = async { while to.events.0.recv().await != Some(TransportEvent::Received(message.clone())) {} };
+    network.runtime.block_on(async { tokio::time::timeout(Duration::from_millis(100), arrival).await }).is_ok()
+}
+
+#[test]
+fn garbage_on_the_port_is_counted_and_does_no_harm() {
+    let mut network = Network::new(2);
+    let (a, mut b) = network.pair();
+    let address = b.transport.local_address();
+    let hello = Frame::hello(envelope(A, B, "", vec![]).sender, B).encode().expect("small").pieces.concat();
+    let mut damaged_length = hello.clone();
+    damaged_length[12..16].copy_from_slice(&(60u32 << 20).to_le_bytes());
+    let to_other = Frame::hello(envelope(A, C, "", vec![]).sender, C).encode().expect("small").pieces.concat();
+    let unknown = Frame::hello(envelope(C, B, "", vec![]).sender, B).encode().expect("small").pieces.concat();
+    let garbage = [b"GET / HTTP/1.1\r\n\r\n".to_vec(), vec![0xff; 100_000], damaged_length, to_other, unknown];
+    for bytes in &garbage {
+        let mut stream = TcpStream::connect(address).expect("the port is open");
+        stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a socket");
+        // It may be closed before everything is written.
+        let _closed_early = stream.write_all(bytes);
+        let answer = stream.read(&mut [0; 8]);
+        assert!(matches!(answer, Ok(0)) || answer.is_err_and(|e| e.kind() == std::io::ErrorKind::ConnectionReset));
+    }
+    assert_eq!(b.transport.statistics().connections_rejected, garbage.len() as u64);
+    a.transport.send(envelope(A, B, "still here", vec![]));
+    assert_eq!(b.events.message(&network.runtime).body, "still here");
+}
+
+#[test]
+fn a_connection_that_says_nothing_is_closed() {
+    let mut network = Network::new(1);
+    let mut options = network.options(A);
+    options.connect_timeout_ms = 50;
+    let a = network.start_with(options);
+    let mut stream = TcpStream::connect(a.transport.local_address()).expect("the port is open");
+    stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a socket");
+    assert_eq!(stream.read(&mut [0; 8]).expect("closed in order"), 0);
+    assert_eq!(a.transport.statistics().connections_rejected, 1);
+}
+
+/// Accepts a connection, takes it as a replica would, and reads the hello.
+fn accept_as_replica(listener: &TcpListener) -> TcpStream {
+    let (mut stream, _) = listener.accept().expect("the transport dials");
+    stream.read_exact(&mut [0; 80]).expect("a hello");
+    stream.write_all(&[0x06]).expect("the dialler waits for it");
+    stream
+}
+
+#[test]
+fn what_exceeds_the_queue_of_a_slow_peer_is_dropped() {
+    let mut network = Network::new(2);
+    let listener = network.listeners[1].take().expect("not used yet");
+    let mut options = network.options(A);
+    options.queue_bytes = 1 << 20;
+    options.silence_ms = 60_000;
+    let mut a = network.start_with(options);
+    let mut stream = accept_as_replica(&listener);
+    a.events.wait_for(&network.runtime, &TransportEvent::Connected(B));
+    let payload = Bytes::from(vec![1; 100_000]);
+    for _ in 0..1000 {
+        a.transport.send(envelope(A, B, "", vec![payload.clone()]));
+    }
+    let dropped = a.transport.statistics().messages_dropped;
+    assert!(dropped > 500, "only {dropped} were dropped, though nobody reads");
+    let mut decoder = Decoder::default();
+    let mut received = 0;
+    while received < 1000 - dropped {
+        let buffer: &mut BytesMut = decoder.buffer();
+        let mut bytes = vec![0; 65536];
+        let count = stream.read(&mut bytes).expect("the connection stands");
+        buffer.extend_from_slice(&bytes[..count]);
+        while decoder.next_frame().expect("the stream is intact").is_some() {
+            received += 1;
+        }
+    }
+    a.transport.send(envelope(A, B, "there is room again", vec![]));
+    stream.read_exact(&mut [0; 80]).expect("the queue moves again");
+}
+
+#[test]
+fn a_peer_that_falls_silent_is_dialled_anew() {
+    let mut network = Network::new(2);
+    let listener = network.listeners[1].take().expect("not used yet");
+    let mut options = network.options(A);
+    options.silence_ms = 50;
+    let mut a = network.start_with(options);
+    let _first = accept_as_replica(&listener);
+    a.events.wait_for(&network.runtime, &TransportEvent::Connected(B));
+    a.events.wait_for(&network.runtime, &TransportEvent::Disconnected(B));
+    let _second = accept_as_replica(&listener);
+    a.events.wait_for(&network.runtime, &TransportEvent::Connected(B));
+}
+
+#[test]
+fn a_peer_that_is_only_idle_stays_connected() {
+    let mut network = Network::new(2);
+    let mut options = network.options(A);
+    options.silence_ms = 500;
+    let mut a = network.start_with(options);
+    let mut options = network.options(B);
+    options.alive_interval_ms = 10;
+    let mut b = network.start_with(options);
+    a.events.wait_for(&network.runtime, &TransportEvent::Connected(B));
+    b.events.wait_for(&network.runtime, &TransportEvent::Connected(A));
+    let idle =
+        network.runtime.block_on(async { tokio::time::timeout(Duration::from_millis(1200), a.events.0.recv()).await });
+    assert!(idle.is_err(), "something happened on an idle connection: {idle:?}");
+}
+
+#[test]
+fn messages_to_no_one_or_without_a_connection_are_dropped_and_counted() {
+    let mut network = Network::new(2);
+    let a = network.start(A);
+    a.transport.send(envelope(A, B, "not connected", vec![]));
+    a.transport.send(envelope(A, A, "to itself", vec![]));
+    a.transport.send(envelope(A, ReplicaId(9), "unknown", vec![]));
+    assert_eq!(a.transport.statistics().messages_dropped, 3);
+}
+
+#[test]
+fn a_message_meant_for_another_replica_is_not_delivered() {
+    let mut network = Network::new(2);
+    let mut b = network.start(B);
+    let mut stream = TcpStream::connect(b.transport.local_address()).expect("the port is open");
+    let misdirected = Frame::message(envelope(A, C, "not yours", vec![]));
+    let mine = Frame::message(envelope(A, B, "yours", vec![]));
+    for frame in [misdirected, mine] {
+        stream.write_all(&frame.encode().expect("small").pieces.concat()).expect("the connection stands");
+    }
+    assert_eq!(b.events.message(&network.runtime).body, "yours");
+    assert_eq!(b.transport.statistics().messages_misdirected, 1);
+}
+
+#[test]
+fn replicas_of_different_clusters_do_not_connect() {
+    let mut network = Network::new(2);
+    let mut options = network.options(B);
+    options.cluster_id = ClusterId(2);
+    let b = network.start_with(options);
+    let mut stream = TcpStream::connect(b.transport.local_address()).expect("the port is open");
+    stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a socket");
+    let hello = Frame::hello(envelope(A, B, "", vec![]).sender, B);
+    stream.write_all(&hello.encode().expect("small").pieces.concat()).expect("the connection stands");
+    assert_eq!(stream.read(&mut [0; 8]).expect("closed in order"), 0);
+}
+
+#[test]
+fn a_port_in_use_is_named_in_the_error() {
+    let network = Network::new(1);
+    let address = network.peers[0].1;
+    let (sink, _events) = sink();
+    let started = TcpTransport::start(TcpOptions::new(A, address, vec![]), sink, network.runtime.handle());
+    let Err(error) = started else { panic!("the port is in use") };
+    assert!(error.to_string().starts_with(&format!("cannot listen on {address}: ")), "{error}");
+}
+
+#[test]
+fn nothing_is_delivered_after_a_shutdown() {
+    let mut network = Network::new(2);
+    let (a, mut b) = network.pair();
+    for _ in 0..1000 {
+        a.transport.send(envelope(A, B, "flood", vec![]));
+    }
+    b.events.message(&network.runtime);
+    b.transport.shutdown();
+    b.events.drain();
+    network.runtime.block_on(b.transport.closed());
+    assert_eq!(b.events.drain(), []);
+}
+
+mod bus {
+    use super::*;
+
+    fn pair(bus: &SharedMessageBus) -> ((InMemoryTransport, Events), (InMemoryTransport, Events)) {
+        let ((sink_a, events_a), (sink_b, events_b)) = (sink(), sink());
+        let a = InMemoryTransport::new(A, bus, sink_a);
+        ((a, events_a), (InMemoryTransport::new(B, bus, sink_b), events_b))
+    }
+
+    #[test]
+    fn replicas_on_a_bus_are_connected_when_both_are_there() {
+        let bus = create_shared_message_bus();
+        let ((a, mut events_a), (_b, mut events_b)) = pair(&bus);
+        assert_eq!(events_a.drain(), [TransportEvent::Connected(B)]);
+        assert_eq!(events_b.drain(), [TransportEvent::Connected(A)]);
+        let message = envelope(A, B, "hello", vec![Bytes::from_static(b"payload")]);
+        a.send(message.clone());
+        assert_eq!(events_b.drain(), [TransportEvent::Received(message)]);
+    }
+
+    #[test]
+    fn a_cut_is_told_to_both_and_stops_messages_until_it_heals() {
+        let bus = create_shared_message_bus();
+        let ((a, mut events_a), (_b, mut events_b)) = pair(&bus);
+        events_a.drain();
+        events_b.drain();
+        bus.cut(A, B);
+        a.send(envelope(A, B, "lost", vec![]));
+        assert_eq!(events_a.drain(), [TransportEvent::Disconnected(B)]);
+        assert_eq!(events_b.drain(), [TransportEvent::Disconnected(A)]);
+        assert_eq!(a.statistics().messages_dropped, 1);
+        bus.heal();
+        assert_eq!(events_a.drain(), [TransportEvent::Connected(B)]);
+        assert_eq!(events_b.drain(), [TransportEvent::Connected(A)]);
+    }
+
+    #[test]
+    fn a_cut_in_one_direction_lets_the_other_one_pass() {
+        let bus = create_shared_message_bus();
+        let ((a, mut events_a), (b, mut events_b)) = pair(&bus);
+        bus.cut_one_way(A, B);
+        events_a.drain();
+        events_b.drain();
+        a.send(envelope(A, B, "lost", vec![]));
+        b.send(envelope(B, A, "passes", vec![]));
+        assert_eq!(events_b.drain(), []);
+        assert_eq!(events_a.drain(), [TransportEvent::Received(envelope(B, A, "passes", vec![]))]);
+    }
+
+    #[test]
+    fn an_isolated_replica_reaches_no_one() {
+        let bus = create_shared_message_bus();
+        let ((a, mut events_a), (b, mut events_b)) = pair(&bus);
+        bus.isolate(A);
+        events_a.drain();
+        events_b.drain();
+        a.send(envelope(A, B, "lost", vec![]));
+        b.send(envelope(B, A, "lost", vec![]));
+        assert_eq!((events_a.drain(), events_b.drain()), (vec![], vec![]));
+    }
+
+    #[test]
+    fn leaving_the_bus_is_told_and_coming_back_replaces_what_was_there() {
+        let bus = create_shared_message_bus();
+        let ((a, mut events_a), (b, mut events_b)) = pair(&bus);
+        events_a.drain();
+        events_b.drain();
+        b.shutdown();
+        a.send(envelope(A, B, "lost", vec![]));
+        assert_eq!(events_a.drain(), [TransportEvent::Disconnected(B)]);
+        assert_eq!(events_b.drain(), []);
+        let (sink_again, mut events_again) = sink();
+        let _b_again = InMemoryTransport::new(B, &bus, sink_again);
+        drop(b);
+        a.send(envelope(A, B, "found", vec![]));
+        assert_eq!(events_a.drain(), [TransportEvent::Connected(B)]);
+        assert_eq!(events_again.drain().len(), 2);
+    }
+}

@@ -1,0 +1,78 @@
+//! What must hold in every run, whatever the faults.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use bytes::Bytes;
+use rsml::{HardState, ReplicaId, Sequence, View};
+
+/// Watches the whole cluster from outside.
+#[derive(Default)]
+pub struct Checks {
+    /// One value per sequence, whoever delivers it.
+    chosen: BTreeMap<Sequence, Bytes>,
+    promises: HashMap<ReplicaId, View>,
+    primaries: HashMap<View, ReplicaId>,
+    acknowledged: HashMap<Bytes, Sequence>,
+    /// The highest sequence acknowledged so far: a read that starts now must cover it.
+    acknowledged_to: Sequence,
+    surely_not: HashSet<Bytes>,
+}
+
+impl Checks {
+    pub fn delivered(&mut self, replica: ReplicaId, sequence: Sequence, entry: &Bytes) {
+        let chosen = self.chosen.entry(sequence).or_insert_with(|| entry.clone());
+        assert_eq!(chosen, entry, "replica {replica} delivers another value at {sequence} than was chosen");
+    }
+
+    pub fn durable(&mut self, replica: ReplicaId, hard: &HardState) {
+        let promised = self.promises.entry(replica).or_default();
+        assert!(hard.promised >= *promised, "replica {replica} went back from {promised} to {}", hard.promised);
+        *promised = hard.promised;
+    }
+
+    pub fn leads(&mut self, replica: ReplicaId, view: View) {
+        let primary = *self.primaries.entry(view).or_insert(replica);
+        assert_eq!(primary, replica, "two primaries in view {view}");
+    }
+
+    pub fn views_led(&self) -> usize {
+        self.primaries.len()
+    }
+
+    pub fn acknowledge(&mut self, payload: Bytes, sequence: Sequence) {
+        let before = self.acknowledged.insert(payload.clone(), sequence);
+        assert_eq!(before, None, "{payload:?} was acknowledged twice");
+        assert!(!self.surely_not.contains(&payload), "{payload:?} was executed after it was refused");
+        self.acknowledged_to = self.acknowledged_to.max(sequence);
+    }
+
+    pub fn refuse(&mut self, payload: Bytes) {
+        assert!(!self.acknowledged.contains_key(&payload), "{payload:?} was refused after it was acknowledged");
+        self.surely_not.insert(payload);
+    }
+
+    pub fn acknowledged_to(&self) -> Sequence {
+        self.acknowledged_to
+    }
+
+    pub fn acknowledged(&self) -> usize {
+        self.acknowledged.len()
+    }
+
+    /// A read that began when everything up to `floor` was acknowledged got `point`.
+    pub fn read(&self, replica: ReplicaId, floor: Sequence, point: Sequence) {
+        assert!(point >= floor, "replica {replica} reads at {point}, but {floor} was acknowledged before");
+    }
+
+    /// In the end: every acknowledged request is there, at its place; none twice; no refused one.
+    pub fn final_state(&self, replica: ReplicaId, executed: &[(Sequence, Bytes)]) {
+        let mut places: HashMap<&Bytes, Sequence> = HashMap::new();
+        for (sequence, payload) in executed {
+            assert_eq!(places.insert(payload, *sequence), None, "replica {replica} executed {payload:?} twice");
+            assert!(!self.surely_not.contains(payload), "replica {replica} executed {payload:?}, which was refused");
+        }
+        for (payload, sequence) in &self.acknowledged {
+            assert_eq!(places.get(payload), Some(sequence), "replica {replica} lost or moved {payload:?}");
+        }
+    }
+}

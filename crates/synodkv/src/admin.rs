@@ -1,0 +1,114 @@
+//! The admin HTTP interface, as a client sees it.
+
+use std::time::Duration;
+
+use reqwest::StatusCode;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::cli::{AdminTarget, check_addresses};
+use crate::failure::Failure;
+
+/// Longer than a server waits for a version that it has not applied yet.
+const TIMEOUT: Duration = Duration::from_secs(30);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// What the commands read of `/status`.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Status {
+    pub mode: String,
+    pub cluster_id: Option<String>,
+    pub primary: Option<u32>,
+    pub view: Option<u64>,
+    #[serde(default)]
+    pub column_families: Vec<String>,
+    pub replicas: Vec<Replica>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub struct Replica {
+    pub id: u32,
+    pub role: String,
+    pub reachable: bool,
+    pub view: Option<u64>,
+    pub last_sequence: Option<u64>,
+    pub committed: Option<u64>,
+    pub applied: Option<u64>,
+    pub digest: Option<String>,
+    pub digest_sequence: Option<u64>,
+    pub thrift: Option<String>,
+    /// Where it can be asked; several replicas of one process share it.
+    pub admin: Option<String>,
+}
+
+#[derive(Clone)]
+pub struct AdminClient {
+    http: reqwest::Client,
+}
+
+impl AdminClient {
+    pub fn new() -> Result<Self, Failure> {
+        let http = reqwest::Client::builder().timeout(TIMEOUT).connect_timeout(CONNECT_TIMEOUT).no_proxy().build();
+        Ok(AdminClient { http: http.map_err(|e| Failure::Failed(e.to_string()))? })
+    }
+
+    /// GETs a JSON document; an error says what the server said.
+    pub async fn get<T: DeserializeOwned>(
+        &self,
+        address: &str,
+        path: &str,
+        query: &[(&str, String)],
+    ) -> Result<T, String> {
+        // reqwest's own query encoding is a feature that this build leaves out; what is asked for needs none.
+        let query: Vec<String> = query.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let separator = if query.is_empty() { "" } else { "?" };
+        let url = format!("http://{address}{path}{separator}{}", query.join("&"));
+        let response = self.http.get(url).send().await.map_err(|error| plain_reason(&error))?;
+        let status = response.status();
+        let body = response.bytes().await.map_err(|error| plain_reason(&error))?;
+        if !status.is_success() {
+            return Err(refusal(status, &body));
+        }
+        serde_json::from_slice(&body).map_err(|error| format!("an answer that makes no sense: {error}"))
+    }
+
+    /// The status as the first address tells it that answers, with that address.
+    pub async fn first_status<T: DeserializeOwned>(&self, target: &AdminTarget) -> Result<(String, T), Failure> {
+        check_addresses("--admin", &target.admin_addresses)?;
+        let mut reasons = Vec::new();
+        for address in &target.admin_addresses {
+            match self.get(address, "/status", &[]).await {
+                Ok(status) => return Ok((address.clone(), status)),
+                Err(reason) => reasons.push(format!("{address}: {reason}")),
+            }
+        }
+        Err(Failure::Failed(format!(
+            "cannot reach the admin interface at {}; is the server running? start one with `synodkv serve`, or say where \
+             it is with --admin HOST:PORT",
+            reasons.join("; ")
+        )))
+    }
+}
+
+/// The words of the error at the bottom, which say what happened; those above it say only that something did.
+fn plain_reason(error: &reqwest::Error) -> String {
+    if error.is_timeout() {
+        return "no answer in time".to_string();
+    }
+    let mut bottom: &dyn std::error::Error = error;
+    while let Some(source) = bottom.source() {
+        bottom = source;
+    }
+    match bottom.downcast_ref::<std::io::Error>() {
+        Some(io) if io.kind() == std::io::ErrorKind::ConnectionRefused => "connection refused".to_string(),
+        _ => bottom.to_string(),
+    }
+}
+
+fn refusal(status: StatusCode, body: &[u8]) -> String {
+    let said =
+        serde_json::from_slice::<Value>(body).ok().and_then(|json| Some(json.get("error")?.as_str()?.to_string()));
+    let said = said.unwrap_or_else(|| String::from_utf8_lossy(&body[..body.len().min(500)]).trim().to_string());
+    if said.is_empty() { status.to_string() } else { format!("{status}: {said}") }
+}

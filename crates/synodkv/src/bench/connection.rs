@@ -1,0 +1,322 @@
+//! One connection of a run: a loop that sends what may be sent and takes what has come.
+//!
+//! Invariant: `under_way` holds the requests sent and not answered, in order; there are never more than `depth`.
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::time::Duration;
+
+use kv_api::thrift::wire::{Scanner, WireLimits, decode_reply};
+use kv_api::thrift::{Method, ThriftReply};
+use tokio::io::Interest;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::keys::write_key;
+use super::{Run, Workload};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// Between attempts to connect, and after an error reply: a server in trouble is not hammered.
+const PAUSE: Duration = Duration::from_millis(10);
+const READ_BYTES: usize = 64 << 10;
+
+struct UnderWay {
+    method: Method,
+    /// When it was sent; with a rate, when it was due.
+    since: Instant,
+    /// Of its key, where it is recorded.
+    number: u64,
+}
+
+pub struct Driver {
+    run: Rc<Run>,
+    index: u32,
+    depth: usize,
+    /// Which address is used; the next one after a loss.
+    address: usize,
+    /// With a rate: how many requests this connection has begun.
+    begun: u64,
+    /// Nothing is sent before this.
+    resume_at: Instant,
+    under_way: VecDeque<UnderWay>,
+    output: Vec<u8>,
+    /// How much of `output` has been written.
+    written: usize,
+    input: Vec<u8>,
+    /// How much of `input` holds bytes that were read.
+    filled: usize,
+    scanner: Scanner,
+    /// The scanner has seen a part of the next reply, and has to see the rest of it too.
+    scanning: bool,
+    limits: WireLimits,
+    next_sequence: i32,
+    reply_sequence: i32,
+}
+
+/// What a reply says: done, or the code of the error.
+type Outcome = Result<(), String>;
+
+/// The connection ended, or what it brought was no reply.
+struct Broken;
+
+/// Why a connection's loop ended.
+enum End {
+    /// Time is up and every answer is there, or its time is up too.
+    Done,
+    Lost,
+}
+
+impl Driver {
+    pub fn new(run: Rc<Run>, index: u32, depth: usize) -> Self {
+        let limits = WireLimits::default();
+        Driver {
+            index,
+            depth,
+            address: index as usize,
+            begun: 0,
+            resume_at: run.begins_at,
+            under_way: VecDeque::with_capacity(depth),
+            output: Vec::new(),
+            written: 0,
+            input: vec![0; READ_BYTES],
+            filled: 0,
+            scanner: Scanner::new(limits),
+            scanning: false,
+            limits,
+            next_sequence: 0,
+            reply_sequence: 0,
+            run,
+        }
+    }
+
+    /// Connects again and again until the run ends.
+    pub async fn run(mut self) {
+        while Instant::now() < self.run.ends_at {
+            let address = self.run.addresses[self.address % self.run.addresses.len()].clone();
+            let stream = match timeout(CONNECT_TIMEOUT, TcpStream::connect(&address)).await {
+                Ok(Ok(stream)) if stream.set_nodelay(true).is_ok() => stream,
+                _ => {
+                    self.address += 1;
+                    sleep_until((Instant::now() + PAUSE).min(self.run.ends_at)).await;
+                    continue;
+                }
+            };
+            match self.drive(&stream).await {
+                End::Done => return,
+                End::Lost => self.forget_connection(),
+            }
+        }
+    }
+
+    fn forget_connection(&mut self) {
+        let mut statistics = self.run.statistics.borrow_mut();
+        statistics.connection_lost();
+        statistics.error("CONNECTION_LOST", self.under_way.len() as u64);
+        self.address += 1;
+        self.under_way.clear();
+        self.output.clear();
+        (self.written, self.filled) = (0, 0);
+        self.scanner = Scanner::new(self.limits);
+        self.scanning = false;
+        self.reply_sequence = self.next_sequence;
+    }
+
+    async fn drive(&mut self, stream: &TcpStream) -> End {
+        let timer = sleep_until(self.run.ends_at);
+        tokio::pin!(timer);
+        loop {
+            let now = Instant::now();
+            if now < self.run.ends_at {
+                self.refill(now);
+            } else if self.under_way.is_empty() {
+                return End::Done;
+            } else if now >= self.run.ends_at + self.run.patience {
+                self.run.statistics.borrow_mut().error("NO_ANSWER", self.under_way.len() as u64);
+                return End::Done;
+            }
+            if self.write(stream).is_err() {
+                return End::Lost;
+            }
+            let wake_at = self.wake_at(now);
+            if timer.deadline() != wake_at {
+                timer.as_mut().reset(wake_at);
+            }
+            let interest =
+                if self.output.is_empty() { Interest::READABLE } else { Interest::READABLE | Interest::WRITABLE };
+            tokio::select! {
+                ready = stream.ready(interest) => if ready.is_err() {
+                    return End::Lost;
+                },
+                () = &mut timer => {}
+            }
+            if self.read(stream).is_err() {
+                return End::Lost;
+            }
+        }
+    }
+
+    /// When there is something to do even though nothing comes in.
+    fn wake_at(&self, now: Instant) -> Instant {
+        if now >= self.run.ends_at {
+            return self.run.ends_at + self.run.patience;
+        }
+        let may_send_at = match self.run.rate {
+            Some(rate) if self.under_way.len() < self.depth => self.due_at(rate).max(self.resume_at),
+            None if self.under_way.len() < self.depth => self.resume_at,
+            _ => self.run.ends_at,
+        };
+        may_send_at.min(self.run.ends_at)
+    }
+
+    /// When this connection's next request is due: the connections take turns.
+    fn due_at(&self, rate: f64) -> Instant {
+        let turn = self.begun * u64::from(self.run.connections) + u64::from(self.index);
+        self.run.begins_at + Duration::from_secs_f64(turn as f64 / rate)
+    }
+
+    /// Puts as many requests into `output` as may be under way.
+    fn refill(&mut self, now: Instant) {
+        if now < self.resume_at {
+            return;
+        }
+        let run = self.run.clone();
+        let mut keys = run.keys.borrow_mut();
+        while self.under_way.len() < self.depth {
+            let since = match run.rate {
+                None => now,
+                Some(rate) => {
+                    let due_at = self.due_at(rate);
+                    if due_at > now {
+                        return;
+                    }
+                    due_at
+                }
+            };
+            let template = match run.workload {
+                Workload::Put => &run.templates.put,
+                Workload::Get => &run.templates.get,
+                Workload::Commit => &run.templates.commit,
+                Workload::Mixed if keys.flip() => &run.templates.put,
+                Workload::Mixed => &run.templates.get,
+            };
+            let mut number = 0;
+            run.templates.append(template, &mut self.output, self.next_sequence, || {
+                number = keys.next_number();
+                number
+            });
+            self.next_sequence = self.next_sequence.wrapping_add(1);
+            self.begun += 1;
+            self.under_way.push_back(UnderWay { method: template.method, since, number });
+        }
+    }
+
+    fn write(&mut self, stream: &TcpStream) -> std::io::Result<()> {
+        while self.written < self.output.len() {
+            match stream.try_write(&self.output[self.written..]) {
+                Ok(count) => self.written += count,
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+        self.output.clear();
+        self.written = 0;
+        Ok(())
+    }
+
+    /// Takes everything that has come.
+    fn read(&mut self, stream: &TcpStream) -> Result<(), Broken> {
+        loop {
+            if self.filled == self.input.len() {
+                // A reply that does not fit; most never come here.
+                self.input.resize(self.input.len() * 2, 0);
+            }
+            match stream.try_read(&mut self.input[self.filled..]) {
+                Ok(0) => return Err(Broken),
+                Ok(count) => self.filled += count,
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Ok(()),
+                Err(_) => return Err(Broken),
+            }
+            let room_left = self.filled < self.input.len();
+            self.take_replies()?;
+            if room_left {
+                // The socket had no more; asking again would only be told so.
+                return Ok(());
+            }
+        }
+    }
+
+    fn take_replies(&mut self) -> Result<(), Broken> {
+        let now = Instant::now();
+        let run = self.run.clone();
+        let mut statistics = run.statistics.borrow_mut();
+        let in_time = now <= run.ends_at;
+        let mut at = 0;
+        while at < self.filled && !self.under_way.is_empty() {
+            let Some((length, outcome)) = self.next_reply(at)? else { break };
+            at += length;
+            self.reply_sequence = self.reply_sequence.wrapping_add(1);
+            let answered = self.under_way.pop_front().expect("checked by the loop");
+            match outcome {
+                Ok(()) => {
+                    statistics.success(now.saturating_duration_since(answered.since), now, in_time);
+                    self.record(answered.number);
+                }
+                Err(code) => {
+                    statistics.error(&code, 1);
+                    self.resume_at = now + PAUSE;
+                }
+            }
+        }
+        self.input.copy_within(at..self.filled, 0);
+        self.filled -= at;
+        Ok(())
+    }
+
+    /// The length of the reply at `at` and what it says; `None`: it is not complete.
+    fn next_reply(&mut self, at: usize) -> Result<Option<(usize, Outcome)>, Broken> {
+        let input = &self.input[at..self.filled];
+        let method = self.under_way.front().expect("called while something is under way").method;
+        if method == Method::SetKey && self.is_put_done(input) {
+            return Ok(Some((self.run.templates.put_done.len(), Ok(()))));
+        }
+        let envelope = self.scanner.scan(input).map_err(|_| Broken)?;
+        self.scanning = envelope.is_none();
+        let Some(envelope) = envelope else { return Ok(None) };
+        let reply = decode_reply(&input[..envelope.end], envelope.encoding, self.limits, method);
+        let (sequence, reply) = reply.map_err(|_| Broken)?;
+        if sequence != self.reply_sequence {
+            return Err(Broken);
+        }
+        Ok(Some((envelope.end, outcome_of(reply))))
+    }
+
+    /// Whether the most common of all replies comes next, without decoding it.
+    fn is_put_done(&self, input: &[u8]) -> bool {
+        let (expected, at) = (&self.run.templates.put_done, self.run.templates.put_done_sequence_at);
+        !self.scanning
+            && input.len() >= expected.len()
+            && input[..at] == expected[..at]
+            && input[at..at + 4] == self.reply_sequence.to_be_bytes()
+            && input[at + 4..expected.len()] == expected[at + 4..]
+    }
+
+    fn record(&self, number: u64) {
+        if let Some(recorder) = self.run.recorder.borrow_mut().as_mut() {
+            let mut key = vec![0; self.run.templates.key_size()];
+            write_key(&mut key, number);
+            recorder.acknowledged(&key, self.run.templates.value_size());
+        }
+    }
+}
+
+fn outcome_of(reply: ThriftReply) -> Outcome {
+    let code = |code: Option<String>| code.unwrap_or_else(|| "ERROR".to_string());
+    match reply {
+        ThriftReply::SetKey(response) if !response.success => Err(code(response.error_code)),
+        ThriftReply::AtomicCommit(response) if !response.success => Err(code(response.error_code)),
+        ThriftReply::Get(response) if response.error.is_some() => Err(code(response.error_code)),
+        ThriftReply::Get(response) if !response.found => Err("KEY_MISSING".to_string()),
+        ThriftReply::Exception(_) => Err("EXCEPTION".to_string()),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,318 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use kv_client::{Client, Options};
+
+use crate::bench::BenchArgs;
+use crate::bench_disk::BenchDiskArgs;
+use crate::failure::Failure;
+use crate::output::Format;
+use crate::text::Notation;
+
+/// A replicated transactional key-value store: server, client and benchmark.
+#[derive(Debug, Parser)]
+#[command(
+    name = "synodkv",
+    version,
+    max_term_width = 110,
+    after_help = "First steps:\n  \
+        REPLICATED_MODE=true synodkv serve    start three replicas in this process\n  \
+        synodkv set hello world               then, in another terminal\n  \
+        synodkv get hello\n  \
+        synodkv status\n  \
+        synodkv verify\n\n\
+        Exit status: 0 done; 1 a negative answer or a failure; 2 wrong usage or configuration."
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    Serve(ServeArgs),
+    Status(StatusArgs),
+    Get(GetArgs),
+    Set(SetArgs),
+    Delete(DeleteArgs),
+    Range(RangeArgs),
+    Verify(VerifyArgs),
+    Bench(BenchArgs),
+    BenchDisk(BenchDiskArgs),
+}
+
+/// Start a server.
+///
+/// A setting comes from, strongest first: a flag, an environment variable (SYNODKV_<SECTION>_<KEY>, for example
+/// SYNODKV_SERVER_THRIFT_ADDR; also REPLICATED_MODE=true and THRIFT_PORT), the configuration file, the default. Prints one
+/// line that begins with `ready` once it serves; logs go to standard error. Ctrl-C stops it.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    synodkv serve                                          one database in ./data\n  \
+    synodkv serve --mode replicated                        three replicas in this process\n  \
+    synodkv serve --config cluster.toml --node-id 0        one replica of several processes\n\n\
+    cluster.toml for three processes:\n  \
+    mode = \"replicated\"\n  \
+    [[replication.replicas]]\n  \
+    id = 0\n  \
+    peer = \"127.0.0.1:6001\"\n  \
+    thrift = \"127.0.0.1:9090\"\n  \
+    admin = \"127.0.0.1:9190\"\n  \
+    # ... and the same for id 1 and id 2")]
+pub struct ServeArgs {
+    /// Configuration file (TOML).
+    #[arg(long, value_name = "FILE", env = "SYNODKV_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// `standalone` (one database) or `replicated` (every write agreed by a quorum of replicas).
+    #[arg(long, value_name = "MODE")]
+    pub mode: Option<String>,
+    /// Run only this replica of [[replication.replicas]] in this process. Ids start at 0.
+    #[arg(long, value_name = "N")]
+    pub node_id: Option<u32>,
+    /// Where the data lies. One process at a time; it remembers cluster, replica and mode. [default: ./data]
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Where Thrift clients connect. [default: 127.0.0.1:9090]
+    #[arg(long, value_name = "HOST:PORT")]
+    pub thrift_addr: Option<String>,
+    /// Where admin HTTP is served: /status, /metrics, /health. [default: 127.0.0.1:9190]
+    #[arg(long, value_name = "HOST:PORT")]
+    pub admin_addr: Option<String>,
+    /// error, warn, info, debug, trace, or a list such as info,rsml=debug. [default: info]
+    #[arg(long, value_name = "LEVEL")]
+    pub log_level: Option<String>,
+}
+
+/// Where the Thrift servers are.
+#[derive(Clone, Debug, Args)]
+pub struct ThriftTarget {
+    /// Thrift addresses of the cluster; any one will do, more are tried when one is down.
+    #[arg(
+        long = "addr",
+        value_name = "HOST:PORT[,…]",
+        env = "SYNODKV_ADDR",
+        value_delimiter = ',',
+        default_value = "127.0.0.1:9090"
+    )]
+    pub addresses: Vec<String>,
+    /// How long to wait for an answer, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 12)]
+    pub timeout_seconds: u64,
+}
+
+impl ThriftTarget {
+    pub fn options(&self) -> Options {
+        Options { request_timeout: Duration::from_secs(self.timeout_seconds.max(1)), ..Options::default() }
+    }
+
+    pub async fn connect(&self) -> Result<Client, Failure> {
+        check_addresses("--addr", &self.addresses)?;
+        Ok(Client::connect(self.addresses.iter().cloned(), self.options()).await?)
+    }
+}
+
+/// Where the admin servers are.
+#[derive(Clone, Debug, Args)]
+pub struct AdminTarget {
+    /// Admin HTTP addresses of the cluster; the first that answers tells about the others.
+    #[arg(
+        long = "admin",
+        value_name = "HOST:PORT[,…]",
+        env = "SYNODKV_ADMIN",
+        value_delimiter = ',',
+        default_value = "127.0.0.1:9190"
+    )]
+    pub admin_addresses: Vec<String>,
+}
+
+/// Catches a forgotten port before it becomes an unclear network error.
+pub fn check_addresses(flag: &str, addresses: &[String]) -> Result<(), Failure> {
+    let valid = |address: &str| {
+        address.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+    };
+    match addresses.iter().find(|address| !valid(address)) {
+        None => Ok(()),
+        Some(wrong) => Err(Failure::Usage(format!(
+            "{flag} `{wrong}`: expected HOST:PORT, or several with commas between them, for example 127.0.0.1:9090"
+        ))),
+    }
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct Presentation {
+    /// Keys and values are hexadecimal, instead of text with \xNN, \\, \n, \t for other bytes.
+    #[arg(long)]
+    pub hex: bool,
+    /// How results are printed.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
+}
+
+impl Presentation {
+    pub fn notation(&self) -> Notation {
+        Notation::of(self.hex)
+    }
+}
+
+/// Show the cluster: mode, primary, and how far each replica is.
+///
+/// Exit status 1 when there is no primary.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    synodkv status\n  \
+    synodkv status --admin 127.0.0.1:9190,127.0.0.1:9191,127.0.0.1:9192\n  \
+    synodkv status --format json")]
+pub struct StatusArgs {
+    #[command(flatten)]
+    pub admin: AdminTarget,
+    /// How results are printed. `json` is the server's own answer.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
+}
+
+/// Print the value of a key.
+///
+/// Sees every write acknowledged before. Exit status 1 when the key does not exist.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    synodkv get hello\n  \
+    synodkv get 'user\\x00\\x01' --format json\n  \
+    synodkv get --hex 75736572 --at 1200\n  \
+    synodkv get picture --raw > picture.png")]
+pub struct GetArgs {
+    pub key: String,
+    /// The column family.
+    #[arg(long, value_name = "NAME", default_value = "")]
+    pub family: String,
+    /// The value as of this version (as printed by `range --format json`), not the newest.
+    #[arg(long, value_name = "VERSION")]
+    pub at: Option<u64>,
+    /// Write the value's bytes as they are, without a newline.
+    #[arg(long, conflicts_with = "format")]
+    pub raw: bool,
+    #[command(flatten)]
+    pub target: ThriftTarget,
+    #[command(flatten)]
+    pub presentation: Presentation,
+}
+
+/// Set a key to a value.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    synodkv set hello world\n  \
+    synodkv set 'user\\x00\\x01' 'first line\\nsecond line'\n  \
+    synodkv set --hex 75736572 00ff")]
+pub struct SetArgs {
+    pub key: String,
+    /// The value; `-` reads it from standard input, as it is.
+    #[arg(allow_hyphen_values = true)]
+    pub value: String,
+    /// The column family.
+    #[arg(long, value_name = "NAME", default_value = "")]
+    pub family: String,
+    #[command(flatten)]
+    pub target: ThriftTarget,
+    #[command(flatten)]
+    pub presentation: Presentation,
+}
+
+/// Delete a key. A key that does not exist is no error.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  synodkv delete hello")]
+pub struct DeleteArgs {
+    pub key: String,
+    /// The column family.
+    #[arg(long, value_name = "NAME", default_value = "")]
+    pub family: String,
+    #[command(flatten)]
+    pub target: ThriftTarget,
+    #[command(flatten)]
+    pub presentation: Presentation,
+}
+
+/// Print the rows between two keys, in key order, as of one version.
+///
+/// One row per line: the key, a tab, the value.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    synodkv range                          the first 100 rows\n  \
+    synodkv range user/ user0              from `user/` up to, not including, `user0`\n  \
+    synodkv range --prefix user/ --limit 0\n  \
+    synodkv range --reverse --limit 1      the last row")]
+pub struct RangeArgs {
+    /// The first key. [default: the very first]
+    #[arg(default_value = "", hide_default_value = true)]
+    pub begin: String,
+    /// The key before which the range ends. [default: \xff]
+    pub end: Option<String>,
+    /// All keys that begin so, instead of BEGIN and END.
+    #[arg(long, conflicts_with_all = ["begin", "end"])]
+    pub prefix: Option<String>,
+    /// The most rows to print; 0 means all.
+    #[arg(long, value_name = "ROWS", default_value_t = 100)]
+    pub limit: u64,
+    /// The last row first.
+    #[arg(long)]
+    pub reverse: bool,
+    /// The rows as of this version, not the newest.
+    #[arg(long, value_name = "VERSION")]
+    pub at: Option<u64>,
+    /// The column family.
+    #[arg(long, value_name = "NAME", default_value = "")]
+    pub family: String,
+    #[command(flatten)]
+    pub target: ThriftTarget,
+    #[command(flatten)]
+    pub presentation: Presentation,
+}
+
+/// Check that all replicas hold the same rows.
+///
+/// Takes one version and compares counts and hashes of all rows of every column family, page by page, at that version on
+/// each replica, so it may run under load. On a difference it prints the first row that differs. Exit status 1 when replicas
+/// differ or one could not be asked.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    synodkv verify\n  \
+    synodkv verify --addr 127.0.0.1:9090,127.0.0.1:9091 --admin 127.0.0.1:9190,127.0.0.1:9191 --format json")]
+pub struct VerifyArgs {
+    #[command(flatten)]
+    pub target: ThriftTarget,
+    #[command(flatten)]
+    pub admin: AdminTarget,
+    /// Rows compared at a time.
+    #[arg(long, value_name = "ROWS", default_value_t = 20_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    pub page: u64,
+    #[command(flatten)]
+    pub presentation: Presentation,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_has_a_description_and_an_example() {
+        for command in Cli::command().get_subcommands() {
+            assert!(command.get_about().is_some(), "{} has no description", command.get_name());
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.contains("Example"), "{} has no example", command.get_name());
+        }
+    }
+
+    #[test]
+    fn an_address_without_port_is_refused_with_an_example() {
+        let error = check_addresses("--addr", &["localhost".to_string()]).expect_err("no port");
+        assert!(error.to_string().contains("--addr `localhost`: expected HOST:PORT"), "{error}");
+    }
+}

@@ -1,0 +1,47 @@
+//! Why a command ends without having done its work, in words that say what to do next.
+
+use std::process::ExitCode;
+
+use kv_client::{ClientError, ErrorCode};
+
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The command line or the configuration is wrong; nothing was opened.
+    #[error("{0}")]
+    Usage(String),
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl Failure {
+    pub fn exit_code(&self) -> ExitCode {
+        match self {
+            Failure::Usage(_) => ExitCode::from(2),
+            Failure::Failed(_) => ExitCode::from(1),
+        }
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        Failure::Failed(error.to_string())
+    }
+}
+
+impl From<ClientError> for Failure {
+    fn from(error: ClientError) -> Self {
+        let hint = match &error {
+            ClientError::Unreachable { .. } => {
+                "; is the server running? start one with `synodkv serve`, or say where it is with --addr HOST:PORT"
+            }
+            ClientError::Malformed { .. } => "; is this the Thrift address? the admin address takes --admin",
+            ClientError::InvalidArgument(_) => return Failure::Usage(error.to_string()),
+            error if error.maybe_committed() => "; the write may have happened: read the key to see",
+            error if error.code() == Some(&ErrorCode::NoPrimary) => "; nothing was written; see `synodkv status`",
+            _ => "",
+        };
+        let code = error.code().map(ErrorCode::as_str).filter(|code| !code.is_empty());
+        let code = code.map(|code| format!(" ({code})")).unwrap_or_default();
+        Failure::Failed(format!("{error}{code}{hint}"))
+    }
+}

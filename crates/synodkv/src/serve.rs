@@ -1,0 +1,103 @@
+//! `serve`: a server from its configuration until a signal stops it.
+
+use std::io::IsTerminal;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use kv_server::config::{Config, Environment, Mode, Overrides};
+use kv_server::manager::{ServerError, ServerManager, StandaloneServerManager};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+use crate::cli::ServeArgs;
+use crate::failure::Failure;
+use crate::output;
+
+/// How often the server is asked whether it still does its work.
+const HEALTH_INTERVAL: Duration = Duration::from_secs(1);
+
+pub fn run(args: ServeArgs) -> Result<ExitCode, Failure> {
+    let overrides = Overrides {
+        mode: args.mode,
+        node_id: args.node_id,
+        data_dir: args.data_dir,
+        thrift_addr: args.thrift_addr,
+        admin_addr: args.admin_addr,
+        log_level: args.log_level,
+        ..Overrides::default()
+    };
+    let config = Config::load(args.config.as_deref(), &Environment::of_process(), &overrides)
+        .map_err(|error| Failure::Usage(error.to_string()))?;
+    log_to_stderr(&config.log.level)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(serve(config))
+}
+
+fn log_to_stderr(level: &str) -> Result<(), Failure> {
+    let filter = EnvFilter::try_new(level).map_err(|error| Failure::Usage(format!("log.level = {level}: {error}")))?;
+    let colours = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();
+    Ok(())
+}
+
+async fn start(config: Config) -> Result<Box<dyn ServerManager>, ServerError> {
+    Ok(match config.mode {
+        Mode::Standalone => Box::new(StandaloneServerManager::start(config).await?),
+        Mode::Replicated => return Err(ServerError::Replication("replicated mode is not supported yet".to_string())),
+    })
+}
+
+async fn serve(config: Config) -> Result<ExitCode, Failure> {
+    // From here on a signal waits for the server to be there, so that it can stop in good order.
+    let mut signals = Signals::listen()?;
+    let (mode, data_dir) = (config.mode, config.storage.data_dir.clone());
+    let server = start(config).await.map_err(|error| Failure::Failed(error.to_string()))?;
+    output::write_line(&ready_line(mode, &data_dir, server.as_ref()))?;
+    let mut health = tokio::time::interval(HEALTH_INTERVAL);
+    let stopped = loop {
+        tokio::select! {
+            name = signals.next() => break Ok(name),
+            _ = health.tick() => if !server.is_healthy() {
+                break Err(Failure::Failed("the server can work no longer; the log says why".to_string()));
+            },
+        }
+    };
+    if let Ok(name) = &stopped {
+        tracing::info!("{name}: stopping; a second signal stops at once");
+    }
+    tokio::select! {
+        () = server.shutdown() => {}
+        name = signals.next() => return Err(Failure::Failed(format!("second signal ({name}): stopped at once"))),
+    }
+    stopped.map(|_| ExitCode::SUCCESS)
+}
+
+/// One line, and the only one on standard output. Whoever waits for a server waits for its first word.
+fn ready_line(mode: Mode, data_dir: &Path, server: &dyn ServerManager) -> String {
+    let (thrift, admin) = (server.thrift_addr(), server.admin_addr());
+    let program = std::env::args().next().unwrap_or_else(|| "synodkv".to_string());
+    let target = if thrift.port() == 9090 { String::new() } else { format!(" --addr {thrift}") };
+    format!(
+        "ready: {mode}, Thrift on {thrift}, admin on http://{admin}, data in {}. Try: {program} set{target} hello world",
+        data_dir.display()
+    )
+}
+
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn listen() -> Result<Self, Failure> {
+        Ok(Signals { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.interrupt.recv() => "interrupted",
+            _ = self.terminate.recv() => "terminated",
+        }
+    }
+}

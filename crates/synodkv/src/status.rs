@@ -1,0 +1,98 @@
+//! `status`.
+
+use std::process::ExitCode;
+
+use serde_json::Value;
+
+use crate::admin::{AdminClient, Replica, Status};
+use crate::cli::StatusArgs;
+use crate::failure::Failure;
+use crate::output::{self, Format};
+
+pub async fn run(args: StatusArgs) -> Result<ExitCode, Failure> {
+    let client = AdminClient::new()?;
+    let (address, document): (String, Value) = client.first_status(&args.admin).await?;
+    let status: Status = serde_json::from_value(document.clone())
+        .map_err(|error| Failure::Failed(format!("{address} answered with a status that makes no sense: {error}")))?;
+    match args.format {
+        Format::Json => output::write_json(&document)?,
+        Format::Text => output::write_line(&show(&status))?,
+    }
+    Ok(ExitCode::from(u8::from(status.primary.is_none())))
+}
+
+fn or_dash(value: Option<impl ToString>) -> String {
+    value.map_or("-".to_string(), |value| value.to_string())
+}
+
+fn show(status: &Status) -> String {
+    let primary = match status.primary {
+        Some(id) => format!("replica {id}"),
+        None => "none: writes wait until the replicas have elected one".to_string(),
+    };
+    let mut lines = vec![
+        format!("mode     {}", status.mode),
+        format!("cluster  {}", or_dash(status.cluster_id.as_ref())),
+        format!("primary  {primary}"),
+        format!("view     {}", or_dash(status.view)),
+        String::new(),
+    ];
+    let heading = ["replica", "role", "reachable", "view", "last", "committed", "applied", "digest", "thrift", "admin"];
+    let mut rows = vec![heading.map(str::to_string).to_vec()];
+    rows.extend(status.replicas.iter().map(show_replica));
+    lines.push(output::table(&rows));
+    lines.join("\n")
+}
+
+fn show_replica(replica: &Replica) -> Vec<String> {
+    // A digest means something only together with the sequence that it covers.
+    let digest = replica.digest.as_ref().map(|digest| match replica.digest_sequence {
+        Some(sequence) => format!("{digest}@{sequence}"),
+        None => digest.clone(),
+    });
+    vec![
+        replica.id.to_string(),
+        replica.role.clone(),
+        if replica.reachable { "yes" } else { "no" }.to_string(),
+        or_dash(replica.view),
+        or_dash(replica.last_sequence),
+        or_dash(replica.committed),
+        or_dash(replica.applied),
+        or_dash(digest),
+        or_dash(replica.thrift.as_ref()),
+        or_dash(replica.admin.as_ref()),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_status_shows_the_primary_and_a_line_for_each_replica() {
+        let status: Status = serde_json::from_value(json!({
+            "mode": "replicated", "cluster_id": "c1", "node_id": 0, "primary": 1, "view": 7,
+            "replicas": [
+                {"id": 0, "role": "secondary", "reachable": true, "view": 7, "last_sequence": 9, "committed": 9,
+                 "applied": 8, "digest": "00ff", "digest_sequence": 8, "thrift": "127.0.0.1:9090",
+                 "admin": "127.0.0.1:9190"},
+                {"id": 1, "role": "primary", "reachable": false}
+            ]
+        }))
+        .expect("a status");
+        let text = show(&status);
+        assert!(text.contains("primary  replica 1"), "{text}");
+        let replica = text.lines().find(|line| line.starts_with('0')).expect("a line for replica 0");
+        let cells: Vec<&str> = replica.split_whitespace().collect();
+        assert_eq!(cells, ["0", "secondary", "yes", "7", "9", "9", "8", "00ff@8", "127.0.0.1:9090", "127.0.0.1:9190"]);
+    }
+
+    #[test]
+    fn without_a_primary_the_status_says_what_that_means() {
+        let status: Status =
+            serde_json::from_value(json!({"mode": "replicated", "primary": null, "replicas": []})).expect("a status");
+        assert!(show(&status).contains("primary  none: writes wait"));
+    }
+}

@@ -1,0 +1,250 @@
+//! `verify`: do all replicas hold the same rows?
+//!
+//! One read version is taken, then every replica hashes its rows as of that version, page by page; pages are compared as
+//! they come, so nothing is held in memory. Because the version is fixed, writes that go on meanwhile do not matter. Where a
+//! page differs, smaller and smaller pages are asked for until the first row that differs is found.
+
+use std::process::ExitCode;
+
+use kv_client::Version;
+use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::admin::{AdminClient, Replica, Status};
+use crate::cli::VerifyArgs;
+use crate::failure::Failure;
+use crate::output::{self, Format};
+use crate::text::{Notation, from_hex};
+
+/// A replica's answer about one page of rows.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+struct Page {
+    count: u64,
+    #[serde(deserialize_with = "text_or_number")]
+    hash: String,
+    /// The first key behind the page, in hexadecimal; `None`: the family ends here.
+    next: Option<String>,
+}
+
+/// 64-bit numbers do not fit every JSON reader, so that a hash may come as text.
+fn text_or_number<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let value = serde_json::Value::deserialize(deserializer)?;
+    Ok(value.as_str().map_or_else(|| value.to_string(), str::to_string))
+}
+
+/// A replica under comparison.
+#[derive(Clone, Debug, Serialize)]
+struct Subject {
+    id: u32,
+    rows: u64,
+    /// Over all pages so far; in hexadecimal where it is shown.
+    #[serde(serialize_with = "as_hex")]
+    hash: u64,
+    /// Why it could not be asked; it takes no further part then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+    #[serde(skip)]
+    admin: String,
+}
+
+fn as_hex<S: serde::Serializer>(hash: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&format_args!("{hash:016x}"))
+}
+
+/// The first row that is not the same everywhere.
+#[derive(Clone, Debug, Serialize)]
+struct Difference {
+    column_family: String,
+    /// `None`: the very first row of the family, whatever its key.
+    key: Option<String>,
+    /// What each replica has there.
+    replicas: Vec<DifferingRow>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct DifferingRow {
+    id: u32,
+    has_key: bool,
+    /// Of the row, where the replica has it: replicas with another hash have another value.
+    row_hash: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Report {
+    agree: bool,
+    version: u64,
+    replicas: Vec<Subject>,
+    difference: Option<Difference>,
+}
+
+pub async fn run(args: VerifyArgs) -> Result<ExitCode, Failure> {
+    let client = args.target.connect().await?;
+    let admin = AdminClient::new()?;
+    let (answered, status): (String, Status) = admin.first_status(&args.admin).await?;
+    let version = client.read_version().await?;
+    let mut comparison = Comparison {
+        admin,
+        version,
+        page: args.page,
+        subjects: status.replicas.iter().map(|replica| subject(replica, &answered)).collect(),
+        progress: output::progress("rows compared", None),
+    };
+    let mut families = status.column_families.clone();
+    if families.is_empty() {
+        families.push(kv_api::DEFAULT_COLUMN_FAMILY.to_string());
+    }
+    let mut difference = None;
+    for family in &families {
+        difference = comparison.compare_family(family, args.presentation.notation()).await;
+        if difference.is_some() {
+            break;
+        }
+    }
+    comparison.progress.finish_and_clear();
+    let complete = comparison.subjects.iter().all(|subject| subject.error.is_none());
+    let report = Report {
+        agree: difference.is_none() && complete,
+        version: version.0,
+        replicas: comparison.subjects,
+        difference,
+    };
+    match args.presentation.format {
+        Format::Json => output::write_json(&report)?,
+        Format::Text => output::write_line(&show(&report))?,
+    }
+    Ok(ExitCode::from(u8::from(!report.agree)))
+}
+
+fn subject(replica: &Replica, answered: &str) -> Subject {
+    let admin = replica.admin.clone().unwrap_or_else(|| answered.to_string());
+    Subject { id: replica.id, rows: 0, hash: 0, error: None, admin }
+}
+
+struct Comparison {
+    admin: AdminClient,
+    version: Version,
+    page: u64,
+    subjects: Vec<Subject>,
+    progress: indicatif::ProgressBar,
+}
+
+impl Comparison {
+    async fn compare_family(&mut self, family: &str, notation: Notation) -> Option<Difference> {
+        let mut begin = String::new();
+        loop {
+            let pages = self.ask_all(family, &begin, self.page).await;
+            let Some((_, first)) = pages.first().cloned() else {
+                // Nobody could be asked: the report says so for each.
+                return None;
+            };
+            if pages.iter().any(|(_, page)| *page != first) {
+                return Some(self.find_difference(family, begin, notation).await);
+            }
+            for (index, page) in &pages {
+                let subject = &mut self.subjects[*index];
+                subject.rows += page.count;
+                subject.hash = xxh3_64(format!("{:016x} {family} {}", subject.hash, page.hash).as_bytes());
+            }
+            self.progress.inc(first.count);
+            match first.next {
+                Some(next) => begin = next,
+                None => return None,
+            }
+        }
+    }
+
+    /// Asks every replica that has answered so far, at the same time; one that fails is marked and left out from then on.
+    async fn ask_all(&mut self, family: &str, begin: &str, limit: u64) -> Vec<(usize, Page)> {
+        let mut tasks = tokio::task::JoinSet::new();
+        let asked: Vec<usize> = (0..self.subjects.len()).filter(|i| self.subjects[*i].error.is_none()).collect();
+        for index in asked {
+            let subject = &self.subjects[index];
+            let query = [
+                ("version", self.version.0.to_string()),
+                ("family", family.to_string()),
+                ("begin", begin.to_string()),
+                ("limit", limit.to_string()),
+                ("replica", subject.id.to_string()),
+            ];
+            let (admin, address) = (self.admin.clone(), subject.admin.clone());
+            tasks.spawn(async move { (index, admin.get::<Page>(&address, "/rows/hash", &query).await) });
+        }
+        let answers = tasks.join_all().await;
+        let mut pages = Vec::new();
+        for (index, answer) in answers {
+            match answer {
+                Ok(page) => pages.push((index, page)),
+                Err(reason) => {
+                    let subject = &mut self.subjects[index];
+                    subject.error = Some(format!("cannot ask {}: {reason}", subject.admin));
+                }
+            }
+        }
+        pages.sort_by_key(|(index, _)| *index);
+        pages
+    }
+
+    /// The pages from `begin` on differ: the smallest page that does ends with the row that does.
+    async fn find_difference(&mut self, family: &str, begin: String, notation: Notation) -> Difference {
+        let differ = |pages: &[(usize, Page)]| pages.windows(2).any(|pair| pair[0].1 != pair[1].1);
+        // When only what follows the page differs, it is the row behind the page.
+        let (mut same, mut different) = (0, self.page + 1);
+        while different - same > 1 {
+            let middle = same + (different - same) / 2;
+            let pages = self.ask_all(family, &begin, middle).await;
+            // `next` lies behind the page: the rows in it are the same when counts and hashes are.
+            let inside: Vec<_> = pages.into_iter().map(|(i, page)| (i, Page { next: None, ..page })).collect();
+            if differ(&inside) { different = middle } else { same = middle }
+        }
+        let (key, holders) = self.first_behind(family, begin, same).await;
+        let rows = self.ask_all(family, &key, 1).await;
+        let replicas = rows.into_iter().map(|(index, page)| {
+            let has_key = page.count > 0 && holders.as_ref().is_none_or(|holders| holders.contains(&index));
+            DifferingRow { id: self.subjects[index].id, has_key, row_hash: has_key.then_some(page.hash) }
+        });
+        let replicas = replicas.collect();
+        let bytes = from_hex(&key).unwrap_or_default();
+        let key = (!bytes.is_empty()).then(|| notation.show(&bytes));
+        Difference { column_family: family.to_string(), key, replicas }
+    }
+
+    /// The first key after `same` rows from `begin` on, and who has it (`None`: all). A page's begin that is not empty is a
+    /// key that all have: the page before ended there on each of them.
+    async fn first_behind(&mut self, family: &str, begin: String, same: u64) -> (String, Option<Vec<usize>>) {
+        if same == 0 {
+            return (begin, None);
+        }
+        let before = self.ask_all(family, &begin, same).await;
+        let key = before.iter().filter_map(|(_, page)| page.next.clone()).min().unwrap_or(begin);
+        let has_it = |(index, page): &(usize, Page)| (page.next.as_ref() == Some(&key)).then_some(*index);
+        let holders = before.iter().filter_map(has_it).collect();
+        (key, Some(holders))
+    }
+}
+
+fn show(report: &Report) -> String {
+    let mut rows = vec![["replica", "rows", "hash"].map(str::to_string).to_vec()];
+    rows.extend(report.replicas.iter().map(|subject| match &subject.error {
+        None => vec![subject.id.to_string(), subject.rows.to_string(), format!("{:016x}", subject.hash)],
+        Some(reason) => vec![subject.id.to_string(), "-".to_string(), format!("not compared: {reason}")],
+    }));
+    let mut lines = vec![output::table(&rows), String::new()];
+    lines.push(match &report.difference {
+        Some(difference) => {
+            let each = difference.replicas.iter().map(|row| match &row.row_hash {
+                Some(hash) => format!("replica {} has it (row hash {hash})", row.id),
+                None => format!("replica {} does not have it", row.id),
+            });
+            let row = difference.key.as_ref().map_or("the very first".to_string(), |key| format!("`{key}`"));
+            format!(
+                "DIFFERENT at version {}: the first row that differs is {row} of column family {}: {}",
+                report.version,
+                difference.column_family,
+                each.collect::<Vec<_>>().join(", ")
+            )
+        }
+        None if report.agree => format!("all replicas hold the same rows at version {}", report.version),
+        None => "INCOMPLETE: not every replica could be compared".to_string(),
+    });
+    lines.join("\n")
+}

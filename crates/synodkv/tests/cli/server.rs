@@ -1,0 +1,75 @@
+//! A server process of a test: on ports of its own, with data of its own, gone with the test.
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+pub const PROGRAM: &str = env!("CARGO_BIN_EXE_synodkv");
+
+pub struct Server {
+    process: Child,
+    pub thrift: String,
+    pub admin: String,
+    data_dir: PathBuf,
+    /// Removed when the server is gone.
+    _folder: Option<tempfile::TempDir>,
+}
+
+/// An address where nobody listens: somebody did a moment ago, so that it is nobody else's.
+pub fn unused_address() -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("bound").to_string()
+}
+
+impl Server {
+    /// A standalone server that keeps its rows in memory.
+    pub fn start() -> Server {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut server = Server::start_in(folder.path(), "memory");
+        server._folder = Some(folder);
+        server
+    }
+
+    pub fn start_in(folder: &Path, engine: &str) -> Server {
+        let data_dir = folder.join("data");
+        let mut process = Command::new(PROGRAM)
+            .args(["serve", "--mode", "standalone", "--thrift-addr", "127.0.0.1:0", "--admin-addr", "127.0.0.1:0"])
+            .arg("--data-dir")
+            .arg(&data_dir)
+            .env("SYNODKV_STORAGE_ENGINE", engine)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("the program runs");
+        let mut ready = String::new();
+        let stdout = process.stdout.take().expect("piped");
+        BufReader::new(stdout).read_line(&mut ready).expect("a line");
+        let after = |words: &str| {
+            let rest = ready.split_once(words).unwrap_or_else(|| panic!("not ready: {ready:?}")).1;
+            rest.split([',', ' ']).next().expect("split gives one part at least").to_string()
+        };
+        assert!(ready.starts_with("ready"), "{ready:?}");
+        let (thrift, admin) = (after("Thrift on "), after("admin on http://"));
+        Server { process, thrift, admin, data_dir, _folder: None }
+    }
+
+    pub fn data_dir(&self) -> &Path {
+        &self.data_dir
+    }
+
+    /// Sends a signal and waits for the end; the exit status.
+    pub fn stop(&mut self, signal: &str) -> Option<i32> {
+        let id = self.process.id().to_string();
+        let sent = Command::new("kill").args(["-s", signal, &id]).status().expect("kill runs");
+        assert!(sent.success());
+        self.process.wait().expect("it was started here").code()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Gone already, if the test stopped it.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}

@@ -1,0 +1,37 @@
+#!/bin/sh
+# Generates the Rust structs of the Thrift interface. Needs the Apache Thrift compiler (0.17 or later) and rustfmt.
+# The result is checked in, so that a build needs neither.
+set -eu
+cd "$(dirname "$0")/.."
+idl=crates/kv-api/thrift/kvstore.thrift
+target=crates/kv-api/src/thrift/generated.rs
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+thrift --strict --gen rs -out "$folder" "$idl"
+# Changes to what the compiler writes:
+# - inner attributes stand on the `mod` declaration instead;
+# - a list reserves no more than 1024 places before its elements are read: its declared length is the word of a stranger;
+# - names of fields and structs, which no protocol here puts on the wire, are left out: each would be an allocation;
+# - a field or element is read only if it was sent with the type it is read as: generated code goes by numbers alone.
+expect() { # what is read, the type it must have been sent with
+    printf '%s\n' \
+        "s/^( *[0-9]+ => \\{\\n)( *)(let [a-z_]+ = $1)/\\1\\2super::expect_type(field_ident.field_type, TType::$2)?;\\n\\2\\3/" \
+        "s/^( *)(let list_elem_[0-9]+ = $1)/\\1super::expect_type(list_ident.element_type, TType::$2)?;\\n\\1\\2/"
+}
+{
+    printf '%s\n' '/^#!\[/d' '/^extern crate/d' \
+        's/Vec::with_capacity\(list_ident.size as usize\)/Vec::with_capacity(list_ident.size.min(1024) as usize)/' \
+        's/TFieldIdentifier::new\("[^"]*", (TType::[A-Za-z0-9]*), ([0-9]*)\)/TFieldIdentifier { name: None, field_type: \1, id: Some(\2) }/' \
+        's/TStructIdentifier::new\("[^"]*"\)/TStructIdentifier { name: String::new() }/'
+    echo '/^ *[0-9]+ => \{$/N'
+    expect 'i_prot\.read_bytes\(' String
+    expect 'i_prot\.read_string\(' String
+    expect 'i_prot\.read_bool\(' Bool
+    expect 'i_prot\.read_i32\(' I32
+    expect 'i_prot\.read_i64\(' I64
+    expect 'OrderedFloat::from\(i_prot\.read_double\(' Double
+    expect 'i_prot\.read_list_begin\(' List
+    expect '[A-Za-z]+::read_from_in_protocol\(' Struct
+} >"$folder/changes.sed"
+sed -E -f "$folder/changes.sed" "$folder/kvstore.rs" >"$target"
+rustfmt --edition 2024 --config-path . "$target"

@@ -1,0 +1,72 @@
+#!/usr/bin/env bash
+# Runs every check there is: format, lints, unit and cluster tests, dependency rules, and a stock Python Thrift client.
+# Sets up what it needs. Arguments are passed on to `cargo test`, and then nothing else runs:
+#
+#   scripts/test.sh                    # everything
+#   scripts/test.sh failover           # the tests whose name contains "failover"
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source=scripts/prepare.sh
+source scripts/prepare.sh
+
+run_tests() {
+    say "cargo test --release --workspace $*"
+    cargo test --release --workspace --locked "$@"
+}
+
+check_format() {
+    say "cargo fmt --check"
+    cargo fmt --all --check
+}
+
+check_lints() {
+    say "cargo clippy"
+    cargo clippy --release --workspace --all-targets --locked -- -D warnings
+}
+
+# Advisories need the network; licences, bans and sources do not.
+check_dependencies() {
+    if ! command -v cargo-deny >/dev/null; then
+        say "skipped: cargo deny (not installed; cargo install cargo-deny)"
+        return 0
+    fi
+    say "cargo deny check bans licenses sources"
+    cargo deny --offline check bans licenses sources
+}
+
+check_scripts() {
+    if ! command -v shellcheck >/dev/null; then
+        say "skipped: shellcheck (not installed)"
+        return 0
+    fi
+    say "shellcheck"
+    shellcheck -x scripts/*.sh .ci/run
+}
+
+check_interoperability() {
+    say "a stock Python Thrift client against the server"
+    local venv="$CARGO_TARGET_DIR/interop-venv"
+    if ! cmp -s tests-interop/requirements.txt "$venv/installed-requirements.txt"; then
+        python3 -m venv --clear "$venv"
+        "$venv/bin/pip" install --quiet --disable-pip-version-check -r tests-interop/requirements.txt
+        cp tests-interop/requirements.txt "$venv/installed-requirements.txt"
+    fi
+    "$venv/bin/python" -m pytest -q -p no:cacheprovider tests-interop \
+        --synodkv "$CARGO_TARGET_DIR/release/synodkv" --modes standalone
+}
+
+install_system_packages build python
+require_cargo
+if [ "$#" -gt 0 ]; then
+    hint_first_build
+    run_tests "$@"
+    exit 0
+fi
+check_format
+check_scripts
+check_dependencies
+build_release
+check_lints
+run_tests
+check_interoperability
+say "all checks passed"
