@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use kv_server::config::{Config, Environment, Mode, Overrides};
+use kv_server::ReplicatedServerManager;
 use kv_server::manager::{ServerError, ServerManager, StandaloneServerManager};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -44,7 +45,7 @@ fn log_to_stderr(level: &str) -> Result<(), Failure> {
 async fn start(config: Config) -> Result<Box<dyn ServerManager>, ServerError> {
     Ok(match config.mode {
         Mode::Standalone => Box::new(StandaloneServerManager::start(config).await?),
-        Mode::Replicated => return Err(ServerError::Replication("replicated mode is not supported yet".to_string())),
+        Mode::Replicated => Box::new(ReplicatedServerManager::start(config).await?),
     })
 }
 

@@ -21,25 +21,31 @@ impl ConfigError {
 
     /// From the parser: `value` is what stands at the error's place, if anything does.
     pub(super) fn parse(error: &figment::Error, value: Option<String>, origin: &str) -> Self {
-        let path = error.path.join(".");
-        let place = match value {
+        let path = key_text(&error.path);
+        let place = match &value {
             Some(value) => format!("{path} = {value}{origin}"),
             None => format!("{path}{origin}"),
         };
         let list = |allowed: &[&str]| allowed.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
         ConfigError::new(match &error.kind {
             Kind::UnknownField(name, allowed) => {
-                let section = error.path.strip_suffix_of(name).join(".");
-                let (key, place) = if section.is_empty() {
-                    (name.clone(), "at top level".to_string())
-                } else {
-                    (format!("{section}.{name}"), format!("in [{section}]"))
+                let section = section_of(&error.path, name);
+                let (key, place) = match section.split_last() {
+                    None => (name.clone(), "at top level".to_string()),
+                    Some((last, list)) if is_index(last) => {
+                        (format!("{}.{name}", key_text(section)), format!("in [[{}]]", key_text(list)))
+                    }
+                    Some(_) => (format!("{}.{name}", key_text(section)), format!("in [{}]", key_text(section))),
                 };
                 format!("unknown key `{key}`{origin}: allowed {place} are {}", list(allowed))
             }
             Kind::UnknownVariant(_, allowed) => format!("{place}: allowed are {}", list(allowed)),
-            Kind::InvalidType(actual, wanted) => format!("{place}: found {actual}, expected {}", in_words(wanted)),
-            Kind::InvalidValue(actual, wanted) => format!("{place}: found {actual}, expected {}", in_words(wanted)),
+            Kind::InvalidType(_, wanted) | Kind::InvalidValue(_, wanted) if value.is_some() => {
+                format!("{place}: expected {}", in_words(wanted))
+            }
+            Kind::InvalidType(actual, wanted) | Kind::InvalidValue(actual, wanted) => {
+                format!("{place}: found {actual}, expected {}", in_words(wanted))
+            }
             Kind::MissingField(name) => {
                 let key = if path.is_empty() { name.to_string() } else { format!("{path}.{name}") };
                 format!("`{key}` is missing{origin}")
@@ -59,17 +65,30 @@ fn in_words(wanted: &str) -> String {
     }
 }
 
-/// The parser's path of an unknown key sometimes ends in the key itself and sometimes in its section.
-trait SectionPath {
-    fn strip_suffix_of(&self, name: &str) -> Vec<String>;
+fn is_index(part: &str) -> bool {
+    part.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-impl SectionPath for Vec<String> {
-    fn strip_suffix_of(&self, name: &str) -> Vec<String> {
-        let mut path = self.clone();
-        if path.last().is_some_and(|last| last == name) {
-            path.pop();
+/// `replication.replicas[0].peer`
+fn key_text(path: &[String]) -> String {
+    let mut text = String::new();
+    for part in path {
+        if is_index(part) {
+            text.push_str(&format!("[{part}]"));
+        } else {
+            if !text.is_empty() {
+                text.push('.');
+            }
+            text.push_str(part);
         }
-        path
+    }
+    text
+}
+
+/// The parser's path of an unknown key sometimes ends in the key itself and sometimes in its section.
+fn section_of<'a>(path: &'a [String], name: &str) -> &'a [String] {
+    match path.split_last() {
+        Some((last, section)) if last == name => section,
+        _ => path,
     }
 }

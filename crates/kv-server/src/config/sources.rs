@@ -140,7 +140,7 @@ fn typed(key: &str, text: &str) -> Value {
         let names = text.split(',').map(str::trim).filter(|name| !name.is_empty());
         return Value::from(names.map(str::to_string).collect::<Vec<String>>());
     }
-    if TEXT_KEYS.contains(&key) || key == "mode" {
+    if TEXT_KEYS.contains(&key) || key == "mode" || key.ends_with("_addr") {
         return Value::from(text);
     }
     text.parse().unwrap_or_else(|never: std::convert::Infallible| match never {})

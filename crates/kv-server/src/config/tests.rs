@@ -49,7 +49,6 @@ impl Case {
     #[track_caller]
     fn fails_with(&self, parts: &[&str]) {
         let message = self.load().expect_err("an error").to_string();
-        println!("{message}");
         for part in parts {
             assert!(message.contains(part), "`{part}` is not in: {message}");
         }
@@ -164,7 +163,8 @@ fn an_unknown_key_is_named_with_those_that_exist() {
     case("moed = \"standalone\"\n").fails_with(&["moed", "`mode`"]);
     no_file().variable("SYNODKV_SERVER_PORT", "1").fails_with(&["server.port", "SYNODKV_SERVER_PORT", "`thrift_addr`"]);
     no_file().variable("SYNODKV_SEVER_THRIFT_ADDR", "1").fails_with(&["SYNODKV_SEVER_THRIFT_ADDR", "server"]);
-    case("[[replication.replicas]]\nid = 0\npeer = \"a:1\"\nport = 3\n").fails_with(&["port", "`peer`"]);
+    let entry = "[[replication.replicas]]\nid = 0\npeer = \"a:1\"\nport = 3\n";
+    case(entry).fails_with(&["`replication.replicas[0].port`", "in [[replication.replicas]]", "`peer`"]);
 }
 
 #[test]
@@ -224,7 +224,7 @@ fn a_replica_list_is_checked() {
     let eight: Vec<String> = (0..8).map(|id| entry(id, &format!("a:{id}"))).collect();
     load(&eight).fails_with(&["8 entries", "1 to 7"]);
     load(&[entry(0, "a:1"), entry(1, "a:2")]).node_id(0).fails_with(&["replicas[0].thrift", "missing"]);
-    load(&[entry(0, "a")]).fails_with(&["replication.replicas", "peer", "`a`", "HOST:PORT"]);
+    load(&[entry(0, "a")]).fails_with(&["replication.replicas[0].peer", "`a`", "HOST:PORT"]);
 }
 
 #[test]

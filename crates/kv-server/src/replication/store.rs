@@ -66,9 +66,10 @@ impl ReplicatedKvStore {
         &self.replicas
     }
 
-    /// False once a replica has stopped for good.
+    /// False once most replicas of this process have stopped for good.
     pub fn is_healthy(&self) -> bool {
-        self.replicas.iter().all(|replica| replica.consensus.status().failed.is_none())
+        let sound = self.replicas.iter().filter(|replica| replica.consensus.watch().borrow().failed.is_none()).count();
+        sound > self.replicas.len() / 2
     }
 
     /// Stops the replicas and writes their databases out, so that the next start need not apply the log again. Blocks.

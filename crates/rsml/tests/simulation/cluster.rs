@@ -21,6 +21,9 @@ pub struct Faults {
     pub duplicate: u64,
     pub delay: u64,
     pub max_delay_us: u64,
+    /// The longest that every message and every disk write take.
+    pub network_us: u64,
+    pub disk_us: u64,
     /// Per fault event (one every 50 ms): crash or restart a node, cut or heal links, hang a disk, pause a node.
     pub crash: u64,
     pub cut: u64,
@@ -56,6 +59,8 @@ impl Faults {
             duplicate: weight(5, 500),
             delay: weight(2, 100),
             max_delay_us: weight(1_000, 400_000),
+            network_us: [100, 300, 300, 3_000, 20_000][weight(1, 4) as usize],
+            disk_us: [200, 2_000, 2_000, 20_000, 80_000][weight(1, 4) as usize],
             crash: weight(3, 60),
             cut: weight(3, 60),
             hang: weight(10, 100),
@@ -309,7 +314,7 @@ impl Cluster {
         }
         let copies = if self.random.one_in(self.faults.duplicate) { 2 } else { 1 };
         for _ in 0..copies {
-            let mut delay = self.random.between(50, 300);
+            let mut delay = self.random.between(50, self.faults.network_us);
             if self.random.one_in(self.faults.delay) {
                 delay += self.random.below(self.faults.max_delay_us);
             }
@@ -325,7 +330,7 @@ impl Cluster {
             return;
         }
         disk.busy = disk.queue.drain(..).collect();
-        let latency = self.random.between(100, 2_000) + hangs;
+        let latency = self.random.between(100, self.faults.disk_us) + hangs;
         let incarnation = self.nodes[node].incarnation;
         self.schedule(latency, Event::Disk(node, incarnation));
     }
