@@ -51,8 +51,7 @@ check_interoperability() {
         "$venv/bin/pip" install --quiet --disable-pip-version-check -r tests-interop/requirements.txt
         cp tests-interop/requirements.txt "$venv/installed-requirements.txt"
     fi
-    "$venv/bin/python" -m pytest -q -p no:cacheprovider tests-interop \
-        --synodkv "$CARGO_TARGET_DIR/release/synodkv" --modes standalone
+    "$venv/bin/python" -m pytest -q -p no:cacheprovider tests-interop --synodkv "$CARGO_TARGET_DIR/release/synodkv"
 }
 
 install_system_packages build python

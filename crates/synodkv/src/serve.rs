@@ -5,8 +5,8 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use kv_server::config::{Config, Environment, Mode, Overrides};
 use kv_server::ReplicatedServerManager;
+use kv_server::config::{Config, Environment, Mode, Overrides};
 use kv_server::manager::{ServerError, ServerManager, StandaloneServerManager};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;

@@ -2,7 +2,7 @@
 //!
 //! [`TcpTransport`] connects processes, [`InMemoryTransport`] the replicas of one process. Neither knows what the
 //! messages mean, stores them or repeats them. Peers are believed to be who they say they are: encryption and
-//! authentication are not there yet, and have their place where [`tcp`] makes and takes connections.
+//! authentication are not there yet, and have their place where `tcp` makes and takes connections.
 
 mod backoff;
 mod frame;

@@ -5,7 +5,7 @@
 //! before it is used, so that writing into it changes no metadata (an `fdatasync` is then one write to the device, not
 //! two), and so that what was never written reads as zeros.
 //!
-//! What one `fdatasync` covers is a *group* (see [`format`]): it starts on a 4 KiB boundary with a header of one sector,
+//! What one `fdatasync` covers is a *group* (see `format`): it starts on a 4 KiB boundary with a header of one sector,
 //! then a table of the orders and entries in it, then the entries. Groups are numbered without gaps through all
 //! segments. The first group of a segment, its *opening*, holds no orders; it repeats the hard state, so that older
 //! segments may go at any time after.

@@ -195,6 +195,23 @@ fn a_segment_of_another_log_is_refused() {
 }
 
 #[test]
+fn a_group_of_another_log_is_no_end_of_ours_even_where_its_number_fits() {
+    let [ours, other] = [(7, 2), (8, 3)].map(|(segment_id_seed, groups)| {
+        let disk = SimulatedDisk::new(1);
+        let options = WalOptions { segment_id_seed, ..options(SEGMENT_BYTES) };
+        let mut storage = WalStorage::over(Arc::new(disk.clone()), options);
+        storage.recover(Sequence::BIRTH).expect("the disk is healthy");
+        for sequence in 1..=groups {
+            storage.persist(&[append(sequence, sequence, &entries(sequence, 1, 100))]).expect("the disk is healthy");
+        }
+        disk
+    });
+    ours.overwrite(FIRST, 3 * 4096, &other.contents(FIRST)[3 * 4096..4 * 4096]);
+    let recovered = wal_over(&ours, SEGMENT_BYTES).recover(Sequence(100));
+    assert_eq!(corrupt_range(recovered, "a foreign group at the end"), (3, 3));
+}
+
+#[test]
 fn a_stale_group_behind_the_end_is_refused() {
     let disk = two_segments();
     let stale = disk.contents(FIRST)[4096..8192].to_vec();
