@@ -296,6 +296,10 @@ impl Replica {
     }
 
     pub(super) fn replicate_read(&mut self, read: LogRead, entries: Vec<Bytes>) {
+        if entries.is_empty() {
+            // Not in the log any more: asked for again after a while, by then perhaps from elsewhere.
+            return;
+        }
         let Some(mut proposer) = self.views.take_proposer() else { return };
         if let Some(progress) = proposer.peers.get_mut(&read.peer).filter(|p| p.reading && proposer.view == read.view) {
             progress.reading = false;

@@ -1,16 +1,17 @@
 //! The driver: a [`ConsensusReplica`] runs the core on real threads, storage, network and clock.
 //!
-//! Three threads per replica, each fed by a queue that it drains whole. The *core* thread takes all inputs that wait,
-//! judges timeouts only after them (a replica that was stalled must not accuse its peers), hands orders to the *log*
-//! thread and messages to the network at the same time, and committed entries to the *apply* thread. The log thread
-//! makes all orders that queued up durable with one synchronisation; the apply thread applies all entries that queued up
-//! in one atomic write and wakes whoever waits for an outcome.
+//! Three threads per replica. The *log* thread makes all orders that queued up durable with one synchronisation; the
+//! *apply* thread applies all entries that queued up in one atomic write and wakes whoever waits for an outcome; the
+//! *core* thread looks after time. The core itself is run by whichever thread brings it something (see `seat`): it takes
+//! all inputs that wait, judges timeouts only after them (a replica that was stalled must not accuse its peers), and
+//! hands orders to the log thread and messages to the network at the same time.
 //!
 //! A fault of the storage or of the executor stops the replica: nothing is retried.
 
 mod inbox;
 mod network;
 mod replica;
+mod seat;
 mod threads;
 mod waiters;
 
@@ -52,8 +53,10 @@ pub enum StartError {
     Execution(#[from] crate::ExecutionError),
     #[error("cannot start the network: {0}")]
     Network(#[from] std::io::Error),
-    #[error("the log ends at {log_last}, but the database has applied {applied}: they do not belong together")]
-    LogBehindDatabase { log_last: crate::Sequence, applied: crate::Sequence },
+    #[error(
+        "the log holds sequences {first} to {last}, the database has applied {applied}: they do not belong together"
+    )]
+    LogApartFromDatabase { first: crate::Sequence, last: crate::Sequence, applied: crate::Sequence },
 }
 
 /// What the core thread is told.

@@ -1,9 +1,9 @@
 //! The network manager: messages of the core become envelopes of a transport, and back.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use super::Event;
-use super::inbox::Inbox;
+use super::replica::Shared;
 use crate::Message;
 use crate::core::{Input, Outgoing};
 use crate::transport::{Envelope, EventSink, Sender, Transport, TransportEvent, TransportStatistics};
@@ -22,7 +22,7 @@ impl NetworkManager {
     }
 
     /// Where the transport of a replica delivers to.
-    pub(super) fn sink(inbox: Arc<Inbox<Event>>) -> EventSink {
+    pub(super) fn sink(shared: Weak<Shared>) -> EventSink {
         Arc::new(move |event| {
             let input = match event {
                 TransportEvent::Received(envelope) => {
@@ -32,8 +32,8 @@ impl NetworkManager {
                 TransportEvent::Disconnected(peer) => Input::Disconnected(peer),
                 TransportEvent::Connected(_) => return,
             };
-            if inbox.len() < MAX_WAITING {
-                inbox.push(Event::Input(input));
+            if let Some(shared) = shared.upgrade().filter(|shared| shared.inbox.len() < MAX_WAITING) {
+                shared.bring(Event::Input(input));
             }
         })
     }

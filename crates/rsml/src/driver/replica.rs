@@ -1,6 +1,6 @@
 //! The handle of a running replica.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant as Clock};
@@ -10,6 +10,7 @@ use tokio::sync::{oneshot, watch};
 
 use super::inbox::Inbox;
 use super::network::NetworkManager;
+use super::seat::{Seat, SeatLock};
 use super::threads::{self, ApplyWork, LogWork};
 use super::waiters::{ReadWaiters, RequestWaiters};
 use super::{Event, ReadError, RequestError, StartError, Storage};
@@ -57,7 +58,8 @@ pub struct DriverStatus {
 }
 
 pub(super) struct Shared {
-    pub inbox: Arc<Inbox<Event>>,
+    pub inbox: Inbox<Event>,
+    pub seat: SeatLock,
     pub log: Inbox<LogWork>,
     pub apply: Inbox<ApplyWork>,
     pub requests: Mutex<RequestWaiters>,
@@ -67,6 +69,8 @@ pub(super) struct Shared {
     pub watch: watch::Sender<RoleChange>,
     pub started: Clock,
     next_id: AtomicU64,
+    /// Requests and reads without an answer: when there is none, nothing is under way that new ones could join.
+    unfinished: AtomicUsize,
 }
 
 impl Shared {
@@ -90,7 +94,6 @@ impl Shared {
 /// A running replica. Dropping it stops it; requests that were sent then end as unknown.
 pub struct ConsensusReplica {
     shared: Arc<Shared>,
-    network: Arc<NetworkManager>,
     options: ReplicaOptions,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -107,19 +110,18 @@ impl ConsensusReplica {
         let applier = Applier::new(executor)?;
         let state = applier.state().clone();
         let recovered = storage.recover(state.sequence.next())?;
-        if recovered.last < state.sequence {
-            return Err(StartError::LogBehindDatabase { log_last: recovered.last, applied: state.sequence });
+        if recovered.last < state.sequence || recovered.first > state.sequence.next() {
+            let (first, last) = (recovered.first, recovered.last);
+            return Err(StartError::LogApartFromDatabase { first, last, applied: state.sequence });
         }
         let new_disk_id = DiskId(options.new_disk_id);
         let start = Start { recovered, state: state.clone(), new_disk_id, new_cluster_id: options.new_cluster_id };
         let started = Clock::now();
         let core = Replica::new(options.core.clone(), start, Instant(0));
-        let inbox = Arc::new(Inbox::new());
-        let network = Arc::new(NetworkManager::new(connect(NetworkManager::sink(inbox.clone()))?));
         let status = DriverStatus {
             core: core.status(),
             storage: storage.statistics(),
-            network: network.statistics(),
+            network: TransportStatistics::default(),
             digest: state.digest,
             digest_sequence: state.sequence,
             requests_executed: 0,
@@ -129,7 +131,8 @@ impl ConsensusReplica {
         let role =
             RoleChange { view: status.core.view, primary: None, is_primary: false, established: false, failed: None };
         let shared = Arc::new(Shared {
-            inbox,
+            inbox: Inbox::new(),
+            seat: Mutex::new(None),
             log: Inbox::new(),
             apply: Inbox::new(),
             requests: Mutex::new(RequestWaiters::new()),
@@ -139,9 +142,12 @@ impl ConsensusReplica {
             watch: watch::Sender::new(role),
             started,
             next_id: AtomicU64::new(1),
+            unfinished: AtomicUsize::new(0),
         });
-        let threads = threads::spawn(&shared, &network, core, storage, applier);
-        Ok(ConsensusReplica { shared, network, options, threads: Mutex::new(threads) })
+        let network = NetworkManager::new(connect(NetworkManager::sink(Arc::downgrade(&shared)))?);
+        *shared.seat.lock().expect("nobody holds it yet") = Some(Seat::new(core, network));
+        let threads = threads::spawn(&shared, options.core.me, storage, applier);
+        Ok(ConsensusReplica { shared, options, threads: Mutex::new(threads) })
     }
 
     fn next_id(&self) -> u64 {
@@ -158,15 +164,13 @@ impl ConsensusReplica {
         let id = RequestId(self.next_id());
         let (reply, outcome) = oneshot::channel();
         let give_up = deadline.min(Clock::now() + self.options.no_primary_wait);
-        let taken = {
-            let mut waiters = self.shared.requests();
-            waiters.add(id, give_up, reply);
-            self.shared.inbox.push(Event::Input(Input::Propose { id, payload }))
-        };
-        if !taken {
+        self.shared.requests().add(id, give_up, reply);
+        let unfinished = Unfinished::begin(&self.shared);
+        if !unfinished.submit(Input::Propose { id, payload }) {
             self.shared.requests().refuse(id, RequestError::NotExecuted("the replica has stopped".into()));
         }
         async move {
+            let _unfinished = unfinished;
             // The core takes back what has no number in time, so only a request that was sent is left at the deadline.
             let grace = Duration::from_millis(100);
             match tokio::time::timeout_at((deadline + grace).into(), outcome).await {
@@ -185,7 +189,8 @@ impl ConsensusReplica {
         let id = ReadId(self.next_id());
         let (reply, point) = oneshot::channel();
         self.shared.reads().add(id, reply);
-        if !self.shared.inbox.push(Event::Input(Input::Read(id))) {
+        let unfinished = Unfinished::begin(&self.shared);
+        if !unfinished.submit(Input::Read(id)) {
             self.shared.reads().remove(id);
             return Err(ReadError::Stopped("it was shut down".into()));
         }
@@ -229,19 +234,48 @@ impl ConsensusReplica {
 
     /// Refreshed every few milliseconds.
     pub fn status(&self) -> DriverStatus {
-        let mut status = self.shared.status().clone();
-        status.network = self.network.statistics();
-        status
+        self.shared.status().clone()
     }
 
     /// Stops all threads and closes the connections. What is durable stays; requests that were sent end as unknown.
     pub fn stop(&self) {
-        self.network.shutdown();
         self.shared.inbox.close();
         let threads = std::mem::take(&mut *self.threads.lock().expect("no holder of this lock panics"));
         for thread in threads {
             let _ = thread.join();
         }
+    }
+}
+
+/// A request or read under way.
+struct Unfinished {
+    shared: Arc<Shared>,
+    is_alone: bool,
+}
+
+impl Unfinished {
+    fn begin(shared: &Arc<Shared>) -> Self {
+        let others = shared.unfinished.fetch_add(1, Ordering::Relaxed);
+        Unfinished { shared: shared.clone(), is_alone: others == 0 }
+    }
+
+    /// The only one is taken to the core at once. Where others are under way the core thread is woken instead: by the time
+    /// it runs, more may have come, and all share a value of the log or a round of confirmations. False: stopped.
+    fn submit(&self, input: Input) -> bool {
+        if self.shared.inbox.is_closed() {
+            return false;
+        }
+        if self.is_alone {
+            self.shared.bring(Event::Input(input));
+            return true;
+        }
+        self.shared.inbox.push(Event::Input(input))
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        self.shared.unfinished.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -8,6 +8,7 @@ mod backoff;
 mod frame;
 mod gate;
 mod in_memory;
+mod outgoing;
 mod peer;
 mod tcp;
 #[cfg(test)]

@@ -1,35 +1,24 @@
-//! What is known of one peer: the queue of envelopes to it, and which connections stand.
+//! What is known of one peer: which connections stand, and the queue to it.
 
-use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::frame::encoded_bytes;
+use super::TransportEvent;
 use super::gate::Gate;
-use super::{Envelope, TransportEvent};
+use super::outgoing::Outgoing;
 use crate::ReplicaId;
 
 pub(super) struct Peer {
     pub id: ReplicaId,
     pub address: SocketAddr,
-    queue: Mutex<Queue>,
-    queue_bytes: usize,
-    /// Something was queued.
-    queued: Notify,
+    pub outgoing: Outgoing,
     /// The peer gave a sign of life: dialling it is worth a try at once.
     pub seen: Notify,
     link: Mutex<Link>,
-}
-
-/// Holds envelopes only while the outgoing connection stands. `bytes` covers what is being written too.
-#[derive(Default)]
-struct Queue {
-    is_open: bool,
-    envelopes: VecDeque<Envelope>,
-    bytes: usize,
 }
 
 #[derive(Default)]
@@ -47,70 +36,26 @@ struct Link {
 
 impl Peer {
     pub fn new(id: ReplicaId, address: SocketAddr, queue_bytes: usize) -> Self {
-        Peer {
-            id,
-            address,
-            queue: Mutex::default(),
-            queue_bytes,
-            queued: Notify::new(),
-            seen: Notify::new(),
-            link: Mutex::default(),
-        }
-    }
-
-    fn queue(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+        Peer { id, address, outgoing: Outgoing::new(queue_bytes), seen: Notify::new(), link: Mutex::default() }
     }
 
     fn link(&self) -> MutexGuard<'_, Link> {
         self.link.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// False when there is no room or no connection.
-    pub fn push(&self, envelope: Envelope) -> bool {
-        let bytes = encoded_bytes(&envelope);
-        {
-            let mut queue = self.queue();
-            if !queue.is_open || queue.bytes + bytes > self.queue_bytes {
-                return false;
-            }
-            queue.bytes += bytes;
-            queue.envelopes.push_back(envelope);
-        }
-        self.queued.notify_one();
-        true
-    }
-
-    /// Everything queued, at least one envelope, and the bytes to give back with [`Peer::written`].
-    pub async fn take(&self) -> (VecDeque<Envelope>, usize) {
-        loop {
-            {
-                let mut queue = self.queue();
-                if !queue.envelopes.is_empty() {
-                    return (std::mem::take(&mut queue.envelopes), queue.bytes);
-                }
-            }
-            self.queued.notified().await;
-        }
-    }
-
-    pub fn written(&self, bytes: usize) {
-        self.queue().bytes -= bytes;
-    }
-
-    pub fn outgoing_began(&self, gate: &Gate) {
+    pub fn outgoing_began(&self, socket: Arc<OwnedWriteHalf>, gate: &Gate) {
         let mut link = self.link();
-        self.queue().is_open = true;
+        self.outgoing.open(socket);
         link.outgoing_stands = true;
         link.is_alive = true;
         gate.deliver(TransportEvent::Connected(self.id));
     }
 
-    /// Returns how many envelopes were still queued; they are dropped.
+    /// Returns how many messages were still queued; they are dropped.
     pub fn outgoing_ended(&self, gate: &Gate) -> usize {
         let mut link = self.link();
         link.outgoing_stands = false;
-        let dropped = std::mem::take(&mut *self.queue()).envelopes.len();
+        let dropped = self.outgoing.close();
         self.tell_of_end(&mut link, gate);
         dropped
     }

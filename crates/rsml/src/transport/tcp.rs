@@ -9,13 +9,12 @@
 //! outgoing or the incoming connection of a peer ends, once if its death ends both. While there is no outgoing
 //! connection, envelopes are dropped: the protocol above repeats what matters, and stale messages help no one.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::io::{self, IoSlice};
+use std::collections::BTreeMap;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Buf, Bytes};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
@@ -27,6 +26,7 @@ use tokio_util::task::TaskTracker;
 use super::backoff::Backoff;
 use super::frame::{Decoder, Frame, FrameError, FrameKind};
 use super::gate::{Counters, Gate, count};
+use super::outgoing::Written;
 use super::peer::Peer;
 use super::{Envelope, EventSink, Sender, Transport, TransportEvent, TransportStatistics};
 use crate::{Boot, ClusterId, DiskId, Epoch, ReplicaId};
@@ -132,9 +132,20 @@ impl TcpTransport {
 
 impl Transport for TcpTransport {
     fn send(&self, envelope: Envelope) {
-        let peer = self.shared.peers.get(&envelope.to);
-        if !peer.is_some_and(|peer| peer.push(envelope)) {
-            count(&self.shared.counters.messages_dropped, 1);
+        let counters = &self.shared.counters;
+        let Some(peer) = self.shared.peers.get(&envelope.to) else {
+            return count(&counters.messages_dropped, 1);
+        };
+        let pushed = match Frame::message(envelope).encode() {
+            Ok(frame) => peer.outgoing.push(frame),
+            Err(error) => {
+                tracing::error!(peer = peer.id.0, %error, "a message cannot be sent");
+                None
+            }
+        };
+        match pushed {
+            Some(written) => self.shared.count_written(written),
+            None => count(&counters.messages_dropped, 1),
         }
     }
 
@@ -174,6 +185,11 @@ impl Shared {
         }
     }
 
+    fn count_written(&self, written: Written) {
+        count(&self.counters.messages_sent, written.frames);
+        count(&self.counters.bytes_sent, written.bytes);
+    }
+
     /// Runs a task until it ends or the transport is shut down.
     fn spawn(&self, runtime: &Handle, task: impl Future<Output = ()> + Send + 'static) {
         let stop = self.stop.clone();
@@ -202,8 +218,9 @@ async fn dial(shared: Arc<Shared>, peer: Arc<Peer>) {
                 let began = Instant::now();
                 count(&shared.counters.reconnects, usize::from(was_connected));
                 was_connected = true;
-                peer.outgoing_began(&shared.gate);
-                let end = use_connection(&shared, &peer, reader, writer).await;
+                let writer = Arc::new(writer);
+                peer.outgoing_began(writer.clone(), &shared.gate);
+                let end = use_connection(&shared, &peer, reader, &writer).await;
                 let dropped = peer.outgoing_ended(&shared.gate);
                 count(&shared.counters.messages_dropped, dropped);
                 tracing::debug!(peer = peer.id.0, %end, "the outgoing connection ended");
@@ -239,38 +256,10 @@ async fn connect(shared: &Shared, peer: &Peer) -> io::Result<(OwnedReadHalf, Own
 }
 
 /// Writes what is queued until the connection ends; returns why it did.
-async fn use_connection(shared: &Shared, peer: &Peer, reader: OwnedReadHalf, writer: OwnedWriteHalf) -> io::Error {
+async fn use_connection(shared: &Shared, peer: &Peer, reader: OwnedReadHalf, writer: &OwnedWriteHalf) -> io::Error {
     tokio::select! {
-        error = write_queued(shared, peer, writer) => error,
+        error = peer.outgoing.write_rest(writer, |written| shared.count_written(written)) => error,
         error = watch_answers(shared, reader) => error,
-    }
-}
-
-async fn write_queued(shared: &Shared, peer: &Peer, mut writer: OwnedWriteHalf) -> io::Error {
-    loop {
-        let (envelopes, bytes) = peer.take().await;
-        let mut pieces = Pieces::default();
-        let mut messages = 0;
-        for envelope in envelopes {
-            match Frame::message(envelope).encode() {
-                Ok(frame) => {
-                    messages += 1;
-                    pieces.extend(frame.pieces);
-                }
-                Err(error) => {
-                    tracing::error!(peer = peer.id.0, %error, "a message cannot be sent");
-                    count(&shared.counters.messages_dropped, 1);
-                }
-            }
-        }
-        let frame_bytes = pieces.bytes;
-        if let Err(error) = writer.write_all_buf(&mut pieces).await {
-            count(&shared.counters.messages_dropped, messages);
-            return error;
-        }
-        peer.written(bytes);
-        count(&shared.counters.messages_sent, messages);
-        count(&shared.counters.bytes_sent, frame_bytes);
     }
 }
 
@@ -284,48 +273,6 @@ async fn watch_answers(shared: &Shared, mut reader: OwnedReadHalf) -> io::Error 
             Ok(Ok(_)) => return io::Error::other("the peer sent something else than signs of life"),
             Ok(Err(error)) => return error,
             Err(_) => return io::Error::new(io::ErrorKind::TimedOut, "the peer fell silent"),
-        }
-    }
-}
-
-/// Pieces to be written in one go, without being copied together.
-#[derive(Default)]
-struct Pieces {
-    pieces: VecDeque<Bytes>,
-    bytes: usize,
-}
-
-impl Pieces {
-    fn extend(&mut self, pieces: Vec<Bytes>) {
-        self.bytes += pieces.iter().map(Bytes::len).sum::<usize>();
-        self.pieces.extend(pieces);
-    }
-}
-
-impl Buf for Pieces {
-    fn remaining(&self) -> usize {
-        self.bytes
-    }
-
-    fn chunk(&self) -> &[u8] {
-        self.pieces.front().map_or(&[], |piece| piece)
-    }
-
-    fn chunks_vectored<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
-        let filled = slices.iter_mut().zip(&self.pieces);
-        filled.map(|(slice, piece)| *slice = IoSlice::new(piece)).count()
-    }
-
-    fn advance(&mut self, mut count: usize) {
-        self.bytes -= count;
-        while count > 0 {
-            let front = self.pieces.front_mut().expect("no more is written than there is");
-            let step = count.min(front.len());
-            front.advance(step);
-            count -= step;
-            if front.is_empty() {
-                self.pieces.pop_front();
-            }
         }
     }
 }

@@ -1,0 +1,230 @@
+//! Who runs the core: whoever brings it something, if nobody else does.
+//!
+//! The core is pure computation, so the thread that completes a disk write, or reads a message from a socket, can run it
+//! in place instead of waking another thread: what follows (messages, orders, entries to apply) leaves at once. Only one
+//! thread runs it at a time; the others leave their input in the inbox and go on, and the one that runs takes it along.
+//! A thread of its own looks after time, and takes over where another would have to stay too long.
+//!
+//! Invariant: an input left in the inbox is taken by the thread that runs, which looks again after it has let go, or by
+//! the core thread, which is woken.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Mutex, MutexGuard, TryLockError};
+use std::time::{Duration, Instant as Clock};
+
+use super::network::NetworkManager;
+use super::replica::{RoleChange, Shared};
+use super::threads::LogWork;
+use super::{Event, RequestError};
+use crate::Sequence;
+use crate::core::{Input, Outputs, Refusal, Replica};
+
+/// How often time is looked at when nothing happens.
+pub const TICK: Duration = Duration::from_millis(10);
+
+/// How many rounds a thread that came with an input runs the core before it leaves the rest to the core thread.
+const MAX_ROUNDS: usize = 2;
+
+/// The core, and what it needs to act.
+pub struct Seat {
+    core: Replica,
+    network: NetworkManager,
+    next_tick: Clock,
+}
+
+/// Empty until the replica is started, and again once it has stopped.
+pub type SeatLock = Mutex<Option<Seat>>;
+
+impl Seat {
+    pub fn new(core: Replica, network: NetworkManager) -> Self {
+        Seat { core, network, next_tick: Clock::now() }
+    }
+
+    pub fn network(&self) -> &NetworkManager {
+        &self.network
+    }
+
+    /// One round: everything that waits, then what follows from it. Time is judged only after all inputs, so that a
+    /// replica that was stalled does not accuse its peers. Returns why the replica must stop, if it must.
+    fn round(&mut self, shared: &Shared, events: Vec<Event>) -> Result<(), String> {
+        let now = shared.now();
+        for event in events {
+            match event {
+                Event::Input(input) => self.core.step(now, input),
+                Event::Failed(reason) => return Err(reason),
+            }
+        }
+        let ticks = Clock::now() >= self.next_tick;
+        if ticks {
+            self.tick(shared);
+        }
+        let outputs = self.core.ready(now);
+        self.carry_out(shared, outputs);
+        self.publish(shared, ticks);
+        Ok(())
+    }
+
+    fn tick(&mut self, shared: &Shared) {
+        let now = Clock::now();
+        self.next_tick = now + TICK;
+        let expired = shared.requests().expired(now);
+        for id in expired {
+            self.core.step(shared.now(), Input::Cancel(id));
+        }
+        self.core.step(shared.now(), Input::Tick);
+    }
+
+    fn carry_out(&mut self, shared: &Shared, outputs: Outputs) {
+        if !outputs.numbered.is_empty() || !outputs.refused.is_empty() {
+            let mut waiters = shared.requests();
+            for (id, number) in outputs.numbered {
+                waiters.number(id, number);
+            }
+            for (id, refusal) in outputs.refused {
+                let error = match refusal {
+                    Refusal::Overloaded => RequestError::Overloaded,
+                    Refusal::Cancelled => RequestError::NotExecuted("none was found in time".into()),
+                };
+                waiters.refuse(id, error);
+            }
+        }
+        if !outputs.persist.is_empty() {
+            shared.log.push(LogWork::Persist(outputs.persist));
+        }
+        let sender = self.core.sender();
+        for outgoing in outputs.send {
+            self.network.send(sender, outgoing);
+        }
+        for read in outputs.read_log {
+            shared.log.push(LogWork::Read(read));
+        }
+        if !outputs.deliver.is_empty() {
+            shared.apply.push(outputs.deliver);
+        }
+        if !outputs.read_ready.is_empty() {
+            let mut reads = shared.reads();
+            for (id, point) in outputs.read_ready {
+                // Read under the lock, so that an apply that ends now cannot miss a reader put aside now.
+                let applied = Sequence(shared.applied.load(Ordering::Acquire));
+                reads.point(id, point, applied);
+            }
+        }
+    }
+
+    fn publish(&mut self, shared: &Shared, ticks: bool) {
+        let role = RoleChange {
+            view: self.core.hard_state().promised,
+            primary: self.core.primary(),
+            is_primary: self.core.primary() == Some(self.core.id()),
+            established: self.core.is_ready_to_read(),
+            failed: None,
+        };
+        let changed = shared.watch.send_if_modified(|told| {
+            let changed = *told != role;
+            if changed {
+                *told = role.clone();
+            }
+            changed
+        });
+        if changed {
+            tracing::info!(replica = %self.core.id(), view = %role.view, primary = ?role.primary.map(|p| p.0),
+                established = role.established, "view or role changed");
+        }
+        if changed || ticks {
+            let mut status = shared.status();
+            status.core = self.core.status();
+            status.network = self.network.statistics();
+        }
+    }
+}
+
+impl Shared {
+    /// Brings an event, and runs the core in place if nobody runs it.
+    pub fn bring(&self, event: Event) {
+        self.inbox.push_quietly(event);
+        for _ in 0..MAX_ROUNDS {
+            {
+                let Some(mut seat) = self.try_seat() else { return };
+                let Some(sitting) = seat.as_mut() else { return };
+                let events = self.inbox.take();
+                if !events.is_empty() && !self.run_round(sitting, events) {
+                    return;
+                }
+            }
+            // Whoever brought something meanwhile, and found the seat taken, relies on this look.
+            if self.inbox.is_empty() {
+                return;
+            }
+        }
+        self.inbox.wake();
+    }
+
+    /// `None`: another thread runs the core, and will look into the inbox after.
+    fn try_seat(&self) -> Option<MutexGuard<'_, Option<Seat>>> {
+        match self.seat.try_lock() {
+            Ok(seat) => Some(seat),
+            Err(TryLockError::WouldBlock) => None,
+            Err(TryLockError::Poisoned(_)) => {
+                self.inbox.wake();
+                None
+            }
+        }
+    }
+
+    /// False when the replica has failed: the core thread is told, and ends it.
+    fn run_round(&self, seat: &mut Seat, events: Vec<Event>) -> bool {
+        match seat.round(self, events) {
+            Ok(()) => true,
+            Err(reason) => {
+                self.status().failed.get_or_insert(reason);
+                self.inbox.close();
+                false
+            }
+        }
+    }
+
+    /// The core thread: looks after time, and runs the core when it is woken, until the inbox is closed.
+    pub fn run_core(&self) {
+        while self.inbox.wait(TICK) {
+            let Ok(mut seat) = self.seat.lock() else { break };
+            let Some(sitting) = seat.as_mut() else { break };
+            // Taken only now: inputs must reach the core in the order in which they came.
+            let events = self.inbox.take();
+            if !self.run_round(sitting, events) {
+                break;
+            }
+        }
+        self.end();
+    }
+
+    /// Closes everything. The transport first, so that nothing is brought any more.
+    fn end(&self) {
+        let seat = match self.seat.lock() {
+            Ok(mut seat) => seat.take(),
+            Err(poisoned) => {
+                self.status().failed.get_or_insert_with(|| "an invariant was violated; the log says which".into());
+                poisoned.into_inner().take()
+            }
+        };
+        let failed = self.status().failed.clone();
+        let reason = failed.clone().unwrap_or_else(|| "it was shut down".into());
+        if let Some(failed) = &failed {
+            tracing::error!("the replica stops: {failed}");
+        }
+        self.inbox.close();
+        if let Some(seat) = seat {
+            seat.network().shutdown();
+        }
+        self.log.close();
+        self.apply.close();
+        self.status().failed = Some(reason.clone());
+        self.watch.send_modify(|role| {
+            role.failed = Some(reason.clone());
+            role.primary = None;
+            role.is_primary = false;
+            role.established = false;
+        });
+        self.requests().abandon(&reason);
+        self.reads().abandon(&reason);
+    }
+}

@@ -1,0 +1,231 @@
+//! What a test body may ask of any cluster.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use kv_client::{Client, Options, RangeRead, Version};
+use serde_json::Value;
+
+use crate::links::LinkState;
+use crate::waiting::eventually;
+
+/// What a test wants to be different from the defaults.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub request_timeout_ms: u64,
+    pub no_primary_wait_ms: u64,
+    /// How a process is cut off from the others.
+    pub isolation: LinkState,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        // Patient, because the machine may be slow: a test that means a refusal asks for it.
+        Settings { request_timeout_ms: 30_000, no_primary_wait_ms: 20_000, isolation: LinkState::Closed }
+    }
+}
+
+impl Settings {
+    /// For tests that want to see requests refused.
+    pub fn impatient() -> Settings {
+        Settings { request_timeout_ms: 1_500, no_primary_wait_ms: 700, ..Settings::default() }
+    }
+
+    pub fn with_silence(self) -> Settings {
+        Settings { isolation: LinkState::Silent, ..self }
+    }
+}
+
+/// Count and hash of all rows of the default family.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RowsHash {
+    pub count: u64,
+    pub hashes: Vec<String>,
+}
+
+/// A cluster of servers, numbered from 0. Where each runs one replica, the numbers are those of the replicas.
+pub trait TestCluster: Sized {
+    /// Returns once every server is ready.
+    async fn start(settings: Settings) -> Self;
+
+    /// The admin interfaces, with every other address a server has, are those of the server's whole life.
+    fn thrift(&self, server: usize) -> String;
+    fn admin(&self, server: usize) -> String;
+    fn servers(&self) -> usize;
+    fn is_running(&self, server: usize) -> bool;
+    /// How many databases there are, and which server has each of them.
+    fn replicas(&self) -> usize;
+    fn server_of(&self, replica: usize) -> usize;
+
+    /// Ends a server without giving it time for anything.
+    async fn kill(&mut self, server: usize);
+    /// Ends a server in good order.
+    async fn stop(&mut self, server: usize);
+    /// Starts a server again that was ended. Returns once it listens; it may have no primary yet.
+    async fn restart(&mut self, server: usize);
+
+    /// Of one replica's own database, once it has applied the version.
+    async fn rows_hash(&self, replica: usize, version: Version) -> RowsHash;
+
+    // ---- what follows from the above
+
+    fn running(&self) -> Vec<usize> {
+        (0..self.servers()).filter(|server| self.is_running(*server)).collect()
+    }
+
+    /// Of this server only.
+    async fn client(&self, server: usize) -> Client {
+        connect(vec![self.thrift(server)]).await
+    }
+
+    /// Of all servers, beginning with this one.
+    async fn client_of_all(&self, first: usize) -> Client {
+        let all = (0..self.servers()).map(|step| self.thrift((first + step) % self.servers()));
+        connect(all.collect()).await
+    }
+
+    async fn each_client(&self) -> Vec<Client> {
+        let mut clients = Vec::new();
+        for server in self.running() {
+            clients.push(self.client(server).await);
+        }
+        clients
+    }
+
+    async fn status(&self, server: usize) -> Result<Value, String> {
+        let (code, body) = http_get(&self.admin(server), "/status").await?;
+        if code != 200 {
+            return Err(format!("{code}: {body}"));
+        }
+        serde_json::from_str(&body).map_err(|error| format!("{error}: {body}"))
+    }
+
+    async fn is_ready(&self, server: usize) -> Result<(), String> {
+        match http_get(&self.admin(server), "/health/ready").await? {
+            (200, _) => Ok(()),
+            (code, body) => Err(format!("server {server} is not ready: {code} {body}")),
+        }
+    }
+
+    /// Returns once every server that runs serves linearizable reads.
+    async fn ready(&self) {
+        for server in self.running() {
+            eventually(&format!("server {server} is ready"), async || self.is_ready(server).await).await;
+        }
+    }
+
+    /// The one of these servers that leads, once one does that all of them follow.
+    async fn primary_among(&self, servers: &[usize]) -> usize {
+        eventually(&format!("one of {servers:?} leads the others"), async || {
+            let mut told = Vec::new();
+            for &server in servers {
+                self.is_ready(server).await?;
+                told.push(self.status(server).await?["primary"].as_u64().map(|id| id as usize));
+            }
+            match told[0] {
+                Some(primary) if servers.contains(&primary) && told.iter().all(|t| *t == Some(primary)) => Ok(primary),
+                _ => Err(format!("they name {told:?}")),
+            }
+        })
+        .await
+    }
+
+    async fn primary(&self) -> usize {
+        self.primary_among(&self.running()).await
+    }
+
+    async fn stop_all(&mut self) {
+        for server in self.running() {
+            self.stop(server).await;
+        }
+    }
+
+    async fn kill_all(&mut self) {
+        for server in self.running() {
+            self.kill(server).await;
+        }
+    }
+
+    /// Starts every server that was ended, and returns once they are ready.
+    async fn restart_all(&mut self) {
+        for server in 0..self.servers() {
+            if !self.is_running(server) {
+                self.restart(server).await;
+            }
+        }
+        self.ready().await;
+    }
+
+    /// Every database holds the same rows at a version that covers everything acknowledged; their number.
+    async fn assert_replicas_agree(&self) -> u64 {
+        self.ready().await;
+        let client = self.client(self.running()[0]).await;
+        let version = client.read_version().await.expect("a ready server gives a read version");
+        let mut hashes = Vec::new();
+        for replica in 0..self.replicas() {
+            hashes.push(self.rows_hash(replica, version).await);
+        }
+        for (replica, hash) in hashes.iter().enumerate() {
+            assert_eq!(*hash, hashes[0], "replicas {replica} and 0 hold different rows at version {version}");
+        }
+        self.assert_digests_agree().await;
+        hashes[0].count
+    }
+
+    /// Every replica has applied the same sequence, and by the same steps.
+    async fn assert_digests_agree(&self) {
+        let digests = eventually("all replicas have applied the same sequence", async || {
+            let mut digests = BTreeMap::new();
+            let mut sequences = Vec::new();
+            for replica in 0..self.replicas() {
+                let status = self.status(self.server_of(replica)).await?;
+                let replica = &status["replicas"][replica];
+                sequences.push(replica["digest_sequence"].as_u64());
+                digests.insert(replica["id"].to_string(), replica["digest"].to_string());
+            }
+            let same = sequences.iter().all(|sequence| *sequence == sequences[0]);
+            if same { Ok(digests) } else { Err(format!("they are at {sequences:?}")) }
+        })
+        .await;
+        let first = digests.values().next().expect("a replica");
+        assert!(digests.values().all(|digest| digest == first), "digests differ at one sequence: {digests:?}");
+    }
+}
+
+/// A cluster in which servers can be cut off from each other. Clients reach all of them all the time.
+pub trait Partitionable: TestCluster {
+    /// From now on nothing passes between this server and the others.
+    fn isolate(&self, server: usize);
+    fn heal(&self);
+
+    fn others(&self, server: usize) -> Vec<usize> {
+        (0..self.servers()).filter(|other| *other != server).collect()
+    }
+}
+
+pub async fn connect(addresses: Vec<String>) -> Client {
+    // The server's answer, which knows more, comes first.
+    let options = Options { request_timeout: Duration::from_secs(35), ..Options::default() };
+    eventually(&format!("one of {addresses:?} can be reached"), async || {
+        Client::connect(addresses.clone(), options.clone()).await.map_err(|error| error.to_string())
+    })
+    .await
+}
+
+/// Status code and body.
+pub async fn http_get(address: &str, path: &str) -> Result<(u16, String), String> {
+    let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(30)).build();
+    let url = format!("http://{address}{path}");
+    let response = client.expect("a client").get(url).send().await.map_err(|error| format!("{error:?}"))?;
+    let code = response.status().as_u16();
+    Ok((code, response.text().await.map_err(|error| format!("{error:?}"))?))
+}
+
+/// All rows whose keys begin so, as of a version.
+pub async fn rows_at(client: &Client, prefix: &str, version: Version) -> BTreeMap<String, String> {
+    let range = RangeRead { begin: prefix.to_string().into(), end: format!("{prefix}\x7f").into(), ..RangeRead::default() };
+    let rows = client.snapshot_get_range(range, version).await.expect("the rows of a version");
+    assert!(!rows.has_more, "no limit was given");
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("tests write text");
+    rows.rows.into_iter().map(|row| (text(&row.key), text(&row.value))).collect()
+}

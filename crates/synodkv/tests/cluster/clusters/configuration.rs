@@ -1,0 +1,50 @@
+//! The configuration file of a server under test: every kind of cluster reads it as the program does.
+
+use std::path::Path;
+
+use crate::cluster::Settings;
+use crate::ports::free_address;
+
+/// Where one replica listens. Its ports stay the same over a restart.
+#[derive(Clone, Debug)]
+pub struct Member {
+    pub peer: String,
+    pub thrift: String,
+    pub admin: String,
+}
+
+impl Member {
+    pub fn new() -> Member {
+        Member { peer: free_address(), thrift: free_address(), admin: free_address() }
+    }
+}
+
+/// Without members: a standalone server at `listen`. The peers' addresses are those that this server dials.
+pub fn configuration(settings: &Settings, listen: &Member, members: &[Member], data_dir: &Path) -> String {
+    let mode = if members.is_empty() { "standalone" } else { "replicated" };
+    let mut text = format!(
+        "mode = \"{mode}\"\n\
+         [server]\n\
+         thrift_addr = \"{}\"\n\
+         admin_addr = \"{}\"\n\
+         request_timeout_ms = {}\n\
+         no_primary_wait_ms = {}\n\
+         [storage]\n\
+         data_dir = \"{}\"\n\
+         write_buffer_mb = 16\n\
+         block_cache_mb = 8\n\
+         [replication]\n\
+         wal_segment_mb = 1\n",
+        listen.thrift,
+        listen.admin,
+        settings.request_timeout_ms,
+        settings.no_primary_wait_ms,
+        data_dir.display(),
+    );
+    for (id, Member { peer, thrift, admin }) in members.iter().enumerate() {
+        text += &format!(
+            "[[replication.replicas]]\nid = {id}\npeer = \"{peer}\"\nthrift = \"{thrift}\"\nadmin = \"{admin}\"\n"
+        );
+    }
+    text
+}

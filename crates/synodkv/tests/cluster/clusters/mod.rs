@@ -1,0 +1,12 @@
+//! The kinds of clusters.
+
+mod configuration;
+mod in_process;
+mod process;
+mod replicated;
+mod standalone;
+
+pub use configuration::{Member, configuration};
+pub use process::{PROGRAM, ProcessTestCluster, program, signal};
+pub use replicated::{InMemoryTestCluster, TcpTestCluster};
+pub use standalone::StandaloneTestCluster;
