@@ -204,7 +204,7 @@ impl Default for ReplicationSettings {
             election_timeout_max_ms: 600,
             retry_ms: 200,
             max_batch_bytes: 1 << 20,
-            max_in_flight_values: 64,
+            max_in_flight_values: 4,
             wal_segment_mb: 64,
         }
     }

@@ -87,7 +87,7 @@ impl CoreOptions {
             election_max_us: 600_000,
             retry_us: 200_000,
             max_batch_bytes: 1 << 20,
-            max_in_flight_values: 16,
+            max_in_flight_values: 4,
             window_bytes: 16 << 20,
             max_message_bytes: 4 << 20,
             stage_bytes: 8 << 20,

@@ -37,6 +37,8 @@ pub struct Progress {
     /// Entries are being read from storage for it.
     pub reading: bool,
     pub told_commit: Sequence,
+    /// The last entry with requests that the peer took: it waits to hear that it is committed.
+    pub awaits: Sequence,
 }
 
 impl Progress {
@@ -57,6 +59,7 @@ impl Progress {
             ask: true,
             reading: false,
             told_commit: Sequence::ZERO,
+            awaits: Sequence::ZERO,
         }
     }
 

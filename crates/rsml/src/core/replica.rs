@@ -204,8 +204,8 @@ impl Replica {
     pub fn ready(&mut self, now: Instant) -> Outputs {
         self.now = self.now.max(now);
         self.forward_requests();
-        self.pack_values();
         self.choose();
+        self.pack_values();
         self.run_reads();
         self.replicate();
         self.answer_primary();

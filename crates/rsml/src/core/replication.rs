@@ -8,7 +8,7 @@ use super::view_manager::Role;
 use super::{LogRead, Outgoing};
 use crate::message::{Accept, Accepted, Message, Refuse};
 use crate::value::Value;
-use crate::{ReplicaId, Sequence, View};
+use crate::{DiskId, ReplicaId, Sequence, View};
 
 /// What a secondary owes its primary.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -206,8 +206,16 @@ impl Replica {
         let view = proposer.view;
         let mut values = Vec::new();
         while room && proposer.has_waiting() && in_flight < max_in_flight {
-            values.push(proposer.pack(now, max_bytes).to_bytes());
+            let value = proposer.pack(now, max_bytes);
             in_flight += 1;
+            let sequence = Sequence(last.0 + values.len() as u64 + 1);
+            for (peer, progress) in &mut proposer.peers {
+                let disk = self.configuration.disks.get(peer).copied();
+                if value.batches.iter().any(|batch| Some(DiskId(batch.disk_id.into())) == disk) {
+                    progress.awaits = sequence;
+                }
+            }
+            values.push(value.to_bytes());
         }
         if !values.is_empty() {
             self.counters.proposals += values.len() as u64;
@@ -260,8 +268,9 @@ impl Replica {
                 self.send_accept(peer, view, adopted, progress, entries);
             }
         }
-        let commit_is_news = !progress.probing && self.learner.commit() > progress.told_commit;
-        if progress.due || commit_is_news {
+        let told = progress.told_commit;
+        let commit_is_awaited = !progress.probing && self.learner.commit() > told && progress.awaits > told;
+        if progress.due || commit_is_awaited {
             self.send_accept(peer, view, adopted, progress, Vec::new());
         }
     }
@@ -318,6 +327,7 @@ impl Replica {
         }
         let disk_hangs = self.disk_waits_since.is_some_and(|(_, since)| now.since_us(since) >= election_us);
         let quorum = self.quorum();
+        let commit = self.learner.commit();
         let Some(proposer) = self.views.proposer_mut() else { return };
         if disk_hangs || proposer.heard(now, election_us) + 1 < quorum {
             self.become_secondary(None);
@@ -333,6 +343,8 @@ impl Replica {
                 progress.due = true;
                 progress.ask = true;
             }
+            // A commit point that no entry carried and nobody waits for goes out now.
+            progress.due |= commit > progress.told_commit;
         }
     }
 

@@ -13,15 +13,29 @@ pub struct Checks {
     promises: HashMap<ReplicaId, View>,
     primaries: HashMap<View, ReplicaId>,
     acknowledged: HashMap<Bytes, Sequence>,
-    /// The highest sequence acknowledged so far: a read that starts now must cover it.
-    acknowledged_to: Sequence,
     surely_not: HashSet<Bytes>,
+    /// The highest sequence that any replica delivered so far.
+    delivered_to: Sequence,
+    digests: HashMap<Sequence, u64>,
 }
 
 impl Checks {
     pub fn delivered(&mut self, replica: ReplicaId, sequence: Sequence, entry: &Bytes) {
         let chosen = self.chosen.entry(sequence).or_insert_with(|| entry.clone());
         assert_eq!(chosen, entry, "replica {replica} delivers another value at {sequence} than was chosen");
+        self.delivered_to = self.delivered_to.max(sequence);
+    }
+
+    /// Equal at equal sequences, on all replicas and after every restart.
+    pub fn applied(&mut self, replica: ReplicaId, sequence: Sequence, digest: u64) {
+        let known = *self.digests.entry(sequence).or_insert(digest);
+        assert_eq!(known, digest, "replica {replica} has another digest at {sequence}");
+    }
+
+    /// What a replica was told is durable is there when it starts again.
+    pub fn restarted(&mut self, replica: ReplicaId, hard: &HardState) {
+        let promised = self.promises.get(&replica).copied().unwrap_or_default();
+        assert!(hard.promised >= promised, "replica {replica} forgot its promise of {promised}");
     }
 
     pub fn durable(&mut self, replica: ReplicaId, hard: &HardState) {
@@ -43,7 +57,6 @@ impl Checks {
         let before = self.acknowledged.insert(payload.clone(), sequence);
         assert_eq!(before, None, "{payload:?} was acknowledged twice");
         assert!(!self.surely_not.contains(&payload), "{payload:?} was executed after it was refused");
-        self.acknowledged_to = self.acknowledged_to.max(sequence);
     }
 
     pub fn refuse(&mut self, payload: Bytes) {
@@ -51,17 +64,18 @@ impl Checks {
         self.surely_not.insert(payload);
     }
 
-    pub fn acknowledged_to(&self) -> Sequence {
-        self.acknowledged_to
+    /// What a read that begins now must cover: not only what was acknowledged, but all that any replica knows as chosen.
+    pub fn read_floor(&self) -> Sequence {
+        self.delivered_to
     }
 
     pub fn acknowledged(&self) -> usize {
         self.acknowledged.len()
     }
 
-    /// A read that began when everything up to `floor` was acknowledged got `point`.
+    /// A read that began when everything up to `floor` was known as chosen somewhere got `point`.
     pub fn read(&self, replica: ReplicaId, floor: Sequence, point: Sequence) {
-        assert!(point >= floor, "replica {replica} reads at {point}, but {floor} was acknowledged before");
+        assert!(point >= floor, "replica {replica} reads at {point}, but {floor} was delivered before");
     }
 
     /// In the end: every acknowledged request is there, at its place; none twice; no refused one.

@@ -3,17 +3,19 @@
 use bytes::Bytes;
 use rsml::{CommittedValue, ExecutionError, ExecutionNotifier, SealedState, Sequence};
 
+/// How much of the list there is, and the state sealed with it.
 #[derive(Clone, Default)]
-struct Contents {
+struct Mark {
     sequence: Sequence,
     state: Option<Bytes>,
-    executed: Vec<(Sequence, Bytes)>,
+    executed: usize,
 }
 
 #[derive(Clone, Default)]
 pub struct ListExecutor {
-    memory: Contents,
-    persisted: Contents,
+    executed: Vec<(Sequence, Bytes)>,
+    memory: Mark,
+    persisted: Mark,
 }
 
 impl ListExecutor {
@@ -23,11 +25,12 @@ impl ListExecutor {
 
     pub fn crash(&mut self) {
         self.memory = self.persisted.clone();
+        self.executed.truncate(self.memory.executed);
     }
 
     /// Every request executed, with the sequence of its value.
     pub fn executed(&self) -> &[(Sequence, Bytes)] {
-        &self.memory.executed
+        &self.executed
     }
 }
 
@@ -40,13 +43,12 @@ impl ExecutionNotifier for ListExecutor {
         let mut outcomes = Vec::new();
         for value in values {
             for request in &value.requests {
-                self.memory.executed.push((value.sequence, request.payload.clone()));
-                outcomes.push(Bytes::from(format!("{}@{}", self.memory.executed.len(), value.sequence)));
+                self.executed.push((value.sequence, request.payload.clone()));
+                outcomes.push(Bytes::from(format!("{}@{}", self.executed.len(), value.sequence)));
             }
         }
         let sealed = seal(&outcomes);
-        self.memory.sequence = sealed.sequence;
-        self.memory.state = Some(sealed.state);
+        self.memory = Mark { sequence: sealed.sequence, state: Some(sealed.state), executed: self.executed.len() };
         Ok(outcomes)
     }
 

@@ -3,12 +3,18 @@
 //! One seed is one run. `RSML_SEED=N cargo test -p rsml --release --test simulation` replays seed N;
 //! `RSML_SEEDS=N` runs N fresh ones (default 200).
 
+mod chaos;
 mod checks;
 mod cluster;
+mod disk;
 mod executor;
+mod faults;
+mod node;
+mod partitions;
 mod random;
 
-use cluster::{Cluster, Faults};
+use cluster::Cluster;
+use faults::Faults;
 
 fn seeds() -> Vec<u64> {
     let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
@@ -21,13 +27,14 @@ fn seeds() -> Vec<u64> {
 }
 
 fn run(replicas: u8, faults: fn(&mut random::Random) -> Faults) {
-    let (mut total, mut views, mut crashes, mut acknowledged, mut reads) = (0, 0, 0, 0, 0);
+    let (mut total, mut views, mut crashes, mut acknowledged, mut reads, mut simulated_us) = (0, 0, 0, 0, 0, 0);
+    let started = std::time::Instant::now();
     for seed in seeds() {
         let result = std::panic::catch_unwind(|| {
             let mut random = random::Random::new(seed);
             let faults = faults(&mut random);
             let mut cluster = Cluster::new(replicas, seed, faults);
-            cluster.run_with_faults(10_000_000);
+            cluster.run(10_000_000);
             cluster.heal_and_converge(30_000_000);
             cluster.figures()
         });
@@ -38,6 +45,7 @@ fn run(replicas: u8, faults: fn(&mut random::Random) -> Faults) {
                 crashes += figures.crashes;
                 acknowledged += figures.acknowledged;
                 reads += figures.reads;
+                simulated_us += figures.simulated_us;
             }
             Err(panic) => {
                 eprintln!(
@@ -47,7 +55,13 @@ fn run(replicas: u8, faults: fn(&mut random::Random) -> Faults) {
             }
         }
     }
+    let seconds = started.elapsed().as_secs_f64();
     println!("{total} seeds, {views} view changes, {crashes} crashes, {acknowledged} acknowledged, {reads} reads");
+    println!(
+        "{seconds:.1} s: {:.1} seeds/s, {:.0} times as fast as life",
+        f64::from(total) / seconds,
+        simulated_us as f64 / 1e6 / seconds
+    );
     assert!(acknowledged > 0 && reads > 0, "a simulation in which nothing happens proves nothing");
 }
 
@@ -70,7 +84,7 @@ fn one_replica_survives_its_crashes() {
 fn a_healthy_cluster_keeps_its_primary() {
     for seed in seeds().into_iter().take(20) {
         let mut cluster = Cluster::new(3, seed, Faults::none());
-        cluster.run_with_faults(10_000_000);
+        cluster.run(10_000_000);
         cluster.heal_and_converge(5_000_000);
         assert_eq!(cluster.views_led(), 1, "seed {seed}: views changed without a fault");
     }
@@ -82,7 +96,8 @@ fn one_seed_gives_one_run() {
         let mut random = random::Random::new(seed);
         let faults = Faults::any(&mut random);
         let mut cluster = Cluster::new(3, seed, faults);
-        cluster.run_with_faults(3_000_000);
+        cluster.record_trace();
+        cluster.run(3_000_000);
         cluster.trace_hash()
     };
     for seed in seeds().into_iter().take(5) {

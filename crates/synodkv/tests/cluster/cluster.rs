@@ -223,7 +223,8 @@ pub async fn http_get(address: &str, path: &str) -> Result<(u16, String), String
 
 /// All rows whose keys begin so, as of a version.
 pub async fn rows_at(client: &Client, prefix: &str, version: Version) -> BTreeMap<String, String> {
-    let range = RangeRead { begin: prefix.to_string().into(), end: format!("{prefix}\x7f").into(), ..RangeRead::default() };
+    let range =
+        RangeRead { begin: prefix.to_string().into(), end: format!("{prefix}\x7f").into(), ..RangeRead::default() };
     let rows = client.snapshot_get_range(range, version).await.expect("the rows of a version");
     assert!(!rows.has_more, "no limit was given");
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("tests write text");

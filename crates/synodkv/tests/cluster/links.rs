@@ -58,7 +58,8 @@ async fn carry(dialler: TcpStream, target: SocketAddr, mut state: watch::Receive
     for stream in [&dialler, &listener] {
         stream.set_nodelay(true).expect("a TCP socket");
     }
-    let ((dialler_read, dialler_write), (listener_read, listener_write)) = (dialler.into_split(), listener.into_split());
+    let ((dialler_read, dialler_write), (listener_read, listener_write)) =
+        (dialler.into_split(), listener.into_split());
     // When one direction ends, the other one is dropped with it.
     tokio::select! {
         () = copy(dialler_read, listener_write, state.clone()) => {}

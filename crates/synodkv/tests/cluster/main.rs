@@ -41,10 +41,18 @@ fn run<C: TestCluster>(settings: Settings, body: impl AsyncFnOnce(&mut C)) {
 
 /// The type behind a kind's name.
 macro_rules! kind {
-    (standalone) => { crate::clusters::StandaloneTestCluster };
-    (in_memory) => { crate::clusters::InMemoryTestCluster };
-    (tcp) => { crate::clusters::TcpTestCluster };
-    (processes) => { crate::clusters::ProcessTestCluster };
+    (standalone) => {
+        crate::clusters::StandaloneTestCluster
+    };
+    (in_memory) => {
+        crate::clusters::InMemoryTestCluster
+    };
+    (tcp) => {
+        crate::clusters::TcpTestCluster
+    };
+    (processes) => {
+        crate::clusters::ProcessTestCluster
+    };
 }
 pub(crate) use kind;
 

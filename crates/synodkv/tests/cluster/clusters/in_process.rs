@@ -56,7 +56,9 @@ impl InProcessServer {
         let (config, network) = (self.config.clone(), self.network.clone());
         let starting = runtime.spawn(async move {
             match (config.mode, network) {
-                (kv_server::Mode::Standalone, _) => StandaloneServerManager::start(config).await.map(Manager::Standalone),
+                (kv_server::Mode::Standalone, _) => {
+                    StandaloneServerManager::start(config).await.map(Manager::Standalone)
+                }
                 (_, None) => ReplicatedServerManager::start(config).await.map(Manager::Replicated),
                 (_, Some(network)) => ReplicatedServerManager::start_on(config, network).await.map(Manager::Replicated),
             }

@@ -7,6 +7,6 @@ mod replicated;
 mod standalone;
 
 pub use configuration::{Member, configuration};
-pub use process::{PROGRAM, ProcessTestCluster, program, signal};
+pub use process::{ProcessTestCluster, program, signal};
 pub use replicated::{InMemoryTestCluster, TcpTestCluster};
 pub use standalone::StandaloneTestCluster;

@@ -13,7 +13,7 @@ use crate::cluster::{Partitionable, RowsHash, Settings, TestCluster, http_get};
 use crate::links::{Link, LinkState};
 use crate::waiting::eventually;
 
-pub const PROGRAM: &str = env!("CARGO_BIN_EXE_synodkv");
+const PROGRAM: &str = env!("CARGO_BIN_EXE_synodkv");
 const REPLICAS: usize = 3;
 const ROWS_PER_PAGE: u64 = 100_000;
 /// How much of each log is printed when a test fails.
@@ -80,10 +80,6 @@ impl ProcessTestCluster {
 
     pub fn data_dir(&self, server: usize) -> PathBuf {
         data_dir(self.folder.path(), server)
-    }
-
-    pub fn member(&self, server: usize) -> &Member {
-        &self.processes[server].member
     }
 
     /// The process stands still, and does not notice.
@@ -208,13 +204,14 @@ impl TestCluster for ProcessTestCluster {
         let mut begin = String::new();
         loop {
             let path = format!("/rows/hash?version={version}&begin={begin}&limit={ROWS_PER_PAGE}&replica={replica}");
-            let page = eventually(&format!("replica {replica} has applied version {version}"), async || {
-                match http_get(&self.admin(replica), &path).await? {
-                    (200, page) => Ok(serde_json::from_str::<Value>(&page).expect("JSON")),
-                    (code, reason) => Err(format!("{code}: {reason}")),
-                }
-            })
-            .await;
+            let page =
+                eventually(&format!("replica {replica} has applied version {version}"), async || {
+                    match http_get(&self.admin(replica), &path).await? {
+                        (200, page) => Ok(serde_json::from_str::<Value>(&page).expect("JSON")),
+                        (code, reason) => Err(format!("{code}: {reason}")),
+                    }
+                })
+                .await;
             sum.count += page["count"].as_u64().expect("a number");
             sum.hashes.push(page["hash"].to_string());
             match page["next"].as_str() {

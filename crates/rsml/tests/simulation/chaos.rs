@@ -1,0 +1,139 @@
+//! What goes wrong when: faults that come by themselves, and faults that answer what the cluster does.
+
+use rsml::Message;
+
+use crate::cluster::{Cluster, Event};
+
+impl Cluster {
+    /// Every 50 ms.
+    pub fn fault(&mut self) {
+        self.schedule(50_000, Event::Fault);
+        let node = self.any_node();
+        if self.random.one_in(self.faults.crash) {
+            self.crash(node);
+        }
+        if self.nodes[node].running.is_none() && self.random.one_in(4) {
+            self.start(node);
+        }
+        if self.random.one_in(self.faults.cut) {
+            self.cut_something(node);
+        } else if self.random.one_in(10) {
+            self.cut.clear();
+        }
+        if self.random.one_in(self.faults.isolate_primary)
+            && let Some(primary) = self.nodes.iter().position(|n| n.is_primary())
+        {
+            self.isolate(primary);
+        }
+        if self.random.one_in(self.faults.hang) {
+            self.nodes[node].disk.hangs_until = self.now + self.random.below(2_000_000);
+        }
+        if self.random.one_in(self.faults.pause) {
+            self.nodes[node].paused_until = self.now + self.random.below(1_500_000);
+        }
+        if let Some(running) = self.nodes[node].running.as_mut().filter(|_| self.random.one_in(3)) {
+            running.applier.executor_mut().flush();
+            self.trim(node);
+        }
+    }
+
+    fn any_node(&mut self) -> usize {
+        self.random.below(self.nodes.len() as u64) as usize
+    }
+
+    /// The core cannot catch up from a snapshot, so the log keeps what any replica's database has not persisted.
+    fn trim(&mut self, node: usize) {
+        use rsml::ExecutionNotifier;
+        let persisted = self.nodes.iter().map(|n| {
+            let database = n.running.as_ref().map_or(&n.database, |running| running.applier.executor());
+            database.persisted_sequence().expect("the executor never fails")
+        });
+        let below = persisted.min().expect("there are nodes");
+        self.nodes[node].disk.trim(below);
+    }
+
+    /// Cuts one direction, one link, or a whole node.
+    fn cut_something(&mut self, node: usize) {
+        let other = self.any_node();
+        match self.random.below(3) {
+            0 => drop(self.cut.insert((node, other))),
+            1 => self.cut.extend([(node, other), (other, node)]),
+            _ => self.isolate(node),
+        }
+    }
+
+    /// Cuts a node off: in both directions, or only what it says or only what it hears; of five, one ally may remain.
+    fn isolate(&mut self, node: usize) {
+        let ally = if self.nodes.len() > 3 && self.random.one_in(2) { self.any_node() } else { node };
+        let (says, hears) = [(true, true), (true, true), (true, false), (false, true)][self.random.below(4) as usize];
+        for peer in (0..self.nodes.len()).filter(|peer| *peer != ally) {
+            if says {
+                self.cut.insert((node, peer));
+            }
+            if hears {
+                self.cut.insert((peer, node));
+            }
+        }
+        if self.random.one_in(2) {
+            // What it takes now stays a tail that nobody else knows of, or that nobody else commits.
+            for _ in 0..self.random.between(5, 40) {
+                let after = self.random.below(500_000);
+                self.schedule(after, Event::Write(node));
+            }
+        }
+    }
+
+    /// `primary` has just begun to lead: whoever was away returns, and another is away.
+    pub fn upset(&mut self, primary: usize) {
+        self.cut.clear();
+        for node in 0..self.nodes.len() {
+            self.nodes[node].paused_until = self.nodes[node].paused_until.min(self.now);
+            if self.nodes[node].running.is_none() {
+                self.start(node);
+            }
+        }
+        let other = self.any_node();
+        if other != primary && self.random.one_in(2) {
+            self.isolate(other);
+        }
+        if self.random.one_in(2) {
+            let within = [2_000, 20_000, 200_000][self.random.below(3) as usize];
+            self.crash_and_restart(primary, within, 1_500_000);
+        }
+    }
+
+    fn crash_and_restart(&mut self, node: usize, within_us: u64, down_us: u64) {
+        let incarnation = self.nodes[node].incarnation;
+        let at = self.random.below(within_us);
+        let back = at + self.random.below(down_us);
+        self.schedule(at, Event::Crash(node, incarnation));
+        self.schedule(back, Event::Restart(node, incarnation));
+    }
+
+    /// A message is about to leave: its sender may die of it, before or after what the message claims is durable. It may
+    /// be back at once, hearing everybody but the one it spoke to.
+    pub fn crash_after(&mut self, from: usize, to: usize, message: &Message) {
+        let is_sensitive =
+            matches!(message, Message::Promise(_) | Message::Prepare(_) | Message::Accepted(_) | Message::Fetched(_));
+        let is_promise = matches!(message, Message::Promise(_));
+        let rare = if is_promise { self.faults.crash_after_send.div_ceil(10) } else { self.faults.crash_after_send };
+        if !is_sensitive || !self.random.one_in(rare) {
+            return;
+        }
+        let down_us = if self.random.one_in(2) { 2_000 } else { 300_000 };
+        self.crash_and_restart(from, 1_500, down_us);
+        if self.random.one_in(2) {
+            self.cut.clear();
+            self.cut.insert((to, from));
+            let after = self.random.between(50_000, 500_000);
+            self.schedule(after, Event::Heal(to, from));
+        }
+    }
+
+    /// A vote arrived and was counted.
+    pub fn crash_counter(&mut self, node: usize) {
+        if self.random.one_in(self.faults.crash_after_vote) {
+            self.crash_and_restart(node, 5_000, 1_500_000);
+        }
+    }
+}

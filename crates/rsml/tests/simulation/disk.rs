@@ -1,0 +1,145 @@
+//! A node's log: the shipped write-ahead log over a simulated disk, or plain memory; with the orders on their way to it.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use rsml::core::LogRead;
+use rsml::wal::{InMemoryStorage, SimulatedDisk, WalOptions, WalStorage};
+use rsml::{HardState, Persist, Recovered, Sequence, Storage, Ticket};
+
+use crate::random::Random;
+
+enum Store {
+    Memory(InMemoryStorage),
+    Wal { disk: SimulatedDisk, wal: Option<WalStorage>, segment_bytes: u64, seed: u64 },
+}
+
+/// What survives a crash, and what is being written.
+pub struct NodeDisk {
+    store: Store,
+    /// Every order that was reported as done: what recovery must at least find.
+    reported: InMemoryStorage,
+    queue: VecDeque<Persist>,
+    reads: Vec<LogRead>,
+    busy: Vec<Persist>,
+    /// Orders that were being written at the crash: any first ones of them may be found afterwards.
+    in_doubt: Vec<Persist>,
+    pub hangs_until: u64,
+}
+
+impl NodeDisk {
+    pub fn new(random: &mut Random) -> NodeDisk {
+        let store = if random.one_in(3) {
+            Store::Memory(InMemoryStorage::default())
+        } else {
+            let seed = random.next();
+            let segment_bytes = 4096 * random.between(2, 24);
+            Store::Wal { disk: SimulatedDisk::new(seed), wal: None, segment_bytes, seed }
+        };
+        NodeDisk {
+            store,
+            reported: InMemoryStorage::default(),
+            queue: VecDeque::new(),
+            reads: Vec::new(),
+            busy: Vec::new(),
+            in_doubt: Vec::new(),
+            hangs_until: 0,
+        }
+    }
+
+    pub fn take_orders(&mut self, orders: Vec<Persist>, reads: Vec<LogRead>) {
+        self.queue.extend(orders);
+        self.reads.extend(reads);
+    }
+
+    /// Whether there is work and none is under way; begins it.
+    pub fn begin(&mut self) -> bool {
+        if !self.busy.is_empty() || (self.queue.is_empty() && self.reads.is_empty()) {
+            return false;
+        }
+        self.busy = self.queue.drain(..).collect();
+        true
+    }
+
+    /// Ends the work begun: what became durable, and what was read.
+    pub fn end(&mut self) -> (Option<(Ticket, HardState)>, Vec<(LogRead, Vec<Bytes>)>) {
+        let orders = std::mem::take(&mut self.busy);
+        let reads = std::mem::take(&mut self.reads);
+        let storage = self.store.storage();
+        if !orders.is_empty() {
+            storage.persist(&orders).expect("the disk works");
+            self.reported.persist(&orders).expect("memory never fails");
+        }
+        let storage = self.store.storage();
+        let read = |r: LogRead| {
+            let entries = storage.read(r.from, r.to, r.max_bytes).expect("the disk works");
+            (r, entries)
+        };
+        let entries = reads.into_iter().map(read).collect();
+        (orders.last().map(|order| (order.ticket, order.hard_state)), entries)
+    }
+
+    /// The process dies, or the machine: of what was being written some may have reached the disk.
+    pub fn crash(&mut self, random: &mut Random, power_loss: bool) {
+        let busy = std::mem::take(&mut self.busy);
+        match &mut self.store {
+            Store::Memory(storage) => {
+                let survives = random.below(busy.len() as u64 + 1) as usize;
+                if survives > 0 {
+                    storage.persist(&busy[..survives]).expect("memory never fails");
+                }
+            }
+            Store::Wal { disk, wal, .. } => {
+                if let Some(mut wal) = wal.take().filter(|_| !busy.is_empty()) {
+                    disk.stop_after(random.below(4));
+                    // Fails or not, nobody hears of it.
+                    let _ = wal.persist(&busy);
+                }
+                if power_loss { disk.crash() } else { disk.kill() }
+            }
+        }
+        self.in_doubt = busy;
+        self.queue.clear();
+        self.reads.clear();
+        self.hangs_until = 0;
+    }
+
+    /// Opens the log again, and checks that it holds what was reported, and nothing but a part of what was in doubt.
+    pub fn start(&mut self, entries_from: Sequence) -> Recovered {
+        if let Store::Wal { disk, wal, segment_bytes, seed } = &mut self.store {
+            let options =
+                WalOptions { segment_bytes: *segment_bytes, background_preparation: false, segment_id_seed: *seed };
+            *wal = Some(WalStorage::over(Arc::new(disk.clone()), options));
+        }
+        let found = self.store.storage().recover(entries_from).expect("the log is sound");
+        let mut in_doubt = std::mem::take(&mut self.in_doubt).into_iter();
+        loop {
+            let known = self.reported.recover(entries_from).expect("memory never fails");
+            if (known.hard_state, known.last, &known.entries) == (found.hard_state, found.last, &found.entries) {
+                return found;
+            }
+            let Some(order) = in_doubt.next() else {
+                panic!(
+                    "the log holds {:?} to {}, reported was {:?} to {}",
+                    found.hard_state, found.last, known.hard_state, known.last
+                )
+            };
+            self.reported.persist(&[order]).expect("memory never fails");
+        }
+    }
+
+    pub fn trim(&mut self, below: Sequence) {
+        self.reported.trim(below).expect("memory never fails");
+        self.store.storage().trim(below).expect("the disk works");
+    }
+}
+
+impl Store {
+    fn storage(&mut self) -> &mut dyn Storage {
+        match self {
+            Store::Memory(storage) => storage,
+            Store::Wal { wal, .. } => wal.as_mut().expect("the log is open"),
+        }
+    }
+}

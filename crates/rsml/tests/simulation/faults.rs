@@ -1,0 +1,87 @@
+//! What goes wrong in a run, and how often.
+
+use crate::random::Random;
+
+/// How often things go wrong: `one in n`, 0 for never. Times in microseconds.
+#[derive(Clone, Debug)]
+pub struct Faults {
+    pub lose: u64,
+    pub duplicate: u64,
+    pub delay: u64,
+    pub max_delay_us: u64,
+    /// The longest that every message takes.
+    pub network_us: u64,
+    /// The longest that a disk write takes, per node.
+    pub disk_us: Vec<u64>,
+    /// Per fault event (one every 50 ms): crash or restart a node, cut links, hang a disk, pause a node.
+    pub crash: u64,
+    pub cut: u64,
+    pub hang: u64,
+    pub pause: u64,
+    /// Right after a message that claims something durable, or starts something, was sent: crash the sender.
+    pub crash_after_send: u64,
+    /// Right after a vote arrived: crash the replica that counts it.
+    pub crash_after_vote: u64,
+    /// Per fault event: cut off whoever leads, for a while, in one direction or both.
+    pub isolate_primary: u64,
+    /// When a replica begins to lead: let those that were cut off return, cut off another instead, crash the new one.
+    pub upset_primary: u64,
+    /// Per request: make it a burst of them.
+    pub burst: u64,
+    /// A crash of a node loses what its disk was not told to synchronise, and tears what was being written.
+    pub power_loss: bool,
+}
+
+impl Faults {
+    pub fn none() -> Faults {
+        Faults {
+            lose: 0,
+            duplicate: 0,
+            delay: 0,
+            max_delay_us: 0,
+            network_us: 300,
+            disk_us: vec![2_000],
+            crash: 0,
+            cut: 0,
+            hang: 0,
+            pause: 0,
+            crash_after_send: 0,
+            crash_after_vote: 0,
+            isolate_primary: 0,
+            upset_primary: 0,
+            burst: 0,
+            power_loss: false,
+        }
+    }
+
+    /// Some kinds often, some seldom, some never.
+    pub fn any(random: &mut Random) -> Faults {
+        let usual_disk_us = [200, 2_000, 2_000, 20_000, 80_000][random.below(5) as usize];
+        let disk_us =
+            (0..7).map(|_| if random.one_in(4) { random.between(200, 150_000) } else { usual_disk_us }).collect();
+        let network_us = [100, 300, 300, 3_000, 20_000][random.below(5) as usize];
+        let mut weight = |low, high| if random.one_in(3) { 0 } else { random.between(low, high) };
+        Faults {
+            lose: weight(5, 500),
+            duplicate: weight(5, 500),
+            delay: weight(2, 100),
+            max_delay_us: weight(1_000, 400_000),
+            network_us,
+            disk_us,
+            crash: weight(3, 60),
+            cut: weight(3, 60),
+            hang: weight(10, 100),
+            pause: weight(10, 100),
+            crash_after_send: weight(20, 2_000),
+            crash_after_vote: weight(50, 5_000),
+            isolate_primary: weight(3, 60),
+            upset_primary: weight(1, 4),
+            burst: weight(10, 50),
+            power_loss: weight(1, 1) == 1,
+        }
+    }
+
+    pub fn disk_us(&self, node: usize) -> u64 {
+        self.disk_us[node % self.disk_us.len()]
+    }
+}

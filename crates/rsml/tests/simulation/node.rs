@@ -1,0 +1,87 @@
+//! A simulated node: its process while it runs, and what outlives it.
+
+use std::collections::{BTreeMap, HashMap};
+
+use bytes::Bytes;
+use rsml::core::{CoreOptions, ReadId, Replica, RequestId, Start};
+use rsml::{Applier, DiskId, Instant, Sequence, View};
+
+use crate::disk::NodeDisk;
+use crate::executor::ListExecutor;
+use crate::random::Random;
+
+pub struct Running {
+    pub core: Replica,
+    pub applier: Applier<ListExecutor>,
+    /// Requests of this start, by id until they have a number, then by number.
+    pub waiting: HashMap<RequestId, Bytes>,
+    pub numbered: BTreeMap<u64, Bytes>,
+    pub reads: HashMap<ReadId, Sequence>,
+    /// The view that it was last seen leading.
+    pub led: View,
+}
+
+impl Running {
+    pub fn is_primary(&self) -> bool {
+        self.core.primary() == Some(self.core.id())
+    }
+
+    pub fn applied(&self) -> Sequence {
+        self.applier.state().sequence
+    }
+}
+
+pub struct Node {
+    pub incarnation: u64,
+    pub running: Option<Running>,
+    pub database: ListExecutor,
+    pub disk: NodeDisk,
+    pub paused_until: u64,
+}
+
+impl Node {
+    pub fn new(random: &mut Random) -> Node {
+        Node {
+            incarnation: 0,
+            running: None,
+            database: ListExecutor::default(),
+            disk: NodeDisk::new(random),
+            paused_until: 0,
+        }
+    }
+
+    pub fn start(&mut self, options: CoreOptions, random: &mut Random, now: Instant) {
+        self.incarnation += 1;
+        let applier = Applier::new(std::mem::take(&mut self.database)).expect("the database is sound");
+        let state = applier.state().clone();
+        let recovered = self.disk.start(state.sequence.next());
+        let (disk_id, cluster_id) = (random.next(), random.next());
+        let start = Start {
+            recovered,
+            state,
+            new_disk_id: DiskId(u128::from(disk_id)),
+            new_cluster_id: u128::from(cluster_id) | 1,
+        };
+        self.running = Some(Running {
+            core: Replica::new(options, start, now),
+            applier,
+            waiting: HashMap::new(),
+            numbered: BTreeMap::new(),
+            reads: HashMap::new(),
+            led: View::BIRTH,
+        });
+    }
+
+    /// False when it was not running.
+    pub fn crash(&mut self, random: &mut Random, power_loss: bool) -> bool {
+        let Some(mut running) = self.running.take() else { return false };
+        self.database = std::mem::take(running.applier.executor_mut());
+        self.database.crash();
+        self.disk.crash(random, power_loss);
+        true
+    }
+
+    pub fn is_primary(&self) -> bool {
+        self.running.as_ref().is_some_and(Running::is_primary)
+    }
+}

@@ -1,0 +1,156 @@
+//! The loss of one replica, and its return.
+
+use kv_client::{AtomicCommit, KeyRef, Mutation};
+
+use super::conflicts::Counter;
+use crate::cluster::{Settings, TestCluster};
+use crate::clusters::ProcessTestCluster;
+use crate::load::{Load, assert_nothing_lost, assert_versions_rise};
+use crate::on_clusters;
+
+on_clusters! {
+    killing_the_primary_under_load_loses_no_acknowledged_write(Settings::default()): in_memory, processes;
+    writes_go_on_without_one_secondary(Settings::default()): in_memory, processes;
+    a_counter_stays_exact_when_the_primary_is_killed(Settings::default()): in_memory, processes;
+    a_returning_replica_catches_up_with_entries_that_are_on_disk_only(Settings::default()): in_memory, processes;
+    a_client_of_a_secondary_sees_a_failover_as_a_pause(Settings::default()): in_memory, processes;
+    a_replica_that_lost_its_disk_does_no_harm(Settings::default()): processes;
+}
+
+async fn killing_the_primary_under_load_loses_no_acknowledged_write<C: TestCluster>(cluster: &mut C) {
+    let load = Load::on_all(cluster).await;
+    for _ in 0..2 {
+        let primary = cluster.primary().await;
+        load.more(100).await;
+        cluster.kill(primary).await;
+        load.more(100).await;
+        let next = cluster.primary().await;
+        assert_ne!(next, primary, "the primary was killed");
+        cluster.restart(primary).await;
+        load.more(100).await;
+        cluster.ready().await;
+    }
+    let acknowledged = load.stop().await;
+    assert_versions_rise(&acknowledged);
+    assert_nothing_lost(cluster, &acknowledged).await;
+    cluster.assert_replicas_agree().await;
+}
+
+async fn writes_go_on_without_one_secondary<C: TestCluster>(cluster: &mut C) {
+    let primary = cluster.primary().await;
+    let secondary = (primary + 1) % cluster.servers();
+    let load = Load::on_all(cluster).await;
+    load.more(50).await;
+    cluster.kill(secondary).await;
+    load.more(200).await;
+    cluster.restart(secondary).await;
+    load.more(50).await;
+    let acknowledged = load.stop().await;
+    assert_versions_rise(&acknowledged);
+    assert_nothing_lost(cluster, &acknowledged).await;
+    cluster.assert_replicas_agree().await;
+}
+
+async fn a_counter_stays_exact_when_the_primary_is_killed<C: TestCluster>(cluster: &mut C) {
+    let mut clients = Vec::new();
+    for server in 0..cluster.servers() {
+        clients.push(cluster.client_of_all(server).await);
+    }
+    let counter = Counter::start(clients);
+    counter.more(30).await;
+    let primary = cluster.primary().await;
+    cluster.kill(primary).await;
+    counter.more(30).await;
+    cluster.restart(primary).await;
+    counter.more(30).await;
+    counter.stop_and_check(cluster).await;
+    cluster.assert_replicas_agree().await;
+}
+
+/// The others are restarted meanwhile, so that nothing of what it missed is in anybody's memory.
+async fn a_returning_replica_catches_up_with_entries_that_are_on_disk_only<C: TestCluster>(cluster: &mut C) {
+    let away = (cluster.primary().await + 1) % cluster.servers();
+    cluster.kill(away).await;
+    let client = cluster.client_of_all((away + 1) % cluster.servers()).await;
+    // Several segments of the log, which are of 1 MiB here.
+    let value = "v".repeat(50_000);
+    let mut rows = 0;
+    for round in 0..6 {
+        let mut writes = tokio::task::JoinSet::new();
+        for number in 0..20 {
+            let (client, value) = (client.clone(), value.clone());
+            writes.spawn(async move { client.set(KeyRef::new(format!("large {round} {number}")), value).await });
+            rows += 1;
+        }
+        for write in writes.join_all().await {
+            write.expect("set");
+        }
+    }
+    cluster.stop_all().await;
+    for server in (0..cluster.servers()).filter(|server| *server != away) {
+        cluster.restart(server).await;
+    }
+    cluster.ready().await;
+    client.set(KeyRef::new("small"), "value").await.expect("set");
+    cluster.restart(away).await;
+    let value = cluster.client(away).await.get(KeyRef::new("small")).await.expect("get");
+    assert_eq!(value.as_deref(), Some(&b"value"[..]));
+    assert_eq!(cluster.assert_replicas_agree().await, rows + 1);
+}
+
+/// Every request ends well, none is repeated by the client.
+async fn a_client_of_a_secondary_sees_a_failover_as_a_pause<C: TestCluster>(cluster: &mut C) {
+    let primary = cluster.primary().await;
+    let mut requests = tokio::task::JoinSet::new();
+    for server in (0..cluster.servers()).filter(|server| *server != primary) {
+        let client = cluster.client(server).await;
+        for task in 0..4 {
+            let client = client.clone();
+            requests.spawn(async move {
+                for number in 0..60 {
+                    let key = format!("{server} {task} {number}");
+                    let commit = AtomicCommit::of(vec![Mutation::set(key.clone(), "value")]);
+                    client.commit(commit).await.unwrap_or_else(|error| panic!("commit of {key}: {error:?}"));
+                    let value = client.get(KeyRef::new(key.clone())).await;
+                    let value = value.unwrap_or_else(|error| panic!("get of {key}: {error:?}"));
+                    assert_eq!(value.as_deref(), Some(&b"value"[..]), "{key}");
+                }
+            });
+        }
+    }
+    cluster.kill(primary).await;
+    requests.join_all().await;
+    cluster.restart(primary).await;
+    assert_eq!(cluster.assert_replicas_agree().await, 2 * 4 * 60);
+}
+
+/// A replica without its data has forgotten its promises: it must not help to lose what it once acknowledged.
+async fn a_replica_that_lost_its_disk_does_no_harm(cluster: &mut ProcessTestCluster) {
+    let load = Load::on_all(cluster).await;
+    load.more(100).await;
+    let acknowledged = load.stop().await;
+    let primary = cluster.primary().await;
+    let [lost, away] = [1, 2].map(|step| (primary + step) % cluster.servers());
+    // The quorum of the last writes is the primary and `lost`.
+    cluster.kill(away).await;
+    let load = Load::start("without one", vec![cluster.client(primary).await]);
+    load.more(50).await;
+    let acknowledged = [acknowledged, load.stop().await].concat();
+    cluster.kill_all().await;
+    // `lost` without its data and `away` without the last writes: together a majority, but they must not lead alone.
+    cluster.restart_empty(lost).await;
+    cluster.restart(away).await;
+    cluster.restart(primary).await;
+    crate::waiting::eventually("the two that have their data serve", async || {
+        cluster.is_ready(primary).await?;
+        cluster.is_ready(away).await
+    })
+    .await;
+    for server in [primary, away] {
+        let client = cluster.client(server).await;
+        for commit in &acknowledged {
+            let value = client.get(KeyRef::new(commit.key.clone())).await.expect("get");
+            assert!(value.is_some(), "server {server} lost {commit:?}");
+        }
+    }
+}
