@@ -113,9 +113,7 @@ impl AtomicCommit {
 
     /// Whether anything was read that a concurrent write could have changed.
     pub fn has_read_conflicts(&self) -> bool {
-        !(self.read_conflict_keys.is_empty()
-            && self.read_conflicts.is_empty()
-            && self.read_conflict_ranges.is_empty())
+        !(self.read_conflict_keys.is_empty() && self.read_conflicts.is_empty() && self.read_conflict_ranges.is_empty())
     }
 
     /// Keys, values and conflict ranges, in bytes: what the transaction limit counts.

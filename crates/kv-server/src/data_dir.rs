@@ -15,6 +15,7 @@ use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -156,13 +157,22 @@ fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Data
     move |source| DataDirError::Io { action, path, source }
 }
 
+/// A process that was killed holds its lock until the system has taken it down, which a supervisor that starts the next
+/// one does not see: a lock is tried for this long.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+const LOCK_RETRY: Duration = Duration::from_millis(20);
+
 fn lock(root: &Path) -> Result<File, DataDirError> {
     let path = root.join(LOCK_FILE);
     let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(io_error("open", &path))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(DataDirError::InUse { dir: root.to_path_buf() }),
-        Err(TryLockError::Error(source)) => Err(io_error("lock", &path)(source)),
+    let started = Instant::now();
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if started.elapsed() < LOCK_PATIENCE => std::thread::sleep(LOCK_RETRY),
+            Err(TryLockError::WouldBlock) => return Err(DataDirError::InUse { dir: root.to_path_buf() }),
+            Err(TryLockError::Error(source)) => return Err(io_error("lock", &path)(source)),
+        }
     }
 }
 

@@ -76,11 +76,10 @@ impl Requests {
         if self.outstanding.is_empty() {
             self.last_progress = now;
         }
-        let mut number = self.first + self.outstanding.len() as u64;
-        for (id, payload) in self.waiting.drain(..) {
+        let next = self.first + self.outstanding.len() as u64;
+        for (number, (id, payload)) in (next..).zip(self.waiting.drain(..)) {
             numbered.push((id, number));
             self.outstanding.push_back(payload);
-            number += 1;
         }
         let first = self.unsent;
         let mut payloads = Vec::new();

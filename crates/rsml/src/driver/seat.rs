@@ -16,11 +16,14 @@ use super::network::NetworkManager;
 use super::replica::{RoleChange, Shared};
 use super::threads::LogWork;
 use super::{Event, RequestError};
-use crate::Sequence;
 use crate::core::{Input, Outputs, Refusal, Replica};
+use crate::{ClusterId, Sequence};
 
 /// How often time is looked at when nothing happens.
 pub const TICK: Duration = Duration::from_millis(10);
+
+/// How long a replica waits for its cluster before it says so, and says so again.
+const UNBORN_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How many rounds a thread that came with an input runs the core before it leaves the rest to the core thread.
 const MAX_ROUNDS: usize = 2;
@@ -30,6 +33,8 @@ pub struct Seat {
     core: Replica,
     network: NetworkManager,
     next_tick: Clock,
+    /// When to say again that this replica belongs to no cluster.
+    next_warning: Clock,
 }
 
 /// Empty until the replica is started, and again once it has stopped.
@@ -37,7 +42,8 @@ pub type SeatLock = Mutex<Option<Seat>>;
 
 impl Seat {
     pub fn new(core: Replica, network: NetworkManager) -> Self {
-        Seat { core, network, next_tick: Clock::now() }
+        let now = Clock::now();
+        Seat { core, network, next_tick: now, next_warning: now + UNBORN_PATIENCE }
     }
 
     pub fn network(&self) -> &NetworkManager {
@@ -72,6 +78,14 @@ impl Seat {
             self.core.step(shared.now(), Input::Cancel(id));
         }
         self.core.step(shared.now(), Input::Tick);
+        if now >= self.next_warning {
+            self.next_warning = now + UNBORN_PATIENCE;
+            if self.core.hard_state().cluster_id == ClusterId::NONE {
+                tracing::warn!(replica = %self.core.id(), "this replica belongs to no cluster yet: one is founded when all \
+                    configured replicas run and all their disks are empty. If the others have a cluster already, this \
+                    disk is not one of its disks, and has no vote there");
+            }
+        }
     }
 
     fn carry_out(&mut self, shared: &Shared, outputs: Outputs) {
