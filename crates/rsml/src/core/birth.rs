@@ -24,7 +24,11 @@ impl Replica {
 
     pub(super) fn on_hello(&mut self, sender: Sender) {
         let Role::Unborn { empty_peers } = &mut self.views.role else {
-            if self.configuration.is_voter(sender.replica, sender.disk_id) && self.is_birth_durable() {
+            if !self.configuration.is_voter(sender.replica, sender.disk_id) {
+                // Another disk in the place of one that belongs: what that one told is over.
+                self.reports.remove(&sender.replica);
+                self.heard.remove(&sender.replica);
+            } else if self.is_birth_durable() {
                 let birth = self.birth_record();
                 self.send(sender.replica, Message::Born(Born { birth: Some(birth) }), Vec::new());
             }

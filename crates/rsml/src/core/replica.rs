@@ -262,7 +262,9 @@ impl Replica {
             return;
         }
         let from = sender.replica;
-        self.heard.insert(from, self.now);
+        if !matches!(message, Message::Hello(_)) {
+            self.heard.insert(from, self.now);
+        }
         match message {
             Message::Hello(_) => self.on_hello(sender),
             Message::Born(m) => self.on_born(m),

@@ -17,7 +17,7 @@ impl Cluster {
         }
         if self.random.one_in(self.faults.cut) {
             self.cut_something(node);
-        } else if self.random.one_in(10) {
+        } else if (self.faults.cut > 0 || self.faults.isolate_primary > 0) && self.random.one_in(10) {
             self.cut.clear();
         }
         if self.random.one_in(self.faults.isolate_primary)
