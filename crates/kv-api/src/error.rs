@@ -19,8 +19,9 @@ pub enum KvError {
     ValueTooLarge { length: usize, limit: usize },
     #[error("transaction of {size} bytes is larger than the limit of {limit} bytes")]
     TransactionTooLarge { size: usize, limit: usize },
-    #[error("Column family '{0}' not found")]
-    UnknownColumnFamily(String),
+    /// `existing`: the families that requests may name.
+    #[error("Column family '{name}' not found{}", existing_families(.existing))]
+    UnknownColumnFamily { name: String, existing: Vec<String> },
     /// Retryable with a new read version; not committed.
     #[error("read version {read_version} is older than the oldest readable version {oldest}")]
     TransactionTooOld { read_version: u64, oldest: u64 },
@@ -61,6 +62,15 @@ pub enum KvError {
     Forbidden(String),
 }
 
+/// What follows the words that existing clients look for.
+fn existing_families(names: &[String]) -> String {
+    match names {
+        [] => String::new(),
+        [only] => format!("; there is only {only} (others are named by the server's storage.column_families)"),
+        several => format!("; there are {} (named by the server's storage.column_families)", several.join(", ")),
+    }
+}
+
 impl KvError {
     /// The wire's `error_code`.
     pub fn code(&self) -> &str {
@@ -71,7 +81,7 @@ impl KvError {
             KvError::KeyTooLarge { .. } => "KEY_TOO_LARGE",
             KvError::ValueTooLarge { .. } => "VALUE_TOO_LARGE",
             KvError::TransactionTooLarge { .. } => "TRANSACTION_TOO_LARGE",
-            KvError::UnknownColumnFamily(_) => "UNKNOWN_COLUMN_FAMILY",
+            KvError::UnknownColumnFamily { .. } => "UNKNOWN_COLUMN_FAMILY",
             KvError::TransactionTooOld { .. } => "TRANSACTION_TOO_OLD",
             KvError::FutureVersion { .. } => "FUTURE_VERSION",
             KvError::ResultTooLarge { .. } => "RESULT_TOO_LARGE",

@@ -87,7 +87,7 @@ fn refusal_record(error: &KvError) -> RefusalRecord {
         KvError::TransactionTooLarge { size, limit } => {
             with_numbers(kind::TRANSACTION_TOO_LARGE, *size as u64, *limit as u64)
         }
-        KvError::UnknownColumnFamily(name) => with_text(kind::UNKNOWN_COLUMN_FAMILY, name),
+        KvError::UnknownColumnFamily { name, .. } => with_text(kind::UNKNOWN_COLUMN_FAMILY, name),
         KvError::TransactionTooOld { read_version, oldest } => {
             with_numbers(kind::TRANSACTION_TOO_OLD, *read_version, *oldest)
         }
@@ -122,7 +122,7 @@ fn refusal_error(record: RefusalRecord) -> Result<KvError, KvError> {
         kind::KEY_TOO_LARGE => KvError::KeyTooLarge { length: size(first)?, limit: size(second)? },
         kind::VALUE_TOO_LARGE => KvError::ValueTooLarge { length: size(first)?, limit: size(second)? },
         kind::TRANSACTION_TOO_LARGE => KvError::TransactionTooLarge { size: size(first)?, limit: size(second)? },
-        kind::UNKNOWN_COLUMN_FAMILY => KvError::UnknownColumnFamily(text),
+        kind::UNKNOWN_COLUMN_FAMILY => KvError::UnknownColumnFamily { name: text, existing: Vec::new() },
         kind::TRANSACTION_TOO_OLD => KvError::TransactionTooOld { read_version: first, oldest: second },
         kind::FUTURE_VERSION => KvError::FutureVersion { read_version: first, current: second },
         kind::RESULT_TOO_LARGE => KvError::ResultTooLarge { limit: first },
@@ -161,7 +161,7 @@ mod tests {
             KvError::KeyTooLarge { length: 10_001, limit: 10_000 },
             KvError::ValueTooLarge { length: 100_001, limit: 100_000 },
             KvError::TransactionTooLarge { size: 7, limit: 6 },
-            KvError::UnknownColumnFamily("nope".into()),
+            KvError::UnknownColumnFamily { name: "nope".into(), existing: Vec::new() },
             KvError::TransactionTooOld { read_version: 1, oldest: 9 },
             KvError::FutureVersion { read_version: 9, current: 1 },
             KvError::ResultTooLarge { limit: 5 },

@@ -25,7 +25,9 @@
  *   CONFLICT               yes, with a new read version not committed  a key that was read has been written since
  *   TRANSACTION_TOO_OLD    yes, with a new read version not committed  the read version has left the readable window
  *   FUTURE_VERSION         yes                          not committed  the read version does not exist yet
- *   TIMEOUT                yes                          not committed  the deadline passed before the request was handed on
+ *   TIMEOUT                yes                          not committed  the deadline passed before the request was handed
+ *                                                                      on, or while a read was under way: ask for fewer
+ *                                                                      rows
  *   NO_PRIMARY             yes                          not committed  nobody leads, or the primary is out of reach
  *   OVERLOADED             yes, after a pause           not committed  too much is waiting
  *   STORAGE_FULL           yes, once there is space     not committed  the disk is full
@@ -37,7 +39,7 @@
  *   KEY_TOO_LARGE          no                           not committed
  *   VALUE_TOO_LARGE        no                           not committed
  *   TRANSACTION_TOO_LARGE  no                           not committed
- *   UNKNOWN_COLUMN_FAMILY  no                           not committed
+ *   UNKNOWN_COLUMN_FAMILY  no                           not committed  `error` names those that exist
  *   RESULT_TOO_LARGE       no: ask for fewer rows       a read
  *   UNAUTHENTICATED        no                           not committed
  *   FORBIDDEN              no                           not committed

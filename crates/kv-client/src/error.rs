@@ -175,7 +175,7 @@ mod tests {
             KvError::Conflict { keys: Vec::new() },
             KvError::InvalidOperation(String::new()),
             KvError::KeyEmpty,
-            KvError::UnknownColumnFamily(String::new()),
+            KvError::UnknownColumnFamily { name: String::new(), existing: Vec::new() },
             KvError::TransactionTooOld { read_version: 1, oldest: 2 },
             KvError::FutureVersion { read_version: 2, current: 1 },
             KvError::ResultTooLarge { limit: 1 },

@@ -82,7 +82,7 @@ impl IntoResponse for Refusal {
 impl From<KvError> for Refusal {
     fn from(error: KvError) -> Self {
         let status = match &error {
-            KvError::UnknownColumnFamily(_) => StatusCode::NOT_FOUND,
+            KvError::UnknownColumnFamily { .. } => StatusCode::NOT_FOUND,
             KvError::InvalidOperation(_) => StatusCode::BAD_REQUEST,
             KvError::Storage(_) => StatusCode::INTERNAL_SERVER_ERROR,
             _ => StatusCode::SERVICE_UNAVAILABLE,
@@ -174,11 +174,12 @@ impl HashRequest {
             },
         };
         let version = number("version", "a version, 1 or more")?;
-        let limit = number("limit", &format!("1 to {MAX_HASH_ROWS}"))?.unwrap_or(DEFAULT_HASH_ROWS);
+        let limit = number("limit", &format!("0 to {MAX_HASH_ROWS}"))?.unwrap_or(DEFAULT_HASH_ROWS);
         let replica = number("replica", "the id of a replica in this process")?;
         let replica = replica.map(|id| u32::try_from(id).unwrap_or(u32::MAX));
-        if !(1..=MAX_HASH_ROWS).contains(&limit) {
-            return Err(bad(format!("limit = `{limit}`: expected 1 to {MAX_HASH_ROWS}")));
+        // None at all is a question, too: `next` is then the first key from `begin` on.
+        if limit > MAX_HASH_ROWS {
+            return Err(bad(format!("limit = `{limit}`: expected 0 to {MAX_HASH_ROWS}")));
         }
         let begin = match parameters.remove("begin") {
             None => Vec::new(),

@@ -33,9 +33,10 @@ pub enum DataDirError {
     #[error("data directory {dir} is in use by another process; stop that one, or choose another --data-dir")]
     InUse { dir: PathBuf },
     #[error(
-        "data directory {dir} belongs to {found}; this is {wanted}; choose another --data-dir, or start it as what it is"
+        "data directory {dir} belongs to {found}; this is {wanted}; start it as what it is ({flags}), or choose another \
+         --data-dir"
     )]
-    BelongsToAnother { dir: PathBuf, found: String, wanted: String },
+    BelongsToAnother { dir: PathBuf, found: String, wanted: String, flags: String },
     #[error(
         "data directory {dir} belongs to cluster {found}, and the others are of cluster {wanted}; choose another --data-dir"
     )]
@@ -76,6 +77,15 @@ impl Identity {
             }
         }
     }
+
+    /// How to start what this is.
+    fn flags(&self) -> String {
+        match (self.mode, self.replicas.as_slice()) {
+            (Mode::Standalone, _) => "--mode standalone".to_string(),
+            (Mode::Replicated, [id]) => format!("--node-id {id}, with the --config that lists the replicas"),
+            (Mode::Replicated, _) => "--mode replicated, without --node-id".to_string(),
+        }
+    }
 }
 
 /// An open data directory; closed, and free for another process, when dropped.
@@ -98,8 +108,8 @@ impl DataDir {
         let identity = match read_identity(root)? {
             Some(found) if found.mode == wanted.mode && found.replicas == wanted.replicas => found,
             Some(found) => {
-                let (found, wanted) = (found.describe(), wanted.describe());
-                return Err(DataDirError::BelongsToAnother { dir: root.to_path_buf(), found, wanted });
+                let (flags, found, wanted) = (found.flags(), found.describe(), wanted.describe());
+                return Err(DataDirError::BelongsToAnother { dir: root.to_path_buf(), found, wanted, flags });
             }
             None => {
                 refuse_foreign_files(root)?;
@@ -250,7 +260,18 @@ mod tests {
         drop(DataDir::open(root.path(), Mode::Replicated, &[1]).unwrap());
         let message = DataDir::open(root.path(), Mode::Standalone, &[]).unwrap_err().to_string();
         assert!(message.contains("belongs to replica 1 in replicated mode; this is a standalone server"), "{message}");
-        assert!(message.contains("--data-dir"), "{message}");
+        assert!(message.contains("--node-id 1") && message.contains("--data-dir"), "{message}");
+    }
+
+    #[test]
+    fn a_refusal_names_the_flag_that_fits_the_directory() {
+        let root = new_root();
+        drop(DataDir::open(&root.path().join("all"), Mode::Replicated, &[0, 1, 2]).unwrap());
+        drop(DataDir::open(&root.path().join("one"), Mode::Standalone, &[]).unwrap());
+        let all = DataDir::open(&root.path().join("all"), Mode::Standalone, &[]).unwrap_err().to_string();
+        assert!(all.contains("(--mode replicated, without --node-id)"), "{all}");
+        let one = DataDir::open(&root.path().join("one"), Mode::Replicated, &[0]).unwrap_err().to_string();
+        assert!(one.contains("(--mode standalone)"), "{one}");
     }
 
     #[test]

@@ -24,14 +24,14 @@ pub enum ServerError {
     #[error("cannot open the database in {path}: {source}")]
     Database { path: String, source: KvError },
     #[error("cannot listen on {address} ({key}): {source}; choose another address, or stop who uses it")]
-    Listen { key: &'static str, address: String, source: std::io::Error },
+    Listen { key: String, address: String, source: std::io::Error },
     #[error("cannot start replication: {0}")]
     Replication(String),
 }
 
 impl ServerError {
-    pub(crate) fn listen(key: &'static str, address: impl ToString) -> impl FnOnce(std::io::Error) -> ServerError {
-        let address = address.to_string();
+    pub(crate) fn listen<A: ToString>(key: &str, address: A) -> impl FnOnce(std::io::Error) -> ServerError + use<A> {
+        let (key, address) = (key.to_string(), address.to_string());
         move |source| ServerError::Listen { key, address, source }
     }
 }
@@ -50,6 +50,11 @@ pub trait ServerManager: Send + Sync {
     /// Whether the server does its work; false once something it needs has stopped for good.
     fn is_healthy(&self) -> bool;
 
+    /// Whether the cluster has yet to be founded, for which other processes have to start, too.
+    fn awaits_founding(&self) -> bool {
+        false
+    }
+
     fn thrift_addr(&self) -> SocketAddr;
 
     fn admin_addr(&self) -> SocketAddr;
@@ -65,7 +70,12 @@ pub(crate) fn open_database(
 ) -> Result<Arc<TransactionalKvDatabase>, ServerError> {
     let failed = |source: KvError| ServerError::Database { path: path.display().to_string(), source };
     if config.storage.engine == EngineKind::Memory {
-        tracing::warn!("storage.engine = \"memory\": the data is lost at exit");
+        match config.mode {
+            Mode::Standalone => tracing::warn!("storage.engine = \"memory\": the data is lost at exit"),
+            Mode::Replicated => tracing::warn!(
+                "storage.engine = \"memory\": rows are kept in memory only, and every start applies the whole log again"
+            ),
+        }
     } else {
         std::fs::create_dir_all(path).map_err(|error| failed(KvError::Storage(error.to_string())))?;
     }

@@ -55,7 +55,7 @@ pub enum Message {
     ReadPoint(ReadPoint),
     #[prost(message, tag = "15")]
     ReadPointReply(ReadPointReply),
-    /// How the sender is: for operators, not for the protocol.
+    /// How the sender is: for operators, and to know which entries nobody will ask for any more.
     #[prost(message, tag = "16")]
     Report(Report),
 }
@@ -236,6 +236,9 @@ pub struct Report {
     /// It stands for election.
     #[prost(bool, tag = "7")]
     pub is_candidate: bool,
+    /// The sender's database survives a crash through here: it will never ask for entries up to it.
+    #[prost(uint64, tag = "8")]
+    pub persisted: u64,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]

@@ -61,11 +61,24 @@ pub enum StorageError {
     Io { what: &'static str, path: String, error: String },
     #[error("no space left while writing {path}")]
     Full { path: String },
-    /// Entries in the middle of the log are damaged: they were there, and are not readable.
-    #[error("the log in {path} is damaged at sequences {from} to {to}: {reason}")]
+    /// The log is damaged in the middle: what was there is not readable. With `from` above `to` no entry is affected.
+    #[error(
+        "the log in {path} is damaged {}: {reason}. Restore this replica as it was when it last ran, or leave it out: what \
+         one replica has lost cannot be fetched from the others yet",
+        place(*.from, *.to)
+    )]
     Corrupt { path: String, from: Sequence, to: Sequence, reason: String },
     #[error("the log in {path} has format version {found}; this program reads version {known}")]
     Version { path: String, found: u32, known: u32 },
+}
+
+fn place(from: Sequence, to: Sequence) -> String {
+    match to {
+        to if to < from => "between its entries".to_string(),
+        to if to == from => format!("at sequence {from}"),
+        Sequence(u64::MAX) => format!("from sequence {from} on"),
+        to => format!("at sequences {from} to {to}"),
+    }
 }
 
 /// Counters of a storage since it was opened.

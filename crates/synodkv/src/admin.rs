@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use kv_client::{Client, Options};
 use reqwest::StatusCode;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -13,6 +14,8 @@ use crate::failure::Failure;
 /// Longer than a server waits for a version that it has not applied yet.
 const TIMEOUT: Duration = Duration::from_secs(30);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long an address that gave no answer may take to show that it is a Thrift address.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What the commands read of `/status`.
 #[derive(Clone, Debug, Deserialize)]
@@ -80,15 +83,30 @@ impl AdminClient {
         for address in &target.admin_addresses {
             match self.get(address, "/status", &[]).await {
                 Ok(status) => return Ok((address.clone(), status)),
-                Err(reason) => reasons.push(format!("{address}: {reason}")),
+                Err(reason) => reasons.push((address, reason)),
             }
         }
+        for (address, _) in &reasons {
+            if speaks_thrift(address).await {
+                return Err(Failure::Failed(format!(
+                    "{address} is a Thrift address; --admin takes the admin address, by default 127.0.0.1:9190 \
+                     (server.admin_addr)"
+                )));
+            }
+        }
+        let reasons: Vec<String> = reasons.iter().map(|(address, reason)| format!("{address}: {reason}")).collect();
         Err(Failure::Failed(format!(
             "cannot reach the admin interface at {}; is the server running? start one with `synodkv serve`, or say where \
              it is with --admin HOST:PORT",
             reasons.join("; ")
         )))
     }
+}
+
+/// Whether a Thrift server answers there.
+async fn speaks_thrift(address: &str) -> bool {
+    let options = Options { connect_timeout: PROBE_TIMEOUT, ..Options::default() };
+    Client::connect([address], options).await.is_ok()
 }
 
 /// The words of the error at the bottom, which say what happened; those above it say only that something did.

@@ -47,7 +47,7 @@ pub async fn set(args: SetArgs) -> Result<ExitCode, Failure> {
     let key = notation.parse("KEY", &args.key)?;
     let value = if args.value == "-" { standard_input()? } else { notation.parse("VALUE", &args.value)? };
     let client = args.target.connect().await?;
-    client.set(key_ref(key.clone(), args.family), value).await?;
+    client.set(key_ref(key.clone(), args.family), value).await.map_err(Failure::of_write)?;
     confirm(args.presentation.format, &notation.show(&key))
 }
 
@@ -61,7 +61,7 @@ pub async fn delete(args: DeleteArgs) -> Result<ExitCode, Failure> {
     let notation = args.presentation.notation();
     let key = notation.parse("KEY", &args.key)?;
     let client = args.target.connect().await?;
-    client.delete(key_ref(key.clone(), args.family)).await?;
+    client.delete(key_ref(key.clone(), args.family)).await.map_err(Failure::of_write)?;
     confirm(args.presentation.format, &notation.show(&key))
 }
 

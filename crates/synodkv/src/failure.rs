@@ -22,6 +22,17 @@ impl Failure {
     }
 }
 
+impl Failure {
+    /// Of a write: says also that it did not happen, where that is sure and a user may wonder.
+    pub fn of_write(error: ClientError) -> Self {
+        let is_void = error.code() == Some(&ErrorCode::NoPrimary) && !error.maybe_committed();
+        match Failure::from(error) {
+            Failure::Failed(text) if is_void => Failure::Failed(format!("{text}; nothing was written")),
+            other => other,
+        }
+    }
+}
+
 impl From<std::io::Error> for Failure {
     fn from(error: std::io::Error) -> Self {
         Failure::Failed(error.to_string())
@@ -37,11 +48,33 @@ impl From<ClientError> for Failure {
             ClientError::Malformed { .. } => "; is this the Thrift address? the admin address takes --admin",
             ClientError::InvalidArgument(_) => return Failure::Usage(error.to_string()),
             error if error.maybe_committed() => "; the write may have happened: read the key to see",
-            error if error.code() == Some(&ErrorCode::NoPrimary) => "; nothing was written; see `synodkv status`",
+            error if error.code() == Some(&ErrorCode::NoPrimary) => "; see `synodkv status`",
             _ => "",
         };
         let code = error.code().map(ErrorCode::as_str).filter(|code| !code.is_empty());
         let code = code.map(|code| format!(" ({code})")).unwrap_or_default();
         Failure::Failed(format!("{error}{code}{hint}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn no_primary() -> ClientError {
+        ClientError::Refused {
+            code: ErrorCode::NoPrimary,
+            message: "no primary: a reason".to_string(),
+            retryable: true,
+            maybe_committed: false,
+            conflicting_keys: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn only_a_write_says_that_nothing_was_written() {
+        let read = Failure::from(no_primary()).to_string();
+        assert_eq!(read, "no primary: a reason (NO_PRIMARY); see `synodkv status`");
+        assert_eq!(Failure::of_write(no_primary()).to_string(), format!("{read}; nothing was written"));
     }
 }

@@ -29,6 +29,7 @@ pub fn run(args: ServeArgs) -> Result<ExitCode, Failure> {
         ..Overrides::default()
     };
     let config = Config::load(args.config.as_deref(), &Environment::of_process(), &overrides)
+        .and_then(|config| config.refuse_forgotten_node_id().map(|()| config))
         .map_err(|error| Failure::Usage(error.to_string()))?;
     log_to_stderr(&config.log.level)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
@@ -79,8 +80,13 @@ fn ready_line(mode: Mode, data_dir: &Path, server: &dyn ServerManager) -> String
     let (thrift, admin) = (server.thrift_addr(), server.admin_addr());
     let program = std::env::args().next().unwrap_or_else(|| "synodkv".to_string());
     let target = if thrift.port() == 9090 { String::new() } else { format!(" --addr {thrift}") };
+    let waits = match server.awaits_founding() {
+        true => " Waiting for the other replicas: the first start of a cluster needs all of them.",
+        false => "",
+    };
     format!(
-        "ready: {mode}, Thrift on {thrift}, admin on http://{admin}, data in {}. Try: {program} set{target} hello world",
+        "ready: {mode}, Thrift on {thrift}, admin on http://{admin}, data in {}.{waits} Try: {program} set{target} hello \
+         world",
         data_dir.display()
     )
 }

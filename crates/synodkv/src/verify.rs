@@ -55,8 +55,7 @@ fn as_hex<S: serde::Serializer>(hash: &u64, serializer: S) -> Result<S::Ok, S::E
 #[derive(Clone, Debug, Serialize)]
 struct Difference {
     column_family: String,
-    /// `None`: the very first row of the family, whatever its key.
-    key: Option<String>,
+    key: String,
     /// What each replica has there.
     replicas: Vec<DifferingRow>,
 }
@@ -199,26 +198,21 @@ impl Comparison {
         let (key, holders) = self.first_behind(family, begin, same).await;
         let rows = self.ask_all(family, &key, 1).await;
         let replicas = rows.into_iter().map(|(index, page)| {
-            let has_key = page.count > 0 && holders.as_ref().is_none_or(|holders| holders.contains(&index));
+            let has_key = page.count > 0 && holders.contains(&index);
             DifferingRow { id: self.subjects[index].id, has_key, row_hash: has_key.then_some(page.hash) }
         });
         let replicas = replicas.collect();
-        let bytes = from_hex(&key).unwrap_or_default();
-        let key = (!bytes.is_empty()).then(|| notation.show(&bytes));
+        let key = notation.show(&from_hex(&key).unwrap_or_default());
         Difference { column_family: family.to_string(), key, replicas }
     }
 
-    /// The first key after `same` rows from `begin` on, and who has it (`None`: all). A page's begin that is not empty is a
-    /// key that all have: the page before ended there on each of them.
-    async fn first_behind(&mut self, family: &str, begin: String, same: u64) -> (String, Option<Vec<usize>>) {
-        if same == 0 {
-            return (begin, None);
-        }
+    /// The first key after `same` rows from `begin` on, and who has it.
+    async fn first_behind(&mut self, family: &str, begin: String, same: u64) -> (String, Vec<usize>) {
         let before = self.ask_all(family, &begin, same).await;
         let key = before.iter().filter_map(|(_, page)| page.next.clone()).min().unwrap_or(begin);
         let has_it = |(index, page): &(usize, Page)| (page.next.as_ref() == Some(&key)).then_some(*index);
         let holders = before.iter().filter_map(has_it).collect();
-        (key, Some(holders))
+        (key, holders)
     }
 }
 
@@ -235,10 +229,10 @@ fn show(report: &Report) -> String {
                 Some(hash) => format!("replica {} has it (row hash {hash})", row.id),
                 None => format!("replica {} does not have it", row.id),
             });
-            let row = difference.key.as_ref().map_or("the very first".to_string(), |key| format!("`{key}`"));
             format!(
-                "DIFFERENT at version {}: the first row that differs is {row} of column family {}: {}",
+                "DIFFERENT at version {}: the first row that differs is `{}` of column family {}: {}",
                 report.version,
+                difference.key,
                 difference.column_family,
                 each.collect::<Vec<_>>().join(", ")
             )

@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 
+use serde::de::Visitor;
 use serde::{Deserialize, Deserializer, Serialize};
 
 /// An address to listen on or connect to. Checked for form when parsed, resolved only by [`Address::resolve`].
@@ -73,7 +74,21 @@ impl fmt::Display for Address {
 
 impl<'de> Deserialize<'de> for Address {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        text.parse().map_err(serde::de::Error::custom)
+        deserializer.deserialize_str(AddressVisitor)
+    }
+}
+
+/// Says what is wanted where something else than text stands.
+struct AddressVisitor;
+
+impl Visitor<'_> for AddressVisitor {
+    type Value = Address;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an address as text, HOST:PORT, for example \"127.0.0.1:9090\"")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Address, E> {
+        text.parse().map_err(E::custom)
     }
 }

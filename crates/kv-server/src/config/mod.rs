@@ -56,6 +56,10 @@ pub struct ReplicationConfig {
     pub node_id: Option<u32>,
     /// All replicas of the cluster, by ascending id. 1 to 7.
     pub replicas: Vec<ReplicaConfig>,
+    /// The replicas were listed; otherwise their peer addresses follow from `replication.first_peer_addr`.
+    pub is_listed: bool,
+    /// The list describes a process for each replica, and nobody said which one this process runs.
+    pub lacks_node_id: bool,
     pub heartbeat_ms: u64,
     pub election_timeout_min_ms: u64,
     pub election_timeout_max_ms: u64,
@@ -78,6 +82,14 @@ impl ReplicationConfig {
 
     pub fn replica(&self, id: u32) -> Option<&ReplicaConfig> {
         self.replicas.iter().find(|replica| replica.id == id)
+    }
+
+    /// Where the peer address of a replica was configured, for messages about it.
+    pub fn peer_key(&self, id: u32) -> String {
+        match self.is_listed {
+            true => format!("replication.replicas[].peer of id {id}"),
+            false => "replication.first_peer_addr and the two ports after it".to_string(),
+        }
     }
 }
 
@@ -103,6 +115,24 @@ impl Config {
         let sources = sources::Sources::gather(file, environment, overrides)?;
         let raw: settings::Settings = sources.extract()?;
         validate::complete(raw, &sources)
+    }
+
+    /// Refuses a list that describes one process for each replica when none of them was chosen: nearly always a forgotten
+    /// `--node-id`. Apart from [`Config::load`], because an embedder may well mean to run them all.
+    ///
+    /// # Errors
+    /// In one line for the user, as those of [`Config::load`].
+    pub fn refuse_forgotten_node_id(&self) -> Result<(), ConfigError> {
+        if !self.replication.lacks_node_id {
+            return Ok(());
+        }
+        let ids: Vec<String> = self.replication.replicas.iter().map(|replica| replica.id.to_string()).collect();
+        Err(ConfigError::new(format!(
+            "[[replication.replicas]] gives the replicas addresses of their own (thrift, admin), one process for each, \
+             and nothing says which one to run here: give --node-id N (replication.node_id), with N one of {}; to run \
+             all of them in this process leave thrift and admin out of the list",
+            ids.join(", ")
+        )))
     }
 
     /// All defaults, for standalone mode: a starting point for tests and embedders.

@@ -140,6 +140,36 @@ fn a_node_id_picks_one_replica_and_its_addresses() {
 }
 
 #[test]
+fn a_list_of_processes_needs_a_node_id() {
+    let refused = |case: Case| case.config().refuse_forgotten_node_id().expect_err("an error").to_string();
+    for message in [refused(case(THREE)), refused(case(THREE).variable("SYNODKV_MODE", "replicated"))] {
+        assert!(message.contains("--node-id") && message.contains("replication.node_id"), "{message}");
+        assert!(message.contains("one of 0, 1, 2;"), "{message}");
+    }
+    let chosen = [
+        case(THREE).node_id(1),
+        case(THREE).variable("SYNODKV_REPLICATION_NODE_ID", "0"),
+        case(THREE).variable("SYNODKV_MODE", "standalone"),
+        no_file().variable("SYNODKV_MODE", "replicated"),
+    ];
+    for case in chosen {
+        assert_eq!(case.config().refuse_forgotten_node_id(), Ok(()));
+    }
+}
+
+#[test]
+fn a_list_without_addresses_of_its_own_means_all_replicas_in_this_process() {
+    let entry = |id: u32, rest: &str| format!("[[replication.replicas]]\nid = {id}\npeer = \"a:{}\"\n{rest}", id + 1);
+    let shared = "thrift = \"a:9090\"\nadmin = \"a:9190\"\n";
+    for rest in ["", shared] {
+        let text: &'static str = Box::leak((entry(0, rest) + &entry(1, rest)).into_boxed_str());
+        let config = case(text).variable("SYNODKV_MODE", "replicated").config();
+        assert_eq!(config.refuse_forgotten_node_id(), Ok(()));
+        assert_eq!(config.local_replica_ids(), [0, 1]);
+    }
+}
+
+#[test]
 fn a_flag_beats_the_addresses_of_the_picked_replica() {
     let flags = Overrides { node_id: Some(1), thrift_addr: Some("0.0.0.0:9".to_string()), ..Overrides::default() };
     let config = case(THREE).flags(flags).config();
@@ -193,6 +223,7 @@ fn a_bad_value_is_named_with_its_key_its_origin_and_what_is_allowed() {
         "HOST:PORT",
         "flag --thrift-addr",
     ]);
+    case("[server]\nthrift_addr = 9090\n").fails_with(&["server.thrift_addr = 9090", "synodkv.toml", "HOST:PORT"]);
     no_file().variable("SYNODKV_SERVER_ALLOW_FAULT_INJECTION", "maybe").fails_with(&["maybe", "true or false"]);
     no_file().variable("SYNODKV_LOG_LEVEL", "loud").fails_with(&["log.level = \"loud\"", "debug", "SYNODKV_LOG_LEVEL"]);
     case("[storage]\nengine = \"paper\"\n").fails_with(&["storage.engine", "paper", "`rocksdb`", "`memory`"]);

@@ -4,7 +4,7 @@ use kv_api::{DEFAULT_COLUMN_FAMILY, Limits};
 
 use super::settings::{ReplicaEntry, ReplicationSettings, Settings};
 use super::sources::Sources;
-use super::{Config, ConfigError, Mode, ReplicaConfig, ReplicationConfig, ServerSettings, StorageSettings};
+use super::{Address, Config, ConfigError, Mode, ReplicaConfig, ReplicationConfig, ServerSettings, StorageSettings};
 
 const MAX_REPLICAS: usize = 7;
 /// How many replicas one process runs when no list is given.
@@ -13,6 +13,8 @@ const LONGEST_FAMILY_NAME: usize = 64;
 
 pub(super) fn complete(raw: Settings, sources: &Sources) -> Result<Config, ConfigError> {
     let mode = mode(&raw, sources)?;
+    // Without a mode the list would even be ignored.
+    let lacks_node_id = raw.mode != Some(Mode::Standalone) && lacks_node_id(&raw.replication);
     let Settings { mut server, storage, limits, replication, log, .. } = raw;
     if mode == Mode::Replicated {
         pick_listeners(&mut server, &replication, sources)?;
@@ -25,6 +27,7 @@ pub(super) fn complete(raw: Settings, sources: &Sources) -> Result<Config, Confi
     check_limits(&limits, &server, sources)?;
     check_timing(&replication, sources)?;
     let replication = complete_replication(replication, &server, sources)?;
+    let replication = ReplicationConfig { lacks_node_id, ..replication };
     check_log_level(&log.level, sources)?;
     Ok(Config { mode, server, storage, limits, replication, log })
 }
@@ -41,6 +44,16 @@ fn mode(raw: &Settings, sources: &Sources) -> Result<Mode, ConfigError> {
         (None, Some(_)) => Ok(Mode::Replicated),
         (None, None) => Ok(Mode::Standalone),
     }
+}
+
+/// Replicas that share a process share its Thrift and admin address.
+fn lacks_node_id(replication: &ReplicationSettings) -> bool {
+    let differ = |address: fn(&ReplicaEntry) -> Option<&Address>| {
+        let mut given = replication.replicas.iter().filter_map(address);
+        let first = given.next();
+        given.any(|other| Some(other) != first)
+    };
+    replication.node_id.is_none() && (differ(|entry| entry.thrift.as_ref()) || differ(|entry| entry.admin.as_ref()))
 }
 
 /// One replica per process listens where the list says, unless a flag or a variable says otherwise.
@@ -78,7 +91,8 @@ fn complete_replication(
     server: &ServerSettings,
     sources: &Sources,
 ) -> Result<ReplicationConfig, ConfigError> {
-    let entries = if raw.replicas.is_empty() { default_replicas(&raw)? } else { raw.replicas };
+    let is_listed = !raw.replicas.is_empty();
+    let entries = if is_listed { raw.replicas } else { default_replicas(&raw)? };
     let origin = sources.origin("replication.replicas");
     check_replica_list(&entries, raw.node_id.is_some(), &origin)?;
     let one_per_process = raw.node_id.is_some();
@@ -98,6 +112,8 @@ fn complete_replication(
     Ok(ReplicationConfig {
         node_id: raw.node_id,
         replicas,
+        is_listed,
+        lacks_node_id: false,
         heartbeat_ms: raw.heartbeat_ms,
         election_timeout_min_ms: raw.election_timeout_min_ms,
         election_timeout_max_ms: raw.election_timeout_max_ms,

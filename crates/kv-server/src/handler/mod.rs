@@ -14,14 +14,16 @@ use bytes::Bytes;
 use kv_api::thrift::generated as wire;
 use kv_api::{KeyRange, KeyRef, KvError};
 use reply::{Answer, answer, node_status};
-use tokio::time::Instant;
 
 use crate::connection_order::ConnectionOrder;
 use crate::fault_injection::FaultRequest;
 use crate::metrics::{MethodKind, ServerMetrics, Stopwatch, kind_of};
 use crate::router::RequestContext;
 use crate::service_core::{CommitRequest, KvServiceCore, OperationRequest, RangeRequest};
-use crate::thrift_server::{ConnectionContext, Method, ThriftCall, ThriftReply, ThriftService};
+use crate::thrift_server::{CallTerms, ConnectionContext, Method, ThriftCall, ThriftReply, ThriftService};
+
+/// Room in a reply for what surrounds the rows of a range, in any encoding.
+const RANGE_ENVELOPE_BYTES: usize = 256;
 
 /// What the old stateful calls have always answered.
 const CONFLICTS_AT_CLIENT: &str = "Conflict detection handled client-side in FoundationDB model";
@@ -43,12 +45,13 @@ impl UnifiedThriftHandler {
 
 #[async_trait]
 impl ThriftService for UnifiedThriftHandler {
-    async fn call(&self, connection: &ConnectionContext, call: ThriftCall, deadline: Instant) -> ThriftReply {
+    async fn call(&self, connection: &ConnectionContext, call: ThriftCall, terms: CallTerms) -> ThriftReply {
         let (method, stopwatch) = (call.method(), Stopwatch::start());
-        let context = RequestContext { deadline, connection_id: connection.connection_id };
+        let context = RequestContext { deadline: terms.deadline, connection_id: connection.connection_id };
         // Before anything waits, so that writes begin in the order in which they came.
         let write = (kind_of(method) == MethodKind::Write).then(|| self.order.begin_write(context.connection_id));
-        let answer = self.answer(call, &context).await;
+        let max_rows_bytes = terms.max_reply_bytes.saturating_sub(RANGE_ENVELOPE_BYTES) as u64;
+        let answer = self.answer(call, &context, max_rows_bytes).await;
         drop(write);
         self.metrics.request_ended(method, stopwatch.elapsed(), answer.code.as_deref());
         answer.reply
@@ -56,15 +59,18 @@ impl ThriftService for UnifiedThriftHandler {
 }
 
 impl UnifiedThriftHandler {
-    async fn answer(&self, call: ThriftCall, context: &RequestContext) -> Answer {
+    /// `max_rows_bytes`: of the rows of a range in its reply.
+    async fn answer(&self, call: ThriftCall, context: &RequestContext, max_rows_bytes: u64) -> Answer {
         match call {
             ThriftCall::Ping(request) => self.ping(request),
             ThriftCall::GetReadVersion(_) => self.get_read_version(context).await,
             ThriftCall::Get(request) => self.get(request, context).await,
-            ThriftCall::GetRange(request) => self.get_range(request, context).await,
+            ThriftCall::GetRange(request) => self.get_range(request, max_rows_bytes, context).await,
             ThriftCall::SnapshotRead(request) => self.snapshot_read(request, context).await,
             ThriftCall::SnapshotGet(request) => self.snapshot_get(request, context).await,
-            ThriftCall::SnapshotGetRange(request) => self.snapshot_get_range(request, context).await,
+            ThriftCall::SnapshotGetRange(request) => {
+                self.snapshot_get_range(request, max_rows_bytes, context).await
+            }
             ThriftCall::SetKey(request) => self.set_key(request, context).await,
             ThriftCall::DeleteKey(request) => self.delete_key(request, context).await,
             ThriftCall::AtomicCommit(request) => self.atomic_commit(request, context).await,
@@ -141,7 +147,7 @@ impl UnifiedThriftHandler {
         )
     }
 
-    async fn get_range(&self, request: wire::GetRangeRequest, context: &RequestContext) -> Answer {
+    async fn get_range(&self, request: wire::GetRangeRequest, max_rows_bytes: u64, context: &RequestContext) -> Answer {
         let consistency = request.consistency;
         let range = RangeRequest {
             begin: request.begin_key.map(Bytes::from),
@@ -158,7 +164,7 @@ impl UnifiedThriftHandler {
         };
         let read = async {
             self.after_own_writes(context).await?;
-            self.core.get_range(range, consistency.as_deref(), None, context).await
+            self.core.get_range(range, consistency.as_deref(), max_rows_bytes, context).await
         };
         answer(
             Method::GetRange,
@@ -196,7 +202,12 @@ impl UnifiedThriftHandler {
         )
     }
 
-    async fn snapshot_get_range(&self, request: wire::SnapshotGetRangeRequest, context: &RequestContext) -> Answer {
+    async fn snapshot_get_range(
+        &self,
+        request: wire::SnapshotGetRangeRequest,
+        max_rows_bytes: u64,
+        context: &RequestContext,
+    ) -> Answer {
         let range = RangeRequest {
             begin: request.begin_key.map(Bytes::from),
             end: request.end_key.map(Bytes::from),
@@ -210,7 +221,7 @@ impl UnifiedThriftHandler {
             target_bytes: request.target_bytes,
             has_selector: request.begin_selector.is_some() || request.end_selector.is_some(),
         };
-        let read = self.core.snapshot_get_range(range, request.read_version, None, context).await;
+        let read = self.core.snapshot_get_range(range, request.read_version, max_rows_bytes, context).await;
         answer(
             Method::SnapshotGetRange,
             read.map(|rows| wire::SnapshotGetRangeResponse {

@@ -131,6 +131,10 @@ impl ServerManager for ReplicatedServerManager {
         self.front_end.is_serving() && self.store.is_healthy()
     }
 
+    fn awaits_founding(&self) -> bool {
+        self.store.replicas().iter().all(|replica| replica.consensus.status().core.cluster_id == rsml::ClusterId::NONE)
+    }
+
     fn thrift_addr(&self) -> SocketAddr {
         self.front_end.thrift_addr()
     }

@@ -3,12 +3,11 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use kv_api::{AtomicCommit, KvError, KvOperation, KvOutcome, ReadAt, decode_verdict};
-use rsml::{ReadError, RequestError};
+use rsml::{DriverStatus, ReadError, RequestError};
 
 use super::operation;
 use super::store::{LocalReplicaParts, ReplicatedKvStore};
@@ -52,33 +51,52 @@ impl ConsensusRouter {
         let pinned = PinnedWrite::begin(self, context.connection_id);
         let replica = &self.store.replicas()[pinned.replica];
         let payload = operation::encode(commit);
+        let started = Instant::now();
         let outcome = replica.consensus.execute_request_async(payload, context.deadline.into_std()).await;
         drop(pinned);
-        self.verdict(replica, outcome)
-    }
-
-    fn verdict(&self, replica: &LocalReplicaParts, outcome: Result<Bytes, RequestError>) -> Result<KvOutcome, KvError> {
         match outcome {
             Ok(bytes) => decode_verdict(&bytes)?.map(KvOutcome::Committed),
             Err(RequestError::Overloaded) => Err(KvError::Overloaded(RequestError::Overloaded.to_string())),
-            Err(RequestError::NotExecuted(reason)) => Err(self.no_primary(replica, reason)),
+            Err(RequestError::NotExecuted(_)) => Err(self.no_primary(replica, started.elapsed())),
             Err(RequestError::Unknown(reason)) => Err(KvError::CommitUnknown(reason)),
         }
     }
 
-    /// The error for a request that surely did not happen; it names the primary if one is known.
-    fn no_primary(&self, replica: &LocalReplicaParts, reason: String) -> KvError {
+    /// The error for a request that surely did not happen; it names the primary if one is known, and otherwise what would
+    /// bring one about.
+    fn no_primary(&self, replica: &LocalReplicaParts, waited: Duration) -> KvError {
         let primary = replica.consensus.primary().map(|id| u32::from(id.0)).filter(|id| *id != replica.id);
         match primary.and_then(|id| self.members.iter().find(|member| member.id == id)) {
             Some(member) => KvError::NotPrimary { endpoint: member.thrift.to_string(), node: member.id },
-            None => KvError::NoPrimary(reason),
+            None => KvError::NoPrimary(self.why_no_primary(&replica.consensus.status(), waited)),
         }
+    }
+
+    fn why_no_primary(&self, status: &DriverStatus, waited: Duration) -> String {
+        if let Some(reason) = &status.failed {
+            return format!("replica {} has stopped: {reason}", status.core.id);
+        }
+        let (replicas, waited_ms) = (self.members.len(), waited.as_millis());
+        if status.core.cluster_id == rsml::ClusterId::NONE {
+            return format!(
+                "waited {waited_ms} ms, and replica {} belongs to no cluster yet: a first start needs all {replicas} \
+                 configured replicas running (if the others have a cluster already, this disk is none of its disks)",
+                status.core.id
+            );
+        }
+        format!(
+            "waited {waited_ms} ms for one that a majority follows: {} of the {replicas} replicas must be running and reach \
+             each other",
+            replicas / 2 + 1
+        )
     }
 
     async fn barrier(&self, replica: &LocalReplicaParts, context: &RequestContext) -> Result<(), KvError> {
         match replica.consensus.read_barrier(context.deadline.into_std()).await {
             Ok(_) => Ok(()),
-            Err(error @ ReadError::NoPrimary { .. }) => Err(self.no_primary(replica, error.to_string())),
+            Err(ReadError::NoPrimary { waited_ms }) => {
+                Err(self.no_primary(replica, Duration::from_millis(waited_ms)))
+            }
             Err(error @ ReadError::Stopped(_)) => Err(KvError::Storage(error.to_string())),
         }
     }

@@ -102,8 +102,16 @@ fn start_replica(
     let executor = KvStoreExecutor::new(reader.clone()).map_err(|error| failed(&error))?;
     let options = replica_options(config, id)?;
     let me = options.core.me;
-    ConsensusReplica::start(options, wal, executor, |sink| connect(config, network, runtime, me, sink))
-        .map_err(|error| failed(&error))
+    // The library knows addresses and no keys: an error that names the key goes past it.
+    let mut not_connected = None;
+    let started = ConsensusReplica::start(options, wal, executor, |sink| {
+        connect(config, network, runtime, me, sink).map_err(|error| {
+            let shown = std::io::Error::other(error.to_string());
+            not_connected = Some(error);
+            shown
+        })
+    });
+    started.map_err(|error| not_connected.unwrap_or_else(|| failed(&error)))
 }
 
 fn connect(
@@ -112,24 +120,31 @@ fn connect(
     runtime: &Handle,
     me: ReplicaId,
     sink: EventSink,
-) -> std::io::Result<Arc<dyn Transport>> {
+) -> Result<Arc<dyn Transport>, ServerError> {
     if let Network::InMemory(bus) = network {
         return Ok(Arc::new(InMemoryTransport::new(me, bus, sink)));
     }
+    let replication = &config.replication;
     let mut listen = None;
     let mut peers = Vec::new();
-    for replica in &config.replication.replicas {
-        let address = replica.peer.resolve()?;
+    for replica in &replication.replicas {
+        let key = replication.peer_key(replica.id);
         if replica.id == u32::from(me.0) {
-            listen = Some(address);
+            let address = replica.peer.resolve().map_err(ServerError::listen(&key, &replica.peer))?;
+            let listener = std::net::TcpListener::bind(address).map_err(ServerError::listen(&key, &replica.peer))?;
+            listen = Some((key, address, listener));
         } else {
-            peers.push((ReplicaId(replica.id as u8), address));
+            let unresolved =
+                |error| ServerError::Replication(format!("cannot resolve {} ({key}): {error}", replica.peer));
+            peers.push((ReplicaId(replica.id as u8), replica.peer.resolve().map_err(unresolved)?));
         }
     }
-    let listen = listen.expect("the configuration lists every local replica");
-    let mut options = TcpOptions::new(me, listen, peers);
-    options.reconnect_max_ms = config.replication.retry_ms;
-    Ok(Arc::new(TcpTransport::start(options, sink, runtime)?))
+    let (key, address, listener) = listen.expect("the configuration lists every local replica");
+    let mut options = TcpOptions::new(me, address, peers);
+    options.listener = Some(listener);
+    options.reconnect_max_ms = replication.retry_ms;
+    let transport = TcpTransport::start(options, sink, runtime).map_err(ServerError::listen(&key, address))?;
+    Ok(Arc::new(transport))
 }
 
 fn replica_options(config: &Config, id: u32) -> Result<ReplicaOptions, ServerError> {

@@ -105,38 +105,38 @@ impl KvServiceCore {
         }
     }
 
-    /// `max_reply_bytes`: what the connection can carry, where that is less than the limit of the server.
+    /// `max_rows_bytes`: what the reply can carry, where that is less than the limit of the server.
     pub async fn get_range(
         &self,
         request: RangeRequest,
         consistency: Option<&str>,
-        max_reply_bytes: Option<u64>,
+        max_rows_bytes: u64,
         context: &RequestContext,
     ) -> Result<Rows, KvError> {
-        self.get_range_at(request, read_at(consistency)?, max_reply_bytes, context).await
+        self.get_range_at(request, read_at(consistency)?, max_rows_bytes, context).await
     }
 
     pub async fn snapshot_get_range(
         &self,
         request: RangeRequest,
         read_version: i64,
-        max_reply_bytes: Option<u64>,
+        max_rows_bytes: u64,
         context: &RequestContext,
     ) -> Result<Rows, KvError> {
         let at = ReadAt::Version(snapshot_version(read_version)?);
-        self.get_range_at(request, at, max_reply_bytes, context).await
+        self.get_range_at(request, at, max_rows_bytes, context).await
     }
 
     async fn get_range_at(
         &self,
         mut request: RangeRequest,
         at: ReadAt,
-        max_reply_bytes: Option<u64>,
+        max_rows_bytes: u64,
         context: &RequestContext,
     ) -> Result<Rows, KvError> {
         let family = self.family(request.column_family.take())?;
         let limits = &self.parts.limits;
-        let max_bytes = max_reply_bytes.unwrap_or(u64::MAX).min(limits.max_reply_bytes as u64);
+        let max_bytes = max_rows_bytes.min(limits.max_reply_bytes as u64);
         let Some(query) = range::normalise(request, family, limits.max_key_bytes, max_bytes)? else {
             return Ok(Rows::default());
         };
@@ -265,7 +265,7 @@ impl KvServiceCore {
             None => Ok(String::new()),
             Some(name) if name.is_empty() || name == DEFAULT_COLUMN_FAMILY => Ok(String::new()),
             Some(name) if self.parts.column_families.contains(&name) => Ok(name),
-            Some(name) => Err(KvError::UnknownColumnFamily(name)),
+            Some(name) => Err(KvError::UnknownColumnFamily { name, existing: self.column_families() }),
         }
     }
 }

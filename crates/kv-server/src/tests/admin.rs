@@ -74,6 +74,8 @@ async fn rows_are_hashed_in_pieces_that_join_up() {
     assert_eq!((&first["count"], &first["next"]), (&2.into(), &"63".into()));
     let (_, second) = fetch_json(server.url(&format!("/rows/hash?version={version}&begin=63"))).await;
     assert_eq!((&second["count"], &second["next"]), (&1.into(), &Value::Null));
+    let (_, none) = fetch_json(server.url(&format!("/rows/hash?version={version}&limit=0"))).await;
+    assert_eq!((&none["count"], &none["next"]), (&0.into(), &"61".into()));
 }
 
 #[tokio::test]
@@ -84,7 +86,7 @@ async fn what_makes_no_sense_is_refused_with_what_is_allowed() {
         ("/rows/hash?replica=4", 404, "replica 4"),
         ("/rows/hash?family=nobody", 404, "nobody"),
         ("/rows/hash?version=x", 400, "version"),
-        ("/rows/hash?limit=0", 400, "1 to"),
+        ("/rows/hash?limit=1000001", 400, "0 to"),
         ("/rows/hash?begin=abc", 400, "hexadecimal"),
         ("/rows/hash?begin=%2B1", 400, "hexadecimal"),
         ("/rows/hash?colour=red", 400, "colour"),

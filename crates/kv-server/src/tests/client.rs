@@ -10,6 +10,7 @@ use tokio::net::TcpStream;
 use super::PATIENCE;
 
 pub struct Client {
+    pub encoding: Encoding,
     stream: TcpStream,
     input: Vec<u8>,
     last_sequence_id: i32,
@@ -19,7 +20,7 @@ impl Client {
     pub async fn connect(address: SocketAddr) -> Client {
         let stream = TcpStream::connect(address).await.expect("the server listens");
         stream.set_nodelay(true).expect("a socket");
-        Client { stream, input: Vec::new(), last_sequence_id: 0 }
+        Client { encoding: Encoding::default(), stream, input: Vec::new(), last_sequence_id: 0 }
     }
 
     /// One call and its reply.
@@ -37,7 +38,7 @@ impl Client {
         let mut bytes = Vec::new();
         for call in &calls {
             self.last_sequence_id += 1;
-            wire::encode_call(&mut bytes, Encoding::default(), self.last_sequence_id, call);
+            wire::encode_call(&mut bytes, self.encoding, self.last_sequence_id, call);
         }
         self.stream.write_all(&bytes).await.expect("the server reads");
         let mut replies = Vec::new();

@@ -1,5 +1,7 @@
 //! `getRange` and `snapshotGetRange`, as clients see them.
 
+use kv_api::thrift::wire::{Encoding, Protocol};
+
 use super::*;
 
 pub fn snapshot(range: wire::GetRangeRequest, read_version: i64) -> wire::SnapshotGetRangeRequest {
@@ -136,6 +138,49 @@ async fn a_reply_above_the_limit_is_refused_and_never_cut() {
     let with_target = wire::GetRangeRequest { target_bytes: Some(10_000), ..everything() };
     let reply = client.call(with_target).await;
     assert!(reply.success && reply.has_more && !reply.key_values.is_empty(), "{:?}", reply.error);
+}
+
+#[tokio::test]
+async fn a_range_too_long_for_a_frame_is_refused_in_the_reply() {
+    let server = TestServer::start().await;
+    let mut client = server.client().await;
+    for key in 0..200u8 {
+        assert!(client.call(set(&[key], &[7; 100_000])).await.success);
+    }
+    let version = client.call(wire::GetReadVersionRequest {}).await.read_version;
+    client.encoding = Encoding { protocol: Protocol::Binary, framed: true };
+    let reply = client.call(everything()).await;
+    assert_eq!((reply.success, reply.error_code.as_deref()), (false, Some("RESULT_TOO_LARGE")));
+    let reply = client.call(snapshot(everything(), version)).await;
+    assert_eq!((reply.success, reply.error_code.as_deref()), (false, Some("RESULT_TOO_LARGE")));
+    let with_target = wire::GetRangeRequest { target_bytes: Some(i32::MAX), ..everything() };
+    let reply = client.call(with_target).await;
+    assert!(reply.success && reply.has_more && reply.key_values.len() > 150, "{:?}", reply.error);
+    // The same fits where there are no frames.
+    client.encoding.framed = false;
+    assert_eq!(client.call(everything()).await.key_values.len(), 200);
+}
+
+#[tokio::test]
+async fn the_longest_range_that_is_allowed_fits_into_a_frame_of_any_encoding() {
+    for protocol in [Protocol::Binary, Protocol::Compact] {
+        let server = TestServer::with(|config| config.server.max_framed_reply_bytes = 1024).await;
+        let mut client = server.client().await;
+        for key in 0..60u8 {
+            client.call(set(&[key], b"")).await;
+        }
+        client.encoding = Encoding { protocol, framed: true };
+        let mut longest = 0;
+        for limit in 1..=60 {
+            let reply = client.call(wire::GetRangeRequest { limit: Some(limit), ..everything() }).await;
+            if reply.success {
+                longest = reply.key_values.len();
+            } else {
+                assert_eq!(reply.error_code.as_deref(), Some("RESULT_TOO_LARGE"));
+            }
+        }
+        assert!(longest > 30, "{longest}");
+    }
 }
 
 #[tokio::test]

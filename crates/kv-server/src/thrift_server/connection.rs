@@ -14,7 +14,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use super::counters::add;
 use super::listener::Shared;
 use super::pipeline::{Origin, Pipeline};
-use super::{ApplicationErrorKind, ConnectionContext, ThriftException};
+use super::{ApplicationErrorKind, CallTerms, ConnectionContext, ThriftException};
 
 /// A buffer begins at this size and keeps at most `BUFFER_KEPT_BYTES` when it is empty.
 const BUFFER_FIRST_BYTES: usize = 8 << 10;
@@ -196,9 +196,13 @@ impl<'a> Connection<'a> {
         match call {
             Ok(call) => {
                 let origin = Origin { method: call.method(), encoding, sequence_id, one_way };
-                let deadline = now + Duration::from_millis(self.shared.options.request_timeout_ms);
+                let options = &self.shared.options;
+                let terms = CallTerms {
+                    deadline: now + Duration::from_millis(options.request_timeout_ms),
+                    max_reply_bytes: options.reply_limit(encoding),
+                };
                 let (service, context) = (&self.shared.service, self.context);
-                self.pipeline.start(origin, || service.call(context, call, deadline), &mut self.output);
+                self.pipeline.start(origin, || service.call(context, call, terms), &mut self.output);
             }
             Err(exception) => {
                 add(&self.shared.counters.protocol_errors, 1);

@@ -37,6 +37,17 @@ pub struct ConnectionContext {
     pub peer: SocketAddr,
 }
 
+/// What a call's answer has to keep to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CallTerms {
+    /// When the client's patience ends (`request_timeout_ms` after arrival). The service keeps to it; the server doesn't
+    /// cut.
+    pub deadline: Instant,
+    /// The longest reply that can be sent the way this call came, in bytes of the whole message; a longer one becomes an
+    /// exception.
+    pub max_reply_bytes: usize,
+}
+
 /// Answers calls. Failures of an operation stand inside its reply; [`ThriftReply::Exception`] is for what the interface
 /// has no place for.
 ///
@@ -46,7 +57,5 @@ pub struct ConnectionContext {
 /// its calls are dropped where they stand.
 #[async_trait]
 pub trait ThriftService: Send + Sync + 'static {
-    /// `deadline` is when the client's patience ends (`request_timeout_ms` after arrival). The service keeps to it; the
-    /// server doesn't cut.
-    async fn call(&self, connection: &ConnectionContext, call: ThriftCall, deadline: Instant) -> ThriftReply;
+    async fn call(&self, connection: &ConnectionContext, call: ThriftCall, terms: CallTerms) -> ThriftReply;
 }

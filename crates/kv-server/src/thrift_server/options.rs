@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use kv_api::thrift::wire::WireLimits;
+use kv_api::thrift::wire::{Encoding, WireLimits};
 use serde::{Deserialize, Serialize};
 
 /// Limits of the Thrift server. The defaults suit existing clients and the default transaction limit of 10 MB.
@@ -93,6 +93,14 @@ impl ThriftServerOptions {
             return Err(format!("max_depth is {}, but must be at most 60", self.max_depth));
         }
         Ok(())
+    }
+
+    /// The longest reply to a message that came in this encoding.
+    pub(super) fn reply_limit(&self, encoding: Encoding) -> usize {
+        match encoding.framed {
+            true => self.max_framed_reply_bytes.min(self.max_reply_bytes),
+            false => self.max_reply_bytes,
+        }
     }
 
     pub(super) fn wire_limits(&self) -> WireLimits {

@@ -212,11 +212,7 @@ fn encode(
     let name = method.name().as_bytes();
     let start = output.len();
     wire::encode_reply(output, encoding, name, sequence_id, &reply);
-    let limit = if encoding.framed {
-        options.max_framed_reply_bytes.min(options.max_reply_bytes)
-    } else {
-        options.max_reply_bytes
-    };
+    let limit = options.reply_limit(encoding);
     let length = output.len() - start;
     if length > limit {
         add(&counters.oversized_replies, 1);

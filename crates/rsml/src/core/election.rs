@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
+use super::acceptor::Staging;
 use super::proposer::{Progress, Proposer};
 use super::replica::Replica;
 use super::view_manager::{Campaign, Promised, Role};
@@ -60,7 +61,8 @@ impl Replica {
         self.views.see(view);
         self.become_secondary(None);
         self.acceptor.promise(view);
-        self.views.role = Role::Preparing(Campaign { view, promises: BTreeMap::new(), asked: false, source: None });
+        let promises = BTreeMap::new();
+        self.views.role = Role::Preparing(Campaign { view, promises, asked: false, source: None, fetched: self.now });
         self.views.wait(self.now);
     }
 
@@ -71,6 +73,7 @@ impl Replica {
             accepted_view: durable.accepted_view,
             last: self.acceptor.durable_last(),
             commit: self.learner.commit(),
+            first: self.first_stored,
         };
         let Role::Preparing(campaign) = &mut self.views.role else { return };
         if campaign.asked || durable.promised < campaign.view {
@@ -116,7 +119,7 @@ impl Replica {
                 accepted_view: durable.accepted_view.0,
                 last: self.acceptor.durable_last().0,
                 commit: self.learner.commit().0,
-                first: Sequence::BIRTH.0,
+                first: self.first_stored.0,
             };
             self.send(to, Message::Promise(promise), Vec::new());
         }
@@ -131,6 +134,7 @@ impl Replica {
             accepted_view: View(message.accepted_view),
             last: Sequence(message.last),
             commit: Sequence(message.commit),
+            first: Sequence(message.first),
         };
         campaign.promises.insert(from, promised);
         self.conclude_phase_1();
@@ -165,11 +169,12 @@ impl Replica {
         let view = campaign.view;
         let from = self.first_to_fetch(&best);
         assert!(from <= best.last.next(), "own committed entries lie beyond the best log of a quorum");
+        assert!(source == me || from >= best.first, "entry {from} is needed, replica {source} holds {} on", best.first);
         if source == me || from > best.last {
             self.lead(from, Vec::new());
         } else {
             self.acceptor.stage(view, best.last, from, Vec::new());
-            self.send(source, Message::Fetch(Fetch { view: view.0, from: from.0 }), Vec::new());
+            self.fetch_more();
         }
     }
 
@@ -224,18 +229,40 @@ impl Replica {
         let first = Sequence(message.from);
         let room = (best.last.0 + 1).saturating_sub(first.0) as usize;
         let entries = entries.into_iter().take(room).collect();
+        let before = self.acceptor.staging().map(Staging::last);
         if !self.acceptor.stage(view, best.last, first, entries) {
+            return;
+        }
+        let staged = self.acceptor.staging().expect("it was staged just now").last();
+        if Some(staged) == before {
+            // A repetition: were it answered, every message delivered twice would double all that follow.
             return;
         }
         self.views.wait(self.now);
         self.install_staged(best.commit);
-        let staged = self.acceptor.staging().expect("it was staged just now");
-        if staged.last() >= best.last {
+        if staged >= best.last {
             let staging = self.acceptor.take_staging().expect("it was there");
             self.lead(staging.from, staging.entries);
         } else {
-            let next = staged.last().next().0;
-            self.send(from, Message::Fetch(Fetch { view: view.0, from: next }), Vec::new());
+            self.fetch_more();
+        }
+    }
+
+    /// Asks the source of the log that is being adopted for what follows the entries staged.
+    fn fetch_more(&mut self) {
+        let (now, next) = (self.now, self.acceptor.staging().map(|staged| staged.last().next()));
+        let Role::Preparing(campaign) = &mut self.views.role else { return };
+        let (Some(source), Some(next)) = (campaign.source, next) else { return };
+        campaign.fetched = now;
+        let view = campaign.view.0;
+        self.send(source, Message::Fetch(Fetch { view, from: next.0 }), Vec::new());
+    }
+
+    /// Asks again when question or answer seem lost.
+    pub(super) fn retry_fetch(&mut self) {
+        let Role::Preparing(campaign) = &self.views.role else { return };
+        if self.now.since_us(campaign.fetched) >= self.options.retry_us {
+            self.fetch_more();
         }
     }
 

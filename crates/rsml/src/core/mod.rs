@@ -130,6 +130,8 @@ pub enum Input {
         time_us: u64,
         digest: u64,
     },
+    /// The database would survive a crash through this sequence.
+    Persisted(Sequence),
     /// Entries read from storage, as asked for by [`Outputs::read_log`].
     LogRead {
         read: LogRead,
@@ -177,6 +179,8 @@ pub struct Outputs {
     pub read_ready: Vec<(ReadId, Sequence)>,
     /// The number that each request got in this replica's session: it will be executed under it or never.
     pub numbered: Vec<(RequestId, u64)>,
+    /// Entries below this are in every voter's database for good: nobody will ask for them any more.
+    pub trim: Option<Sequence>,
     /// Surely not executed.
     pub refused: Vec<(RequestId, Refusal)>,
 }

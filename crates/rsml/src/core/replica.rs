@@ -79,6 +79,10 @@ pub struct Replica {
     pub(super) applied_digest: u64,
     pub(super) reports: BTreeMap<ReplicaId, Report>,
     pub(super) next_report: Instant,
+    /// The own database survives a crash through here.
+    persisted: Sequence,
+    /// The first entry that storage still holds.
+    pub(super) first_stored: Sequence,
     /// A promise to send once it is durable.
     pub(super) owed_promise: Option<(View, ReplicaId)>,
     pub(super) answer: super::replication::Answer,
@@ -105,6 +109,7 @@ impl Replica {
         let Start { recovered, state, new_disk_id, new_cluster_id } = start;
         let applied = state.sequence;
         let found = recovered.hard_state.unwrap_or_default();
+        let first_stored = recovered.first.max(Sequence::BIRTH);
         assert!(recovered.last >= applied, "the database has applied {applied}, the log ends at {}", recovered.last);
         let first = if recovered.entries.is_empty() { recovered.last.next() } else { recovered.entries_from };
         let log = Log::new(first.max(Sequence::BIRTH), recovered.entries);
@@ -152,6 +157,8 @@ impl Replica {
             applied_digest: state.digest,
             reports: BTreeMap::new(),
             next_report: now,
+            persisted: applied,
+            first_stored,
             owed_promise: None,
             answer: Default::default(),
             new_cluster_id,
@@ -196,6 +203,10 @@ impl Replica {
                 self.applied_time_us = time_us;
                 self.applied_digest = digest;
             }
+            Input::Persisted(sequence) => {
+                assert!(sequence <= self.learner.applied(), "{sequence} was never applied");
+                self.persisted = self.persisted.max(sequence);
+            }
             Input::LogRead { read, entries } => self.log_read(read, entries),
         }
     }
@@ -233,6 +244,8 @@ impl Replica {
                 if self.now >= self.views.deadline {
                     self.become_secondary(None);
                     self.start_pre_vote();
+                } else {
+                    self.retry_fetch();
                 }
             }
         }
@@ -244,6 +257,7 @@ impl Replica {
             return;
         }
         self.next_report = self.now.plus_us(4 * self.options.heartbeat_us);
+        self.trim();
         let report = Report {
             view: self.acceptor.promised().0,
             last: self.acceptor.log().last().0,
@@ -252,8 +266,24 @@ impl Replica {
             digest: self.applied_digest,
             is_primary: matches!(self.views.role, Role::Primary(_)),
             is_candidate: matches!(self.views.role, Role::PreVoting { .. } | Role::Preparing(_)),
+            persisted: self.persisted.0,
         };
         self.send_all(Message::Report(report));
+    }
+
+    /// Lets go of entries that every voter's database holds for good. A replica never asks for entries up to what its
+    /// database has persisted: after a restart that is where its commit point begins.
+    fn trim(&mut self) {
+        let me = self.options.me;
+        let persisted = self.configuration.disks.keys().map(|id| match *id == me {
+            true => self.persisted,
+            false => self.reports.get(id).map_or(Sequence::ZERO, |report| Sequence(report.persisted)),
+        });
+        let below = persisted.min().unwrap_or(Sequence::ZERO).next();
+        if below > self.first_stored {
+            self.first_stored = below;
+            self.outputs.trim = Some(below);
+        }
     }
 
     fn receive(&mut self, sender: Sender, message: Message, payload: Vec<Bytes>) {
@@ -278,7 +308,7 @@ impl Replica {
             Message::Accept(m) => self.on_accept(from, m, payload),
             Message::Accepted(m) => self.on_accepted(from, m),
             Message::Requests(m) => self.on_requests(sender, m.first, payload),
-            Message::RequestsGap(m) => self.requests.resend(m.expected, self.now),
+            Message::RequestsGap(m) => self.requests.fill_gap(m.expected, self.now, self.options.heartbeat_us),
             Message::ReadPoint(m) => self.on_read_point(from, m.round),
             Message::ReadPointReply(m) => self.on_read_point_reply(m),
             Message::Report(m) => drop(self.reports.insert(from, m)),

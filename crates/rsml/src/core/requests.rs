@@ -22,6 +22,7 @@ pub struct Requests {
     target: Option<(View, ReplicaId)>,
     bytes: usize,
     last_progress: Instant,
+    gap_filled: Option<Instant>,
 }
 
 /// Requests to send: the number of the first, and their bytes.
@@ -40,6 +41,7 @@ impl Requests {
             target: None,
             bytes: 0,
             last_progress: now,
+            gap_filled: None,
         }
     }
 
@@ -101,6 +103,15 @@ impl Requests {
         self.last_progress = now;
     }
 
+    /// The primary misses everything from `number` on. Each message behind the gap makes it say so, so that only one
+    /// answer is given per `pause_us`; what is lost of that one comes with [`Requests::retry`].
+    pub fn fill_gap(&mut self, number: u64, now: Instant, pause_us: u64) {
+        if self.gap_filled.is_none_or(|at| now.since_us(at) >= pause_us) {
+            self.gap_filled = Some(now);
+            self.resend(number, now);
+        }
+    }
+
     /// Nobody is there to send to.
     pub fn forget_target(&mut self) {
         self.target = None;
@@ -151,6 +162,21 @@ mod tests {
         assert_eq!(take(&mut requests, 2), Some((2, 2)));
         requests.executed(3, Instant(0));
         assert_eq!((take(&mut requests, 3), requests.bytes()), (None, 0));
+    }
+
+    #[test]
+    fn many_complaints_about_one_gap_are_answered_once() {
+        let mut requests = Requests::new(Instant(0));
+        for id in 0..3 {
+            requests.push(RequestId(id), Bytes::from_static(b"x"));
+        }
+        assert_eq!(take(&mut requests, 1), Some((1, 3)));
+        requests.fill_gap(2, Instant(1_000), 50_000);
+        assert_eq!(take(&mut requests, 1), Some((2, 2)));
+        requests.fill_gap(2, Instant(1_100), 50_000);
+        assert_eq!(take(&mut requests, 1), None, "the answer is still on its way");
+        requests.fill_gap(3, Instant(60_000), 50_000);
+        assert_eq!(take(&mut requests, 1), Some((3, 1)));
     }
 
     #[test]

@@ -14,6 +14,8 @@ pub struct Promised {
     pub accepted_view: View,
     pub last: Sequence,
     pub commit: Sequence,
+    /// The first entry that it can still supply.
+    pub first: Sequence,
 }
 
 /// Phase 1 under way.
@@ -25,6 +27,8 @@ pub struct Campaign {
     pub asked: bool,
     /// The log being adopted is fetched from here.
     pub source: Option<ReplicaId>,
+    /// When it was last asked for entries.
+    pub fetched: Instant,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -16,7 +16,7 @@ mod threads;
 mod waiters;
 
 use crate::core::Input;
-use crate::{Storage, StorageError};
+use crate::{Sequence, Storage, StorageError};
 
 pub use network::NetworkManager;
 pub use replica::{ConsensusReplica, DriverStatus, ReplicaOptions, RoleChange};
@@ -54,9 +54,18 @@ pub enum StartError {
     #[error("cannot start the network: {0}")]
     Network(#[from] std::io::Error),
     #[error(
-        "the log holds sequences {first} to {last}, the database has applied {applied}: they do not belong together"
+        "{}, and the database has applied sequence {applied}: they do not belong together. Restore both as they were when \
+         this replica last ran; what one replica has lost cannot be fetched from the others yet",
+        held(*.first, *.last)
     )]
-    LogApartFromDatabase { first: crate::Sequence, last: crate::Sequence, applied: crate::Sequence },
+    LogApartFromDatabase { first: Sequence, last: Sequence, applied: Sequence },
+}
+
+fn held(first: Sequence, last: Sequence) -> String {
+    match last < first {
+        true => "the log holds nothing".to_string(),
+        false => format!("the log holds sequences {first} to {last}"),
+    }
 }
 
 /// What the core thread is told.
@@ -64,4 +73,17 @@ enum Event {
     Input(Input),
     /// The storage or the executor failed.
     Failed(String),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_that_was_lost_is_called_empty_and_the_next_step_is_named() {
+        let lost = StartError::LogApartFromDatabase { first: Sequence(1), last: Sequence(0), applied: Sequence(7) };
+        let text = lost.to_string();
+        assert!(text.starts_with("the log holds nothing, and the database has applied sequence 7: "), "{text}");
+        assert!(text.contains("Restore both"), "{text}");
+    }
 }

@@ -112,6 +112,9 @@ impl Seat {
         for read in outputs.read_log {
             shared.log.push(LogWork::Read(read));
         }
+        if let Some(below) = outputs.trim {
+            shared.log.push(LogWork::Trim(below));
+        }
         if !outputs.deliver.is_empty() {
             shared.apply.push(outputs.deliver);
         }

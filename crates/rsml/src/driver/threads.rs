@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant as Clock};
 
 use bytes::Bytes;
 
@@ -14,6 +15,7 @@ use crate::{Applier, ExecutionNotifier, Persist, ReplicaId, Sequence};
 pub enum LogWork {
     Persist(Vec<Persist>),
     Read(LogRead),
+    Trim(Sequence),
 }
 
 pub type ApplyWork = Vec<(Sequence, Bytes)>;
@@ -41,17 +43,23 @@ fn run_log(shared: &Shared, mut storage: impl Storage) {
     while let Some(work) = shared.log.drain() {
         let mut orders = Vec::new();
         let mut reads = Vec::new();
+        let mut trim = None;
         for item in work {
             match item {
                 LogWork::Persist(more) if orders.is_empty() => orders = more,
                 LogWork::Persist(more) => orders.extend(more),
                 LogWork::Read(read) => reads.push(read),
+                LogWork::Trim(below) => trim = Some(below),
             }
         }
         let result = persist(shared, &mut storage, &orders).and_then(|()| {
             for read in reads {
                 let entries = storage.read(read.from, read.to, read.max_bytes)?;
                 shared.bring(Event::Input(Input::LogRead { read, entries }));
+            }
+            if let Some(below) = trim {
+                storage.trim(below)?;
+                shared.status().storage = storage.statistics();
             }
             Ok(())
         });
@@ -70,9 +78,13 @@ fn persist(shared: &Shared, storage: &mut impl Storage, orders: &[Persist]) -> R
     Ok(())
 }
 
+/// How often, at most, the database is asked what it has persisted.
+const PERSISTED_INTERVAL: Duration = Duration::from_secs(1);
+
 /// Applies everything that queued up in one atomic write.
 fn run_apply<E: ExecutionNotifier>(shared: &Shared, mut applier: Applier<E>) {
     let own = shared.status().core.clone();
+    let mut persisted_at = Clock::now();
     while let Some(work) = shared.apply.drain() {
         let entries: Vec<(Sequence, Bytes)> = work.into_iter().flatten().collect();
         let applied = match applier.apply(entries) {
@@ -96,14 +108,24 @@ fn run_apply<E: ExecutionNotifier>(shared: &Shared, mut applier: Applier<E>) {
         let (sequence, sessions, time_us, digest) =
             (state.sequence, state.sessions.clone(), state.time_us, state.digest);
         shared.bring(Event::Input(Input::Applied { sequence, sessions, time_us, digest }));
-        let mut status = shared.status();
-        status.digest = state.digest;
-        status.digest_sequence = state.sequence;
-        status.requests_executed += executed;
-        for size in applied.batch_sizes {
-            let bucket = (usize::BITS - size.leading_zeros()) as usize;
-            let last = status.batch_sizes.len() - 1;
-            status.batch_sizes[bucket.min(last)] += 1;
+        {
+            let mut status = shared.status();
+            status.digest = state.digest;
+            status.digest_sequence = state.sequence;
+            status.requests_executed += executed;
+            for size in applied.batch_sizes {
+                let bucket = (usize::BITS - size.leading_zeros()) as usize;
+                let last = status.batch_sizes.len() - 1;
+                status.batch_sizes[bucket.min(last)] += 1;
+            }
+        }
+        if persisted_at.elapsed() >= PERSISTED_INTERVAL {
+            persisted_at = Clock::now();
+            let event = match applier.executor().persisted_sequence() {
+                Ok(persisted) => Event::Input(Input::Persisted(persisted)),
+                Err(error) => Event::Failed(error.to_string()),
+            };
+            shared.bring(event);
         }
     }
 }

@@ -19,7 +19,8 @@
 //! - After a failed write or synchronisation nothing more is written, and nothing is reported as durable.
 //!
 //! # Left out on purpose
-//! Repair of damaged entries (the core fetches them from peers), encryption and compression; entries are opaque.
+//! Repair of damaged entries (whoever reads one gets an error; nobody fetches them from peers yet), encryption and
+//! compression; entries are opaque.
 //! A last group that was acknowledged and then reads as if it had never been written (a write that the device lost)
 //! can't be told from a torn one.
 

@@ -1,6 +1,7 @@
 //! What goes wrong when: faults that come by themselves, and faults that answer what the cluster does.
 
-use rsml::Message;
+use rsml::core::Input;
+use rsml::{ExecutionNotifier, Message};
 
 use crate::cluster::{Cluster, Event};
 
@@ -33,23 +34,13 @@ impl Cluster {
         }
         if let Some(running) = self.nodes[node].running.as_mut().filter(|_| self.random.one_in(3)) {
             running.applier.executor_mut().flush();
-            self.trim(node);
+            let persisted = running.applier.executor().persisted_sequence().expect("the executor never fails");
+            self.input(node, Input::Persisted(persisted));
         }
     }
 
     fn any_node(&mut self) -> usize {
         self.random.below(self.nodes.len() as u64) as usize
-    }
-
-    /// The core cannot catch up from a snapshot, so the log keeps what any replica's database has not persisted.
-    fn trim(&mut self, node: usize) {
-        use rsml::ExecutionNotifier;
-        let persisted = self.nodes.iter().map(|n| {
-            let database = n.running.as_ref().map_or(&n.database, |running| running.applier.executor());
-            database.persisted_sequence().expect("the executor never fails")
-        });
-        let below = persisted.min().expect("there are nodes");
-        self.nodes[node].disk.trim(below);
     }
 
     /// Cuts one direction, one link, or a whole node.
@@ -85,6 +76,9 @@ impl Cluster {
 
     /// `primary` has just begun to lead: whoever was away returns, and another is away.
     pub fn upset(&mut self, primary: usize) {
+        if self.faults.upset_primary == 0 {
+            return;
+        }
         self.cut.clear();
         for node in 0..self.nodes.len() {
             self.nodes[node].paused_until = self.nodes[node].paused_until.min(self.now);

@@ -1,7 +1,7 @@
 //! The simulated cluster: nodes, network, clients and checks around one queue of events.
 
 use std::cmp::Ordering;
-use std::collections::{BTreeSet, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use bytes::Bytes;
@@ -20,6 +20,8 @@ pub struct Figures {
     pub crashes: u64,
     pub acknowledged: usize,
     pub reads: u64,
+    /// How often a replica let go of a part of its log.
+    pub trims: u64,
     pub simulated_us: u64,
 }
 
@@ -84,6 +86,8 @@ pub struct Cluster {
     clients_active: bool,
     trace: Option<DefaultHasher>,
     seed: u64,
+    /// When the last message on each link arrives, if links keep order.
+    arrivals: BTreeMap<(usize, usize), u64>,
 }
 
 impl Cluster {
@@ -103,6 +107,7 @@ impl Cluster {
             clients_active: true,
             trace: None,
             seed,
+            arrivals: BTreeMap::new(),
         };
         for node in 0..replicas as usize {
             cluster.start(node);
@@ -159,7 +164,7 @@ impl Cluster {
         }
     }
 
-    fn input(&mut self, node: usize, input: Input) {
+    pub fn input(&mut self, node: usize, input: Input) {
         let now = Instant(self.now);
         if let Some(running) = &mut self.nodes[node].running {
             running.core.step(now, input);
@@ -235,6 +240,10 @@ impl Cluster {
             self.transmit(node, sender, outgoing.to.0 as usize, outgoing.message, outgoing.payload);
         }
         self.nodes[node].disk.take_orders(outputs.persist, outputs.read_log);
+        if let Some(below) = outputs.trim {
+            self.nodes[node].disk.trim(below);
+            self.figures.trims += 1;
+        }
         self.start_disk(node);
         fed
     }
@@ -250,6 +259,11 @@ impl Cluster {
             let mut delay = self.random.between(50, self.faults.network_us);
             if self.random.one_in(self.faults.delay) {
                 delay += self.random.below(self.faults.max_delay_us);
+            }
+            if self.faults.keeps_order {
+                let last = self.arrivals.entry((from, to)).or_default();
+                *last = (self.now + delay).max(*last);
+                delay = *last - self.now;
             }
             let message = Message::from_bytes(&encoded).expect("it was encoded just now");
             self.schedule(delay, Event::Message { to, sender, message, payload: payload.clone() });

@@ -9,6 +9,8 @@ pub struct Faults {
     pub duplicate: u64,
     pub delay: u64,
     pub max_delay_us: u64,
+    /// Messages on one link arrive in the order in which they were sent, as over one connection.
+    pub keeps_order: bool,
     /// The longest that every message takes.
     pub network_us: u64,
     /// The longest that a disk write takes, per node.
@@ -39,6 +41,7 @@ impl Faults {
             duplicate: 0,
             delay: 0,
             max_delay_us: 0,
+            keeps_order: true,
             network_us: 300,
             disk_us: vec![2_000],
             crash: 0,
@@ -78,6 +81,7 @@ impl Faults {
             upset_primary: weight(1, 4),
             burst: weight(10, 50),
             power_loss: weight(1, 1) == 1,
+            keeps_order: weight(0, 2) == 0,
         }
     }
 

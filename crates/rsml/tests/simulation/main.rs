@@ -27,7 +27,8 @@ fn seeds() -> Vec<u64> {
 }
 
 fn run(replicas: u8, faults: fn(&mut random::Random) -> Faults) {
-    let (mut total, mut views, mut crashes, mut acknowledged, mut reads, mut simulated_us) = (0, 0, 0, 0, 0, 0);
+    let (mut total, mut views, mut crashes, mut acknowledged, mut reads, mut trims) = (0, 0, 0, 0, 0, 0);
+    let mut simulated_us = 0;
     let started = std::time::Instant::now();
     for seed in seeds() {
         let result = std::panic::catch_unwind(|| {
@@ -45,6 +46,7 @@ fn run(replicas: u8, faults: fn(&mut random::Random) -> Faults) {
                 crashes += figures.crashes;
                 acknowledged += figures.acknowledged;
                 reads += figures.reads;
+                trims += figures.trims;
                 simulated_us += figures.simulated_us;
             }
             Err(panic) => {
@@ -56,7 +58,9 @@ fn run(replicas: u8, faults: fn(&mut random::Random) -> Faults) {
         }
     }
     let seconds = started.elapsed().as_secs_f64();
-    println!("{total} seeds, {views} view changes, {crashes} crashes, {acknowledged} acknowledged, {reads} reads");
+    println!(
+        "{total} seeds, {views} view changes, {crashes} crashes, {acknowledged} acknowledged, {reads} reads, {trims} trims"
+    );
     println!(
         "{seconds:.1} s: {:.1} seeds/s, {:.0} times as fast as life",
         f64::from(total) / seconds,

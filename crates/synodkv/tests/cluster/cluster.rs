@@ -196,7 +196,15 @@ pub trait TestCluster: Sized {
 pub trait Partitionable: TestCluster {
     /// From now on nothing passes between this server and the others.
     fn isolate(&self, server: usize);
+    /// From now on what `from` sends does not reach `to`. The other direction goes on.
+    fn cut_one_way(&self, from: usize, to: usize);
     fn heal(&self);
+
+    /// From now on nothing passes between these two. A third one still hears both.
+    fn cut(&self, one: usize, other: usize) {
+        self.cut_one_way(one, other);
+        self.cut_one_way(other, one);
+    }
 
     fn others(&self, server: usize) -> Vec<usize> {
         (0..self.servers()).filter(|other| *other != server).collect()

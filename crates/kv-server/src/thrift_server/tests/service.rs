@@ -66,10 +66,10 @@ impl FakeService {
 
 #[async_trait]
 impl ThriftService for FakeService {
-    async fn call(&self, _: &ConnectionContext, call: ThriftCall, deadline: Instant) -> ThriftReply {
+    async fn call(&self, _: &ConnectionContext, call: ThriftCall, terms: CallTerms) -> ThriftReply {
         match call {
             ThriftCall::Get(request) => {
-                self.deadlines.lock().expect("no panic while locked").push(deadline);
+                self.deadlines.lock().expect("no panic while locked").push(terms.deadline);
                 self.get(request).await
             }
             ThriftCall::Ping(request) => {

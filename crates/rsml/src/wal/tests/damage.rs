@@ -250,6 +250,20 @@ fn the_end_of_a_full_segment_can_not_be_torn() {
 }
 
 #[test]
+fn damage_where_there_are_no_entries_names_no_sequences() {
+    let disk = SimulatedDisk::new(1);
+    let mut storage = wal_over(&disk, SEGMENT_BYTES);
+    storage.recover(Sequence::BIRTH).expect("the disk is healthy");
+    storage.persist(&[append(1, 1, &[])]).expect("the disk is healthy");
+    storage.persist(&[append(2, 1, &entries(1, 1, 100))]).expect("the disk is healthy");
+    disk.flip_bit(FIRST, 4096 + 100, 0);
+    let error = recover(&disk, SEGMENT_BYTES).expect_err("a group without entries is damaged");
+    let text = error.to_string();
+    assert!(text.contains("damaged between its entries") && text.contains("it held no entries"), "{text}");
+    assert!(text.contains("Restore this replica"), "{text}");
+}
+
+#[test]
 fn a_damaged_opening_is_reported() {
     let disk = two_segments();
     disk.flip_bit(SECOND, 30, 1);

@@ -1,5 +1,8 @@
 //! The loss of one replica, and its return.
 
+use std::pin::Pin;
+use std::task::Poll;
+
 use kv_client::{AtomicCommit, KeyRef, Mutation};
 
 use super::conflicts::Counter;
@@ -14,6 +17,7 @@ on_clusters! {
     a_counter_stays_exact_when_the_primary_is_killed(Settings::default()): in_memory, processes;
     a_returning_replica_catches_up_with_entries_that_are_on_disk_only(Settings::default()): in_memory, processes;
     a_client_of_a_secondary_sees_a_failover_as_a_pause(Settings::default()): in_memory, processes;
+    pipelined_commits_of_one_connection_keep_their_order_over_a_failover(Settings::default()): in_memory, processes;
     a_replica_that_lost_its_disk_does_no_harm(Settings::default()): processes;
 }
 
@@ -122,6 +126,53 @@ async fn a_client_of_a_secondary_sees_a_failover_as_a_pause<C: TestCluster>(clus
     requests.join_all().await;
     cluster.restart(primary).await;
     assert_eq!(cluster.assert_replicas_agree().await, 2 * 4 * 60);
+}
+
+/// Sent without waiting for replies, through a secondary: every one ends well, with versions in the order of sending.
+async fn pipelined_commits_of_one_connection_keep_their_order_over_a_failover<C: TestCluster>(cluster: &mut C) {
+    let primary = cluster.primary().await;
+    let client = cluster.client((primary + 1) % cluster.servers()).await;
+    let commits = (0..2_000).map(|number| {
+        let client = client.clone();
+        Box::pin(async move {
+            let commit = AtomicCommit::of(vec![Mutation::set("the key", format!("{number}"))]);
+            let committed = client.commit(commit).await.unwrap_or_else(|error| panic!("commit {number}: {error:?}"));
+            committed.version
+        })
+    });
+    let (first, told) = tokio::sync::oneshot::channel();
+    let all = tokio::spawn(in_order(commits.collect(), first));
+    // Some are answered, others are under way.
+    told.await.expect("the first commit succeeds");
+    cluster.kill(primary).await;
+    let versions = all.await.expect("every commit succeeds");
+    assert!(versions.is_sorted_by(|a, b| a < b), "versions do not rise: {versions:?}");
+    let value = client.get(KeyRef::new("the key")).await.expect("get");
+    assert_eq!(value.as_deref(), Some(&b"1999"[..]), "the last write stays");
+    cluster.restart(primary).await;
+    cluster.assert_replicas_agree().await;
+}
+
+/// Polls all futures in this order until all have ended; tells when the first one has.
+async fn in_order<F: Future + Unpin>(mut futures: Vec<F>, first: tokio::sync::oneshot::Sender<()>) -> Vec<F::Output> {
+    let mut outputs: Vec<Option<F::Output>> = futures.iter().map(|_| None).collect();
+    let mut first = Some(first);
+    std::future::poll_fn(|context| {
+        for (future, output) in futures.iter_mut().zip(&mut outputs).filter(|(_, output)| output.is_none()) {
+            if let Poll::Ready(value) = Pin::new(future).poll(context) {
+                *output = Some(value);
+            }
+        }
+        if outputs.iter().any(Option::is_some)
+            && let Some(first) = first.take()
+        {
+            // Whoever does not wait for it does not mind.
+            let _ = first.send(());
+        }
+        if outputs.iter().all(Option::is_some) { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+    outputs.into_iter().map(|output| output.expect("all have ended")).collect()
 }
 
 /// A replica without its data has forgotten its promises: it must not help to lose what it once acknowledged.

@@ -15,6 +15,10 @@ on_clusters! {
     an_isolated_primary_refuses_and_comes_back(Settings::impatient()): in_memory, processes;
     a_primary_whose_messages_are_only_delayed_refuses_and_comes_back(Settings::impatient().with_silence()): processes;
     a_primary_is_isolated_again_and_again_under_load(Settings::impatient()): in_memory, processes;
+    writes_go_on_when_a_secondary_and_the_primary_do_not_hear_each_other(Settings::impatient()): in_memory, processes;
+    a_primary_that_nobody_hears_is_replaced(Settings::impatient()): in_memory, processes;
+    a_primary_that_hears_nobody_is_replaced(Settings::impatient()): in_memory, processes;
+    a_primary_that_nobody_hears_for_a_while_is_replaced(Settings::impatient().with_silence()): processes;
     without_any_two_that_hear_each_other_nothing_is_acknowledged(Settings::impatient()): in_memory, processes;
     a_primary_that_stood_still_answers_nothing_out_of_date(Settings::impatient()): processes;
 }
@@ -163,6 +167,69 @@ async fn a_primary_is_isolated_again_and_again_under_load<C: Partitionable>(clus
     let acknowledged = load.stop().await;
     cluster.primary().await;
     assert_versions_rise(&acknowledged);
+    cluster.assert_replicas_agree().await;
+    assert_nothing_lost(cluster, &acknowledged).await;
+}
+
+async fn writes_go_on_when_a_secondary_and_the_primary_do_not_hear_each_other<C: Partitionable>(cluster: &mut C) {
+    let primary = cluster.primary().await;
+    let (cut_off, hub) = ((primary + 1) % 3, (primary + 2) % 3);
+    let clients = [primary, hub, primary, hub];
+    let mut connected = Vec::new();
+    for server in clients {
+        connected.push(cluster.client(server).await);
+    }
+    let load = Load::start("through the others", connected);
+    load.more(50).await;
+    cluster.cut(primary, cut_off);
+    load.more(300).await;
+    // Whatever it answers is true.
+    if let Ok(seen) = cluster.client(cut_off).await.get(KeyRef::new("load/through the others/00/000000")).await {
+        assert!(seen.is_some(), "a read through the replica that is cut off is out of date");
+    }
+    cluster.heal();
+    load.more(50).await;
+    let acknowledged = load.stop().await;
+    assert_versions_rise(&acknowledged);
+    cluster.assert_replicas_agree().await;
+    assert_nothing_lost(cluster, &acknowledged).await;
+}
+
+async fn a_primary_that_nobody_hears_is_replaced<C: Partitionable>(cluster: &mut C) {
+    assert_half_deaf_primary_is_replaced(cluster, |cluster, primary, other| cluster.cut_one_way(primary, other)).await;
+}
+
+async fn a_primary_that_hears_nobody_is_replaced<C: Partitionable>(cluster: &mut C) {
+    assert_half_deaf_primary_is_replaced(cluster, |cluster, primary, other| cluster.cut_one_way(other, primary)).await;
+}
+
+async fn a_primary_that_nobody_hears_for_a_while_is_replaced<C: Partitionable>(cluster: &mut C) {
+    a_primary_that_nobody_hears_is_replaced(cluster).await;
+}
+
+/// The others lead and go on although the old primary still speaks, or still hears.
+async fn assert_half_deaf_primary_is_replaced<C: Partitionable>(cluster: &C, cut: impl Fn(&C, usize, usize)) {
+    let primary = cluster.primary().await;
+    let others = cluster.others(primary);
+    let (lonely, majority) = (cluster.client(primary).await, cluster.client(others[0]).await);
+    set_at_last(&majority, WITNESS, "before").await;
+    let load = Load::start("all", cluster.each_client().await);
+    load.more(30).await;
+    for &other in &others {
+        cut(cluster, primary, other);
+    }
+    set_at_last(&majority, WITNESS, "after").await;
+    // It may be refused or answered, but only with what is true.
+    if let Ok(value) = lonely.get(KeyRef::new(WITNESS)).await {
+        assert_eq!(value.as_deref(), Some(&b"after"[..]), "a stale read through a replica that is half cut off");
+    }
+    assert_ne!(cluster.primary_among(&others).await, primary);
+    load.more(30).await;
+    cluster.heal();
+    load.more(30).await;
+    let acknowledged = load.stop().await;
+    assert_versions_rise(&acknowledged);
+    cluster.primary().await;
     cluster.assert_replicas_agree().await;
     assert_nothing_lost(cluster, &acknowledged).await;
 }

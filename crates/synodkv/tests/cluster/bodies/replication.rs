@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use kv_client::{AtomicCommit, KeyRef, Mutation};
+use kv_client::{AtomicCommit, ErrorCode, KeyRef, Mutation};
 
 use crate::cluster::{Settings, TestCluster, rows_at};
 use crate::load::{Load, assert_nothing_lost, assert_versions_rise};
@@ -13,6 +13,7 @@ on_clusters! {
     a_write_through_any_server_is_read_through_any_other_at_once(Settings::default()):
         standalone, in_memory, tcp, processes;
     requests_of_one_connection_happen_in_their_order(Settings::default()): standalone, in_memory, tcp, processes;
+    the_largest_transactions_are_replicated(Settings::default()): standalone, in_memory, tcp, processes;
     versions_of_concurrent_commits_are_unique_and_rise(Settings::default()): standalone, in_memory, tcp, processes;
 }
 
@@ -96,4 +97,27 @@ async fn versions_of_concurrent_commits_are_unique_and_rise<C: TestCluster>(clus
     assert_versions_rise(&acknowledged);
     assert_nothing_lost(cluster, &acknowledged).await;
     assert_eq!(cluster.assert_replicas_agree().await, acknowledged.len() as u64);
+}
+
+/// Just within the limits, through every server, several at a time.
+async fn the_largest_transactions_are_replicated<C: TestCluster>(cluster: &mut C) {
+    let mut commits = tokio::task::JoinSet::new();
+    for (server, client) in cluster.each_client().await.into_iter().enumerate() {
+        for number in 0..2 {
+            let client = client.clone();
+            let set = |part: u8| Mutation::set(format!("large/{server}/{number}/{part:02}"), vec![part; 100_000]);
+            let commit = AtomicCommit::of((0..99).map(set).collect());
+            commits.spawn(async move { client.commit(commit).await });
+        }
+    }
+    for committed in commits.join_all().await {
+        committed.expect("a commit within the limits");
+    }
+    let client = cluster.client(0).await;
+    let key = format!("large/{}/1/98", cluster.servers() - 1);
+    assert_eq!(client.get(KeyRef::new(key)).await.expect("get").as_deref(), Some(&vec![98; 100_000][..]));
+    let too_many = (0..101u8).map(|part| Mutation::set(format!("too large/{part}"), vec![part; 100_000]));
+    let refused = client.commit(AtomicCommit::of(too_many.collect())).await.expect_err("above the limit");
+    assert_eq!(refused.code(), Some(&ErrorCode::TransactionTooLarge), "{refused:?}");
+    assert_eq!(cluster.assert_replicas_agree().await, 2 * 99 * cluster.servers() as u64);
 }

@@ -31,7 +31,7 @@ pub fn configuration(settings: &Settings, listen: &Member, members: &[Member], d
          no_primary_wait_ms = {}\n\
          [storage]\n\
          data_dir = \"{}\"\n\
-         write_buffer_mb = 16\n\
+         write_buffer_mb = 64\n\
          block_cache_mb = 8\n\
          [replication]\n\
          wal_segment_mb = 1\n",

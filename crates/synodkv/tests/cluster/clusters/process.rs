@@ -229,6 +229,13 @@ impl Partitionable for ProcessTestCluster {
         }
     }
 
+    /// Each replica receives only over the connections that it accepts.
+    fn cut_one_way(&self, from: usize, to: usize) {
+        for link in self.links.iter().filter(|link| (link.from, link.to) == (from, to)) {
+            link.set(self.isolation);
+        }
+    }
+
     fn heal(&self) {
         for link in &self.links {
             link.set(LinkState::Open);

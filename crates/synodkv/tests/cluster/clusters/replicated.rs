@@ -83,9 +83,17 @@ impl<const IN_MEMORY: bool> TestCluster for ReplicatedTestCluster<IN_MEMORY> {
     }
 }
 
+fn id(server: usize) -> ReplicaId {
+    ReplicaId(u8::try_from(server).expect("few replicas"))
+}
+
 impl Partitionable for InMemoryTestCluster {
     fn isolate(&self, server: usize) {
-        self.bus.isolate(ReplicaId(u8::try_from(server).expect("few replicas")));
+        self.bus.isolate(id(server));
+    }
+
+    fn cut_one_way(&self, from: usize, to: usize) {
+        self.bus.cut_one_way(id(from), id(to));
     }
 
     fn heal(&self) {
