@@ -68,9 +68,7 @@ impl UnifiedThriftHandler {
             ThriftCall::GetRange(request) => self.get_range(request, max_rows_bytes, context).await,
             ThriftCall::SnapshotRead(request) => self.snapshot_read(request, context).await,
             ThriftCall::SnapshotGet(request) => self.snapshot_get(request, context).await,
-            ThriftCall::SnapshotGetRange(request) => {
-                self.snapshot_get_range(request, max_rows_bytes, context).await
-            }
+            ThriftCall::SnapshotGetRange(request) => self.snapshot_get_range(request, max_rows_bytes, context).await,
             ThriftCall::SetKey(request) => self.set_key(request, context).await,
             ThriftCall::DeleteKey(request) => self.delete_key(request, context).await,
             ThriftCall::AtomicCommit(request) => self.atomic_commit(request, context).await,

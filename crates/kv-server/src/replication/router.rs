@@ -94,9 +94,7 @@ impl ConsensusRouter {
     async fn barrier(&self, replica: &LocalReplicaParts, context: &RequestContext) -> Result<(), KvError> {
         match replica.consensus.read_barrier(context.deadline.into_std()).await {
             Ok(_) => Ok(()),
-            Err(ReadError::NoPrimary { waited_ms }) => {
-                Err(self.no_primary(replica, Duration::from_millis(waited_ms)))
-            }
+            Err(ReadError::NoPrimary { waited_ms }) => Err(self.no_primary(replica, Duration::from_millis(waited_ms))),
             Err(error @ ReadError::Stopped(_)) => Err(KvError::Storage(error.to_string())),
         }
     }

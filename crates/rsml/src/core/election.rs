@@ -31,11 +31,12 @@ impl Replica {
         self.views.highest_seen.max(self.acceptor.promised()).next_owned_by(self.options.me)
     }
 
-    /// Grants unless a primary (other than the asker) was heard lately.
+    /// Grants unless a primary (other than the asker) was heard lately, or this replica leads or is about to: two that
+    /// grant each other what they are doing themselves interrupt each other for as long as their disks are slow.
     pub(super) fn on_pre_vote(&mut self, from: ReplicaId, message: PreVote) {
-        let leads = matches!(self.views.role, Role::Primary(_));
+        let is_busy = matches!(self.views.role, Role::Primary(_) | Role::Preparing(_));
         let is_asker_primary = self.views.primary == Some(from);
-        let granted = self.is_voter() && !leads && (is_asker_primary || self.now >= self.views.quiet_until);
+        let granted = self.is_voter() && !is_busy && (is_asker_primary || self.now >= self.views.quiet_until);
         let promised = self.acceptor.promised().0;
         self.send(from, Message::PreVoteReply(PreVoteReply { round: message.round, granted, promised }), Vec::new());
     }
@@ -146,8 +147,12 @@ impl Replica {
             return;
         }
         match &self.views.role {
-            // A peer has promised more than this primary's view: it can only follow a higher one.
-            Role::Primary(_) => self.start_campaign(),
+            // A peer has promised more than this primary's view: it can only follow a higher one. The primary may have
+            // lost its quorum to another without knowing, so it asks like everybody before it stands.
+            Role::Primary(_) => {
+                self.become_secondary(None);
+                self.start_pre_vote();
+            }
             Role::Preparing(_) => {
                 self.become_secondary(None);
                 self.views.suspect(self.now, self.options.heartbeat_us);

@@ -73,6 +73,14 @@ impl Replica {
         }
     }
 
+    /// Asks the primary again for a round that seems lost. A primary's own rounds are repeated by its heartbeats.
+    pub(super) fn retry_reads(&mut self) {
+        let Some(round) = self.reads.retry(self.now, self.options.retry_us) else { return };
+        if let Some(primary) = self.primary().filter(|primary| *primary != self.options.me) {
+            self.send(primary, Message::ReadPoint(ReadPoint { round }), Vec::new());
+        }
+    }
+
     /// A quorum, this replica included, has answered the round in flight: it led when the round began.
     fn confirm_reads(&mut self) {
         let quorum = self.quorum();

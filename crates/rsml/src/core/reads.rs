@@ -85,12 +85,12 @@ impl Reads {
         self.waiting.retain(|reader| matches!(reader, Reader::Local(_)));
     }
 
-    /// Restarts a round that has had no answer for `retry_us`.
-    pub fn retry(&mut self, now: Instant, retry_us: u64) {
-        if self.in_flight.as_ref().is_some_and(|round| now.since_us(round.started) >= retry_us) {
-            let again = self.in_flight.take().map(|round| round.readers).unwrap_or_default();
-            self.waiting.extend(again);
-        }
+    /// The round to ask the primary for again, when it has had no answer for `retry_us`. It stays the same round: an
+    /// answer to the first question serves its readers as well, however long the way is.
+    pub fn retry(&mut self, now: Instant, retry_us: u64) -> Option<u64> {
+        let round = self.in_flight.as_mut().filter(|round| now.since_us(round.started) >= retry_us)?;
+        round.started = now;
+        Some(round.token)
     }
 }
 
@@ -110,5 +110,16 @@ mod tests {
         assert!(second > first);
         assert_eq!(reads.finish(first), None, "an old token confirms nothing");
         assert_eq!(reads.finish(second), Some((vec![Reader::Local(ReadId(2))], Sequence(9))));
+    }
+
+    #[test]
+    fn a_late_answer_serves_a_round_that_was_asked_for_again() {
+        let mut reads = Reads::default();
+        reads.push(Reader::Local(ReadId(1)));
+        let round = reads.start(Sequence::ZERO, Instant(0)).expect("someone waits");
+        assert_eq!(reads.retry(Instant(199), 200), None);
+        assert_eq!(reads.retry(Instant(200), 200), Some(round));
+        assert_eq!(reads.retry(Instant(201), 200), None);
+        assert!(reads.finish(round).is_some());
     }
 }

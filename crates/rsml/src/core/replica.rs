@@ -231,7 +231,7 @@ impl Replica {
     fn tick(&mut self) {
         self.report();
         self.requests.retry(self.now, self.options.retry_us);
-        self.reads.retry(self.now, self.options.retry_us);
+        self.retry_reads();
         match &self.views.role {
             Role::Unborn { .. } => self.call_founders(),
             Role::Primary(_) => self.tick_primary(),

@@ -115,15 +115,18 @@ impl Replica {
             return;
         }
         let mut staging = self.acceptor.take_staging().expect("it was there");
-        if staging.from <= self.learner.commit().next() {
-            let count = (upto.0 + 1 - staging.from.0) as usize;
-            let rest = staging.entries.split_off(count);
-            let installed = std::mem::replace(&mut staging.entries, rest);
-            self.acceptor.install_committed(self.learner.commit(), staging.from, installed);
-            self.learner.install(upto);
-            staging.from = upto.next();
-            staging.bytes = staging.entries.iter().map(Bytes::len).sum();
-        }
+        let commit = self.learner.commit();
+        let count = (upto.0 + 1 - staging.from.0) as usize;
+        let rest = staging.entries.split_off(count);
+        let staged = std::mem::replace(&mut staging.entries, rest);
+        // Staging may begin above the commit point, where the log below agrees: that part is committed as well.
+        let log = self.acceptor.log();
+        let mut installed = log.read(commit.next().max(log.first()), staging.from.previous(), usize::MAX);
+        installed.extend(staged);
+        self.acceptor.install_committed(commit, commit.next(), installed);
+        self.learner.install(upto);
+        staging.from = upto.next();
+        staging.bytes = staging.entries.iter().map(Bytes::len).sum();
         self.acceptor.restore_staging(staging);
     }
 

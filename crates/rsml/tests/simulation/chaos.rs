@@ -105,12 +105,13 @@ impl Cluster {
     }
 
     /// A message is about to leave: its sender may die of it, before or after what the message claims is durable. It may
-    /// be back at once, hearing everybody but the one it spoke to.
+    /// be back at once and hear everybody again, except the one it spoke to, who hears nobody else for a while: two
+    /// sides then act on what only one of them still remembers.
     pub fn crash_after(&mut self, from: usize, to: usize, message: &Message) {
         let is_sensitive =
             matches!(message, Message::Promise(_) | Message::Prepare(_) | Message::Accepted(_) | Message::Fetched(_));
         let is_promise = matches!(message, Message::Promise(_));
-        let rare = if is_promise { self.faults.crash_after_send.div_ceil(10) } else { self.faults.crash_after_send };
+        let rare = if is_promise { self.faults.crash_after_send.div_ceil(20) } else { self.faults.crash_after_send };
         if !is_sensitive || !self.random.one_in(rare) {
             return;
         }
@@ -118,9 +119,13 @@ impl Cluster {
         self.crash_and_restart(from, 1_500, down_us);
         if self.random.one_in(2) {
             self.cut.clear();
-            self.cut.insert((to, from));
             let after = self.random.between(50_000, 500_000);
-            self.schedule(after, Event::Heal(to, from));
+            let others = (0..self.nodes.len()).filter(|other| *other != from);
+            let links: Vec<_> = others.flat_map(|other| [(to, other), (other, to)]).chain([(to, from)]).collect();
+            for (a, b) in links {
+                self.cut.insert((a, b));
+                self.schedule(after, Event::Heal(a, b));
+            }
         }
     }
 

@@ -1,7 +1,7 @@
 //! Whole clusters in one thread: the shipped core and applier over a simulated network, disk and clock, with faults.
 //!
 //! One seed is one run. `RSML_SEED=N cargo test -p rsml --release --test simulation` replays seed N;
-//! `RSML_SEEDS=N` runs N fresh ones (default 200).
+//! `RSML_SEEDS=N` runs N fresh ones (default 200), from `RSML_FIRST_SEED` on if given.
 
 mod chaos;
 mod checks;
@@ -22,7 +22,7 @@ fn seeds() -> Vec<u64> {
         return vec![seed];
     }
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_nanos() as u64;
-    let first = now % 1_000_000_000;
+    let first = number("RSML_FIRST_SEED").unwrap_or(now % 1_000_000_000);
     (first..first + number("RSML_SEEDS").unwrap_or(200)).collect()
 }
 

@@ -1,6 +1,7 @@
 //! The program as a user meets it: real processes, their output and their exit status.
 
 mod fake_replicas;
+mod replicated;
 mod server;
 
 use std::process::{Command, Output};
@@ -138,6 +139,15 @@ fn the_wrong_port_is_recognised() {
     let output = run(&server, &["get", "k", "--addr", &server.admin]);
     assert_exit(&output, 1);
     assert!(text(&output.stderr).contains("is this the Thrift address?"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn the_thrift_port_in_place_of_the_admin_port_is_recognised() {
+    let server = Server::start();
+    let output = run(&server, &["status", "--admin", &server.thrift]);
+    assert_exit(&output, 1);
+    let error = text(&output.stderr);
+    assert!(error.contains(&format!("{} is a Thrift address; --admin takes", server.thrift)), "{error}");
 }
 
 #[test]

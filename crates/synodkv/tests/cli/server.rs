@@ -10,6 +10,8 @@ pub struct Server {
     process: Child,
     pub thrift: String,
     pub admin: String,
+    /// The line that it printed.
+    pub ready: String,
     data_dir: PathBuf,
     /// Removed when the server is gone.
     _folder: Option<tempfile::TempDir>,
@@ -32,15 +34,17 @@ impl Server {
 
     pub fn start_in(folder: &Path, engine: &str) -> Server {
         let data_dir = folder.join("data");
-        let mut process = Command::new(PROGRAM)
+        let mut command = Command::new(PROGRAM);
+        command
             .args(["serve", "--mode", "standalone", "--thrift-addr", "127.0.0.1:0", "--admin-addr", "127.0.0.1:0"])
-            .arg("--data-dir")
-            .arg(&data_dir)
-            .env("SYNODKV_STORAGE_ENGINE", engine)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("the program runs");
+            .env("SYNODKV_STORAGE_ENGINE", engine);
+        Server::start_by(&mut command, data_dir)
+    }
+
+    /// Adds the data directory to a command that serves, and waits for the line that it is ready.
+    pub fn start_by(command: &mut Command, data_dir: PathBuf) -> Server {
+        command.arg("--data-dir").arg(&data_dir).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut process = command.spawn().expect("the program runs");
         let mut ready = String::new();
         let stdout = process.stdout.take().expect("piped");
         BufReader::new(stdout).read_line(&mut ready).expect("a line");
@@ -50,7 +54,7 @@ impl Server {
         };
         assert!(ready.starts_with("ready"), "{ready:?}");
         let (thrift, admin) = (after("Thrift on "), after("admin on http://"));
-        Server { process, thrift, admin, data_dir, _folder: None }
+        Server { process, thrift, admin, ready, data_dir, _folder: None }
     }
 
     pub fn data_dir(&self) -> &Path {

@@ -14,6 +14,8 @@ use crate::waiting::eventually;
 pub struct Settings {
     pub request_timeout_ms: u64,
     pub no_primary_wait_ms: u64,
+    /// Less makes databases write their rows to files sooner.
+    pub write_buffer_mb: u32,
     /// How a process is cut off from the others.
     pub isolation: LinkState,
 }
@@ -21,7 +23,12 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         // Patient, because the machine may be slow: a test that means a refusal asks for it.
-        Settings { request_timeout_ms: 30_000, no_primary_wait_ms: 20_000, isolation: LinkState::Closed }
+        Settings {
+            request_timeout_ms: 30_000,
+            no_primary_wait_ms: 20_000,
+            write_buffer_mb: 64,
+            isolation: LinkState::Closed,
+        }
     }
 }
 

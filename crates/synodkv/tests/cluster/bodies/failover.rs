@@ -15,7 +15,6 @@ on_clusters! {
     killing_the_primary_under_load_loses_no_acknowledged_write(Settings::default()): in_memory, processes;
     writes_go_on_without_one_secondary(Settings::default()): in_memory, processes;
     a_counter_stays_exact_when_the_primary_is_killed(Settings::default()): in_memory, processes;
-    a_returning_replica_catches_up_with_entries_that_are_on_disk_only(Settings::default()): in_memory, processes;
     a_client_of_a_secondary_sees_a_failover_as_a_pause(Settings::default()): in_memory, processes;
     pipelined_commits_of_one_connection_keep_their_order_over_a_failover(Settings::default()): in_memory, processes;
     a_replica_that_lost_its_disk_does_no_harm(Settings::default()): processes;
@@ -69,37 +68,6 @@ async fn a_counter_stays_exact_when_the_primary_is_killed<C: TestCluster>(cluste
     counter.more(30).await;
     counter.stop_and_check(cluster).await;
     cluster.assert_replicas_agree().await;
-}
-
-/// The others are restarted meanwhile, so that nothing of what it missed is in anybody's memory.
-async fn a_returning_replica_catches_up_with_entries_that_are_on_disk_only<C: TestCluster>(cluster: &mut C) {
-    let away = (cluster.primary().await + 1) % cluster.servers();
-    cluster.kill(away).await;
-    let client = cluster.client_of_all((away + 1) % cluster.servers()).await;
-    // Several segments of the log, which are of 1 MiB here.
-    let value = "v".repeat(50_000);
-    let mut rows = 0;
-    for round in 0..6 {
-        let mut writes = tokio::task::JoinSet::new();
-        for number in 0..20 {
-            let (client, value) = (client.clone(), value.clone());
-            writes.spawn(async move { client.set(KeyRef::new(format!("large {round} {number}")), value).await });
-            rows += 1;
-        }
-        for write in writes.join_all().await {
-            write.expect("set");
-        }
-    }
-    cluster.stop_all().await;
-    for server in (0..cluster.servers()).filter(|server| *server != away) {
-        cluster.restart(server).await;
-    }
-    cluster.ready().await;
-    client.set(KeyRef::new("small"), "value").await.expect("set");
-    cluster.restart(away).await;
-    let value = cluster.client(away).await.get(KeyRef::new("small")).await.expect("get");
-    assert_eq!(value.as_deref(), Some(&b"value"[..]));
-    assert_eq!(cluster.assert_replicas_agree().await, rows + 1);
 }
 
 /// Every request ends well, none is repeated by the client.

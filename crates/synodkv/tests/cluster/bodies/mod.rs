@@ -1,5 +1,6 @@
 //! The tests, by subject.
 
+mod catching_up;
 mod configuration;
 mod conflicts;
 mod failover;

@@ -34,6 +34,11 @@ async fn metrics(cluster: &impl TestCluster, server: usize) -> BTreeMap<String, 
     figures.map(figure).collect()
 }
 
+pub async fn metric(cluster: &impl TestCluster, server: usize, name: &str) -> f64 {
+    let all = metrics(cluster, server).await;
+    *all.get(name).unwrap_or_else(|| panic!("no metric {name}"))
+}
+
 /// Of the figures with this name those that have the label, in all servers together.
 async fn sum(cluster: &impl TestCluster, name: &str, label: &str) -> f64 {
     let mut sum = 0.0;

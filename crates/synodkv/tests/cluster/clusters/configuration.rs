@@ -31,7 +31,7 @@ pub fn configuration(settings: &Settings, listen: &Member, members: &[Member], d
          no_primary_wait_ms = {}\n\
          [storage]\n\
          data_dir = \"{}\"\n\
-         write_buffer_mb = 64\n\
+         write_buffer_mb = {}\n\
          block_cache_mb = 8\n\
          [replication]\n\
          wal_segment_mb = 1\n",
@@ -40,6 +40,7 @@ pub fn configuration(settings: &Settings, listen: &Member, members: &[Member], d
         settings.request_timeout_ms,
         settings.no_primary_wait_ms,
         data_dir.display(),
+        settings.write_buffer_mb,
     );
     for (id, Member { peer, thrift, admin }) in members.iter().enumerate() {
         text += &format!(

@@ -1,0 +1,115 @@
+//! `serve` in replicated mode as a user meets it who has forgotten something or has started only a part.
+
+use std::path::PathBuf;
+use std::process::{Command, Output};
+
+use crate::server::{PROGRAM, Server, unused_address};
+use crate::{assert_exit, run, text};
+
+/// A `cluster.toml` for three processes, whose rows are kept in memory.
+struct ClusterFile {
+    folder: tempfile::TempDir,
+    peers: Vec<String>,
+}
+
+impl ClusterFile {
+    fn new() -> ClusterFile {
+        let peers: Vec<String> = (0..3).map(|_| unused_address()).collect();
+        let mut text = "mode = \"replicated\"\n[server]\nno_primary_wait_ms = 300\n[storage]\nengine = \"memory\"\n\
+                        [replication]\nwal_segment_mb = 1\n"
+            .to_string();
+        for (id, peer) in peers.iter().enumerate() {
+            let (thrift, admin) = (unused_address(), unused_address());
+            text += &format!(
+                "[[replication.replicas]]\nid = {id}\npeer = \"{peer}\"\nthrift = \"{thrift}\"\nadmin = \"{admin}\"\n"
+            );
+        }
+        let folder = tempfile::tempdir().expect("a folder");
+        std::fs::write(folder.path().join("cluster.toml"), text).expect("written");
+        ClusterFile { folder, peers }
+    }
+
+    fn serve(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(PROGRAM);
+        command.args(["serve", "--config"]).arg(self.folder.path().join("cluster.toml")).args(words);
+        command
+    }
+
+    fn data_dir(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
+    /// Of a server that is expected not to start.
+    fn refused(&self, words: &[&str]) -> Output {
+        self.serve(words).arg("--data-dir").arg(self.data_dir()).output().expect("the program runs")
+    }
+}
+
+#[test]
+fn a_forgotten_node_id_is_refused_and_the_ids_are_named() {
+    let file = ClusterFile::new();
+    let output = file.refused(&[]);
+    assert_exit(&output, 2);
+    let error = text(&output.stderr);
+    assert!(["--node-id", "replication.node_id", "0, 1, 2"].iter().all(|words| error.contains(words)), "{error}");
+    assert!(!file.data_dir().exists());
+}
+
+#[test]
+fn a_peer_address_in_use_is_named_with_its_key() {
+    let file = ClusterFile::new();
+    let _taken = std::net::TcpListener::bind(&file.peers[1]).expect("nobody listens there");
+    let output = file.refused(&["--node-id", "1"]);
+    assert_exit(&output, 1);
+    let error = text(&output.stderr);
+    let expected = format!("cannot listen on {} (replication.replicas[].peer of id 1)", file.peers[1]);
+    assert!(error.contains(&expected), "{error}");
+
+    let folder = tempfile::tempdir().expect("a folder");
+    let output = Command::new(PROGRAM)
+        .args(["serve", "--mode", "replicated", "--thrift-addr", "127.0.0.1:0", "--admin-addr", "127.0.0.1:0"])
+        .arg("--data-dir")
+        .arg(folder.path().join("data"))
+        .env("SYNODKV_REPLICATION_FIRST_PEER_ADDR", &file.peers[1])
+        .env("SYNODKV_STORAGE_ENGINE", "memory")
+        .output()
+        .expect("the program runs");
+    assert_exit(&output, 1);
+    assert!(text(&output.stderr).contains("(replication.first_peer_addr and"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn a_first_start_that_is_not_complete_says_what_it_waits_for() {
+    let file = ClusterFile::new();
+    let server = Server::start_by(&mut file.serve(&["--node-id", "0"]), file.data_dir());
+    assert!(server.ready.contains("Waiting for the other replicas"), "{}", server.ready);
+    let set = run(&server, &["set", "k", "v"]);
+    assert_exit(&set, 1);
+    let error = text(&set.stderr);
+    assert!(error.starts_with("error: no primary: waited 3"), "{error}");
+    assert!(error.contains("a first start needs all 3 configured replicas"), "{error}");
+    assert!(error.contains("see `synodkv status`; nothing was written"), "{error}");
+    let get = run(&server, &["get", "k"]);
+    assert_exit(&get, 1);
+    let error = text(&get.stderr);
+    assert!(error.contains("a first start needs all 3 configured replicas"), "{error}");
+    assert!(!error.contains("nothing was written") && error.matches("no primary").count() == 1, "{error}");
+}
+
+#[test]
+fn without_a_majority_the_error_says_how_many_are_needed() {
+    let file = ClusterFile::new();
+    let folder = |id: usize| file.data_dir().join(id.to_string());
+    let start = |id: usize| Server::start_by(&mut file.serve(&["--node-id", &id.to_string()]), folder(id));
+    let servers: Vec<Server> = (0..3).map(start).collect();
+    // Served once the cluster has been founded, for which the last of them may need a moment.
+    while run(&servers[0], &["set", "k", "v"]).status.code() != Some(0) {}
+    drop(servers);
+    let alone = start(0);
+    assert!(!alone.ready.contains("Waiting"), "{}", alone.ready);
+    let get = run(&alone, &["get", "k"]);
+    assert_exit(&get, 1);
+    let error = text(&get.stderr);
+    assert!(error.contains("2 of the 3 replicas must be running and reach each other"), "{error}");
+    assert!(error.contains("see `synodkv status`"), "{error}");
+}
