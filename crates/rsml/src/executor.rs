@@ -69,6 +69,10 @@ pub trait ExecutionNotifier: Send + 'static {
     /// The last sequence whose effects would survive a crash now.
     fn persisted_sequence(&self) -> Result<Sequence, ExecutionError>;
 
+    /// Asked now and then, when the log has grown much since: make what was applied survive a crash, so that the log can
+    /// be trimmed. May return before it is done; must not block for long.
+    fn start_flush(&mut self);
+
     /// Whether requests can be executed at all (the database is open and sound).
     fn is_ready(&self) -> bool;
 }

@@ -12,12 +12,13 @@ use crate::router::LocalReader;
 pub struct KvStoreExecutor {
     reader: LocalReader,
     next: Sequence,
+    flushing: Option<std::thread::JoinHandle<()>>,
 }
 
 impl KvStoreExecutor {
     pub fn new(reader: LocalReader) -> Result<Self, KvError> {
         let applied = reader.database().state_blob()?.map_or(0, |(sequence, _)| sequence);
-        Ok(KvStoreExecutor { reader, next: Sequence(applied).next() })
+        Ok(KvStoreExecutor { reader, next: Sequence(applied).next(), flushing: None })
     }
 }
 
@@ -60,6 +61,23 @@ impl ExecutionNotifier for KvStoreExecutor {
 
     fn persisted_sequence(&self) -> Result<Sequence, ExecutionError> {
         self.reader.database().persisted_sequence().map(Sequence).map_err(failed)
+    }
+
+    /// In a thread of its own: writing out a full buffer takes a while, and applying goes on meanwhile.
+    fn start_flush(&mut self) {
+        if self.flushing.as_ref().is_some_and(|thread| !thread.is_finished()) {
+            return;
+        }
+        let database = self.reader.database().clone();
+        let flush = move || {
+            if let Err(error) = database.flush() {
+                tracing::error!(%error, "the database cannot be written out; the log cannot be trimmed");
+            }
+        };
+        match std::thread::Builder::new().name("kv-flush".to_string()).spawn(flush) {
+            Ok(thread) => self.flushing = Some(thread),
+            Err(error) => tracing::error!(%error, "no thread to write the database out"),
+        }
     }
 
     fn is_ready(&self) -> bool {

@@ -81,10 +81,14 @@ fn persist(shared: &Shared, storage: &mut impl Storage, orders: &[Persist]) -> R
 /// How often, at most, the database is asked what it has persisted.
 const PERSISTED_INTERVAL: Duration = Duration::from_secs(1);
 
+/// The database is asked to flush when so much was written to the log since the last time.
+const FLUSH_AFTER_LOG_BYTES: u64 = 256 << 20;
+
 /// Applies everything that queued up in one atomic write.
 fn run_apply<E: ExecutionNotifier>(shared: &Shared, mut applier: Applier<E>) {
     let own = shared.status().core.clone();
     let mut persisted_at = Clock::now();
+    let mut flushed_at_bytes = 0;
     while let Some(work) = shared.apply.drain() {
         let entries: Vec<(Sequence, Bytes)> = work.into_iter().flatten().collect();
         let applied = match applier.apply(entries) {
@@ -121,6 +125,11 @@ fn run_apply<E: ExecutionNotifier>(shared: &Shared, mut applier: Applier<E>) {
         }
         if persisted_at.elapsed() >= PERSISTED_INTERVAL {
             persisted_at = Clock::now();
+            let written = shared.status().storage.bytes_written;
+            if written - flushed_at_bytes >= FLUSH_AFTER_LOG_BYTES {
+                flushed_at_bytes = written;
+                applier.executor_mut().start_flush();
+            }
             let event = match applier.executor().persisted_sequence() {
                 Ok(persisted) => Event::Input(Input::Persisted(persisted)),
                 Err(error) => Event::Failed(error.to_string()),

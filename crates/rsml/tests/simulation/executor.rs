@@ -64,6 +64,10 @@ impl ExecutionNotifier for ListExecutor {
         Ok(self.persisted.sequence)
     }
 
+    fn start_flush(&mut self) {
+        self.flush();
+    }
+
     fn is_ready(&self) -> bool {
         true
     }
