@@ -73,7 +73,7 @@ pub(crate) fn open_database(
         match config.mode {
             Mode::Standalone => tracing::warn!("storage.engine = \"memory\": the data is lost at exit"),
             Mode::Replicated => tracing::warn!(
-                "storage.engine = \"memory\": rows are kept in memory only, and every start applies the whole log again"
+                "storage.engine = \"memory\": rows are kept in memory only; the log is never trimmed, and every start applies all of it"
             ),
         }
     } else {

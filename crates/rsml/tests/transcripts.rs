@@ -237,10 +237,11 @@ fn a_refusal_carries_the_highest_promise() {
     let promised = stage.core(C).hard_state().promised;
     stage.note("A still leads, and learns of it from C's refusal.");
     stage.tick(A, 50_000);
-    stage.lose(A, B);
+    stage.carry(A, B);
     stage.carry(A, C);
     stage.carry(C, A);
     assert_eq!(stage.core(A).hard_state().promised, View(256), "it asks before it stands");
+    stage.note("B has just heard A, and grants because it is A that asks.");
     stage.play();
     assert!(stage.core(A).hard_state().promised > promised);
     assert!(stage.core(A).status().established);

@@ -1,6 +1,6 @@
 //! `serve`: a server from its configuration until a signal stops it.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -13,7 +13,6 @@ use tracing_subscriber::EnvFilter;
 
 use crate::cli::ServeArgs;
 use crate::failure::Failure;
-use crate::output;
 
 /// How often the server is asked whether it still does its work.
 const HEALTH_INTERVAL: Duration = Duration::from_secs(1);
@@ -39,7 +38,9 @@ pub fn run(args: ServeArgs) -> Result<ExitCode, Failure> {
 fn log_to_stderr(level: &str) -> Result<(), Failure> {
     let filter = EnvFilter::try_new(level).map_err(|error| Failure::Usage(format!("log.level = {level}: {error}")))?;
     let colours = std::io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();
+    // When nobody reads the log any more, to complain about that would end the thread that writes it.
+    let to_stderr = tracing_subscriber::fmt().with_writer(std::io::stderr).log_internal_errors(false);
+    to_stderr.with_env_filter(filter).with_ansi(colours).init();
     Ok(())
 }
 
@@ -55,7 +56,9 @@ async fn serve(config: Config) -> Result<ExitCode, Failure> {
     let mut signals = Signals::listen()?;
     let (mode, data_dir) = (config.mode, config.storage.data_dir.clone());
     let server = start(config).await.map_err(|error| Failure::Failed(error.to_string()))?;
-    output::write_line(&ready_line(mode, &data_dir, server.as_ref()))?;
+    if let Err(error) = writeln!(std::io::stdout(), "{}", ready_line(mode, &data_dir, server.as_ref())) {
+        tracing::warn!(%error, "nobody reads that this server is ready; it serves all the same");
+    }
     let mut health = tokio::time::interval(HEALTH_INTERVAL);
     let stopped = loop {
         tokio::select! {

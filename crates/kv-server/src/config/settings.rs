@@ -33,7 +33,7 @@ impl std::fmt::Display for Mode {
 #[serde(rename_all = "lowercase")]
 pub enum EngineKind {
     Rocksdb,
-    /// For tests; the data is lost at exit.
+    /// For tests. The rows are lost at exit; in replicated mode the log, which is then never trimmed, brings them back.
     Memory,
 }
 

@@ -41,13 +41,15 @@ impl ReplicatedCluster {
             _ => Role::Secondary,
         };
         let runs = status.failed.is_none();
+        // The core's figures are refreshed now and then, what is applied at once; and only what is committed is applied.
+        let committed = status.core.commit.max(status.digest_sequence);
         ReplicaStatus {
             role: if runs { role } else { Role::Unknown },
             reachable: runs,
             last_seen: runs.then(SystemTime::now),
             view: status.core.view.0,
-            last_sequence: Some(status.core.last.0),
-            committed: Some(status.core.commit.0),
+            last_sequence: Some(status.core.last.max(committed).0),
+            committed: Some(committed.0),
             applied: Some(status.digest_sequence.0),
             digest: Some(AppliedDigest { sequence: status.digest_sequence.0, value: status.digest }),
             uptime: Some(self.started.elapsed()),

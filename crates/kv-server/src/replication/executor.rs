@@ -12,13 +12,16 @@ use crate::router::LocalReader;
 pub struct KvStoreExecutor {
     reader: LocalReader,
     next: Sequence,
+    survives_exit: bool,
     flushing: Option<std::thread::JoinHandle<()>>,
 }
 
 impl KvStoreExecutor {
-    pub fn new(reader: LocalReader) -> Result<Self, KvError> {
+    /// `survives_exit`: whether what the database has flushed is there after a restart. Otherwise the log is all there is,
+    /// and nothing in it may ever be let go.
+    pub fn new(reader: LocalReader, survives_exit: bool) -> Result<Self, KvError> {
         let applied = reader.database().state_blob()?.map_or(0, |(sequence, _)| sequence);
-        Ok(KvStoreExecutor { reader, next: Sequence(applied).next(), flushing: None })
+        Ok(KvStoreExecutor { reader, next: Sequence(applied).next(), survives_exit, flushing: None })
     }
 }
 
@@ -60,12 +63,15 @@ impl ExecutionNotifier for KvStoreExecutor {
     }
 
     fn persisted_sequence(&self) -> Result<Sequence, ExecutionError> {
+        if !self.survives_exit {
+            return Ok(Sequence::ZERO);
+        }
         self.reader.database().persisted_sequence().map(Sequence).map_err(failed)
     }
 
     /// In a thread of its own: writing out a full buffer takes a while, and applying goes on meanwhile.
     fn start_flush(&mut self) {
-        if self.flushing.as_ref().is_some_and(|thread| !thread.is_finished()) {
+        if !self.survives_exit || self.flushing.as_ref().is_some_and(|thread| !thread.is_finished()) {
             return;
         }
         let database = self.reader.database().clone();

@@ -12,7 +12,7 @@ use rsml::{ConsensusReplica, ReplicaId, ReplicaOptions};
 use tokio::runtime::Handle;
 
 use super::executor::KvStoreExecutor;
-use crate::config::Config;
+use crate::config::{Config, EngineKind};
 use crate::data_dir::DataDir;
 use crate::manager::{ServerError, open_database, shared_resources};
 use crate::router::{LocalReader, ReadSlots};
@@ -99,7 +99,8 @@ fn start_replica(
     let wal_path = data_dir.replica_wal(id);
     std::fs::create_dir_all(&wal_path).map_err(|error| failed(&error))?;
     let wal = WalStorage::open(wal_path, wal_options).map_err(|error| failed(&error))?;
-    let executor = KvStoreExecutor::new(reader.clone()).map_err(|error| failed(&error))?;
+    let survives_exit = config.storage.engine != EngineKind::Memory;
+    let executor = KvStoreExecutor::new(reader.clone(), survives_exit).map_err(|error| failed(&error))?;
     let options = replica_options(config, id)?;
     let me = options.core.me;
     // The library knows addresses and no keys: an error that names the key goes past it.

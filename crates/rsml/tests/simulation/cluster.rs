@@ -10,6 +10,7 @@ use rsml::transport::Sender;
 use rsml::{Instant, Message, ReplicaId, Sequence};
 
 use crate::checks::Checks;
+use crate::disk::Done;
 use crate::faults::Faults;
 use crate::node::{Node, Running};
 use crate::random::Random;
@@ -230,6 +231,9 @@ impl Cluster {
                     self.checks.acknowledge(payload, Sequence(sequence));
                 }
             }
+            if self.faults.eager_databases {
+                running.applier.executor_mut().flush();
+            }
             let state = running.applier.state().clone();
             self.checks.applied(id, state.sequence, state.digest);
             let (sequence, sessions, time_us, digest) = (state.sequence, state.sessions, state.time_us, state.digest);
@@ -253,12 +257,17 @@ impl Cluster {
         if self.cut.contains(&(from, to)) || self.random.one_in(self.faults.lose) {
             return;
         }
+        let is_answer = matches!(message, Message::Promise(_) | Message::Accepted(_) | Message::Fetched(_));
+        let may_straggle = is_answer && !self.faults.keeps_order;
         let encoded = message.to_bytes();
         let copies = if self.random.one_in(self.faults.duplicate) { 2 } else { 1 };
         for _ in 0..copies {
             let mut delay = self.random.between(50, self.faults.network_us);
             if self.random.one_in(self.faults.delay) {
                 delay += self.random.below(self.faults.max_delay_us);
+            }
+            if may_straggle && self.random.one_in(self.faults.straggle) {
+                delay += self.random.below(3_000_000);
             }
             if self.faults.keeps_order {
                 let last = self.arrivals.entry((from, to)).or_default();
@@ -281,7 +290,7 @@ impl Cluster {
     }
 
     fn disk_done(&mut self, node: usize) {
-        let (durable, entries) = self.nodes[node].disk.end();
+        let Done { durable, entries } = self.nodes[node].disk.end();
         if let Some((ticket, hard_state)) = durable {
             self.checks.durable(ReplicaId(node as u8), &hard_state);
             self.input(node, Input::Durable(ticket));

@@ -12,7 +12,7 @@ use crate::random::Random;
 
 enum Store {
     Memory(InMemoryStorage),
-    Wal { disk: SimulatedDisk, wal: Option<WalStorage>, segment_bytes: u64, seed: u64 },
+    Wal { disk: SimulatedDisk, wal: Option<Box<WalStorage>>, segment_bytes: u64, seed: u64 },
 }
 
 /// What survives a crash, and what is being written.
@@ -26,6 +26,12 @@ pub struct NodeDisk {
     /// Orders that were being written at the crash: any first ones of them may be found afterwards.
     in_doubt: Vec<Persist>,
     pub hangs_until: u64,
+}
+
+/// Work that ended: what became durable, and what was read.
+pub struct Done {
+    pub durable: Option<(Ticket, HardState)>,
+    pub entries: Vec<(LogRead, Vec<Bytes>)>,
 }
 
 impl NodeDisk {
@@ -62,8 +68,7 @@ impl NodeDisk {
         true
     }
 
-    /// Ends the work begun: what became durable, and what was read.
-    pub fn end(&mut self) -> (Option<(Ticket, HardState)>, Vec<(LogRead, Vec<Bytes>)>) {
+    pub fn end(&mut self) -> Done {
         let orders = std::mem::take(&mut self.busy);
         let reads = std::mem::take(&mut self.reads);
         let storage = self.store.storage();
@@ -77,7 +82,7 @@ impl NodeDisk {
             (r, entries)
         };
         let entries = reads.into_iter().map(read).collect();
-        (orders.last().map(|order| (order.ticket, order.hard_state)), entries)
+        Done { durable: orders.last().map(|order| (order.ticket, order.hard_state)), entries }
     }
 
     /// The process dies, or the machine: of what was being written some may have reached the disk.
@@ -110,7 +115,7 @@ impl NodeDisk {
         if let Store::Wal { disk, wal, segment_bytes, seed } = &mut self.store {
             let options =
                 WalOptions { segment_bytes: *segment_bytes, background_preparation: false, segment_id_seed: *seed };
-            *wal = Some(WalStorage::over(Arc::new(disk.clone()), options));
+            *wal = Some(Box::new(WalStorage::over(Arc::new(disk.clone()), options)));
         }
         let found = self.store.storage().recover(entries_from).expect("the log is sound");
         let mut in_doubt = std::mem::take(&mut self.in_doubt).into_iter();
@@ -139,7 +144,7 @@ impl Store {
     fn storage(&mut self) -> &mut dyn Storage {
         match self {
             Store::Memory(storage) => storage,
-            Store::Wal { wal, .. } => wal.as_mut().expect("the log is open"),
+            Store::Wal { wal, .. } => wal.as_deref_mut().expect("the log is open"),
         }
     }
 }

@@ -9,6 +9,8 @@ pub struct Faults {
     pub duplicate: u64,
     pub delay: u64,
     pub max_delay_us: u64,
+    /// Answers of phase 1 and 2 that arrive when the question is long forgotten.
+    pub straggle: u64,
     /// Messages on one link arrive in the order in which they were sent, as over one connection.
     pub keeps_order: bool,
     /// The longest that every message takes.
@@ -32,6 +34,8 @@ pub struct Faults {
     pub burst: u64,
     /// A crash of a node loses what its disk was not told to synchronise, and tears what was being written.
     pub power_loss: bool,
+    /// Databases persist whatever they apply at once, and not only now and then.
+    pub eager_databases: bool,
 }
 
 impl Faults {
@@ -41,6 +45,7 @@ impl Faults {
             duplicate: 0,
             delay: 0,
             max_delay_us: 0,
+            straggle: 0,
             keeps_order: true,
             network_us: 300,
             disk_us: vec![2_000],
@@ -54,6 +59,7 @@ impl Faults {
             upset_primary: 0,
             burst: 0,
             power_loss: false,
+            eager_databases: false,
         }
     }
 
@@ -69,6 +75,7 @@ impl Faults {
             duplicate: weight(5, 500),
             delay: weight(2, 100),
             max_delay_us: weight(1_000, 400_000),
+            straggle: weight(3, 300),
             network_us,
             disk_us,
             crash: weight(3, 60),
@@ -82,6 +89,7 @@ impl Faults {
             burst: weight(10, 50),
             power_loss: weight(1, 1) == 1,
             keeps_order: weight(0, 2) == 0,
+            eager_databases: weight(1, 2) == 1,
         }
     }
 

@@ -105,3 +105,26 @@ fn a_primary_that_is_heard_by_all_and_hears_nobody_is_replaced() {
         cluster.heal_and_converge(5_000_000);
     }
 }
+
+/// All 64 ways to cut directions between three replicas.
+#[test]
+fn wherever_two_replicas_hear_each_other_one_primary_stays() {
+    let directions = [(0, 1), (1, 0), (0, 2), (2, 0), (1, 2), (2, 1)];
+    for pattern in 0..64_u32 {
+        let is_cut = |direction: usize| pattern >> direction & 1 == 1;
+        let is_connected = [0, 2, 4].iter().any(|first| !is_cut(*first) && !is_cut(first + 1));
+        for seed in (1..4).filter(|_| is_connected) {
+            let (mut cluster, n) = led_cluster(3, seed);
+            let cut = directions.iter().enumerate().filter(|(direction, _)| is_cut(*direction));
+            cluster.cut = cut.map(|(_, (from, to))| (n[*from], n[*to])).collect();
+            cluster.run(4 * ELECTION_TIMEOUT_US);
+            let views = cluster.views_led();
+            let newest = |cluster: &Cluster| n.iter().map(|node| cluster.applied(*node)).max();
+            let before = newest(&cluster);
+            cluster.run(3_000_000);
+            assert_eq!(cluster.views_led(), views, "pattern {pattern}, seed {seed}: views still change");
+            assert!(newest(&cluster) > before, "pattern {pattern}, seed {seed}: no progress beyond {before:?}");
+            cluster.heal_and_converge(5_000_000);
+        }
+    }
+}

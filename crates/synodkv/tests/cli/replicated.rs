@@ -1,7 +1,7 @@
 //! `serve` in replicated mode as a user meets it who has forgotten something or has started only a part.
 
 use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use crate::server::{PROGRAM, Server, unused_address};
 use crate::{assert_exit, run, text};
@@ -32,6 +32,7 @@ impl ClusterFile {
     fn serve(&self, words: &[&str]) -> Command {
         let mut command = Command::new(PROGRAM);
         command.args(["serve", "--config"]).arg(self.folder.path().join("cluster.toml")).args(words);
+        command.stderr(Stdio::null());
         command
     }
 
@@ -41,7 +42,8 @@ impl ClusterFile {
 
     /// Of a server that is expected not to start.
     fn refused(&self, words: &[&str]) -> Output {
-        self.serve(words).arg("--data-dir").arg(self.data_dir()).output().expect("the program runs")
+        let mut command = self.serve(words);
+        command.arg("--data-dir").arg(self.data_dir()).stderr(Stdio::piped()).output().expect("the program runs")
     }
 }
 
@@ -112,4 +114,36 @@ fn without_a_majority_the_error_says_how_many_are_needed() {
     let error = text(&get.stderr);
     assert!(error.contains("2 of the 3 replicas must be running and reach each other"), "{error}");
     assert!(error.contains("see `synodkv status`"), "{error}");
+}
+
+#[test]
+fn a_server_whose_log_nobody_reads_any_more_goes_on_and_stops_cleanly() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut command = Command::new(PROGRAM);
+    command
+        .args(["serve", "--mode", "replicated", "--thrift-addr", "127.0.0.1:0", "--admin-addr", "127.0.0.1:0"])
+        .args(["--log-level", "trace"])
+        .env("SYNODKV_REPLICATION_FIRST_PEER_ADDR", three_free_ports())
+        .env("SYNODKV_REPLICATION_WAL_SEGMENT_MB", "1")
+        .env("SYNODKV_STORAGE_ENGINE", "memory")
+        .stderr(Stdio::piped());
+    let mut server = Server::start_by(&mut command, folder.path().join("data"));
+    server.stop_reading_the_log();
+    for _ in 0..3 {
+        assert_exit(&run(&server, &["set", "k", "v"]), 0);
+    }
+    assert_exit(&run(&server, &["get", "k"]), 0);
+    assert_eq!(server.stop("INT"), Some(0));
+}
+
+/// An address where nobody listens, nor on the two ports after it.
+fn three_free_ports() -> String {
+    loop {
+        let first = unused_address();
+        let port: u16 = first.rsplit_once(':').and_then(|(_, port)| port.parse().ok()).expect("HOST:PORT");
+        let is_free = |port: Option<u16>| port.is_some_and(|p| std::net::TcpListener::bind(("127.0.0.1", p)).is_ok());
+        if is_free(port.checked_add(1)) && is_free(port.checked_add(2)) {
+            return first;
+        }
+    }
 }

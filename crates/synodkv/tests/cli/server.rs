@@ -37,13 +37,14 @@ impl Server {
         let mut command = Command::new(PROGRAM);
         command
             .args(["serve", "--mode", "standalone", "--thrift-addr", "127.0.0.1:0", "--admin-addr", "127.0.0.1:0"])
-            .env("SYNODKV_STORAGE_ENGINE", engine);
+            .env("SYNODKV_STORAGE_ENGINE", engine)
+            .stderr(Stdio::null());
         Server::start_by(&mut command, data_dir)
     }
 
     /// Adds the data directory to a command that serves, and waits for the line that it is ready.
     pub fn start_by(command: &mut Command, data_dir: PathBuf) -> Server {
-        command.arg("--data-dir").arg(&data_dir).stdout(Stdio::piped()).stderr(Stdio::null());
+        command.arg("--data-dir").arg(&data_dir).stdout(Stdio::piped());
         let mut process = command.spawn().expect("the program runs");
         let mut ready = String::new();
         let stdout = process.stdout.take().expect("piped");
@@ -59,6 +60,11 @@ impl Server {
 
     pub fn data_dir(&self) -> &Path {
         &self.data_dir
+    }
+
+    /// Closes what a server with a piped standard error writes its log to.
+    pub fn stop_reading_the_log(&mut self) {
+        self.process.stderr.take().expect("piped");
     }
 
     /// Sends a signal and waits for the end; the exit status.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use kv_client::{Client, Options, RangeRead, Version};
 use serde_json::Value;
 
+use crate::journal;
 use crate::links::LinkState;
 use crate::waiting::eventually;
 
@@ -73,6 +74,11 @@ pub trait TestCluster: Sized {
 
     /// Of one replica's own database, once it has applied the version.
     async fn rows_hash(&self, replica: usize, version: Version) -> RowsHash;
+
+    /// What panicked in a server, even if it went on.
+    fn panics(&self) -> Vec<String> {
+        journal::panics()
+    }
 
     // ---- what follows from the above
 

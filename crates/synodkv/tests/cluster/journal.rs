@@ -6,8 +6,11 @@ use std::io;
 use std::sync::{Mutex, Once, PoisonError};
 
 const LINES: usize = 400;
+/// How the names of threads begin that belong to servers and not to tests.
+const SERVER_THREADS: [&str; 2] = ["server ", "rsml-"];
 
 static RECENT: Mutex<VecDeque<String>> = Mutex::new(VecDeque::new());
+static PANICS: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 struct Recent;
 
@@ -32,7 +35,21 @@ pub fn listen() {
     ONCE.call_once(|| {
         let recorder = tracing_subscriber::fmt().with_thread_names(true).with_ansi(false).with_writer(|| Recent);
         recorder.init();
+        let report = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            let thread = std::thread::current();
+            let name = thread.name().unwrap_or_default();
+            if SERVER_THREADS.iter().any(|prefix| name.starts_with(prefix)) {
+                PANICS.lock().unwrap_or_else(PoisonError::into_inner).push(format!("thread {name}: {panic}"));
+            }
+            report(panic);
+        }));
     });
+}
+
+/// What panicked in servers of this process since the last time, in whichever test.
+pub fn panics() -> Vec<String> {
+    std::mem::take(&mut PANICS.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
 /// Prints the last lines, to the output of the test that calls it.

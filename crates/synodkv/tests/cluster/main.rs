@@ -36,6 +36,9 @@ fn run<C: TestCluster>(settings: Settings, body: impl AsyncFnOnce(&mut C)) {
         let mut cluster = C::start(settings).await;
         let ended = tokio::time::timeout(HANGS_AFTER, body(&mut cluster)).await;
         assert!(ended.is_ok(), "the test hangs");
+        cluster.kill_all().await;
+        let panics = cluster.panics();
+        assert!(panics.is_empty(), "servers panicked: {panics:#?}");
     });
 }
 

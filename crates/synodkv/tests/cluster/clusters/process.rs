@@ -199,6 +199,14 @@ impl TestCluster for ProcessTestCluster {
         }
     }
 
+    fn panics(&self) -> Vec<String> {
+        let logs = self.processes.iter().map(|process| std::fs::read_to_string(&process.log).expect("a log"));
+        logs.flat_map(|log| {
+            log.lines().filter(|line| line.contains("panicked at")).map(str::to_string).collect::<Vec<_>>()
+        })
+        .collect()
+    }
+
     async fn rows_hash(&self, replica: usize, version: Version) -> RowsHash {
         let mut sum = RowsHash { count: 0, hashes: Vec::new() };
         let mut begin = String::new();
