@@ -1,7 +1,7 @@
 //! The handle of a running replica.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant as Clock};
 
@@ -73,21 +73,22 @@ pub(super) struct Shared {
     unfinished: AtomicUsize,
 }
 
+/// Locks stay usable after a panic: it ends the replica, and whoever waits must still be told.
 impl Shared {
     pub fn now(&self) -> Instant {
         Instant(self.started.elapsed().as_micros() as u64)
     }
 
     pub fn status(&self) -> MutexGuard<'_, DriverStatus> {
-        self.status.lock().expect("no holder of this lock panics")
+        self.status.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn requests(&self) -> MutexGuard<'_, RequestWaiters> {
-        self.requests.lock().expect("no holder of this lock panics")
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn reads(&self) -> MutexGuard<'_, ReadWaiters> {
-        self.reads.lock().expect("no holder of this lock panics")
+        self.reads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -8,6 +8,7 @@
 //! Invariant: an input left in the inbox is taken by the thread that runs, which looks again after it has let go, or by
 //! the core thread, which is woken.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
 use std::sync::{Mutex, MutexGuard, TryLockError};
 use std::time::{Duration, Instant as Clock};
@@ -202,6 +203,12 @@ impl Shared {
 
     /// The core thread: looks after time, and runs the core when it is woken, until the inbox is closed.
     pub fn run_core(&self) {
+        // A panic of the core, here or in another thread, leaves the seat poisoned, and ends the replica like a failure.
+        let _ = catch_unwind(AssertUnwindSafe(|| self.run_until_closed()));
+        self.end();
+    }
+
+    fn run_until_closed(&self) {
         while self.inbox.wait(TICK) {
             let Ok(mut seat) = self.seat.lock() else { break };
             let Some(sitting) = seat.as_mut() else { break };
@@ -211,7 +218,6 @@ impl Shared {
                 break;
             }
         }
-        self.end();
     }
 
     /// Closes everything. The transport first, so that nothing is brought any more.

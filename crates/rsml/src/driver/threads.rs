@@ -1,5 +1,6 @@
 //! The threads of a replica: core, log and apply.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
@@ -30,12 +31,19 @@ pub fn spawn<S: Storage, E: ExecutionNotifier>(
     let (a, b, c) = (shared.clone(), shared.clone(), shared.clone());
     [
         named("core").spawn(move || a.run_core()),
-        named("log").spawn(move || run_log(&b, storage)),
-        named("apply").spawn(move || run_apply(&c, applier)),
+        named("log").spawn(move || guard(&b, || run_log(&b, storage))),
+        named("apply").spawn(move || guard(&c, || run_apply(&c, applier))),
     ]
     .into_iter()
     .map(|thread| thread.expect("the system gives a thread"))
     .collect()
+}
+
+/// A panic in a thread ends the replica: without that thread it would wait for ever.
+fn guard(shared: &Shared, run: impl FnOnce()) {
+    if catch_unwind(AssertUnwindSafe(run)).is_err() {
+        shared.bring(Event::Failed("an invariant was violated; the log says which".into()));
+    }
 }
 
 /// Makes everything that queued up durable with one synchronisation.

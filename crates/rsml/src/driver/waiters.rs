@@ -22,6 +22,8 @@ pub struct RequestWaiters {
     numbered: VecDeque<RequestReply>,
     /// The number of `numbered[0]`.
     first: u64,
+    /// The replica has stopped, and everybody was told; an apply that was under way may still end.
+    abandoned: bool,
 }
 
 impl RequestWaiters {
@@ -59,6 +61,9 @@ impl RequestWaiters {
     }
 
     pub fn finish(&mut self, number: u64, outcome: Bytes) {
+        if self.abandoned {
+            return;
+        }
         assert_eq!(number, self.first, "the requests of a session end in order");
         self.first += 1;
         let reply = self.numbered.pop_front().expect("only numbered requests are executed");
@@ -67,6 +72,7 @@ impl RequestWaiters {
 
     /// The replica stops: what was sent may still happen.
     pub fn abandon(&mut self, reason: &str) {
+        self.abandoned = true;
         for (_, (_, reply)) in self.unnumbered.drain() {
             let _ = reply.send(Err(RequestError::NotExecuted(reason.into())));
         }
