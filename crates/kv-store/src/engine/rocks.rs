@@ -33,7 +33,9 @@ pub struct RocksOptions {
 impl RocksOptions {
     /// The defaults.
     pub fn new(durability: Durability, resources: SharedResources) -> Self {
-        RocksOptions { durability, resources, write_buffer_bytes: 64 << 20, max_open_files: 1000 }
+        // Three databases of two tables each may share the budget: one buffer must not fill it before it holds a row.
+        let share = resources.options().write_buffers_bytes / 6;
+        RocksOptions { durability, resources, write_buffer_bytes: share.clamp(1 << 20, 64 << 20), max_open_files: 1000 }
     }
 }
 
@@ -144,6 +146,8 @@ fn block_options(options: &RocksOptions) -> BlockBasedOptions {
 fn family_options(options: &RocksOptions) -> Options {
     let mut family = Options::default();
     family.set_write_buffer_size(options.write_buffer_bytes);
+    // What an empty buffer takes already; by default an eighth of its size.
+    family.set_arena_block_size((options.write_buffer_bytes / 32).clamp(64 << 10, 1 << 20));
     family.set_max_write_buffer_number(4);
     family.set_compression_type(DBCompressionType::Lz4);
     family.set_block_based_table_factory(&block_options(options));

@@ -129,6 +129,30 @@ impl Cluster {
         }
     }
 
+    /// A pre-vote was granted: while the candidate's disk is slow, the voter may hear the former primary again.
+    pub fn answer_granted_vote(&mut self, voter: usize, candidate: usize, message: &Message) {
+        let is_granted = matches!(message, Message::PreVoteReply(reply) if reply.granted);
+        if is_granted && self.random.one_in(self.faults.late_primary) {
+            self.cut.retain(|(from, to)| *from != voter && *to != voter);
+            self.nodes[candidate].disk.hangs_until = self.now + self.random.below(300_000);
+        }
+    }
+
+    /// A candidate asks for promises: some of those that it was given long ago arrive now.
+    pub fn release_stragglers(&mut self, candidate: usize, message: &Message) {
+        if !matches!(message, Message::Prepare(_)) {
+            return;
+        }
+        for (to, event) in std::mem::take(&mut self.stragglers) {
+            if to == candidate && self.random.one_in(3) {
+                let delay = self.random.below(1_000);
+                self.schedule(delay, event);
+            } else {
+                self.stragglers.push((to, event));
+            }
+        }
+    }
+
     /// A vote arrived and was counted.
     pub fn crash_counter(&mut self, node: usize) {
         if self.random.one_in(self.faults.crash_after_vote) {

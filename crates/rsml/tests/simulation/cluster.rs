@@ -87,6 +87,8 @@ pub struct Cluster {
     clients_active: bool,
     trace: Option<DefaultHasher>,
     seed: u64,
+    /// Promises held back, and for whom.
+    pub stragglers: Vec<(usize, Event)>,
     /// When the last message on each link arrives, if links keep order.
     arrivals: BTreeMap<(usize, usize), u64>,
 }
@@ -108,6 +110,7 @@ impl Cluster {
             clients_active: true,
             trace: None,
             seed,
+            stragglers: Vec::new(),
             arrivals: BTreeMap::new(),
         };
         for node in 0..replicas as usize {
@@ -254,6 +257,8 @@ impl Cluster {
 
     fn transmit(&mut self, from: usize, sender: Sender, to: usize, message: Message, payload: Vec<Bytes>) {
         self.crash_after(from, to, &message);
+        self.answer_granted_vote(from, to, &message);
+        self.release_stragglers(from, &message);
         if self.cut.contains(&(from, to)) || self.random.one_in(self.faults.lose) {
             return;
         }
@@ -266,7 +271,8 @@ impl Cluster {
             if self.random.one_in(self.faults.delay) {
                 delay += self.random.below(self.faults.max_delay_us);
             }
-            if may_straggle && self.random.one_in(self.faults.straggle) {
+            let straggles = may_straggle && self.random.one_in(self.faults.straggle);
+            if straggles {
                 delay += self.random.below(3_000_000);
             }
             if self.faults.keeps_order {
@@ -275,7 +281,13 @@ impl Cluster {
                 delay = *last - self.now;
             }
             let message = Message::from_bytes(&encoded).expect("it was encoded just now");
-            self.schedule(delay, Event::Message { to, sender, message, payload: payload.clone() });
+            let is_promise = matches!(message, Message::Promise(_));
+            let event = Event::Message { to, sender, message, payload: payload.clone() };
+            if straggles && is_promise {
+                self.stragglers.push((to, event));
+            } else {
+                self.schedule(delay, event);
+            }
         }
     }
 

@@ -9,8 +9,10 @@ pub struct Faults {
     pub duplicate: u64,
     pub delay: u64,
     pub max_delay_us: u64,
-    /// Answers of phase 1 and 2 that arrive when the question is long forgotten.
+    /// Answers that arrive when the question is long forgotten; promises, when the next promise is asked for.
     pub straggle: u64,
+    /// When a pre-vote is granted: the voter hears everybody again, and the candidate's disk takes its time.
+    pub late_primary: u64,
     /// Messages on one link arrive in the order in which they were sent, as over one connection.
     pub keeps_order: bool,
     /// The longest that every message takes.
@@ -46,6 +48,7 @@ impl Faults {
             delay: 0,
             max_delay_us: 0,
             straggle: 0,
+            late_primary: 0,
             keeps_order: true,
             network_us: 300,
             disk_us: vec![2_000],
@@ -76,6 +79,7 @@ impl Faults {
             delay: weight(2, 100),
             max_delay_us: weight(1_000, 400_000),
             straggle: weight(3, 300),
+            late_primary: weight(1, 8),
             network_us,
             disk_us,
             crash: weight(3, 60),

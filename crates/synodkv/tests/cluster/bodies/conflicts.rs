@@ -157,7 +157,7 @@ impl Counter {
             ended.expect("an increment fails only with errors that can be tried again");
         }
         cluster.ready().await;
-        let acknowledged = self.acknowledged.lock().expect("no panic with this lock");
+        let acknowledged = self.acknowledged.lock().expect("no panic with this lock").clone();
         for client in cluster.each_client().await {
             let version = client.read_version().await.expect("a read version");
             let rows = rows_at(&client, INCREMENTS, version).await;
