@@ -113,6 +113,34 @@ fn an_uncommitted_entry_survives_its_primary_on_one_secondary() {
 }
 
 #[test]
+fn a_repeated_answer_to_a_fetch_asks_for_nothing_twice() {
+    let mut stage = Stage::led_by_a(tiny_messages);
+    stage.off_stage(|stage| {
+        for payload in ["w", "x", "y"] {
+            stage.propose(A, payload);
+            stage.play_among(&[A, B]);
+        }
+        stage.kill(A);
+        stand(stage, C, &[B]);
+        for _ in 0..2 {
+            stage.carry(C, B);
+            stage.sync(B);
+            stage.carry(B, C);
+            stage.sync(C);
+        }
+    });
+    stage.note("C fetches what it lacks from B; every message arrives twice.");
+    for _ in 0..3 {
+        stage.carry_twice(C, B);
+        stage.carry_twice(B, C);
+    }
+    stage.play();
+    assert!(stage.text().matches("C -> B fetch").count() <= 3, "every entry is asked for once");
+    assert!(stage.core(C).status().established);
+    compare("a_repeated_answer_to_a_fetch_asks_for_nothing_twice", &stage);
+}
+
+#[test]
 fn a_longer_log_of_an_older_view_loses() {
     let mut stage = Stage::led_by_a(usual);
     stage.note("A is cut off and writes a long tail that nobody else sees.");

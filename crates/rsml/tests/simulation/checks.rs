@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use bytes::Bytes;
-use rsml::{HardState, ReplicaId, Sequence, View};
+use rsml::{HardState, Message, ReplicaId, Sequence, View};
 
 /// Watches the whole cluster from outside.
 #[derive(Default)]
@@ -32,10 +32,35 @@ impl Checks {
         assert_eq!(known, digest, "replica {replica} has another digest at {sequence}");
     }
 
+    /// A message is about to leave: what it claims is durable, and exactly what is durable at this moment (rule 3 of the
+    /// protocol). `promised` is the promise in memory, `durable` and `last` what the disk reported.
+    pub fn claims(&self, message: &Message, promised: View, durable: &HardState, last: Sequence) {
+        let is_log = |view: u64, end: u64| (View(view), Sequence(end)) == (durable.accepted_view, last);
+        match message {
+            Message::Prepare(m) => {
+                assert!(durable.promised.0 >= m.view, "a 1a leaves before the own promise is durable")
+            }
+            Message::Promise(m) => {
+                assert_eq!(
+                    durable.promised.0, m.view,
+                    "a 1b leaves before the promise is durable, or after a higher one"
+                );
+                assert!(is_log(m.accepted_view, m.last), "a 1b tells of another log than the durable one");
+            }
+            Message::Accepted(m) => {
+                assert_eq!(promised.0, m.view, "a 2b leaves in another view than the promised one");
+                assert!(durable.promised.0 >= m.view, "a 2b leaves before the promise is durable");
+                assert!(is_log(m.durable_view, m.durable_last), "a 2b tells of another log than the durable one");
+            }
+            _ => {}
+        }
+    }
+
     /// What a replica was told is durable is there when it starts again.
     pub fn restarted(&mut self, replica: ReplicaId, hard: &HardState) {
-        let promised = self.promises.get(&replica).copied().unwrap_or_default();
-        assert!(hard.promised >= promised, "replica {replica} forgot its promise of {promised}");
+        let promised = self.promises.entry(replica).or_default();
+        assert!(hard.promised >= *promised, "replica {replica} forgot its promise of {promised}");
+        *promised = hard.promised;
     }
 
     pub fn durable(&mut self, replica: ReplicaId, hard: &HardState) {
@@ -44,7 +69,10 @@ impl Checks {
         *promised = hard.promised;
     }
 
-    pub fn leads(&mut self, replica: ReplicaId, view: View) {
+    /// A replica begins to lead: nobody else ever led that view, and a quorum has promised it for good.
+    pub fn leads(&mut self, replica: ReplicaId, view: View, quorum: usize) {
+        let promised = self.promises.values().filter(|promised| **promised >= view).count();
+        assert!(promised >= quorum, "replica {replica} leads view {view} with {promised} promises");
         let primary = *self.primaries.entry(view).or_insert(replica);
         assert_eq!(primary, replica, "two primaries in view {view}");
     }

@@ -187,7 +187,7 @@ impl Cluster {
             let view = running.core.hard_state().promised;
             if running.is_primary() && running.led != view {
                 running.led = view;
-                self.checks.leads(running.core.id(), view);
+                self.checks.leads(running.core.id(), view, self.nodes.len() / 2 + 1);
                 if self.random.one_in(self.faults.upset_primary) {
                     let after = self.random.below(100_000);
                     self.schedule(after, Event::Upset(node));
@@ -243,7 +243,10 @@ impl Cluster {
             running.core.step(Instant(self.now), Input::Applied { sequence, sessions, time_us, digest });
             fed = true;
         }
+        let promised = running.core.hard_state().promised;
+        let (durable, last) = self.nodes[node].disk.reported();
         for outgoing in outputs.send {
+            self.checks.claims(&outgoing.message, promised, &durable, last);
             self.transmit(node, sender, outgoing.to.0 as usize, outgoing.message, outgoing.payload);
         }
         self.nodes[node].disk.take_orders(outputs.persist, outputs.read_log);

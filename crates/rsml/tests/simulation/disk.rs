@@ -110,6 +110,12 @@ impl NodeDisk {
         self.hangs_until = 0;
     }
 
+    /// What was reported as durable: the hard state and the end of the log.
+    pub fn reported(&mut self) -> (HardState, Sequence) {
+        let known = self.reported.recover(Sequence(u64::MAX)).expect("memory never fails");
+        (known.hard_state.unwrap_or_default(), known.last)
+    }
+
     /// Opens the log again, and checks that it holds what was reported, and nothing but a part of what was in doubt.
     pub fn start(&mut self, entries_from: Sequence) -> Recovered {
         if let Store::Wal { disk, wal, segment_bytes, seed } = &mut self.store {

@@ -203,6 +203,14 @@ impl Stage {
         }
     }
 
+    /// Delivers it, and everything of it once more.
+    pub fn carry_twice(&mut self, from: usize, to: usize) {
+        for (sender, outgoing) in self.take(from, to) {
+            self.receive(sender, outgoing.clone());
+            self.receive(sender, outgoing);
+        }
+    }
+
     /// Loses it.
     pub fn lose(&mut self, from: usize, to: usize) {
         for (_, outgoing) in self.take(from, to) {
