@@ -31,7 +31,7 @@ check_dependencies() {
         return 0
     fi
     say "cargo deny check bans licenses sources"
-    cargo deny --offline check bans licenses sources
+    cargo deny check bans licenses sources
 }
 
 check_scripts() {
