@@ -4,6 +4,7 @@ pub mod core;
 mod driver;
 mod executor;
 mod message;
+mod snapshot;
 mod storage;
 pub mod transport;
 mod types;
@@ -18,6 +19,7 @@ pub use executor::{
     Applied, Applier, CommittedRequest, CommittedValue, ExecutionError, ExecutionNotifier, SealedState,
 };
 pub use message::{Message, Report};
+pub use snapshot::{Snapshot, SnapshotSink, SnapshotSource, Snapshots};
 pub use storage::{HardState, Persist, Recovered, Storage, StorageError, StorageStatistics, Ticket};
 pub use types::{Boot, ClusterId, DiskId, Epoch, Instant, ReplicaId, Sequence, View};
 pub use value::{BirthRecord, Configuration, ReplicatedState, RequestBatch, SessionState, Sessions, Value};
