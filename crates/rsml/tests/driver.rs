@@ -1,25 +1,37 @@
 //! Running replicas: real threads, in-memory network and storage.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use rsml::core::CoreOptions;
 use rsml::transport::{InMemoryTransport, SharedMessageBus, Transport, create_shared_message_bus};
 use rsml::wal::InMemoryStorage;
 use rsml::{
     CommittedValue, ConsensusReplica, ExecutionError, ExecutionNotifier, Persist, Recovered, ReplicaId, ReplicaOptions,
-    RequestError, SealedState, Sequence, Storage, StorageError, StorageStatistics,
+    RequestError, SealedState, Sequence, Snapshot, SnapshotSink, SnapshotSource, Snapshots, Storage, StorageError,
+    StorageStatistics,
 };
 
-/// Counts requests; the outcome of a request is its place. Panics or fails on request.
+/// Counts requests; the outcome of a request is its place. Panics on request.
 #[derive(Default)]
 struct Counter {
+    live: Arc<Mutex<Count>>,
+    installed: Arc<Mutex<BTreeMap<u64, Count>>>,
+}
+
+/// The database of a counter. As a copy: the three fields, one after the other.
+#[derive(Clone, Default)]
+struct Count {
     executed: u64,
     sequence: Sequence,
     state: Option<Bytes>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl ExecutionNotifier for Counter {
@@ -28,24 +40,25 @@ impl ExecutionNotifier for Counter {
         values: &[CommittedValue],
         seal: &mut dyn FnMut(&[Bytes]) -> SealedState,
     ) -> Result<Vec<Bytes>, ExecutionError> {
+        let mut live = lock(&self.live);
         let mut outcomes = Vec::new();
         for request in values.iter().flat_map(|value| &value.requests) {
             assert_ne!(request.payload, "panic", "asked for");
-            self.executed += 1;
-            outcomes.push(Bytes::from(self.executed.to_string()));
+            live.executed += 1;
+            outcomes.push(Bytes::from(live.executed.to_string()));
         }
         let sealed = seal(&outcomes);
-        self.sequence = sealed.sequence;
-        self.state = Some(sealed.state);
+        live.sequence = sealed.sequence;
+        live.state = Some(sealed.state);
         Ok(outcomes)
     }
 
     fn sealed_state(&self) -> Result<Option<Bytes>, ExecutionError> {
-        Ok(self.state.clone())
+        Ok(lock(&self.live).state.clone())
     }
 
     fn next_expected_sequence(&self) -> Sequence {
-        self.sequence.next()
+        lock(&self.live).sequence.next()
     }
 
     fn persisted_sequence(&self) -> Result<Sequence, ExecutionError> {
@@ -56,6 +69,71 @@ impl ExecutionNotifier for Counter {
 
     fn is_ready(&self) -> bool {
         true
+    }
+
+    fn snapshots(&self) -> Arc<dyn Snapshots> {
+        Arc::new(CounterSnapshots { live: self.live.clone(), installed: self.installed.clone() })
+    }
+
+    fn switch_to(&mut self, generation: u64) -> Result<(), ExecutionError> {
+        let finished = lock(&self.installed).remove(&generation);
+        *lock(&self.live) = finished.ok_or_else(|| ExecutionError::failed(format!("no generation {generation}")))?;
+        Ok(())
+    }
+}
+
+struct CounterSnapshots {
+    live: Arc<Mutex<Count>>,
+    installed: Arc<Mutex<BTreeMap<u64, Count>>>,
+}
+
+impl Snapshots for CounterSnapshots {
+    fn take(&self) -> Result<Snapshot, ExecutionError> {
+        let Count { executed, sequence, state } = lock(&self.live).clone();
+        let state = state.ok_or_else(|| ExecutionError::failed("nothing was counted yet"))?;
+        let copy = [&executed.to_be_bytes()[..], &sequence.0.to_be_bytes(), &state].concat();
+        Ok(Snapshot { state, source: Box::new(CounterSource(copy.into())) })
+    }
+
+    fn begin_install(&self, generation: u64) -> Result<Box<dyn SnapshotSink>, ExecutionError> {
+        lock(&self.installed).remove(&generation);
+        Ok(Box::new(CounterSink { installed: self.installed.clone(), generation, written: Vec::new() }))
+    }
+}
+
+struct CounterSource(Bytes);
+
+impl SnapshotSource for CounterSource {
+    fn total_bytes(&self) -> u64 {
+        self.0.len() as u64
+    }
+
+    fn read(&mut self, offset: u64, length: usize) -> Result<Bytes, ExecutionError> {
+        let offset = usize::try_from(offset).expect("within the copy");
+        Ok(self.0.slice(offset..offset + length))
+    }
+}
+
+struct CounterSink {
+    installed: Arc<Mutex<BTreeMap<u64, Count>>>,
+    generation: u64,
+    written: Vec<u8>,
+}
+
+impl SnapshotSink for CounterSink {
+    fn write(&mut self, bytes: Bytes) -> Result<(), ExecutionError> {
+        self.written.extend_from_slice(&bytes);
+        Ok(())
+    }
+
+    fn finish(self: Box<Self>) -> Result<Bytes, ExecutionError> {
+        let short = |_| ExecutionError::corrupt("the copy is too short");
+        let mut bytes = Bytes::from(self.written);
+        let executed = bytes.try_get_u64().map_err(short)?;
+        let sequence = Sequence(bytes.try_get_u64().map_err(short)?);
+        let count = Count { executed, sequence, state: Some(bytes.clone()) };
+        lock(&self.installed).insert(self.generation, count);
+        Ok(bytes)
     }
 }
 
