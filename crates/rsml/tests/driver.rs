@@ -144,11 +144,15 @@ struct Fragile {
 }
 
 impl Storage for Fragile {
-    fn recover(&mut self, entries_from: Sequence) -> Result<Recovered, StorageError> {
-        self.inner.recover(entries_from)
+    fn recover(&mut self) -> Result<Recovered, StorageError> {
+        self.inner.recover()
     }
 
-    fn persist(&mut self, orders: &[Persist]) -> Result<(), StorageError> {
+    fn load(&mut self, from: Sequence) -> Result<Vec<Option<Bytes>>, StorageError> {
+        self.inner.load(from)
+    }
+
+    fn persist(&mut self, orders: &[Persist]) -> Result<usize, StorageError> {
         if self.broken.load(Ordering::SeqCst) {
             return Err(StorageError::Io { what: "fdatasync", path: "test".into(), error: "broken".into() });
         }
@@ -163,6 +167,10 @@ impl Storage for Fragile {
         self.inner.trim(below)
     }
 
+    fn has_space(&self) -> bool {
+        self.inner.has_space()
+    }
+
     fn statistics(&self) -> StorageStatistics {
         self.inner.statistics()
     }
@@ -171,9 +179,10 @@ impl Storage for Fragile {
 struct Cluster {
     replicas: BTreeMap<u8, ConsensusReplica>,
     broken: Vec<Arc<AtomicBool>>,
+    storages: Vec<InMemoryStorage>,
 }
 
-fn start(id: u8, bus: &SharedMessageBus, broken: &Arc<AtomicBool>) -> ConsensusReplica {
+fn start(id: u8, bus: &SharedMessageBus, inner: &InMemoryStorage, broken: &Arc<AtomicBool>) -> ConsensusReplica {
     let replicas = (0..3).map(ReplicaId).collect();
     let options = ReplicaOptions {
         core: CoreOptions::new(ReplicaId(id), replicas, u64::from(id)),
@@ -181,7 +190,7 @@ fn start(id: u8, bus: &SharedMessageBus, broken: &Arc<AtomicBool>) -> ConsensusR
         new_disk_id: 100 + u128::from(id),
         new_cluster_id: 7,
     };
-    let storage = Fragile { inner: InMemoryStorage::new(), broken: broken.clone() };
+    let storage = Fragile { inner: inner.clone(), broken: broken.clone() };
     let connect = |sink| Ok(Arc::new(InMemoryTransport::new(ReplicaId(id), bus, sink)) as Arc<dyn Transport>);
     ConsensusReplica::start(options, storage, Counter::default(), connect).expect("an empty replica starts")
 }
@@ -190,8 +199,10 @@ impl Cluster {
     fn new() -> Cluster {
         let bus = create_shared_message_bus();
         let broken: Vec<_> = (0..3).map(|_| Arc::new(AtomicBool::new(false))).collect();
-        let replicas = (0..3).map(|id| (id, start(id, &bus, &broken[usize::from(id)]))).collect();
-        Cluster { replicas, broken }
+        let storages: Vec<_> = (0..3).map(|_| InMemoryStorage::new()).collect();
+        let start = |id: u8| start(id, &bus, &storages[usize::from(id)], &broken[usize::from(id)]);
+        let replicas = (0..3).map(|id| (id, start(id))).collect();
+        Cluster { replicas, broken, storages }
     }
 
     async fn execute(&self, id: u8, payload: &'static str) -> Result<Bytes, RequestError> {
@@ -241,6 +252,19 @@ async fn a_failed_synchronisation_stops_that_replica_and_the_others_go_on() {
     assert!(cluster.failure(primary).await.contains("fdatasync"));
     let refused = cluster.execute(primary, "refused").await;
     assert!(matches!(refused, Err(RequestError::NotExecuted(_))), "{refused:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn orders_that_found_no_space_are_carried_out_once_there_is_some() {
+    let cluster = Cluster::new();
+    cluster.execute(0, "before").await.expect("executed");
+    cluster.storages.iter().for_each(|storage| storage.set_full(true));
+    let waiting = cluster.execute(0, "x");
+    tokio::pin!(waiting);
+    tokio::time::timeout(Duration::from_millis(100), &mut waiting).await.expect_err("no majority has space");
+    cluster.storages.iter().for_each(|storage| storage.set_full(false));
+    assert_eq!(waiting.await.expect("executed"), "2");
+    assert!(cluster.replicas.values().all(|replica| replica.watch().borrow().failed.is_none()));
 }
 
 #[tokio::test(flavor = "multi_thread")]
