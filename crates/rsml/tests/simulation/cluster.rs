@@ -446,7 +446,7 @@ impl Cluster {
         }
         for (id, node) in self.nodes.iter().enumerate() {
             let running = node.running.as_ref().expect("all run");
-            self.checks.final_state(ReplicaId(id as u8), running.applier.executor().executed());
+            self.checks.final_state(ReplicaId(id as u8), &running.applier.executor().executed());
             let first = self.nodes[0].running.as_ref().expect("all run");
             assert_eq!(running.applier.state(), first.applier.state(), "replicas 0 and {id} differ");
         }
