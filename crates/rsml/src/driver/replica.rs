@@ -243,6 +243,11 @@ impl ConsensusReplica {
         self.shared.status().clone()
     }
 
+    /// Ends this replica as a failure of its own parts would: something that it stands on was found to be unsound.
+    pub fn fail(&self, reason: &str) {
+        self.shared.inbox.push(Event::Failed(reason.to_owned()));
+    }
+
     /// Stops all threads and closes the connections. What is durable stays; requests that were sent end as unknown.
     pub fn stop(&self) {
         self.shared.inbox.close();
