@@ -126,7 +126,7 @@ impl Cluster {
         let mut watch = self.replicas[&id].watch();
         let failed = watch.wait_for(|role| role.failed.is_some());
         let role = tokio::time::timeout(Duration::from_secs(20), failed).await.expect("it fails").expect("it tells");
-        role.failed.clone().expect("waited for")
+        role.failed.clone().expect("waited for").reason
     }
 }
 

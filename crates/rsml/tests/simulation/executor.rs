@@ -9,6 +9,8 @@ struct Mark {
     sequence: Sequence,
     state: Option<Bytes>,
     executed: usize,
+    /// Not 0: outcomes are wrong by this much.
+    skew: usize,
 }
 
 #[derive(Clone, Default)]
@@ -16,6 +18,8 @@ pub struct ListExecutor {
     executed: Vec<(Sequence, Bytes)>,
     memory: Mark,
     persisted: Mark,
+    /// The next outcome is wrong, and nothing else.
+    slips: bool,
 }
 
 impl ListExecutor {
@@ -26,6 +30,16 @@ impl ListExecutor {
     pub fn crash(&mut self) {
         self.memory = self.persisted.clone();
         self.executed.truncate(self.memory.executed);
+    }
+
+    /// The database is damaged without noticing: all outcomes are wrong from now on.
+    pub fn corrupt_state(&mut self) {
+        self.memory.skew += 1;
+    }
+
+    /// The next request is executed wrongly.
+    pub fn corrupt_outcome(&mut self) {
+        self.slips = true;
     }
 
     /// Every request executed, with the sequence of its value.
@@ -44,11 +58,13 @@ impl ExecutionNotifier for ListExecutor {
         for value in values {
             for request in &value.requests {
                 self.executed.push((value.sequence, request.payload.clone()));
-                outcomes.push(Bytes::from(format!("{}@{}", self.executed.len(), value.sequence)));
+                let count = self.executed.len() + self.memory.skew + usize::from(std::mem::take(&mut self.slips));
+                outcomes.push(Bytes::from(format!("{count}@{}", value.sequence)));
             }
         }
         let sealed = seal(&outcomes);
-        self.memory = Mark { sequence: sealed.sequence, state: Some(sealed.state), executed: self.executed.len() };
+        let executed = self.executed.len();
+        self.memory = Mark { sequence: sealed.sequence, state: Some(sealed.state), executed, ..self.memory };
         Ok(outcomes)
     }
 
