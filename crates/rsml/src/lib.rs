@@ -17,7 +17,8 @@ pub use driver::{
     RoleChange, StartError,
 };
 pub use executor::{
-    Applied, Applier, CommittedRequest, CommittedValue, DIGEST_INTERVAL, ExecutionError, ExecutionNotifier, SealedState,
+    Applied, Applier, CommittedRequest, CommittedValue, DIGEST_INTERVAL, ExecutionError, ExecutionErrorKind,
+    ExecutionNotifier, SealedState,
 };
 pub use message::{Message, Report};
 pub use snapshot::{Snapshot, SnapshotSink, SnapshotSource, Snapshots};

@@ -57,7 +57,10 @@ impl fmt::Display for Divergence {
                 agreeing(&self.replicas_with(agreed))
             ),
             DivergenceKind::NoMajority => {
-                write!(f, "the databases have diverged, and no majority agrees: the digest at sequence {sequence} is ")?;
+                write!(
+                    f,
+                    "the databases have diverged, and no majority agrees: the digest at sequence {sequence} is "
+                )?;
                 write!(f, "{own:016x} here")?;
                 self.others.iter().try_for_each(|(id, digest)| write!(f, ", {digest:016x} on replica {id}"))
             }
@@ -234,9 +237,8 @@ impl Digests {
 
     fn decide(&self, own: u64, others: &BTreeMap<ReplicaId, u64>) -> Decision {
         let majority = self.replicas / 2 + 1;
-        let votes_for = |digest: u64| {
-            others.values().filter(|other| **other == digest).count() + usize::from(own == digest)
-        };
+        let votes_for =
+            |digest: u64| others.values().filter(|other| **other == digest).count() + usize::from(own == digest);
         if votes_for(own) >= majority {
             return Decision::OwnIsRight;
         }
@@ -262,7 +264,9 @@ impl Digests {
 
 enum Decision {
     OwnIsRight,
-    OwnIsWrong { agreed: u64 },
+    OwnIsWrong {
+        agreed: u64,
+    },
     /// Whatever those say that have not been heard, no value gets a majority.
     Never,
     NotYet,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 use super::acceptor::Acceptor;
-use super::digests::{Digests, Stray};
+use super::digests::{Digests, Divergence, Stray};
 use super::learner::Learner;
 use super::log::Log;
 use super::reads::{Reader, Reads};
@@ -21,6 +21,8 @@ use crate::{Boot, DiskId, HardState, Instant, Message, Recovered, ReplicaId, Seq
 #[derive(Clone, Debug)]
 pub struct Start {
     pub recovered: Recovered,
+    /// The entries after what the database has applied, until the last.
+    pub entries: Vec<Bytes>,
     /// As the executor stored it; the default for an empty database.
     pub state: ReplicatedState,
     /// Random; used only if the disk is empty.
@@ -82,6 +84,8 @@ pub struct Replica {
     pub(super) applied_digest: u64,
     pub(super) reports: BTreeMap<ReplicaId, Report>,
     pub(super) digests: Digests,
+    /// It has diverged, and told the others.
+    has_left: bool,
     pub(super) next_report: Instant,
     /// The own database survives a crash through here.
     persisted: Sequence,
@@ -110,13 +114,12 @@ impl Replica {
     /// # Panics
     /// When the log ends before what the database has applied: the two do not belong together.
     pub fn new(options: CoreOptions, start: Start, now: Instant) -> Replica {
-        let Start { recovered, state, new_disk_id, new_cluster_id } = start;
+        let Start { recovered, entries, state, new_disk_id, new_cluster_id } = start;
         let applied = state.sequence;
         let found = recovered.hard_state.unwrap_or_default();
         let first_stored = recovered.first.max(Sequence::BIRTH);
         assert!(recovered.last >= applied, "the database has applied {applied}, the log ends at {}", recovered.last);
-        let first = if recovered.entries.is_empty() { recovered.last.next() } else { recovered.entries_from };
-        let log = Log::new(first.max(Sequence::BIRTH), recovered.entries);
+        let log = Log::new(Sequence(recovered.last.0 + 1 - entries.len() as u64), entries);
         let mut configuration = state.configuration.clone();
         if let Some(birth) = log.get(Sequence::BIRTH) {
             let birth = Value::from_bytes(birth.clone()).birth.expect("the first entry is the birth record");
@@ -161,6 +164,7 @@ impl Replica {
             applied_digest: state.digest,
             reports: BTreeMap::new(),
             digests: Digests::new(options.replicas.len(), options.election_max_us, &state.recorded, now),
+            has_left: false,
             next_report: now,
             persisted: applied,
             first_stored,
@@ -223,8 +227,8 @@ impl Replica {
     /// Everything to be done after the inputs taken since the last call.
     pub fn ready(&mut self, now: Instant) -> Outputs {
         self.now = self.now.max(now);
-        if let Some(divergence) = self.digests.verdict() {
-            return Outputs { diverged: Some(divergence.clone()), ..Outputs::default() };
+        if let Some(divergence) = self.digests.verdict().cloned() {
+            return self.farewell(divergence);
         }
         self.forward_requests();
         self.choose();
@@ -238,6 +242,16 @@ impl Replica {
         self.outputs.persist = self.acceptor.take_orders();
         self.note_disk();
         std::mem::take(&mut self.outputs)
+    }
+
+    /// The last that this replica does: it tells the others what it found, so that they can name it.
+    fn farewell(&mut self, divergence: Divergence) -> Outputs {
+        self.outputs = Outputs::default();
+        if !std::mem::replace(&mut self.has_left, true) {
+            self.send_report();
+        }
+        let send = std::mem::take(&mut self.outputs.send);
+        Outputs { send, diverged: Some(divergence), ..Outputs::default() }
     }
 
     fn tick(&mut self) {
@@ -271,6 +285,10 @@ impl Replica {
         }
         self.next_report = self.now.plus_us(4 * self.options.heartbeat_us);
         self.trim();
+        self.send_report();
+    }
+
+    fn send_report(&mut self) {
         let report = Report {
             view: self.acceptor.promised().0,
             last: self.acceptor.log().last().0,

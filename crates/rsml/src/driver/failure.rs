@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::{Divergence, DivergenceKind, ExecutionError, StorageError};
+use crate::{Divergence, DivergenceKind, ExecutionError, ExecutionErrorKind, StorageError};
 
 /// What kind of trouble stopped a replica: what has to be done about it depends on this.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -11,6 +11,8 @@ pub enum FailureKind {
     Storage,
     /// The executor could not go on.
     Execution,
+    /// The database holds what was never written to it: it must be rebuilt from a peer.
+    Damaged,
     /// A majority of the replicas agrees on another state than this one's: its database must be rebuilt from a peer.
     Diverged,
     /// The replicas' states differ and no majority agrees: nobody knows which database is right, so none may be thrown
@@ -53,7 +55,11 @@ impl From<StorageError> for Failure {
 
 impl From<ExecutionError> for Failure {
     fn from(error: ExecutionError) -> Self {
-        Failure { kind: FailureKind::Execution, reason: error.to_string() }
+        let kind = match error.kind {
+            ExecutionErrorKind::Failed => FailureKind::Execution,
+            ExecutionErrorKind::Corrupt => FailureKind::Damaged,
+        };
+        Failure { kind, reason: error.to_string() }
     }
 }
 

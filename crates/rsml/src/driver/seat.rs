@@ -69,10 +69,11 @@ impl Seat {
             self.tick(shared);
         }
         let mut outputs = self.core.ready(now);
-        if let Some(divergence) = outputs.diverged.take() {
+        let diverged = outputs.diverged.take();
+        self.carry_out(shared, outputs);
+        if let Some(divergence) = diverged {
             return Err(divergence.into());
         }
-        self.carry_out(shared, outputs);
         self.publish(shared, ticks);
         Ok(())
     }

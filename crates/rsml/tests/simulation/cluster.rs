@@ -212,7 +212,11 @@ impl Cluster {
     pub fn corrupt(&mut self, node: usize) {
         let Some(running) = self.nodes[node].running.as_mut().filter(|_| self.corrupted.is_none()) else { return };
         let executor = running.applier.executor_mut();
-        if self.random.one_in(2) { executor.corrupt_state() } else { executor.corrupt_outcome() }
+        if self.random.one_in(2) {
+            executor.corrupt_state()
+        } else {
+            executor.corrupt_outcome()
+        }
         self.corrupted = Some(node);
         self.checks.corrupt(ReplicaId(node as u8));
     }
@@ -231,12 +235,15 @@ impl Cluster {
             (self.now, node, &outputs).hash(trace);
         }
         let id = ReplicaId(node as u8);
+        let running = self.nodes[node].running.as_mut().expect("it was just asked");
+        let sender = running.core.sender();
         if let Some(divergence) = &outputs.diverged {
+            for outgoing in outputs.send {
+                self.transmit(node, sender, outgoing.to.0 as usize, outgoing.message, outgoing.payload);
+            }
             self.stop_diverged(node, divergence);
             return false;
         }
-        let running = self.nodes[node].running.as_mut().expect("it was just asked");
-        let sender = running.core.sender();
         for (id, number) in outputs.numbered {
             let payload = running.waiting.remove(&id).expect("numbered once");
             running.numbered.insert(number, payload);
@@ -486,7 +493,7 @@ impl Cluster {
         let first = running().next().expect("some run");
         for other in running() {
             let (id, first_id) = (other.core.id(), first.core.id());
-            self.checks.final_state(id, other.applier.executor().executed());
+            self.checks.final_state(id, &other.applier.executor().executed());
             assert_eq!(other.applier.state(), first.applier.state(), "replicas {first_id} and {id} differ");
         }
         self.figures.simulated_us = self.now;

@@ -112,23 +112,23 @@ impl NodeDisk {
 
     /// What was reported as durable: the hard state and the end of the log.
     pub fn reported(&mut self) -> (HardState, Sequence) {
-        let known = self.reported.recover(Sequence(u64::MAX)).expect("memory never fails");
+        let known = self.reported.recover().expect("memory never fails");
         (known.hard_state.unwrap_or_default(), known.last)
     }
 
     /// Opens the log again, and checks that it holds what was reported, and nothing but a part of what was in doubt.
-    pub fn start(&mut self, entries_from: Sequence) -> Recovered {
+    pub fn start(&mut self, from: Sequence) -> (Recovered, Vec<Bytes>) {
         if let Store::Wal { disk, wal, segment_bytes, seed } = &mut self.store {
             let options =
                 WalOptions { segment_bytes: *segment_bytes, background_preparation: false, segment_id_seed: *seed };
             *wal = Some(Box::new(WalStorage::over(Arc::new(disk.clone()), options)));
         }
-        let found = self.store.storage().recover(entries_from).expect("the log is sound");
+        let (found, entries) = open(self.store.storage(), from);
         let mut in_doubt = std::mem::take(&mut self.in_doubt).into_iter();
         loop {
-            let known = self.reported.recover(entries_from).expect("memory never fails");
-            if (known.hard_state, known.last, &known.entries) == (found.hard_state, found.last, &found.entries) {
-                return found;
+            let (known, known_entries) = open(&mut self.reported, from);
+            if (known.hard_state, known.last, &known_entries) == (found.hard_state, found.last, &entries) {
+                return (found, entries);
             }
             let Some(order) = in_doubt.next() else {
                 panic!(
@@ -144,6 +144,12 @@ impl NodeDisk {
         self.reported.trim(below).expect("memory never fails");
         self.store.storage().trim(below).expect("the disk works");
     }
+}
+
+fn open(storage: &mut dyn Storage, from: Sequence) -> (Recovered, Vec<Bytes>) {
+    let recovered = storage.recover().expect("the log is sound");
+    let entries = storage.load(from).expect("the log is sound");
+    (recovered, entries.into_iter().map(|entry| entry.expect("nothing is damaged")).collect())
 }
 
 impl Store {

@@ -58,10 +58,11 @@ impl Node {
         let applier = Applier::new(std::mem::take(&mut self.database)).expect("the database is sound");
         let applier = applier.recording_every(options.digest_interval);
         let state = applier.state().clone();
-        let recovered = self.disk.start(state.sequence.next());
+        let (recovered, entries) = self.disk.start(state.sequence.next());
         let (disk_id, cluster_id) = (random.next(), random.next());
         let start = Start {
             recovered,
+            entries,
             state,
             new_disk_id: DiskId(u128::from(disk_id)),
             new_cluster_id: u128::from(cluster_id) | 1,
