@@ -8,7 +8,7 @@ use kv_store::SharedResources;
 use rsml::core::CoreOptions;
 use rsml::transport::{EventSink, InMemoryTransport, SharedMessageBus, TcpOptions, TcpTransport, Transport};
 use rsml::wal::{WalOptions, WalStorage};
-use rsml::{ConsensusReplica, ReplicaId, ReplicaOptions};
+use rsml::{ConsensusReplica, Failure, FailureKind, ReplicaId, ReplicaOptions};
 use tokio::runtime::Handle;
 
 use super::databases::ReplicaDatabases;
@@ -115,17 +115,16 @@ impl Start<'_> {
         let (folder, engine) = (self.data_dir.replica(id), self.config.storage.engine.into());
         let databases = ReplicaDatabases::new(id, folder, engine, self.resources.clone());
         let mut opened = None;
-        let mut open = |generation| {
+        let open = |generation| {
             let executor = KvStoreExecutor::open(databases.clone(), self.slots.clone(), generation)?;
             opened = Some(executor.reader().clone());
-            Ok::<_, rsml::ExecutionError>(executor)
+            Ok(executor)
         };
-        let executor = open(0).map_err(|error| failed(&error))?;
         let options = replica_options(self.config, id)?;
         let me = options.core.me;
         // The library knows addresses and no keys: an error that names the key goes past it.
         let mut not_connected = None;
-        let started = ConsensusReplica::start(options, storage, executor, |sink| {
+        let started = ConsensusReplica::start(options, storage, open, |sink| {
             connect(self.config, self.network, self.runtime, me, sink).map_err(|error| {
                 let shown = std::io::Error::other(error.to_string());
                 not_connected = Some(error);
@@ -136,7 +135,8 @@ impl Start<'_> {
         let failing = Arc::downgrade(&consensus);
         databases.on_damage(move |reason| {
             if let Some(consensus) = failing.upgrade() {
-                consensus.fail(&format!("its database is damaged: {reason}"));
+                let reason = format!("its database is damaged: {reason}");
+                consensus.fail(Failure { kind: FailureKind::Damaged, reason });
             }
         });
         let reader = opened.expect("a replica that runs has opened its database");
