@@ -180,6 +180,9 @@ impl Replay<'_> {
                 let offset = group.offset;
                 if self.may_be_torn {
                     layout.groups.pop();
+                    if layout.groups.is_empty() && self.position.is_none() {
+                        return Err(damaged(window, "nothing stands before its torn group"));
+                    }
                     tracing::info!(path = window.path, offset, "the last group of the log is torn and is cut off");
                     return Ok(offset);
                 }
