@@ -1,10 +1,12 @@
 //! Where committed values go: the state machine of the user of this library, and the part of RSML that stands before it.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::value::{ReplicatedState, Value};
-use crate::{Boot, DiskId, Sequence};
+use crate::{Boot, DiskId, Sequence, Snapshots};
 
 /// One request to execute.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,10 +34,41 @@ pub struct SealedState {
     pub state: Bytes,
 }
 
+/// What an error of the executor says about the database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExecutionErrorKind {
+    /// Something failed; what the database holds is as sound as before.
+    Failed,
+    /// The database holds what was never written: it is of no use any more, and is rebuilt from a peer.
+    Corrupt,
+}
+
 /// Execution failed in a way that leaves this replica unable to go on: it stops.
-#[derive(Clone, Debug, thiserror::Error)]
-#[error("execution failed: {0}")]
-pub struct ExecutionError(pub String);
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}: {reason}", .kind.words())]
+pub struct ExecutionError {
+    pub kind: ExecutionErrorKind,
+    pub reason: String,
+}
+
+impl ExecutionErrorKind {
+    fn words(self) -> &'static str {
+        match self {
+            ExecutionErrorKind::Failed => "execution failed",
+            ExecutionErrorKind::Corrupt => "the database is damaged",
+        }
+    }
+}
+
+impl ExecutionError {
+    pub fn failed(reason: impl Into<String>) -> Self {
+        ExecutionError { kind: ExecutionErrorKind::Failed, reason: reason.into() }
+    }
+
+    pub fn corrupt(reason: impl Into<String>) -> Self {
+        ExecutionError { kind: ExecutionErrorKind::Corrupt, reason: reason.into() }
+    }
+}
 
 /// Implemented by the state machine. Called from one thread, in log order, each request exactly once.
 ///
@@ -75,6 +108,15 @@ pub trait ExecutionNotifier: Send + 'static {
 
     /// Whether requests can be executed at all (the database is open and sound).
     fn is_ready(&self) -> bool;
+
+    /// Where copies of this database are made, and databases from copies of others; stays the same when the database is
+    /// switched.
+    fn snapshots(&self) -> Arc<dyn Snapshots>;
+
+    /// From now on the database is that of `generation`, whose [`SnapshotSink::finish`](crate::SnapshotSink::finish) has
+    /// returned; every other method speaks of it. The one before is removed as soon as nobody reads it. Called when the
+    /// log says durably that this generation is the live one.
+    fn switch_to(&mut self, generation: u64) -> Result<(), ExecutionError>;
 }
 
 /// What applying some entries led to.
@@ -84,28 +126,40 @@ pub struct Applied {
     pub outcomes: Vec<(DiskId, Boot, u64, Bytes)>,
     /// Requests per value applied.
     pub batch_sizes: Vec<usize>,
+    /// The running digest at each multiple of the digest interval that was reached.
+    pub digests: Vec<(Sequence, u64)>,
 }
+
+/// The running digest is recorded at every multiple of this sequence.
+pub const DIGEST_INTERVAL: u64 = 1024;
 
 /// Stands between the log and the executor: decodes entries, lets each request of a session through once and in order,
 /// keeps replicated time and the running digest. Deterministic.
 pub struct Applier<E> {
     executor: E,
     state: ReplicatedState,
+    digest_interval: u64,
 }
 
 impl<E: ExecutionNotifier> Applier<E> {
     pub fn new(executor: E) -> Result<Self, ExecutionError> {
         let state = match executor.sealed_state()? {
             Some(bytes) => ReplicatedState::from_bytes(&bytes)
-                .ok_or_else(|| ExecutionError("the database holds a replicated state that cannot be read".into()))?,
+                .ok_or_else(|| ExecutionError::corrupt("it holds a replicated state that cannot be read"))?,
             None => ReplicatedState::default(),
         };
         let expected = executor.next_expected_sequence();
         if expected != state.sequence.next() {
             let text = format!("the database expects sequence {expected}, its state is of {}", state.sequence);
-            return Err(ExecutionError(text));
+            return Err(ExecutionError::failed(text));
         }
-        Ok(Applier { executor, state })
+        Ok(Applier { executor, state, digest_interval: DIGEST_INTERVAL })
+    }
+
+    /// Records digests at other sequences; the same for all replicas of a cluster.
+    pub fn recording_every(mut self, digest_interval: u64) -> Self {
+        self.digest_interval = digest_interval.max(1);
+        self
     }
 
     pub fn state(&self) -> &ReplicatedState {
@@ -125,18 +179,38 @@ impl<E: ExecutionNotifier> Applier<E> {
         let mut state = self.state.clone();
         let values: Vec<CommittedValue> = entries.into_iter().map(|(s, entry)| admit(&mut state, s, entry)).collect();
         let requests = || values.iter().flat_map(|v| &v.requests);
-        let digest = state.digest;
+        let mut digests = Vec::new();
         let outcomes = self.executor.notify_commit_batch(&values, &mut |outcomes| {
             assert_eq!(outcomes.len(), requests().count(), "one outcome per request");
-            state.digest = requests().zip(outcomes).fold(digest, |digest, (request, outcome)| {
-                xxh3_64_with_seed(outcome, xxh3_64_with_seed(&request.payload, digest))
-            });
+            digests = fold_digest(&mut state, &values, outcomes, self.digest_interval);
             SealedState { sequence: state.sequence, state: state.to_bytes() }
         })?;
         self.state = state;
         let outcomes = requests().zip(outcomes).map(|(r, o)| (r.disk_id, r.boot, r.number, o)).collect();
-        Ok(Applied { outcomes, batch_sizes: values.iter().map(|v| v.requests.len()).collect() })
+        Ok(Applied { outcomes, batch_sizes: values.iter().map(|v| v.requests.len()).collect(), digests })
     }
+}
+
+/// Takes what was executed into the running digest, and records it exactly at each multiple of `interval`, wherever the
+/// batch begins and ends.
+fn fold_digest(
+    state: &mut ReplicatedState,
+    values: &[CommittedValue],
+    outcomes: &[Bytes],
+    interval: u64,
+) -> Vec<(Sequence, u64)> {
+    let mut outcomes = outcomes.iter();
+    let mut recorded = Vec::new();
+    for value in values {
+        for (request, outcome) in value.requests.iter().zip(outcomes.by_ref()) {
+            state.digest = xxh3_64_with_seed(outcome, xxh3_64_with_seed(&request.payload, state.digest));
+        }
+        if value.sequence.0.is_multiple_of(interval) {
+            state.record_digest(value.sequence);
+            recorded.push((value.sequence, state.digest));
+        }
+    }
+    recorded
 }
 
 /// Takes one entry into the state, and keeps of it what is to be executed.
@@ -160,4 +234,45 @@ fn admit(state: &mut ReplicatedState, sequence: Sequence, entry: Bytes) -> Commi
         }
     }
     CommittedValue { sequence, time_us: state.time_us, requests }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn value(sequence: u64) -> CommittedValue {
+        let request = |number| CommittedRequest {
+            disk_id: DiskId(1),
+            boot: Boot(1),
+            number,
+            payload: Bytes::from(format!("{sequence}.{number}")),
+        };
+        CommittedValue { sequence: Sequence(sequence), time_us: 0, requests: (0..sequence % 3).map(request).collect() }
+    }
+
+    /// Folds the values `1..=last` in batches of the given sizes, again and again.
+    fn fold(last: u64, sizes: &[usize]) -> Vec<(Sequence, u64)> {
+        let values: Vec<CommittedValue> = (1..=last).map(value).collect();
+        let (mut state, mut recorded, mut rest) = (ReplicatedState::default(), Vec::new(), &values[..]);
+        for size in sizes.iter().cycle() {
+            let (batch, after) = rest.split_at((*size).min(rest.len()));
+            let outcomes: Vec<Bytes> = batch.iter().flat_map(|v| &v.requests).map(|r| r.payload.slice(1..)).collect();
+            recorded.extend(fold_digest(&mut state, batch, &outcomes, 4));
+            rest = after;
+            if rest.is_empty() {
+                return recorded;
+            }
+        }
+        unreachable!("the sizes repeat for ever")
+    }
+
+    #[test]
+    fn digests_are_recorded_exactly_at_their_sequences_wherever_batches_end() {
+        let one_by_one = fold(19, &[1]);
+        let sequences: Vec<u64> = one_by_one.iter().map(|(sequence, _)| sequence.0).collect();
+        assert_eq!(sequences, [4, 8, 12, 16]);
+        for sizes in [&[3][..], &[7, 2], &[19], &[4], &[5, 1, 1]] {
+            assert_eq!(fold(19, sizes), one_by_one, "{sizes:?}");
+        }
+    }
 }

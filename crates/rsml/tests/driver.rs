@@ -1,25 +1,39 @@
 //! Running replicas: real threads, in-memory network and storage.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use rsml::core::CoreOptions;
 use rsml::transport::{InMemoryTransport, SharedMessageBus, Transport, create_shared_message_bus};
 use rsml::wal::InMemoryStorage;
 use rsml::{
-    CommittedValue, ConsensusReplica, ExecutionError, ExecutionNotifier, Persist, Recovered, ReplicaId, ReplicaOptions,
-    RequestError, SealedState, Sequence, Storage, StorageError, StorageStatistics,
+    CommittedValue, ConsensusReplica, ExecutionError, ExecutionNotifier, Failure, FailureKind, Persist, Recovered,
+    ReplicaId, ReplicaOptions, RequestError, SealedState, Sequence, Snapshot, SnapshotSink, SnapshotSource, Snapshots,
+    Storage, StorageError, StorageStatistics,
 };
 
-/// Counts requests; the outcome of a request is its place. Panics or fails on request.
+/// Counts requests; the outcome of a request is its place. Panics on request.
 #[derive(Default)]
 struct Counter {
+    /// Executes the request `differ` otherwise than the others.
+    is_odd: bool,
+    live: Arc<Mutex<Count>>,
+    installed: Arc<Mutex<BTreeMap<u64, Count>>>,
+}
+
+/// The database of a counter. As a copy: the three fields, one after the other.
+#[derive(Clone, Default)]
+struct Count {
     executed: u64,
     sequence: Sequence,
     state: Option<Bytes>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl ExecutionNotifier for Counter {
@@ -28,24 +42,25 @@ impl ExecutionNotifier for Counter {
         values: &[CommittedValue],
         seal: &mut dyn FnMut(&[Bytes]) -> SealedState,
     ) -> Result<Vec<Bytes>, ExecutionError> {
+        let mut live = lock(&self.live);
         let mut outcomes = Vec::new();
         for request in values.iter().flat_map(|value| &value.requests) {
             assert_ne!(request.payload, "panic", "asked for");
-            self.executed += 1;
-            outcomes.push(Bytes::from(self.executed.to_string()));
+            live.executed += if self.is_odd && request.payload == "differ" { 2 } else { 1 };
+            outcomes.push(Bytes::from(live.executed.to_string()));
         }
         let sealed = seal(&outcomes);
-        self.sequence = sealed.sequence;
-        self.state = Some(sealed.state);
+        live.sequence = sealed.sequence;
+        live.state = Some(sealed.state);
         Ok(outcomes)
     }
 
     fn sealed_state(&self) -> Result<Option<Bytes>, ExecutionError> {
-        Ok(self.state.clone())
+        Ok(lock(&self.live).state.clone())
     }
 
     fn next_expected_sequence(&self) -> Sequence {
-        self.sequence.next()
+        lock(&self.live).sequence.next()
     }
 
     fn persisted_sequence(&self) -> Result<Sequence, ExecutionError> {
@@ -56,6 +71,71 @@ impl ExecutionNotifier for Counter {
 
     fn is_ready(&self) -> bool {
         true
+    }
+
+    fn snapshots(&self) -> Arc<dyn Snapshots> {
+        Arc::new(CounterSnapshots { live: self.live.clone(), installed: self.installed.clone() })
+    }
+
+    fn switch_to(&mut self, generation: u64) -> Result<(), ExecutionError> {
+        let finished = lock(&self.installed).remove(&generation);
+        *lock(&self.live) = finished.ok_or_else(|| ExecutionError::failed(format!("no generation {generation}")))?;
+        Ok(())
+    }
+}
+
+struct CounterSnapshots {
+    live: Arc<Mutex<Count>>,
+    installed: Arc<Mutex<BTreeMap<u64, Count>>>,
+}
+
+impl Snapshots for CounterSnapshots {
+    fn take(&self) -> Result<Snapshot, ExecutionError> {
+        let Count { executed, sequence, state } = lock(&self.live).clone();
+        let state = state.ok_or_else(|| ExecutionError::failed("nothing was counted yet"))?;
+        let copy = [&executed.to_be_bytes()[..], &sequence.0.to_be_bytes(), &state].concat();
+        Ok(Snapshot { state, source: Box::new(CounterSource(copy.into())) })
+    }
+
+    fn begin_install(&self, generation: u64) -> Result<Box<dyn SnapshotSink>, ExecutionError> {
+        lock(&self.installed).remove(&generation);
+        Ok(Box::new(CounterSink { installed: self.installed.clone(), generation, written: Vec::new() }))
+    }
+}
+
+struct CounterSource(Bytes);
+
+impl SnapshotSource for CounterSource {
+    fn total_bytes(&self) -> u64 {
+        self.0.len() as u64
+    }
+
+    fn read(&mut self, offset: u64, length: usize) -> Result<Bytes, ExecutionError> {
+        let offset = usize::try_from(offset).expect("within the copy");
+        Ok(self.0.slice(offset..offset + length))
+    }
+}
+
+struct CounterSink {
+    installed: Arc<Mutex<BTreeMap<u64, Count>>>,
+    generation: u64,
+    written: Vec<u8>,
+}
+
+impl SnapshotSink for CounterSink {
+    fn write(&mut self, bytes: Bytes) -> Result<(), ExecutionError> {
+        self.written.extend_from_slice(&bytes);
+        Ok(())
+    }
+
+    fn finish(self: Box<Self>) -> Result<Bytes, ExecutionError> {
+        let short = |_| ExecutionError::corrupt("the copy is too short");
+        let mut bytes = Bytes::from(self.written);
+        let executed = bytes.try_get_u64().map_err(short)?;
+        let sequence = Sequence(bytes.try_get_u64().map_err(short)?);
+        let count = Count { executed, sequence, state: Some(bytes.clone()) };
+        lock(&self.installed).insert(self.generation, count);
+        Ok(bytes)
     }
 }
 
@@ -106,15 +186,18 @@ struct Cluster {
 
 fn start(id: u8, bus: &SharedMessageBus, inner: &InMemoryStorage, broken: &Arc<AtomicBool>) -> ConsensusReplica {
     let replicas = (0..3).map(ReplicaId).collect();
+    let mut core = CoreOptions::new(ReplicaId(id), replicas, u64::from(id));
+    core.digest_interval = 4;
     let options = ReplicaOptions {
-        core: CoreOptions::new(ReplicaId(id), replicas, u64::from(id)),
+        core,
         no_primary_wait: Duration::from_secs(5),
         new_disk_id: 100 + u128::from(id),
         new_cluster_id: 7,
     };
     let storage = Fragile { inner: inner.clone(), broken: broken.clone() };
     let connect = |sink| Ok(Arc::new(InMemoryTransport::new(ReplicaId(id), bus, sink)) as Arc<dyn Transport>);
-    ConsensusReplica::start(options, storage, Counter::default(), connect).expect("an empty replica starts")
+    ConsensusReplica::start(options, storage, Counter { is_odd: id == 2, ..Counter::default() }, connect)
+        .expect("an empty replica starts")
 }
 
 impl Cluster {
@@ -133,7 +216,7 @@ impl Cluster {
     }
 
     /// Waits until a replica has failed, and returns why.
-    async fn failure(&self, id: u8) -> String {
+    async fn failure(&self, id: u8) -> Failure {
         let mut watch = self.replicas[&id].watch();
         let failed = watch.wait_for(|role| role.failed.is_some());
         let role = tokio::time::timeout(Duration::from_secs(20), failed).await.expect("it fails").expect("it tells");
@@ -171,7 +254,8 @@ async fn a_failed_synchronisation_stops_that_replica_and_the_others_go_on() {
     cluster.broken[usize::from(primary)].store(true, Ordering::SeqCst);
     let other = (primary + 1) % 3;
     assert_eq!(cluster.execute(other, "after").await.expect("executed by the others"), "2");
-    assert!(cluster.failure(primary).await.contains("fdatasync"));
+    let failure = cluster.failure(primary).await;
+    assert!(failure.kind == FailureKind::Storage && failure.reason.contains("fdatasync"), "{failure:?}");
     let refused = cluster.execute(primary, "refused").await;
     assert!(matches!(refused, Err(RequestError::NotExecuted(_))), "{refused:?}");
 }
@@ -195,7 +279,30 @@ async fn a_panic_of_the_executor_ends_the_replica_and_tells_who_waits() {
     cluster.execute(0, "before").await.expect("executed");
     let outcome = cluster.execute(0, "panic").await;
     assert!(matches!(outcome, Err(RequestError::Unknown(_))), "{outcome:?}");
-    assert!(cluster.failure(0).await.contains("invariant"));
+    assert_eq!(cluster.failure(0).await.kind, FailureKind::Invariant);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_executes_otherwise_stops_and_the_others_name_it() {
+    let cluster = Cluster::new();
+    cluster.execute(2, "differ").await.expect("executed");
+    for _ in 0..12 {
+        cluster.execute(0, "x").await.expect("executed");
+    }
+    let failure = cluster.failure(2).await;
+    assert_eq!(failure.kind, FailureKind::Diverged);
+    assert!(failure.reason.contains("replicas 0 and 1 agree on"), "{failure}");
+    cluster.execute(1, "x").await.expect("executed by the others");
+    for id in [0, 1] {
+        let replica = &cluster.replicas[&id];
+        let named = async {
+            while !replica.status().core.strays.contains_key(&ReplicaId(2)) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), named).await.expect("it is named");
+        assert_eq!(replica.status().failed, None);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
