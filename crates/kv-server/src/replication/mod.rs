@@ -13,7 +13,7 @@ mod database;
 mod databases;
 mod executor;
 mod manager;
-mod operation;
+pub mod operation;
 mod router;
 mod snapshots;
 mod store;
