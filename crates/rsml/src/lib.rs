@@ -3,6 +3,8 @@
 pub mod core;
 mod driver;
 mod executor;
+#[cfg(test)]
+mod fixtures;
 mod message;
 mod snapshot;
 mod storage;

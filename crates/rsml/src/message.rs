@@ -346,6 +346,21 @@ mod tests {
         assert_eq!(Message::from_bytes(&message.clone().to_bytes()), Some(message));
     }
 
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_are_a_message_or_none(bytes: Vec<u8>, kind in 1u8..16) {
+            if let Some(message) = Message::from_bytes(&bytes) {
+                proptest::prop_assert_eq!(Message::from_bytes(&message.clone().to_bytes()), Some(message));
+            }
+            // More often meaningful: the bytes as fields of some kind.
+            let length = bytes.len().min(127);
+            let of_kind = [&[kind << 3 | 2, length as u8], &bytes[..length]].concat();
+            if let Some(message) = Message::from_bytes(&of_kind) {
+                proptest::prop_assert_eq!(Message::from_bytes(&message.clone().to_bytes()), Some(message));
+            }
+        }
+    }
+
     #[test]
     fn bytes_that_are_no_message_decode_to_none() {
         assert_eq!(Message::from_bytes(&[]), None);

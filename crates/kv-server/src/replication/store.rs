@@ -6,14 +6,16 @@ use std::time::Duration;
 
 use kv_store::SharedResources;
 use rsml::core::CoreOptions;
-use rsml::transport::{EventSink, InMemoryTransport, SharedMessageBus, TcpOptions, TcpTransport, Transport};
+use rsml::transport::{
+    EventSink, InMemoryTransport, PeerTls, SharedMessageBus, TcpOptions, TcpTransport, TlsError, TlsFile, Transport,
+};
 use rsml::wal::{WalOptions, WalStorage};
 use rsml::{ConsensusReplica, Failure, FailureKind, ReplicaId, ReplicaOptions};
 use tokio::runtime::Handle;
 
 use super::databases::ReplicaDatabases;
 use super::executor::KvStoreExecutor;
-use crate::config::{Config, EngineKind};
+use crate::config::{Config, EngineKind, PeerTlsConfig};
 use crate::data_dir::DataDir;
 use crate::manager::{ServerError, shared_resources};
 use crate::router::{LocalReader, ReadSlots};
@@ -181,8 +183,25 @@ fn connect(
     let mut options = TcpOptions::new(me, address, peers);
     options.listener = Some(listener);
     options.reconnect_max_ms = replication.retry_ms;
+    options.tls = config.replication.tls.as_ref().map(|tls| peer_tls(tls, me)).transpose()?;
     let transport = TcpTransport::start(options, sink, runtime).map_err(ServerError::listen(&key, address))?;
     Ok(Arc::new(transport))
+}
+
+/// Where the certificates are, which are known to be good.
+fn peer_tls(config: &PeerTlsConfig, me: ReplicaId) -> Result<PeerTls, ServerError> {
+    let names = config.names.iter().map(|(id, name)| (ReplicaId(*id as u8), name.clone())).collect();
+    let tls = PeerTls { names, ..PeerTls::new(&config.ca, &config.certificate, &config.key) };
+    tls.check(me).map_err(|error| {
+        let key = match &error {
+            TlsError::File { file: TlsFile::Ca, .. } => "replication.tls.ca",
+            TlsError::File { file: TlsFile::Certificate, .. } => "replication.tls.certificate",
+            TlsError::File { file: TlsFile::Key, .. } => "replication.tls.key",
+            TlsError::Name { .. } => "replication.replicas[].tls_name",
+        };
+        ServerError::Replication(format!("{key}: {error}"))
+    })?;
+    Ok(tls)
 }
 
 fn replica_options(config: &Config, id: u32) -> Result<ReplicaOptions, ServerError> {

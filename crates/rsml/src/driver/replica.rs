@@ -51,6 +51,8 @@ pub struct DriverStatus {
     pub core: ReplicaStatus,
     pub storage: StorageStatistics,
     pub network: TransportStatistics,
+    /// Messages of a kind that this version does not know; they are ignored.
+    pub messages_unknown: u64,
     /// The running digest at `digest_sequence`.
     pub digest: u64,
     pub digest_sequence: Sequence,
@@ -63,6 +65,8 @@ pub struct DriverStatus {
 
 pub(super) struct Shared {
     pub inbox: Inbox<Event>,
+    /// Bytes of entries and requests in `inbox` that came from peers.
+    pub waiting_bytes: AtomicUsize,
     pub seat: SeatLock,
     pub log: Inbox<LogWork>,
     pub apply: Inbox<ApplyWork>,
@@ -137,6 +141,7 @@ impl ConsensusReplica {
             core: core.status(),
             storage: storage.statistics(),
             network: TransportStatistics::default(),
+            messages_unknown: 0,
             digest: state.digest,
             digest_sequence: state.sequence,
             requests_executed: 0,
@@ -147,6 +152,7 @@ impl ConsensusReplica {
             RoleChange { view: status.core.view, primary: None, is_primary: false, established: false, failed: None };
         let shared = Arc::new(Shared {
             inbox: Inbox::new(),
+            waiting_bytes: AtomicUsize::new(0),
             seat: Mutex::new(None),
             log: Inbox::new(),
             apply: Inbox::new(),

@@ -14,7 +14,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Mutex, MutexGuard, TryLockError};
 use std::time::{Duration, Instant as Clock};
 
-use super::network::NetworkManager;
+use super::network::{NetworkManager, received_bytes};
 use super::replica::{RoleChange, Shared};
 use super::snapshots::SnapshotWork;
 use super::threads::{ApplyWork, LogWork};
@@ -61,7 +61,10 @@ impl Seat {
         let now = shared.now();
         for event in events {
             match event {
-                Event::Input(input) => self.core.step(now, input),
+                Event::Input(input) => {
+                    shared.waiting_bytes.fetch_sub(received_bytes(&input), Ordering::Relaxed);
+                    self.core.step(now, input);
+                }
                 Event::Failed(reason) => return Err(reason),
             }
         }
