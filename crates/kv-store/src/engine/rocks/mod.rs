@@ -1,5 +1,8 @@
 //! The RocksDB engine: one database folder, a column family per table.
 //!
+//! [`copy`] makes copies, [`install`] databases from copies; [`errors`] says what is damage; [`folder`] knows which files
+//! there are; [`options`] sets RocksDB up.
+//!
 //! Invariants:
 //! - under [`Durability::UntilFlush`] the write-ahead log is off on every write, and the column families are flushed only
 //!   together (`atomic_flush`, and `flush_cfs_opt` over all): flushing one alone would leave a state after a crash in
@@ -7,85 +10,90 @@
 //! - under [`Durability::EveryWrite`] every write is synced to the write-ahead log before it returns;
 //! - scans use total order; only [`RocksEngine::key_cursor`] looks at prefix filters.
 
-use std::path::{Path, PathBuf};
+mod copy;
+mod errors;
+mod folder;
+mod install;
+mod options;
+
+use std::path::Path;
 
 use bytes::Bytes;
 use kv_api::KvError;
 use rocksdb::{
-    BlockBasedOptions, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBRawIterator, FlushOptions,
-    Options, ReadOptions, ReadTier, SliceTransform, WriteOptions, properties,
-    statistics::{StatsLevel, Ticker},
+    ColumnFamily, DB, DBRawIterator, FlushOptions, Options, ReadOptions, ReadTier, WriteOptions, properties,
+    statistics::Ticker,
 };
 
-use super::{Cursor, Durability, Engine, EngineStatistics, SharedResources, Table, WriteBatch};
-use crate::key_codec;
+use super::{Cursor, Durability, Engine, EngineCopy, EngineStatistics, Table, WriteBatch};
+use copy::RocksCopy;
+use errors::{open_error, storage_error};
+use folder::Folder;
+use options::{database_options, families, family_name};
 
-/// How a RocksDB database is opened.
-pub struct RocksOptions {
-    pub durability: Durability,
-    pub resources: SharedResources,
-    /// Size at which one table's write buffer is written to a file.
-    pub write_buffer_bytes: usize,
-    /// Files kept open at a time.
-    pub max_open_files: i32,
-}
-
-impl RocksOptions {
-    /// The defaults.
-    pub fn new(durability: Durability, resources: SharedResources) -> Self {
-        // Three databases of two tables each may share the budget: one buffer must not fill it before it holds a row.
-        let share = resources.options().write_buffers_bytes / 6;
-        RocksOptions { durability, resources, write_buffer_bytes: share.clamp(1 << 20, 64 << 20), max_open_files: 1000 }
-    }
-}
+pub use install::RocksInstall;
+pub use options::RocksOptions;
 
 /// A RocksDB database. Dropping it closes it; one process at a time may have a folder open.
 pub struct RocksEngine {
+    /// Before the folder, so that it is closed when the files go.
     db: DB,
-    path: PathBuf,
-    durability: Durability,
+    folder: Folder,
+    opened_with: RocksOptions,
     /// Kept for its statistics.
     options: Options,
     write_options: WriteOptions,
 }
 
-const DATA_FAMILY: &str = "data";
-const META_FAMILY: &str = "meta";
-
 impl RocksEngine {
-    /// Opens the database in the folder `path`, creating folder and database where they do not exist.
+    /// Opens the database in the folder `path`, creating folder and database where there is none.
+    ///
+    /// # Errors
+    /// [`KvError::Corruption`] when there is one, and it is damaged.
     pub fn open(path: impl AsRef<Path>, options: RocksOptions) -> Result<Self, KvError> {
-        let path = path.as_ref().to_owned();
-        let db_options = database_options(&options);
-        let families = [
-            ColumnFamilyDescriptor::new(DATA_FAMILY, data_options(&options)),
-            ColumnFamilyDescriptor::new(META_FAMILY, family_options(&options)),
-        ];
-        let db = DB::open_cf_descriptors(&db_options, &path, families)
-            .map_err(|error| KvError::Storage(format!("cannot open the database in {}: {error}", path.display())))?;
+        let folder = Folder::new(path.as_ref());
+        folder.remove_leftover_copies();
+        // Where rows were written before, something missing is damage, and nothing to be made anew.
+        let create = !folder.holds_rows();
+        let db_options = database_options(&options, create);
+        let db = DB::open_cf_descriptors(&db_options, folder.path(), families(&options))
+            .map_err(|error| open_error(folder.path(), &error))?;
         let mut write_options = WriteOptions::default();
         match options.durability {
             Durability::EveryWrite => write_options.set_sync(true),
             Durability::UntilFlush => write_options.disable_wal(true),
         }
-        Ok(RocksEngine { db, path, durability: options.durability, options: db_options, write_options })
+        Ok(RocksEngine { db, folder, opened_with: options, options: db_options, write_options })
     }
 
     /// Where the database lies.
     pub fn path(&self) -> &Path {
-        &self.path
+        self.folder.path()
     }
 
     fn family(&self, table: Table) -> &ColumnFamily {
-        let name = match table {
-            Table::Data => DATA_FAMILY,
-            Table::Meta => META_FAMILY,
-        };
-        self.db.cf_handle(name).expect("both column families are opened with the database")
+        self.db.cf_handle(family_name(table)).expect("all column families are opened with the database")
+    }
+
+    /// Reads every row of every table, so that damage in any file is found.
+    fn read_everything(&self) -> Result<(), KvError> {
+        for table in Table::ALL {
+            let mut read = ReadOptions::default();
+            read.set_total_order_seek(true);
+            read.fill_cache(false);
+            read.set_readahead_size(2 << 20);
+            let mut rows = self.db.raw_iterator_cf_opt(self.family(table), read);
+            rows.seek_to_first();
+            while rows.valid() {
+                rows.next();
+            }
+            rows.status().map_err(|error| self.failed(error))?;
+        }
+        Ok(())
     }
 
     fn failed(&self, error: rocksdb::Error) -> KvError {
-        storage_error(&self.path, error)
+        storage_error(self.folder.path(), &error)
     }
 
     /// A RocksDB integer property, summed over both tables.
@@ -103,76 +111,9 @@ impl RocksEngine {
     }
 }
 
-fn storage_error(path: &Path, error: rocksdb::Error) -> KvError {
-    KvError::Storage(format!("database in {}: {error}", path.display()))
-}
-
-fn database_options(options: &RocksOptions) -> Options {
-    let resources = &options.resources;
-    let mut db_options = Options::default();
-    db_options.create_if_missing(true);
-    db_options.create_missing_column_families(true);
-    db_options.set_env(&resources.env);
-    db_options.set_write_buffer_manager(&resources.write_buffers);
-    db_options.set_max_background_jobs(i32::try_from(resources.options().background_threads).unwrap_or(i32::MAX));
-    db_options.set_max_open_files(options.max_open_files);
-    db_options.set_unordered_write(false);
-    db_options.set_atomic_flush(options.durability == Durability::UntilFlush);
-    // Smooth the writing of large files, so that a sync of the log does not wait behind them.
-    db_options.set_bytes_per_sync(1 << 20);
-    db_options.set_max_total_wal_size(512 << 20);
-    db_options.set_keep_log_file_num(4);
-    db_options.set_max_log_file_size(8 << 20);
-    // No periodic statistics: they would be threads and wake-ups that nobody reads.
-    db_options.set_stats_dump_period_sec(0);
-    db_options.set_stats_persist_period_sec(0);
-    db_options.enable_statistics();
-    db_options.set_statistics_level(StatsLevel::ExceptHistogramOrTimers);
-    db_options
-}
-
-fn block_options(options: &RocksOptions) -> BlockBasedOptions {
-    let mut blocks = BlockBasedOptions::default();
-    blocks.set_block_cache(&options.resources.block_cache);
-    blocks.set_block_size(8 << 10);
-    blocks.set_bloom_filter(10.0, false);
-    blocks.set_optimize_filters_for_memory(true);
-    // Indexes and filters count as cache, so that the cache's size bounds the memory.
-    blocks.set_cache_index_and_filter_blocks(true);
-    blocks.set_pin_l0_filter_and_index_blocks_in_cache(true);
-    blocks
-}
-
-fn family_options(options: &RocksOptions) -> Options {
-    let mut family = Options::default();
-    family.set_write_buffer_size(options.write_buffer_bytes);
-    // What an empty buffer takes already; by default an eighth of its size.
-    family.set_arena_block_size((options.write_buffer_bytes / 32).clamp(64 << 10, 1 << 20));
-    family.set_max_write_buffer_number(4);
-    family.set_compression_type(DBCompressionType::Lz4);
-    family.set_block_based_table_factory(&block_options(options));
-    family
-}
-
-/// The data table's filters hold key prefixes (the key without its version): every lookup asks for "the newest version
-/// up to V", and none for one exact version.
-fn data_options(options: &RocksOptions) -> Options {
-    let mut family = family_options(options);
-    let mut blocks = block_options(options);
-    blocks.set_whole_key_filtering(false);
-    family.set_block_based_table_factory(&blocks);
-    family.set_prefix_extractor(SliceTransform::create(
-        "synodkv.key-without-version.1",
-        |key| &key[..key_codec::prefix_length(key).unwrap_or(key.len())],
-        Some(|key| key_codec::prefix_length(key).is_some()),
-    ));
-    family.set_memtable_prefix_bloom_ratio(0.05);
-    family
-}
-
 impl Engine for RocksEngine {
     fn durability(&self) -> Durability {
-        self.durability
+        self.opened_with.durability
     }
 
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, KvError> {
@@ -191,7 +132,12 @@ impl Engine for RocksEngine {
                 Table::Meta => writes.put_cf(meta, put.key, put.value),
             }
         }
-        self.db.write_opt(writes, &self.write_options).map_err(|error| self.failed(error))
+        let written = self.db.write_opt(writes, &self.write_options).map_err(|error| self.failed(error));
+        match (written, self.opened_with.durability) {
+            // What a failed write to the write-ahead log left there is not known.
+            (Err(KvError::StorageFull(reason)), Durability::EveryWrite) => Err(KvError::Storage(reason)),
+            (written, _) => written,
+        }
     }
 
     fn cursor(&self, table: Table, lower: &[u8], upper: &[u8]) -> Result<Box<dyn Cursor + '_>, KvError> {
@@ -202,14 +148,14 @@ impl Engine for RocksEngine {
         let iterator = self.db.raw_iterator_cf_opt(self.family(table), read);
         // RocksDB does not cope with bounds the wrong way round; such a range is simply empty.
         let empty = lower >= upper;
-        Ok(Box::new(RocksCursor { iterator, path: &self.path, empty }))
+        Ok(Box::new(RocksCursor { iterator, path: self.folder.path(), empty }))
     }
 
     fn key_cursor(&self) -> Result<Box<dyn Cursor + '_>, KvError> {
         let mut read = ReadOptions::default();
         read.set_prefix_same_as_start(true);
         let iterator = self.db.raw_iterator_cf_opt(self.family(Table::Data), read);
-        Ok(Box::new(RocksCursor { iterator, path: &self.path, empty: false }))
+        Ok(Box::new(RocksCursor { iterator, path: self.folder.path(), empty: false }))
     }
 
     fn flush(&self) -> Result<(), KvError> {
@@ -224,6 +170,14 @@ impl Engine for RocksEngine {
         read.set_read_tier(ReadTier::Persisted);
         let value = self.db.get_cf_opt(self.family(table), key, &read).map_err(|error| self.failed(error))?;
         Ok(value.map(Bytes::from))
+    }
+
+    fn copy(&self) -> Result<Box<dyn EngineCopy>, KvError> {
+        Ok(Box::new(RocksCopy::take(self)?))
+    }
+
+    fn remove_when_closed(&self) {
+        self.folder.remove_when_dropped();
     }
 
     fn statistics(&self) -> EngineStatistics {
@@ -250,7 +204,7 @@ impl RocksCursor<'_> {
         if self.iterator.valid() {
             return Ok(());
         }
-        self.iterator.status().map_err(|error| storage_error(self.path, error))
+        self.iterator.status().map_err(|error| storage_error(self.path, &error))
     }
 }
 
