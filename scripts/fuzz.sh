@@ -16,7 +16,7 @@ source scripts/prepare.sh
 
 # Not the directory of the other builds: everything here is compiled with other flags.
 export CARGO_TARGET_DIR="${SYNODKV_FUZZ_TARGET_DIR:-$HOME/.cache/synodkv/fuzz-target}"
-readonly TRIPLE="$(rustc -vV | sed -n 's/^host: //p')"
+TRIPLE="$(rustc -vV | sed -n 's/^host: //p')"
 readonly MAX_LENGTH_BYTES=8192
 # An input that was kept must be of use to everybody who clones the repository: short.
 readonly MAX_KEPT_BYTES=4096

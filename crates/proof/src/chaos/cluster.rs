@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::net::TcpListener;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
@@ -39,16 +40,23 @@ pub struct Cluster {
     links: Vec<Link>,
 }
 
-/// Free now; it is ours as soon as a server listens there.
-fn free_address() -> Result<String, String> {
-    let listener = TcpListener::bind("127.0.0.1:0").map_err(|error| error.to_string())?;
-    listener.local_addr().map(|address| address.to_string()).map_err(|error| error.to_string())
+/// Below the range from which the system takes ports for outgoing connections: while a server is down, nobody else gets
+/// its port by chance.
+const PORTS: Range<u16> = 12_000..32_000;
+
+/// Ports that are free now, in an order that depends on the process.
+fn free_addresses() -> impl Iterator<Item = String> {
+    let begin = (std::process::id() % u32::from(PORTS.end - PORTS.start)) as u16;
+    let ports = PORTS.skip(usize::from(begin)).chain(PORTS);
+    ports.map(|port| format!("127.0.0.1:{port}")).filter(|address| TcpListener::bind(address).is_ok())
 }
 
 impl Cluster {
     /// Disks and addresses; nothing runs yet.
     pub fn prepare(options: &Options) -> Result<Cluster, String> {
-        let replica = |id: usize| {
+        let mut addresses = free_addresses();
+        let mut free_address = || addresses.next().ok_or("no free ports".to_string());
+        let mut replica = |id: usize| {
             Ok(Replica {
                 child: None,
                 disk: Disk::create(&options.folder, &format!("disk-{id}"))?,
@@ -59,7 +67,7 @@ impl Cluster {
                 log: options.folder.join(format!("{id}.log")),
             })
         };
-        let replicas = (0..REPLICAS).map(replica).collect::<Result<_, String>>()?;
+        let replicas = (0..REPLICAS).map(&mut replica).collect::<Result<_, String>>()?;
         let (program, folder) = (options.program.clone(), options.folder.clone());
         Ok(Cluster { program, folder, replicas, links: Vec::new() })
     }
