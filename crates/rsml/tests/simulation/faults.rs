@@ -38,6 +38,10 @@ pub struct Faults {
     pub power_loss: bool,
     /// Databases persist whatever they apply at once, and not only now and then.
     pub eager_databases: bool,
+    /// Per fault event: one node, and only one in a run, begins to execute otherwise than the log says.
+    pub corrupt: u64,
+    /// Digests are compared at multiples of this sequence.
+    pub digest_interval: u64,
 }
 
 impl Faults {
@@ -63,6 +67,8 @@ impl Faults {
             burst: 0,
             power_loss: false,
             eager_databases: false,
+            corrupt: 0,
+            digest_interval: 5,
         }
     }
 
@@ -94,6 +100,31 @@ impl Faults {
             power_loss: weight(1, 1) == 1,
             keeps_order: weight(0, 2) == 0,
             eager_databases: weight(1, 2) == 1,
+            corrupt: 0,
+            digest_interval: random.between(1, 30),
+        }
+    }
+
+    /// Anything, and a database that is damaged without noticing.
+    pub fn any_and_corruption(random: &mut Random) -> Faults {
+        let corrupt = random.between(5, 60);
+        Faults { corrupt, ..Faults::any(random) }
+    }
+
+    /// A lossy network, but everybody runs, and nobody lags for long behind what digests are kept of.
+    pub fn bad_weather(random: &mut Random) -> Faults {
+        Faults {
+            lose: random.between(20, 500),
+            duplicate: random.between(5, 500),
+            delay: random.between(10, 100),
+            max_delay_us: random.between(1_000, 100_000),
+            straggle: random.between(10, 300),
+            network_us: random.between(100, 3_000),
+            keeps_order: random.one_in(2),
+            burst: random.between(10, 50),
+            eager_databases: random.one_in(2),
+            digest_interval: 30,
+            ..Faults::none()
         }
     }
 

@@ -7,6 +7,7 @@ mod chaos;
 mod checks;
 mod cluster;
 mod disk;
+mod divergence;
 mod executor;
 mod faults;
 mod node;
@@ -28,6 +29,7 @@ fn seeds() -> Vec<u64> {
 
 fn run(replicas: u8, faults: fn(&mut random::Random) -> Faults) {
     let (mut total, mut views, mut crashes, mut acknowledged, mut reads, mut trims) = (0, 0, 0, 0, 0, 0);
+    let mut diverged = 0;
     let mut simulated_us = 0;
     let started = std::time::Instant::now();
     for seed in seeds() {
@@ -47,6 +49,7 @@ fn run(replicas: u8, faults: fn(&mut random::Random) -> Faults) {
                 acknowledged += figures.acknowledged;
                 reads += figures.reads;
                 trims += figures.trims;
+                diverged += figures.diverged;
                 simulated_us += figures.simulated_us;
             }
             Err(panic) => {
@@ -59,7 +62,7 @@ fn run(replicas: u8, faults: fn(&mut random::Random) -> Faults) {
     }
     let seconds = started.elapsed().as_secs_f64();
     println!(
-        "{total} seeds, {views} view changes, {crashes} crashes, {acknowledged} acknowledged, {reads} reads, {trims} trims"
+        "{total} seeds, {views} view changes, {crashes} crashes, {acknowledged} acknowledged, {reads} reads, {trims} trims, {diverged} stopped for divergence"
     );
     println!(
         "{seconds:.1} s: {:.1} seeds/s, {:.0} times as fast as life",
