@@ -36,7 +36,9 @@ build() {
     flags+=" -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table"
     flags+=" -Cllvm-args=-sanitizer-coverage-trace-compares"
     say "building the fuzzers"
-    RUSTFLAGS="$flags" cargo build --release --target "$TRIPLE" --locked --manifest-path fuzz/Cargo.toml
+    # The versions of the product; only libFuzzer comes in addition.
+    cp Cargo.lock fuzz/Cargo.lock
+    RUSTFLAGS="$flags" cargo build --release --target "$TRIPLE" --manifest-path fuzz/Cargo.toml
 }
 
 fuzzer() { echo "$CARGO_TARGET_DIR/$TRIPLE/release/$1"; }
