@@ -189,6 +189,7 @@ fn start(id: u8, bus: &SharedMessageBus, inner: &InMemoryStorage, broken: &Arc<A
     let mut core = CoreOptions::new(ReplicaId(id), replicas, u64::from(id));
     core.digest_interval = 4;
     let options = ReplicaOptions {
+        flush_after_log_bytes: 1 << 20,
         core,
         no_primary_wait: Duration::from_secs(5),
         new_disk_id: 100 + u128::from(id),

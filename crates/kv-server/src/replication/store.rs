@@ -215,8 +215,11 @@ fn replica_options(config: &Config, id: u32) -> Result<ReplicaOptions, ServerErr
     core.retry_us = replication.retry_ms * 1000;
     core.max_batch_bytes = replication.max_batch_bytes;
     core.max_in_flight_values = replication.max_in_flight_values as u64;
+    core.log_keep_bytes = replication.log_keep_mb << 20;
+    core.snapshot_bytes_per_second = replication.snapshot_mb_per_second << 20;
     Ok(ReplicaOptions {
         core,
+        flush_after_log_bytes: replication.log_flush_mb << 20,
         no_primary_wait: Duration::from_millis(config.server.no_primary_wait_ms),
         new_disk_id: random()?,
         new_cluster_id: random()?,

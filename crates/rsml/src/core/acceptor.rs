@@ -242,10 +242,8 @@ impl Acceptor {
             self.log = Log::new(base.next(), entries.into_iter().map(Some).chain(lost).collect());
             self.lost = self.log.hole_ranges();
         }
-        let above = |ranges: &[Range]| -> Vec<Range> {
-            ranges.iter().filter(|(_, to)| *to > base).map(|(from, to)| (*from.max(&base.next()), *to)).collect()
-        };
-        self.lost = above(&self.lost);
+        self.lost.retain(|(_, to)| *to > base);
+        self.lost.iter_mut().for_each(|(from, _)| *from = base.next().max(*from));
         self.stable = self.stable.max(base);
         let ticket = self.order(base.next(), false, Vec::new());
         let order = self.orders.last_mut().expect("it was given just now");

@@ -204,10 +204,8 @@ impl Replica {
         let at_least = self.catch_up.wanted.unwrap_or_default().0;
         let Some(transfer) = &mut self.catch_up.transfer else { return };
         let length = transfer.piece_bytes;
-        let rate = self.options.snapshot_bytes_per_second;
-        if rate > 0 {
-            transfer.ask_at = transfer.ask_at.max(self.now).plus_us(length.saturating_mul(1_000_000) / rate);
-        }
+        let takes_us = length.saturating_mul(1_000_000).checked_div(self.options.snapshot_bytes_per_second);
+        transfer.ask_at = transfer.ask_at.max(self.now).plus_us(takes_us.unwrap_or(0));
         transfer.asked = offset + length;
         let source = transfer.source;
         self.send(source, Message::SnapshotRequest(SnapshotRequest { id, offset, length, at_least }), Vec::new());

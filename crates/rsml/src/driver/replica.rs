@@ -26,6 +26,8 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct ReplicaOptions {
     pub core: CoreOptions,
+    /// The database is asked to flush when so much was written to the log since the last time.
+    pub flush_after_log_bytes: u64,
     /// A request that finds no primary for this long is surely not executed.
     pub no_primary_wait: Duration,
     /// Random; become the disk's and the cluster's name if they have none yet.
@@ -168,7 +170,7 @@ impl ConsensusReplica {
         });
         let network = NetworkManager::new(connect(NetworkManager::sink(Arc::downgrade(&shared)))?);
         *shared.seat.lock().expect("nobody holds it yet") = Some(Seat::new(core, network));
-        let threads = threads::spawn(&shared, options.core.me, storage, applier);
+        let threads = threads::spawn(&shared, options.core.me, storage, applier, options.flush_after_log_bytes);
         Ok(ConsensusReplica { shared, options, threads: Mutex::new(threads) })
     }
 
