@@ -1,6 +1,8 @@
 //! The replicas of this process: opened together, stopped together.
 
-use std::io::Read;
+use std::fs::{File, OpenOptions};
+use std::io::{ErrorKind, Read, Write};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +10,7 @@ use kv_store::{Durability, StoreOptions};
 use rsml::core::CoreOptions;
 use rsml::transport::{EventSink, InMemoryTransport, SharedMessageBus, TcpOptions, TcpTransport, Transport};
 use rsml::wal::{WalOptions, WalStorage};
-use rsml::{ConsensusReplica, ReplicaId, ReplicaOptions};
+use rsml::{ConsensusReplica, FailureKind, ReplicaId, ReplicaOptions};
 use tokio::runtime::Handle;
 
 use super::executor::KvStoreExecutor;
@@ -32,6 +34,59 @@ pub struct LocalReplicaParts {
     pub id: u32,
     pub reader: LocalReader,
     pub consensus: Arc<ConsensusReplica>,
+    damage: PathBuf,
+}
+
+impl LocalReplicaParts {
+    /// Waits until the replica has stopped, and marks its database if that is why. Never returns while it runs.
+    pub async fn mark_when_stopped(self) {
+        let mut watch = self.consensus.watch();
+        if watch.wait_for(|role| role.failed.is_some()).await.is_ok()
+            && let Err(error) = tokio::task::spawn_blocking(move || self.mark_if_damaged()).await
+        {
+            tracing::error!(%error, "a damaged database was not marked");
+        }
+    }
+
+    /// Where the replica stopped because of its database: leaves a mark, so that the next start rebuilds it from a peer.
+    fn mark_if_damaged(&self) {
+        let Some(failure) = self.consensus.status().failed.filter(|failure| must_be_rebuilt(failure.kind)) else {
+            return;
+        };
+        match mark_damaged(&self.damage, &failure.reason) {
+            Ok(()) => {
+                tracing::error!(replica = self.id, "its next start rebuilds the database from a peer");
+            }
+            Err(error) => tracing::error!(replica = self.id, %error, path = %self.damage.display(),
+                "the damaged database could not be marked; create this file before the next start"),
+        }
+    }
+}
+
+/// Whether the replica's own copy is known to be wrong. Where nobody knows whose copy is right, none may be thrown away.
+fn must_be_rebuilt(kind: FailureKind) -> bool {
+    match kind {
+        FailureKind::Damaged | FailureKind::Diverged => true,
+        FailureKind::Storage
+        | FailureKind::Execution
+        | FailureKind::DivergedWithoutMajority
+        | FailureKind::Invariant
+        | FailureKind::ShutDown => false,
+    }
+}
+
+/// Writes the mark durably; one that is there already stays as it is.
+fn mark_damaged(path: &Path, reason: &str) -> std::io::Result<()> {
+    let mut file = match OpenOptions::new().write(true).create_new(true).open(path) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => return Ok(()),
+        other => other?,
+    };
+    writeln!(file, "{reason}")?;
+    file.sync_all()?;
+    match path.parent() {
+        Some(directory) => File::open(directory)?.sync_all(),
+        None => Ok(()),
+    }
 }
 
 /// Owns the replicas of this process: database, executor, log, transport, consensus.
@@ -56,7 +111,8 @@ impl ReplicatedKvStore {
                 open_database(config, &path, Durability::UntilFlush, &resources, StoreOptions::replicated())?;
             let reader = LocalReader::new(database, slots.clone());
             let consensus = start_replica(config, data_dir, network, runtime, id, &reader)?;
-            replicas.push(LocalReplicaParts { id, reader, consensus: Arc::new(consensus) });
+            let (consensus, damage) = (Arc::new(consensus), data_dir.replica_damage(id));
+            replicas.push(LocalReplicaParts { id, reader, consensus, damage });
         }
         Ok(ReplicatedKvStore { replicas })
     }
@@ -78,6 +134,7 @@ impl ReplicatedKvStore {
             replica.consensus.stop();
         }
         for replica in &self.replicas {
+            replica.mark_if_damaged();
             if let Err(error) = replica.reader.database().flush() {
                 tracing::error!(replica = replica.id, %error, "the database was not written out; the log will be applied again");
             }
@@ -174,4 +231,24 @@ fn random() -> Result<u128, ServerError> {
         .and_then(|mut file| file.read_exact(&mut bytes))
         .map_err(|error| ServerError::Replication(format!("/dev/urandom cannot be read: {error}")))?;
     Ok(u128::from_ne_bytes(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_damaged_database_is_marked_once_with_the_first_reason() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mark = directory.path().join("damaged");
+        mark_damaged(&mark, "its database has diverged").expect("marked");
+        mark_damaged(&mark, "another reason").expect("it stays");
+        assert_eq!(std::fs::read_to_string(&mark).expect("a mark"), "its database has diverged\n");
+    }
+
+    #[test]
+    fn only_a_copy_that_is_known_to_be_wrong_is_thrown_away() {
+        assert!(must_be_rebuilt(FailureKind::Diverged) && must_be_rebuilt(FailureKind::Damaged));
+        assert!(!must_be_rebuilt(FailureKind::DivergedWithoutMajority), "all replicas would throw away theirs");
+    }
 }
