@@ -28,7 +28,7 @@ pub struct ReplicatedServerManager {
     router: Arc<ConsensusRouter>,
     store: Arc<ReplicatedKvStore>,
     identity: tokio::task::JoinHandle<()>,
-    /// Mark the databases of replicas that stop because of them.
+    /// Note which databases are wrong, when replicas stop because of that.
     marking: tokio::task::JoinSet<()>,
     /// Last, so that the directory is free only when everything in it is closed.
     _data_dir: Arc<DataDir>,
@@ -57,13 +57,19 @@ impl ReplicatedServerManager {
         let metrics = ServerMetrics::new();
         let collector = Box::new(ConsensusCollector::new(store.clone()));
         metrics.registry().register(collector).expect("registered once for each server");
-        let back_end =
-            BackEnd { router: router.clone(), cluster: cluster.clone(), replicas: cluster, metrics, addresses };
+        let back_end = BackEnd {
+            router: router.clone(),
+            cluster: cluster.clone(),
+            replicas: cluster,
+            metrics,
+            space: store.space().clone(),
+            addresses,
+        };
         let front_end = FrontEnd::start(&config, back_end).await?;
         if ids.len() == members.len() {
             wait_for_primary(&store).await;
         }
-        let marking = store.replicas().iter().cloned().map(LocalReplicaParts::mark_when_stopped).collect();
+        let marking = store.replicas().iter().cloned().map(LocalReplicaParts::give_up_when_diverged).collect();
         let identity = tokio::spawn(remember_identity(store.clone(), data_dir.clone()));
         tracing::info!(thrift = %front_end.thrift_addr(), admin = %front_end.admin_addr(), replicas = ?ids,
             data_dir = %config.storage.data_dir.display(), "replicated server started");

@@ -1,23 +1,23 @@
 //! The replicas of this process: opened together, stopped together.
 
-use std::fs::{File, OpenOptions};
-use std::io::{ErrorKind, Read, Write};
-use std::path::{Path, PathBuf};
+use std::io::Read;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kv_store::{Durability, StoreOptions};
+use kv_store::SharedResources;
 use rsml::core::CoreOptions;
 use rsml::transport::{EventSink, InMemoryTransport, SharedMessageBus, TcpOptions, TcpTransport, Transport};
 use rsml::wal::{WalOptions, WalStorage};
-use rsml::{ConsensusReplica, FailureKind, ReplicaId, ReplicaOptions};
+use rsml::{ConsensusReplica, Failure, FailureKind, ReplicaId, ReplicaOptions};
 use tokio::runtime::Handle;
 
+use super::databases::ReplicaDatabases;
 use super::executor::KvStoreExecutor;
 use crate::config::{Config, EngineKind};
 use crate::data_dir::DataDir;
-use crate::manager::{ServerError, open_database, shared_resources};
+use crate::manager::{ServerError, shared_resources};
 use crate::router::{LocalReader, ReadSlots};
+use crate::space::SpaceWatch;
 
 /// How the replicas reach each other.
 #[derive(Clone)]
@@ -34,64 +34,51 @@ pub struct LocalReplicaParts {
     pub id: u32,
     pub reader: LocalReader,
     pub consensus: Arc<ConsensusReplica>,
-    damage: PathBuf,
+    /// Whether there is space for more writes; asks the file system once a second at most.
+    pub has_space: Arc<dyn Fn() -> bool + Send + Sync>,
+    databases: Arc<ReplicaDatabases>,
 }
 
 impl LocalReplicaParts {
-    /// Waits until the replica has stopped, and marks its database if that is why. Never returns while it runs.
-    pub async fn mark_when_stopped(self) {
+    /// Waits until the replica has stopped, and gives its database up if that is why. Never returns while it runs.
+    pub async fn give_up_when_diverged(self) {
         let mut watch = self.consensus.watch();
         if watch.wait_for(|role| role.failed.is_some()).await.is_ok()
-            && let Err(error) = tokio::task::spawn_blocking(move || self.mark_if_damaged()).await
+            && let Err(error) = tokio::task::spawn_blocking(move || self.give_up_if_diverged()).await
         {
-            tracing::error!(%error, "a damaged database was not marked");
+            tracing::error!(%error, "that a database is wrong was not noted");
         }
     }
 
-    /// Where the replica stopped because of its database: leaves a mark, so that the next start rebuilds it from a peer.
-    fn mark_if_damaged(&self) {
-        let Some(failure) = self.consensus.status().failed.filter(|failure| must_be_rebuilt(failure.kind)) else {
-            return;
-        };
-        match mark_damaged(&self.damage, &failure.reason) {
-            Ok(()) => {
-                tracing::error!(replica = self.id, "its next start rebuilds the database from a peer");
-            }
-            Err(error) => tracing::error!(replica = self.id, %error, path = %self.damage.display(),
-                "the damaged database could not be marked; create this file before the next start"),
+    /// Only where the others agree that it is this one. Where nobody knows whose database is right, all would be thrown
+    /// away.
+    fn give_up_if_diverged(&self) {
+        match self.consensus.status().failed {
+            Some(Failure { kind: FailureKind::Diverged, reason }) => self.databases.give_up(&reason),
+            Some(Failure { kind: FailureKind::DivergedWithoutMajority, .. }) => tracing::error!(
+                replica = self.id,
+                "somebody has to say which database is right: see the manual, \"Replicas that disagree\""
+            ),
+            _ => {}
         }
-    }
-}
-
-/// Whether the replica's own copy is known to be wrong. Where nobody knows whose copy is right, none may be thrown away.
-fn must_be_rebuilt(kind: FailureKind) -> bool {
-    match kind {
-        FailureKind::Damaged | FailureKind::Diverged => true,
-        FailureKind::Storage
-        | FailureKind::Execution
-        | FailureKind::DivergedWithoutMajority
-        | FailureKind::Invariant
-        | FailureKind::ShutDown => false,
-    }
-}
-
-/// Writes the mark durably; one that is there already stays as it is.
-fn mark_damaged(path: &Path, reason: &str) -> std::io::Result<()> {
-    let mut file = match OpenOptions::new().write(true).create_new(true).open(path) {
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => return Ok(()),
-        other => other?,
-    };
-    writeln!(file, "{reason}")?;
-    file.sync_all()?;
-    match path.parent() {
-        Some(directory) => File::open(directory)?.sync_all(),
-        None => Ok(()),
     }
 }
 
 /// Owns the replicas of this process: database, executor, log, transport, consensus.
 pub struct ReplicatedKvStore {
     replicas: Vec<LocalReplicaParts>,
+    space: Arc<SpaceWatch>,
+}
+
+/// What all replicas of the process are started with.
+struct Start<'s> {
+    config: &'s Config,
+    data_dir: &'s DataDir,
+    network: &'s Network,
+    runtime: &'s Handle,
+    resources: SharedResources,
+    slots: ReadSlots,
+    space: Arc<SpaceWatch>,
 }
 
 impl ReplicatedKvStore {
@@ -102,19 +89,23 @@ impl ReplicatedKvStore {
         network: &Network,
         runtime: &Handle,
     ) -> Result<ReplicatedKvStore, ServerError> {
-        let resources = shared_resources(config)?;
-        let slots = ReadSlots::per_processor();
-        let mut replicas = Vec::new();
-        for id in config.replication.local_ids() {
-            let path = data_dir.replica_database(id);
-            let database =
-                open_database(config, &path, Durability::UntilFlush, &resources, StoreOptions::replicated())?;
-            let reader = LocalReader::new(database, slots.clone());
-            let consensus = start_replica(config, data_dir, network, runtime, id, &reader)?;
-            let (consensus, damage) = (Arc::new(consensus), data_dir.replica_damage(id));
-            replicas.push(LocalReplicaParts { id, reader, consensus, damage });
+        if config.storage.engine == EngineKind::Memory {
+            tracing::warn!(
+                "storage.engine = \"memory\": rows are kept in memory only; the log is never trimmed, and every start \
+                 applies all of it"
+            );
         }
-        Ok(ReplicatedKvStore { replicas })
+        let space = Arc::new(SpaceWatch::new(data_dir.root(), config.storage.min_free_bytes()));
+        let (resources, slots) = (shared_resources(config)?, ReadSlots::per_processor());
+        let start = Start { config, data_dir, network, runtime, resources, slots, space: space.clone() };
+        let replicas =
+            config.replication.local_ids().into_iter().map(|id| start.replica(id)).collect::<Result<_, _>>()?;
+        Ok(ReplicatedKvStore { replicas, space })
+    }
+
+    /// The space left for the data of this process.
+    pub fn space(&self) -> &Arc<SpaceWatch> {
+        &self.space
     }
 
     /// By ascending id; never empty.
@@ -131,10 +122,12 @@ impl ReplicatedKvStore {
     /// Stops the replicas and writes their databases out, so that the next start need not apply the log again. Blocks.
     pub fn shutdown(&self) {
         for replica in &self.replicas {
+            // What waits for space would be waited for.
+            replica.reader.database().stop_waiting_for_space();
             replica.consensus.stop();
         }
         for replica in &self.replicas {
-            replica.mark_if_damaged();
+            replica.give_up_if_diverged();
             if let Err(error) = replica.reader.database().flush() {
                 tracing::error!(replica = replica.id, %error, "the database was not written out; the log will be applied again");
             }
@@ -142,34 +135,48 @@ impl ReplicatedKvStore {
     }
 }
 
-fn start_replica(
-    config: &Config,
-    data_dir: &DataDir,
-    network: &Network,
-    runtime: &Handle,
-    id: u32,
-    reader: &LocalReader,
-) -> Result<ConsensusReplica, ServerError> {
-    let failed = |error: &dyn std::fmt::Display| ServerError::Replication(format!("replica {id}: {error}"));
-    let segment_bytes = config.replication.wal_segment_mb << 20;
-    let wal_options = WalOptions { segment_bytes, ..WalOptions::default() };
-    let wal_path = data_dir.replica_wal(id);
-    std::fs::create_dir_all(&wal_path).map_err(|error| failed(&error))?;
-    let wal = WalStorage::open(wal_path, wal_options).map_err(|error| failed(&error))?;
-    let survives_exit = config.storage.engine != EngineKind::Memory;
-    let executor = KvStoreExecutor::new(reader.clone(), survives_exit).map_err(|error| failed(&error))?;
-    let options = replica_options(config, id)?;
-    let me = options.core.me;
-    // The library knows addresses and no keys: an error that names the key goes past it.
-    let mut not_connected = None;
-    let started = ConsensusReplica::start(options, wal, executor, |sink| {
-        connect(config, network, runtime, me, sink).map_err(|error| {
-            let shown = std::io::Error::other(error.to_string());
-            not_connected = Some(error);
-            shown
-        })
-    });
-    started.map_err(|error| not_connected.unwrap_or_else(|| failed(&error)))
+impl Start<'_> {
+    fn replica(&self, id: u32) -> Result<LocalReplicaParts, ServerError> {
+        let failed = |error: &dyn std::fmt::Display| ServerError::Replication(format!("replica {id}: {error}"));
+        let storage = self.log(id).map_err(|error| failed(&error))?;
+        let (folder, engine) = (self.data_dir.replica(id), self.config.storage.engine.into());
+        let databases = ReplicaDatabases::new(id, folder, engine, self.resources.clone());
+        let mut opened = None;
+        let open = |generation| {
+            let executor = KvStoreExecutor::open(databases.clone(), self.slots.clone(), generation)?;
+            opened = Some(executor.reader().clone());
+            Ok(executor)
+        };
+        let options = replica_options(self.config, id)?;
+        let me = options.core.me;
+        // The library knows addresses and no keys: an error that names the key goes past it.
+        let mut not_connected = None;
+        let started = ConsensusReplica::start(options, storage, open, |sink| {
+            connect(self.config, self.network, self.runtime, me, sink).map_err(|error| {
+                let shown = std::io::Error::other(error.to_string());
+                not_connected = Some(error);
+                shown
+            })
+        });
+        let consensus = Arc::new(started.map_err(|error| not_connected.unwrap_or_else(|| failed(&error)))?);
+        let failing = Arc::downgrade(&consensus);
+        databases.on_damage(move |reason| {
+            if let Some(consensus) = failing.upgrade() {
+                let reason = format!("its database is damaged: {reason}");
+                consensus.fail(Failure { kind: FailureKind::Damaged, reason });
+            }
+        });
+        let reader = opened.expect("a replica that runs has opened its database");
+        let space = self.space.clone();
+        Ok(LocalReplicaParts { id, reader, consensus, has_space: Arc::new(move || space.has_space()), databases })
+    }
+
+    fn log(&self, id: u32) -> std::io::Result<WalStorage> {
+        let segment_bytes = self.config.replication.wal_segment_mb << 20;
+        let path = self.data_dir.replica_wal(id);
+        std::fs::create_dir_all(&path)?;
+        WalStorage::open(path, WalOptions { segment_bytes, ..WalOptions::default() }).map_err(std::io::Error::other)
+    }
 }
 
 fn connect(
@@ -231,24 +238,4 @@ fn random() -> Result<u128, ServerError> {
         .and_then(|mut file| file.read_exact(&mut bytes))
         .map_err(|error| ServerError::Replication(format!("/dev/urandom cannot be read: {error}")))?;
     Ok(u128::from_ne_bytes(bytes))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_damaged_database_is_marked_once_with_the_first_reason() {
-        let directory = tempfile::tempdir().expect("a directory");
-        let mark = directory.path().join("damaged");
-        mark_damaged(&mark, "its database has diverged").expect("marked");
-        mark_damaged(&mark, "another reason").expect("it stays");
-        assert_eq!(std::fs::read_to_string(&mark).expect("a mark"), "its database has diverged\n");
-    }
-
-    #[test]
-    fn only_a_copy_that_is_known_to_be_wrong_is_thrown_away() {
-        assert!(must_be_rebuilt(FailureKind::Diverged) && must_be_rebuilt(FailureKind::Damaged));
-        assert!(!must_be_rebuilt(FailureKind::DivergedWithoutMajority), "all replicas would throw away theirs");
-    }
 }
