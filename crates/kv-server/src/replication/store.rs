@@ -38,6 +38,32 @@ pub struct LocalReplicaParts {
     pub consensus: Arc<ConsensusReplica>,
     /// Whether there is space for more writes; asks the file system once a second at most.
     pub has_space: Arc<dyn Fn() -> bool + Send + Sync>,
+    databases: Arc<ReplicaDatabases>,
+}
+
+impl LocalReplicaParts {
+    /// Waits until the replica has stopped, and gives its database up if that is why. Never returns while it runs.
+    pub async fn give_up_when_diverged(self) {
+        let mut watch = self.consensus.watch();
+        if watch.wait_for(|role| role.failed.is_some()).await.is_ok()
+            && let Err(error) = tokio::task::spawn_blocking(move || self.give_up_if_diverged()).await
+        {
+            tracing::error!(%error, "that a database is wrong was not noted");
+        }
+    }
+
+    /// Only where the others agree that it is this one. Where nobody knows whose database is right, all would be thrown
+    /// away.
+    fn give_up_if_diverged(&self) {
+        match self.consensus.status().failed {
+            Some(Failure { kind: FailureKind::Diverged, reason }) => self.databases.give_up(&reason),
+            Some(Failure { kind: FailureKind::DivergedWithoutMajority, .. }) => tracing::error!(
+                replica = self.id,
+                "somebody has to say which database is right: see the manual, \"Replicas that disagree\""
+            ),
+            _ => {}
+        }
+    }
 }
 
 /// Owns the replicas of this process: database, executor, log, transport, consensus.
@@ -103,6 +129,7 @@ impl ReplicatedKvStore {
             replica.consensus.stop();
         }
         for replica in &self.replicas {
+            replica.give_up_if_diverged();
             if let Err(error) = replica.reader.database().flush() {
                 tracing::error!(replica = replica.id, %error, "the database was not written out; the log will be applied again");
             }
@@ -143,7 +170,7 @@ impl Start<'_> {
         });
         let reader = opened.expect("a replica that runs has opened its database");
         let space = self.space.clone();
-        Ok(LocalReplicaParts { id, reader, consensus, has_space: Arc::new(move || space.has_space()) })
+        Ok(LocalReplicaParts { id, reader, consensus, has_space: Arc::new(move || space.has_space()), databases })
     }
 
     fn log(&self, id: u32) -> std::io::Result<WalStorage> {

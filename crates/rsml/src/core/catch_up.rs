@@ -390,6 +390,7 @@ impl Replica {
         if let Some(own) = state.sessions.get(&hard.disk_id).filter(|session| session.boot == hard.boot) {
             self.requests.executed(own.last, self.now);
         }
+        self.digests.replace(base, &state.recorded);
         self.applied_sessions = state.sessions;
         self.applied_time_us = state.time_us;
         self.applied_digest = state.digest;
