@@ -6,4 +6,6 @@
 
 pub mod checkers;
 pub mod history;
+#[cfg(feature = "model")]
+pub mod model;
 pub mod simulator;

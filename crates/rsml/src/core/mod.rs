@@ -14,6 +14,7 @@
 
 mod acceptor;
 mod birth;
+mod canonical;
 mod election;
 mod forwarding;
 mod learner;
