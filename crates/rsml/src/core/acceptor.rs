@@ -333,6 +333,18 @@ impl Acceptor {
         ticket
     }
 
+    /// Numbers the orders on their way to the disk from 1.
+    pub fn renumber_orders(&mut self) {
+        for (ticket, pending) in (1..).zip(&mut self.pending) {
+            pending.ticket = Ticket(ticket);
+        }
+        let given_out = self.pending.len() - self.orders.len();
+        for (ticket, order) in (given_out as u64 + 1..).zip(&mut self.orders) {
+            order.ticket = Ticket(ticket);
+        }
+        self.next_ticket = Ticket(self.pending.len() as u64 + 1);
+    }
+
     /// Everything up to `ticket` is durable.
     pub fn complete(&mut self, ticket: Ticket) {
         while self.pending.front().is_some_and(|p| p.ticket <= ticket) {
