@@ -3,7 +3,13 @@
 //! The database is the snapshot. A copy is made only when a peer needs one, travels in chunks, and becomes a fresh
 //! database beside the present one; one record of the log then switches to it (safety rule 10).
 
+mod installer;
+mod server;
+
 use bytes::Bytes;
+
+pub use installer::SnapshotInstaller;
+pub use server::SnapshotServer;
 
 use crate::ExecutionError;
 
