@@ -8,7 +8,7 @@ use kv_store::SharedResources;
 use rsml::core::CoreOptions;
 use rsml::transport::{EventSink, InMemoryTransport, SharedMessageBus, TcpOptions, TcpTransport, Transport};
 use rsml::wal::{WalOptions, WalStorage};
-use rsml::{ConsensusReplica, ReplicaId, ReplicaOptions};
+use rsml::{ConsensusReplica, ExecutionError, FailureKind, ReplicaId, ReplicaOptions, RoleChange};
 use tokio::runtime::Handle;
 
 use super::databases::ReplicaDatabases;
@@ -34,8 +34,16 @@ pub struct LocalReplicaParts {
     pub id: u32,
     pub reader: LocalReader,
     pub consensus: Arc<ConsensusReplica>,
+    pub databases: Arc<ReplicaDatabases>,
     /// Whether there is space for more writes; asks the file system once a second at most.
     pub has_space: Arc<dyn Fn() -> bool + Send + Sync>,
+}
+
+/// Where a majority agrees on other data than this replica has, its database is to be rebuilt.
+fn note_divergence(databases: &ReplicaDatabases, role: &RoleChange) {
+    if let Some(failure) = role.failed.as_ref().filter(|failure| failure.kind == FailureKind::Diverged) {
+        databases.note_damage(&failure.reason);
+    }
 }
 
 /// Owns the replicas of this process: database, executor, log, transport, consensus.
@@ -99,6 +107,7 @@ impl ReplicatedKvStore {
             // What waits for space would be waited for.
             replica.reader.database().stop_waiting_for_space();
             replica.consensus.stop();
+            note_divergence(&replica.databases, &replica.consensus.watch().borrow());
         }
         for replica in &self.replicas {
             if let Err(error) = replica.reader.database().flush() {
@@ -118,7 +127,7 @@ impl Start<'_> {
         let mut open = |generation| {
             let executor = KvStoreExecutor::open(databases.clone(), self.slots.clone(), generation)?;
             opened = Some(executor.reader().clone());
-            Ok::<_, rsml::ExecutionError>(executor)
+            Ok::<_, ExecutionError>(executor)
         };
         let executor = open(0).map_err(|error| failed(&error))?;
         let options = replica_options(self.config, id)?;
@@ -136,12 +145,20 @@ impl Start<'_> {
         let failing = Arc::downgrade(&consensus);
         databases.on_damage(move |reason| {
             if let Some(consensus) = failing.upgrade() {
-                consensus.fail(&format!("its database is damaged: {reason}"));
+                consensus.fail(ExecutionError::corrupt(reason));
             }
         });
         let reader = opened.expect("a replica that runs has opened its database");
         let space = self.space.clone();
-        Ok(LocalReplicaParts { id, reader, consensus, has_space: Arc::new(move || space.has_space()) })
+        let (mut watch, watched) = (consensus.watch(), databases.clone());
+        self.runtime.spawn(async move {
+            // An error means that the replica is gone.
+            if let Ok(role) = watch.wait_for(|role| role.failed.is_some()).await {
+                note_divergence(&watched, &role);
+            }
+        });
+        let has_space = Arc::new(move || space.has_space());
+        Ok(LocalReplicaParts { id, reader, consensus, databases, has_space })
     }
 
     fn log(&self, id: u32) -> std::io::Result<WalStorage> {

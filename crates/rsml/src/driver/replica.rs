@@ -16,7 +16,9 @@ use super::waiters::{ReadWaiters, RequestWaiters};
 use super::{Event, Failure, ReadError, RequestError, StartError, Storage};
 use crate::core::{CoreOptions, Input, ReadId, Replica, ReplicaStatus, RequestId, Start};
 use crate::transport::{EventSink, Transport, TransportStatistics};
-use crate::{Applier, DiskId, ExecutionNotifier, Instant, ReplicaId, Sequence, StorageStatistics, View};
+use crate::{
+    Applier, DiskId, ExecutionError, ExecutionNotifier, Instant, ReplicaId, Sequence, StorageStatistics, View,
+};
 
 /// How a replica is run.
 #[derive(Clone, Debug)]
@@ -243,9 +245,9 @@ impl ConsensusReplica {
         self.shared.status().clone()
     }
 
-    /// Ends this replica as a failure of its own parts would: something that it stands on was found to be unsound.
-    pub fn fail(&self, reason: &str) {
-        self.shared.inbox.push(Event::Failed(reason.to_owned()));
+    /// Ends this replica as an error of its executor would: somebody else met that error, a reader of the database, say.
+    pub fn fail(&self, error: ExecutionError) {
+        self.shared.inbox.push(Event::Failed(error.into()));
     }
 
     /// Stops all threads and closes the connections. What is durable stays; requests that were sent end as unknown.
