@@ -11,7 +11,7 @@ mod types;
 mod value;
 pub mod wal;
 
-pub use core::{Acceptor, Learner, Proposer, ViewManager};
+pub use core::{Acceptor, Learner, Proposer, TransferError, ViewManager};
 pub use driver::{
     ConsensusReplica, DriverStatus, NetworkManager, ReadError, ReplicaOptions, RequestError, RoleChange, StartError,
 };

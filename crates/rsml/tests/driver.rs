@@ -283,7 +283,7 @@ async fn stopping_under_load_ends_every_request() {
     let deadline = Instant::now() + Duration::from_secs(20);
     let requests: Vec<_> =
         (0..500).map(|_| cluster.replicas[&0].execute_request_async(Bytes::from_static(b"x"), deadline)).collect();
-    cluster.replicas[&0].stop();
+    cluster.replicas[&0].stop(false);
     for request in requests {
         match request.await {
             Ok(_) | Err(RequestError::Unknown(_) | RequestError::NotExecuted(_)) => {}

@@ -57,6 +57,7 @@ impl ConsensusRouter {
         match outcome {
             Ok(bytes) => decode_verdict(&bytes)?.map(KvOutcome::Committed),
             Err(RequestError::Overloaded) => Err(KvError::Overloaded(RequestError::Overloaded.to_string())),
+            Err(RequestError::StorageFull) => Err(KvError::StorageFull(RequestError::StorageFull.to_string())),
             Err(RequestError::NotExecuted(_)) => Err(self.no_primary(replica, started.elapsed())),
             Err(RequestError::Unknown(reason)) => Err(KvError::CommitUnknown(reason)),
         }

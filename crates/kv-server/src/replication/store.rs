@@ -37,6 +37,8 @@ pub struct LocalReplicaParts {
 /// Owns the replicas of this process: database, executor, log, transport, consensus.
 pub struct ReplicatedKvStore {
     replicas: Vec<LocalReplicaParts>,
+    /// Whether the cluster has replicas in other processes, which may go on without this one.
+    has_remote_replicas: bool,
 }
 
 impl ReplicatedKvStore {
@@ -58,7 +60,8 @@ impl ReplicatedKvStore {
             let consensus = start_replica(config, data_dir, network, runtime, id, &reader)?;
             replicas.push(LocalReplicaParts { id, reader, consensus: Arc::new(consensus) });
         }
-        Ok(ReplicatedKvStore { replicas })
+        let has_remote_replicas = replicas.len() < config.replication.replicas.len();
+        Ok(ReplicatedKvStore { replicas, has_remote_replicas })
     }
 
     /// By ascending id; never empty.
@@ -72,10 +75,11 @@ impl ReplicatedKvStore {
         sound > self.replicas.len() / 2
     }
 
-    /// Stops the replicas and writes their databases out, so that the next start need not apply the log again. Blocks.
+    /// Stops the replicas and writes their databases out, so that the next start need not apply the log again. Blocks. A
+    /// primary first lets a replica of another process lead.
     pub fn shutdown(&self) {
         for replica in &self.replicas {
-            replica.consensus.stop();
+            replica.consensus.stop(self.has_remote_replicas);
         }
         for replica in &self.replicas {
             if let Err(error) = replica.reader.database().flush() {

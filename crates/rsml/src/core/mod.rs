@@ -10,19 +10,22 @@
 //! The parts are plain state with the rules that guard it: [`Acceptor`] (promise, log), [`Learner`] (commit point),
 //! [`Proposer`] (what a primary knows), [`ViewManager`] (who leads, when to stand), `Requests` (this replica's session),
 //! `Reads` (linearizable read points). [`Replica`] is the only place where they meet; its `impl` is spread over the files
-//! `birth`, `election`, `replication` and `forwarding` by subject.
+//! `birth`, `election`, `replication`, `forwarding`, `transfer`, `fitness` and `lease` by subject.
 
 mod acceptor;
 mod birth;
 mod election;
+mod fitness;
 mod forwarding;
 mod learner;
+mod lease;
 mod log;
 mod proposer;
 mod reads;
 mod replica;
 mod replication;
 mod requests;
+mod transfer;
 mod view_manager;
 
 use bytes::Bytes;
@@ -31,10 +34,11 @@ pub use acceptor::Acceptor;
 pub use learner::Learner;
 pub use proposer::Proposer;
 pub use replica::{Replica, ReplicaStatus, Start};
+pub use transfer::TransferError;
 pub use view_manager::{Role, ViewManager};
 
 use crate::transport::Sender;
-use crate::{Message, Persist, ReplicaId, Sequence, Sessions, Ticket, View};
+use crate::{Instant, Message, Persist, ReplicaId, Sequence, Sessions, Ticket, View};
 
 /// Names a request of a local caller; chosen by the driver, never used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -43,6 +47,10 @@ pub struct RequestId(pub u64);
 /// Names a read of a local caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ReadId(pub u64);
+
+/// Names a transfer asked for by a local caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TransferId(pub u64);
 
 /// Times and sizes. All times are in microseconds.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -72,6 +80,9 @@ pub struct CoreOptions {
     pub max_request_bytes: usize,
     /// Most bytes of entries that are not applied yet; a primary proposes no more beyond.
     pub max_unapplied_bytes: usize,
+    /// For how long secondaries let nobody else lead after they heard the primary, which meanwhile serves reads without
+    /// asking them. 0: no leases. Shorter than `election_min_us`, and the same on all replicas.
+    pub lease_us: u64,
     /// Differs per replica; only timing depends on it.
     pub seed: u64,
 }
@@ -94,6 +105,7 @@ impl CoreOptions {
             log_cache_bytes: 64 << 20,
             max_request_bytes: 256 << 20,
             max_unapplied_bytes: 128 << 20,
+            lease_us: 0,
             seed,
         }
     }
@@ -121,6 +133,18 @@ pub enum Input {
     /// A local caller wants a linearizable read point.
     Read(ReadId),
     CancelRead(ReadId),
+    /// A local caller wants another replica to lead: `to`, or whichever is best.
+    Transfer {
+        id: TransferId,
+        to: Option<ReplicaId>,
+        deadline: Instant,
+    },
+    /// Whether this replica may lead; at start it may. One that may not still votes.
+    Eligible(bool),
+    /// Whether storage has space for more; at start it has.
+    Space(bool),
+    /// This replica is about to stop: it leads no more.
+    Stopping,
     /// Storage completed every order up to this one.
     Durable(Ticket),
     /// The executor applied everything through `sequence`, which left these sessions, time and digest.
@@ -164,6 +188,8 @@ pub enum Refusal {
     Overloaded,
     /// Taken back before it was sent.
     Cancelled,
+    /// Too few replicas have space for more.
+    StorageFull,
 }
 
 /// What is to be done now. Messages and orders may be carried out at the same time: a message that claims something
@@ -183,6 +209,8 @@ pub struct Outputs {
     pub trim: Option<Sequence>,
     /// Surely not executed.
     pub refused: Vec<(RequestId, Refusal)>,
+    /// How transfers asked for here ended: who leads now, or why it is as before.
+    pub transferred: Vec<(TransferId, Result<ReplicaId, TransferError>)>,
 }
 
 /// A small deterministic generator (SplitMix64, Steele et al. 2014) that can be cloned, compared and hashed with the

@@ -24,6 +24,10 @@ pub struct Progress {
     pub probe: u64,
     /// Its newest confirmation of this view.
     pub token: u64,
+    /// How far it knows the log to be chosen.
+    pub commit: Sequence,
+    /// It lets nobody else lead before, by this replica's clock.
+    pub leased_until: Instant,
     /// Messages under way: their last sequence and bytes.
     in_flight: VecDeque<(Sequence, usize)>,
     in_flight_bytes: usize,
@@ -50,6 +54,8 @@ impl Progress {
             probing,
             probe: u64::from(probing),
             token: 0,
+            commit: Sequence::ZERO,
+            leased_until: Instant::default(),
             in_flight: VecDeque::new(),
             in_flight_bytes: 0,
             settled: Sequence::ZERO,

@@ -22,6 +22,8 @@ pub struct Promised {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Campaign {
     pub view: View,
+    /// The view whose primary handed over to this replica.
+    pub handed_over: View,
     pub promises: BTreeMap<ReplicaId, Promised>,
     /// The 1a has left: the own promise is durable.
     pub asked: bool,

@@ -12,6 +12,7 @@ mod faults;
 mod node;
 mod partitions;
 mod random;
+mod roles;
 
 use cluster::Cluster;
 use faults::Faults;
@@ -28,7 +29,7 @@ fn seeds() -> Vec<u64> {
 
 fn run(replicas: u8, faults: fn(&mut random::Random) -> Faults) {
     let (mut total, mut views, mut crashes, mut acknowledged, mut reads, mut trims) = (0, 0, 0, 0, 0, 0);
-    let mut simulated_us = 0;
+    let (mut transfers, mut storage_full, mut simulated_us) = (0, 0, 0);
     let started = std::time::Instant::now();
     for seed in seeds() {
         let result = std::panic::catch_unwind(|| {
@@ -47,6 +48,8 @@ fn run(replicas: u8, faults: fn(&mut random::Random) -> Faults) {
                 acknowledged += figures.acknowledged;
                 reads += figures.reads;
                 trims += figures.trims;
+                transfers += figures.transfers;
+                storage_full += figures.storage_full;
                 simulated_us += figures.simulated_us;
             }
             Err(panic) => {
@@ -59,7 +62,8 @@ fn run(replicas: u8, faults: fn(&mut random::Random) -> Faults) {
     }
     let seconds = started.elapsed().as_secs_f64();
     println!(
-        "{total} seeds, {views} view changes, {crashes} crashes, {acknowledged} acknowledged, {reads} reads, {trims} trims"
+        "{total} seeds, {views} view changes, {crashes} crashes, {acknowledged} acknowledged, {reads} reads, {trims} trims, \
+         {transfers} transfers, {storage_full} refused for want of space"
     );
     println!(
         "{seconds:.1} s: {:.1} seeds/s, {:.0} times as fast as life",
