@@ -163,12 +163,8 @@ fn replica_options(config: &Config, id: u32) -> Result<ReplicaOptions, ServerErr
     core.retry_us = replication.retry_ms * 1000;
     core.max_batch_bytes = replication.max_batch_bytes;
     core.max_in_flight_values = replication.max_in_flight_values as u64;
-    Ok(ReplicaOptions {
-        core,
-        no_primary_wait: Duration::from_millis(config.server.no_primary_wait_ms),
-        new_disk_id: random()?,
-        new_cluster_id: random()?,
-    })
+    let no_primary_wait = Duration::from_millis(config.server.no_primary_wait_ms);
+    Ok(ReplicaOptions { no_primary_wait, ..ReplicaOptions::new(core, random()?, random()?) })
 }
 
 /// From the system's source of randomness: names of disks and clusters must never meet.

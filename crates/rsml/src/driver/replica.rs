@@ -22,7 +22,7 @@ use crate::{Applier, DiskId, ExecutionNotifier, Instant, ReplicaId, Sequence, St
 const HAND_OVER_WAIT: Duration = Duration::from_millis(500);
 
 /// How a replica is run.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct ReplicaOptions {
     pub core: CoreOptions,
     /// A request that finds no primary for this long is surely not executed.
@@ -30,6 +30,24 @@ pub struct ReplicaOptions {
     /// Random; become the disk's and the cluster's name if they have none yet.
     pub new_disk_id: u128,
     pub new_cluster_id: u128,
+    /// Whether the disks have space for more writes, besides what the log says of its own: asked about once a second, by a
+    /// thread that may be kept waiting. Should say so while there still is some, for what is under way.
+    pub has_space: Arc<dyn Fn() -> bool + Send + Sync>,
+}
+
+impl ReplicaOptions {
+    /// The defaults around `core`.
+    pub fn new(core: CoreOptions, new_disk_id: u128, new_cluster_id: u128) -> Self {
+        let no_primary_wait = Duration::from_secs(5);
+        ReplicaOptions { core, no_primary_wait, new_disk_id, new_cluster_id, has_space: Arc::new(|| true) }
+    }
+}
+
+impl std::fmt::Debug for ReplicaOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut text = f.debug_struct("ReplicaOptions");
+        text.field("core", &self.core).field("no_primary_wait", &self.no_primary_wait).finish_non_exhaustive()
+    }
 }
 
 /// Told to watchers.
@@ -169,7 +187,7 @@ impl ConsensusReplica {
         });
         let network = NetworkManager::new(connect(NetworkManager::sink(Arc::downgrade(&shared)))?);
         *shared.seat.lock().expect("nobody holds it yet") = Some(Seat::new(core, network));
-        let threads = threads::spawn(&shared, options.core.me, storage, applier);
+        let threads = threads::spawn(&shared, &options, storage, applier);
         Ok(ConsensusReplica { shared, options, threads: Mutex::new(threads) })
     }
 
