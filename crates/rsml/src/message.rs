@@ -7,7 +7,7 @@
 use bytes::Bytes;
 use prost::{Message as _, Oneof};
 
-use crate::value::BirthRecord;
+use crate::value::{BirthRecord, DigestAt};
 
 /// One message. Its fields are raw numbers; `view`, `…_view` are [`crate::View`]s, and sequences are
 /// [`crate::Sequence`]s.
@@ -236,7 +236,7 @@ pub struct ReadPointReply {
     pub view: u64,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Hash, prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
 pub struct Report {
     #[prost(uint64, tag = "1")]
     pub view: u64,
@@ -260,6 +260,9 @@ pub struct Report {
     /// The sender's storage has no space to speak of.
     #[prost(bool, tag = "11")]
     pub storage_full: bool,
+    /// The sender's digests at multiples of the digest interval: what is new, and a few older ones.
+    #[prost(message, repeated, tag = "12")]
+    pub digests: Vec<DigestAt>,
     /// The sender was told not to lead.
     #[prost(bool, tag = "13")]
     pub is_ineligible: bool,

@@ -9,11 +9,13 @@
 //!
 //! The parts are plain state with the rules that guard it: [`Acceptor`] (promise, log), [`Learner`] (commit point),
 //! [`Proposer`] (what a primary knows), [`ViewManager`] (who leads, when to stand), `Requests` (this replica's session),
-//! `Reads` (linearizable read points). [`Replica`] is the only place where they meet; its `impl` is spread over the files
-//! `birth`, `election`, `replication`, `forwarding`, `transfer`, `fitness` and `lease` by subject.
+//! `Reads` (linearizable read points), `Digests` (whether all execute alike). [`Replica`] is the only place where they
+//! meet; its `impl` is spread over the files `birth`, `election`, `replication`, `forwarding`, `transfer`, `fitness` and
+//! `lease` by subject.
 
 mod acceptor;
 mod birth;
+mod digests;
 mod election;
 mod fitness;
 mod forwarding;
@@ -31,6 +33,7 @@ mod view_manager;
 use bytes::Bytes;
 
 pub use acceptor::Acceptor;
+pub use digests::{Divergence, DivergenceKind, Stray};
 pub use learner::Learner;
 pub use proposer::Proposer;
 pub use replica::{Replica, ReplicaStatus, Start};
@@ -83,6 +86,9 @@ pub struct CoreOptions {
     /// For how long secondaries let nobody else lead after they heard the primary, which meanwhile serves reads without
     /// asking them. 0: no leases. Shorter than `election_min_us`, and the same on all replicas.
     pub lease_us: u64,
+    /// The running digest is recorded at every multiple of this sequence, and compared with that of the others. The same
+    /// on all replicas; the driver hands it to the [`crate::Applier`].
+    pub digest_interval: u64,
     /// Differs per replica; only timing depends on it.
     pub seed: u64,
 }
@@ -106,6 +112,7 @@ impl CoreOptions {
             max_request_bytes: 256 << 20,
             max_unapplied_bytes: 128 << 20,
             lease_us: 0,
+            digest_interval: crate::DIGEST_INTERVAL,
             seed,
         }
     }
@@ -154,6 +161,8 @@ pub enum Input {
         time_us: u64,
         digest: u64,
     },
+    /// The running digest at each multiple of the digest interval that the executor reached.
+    Digests(Vec<(Sequence, u64)>),
     /// The database would survive a crash through this sequence.
     Persisted(Sequence),
     /// Entries read from storage, as asked for by [`Outputs::read_log`].
@@ -211,6 +220,9 @@ pub struct Outputs {
     pub refused: Vec<(RequestId, Refusal)>,
     /// How transfers asked for here ended: who leads now, or why it is as before.
     pub transferred: Vec<(TransferId, Result<ReplicaId, TransferError>)>,
+    /// This replica's database is not what the log says, or nobody knows which one is: it must stop serving, and does
+    /// nothing any more.
+    pub diverged: Option<Divergence>,
 }
 
 /// A small deterministic generator (SplitMix64, Steele et al. 2014) that can be cloned, compared and hashed with the

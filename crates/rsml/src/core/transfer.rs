@@ -117,15 +117,15 @@ impl Replica {
     /// What keeps a voter from leading, as far as this primary knows.
     fn obstacle(&self, peer: ReplicaId) -> Option<TransferError> {
         let progress = self.views.proposer().and_then(|proposer| proposer.peers.get(&peer));
-        let report = self.reports.get(&peer).copied().unwrap_or_default();
+        let report = self.reports.get(&peer);
         match progress {
             Some(p) if self.now.since_us(p.last_heard) < self.options.election_min_us => {}
             _ => return Some(TransferError::Unreachable(peer)),
         }
-        if report.is_ineligible {
+        if report.is_some_and(|report| report.is_ineligible) {
             return Some(TransferError::Ineligible(peer));
         }
-        report.storage_full.then_some(TransferError::StorageFull(peer))
+        report.is_some_and(|report| report.storage_full).then_some(TransferError::StorageFull(peer))
     }
 
     /// The voter that should lead instead of this primary: of those that can, the one furthest along.

@@ -13,7 +13,7 @@ use super::network::NetworkManager;
 use super::seat::{Seat, SeatLock};
 use super::threads::{self, ApplyWork, LogWork};
 use super::waiters::{ReadWaiters, RequestWaiters, TransferReply, TransferWaiters};
-use super::{Event, ReadError, RequestError, StartError, Storage};
+use super::{Event, Failure, ReadError, RequestError, StartError, Storage};
 use crate::core::{CoreOptions, Input, ReadId, Replica, ReplicaStatus, RequestId, Start, TransferError, TransferId};
 use crate::transport::{EventSink, Transport, TransportStatistics};
 use crate::{Applier, DiskId, ExecutionNotifier, Instant, ReplicaId, Sequence, StorageStatistics, View};
@@ -61,7 +61,7 @@ pub struct RoleChange {
     /// This replica leads, and has applied everything chosen before its view.
     pub recovered: bool,
     /// Why the replica stopped, if it did.
-    pub failed: Option<String>,
+    pub failed: Option<Failure>,
 }
 
 /// Everything about a replica that operators want to see.
@@ -77,7 +77,7 @@ pub struct DriverStatus {
     pub requests_executed: u64,
     /// `batch_sizes[i]`: values with fewer than 2^i requests, and at least 2^(i-1).
     pub batch_sizes: Vec<u64>,
-    pub failed: Option<String>,
+    pub failed: Option<Failure>,
 }
 
 pub(super) struct Shared {
@@ -136,7 +136,7 @@ impl ConsensusReplica {
         executor: E,
         connect: impl FnOnce(EventSink) -> std::io::Result<Arc<dyn Transport>>,
     ) -> Result<ConsensusReplica, StartError> {
-        let applier = Applier::new(executor)?;
+        let applier = Applier::new(executor)?.recording_every(options.core.digest_interval);
         let state = applier.state().clone();
         let recovered = storage.recover()?;
         if recovered.last < state.sequence || recovered.first > state.sequence.next() {
@@ -307,6 +307,12 @@ impl ConsensusReplica {
         if !self.shared.inbox.is_closed() {
             self.shared.bring(Event::Input(Input::Eligible(is_eligible)));
         }
+    }
+
+    /// Ends this replica as a failure of its own parts would: something that it stands on was found to be unsound.
+    pub fn fail(&self, reason: &str) {
+        let failure = Failure { kind: super::FailureKind::Damaged, reason: reason.to_owned() };
+        self.shared.inbox.push(Event::Failed(failure));
     }
 
     /// Stops all threads and closes the connections. What is durable stays; requests that were sent end as unknown.

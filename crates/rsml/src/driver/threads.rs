@@ -9,9 +9,9 @@ use std::time::{Duration, Instant as Clock};
 use bytes::Bytes;
 
 use super::replica::{ReplicaOptions, Shared};
-use super::{Event, Storage};
+use super::{Event, Failure, Storage};
 use crate::core::{Input, LogRead};
-use crate::{Applier, ExecutionNotifier, Persist, ReplicaId, Sequence, StorageError};
+use crate::{Applier, ExecutionNotifier, Persist, Sequence, StorageError};
 
 pub enum LogWork {
     Persist(Vec<Persist>),
@@ -43,7 +43,7 @@ pub fn spawn<S: Storage, E: ExecutionNotifier>(
 /// A panic in a thread ends the replica: without that thread it would wait for ever.
 fn guard(shared: &Shared, run: impl FnOnce()) {
     if catch_unwind(AssertUnwindSafe(run)).is_err() {
-        shared.bring(Event::Failed("an invariant was violated; the log says which".into()));
+        shared.bring(Event::Failed(Failure::invariant()));
     }
 }
 
@@ -62,7 +62,7 @@ fn run_log(shared: &Shared, storage: impl Storage, has_space: &dyn Fn() -> bool)
         let until = if log.waiting.is_empty() { log.look_at } else { log.look_at.min(log.try_at) };
         let Some(work) = shared.log.drain_within(until.saturating_duration_since(Clock::now())) else { return };
         if let Err(error) = log.carry_out(work) {
-            shared.bring(Event::Failed(error.to_string()));
+            shared.bring(Event::Failed(error.into()));
             return;
         }
         log.look_for_space();
@@ -156,7 +156,7 @@ fn run_apply<E: ExecutionNotifier>(shared: &Shared, mut applier: Applier<E>) {
         let applied = match applier.apply(entries) {
             Ok(applied) => applied,
             Err(error) => {
-                shared.bring(Event::Failed(error.to_string()));
+                shared.bring(Event::Failed(error.into()));
                 return;
             }
         };
@@ -174,6 +174,9 @@ fn run_apply<E: ExecutionNotifier>(shared: &Shared, mut applier: Applier<E>) {
         let (sequence, sessions, time_us, digest) =
             (state.sequence, state.sessions.clone(), state.time_us, state.digest);
         shared.bring(Event::Input(Input::Applied { sequence, sessions, time_us, digest }));
+        if !applied.digests.is_empty() {
+            shared.bring(Event::Input(Input::Digests(applied.digests)));
+        }
         {
             let mut status = shared.status();
             status.digest = state.digest;
@@ -194,7 +197,7 @@ fn run_apply<E: ExecutionNotifier>(shared: &Shared, mut applier: Applier<E>) {
             }
             let event = match applier.executor().persisted_sequence() {
                 Ok(persisted) => Event::Input(Input::Persisted(persisted)),
-                Err(error) => Event::Failed(error.to_string()),
+                Err(error) => Event::Failed(error.into()),
             };
             shared.bring(event);
         }

@@ -33,6 +33,9 @@ impl Cluster {
             self.nodes[node].paused_until = self.now + self.random.below(1_500_000);
         }
         self.disturb_roles(node);
+        if self.random.one_in(self.faults.corrupt) {
+            self.corrupt(node);
+        }
         if let Some(running) = self.nodes[node].running.as_mut().filter(|_| self.random.one_in(3)) {
             running.applier.executor_mut().flush();
             let persisted = running.applier.executor().persisted_sequence().expect("the executor never fails");

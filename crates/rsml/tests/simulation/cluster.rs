@@ -7,7 +7,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use bytes::Bytes;
 use rsml::core::{CoreOptions, Input, Outputs, ReadId, Refusal, RequestId};
 use rsml::transport::Sender;
-use rsml::{Instant, Message, ReplicaId, Sequence};
+use rsml::{Divergence, Instant, Message, ReplicaId, Sequence};
 
 use crate::checks::Checks;
 use crate::disk::Done;
@@ -26,6 +26,8 @@ pub struct Figures {
     /// Transfers after which another replica led.
     pub transfers: u64,
     pub storage_full: u64,
+    /// Replicas that stopped because digests differed.
+    pub diverged: u64,
     pub simulated_us: u64,
 }
 
@@ -98,6 +100,8 @@ pub struct Cluster {
     pub stragglers: Vec<(usize, Event)>,
     /// When the last message on each link arrives, if links keep order.
     arrivals: BTreeMap<(usize, usize), u64>,
+    /// The one whose database was damaged.
+    corrupted: Option<usize>,
 }
 
 impl Cluster {
@@ -121,6 +125,7 @@ impl Cluster {
             lease_us,
             stragglers: Vec::new(),
             arrivals: BTreeMap::new(),
+            corrupted: None,
         };
         for node in 0..replicas as usize {
             cluster.start(node);
@@ -152,10 +157,14 @@ impl Cluster {
         options.stage_bytes = random.between(0, 500) as usize;
         options.log_cache_bytes = random.between(0, 2000) as usize;
         options.lease_us = self.lease_us;
+        options.digest_interval = self.faults.digest_interval;
         options
     }
 
     pub fn start(&mut self, node: usize) {
+        if self.nodes[node].stopped {
+            return;
+        }
         let options = self.options(node);
         let now = self.clock(node);
         self.nodes[node].start(options, &mut self.random, now);
@@ -215,6 +224,27 @@ impl Cluster {
         }
     }
 
+    /// Damages the database of a running node, if none is damaged yet.
+    pub fn corrupt(&mut self, node: usize) {
+        let Some(running) = self.nodes[node].running.as_mut().filter(|_| self.corrupted.is_none()) else { return };
+        let executor = running.applier.executor_mut();
+        if self.random.one_in(2) {
+            executor.corrupt_state()
+        } else {
+            executor.corrupt_outcome()
+        }
+        self.corrupted = Some(node);
+        self.checks.corrupt(ReplicaId(node as u8));
+    }
+
+    /// A replica says that digests differ, and stops for good.
+    fn stop_diverged(&mut self, node: usize, divergence: &Divergence) {
+        self.checks.diverged(ReplicaId(node as u8), divergence);
+        self.figures.diverged += 1;
+        self.crash(node);
+        self.nodes[node].stopped = true;
+    }
+
     /// True when the core was given something new.
     fn carry_out(&mut self, node: usize, outputs: Outputs) -> bool {
         if let Some(trace) = &mut self.trace {
@@ -224,6 +254,13 @@ impl Cluster {
         let now = self.clock(node);
         let running = self.nodes[node].running.as_mut().expect("it was just asked");
         let sender = running.core.sender();
+        if let Some(divergence) = &outputs.diverged {
+            for outgoing in outputs.send {
+                self.transmit(node, sender, outgoing.to.0 as usize, outgoing.message, outgoing.payload);
+            }
+            self.stop_diverged(node, divergence);
+            return false;
+        }
         for (id, number) in outputs.numbered {
             let payload = running.waiting.remove(&id).expect("numbered once");
             running.numbered.insert(number, payload);
@@ -266,6 +303,9 @@ impl Cluster {
             self.checks.applied(id, state.sequence, state.digest);
             let (sequence, sessions, time_us, digest) = (state.sequence, state.sessions, state.time_us, state.digest);
             running.core.step(now, Input::Applied { sequence, sessions, time_us, digest });
+            if !applied.digests.is_empty() {
+                running.core.step(now, Input::Digests(applied.digests));
+            }
             fed = true;
         }
         let promised = running.core.hard_state().promised;
@@ -457,9 +497,10 @@ impl Cluster {
         while self.advance(until) {}
     }
 
-    /// All faults end; within `within_us` everything proposed is executed everywhere, and all agree.
+    /// All faults end; within `within_us` everything proposed is executed everywhere, and all agree. Unless so many have
+    /// stopped for good that nothing can be agreed.
     pub fn heal_and_converge(&mut self, within_us: u64) {
-        self.faults = Faults::none();
+        self.faults = Faults { digest_interval: self.faults.digest_interval, ..Faults::none() };
         self.cut.clear();
         for node in 0..self.nodes.len() {
             self.nodes[node].paused_until = 0;
@@ -472,16 +513,21 @@ impl Cluster {
         }
         self.run(3_000_000);
         self.clients_active = false;
+        self.figures.simulated_us = self.now;
+        if !self.has_quorum() {
+            return;
+        }
         let until = self.now + within_us;
         while !self.is_converged() {
             assert!(self.now < until, "no agreement {within_us} µs after the last fault: {:#?}", self.describe());
             self.run(10_000);
         }
-        for (id, node) in self.nodes.iter().enumerate() {
-            let running = node.running.as_ref().expect("all run");
-            self.checks.final_state(ReplicaId(id as u8), &running.applier.executor().executed());
-            let first = self.nodes[0].running.as_ref().expect("all run");
-            assert_eq!(running.applier.state(), first.applier.state(), "replicas 0 and {id} differ");
+        let running = || self.nodes.iter().filter_map(|node| node.running.as_ref());
+        let first = running().next().expect("some run");
+        for other in running() {
+            let (id, first_id) = (other.core.id(), first.core.id());
+            self.checks.final_state(id, &other.applier.executor().executed());
+            assert_eq!(other.applier.state(), first.applier.state(), "replicas {first_id} and {id} differ");
         }
         self.figures.simulated_us = self.now;
     }
@@ -498,6 +544,12 @@ impl Cluster {
                     && r.transfers.is_empty()
                     && r.core.status().commit == r.core.status().last
             })
+    }
+
+    /// Whether enough replicas are left to go on: some may have stopped for good.
+    fn has_quorum(&self) -> bool {
+        let left = self.nodes.iter().filter(|node| !node.stopped).count();
+        left > self.nodes.len() / 2
     }
 
     fn describe(&self) -> Vec<String> {

@@ -50,6 +50,10 @@ pub struct Faults {
     pub drift_ppm: u64,
     /// Leases of this length; 0: none.
     pub lease_us: u64,
+    /// Per fault event: one node, and only one in a run, begins to execute otherwise than the log says.
+    pub corrupt: u64,
+    /// Digests are compared at multiples of this sequence.
+    pub digest_interval: u64,
 }
 
 impl Faults {
@@ -82,6 +86,8 @@ impl Faults {
             leap: 0,
             drift_ppm: 0,
             lease_us: 0,
+            corrupt: 0,
+            digest_interval: 5,
         }
     }
 
@@ -123,6 +129,31 @@ impl Faults {
             leap: if lease_us > 0 { 0 } else { weight(5, 200) },
             drift_ppm,
             lease_us,
+            corrupt: 0,
+            digest_interval: random.between(1, 30),
+        }
+    }
+
+    /// Anything, and a database that is damaged without noticing.
+    pub fn any_and_corruption(random: &mut Random) -> Faults {
+        let corrupt = random.between(5, 60);
+        Faults { corrupt, ..Faults::any(random) }
+    }
+
+    /// A lossy network, but everybody runs, and nobody lags for long behind what digests are kept of.
+    pub fn bad_weather(random: &mut Random) -> Faults {
+        Faults {
+            lose: random.between(20, 500),
+            duplicate: random.between(5, 500),
+            delay: random.between(10, 100),
+            max_delay_us: random.between(1_000, 100_000),
+            straggle: random.between(10, 300),
+            network_us: random.between(100, 3_000),
+            keeps_order: random.one_in(2),
+            burst: random.between(10, 50),
+            eager_databases: random.one_in(2),
+            digest_interval: 30,
+            ..Faults::none()
         }
     }
 

@@ -7,6 +7,7 @@ mod chaos;
 mod checks;
 mod cluster;
 mod disk;
+mod divergence;
 mod executor;
 mod faults;
 mod node;
@@ -29,7 +30,7 @@ fn seeds() -> Vec<u64> {
 
 fn run(replicas: u8, faults: fn(&mut random::Random) -> Faults) {
     let (mut total, mut views, mut crashes, mut acknowledged, mut reads, mut trims) = (0, 0, 0, 0, 0, 0);
-    let (mut transfers, mut storage_full, mut simulated_us) = (0, 0, 0);
+    let (mut transfers, mut storage_full, mut diverged, mut simulated_us) = (0, 0, 0, 0);
     let started = std::time::Instant::now();
     for seed in seeds() {
         let result = std::panic::catch_unwind(|| {
@@ -50,6 +51,7 @@ fn run(replicas: u8, faults: fn(&mut random::Random) -> Faults) {
                 trims += figures.trims;
                 transfers += figures.transfers;
                 storage_full += figures.storage_full;
+                diverged += figures.diverged;
                 simulated_us += figures.simulated_us;
             }
             Err(panic) => {
@@ -63,7 +65,7 @@ fn run(replicas: u8, faults: fn(&mut random::Random) -> Faults) {
     let seconds = started.elapsed().as_secs_f64();
     println!(
         "{total} seeds, {views} view changes, {crashes} crashes, {acknowledged} acknowledged, {reads} reads, {trims} trims, \
-         {transfers} transfers, {storage_full} refused for want of space"
+         {transfers} transfers, {storage_full} refused for want of space, {diverged} stopped for divergence"
     );
     println!(
         "{seconds:.1} s: {:.1} seeds/s, {:.0} times as fast as life",

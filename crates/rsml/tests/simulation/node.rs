@@ -70,6 +70,8 @@ pub struct Node {
     pub disk: NodeDisk,
     pub paused_until: u64,
     pub clock: NodeClock,
+    /// It stopped for good.
+    pub stopped: bool,
 }
 
 impl Node {
@@ -81,12 +83,14 @@ impl Node {
             database: ListExecutor::default(),
             disk: NodeDisk::new(random),
             paused_until: 0,
+            stopped: false,
         }
     }
 
     pub fn start(&mut self, options: CoreOptions, random: &mut Random, now: Instant) {
         self.incarnation += 1;
         let applier = Applier::new(std::mem::take(&mut self.database)).expect("the database is sound");
+        let applier = applier.recording_every(options.digest_interval);
         let state = applier.state().clone();
         let (recovered, entries) = self.disk.start(state.sequence.next());
         let (disk_id, cluster_id) = (random.next(), random.next());
