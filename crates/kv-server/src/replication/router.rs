@@ -85,6 +85,13 @@ impl ConsensusRouter {
                 status.core.id
             );
         }
+        if status.core.role == "primary" && !status.core.recovered {
+            return format!(
+                "waited {waited_ms} ms, and replica {} has just begun to lead: it is still applying what was chosen before, \
+                 at sequence {} of {}",
+                status.core.id, status.digest_sequence, status.core.commit
+            );
+        }
         format!(
             "waited {waited_ms} ms for one that a majority follows: {} of the {replicas} replicas must be running and reach \
              each other",

@@ -197,6 +197,7 @@ fn replica_options(config: &Config, id: u32) -> Result<ReplicaOptions, ServerErr
     core.election_min_us = replication.election_timeout_min_ms * 1000;
     core.election_max_us = replication.election_timeout_max_ms * 1000;
     core.retry_us = replication.retry_ms * 1000;
+    core.lease_us = replication.lease_ms * 1000;
     core.max_batch_bytes = replication.max_batch_bytes;
     core.max_in_flight_values = replication.max_in_flight_values as u64;
     let no_primary_wait = Duration::from_millis(config.server.no_primary_wait_ms);

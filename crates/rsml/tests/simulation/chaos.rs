@@ -57,7 +57,7 @@ impl Cluster {
             self.schedule(handing_over_us, Event::Stop(node, self.nodes[node].incarnation));
         }
         if self.random.one_in(self.faults.veto) {
-            let is_eligible = self.random.one_in(2);
+            let is_eligible = !self.random.one_in(3);
             self.input(node, Input::Eligible(is_eligible));
         }
         if self.random.one_in(self.faults.full) {

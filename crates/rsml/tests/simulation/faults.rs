@@ -134,6 +134,13 @@ impl Faults {
         }
     }
 
+    /// Anything, with leases on clocks that run as differently as they may.
+    pub fn any_and_leases(random: &mut Random) -> Faults {
+        let lease_us = random.between(60_000, 290_000);
+        let drift_ppm = [0, 52_000][random.below(2) as usize];
+        Faults { lease_us, drift_ppm, leap: 0, ..Faults::any(random) }
+    }
+
     /// Anything, and a database that is damaged without noticing.
     pub fn any_and_corruption(random: &mut Random) -> Faults {
         let corrupt = random.between(5, 60);

@@ -86,6 +86,16 @@ fn five_replicas_agree_under_all_faults() {
 }
 
 #[test]
+fn three_replicas_with_leases_serve_no_stale_read() {
+    run(3, Faults::any_and_leases);
+}
+
+#[test]
+fn five_replicas_with_leases_serve_no_stale_read() {
+    run(5, Faults::any_and_leases);
+}
+
+#[test]
 fn one_replica_survives_its_crashes() {
     run(1, Faults::any);
 }
