@@ -5,6 +5,7 @@
 
 use super::replica::Replica;
 use super::view_manager::Role;
+use crate::message::Report;
 use crate::{Instant, ReplicaId, Ticket};
 
 /// Looks at how long the disk takes, once per tick. Time in which this replica itself stood still does not count: each
@@ -60,7 +61,8 @@ impl Replica {
     }
 
     fn is_peer_fit(&self) -> bool {
-        self.reports.iter().any(|(id, report)| self.is_heard(*id) && !report.storage_full && !report.is_ineligible)
+        let is_fit = |report: &Report| !report.storage_full && !report.is_ineligible && !report.is_learner;
+        self.reports.iter().any(|(id, report)| self.is_heard(*id) && is_fit(report))
     }
 
     fn is_heard(&self, peer: ReplicaId) -> bool {
@@ -75,7 +77,11 @@ impl Replica {
             true => self.is_full,
             false => self.reports.get(&id).is_some_and(|report| report.storage_full),
         };
-        let has_space = |id: ReplicaId| (id == self.options.me || self.is_heard(id)) && !is_full(id);
+        let votes = |id: ReplicaId| match id == self.options.me {
+            true => self.is_voter(),
+            false => self.is_heard(id) && self.reports.get(&id).is_none_or(|report| !report.is_learner),
+        };
+        let has_space = |id: ReplicaId| votes(id) && !is_full(id);
         // Where nobody is full, it is not for want of space that too few are there.
         voters().any(is_full) && voters().filter(|id| has_space(*id)).count() < self.quorum()
     }

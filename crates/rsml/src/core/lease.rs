@@ -68,7 +68,6 @@ impl Replica {
     /// Whether nobody else can lead at this moment.
     pub(super) fn holds_lease(&self) -> bool {
         let Some(proposer) = self.views.proposer().filter(|p| self.wanted_lease_us(p.view) > 0) else { return false };
-        let granted = proposer.peers.values().filter(|peer| self.now < peer.leased_until).count();
-        granted + 1 >= self.quorum()
+        proposer.leases(self.now) + 1 >= self.quorum()
     }
 }

@@ -117,6 +117,10 @@ impl Replica {
     /// What keeps a voter from leading, as far as this primary knows.
     fn obstacle(&self, peer: ReplicaId) -> Option<TransferError> {
         let progress = self.views.proposer().and_then(|proposer| proposer.peers.get(&peer));
+        if progress.is_some_and(|p| !p.is_voter) {
+            // A new disk in the place of the one that votes.
+            return Some(TransferError::NotAVoter(peer));
+        }
         let report = self.reports.get(&peer);
         match progress {
             Some(p) if self.now.since_us(p.last_heard) < self.options.election_min_us => {}

@@ -31,6 +31,7 @@ fn seeds() -> Vec<u64> {
 fn run(replicas: u8, faults: fn(&mut random::Random) -> Faults) {
     let (mut total, mut views, mut crashes, mut acknowledged, mut reads, mut trims) = (0, 0, 0, 0, 0, 0);
     let (mut transfers, mut storage_full, mut diverged, mut simulated_us) = (0, 0, 0, 0);
+    let (mut snapshots, mut losses, mut databases, mut wipes) = (0, 0, 0, 0);
     let started = std::time::Instant::now();
     for seed in seeds() {
         let result = std::panic::catch_unwind(|| {
@@ -51,6 +52,10 @@ fn run(replicas: u8, faults: fn(&mut random::Random) -> Faults) {
                 trims += figures.trims;
                 transfers += figures.transfers;
                 storage_full += figures.storage_full;
+                snapshots += figures.snapshots;
+                losses += figures.losses;
+                databases += figures.databases_lost;
+                wipes += figures.wipes;
                 diverged += figures.diverged;
                 simulated_us += figures.simulated_us;
             }
@@ -67,6 +72,7 @@ fn run(replicas: u8, faults: fn(&mut random::Random) -> Faults) {
         "{total} seeds, {views} view changes, {crashes} crashes, {acknowledged} acknowledged, {reads} reads, {trims} trims, \
          {transfers} transfers, {storage_full} refused for want of space, {diverged} stopped for divergence"
     );
+    println!("{snapshots} snapshots, {losses} damaged logs, {databases} databases lost, {wipes} disks replaced");
     println!(
         "{seconds:.1} s: {:.1} seeds/s, {:.0} times as fast as life",
         f64::from(total) / seconds,
