@@ -382,6 +382,8 @@ impl Replica {
         let ticket = self.acceptor.install_snapshot(transfer.generation, base, view, tail);
         self.learner.install_snapshot(base, view);
         if is_raised {
+            // That view has a quorum's promises already: see `lease`.
+            self.granted = None;
             self.become_secondary(None);
         }
         self.views.see(view);
