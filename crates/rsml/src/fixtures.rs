@@ -176,6 +176,21 @@ fn messages_1() -> Vec<(&'static str, Message)> {
                 ..Default::default()
             }),
         ),
+        (
+            "report_of_one_that_cannot_lead",
+            Message::Report(Report { storage_full: true, is_ineligible: true, ..Default::default() }),
+        ),
+        ("prepare_after_a_transfer", Message::Prepare(Prepare { view: 0x301, transfer: 0x200, ..Default::default() })),
+        (
+            "accept_with_a_lease",
+            Message::Accept(Accept { view: 0x301, lease_us: 300_000, lease_from_us: 1 << 40, ..Default::default() }),
+        ),
+        (
+            "accepted_with_a_lease",
+            Message::Accepted(Accepted { view: 0x301, lease_from_us: 1 << 40, ..Default::default() }),
+        ),
+        ("transfer", Message::Transfer(Transfer { view: 0x200, ..Default::default() })),
+        ("resign", Message::Resign(Resign { view: 0x200, ..Default::default() })),
         ("behind", Message::Behind(Behind { view: 0x201, first: 200, ..Default::default() })),
         (
             "snapshot_request",
