@@ -188,7 +188,8 @@ fn start(id: u8, bus: &SharedMessageBus, inner: &InMemoryStorage, broken: &Arc<A
     let replicas = (0..3).map(ReplicaId).collect();
     let mut core = CoreOptions::new(ReplicaId(id), replicas, u64::from(id));
     core.digest_interval = 4;
-    let options = ReplicaOptions::new(core, 100 + u128::from(id), 7);
+    let options =
+        ReplicaOptions { flush_after_log_bytes: 1 << 20, ..ReplicaOptions::new(core, 100 + u128::from(id), 7) };
     let storage = Fragile { inner: inner.clone(), broken: broken.clone() };
     let connect = |sink| Ok(Arc::new(InMemoryTransport::new(ReplicaId(id), bus, sink)) as Arc<dyn Transport>);
     let counter = Counter { is_odd: id == 2, ..Counter::default() };

@@ -199,6 +199,9 @@ pub(super) struct ReplicationSettings {
     pub max_batch_bytes: usize,
     pub max_in_flight_values: usize,
     pub wal_segment_mb: u64,
+    pub log_keep_mb: u64,
+    pub log_flush_mb: u64,
+    pub snapshot_mb_per_second: u64,
     pub tls: Option<TlsSettings>,
 }
 
@@ -216,6 +219,9 @@ impl Default for ReplicationSettings {
             max_batch_bytes: 1 << 20,
             max_in_flight_values: 4,
             wal_segment_mb: 64,
+            log_keep_mb: 1024,
+            log_flush_mb: 256,
+            snapshot_mb_per_second: 100,
             tls: None,
         }
     }

@@ -129,6 +129,9 @@ fn complete_replication(
         max_batch_bytes: raw.max_batch_bytes,
         max_in_flight_values: raw.max_in_flight_values,
         wal_segment_mb: raw.wal_segment_mb,
+        log_keep_mb: raw.log_keep_mb,
+        log_flush_mb: raw.log_flush_mb,
+        snapshot_mb_per_second: raw.snapshot_mb_per_second,
         tls,
     })
 }
@@ -334,6 +337,9 @@ fn check_timing(raw: &ReplicationSettings, sources: &Sources) -> Result<(), Conf
             ("replication.max_batch_bytes", raw.max_batch_bytes as u64, 1024..=64 << 20),
             ("replication.max_in_flight_values", raw.max_in_flight_values as u64, 1..=65_536),
             ("replication.wal_segment_mb", raw.wal_segment_mb, 1..=1024),
+            ("replication.log_keep_mb", raw.log_keep_mb, 1..=1 << 30),
+            ("replication.log_flush_mb", raw.log_flush_mb, 1..=1 << 20),
+            ("replication.snapshot_mb_per_second", raw.snapshot_mb_per_second, 0..=1 << 20),
         ],
         sources,
     )?;

@@ -36,6 +36,32 @@ pub struct LocalReplicaParts {
     pub id: u32,
     pub reader: LocalReader,
     pub consensus: Arc<ConsensusReplica>,
+    databases: Arc<ReplicaDatabases>,
+}
+
+impl LocalReplicaParts {
+    /// Waits until the replica has stopped, and gives its database up if that is why. Never returns while it runs.
+    pub async fn give_up_when_diverged(self) {
+        let mut watch = self.consensus.watch();
+        if watch.wait_for(|role| role.failed.is_some()).await.is_ok()
+            && let Err(error) = tokio::task::spawn_blocking(move || self.give_up_if_diverged()).await
+        {
+            tracing::error!(%error, "that a database is wrong was not noted");
+        }
+    }
+
+    /// Only where the others agree that it is this one. Where nobody knows whose database is right, all would be thrown
+    /// away.
+    fn give_up_if_diverged(&self) {
+        match self.consensus.status().failed {
+            Some(Failure { kind: FailureKind::Diverged, reason }) => self.databases.give_up(&reason),
+            Some(Failure { kind: FailureKind::DivergedWithoutMajority, .. }) => tracing::error!(
+                replica = self.id,
+                "somebody has to say which database is right: see the manual, \"Replicas that disagree\""
+            ),
+            _ => {}
+        }
+    }
 }
 
 /// Owns the replicas of this process: database, executor, log, transport, consensus.
@@ -105,6 +131,7 @@ impl ReplicatedKvStore {
             replica.consensus.stop(self.has_remote_replicas);
         }
         for replica in &self.replicas {
+            replica.give_up_if_diverged();
             if let Err(error) = replica.reader.database().flush() {
                 tracing::error!(replica = replica.id, %error, "the database was not written out; the log will be applied again");
             }
@@ -146,7 +173,7 @@ impl Start<'_> {
             }
         });
         let reader = opened.expect("a replica that runs has opened its database");
-        Ok(LocalReplicaParts { id, reader, consensus })
+        Ok(LocalReplicaParts { id, reader, consensus, databases })
     }
 
     fn log(&self, id: u32) -> std::io::Result<WalStorage> {
@@ -219,8 +246,13 @@ fn replica_options(config: &Config, id: u32) -> Result<ReplicaOptions, ServerErr
     core.lease_us = replication.lease_ms * 1000;
     core.max_batch_bytes = replication.max_batch_bytes;
     core.max_in_flight_values = replication.max_in_flight_values as u64;
-    let no_primary_wait = Duration::from_millis(config.server.no_primary_wait_ms);
-    Ok(ReplicaOptions { no_primary_wait, ..ReplicaOptions::new(core, random()?, random()?) })
+    core.log_keep_bytes = replication.log_keep_mb << 20;
+    core.snapshot_bytes_per_second = replication.snapshot_mb_per_second << 20;
+    Ok(ReplicaOptions {
+        flush_after_log_bytes: replication.log_flush_mb << 20,
+        no_primary_wait: Duration::from_millis(config.server.no_primary_wait_ms),
+        ..ReplicaOptions::new(core, random()?, random()?)
+    })
 }
 
 /// From the system's source of randomness: names of disks and clusters must never meet.

@@ -15,6 +15,7 @@
 
 mod acceptor;
 mod birth;
+mod canonical;
 mod catch_up;
 mod choice;
 mod digests;

@@ -29,6 +29,8 @@ const HAND_OVER_WAIT: Duration = Duration::from_millis(500);
 #[derive(Clone)]
 pub struct ReplicaOptions {
     pub core: CoreOptions,
+    /// The database is asked to flush when so much was written to the log since the last time.
+    pub flush_after_log_bytes: u64,
     /// A request that finds no primary for this long is surely not executed.
     pub no_primary_wait: Duration,
     /// Random; become the disk's and the cluster's name if they have none yet.
@@ -43,7 +45,8 @@ impl ReplicaOptions {
     /// The defaults around `core`.
     pub fn new(core: CoreOptions, new_disk_id: u128, new_cluster_id: u128) -> Self {
         let no_primary_wait = Duration::from_secs(5);
-        ReplicaOptions { core, no_primary_wait, new_disk_id, new_cluster_id, has_space: Arc::new(|| true) }
+        let (flush_after_log_bytes, has_space) = (256 << 20, Arc::new(|| true));
+        ReplicaOptions { core, flush_after_log_bytes, no_primary_wait, new_disk_id, new_cluster_id, has_space }
     }
 }
 

@@ -33,13 +33,14 @@ pub fn spawn<S: Storage, E: ExecutionNotifier>(
     applier: Applier<E>,
 ) -> Vec<JoinHandle<()>> {
     let (id, has_space) = (options.core.me, options.has_space.clone());
+    let flush_after_bytes = options.flush_after_log_bytes;
     let named = |what: &str| std::thread::Builder::new().name(format!("rsml-{what}-{id}"));
     let (a, b, c, d) = (shared.clone(), shared.clone(), shared.clone(), shared.clone());
     let snapshots = applier.executor().snapshots();
     [
         named("core").spawn(move || a.run_core()),
         named("log").spawn(move || guard(&b, || run_log(&b, storage, &*has_space))),
-        named("apply").spawn(move || guard(&c, || run_apply(&c, applier))),
+        named("apply").spawn(move || guard(&c, || run_apply(&c, applier, flush_after_bytes))),
         named("snapshot").spawn(move || guard(&d, || run_snapshots(&d, snapshots))),
     ]
     .into_iter()
@@ -150,14 +151,11 @@ impl<S: Storage> LogThread<'_, S> {
 /// How often, at most, the database is asked what it has persisted.
 const PERSISTED_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The database is asked to flush when so much was written to the log since the last time.
-const FLUSH_AFTER_LOG_BYTES: u64 = 256 << 20;
-
 /// Applies everything that queued up, between two switches of the database in one atomic write.
-fn run_apply<E: ExecutionNotifier>(shared: &Shared, applier: Applier<E>) {
+fn run_apply<E: ExecutionNotifier>(shared: &Shared, applier: Applier<E>, flush_after_bytes: u64) {
     let own = shared.status().core.clone();
     let (persisted_at, own) = (Clock::now(), (own.disk_id, own.boot));
-    let mut apply = ApplyThread { shared, applier, own, persisted_at, flushed_at_bytes: 0 };
+    let mut apply = ApplyThread { shared, applier, own, persisted_at, flush_after_bytes, flushed_at_bytes: 0 };
     while let Some(work) = shared.apply.drain() {
         if let Err(error) = apply.carry_out(work) {
             shared.bring(Event::Failed(error.into()));
@@ -172,6 +170,7 @@ struct ApplyThread<'a, E> {
     /// The session of this start.
     own: (DiskId, Boot),
     persisted_at: Clock,
+    flush_after_bytes: u64,
     flushed_at_bytes: u64,
 }
 
@@ -256,7 +255,7 @@ impl<E: ExecutionNotifier> ApplyThread<'_, E> {
         }
         self.persisted_at = Clock::now();
         let storage = self.shared.status().storage;
-        if storage.bytes_written - self.flushed_at_bytes >= FLUSH_AFTER_LOG_BYTES {
+        if storage.bytes_written - self.flushed_at_bytes >= self.flush_after_bytes {
             self.flushed_at_bytes = storage.bytes_written;
             self.applier.executor_mut().start_flush();
         }
