@@ -43,6 +43,8 @@ pub struct ReplicaDatabases {
 
 #[derive(Default)]
 struct Damage {
+    /// The live generation.
+    generation: u64,
     found: Option<String>,
     alarm: Option<Alarm>,
 }
@@ -104,12 +106,13 @@ impl ReplicaDatabases {
         Ok(DatabaseInstall::new(install, StoreOptions::replicated()))
     }
 
-    /// From now on damage of this database is damage of the replica.
+    /// This database is the live one from now on: damage of it is damage of the replica.
     pub fn watch(self: &Arc<Self>, generation: u64, database: &TransactionalKvDatabase) {
+        self.damage().generation = generation;
         let databases = Arc::downgrade(self);
         database.on_damage(move |reason| {
-            if let Some(databases) = databases.upgrade() {
-                databases.found_damage(generation, reason);
+            if let Some(databases) = databases.upgrade().filter(|known| known.damage().generation == generation) {
+                databases.note_damage(reason);
             }
         });
     }
@@ -130,15 +133,21 @@ impl ReplicaDatabases {
         self.damage.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn found_damage(&self, generation: u64, reason: &str) {
-        let alarm = {
+    /// The live database is of no use any more: notes that durably, so that it is set aside at the next start. Only the
+    /// first time counts.
+    pub fn note_damage(&self, reason: &str) {
+        let (generation, alarm) = {
             let mut damage = self.damage();
-            damage.found.get_or_insert_with(|| reason.to_owned());
-            damage.alarm.take()
+            if damage.found.is_some() {
+                return;
+            }
+            damage.found = Some(reason.to_owned());
+            (damage.generation, damage.alarm.take())
         };
         tracing::error!(
             replica = self.replica,
-            "the database is damaged, and this replica stops: {reason}. At its next start it is rebuilt from another replica"
+            "the database is of no use any more, and this replica stops: {reason}. At its next start it is rebuilt from \
+             another replica"
         );
         if self.survive_exit()
             && let Err(error) = self.write_marker(&Marker { generation: Some(generation), reason: reason.to_owned() })

@@ -44,9 +44,14 @@ pub struct ReplicaOptions {
 impl ReplicaOptions {
     /// The defaults around `core`.
     pub fn new(core: CoreOptions, new_disk_id: u128, new_cluster_id: u128) -> Self {
-        let no_primary_wait = Duration::from_secs(5);
-        let (flush_after_log_bytes, has_space) = (256 << 20, Arc::new(|| true));
-        ReplicaOptions { core, flush_after_log_bytes, no_primary_wait, new_disk_id, new_cluster_id, has_space }
+        ReplicaOptions {
+            core,
+            flush_after_log_bytes: 256 << 20,
+            no_primary_wait: Duration::from_secs(5),
+            new_disk_id,
+            new_cluster_id,
+            has_space: Arc::new(|| true),
+        }
     }
 }
 
