@@ -116,13 +116,13 @@ impl Cluster {
             self.checks.forget(rsml::ReplicaId(node as u8));
             return 0;
         }
-        if self.is_born() && self.random.one_in(self.faults.lose_database) {
+        // Of three disks one that is gone for good is all that may be lost.
+        let may_lose = self.nodes.len() > 3 || self.wiped.is_none();
+        if may_lose && self.is_born() && self.random.one_in(self.faults.lose_database) {
             self.nodes[node].database = Default::default();
             self.nodes[node].has_losses = true;
             self.figures.databases_lost += 1;
         }
-        // Of three disks one that is gone for good is all that may be lost.
-        let may_lose = self.nodes.len() > 3 || self.wiped.is_none();
         if may_lose && self.is_born() && self.random.one_in(self.faults.lose_entries) {
             self.nodes[node].has_losses = true;
             self.figures.losses += 1;
