@@ -271,6 +271,9 @@ pub struct Report {
     /// A snapshot that holds everything through here is on its way to the sender, which will go on from there; 0: none.
     #[prost(uint64, tag = "13")]
     pub installing: u64,
+    /// The sender's database is a copy of a peer's through here; 0: it has applied everything itself.
+    #[prost(uint64, tag = "14")]
+    pub inherited: u64,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, prost::Message)]

@@ -344,6 +344,7 @@ impl Replica {
         state.cluster_id == self.acceptor.hard().cluster_id
             && state.sequence == transfer.sequence
             && state.sequence > self.learner.commit()
+            && !self.digests.contradict(transfer.source, &state.recorded)
             && !matches!(self.views.role, Role::Primary(_))
     }
 
