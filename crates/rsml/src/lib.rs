@@ -3,6 +3,8 @@
 pub mod core;
 mod driver;
 mod executor;
+#[cfg(test)]
+mod fixtures;
 mod message;
 mod snapshot;
 mod storage;
@@ -11,7 +13,7 @@ mod types;
 mod value;
 pub mod wal;
 
-pub use core::{Acceptor, Divergence, DivergenceKind, Learner, Proposer, Stray, ViewManager};
+pub use core::{Acceptor, Divergence, DivergenceKind, Learner, Proposer, Stray, TransferError, ViewManager};
 pub use driver::{
     ConsensusReplica, DriverStatus, Failure, FailureKind, NetworkManager, ReadError, ReplicaOptions, RequestError,
     RoleChange, StartError,

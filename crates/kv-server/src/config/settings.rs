@@ -195,9 +195,14 @@ pub(super) struct ReplicationSettings {
     pub election_timeout_min_ms: u64,
     pub election_timeout_max_ms: u64,
     pub retry_ms: u64,
+    pub lease_ms: u64,
     pub max_batch_bytes: usize,
     pub max_in_flight_values: usize,
     pub wal_segment_mb: u64,
+    pub log_keep_mb: u64,
+    pub log_flush_mb: u64,
+    pub snapshot_mb_per_second: u64,
+    pub tls: Option<TlsSettings>,
 }
 
 impl Default for ReplicationSettings {
@@ -210,9 +215,14 @@ impl Default for ReplicationSettings {
             election_timeout_min_ms: 300,
             election_timeout_max_ms: 600,
             retry_ms: 200,
+            lease_ms: 0,
             max_batch_bytes: 1 << 20,
             max_in_flight_values: 4,
             wal_segment_mb: 64,
+            log_keep_mb: 1024,
+            log_flush_mb: 256,
+            snapshot_mb_per_second: 100,
+            tls: None,
         }
     }
 }
@@ -225,6 +235,16 @@ pub(super) struct ReplicaEntry {
     pub peer: Address,
     pub thrift: Option<Address>,
     pub admin: Option<Address>,
+    pub tls_name: Option<String>,
+}
+
+/// `[replication.tls]`. All or none; optional here only so that the error can name the one that is missing.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct TlsSettings {
+    pub ca: Option<PathBuf>,
+    pub certificate: Option<PathBuf>,
+    pub key: Option<PathBuf>,
 }
 
 /// `[log]`.
