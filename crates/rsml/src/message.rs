@@ -295,6 +295,9 @@ pub struct Report {
     /// The sender was told not to lead.
     #[prost(bool, tag = "14")]
     pub is_ineligible: bool,
+    /// The sender's database is a copy of a peer's through here; 0: it has applied everything itself.
+    #[prost(uint64, tag = "15")]
+    pub inherited: u64,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, prost::Message)]

@@ -246,12 +246,14 @@ impl Cluster {
             executor.corrupt_outcome()
         }
         self.corrupted = Some(node);
-        self.checks.corrupt(ReplicaId(node as u8));
     }
 
     /// A replica says that digests differ, and stops for good.
     fn stop_diverged(&mut self, node: usize, divergence: &Divergence) {
-        self.checks.diverged(ReplicaId(node as u8), divergence);
+        assert!(self.corrupted.is_some(), "false alarm: replica {node} says {divergence}");
+        let running = self.nodes[node].running.as_mut().expect("it was just asked");
+        let is_tainted = running.applier.executor().is_tainted();
+        self.checks.diverged(ReplicaId(node as u8), is_tainted, divergence);
         self.figures.diverged += 1;
         self.crash(node);
         self.nodes[node].stopped = true;
@@ -363,7 +365,9 @@ impl Cluster {
         let (id, now) = (ReplicaId(node as u8), self.clock(node));
         let running = self.nodes[node].running.as_mut().expect("it was just asked");
         let state = running.applier.state().clone();
-        self.checks.applied(id, state.sequence, state.digest);
+        if !running.applier.executor().is_tainted() {
+            self.checks.applied(id, state.sequence, state.digest);
+        }
         let (sequence, sessions, time_us, digest) = (state.sequence, state.sessions, state.time_us, state.digest);
         running.core.step(now, Input::Applied { sequence, sessions, time_us, digest });
     }
