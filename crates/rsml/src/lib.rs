@@ -3,6 +3,8 @@
 pub mod core;
 mod driver;
 mod executor;
+#[cfg(test)]
+mod fixtures;
 mod message;
 mod snapshot;
 mod storage;
@@ -21,7 +23,7 @@ pub use executor::{
     ExecutionNotifier, SealedState,
 };
 pub use message::{Message, Report};
-pub use snapshot::{Snapshot, SnapshotSink, SnapshotSource, Snapshots};
+pub use snapshot::{Snapshot, SnapshotInstaller, SnapshotServer, SnapshotSink, SnapshotSource, Snapshots};
 pub use storage::{HardState, Persist, Recovered, Storage, StorageError, StorageStatistics, Ticket};
 pub use types::{Boot, ClusterId, DiskId, Epoch, Instant, ReplicaId, Sequence, View};
 pub use value::{BirthRecord, Configuration, DigestAt, ReplicatedState, RequestBatch, SessionState, Sessions, Value};

@@ -189,6 +189,7 @@ fn start(id: u8, bus: &SharedMessageBus, inner: &InMemoryStorage, broken: &Arc<A
     let mut core = CoreOptions::new(ReplicaId(id), replicas, u64::from(id));
     core.digest_interval = 4;
     let options = ReplicaOptions {
+        flush_after_log_bytes: 1 << 20,
         core,
         no_primary_wait: Duration::from_secs(5),
         new_disk_id: 100 + u128::from(id),
@@ -196,8 +197,8 @@ fn start(id: u8, bus: &SharedMessageBus, inner: &InMemoryStorage, broken: &Arc<A
     };
     let storage = Fragile { inner: inner.clone(), broken: broken.clone() };
     let connect = |sink| Ok(Arc::new(InMemoryTransport::new(ReplicaId(id), bus, sink)) as Arc<dyn Transport>);
-    ConsensusReplica::start(options, storage, Counter { is_odd: id == 2, ..Counter::default() }, connect)
-        .expect("an empty replica starts")
+    let counter = Counter { is_odd: id == 2, ..Counter::default() };
+    ConsensusReplica::start(options, storage, |_| Ok(counter), connect).expect("an empty replica starts")
 }
 
 impl Cluster {

@@ -198,6 +198,10 @@ pub(super) struct ReplicationSettings {
     pub max_batch_bytes: usize,
     pub max_in_flight_values: usize,
     pub wal_segment_mb: u64,
+    pub log_keep_mb: u64,
+    pub log_flush_mb: u64,
+    pub snapshot_mb_per_second: u64,
+    pub tls: Option<TlsSettings>,
 }
 
 impl Default for ReplicationSettings {
@@ -213,6 +217,10 @@ impl Default for ReplicationSettings {
             max_batch_bytes: 1 << 20,
             max_in_flight_values: 4,
             wal_segment_mb: 64,
+            log_keep_mb: 1024,
+            log_flush_mb: 256,
+            snapshot_mb_per_second: 100,
+            tls: None,
         }
     }
 }
@@ -225,6 +233,16 @@ pub(super) struct ReplicaEntry {
     pub peer: Address,
     pub thrift: Option<Address>,
     pub admin: Option<Address>,
+    pub tls_name: Option<String>,
+}
+
+/// `[replication.tls]`. All or none; optional here only so that the error can name the one that is missing.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct TlsSettings {
+    pub ca: Option<PathBuf>,
+    pub certificate: Option<PathBuf>,
+    pub key: Option<PathBuf>,
 }
 
 /// `[log]`.

@@ -101,6 +101,10 @@ impl ConsensusRouter {
 
     async fn read(&self, operation: KvOperation, at: ReadAt, context: &RequestContext) -> Result<KvOutcome, KvError> {
         let replica = &self.store.replicas()[self.preferred()];
+        if let Some(failure) = &replica.consensus.watch().borrow().failed {
+            // Whatever stopped it: its rows are no longer vouched for.
+            return Err(KvError::Storage(format!("replica {} has stopped: {failure}", replica.id)));
+        }
         let applied = || replica.reader.database().applied_version();
         let version = match at {
             ReadAt::Stale => applied(),

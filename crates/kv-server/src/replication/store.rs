@@ -6,14 +6,16 @@ use std::time::Duration;
 
 use kv_store::SharedResources;
 use rsml::core::CoreOptions;
-use rsml::transport::{EventSink, InMemoryTransport, SharedMessageBus, TcpOptions, TcpTransport, Transport};
+use rsml::transport::{
+    EventSink, InMemoryTransport, PeerTls, SharedMessageBus, TcpOptions, TcpTransport, TlsError, TlsFile, Transport,
+};
 use rsml::wal::{WalOptions, WalStorage};
-use rsml::{ConsensusReplica, ExecutionError, FailureKind, ReplicaId, ReplicaOptions, RoleChange};
+use rsml::{ConsensusReplica, Failure, FailureKind, ReplicaId, ReplicaOptions};
 use tokio::runtime::Handle;
 
 use super::databases::ReplicaDatabases;
 use super::executor::KvStoreExecutor;
-use crate::config::{Config, EngineKind};
+use crate::config::{Config, EngineKind, PeerTlsConfig};
 use crate::data_dir::DataDir;
 use crate::manager::{ServerError, shared_resources};
 use crate::router::{LocalReader, ReadSlots};
@@ -34,15 +36,33 @@ pub struct LocalReplicaParts {
     pub id: u32,
     pub reader: LocalReader,
     pub consensus: Arc<ConsensusReplica>,
-    pub databases: Arc<ReplicaDatabases>,
     /// Whether there is space for more writes; asks the file system once a second at most.
     pub has_space: Arc<dyn Fn() -> bool + Send + Sync>,
+    databases: Arc<ReplicaDatabases>,
 }
 
-/// Where a majority agrees on other data than this replica has, its database is to be rebuilt.
-fn note_divergence(databases: &ReplicaDatabases, role: &RoleChange) {
-    if let Some(failure) = role.failed.as_ref().filter(|failure| failure.kind == FailureKind::Diverged) {
-        databases.note_damage(&failure.reason);
+impl LocalReplicaParts {
+    /// Waits until the replica has stopped, and gives its database up if that is why. Never returns while it runs.
+    pub async fn give_up_when_diverged(self) {
+        let mut watch = self.consensus.watch();
+        if watch.wait_for(|role| role.failed.is_some()).await.is_ok()
+            && let Err(error) = tokio::task::spawn_blocking(move || self.give_up_if_diverged()).await
+        {
+            tracing::error!(%error, "that a database is wrong was not noted");
+        }
+    }
+
+    /// Only where the others agree that it is this one. Where nobody knows whose database is right, all would be thrown
+    /// away.
+    fn give_up_if_diverged(&self) {
+        match self.consensus.status().failed {
+            Some(Failure { kind: FailureKind::Diverged, reason }) => self.databases.give_up(&reason),
+            Some(Failure { kind: FailureKind::DivergedWithoutMajority, .. }) => tracing::error!(
+                replica = self.id,
+                "somebody has to say which database is right: see the manual, \"Replicas that disagree\""
+            ),
+            _ => {}
+        }
     }
 }
 
@@ -107,9 +127,9 @@ impl ReplicatedKvStore {
             // What waits for space would be waited for.
             replica.reader.database().stop_waiting_for_space();
             replica.consensus.stop();
-            note_divergence(&replica.databases, &replica.consensus.watch().borrow());
         }
         for replica in &self.replicas {
+            replica.give_up_if_diverged();
             if let Err(error) = replica.reader.database().flush() {
                 tracing::error!(replica = replica.id, %error, "the database was not written out; the log will be applied again");
             }
@@ -124,17 +144,16 @@ impl Start<'_> {
         let (folder, engine) = (self.data_dir.replica(id), self.config.storage.engine.into());
         let databases = ReplicaDatabases::new(id, folder, engine, self.resources.clone());
         let mut opened = None;
-        let mut open = |generation| {
+        let open = |generation| {
             let executor = KvStoreExecutor::open(databases.clone(), self.slots.clone(), generation)?;
             opened = Some(executor.reader().clone());
-            Ok::<_, ExecutionError>(executor)
+            Ok(executor)
         };
-        let executor = open(0).map_err(|error| failed(&error))?;
         let options = replica_options(self.config, id)?;
         let me = options.core.me;
         // The library knows addresses and no keys: an error that names the key goes past it.
         let mut not_connected = None;
-        let started = ConsensusReplica::start(options, storage, executor, |sink| {
+        let started = ConsensusReplica::start(options, storage, open, |sink| {
             connect(self.config, self.network, self.runtime, me, sink).map_err(|error| {
                 let shown = std::io::Error::other(error.to_string());
                 not_connected = Some(error);
@@ -145,20 +164,13 @@ impl Start<'_> {
         let failing = Arc::downgrade(&consensus);
         databases.on_damage(move |reason| {
             if let Some(consensus) = failing.upgrade() {
-                consensus.fail(ExecutionError::corrupt(reason));
+                let reason = format!("its database is damaged: {reason}");
+                consensus.fail(Failure { kind: FailureKind::Damaged, reason });
             }
         });
         let reader = opened.expect("a replica that runs has opened its database");
         let space = self.space.clone();
-        let (mut watch, watched) = (consensus.watch(), databases.clone());
-        self.runtime.spawn(async move {
-            // An error means that the replica is gone.
-            if let Ok(role) = watch.wait_for(|role| role.failed.is_some()).await {
-                note_divergence(&watched, &role);
-            }
-        });
-        let has_space = Arc::new(move || space.has_space());
-        Ok(LocalReplicaParts { id, reader, consensus, databases, has_space })
+        Ok(LocalReplicaParts { id, reader, consensus, has_space: Arc::new(move || space.has_space()), databases })
     }
 
     fn log(&self, id: u32) -> std::io::Result<WalStorage> {
@@ -198,8 +210,25 @@ fn connect(
     let mut options = TcpOptions::new(me, address, peers);
     options.listener = Some(listener);
     options.reconnect_max_ms = replication.retry_ms;
+    options.tls = config.replication.tls.as_ref().map(|tls| peer_tls(tls, me)).transpose()?;
     let transport = TcpTransport::start(options, sink, runtime).map_err(ServerError::listen(&key, address))?;
     Ok(Arc::new(transport))
+}
+
+/// Where the certificates are, which are known to be good.
+fn peer_tls(config: &PeerTlsConfig, me: ReplicaId) -> Result<PeerTls, ServerError> {
+    let names = config.names.iter().map(|(id, name)| (ReplicaId(*id as u8), name.clone())).collect();
+    let tls = PeerTls { names, ..PeerTls::new(&config.ca, &config.certificate, &config.key) };
+    tls.check(me).map_err(|error| {
+        let key = match &error {
+            TlsError::File { file: TlsFile::Ca, .. } => "replication.tls.ca",
+            TlsError::File { file: TlsFile::Certificate, .. } => "replication.tls.certificate",
+            TlsError::File { file: TlsFile::Key, .. } => "replication.tls.key",
+            TlsError::Name { .. } => "replication.replicas[].tls_name",
+        };
+        ServerError::Replication(format!("{key}: {error}"))
+    })?;
+    Ok(tls)
 }
 
 fn replica_options(config: &Config, id: u32) -> Result<ReplicaOptions, ServerError> {
@@ -213,8 +242,11 @@ fn replica_options(config: &Config, id: u32) -> Result<ReplicaOptions, ServerErr
     core.retry_us = replication.retry_ms * 1000;
     core.max_batch_bytes = replication.max_batch_bytes;
     core.max_in_flight_values = replication.max_in_flight_values as u64;
+    core.log_keep_bytes = replication.log_keep_mb << 20;
+    core.snapshot_bytes_per_second = replication.snapshot_mb_per_second << 20;
     Ok(ReplicaOptions {
         core,
+        flush_after_log_bytes: replication.log_flush_mb << 20,
         no_primary_wait: Duration::from_millis(config.server.no_primary_wait_ms),
         new_disk_id: random()?,
         new_cluster_id: random()?,

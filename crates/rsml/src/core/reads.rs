@@ -85,6 +85,13 @@ impl Reads {
         self.waiting.retain(|reader| matches!(reader, Reader::Local(_)));
     }
 
+    /// As if the round in flight had begun at `at`.
+    pub fn restart_clock(&mut self, at: Instant) {
+        if let Some(round) = &mut self.in_flight {
+            round.started = at;
+        }
+    }
+
     /// The round to ask the primary for again, when it has had no answer for `retry_us`. It stays the same round: an
     /// answer to the first question serves its readers as well, however long the way is.
     pub fn retry(&mut self, now: Instant, retry_us: u64) -> Option<u64> {

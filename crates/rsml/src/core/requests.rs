@@ -117,6 +117,12 @@ impl Requests {
         self.target = None;
     }
 
+    /// As if the last progress had been made at `at`.
+    pub fn restart_clocks(&mut self, at: Instant) {
+        self.last_progress = at;
+        self.gap_filled = None;
+    }
+
     /// Sends everything again when nothing was answered for `retry_us`.
     pub fn retry(&mut self, now: Instant, retry_us: u64) {
         if !self.outstanding.is_empty() && now.since_us(self.last_progress) >= retry_us {

@@ -1,6 +1,5 @@
 //! What goes wrong when: faults that come by themselves, and faults that answer what the cluster does.
 
-use rsml::core::Input;
 use rsml::{ExecutionNotifier, Message};
 
 use crate::cluster::{Cluster, Event};
@@ -38,8 +37,50 @@ impl Cluster {
         if let Some(running) = self.nodes[node].running.as_mut().filter(|_| self.random.one_in(3)) {
             running.applier.executor_mut().flush();
             let persisted = running.applier.executor().persisted_sequence().expect("the executor never fails");
-            self.input(node, Input::Persisted(persisted));
+            self.persisted(node, persisted);
         }
+    }
+
+    /// A node is about to start: its disk may have lost something meanwhile. Never more than the others can make good:
+    /// one node at a time, and one disk for ever. Returns how many runs of entries are lost.
+    pub fn lose(&mut self, node: usize) -> u64 {
+        let is_sound = |n: &crate::node::Node| match &n.running {
+            Some(running) => {
+                let status = running.core.status();
+                status.lost.is_empty() && (status.is_voter || !status.is_catching_up)
+            }
+            None => !n.has_losses,
+        };
+        let others_are_sound = (0..self.nodes.len()).all(|other| other == node || is_sound(&self.nodes[other]));
+        self.nodes[node].has_losses = false;
+        if self.nodes.len() < 3 || !others_are_sound || self.nodes[node].incarnation == 0 {
+            return 0;
+        }
+        if self.is_born() && self.wiped.is_none_or(|wiped| wiped == node) && self.random.one_in(self.faults.wipe) {
+            self.wiped = Some(node);
+            self.nodes[node].wipe(&mut self.random);
+            self.figures.wipes += 1;
+            self.checks.forget(rsml::ReplicaId(node as u8));
+            return 0;
+        }
+        if self.is_born() && self.random.one_in(self.faults.lose_database) {
+            self.nodes[node].database = Default::default();
+            self.nodes[node].has_losses = true;
+            self.figures.databases_lost += 1;
+        }
+        // Of three disks one that is gone for good is all that may be lost.
+        let may_lose = self.nodes.len() > 3 || self.wiped.is_none();
+        if may_lose && self.is_born() && self.random.one_in(self.faults.lose_entries) {
+            self.nodes[node].has_losses = true;
+            self.figures.losses += 1;
+            return self.random.between(1, 3);
+        }
+        0
+    }
+
+    /// Whether every disk belongs to the cluster by now.
+    fn is_born(&self) -> bool {
+        self.nodes.iter().all(|n| n.was_voter)
     }
 
     fn any_node(&mut self) -> usize {

@@ -53,7 +53,15 @@ impl Checks {
 
     /// A message is about to leave: what it claims is durable, and exactly what is durable at this moment (rule 3 of the
     /// protocol). `promised` is the promise in memory, `durable` and `last` what the disk reported.
-    pub fn claims(&self, message: &Message, promised: View, durable: &HardState, last: Sequence) {
+    /// `sound` is where the entries end that follow each other without a loss.
+    pub fn claims(
+        &self,
+        message: &Message,
+        promised: View,
+        durable: &HardState,
+        last: Sequence,
+        sound: Option<Sequence>,
+    ) {
         let is_log = |view: u64, end: u64| (View(view), Sequence(end)) == (durable.accepted_view, last);
         match message {
             Message::Prepare(m) => {
@@ -69,7 +77,12 @@ impl Checks {
             Message::Accepted(m) => {
                 assert_eq!(promised.0, m.view, "a 2b leaves in another view than the promised one");
                 assert!(durable.promised.0 >= m.view, "a 2b leaves before the promise is durable");
-                assert!(is_log(m.durable_view, m.durable_last), "a 2b tells of another log than the durable one");
+                let end = sound.map_or(last, |sound| sound.min(last));
+                let is_durable = (View(m.durable_view), Sequence(m.durable_last)) == (durable.accepted_view, end);
+                assert!(
+                    is_durable,
+                    "a 2b tells of another log than the durable one: {m:?} {durable:?} {last} {sound:?}"
+                );
             }
             _ => {}
         }
@@ -80,6 +93,11 @@ impl Checks {
         let promised = self.promises.entry(replica).or_default();
         assert!(hard.promised >= *promised, "replica {replica} forgot its promise of {promised}");
         *promised = hard.promised;
+    }
+
+    /// Another disk takes the place of this replica's.
+    pub fn forget(&mut self, replica: ReplicaId) {
+        self.promises.remove(&replica);
     }
 
     pub fn durable(&mut self, replica: ReplicaId, hard: &HardState) {

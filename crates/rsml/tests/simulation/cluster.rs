@@ -26,6 +26,11 @@ pub struct Figures {
     /// Replicas that stopped because digests differed.
     pub diverged: u64,
     pub simulated_us: u64,
+    /// Copies of a database that took the place of another; disks that lost entries, their database, or everything.
+    pub snapshots: u64,
+    pub losses: u64,
+    pub databases_lost: u64,
+    pub wipes: u64,
 }
 
 pub enum Event {
@@ -83,8 +88,10 @@ pub struct Cluster {
     pub cut: BTreeSet<(usize, usize)>,
     pub faults: Faults,
     pub random: Random,
-    checks: Checks,
-    figures: Figures,
+    pub checks: Checks,
+    pub figures: Figures,
+    /// Whose disk was replaced.
+    pub wiped: Option<usize>,
     next_id: u64,
     clients_active: bool,
     trace: Option<DefaultHasher>,
@@ -110,6 +117,7 @@ impl Cluster {
             random,
             checks: Checks::default(),
             figures: Figures::default(),
+            wiped: None,
             next_id: 1,
             clients_active: true,
             trace: None,
@@ -147,6 +155,9 @@ impl Cluster {
         options.window_bytes = random.between(1, 2000) as usize;
         options.stage_bytes = random.between(0, 500) as usize;
         options.log_cache_bytes = random.between(0, 2000) as usize;
+        options.log_keep_bytes = if random.one_in(2) { random.below(50_000) } else { u64::MAX };
+        options.snapshot_chunk_bytes = random.between(1_000, 50_000) as usize;
+        options.snapshot_bytes_per_second = if random.one_in(2) { 0 } else { random.between(200_000, 10_000_000) };
         options.digest_interval = self.faults.digest_interval;
         options
     }
@@ -156,7 +167,8 @@ impl Cluster {
             return;
         }
         let options = self.options(node);
-        self.nodes[node].start(options, &mut self.random, Instant(self.now));
+        let losses = self.lose(node);
+        self.nodes[node].start(options, losses, &mut self.random, Instant(self.now));
         let incarnation = self.nodes[node].incarnation;
         self.checks
             .restarted(ReplicaId(node as u8), self.nodes[node].running.as_ref().expect("it runs").core.hard_state());
@@ -257,6 +269,18 @@ impl Cluster {
             self.checks.read(id, floor, point);
             self.figures.reads += 1;
         }
+        if let Some(generation) = outputs.switch {
+            running.applier.switch_to(generation).expect("it was installed");
+            self.figures.snapshots += 1;
+            // What became of requests that the new database has seen is not known here.
+            let state = running.applier.state();
+            let own = state.sessions.get(&sender.disk_id).filter(|session| session.boot == sender.boot);
+            let last = own.map_or(0, |session| session.last);
+            running.numbered = running.numbered.split_off(&(last + 1));
+            self.tell_applied(node);
+            fed = true;
+        }
+        let running = self.nodes[node].running.as_mut().expect("it was just asked");
         if !outputs.deliver.is_empty() {
             for (sequence, entry) in &outputs.deliver {
                 self.checks.delivered(id, *sequence, entry);
@@ -274,19 +298,31 @@ impl Cluster {
             if self.faults.eager_databases {
                 running.applier.executor_mut().flush();
             }
-            let state = running.applier.state().clone();
-            self.checks.applied(id, state.sequence, state.digest);
-            let (sequence, sessions, time_us, digest) = (state.sequence, state.sessions, state.time_us, state.digest);
-            running.core.step(Instant(self.now), Input::Applied { sequence, sessions, time_us, digest });
+            self.tell_applied(node);
             if !applied.digests.is_empty() {
+                let running = self.nodes[node].running.as_mut().expect("it was just asked");
                 running.core.step(Instant(self.now), Input::Digests(applied.digests));
             }
             fed = true;
         }
+        let running = self.nodes[node].running.as_mut().expect("it was just asked");
+        for read in outputs.read_snapshot {
+            let piece = running.server.read(&read);
+            running.core.step(Instant(self.now), Input::SnapshotRead(piece));
+            fed = true;
+        }
+        for step in outputs.install {
+            if let Some(event) = running.installer.carry_out(step) {
+                running.core.step(Instant(self.now), Input::Installed(event));
+                fed = true;
+            }
+        }
+        let running = self.nodes[node].running.as_mut().expect("it was just asked");
         let promised = running.core.hard_state().promised;
+        let sound = self.nodes[node].disk.sound_last();
         let (durable, last) = self.nodes[node].disk.reported();
         for outgoing in outputs.send {
-            self.checks.claims(&outgoing.message, promised, &durable, last);
+            self.checks.claims(&outgoing.message, promised, &durable, last, sound);
             self.transmit(node, sender, outgoing.to.0 as usize, outgoing.message, outgoing.payload);
         }
         self.nodes[node].disk.take_orders(outputs.persist, outputs.read_log);
@@ -296,6 +332,21 @@ impl Cluster {
         }
         self.start_disk(node);
         fed
+    }
+
+    fn tell_applied(&mut self, node: usize) {
+        let id = ReplicaId(node as u8);
+        let running = self.nodes[node].running.as_mut().expect("it was just asked");
+        let state = running.applier.state().clone();
+        self.checks.applied(id, state.sequence, state.digest);
+        let (sequence, sessions, time_us, digest) = (state.sequence, state.sessions, state.time_us, state.digest);
+        running.core.step(Instant(self.now), Input::Applied { sequence, sessions, time_us, digest });
+    }
+
+    /// The database of a node survives a crash through `sequence`.
+    pub fn persisted(&mut self, node: usize, sequence: Sequence) {
+        let log_bytes = self.nodes[node].disk.bytes();
+        self.input(node, Input::Persisted { sequence, log_bytes });
     }
 
     fn transmit(&mut self, from: usize, sender: Sender, to: usize, message: Message, payload: Vec<Bytes>) {

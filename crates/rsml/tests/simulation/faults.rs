@@ -36,6 +36,10 @@ pub struct Faults {
     pub burst: u64,
     /// A crash of a node loses what its disk was not told to synchronise, and tears what was being written.
     pub power_loss: bool,
+    /// Per start of a node: its disk has lost entries; its database; everything.
+    pub lose_entries: u64,
+    pub lose_database: u64,
+    pub wipe: u64,
     /// Databases persist whatever they apply at once, and not only now and then.
     pub eager_databases: bool,
     /// Per fault event: one node, and only one in a run, begins to execute otherwise than the log says.
@@ -66,6 +70,9 @@ impl Faults {
             upset_primary: 0,
             burst: 0,
             power_loss: false,
+            lose_entries: 0,
+            lose_database: 0,
+            wipe: 0,
             eager_databases: false,
             corrupt: 0,
             digest_interval: 5,
@@ -98,6 +105,9 @@ impl Faults {
             upset_primary: weight(1, 4),
             burst: weight(10, 50),
             power_loss: weight(1, 1) == 1,
+            lose_entries: weight(1, 5),
+            lose_database: weight(2, 10),
+            wipe: weight(5, 50),
             keeps_order: weight(0, 2) == 0,
             eager_databases: weight(1, 2) == 1,
             corrupt: 0,

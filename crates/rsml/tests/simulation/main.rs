@@ -29,8 +29,7 @@ fn seeds() -> Vec<u64> {
 
 fn run(replicas: u8, faults: fn(&mut random::Random) -> Faults) {
     let (mut total, mut views, mut crashes, mut acknowledged, mut reads, mut trims) = (0, 0, 0, 0, 0, 0);
-    let mut diverged = 0;
-    let mut simulated_us = 0;
+    let (mut simulated_us, mut snapshots, mut losses, mut databases, mut wipes, mut diverged) = (0, 0, 0, 0, 0, 0);
     let started = std::time::Instant::now();
     for seed in seeds() {
         let result = std::panic::catch_unwind(|| {
@@ -49,6 +48,10 @@ fn run(replicas: u8, faults: fn(&mut random::Random) -> Faults) {
                 acknowledged += figures.acknowledged;
                 reads += figures.reads;
                 trims += figures.trims;
+                snapshots += figures.snapshots;
+                losses += figures.losses;
+                databases += figures.databases_lost;
+                wipes += figures.wipes;
                 diverged += figures.diverged;
                 simulated_us += figures.simulated_us;
             }
@@ -64,6 +67,7 @@ fn run(replicas: u8, faults: fn(&mut random::Random) -> Faults) {
     println!(
         "{total} seeds, {views} view changes, {crashes} crashes, {acknowledged} acknowledged, {reads} reads, {trims} trims, {diverged} stopped for divergence"
     );
+    println!("{snapshots} snapshots, {losses} damaged logs, {databases} databases lost, {wipes} disks replaced");
     println!(
         "{seconds:.1} s: {:.1} seeds/s, {:.0} times as fast as life",
         f64::from(total) / seconds,
