@@ -154,8 +154,6 @@ impl Faults {
     /// Anything, and a database that is damaged without noticing.
     pub fn any_and_corruption(random: &mut Random) -> Faults {
         let corrupt = random.between(5, 60);
-        // One replica is lost to its corruption already: the others keep what they have.
-        Faults { corrupt, lose_entries: 0, lose_database: 0, wipe: 0, ..Faults::any(random) }
         let any = Faults::any(random);
         // Whoever stops for good is as much as may be lost.
         Faults { corrupt, wipe: 0, lose_database: 0, lose_entries: 0, ..any }
