@@ -149,9 +149,15 @@ pub struct StorageSettings {
     pub block_cache_mb: usize,
     /// Threads for flushes and compactions, of all databases in this process together.
     pub background_threads: u32,
+    /// Writes are refused while less than this is free where the data lies. 0: never.
+    pub min_free_mb: u64,
 }
 
 impl StorageSettings {
+    pub fn min_free_bytes(&self) -> u64 {
+        self.min_free_mb << 20
+    }
+
     pub fn resources(&self) -> ResourceOptions {
         ResourceOptions {
             block_cache_bytes: self.block_cache_mb << 20,
@@ -171,6 +177,7 @@ impl Default for StorageSettings {
             write_buffer_mb: resources.write_buffers_bytes >> 20,
             block_cache_mb: resources.block_cache_bytes >> 20,
             background_threads: resources.background_threads,
+            min_free_mb: 256,
         }
     }
 }
@@ -188,9 +195,14 @@ pub(super) struct ReplicationSettings {
     pub election_timeout_min_ms: u64,
     pub election_timeout_max_ms: u64,
     pub retry_ms: u64,
+    pub lease_ms: u64,
     pub max_batch_bytes: usize,
     pub max_in_flight_values: usize,
     pub wal_segment_mb: u64,
+    pub log_keep_mb: u64,
+    pub log_flush_mb: u64,
+    pub snapshot_mb_per_second: u64,
+    pub tls: Option<TlsSettings>,
 }
 
 impl Default for ReplicationSettings {
@@ -203,9 +215,14 @@ impl Default for ReplicationSettings {
             election_timeout_min_ms: 300,
             election_timeout_max_ms: 600,
             retry_ms: 200,
+            lease_ms: 0,
             max_batch_bytes: 1 << 20,
             max_in_flight_values: 4,
             wal_segment_mb: 64,
+            log_keep_mb: 1024,
+            log_flush_mb: 256,
+            snapshot_mb_per_second: 100,
+            tls: None,
         }
     }
 }
@@ -218,6 +235,16 @@ pub(super) struct ReplicaEntry {
     pub peer: Address,
     pub thrift: Option<Address>,
     pub admin: Option<Address>,
+    pub tls_name: Option<String>,
+}
+
+/// `[replication.tls]`. All or none; optional here only so that the error can name the one that is missing.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct TlsSettings {
+    pub ca: Option<PathBuf>,
+    pub certificate: Option<PathBuf>,
+    pub key: Option<PathBuf>,
 }
 
 /// `[log]`.

@@ -1,10 +1,16 @@
 //! From what was written to what holds: defaults that depend on other keys, and every rule between and about values.
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
 use kv_api::{DEFAULT_COLUMN_FAMILY, Limits};
 
-use super::settings::{ReplicaEntry, ReplicationSettings, Settings};
+use super::settings::{ReplicaEntry, ReplicationSettings, Settings, TlsSettings};
 use super::sources::Sources;
-use super::{Address, Config, ConfigError, Mode, ReplicaConfig, ReplicationConfig, ServerSettings, StorageSettings};
+use super::{
+    Address, Config, ConfigError, Mode, PeerTlsConfig, ReplicaConfig, ReplicationConfig, ServerSettings,
+    StorageSettings,
+};
 
 const MAX_REPLICAS: usize = 7;
 /// How many replicas one process runs when no list is given.
@@ -95,6 +101,7 @@ fn complete_replication(
     let entries = if is_listed { raw.replicas } else { default_replicas(&raw)? };
     let origin = sources.origin("replication.replicas");
     check_replica_list(&entries, raw.node_id.is_some(), &origin)?;
+    let tls = raw.tls.map(|tls| complete_tls(tls, &entries, sources)).transpose()?;
     let one_per_process = raw.node_id.is_some();
     let complete = |entry: ReplicaEntry| {
         // The list is how others reach a replica, also where it listens on another address (0.0.0.0, say). Replicas that
@@ -118,10 +125,62 @@ fn complete_replication(
         election_timeout_min_ms: raw.election_timeout_min_ms,
         election_timeout_max_ms: raw.election_timeout_max_ms,
         retry_ms: raw.retry_ms,
+        lease_ms: raw.lease_ms,
         max_batch_bytes: raw.max_batch_bytes,
         max_in_flight_values: raw.max_in_flight_values,
         wal_segment_mb: raw.wal_segment_mb,
+        log_keep_mb: raw.log_keep_mb,
+        log_flush_mb: raw.log_flush_mb,
+        snapshot_mb_per_second: raw.snapshot_mb_per_second,
+        tls,
     })
+}
+
+const LONGEST_TLS_NAME: usize = 253;
+
+fn complete_tls(raw: TlsSettings, entries: &[ReplicaEntry], sources: &Sources) -> Result<PeerTlsConfig, ConfigError> {
+    let file = |name: &str, given: Option<PathBuf>| {
+        let wanted = "TLS between replicas needs the files of ca, certificate and key";
+        let key = format!("replication.tls.{name}");
+        match given {
+            Some(path) if path.as_os_str().is_empty() => {
+                Err(ConfigError::value(&key, "\"\"", wanted, &sources.origin(&key)))
+            }
+            Some(path) => Ok(path),
+            None => Err(ConfigError::new(format!("`{key}` is missing{}: {wanted}", sources.origin("replication.tls")))),
+        }
+    };
+    Ok(PeerTlsConfig {
+        ca: file("ca", raw.ca)?,
+        certificate: file("certificate", raw.certificate)?,
+        key: file("key", raw.key)?,
+        names: tls_names(entries, &sources.origin("replication.replicas"))?,
+    })
+}
+
+fn tls_names(entries: &[ReplicaEntry], origin: &str) -> Result<BTreeMap<u32, String>, ConfigError> {
+    let mut names = BTreeMap::new();
+    for (index, entry) in entries.iter().enumerate() {
+        let Some(name) = &entry.tls_name else { continue };
+        let invalid = |wanted| {
+            let key = format!("replication.replicas[{index}].tls_name");
+            Err(ConfigError::value(&key, format!("\"{name}\""), wanted, origin))
+        };
+        let allowed = |b: u8| b.is_ascii_alphanumeric() || b"-.".contains(&b);
+        let is_name = name.len() <= LONGEST_TLS_NAME && name.bytes().all(allowed);
+        if !is_name || name.split('.').any(str::is_empty) || name.bytes().all(|b| b.is_ascii_digit() || b == b'.') {
+            return invalid("must be a DNS name: letters, digits, - and . between them");
+        }
+        let is_taken = entries.iter().any(|other| {
+            let default = || format!("replica-{}", other.id);
+            other.id != entry.id && other.tls_name.clone().unwrap_or_else(default).eq_ignore_ascii_case(name)
+        });
+        if is_taken {
+            return invalid("two replicas cannot have the same name: each could speak as the other");
+        }
+        names.insert(entry.id, name.clone());
+    }
+    Ok(names)
 }
 
 fn default_replicas(raw: &ReplicationSettings) -> Result<Vec<ReplicaEntry>, ConfigError> {
@@ -133,7 +192,7 @@ fn default_replicas(raw: &ReplicationSettings) -> Result<Vec<ReplicaEntry>, Conf
                 let wanted = "leaves no ports for three replicas: the port must be 65533 or less";
                 ConfigError::value("replication.first_peer_addr", first, wanted, "")
             })?;
-            Ok(ReplicaEntry { id, peer: first.with_port(port), thrift: None, admin: None })
+            Ok(ReplicaEntry { id, peer: first.with_port(port), thrift: None, admin: None, tls_name: None })
         })
         .collect()
 }
@@ -217,6 +276,7 @@ fn check_storage(storage: &StorageSettings, sources: &Sources) -> Result<(), Con
             ("storage.write_buffer_mb", storage.write_buffer_mb as u64, 8..=65_536),
             ("storage.block_cache_mb", storage.block_cache_mb as u64, 1..=1_048_576),
             ("storage.background_threads", u64::from(storage.background_threads), 2..=64),
+            ("storage.min_free_mb", storage.min_free_mb, 0..=GIB),
         ],
         sources,
     )?;
@@ -273,9 +333,13 @@ fn check_timing(raw: &ReplicationSettings, sources: &Sources) -> Result<(), Conf
             ("replication.election_timeout_min_ms", raw.election_timeout_min_ms, 2..=600_000),
             ("replication.election_timeout_max_ms", raw.election_timeout_max_ms, 3..=600_000),
             ("replication.retry_ms", raw.retry_ms, 1..=60_000),
+            ("replication.lease_ms", raw.lease_ms, 0..=600_000),
             ("replication.max_batch_bytes", raw.max_batch_bytes as u64, 1024..=64 << 20),
             ("replication.max_in_flight_values", raw.max_in_flight_values as u64, 1..=65_536),
             ("replication.wal_segment_mb", raw.wal_segment_mb, 1..=1024),
+            ("replication.log_keep_mb", raw.log_keep_mb, 1..=1 << 30),
+            ("replication.log_flush_mb", raw.log_flush_mb, 1..=1 << 20),
+            ("replication.snapshot_mb_per_second", raw.snapshot_mb_per_second, 0..=1 << 20),
         ],
         sources,
     )?;
@@ -291,7 +355,23 @@ fn check_timing(raw: &ReplicationSettings, sources: &Sources) -> Result<(), Conf
             return Err(ConfigError::value(key, value, &wanted, &sources.origin(key)));
         }
     }
-    Ok(())
+    check_lease(raw, sources)
+}
+
+/// A lease outlasts heartbeats, or it would never hold, and is over before anybody may stand for election.
+fn check_lease(raw: &ReplicationSettings, sources: &Sources) -> Result<(), ConfigError> {
+    let (least, most) = (raw.heartbeat_ms, raw.election_timeout_min_ms);
+    if raw.lease_ms == 0 || (raw.lease_ms > least && raw.lease_ms < most) {
+        return Ok(());
+    }
+    let key = "replication.lease_ms";
+    let wanted = format!(
+        "must be 0 (no leases), or greater than replication.heartbeat_ms = {least}{} and less than \
+         replication.election_timeout_min_ms = {most}{}",
+        sources.origin("replication.heartbeat_ms"),
+        sources.origin("replication.election_timeout_min_ms")
+    );
+    Err(ConfigError::value(key, raw.lease_ms, &wanted, &sources.origin(key)))
 }
 
 fn check_log_level(level: &str, sources: &Sources) -> Result<(), ConfigError> {

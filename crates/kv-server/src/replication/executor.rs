@@ -1,36 +1,47 @@
 //! From the consensus log to the database: in order, each operation once.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use kv_api::{AtomicCommit, KvError, encode_verdict};
-use kv_store::StateBlob;
-use rsml::{
-    CommittedValue, ExecutionError, ExecutionNotifier, SealedState, Sequence, Snapshot, SnapshotSink, Snapshots,
-};
+use kv_store::{StateBlob, TransactionalKvDatabase};
+use rsml::{CommittedValue, ExecutionError, ExecutionNotifier, SealedState, Sequence, Snapshots};
 
+use super::databases::ReplicaDatabases;
 use super::operation;
-use crate::router::LocalReader;
+use super::snapshots::{Installed, ReplicaSnapshots, failed};
+use crate::router::{LocalReader, ReadSlots};
 
 /// Applies committed operations to its replica's database. Verdicts, rows and RSML's own state go into one engine batch.
+///
+/// When the log says so, another database takes the place of the present one, under the readers: those that run keep the
+/// old one, and no reader ever finds an older version than before.
 pub struct KvStoreExecutor {
+    databases: Arc<ReplicaDatabases>,
     reader: LocalReader,
     next: Sequence,
-    survives_exit: bool,
+    installed: Installed,
     flushing: Option<std::thread::JoinHandle<()>>,
 }
 
 impl KvStoreExecutor {
-    /// `survives_exit`: whether what the database has flushed is there after a restart. Otherwise the log is all there is,
-    /// and nothing in it may ever be let go.
-    pub fn new(reader: LocalReader, survives_exit: bool) -> Result<Self, KvError> {
-        let applied = reader.database().state_blob()?.map_or(0, |(sequence, _)| sequence);
-        Ok(KvStoreExecutor { reader, next: Sequence(applied).next(), survives_exit, flushing: None })
+    /// Opens the database of `generation`, which the log says is the live one. It is empty if it was damaged.
+    pub fn open(databases: Arc<ReplicaDatabases>, slots: ReadSlots, generation: u64) -> Result<Self, ExecutionError> {
+        let database = databases.open(generation).map_err(failed)?;
+        let next = expected_by(&database).map_err(failed)?;
+        let reader = LocalReader::new(database, slots);
+        Ok(KvStoreExecutor { databases, reader, next, installed: Installed::default(), flushing: None })
+    }
+
+    /// Reads the database that is live at the time.
+    pub fn reader(&self) -> &LocalReader {
+        &self.reader
     }
 }
 
-fn failed(error: KvError) -> ExecutionError {
-    ExecutionError::failed(error.to_string())
+fn expected_by(database: &TransactionalKvDatabase) -> Result<Sequence, KvError> {
+    Ok(Sequence(database.state_blob()?.map_or(0, |(sequence, _)| sequence)).next())
 }
 
 impl ExecutionNotifier for KvStoreExecutor {
@@ -66,8 +77,9 @@ impl ExecutionNotifier for KvStoreExecutor {
         self.next
     }
 
+    /// In memory nothing survives, and the log is all there is: nothing in it may ever be let go.
     fn persisted_sequence(&self) -> Result<Sequence, ExecutionError> {
-        if !self.survives_exit {
+        if !self.databases.survive_exit() {
             return Ok(Sequence::ZERO);
         }
         self.reader.database().persisted_sequence().map(Sequence).map_err(failed)
@@ -75,10 +87,11 @@ impl ExecutionNotifier for KvStoreExecutor {
 
     /// In a thread of its own: writing out a full buffer takes a while, and applying goes on meanwhile.
     fn start_flush(&mut self) {
-        if !self.survives_exit || self.flushing.as_ref().is_some_and(|thread| !thread.is_finished()) {
+        let is_flushing = self.flushing.as_ref().is_some_and(|thread| !thread.is_finished());
+        if !self.databases.survive_exit() || is_flushing {
             return;
         }
-        let database = self.reader.database().clone();
+        let database = self.reader.database();
         let flush = move || {
             if let Err(error) = database.flush() {
                 tracing::error!(%error, "the database cannot be written out; the log cannot be trimmed");
@@ -95,24 +108,44 @@ impl ExecutionNotifier for KvStoreExecutor {
     }
 
     fn snapshots(&self) -> Arc<dyn Snapshots> {
-        Arc::new(NoSnapshots)
+        Arc::new(ReplicaSnapshots {
+            reader: self.reader.clone(),
+            databases: self.databases.clone(),
+            installed: self.installed.clone(),
+        })
     }
 
     fn switch_to(&mut self, generation: u64) -> Result<(), ExecutionError> {
-        Err(ExecutionError::failed(format!("the database of generation {generation} cannot be opened: {NO_COPIES}")))
+        let missing = || ExecutionError::failed(format!("the database of generation {generation} was not built"));
+        let database = self.installed.take(generation).ok_or_else(missing)?;
+        self.installed.remove_all();
+        let (before, after) = (self.reader.database().applied_version(), database.applied_version());
+        if after < before {
+            let text = format!("the database of generation {generation} has version {after}, and {before} was read");
+            return Err(ExecutionError::failed(text));
+        }
+        self.next = expected_by(&database).map_err(failed)?;
+        self.databases.watch(generation, &database);
+        let old = self.reader.switch(database);
+        self.reader.applied_advanced();
+        tracing::info!(generation, version = after.0, "another database is the live one");
+        close_when_unread(old);
+        Ok(())
     }
 }
 
-const NO_COPIES: &str = "this version of the program cannot copy databases";
+/// How often it is looked whether the last reader of a replaced database has ended.
+const UNREAD_INTERVAL: Duration = Duration::from_millis(20);
 
-struct NoSnapshots;
-
-impl Snapshots for NoSnapshots {
-    fn take(&self) -> Result<Snapshot, ExecutionError> {
-        Err(ExecutionError::failed(NO_COPIES))
-    }
-
-    fn begin_install(&self, _generation: u64) -> Result<Box<dyn SnapshotSink>, ExecutionError> {
-        Err(ExecutionError::failed(NO_COPIES))
+/// Closing a database takes a while, and removing its files, too: done here, and by no reader that happens to be the last.
+fn close_when_unread(database: Arc<TransactionalKvDatabase>) {
+    database.remove_when_closed();
+    let close = move || {
+        while Arc::strong_count(&database) > 1 {
+            std::thread::sleep(UNREAD_INTERVAL);
+        }
+    };
+    if let Err(error) = std::thread::Builder::new().name("kv-close".to_string()).spawn(close) {
+        tracing::warn!(%error, "no thread to close the former database; its last reader does it");
     }
 }

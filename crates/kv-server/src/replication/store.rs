@@ -4,18 +4,22 @@ use std::io::Read;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kv_store::{Durability, StoreOptions};
+use kv_store::SharedResources;
 use rsml::core::CoreOptions;
-use rsml::transport::{EventSink, InMemoryTransport, SharedMessageBus, TcpOptions, TcpTransport, Transport};
+use rsml::transport::{
+    EventSink, InMemoryTransport, PeerTls, SharedMessageBus, TcpOptions, TcpTransport, TlsError, TlsFile, Transport,
+};
 use rsml::wal::{WalOptions, WalStorage};
-use rsml::{ConsensusReplica, ReplicaId, ReplicaOptions};
+use rsml::{ConsensusReplica, Failure, FailureKind, ReplicaId, ReplicaOptions};
 use tokio::runtime::Handle;
 
+use super::databases::ReplicaDatabases;
 use super::executor::KvStoreExecutor;
-use crate::config::{Config, EngineKind};
+use crate::config::{Config, EngineKind, PeerTlsConfig};
 use crate::data_dir::DataDir;
-use crate::manager::{ServerError, open_database, shared_resources};
+use crate::manager::{ServerError, shared_resources};
 use crate::router::{LocalReader, ReadSlots};
+use crate::space::SpaceWatch;
 
 /// How the replicas reach each other.
 #[derive(Clone)]
@@ -32,11 +36,51 @@ pub struct LocalReplicaParts {
     pub id: u32,
     pub reader: LocalReader,
     pub consensus: Arc<ConsensusReplica>,
+    databases: Arc<ReplicaDatabases>,
+}
+
+impl LocalReplicaParts {
+    /// Waits until the replica has stopped, and gives its database up if that is why. Never returns while it runs.
+    pub async fn give_up_when_diverged(self) {
+        let mut watch = self.consensus.watch();
+        if watch.wait_for(|role| role.failed.is_some()).await.is_ok()
+            && let Err(error) = tokio::task::spawn_blocking(move || self.give_up_if_diverged()).await
+        {
+            tracing::error!(%error, "that a database is wrong was not noted");
+        }
+    }
+
+    /// Only where the others agree that it is this one. Where nobody knows whose database is right, all would be thrown
+    /// away.
+    fn give_up_if_diverged(&self) {
+        match self.consensus.status().failed {
+            Some(Failure { kind: FailureKind::Diverged, reason }) => self.databases.give_up(&reason),
+            Some(Failure { kind: FailureKind::DivergedWithoutMajority, .. }) => tracing::error!(
+                replica = self.id,
+                "somebody has to say which database is right: see the manual, \"Replicas that disagree\""
+            ),
+            _ => {}
+        }
+    }
 }
 
 /// Owns the replicas of this process: database, executor, log, transport, consensus.
 pub struct ReplicatedKvStore {
     replicas: Vec<LocalReplicaParts>,
+    /// Whether the cluster has replicas in other processes, which may go on without this one.
+    has_remote_replicas: bool,
+    space: Arc<SpaceWatch>,
+}
+
+/// What all replicas of the process are started with.
+struct Start<'s> {
+    config: &'s Config,
+    data_dir: &'s DataDir,
+    network: &'s Network,
+    runtime: &'s Handle,
+    resources: SharedResources,
+    slots: ReadSlots,
+    space: Arc<SpaceWatch>,
 }
 
 impl ReplicatedKvStore {
@@ -47,18 +91,24 @@ impl ReplicatedKvStore {
         network: &Network,
         runtime: &Handle,
     ) -> Result<ReplicatedKvStore, ServerError> {
-        let resources = shared_resources(config)?;
-        let slots = ReadSlots::per_processor();
-        let mut replicas = Vec::new();
-        for id in config.replication.local_ids() {
-            let path = data_dir.replica_database(id);
-            let database =
-                open_database(config, &path, Durability::UntilFlush, &resources, StoreOptions::replicated())?;
-            let reader = LocalReader::new(database, slots.clone());
-            let consensus = start_replica(config, data_dir, network, runtime, id, &reader)?;
-            replicas.push(LocalReplicaParts { id, reader, consensus: Arc::new(consensus) });
+        if config.storage.engine == EngineKind::Memory {
+            tracing::warn!(
+                "storage.engine = \"memory\": rows are kept in memory only; the log is never trimmed, and every start \
+                 applies all of it"
+            );
         }
-        Ok(ReplicatedKvStore { replicas })
+        let space = Arc::new(SpaceWatch::new(data_dir.root(), config.storage.min_free_bytes()));
+        let (resources, slots) = (shared_resources(config)?, ReadSlots::per_processor());
+        let start = Start { config, data_dir, network, runtime, resources, slots, space: space.clone() };
+        let ids = config.replication.local_ids();
+        let has_remote_replicas = ids.len() < config.replication.replicas.len();
+        let replicas = ids.into_iter().map(|id| start.replica(id)).collect::<Result<_, _>>()?;
+        Ok(ReplicatedKvStore { replicas, has_remote_replicas, space })
+    }
+
+    /// The space left for the data of this process.
+    pub fn space(&self) -> &Arc<SpaceWatch> {
+        &self.space
     }
 
     /// By ascending id; never empty.
@@ -72,12 +122,16 @@ impl ReplicatedKvStore {
         sound > self.replicas.len() / 2
     }
 
-    /// Stops the replicas and writes their databases out, so that the next start need not apply the log again. Blocks.
+    /// Stops the replicas and writes their databases out, so that the next start need not apply the log again. Blocks. A
+    /// primary first lets a replica of another process lead.
     pub fn shutdown(&self) {
         for replica in &self.replicas {
-            replica.consensus.stop();
+            // What waits for space would be waited for.
+            replica.reader.database().stop_waiting_for_space();
+            replica.consensus.stop(self.has_remote_replicas);
         }
         for replica in &self.replicas {
+            replica.give_up_if_diverged();
             if let Err(error) = replica.reader.database().flush() {
                 tracing::error!(replica = replica.id, %error, "the database was not written out; the log will be applied again");
             }
@@ -85,34 +139,49 @@ impl ReplicatedKvStore {
     }
 }
 
-fn start_replica(
-    config: &Config,
-    data_dir: &DataDir,
-    network: &Network,
-    runtime: &Handle,
-    id: u32,
-    reader: &LocalReader,
-) -> Result<ConsensusReplica, ServerError> {
-    let failed = |error: &dyn std::fmt::Display| ServerError::Replication(format!("replica {id}: {error}"));
-    let segment_bytes = config.replication.wal_segment_mb << 20;
-    let wal_options = WalOptions { segment_bytes, ..WalOptions::default() };
-    let wal_path = data_dir.replica_wal(id);
-    std::fs::create_dir_all(&wal_path).map_err(|error| failed(&error))?;
-    let wal = WalStorage::open(wal_path, wal_options).map_err(|error| failed(&error))?;
-    let survives_exit = config.storage.engine != EngineKind::Memory;
-    let executor = KvStoreExecutor::new(reader.clone(), survives_exit).map_err(|error| failed(&error))?;
-    let options = replica_options(config, id)?;
-    let me = options.core.me;
-    // The library knows addresses and no keys: an error that names the key goes past it.
-    let mut not_connected = None;
-    let started = ConsensusReplica::start(options, wal, executor, |sink| {
-        connect(config, network, runtime, me, sink).map_err(|error| {
-            let shown = std::io::Error::other(error.to_string());
-            not_connected = Some(error);
-            shown
-        })
-    });
-    started.map_err(|error| not_connected.unwrap_or_else(|| failed(&error)))
+impl Start<'_> {
+    fn replica(&self, id: u32) -> Result<LocalReplicaParts, ServerError> {
+        let failed = |error: &dyn std::fmt::Display| ServerError::Replication(format!("replica {id}: {error}"));
+        let storage = self.log(id).map_err(|error| failed(&error))?;
+        let (folder, engine) = (self.data_dir.replica(id), self.config.storage.engine.into());
+        let databases = ReplicaDatabases::new(id, folder, engine, self.resources.clone());
+        let mut opened = None;
+        let open = |generation| {
+            let executor = KvStoreExecutor::open(databases.clone(), self.slots.clone(), generation)?;
+            opened = Some(executor.reader().clone());
+            Ok(executor)
+        };
+        let space = self.space.clone();
+        let options =
+            ReplicaOptions { has_space: Arc::new(move || space.has_space()), ..replica_options(self.config, id)? };
+        let me = options.core.me;
+        // The library knows addresses and no keys: an error that names the key goes past it.
+        let mut not_connected = None;
+        let started = ConsensusReplica::start(options, storage, open, |sink| {
+            connect(self.config, self.network, self.runtime, me, sink).map_err(|error| {
+                let shown = std::io::Error::other(error.to_string());
+                not_connected = Some(error);
+                shown
+            })
+        });
+        let consensus = Arc::new(started.map_err(|error| not_connected.unwrap_or_else(|| failed(&error)))?);
+        let failing = Arc::downgrade(&consensus);
+        databases.on_damage(move |reason| {
+            if let Some(consensus) = failing.upgrade() {
+                let reason = format!("its database is damaged: {reason}");
+                consensus.fail(Failure { kind: FailureKind::Damaged, reason });
+            }
+        });
+        let reader = opened.expect("a replica that runs has opened its database");
+        Ok(LocalReplicaParts { id, reader, consensus, databases })
+    }
+
+    fn log(&self, id: u32) -> std::io::Result<WalStorage> {
+        let segment_bytes = self.config.replication.wal_segment_mb << 20;
+        let path = self.data_dir.replica_wal(id);
+        std::fs::create_dir_all(&path)?;
+        WalStorage::open(path, WalOptions { segment_bytes, ..WalOptions::default() }).map_err(std::io::Error::other)
+    }
 }
 
 fn connect(
@@ -144,8 +213,25 @@ fn connect(
     let mut options = TcpOptions::new(me, address, peers);
     options.listener = Some(listener);
     options.reconnect_max_ms = replication.retry_ms;
+    options.tls = config.replication.tls.as_ref().map(|tls| peer_tls(tls, me)).transpose()?;
     let transport = TcpTransport::start(options, sink, runtime).map_err(ServerError::listen(&key, address))?;
     Ok(Arc::new(transport))
+}
+
+/// Where the certificates are, which are known to be good.
+fn peer_tls(config: &PeerTlsConfig, me: ReplicaId) -> Result<PeerTls, ServerError> {
+    let names = config.names.iter().map(|(id, name)| (ReplicaId(*id as u8), name.clone())).collect();
+    let tls = PeerTls { names, ..PeerTls::new(&config.ca, &config.certificate, &config.key) };
+    tls.check(me).map_err(|error| {
+        let key = match &error {
+            TlsError::File { file: TlsFile::Ca, .. } => "replication.tls.ca",
+            TlsError::File { file: TlsFile::Certificate, .. } => "replication.tls.certificate",
+            TlsError::File { file: TlsFile::Key, .. } => "replication.tls.key",
+            TlsError::Name { .. } => "replication.replicas[].tls_name",
+        };
+        ServerError::Replication(format!("{key}: {error}"))
+    })?;
+    Ok(tls)
 }
 
 fn replica_options(config: &Config, id: u32) -> Result<ReplicaOptions, ServerError> {
@@ -157,13 +243,15 @@ fn replica_options(config: &Config, id: u32) -> Result<ReplicaOptions, ServerErr
     core.election_min_us = replication.election_timeout_min_ms * 1000;
     core.election_max_us = replication.election_timeout_max_ms * 1000;
     core.retry_us = replication.retry_ms * 1000;
+    core.lease_us = replication.lease_ms * 1000;
     core.max_batch_bytes = replication.max_batch_bytes;
     core.max_in_flight_values = replication.max_in_flight_values as u64;
+    core.log_keep_bytes = replication.log_keep_mb << 20;
+    core.snapshot_bytes_per_second = replication.snapshot_mb_per_second << 20;
     Ok(ReplicaOptions {
-        core,
+        flush_after_log_bytes: replication.log_flush_mb << 20,
         no_primary_wait: Duration::from_millis(config.server.no_primary_wait_ms),
-        new_disk_id: random()?,
-        new_cluster_id: random()?,
+        ..ReplicaOptions::new(core, random()?, random()?)
     })
 }
 

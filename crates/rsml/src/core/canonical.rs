@@ -5,6 +5,7 @@
 //! never part of a safety rule.
 
 use super::Jitter;
+use super::fitness::DiskWatch;
 use super::replica::{Counters, Replica};
 use super::view_manager::Role;
 use crate::Instant;
@@ -21,7 +22,8 @@ impl Replica {
         self.reports.clear();
         self.counters = Counters::default();
         self.acceptor.renumber_orders();
-        self.disk_waits_since = self.acceptor.oldest_pending().map(|ticket| (ticket, at));
+        self.disk = DiskWatch::new(at);
+        self.next_handover = at;
         self.requests.restart_clocks(at);
         self.reads.restart_clock(at);
         self.views.jitter = Jitter(0);

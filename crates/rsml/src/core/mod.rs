@@ -9,33 +9,44 @@
 //!
 //! The parts are plain state with the rules that guard it: [`Acceptor`] (promise, log), [`Learner`] (commit point),
 //! [`Proposer`] (what a primary knows), [`ViewManager`] (who leads, when to stand), `Requests` (this replica's session),
-//! `Reads` (linearizable read points). [`Replica`] is the only place where they meet; its `impl` is spread over the files
-//! `birth`, `election`, `replication` and `forwarding` by subject.
+//! `Reads` (linearizable read points), `Digests` (whether all execute alike). [`Replica`] is the only place where they
+//! meet; its `impl` is spread over the files `birth`, `election`, `replication`, `catch_up`, `trimming`, `forwarding`,
+//! `transfer`, `fitness` and `lease` by subject.
 
 mod acceptor;
 mod birth;
 mod canonical;
+mod catch_up;
+mod choice;
+mod digests;
 mod election;
+mod fitness;
 mod forwarding;
 mod learner;
+mod lease;
 mod log;
 mod proposer;
 mod reads;
 mod replica;
 mod replication;
 mod requests;
+mod transfer;
+mod trimming;
 mod view_manager;
 
 use bytes::Bytes;
 
 pub use acceptor::Acceptor;
+pub use catch_up::{InstallEvent, InstallStep, SnapshotPiece, SnapshotRead};
+pub use digests::{Divergence, DivergenceKind, Stray};
 pub use learner::Learner;
 pub use proposer::Proposer;
 pub use replica::{Replica, ReplicaStatus, Start};
+pub use transfer::TransferError;
 pub use view_manager::{Role, ViewManager};
 
 use crate::transport::Sender;
-use crate::{Message, Persist, ReplicaId, Sequence, Sessions, Ticket, View};
+use crate::{Instant, Message, Persist, ReplicaId, Sequence, Sessions, Ticket, View};
 
 /// Names a request of a local caller; chosen by the driver, never used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -44,6 +55,10 @@ pub struct RequestId(pub u64);
 /// Names a read of a local caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ReadId(pub u64);
+
+/// Names a transfer asked for by a local caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TransferId(pub u64);
 
 /// Times and sizes. All times are in microseconds.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -69,10 +84,23 @@ pub struct CoreOptions {
     pub stage_bytes: usize,
     /// Applied entries are kept in memory, for peers that lag, up to this many bytes.
     pub log_cache_bytes: usize,
+    /// While a replica lags or is away, the others keep entries for it in the log on disk up to about this many bytes;
+    /// what it needs beyond comes as a snapshot.
+    pub log_keep_bytes: u64,
+    /// Most bytes in one piece of a snapshot.
+    pub snapshot_chunk_bytes: usize,
+    /// How fast a snapshot is asked for at most; 0: as fast as it comes.
+    pub snapshot_bytes_per_second: u64,
     /// Most bytes of requests without an outcome; more are refused.
     pub max_request_bytes: usize,
     /// Most bytes of entries that are not applied yet; a primary proposes no more beyond.
     pub max_unapplied_bytes: usize,
+    /// For how long secondaries let nobody else lead after they heard the primary, which meanwhile serves reads without
+    /// asking them. 0: no leases. Shorter than `election_min_us`, and the same on all replicas.
+    pub lease_us: u64,
+    /// The running digest is recorded at every multiple of this sequence, and compared with that of the others. The same
+    /// on all replicas; the driver hands it to the [`crate::Applier`].
+    pub digest_interval: u64,
     /// Differs per replica; only timing depends on it.
     pub seed: u64,
 }
@@ -93,8 +121,13 @@ impl CoreOptions {
             max_message_bytes: 4 << 20,
             stage_bytes: 8 << 20,
             log_cache_bytes: 64 << 20,
+            log_keep_bytes: 1 << 30,
+            snapshot_chunk_bytes: 1 << 20,
+            snapshot_bytes_per_second: 100 << 20,
             max_request_bytes: 256 << 20,
             max_unapplied_bytes: 128 << 20,
+            lease_us: 0,
+            digest_interval: crate::DIGEST_INTERVAL,
             seed,
         }
     }
@@ -122,6 +155,18 @@ pub enum Input {
     /// A local caller wants a linearizable read point.
     Read(ReadId),
     CancelRead(ReadId),
+    /// A local caller wants another replica to lead: `to`, or whichever is best.
+    Transfer {
+        id: TransferId,
+        to: Option<ReplicaId>,
+        deadline: Instant,
+    },
+    /// Whether this replica may lead; at start it may. One that may not still votes.
+    Eligible(bool),
+    /// Whether storage has space for more; at start it has.
+    Space(bool),
+    /// This replica is about to stop: it leads no more.
+    Stopping,
     /// Storage completed every order up to this one.
     Durable(Ticket),
     /// The executor applied everything through `sequence`, which left these sessions, time and digest.
@@ -131,8 +176,17 @@ pub enum Input {
         time_us: u64,
         digest: u64,
     },
-    /// The database would survive a crash through this sequence.
-    Persisted(Sequence),
+    /// The running digest at each multiple of the digest interval that the executor reached.
+    Digests(Vec<(Sequence, u64)>),
+    /// The database would survive a crash through this sequence; the log takes so many bytes on disk.
+    Persisted {
+        sequence: Sequence,
+        log_bytes: u64,
+    },
+    /// What became of a piece of a snapshot that was asked for with [`Outputs::read_snapshot`].
+    SnapshotRead(SnapshotPiece),
+    /// What became of the steps in [`Outputs::install`].
+    Installed(InstallEvent),
     /// Entries read from storage, as asked for by [`Outputs::read_log`].
     LogRead {
         read: LogRead,
@@ -140,13 +194,22 @@ pub enum Input {
     },
 }
 
+/// Whom entries from storage are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ReadPurpose {
+    /// A peer that follows.
+    Follow(ReplicaId),
+    /// A candidate that adopts this log.
+    Fetch(ReplicaId),
+    /// This replica, which holds no entries in memory: what lies beyond the snapshot that it installs.
+    Tail,
+}
+
 /// Entries wanted from storage, because memory holds them no longer.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct LogRead {
-    pub peer: ReplicaId,
+    pub purpose: ReadPurpose,
     pub view: View,
-    /// For a candidate that adopts this log, not for a peer that follows.
-    pub fetch: bool,
     pub from: Sequence,
     pub to: Sequence,
     pub max_bytes: usize,
@@ -165,6 +228,8 @@ pub enum Refusal {
     Overloaded,
     /// Taken back before it was sent.
     Cancelled,
+    /// Too few replicas have space for more.
+    StorageFull,
 }
 
 /// What is to be done now. Messages and orders may be carried out at the same time: a message that claims something
@@ -180,10 +245,22 @@ pub struct Outputs {
     pub read_ready: Vec<(ReadId, Sequence)>,
     /// The number that each request got in this replica's session: it will be executed under it or never.
     pub numbered: Vec<(RequestId, u64)>,
-    /// Entries below this are in every voter's database for good: nobody will ask for them any more.
+    /// Entries below this are in this replica's database for good, and are not kept for others any more.
     pub trim: Option<Sequence>,
+    /// Pieces of this replica's database, for peers.
+    pub read_snapshot: Vec<SnapshotRead>,
+    /// What is to be done with the database that is being built beside the present one, in this order.
+    pub install: Vec<InstallStep>,
+    /// The database of this generation takes the place of the present one, after what was delivered before and ahead of
+    /// what is delivered from now on.
+    pub switch: Option<u64>,
     /// Surely not executed.
     pub refused: Vec<(RequestId, Refusal)>,
+    /// How transfers asked for here ended: who leads now, or why it is as before.
+    pub transferred: Vec<(TransferId, Result<ReplicaId, TransferError>)>,
+    /// This replica's database is not what the log says, or nobody knows which one is: it must stop serving, and does
+    /// nothing any more.
+    pub diverged: Option<Divergence>,
 }
 
 /// A small deterministic generator (SplitMix64, Steele et al. 2014) that can be cloned, compared and hashed with the

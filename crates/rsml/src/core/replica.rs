@@ -5,23 +5,29 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 use super::acceptor::Acceptor;
+use super::catch_up::CatchUp;
+use super::digests::{Digests, Divergence, Stray};
+use super::fitness::DiskWatch;
 use super::learner::Learner;
+use super::lease::Grant;
 use super::log::Log;
 use super::reads::{Reader, Reads};
 use super::requests::Requests;
+use super::transfer::Handover;
 use super::view_manager::{Role, ViewManager};
-use super::{CoreOptions, Input, LogRead, Outgoing, Outputs, Refusal};
+use super::{CoreOptions, Input, LogRead, Outgoing, Outputs, ReadPurpose, Refusal};
 use crate::message::Report;
 use crate::transport::Sender;
-use crate::value::{Configuration, ReplicatedState, Sessions, Value};
-use crate::{Boot, DiskId, HardState, Instant, Message, Recovered, ReplicaId, Sequence, View};
+use crate::value::{Configuration, DigestAt, ReplicatedState, Sessions, Value};
+use crate::{Boot, ClusterId, DiskId, HardState, Instant, Message, Recovered, ReplicaId, Sequence, View};
 
 /// What a replica starts from.
 #[derive(Clone, Debug)]
 pub struct Start {
     pub recovered: Recovered,
-    /// The entries after what the database has applied, until the last.
-    pub entries: Vec<Bytes>,
+    /// The entries after what the database has applied, until the last; `None` for those that are lost. None at all where
+    /// the log begins later: the database is then built anew from a peer's.
+    pub entries: Vec<Option<Bytes>>,
     /// As the executor stored it; the default for an empty database.
     pub state: ReplicatedState,
     /// Random; used only if the disk is empty.
@@ -43,6 +49,12 @@ pub struct ReplicaStatus {
     pub primary: Option<ReplicaId>,
     /// A primary that may serve reads: a quorum holds the first entry of its own view.
     pub established: bool,
+    /// A primary that has applied everything chosen before its view.
+    pub recovered: bool,
+    /// To whom this primary is handing over.
+    pub handing_over_to: Option<ReplicaId>,
+    pub is_eligible: bool,
+    pub storage_full: bool,
     pub last: Sequence,
     pub durable: Sequence,
     pub commit: Sequence,
@@ -51,9 +63,19 @@ pub struct ReplicaStatus {
     pub heard_us: BTreeMap<ReplicaId, u64>,
     /// What each peer last told about itself, a few times a second.
     pub reports: BTreeMap<ReplicaId, Report>,
+    /// The peers whose database a majority contradicts.
+    pub strays: BTreeMap<ReplicaId, Stray>,
     /// False while unborn, and for a disk that does not belong.
     pub is_voter: bool,
     pub view_changes: u64,
+    /// Waits for a copy of a peer's database.
+    pub is_catching_up: bool,
+    /// Copies of a peer's database that took the place of the own one since the start.
+    pub snapshots_installed: u64,
+    /// What the disk has lost of the log and this replica has not got from the others yet.
+    pub lost: Vec<(Sequence, Sequence)>,
+    /// Entries that may have been chosen, and that nobody has any more: as long as it is so, nobody can lead.
+    pub blocked: Option<(Sequence, Sequence)>,
     /// Values proposed by this replica.
     pub proposals: u64,
     pub pending_request_bytes: usize,
@@ -80,9 +102,17 @@ pub struct Replica {
     pub(super) applied_time_us: u64,
     pub(super) applied_digest: u64,
     pub(super) reports: BTreeMap<ReplicaId, Report>,
+    pub(super) digests: Digests,
+    /// It has diverged, and told the others.
+    has_left: bool,
     pub(super) next_report: Instant,
     /// The own database survives a crash through here.
-    persisted: Sequence,
+    pub(super) persisted: Sequence,
+    /// What the log takes on disk.
+    pub(super) log_bytes: u64,
+    pub(super) catch_up: CatchUp,
+    /// Entries that phase 1 needs and nobody has.
+    pub(super) blocked: Option<(Sequence, Sequence)>,
     /// The first entry that storage still holds.
     pub(super) first_stored: Sequence,
     /// A promise to send once it is durable.
@@ -92,8 +122,17 @@ pub struct Replica {
     /// Minted the cluster in this start and has not told the others yet.
     pub(super) is_founder: bool,
     pub(super) next_call: Instant,
-    /// When the oldest order that is still on its way to the disk was given.
-    pub(super) disk_waits_since: Option<(crate::Ticket, Instant)>,
+    pub(super) disk: DiskWatch,
+    pub(super) is_eligible: bool,
+    pub(super) is_full: bool,
+    pub(super) is_stopping: bool,
+    /// A transfer of this primary's role, asked for or because it should not lead; and when to try the latter again.
+    pub(super) handover: Option<Handover>,
+    pub(super) next_handover: Instant,
+    /// The lease that others may rely on.
+    pub(super) granted: Option<Grant>,
+    /// The last view in which this primary gave up its own lease.
+    pub(super) voided: View,
     pub(super) counters: Counters,
 }
 
@@ -109,17 +148,22 @@ impl Replica {
     /// When the log ends before what the database has applied: the two do not belong together.
     pub fn new(options: CoreOptions, start: Start, now: Instant) -> Replica {
         let Start { recovered, entries, state, new_disk_id, new_cluster_id } = start;
-        let applied = state.sequence;
         let found = recovered.hard_state.unwrap_or_default();
-        let first_stored = recovered.first.max(Sequence::BIRTH);
+        let is_born = found.cluster_id != ClusterId::NONE;
+        // The log does not go on where the database ends, or has lost the birth record: who votes is not known here.
+        let knows_nobody = is_born && state.sequence == Sequence::ZERO && matches!(entries.first(), None | Some(None));
+        let needs_database = recovered.first > state.sequence.next() || knows_nobody;
+        let (state, entries) = if needs_database { Default::default() } else { (state, entries) };
+        let applied = state.sequence;
         assert!(recovered.last >= applied, "the database has applied {applied}, the log ends at {}", recovered.last);
-        let log = Log::new(Sequence(recovered.last.0 + 1 - entries.len() as u64), entries);
+        let known = if needs_database { recovered.last } else { Sequence(recovered.last.0 - entries.len() as u64) };
+        assert!(needs_database || known <= applied, "entries between {applied} and {known} are missing");
+        let log = Log::new(known.next(), entries);
         let mut configuration = state.configuration.clone();
         if let Some(birth) = log.get(Sequence::BIRTH) {
             let birth = Value::from_bytes(birth.clone()).birth.expect("the first entry is the birth record");
             configuration = birth.configuration();
         }
-        let is_born = !configuration.disks.is_empty();
         let role = if is_born { Role::Secondary } else { Role::Unborn { empty_peers: BTreeMap::new() } };
         let boot = Boot(found.boot.0 + 1);
         let views = ViewManager::new(
@@ -130,17 +174,27 @@ impl Replica {
             options.seed ^ boot.0,
             boot.0 << 32,
         );
-        let mut acceptor = Acceptor::new(found, found, log);
+        let granted = Grant::at_start(found.promised, now, options.lease_us);
+        let log_holds_birth = applied >= Sequence::BIRTH || log.get(Sequence::BIRTH).is_some();
+        // What was not read can't be vouched for.
+        let lost = if needs_database { vec![(recovered.first, recovered.last)] } else { log.hole_ranges() };
+        let mut acceptor = Acceptor::new(found, found, log, lost);
         acceptor.identify(|hard| {
             if hard.boot == Boot(0) {
                 hard.disk_id = new_disk_id;
             }
             hard.boot = boot;
         });
-        let known = if is_born { applied.max(Sequence::BIRTH) } else { Sequence::ZERO };
-        let mut learner = Learner::new(applied);
-        if is_born {
-            learner.install(known);
+        let mut learner = Learner::new(applied, found.promised);
+        if is_born && log_holds_birth {
+            learner.install(Sequence::BIRTH.max(applied), found.promised);
+        }
+        // Entries that are lost are gone for peers; what the database has not applied of them is a hole of the log.
+        let lost_below = recovered.lost.iter().filter(|(from, _)| *from <= applied);
+        let first_stored = lost_below.map(|(_, to)| to.next().min(applied.next())).max().unwrap_or(recovered.first);
+        let mut catch_up = CatchUp::default();
+        if needs_database {
+            catch_up.want(recovered.first.previous().max(Sequence::BIRTH));
         }
         Replica {
             now,
@@ -157,15 +211,27 @@ impl Replica {
             applied_time_us: state.time_us,
             applied_digest: state.digest,
             reports: BTreeMap::new(),
+            digests: Digests::new(options.replicas.len(), options.election_max_us, &state.recorded, now),
+            has_left: false,
             next_report: now,
             persisted: applied,
-            first_stored,
+            log_bytes: 0,
+            catch_up,
+            blocked: None,
+            first_stored: first_stored.max(recovered.first).max(Sequence::BIRTH),
             owed_promise: None,
             answer: Default::default(),
             new_cluster_id,
             is_founder: false,
             next_call: now,
-            disk_waits_since: None,
+            disk: DiskWatch::new(now),
+            is_eligible: true,
+            is_full: false,
+            is_stopping: false,
+            handover: None,
+            next_handover: now,
+            granted,
+            voided: View::BIRTH,
             counters: Counters::default(),
             options,
         }
@@ -183,6 +249,9 @@ impl Replica {
     /// its queue lets many inputs share one batch, one disk write and one message.
     pub fn step(&mut self, now: Instant, input: Input) {
         self.now = self.now.max(now);
+        if self.digests.verdict().is_some() {
+            return;
+        }
         match input {
             Input::Tick => self.tick(),
             Input::Receive { sender, message, payload } => self.receive(sender, message, payload),
@@ -195,19 +264,27 @@ impl Replica {
             }
             Input::Read(id) => self.reads.push(Reader::Local(id)),
             Input::CancelRead(id) => self.reads.cancel(id),
+            Input::Transfer { id, to, deadline } => self.transfer(id, to, deadline),
+            Input::Eligible(is_eligible) => self.set_eligible(is_eligible),
+            Input::Space(has_space) => self.set_space(has_space),
+            Input::Stopping => self.stop_leading(),
             Input::Durable(ticket) => {
                 self.acceptor.complete(ticket);
+                self.switch_database(ticket);
                 self.after_durable();
             }
             Input::Applied { sequence, sessions, time_us, digest } => {
-                self.applied(sequence, sessions);
-                self.applied_time_us = time_us;
-                self.applied_digest = digest;
+                // The former database may still tell what it applied before a snapshot took its place.
+                if sequence >= self.learner.applied() {
+                    self.applied(sequence, sessions);
+                    self.applied_time_us = time_us;
+                    self.applied_digest = digest;
+                }
             }
-            Input::Persisted(sequence) => {
-                assert!(sequence <= self.learner.applied(), "{sequence} was never applied");
-                self.persisted = self.persisted.max(sequence);
-            }
+            Input::Digests(recorded) => self.digests.record(&recorded),
+            Input::Persisted { sequence, log_bytes } => self.note_persisted(sequence, log_bytes),
+            Input::SnapshotRead(piece) => self.snapshot_read(piece),
+            Input::Installed(event) => self.installed(event),
             Input::LogRead { read, entries } => self.log_read(read, entries),
         }
     }
@@ -215,8 +292,12 @@ impl Replica {
     /// Everything to be done after the inputs taken since the last call.
     pub fn ready(&mut self, now: Instant) -> Outputs {
         self.now = self.now.max(now);
+        if let Some(divergence) = self.digests.verdict().cloned() {
+            return self.farewell(divergence);
+        }
         self.forward_requests();
         self.choose();
+        self.advance_handover();
         self.pack_values();
         self.run_reads();
         self.replicate();
@@ -225,19 +306,33 @@ impl Replica {
         self.deliver();
         self.acceptor.evict(self.learner.applied(), self.options.log_cache_bytes);
         self.outputs.persist = self.acceptor.take_orders();
-        self.note_disk();
         std::mem::take(&mut self.outputs)
     }
 
+    /// The last that this replica does: it tells the others what it found, so that they can name it.
+    fn farewell(&mut self, divergence: Divergence) -> Outputs {
+        self.outputs = Outputs::default();
+        if !std::mem::replace(&mut self.has_left, true) {
+            self.send_report();
+        }
+        let send = std::mem::take(&mut self.outputs.send);
+        Outputs { send, diverged: Some(divergence), ..Outputs::default() }
+    }
+
     fn tick(&mut self) {
+        self.digests.tick(self.now, self.options.heartbeat_us);
         self.report();
+        self.watch_disk();
+        self.tick_handover();
+        self.tick_catch_up();
         self.requests.retry(self.now, self.options.retry_us);
         self.retry_reads();
         match &self.views.role {
             Role::Unborn { .. } => self.call_founders(),
             Role::Primary(_) => self.tick_primary(),
             Role::Secondary => {
-                if self.now >= self.views.deadline {
+                // Who waits for a snapshot could not lead, and would only keep others from it.
+                if self.now >= self.views.deadline && !self.is_catching_up() {
                     self.start_pre_vote();
                 }
             }
@@ -259,6 +354,10 @@ impl Replica {
         }
         self.next_report = self.now.plus_us(4 * self.options.heartbeat_us);
         self.trim();
+        self.send_report();
+    }
+
+    fn send_report(&mut self) {
         let report = Report {
             view: self.acceptor.promised().0,
             last: self.acceptor.log().last().0,
@@ -268,23 +367,14 @@ impl Replica {
             is_primary: matches!(self.views.role, Role::Primary(_)),
             is_candidate: matches!(self.views.role, Role::PreVoting { .. } | Role::Preparing(_)),
             persisted: self.persisted.0,
+            storage_full: self.is_full,
+            is_ineligible: !self.is_eligible,
+            first: self.first_stored.0,
+            is_learner: !self.is_voter(),
+            installing: self.catch_up.installing().0,
+            digests: self.digests.publish().into_iter().map(DigestAt::from).collect(),
         };
         self.send_all(Message::Report(report));
-    }
-
-    /// Lets go of entries that every voter's database holds for good. A replica never asks for entries up to what its
-    /// database has persisted: after a restart that is where its commit point begins.
-    fn trim(&mut self) {
-        let me = self.options.me;
-        let persisted = self.configuration.disks.keys().map(|id| match *id == me {
-            true => self.persisted,
-            false => self.reports.get(id).map_or(Sequence::ZERO, |report| Sequence(report.persisted)),
-        });
-        let below = persisted.min().unwrap_or(Sequence::ZERO).next();
-        if below > self.first_stored {
-            self.first_stored = below;
-            self.outputs.trim = Some(below);
-        }
     }
 
     fn receive(&mut self, sender: Sender, message: Message, payload: Vec<Bytes>) {
@@ -295,48 +385,81 @@ impl Replica {
         let from = sender.replica;
         if !matches!(message, Message::Hello(_)) {
             self.heard.insert(from, self.now);
+            self.meet(&sender);
         }
         match message {
             Message::Hello(_) => self.on_hello(sender),
             Message::Born(m) => self.on_born(m),
             Message::PreVote(m) => self.on_pre_vote(from, m),
             Message::PreVoteReply(m) => self.on_pre_vote_reply(from, m),
-            Message::Prepare(m) => self.on_prepare(from, View(m.view)),
+            Message::Prepare(m) => self.on_prepare(from, m),
             Message::Promise(m) => self.on_promise(from, m),
             Message::Fetch(m) => self.on_fetch(from, m),
             Message::Fetched(m) => self.on_fetched(from, m, payload),
             Message::Refuse(m) => self.on_refuse(View(m.promised)),
             Message::Accept(m) => self.on_accept(from, m, payload),
-            Message::Accepted(m) => self.on_accepted(from, m),
+            Message::Accepted(m) => self.on_accepted(&sender, m),
             Message::Requests(m) => self.on_requests(sender, m.first, payload),
             Message::RequestsGap(m) => self.requests.fill_gap(m.expected, self.now, self.options.heartbeat_us),
             Message::ReadPoint(m) => self.on_read_point(from, m.round),
             Message::ReadPointReply(m) => self.on_read_point_reply(m),
-            Message::Report(m) => drop(self.reports.insert(from, m)),
+            Message::Transfer(m) => self.on_transfer(from, m),
+            Message::Resign(m) => self.on_resign(from, m),
+            Message::Report(m) => self.on_report(&sender, m),
+            Message::Behind(m) => self.on_behind(&m),
+            Message::SnapshotRequest(m) => self.on_snapshot_request(from, &m),
+            Message::SnapshotChunk(m) => self.on_snapshot_chunk(from, &m, payload),
         }
     }
 
-    /// Whether a message is of this cluster, of a disk that belongs, and not of a former start of it.
+    fn on_report(&mut self, sender: &Sender, mut report: Report) {
+        let digests = std::mem::take(&mut report.digests).into_iter().map(From::from);
+        self.digests.hear(sender.replica, sender.disk_id, sender.boot, digests);
+        self.reports.insert(sender.replica, report);
+    }
+
+    /// Whether a message is of this cluster, of a disk that belongs, and not of a former start of it. Of a disk that does
+    /// not belong, a learner's, only what helps it to follow.
     fn admits(&mut self, sender: &Sender, message: &Message) -> bool {
         let me = self.options.me;
         if sender.replica == me || !self.options.replicas.contains(&sender.replica) {
             return false;
         }
-        let newest = self.boots.entry(sender.disk_id).or_insert(sender.boot);
-        if sender.boot < *newest {
-            return false;
-        }
-        *newest = sender.boot;
-        match message {
+        let mine = self.acceptor.hard();
+        let is_of_cluster = match message {
             Message::Hello(_) => true,
             Message::Born(m) => self.is_unborn() && m.birth.is_some(),
-            _ => {
-                let mine = self.acceptor.hard();
-                !self.is_unborn()
-                    && sender.cluster_id == mine.cluster_id
-                    && sender.epoch == mine.epoch
-                    && self.configuration.is_voter(sender.replica, sender.disk_id)
+            _ => !self.is_unborn() && sender.cluster_id == mine.cluster_id && sender.epoch == mine.epoch,
+        };
+        if !is_of_cluster || !self.admits_disk(sender, message) {
+            return false;
+        }
+        let newest = self.boots.entry(sender.disk_id).or_insert(sender.boot);
+        let is_newest = sender.boot >= *newest;
+        *newest = sender.boot.max(*newest);
+        is_newest
+    }
+
+    fn admits_disk(&self, sender: &Sender, message: &Message) -> bool {
+        match message {
+            Message::Hello(_) | Message::Born(_) => true,
+            // Without its database a replica does not know who votes; all it does is to get a copy of another's.
+            _ if self.configuration.disks.is_empty() => {
+                matches!(message, Message::Report(_) | Message::SnapshotChunk(_) | Message::SnapshotRequest(_))
             }
+            _ if self.configuration.is_voter(sender.replica, sender.disk_id) => true,
+            Message::Accepted(_) | Message::Report(_) | Message::SnapshotRequest(_) => true,
+            Message::Requests(_) | Message::ReadPoint(_) => true,
+            _ => false,
+        }
+    }
+
+    /// A primary follows whichever disk speaks under an id; the votes of one that does not belong don't count.
+    fn meet(&mut self, sender: &Sender) {
+        let is_voter = self.configuration.is_voter(sender.replica, sender.disk_id);
+        let now = self.now;
+        if let Some(proposer) = self.views.proposer_mut() {
+            proposer.meet(sender.replica, sender.disk_id, is_voter, now);
         }
     }
 
@@ -379,6 +502,9 @@ impl Replica {
     }
 
     fn deliver(&mut self) {
+        if self.is_switching() {
+            return;
+        }
         let Some((from, to)) = self.learner.deliverable(&self.acceptor) else { return };
         for sequence in from.0..=to.0 {
             let sequence = Sequence(sequence);
@@ -398,18 +524,10 @@ impl Replica {
     }
 
     fn log_read(&mut self, read: LogRead, entries: Vec<Bytes>) {
-        if read.fetch {
-            self.fetch_read(read, entries);
-        } else {
-            self.replicate_read(read, entries);
-        }
-    }
-
-    /// Remembers since when the disk owes the oldest order.
-    fn note_disk(&mut self) {
-        let oldest = self.acceptor.oldest_pending();
-        if self.disk_waits_since.map(|(ticket, _)| ticket) != oldest {
-            self.disk_waits_since = oldest.map(|ticket| (ticket, self.now));
+        match read.purpose {
+            ReadPurpose::Fetch(peer) => self.fetch_read(peer, read, entries),
+            ReadPurpose::Follow(peer) => self.replicate_read(peer, read, entries),
+            ReadPurpose::Tail => self.tail_read(&read, entries),
         }
     }
 
@@ -425,14 +543,23 @@ impl Replica {
             view: hard.promised,
             primary: self.primary(),
             established: self.is_established(),
+            recovered: self.is_recovered(),
+            handing_over_to: self.handover_target(),
+            is_eligible: self.is_eligible,
+            storage_full: self.is_full,
             last: self.acceptor.log().last(),
             durable: self.acceptor.durable_last(),
             commit: self.learner.commit(),
             applied: self.learner.applied(),
             reports: self.reports.clone(),
+            strays: self.digests.strays(),
             is_voter: self.is_voter(),
             heard_us: self.heard.iter().map(|(id, at)| (*id, self.now.since_us(*at))).collect(),
             view_changes: self.counters.view_changes,
+            is_catching_up: self.is_catching_up(),
+            snapshots_installed: self.catch_up.installed,
+            lost: self.acceptor.log().hole_ranges(),
+            blocked: self.blocked,
             proposals: self.counters.proposals,
             pending_request_bytes: self.requests.bytes(),
             foreign_messages: self.counters.foreign,
@@ -468,6 +595,7 @@ impl Replica {
             assert_eq!(proposer.view, self.acceptor.promised(), "leads a view that is not the promised one");
             assert_eq!(proposer.view, self.acceptor.accepted_view(), "leads without holding the view's log");
             assert_eq!(proposer.view.owner(), Some(self.options.me), "leads a view of another");
+            assert!(!self.is_stopping, "leads though it is about to stop");
             for (peer, progress) in &proposer.peers {
                 assert!(progress.matched <= self.acceptor.log().last(), "peer {peer} holds more than its primary");
             }

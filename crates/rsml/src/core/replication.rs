@@ -2,11 +2,13 @@
 
 use bytes::Bytes;
 
+use super::lease::usable_us;
 use super::proposer::Progress;
 use super::replica::Replica;
 use super::view_manager::Role;
-use super::{LogRead, Outgoing};
-use crate::message::{Accept, Accepted, Message, Refuse};
+use super::{LogRead, Outgoing, ReadPurpose};
+use crate::message::{Accept, Accepted, Behind, Message, Refuse};
+use crate::transport::Sender;
 use crate::value::Value;
 use crate::{DiskId, ReplicaId, Sequence, View};
 
@@ -17,7 +19,9 @@ pub(super) struct Answer {
     token: u64,
     probe: u64,
     gap: bool,
-    due: bool,
+    pub due: bool,
+    /// Of the newest lease granted.
+    lease_from_us: u64,
     /// What was reported last.
     told: (View, Sequence, Sequence),
 }
@@ -40,6 +44,7 @@ impl Replica {
         self.answer.due |= message.answer || message.token > self.answer.token || message.probe > self.answer.probe;
         self.answer.token = self.answer.token.max(message.token);
         self.answer.probe = self.answer.probe.max(message.probe);
+        self.answer.lease_from_us = self.answer.lease_from_us.max(self.grant_lease(&message));
         let fits = if self.acceptor.accepted_view() == view {
             self.extend(view, Sequence(message.from), entries)
         } else {
@@ -54,7 +59,7 @@ impl Replica {
 
     fn follow(&mut self, view: View, primary: ReplicaId) {
         if view > self.acceptor.promised() {
-            self.acceptor.promise(view);
+            self.promise(view);
         }
         if self.answer.view != view {
             self.answer = Answer { view, due: true, ..Answer::default() };
@@ -65,14 +70,24 @@ impl Replica {
         self.views.hush(self.now);
     }
 
-    /// The log is this view's: what follows its end is appended. False when there would be a hole.
+    /// The log is this view's: what follows its end is appended, and what was lost of it filled. False when there would
+    /// be a hole.
     fn extend(&mut self, view: View, from: Sequence, entries: Vec<Bytes>) -> bool {
-        let next = self.acceptor.log().last().next();
+        let next = self.acceptor.log().sound_last().next();
         if from > next {
             return false;
         }
         let known = (next.0 - from.0) as usize;
-        let fresh: Vec<Bytes> = entries.into_iter().skip(known).collect();
+        let mut fresh: Vec<Bytes> = entries.into_iter().skip(known).collect();
+        if self.acceptor.log().first_hole().is_some() {
+            let within = (self.acceptor.log().last().0 + 1 - next.0) as usize;
+            let beyond = fresh.split_off(within.min(fresh.len()));
+            self.acceptor.fill(view, next, fresh);
+            if self.acceptor.log().first_hole().is_some() {
+                return beyond.is_empty();
+            }
+            fresh = beyond;
+        }
         if !fresh.is_empty() {
             self.acceptor.append(view, fresh);
         }
@@ -83,8 +98,8 @@ impl Replica {
     fn synchronise(&mut self, view: View, message: &Accept, entries: Vec<Bytes>) -> bool {
         let commit = self.learner.commit();
         let from = Sequence(message.from);
-        let agrees =
-            View(message.agreed_view) == self.acceptor.accepted_view() && from <= self.acceptor.log().last().next();
+        let agrees = View(message.agreed_view) == self.acceptor.accepted_view()
+            && from <= self.acceptor.log().sound_last().next();
         let follows = self.acceptor.staging().is_some_and(|s| s.view == view && from <= s.last().next());
         if !(from <= commit.next() || agrees || follows) {
             return false;
@@ -101,17 +116,19 @@ impl Replica {
             self.acceptor.adopt(view, adopted, commit, staging.from, staging.entries);
             self.counters.view_changes += 1;
         } else {
-            self.install_staged(Sequence(message.commit));
+            self.install_staged(Sequence(message.commit), view);
         }
         true
     }
 
     /// Writes the committed part of what is staged into the log, once it takes too much memory: below L_v this leaves
-    /// the accepted view and the log's tail as they are (rule 10).
-    pub(super) fn install_staged(&mut self, commit: Sequence) {
+    /// the accepted view and the log's tail as they are (rule 10). `view`: the one in which the commit point was learned.
+    /// A tail in which entries are lost cannot be written anew, so that then everything stays staged.
+    pub(super) fn install_staged(&mut self, commit: Sequence, view: View) {
         let Some(staged) = self.acceptor.staging() else { return };
         let upto = commit.min(staged.last());
-        if staged.bytes <= self.options.stage_bytes || upto < staged.from {
+        let is_small = staged.bytes <= self.options.stage_bytes;
+        if is_small || upto < staged.from || self.acceptor.log().first_hole().is_some() {
             return;
         }
         let mut staging = self.acceptor.take_staging().expect("it was there");
@@ -124,7 +141,7 @@ impl Replica {
         let mut installed = log.read(commit.next().max(log.first()), staging.from.previous(), usize::MAX);
         installed.extend(staged);
         self.acceptor.install_committed(commit, commit.next(), installed);
-        self.learner.install(upto);
+        self.learner.install(upto, view);
         staging.from = upto.next();
         staging.bytes = staging.entries.iter().map(Bytes::len).sum();
         self.acceptor.restore_staging(staging);
@@ -137,21 +154,21 @@ impl Replica {
             return;
         };
         let durable = *self.acceptor.durable();
-        if self.answer.view != view || durable.promised < view || !self.is_voter() {
+        if self.answer.view != view || durable.promised < view {
             return;
         }
-        let state = (durable.accepted_view, self.acceptor.durable_last(), self.settled());
+        let state = (durable.accepted_view, self.acceptor.durable_sound_last(), self.settled());
         if !self.answer.due && self.answer.told == state {
             return;
         }
         self.answer.told = state;
         self.answer.due = false;
         let gap = std::mem::take(&mut self.answer.gap);
-        let end = self.acceptor.staging().map_or(self.acceptor.log().last(), |s| s.last());
+        let end = self.acceptor.staging().map_or(self.acceptor.log().sound_last(), |s| s.last());
         let accepted = Accepted {
             view: view.0,
             durable_view: durable.accepted_view.0,
-            durable_last: self.acceptor.durable_last().0,
+            durable_last: self.acceptor.durable_sound_last().0,
             commit: self.learner.commit().0,
             memory_view: self.acceptor.accepted_view().0,
             expected: end.next().0,
@@ -159,6 +176,7 @@ impl Replica {
             token: self.answer.token,
             probe: self.answer.probe,
             gap,
+            lease_from_us: self.answer.lease_from_us,
         };
         self.send(primary, Message::Accepted(accepted), Vec::new());
     }
@@ -174,14 +192,20 @@ impl Replica {
 
     // --- the primary's side ---
 
-    pub(super) fn on_accepted(&mut self, from: ReplicaId, message: Accepted) {
-        let now = self.now;
+    /// A vote, when it is a voter's; a learner answers in the same way how far it follows.
+    pub(super) fn on_accepted(&mut self, sender: &Sender, message: Accepted) {
+        let (from, now, lease_us) = (sender.replica, self.now, self.options.lease_us);
         let last = self.acceptor.log().last();
         let Some(proposer) = self.views.proposer_mut().filter(|p| p.view == View(message.view)) else { return };
         let (view, adopted, adopted_view) = (proposer.view, proposer.adopted, proposer.adopted_view);
-        let Some(progress) = proposer.peers.get_mut(&from) else { return };
+        let Some(progress) = proposer.peers.get_mut(&from).filter(|p| p.disk == sender.disk_id) else { return };
         progress.last_heard = now;
         progress.token = progress.token.max(message.token);
+        progress.commit = progress.commit.max(Sequence(message.commit));
+        if message.lease_from_us > 0 {
+            let until = crate::Instant(message.lease_from_us).plus_us(usable_us(lease_us));
+            progress.leased_until = progress.leased_until.max(until);
+        }
         if View(message.durable_view) == view {
             let durable = Sequence(message.durable_last);
             assert!(durable <= last, "replica {from} holds {durable} in view {view}, which ends at {last}");
@@ -200,6 +224,9 @@ impl Replica {
 
     /// Packs waiting requests into values, as far as the pipeline has room.
     pub(super) fn pack_values(&mut self) {
+        if self.is_handing_over() {
+            return;
+        }
         let last = self.acceptor.log().last();
         let mut in_flight = last.0 - self.learner.commit().0;
         let room = self.acceptor.log().bytes() < self.options.max_unapplied_bytes + self.options.log_cache_bytes;
@@ -262,9 +289,17 @@ impl Replica {
                 break;
             }
             let max_bytes = self.options.max_message_bytes;
+            if progress.next < log.first() && progress.next < self.first_stored {
+                if !std::mem::replace(&mut progress.is_behind, true) {
+                    let first = self.first_stored.0;
+                    self.send(peer, Message::Behind(Behind { view: view.0, first }), Vec::new());
+                }
+                break;
+            }
             if progress.next < log.first() {
                 let (from, to) = (progress.next, log.first().previous());
-                self.outputs.read_log.push(LogRead { peer, view, fetch: false, from, to, max_bytes });
+                let purpose = ReadPurpose::Follow(peer);
+                self.outputs.read_log.push(LogRead { purpose, view, from, to, max_bytes });
                 progress.reading = true;
             } else {
                 let entries = log.read(progress.next, log.last(), max_bytes);
@@ -296,6 +331,8 @@ impl Replica {
             token: self.reads.token(),
             probe: progress.probe,
             answer: progress.ask,
+            lease_us: self.wanted_lease_us(view),
+            lease_from_us: self.now.0,
         };
         progress.due = false;
         progress.ask = false;
@@ -307,16 +344,16 @@ impl Replica {
         self.outputs.send.push(Outgoing { to, message: Message::Accept(accept), payload: entries });
     }
 
-    pub(super) fn replicate_read(&mut self, read: LogRead, entries: Vec<Bytes>) {
+    pub(super) fn replicate_read(&mut self, peer: ReplicaId, read: LogRead, entries: Vec<Bytes>) {
         if entries.is_empty() {
-            // Not in the log any more: asked for again after a while, by then perhaps from elsewhere.
-            return;
+            // Trimmed meanwhile, or lost: whoever needs it gets a snapshot.
+            self.first_stored = self.first_stored.max(read.from.next());
         }
         let Some(mut proposer) = self.views.take_proposer() else { return };
-        if let Some(progress) = proposer.peers.get_mut(&read.peer).filter(|p| p.reading && proposer.view == read.view) {
+        if let Some(progress) = proposer.peers.get_mut(&peer).filter(|p| p.reading && proposer.view == read.view) {
             progress.reading = false;
-            if !progress.probing && progress.next == read.from {
-                self.send_accept(read.peer, proposer.view, proposer.adopted, progress, entries);
+            if !progress.probing && progress.next == read.from && !entries.is_empty() {
+                self.send_accept(peer, proposer.view, proposer.adopted, progress, entries);
             }
         }
         self.views.role = Role::Primary(proposer);
@@ -328,16 +365,19 @@ impl Replica {
         if beat {
             self.next_call = now.plus_us(self.options.heartbeat_us);
         }
-        let disk_hangs = self.disk_waits_since.is_some_and(|(_, since)| now.since_us(since) >= election_us);
+        if self.yield_if_unfit() {
+            return;
+        }
         let quorum = self.quorum();
         let commit = self.learner.commit();
         let Some(proposer) = self.views.proposer_mut() else { return };
-        if disk_hangs || proposer.heard(now, election_us) + 1 < quorum {
+        if proposer.heard(now, election_us) + 1 < quorum {
             self.become_secondary(None);
             return;
         }
         for progress in proposer.peers.values_mut() {
             if progress.is_stuck(now, retry_us)
+                || (beat && progress.is_behind)
                 || (progress.reading && now.since_us(progress.last_progress) >= retry_us * 10)
             {
                 progress.ask_end(now);

@@ -1,6 +1,6 @@
 //! The driver: a [`ConsensusReplica`] runs the core on real threads, storage, network and clock.
 //!
-//! Three threads per replica. The *log* thread makes all orders that queued up durable with one synchronisation; the
+//! Four threads per replica. The *log* thread makes all orders that queued up durable with one synchronisation; the
 //! *apply* thread applies all entries that queued up in one atomic write and wakes whoever waits for an outcome; the
 //! *core* thread looks after time. The core itself is run by whichever thread brings it something (see `seat`): it takes
 //! all inputs that wait, judges timeouts only after them (a replica that was stalled must not accuse its peers), and
@@ -8,16 +8,19 @@
 //!
 //! A fault of the storage or of the executor stops the replica: nothing is retried.
 
+mod failure;
 mod inbox;
 mod network;
 mod replica;
 mod seat;
+mod snapshots;
 mod threads;
 mod waiters;
 
 use crate::core::Input;
 use crate::{Sequence, Storage, StorageError};
 
+pub use failure::{Failure, FailureKind};
 pub use network::NetworkManager;
 pub use replica::{ConsensusReplica, DriverStatus, ReplicaOptions, RoleChange};
 
@@ -30,6 +33,9 @@ pub enum RequestError {
     /// Surely not executed: too much is waiting already.
     #[error("too many bytes of requests wait for an outcome")]
     Overloaded,
+    /// Surely not executed: too few replicas have space on their disks.
+    #[error("too few replicas have space left on their disks: make space, and writes go on by themselves")]
+    StorageFull,
     /// It was sent, and may or may not be executed.
     #[error("the outcome is unknown: {0}")]
     Unknown(String),
@@ -55,15 +61,10 @@ pub enum StartError {
     Network(#[from] std::io::Error),
     #[error(
         "{}, and the database has applied sequence {applied}: they do not belong together. Restore both as they were when \
-         this replica last ran; what one replica has lost cannot be fetched from the others yet",
+         this replica last ran, or remove both: the replica then comes back as a learner, which follows and does not vote",
         held(*.first, *.last)
     )]
     LogApartFromDatabase { first: Sequence, last: Sequence, applied: Sequence },
-    #[error(
-        "entry {0} of the log is damaged. Restore this replica as it was when it last ran, or leave it out: what one \
-         replica has lost cannot be fetched from the others yet"
-    )]
-    EntryDamaged(Sequence),
 }
 
 fn held(first: Sequence, last: Sequence) -> String {
@@ -77,7 +78,7 @@ fn held(first: Sequence, last: Sequence) -> String {
 enum Event {
     Input(Input),
     /// The storage or the executor failed.
-    Failed(String),
+    Failed(Failure),
 }
 
 #[cfg(test)]

@@ -8,17 +8,19 @@
 //! Invariant: an input left in the inbox is taken by the thread that runs, which looks again after it has let go, or by
 //! the core thread, which is woken.
 
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
 use std::sync::{Mutex, MutexGuard, TryLockError};
 use std::time::{Duration, Instant as Clock};
 
-use super::network::NetworkManager;
+use super::network::{NetworkManager, received_bytes};
 use super::replica::{RoleChange, Shared};
-use super::threads::LogWork;
-use super::{Event, RequestError};
+use super::snapshots::SnapshotWork;
+use super::threads::{ApplyWork, LogWork};
+use super::{Event, Failure, RequestError};
 use crate::core::{Input, Outputs, Refusal, Replica};
-use crate::{ClusterId, Sequence};
+use crate::{ClusterId, Message, ReplicaId, Sequence, Stray};
 
 /// How often time is looked at when nothing happens.
 pub const TICK: Duration = Duration::from_millis(10);
@@ -36,6 +38,8 @@ pub struct Seat {
     next_tick: Clock,
     /// When to say again that this replica belongs to no cluster.
     next_warning: Clock,
+    /// The diverged peers that were named in the log.
+    strays: BTreeMap<ReplicaId, Stray>,
 }
 
 /// Empty until the replica is started, and again once it has stopped.
@@ -44,7 +48,7 @@ pub type SeatLock = Mutex<Option<Seat>>;
 impl Seat {
     pub fn new(core: Replica, network: NetworkManager) -> Self {
         let now = Clock::now();
-        Seat { core, network, next_tick: now, next_warning: now + UNBORN_PATIENCE }
+        Seat { core, network, next_tick: now, next_warning: now + UNBORN_PATIENCE, strays: BTreeMap::new() }
     }
 
     pub fn network(&self) -> &NetworkManager {
@@ -53,11 +57,14 @@ impl Seat {
 
     /// One round: everything that waits, then what follows from it. Time is judged only after all inputs, so that a
     /// replica that was stalled does not accuse its peers. Returns why the replica must stop, if it must.
-    fn round(&mut self, shared: &Shared, events: Vec<Event>) -> Result<(), String> {
+    fn round(&mut self, shared: &Shared, events: Vec<Event>) -> Result<(), Failure> {
         let now = shared.now();
         for event in events {
             match event {
-                Event::Input(input) => self.core.step(now, input),
+                Event::Input(input) => {
+                    shared.waiting_bytes.fetch_sub(received_bytes(&input), Ordering::Relaxed);
+                    self.core.step(now, input);
+                }
                 Event::Failed(reason) => return Err(reason),
             }
         }
@@ -65,8 +72,12 @@ impl Seat {
         if ticks {
             self.tick(shared);
         }
-        let outputs = self.core.ready(now);
+        let mut outputs = self.core.ready(now);
+        let diverged = outputs.diverged.take();
         self.carry_out(shared, outputs);
+        if let Some(divergence) = diverged {
+            return Err(divergence.into());
+        }
         self.publish(shared, ticks);
         Ok(())
     }
@@ -98,10 +109,14 @@ impl Seat {
             for (id, refusal) in outputs.refused {
                 let error = match refusal {
                     Refusal::Overloaded => RequestError::Overloaded,
+                    Refusal::StorageFull => RequestError::StorageFull,
                     Refusal::Cancelled => RequestError::NotExecuted("none was found in time".into()),
                 };
                 waiters.refuse(id, error);
             }
+        }
+        for (id, result) in outputs.transferred {
+            shared.transfers().end(id, result);
         }
         if !outputs.persist.is_empty() {
             shared.log.push(LogWork::Persist(outputs.persist));
@@ -116,8 +131,17 @@ impl Seat {
         if let Some(below) = outputs.trim {
             shared.log.push(LogWork::Trim(below));
         }
+        if let Some(generation) = outputs.switch {
+            shared.apply.push(ApplyWork::Switch(generation));
+        }
         if !outputs.deliver.is_empty() {
-            shared.apply.push(outputs.deliver);
+            shared.apply.push(ApplyWork::Entries(outputs.deliver));
+        }
+        for step in outputs.install {
+            shared.snapshots.push(SnapshotWork::Install(step));
+        }
+        for read in outputs.read_snapshot {
+            shared.snapshots.push(SnapshotWork::Read(read));
         }
         if !outputs.read_ready.is_empty() {
             let mut reads = shared.reads();
@@ -129,12 +153,24 @@ impl Seat {
         }
     }
 
+    /// The last words of a replica that stops, for whatever reason: it leads no more. What else would follow is left.
+    fn take_leave(&mut self, shared: &Shared) {
+        self.core.step(shared.now(), Input::Stopping);
+        let sender = self.core.sender();
+        for outgoing in self.core.ready(shared.now()).send {
+            if matches!(outgoing.message, Message::Resign(_)) {
+                self.network.send(sender, outgoing);
+            }
+        }
+    }
+
     fn publish(&mut self, shared: &Shared, ticks: bool) {
         let role = RoleChange {
             view: self.core.hard_state().promised,
             primary: self.core.primary(),
             is_primary: self.core.primary() == Some(self.core.id()),
             established: self.core.is_ready_to_read(),
+            recovered: self.core.is_recovered(),
             failed: None,
         };
         let changed = shared.watch.send_if_modified(|told| {
@@ -149,9 +185,23 @@ impl Seat {
                 established = role.established, "view or role changed");
         }
         if changed || ticks {
+            let core = self.core.status();
+            self.name_strays(&core.strays);
             let mut status = shared.status();
-            status.core = self.core.status();
+            status.core = core;
             status.network = self.network.statistics();
+        }
+    }
+
+    /// Says once of each peer whose database has diverged that it has.
+    fn name_strays(&mut self, strays: &BTreeMap<ReplicaId, Stray>) {
+        for (peer, stray) in strays.iter().filter(|(peer, stray)| self.strays.get(peer) != Some(stray)) {
+            let Stray { sequence, expected, found } = stray;
+            tracing::error!(replica = %self.core.id(), "the database of replica {peer} has diverged: its digest at \
+                sequence {sequence} is {found:016x}, a majority of the replicas, this one among them, has {expected:016x}");
+        }
+        if self.strays != *strays {
+            self.strays.clone_from(strays);
         }
     }
 }
@@ -222,32 +272,38 @@ impl Shared {
 
     /// Closes everything. The transport first, so that nothing is brought any more.
     fn end(&self) {
-        let seat = match self.seat.lock() {
-            Ok(mut seat) => seat.take(),
+        let (seat, is_sound) = match self.seat.lock() {
+            Ok(mut seat) => (seat.take(), true),
             Err(poisoned) => {
-                self.status().failed.get_or_insert_with(|| "an invariant was violated; the log says which".into());
-                poisoned.into_inner().take()
+                self.status().failed.get_or_insert_with(Failure::invariant);
+                (poisoned.into_inner().take(), false)
             }
         };
         let failed = self.status().failed.clone();
-        let reason = failed.clone().unwrap_or_else(|| "it was shut down".into());
+        let failure = failed.clone().unwrap_or_else(Failure::shut_down);
         if let Some(failed) = &failed {
             tracing::error!("the replica stops: {failed}");
         }
         self.inbox.close();
-        if let Some(seat) = seat {
+        if let Some(mut seat) = seat {
+            if is_sound {
+                seat.take_leave(self);
+            }
             seat.network().shutdown();
         }
         self.log.close();
         self.apply.close();
-        self.status().failed = Some(reason.clone());
+        self.snapshots.close();
+        self.status().failed = Some(failure.clone());
         self.watch.send_modify(|role| {
-            role.failed = Some(reason.clone());
+            role.failed = Some(failure.clone());
             role.primary = None;
             role.is_primary = false;
             role.established = false;
+            role.recovered = false;
         });
-        self.requests().abandon(&reason);
-        self.reads().abandon(&reason);
+        self.transfers().abandon(&failure.reason);
+        self.requests().abandon(&failure.reason);
+        self.reads().abandon(&failure.reason);
     }
 }

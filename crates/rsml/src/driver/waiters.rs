@@ -7,8 +7,8 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use super::{ReadError, RequestError};
-use crate::Sequence;
-use crate::core::{ReadId, RequestId};
+use crate::core::{ReadId, RequestId, TransferError, TransferId};
+use crate::{ReplicaId, Sequence};
 
 pub type RequestReply = oneshot::Sender<Result<Bytes, RequestError>>;
 pub type ReadReply = oneshot::Sender<Result<Sequence, ReadError>>;
@@ -70,6 +70,15 @@ impl RequestWaiters {
         let _ = reply.send(Ok(outcome));
     }
 
+    /// A snapshot was installed that has seen the requests through `number`: what became of them is not known here.
+    pub fn lost_through(&mut self, number: u64) {
+        while self.first <= number {
+            let Some(reply) = self.numbered.pop_front() else { break };
+            self.first += 1;
+            let _ = reply.send(Err(RequestError::Unknown("a snapshot was installed over it".into())));
+        }
+    }
+
     /// The replica stops: what was sent may still happen.
     pub fn abandon(&mut self, reason: &str) {
         self.abandoned = true;
@@ -78,6 +87,32 @@ impl RequestWaiters {
         }
         for reply in self.numbered.drain(..) {
             let _ = reply.send(Err(RequestError::Unknown(reason.into())));
+        }
+    }
+}
+
+pub type TransferReply = Box<dyn FnOnce(Result<ReplicaId, TransferError>) + Send>;
+
+/// Who waits for the end of a transfer.
+#[derive(Default)]
+pub struct TransferWaiters {
+    waiting: HashMap<TransferId, TransferReply>,
+}
+
+impl TransferWaiters {
+    pub fn add(&mut self, id: TransferId, reply: TransferReply) {
+        self.waiting.insert(id, reply);
+    }
+
+    pub fn end(&mut self, id: TransferId, result: Result<ReplicaId, TransferError>) {
+        if let Some(reply) = self.waiting.remove(&id) {
+            reply(result);
+        }
+    }
+
+    pub fn abandon(&mut self, reason: &str) {
+        for (_, reply) in self.waiting.drain() {
+            reply(Err(TransferError::Stopped(reason.into())));
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What goes wrong when: faults that come by themselves, and faults that answer what the cluster does.
 
-use rsml::core::Input;
-use rsml::{ExecutionNotifier, Message};
+use rsml::core::{Input, TransferId};
+use rsml::{ExecutionNotifier, Message, ReplicaId};
 
 use crate::cluster::{Cluster, Event};
 
@@ -32,11 +32,108 @@ impl Cluster {
         if self.random.one_in(self.faults.pause) {
             self.nodes[node].paused_until = self.now + self.random.below(1_500_000);
         }
+        self.disturb_roles(node);
+        if self.random.one_in(self.faults.corrupt) {
+            self.corrupt(node);
+        }
         if let Some(running) = self.nodes[node].running.as_mut().filter(|_| self.random.one_in(3)) {
             running.applier.executor_mut().flush();
             let persisted = running.applier.executor().persisted_sequence().expect("the executor never fails");
-            self.input(node, Input::Persisted(persisted));
+            self.persisted(node, persisted);
         }
+    }
+
+    /// What operators and full disks do.
+    fn disturb_roles(&mut self, node: usize) {
+        if self.random.one_in(self.faults.transfer) {
+            let primary = self.nodes.iter().position(|n| n.is_primary());
+            let asked = if self.random.one_in(5) { node } else { primary.unwrap_or(node) };
+            let to = if self.random.one_in(2) { None } else { Some(self.any_node()) };
+            self.transfer(asked, to);
+        }
+        if self.random.one_in(self.faults.stop) {
+            let handing_over_us = [0, 1_000, 30_000, 500_000][self.random.below(4) as usize];
+            self.transfer(node, None);
+            self.schedule(handing_over_us, Event::Stop(node, self.nodes[node].incarnation));
+        }
+        if self.random.one_in(self.faults.veto) {
+            let is_eligible = !self.random.one_in(3);
+            self.input(node, Input::Eligible(is_eligible));
+        }
+        if self.random.one_in(self.faults.full) {
+            self.fill_disk(node);
+        }
+        if self.random.one_in(self.faults.leap) {
+            self.nodes[node].clock.leap(self.random.below(3_000_000));
+        }
+    }
+
+    pub fn transfer(&mut self, node: usize, to: Option<usize>) {
+        let id = TransferId(self.next_id());
+        let clock = self.clock(node);
+        let deadline = clock.plus_us(self.random.below(2_000_000));
+        let Some(running) = &mut self.nodes[node].running else { return };
+        running.transfers.insert(id);
+        let to = to.map(|to| ReplicaId(to as u8));
+        self.input(node, Input::Transfer { id, to, deadline });
+    }
+
+    /// Says what it owes when it leaves, and is gone.
+    pub fn stop(&mut self, node: usize) {
+        self.input(node, Input::Stopping);
+        self.crash(node);
+    }
+
+    /// For a while the log takes no more, or is merely said to be about to.
+    fn fill_disk(&mut self, node: usize) {
+        let full_us = self.random.below(2_000_000);
+        self.input(node, Input::Space(false));
+        if self.random.one_in(2) {
+            self.nodes[node].disk.hangs_until = self.now + full_us;
+        }
+        self.schedule(full_us, Event::Space(node));
+    }
+
+    /// A node is about to start: its disk may have lost something meanwhile. Never more than the others can make good:
+    /// one node at a time, and one disk for ever. Returns how many runs of entries are lost.
+    pub fn lose(&mut self, node: usize) -> u64 {
+        let is_sound = |n: &crate::node::Node| match &n.running {
+            Some(running) => {
+                let status = running.core.status();
+                status.lost.is_empty() && (status.is_voter || !status.is_catching_up)
+            }
+            None => !n.has_losses,
+        };
+        let others_are_sound = (0..self.nodes.len()).all(|other| other == node || is_sound(&self.nodes[other]));
+        self.nodes[node].has_losses = false;
+        if self.nodes.len() < 3 || !others_are_sound || self.nodes[node].incarnation == 0 {
+            return 0;
+        }
+        if self.is_born() && self.wiped.is_none_or(|wiped| wiped == node) && self.random.one_in(self.faults.wipe) {
+            self.wiped = Some(node);
+            self.nodes[node].wipe(&mut self.random);
+            self.figures.wipes += 1;
+            self.checks.forget(rsml::ReplicaId(node as u8));
+            return 0;
+        }
+        if self.is_born() && self.random.one_in(self.faults.lose_database) {
+            self.nodes[node].database = Default::default();
+            self.nodes[node].has_losses = true;
+            self.figures.databases_lost += 1;
+        }
+        // Of three disks one that is gone for good is all that may be lost.
+        let may_lose = self.nodes.len() > 3 || self.wiped.is_none();
+        if may_lose && self.is_born() && self.random.one_in(self.faults.lose_entries) {
+            self.nodes[node].has_losses = true;
+            self.figures.losses += 1;
+            return self.random.between(1, 3);
+        }
+        0
+    }
+
+    /// Whether every disk belongs to the cluster by now.
+    fn is_born(&self) -> bool {
+        self.nodes.iter().all(|n| n.was_voter)
     }
 
     fn any_node(&mut self) -> usize {

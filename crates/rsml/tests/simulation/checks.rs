@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use bytes::Bytes;
-use rsml::{HardState, Message, ReplicaId, Sequence, View};
+use rsml::{Divergence, DivergenceKind, HardState, Message, ReplicaId, Sequence, View};
 
 /// Watches the whole cluster from outside.
 #[derive(Default)]
@@ -17,6 +17,8 @@ pub struct Checks {
     /// The highest sequence that any replica delivered so far.
     delivered_to: Sequence,
     digests: HashMap<Sequence, u64>,
+    /// Its database was damaged.
+    corrupted: Option<ReplicaId>,
 }
 
 impl Checks {
@@ -28,13 +30,38 @@ impl Checks {
 
     /// Equal at equal sequences, on all replicas and after every restart.
     pub fn applied(&mut self, replica: ReplicaId, sequence: Sequence, digest: u64) {
+        if self.corrupted == Some(replica) {
+            return;
+        }
         let known = *self.digests.entry(sequence).or_insert(digest);
         assert_eq!(known, digest, "replica {replica} has another digest at {sequence}");
     }
 
+    pub fn corrupt(&mut self, replica: ReplicaId) {
+        self.corrupted = Some(replica);
+    }
+
+    /// A replica stopped because digests differ: never without reason, and a sound one only where nobody can know better.
+    pub fn diverged(&self, replica: ReplicaId, divergence: &Divergence) {
+        assert!(self.corrupted.is_some(), "false alarm: replica {replica} says {divergence}");
+        let is_sound = self.corrupted != Some(replica);
+        assert!(
+            !is_sound || divergence.kind == DivergenceKind::NoMajority,
+            "replica {replica} is sound and in the minority: {divergence}"
+        );
+    }
+
     /// A message is about to leave: what it claims is durable, and exactly what is durable at this moment (rule 3 of the
     /// protocol). `promised` is the promise in memory, `durable` and `last` what the disk reported.
-    pub fn claims(&self, message: &Message, promised: View, durable: &HardState, last: Sequence) {
+    /// `sound` is where the entries end that follow each other without a loss.
+    pub fn claims(
+        &self,
+        message: &Message,
+        promised: View,
+        durable: &HardState,
+        last: Sequence,
+        sound: Option<Sequence>,
+    ) {
         let is_log = |view: u64, end: u64| (View(view), Sequence(end)) == (durable.accepted_view, last);
         match message {
             Message::Prepare(m) => {
@@ -50,7 +77,12 @@ impl Checks {
             Message::Accepted(m) => {
                 assert_eq!(promised.0, m.view, "a 2b leaves in another view than the promised one");
                 assert!(durable.promised.0 >= m.view, "a 2b leaves before the promise is durable");
-                assert!(is_log(m.durable_view, m.durable_last), "a 2b tells of another log than the durable one");
+                let end = sound.map_or(last, |sound| sound.min(last));
+                let is_durable = (View(m.durable_view), Sequence(m.durable_last)) == (durable.accepted_view, end);
+                assert!(
+                    is_durable,
+                    "a 2b tells of another log than the durable one: {m:?} {durable:?} {last} {sound:?}"
+                );
             }
             _ => {}
         }
@@ -61,6 +93,11 @@ impl Checks {
         let promised = self.promises.entry(replica).or_default();
         assert!(hard.promised >= *promised, "replica {replica} forgot its promise of {promised}");
         *promised = hard.promised;
+    }
+
+    /// Another disk takes the place of this replica's.
+    pub fn forget(&mut self, replica: ReplicaId) {
+        self.promises.remove(&replica);
     }
 
     pub fn durable(&mut self, replica: ReplicaId, hard: &HardState) {

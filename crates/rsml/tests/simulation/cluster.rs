@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use bytes::Bytes;
-use rsml::core::{CoreOptions, Input, Outputs, ReadId, RequestId};
+use rsml::core::{CoreOptions, Input, Outputs, ReadId, Refusal, RequestId};
 use rsml::transport::Sender;
-use rsml::{Instant, Message, ReplicaId, Sequence};
+use rsml::{Divergence, Instant, Message, ReplicaId, Sequence};
 
 use crate::checks::Checks;
 use crate::disk::Done;
@@ -23,7 +23,17 @@ pub struct Figures {
     pub reads: u64,
     /// How often a replica let go of a part of its log.
     pub trims: u64,
+    /// Transfers after which another replica led.
+    pub transfers: u64,
+    pub storage_full: u64,
+    /// Replicas that stopped because digests differed.
+    pub diverged: u64,
     pub simulated_us: u64,
+    /// Copies of a database that took the place of another; disks that lost entries, their database, or everything.
+    pub snapshots: u64,
+    pub losses: u64,
+    pub databases_lost: u64,
+    pub wipes: u64,
 }
 
 pub enum Event {
@@ -42,6 +52,9 @@ pub enum Event {
     /// One direction of a link works again.
     Heal(usize, usize),
     Upset(usize),
+    Stop(usize, u64),
+    /// A full disk has space again.
+    Space(usize),
     Fault,
 }
 
@@ -81,37 +94,46 @@ pub struct Cluster {
     pub cut: BTreeSet<(usize, usize)>,
     pub faults: Faults,
     pub random: Random,
-    checks: Checks,
-    figures: Figures,
+    pub checks: Checks,
+    pub figures: Figures,
+    /// Whose disk was replaced.
+    pub wiped: Option<usize>,
     next_id: u64,
     clients_active: bool,
     trace: Option<DefaultHasher>,
     seed: u64,
+    lease_us: u64,
     /// Promises held back, and for whom.
     pub stragglers: Vec<(usize, Event)>,
     /// When the last message on each link arrives, if links keep order.
     arrivals: BTreeMap<(usize, usize), u64>,
+    /// The one whose database was damaged.
+    corrupted: Option<usize>,
 }
 
 impl Cluster {
     pub fn new(replicas: u8, seed: u64, faults: Faults) -> Cluster {
         let mut random = Random::new(seed);
+        let lease_us = faults.lease_us;
         let mut cluster = Cluster {
             now: 0,
             order: 0,
             queue: BinaryHeap::new(),
-            nodes: (0..replicas).map(|_| Node::new(&mut random)).collect(),
+            nodes: (0..replicas).map(|_| Node::new(&mut random, faults.drift_ppm)).collect(),
             cut: BTreeSet::new(),
             faults,
             random,
             checks: Checks::default(),
             figures: Figures::default(),
+            wiped: None,
             next_id: 1,
             clients_active: true,
             trace: None,
             seed,
+            lease_us,
             stragglers: Vec::new(),
             arrivals: BTreeMap::new(),
+            corrupted: None,
         };
         for node in 0..replicas as usize {
             cluster.start(node);
@@ -142,12 +164,22 @@ impl Cluster {
         options.window_bytes = random.between(1, 2000) as usize;
         options.stage_bytes = random.between(0, 500) as usize;
         options.log_cache_bytes = random.between(0, 2000) as usize;
+        options.lease_us = self.lease_us;
+        options.log_keep_bytes = if random.one_in(2) { random.below(50_000) } else { u64::MAX };
+        options.snapshot_chunk_bytes = random.between(1_000, 50_000) as usize;
+        options.snapshot_bytes_per_second = if random.one_in(2) { 0 } else { random.between(200_000, 10_000_000) };
+        options.digest_interval = self.faults.digest_interval;
         options
     }
 
     pub fn start(&mut self, node: usize) {
+        if self.nodes[node].stopped {
+            return;
+        }
         let options = self.options(node);
-        self.nodes[node].start(options, &mut self.random, Instant(self.now));
+        let losses = self.lose(node);
+        let now = self.clock(node);
+        self.nodes[node].start(options, losses, &mut self.random, now);
         let incarnation = self.nodes[node].incarnation;
         self.checks
             .restarted(ReplicaId(node as u8), self.nodes[node].running.as_ref().expect("it runs").core.hard_state());
@@ -168,8 +200,13 @@ impl Cluster {
         }
     }
 
+    /// What a node's clock shows now.
+    pub fn clock(&self, node: usize) -> Instant {
+        self.nodes[node].clock.show(self.now)
+    }
+
     pub fn input(&mut self, node: usize, input: Input) {
-        let now = Instant(self.now);
+        let now = self.clock(node);
         if let Some(running) = &mut self.nodes[node].running {
             running.core.step(now, input);
             running.core.check_invariants();
@@ -180,7 +217,7 @@ impl Cluster {
     /// Carries out what the core wants done, until it wants nothing more.
     fn settle(&mut self, node: usize) {
         loop {
-            let now = Instant(self.now);
+            let now = self.clock(node);
             let Some(running) = &mut self.nodes[node].running else { return };
             let outputs = running.core.ready(now);
             running.core.check_invariants();
@@ -199,19 +236,56 @@ impl Cluster {
         }
     }
 
+    /// Damages the database of a running node, if none is damaged yet.
+    pub fn corrupt(&mut self, node: usize) {
+        let Some(running) = self.nodes[node].running.as_mut().filter(|_| self.corrupted.is_none()) else { return };
+        let executor = running.applier.executor_mut();
+        if self.random.one_in(2) {
+            executor.corrupt_state()
+        } else {
+            executor.corrupt_outcome()
+        }
+        self.corrupted = Some(node);
+        self.checks.corrupt(ReplicaId(node as u8));
+    }
+
+    /// A replica says that digests differ, and stops for good.
+    fn stop_diverged(&mut self, node: usize, divergence: &Divergence) {
+        self.checks.diverged(ReplicaId(node as u8), divergence);
+        self.figures.diverged += 1;
+        self.crash(node);
+        self.nodes[node].stopped = true;
+    }
+
     /// True when the core was given something new.
     fn carry_out(&mut self, node: usize, outputs: Outputs) -> bool {
         if let Some(trace) = &mut self.trace {
             (self.now, node, &outputs).hash(trace);
         }
         let id = ReplicaId(node as u8);
+        let now = self.clock(node);
         let running = self.nodes[node].running.as_mut().expect("it was just asked");
         let sender = running.core.sender();
+        if let Some(divergence) = &outputs.diverged {
+            for outgoing in outputs.send {
+                self.transmit(node, sender, outgoing.to.0 as usize, outgoing.message, outgoing.payload);
+            }
+            self.stop_diverged(node, divergence);
+            return false;
+        }
         for (id, number) in outputs.numbered {
             let payload = running.waiting.remove(&id).expect("numbered once");
             running.numbered.insert(number, payload);
         }
-        for (id, _) in outputs.refused {
+        for (transfer, result) in outputs.transferred {
+            assert!(running.transfers.remove(&transfer), "a transfer ends once");
+            if let Ok(leads) = result {
+                assert_ne!(leads, id, "a replica handed over to itself");
+                self.figures.transfers += 1;
+            }
+        }
+        for (id, refusal) in outputs.refused {
+            self.figures.storage_full += u64::from(refusal == Refusal::StorageFull);
             self.checks.refuse(running.waiting.remove(&id).expect("refused once"));
         }
         let mut fed = false;
@@ -220,6 +294,18 @@ impl Cluster {
             self.checks.read(id, floor, point);
             self.figures.reads += 1;
         }
+        if let Some(generation) = outputs.switch {
+            running.applier.switch_to(generation).expect("it was installed");
+            self.figures.snapshots += 1;
+            // What became of requests that the new database has seen is not known here.
+            let state = running.applier.state();
+            let own = state.sessions.get(&sender.disk_id).filter(|session| session.boot == sender.boot);
+            let last = own.map_or(0, |session| session.last);
+            running.numbered = running.numbered.split_off(&(last + 1));
+            self.tell_applied(node);
+            fed = true;
+        }
+        let running = self.nodes[node].running.as_mut().expect("it was just asked");
         if !outputs.deliver.is_empty() {
             for (sequence, entry) in &outputs.deliver {
                 self.checks.delivered(id, *sequence, entry);
@@ -237,16 +323,31 @@ impl Cluster {
             if self.faults.eager_databases {
                 running.applier.executor_mut().flush();
             }
-            let state = running.applier.state().clone();
-            self.checks.applied(id, state.sequence, state.digest);
-            let (sequence, sessions, time_us, digest) = (state.sequence, state.sessions, state.time_us, state.digest);
-            running.core.step(Instant(self.now), Input::Applied { sequence, sessions, time_us, digest });
+            self.tell_applied(node);
+            if !applied.digests.is_empty() {
+                let running = self.nodes[node].running.as_mut().expect("it was just asked");
+                running.core.step(now, Input::Digests(applied.digests));
+            }
             fed = true;
         }
+        let running = self.nodes[node].running.as_mut().expect("it was just asked");
+        for read in outputs.read_snapshot {
+            let piece = running.server.read(&read);
+            running.core.step(now, Input::SnapshotRead(piece));
+            fed = true;
+        }
+        for step in outputs.install {
+            if let Some(event) = running.installer.carry_out(step) {
+                running.core.step(now, Input::Installed(event));
+                fed = true;
+            }
+        }
+        let running = self.nodes[node].running.as_mut().expect("it was just asked");
         let promised = running.core.hard_state().promised;
+        let sound = self.nodes[node].disk.sound_last();
         let (durable, last) = self.nodes[node].disk.reported();
         for outgoing in outputs.send {
-            self.checks.claims(&outgoing.message, promised, &durable, last);
+            self.checks.claims(&outgoing.message, promised, &durable, last, sound);
             self.transmit(node, sender, outgoing.to.0 as usize, outgoing.message, outgoing.payload);
         }
         self.nodes[node].disk.take_orders(outputs.persist, outputs.read_log);
@@ -256,6 +357,21 @@ impl Cluster {
         }
         self.start_disk(node);
         fed
+    }
+
+    fn tell_applied(&mut self, node: usize) {
+        let (id, now) = (ReplicaId(node as u8), self.clock(node));
+        let running = self.nodes[node].running.as_mut().expect("it was just asked");
+        let state = running.applier.state().clone();
+        self.checks.applied(id, state.sequence, state.digest);
+        let (sequence, sessions, time_us, digest) = (state.sequence, state.sessions, state.time_us, state.digest);
+        running.core.step(now, Input::Applied { sequence, sessions, time_us, digest });
+    }
+
+    /// The database of a node survives a crash through `sequence`.
+    pub fn persisted(&mut self, node: usize, sequence: Sequence) {
+        let log_bytes = self.nodes[node].disk.bytes();
+        self.input(node, Input::Persisted { sequence, log_bytes });
     }
 
     fn transmit(&mut self, from: usize, sender: Sender, to: usize, message: Message, payload: Vec<Bytes>) {
@@ -357,7 +473,7 @@ impl Cluster {
         self.input(node, Input::Read(ReadId(id)));
     }
 
-    fn next_id(&mut self) -> u64 {
+    pub fn next_id(&mut self) -> u64 {
         self.next_id += 1;
         self.next_id
     }
@@ -417,6 +533,12 @@ impl Cluster {
             }
             Event::Heal(from, to) => drop(self.cut.remove(&(from, to))),
             Event::Upset(node) => self.upset(node),
+            Event::Stop(node, incarnation) => {
+                if is_same(&self.nodes, node, incarnation) && self.nodes[node].running.is_some() {
+                    self.stop(node);
+                }
+            }
+            Event::Space(node) => self.input(node, Input::Space(true)),
             Event::Fault => self.fault(),
         }
     }
@@ -426,9 +548,10 @@ impl Cluster {
         while self.advance(until) {}
     }
 
-    /// All faults end; within `within_us` everything proposed is executed everywhere, and all agree.
+    /// All faults end; within `within_us` everything proposed is executed everywhere, and all agree. Unless so many have
+    /// stopped for good that nothing can be agreed.
     pub fn heal_and_converge(&mut self, within_us: u64) {
-        self.faults = Faults::none();
+        self.faults = Faults { digest_interval: self.faults.digest_interval, ..Faults::none() };
         self.cut.clear();
         for node in 0..self.nodes.len() {
             self.nodes[node].paused_until = 0;
@@ -436,19 +559,26 @@ impl Cluster {
             if self.nodes[node].running.is_none() {
                 self.start(node);
             }
+            self.input(node, Input::Eligible(true));
+            self.input(node, Input::Space(true));
         }
         self.run(3_000_000);
         self.clients_active = false;
+        self.figures.simulated_us = self.now;
+        if !self.has_quorum() {
+            return;
+        }
         let until = self.now + within_us;
         while !self.is_converged() {
             assert!(self.now < until, "no agreement {within_us} µs after the last fault: {:#?}", self.describe());
             self.run(10_000);
         }
-        for (id, node) in self.nodes.iter().enumerate() {
-            let running = node.running.as_ref().expect("all run");
-            self.checks.final_state(ReplicaId(id as u8), &running.applier.executor().executed());
-            let first = self.nodes[0].running.as_ref().expect("all run");
-            assert_eq!(running.applier.state(), first.applier.state(), "replicas 0 and {id} differ");
+        let running = || self.nodes.iter().filter_map(|node| node.running.as_ref());
+        let first = running().next().expect("some run");
+        for other in running() {
+            let (id, first_id) = (other.core.id(), first.core.id());
+            self.checks.final_state(id, &other.applier.executor().executed());
+            assert_eq!(other.applier.state(), first.applier.state(), "replicas {first_id} and {id} differ");
         }
         self.figures.simulated_us = self.now;
     }
@@ -462,8 +592,15 @@ impl Cluster {
                     && r.waiting.is_empty()
                     && r.numbered.is_empty()
                     && r.reads.is_empty()
+                    && r.transfers.is_empty()
                     && r.core.status().commit == r.core.status().last
             })
+    }
+
+    /// Whether enough replicas are left to go on: some may have stopped for good.
+    fn has_quorum(&self) -> bool {
+        let left = self.nodes.iter().filter(|node| !node.stopped).count();
+        left > self.nodes.len() / 2
     }
 
     fn describe(&self) -> Vec<String> {

@@ -1,6 +1,6 @@
 //! A node's log: the shipped write-ahead log over a simulated disk, or plain memory; with the orders on their way to it.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -26,6 +26,11 @@ pub struct NodeDisk {
     /// Orders that were being written at the crash: any first ones of them may be found afterwards.
     in_doubt: Vec<Persist>,
     pub hangs_until: u64,
+    /// Entries that were said to be lost, and have not been replaced since.
+    lost: BTreeSet<Sequence>,
+    /// What recovery found: the first entry, and all.
+    found: (Sequence, Vec<Option<Bytes>>),
+    unread: bool,
 }
 
 /// Work that ended: what became durable, and what was read.
@@ -51,6 +56,9 @@ impl NodeDisk {
             busy: Vec::new(),
             in_doubt: Vec::new(),
             hangs_until: 0,
+            lost: BTreeSet::new(),
+            found: Default::default(),
+            unread: false,
         }
     }
 
@@ -75,10 +83,22 @@ impl NodeDisk {
         if !orders.is_empty() {
             storage.persist(&orders).expect("the disk works");
             self.reported.persist(&orders).expect("memory never fails");
+            for order in &orders {
+                if let Some(base) = order.base {
+                    self.unread = false;
+                    self.lost = self.lost.split_off(&base.next());
+                }
+                if order.truncate {
+                    self.lost.split_off(&order.from);
+                }
+            }
         }
-        let storage = self.store.storage();
+        let (storage, lost) = (self.store.storage(), &self.lost);
         let read = |r: LogRead| {
-            let entries = storage.read(r.from, r.to, r.max_bytes).expect("the disk works");
+            let mut entries = storage.read(r.from, r.to, r.max_bytes).expect("the disk works");
+            if let Some(lost) = lost.range(r.from..).next() {
+                entries.truncate((lost.0 - r.from.0) as usize);
+            }
             (r, entries)
         };
         let entries = reads.into_iter().map(read).collect();
@@ -116,19 +136,35 @@ impl NodeDisk {
         (known.hard_state.unwrap_or_default(), known.last)
     }
 
+    /// What the log takes.
+    pub fn bytes(&mut self) -> u64 {
+        self.store.storage().statistics().bytes_on_disk
+    }
+
+    /// The log is gone, the disk empty.
+    pub fn wipe(&mut self, random: &mut Random) {
+        *self = NodeDisk::new(random);
+    }
+
     /// Opens the log again, and checks that it holds what was reported, and nothing but a part of what was in doubt.
-    pub fn start(&mut self, from: Sequence) -> (Recovered, Vec<Bytes>) {
+    pub fn open(&mut self) -> Recovered {
+        self.lost.clear();
+        self.unread = true;
         if let Store::Wal { disk, wal, segment_bytes, seed } = &mut self.store {
             let options =
                 WalOptions { segment_bytes: *segment_bytes, background_preparation: false, segment_id_seed: *seed };
             *wal = Some(Box::new(WalStorage::over(Arc::new(disk.clone()), options)));
         }
-        let (found, entries) = open(self.store.storage(), from);
+        let found = self.store.storage().recover().expect("the log is sound");
+        let entries = self.store.storage().load(Sequence::ZERO).expect("the log is sound");
         let mut in_doubt = std::mem::take(&mut self.in_doubt).into_iter();
         loop {
-            let (known, known_entries) = open(&mut self.reported, from);
-            if (known.hard_state, known.last, &known_entries) == (found.hard_state, found.last, &entries) {
-                return (found, entries);
+            let known = self.reported.recover().expect("memory never fails");
+            let known_entries = self.reported.load(found.first).expect("memory never fails");
+            let is_same = known_entries.len() <= entries.len() && entries.ends_with(&known_entries);
+            if (known.hard_state, known.last) == (found.hard_state, found.last) && is_same {
+                self.found = (found.first, entries);
+                return found;
             }
             let Some(order) = in_doubt.next() else {
                 panic!(
@@ -140,16 +176,35 @@ impl NodeDisk {
         }
     }
 
+    /// The entries from `from` on; of some runs of them it is said that they are lost.
+    pub fn load(&mut self, from: Sequence, losses: u64, random: &mut Random) -> Vec<Option<Bytes>> {
+        self.unread = false;
+        let (first, mut entries) = std::mem::take(&mut self.found);
+        let from = from.max(first);
+        entries.drain(..((from.0 - first.0) as usize).min(entries.len()));
+        for _ in 0..losses {
+            let at = random.below(entries.len() as u64) as usize;
+            let run = random.between(1, 6) as usize;
+            entries.iter_mut().skip(at).take(run).for_each(|entry| *entry = None);
+        }
+        let sequences = (from.0..).map(Sequence);
+        self.lost = sequences.zip(&entries).filter(|(_, entry)| entry.is_none()).map(|(s, _)| s).collect();
+        entries
+    }
+
+    /// The last entry before the first that is lost.
+    /// Of a log that was not read at start nothing is vouched for.
+    pub fn sound_last(&self) -> Option<Sequence> {
+        match self.unread {
+            true => Some(self.found.0.previous()),
+            false => self.lost.first().map(|lost| lost.previous()),
+        }
+    }
+
     pub fn trim(&mut self, below: Sequence) {
         self.reported.trim(below).expect("memory never fails");
         self.store.storage().trim(below).expect("the disk works");
     }
-}
-
-fn open(storage: &mut dyn Storage, from: Sequence) -> (Recovered, Vec<Bytes>) {
-    let recovered = storage.recover().expect("the log is sound");
-    let entries = storage.load(from).expect("the log is sound");
-    (recovered, entries.into_iter().map(|entry| entry.expect("nothing is damaged")).collect())
 }
 
 impl Store {

@@ -17,6 +17,8 @@ struct Mark {
     sequence: Sequence,
     state: Option<Bytes>,
     executed: usize,
+    /// Not 0: outcomes are wrong by this much.
+    skew: usize,
 }
 
 #[derive(Default)]
@@ -24,6 +26,8 @@ struct Database {
     executed: Vec<(Sequence, Bytes)>,
     memory: Mark,
     persisted: Mark,
+    /// The next outcome is wrong, and nothing else.
+    slips: bool,
 }
 
 /// The databases of one replica.
@@ -60,6 +64,24 @@ impl ListExecutor {
         live.executed.truncate(kept);
     }
 
+    /// After a crash: the database of `generation`, if one was installed under that number, else the one that there was.
+    pub fn open(&mut self, generation: u64) {
+        if lock(&self.databases.installed).contains_key(&generation) {
+            self.switch_to(generation).expect("it is there");
+        }
+        lock(&self.databases.installed).clear();
+    }
+
+    /// The database is damaged without noticing: all outcomes are wrong from now on.
+    pub fn corrupt_state(&mut self) {
+        self.live().memory.skew += 1;
+    }
+
+    /// The next request is executed wrongly.
+    pub fn corrupt_outcome(&mut self) {
+        self.live().slips = true;
+    }
+
     /// Every request executed, with the sequence of its value.
     pub fn executed(&self) -> Vec<(Sequence, Bytes)> {
         self.live().executed.clone()
@@ -77,11 +99,13 @@ impl ExecutionNotifier for ListExecutor {
         for value in values {
             for request in &value.requests {
                 live.executed.push((value.sequence, request.payload.clone()));
-                outcomes.push(Bytes::from(format!("{}@{}", live.executed.len(), value.sequence)));
+                let count = live.executed.len() + live.memory.skew + usize::from(std::mem::take(&mut live.slips));
+                outcomes.push(Bytes::from(format!("{count}@{}", value.sequence)));
             }
         }
         let sealed = seal(&outcomes);
-        live.memory = Mark { sequence: sealed.sequence, state: Some(sealed.state), executed: live.executed.len() };
+        let (executed, skew) = (live.executed.len(), live.memory.skew);
+        live.memory = Mark { sequence: sealed.sequence, state: Some(sealed.state), executed, skew };
         Ok(outcomes)
     }
 
@@ -200,6 +224,6 @@ fn decode(mut bytes: Bytes) -> Option<Database> {
     if !bytes.is_empty() {
         return None;
     }
-    let memory = Mark { sequence, state: Some(state), executed: executed.len() };
-    Some(Database { executed, persisted: memory.clone(), memory })
+    let memory = Mark { sequence, state: Some(state), executed: executed.len(), skew: 0 };
+    Some(Database { executed, persisted: memory.clone(), memory, slips: false })
 }

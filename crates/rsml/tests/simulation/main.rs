@@ -7,11 +7,13 @@ mod chaos;
 mod checks;
 mod cluster;
 mod disk;
+mod divergence;
 mod executor;
 mod faults;
 mod node;
 mod partitions;
 mod random;
+mod roles;
 
 use cluster::Cluster;
 use faults::Faults;
@@ -28,7 +30,8 @@ fn seeds() -> Vec<u64> {
 
 fn run(replicas: u8, faults: fn(&mut random::Random) -> Faults) {
     let (mut total, mut views, mut crashes, mut acknowledged, mut reads, mut trims) = (0, 0, 0, 0, 0, 0);
-    let mut simulated_us = 0;
+    let (mut transfers, mut storage_full, mut diverged, mut simulated_us) = (0, 0, 0, 0);
+    let (mut snapshots, mut losses, mut databases, mut wipes) = (0, 0, 0, 0);
     let started = std::time::Instant::now();
     for seed in seeds() {
         let result = std::panic::catch_unwind(|| {
@@ -47,6 +50,13 @@ fn run(replicas: u8, faults: fn(&mut random::Random) -> Faults) {
                 acknowledged += figures.acknowledged;
                 reads += figures.reads;
                 trims += figures.trims;
+                transfers += figures.transfers;
+                storage_full += figures.storage_full;
+                snapshots += figures.snapshots;
+                losses += figures.losses;
+                databases += figures.databases_lost;
+                wipes += figures.wipes;
+                diverged += figures.diverged;
                 simulated_us += figures.simulated_us;
             }
             Err(panic) => {
@@ -59,8 +69,10 @@ fn run(replicas: u8, faults: fn(&mut random::Random) -> Faults) {
     }
     let seconds = started.elapsed().as_secs_f64();
     println!(
-        "{total} seeds, {views} view changes, {crashes} crashes, {acknowledged} acknowledged, {reads} reads, {trims} trims"
+        "{total} seeds, {views} view changes, {crashes} crashes, {acknowledged} acknowledged, {reads} reads, {trims} trims, \
+         {transfers} transfers, {storage_full} refused for want of space, {diverged} stopped for divergence"
     );
+    println!("{snapshots} snapshots, {losses} damaged logs, {databases} databases lost, {wipes} disks replaced");
     println!(
         "{seconds:.1} s: {:.1} seeds/s, {:.0} times as fast as life",
         f64::from(total) / seconds,
@@ -77,6 +89,16 @@ fn three_replicas_agree_under_all_faults() {
 #[test]
 fn five_replicas_agree_under_all_faults() {
     run(5, Faults::any);
+}
+
+#[test]
+fn three_replicas_with_leases_serve_no_stale_read() {
+    run(3, Faults::any_and_leases);
+}
+
+#[test]
+fn five_replicas_with_leases_serve_no_stale_read() {
+    run(5, Faults::any_and_leases);
 }
 
 #[test]

@@ -17,8 +17,12 @@ pub struct Settings {
     pub no_primary_wait_ms: u64,
     /// Less makes databases write their rows to files sooner.
     pub write_buffer_mb: u32,
+    /// Replicas let go of their log after a few megabytes, whoever still needs it.
+    pub short_log: bool,
     /// How a process is cut off from the others.
     pub isolation: LinkState,
+    /// Replicas have certificates.
+    pub tls: bool,
 }
 
 impl Default for Settings {
@@ -28,7 +32,9 @@ impl Default for Settings {
             request_timeout_ms: 30_000,
             no_primary_wait_ms: 20_000,
             write_buffer_mb: 64,
+            short_log: false,
             isolation: LinkState::Closed,
+            tls: false,
         }
     }
 }
@@ -37,6 +43,15 @@ impl Settings {
     /// For tests that want to see requests refused.
     pub fn impatient() -> Settings {
         Settings { request_timeout_ms: 1_500, no_primary_wait_ms: 700, ..Settings::default() }
+    }
+
+    /// Requests are refused after a while, not at once: for tests that also do much work.
+    pub fn refusing_soon(self) -> Settings {
+        Settings { request_timeout_ms: 8_000, no_primary_wait_ms: 5_000, ..self }
+    }
+
+    pub fn with_tls(self) -> Settings {
+        Settings { tls: true, ..self }
     }
 
     pub fn with_silence(self) -> Settings {
