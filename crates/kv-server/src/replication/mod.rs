@@ -17,6 +17,8 @@ pub mod operation;
 mod router;
 mod snapshots;
 mod store;
+#[cfg(test)]
+mod tests;
 
 pub use cluster::ReplicatedCluster;
 pub use database::ReplicatedKvDatabase;

@@ -204,10 +204,8 @@ impl Replica {
         let at_least = self.catch_up.wanted.unwrap_or_default().0;
         let Some(transfer) = &mut self.catch_up.transfer else { return };
         let length = transfer.piece_bytes;
-        let rate = self.options.snapshot_bytes_per_second;
-        if rate > 0 {
-            transfer.ask_at = transfer.ask_at.max(self.now).plus_us(length.saturating_mul(1_000_000) / rate);
-        }
+        let takes_us = length.saturating_mul(1_000_000).checked_div(self.options.snapshot_bytes_per_second);
+        transfer.ask_at = transfer.ask_at.max(self.now).plus_us(takes_us.unwrap_or(0));
         transfer.asked = offset + length;
         let source = transfer.source;
         self.send(source, Message::SnapshotRequest(SnapshotRequest { id, offset, length, at_least }), Vec::new());
@@ -384,6 +382,8 @@ impl Replica {
         let ticket = self.acceptor.install_snapshot(transfer.generation, base, view, tail);
         self.learner.install_snapshot(base, view);
         if is_raised {
+            // That view has a quorum's promises already: see `lease`.
+            self.granted = None;
             self.become_secondary(None);
         }
         self.views.see(view);
@@ -392,6 +392,7 @@ impl Replica {
         if let Some(own) = state.sessions.get(&hard.disk_id).filter(|session| session.boot == hard.boot) {
             self.requests.executed(own.last, self.now);
         }
+        self.digests.replace(base, &state.recorded);
         self.applied_sessions = state.sessions;
         self.applied_time_us = state.time_us;
         self.applied_digest = state.digest;
