@@ -65,6 +65,8 @@ pub struct ReplicationConfig {
     pub election_timeout_min_ms: u64,
     pub election_timeout_max_ms: u64,
     pub retry_ms: u64,
+    /// 0: no leases.
+    pub lease_ms: u64,
     /// Most bytes of operations that go into one value of the log.
     pub max_batch_bytes: usize,
     /// Most values proposed and not yet committed.

@@ -57,6 +57,7 @@ impl ConsensusRouter {
         match outcome {
             Ok(bytes) => decode_verdict(&bytes)?.map(KvOutcome::Committed),
             Err(RequestError::Overloaded) => Err(KvError::Overloaded(RequestError::Overloaded.to_string())),
+            Err(RequestError::StorageFull) => Err(KvError::StorageFull(RequestError::StorageFull.to_string())),
             Err(RequestError::NotExecuted(_)) => Err(self.no_primary(replica, started.elapsed())),
             Err(RequestError::Unknown(reason)) => Err(KvError::CommitUnknown(reason)),
         }
@@ -82,6 +83,13 @@ impl ConsensusRouter {
                 "waited {waited_ms} ms, and replica {} belongs to no cluster yet: a first start needs all {replicas} \
                  configured replicas running (if the others have a cluster already, this disk is none of its disks)",
                 status.core.id
+            );
+        }
+        if status.core.role == "primary" && !status.core.recovered {
+            return format!(
+                "waited {waited_ms} ms, and replica {} has just begun to lead: it is still applying what was chosen before, \
+                 at sequence {} of {}",
+                status.core.id, status.digest_sequence, status.core.commit
             );
         }
         format!(

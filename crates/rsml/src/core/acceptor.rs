@@ -135,9 +135,9 @@ impl Acceptor {
         (self.durable.accepted_view == view).then(|| self.durable_sound_last())
     }
 
-    /// Whether an order is on its way to the disk.
-    pub fn oldest_pending(&self) -> Option<Ticket> {
-        self.pending.front().map(|p| p.ticket)
+    /// The oldest order on its way to the disk, and where the log will end once it is done.
+    pub fn oldest_pending(&self) -> Option<(Ticket, Sequence)> {
+        self.pending.front().map(|p| (p.ticket, p.last))
     }
 
     pub fn take_orders(&mut self) -> Vec<Persist> {

@@ -5,6 +5,7 @@
 //! never part of a safety rule.
 
 use super::Jitter;
+use super::fitness::DiskWatch;
 use super::replica::{Counters, Replica};
 use super::view_manager::Role;
 use crate::Instant;
@@ -13,7 +14,11 @@ impl Replica {
     /// As if everything that happened so far had happened at `at`, which may lie before the present: every timeout begins
     /// anew there, pre-votes are granted, reports are forgotten, and the orders on their way to the disk are numbered
     /// from 1. Whoever carries them out must renumber them in the same way.
+    ///
+    /// # Panics
+    /// With leases, which are about time.
     pub fn canonicalize(&mut self, at: Instant) {
+        assert_eq!(self.options.lease_us, 0, "leases are about time");
         self.now = at;
         self.next_report = at;
         self.next_call = at;
@@ -21,7 +26,8 @@ impl Replica {
         self.reports.clear();
         self.counters = Counters::default();
         self.acceptor.renumber_orders();
-        self.disk_waits_since = self.acceptor.oldest_pending().map(|ticket| (ticket, at));
+        self.disk = DiskWatch::new(at);
+        self.next_handover = at;
         self.requests.restart_clocks(at);
         self.reads.restart_clock(at);
         self.views.jitter = Jitter(0);

@@ -28,6 +28,10 @@ pub struct Progress {
     pub probe: u64,
     /// Its newest confirmation of this view.
     pub token: u64,
+    /// How far it knows the log to be chosen.
+    pub commit: Sequence,
+    /// It lets nobody else lead before, by this replica's clock.
+    pub leased_until: Instant,
     /// Messages under way: their last sequence and bytes.
     in_flight: VecDeque<(Sequence, usize)>,
     in_flight_bytes: usize,
@@ -59,6 +63,8 @@ impl Progress {
             probing,
             probe: u64::from(probing),
             token: 0,
+            commit: Sequence::ZERO,
+            leased_until: Instant::default(),
             in_flight: VecDeque::new(),
             in_flight_bytes: 0,
             settled: Sequence::ZERO,
@@ -264,6 +270,11 @@ impl Proposer {
             progress.probe += self.peers.get(&replica).map_or(0, |former| former.probe);
             self.peers.insert(replica, Progress { is_voter, ..progress });
         }
+    }
+
+    /// How many peers let nobody else lead now.
+    pub fn leases(&self, now: Instant) -> usize {
+        self.voters().filter(|p| now < p.leased_until).count()
     }
 
     /// How many peers were heard within `within_us`.

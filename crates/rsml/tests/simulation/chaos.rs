@@ -1,6 +1,7 @@
 //! What goes wrong when: faults that come by themselves, and faults that answer what the cluster does.
 
-use rsml::{ExecutionNotifier, Message};
+use rsml::core::{Input, TransferId};
+use rsml::{ExecutionNotifier, Message, ReplicaId};
 
 use crate::cluster::{Cluster, Event};
 
@@ -31,6 +32,7 @@ impl Cluster {
         if self.random.one_in(self.faults.pause) {
             self.nodes[node].paused_until = self.now + self.random.below(1_500_000);
         }
+        self.disturb_roles(node);
         if self.random.one_in(self.faults.corrupt) {
             self.corrupt(node);
         }
@@ -39,6 +41,57 @@ impl Cluster {
             let persisted = running.applier.executor().persisted_sequence().expect("the executor never fails");
             self.persisted(node, persisted);
         }
+    }
+
+    /// What operators and full disks do.
+    fn disturb_roles(&mut self, node: usize) {
+        if self.random.one_in(self.faults.transfer) {
+            let primary = self.nodes.iter().position(|n| n.is_primary());
+            let asked = if self.random.one_in(5) { node } else { primary.unwrap_or(node) };
+            let to = if self.random.one_in(2) { None } else { Some(self.any_node()) };
+            self.transfer(asked, to);
+        }
+        if self.random.one_in(self.faults.stop) {
+            let handing_over_us = [0, 1_000, 30_000, 500_000][self.random.below(4) as usize];
+            self.transfer(node, None);
+            self.schedule(handing_over_us, Event::Stop(node, self.nodes[node].incarnation));
+        }
+        if self.random.one_in(self.faults.veto) {
+            let is_eligible = !self.random.one_in(3);
+            self.input(node, Input::Eligible(is_eligible));
+        }
+        if self.random.one_in(self.faults.full) {
+            self.fill_disk(node);
+        }
+        if self.random.one_in(self.faults.leap) {
+            self.nodes[node].clock.leap(self.random.below(3_000_000));
+        }
+    }
+
+    pub fn transfer(&mut self, node: usize, to: Option<usize>) {
+        let id = TransferId(self.next_id());
+        let clock = self.clock(node);
+        let deadline = clock.plus_us(self.random.below(2_000_000));
+        let Some(running) = &mut self.nodes[node].running else { return };
+        running.transfers.insert(id);
+        let to = to.map(|to| ReplicaId(to as u8));
+        self.input(node, Input::Transfer { id, to, deadline });
+    }
+
+    /// Says what it owes when it leaves, and is gone.
+    pub fn stop(&mut self, node: usize) {
+        self.input(node, Input::Stopping);
+        self.crash(node);
+    }
+
+    /// For a while the log takes no more, or is merely said to be about to.
+    fn fill_disk(&mut self, node: usize) {
+        let full_us = self.random.below(2_000_000);
+        self.input(node, Input::Space(false));
+        if self.random.one_in(2) {
+            self.nodes[node].disk.hangs_until = self.now + full_us;
+        }
+        self.schedule(full_us, Event::Space(node));
     }
 
     /// A node is about to start: its disk may have lost something meanwhile. Never more than the others can make good:
@@ -63,13 +116,13 @@ impl Cluster {
             self.checks.forget(rsml::ReplicaId(node as u8));
             return 0;
         }
-        if self.is_born() && self.random.one_in(self.faults.lose_database) {
+        // Of three disks one that is gone for good is all that may be lost.
+        let may_lose = self.nodes.len() > 3 || self.wiped.is_none();
+        if may_lose && self.is_born() && self.random.one_in(self.faults.lose_database) {
             self.nodes[node].database = Default::default();
             self.nodes[node].has_losses = true;
             self.figures.databases_lost += 1;
         }
-        // Of three disks one that is gone for good is all that may be lost.
-        let may_lose = self.nodes.len() > 3 || self.wiped.is_none();
         if may_lose && self.is_born() && self.random.one_in(self.faults.lose_entries) {
             self.nodes[node].has_losses = true;
             self.figures.losses += 1;

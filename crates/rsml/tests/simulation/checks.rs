@@ -17,8 +17,6 @@ pub struct Checks {
     /// The highest sequence that any replica delivered so far.
     delivered_to: Sequence,
     digests: HashMap<Sequence, u64>,
-    /// Its database was damaged.
-    corrupted: Option<ReplicaId>,
 }
 
 impl Checks {
@@ -30,23 +28,14 @@ impl Checks {
 
     /// Equal at equal sequences, on all replicas and after every restart.
     pub fn applied(&mut self, replica: ReplicaId, sequence: Sequence, digest: u64) {
-        if self.corrupted == Some(replica) {
-            return;
-        }
         let known = *self.digests.entry(sequence).or_insert(digest);
         assert_eq!(known, digest, "replica {replica} has another digest at {sequence}");
     }
 
-    pub fn corrupt(&mut self, replica: ReplicaId) {
-        self.corrupted = Some(replica);
-    }
-
-    /// A replica stopped because digests differ: never without reason, and a sound one only where nobody can know better.
-    pub fn diverged(&self, replica: ReplicaId, divergence: &Divergence) {
-        assert!(self.corrupted.is_some(), "false alarm: replica {replica} says {divergence}");
-        let is_sound = self.corrupted != Some(replica);
+    /// A replica stopped because digests differ: a sound one only where nobody can know better.
+    pub fn diverged(&self, replica: ReplicaId, is_tainted: bool, divergence: &Divergence) {
         assert!(
-            !is_sound || divergence.kind == DivergenceKind::NoMajority,
+            is_tainted || divergence.kind == DivergenceKind::NoMajority,
             "replica {replica} is sound and in the minority: {divergence}"
         );
     }

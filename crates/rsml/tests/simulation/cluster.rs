@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use bytes::Bytes;
-use rsml::core::{CoreOptions, Input, Outputs, ReadId, RequestId};
+use rsml::core::{CoreOptions, Input, Outputs, ReadId, Refusal, RequestId};
 use rsml::transport::Sender;
 use rsml::{Divergence, Instant, Message, ReplicaId, Sequence};
 
@@ -23,6 +23,9 @@ pub struct Figures {
     pub reads: u64,
     /// How often a replica let go of a part of its log.
     pub trims: u64,
+    /// Transfers after which another replica led.
+    pub transfers: u64,
+    pub storage_full: u64,
     /// Replicas that stopped because digests differed.
     pub diverged: u64,
     pub simulated_us: u64,
@@ -49,6 +52,9 @@ pub enum Event {
     /// One direction of a link works again.
     Heal(usize, usize),
     Upset(usize),
+    Stop(usize, u64),
+    /// A full disk has space again.
+    Space(usize),
     Fault,
 }
 
@@ -96,6 +102,7 @@ pub struct Cluster {
     clients_active: bool,
     trace: Option<DefaultHasher>,
     seed: u64,
+    lease_us: u64,
     /// Promises held back, and for whom.
     pub stragglers: Vec<(usize, Event)>,
     /// When the last message on each link arrives, if links keep order.
@@ -107,11 +114,12 @@ pub struct Cluster {
 impl Cluster {
     pub fn new(replicas: u8, seed: u64, faults: Faults) -> Cluster {
         let mut random = Random::new(seed);
+        let lease_us = faults.lease_us;
         let mut cluster = Cluster {
             now: 0,
             order: 0,
             queue: BinaryHeap::new(),
-            nodes: (0..replicas).map(|_| Node::new(&mut random)).collect(),
+            nodes: (0..replicas).map(|_| Node::new(&mut random, faults.drift_ppm)).collect(),
             cut: BTreeSet::new(),
             faults,
             random,
@@ -122,6 +130,7 @@ impl Cluster {
             clients_active: true,
             trace: None,
             seed,
+            lease_us,
             stragglers: Vec::new(),
             arrivals: BTreeMap::new(),
             corrupted: None,
@@ -155,6 +164,7 @@ impl Cluster {
         options.window_bytes = random.between(1, 2000) as usize;
         options.stage_bytes = random.between(0, 500) as usize;
         options.log_cache_bytes = random.between(0, 2000) as usize;
+        options.lease_us = self.lease_us;
         options.log_keep_bytes = if random.one_in(2) { random.below(50_000) } else { u64::MAX };
         options.snapshot_chunk_bytes = random.between(1_000, 50_000) as usize;
         options.snapshot_bytes_per_second = if random.one_in(2) { 0 } else { random.between(200_000, 10_000_000) };
@@ -168,7 +178,8 @@ impl Cluster {
         }
         let options = self.options(node);
         let losses = self.lose(node);
-        self.nodes[node].start(options, losses, &mut self.random, Instant(self.now));
+        let now = self.clock(node);
+        self.nodes[node].start(options, losses, &mut self.random, now);
         let incarnation = self.nodes[node].incarnation;
         self.checks
             .restarted(ReplicaId(node as u8), self.nodes[node].running.as_ref().expect("it runs").core.hard_state());
@@ -189,8 +200,13 @@ impl Cluster {
         }
     }
 
+    /// What a node's clock shows now.
+    pub fn clock(&self, node: usize) -> Instant {
+        self.nodes[node].clock.show(self.now)
+    }
+
     pub fn input(&mut self, node: usize, input: Input) {
-        let now = Instant(self.now);
+        let now = self.clock(node);
         if let Some(running) = &mut self.nodes[node].running {
             running.core.step(now, input);
             running.core.check_invariants();
@@ -201,7 +217,7 @@ impl Cluster {
     /// Carries out what the core wants done, until it wants nothing more.
     fn settle(&mut self, node: usize) {
         loop {
-            let now = Instant(self.now);
+            let now = self.clock(node);
             let Some(running) = &mut self.nodes[node].running else { return };
             let outputs = running.core.ready(now);
             running.core.check_invariants();
@@ -230,12 +246,14 @@ impl Cluster {
             executor.corrupt_outcome()
         }
         self.corrupted = Some(node);
-        self.checks.corrupt(ReplicaId(node as u8));
     }
 
     /// A replica says that digests differ, and stops for good.
     fn stop_diverged(&mut self, node: usize, divergence: &Divergence) {
-        self.checks.diverged(ReplicaId(node as u8), divergence);
+        assert!(self.corrupted.is_some(), "false alarm: replica {node} says {divergence}");
+        let running = self.nodes[node].running.as_mut().expect("it was just asked");
+        let is_tainted = running.applier.executor().is_tainted();
+        self.checks.diverged(ReplicaId(node as u8), is_tainted, divergence);
         self.figures.diverged += 1;
         self.crash(node);
         self.nodes[node].stopped = true;
@@ -247,6 +265,7 @@ impl Cluster {
             (self.now, node, &outputs).hash(trace);
         }
         let id = ReplicaId(node as u8);
+        let now = self.clock(node);
         let running = self.nodes[node].running.as_mut().expect("it was just asked");
         let sender = running.core.sender();
         if let Some(divergence) = &outputs.diverged {
@@ -260,7 +279,15 @@ impl Cluster {
             let payload = running.waiting.remove(&id).expect("numbered once");
             running.numbered.insert(number, payload);
         }
-        for (id, _) in outputs.refused {
+        for (transfer, result) in outputs.transferred {
+            assert!(running.transfers.remove(&transfer), "a transfer ends once");
+            if let Ok(leads) = result {
+                assert_ne!(leads, id, "a replica handed over to itself");
+                self.figures.transfers += 1;
+            }
+        }
+        for (id, refusal) in outputs.refused {
+            self.figures.storage_full += u64::from(refusal == Refusal::StorageFull);
             self.checks.refuse(running.waiting.remove(&id).expect("refused once"));
         }
         let mut fed = false;
@@ -301,19 +328,19 @@ impl Cluster {
             self.tell_applied(node);
             if !applied.digests.is_empty() {
                 let running = self.nodes[node].running.as_mut().expect("it was just asked");
-                running.core.step(Instant(self.now), Input::Digests(applied.digests));
+                running.core.step(now, Input::Digests(applied.digests));
             }
             fed = true;
         }
         let running = self.nodes[node].running.as_mut().expect("it was just asked");
         for read in outputs.read_snapshot {
             let piece = running.server.read(&read);
-            running.core.step(Instant(self.now), Input::SnapshotRead(piece));
+            running.core.step(now, Input::SnapshotRead(piece));
             fed = true;
         }
         for step in outputs.install {
             if let Some(event) = running.installer.carry_out(step) {
-                running.core.step(Instant(self.now), Input::Installed(event));
+                running.core.step(now, Input::Installed(event));
                 fed = true;
             }
         }
@@ -335,12 +362,14 @@ impl Cluster {
     }
 
     fn tell_applied(&mut self, node: usize) {
-        let id = ReplicaId(node as u8);
+        let (id, now) = (ReplicaId(node as u8), self.clock(node));
         let running = self.nodes[node].running.as_mut().expect("it was just asked");
         let state = running.applier.state().clone();
-        self.checks.applied(id, state.sequence, state.digest);
+        if !running.applier.executor().is_tainted() {
+            self.checks.applied(id, state.sequence, state.digest);
+        }
         let (sequence, sessions, time_us, digest) = (state.sequence, state.sessions, state.time_us, state.digest);
-        running.core.step(Instant(self.now), Input::Applied { sequence, sessions, time_us, digest });
+        running.core.step(now, Input::Applied { sequence, sessions, time_us, digest });
     }
 
     /// The database of a node survives a crash through `sequence`.
@@ -448,7 +477,7 @@ impl Cluster {
         self.input(node, Input::Read(ReadId(id)));
     }
 
-    fn next_id(&mut self) -> u64 {
+    pub fn next_id(&mut self) -> u64 {
         self.next_id += 1;
         self.next_id
     }
@@ -508,6 +537,12 @@ impl Cluster {
             }
             Event::Heal(from, to) => drop(self.cut.remove(&(from, to))),
             Event::Upset(node) => self.upset(node),
+            Event::Stop(node, incarnation) => {
+                if is_same(&self.nodes, node, incarnation) && self.nodes[node].running.is_some() {
+                    self.stop(node);
+                }
+            }
+            Event::Space(node) => self.input(node, Input::Space(true)),
             Event::Fault => self.fault(),
         }
     }
@@ -528,6 +563,8 @@ impl Cluster {
             if self.nodes[node].running.is_none() {
                 self.start(node);
             }
+            self.input(node, Input::Eligible(true));
+            self.input(node, Input::Space(true));
         }
         self.run(3_000_000);
         self.clients_active = false;
@@ -559,6 +596,7 @@ impl Cluster {
                     && r.waiting.is_empty()
                     && r.numbered.is_empty()
                     && r.reads.is_empty()
+                    && r.transfers.is_empty()
                     && r.core.status().commit == r.core.status().last
             })
     }

@@ -42,6 +42,18 @@ pub struct Faults {
     pub wipe: u64,
     /// Databases persist whatever they apply at once, and not only now and then.
     pub eager_databases: bool,
+    /// Per fault event: ask somebody to let another replica lead; stop a node in good order; forbid it to lead, or allow
+    /// it again; let its disk run full, or make space.
+    pub transfer: u64,
+    pub stop: u64,
+    pub veto: u64,
+    pub full: u64,
+    /// Per fault event: a clock leaps ahead. Only without leases, whose bound on clocks that breaks.
+    pub leap: u64,
+    /// Clocks run at most so much too fast or too slow, in millionths.
+    pub drift_ppm: u64,
+    /// Leases of this length; 0: none.
+    pub lease_us: u64,
     /// Per fault event: one node, and only one in a run, begins to execute otherwise than the log says.
     pub corrupt: u64,
     /// Digests are compared at multiples of this sequence.
@@ -74,6 +86,13 @@ impl Faults {
             lose_database: 0,
             wipe: 0,
             eager_databases: false,
+            transfer: 0,
+            stop: 0,
+            veto: 0,
+            full: 0,
+            leap: 0,
+            drift_ppm: 0,
+            lease_us: 0,
             corrupt: 0,
             digest_interval: 5,
         }
@@ -85,6 +104,9 @@ impl Faults {
         let disk_us =
             (0..7).map(|_| if random.one_in(4) { random.between(200, 150_000) } else { usual_disk_us }).collect();
         let network_us = [100, 300, 300, 3_000, 20_000][random.below(5) as usize];
+        // Two clocks that are off by this much in opposite directions differ by less than a tenth.
+        let drift_ppm = [0, 500, 52_000][random.below(3) as usize];
+        let lease_us = [0, 0, random.between(60_000, 290_000)][random.below(3) as usize];
         let mut weight = |low, high| if random.one_in(3) { 0 } else { random.between(low, high) };
         Faults {
             lose: weight(5, 500),
@@ -110,15 +132,31 @@ impl Faults {
             wipe: weight(5, 50),
             keeps_order: weight(0, 2) == 0,
             eager_databases: weight(1, 2) == 1,
+            transfer: weight(1, 60),
+            stop: weight(5, 100),
+            veto: weight(5, 100),
+            full: weight(5, 100),
+            leap: if lease_us > 0 { 0 } else { weight(5, 200) },
+            drift_ppm,
+            lease_us,
             corrupt: 0,
             digest_interval: random.between(1, 30),
         }
     }
 
+    /// Anything, with leases on clocks that run as differently as they may.
+    pub fn any_and_leases(random: &mut Random) -> Faults {
+        let lease_us = random.between(60_000, 290_000);
+        let drift_ppm = [0, 52_000][random.below(2) as usize];
+        Faults { lease_us, drift_ppm, leap: 0, ..Faults::any(random) }
+    }
+
     /// Anything, and a database that is damaged without noticing.
     pub fn any_and_corruption(random: &mut Random) -> Faults {
         let corrupt = random.between(5, 60);
-        Faults { corrupt, ..Faults::any(random) }
+        let any = Faults::any(random);
+        // Whoever stops for good is as much as may be lost.
+        Faults { corrupt, wipe: 0, lose_database: 0, lose_entries: 0, ..any }
     }
 
     /// A lossy network, but everybody runs, and nobody lags for long behind what digests are kept of.

@@ -13,6 +13,7 @@ mod faults;
 mod node;
 mod partitions;
 mod random;
+mod roles;
 
 use cluster::Cluster;
 use faults::Faults;
@@ -29,7 +30,8 @@ fn seeds() -> Vec<u64> {
 
 fn run(replicas: u8, faults: fn(&mut random::Random) -> Faults) {
     let (mut total, mut views, mut crashes, mut acknowledged, mut reads, mut trims) = (0, 0, 0, 0, 0, 0);
-    let (mut simulated_us, mut snapshots, mut losses, mut databases, mut wipes, mut diverged) = (0, 0, 0, 0, 0, 0);
+    let (mut transfers, mut storage_full, mut diverged, mut simulated_us) = (0, 0, 0, 0);
+    let (mut snapshots, mut losses, mut databases, mut wipes) = (0, 0, 0, 0);
     let started = std::time::Instant::now();
     for seed in seeds() {
         let result = std::panic::catch_unwind(|| {
@@ -48,6 +50,8 @@ fn run(replicas: u8, faults: fn(&mut random::Random) -> Faults) {
                 acknowledged += figures.acknowledged;
                 reads += figures.reads;
                 trims += figures.trims;
+                transfers += figures.transfers;
+                storage_full += figures.storage_full;
                 snapshots += figures.snapshots;
                 losses += figures.losses;
                 databases += figures.databases_lost;
@@ -65,7 +69,8 @@ fn run(replicas: u8, faults: fn(&mut random::Random) -> Faults) {
     }
     let seconds = started.elapsed().as_secs_f64();
     println!(
-        "{total} seeds, {views} view changes, {crashes} crashes, {acknowledged} acknowledged, {reads} reads, {trims} trims, {diverged} stopped for divergence"
+        "{total} seeds, {views} view changes, {crashes} crashes, {acknowledged} acknowledged, {reads} reads, {trims} trims, \
+         {transfers} transfers, {storage_full} refused for want of space, {diverged} stopped for divergence"
     );
     println!("{snapshots} snapshots, {losses} damaged logs, {databases} databases lost, {wipes} disks replaced");
     println!(
@@ -84,6 +89,16 @@ fn three_replicas_agree_under_all_faults() {
 #[test]
 fn five_replicas_agree_under_all_faults() {
     run(5, Faults::any);
+}
+
+#[test]
+fn three_replicas_with_leases_serve_no_stale_read() {
+    run(3, Faults::any_and_leases);
+}
+
+#[test]
+fn five_replicas_with_leases_serve_no_stale_read() {
+    run(5, Faults::any_and_leases);
 }
 
 #[test]

@@ -1,9 +1,9 @@
 //! A simulated node: its process while it runs, and what outlives it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use bytes::Bytes;
-use rsml::core::{CoreOptions, ReadId, Replica, RequestId, Start};
+use rsml::core::{CoreOptions, ReadId, Replica, RequestId, Start, TransferId};
 use rsml::{Applier, Boot, DiskId, ExecutionNotifier, Instant, Sequence, SnapshotInstaller, SnapshotServer, View};
 
 use crate::disk::NodeDisk;
@@ -17,10 +17,42 @@ pub struct Running {
     pub waiting: HashMap<RequestId, Bytes>,
     pub numbered: BTreeMap<u64, Bytes>,
     pub reads: HashMap<ReadId, Sequence>,
+    /// Transfers that it was asked for.
+    pub transfers: BTreeSet<TransferId>,
     /// The view that it was last seen leading.
     pub led: View,
     pub server: SnapshotServer,
     pub installer: SnapshotInstaller,
+}
+
+/// A node's monotonic clock: starts anywhere, and runs at a pace of its own.
+pub struct NodeClock {
+    shown: u64,
+    /// When it showed that.
+    at: u64,
+    /// In millionths of the true pace.
+    pace: u64,
+}
+
+impl NodeClock {
+    pub fn new(random: &mut Random, drift_ppm: u64) -> NodeClock {
+        let pace = 1_000_000 - drift_ppm + random.below(2 * drift_ppm + 1);
+        // As far off as may be, in half of the cases.
+        let pace = match random.below(4) {
+            0 => 1_000_000 - drift_ppm,
+            1 => 1_000_000 + drift_ppm,
+            _ => pace,
+        };
+        NodeClock { shown: random.below(1 << 40), at: 0, pace }
+    }
+
+    pub fn show(&self, now: u64) -> Instant {
+        Instant(self.shown + (now - self.at) * self.pace / 1_000_000)
+    }
+
+    pub fn leap(&mut self, us: u64) {
+        self.shown += us;
+    }
 }
 
 impl Running {
@@ -39,6 +71,7 @@ pub struct Node {
     pub database: ListExecutor,
     pub disk: NodeDisk,
     pub paused_until: u64,
+    pub clock: NodeClock,
     /// It is down, and its disk has lost something that it could not get back before.
     pub has_losses: bool,
     pub was_voter: bool,
@@ -47,8 +80,9 @@ pub struct Node {
 }
 
 impl Node {
-    pub fn new(random: &mut Random) -> Node {
+    pub fn new(random: &mut Random, drift_ppm: u64) -> Node {
         Node {
+            clock: NodeClock::new(random, drift_ppm),
             incarnation: 0,
             running: None,
             database: ListExecutor::default(),
@@ -90,6 +124,7 @@ impl Node {
             waiting: HashMap::new(),
             numbered: BTreeMap::new(),
             reads: HashMap::new(),
+            transfers: BTreeSet::new(),
             led: View::BIRTH,
             server: SnapshotServer::new(snapshots.clone(), Boot(boot)),
             installer: SnapshotInstaller::new(snapshots),
