@@ -19,5 +19,6 @@ pub use cluster::ReplicatedCluster;
 pub use database::ReplicatedKvDatabase;
 pub use executor::KvStoreExecutor;
 pub use manager::ReplicatedServerManager;
+pub use operation::{decode as decode_operation, encode as encode_operation};
 pub use router::ConsensusRouter;
 pub use store::{LocalReplicaParts, Network, ReplicatedKvStore};

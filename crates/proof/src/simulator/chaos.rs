@@ -1,19 +1,23 @@
 //! What goes wrong when: faults that come by themselves, and faults that answer what the cluster does.
 
 use rsml::core::Input;
+use rsml::wal::Fault;
 use rsml::{ExecutionNotifier, Message};
 
-use crate::cluster::{Cluster, Event};
+use super::cluster::Cluster;
+use super::events::Event;
+
+/// How often faults that come by themselves are thrown dice for.
+pub const FAULT_INTERVAL_US: u64 = 50_000;
 
 impl Cluster {
-    /// Every 50 ms.
-    pub fn fault(&mut self) {
-        self.schedule(50_000, Event::Fault);
+    pub(super) fn fault(&mut self) {
+        self.schedule(FAULT_INTERVAL_US, Event::Fault);
         let node = self.any_node();
         if self.random.one_in(self.faults.crash) {
             self.crash(node);
         }
-        if self.nodes[node].running.is_none() && self.random.one_in(4) {
+        if self.nodes[node].running.is_none() && self.may_restart(node) && self.random.one_in(4) {
             self.start(node);
         }
         if self.random.one_in(self.faults.cut) {
@@ -24,39 +28,77 @@ impl Cluster {
         if self.random.one_in(self.faults.isolate_primary)
             && let Some(primary) = self.nodes.iter().position(|n| n.is_primary())
         {
+            self.note("primary isolated", || format!("{primary}"));
             self.isolate(primary);
         }
-        if self.random.one_in(self.faults.hang) {
-            self.nodes[node].disk.hangs_until = self.now + self.random.below(2_000_000);
+        self.stall(node);
+        if self.random.one_in(self.faults.fail_log) && self.nodes[node].running.is_some() {
+            let fault = self.random.pick(&[Fault::FailSync, Fault::FailSync, Fault::FailWrite]);
+            self.note("log failure planned", || format!("{node}: {fault:?}"));
+            self.nodes[node].log.fail_next(fault);
         }
-        if self.random.one_in(self.faults.pause) {
-            self.nodes[node].paused_until = self.now + self.random.below(1_500_000);
-        }
-        if let Some(running) = self.nodes[node].running.as_mut().filter(|_| self.random.one_in(3)) {
-            running.applier.executor_mut().flush();
-            let persisted = running.applier.executor().persisted_sequence().expect("the executor never fails");
-            self.input(node, Input::Persisted(persisted));
+        if self.random.one_in(3) {
+            self.flush(node);
         }
     }
 
-    fn any_node(&mut self) -> usize {
-        self.random.below(self.nodes.len() as u64) as usize
+    /// Disks that hang, processes that pause, clocks that jump.
+    fn stall(&mut self, node: usize) {
+        if self.random.one_in(self.faults.hang) {
+            let until = self.now + self.random.below(2_000_000);
+            self.note("disk hangs", || format!("{node} until {:.3}", until as f64 / 1e6));
+            self.nodes[node].log.hangs_until = until;
+        }
+        if self.random.one_in(self.faults.pause) {
+            let until = self.now + self.random.below(1_500_000);
+            self.note("process paused", || format!("{node} until {:.3}", until as f64 / 1e6));
+            self.nodes[node].paused_until = until;
+        }
+        if self.random.one_in(self.faults.clock_jump) {
+            let ahead_us = self.random.pick(&[1_000, 200_000, 1_000_000, 60_000_000]);
+            let ahead_us = self.random.below(ahead_us);
+            let now = self.now;
+            if let Some(running) = &mut self.nodes[node].running {
+                running.clock.jump(now, ahead_us);
+                self.note("clock jumps", || format!("{node} by {ahead_us} us"));
+            }
+        }
+    }
+
+    /// The database writes out what it has applied, and the core is told.
+    fn flush(&mut self, node: usize) {
+        if self.nodes[node].paused_until > self.now {
+            return;
+        }
+        let Some(running) = &mut self.nodes[node].running else { return };
+        running.database.flush();
+        let persisted = running.applier.executor().persisted_sequence().expect("the executor never fails");
+        self.input(node, Input::Persisted(persisted));
     }
 
     /// Cuts one direction, one link, or a whole node.
     fn cut_something(&mut self, node: usize) {
         let other = self.any_node();
         match self.random.below(3) {
-            0 => drop(self.cut.insert((node, other))),
-            1 => self.cut.extend([(node, other), (other, node)]),
-            _ => self.isolate(node),
+            0 => {
+                self.note("one way cut", || format!("{node} to {other}"));
+                self.cut.insert((node, other));
+            }
+            1 => {
+                self.note("link cut", || format!("{node} and {other}"));
+                self.cut.extend([(node, other), (other, node)]);
+            }
+            _ => {
+                self.note("node isolated", || format!("{node}"));
+                self.isolate(node);
+            }
         }
     }
 
     /// Cuts a node off: in both directions, or only what it says or only what it hears; of five, one ally may remain.
     fn isolate(&mut self, node: usize) {
         let ally = if self.nodes.len() > 3 && self.random.one_in(2) { self.any_node() } else { node };
-        let (says, hears) = [(true, true), (true, true), (true, false), (false, true)][self.random.below(4) as usize];
+        let (says, hears) = self.random.pick(&[(true, true), (true, true), (true, false), (false, true)]);
         for peer in (0..self.nodes.len()).filter(|peer| *peer != ally) {
             if says {
                 self.cut.insert((node, peer));
@@ -69,20 +111,21 @@ impl Cluster {
             // What it takes now stays a tail that nobody else knows of, or that nobody else commits.
             for _ in 0..self.random.between(5, 40) {
                 let after = self.random.below(500_000);
-                self.schedule(after, Event::Write(node));
+                self.schedule(after, Event::BlindPush(node));
             }
         }
     }
 
     /// `primary` has just begun to lead: whoever was away returns, and another is away.
-    pub fn upset(&mut self, primary: usize) {
+    pub(super) fn upset(&mut self, primary: usize) {
         if self.faults.upset_primary == 0 {
             return;
         }
+        self.note("new primary upset", || format!("{primary}"));
         self.cut.clear();
         for node in 0..self.nodes.len() {
             self.nodes[node].paused_until = self.nodes[node].paused_until.min(self.now);
-            if self.nodes[node].running.is_none() {
+            if self.nodes[node].running.is_none() && self.may_restart(node) {
                 self.start(node);
             }
         }
@@ -91,23 +134,23 @@ impl Cluster {
             self.isolate(other);
         }
         if self.random.one_in(2) {
-            let within = [2_000, 20_000, 200_000][self.random.below(3) as usize];
+            let within = self.random.pick(&[2_000, 20_000, 200_000]);
             self.crash_and_restart(primary, within, 1_500_000);
         }
     }
 
     fn crash_and_restart(&mut self, node: usize, within_us: u64, down_us: u64) {
-        let incarnation = self.nodes[node].incarnation;
+        let process = self.nodes[node].process();
         let at = self.random.below(within_us);
         let back = at + self.random.below(down_us);
-        self.schedule(at, Event::Crash(node, incarnation));
-        self.schedule(back, Event::Restart(node, incarnation));
+        self.schedule(at, Event::Crash(process));
+        self.schedule(back, Event::Restart(process));
     }
 
     /// A message is about to leave: its sender may die of it, before or after what the message claims is durable. It may
     /// be back at once and hear everybody again, except the one it spoke to, who hears nobody else for a while: two
     /// sides then act on what only one of them still remembers.
-    pub fn crash_after(&mut self, from: usize, to: usize, message: &Message) {
+    pub(super) fn crash_after(&mut self, from: usize, to: usize, message: &Message) {
         let is_sensitive =
             matches!(message, Message::Promise(_) | Message::Prepare(_) | Message::Accepted(_) | Message::Fetched(_));
         let is_promise = matches!(message, Message::Promise(_));
@@ -115,6 +158,7 @@ impl Cluster {
         if !is_sensitive || !self.random.one_in(rare) {
             return;
         }
+        self.note("crash after a claim", || format!("of {from}"));
         let down_us = if self.random.one_in(2) { 2_000 } else { 300_000 };
         self.crash_and_restart(from, 1_500, down_us);
         if self.random.one_in(2) {
@@ -130,17 +174,18 @@ impl Cluster {
     }
 
     /// A pre-vote was granted: while the candidate's disk is slow, the voter may hear the former primary again.
-    pub fn answer_granted_vote(&mut self, voter: usize, candidate: usize, message: &Message) {
+    pub(super) fn answer_granted_vote(&mut self, voter: usize, candidate: usize, message: &Message) {
         let is_granted = matches!(message, Message::PreVoteReply(reply) if reply.granted);
         if is_granted && self.random.one_in(self.faults.late_primary) {
+            self.figures.count("candidate with a slow disk");
             self.cut.retain(|(from, to)| *from != voter && *to != voter);
-            self.nodes[candidate].disk.hangs_until = self.now + self.random.below(300_000);
+            self.nodes[candidate].log.hangs_until = self.now + self.random.below(300_000);
         }
     }
 
     /// A candidate asks for promises: some of those that it was given long ago arrive now.
-    pub fn release_stragglers(&mut self, candidate: usize, message: &Message) {
-        if !matches!(message, Message::Prepare(_)) {
+    pub(super) fn release_stragglers(&mut self, candidate: usize, message: &Message) {
+        if !matches!(message, Message::Prepare(_)) || self.stragglers.is_empty() {
             return;
         }
         for (to, event) in std::mem::take(&mut self.stragglers) {
@@ -154,8 +199,9 @@ impl Cluster {
     }
 
     /// A vote arrived and was counted.
-    pub fn crash_counter(&mut self, node: usize) {
+    pub(super) fn crash_counter(&mut self, node: usize) {
         if self.random.one_in(self.faults.crash_after_vote) {
+            self.note("crash after a vote was counted", || format!("of {node}"));
             self.crash_and_restart(node, 5_000, 1_500_000);
         }
     }

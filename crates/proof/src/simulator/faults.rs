@@ -1,6 +1,6 @@
 //! What goes wrong in a run, and how often.
 
-use crate::random::Random;
+use super::random::Random;
 
 /// How often things go wrong: `one in n`, 0 for never. Times in microseconds.
 #[derive(Clone, Debug)]
@@ -38,6 +38,16 @@ pub struct Faults {
     pub power_loss: bool,
     /// Databases persist whatever they apply at once, and not only now and then.
     pub eager_databases: bool,
+    /// Inputs that come within this long share one look at what follows from them; 0: each has its own.
+    pub gather_us: u64,
+    /// The longest that entries wait before they are applied; 0: they never do.
+    pub apply_us: u64,
+    /// Clocks run wrong by up to so many parts per million.
+    pub drift_ppm: u64,
+    /// Per fault event: a clock jumps ahead.
+    pub clock_jump: u64,
+    /// Per fault event: a write or a synchronisation of a log fails, and with it the replica.
+    pub fail_log: u64,
 }
 
 impl Faults {
@@ -63,6 +73,11 @@ impl Faults {
             burst: 0,
             power_loss: false,
             eager_databases: false,
+            gather_us: 0,
+            apply_us: 0,
+            drift_ppm: 0,
+            clock_jump: 0,
+            fail_log: 0,
         }
     }
 
@@ -94,6 +109,11 @@ impl Faults {
             power_loss: weight(1, 1) == 1,
             keeps_order: weight(0, 2) == 0,
             eager_databases: weight(1, 2) == 1,
+            gather_us: [0, 0, 200, 5_000][weight(0, 3) as usize],
+            apply_us: [0, 0, 1_000, 100_000][weight(0, 3) as usize],
+            drift_ppm: weight(100, 100_000),
+            clock_jump: weight(20, 200),
+            fail_log: weight(20, 200),
         }
     }
 

@@ -1,0 +1,50 @@
+//! What a log on a disk must hold: every order that was reported as done, as hashes.
+
+use std::collections::VecDeque;
+
+use rsml::{HardState, Persist, Sequence};
+use xxhash_rust::xxh3::xxh3_64;
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ledger {
+    pub hard_state: Option<HardState>,
+    /// The sequence of the first entry that must still be there.
+    first: u64,
+    hashes: VecDeque<u64>,
+}
+
+impl Ledger {
+    pub fn new() -> Ledger {
+        Ledger { hard_state: None, first: 1, hashes: VecDeque::new() }
+    }
+
+    pub fn last(&self) -> Sequence {
+        Sequence(self.first + self.hashes.len() as u64 - 1)
+    }
+
+    pub fn promised(&self) -> HardState {
+        self.hard_state.unwrap_or_default()
+    }
+
+    pub fn apply(&mut self, order: &Persist) {
+        self.hard_state = Some(order.hard_state);
+        if order.truncate || !order.entries.is_empty() {
+            let keep = order.from.0.checked_sub(self.first).expect("what is trimmed is never replaced");
+            assert!(keep <= self.hashes.len() as u64, "an order would leave a hole before {}", order.from);
+            self.hashes.truncate(keep as usize);
+            self.hashes.extend(order.entries.iter().map(|entry| xxh3_64(entry)));
+        }
+    }
+
+    pub fn trim(&mut self, below: Sequence) {
+        while self.first < below.0 && self.hashes.pop_front().is_some() {
+            self.first += 1;
+        }
+        self.first = self.first.max(below.0);
+    }
+
+    /// `None` where nothing is expected any more.
+    pub fn hash_at(&self, sequence: Sequence) -> Option<u64> {
+        self.hashes.get(sequence.0.checked_sub(self.first)? as usize).copied()
+    }
+}

@@ -1,0 +1,155 @@
+//! The phases of a run: faults; then a connected core of a majority, which must make progress; then all of them, who must
+//! come to agree.
+
+use std::collections::BTreeSet;
+
+use rsml::{ReplicaId, Sequence};
+
+use super::cluster::Cluster;
+use super::faults::Faults;
+use super::node::{Node, Running};
+use super::workload::{FAMILIES, JOURNAL, all_with, stamped, version_of};
+use super::{replay, watch};
+
+/// Within this long after the last fault a core must have committed something of its own, and read it.
+const PROGRESS_WITHIN_US: u64 = 15_000_000;
+
+impl Cluster {
+    /// Nobody but those outside a core is kept down.
+    pub(super) fn may_restart(&self, node: usize) -> bool {
+        !self.kept_down.contains(&node)
+    }
+
+    /// Faults end for a majority; the others may stay down, or cut off in one direction or both. Their number is drawn.
+    /// Within some seconds the majority commits what its clients ask for.
+    pub fn expect_progress_of_a_core(&mut self) {
+        let count = self.nodes.len();
+        let most_outside = if self.watch.is_born() { (count - 1) / 2 } else { 0 };
+        let outside_count = self.random.below(most_outside as u64 + 1) as usize;
+        let mut outside = BTreeSet::new();
+        while outside.len() < outside_count {
+            outside.insert(self.any_node());
+        }
+        self.say(|| format!("faults end, {outside:?} stay outside"));
+        self.end_faults();
+        for node in outside.iter().copied() {
+            self.leave_outside(node);
+        }
+        let core: Vec<usize> = (0..count).filter(|node| !outside.contains(node)).collect();
+        for node in &core {
+            if self.nodes[*node].running.is_none() {
+                self.start(*node);
+            }
+        }
+        let until = self.now + PROGRESS_WITHIN_US;
+        let goal = self.watch.agreement.highest();
+        let acknowledged = self.watch.acknowledged;
+        while !self.has_progressed(&core, goal, acknowledged) {
+            assert!(self.now < until, "no progress of {core:?} beyond {goal}: {:#?}", self.describe());
+            self.run(20_000);
+            let node = core[self.random.below(core.len() as u64) as usize];
+            self.blind_push(node);
+        }
+        self.figures.count(if outside_count == 0 { "progress of all" } else { "progress of a majority alone" });
+    }
+
+    /// Every node of the core has applied more than any had when faults ended, and something new was acknowledged.
+    fn has_progressed(&self, core: &[usize], goal: Sequence, acknowledged: u64) -> bool {
+        let beyond = |node: &usize| self.nodes[*node].running.as_ref().is_some_and(|r| r.applied() > goal);
+        self.watch.is_born() && self.watch.acknowledged > acknowledged && core.iter().all(beyond)
+    }
+
+    fn leave_outside(&mut self, node: usize) {
+        if self.random.one_in(2) {
+            self.kept_down.insert(node);
+            self.crash(node);
+            return;
+        }
+        let (says, hears) = self.random.pick(&[(true, true), (true, false), (false, true)]);
+        for peer in (0..self.nodes.len()).filter(|peer| *peer != node) {
+            if says {
+                self.cut.insert((node, peer));
+            }
+            if hears {
+                self.cut.insert((peer, node));
+            }
+        }
+    }
+
+    fn end_faults(&mut self) {
+        self.faults = Faults::none();
+        self.faults_ended = true;
+        self.cut.clear();
+        self.stragglers.clear();
+        self.kept_down.clear();
+        for node in &mut self.nodes {
+            node.paused_until = 0;
+            node.log.hangs_until = 0;
+        }
+    }
+
+    /// All faults end; within `within_us` everything proposed is executed everywhere, and all agree.
+    pub fn heal_and_converge(&mut self, within_us: u64) {
+        self.say(|| "all heals".to_string());
+        self.end_faults();
+        for node in 0..self.nodes.len() {
+            if self.nodes[node].running.is_none() {
+                self.start(node);
+            }
+        }
+        self.run(1_500_000);
+        self.clients_active = false;
+        let until = self.now + within_us;
+        while !self.is_converged() {
+            assert!(self.now < until, "no agreement {within_us} µs after the last fault: {:#?}", self.describe());
+            self.run(10_000);
+        }
+        self.check_end();
+    }
+
+    fn is_converged(&self) -> bool {
+        let running = || self.nodes.iter().filter_map(|n| n.running.as_ref());
+        let first = running().next().map(Running::applied);
+        first > Some(Sequence::BIRTH)
+            && self.clients_are_idle()
+            && running().all(|r| {
+                Some(r.applied()) == first
+                    && r.waiting.is_empty()
+                    && r.numbered.is_empty()
+                    && r.reads.is_empty()
+                    && r.core.status().commit == r.core.status().last
+            })
+    }
+
+    /// Replicas are equal row by row; what they hold explains everything that anybody ever saw.
+    fn check_end(&mut self) {
+        let running = |place: usize| self.nodes[place].running.as_ref().expect("all run");
+        let (state, hash) = (running(0).applier.state(), running(0).database.hash(&FAMILIES));
+        for place in 1..self.nodes.len() {
+            assert_eq!(
+                running(place).applier.state(),
+                state,
+                "replicas 0 and {place} differ in their replicated state"
+            );
+            assert_eq!(running(place).database.hash(&FAMILIES), hash, "replicas 0 and {place} differ in their rows");
+        }
+        let database = &running(0).database;
+        let rows = database.range(&all_with(JOURNAL, ""), database.applied_version()).expect("it is applied");
+        let journal: Vec<(u128, u64)> = rows.rows.iter().map(stamped).collect();
+        let effects: Vec<(u64, u64)> = journal.iter().map(|(stamp, op)| (*op, version_of(*stamp))).collect();
+        self.watch.journal("the journal", &effects);
+        watch::hold(replay::check(&journal, &self.records));
+        watch::hold(self.records.check(&self.habits));
+    }
+
+    fn describe(&self) -> Vec<String> {
+        let text = |node: &Node| match &node.running {
+            Some(r) => {
+                let waits = (r.waiting.len(), r.numbered.len(), r.reads.len());
+                format!("{:?} waits {waits:?} applied {}", r.core.status(), r.applied())
+            }
+            None => format!("replica {} is down", ReplicaId(node.place as u8)),
+        };
+        self.nodes.iter().map(text).collect()
+    }
+}
