@@ -51,6 +51,9 @@ pub enum KvError {
     /// The storage failed. Not retryable here; not acknowledged.
     #[error("storage failed: {0}")]
     Storage(String),
+    /// The storage holds what was never written to it. Nothing of it can be trusted; not acknowledged.
+    #[error("the database is damaged: {0}")]
+    Corruption(String),
     #[error("{0} is not supported yet")]
     NotSupported(String),
     /// Made by fault injection: `code` is what the tester asked for.
@@ -90,7 +93,7 @@ impl KvError {
             KvError::CommitUnknown(_) => "COMMIT_UNKNOWN_RESULT",
             KvError::Overloaded(_) => "OVERLOADED",
             KvError::StorageFull(_) => "STORAGE_FULL",
-            KvError::Storage(_) => "OPERATION_FAILED",
+            KvError::Storage(_) | KvError::Corruption(_) => "OPERATION_FAILED",
             KvError::NotSupported(_) => "NOT_SUPPORTED",
             KvError::Injected { code } => code,
             KvError::Unauthenticated(_) => "UNAUTHENTICATED",

@@ -101,7 +101,8 @@ fn refusal_record(error: &KvError) -> RefusalRecord {
         KvError::CommitUnknown(text) => with_text(kind::COMMIT_UNKNOWN, text),
         KvError::Overloaded(text) => with_text(kind::OVERLOADED, text),
         KvError::StorageFull(text) => with_text(kind::STORAGE_FULL, text),
-        KvError::Storage(text) => with_text(kind::STORAGE, text),
+        // Faults of one replica's storage are never agreed on; if one came here, what kind it is would not matter.
+        KvError::Storage(text) | KvError::Corruption(text) => with_text(kind::STORAGE, text),
         KvError::NotSupported(text) => with_text(kind::NOT_SUPPORTED, text),
         KvError::Injected { code } => with_text(kind::INJECTED, code),
         KvError::Unauthenticated(text) => with_text(kind::UNAUTHENTICATED, text),

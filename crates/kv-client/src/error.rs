@@ -185,6 +185,7 @@ mod tests {
             KvError::Overloaded(String::new()),
             KvError::StorageFull(String::new()),
             KvError::Storage(String::new()),
+            KvError::Corruption(String::new()),
             KvError::NotSupported(String::new()),
             KvError::Unauthenticated(String::new()),
             KvError::Forbidden(String::new()),

@@ -84,7 +84,7 @@ impl From<KvError> for Refusal {
         let status = match &error {
             KvError::UnknownColumnFamily { .. } => StatusCode::NOT_FOUND,
             KvError::InvalidOperation(_) => StatusCode::BAD_REQUEST,
-            KvError::Storage(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            KvError::Storage(_) | KvError::Corruption(_) => StatusCode::INTERNAL_SERVER_ERROR,
             _ => StatusCode::SERVICE_UNAVAILABLE,
         };
         Refusal(status, error.to_string())

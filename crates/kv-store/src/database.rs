@@ -4,7 +4,8 @@
 //! - all effects of a batch (rows, counters, replication blob) are in one engine batch;
 //! - the applied version is published after that batch is in the engine, so a reader at a published version finds
 //!   everything of it, and everything newer is invisible to it;
-//! - after a failed apply no further one is tried: what the engine holds is then unknown.
+//! - after a failed apply no further one is tried: what the engine holds is then unknown. For lack of space none fails
+//!   on a replica: it waits.
 
 use std::sync::{
     Arc, Mutex, OnceLock,
@@ -19,10 +20,13 @@ use kv_api::{
 };
 
 use crate::{
+    damage::Damage,
+    database_copy::DatabaseCopy,
     engine::{Engine, EngineStatistics, WriteBatch},
     group_commit::{GroupCommit, GroupCommitOptions},
     meta::{self, StateBlob},
     reads::{self, RowsHash},
+    space_wait::SpaceWait,
     state_machine::StateMachine,
 };
 
@@ -86,17 +90,48 @@ impl TransactionalKvDatabase {
 
     /// The record of the last sealed batch.
     pub fn state_blob(&self) -> Result<Option<(u64, Bytes)>, KvError> {
-        Ok(meta::load_blob(&*self.core.engine)?.map(|state| (state.sequence, state.blob)))
+        let state = self.core.damage.watch(meta::load_blob(&*self.core.engine))?;
+        Ok(state.map(|state| (state.sequence, state.blob)))
     }
 
     /// Sequence of the last sealed batch that would survive a crash now; 0 when none would.
     pub fn persisted_sequence(&self) -> Result<u64, KvError> {
-        Ok(meta::load_persisted_blob(&*self.core.engine)?.map_or(0, |state| state.sequence))
+        let state = self.core.damage.watch(meta::load_persisted_blob(&*self.core.engine))?;
+        Ok(state.map_or(0, |state| state.sequence))
     }
 
     /// Makes everything applied so far survive a crash.
     pub fn flush(&self) -> Result<(), KvError> {
-        self.core.engine.flush()
+        self.core.damage.watch(self.core.engine.flush())
+    }
+
+    /// A copy of what some recent batch left; writes go on meanwhile. May take long.
+    ///
+    /// # Errors
+    /// [`KvError::InvalidOperation`] when no batch was ever sealed.
+    pub fn copy(&self) -> Result<DatabaseCopy, KvError> {
+        self.core.damage.watch(self.core.copy())
+    }
+
+    /// Has `tell` called, once, when the database is found to be damaged; at once, if it was found already. Not every
+    /// damage is found: only what is read.
+    pub fn on_damage(&self, tell: impl FnOnce(&str) + Send + 'static) {
+        self.core.damage.tell(Box::new(tell));
+    }
+
+    /// What was found to be damaged.
+    pub fn damage(&self) -> Option<String> {
+        self.core.damage.found()
+    }
+
+    /// Another database has taken its place: its files are removed once the last owner drops it.
+    pub fn remove_when_closed(&self) {
+        self.core.engine.remove_when_closed();
+    }
+
+    /// The process stops: a batch that waits for space on the disk fails instead, now and later.
+    pub fn stop_waiting_for_space(&self) {
+        self.core.space.give_up();
     }
 
     /// Bytes applied that the engine has not written to files yet, roughly: what a flush would write.
@@ -116,7 +151,7 @@ impl TransactionalKvDatabase {
     /// The value of `key` at `version`: [`KvError::FutureVersion`] above the applied one.
     pub fn read_at(&self, key: &KeyRef, version: Version) -> Result<Option<Bytes>, KvError> {
         self.core.check_readable(version)?;
-        reads::read_key(&*self.core.engine, key, version.0)
+        self.core.damage.watch(reads::read_key(&*self.core.engine, key, version.0))
     }
 
     /// The rows of `query` at `version`. Rows of the reply, never the whole range, are held in memory.
@@ -125,13 +160,13 @@ impl TransactionalKvDatabase {
     /// shorter reply there instead of [`KvError::ResultTooLarge`], unless the first row alone is too large.
     pub fn range_at(&self, query: &RangeQuery, version: Version) -> Result<Rows, KvError> {
         self.core.check_readable(version)?;
-        reads::read_range(&*self.core.engine, query, version.0)
+        self.core.damage.watch(reads::read_range(&*self.core.engine, query, version.0))
     }
 
     /// Hashes the rows of one family at `version`, from the key `begin` on, at most `limit` of them.
     pub fn hash_rows(&self, family: &str, begin: &[u8], version: Version, limit: u64) -> Result<RowsHash, KvError> {
         self.core.check_readable(version)?;
-        reads::hash_rows(&*self.core.engine, family, begin, version.0, limit)
+        self.core.damage.watch(reads::hash_rows(&*self.core.engine, family, begin, version.0, limit))
     }
 
     pub fn statistics_now(&self) -> DatabaseStatistics {
@@ -191,6 +226,8 @@ pub(crate) struct Core {
     writer: Mutex<Writer>,
     /// Why applying has ended for good.
     failure: OnceLock<String>,
+    damage: Damage,
+    space: SpaceWait,
     applied: AtomicU64,
     rows: AtomicU64,
     committed: AtomicU64,
@@ -215,6 +252,8 @@ impl Core {
             engine,
             writer: Mutex::new(Writer { state, batch: WriteBatch::new() }),
             failure: OnceLock::new(),
+            damage: Damage::default(),
+            space: SpaceWait::default(),
             applied: AtomicU64::new(counters.version),
             rows: AtomicU64::new(counters.rows),
             committed: AtomicU64::new(0),
@@ -224,6 +263,14 @@ impl Core {
 
     fn applied_version(&self) -> Version {
         Version(self.applied.load(Ordering::Acquire))
+    }
+
+    fn copy(&self) -> Result<DatabaseCopy, KvError> {
+        let copy = self.engine.copy()?;
+        // From the copy itself: whatever was applied meanwhile is not in it.
+        let state = meta::load_copied_blob(&*copy)?;
+        let empty = || KvError::InvalidOperation("a database without a sealed state is not copied".into());
+        Ok(DatabaseCopy::new(state.ok_or_else(empty)?, copy))
     }
 
     fn check_readable(&self, version: Version) -> Result<(), KvError> {
@@ -243,7 +290,7 @@ impl Core {
         if let Some(reason) = self.failure.get() {
             return Err(KvError::Storage(format!("writing has stopped after an error: {reason}")));
         }
-        self.apply_with(&mut writer, commits, seal).inspect_err(|error| {
+        self.damage.watch(self.apply_with(&mut writer, commits, seal)).inspect_err(|error| {
             tracing::error!(%error, "applying failed; the database takes no more writes");
             // Only the holder of the writer's lock sets it, once.
             let _ = self.failure.set(error.to_string());
@@ -263,7 +310,7 @@ impl Core {
             meta::put_blob(batch, &seal(&verdicts));
         }
         if !batch.is_empty() {
-            self.engine.write(batch)?;
+            self.space.write(&*self.engine, batch)?;
         }
         state.written();
         if batch.size_bytes() > MAX_KEPT_BATCH_BYTES {

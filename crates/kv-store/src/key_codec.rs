@@ -153,12 +153,12 @@ pub fn row_value(stored: &[u8]) -> Result<Option<&[u8]>, KvError> {
     match stored.split_first() {
         Some((&VALUE_TAG, value)) => Ok(Some(value)),
         Some((&TOMBSTONE_TAG, [])) => Ok(None),
-        _ => Err(KvError::Storage(format!("a stored row of {} bytes has no valid tag", stored.len()))),
+        _ => Err(KvError::Corruption(format!("a stored row of {} bytes has no valid tag", stored.len()))),
     }
 }
 
 fn damaged(encoded: &[u8]) -> KvError {
-    KvError::Storage(format!("a stored key of {} bytes is not laid out as keys are", encoded.len()))
+    KvError::Corruption(format!("a stored key of {} bytes is not laid out as keys are", encoded.len()))
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //!   `rocksdb`, on by default) for data on disk.
 //! - [`key_codec`]: how keys, versions and values lie in the engine.
 //! - [`TransactionalKvDatabase`]: commits, conflict checks, reads at a version.
+//! - [`DatabaseCopy`], [`DatabaseInstall`]: a database as one row of bytes, and back.
 //!
 //! What a commit does is decided by a deterministic state machine: the same commits in the same order give the same
 //! verdicts, versions and rows on every replica, however they are split into batches and whatever restarts lie between.
@@ -12,7 +13,9 @@
 //! versions (every version is kept; the layout allows removing those below a horizon later).
 
 mod conflict_index;
+mod damage;
 mod database;
+mod database_copy;
 pub mod engine;
 mod group_commit;
 pub mod key_codec;
@@ -22,10 +25,15 @@ mod oneshot;
 mod reads;
 mod resolve;
 mod scan;
+mod space_wait;
 mod state_machine;
 
 pub use database::{Seal, StoreOptions, TransactionalKvDatabase};
-pub use engine::{Durability, Engine, EngineKind, MemoryEngine, ResourceOptions, SharedResources, open_engine};
+pub use database_copy::{DatabaseCopy, DatabaseInstall};
+pub use engine::{
+    Durability, Engine, EngineKind, MemoryEngine, MemoryInstall, ResourceOptions, SharedResources, begin_install,
+    open_engine,
+};
 #[cfg(feature = "rocksdb")]
 pub use engine::{RocksEngine, RocksOptions};
 pub use group_commit::GroupCommitOptions;

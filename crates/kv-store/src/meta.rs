@@ -14,7 +14,7 @@ use std::collections::BTreeSet;
 use bytes::{Buf, Bytes};
 use kv_api::{KvError, Version};
 
-use crate::engine::{Engine, Table, WriteBatch};
+use crate::engine::{Engine, EngineCopy, Table, WriteBatch};
 
 const FORMAT_KEY: &[u8] = b"format";
 const STATE_KEY: &[u8] = b"state";
@@ -88,6 +88,10 @@ pub(crate) fn load_blob(engine: &dyn Engine) -> Result<Option<StateBlob>, KvErro
     engine.get(Table::Meta, BLOB_KEY)?.map(decode_blob).transpose()
 }
 
+pub(crate) fn load_copied_blob(copy: &dyn EngineCopy) -> Result<Option<StateBlob>, KvError> {
+    copy.get(Table::Meta, BLOB_KEY)?.map(decode_blob).transpose()
+}
+
 /// The blob as a crash now would leave it.
 pub(crate) fn load_persisted_blob(engine: &dyn Engine) -> Result<Option<StateBlob>, KvError> {
     engine.persisted_get(Table::Meta, BLOB_KEY)?.map(decode_blob).transpose()
@@ -117,5 +121,5 @@ pub(crate) fn load_families(engine: &dyn Engine) -> Result<BTreeSet<String>, KvE
 }
 
 fn damaged(record: &str, length: usize) -> KvError {
-    KvError::Storage(format!("the database's {record} record of {length} bytes is damaged"))
+    KvError::Corruption(format!("its {record} record of {length} bytes cannot be read"))
 }

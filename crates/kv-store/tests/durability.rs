@@ -14,7 +14,7 @@ use bytes::Bytes;
 use kv_api::{KeyRef, KvDatabase, KvError, ReadAt, Version};
 use kv_store::{
     Durability, Engine, GroupCommitOptions, MemoryEngine, StateBlob, StoreOptions, TransactionalKvDatabase,
-    engine::{Cursor, EngineStatistics, Table, WriteBatch},
+    engine::{Cursor, EngineCopy, EngineStatistics, Table, WriteBatch},
 };
 use support::{apply, apply_one, block_on, commit, commit_having_read, conflict_of, delete, place, set};
 
@@ -226,6 +226,14 @@ impl Engine for TestedEngine {
 
     fn statistics(&self) -> EngineStatistics {
         self.inner.statistics()
+    }
+
+    fn copy(&self) -> Result<Box<dyn EngineCopy>, KvError> {
+        self.inner.copy()
+    }
+
+    fn remove_when_closed(&self) {
+        self.inner.remove_when_closed();
     }
 }
 

@@ -41,6 +41,41 @@ pub enum RegisterKind {
         key: u64,
         value: u64,
     },
+    /// Writes `new` where `expected` is the value (0: absent). `Ok` means that it was; what a refused one found is
+    /// recorded as a read, if it is known at all.
+    CompareAndSet {
+        key: u64,
+        expected: u64,
+        new: u64,
+    },
+}
+
+impl RegisterKind {
+    pub fn key(&self) -> u64 {
+        match self {
+            RegisterKind::Write { key, .. }
+            | RegisterKind::Read { key, .. }
+            | RegisterKind::CompareAndSet { key, .. } => *key,
+        }
+    }
+
+    /// The key and the value that it has if this took effect.
+    pub fn written(&self) -> Option<(u64, u64)> {
+        match self {
+            RegisterKind::Write { key, value } => Some((*key, *value)),
+            RegisterKind::CompareAndSet { key, new, .. } => Some((*key, *new)),
+            RegisterKind::Read { .. } => None,
+        }
+    }
+
+    /// The value that must be there when this takes effect.
+    pub fn observed(&self) -> Option<u64> {
+        match self {
+            RegisterKind::Read { value, .. } => Some(*value),
+            RegisterKind::CompareAndSet { expected, .. } => Some(*expected),
+            RegisterKind::Write { .. } => None,
+        }
+    }
 }
 
 /// A transaction over lists: all its steps take effect at one moment, or none does.

@@ -1,10 +1,12 @@
 //! Where committed values go: the state machine of the user of this library, and the part of RSML that stands before it.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::value::{ReplicatedState, Value};
-use crate::{Boot, DiskId, Sequence};
+use crate::{Boot, DiskId, Sequence, Snapshots};
 
 /// One request to execute.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,10 +34,41 @@ pub struct SealedState {
     pub state: Bytes,
 }
 
+/// What an error of the executor says about the database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExecutionErrorKind {
+    /// Something failed; what the database holds is as sound as before.
+    Failed,
+    /// The database holds what was never written: it is of no use any more, and is rebuilt from a peer.
+    Corrupt,
+}
+
 /// Execution failed in a way that leaves this replica unable to go on: it stops.
-#[derive(Clone, Debug, thiserror::Error)]
-#[error("execution failed: {0}")]
-pub struct ExecutionError(pub String);
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}: {reason}", .kind.words())]
+pub struct ExecutionError {
+    pub kind: ExecutionErrorKind,
+    pub reason: String,
+}
+
+impl ExecutionErrorKind {
+    fn words(self) -> &'static str {
+        match self {
+            ExecutionErrorKind::Failed => "execution failed",
+            ExecutionErrorKind::Corrupt => "the database is damaged",
+        }
+    }
+}
+
+impl ExecutionError {
+    pub fn failed(reason: impl Into<String>) -> Self {
+        ExecutionError { kind: ExecutionErrorKind::Failed, reason: reason.into() }
+    }
+
+    pub fn corrupt(reason: impl Into<String>) -> Self {
+        ExecutionError { kind: ExecutionErrorKind::Corrupt, reason: reason.into() }
+    }
+}
 
 /// Implemented by the state machine. Called from one thread, in log order, each request exactly once.
 ///
@@ -75,6 +108,15 @@ pub trait ExecutionNotifier: Send + 'static {
 
     /// Whether requests can be executed at all (the database is open and sound).
     fn is_ready(&self) -> bool;
+
+    /// Where copies of this database are made, and databases from copies of others; stays the same when the database is
+    /// switched.
+    fn snapshots(&self) -> Arc<dyn Snapshots>;
+
+    /// From now on the database is that of `generation`, whose [`SnapshotSink::finish`](crate::SnapshotSink::finish) has
+    /// returned; every other method speaks of it. The one before is removed as soon as nobody reads it. Called when the
+    /// log says durably that this generation is the live one.
+    fn switch_to(&mut self, generation: u64) -> Result<(), ExecutionError>;
 }
 
 /// What applying some entries led to.
@@ -97,13 +139,13 @@ impl<E: ExecutionNotifier> Applier<E> {
     pub fn new(executor: E) -> Result<Self, ExecutionError> {
         let state = match executor.sealed_state()? {
             Some(bytes) => ReplicatedState::from_bytes(&bytes)
-                .ok_or_else(|| ExecutionError("the database holds a replicated state that cannot be read".into()))?,
+                .ok_or_else(|| ExecutionError::corrupt("it holds a replicated state that cannot be read"))?,
             None => ReplicatedState::default(),
         };
         let expected = executor.next_expected_sequence();
         if expected != state.sequence.next() {
             let text = format!("the database expects sequence {expected}, its state is of {}", state.sequence);
-            return Err(ExecutionError(text));
+            return Err(ExecutionError::failed(text));
         }
         Ok(Applier { executor, state })
     }

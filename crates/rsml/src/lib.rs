@@ -16,7 +16,8 @@ pub use driver::{
     ConsensusReplica, DriverStatus, NetworkManager, ReadError, ReplicaOptions, RequestError, RoleChange, StartError,
 };
 pub use executor::{
-    Applied, Applier, CommittedRequest, CommittedValue, ExecutionError, ExecutionNotifier, SealedState,
+    Applied, Applier, CommittedRequest, CommittedValue, ExecutionError, ExecutionErrorKind, ExecutionNotifier,
+    SealedState,
 };
 pub use message::{Message, Report};
 pub use snapshot::{Snapshot, SnapshotSink, SnapshotSource, Snapshots};

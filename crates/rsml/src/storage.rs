@@ -20,6 +20,8 @@ pub struct HardState {
     pub promised: View,
     /// The view whose log this is: the log holds that view's entries through at least the length it was adopted with.
     pub accepted_view: View,
+    /// Which database belongs to this log: the one in the directory `db-<generation>`.
+    pub generation: u64,
 }
 
 /// The order in which persist orders complete.
@@ -32,6 +34,9 @@ pub struct Persist {
     pub ticket: Ticket,
     /// The hard state from this order on.
     pub hard_state: HardState,
+    /// First of all the log lets go for good of what it holds through this sequence; where it ended before, it goes on
+    /// after it. What lies above stays. The rest of the order is relative to the log after that.
+    pub base: Option<Sequence>,
     /// The sequence of `entries[0]`. Whatever the log holds at or above it is removed first. When `entries` is empty
     /// and `truncate` is false, the log is left as it is.
     pub from: Sequence,
@@ -49,9 +54,9 @@ pub struct Recovered {
     pub first: Sequence,
     /// The last entry stored; `first.previous()` when there is none.
     pub last: Sequence,
-    /// The entries `entries_from..=last`, where `entries_from` is what the caller asked for.
-    pub entries_from: Sequence,
-    pub entries: Vec<Bytes>,
+    /// Ranges of `first..=last`, ends included, ascending and apart, that are known to be damaged: there were entries,
+    /// and they can't be read any more. Entries are checked only when they are read, so there may be more.
+    pub lost: Vec<(Sequence, Sequence)>,
 }
 
 /// Storage failed. The replica stops; nothing is retried, since a failed write leaves unknown what is on the disk.
@@ -92,17 +97,27 @@ pub struct StorageStatistics {
 
 /// A write-ahead log. Used from one thread, which blocks in [`Storage::persist`].
 pub trait Storage: Send + 'static {
-    /// Reads everything back; entries below `entries_from` are not returned, only accounted for. Called once, first.
-    fn recover(&mut self, entries_from: Sequence) -> Result<Recovered, StorageError>;
+    /// Finds out what is there. Called once, first.
+    fn recover(&mut self) -> Result<Recovered, StorageError>;
 
-    /// Writes `orders` in order and makes them durable with one synchronisation. All or a prefix survives a crash.
-    fn persist(&mut self, orders: &[Persist]) -> Result<(), StorageError>;
+    /// The entries from the later one of `from` and the first one stored until the last; `None` for a damaged one.
+    /// Called once, after [`Storage::recover`].
+    fn load(&mut self, from: Sequence) -> Result<Vec<Option<Bytes>>, StorageError>;
 
-    /// Reads stored entries `from..`, until `to` (inclusive) or `max_bytes` is reached, at least one.
+    /// Writes `orders` in order and makes them durable; all or a prefix survives a crash. Returns how many of them are
+    /// durable now. Fewer than all: there is no space for the rest, of which nothing was written; they are to be brought
+    /// again later. After an error storage has failed for good.
+    fn persist(&mut self, orders: &[Persist]) -> Result<usize, StorageError>;
+
+    /// Reads stored entries `from..`, until `to` (inclusive), `max_bytes`, or a damaged one is reached; at least one,
+    /// but none when `from` itself is damaged or not stored.
     fn read(&mut self, from: Sequence, to: Sequence, max_bytes: usize) -> Result<Vec<Bytes>, StorageError>;
 
     /// Lets go of entries below `below`; storage may keep some longer.
     fn trim(&mut self, below: Sequence) -> Result<(), StorageError>;
+
+    /// False when the log can't grow for want of space, though what was given so far may have found some.
+    fn has_space(&self) -> bool;
 
     fn statistics(&self) -> StorageStatistics;
 }

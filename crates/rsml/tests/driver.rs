@@ -1,25 +1,37 @@
 //! Running replicas: real threads, in-memory network and storage.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use rsml::core::CoreOptions;
 use rsml::transport::{InMemoryTransport, SharedMessageBus, Transport, create_shared_message_bus};
 use rsml::wal::InMemoryStorage;
 use rsml::{
     CommittedValue, ConsensusReplica, ExecutionError, ExecutionNotifier, Persist, Recovered, ReplicaId, ReplicaOptions,
-    RequestError, SealedState, Sequence, Storage, StorageError, StorageStatistics,
+    RequestError, SealedState, Sequence, Snapshot, SnapshotSink, SnapshotSource, Snapshots, Storage, StorageError,
+    StorageStatistics,
 };
 
-/// Counts requests; the outcome of a request is its place. Panics or fails on request.
+/// Counts requests; the outcome of a request is its place. Panics on request.
 #[derive(Default)]
 struct Counter {
+    live: Arc<Mutex<Count>>,
+    installed: Arc<Mutex<BTreeMap<u64, Count>>>,
+}
+
+/// The database of a counter. As a copy: the three fields, one after the other.
+#[derive(Clone, Default)]
+struct Count {
     executed: u64,
     sequence: Sequence,
     state: Option<Bytes>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl ExecutionNotifier for Counter {
@@ -28,24 +40,25 @@ impl ExecutionNotifier for Counter {
         values: &[CommittedValue],
         seal: &mut dyn FnMut(&[Bytes]) -> SealedState,
     ) -> Result<Vec<Bytes>, ExecutionError> {
+        let mut live = lock(&self.live);
         let mut outcomes = Vec::new();
         for request in values.iter().flat_map(|value| &value.requests) {
             assert_ne!(request.payload, "panic", "asked for");
-            self.executed += 1;
-            outcomes.push(Bytes::from(self.executed.to_string()));
+            live.executed += 1;
+            outcomes.push(Bytes::from(live.executed.to_string()));
         }
         let sealed = seal(&outcomes);
-        self.sequence = sealed.sequence;
-        self.state = Some(sealed.state);
+        live.sequence = sealed.sequence;
+        live.state = Some(sealed.state);
         Ok(outcomes)
     }
 
     fn sealed_state(&self) -> Result<Option<Bytes>, ExecutionError> {
-        Ok(self.state.clone())
+        Ok(lock(&self.live).state.clone())
     }
 
     fn next_expected_sequence(&self) -> Sequence {
-        self.sequence.next()
+        lock(&self.live).sequence.next()
     }
 
     fn persisted_sequence(&self) -> Result<Sequence, ExecutionError> {
@@ -57,6 +70,71 @@ impl ExecutionNotifier for Counter {
     fn is_ready(&self) -> bool {
         true
     }
+
+    fn snapshots(&self) -> Arc<dyn Snapshots> {
+        Arc::new(CounterSnapshots { live: self.live.clone(), installed: self.installed.clone() })
+    }
+
+    fn switch_to(&mut self, generation: u64) -> Result<(), ExecutionError> {
+        let finished = lock(&self.installed).remove(&generation);
+        *lock(&self.live) = finished.ok_or_else(|| ExecutionError::failed(format!("no generation {generation}")))?;
+        Ok(())
+    }
+}
+
+struct CounterSnapshots {
+    live: Arc<Mutex<Count>>,
+    installed: Arc<Mutex<BTreeMap<u64, Count>>>,
+}
+
+impl Snapshots for CounterSnapshots {
+    fn take(&self) -> Result<Snapshot, ExecutionError> {
+        let Count { executed, sequence, state } = lock(&self.live).clone();
+        let state = state.ok_or_else(|| ExecutionError::failed("nothing was counted yet"))?;
+        let copy = [&executed.to_be_bytes()[..], &sequence.0.to_be_bytes(), &state].concat();
+        Ok(Snapshot { state, source: Box::new(CounterSource(copy.into())) })
+    }
+
+    fn begin_install(&self, generation: u64) -> Result<Box<dyn SnapshotSink>, ExecutionError> {
+        lock(&self.installed).remove(&generation);
+        Ok(Box::new(CounterSink { installed: self.installed.clone(), generation, written: Vec::new() }))
+    }
+}
+
+struct CounterSource(Bytes);
+
+impl SnapshotSource for CounterSource {
+    fn total_bytes(&self) -> u64 {
+        self.0.len() as u64
+    }
+
+    fn read(&mut self, offset: u64, length: usize) -> Result<Bytes, ExecutionError> {
+        let offset = usize::try_from(offset).expect("within the copy");
+        Ok(self.0.slice(offset..offset + length))
+    }
+}
+
+struct CounterSink {
+    installed: Arc<Mutex<BTreeMap<u64, Count>>>,
+    generation: u64,
+    written: Vec<u8>,
+}
+
+impl SnapshotSink for CounterSink {
+    fn write(&mut self, bytes: Bytes) -> Result<(), ExecutionError> {
+        self.written.extend_from_slice(&bytes);
+        Ok(())
+    }
+
+    fn finish(self: Box<Self>) -> Result<Bytes, ExecutionError> {
+        let short = |_| ExecutionError::corrupt("the copy is too short");
+        let mut bytes = Bytes::from(self.written);
+        let executed = bytes.try_get_u64().map_err(short)?;
+        let sequence = Sequence(bytes.try_get_u64().map_err(short)?);
+        let count = Count { executed, sequence, state: Some(bytes.clone()) };
+        lock(&self.installed).insert(self.generation, count);
+        Ok(bytes)
+    }
 }
 
 /// Storage that fails once it is told to.
@@ -66,11 +144,15 @@ struct Fragile {
 }
 
 impl Storage for Fragile {
-    fn recover(&mut self, entries_from: Sequence) -> Result<Recovered, StorageError> {
-        self.inner.recover(entries_from)
+    fn recover(&mut self) -> Result<Recovered, StorageError> {
+        self.inner.recover()
     }
 
-    fn persist(&mut self, orders: &[Persist]) -> Result<(), StorageError> {
+    fn load(&mut self, from: Sequence) -> Result<Vec<Option<Bytes>>, StorageError> {
+        self.inner.load(from)
+    }
+
+    fn persist(&mut self, orders: &[Persist]) -> Result<usize, StorageError> {
         if self.broken.load(Ordering::SeqCst) {
             return Err(StorageError::Io { what: "fdatasync", path: "test".into(), error: "broken".into() });
         }
@@ -85,6 +167,10 @@ impl Storage for Fragile {
         self.inner.trim(below)
     }
 
+    fn has_space(&self) -> bool {
+        self.inner.has_space()
+    }
+
     fn statistics(&self) -> StorageStatistics {
         self.inner.statistics()
     }
@@ -93,9 +179,10 @@ impl Storage for Fragile {
 struct Cluster {
     replicas: BTreeMap<u8, ConsensusReplica>,
     broken: Vec<Arc<AtomicBool>>,
+    storages: Vec<InMemoryStorage>,
 }
 
-fn start(id: u8, bus: &SharedMessageBus, broken: &Arc<AtomicBool>) -> ConsensusReplica {
+fn start(id: u8, bus: &SharedMessageBus, inner: &InMemoryStorage, broken: &Arc<AtomicBool>) -> ConsensusReplica {
     let replicas = (0..3).map(ReplicaId).collect();
     let options = ReplicaOptions {
         core: CoreOptions::new(ReplicaId(id), replicas, u64::from(id)),
@@ -103,7 +190,7 @@ fn start(id: u8, bus: &SharedMessageBus, broken: &Arc<AtomicBool>) -> ConsensusR
         new_disk_id: 100 + u128::from(id),
         new_cluster_id: 7,
     };
-    let storage = Fragile { inner: InMemoryStorage::new(), broken: broken.clone() };
+    let storage = Fragile { inner: inner.clone(), broken: broken.clone() };
     let connect = |sink| Ok(Arc::new(InMemoryTransport::new(ReplicaId(id), bus, sink)) as Arc<dyn Transport>);
     ConsensusReplica::start(options, storage, Counter::default(), connect).expect("an empty replica starts")
 }
@@ -112,8 +199,10 @@ impl Cluster {
     fn new() -> Cluster {
         let bus = create_shared_message_bus();
         let broken: Vec<_> = (0..3).map(|_| Arc::new(AtomicBool::new(false))).collect();
-        let replicas = (0..3).map(|id| (id, start(id, &bus, &broken[usize::from(id)]))).collect();
-        Cluster { replicas, broken }
+        let storages: Vec<_> = (0..3).map(|_| InMemoryStorage::new()).collect();
+        let start = |id: u8| start(id, &bus, &storages[usize::from(id)], &broken[usize::from(id)]);
+        let replicas = (0..3).map(|id| (id, start(id))).collect();
+        Cluster { replicas, broken, storages }
     }
 
     async fn execute(&self, id: u8, payload: &'static str) -> Result<Bytes, RequestError> {
@@ -163,6 +252,19 @@ async fn a_failed_synchronisation_stops_that_replica_and_the_others_go_on() {
     assert!(cluster.failure(primary).await.contains("fdatasync"));
     let refused = cluster.execute(primary, "refused").await;
     assert!(matches!(refused, Err(RequestError::NotExecuted(_))), "{refused:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn orders_that_found_no_space_are_carried_out_once_there_is_some() {
+    let cluster = Cluster::new();
+    cluster.execute(0, "before").await.expect("executed");
+    cluster.storages.iter().for_each(|storage| storage.set_full(true));
+    let waiting = cluster.execute(0, "x");
+    tokio::pin!(waiting);
+    tokio::time::timeout(Duration::from_millis(100), &mut waiting).await.expect_err("no majority has space");
+    cluster.storages.iter().for_each(|storage| storage.set_full(false));
+    assert_eq!(waiting.await.expect("executed"), "2");
+    assert!(cluster.replicas.values().all(|replica| replica.watch().borrow().failed.is_none()));
 }
 
 #[tokio::test(flavor = "multi_thread")]

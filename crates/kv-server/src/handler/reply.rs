@@ -49,9 +49,9 @@ pub(super) fn answer<R: InBand>(method: Method, result: Result<R, KvError>) -> A
 /// Storage faults have a code for each kind of write, which existing clients know.
 fn wire_code(method: Method, error: &KvError) -> &str {
     match (method, error) {
-        (Method::SetKey, KvError::Storage(_)) => "PUT_FAILED",
-        (Method::DeleteKey, KvError::Storage(_)) => "DELETE_FAILED",
-        (Method::AtomicCommit, KvError::Storage(_)) => "COMMIT_FAILED",
+        (Method::SetKey, KvError::Storage(_) | KvError::Corruption(_)) => "PUT_FAILED",
+        (Method::DeleteKey, KvError::Storage(_) | KvError::Corruption(_)) => "DELETE_FAILED",
+        (Method::AtomicCommit, KvError::Storage(_) | KvError::Corruption(_)) => "COMMIT_FAILED",
         _ => error.code(),
     }
 }

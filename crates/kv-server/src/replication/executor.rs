@@ -1,9 +1,13 @@
 //! From the consensus log to the database: in order, each operation once.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use kv_api::{AtomicCommit, KvError, encode_verdict};
 use kv_store::StateBlob;
-use rsml::{CommittedValue, ExecutionError, ExecutionNotifier, SealedState, Sequence};
+use rsml::{
+    CommittedValue, ExecutionError, ExecutionNotifier, SealedState, Sequence, Snapshot, SnapshotSink, Snapshots,
+};
 
 use super::operation;
 use crate::router::LocalReader;
@@ -26,7 +30,7 @@ impl KvStoreExecutor {
 }
 
 fn failed(error: KvError) -> ExecutionError {
-    ExecutionError(error.to_string())
+    ExecutionError::failed(error.to_string())
 }
 
 impl ExecutionNotifier for KvStoreExecutor {
@@ -37,7 +41,7 @@ impl ExecutionNotifier for KvStoreExecutor {
     ) -> Result<Vec<Bytes>, ExecutionError> {
         let payloads = values.iter().flat_map(|value| &value.requests).map(|request| request.payload.clone());
         let commits: Vec<AtomicCommit> =
-            payloads.map(operation::decode).collect::<Result<_, _>>().map_err(ExecutionError)?;
+            payloads.map(operation::decode).collect::<Result<_, String>>().map_err(ExecutionError::failed)?;
         let mut outcomes = Vec::new();
         let mut next = self.next;
         self.reader
@@ -88,5 +92,27 @@ impl ExecutionNotifier for KvStoreExecutor {
 
     fn is_ready(&self) -> bool {
         self.reader.database().state_blob().is_ok()
+    }
+
+    fn snapshots(&self) -> Arc<dyn Snapshots> {
+        Arc::new(NoSnapshots)
+    }
+
+    fn switch_to(&mut self, generation: u64) -> Result<(), ExecutionError> {
+        Err(ExecutionError::failed(format!("the database of generation {generation} cannot be opened: {NO_COPIES}")))
+    }
+}
+
+const NO_COPIES: &str = "this version of the program cannot copy databases";
+
+struct NoSnapshots;
+
+impl Snapshots for NoSnapshots {
+    fn take(&self) -> Result<Snapshot, ExecutionError> {
+        Err(ExecutionError::failed(NO_COPIES))
+    }
+
+    fn begin_install(&self, _generation: u64) -> Result<Box<dyn SnapshotSink>, ExecutionError> {
+        Err(ExecutionError::failed(NO_COPIES))
     }
 }

@@ -11,7 +11,7 @@ mod collector;
 mod database;
 mod executor;
 mod manager;
-mod operation;
+pub mod operation;
 mod router;
 mod store;
 

@@ -1,7 +1,10 @@
 //! An engine in memory, for simulation and tests, whose crashes can be played.
 //!
-//! Invariant under [`Durability::UntilFlush`]: `undo` holds, for each key written since the last flush, what the key
-//! was at that flush; so undoing it all gives exactly the flushed state.
+//! Invariants:
+//! - under [`Durability::UntilFlush`] `undo` holds, for each key written since the last flush, what the key was at that
+//!   flush; so undoing it all gives exactly the flushed state;
+//! - in the same way each entry of `copies` holds what keys were at the moment when that copy was begun, so that a copy
+//!   reads one moment in small steps while writes go on.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -12,7 +15,13 @@ use std::{
 use bytes::Bytes;
 use kv_api::KvError;
 
-use super::{Cursor, Durability, Engine, EngineStatistics, Table, WriteBatch};
+use super::{Cursor, Durability, Engine, EngineCopy, EngineStatistics, Table, WriteBatch, memory_copy::MemoryCopy};
+
+/// A table.
+pub(super) type Rows = BTreeMap<Bytes, Bytes>;
+
+/// What keys were before they were written; `None`: they were not.
+type Before = HashMap<(Table, Bytes), Option<Bytes>>;
 
 /// Ordered maps behind one lock.
 pub struct MemoryEngine {
@@ -22,15 +31,18 @@ pub struct MemoryEngine {
 
 #[derive(Default)]
 struct State {
-    data: BTreeMap<Bytes, Bytes>,
-    meta: BTreeMap<Bytes, Bytes>,
-    undo: HashMap<(Table, Bytes), Option<Bytes>>,
+    data: Rows,
+    meta: Rows,
+    undo: Before,
+    /// Of each copy under way, by its number.
+    copies: BTreeMap<u64, Before>,
+    copies_begun: u64,
     size_bytes: u64,
     unflushed_bytes: u64,
 }
 
 impl State {
-    fn table(&self, table: Table) -> &BTreeMap<Bytes, Bytes> {
+    fn table(&self, table: Table) -> &Rows {
         match table {
             Table::Data => &self.data,
             Table::Meta => &self.meta,
@@ -58,6 +70,13 @@ impl State {
 impl MemoryEngine {
     pub fn new(durability: Durability) -> Self {
         MemoryEngine { durability, state: RwLock::default() }
+    }
+
+    /// An engine that holds these entries, flushed.
+    pub(super) fn holding(durability: Durability, data: Rows, meta: Rows) -> Self {
+        let entries = data.iter().chain(&meta);
+        let size_bytes = entries.map(|(key, value)| (key.len() + value.len()) as u64).sum();
+        MemoryEngine { durability, state: RwLock::new(State { data, meta, size_bytes, ..State::default() }) }
     }
 
     /// Loses what a crash would lose: under [`Durability::UntilFlush`] everything since the last flush.
@@ -95,6 +114,9 @@ impl Engine for MemoryEngine {
         for put in batch.iter() {
             let key = Bytes::copy_from_slice(put.key);
             let before = state.replace(put.table, key.clone(), Some(Bytes::copy_from_slice(put.value)));
+            for copy in state.copies.values_mut() {
+                copy.entry((put.table, key.clone())).or_insert_with(|| before.clone());
+            }
             if self.durability == Durability::UntilFlush {
                 state.undo.entry((put.table, key)).or_insert(before);
             }
@@ -129,6 +151,13 @@ impl Engine for MemoryEngine {
         }
     }
 
+    fn copy(&self) -> Result<Box<dyn EngineCopy>, KvError> {
+        Ok(Box::new(MemoryCopy::take(self)?))
+    }
+
+    /// There are no files.
+    fn remove_when_closed(&self) {}
+
     fn statistics(&self) -> EngineStatistics {
         let state = self.read_lock();
         EngineStatistics {
@@ -137,6 +166,52 @@ impl Engine for MemoryEngine {
             compaction_pending_bytes: None,
             cache_hit_rate_percent: None,
         }
+    }
+}
+
+/// A moment of the engine that can still be read while writes go on. Dropping it lets go of it.
+pub(super) struct ActiveCopy<'e> {
+    engine: &'e MemoryEngine,
+    number: u64,
+}
+
+/// A step of reading a moment.
+pub(super) struct Chunk {
+    pub entries: Vec<(Bytes, Bytes)>,
+    /// Where to go on; `None` at the end of the table.
+    pub last: Option<Bytes>,
+}
+
+impl<'e> ActiveCopy<'e> {
+    pub fn begin(engine: &'e MemoryEngine) -> Self {
+        let mut state = engine.write_lock();
+        let number = state.copies_begun;
+        state.copies_begun += 1;
+        state.copies.insert(number, Before::new());
+        ActiveCopy { engine, number }
+    }
+
+    /// What the table held at that moment behind `after`, looking at no more than `most` entries of today. Keys are
+    /// never removed from an engine, so that every key of then is there.
+    pub fn entries(&self, table: Table, after: Bound<&[u8]>, most: usize) -> Chunk {
+        let state = self.engine.read_lock();
+        let before = &state.copies[&self.number];
+        let mut chunk = Chunk { entries: Vec::new(), last: None };
+        for (key, value) in state.table(table).range::<[u8], _>((after, Bound::Unbounded)).take(most) {
+            let then = match before.get(&(table, key.clone())) {
+                Some(then) => then.clone(),
+                None => Some(value.clone()),
+            };
+            chunk.entries.extend(then.map(|then| (key.clone(), then)));
+            chunk.last = Some(key.clone());
+        }
+        chunk
+    }
+}
+
+impl Drop for ActiveCopy<'_> {
+    fn drop(&mut self) {
+        self.engine.write_lock().copies.remove(&self.number);
     }
 }
 

@@ -10,7 +10,9 @@
 //! may use that keys of [`Table::Data`] are laid out by [`crate::key_codec`].
 
 mod batch;
+mod copy;
 mod memory;
+mod memory_copy;
 mod resources;
 #[cfg(feature = "rocksdb")]
 mod rocks;
@@ -21,10 +23,12 @@ use bytes::Bytes;
 use kv_api::KvError;
 
 pub use batch::{Put, WriteBatch};
+pub use copy::{EngineCopy, EngineInstall};
 pub use memory::MemoryEngine;
+pub use memory_copy::MemoryInstall;
 pub use resources::{ResourceOptions, SharedResources};
 #[cfg(feature = "rocksdb")]
-pub use rocks::{RocksEngine, RocksOptions};
+pub use rocks::{RocksEngine, RocksInstall, RocksOptions};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Table {
@@ -68,6 +72,11 @@ pub trait Engine: Send + Sync + 'static {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, KvError>;
 
     /// Writes all of `batch` or nothing. After an error the engine's state is unknown: the caller must stop writing.
+    ///
+    /// # Errors
+    /// [`KvError::StorageFull`], under [`Durability::UntilFlush`] only, is the exception: nothing was written, and the
+    /// same batch may be written again later. [`KvError::Corruption`], of this and every other call: the engine holds
+    /// what was never written to it.
     fn write(&self, batch: &WriteBatch) -> Result<(), KvError>;
 
     /// A cursor over the keys `lower <= key < upper`, not yet on an entry.
@@ -84,6 +93,12 @@ pub trait Engine: Send + Sync + 'static {
     fn persisted_get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, KvError>;
 
     fn statistics(&self) -> EngineStatistics;
+
+    /// A copy of what was written before some moment between call and return, whole batches only. Writes go on meanwhile.
+    fn copy(&self) -> Result<Box<dyn EngineCopy>, KvError>;
+
+    /// Another engine has taken its place: when this one is closed, its files are removed.
+    fn remove_when_closed(&self);
 }
 
 /// A position in a table, on one entry or on none. It may or may not see what is written after it was made.
@@ -123,7 +138,34 @@ pub fn open_engine(
         #[cfg(not(feature = "rocksdb"))]
         EngineKind::RocksDb => {
             let _ = (path, resources);
-            Err(KvError::NotSupported("the RocksDB engine, in a build without the cargo feature \"rocksdb\",".into()))
+            Err(without_rocksdb())
         }
     }
+}
+
+/// Begins an engine in the folder `path` (unused by [`EngineKind::Memory`]) from the bytes of another's copy. What lies
+/// there goes.
+pub fn begin_install(
+    kind: EngineKind,
+    path: &Path,
+    durability: Durability,
+    resources: &SharedResources,
+) -> Result<Box<dyn EngineInstall>, KvError> {
+    match kind {
+        EngineKind::Memory => Ok(Box::new(MemoryInstall::new(durability))),
+        #[cfg(feature = "rocksdb")]
+        EngineKind::RocksDb => {
+            Ok(Box::new(RocksInstall::begin(path, RocksOptions::new(durability, resources.clone()))?))
+        }
+        #[cfg(not(feature = "rocksdb"))]
+        EngineKind::RocksDb => {
+            let _ = (path, resources);
+            Err(without_rocksdb())
+        }
+    }
+}
+
+#[cfg(not(feature = "rocksdb"))]
+fn without_rocksdb() -> KvError {
+    KvError::NotSupported("the RocksDB engine, in a build without the cargo feature \"rocksdb\",".into())
 }

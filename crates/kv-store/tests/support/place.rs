@@ -2,7 +2,12 @@
 
 use std::sync::Arc;
 
-use kv_store::{Durability, Engine, MemoryEngine, StoreOptions, TransactionalKvDatabase};
+use std::sync::Mutex;
+
+use kv_store::{
+    DatabaseInstall, Durability, Engine, MemoryEngine, MemoryInstall, StoreOptions, TransactionalKvDatabase,
+    engine::EngineInstall,
+};
 
 /// An engine under test. At most one database is open on it at a time.
 pub enum Place {
@@ -57,16 +62,124 @@ impl Place {
     }
 }
 
+/// A place where a replica's database may be, be built from a copy, and be gone again.
+pub enum Home {
+    /// The engine stands for what a disk holds.
+    Memory(Arc<Mutex<Option<Arc<MemoryEngine>>>>, Durability),
+    #[cfg(feature = "rocksdb")]
+    Rocks(rocks::RocksHome),
+}
+
+/// One home for each engine of this build.
+pub fn homes() -> Vec<Home> {
+    vec![
+        Home::memory(Durability::UntilFlush),
+        #[cfg(feature = "rocksdb")]
+        Home::Rocks(rocks::RocksHome::new()),
+    ]
+}
+
+impl Home {
+    pub fn memory(durability: Durability) -> Self {
+        Home::Memory(Arc::default(), durability)
+    }
+
+    /// An empty one of the same kind.
+    pub fn another(&self) -> Self {
+        match self {
+            Home::Memory(_, durability) => Home::memory(*durability),
+            #[cfg(feature = "rocksdb")]
+            Home::Rocks(_) => Home::Rocks(rocks::RocksHome::new()),
+        }
+    }
+
+    pub fn has_files(&self) -> bool {
+        !matches!(self, Home::Memory(..))
+    }
+
+    pub fn open(&self) -> Arc<TransactionalKvDatabase> {
+        let engine: Arc<dyn Engine> = match self {
+            Home::Memory(engine, durability) => {
+                engine.lock().unwrap().get_or_insert_with(|| Arc::new(MemoryEngine::new(*durability))).clone()
+            }
+            #[cfg(feature = "rocksdb")]
+            Home::Rocks(home) => home.engine(),
+        };
+        TransactionalKvDatabase::open(engine, StoreOptions::replicated()).unwrap()
+    }
+
+    pub fn begin_install(&self) -> DatabaseInstall {
+        let install: Box<dyn EngineInstall> = match self {
+            Home::Memory(engine, durability) => {
+                *engine.lock().unwrap() = None;
+                Box::new(KeptInstall { install: MemoryInstall::new(*durability), into: engine.clone() })
+            }
+            #[cfg(feature = "rocksdb")]
+            Home::Rocks(home) => home.begin_install(),
+        };
+        DatabaseInstall::new(install, StoreOptions::replicated())
+    }
+
+    /// Whether anything is here.
+    pub fn exists(&self) -> bool {
+        match self {
+            Home::Memory(engine, _) => engine.lock().unwrap().is_some(),
+            #[cfg(feature = "rocksdb")]
+            Home::Rocks(home) => home.path().exists(),
+        }
+    }
+
+    /// Names of what lies in the folder that this home lies in.
+    pub fn neighbours(&self) -> Vec<String> {
+        match self {
+            Home::Memory(..) => Vec::new(),
+            #[cfg(feature = "rocksdb")]
+            Home::Rocks(home) => home.neighbours(),
+        }
+    }
+
+    /// Loses what a crash would lose. Takes the database that is open here.
+    pub fn crash(&mut self, database: Arc<TransactionalKvDatabase>) {
+        match self {
+            Home::Memory(engine, _) => {
+                drop(database);
+                engine.lock().unwrap().as_ref().expect("it was open").crash();
+            }
+            #[cfg(feature = "rocksdb")]
+            Home::Rocks(home) => home.crash(database),
+        }
+    }
+}
+
+/// Keeps the finished engine where its home finds it again.
+struct KeptInstall {
+    install: MemoryInstall,
+    into: Arc<Mutex<Option<Arc<MemoryEngine>>>>,
+}
+
+impl EngineInstall for KeptInstall {
+    fn write(&mut self, bytes: &[u8]) -> Result<(), kv_api::KvError> {
+        self.install.write(bytes)
+    }
+
+    fn finish(self: Box<Self>) -> Result<Arc<dyn Engine>, kv_api::KvError> {
+        let engine = Arc::new(self.install.into_engine()?);
+        *self.into.lock().unwrap() = Some(engine.clone());
+        Ok(engine)
+    }
+}
+
 #[cfg(feature = "rocksdb")]
-mod rocks {
+pub mod rocks {
     use std::{
-        path::Path,
+        path::{Path, PathBuf},
         sync::{Arc, LazyLock},
     };
 
     use kv_api::KvError;
     use kv_store::{
-        Durability, Engine, EngineKind, ResourceOptions, SharedResources, TransactionalKvDatabase, open_engine,
+        Durability, Engine, EngineKind, ResourceOptions, SharedResources, TransactionalKvDatabase, begin_install,
+        engine::EngineInstall, open_engine,
     };
     use tempfile::TempDir;
 
@@ -97,6 +210,46 @@ mod rocks {
             copy_files(self.folder.path(), left_behind.path());
             drop(database);
             self.folder = left_behind;
+        }
+    }
+
+    /// A folder `db` in a folder of its own.
+    pub struct RocksHome(TempDir);
+
+    impl RocksHome {
+        pub fn new() -> Self {
+            RocksHome(tempfile::tempdir().unwrap())
+        }
+
+        pub fn path(&self) -> PathBuf {
+            self.0.path().join("db")
+        }
+
+        pub fn engine(&self) -> Arc<dyn Engine> {
+            self.try_engine().unwrap()
+        }
+
+        pub fn try_engine(&self) -> Result<Arc<dyn Engine>, KvError> {
+            open_engine(EngineKind::RocksDb, &self.path(), Durability::UntilFlush, &RESOURCES)
+        }
+
+        pub fn begin_install(&self) -> Box<dyn EngineInstall> {
+            begin_install(EngineKind::RocksDb, &self.path(), Durability::UntilFlush, &RESOURCES).unwrap()
+        }
+
+        pub fn neighbours(&self) -> Vec<String> {
+            let names = std::fs::read_dir(self.0.path()).unwrap();
+            let mut names: Vec<_> = names.map(|e| e.unwrap().file_name().to_string_lossy().into_owned()).collect();
+            names.sort();
+            names
+        }
+
+        pub fn crash(&mut self, database: Arc<TransactionalKvDatabase>) {
+            let left_behind = RocksHome::new();
+            std::fs::create_dir(left_behind.path()).unwrap();
+            copy_files(&self.path(), &left_behind.path());
+            drop(database);
+            *self = left_behind;
         }
     }
 

@@ -28,6 +28,9 @@ impl Ledger {
 
     pub fn apply(&mut self, order: &Persist) {
         self.hard_state = Some(order.hard_state);
+        if let Some(base) = order.base {
+            self.trim(base.next());
+        }
         if order.truncate || !order.entries.is_empty() {
             let keep = order.from.0.checked_sub(self.first).expect("what is trimmed is never replaced");
             assert!(keep <= self.hashes.len() as u64, "an order would leave a hole before {}", order.from);

@@ -69,10 +69,12 @@ impl LogDisk {
     pub fn end(&mut self) -> Result<Done, StorageError> {
         let reads = std::mem::take(&mut self.reads);
         let storage = self.wal.as_deref_mut().expect("the log is open");
-        if !self.busy.is_empty() {
-            storage.persist(&self.busy)?;
+        let done = if self.busy.is_empty() { 0 } else { storage.persist(&self.busy)? };
+        let mut orders = std::mem::take(&mut self.busy);
+        // Without space for the rest, it is brought again, before all that came since.
+        for order in orders.drain(done..).rev() {
+            self.queue.push_front(order);
         }
-        let orders = std::mem::take(&mut self.busy);
         for order in &orders {
             self.ledger.apply(order);
         }
@@ -114,13 +116,17 @@ impl LogDisk {
     }
 
     /// Opens the log again, and checks that it holds what was reported, and nothing but a part of what was in doubt.
-    pub fn start(&mut self, entries_from: Sequence) -> Recovered {
+    /// Returns the entries from `from` on as well.
+    pub fn start(&mut self, from: Sequence) -> (Recovered, Vec<Bytes>) {
         let options =
             WalOptions { segment_bytes: self.segment_bytes, background_preparation: false, segment_id_seed: self.seed };
         let wal = self.wal.insert(Box::new(WalStorage::over(Arc::new(self.disk.clone()), options)));
-        let found = wal.recover(entries_from).expect("the log is sound");
+        let found = wal.recover().expect("the log is sound");
+        let entries = wal.load(from).expect("the log is sound");
+        let entries: Vec<Bytes> = entries.into_iter().map(|entry| entry.expect("nothing is damaged")).collect();
+        let first = from.max(found.first);
         let mut in_doubt = std::mem::take(&mut self.in_doubt).into_iter();
-        while !is_as_expected(&found, &self.ledger) {
+        while !is_as_expected(&found, first, &entries, &self.ledger) {
             let Some(order) = in_doubt.next() else {
                 panic!(
                     "the log holds {:?} to {}, reported was {:?} to {}",
@@ -132,7 +138,7 @@ impl LogDisk {
             };
             self.ledger.apply(&order);
         }
-        found
+        (found, entries)
     }
 
     pub fn trim(&mut self, below: Sequence) -> Result<(), StorageError> {
@@ -146,11 +152,10 @@ impl LogDisk {
     }
 }
 
-fn is_as_expected(found: &Recovered, expected: &Ledger) -> bool {
-    let same_entry = |(place, entry): (usize, &Bytes)| {
-        let hash = expected.hash_at(Sequence(found.entries_from.0 + place as u64));
+fn is_as_expected(found: &Recovered, first: Sequence, entries: &[Bytes], expected: &Ledger) -> bool {
+    let same_entry = |(place, entry): (u64, &Bytes)| {
+        let hash = expected.hash_at(Sequence(first.0 + place));
         hash.is_none_or(|hash| hash == xxh3_64(entry))
     };
-    (found.hard_state, found.last) == (expected.hard_state, expected.last())
-        && found.entries.iter().enumerate().all(same_entry)
+    (found.hard_state, found.last) == (expected.hard_state, expected.last()) && (0..).zip(entries).all(same_entry)
 }

@@ -83,10 +83,11 @@ impl Node {
         let (database, executor) = self.files.open(random);
         let applier = Applier::new(executor).expect("the database is sound");
         let state = applier.state().clone();
-        let recovered = self.log.start(state.sequence.next());
+        let (recovered, entries) = self.log.start(state.sequence.next());
         let (disk_id, cluster_id) = (random.next(), random.next());
         let start = Start {
             recovered,
+            entries,
             state,
             new_disk_id: DiskId(u128::from(disk_id)),
             new_cluster_id: u128::from(cluster_id) | 1,

@@ -238,7 +238,7 @@ impl Acceptor {
         self.next_ticket = Ticket(ticket.0 + 1);
         let last = self.log.last();
         self.pending.push_back(Pending { ticket, hard: self.hard, last, stable: last });
-        self.orders.push(Persist { ticket, hard_state: self.hard, from, truncate, entries });
+        self.orders.push(Persist { ticket, hard_state: self.hard, base: None, from, truncate, entries });
     }
 
     /// Everything up to `ticket` is durable.

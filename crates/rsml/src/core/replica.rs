@@ -20,6 +20,8 @@ use crate::{Boot, DiskId, HardState, Instant, Message, Recovered, ReplicaId, Seq
 #[derive(Clone, Debug)]
 pub struct Start {
     pub recovered: Recovered,
+    /// The entries after what the database has applied, until the last.
+    pub entries: Vec<Bytes>,
     /// As the executor stored it; the default for an empty database.
     pub state: ReplicatedState,
     /// Random; used only if the disk is empty.
@@ -106,13 +108,12 @@ impl Replica {
     /// # Panics
     /// When the log ends before what the database has applied: the two do not belong together.
     pub fn new(options: CoreOptions, start: Start, now: Instant) -> Replica {
-        let Start { recovered, state, new_disk_id, new_cluster_id } = start;
+        let Start { recovered, entries, state, new_disk_id, new_cluster_id } = start;
         let applied = state.sequence;
         let found = recovered.hard_state.unwrap_or_default();
         let first_stored = recovered.first.max(Sequence::BIRTH);
         assert!(recovered.last >= applied, "the database has applied {applied}, the log ends at {}", recovered.last);
-        let first = if recovered.entries.is_empty() { recovered.last.next() } else { recovered.entries_from };
-        let log = Log::new(first.max(Sequence::BIRTH), recovered.entries);
+        let log = Log::new(Sequence(recovered.last.0 + 1 - entries.len() as u64), entries);
         let mut configuration = state.configuration.clone();
         if let Some(birth) = log.get(Sequence::BIRTH) {
             let birth = Value::from_bytes(birth.clone()).birth.expect("the first entry is the birth record");

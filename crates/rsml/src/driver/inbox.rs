@@ -88,6 +88,17 @@ impl<T> Inbox<T> {
         Some(std::mem::take(&mut state.items))
     }
 
+    /// Waits for items, at most `timeout`: there may be none. `None`: closed and empty.
+    pub fn drain_within(&self, timeout: Duration) -> Option<Vec<T>> {
+        let mut state = self.lock();
+        if state.items.is_empty() && !state.closed {
+            state.sleeping = true;
+            state = self.wake.wait_timeout(state, timeout).expect("no holder of this lock panics").0;
+            state.sleeping = false;
+        }
+        (!state.items.is_empty() || !state.closed).then(|| std::mem::take(&mut state.items))
+    }
+
     /// Waits until the thread is wanted, at most `timeout`; takes nothing. False: closed.
     pub fn wait(&self, timeout: Duration) -> bool {
         let mut state = self.lock();

@@ -59,6 +59,11 @@ pub enum StartError {
         held(*.first, *.last)
     )]
     LogApartFromDatabase { first: Sequence, last: Sequence, applied: Sequence },
+    #[error(
+        "entry {0} of the log is damaged. Restore this replica as it was when it last ran, or leave it out: what one \
+         replica has lost cannot be fetched from the others yet"
+    )]
+    EntryDamaged(Sequence),
 }
 
 fn held(first: Sequence, last: Sequence) -> String {

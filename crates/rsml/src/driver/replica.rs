@@ -110,13 +110,18 @@ impl ConsensusReplica {
     ) -> Result<ConsensusReplica, StartError> {
         let applier = Applier::new(executor)?;
         let state = applier.state().clone();
-        let recovered = storage.recover(state.sequence.next())?;
+        let recovered = storage.recover()?;
         if recovered.last < state.sequence || recovered.first > state.sequence.next() {
             let (first, last) = (recovered.first, recovered.last);
             return Err(StartError::LogApartFromDatabase { first, last, applied: state.sequence });
         }
+        let from = state.sequence.next();
+        let entries = (from.0..).zip(storage.load(from)?);
+        let entries = entries.map(|(n, entry)| entry.ok_or(StartError::EntryDamaged(Sequence(n))));
+        let entries = entries.collect::<Result<Vec<Bytes>, StartError>>()?;
         let new_disk_id = DiskId(options.new_disk_id);
-        let start = Start { recovered, state: state.clone(), new_disk_id, new_cluster_id: options.new_cluster_id };
+        let start =
+            Start { recovered, entries, state: state.clone(), new_disk_id, new_cluster_id: options.new_cluster_id };
         let started = Clock::now();
         let core = Replica::new(options.core.clone(), start, Instant(0));
         let status = DriverStatus {

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use super::replica::Shared;
 use super::{Event, Storage};
 use crate::core::{Input, LogRead};
-use crate::{Applier, ExecutionNotifier, Persist, ReplicaId, Sequence};
+use crate::{Applier, ExecutionNotifier, Persist, ReplicaId, Sequence, StorageError};
 
 pub enum LogWork {
     Persist(Vec<Persist>),
@@ -46,44 +46,76 @@ fn guard(shared: &Shared, run: impl FnOnce()) {
     }
 }
 
+/// When orders that found no space are tried again.
+const SPACE_INTERVAL: Duration = Duration::from_millis(500);
+
 /// Makes everything that queued up durable with one synchronisation.
-fn run_log(shared: &Shared, mut storage: impl Storage) {
-    while let Some(work) = shared.log.drain() {
-        let mut orders = Vec::new();
-        let mut reads = Vec::new();
-        let mut trim = None;
-        for item in work {
-            match item {
-                LogWork::Persist(more) if orders.is_empty() => orders = more,
-                LogWork::Persist(more) => orders.extend(more),
-                LogWork::Read(read) => reads.push(read),
-                LogWork::Trim(below) => trim = Some(below),
-            }
-        }
-        let result = persist(shared, &mut storage, &orders).and_then(|()| {
-            for read in reads {
-                let entries = storage.read(read.from, read.to, read.max_bytes)?;
-                shared.bring(Event::Input(Input::LogRead { read, entries }));
-            }
-            if let Some(below) = trim {
-                storage.trim(below)?;
-                shared.status().storage = storage.statistics();
-            }
-            Ok(())
-        });
-        if let Err(error) = result {
+fn run_log(shared: &Shared, storage: impl Storage) {
+    let mut log = LogThread { shared, storage, waiting: Vec::new(), try_at: Clock::now() };
+    loop {
+        let work = if log.waiting.is_empty() {
+            shared.log.drain()
+        } else {
+            shared.log.drain_within(log.try_at.saturating_duration_since(Clock::now()))
+        };
+        let Some(work) = work else { return };
+        if let Err(error) = log.carry_out(work) {
             shared.bring(Event::Failed(error.to_string()));
             return;
         }
     }
 }
 
-fn persist(shared: &Shared, storage: &mut impl Storage, orders: &[Persist]) -> Result<(), crate::StorageError> {
-    let Some(last) = orders.last() else { return Ok(()) };
-    storage.persist(orders)?;
-    shared.bring(Event::Input(Input::Durable(last.ticket)));
-    shared.status().storage = storage.statistics();
-    Ok(())
+struct LogThread<'a, S> {
+    shared: &'a Shared,
+    storage: S,
+    /// Orders that are not durable yet: those just given, behind those that found no space.
+    waiting: Vec<Persist>,
+    /// When to try again what found no space.
+    try_at: Clock,
+}
+
+impl<S: Storage> LogThread<'_, S> {
+    fn carry_out(&mut self, work: Vec<LogWork>) -> Result<(), StorageError> {
+        let found_no_space = !self.waiting.is_empty();
+        let mut reads = Vec::new();
+        let mut trim = None;
+        for item in work {
+            match item {
+                LogWork::Persist(more) if self.waiting.is_empty() => self.waiting = more,
+                LogWork::Persist(more) => self.waiting.extend(more),
+                LogWork::Read(read) => reads.push(read),
+                LogWork::Trim(below) => trim = Some(below),
+            }
+        }
+        if !found_no_space || Clock::now() >= self.try_at {
+            self.persist()?;
+        }
+        for read in reads {
+            let entries = self.storage.read(read.from, read.to, read.max_bytes)?;
+            self.shared.bring(Event::Input(Input::LogRead { read, entries }));
+        }
+        if let Some(below) = trim {
+            self.storage.trim(below)?;
+            self.shared.status().storage = self.storage.statistics();
+            // That may have made space.
+            self.try_at = Clock::now();
+        }
+        Ok(())
+    }
+
+    fn persist(&mut self) -> Result<(), StorageError> {
+        if self.waiting.is_empty() {
+            return Ok(());
+        }
+        let durable = self.storage.persist(&self.waiting)?;
+        self.try_at = Clock::now() + SPACE_INTERVAL;
+        if let Some(last) = self.waiting.drain(..durable).next_back() {
+            self.shared.bring(Event::Input(Input::Durable(last.ticket)));
+            self.shared.status().storage = self.storage.statistics();
+        }
+        Ok(())
+    }
 }
 
 /// How often, at most, the database is asked what it has persisted.

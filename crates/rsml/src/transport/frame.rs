@@ -20,8 +20,8 @@ use crate::{Boot, ClusterId, DiskId, Epoch, ReplicaId};
 pub(super) const HEADER_BYTES: usize = 80;
 /// Header and content together.
 pub const MAX_FRAME_BYTES: usize = 64 << 20;
-const MAGIC: [u8; 4] = *b"RSML";
-const VERSION: u16 = 1;
+pub(super) const MAGIC: [u8; 4] = *b"RSML";
+pub(super) const VERSION: u16 = 1;
 const LENGTH_BYTES: usize = 4;
 /// Shorter payloads are copied behind the head: that is cheaper than one more piece of a vectored write.
 const COPIED_PAYLOAD_BYTES: usize = 512;
@@ -48,8 +48,8 @@ pub enum FrameError {
     Version { found: u16 },
     #[error("the frame has the unknown kind {found}")]
     Kind { found: u8 },
-    #[error("a frame of {bytes} bytes is larger than the {MAX_FRAME_BYTES} allowed")]
-    TooLarge { bytes: usize },
+    #[error("a frame of {bytes} bytes is larger than the {allowed} allowed")]
+    TooLarge { bytes: usize, allowed: usize },
     #[error("the lengths in the frame contradict each other")]
     Lengths,
     #[error("the {part} of the frame doesn't match its checksum")]
@@ -77,7 +77,7 @@ impl Frame {
         let Envelope { body, payload, .. } = &self.envelope;
         let bytes = encoded_bytes(&self.envelope);
         if bytes > MAX_FRAME_BYTES {
-            return Err(FrameError::TooLarge { bytes });
+            return Err(FrameError::TooLarge { bytes, allowed: MAX_FRAME_BYTES });
         }
         let mut head = BytesMut::with_capacity(HEADER_BYTES + payload.len() * LENGTH_BYTES + body.len());
         head.resize(HEADER_BYTES, 0);
@@ -192,10 +192,6 @@ impl Header {
     }
 
     fn checked(self) -> Result<Self, FrameError> {
-        let bytes = HEADER_BYTES + self.content_bytes;
-        if bytes > MAX_FRAME_BYTES {
-            return Err(FrameError::TooLarge { bytes });
-        }
         let least = self.payload_count * LENGTH_BYTES + self.body_bytes;
         if least > self.content_bytes { Err(FrameError::Lengths) } else { Ok(self) }
     }
@@ -224,22 +220,41 @@ impl Header {
 }
 
 /// Takes frames out of a stream. The caller reads into [`Decoder::buffer`].
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Decoder {
     buffer: BytesMut,
+    max_frame_bytes: usize,
     /// Of the frame that `buffer` begins with, when its content hasn't wholly arrived.
     header: Option<Header>,
 }
 
+impl Default for Decoder {
+    fn default() -> Self {
+        Decoder { buffer: BytesMut::new(), max_frame_bytes: MAX_FRAME_BYTES, header: None }
+    }
+}
+
 impl Decoder {
+    /// What a stranger may send before it has said who it is: a hello and little more.
+    const STRANGER_BYTES: usize = 4 << 10;
     const READ_BYTES: usize = 256 << 10;
     /// Less room than this is not worth a read.
     const LEAST_ROOM_BYTES: usize = 4 << 10;
 
+    /// For a stream of somebody unknown: takes little memory, and no large frames until [`Decoder::trust`].
+    pub fn of_stranger() -> Self {
+        Decoder { max_frame_bytes: Self::STRANGER_BYTES, ..Decoder::default() }
+    }
+
+    /// From now on frames of any allowed size are taken.
+    pub fn trust(&mut self) {
+        self.max_frame_bytes = MAX_FRAME_BYTES;
+    }
+
     /// Where to read to, with room for more. Grows in proportion to what has arrived of a large frame.
     pub fn buffer(&mut self) -> &mut BytesMut {
         let missing = self.header.map_or(0, |header| HEADER_BYTES + header.content_bytes - self.buffer.len());
-        let growth = missing.min(self.buffer.len()).max(Self::READ_BYTES);
+        let growth = missing.min(self.buffer.len()).max(Self::READ_BYTES.min(self.max_frame_bytes));
         let room = self.buffer.capacity() - self.buffer.len();
         if room < Self::LEAST_ROOM_BYTES {
             self.buffer.reserve(growth);
@@ -254,7 +269,12 @@ impl Decoder {
             if self.buffer.len() < HEADER_BYTES {
                 return Ok(None);
             }
-            self.header = Some(Header::decode(&self.buffer)?);
+            let header = Header::decode(&self.buffer)?;
+            let (bytes, allowed) = (HEADER_BYTES + header.content_bytes, self.max_frame_bytes);
+            if bytes > allowed {
+                return Err(FrameError::TooLarge { bytes, allowed });
+            }
+            self.header = Some(header);
         }
         let header = self.header.expect("it was read above");
         if self.buffer.len() < HEADER_BYTES + header.content_bytes {

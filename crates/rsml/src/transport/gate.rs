@@ -42,6 +42,7 @@ pub(super) struct Counters {
     pub reconnects: AtomicU64,
     pub messages_misdirected: AtomicU64,
     pub connections_rejected: AtomicU64,
+    pub tls_failures: AtomicU64,
 }
 
 pub(super) fn count(counter: &AtomicU64, amount: usize) {
@@ -56,10 +57,12 @@ impl Counters {
             bytes_received: read(&self.bytes_received),
             messages_sent: read(&self.messages_sent),
             messages_received: read(&self.messages_received),
+            bytes_queued: 0,
             messages_dropped: read(&self.messages_dropped),
             reconnects: read(&self.reconnects),
             messages_misdirected: read(&self.messages_misdirected),
             connections_rejected: read(&self.connections_rejected),
+            tls_failures: read(&self.tls_failures),
         }
     }
 }

@@ -1,18 +1,23 @@
 //! How replicas reach each other: envelopes with an opaque body, best effort, in order per connection.
 //!
 //! [`TcpTransport`] connects processes, [`InMemoryTransport`] the replicas of one process. Neither knows what the
-//! messages mean, stores them or repeats them. Peers are believed to be who they say they are: encryption and
-//! authentication are not there yet, and have their place where `tcp` makes and takes connections.
+//! messages mean, stores them or repeats them. Over TCP, peers are believed to be who they say they are, unless they have
+//! certificates ([`PeerTls`]): then they prove it, and everything is encrypted.
 
+mod accepting;
 mod backoff;
+mod dialling;
 mod frame;
 mod gate;
+mod greeting;
 mod in_memory;
 mod outgoing;
 mod peer;
+mod seldom;
 mod tcp;
 #[cfg(test)]
 mod tests;
+mod tls;
 
 use std::sync::Arc;
 
@@ -23,6 +28,7 @@ use crate::{Boot, ClusterId, DiskId, Epoch, ReplicaId};
 pub use frame::{Decoder, EncodedFrame, Frame, FrameError, FrameKind};
 pub use in_memory::{InMemoryTransport, SharedMessageBus, create_shared_message_bus};
 pub use tcp::{TcpOptions, TcpTransport};
+pub use tls::{PeerTls, TlsError, TlsFile};
 
 /// Who sent a message, as which disk and in which start of it. Every message carries it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -75,6 +81,8 @@ pub struct TransportStatistics {
     pub bytes_received: u64,
     pub messages_sent: u64,
     pub messages_received: u64,
+    /// Now waiting for peers to take them, of all peers together; each has a bound of its own.
+    pub bytes_queued: u64,
     /// Envelopes dropped because a queue was full or no connection stood.
     pub messages_dropped: u64,
     /// Connections to peers that were made again after the first one.
@@ -83,4 +91,7 @@ pub struct TransportStatistics {
     pub messages_misdirected: u64,
     /// Incoming connections that were closed because what came over them was no message of a peer.
     pub connections_rejected: u64,
+    /// Connections, in either direction, that came to nothing over TLS: a certificate that is not accepted or names another
+    /// replica, or TLS on one side only.
+    pub tls_failures: u64,
 }

@@ -3,12 +3,15 @@
 //! Whoever sends writes into the socket at once if nothing is queued and the socket has room: a message then leaves
 //! without waking another thread. What does not fit is queued, and the connection's task writes it when there is room
 //! again. Frames leave whole and in order, because both write only while holding the queue.
+//!
+//! Over TLS only the connection's task writes ([`Way::ByTask`]); it is the only one that takes from the queue then.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::{Buf, Bytes};
+use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::Notify;
 
@@ -25,9 +28,18 @@ pub(super) struct Outgoing {
     left: Notify,
 }
 
+/// How frames get into a connection.
+pub(super) enum Way {
+    /// Whoever sends writes, as far as there is room.
+    InPlace(Arc<OwnedWriteHalf>),
+    /// Only [`Outgoing::write_all`] writes.
+    ByTask,
+}
+
 #[derive(Default)]
 struct Queue {
-    socket: Option<Arc<OwnedWriteHalf>>,
+    /// `None` while no connection stands.
+    way: Option<Way>,
     pieces: VecDeque<Bytes>,
     bytes: usize,
     /// Frames not written whole yet.
@@ -50,8 +62,8 @@ impl Outgoing {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub fn open(&self, socket: Arc<OwnedWriteHalf>) {
-        *self.queue() = Queue { socket: Some(socket), ..Queue::default() };
+    pub fn open(&self, way: Way) {
+        *self.queue() = Queue { way: Some(way), ..Queue::default() };
     }
 
     /// Returns how many frames had not been written; they are dropped.
@@ -59,10 +71,15 @@ impl Outgoing {
         std::mem::take(&mut *self.queue()).frames.len()
     }
 
+    /// What waits, or is being written.
+    pub fn bytes(&self) -> usize {
+        self.queue().bytes
+    }
+
     /// `None` when there is no room or no connection: the frame is dropped.
     pub fn push(&self, frame: EncodedFrame) -> Option<Written> {
         let mut queue = self.queue();
-        if queue.socket.is_none() || queue.bytes + frame.bytes > self.max_bytes {
+        if queue.way.is_none() || queue.bytes + frame.bytes > self.max_bytes {
             return None;
         }
         let was_empty = queue.pieces.is_empty();
@@ -99,11 +116,36 @@ impl Outgoing {
     }
 }
 
+impl Outgoing {
+    /// Writes everything that [`Outgoing::push`] takes on, until the connection fails.
+    pub async fn write_all(&self, writer: &mut (impl AsyncWrite + Unpin), mut wrote: impl FnMut(Written)) -> io::Error {
+        loop {
+            self.left.notified().await;
+            loop {
+                let pieces: Vec<Bytes> = self.queue().pieces.iter().take(MAX_SLICES).cloned().collect();
+                if pieces.is_empty() {
+                    break;
+                }
+                let slices: Vec<IoSlice<'_>> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
+                match writer.write_vectored(&slices).await {
+                    Ok(0) => return io::ErrorKind::WriteZero.into(),
+                    Ok(bytes) => wrote(Written { bytes, frames: self.queue().advance(bytes) }),
+                    Err(error) => return error,
+                }
+            }
+            if let Err(error) = writer.flush().await {
+                return error;
+            }
+        }
+    }
+}
+
 impl Queue {
     /// Writes until everything is written or the socket has no more room.
     fn write(&mut self) -> io::Result<Written> {
         let mut written = Written::default();
-        let Some(socket) = self.socket.clone() else { return Ok(written) };
+        let Some(Way::InPlace(socket)) = &self.way else { return Ok(written) };
+        let socket = socket.clone();
         while !self.pieces.is_empty() {
             let mut slices = [IoSlice::new(&[]); MAX_SLICES];
             let count = slices.iter_mut().zip(&self.pieces).map(|(slice, piece)| *slice = IoSlice::new(piece)).count();

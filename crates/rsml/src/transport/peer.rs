@@ -1,15 +1,15 @@
 //! What is known of one peer: which connections stand, and the queue to it.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::TransportEvent;
 use super::gate::Gate;
-use super::outgoing::Outgoing;
+use super::outgoing::{Outgoing, Way};
+use super::seldom::Seldom;
 use crate::ReplicaId;
 
 pub(super) struct Peer {
@@ -18,6 +18,8 @@ pub(super) struct Peer {
     pub outgoing: Outgoing,
     /// The peer gave a sign of life: dialling it is worth a try at once.
     pub seen: Notify,
+    /// About connections to it.
+    pub complaints: Seldom,
     link: Mutex<Link>,
 }
 
@@ -36,16 +38,23 @@ struct Link {
 
 impl Peer {
     pub fn new(id: ReplicaId, address: SocketAddr, queue_bytes: usize) -> Self {
-        Peer { id, address, outgoing: Outgoing::new(queue_bytes), seen: Notify::new(), link: Mutex::default() }
+        Peer {
+            id,
+            address,
+            outgoing: Outgoing::new(queue_bytes),
+            seen: Notify::new(),
+            complaints: Seldom::new(),
+            link: Mutex::default(),
+        }
     }
 
     fn link(&self) -> MutexGuard<'_, Link> {
         self.link.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub fn outgoing_began(&self, socket: Arc<OwnedWriteHalf>, gate: &Gate) {
+    pub fn outgoing_began(&self, way: Way, gate: &Gate) {
         let mut link = self.link();
-        self.outgoing.open(socket);
+        self.outgoing.open(way);
         link.outgoing_stands = true;
         link.is_alive = true;
         gate.deliver(TransportEvent::Connected(self.id));

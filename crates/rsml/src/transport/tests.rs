@@ -1,6 +1,11 @@
 //! Both transports, over real sockets of this machine and over a bus. Tests wait for events; a wait that takes far too
 //! long fails.
 
+mod bus;
+mod frames;
+mod slow_peers;
+mod tls;
+
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
@@ -10,7 +15,7 @@ use bytes::{Bytes, BytesMut};
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
-use super::frame::MAX_FRAME_BYTES;
+use super::greeting::{Answer, Greeting};
 use super::*;
 
 const A: ReplicaId = ReplicaId(0);
@@ -44,6 +49,14 @@ impl Events {
         while self.next(runtime) != *wanted {}
     }
 
+    /// In whatever order.
+    fn wait_for_all(&mut self, runtime: &Runtime, mut wanted: Vec<TransportEvent>) {
+        while !wanted.is_empty() {
+            let event = self.next(runtime);
+            wanted.retain(|other| *other != event);
+        }
+    }
+
     fn message(&mut self, runtime: &Runtime) -> Envelope {
         loop {
             if let TransportEvent::Received(envelope) = self.next(runtime) {
@@ -55,93 +68,6 @@ impl Events {
     /// What has arrived and was not looked at.
     fn drain(&mut self) -> Vec<TransportEvent> {
         std::iter::from_fn(|| self.0.try_recv().ok()).collect()
-    }
-}
-
-mod frames {
-    use super::*;
-
-    fn bytes_of(frame: &Frame) -> Vec<u8> {
-        frame.encode().expect("the frame is small enough").pieces.concat()
-    }
-
-    fn decode_all(bytes: &[u8], piece_bytes: usize) -> Result<Vec<Frame>, FrameError> {
-        let mut decoder = Decoder::default();
-        let mut frames = Vec::new();
-        for piece in bytes.chunks(piece_bytes) {
-            decoder.buffer().extend_from_slice(piece);
-            while let Some(frame) = decoder.next_frame()? {
-                frames.push(frame);
-            }
-        }
-        Ok(frames)
-    }
-
-    fn samples() -> Vec<Frame> {
-        let long = Bytes::from(vec![7; 5000]);
-        vec![
-            Frame::hello(envelope(A, B, "", vec![]).sender, B),
-            Frame::message(envelope(A, B, "", vec![])),
-            Frame::message(envelope(A, B, "body", vec![Bytes::new(), Bytes::from_static(b"short"), long.clone()])),
-            Frame::message(envelope(A, B, vec![1; 100_000], vec![long.clone(), Bytes::from_static(b"x"), long])),
-        ]
-    }
-
-    #[test]
-    fn frames_are_decoded_as_they_were_encoded_however_the_stream_is_divided() {
-        let frames = samples();
-        let bytes: Vec<u8> = frames.iter().flat_map(bytes_of).collect();
-        for piece_bytes in [1, 7, 80, 4096, bytes.len()] {
-            assert_eq!(decode_all(&bytes, piece_bytes), Ok(frames.clone()), "pieces of {piece_bytes} bytes");
-        }
-    }
-
-    #[test]
-    fn long_payloads_are_not_copied_by_the_encoder() {
-        let payload = Bytes::from(vec![7; 5000]);
-        let frame = Frame::message(envelope(A, B, "body", vec![payload.clone()])).encode().expect("small enough");
-        assert!(frame.pieces.iter().any(|piece| piece.as_ptr() == payload.as_ptr()));
-    }
-
-    #[test]
-    fn a_flipped_bit_anywhere_is_noticed() {
-        let bytes = bytes_of(&Frame::message(envelope(A, B, "body", vec![Bytes::from_static(b"payload")])));
-        for position in 0..bytes.len() {
-            let mut damaged = bytes.clone();
-            damaged[position] ^= 1 << (position % 8);
-            decode_all(&damaged, damaged.len()).expect_err(&format!("byte {position} was damaged"));
-        }
-    }
-
-    #[test]
-    fn a_length_is_not_believed_before_its_checksum_and_memory_grows_with_what_arrived() {
-        let mut bytes = bytes_of(&Frame::message(envelope(A, B, "body", vec![])));
-        bytes[12..16].copy_from_slice(&(60u32 << 20).to_le_bytes());
-        assert_eq!(decode_all(&bytes, 80), Err(FrameError::Checksum { part: "header" }));
-        let huge = bytes_of(&Frame::message(envelope(A, B, vec![1; 60 << 20], vec![])));
-        let mut decoder = Decoder::default();
-        decoder.buffer().extend_from_slice(&huge[..200]);
-        assert_eq!(decoder.next_frame(), Ok(None));
-        assert!(decoder.buffer().capacity() < 1 << 20, "memory was taken for what was only announced");
-    }
-
-    #[test]
-    fn a_frame_that_is_too_large_is_neither_sent_nor_taken() {
-        let frame = Frame::message(envelope(A, B, vec![1; MAX_FRAME_BYTES], vec![]));
-        assert!(matches!(frame.encode(), Err(FrameError::TooLarge { .. })));
-        let mut header = bytes_of(&Frame::message(envelope(A, B, "", vec![])));
-        header[12..16].copy_from_slice(&u32::MAX.to_le_bytes());
-        let crc = crc32c::crc32c(&header[..72]);
-        header[72..76].copy_from_slice(&crc.to_le_bytes());
-        assert!(matches!(decode_all(&header, 80), Err(FrameError::TooLarge { .. })));
-    }
-
-    #[test]
-    fn another_version_and_garbage_are_told_apart() {
-        let mut bytes = bytes_of(&Frame::message(envelope(A, B, "", vec![])));
-        bytes[4] = 9;
-        assert_eq!(decode_all(&bytes, 80), Err(FrameError::Version { found: 9 }));
-        assert_eq!(decode_all(b"GET / HTTP/1.1\r\n", 1), Err(FrameError::Magic));
     }
 }
 
@@ -229,12 +155,8 @@ fn three_replicas_reach_each_other() {
     let mut network = Network::new(3);
     let mut nodes = [A, B, C].map(|me| network.start(me));
     for (node, me) in nodes.iter_mut().zip([A, B, C]) {
-        let mut missing: Vec<_> = [A, B, C].into_iter().filter(|&peer| peer != me).collect();
-        while !missing.is_empty() {
-            if let TransportEvent::Connected(peer) = node.events.next(&network.runtime) {
-                missing.retain(|&other| other != peer);
-            }
-        }
+        let others = [A, B, C].into_iter().filter(|&peer| peer != me);
+        node.events.wait_for_all(&network.runtime, others.map(TransportEvent::Connected).collect());
     }
     nodes[2].transport.send(envelope(C, A, "to a", vec![]));
     nodes[2].transport.send(envelope(C, B, "to b", vec![]));
@@ -277,6 +199,16 @@ fn arrives_soon(network: &Network, from: &Node, to: &mut Node, message: Envelope
     network.runtime.block_on(async { tokio::time::timeout(Duration::from_millis(100), arrival).await }).is_ok()
 }
 
+fn said_until_closed(stream: &mut TcpStream) -> Vec<u8> {
+    stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a socket");
+    let mut said = Vec::new();
+    match stream.read_to_end(&mut said) {
+        Ok(_) => said,
+        Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => said,
+        Err(error) => panic!("it stays open: {error}"),
+    }
+}
+
 #[test]
 fn garbage_on_the_port_is_counted_and_does_no_harm() {
     let mut network = Network::new(2);
@@ -293,8 +225,8 @@ fn garbage_on_the_port_is_counted_and_does_no_harm() {
         stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a socket");
         // It may be closed before everything is written.
         let _closed_early = stream.write_all(bytes);
-        let answer = stream.read(&mut [0; 8]);
-        assert!(matches!(answer, Ok(0)) || answer.is_err_and(|e| e.kind() == std::io::ErrorKind::ConnectionReset));
+        let answer = said_until_closed(&mut stream);
+        assert!(answer.is_empty() || answer == Greeting::with(Answer::Refused).to_bytes(), "{answer:?}");
     }
     assert_eq!(b.transport.statistics().connections_rejected, garbage.len() as u64);
     a.transport.send(envelope(A, B, "still here", vec![]));
@@ -317,7 +249,7 @@ fn a_connection_that_says_nothing_is_closed() {
 fn accept_as_replica(listener: &TcpListener) -> TcpStream {
     let (mut stream, _) = listener.accept().expect("the transport dials");
     stream.read_exact(&mut [0; 80]).expect("a hello");
-    stream.write_all(&[0x06]).expect("the dialler waits for it");
+    stream.write_all(&Greeting::with(Answer::Accepted).to_bytes()).expect("the dialler waits for it");
     stream
 }
 
@@ -416,7 +348,36 @@ fn replicas_of_different_clusters_do_not_connect() {
     stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a socket");
     let hello = Frame::hello(envelope(A, B, "", vec![]).sender, B);
     stream.write_all(&hello.encode().expect("small").pieces.concat()).expect("the connection stands");
-    assert_eq!(stream.read(&mut [0; 8]).expect("closed in order"), 0);
+    assert_eq!(said_until_closed(&mut stream), Greeting::with(Answer::Refused).to_bytes());
+}
+
+#[test]
+fn a_dialler_of_another_version_is_refused_and_told_which_one_is_spoken() {
+    let mut network = Network::new(2);
+    let b = network.start(B);
+    let mut stream = TcpStream::connect(b.transport.local_address()).expect("the port is open");
+    let mut hello = Frame::hello(envelope(A, B, "", vec![]).sender, B).encode().expect("small").pieces.concat();
+    hello[4] = 9;
+    stream.write_all(&hello).expect("the connection stands");
+    assert_eq!(said_until_closed(&mut stream), *b"RSML\x01\0\x15\0");
+    assert_eq!(b.transport.statistics().connections_rejected, 1);
+}
+
+#[test]
+fn a_listener_of_a_later_version_is_believed_when_it_accepts_and_when_it_refuses() {
+    let mut network = Network::new(2);
+    let listener = network.listeners[1].take().expect("not used yet");
+    let mut a = network.start(A);
+    let greet = |greeting: [u8; 8]| {
+        let (mut stream, _) = listener.accept().expect("the transport dials");
+        stream.read_exact(&mut [0; 80]).expect("a hello");
+        stream.write_all(&greeting).expect("the dialler waits for it");
+        stream
+    };
+    let mut refused = greet(*b"RSML\x09\0\x15\0");
+    assert_eq!(said_until_closed(&mut refused), b"");
+    let _accepted = greet(*b"RSML\x09\0\x06\0");
+    assert_eq!(a.events.next(&network.runtime), TransportEvent::Connected(B));
 }
 
 #[test]
@@ -441,84 +402,4 @@ fn nothing_is_delivered_after_a_shutdown() {
     b.events.drain();
     network.runtime.block_on(b.transport.closed());
     assert_eq!(b.events.drain(), []);
-}
-
-mod bus {
-    use super::*;
-
-    fn pair(bus: &SharedMessageBus) -> ((InMemoryTransport, Events), (InMemoryTransport, Events)) {
-        let ((sink_a, events_a), (sink_b, events_b)) = (sink(), sink());
-        let a = InMemoryTransport::new(A, bus, sink_a);
-        ((a, events_a), (InMemoryTransport::new(B, bus, sink_b), events_b))
-    }
-
-    #[test]
-    fn replicas_on_a_bus_are_connected_when_both_are_there() {
-        let bus = create_shared_message_bus();
-        let ((a, mut events_a), (_b, mut events_b)) = pair(&bus);
-        assert_eq!(events_a.drain(), [TransportEvent::Connected(B)]);
-        assert_eq!(events_b.drain(), [TransportEvent::Connected(A)]);
-        let message = envelope(A, B, "hello", vec![Bytes::from_static(b"payload")]);
-        a.send(message.clone());
-        assert_eq!(events_b.drain(), [TransportEvent::Received(message)]);
-    }
-
-    #[test]
-    fn a_cut_is_told_to_both_and_stops_messages_until_it_heals() {
-        let bus = create_shared_message_bus();
-        let ((a, mut events_a), (_b, mut events_b)) = pair(&bus);
-        events_a.drain();
-        events_b.drain();
-        bus.cut(A, B);
-        a.send(envelope(A, B, "lost", vec![]));
-        assert_eq!(events_a.drain(), [TransportEvent::Disconnected(B)]);
-        assert_eq!(events_b.drain(), [TransportEvent::Disconnected(A)]);
-        assert_eq!(a.statistics().messages_dropped, 1);
-        bus.heal();
-        assert_eq!(events_a.drain(), [TransportEvent::Connected(B)]);
-        assert_eq!(events_b.drain(), [TransportEvent::Connected(A)]);
-    }
-
-    #[test]
-    fn a_cut_in_one_direction_lets_the_other_one_pass() {
-        let bus = create_shared_message_bus();
-        let ((a, mut events_a), (b, mut events_b)) = pair(&bus);
-        bus.cut_one_way(A, B);
-        events_a.drain();
-        events_b.drain();
-        a.send(envelope(A, B, "lost", vec![]));
-        b.send(envelope(B, A, "passes", vec![]));
-        assert_eq!(events_b.drain(), []);
-        assert_eq!(events_a.drain(), [TransportEvent::Received(envelope(B, A, "passes", vec![]))]);
-    }
-
-    #[test]
-    fn an_isolated_replica_reaches_no_one() {
-        let bus = create_shared_message_bus();
-        let ((a, mut events_a), (b, mut events_b)) = pair(&bus);
-        bus.isolate(A);
-        events_a.drain();
-        events_b.drain();
-        a.send(envelope(A, B, "lost", vec![]));
-        b.send(envelope(B, A, "lost", vec![]));
-        assert_eq!((events_a.drain(), events_b.drain()), (vec![], vec![]));
-    }
-
-    #[test]
-    fn leaving_the_bus_is_told_and_coming_back_replaces_what_was_there() {
-        let bus = create_shared_message_bus();
-        let ((a, mut events_a), (b, mut events_b)) = pair(&bus);
-        events_a.drain();
-        events_b.drain();
-        b.shutdown();
-        a.send(envelope(A, B, "lost", vec![]));
-        assert_eq!(events_a.drain(), [TransportEvent::Disconnected(B)]);
-        assert_eq!(events_b.drain(), []);
-        let (sink_again, mut events_again) = sink();
-        let _b_again = InMemoryTransport::new(B, &bus, sink_again);
-        drop(b);
-        a.send(envelope(A, B, "found", vec![]));
-        assert_eq!(events_a.drain(), [TransportEvent::Connected(B)]);
-        assert_eq!(events_again.drain().len(), 2);
-    }
 }

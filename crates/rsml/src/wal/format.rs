@@ -1,23 +1,28 @@
-//! Format version 1 of a group: what one synchronisation makes durable. All numbers are little-endian.
+//! Format version 2 of a group: what one synchronisation makes durable. All numbers are little-endian.
 //!
 //! ```text
 //! header    512 bytes, one sector: written whole or not at all
 //!   0  magic 8 | format version 4 | CRC32C 4 of the sector, this field taken as 0     (the same in every version)
 //!  16  segment number 8 | segment id 8 | group number 8 | group bytes 8
-//!  48  orders 4 | entries 4 | CRC32C of the table 4 | flags 4 (1: there is a hard state)
+//!  48  records 4 | entries 4 | CRC32C of the table 4 | flags 4 (1: there is a hard state)
 //!  64  payload bytes 8 | last sequence before 8 | last sequence after 8
 //!  88  lowest sequence changed 8 (0: none) | the same of the group before 8
 //! 104  hard state: cluster id 16 | epoch 8 | disk id 16 | boot 8 | promised 8 | accepted view 8
-//! 168  zeros
-//! table     per order: from 8 | entries 4 | flags 4 (1: truncate); then per entry: length 4 | CRC32C 4
+//! 168  generation 8 (the last field of the hard state) | first sequence stored after 8
+//! 184  zeros
+//! table     per record: from 8 | entries 4 | flags 4 (1: truncate, 2: base); then per entry: length 4 | CRC32C 4
 //! payload   the entries, without gaps
 //! padding   zeros up to a multiple of 4,096 bytes
 //! ```
 //! The "before" fields say what a damaged group in front of this one held, so that the loss can be named.
+//!
+//! An order is one record, or two when it sets a base: first one with the base as `from` and nothing else.
+//! Version 1 has neither bases, nor anything but zeros from offset 168 on. Its groups may stand before ones of version 2.
 
 use crate::{Boot, ClusterId, DiskId, Epoch, HardState, Persist, Sequence, View};
 
-pub(super) const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 2;
+const OLDEST_VERSION: u32 = 1;
 /// Groups start and end on multiples of this.
 pub(super) const BLOCK_BYTES: u64 = 4096;
 /// What a device writes whole or not at all.
@@ -28,6 +33,7 @@ const ORDER_BYTES: usize = 16;
 const ENTRY_BYTES: usize = 8;
 const FLAG_HARD_STATE: u32 = 1;
 const FLAG_TRUNCATE: u32 = 1;
+const FLAG_BASE: u32 = 2;
 
 /// Where a group belongs: its position is accepted only when all three are as expected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,7 +48,7 @@ pub(super) struct GroupHeader {
     pub place: GroupPlace,
     /// With table, payload and padding.
     pub group_bytes: u64,
-    pub order_count: u32,
+    pub record_count: u32,
     pub entry_count: u32,
     pub table_crc: u32,
     pub payload_bytes: u64,
@@ -53,6 +59,8 @@ pub(super) struct GroupHeader {
     pub previous_lowest_changed: Sequence,
     /// `None` until the first order of the log's life.
     pub hard_state: Option<HardState>,
+    /// Where the log begins after this group; [`Sequence::ZERO`] when not known (version 1).
+    pub first_after: Sequence,
 }
 
 /// Why a sector is no group header.
@@ -67,7 +75,7 @@ pub(super) enum HeaderFault {
 
 impl GroupHeader {
     pub fn table_bytes(&self) -> usize {
-        self.order_count as usize * ORDER_BYTES + self.entry_count as usize * ENTRY_BYTES
+        self.record_count as usize * ORDER_BYTES + self.entry_count as usize * ENTRY_BYTES
     }
 
     /// Offset of the first entry in the group.
@@ -83,7 +91,7 @@ impl GroupHeader {
         out.put(&VERSION.to_le_bytes());
         out.put(&[0; 4]);
         out.put_u64s(&[self.place.segment_number, self.place.segment_id, self.place.group_number, self.group_bytes]);
-        out.put(&self.order_count.to_le_bytes());
+        out.put(&self.record_count.to_le_bytes());
         out.put(&self.entry_count.to_le_bytes());
         out.put(&self.table_crc.to_le_bytes());
         out.put(&(if self.hard_state.is_some() { FLAG_HARD_STATE } else { 0 }).to_le_bytes());
@@ -93,6 +101,7 @@ impl GroupHeader {
         out.put_u64s(&[hard_state.epoch.0]);
         out.put(&hard_state.disk_id.0.to_le_bytes());
         out.put_u64s(&[hard_state.boot.0, hard_state.promised.0, hard_state.accepted_view.0]);
+        out.put_u64s(&[hard_state.generation, self.first_after.0]);
         let crc = crc32c::crc32c(&sector);
         sector[12..16].copy_from_slice(&crc.to_le_bytes());
         sector
@@ -113,7 +122,7 @@ impl GroupHeader {
         if magic != MAGIC || crc != computed {
             return Err(HeaderFault::Damaged);
         }
-        if version != VERSION {
+        if !(OLDEST_VERSION..=VERSION).contains(&version) {
             return Err(HeaderFault::Version(version));
         }
         let header = Self::decode_fields(&mut input);
@@ -123,12 +132,12 @@ impl GroupHeader {
     fn decode_fields(input: &mut FieldReader) -> Self {
         let place = GroupPlace { segment_number: input.u64(), segment_id: input.u64(), group_number: input.u64() };
         let group_bytes = input.u64();
-        let (order_count, entry_count, table_crc) = (input.u32(), input.u32(), input.u32());
+        let (record_count, entry_count, table_crc) = (input.u32(), input.u32(), input.u32());
         let has_hard_state = input.u32() & FLAG_HARD_STATE != 0;
         GroupHeader {
             place,
             group_bytes,
-            order_count,
+            record_count,
             entry_count,
             table_crc,
             payload_bytes: input.u64(),
@@ -143,8 +152,10 @@ impl GroupHeader {
                 boot: Boot(input.u64()),
                 promised: View(input.u64()),
                 accepted_view: View(input.u64()),
+                generation: input.u64(),
             })
             .filter(|_| has_hard_state),
+            first_after: Sequence(input.u64()),
         }
     }
 
@@ -154,21 +165,42 @@ impl GroupHeader {
     }
 }
 
+/// What a record does to the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Change {
+    Append,
+    /// What is at or above `from` goes first.
+    Replace,
+    /// What is at or below `from` goes, and that is all.
+    Base,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct OrderRecord {
     pub from: Sequence,
     pub count: u32,
-    pub truncate: bool,
+    pub change: Change,
 }
 
 impl OrderRecord {
-    pub fn of(order: &Persist) -> Self {
+    /// The records of an order, in the order in which they are carried out.
+    pub fn of(order: &Persist) -> impl Iterator<Item = Self> {
+        let base = order.base.map(|base| OrderRecord { from: base, count: 0, change: Change::Base });
         let count = u32::try_from(order.entries.len()).expect("an order has fewer than 2^32 entries");
-        OrderRecord { from: order.from, count, truncate: order.truncate }
+        let change = if order.truncate { Change::Replace } else { Change::Append };
+        base.into_iter().chain([OrderRecord { from: order.from, count, change }])
     }
 
     pub fn changes_log(&self) -> bool {
-        self.truncate || self.count > 0
+        self.change != Change::Append || self.count > 0
+    }
+
+    fn flags(&self) -> u32 {
+        match self.change {
+            Change::Append => 0,
+            Change::Replace => FLAG_TRUNCATE,
+            Change::Base => FLAG_BASE,
+        }
     }
 }
 
@@ -178,10 +210,10 @@ pub(super) struct EntryRecord {
     pub crc: u32,
 }
 
-/// What a group holds: its orders, and the entries of all of them in a row.
+/// What a group holds: the records of its orders, and the entries of all of them in a row.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Table {
-    pub orders: Vec<OrderRecord>,
+    pub records: Vec<OrderRecord>,
     pub entries: Vec<EntryRecord>,
 }
 
@@ -192,15 +224,19 @@ impl Table {
             return None;
         }
         let mut input = FieldReader { bytes };
-        let orders = (0..header.order_count).map(|_| OrderRecord {
+        let records = (0..header.record_count).map(|_| OrderRecord {
             from: Sequence(input.u64()),
             count: input.u32(),
-            truncate: input.u32() & FLAG_TRUNCATE != 0,
+            change: match input.u32() {
+                flags if flags & FLAG_BASE != 0 => Change::Base,
+                flags if flags & FLAG_TRUNCATE != 0 => Change::Replace,
+                _ => Change::Append,
+            },
         });
-        let orders: Vec<_> = orders.collect();
+        let records: Vec<_> = records.collect();
         let entries = (0..header.entry_count).map(|_| EntryRecord { length: input.u32(), crc: input.u32() });
-        let table = Table { entries: entries.collect(), orders };
-        let entry_count: u64 = table.orders.iter().map(|order| u64::from(order.count)).sum();
+        let table = Table { entries: entries.collect(), records };
+        let entry_count: u64 = table.records.iter().map(|record| u64::from(record.count)).sum();
         let payload_bytes: u64 = table.entries.iter().map(|entry| u64::from(entry.length)).sum();
         (entry_count == u64::from(header.entry_count) && payload_bytes == header.payload_bytes).then_some(table)
     }
@@ -210,7 +246,8 @@ impl Table {
 pub(super) fn group_bytes(orders: &[Persist]) -> u64 {
     let entries = orders.iter().map(|order| order.entries.len()).sum::<usize>();
     let payload = orders.iter().flat_map(|order| &order.entries).map(|entry| entry.len() as u64).sum::<u64>();
-    let content = (SECTOR_BYTES + orders.len() * ORDER_BYTES + entries * ENTRY_BYTES) as u64 + payload;
+    let records = orders.iter().flat_map(OrderRecord::of).count();
+    let content = (SECTOR_BYTES + records * ORDER_BYTES + entries * ENTRY_BYTES) as u64 + payload;
     content.next_multiple_of(BLOCK_BYTES)
 }
 
@@ -219,10 +256,12 @@ pub(super) fn group_bytes(orders: &[Persist]) -> u64 {
 pub(super) fn encode_group(mut header: GroupHeader, orders: &[Persist], buffer: &mut Vec<u8>) -> GroupHeader {
     buffer.clear();
     buffer.resize(SECTOR_BYTES, 0);
-    for order in orders.iter().map(OrderRecord::of) {
-        buffer.extend_from_slice(&order.from.0.to_le_bytes());
-        buffer.extend_from_slice(&order.count.to_le_bytes());
-        buffer.extend_from_slice(&(if order.truncate { FLAG_TRUNCATE } else { 0 }).to_le_bytes());
+    let mut records = 0;
+    for record in orders.iter().flat_map(OrderRecord::of) {
+        buffer.extend_from_slice(&record.from.0.to_le_bytes());
+        buffer.extend_from_slice(&record.count.to_le_bytes());
+        buffer.extend_from_slice(&record.flags().to_le_bytes());
+        records += 1;
     }
     let entries = || orders.iter().flat_map(|order| &order.entries);
     for entry in entries() {
@@ -230,7 +269,7 @@ pub(super) fn encode_group(mut header: GroupHeader, orders: &[Persist], buffer: 
         buffer.extend_from_slice(&length.to_le_bytes());
         buffer.extend_from_slice(&crc32c::crc32c(entry).to_le_bytes());
     }
-    header.order_count = u32::try_from(orders.len()).expect("a group has fewer than 2^32 orders");
+    header.record_count = records;
     header.entry_count = u32::try_from(entries().count()).expect("a group has fewer than 2^32 entries");
     header.table_crc = crc32c::crc32c(&buffer[SECTOR_BYTES..]);
     let payload_offset = buffer.len();

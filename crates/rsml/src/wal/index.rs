@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 
-use super::format::OrderRecord;
+use super::format::{Change, OrderRecord};
 use crate::Sequence;
 
 /// The ends of the log. Entries `first..=last` are stored, none when `last` is `first.previous()`.
@@ -21,27 +21,36 @@ impl Bounds {
         Bounds { first: last.next(), last }
     }
 
-    /// Why an order can't follow; an order that can't is an error of whoever gave it.
-    pub fn objection(&self, order: &OrderRecord) -> Option<String> {
-        if !order.changes_log() {
-            return None;
+    /// Why a record can't follow; one that can't is an error of whoever gave its order.
+    pub fn objection(&self, record: &OrderRecord) -> Option<String> {
+        let from = record.from;
+        match record.change {
+            Change::Append if record.count > 0 && from != self.last.next() => {
+                Some(format!("an order appends at {from}, but the log ends at {}", self.last))
+            }
+            Change::Replace if from == Sequence::ZERO => {
+                Some("an order begins at sequence 0, sequences count from 1".to_owned())
+            }
+            Change::Base if record.count > 0 => Some("a base with entries".to_owned()),
+            Change::Append | Change::Replace | Change::Base => None,
         }
-        if order.from == Sequence::ZERO {
-            return Some("an order begins at sequence 0, sequences count from 1".to_owned());
-        }
-        let continues = order.from == self.last.next();
-        (!order.truncate && !continues)
-            .then(|| format!("an order appends at {}, but the log ends at {}", order.from, self.last))
     }
 
-    /// Carries out an order. A truncation beyond the end starts the log anew there: entries are stored without gaps.
-    pub fn apply(&mut self, order: &OrderRecord) {
-        if order.truncate {
-            let starts_anew = order.from > self.last.next();
-            self.first = if starts_anew { order.from } else { self.first.min(order.from) };
-            self.last = order.from.previous();
+    /// Carries out a record. A truncation beyond the end starts the log anew there: entries are stored without gaps.
+    pub fn apply(&mut self, record: &OrderRecord) {
+        match record.change {
+            Change::Append => {}
+            Change::Replace => {
+                let starts_anew = record.from > self.last.next();
+                self.first = if starts_anew { record.from } else { self.first.min(record.from) };
+                self.last = record.from.previous();
+            }
+            Change::Base => {
+                self.first = self.first.max(record.from.next());
+                self.last = self.last.max(record.from);
+            }
         }
-        self.last.0 += u64::from(order.count);
+        self.last.0 += u64::from(record.count);
     }
 }
 
@@ -89,22 +98,26 @@ impl LogIndex {
         self.segments.push_back(Vec::new());
     }
 
-    /// Carries out an order whose entries lie in the newest segment, in the group at `block`, from entry `ordinal` on.
-    pub fn apply(&mut self, order: &OrderRecord, block: u32, ordinal: u32) {
-        if order.truncate {
-            let starts_anew = order.from > self.bounds.last.next();
-            self.cut(if starts_anew { Sequence::ZERO } else { order.from });
+    /// Carries out a record whose entries lie in the newest segment, in the group at `block`, from entry `ordinal` on.
+    pub fn apply(&mut self, record: &OrderRecord, block: u32, ordinal: u32) {
+        match record.change {
+            Change::Append => {}
+            Change::Replace => {
+                let starts_anew = record.from > self.bounds.last.next();
+                self.cut(if starts_anew { Sequence::ZERO } else { record.from });
+            }
+            Change::Base => self.forget_through(record.from),
         }
-        self.bounds.apply(order);
-        if order.count == 0 {
+        self.bounds.apply(record);
+        if record.count == 0 {
             return;
         }
         let runs = self.segments.back_mut().expect("an order lies in a segment");
         let continues = runs.last().is_some_and(|run| {
-            run.block == block && u64::from(run.ordinal) + (order.from.0 - run.first.0) == u64::from(ordinal)
+            run.block == block && u64::from(run.ordinal) + (record.from.0 - run.first.0) == u64::from(ordinal)
         });
         if !continues {
-            runs.push(Run { first: order.from, block, ordinal });
+            runs.push(Run { first: record.from, block, ordinal });
         }
     }
 
@@ -115,6 +128,20 @@ impl LogIndex {
             if kept > 0 {
                 return;
             }
+        }
+    }
+
+    fn forget_through(&mut self, base: Sequence) {
+        let first = base.next();
+        let rest = self.locate(first);
+        for runs in &mut self.segments {
+            let forgotten = runs.partition_point(|run| run.first <= base);
+            runs.drain(..forgotten);
+        }
+        if let Some(Location { segment, block, ordinal, run_first, .. }) = rest
+            && run_first < first
+        {
+            self.segments[segment].insert(0, Run { first, block, ordinal });
         }
     }
 

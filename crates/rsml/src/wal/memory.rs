@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
-use super::format::{OrderRecord, group_bytes};
+use super::format::{Change, OrderRecord, group_bytes};
 use super::index::Bounds;
 use crate::{HardState, Persist, Recovered, Sequence, Storage, StorageError, StorageStatistics};
 
@@ -19,8 +19,9 @@ pub struct InMemoryStorage {
 struct Content {
     hard_state: Option<HardState>,
     bounds: Bounds,
-    /// The entries of `bounds`.
-    entries: VecDeque<Bytes>,
+    /// The entries of `bounds`; `None` for a damaged one.
+    entries: VecDeque<Option<Bytes>>,
+    is_full: bool,
     statistics: StorageStatistics,
 }
 
@@ -30,6 +31,7 @@ impl Default for Content {
             hard_state: None,
             bounds: Bounds::empty_after(Sequence::ZERO),
             entries: VecDeque::new(),
+            is_full: false,
             statistics: StorageStatistics::default(),
         }
     }
@@ -37,18 +39,40 @@ impl Default for Content {
 
 impl Content {
     fn apply(&mut self, order: &Persist) {
-        let record = OrderRecord::of(order);
-        let objection = self.bounds.objection(&record);
-        assert!(objection.is_none(), "{}", objection.unwrap_or_default());
         self.hard_state = Some(order.hard_state);
-        if !record.changes_log() {
-            return;
+        for record in OrderRecord::of(order) {
+            let objection = self.bounds.objection(&record);
+            assert!(objection.is_none(), "{}", objection.unwrap_or_default());
+            let Bounds { first, last } = self.bounds;
+            match record.change {
+                Change::Append => {}
+                Change::Replace if record.from > last.next() => self.entries.clear(),
+                Change::Replace => self.entries.truncate(record.from.0.saturating_sub(first.0) as usize),
+                Change::Base => {
+                    let forgotten = record.from.next().0.saturating_sub(first.0).min(self.entries.len() as u64);
+                    self.entries.drain(..forgotten as usize);
+                }
+            }
+            self.bounds.apply(&record);
         }
-        let kept = order.from.0.saturating_sub(self.bounds.first.0).min(self.entries.len() as u64);
-        let starts_anew = order.from > self.bounds.last.next();
-        self.entries.truncate(if starts_anew { 0 } else { kept as usize });
-        self.entries.extend(order.entries.iter().cloned());
-        self.bounds.apply(&record);
+        self.entries.extend(order.entries.iter().cloned().map(Some));
+    }
+
+    fn load(&self, from: Sequence) -> Vec<Option<Bytes>> {
+        let skipped = from.0.saturating_sub(self.bounds.first.0) as usize;
+        self.entries.iter().skip(skipped).cloned().collect()
+    }
+
+    fn lost(&self) -> Vec<(Sequence, Sequence)> {
+        let mut lost: Vec<(Sequence, Sequence)> = Vec::new();
+        for (position, _) in self.entries.iter().enumerate().filter(|(_, entry)| entry.is_none()) {
+            let sequence = Sequence(self.bounds.first.0 + position as u64);
+            match lost.last_mut() {
+                Some((_, to)) if to.next() == sequence => *to = sequence,
+                _ => lost.push((sequence, sequence)),
+            }
+        }
+        lost
     }
 
     fn read(&self, from: Sequence, to: Sequence, max_bytes: usize) -> Vec<Bytes> {
@@ -58,7 +82,7 @@ impl Content {
             return entries;
         }
         for sequence in from.0..=to.min(self.bounds.last).0 {
-            let entry = &self.entries[(sequence - self.bounds.first.0) as usize];
+            let Some(entry) = &self.entries[(sequence - self.bounds.first.0) as usize] else { break };
             bytes += entry.len();
             if bytes > max_bytes && !entries.is_empty() {
                 break;
@@ -74,29 +98,47 @@ impl InMemoryStorage {
         Self::default()
     }
 
+    /// Damages the stored entries among `from..=to`.
+    pub fn damage(&self, from: Sequence, to: Sequence) {
+        let mut content = self.content();
+        let first = content.bounds.first.0;
+        let is_meant = |position: usize| (from.0..=to.0).contains(&(first + position as u64));
+        content.entries.iter_mut().enumerate().filter(|(position, _)| is_meant(*position)).for_each(|(_, e)| *e = None);
+    }
+
+    /// From now on there is no space, or there is again.
+    pub fn set_full(&self, is_full: bool) {
+        self.content().is_full = is_full;
+    }
+
     fn content(&self) -> MutexGuard<'_, Content> {
         self.content.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Storage for InMemoryStorage {
-    fn recover(&mut self, entries_from: Sequence) -> Result<Recovered, StorageError> {
+    fn recover(&mut self) -> Result<Recovered, StorageError> {
         let content = self.content();
         let Bounds { first, last } = content.bounds;
-        let entries_from = entries_from.max(first);
-        let entries = content.read(entries_from, last, usize::MAX);
-        Ok(Recovered { hard_state: content.hard_state, first, last, entries_from, entries })
+        Ok(Recovered { hard_state: content.hard_state, first, last, lost: content.lost() })
     }
 
-    fn persist(&mut self, orders: &[Persist]) -> Result<(), StorageError> {
+    fn load(&mut self, from: Sequence) -> Result<Vec<Option<Bytes>>, StorageError> {
+        Ok(self.content().load(from))
+    }
+
+    fn persist(&mut self, orders: &[Persist]) -> Result<usize, StorageError> {
         let mut content = self.content();
+        if content.is_full {
+            return Ok(0);
+        }
         for order in orders {
             content.apply(order);
             content.statistics.entries_written += order.entries.len() as u64;
         }
         content.statistics.bytes_written += group_bytes(orders);
         content.statistics.fsyncs += 1;
-        Ok(())
+        Ok(orders.len())
     }
 
     fn read(&mut self, from: Sequence, to: Sequence, max_bytes: usize) -> Result<Vec<Bytes>, StorageError> {
@@ -111,9 +153,13 @@ impl Storage for InMemoryStorage {
         Ok(())
     }
 
+    fn has_space(&self) -> bool {
+        !self.content().is_full
+    }
+
     fn statistics(&self) -> StorageStatistics {
         let content = self.content();
-        let bytes_on_disk = content.entries.iter().map(|entry| entry.len() as u64).sum();
+        let bytes_on_disk = content.entries.iter().flatten().map(|entry| entry.len() as u64).sum();
         StorageStatistics { bytes_on_disk, ..content.statistics }
     }
 }

@@ -130,7 +130,7 @@ impl Replay<'_> {
     /// Reads the group that opens a segment and checks that it continues the log.
     fn read_opening(&mut self, window: &mut Window, number: u64) -> Result<GroupHeader, StorageError> {
         let opening = match window.header(0)? {
-            Ok(header) if header.place.segment_number == number && header.order_count == 0 => header,
+            Ok(header) if header.place.segment_number == number && header.record_count == 0 => header,
             Err(HeaderFault::Version(found)) => return Err(window.version_error(found)),
             _ => {
                 let found = window.find_header(0, |header| header.place.segment_number == number)?;
@@ -176,11 +176,11 @@ impl Replay<'_> {
         let mut ordinal = 0;
         let mut objection = (state.index.bounds().last != group.header.last_before)
             .then(|| "the group doesn't continue the log".to_owned());
-        for order in &group.table.orders {
-            objection = objection.or(state.index.bounds().objection(order));
+        for record in &group.table.records {
+            objection = objection.or(state.index.bounds().objection(record));
             if objection.is_none() {
-                state.index.apply(order, block_of(group.offset), ordinal);
-                ordinal += order.count;
+                state.index.apply(record, block_of(group.offset), ordinal);
+                ordinal += record.count;
             }
         }
         if let Some(objection) = objection {
@@ -305,10 +305,10 @@ fn read_groups(window: &mut Window, opening: &GroupHeader) -> Result<(Vec<Group>
 }
 
 fn sequence_of(table: &Table, mut position: usize) -> Sequence {
-    for order in &table.orders {
-        let count = order.count as usize;
+    for record in &table.records {
+        let count = record.count as usize;
         if position < count {
-            return Sequence(order.from.0 + position as u64);
+            return Sequence(record.from.0 + position as u64);
         }
         position -= count;
     }

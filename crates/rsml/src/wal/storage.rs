@@ -10,8 +10,8 @@ use bytes::Bytes;
 
 use super::disk::{Disk, DiskFile, FileDisk, failure};
 use super::format::{
-    BLOCK_BYTES, EntryRecord, GroupHeader, GroupPlace, HeaderFault, OrderRecord, SECTOR_BYTES, Table, encode_group,
-    group_bytes,
+    BLOCK_BYTES, Change, EntryRecord, GroupHeader, GroupPlace, HeaderFault, OrderRecord, SECTOR_BYTES, Table,
+    encode_group, group_bytes,
 };
 use super::index::{Bounds, Location, LogIndex};
 use super::recovery;
@@ -147,11 +147,14 @@ impl WalStorage {
     fn write_orders(&mut self, orders: &[Persist]) -> Result<(), StorageError> {
         let mut after = self.state().index.bounds();
         let mut lowest_changed = Sequence::ZERO;
-        for order in orders.iter().map(OrderRecord::of).filter(OrderRecord::changes_log) {
-            let objection = after.objection(&order);
+        for record in orders.iter().flat_map(OrderRecord::of).filter(OrderRecord::changes_log) {
+            let objection = after.objection(&record);
             assert!(objection.is_none(), "{}", objection.unwrap_or_default());
-            after.apply(&order);
-            lowest_changed = if lowest_changed == Sequence::ZERO { order.from } else { lowest_changed.min(order.from) };
+            after.apply(&record);
+            if record.change != Change::Base {
+                let lowest = if lowest_changed == Sequence::ZERO { record.from } else { lowest_changed };
+                lowest_changed = lowest.min(record.from);
+            }
         }
         self.make_room(group_bytes(orders))?;
         let hard_state = orders.last().map(|order| order.hard_state);
@@ -167,9 +170,9 @@ impl WalStorage {
     fn index_orders(&mut self, orders: &[Persist], offset: u64) {
         let index = &mut self.state().index;
         let mut ordinal = 0;
-        for order in orders.iter().map(OrderRecord::of) {
-            index.apply(&order, block_of(offset), ordinal);
-            ordinal += order.count;
+        for record in orders.iter().flat_map(OrderRecord::of) {
+            index.apply(&record, block_of(offset), ordinal);
+            ordinal += record.count;
         }
     }
 
@@ -196,8 +199,9 @@ impl WalStorage {
             lowest_changed,
             previous_lowest_changed: state.previous_lowest_changed,
             hard_state,
+            first_after: after.first,
             group_bytes: 0,
-            order_count: 0,
+            record_count: 0,
             entry_count: 0,
             table_crc: 0,
             payload_bytes: 0,
@@ -385,25 +389,28 @@ impl WalStorage {
 }
 
 impl Storage for WalStorage {
-    /// `entries_from` of the result is the later one of what was asked for and the first entry stored.
-    fn recover(&mut self, entries_from: Sequence) -> Result<Recovered, StorageError> {
+    fn recover(&mut self) -> Result<Recovered, StorageError> {
         assert!(self.state.is_none() && self.failure.is_none(), "a log is recovered once, before any other use");
         let recovered = self.recover_state();
         self.poison(recovered)?;
         let hard_state = self.state().hard_state;
         let Bounds { first, last } = self.state().index.bounds();
-        let entries_from = entries_from.max(first);
-        let entries = self.read_entries(entries_from, last, usize::MAX);
-        let entries = self.poison(entries)?;
-        Ok(Recovered { hard_state, first, last, entries_from, entries })
+        Ok(Recovered { hard_state, first, last, lost: Vec::new() })
+    }
+
+    fn load(&mut self, from: Sequence) -> Result<Vec<Option<Bytes>>, StorageError> {
+        let Bounds { first, last } = self.state().index.bounds();
+        let entries = self.read_entries(from.max(first), last, usize::MAX);
+        Ok(self.poison(entries)?.into_iter().map(Some).collect())
     }
 
     /// # Panics
     /// When an order without `truncate` doesn't begin at the end of the log.
-    fn persist(&mut self, orders: &[Persist]) -> Result<(), StorageError> {
+    fn persist(&mut self, orders: &[Persist]) -> Result<usize, StorageError> {
         self.check_usable()?;
         let written = self.write_groups(orders);
-        self.poison(written)
+        self.poison(written)?;
+        Ok(orders.len())
     }
 
     /// Nothing when `from` is no longer, or not yet, stored.
@@ -420,6 +427,10 @@ impl Storage for WalStorage {
             self.poison(removed)?;
         }
         Ok(())
+    }
+
+    fn has_space(&self) -> bool {
+        true
     }
 
     fn statistics(&self) -> StorageStatistics {

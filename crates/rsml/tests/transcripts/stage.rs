@@ -98,9 +98,11 @@ impl Stage {
         (self.options)(&mut options);
         let this = &mut self.nodes[node];
         let state = this.applier.as_ref().expect("it has a database").state().clone();
-        let recovered = this.storage.recover(state.sequence.next()).expect("memory never fails");
-        let start =
-            Start { recovered, state, new_disk_id: DiskId(0xD0 + node as u128), new_cluster_id: 0xC0 + node as u128 };
+        let recovered = this.storage.recover().expect("memory never fails");
+        let entries = this.storage.load(state.sequence.next()).expect("memory never fails");
+        let entries = entries.into_iter().map(|entry| entry.expect("nothing is damaged")).collect();
+        let (new_disk_id, new_cluster_id) = (DiskId(0xD0 + node as u128), 0xC0 + node as u128);
+        let start = Start { recovered, entries, state, new_disk_id, new_cluster_id };
         this.core = Some(Replica::new(options, start, Instant(this.now)));
         self.write(&format!("{} starts", name(node)));
         self.carry_out(node);

@@ -16,6 +16,8 @@ use crate::thrift::{Method, ThriftCall, ThriftException, ThriftReply, expect_typ
 const REQUEST_FIELD: i16 = 1;
 /// The field of a result that holds the response.
 const RESPONSE_FIELD: i16 = 0;
+const EXCEPTION_TEXT_FIELD: i16 = 1;
+const EXCEPTION_KIND_FIELD: i16 = 2;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MessageKind {
@@ -152,10 +154,9 @@ pub fn decode_reply(
             let got = String::from_utf8_lossy(header.name).into_owned();
             return Err(WireError::WrongMethod { expected: method.name(), got });
         }
-        MessageKind::Exception => read_body(message, header.body, encoding, limits, |input| {
-            let error = thrift::Error::read_application_error_from_in_protocol(input)?;
-            Ok(ThriftReply::Exception(ThriftException { kind: error.kind, message: error.message }))
-        })?,
+        MessageKind::Exception => {
+            ThriftReply::Exception(read_body(message, header.body, encoding, limits, read_exception)?)
+        }
         kind => return Err(WireError::UnexpectedMessage(kind.name())),
     };
     Ok((header.sequence_id, reply))
@@ -252,6 +253,32 @@ fn read_wrapped<T>(
         RESPONSE_FIELD => "the reply holds no result".into(),
         _ => "the call has no argument `request`".into(),
     })
+}
+
+/// Reads an exception. The Thrift library's own reader does not look at the types of the fields, and would take any bytes
+/// for the length of the text.
+fn read_exception(input: &mut dyn TInputProtocol) -> thrift::Result<ThriftException> {
+    let mut exception = ThriftException::new(ApplicationErrorKind::Unknown, "the server gave no reason");
+    input.read_struct_begin()?;
+    loop {
+        let field = input.read_field_begin()?;
+        match (field.field_type, field.id) {
+            (TType::Stop, _) => break,
+            (found, Some(EXCEPTION_TEXT_FIELD)) => {
+                expect_type(found, TType::String)?;
+                exception.message = input.read_string()?;
+            }
+            (found, Some(EXCEPTION_KIND_FIELD)) => {
+                expect_type(found, TType::I32)?;
+                let kind = ApplicationErrorKind::try_from(input.read_i32()?);
+                exception.kind = kind.unwrap_or(ApplicationErrorKind::Unknown);
+            }
+            (other, _) => input.skip(other)?,
+        }
+        input.read_field_end()?;
+    }
+    input.read_struct_end()?;
+    Ok(exception)
 }
 
 fn write_wrapped(

@@ -61,7 +61,7 @@ impl Scenario {
         (acknowledged, trimmed_below)
     }
 
-    fn check(&self, recovered: &Recovered, acknowledged: usize, trimmed_below: u64, what: &str) {
+    fn check(&self, recovered: &Found, acknowledged: usize, trimmed_below: u64, what: &str) {
         let matching = self.states[acknowledged..].iter().any(|state| state.matches(recovered, trimmed_below));
         let expected = &self.states[acknowledged];
         assert!(
@@ -78,7 +78,7 @@ fn stop_at_every_operation(seed: u64, power_is_lost: bool) {
         let disk = SimulatedDisk::new(seed * 1000 + operations);
         disk.stop_after(operations);
         let mut storage = wal_over(&disk, SEGMENT_BYTES);
-        let opened = storage.recover(Sequence::BIRTH);
+        let opened = storage.recover();
         let (acknowledged, trimmed) = if opened.is_ok() { scenario.run(&mut storage) } else { (0, 0) };
         if power_is_lost {
             disk.crash()
@@ -111,7 +111,7 @@ fn recovery_may_be_interrupted_at_every_operation() {
     let scenario = Scenario::new(3, 8);
     let disk = SimulatedDisk::new(5);
     let mut storage = wal_over(&disk, SEGMENT_BYTES);
-    storage.recover(Sequence::BIRTH).expect("the disk is healthy");
+    storage.recover().expect("the disk is healthy");
     let (acknowledged, trimmed) = scenario.run(&mut storage);
     disk.inject(Fault::FailWrite);
     let number = scenario.states.len() as u64;
@@ -145,7 +145,7 @@ fn writing_goes_on_after_each_of_many_crashes() {
         let mut model = Model::default();
         for round in 1..20 {
             let mut storage = wal_over(&disk, SEGMENT_BYTES);
-            let recovered = storage.recover(Sequence::BIRTH).expect("only torn tails");
+            let recovered = open(&mut storage).expect("only torn tails");
             let what = format!("seed {seed}, round {round}");
             assert!(model.matches(&recovered, 0), "{what}\nrecovered {recovered:?}\nmodel {model:?}");
             let kept = append(round * 10, model.last + 1, &entries(round * 100, 2, 600));
@@ -168,7 +168,7 @@ fn writing_goes_on_after_each_of_many_crashes() {
 fn after_a_failed_synchronisation_nothing_is_written_any_more() {
     let disk = SimulatedDisk::new(9);
     let mut storage = wal_over(&disk, SEGMENT_BYTES);
-    storage.recover(Sequence::BIRTH).expect("the disk is healthy");
+    storage.recover().expect("the disk is healthy");
     disk.inject(Fault::FailSync);
     let failed = storage.persist(&[append(1, 1, &entries(1, 1, 10))]).expect_err("the synchronisation fails");
     assert!(matches!(failed, StorageError::Io { what: "synchronising the log", .. }), "{failed}");
@@ -184,7 +184,7 @@ fn what_recovery_returned_survives_though_a_synchronisation_had_failed_before() 
     for seed in 0..50 {
         let disk = SimulatedDisk::new(seed);
         let mut storage = wal_over(&disk, SEGMENT_BYTES);
-        storage.recover(Sequence::BIRTH).expect("the disk is healthy");
+        storage.recover().expect("the disk is healthy");
         storage.persist(&[append(1, 1, &entries(1, 2, 100))]).expect("the disk is healthy");
         disk.inject(Fault::FailSync);
         storage.persist(&[append(2, 3, &entries(3, 3, 2000))]).expect_err("the synchronisation fails");
@@ -201,7 +201,7 @@ fn a_full_disk_is_told_as_such() {
     let disk = SimulatedDisk::new(9);
     disk.set_capacity_bytes(Some(2 * SEGMENT_BYTES));
     let mut storage = wal_over(&disk, SEGMENT_BYTES);
-    storage.recover(Sequence::BIRTH).expect("the first segment fits");
+    storage.recover().expect("the first segment fits");
     let mut results = (1..).map(|n| storage.persist(&[append(n, n, &entries(n, 1, 3000))]));
     let error = results.find_map(Result::err).expect("the disk fills up");
     assert!(matches!(error, StorageError::Full { .. }), "{error}");

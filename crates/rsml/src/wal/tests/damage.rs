@@ -11,7 +11,7 @@ const SECOND: &str = "0000000000000002.wal";
 fn three_groups() -> SimulatedDisk {
     let disk = SimulatedDisk::new(1);
     let mut storage = wal_over(&disk, SEGMENT_BYTES);
-    storage.recover(Sequence::BIRTH).expect("the disk is healthy");
+    storage.recover().expect("the disk is healthy");
     storage.persist(&[append(1, 1, &entries(1, 3, 700))]).expect("the disk is healthy");
     storage.persist(&[append(2, 4, &entries(4, 2, 2500))]).expect("the disk is healthy");
     storage.persist(&[replace(3, 5, &entries(50, 3, 1000))]).expect("the disk is healthy");
@@ -21,7 +21,7 @@ fn three_groups() -> SimulatedDisk {
 const LAST_GROUP: u64 = 4 * 4096;
 const LAST_CONTENT_BYTES: u64 = 512 + 16 + 3 * 8 + 3 * 1000;
 
-fn corrupt_range(result: Result<Recovered, StorageError>, what: &str) -> (u64, u64) {
+fn corrupt_range(result: Result<Found, StorageError>, what: &str) -> (u64, u64) {
     match result {
         Err(StorageError::Corrupt { from, to, .. }) => (from.0, to.0),
         other => panic!("{what}: not reported as damage: {other:?}"),
@@ -123,8 +123,9 @@ fn a_damaged_entry_that_was_replaced_since_or_is_not_asked_for_does_no_harm() {
     recover(&disk, SEGMENT_BYTES).expect("entry 5 was replaced");
     disk.flip_bit(FIRST, 4096 + 512 + 16 + 3 * 8, 0);
     let mut storage = wal_over(&disk, SEGMENT_BYTES);
-    let recovered = storage.recover(Sequence(2)).expect("entry 1 is not asked for");
-    assert_eq!((recovered.first, recovered.entries.len()), (Sequence(1), 6));
+    let recovered = storage.recover().expect("entries are not read");
+    assert_eq!(recovered.first, Sequence(1));
+    assert_eq!(storage.load(Sequence(2)).expect("entry 1 is not asked for").len(), 6);
     let error = storage.read(Sequence(1), Sequence(3), 10_000).expect_err("entry 1 is damaged");
     assert!(matches!(error, StorageError::Corrupt { from: Sequence(1), to: Sequence(1), .. }), "{error}");
 }
@@ -140,7 +141,7 @@ fn neighbouring_damaged_entries_are_named_as_one_range() {
 fn a_write_that_the_device_lost_in_the_middle_is_reported() {
     let disk = SimulatedDisk::new(1);
     let mut storage = wal_over(&disk, SEGMENT_BYTES);
-    storage.recover(Sequence::BIRTH).expect("the disk is healthy");
+    storage.recover().expect("the disk is healthy");
     storage.persist(&[append(1, 1, &entries(1, 3, 100))]).expect("the disk is healthy");
     disk.inject(Fault::LoseWrite);
     storage.persist(&[replace(2, 3, &entries(30, 4, 100))]).expect("the device says so");
@@ -152,7 +153,7 @@ fn a_write_that_the_device_lost_in_the_middle_is_reported() {
 fn a_write_that_went_to_another_place_is_not_accepted_there() {
     let disk = SimulatedDisk::new(1);
     let mut storage = wal_over(&disk, SEGMENT_BYTES);
-    storage.recover(Sequence::BIRTH).expect("the disk is healthy");
+    storage.recover().expect("the disk is healthy");
     storage.persist(&[append(1, 1, &entries(1, 3, 100))]).expect("the disk is healthy");
     disk.inject(Fault::MisdirectWrite { by: 8192 });
     storage.persist(&[append(2, 4, &entries(4, 1, 100))]).expect("the device says so");
@@ -164,7 +165,7 @@ fn a_write_that_went_to_another_place_is_not_accepted_there() {
 fn two_segments() -> SimulatedDisk {
     let disk = SimulatedDisk::new(1);
     let mut storage = wal_over(&disk, SEGMENT_BYTES);
-    storage.recover(Sequence::BIRTH).expect("the disk is healthy");
+    storage.recover().expect("the disk is healthy");
     for sequence in 1..=20 {
         storage.persist(&[append(sequence, sequence, &entries(sequence, 1, 100))]).expect("the disk is healthy");
     }
@@ -184,7 +185,7 @@ fn a_segment_of_another_log_is_refused() {
     let other = SimulatedDisk::new(2);
     let other_options = WalOptions { segment_id_seed: 8, ..options(SEGMENT_BYTES) };
     let mut storage = WalStorage::over(Arc::new(other.clone()), other_options);
-    storage.recover(Sequence::BIRTH).expect("the disk is healthy");
+    storage.recover().expect("the disk is healthy");
     for sequence in 1..=3 {
         storage.persist(&[append(sequence, sequence, &entries(sequence, 1, 100))]).expect("the disk is healthy");
     }
@@ -200,15 +201,14 @@ fn a_group_of_another_log_is_no_end_of_ours_even_where_its_number_fits() {
         let disk = SimulatedDisk::new(1);
         let options = WalOptions { segment_id_seed, ..options(SEGMENT_BYTES) };
         let mut storage = WalStorage::over(Arc::new(disk.clone()), options);
-        storage.recover(Sequence::BIRTH).expect("the disk is healthy");
+        storage.recover().expect("the disk is healthy");
         for sequence in 1..=groups {
             storage.persist(&[append(sequence, sequence, &entries(sequence, 1, 100))]).expect("the disk is healthy");
         }
         disk
     });
     ours.overwrite(FIRST, 3 * 4096, &other.contents(FIRST)[3 * 4096..4 * 4096]);
-    let recovered = wal_over(&ours, SEGMENT_BYTES).recover(Sequence(100));
-    assert_eq!(corrupt_range(recovered, "a foreign group at the end"), (3, 3));
+    assert_eq!(corrupt_range(recover(&ours, SEGMENT_BYTES), "a foreign group at the end"), (3, 3));
 }
 
 #[test]
@@ -234,7 +234,7 @@ fn a_stale_group_beyond_the_end_is_never_read_later() {
 fn a_missing_segment_in_the_middle_is_reported() {
     let disk = SimulatedDisk::new(1);
     let mut storage = wal_over(&disk, 16384);
-    storage.recover(Sequence::BIRTH).expect("the disk is healthy");
+    storage.recover().expect("the disk is healthy");
     for sequence in 1..=9 {
         storage.persist(&[append(sequence, sequence, &entries(sequence, 1, 100))]).expect("the disk is healthy");
     }
@@ -253,7 +253,7 @@ fn the_end_of_a_full_segment_can_not_be_torn() {
 fn damage_where_there_are_no_entries_names_no_sequences() {
     let disk = SimulatedDisk::new(1);
     let mut storage = wal_over(&disk, SEGMENT_BYTES);
-    storage.recover(Sequence::BIRTH).expect("the disk is healthy");
+    storage.recover().expect("the disk is healthy");
     storage.persist(&[append(1, 1, &[])]).expect("the disk is healthy");
     storage.persist(&[append(2, 1, &entries(1, 1, 100))]).expect("the disk is healthy");
     disk.flip_bit(FIRST, 4096 + 100, 0);
@@ -293,11 +293,11 @@ fn a_truncated_file_is_reported() {
 fn another_format_version_is_told_as_such() {
     let disk = three_groups();
     let mut sector = disk.contents(FIRST)[..512].to_vec();
-    sector[8] = 2;
+    sector[8] = 3;
     sector[12..16].fill(0);
     let crc = crc32c::crc32c(&sector);
     sector[12..16].copy_from_slice(&crc.to_le_bytes());
     disk.overwrite(FIRST, 0, &sector);
-    let error = recover(&disk, SEGMENT_BYTES).expect_err("version 2 is unknown");
-    assert!(matches!(error, StorageError::Version { found: 2, known: 1, .. }), "{error}");
+    let error = recover(&disk, SEGMENT_BYTES).expect_err("version 3 is unknown");
+    assert!(matches!(error, StorageError::Version { found: 3, known: 2, .. }), "{error}");
 }

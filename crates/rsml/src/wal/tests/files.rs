@@ -18,7 +18,7 @@ fn entries_in_files_are_read_back_after_a_restart() {
     let mut model = Model::default();
     for round in 0..4 {
         let mut storage = WalStorage::open(&path, options.clone()).expect("the directory can be created");
-        let recovered = storage.recover(Sequence::BIRTH).expect("the log is intact");
+        let recovered = open(&mut storage).expect("the log is intact");
         assert!(model.matches(&recovered, 0), "round {round}");
         for number in 1..40 {
             let order = append(round * 100 + number, model.last + 1, &entries(number, 3, 3000));
@@ -47,7 +47,7 @@ fn trimming_removes_whole_segments_and_keeps_the_newest() {
     let directory = tempdir().expect("a temporary directory");
     let options = WalOptions { background_preparation: false, segment_bytes: 32768, ..WalOptions::default() };
     let mut storage = WalStorage::open(directory.path(), options.clone()).expect("the directory exists");
-    storage.recover(Sequence::BIRTH).expect("the log is empty");
+    storage.recover().expect("the log is empty");
     for sequence in 1..=30 {
         storage.persist(&[append(sequence, sequence, &entries(sequence, 1, 100))]).expect("the disk is healthy");
     }
@@ -61,7 +61,7 @@ fn trimming_removes_whole_segments_and_keeps_the_newest() {
     assert_eq!(storage.statistics().bytes_on_disk, 32768);
     drop(storage);
     let mut storage = WalStorage::open(directory.path(), options).expect("the directory exists");
-    let recovered = storage.recover(Sequence(31)).expect("the log is intact");
+    let recovered = storage.recover().expect("the log is intact");
     assert_eq!((recovered.hard_state, recovered.last), (Some(hard_state(30)), Sequence(30)));
 }
 
@@ -69,13 +69,13 @@ fn trimming_removes_whole_segments_and_keeps_the_newest() {
 fn a_group_larger_than_a_segment_gets_one_of_its_own_size() {
     let disk = SimulatedDisk::new(1);
     let mut storage = wal_over(&disk, 16384);
-    storage.recover(Sequence::BIRTH).expect("the disk is healthy");
+    storage.recover().expect("the disk is healthy");
     let large = entries(1, 3, 40_000);
     storage.persist(&[append(1, 1, &large)]).expect("the disk is healthy");
     storage.persist(&[append(2, 4, &entries(4, 1, 10))]).expect("the disk is healthy");
     assert_eq!(storage.statistics().bytes_on_disk, 16384 + (4096 + 122_880) + 16384);
     let recovered = recover(&disk, 16384).expect("the log is intact");
-    assert_eq!((&recovered.entries[..3], recovered.last), (&large[..], Sequence(4)));
+    assert_eq!((&recovered.entries[..3], recovered.last), (&intact(&large)[..], Sequence(4)));
 }
 
 #[test]
@@ -83,31 +83,32 @@ fn a_prepared_segment_that_is_too_small_is_extended() {
     let directory = tempdir().expect("a temporary directory");
     let options = WalOptions { segment_bytes: 16384, ..WalOptions::default() };
     let mut storage = WalStorage::open(directory.path(), options.clone()).expect("the directory exists");
-    storage.recover(Sequence::BIRTH).expect("the log is empty");
+    storage.recover().expect("the log is empty");
     storage.persist(&[append(1, 1, &entries(1, 1, 5000))]).expect("the disk is healthy");
     storage.persist(&[append(2, 2, &entries(2, 1, 100_000))]).expect("the disk is healthy");
     drop(storage);
     let mut storage = WalStorage::open(directory.path(), options).expect("the directory exists");
-    assert_eq!(storage.recover(Sequence(2)).expect("the log is intact").entries, entries(2, 1, 100_000));
+    storage.recover().expect("the log is intact");
+    assert_eq!(storage.load(Sequence(2)).expect("the log is intact"), intact(&entries(2, 1, 100_000)));
 }
 
 #[test]
 fn orders_of_one_call_that_fill_more_than_a_segment_are_divided_between_orders() {
     let disk = SimulatedDisk::new(1);
     let mut storage = wal_over(&disk, 65536);
-    storage.recover(Sequence::BIRTH).expect("the disk is healthy");
+    storage.recover().expect("the disk is healthy");
     let orders: Vec<Persist> = (1..=40).map(|n| append(n, n, &entries(n, 1, 6000))).collect();
     storage.persist(&orders).expect("the disk is healthy");
     assert!(storage.statistics().fsyncs > 4);
     let recovered = recover(&disk, 65536).expect("the log is intact");
-    assert_eq!(recovered.entries, entries(1, 40, 6000));
+    assert_eq!(recovered.entries, intact(&entries(1, 40, 6000)));
 }
 
 #[test]
 fn one_call_costs_one_synchronisation() {
     let disk = SimulatedDisk::new(1);
     let mut storage = wal_over(&disk, 65536);
-    storage.recover(Sequence::BIRTH).expect("the disk is healthy");
+    storage.recover().expect("the disk is healthy");
     let before = storage.statistics().fsyncs;
     let orders: Vec<Persist> = (1..=40).map(|n| append(n, n, &entries(n, 2, 60))).enumerate_from();
     storage.persist(&orders).expect("the disk is healthy");
@@ -130,7 +131,7 @@ impl<I: Iterator<Item = Persist>> EnumerateFrom for I {
 fn a_gap_in_the_log_is_refused() {
     let disk = SimulatedDisk::new(1);
     let mut storage = wal_over(&disk, 65536);
-    storage.recover(Sequence::BIRTH).expect("the disk is healthy");
+    storage.recover().expect("the disk is healthy");
     let _refused = storage.persist(&[append(1, 1, &entries(1, 1, 1)), append(2, 5, &entries(5, 1, 1))]);
 }
 
@@ -138,6 +139,7 @@ fn a_gap_in_the_log_is_refused() {
 fn a_log_in_memory_is_shared_by_its_clones() {
     let mut storage = InMemoryStorage::new();
     storage.persist(&[append(1, 1, &entries(1, 2, 8))]).expect("memory is healthy");
-    let recovered = storage.clone().recover(Sequence(2)).expect("memory is healthy");
-    assert_eq!((recovered.last, recovered.entries), (Sequence(2), entries(2, 1, 8)));
+    let mut clone = storage.clone();
+    assert_eq!(clone.recover().expect("memory is healthy").last, Sequence(2));
+    assert_eq!(clone.load(Sequence(2)).expect("memory is healthy"), intact(&entries(2, 1, 8)));
 }

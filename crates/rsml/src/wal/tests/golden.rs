@@ -3,6 +3,7 @@
 use super::*;
 
 const VERSION_1: &str = include_str!("../fixtures/version_1.hex");
+const VERSION_2: &str = include_str!("../fixtures/version_2.hex");
 const SEGMENT_BYTES: u64 = 20480;
 const FILE: &str = "0000000000000001.wal";
 
@@ -10,14 +11,14 @@ fn orders() -> [Persist; 3] {
     [
         append(1, 1, &entries(1, 3, 20)),
         Persist { entries: Vec::new(), ..append(2, 0, &[]) },
-        replace(3, 3, &entries(30, 2, 33)),
+        Persist { base: Some(Sequence(1)), ..replace(3, 3, &entries(30, 2, 33)) },
     ]
 }
 
 fn write() -> SimulatedDisk {
     let disk = SimulatedDisk::new(1);
     let mut storage = wal_over(&disk, SEGMENT_BYTES);
-    storage.recover(Sequence::BIRTH).expect("the disk is healthy");
+    storage.recover().expect("the disk is healthy");
     let [first, second, third] = orders();
     storage.persist(&[first]).expect("the disk is healthy");
     storage.persist(&[second, third]).expect("the disk is healthy");
@@ -46,20 +47,32 @@ fn from_hex(text: &str) -> Vec<u8> {
     bytes
 }
 
-#[test]
-fn a_file_of_version_1_is_read() {
+fn check(file: &str, orders: &[Persist]) {
     let disk = SimulatedDisk::new(1);
-    disk.put(FILE, from_hex(VERSION_1));
-    let recovered = recover(&disk, SEGMENT_BYTES).expect("version 1 is readable");
+    disk.put(FILE, from_hex(file));
+    let recovered = recover(&disk, SEGMENT_BYTES).expect("a released version is readable");
     let mut model = Model::default();
-    orders().iter().for_each(|order| model.apply(order));
+    orders.iter().for_each(|order| model.apply(order));
     assert!(model.matches(&recovered, 0), "{recovered:?}");
 }
 
 #[test]
-fn version_1_is_written_byte_by_byte_as_it_was_released() {
+fn a_file_of_version_1_is_read() {
+    let mut orders = orders();
+    orders[2].base = None;
+    orders.iter_mut().for_each(|order| order.hard_state.generation = 0);
+    check(VERSION_1, &orders);
+}
+
+#[test]
+fn a_file_of_version_2_is_read() {
+    check(VERSION_2, &orders());
+}
+
+#[test]
+fn version_2_is_written_byte_by_byte_as_it_was_released() {
     let written = to_hex(&write().contents(FILE));
     let released: String =
-        VERSION_1.lines().filter(|line| !line.starts_with('#')).map(|line| format!("{line}\n")).collect();
+        VERSION_2.lines().filter(|line| !line.starts_with('#')).map(|line| format!("{line}\n")).collect();
     assert_eq!(written, released, "a change of the format needs a new version number and a new fixture");
 }

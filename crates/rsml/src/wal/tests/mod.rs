@@ -24,8 +24,32 @@ fn wal_over(disk: &SimulatedDisk, segment_bytes: u64) -> WalStorage {
     WalStorage::over(Arc::new(disk.clone()), options(segment_bytes))
 }
 
-fn recover(disk: &SimulatedDisk, segment_bytes: u64) -> Result<Recovered, StorageError> {
-    wal_over(disk, segment_bytes).recover(Sequence::BIRTH)
+/// What a log that was opened holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Found {
+    hard_state: Option<HardState>,
+    first: Sequence,
+    last: Sequence,
+    entries: Vec<Option<Bytes>>,
+}
+
+fn recover(disk: &SimulatedDisk, segment_bytes: u64) -> Result<Found, StorageError> {
+    open(&mut wal_over(disk, segment_bytes))
+}
+
+/// Opens a log and loads all of it.
+fn open(storage: &mut impl Storage) -> Result<Found, StorageError> {
+    let Recovered { hard_state, first, last, lost } = storage.recover()?;
+    let entries = storage.load(Sequence::BIRTH)?;
+    let is_lost = |sequence: u64| lost.iter().any(|(from, to)| (from.0..=to.0).contains(&sequence));
+    let damaged = (first.0..).zip(&entries).filter(|(_, entry)| entry.is_none());
+    assert!(lost.iter().all(|(from, to)| (from.0..=to.0).all(|n| entries[(n - first.0) as usize].is_none())));
+    let _unnamed = damaged.filter(|(sequence, _)| !is_lost(*sequence));
+    Ok(Found { hard_state, first, last, entries })
+}
+
+fn intact(entries: &[Bytes]) -> Vec<Option<Bytes>> {
+    entries.iter().cloned().map(Some).collect()
 }
 
 fn hard_state(number: u64) -> HardState {
@@ -36,6 +60,7 @@ fn hard_state(number: u64) -> HardState {
         boot: Boot(3),
         promised: View(number),
         accepted_view: View(number / 2),
+        generation: number / 3,
     }
 }
 
@@ -43,6 +68,7 @@ fn append(number: u64, from: u64, entries: &[Bytes]) -> Persist {
     Persist {
         ticket: Ticket(number),
         hard_state: hard_state(number),
+        base: None,
         from: Sequence(from),
         truncate: false,
         entries: entries.to_vec(),
@@ -73,6 +99,10 @@ struct Model {
 impl Model {
     fn apply(&mut self, order: &Persist) {
         self.hard_state = Some(order.hard_state);
+        if let Some(base) = order.base {
+            self.entries.retain(|&sequence, _| sequence > base.0);
+            self.last = self.last.max(base.0);
+        }
         if order.truncate {
             if order.from.0 > self.last + 1 {
                 self.entries.clear();
@@ -86,15 +116,14 @@ impl Model {
         }
     }
 
-    /// Whether `recovered` is this state; what lies below `trimmed_below` may be missing.
-    fn matches(&self, recovered: &Recovered, trimmed_below: u64) -> bool {
-        let stored = self.entries.range(recovered.entries_from.0..).map(|(_, entry)| entry);
+    /// Whether `found` is this state; what lies below `trimmed_below` may be missing.
+    fn matches(&self, found: &Found, trimmed_below: u64) -> bool {
+        let stored = self.entries.range(found.first.0..).map(|(_, entry)| Some(entry.clone()));
         let must_have = self.entries.range(trimmed_below..).next();
-        recovered.hard_state == self.hard_state
-            && recovered.last.0 == self.last
-            && recovered.entries_from == recovered.first
-            && must_have.is_none_or(|(&sequence, _)| recovered.first.0 <= sequence)
-            && recovered.entries.len() as u64 == recovered.last.0 + 1 - recovered.first.0
-            && stored.eq(recovered.entries.iter())
+        found.hard_state == self.hard_state
+            && found.last.0 == self.last
+            && must_have.is_none_or(|(&sequence, _)| found.first.0 <= sequence)
+            && found.entries.len() as u64 == found.last.0 + 1 - found.first.0
+            && stored.eq(found.entries.iter().cloned())
     }
 }

@@ -99,7 +99,7 @@ impl<S: Storage> Run<S> {
         assert_eq!(read, expected, "entries {from} to {to}, at most {max_bytes} bytes");
     }
 
-    fn check(&self, recovered: &Recovered) {
+    fn check(&self, recovered: &Found) {
         assert!(
             self.model.matches(recovered, self.trimmed_below),
             "trimmed below {}\nrecovered {recovered:?}\nmodel {:?}",
@@ -117,7 +117,7 @@ proptest! {
         let disk = SimulatedDisk::new(1);
         let mut run =
             Run { storage: wal_over(&disk, 32768), model: Model::default(), trimmed_below: 0, orders: 0 };
-        let recovered = run.storage.recover(Sequence::BIRTH).expect("the disk is healthy");
+        let recovered = open(&mut run.storage).expect("the disk is healthy");
         run.check(&recovered);
         for step in steps {
             match step {
@@ -127,7 +127,7 @@ proptest! {
                 Step::Reopen => {
                     disk.crash();
                     run.storage = wal_over(&disk, 32768);
-                    let recovered = run.storage.recover(Sequence::BIRTH).expect("the disk is healthy");
+                    let recovered = open(&mut run.storage).expect("the disk is healthy");
                     run.check(&recovered);
                 }
             }
@@ -145,7 +145,7 @@ proptest! {
                 Step::Read { back, count, max_bytes } => run.read(back, count, max_bytes),
                 Step::Reopen => {
                     run.storage = run.storage.clone();
-                    let recovered = run.storage.recover(Sequence::BIRTH).expect("memory is healthy");
+                    let recovered = open(&mut run.storage).expect("memory is healthy");
                     run.check(&recovered);
                 }
             }

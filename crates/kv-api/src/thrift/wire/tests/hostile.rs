@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::random::{encode, message};
 use super::samples::calls;
 use super::*;
-use crate::thrift::{ApplicationErrorKind, ThriftException};
+use crate::thrift::{ApplicationErrorKind, Method, ThriftException};
 
 const LIMITS: WireLimits =
     WireLimits { max_message_bytes: 4096, max_container: 100, max_string_bytes: 1000, max_depth: 8 };
@@ -163,6 +163,15 @@ fn unknown_fields_are_skipped() {
     let message = binary_call("get", &request);
     let incoming = decode_call(&message, Encoding::default(), LIMITS).expect("header is well formed");
     assert_eq!(incoming.call, Ok(crate::thrift::generated::GetRequest::new(b"k".to_vec(), None, None).into()));
+}
+
+#[test]
+fn an_exception_whose_text_is_no_string_is_refused() {
+    let header = [&[0x80, 1, 0, 3, 0, 0, 0, 3][..], b"get", &[0, 0, 0, 9]].concat();
+    // Field 1 is the text; here it is a bool, and what follows it would be a length of 184,549,632.
+    let message = [&header[..], &[2, 0, 1, 0, 11, 0, 2, 0, 0, 0, 0, 0]].concat();
+    let refused = decode_reply(&message, Encoding::default(), LIMITS, Method::Get).expect_err("it is no exception");
+    assert!(refused.to_string().contains("type"), "{refused}");
 }
 
 #[test]

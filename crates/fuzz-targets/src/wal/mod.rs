@@ -1,0 +1,129 @@
+//! Recovery of the write-ahead log from any files, and from the files of a real log that were damaged.
+//!
+//! Checked, whatever lies on the disk: recovery ends, with a log or with an error that says what is damaged. After a log was
+//! recovered, a crash changes nothing about it, and it goes on where it ended. Where the damage is a device's, so that
+//! no checksum was made right again: every entry recovered is one that was written at its place, and the hard state is
+//! one that was written too.
+
+mod damage;
+mod script;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use rsml::wal::{SimulatedDisk, WalOptions, WalStorage};
+use rsml::{Boot, HardState, Persist, Sequence, Storage, StorageError, Ticket};
+
+use crate::Input;
+use script::Script;
+
+/// A row of files: each a number, a length in blocks, and the bytes that its blocks begin with.
+pub fn any_files(bytes: &[u8]) {
+    let mut input = Input::new(bytes);
+    let (seal, file_count) = (input.byte() & 1 == 1, input.below(4));
+    let disk = SimulatedDisk::new(1);
+    for _ in 0..file_count {
+        let (name, content) = damage::any_file(&mut input);
+        disk.put(&name, content);
+    }
+    if seal {
+        damage::seal(&disk);
+    }
+    check_recovery(&disk, damage::BLOCK_BYTES * 2);
+}
+
+/// A log as its orders make it, and then up to eight pieces of damage.
+pub fn damaged_log(bytes: &[u8]) {
+    let mut input = Input::new(bytes);
+    let forge = input.byte() & 1 == 1;
+    let log = Script::play(&mut input);
+    for _ in 0..input.below(9) {
+        damage::one(&log.disk, &mut input);
+    }
+    if forge {
+        damage::seal(&log.disk);
+    }
+    let Some(found) = check_recovery(&log.disk, log.segment_bytes) else { return };
+    if !forge {
+        log.check(&found);
+    }
+}
+
+/// What recovery says of a log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Found {
+    hard_state: Option<HardState>,
+    first: Sequence,
+    last: Sequence,
+    /// Of `first..=last`; `None` where it is known to be damaged.
+    entries: Vec<Option<Bytes>>,
+}
+
+fn recover(disk: &SimulatedDisk, segment_bytes: usize) -> Result<(WalStorage, Found), StorageError> {
+    let options = WalOptions { segment_bytes: segment_bytes as u64, background_preparation: false, segment_id_seed: 7 };
+    let mut log = WalStorage::over(Arc::new(disk.clone()), options);
+    let recovered = log.recover(Sequence::BIRTH)?;
+    let found = Found {
+        hard_state: recovered.hard_state,
+        first: recovered.first,
+        last: recovered.last,
+        entries: recovered.entries.into_iter().map(Some).collect(),
+    };
+    Ok((log, found))
+}
+
+fn append(log: &mut WalStorage, found: &Found, entry: Bytes) {
+    let hard_state = HardState { boot: Boot(77), ..found.hard_state.unwrap_or_default() };
+    let from = found.last.next();
+    let order = Persist { ticket: Ticket(1), hard_state, from, truncate: false, entries: vec![entry] };
+    log.persist(&[order]).expect("the disk is healthy");
+}
+
+fn check_recovery(disk: &SimulatedDisk, segment_bytes: usize) -> Option<Found> {
+    let found = match recover(disk, segment_bytes) {
+        Ok((_, found)) => found,
+        Err(error) => {
+            check_error(&error);
+            disk.crash();
+            assert!(recover(disk, segment_bytes).is_err(), "refused once ({error}), and then taken");
+            return None;
+        }
+    };
+    check_shape(&found);
+    disk.crash();
+    let (mut log, again) = recover(disk, segment_bytes).expect("it could be recovered before");
+    assert_eq!(again, found, "a crash after recovery changed the log");
+    append(&mut log, &found, Bytes::from_static(b"what comes next"));
+    drop(log);
+    disk.crash();
+    let (mut log, longer) = recover(disk, segment_bytes).expect("it could be recovered before");
+    assert_eq!(longer.last, found.last.next());
+    assert_eq!(longer.entries.last(), Some(&Some(Bytes::from_static(b"what comes next"))));
+    assert_eq!(longer.entries[..found.entries.len()], found.entries);
+    log.trim(longer.last).expect("the disk is healthy");
+    let read = log.read(longer.last, longer.last, 1).expect("the disk is healthy");
+    assert_eq!(read, [Bytes::from_static(b"what comes next")]);
+    Some(found)
+}
+
+/// The disk works; only what it holds may be objected to.
+fn check_error(error: &StorageError) {
+    let names_damage = matches!(error, StorageError::Corrupt { .. } | StorageError::Version { .. });
+    assert!(names_damage && !error.to_string().is_empty(), "{error}");
+}
+
+fn check_shape(found: &Found) {
+    let count = found.last.0 + 1 - found.first.0;
+    assert_eq!(found.entries.len() as u64, count, "{} to {}", found.first, found.last);
+}
+
+pub fn file_seeds() -> Vec<Vec<u8>> {
+    damage::file_seeds(&script::sample_scripts())
+}
+
+pub fn damage_seeds() -> Vec<Vec<u8>> {
+    let scripts = script::sample_scripts();
+    let damages = damage::sample_damages();
+    let pairs = scripts.iter().cycle().zip(&damages).enumerate();
+    pairs.map(|(number, (script, damage))| [&[number as u8][..], script, damage].concat()).collect()
+}

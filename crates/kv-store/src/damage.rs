@@ -1,0 +1,98 @@
+//! Whether the database was found to be damaged, and who wants to know.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use kv_api::KvError;
+
+/// Called once, with what was found.
+type Tell = Box<dyn FnOnce(&str) + Send>;
+
+#[derive(Default)]
+pub(crate) struct Damage {
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    found: Option<String>,
+    tell: Option<Tell>,
+}
+
+impl Damage {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Looks at what a use of the engine led to, and hands it on.
+    pub fn watch<T>(&self, result: Result<T, KvError>) -> Result<T, KvError> {
+        if let Err(KvError::Corruption(reason)) = &result {
+            self.note(reason);
+        }
+        result
+    }
+
+    fn note(&self, reason: &str) {
+        let mut state = self.state();
+        if state.found.is_some() {
+            return;
+        }
+        tracing::error!("damage was found: {reason}");
+        state.found = Some(reason.to_owned());
+        let tell = state.tell.take();
+        drop(state);
+        if let Some(tell) = tell {
+            tell(reason);
+        }
+    }
+
+    /// Calls `tell` once there is damage: now, if some was found already.
+    pub fn tell(&self, tell: Tell) {
+        let mut state = self.state();
+        match state.found.clone() {
+            None => state.tell = Some(tell),
+            Some(reason) => {
+                drop(state);
+                tell(&reason);
+            }
+        }
+    }
+
+    pub fn found(&self) -> Option<String> {
+        self.state().found.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    fn listener() -> (Tell, Arc<Mutex<Vec<String>>>) {
+        let heard = Arc::new(Mutex::new(Vec::new()));
+        let keep = heard.clone();
+        (Box::new(move |reason: &str| keep.lock().unwrap().push(reason.to_owned())), heard)
+    }
+
+    #[test]
+    fn only_damage_is_told_and_only_the_first() {
+        let damage = Damage::default();
+        let (tell, heard) = listener();
+        damage.tell(tell);
+        damage.watch(Err::<(), _>(KvError::Storage("slow".into()))).unwrap_err();
+        assert_eq!(damage.found(), None);
+        damage.watch(Err::<(), _>(KvError::Corruption("first".into()))).unwrap_err();
+        damage.watch(Err::<(), _>(KvError::Corruption("second".into()))).unwrap_err();
+        assert_eq!(*heard.lock().unwrap(), ["first"]);
+        assert_eq!(damage.found().as_deref(), Some("first"));
+    }
+
+    #[test]
+    fn who_asks_late_is_told_at_once() {
+        let damage = Damage::default();
+        damage.watch(Err::<(), _>(KvError::Corruption("first".into()))).unwrap_err();
+        let (tell, heard) = listener();
+        damage.tell(tell);
+        assert_eq!(*heard.lock().unwrap(), ["first"]);
+    }
+}

@@ -1,0 +1,183 @@
+//! Copies of the memory engine: both tables as of one moment, and engines built from them.
+//!
+//! Each table is a part: its entries by ascending key, each `key length (u32) | key | value length (u32) | value`,
+//! numbers big-endian. The same content gives the same bytes.
+
+use std::{collections::BTreeMap, ops::Bound, sync::Arc};
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use kv_api::KvError;
+
+use super::copy::{EngineCopy, EngineInstall, Header, Kind, Part, PartHash, PartsTarget, Receiver};
+use super::memory::{ActiveCopy, MemoryEngine, Rows};
+use super::{Durability, Engine, Table};
+
+/// Entries that are copied under one hold of the lock.
+const CHUNK_ENTRIES: usize = 256;
+
+const TABLES: [(Table, &str); 2] = [(Table::Data, "data"), (Table::Meta, "meta")];
+
+/// Everything that the engine held at one moment, encoded.
+pub(super) struct MemoryCopy {
+    /// In the order of [`TABLES`].
+    tables: Vec<Bytes>,
+    row: Bytes,
+}
+
+impl MemoryCopy {
+    pub fn take(engine: &MemoryEngine) -> Result<Self, KvError> {
+        let moment = ActiveCopy::begin(engine);
+        let tables = TABLES.map(|(table, _)| encode(&moment, table)).into_iter().collect::<Result<Vec<_>, _>>()?;
+        drop(moment);
+        let part = |((_, name), bytes): (&(Table, &str), &Bytes)| Part {
+            name: name.to_string(),
+            length: bytes.len() as u64,
+            hash: PartHash::of(bytes),
+        };
+        let parts = TABLES.iter().zip(&tables).map(part).collect();
+        let mut row = BytesMut::from(Header { kind: Kind::MemoryTables, parts }.encode());
+        // The row holds the tables; they are views of it.
+        let starts: Vec<usize> = tables
+            .iter()
+            .map(|table| {
+                let start = row.len();
+                row.extend_from_slice(table);
+                start
+            })
+            .collect();
+        let row = row.freeze();
+        let tables = starts.into_iter().zip(tables).map(|(start, table)| row.slice(start..start + table.len()));
+        Ok(MemoryCopy { tables: tables.collect(), row })
+    }
+}
+
+fn encode(moment: &ActiveCopy<'_>, table: Table) -> Result<Bytes, KvError> {
+    let mut encoded = BytesMut::new();
+    let mut last: Option<Bytes> = None;
+    loop {
+        let after = last.as_ref().map_or(Bound::Unbounded, |key| Bound::Excluded(key.as_ref()));
+        let chunk = moment.entries(table, after, CHUNK_ENTRIES);
+        for (key, value) in chunk.entries {
+            put(&mut encoded, &key)?;
+            put(&mut encoded, &value)?;
+        }
+        match chunk.last {
+            Some(key) => last = Some(key),
+            None => return Ok(encoded.freeze()),
+        }
+    }
+}
+
+fn put(into: &mut BytesMut, field: &[u8]) -> Result<(), KvError> {
+    let length = u32::try_from(field.len())
+        .map_err(|_| KvError::Storage(format!("an entry of {} bytes is too long to be copied", field.len())))?;
+    into.put_u32(length);
+    into.put(field);
+    Ok(())
+}
+
+/// The next key or value; `None` when `from` does not begin with one.
+fn take(from: &mut Bytes) -> Option<Bytes> {
+    let length = from.clone().try_get_u32().ok()? as usize;
+    if from.len() - 4 < length {
+        return None;
+    }
+    from.advance(4);
+    Some(from.split_to(length))
+}
+
+impl EngineCopy for MemoryCopy {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, KvError> {
+        let place = TABLES.iter().position(|(other, _)| *other == table).expect("every table is copied");
+        Ok(decode(self.tables[place].clone())?.remove(key))
+    }
+
+    fn total_bytes(&self) -> u64 {
+        self.row.len() as u64
+    }
+
+    fn read(&mut self, offset: u64, length: usize) -> Result<Bytes, KvError> {
+        let start = usize::try_from(offset).ok().filter(|start| *start <= self.row.len());
+        let end = start.and_then(|start| start.checked_add(length)).filter(|end| *end <= self.row.len());
+        match (start, end) {
+            (Some(start), Some(end)) => Ok(self.row.slice(start..end)),
+            _ => Err(KvError::Storage(format!("the copy has {} bytes, none at {offset}", self.row.len()))),
+        }
+    }
+}
+
+fn decode(mut bytes: Bytes) -> Result<Rows, KvError> {
+    let damaged = || KvError::Corruption("the copy of a database: a table's entries cannot be read".into());
+    let mut rows: Rows = BTreeMap::new();
+    while !bytes.is_empty() {
+        let key = take(&mut bytes).ok_or_else(damaged)?;
+        let value = take(&mut bytes).ok_or_else(damaged)?;
+        if rows.last_key_value().is_some_and(|(last, _)| *last >= key) {
+            return Err(damaged());
+        }
+        rows.insert(key, value);
+    }
+    Ok(rows)
+}
+
+/// A memory engine that is being built from a copy.
+pub struct MemoryInstall {
+    durability: Durability,
+    receiver: Receiver<Tables>,
+}
+
+#[derive(Default)]
+struct Tables {
+    names: Vec<String>,
+    bytes: Vec<BytesMut>,
+}
+
+impl PartsTarget for Tables {
+    fn begin(&mut self, part: &Part) -> Result<(), KvError> {
+        self.names.push(part.name.clone());
+        self.bytes.push(BytesMut::new());
+        Ok(())
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<(), KvError> {
+        self.bytes.last_mut().expect("a part was begun").extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn end(&mut self) -> Result<(), KvError> {
+        Ok(())
+    }
+}
+
+impl MemoryInstall {
+    pub fn new(durability: Durability) -> Self {
+        MemoryInstall { durability, receiver: Receiver::new(Kind::MemoryTables, Tables::default()) }
+    }
+
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), KvError> {
+        self.receiver.write(bytes)
+    }
+
+    /// The engine, with all of the copy flushed.
+    pub fn into_engine(self) -> Result<MemoryEngine, KvError> {
+        let Tables { names, bytes } = self.receiver.finish()?;
+        let expected = TABLES.map(|(_, name)| name);
+        if names != expected {
+            return Err(KvError::Corruption(format!("the copy of a database: its parts are {}", names.join(", "))));
+        }
+        let mut tables = bytes.into_iter().map(|bytes| decode(bytes.freeze()));
+        let mut next = || tables.next().expect("one for each name");
+        let (data, meta) = (next()?, next()?);
+        Ok(MemoryEngine::holding(self.durability, data, meta))
+    }
+}
+
+impl EngineInstall for MemoryInstall {
+    fn write(&mut self, bytes: &[u8]) -> Result<(), KvError> {
+        MemoryInstall::write(self, bytes)
+    }
+
+    fn finish(self: Box<Self>) -> Result<Arc<dyn Engine>, KvError> {
+        Ok(Arc::new(self.into_engine()?))
+    }
+}

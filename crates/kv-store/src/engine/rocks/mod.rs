@@ -1,0 +1,244 @@
+//! The RocksDB engine: one database folder, a column family per table.
+//!
+//! [`copy`] makes copies, [`install`] databases from copies; [`errors`] says what is damage; [`folder`] knows which files
+//! there are; [`options`] sets RocksDB up.
+//!
+//! Invariants:
+//! - under [`Durability::UntilFlush`] the write-ahead log is off on every write, and the column families are flushed only
+//!   together (`atomic_flush`, and `flush_cfs_opt` over all): flushing one alone would leave a state after a crash in
+//!   which the applied sequence and the data disagree;
+//! - under [`Durability::EveryWrite`] every write is synced to the write-ahead log before it returns;
+//! - scans use total order; only [`RocksEngine::key_cursor`] looks at prefix filters.
+
+mod copy;
+mod errors;
+mod folder;
+mod install;
+mod options;
+
+use std::path::Path;
+
+use bytes::Bytes;
+use kv_api::KvError;
+use rocksdb::{
+    ColumnFamily, DB, DBRawIterator, FlushOptions, Options, ReadOptions, ReadTier, WriteOptions, properties,
+    statistics::Ticker,
+};
+
+use super::{Cursor, Durability, Engine, EngineCopy, EngineStatistics, Table, WriteBatch};
+use copy::RocksCopy;
+use errors::{open_error, storage_error};
+use folder::Folder;
+use options::{database_options, families, family_name};
+
+pub use install::RocksInstall;
+pub use options::RocksOptions;
+
+/// A RocksDB database. Dropping it closes it; one process at a time may have a folder open.
+pub struct RocksEngine {
+    /// Before the folder, so that it is closed when the files go.
+    db: DB,
+    folder: Folder,
+    opened_with: RocksOptions,
+    /// Kept for its statistics.
+    options: Options,
+    write_options: WriteOptions,
+}
+
+impl RocksEngine {
+    /// Opens the database in the folder `path`, creating folder and database where there is none.
+    ///
+    /// # Errors
+    /// [`KvError::Corruption`] when there is one, and it is damaged.
+    pub fn open(path: impl AsRef<Path>, options: RocksOptions) -> Result<Self, KvError> {
+        let folder = Folder::new(path.as_ref());
+        folder.remove_leftover_copies();
+        // Where rows were written before, something missing is damage, and nothing to be made anew.
+        let create = !folder.holds_rows();
+        let db_options = database_options(&options, create);
+        let db = DB::open_cf_descriptors(&db_options, folder.path(), families(&options))
+            .map_err(|error| open_error(folder.path(), &error))?;
+        let mut write_options = WriteOptions::default();
+        match options.durability {
+            Durability::EveryWrite => write_options.set_sync(true),
+            Durability::UntilFlush => write_options.disable_wal(true),
+        }
+        Ok(RocksEngine { db, folder, opened_with: options, options: db_options, write_options })
+    }
+
+    /// Where the database lies.
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    fn family(&self, table: Table) -> &ColumnFamily {
+        self.db.cf_handle(family_name(table)).expect("all column families are opened with the database")
+    }
+
+    /// Reads every row of every table, so that damage in any file is found.
+    fn read_everything(&self) -> Result<(), KvError> {
+        for table in Table::ALL {
+            let mut read = ReadOptions::default();
+            read.set_total_order_seek(true);
+            read.fill_cache(false);
+            read.set_readahead_size(2 << 20);
+            let mut rows = self.db.raw_iterator_cf_opt(self.family(table), read);
+            rows.seek_to_first();
+            while rows.valid() {
+                rows.next();
+            }
+            rows.status().map_err(|error| self.failed(error))?;
+        }
+        Ok(())
+    }
+
+    fn failed(&self, error: rocksdb::Error) -> KvError {
+        storage_error(self.folder.path(), &error)
+    }
+
+    /// A RocksDB integer property, summed over both tables.
+    fn property_sum(&self, name: &properties::PropName) -> Option<u64> {
+        Table::ALL
+            .iter()
+            .map(|table| self.db.property_int_value_cf(self.family(*table), name).ok().flatten())
+            .sum::<Option<u64>>()
+    }
+
+    fn cache_hit_rate_percent(&self) -> Option<u64> {
+        let hits = self.options.get_ticker_count(Ticker::BlockCacheHit);
+        let misses = self.options.get_ticker_count(Ticker::BlockCacheMiss);
+        (hits * 100).checked_div(hits + misses)
+    }
+}
+
+impl Engine for RocksEngine {
+    fn durability(&self) -> Durability {
+        self.opened_with.durability
+    }
+
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, KvError> {
+        let value = self.db.get_cf(self.family(table), key).map_err(|error| self.failed(error))?;
+        Ok(value.map(Bytes::from))
+    }
+
+    fn write(&self, batch: &WriteBatch) -> Result<(), KvError> {
+        // Per entry RocksDB adds a tag, a family number and two lengths.
+        let capacity_bytes = batch.size_bytes() + batch.len() * 12 + 64;
+        let mut writes = rocksdb::WriteBatch::with_capacity_bytes(capacity_bytes);
+        let (data, meta) = (self.family(Table::Data), self.family(Table::Meta));
+        for put in batch.iter() {
+            match put.table {
+                Table::Data => writes.put_cf(data, put.key, put.value),
+                Table::Meta => writes.put_cf(meta, put.key, put.value),
+            }
+        }
+        let written = self.db.write_opt(writes, &self.write_options).map_err(|error| self.failed(error));
+        match (written, self.opened_with.durability) {
+            // What a failed write to the write-ahead log left there is not known.
+            (Err(KvError::StorageFull(reason)), Durability::EveryWrite) => Err(KvError::Storage(reason)),
+            (written, _) => written,
+        }
+    }
+
+    fn cursor(&self, table: Table, lower: &[u8], upper: &[u8]) -> Result<Box<dyn Cursor + '_>, KvError> {
+        let mut read = ReadOptions::default();
+        read.set_total_order_seek(true);
+        read.set_iterate_lower_bound(lower);
+        read.set_iterate_upper_bound(upper);
+        let iterator = self.db.raw_iterator_cf_opt(self.family(table), read);
+        // RocksDB does not cope with bounds the wrong way round; such a range is simply empty.
+        let empty = lower >= upper;
+        Ok(Box::new(RocksCursor { iterator, path: self.folder.path(), empty }))
+    }
+
+    fn key_cursor(&self) -> Result<Box<dyn Cursor + '_>, KvError> {
+        let mut read = ReadOptions::default();
+        read.set_prefix_same_as_start(true);
+        let iterator = self.db.raw_iterator_cf_opt(self.family(Table::Data), read);
+        Ok(Box::new(RocksCursor { iterator, path: self.folder.path(), empty: false }))
+    }
+
+    fn flush(&self) -> Result<(), KvError> {
+        let mut flush = FlushOptions::default();
+        flush.set_wait(true);
+        let families = Table::ALL.map(|table| self.family(table));
+        self.db.flush_cfs_opt(&families, &flush).map_err(|error| self.failed(error))
+    }
+
+    fn persisted_get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, KvError> {
+        let mut read = ReadOptions::default();
+        read.set_read_tier(ReadTier::Persisted);
+        let value = self.db.get_cf_opt(self.family(table), key, &read).map_err(|error| self.failed(error))?;
+        Ok(value.map(Bytes::from))
+    }
+
+    fn copy(&self) -> Result<Box<dyn EngineCopy>, KvError> {
+        Ok(Box::new(RocksCopy::take(self)?))
+    }
+
+    fn remove_when_closed(&self) {
+        self.folder.remove_when_dropped();
+    }
+
+    fn statistics(&self) -> EngineStatistics {
+        let unflushed_bytes = self.property_sum(properties::CUR_SIZE_ALL_MEM_TABLES).unwrap_or(0);
+        let file_bytes = self.property_sum(properties::LIVE_SST_FILES_SIZE).unwrap_or(0);
+        EngineStatistics {
+            size_bytes: file_bytes + unflushed_bytes,
+            unflushed_bytes,
+            compaction_pending_bytes: self.property_sum(properties::ESTIMATE_PENDING_COMPACTION_BYTES),
+            cache_hit_rate_percent: self.cache_hit_rate_percent(),
+        }
+    }
+}
+
+struct RocksCursor<'e> {
+    iterator: DBRawIterator<'e>,
+    path: &'e Path,
+    empty: bool,
+}
+
+impl RocksCursor<'_> {
+    /// An iterator that stops may have reached its end or a fault.
+    fn check(&self) -> Result<(), KvError> {
+        if self.iterator.valid() {
+            return Ok(());
+        }
+        self.iterator.status().map_err(|error| storage_error(self.path, &error))
+    }
+}
+
+impl Cursor for RocksCursor<'_> {
+    fn seek(&mut self, target: &[u8]) -> Result<(), KvError> {
+        if self.empty {
+            return Ok(());
+        }
+        self.iterator.seek(target);
+        self.check()
+    }
+
+    fn seek_before(&mut self, target: &[u8]) -> Result<(), KvError> {
+        if self.empty {
+            return Ok(());
+        }
+        self.iterator.seek_for_prev(target);
+        if self.iterator.key() == Some(target) {
+            self.iterator.prev();
+        }
+        self.check()
+    }
+
+    fn next(&mut self) -> Result<(), KvError> {
+        self.iterator.next();
+        self.check()
+    }
+
+    fn prev(&mut self) -> Result<(), KvError> {
+        self.iterator.prev();
+        self.check()
+    }
+
+    fn entry(&self) -> Option<(&[u8], &[u8])> {
+        self.iterator.item()
+    }
+}

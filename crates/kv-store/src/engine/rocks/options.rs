@@ -1,0 +1,109 @@
+//! How RocksDB is set up.
+
+use rocksdb::{
+    BlockBasedOptions, ColumnFamilyDescriptor, DBCompressionType, Options, SliceTransform, statistics::StatsLevel,
+};
+
+use super::super::{Durability, SharedResources, Table};
+use crate::key_codec;
+
+/// How a RocksDB database is opened.
+#[derive(Clone)]
+pub struct RocksOptions {
+    pub durability: Durability,
+    pub resources: SharedResources,
+    /// Size at which one table's write buffer is written to a file.
+    pub write_buffer_bytes: usize,
+    /// Files kept open at a time.
+    pub max_open_files: i32,
+}
+
+impl RocksOptions {
+    /// The defaults.
+    pub fn new(durability: Durability, resources: SharedResources) -> Self {
+        // Three databases of two tables each may share the budget: one buffer must not fill it before it holds a row.
+        let share = resources.options().write_buffers_bytes / 6;
+        RocksOptions { durability, resources, write_buffer_bytes: share.clamp(1 << 20, 64 << 20), max_open_files: 1000 }
+    }
+}
+
+/// The column family of a table.
+pub(super) fn family_name(table: Table) -> &'static str {
+    match table {
+        Table::Data => "data",
+        Table::Meta => "meta",
+    }
+}
+
+pub(super) fn families(options: &RocksOptions) -> Vec<ColumnFamilyDescriptor> {
+    vec![
+        ColumnFamilyDescriptor::new(family_name(Table::Data), data_options(options)),
+        ColumnFamilyDescriptor::new(family_name(Table::Meta), family_options(options)),
+    ]
+}
+
+/// `create`: make the database, and its families, where they are missing.
+pub(super) fn database_options(options: &RocksOptions, create: bool) -> Options {
+    let resources = &options.resources;
+    let mut db_options = Options::default();
+    db_options.create_if_missing(create);
+    db_options.create_missing_column_families(create);
+    // Damage is to be found, and to stop writing.
+    db_options.set_paranoid_checks(true);
+    db_options.set_env(&resources.env);
+    db_options.set_write_buffer_manager(&resources.write_buffers);
+    db_options.set_max_background_jobs(i32::try_from(resources.options().background_threads).unwrap_or(i32::MAX));
+    db_options.set_max_open_files(options.max_open_files);
+    db_options.set_unordered_write(false);
+    db_options.set_atomic_flush(options.durability == Durability::UntilFlush);
+    // Smooth the writing of large files, so that a sync of the log does not wait behind them.
+    db_options.set_bytes_per_sync(1 << 20);
+    db_options.set_max_total_wal_size(512 << 20);
+    db_options.set_keep_log_file_num(4);
+    db_options.set_max_log_file_size(8 << 20);
+    // No periodic statistics: they would be threads and wake-ups that nobody reads.
+    db_options.set_stats_dump_period_sec(0);
+    db_options.set_stats_persist_period_sec(0);
+    db_options.enable_statistics();
+    db_options.set_statistics_level(StatsLevel::ExceptHistogramOrTimers);
+    db_options
+}
+
+fn block_options(options: &RocksOptions) -> BlockBasedOptions {
+    let mut blocks = BlockBasedOptions::default();
+    blocks.set_block_cache(&options.resources.block_cache);
+    blocks.set_block_size(8 << 10);
+    blocks.set_bloom_filter(10.0, false);
+    blocks.set_optimize_filters_for_memory(true);
+    // Indexes and filters count as cache, so that the cache's size bounds the memory.
+    blocks.set_cache_index_and_filter_blocks(true);
+    blocks.set_pin_l0_filter_and_index_blocks_in_cache(true);
+    blocks
+}
+
+fn family_options(options: &RocksOptions) -> Options {
+    let mut family = Options::default();
+    family.set_write_buffer_size(options.write_buffer_bytes);
+    // What an empty buffer takes already; by default an eighth of its size.
+    family.set_arena_block_size((options.write_buffer_bytes / 32).clamp(64 << 10, 1 << 20));
+    family.set_max_write_buffer_number(4);
+    family.set_compression_type(DBCompressionType::Lz4);
+    family.set_block_based_table_factory(&block_options(options));
+    family
+}
+
+/// The data table's filters hold key prefixes (the key without its version): every lookup asks for "the newest version
+/// up to V", and none for one exact version.
+fn data_options(options: &RocksOptions) -> Options {
+    let mut family = family_options(options);
+    let mut blocks = block_options(options);
+    blocks.set_whole_key_filtering(false);
+    family.set_block_based_table_factory(&blocks);
+    family.set_prefix_extractor(SliceTransform::create(
+        "synodkv.key-without-version.1",
+        |key| &key[..key_codec::prefix_length(key).unwrap_or(key.len())],
+        Some(|key| key_codec::prefix_length(key).is_some()),
+    ));
+    family.set_memtable_prefix_bloom_ratio(0.05);
+    family
+}

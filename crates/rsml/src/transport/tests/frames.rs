@@ -1,0 +1,103 @@
+//! Frames as bytes.
+
+use super::super::frame::MAX_FRAME_BYTES;
+use super::*;
+
+fn bytes_of(frame: &Frame) -> Vec<u8> {
+    frame.encode().expect("the frame is small enough").pieces.concat()
+}
+
+fn decode_all(bytes: &[u8], piece_bytes: usize) -> Result<Vec<Frame>, FrameError> {
+    let mut decoder = Decoder::default();
+    let mut frames = Vec::new();
+    for piece in bytes.chunks(piece_bytes) {
+        decoder.buffer().extend_from_slice(piece);
+        while let Some(frame) = decoder.next_frame()? {
+            frames.push(frame);
+        }
+    }
+    Ok(frames)
+}
+
+fn samples() -> Vec<Frame> {
+    let long = Bytes::from(vec![7; 5000]);
+    vec![
+        Frame::hello(envelope(A, B, "", vec![]).sender, B),
+        Frame::message(envelope(A, B, "", vec![])),
+        Frame::message(envelope(A, B, "body", vec![Bytes::new(), Bytes::from_static(b"short"), long.clone()])),
+        Frame::message(envelope(A, B, vec![1; 100_000], vec![long.clone(), Bytes::from_static(b"x"), long])),
+    ]
+}
+
+#[test]
+fn frames_are_decoded_as_they_were_encoded_however_the_stream_is_divided() {
+    let frames = samples();
+    let bytes: Vec<u8> = frames.iter().flat_map(bytes_of).collect();
+    for piece_bytes in [1, 7, 80, 4096, bytes.len()] {
+        assert_eq!(decode_all(&bytes, piece_bytes), Ok(frames.clone()), "pieces of {piece_bytes} bytes");
+    }
+}
+
+#[test]
+fn long_payloads_are_not_copied_by_the_encoder() {
+    let payload = Bytes::from(vec![7; 5000]);
+    let frame = Frame::message(envelope(A, B, "body", vec![payload.clone()])).encode().expect("small enough");
+    assert!(frame.pieces.iter().any(|piece| piece.as_ptr() == payload.as_ptr()));
+}
+
+#[test]
+fn a_flipped_bit_anywhere_is_noticed() {
+    let bytes = bytes_of(&Frame::message(envelope(A, B, "body", vec![Bytes::from_static(b"payload")])));
+    for position in 0..bytes.len() {
+        let mut damaged = bytes.clone();
+        damaged[position] ^= 1 << (position % 8);
+        decode_all(&damaged, damaged.len()).expect_err(&format!("byte {position} was damaged"));
+    }
+}
+
+#[test]
+fn a_length_is_not_believed_before_its_checksum_and_memory_grows_with_what_arrived() {
+    let mut bytes = bytes_of(&Frame::message(envelope(A, B, "body", vec![])));
+    bytes[12..16].copy_from_slice(&(60u32 << 20).to_le_bytes());
+    assert_eq!(decode_all(&bytes, 80), Err(FrameError::Checksum { part: "header" }));
+    let huge = bytes_of(&Frame::message(envelope(A, B, vec![1; 60 << 20], vec![])));
+    let mut decoder = Decoder::default();
+    decoder.buffer().extend_from_slice(&huge[..200]);
+    assert_eq!(decoder.next_frame(), Ok(None));
+    assert!(decoder.buffer().capacity() < 1 << 20, "memory was taken for what was only announced");
+}
+
+#[test]
+fn a_frame_that_is_too_large_is_neither_sent_nor_taken() {
+    let frame = Frame::message(envelope(A, B, vec![1; MAX_FRAME_BYTES], vec![]));
+    assert!(matches!(frame.encode(), Err(FrameError::TooLarge { .. })));
+    let mut header = bytes_of(&Frame::message(envelope(A, B, "", vec![])));
+    header[12..16].copy_from_slice(&u32::MAX.to_le_bytes());
+    let crc = crc32c::crc32c(&header[..72]);
+    header[72..76].copy_from_slice(&crc.to_le_bytes());
+    assert!(matches!(decode_all(&header, 80), Err(FrameError::TooLarge { .. })));
+}
+
+#[test]
+fn another_version_and_garbage_are_told_apart() {
+    let mut bytes = bytes_of(&Frame::message(envelope(A, B, "", vec![])));
+    bytes[4] = 9;
+    assert_eq!(decode_all(&bytes, 80), Err(FrameError::Version { found: 9 }));
+    assert_eq!(decode_all(b"GET / HTTP/1.1\r\n", 1), Err(FrameError::Magic));
+}
+
+#[test]
+fn a_stranger_may_send_little_and_a_peer_much() {
+    let large = bytes_of(&Frame::message(envelope(A, B, vec![1; 10_000], vec![])));
+    let mut decoder = Decoder::of_stranger();
+    decoder.buffer().extend_from_slice(&large);
+    assert!(matches!(decoder.next_frame(), Err(FrameError::TooLarge { bytes: 10_080, .. })));
+    let hello = bytes_of(&Frame::hello(envelope(A, B, "", vec![]).sender, B));
+    let mut decoder = Decoder::of_stranger();
+    assert!(decoder.buffer().capacity() < 10_000, "memory was taken for somebody unknown");
+    decoder.buffer().extend_from_slice(&hello);
+    decoder.next_frame().expect("a hello is small").expect("it is whole");
+    decoder.trust();
+    decoder.buffer().extend_from_slice(&large);
+    assert!(decoder.next_frame().expect("a peer may").is_some());
+}

@@ -1,0 +1,100 @@
+//! Peers that are stopped, slow, silent or not peers at all cost bounded memory, and nobody else notices.
+
+use super::tls::Authority;
+use super::*;
+
+const QUEUE_BYTES: usize = 1 << 20;
+
+/// Floods `to`, which reads nothing, until messages to it are dropped, and then goes on for a while.
+fn flood(node: &Node, to: ReplicaId) {
+    let payload = Bytes::from(vec![1; 100_000]);
+    let more = 50;
+    let mut dropped_first = None;
+    for sent in 0.. {
+        node.transport.send(envelope(A, to, "", vec![payload.clone()]));
+        let statistics = node.transport.statistics();
+        assert!(statistics.bytes_queued <= QUEUE_BYTES as u64, "{} bytes wait", statistics.bytes_queued);
+        if statistics.messages_dropped > 0 && sent > *dropped_first.get_or_insert(sent) + more {
+            return;
+        }
+        // The system's own buffers are bounded, too.
+        assert!(sent < 10_000, "nothing was dropped");
+    }
+}
+
+fn patient(mut options: TcpOptions) -> TcpOptions {
+    options.queue_bytes = QUEUE_BYTES;
+    options.silence_ms = 60_000;
+    options
+}
+
+#[test]
+fn a_peer_that_never_reads_costs_its_queue_and_others_do_not_notice() {
+    let mut network = Network::new(3);
+    let listener = network.listeners[1].take().expect("not used yet");
+    let options = patient(network.options(A));
+    let (mut a, mut c) = (network.start_with(options), network.start(C));
+    let _never_read = accept_as_replica(&listener);
+    a.events.wait_for_all(&network.runtime, [B, C].map(TransportEvent::Connected).to_vec());
+    flood(&a, B);
+    for number in 0..1000u32 {
+        a.transport.send(envelope(A, C, number.to_le_bytes().to_vec(), vec![]));
+    }
+    for number in 0..1000u32 {
+        assert_eq!(c.events.message(&network.runtime).body, number.to_le_bytes().to_vec());
+    }
+    assert!(a.events.drain().iter().all(|event| !matches!(event, TransportEvent::Disconnected(_))));
+}
+
+#[test]
+fn a_peer_that_never_reads_costs_its_queue_with_tls_too() {
+    let mut network = Network::new(3);
+    let authority = Authority::new("peers");
+    let listener = network.listeners[1].take().expect("not used yet");
+    let (folder_a, folder_c) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+    let mut options = patient(network.options(A));
+    options.tls = Some(authority.files(folder_a.path(), "replica-0"));
+    let mut a = network.start_with(options);
+    let mut options = network.options(C);
+    options.tls = Some(authority.files(folder_c.path(), "replica-2"));
+    let mut c = network.start_with(options);
+    let _never_read = authority.accept_as_replica(&network.runtime, listener, "replica-1");
+    a.events.wait_for(&network.runtime, &TransportEvent::Connected(B));
+    c.events.wait_for(&network.runtime, &TransportEvent::Connected(A));
+    flood(&a, B);
+    while !arrives_soon(&network, &a, &mut c, envelope(A, C, "still heard", vec![])) {}
+}
+
+#[test]
+fn connections_of_strangers_are_limited_and_peers_still_get_through() {
+    let mut network = Network::new(2);
+    let mut options = network.options(A);
+    options.connect_timeout_ms = 60_000;
+    let mut a = network.start_with(options);
+    // They connect and say nothing.
+    let strangers: Vec<TcpStream> =
+        (0..200).map(|_| TcpStream::connect(a.transport.local_address()).expect("the port is open")).collect();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while a.transport.statistics().connections_rejected < 72 {
+        assert!(Instant::now() < deadline, "strangers are not limited");
+        std::thread::yield_now();
+    }
+    // As soon as some of them are gone.
+    drop(strangers);
+    let mut b = network.start(B);
+    b.events.wait_for(&network.runtime, &TransportEvent::Connected(A));
+    a.events.wait_for(&network.runtime, &TransportEvent::Connected(B));
+    while !arrives_soon(&network, &b, &mut a, envelope(B, A, "through the crowd", vec![])) {}
+}
+
+#[test]
+fn a_stranger_cannot_make_a_replica_hold_a_large_message() {
+    let mut network = Network::new(2);
+    let a = network.start(A);
+    let mut stream = TcpStream::connect(a.transport.local_address()).expect("the port is open");
+    let large = Frame::message(envelope(B, A, vec![1; 1 << 20], vec![])).encode().expect("small enough");
+    // It may be closed before everything is written.
+    let _closed_early = stream.write_all(&large.pieces.concat());
+    assert_eq!(said_until_closed(&mut stream), b"");
+    assert_eq!(a.transport.statistics().connections_rejected, 1);
+}

@@ -1,0 +1,474 @@
+//! Certificates: who may speak to whom, and what becomes of those who may not.
+
+use std::fs;
+use std::path::Path;
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, date_time_ymd};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tokio_rustls::rustls::server::WebPkiClientVerifier;
+use tokio_rustls::rustls::{ClientConfig, RootCertStore, ServerConfig};
+use tokio_rustls::{TlsAcceptor, TlsConnector, server};
+
+use super::*;
+
+/// Signs certificates.
+pub struct Authority {
+    issuer: CertifiedIssuer<'static, KeyPair>,
+}
+
+/// A certificate and its key, as PEM.
+pub struct Signed {
+    certificate: String,
+    key: String,
+}
+
+impl Signed {
+    fn chain(&self) -> Vec<CertificateDer<'static>> {
+        vec![CertificateDer::from_pem_slice(self.certificate.as_bytes()).expect("a certificate")]
+    }
+
+    fn key(&self) -> PrivateKeyDer<'static> {
+        PrivateKeyDer::from_pem_slice(self.key.as_bytes()).expect("a key")
+    }
+}
+
+impl Authority {
+    pub fn new(name: &str) -> Self {
+        let mut params = CertificateParams::new(vec![]).expect("no names");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(DnType::CommonName, name);
+        let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key"));
+        Authority { issuer: issuer.expect("a certificate") }
+    }
+
+    fn sign(&self, name: &str, until_year: i32) -> Signed {
+        let mut params = CertificateParams::new(vec![name.to_string()]).expect("a name");
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.not_before = date_time_ymd(2000, 1, 1);
+        params.not_after = date_time_ymd(until_year, 1, 1);
+        let key = KeyPair::generate().expect("a key");
+        let certificate = params.signed_by(&key, &self.issuer).expect("a certificate");
+        Signed { certificate: certificate.pem(), key: key.serialize_pem() }
+    }
+
+    /// What a replica needs, as files.
+    pub fn files(&self, folder: &Path, name: &str) -> PeerTls {
+        self.files_of(folder, &self.sign(name, 4000))
+    }
+
+    fn files_of(&self, folder: &Path, signed: &Signed) -> PeerTls {
+        let tls = PeerTls::new(folder.join("ca.pem"), folder.join("replica.pem"), folder.join("replica.key"));
+        for (path, text) in
+            [(&tls.ca, &self.issuer.pem()), (&tls.certificate, &signed.certificate), (&tls.key, &signed.key)]
+        {
+            fs::write(path, text).expect("a file");
+        }
+        tls
+    }
+
+    fn roots(&self) -> Arc<RootCertStore> {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.issuer.der().clone()).expect("a certificate");
+        Arc::new(roots)
+    }
+
+    fn connector(&self, signed: &Signed) -> TlsConnector {
+        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_root_certificates(self.roots())
+            .with_client_auth_cert(signed.chain(), signed.key())
+            .expect("a key that fits");
+        TlsConnector::from(Arc::new(config))
+    }
+
+    fn acceptor(&self, signed: &Signed) -> TlsAcceptor {
+        let provider = Arc::new(ring::default_provider());
+        let verifier = WebPkiClientVerifier::builder_with_provider(self.roots(), provider.clone()).build();
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_client_cert_verifier(verifier.expect("a verifier"))
+            .with_single_cert(signed.chain(), signed.key())
+            .expect("a key that fits");
+        TlsAcceptor::from(Arc::new(config))
+    }
+
+    /// Accepts a connection and takes it as a replica would that can show `name`. Reads nothing after the hello.
+    pub fn accept_as_replica(
+        &self,
+        runtime: &Runtime,
+        listener: TcpListener,
+        name: &str,
+    ) -> server::TlsStream<tokio::net::TcpStream> {
+        let acceptor = self.acceptor(&self.sign(name, 4000));
+        runtime.block_on(async {
+            listener.set_nonblocking(true).expect("a socket");
+            let listener = tokio::net::TcpListener::from_std(listener).expect("a socket");
+            let (stream, _) = listener.accept().await.expect("the transport dials");
+            let mut stream = acceptor.accept(stream).await.expect("a handshake");
+            stream.read_exact(&mut [0; 80]).await.expect("a hello");
+            stream.write_all(&Greeting::with(Answer::Accepted).to_bytes()).await.expect("the dialler waits for it");
+            stream.flush().await.expect("the dialler waits for it");
+            stream
+        })
+    }
+}
+
+/// Replicas with files in folders of their own.
+struct Secured {
+    network: Network,
+    authority: Authority,
+    folders: Vec<tempfile::TempDir>,
+}
+
+impl Secured {
+    fn new(count: u8) -> Self {
+        let folders = (0..count).map(|_| tempfile::tempdir().expect("a folder")).collect();
+        Secured { network: Network::new(count), authority: Authority::new("peers"), folders }
+    }
+
+    fn folder(&self, replica: ReplicaId) -> &Path {
+        self.folders[usize::from(replica.0)].path()
+    }
+
+    fn files(&self, replica: ReplicaId) -> PeerTls {
+        self.authority.files(self.folder(replica), &format!("replica-{replica}"))
+    }
+
+    fn options(&mut self, me: ReplicaId) -> TcpOptions {
+        let mut options = self.network.options(me);
+        options.tls = Some(self.files(me));
+        options
+    }
+
+    fn start(&mut self, me: ReplicaId) -> Node {
+        let options = self.options(me);
+        self.network.start_with(options)
+    }
+
+    fn wait_for(&self, node: &mut Node, event: TransportEvent) {
+        node.events.wait_for(&self.network.runtime, &event);
+    }
+
+    /// Until a node has refused so many connections, or been refused, over TLS. It has never been connected to `stranger`.
+    fn wait_for_failures(&self, node: &mut Node, count: u64, stranger: ReplicaId) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while node.transport.statistics().tls_failures < count {
+            assert!(Instant::now() < deadline, "no TLS failure: {:?}", node.transport.statistics());
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let events = node.events.drain();
+        assert!(!events.contains(&TransportEvent::Connected(stranger)), "{events:?}");
+        assert!(!events.iter().any(|event| matches!(event, TransportEvent::Received(_))), "{events:?}");
+    }
+}
+
+#[test]
+fn peers_with_certificates_exchange_messages_of_all_sizes_in_order() {
+    let mut secured = Secured::new(2);
+    let (mut a, mut b) = (secured.start(A), secured.start(B));
+    secured.wait_for(&mut a, TransportEvent::Connected(B));
+    secured.wait_for(&mut b, TransportEvent::Connected(A));
+    let large: Bytes = (0..20 << 20).map(|n: u32| (n % 251) as u8).collect();
+    let mut sent: Vec<_> = (0..1000u32)
+        .map(|n| envelope(A, B, n.to_le_bytes().to_vec(), vec![Bytes::from(vec![n as u8; n as usize % 700])]))
+        .collect();
+    sent.push(envelope(A, B, "large", vec![large.clone(), Bytes::from_static(b"small"), large]));
+    sent.push(envelope(A, B, "last", vec![]));
+    sent.iter().for_each(|message| a.transport.send(message.clone()));
+    for message in &sent {
+        assert!(b.events.message(&secured.network.runtime) == *message, "a message changed");
+    }
+    b.transport.send(envelope(B, A, "back", vec![]));
+    assert_eq!(a.events.message(&secured.network.runtime).body, "back");
+    assert_eq!((a.transport.statistics().tls_failures, b.transport.statistics().tls_failures), (0, 0));
+}
+
+#[test]
+fn nothing_is_said_in_clear() {
+    let mut secured = Secured::new(2);
+    let listener = secured.network.listeners[1].take().expect("not used yet");
+    let _a = secured.start(A);
+    let (mut stream, _) = listener.accept().expect("the transport dials");
+    let mut first = [0];
+    stream.read_exact(&mut first).expect("a handshake");
+    assert_eq!(first, [0x16], "a TLS record of the handshake");
+}
+
+/// B's own files make it another replica, and it takes them for right.
+fn impostor(secured: &mut Secured) -> Node {
+    let mut options = secured.network.options(B);
+    let mut tls = secured.authority.files(secured.folder(B), "replica-2");
+    tls.names.insert(B, "replica-2".to_string());
+    options.tls = Some(tls);
+    secured.network.start_with(options)
+}
+
+#[test]
+fn a_certificate_of_one_replica_can_neither_speak_nor_listen_as_another() {
+    let mut secured = Secured::new(3);
+    let mut b = impostor(&mut secured);
+    let mut a = secured.start(A);
+    // Two that A refuses as they come in or as it dials, whichever is first.
+    secured.wait_for_failures(&mut a, 2, B);
+    assert!(a.transport.statistics().connections_rejected > 0, "B spoke");
+    assert!(!b.events.drain().contains(&TransportEvent::Connected(A)));
+    // The one whose name was used is not disturbed.
+    let mut c = secured.start(C);
+    secured.wait_for(&mut a, TransportEvent::Connected(C));
+    while !arrives_soon(&secured.network, &c, &mut a, envelope(C, A, "it is me", vec![])) {}
+    secured.wait_for(&mut c, TransportEvent::Connected(A));
+}
+
+#[test]
+fn names_other_than_the_usual_can_be_agreed_on() {
+    let mut secured = Secured::new(2);
+    let names = [(A, "a.example".to_string()), (B, "b.example".to_string())];
+    let [mut a, mut b] = [A, B].map(|me| {
+        let mut options = secured.network.options(me);
+        let tls = secured.authority.files(secured.folder(me), &names[usize::from(me.0)].1);
+        options.tls = Some(PeerTls { names: names.clone().into(), ..tls });
+        secured.network.start_with(options)
+    });
+    secured.wait_for(&mut a, TransportEvent::Connected(B));
+    secured.wait_for(&mut b, TransportEvent::Connected(A));
+}
+
+#[test]
+fn a_certificate_of_another_authority_is_refused_by_both() {
+    let mut secured = Secured::new(2);
+    let mut options = secured.network.options(B);
+    options.tls = Some(Authority::new("strangers").files(secured.folder(B), "replica-1"));
+    let mut b = secured.network.start_with(options);
+    let mut a = secured.start(A);
+    secured.wait_for_failures(&mut a, 1, B);
+    secured.wait_for_failures(&mut b, 1, A);
+}
+
+/// Speaks to A as B would that can show this certificate; returns once A has closed the connection.
+fn speak_as_b(secured: &Secured, a: &Node, signed: &Signed) {
+    let connector = secured.authority.connector(signed);
+    secured.network.runtime.block_on(async {
+        let stream = tokio::net::TcpStream::connect(a.transport.local_address()).await.expect("the port is open");
+        let name = ServerName::try_from("replica-0").expect("a name");
+        let mut stream = connector.connect(name, stream).await.expect("A is who it should be");
+        let hello = Frame::hello(envelope(B, A, "", vec![]).sender, A).encode().expect("small").pieces.concat();
+        let mut answer = Vec::new();
+        // The connection may end before the hello is through.
+        let said = async {
+            stream.write_all(&hello).await?;
+            stream.read_to_end(&mut answer).await
+        };
+        let ended = tokio::time::timeout(Duration::from_secs(20), said).await.expect("A closes the connection");
+        assert!(ended.is_err() || !answer.contains(&0x06), "it was accepted: {answer:?}");
+    });
+}
+
+#[test]
+fn an_expired_or_self_signed_certificate_cannot_speak() {
+    let mut secured = Secured::new(2);
+    let mut a = secured.start(A);
+    let expired = secured.authority.sign("replica-1", 2001);
+    speak_as_b(&secured, &a, &expired);
+    secured.wait_for_failures(&mut a, 1, B);
+    let key = KeyPair::generate().expect("a key");
+    let params = CertificateParams::new(vec!["replica-1".to_string()]).expect("a name");
+    let alone = params.self_signed(&key).expect("a certificate");
+    speak_as_b(&secured, &a, &Signed { certificate: alone.pem(), key: key.serialize_pem() });
+    secured.wait_for_failures(&mut a, 2, B);
+}
+
+#[test]
+fn a_listener_with_an_expired_certificate_is_told_nothing() {
+    let mut secured = Secured::new(2);
+    let listener = secured.network.listeners[1].take().expect("not used yet");
+    let acceptor = secured.authority.acceptor(&secured.authority.sign("replica-1", 2001));
+    let mut a = secured.start(A);
+    secured.network.runtime.block_on(async {
+        listener.set_nonblocking(true).expect("a socket");
+        let listener = tokio::net::TcpListener::from_std(listener).expect("a socket");
+        let (stream, _) = listener.accept().await.expect("the transport dials");
+        let failed = acceptor.accept(stream).await.expect_err("the dialler breaks off").to_string();
+        assert!(failed.contains("CertificateExpired"), "{failed}");
+    });
+    secured.wait_for_failures(&mut a, 1, B);
+}
+
+#[test]
+fn a_peer_without_tls_and_one_with_it_refuse_each_other_and_disturb_nobody() {
+    let mut secured = Secured::new(3);
+    let mut b = secured.network.start(B);
+    let mut a = secured.start(A);
+    let mut c = secured.start(C);
+    // Both as diallers and as listeners.
+    secured.wait_for_failures(&mut b, 4, A);
+    assert!(a.transport.statistics().connections_rejected > 0 && b.transport.statistics().connections_rejected > 0);
+    assert!(a.transport.statistics().tls_failures > 0);
+    while !arrives_soon(&secured.network, &c, &mut a, envelope(C, A, "undisturbed", vec![])) {}
+    while !arrives_soon(&secured.network, &a, &mut c, envelope(A, C, "undisturbed", vec![])) {}
+    assert!(!a.events.drain().contains(&TransportEvent::Connected(B)));
+}
+
+#[test]
+fn a_dialler_without_tls_is_told_that_it_needs_it() {
+    let mut secured = Secured::new(2);
+    let a = secured.start(A);
+    let mut stream = TcpStream::connect(a.transport.local_address()).expect("the port is open");
+    stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a socket");
+    let hello = Frame::hello(envelope(B, A, "", vec![]).sender, A);
+    stream.write_all(&hello.encode().expect("small").pieces.concat()).expect("the connection stands");
+    let mut answer = [0; 8];
+    stream.read_exact(&mut answer).expect("an answer");
+    assert_eq!(Greeting::from_bytes(answer), Some(Greeting::with(Answer::WantsTls)));
+}
+
+#[test]
+fn a_connection_that_begins_no_handshake_is_closed() {
+    let mut secured = Secured::new(1);
+    let mut options = secured.options(A);
+    options.connect_timeout_ms = 50;
+    let a = secured.network.start_with(options);
+    let mut stream = TcpStream::connect(a.transport.local_address()).expect("the port is open");
+    stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a socket");
+    assert_eq!(stream.read(&mut [0; 8]).expect("closed in order"), 0);
+    assert_eq!(a.transport.statistics().connections_rejected, 1);
+}
+
+#[test]
+fn a_peer_with_tls_that_falls_silent_is_dialled_anew() {
+    let mut secured = Secured::new(2);
+    let listener = secured.network.listeners[1].take().expect("not used yet");
+    let second = listener.try_clone().expect("a socket");
+    let mut options = secured.options(A);
+    options.silence_ms = 50;
+    let mut a = secured.network.start_with(options);
+    let _silent = secured.authority.accept_as_replica(&secured.network.runtime, listener, "replica-1");
+    secured.wait_for(&mut a, TransportEvent::Connected(B));
+    secured.wait_for(&mut a, TransportEvent::Disconnected(B));
+    let _again = secured.authority.accept_as_replica(&secured.network.runtime, second, "replica-1");
+    secured.wait_for(&mut a, TransportEvent::Connected(B));
+}
+
+#[test]
+fn a_peer_with_tls_that_is_only_idle_stays_connected() {
+    let mut secured = Secured::new(2);
+    let mut options = secured.options(A);
+    options.silence_ms = 500;
+    let mut a = secured.network.start_with(options);
+    let mut options = secured.options(B);
+    options.alive_interval_ms = 10;
+    let _b = secured.network.start_with(options);
+    secured.wait_for(&mut a, TransportEvent::Connected(B));
+    let events =
+        async { while a.events.0.recv().await.is_some_and(|event| event != TransportEvent::Disconnected(B)) {} };
+    let ended =
+        secured.network.runtime.block_on(async { tokio::time::timeout(Duration::from_millis(1200), events).await });
+    assert!(ended.is_err(), "an idle connection ended");
+}
+
+#[test]
+fn renewed_certificates_are_used_without_a_restart() {
+    let mut secured = Secured::new(2);
+    let (mut a, b) = (secured.start(A), secured.start(B));
+    secured.wait_for(&mut a, TransportEvent::Connected(B));
+    // Of another authority, so that nothing of the old ones is good for anything.
+    secured.authority = Authority::new("renewed");
+    secured.files(A);
+    secured.network.stop(&b);
+    secured.wait_for(&mut a, TransportEvent::Disconnected(B));
+    let mut b = secured.start(B);
+    secured.wait_for(&mut a, TransportEvent::Connected(B));
+    secured.wait_for(&mut b, TransportEvent::Connected(A));
+}
+
+#[test]
+fn unusable_files_leave_the_certificates_read_before_in_force() {
+    let mut secured = Secured::new(2);
+    let (mut a, b) = (secured.start(A), secured.start(B));
+    secured.wait_for(&mut a, TransportEvent::Connected(B));
+    // A key without its certificate: the renewal has come half of its way.
+    fs::write(secured.folder(A).join("replica.key"), secured.authority.sign("replica-0", 4000).key).expect("a file");
+    secured.network.stop(&b);
+    secured.wait_for(&mut a, TransportEvent::Disconnected(B));
+    let mut b = secured.start(B);
+    secured.wait_for(&mut b, TransportEvent::Connected(A));
+    while !arrives_soon(&secured.network, &a, &mut b, envelope(A, B, "as before", vec![])) {}
+}
+
+mod checks {
+    use super::*;
+
+    /// The file at fault and the error's text.
+    #[track_caller]
+    fn refused(tls: &PeerTls) -> (TlsFile, String) {
+        match tls.check(A).expect_err("an error") {
+            TlsError::File { file, path, reason } => {
+                (file, format!("{} {reason}", path.file_name().expect("a file").to_string_lossy()))
+            }
+            other => panic!("{other}"),
+        }
+    }
+
+    #[test]
+    fn good_files_pass() {
+        let folder = tempfile::tempdir().expect("a folder");
+        Authority::new("peers").files(folder.path(), "replica-0").check(A).expect("they fit");
+    }
+
+    #[test]
+    fn each_fault_names_its_file() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let authority = Authority::new("peers");
+        let fresh = || authority.files(folder.path(), "replica-0");
+        let check = |tls: &PeerTls, file, part: &str| {
+            let (found, text) = refused(tls);
+            assert!(found == file && text.contains(part), "{found:?}: {text}");
+        };
+        let tls = fresh();
+        fs::remove_file(&tls.ca).expect("a file");
+        check(&tls, TlsFile::Ca, "ca.pem cannot be read: ");
+        let tls = fresh();
+        fs::write(&tls.ca, "nothing").expect("a file");
+        check(&tls, TlsFile::Ca, "holds no certificate in PEM");
+        let tls = fresh();
+        fs::write(&tls.certificate, "-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n").expect("a file");
+        check(&tls, TlsFile::Certificate, "replica.pem holds a damaged certificate: ");
+        let tls = fresh();
+        fs::copy(&tls.certificate, &tls.key).expect("a file");
+        check(&tls, TlsFile::Key, "holds no private key");
+        let tls = fresh();
+        fs::write(&tls.key, authority.sign("replica-0", 4000).key).expect("a file");
+        check(&tls, TlsFile::Key, "is not the key of ");
+    }
+
+    #[test]
+    fn a_certificate_that_no_peer_would_take_is_refused_at_the_start() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let authority = Authority::new("peers");
+        let (file, text) = refused(&authority.files(folder.path(), "replica-1"));
+        assert!(file == TlsFile::Certificate && text.contains("is no certificate of replica 0: "), "{text}");
+        assert!(text.contains("replica-1"), "{text}");
+        let expired = authority.sign("replica-0", 2001);
+        let (file, text) = refused(&authority.files_of(folder.path(), &expired));
+        assert!(file == TlsFile::Certificate && text.contains("expired"), "{text}");
+        let foreign = Authority::new("strangers").sign("replica-0", 4000);
+        let (file, text) = refused(&authority.files_of(folder.path(), &foreign));
+        assert!(file == TlsFile::Certificate && text.contains("UnknownIssuer"), "{text}");
+    }
+
+    #[test]
+    fn a_transport_does_not_start_with_unusable_certificates() {
+        let mut secured = Secured::new(1);
+        let mut options = secured.options(A);
+        options.tls.as_mut().expect("set").key = "/nowhere/replica.key".into();
+        let (sink, _events) = sink();
+        let Err(error) = TcpTransport::start(options, sink, secured.network.runtime.handle()) else {
+            panic!("it started")
+        };
+        assert!(error.to_string().starts_with("/nowhere/replica.key cannot be read: "), "{error}");
+    }
+}
