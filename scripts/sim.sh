@@ -9,5 +9,5 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export CARGO_TARGET_DIR="${SYNODKV_TARGET_DIR:-$HOME/.cache/synodkv/target}"
-cargo build --release --quiet --package proof --bin sim
+cargo build --release --quiet --package proof --features coverage --bin sim
 exec "$CARGO_TARGET_DIR/release/sim" "$@"

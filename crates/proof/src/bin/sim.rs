@@ -13,7 +13,8 @@ const USAGE: &str =
   --minutes M     runs fresh seeds for M minutes
   --first-seed N  begins with seed N instead of one that the clock names
   --replicas R    1, 3 or 5; mix (the default): the seed decides
-  --threads N     default: one per processor";
+  --threads N     default: one per processor
+  --require-coverage  fails when a marked path of the core was never taken";
 
 #[derive(Default)]
 struct Arguments {
@@ -24,6 +25,7 @@ struct Arguments {
     first_seed: Option<u64>,
     replicas: Option<u8>,
     threads: Option<usize>,
+    require_coverage: bool,
 }
 
 fn parse() -> Result<Arguments, String> {
@@ -32,6 +34,10 @@ fn parse() -> Result<Arguments, String> {
     while let Some(name) = arguments.next() {
         if name == "--verbose" {
             parsed.verbose = true;
+            continue;
+        }
+        if name == "--require-coverage" {
+            parsed.require_coverage = true;
             continue;
         }
         let value = arguments.next().ok_or_else(|| format!("{name}: unknown, or its value is missing"))?;
@@ -124,6 +130,11 @@ fn run_many(arguments: &Arguments) -> ExitCode {
     for failure in &done.failures {
         println!("seed {} FAILED: {}", failure.seed, failure.reason);
         println!("replay: {}", replay_command(failure.seed, arguments.replicas));
+    }
+    let uncovered = done.figures.uncovered();
+    if arguments.require_coverage && (!uncovered.is_empty() || done.figures.coverage.is_empty()) {
+        println!("never taken: {uncovered:?}");
+        return ExitCode::FAILURE;
     }
     if done.failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

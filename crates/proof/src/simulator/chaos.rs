@@ -111,7 +111,7 @@ impl Cluster {
             // What it takes now stays a tail that nobody else knows of, or that nobody else commits.
             for _ in 0..self.random.between(5, 40) {
                 let after = self.random.below(500_000);
-                self.schedule(after, Event::BlindPush(node));
+                self.schedule(after, Event::BlindNote(node));
             }
         }
     }

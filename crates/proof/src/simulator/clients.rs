@@ -49,7 +49,7 @@ impl Cluster {
             for _ in 0..self.random.between(5, 60) {
                 let after = self.random.below(50_000);
                 let node = self.clients[client].node;
-                self.schedule(after, Event::BlindPush(node));
+                self.schedule(after, Event::BlindNote(node));
             }
         }
         let kind = self.clients[client].again.take().unwrap_or_else(|| self.habits.choose(&mut self.random));
@@ -135,8 +135,7 @@ impl Cluster {
         }
         let change = seen.change.clone().expect("a commit changes something");
         let step = self.wait(client);
-        let name = self.clients[client].name;
-        let attempt = Attempt { client: Some((client, step)), name, kind, called_us: self.now, change };
+        let attempt = Attempt { client: Some((client, step)), change };
         let (op, request, payload) = self.new_attempt(attempt);
         self.clients[client].doing = Doing::Commit { kind, called_us, seen, op, node, request };
         self.propose(node, op, request, payload);
@@ -155,15 +154,13 @@ impl Cluster {
         self.input(node, Input::Propose { id, payload });
     }
 
-    /// Somebody pushes an element and does not wait.
-    pub fn blind_push(&mut self, node: usize) {
+    /// Somebody leaves a note and does not wait.
+    pub fn blind_note(&mut self, node: usize) {
         if !self.clients_active || !self.is_served(node) {
             return;
         }
-        let seen = self.records.blind(Kind::Push, &mut self.random, &self.habits);
-        let change = seen.change.expect("a push changes something");
-        let name = self.records.new_client();
-        let attempt = Attempt { client: None, name, kind: Kind::Push, called_us: self.now, change };
+        let seen = self.records.blind(Kind::Note, &mut self.random, &self.habits);
+        let attempt = Attempt { client: None, change: seen.change.expect("a note is a commit") };
         let (op, request, payload) = self.new_attempt(attempt);
         self.propose(node, op, request, payload);
     }
@@ -197,7 +194,7 @@ impl Cluster {
     }
 
     fn ended(&mut self, op: OpId, outcome: Outcome, version: Option<u64>) {
-        let attempt = self.records.end(op, self.now, outcome, version);
+        let attempt = self.records.end(op);
         let Some((client, step)) = attempt else { return };
         if self.clients[client].step != step {
             return;

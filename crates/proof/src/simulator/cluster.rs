@@ -403,7 +403,7 @@ impl Cluster {
             Event::Message(delivery) => self.deliver(*delivery),
             Event::Client(client) => self.client(client),
             Event::GiveUp { client, step } => self.give_up(client, step),
-            Event::BlindPush(node) => self.blind_push(node),
+            Event::BlindNote(node) => self.blind_note(node),
             Event::Fault => self.fault(),
             // What was planned as part of a fault is void once faults have ended.
             _ if self.faults_ended => {}

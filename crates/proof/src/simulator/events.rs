@@ -38,8 +38,8 @@ pub enum Event {
         client: usize,
         step: u64,
     },
-    /// Somebody pushes into the queue and goes away.
-    BlindPush(usize),
+    /// Somebody leaves a note and does not wait for the answer.
+    BlindNote(usize),
     Crash(Process),
     Restart(Process),
     /// One direction of a link works again.

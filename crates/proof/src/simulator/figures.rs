@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use rsml::coverage::POINTS;
+
 use super::workload::Kind;
 use crate::history::Outcome;
 
@@ -15,6 +17,8 @@ pub struct Figures {
     pub acknowledged: u64,
     /// Faults and rare events, by name.
     pub counts: BTreeMap<&'static str, u64>,
+    /// How often each of [`POINTS`] was taken; empty without the cargo feature `coverage`.
+    pub coverage: Vec<u64>,
     /// Operations of clients: Ok, Fail, Unknown.
     pub operations: BTreeMap<Kind, [u64; 3]>,
 }
@@ -42,10 +46,19 @@ impl Figures {
         for (what, count) in &other.counts {
             *self.counts.entry(what).or_default() += count;
         }
+        self.coverage.resize(self.coverage.len().max(other.coverage.len()), 0);
+        for (sum, count) in self.coverage.iter_mut().zip(&other.coverage) {
+            *sum += count;
+        }
         for (kind, counts) in &other.operations {
             let sum = self.operations.entry(*kind).or_default();
             (0..3).for_each(|place| sum[place] += counts[place]);
         }
+    }
+
+    /// The points that were never taken.
+    pub fn uncovered(&self) -> Vec<&'static str> {
+        POINTS.iter().zip(&self.coverage).filter(|(_, count)| **count == 0).map(|(name, _)| *name).collect()
     }
 
     /// How many operations of clients that only read took effect.
@@ -66,6 +79,12 @@ impl fmt::Display for Figures {
         writeln!(f, "operations of clients:                     ok       fail    unknown")?;
         for (kind, [ok, fail, unknown]) in &self.operations {
             writeln!(f, "  {:<32} {ok:>10} {fail:>10} {unknown:>10}", kind.name())?;
+        }
+        if !self.coverage.is_empty() {
+            writeln!(f, "paths of the core taken:")?;
+        }
+        for (name, count) in POINTS.iter().zip(&self.coverage) {
+            writeln!(f, "  {name:<36} {count:>10}")?;
         }
         Ok(())
     }

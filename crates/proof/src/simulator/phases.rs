@@ -48,7 +48,7 @@ impl Cluster {
             assert!(self.now < until, "no progress of {core:?} beyond {goal}: {:#?}", self.describe());
             self.run(20_000);
             let node = core[self.random.below(core.len() as u64) as usize];
-            self.blind_push(node);
+            self.blind_note(node);
         }
         self.figures.count(if outside_count == 0 { "progress of all" } else { "progress of a majority alone" });
     }

@@ -20,9 +20,6 @@ use crate::history::{ClientId, ListStep, ListTransaction, Operation, Outcome, Re
 pub struct Attempt {
     /// Who waits, in which of its steps; `None`: nobody does.
     pub client: Option<(usize, u64)>,
-    pub name: ClientId,
-    pub kind: Kind,
-    pub called_us: u64,
     pub change: Change,
 }
 
@@ -91,6 +88,9 @@ impl Records {
         let value = self.new_value();
         let padding = random.below(habits.padding + 1) as usize;
         let change = Change { padding, ..Change::default() };
+        if kind == Kind::Note {
+            return Seen { change: Some(change), sight: Sight::Nothing };
+        }
         if kind == Kind::Push {
             let sight = Sight::Queue(QueueKind::Push { element: value, stamp: 0 });
             return Seen { change: Some(Change { pushes: Some(value), ..change }), sight };
@@ -111,7 +111,7 @@ impl Records {
     ) -> Seen {
         let mut change = Change { read_version: version, ..Change::default() };
         match kind {
-            Kind::Write | Kind::Push => unreachable!("it reads nothing"),
+            Kind::Write | Kind::Push | Kind::Note => unreachable!("it reads nothing"),
             Kind::Read | Kind::Snapshot => {
                 let key = random.below(habits.registers);
                 let value = self.get(database, &register(key), version).as_ref().map_or(0, number);
@@ -258,17 +258,12 @@ impl Records {
     }
 
     /// The try has its outcome. Returns who waits for it, in which step, unless it had one before.
-    pub fn end(&mut self, op: OpId, now: u64, outcome: Outcome, version: Option<u64>) -> Option<(usize, u64)> {
+    pub fn end(&mut self, op: OpId) -> Option<(usize, u64)> {
         let tried = &mut self.tried[op.0 as usize];
         if std::mem::replace(&mut tried.ended, true) {
             return None;
         }
-        let Attempt { client, name, kind, called_us, .. } = tried.attempt;
-        if client.is_none() {
-            let element = tried.attempt.change.pushes.expect("only pushes have nobody who waits");
-            let seen = Seen { change: None, sight: Sight::Queue(QueueKind::Push { element, stamp: 0 }) };
-            self.finish(name, kind, called_us, now, seen, outcome, version);
-        }
+        let client = tried.attempt.client;
         client
     }
 

@@ -85,7 +85,7 @@ fn check_reads(versions: &Versions, records: &Records) -> Verdict {
         }
     }
     for read in &records.queue_reads {
-        let in_queue = versions.iter().filter(|(key, _)| key.column_family.is_empty() && key.key[0] == QUEUE);
+        let in_queue = versions.range(KeyRef::new([QUEUE].to_vec())..KeyRef::new([QUEUE + 1].to_vec()));
         let expected = in_queue.filter_map(|(key, _)| {
             let stamp = key.key[1..].iter().fold(0, |sum: u128, byte| sum << 8 | u128::from(*byte));
             at(versions, key, read.version).map(|value| (stamp, super::workload::number(value)))

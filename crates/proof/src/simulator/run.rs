@@ -58,6 +58,7 @@ fn catch_panic_texts() {
 pub fn run(seed: u64, settings: Settings) -> Result<Success, Failure> {
     catch_panic_texts();
     LAST_PANIC.with(|last| *last.borrow_mut() = Some(String::new()));
+    rsml::coverage::take();
     let result = catch_unwind(AssertUnwindSafe(|| run_phases(seed, settings)));
     let text = LAST_PANIC.with(|last| last.borrow_mut().take()).unwrap_or_default();
     result.map_err(|_| Failure { seed, reason: text })
@@ -83,5 +84,9 @@ fn run_phases(seed: u64, settings: Settings) -> Success {
     cluster.run(faulty_us);
     cluster.expect_progress_of_a_core();
     cluster.heal_and_converge(30_000_000);
-    Success { figures: cluster.figures(), trace_hash: settings.trace.then(|| cluster.trace_hash()) }
+    let mut figures = cluster.figures();
+    if cfg!(feature = "coverage") {
+        figures.coverage = rsml::coverage::take().to_vec();
+    }
+    Success { figures, trace_hash: settings.trace.then(|| cluster.trace_hash()) }
 }

@@ -61,8 +61,10 @@ impl Watch {
         let durable = ledger.promised();
         let is_log = |view: u64, end: u64| (View(view), Sequence(end)) == (durable.accepted_view, ledger.last());
         let demand = |holds: bool, anomaly: &'static str| {
-            let story = format!("{message:?}; durable: {durable:?} to {}", ledger.last());
-            hold(if holds { Ok(()) } else { Err(Violation { checker: "claims", anomaly, story }) });
+            if !holds {
+                let story = format!("{message:?}; durable: {durable:?} to {}", ledger.last());
+                hold(Err(Violation { checker: "claims", anomaly, story }));
+            }
         };
         match message {
             Message::Prepare(m) => {

@@ -28,9 +28,12 @@ pub enum Kind {
     Pop,
     /// A register as it was at a version seen before.
     Snapshot,
+    /// Nothing but its row in the journal.
+    Note,
 }
 
 impl Kind {
+    /// What clients choose from.
     pub const ALL: [Kind; 11] = [
         Kind::Write,
         Kind::Read,
@@ -58,6 +61,7 @@ impl Kind {
             Kind::Scan => "scan",
             Kind::Pop => "pop",
             Kind::Snapshot => "snapshot read",
+            Kind::Note => "note",
         }
     }
 
@@ -67,7 +71,7 @@ impl Kind {
 
     /// Begins with a commit: reads nothing first.
     pub fn is_blind(self) -> bool {
-        matches!(self, Kind::Write | Kind::Push)
+        matches!(self, Kind::Write | Kind::Push | Kind::Note)
     }
 }
 
@@ -97,7 +101,7 @@ impl Habits {
         weights.extend([(Kind::Write, 1), (Kind::Read, 1)]);
         Habits {
             clients: random.between(2, 7) as usize,
-            pause_us: random.pick(&[20_000, 200_000, 500_000, 1_000_000]),
+            pause_us: random.pick(&[20_000, 300_000, 600_000, 1_000_000, 1_000_000, 2_000_000]),
             patience_us: random.pick(&[20_000, 300_000, 2_000_000, 6_000_000]),
             registers: random.between(1, 4),
             lists: random.between(1, 3),

@@ -149,6 +149,7 @@ impl Acceptor {
         assert!(view >= self.hard.promised, "promise went back: {} -> {view}", self.hard.promised);
         self.hard.promised = view;
         if self.staging.as_ref().is_some_and(|s| s.view < view) {
+            coverage!("rule2.staged_and_higher_view");
             self.staging = None;
         }
     }
@@ -190,6 +191,9 @@ impl Acceptor {
         assert!(from > commit, "cutting at {from} would cut committed entries through {commit}");
         assert!(from <= self.log.last().next(), "a hole between {} and {from}", self.log.last());
         let truncate = from <= self.log.last();
+        if truncate {
+            coverage!("rule2.tail_cut");
+        }
         self.log.truncate(from);
         for entry in &entries {
             self.log.append(entry.clone());
@@ -246,6 +250,9 @@ impl Acceptor {
         while self.pending.front().is_some_and(|p| p.ticket <= ticket) {
             let done = self.pending.pop_front().expect("front was there");
             assert!(done.hard.promised >= self.durable.promised, "a durable promise went back");
+            if done.stable < done.last {
+                coverage!("rule3.completion_of_replaced");
+            }
             self.durable = done.hard;
             self.durable_last = done.last;
             self.stable = self.stable.max(done.stable);

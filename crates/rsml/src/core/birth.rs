@@ -29,6 +29,7 @@ impl Replica {
                 self.reports.remove(&sender.replica);
                 self.heard.remove(&sender.replica);
             } else if self.is_birth_durable() {
+                coverage!("birth.told_again");
                 let birth = self.birth_record();
                 self.send(sender.replica, Message::Born(Born { birth: Some(birth) }), Vec::new());
             }
@@ -64,6 +65,7 @@ impl Replica {
         let members = disks.iter().map(|(r, d)| Member { replica: u32::from(r.0), disk_id: d.0.into() }).collect();
         self.be_born(BirthRecord { cluster_id: self.new_cluster_id.into(), members });
         self.is_founder = true;
+        coverage!("birth.founded");
     }
 
     /// The founder tells the others once the record is durable, and stands for election.

@@ -37,6 +37,9 @@ impl Replica {
         let is_busy = matches!(self.views.role, Role::Primary(_) | Role::Preparing(_));
         let is_asker_primary = self.views.primary == Some(from);
         let granted = self.is_voter() && !is_busy && (is_asker_primary || self.now >= self.views.quiet_until);
+        if !granted {
+            coverage!("liveness.pre_vote_denied");
+        }
         let promised = self.acceptor.promised().0;
         self.send(from, Message::PreVoteReply(PreVoteReply { round: message.round, granted, promised }), Vec::new());
     }
@@ -112,6 +115,7 @@ impl Replica {
         let Some((view, to)) = self.owed_promise else { return };
         let durable = *self.acceptor.durable();
         if self.acceptor.promised() != view {
+            coverage!("rule3.promise_overtaken");
             self.owed_promise = None;
         } else if durable.promised == view {
             self.owed_promise = None;
@@ -129,6 +133,7 @@ impl Replica {
     pub(super) fn on_promise(&mut self, from: ReplicaId, message: Promise) {
         let Role::Preparing(campaign) = &mut self.views.role else { return };
         if campaign.view != View(message.view) || campaign.source.is_some() {
+            coverage!("rule3.late_promise");
             return;
         }
         let promised = Promised {
@@ -150,10 +155,12 @@ impl Replica {
             // A peer has promised more than this primary's view: it can only follow a higher one. The primary may have
             // lost its quorum to another without knowing, so it asks like everybody before it stands.
             Role::Primary(_) => {
+                coverage!("liveness.refused_primary");
                 self.become_secondary(None);
                 self.start_pre_vote();
             }
             Role::Preparing(_) => {
+                coverage!("liveness.refused_candidate");
                 self.become_secondary(None);
                 self.views.suspect(self.now, self.options.heartbeat_us);
             }
@@ -176,8 +183,10 @@ impl Replica {
         assert!(from <= best.last.next(), "own committed entries lie beyond the best log of a quorum");
         assert!(source == me || from >= best.first, "entry {from} is needed, replica {source} holds {} on", best.first);
         if source == me || from > best.last {
+            coverage!("phase1.own_log");
             self.lead(from, Vec::new());
         } else {
+            coverage!("phase1.fetches");
             self.acceptor.stage(view, best.last, from, Vec::new());
             self.fetch_more();
         }
@@ -266,7 +275,8 @@ impl Replica {
     /// Asks again when question or answer seem lost.
     pub(super) fn retry_fetch(&mut self) {
         let Role::Preparing(campaign) = &self.views.role else { return };
-        if self.now.since_us(campaign.fetched) >= self.options.retry_us {
+        if campaign.source.is_some() && self.now.since_us(campaign.fetched) >= self.options.retry_us {
+            coverage!("phase1.fetch_repeated");
             self.fetch_more();
         }
     }
@@ -346,6 +356,7 @@ impl Replica {
                 progress.ask_end(self.now);
             }
         } else if self.views.primary == Some(peer) {
+            coverage!("liveness.connection_hint");
             self.requests.resend(0, self.now);
             self.reads.restart();
             self.views.suspect(self.now, self.options.heartbeat_us);
@@ -354,6 +365,7 @@ impl Replica {
 
     pub(super) fn propose(&mut self, id: super::RequestId, payload: Bytes) {
         if self.requests.bytes() + payload.len() > self.options.max_request_bytes {
+            coverage!("requests.overloaded");
             self.outputs.refused.push((id, Refusal::Overloaded));
         } else {
             self.requests.push(id, payload);

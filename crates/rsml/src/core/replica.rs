@@ -190,6 +190,7 @@ impl Replica {
             Input::Propose { id, payload } => self.propose(id, payload),
             Input::Cancel(id) => {
                 if self.requests.cancel(id) {
+                    coverage!("requests.cancelled");
                     self.outputs.refused.push((id, Refusal::Cancelled));
                 }
             }
@@ -243,6 +244,7 @@ impl Replica {
             }
             Role::PreVoting { .. } | Role::Preparing(_) => {
                 if self.now >= self.views.deadline {
+                    coverage!("liveness.campaign_given_up");
                     self.become_secondary(None);
                     self.start_pre_vote();
                 } else {
@@ -289,6 +291,7 @@ impl Replica {
 
     fn receive(&mut self, sender: Sender, message: Message, payload: Vec<Bytes>) {
         if !self.admits(&sender, &message) {
+            coverage!("foreign.not_of_this_cluster");
             self.counters.foreign += 1;
             return;
         }
@@ -324,6 +327,7 @@ impl Replica {
         }
         let newest = self.boots.entry(sender.disk_id).or_insert(sender.boot);
         if sender.boot < *newest {
+            coverage!("foreign.former_boot");
             return false;
         }
         *newest = sender.boot;

@@ -69,6 +69,7 @@ impl Replica {
     fn extend(&mut self, view: View, from: Sequence, entries: Vec<Bytes>) -> bool {
         let next = self.acceptor.log().last().next();
         if from > next {
+            coverage!("rule1.gap");
             return false;
         }
         let known = (next.0 - from.0) as usize;
@@ -96,11 +97,15 @@ impl Replica {
             return false;
         }
         let staged = self.acceptor.staging().expect("it was staged just now");
+        if commit > adopted {
+            coverage!("rule2.commit_beyond_adopted");
+        }
         if staged.last() >= adopted.max(commit) {
             let staging = self.acceptor.take_staging().expect("it was there");
             self.acceptor.adopt(view, adopted, commit, staging.from, staging.entries);
             self.counters.view_changes += 1;
         } else {
+            coverage!("rule2.staged");
             self.install_staged(Sequence(message.commit));
         }
         true
@@ -114,6 +119,7 @@ impl Replica {
         if staged.bytes <= self.options.stage_bytes || upto < staged.from {
             return;
         }
+        coverage!("rule10.committed_part_installed");
         let mut staging = self.acceptor.take_staging().expect("it was there");
         let commit = self.learner.commit();
         let count = (upto.0 + 1 - staging.from.0) as usize;
@@ -186,6 +192,8 @@ impl Replica {
             let durable = Sequence(message.durable_last);
             assert!(durable <= last, "replica {from} holds {durable} in view {view}, which ends at {last}");
             progress.matched = progress.matched.max(durable);
+        } else {
+            coverage!("rule4.vote_of_other_view");
         }
         if progress.probing {
             if message.probe == progress.probe {
@@ -263,6 +271,7 @@ impl Replica {
             }
             let max_bytes = self.options.max_message_bytes;
             if progress.next < log.first() {
+                coverage!("replication.from_storage");
                 let (from, to) = (progress.next, log.first().previous());
                 self.outputs.read_log.push(LogRead { peer, view, fetch: false, from, to, max_bytes });
                 progress.reading = true;
@@ -333,6 +342,11 @@ impl Replica {
         let commit = self.learner.commit();
         let Some(proposer) = self.views.proposer_mut() else { return };
         if disk_hangs || proposer.heard(now, election_us) + 1 < quorum {
+            if disk_hangs {
+                coverage!("liveness.hanging_disk_steps_down");
+            } else {
+                coverage!("liveness.quorum_lost_steps_down");
+            }
             self.become_secondary(None);
             return;
         }
