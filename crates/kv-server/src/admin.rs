@@ -30,6 +30,7 @@ use crate::cluster::{ClusterSnapshot, LocalReplica, ReplicaStatus};
 use crate::metrics::ServerMetrics;
 use crate::router::RequestContext;
 use crate::service_core::KvServiceCore;
+use crate::space::SpaceWatch;
 
 const PATHS: &str = "/health/live, /health/ready, /status, /metrics and /rows/hash";
 /// How long a readiness probe may take.
@@ -43,6 +44,7 @@ const MAX_HASH_ROWS: u64 = 1_000_000;
 pub struct AdminInterface {
     pub core: Arc<KvServiceCore>,
     pub metrics: Arc<ServerMetrics>,
+    pub space: Arc<SpaceWatch>,
 }
 
 /// Serves until `stop` is cancelled and the requests in hand are answered.
@@ -118,10 +120,10 @@ async fn metrics(State(interface): State<Arc<AdminInterface>>) -> Response {
 
 async fn status(State(interface): State<Arc<AdminInterface>>) -> Json<Value> {
     let cluster = interface.core.cluster_health().await;
-    Json(status_json(&cluster, interface.core.column_families()))
+    Json(status_json(&cluster, interface.core.column_families(), &interface.space))
 }
 
-fn status_json(cluster: &ClusterSnapshot, column_families: Vec<String>) -> Value {
+fn status_json(cluster: &ClusterSnapshot, column_families: Vec<String>, space: &SpaceWatch) -> Value {
     json!({
         "mode": cluster.mode,
         "cluster_id": cluster.cluster_id,
@@ -130,6 +132,8 @@ fn status_json(cluster: &ClusterSnapshot, column_families: Vec<String>) -> Value
         "primary": cluster.primary,
         "view": cluster.view,
         "column_families": column_families,
+        "has_space": space.has_space(),
+        "free_bytes": space.free_bytes(),
         "replicas": cluster.replicas.iter().map(|r| replica_json(r, cluster.primary)).collect::<Vec<_>>(),
     })
 }
@@ -218,7 +222,7 @@ async fn rows_hash(
     let deadline = Instant::now() + HASH_TIMEOUT;
     let version = version.map_or_else(|| reader.database().applied_version(), Version);
     reader.wait_applied(version, deadline).await?;
-    let (database, name) = (reader.database().clone(), family.clone());
+    let (database, name) = (reader.database(), family.clone());
     let hashed = reader.slots().run(deadline, move || database.hash_rows(&name, &begin, version, limit)).await?;
     Ok(Json(json!({
         "replica": replica.id,

@@ -4,7 +4,7 @@
 //! <data_dir>/lock                 held while a process has the directory open
 //! <data_dir>/identity.json        whose data this is: mode, replicas, cluster id, format
 //! <data_dir>/db                   the database (standalone)
-//! <data_dir>/replica-<id>/db      a replica's database (replicated; as many as this process runs)
+//! <data_dir>/replica-<id>/db…     a replica's databases (replicated; as many as this process runs), see `ReplicaDatabases`
 //! <data_dir>/replica-<id>/wal     a replica's log
 //! ```
 //!
@@ -129,12 +129,13 @@ impl DataDir {
         self.root.join("db")
     }
 
-    pub fn replica_database(&self, id: u32) -> PathBuf {
-        self.root.join(format!("replica-{id}")).join("db")
+    /// Where everything of a replica lies.
+    pub fn replica(&self, id: u32) -> PathBuf {
+        self.root.join(format!("replica-{id}"))
     }
 
     pub fn replica_wal(&self, id: u32) -> PathBuf {
-        self.root.join(format!("replica-{id}")).join("wal")
+        self.replica(id).join("wal")
     }
 
     /// `None` until the cluster of this directory has been born, and always in standalone mode.

@@ -18,6 +18,7 @@ use crate::manager::ServerError;
 use crate::metrics::ServerMetrics;
 use crate::router::RequestRouter;
 use crate::service_core::{CoreParts, KvServiceCore};
+use crate::space::{SpaceCollector, SpaceWatch};
 use crate::thrift_server::ThriftServer;
 
 /// Where the front end listens: known once it has bound its addresses, which may have been port 0.
@@ -42,6 +43,7 @@ pub struct BackEnd {
     pub cluster: Arc<dyn ClusterView>,
     pub replicas: Arc<dyn LocalReplicas>,
     pub metrics: Arc<ServerMetrics>,
+    pub space: Arc<SpaceWatch>,
     /// Filled in by the front end, for a cluster view that shows them.
     pub addresses: Arc<ListenAddresses>,
 }
@@ -68,7 +70,7 @@ impl FrontEnd {
     /// # Errors
     /// [`ServerError::Listen`], naming the address, its key and the reason.
     pub async fn start(config: &Config, back_end: BackEnd) -> Result<FrontEnd, ServerError> {
-        let BackEnd { router, cluster, replicas, metrics, addresses } = back_end;
+        let BackEnd { router, cluster, replicas, metrics, space, addresses } = back_end;
         let faults = Arc::new(FaultInjector::new(config.server.allow_fault_injection));
         let router: Arc<dyn RequestRouter> = match config.server.allow_fault_injection {
             true => Arc::new(FaultyRouter::new(router, faults.clone())),
@@ -95,9 +97,11 @@ impl FrontEnd {
         let admin_addr = listener.local_addr().map_err(ServerError::listen(admin_key, admin_addr))?;
         addresses.0.set((thrift_addr, admin_addr)).expect("a front end starts once");
         metrics.watch(thrift.counters(), replicas);
+        let collector = Box::new(SpaceCollector::new(space.clone()));
+        metrics.registry().register(collector).expect("registered once for each server");
 
         let (stop_thrift, stop_admin) = (CancellationToken::new(), CancellationToken::new());
-        let interface = AdminInterface { core: core.clone(), metrics };
+        let interface = AdminInterface { core: core.clone(), metrics, space };
         Ok(FrontEnd {
             thrift_addr,
             admin_addr,

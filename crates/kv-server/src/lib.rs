@@ -22,6 +22,7 @@ pub mod metrics;
 pub mod replication;
 pub mod router;
 pub mod service_core;
+pub mod space;
 #[cfg(test)]
 mod tests;
 pub mod thrift_server;

@@ -15,6 +15,7 @@ use crate::data_dir::{DataDir, DataDirError};
 use crate::front_end::{BackEnd, FrontEnd, ListenAddresses};
 use crate::metrics::ServerMetrics;
 use crate::router::{DirectRouter, LocalReader, ReadSlots};
+use crate::space::SpaceWatch;
 
 /// Why a server did not start.
 #[derive(Debug, thiserror::Error)]
@@ -23,6 +24,11 @@ pub enum ServerError {
     DataDir(#[from] DataDirError),
     #[error("cannot open the database in {path}: {source}")]
     Database { path: String, source: KvError },
+    #[error(
+        "{reason}; restore {path} from a backup (or repair the disk), and start again: a standalone server has no other \
+         copy of its data, and begins no empty database by itself"
+    )]
+    Damaged { path: String, reason: String },
     #[error("cannot listen on {address} ({key}): {source}; choose another address, or stop who uses it")]
     Listen { key: String, address: String, source: std::io::Error },
     #[error("cannot start replication: {0}")]
@@ -60,27 +66,23 @@ pub trait ServerManager: Send + Sync {
     fn admin_addr(&self) -> SocketAddr;
 }
 
-/// Opens the storage engine and database of one folder as the configuration says. `path` is made if need be.
-pub(crate) fn open_database(
+/// Opens the database of a standalone server as the configuration says. `path` is made if need be.
+fn open_database(
     config: &Config,
     path: &Path,
-    durability: Durability,
     resources: &SharedResources,
-    options: StoreOptions,
 ) -> Result<Arc<TransactionalKvDatabase>, ServerError> {
-    let failed = |source: KvError| ServerError::Database { path: path.display().to_string(), source };
+    let failed = |source: KvError| match source {
+        KvError::Corruption(reason) => ServerError::Damaged { path: path.display().to_string(), reason },
+        source => ServerError::Database { path: path.display().to_string(), source },
+    };
     if config.storage.engine == EngineKind::Memory {
-        match config.mode {
-            Mode::Standalone => tracing::warn!("storage.engine = \"memory\": the data is lost at exit"),
-            Mode::Replicated => tracing::warn!(
-                "storage.engine = \"memory\": rows are kept in memory only; the log is never trimmed, and every start applies all of it"
-            ),
-        }
+        tracing::warn!("storage.engine = \"memory\": the data is lost at exit");
     } else {
         std::fs::create_dir_all(path).map_err(|error| failed(KvError::Storage(error.to_string())))?;
     }
-    let engine = open_engine(config.storage.engine.into(), path, durability, resources).map_err(failed)?;
-    TransactionalKvDatabase::open(engine, options).map_err(failed)
+    let engine = open_engine(config.storage.engine.into(), path, Durability::EveryWrite, resources).map_err(failed)?;
+    TransactionalKvDatabase::open(engine, StoreOptions::standalone()).map_err(failed)
 }
 
 /// The resources that all databases of this process share.
@@ -116,24 +118,26 @@ impl ServerManager for StandaloneServerManager {
         let data_dir = DataDir::open(&config.storage.data_dir, Mode::Standalone, &[])?;
         let resources = shared_resources(&config)?;
         let path = data_dir.database();
-        let options = StoreOptions::standalone();
         let opening = {
             let config = config.clone();
             // Recovering a database may take long, and blocks.
-            tokio::task::spawn_blocking(move || {
-                open_database(&config, &path, Durability::EveryWrite, &resources, options)
-            })
+            tokio::task::spawn_blocking(move || open_database(&config, &path, &resources))
         };
         let database = opening.await.expect("opening a database does not panic")?;
         let reader = LocalReader::new(database.clone(), ReadSlots::per_processor());
         let addresses = Arc::new(ListenAddresses::default());
         let standalone =
             Arc::new(Standalone { reader: reader.clone(), addresses: addresses.clone(), started: Instant::now() });
+        database.on_damage(|reason| {
+            tracing::error!("the database is damaged, and this server stops: {reason}. Restore it from a backup");
+        });
+        let space = Arc::new(SpaceWatch::new(data_dir.root(), config.storage.min_free_bytes()));
         let back_end = BackEnd {
-            router: Arc::new(DirectRouter::new(database.clone(), reader)),
+            router: Arc::new(DirectRouter::new(database.clone(), reader, space.clone())),
             cluster: standalone.clone(),
             replicas: standalone,
             metrics: ServerMetrics::new(),
+            space,
             addresses,
         };
         let front_end = FrontEnd::start(&config, back_end).await?;
@@ -161,7 +165,7 @@ impl ServerManager for StandaloneServerManager {
     }
 
     fn is_healthy(&self) -> bool {
-        self.front_end.is_serving()
+        self.front_end.is_serving() && self.database.damage().is_none()
     }
 
     fn thrift_addr(&self) -> SocketAddr {

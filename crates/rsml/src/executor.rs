@@ -126,13 +126,19 @@ pub struct Applied {
     pub outcomes: Vec<(DiskId, Boot, u64, Bytes)>,
     /// Requests per value applied.
     pub batch_sizes: Vec<usize>,
+    /// The running digest at each multiple of the digest interval that was reached.
+    pub digests: Vec<(Sequence, u64)>,
 }
+
+/// The running digest is recorded at every multiple of this sequence.
+pub const DIGEST_INTERVAL: u64 = 1024;
 
 /// Stands between the log and the executor: decodes entries, lets each request of a session through once and in order,
 /// keeps replicated time and the running digest. Deterministic.
 pub struct Applier<E> {
     executor: E,
     state: ReplicatedState,
+    digest_interval: u64,
 }
 
 impl<E: ExecutionNotifier> Applier<E> {
@@ -147,7 +153,13 @@ impl<E: ExecutionNotifier> Applier<E> {
             let text = format!("the database expects sequence {expected}, its state is of {}", state.sequence);
             return Err(ExecutionError::failed(text));
         }
-        Ok(Applier { executor, state })
+        Ok(Applier { executor, state, digest_interval: DIGEST_INTERVAL })
+    }
+
+    /// Records digests at other sequences; the same for all replicas of a cluster.
+    pub fn recording_every(mut self, digest_interval: u64) -> Self {
+        self.digest_interval = digest_interval.max(1);
+        self
     }
 
     pub fn state(&self) -> &ReplicatedState {
@@ -167,18 +179,38 @@ impl<E: ExecutionNotifier> Applier<E> {
         let mut state = self.state.clone();
         let values: Vec<CommittedValue> = entries.into_iter().map(|(s, entry)| admit(&mut state, s, entry)).collect();
         let requests = || values.iter().flat_map(|v| &v.requests);
-        let digest = state.digest;
+        let mut digests = Vec::new();
         let outcomes = self.executor.notify_commit_batch(&values, &mut |outcomes| {
             assert_eq!(outcomes.len(), requests().count(), "one outcome per request");
-            state.digest = requests().zip(outcomes).fold(digest, |digest, (request, outcome)| {
-                xxh3_64_with_seed(outcome, xxh3_64_with_seed(&request.payload, digest))
-            });
+            digests = fold_digest(&mut state, &values, outcomes, self.digest_interval);
             SealedState { sequence: state.sequence, state: state.to_bytes() }
         })?;
         self.state = state;
         let outcomes = requests().zip(outcomes).map(|(r, o)| (r.disk_id, r.boot, r.number, o)).collect();
-        Ok(Applied { outcomes, batch_sizes: values.iter().map(|v| v.requests.len()).collect() })
+        Ok(Applied { outcomes, batch_sizes: values.iter().map(|v| v.requests.len()).collect(), digests })
     }
+}
+
+/// Takes what was executed into the running digest, and records it exactly at each multiple of `interval`, wherever the
+/// batch begins and ends.
+fn fold_digest(
+    state: &mut ReplicatedState,
+    values: &[CommittedValue],
+    outcomes: &[Bytes],
+    interval: u64,
+) -> Vec<(Sequence, u64)> {
+    let mut outcomes = outcomes.iter();
+    let mut recorded = Vec::new();
+    for value in values {
+        for (request, outcome) in value.requests.iter().zip(outcomes.by_ref()) {
+            state.digest = xxh3_64_with_seed(outcome, xxh3_64_with_seed(&request.payload, state.digest));
+        }
+        if value.sequence.0.is_multiple_of(interval) {
+            state.record_digest(value.sequence);
+            recorded.push((value.sequence, state.digest));
+        }
+    }
+    recorded
 }
 
 /// Takes one entry into the state, and keeps of it what is to be executed.
@@ -202,4 +234,45 @@ fn admit(state: &mut ReplicatedState, sequence: Sequence, entry: Bytes) -> Commi
         }
     }
     CommittedValue { sequence, time_us: state.time_us, requests }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn value(sequence: u64) -> CommittedValue {
+        let request = |number| CommittedRequest {
+            disk_id: DiskId(1),
+            boot: Boot(1),
+            number,
+            payload: Bytes::from(format!("{sequence}.{number}")),
+        };
+        CommittedValue { sequence: Sequence(sequence), time_us: 0, requests: (0..sequence % 3).map(request).collect() }
+    }
+
+    /// Folds the values `1..=last` in batches of the given sizes, again and again.
+    fn fold(last: u64, sizes: &[usize]) -> Vec<(Sequence, u64)> {
+        let values: Vec<CommittedValue> = (1..=last).map(value).collect();
+        let (mut state, mut recorded, mut rest) = (ReplicatedState::default(), Vec::new(), &values[..]);
+        for size in sizes.iter().cycle() {
+            let (batch, after) = rest.split_at((*size).min(rest.len()));
+            let outcomes: Vec<Bytes> = batch.iter().flat_map(|v| &v.requests).map(|r| r.payload.slice(1..)).collect();
+            recorded.extend(fold_digest(&mut state, batch, &outcomes, 4));
+            rest = after;
+            if rest.is_empty() {
+                return recorded;
+            }
+        }
+        unreachable!("the sizes repeat for ever")
+    }
+
+    #[test]
+    fn digests_are_recorded_exactly_at_their_sequences_wherever_batches_end() {
+        let one_by_one = fold(19, &[1]);
+        let sequences: Vec<u64> = one_by_one.iter().map(|(sequence, _)| sequence.0).collect();
+        assert_eq!(sequences, [4, 8, 12, 16]);
+        for sizes in [&[3][..], &[7, 2], &[19], &[4], &[5, 1, 1]] {
+            assert_eq!(fold(19, sizes), one_by_one, "{sizes:?}");
+        }
+    }
 }

@@ -14,16 +14,17 @@ mod types;
 mod value;
 pub mod wal;
 
-pub use core::{Acceptor, Learner, Proposer, ViewManager};
+pub use core::{Acceptor, Divergence, DivergenceKind, Learner, Proposer, Stray, ViewManager};
 pub use driver::{
-    ConsensusReplica, DriverStatus, NetworkManager, ReadError, ReplicaOptions, RequestError, RoleChange, StartError,
+    ConsensusReplica, DriverStatus, Failure, FailureKind, NetworkManager, ReadError, ReplicaOptions, RequestError,
+    RoleChange, StartError,
 };
 pub use executor::{
-    Applied, Applier, CommittedRequest, CommittedValue, ExecutionError, ExecutionErrorKind, ExecutionNotifier,
-    SealedState,
+    Applied, Applier, CommittedRequest, CommittedValue, DIGEST_INTERVAL, ExecutionError, ExecutionErrorKind,
+    ExecutionNotifier, SealedState,
 };
 pub use message::{Message, Report};
 pub use snapshot::{Snapshot, SnapshotSink, SnapshotSource, Snapshots};
 pub use storage::{HardState, Persist, Recovered, Storage, StorageError, StorageStatistics, Ticket};
 pub use types::{Boot, ClusterId, DiskId, Epoch, Instant, ReplicaId, Sequence, View};
-pub use value::{BirthRecord, Configuration, ReplicatedState, RequestBatch, SessionState, Sessions, Value};
+pub use value::{BirthRecord, Configuration, DigestAt, ReplicatedState, RequestBatch, SessionState, Sessions, Value};

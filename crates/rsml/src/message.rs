@@ -7,7 +7,7 @@
 use bytes::Bytes;
 use prost::{Message as _, Oneof};
 
-use crate::value::BirthRecord;
+use crate::value::{BirthRecord, DigestAt};
 
 /// One message. Its fields are raw numbers; `view`, `…_view` are [`crate::View`]s, and sequences are
 /// [`crate::Sequence`]s.
@@ -218,7 +218,7 @@ pub struct ReadPointReply {
     pub view: u64,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Hash, prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
 pub struct Report {
     #[prost(uint64, tag = "1")]
     pub view: u64,
@@ -239,6 +239,9 @@ pub struct Report {
     /// The sender's database survives a crash through here: it will never ask for entries up to it.
     #[prost(uint64, tag = "8")]
     pub persisted: u64,
+    /// The sender's digests at multiples of the digest interval: what is new, and a few older ones.
+    #[prost(message, repeated, tag = "12")]
+    pub digests: Vec<DigestAt>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]

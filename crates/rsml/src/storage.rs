@@ -66,24 +66,15 @@ pub enum StorageError {
     Io { what: &'static str, path: String, error: String },
     #[error("no space left while writing {path}")]
     Full { path: String },
-    /// The log is damaged in the middle: what was there is not readable. With `from` above `to` no entry is affected.
+    /// The newest part of the log is damaged, or contradicts itself. What this replica promised may be gone.
     #[error(
-        "the log in {path} is damaged {}: {reason}. Restore this replica as it was when it last ran, or leave it out: what \
-         one replica has lost cannot be fetched from the others yet",
-        place(*.from, *.to)
+        "the log in {path} is damaged: {reason}. What this replica promised last may be gone, so it must not vote. Remove \
+         all that it stores, log and database, and start it with empty directories: it comes back as a learner, which \
+         fetches everything from the others"
     )]
-    Corrupt { path: String, from: Sequence, to: Sequence, reason: String },
-    #[error("the log in {path} has format version {found}; this program reads version {known}")]
+    Damaged { path: String, reason: String },
+    #[error("the log in {path} has format version {found}; this program reads versions up to {known}")]
     Version { path: String, found: u32, known: u32 },
-}
-
-fn place(from: Sequence, to: Sequence) -> String {
-    match to {
-        to if to < from => "between its entries".to_string(),
-        to if to == from => format!("at sequence {from}"),
-        Sequence(u64::MAX) => format!("from sequence {from} on"),
-        to => format!("at sequences {from} to {to}"),
-    }
 }
 
 /// Counters of a storage since it was opened.

@@ -159,6 +159,33 @@ pub struct ReplicatedState {
     pub time_us: u64,
     /// A fold over every request executed and its outcome: equal on all replicas at equal sequences.
     pub digest: u64,
+    /// The newest digests at multiples of the digest interval, ascending: what a replica that starts again tells the
+    /// others.
+    pub recorded: Vec<(Sequence, u64)>,
+}
+
+/// How many recorded digests are stored with the state.
+const RECORDED: usize = 4;
+
+/// The running digest at one sequence.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
+pub struct DigestAt {
+    #[prost(uint64, tag = "1")]
+    pub sequence: u64,
+    #[prost(fixed64, tag = "2")]
+    pub digest: u64,
+}
+
+impl From<(Sequence, u64)> for DigestAt {
+    fn from((sequence, digest): (Sequence, u64)) -> Self {
+        DigestAt { sequence: sequence.0, digest }
+    }
+}
+
+impl From<DigestAt> for (Sequence, u64) {
+    fn from(at: DigestAt) -> Self {
+        (Sequence(at.sequence), at.digest)
+    }
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -187,6 +214,8 @@ struct StoredState {
     time_us: u64,
     #[prost(fixed64, tag = "7")]
     digest: u64,
+    #[prost(message, repeated, tag = "8")]
+    recorded: Vec<DigestAt>,
 }
 
 impl ReplicatedState {
@@ -204,6 +233,7 @@ impl ReplicatedState {
                 .collect(),
             time_us: self.time_us,
             digest: self.digest,
+            recorded: self.recorded.iter().copied().map(DigestAt::from).collect(),
         };
         stored.encode_to_vec().into()
     }
@@ -220,7 +250,15 @@ impl ReplicatedState {
             sessions: stored.sessions.iter().map(session).collect(),
             time_us: stored.time_us,
             digest: stored.digest,
+            recorded: stored.recorded.into_iter().map(From::from).collect(),
         })
+    }
+
+    /// Notes the digest as that of `sequence`.
+    pub(crate) fn record_digest(&mut self, sequence: Sequence) {
+        self.recorded.push((sequence, self.digest));
+        let surplus = self.recorded.len().saturating_sub(RECORDED);
+        self.recorded.drain(..surplus);
     }
 
     /// The birth record that this state began with.
@@ -259,6 +297,7 @@ mod tests {
             sessions: [(disk, SessionState { boot: Boot(3), last: 12 })].into(),
             time_us: 55,
             digest: u64::MAX,
+            recorded: vec![(Sequence(4), 1 << 60), (Sequence(8), 3)],
         };
         assert_eq!(ReplicatedState::from_bytes(&state.to_bytes()), Some(state));
     }

@@ -10,14 +10,16 @@ use rsml::core::CoreOptions;
 use rsml::transport::{InMemoryTransport, SharedMessageBus, Transport, create_shared_message_bus};
 use rsml::wal::InMemoryStorage;
 use rsml::{
-    CommittedValue, ConsensusReplica, ExecutionError, ExecutionNotifier, Persist, Recovered, ReplicaId, ReplicaOptions,
-    RequestError, SealedState, Sequence, Snapshot, SnapshotSink, SnapshotSource, Snapshots, Storage, StorageError,
-    StorageStatistics,
+    CommittedValue, ConsensusReplica, ExecutionError, ExecutionNotifier, Failure, FailureKind, Persist, Recovered,
+    ReplicaId, ReplicaOptions, RequestError, SealedState, Sequence, Snapshot, SnapshotSink, SnapshotSource, Snapshots,
+    Storage, StorageError, StorageStatistics,
 };
 
 /// Counts requests; the outcome of a request is its place. Panics on request.
 #[derive(Default)]
 struct Counter {
+    /// Executes the request `differ` otherwise than the others.
+    is_odd: bool,
     live: Arc<Mutex<Count>>,
     installed: Arc<Mutex<BTreeMap<u64, Count>>>,
 }
@@ -44,7 +46,7 @@ impl ExecutionNotifier for Counter {
         let mut outcomes = Vec::new();
         for request in values.iter().flat_map(|value| &value.requests) {
             assert_ne!(request.payload, "panic", "asked for");
-            live.executed += 1;
+            live.executed += if self.is_odd && request.payload == "differ" { 2 } else { 1 };
             outcomes.push(Bytes::from(live.executed.to_string()));
         }
         let sealed = seal(&outcomes);
@@ -184,15 +186,18 @@ struct Cluster {
 
 fn start(id: u8, bus: &SharedMessageBus, inner: &InMemoryStorage, broken: &Arc<AtomicBool>) -> ConsensusReplica {
     let replicas = (0..3).map(ReplicaId).collect();
+    let mut core = CoreOptions::new(ReplicaId(id), replicas, u64::from(id));
+    core.digest_interval = 4;
     let options = ReplicaOptions {
-        core: CoreOptions::new(ReplicaId(id), replicas, u64::from(id)),
+        core,
         no_primary_wait: Duration::from_secs(5),
         new_disk_id: 100 + u128::from(id),
         new_cluster_id: 7,
     };
     let storage = Fragile { inner: inner.clone(), broken: broken.clone() };
     let connect = |sink| Ok(Arc::new(InMemoryTransport::new(ReplicaId(id), bus, sink)) as Arc<dyn Transport>);
-    ConsensusReplica::start(options, storage, Counter::default(), connect).expect("an empty replica starts")
+    ConsensusReplica::start(options, storage, Counter { is_odd: id == 2, ..Counter::default() }, connect)
+        .expect("an empty replica starts")
 }
 
 impl Cluster {
@@ -211,7 +216,7 @@ impl Cluster {
     }
 
     /// Waits until a replica has failed, and returns why.
-    async fn failure(&self, id: u8) -> String {
+    async fn failure(&self, id: u8) -> Failure {
         let mut watch = self.replicas[&id].watch();
         let failed = watch.wait_for(|role| role.failed.is_some());
         let role = tokio::time::timeout(Duration::from_secs(20), failed).await.expect("it fails").expect("it tells");
@@ -249,7 +254,8 @@ async fn a_failed_synchronisation_stops_that_replica_and_the_others_go_on() {
     cluster.broken[usize::from(primary)].store(true, Ordering::SeqCst);
     let other = (primary + 1) % 3;
     assert_eq!(cluster.execute(other, "after").await.expect("executed by the others"), "2");
-    assert!(cluster.failure(primary).await.contains("fdatasync"));
+    let failure = cluster.failure(primary).await;
+    assert!(failure.kind == FailureKind::Storage && failure.reason.contains("fdatasync"), "{failure:?}");
     let refused = cluster.execute(primary, "refused").await;
     assert!(matches!(refused, Err(RequestError::NotExecuted(_))), "{refused:?}");
 }
@@ -273,7 +279,30 @@ async fn a_panic_of_the_executor_ends_the_replica_and_tells_who_waits() {
     cluster.execute(0, "before").await.expect("executed");
     let outcome = cluster.execute(0, "panic").await;
     assert!(matches!(outcome, Err(RequestError::Unknown(_))), "{outcome:?}");
-    assert!(cluster.failure(0).await.contains("invariant"));
+    assert_eq!(cluster.failure(0).await.kind, FailureKind::Invariant);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_executes_otherwise_stops_and_the_others_name_it() {
+    let cluster = Cluster::new();
+    cluster.execute(2, "differ").await.expect("executed");
+    for _ in 0..12 {
+        cluster.execute(0, "x").await.expect("executed");
+    }
+    let failure = cluster.failure(2).await;
+    assert_eq!(failure.kind, FailureKind::Diverged);
+    assert!(failure.reason.contains("replicas 0 and 1 agree on"), "{failure}");
+    cluster.execute(1, "x").await.expect("executed by the others");
+    for id in [0, 1] {
+        let replica = &cluster.replicas[&id];
+        let named = async {
+            while !replica.status().core.strays.contains_key(&ReplicaId(2)) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), named).await.expect("it is named");
+        assert_eq!(replica.status().failed, None);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

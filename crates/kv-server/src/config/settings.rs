@@ -149,9 +149,15 @@ pub struct StorageSettings {
     pub block_cache_mb: usize,
     /// Threads for flushes and compactions, of all databases in this process together.
     pub background_threads: u32,
+    /// Writes are refused while less than this is free where the data lies. 0: never.
+    pub min_free_mb: u64,
 }
 
 impl StorageSettings {
+    pub fn min_free_bytes(&self) -> u64 {
+        self.min_free_mb << 20
+    }
+
     pub fn resources(&self) -> ResourceOptions {
         ResourceOptions {
             block_cache_bytes: self.block_cache_mb << 20,
@@ -171,6 +177,7 @@ impl Default for StorageSettings {
             write_buffer_mb: resources.write_buffers_bytes >> 20,
             block_cache_mb: resources.block_cache_bytes >> 20,
             background_threads: resources.background_threads,
+            min_free_mb: 256,
         }
     }
 }

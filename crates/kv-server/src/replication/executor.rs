@@ -4,33 +4,42 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use kv_api::{AtomicCommit, KvError, encode_verdict};
-use kv_store::StateBlob;
-use rsml::{
-    CommittedValue, ExecutionError, ExecutionNotifier, SealedState, Sequence, Snapshot, SnapshotSink, Snapshots,
-};
+use kv_store::{StateBlob, TransactionalKvDatabase};
+use rsml::{CommittedValue, ExecutionError, ExecutionNotifier, SealedState, Sequence, Snapshots};
 
 use super::operation;
-use crate::router::LocalReader;
+use super::place::DatabasePlace;
+use super::snapshots::{Installed, ReplicaSnapshots, failed};
+use crate::router::{LocalReader, ReadSlots};
 
 /// Applies committed operations to its replica's database. Verdicts, rows and RSML's own state go into one engine batch.
+///
+/// When the log says so, another database takes the place of the present one, under the readers: those that run keep the
+/// old one, and no reader ever finds an older version than before.
 pub struct KvStoreExecutor {
+    databases: Arc<dyn DatabasePlace>,
     reader: LocalReader,
     next: Sequence,
-    survives_exit: bool,
-    flushing: Option<std::thread::JoinHandle<()>>,
+    installed: Installed,
 }
 
 impl KvStoreExecutor {
-    /// `survives_exit`: whether what the database has flushed is there after a restart. Otherwise the log is all there is,
-    /// and nothing in it may ever be let go.
-    pub fn new(reader: LocalReader, survives_exit: bool) -> Result<Self, KvError> {
-        let applied = reader.database().state_blob()?.map_or(0, |(sequence, _)| sequence);
-        Ok(KvStoreExecutor { reader, next: Sequence(applied).next(), survives_exit, flushing: None })
+    /// Opens the database of `generation`, which the log says is the live one. It is empty if it was damaged.
+    pub fn open(databases: Arc<dyn DatabasePlace>, slots: ReadSlots, generation: u64) -> Result<Self, ExecutionError> {
+        let database = databases.clone().open(generation).map_err(failed)?;
+        let next = expected_by(&database).map_err(failed)?;
+        let reader = LocalReader::new(database, slots);
+        Ok(KvStoreExecutor { databases, reader, next, installed: Installed::default() })
+    }
+
+    /// Reads the database that is live at the time.
+    pub fn reader(&self) -> &LocalReader {
+        &self.reader
     }
 }
 
-fn failed(error: KvError) -> ExecutionError {
-    ExecutionError::failed(error.to_string())
+fn expected_by(database: &TransactionalKvDatabase) -> Result<Sequence, KvError> {
+    Ok(Sequence(database.state_blob()?.map_or(0, |(sequence, _)| sequence)).next())
 }
 
 impl ExecutionNotifier for KvStoreExecutor {
@@ -66,27 +75,17 @@ impl ExecutionNotifier for KvStoreExecutor {
         self.next
     }
 
+    /// In memory nothing survives, and the log is all there is: nothing in it may ever be let go.
     fn persisted_sequence(&self) -> Result<Sequence, ExecutionError> {
-        if !self.survives_exit {
+        if !self.databases.survive_exit() {
             return Ok(Sequence::ZERO);
         }
         self.reader.database().persisted_sequence().map(Sequence).map_err(failed)
     }
 
-    /// In a thread of its own: writing out a full buffer takes a while, and applying goes on meanwhile.
     fn start_flush(&mut self) {
-        if !self.survives_exit || self.flushing.as_ref().is_some_and(|thread| !thread.is_finished()) {
-            return;
-        }
-        let database = self.reader.database().clone();
-        let flush = move || {
-            if let Err(error) = database.flush() {
-                tracing::error!(%error, "the database cannot be written out; the log cannot be trimmed");
-            }
-        };
-        match std::thread::Builder::new().name("kv-flush".to_string()).spawn(flush) {
-            Ok(thread) => self.flushing = Some(thread),
-            Err(error) => tracing::error!(%error, "no thread to write the database out"),
+        if self.databases.survive_exit() {
+            self.databases.start_flush(self.reader.database());
         }
     }
 
@@ -95,24 +94,28 @@ impl ExecutionNotifier for KvStoreExecutor {
     }
 
     fn snapshots(&self) -> Arc<dyn Snapshots> {
-        Arc::new(NoSnapshots)
+        Arc::new(ReplicaSnapshots {
+            reader: self.reader.clone(),
+            databases: self.databases.clone(),
+            installed: self.installed.clone(),
+        })
     }
 
     fn switch_to(&mut self, generation: u64) -> Result<(), ExecutionError> {
-        Err(ExecutionError::failed(format!("the database of generation {generation} cannot be opened: {NO_COPIES}")))
-    }
-}
-
-const NO_COPIES: &str = "this version of the program cannot copy databases";
-
-struct NoSnapshots;
-
-impl Snapshots for NoSnapshots {
-    fn take(&self) -> Result<Snapshot, ExecutionError> {
-        Err(ExecutionError::failed(NO_COPIES))
-    }
-
-    fn begin_install(&self, _generation: u64) -> Result<Box<dyn SnapshotSink>, ExecutionError> {
-        Err(ExecutionError::failed(NO_COPIES))
+        let missing = || ExecutionError::failed(format!("the database of generation {generation} was not built"));
+        let database = self.installed.take(generation).ok_or_else(missing)?;
+        self.installed.remove_all();
+        let (before, after) = (self.reader.database().applied_version(), database.applied_version());
+        if after < before {
+            let text = format!("the database of generation {generation} has version {after}, and {before} was read");
+            return Err(ExecutionError::failed(text));
+        }
+        self.next = expected_by(&database).map_err(failed)?;
+        self.databases.clone().watch(generation, &database);
+        let old = self.reader.switch(database);
+        self.reader.applied_advanced();
+        tracing::info!(generation, version = after.0, "another database is the live one");
+        self.databases.close(old);
+        Ok(())
     }
 }

@@ -55,8 +55,14 @@ impl ReplicatedServerManager {
         let metrics = ServerMetrics::new();
         let collector = Box::new(ConsensusCollector::new(store.clone()));
         metrics.registry().register(collector).expect("registered once for each server");
-        let back_end =
-            BackEnd { router: router.clone(), cluster: cluster.clone(), replicas: cluster, metrics, addresses };
+        let back_end = BackEnd {
+            router: router.clone(),
+            cluster: cluster.clone(),
+            replicas: cluster,
+            metrics,
+            space: store.space().clone(),
+            addresses,
+        };
         let front_end = FrontEnd::start(&config, back_end).await?;
         if ids.len() == members.len() {
             wait_for_primary(&store).await;

@@ -4,18 +4,20 @@ use std::io::Read;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kv_store::{Durability, StoreOptions};
+use kv_store::SharedResources;
 use rsml::core::CoreOptions;
 use rsml::transport::{EventSink, InMemoryTransport, SharedMessageBus, TcpOptions, TcpTransport, Transport};
 use rsml::wal::{WalOptions, WalStorage};
 use rsml::{ConsensusReplica, ReplicaId, ReplicaOptions};
 use tokio::runtime::Handle;
 
+use super::databases::ReplicaDatabases;
 use super::executor::KvStoreExecutor;
 use crate::config::{Config, EngineKind};
 use crate::data_dir::DataDir;
-use crate::manager::{ServerError, open_database, shared_resources};
+use crate::manager::{ServerError, shared_resources};
 use crate::router::{LocalReader, ReadSlots};
+use crate::space::SpaceWatch;
 
 /// How the replicas reach each other.
 #[derive(Clone)]
@@ -32,11 +34,25 @@ pub struct LocalReplicaParts {
     pub id: u32,
     pub reader: LocalReader,
     pub consensus: Arc<ConsensusReplica>,
+    /// Whether there is space for more writes; asks the file system once a second at most.
+    pub has_space: Arc<dyn Fn() -> bool + Send + Sync>,
 }
 
 /// Owns the replicas of this process: database, executor, log, transport, consensus.
 pub struct ReplicatedKvStore {
     replicas: Vec<LocalReplicaParts>,
+    space: Arc<SpaceWatch>,
+}
+
+/// What all replicas of the process are started with.
+struct Start<'s> {
+    config: &'s Config,
+    data_dir: &'s DataDir,
+    network: &'s Network,
+    runtime: &'s Handle,
+    resources: SharedResources,
+    slots: ReadSlots,
+    space: Arc<SpaceWatch>,
 }
 
 impl ReplicatedKvStore {
@@ -47,18 +63,23 @@ impl ReplicatedKvStore {
         network: &Network,
         runtime: &Handle,
     ) -> Result<ReplicatedKvStore, ServerError> {
-        let resources = shared_resources(config)?;
-        let slots = ReadSlots::per_processor();
-        let mut replicas = Vec::new();
-        for id in config.replication.local_ids() {
-            let path = data_dir.replica_database(id);
-            let database =
-                open_database(config, &path, Durability::UntilFlush, &resources, StoreOptions::replicated())?;
-            let reader = LocalReader::new(database, slots.clone());
-            let consensus = start_replica(config, data_dir, network, runtime, id, &reader)?;
-            replicas.push(LocalReplicaParts { id, reader, consensus: Arc::new(consensus) });
+        if config.storage.engine == EngineKind::Memory {
+            tracing::warn!(
+                "storage.engine = \"memory\": rows are kept in memory only; the log is never trimmed, and every start \
+                 applies all of it"
+            );
         }
-        Ok(ReplicatedKvStore { replicas })
+        let space = Arc::new(SpaceWatch::new(data_dir.root(), config.storage.min_free_bytes()));
+        let (resources, slots) = (shared_resources(config)?, ReadSlots::per_processor());
+        let start = Start { config, data_dir, network, runtime, resources, slots, space: space.clone() };
+        let replicas =
+            config.replication.local_ids().into_iter().map(|id| start.replica(id)).collect::<Result<_, _>>()?;
+        Ok(ReplicatedKvStore { replicas, space })
+    }
+
+    /// The space left for the data of this process.
+    pub fn space(&self) -> &Arc<SpaceWatch> {
+        &self.space
     }
 
     /// By ascending id; never empty.
@@ -75,6 +96,8 @@ impl ReplicatedKvStore {
     /// Stops the replicas and writes their databases out, so that the next start need not apply the log again. Blocks.
     pub fn shutdown(&self) {
         for replica in &self.replicas {
+            // What waits for space would be waited for.
+            replica.reader.database().stop_waiting_for_space();
             replica.consensus.stop();
         }
         for replica in &self.replicas {
@@ -85,34 +108,48 @@ impl ReplicatedKvStore {
     }
 }
 
-fn start_replica(
-    config: &Config,
-    data_dir: &DataDir,
-    network: &Network,
-    runtime: &Handle,
-    id: u32,
-    reader: &LocalReader,
-) -> Result<ConsensusReplica, ServerError> {
-    let failed = |error: &dyn std::fmt::Display| ServerError::Replication(format!("replica {id}: {error}"));
-    let segment_bytes = config.replication.wal_segment_mb << 20;
-    let wal_options = WalOptions { segment_bytes, ..WalOptions::default() };
-    let wal_path = data_dir.replica_wal(id);
-    std::fs::create_dir_all(&wal_path).map_err(|error| failed(&error))?;
-    let wal = WalStorage::open(wal_path, wal_options).map_err(|error| failed(&error))?;
-    let survives_exit = config.storage.engine != EngineKind::Memory;
-    let executor = KvStoreExecutor::new(reader.clone(), survives_exit).map_err(|error| failed(&error))?;
-    let options = replica_options(config, id)?;
-    let me = options.core.me;
-    // The library knows addresses and no keys: an error that names the key goes past it.
-    let mut not_connected = None;
-    let started = ConsensusReplica::start(options, wal, executor, |sink| {
-        connect(config, network, runtime, me, sink).map_err(|error| {
-            let shown = std::io::Error::other(error.to_string());
-            not_connected = Some(error);
-            shown
-        })
-    });
-    started.map_err(|error| not_connected.unwrap_or_else(|| failed(&error)))
+impl Start<'_> {
+    fn replica(&self, id: u32) -> Result<LocalReplicaParts, ServerError> {
+        let failed = |error: &dyn std::fmt::Display| ServerError::Replication(format!("replica {id}: {error}"));
+        let storage = self.log(id).map_err(|error| failed(&error))?;
+        let (folder, engine) = (self.data_dir.replica(id), self.config.storage.engine.into());
+        let databases = ReplicaDatabases::new(id, folder, engine, self.resources.clone());
+        let mut opened = None;
+        let mut open = |generation| {
+            let executor = KvStoreExecutor::open(databases.clone(), self.slots.clone(), generation)?;
+            opened = Some(executor.reader().clone());
+            Ok::<_, rsml::ExecutionError>(executor)
+        };
+        let executor = open(0).map_err(|error| failed(&error))?;
+        let options = replica_options(self.config, id)?;
+        let me = options.core.me;
+        // The library knows addresses and no keys: an error that names the key goes past it.
+        let mut not_connected = None;
+        let started = ConsensusReplica::start(options, storage, executor, |sink| {
+            connect(self.config, self.network, self.runtime, me, sink).map_err(|error| {
+                let shown = std::io::Error::other(error.to_string());
+                not_connected = Some(error);
+                shown
+            })
+        });
+        let consensus = Arc::new(started.map_err(|error| not_connected.unwrap_or_else(|| failed(&error)))?);
+        let failing = Arc::downgrade(&consensus);
+        databases.on_damage(move |reason| {
+            if let Some(consensus) = failing.upgrade() {
+                consensus.fail(&format!("its database is damaged: {reason}"));
+            }
+        });
+        let reader = opened.expect("a replica that runs has opened its database");
+        let space = self.space.clone();
+        Ok(LocalReplicaParts { id, reader, consensus, has_space: Arc::new(move || space.has_space()) })
+    }
+
+    fn log(&self, id: u32) -> std::io::Result<WalStorage> {
+        let segment_bytes = self.config.replication.wal_segment_mb << 20;
+        let path = self.data_dir.replica_wal(id);
+        std::fs::create_dir_all(&path)?;
+        WalStorage::open(path, WalOptions { segment_bytes, ..WalOptions::default() }).map_err(std::io::Error::other)
+    }
 }
 
 fn connect(

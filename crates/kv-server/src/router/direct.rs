@@ -7,20 +7,25 @@ use kv_api::{AtomicCommit, KvDatabase, KvError, KvOperation, KvOutcome, ReadAt};
 use kv_store::TransactionalKvDatabase;
 
 use super::{LocalReader, RequestContext, RequestRouter};
+use crate::space::SpaceWatch;
 
 /// Runs operations on a local database. What it has applied is durable and is all there is, so that its newest version is
 /// always a linearizable read point.
 pub struct DirectRouter {
     database: Arc<TransactionalKvDatabase>,
     reader: LocalReader,
+    space: Arc<SpaceWatch>,
 }
 
 impl DirectRouter {
-    pub fn new(database: Arc<TransactionalKvDatabase>, reader: LocalReader) -> Self {
-        DirectRouter { database, reader }
+    pub fn new(database: Arc<TransactionalKvDatabase>, reader: LocalReader, space: Arc<SpaceWatch>) -> Self {
+        DirectRouter { database, reader, space }
     }
 
     async fn commit(&self, commit: AtomicCommit, context: &RequestContext) -> Result<KvOutcome, KvError> {
+        if !self.space.has_space() {
+            return Err(KvError::StorageFull(self.space.refusal()));
+        }
         let done = tokio::time::timeout_at(context.deadline, self.database.atomic_commit(commit)).await;
         match done {
             Ok(result) => result.map(KvOutcome::Committed),

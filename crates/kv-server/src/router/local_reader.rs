@@ -1,6 +1,6 @@
 //! Reads of one local database at a version: the part of reading that both modes share.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use kv_api::{KvError, KvOperation, KvOutcome, RangeQuery, Version};
 use kv_store::TransactionalKvDatabase;
@@ -47,21 +47,27 @@ impl ReadSlots {
     }
 }
 
-/// Reads a database as of a version. Cheap to clone.
+/// Reads a database as of a version. Cheap to clone: all clones read the same database, also after it was replaced.
 #[derive(Clone)]
 pub struct LocalReader {
-    database: Arc<TransactionalKvDatabase>,
+    live: Arc<RwLock<Arc<TransactionalKvDatabase>>>,
     applied: Arc<Notify>,
     slots: ReadSlots,
 }
 
 impl LocalReader {
     pub fn new(database: Arc<TransactionalKvDatabase>, slots: ReadSlots) -> Self {
-        LocalReader { database, applied: Arc::new(Notify::new()), slots }
+        LocalReader { live: Arc::new(RwLock::new(database)), applied: Arc::new(Notify::new()), slots }
     }
 
-    pub fn database(&self) -> &Arc<TransactionalKvDatabase> {
-        &self.database
+    /// The live database. To be kept for one read, and no longer.
+    pub fn database(&self) -> Arc<TransactionalKvDatabase> {
+        self.live.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Puts another database in the place of the live one, which is given back. Its version must not be older.
+    pub fn switch(&self, database: Arc<TransactionalKvDatabase>) -> Arc<TransactionalKvDatabase> {
+        std::mem::replace(&mut *self.live.write().unwrap_or_else(PoisonError::into_inner), database)
     }
 
     pub fn slots(&self) -> &ReadSlots {
@@ -82,7 +88,7 @@ impl LocalReader {
             let mut advanced = std::pin::pin!(self.applied.notified());
             // Enlisted before looking, so that an apply in between is not missed.
             advanced.as_mut().enable();
-            let current = self.database.applied_version();
+            let current = self.database().applied_version();
             if current >= version {
                 return Ok(());
             }
@@ -99,16 +105,19 @@ impl LocalReader {
         version: Version,
         deadline: Instant,
     ) -> Result<KvOutcome, KvError> {
-        if self.database.applied_version() < version {
+        let mut database = self.database();
+        if database.applied_version() < version {
+            drop(database);
             self.wait_applied(version, deadline).await?;
+            // It may be another one by now, which has that version, too.
+            database = self.database();
         }
         match operation {
-            KvOperation::Get { key, .. } => self.database.read_at(&key, version).map(KvOutcome::Value),
+            KvOperation::Get { key, .. } => database.read_at(&key, version).map(KvOutcome::Value),
             KvOperation::GetRange { query, .. } if is_short(&query) => {
-                self.database.range_at(&query, version).map(KvOutcome::Rows)
+                database.range_at(&query, version).map(KvOutcome::Rows)
             }
             KvOperation::GetRange { query, .. } => {
-                let database = self.database.clone();
                 let rows = self.slots.run(deadline, move || database.range_at(&query, version)).await?;
                 Ok(KvOutcome::Rows(rows))
             }

@@ -14,6 +14,7 @@ const USAGE: &str =
   --first-seed N  begins with seed N instead of one that the clock names
   --replicas R    1, 3 or 5; mix (the default): the seed decides
   --threads N     default: one per processor
+  --corruption    one replica once executes otherwise than the log says
   --require-coverage  fails when a marked path of the core was never taken";
 
 #[derive(Default)]
@@ -26,6 +27,7 @@ struct Arguments {
     replicas: Option<u8>,
     threads: Option<usize>,
     require_coverage: bool,
+    corruption: bool,
 }
 
 fn parse() -> Result<Arguments, String> {
@@ -38,6 +40,10 @@ fn parse() -> Result<Arguments, String> {
         }
         if name == "--require-coverage" {
             parsed.require_coverage = true;
+            continue;
+        }
+        if name == "--corruption" {
+            parsed.corruption = true;
             continue;
         }
         let value = arguments.next().ok_or_else(|| format!("{name}: unknown, or its value is missing"))?;
@@ -78,14 +84,20 @@ fn main() -> ExitCode {
     }
 }
 
-fn replay_command(seed: u64, replicas: Option<u8>) -> String {
-    let replicas = replicas.map_or(String::new(), |count| format!(" --replicas {count}"));
-    format!("scripts/sim.sh --seed {seed}{replicas} --verbose")
+fn replay_command(seed: u64, arguments: &Arguments) -> String {
+    let replicas = arguments.replicas.map_or(String::new(), |count| format!(" --replicas {count}"));
+    let corruption = if arguments.corruption { " --corruption" } else { "" };
+    format!("scripts/sim.sh --seed {seed}{replicas}{corruption} --verbose")
 }
 
 /// The same seed twice must be the same run, to the last byte.
 fn replay(seed: u64, arguments: &Arguments) -> ExitCode {
-    let settings = Settings { replicas: arguments.replicas, verbose: arguments.verbose, trace: true };
+    let settings = Settings {
+        replicas: arguments.replicas,
+        corruption: arguments.corruption,
+        verbose: arguments.verbose,
+        trace: true,
+    };
     let first = run(seed, settings);
     let second = run(seed, Settings { verbose: false, ..settings });
     match (first, second) {
@@ -118,7 +130,7 @@ fn run_many(arguments: &Arguments) -> ExitCode {
     };
     let threads = arguments.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(2, usize::from));
     println!("seeds from {first} on, {threads} threads");
-    let settings = Settings { replicas: arguments.replicas, verbose: false, trace: false };
+    let settings = Settings { replicas: arguments.replicas, corruption: arguments.corruption, ..Settings::default() };
     let done = campaign(first, until, threads, settings);
     print!("{}", done.figures);
     let seconds = done.took.as_secs_f64();
@@ -129,7 +141,7 @@ fn run_many(arguments: &Arguments) -> ExitCode {
     );
     for failure in &done.failures {
         println!("seed {} FAILED: {}", failure.seed, failure.reason);
-        println!("replay: {}", replay_command(failure.seed, arguments.replicas));
+        println!("replay: {}", replay_command(failure.seed, arguments));
     }
     let uncovered = done.figures.uncovered();
     if arguments.require_coverage && (!uncovered.is_empty() || done.figures.coverage.is_empty()) {

@@ -37,6 +37,9 @@ impl Cluster {
             self.note("log failure planned", || format!("{node}: {fault:?}"));
             self.nodes[node].log.fail_next(fault);
         }
+        if self.random.one_in(self.faults.corrupt) {
+            self.corrupt(node);
+        }
         if self.random.one_in(3) {
             self.flush(node);
         }
@@ -63,6 +66,18 @@ impl Cluster {
                 self.note("clock jumps", || format!("{node} by {ahead_us} us"));
             }
         }
+    }
+
+    /// The next request is executed wrongly by a running node, if none has gone wrong yet.
+    pub fn corrupt(&mut self, node: usize) {
+        if self.corrupted.is_some() || self.nodes[node].running.is_none() {
+            return;
+        }
+        self.note("execution goes wrong", || format!("on {node}"));
+        let running = self.nodes[node].running.as_mut().expect("it runs");
+        running.applier.executor_mut().slip();
+        self.corrupted = Some(node);
+        self.watch.corrupt(rsml::ReplicaId(node as u8));
     }
 
     /// The database writes out what it has applied, and the core is told.

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::hash::{Hash, Hasher};
 
 use rsml::core::{CoreOptions, Input, Outputs};
-use rsml::{ReplicaId, Sequence};
+use rsml::{Divergence, ReplicaId, Sequence};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::clients::Client;
@@ -38,6 +38,8 @@ pub struct Cluster {
     pub(super) watch: Watch,
     pub(super) figures: Figures,
     pub(super) faults_ended: bool,
+    /// The one that executed otherwise than the log says.
+    pub(super) corrupted: Option<usize>,
     /// Nodes that stay down until all heals.
     pub(super) kept_down: BTreeSet<usize>,
     next_id: u64,
@@ -71,6 +73,7 @@ impl Cluster {
             watch: Watch::default(),
             figures: Figures { seeds: 1, ..Figures::default() },
             faults_ended: false,
+            corrupted: None,
             kept_down: BTreeSet::new(),
             next_id: 1,
             trace: None,
@@ -126,10 +129,14 @@ impl Cluster {
         options.window_bytes = random.between(1, 6000) as usize;
         options.stage_bytes = random.between(0, 1500) as usize;
         options.log_cache_bytes = random.between(0, 6000) as usize;
+        options.digest_interval = self.faults.digest_interval;
         options
     }
 
     pub fn start(&mut self, node: usize) {
+        if self.nodes[node].stopped {
+            return;
+        }
         let options = self.options(node);
         let drift = self.faults.drift_ppm as i64;
         let drift_ppm = self.random.below(2 * self.faults.drift_ppm + 1) as i64 - drift;
@@ -227,6 +234,13 @@ impl Cluster {
         let running = self.nodes[node].running.as_mut().expect("it was just asked");
         let sender = running.core.sender();
         let promised = running.core.hard_state().promised;
+        if let Some(divergence) = &outputs.diverged {
+            for outgoing in outputs.send {
+                self.transmit(node, sender, outgoing.to.0 as usize, outgoing.message, outgoing.payload);
+            }
+            self.stop_diverged(node, divergence);
+            return false;
+        }
         for (id, number) in outputs.numbered {
             let op = running.waiting.remove(&id).expect("numbered once");
             running.numbered.insert(number, op);
@@ -308,6 +322,9 @@ impl Cluster {
         let sessions = state.sessions.clone();
         self.watch.applied(id, sequence, digest);
         running.core.step(running.clock.read(self.now), Input::Applied { sequence, sessions, time_us, digest });
+        if !applied.digests.is_empty() {
+            running.core.step(running.clock.read(self.now), Input::Digests(applied.digests));
+        }
         for (op, outcome) in answers {
             self.answered(op, &outcome);
         }
@@ -360,6 +377,14 @@ impl Cluster {
     fn stop_after_failure(&mut self, node: usize) {
         self.note("replica stopped by its log", || format!("{node}"));
         self.crash(node);
+    }
+
+    /// A replica says that digests differ, and stops for good.
+    fn stop_diverged(&mut self, node: usize, divergence: &Divergence) {
+        self.note("replica stopped by its digest", || format!("{node}: {divergence}"));
+        self.watch.diverged(ReplicaId(node as u8), divergence);
+        self.crash(node);
+        self.nodes[node].stopped = true;
     }
 
     pub(super) fn next_id(&mut self) -> u64 {

@@ -48,6 +48,10 @@ pub struct Faults {
     pub clock_jump: u64,
     /// Per fault event: a write or a synchronisation of a log fails, and with it the replica.
     pub fail_log: u64,
+    /// Per fault event: one node, and only one in a run, once executes otherwise than the log says.
+    pub corrupt: u64,
+    /// Digests are compared at multiples of this sequence.
+    pub digest_interval: u64,
 }
 
 impl Faults {
@@ -78,6 +82,8 @@ impl Faults {
             drift_ppm: 0,
             clock_jump: 0,
             fail_log: 0,
+            corrupt: 0,
+            digest_interval: 5,
         }
     }
 
@@ -114,6 +120,31 @@ impl Faults {
             drift_ppm: weight(100, 100_000),
             clock_jump: weight(20, 200),
             fail_log: weight(20, 200),
+            corrupt: 0,
+            digest_interval: random.between(1, 30),
+        }
+    }
+
+    /// Anything, and a database that is damaged without noticing.
+    pub fn any_and_corruption(random: &mut Random) -> Faults {
+        let corrupt = random.between(5, 60);
+        Faults { corrupt, ..Faults::any(random) }
+    }
+
+    /// A lossy network, but everybody runs, and nobody lags for long behind what digests are kept of.
+    pub fn bad_weather(random: &mut Random) -> Faults {
+        Faults {
+            lose: random.between(20, 500),
+            duplicate: random.between(5, 500),
+            delay: random.between(10, 100),
+            max_delay_us: random.between(1_000, 100_000),
+            straggle: random.between(10, 300),
+            network_us: random.between(100, 3_000),
+            keeps_order: random.one_in(2),
+            burst: random.between(10, 50),
+            eager_databases: random.one_in(2),
+            digest_interval: 30,
+            ..Faults::none()
         }
     }
 

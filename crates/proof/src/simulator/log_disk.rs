@@ -115,18 +115,23 @@ impl LogDisk {
         (self.ledger.promised(), self.ledger.last())
     }
 
-    /// Opens the log again, and checks that it holds what was reported, and nothing but a part of what was in doubt.
-    /// Returns the entries from `from` on as well.
-    pub fn start(&mut self, from: Sequence) -> (Recovered, Vec<Bytes>) {
+    /// Opens the log again.
+    pub fn recover(&mut self) -> Recovered {
         let options =
             WalOptions { segment_bytes: self.segment_bytes, background_preparation: false, segment_id_seed: self.seed };
         let wal = self.wal.insert(Box::new(WalStorage::over(Arc::new(self.disk.clone()), options)));
-        let found = wal.recover().expect("the log is sound");
+        wal.recover().expect("the log is sound")
+    }
+
+    /// The entries from `from` on. Checks that the log holds what was reported, and nothing but a part of what was in
+    /// doubt.
+    pub fn load(&mut self, found: &Recovered, from: Sequence) -> Vec<Bytes> {
+        let wal = self.wal.as_deref_mut().expect("the log is open");
         let entries = wal.load(from).expect("the log is sound");
         let entries: Vec<Bytes> = entries.into_iter().map(|entry| entry.expect("nothing is damaged")).collect();
         let first = from.max(found.first);
         let mut in_doubt = std::mem::take(&mut self.in_doubt).into_iter();
-        while !is_as_expected(&found, first, &entries, &self.ledger) {
+        while !is_as_expected(found, first, &entries, &self.ledger) {
             let Some(order) = in_doubt.next() else {
                 panic!(
                     "the log holds {:?} to {}, reported was {:?} to {}",
@@ -138,7 +143,7 @@ impl LogDisk {
             };
             self.ledger.apply(&order);
         }
-        (found, entries)
+        entries
     }
 
     pub fn trim(&mut self, below: Sequence) -> Result<(), StorageError> {

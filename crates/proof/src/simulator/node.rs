@@ -1,14 +1,14 @@
 //! A simulated node: its process while it runs, and what outlives it.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use bytes::Bytes;
-use kv_server::replication::KvStoreExecutor;
 use rsml::core::{CoreOptions, ReadId, Replica, RequestId, Start};
 use rsml::{Applier, DiskId, Sequence, View};
 
 use super::clock::Clock;
-use super::database::{Database, DatabaseFiles};
+use super::database::{Database, DatabaseFiles, Executor};
 use super::events::Process;
 use super::log_disk::LogDisk;
 use super::random::Random;
@@ -25,7 +25,7 @@ pub struct Barrier {
 
 pub struct Running {
     pub core: Replica,
-    pub applier: Applier<KvStoreExecutor>,
+    pub applier: Applier<Executor>,
     pub database: Database,
     pub clock: Clock,
     /// Requests of this start, by id until they have a number, then by number.
@@ -56,9 +56,11 @@ pub struct Node {
     pub place: usize,
     pub incarnation: u64,
     pub running: Option<Running>,
-    pub files: DatabaseFiles,
+    pub files: Arc<DatabaseFiles>,
     pub log: LogDisk,
     pub paused_until: u64,
+    /// For good: by its own word, its database is not what the log says.
+    pub stopped: bool,
 }
 
 impl Node {
@@ -70,6 +72,7 @@ impl Node {
             files: DatabaseFiles::new(),
             log: LogDisk::new(random),
             paused_until: 0,
+            stopped: false,
         }
     }
 
@@ -80,10 +83,12 @@ impl Node {
 
     pub fn start(&mut self, options: CoreOptions, random: &mut Random, clock: Clock, now: u64) {
         self.incarnation += 1;
-        let (database, executor) = self.files.open(random);
-        let applier = Applier::new(executor).expect("the database is sound");
+        let recovered = self.log.recover();
+        let generation = recovered.hard_state.map_or(0, |hard| hard.generation);
+        let (database, executor) = self.files.open(generation, random);
+        let applier = Applier::new(executor).expect("the database is sound").recording_every(options.digest_interval);
         let state = applier.state().clone();
-        let (recovered, entries) = self.log.start(state.sequence.next());
+        let entries = self.log.load(&recovered, state.sequence.next());
         let (disk_id, cluster_id) = (random.next(), random.next());
         let start = Start {
             recovered,

@@ -11,10 +11,12 @@ use super::random::Random;
 use super::workload::Habits;
 
 /// What a run is besides its seed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
     /// `None`: the seed decides, mostly three.
     pub replicas: Option<u8>,
+    /// One replica once executes otherwise than the log says.
+    pub corruption: bool,
     pub verbose: bool,
     /// Costs time: the hash over everything that the cores did.
     pub trace: bool,
@@ -68,7 +70,7 @@ fn run_phases(seed: u64, settings: Settings) -> Success {
     let mut random = Random::new(!seed);
     let drawn = random.pick(&[3, 3, 3, 3, 3, 3, 5, 5, 5, 1]);
     let replicas = settings.replicas.unwrap_or(drawn);
-    let faults = Faults::any(&mut random);
+    let faults = if settings.corruption { Faults::any_and_corruption(&mut random) } else { Faults::any(&mut random) };
     let habits = Habits::any(&mut random);
     if settings.verbose {
         println!("{replicas} replicas\n{faults:?}\n{habits:?}");

@@ -1,7 +1,7 @@
 //! What must hold at every moment, whatever the faults: seen by somebody who sees all replicas at once.
 
 use bytes::Bytes;
-use rsml::{DiskId, HardState, Message, ReplicaId, Sequence, Value, View};
+use rsml::{DiskId, Divergence, DivergenceKind, HardState, Message, ReplicaId, Sequence, Value, View};
 
 use super::ledger::Ledger;
 use super::workload::OpId;
@@ -27,6 +27,8 @@ pub struct Watch {
     /// The disks of the cluster, once it is born.
     voters: Vec<DiskId>,
     pub acknowledged: u64,
+    /// It once executed otherwise than the log says.
+    corrupted: Option<ReplicaId>,
 }
 
 impl Watch {
@@ -35,7 +37,7 @@ impl Watch {
         self.agreement.started(replica, applied);
         hold(self.promises.durable(hard.disk_id, hard.promised));
         if applied > Sequence::ZERO {
-            hold(self.digests.applied(replica, applied, digest));
+            self.applied(replica, applied, digest);
         }
     }
 
@@ -52,7 +54,23 @@ impl Watch {
     }
 
     pub fn applied(&mut self, replica: ReplicaId, sequence: Sequence, digest: u64) {
-        hold(self.digests.applied(replica, sequence, digest));
+        if self.corrupted != Some(replica) {
+            hold(self.digests.applied(replica, sequence, digest));
+        }
+    }
+
+    pub fn corrupt(&mut self, replica: ReplicaId) {
+        self.corrupted = Some(replica);
+    }
+
+    /// A replica stopped because digests differ: never without reason, and a sound one only where nobody can know better.
+    pub fn diverged(&self, replica: ReplicaId, divergence: &Divergence) {
+        assert!(self.corrupted.is_some(), "false alarm: replica {replica} says {divergence}");
+        let is_sound = self.corrupted != Some(replica);
+        assert!(
+            !is_sound || divergence.kind == DivergenceKind::NoMajority,
+            "replica {replica} is sound and in the minority: {divergence}"
+        );
     }
 
     /// A message is about to leave: what it claims is durable, and exactly what is durable at this moment (rule 3 of the

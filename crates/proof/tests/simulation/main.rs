@@ -3,6 +3,7 @@
 //! `SIM_SEED=N cargo test -p proof --release` replays seed N in each of them; `SIM_SEEDS=N` runs N fresh ones (default
 //! 60), from `SIM_FIRST_SEED` on if given. `scripts/sim.sh` runs many more.
 
+mod divergence;
 mod partitions;
 
 use proof::simulator::{Cluster, Faults, Habits, Settings, run};
@@ -18,14 +19,19 @@ fn seeds() -> Vec<u64> {
 }
 
 fn run_all(replicas: u8) {
-    let settings = Settings { replicas: Some(replicas), verbose: false, trace: false };
+    run_all_with(replicas, false);
+}
+
+fn run_all_with(replicas: u8, corruption: bool) {
+    let settings = Settings { replicas: Some(replicas), corruption, ..Settings::default() };
     let mut figures = proof::simulator::Figures::default();
     for seed in seeds() {
         match run(seed, settings) {
             Ok(success) => figures.add(&success.figures),
             Err(failure) => panic!(
-                "seed {seed} failed: {}\nreplay: scripts/sim.sh --seed {seed} --replicas {replicas} --verbose",
-                failure.reason
+                "seed {seed} failed: {}\nreplay: scripts/sim.sh --seed {seed} --replicas {replicas}{} --verbose",
+                failure.reason,
+                if corruption { " --corruption" } else { "" }
             ),
         }
     }
@@ -60,7 +66,7 @@ fn a_healthy_cluster_keeps_its_primary() {
 
 #[test]
 fn one_seed_gives_one_run() {
-    let settings = Settings { replicas: None, verbose: false, trace: true };
+    let settings = Settings { trace: true, ..Settings::default() };
     let trace = |seed| match run(seed, settings) {
         Ok(success) => success.trace_hash,
         Err(failure) => panic!("seed {seed} failed: {}", failure.reason),

@@ -27,6 +27,7 @@ impl Replica {
             if !self.configuration.is_voter(sender.replica, sender.disk_id) {
                 // Another disk in the place of one that belongs: what that one told is over.
                 self.reports.remove(&sender.replica);
+                self.digests.forget(sender.replica);
                 self.heard.remove(&sender.replica);
             } else if self.is_birth_durable() {
                 coverage!("birth.told_again");

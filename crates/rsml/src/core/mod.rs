@@ -9,11 +9,12 @@
 //!
 //! The parts are plain state with the rules that guard it: [`Acceptor`] (promise, log), [`Learner`] (commit point),
 //! [`Proposer`] (what a primary knows), [`ViewManager`] (who leads, when to stand), `Requests` (this replica's session),
-//! `Reads` (linearizable read points). [`Replica`] is the only place where they meet; its `impl` is spread over the files
+//! `Reads` (linearizable read points), `Digests` (whether all execute alike). [`Replica`] is the only place where they meet; its `impl` is spread over the files
 //! `birth`, `election`, `replication` and `forwarding` by subject.
 
 mod acceptor;
 mod birth;
+mod digests;
 mod election;
 mod forwarding;
 mod learner;
@@ -28,6 +29,7 @@ mod view_manager;
 use bytes::Bytes;
 
 pub use acceptor::Acceptor;
+pub use digests::{Divergence, DivergenceKind, Stray};
 pub use learner::Learner;
 pub use proposer::Proposer;
 pub use replica::{Replica, ReplicaStatus, Start};
@@ -72,6 +74,9 @@ pub struct CoreOptions {
     pub max_request_bytes: usize,
     /// Most bytes of entries that are not applied yet; a primary proposes no more beyond.
     pub max_unapplied_bytes: usize,
+    /// The running digest is recorded at every multiple of this sequence, and compared with that of the others. The same
+    /// on all replicas; the driver hands it to the [`crate::Applier`].
+    pub digest_interval: u64,
     /// Differs per replica; only timing depends on it.
     pub seed: u64,
 }
@@ -94,6 +99,7 @@ impl CoreOptions {
             log_cache_bytes: 64 << 20,
             max_request_bytes: 256 << 20,
             max_unapplied_bytes: 128 << 20,
+            digest_interval: crate::DIGEST_INTERVAL,
             seed,
         }
     }
@@ -130,6 +136,8 @@ pub enum Input {
         time_us: u64,
         digest: u64,
     },
+    /// The running digest at each multiple of the digest interval that the executor reached.
+    Digests(Vec<(Sequence, u64)>),
     /// The database would survive a crash through this sequence.
     Persisted(Sequence),
     /// Entries read from storage, as asked for by [`Outputs::read_log`].
@@ -183,6 +191,9 @@ pub struct Outputs {
     pub trim: Option<Sequence>,
     /// Surely not executed.
     pub refused: Vec<(RequestId, Refusal)>,
+    /// This replica's database is not what the log says, or nobody knows which one is: it must stop serving, and does
+    /// nothing any more.
+    pub diverged: Option<Divergence>,
 }
 
 /// A small deterministic generator (SplitMix64, Steele et al. 2014) that can be cloned, compared and hashed with the

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 use super::acceptor::Acceptor;
+use super::digests::{Digests, Divergence, Stray};
 use super::learner::Learner;
 use super::log::Log;
 use super::reads::{Reader, Reads};
@@ -13,7 +14,7 @@ use super::view_manager::{Role, ViewManager};
 use super::{CoreOptions, Input, LogRead, Outgoing, Outputs, Refusal};
 use crate::message::Report;
 use crate::transport::Sender;
-use crate::value::{Configuration, ReplicatedState, Sessions, Value};
+use crate::value::{Configuration, DigestAt, ReplicatedState, Sessions, Value};
 use crate::{Boot, DiskId, HardState, Instant, Message, Recovered, ReplicaId, Sequence, View};
 
 /// What a replica starts from.
@@ -51,6 +52,8 @@ pub struct ReplicaStatus {
     pub heard_us: BTreeMap<ReplicaId, u64>,
     /// What each peer last told about itself, a few times a second.
     pub reports: BTreeMap<ReplicaId, Report>,
+    /// The peers whose database a majority contradicts.
+    pub strays: BTreeMap<ReplicaId, Stray>,
     /// False while unborn, and for a disk that does not belong.
     pub is_voter: bool,
     pub view_changes: u64,
@@ -80,6 +83,9 @@ pub struct Replica {
     pub(super) applied_time_us: u64,
     pub(super) applied_digest: u64,
     pub(super) reports: BTreeMap<ReplicaId, Report>,
+    pub(super) digests: Digests,
+    /// It has diverged, and told the others.
+    has_left: bool,
     pub(super) next_report: Instant,
     /// The own database survives a crash through here.
     persisted: Sequence,
@@ -157,6 +163,8 @@ impl Replica {
             applied_time_us: state.time_us,
             applied_digest: state.digest,
             reports: BTreeMap::new(),
+            digests: Digests::new(options.replicas.len(), options.election_max_us, &state.recorded, now),
+            has_left: false,
             next_report: now,
             persisted: applied,
             first_stored,
@@ -183,6 +191,9 @@ impl Replica {
     /// its queue lets many inputs share one batch, one disk write and one message.
     pub fn step(&mut self, now: Instant, input: Input) {
         self.now = self.now.max(now);
+        if self.digests.verdict().is_some() {
+            return;
+        }
         match input {
             Input::Tick => self.tick(),
             Input::Receive { sender, message, payload } => self.receive(sender, message, payload),
@@ -205,6 +216,7 @@ impl Replica {
                 self.applied_time_us = time_us;
                 self.applied_digest = digest;
             }
+            Input::Digests(recorded) => self.digests.record(&recorded),
             Input::Persisted(sequence) => {
                 assert!(sequence <= self.learner.applied(), "{sequence} was never applied");
                 self.persisted = self.persisted.max(sequence);
@@ -216,6 +228,9 @@ impl Replica {
     /// Everything to be done after the inputs taken since the last call.
     pub fn ready(&mut self, now: Instant) -> Outputs {
         self.now = self.now.max(now);
+        if let Some(divergence) = self.digests.verdict().cloned() {
+            return self.farewell(divergence);
+        }
         self.forward_requests();
         self.choose();
         self.pack_values();
@@ -230,7 +245,18 @@ impl Replica {
         std::mem::take(&mut self.outputs)
     }
 
+    /// The last that this replica does: it tells the others what it found, so that they can name it.
+    fn farewell(&mut self, divergence: Divergence) -> Outputs {
+        self.outputs = Outputs::default();
+        if !std::mem::replace(&mut self.has_left, true) {
+            self.send_report();
+        }
+        let send = std::mem::take(&mut self.outputs.send);
+        Outputs { send, diverged: Some(divergence), ..Outputs::default() }
+    }
+
     fn tick(&mut self) {
+        self.digests.tick(self.now, self.options.heartbeat_us);
         self.report();
         self.requests.retry(self.now, self.options.retry_us);
         self.retry_reads();
@@ -261,6 +287,10 @@ impl Replica {
         }
         self.next_report = self.now.plus_us(4 * self.options.heartbeat_us);
         self.trim();
+        self.send_report();
+    }
+
+    fn send_report(&mut self) {
         let report = Report {
             view: self.acceptor.promised().0,
             last: self.acceptor.log().last().0,
@@ -270,6 +300,7 @@ impl Replica {
             is_primary: matches!(self.views.role, Role::Primary(_)),
             is_candidate: matches!(self.views.role, Role::PreVoting { .. } | Role::Preparing(_)),
             persisted: self.persisted.0,
+            digests: self.digests.publish().into_iter().map(DigestAt::from).collect(),
         };
         self.send_all(Message::Report(report));
     }
@@ -315,8 +346,14 @@ impl Replica {
             Message::RequestsGap(m) => self.requests.fill_gap(m.expected, self.now, self.options.heartbeat_us),
             Message::ReadPoint(m) => self.on_read_point(from, m.round),
             Message::ReadPointReply(m) => self.on_read_point_reply(m),
-            Message::Report(m) => drop(self.reports.insert(from, m)),
+            Message::Report(m) => self.on_report(&sender, m),
         }
+    }
+
+    fn on_report(&mut self, sender: &Sender, mut report: Report) {
+        let digests = std::mem::take(&mut report.digests).into_iter().map(From::from);
+        self.digests.hear(sender.replica, sender.disk_id, sender.boot, digests);
+        self.reports.insert(sender.replica, report);
     }
 
     /// Whether a message is of this cluster, of a disk that belongs, and not of a former start of it.
@@ -434,6 +471,7 @@ impl Replica {
             commit: self.learner.commit(),
             applied: self.learner.applied(),
             reports: self.reports.clone(),
+            strays: self.digests.strays(),
             is_voter: self.is_voter(),
             heard_us: self.heard.iter().map(|(id, at)| (*id, self.now.since_us(*at))).collect(),
             view_changes: self.counters.view_changes,

@@ -8,6 +8,7 @@
 //!
 //! A fault of the storage or of the executor stops the replica: nothing is retried.
 
+mod failure;
 mod inbox;
 mod network;
 mod replica;
@@ -18,6 +19,7 @@ mod waiters;
 use crate::core::Input;
 use crate::{Sequence, Storage, StorageError};
 
+pub use failure::{Failure, FailureKind};
 pub use network::NetworkManager;
 pub use replica::{ConsensusReplica, DriverStatus, ReplicaOptions, RoleChange};
 
@@ -77,7 +79,7 @@ fn held(first: Sequence, last: Sequence) -> String {
 enum Event {
     Input(Input),
     /// The storage or the executor failed.
-    Failed(String),
+    Failed(Failure),
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use super::network::NetworkManager;
 use super::seat::{Seat, SeatLock};
 use super::threads::{self, ApplyWork, LogWork};
 use super::waiters::{ReadWaiters, RequestWaiters};
-use super::{Event, ReadError, RequestError, StartError, Storage};
+use super::{Event, Failure, FailureKind, ReadError, RequestError, StartError, Storage};
 use crate::core::{CoreOptions, Input, ReadId, Replica, ReplicaStatus, RequestId, Start};
 use crate::transport::{EventSink, Transport, TransportStatistics};
 use crate::{Applier, DiskId, ExecutionNotifier, Instant, ReplicaId, Sequence, StorageStatistics, View};
@@ -38,7 +38,7 @@ pub struct RoleChange {
     /// The primary serves reads: everything chosen before its view is applied or on the way.
     pub established: bool,
     /// Why the replica stopped, if it did.
-    pub failed: Option<String>,
+    pub failed: Option<Failure>,
 }
 
 /// Everything about a replica that operators want to see.
@@ -54,7 +54,7 @@ pub struct DriverStatus {
     pub requests_executed: u64,
     /// `batch_sizes[i]`: values with fewer than 2^i requests, and at least 2^(i-1).
     pub batch_sizes: Vec<u64>,
-    pub failed: Option<String>,
+    pub failed: Option<Failure>,
 }
 
 pub(super) struct Shared {
@@ -108,7 +108,7 @@ impl ConsensusReplica {
         executor: E,
         connect: impl FnOnce(EventSink) -> std::io::Result<Arc<dyn Transport>>,
     ) -> Result<ConsensusReplica, StartError> {
-        let applier = Applier::new(executor)?;
+        let applier = Applier::new(executor)?.recording_every(options.core.digest_interval);
         let state = applier.state().clone();
         let recovered = storage.recover()?;
         if recovered.last < state.sequence || recovered.first > state.sequence.next() {
@@ -241,6 +241,11 @@ impl ConsensusReplica {
     /// Refreshed every few milliseconds.
     pub fn status(&self) -> DriverStatus {
         self.shared.status().clone()
+    }
+
+    /// Ends this replica as a failure of its own parts would: something that it stands on was found to be unsound.
+    pub fn fail(&self, reason: &str) {
+        self.shared.inbox.push(Event::Failed(Failure { kind: FailureKind::Damaged, reason: reason.to_owned() }));
     }
 
     /// Stops all threads and closes the connections. What is durable stays; requests that were sent end as unknown.

@@ -8,6 +8,7 @@
 //! Invariant: an input left in the inbox is taken by the thread that runs, which looks again after it has let go, or by
 //! the core thread, which is woken.
 
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
 use std::sync::{Mutex, MutexGuard, TryLockError};
@@ -16,9 +17,9 @@ use std::time::{Duration, Instant as Clock};
 use super::network::NetworkManager;
 use super::replica::{RoleChange, Shared};
 use super::threads::LogWork;
-use super::{Event, RequestError};
+use super::{Event, Failure, RequestError};
 use crate::core::{Input, Outputs, Refusal, Replica};
-use crate::{ClusterId, Sequence};
+use crate::{ClusterId, ReplicaId, Sequence, Stray};
 
 /// How often time is looked at when nothing happens.
 pub const TICK: Duration = Duration::from_millis(10);
@@ -36,6 +37,8 @@ pub struct Seat {
     next_tick: Clock,
     /// When to say again that this replica belongs to no cluster.
     next_warning: Clock,
+    /// The diverged peers that were named in the log.
+    strays: BTreeMap<ReplicaId, Stray>,
 }
 
 /// Empty until the replica is started, and again once it has stopped.
@@ -44,7 +47,7 @@ pub type SeatLock = Mutex<Option<Seat>>;
 impl Seat {
     pub fn new(core: Replica, network: NetworkManager) -> Self {
         let now = Clock::now();
-        Seat { core, network, next_tick: now, next_warning: now + UNBORN_PATIENCE }
+        Seat { core, network, next_tick: now, next_warning: now + UNBORN_PATIENCE, strays: BTreeMap::new() }
     }
 
     pub fn network(&self) -> &NetworkManager {
@@ -53,7 +56,7 @@ impl Seat {
 
     /// One round: everything that waits, then what follows from it. Time is judged only after all inputs, so that a
     /// replica that was stalled does not accuse its peers. Returns why the replica must stop, if it must.
-    fn round(&mut self, shared: &Shared, events: Vec<Event>) -> Result<(), String> {
+    fn round(&mut self, shared: &Shared, events: Vec<Event>) -> Result<(), Failure> {
         let now = shared.now();
         for event in events {
             match event {
@@ -65,8 +68,12 @@ impl Seat {
         if ticks {
             self.tick(shared);
         }
-        let outputs = self.core.ready(now);
+        let mut outputs = self.core.ready(now);
+        let diverged = outputs.diverged.take();
         self.carry_out(shared, outputs);
+        if let Some(divergence) = diverged {
+            return Err(divergence.into());
+        }
         self.publish(shared, ticks);
         Ok(())
     }
@@ -149,9 +156,23 @@ impl Seat {
                 established = role.established, "view or role changed");
         }
         if changed || ticks {
+            let core = self.core.status();
+            self.name_strays(&core.strays);
             let mut status = shared.status();
-            status.core = self.core.status();
+            status.core = core;
             status.network = self.network.statistics();
+        }
+    }
+
+    /// Says once of each peer whose database has diverged that it has.
+    fn name_strays(&mut self, strays: &BTreeMap<ReplicaId, Stray>) {
+        for (peer, stray) in strays.iter().filter(|(peer, stray)| self.strays.get(peer) != Some(stray)) {
+            let Stray { sequence, expected, found } = stray;
+            tracing::error!(replica = %self.core.id(), "the database of replica {peer} has diverged: its digest at \
+                sequence {sequence} is {found:016x}, a majority of the replicas, this one among them, has {expected:016x}");
+        }
+        if self.strays != *strays {
+            self.strays.clone_from(strays);
         }
     }
 }
@@ -225,12 +246,12 @@ impl Shared {
         let seat = match self.seat.lock() {
             Ok(mut seat) => seat.take(),
             Err(poisoned) => {
-                self.status().failed.get_or_insert_with(|| "an invariant was violated; the log says which".into());
+                self.status().failed.get_or_insert_with(Failure::invariant);
                 poisoned.into_inner().take()
             }
         };
         let failed = self.status().failed.clone();
-        let reason = failed.clone().unwrap_or_else(|| "it was shut down".into());
+        let failure = failed.clone().unwrap_or_else(Failure::shut_down);
         if let Some(failed) = &failed {
             tracing::error!("the replica stops: {failed}");
         }
@@ -240,14 +261,14 @@ impl Shared {
         }
         self.log.close();
         self.apply.close();
-        self.status().failed = Some(reason.clone());
+        self.status().failed = Some(failure.clone());
         self.watch.send_modify(|role| {
-            role.failed = Some(reason.clone());
+            role.failed = Some(failure.clone());
             role.primary = None;
             role.is_primary = false;
             role.established = false;
         });
-        self.requests().abandon(&reason);
-        self.reads().abandon(&reason);
+        self.requests().abandon(&failure.reason);
+        self.reads().abandon(&failure.reason);
     }
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant as Clock};
 use bytes::Bytes;
 
 use super::replica::Shared;
-use super::{Event, Storage};
+use super::{Event, Failure, Storage};
 use crate::core::{Input, LogRead};
 use crate::{Applier, ExecutionNotifier, Persist, ReplicaId, Sequence, StorageError};
 
@@ -42,7 +42,7 @@ pub fn spawn<S: Storage, E: ExecutionNotifier>(
 /// A panic in a thread ends the replica: without that thread it would wait for ever.
 fn guard(shared: &Shared, run: impl FnOnce()) {
     if catch_unwind(AssertUnwindSafe(run)).is_err() {
-        shared.bring(Event::Failed("an invariant was violated; the log says which".into()));
+        shared.bring(Event::Failed(Failure::invariant()));
     }
 }
 
@@ -60,7 +60,7 @@ fn run_log(shared: &Shared, storage: impl Storage) {
         };
         let Some(work) = work else { return };
         if let Err(error) = log.carry_out(work) {
-            shared.bring(Event::Failed(error.to_string()));
+            shared.bring(Event::Failed(error.into()));
             return;
         }
     }
@@ -134,7 +134,7 @@ fn run_apply<E: ExecutionNotifier>(shared: &Shared, mut applier: Applier<E>) {
         let applied = match applier.apply(entries) {
             Ok(applied) => applied,
             Err(error) => {
-                shared.bring(Event::Failed(error.to_string()));
+                shared.bring(Event::Failed(error.into()));
                 return;
             }
         };
@@ -152,6 +152,9 @@ fn run_apply<E: ExecutionNotifier>(shared: &Shared, mut applier: Applier<E>) {
         let (sequence, sessions, time_us, digest) =
             (state.sequence, state.sessions.clone(), state.time_us, state.digest);
         shared.bring(Event::Input(Input::Applied { sequence, sessions, time_us, digest }));
+        if !applied.digests.is_empty() {
+            shared.bring(Event::Input(Input::Digests(applied.digests)));
+        }
         {
             let mut status = shared.status();
             status.digest = state.digest;
@@ -172,7 +175,7 @@ fn run_apply<E: ExecutionNotifier>(shared: &Shared, mut applier: Applier<E>) {
             }
             let event = match applier.executor().persisted_sequence() {
                 Ok(persisted) => Event::Input(Input::Persisted(persisted)),
-                Err(error) => Event::Failed(error.to_string()),
+                Err(error) => Event::Failed(error.into()),
             };
             shared.bring(event);
         }

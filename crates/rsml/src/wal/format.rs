@@ -8,16 +8,21 @@
 //!  64  payload bytes 8 | last sequence before 8 | last sequence after 8
 //!  88  lowest sequence changed 8 (0: none) | the same of the group before 8
 //! 104  hard state: cluster id 16 | epoch 8 | disk id 16 | boot 8 | promised 8 | accepted view 8
-//! 168  generation 8 (the last field of the hard state) | first sequence stored after 8
-//! 184  zeros
+//! 168  generation 8 (the last field of the hard state) | first sequence stored after 8 | segment bytes 8
+//! 192  how many sectors of the group are zeros 8
+//! 200  the newest cuts before this group, newest first, 8 times: group number 8 | lowest sequence cut 8 (zeros: none)
+//! 328  zeros
 //! table     per record: from 8 | entries 4 | flags 4 (1: truncate, 2: base); then per entry: length 4 | CRC32C 4
 //! payload   the entries, without gaps
 //! padding   zeros up to a multiple of 4,096 bytes
 //! ```
-//! The "before" fields say what a damaged group in front of this one held, so that the loss can be named.
+//! The "before" fields and the cuts say what damaged groups in front of this one did, so that the loss can be named. A
+//! *cut* is a group that removed what groups before it had written; groups that are no cuts only added at the end.
 //!
 //! An order is one record, or two when it sets a base: first one with the base as `from` and nothing else.
 //! Version 1 has neither bases, nor anything but zeros from offset 168 on. Its groups may stand before ones of version 2.
+
+use std::array;
 
 use crate::{Boot, ClusterId, DiskId, Epoch, HardState, Persist, Sequence, View};
 
@@ -31,6 +36,9 @@ pub(super) const SECTOR_BYTES: usize = 512;
 const MAGIC: [u8; 8] = *b"RSML-WAL";
 const ORDER_BYTES: usize = 16;
 const ENTRY_BYTES: usize = 8;
+/// Sequences, group numbers and lengths stay below this for ever; what lies above is not ours.
+const GREATEST: u64 = 1 << 62;
+const CUTS_KEPT: usize = 8;
 const FLAG_HARD_STATE: u32 = 1;
 const FLAG_TRUNCATE: u32 = 1;
 const FLAG_BASE: u32 = 2;
@@ -59,8 +67,47 @@ pub(super) struct GroupHeader {
     pub previous_lowest_changed: Sequence,
     /// `None` until the first order of the log's life.
     pub hard_state: Option<HardState>,
-    /// Where the log begins after this group; [`Sequence::ZERO`] when not known (version 1).
+    /// `None` in version 1.
+    pub context: Option<Context>,
+}
+
+/// What a header says of the log around its group, for those who have lost other groups.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Context {
+    /// Where the log begins after this group.
     pub first_after: Sequence,
+    /// How long the file was made.
+    pub segment_bytes: u64,
+    /// How many sectors of this group hold nothing but zeros: more of them were never written.
+    pub blank_sectors: u64,
+    /// Before this group.
+    pub cuts: Cuts,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Cut {
+    /// 0: none.
+    group_number: u64,
+    from: Sequence,
+}
+
+/// The newest cuts of a log, newest first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Cuts([Cut; CUTS_KEPT]);
+
+impl Cuts {
+    pub fn push(&mut self, group_number: u64, from: Sequence) {
+        self.0.rotate_right(1);
+        self.0[0] = Cut { group_number, from };
+    }
+
+    /// The lowest sequence cut by the group `group_number` or later ones, `u64::MAX` where there was no cut; `None` when
+    /// there may have been more cuts than are known.
+    pub fn lowest_since(&self, group_number: u64) -> Option<Sequence> {
+        let oldest = self.0[CUTS_KEPT - 1].group_number;
+        let since = self.0.iter().filter(|cut| cut.group_number >= group_number);
+        (oldest < group_number).then(|| since.map(|cut| cut.from).min().unwrap_or(Sequence(u64::MAX)))
+    }
 }
 
 /// Why a sector is no group header.
@@ -74,6 +121,11 @@ pub(super) enum HeaderFault {
 }
 
 impl GroupHeader {
+    /// The lowest sequence that this group removed of what others had written.
+    pub fn cut(&self) -> Option<Sequence> {
+        Some(self.lowest_changed).filter(|&lowest| lowest != Sequence::ZERO && lowest <= self.last_before)
+    }
+
     pub fn table_bytes(&self) -> usize {
         self.record_count as usize * ORDER_BYTES + self.entry_count as usize * ENTRY_BYTES
     }
@@ -101,7 +153,11 @@ impl GroupHeader {
         out.put_u64s(&[hard_state.epoch.0]);
         out.put(&hard_state.disk_id.0.to_le_bytes());
         out.put_u64s(&[hard_state.boot.0, hard_state.promised.0, hard_state.accepted_view.0]);
-        out.put_u64s(&[hard_state.generation, self.first_after.0]);
+        out.put_u64s(&[hard_state.generation]);
+        if let Some(context) = &self.context {
+            out.put_u64s(&[context.first_after.0, context.segment_bytes, context.blank_sectors]);
+            context.cuts.0.iter().for_each(|cut| out.put_u64s(&[cut.group_number, cut.from.0]));
+        }
         let crc = crc32c::crc32c(&sector);
         sector[12..16].copy_from_slice(&crc.to_le_bytes());
         sector
@@ -125,11 +181,11 @@ impl GroupHeader {
         if !(OLDEST_VERSION..=VERSION).contains(&version) {
             return Err(HeaderFault::Version(version));
         }
-        let header = Self::decode_fields(&mut input);
+        let header = Self::decode_fields(&mut input, version);
         if header.is_coherent() { Ok(header) } else { Err(HeaderFault::Damaged) }
     }
 
-    fn decode_fields(input: &mut FieldReader) -> Self {
+    fn decode_fields(input: &mut FieldReader, version: u32) -> Self {
         let place = GroupPlace { segment_number: input.u64(), segment_id: input.u64(), group_number: input.u64() };
         let group_bytes = input.u64();
         let (record_count, entry_count, table_crc) = (input.u32(), input.u32(), input.u32());
@@ -155,13 +211,24 @@ impl GroupHeader {
                 generation: input.u64(),
             })
             .filter(|_| has_hard_state),
-            first_after: Sequence(input.u64()),
+            context: Some(Context {
+                first_after: Sequence(input.u64()),
+                segment_bytes: input.u64(),
+                blank_sectors: input.u64(),
+                cuts: Cuts(array::from_fn(|_| Cut { group_number: input.u64(), from: Sequence(input.u64()) })),
+            })
+            .filter(|_| version > 1),
         }
     }
 
+    /// Nothing that adds up to an overflow, and the lengths agree.
     fn is_coherent(&self) -> bool {
-        let content = self.payload_offset().checked_add(self.payload_bytes);
-        content.is_some_and(|bytes| bytes.checked_next_multiple_of(BLOCK_BYTES) == Some(self.group_bytes))
+        let sequences = [self.last_before, self.last_after, self.lowest_changed, self.previous_lowest_changed];
+        let first_after = self.context.map_or(0, |context| context.first_after.0);
+        let numbers = [first_after, self.place.group_number, self.payload_bytes];
+        let content = self.payload_offset().saturating_add(self.payload_bytes);
+        sequences.into_iter().map(|sequence| sequence.0).chain(numbers).all(|number| number <= GREATEST)
+            && content.checked_next_multiple_of(BLOCK_BYTES) == Some(self.group_bytes)
     }
 }
 
@@ -218,6 +285,18 @@ pub(super) struct Table {
 }
 
 impl Table {
+    /// The sequence of the entry in this place.
+    pub fn sequence_of(&self, ordinal: usize) -> Option<Sequence> {
+        let mut ordinal = ordinal as u64;
+        for record in &self.records {
+            if ordinal < u64::from(record.count) {
+                return Some(Sequence(record.from.0 + ordinal));
+            }
+            ordinal -= u64::from(record.count);
+        }
+        None
+    }
+
     /// `None` when it doesn't match the header.
     pub fn decode(header: &GroupHeader, bytes: &[u8]) -> Option<Self> {
         if bytes.len() != header.table_bytes() || crc32c::crc32c(bytes) != header.table_crc {
@@ -238,7 +317,8 @@ impl Table {
         let table = Table { entries: entries.collect(), records };
         let entry_count: u64 = table.records.iter().map(|record| u64::from(record.count)).sum();
         let payload_bytes: u64 = table.entries.iter().map(|entry| u64::from(entry.length)).sum();
-        (entry_count == u64::from(header.entry_count) && payload_bytes == header.payload_bytes).then_some(table)
+        let is_coherent = entry_count == u64::from(header.entry_count) && payload_bytes == header.payload_bytes;
+        (is_coherent && table.records.iter().all(|record| record.from.0 <= GREATEST)).then_some(table)
     }
 }
 
@@ -279,12 +359,20 @@ pub(super) fn encode_group(mut header: GroupHeader, orders: &[Persist], buffer: 
     header.payload_bytes = (buffer.len() - payload_offset) as u64;
     buffer.resize(buffer.len().next_multiple_of(BLOCK_BYTES as usize), 0);
     header.group_bytes = buffer.len() as u64;
+    if let Some(context) = &mut header.context {
+        context.blank_sectors = blank_sectors(&buffer[SECTOR_BYTES..]);
+    }
     buffer[..SECTOR_BYTES].copy_from_slice(&header.encode());
     header
 }
 
 pub(super) fn is_blank(bytes: &[u8]) -> bool {
     bytes.iter().all(|&byte| byte == 0)
+}
+
+/// How many sectors of `bytes` hold nothing but zeros.
+pub(super) fn blank_sectors(bytes: &[u8]) -> u64 {
+    bytes.chunks(SECTOR_BYTES).filter(|sector| is_blank(sector)).count() as u64
 }
 
 struct FieldWriter<'a> {

@@ -28,12 +28,15 @@ mod disk;
 mod format;
 mod index;
 mod memory;
+mod reading;
 mod recovery;
+mod scan;
 mod segment;
 mod simulated_disk;
 mod storage;
 #[cfg(test)]
 mod tests;
+mod window;
 
 pub use disk::{Disk, DiskFile, FileDisk};
 pub use memory::InMemoryStorage;

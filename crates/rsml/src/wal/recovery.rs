@@ -1,41 +1,83 @@
-//! Reads a log back at start: which groups count, where the log ends, and whether damage is a torn tail or a loss.
+//! Reads a log back at start: which groups count, where the log ends, what is lost, and what was only torn.
 //!
-//! Only the last group can be torn, since each group is durable before the next one is written. Hence the last group is
-//! cut off when it can be torn, and any other damage to headers and tables is [`StorageError::Corrupt`]. Entries in
-//! the middle are not read here; whoever reads them checks them. Two things are done to the disk: what lies behind the
-//! last group is zeroed, so that it can never be taken for a group later; and the last group is written once more and
-//! synchronised, because it may have been seen in the page cache without being on the device.
+//! Only the last group can be torn, since each group is durable before the next one is written. So the last group is cut
+//! off when it can be torn. Any other damage was made by the device; what it may have hit is *lost*: known to have been
+//! there, and not readable. Recovery goes on behind it:
+//!
+//! - A group whose header is intact says itself which sequences it changed.
+//! - For groups without a header the next intact one tells: where the log ended before it, where it begins, and which of
+//!   the groups before it cut something off. Where that says nothing, all that is stored before it counts as lost: an
+//!   entry that was replaced is never taken for its replacement.
+//! - The hard state is that of the newest header. What lies behind the last group must be blank or torn; otherwise a
+//!   later header may have been there, and with it a promise. That is an error ([`StorageError::Damaged`]), and so is a
+//!   newest segment that is too short or holds no header.
+//!
+//! Nothing is recorded of losses: as long as the damaged place is among the segments, each recovery comes to the same
+//! conclusion, until the lost entries are replaced or trimmed.
+//!
+//! Entries in the middle are not read here; whoever reads them checks them. Three things are done to the disk: when the
+//! newest header lies in a foreign place, the state is written once more, in a group without orders, the *seal*; what
+//! lies behind the last group is zeroed, so that it can never be taken for a group later; and the last group is written
+//! again and synchronised, because it may have been seen in the page cache without being on the device.
 
 use std::collections::VecDeque;
+use std::num::NonZeroU32;
 use std::ops::Range;
 
 use super::disk::{Disk, DiskFile, failure};
-use super::format::{BLOCK_BYTES, EntryRecord, GroupHeader, HeaderFault, SECTOR_BYTES, Table, VERSION, is_blank};
-use super::index::{Bounds, LogIndex};
+use super::format::{BLOCK_BYTES, GroupHeader, GroupPlace, HeaderFault, SECTOR_BYTES, blank_sectors, is_blank};
+use super::index::{Bounds, GroupSpot, LogIndex};
+use super::scan::{Group, Layout, scan};
 use super::segment::{file_name, number_of};
-use super::storage::{LogState, Segment, block_of, read_exactly};
+use super::storage::{LogState, Position, Segment};
+use super::window::Window;
 use crate::{Sequence, StorageError};
 
 /// The number of a log's very first segment.
 pub(super) const FIRST_SEGMENT: u64 = 1;
-const WINDOW_BYTES: u64 = 1 << 20;
+
+pub(super) struct Recovery {
+    pub state: LogState,
+    /// The state must be written once more before anything else, because it stands only where it can't stay, or looks torn.
+    pub seal: Option<Seal>,
+}
+
+/// Where a group without orders is to repeat the state.
+pub(super) struct Seal {
+    pub offset: u64,
+    /// Where the last group that counts ends: between it and the seal each group that is missing has a block, as if it
+    /// had been there.
+    pub groups_end: u64,
+}
 
 /// `None` when no log was begun here.
-pub(super) fn recover(disk: &dyn Disk) -> Result<Option<LogState>, StorageError> {
+pub(super) fn recover(disk: &dyn Disk) -> Result<Option<Recovery>, StorageError> {
     let mut numbers = list_segments(disk)?;
-    if let Some(&newest) = numbers.last()
-        && remove_if_unused(disk, newest)?
-    {
-        numbers.pop();
+    let mut replay = Replay {
+        disk,
+        segments: VecDeque::new(),
+        index: LogIndex::new(Bounds::empty_after(Sequence::ZERO)),
+        position: None,
+        misses_beginning: false,
+        may_be_torn: true,
+        write_offset: 0,
+        seal: None,
+    };
+    match judge_newest(disk, &numbers)? {
+        Newest::InUse => {}
+        Newest::Unused => drop(numbers.pop()),
+        Newest::OpeningDamaged => {
+            replay.may_be_torn = false;
+            numbers.pop();
+        }
     }
     let Some(&newest) = numbers.last() else { return Ok(None) };
-    let mut replay = Replay { disk, state: None, last_group: 0..0 };
     for number in numbers {
         replay.read_segment(number, number == newest)?;
     }
-    let state = replay.state.expect("at least one segment was read");
-    make_durable(disk, &state, replay.last_group)?;
-    Ok(Some(state))
+    let Replay { segments, index, position, write_offset, seal, .. } = replay;
+    let position = position.expect("the newest segment has a header");
+    Ok(Some(Recovery { state: LogState { segments, index, position, write_offset }, seal }))
 }
 
 fn list_segments(disk: &dyn Disk) -> Result<Vec<u64>, StorageError> {
@@ -45,395 +87,353 @@ fn list_segments(disk: &dyn Disk) -> Result<Vec<u64>, StorageError> {
     Ok(numbers)
 }
 
-/// Removes a segment that was prepared and never opened.
-fn remove_if_unused(disk: &dyn Disk, number: u64) -> Result<bool, StorageError> {
+/// What the newest segment file is to recovery.
+enum Newest {
+    InUse,
+    /// It was prepared and never opened; it is removed.
+    Unused,
+    /// It was opened, so that nothing before it is torn. Nothing else was written there, and its opening only repeats
+    /// what stands before. The file stays until it is made anew.
+    OpeningDamaged,
+}
+
+fn judge_newest(disk: &dyn Disk, numbers: &[u64]) -> Result<Newest, StorageError> {
+    let Some(&number) = numbers.last() else { return Ok(Newest::InUse) };
     let name = file_name(number);
     let path = disk.describe(&name);
     let file = disk.open(&name).map_err(|e| failure("opening a segment", path.clone(), e))?;
     let mut window = Window::new(&*file, path.clone())?;
-    if !window.is_blank_from(0)? {
-        return Ok(false);
+    if !window.is_blank_from(BLOCK_BYTES.min(window.bytes)) {
+        return Ok(Newest::InUse);
     }
-    if number != FIRST_SEGMENT && list_segments(disk)?.len() == 1 {
+    if !window.is_blank_from(0) {
+        let has_header = window.header(0)?.is_ok();
+        return Ok(if has_header || numbers.len() == 1 { Newest::InUse } else { Newest::OpeningDamaged });
+    }
+    if number != FIRST_SEGMENT && numbers.len() == 1 {
         // Older segments go only after this one was opened.
         let reason = "the only segment is blank, though it is not the first one of its log".to_owned();
-        return Err(StorageError::Corrupt { path, from: Sequence::BIRTH, to: Sequence(u64::MAX), reason });
+        return Err(StorageError::Damaged { path, reason });
     }
     disk.remove(&name).map_err(|e| failure("removing an unused segment", path, e))?;
     disk.sync_dir().map_err(|e| failure("synchronising the directory", disk.describe(""), e))?;
-    Ok(true)
-}
-
-/// A group whose header and table are intact.
-struct Group {
-    offset: u64,
-    header: GroupHeader,
-    table: Table,
-}
-
-/// Why reading a segment ended where it did.
-enum Ending {
-    /// Nothing was written there, or the segment is full.
-    Blank,
-    Version(u32),
-    /// Neither blank nor a group that belongs there.
-    Foreign,
-    /// The header belongs there, the table doesn't match it.
-    Table(GroupHeader),
+    Ok(Newest::Unused)
 }
 
 struct Replay<'a> {
     disk: &'a dyn Disk,
-    state: Option<LogState>,
-    /// Where the last group that counts lies in its segment.
-    last_group: Range<u64>,
+    segments: VecDeque<Segment>,
+    index: LogIndex,
+    /// `None` until there was a header.
+    position: Option<Position>,
+    /// Older segments are there, but not one header in them.
+    misses_beginning: bool,
+    /// Whether the last group of the newest segment may be torn.
+    may_be_torn: bool,
+    /// Where the last group of the segment ends.
+    write_offset: u64,
+    seal: Option<Seal>,
 }
 
 impl Replay<'_> {
-    fn read_segment(&mut self, number: u64, newest: bool) -> Result<(), StorageError> {
+    fn read_segment(&mut self, number: u64, is_newest: bool) -> Result<(), StorageError> {
         let name = file_name(number);
         let path = self.disk.describe(&name);
         let file = self.disk.open(&name).map_err(|e| failure("opening a segment", path.clone(), e))?;
-        let bytes = file.size().map_err(|e| failure("opening a segment", path.clone(), e))?;
-        let mut window = Window::new(&*file, path.clone())?;
-        let opening = self.read_opening(&mut window, number)?;
-        let (mut groups, mut end, ending) = read_groups(&mut window, &opening)?;
-        let last = groups.pop();
-        for group in groups {
-            self.apply(&group, &path)?;
-        }
-        if !newest {
-            // The next segment's opening tells whether something is missing here.
-            if let Some(group) = last {
-                self.apply(&group, &path)?;
-            }
-            self.refuse_later_group(&mut window, &opening, end, &ending)?;
-        } else {
-            if let Some(group) = last {
-                // The one before a group that was begun is durable; it is torn only if it is the last.
-                if matches!(ending, Ending::Blank) && !self.is_complete(&mut window, &group)? {
-                    end = group.offset;
-                } else {
-                    self.apply(&group, &path)?;
+        let mut window = Window::new(&*file, path)?;
+        let next_group = self.position.as_ref().map(|position| position.next_group);
+        let layout = scan(&mut window, number, next_group, is_newest)?;
+        self.index.open_segment();
+        let mut segment_id = 0;
+        match layout {
+            Some(mut layout) => {
+                segment_id = layout.place.segment_id;
+                let end = if is_newest { self.judge_end(&mut window, &mut layout)? } else { window.bytes };
+                let damaged = self.apply_layout(&mut window, &layout, is_newest)?;
+                damaged.into_iter().for_each(|sequence| self.index.mark_lost(sequence, sequence));
+                if is_newest {
+                    self.finish(&*file, &mut window, &layout, end)?;
                 }
             }
-            self.refuse_later_group(&mut window, &opening, end, &ending)?;
-            self.judge_tail(&mut window, end, &ending)?;
-            clear_tail(&*file, &mut window, end)?;
+            None if is_newest => return Err(damaged(&window, "there is not one group in its newest part")),
+            None => {
+                tracing::error!(path = window.path, "a segment of the log holds nothing that can be read");
+                self.misses_beginning |= self.position.is_none();
+            }
         }
-        let state = self.state.as_mut().expect("the opening was applied");
-        state.write_offset = end;
-        state.segments.push_back(Segment { number, id: opening.place.segment_id, bytes, file });
+        let bytes = window.bytes;
+        self.segments.push_back(Segment { number, id: segment_id, bytes, file });
         Ok(())
     }
 
-    /// Reads the group that opens a segment and checks that it continues the log.
-    fn read_opening(&mut self, window: &mut Window, number: u64) -> Result<GroupHeader, StorageError> {
-        let opening = match window.header(0)? {
-            Ok(header) if header.place.segment_number == number && header.record_count == 0 => header,
-            Err(HeaderFault::Version(found)) => return Err(window.version_error(found)),
-            _ => {
-                let found = window.find_header(0, |header| header.place.segment_number == number)?;
-                let from = self.end();
-                let to = found.map_or(from, |header| header.last_before.max(from));
-                return Err(window.corrupt(from, to, "the opening of the segment is damaged"));
+    /// Takes the last group out of the layout of the newest segment if it is torn, and returns where the groups end.
+    fn judge_end(&mut self, window: &mut Window, layout: &mut Layout) -> Result<u64, StorageError> {
+        let made_bytes = |header: &GroupHeader| header.context.map_or(0, |context| context.segment_bytes);
+        let is_cut_short = |group: &Group| group.end().max(made_bytes(&group.header)) > window.bytes;
+        if layout.groups.iter().any(is_cut_short) {
+            return Err(damaged(window, "the file is shorter than it was made"));
+        }
+        let end = layout.groups.last().map_or(0, Group::end);
+        self.judge_behind(window, layout, end)?;
+        match layout.groups.last().filter(|_| layout.stray.is_none()) {
+            Some(group) if looks_torn(window, group) => {
+                let offset = group.offset;
+                if self.may_be_torn {
+                    layout.groups.pop();
+                    tracing::info!(path = window.path, offset, "the last group of the log is torn and is cut off");
+                    return Ok(offset);
+                }
+                self.seal = Some(Seal { offset: end, groups_end: end });
             }
+            Some(_) | None => {}
+        }
+        Ok(end)
+    }
+
+    /// What lies behind the last group must not have been a later one.
+    fn judge_behind(&self, window: &mut Window, layout: &Layout, end: u64) -> Result<(), StorageError> {
+        if end >= window.bytes {
+            return Ok(());
+        }
+        // An earlier group, missing in its place, was written here instead; the one that belongs here never was.
+        let is_misplaced = |header: &GroupHeader| {
+            let number = header.place.group_number;
+            let numbers = || layout.groups.iter().map(|group| group.header.place.group_number);
+            header.place == GroupPlace { group_number: number, ..layout.place }
+                && numbers().max() > Some(number)
+                && numbers().all(|other| other != number)
         };
-        let state = self.state.get_or_insert_with(|| LogState {
-            segments: VecDeque::new(),
-            index: LogIndex::new(Bounds::empty_after(opening.last_before)),
-            hard_state: None,
-            write_offset: 0,
-            next_group: opening.place.group_number,
-            previous_lowest_changed: Sequence::ZERO,
-        });
-        if state.next_group != opening.place.group_number || state.index.bounds().last != opening.last_before {
-            return Err(self.missing_groups(window, &opening));
+        match window.header(end)? {
+            Err(HeaderFault::Blank) if self.may_be_torn || window.is_blank_from(end) => Ok(()),
+            Ok(header) if is_misplaced(&header) => Ok(()),
+            _ => Err(damaged(
+                window,
+                &format!("what lies at offset {end} is neither blank nor a group that belongs there"),
+            )),
         }
-        if state.segments.back().is_some_and(|previous| previous.number + 1 != number) {
-            return Err(window.corrupt(opening.last_before, opening.last_before, "the segment before it is missing"));
-        }
-        state.index.open_segment();
-        Ok(self.advance(0, opening))
     }
 
-    /// The sequence at which the log goes on.
-    fn end(&self) -> Sequence {
-        self.state.as_ref().map_or(Sequence::BIRTH, |state| state.index.bounds().last.next())
-    }
-
-    fn advance(&mut self, offset: u64, header: GroupHeader) -> GroupHeader {
-        self.last_group = offset..offset + header.group_bytes;
-        let state = self.state.as_mut().expect("the opening was read");
-        state.next_group = header.place.group_number + 1;
-        state.previous_lowest_changed = header.lowest_changed;
-        state.hard_state = header.hard_state;
-        header
-    }
-
-    fn apply(&mut self, group: &Group, path: &str) -> Result<(), StorageError> {
-        let state = self.state.as_mut().expect("the opening was read");
-        let mut ordinal = 0;
-        let mut objection = (state.index.bounds().last != group.header.last_before)
-            .then(|| "the group doesn't continue the log".to_owned());
-        for record in &group.table.records {
-            objection = objection.or(state.index.bounds().objection(record));
-            if objection.is_none() {
-                state.index.apply(record, block_of(group.offset), ordinal);
-                ordinal += record.count;
-            }
-        }
-        if let Some(objection) = objection {
-            return Err(StorageError::Corrupt {
-                path: path.to_owned(),
-                from: group.header.lowest_changed,
-                to: group.header.last_after,
-                reason: format!("group {} at offset {}: {objection}", group.header.place.group_number, group.offset),
-            });
-        }
-        self.advance(group.offset, group.header);
-        Ok(())
-    }
-
-    /// Whether every entry of the last group is intact; `false` when it can be torn.
-    fn is_complete(&self, window: &mut Window, group: &Group) -> Result<bool, StorageError> {
-        let mut offset = group.offset + group.header.payload_offset();
-        let mut complete = true;
-        for (position, entry) in group.table.entries.iter().enumerate() {
-            let length = u64::from(entry.length);
-            if !window.matches(offset, entry)? {
-                if !window.overlaps_blank_sector(offset, length)? {
-                    let sequence = sequence_of(&group.table, position);
-                    return Err(window.corrupt(
-                        sequence,
-                        sequence,
-                        "an entry of the last group is damaged, and not torn",
-                    ));
-                }
-                complete = false;
-            }
-            offset += length;
-        }
-        Ok(complete)
-    }
-
-    /// Damage that a later group follows lies in the middle of the log.
-    fn refuse_later_group(
-        &self,
+    /// Carries out what was found in a segment; returns the entries of the log's last group that are damaged.
+    fn apply_layout(
+        &mut self,
         window: &mut Window,
-        opening: &GroupHeader,
+        layout: &Layout,
+        is_newest: bool,
+    ) -> Result<Vec<Sequence>, StorageError> {
+        for group in &layout.groups {
+            self.arrive(window, group.offset, &group.header)?;
+            self.apply(window, group)?;
+        }
+        if let Some((offset, header)) = &layout.stray {
+            tracing::error!(
+                path = window.path,
+                offset,
+                group = header.place.group_number,
+                "a group of the log lies in a foreign place; its entries are lost"
+            );
+            self.arrive(window, *offset, header)?;
+            self.lose_content(header);
+        }
+        let last = layout.groups.last().filter(|_| is_newest && layout.stray.is_none());
+        Ok(last.map_or_else(Vec::new, |group| damaged_entries(window, group)))
+    }
+
+    /// Brings the log to where it stood before the group with this header, whatever is missing before it.
+    fn arrive(&mut self, window: &Window, offset: u64, header: &GroupHeader) -> Result<(), StorageError> {
+        let found = header.place.group_number;
+        match self.position.as_mut().map(|position| position.next_group) {
+            None => self.begin(window, offset, header),
+            Some(next) if next < found => self.close_gap(window, next, header),
+            Some(_) => {}
+        }
+        let last = self.index.bounds().last;
+        if last != header.last_before {
+            let before = header.last_before;
+            let reason = format!("group {found} was written when the log ended at {before}, but it ends at {last}");
+            return Err(damaged(window, &reason));
+        }
+        Ok(())
+    }
+
+    /// The first header of all. The opening says where the log begins; behind it something may be missing.
+    fn begin(&mut self, window: &Window, offset: u64, header: &GroupHeader) {
+        self.position = Some(Position::default());
+        let last = header.last_before;
+        if !self.misses_beginning && offset <= BLOCK_BYTES {
+            self.index.start_after(last);
+            return;
+        }
+        let first = header.context.map_or(Sequence::BIRTH, |context| context.first_after).max(Sequence::BIRTH);
+        let first = first.min(last.next());
+        tracing::error!(path = window.path, from = %first, to = %last, "the oldest entries of the log are lost");
+        self.index.start_after(first.previous());
+        self.index.lose(first, last);
+    }
+
+    /// Groups from number `next` on are missing in front of `header`.
+    fn close_gap(&mut self, window: &Window, next: u64, header: &GroupHeader) {
+        let found = header.place.group_number;
+        let Bounds { first, last } = self.index.bounds();
+        let cut = match &header.context {
+            Some(context) => context.cuts.lowest_since(next),
+            // Version 1 knows of the group before only.
+            None => Some(header.previous_lowest_changed).filter(|_| found == next + 1),
+        };
+        let cut = cut.map(|cut| if cut == Sequence::ZERO { Sequence(u64::MAX) } else { cut });
+        let to = header.last_before;
+        let from = match cut.map(|cut| cut.min(last.next())) {
+            Some(from) if from <= to.next() => from,
+            // Nothing tells what was cut off: it may have been anything.
+            Some(_) | None => first.min(to.next()).max(Sequence::BIRTH),
+        };
+        if header.context.is_none() && from <= last {
+            let position = self.position.as_mut().expect("there was a header");
+            position.cuts.push(found - 1, from);
+        }
+        self.index.lose(from, to);
+        tracing::error!(path = window.path, groups = %format!("{next} to {}", found - 1),
+            entries = %if from > to { "none".to_owned() } else { format!("{from} to {to}") },
+            "groups of the log are damaged or missing");
+    }
+
+    fn apply(&mut self, window: &Window, group: &Group) -> Result<(), StorageError> {
+        let Some(table) = &group.table else {
+            tracing::error!(path = window.path, offset = group.offset, "a group of the log is damaged");
+            self.lose_content(&group.header);
+            return Ok(());
+        };
+        let number = group.header.place.group_number;
+        let block = u32::try_from(group.offset / BLOCK_BYTES).ok().and_then(NonZeroU32::new);
+        let mut ordinal = 0;
+        for record in &table.records {
+            let bounds = self.index.bounds();
+            let (Some(block), None) = (block, bounds.objection(record)) else {
+                let reason = bounds.objection(record).unwrap_or_else(|| "it lies nowhere".to_owned());
+                return Err(damaged(window, &format!("group {number} at offset {}: {reason}", group.offset)));
+            };
+            self.index.apply(record, GroupSpot { number, block }, ordinal);
+            ordinal += record.count;
+        }
+        self.pass(&group.header);
+        Ok(())
+    }
+
+    /// Of a group only the header is known.
+    fn lose_content(&mut self, header: &GroupHeader) {
+        if header.lowest_changed != Sequence::ZERO {
+            self.index.lose(header.lowest_changed, header.last_after);
+        } else if header.last_after > self.index.bounds().last {
+            // Without entries only a base can move the end.
+            self.index.forget_through(header.last_after);
+        }
+        self.pass(header);
+    }
+
+    fn pass(&mut self, header: &GroupHeader) {
+        let Bounds { first, last } = self.index.bounds();
+        if let Some(context) = &header.context
+            && context.first_after > first
+        {
+            self.index.forget_through(context.first_after.previous().min(last));
+        }
+        self.position.as_mut().expect("there was a header").pass(header);
+    }
+
+    /// Makes all of the newest segment durable, and what lies behind its groups blank, unless that needs a seal.
+    fn finish(
+        &mut self,
+        file: &dyn DiskFile,
+        window: &mut Window,
+        layout: &Layout,
         end: u64,
-        ending: &Ending,
     ) -> Result<(), StorageError> {
-        let next = self.state.as_ref().expect("the opening was read").next_group;
-        let belongs = |header: &GroupHeader| {
-            header.place.segment_number == opening.place.segment_number
-                && header.place.segment_id == opening.place.segment_id
-                && header.place.group_number > next
-        };
-        let Some(later) = window.find_header(end, belongs)? else { return Ok(()) };
-        match ending {
-            Ending::Table(header) => Err(damaged_table(window, header)),
-            Ending::Version(found) => Err(window.version_error(*found)),
-            Ending::Blank | Ending::Foreign => Err(self.missing_groups(window, &later)),
+        self.write_offset = end.min(window.bytes);
+        // A foreign place before the end is part of some group that counts: that stays as it is.
+        if let Some((_, stray)) = layout.stray.filter(|(offset, _)| *offset >= end) {
+            let numbers = layout.groups.iter().map(|group| group.header.place.group_number);
+            let missing =
+                stray.place.group_number - numbers.max().unwrap_or(layout.place.group_number.saturating_sub(1));
+            self.seal = Some(Seal { offset: end + missing * BLOCK_BYTES, groups_end: end });
         }
-    }
-
-    /// Decides about what follows the last intact group, when no later group does.
-    fn judge_tail(&self, window: &mut Window, end: u64, ending: &Ending) -> Result<(), StorageError> {
-        match ending {
-            Ending::Blank => Ok(()),
-            Ending::Version(found) => Err(window.version_error(*found)),
-            Ending::Foreign => {
-                let reason = format!("what lies at offset {end} is neither blank nor a group that belongs there");
-                Err(window.corrupt(self.end(), self.end(), &reason))
-            }
-            Ending::Table(header) => {
-                let table_bytes = header.table_bytes() as u64;
-                let torn = window.overlaps_blank_sector(end + SECTOR_BYTES as u64, table_bytes)?;
-                if torn { Ok(()) } else { Err(damaged_table(window, header)) }
-            }
+        if self.seal.is_some() {
+            return Ok(());
         }
-    }
-
-    /// The error for groups lost in front of `found`, naming what they held as exactly as can be known.
-    fn missing_groups(&self, window: &Window, found: &GroupHeader) -> StorageError {
-        let state = self.state.as_ref().expect("the opening was read");
-        let expected = state.next_group;
-        let end = self.end();
-        let lowest = Some(found.previous_lowest_changed).filter(|&lowest| lowest != Sequence::ZERO);
-        let only_one = found.place.group_number == expected + 1;
-        let from = if only_one { lowest.unwrap_or(end) } else { lowest.map_or(end, |lowest| lowest.min(end)) };
-        let found_number = found.place.group_number;
-        let reason = if from > found.last_before {
-            format!("group {expected} is damaged or missing before group {found_number}; it held no entries")
-        } else {
-            format!("group {expected} is damaged or missing before group {found_number}")
-        };
-        window.corrupt(from, found.last_before, &reason)
+        let behind = end..window.bytes;
+        clear(file, window, behind)?;
+        if let Some(group) = layout.groups.last() {
+            rewrite(file, window, group)?;
+        }
+        file.sync_data().map_err(|e| failure("synchronising the log", window.path.clone(), e))?;
+        self.disk.sync_dir().map_err(|e| failure("synchronising the directory", self.disk.describe(""), e))
     }
 }
 
-fn damaged_table(window: &Window, header: &GroupHeader) -> StorageError {
-    let reason = format!("the table of group {} is damaged", header.place.group_number);
-    window.corrupt(header.lowest_changed, header.last_after, &reason)
+fn damaged(window: &Window, reason: &str) -> StorageError {
+    StorageError::Damaged { path: window.path.clone(), reason: reason.to_owned() }
 }
 
-/// The intact groups that follow the opening, where they end, and why.
-fn read_groups(window: &mut Window, opening: &GroupHeader) -> Result<(Vec<Group>, u64, Ending), StorageError> {
-    let mut groups = Vec::new();
-    let mut offset = BLOCK_BYTES;
-    let mut place = opening.place;
-    loop {
-        place.group_number += 1;
-        if offset >= window.bytes {
-            return Ok((groups, offset, Ending::Blank));
-        }
-        let header = match window.header(offset)? {
-            Ok(header) if header.place == place && header.group_bytes <= window.bytes - offset => header,
-            Err(HeaderFault::Blank) => return Ok((groups, offset, Ending::Blank)),
-            Err(HeaderFault::Version(found)) => return Ok((groups, offset, Ending::Version(found))),
-            Ok(_) | Err(HeaderFault::Damaged) => return Ok((groups, offset, Ending::Foreign)),
-        };
-        let table = window.get(offset + SECTOR_BYTES as u64, header.table_bytes() as u64)?;
-        let Some(table) = Table::decode(&header, table) else {
-            return Ok((groups, offset, Ending::Table(header)));
-        };
-        groups.push(Group { offset, header, table });
-        offset += header.group_bytes;
+/// Whether the group may be the remains of a write that was interrupted: something doesn't match, and a sector of it is
+/// as it was before.
+fn looks_torn(window: &mut Window, group: &Group) -> bool {
+    if group.table.is_some() && damaged_entries(window, group).is_empty() {
+        return false;
     }
+    let content = window.get(group.offset + SECTOR_BYTES as u64, group.header.group_bytes - SECTOR_BYTES as u64);
+    let padding = group.header.group_bytes - group.header.payload_offset() - group.header.payload_bytes;
+    // Version 1 doesn't tell: it takes zeros in an entry for a sector that was never written.
+    let blank_by_content = group.header.context.map_or(padding / SECTOR_BYTES as u64, |context| context.blank_sectors);
+    blank_sectors(content) > blank_by_content
 }
 
-fn sequence_of(table: &Table, mut position: usize) -> Sequence {
-    for record in &table.records {
-        let count = record.count as usize;
-        if position < count {
-            return Sequence(record.from.0 + position as u64);
+fn damaged_entries(window: &mut Window, group: &Group) -> Vec<Sequence> {
+    let mut offset = group.offset + group.header.payload_offset();
+    let mut damaged = Vec::new();
+    for (ordinal, entry) in group.table.iter().flat_map(|table| &table.entries).enumerate() {
+        if !window.matches(offset, entry) {
+            damaged.extend(group.table.as_ref().and_then(|table| table.sequence_of(ordinal)));
         }
-        position -= count;
+        offset += u64::from(entry.length);
     }
-    unreachable!("every entry of a table belongs to an order")
+    damaged
 }
 
-/// Zeroes what lies behind the last group, wherever it isn't zero already.
-fn clear_tail(file: &dyn DiskFile, window: &mut Window, end: u64) -> Result<(), StorageError> {
-    let mut offset = end;
+/// Zeroes what lies outside of all groups, wherever it isn't zero already.
+fn clear(file: &dyn DiskFile, window: &mut Window, range: Range<u64>) -> Result<(), StorageError> {
     let mut cleared = 0;
-    while offset < window.bytes {
+    for offset in range.clone().step_by(BLOCK_BYTES as usize) {
         let length = BLOCK_BYTES.min(window.bytes - offset);
-        if !is_blank(window.get(offset, length)?) {
+        if !is_blank(window.get(offset, length)) {
             let written = file.write_at(&vec![0; length as usize], offset);
-            written.map_err(|e| failure("clearing a torn group", window.path.clone(), e))?;
+            written.map_err(|e| failure("clearing what lies behind the log", window.path.clone(), e))?;
             cleared += length;
         }
-        offset += length;
     }
     if cleared > 0 {
-        tracing::info!(path = window.path, offset = end, cleared_bytes = cleared, "cut off a torn group of the log");
+        let offset = range.start;
+        tracing::info!(path = window.path, offset, cleared_bytes = cleared, "cleared what lay behind the log");
     }
     Ok(())
 }
 
-/// Writes the last group, which was checked, once more, and synchronises everything that counts.
-fn make_durable(disk: &dyn Disk, state: &LogState, last_group: Range<u64>) -> Result<(), StorageError> {
-    let segment = state.segments.back().expect("a log has a segment");
+/// Clears what lies around a seal, once that is written.
+pub(super) fn clear_around(disk: &dyn Disk, segment: &Segment, seal: &Seal) -> Result<(), StorageError> {
     let path = disk.describe(&file_name(segment.number));
-    let mut bytes = vec![0; (last_group.end - last_group.start) as usize];
-    read_exactly(&*segment.file, &mut bytes, last_group.start, &path)?;
-    segment.file.write_at(&bytes, last_group.start).map_err(|e| failure("writing the log", path.clone(), e))?;
-    segment.file.sync_data().map_err(|e| failure("synchronising the log", path, e))?;
-    disk.sync_dir().map_err(|e| failure("synchronising the directory", disk.describe(""), e))
+    let mut window = Window::new(&*segment.file, path.clone())?;
+    clear(&*segment.file, &mut window, seal.groups_end..seal.offset)?;
+    let behind = seal.offset + BLOCK_BYTES..window.bytes;
+    clear(&*segment.file, &mut window, behind)?;
+    segment.file.sync_data().map_err(|e| failure("synchronising the log", path, e))
 }
 
-/// Reads a file front to back in large pieces.
-struct Window<'a> {
-    file: &'a dyn DiskFile,
-    path: String,
-    bytes: u64,
-    start: u64,
-    content: Vec<u8>,
-}
-
-impl<'a> Window<'a> {
-    fn new(file: &'a dyn DiskFile, path: String) -> Result<Self, StorageError> {
-        let bytes = file.size().map_err(|e| failure("opening a segment", path.clone(), e))?;
-        Ok(Window { file, path, bytes, start: 0, content: Vec::new() })
-    }
-
-    /// The bytes at `offset`, which must lie within the file.
-    fn get(&mut self, offset: u64, length: u64) -> Result<&[u8], StorageError> {
-        assert!(offset + length <= self.bytes, "reading beyond the end of {}", self.path);
-        let held = self.start..self.start + self.content.len() as u64;
-        if offset < held.start || offset + length > held.end {
-            let wanted = length.max(WINDOW_BYTES).min(self.bytes - offset);
-            self.content.resize(wanted as usize, 0);
-            self.start = offset;
-            read_exactly(self.file, &mut self.content, offset, &self.path)?;
+/// Writes a group, which was checked, once more; what of it can't be read stays as it is.
+fn rewrite(file: &dyn DiskFile, window: &mut Window, group: &Group) -> Result<(), StorageError> {
+    let mut bytes = vec![0; group.header.group_bytes as usize];
+    let readable = file.read_at(&mut bytes, group.offset).is_ok();
+    for (position, sector) in bytes.chunks_mut(if readable { usize::MAX } else { SECTOR_BYTES }).enumerate() {
+        let offset = group.offset + (position * SECTOR_BYTES) as u64;
+        if readable || file.read_at(sector, offset).is_ok() {
+            file.write_at(sector, offset).map_err(|e| failure("writing the log", window.path.clone(), e))?;
         }
-        let at = (offset - self.start) as usize;
-        Ok(&self.content[at..at + length as usize])
     }
-
-    /// The header at `offset`; what is too short for one counts as damaged.
-    fn header(&mut self, offset: u64) -> Result<Result<GroupHeader, HeaderFault>, StorageError> {
-        if offset + SECTOR_BYTES as u64 > self.bytes {
-            return Ok(Err(HeaderFault::Damaged));
-        }
-        Ok(GroupHeader::decode(self.get(offset, SECTOR_BYTES as u64)?))
-    }
-
-    /// The first header at or after `offset` that `accept` takes.
-    fn find_header(
-        &mut self,
-        offset: u64,
-        accept: impl Fn(&GroupHeader) -> bool,
-    ) -> Result<Option<GroupHeader>, StorageError> {
-        let mut at = offset;
-        while at < self.bytes {
-            if let Ok(header) = self.header(at)?
-                && accept(&header)
-            {
-                return Ok(Some(header));
-            }
-            at += BLOCK_BYTES;
-        }
-        Ok(None)
-    }
-
-    fn is_blank_from(&mut self, offset: u64) -> Result<bool, StorageError> {
-        let mut at = offset;
-        while at < self.bytes {
-            let length = BLOCK_BYTES.min(self.bytes - at);
-            if !is_blank(self.get(at, length)?) {
-                return Ok(false);
-            }
-            at += length;
-        }
-        Ok(true)
-    }
-
-    fn matches(&mut self, offset: u64, entry: &EntryRecord) -> Result<bool, StorageError> {
-        Ok(crc32c::crc32c(self.get(offset, u64::from(entry.length))?) == entry.crc)
-    }
-
-    /// Whether a sector that these bytes lie in is still as it was before anything was written there.
-    fn overlaps_blank_sector(&mut self, offset: u64, length: u64) -> Result<bool, StorageError> {
-        let sector = SECTOR_BYTES as u64;
-        let mut at = offset / sector * sector;
-        while at < offset + length {
-            if is_blank(self.get(at, sector)?) {
-                return Ok(true);
-            }
-            at += sector;
-        }
-        Ok(false)
-    }
-
-    fn corrupt(&self, from: Sequence, to: Sequence, reason: &str) -> StorageError {
-        StorageError::Corrupt { path: self.path.clone(), from, to, reason: reason.to_owned() }
-    }
-
-    fn version_error(&self, found: u32) -> StorageError {
-        StorageError::Version { path: self.path.clone(), found, known: VERSION }
-    }
+    Ok(())
 }

@@ -9,10 +9,11 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::disk::{Disk, DiskFile};
-use super::format::SECTOR_BYTES;
+use super::format::{SECTOR_BYTES, is_blank};
 
 /// What goes wrong with the next operation of its kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,11 +28,24 @@ pub enum Fault {
     LoseWrite,
     /// A write goes to another offset, this many bytes further.
     MisdirectWrite { by: u64 },
+    /// A read fails; the next one may not.
+    FailRead,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Read,
+    Write,
+    Sync,
 }
 
 impl Fault {
-    fn is_of_write(self) -> bool {
-        self != Fault::FailSync
+    fn kind(self) -> Kind {
+        match self {
+            Fault::FailSync => Kind::Sync,
+            Fault::FailRead => Kind::Read,
+            Fault::FailWrite | Fault::DiskFull | Fault::LoseWrite | Fault::MisdirectWrite { .. } => Kind::Write,
+        }
     }
 }
 
@@ -49,6 +63,8 @@ struct Content {
     dirty: BTreeSet<usize>,
     /// Sectors that a failed synchronisation did not write.
     lost: BTreeSet<usize>,
+    /// Sectors that can't be read until they are written.
+    unreadable: BTreeSet<usize>,
 }
 
 #[derive(Clone)]
@@ -159,6 +175,38 @@ impl SimulatedDisk {
         }
     }
 
+    /// Bit rot: the device holds random bytes in this range, none of them what it held before.
+    pub fn rot(&self, name: &str, range: Range<u64>) {
+        let mut state = self.state();
+        for offset in range {
+            let change = (state.next_random() % 255 + 1) as u8;
+            let content = state.content(name);
+            content.current[offset as usize] ^= change;
+            if let Some(byte) = content.durable.get_mut(offset as usize) {
+                *byte ^= change;
+            }
+        }
+    }
+
+    /// Bit rot in a sector that chance chooses among all that are durable and not blank; returns where, if there is one.
+    pub fn rot_somewhere(&self) -> Option<(String, Range<u64>)> {
+        let (name, range) = {
+            let mut state = self.state();
+            let written = state.written_sectors();
+            let chosen = state.next_random().checked_rem(written.len() as u64)?;
+            let (name, sector) = written[chosen as usize].clone();
+            (name, sector * SECTOR_BYTES as u64..(sector + 1) * SECTOR_BYTES as u64)
+        };
+        self.rot(&name, range.clone());
+        Some((name, range))
+    }
+
+    /// The device can't read the sectors of this range any more, until they are written.
+    pub fn make_unreadable(&self, name: &str, range: Range<u64>) {
+        let sectors = sectors_of(&(range.start as usize..range.end as usize));
+        self.state().content(name).unreadable.extend(sectors);
+    }
+
     /// Replaces what the device holds at `offset`, within the file.
     pub fn overwrite(&self, name: &str, offset: u64, bytes: &[u8]) {
         let mut state = self.state();
@@ -194,6 +242,17 @@ impl State {
     fn content(&mut self, name: &str) -> &mut Content {
         let file = *self.names.get(name).unwrap_or_else(|| panic!("there is no file {name}"));
         &mut self.files[file]
+    }
+
+    /// File and number of every whole sector on the device that is not blank.
+    fn written_sectors(&self) -> Vec<(String, u64)> {
+        let mut written = Vec::new();
+        for (name, &file) in &self.names {
+            let sectors = self.files[file].durable.chunks_exact(SECTOR_BYTES).enumerate();
+            let sectors = sectors.filter(|(_, sector)| !is_blank(sector));
+            written.extend(sectors.map(|(number, _)| (name.clone(), number as u64)));
+        }
+        written
     }
 
     /// Which of `count` changes in a row survive: none, all, the first ones, or any.
@@ -262,8 +321,8 @@ impl State {
         Ok(())
     }
 
-    fn next_fault(&mut self, of_write: bool) -> Option<Fault> {
-        let position = self.faults.iter().position(|fault| fault.is_of_write() == of_write)?;
+    fn next_fault(&mut self, kind: Kind) -> Option<Fault> {
+        let position = self.faults.iter().position(|fault| fault.kind() == kind)?;
         self.faults.remove(position)
     }
 
@@ -282,8 +341,8 @@ impl State {
         if self.capacity_bytes.is_some_and(|capacity| growth > 0 && used + growth > capacity) {
             return Err(io::Error::new(io::ErrorKind::StorageFull, "simulated: no space left"));
         }
-        match self.next_fault(true) {
-            None | Some(Fault::FailSync) => self.files[file].write(bytes, offset),
+        match self.next_fault(Kind::Write) {
+            None | Some(Fault::FailSync | Fault::FailRead) => self.files[file].write(bytes, offset),
             Some(Fault::FailWrite) => {
                 self.write_partly(file, bytes, offset);
                 return Err(io::Error::other("simulated: the write failed"));
@@ -308,7 +367,7 @@ impl State {
     fn sync(&mut self, file: usize) -> io::Result<()> {
         self.begin()?;
         let dirty = std::mem::take(&mut self.files[file].dirty);
-        if self.next_fault(false).is_none() {
+        if self.next_fault(Kind::Sync).is_none() {
             let content = &mut self.files[file];
             dirty.iter().for_each(|&sector| content.make_durable(sector));
             return Ok(());
@@ -333,9 +392,9 @@ impl Content {
             self.current.resize(range.end, 0);
         }
         self.current[range.clone()].copy_from_slice(bytes);
-        let sectors = range.start / SECTOR_BYTES..range.end.div_ceil(SECTOR_BYTES);
-        for sector in sectors {
+        for sector in sectors_of(&range) {
             self.lost.remove(&sector);
+            self.unreadable.remove(&sector);
             self.dirty.insert(sector);
         }
     }
@@ -401,6 +460,10 @@ impl Disk for SimulatedDisk {
     }
 }
 
+fn sectors_of(range: &Range<usize>) -> Range<usize> {
+    range.start / SECTOR_BYTES..range.end.div_ceil(SECTOR_BYTES)
+}
+
 struct SimulatedFile {
     disk: SimulatedDisk,
     file: usize,
@@ -420,10 +483,14 @@ impl SimulatedFile {
 
 impl DiskFile for SimulatedFile {
     fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
-        let state = self.state()?;
-        let content = &state.files[self.file].current;
+        let mut state = self.state()?;
+        let fails = state.next_fault(Kind::Read).is_some();
+        let content = &state.files[self.file];
         let range = offset as usize..offset as usize + bytes.len();
-        bytes.copy_from_slice(content.get(range).ok_or(io::ErrorKind::UnexpectedEof)?);
+        if fails || content.unreadable.range(sectors_of(&range)).next().is_some() {
+            return Err(io::Error::other("simulated: the device can't read this"));
+        }
+        bytes.copy_from_slice(content.current.get(range).ok_or(io::ErrorKind::UnexpectedEof)?);
         Ok(())
     }
 

@@ -1,8 +1,9 @@
-//! [`WalStorage`]: writes groups, reads entries back, and lets go of old segments.
+//! [`WalStorage`]: writes groups and lets go of old segments. See `reading` for how entries are read back.
 
 use std::collections::VecDeque;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
+use std::num::NonZeroU32;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -10,11 +11,11 @@ use bytes::Bytes;
 
 use super::disk::{Disk, DiskFile, FileDisk, failure};
 use super::format::{
-    BLOCK_BYTES, Change, EntryRecord, GroupHeader, GroupPlace, HeaderFault, OrderRecord, SECTOR_BYTES, Table,
-    encode_group, group_bytes,
+    BLOCK_BYTES, Change, Context, Cuts, GroupHeader, GroupPlace, OrderRecord, SECTOR_BYTES, encode_group, group_bytes,
 };
-use super::index::{Bounds, Location, LogIndex};
-use super::recovery;
+use super::index::{Bounds, GroupSpot, LogIndex};
+use super::reading::CachedTable;
+use super::recovery::{self, Recovery, Seal};
 use super::segment::{Preparer, SegmentFile, file_name};
 use crate::{HardState, Persist, Recovered, Sequence, Storage, StorageError, StorageStatistics};
 
@@ -55,30 +56,44 @@ pub(super) struct LogState {
     pub segments: VecDeque<Segment>,
     /// Lists the same segments in the same order.
     pub index: LogIndex,
-    pub hard_state: Option<HardState>,
+    pub position: Position,
     /// Where the next group goes in the newest segment.
     pub write_offset: u64,
-    pub next_group: u64,
-    pub previous_lowest_changed: Sequence,
 }
 
-/// Group and table at one place, kept because a run of entries is often read in several steps.
-struct CachedTable {
-    segment_number: u64,
-    block: u32,
-    payload_offset: u64,
-    table: Arc<Table>,
+/// What the groups so far leave to the next one.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Position {
+    pub next_group: u64,
+    pub hard_state: Option<HardState>,
+    pub previous_lowest_changed: Sequence,
+    pub cuts: Cuts,
+}
+
+impl Position {
+    pub fn pass(&mut self, header: &GroupHeader) {
+        let number = header.place.group_number;
+        self.next_group = number + 1;
+        self.hard_state = header.hard_state;
+        self.previous_lowest_changed = header.lowest_changed;
+        if let Some(context) = &header.context {
+            self.cuts = context.cuts;
+        }
+        if let Some(from) = header.cut() {
+            self.cuts.push(number, from);
+        }
+    }
 }
 
 /// A write-ahead log over a [`Disk`]. See the module for the rules it keeps.
 pub struct WalStorage {
-    disk: Arc<dyn Disk>,
+    pub(super) disk: Arc<dyn Disk>,
     options: WalOptions,
     preparer: Preparer,
     /// `None` until recovered.
     state: Option<LogState>,
     buffer: Vec<u8>,
-    cached_table: Option<CachedTable>,
+    pub(super) cached_table: Option<CachedTable>,
     /// The first failure of a write; nothing is done after it.
     failure: Option<StorageError>,
     statistics: StorageStatistics,
@@ -105,7 +120,7 @@ impl WalStorage {
         }
     }
 
-    fn state(&mut self) -> &mut LogState {
+    pub(super) fn state(&mut self) -> &mut LogState {
         self.state.as_mut().expect("recover() comes before any other use of a log")
     }
 
@@ -119,15 +134,6 @@ impl WalStorage {
             self.failure = Some(error.clone());
         }
         result
-    }
-
-    fn write_groups(&mut self, mut orders: &[Persist]) -> Result<(), StorageError> {
-        while !orders.is_empty() {
-            let (group, rest) = orders.split_at(self.orders_for_one_group(orders));
-            self.write_orders(group)?;
-            orders = rest;
-        }
-        Ok(())
     }
 
     /// As many orders as fit into an empty segment, but at least one: an order is never divided.
@@ -144,7 +150,14 @@ impl WalStorage {
         orders.iter().take_while(fits).count().max(1)
     }
 
-    fn write_orders(&mut self, orders: &[Persist]) -> Result<(), StorageError> {
+    /// Writes `orders` as one group, or only as many of the first ones as there is space for; returns how many.
+    fn write_orders(&mut self, mut orders: &[Persist]) -> Result<usize, StorageError> {
+        if !self.make_room(group_bytes(orders))? {
+            orders = self.those_that_fit(orders);
+            if orders.is_empty() {
+                return Ok(0);
+            }
+        }
         let mut after = self.state().index.bounds();
         let mut lowest_changed = Sequence::ZERO;
         for record in orders.iter().flat_map(OrderRecord::of).filter(OrderRecord::changes_log) {
@@ -156,34 +169,46 @@ impl WalStorage {
                 lowest_changed = lowest.min(record.from);
             }
         }
-        self.make_room(group_bytes(orders))?;
         let hard_state = orders.last().map(|order| order.hard_state);
-        let offset = self.write_group(orders, hard_state, after, lowest_changed)?;
-        self.index_orders(orders, offset);
+        let spot = self.write_group(orders, hard_state, after, lowest_changed)?;
+        self.index_orders(orders, spot);
         let state = self.state();
         assert_eq!(state.index.bounds(), after, "the index disagrees with what was written");
         self.statistics.entries_written += orders.iter().map(|order| order.entries.len() as u64).sum::<u64>();
         self.prepare_ahead();
-        Ok(())
+        Ok(orders.len())
     }
 
-    fn index_orders(&mut self, orders: &[Persist], offset: u64) {
+    /// The first ones of `orders` for which the newest segment has room.
+    fn those_that_fit<'a>(&mut self, orders: &'a [Persist]) -> &'a [Persist] {
+        let state = self.state();
+        let room = state.segments.back().expect("a log has a segment").bytes - state.write_offset;
+        let (mut fits, mut too_many) = (0, orders.len() + 1);
+        while too_many - fits > 1 {
+            let middle = fits.midpoint(too_many);
+            if group_bytes(&orders[..middle]) <= room { fits = middle } else { too_many = middle }
+        }
+        &orders[..fits]
+    }
+
+    fn index_orders(&mut self, orders: &[Persist], spot: GroupSpot) {
         let index = &mut self.state().index;
         let mut ordinal = 0;
         for record in orders.iter().flat_map(OrderRecord::of) {
-            index.apply(&record, block_of(offset), ordinal);
+            index.apply(&record, spot, ordinal);
             ordinal += record.count;
         }
     }
 
-    /// Writes one group at the end of the newest segment and makes it durable; returns where it lies.
+    /// Writes one group at the end of the newest segment and makes it durable; returns where it lies. A place for orders
+    /// is never the first block.
     fn write_group(
         &mut self,
         orders: &[Persist],
         hard_state: Option<HardState>,
         after: Bounds,
         lowest_changed: Sequence,
-    ) -> Result<u64, StorageError> {
+    ) -> Result<GroupSpot, StorageError> {
         let mut buffer = std::mem::take(&mut self.buffer);
         let path = self.newest_path();
         let state = self.state();
@@ -192,35 +217,40 @@ impl WalStorage {
             place: GroupPlace {
                 segment_number: segment.number,
                 segment_id: segment.id,
-                group_number: state.next_group,
+                group_number: state.position.next_group,
             },
             last_before: state.index.bounds().last,
             last_after: after.last,
             lowest_changed,
-            previous_lowest_changed: state.previous_lowest_changed,
+            previous_lowest_changed: state.position.previous_lowest_changed,
             hard_state,
-            first_after: after.first,
+            context: Some(Context {
+                first_after: after.first,
+                segment_bytes: segment.bytes,
+                blank_sectors: 0,
+                cuts: state.position.cuts,
+            }),
             group_bytes: 0,
             record_count: 0,
             entry_count: 0,
             table_crc: 0,
             payload_bytes: 0,
         };
-        let bytes = encode_group(header, orders, &mut buffer).group_bytes;
+        let header = encode_group(header, orders, &mut buffer);
+        let bytes = header.group_bytes;
         let offset = state.write_offset;
         assert!(offset + bytes <= segment.bytes, "a group doesn't fit into its segment");
         segment.file.write_at(&buffer, offset).map_err(|e| failure("writing the log", path.clone(), e))?;
         segment.file.sync_data().map_err(|e| failure("synchronising the log", path, e))?;
         state.write_offset += bytes;
-        state.next_group += 1;
-        state.previous_lowest_changed = lowest_changed;
-        state.hard_state = hard_state;
+        state.position.pass(&header);
         self.statistics.fsyncs += 1;
         self.statistics.bytes_written += bytes;
         buffer.clear();
         buffer.shrink_to(BUFFER_KEPT_BYTES);
         self.buffer = buffer;
-        Ok(offset)
+        let block = u32::try_from(offset / BLOCK_BYTES).expect("a segment is smaller than 16 TiB");
+        Ok(GroupSpot { number: header.place.group_number, block: NonZeroU32::new(block).unwrap_or(NonZeroU32::MIN) })
     }
 
     fn newest_path(&mut self) -> String {
@@ -228,29 +258,30 @@ impl WalStorage {
         self.disk.describe(&file_name(number))
     }
 
-    /// Opens a new segment when `bytes` more don't fit into the newest one.
-    fn make_room(&mut self, bytes: u64) -> Result<(), StorageError> {
+    /// Opens a new segment when `bytes` more don't fit into the newest one. False when there is no space for one.
+    fn make_room(&mut self, bytes: u64) -> Result<bool, StorageError> {
         let state = self.state();
         let newest = state.segments.back().expect("a log has a segment");
         if state.write_offset + bytes <= newest.bytes {
-            return Ok(());
+            return Ok(true);
         }
         let number = newest.number + 1;
         let wanted = self.options.segment_bytes.max(BLOCK_BYTES + bytes);
-        let prepared = self.preparer.take(number, wanted)?;
-        self.open_segment(prepared)
+        let Some(prepared) = self.preparer.take(number, wanted)? else { return Ok(false) };
+        self.open_segment(prepared)?;
+        Ok(true)
     }
 
     /// Begins a segment with its opening: the hard state as it stands, and no orders.
     pub(super) fn open_segment(&mut self, prepared: SegmentFile) -> Result<(), StorageError> {
         let seed = self.options.segment_id_seed;
         let state = self.state();
-        let id_source = [seed, prepared.number, state.next_group].map(u64::to_le_bytes).concat();
+        let id_source = [seed, prepared.number, state.position.next_group].map(u64::to_le_bytes).concat();
         let SegmentFile { number, bytes, file } = prepared;
         state.segments.push_back(Segment { number, id: xxhash_rust::xxh3::xxh3_64(&id_source), bytes, file });
         state.index.open_segment();
         state.write_offset = 0;
-        let (hard_state, bounds) = (state.hard_state, state.index.bounds());
+        let (hard_state, bounds) = (state.position.hard_state, state.index.bounds());
         self.write_group(&[], hard_state, bounds, Sequence::ZERO)?;
         Ok(())
     }
@@ -266,95 +297,6 @@ impl WalStorage {
         }
     }
 
-    fn table(&mut self, location: &Location) -> Result<(u64, Arc<Table>), StorageError> {
-        let segment = &self.state().segments[location.segment];
-        let number = segment.number;
-        if let Some(cached) = &self.cached_table
-            && (cached.segment_number, cached.block) == (number, location.block)
-        {
-            return Ok((cached.payload_offset, cached.table.clone()));
-        }
-        let (payload_offset, table) = self.read_table(location)?;
-        let table = Arc::new(table);
-        let block = location.block;
-        self.cached_table = Some(CachedTable { segment_number: number, block, payload_offset, table: table.clone() });
-        Ok((payload_offset, table))
-    }
-
-    /// Offset of the group's payload in the file, and the group's table.
-    fn read_table(&mut self, location: &Location) -> Result<(u64, Table), StorageError> {
-        let disk = self.disk.clone();
-        let segment = &self.state().segments[location.segment];
-        let path = disk.describe(&file_name(segment.number));
-        let offset = u64::from(location.block) * BLOCK_BYTES;
-        let damaged = |reason: &str| StorageError::Corrupt {
-            path: path.clone(),
-            from: location.run_first,
-            to: location.run_last,
-            reason: format!("the {reason} of the group at offset {offset} is damaged"),
-        };
-        let mut sector = [0; SECTOR_BYTES];
-        read_exactly(&*segment.file, &mut sector, offset, &path)?;
-        let header = match GroupHeader::decode(&sector) {
-            Ok(header) if (header.place.segment_number, header.place.segment_id) == (segment.number, segment.id) => {
-                header
-            }
-            Ok(_) | Err(HeaderFault::Blank | HeaderFault::Version(_) | HeaderFault::Damaged) => {
-                return Err(damaged("header"));
-            }
-        };
-        let mut bytes = vec![0; header.table_bytes()];
-        read_exactly(&*segment.file, &mut bytes, offset + SECTOR_BYTES as u64, &path)?;
-        let table = Table::decode(&header, &bytes).ok_or_else(|| damaged("table"))?;
-        Ok((offset + header.payload_offset(), table))
-    }
-
-    /// Appends entries of one run, `from` and what follows it while it fits into `max_bytes`; returns their bytes.
-    fn read_run(
-        &mut self,
-        from: Sequence,
-        to: Sequence,
-        max_bytes: usize,
-        entries: &mut Vec<Bytes>,
-    ) -> Result<usize, StorageError> {
-        let location = self.state().index.locate(from).expect("the caller checked that the entry is stored");
-        let (payload_offset, table) = self.table(&location)?;
-        let (skipped, records) = table.entries.split_at(location.ordinal as usize);
-        let available = (location.run_last.min(to).0 - from.0 + 1) as usize;
-        let (count, bytes) = how_many_fit(&records[..available], max_bytes, entries.is_empty());
-        let skipped: u64 = skipped.iter().map(|record| u64::from(record.length)).sum();
-        let segment = &self.state().segments[location.segment];
-        let number = segment.number;
-        let mut payload = vec![0; bytes];
-        let read = segment.file.read_at(&mut payload, payload_offset + skipped);
-        let path = self.disk.describe(&file_name(number));
-        read.map_err(|e| failure("reading the log", path.clone(), e))?;
-        entries.extend(check_entries(payload.into(), &records[..count], from, &path)?);
-        Ok(bytes)
-    }
-
-    fn read_entries(&mut self, from: Sequence, to: Sequence, max_bytes: usize) -> Result<Vec<Bytes>, StorageError> {
-        let bounds = self.state().index.bounds();
-        let to = to.min(bounds.last);
-        let mut entries = Vec::new();
-        if from < bounds.first {
-            return Ok(entries);
-        }
-        let mut bytes_left = max_bytes;
-        let mut next = from;
-        while next <= to {
-            let before = entries.len();
-            let bytes = self.read_run(next, to, bytes_left, &mut entries)?;
-            let read = entries.len() - before;
-            if read == 0 || bytes > bytes_left {
-                break;
-            }
-            next = Sequence(next.0 + read as u64);
-            bytes_left -= bytes;
-        }
-        Ok(entries)
-    }
-
     fn remove_oldest_segment(&mut self) -> Result<(), StorageError> {
         let disk = self.disk.clone();
         let state = self.state();
@@ -368,23 +310,46 @@ impl WalStorage {
 
     fn recover_state(&mut self) -> Result<(), StorageError> {
         match recovery::recover(&*self.disk)? {
-            Some(state) => self.state = Some(state),
+            Some(Recovery { state, seal }) => {
+                self.state = Some(state);
+                if let Some(seal) = seal {
+                    self.write_seal(&seal)?;
+                }
+            }
             None => {
-                let bounds = Bounds::empty_after(Sequence::ZERO);
                 self.state = Some(LogState {
                     segments: VecDeque::new(),
-                    index: LogIndex::new(bounds),
-                    hard_state: None,
+                    index: LogIndex::new(Bounds::empty_after(Sequence::ZERO)),
+                    position: Position { next_group: 1, ..Position::default() },
                     write_offset: 0,
-                    next_group: 1,
-                    previous_lowest_changed: Sequence::ZERO,
                 });
                 let first = self.preparer.take(recovery::FIRST_SEGMENT, self.options.segment_bytes)?;
-                self.open_segment(first)?;
+                self.open_segment(first.ok_or_else(|| self.full())?)?;
             }
         }
         self.prepare_ahead();
         Ok(())
+    }
+
+    /// Writes the state as recovery found it, before anything is cleared. Where there is no room, the opening of a new
+    /// segment says it all.
+    fn write_seal(&mut self, seal: &Seal) -> Result<(), StorageError> {
+        let segments = self.state().segments.len();
+        self.state().write_offset = seal.offset;
+        if !self.make_room(BLOCK_BYTES)? {
+            return Err(self.full());
+        }
+        if self.state().segments.len() > segments {
+            return Ok(());
+        }
+        let (hard_state, bounds) = (self.state().position.hard_state, self.state().index.bounds());
+        self.write_group(&[], hard_state, bounds, Sequence::ZERO)?;
+        let disk = self.disk.clone();
+        recovery::clear_around(&*disk, self.state().segments.back().expect("a log has a segment"), seal)
+    }
+
+    fn full(&self) -> StorageError {
+        StorageError::Full { path: self.disk.describe("") }
     }
 }
 
@@ -393,30 +358,36 @@ impl Storage for WalStorage {
         assert!(self.state.is_none() && self.failure.is_none(), "a log is recovered once, before any other use");
         let recovered = self.recover_state();
         self.poison(recovered)?;
-        let hard_state = self.state().hard_state;
-        let Bounds { first, last } = self.state().index.bounds();
-        Ok(Recovered { hard_state, first, last, lost: Vec::new() })
+        let state = self.state();
+        let Bounds { first, last } = state.index.bounds();
+        Ok(Recovered { hard_state: state.position.hard_state, first, last, lost: state.index.lost() })
     }
 
     fn load(&mut self, from: Sequence) -> Result<Vec<Option<Bytes>>, StorageError> {
-        let Bounds { first, last } = self.state().index.bounds();
-        let entries = self.read_entries(from.max(first), last, usize::MAX);
-        Ok(self.poison(entries)?.into_iter().map(Some).collect())
+        self.check_usable()?;
+        Ok(self.load_entries(from))
     }
 
     /// # Panics
     /// When an order without `truncate` doesn't begin at the end of the log.
     fn persist(&mut self, orders: &[Persist]) -> Result<usize, StorageError> {
         self.check_usable()?;
-        let written = self.write_groups(orders);
-        self.poison(written)?;
-        Ok(orders.len())
+        let mut durable = 0;
+        while durable < orders.len() {
+            let rest = &orders[durable..];
+            let written = self.write_orders(&rest[..self.orders_for_one_group(rest)]);
+            match self.poison(written)? {
+                0 => break,
+                count => durable += count,
+            }
+        }
+        Ok(durable)
     }
 
     /// Nothing when `from` is no longer, or not yet, stored.
     fn read(&mut self, from: Sequence, to: Sequence, max_bytes: usize) -> Result<Vec<Bytes>, StorageError> {
         self.check_usable()?;
-        self.read_entries(from, to, max_bytes)
+        Ok(self.read_entries(from, to, max_bytes))
     }
 
     /// Removes whole segments only.
@@ -430,57 +401,11 @@ impl Storage for WalStorage {
     }
 
     fn has_space(&self) -> bool {
-        true
+        self.preparer.has_space()
     }
 
     fn statistics(&self) -> StorageStatistics {
         let segments = self.state.iter().flat_map(|state| &state.segments);
         StorageStatistics { bytes_on_disk: segments.map(|segment| segment.bytes).sum(), ..self.statistics }
     }
-}
-
-/// How many of the entries, and bytes, are within `max_bytes`; the very first entry of a read always is.
-fn how_many_fit(records: &[EntryRecord], max_bytes: usize, first_always: bool) -> (usize, usize) {
-    let mut bytes = 0;
-    for (position, record) in records.iter().enumerate() {
-        let with_this = bytes + record.length as usize;
-        if with_this > max_bytes {
-            return if first_always && position == 0 { (1, with_this) } else { (position, bytes) };
-        }
-        bytes = with_this;
-    }
-    (records.len(), bytes)
-}
-
-/// Divides `payload` into the entries from `from` on, and checks each of them.
-fn check_entries(
-    payload: Bytes,
-    records: &[EntryRecord],
-    from: Sequence,
-    path: &str,
-) -> Result<Vec<Bytes>, StorageError> {
-    let mut at = 0;
-    let slices = records.iter().map(|record| {
-        let slice = payload.slice(at..at + record.length as usize);
-        at += record.length as usize;
-        slice
-    });
-    let slices: Vec<Bytes> = slices.collect();
-    let is_intact = |position: &usize| crc32c::crc32c(&slices[*position]) == records[*position].crc;
-    let Some(damaged) = (0..records.len()).find(|position| !is_intact(position)) else { return Ok(slices) };
-    let intact_again = (damaged..records.len()).find(is_intact).unwrap_or(records.len());
-    Err(StorageError::Corrupt {
-        path: path.to_owned(),
-        from: Sequence(from.0 + damaged as u64),
-        to: Sequence(from.0 + intact_again as u64 - 1),
-        reason: "an entry doesn't match its checksum".to_owned(),
-    })
-}
-
-pub(super) fn block_of(offset: u64) -> u32 {
-    u32::try_from(offset / BLOCK_BYTES).expect("a segment is smaller than 16 TiB")
-}
-
-pub(super) fn read_exactly(file: &dyn DiskFile, bytes: &mut [u8], offset: u64, path: &str) -> Result<(), StorageError> {
-    file.read_at(bytes, offset).map_err(|e| failure("reading the log", path.to_owned(), e))
 }

@@ -195,14 +195,3 @@ fn what_recovery_returned_survives_though_a_synchronisation_had_failed_before() 
         assert_eq!(recover(&disk, SEGMENT_BYTES).expect("it was made durable"), recovered, "seed {seed}");
     }
 }
-
-#[test]
-fn a_full_disk_is_told_as_such() {
-    let disk = SimulatedDisk::new(9);
-    disk.set_capacity_bytes(Some(2 * SEGMENT_BYTES));
-    let mut storage = wal_over(&disk, SEGMENT_BYTES);
-    storage.recover().expect("the first segment fits");
-    let mut results = (1..).map(|n| storage.persist(&[append(n, n, &entries(n, 1, 3000))]));
-    let error = results.find_map(Result::err).expect("the disk fills up");
-    assert!(matches!(error, StorageError::Full { .. }), "{error}");
-}

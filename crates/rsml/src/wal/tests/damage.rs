@@ -1,4 +1,4 @@
-//! Damage is reported with what it hit, never taken for a torn tail, and nothing foreign is ever read as ours.
+//! Damage is named by what it hit, never taken for a torn tail, and nothing foreign is ever read as ours.
 
 use super::*;
 use crate::wal::Fault;
@@ -6,6 +6,7 @@ use crate::wal::Fault;
 const SEGMENT_BYTES: u64 = 1 << 16;
 const FIRST: &str = "0000000000000001.wal";
 const SECOND: &str = "0000000000000002.wal";
+const THIRD: &str = "0000000000000003.wal";
 
 /// Groups at blocks 1 (entries 1–3), 2 (entries 4–5, replacing none), 4 (entries 5–7, replacing 5).
 fn three_groups() -> SimulatedDisk {
@@ -21,10 +22,20 @@ fn three_groups() -> SimulatedDisk {
 const LAST_GROUP: u64 = 4 * 4096;
 const LAST_CONTENT_BYTES: u64 = 512 + 16 + 3 * 8 + 3 * 1000;
 
-fn corrupt_range(result: Result<Found, StorageError>, what: &str) -> (u64, u64) {
-    match result {
-        Err(StorageError::Corrupt { from, to, .. }) => (from.0, to.0),
-        other => panic!("{what}: not reported as damage: {other:?}"),
+/// The entries of the undamaged log that are still there, by sequence.
+fn check(disk: &SimulatedDisk, whole: &Found, damaged: &[u64], what: &str) {
+    let found = recover(disk, SEGMENT_BYTES).unwrap_or_else(|error| panic!("{what}: {error}"));
+    let mut expected = whole.clone();
+    for sequence in damaged {
+        expected.entries[(sequence - whole.first.0) as usize] = None;
+    }
+    assert_eq!(found, expected, "{what}");
+}
+
+fn refused(disk: &SimulatedDisk, what: &str) -> String {
+    match recover(disk, SEGMENT_BYTES) {
+        Err(error @ StorageError::Damaged { .. }) => error.to_string(),
+        other => panic!("{what}: not refused: {other:?}"),
     }
 }
 
@@ -72,46 +83,64 @@ fn behind_a_torn_group_everything_is_zeroed() {
 }
 
 #[test]
-fn a_flipped_bit_in_the_last_group_is_damage_and_no_torn_tail() {
-    let whole = three_groups();
-    for offset in 0..LAST_CONTENT_BYTES {
-        let disk = whole.duplicate();
-        disk.flip_bit(FIRST, LAST_GROUP + offset, (offset % 8) as u8);
-        corrupt_range(recover(&disk, SEGMENT_BYTES), &format!("byte {offset} of the last group"));
-    }
-}
-
-#[test]
-fn a_flipped_bit_in_a_header_in_the_middle_is_reported_with_what_the_group_changed() {
+fn a_flipped_bit_in_the_last_header_may_have_hit_a_promise_and_is_refused() {
     let whole = three_groups();
     for offset in 0..512 {
         let disk = whole.duplicate();
-        disk.flip_bit(FIRST, 4096 + offset, (offset % 8) as u8);
-        let range = corrupt_range(recover(&disk, SEGMENT_BYTES), &format!("byte {offset} of the header"));
-        assert_eq!(range, (1, 3), "byte {offset} of the header");
+        disk.flip_bit(FIRST, LAST_GROUP + offset, (offset % 8) as u8);
+        let text = refused(&disk, &format!("byte {offset} of the last header"));
+        assert!(text.contains("must not vote") && text.contains("learner"), "{text}");
     }
 }
 
 #[test]
-fn a_flipped_bit_in_a_table_in_the_middle_is_reported_with_what_the_group_changed() {
-    let whole = three_groups();
-    for offset in 512..512 + 16 + 3 * 8 {
-        let disk = whole.duplicate();
-        disk.flip_bit(FIRST, 4096 + offset, (offset % 8) as u8);
-        let range = corrupt_range(recover(&disk, SEGMENT_BYTES), &format!("byte {offset} of the group"));
-        assert_eq!(range, (1, 3), "byte {offset} of the group");
+fn a_flipped_bit_in_the_last_group_loses_its_entries_and_nothing_else() {
+    let disk = three_groups();
+    let whole = recover(&disk, SEGMENT_BYTES).expect("nothing is damaged");
+    let table_end = 512 + 16 + 3 * 8;
+    for offset in 512..LAST_CONTENT_BYTES {
+        let disk = disk.duplicate();
+        disk.flip_bit(FIRST, LAST_GROUP + offset, (offset % 8) as u8);
+        let entry = offset.checked_sub(table_end).map(|offset| 5 + offset / 1000);
+        let damaged = entry.map_or(vec![5, 6, 7], |entry| vec![entry]);
+        check(&disk, &whole, &damaged, &format!("byte {offset} of the last group"));
     }
 }
 
 #[test]
-fn a_flipped_bit_in_an_entry_in_the_middle_is_reported_with_its_sequence() {
-    let whole = three_groups();
+fn damage_of_an_entry_that_holds_zeros_is_not_taken_for_a_torn_write() {
+    let disk = SimulatedDisk::new(1);
+    let mut storage = wal_over(&disk, SEGMENT_BYTES);
+    storage.recover().expect("the disk is healthy");
+    let mut zeros = vec![0; 3000];
+    zeros[10] = 1;
+    storage.persist(&[append(1, 1, &[zeros.into()])]).expect("the disk is healthy");
+    let whole = recover(&disk, SEGMENT_BYTES).expect("nothing is damaged");
+    disk.flip_bit(FIRST, 4096 + 512 + 16 + 8 + 10, 3);
+    check(&disk, &whole, &[1], "an entry of zeros");
+    disk.overwrite(FIRST, 4096 + 512, &[0; 512]);
+    assert_eq!(recover(&disk, SEGMENT_BYTES).expect("a torn tail is cut").last, Sequence(0));
+}
+
+#[test]
+fn a_flipped_bit_in_a_header_or_table_in_the_middle_loses_what_the_group_wrote() {
+    let disk = three_groups();
+    let whole = recover(&disk, SEGMENT_BYTES).expect("nothing is damaged");
+    for offset in 0..512 + 16 + 3 * 8 {
+        let disk = disk.duplicate();
+        disk.flip_bit(FIRST, 4096 + offset, (offset % 8) as u8);
+        check(&disk, &whole, &[1, 2, 3], &format!("byte {offset} of the group"));
+    }
+}
+
+#[test]
+fn a_flipped_bit_in_an_entry_in_the_middle_loses_that_entry() {
+    let disk = three_groups();
+    let whole = recover(&disk, SEGMENT_BYTES).expect("nothing is damaged");
     for offset in 0..3 * 700 {
-        let disk = whole.duplicate();
+        let disk = disk.duplicate();
         disk.flip_bit(FIRST, 4096 + 512 + 16 + 3 * 8 + offset, (offset % 8) as u8);
-        let sequence = 1 + offset / 700;
-        let range = corrupt_range(recover(&disk, SEGMENT_BYTES), &format!("byte {offset} of the entries"));
-        assert_eq!(range, (sequence, sequence), "byte {offset} of the entries");
+        check(&disk, &whole, &[1 + offset / 700], &format!("byte {offset} of the entries"));
     }
 }
 
@@ -120,45 +149,133 @@ fn a_damaged_entry_that_was_replaced_since_or_is_not_asked_for_does_no_harm() {
     let disk = three_groups();
     let replaced_entry = 2 * 4096 + 512 + 16 + 2 * 8 + 2500 + 10;
     disk.flip_bit(FIRST, replaced_entry, 0);
-    recover(&disk, SEGMENT_BYTES).expect("entry 5 was replaced");
+    assert_eq!(recover(&disk, SEGMENT_BYTES).expect("entry 5 was replaced").damaged(), []);
     disk.flip_bit(FIRST, 4096 + 512 + 16 + 3 * 8, 0);
     let mut storage = wal_over(&disk, SEGMENT_BYTES);
-    let recovered = storage.recover().expect("entries are not read");
-    assert_eq!(recovered.first, Sequence(1));
-    assert_eq!(storage.load(Sequence(2)).expect("entry 1 is not asked for").len(), 6);
-    let error = storage.read(Sequence(1), Sequence(3), 10_000).expect_err("entry 1 is damaged");
-    assert!(matches!(error, StorageError::Corrupt { from: Sequence(1), to: Sequence(1), .. }), "{error}");
+    assert_eq!(storage.recover().expect("entries are not read").lost, []);
+    assert!(storage.load(Sequence(2)).expect("the log is usable").iter().all(Option::is_some));
+    assert_eq!(storage.read(Sequence(1), Sequence(3), 10_000).expect("the log is usable"), Vec::<Bytes>::new());
+    assert_eq!(storage.read(Sequence(2), Sequence(3), 10_000).expect("the log is usable"), entries(2, 2, 700));
 }
 
 #[test]
-fn neighbouring_damaged_entries_are_named_as_one_range() {
+fn a_read_ends_before_a_damaged_entry_which_is_never_served_again() {
     let disk = three_groups();
-    disk.overwrite(FIRST, 4096 + 512 + 16 + 3 * 8 + 600, &[0; 300]);
-    assert_eq!(corrupt_range(recover(&disk, SEGMENT_BYTES), "entries 1 and 2"), (1, 2));
+    let mut storage = wal_over(&disk, SEGMENT_BYTES);
+    storage.recover().expect("nothing is damaged");
+    let inside_entry_2 = 4096 + 512 + 16 + 3 * 8 + 800;
+    disk.flip_bit(FIRST, inside_entry_2, 0);
+    assert_eq!(storage.read(Sequence(1), Sequence(7), 10_000).expect("the log is usable"), entries(1, 1, 700));
+    disk.flip_bit(FIRST, inside_entry_2, 0);
+    assert_eq!(storage.read(Sequence(2), Sequence(7), 10_000).expect("the log is usable"), Vec::<Bytes>::new());
+    assert_eq!(storage.read(Sequence(3), Sequence(3), 10_000).expect("the log is usable"), entries(3, 1, 700));
 }
 
 #[test]
-fn a_write_that_the_device_lost_in_the_middle_is_reported() {
+fn what_the_device_can_not_read_is_lost_and_the_rest_is_not() {
+    let disk = three_groups();
+    let whole = recover(&disk, SEGMENT_BYTES).expect("nothing is damaged");
+    disk.make_unreadable(FIRST, 4096 + 2048..4096 + 2049);
+    check(&disk, &whole, &[3], "a sector within entry 3");
+    disk.make_unreadable(FIRST, 8192..8193);
+    check(&disk, &whole, &[3, 4], "the header of the second group, whose entry 5 was replaced");
+    disk.make_unreadable(FIRST, LAST_GROUP + 1024..LAST_GROUP + 1025);
+    check(&disk, &whole, &[3, 4, 5], "a sector within the last group's entry 5");
+    disk.make_unreadable(FIRST, LAST_GROUP..LAST_GROUP + 1);
+    refused(&disk, "the last header");
+}
+
+#[test]
+fn a_replacement_that_was_lost_leaves_nothing_of_what_it_replaced() {
     let disk = SimulatedDisk::new(1);
     let mut storage = wal_over(&disk, SEGMENT_BYTES);
     storage.recover().expect("the disk is healthy");
     storage.persist(&[append(1, 1, &entries(1, 3, 100))]).expect("the disk is healthy");
     disk.inject(Fault::LoseWrite);
-    storage.persist(&[replace(2, 3, &entries(30, 4, 100))]).expect("the device says so");
-    storage.persist(&[append(3, 7, &entries(70, 1, 100))]).expect("the disk is healthy");
-    assert_eq!(corrupt_range(recover(&disk, SEGMENT_BYTES), "a lost write"), (3, 6));
+    storage.persist(&[replace(2, 2, &[])]).expect("the device says so");
+    storage.persist(&[append(3, 2, &entries(20, 1, 100))]).expect("the disk is healthy");
+    disk.inject(Fault::LoseWrite);
+    storage.persist(&[replace(4, 2, &entries(21, 3, 100))]).expect("the device says so");
+    disk.inject(Fault::LoseWrite);
+    storage.persist(&[append(5, 5, &entries(5, 1, 100))]).expect("the device says so");
+    storage.persist(&[append(6, 6, &entries(6, 1, 100))]).expect("the disk is healthy");
+    let found = recover(&disk, SEGMENT_BYTES).expect("it is not the end");
+    assert_eq!((found.last, found.damaged()), (Sequence(6), vec![2, 3, 4, 5]));
+    assert_eq!((&found.entries[0], &found.entries[5]), (&Some(entry(1, 100)), &Some(entry(6, 100))));
 }
 
 #[test]
-fn a_write_that_went_to_another_place_is_not_accepted_there() {
+fn a_base_that_was_lost_is_known_from_the_next_header() {
+    let disk = SimulatedDisk::new(1);
+    let mut storage = wal_over(&disk, SEGMENT_BYTES);
+    storage.recover().expect("the disk is healthy");
+    storage.persist(&[append(1, 1, &entries(1, 5, 100))]).expect("the disk is healthy");
+    disk.inject(Fault::LoseWrite);
+    storage.persist(&[base(2, 3, append(2, 6, &entries(6, 1, 100)))]).expect("the device says so");
+    storage.persist(&[append(3, 7, &entries(7, 1, 100))]).expect("the disk is healthy");
+    let found = recover(&disk, SEGMENT_BYTES).expect("it is not the end");
+    assert_eq!((found.first, found.last, found.damaged()), (Sequence(4), Sequence(7), vec![6]));
+    drop(storage);
+    let mut storage = wal_over(&disk, SEGMENT_BYTES);
+    storage.recover().expect("it is not the end");
+    disk.inject(Fault::LoseWrite);
+    storage.persist(&[base(4, 20, append(4, 21, &[]))]).expect("the device says so");
+    storage.persist(&[append(5, 21, &entries(21, 1, 100))]).expect("the disk is healthy");
+    let found = recover(&disk, SEGMENT_BYTES).expect("it is not the end");
+    assert_eq!((found.first, found.last, found.damaged()), (Sequence(21), Sequence(21), vec![]));
+}
+
+#[test]
+fn after_more_lost_replacements_than_headers_tell_everything_before_counts_as_lost() {
+    let disk = SimulatedDisk::new(1);
+    let mut storage = wal_over(&disk, SEGMENT_BYTES);
+    storage.recover().expect("the disk is healthy");
+    storage.persist(&[append(1, 1, &entries(1, 3, 100))]).expect("the disk is healthy");
+    for number in 2..=10 {
+        storage.persist(&[replace(number, 3, &entries(number * 10, 1, 100))]).expect("the disk is healthy");
+    }
+    storage.persist(&[append(11, 4, &entries(4, 1, 100))]).expect("the disk is healthy");
+    let [seven, eight] = [7, 8].map(|lost| {
+        let disk = disk.duplicate();
+        disk.overwrite(FIRST, (11 - lost) * 4096, &vec![0xff; lost as usize * 4096]);
+        recover(&disk, SEGMENT_BYTES).expect("it is not the end").damaged()
+    });
+    assert_eq!((seven, eight), (vec![3], vec![1, 2, 3]));
+}
+
+#[test]
+fn a_write_that_went_to_another_place_is_not_accepted_there_but_its_promise_counts() {
     let disk = SimulatedDisk::new(1);
     let mut storage = wal_over(&disk, SEGMENT_BYTES);
     storage.recover().expect("the disk is healthy");
     storage.persist(&[append(1, 1, &entries(1, 3, 100))]).expect("the disk is healthy");
     disk.inject(Fault::MisdirectWrite { by: 8192 });
     storage.persist(&[append(2, 4, &entries(4, 1, 100))]).expect("the device says so");
-    let recovered = recover(&disk, SEGMENT_BYTES).expect("it can't be told from a torn write");
-    assert_eq!(recovered.last, Sequence(3));
+    let found = recover(&disk, SEGMENT_BYTES).expect("the header is there");
+    assert_eq!((found.last, found.damaged(), found.hard_state), (Sequence(4), vec![4], Some(hard_state(2))));
+    disk.crash();
+    assert_eq!(recover(&disk, SEGMENT_BYTES).expect("it was written once more"), found);
+    let mut storage = wal_over(&disk, SEGMENT_BYTES);
+    storage.recover().expect("it was written once more");
+    storage.persist(&[append(3, 5, &entries(5, 1, 100))]).expect("the disk is healthy");
+    assert_eq!(recover(&disk, SEGMENT_BYTES).expect("the log goes on").damaged(), [4]);
+}
+
+#[test]
+fn an_earlier_group_in_a_foreign_place_is_damage_wherever_the_log_ends() {
+    for later in 0..9 {
+        let disk = SimulatedDisk::new(1);
+        let mut storage = wal_over(&disk, SEGMENT_BYTES);
+        storage.recover().expect("the disk is healthy");
+        storage.persist(&[append(1, 1, &entries(1, 3, 100))]).expect("the disk is healthy");
+        disk.inject(Fault::MisdirectWrite { by: 4 * 4096 });
+        storage.persist(&[append(2, 4, &entries(4, 1, 100))]).expect("the device says so");
+        for number in 5..5 + later {
+            storage.persist(&[append(number, number, &entries(number, 1, 100))]).expect("the disk is healthy");
+        }
+        let found = recover(&disk, SEGMENT_BYTES).unwrap_or_else(|error| panic!("{later} groups later: {error}"));
+        assert_eq!((found.last.0, found.damaged()), (4 + later, vec![4]), "{later} groups later");
+    }
 }
 
 /// Two segments; the first is full of groups with one entry each.
@@ -177,27 +294,12 @@ fn two_segments() -> SimulatedDisk {
 fn a_segment_under_the_name_of_another_is_refused() {
     let disk = two_segments();
     disk.put(SECOND, disk.contents(FIRST));
-    corrupt_range(recover(&disk, SEGMENT_BYTES), "the first segment in place of the second");
+    refused(&disk, "the first segment in place of the second");
 }
 
 #[test]
-fn a_segment_of_another_log_is_refused() {
-    let other = SimulatedDisk::new(2);
-    let other_options = WalOptions { segment_id_seed: 8, ..options(SEGMENT_BYTES) };
-    let mut storage = WalStorage::over(Arc::new(other.clone()), other_options);
-    storage.recover().expect("the disk is healthy");
-    for sequence in 1..=3 {
-        storage.persist(&[append(sequence, sequence, &entries(sequence, 1, 100))]).expect("the disk is healthy");
-    }
-    let disk = two_segments();
-    let foreign_group = other.contents(FIRST)[3 * 4096..4 * 4096].to_vec();
-    disk.overwrite(FIRST, 3 * 4096, &foreign_group);
-    assert_eq!(corrupt_range(recover(&disk, SEGMENT_BYTES), "a foreign group"), (3, 3));
-}
-
-#[test]
-fn a_group_of_another_log_is_no_end_of_ours_even_where_its_number_fits() {
-    let [ours, other] = [(7, 2), (8, 3)].map(|(segment_id_seed, groups)| {
+fn a_group_of_another_log_is_damage_in_the_middle_and_refused_at_the_end() {
+    let [ours, other] = [(7, 5), (8, 6)].map(|(segment_id_seed, groups)| {
         let disk = SimulatedDisk::new(1);
         let options = WalOptions { segment_id_seed, ..options(SEGMENT_BYTES) };
         let mut storage = WalStorage::over(Arc::new(disk.clone()), options);
@@ -207,22 +309,27 @@ fn a_group_of_another_log_is_no_end_of_ours_even_where_its_number_fits() {
         }
         disk
     });
-    ours.overwrite(FIRST, 3 * 4096, &other.contents(FIRST)[3 * 4096..4 * 4096]);
-    assert_eq!(corrupt_range(recover(&ours, SEGMENT_BYTES), "a foreign group at the end"), (3, 3));
+    let copy = |block: usize| {
+        let disk = ours.duplicate();
+        disk.overwrite(FIRST, block as u64 * 4096, &other.contents(FIRST)[block * 4096..(block + 1) * 4096]);
+        disk
+    };
+    assert_eq!(recover(&copy(3), SEGMENT_BYTES).expect("it is not the end").damaged(), [3]);
+    refused(&copy(6), "a foreign group at the end, though its number fits");
 }
 
 #[test]
-fn a_stale_group_behind_the_end_is_refused() {
+fn a_copy_of_a_group_right_behind_the_end_is_refused() {
     let disk = two_segments();
-    let stale = disk.contents(FIRST)[4096..8192].to_vec();
+    let stale = disk.contents(SECOND)[4096..8192].to_vec();
     let end = 4096 * 6;
     assert!(disk.contents(SECOND)[end..].iter().all(|&byte| byte == 0), "the segment ends here");
     disk.overwrite(SECOND, end as u64, &stale);
-    corrupt_range(recover(&disk, SEGMENT_BYTES), "a stale group");
+    refused(&disk, "a copy of a group");
 }
 
 #[test]
-fn a_stale_group_beyond_the_end_is_never_read_later() {
+fn a_copy_of_a_group_further_behind_the_end_is_never_read_later() {
     let disk = two_segments();
     let group = disk.contents(SECOND)[5 * 4096..6 * 4096].to_vec();
     disk.overwrite(SECOND, 7 * 4096, &group);
@@ -230,63 +337,155 @@ fn a_stale_group_beyond_the_end_is_never_read_later() {
     assert!(disk.contents(SECOND)[6 * 4096..].iter().all(|&byte| byte == 0), "it was zeroed");
 }
 
-#[test]
-fn a_missing_segment_in_the_middle_is_reported() {
+/// Three segments with groups of one entry each: 1 to 3, 4 to 6, 7 to 9.
+fn three_segments() -> SimulatedDisk {
     let disk = SimulatedDisk::new(1);
     let mut storage = wal_over(&disk, 16384);
     storage.recover().expect("the disk is healthy");
     for sequence in 1..=9 {
         storage.persist(&[append(sequence, sequence, &entries(sequence, 1, 100))]).expect("the disk is healthy");
     }
-    crate::wal::Disk::remove(&disk, SECOND).expect("it exists");
-    assert_eq!(corrupt_range(recover(&disk, 16384), "a missing segment"), (4, 6));
+    assert_eq!(disk.names(), [FIRST, SECOND, THIRD]);
+    disk
+}
+
+#[test]
+fn of_segments_that_are_missing_or_unreadable_the_entries_are_lost() {
+    let disk = three_segments();
+    let whole = recover(&disk, 16384).expect("nothing is damaged");
+    for (name, damaged) in [(FIRST, [1, 2, 3]), (SECOND, [4, 5, 6])] {
+        let missing = disk.duplicate();
+        crate::wal::Disk::remove(&missing, name).expect("it exists");
+        let garbage = disk.duplicate();
+        garbage.overwrite(name, 0, &[0xff; 16384]);
+        if name != FIRST {
+            check(&missing, &whole, &damaged, "the second segment is missing");
+        }
+        check(&garbage, &whole, &damaged, &format!("garbage in {name}"));
+    }
+    disk.overwrite(THIRD, 0, &[0xff; 16384]);
+    refused(&disk, "garbage in the newest segment");
+}
+
+#[test]
+fn a_segment_that_can_not_be_read_goes_when_what_it_held_is_trimmed() {
+    let disk = three_segments();
+    disk.overwrite(FIRST, 0, &[0xff; 16384]);
+    let mut storage = wal_over(&disk, 16384);
+    storage.recover().expect("it is not the end");
+    storage.trim(Sequence(5)).expect("the disk is healthy");
+    assert_eq!(disk.names(), [SECOND, THIRD]);
 }
 
 #[test]
 fn the_end_of_a_full_segment_can_not_be_torn() {
     let disk = two_segments();
+    let whole = recover(&disk, SEGMENT_BYTES).expect("nothing is damaged");
     disk.overwrite(FIRST, SEGMENT_BYTES - 4096, &[0; 4096]);
-    assert_eq!(corrupt_range(recover(&disk, SEGMENT_BYTES), "the last group of the first segment"), (15, 15));
+    check(&disk, &whole, &[15], "the last group of the first segment");
 }
 
 #[test]
-fn damage_where_there_are_no_entries_names_no_sequences() {
+fn damage_where_there_are_no_entries_loses_none() {
     let disk = SimulatedDisk::new(1);
     let mut storage = wal_over(&disk, SEGMENT_BYTES);
     storage.recover().expect("the disk is healthy");
     storage.persist(&[append(1, 1, &[])]).expect("the disk is healthy");
     storage.persist(&[append(2, 1, &entries(1, 1, 100))]).expect("the disk is healthy");
+    let whole = recover(&disk, SEGMENT_BYTES).expect("nothing is damaged");
     disk.flip_bit(FIRST, 4096 + 100, 0);
-    let error = recover(&disk, SEGMENT_BYTES).expect_err("a group without entries is damaged");
-    let text = error.to_string();
-    assert!(text.contains("damaged between its entries") && text.contains("it held no entries"), "{text}");
-    assert!(text.contains("Restore this replica"), "{text}");
+    check(&disk, &whole, &[], "a group without entries");
 }
 
 #[test]
-fn a_damaged_opening_is_reported() {
-    let disk = two_segments();
-    disk.flip_bit(SECOND, 30, 1);
-    corrupt_range(recover(&disk, SEGMENT_BYTES), "a damaged opening");
-    let disk = two_segments();
-    disk.overwrite(SECOND, 0, &[0; 512]);
-    corrupt_range(recover(&disk, SEGMENT_BYTES), "a lost opening");
+fn a_damaged_opening_is_made_up_for_by_what_follows_it() {
+    for name in [FIRST, SECOND] {
+        for sector in [[0; 512], [0xff; 512]] {
+            let disk = two_segments();
+            let whole = recover(&disk, SEGMENT_BYTES).expect("nothing is damaged");
+            disk.overwrite(name, 0, &sector);
+            check(&disk, &whole, &[], name);
+        }
+    }
+}
+
+#[test]
+fn a_damaged_opening_with_nothing_behind_it_only_shows_that_nothing_before_it_is_torn() {
+    let disk = SimulatedDisk::new(1);
+    let mut storage = wal_over(&disk, 16384);
+    storage.recover().expect("the disk is healthy");
+    for sequence in 1..=3 {
+        storage.persist(&[append(sequence, sequence, &entries(sequence, 1, 3000))]).expect("the disk is healthy");
+    }
+    let whole = recover(&disk, 16384).expect("nothing is damaged");
+    disk.stop_after(4);
+    storage.persist(&[append(4, 4, &entries(4, 1, 100))]).expect_err("the machine stops");
+    disk.kill();
+    let has_opening = |disk: &SimulatedDisk| disk.names().len() == 2 && disk.contents(SECOND)[..512] != [0; 512];
+    if !has_opening(&disk) {
+        let mut content = disk.contents(FIRST)[..4096].to_vec();
+        content.resize(16384, 0);
+        disk.put(SECOND, content);
+    }
+    disk.overwrite(SECOND, 0, &[0xff; 512]);
+    disk.overwrite(FIRST, 3 * 4096 + 1024, &[0; 512]);
+    for round in 0..2 {
+        let found = recover(&disk, 16384).expect("the hard state is known");
+        assert_eq!((found.last, found.damaged(), found.hard_state), (whole.last, vec![3], whole.hard_state), "{round}");
+    }
 }
 
 #[test]
 fn a_blank_segment_that_is_not_the_first_of_its_log_is_no_empty_disk() {
     let disk = SimulatedDisk::new(1);
     disk.put(SECOND, vec![0; SEGMENT_BYTES as usize]);
-    corrupt_range(recover(&disk, SEGMENT_BYTES), "the log's only segment is blank");
+    refused(&disk, "the log's only segment is blank");
 }
 
 #[test]
-fn a_truncated_file_is_reported() {
+fn a_file_that_was_cut_short_is_refused_if_it_is_the_newest() {
     let disk = three_groups();
-    let content = disk.contents(FIRST);
-    disk.put(FIRST, content[..LAST_GROUP as usize - 4096].to_vec());
-    let range = corrupt_range(recover(&disk, SEGMENT_BYTES), "the file ends within the second group");
-    assert_eq!(range.0, 4);
+    for bytes in [SEGMENT_BYTES as usize - 4096, LAST_GROUP as usize, LAST_GROUP as usize - 4096, 4096, 100] {
+        let disk = disk.duplicate();
+        disk.put(FIRST, disk.contents(FIRST)[..bytes].to_vec());
+        refused(&disk, &format!("{bytes} bytes are left"));
+    }
+    let disk = two_segments();
+    let whole = recover(&disk, SEGMENT_BYTES).expect("nothing is damaged");
+    disk.put(FIRST, disk.contents(FIRST)[..14 * 4096 + 100].to_vec());
+    check(&disk, &whole, &[14, 15], "the older segment was cut short");
+}
+
+#[test]
+fn a_log_with_a_damaged_middle_goes_on_is_healed_and_trimmed() {
+    let disk = two_segments();
+    disk.overwrite(FIRST, 5 * 4096, &[0xff; 3 * 4096]);
+    let mut storage = wal_over(&disk, SEGMENT_BYTES);
+    assert_eq!(storage.recover().expect("it is not the end").lost, [(Sequence(5), Sequence(7))]);
+    for sequence in 21..=40 {
+        storage.persist(&[append(sequence, sequence, &entries(sequence, 1, 100))]).expect("the disk is healthy");
+    }
+    assert_eq!(storage.read(Sequence(1), Sequence(40), 1 << 20).expect("usable"), entries(1, 4, 100));
+    let found = recover(&disk, SEGMENT_BYTES).expect("it is not the end");
+    assert_eq!((found.last, found.damaged()), (Sequence(40), vec![5, 6, 7]));
+
+    let mut healed = wal_over(&disk.duplicate(), SEGMENT_BYTES);
+    healed.recover().expect("it is not the end");
+    healed.persist(&[replace(41, 6, &entries(6, 35, 100))]).expect("the disk is healthy");
+    assert_eq!(healed.read(Sequence(6), Sequence(40), 1 << 20).expect("usable"), entries(6, 35, 100));
+
+    let healed = disk.duplicate();
+    let mut storage = wal_over(&healed, SEGMENT_BYTES);
+    storage.recover().expect("it is not the end");
+    storage.persist(&[replace(41, 5, &entries(5, 36, 100))]).expect("the disk is healthy");
+    let found = recover(&healed, SEGMENT_BYTES).expect("it is not the end");
+    assert_eq!((found.last, found.damaged()), (Sequence(40), vec![]));
+
+    let mut storage = wal_over(&disk, SEGMENT_BYTES);
+    storage.recover().expect("it is not the end");
+    storage.trim(Sequence(16)).expect("the disk is healthy");
+    let found = recover(&disk, SEGMENT_BYTES).expect("the damage is gone");
+    assert_eq!((found.first, found.last, found.damaged()), (Sequence(16), Sequence(40), vec![]));
 }
 
 #[test]

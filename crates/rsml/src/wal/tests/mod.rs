@@ -41,11 +41,19 @@ fn recover(disk: &SimulatedDisk, segment_bytes: u64) -> Result<Found, StorageErr
 fn open(storage: &mut impl Storage) -> Result<Found, StorageError> {
     let Recovered { hard_state, first, last, lost } = storage.recover()?;
     let entries = storage.load(Sequence::BIRTH)?;
-    let is_lost = |sequence: u64| lost.iter().any(|(from, to)| (from.0..=to.0).contains(&sequence));
-    let damaged = (first.0..).zip(&entries).filter(|(_, entry)| entry.is_none());
-    assert!(lost.iter().all(|(from, to)| (from.0..=to.0).all(|n| entries[(n - first.0) as usize].is_none())));
-    let _unnamed = damaged.filter(|(sequence, _)| !is_lost(*sequence));
+    // What is named as lost is not there. More may be damaged: entries are checked only when they are read.
+    assert!(
+        lost.iter().all(|(from, to)| (from.0..=to.0).all(|n| entries[(n - first.0) as usize].is_none())),
+        "{lost:?}"
+    );
     Ok(Found { hard_state, first, last, entries })
+}
+
+impl Found {
+    /// The sequences of the entries that are damaged.
+    fn damaged(&self) -> Vec<u64> {
+        (self.first.0..).zip(&self.entries).filter(|(_, entry)| entry.is_none()).map(|(n, _)| n).collect()
+    }
 }
 
 fn intact(entries: &[Bytes]) -> Vec<Option<Bytes>> {
@@ -77,6 +85,11 @@ fn append(number: u64, from: u64, entries: &[Bytes]) -> Persist {
 
 fn replace(number: u64, from: u64, entries: &[Bytes]) -> Persist {
     Persist { truncate: true, ..append(number, from, entries) }
+}
+
+/// An order that lets go of everything through `through` first.
+fn base(number: u64, through: u64, order: Persist) -> Persist {
+    Persist { ticket: Ticket(number), hard_state: hard_state(number), base: Some(Sequence(through)), ..order }
 }
 
 /// Bytes without a zero among them, told apart by `tag`.
@@ -114,6 +127,15 @@ impl Model {
             self.last += 1;
             self.entries.insert(self.last, entry.clone());
         }
+    }
+
+    /// Whether nothing in `found` contradicts this state, though entries may be damaged.
+    fn agrees(&self, found: &Found, trimmed_below: u64) -> bool {
+        let mut repaired = found.clone();
+        for (sequence, entry) in (found.first.0..).zip(&mut repaired.entries).filter(|(_, entry)| entry.is_none()) {
+            *entry = self.entries.get(&sequence).cloned();
+        }
+        self.matches(&repaired, trimmed_below)
     }
 
     /// Whether `found` is this state; what lies below `trimmed_below` may be missing.

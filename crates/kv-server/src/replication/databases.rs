@@ -1,0 +1,295 @@
+//! The databases of one replica, by generation, and what becomes of damaged ones.
+//!
+//! ```text
+//! replica-<id>/db                    generation 0
+//! replica-<id>/db-<generation>       every later one
+//! replica-<id>/db….damaged-<n>       a damaged one, set aside; the last is kept, until somebody removes it
+//! replica-<id>/db….copy-<n>          a copy that a peer fetches, while it lasts
+//! replica-<id>/damaged               which generation was found to be damaged, and how
+//! ```
+//! The consensus log says which generation is the live one; all others are leftovers. A database that was found to be
+//! damaged, or cannot be opened for damage, is never opened again: at the next start an empty one stands in its place,
+//! which consensus then fills from a peer.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use kv_api::KvError;
+use kv_store::{
+    DatabaseInstall, Durability, EngineKind, SharedResources, StoreOptions, TransactionalKvDatabase, begin_install,
+    open_engine,
+};
+use serde::{Deserialize, Serialize};
+
+use super::place::DatabasePlace;
+
+const GENERATION_0: &str = "db";
+const LATER_PREFIX: &str = "db-";
+const COPY_MARK: &str = ".copy-";
+const DAMAGED_MARK: &str = ".damaged-";
+const MARKER: &str = "damaged";
+const MARKER_DRAFT: &str = "damaged.new";
+
+/// How often it is looked whether the last reader of a replaced database has ended.
+const UNREAD_INTERVAL: Duration = Duration::from_millis(20);
+
+/// Told once, with the reason, when the live database is found to be damaged.
+type Alarm = Box<dyn FnOnce(&str) + Send>;
+
+pub struct ReplicaDatabases {
+    replica: u32,
+    folder: PathBuf,
+    engine: EngineKind,
+    resources: SharedResources,
+    damage: Mutex<Damage>,
+    flushing: Mutex<Option<JoinHandle<()>>>,
+}
+
+#[derive(Default)]
+struct Damage {
+    found: Option<String>,
+    alarm: Option<Alarm>,
+}
+
+/// What [`MARKER`] holds.
+#[derive(Serialize, Deserialize)]
+struct Marker {
+    generation: u64,
+    reason: String,
+}
+
+impl ReplicaDatabases {
+    /// In `folder`, which holds nothing else that begins with `db`.
+    pub fn new(replica: u32, folder: PathBuf, engine: EngineKind, resources: SharedResources) -> Arc<Self> {
+        Arc::new(ReplicaDatabases {
+            replica,
+            folder,
+            engine,
+            resources,
+            damage: Mutex::default(),
+            flushing: Mutex::default(),
+        })
+    }
+
+    pub fn path(&self, generation: u64) -> PathBuf {
+        self.folder.join(name_of(generation))
+    }
+
+    fn try_open(&self, generation: u64) -> Result<Arc<TransactionalKvDatabase>, KvError> {
+        let engine = open_engine(self.engine, &self.path(generation), Durability::UntilFlush, &self.resources)?;
+        let database = TransactionalKvDatabase::open(engine, StoreOptions::replicated())?;
+        // Consensus asks for it at once: damage there shall be found now.
+        database.state_blob()?;
+        Ok(database)
+    }
+
+    /// Has `alarm` called when the live database is found to be damaged; at once if it was.
+    pub fn on_damage(&self, alarm: impl FnOnce(&str) + Send + 'static) {
+        let mut damage = self.damage();
+        match damage.found.clone() {
+            None => damage.alarm = Some(Box::new(alarm)),
+            Some(reason) => {
+                drop(damage);
+                alarm(&reason);
+            }
+        }
+    }
+
+    fn damage(&self) -> MutexGuard<'_, Damage> {
+        self.damage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn found_damage(&self, generation: u64, reason: &str) {
+        let alarm = {
+            let mut damage = self.damage();
+            damage.found.get_or_insert_with(|| reason.to_owned());
+            damage.alarm.take()
+        };
+        tracing::error!(
+            replica = self.replica,
+            "the database is damaged, and this replica stops: {reason}. At its next start it is rebuilt from another replica"
+        );
+        if self.survive_exit()
+            && let Err(error) = self.write_marker(&Marker { generation, reason: reason.to_owned() })
+        {
+            tracing::error!(replica = self.replica, %error, "the damage could not be noted; it has to be found again");
+        }
+        if let Some(alarm) = alarm {
+            alarm(reason);
+        }
+    }
+
+    /// Written beside and renamed, so that it is there whole or not at all.
+    fn write_marker(&self, marker: &Marker) -> io::Result<()> {
+        let draft = self.folder.join(MARKER_DRAFT);
+        let mut file = File::create(&draft)?;
+        file.write_all(&serde_json::to_vec_pretty(marker).expect("plain fields always serialize"))?;
+        file.sync_all()?;
+        fs::rename(&draft, self.folder.join(MARKER))?;
+        File::open(&self.folder)?.sync_all()
+    }
+
+    /// Sets the live database aside if it was found to be damaged earlier.
+    fn obey_marker(&self, generation: u64) -> Result<(), KvError> {
+        let path = self.folder.join(MARKER);
+        let text = match fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            text => text.map_err(failed_to("read", &path))?,
+        };
+        // Somebody wrote it, and about this replica: one that cannot be read speaks of the live database.
+        let marker = serde_json::from_slice(&text).unwrap_or_else(|error| Marker {
+            generation,
+            reason: format!("unknown ({} cannot be read: {error})", MARKER),
+        });
+        if marker.generation == generation && self.path(generation).exists() {
+            self.set_aside(generation, &marker.reason)?;
+        }
+        // Only now: a crash before leaves the marker, and nothing for it to speak of.
+        fs::remove_file(&path).map_err(failed_to("remove", &path))?;
+        self.sync_folder()
+    }
+
+    /// Renames a damaged database, so that it is out of the way and can still be looked at; forgets an earlier one.
+    fn set_aside(&self, generation: u64, reason: &str) -> Result<(), KvError> {
+        let aside: Vec<String> = self.names()?.into_iter().filter(|name| name.contains(DAMAGED_MARK)).collect();
+        let number = |name: &String| name.rsplit_once(DAMAGED_MARK).and_then(|(_, number)| number.parse::<u64>().ok());
+        let next = aside.iter().filter_map(number).max().unwrap_or(0).saturating_add(1);
+        let from = self.path(generation);
+        let to = self.folder.join(format!("{}{DAMAGED_MARK}{next}", name_of(generation)));
+        fs::rename(&from, &to).map_err(failed_to("rename", &from))?;
+        self.sync_folder()?;
+        tracing::error!(
+            replica = self.replica,
+            "the database is damaged ({reason}); it is set aside as {}, and this replica is rebuilt from another one. \
+             Remove that directory when nobody wants to look at it",
+            to.display()
+        );
+        aside.iter().for_each(|name| self.remove(name));
+        Ok(())
+    }
+
+    /// Removes the databases of other generations, and copies that nobody reads any more.
+    fn remove_leftovers(&self, live: u64) -> Result<(), KvError> {
+        for name in self.names()? {
+            let is_other = generation_of(&name).is_some_and(|generation| generation != live);
+            let is_copy = name.starts_with(GENERATION_0) && name.contains(COPY_MARK);
+            if is_other || is_copy {
+                tracing::info!(replica = self.replica, "removing {name}, which is left over");
+                self.remove(&name);
+            }
+        }
+        Ok(())
+    }
+
+    fn names(&self) -> Result<Vec<String>, KvError> {
+        let failed = |error| failed_to("read", &self.folder)(error);
+        let entries = fs::read_dir(&self.folder).map_err(failed)?;
+        entries.map(|entry| entry.map(|e| e.file_name().to_string_lossy().into_owned()).map_err(failed)).collect()
+    }
+
+    /// What cannot be removed now is in nobody's way, and removed at the next start.
+    fn remove(&self, name: &str) {
+        if let Err(error) = fs::remove_dir_all(self.folder.join(name)) {
+            tracing::warn!(replica = self.replica, %error, "cannot remove {name}");
+        }
+    }
+
+    fn sync_folder(&self) -> Result<(), KvError> {
+        File::open(&self.folder).and_then(|folder| folder.sync_all()).map_err(failed_to("synchronise", &self.folder))
+    }
+}
+
+impl DatabasePlace for ReplicaDatabases {
+    /// Opens the live database at a start, once it is known which one that is. A damaged one is set aside, and the one
+    /// that is opened is empty.
+    fn open(self: Arc<Self>, generation: u64) -> Result<Arc<TransactionalKvDatabase>, KvError> {
+        if self.survive_exit() {
+            fs::create_dir_all(&self.folder).map_err(failed_to("create", &self.folder))?;
+            self.remove_leftovers(generation)?;
+            self.obey_marker(generation)?;
+        }
+        let database = match self.try_open(generation) {
+            Err(KvError::Corruption(reason)) if self.survive_exit() => {
+                self.set_aside(generation, &reason)?;
+                self.try_open(generation)?
+            }
+            opened => opened?,
+        };
+        self.watch(generation, &database);
+        Ok(database)
+    }
+
+    fn begin_install(self: Arc<Self>, generation: u64) -> Result<DatabaseInstall, KvError> {
+        let path = self.path(generation);
+        let install = begin_install(self.engine, &path, Durability::UntilFlush, &self.resources)?;
+        Ok(DatabaseInstall::new(install, StoreOptions::replicated()))
+    }
+
+    fn watch(self: Arc<Self>, generation: u64, database: &TransactionalKvDatabase) {
+        let databases = Arc::downgrade(&self);
+        database.on_damage(move |reason| {
+            if let Some(databases) = databases.upgrade() {
+                databases.found_damage(generation, reason);
+            }
+        });
+    }
+
+    fn survive_exit(&self) -> bool {
+        self.engine != EngineKind::Memory
+    }
+
+    /// In a thread of its own: writing out a full buffer takes a while, and applying goes on meanwhile.
+    fn start_flush(&self, database: Arc<TransactionalKvDatabase>) {
+        let mut flushing = self.flushing.lock().unwrap_or_else(PoisonError::into_inner);
+        if flushing.as_ref().is_some_and(|thread| !thread.is_finished()) {
+            return;
+        }
+        let flush = move || {
+            if let Err(error) = database.flush() {
+                tracing::error!(%error, "the database cannot be written out; the log cannot be trimmed");
+            }
+        };
+        match std::thread::Builder::new().name("kv-flush".to_string()).spawn(flush) {
+            Ok(thread) => *flushing = Some(thread),
+            Err(error) => tracing::error!(%error, "no thread to write the database out"),
+        }
+    }
+
+    /// Closing a database takes a while, and removing its files, too: done in a thread, and by no reader that happens to
+    /// be the last.
+    fn close(&self, database: Arc<TransactionalKvDatabase>) {
+        database.remove_when_closed();
+        let close = move || {
+            while Arc::strong_count(&database) > 1 {
+                std::thread::sleep(UNREAD_INTERVAL);
+            }
+        };
+        if let Err(error) = std::thread::Builder::new().name("kv-close".to_string()).spawn(close) {
+            tracing::warn!(%error, "no thread to close the former database; its last reader does it");
+        }
+    }
+}
+
+fn name_of(generation: u64) -> String {
+    match generation {
+        0 => GENERATION_0.to_string(),
+        later => format!("{LATER_PREFIX}{later}"),
+    }
+}
+
+/// Of the name of a database's directory.
+fn generation_of(name: &str) -> Option<u64> {
+    if name == GENERATION_0 {
+        return Some(0);
+    }
+    name.strip_prefix(LATER_PREFIX)?.parse().ok()
+}
+
+fn failed_to(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> KvError + use<> {
+    let path = path.display().to_string();
+    move |error| KvError::Storage(format!("cannot {action} {path}: {error}"))
+}

@@ -1,0 +1,95 @@
+//! Copies of a replica's database for its peers, and databases from their copies: the adapter between what the consensus
+//! library wants and what the database offers.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use kv_api::KvError;
+use kv_store::{DatabaseCopy, DatabaseInstall, TransactionalKvDatabase};
+use rsml::{ExecutionError, Snapshot, SnapshotSink, SnapshotSource, Snapshots};
+
+use super::place::DatabasePlace;
+use crate::router::LocalReader;
+
+/// Damage of what is used here, or of a copy that came here, is told apart from everything else.
+pub(super) fn failed(error: KvError) -> ExecutionError {
+    match error {
+        KvError::Corruption(reason) => ExecutionError::corrupt(reason),
+        other => ExecutionError::failed(other.to_string()),
+    }
+}
+
+/// Databases that are complete, by generation, and wait to be switched to.
+#[derive(Clone, Default)]
+pub(super) struct Installed(Arc<Mutex<BTreeMap<u64, Arc<TransactionalKvDatabase>>>>);
+
+impl Installed {
+    fn all(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<TransactionalKvDatabase>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn put(&self, generation: u64, database: Arc<TransactionalKvDatabase>) {
+        self.all().insert(generation, database);
+    }
+
+    pub fn take(&self, generation: u64) -> Option<Arc<TransactionalKvDatabase>> {
+        self.all().remove(&generation)
+    }
+
+    /// Nobody will switch to any of them.
+    pub fn remove_all(&self) {
+        let unwanted = std::mem::take(&mut *self.all());
+        unwanted.values().for_each(|database| database.remove_when_closed());
+    }
+}
+
+pub(super) struct ReplicaSnapshots {
+    pub reader: LocalReader,
+    pub databases: Arc<dyn DatabasePlace>,
+    pub installed: Installed,
+}
+
+impl Snapshots for ReplicaSnapshots {
+    fn take(&self) -> Result<Snapshot, ExecutionError> {
+        let copy = self.reader.database().copy().map_err(failed)?;
+        Ok(Snapshot { state: copy.state().blob.clone(), source: Box::new(Source(copy)) })
+    }
+
+    fn begin_install(&self, generation: u64) -> Result<Box<dyn SnapshotSink>, ExecutionError> {
+        // Closed before its files go.
+        drop(self.installed.take(generation));
+        let install = self.databases.clone().begin_install(generation).map_err(failed)?;
+        Ok(Box::new(Sink { install, generation, installed: self.installed.clone() }))
+    }
+}
+
+struct Source(DatabaseCopy);
+
+impl SnapshotSource for Source {
+    fn total_bytes(&self) -> u64 {
+        self.0.total_bytes()
+    }
+
+    fn read(&mut self, offset: u64, length: usize) -> Result<Bytes, ExecutionError> {
+        self.0.read(offset, length).map_err(failed)
+    }
+}
+
+struct Sink {
+    install: DatabaseInstall,
+    generation: u64,
+    installed: Installed,
+}
+
+impl SnapshotSink for Sink {
+    fn write(&mut self, bytes: Bytes) -> Result<(), ExecutionError> {
+        self.install.write(&bytes).map_err(failed)
+    }
+
+    fn finish(self: Box<Self>) -> Result<Bytes, ExecutionError> {
+        let (database, state) = self.install.finish().map_err(failed)?;
+        self.installed.put(self.generation, database);
+        Ok(state.blob)
+    }
+}

@@ -1,0 +1,196 @@
+//! Whether the file system of the data directory has space left: looked at now and then, cheap to ask.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::MetricFamily;
+use prometheus::{IntGauge, Opts};
+
+/// How often the file system is asked, at most.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// Bytes that are free for this process.
+type FreeBytes = Box<dyn Fn() -> std::io::Result<u64> + Send + Sync>;
+
+/// Watches one data directory. Writes are refused while less than a minimum is free, so that the log and the databases
+/// still have room for what was accepted before.
+pub struct SpaceWatch {
+    path: PathBuf,
+    min_free_bytes: u64,
+    ask: FreeBytes,
+    started: Instant,
+    /// When the file system is asked again, in milliseconds since the start.
+    next_ms: AtomicU64,
+    free_bytes: AtomicU64,
+    has_space: AtomicBool,
+}
+
+impl SpaceWatch {
+    /// `min_free_bytes` = 0: there is always space.
+    pub fn new(path: &Path, min_free_bytes: u64) -> Self {
+        let asked = path.to_owned();
+        Self::asking(path, min_free_bytes, move || {
+            let found = rustix::fs::statvfs(&asked)?;
+            Ok(found.f_bavail.saturating_mul(found.f_frsize))
+        })
+    }
+
+    fn asking(
+        path: &Path,
+        min_free_bytes: u64,
+        ask: impl Fn() -> std::io::Result<u64> + Send + Sync + 'static,
+    ) -> Self {
+        let watch = SpaceWatch {
+            path: path.to_owned(),
+            min_free_bytes,
+            ask: Box::new(ask),
+            started: Instant::now(),
+            next_ms: AtomicU64::new(0),
+            free_bytes: AtomicU64::new(0),
+            has_space: AtomicBool::new(true),
+        };
+        watch.look();
+        watch
+    }
+
+    /// What was found about a second ago at most.
+    pub fn has_space(&self) -> bool {
+        self.look_if_due();
+        self.has_space.load(Ordering::Relaxed)
+    }
+
+    /// Free for this process, about a second ago at most.
+    pub fn free_bytes(&self) -> u64 {
+        self.look_if_due();
+        self.free_bytes.load(Ordering::Relaxed)
+    }
+
+    /// For clients whose writes are refused.
+    pub fn refusal(&self) -> String {
+        format!(
+            "{} MiB are free in {}, and storage.min_free_mb = {} must be",
+            self.free_bytes() >> 20,
+            self.path.display(),
+            self.min_free_bytes >> 20
+        )
+    }
+
+    fn look_if_due(&self) {
+        let (now_ms, due_ms) = (self.started.elapsed().as_millis() as u64, self.next_ms.load(Ordering::Relaxed));
+        if now_ms < due_ms {
+            return;
+        }
+        let next_ms = now_ms + INTERVAL.as_millis() as u64;
+        // One of those who ask at the same time looks.
+        if self.next_ms.compare_exchange(due_ms, next_ms, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+            self.look();
+        }
+    }
+
+    fn look(&self) {
+        let free_bytes = match (self.ask)() {
+            Ok(free_bytes) => free_bytes,
+            Err(error) => {
+                tracing::warn!(%error, "cannot ask how much space is free in {}", self.path.display());
+                return;
+            }
+        };
+        self.free_bytes.store(free_bytes, Ordering::Relaxed);
+        let has_space = self.min_free_bytes == 0 || free_bytes >= self.min_free_bytes;
+        match (self.has_space.swap(has_space, Ordering::Relaxed), has_space) {
+            (true, false) => tracing::error!("writes are refused: {}", self.describe(free_bytes)),
+            (false, true) => tracing::info!("writes are taken again: {}", self.describe(free_bytes)),
+            _ => {}
+        }
+    }
+
+    fn describe(&self, free_bytes: u64) -> String {
+        let (free_mb, min_mb) = (free_bytes >> 20, self.min_free_bytes >> 20);
+        format!("{free_mb} MiB are free in {}, storage.min_free_mb = {min_mb}", self.path.display())
+    }
+}
+
+/// What is free, for Prometheus.
+pub struct SpaceCollector {
+    watch: std::sync::Arc<SpaceWatch>,
+    free_bytes: IntGauge,
+    has_space: IntGauge,
+}
+
+impl SpaceCollector {
+    pub fn new(watch: std::sync::Arc<SpaceWatch>) -> Self {
+        let gauge = |name: &str, help: &str| IntGauge::with_opts(Opts::new(name, help)).expect("a valid metric");
+        SpaceCollector {
+            watch,
+            free_bytes: gauge("synodkv_data_dir_free_bytes", "Bytes free in the file system of the data directory"),
+            has_space: gauge("synodkv_has_space", "0 while writes are refused for lack of space"),
+        }
+    }
+}
+
+impl Collector for SpaceCollector {
+    fn desc(&self) -> Vec<&Desc> {
+        [&self.free_bytes, &self.has_space].into_iter().flat_map(|gauge| gauge.desc()).collect()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        self.free_bytes.set(i64::try_from(self.watch.free_bytes()).unwrap_or(i64::MAX));
+        self.has_space.set(i64::from(self.watch.has_space()));
+        [&self.free_bytes, &self.has_space].into_iter().flat_map(|gauge| gauge.collect()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    fn watch(min_free_bytes: u64, free: &Arc<AtomicU64>) -> SpaceWatch {
+        let free = free.clone();
+        SpaceWatch::asking(Path::new("/data"), min_free_bytes, move || match free.load(Ordering::Relaxed) {
+            u64::MAX => Err(std::io::Error::other("no such thing")),
+            free => Ok(free),
+        })
+    }
+
+    #[test]
+    fn space_ends_below_the_minimum_and_comes_back() {
+        let free = Arc::new(AtomicU64::new(300 * MIB));
+        let watch = watch(256 * MIB, &free);
+        assert!(watch.has_space());
+        free.store(255 * MIB, Ordering::Relaxed);
+        watch.look();
+        assert!(!watch.has_space());
+        assert!(watch.refusal().contains("255 MiB are free in /data"), "{}", watch.refusal());
+        free.store(256 * MIB, Ordering::Relaxed);
+        watch.look();
+        assert!(watch.has_space());
+    }
+
+    #[test]
+    fn without_a_minimum_there_is_always_space() {
+        let watch = watch(0, &Arc::new(AtomicU64::new(0)));
+        assert!(watch.has_space());
+    }
+
+    #[test]
+    fn a_file_system_that_cannot_be_asked_changes_nothing() {
+        let free = Arc::new(AtomicU64::new(10));
+        let watch = watch(11, &free);
+        free.store(u64::MAX, Ordering::Relaxed);
+        watch.look();
+        assert!(!watch.has_space());
+        assert_eq!(watch.free_bytes(), 10);
+    }
+
+    #[test]
+    fn a_real_directory_tells_what_is_free() {
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        assert!(SpaceWatch::new(folder.path(), 1).free_bytes() > 0);
+    }
+}

@@ -1,0 +1,410 @@
+//! Whether every replica executes the same log to the same end (safety rule 12).
+//!
+//! Each replica records its running digest at every sequence that is a multiple of the digest interval, keeps the last
+//! [`KEPT`], and tells them to the others with its reports. Values of *equal* sequences are compared, of this start of
+//! each replica only. A replica whose value a majority contradicts has diverged: it stops. Where no majority can come
+//! about any more, or none did in the time that a few elections take, nobody knows who is right, and everyone who sees
+//! it stops. A replica that stopped says nothing more; what it said last is kept out of later comparisons.
+//!
+//! The digest is a fold over everything executed, so one difference shows at every later sequence as well: a value that
+//! was lost, or fell out of what is kept, is made up for by the next.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use crate::{Boot, DiskId, Instant, ReplicaId, Sequence};
+
+/// How many values are kept per replica.
+pub const KEPT: usize = 64;
+/// How many values each report repeats, for those who missed one.
+const REPEATED: usize = 8;
+/// One in so many reports repeats all: for those who start again, or lag behind.
+const ALL_AGAIN: u64 = 5;
+/// A mismatch may stay undecided for this many of the longest election timeouts.
+const PATIENCE: u64 = 4;
+
+/// Why a replica may not go on: its database is not what the log says.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Divergence {
+    pub sequence: Sequence,
+    pub own: u64,
+    /// What the others have there, as far as they told.
+    pub others: BTreeMap<ReplicaId, u64>,
+    pub kind: DivergenceKind,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DivergenceKind {
+    /// A majority agrees on another value: this replica's database is wrong.
+    Minority { agreed: u64 },
+    /// There is no majority for any value: nobody knows which database is right.
+    NoMajority,
+}
+
+impl Divergence {
+    fn replicas_with(&self, digest: u64) -> Vec<ReplicaId> {
+        self.others.iter().filter(|(_, other)| **other == digest).map(|(id, _)| *id).collect()
+    }
+}
+
+impl fmt::Display for Divergence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Divergence { sequence, own, .. } = self;
+        match self.kind {
+            DivergenceKind::Minority { agreed } => write!(
+                f,
+                "its database has diverged: its digest at sequence {sequence} is {own:016x}, {} {agreed:016x}",
+                agreeing(&self.replicas_with(agreed))
+            ),
+            DivergenceKind::NoMajority => {
+                write!(
+                    f,
+                    "the databases have diverged, and no majority agrees: the digest at sequence {sequence} is "
+                )?;
+                write!(f, "{own:016x} here")?;
+                self.others.iter().try_for_each(|(id, digest)| write!(f, ", {digest:016x} on replica {id}"))
+            }
+        }
+    }
+}
+
+/// `replicas 0 and 2 agree on`.
+fn agreeing(replicas: &[ReplicaId]) -> String {
+    let ids: Vec<String> = replicas.iter().map(ReplicaId::to_string).collect();
+    match ids.split_last() {
+        Some((last, [])) => format!("replica {last} has"),
+        Some((last, rest)) => format!("replicas {} and {last} agree on", rest.join(", ")),
+        None => "nobody has".to_string(),
+    }
+}
+
+/// A peer whose database a majority, this replica among it, contradicts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Stray {
+    pub sequence: Sequence,
+    pub expected: u64,
+    pub found: u64,
+}
+
+/// What one start of a peer told.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Peer {
+    disk: DiskId,
+    boot: Boot,
+    values: BTreeMap<Sequence, u64>,
+    stray: Option<Stray>,
+}
+
+/// The values of this replica and its peers, and what follows from them.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Digests {
+    replicas: usize,
+    patience_us: u64,
+    own: BTreeMap<Sequence, u64>,
+    peers: BTreeMap<ReplicaId, Peer>,
+    /// The last own value that was told to the peers.
+    told: Sequence,
+    reports: u64,
+    /// How long a mismatch has been undecided while this replica ran, and when that was last judged.
+    undecided_us: u64,
+    judged: Instant,
+    /// Some peer's value differs from the own one of the same sequence.
+    differs: bool,
+    verdict: Option<Divergence>,
+}
+
+impl Digests {
+    /// `replicas`: how many the cluster has. `recorded`: the newest values of the own database.
+    pub fn new(replicas: usize, election_max_us: u64, recorded: &[(Sequence, u64)], now: Instant) -> Digests {
+        Digests {
+            replicas,
+            patience_us: PATIENCE * election_max_us,
+            own: recorded.iter().copied().collect(),
+            peers: BTreeMap::new(),
+            told: Sequence::ZERO,
+            reports: 0,
+            undecided_us: 0,
+            judged: now,
+            differs: false,
+            verdict: None,
+        }
+    }
+
+    /// The own database reached these sequences with these digests.
+    pub fn record(&mut self, recorded: &[(Sequence, u64)]) {
+        for (sequence, digest) in recorded {
+            self.own.insert(*sequence, *digest);
+            let theirs = self.peers.values().filter_map(|peer| peer.values.get(sequence));
+            self.differs |= theirs.into_iter().any(|value| value != digest);
+        }
+        keep_newest(&mut self.own);
+        self.judge();
+    }
+
+    /// What to tell the peers now: what is new, and some of what was told before, oldest first.
+    pub fn publish(&mut self) -> Vec<(Sequence, u64)> {
+        self.reports += 1;
+        let fresh = self.own.range(self.told.next()..).count();
+        let count = if self.reports.is_multiple_of(ALL_AGAIN) { KEPT } else { fresh.max(REPEATED) };
+        let values = self.own.iter().rev().take(count).map(|(sequence, digest)| (*sequence, *digest));
+        let mut values: Vec<(Sequence, u64)> = values.collect();
+        values.reverse();
+        self.told = values.last().map_or(self.told, |(sequence, _)| *sequence);
+        values
+    }
+
+    /// A peer told its values.
+    pub fn hear(&mut self, peer: ReplicaId, disk: DiskId, boot: Boot, values: impl Iterator<Item = (Sequence, u64)>) {
+        let fresh = || Peer { disk, boot, values: BTreeMap::new(), stray: None };
+        let known = self.peers.entry(peer).or_insert_with(fresh);
+        if (known.disk, known.boot) != (disk, boot) {
+            *known = fresh();
+        }
+        if known.stray.is_some() {
+            return;
+        }
+        for (sequence, digest) in values.take(KEPT) {
+            known.values.insert(sequence, digest);
+            self.differs |= self.own.get(&sequence).is_some_and(|own| *own != digest);
+        }
+        keep_newest(&mut known.values);
+        self.judge();
+    }
+
+    /// What that peer told is over: another disk is in its place.
+    pub fn forget(&mut self, peer: ReplicaId) {
+        self.peers.remove(&peer);
+    }
+
+    /// Time passed. Counts towards the patience only as far as this replica ran: one that was stalled has not waited.
+    pub fn tick(&mut self, now: Instant, most_us: u64) {
+        let passed = now.since_us(self.judged).min(most_us);
+        self.judged = now;
+        if self.differs {
+            self.undecided_us += passed;
+            self.judge();
+        } else {
+            self.undecided_us = 0;
+        }
+    }
+
+    /// Why this replica must stop, if it must.
+    pub fn verdict(&self) -> Option<&Divergence> {
+        self.verdict.as_ref()
+    }
+
+    /// The peers found to have diverged, as long as they have not started again.
+    pub fn strays(&self) -> BTreeMap<ReplicaId, Stray> {
+        self.peers.iter().filter_map(|(id, peer)| Some((*id, peer.stray?))).collect()
+    }
+
+    /// Compares all values of equal sequences, if any differ.
+    fn judge(&mut self) {
+        if !self.differs || self.verdict.is_some() {
+            return;
+        }
+        let mut undecided = None;
+        let sequences: Vec<(Sequence, u64)> = self.own.iter().map(|(sequence, own)| (*sequence, *own)).collect();
+        for (sequence, own) in sequences {
+            let values = self.peers.iter().filter_map(|(id, peer)| Some((*id, *peer.values.get(&sequence)?)));
+            let others: BTreeMap<ReplicaId, u64> = values.collect();
+            if others.values().all(|value| *value == own) {
+                continue;
+            }
+            match self.decide(own, &others) {
+                Decision::OwnIsRight => self.cast_out(sequence, own, &others),
+                Decision::OwnIsWrong { agreed } => {
+                    let kind = DivergenceKind::Minority { agreed };
+                    self.verdict = Some(Divergence { sequence, own, others, kind });
+                    return;
+                }
+                Decision::Never => {
+                    self.verdict = Some(Divergence { sequence, own, others, kind: DivergenceKind::NoMajority });
+                    return;
+                }
+                Decision::NotYet => undecided = Some((sequence, own, others)),
+            }
+        }
+        let Some((sequence, own, others)) = undecided else {
+            self.differs = false;
+            self.undecided_us = 0;
+            return;
+        };
+        if self.undecided_us >= self.patience_us {
+            self.verdict = Some(Divergence { sequence, own, others, kind: DivergenceKind::NoMajority });
+        }
+    }
+
+    fn decide(&self, own: u64, others: &BTreeMap<ReplicaId, u64>) -> Decision {
+        let majority = self.replicas / 2 + 1;
+        let votes_for =
+            |digest: u64| others.values().filter(|other| **other == digest).count() + usize::from(own == digest);
+        if votes_for(own) >= majority {
+            return Decision::OwnIsRight;
+        }
+        if let Some(agreed) = others.values().copied().find(|digest| votes_for(*digest) >= majority) {
+            return Decision::OwnIsWrong { agreed };
+        }
+        // One that was cast out disagreed before, and can support nobody any more.
+        let strays = self.peers.values().filter(|peer| peer.stray.is_some()).count();
+        let silent = self.replicas.saturating_sub(1 + others.len() + strays);
+        let most = others.values().map(|digest| votes_for(*digest)).fold(votes_for(own), usize::max);
+        if most + silent < majority { Decision::Never } else { Decision::NotYet }
+    }
+
+    /// A majority has the own value: whoever has another has diverged.
+    fn cast_out(&mut self, sequence: Sequence, expected: u64, others: &BTreeMap<ReplicaId, u64>) {
+        for (id, found) in others.iter().filter(|(_, value)| **value != expected) {
+            let peer = self.peers.get_mut(id).expect("its value was compared");
+            peer.stray = Some(Stray { sequence, expected, found: *found });
+            peer.values.clear();
+        }
+    }
+}
+
+enum Decision {
+    OwnIsRight,
+    OwnIsWrong {
+        agreed: u64,
+    },
+    /// Whatever those say that have not been heard, no value gets a majority.
+    Never,
+    NotYet,
+}
+
+fn keep_newest(values: &mut BTreeMap<Sequence, u64>) {
+    while values.len() > KEPT {
+        values.pop_first();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ELECTION_US: u64 = 600_000;
+
+    fn digests(replicas: usize, recorded: &[(u64, u64)]) -> Digests {
+        Digests::new(replicas, ELECTION_US, &values(recorded), Instant(0))
+    }
+
+    fn values(raw: &[(u64, u64)]) -> Vec<(Sequence, u64)> {
+        raw.iter().map(|(sequence, digest)| (Sequence(*sequence), *digest)).collect()
+    }
+
+    fn hear(digests: &mut Digests, peer: u8, boot: u64, raw: &[(u64, u64)]) {
+        digests.hear(ReplicaId(peer), DiskId(u128::from(peer)), Boot(boot), values(raw).into_iter());
+    }
+
+    fn kind(digests: &Digests) -> Option<DivergenceKind> {
+        digests.verdict().map(|divergence| divergence.kind)
+    }
+
+    #[test]
+    fn values_of_unequal_sequences_are_not_compared() {
+        let mut digests = digests(3, &[(1024, 7), (2048, 8)]);
+        hear(&mut digests, 1, 1, &[(1024, 7), (3072, 9)]);
+        hear(&mut digests, 2, 1, &[(512, 1), (4096, 2)]);
+        assert_eq!((digests.verdict(), digests.strays().len()), (None, 0));
+        assert!(!digests.differs);
+    }
+
+    #[test]
+    fn the_minority_stops_and_names_sequence_digests_and_who_agrees() {
+        let mut digests = digests(3, &[(1024, 0xA)]);
+        hear(&mut digests, 0, 1, &[(1024, 0xB)]);
+        assert_eq!(digests.verdict(), None, "one against one decides nothing");
+        hear(&mut digests, 2, 1, &[(1024, 0xB)]);
+        let text = digests.verdict().expect("two against one").to_string();
+        assert_eq!(
+            text,
+            "its database has diverged: its digest at sequence 1024 is 000000000000000a, replicas 0 and 2 agree on \
+             000000000000000b"
+        );
+    }
+
+    #[test]
+    fn the_majority_goes_on_and_casts_the_other_out_until_it_starts_again() {
+        let mut digests = digests(3, &[(1024, 0xA), (2048, 0xA)]);
+        hear(&mut digests, 1, 1, &[(1024, 0xA)]);
+        hear(&mut digests, 2, 1, &[(1024, 0xB), (2048, 0xC)]);
+        let stray = Stray { sequence: Sequence(1024), expected: 0xA, found: 0xB };
+        assert_eq!(digests.strays(), [(ReplicaId(2), stray)].into());
+        hear(&mut digests, 2, 1, &[(2048, 0xC), (3072, 0xD)]);
+        digests.tick(Instant(1 << 40), 1 << 40);
+        assert_eq!(digests.verdict(), None, "what it says meanwhile does not count");
+        hear(&mut digests, 2, 2, &[(2048, 0xA)]);
+        assert!(digests.strays().is_empty(), "its next start is judged anew");
+    }
+
+    #[test]
+    fn a_value_that_comes_before_the_own_one_is_compared_when_that_is_recorded() {
+        let mut digests = digests(3, &[]);
+        hear(&mut digests, 0, 1, &[(1024, 0xB)]);
+        hear(&mut digests, 2, 1, &[(1024, 0xB)]);
+        digests.record(&values(&[(1024, 0xA)]));
+        assert_eq!(kind(&digests), Some(DivergenceKind::Minority { agreed: 0xB }));
+    }
+
+    #[test]
+    fn where_no_majority_can_come_about_everyone_stops_at_once() {
+        let mut two = digests(2, &[(1024, 1)]);
+        hear(&mut two, 1, 1, &[(1024, 2)]);
+        assert_eq!(kind(&two), Some(DivergenceKind::NoMajority));
+        let mut three = digests(3, &[(1024, 1)]);
+        hear(&mut three, 1, 1, &[(1024, 2)]);
+        hear(&mut three, 2, 1, &[(1024, 3)]);
+        assert_eq!(kind(&three), Some(DivergenceKind::NoMajority));
+        let mut five = digests(5, &[(1024, 1)]);
+        for (peer, value) in [(1, 1), (2, 2), (3, 2)] {
+            hear(&mut five, peer, 1, &[(1024, value)]);
+        }
+        assert_eq!(kind(&five), None, "the fifth decides");
+        hear(&mut five, 4, 1, &[(1024, 1)]);
+        assert_eq!((kind(&five), five.strays().len()), (None, 2));
+    }
+
+    #[test]
+    fn a_mismatch_that_stays_undecided_stops_whoever_sees_it_but_not_for_having_slept() {
+        let mut digests = digests(3, &[(1024, 1)]);
+        hear(&mut digests, 1, 1, &[(1024, 2)]);
+        digests.tick(Instant(100 * ELECTION_US), 50_000);
+        assert_eq!(digests.verdict(), None, "it was stalled and has not waited");
+        for tick in 1..=60 {
+            digests.tick(Instant(100 * ELECTION_US + tick * 50_000), 50_000);
+        }
+        assert_eq!(kind(&digests), Some(DivergenceKind::NoMajority));
+    }
+
+    #[test]
+    fn a_restart_of_the_other_ends_a_mismatch() {
+        let mut digests = digests(3, &[(1024, 1)]);
+        hear(&mut digests, 1, 1, &[(1024, 2)]);
+        hear(&mut digests, 1, 2, &[(1024, 1)]);
+        for tick in 1..=100 {
+            digests.tick(Instant(tick * 50_000), 50_000);
+        }
+        assert_eq!(digests.verdict(), None);
+    }
+
+    #[test]
+    fn what_is_told_is_what_is_new_and_a_few_older_ones() {
+        let mut digests = digests(3, &[]);
+        digests.record(&(1..=20).map(|n| (Sequence(n), n)).collect::<Vec<_>>());
+        assert_eq!(digests.publish().len(), 20);
+        digests.record(&values(&[(21, 21)]));
+        let told: Vec<u64> = digests.publish().iter().map(|(sequence, _)| sequence.0).collect();
+        assert_eq!(told, (14..=21).collect::<Vec<u64>>());
+        digests.record(&(22..=200).map(|n| (Sequence(n), n)).collect::<Vec<_>>());
+        assert_eq!(digests.publish().len(), KEPT);
+        assert_eq!(digests.publish().len(), REPEATED);
+        assert_eq!(digests.publish().len(), KEPT, "now and then all are told again");
+    }
+
+    #[test]
+    fn a_peer_that_tells_endlessly_many_values_costs_little() {
+        let mut digests = digests(3, &[]);
+        digests.hear(ReplicaId(1), DiskId(1), Boot(1), (0..1_000_000).map(|n| (Sequence(n), n)));
+        assert!(digests.peers[&ReplicaId(1)].values.len() <= KEPT);
+    }
+}

@@ -1,0 +1,92 @@
+//! Reads a segment front to back in large pieces. What the device can't read counts as damaged, not as a failure.
+
+use super::disk::{DiskFile, failure};
+use super::format::{BLOCK_BYTES, EntryRecord, GroupHeader, HeaderFault, SECTOR_BYTES, VERSION, is_blank};
+use crate::StorageError;
+
+const WINDOW_BYTES: u64 = 1 << 20;
+/// Stands for what the device can't read: neither blank nor part of anything intact.
+const UNREADABLE: u8 = 0xee;
+
+pub(super) struct Window<'a> {
+    file: &'a dyn DiskFile,
+    pub path: String,
+    pub bytes: u64,
+    start: u64,
+    content: Vec<u8>,
+}
+
+impl<'a> Window<'a> {
+    pub fn new(file: &'a dyn DiskFile, path: String) -> Result<Self, StorageError> {
+        let bytes = file.size().map_err(|e| failure("opening a segment", path.clone(), e))?;
+        Ok(Window { file, path, bytes, start: 0, content: Vec::new() })
+    }
+
+    /// The bytes at `offset`, which must lie within the file.
+    pub fn get(&mut self, offset: u64, length: u64) -> &[u8] {
+        assert!(offset + length <= self.bytes, "reading beyond the end of {}", self.path);
+        let held = self.start..self.start + self.content.len() as u64;
+        if offset < held.start || offset + length > held.end {
+            self.start = offset;
+            self.content.resize(length.max(WINDOW_BYTES).min(self.bytes - offset) as usize, 0);
+            if self.file.read_at(&mut self.content, offset).is_err() {
+                self.read_sectors();
+            }
+        }
+        let at = (offset - self.start) as usize;
+        &self.content[at..at + length as usize]
+    }
+
+    fn read_sectors(&mut self) {
+        let mut at = self.start;
+        for sector in self.content.chunks_mut(SECTOR_BYTES) {
+            if let Err(error) = self.file.read_at(sector, at) {
+                tracing::error!(path = self.path, offset = at, %error, "a sector of the log can't be read");
+                sector.fill(UNREADABLE);
+            }
+            at += sector.len() as u64;
+        }
+    }
+
+    /// The header at `offset`; what is too short for one counts as damaged.
+    pub fn header(&mut self, offset: u64) -> Result<Result<GroupHeader, HeaderFault>, StorageError> {
+        if offset + SECTOR_BYTES as u64 > self.bytes {
+            return Ok(Err(HeaderFault::Damaged));
+        }
+        match GroupHeader::decode(self.get(offset, SECTOR_BYTES as u64)) {
+            Err(HeaderFault::Version(found)) => {
+                Err(StorageError::Version { path: self.path.clone(), found, known: VERSION })
+            }
+            header => Ok(header),
+        }
+    }
+
+    /// All headers at or after `offset` that `accept` takes, with their offsets.
+    pub fn headers(
+        &mut self,
+        offset: u64,
+        accept: impl Fn(&GroupHeader) -> bool,
+    ) -> Result<Vec<(u64, GroupHeader)>, StorageError> {
+        let mut found = Vec::new();
+        for at in (offset..self.bytes).step_by(BLOCK_BYTES as usize) {
+            if let Ok(header) = self.header(at)?
+                && accept(&header)
+            {
+                found.push((at, header));
+            }
+        }
+        Ok(found)
+    }
+
+    pub fn is_blank_from(&mut self, offset: u64) -> bool {
+        let mut blocks = (offset..self.bytes).step_by(BLOCK_BYTES as usize);
+        blocks.all(|at| {
+            let length = BLOCK_BYTES.min(self.bytes - at);
+            is_blank(self.get(at, length))
+        })
+    }
+
+    pub fn matches(&mut self, offset: u64, entry: &EntryRecord) -> bool {
+        crc32c::crc32c(self.get(offset, u64::from(entry.length))) == entry.crc
+    }
+}
