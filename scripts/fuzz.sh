@@ -16,7 +16,7 @@ source scripts/prepare.sh
 
 # Not the directory of the other builds: everything here is compiled with other flags.
 export CARGO_TARGET_DIR="${SYNODKV_FUZZ_TARGET_DIR:-$HOME/.cache/synodkv/fuzz-target}"
-readonly TRIPLE="$(rustc -vV | sed -n 's/^host: //p')"
+TRIPLE="$(rustc -vV | sed -n 's/^host: //p')"
 readonly MAX_LENGTH_BYTES=8192
 # An input that was kept must be of use to everybody who clones the repository: short.
 readonly MAX_KEPT_BYTES=4096
@@ -36,7 +36,9 @@ build() {
     flags+=" -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table"
     flags+=" -Cllvm-args=-sanitizer-coverage-trace-compares"
     say "building the fuzzers"
-    RUSTFLAGS="$flags" cargo build --release --target "$TRIPLE" --locked --manifest-path fuzz/Cargo.toml
+    # The versions of the product; only libFuzzer comes in addition.
+    cp Cargo.lock fuzz/Cargo.lock
+    RUSTFLAGS="$flags" cargo build --release --target "$TRIPLE" --manifest-path fuzz/Cargo.toml
 }
 
 fuzzer() { echo "$CARGO_TARGET_DIR/$TRIPLE/release/$1"; }

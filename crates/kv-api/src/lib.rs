@@ -7,6 +7,8 @@
 mod commit;
 mod database;
 mod error;
+#[cfg(test)]
+mod fixtures;
 mod limits;
 mod operation;
 pub mod thrift;

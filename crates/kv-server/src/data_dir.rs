@@ -324,4 +324,42 @@ mod tests {
         let damaged = DataDir::open(root.path(), Mode::Standalone, &[]).unwrap_err();
         assert!(matches!(damaged, DataDirError::Damaged { .. }), "{damaged}");
     }
+
+    /// Never changed once their version is released: a later version adds files, and a test that reads them.
+    const IDENTITIES_1: [(&str, Mode, &[u32], Option<&str>); 3] = [
+        (include_str!("fixtures/identity_version_1_standalone.json"), Mode::Standalone, &[], None),
+        (include_str!("fixtures/identity_version_1_three_replicas.json"), Mode::Replicated, &[0, 1, 2], None),
+        (
+            include_str!("fixtures/identity_version_1_one_replica.json"),
+            Mode::Replicated,
+            &[1],
+            Some("00112233445566778899aabbccddeeff"),
+        ),
+    ];
+
+    #[test]
+    fn directories_of_version_1_are_opened_and_written_as_they_were() {
+        for (text, mode, replicas, cluster_id) in IDENTITIES_1 {
+            let (old, new) = (new_root(), new_root());
+            fs::write(old.path().join(IDENTITY_FILE), text).unwrap();
+            let found = DataDir::open(old.path(), mode, replicas).unwrap();
+            assert_eq!(found.cluster_id().as_deref(), cluster_id);
+            let made = DataDir::open(new.path(), mode, replicas).unwrap();
+            if let Some(cluster_id) = cluster_id {
+                made.remember_cluster_id(cluster_id).unwrap();
+            }
+            assert_eq!(fs::read_to_string(new.path().join(IDENTITY_FILE)).unwrap(), text, "it is written differently");
+        }
+    }
+
+    #[test]
+    fn fields_of_a_later_identity_are_passed_over_when_the_format_is_known() {
+        let root = new_root();
+        fs::write(
+            root.path().join(IDENTITY_FILE),
+            r#"{"format": 1, "mode": "standalone", "replicas": [], "colour": "red"}"#,
+        )
+        .unwrap();
+        DataDir::open(root.path(), Mode::Standalone, &[]).unwrap();
+    }
 }

@@ -4,6 +4,7 @@
 //! simulated network, disk and clock, with faults. What its clients saw is a [`history`], which the [`checkers`] judge;
 //! they know nothing of the simulator and serve tests with real processes as well.
 
+pub mod chaos;
 pub mod checkers;
 pub mod history;
 pub mod simulator;

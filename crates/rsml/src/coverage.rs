@@ -6,7 +6,7 @@
 use std::cell::RefCell;
 
 /// Every marked path: a rule's exceptional branch, or a branch of liveness, recovery and sessions.
-pub const POINTS: [&str; 37] = [
+pub const POINTS: [&str; 35] = [
     "birth.founded",
     "birth.told_again",
     "foreign.former_boot",
@@ -42,8 +42,6 @@ pub const POINTS: [&str; 37] = [
     "rule8.round_joined_later",
     "rule8.round_repeated",
     "rule8.rounds_restarted",
-    "session.duplicate",
-    "session.not_next",
 ];
 
 /// The place of a name in [`POINTS`].

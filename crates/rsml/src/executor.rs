@@ -143,6 +143,11 @@ pub struct Applier<E> {
 
 impl<E: ExecutionNotifier> Applier<E> {
     pub fn new(executor: E) -> Result<Self, ExecutionError> {
+        let state = Self::stored_state(&executor)?;
+        Ok(Applier { executor, state, digest_interval: DIGEST_INTERVAL })
+    }
+
+    fn stored_state(executor: &E) -> Result<ReplicatedState, ExecutionError> {
         let state = match executor.sealed_state()? {
             Some(bytes) => ReplicatedState::from_bytes(&bytes)
                 .ok_or_else(|| ExecutionError::corrupt("it holds a replicated state that cannot be read"))?,
@@ -153,13 +158,22 @@ impl<E: ExecutionNotifier> Applier<E> {
             let text = format!("the database expects sequence {expected}, its state is of {}", state.sequence);
             return Err(ExecutionError::failed(text));
         }
-        Ok(Applier { executor, state, digest_interval: DIGEST_INTERVAL })
+        Ok(state)
     }
 
     /// Records digests at other sequences; the same for all replicas of a cluster.
     pub fn recording_every(mut self, digest_interval: u64) -> Self {
         self.digest_interval = digest_interval.max(1);
         self
+    }
+
+    /// Goes on with the database of another generation, which was installed from a snapshot.
+    pub fn switch_to(&mut self, generation: u64) -> Result<(), ExecutionError> {
+        self.executor.switch_to(generation)?;
+        let state = Self::stored_state(&self.executor)?;
+        assert!(state.sequence > self.state.sequence, "a snapshot took the database back to {}", state.sequence);
+        self.state = state;
+        Ok(())
     }
 
     pub fn state(&self) -> &ReplicatedState {

@@ -6,6 +6,8 @@ pub mod coverage;
 pub mod core;
 mod driver;
 mod executor;
+#[cfg(test)]
+mod fixtures;
 mod message;
 mod snapshot;
 mod storage;
@@ -24,7 +26,7 @@ pub use executor::{
     ExecutionNotifier, SealedState,
 };
 pub use message::{Message, Report};
-pub use snapshot::{Snapshot, SnapshotSink, SnapshotSource, Snapshots};
+pub use snapshot::{Snapshot, SnapshotInstaller, SnapshotServer, SnapshotSink, SnapshotSource, Snapshots};
 pub use storage::{HardState, Persist, Recovered, Storage, StorageError, StorageStatistics, Ticket};
 pub use types::{Boot, ClusterId, DiskId, Epoch, Instant, ReplicaId, Sequence, View};
 pub use value::{BirthRecord, Configuration, DigestAt, ReplicatedState, RequestBatch, SessionState, Sessions, Value};

@@ -58,6 +58,14 @@ pub enum Message {
     /// How the sender is: for operators, and to know which entries nobody will ask for any more.
     #[prost(message, tag = "16")]
     Report(Report),
+    /// The entries that the receiver needs next are gone from the sender's log: a snapshot has to take their place.
+    #[prost(message, tag = "17")]
+    Behind(Behind),
+    #[prost(message, tag = "18")]
+    SnapshotRequest(SnapshotRequest),
+    /// Its bytes travel beside it.
+    #[prost(message, tag = "19")]
+    SnapshotChunk(SnapshotChunk),
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
@@ -108,6 +116,18 @@ pub struct Promise {
     /// The first entry that the sender can still supply.
     #[prost(uint64, tag = "5")]
     pub first: u64,
+    /// Entries that the sender's disk has lost. They count in `last`.
+    #[prost(message, repeated, tag = "6")]
+    pub lost: Vec<LostEntries>,
+}
+
+/// Sequences, both included.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, prost::Message)]
+pub struct LostEntries {
+    #[prost(uint64, tag = "1")]
+    pub from: u64,
+    #[prost(uint64, tag = "2")]
+    pub to: u64,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
@@ -239,14 +259,68 @@ pub struct Report {
     /// The sender's database survives a crash through here: it will never ask for entries up to it.
     #[prost(uint64, tag = "8")]
     pub persisted: u64,
+    /// The first entry that the sender can still supply.
+    #[prost(uint64, tag = "9")]
+    pub first: u64,
+    /// The sender's disk is not one of the cluster's: it follows and does not vote.
+    #[prost(bool, tag = "10")]
+    pub is_learner: bool,
     /// The sender's digests at multiples of the digest interval: what is new, and a few older ones.
     #[prost(message, repeated, tag = "12")]
     pub digests: Vec<DigestAt>,
+    /// A snapshot that holds everything through here is on its way to the sender, which will go on from there; 0: none.
+    #[prost(uint64, tag = "13")]
+    pub installing: u64,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
+pub struct Behind {
+    #[prost(uint64, tag = "1")]
+    pub view: u64,
+    /// The first entry that the sender can still supply.
+    #[prost(uint64, tag = "2")]
+    pub first: u64,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
+pub struct SnapshotRequest {
+    /// The snapshot that the bytes shall be of; 0: any that is new enough.
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+    #[prost(uint64, tag = "2")]
+    pub offset: u64,
+    /// Most bytes wanted.
+    #[prost(uint64, tag = "3")]
+    pub length: u64,
+    /// The snapshot must hold everything through this sequence.
+    #[prost(uint64, tag = "4")]
+    pub at_least: u64,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
+pub struct SnapshotChunk {
+    /// 0: there is no such snapshot.
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+    #[prost(uint64, tag = "2")]
+    pub offset: u64,
+    /// Of the whole snapshot.
+    #[prost(uint64, tag = "3")]
+    pub total_bytes: u64,
+    /// What it holds everything through.
+    #[prost(uint64, tag = "4")]
+    pub sequence: u64,
+    /// All of that was chosen in this view or a lower one.
+    #[prost(uint64, tag = "5")]
+    pub view: u64,
+    /// CRC32C of the bytes.
+    #[prost(fixed32, tag = "6")]
+    pub crc: u32,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct Body {
-    #[prost(oneof = "Message", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16")]
+    #[prost(oneof = "Message", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19")]
     message: Option<Message>,
 }
 
@@ -270,6 +344,21 @@ mod tests {
         let message =
             Message::Accept(Accept { view: 257, adopted: 3, from: 4, commit: 2, token: 9, ..Accept::default() });
         assert_eq!(Message::from_bytes(&message.clone().to_bytes()), Some(message));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_are_a_message_or_none(bytes: Vec<u8>, kind in 1u8..16) {
+            if let Some(message) = Message::from_bytes(&bytes) {
+                proptest::prop_assert_eq!(Message::from_bytes(&message.clone().to_bytes()), Some(message));
+            }
+            // More often meaningful: the bytes as fields of some kind.
+            let length = bytes.len().min(127);
+            let of_kind = [&[kind << 3 | 2, length as u8], &bytes[..length]].concat();
+            if let Some(message) = Message::from_bytes(&of_kind) {
+                proptest::prop_assert_eq!(Message::from_bytes(&message.clone().to_bytes()), Some(message));
+            }
+        }
     }
 
     #[test]

@@ -196,8 +196,8 @@ fn start(id: u8, bus: &SharedMessageBus, inner: &InMemoryStorage, broken: &Arc<A
     };
     let storage = Fragile { inner: inner.clone(), broken: broken.clone() };
     let connect = |sink| Ok(Arc::new(InMemoryTransport::new(ReplicaId(id), bus, sink)) as Arc<dyn Transport>);
-    ConsensusReplica::start(options, storage, Counter { is_odd: id == 2, ..Counter::default() }, connect)
-        .expect("an empty replica starts")
+    let counter = Counter { is_odd: id == 2, ..Counter::default() };
+    ConsensusReplica::start(options, storage, |_| Ok(counter), connect).expect("an empty replica starts")
 }
 
 impl Cluster {

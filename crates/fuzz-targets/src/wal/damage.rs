@@ -22,26 +22,40 @@ fn file_name(number: u64) -> String {
     format!("{number:016x}.wal")
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Damage {
+    FlippedBit,
+    Other,
+}
+
 /// One piece of damage, in a file that the input chooses.
-pub fn one(disk: &SimulatedDisk, input: &mut Input) {
+pub fn one(disk: &SimulatedDisk, input: &mut Input) -> Damage {
     let names = disk.names();
-    let Some(name) = names.get(input.below(names.len())) else { return };
+    let Some(name) = names.get(input.below(names.len())) else { return Damage::Other };
     let mut content = disk.contents(name);
     let blocks = content.len() / BLOCK_BYTES;
     let block = input.below(blocks) * BLOCK_BYTES;
     match input.byte() % 9 {
         0 => {
             let at = block + input.below(BLOCK_BYTES);
-            content.get_mut(at).map(|byte| *byte ^= 1 << input.below(8)).unwrap_or_default();
+            if let Some(byte) = content.get_mut(at) {
+                *byte ^= 1 << input.below(8);
+            }
+            disk.put(name, content);
+            return Damage::FlippedBit;
         }
         1 => {
             // A field of the header, or of the table behind it.
             let (at, number) = (block + input.below(80) * 8, input.number());
-            content.get_mut(at..at + 8).map(|field| field.copy_from_slice(&number.to_le_bytes())).unwrap_or_default();
+            if let Some(field) = content.get_mut(at..at + 8) {
+                field.copy_from_slice(&number.to_le_bytes());
+            }
         }
         2 => {
             let at = block + input.below(8) * SECTOR_BYTES;
-            content.get_mut(at..at + SECTOR_BYTES).map(|sector| sector.fill(0)).unwrap_or_default();
+            if let Some(sector) = content.get_mut(at..at + SECTOR_BYTES) {
+                sector.fill(0);
+            }
         }
         3 => {
             let other = names[input.below(names.len())].clone();
@@ -56,20 +70,23 @@ pub fn one(disk: &SimulatedDisk, input: &mut Input) {
         4 => content.truncate(block + input.below(BLOCK_BYTES)),
         5 => {
             disk.put(&file_name(input.number()), content);
-            return;
+            return Damage::Other;
         }
         6 => content.resize(content.len().min(MAX_FILE_BYTES) + input.below(2 * BLOCK_BYTES), input.byte()),
         7 => {
             remove(disk, name);
-            return;
+            return Damage::Other;
         }
         _ => {
             let (at, number) = (block + input.below(BLOCK_BYTES), input.number());
             let end = content.len().min(at + input.below(BLOCK_BYTES));
-            content.get_mut(at..end).map(|bytes| bytes.fill(number as u8)).unwrap_or_default();
+            if let Some(bytes) = content.get_mut(at..end) {
+                bytes.fill(number as u8);
+            }
         }
     }
     disk.put(name, content);
+    Damage::Other
 }
 
 /// The disk as it is but for one file.

@@ -16,8 +16,13 @@ pub struct Script {
     pub disk: SimulatedDisk,
     pub segment_bytes: usize,
     hard_states: Vec<HardState>,
-    entries: BTreeMap<u64, Vec<Bytes>>,
+    /// All that was ever written at a sequence.
+    written: BTreeMap<u64, Vec<Bytes>>,
+    /// The log as its orders say.
+    current: BTreeMap<u64, Bytes>,
     last: u64,
+    /// A sector full of zeros can't be told from one that was never written.
+    has_blank_entries: bool,
 }
 
 impl Script {
@@ -25,7 +30,15 @@ impl Script {
     pub fn play(input: &mut Input) -> Script {
         let segment_bytes = BLOCK_BYTES << (1 + input.below(3));
         let disk = SimulatedDisk::new(1);
-        let mut script = Script { disk, segment_bytes, hard_states: Vec::new(), entries: BTreeMap::new(), last: 0 };
+        let mut script = Script {
+            disk,
+            segment_bytes,
+            hard_states: Vec::new(),
+            written: BTreeMap::new(),
+            current: BTreeMap::new(),
+            last: 0,
+            has_blank_entries: false,
+        };
         let mut log = script.open();
         for _ in 0..MAX_STEPS {
             match input.byte() % 8 {
@@ -37,7 +50,7 @@ impl Script {
                 }
                 orders => {
                     let orders: Vec<Persist> = (2..orders).map(|_| script.order(input)).collect();
-                    log.persist(&orders).expect("the disk is healthy");
+                    assert_eq!(log.persist(&orders).expect("the disk is healthy"), orders.len());
                 }
             }
         }
@@ -63,15 +76,29 @@ impl Script {
             ..HardState::default()
         };
         self.hard_states.push(hard_state);
-        let place = input.byte();
+        let (place, far) = (input.byte(), u64::from(input.byte() % 32));
+        let base = match place % 16 {
+            2 => Some(self.last.saturating_sub(far)),
+            3 => Some(self.last + far),
+            _ => None,
+        };
+        if let Some(base) = base {
+            self.current.retain(|&sequence, _| sequence > base);
+            self.last = self.last.max(base);
+        }
         let (from, truncate) = match place % 8 {
-            0 => ((self.last + 1).saturating_sub(u64::from(place / 8)).max(1), true),
-            1 => (self.last + 2 + u64::from(place / 8), true),
+            0 => ((self.last + 1).saturating_sub(far).max(1), true),
+            1 => (self.last + 2 + far, true),
             _ => (self.last + 1, false),
         };
+        if from > self.last + 1 {
+            self.current.clear();
+        }
+        self.current.retain(|&sequence, _| sequence < from);
         self.last = from - 1;
         let entries = (0..input.below(4)).map(|_| self.entry(number, input)).collect();
-        Persist { ticket: Ticket(number), hard_state, from: Sequence(from), truncate, entries }
+        let base = base.map(Sequence);
+        Persist { ticket: Ticket(number), hard_state, base, from: Sequence(from), truncate, entries }
     }
 
     /// Mostly bytes that name the entry; now and then zeros, which look like a disk that was never written.
@@ -79,33 +106,47 @@ impl Script {
         self.last += 1;
         let shape = input.u16();
         let length = if shape % 5 == 0 { usize::from(shape) % 9000 } else { usize::from(shape) % 100 };
-        let tag = if shape % 7 == 0 { 0 } else { self.last ^ number << 8 | 0x40 };
+        let is_blank = shape % 7 == 0;
+        self.has_blank_entries |= is_blank;
+        let tag = if is_blank { 0 } else { self.last ^ number << 8 | 0x40 };
         let entry: Bytes = tag.to_le_bytes().into_iter().cycle().take(length).collect();
-        self.entries.entry(self.last).or_default().push(entry.clone());
+        self.written.entry(self.last).or_default().push(entry.clone());
+        self.current.insert(self.last, entry.clone());
         entry
     }
 
-    /// Whatever a device has done to the log, nothing was made up.
-    pub fn check(&self, found: &Found) {
+    pub fn check_nothing_made_up(&self, found: &Found) {
         assert!(
             found.hard_state.is_none_or(|state| self.hard_states.contains(&state)),
             "{:?} was never written",
             found.hard_state
         );
         for (sequence, entry) in (found.first.0..).zip(&found.entries) {
-            let written = self.entries.get(&sequence);
+            let written = self.written.get(&sequence);
             let is_known = entry.as_ref().is_none_or(|entry| written.is_some_and(|written| written.contains(entry)));
             assert!(is_known, "entry {sequence} was never written: {entry:?}");
+        }
+    }
+
+    pub fn check_nothing_forgotten(&self, found: &Found) {
+        if self.has_blank_entries {
+            return;
+        }
+        assert_eq!((found.last.0, found.hard_state.as_ref()), (self.last, self.hard_states.last()));
+        for (sequence, entry) in (found.first.0..).zip(&found.entries) {
+            assert!(entry.is_none() || entry.as_ref() == self.current.get(&sequence), "entry {sequence}: {entry:?}");
         }
     }
 }
 
 pub fn sample_scripts() -> Vec<Vec<u8>> {
     let entry = |length: u8| [length, 0];
-    let append = |count: u8| [&[3, 7, count, 0][..], &entry(61).repeat(usize::from(count))].concat();
-    let long = [3, 7, 1, 0, 0x88, 0x13].to_vec();
-    let replace = [3, 16, 1, 0, 33, 0].to_vec();
-    let anew = [3, 9, 1, 0, 34, 0].to_vec();
+    let append = |count: u8| [&[3, 7, 0, count, 0][..], &entry(61).repeat(usize::from(count))].concat();
+    let long = [3, 7, 0, 1, 0, 0x88, 0x13].to_vec();
+    let replace = [3, 8, 2, 1, 0, 33, 0].to_vec();
+    let anew = [3, 9, 1, 1, 0, 34, 0].to_vec();
+    let base = [3, 2, 1, 1, 0, 36, 0].to_vec();
+    let base_beyond = [3, 3, 5, 1, 0, 37, 0].to_vec();
     let trim = [1, 1].to_vec();
     let scripts = [
         vec![],
@@ -113,6 +154,7 @@ pub fn sample_scripts() -> Vec<Vec<u8>> {
         vec![append(3), append(2), replace.clone(), append(3)],
         vec![append(1), long.clone(), long.clone(), trim, long.clone(), vec![2], append(2)],
         vec![append(2), anew, append(1), long, replace],
+        vec![append(3), base, append(2), base_beyond, append(1)],
     ];
     let encoded = scripts.into_iter().zip(0u8..).map(|(steps, size)| {
         let mut script = vec![size % 3, 0];

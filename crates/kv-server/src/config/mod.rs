@@ -15,6 +15,7 @@ mod sources;
 mod tests;
 mod validate;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 pub use address::Address;
@@ -69,6 +70,18 @@ pub struct ReplicationConfig {
     /// Most values proposed and not yet committed.
     pub max_in_flight_values: usize,
     pub wal_segment_mb: u64,
+    /// `None`: replicas believe each other, and nothing is encrypted between them.
+    pub tls: Option<PeerTlsConfig>,
+}
+
+/// `[replication.tls]`: files in PEM, not opened yet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PeerTlsConfig {
+    pub ca: PathBuf,
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+    /// The names in the replicas' certificates, of those that have another one than `replica-<id>`.
+    pub names: BTreeMap<u32, String>,
 }
 
 impl ReplicationConfig {

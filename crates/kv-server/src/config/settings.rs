@@ -198,6 +198,7 @@ pub(super) struct ReplicationSettings {
     pub max_batch_bytes: usize,
     pub max_in_flight_values: usize,
     pub wal_segment_mb: u64,
+    pub tls: Option<TlsSettings>,
 }
 
 impl Default for ReplicationSettings {
@@ -213,6 +214,7 @@ impl Default for ReplicationSettings {
             max_batch_bytes: 1 << 20,
             max_in_flight_values: 4,
             wal_segment_mb: 64,
+            tls: None,
         }
     }
 }
@@ -225,6 +227,16 @@ pub(super) struct ReplicaEntry {
     pub peer: Address,
     pub thrift: Option<Address>,
     pub admin: Option<Address>,
+    pub tls_name: Option<String>,
+}
+
+/// `[replication.tls]`. All or none; optional here only so that the error can name the one that is missing.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct TlsSettings {
+    pub ca: Option<PathBuf>,
+    pub certificate: Option<PathBuf>,
+    pub key: Option<PathBuf>,
 }
 
 /// `[log]`.

@@ -1,7 +1,8 @@
 //! Where values come from: the file, the environment, the flags; merged so that the strongest wins and each value still
 //! knows its origin.
 //!
-//! Environment: `SYNODKV_<SECTION>_<KEY>` (the section ends at the first underscore) for any key, `SYNODKV_MODE` for the
+//! Environment: `SYNODKV_<SECTION>_<KEY>` (the section ends at the first underscore) for any key,
+//! `SYNODKV_REPLICATION_TLS_<KEY>` for `[replication.tls]`, `SYNODKV_MODE` for the
 //! one outside a section, `REPLICATED_MODE=true`, and `THRIFT_PORT`, which changes only the port of the Thrift address.
 
 use std::path::Path;
@@ -18,7 +19,8 @@ const FOREIGN_VARIABLES: &[&str] =
     &["ADDR", "ADMIN", "TARGET_DIR", "CONFIG", "FORMAT", "BIN", "SEED", "BENCH_", "TEST_"];
 const SECTIONS: &[&str] = &["server", "storage", "limits", "replication", "log"];
 /// Keys whose value is text even where it looks like a number or a list.
-const TEXT_KEYS: &[&str] = &["storage.data_dir", "log.level"];
+const TEXT_KEYS: &[&str] =
+    &["storage.data_dir", "replication.tls.ca", "replication.tls.certificate", "replication.tls.key", "log.level"];
 
 /// The environment variables that matter, taken once.
 #[derive(Clone, Debug, Default)]
@@ -181,6 +183,10 @@ fn environment_key(name: &str, rest: &str) -> Result<String, ConfigError> {
         return Ok(rest);
     }
     match rest.split_once('_') {
+        // The one section within another.
+        Some(("replication", key)) if key.starts_with("tls_") => {
+            Ok(format!("replication.tls.{}", &key["tls_".len()..]))
+        }
         Some((section, key)) if SECTIONS.contains(&section) && !key.is_empty() => Ok(format!("{section}.{key}")),
         _ => Err(ConfigError::new(format!(
             "unknown environment variable {name}: allowed are SYNODKV_MODE and SYNODKV_<SECTION>_<KEY> with one of the \

@@ -276,3 +276,46 @@ fn addresses_are_checked_for_form() {
         assert!(bad.parse::<Address>().is_err(), "{bad}");
     }
 }
+
+const TLS: &str = "[replication.tls]\nca = \"ca.pem\"\ncertificate = \"replica.pem\"\nkey = \"replica.key\"\n";
+
+#[test]
+fn replicas_have_tls_when_there_is_a_section_for_it() {
+    assert_eq!(no_file().config().replication.tls, None);
+    let tls = case(TLS).config().replication.tls.expect("TLS");
+    assert_eq!((tls.ca, tls.certificate), (PathBuf::from("ca.pem"), PathBuf::from("replica.pem")));
+    assert!(tls.names.is_empty());
+    let tls = case(TLS).variable("SYNODKV_REPLICATION_TLS_KEY", "7").config().replication.tls.expect("TLS");
+    assert_eq!(tls.key, PathBuf::from("7"));
+}
+
+#[test]
+fn tls_that_is_not_complete_is_refused() {
+    case("[replication.tls]\nca = \"ca.pem\"\nkey = \"replica.key\"\n").fails_with(&[
+        "`replication.tls.certificate` is missing",
+        "synodkv.toml",
+        "ca, certificate and key",
+    ]);
+    no_file()
+        .variable("SYNODKV_REPLICATION_TLS_CA", "x")
+        .fails_with(&["`replication.tls.certificate` is missing", "SYNODKV_REPLICATION_TLS_CA"]);
+    case(TLS).variable("SYNODKV_REPLICATION_TLS_KEY", "").fails_with(&["replication.tls.key = \"\""]);
+    case("[replication.tls]\ncert = \"x\"\n").fails_with(&["unknown key `replication.tls.cert`", "`certificate`"]);
+}
+
+#[test]
+fn names_in_certificates_are_checked() {
+    let with = |name: &str| {
+        let text = format!(
+            "{TLS}[[replication.replicas]]\nid = 0\npeer = \"a:1\"\n\
+             [[replication.replicas]]\nid = 1\npeer = \"b:1\"\ntls_name = \"{name}\"\n"
+        );
+        case(text.leak())
+    };
+    let tls = with("b.example").config().replication.tls.expect("TLS");
+    assert_eq!(tls.names, [(1, "b.example".to_string())].into());
+    for name in ["", "a b", "10.0.0.1", ".b", "*.example"] {
+        with(name).fails_with(&["replication.replicas[1].tls_name", "DNS name"]);
+    }
+    with("Replica-0").fails_with(&["replication.replicas[1].tls_name", "cannot have the same name"]);
+}

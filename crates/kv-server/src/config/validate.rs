@@ -1,10 +1,16 @@
 //! From what was written to what holds: defaults that depend on other keys, and every rule between and about values.
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
 use kv_api::{DEFAULT_COLUMN_FAMILY, Limits};
 
-use super::settings::{ReplicaEntry, ReplicationSettings, Settings};
+use super::settings::{ReplicaEntry, ReplicationSettings, Settings, TlsSettings};
 use super::sources::Sources;
-use super::{Address, Config, ConfigError, Mode, ReplicaConfig, ReplicationConfig, ServerSettings, StorageSettings};
+use super::{
+    Address, Config, ConfigError, Mode, PeerTlsConfig, ReplicaConfig, ReplicationConfig, ServerSettings,
+    StorageSettings,
+};
 
 const MAX_REPLICAS: usize = 7;
 /// How many replicas one process runs when no list is given.
@@ -95,6 +101,7 @@ fn complete_replication(
     let entries = if is_listed { raw.replicas } else { default_replicas(&raw)? };
     let origin = sources.origin("replication.replicas");
     check_replica_list(&entries, raw.node_id.is_some(), &origin)?;
+    let tls = raw.tls.map(|tls| complete_tls(tls, &entries, sources)).transpose()?;
     let one_per_process = raw.node_id.is_some();
     let complete = |entry: ReplicaEntry| {
         // The list is how others reach a replica, also where it listens on another address (0.0.0.0, say). Replicas that
@@ -121,7 +128,55 @@ fn complete_replication(
         max_batch_bytes: raw.max_batch_bytes,
         max_in_flight_values: raw.max_in_flight_values,
         wal_segment_mb: raw.wal_segment_mb,
+        tls,
     })
+}
+
+const LONGEST_TLS_NAME: usize = 253;
+
+fn complete_tls(raw: TlsSettings, entries: &[ReplicaEntry], sources: &Sources) -> Result<PeerTlsConfig, ConfigError> {
+    let file = |name: &str, given: Option<PathBuf>| {
+        let wanted = "TLS between replicas needs the files of ca, certificate and key";
+        let key = format!("replication.tls.{name}");
+        match given {
+            Some(path) if path.as_os_str().is_empty() => {
+                Err(ConfigError::value(&key, "\"\"", wanted, &sources.origin(&key)))
+            }
+            Some(path) => Ok(path),
+            None => Err(ConfigError::new(format!("`{key}` is missing{}: {wanted}", sources.origin("replication.tls")))),
+        }
+    };
+    Ok(PeerTlsConfig {
+        ca: file("ca", raw.ca)?,
+        certificate: file("certificate", raw.certificate)?,
+        key: file("key", raw.key)?,
+        names: tls_names(entries, &sources.origin("replication.replicas"))?,
+    })
+}
+
+fn tls_names(entries: &[ReplicaEntry], origin: &str) -> Result<BTreeMap<u32, String>, ConfigError> {
+    let mut names = BTreeMap::new();
+    for (index, entry) in entries.iter().enumerate() {
+        let Some(name) = &entry.tls_name else { continue };
+        let invalid = |wanted| {
+            let key = format!("replication.replicas[{index}].tls_name");
+            Err(ConfigError::value(&key, format!("\"{name}\""), wanted, origin))
+        };
+        let allowed = |b: u8| b.is_ascii_alphanumeric() || b"-.".contains(&b);
+        let is_name = name.len() <= LONGEST_TLS_NAME && name.bytes().all(allowed);
+        if !is_name || name.split('.').any(str::is_empty) || name.bytes().all(|b| b.is_ascii_digit() || b == b'.') {
+            return invalid("must be a DNS name: letters, digits, - and . between them");
+        }
+        let is_taken = entries.iter().any(|other| {
+            let default = || format!("replica-{}", other.id);
+            other.id != entry.id && other.tls_name.clone().unwrap_or_else(default).eq_ignore_ascii_case(name)
+        });
+        if is_taken {
+            return invalid("two replicas cannot have the same name: each could speak as the other");
+        }
+        names.insert(entry.id, name.clone());
+    }
+    Ok(names)
 }
 
 fn default_replicas(raw: &ReplicationSettings) -> Result<Vec<ReplicaEntry>, ConfigError> {
@@ -133,7 +188,7 @@ fn default_replicas(raw: &ReplicationSettings) -> Result<Vec<ReplicaEntry>, Conf
                 let wanted = "leaves no ports for three replicas: the port must be 65533 or less";
                 ConfigError::value("replication.first_peer_addr", first, wanted, "")
             })?;
-            Ok(ReplicaEntry { id, peer: first.with_port(port), thrift: None, admin: None })
+            Ok(ReplicaEntry { id, peer: first.with_port(port), thrift: None, admin: None, tls_name: None })
         })
         .collect()
 }

@@ -12,7 +12,7 @@ use super::store::ReplicatedKvStore;
 /// Name, help, and where the figure is found.
 type Figure = (&'static str, &'static str, fn(&DriverStatus) -> u64);
 
-const COUNTERS: [Figure; 10] = [
+const COUNTERS: [Figure; 13] = [
     ("synodkv_proposals_total", "Values proposed by this replica as primary.", |s| s.core.proposals),
     ("synodkv_view_changes_total", "Views whose log this replica adopted.", |s| s.core.view_changes),
     ("synodkv_requests_executed_total", "Operations applied.", |s| s.requests_executed),
@@ -24,12 +24,21 @@ const COUNTERS: [Figure; 10] = [
     ("synodkv_peer_messages_dropped_total", "Messages to other replicas that were dropped.", |s| {
         s.network.messages_dropped
     }),
+    ("synodkv_peer_connections_rejected_total", "Connections to the peer port that were closed as no peer's.", |s| {
+        s.network.connections_rejected
+    }),
+    ("synodkv_peer_tls_failures_total", "Connections between replicas, either way, that failed over TLS.", |s| {
+        s.network.tls_failures
+    }),
+    ("synodkv_peer_messages_unknown_total", "Messages of a kind that this version does not know, ignored.", |s| {
+        s.messages_unknown
+    }),
     ("synodkv_foreign_messages_total", "Messages of another cluster, disk or start, ignored.", |s| {
         s.core.foreign_messages
     }),
 ];
 
-const GAUGES: [Figure; 7] = [
+const GAUGES: [Figure; 8] = [
     ("synodkv_view", "The view promised.", |s| s.core.view.0),
     ("synodkv_is_primary", "1 on the primary.", |s| u64::from(s.core.role == "primary")),
     ("synodkv_log_last_sequence", "The last entry of the log.", |s| s.core.last.0),
@@ -38,6 +47,7 @@ const GAUGES: [Figure; 7] = [
     ("synodkv_pending_request_bytes", "Bytes of operations without an outcome.", |s| {
         s.core.pending_request_bytes as u64
     }),
+    ("synodkv_peer_queued_bytes", "Bytes that wait for other replicas to take them.", |s| s.network.bytes_queued),
     ("synodkv_log_disk_bytes", "Bytes of the consensus log on disk.", |s| s.storage.bytes_on_disk),
 ];
 

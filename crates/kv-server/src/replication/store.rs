@@ -6,14 +6,16 @@ use std::time::Duration;
 
 use kv_store::SharedResources;
 use rsml::core::CoreOptions;
-use rsml::transport::{EventSink, InMemoryTransport, SharedMessageBus, TcpOptions, TcpTransport, Transport};
+use rsml::transport::{
+    EventSink, InMemoryTransport, PeerTls, SharedMessageBus, TcpOptions, TcpTransport, TlsError, TlsFile, Transport,
+};
 use rsml::wal::{WalOptions, WalStorage};
-use rsml::{ConsensusReplica, ReplicaId, ReplicaOptions};
+use rsml::{ConsensusReplica, Failure, FailureKind, ReplicaId, ReplicaOptions};
 use tokio::runtime::Handle;
 
 use super::databases::ReplicaDatabases;
 use super::executor::KvStoreExecutor;
-use crate::config::{Config, EngineKind};
+use crate::config::{Config, EngineKind, PeerTlsConfig};
 use crate::data_dir::DataDir;
 use crate::manager::{ServerError, shared_resources};
 use crate::router::{LocalReader, ReadSlots};
@@ -115,17 +117,16 @@ impl Start<'_> {
         let (folder, engine) = (self.data_dir.replica(id), self.config.storage.engine.into());
         let databases = ReplicaDatabases::new(id, folder, engine, self.resources.clone());
         let mut opened = None;
-        let mut open = |generation| {
+        let open = |generation| {
             let executor = KvStoreExecutor::open(databases.clone(), self.slots.clone(), generation)?;
             opened = Some(executor.reader().clone());
-            Ok::<_, rsml::ExecutionError>(executor)
+            Ok(executor)
         };
-        let executor = open(0).map_err(|error| failed(&error))?;
         let options = replica_options(self.config, id)?;
         let me = options.core.me;
         // The library knows addresses and no keys: an error that names the key goes past it.
         let mut not_connected = None;
-        let started = ConsensusReplica::start(options, storage, executor, |sink| {
+        let started = ConsensusReplica::start(options, storage, open, |sink| {
             connect(self.config, self.network, self.runtime, me, sink).map_err(|error| {
                 let shown = std::io::Error::other(error.to_string());
                 not_connected = Some(error);
@@ -136,7 +137,8 @@ impl Start<'_> {
         let failing = Arc::downgrade(&consensus);
         databases.on_damage(move |reason| {
             if let Some(consensus) = failing.upgrade() {
-                consensus.fail(&format!("its database is damaged: {reason}"));
+                let reason = format!("its database is damaged: {reason}");
+                consensus.fail(Failure { kind: FailureKind::Damaged, reason });
             }
         });
         let reader = opened.expect("a replica that runs has opened its database");
@@ -181,8 +183,25 @@ fn connect(
     let mut options = TcpOptions::new(me, address, peers);
     options.listener = Some(listener);
     options.reconnect_max_ms = replication.retry_ms;
+    options.tls = config.replication.tls.as_ref().map(|tls| peer_tls(tls, me)).transpose()?;
     let transport = TcpTransport::start(options, sink, runtime).map_err(ServerError::listen(&key, address))?;
     Ok(Arc::new(transport))
+}
+
+/// Where the certificates are, which are known to be good.
+fn peer_tls(config: &PeerTlsConfig, me: ReplicaId) -> Result<PeerTls, ServerError> {
+    let names = config.names.iter().map(|(id, name)| (ReplicaId(*id as u8), name.clone())).collect();
+    let tls = PeerTls { names, ..PeerTls::new(&config.ca, &config.certificate, &config.key) };
+    tls.check(me).map_err(|error| {
+        let key = match &error {
+            TlsError::File { file: TlsFile::Ca, .. } => "replication.tls.ca",
+            TlsError::File { file: TlsFile::Certificate, .. } => "replication.tls.certificate",
+            TlsError::File { file: TlsFile::Key, .. } => "replication.tls.key",
+            TlsError::Name { .. } => "replication.replicas[].tls_name",
+        };
+        ServerError::Replication(format!("{key}: {error}"))
+    })?;
+    Ok(tls)
 }
 
 fn replica_options(config: &Config, id: u32) -> Result<ReplicaOptions, ServerError> {

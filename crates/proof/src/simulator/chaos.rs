@@ -37,6 +37,12 @@ impl Cluster {
             self.note("log failure planned", || format!("{node}: {fault:?}"));
             self.nodes[node].log.fail_next(fault);
         }
+        if self.random.one_in(self.faults.rot_running) {
+            self.rot_running(node);
+        }
+        if self.random.one_in(self.faults.fill) {
+            self.fill(node);
+        }
         if self.random.one_in(self.faults.corrupt) {
             self.corrupt(node);
         }
@@ -88,7 +94,8 @@ impl Cluster {
         let Some(running) = &mut self.nodes[node].running else { return };
         running.database.flush();
         let persisted = running.applier.executor().persisted_sequence().expect("the executor never fails");
-        self.input(node, Input::Persisted(persisted));
+        let log_bytes = self.nodes[node].log.bytes();
+        self.input(node, Input::Persisted { sequence: persisted, log_bytes });
     }
 
     /// Cuts one direction, one link, or a whole node.
@@ -124,7 +131,7 @@ impl Cluster {
         }
         if self.random.one_in(2) {
             // What it takes now stays a tail that nobody else knows of, or that nobody else commits.
-            for _ in 0..self.random.between(5, 40) {
+            for _ in 0..self.random.between(3, 20) {
                 let after = self.random.below(500_000);
                 self.schedule(after, Event::BlindNote(node));
             }

@@ -46,7 +46,7 @@ impl Cluster {
             return;
         }
         if self.random.one_in(self.faults.burst) {
-            for _ in 0..self.random.between(5, 60) {
+            for _ in 0..self.random.between(3, 25) {
                 let after = self.random.below(50_000);
                 let node = self.clients[client].node;
                 self.schedule(after, Event::BlindNote(node));
@@ -204,7 +204,7 @@ impl Cluster {
         else {
             return;
         };
-        self.finish(client, kind, called_us, seen, outcome, version);
+        self.finish(client, kind, called_us, seen, outcome, Some((op, version)));
     }
 
     fn finish(
@@ -214,8 +214,9 @@ impl Cluster {
         called_us: u64,
         seen: Seen,
         outcome: Outcome,
-        version: Option<u64>,
+        commit: Option<(OpId, Option<u64>)>,
     ) {
+        let version = commit.and_then(|(_, version)| version);
         let state = &mut self.clients[client];
         state.step += 1;
         state.doing = Doing::Nothing;
@@ -223,7 +224,7 @@ impl Cluster {
         let name = state.name;
         self.figures.operation(kind, outcome);
         self.say(|| format!("client {} {}: {outcome:?} {version:?}", name.0, kind.name()));
-        self.records.finish(name, kind, called_us, self.now, seen, outcome, version);
+        self.records.finish(name, kind, called_us, self.now, seen, outcome, commit);
         if outcome == Outcome::Unknown {
             self.clients[client].name = self.records.new_client();
         }

@@ -13,8 +13,7 @@ use super::clock::Clock;
 use super::events::{Event, Process, Queue};
 use super::faults::Faults;
 use super::figures::Figures;
-use super::log_disk::Done;
-use super::node::{Node, Running};
+use super::node::{ApplyWork, Node, Running, SnapshotWork};
 use super::random::Random;
 use super::records::Records;
 use super::watch::Watch;
@@ -40,6 +39,8 @@ pub struct Cluster {
     pub(super) faults_ended: bool,
     /// The one that executed otherwise than the log says.
     pub(super) corrupted: Option<usize>,
+    /// Whose disk was replaced.
+    pub(super) wiped: Option<usize>,
     /// Nodes that stay down until all heals.
     pub(super) kept_down: BTreeSet<usize>,
     next_id: u64,
@@ -74,6 +75,7 @@ impl Cluster {
             figures: Figures { seeds: 1, ..Figures::default() },
             faults_ended: false,
             corrupted: None,
+            wiped: None,
             kept_down: BTreeSet::new(),
             next_id: 1,
             trace: None,
@@ -129,7 +131,19 @@ impl Cluster {
         options.window_bytes = random.between(1, 6000) as usize;
         options.stage_bytes = random.between(0, 1500) as usize;
         options.log_cache_bytes = random.between(0, 6000) as usize;
+        options.log_keep_bytes = if self.faults.short_logs { random.below(100_000) } else { u64::MAX };
+        options.snapshot_chunk_bytes = random.between(1_000, 50_000) as usize;
+        options.snapshot_bytes_per_second = if random.one_in(2) { 0 } else { random.between(200_000, 10_000_000) };
         options.digest_interval = self.faults.digest_interval;
+        options.max_request_bytes = if random.one_in(10) { random.between(200, 3_000) as usize } else { 1 << 20 };
+        for time_us in [
+            &mut options.heartbeat_us,
+            &mut options.election_min_us,
+            &mut options.election_max_us,
+            &mut options.retry_us,
+        ] {
+            *time_us *= self.faults.slowness;
+        }
         options
     }
 
@@ -138,6 +152,7 @@ impl Cluster {
             return;
         }
         let options = self.options(node);
+        self.lose_before_start(node);
         let drift = self.faults.drift_ppm as i64;
         let drift_ppm = self.random.below(2 * self.faults.drift_ppm + 1) as i64 - drift;
         let clock = Clock::new(self.now, self.random.below(1 << 40), drift_ppm);
@@ -197,7 +212,7 @@ impl Cluster {
     }
 
     /// Carries out what the core wants done, until it wants nothing more.
-    fn settle(&mut self, node: usize) {
+    pub(super) fn settle(&mut self, node: usize) {
         loop {
             let Some(running) = &mut self.nodes[node].running else { return };
             running.settle_planned = false;
@@ -259,7 +274,12 @@ impl Cluster {
         for (sequence, entry) in &outputs.deliver {
             self.watch.delivered(id, *sequence, entry);
         }
-        running.unapplied.extend(outputs.deliver);
+        running.unapplied.extend(outputs.switch.map(ApplyWork::Switch));
+        running
+            .unapplied
+            .extend(outputs.deliver.into_iter().map(|(sequence, entry)| ApplyWork::Entry(sequence, entry)));
+        running.snapshot_work.extend(outputs.read_snapshot.into_iter().map(SnapshotWork::Read));
+        running.snapshot_work.extend(outputs.install.into_iter().map(SnapshotWork::Install));
         for outgoing in outputs.send {
             self.watch.claims(&outgoing.message, promised, &self.nodes[node].log.ledger);
             self.transmit(node, sender, outgoing.to.0 as usize, outgoing.message, outgoing.payload);
@@ -276,107 +296,8 @@ impl Cluster {
         for op in refused {
             self.refused(op);
         }
-        self.apply_or_plan(node)
-    }
-
-    /// True when entries were applied, which the core was told.
-    fn apply_or_plan(&mut self, node: usize) -> bool {
-        let process = self.nodes[node].process();
-        let Some(running) = &mut self.nodes[node].running else { return false };
-        if running.unapplied.is_empty() {
-            self.serve_read_points(node);
-            return false;
-        }
-        if self.faults.apply_us == 0 {
-            self.apply(node);
-            return true;
-        }
-        if !std::mem::replace(&mut running.apply_planned, true) {
-            let after = self.random.below(self.faults.apply_us);
-            self.schedule(after, Event::Apply(process));
-        }
-        self.serve_read_points(node);
-        false
-    }
-
-    /// Applies all that waits, in one batch, as the driver's thread does.
-    pub(super) fn apply(&mut self, node: usize) {
-        let id = ReplicaId(node as u8);
-        let running = self.nodes[node].running.as_mut().expect("it applies");
-        running.apply_planned = false;
-        let entries = running.unapplied.drain(..).collect();
-        let sender = running.core.sender();
-        let applied = running.applier.apply(entries).expect("the executor never fails");
-        let own = (sender.disk_id, sender.boot);
-        let mut answers = Vec::new();
-        for (disk, boot, number, outcome) in applied.outcomes {
-            if (disk, boot) == own {
-                answers.push((running.numbered.remove(&number).expect("executed once"), outcome));
-            }
-        }
-        if self.faults.eager_databases {
-            running.database.flush();
-        }
-        let state = running.applier.state();
-        let (sequence, time_us, digest) = (state.sequence, state.time_us, state.digest);
-        let sessions = state.sessions.clone();
-        self.watch.applied(id, sequence, digest);
-        running.core.step(running.clock.read(self.now), Input::Applied { sequence, sessions, time_us, digest });
-        if !applied.digests.is_empty() {
-            running.core.step(running.clock.read(self.now), Input::Digests(applied.digests));
-        }
-        for (op, outcome) in answers {
-            self.answered(op, &outcome);
-        }
-        self.serve_read_points(node);
-    }
-
-    /// Read points that are applied by now.
-    fn serve_read_points(&mut self, node: usize) {
-        let Some(running) = &mut self.nodes[node].running else { return };
-        if running.points.is_empty() {
-            return;
-        }
-        let applied = running.applied();
-        let points = std::mem::take(&mut running.points);
-        let (ready, rest): (Vec<_>, Vec<_>) = points.into_iter().partition(|(point, _)| *point <= applied);
-        running.points = rest;
-        for (_, barrier) in ready {
-            self.read_point_reached(node, barrier);
-        }
-    }
-
-    fn start_log(&mut self, node: usize) {
-        if !self.nodes[node].log.begin() {
-            return;
-        }
-        let hangs = self.nodes[node].log.hangs_until.saturating_sub(self.now);
-        let latency = self.random.between(100, self.faults.disk_us(node)) + hangs;
-        let process = self.nodes[node].process();
-        self.schedule(latency, Event::Disk(process));
-    }
-
-    fn log_done(&mut self, node: usize) {
-        let Ok(Done { durable, entries }) = self.nodes[node].log.end() else {
-            return self.stop_after_failure(node);
-        };
-        let process = self.nodes[node].process();
-        if let Some((ticket, hard_state)) = durable {
-            self.watch.durable(&hard_state);
-            self.input(node, Input::Durable(ticket));
-        }
-        for (read, entries) in entries {
-            self.input(node, Input::LogRead { read, entries });
-        }
-        if self.is_alive(process) {
-            self.start_log(node);
-        }
-    }
-
-    /// The log has failed: the replica stops at once. Whether the machine goes down with it is another matter.
-    fn stop_after_failure(&mut self, node: usize) {
-        self.note("replica stopped by its log", || format!("{node}"));
-        self.crash(node);
+        let served = self.serve_or_plan(node);
+        self.apply_or_plan(node) || served
     }
 
     /// A replica says that digests differ, and stops for good.
@@ -416,7 +337,7 @@ impl Cluster {
     fn handle(&mut self, event: Event) {
         match event {
             Event::Tick(process) if self.is_alive(process) => {
-                self.schedule(TICK_US, Event::Tick(process));
+                self.schedule(TICK_US * self.faults.slowness, Event::Tick(process));
                 self.input(process.node, Input::Tick);
             }
             Event::Settle(process) if self.is_alive(process) => self.settle(process.node),
@@ -425,13 +346,19 @@ impl Cluster {
                 self.settle(process.node);
             }
             Event::Disk(process) if self.is_alive(process) => self.log_done(process.node),
+            Event::Space(process) if self.is_alive(process) => self.start_log(process.node),
+            Event::SpaceReturns(node) => self.nodes[node].log.set_full(false),
+            Event::Snapshot(process) if self.is_alive(process) => {
+                self.serve_snapshots(process.node);
+                self.settle(process.node);
+            }
             Event::Message(delivery) => self.deliver(*delivery),
             Event::Client(client) => self.client(client),
             Event::GiveUp { client, step } => self.give_up(client, step),
             Event::BlindNote(node) => self.blind_note(node),
             Event::Fault => self.fault(),
             // What was planned as part of a fault is void once faults have ended.
-            _ if self.faults_ended => {}
+            Event::Crash(_) | Event::Restart(_) | Event::Heal(..) | Event::Upset(_) if self.faults_ended => {}
             Event::Crash(process) if self.is_alive(process) => self.crash(process.node),
             Event::Restart(process) => {
                 let node = &self.nodes[process.node];
@@ -442,7 +369,13 @@ impl Cluster {
             Event::Heal(from, to) => drop(self.cut.remove(&(from, to))),
             Event::Upset(node) => self.upset(node),
             // Of a process that is gone.
-            Event::Tick(_) | Event::Settle(_) | Event::Apply(_) | Event::Disk(_) | Event::Crash(_) => {}
+            Event::Tick(_)
+            | Event::Settle(_)
+            | Event::Apply(_)
+            | Event::Disk(_)
+            | Event::Snapshot(_)
+            | Event::Space(_)
+            | Event::Crash(_) => {}
         }
     }
 

@@ -28,6 +28,12 @@ pub enum Event {
     Settle(Process),
     /// Entries that wait are applied.
     Apply(Process),
+    /// Pieces of snapshots are read and written.
+    Snapshot(Process),
+    /// The log looks for space again.
+    Space(Process),
+    /// The disk has space again.
+    SpaceReturns(usize),
     /// The log has done what it was asked for.
     Disk(Process),
     Message(Box<Delivery>),
@@ -52,9 +58,12 @@ impl Event {
     /// The process that must be awake for it, if one must.
     pub fn target(&self) -> Option<usize> {
         match self {
-            Event::Tick(process) | Event::Settle(process) | Event::Apply(process) | Event::Disk(process) => {
-                Some(process.node)
-            }
+            Event::Tick(process)
+            | Event::Settle(process)
+            | Event::Apply(process)
+            | Event::Snapshot(process)
+            | Event::Space(process)
+            | Event::Disk(process) => Some(process.node),
             Event::Message(delivery) => Some(delivery.to),
             _ => None,
         }

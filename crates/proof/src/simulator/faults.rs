@@ -50,8 +50,20 @@ pub struct Faults {
     pub fail_log: u64,
     /// Per fault event: one node, and only one in a run, once executes otherwise than the log says.
     pub corrupt: u64,
+    /// Per start of a node: sectors of its log have rotted; its database is gone; its disk is another one.
+    pub rot: u64,
+    pub lose_database: u64,
+    pub wipe: u64,
+    /// Per fault event: sectors of a running node's log rot.
+    pub rot_running: u64,
+    /// Per fault event: a log's disk is full for a while.
+    pub fill: u64,
+    /// Logs are cut soon, however far others lag behind.
+    pub short_logs: bool,
     /// Digests are compared at multiples of this sequence.
     pub digest_interval: u64,
+    /// Heartbeats, timeouts and ticks are so many times as long as by default.
+    pub slowness: u64,
 }
 
 impl Faults {
@@ -83,8 +95,21 @@ impl Faults {
             clock_jump: 0,
             fail_log: 0,
             corrupt: 0,
+            rot: 0,
+            lose_database: 0,
+            wipe: 0,
+            rot_running: 0,
+            fill: 0,
+            short_logs: false,
             digest_interval: 5,
+            slowness: 1,
         }
+    }
+
+    /// What stays of these when nothing goes wrong any more: how the cluster is set up.
+    pub fn ended(&self) -> Faults {
+        let (digest_interval, slowness, short_logs) = (self.digest_interval, self.slowness, self.short_logs);
+        Faults { digest_interval, slowness, short_logs, ..Faults::none() }
     }
 
     /// Some kinds often, some seldom, some never.
@@ -120,8 +145,15 @@ impl Faults {
             drift_ppm: weight(100, 100_000),
             clock_jump: weight(20, 200),
             fail_log: weight(20, 200),
+            rot: weight(1, 5),
+            lose_database: weight(2, 10),
+            wipe: weight(5, 50),
+            rot_running: weight(20, 200),
+            fill: weight(20, 200),
+            short_logs: weight(0, 1) == 1,
             corrupt: 0,
             digest_interval: random.between(1, 30),
+            slowness: random.pick(&[1, 1, 1, 2, 2, 3]),
         }
     }
 

@@ -1,6 +1,6 @@
 //! What a log on a disk must hold: every order that was reported as done, as hashes.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use rsml::{HardState, Persist, Sequence};
 use xxhash_rust::xxh3::xxh3_64;
@@ -11,11 +11,15 @@ pub struct Ledger {
     /// The sequence of the first entry that must still be there.
     first: u64,
     hashes: VecDeque<u64>,
+    /// Entries that the replica knows as lost, and has not replaced since.
+    lost: BTreeSet<Sequence>,
+    /// Nothing of the log was read at the start: nothing is vouched for until another base is set.
+    unread: bool,
 }
 
 impl Ledger {
     pub fn new() -> Ledger {
-        Ledger { hard_state: None, first: 1, hashes: VecDeque::new() }
+        Ledger { hard_state: None, first: 1, hashes: VecDeque::new(), lost: BTreeSet::new(), unread: false }
     }
 
     pub fn last(&self) -> Sequence {
@@ -30,11 +34,14 @@ impl Ledger {
         self.hard_state = Some(order.hard_state);
         if let Some(base) = order.base {
             self.trim(base.next());
+            self.lost = self.lost.split_off(&base.next());
+            self.unread = false;
         }
         if order.truncate || !order.entries.is_empty() {
             let keep = order.from.0.checked_sub(self.first).expect("what is trimmed is never replaced");
             assert!(keep <= self.hashes.len() as u64, "an order would leave a hole before {}", order.from);
             self.hashes.truncate(keep as usize);
+            self.lost.split_off(&order.from);
             self.hashes.extend(order.entries.iter().map(|entry| xxh3_64(entry)));
         }
     }
@@ -44,6 +51,19 @@ impl Ledger {
             self.first += 1;
         }
         self.first = self.first.max(below.0);
+    }
+
+    /// At a start: these entries are lost, or nothing was read.
+    pub fn recovered(&mut self, lost: BTreeSet<Sequence>, unread: bool) {
+        (self.lost, self.unread) = (lost, unread);
+    }
+
+    /// Where the entries end that follow each other without a loss: as far as the log counts as a vote.
+    pub fn sound_last(&self) -> Sequence {
+        if self.unread {
+            return Sequence(self.first - 1);
+        }
+        self.lost.first().map_or(self.last(), |lost| lost.previous().min(self.last()))
     }
 
     /// `None` where nothing is expected any more.

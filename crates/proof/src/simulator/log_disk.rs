@@ -1,6 +1,6 @@
 //! A node's log: the shipped write-ahead log over a simulated disk, and the orders on their way to it.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -11,6 +11,12 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::ledger::Ledger;
 use super::random::Random;
+
+/// When orders that found no space are tried again; as the driver does.
+pub const SPACE_INTERVAL_US: u64 = 500_000;
+
+const SECTOR_BYTES: usize = 512;
+const BLOCK_BYTES: usize = 4096;
 
 /// What survives a crash, and what is being written.
 pub struct LogDisk {
@@ -23,8 +29,13 @@ pub struct LogDisk {
     queue: VecDeque<Persist>,
     reads: Vec<LogRead>,
     busy: Vec<Persist>,
+    is_busy: bool,
     /// Orders that were being written at the crash: any first ones of them may be found afterwards.
     in_doubt: Vec<Persist>,
+    /// Sectors have rotted since the last start.
+    is_damaged: bool,
+    /// No space was found: not before this is it looked for again.
+    full_until: u64,
     pub hangs_until: u64,
 }
 
@@ -46,7 +57,10 @@ impl LogDisk {
             queue: VecDeque::new(),
             reads: Vec::new(),
             busy: Vec::new(),
+            is_busy: false,
             in_doubt: Vec::new(),
+            is_damaged: false,
+            full_until: 0,
             hangs_until: 0,
         }
     }
@@ -57,22 +71,28 @@ impl LogDisk {
     }
 
     /// Whether there is work and none is under way; begins it.
-    pub fn begin(&mut self) -> bool {
-        if !self.busy.is_empty() || (self.queue.is_empty() && self.reads.is_empty()) {
+    pub fn begin(&mut self, now: u64) -> bool {
+        let may_write = !self.queue.is_empty() && now >= self.full_until;
+        if self.is_busy || (!may_write && self.reads.is_empty()) {
             return false;
         }
-        self.busy = self.queue.drain(..).collect();
+        self.is_busy = true;
+        if may_write {
+            self.busy = self.queue.drain(..).collect();
+        }
         true
     }
 
     /// The work under way is done, or has failed: then the replica must stop.
-    pub fn end(&mut self) -> Result<Done, StorageError> {
+    pub fn end(&mut self, now: u64) -> Result<Done, StorageError> {
+        self.is_busy = false;
         let reads = std::mem::take(&mut self.reads);
         let storage = self.wal.as_deref_mut().expect("the log is open");
         let done = if self.busy.is_empty() { 0 } else { storage.persist(&self.busy)? };
         let mut orders = std::mem::take(&mut self.busy);
         // Without space for the rest, it is brought again, before all that came since.
         for order in orders.drain(done..).rev() {
+            self.full_until = now + SPACE_INTERVAL_US;
             self.queue.push_front(order);
         }
         for order in &orders {
@@ -86,9 +106,53 @@ impl LogDisk {
         Ok(Done { durable: orders.last().map(|order| (order.ticket, order.hard_state)), entries })
     }
 
+    /// Whether orders wait for space.
+    pub fn waits_for_space(&self, now: u64) -> bool {
+        self.full_until > now && !self.queue.is_empty()
+    }
+
     /// The next write, or the next synchronisation, fails.
     pub fn fail_next(&mut self, fault: Fault) {
         self.disk.inject(fault);
+    }
+
+    /// From now on files cannot grow, or can again.
+    pub fn set_full(&mut self, is_full: bool) {
+        self.disk.set_capacity_bytes(is_full.then_some(0));
+    }
+
+    /// Sectors rot: not those of the last group, whose loss looks like a torn write that nobody was told of, and not
+    /// those behind it. False when there is nothing else.
+    pub fn rot(&mut self, sectors: u64, random: &mut Random) -> bool {
+        let mut headers: Vec<(u64, String, usize)> = Vec::new();
+        let mut written: Vec<(String, usize)> = Vec::new();
+        for name in self.disk.names() {
+            let content = self.disk.contents(&name);
+            for (position, block) in content.chunks(BLOCK_BYTES).enumerate() {
+                if block.starts_with(b"RSML-WAL") {
+                    let number = u64::from_le_bytes(block[32..40].try_into().expect("eight bytes"));
+                    headers.push((number, name.clone(), position * BLOCK_BYTES));
+                }
+            }
+            let filled = content.chunks(SECTOR_BYTES).enumerate().filter(|(_, sector)| sector.iter().any(|b| *b != 0));
+            written.extend(filled.map(|(position, _)| (name.clone(), position * SECTOR_BYTES)));
+        }
+        let Some((_, newest, newest_offset)) = headers.into_iter().max() else { return false };
+        written.retain(|(name, offset)| *name != newest || *offset < newest_offset);
+        if written.is_empty() {
+            return false;
+        }
+        for _ in 0..sectors {
+            let (name, offset) = &written[random.below(written.len() as u64) as usize];
+            self.disk.rot(name, *offset as u64..(*offset + SECTOR_BYTES) as u64);
+        }
+        self.is_damaged = true;
+        true
+    }
+
+    /// Another disk takes the place of this one.
+    pub fn wipe(&mut self, random: &mut Random) {
+        *self = LogDisk::new(random);
     }
 
     /// The process dies, or the machine: of what was being written some may have reached the disk.
@@ -107,12 +171,9 @@ impl LogDisk {
         self.in_doubt.extend(busy);
         self.queue.clear();
         self.reads.clear();
+        self.is_busy = false;
+        self.full_until = 0;
         self.hangs_until = 0;
-    }
-
-    /// What was reported as durable: the hard state and the end of the log.
-    pub fn reported(&self) -> (HardState, Sequence) {
-        (self.ledger.promised(), self.ledger.last())
     }
 
     /// Opens the log again.
@@ -120,18 +181,9 @@ impl LogDisk {
         let options =
             WalOptions { segment_bytes: self.segment_bytes, background_preparation: false, segment_id_seed: self.seed };
         let wal = self.wal.insert(Box::new(WalStorage::over(Arc::new(self.disk.clone()), options)));
-        wal.recover().expect("the log is sound")
-    }
-
-    /// The entries from `from` on. Checks that the log holds what was reported, and nothing but a part of what was in
-    /// doubt.
-    pub fn load(&mut self, found: &Recovered, from: Sequence) -> Vec<Bytes> {
-        let wal = self.wal.as_deref_mut().expect("the log is open");
-        let entries = wal.load(from).expect("the log is sound");
-        let entries: Vec<Bytes> = entries.into_iter().map(|entry| entry.expect("nothing is damaged")).collect();
-        let first = from.max(found.first);
+        let found = wal.recover().expect("the log is sound, but for what is inside");
         let mut in_doubt = std::mem::take(&mut self.in_doubt).into_iter();
-        while !is_as_expected(found, first, &entries, &self.ledger) {
+        while (found.hard_state, found.last) != (self.ledger.hard_state, self.ledger.last()) {
             let Some(order) = in_doubt.next() else {
                 panic!(
                     "the log holds {:?} to {}, reported was {:?} to {}",
@@ -143,24 +195,43 @@ impl LogDisk {
             };
             self.ledger.apply(&order);
         }
+        assert!(found.lost.is_empty() || self.is_damaged, "{:?} are lost of a sound log", found.lost);
+        self.ledger.recovered(BTreeSet::new(), true);
+        found
+    }
+
+    /// The entries from `from` on, `None` for a lost one. Checks that the log holds what was reported.
+    pub fn load(&mut self, found: &Recovered, from: Sequence) -> Vec<Option<Bytes>> {
+        let wal = self.wal.as_deref_mut().expect("the log is open");
+        let entries = wal.load(from).expect("the log is readable");
+        let first = from.max(found.first);
+        let mut lost = BTreeSet::new();
+        for (place, entry) in (first.0..).zip(&entries) {
+            let sequence = Sequence(place);
+            match entry {
+                Some(entry) => {
+                    let hash = self.ledger.hash_at(sequence);
+                    assert!(hash.is_none_or(|hash| hash == xxh3_64(entry)), "entry {sequence} is another one");
+                }
+                None => {
+                    assert!(self.is_damaged, "entry {sequence} is lost of a sound log");
+                    lost.insert(sequence);
+                }
+            }
+        }
+        self.ledger.recovered(lost, false);
         entries
     }
 
     pub fn trim(&mut self, below: Sequence) -> Result<(), StorageError> {
         self.ledger.trim(below);
+        // That may have made space.
+        self.full_until = 0;
         self.wal.as_deref_mut().expect("the log is open").trim(below)
     }
 
-    /// Bytes of all files: what a log that is never trimmed would let grow.
+    /// Bytes of all files.
     pub fn bytes(&self) -> u64 {
         self.wal.as_ref().map_or(0, |wal| wal.statistics().bytes_on_disk)
     }
-}
-
-fn is_as_expected(found: &Recovered, first: Sequence, entries: &[Bytes], expected: &Ledger) -> bool {
-    let same_entry = |(place, entry): (u64, &Bytes)| {
-        let hash = expected.hash_at(Sequence(first.0 + place));
-        hash.is_none_or(|hash| hash == xxh3_64(entry))
-    };
-    (found.hard_state, found.last) == (expected.hard_state, expected.last()) && (0..).zip(entries).all(same_entry)
 }

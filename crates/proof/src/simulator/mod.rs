@@ -21,6 +21,7 @@ mod faults;
 mod figures;
 mod ledger;
 mod log_disk;
+mod losses;
 mod network;
 mod node;
 mod phases;
@@ -28,6 +29,7 @@ mod random;
 mod records;
 mod replay;
 mod run;
+mod threads;
 mod watch;
 mod workload;
 

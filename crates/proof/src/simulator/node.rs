@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use rsml::core::{CoreOptions, ReadId, Replica, RequestId, Start};
-use rsml::{Applier, DiskId, Sequence, View};
+use rsml::core::{CoreOptions, InstallStep, ReadId, Replica, RequestId, SnapshotRead, Start};
+use rsml::{Applier, Boot, DiskId, ExecutionNotifier, Sequence, SnapshotInstaller, SnapshotServer, View};
 
 use super::clock::Clock;
 use super::database::{Database, DatabaseFiles, Executor};
@@ -23,6 +23,17 @@ pub struct Barrier {
     pub floor: Sequence,
 }
 
+pub enum ApplyWork {
+    Entry(Sequence, Bytes),
+    /// Goes on with the database of this generation.
+    Switch(u64),
+}
+
+pub enum SnapshotWork {
+    Read(SnapshotRead),
+    Install(InstallStep),
+}
+
 pub struct Running {
     pub core: Replica,
     pub applier: Applier<Executor>,
@@ -34,8 +45,13 @@ pub struct Running {
     pub reads: BTreeMap<ReadId, Barrier>,
     /// Read points known, whose entries are not applied yet.
     pub points: Vec<(Sequence, Barrier)>,
-    /// Entries that wait to be applied.
-    pub unapplied: VecDeque<(Sequence, Bytes)>,
+    /// What waits to be applied.
+    pub unapplied: VecDeque<ApplyWork>,
+    pub server: SnapshotServer,
+    pub installer: SnapshotInstaller,
+    /// What waits to be done for snapshots.
+    pub snapshot_work: VecDeque<SnapshotWork>,
+    pub snapshot_planned: bool,
     pub apply_planned: bool,
     pub settle_planned: bool,
     /// The view that it was last seen leading.
@@ -61,6 +77,8 @@ pub struct Node {
     pub paused_until: u64,
     /// For good: by its own word, its database is not what the log says.
     pub stopped: bool,
+    /// Its disk has lost something since its last start, or at it.
+    pub has_losses: bool,
 }
 
 impl Node {
@@ -73,6 +91,7 @@ impl Node {
             log: LogDisk::new(random),
             paused_until: 0,
             stopped: false,
+            has_losses: false,
         }
     }
 
@@ -88,7 +107,10 @@ impl Node {
         let (database, executor) = self.files.open(generation, random);
         let applier = Applier::new(executor).expect("the database is sound").recording_every(options.digest_interval);
         let state = applier.state().clone();
-        let entries = self.log.load(&recovered, state.sequence.next());
+        let needs_database = recovered.first > state.sequence.next();
+        let entries = if needs_database { Vec::new() } else { self.log.load(&recovered, state.sequence.next()) };
+        let boot = Boot(recovered.hard_state.map_or(0, |hard| hard.boot.0) + 1);
+        let snapshots = applier.executor().snapshots();
         let (disk_id, cluster_id) = (random.next(), random.next());
         let start = Start {
             recovered,
@@ -107,6 +129,10 @@ impl Node {
             reads: BTreeMap::new(),
             points: Vec::new(),
             unapplied: VecDeque::new(),
+            server: SnapshotServer::new(snapshots.clone(), boot),
+            installer: SnapshotInstaller::new(snapshots),
+            snapshot_work: VecDeque::new(),
+            snapshot_planned: false,
             apply_planned: false,
             settle_planned: false,
             led: View::BIRTH,
@@ -115,12 +141,25 @@ impl Node {
 
     /// Takes the process away; what it had is returned, so that whoever waited for it can be told.
     pub fn crash(&mut self, random: &mut Random, power_loss: bool) -> Option<Running> {
-        let mut running = self.running.take()?;
+        let running = self.running.take()?;
         self.log.crash(random, power_loss);
-        // The engine is not to be open when it loses what it lost: the process goes first.
-        running.unapplied.clear();
         self.files.crash();
         Some(running)
+    }
+
+    /// Another disk takes the place of this node's.
+    pub fn wipe(&mut self, random: &mut Random) {
+        self.log.wipe(random);
+        self.files.wipe();
+    }
+
+    /// Whether everything that this node ever held is still there.
+    pub fn is_sound(&self) -> bool {
+        let is_whole = |running: &Running| {
+            let status = running.core.status();
+            status.lost.is_empty() && (status.is_voter || !status.is_catching_up)
+        };
+        !self.has_losses && self.running.as_ref().is_none_or(is_whole)
     }
 
     pub fn is_primary(&self) -> bool {

@@ -6,9 +6,8 @@ use std::collections::BTreeSet;
 use rsml::{ReplicaId, Sequence};
 
 use super::cluster::Cluster;
-use super::faults::Faults;
 use super::node::{Node, Running};
-use super::workload::{FAMILIES, JOURNAL, all_with, stamped, version_of};
+use super::workload::{FAMILIES, JOURNAL, OpId, all_with, stamped, version_of};
 use super::{replay, watch};
 
 /// Within this long after the last fault a core must have committed something of its own, and read it.
@@ -27,7 +26,9 @@ impl Cluster {
         if !self.has_quorum() {
             return;
         }
-        let most_outside = if self.watch.is_born() && self.corrupted.is_none() { (count - 1) / 2 } else { 0 };
+        // Where copies are missing everybody may be needed.
+        let is_whole = self.watch.is_born() && self.corrupted.is_none() && !self.has_losses();
+        let most_outside = if is_whole { (count - 1) / 2 } else { 0 };
         let outside_count = self.random.below(most_outside as u64 + 1) as usize;
         let mut outside = BTreeSet::new();
         while outside.len() < outside_count {
@@ -81,7 +82,7 @@ impl Cluster {
     }
 
     fn end_faults(&mut self) {
-        self.faults = Faults { digest_interval: self.faults.digest_interval, ..Faults::none() };
+        self.faults = self.faults.ended();
         self.faults_ended = true;
         self.cut.clear();
         self.stragglers.clear();
@@ -89,6 +90,7 @@ impl Cluster {
         for node in &mut self.nodes {
             node.paused_until = 0;
             node.log.hangs_until = 0;
+            node.log.set_full(false);
         }
     }
 
@@ -151,6 +153,11 @@ impl Cluster {
         self.watch.journal("the journal", &effects);
         watch::hold(replay::check(&journal, &self.records));
         watch::hold(self.records.check(&self.habits));
+        let took_effect = journal.iter().map(|(_, op)| OpId(*op)).collect();
+        let is_decided = self.records.check_registers(&took_effect).unwrap_or_else(|violation| panic!("{violation}"));
+        if !is_decided {
+            self.figures.count("linearizability undecided");
+        }
     }
 
     fn describe(&self) -> Vec<String> {

@@ -41,6 +41,11 @@ impl Watch {
         }
     }
 
+    /// A snapshot took the place of the database.
+    pub fn installed(&mut self, replica: ReplicaId, sequence: Sequence) {
+        hold(self.agreement.installed(replica, sequence));
+    }
+
     pub fn durable(&mut self, hard: &HardState) {
         hold(self.promises.durable(hard.disk_id, hard.promised));
     }
@@ -96,7 +101,9 @@ impl Watch {
             Message::Accepted(m) => {
                 hold(self.promises.votes(durable.disk_id, View(m.view)));
                 demand(promised.0 == m.view, "a 2b leaves in another view than the promised one");
-                demand(is_log(m.durable_view, m.durable_last), "a 2b tells of another log than the durable one");
+                let sound = (durable.accepted_view, ledger.sound_last());
+                let is_sound = (View(m.durable_view), Sequence(m.durable_last)) == sound;
+                demand(is_sound, "a 2b tells of another log than the durable one");
             }
             _ => {}
         }

@@ -5,8 +5,10 @@
 //! - `accepted_view` is raised to v only by [`Acceptor::adopt`], whose single durable write leaves the log holding v's
 //!   entries through at least `max(L_v, commit)` and nothing of the old log beyond what it holds of v's.
 //! - Entries at or below the commit point are never cut.
-//! - `stable` is the prefix of the log in memory that is durable; `durable`/`durable_last` are what recovery would find.
-//!   They differ while a replacement is on its way to the disk.
+//! - `stable` is the prefix of the log in memory that is durable; `durable`/`durable_last`/`durable_lost` are what
+//!   recovery would find. They differ while a replacement is on its way to the disk.
+//! - Entries that the disk has lost count in the log's length. They are no vote, and no entry behind them is one, until
+//!   all of them are filled and written (rule 7); until then nothing is appended either.
 //!
 //! Entries of a view whose log is not held yet are *staged*: kept aside, keyed by view, without touching the log that a
 //! promise would report meanwhile.
@@ -43,7 +45,12 @@ struct Pending {
     last: Sequence,
     /// How much of the log in memory is then durable: lowered when entries of this order are replaced.
     stable: Sequence,
+    /// Entries that are lost on disk all the same.
+    lost: Vec<Range>,
 }
+
+/// Sequences, both ends included.
+type Range = (Sequence, Sequence);
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Acceptor {
@@ -51,6 +58,9 @@ pub struct Acceptor {
     log: Log,
     durable: HardState,
     durable_last: Sequence,
+    durable_lost: Vec<Range>,
+    /// What of the log is lost on disk once every order given is done.
+    lost: Vec<Range>,
     stable: Sequence,
     pending: VecDeque<Pending>,
     next_ticket: Ticket,
@@ -59,15 +69,18 @@ pub struct Acceptor {
 }
 
 impl Acceptor {
-    /// From what was found on disk: `durable_last` is the last entry there, `log` what of it is in memory.
-    pub fn new(hard: HardState, durable: HardState, log: Log) -> Acceptor {
+    /// From what was found on disk. `log` is what of it is in memory, `lost` what must count as lost: at least its holes.
+    pub fn new(hard: HardState, durable: HardState, log: Log, lost: Vec<(Sequence, Sequence)>) -> Acceptor {
         let last = log.last();
+        let stable = lost.first().map_or(last, |(from, _)| from.previous());
         Acceptor {
             hard,
             log,
             durable,
             durable_last: last,
-            stable: last,
+            durable_lost: lost.clone(),
+            lost,
+            stable,
             pending: VecDeque::new(),
             next_ticket: Ticket(1),
             staging: None,
@@ -107,9 +120,19 @@ impl Acceptor {
         self.staging.as_ref()
     }
 
+    /// What of the durable log is lost; it counts in its length.
+    pub fn durable_lost(&self) -> &[(Sequence, Sequence)] {
+        &self.durable_lost
+    }
+
+    /// The last durable entry before everything that is lost: the end of what a vote may claim.
+    pub fn durable_sound_last(&self) -> Sequence {
+        self.durable_lost.first().map_or(self.durable_last, |(from, _)| from.previous())
+    }
+
     /// The last entry that is durable in `view`, if this replica's vote counts in it.
     pub fn vote(&self, view: View) -> Option<Sequence> {
-        (self.durable.accepted_view == view).then_some(self.durable_last)
+        (self.durable.accepted_view == view).then(|| self.durable_sound_last())
     }
 
     /// Whether an order is on its way to the disk.
@@ -158,6 +181,7 @@ impl Acceptor {
     pub fn append(&mut self, view: View, entries: Vec<Bytes>) {
         assert_eq!(view, self.hard.accepted_view, "an entry of another view than the log's");
         assert_eq!(view, self.hard.promised, "an entry of a view below the promise");
+        assert_eq!(self.log.first_hole(), None, "nothing is appended behind entries that are lost");
         let from = self.log.last().next();
         for entry in &entries {
             self.log.append(entry.clone());
@@ -177,6 +201,60 @@ impl Acceptor {
         self.replace(from, commit, entries);
     }
 
+    /// Takes entries of the accepted view where the log has lost them. Written once none is lost any more: in one order,
+    /// from the first that was, so that what is intact behind them never goes.
+    pub fn fill(&mut self, view: View, from: Sequence, entries: Vec<Bytes>) {
+        assert_eq!(view, self.hard.accepted_view, "an entry of another view than the log's");
+        for (sequence, entry) in (from.0..).map(Sequence).zip(entries) {
+            self.log.fill(sequence, entry);
+        }
+        self.heal();
+    }
+
+    /// Writes what was lost on disk, once all of it is in memory again.
+    fn heal(&mut self) {
+        let Some((first, _)) = self.lost.first().copied().filter(|_| self.log.first_hole().is_none()) else { return };
+        let entries = self.log.read(first, self.log.last(), usize::MAX);
+        self.order_replacement(first, true, entries);
+    }
+
+    /// The database of `generation` takes the place of the present one. It holds everything through `base`, known to be
+    /// committed in `view`: the log goes on after it, keeping its accepted view and what it holds beyond (rule 10).
+    /// `tail`: where nothing of the log is in memory, what storage still has of it beyond, and where that ends.
+    pub fn install_snapshot(
+        &mut self,
+        generation: u64,
+        base: Sequence,
+        view: View,
+        tail: Option<(Sequence, Vec<Bytes>)>,
+    ) -> Ticket {
+        assert!(
+            generation > self.hard.generation,
+            "the generation went back: {} -> {generation}",
+            self.hard.generation
+        );
+        self.hard.generation = generation;
+        self.raise_promise(self.hard.promised.max(view));
+        self.staging = None;
+        self.log.rebase(base);
+        if let Some((last, entries)) = tail {
+            let missing = (last.0 - base.0) as usize - entries.len();
+            let lost = std::iter::repeat_n(None, missing);
+            self.log = Log::new(base.next(), entries.into_iter().map(Some).chain(lost).collect());
+            self.lost = self.log.hole_ranges();
+        }
+        let above = |ranges: &[Range]| -> Vec<Range> {
+            ranges.iter().filter(|(_, to)| *to > base).map(|(from, to)| (*from.max(&base.next()), *to)).collect()
+        };
+        self.lost = above(&self.lost);
+        self.stable = self.stable.max(base);
+        let ticket = self.order(base.next(), false, Vec::new());
+        let order = self.orders.last_mut().expect("it was given just now");
+        order.base = Some(base);
+        self.heal();
+        ticket
+    }
+
     /// Writes entries known to be committed over the log, keeping its tail and its accepted view (rule 10: below L_v).
     pub fn install_committed(&mut self, commit: Sequence, from: Sequence, mut entries: Vec<Bytes>) {
         assert!(from <= commit.next(), "a hole between the commit point {commit} and {from}");
@@ -190,6 +268,7 @@ impl Acceptor {
     fn replace(&mut self, from: Sequence, commit: Sequence, entries: Vec<Bytes>) {
         assert!(from > commit, "cutting at {from} would cut committed entries through {commit}");
         assert!(from <= self.log.last().next(), "a hole between {} and {from}", self.log.last());
+        assert!(self.log.first_hole().is_none_or(|hole| from <= hole), "what is lost before {from} is not replaced");
         let truncate = from <= self.log.last();
         if truncate {
             coverage!("rule2.tail_cut");
@@ -198,6 +277,18 @@ impl Acceptor {
         for entry in &entries {
             self.log.append(entry.clone());
         }
+        match self.lost.first().copied().filter(|(lost, _)| *lost < from) {
+            // Filled in memory, and not written yet.
+            Some((lost, _)) => {
+                let entries = self.log.read(lost, self.log.last(), usize::MAX);
+                self.order_replacement(lost, true, entries);
+            }
+            None => self.order_replacement(from, truncate, entries),
+        }
+    }
+
+    fn order_replacement(&mut self, from: Sequence, truncate: bool, entries: Vec<Bytes>) {
+        self.lost.clear();
         self.stable = self.stable.min(from.previous());
         for pending in &mut self.pending {
             pending.stable = pending.stable.min(from.previous());
@@ -237,12 +328,15 @@ impl Acceptor {
         self.log.evict(upto.min(self.stable), keep_bytes);
     }
 
-    fn order(&mut self, from: Sequence, truncate: bool, entries: Vec<Bytes>) {
+    fn order(&mut self, from: Sequence, truncate: bool, entries: Vec<Bytes>) -> Ticket {
         let ticket = self.next_ticket;
         self.next_ticket = Ticket(ticket.0 + 1);
         let last = self.log.last();
-        self.pending.push_back(Pending { ticket, hard: self.hard, last, stable: last });
+        let lost = self.lost.clone();
+        let stable = lost.first().map_or(last, |(from, _)| from.previous());
+        self.pending.push_back(Pending { ticket, hard: self.hard, last, stable, lost });
         self.orders.push(Persist { ticket, hard_state: self.hard, base: None, from, truncate, entries });
+        ticket
     }
 
     /// Everything up to `ticket` is durable.
@@ -255,6 +349,7 @@ impl Acceptor {
             }
             self.durable = done.hard;
             self.durable_last = done.last;
+            self.durable_lost = done.lost;
             self.stable = self.stable.max(done.stable);
         }
     }
@@ -263,7 +358,10 @@ impl Acceptor {
         assert!(self.hard.accepted_view <= self.hard.promised, "accepted beyond the promise");
         assert!(self.durable.accepted_view <= self.durable.promised, "durably accepted beyond the promise");
         assert!(self.stable <= self.log.last(), "more is durable than there is");
-        assert!(commit <= self.log.last(), "commit point {commit} lies beyond the log's end {}", self.log.last());
+        let sound = self.log.sound_last();
+        assert!(commit <= sound, "commit point {commit} lies beyond the log's end, or what is lost of it, {sound}");
+        assert!(self.stable <= self.log.sound_last(), "what is lost counts as durable");
+        assert!(self.log.first_hole().is_none() || !self.lost.is_empty(), "a hole that no order left");
         if let Some(staging) = &self.staging {
             assert_eq!(staging.view, self.hard.promised, "staged for another view than the promised one");
             assert!(staging.view > self.hard.accepted_view, "staged for a view that is held");

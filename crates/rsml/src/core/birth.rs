@@ -3,14 +3,16 @@
 //! Replicas with empty disks call each other. When the one with the lowest id has heard from *all* others that theirs
 //! are empty too, it mints the cluster: an id, and which disks belong. That record is the first entry of every log, in
 //! view 0, and counts as chosen, because nobody votes before holding it, and it is minted by one replica only, which
-//! makes it durable before it tells. A disk that is not in the record (a replaced one) stays outside.
+//! makes it durable before it tells. A disk that is not in the record (a replaced one) is told the record as well: it
+//! becomes a *learner*, which follows and applies like the others, and has no vote, since nobody knows what its
+//! predecessor promised.
 
 use super::replica::Replica;
 use super::view_manager::Role;
 use crate::message::{Born, Hello, Message};
 use crate::transport::Sender;
 use crate::value::{BirthRecord, Member, Value};
-use crate::{DiskId, Epoch, Sequence};
+use crate::{DiskId, Epoch, Sequence, View};
 
 impl Replica {
     /// Calls the other founders, now and then.
@@ -29,7 +31,8 @@ impl Replica {
                 self.reports.remove(&sender.replica);
                 self.digests.forget(sender.replica);
                 self.heard.remove(&sender.replica);
-            } else if self.is_birth_durable() {
+            }
+            if self.is_birth_durable() && !self.configuration.disks.is_empty() {
                 coverage!("birth.told_again");
                 let birth = self.birth_record();
                 self.send(sender.replica, Message::Born(Born { birth: Some(birth) }), Vec::new());
@@ -79,10 +82,9 @@ impl Replica {
         }
     }
 
+    /// A disk that is not in the record is a learner's: it follows this cluster from now on, and does not vote.
     pub(super) fn on_born(&mut self, message: Born) {
-        let Some(birth) = message.birth else { return };
-        let own_disk = self.acceptor.hard().disk_id;
-        if birth.configuration().is_voter(self.options.me, own_disk) {
+        if let Some(birth) = message.birth {
             self.be_born(birth);
         }
     }
@@ -93,7 +95,7 @@ impl Replica {
         let cluster_id = birth.cluster_id();
         let value = Value { birth: Some(birth), ..Value::default() };
         self.acceptor.be_born(cluster_id, Epoch(1), value.to_bytes());
-        self.learner.install(Sequence::BIRTH);
+        self.learner.install(Sequence::BIRTH, View::BIRTH);
         self.become_secondary(None);
     }
 }

@@ -5,11 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 
 use super::acceptor::Staging;
+use super::choice::{Best, Choice, Promised, Source, choose_log, source};
 use super::proposer::{Progress, Proposer};
 use super::replica::Replica;
-use super::view_manager::{Campaign, Promised, Role};
-use super::{LogRead, Refusal};
-use crate::message::{Fetch, Fetched, Message, PreVote, PreVoteReply, Prepare, Promise, Refuse};
+use super::view_manager::{Campaign, Role};
+use super::{LogRead, ReadPurpose, Refusal};
+use crate::message::{Fetch, Fetched, LostEntries, Message, PreVote, PreVoteReply, Prepare, Promise, Refuse};
 use crate::value::{Sessions, Value};
 use crate::{Boot, DiskId, ReplicaId, Sequence, View};
 
@@ -65,22 +66,29 @@ impl Replica {
         self.views.see(view);
         self.become_secondary(None);
         self.acceptor.promise(view);
-        let promises = BTreeMap::new();
-        self.views.role = Role::Preparing(Campaign { view, promises, asked: false, source: None, fetched: self.now });
+        let (promises, fetched) = (BTreeMap::new(), self.now);
+        let campaign = Campaign { view, promises, asked: false, best: None, source: None, fetched };
+        self.views.role = Role::Preparing(campaign);
         self.views.wait(self.now);
+    }
+
+    /// What this replica's promise tells: read from durable state, at the moment it is told.
+    fn own_promise(&self) -> Promised {
+        Promised {
+            accepted_view: self.acceptor.durable().accepted_view,
+            last: self.acceptor.durable_last(),
+            commit: self.learner.commit(),
+            first: self.first_stored,
+            lost: self.acceptor.durable_lost().to_vec(),
+        }
     }
 
     /// Sends the 1a of the campaign, and counts the own promise, once it is durable.
     pub(super) fn ask_for_promises(&mut self) {
-        let durable = *self.acceptor.durable();
-        let own = Promised {
-            accepted_view: durable.accepted_view,
-            last: self.acceptor.durable_last(),
-            commit: self.learner.commit(),
-            first: self.first_stored,
-        };
+        let own = self.own_promise();
+        let durable = self.acceptor.durable().promised;
         let Role::Preparing(campaign) = &mut self.views.role else { return };
-        if campaign.asked || durable.promised < campaign.view {
+        if campaign.asked || durable < campaign.view {
             return;
         }
         campaign.asked = true;
@@ -119,12 +127,14 @@ impl Replica {
             self.owed_promise = None;
         } else if durable.promised == view {
             self.owed_promise = None;
+            let own = self.own_promise();
             let promise = Promise {
                 view: view.0,
-                accepted_view: durable.accepted_view.0,
-                last: self.acceptor.durable_last().0,
-                commit: self.learner.commit().0,
-                first: self.first_stored.0,
+                accepted_view: own.accepted_view.0,
+                last: own.last.0,
+                commit: own.commit.0,
+                first: own.first.0,
+                lost: own.lost.iter().map(|(from, to)| LostEntries { from: from.0, to: to.0 }).collect(),
             };
             self.send(to, Message::Promise(promise), Vec::new());
         }
@@ -132,7 +142,7 @@ impl Replica {
 
     pub(super) fn on_promise(&mut self, from: ReplicaId, message: Promise) {
         let Role::Preparing(campaign) = &mut self.views.role else { return };
-        if campaign.view != View(message.view) || campaign.source.is_some() {
+        if campaign.view != View(message.view) || campaign.best.is_some() {
             coverage!("rule3.late_promise");
             return;
         }
@@ -141,6 +151,7 @@ impl Replica {
             last: Sequence(message.last),
             commit: Sequence(message.commit),
             first: Sequence(message.first),
+            lost: message.lost.iter().map(|lost| (Sequence(lost.from), Sequence(lost.to))).collect(),
         };
         campaign.promises.insert(from, promised);
         self.conclude_phase_1();
@@ -168,21 +179,27 @@ impl Replica {
         }
     }
 
-    /// With a quorum of promises: adopts the greatest log, by (accepted view, length), fetching what is missing.
+    /// With a quorum of promises: adopts the greatest log, fetching what is missing.
     fn conclude_phase_1(&mut self) {
-        let quorum = self.quorum();
-        let me = self.options.me;
+        let (me, voters, commit) = (self.options.me, self.configuration.disks.len(), self.learner.commit());
         let Role::Preparing(campaign) = &mut self.views.role else { return };
-        if campaign.promises.len() < quorum || !campaign.promises.contains_key(&me) || campaign.source.is_some() {
+        if !campaign.promises.contains_key(&me) || campaign.best.is_some() {
             return;
         }
-        let (source, best) = best_log(&campaign.promises, me);
-        campaign.source = Some(source);
+        let best = match choose_log(&campaign.promises, commit, voters) {
+            Choice::Adopt(best) => best,
+            Choice::Wait => return,
+            Choice::Blocked { from, to } => {
+                self.blocked = Some((from, to));
+                return;
+            }
+        };
+        self.blocked = None;
+        campaign.best = Some(best);
         let view = campaign.view;
-        let from = self.first_to_fetch(&best);
+        let from = self.first_to_fetch(best);
         assert!(from <= best.last.next(), "own committed entries lie beyond the best log of a quorum");
-        assert!(source == me || from >= best.first, "entry {from} is needed, replica {source} holds {} on", best.first);
-        if source == me || from > best.last {
+        if from > best.last {
             coverage!("phase1.own_log");
             self.lead(from, Vec::new());
         } else {
@@ -193,9 +210,9 @@ impl Replica {
     }
 
     /// Where the log `best` may first differ from the own one.
-    fn first_to_fetch(&self, best: &Promised) -> Sequence {
+    fn first_to_fetch(&self, best: Best) -> Sequence {
         if self.acceptor.accepted_view() == best.accepted_view {
-            self.acceptor.log().last().min(best.last).next()
+            self.acceptor.log().sound_last().min(best.last).next()
         } else {
             self.learner.commit().next()
         }
@@ -208,13 +225,13 @@ impl Replica {
         }
         let log = self.acceptor.log();
         let (first, last) = (Sequence(message.from), log.last());
-        if first > last {
+        if first > last || first < self.first_stored {
             return;
         }
         let max_bytes = self.options.max_message_bytes;
         if first < log.first() {
-            let to = log.first().previous();
-            self.outputs.read_log.push(LogRead { peer: from, view, fetch: true, from: first, to, max_bytes });
+            let (purpose, to) = (ReadPurpose::Fetch(from), log.first().previous());
+            self.outputs.read_log.push(LogRead { purpose, view, from: first, to, max_bytes });
         } else {
             let entries = log.read(first, last, max_bytes);
             self.send_fetched(from, view, first, entries);
@@ -226,22 +243,28 @@ impl Replica {
         self.send(to, Message::Fetched(Fetched { view: view.0, accepted_view, from: from.0 }), entries);
     }
 
-    pub(super) fn fetch_read(&mut self, read: LogRead, entries: Vec<Bytes>) {
-        if read.view == self.acceptor.promised() && read.view != self.acceptor.accepted_view() {
-            self.send_fetched(read.peer, read.view, read.from, entries);
+    pub(super) fn fetch_read(&mut self, peer: ReplicaId, read: LogRead, entries: Vec<Bytes>) {
+        if read.view == self.acceptor.promised() && read.view != self.acceptor.accepted_view() && !entries.is_empty() {
+            self.send_fetched(peer, read.view, read.from, entries);
         }
     }
 
     pub(super) fn on_fetched(&mut self, from: ReplicaId, message: Fetched, entries: Vec<Bytes>) {
         let Role::Preparing(campaign) = &self.views.role else { return };
         let view = View(message.view);
-        let best = campaign.promises.get(&from).copied();
-        let Some(best) = best.filter(|b| b.accepted_view == View(message.accepted_view)) else { return };
         if campaign.view != view || campaign.source != Some(from) {
             return;
         }
+        let (Some(best), Some(promised)) = (campaign.best, campaign.promises.get(&from)) else { return };
+        // What it holds was promised; only that is of the log to adopt.
+        let end = match promised.accepted_view {
+            accepted_view if accepted_view != View(message.accepted_view) => return,
+            accepted_view if accepted_view == best.accepted_view => promised.last.min(best.last),
+            _ => promised.commit.min(best.last),
+        };
+        let committed = campaign.promises.values().map(|p| p.commit).max().unwrap_or(Sequence::ZERO);
         let first = Sequence(message.from);
-        let room = (best.last.0 + 1).saturating_sub(first.0) as usize;
+        let room = (end.0 + 1).saturating_sub(first.0) as usize;
         let entries = entries.into_iter().take(room).collect();
         let before = self.acceptor.staging().map(Staging::last);
         if !self.acceptor.stage(view, best.last, first, entries) {
@@ -253,29 +276,52 @@ impl Replica {
             return;
         }
         self.views.wait(self.now);
-        self.install_staged(best.commit);
-        if staged >= best.last {
-            let staging = self.acceptor.take_staging().expect("it was there");
-            self.lead(staging.from, staging.entries);
-        } else {
-            self.fetch_more();
+        self.install_staged(committed.min(staged), view);
+        self.fetch_more();
+    }
+
+    /// Goes on with the entries that follow those staged: asks whoever has them, or leads when none is missing.
+    fn fetch_more(&mut self) {
+        loop {
+            let Role::Preparing(campaign) = &mut self.views.role else { return };
+            let (Some(best), Some(staging)) = (campaign.best, self.acceptor.staging()) else { return };
+            let next = staging.last().next();
+            if next > best.last {
+                let staging = self.acceptor.take_staging().expect("it was there");
+                return self.lead(staging.from, staging.entries);
+            }
+            let view = campaign.view;
+            match source(&campaign.promises, best, next, campaign.source) {
+                Some(Source::Log(from, end)) if from == self.options.me => {
+                    if !self.stage_own(view, best, next, end) {
+                        return;
+                    }
+                }
+                Some(Source::Log(from, _)) => {
+                    campaign.source = Some(from);
+                    campaign.fetched = self.now;
+                    return self.send(from, Message::Fetch(Fetch { view: view.0, from: next.0 }), Vec::new());
+                }
+                Some(Source::Database(from, through)) => {
+                    self.become_secondary(None);
+                    return self.want_snapshot(through, Some(from));
+                }
+                None => unreachable!("a log was chosen in which entry {next} is not to be had"),
+            }
         }
     }
 
-    /// Asks the source of the log that is being adopted for what follows the entries staged.
-    fn fetch_more(&mut self) {
-        let (now, next) = (self.now, self.acceptor.staging().map(|staged| staged.last().next()));
-        let Role::Preparing(campaign) = &mut self.views.role else { return };
-        let (Some(source), Some(next)) = (campaign.source, next) else { return };
-        campaign.fetched = now;
-        let view = campaign.view.0;
-        self.send(source, Message::Fetch(Fetch { view, from: next.0 }), Vec::new());
+    /// Stages entries of the own log, where it agrees with the one being adopted.
+    fn stage_own(&mut self, view: View, best: Best, from: Sequence, end: Sequence) -> bool {
+        let entries = self.acceptor.log().read(from, end, usize::MAX);
+        assert!(!entries.is_empty(), "entry {from} was promised and is not held");
+        self.acceptor.stage(view, best.last, from, entries)
     }
 
     /// Asks again when question or answer seem lost.
     pub(super) fn retry_fetch(&mut self) {
         let Role::Preparing(campaign) = &self.views.role else { return };
-        if campaign.source.is_some() && self.now.since_us(campaign.fetched) >= self.options.retry_us {
+        if campaign.best.is_some() && self.now.since_us(campaign.fetched) >= self.options.retry_us {
             coverage!("phase1.fetch_repeated");
             self.fetch_more();
         }
@@ -285,7 +331,7 @@ impl Replica {
     fn lead(&mut self, from: Sequence, entries: Vec<Bytes>) {
         let role = std::mem::replace(&mut self.views.role, Role::Secondary);
         let Role::Preparing(campaign) = role else { unreachable!("only a campaign ends in leading") };
-        let (_, best) = best_log(&campaign.promises, self.options.me);
+        let best = campaign.best.expect("the log was chosen");
         let view = campaign.view;
         let (sessions, time_us) = self.log_end_state(from, &entries);
         let mut proposer = Proposer::new(view, best.last, best.accepted_view, sessions, time_us, self.now);
@@ -298,7 +344,7 @@ impl Replica {
         self.learner.hear(view, committed, &self.acceptor);
         for peer in self.peers() {
             if self.configuration.disks.contains_key(&peer) {
-                proposer.peers.insert(peer, self.first_progress(&campaign, &best, peer));
+                proposer.peers.insert(peer, self.first_progress(&campaign, best, peer));
             }
         }
         self.views.role = Role::Primary(Box::new(proposer));
@@ -308,13 +354,15 @@ impl Replica {
     }
 
     /// Where to begin with a peer: right after what its promise shows to agree, or by asking.
-    fn first_progress(&self, campaign: &Campaign, best: &Promised, peer: ReplicaId) -> Progress {
+    fn first_progress(&self, campaign: &Campaign, best: Best, peer: ReplicaId) -> Progress {
+        let disk = self.configuration.disks[&peer];
         match campaign.promises.get(&peer) {
             Some(p) if p.accepted_view == best.accepted_view => {
-                Progress::new(p.last.min(best.last).next(), p.accepted_view, false, self.now)
+                let sound = p.lost.first().map_or(p.last, |(from, _)| from.previous());
+                Progress::new(disk, sound.min(best.last).next(), p.accepted_view, false, self.now)
             }
-            Some(p) => Progress::new(p.commit.next(), View::BIRTH, false, self.now),
-            None => Progress::new(self.acceptor.log().last().next(), View::BIRTH, true, self.now),
+            Some(p) => Progress::new(disk, p.commit.next(), View::BIRTH, false, self.now),
+            None => Progress::new(disk, self.acceptor.log().last().next(), View::BIRTH, true, self.now),
         }
     }
 
@@ -371,11 +419,4 @@ impl Replica {
             self.requests.push(id, payload);
         }
     }
-}
-
-/// Rule 2: the greatest (accepted view, length); among equals the own one, which needs no fetching.
-fn best_log(promises: &BTreeMap<ReplicaId, Promised>, me: ReplicaId) -> (ReplicaId, Promised) {
-    let key = |(id, p): &(&ReplicaId, &Promised)| (p.accepted_view, p.last, **id == me);
-    let best = promises.iter().max_by_key(key).expect("a quorum is not empty");
-    (*best.0, *best.1)
 }

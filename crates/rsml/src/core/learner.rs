@@ -16,6 +16,8 @@ pub struct Learner {
     commit_view: View,
     /// Entries through here were received as committed and written as such: no view's log vouches for them.
     installed: Sequence,
+    /// They were chosen in this view or a lower one.
+    installed_view: View,
     /// The newest word of a primary, not yet acted on where the log is not that view's.
     heard: (View, Sequence),
     delivered: Sequence,
@@ -23,12 +25,13 @@ pub struct Learner {
 }
 
 impl Learner {
-    /// `applied`: what the database holds; all of it was committed.
-    pub fn new(applied: Sequence) -> Learner {
+    /// `applied`: what the database holds; all of it was committed, in views not above the promised one.
+    pub fn new(applied: Sequence, promised: View) -> Learner {
         Learner {
             commit: applied,
             commit_view: View::BIRTH,
             installed: applied,
+            installed_view: promised,
             heard: (View::BIRTH, applied),
             delivered: applied,
             applied,
@@ -60,17 +63,31 @@ impl Learner {
             coverage!("rule5.commit_of_view_not_held");
             return;
         }
-        let commit = heard.min(acceptor.log().last());
+        let commit = heard.min(acceptor.log().sound_last());
         if commit > self.commit {
             self.commit = commit;
             self.commit_view = view;
         }
     }
 
-    /// Entries through `upto` are being written as committed ones.
-    pub fn install(&mut self, upto: Sequence) {
+    /// Entries through `upto`, chosen in `view` or before, are being written as committed ones.
+    pub fn install(&mut self, upto: Sequence, view: View) {
         self.installed = self.installed.max(upto);
+        self.installed_view = self.installed_view.max(view);
         self.commit = self.commit.max(upto);
+    }
+
+    /// A database that has applied everything through `base` takes the place of the present one.
+    pub fn install_snapshot(&mut self, base: Sequence, view: View) {
+        assert!(base > self.commit, "a snapshot of {base} is older than the commit point {}", self.commit);
+        self.install(base, view);
+        self.delivered = base;
+        self.applied = base;
+    }
+
+    /// Everything up to the commit point was chosen in this view or a lower one.
+    pub fn commit_view(&self) -> View {
+        self.commit_view.max(self.installed_view)
     }
 
     /// The next entries to execute, `(from, to)`, of which `to` is what rule 5 allows; `None` when there are none.
@@ -89,7 +106,8 @@ impl Learner {
     }
 
     pub fn apply(&mut self, sequence: Sequence) {
-        assert!(sequence >= self.applied && sequence <= self.delivered, "applied {sequence} was never delivered");
-        self.applied = sequence;
+        assert!(sequence <= self.delivered, "applied {sequence} was never delivered");
+        // The former database may still report what it applied before a snapshot took its place.
+        self.applied = self.applied.max(sequence);
     }
 }

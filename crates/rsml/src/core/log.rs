@@ -1,9 +1,10 @@
 //! The part of the log that is held in memory.
 //!
 //! Contiguous from `first` to `last`; entries below `first` are on disk only. Holds what storage will hold once every
-//! order given to it is done.
+//! order given to it is done. Entries that the disk has lost are *holes*: they count in the log's length, and nothing
+//! else is known of them until they are filled from a peer.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use bytes::Bytes;
 
@@ -12,15 +13,21 @@ use crate::Sequence;
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Log {
     first: Sequence,
+    /// Empty where there is a hole.
     entries: VecDeque<Bytes>,
+    holes: BTreeSet<Sequence>,
     bytes: usize,
 }
 
 impl Log {
-    pub fn new(first: Sequence, entries: Vec<Bytes>) -> Log {
+    /// `None` among the entries is a hole.
+    pub fn new(first: Sequence, entries: Vec<Option<Bytes>>) -> Log {
         assert!(first >= Sequence::BIRTH, "the log starts at 1");
+        let sequences = (first.0..).map(Sequence);
+        let holes = sequences.zip(&entries).filter(|(_, entry)| entry.is_none()).map(|(s, _)| s).collect();
+        let entries: VecDeque<Bytes> = entries.into_iter().map(Option::unwrap_or_default).collect();
         let bytes = entries.iter().map(Bytes::len).sum();
-        Log { first, entries: entries.into(), bytes }
+        Log { first, entries, holes, bytes }
     }
 
     /// The first entry in memory, or the place of the next one when there is none.
@@ -36,17 +43,40 @@ impl Log {
         self.bytes
     }
 
-    /// `None` when the entry is not in memory.
+    /// `None` when the entry is not in memory, or lost.
     pub fn get(&self, sequence: Sequence) -> Option<&Bytes> {
-        self.entries.get(sequence.0.checked_sub(self.first.0)? as usize)
+        let entry = self.entries.get(sequence.0.checked_sub(self.first.0)? as usize);
+        entry.filter(|_| !self.holes.contains(&sequence))
     }
 
-    /// Entries from `from` on, until `to` or `max_bytes` is reached; at least one if there is one.
+    pub fn first_hole(&self) -> Option<Sequence> {
+        self.holes.first().copied()
+    }
+
+    /// The last entry before the first hole; without holes, the last one.
+    pub fn sound_last(&self) -> Sequence {
+        self.first_hole().map_or(self.last(), Sequence::previous)
+    }
+
+    /// The holes as ascending ranges, both ends included.
+    pub fn hole_ranges(&self) -> Vec<(Sequence, Sequence)> {
+        let mut ranges: Vec<(Sequence, Sequence)> = Vec::new();
+        for hole in &self.holes {
+            match ranges.last_mut() {
+                Some((_, to)) if to.next() == *hole => *to = *hole,
+                _ => ranges.push((*hole, *hole)),
+            }
+        }
+        ranges
+    }
+
+    /// Entries from `from` on, until `to`, a hole or `max_bytes` is reached; at least one if there is one.
     pub fn read(&self, from: Sequence, to: Sequence, max_bytes: usize) -> Vec<Bytes> {
         assert!(from >= self.first, "entry {from} is not in memory, which starts at {}", self.first);
         let mut bytes = 0;
         let mut taken = Vec::new();
         let range = (from.0 - self.first.0) as usize..;
+        let to = self.holes.range(from..).next().map_or(to, |hole| to.min(hole.previous()));
         let until = (to.0 + 1).saturating_sub(from.0) as usize;
         for entry in self.entries.range(range.start.min(self.entries.len())..).take(until) {
             bytes += entry.len();
@@ -69,10 +99,34 @@ impl Log {
         while self.last() >= from && !self.entries.is_empty() {
             self.bytes -= self.entries.pop_back().map_or(0, |e| e.len());
         }
+        self.holes.split_off(&from);
+    }
+
+    /// Puts `entry` where there is a hole; elsewhere nothing happens.
+    pub fn fill(&mut self, sequence: Sequence, entry: Bytes) {
+        if self.holes.remove(&sequence) {
+            self.bytes += entry.len();
+            self.entries[(sequence.0 - self.first.0) as usize] = entry;
+        }
+    }
+
+    /// Lets go of everything through `base`. A log that ended before goes on after it.
+    pub fn rebase(&mut self, base: Sequence) {
+        if self.last() <= base {
+            *self = Log::new(base.next(), Vec::new());
+            return;
+        }
+        while self.first <= base {
+            let entry = self.entries.pop_front().expect("the log reaches beyond its new base");
+            self.bytes -= entry.len();
+            self.first = self.first.next();
+        }
+        self.holes = self.holes.split_off(&base.next());
     }
 
     /// Lets go of entries up to `upto` until at most `keep_bytes` are held.
     pub fn evict(&mut self, upto: Sequence, keep_bytes: usize) {
+        let upto = upto.min(self.sound_last());
         while self.bytes > keep_bytes && self.first <= upto {
             let Some(entry) = self.entries.pop_front() else { return };
             self.bytes -= entry.len();
@@ -86,7 +140,32 @@ mod tests {
     use super::*;
 
     fn log(first: u64, texts: &[&'static str]) -> Log {
-        Log::new(Sequence(first), texts.iter().map(|t| Bytes::from_static(t.as_bytes())).collect())
+        Log::new(Sequence(first), texts.iter().map(|t| (*t != "?").then(|| Bytes::from_static(t.as_bytes()))).collect())
+    }
+
+    #[test]
+    fn a_read_ends_before_a_hole_until_it_is_filled() {
+        let mut log = log(5, &["aa", "?", "?", "dd", "?"]);
+        assert_eq!((log.last(), log.sound_last()), (Sequence(9), Sequence(5)));
+        assert_eq!(log.hole_ranges(), [(Sequence(6), Sequence(7)), (Sequence(9), Sequence(9))]);
+        assert_eq!(log.read(Sequence(5), Sequence(9), 100), ["aa"]);
+        assert_eq!((log.get(Sequence(6)), log.get(Sequence(8))), (None, Some(&Bytes::from_static(b"dd"))));
+        log.fill(Sequence(6), Bytes::from_static(b"bb"));
+        log.fill(Sequence(8), Bytes::from_static(b"xx"));
+        assert_eq!((log.sound_last(), log.bytes()), (Sequence(6), 6), "only holes are filled");
+        log.truncate(Sequence(8));
+        assert_eq!(log.hole_ranges(), [(Sequence(7), Sequence(7))]);
+    }
+
+    #[test]
+    fn a_new_base_drops_what_lies_below_and_keeps_what_lies_above() {
+        let mut kept = log(5, &["aa", "?", "cc", "?"]);
+        kept.rebase(Sequence(6));
+        assert_eq!((kept.first(), kept.last(), kept.bytes()), (Sequence(7), Sequence(8), 2));
+        assert_eq!(kept.first_hole(), Some(Sequence(8)));
+        kept.rebase(Sequence(20));
+        assert_eq!((kept.first(), kept.last(), kept.bytes()), (Sequence(21), Sequence(20), 0));
+        assert_eq!(kept.first_hole(), None);
     }
 
     #[test]

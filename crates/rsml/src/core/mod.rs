@@ -9,11 +9,14 @@
 //!
 //! The parts are plain state with the rules that guard it: [`Acceptor`] (promise, log), [`Learner`] (commit point),
 //! [`Proposer`] (what a primary knows), [`ViewManager`] (who leads, when to stand), `Requests` (this replica's session),
-//! `Reads` (linearizable read points), `Digests` (whether all execute alike). [`Replica`] is the only place where they meet; its `impl` is spread over the files
-//! `birth`, `election`, `replication` and `forwarding` by subject.
+//! `Reads` (linearizable read points), `Digests` (whether all execute alike). [`Replica`] is the only place where they
+//! meet; its `impl` is spread over the files `birth`, `election`, `replication`, `catch_up`, `trimming` and `forwarding`
+//! by subject.
 
 mod acceptor;
 mod birth;
+mod catch_up;
+mod choice;
 mod digests;
 mod election;
 mod forwarding;
@@ -24,11 +27,13 @@ mod reads;
 mod replica;
 mod replication;
 mod requests;
+mod trimming;
 mod view_manager;
 
 use bytes::Bytes;
 
 pub use acceptor::Acceptor;
+pub use catch_up::{InstallEvent, InstallStep, SnapshotPiece, SnapshotRead};
 pub use digests::{Divergence, DivergenceKind, Stray};
 pub use learner::Learner;
 pub use proposer::Proposer;
@@ -70,6 +75,13 @@ pub struct CoreOptions {
     pub stage_bytes: usize,
     /// Applied entries are kept in memory, for peers that lag, up to this many bytes.
     pub log_cache_bytes: usize,
+    /// While a replica lags or is away, the others keep entries for it in the log on disk up to about this many bytes;
+    /// what it needs beyond comes as a snapshot.
+    pub log_keep_bytes: u64,
+    /// Most bytes in one piece of a snapshot.
+    pub snapshot_chunk_bytes: usize,
+    /// How fast a snapshot is asked for at most; 0: as fast as it comes.
+    pub snapshot_bytes_per_second: u64,
     /// Most bytes of requests without an outcome; more are refused.
     pub max_request_bytes: usize,
     /// Most bytes of entries that are not applied yet; a primary proposes no more beyond.
@@ -97,6 +109,9 @@ impl CoreOptions {
             max_message_bytes: 4 << 20,
             stage_bytes: 8 << 20,
             log_cache_bytes: 64 << 20,
+            log_keep_bytes: 1 << 30,
+            snapshot_chunk_bytes: 1 << 20,
+            snapshot_bytes_per_second: 100 << 20,
             max_request_bytes: 256 << 20,
             max_unapplied_bytes: 128 << 20,
             digest_interval: crate::DIGEST_INTERVAL,
@@ -138,8 +153,15 @@ pub enum Input {
     },
     /// The running digest at each multiple of the digest interval that the executor reached.
     Digests(Vec<(Sequence, u64)>),
-    /// The database would survive a crash through this sequence.
-    Persisted(Sequence),
+    /// The database would survive a crash through this sequence; the log takes so many bytes on disk.
+    Persisted {
+        sequence: Sequence,
+        log_bytes: u64,
+    },
+    /// What became of a piece of a snapshot that was asked for with [`Outputs::read_snapshot`].
+    SnapshotRead(SnapshotPiece),
+    /// What became of the steps in [`Outputs::install`].
+    Installed(InstallEvent),
     /// Entries read from storage, as asked for by [`Outputs::read_log`].
     LogRead {
         read: LogRead,
@@ -147,13 +169,22 @@ pub enum Input {
     },
 }
 
+/// Whom entries from storage are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ReadPurpose {
+    /// A peer that follows.
+    Follow(ReplicaId),
+    /// A candidate that adopts this log.
+    Fetch(ReplicaId),
+    /// This replica, which holds no entries in memory: what lies beyond the snapshot that it installs.
+    Tail,
+}
+
 /// Entries wanted from storage, because memory holds them no longer.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct LogRead {
-    pub peer: ReplicaId,
+    pub purpose: ReadPurpose,
     pub view: View,
-    /// For a candidate that adopts this log, not for a peer that follows.
-    pub fetch: bool,
     pub from: Sequence,
     pub to: Sequence,
     pub max_bytes: usize,
@@ -187,8 +218,15 @@ pub struct Outputs {
     pub read_ready: Vec<(ReadId, Sequence)>,
     /// The number that each request got in this replica's session: it will be executed under it or never.
     pub numbered: Vec<(RequestId, u64)>,
-    /// Entries below this are in every voter's database for good: nobody will ask for them any more.
+    /// Entries below this are in this replica's database for good, and are not kept for others any more.
     pub trim: Option<Sequence>,
+    /// Pieces of this replica's database, for peers.
+    pub read_snapshot: Vec<SnapshotRead>,
+    /// What is to be done with the database that is being built beside the present one, in this order.
+    pub install: Vec<InstallStep>,
+    /// The database of this generation takes the place of the present one, after what was delivered before and ahead of
+    /// what is delivered from now on.
+    pub switch: Option<u64>,
     /// Surely not executed.
     pub refused: Vec<(RequestId, Refusal)>,
     /// This replica's database is not what the log says, or nobody knows which one is: it must stop serving, and does

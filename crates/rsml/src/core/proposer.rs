@@ -13,6 +13,10 @@ use crate::{Boot, DiskId, Instant, ReplicaId, Sequence, View};
 /// How far one peer follows.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Progress {
+    /// The disk that is followed under this replica's id.
+    pub disk: DiskId,
+    /// Whether its answers are votes.
+    pub is_voter: bool,
     /// The next entry to send.
     pub next: Sequence,
     /// Durable there in this view: its vote.
@@ -36,14 +40,19 @@ pub struct Progress {
     pub ask: bool,
     /// Entries are being read from storage for it.
     pub reading: bool,
+    /// What it needs next is gone from the log: it was told to get a snapshot.
+    pub is_behind: bool,
     pub told_commit: Sequence,
     /// The last entry with requests that the peer took: it waits to hear that it is committed.
     pub awaits: Sequence,
 }
 
 impl Progress {
-    pub fn new(next: Sequence, agreed_view: View, probing: bool, now: Instant) -> Progress {
+    /// Of a voter.
+    pub fn new(disk: DiskId, next: Sequence, agreed_view: View, probing: bool, now: Instant) -> Progress {
         Progress {
+            disk,
+            is_voter: true,
             next,
             matched: Sequence::ZERO,
             agreed_view,
@@ -58,6 +67,7 @@ impl Progress {
             due: true,
             ask: true,
             reading: false,
+            is_behind: false,
             told_commit: Sequence::ZERO,
             awaits: Sequence::ZERO,
         }
@@ -111,6 +121,7 @@ impl Progress {
         self.in_flight.clear();
         self.in_flight_bytes = 0;
         self.reading = false;
+        self.is_behind = false;
     }
 }
 
@@ -231,19 +242,34 @@ impl Proposer {
 
     /// The last sequence that a quorum holds durably in this view, given the primary's own vote.
     pub fn chosen(&self, own: Option<Sequence>, quorum: usize) -> Option<Sequence> {
-        let mut votes: Vec<Sequence> = self.peers.values().map(|p| p.matched).chain(own).collect();
+        let mut votes: Vec<Sequence> = self.voters().map(|p| p.matched).chain(own).collect();
         votes.sort_unstable_by(|a, b| b.cmp(a));
         votes.get(quorum - 1).copied().filter(|s| *s > Sequence::ZERO)
     }
 
     /// How many peers confirmed this view in the round `token` or later.
     pub fn confirmations(&self, token: u64) -> usize {
-        self.peers.values().filter(|p| p.token >= token).count()
+        self.voters().filter(|p| p.token >= token).count()
+    }
+
+    fn voters(&self) -> impl Iterator<Item = &Progress> {
+        self.peers.values().filter(|p| p.is_voter)
+    }
+
+    /// Follows `disk` under that replica's id from now on, whatever disk was followed before: a learner's in the place
+    /// of one that is lost, or the voter's own again.
+    pub fn meet(&mut self, replica: ReplicaId, disk: DiskId, is_voter: bool, now: Instant) {
+        if self.peers.get(&replica).is_none_or(|progress| progress.disk != disk) {
+            let mut progress = Progress::new(disk, self.first_own(), View::BIRTH, true, now);
+            // No question is asked twice under one number in a view.
+            progress.probe += self.peers.get(&replica).map_or(0, |former| former.probe);
+            self.peers.insert(replica, Progress { is_voter, ..progress });
+        }
     }
 
     /// How many peers were heard within `within_us`.
     pub fn heard(&self, now: Instant, within_us: u64) -> usize {
-        self.peers.values().filter(|p| now.since_us(p.last_heard) < within_us).count()
+        self.voters().filter(|p| now.since_us(p.last_heard) < within_us).count()
     }
 
     pub fn call_all(&mut self) {
@@ -295,7 +321,7 @@ mod tests {
     fn the_quorum_index_counts_sorted_votes() {
         let mut proposer = proposer();
         for (id, matched) in [(1, 9), (2, 4)] {
-            let mut progress = Progress::new(Sequence(1), View::BIRTH, false, Instant(0));
+            let mut progress = Progress::new(DiskId(id.into()), Sequence(1), View::BIRTH, false, Instant(0));
             progress.matched = Sequence(matched);
             proposer.peers.insert(ReplicaId(id), progress);
         }

@@ -5,24 +5,26 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 use super::acceptor::Acceptor;
+use super::catch_up::CatchUp;
 use super::digests::{Digests, Divergence, Stray};
 use super::learner::Learner;
 use super::log::Log;
 use super::reads::{Reader, Reads};
 use super::requests::Requests;
 use super::view_manager::{Role, ViewManager};
-use super::{CoreOptions, Input, LogRead, Outgoing, Outputs, Refusal};
+use super::{CoreOptions, Input, LogRead, Outgoing, Outputs, ReadPurpose, Refusal};
 use crate::message::Report;
 use crate::transport::Sender;
 use crate::value::{Configuration, DigestAt, ReplicatedState, Sessions, Value};
-use crate::{Boot, DiskId, HardState, Instant, Message, Recovered, ReplicaId, Sequence, View};
+use crate::{Boot, ClusterId, DiskId, HardState, Instant, Message, Recovered, ReplicaId, Sequence, View};
 
 /// What a replica starts from.
 #[derive(Clone, Debug)]
 pub struct Start {
     pub recovered: Recovered,
-    /// The entries after what the database has applied, until the last.
-    pub entries: Vec<Bytes>,
+    /// The entries after what the database has applied, until the last; `None` for those that are lost. None at all where
+    /// the log begins later: the database is then built anew from a peer's.
+    pub entries: Vec<Option<Bytes>>,
     /// As the executor stored it; the default for an empty database.
     pub state: ReplicatedState,
     /// Random; used only if the disk is empty.
@@ -57,6 +59,14 @@ pub struct ReplicaStatus {
     /// False while unborn, and for a disk that does not belong.
     pub is_voter: bool,
     pub view_changes: u64,
+    /// Waits for a copy of a peer's database.
+    pub is_catching_up: bool,
+    /// Copies of a peer's database that took the place of the own one since the start.
+    pub snapshots_installed: u64,
+    /// What the disk has lost of the log and this replica has not got from the others yet.
+    pub lost: Vec<(Sequence, Sequence)>,
+    /// Entries that may have been chosen, and that nobody has any more: as long as it is so, nobody can lead.
+    pub blocked: Option<(Sequence, Sequence)>,
     /// Values proposed by this replica.
     pub proposals: u64,
     pub pending_request_bytes: usize,
@@ -88,7 +98,12 @@ pub struct Replica {
     has_left: bool,
     pub(super) next_report: Instant,
     /// The own database survives a crash through here.
-    persisted: Sequence,
+    pub(super) persisted: Sequence,
+    /// What the log takes on disk.
+    pub(super) log_bytes: u64,
+    pub(super) catch_up: CatchUp,
+    /// Entries that phase 1 needs and nobody has.
+    pub(super) blocked: Option<(Sequence, Sequence)>,
     /// The first entry that storage still holds.
     pub(super) first_stored: Sequence,
     /// A promise to send once it is durable.
@@ -115,17 +130,22 @@ impl Replica {
     /// When the log ends before what the database has applied: the two do not belong together.
     pub fn new(options: CoreOptions, start: Start, now: Instant) -> Replica {
         let Start { recovered, entries, state, new_disk_id, new_cluster_id } = start;
-        let applied = state.sequence;
         let found = recovered.hard_state.unwrap_or_default();
-        let first_stored = recovered.first.max(Sequence::BIRTH);
+        let is_born = found.cluster_id != ClusterId::NONE;
+        // The log does not go on where the database ends, or has lost the birth record: who votes is not known here.
+        let knows_nobody = is_born && state.sequence == Sequence::ZERO && matches!(entries.first(), None | Some(None));
+        let needs_database = recovered.first > state.sequence.next() || knows_nobody;
+        let (state, entries) = if needs_database { Default::default() } else { (state, entries) };
+        let applied = state.sequence;
         assert!(recovered.last >= applied, "the database has applied {applied}, the log ends at {}", recovered.last);
-        let log = Log::new(Sequence(recovered.last.0 + 1 - entries.len() as u64), entries);
+        let known = if needs_database { recovered.last } else { Sequence(recovered.last.0 - entries.len() as u64) };
+        assert!(needs_database || known <= applied, "entries between {applied} and {known} are missing");
+        let log = Log::new(known.next(), entries);
         let mut configuration = state.configuration.clone();
         if let Some(birth) = log.get(Sequence::BIRTH) {
             let birth = Value::from_bytes(birth.clone()).birth.expect("the first entry is the birth record");
             configuration = birth.configuration();
         }
-        let is_born = !configuration.disks.is_empty();
         let role = if is_born { Role::Secondary } else { Role::Unborn { empty_peers: BTreeMap::new() } };
         let boot = Boot(found.boot.0 + 1);
         let views = ViewManager::new(
@@ -136,17 +156,26 @@ impl Replica {
             options.seed ^ boot.0,
             boot.0 << 32,
         );
-        let mut acceptor = Acceptor::new(found, found, log);
+        let log_holds_birth = applied >= Sequence::BIRTH || log.get(Sequence::BIRTH).is_some();
+        // What was not read can't be vouched for.
+        let lost = if needs_database { vec![(recovered.first, recovered.last)] } else { log.hole_ranges() };
+        let mut acceptor = Acceptor::new(found, found, log, lost);
         acceptor.identify(|hard| {
             if hard.boot == Boot(0) {
                 hard.disk_id = new_disk_id;
             }
             hard.boot = boot;
         });
-        let known = if is_born { applied.max(Sequence::BIRTH) } else { Sequence::ZERO };
-        let mut learner = Learner::new(applied);
-        if is_born {
-            learner.install(known);
+        let mut learner = Learner::new(applied, found.promised);
+        if is_born && log_holds_birth {
+            learner.install(Sequence::BIRTH.max(applied), found.promised);
+        }
+        // Entries that are lost are gone for peers; what the database has not applied of them is a hole of the log.
+        let lost_below = recovered.lost.iter().filter(|(from, _)| *from <= applied);
+        let first_stored = lost_below.map(|(_, to)| to.next().min(applied.next())).max().unwrap_or(recovered.first);
+        let mut catch_up = CatchUp::default();
+        if needs_database {
+            catch_up.want(recovered.first.previous().max(Sequence::BIRTH));
         }
         Replica {
             now,
@@ -167,7 +196,10 @@ impl Replica {
             has_left: false,
             next_report: now,
             persisted: applied,
-            first_stored,
+            log_bytes: 0,
+            catch_up,
+            blocked: None,
+            first_stored: first_stored.max(recovered.first).max(Sequence::BIRTH),
             owed_promise: None,
             answer: Default::default(),
             new_cluster_id,
@@ -209,18 +241,21 @@ impl Replica {
             Input::CancelRead(id) => self.reads.cancel(id),
             Input::Durable(ticket) => {
                 self.acceptor.complete(ticket);
+                self.switch_database(ticket);
                 self.after_durable();
             }
             Input::Applied { sequence, sessions, time_us, digest } => {
-                self.applied(sequence, sessions);
-                self.applied_time_us = time_us;
-                self.applied_digest = digest;
+                // The former database may still tell what it applied before a snapshot took its place.
+                if sequence >= self.learner.applied() {
+                    self.applied(sequence, sessions);
+                    self.applied_time_us = time_us;
+                    self.applied_digest = digest;
+                }
             }
             Input::Digests(recorded) => self.digests.record(&recorded),
-            Input::Persisted(sequence) => {
-                assert!(sequence <= self.learner.applied(), "{sequence} was never applied");
-                self.persisted = self.persisted.max(sequence);
-            }
+            Input::Persisted { sequence, log_bytes } => self.note_persisted(sequence, log_bytes),
+            Input::SnapshotRead(piece) => self.snapshot_read(piece),
+            Input::Installed(event) => self.installed(event),
             Input::LogRead { read, entries } => self.log_read(read, entries),
         }
     }
@@ -258,13 +293,15 @@ impl Replica {
     fn tick(&mut self) {
         self.digests.tick(self.now, self.options.heartbeat_us);
         self.report();
+        self.tick_catch_up();
         self.requests.retry(self.now, self.options.retry_us);
         self.retry_reads();
         match &self.views.role {
             Role::Unborn { .. } => self.call_founders(),
             Role::Primary(_) => self.tick_primary(),
             Role::Secondary => {
-                if self.now >= self.views.deadline {
+                // Who waits for a snapshot could not lead, and would only keep others from it.
+                if self.now >= self.views.deadline && !self.is_catching_up() {
                     self.start_pre_vote();
                 }
             }
@@ -300,24 +337,12 @@ impl Replica {
             is_primary: matches!(self.views.role, Role::Primary(_)),
             is_candidate: matches!(self.views.role, Role::PreVoting { .. } | Role::Preparing(_)),
             persisted: self.persisted.0,
+            first: self.first_stored.0,
+            is_learner: !self.is_voter(),
+            installing: self.catch_up.installing().0,
             digests: self.digests.publish().into_iter().map(DigestAt::from).collect(),
         };
         self.send_all(Message::Report(report));
-    }
-
-    /// Lets go of entries that every voter's database holds for good. A replica never asks for entries up to what its
-    /// database has persisted: after a restart that is where its commit point begins.
-    fn trim(&mut self) {
-        let me = self.options.me;
-        let persisted = self.configuration.disks.keys().map(|id| match *id == me {
-            true => self.persisted,
-            false => self.reports.get(id).map_or(Sequence::ZERO, |report| Sequence(report.persisted)),
-        });
-        let below = persisted.min().unwrap_or(Sequence::ZERO).next();
-        if below > self.first_stored {
-            self.first_stored = below;
-            self.outputs.trim = Some(below);
-        }
     }
 
     fn receive(&mut self, sender: Sender, message: Message, payload: Vec<Bytes>) {
@@ -329,6 +354,7 @@ impl Replica {
         let from = sender.replica;
         if !matches!(message, Message::Hello(_)) {
             self.heard.insert(from, self.now);
+            self.meet(&sender);
         }
         match message {
             Message::Hello(_) => self.on_hello(sender),
@@ -341,12 +367,15 @@ impl Replica {
             Message::Fetched(m) => self.on_fetched(from, m, payload),
             Message::Refuse(m) => self.on_refuse(View(m.promised)),
             Message::Accept(m) => self.on_accept(from, m, payload),
-            Message::Accepted(m) => self.on_accepted(from, m),
+            Message::Accepted(m) => self.on_accepted(&sender, m),
             Message::Requests(m) => self.on_requests(sender, m.first, payload),
             Message::RequestsGap(m) => self.requests.fill_gap(m.expected, self.now, self.options.heartbeat_us),
             Message::ReadPoint(m) => self.on_read_point(from, m.round),
             Message::ReadPointReply(m) => self.on_read_point_reply(m),
             Message::Report(m) => self.on_report(&sender, m),
+            Message::Behind(m) => self.on_behind(&m),
+            Message::SnapshotRequest(m) => self.on_snapshot_request(from, &m),
+            Message::SnapshotChunk(m) => self.on_snapshot_chunk(from, &m, payload),
         }
     }
 
@@ -356,28 +385,51 @@ impl Replica {
         self.reports.insert(sender.replica, report);
     }
 
-    /// Whether a message is of this cluster, of a disk that belongs, and not of a former start of it.
+    /// Whether a message is of this cluster, of a disk that belongs, and not of a former start of it. Of a disk that does
+    /// not belong, a learner's, only what helps it to follow.
     fn admits(&mut self, sender: &Sender, message: &Message) -> bool {
         let me = self.options.me;
         if sender.replica == me || !self.options.replicas.contains(&sender.replica) {
             return false;
         }
-        let newest = self.boots.entry(sender.disk_id).or_insert(sender.boot);
-        if sender.boot < *newest {
-            coverage!("foreign.former_boot");
-            return false;
-        }
-        *newest = sender.boot;
-        match message {
+        let mine = self.acceptor.hard();
+        let is_of_cluster = match message {
             Message::Hello(_) => true,
             Message::Born(m) => self.is_unborn() && m.birth.is_some(),
-            _ => {
-                let mine = self.acceptor.hard();
-                !self.is_unborn()
-                    && sender.cluster_id == mine.cluster_id
-                    && sender.epoch == mine.epoch
-                    && self.configuration.is_voter(sender.replica, sender.disk_id)
+            _ => !self.is_unborn() && sender.cluster_id == mine.cluster_id && sender.epoch == mine.epoch,
+        };
+        if !is_of_cluster || !self.admits_disk(sender, message) {
+            return false;
+        }
+        let newest = self.boots.entry(sender.disk_id).or_insert(sender.boot);
+        let is_newest = sender.boot >= *newest;
+        *newest = sender.boot.max(*newest);
+        if !is_newest {
+            coverage!("foreign.former_boot");
+        }
+        is_newest
+    }
+
+    fn admits_disk(&self, sender: &Sender, message: &Message) -> bool {
+        match message {
+            Message::Hello(_) | Message::Born(_) => true,
+            // Without its database a replica does not know who votes; all it does is to get a copy of another's.
+            _ if self.configuration.disks.is_empty() => {
+                matches!(message, Message::Report(_) | Message::SnapshotChunk(_) | Message::SnapshotRequest(_))
             }
+            _ if self.configuration.is_voter(sender.replica, sender.disk_id) => true,
+            Message::Accepted(_) | Message::Report(_) | Message::SnapshotRequest(_) => true,
+            Message::Requests(_) | Message::ReadPoint(_) => true,
+            _ => false,
+        }
+    }
+
+    /// A primary follows whichever disk speaks under an id; the votes of one that does not belong don't count.
+    fn meet(&mut self, sender: &Sender) {
+        let is_voter = self.configuration.is_voter(sender.replica, sender.disk_id);
+        let now = self.now;
+        if let Some(proposer) = self.views.proposer_mut() {
+            proposer.meet(sender.replica, sender.disk_id, is_voter, now);
         }
     }
 
@@ -420,6 +472,9 @@ impl Replica {
     }
 
     fn deliver(&mut self) {
+        if self.is_switching() {
+            return;
+        }
         let Some((from, to)) = self.learner.deliverable(&self.acceptor) else { return };
         for sequence in from.0..=to.0 {
             let sequence = Sequence(sequence);
@@ -439,10 +494,10 @@ impl Replica {
     }
 
     fn log_read(&mut self, read: LogRead, entries: Vec<Bytes>) {
-        if read.fetch {
-            self.fetch_read(read, entries);
-        } else {
-            self.replicate_read(read, entries);
+        match read.purpose {
+            ReadPurpose::Fetch(peer) => self.fetch_read(peer, read, entries),
+            ReadPurpose::Follow(peer) => self.replicate_read(peer, read, entries),
+            ReadPurpose::Tail => self.tail_read(&read, entries),
         }
     }
 
@@ -475,6 +530,10 @@ impl Replica {
             is_voter: self.is_voter(),
             heard_us: self.heard.iter().map(|(id, at)| (*id, self.now.since_us(*at))).collect(),
             view_changes: self.counters.view_changes,
+            is_catching_up: self.is_catching_up(),
+            snapshots_installed: self.catch_up.installed,
+            lost: self.acceptor.log().hole_ranges(),
+            blocked: self.blocked,
             proposals: self.counters.proposals,
             pending_request_bytes: self.requests.bytes(),
             foreign_messages: self.counters.foreign,

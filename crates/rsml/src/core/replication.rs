@@ -5,8 +5,9 @@ use bytes::Bytes;
 use super::proposer::Progress;
 use super::replica::Replica;
 use super::view_manager::Role;
-use super::{LogRead, Outgoing};
-use crate::message::{Accept, Accepted, Message, Refuse};
+use super::{LogRead, Outgoing, ReadPurpose};
+use crate::message::{Accept, Accepted, Behind, Message, Refuse};
+use crate::transport::Sender;
 use crate::value::Value;
 use crate::{DiskId, ReplicaId, Sequence, View};
 
@@ -17,7 +18,7 @@ pub(super) struct Answer {
     token: u64,
     probe: u64,
     gap: bool,
-    due: bool,
+    pub due: bool,
     /// What was reported last.
     told: (View, Sequence, Sequence),
 }
@@ -65,15 +66,25 @@ impl Replica {
         self.views.hush(self.now);
     }
 
-    /// The log is this view's: what follows its end is appended. False when there would be a hole.
+    /// The log is this view's: what follows its end is appended, and what was lost of it filled. False when there would
+    /// be a hole.
     fn extend(&mut self, view: View, from: Sequence, entries: Vec<Bytes>) -> bool {
-        let next = self.acceptor.log().last().next();
+        let next = self.acceptor.log().sound_last().next();
         if from > next {
             coverage!("rule1.gap");
             return false;
         }
         let known = (next.0 - from.0) as usize;
-        let fresh: Vec<Bytes> = entries.into_iter().skip(known).collect();
+        let mut fresh: Vec<Bytes> = entries.into_iter().skip(known).collect();
+        if self.acceptor.log().first_hole().is_some() {
+            let within = (self.acceptor.log().last().0 + 1 - next.0) as usize;
+            let beyond = fresh.split_off(within.min(fresh.len()));
+            self.acceptor.fill(view, next, fresh);
+            if self.acceptor.log().first_hole().is_some() {
+                return beyond.is_empty();
+            }
+            fresh = beyond;
+        }
         if !fresh.is_empty() {
             self.acceptor.append(view, fresh);
         }
@@ -84,8 +95,8 @@ impl Replica {
     fn synchronise(&mut self, view: View, message: &Accept, entries: Vec<Bytes>) -> bool {
         let commit = self.learner.commit();
         let from = Sequence(message.from);
-        let agrees =
-            View(message.agreed_view) == self.acceptor.accepted_view() && from <= self.acceptor.log().last().next();
+        let agrees = View(message.agreed_view) == self.acceptor.accepted_view()
+            && from <= self.acceptor.log().sound_last().next();
         let follows = self.acceptor.staging().is_some_and(|s| s.view == view && from <= s.last().next());
         if !(from <= commit.next() || agrees || follows) {
             return false;
@@ -106,17 +117,19 @@ impl Replica {
             self.counters.view_changes += 1;
         } else {
             coverage!("rule2.staged");
-            self.install_staged(Sequence(message.commit));
+            self.install_staged(Sequence(message.commit), view);
         }
         true
     }
 
     /// Writes the committed part of what is staged into the log, once it takes too much memory: below L_v this leaves
-    /// the accepted view and the log's tail as they are (rule 10).
-    pub(super) fn install_staged(&mut self, commit: Sequence) {
+    /// the accepted view and the log's tail as they are (rule 10). `view`: the one in which the commit point was learned.
+    /// A tail in which entries are lost cannot be written anew, so that then everything stays staged.
+    pub(super) fn install_staged(&mut self, commit: Sequence, view: View) {
         let Some(staged) = self.acceptor.staging() else { return };
         let upto = commit.min(staged.last());
-        if staged.bytes <= self.options.stage_bytes || upto < staged.from {
+        let is_small = staged.bytes <= self.options.stage_bytes;
+        if is_small || upto < staged.from || self.acceptor.log().first_hole().is_some() {
             return;
         }
         coverage!("rule10.committed_part_installed");
@@ -130,7 +143,7 @@ impl Replica {
         let mut installed = log.read(commit.next().max(log.first()), staging.from.previous(), usize::MAX);
         installed.extend(staged);
         self.acceptor.install_committed(commit, commit.next(), installed);
-        self.learner.install(upto);
+        self.learner.install(upto, view);
         staging.from = upto.next();
         staging.bytes = staging.entries.iter().map(Bytes::len).sum();
         self.acceptor.restore_staging(staging);
@@ -143,21 +156,21 @@ impl Replica {
             return;
         };
         let durable = *self.acceptor.durable();
-        if self.answer.view != view || durable.promised < view || !self.is_voter() {
+        if self.answer.view != view || durable.promised < view {
             return;
         }
-        let state = (durable.accepted_view, self.acceptor.durable_last(), self.settled());
+        let state = (durable.accepted_view, self.acceptor.durable_sound_last(), self.settled());
         if !self.answer.due && self.answer.told == state {
             return;
         }
         self.answer.told = state;
         self.answer.due = false;
         let gap = std::mem::take(&mut self.answer.gap);
-        let end = self.acceptor.staging().map_or(self.acceptor.log().last(), |s| s.last());
+        let end = self.acceptor.staging().map_or(self.acceptor.log().sound_last(), |s| s.last());
         let accepted = Accepted {
             view: view.0,
             durable_view: durable.accepted_view.0,
-            durable_last: self.acceptor.durable_last().0,
+            durable_last: self.acceptor.durable_sound_last().0,
             commit: self.learner.commit().0,
             memory_view: self.acceptor.accepted_view().0,
             expected: end.next().0,
@@ -180,12 +193,13 @@ impl Replica {
 
     // --- the primary's side ---
 
-    pub(super) fn on_accepted(&mut self, from: ReplicaId, message: Accepted) {
-        let now = self.now;
+    /// A vote, when it is a voter's; a learner answers in the same way how far it follows.
+    pub(super) fn on_accepted(&mut self, sender: &Sender, message: Accepted) {
+        let (from, now) = (sender.replica, self.now);
         let last = self.acceptor.log().last();
         let Some(proposer) = self.views.proposer_mut().filter(|p| p.view == View(message.view)) else { return };
         let (view, adopted, adopted_view) = (proposer.view, proposer.adopted, proposer.adopted_view);
-        let Some(progress) = proposer.peers.get_mut(&from) else { return };
+        let Some(progress) = proposer.peers.get_mut(&from).filter(|p| p.disk == sender.disk_id) else { return };
         progress.last_heard = now;
         progress.token = progress.token.max(message.token);
         if View(message.durable_view) == view {
@@ -270,10 +284,18 @@ impl Replica {
                 break;
             }
             let max_bytes = self.options.max_message_bytes;
+            if progress.next < log.first() && progress.next < self.first_stored {
+                if !std::mem::replace(&mut progress.is_behind, true) {
+                    let first = self.first_stored.0;
+                    self.send(peer, Message::Behind(Behind { view: view.0, first }), Vec::new());
+                }
+                break;
+            }
             if progress.next < log.first() {
                 coverage!("replication.from_storage");
                 let (from, to) = (progress.next, log.first().previous());
-                self.outputs.read_log.push(LogRead { peer, view, fetch: false, from, to, max_bytes });
+                let purpose = ReadPurpose::Follow(peer);
+                self.outputs.read_log.push(LogRead { purpose, view, from, to, max_bytes });
                 progress.reading = true;
             } else {
                 let entries = log.read(progress.next, log.last(), max_bytes);
@@ -316,16 +338,16 @@ impl Replica {
         self.outputs.send.push(Outgoing { to, message: Message::Accept(accept), payload: entries });
     }
 
-    pub(super) fn replicate_read(&mut self, read: LogRead, entries: Vec<Bytes>) {
+    pub(super) fn replicate_read(&mut self, peer: ReplicaId, read: LogRead, entries: Vec<Bytes>) {
         if entries.is_empty() {
-            // Not in the log any more: asked for again after a while, by then perhaps from elsewhere.
-            return;
+            // Trimmed meanwhile, or lost: whoever needs it gets a snapshot.
+            self.first_stored = self.first_stored.max(read.from.next());
         }
         let Some(mut proposer) = self.views.take_proposer() else { return };
-        if let Some(progress) = proposer.peers.get_mut(&read.peer).filter(|p| p.reading && proposer.view == read.view) {
+        if let Some(progress) = proposer.peers.get_mut(&peer).filter(|p| p.reading && proposer.view == read.view) {
             progress.reading = false;
-            if !progress.probing && progress.next == read.from {
-                self.send_accept(read.peer, proposer.view, proposer.adopted, progress, entries);
+            if !progress.probing && progress.next == read.from && !entries.is_empty() {
+                self.send_accept(peer, proposer.view, proposer.adopted, progress, entries);
             }
         }
         self.views.role = Role::Primary(proposer);
@@ -352,6 +374,7 @@ impl Replica {
         }
         for progress in proposer.peers.values_mut() {
             if progress.is_stuck(now, retry_us)
+                || (beat && progress.is_behind)
                 || (progress.reading && now.since_us(progress.last_progress) >= retry_us * 10)
             {
                 progress.ask_end(now);

@@ -5,27 +5,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::choice::{Best, Promises};
 use super::{Jitter, Proposer};
-use crate::{Instant, ReplicaId, Sequence, View};
-
-/// What a quorum member reported in its promise.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Promised {
-    pub accepted_view: View,
-    pub last: Sequence,
-    pub commit: Sequence,
-    /// The first entry that it can still supply.
-    pub first: Sequence,
-}
+use crate::{Instant, ReplicaId, View};
 
 /// Phase 1 under way.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Campaign {
     pub view: View,
-    pub promises: BTreeMap<ReplicaId, Promised>,
+    pub promises: Promises,
     /// The 1a has left: the own promise is durable.
     pub asked: bool,
-    /// The log being adopted is fetched from here.
+    /// The log being adopted, once enough have promised.
+    pub best: Option<Best>,
+    /// Who was asked last for entries of it.
     pub source: Option<ReplicaId>,
     /// When it was last asked for entries.
     pub fetched: Instant,

@@ -1,6 +1,6 @@
 //! The driver: a [`ConsensusReplica`] runs the core on real threads, storage, network and clock.
 //!
-//! Three threads per replica. The *log* thread makes all orders that queued up durable with one synchronisation; the
+//! Four threads per replica. The *log* thread makes all orders that queued up durable with one synchronisation; the
 //! *apply* thread applies all entries that queued up in one atomic write and wakes whoever waits for an outcome; the
 //! *core* thread looks after time. The core itself is run by whichever thread brings it something (see `seat`): it takes
 //! all inputs that wait, judges timeouts only after them (a replica that was stalled must not accuse its peers), and
@@ -13,6 +13,7 @@ mod inbox;
 mod network;
 mod replica;
 mod seat;
+mod snapshots;
 mod threads;
 mod waiters;
 
@@ -57,15 +58,10 @@ pub enum StartError {
     Network(#[from] std::io::Error),
     #[error(
         "{}, and the database has applied sequence {applied}: they do not belong together. Restore both as they were when \
-         this replica last ran; what one replica has lost cannot be fetched from the others yet",
+         this replica last ran, or remove both: the replica then comes back as a learner, which follows and does not vote",
         held(*.first, *.last)
     )]
     LogApartFromDatabase { first: Sequence, last: Sequence, applied: Sequence },
-    #[error(
-        "entry {0} of the log is damaged. Restore this replica as it was when it last ran, or leave it out: what one \
-         replica has lost cannot be fetched from the others yet"
-    )]
-    EntryDamaged(Sequence),
 }
 
 fn held(first: Sequence, last: Sequence) -> String {

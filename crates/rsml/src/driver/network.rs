@@ -1,5 +1,6 @@
 //! The network manager: messages of the core become envelopes of a transport, and back.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 
 use super::Event;
@@ -10,6 +11,8 @@ use crate::transport::{Envelope, EventSink, Sender, Transport, TransportEvent, T
 
 /// More messages than this waiting for a replica that cannot keep up are dropped; peers send again.
 const MAX_WAITING: usize = 100_000;
+/// The same for the bytes of the entries and requests that come with them.
+const MAX_WAITING_BYTES: usize = 256 << 20;
 
 /// Owns a replica's transport.
 pub struct NetworkManager {
@@ -24,15 +27,23 @@ impl NetworkManager {
     /// Where the transport of a replica delivers to.
     pub(super) fn sink(shared: Weak<Shared>) -> EventSink {
         Arc::new(move |event| {
+            let Some(shared) = shared.upgrade() else { return };
             let input = match event {
                 TransportEvent::Received(envelope) => {
-                    let Some(message) = Message::from_bytes(&envelope.body) else { return };
+                    let Some(message) = Message::from_bytes(&envelope.body) else {
+                        // Of a newer version, most likely: what matters to that one it says in other words too.
+                        shared.status().messages_unknown += 1;
+                        return;
+                    };
                     Input::Receive { sender: envelope.sender, message, payload: envelope.payload }
                 }
                 TransportEvent::Disconnected(peer) => Input::Disconnected(peer),
                 TransportEvent::Connected(_) => return,
             };
-            if let Some(shared) = shared.upgrade().filter(|shared| shared.inbox.len() < MAX_WAITING) {
+            let bytes = received_bytes(&input);
+            let waiting = shared.waiting_bytes.load(Ordering::Relaxed);
+            if shared.inbox.len() < MAX_WAITING && (bytes == 0 || waiting + bytes <= MAX_WAITING_BYTES) {
+                shared.waiting_bytes.fetch_add(bytes, Ordering::Relaxed);
                 shared.bring(Event::Input(input));
             }
         })
@@ -49,5 +60,13 @@ impl NetworkManager {
 
     pub fn shutdown(&self) {
         self.transport.shutdown();
+    }
+}
+
+/// What an input takes of [`MAX_WAITING_BYTES`] until the core has it.
+pub(super) fn received_bytes(input: &Input) -> usize {
+    match input {
+        Input::Receive { payload, .. } => payload.iter().map(bytes::Bytes::len).sum(),
+        _ => 0,
     }
 }

@@ -11,12 +11,16 @@ use tokio::sync::{oneshot, watch};
 use super::inbox::Inbox;
 use super::network::NetworkManager;
 use super::seat::{Seat, SeatLock};
+use super::snapshots::SnapshotWork;
 use super::threads::{self, ApplyWork, LogWork};
 use super::waiters::{ReadWaiters, RequestWaiters};
-use super::{Event, Failure, FailureKind, ReadError, RequestError, StartError, Storage};
+use super::{Event, Failure, ReadError, RequestError, StartError, Storage};
 use crate::core::{CoreOptions, Input, ReadId, Replica, ReplicaStatus, RequestId, Start};
 use crate::transport::{EventSink, Transport, TransportStatistics};
-use crate::{Applier, DiskId, ExecutionNotifier, Instant, ReplicaId, Sequence, StorageStatistics, View};
+use crate::{
+    Applier, DiskId, ExecutionError, ExecutionNotifier, Instant, Recovered, ReplicaId, Sequence, StorageStatistics,
+    View,
+};
 
 /// How a replica is run.
 #[derive(Clone, Debug)]
@@ -47,6 +51,8 @@ pub struct DriverStatus {
     pub core: ReplicaStatus,
     pub storage: StorageStatistics,
     pub network: TransportStatistics,
+    /// Messages of a kind that this version does not know; they are ignored.
+    pub messages_unknown: u64,
     /// The running digest at `digest_sequence`.
     pub digest: u64,
     pub digest_sequence: Sequence,
@@ -59,9 +65,12 @@ pub struct DriverStatus {
 
 pub(super) struct Shared {
     pub inbox: Inbox<Event>,
+    /// Bytes of entries and requests in `inbox` that came from peers.
+    pub waiting_bytes: AtomicUsize,
     pub seat: SeatLock,
     pub log: Inbox<LogWork>,
     pub apply: Inbox<ApplyWork>,
+    pub snapshots: Inbox<SnapshotWork>,
     pub requests: Mutex<RequestWaiters>,
     pub reads: Mutex<ReadWaiters>,
     pub applied: AtomicU64,
@@ -100,25 +109,29 @@ pub struct ConsensusReplica {
 }
 
 impl ConsensusReplica {
-    /// Recovers from storage and database and starts to take part. `connect` makes the transport, which delivers to the
-    /// given sink; it is called last, when everything else is sound.
+    /// Recovers from storage and database and starts to take part. `open` opens the database of the generation that the
+    /// log names. `connect` makes the transport, which delivers to the given sink; it is called last, when everything
+    /// else is sound.
+    ///
+    /// Where the log no longer reaches back to what the database holds (it was lost, and is empty), the replica gets a
+    /// copy of a peer's.
     pub fn start<S: Storage, E: ExecutionNotifier>(
         options: ReplicaOptions,
         mut storage: S,
-        executor: E,
+        open: impl FnOnce(u64) -> Result<E, ExecutionError>,
         connect: impl FnOnce(EventSink) -> std::io::Result<Arc<dyn Transport>>,
     ) -> Result<ConsensusReplica, StartError> {
+        let recovered = storage.recover()?;
+        let executor = open(recovered.hard_state.map_or(0, |hard| hard.generation))?;
         let applier = Applier::new(executor)?.recording_every(options.core.digest_interval);
         let state = applier.state().clone();
-        let recovered = storage.recover()?;
-        if recovered.last < state.sequence || recovered.first > state.sequence.next() {
+        if recovered.last < state.sequence {
             let (first, last) = (recovered.first, recovered.last);
             return Err(StartError::LogApartFromDatabase { first, last, applied: state.sequence });
         }
-        let from = state.sequence.next();
-        let entries = (from.0..).zip(storage.load(from)?);
-        let entries = entries.map(|(n, entry)| entry.ok_or(StartError::EntryDamaged(Sequence(n))));
-        let entries = entries.collect::<Result<Vec<Bytes>, StartError>>()?;
+        let needs_database = recovered.first > state.sequence.next();
+        let entries = if needs_database { Vec::new() } else { storage.load(state.sequence.next())? };
+        warn_of_losses(options.core.me, &recovered, &entries, needs_database);
         let new_disk_id = DiskId(options.new_disk_id);
         let start =
             Start { recovered, entries, state: state.clone(), new_disk_id, new_cluster_id: options.new_cluster_id };
@@ -128,6 +141,7 @@ impl ConsensusReplica {
             core: core.status(),
             storage: storage.statistics(),
             network: TransportStatistics::default(),
+            messages_unknown: 0,
             digest: state.digest,
             digest_sequence: state.sequence,
             requests_executed: 0,
@@ -138,9 +152,11 @@ impl ConsensusReplica {
             RoleChange { view: status.core.view, primary: None, is_primary: false, established: false, failed: None };
         let shared = Arc::new(Shared {
             inbox: Inbox::new(),
+            waiting_bytes: AtomicUsize::new(0),
             seat: Mutex::new(None),
             log: Inbox::new(),
             apply: Inbox::new(),
+            snapshots: Inbox::new(),
             requests: Mutex::new(RequestWaiters::new()),
             reads: Mutex::new(ReadWaiters::default()),
             applied: AtomicU64::new(state.sequence.0),
@@ -244,8 +260,8 @@ impl ConsensusReplica {
     }
 
     /// Ends this replica as a failure of its own parts would: something that it stands on was found to be unsound.
-    pub fn fail(&self, reason: &str) {
-        self.shared.inbox.push(Event::Failed(Failure { kind: FailureKind::Damaged, reason: reason.to_owned() }));
+    pub fn fail(&self, failure: Failure) {
+        self.shared.inbox.push(Event::Failed(failure));
     }
 
     /// Stops all threads and closes the connections. What is durable stays; requests that were sent end as unknown.
@@ -255,6 +271,18 @@ impl ConsensusReplica {
         for thread in threads {
             let _ = thread.join();
         }
+    }
+}
+
+fn warn_of_losses(id: ReplicaId, recovered: &Recovered, entries: &[Option<Bytes>], needs_database: bool) {
+    let lost = entries.iter().filter(|entry| entry.is_none()).count();
+    if lost > 0 || !recovered.lost.is_empty() {
+        tracing::warn!(replica = %id, ranges = ?recovered.lost, entries_to_apply = lost,
+            "parts of the log are damaged: they are fetched from the other replicas");
+    }
+    if needs_database {
+        tracing::warn!(replica = %id, log_begins_at = %recovered.first,
+            "the database holds too little to go on from the log: a copy of a peer's takes its place");
     }
 }
 

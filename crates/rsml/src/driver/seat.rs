@@ -14,9 +14,10 @@ use std::sync::atomic::Ordering;
 use std::sync::{Mutex, MutexGuard, TryLockError};
 use std::time::{Duration, Instant as Clock};
 
-use super::network::NetworkManager;
+use super::network::{NetworkManager, received_bytes};
 use super::replica::{RoleChange, Shared};
-use super::threads::LogWork;
+use super::snapshots::SnapshotWork;
+use super::threads::{ApplyWork, LogWork};
 use super::{Event, Failure, RequestError};
 use crate::core::{Input, Outputs, Refusal, Replica};
 use crate::{ClusterId, ReplicaId, Sequence, Stray};
@@ -60,7 +61,10 @@ impl Seat {
         let now = shared.now();
         for event in events {
             match event {
-                Event::Input(input) => self.core.step(now, input),
+                Event::Input(input) => {
+                    shared.waiting_bytes.fetch_sub(received_bytes(&input), Ordering::Relaxed);
+                    self.core.step(now, input);
+                }
                 Event::Failed(reason) => return Err(reason),
             }
         }
@@ -123,8 +127,17 @@ impl Seat {
         if let Some(below) = outputs.trim {
             shared.log.push(LogWork::Trim(below));
         }
+        if let Some(generation) = outputs.switch {
+            shared.apply.push(ApplyWork::Switch(generation));
+        }
         if !outputs.deliver.is_empty() {
-            shared.apply.push(outputs.deliver);
+            shared.apply.push(ApplyWork::Entries(outputs.deliver));
+        }
+        for step in outputs.install {
+            shared.snapshots.push(SnapshotWork::Install(step));
+        }
+        for read in outputs.read_snapshot {
+            shared.snapshots.push(SnapshotWork::Read(read));
         }
         if !outputs.read_ready.is_empty() {
             let mut reads = shared.reads();
@@ -261,6 +274,7 @@ impl Shared {
         }
         self.log.close();
         self.apply.close();
+        self.snapshots.close();
         self.status().failed = Some(failure.clone());
         self.watch.send_modify(|role| {
             role.failed = Some(failure.clone());

@@ -9,9 +9,10 @@ use std::time::{Duration, Instant as Clock};
 use bytes::Bytes;
 
 use super::replica::Shared;
+use super::snapshots::run_snapshots;
 use super::{Event, Failure, Storage};
 use crate::core::{Input, LogRead};
-use crate::{Applier, ExecutionNotifier, Persist, ReplicaId, Sequence, StorageError};
+use crate::{Applier, Boot, DiskId, ExecutionError, ExecutionNotifier, Persist, ReplicaId, Sequence, StorageError};
 
 pub enum LogWork {
     Persist(Vec<Persist>),
@@ -19,7 +20,11 @@ pub enum LogWork {
     Trim(Sequence),
 }
 
-pub type ApplyWork = Vec<(Sequence, Bytes)>;
+pub enum ApplyWork {
+    Entries(Vec<(Sequence, Bytes)>),
+    /// Goes on with the database of this generation.
+    Switch(u64),
+}
 
 pub fn spawn<S: Storage, E: ExecutionNotifier>(
     shared: &Arc<Shared>,
@@ -28,11 +33,13 @@ pub fn spawn<S: Storage, E: ExecutionNotifier>(
     applier: Applier<E>,
 ) -> Vec<JoinHandle<()>> {
     let named = |what: &str| std::thread::Builder::new().name(format!("rsml-{what}-{id}"));
-    let (a, b, c) = (shared.clone(), shared.clone(), shared.clone());
+    let (a, b, c, d) = (shared.clone(), shared.clone(), shared.clone(), shared.clone());
+    let snapshots = applier.executor().snapshots();
     [
         named("core").spawn(move || a.run_core()),
         named("log").spawn(move || guard(&b, || run_log(&b, storage))),
         named("apply").spawn(move || guard(&c, || run_apply(&c, applier))),
+        named("snapshot").spawn(move || guard(&d, || run_snapshots(&d, snapshots))),
     ]
     .into_iter()
     .map(|thread| thread.expect("the system gives a thread"))
@@ -124,60 +131,115 @@ const PERSISTED_INTERVAL: Duration = Duration::from_secs(1);
 /// The database is asked to flush when so much was written to the log since the last time.
 const FLUSH_AFTER_LOG_BYTES: u64 = 256 << 20;
 
-/// Applies everything that queued up in one atomic write.
-fn run_apply<E: ExecutionNotifier>(shared: &Shared, mut applier: Applier<E>) {
+/// Applies everything that queued up, between two switches of the database in one atomic write.
+fn run_apply<E: ExecutionNotifier>(shared: &Shared, applier: Applier<E>) {
     let own = shared.status().core.clone();
-    let mut persisted_at = Clock::now();
-    let mut flushed_at_bytes = 0;
+    let (persisted_at, own) = (Clock::now(), (own.disk_id, own.boot));
+    let mut apply = ApplyThread { shared, applier, own, persisted_at, flushed_at_bytes: 0 };
     while let Some(work) = shared.apply.drain() {
-        let entries: Vec<(Sequence, Bytes)> = work.into_iter().flatten().collect();
-        let applied = match applier.apply(entries) {
-            Ok(applied) => applied,
-            Err(error) => {
-                shared.bring(Event::Failed(error.into()));
-                return;
+        if let Err(error) = apply.carry_out(work) {
+            shared.bring(Event::Failed(error.into()));
+            return;
+        }
+    }
+}
+
+struct ApplyThread<'a, E> {
+    shared: &'a Shared,
+    applier: Applier<E>,
+    /// The session of this start.
+    own: (DiskId, Boot),
+    persisted_at: Clock,
+    flushed_at_bytes: u64,
+}
+
+impl<E: ExecutionNotifier> ApplyThread<'_, E> {
+    fn carry_out(&mut self, work: Vec<ApplyWork>) -> Result<(), ExecutionError> {
+        let mut entries = Vec::new();
+        for item in work {
+            match item {
+                ApplyWork::Entries(more) if entries.is_empty() => entries = more,
+                ApplyWork::Entries(more) => entries.extend(more),
+                ApplyWork::Switch(generation) => {
+                    self.apply(std::mem::take(&mut entries))?;
+                    self.switch_to(generation)?;
+                }
             }
-        };
-        let state = applier.state();
-        shared.applied.store(state.sequence.0, Ordering::Release);
+        }
+        self.apply(entries)?;
+        self.look_after_persistence()
+    }
+
+    fn apply(&mut self, entries: Vec<(Sequence, Bytes)>) -> Result<(), ExecutionError> {
+        if entries.is_empty() {
+            return Ok(());
+        }
+        let applied = self.applier.apply(entries)?;
+        let state = self.applier.state();
+        self.shared.applied.store(state.sequence.0, Ordering::Release);
         let executed = applied.outcomes.len() as u64;
-        let mine = applied.outcomes.into_iter().filter(|(d, b, ..)| (*d, *b) == (own.disk_id, own.boot));
+        let mine = applied.outcomes.into_iter().filter(|(disk, boot, ..)| (*disk, *boot) == self.own);
         {
-            let mut waiters = shared.requests();
+            let mut waiters = self.shared.requests();
             for (_, _, number, outcome) in mine {
                 waiters.finish(number, outcome);
             }
         }
-        shared.reads().applied(state.sequence);
+        let mut status = self.shared.status();
+        status.requests_executed += executed;
+        for size in applied.batch_sizes {
+            let bucket = (usize::BITS - size.leading_zeros()) as usize;
+            let last = status.batch_sizes.len() - 1;
+            status.batch_sizes[bucket.min(last)] += 1;
+        }
+        drop(status);
+        self.tell_applied();
+        if !applied.digests.is_empty() {
+            self.shared.bring(Event::Input(Input::Digests(applied.digests)));
+        }
+        Ok(())
+    }
+
+    /// The outcomes of own requests that the new database has already seen are not known here.
+    fn switch_to(&mut self, generation: u64) -> Result<(), ExecutionError> {
+        self.applier.switch_to(generation)?;
+        let state = self.applier.state();
+        tracing::info!(generation, sequence = %state.sequence, "a copy of a peer's database took the place of the own one");
+        self.shared.applied.store(state.sequence.0, Ordering::Release);
+        let own = state.sessions.get(&self.own.0).filter(|session| session.boot == self.own.1);
+        if let Some(last) = own.map(|session| session.last) {
+            self.shared.requests().lost_through(last);
+        }
+        self.tell_applied();
+        Ok(())
+    }
+
+    fn tell_applied(&self) {
+        let state = self.applier.state();
+        self.shared.reads().applied(state.sequence);
         let (sequence, sessions, time_us, digest) =
             (state.sequence, state.sessions.clone(), state.time_us, state.digest);
-        shared.bring(Event::Input(Input::Applied { sequence, sessions, time_us, digest }));
-        if !applied.digests.is_empty() {
-            shared.bring(Event::Input(Input::Digests(applied.digests)));
-        }
         {
-            let mut status = shared.status();
-            status.digest = state.digest;
-            status.digest_sequence = state.sequence;
-            status.requests_executed += executed;
-            for size in applied.batch_sizes {
-                let bucket = (usize::BITS - size.leading_zeros()) as usize;
-                let last = status.batch_sizes.len() - 1;
-                status.batch_sizes[bucket.min(last)] += 1;
-            }
+            let mut status = self.shared.status();
+            status.digest = digest;
+            status.digest_sequence = sequence;
         }
-        if persisted_at.elapsed() >= PERSISTED_INTERVAL {
-            persisted_at = Clock::now();
-            let written = shared.status().storage.bytes_written;
-            if written - flushed_at_bytes >= FLUSH_AFTER_LOG_BYTES {
-                flushed_at_bytes = written;
-                applier.executor_mut().start_flush();
-            }
-            let event = match applier.executor().persisted_sequence() {
-                Ok(persisted) => Event::Input(Input::Persisted(persisted)),
-                Err(error) => Event::Failed(error.into()),
-            };
-            shared.bring(event);
+        self.shared.bring(Event::Input(Input::Applied { sequence, sessions, time_us, digest }));
+    }
+
+    /// Now and then: asks for a flush when the log has grown, and tells what the database has persisted.
+    fn look_after_persistence(&mut self) -> Result<(), ExecutionError> {
+        if self.persisted_at.elapsed() < PERSISTED_INTERVAL {
+            return Ok(());
         }
+        self.persisted_at = Clock::now();
+        let storage = self.shared.status().storage;
+        if storage.bytes_written - self.flushed_at_bytes >= FLUSH_AFTER_LOG_BYTES {
+            self.flushed_at_bytes = storage.bytes_written;
+            self.applier.executor_mut().start_flush();
+        }
+        let sequence = self.applier.executor().persisted_sequence()?;
+        self.shared.bring(Event::Input(Input::Persisted { sequence, log_bytes: storage.bytes_on_disk }));
+        Ok(())
     }
 }

@@ -70,6 +70,15 @@ impl RequestWaiters {
         let _ = reply.send(Ok(outcome));
     }
 
+    /// A snapshot was installed that has seen the requests through `number`: what became of them is not known here.
+    pub fn lost_through(&mut self, number: u64) {
+        while self.first <= number {
+            let Some(reply) = self.numbered.pop_front() else { break };
+            self.first += 1;
+            let _ = reply.send(Err(RequestError::Unknown("a snapshot was installed over it".into())));
+        }
+    }
+
     /// The replica stops: what was sent may still happen.
     pub fn abandon(&mut self, reason: &str) {
         self.abandoned = true;

@@ -152,12 +152,15 @@ impl LogIndex {
         }
     }
 
-    /// Orders that are lost replaced what was at or above `from` by entries through `to`, if any.
-    pub fn lose(&mut self, from: Sequence, to: Sequence) {
+    /// Orders that are lost replaced what was at or above `from` by entries through `to`, if any. They count as part of
+    /// the segment before the newest if nothing of the newest is indexed yet: that one must stay as long as they do.
+    pub fn lose(&mut self, from: Sequence, to: Sequence, before_newest: bool) {
         let from = from.min(to.next());
         self.change(Change::Replace, from, to.next().0 - from.0);
         if from <= to {
-            self.segments.back_mut().expect("an order lies in a segment").push(Run::lost(from));
+            let newest = self.segments.len() - 1;
+            let segment = if before_newest { newest.saturating_sub(1) } else { newest };
+            self.segments[segment].push(Run::lost(from));
         }
     }
 

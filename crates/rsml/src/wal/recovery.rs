@@ -103,10 +103,10 @@ fn judge_newest(disk: &dyn Disk, numbers: &[u64]) -> Result<Newest, StorageError
     let path = disk.describe(&name);
     let file = disk.open(&name).map_err(|e| failure("opening a segment", path.clone(), e))?;
     let mut window = Window::new(&*file, path.clone())?;
-    if !window.is_blank_from(BLOCK_BYTES.min(window.bytes)) {
+    if !window.is_blank(BLOCK_BYTES.min(window.bytes)..window.bytes) {
         return Ok(Newest::InUse);
     }
-    if !window.is_blank_from(0) {
+    if !window.is_blank(0..window.bytes) {
         let has_header = window.header(0)?.is_ok();
         return Ok(if has_header || numbers.len() == 1 { Newest::InUse } else { Newest::OpeningDamaged });
     }
@@ -180,6 +180,9 @@ impl Replay<'_> {
                 let offset = group.offset;
                 if self.may_be_torn {
                     layout.groups.pop();
+                    if layout.groups.is_empty() && self.position.is_none() {
+                        return Err(damaged(window, "nothing stands before its torn group"));
+                    }
                     tracing::info!(path = window.path, offset, "the last group of the log is torn and is cut off");
                     return Ok(offset);
                 }
@@ -203,8 +206,18 @@ impl Replay<'_> {
                 && numbers().max() > Some(number)
                 && numbers().all(|other| other != number)
         };
+        if let Some((offset, header)) = layout.stray.filter(|(offset, _)| *offset >= end) {
+            // A later one may have been damaged.
+            let behind = offset.saturating_add(header.group_bytes).min(window.bytes);
+            let alone = window.is_blank(end..offset) && window.is_blank(behind..window.bytes);
+            return if alone {
+                Ok(())
+            } else {
+                Err(damaged(window, "a group in a foreign place may not be the last one"))
+            };
+        }
         match window.header(end)? {
-            Err(HeaderFault::Blank) if self.may_be_torn || window.is_blank_from(end) => Ok(()),
+            Err(HeaderFault::Blank) if self.may_be_torn || window.is_blank(end..window.bytes) => Ok(()),
             Ok(header) if is_misplaced(&header) => Ok(()),
             _ => Err(damaged(
                 window,
@@ -220,8 +233,8 @@ impl Replay<'_> {
         layout: &Layout,
         is_newest: bool,
     ) -> Result<Vec<Sequence>, StorageError> {
-        for group in &layout.groups {
-            self.arrive(window, group.offset, &group.header)?;
+        for (position, group) in layout.groups.iter().enumerate() {
+            self.arrive(window, group.offset, &group.header, position == 0)?;
             self.apply(window, group)?;
         }
         if let Some((offset, header)) = &layout.stray {
@@ -231,19 +244,26 @@ impl Replay<'_> {
                 group = header.place.group_number,
                 "a group of the log lies in a foreign place; its entries are lost"
             );
-            self.arrive(window, *offset, header)?;
+            self.arrive(window, *offset, header, false)?;
             self.lose_content(header);
         }
         let last = layout.groups.last().filter(|_| is_newest && layout.stray.is_none());
         Ok(last.map_or_else(Vec::new, |group| damaged_entries(window, group)))
     }
 
-    /// Brings the log to where it stood before the group with this header, whatever is missing before it.
-    fn arrive(&mut self, window: &Window, offset: u64, header: &GroupHeader) -> Result<(), StorageError> {
+    /// Brings the log to where it stood before the group with this header, whatever is missing before it. `is_first`:
+    /// there is no other before it in its segment.
+    fn arrive(
+        &mut self,
+        window: &Window,
+        offset: u64,
+        header: &GroupHeader,
+        is_first: bool,
+    ) -> Result<(), StorageError> {
         let found = header.place.group_number;
         match self.position.as_mut().map(|position| position.next_group) {
             None => self.begin(window, offset, header),
-            Some(next) if next < found => self.close_gap(window, next, header),
+            Some(next) if next < found => self.close_gap(window, next, header, is_first),
             Some(_) => {}
         }
         let last = self.index.bounds().last;
@@ -267,11 +287,11 @@ impl Replay<'_> {
         let first = first.min(last.next());
         tracing::error!(path = window.path, from = %first, to = %last, "the oldest entries of the log are lost");
         self.index.start_after(first.previous());
-        self.index.lose(first, last);
+        self.index.lose(first, last, true);
     }
 
     /// Groups from number `next` on are missing in front of `header`.
-    fn close_gap(&mut self, window: &Window, next: u64, header: &GroupHeader) {
+    fn close_gap(&mut self, window: &Window, next: u64, header: &GroupHeader, is_first: bool) {
         let found = header.place.group_number;
         let Bounds { first, last } = self.index.bounds();
         let cut = match &header.context {
@@ -290,7 +310,7 @@ impl Replay<'_> {
             let position = self.position.as_mut().expect("there was a header");
             position.cuts.push(found - 1, from);
         }
-        self.index.lose(from, to);
+        self.index.lose(from, to, is_first);
         tracing::error!(path = window.path, groups = %format!("{next} to {}", found - 1),
             entries = %if from > to { "none".to_owned() } else { format!("{from} to {to}") },
             "groups of the log are damaged or missing");
@@ -321,7 +341,7 @@ impl Replay<'_> {
     /// Of a group only the header is known.
     fn lose_content(&mut self, header: &GroupHeader) {
         if header.lowest_changed != Sequence::ZERO {
-            self.index.lose(header.lowest_changed, header.last_after);
+            self.index.lose(header.lowest_changed, header.last_after, false);
         } else if header.last_after > self.index.bounds().last {
             // Without entries only a base can move the end.
             self.index.forget_through(header.last_after);

@@ -350,8 +350,11 @@ impl State {
             Some(Fault::DiskFull) => {
                 return Err(io::Error::new(io::ErrorKind::StorageFull, "simulated: no space left"));
             }
-            Some(Fault::LoseWrite) => {}
-            Some(Fault::MisdirectWrite { by }) => self.files[file].write(bytes, offset + by),
+            Some(Fault::LoseWrite) => self.files[file].grow(new_end),
+            Some(Fault::MisdirectWrite { by }) => {
+                self.files[file].grow(new_end);
+                self.files[file].write(bytes, offset + by);
+            }
         }
         Ok(())
     }
@@ -396,6 +399,15 @@ impl Content {
             self.lost.remove(&sector);
             self.unreadable.remove(&sector);
             self.dirty.insert(sector);
+        }
+    }
+
+    /// The size of a file is kept by the file system, whatever becomes of its content.
+    fn grow(&mut self, bytes: u64) {
+        let held = self.current.len();
+        if held < bytes as usize {
+            self.current.resize(bytes as usize, 0);
+            self.dirty.extend(sectors_of(&(held..bytes as usize)));
         }
     }
 

@@ -1,5 +1,7 @@
 //! Reads a segment front to back in large pieces. What the device can't read counts as damaged, not as a failure.
 
+use std::ops::Range;
+
 use super::disk::{DiskFile, failure};
 use super::format::{BLOCK_BYTES, EntryRecord, GroupHeader, HeaderFault, SECTOR_BYTES, VERSION, is_blank};
 use crate::StorageError;
@@ -78,12 +80,10 @@ impl<'a> Window<'a> {
         Ok(found)
     }
 
-    pub fn is_blank_from(&mut self, offset: u64) -> bool {
-        let mut blocks = (offset..self.bytes).step_by(BLOCK_BYTES as usize);
-        blocks.all(|at| {
-            let length = BLOCK_BYTES.min(self.bytes - at);
-            is_blank(self.get(at, length))
-        })
+    /// Whether these bytes, which begin on a block, are as if nothing was ever written there.
+    pub fn is_blank(&mut self, range: Range<u64>) -> bool {
+        let mut blocks = range.clone().step_by(BLOCK_BYTES as usize);
+        blocks.all(|at| is_blank(self.get(at, BLOCK_BYTES.min(range.end - at))))
     }
 
     pub fn matches(&mut self, offset: u64, entry: &EntryRecord) -> bool {

@@ -64,6 +64,14 @@ impl ListExecutor {
         live.executed.truncate(kept);
     }
 
+    /// After a crash: the database of `generation`, if one was installed under that number, else the one that there was.
+    pub fn open(&mut self, generation: u64) {
+        if lock(&self.databases.installed).contains_key(&generation) {
+            self.switch_to(generation).expect("it is there");
+        }
+        lock(&self.databases.installed).clear();
+    }
+
     /// The database is damaged without noticing: all outcomes are wrong from now on.
     pub fn corrupt_state(&mut self) {
         self.live().memory.skew += 1;

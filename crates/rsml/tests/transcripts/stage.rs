@@ -100,7 +100,6 @@ impl Stage {
         let state = this.applier.as_ref().expect("it has a database").state().clone();
         let recovered = this.storage.recover().expect("memory never fails");
         let entries = this.storage.load(state.sequence.next()).expect("memory never fails");
-        let entries = entries.into_iter().map(|entry| entry.expect("nothing is damaged")).collect();
         let (new_disk_id, new_cluster_id) = (DiskId(0xD0 + node as u128), 0xC0 + node as u128);
         let start = Start { recovered, entries, state, new_disk_id, new_cluster_id };
         this.core = Some(Replica::new(options, start, Instant(this.now)));
@@ -345,6 +344,9 @@ fn value_text(value: &Value) -> String {
 fn order_text(order: &Persist) -> String {
     let hard = &order.hard_state;
     let mut text = format!("promised {}, accepted {}", view(hard.promised.0), view(hard.accepted_view.0));
+    if let Some(base) = order.base {
+        text += &format!(", drops through {base}, database {}", hard.generation);
+    }
     if order.truncate {
         text += &format!(", cuts at {}", order.from);
     }
@@ -367,11 +369,12 @@ fn message_text(message: &Message, payload: &[Bytes]) -> String {
         }
         Message::Prepare(m) => format!("1a {}", view(m.view)),
         Message::Promise(m) => format!(
-            "1b {}: accepted {}, length {}, committed {}",
+            "1b {}: accepted {}, length {}, committed {}{}",
             view(m.view),
             view(m.accepted_view),
             m.last,
-            m.commit
+            m.commit,
+            m.lost.iter().map(|lost| format!(", lost {} to {}", lost.from, lost.to)).collect::<String>()
         ),
         Message::Fetch(m) => format!("fetch for {} from {}", view(m.view), m.from),
         Message::Fetched(m) => format!("fetched for {}{}", view(m.view), entries(m.from)),
@@ -407,5 +410,11 @@ fn message_text(message: &Message, payload: &[Bytes]) -> String {
             format!("read point {} of {}, round {}", m.sequence, view(m.view), m.round & 0xFFFF)
         }
         Message::Report(_) => "report".into(),
+        Message::Behind(m) => format!("get a snapshot: entries before {} are gone", m.first),
+        Message::SnapshotRequest(m) => format!("snapshot from byte {}, through {} at least", m.offset, m.at_least),
+        Message::SnapshotChunk(m) => {
+            let bytes: usize = payload.iter().map(Bytes::len).sum();
+            format!("snapshot through {} of {}: {bytes} bytes from {}", m.sequence, view(m.view), m.offset)
+        }
     }
 }

@@ -19,6 +19,8 @@ pub struct Settings {
     pub write_buffer_mb: u32,
     /// How a process is cut off from the others.
     pub isolation: LinkState,
+    /// Replicas have certificates.
+    pub tls: bool,
 }
 
 impl Default for Settings {
@@ -29,6 +31,7 @@ impl Default for Settings {
             no_primary_wait_ms: 20_000,
             write_buffer_mb: 64,
             isolation: LinkState::Closed,
+            tls: false,
         }
     }
 }
@@ -37,6 +40,10 @@ impl Settings {
     /// For tests that want to see requests refused.
     pub fn impatient() -> Settings {
         Settings { request_timeout_ms: 1_500, no_primary_wait_ms: 700, ..Settings::default() }
+    }
+
+    pub fn with_tls(self) -> Settings {
+        Settings { tls: true, ..self }
     }
 
     pub fn with_silence(self) -> Settings {

@@ -35,8 +35,11 @@ pub(super) fn family_name(table: Table) -> &'static str {
     }
 }
 
+/// The default family is always there and holds nothing. It is set up like the others all the same: after the disk was
+/// full, RocksDB goes on only once the largest buffer that it knows of fits.
 pub(super) fn families(options: &RocksOptions) -> Vec<ColumnFamilyDescriptor> {
     vec![
+        ColumnFamilyDescriptor::new(rocksdb::DEFAULT_COLUMN_FAMILY_NAME, family_options(options)),
         ColumnFamilyDescriptor::new(family_name(Table::Data), data_options(options)),
         ColumnFamilyDescriptor::new(family_name(Table::Meta), family_options(options)),
     ]

@@ -101,3 +101,52 @@ fn a_stranger_may_send_little_and_a_peer_much() {
     decoder.buffer().extend_from_slice(&large);
     assert!(decoder.next_frame().expect("a peer may").is_some());
 }
+
+/// Damages a stream of good frames, or takes the bytes as they are; what is decoded must not depend on how it is divided.
+fn assert_decoder_is_robust(bytes: &[u8], piece_bytes: usize) {
+    let whole = decode_all(bytes, bytes.len().max(1));
+    let divided = decode_all(bytes, piece_bytes);
+    assert_eq!(whole, divided, "it depends on how the stream is divided");
+    if let Ok(frames) = whole {
+        let encoded: Vec<u8> = frames.iter().flat_map(bytes_of).collect();
+        assert!(bytes.starts_with(&encoded), "what was decoded is not what was sent");
+    }
+}
+
+proptest::proptest! {
+    #[test]
+    fn any_bytes_are_decoded_or_refused(bytes: Vec<u8>, piece_bytes in 1usize..100) {
+        assert_decoder_is_robust(&bytes, piece_bytes);
+    }
+
+    /// The checksum is made to fit, so that the fields behind it are looked at.
+    #[test]
+    fn any_header_is_decoded_or_refused(
+        fields: [u8; 12],
+        lengths in proptest::array::uniform3(0u32..200),
+        content in proptest::collection::vec(proptest::num::u8::ANY, 0..200),
+        piece_bytes in 1usize..300,
+    ) {
+        let mut bytes = bytes_of(&samples()[1]);
+        bytes[6..9].copy_from_slice(&fields[..3]);
+        bytes[6] %= 3;
+        for (place, length) in [12, 16, 20].into_iter().zip(lengths) {
+            bytes[place..place + 4].copy_from_slice(&length.to_le_bytes());
+        }
+        let announced = content.len().min(lengths[0] as usize);
+        bytes[76..80].copy_from_slice(&crc32c::crc32c(&content[..announced]).to_le_bytes());
+        let header_crc = crc32c::crc32c(&bytes[..72]);
+        bytes[72..76].copy_from_slice(&header_crc.to_le_bytes());
+        bytes.extend(content);
+        assert_decoder_is_robust(&bytes, piece_bytes);
+    }
+
+    #[test]
+    fn a_damaged_stream_is_decoded_up_to_the_damage(place in 0usize..6000, bit in 0u8..8, piece_bytes in 1usize..3000) {
+        let mut bytes: Vec<u8> = samples()[..3].iter().flat_map(bytes_of).collect();
+        let place = place % bytes.len();
+        bytes[place] ^= 1 << bit;
+        proptest::prop_assert!(decode_all(&bytes, piece_bytes).is_err(), "byte {} was damaged", place);
+        assert_decoder_is_robust(&bytes, piece_bytes);
+    }
+}

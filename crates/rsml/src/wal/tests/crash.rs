@@ -5,7 +5,7 @@ use crate::wal::Fault;
 
 const SEGMENT_BYTES: u64 = 16384;
 
-/// A history of orders in groups, with truncations, large entries and trims, the same for the same seed.
+/// A history of orders in groups, with bases, truncations, large entries and trims, the same for the same seed.
 struct Scenario {
     groups: Vec<Vec<Persist>>,
     /// The states after each order; the first one is the empty log.
@@ -28,11 +28,14 @@ impl Scenario {
                 let length = if next(6) == 0 { 5000 } else { next(700) as usize };
                 let entries = entries(number * 10, next(4), length);
                 let back = next(4);
+                let base = (next(5) == 0).then(|| Sequence((model.last + next(6)).saturating_sub(3)));
+                let last = model.last.max(base.map_or(0, |base| base.0));
                 let order = if next(4) == 0 {
-                    replace(number, (model.last + 1).saturating_sub(back).max(1), &entries)
+                    replace(number, (last + 1).saturating_sub(back).max(1), &entries)
                 } else {
-                    append(number, model.last + 1, &entries)
+                    append(number, last + 1, &entries)
                 };
+                let order = Persist { base, ..order };
                 model.apply(&order);
                 scenario.states.push(model);
                 group.push(order);

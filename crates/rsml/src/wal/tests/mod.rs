@@ -2,9 +2,11 @@
 
 mod crash;
 mod damage;
+mod faults;
 mod files;
 mod golden;
 mod property;
+mod space;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -5,7 +5,9 @@ use super::*;
 use crate::wal::InMemoryStorage;
 
 #[derive(Clone, Debug)]
-struct OrderPlan {
+pub(super) struct OrderPlan {
+    /// How far behind the end the order sets a base, or beyond it if negative.
+    base_back: Option<i64>,
     /// How far behind the end the order truncates, if it does.
     truncate_back: Option<u64>,
     /// How far beyond the end it starts the log anew, if it does.
@@ -26,11 +28,13 @@ enum Step {
     },
 }
 
-fn order_plan() -> impl Strategy<Value = OrderPlan> {
+pub(super) fn order_plan() -> impl Strategy<Value = OrderPlan> {
     let lengths = vec(prop_oneof![8 => 0..200usize, 1 => 200..9000usize], 0..5);
     let truncate_back = prop_oneof![3 => Just(None), 1 => (0..12u64).prop_map(Some)];
     let skip = prop_oneof![30 => Just(None), 1 => (1..50u64).prop_map(Some)];
-    (truncate_back, skip, lengths).prop_map(|(truncate_back, skip, entry_lengths)| OrderPlan {
+    let base_back = prop_oneof![8 => Just(None), 1 => (-5..20i64).prop_map(Some)];
+    (base_back, truncate_back, skip, lengths).prop_map(|(base_back, truncate_back, skip, entry_lengths)| OrderPlan {
+        base_back,
         truncate_back,
         skip,
         entry_lengths,
@@ -48,14 +52,17 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 /// Turns a plan into an order that may follow `model`, and applies it there.
-fn order(plan: &OrderPlan, model: &mut Model, number: u64) -> Persist {
+pub(super) fn order(plan: &OrderPlan, model: &mut Model, number: u64) -> Persist {
     let entries: Vec<Bytes> =
         plan.entry_lengths.iter().enumerate().map(|(i, &length)| entry(number * 10 + i as u64, length)).collect();
+    let base = plan.base_back.map(|back| Sequence(model.last.saturating_add_signed(-back)));
+    let last = model.last.max(base.map_or(0, |base| base.0));
     let order = match (plan.skip, plan.truncate_back) {
-        (Some(skip), _) => replace(number, model.last + 1 + skip, &entries),
-        (None, Some(back)) => replace(number, (model.last + 1).saturating_sub(back).max(1), &entries),
-        (None, None) => append(number, model.last + 1, &entries),
+        (Some(skip), _) => replace(number, last + 1 + skip, &entries),
+        (None, Some(back)) => replace(number, (last + 1).saturating_sub(back).max(1), &entries),
+        (None, None) => append(number, last + 1, &entries),
     };
+    let order = Persist { base, ..order };
     model.apply(&order);
     order
 }
@@ -74,7 +81,7 @@ impl<S: Storage> Run<S> {
             self.orders += 1;
             orders.push(order(plan, &mut self.model, self.orders));
         }
-        self.storage.persist(&orders).expect("the disk is healthy");
+        assert_eq!(self.storage.persist(&orders).expect("the disk is healthy"), orders.len());
     }
 
     fn trim(&mut self, back: u64) {

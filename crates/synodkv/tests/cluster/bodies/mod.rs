@@ -9,3 +9,4 @@ mod partition;
 mod replication;
 mod restart;
 mod snapshots;
+mod tls;

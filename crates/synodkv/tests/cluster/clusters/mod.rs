@@ -1,5 +1,6 @@
 //! The kinds of clusters.
 
+mod certificates;
 mod configuration;
 mod in_process;
 mod process;

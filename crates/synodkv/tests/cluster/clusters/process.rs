@@ -8,6 +8,7 @@ use kv_client::Version;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use super::certificates::Authority;
 use super::configuration::{Member, configuration};
 use crate::cluster::{Partitionable, RowsHash, Settings, TestCluster, http_get};
 use crate::links::{Link, LinkState};
@@ -106,6 +107,7 @@ impl TestCluster for ProcessTestCluster {
     async fn start(settings: Settings) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let members: Vec<Member> = (0..REPLICAS).map(|_| Member::new()).collect();
+        let authority = settings.tls.then(|| Authority::new(folder.path()));
         let mut links = Vec::new();
         let mut processes = Vec::new();
         for (from, member) in members.iter().enumerate() {
@@ -117,7 +119,8 @@ impl TestCluster for ProcessTestCluster {
             }
             let file = folder.path().join(format!("{from}.toml"));
             let text = configuration(&settings, member, &seen, &data_dir(folder.path(), from));
-            std::fs::write(&file, text).expect("a configuration");
+            let tls = authority.as_ref().map_or(String::new(), |authority| authority.section(&[from]));
+            std::fs::write(&file, text + &tls).expect("a configuration");
             let log = folder.path().join(format!("{from}.log"));
             processes.push(Process { child: None, member: member.clone(), file, log });
         }

@@ -7,6 +7,7 @@ use rsml::ReplicaId;
 use rsml::transport::{SharedMessageBus, create_shared_message_bus};
 use tempfile::TempDir;
 
+use super::certificates::Authority;
 use super::configuration::{Member, configuration};
 use super::in_process::InProcessServer;
 use crate::cluster::{Partitionable, RowsHash, Settings, TestCluster};
@@ -27,11 +28,15 @@ impl<const IN_MEMORY: bool> TestCluster for ReplicatedTestCluster<IN_MEMORY> {
     async fn start(settings: Settings) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let members: Vec<Member> = (0..REPLICAS).map(|_| Member::new()).collect();
+        let authority = settings.tls.then(|| Authority::new(folder.path()));
         let bus = create_shared_message_bus();
         let server = |number: usize| {
             let data_dir = folder.path().join(format!("data-{number}"));
             let file = folder.path().join(format!("{number}.toml"));
-            std::fs::write(&file, configuration(&settings, &members[number], &members, &data_dir)).expect("written");
+            let text = configuration(&settings, &members[number], &members, &data_dir);
+            let all: Vec<usize> = (0..REPLICAS).collect();
+            let tls = authority.as_ref().map_or(String::new(), |authority| authority.section(&all));
+            std::fs::write(&file, text + &tls).expect("written");
             let network = IN_MEMORY.then(|| Network::InMemory(bus.clone()));
             InProcessServer::new(&file, IN_MEMORY.then_some(number), network)
         };

@@ -1,0 +1,412 @@
+//! Catching up by a copy of a peer's database, when the entries that are needed are gone from the logs (rule 10).
+//!
+//! Who lags learns it from the primary ([`Behind`]), in its own phase 1, or at its start, when its database is gone and
+//! its log does not reach back to the beginning. It picks a peer whose database is new enough, a secondary if there is
+//! one, and asks it for one piece after the other; the pieces become a database beside the present one. When that is
+//! complete and durable, one record of the log switches to it: the record names the database's directory, drops the log
+//! up to the sequence that the database holds, and raises the promise to the view in which the sender knew all of that
+//! as committed. Accepted view and the log's tail stay as they are, so no vote changes.
+//!
+//! Invariants: a snapshot only ever takes a replica forward, beyond its commit point; the new database is used, and what
+//! was before removed, only after the record is durable.
+//!
+//! The serving side keeps nothing here: the driver holds the copy, and makes a new one when it has to.
+
+use bytes::Bytes;
+
+use super::replica::Replica;
+use super::view_manager::Role;
+use super::{LogRead, ReadPurpose};
+use crate::message::{Behind, Message, SnapshotChunk, SnapshotRequest};
+use crate::value::ReplicatedState;
+use crate::{Instant, ReplicaId, Sequence, Ticket, View};
+
+/// So many pieces may be on their way at a time, received and not yet written included.
+const PIECES_UNDER_WAY: u64 = 4;
+
+/// A source that brought nothing for so many `retry_us` is given up: making the copy takes a while.
+const PATIENCE: u64 = 50;
+
+/// A piece of this replica's database, wanted by a peer.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct SnapshotRead {
+    pub peer: ReplicaId,
+    /// 0: of any copy that is new enough.
+    pub id: u64,
+    pub offset: u64,
+    pub max_bytes: usize,
+    /// The copy must hold everything through this sequence.
+    pub at_least: Sequence,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct SnapshotPiece {
+    pub peer: ReplicaId,
+    /// 0: there is no such copy, and none can be made.
+    pub id: u64,
+    pub offset: u64,
+    pub total_bytes: u64,
+    pub sequence: Sequence,
+    pub bytes: Bytes,
+}
+
+/// Building a database from a peer's copy.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum InstallStep {
+    /// Begins the database of that generation; another one that was begun is dropped.
+    Begin { generation: u64 },
+    /// The next bytes.
+    Write(Bytes),
+    /// All bytes were given.
+    Finish,
+    /// It is not wanted any more.
+    Abort,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum InstallEvent {
+    /// So many bytes were written.
+    Written { generation: u64, bytes: u64 },
+    /// The database is complete and durable; its replicated state.
+    Finished { generation: u64, state: Bytes },
+    /// It came to nothing.
+    Failed { generation: u64 },
+}
+
+/// A snapshot under way.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Transfer {
+    source: ReplicaId,
+    generation: u64,
+    /// The source's name for its copy; 0 until its first piece has come.
+    id: u64,
+    sequence: Sequence,
+    /// All of it was chosen in this view or before.
+    view: View,
+    total_bytes: u64,
+    /// How many bytes come at a time: what both sides allow.
+    piece_bytes: u64,
+    asked: u64,
+    received: u64,
+    written: u64,
+    last_progress: Instant,
+    /// Repetitions without any progress.
+    repeated: u64,
+    /// Not before this, for the rate.
+    ask_at: Instant,
+    /// The database is complete, and the log's tail is being read.
+    state: Option<Box<ReplicatedState>>,
+}
+
+/// What a replica that lags does about it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct CatchUp {
+    /// A snapshot must reach at least there.
+    wanted: Option<Sequence>,
+    transfer: Option<Box<Transfer>>,
+    /// Whom to ask first, if it can be.
+    preferred: Option<ReplicaId>,
+    /// Did not bring what was asked of it lately.
+    shunned: Option<ReplicaId>,
+    last_generation: u64,
+    /// Switches to the database once this order is durable.
+    switch: Option<(Ticket, u64)>,
+    /// Snapshots that took the place of the database since the start.
+    pub installed: u64,
+}
+
+impl CatchUp {
+    /// From the start on a snapshot is needed that reaches at least there.
+    pub fn want(&mut self, through: Sequence) {
+        self.wanted = Some(through);
+    }
+
+    /// What the snapshot under way holds everything through.
+    pub fn installing(&self) -> Sequence {
+        self.transfer.as_ref().map_or(Sequence::ZERO, |transfer| transfer.sequence)
+    }
+}
+
+impl Replica {
+    /// The record that makes another database the live one is on its way to the disk: until it is there, nothing is
+    /// given to the present one.
+    pub(super) fn is_switching(&self) -> bool {
+        self.catch_up.switch.is_some()
+    }
+
+    /// Whether this replica waits for a snapshot, without which it can't go on.
+    pub(super) fn is_catching_up(&self) -> bool {
+        self.catch_up.wanted.is_some()
+    }
+
+    /// Entries through `through` are to be had only as a snapshot.
+    pub(super) fn want_snapshot(&mut self, through: Sequence, preferred: Option<ReplicaId>) {
+        if through <= self.learner.commit() {
+            return;
+        }
+        let wanted = self.catch_up.wanted.unwrap_or_default().max(through);
+        self.catch_up.wanted = Some(wanted);
+        self.catch_up.preferred = preferred;
+        if self.catch_up.transfer.as_ref().is_some_and(|t| t.id != 0 && t.sequence < wanted) {
+            self.drop_transfer(None);
+        }
+        self.begin_transfer();
+    }
+
+    pub(super) fn on_behind(&mut self, message: &Behind) {
+        let is_leading = matches!(self.views.role, Role::Primary(_));
+        if View(message.view) == self.acceptor.promised() && !is_leading {
+            self.want_snapshot(Sequence(message.first).previous(), None);
+        }
+    }
+
+    /// Picks whom to ask: a secondary if possible, and whoever has applied most.
+    fn begin_transfer(&mut self) {
+        if self.catch_up.transfer.is_some() || self.catch_up.switch.is_some() {
+            return;
+        }
+        let Some(wanted) = self.catch_up.wanted else { return };
+        let is_fresh =
+            |id: &ReplicaId| self.heard.get(id).is_some_and(|at| self.now.since_us(*at) < self.options.election_max_us);
+        let rank = |id: &ReplicaId, applied: u64| {
+            (self.catch_up.preferred == Some(*id), self.views.primary != Some(*id), applied)
+        };
+        let able = self.reports.iter().filter(|(id, r)| r.applied >= wanted.0 && !r.is_learner && is_fresh(id));
+        let not_shunned = able.filter(|(id, _)| self.catch_up.shunned != Some(**id));
+        let Some((source, _)) = not_shunned.max_by_key(|(id, report)| rank(id, report.applied)) else {
+            self.catch_up.shunned = None;
+            return;
+        };
+        let source = *source;
+        self.catch_up.last_generation = self.catch_up.last_generation.max(self.acceptor.hard().generation) + 1;
+        let generation = self.catch_up.last_generation;
+        self.catch_up.transfer = Some(Box::new(Transfer {
+            source,
+            generation,
+            id: 0,
+            sequence: Sequence::ZERO,
+            view: View::BIRTH,
+            total_bytes: 0,
+            piece_bytes: self.options.snapshot_chunk_bytes as u64,
+            asked: 0,
+            received: 0,
+            written: 0,
+            last_progress: self.now,
+            repeated: 0,
+            ask_at: self.now,
+            state: None,
+        }));
+        self.outputs.install.push(InstallStep::Begin { generation });
+        self.ask_for_snapshot(0, 0);
+    }
+
+    fn ask_for_snapshot(&mut self, id: u64, offset: u64) {
+        let at_least = self.catch_up.wanted.unwrap_or_default().0;
+        let Some(transfer) = &mut self.catch_up.transfer else { return };
+        let length = transfer.piece_bytes;
+        let rate = self.options.snapshot_bytes_per_second;
+        if rate > 0 {
+            transfer.ask_at = transfer.ask_at.max(self.now).plus_us(length.saturating_mul(1_000_000) / rate);
+        }
+        transfer.asked = offset + length;
+        let source = transfer.source;
+        self.send(source, Message::SnapshotRequest(SnapshotRequest { id, offset, length, at_least }), Vec::new());
+    }
+
+    /// Ends the transfer under way. `shun`: its source is not asked again at once.
+    fn drop_transfer(&mut self, shun: Option<ReplicaId>) {
+        if self.catch_up.transfer.take().is_some() {
+            self.outputs.install.push(InstallStep::Abort);
+        }
+        if shun.is_some() {
+            self.catch_up.shunned = shun;
+        }
+    }
+
+    pub(super) fn tick_catch_up(&mut self) {
+        if self.catch_up.wanted.is_some_and(|wanted| wanted <= self.learner.commit()) {
+            // It came as entries after all, or as the snapshot.
+            self.catch_up.wanted = None;
+            self.drop_transfer(None);
+        }
+        let Some(transfer) = &mut self.catch_up.transfer else { return self.begin_transfer() };
+        let is_all_received = transfer.id != 0 && transfer.received == transfer.total_bytes;
+        if !is_all_received && self.now.since_us(transfer.last_progress) >= self.options.retry_us {
+            transfer.last_progress = self.now;
+            transfer.repeated += 1;
+            let (source, id, received) = (transfer.source, transfer.id, transfer.received);
+            if transfer.repeated > PATIENCE {
+                self.drop_transfer(Some(source));
+                self.begin_transfer();
+            } else {
+                self.ask_for_snapshot(id, received);
+            }
+        }
+        self.ask_for_more();
+    }
+
+    /// Asks for the next pieces, as far as window and rate allow.
+    pub(super) fn ask_for_more(&mut self) {
+        while let Some(transfer) = &self.catch_up.transfer {
+            let window = PIECES_UNDER_WAY * transfer.piece_bytes;
+            let has_room = transfer.asked < transfer.written + window;
+            if transfer.id == 0 || transfer.asked >= transfer.total_bytes || !has_room || self.now < transfer.ask_at {
+                return;
+            }
+            self.ask_for_snapshot(transfer.id, transfer.asked);
+        }
+    }
+
+    pub(super) fn on_snapshot_request(&mut self, peer: ReplicaId, message: &SnapshotRequest) {
+        if self.is_catching_up() {
+            return self.send(peer, Message::SnapshotChunk(SnapshotChunk::default()), Vec::new());
+        }
+        self.outputs.read_snapshot.push(SnapshotRead {
+            peer,
+            id: message.id,
+            offset: message.offset,
+            max_bytes: self.options.snapshot_chunk_bytes.min(message.length as usize),
+            at_least: Sequence(message.at_least),
+        });
+    }
+
+    pub(super) fn snapshot_read(&mut self, piece: SnapshotPiece) {
+        assert!(piece.sequence <= self.learner.commit(), "a snapshot holds {}, which is not chosen", piece.sequence);
+        let chunk = SnapshotChunk {
+            id: piece.id,
+            offset: piece.offset,
+            total_bytes: piece.total_bytes,
+            sequence: piece.sequence.0,
+            view: self.learner.commit_view().0,
+            crc: crc32c::crc32c(&piece.bytes),
+        };
+        self.send(piece.peer, Message::SnapshotChunk(chunk), vec![piece.bytes]);
+    }
+
+    pub(super) fn on_snapshot_chunk(&mut self, from: ReplicaId, message: &SnapshotChunk, payload: Vec<Bytes>) {
+        let commit = self.learner.commit();
+        let wanted = self.catch_up.wanted.unwrap_or_default();
+        let Some(transfer) = self.catch_up.transfer.as_mut().filter(|t| t.source == from) else { return };
+        let is_other = transfer.id != 0 && transfer.id != message.id;
+        let is_useful = Sequence(message.sequence) >= wanted.max(commit.next());
+        if message.id == 0 || is_other || !is_useful {
+            // What was received is of a copy that is gone.
+            let shun = (!is_other).then_some(from);
+            self.drop_transfer(shun);
+            return self.begin_transfer();
+        }
+        let bytes = payload.into_iter().next().unwrap_or_default();
+        if message.offset != transfer.received || bytes.is_empty() || crc32c::crc32c(&bytes) != message.crc {
+            return;
+        }
+        if transfer.id == 0 {
+            transfer.piece_bytes = bytes.len() as u64;
+            transfer.asked = bytes.len() as u64;
+        }
+        transfer.id = message.id;
+        transfer.sequence = Sequence(message.sequence);
+        transfer.view = transfer.view.max(View(message.view));
+        transfer.total_bytes = message.total_bytes;
+        transfer.received += bytes.len() as u64;
+        transfer.asked = transfer.asked.max(transfer.received);
+        transfer.last_progress = self.now;
+        transfer.repeated = 0;
+        let is_complete = transfer.received >= transfer.total_bytes;
+        self.outputs.install.push(InstallStep::Write(bytes));
+        if is_complete {
+            self.outputs.install.push(InstallStep::Finish);
+        }
+        self.ask_for_more();
+    }
+
+    pub(super) fn installed(&mut self, event: InstallEvent) {
+        let (InstallEvent::Written { generation, .. }
+        | InstallEvent::Finished { generation, .. }
+        | InstallEvent::Failed { generation }) = &event;
+        let Some(transfer) = self.catch_up.transfer.as_mut().filter(|t| t.generation == *generation) else { return };
+        let source = transfer.source;
+        match event {
+            InstallEvent::Written { bytes, .. } => {
+                transfer.written = bytes;
+                self.ask_for_more();
+            }
+            InstallEvent::Failed { .. } => self.drop_transfer(Some(source)),
+            InstallEvent::Finished { state, .. } => match ReplicatedState::from_bytes(&state) {
+                Some(state) if self.fits(&state) => self.finish_catch_up(state),
+                _ => self.drop_transfer(Some(source)),
+            },
+        }
+    }
+
+    /// Whether a database with this state is what was promised, and takes this replica forward.
+    fn fits(&self, state: &ReplicatedState) -> bool {
+        let Some(transfer) = &self.catch_up.transfer else { return false };
+        state.cluster_id == self.acceptor.hard().cluster_id
+            && state.sequence == transfer.sequence
+            && state.sequence > self.learner.commit()
+            && !matches!(self.views.role, Role::Primary(_))
+    }
+
+    /// The database is complete. Where nothing of the log is in memory, its tail is read first.
+    fn finish_catch_up(&mut self, state: ReplicatedState) {
+        let log = self.acceptor.log();
+        let (base, last) = (state.sequence, log.last());
+        if log.first() > base.next() && last > base {
+            let (from, view) = (base.next(), self.acceptor.promised());
+            let max_bytes = usize::MAX;
+            self.outputs.read_log.push(LogRead { purpose: ReadPurpose::Tail, view, from, to: last, max_bytes });
+            let transfer = self.catch_up.transfer.as_mut().expect("it is being finished");
+            transfer.state = Some(Box::new(state));
+        } else {
+            self.install(state, None);
+        }
+    }
+
+    /// The log's tail was read: what of it can't be is lost.
+    pub(super) fn tail_read(&mut self, read: &LogRead, entries: Vec<Bytes>) {
+        let Some(transfer) = &mut self.catch_up.transfer else { return };
+        let Some(state) = transfer.state.take_if(|state| state.sequence.next() == read.from) else { return };
+        if self.fits(&state) {
+            self.install(*state, Some((read.to, entries)));
+        } else {
+            self.drop_transfer(None);
+        }
+    }
+
+    /// One record of the log makes the new database the live one.
+    fn install(&mut self, state: ReplicatedState, tail: Option<(Sequence, Vec<Bytes>)>) {
+        let transfer = self.catch_up.transfer.take().expect("it is being finished");
+        if matches!(self.views.role, Role::PreVoting { .. } | Role::Preparing(_)) {
+            self.become_secondary(None);
+        }
+        let (base, view) = (state.sequence, transfer.view);
+        let is_raised = view > self.acceptor.promised();
+        let ticket = self.acceptor.install_snapshot(transfer.generation, base, view, tail);
+        self.learner.install_snapshot(base, view);
+        if is_raised {
+            self.become_secondary(None);
+        }
+        self.views.see(view);
+        self.configuration = state.configuration;
+        let hard = self.acceptor.hard();
+        if let Some(own) = state.sessions.get(&hard.disk_id).filter(|session| session.boot == hard.boot) {
+            self.requests.executed(own.last, self.now);
+        }
+        self.applied_sessions = state.sessions;
+        self.applied_time_us = state.time_us;
+        self.applied_digest = state.digest;
+        self.first_stored = base.next();
+        self.answer.due = true;
+        self.catch_up.wanted = None;
+        self.catch_up.installed += 1;
+        self.catch_up.switch = Some((ticket, transfer.generation));
+    }
+
+    /// Orders through `ticket` are durable: the database is switched if the record of it is among them.
+    pub(super) fn switch_database(&mut self, durable: Ticket) {
+        if let Some((_, generation)) = self.catch_up.switch.take_if(|(ticket, _)| *ticket <= durable) {
+            self.persisted = self.persisted.max(self.learner.applied());
+            self.outputs.switch = Some(generation);
+        }
+    }
+}

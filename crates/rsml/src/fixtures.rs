@@ -1,0 +1,263 @@
+//! What released versions wrote stays readable: messages, frames, values and replicated state, byte by byte. (Files of the
+//! log have fixtures of their own, beside the log.)
+//!
+//! A fixture file is never changed once its version is released: whoever adds a message or a field adds a file
+//! (`version_2.txt`, …) with samples of what is new, and a test like the one below. Fields that a file does not know are
+//! absent from its bytes, so its samples get their defaults (`..Default::default()`). Where a later version writes
+//! something in another way, the old sample is still read, and a new one in the later file is what is written.
+//!
+//! Samples that have no line in their file fail the test, which prints the lines.
+
+#![allow(clippy::needless_update)] // Later versions add fields.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+
+use bytes::Bytes;
+
+use crate::message::*;
+use crate::transport::{Decoder, Envelope, Frame, Sender};
+use crate::value::*;
+use crate::{Boot, ClusterId, DiskId, Epoch, ReplicaId, Sequence};
+
+const VERSION_1: &str = include_str!("fixtures/version_1.txt");
+
+/// The lines of a file that have not been looked at, by name.
+struct Fixtures {
+    lines: BTreeMap<&'static str, &'static str>,
+    /// What the file lacks.
+    missing: Vec<String>,
+}
+
+impl Fixtures {
+    fn of(text: &'static str) -> Self {
+        let lines = text.lines().filter(|line| !line.starts_with('#'));
+        Fixtures { lines: lines.map(|line| line.split_once(": ").expect("name: bytes")).collect(), missing: Vec::new() }
+    }
+
+    #[track_caller]
+    fn check<T: PartialEq + Debug>(
+        &mut self,
+        name: &str,
+        value: T,
+        encode: impl Fn(&T) -> Bytes,
+        decode: impl Fn(Bytes) -> Option<T>,
+    ) {
+        let written = to_hex(&encode(&value));
+        let Some(line) = self.lines.remove(name) else {
+            return self.missing.push(format!("{name}: {written}"));
+        };
+        assert_eq!(decode(from_hex(line)), Some(value), "{name} is read differently");
+        assert!(written == line, "{name} is written differently:\n{name}: {written}");
+    }
+
+    #[track_caller]
+    fn all_are_checked(&self) {
+        assert!(self.missing.is_empty(), "no fixtures of these names:\n{}", self.missing.join("\n"));
+        assert!(self.lines.is_empty(), "nobody reads {:?}", self.lines.keys());
+    }
+}
+
+fn to_hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn from_hex(text: &str) -> Bytes {
+    let byte = |at| u8::from_str_radix(&text[at..at + 2], 16).expect("hexadecimal digits");
+    (0..text.len()).step_by(2).map(byte).collect()
+}
+
+const ONE_ID: u128 = 0x0011_2233_4455_6677_8899_aabb_ccdd_eeff;
+const OTHER_ID: u128 = 0xf0e0_d0c0_b0a0_9080_7060_5040_3020_1000;
+
+fn birth() -> BirthRecord {
+    let member = |replica, disk: u128| Member { replica, disk_id: disk.into() };
+    BirthRecord {
+        cluster_id: ONE_ID.into(),
+        members: vec![member(0, ONE_ID), member(1, OTHER_ID)],
+        ..Default::default()
+    }
+}
+
+fn messages_1() -> Vec<(&'static str, Message)> {
+    vec![
+        ("hello", Message::Hello(Hello { ..Default::default() })),
+        ("born", Message::Born(Born { birth: Some(birth()), ..Default::default() })),
+        ("pre_vote", Message::PreVote(PreVote { view: 0x101, round: 2, ..Default::default() })),
+        (
+            "pre_vote_reply",
+            Message::PreVoteReply(PreVoteReply { round: 2, granted: true, promised: 0x100, ..Default::default() }),
+        ),
+        ("prepare", Message::Prepare(Prepare { view: 0x201, ..Default::default() })),
+        (
+            "promise",
+            Message::Promise(Promise {
+                view: 0x201,
+                accepted_view: 0x100,
+                last: 300,
+                commit: 299,
+                first: 7,
+                ..Default::default()
+            }),
+        ),
+        ("fetch", Message::Fetch(Fetch { view: 0x201, from: 300, ..Default::default() })),
+        ("fetched", Message::Fetched(Fetched { view: 0x201, accepted_view: 0x100, from: 300, ..Default::default() })),
+        ("refuse", Message::Refuse(Refuse { promised: 0x202, ..Default::default() })),
+        (
+            "accept",
+            Message::Accept(Accept {
+                view: 0x201,
+                adopted: 300,
+                from: 301,
+                agreed_view: 0x100,
+                commit: 298,
+                token: 11,
+                probe: 12,
+                answer: true,
+                ..Default::default()
+            }),
+        ),
+        (
+            "accepted",
+            Message::Accepted(Accepted {
+                view: 0x201,
+                durable_view: 0x100,
+                durable_last: 301,
+                commit: 298,
+                memory_view: 0x200,
+                expected: 303,
+                settled: 302,
+                token: 11,
+                probe: 12,
+                gap: true,
+                ..Default::default()
+            }),
+        ),
+        ("requests", Message::Requests(Requests { first: 1 << 40, ..Default::default() })),
+        ("requests_gap", Message::RequestsGap(RequestsGap { expected: 9, ..Default::default() })),
+        ("read_point", Message::ReadPoint(ReadPoint { round: 5, ..Default::default() })),
+        (
+            "read_point_reply",
+            Message::ReadPointReply(ReadPointReply { round: 5, sequence: 298, view: 0x201, ..Default::default() }),
+        ),
+        (
+            "report",
+            Message::Report(Report {
+                view: 0x201,
+                last: 301,
+                commit: 298,
+                applied: 297,
+                digest: 0x0123_4567_89ab_cdef,
+                is_primary: true,
+                is_candidate: true,
+                persisted: 200,
+                ..Default::default()
+            }),
+        ),
+    ]
+}
+
+fn values_1() -> Vec<(&'static str, Value)> {
+    let batch = RequestBatch {
+        disk_id: OTHER_ID.into(),
+        boot: 3,
+        first: 17,
+        payloads: vec![Bytes::from_static(b"one"), Bytes::new(), Bytes::from_static(b"three")],
+        ..Default::default()
+    };
+    let other = RequestBatch {
+        disk_id: ONE_ID.into(),
+        boot: 1,
+        first: 1,
+        payloads: vec![Bytes::from_static(b"x")],
+        ..Default::default()
+    };
+    vec![
+        ("value_birth", Value { birth: Some(birth()), ..Default::default() }),
+        ("value_no_op", Value { proposed_view: 0x101, time_us: 1_000_000, ..Default::default() }),
+        (
+            "value_requests",
+            Value { proposed_view: 0x101, time_us: 1_000_001, batches: vec![batch, other], ..Default::default() },
+        ),
+    ]
+}
+
+fn state_1() -> ReplicatedState {
+    ReplicatedState {
+        cluster_id: ClusterId(ONE_ID),
+        sequence: Sequence(298),
+        configuration: birth().configuration(),
+        sessions: [
+            (DiskId(ONE_ID), SessionState { boot: Boot(1), last: 1, ..Default::default() }),
+            (DiskId(OTHER_ID), SessionState { boot: Boot(3), last: 19, ..Default::default() }),
+        ]
+        .into(),
+        time_us: 1_000_001,
+        digest: 0xfedc_ba98_7654_3210,
+        ..Default::default()
+    }
+}
+
+fn frames_1() -> Vec<(&'static str, Frame)> {
+    let sender = Sender {
+        replica: ReplicaId(1),
+        cluster_id: ClusterId(ONE_ID),
+        epoch: Epoch(1),
+        disk_id: DiskId(OTHER_ID),
+        boot: Boot(3),
+    };
+    let payload = vec![Bytes::from_static(b"entry"), Bytes::new(), Bytes::from(vec![b'.'; 600])];
+    let body = Message::Requests(Requests { first: 17, ..Default::default() }).to_bytes();
+    vec![
+        ("frame_hello", Frame::hello(sender, ReplicaId(2))),
+        ("frame_message", Frame::message(Envelope { sender, to: ReplicaId(2), body, payload })),
+    ]
+}
+
+fn decode_frame(bytes: Bytes) -> Option<Frame> {
+    let mut decoder = Decoder::default();
+    decoder.buffer().extend_from_slice(&bytes);
+    decoder.next_frame().ok()?
+}
+
+#[test]
+fn what_version_1_wrote_is_read_and_written_as_it_was() {
+    let mut fixtures = Fixtures::of(VERSION_1);
+    for (name, message) in messages_1() {
+        fixtures.check(name, message, |m| m.clone().to_bytes(), |bytes| Message::from_bytes(&bytes));
+    }
+    for (name, value) in values_1() {
+        fixtures.check(name, value, Value::to_bytes, |bytes| Some(Value::from_bytes(bytes)));
+    }
+    let read = |bytes: Bytes| ReplicatedState::from_bytes(&bytes);
+    fixtures.check("replicated_state", state_1(), ReplicatedState::to_bytes, read);
+    for (name, frame) in frames_1() {
+        let encode = |frame: &Frame| frame.encode().expect("it is small").pieces.concat().into();
+        fixtures.check(name, frame, encode, decode_frame);
+    }
+    fixtures.all_are_checked();
+}
+
+/// Field 15 of a message, and of the body around it, a string: what a later version may add.
+fn with_unknown_field(bytes: &[u8]) -> Vec<u8> {
+    [bytes, &[0x7a, 3, b'n', b'e', b'w']].concat()
+}
+
+#[test]
+fn fields_of_a_later_version_are_passed_over() {
+    let prepare = Message::Prepare(Prepare { view: 5, ..Default::default() });
+    // The message is field 5 of the body: its tag, its length, view 5.
+    assert_eq!(prepare.clone().to_bytes().as_ref(), [0x2a, 2, 0x08, 5]);
+    let inner = with_unknown_field(&[0x08, 5]);
+    let later = [&[0x2a, inner.len() as u8], &inner[..]].concat();
+    assert_eq!(Message::from_bytes(&later), Some(prepare));
+    let value = Value { time_us: 9, ..Default::default() };
+    assert_eq!(Value::from_bytes(with_unknown_field(&value.to_bytes()).into()), value);
+    assert_eq!(ReplicatedState::from_bytes(&with_unknown_field(&state_1().to_bytes())), Some(state_1()));
+}
+
+#[test]
+fn a_message_of_an_unknown_kind_is_no_message() {
+    // Field 2000 of the body, an empty message.
+    assert_eq!(Message::from_bytes(&[0x82, 0x7d, 0]), None);
+}

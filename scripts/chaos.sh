@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# Three real processes, RocksDB and a log that is really synchronised, under kill -9, SIGSTOP, cut and slow links, full and
+# hanging disks, while clients work; what they saw is judged in the end. Exit status 1 when a promise was broken.
+#
+#   scripts/chaos.sh                            # 15 minutes, a fresh seed
+#   scripts/chaos.sh --minutes 5 --seed 7       # the schedule of seed 7 (the timing is never the same)
+#   scripts/chaos.sh --seed 7 --schedule        # only print what would happen
+#
+# Each replica has a file system of its own in a file, where loop devices can be mounted (root); otherwise a tmpfs;
+# otherwise full and hanging disks are left out, and it says so. All servers listen on 127.0.0.1.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source=scripts/prepare.sh
+source scripts/prepare.sh
+
+require_cargo
+install_system_packages build
+build_release
+exec "$CARGO_TARGET_DIR/release/chaos" --program "$CARGO_TARGET_DIR/release/synodkv" "$@"
