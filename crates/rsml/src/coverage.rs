@@ -6,7 +6,7 @@
 use std::cell::RefCell;
 
 /// Every marked path: a rule's exceptional branch, or a branch of liveness, recovery and sessions.
-pub const POINTS: [&str; 35] = [
+pub const POINTS: [&str; 48] = [
     "birth.founded",
     "birth.told_again",
     "foreign.former_boot",
@@ -14,7 +14,8 @@ pub const POINTS: [&str; 35] = [
     "learner.commit_not_durable",
     "liveness.campaign_given_up",
     "liveness.connection_hint",
-    "liveness.hanging_disk_steps_down",
+    "liveness.hanging_disk_resigns",
+    "liveness.hands_over_unfit",
     "liveness.pre_vote_denied",
     "liveness.quorum_lost_steps_down",
     "liveness.refused_candidate",
@@ -28,6 +29,7 @@ pub const POINTS: [&str; 35] = [
     "requests.gap_filled",
     "requests.overloaded",
     "requests.sent_again",
+    "requests.storage_full",
     "rule1.gap",
     "rule10.committed_part_installed",
     "rule2.commit_beyond_adopted",
@@ -39,9 +41,20 @@ pub const POINTS: [&str; 35] = [
     "rule3.promise_overtaken",
     "rule4.vote_of_other_view",
     "rule5.commit_of_view_not_held",
+    "rule7.blocked",
+    "rule7.filled",
+    "rule7.lost_tail_behind_snapshot",
+    "rule7.waits_for_more",
     "rule8.round_joined_later",
     "rule8.round_repeated",
     "rule8.rounds_restarted",
+    "rule9.lease_forbids",
+    "rule9.lease_serves",
+    "snapshot.behind",
+    "snapshot.dropped",
+    "snapshot.installed",
+    "snapshot.needs_database",
+    "snapshot.repeated",
 ];
 
 /// The place of a name in [`POINTS`].

@@ -16,7 +16,7 @@ mod types;
 mod value;
 pub mod wal;
 
-pub use core::{Acceptor, Divergence, DivergenceKind, Learner, Proposer, Stray, ViewManager};
+pub use core::{Acceptor, Divergence, DivergenceKind, Learner, Proposer, Stray, TransferError, ViewManager};
 pub use driver::{
     ConsensusReplica, DriverStatus, Failure, FailureKind, NetworkManager, ReadError, ReplicaOptions, RequestError,
     RoleChange, StartError,

@@ -51,6 +51,8 @@ pub struct ReplicaDatabases {
 
 #[derive(Default)]
 struct Damage {
+    /// The live generation.
+    generation: u64,
     found: Option<String>,
     alarm: Option<Alarm>,
 }
@@ -58,7 +60,8 @@ struct Damage {
 /// What [`MARKER`] holds.
 #[derive(Serialize, Deserialize)]
 struct Marker {
-    generation: u64,
+    /// `None`: whichever is the live one.
+    generation: Option<u64>,
     reason: String,
 }
 
@@ -103,23 +106,45 @@ impl ReplicaDatabases {
         self.damage.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn found_damage(&self, generation: u64, reason: &str) {
-        let alarm = {
+    /// The live database is of no use any more: notes that durably, so that it is set aside at the next start. Only the
+    /// first time counts.
+    pub fn note_damage(&self, reason: &str) {
+        let (generation, alarm) = {
             let mut damage = self.damage();
-            damage.found.get_or_insert_with(|| reason.to_owned());
-            damage.alarm.take()
+            if damage.found.is_some() {
+                return;
+            }
+            damage.found = Some(reason.to_owned());
+            (damage.generation, damage.alarm.take())
         };
         tracing::error!(
             replica = self.replica,
-            "the database is damaged, and this replica stops: {reason}. At its next start it is rebuilt from another replica"
+            "the database is of no use any more, and this replica stops: {reason}. At its next start it is rebuilt from \
+             another replica"
         );
         if self.survive_exit()
-            && let Err(error) = self.write_marker(&Marker { generation, reason: reason.to_owned() })
+            && let Err(error) = self.write_marker(&Marker { generation: Some(generation), reason: reason.to_owned() })
         {
             tracing::error!(replica = self.replica, %error, "the damage could not be noted; it has to be found again");
         }
         if let Some(alarm) = alarm {
             alarm(reason);
+        }
+    }
+
+    /// The live database is readable and known to be wrong: at the next start it is set aside like a damaged one.
+    pub fn give_up(&self, reason: &str) {
+        if !self.survive_exit() {
+            return;
+        }
+        match self.write_marker(&Marker { generation: None, reason: reason.to_owned() }) {
+            Ok(()) => {
+                tracing::error!(replica = self.replica, "at its next start this replica is rebuilt from another one")
+            }
+            Err(error) => {
+                tracing::error!(replica = self.replica, %error, "that this database is wrong could not be noted: \
+                before the next start, create the file {}", self.folder.join(MARKER).display())
+            }
         }
     }
 
@@ -142,10 +167,10 @@ impl ReplicaDatabases {
         };
         // Somebody wrote it, and about this replica: one that cannot be read speaks of the live database.
         let marker = serde_json::from_slice(&text).unwrap_or_else(|error| Marker {
-            generation,
+            generation: None,
             reason: format!("unknown ({} cannot be read: {error})", MARKER),
         });
-        if marker.generation == generation && self.path(generation).exists() {
+        if marker.generation.is_none_or(|marked| marked == generation) && self.path(generation).exists() {
             self.set_aside(generation, &marker.reason)?;
         }
         // Only now: a crash before leaves the marker, and nothing for it to speak of.
@@ -230,10 +255,11 @@ impl DatabasePlace for ReplicaDatabases {
     }
 
     fn watch(self: Arc<Self>, generation: u64, database: &TransactionalKvDatabase) {
+        self.damage().generation = generation;
         let databases = Arc::downgrade(&self);
         database.on_damage(move |reason| {
-            if let Some(databases) = databases.upgrade() {
-                databases.found_damage(generation, reason);
+            if let Some(databases) = databases.upgrade().filter(|known| known.damage().generation == generation) {
+                databases.note_damage(reason);
             }
         });
     }

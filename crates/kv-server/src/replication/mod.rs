@@ -18,6 +18,8 @@ mod place;
 mod router;
 mod snapshots;
 mod store;
+#[cfg(test)]
+mod tests;
 
 pub use cluster::ReplicatedCluster;
 pub use database::ReplicatedKvDatabase;

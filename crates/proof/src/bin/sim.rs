@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
-use proof::simulator::{Settings, Until, campaign, run};
+use proof::simulator::{Mode, Settings, Until, campaign, run};
 
 const USAGE: &str =
     "sim --seed N [--verbose] | --seeds N | --minutes M  [--first-seed N] [--replicas 1|3|5|mix] [--threads N]
@@ -14,6 +14,8 @@ const USAGE: &str =
   --first-seed N  begins with seed N instead of one that the clock names
   --replicas R    1, 3 or 5; mix (the default): the seed decides
   --threads N     default: one per processor
+  --failures N    goes on until so many seeds have failed
+  --leases        with leases in every run
   --corruption    one replica once executes otherwise than the log says
   --require-coverage  fails when a marked path of the core was never taken";
 
@@ -27,7 +29,8 @@ struct Arguments {
     replicas: Option<u8>,
     threads: Option<usize>,
     require_coverage: bool,
-    corruption: bool,
+    mode: Mode,
+    failures: Option<u64>,
 }
 
 fn parse() -> Result<Arguments, String> {
@@ -42,8 +45,13 @@ fn parse() -> Result<Arguments, String> {
             parsed.require_coverage = true;
             continue;
         }
-        if name == "--corruption" {
-            parsed.corruption = true;
+        let mode = match name.as_str() {
+            "--corruption" => Some(Mode::Corruption),
+            "--leases" => Some(Mode::Leases),
+            _ => None,
+        };
+        if let Some(mode) = mode {
+            parsed.mode = mode;
             continue;
         }
         let value = arguments.next().ok_or_else(|| format!("{name}: unknown, or its value is missing"))?;
@@ -54,6 +62,7 @@ fn parse() -> Result<Arguments, String> {
             "--seeds" => parsed.seeds = Some(number()?),
             "--minutes" => parsed.minutes = Some(value.parse().map_err(|_| wrong())?),
             "--first-seed" => parsed.first_seed = Some(number()?),
+            "--failures" => parsed.failures = Some(number()?),
             "--threads" => parsed.threads = Some(number()? as usize),
             "--replicas" if value == "mix" => parsed.replicas = None,
             "--replicas" => {
@@ -84,20 +93,10 @@ fn main() -> ExitCode {
     }
 }
 
-fn replay_command(seed: u64, arguments: &Arguments) -> String {
-    let replicas = arguments.replicas.map_or(String::new(), |count| format!(" --replicas {count}"));
-    let corruption = if arguments.corruption { " --corruption" } else { "" };
-    format!("scripts/sim.sh --seed {seed}{replicas}{corruption} --verbose")
-}
-
 /// The same seed twice must be the same run, to the last byte.
 fn replay(seed: u64, arguments: &Arguments) -> ExitCode {
-    let settings = Settings {
-        replicas: arguments.replicas,
-        corruption: arguments.corruption,
-        verbose: arguments.verbose,
-        trace: true,
-    };
+    let settings =
+        Settings { replicas: arguments.replicas, mode: arguments.mode, verbose: arguments.verbose, trace: true };
     let first = run(seed, settings);
     let second = run(seed, Settings { verbose: false, ..settings });
     match (first, second) {
@@ -130,8 +129,8 @@ fn run_many(arguments: &Arguments) -> ExitCode {
     };
     let threads = arguments.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(2, usize::from));
     println!("seeds from {first} on, {threads} threads");
-    let settings = Settings { replicas: arguments.replicas, corruption: arguments.corruption, ..Settings::default() };
-    let done = campaign(first, until, threads, settings);
+    let settings = Settings { replicas: arguments.replicas, mode: arguments.mode, ..Settings::default() };
+    let done = campaign(first, until, threads, settings, arguments.failures.unwrap_or(1) as usize);
     print!("{}", done.figures);
     let seconds = done.took.as_secs_f64();
     println!(
@@ -141,7 +140,7 @@ fn run_many(arguments: &Arguments) -> ExitCode {
     );
     for failure in &done.failures {
         println!("seed {} FAILED: {}", failure.seed, failure.reason);
-        println!("replay: {}", replay_command(failure.seed, arguments));
+        println!("replay: scripts/sim.sh --seed {} {settings} --verbose", failure.seed);
     }
     let uncovered = done.figures.uncovered();
     if arguments.require_coverage && (!uncovered.is_empty() || done.figures.coverage.is_empty()) {

@@ -16,13 +16,12 @@ pub enum Until {
 
 pub struct Campaign {
     pub figures: Figures,
-    /// Those of the first failures, one per thread at most.
     pub failures: Vec<Failure>,
     pub took: Duration,
 }
 
-/// Runs seeds from `first` on, until the first failure.
-pub fn campaign(first: u64, until: Until, threads: usize, settings: Settings) -> Campaign {
+/// Runs seeds from `first` on, until the first failure, or so many of them.
+pub fn campaign(first: u64, until: Until, threads: usize, settings: Settings, most_failures: usize) -> Campaign {
     let started = Instant::now();
     let next = AtomicU64::new(first);
     let stopped = AtomicBool::new(false);
@@ -41,8 +40,9 @@ pub fn campaign(first: u64, until: Until, threads: usize, settings: Settings) ->
             match run(seed, settings) {
                 Ok(success) => figures.add(&success.figures),
                 Err(failure) => {
-                    stopped.store(true, Ordering::Relaxed);
-                    gathered.lock().expect("no holder panics").1.push(failure);
+                    let failures = &mut gathered.lock().expect("no holder panics").1;
+                    failures.push(failure);
+                    stopped.fetch_or(failures.len() >= most_failures, Ordering::Relaxed);
                 }
             }
         }

@@ -1,8 +1,8 @@
 //! What goes wrong when: faults that come by themselves, and faults that answer what the cluster does.
 
-use rsml::core::Input;
+use rsml::core::{Input, TransferId};
 use rsml::wal::Fault;
-use rsml::{ExecutionNotifier, Message};
+use rsml::{ExecutionNotifier, Message, ReplicaId};
 
 use super::cluster::Cluster;
 use super::events::Event;
@@ -37,6 +37,8 @@ impl Cluster {
             self.note("log failure planned", || format!("{node}: {fault:?}"));
             self.nodes[node].log.fail_next(fault);
         }
+        self.disturb_roles(node);
+        self.look_for_space(node);
         if self.random.one_in(self.faults.rot_running) {
             self.rot_running(node);
         }
@@ -49,6 +51,47 @@ impl Cluster {
         if self.random.one_in(3) {
             self.flush(node);
         }
+    }
+
+    /// What operators do.
+    fn disturb_roles(&mut self, node: usize) {
+        if self.random.one_in(self.faults.transfer) {
+            let primary = self.nodes.iter().position(|n| n.is_primary());
+            let asked = if self.random.one_in(5) { node } else { primary.unwrap_or(node) };
+            let to = if self.random.one_in(2) { None } else { Some(self.any_node()) };
+            self.transfer(asked, to);
+        }
+        if self.random.one_in(self.faults.stop) {
+            let handing_over_us = self.random.pick(&[0, 1_000, 30_000, 500_000]);
+            self.transfer(node, None);
+            let process = self.nodes[node].process();
+            self.schedule(handing_over_us, Event::Stop(process));
+        }
+        if self.random.one_in(self.faults.veto) {
+            let is_eligible = !self.random.one_in(3);
+            self.figures.count("eligibility changed");
+            self.input(node, Input::Eligible(is_eligible));
+        }
+    }
+
+    /// Asks `node` to let `to` lead, or whoever is best.
+    pub fn transfer(&mut self, node: usize, to: Option<usize>) {
+        let id = TransferId(self.next_id());
+        let within_us = self.random.below(2_000_000);
+        let now = self.now;
+        let Some(running) = &mut self.nodes[node].running else { return };
+        running.transfers.insert(id);
+        let deadline = running.clock.read(now).plus_us(within_us);
+        self.note("transfer asked for", || format!("of {node}, to {to:?}"));
+        let to = to.map(|to| ReplicaId(to as u8));
+        self.input(node, Input::Transfer { id, to, deadline });
+    }
+
+    /// Says what it owes when it leaves, and is gone.
+    pub fn stop(&mut self, node: usize) {
+        self.note("stopped in good order", || format!("{node}"));
+        self.input_now(node, Input::Stopping);
+        self.crash(node);
     }
 
     /// Disks that hang, processes that pause, clocks that jump.
@@ -83,7 +126,7 @@ impl Cluster {
         let running = self.nodes[node].running.as_mut().expect("it runs");
         running.applier.executor_mut().slip();
         self.corrupted = Some(node);
-        self.watch.corrupt(rsml::ReplicaId(node as u8));
+        self.watch.corrupt(ReplicaId(node as u8));
     }
 
     /// The database writes out what it has applied, and the core is told.

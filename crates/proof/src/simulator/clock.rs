@@ -5,6 +5,8 @@
 
 use rsml::Instant;
 
+use super::random::Random;
+
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Clock {
     /// The true time at which it showed `shown`.
@@ -15,7 +17,18 @@ pub struct Clock {
 }
 
 impl Clock {
-    pub fn new(now: u64, shown: u64, drift_ppm: i64) -> Clock {
+    /// Off by at most `most_ppm`; by exactly that in half of the cases.
+    pub fn any(now: u64, most_ppm: u64, random: &mut Random) -> Clock {
+        let most = most_ppm as i64;
+        let drift_ppm = match random.below(4) {
+            0 => -most,
+            1 => most,
+            _ => random.below(2 * most_ppm + 1) as i64 - most,
+        };
+        Clock::new(now, random.below(1 << 40), drift_ppm)
+    }
+
+    fn new(now: u64, shown: u64, drift_ppm: i64) -> Clock {
         Clock { since: now, shown, drift_ppm }
     }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::hash::{Hash, Hasher};
 
-use rsml::core::{CoreOptions, Input, Outputs};
+use rsml::core::{CoreOptions, Input, Outputs, Refusal};
 use rsml::{Divergence, ReplicaId, Sequence};
 use xxhash_rust::xxh3::Xxh3;
 
@@ -135,6 +135,7 @@ impl Cluster {
         options.snapshot_chunk_bytes = random.between(1_000, 50_000) as usize;
         options.snapshot_bytes_per_second = if random.one_in(2) { 0 } else { random.between(200_000, 10_000_000) };
         options.digest_interval = self.faults.digest_interval;
+        options.lease_us = self.faults.lease_us;
         options.max_request_bytes = if random.one_in(10) { random.between(200, 3_000) as usize } else { 1 << 20 };
         for time_us in [
             &mut options.heartbeat_us,
@@ -153,9 +154,7 @@ impl Cluster {
         }
         let options = self.options(node);
         self.lose_before_start(node);
-        let drift = self.faults.drift_ppm as i64;
-        let drift_ppm = self.random.below(2 * self.faults.drift_ppm + 1) as i64 - drift;
-        let clock = Clock::new(self.now, self.random.below(1 << 40), drift_ppm);
+        let clock = Clock::any(self.now, self.faults.drift_ppm, &mut self.random);
         self.nodes[node].start(options, &mut self.random, clock, self.now);
         let running = self.nodes[node].running.as_ref().expect("it was started");
         let state = running.applier.state();
@@ -260,8 +259,18 @@ impl Cluster {
             let op = running.waiting.remove(&id).expect("numbered once");
             running.numbered.insert(number, op);
         }
+        for (transfer, result) in outputs.transferred {
+            assert!(running.transfers.remove(&transfer), "a transfer ends once");
+            if let Ok(leads) = result {
+                assert_ne!(leads, id, "a replica handed over to itself");
+                self.figures.count("transfer that worked");
+            }
+        }
         let mut refused = Vec::new();
-        for (id, _) in outputs.refused {
+        for (id, refusal) in outputs.refused {
+            if refusal == Refusal::StorageFull {
+                self.figures.count("refused for want of space");
+            }
             refused.push(running.waiting.remove(&id).expect("refused once"));
         }
         for (read, point) in outputs.read_ready {
@@ -270,6 +279,9 @@ impl Cluster {
                 self.watch.read(id, barrier.floor, point);
                 running.points.push((point, barrier));
             }
+        }
+        if outputs.switch.is_some() {
+            self.watch.installed(id, running.core.status().applied);
         }
         for (sequence, entry) in &outputs.deliver {
             self.watch.delivered(id, *sequence, entry);
@@ -287,10 +299,7 @@ impl Cluster {
         self.nodes[node].log.take_orders(outputs.persist, outputs.read_log);
         if let Some(below) = outputs.trim {
             self.figures.count("trim");
-            if self.nodes[node].log.trim(below).is_err() {
-                self.stop_after_failure(node);
-                return false;
-            }
+            self.nodes[node].log.trim(below);
         }
         self.start_log(node);
         for op in refused {
@@ -358,7 +367,9 @@ impl Cluster {
             Event::BlindNote(node) => self.blind_note(node),
             Event::Fault => self.fault(),
             // What was planned as part of a fault is void once faults have ended.
-            Event::Crash(_) | Event::Restart(_) | Event::Heal(..) | Event::Upset(_) if self.faults_ended => {}
+            Event::Crash(_) | Event::Restart(_) | Event::Heal(..) | Event::Upset(_) | Event::Stop(_)
+                if self.faults_ended => {}
+            Event::Stop(process) if self.is_alive(process) => self.stop(process.node),
             Event::Crash(process) if self.is_alive(process) => self.crash(process.node),
             Event::Restart(process) => {
                 let node = &self.nodes[process.node];
@@ -375,6 +386,7 @@ impl Cluster {
             | Event::Disk(_)
             | Event::Snapshot(_)
             | Event::Space(_)
+            | Event::Stop(_)
             | Event::Crash(_) => {}
         }
     }

@@ -51,6 +51,8 @@ pub enum Event {
     /// One direction of a link works again.
     Heal(usize, usize),
     Upset(usize),
+    /// The process is asked to stop, and does.
+    Stop(Process),
     Fault,
 }
 

@@ -44,7 +44,7 @@ pub struct Faults {
     pub apply_us: u64,
     /// Clocks run wrong by up to so many parts per million.
     pub drift_ppm: u64,
-    /// Per fault event: a clock jumps ahead.
+    /// Per fault event: a clock jumps ahead. Only without leases, whose bound on clocks that breaks.
     pub clock_jump: u64,
     /// Per fault event: a write or a synchronisation of a log fails, and with it the replica.
     pub fail_log: u64,
@@ -58,6 +58,13 @@ pub struct Faults {
     pub rot_running: u64,
     /// Per fault event: a log's disk is full for a while.
     pub fill: u64,
+    /// Per fault event: somebody is asked to let another replica lead; a node is stopped in good order; it may not lead
+    /// any more, or may again.
+    pub transfer: u64,
+    pub stop: u64,
+    pub veto: u64,
+    /// Leases of this length; 0: none.
+    pub lease_us: u64,
     /// Logs are cut soon, however far others lag behind.
     pub short_logs: bool,
     /// Digests are compared at multiples of this sequence.
@@ -100,6 +107,10 @@ impl Faults {
             wipe: 0,
             rot_running: 0,
             fill: 0,
+            transfer: 0,
+            stop: 0,
+            veto: 0,
+            lease_us: 0,
             short_logs: false,
             digest_interval: 5,
             slowness: 1,
@@ -108,8 +119,14 @@ impl Faults {
 
     /// What stays of these when nothing goes wrong any more: how the cluster is set up.
     pub fn ended(&self) -> Faults {
-        let (digest_interval, slowness, short_logs) = (self.digest_interval, self.slowness, self.short_logs);
-        Faults { digest_interval, slowness, short_logs, ..Faults::none() }
+        Faults {
+            digest_interval: self.digest_interval,
+            slowness: self.slowness,
+            short_logs: self.short_logs,
+            lease_us: self.lease_us,
+            drift_ppm: self.drift_ppm,
+            ..Faults::none()
+        }
     }
 
     /// Some kinds often, some seldom, some never.
@@ -118,6 +135,9 @@ impl Faults {
         let disk_us =
             (0..7).map(|_| if random.one_in(4) { random.between(200, 150_000) } else { usual_disk_us }).collect();
         let network_us = [100, 300, 300, 3_000, 20_000][random.below(5) as usize];
+        // Two clocks that are off by this much in opposite directions differ by less than a tenth.
+        let drift_ppm = random.pick(&[0, 500, 52_000]);
+        let lease_us = if random.one_in(3) { random.between(60_000, 290_000) } else { 0 };
         let mut weight = |low, high| if random.one_in(3) { 0 } else { random.between(low, high) };
         Faults {
             lose: weight(5, 500),
@@ -142,19 +162,30 @@ impl Faults {
             eager_databases: weight(1, 2) == 1,
             gather_us: [0, 0, 200, 5_000][weight(0, 3) as usize],
             apply_us: [0, 0, 1_000, 100_000][weight(0, 3) as usize],
-            drift_ppm: weight(100, 100_000),
-            clock_jump: weight(20, 200),
+            drift_ppm,
+            clock_jump: if lease_us > 0 { 0 } else { weight(20, 200) },
             fail_log: weight(20, 200),
             rot: weight(1, 5),
             lose_database: weight(2, 10),
             wipe: weight(5, 50),
             rot_running: weight(20, 200),
             fill: weight(20, 200),
+            transfer: weight(2, 60),
+            stop: weight(5, 100),
+            veto: weight(5, 100),
+            lease_us,
             short_logs: weight(0, 1) == 1,
             corrupt: 0,
             digest_interval: random.between(1, 30),
             slowness: random.pick(&[1, 1, 1, 2, 2, 3]),
         }
+    }
+
+    /// Anything, with leases on clocks that run as differently as they may.
+    pub fn any_and_leases(random: &mut Random) -> Faults {
+        let lease_us = random.between(60_000, 290_000);
+        let drift_ppm = random.pick(&[0, 52_000]);
+        Faults { lease_us, drift_ppm, clock_jump: 0, ..Faults::any(random) }
     }
 
     /// Anything, and a database that is damaged without noticing.

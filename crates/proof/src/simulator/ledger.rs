@@ -10,7 +10,8 @@ pub struct Ledger {
     pub hard_state: Option<HardState>,
     /// The sequence of the first entry that must still be there.
     first: u64,
-    hashes: VecDeque<u64>,
+    /// `None`: not known, but there.
+    hashes: VecDeque<Option<u64>>,
     /// Entries that the replica knows as lost, and has not replaced since.
     lost: BTreeSet<Sequence>,
     /// Nothing of the log was read at the start: nothing is vouched for until another base is set.
@@ -20,6 +21,10 @@ pub struct Ledger {
 impl Ledger {
     pub fn new() -> Ledger {
         Ledger { hard_state: None, first: 1, hashes: VecDeque::new(), lost: BTreeSet::new(), unread: false }
+    }
+
+    pub fn first(&self) -> Sequence {
+        Sequence(self.first)
     }
 
     pub fn last(&self) -> Sequence {
@@ -42,7 +47,7 @@ impl Ledger {
             assert!(keep <= self.hashes.len() as u64, "an order would leave a hole before {}", order.from);
             self.hashes.truncate(keep as usize);
             self.lost.split_off(&order.from);
-            self.hashes.extend(order.entries.iter().map(|entry| xxh3_64(entry)));
+            self.hashes.extend(order.entries.iter().map(|entry| Some(xxh3_64(entry))));
         }
     }
 
@@ -53,9 +58,25 @@ impl Ledger {
         self.first = self.first.max(below.0);
     }
 
-    /// At a start: these entries are lost, or nothing was read.
-    pub fn recovered(&mut self, lost: BTreeSet<Sequence>, unread: bool) {
-        (self.lost, self.unread) = (lost, unread);
+    /// At a start: the log begins at `first`, which may be before what was trimmed; nothing of it is read yet.
+    pub fn recovered(&mut self, first: Sequence) {
+        self.lost.clear();
+        self.unread = true;
+        self.trim(first);
+        while self.first > first.0 {
+            self.first -= 1;
+            self.hashes.push_front(None);
+        }
+    }
+
+    /// The log was read, but for these.
+    pub fn loaded(&mut self, lost: BTreeSet<Sequence>) {
+        (self.lost, self.unread) = (lost, false);
+    }
+
+    /// The tail behind a snapshot was read, but for these.
+    pub fn tail_lost(&mut self, lost: BTreeSet<Sequence>) {
+        self.lost = lost;
     }
 
     /// Where the entries end that follow each other without a loss: as far as the log counts as a vote.
@@ -68,6 +89,6 @@ impl Ledger {
 
     /// `None` where nothing is expected any more.
     pub fn hash_at(&self, sequence: Sequence) -> Option<u64> {
-        self.hashes.get(sequence.0.checked_sub(self.first)? as usize).copied()
+        self.hashes.get(sequence.0.checked_sub(self.first)? as usize).copied().flatten()
     }
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use rsml::core::LogRead;
+use rsml::core::{LogRead, ReadPurpose};
 use rsml::wal::{Fault, SimulatedDisk, WalOptions, WalStorage};
 use rsml::{HardState, Persist, Recovered, Sequence, Storage, StorageError, Ticket};
 use xxhash_rust::xxh3::xxh3_64;
@@ -28,6 +28,8 @@ pub struct LogDisk {
     pub ledger: Ledger,
     queue: VecDeque<Persist>,
     reads: Vec<LogRead>,
+    /// What lies below may go, once the orders through that ticket are done.
+    trim: Option<(Sequence, Ticket)>,
     busy: Vec<Persist>,
     is_busy: bool,
     /// Orders that were being written at the crash: any first ones of them may be found afterwards.
@@ -56,6 +58,7 @@ impl LogDisk {
             ledger: Ledger::new(),
             queue: VecDeque::new(),
             reads: Vec::new(),
+            trim: None,
             busy: Vec::new(),
             is_busy: false,
             in_doubt: Vec::new(),
@@ -73,7 +76,7 @@ impl LogDisk {
     /// Whether there is work and none is under way; begins it.
     pub fn begin(&mut self, now: u64) -> bool {
         let may_write = !self.queue.is_empty() && now >= self.full_until;
-        if self.is_busy || (!may_write && self.reads.is_empty()) {
+        if self.is_busy || (!may_write && self.reads.is_empty() && self.trim.is_none()) {
             return false;
         }
         self.is_busy = true;
@@ -101,9 +104,27 @@ impl LogDisk {
         let mut entries = Vec::new();
         for read in reads {
             let found = storage.read(read.from, read.to, read.max_bytes)?;
+            if read.purpose == ReadPurpose::Tail {
+                let known = read.from.0 + found.len() as u64;
+                self.ledger.tail_lost((known..=read.to.0).map(Sequence).collect());
+            }
             entries.push((read, found));
         }
+        let next = self.queue.front().map(|order| order.ticket);
+        let may_trim = |after: Ticket| next.is_none_or(|next| next > after) || self.full_until > now;
+        if let Some((below, _)) = self.trim.filter(|(_, after)| may_trim(*after)) {
+            self.trim = None;
+            storage.trim(below)?;
+            self.ledger.trim(below);
+            // That may have made space.
+            self.full_until = 0;
+        }
         Ok(Done { durable: orders.last().map(|order| (order.ticket, order.hard_state)), entries })
+    }
+
+    /// Whether orders find space, and more would.
+    pub fn has_space(&self, now: u64) -> bool {
+        !self.waits_for_space(now) && self.wal.as_ref().is_none_or(|wal| wal.has_space())
     }
 
     /// Whether orders wait for space.
@@ -171,6 +192,7 @@ impl LogDisk {
         self.in_doubt.extend(busy);
         self.queue.clear();
         self.reads.clear();
+        self.trim = None;
         self.is_busy = false;
         self.full_until = 0;
         self.hangs_until = 0;
@@ -196,7 +218,14 @@ impl LogDisk {
             self.ledger.apply(&order);
         }
         assert!(found.lost.is_empty() || self.is_damaged, "{:?} are lost of a sound log", found.lost);
-        self.ledger.recovered(BTreeSet::new(), true);
+        let is_shorter = self.ledger.first() < found.first;
+        assert!(
+            !is_shorter || self.is_damaged,
+            "a sound log begins at {}, not at {}",
+            found.first,
+            self.ledger.first()
+        );
+        self.ledger.recovered(found.first);
         found
     }
 
@@ -219,15 +248,13 @@ impl LogDisk {
                 }
             }
         }
-        self.ledger.recovered(lost, false);
+        self.ledger.loaded(lost);
         entries
     }
 
-    pub fn trim(&mut self, below: Sequence) -> Result<(), StorageError> {
-        self.ledger.trim(below);
-        // That may have made space.
-        self.full_until = 0;
-        self.wal.as_deref_mut().expect("the log is open").trim(below)
+    pub fn trim(&mut self, below: Sequence) {
+        let last = self.queue.back().or(self.busy.last()).map_or(Ticket(0), |order| order.ticket);
+        self.trim = Some((below, last));
     }
 
     /// Bytes of all files.

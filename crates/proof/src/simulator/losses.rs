@@ -33,11 +33,11 @@ impl Cluster {
             self.nodes[node].wipe(&mut self.random);
             return;
         }
-        if is_born && self.random.one_in(self.faults.lose_database) {
+        let may_rot = self.nodes.len() > 3 || self.wiped.is_none();
+        if may_rot && is_born && self.random.one_in(self.faults.lose_database) {
             self.note("database lost", || format!("of {node}"));
             self.nodes[node].files.wipe();
         }
-        let may_rot = self.nodes.len() > 3 || self.wiped.is_none();
         if may_rot && is_born && !has_rotted && self.random.one_in(self.faults.rot) {
             self.rot(node, "log rotted while down");
         }

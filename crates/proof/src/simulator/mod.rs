@@ -38,5 +38,5 @@ pub use cluster::Cluster;
 pub use faults::Faults;
 pub use figures::Figures;
 pub use random::Random;
-pub use run::{Failure, Settings, Success, run};
+pub use run::{Failure, Mode, Settings, Success, run};
 pub use workload::Habits;

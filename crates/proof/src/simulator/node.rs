@@ -1,10 +1,10 @@
 //! A simulated node: its process while it runs, and what outlives it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use rsml::core::{CoreOptions, InstallStep, ReadId, Replica, RequestId, SnapshotRead, Start};
+use rsml::core::{CoreOptions, InstallStep, ReadId, Replica, RequestId, SnapshotRead, Start, TransferId};
 use rsml::{Applier, Boot, DiskId, ExecutionNotifier, Sequence, SnapshotInstaller, SnapshotServer, View};
 
 use super::clock::Clock;
@@ -43,6 +43,10 @@ pub struct Running {
     pub waiting: BTreeMap<RequestId, OpId>,
     pub numbered: BTreeMap<u64, OpId>,
     pub reads: BTreeMap<ReadId, Barrier>,
+    /// Transfers that it was asked for.
+    pub transfers: BTreeSet<TransferId>,
+    /// What the core was told last about space.
+    pub had_space: bool,
     /// Read points known, whose entries are not applied yet.
     pub points: Vec<(Sequence, Barrier)>,
     /// What waits to be applied.
@@ -127,6 +131,8 @@ impl Node {
             waiting: BTreeMap::new(),
             numbered: BTreeMap::new(),
             reads: BTreeMap::new(),
+            transfers: BTreeSet::new(),
+            had_space: true,
             points: Vec::new(),
             unapplied: VecDeque::new(),
             server: SnapshotServer::new(snapshots.clone(), boot),

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use rsml::core::Input;
 use rsml::{ReplicaId, Sequence};
 
 use super::cluster::Cluster;
@@ -92,6 +93,10 @@ impl Cluster {
             node.log.hangs_until = 0;
             node.log.set_full(false);
         }
+        for node in 0..self.nodes.len() {
+            self.input(node, Input::Eligible(true));
+            self.look_for_space(node);
+        }
     }
 
     /// All faults end; within `within_us` everything proposed is executed everywhere, and all agree.
@@ -126,6 +131,7 @@ impl Cluster {
                     && r.waiting.is_empty()
                     && r.numbered.is_empty()
                     && r.reads.is_empty()
+                    && r.transfers.is_empty()
                     && r.core.status().commit == r.core.status().last
             })
     }

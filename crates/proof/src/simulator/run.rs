@@ -1,6 +1,7 @@
 //! One run of one seed.
 
 use std::cell::RefCell;
+use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Once;
 
@@ -15,11 +16,35 @@ use super::workload::Habits;
 pub struct Settings {
     /// `None`: the seed decides, mostly three.
     pub replicas: Option<u8>,
-    /// One replica once executes otherwise than the log says.
-    pub corruption: bool,
+    pub mode: Mode,
     pub verbose: bool,
     /// Costs time: the hash over everything that the cores did.
     pub trace: bool,
+}
+
+/// What faults there are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// Some kinds often, some seldom, some never.
+    #[default]
+    Any,
+    /// The same, with leases.
+    Leases,
+    /// The same, and one replica once executes otherwise than the log says.
+    Corruption,
+}
+
+/// As the arguments that replay it.
+impl fmt::Display for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let replicas = self.replicas.map_or("mix".to_string(), |count| count.to_string());
+        write!(f, "--replicas {replicas}")?;
+        match self.mode {
+            Mode::Any => Ok(()),
+            Mode::Leases => f.write_str(" --leases"),
+            Mode::Corruption => f.write_str(" --corruption"),
+        }
+    }
 }
 
 /// How a run ended that should not have ended so.
@@ -70,7 +95,11 @@ fn run_phases(seed: u64, settings: Settings) -> Success {
     let mut random = Random::new(!seed);
     let drawn = random.pick(&[3, 3, 3, 3, 3, 3, 5, 5, 5, 1]);
     let replicas = settings.replicas.unwrap_or(drawn);
-    let faults = if settings.corruption { Faults::any_and_corruption(&mut random) } else { Faults::any(&mut random) };
+    let faults = match settings.mode {
+        Mode::Any => Faults::any(&mut random),
+        Mode::Leases => Faults::any_and_leases(&mut random),
+        Mode::Corruption => Faults::any_and_corruption(&mut random),
+    };
     let habits = Habits::any(&mut random);
     if settings.verbose {
         println!("{replicas} replicas\n{faults:?}\n{habits:?}");

@@ -83,7 +83,6 @@ impl Cluster {
         let open = running.numbered.split_off(&(last + 1));
         let lost = std::mem::replace(&mut running.numbered, open);
         let sequence = state.sequence;
-        self.watch.installed(ReplicaId(node as u8), sequence);
         self.note("snapshot installed", || format!("by {node}: {sequence}"));
         self.tell_applied(node);
         for op in lost.into_values() {
@@ -180,7 +179,18 @@ impl Cluster {
             self.figures.count("orders waited for space");
             self.schedule(SPACE_INTERVAL_US, Event::Space(process));
         }
+        self.look_for_space(node);
         self.start_log(node);
+    }
+
+    /// Tells the core when space runs out, and when there is some again.
+    pub(super) fn look_for_space(&mut self, node: usize) {
+        let has_space = self.nodes[node].log.has_space(self.now);
+        let Some(running) = &mut self.nodes[node].running else { return };
+        if std::mem::replace(&mut running.had_space, has_space) != has_space {
+            self.note("space ran out or returned", || format!("{node}: {has_space}"));
+            self.input(node, Input::Space(has_space));
+        }
     }
 
     /// The log has failed: the replica stops at once. Whether the machine goes down with it is another matter.

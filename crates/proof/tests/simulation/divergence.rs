@@ -1,6 +1,6 @@
 //! One replica's database stops being what the log says: rule 12 must find it, and must not accuse anybody else.
 
-use proof::simulator::{Cluster, Faults, Habits, Random};
+use proof::simulator::{Cluster, Faults, Habits, Mode, Random, Settings};
 
 use crate::{run_all_with, seeds};
 
@@ -26,10 +26,10 @@ fn a_replica_that_executes_otherwise_stops_alone_and_the_others_go_on() {
 
 #[test]
 fn three_replicas_with_a_corrupted_one_accuse_nobody_else() {
-    run_all_with(3, true);
+    run_all_with(Settings { replicas: Some(3), mode: Mode::Corruption, ..Settings::default() });
 }
 
 #[test]
 fn five_replicas_with_a_corrupted_one_accuse_nobody_else() {
-    run_all_with(5, true);
+    run_all_with(Settings { replicas: Some(5), mode: Mode::Corruption, ..Settings::default() });
 }

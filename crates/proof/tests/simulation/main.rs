@@ -5,8 +5,9 @@
 
 mod divergence;
 mod partitions;
+mod roles;
 
-use proof::simulator::{Cluster, Faults, Habits, Settings, run};
+use proof::simulator::{Cluster, Faults, Habits, Mode, Settings, run};
 
 fn seeds() -> Vec<u64> {
     let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
@@ -19,20 +20,20 @@ fn seeds() -> Vec<u64> {
 }
 
 fn run_all(replicas: u8) {
-    run_all_with(replicas, false);
+    run_all_with(Settings { replicas: Some(replicas), ..Settings::default() });
 }
 
-fn run_all_with(replicas: u8, corruption: bool) {
-    let settings = Settings { replicas: Some(replicas), corruption, ..Settings::default() };
+fn run_all_with(settings: Settings) {
     let mut figures = proof::simulator::Figures::default();
     for seed in seeds() {
         match run(seed, settings) {
             Ok(success) => figures.add(&success.figures),
-            Err(failure) => panic!(
-                "seed {seed} failed: {}\nreplay: scripts/sim.sh --seed {seed} --replicas {replicas}{} --verbose",
-                failure.reason,
-                if corruption { " --corruption" } else { "" }
-            ),
+            Err(failure) => {
+                panic!(
+                    "seed {seed} failed: {}\nreplay: scripts/sim.sh --seed {seed} {settings} --verbose",
+                    failure.reason
+                )
+            }
         }
     }
     println!("{figures}");
@@ -47,6 +48,16 @@ fn three_replicas_agree_under_all_faults() {
 #[test]
 fn five_replicas_agree_under_all_faults() {
     run_all(5);
+}
+
+#[test]
+fn three_replicas_with_leases_serve_no_stale_read() {
+    run_all_with(Settings { replicas: Some(3), mode: Mode::Leases, ..Settings::default() });
+}
+
+#[test]
+fn five_replicas_with_leases_serve_no_stale_read() {
+    run_all_with(Settings { replicas: Some(5), mode: Mode::Leases, ..Settings::default() });
 }
 
 #[test]

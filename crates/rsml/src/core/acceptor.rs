@@ -135,9 +135,9 @@ impl Acceptor {
         (self.durable.accepted_view == view).then(|| self.durable_sound_last())
     }
 
-    /// Whether an order is on its way to the disk.
-    pub fn oldest_pending(&self) -> Option<Ticket> {
-        self.pending.front().map(|p| p.ticket)
+    /// The oldest order on its way to the disk, and where the log will end once it is done.
+    pub fn oldest_pending(&self) -> Option<(Ticket, Sequence)> {
+        self.pending.front().map(|p| (p.ticket, p.last))
     }
 
     pub fn take_orders(&mut self) -> Vec<Persist> {
@@ -242,11 +242,12 @@ impl Acceptor {
             let lost = std::iter::repeat_n(None, missing);
             self.log = Log::new(base.next(), entries.into_iter().map(Some).chain(lost).collect());
             self.lost = self.log.hole_ranges();
+            if missing > 0 {
+                coverage!("rule7.lost_tail_behind_snapshot");
+            }
         }
-        let above = |ranges: &[Range]| -> Vec<Range> {
-            ranges.iter().filter(|(_, to)| *to > base).map(|(from, to)| (*from.max(&base.next()), *to)).collect()
-        };
-        self.lost = above(&self.lost);
+        self.lost.retain(|(_, to)| *to > base);
+        self.lost.iter_mut().for_each(|(from, _)| *from = base.next().max(*from));
         self.stable = self.stable.max(base);
         let ticket = self.order(base.next(), false, Vec::new());
         let order = self.orders.last_mut().expect("it was given just now");
@@ -337,6 +338,18 @@ impl Acceptor {
         self.pending.push_back(Pending { ticket, hard: self.hard, last, stable, lost });
         self.orders.push(Persist { ticket, hard_state: self.hard, base: None, from, truncate, entries });
         ticket
+    }
+
+    /// Numbers the orders on their way to the disk from 1.
+    pub fn renumber_orders(&mut self) {
+        for (ticket, pending) in (1..).zip(&mut self.pending) {
+            pending.ticket = Ticket(ticket);
+        }
+        let given_out = self.pending.len() - self.orders.len();
+        for (ticket, order) in (given_out as u64 + 1..).zip(&mut self.orders) {
+            order.ticket = Ticket(ticket);
+        }
+        self.next_ticket = Ticket(self.pending.len() as u64 + 1);
     }
 
     /// Everything up to `ticket` is durable.

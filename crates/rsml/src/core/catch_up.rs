@@ -156,6 +156,7 @@ impl Replica {
     pub(super) fn on_behind(&mut self, message: &Behind) {
         let is_leading = matches!(self.views.role, Role::Primary(_));
         if View(message.view) == self.acceptor.promised() && !is_leading {
+            coverage!("snapshot.behind");
             self.want_snapshot(Sequence(message.first).previous(), None);
         }
     }
@@ -204,10 +205,8 @@ impl Replica {
         let at_least = self.catch_up.wanted.unwrap_or_default().0;
         let Some(transfer) = &mut self.catch_up.transfer else { return };
         let length = transfer.piece_bytes;
-        let rate = self.options.snapshot_bytes_per_second;
-        if rate > 0 {
-            transfer.ask_at = transfer.ask_at.max(self.now).plus_us(length.saturating_mul(1_000_000) / rate);
-        }
+        let takes_us = length.saturating_mul(1_000_000).checked_div(self.options.snapshot_bytes_per_second);
+        transfer.ask_at = transfer.ask_at.max(self.now).plus_us(takes_us.unwrap_or(0));
         transfer.asked = offset + length;
         let source = transfer.source;
         self.send(source, Message::SnapshotRequest(SnapshotRequest { id, offset, length, at_least }), Vec::new());
@@ -216,6 +215,7 @@ impl Replica {
     /// Ends the transfer under way. `shun`: its source is not asked again at once.
     fn drop_transfer(&mut self, shun: Option<ReplicaId>) {
         if self.catch_up.transfer.take().is_some() {
+            coverage!("snapshot.dropped");
             self.outputs.install.push(InstallStep::Abort);
         }
         if shun.is_some() {
@@ -234,6 +234,7 @@ impl Replica {
         if !is_all_received && self.now.since_us(transfer.last_progress) >= self.options.retry_us {
             transfer.last_progress = self.now;
             transfer.repeated += 1;
+            coverage!("snapshot.repeated");
             let (source, id, received) = (transfer.source, transfer.id, transfer.received);
             if transfer.repeated > PATIENCE {
                 self.drop_transfer(Some(source));
@@ -384,6 +385,8 @@ impl Replica {
         let ticket = self.acceptor.install_snapshot(transfer.generation, base, view, tail);
         self.learner.install_snapshot(base, view);
         if is_raised {
+            // That view has a quorum's promises already: see `lease`.
+            self.granted = None;
             self.become_secondary(None);
         }
         self.views.see(view);
@@ -392,6 +395,7 @@ impl Replica {
         if let Some(own) = state.sessions.get(&hard.disk_id).filter(|session| session.boot == hard.boot) {
             self.requests.executed(own.last, self.now);
         }
+        self.digests.replace(base, &state.recorded);
         self.applied_sessions = state.sessions;
         self.applied_time_us = state.time_us;
         self.applied_digest = state.digest;
@@ -399,6 +403,7 @@ impl Replica {
         self.answer.due = true;
         self.catch_up.wanted = None;
         self.catch_up.installed += 1;
+        coverage!("snapshot.installed");
         self.catch_up.switch = Some((ticket, transfer.generation));
     }
 

@@ -101,6 +101,8 @@ pub struct Digests {
     replicas: usize,
     patience_us: u64,
     own: BTreeMap<Sequence, u64>,
+    /// Values up to here that are still to come are of a database that is not used any more.
+    floor: Sequence,
     peers: BTreeMap<ReplicaId, Peer>,
     /// The last own value that was told to the peers.
     told: Sequence,
@@ -120,6 +122,7 @@ impl Digests {
             replicas,
             patience_us: PATIENCE * election_max_us,
             own: recorded.iter().copied().collect(),
+            floor: Sequence::ZERO,
             peers: BTreeMap::new(),
             told: Sequence::ZERO,
             reports: 0,
@@ -130,9 +133,20 @@ impl Digests {
         }
     }
 
+    /// Another database, which has applied everything through `base`, takes the place of the own one: what was recorded
+    /// before says nothing about it.
+    pub fn replace(&mut self, base: Sequence, recorded: &[(Sequence, u64)]) {
+        self.own.clear();
+        self.floor = Sequence::ZERO;
+        self.told = Sequence::ZERO;
+        self.undecided_us = 0;
+        self.record(recorded);
+        self.floor = base;
+    }
+
     /// The own database reached these sequences with these digests.
     pub fn record(&mut self, recorded: &[(Sequence, u64)]) {
-        for (sequence, digest) in recorded {
+        for (sequence, digest) in recorded.iter().filter(|(sequence, _)| *sequence > self.floor) {
             self.own.insert(*sequence, *digest);
             let theirs = self.peers.values().filter_map(|peer| peer.values.get(sequence));
             self.differs |= theirs.into_iter().any(|value| value != digest);
@@ -374,6 +388,15 @@ mod tests {
             digests.tick(Instant(100 * ELECTION_US + tick * 50_000), 50_000);
         }
         assert_eq!(kind(&digests), Some(DivergenceKind::NoMajority));
+    }
+
+    #[test]
+    fn values_of_a_database_that_was_replaced_count_no_more() {
+        let mut digests = digests(3, &[(1024, 1)]);
+        digests.replace(Sequence(3000), &values(&[(2048, 2)]));
+        digests.record(&values(&[(1024, 1), (2048, 3), (3072, 4)]));
+        let own: Vec<(Sequence, u64)> = digests.own.into_iter().collect();
+        assert_eq!(own, values(&[(2048, 2), (3072, 4)]));
     }
 
     #[test]

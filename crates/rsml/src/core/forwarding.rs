@@ -15,10 +15,10 @@ impl Replica {
     pub(super) fn forward_requests(&mut self) {
         let Some(primary) = self.primary() else { return };
         let target = (self.acceptor.promised(), primary);
-        let max_bytes = self.options.max_message_bytes;
+        let bounds = (self.options.max_message_bytes, self.options.window_bytes);
         let (disk, boot) = (self.acceptor.hard().disk_id, self.acceptor.hard().boot);
         loop {
-            let portion = self.requests.portion(self.now, target, max_bytes, &mut self.outputs.numbered);
+            let portion = self.requests.portion(self.now, target, bounds, &mut self.outputs.numbered);
             let Some(portion) = portion else { return };
             if let Role::Primary(proposer) = &mut self.views.role {
                 let admission = proposer.admit(disk, boot, portion.first, portion.payloads);
@@ -38,7 +38,7 @@ impl Replica {
 
     pub(super) fn on_read_point(&mut self, replica: ReplicaId, round: u64) {
         if matches!(self.views.role, Role::Primary(_)) {
-            self.reads.push(Reader::Remote { replica, round });
+            self.reads.push_remote(replica, round);
         }
     }
 
@@ -58,9 +58,10 @@ impl Replica {
     /// Begins a read round when one is due, and ends the one that a quorum has confirmed.
     pub(super) fn run_reads(&mut self) {
         if self.is_established() {
+            let has_lease = self.holds_lease();
             self.confirm_reads();
             if self.reads.start(self.learner.commit(), self.now).is_some() {
-                if let Some(proposer) = self.views.proposer_mut() {
+                if let Some(proposer) = self.views.proposer_mut().filter(|_| !has_lease) {
                     proposer.call_all();
                 }
                 self.confirm_reads();
@@ -81,11 +82,13 @@ impl Replica {
         }
     }
 
-    /// A quorum, this replica included, has answered the round in flight: it led when the round began.
+    /// A quorum, this replica included, has answered the round in flight, or lets nobody else lead now: it led when the
+    /// round began.
     fn confirm_reads(&mut self) {
         let quorum = self.quorum();
         let Some(token) = self.reads.awaited() else { return };
-        let confirmed = self.views.proposer().is_some_and(|p| p.confirmations(token) + 1 >= quorum);
+        let answered = self.views.proposer().is_some_and(|p| p.confirmations(token) + 1 >= quorum);
+        let confirmed = answered || self.holds_lease();
         if !confirmed {
             return;
         }

@@ -28,6 +28,10 @@ pub struct Progress {
     pub probe: u64,
     /// Its newest confirmation of this view.
     pub token: u64,
+    /// How far it knows the log to be chosen.
+    pub commit: Sequence,
+    /// It lets nobody else lead before, by this replica's clock.
+    pub leased_until: Instant,
     /// Messages under way: their last sequence and bytes.
     in_flight: VecDeque<(Sequence, usize)>,
     in_flight_bytes: usize,
@@ -59,6 +63,8 @@ impl Progress {
             probing,
             probe: u64::from(probing),
             token: 0,
+            commit: Sequence::ZERO,
+            leased_until: Instant::default(),
             in_flight: VecDeque::new(),
             in_flight_bytes: 0,
             settled: Sequence::ZERO,
@@ -267,9 +273,23 @@ impl Proposer {
         }
     }
 
+    /// How many peers let nobody else lead now.
+    pub fn leases(&self, now: Instant) -> usize {
+        self.voters().filter(|p| now < p.leased_until).count()
+    }
+
     /// How many peers were heard within `within_us`.
     pub fn heard(&self, now: Instant, within_us: u64) -> usize {
         self.voters().filter(|p| now.since_us(p.last_heard) < within_us).count()
+    }
+
+    /// As if everything had happened at `at`.
+    pub fn restart_clocks(&mut self, at: Instant) {
+        self.time_at = at;
+        for progress in self.peers.values_mut() {
+            progress.last_progress = at;
+            progress.last_heard = at;
+        }
     }
 
     pub fn call_all(&mut self) {

@@ -41,6 +41,15 @@ impl Reads {
         self.waiting.push(reader);
     }
 
+    /// A replica has one round at a time, and asks again while it has no answer: it waits here once.
+    pub fn push_remote(&mut self, replica: ReplicaId, round: u64) {
+        let is_older = |reader: &&mut Reader| matches!(reader, Reader::Remote { replica: r, .. } if *r == replica);
+        match self.waiting.iter_mut().find(is_older) {
+            Some(older) => *older = Reader::Remote { replica, round },
+            None => self.waiting.push(Reader::Remote { replica, round }),
+        }
+    }
+
     pub fn cancel(&mut self, id: ReadId) {
         let gone = Reader::Local(id);
         self.waiting.retain(|reader| *reader != gone);
@@ -89,6 +98,13 @@ impl Reads {
         let again = self.in_flight.take().map(|round| round.readers).unwrap_or_default();
         self.waiting.extend(again);
         self.waiting.retain(|reader| matches!(reader, Reader::Local(_)));
+    }
+
+    /// As if the round in flight had begun at `at`.
+    pub fn restart_clock(&mut self, at: Instant) {
+        if let Some(round) = &mut self.in_flight {
+            round.started = at;
+        }
     }
 
     /// The round to ask the primary for again, when it has had no answer for `retry_us`. It stays the same round: an

@@ -7,10 +7,13 @@ use bytes::Bytes;
 use super::acceptor::Acceptor;
 use super::catch_up::CatchUp;
 use super::digests::{Digests, Divergence, Stray};
+use super::fitness::DiskWatch;
 use super::learner::Learner;
+use super::lease::Grant;
 use super::log::Log;
 use super::reads::{Reader, Reads};
 use super::requests::Requests;
+use super::transfer::Handover;
 use super::view_manager::{Role, ViewManager};
 use super::{CoreOptions, Input, LogRead, Outgoing, Outputs, ReadPurpose, Refusal};
 use crate::message::Report;
@@ -46,6 +49,12 @@ pub struct ReplicaStatus {
     pub primary: Option<ReplicaId>,
     /// A primary that may serve reads: a quorum holds the first entry of its own view.
     pub established: bool,
+    /// A primary that has applied everything chosen before its view.
+    pub recovered: bool,
+    /// To whom this primary is handing over.
+    pub handing_over_to: Option<ReplicaId>,
+    pub is_eligible: bool,
+    pub storage_full: bool,
     pub last: Sequence,
     pub durable: Sequence,
     pub commit: Sequence,
@@ -113,8 +122,17 @@ pub struct Replica {
     /// Minted the cluster in this start and has not told the others yet.
     pub(super) is_founder: bool,
     pub(super) next_call: Instant,
-    /// When the oldest order that is still on its way to the disk was given.
-    pub(super) disk_waits_since: Option<(crate::Ticket, Instant)>,
+    pub(super) disk: DiskWatch,
+    pub(super) is_eligible: bool,
+    pub(super) is_full: bool,
+    pub(super) is_stopping: bool,
+    /// A transfer of this primary's role, asked for or because it should not lead; and when to try the latter again.
+    pub(super) handover: Option<Handover>,
+    pub(super) next_handover: Instant,
+    /// The lease that others may rely on.
+    pub(super) granted: Option<Grant>,
+    /// The last view in which this primary gave up its own lease.
+    pub(super) voided: View,
     pub(super) counters: Counters,
 }
 
@@ -156,6 +174,7 @@ impl Replica {
             options.seed ^ boot.0,
             boot.0 << 32,
         );
+        let granted = Grant::at_start(found.promised, now, options.lease_us);
         let log_holds_birth = applied >= Sequence::BIRTH || log.get(Sequence::BIRTH).is_some();
         // What was not read can't be vouched for.
         let lost = if needs_database { vec![(recovered.first, recovered.last)] } else { log.hole_ranges() };
@@ -175,6 +194,7 @@ impl Replica {
         let first_stored = lost_below.map(|(_, to)| to.next().min(applied.next())).max().unwrap_or(recovered.first);
         let mut catch_up = CatchUp::default();
         if needs_database {
+            coverage!("snapshot.needs_database");
             catch_up.want(recovered.first.previous().max(Sequence::BIRTH));
         }
         Replica {
@@ -205,7 +225,14 @@ impl Replica {
             new_cluster_id,
             is_founder: false,
             next_call: now,
-            disk_waits_since: None,
+            disk: DiskWatch::new(now),
+            is_eligible: true,
+            is_full: false,
+            is_stopping: false,
+            handover: None,
+            next_handover: now,
+            granted,
+            voided: View::BIRTH,
             counters: Counters::default(),
             options,
         }
@@ -239,6 +266,10 @@ impl Replica {
             }
             Input::Read(id) => self.reads.push(Reader::Local(id)),
             Input::CancelRead(id) => self.reads.cancel(id),
+            Input::Transfer { id, to, deadline } => self.transfer(id, to, deadline),
+            Input::Eligible(is_eligible) => self.set_eligible(is_eligible),
+            Input::Space(has_space) => self.set_space(has_space),
+            Input::Stopping => self.stop_leading(),
             Input::Durable(ticket) => {
                 self.acceptor.complete(ticket);
                 self.switch_database(ticket);
@@ -268,6 +299,7 @@ impl Replica {
         }
         self.forward_requests();
         self.choose();
+        self.advance_handover();
         self.pack_values();
         self.run_reads();
         self.replicate();
@@ -276,7 +308,6 @@ impl Replica {
         self.deliver();
         self.acceptor.evict(self.learner.applied(), self.options.log_cache_bytes);
         self.outputs.persist = self.acceptor.take_orders();
-        self.note_disk();
         std::mem::take(&mut self.outputs)
     }
 
@@ -293,6 +324,8 @@ impl Replica {
     fn tick(&mut self) {
         self.digests.tick(self.now, self.options.heartbeat_us);
         self.report();
+        self.watch_disk();
+        self.tick_handover();
         self.tick_catch_up();
         self.requests.retry(self.now, self.options.retry_us);
         self.retry_reads();
@@ -337,6 +370,8 @@ impl Replica {
             is_primary: matches!(self.views.role, Role::Primary(_)),
             is_candidate: matches!(self.views.role, Role::PreVoting { .. } | Role::Preparing(_)),
             persisted: self.persisted.0,
+            storage_full: self.is_full,
+            is_ineligible: !self.is_eligible,
             first: self.first_stored.0,
             is_learner: !self.is_voter(),
             installing: self.catch_up.installing().0,
@@ -361,7 +396,7 @@ impl Replica {
             Message::Born(m) => self.on_born(m),
             Message::PreVote(m) => self.on_pre_vote(from, m),
             Message::PreVoteReply(m) => self.on_pre_vote_reply(from, m),
-            Message::Prepare(m) => self.on_prepare(from, View(m.view)),
+            Message::Prepare(m) => self.on_prepare(from, m),
             Message::Promise(m) => self.on_promise(from, m),
             Message::Fetch(m) => self.on_fetch(from, m),
             Message::Fetched(m) => self.on_fetched(from, m, payload),
@@ -372,6 +407,8 @@ impl Replica {
             Message::RequestsGap(m) => self.requests.fill_gap(m.expected, self.now, self.options.heartbeat_us),
             Message::ReadPoint(m) => self.on_read_point(from, m.round),
             Message::ReadPointReply(m) => self.on_read_point_reply(m),
+            Message::Transfer(m) => self.on_transfer(from, m),
+            Message::Resign(m) => self.on_resign(from, m),
             Message::Report(m) => self.on_report(&sender, m),
             Message::Behind(m) => self.on_behind(&m),
             Message::SnapshotRequest(m) => self.on_snapshot_request(from, &m),
@@ -501,14 +538,6 @@ impl Replica {
         }
     }
 
-    /// Remembers since when the disk owes the oldest order.
-    fn note_disk(&mut self) {
-        let oldest = self.acceptor.oldest_pending();
-        if self.disk_waits_since.map(|(ticket, _)| ticket) != oldest {
-            self.disk_waits_since = oldest.map(|ticket| (ticket, self.now));
-        }
-    }
-
     pub fn status(&self) -> ReplicaStatus {
         let hard = self.acceptor.hard();
         ReplicaStatus {
@@ -521,6 +550,10 @@ impl Replica {
             view: hard.promised,
             primary: self.primary(),
             established: self.is_established(),
+            recovered: self.is_recovered(),
+            handing_over_to: self.handover_target(),
+            is_eligible: self.is_eligible,
+            storage_full: self.is_full,
             last: self.acceptor.log().last(),
             durable: self.acceptor.durable_last(),
             commit: self.learner.commit(),
@@ -569,6 +602,7 @@ impl Replica {
             assert_eq!(proposer.view, self.acceptor.promised(), "leads a view that is not the promised one");
             assert_eq!(proposer.view, self.acceptor.accepted_view(), "leads without holding the view's log");
             assert_eq!(proposer.view.owner(), Some(self.options.me), "leads a view of another");
+            assert!(!self.is_stopping, "leads though it is about to stop");
             for (peer, progress) in &proposer.peers {
                 assert!(progress.matched <= self.acceptor.log().last(), "peer {peer} holds more than its primary");
             }

@@ -19,6 +19,8 @@ pub struct Requests {
     first: u64,
     /// The number to send next to the present target.
     unsent: u64,
+    /// Bytes of the outstanding requests before `unsent`.
+    sent_bytes: usize,
     target: Option<(View, ReplicaId)>,
     bytes: usize,
     last_progress: Instant,
@@ -38,6 +40,7 @@ impl Requests {
             outstanding: VecDeque::new(),
             first: 1,
             unsent: 1,
+            sent_bytes: 0,
             target: None,
             bytes: 0,
             last_progress: now,
@@ -62,13 +65,14 @@ impl Requests {
         true
     }
 
-    /// Numbers what waits and returns what the target has not been sent yet, at most `max_bytes` (at least one). The
-    /// numbers given now are told to `numbered`.
+    /// Numbers what waits and returns what the target has not been sent yet, at most `max_bytes` (at least one), and no
+    /// more than may be sent without an outcome: `window_bytes`, so that a primary holds a bounded part of each session.
+    /// The numbers given now are told to `numbered`.
     pub fn portion(
         &mut self,
         now: Instant,
         target: (View, ReplicaId),
-        max_bytes: usize,
+        (max_bytes, window_bytes): (usize, usize),
         numbered: &mut Vec<(RequestId, u64)>,
     ) -> Option<Portion> {
         if self.target != Some(target) {
@@ -87,19 +91,26 @@ impl Requests {
         let mut payloads = Vec::new();
         let mut bytes = 0;
         for payload in self.outstanding.range((first - self.first) as usize..) {
-            bytes += payload.len();
-            if bytes > max_bytes && !payloads.is_empty() {
+            let more = bytes + payload.len();
+            let is_first = payloads.is_empty();
+            let exceeds_window = self.sent_bytes + more > window_bytes && !(is_first && self.sent_bytes == 0);
+            if exceeds_window || (more > max_bytes && !is_first) {
                 break;
             }
+            bytes = more;
             payloads.push(payload.clone());
         }
         self.unsent += payloads.len() as u64;
+        self.sent_bytes += bytes;
         (!payloads.is_empty()).then_some(Portion { first, payloads })
     }
 
     /// Send again from `number` on, or from the first unanswered request if that is later.
     pub fn resend(&mut self, number: u64, now: Instant) {
-        self.unsent = self.unsent.min(number.max(self.first));
+        let from = self.unsent.min(number.max(self.first));
+        let again = self.outstanding.range((from - self.first) as usize..(self.unsent - self.first) as usize);
+        self.sent_bytes -= again.map(Bytes::len).sum::<usize>();
+        self.unsent = from;
         self.last_progress = now;
     }
 
@@ -118,6 +129,12 @@ impl Requests {
         self.target = None;
     }
 
+    /// As if the last progress had been made at `at`.
+    pub fn restart_clocks(&mut self, at: Instant) {
+        self.last_progress = at;
+        self.gap_filled = None;
+    }
+
     /// Sends everything again when nothing was answered for `retry_us`.
     pub fn retry(&mut self, now: Instant, retry_us: u64) {
         if !self.outstanding.is_empty() && now.since_us(self.last_progress) >= retry_us {
@@ -131,6 +148,9 @@ impl Requests {
         while self.first <= last {
             let Some(payload) = self.outstanding.pop_front() else { break };
             self.bytes -= payload.len();
+            if self.first < self.unsent {
+                self.sent_bytes -= payload.len();
+            }
             self.first += 1;
             self.last_progress = now;
         }
@@ -148,7 +168,11 @@ mod tests {
     }
 
     fn take(requests: &mut Requests, view: u64) -> Option<(u64, usize)> {
-        let portion = requests.portion(Instant(0), target(view), 1000, &mut Vec::new());
+        take_within(requests, view, 1000)
+    }
+
+    fn take_within(requests: &mut Requests, view: u64, window_bytes: usize) -> Option<(u64, usize)> {
+        let portion = requests.portion(Instant(0), target(view), (1000, window_bytes), &mut Vec::new());
         portion.map(|p| (p.first, p.payloads.len()))
     }
 
@@ -164,6 +188,22 @@ mod tests {
         assert_eq!(take(&mut requests, 2), Some((2, 2)));
         requests.executed(3, Instant(0));
         assert_eq!((take(&mut requests, 3), requests.bytes()), (None, 0));
+    }
+
+    #[test]
+    fn no_more_than_the_window_is_sent_without_an_outcome() {
+        let mut requests = Requests::new(Instant(0));
+        for id in 0..6 {
+            requests.push(RequestId(id), Bytes::from_static(b"xx"));
+        }
+        assert_eq!(take_within(&mut requests, 1, 5), Some((1, 2)));
+        assert_eq!(take_within(&mut requests, 1, 5), None);
+        requests.executed(1, Instant(0));
+        assert_eq!(take_within(&mut requests, 1, 5), Some((3, 1)));
+        assert_eq!(take_within(&mut requests, 2, 5), Some((2, 2)), "a new primary has none of them");
+        requests.executed(4, Instant(0));
+        assert_eq!(take_within(&mut requests, 2, 1), Some((5, 1)), "one is always sent");
+        assert_eq!(take_within(&mut requests, 2, 1), None);
     }
 
     #[test]

@@ -33,6 +33,9 @@ pub enum RequestError {
     /// Surely not executed: too much is waiting already.
     #[error("too many bytes of requests wait for an outcome")]
     Overloaded,
+    /// Surely not executed: too few replicas have space on their disks.
+    #[error("too few replicas have space left on their disks: make space, and writes go on by themselves")]
+    StorageFull,
     /// It was sent, and may or may not be executed.
     #[error("the outcome is unknown: {0}")]
     Unknown(String),

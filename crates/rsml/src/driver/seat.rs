@@ -20,7 +20,7 @@ use super::snapshots::SnapshotWork;
 use super::threads::{ApplyWork, LogWork};
 use super::{Event, Failure, RequestError};
 use crate::core::{Input, Outputs, Refusal, Replica};
-use crate::{ClusterId, ReplicaId, Sequence, Stray};
+use crate::{ClusterId, Message, ReplicaId, Sequence, Stray};
 
 /// How often time is looked at when nothing happens.
 pub const TICK: Duration = Duration::from_millis(10);
@@ -109,10 +109,14 @@ impl Seat {
             for (id, refusal) in outputs.refused {
                 let error = match refusal {
                     Refusal::Overloaded => RequestError::Overloaded,
+                    Refusal::StorageFull => RequestError::StorageFull,
                     Refusal::Cancelled => RequestError::NotExecuted("none was found in time".into()),
                 };
                 waiters.refuse(id, error);
             }
+        }
+        for (id, result) in outputs.transferred {
+            shared.transfers().end(id, result);
         }
         if !outputs.persist.is_empty() {
             shared.log.push(LogWork::Persist(outputs.persist));
@@ -149,12 +153,24 @@ impl Seat {
         }
     }
 
+    /// The last words of a replica that stops, for whatever reason: it leads no more. What else would follow is left.
+    fn take_leave(&mut self, shared: &Shared) {
+        self.core.step(shared.now(), Input::Stopping);
+        let sender = self.core.sender();
+        for outgoing in self.core.ready(shared.now()).send {
+            if matches!(outgoing.message, Message::Resign(_)) {
+                self.network.send(sender, outgoing);
+            }
+        }
+    }
+
     fn publish(&mut self, shared: &Shared, ticks: bool) {
         let role = RoleChange {
             view: self.core.hard_state().promised,
             primary: self.core.primary(),
             is_primary: self.core.primary() == Some(self.core.id()),
             established: self.core.is_ready_to_read(),
+            recovered: self.core.is_recovered(),
             failed: None,
         };
         let changed = shared.watch.send_if_modified(|told| {
@@ -256,11 +272,11 @@ impl Shared {
 
     /// Closes everything. The transport first, so that nothing is brought any more.
     fn end(&self) {
-        let seat = match self.seat.lock() {
-            Ok(mut seat) => seat.take(),
+        let (seat, is_sound) = match self.seat.lock() {
+            Ok(mut seat) => (seat.take(), true),
             Err(poisoned) => {
                 self.status().failed.get_or_insert_with(Failure::invariant);
-                poisoned.into_inner().take()
+                (poisoned.into_inner().take(), false)
             }
         };
         let failed = self.status().failed.clone();
@@ -269,7 +285,10 @@ impl Shared {
             tracing::error!("the replica stops: {failed}");
         }
         self.inbox.close();
-        if let Some(seat) = seat {
+        if let Some(mut seat) = seat {
+            if is_sound {
+                seat.take_leave(self);
+            }
             seat.network().shutdown();
         }
         self.log.close();
@@ -281,7 +300,9 @@ impl Shared {
             role.primary = None;
             role.is_primary = false;
             role.established = false;
+            role.recovered = false;
         });
+        self.transfers().abandon(&failure.reason);
         self.requests().abandon(&failure.reason);
         self.reads().abandon(&failure.reason);
     }

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use super::{ReadError, RequestError};
-use crate::Sequence;
-use crate::core::{ReadId, RequestId};
+use crate::core::{ReadId, RequestId, TransferError, TransferId};
+use crate::{ReplicaId, Sequence};
 
 pub type RequestReply = oneshot::Sender<Result<Bytes, RequestError>>;
 pub type ReadReply = oneshot::Sender<Result<Sequence, ReadError>>;
@@ -87,6 +87,32 @@ impl RequestWaiters {
         }
         for reply in self.numbered.drain(..) {
             let _ = reply.send(Err(RequestError::Unknown(reason.into())));
+        }
+    }
+}
+
+pub type TransferReply = Box<dyn FnOnce(Result<ReplicaId, TransferError>) + Send>;
+
+/// Who waits for the end of a transfer.
+#[derive(Default)]
+pub struct TransferWaiters {
+    waiting: HashMap<TransferId, TransferReply>,
+}
+
+impl TransferWaiters {
+    pub fn add(&mut self, id: TransferId, reply: TransferReply) {
+        self.waiting.insert(id, reply);
+    }
+
+    pub fn end(&mut self, id: TransferId, result: Result<ReplicaId, TransferError>) {
+        if let Some(reply) = self.waiting.remove(&id) {
+            reply(result);
+        }
+    }
+
+    pub fn abandon(&mut self, reason: &str) {
+        for (_, reply) in self.waiting.drain() {
+            reply(Err(TransferError::Stopped(reason.into())));
         }
     }
 }
