@@ -60,8 +60,7 @@ struct Damage {
 /// What [`MARKER`] holds.
 #[derive(Serialize, Deserialize)]
 struct Marker {
-    /// `None`: whichever is the live one.
-    generation: Option<u64>,
+    generation: u64,
     reason: String,
 }
 
@@ -123,28 +122,12 @@ impl ReplicaDatabases {
              another replica"
         );
         if self.survive_exit()
-            && let Err(error) = self.write_marker(&Marker { generation: Some(generation), reason: reason.to_owned() })
+            && let Err(error) = self.write_marker(&Marker { generation, reason: reason.to_owned() })
         {
             tracing::error!(replica = self.replica, %error, "the damage could not be noted; it has to be found again");
         }
         if let Some(alarm) = alarm {
             alarm(reason);
-        }
-    }
-
-    /// The live database is readable and known to be wrong: at the next start it is set aside like a damaged one.
-    pub fn give_up(&self, reason: &str) {
-        if !self.survive_exit() {
-            return;
-        }
-        match self.write_marker(&Marker { generation: None, reason: reason.to_owned() }) {
-            Ok(()) => {
-                tracing::error!(replica = self.replica, "at its next start this replica is rebuilt from another one")
-            }
-            Err(error) => {
-                tracing::error!(replica = self.replica, %error, "that this database is wrong could not be noted: \
-                before the next start, create the file {}", self.folder.join(MARKER).display())
-            }
         }
     }
 
@@ -167,10 +150,10 @@ impl ReplicaDatabases {
         };
         // Somebody wrote it, and about this replica: one that cannot be read speaks of the live database.
         let marker = serde_json::from_slice(&text).unwrap_or_else(|error| Marker {
-            generation: None,
+            generation,
             reason: format!("unknown ({} cannot be read: {error})", MARKER),
         });
-        if marker.generation.is_none_or(|marked| marked == generation) && self.path(generation).exists() {
+        if marker.generation == generation && self.path(generation).exists() {
             self.set_aside(generation, &marker.reason)?;
         }
         // Only now: a crash before leaves the marker, and nothing for it to speak of.

@@ -54,7 +54,7 @@ impl LocalReplicaParts {
     /// away.
     fn give_up_if_diverged(&self) {
         match self.consensus.status().failed {
-            Some(Failure { kind: FailureKind::Diverged, reason }) => self.databases.give_up(&reason),
+            Some(Failure { kind: FailureKind::Diverged, reason }) => self.databases.note_damage(&reason),
             Some(Failure { kind: FailureKind::DivergedWithoutMajority, .. }) => tracing::error!(
                 replica = self.id,
                 "somebody has to say which database is right: see the manual, \"Replicas that disagree\""

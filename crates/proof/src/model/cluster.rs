@@ -203,6 +203,11 @@ impl Cluster {
     fn note(&self, state: &mut State, node: u8, event: &Event) {
         match *event {
             Event::Delivered { sequence, entry } => {
+                let holder = self.world.nodes.get(state.nodes[usize::from(node)]);
+                if holder.face.disk.get(sequence as usize - 1) != Some(&entry) {
+                    let story = format!("replica {node} delivers {sequence}, which its own disk does not hold");
+                    self.break_state(state, Broken::Durability, story);
+                }
                 let place = (sequence - Sequence::BIRTH.0 - 1) as usize;
                 match state.delivered.get(place) {
                     None => state.delivered.push(entry),

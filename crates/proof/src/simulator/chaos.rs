@@ -126,7 +126,6 @@ impl Cluster {
         let running = self.nodes[node].running.as_mut().expect("it runs");
         running.applier.executor_mut().slip();
         self.corrupted = Some(node);
-        self.watch.corrupt(ReplicaId(node as u8));
     }
 
     /// The database writes out what it has applied, and the core is told.

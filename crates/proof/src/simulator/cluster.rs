@@ -160,6 +160,8 @@ impl Cluster {
         let state = running.applier.state();
         let (hard, applied, digest) = (*running.core.hard_state(), state.sequence, state.digest);
         self.watch.started(ReplicaId(node as u8), &hard, applied, digest);
+        let is_tainted = self.watch.is_tainted(applied, digest);
+        self.nodes[node].running.as_mut().expect("it was started").is_tainted = is_tainted;
         let process = self.nodes[node].process();
         self.schedule(0, Event::Tick(process));
         self.settle(node);
@@ -312,7 +314,8 @@ impl Cluster {
     /// A replica says that digests differ, and stops for good.
     fn stop_diverged(&mut self, node: usize, divergence: &Divergence) {
         self.note("replica stopped by its digest", || format!("{node}: {divergence}"));
-        self.watch.diverged(ReplicaId(node as u8), divergence);
+        let is_tainted = self.nodes[node].running.as_ref().is_some_and(|running| running.is_tainted);
+        self.watch.diverged(ReplicaId(node as u8), is_tainted, divergence);
         self.crash(node);
         self.nodes[node].stopped = true;
     }

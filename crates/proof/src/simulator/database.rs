@@ -60,7 +60,7 @@ impl DatabaseFiles {
         };
         let executor =
             KvStoreExecutor::open(self.clone(), ReadSlots::new(1), generation).expect("the database is sound");
-        (Database { reader: executor.reader().clone() }, Executor { inner: executor, slips: false })
+        (Database { reader: executor.reader().clone() }, Executor { inner: executor, slips: false, slipped: false })
     }
 }
 
@@ -148,13 +148,21 @@ pub fn encode(commit: AtomicCommit) -> Bytes {
 /// The shipped executor, which can be made to go wrong without noticing.
 pub struct Executor {
     inner: KvStoreExecutor,
+    /// The next request is to go wrong.
     slips: bool,
+    /// One went wrong.
+    slipped: bool,
 }
 
 impl Executor {
     /// The outcome of the next request goes wrong, as far as the running digest is concerned.
     pub fn slip(&mut self) {
         self.slips = true;
+    }
+
+    /// Whether the database is not what the log says, because of this process.
+    pub fn has_slipped(&self) -> bool {
+        self.slipped
     }
 }
 
@@ -164,11 +172,12 @@ impl ExecutionNotifier for Executor {
         values: &[CommittedValue],
         seal: &mut dyn FnMut(&[Bytes]) -> SealedState,
     ) -> Result<Vec<Bytes>, ExecutionError> {
-        let slips = &mut self.slips;
+        let (slips, slipped) = (&mut self.slips, &mut self.slipped);
         self.inner.notify_commit_batch(values, &mut |outcomes| {
             if outcomes.is_empty() || !std::mem::take(slips) {
                 return seal(outcomes);
             }
+            *slipped = true;
             let mut outcomes = outcomes.to_vec();
             outcomes[0] = Bytes::from_static(b"another outcome");
             seal(&outcomes)
@@ -200,6 +209,7 @@ impl ExecutionNotifier for Executor {
     }
 
     fn switch_to(&mut self, generation: u64) -> Result<(), ExecutionError> {
+        self.slipped = false;
         self.inner.switch_to(generation)
     }
 }

@@ -191,7 +191,8 @@ impl Faults {
     /// Anything, and a database that is damaged without noticing.
     pub fn any_and_corruption(random: &mut Random) -> Faults {
         let corrupt = random.between(5, 60);
-        Faults { corrupt, ..Faults::any(random) }
+        // Whoever stops for good is as much as may be lost.
+        Faults { corrupt, wipe: 0, lose_database: 0, rot: 0, rot_running: 0, ..Faults::any(random) }
     }
 
     /// A lossy network, but everybody runs, and nobody lags for long behind what digests are kept of.

@@ -47,6 +47,8 @@ pub struct Running {
     pub transfers: BTreeSet<TransferId>,
     /// What the core was told last about space.
     pub had_space: bool,
+    /// Its database is not what the log says.
+    pub is_tainted: bool,
     /// Read points known, whose entries are not applied yet.
     pub points: Vec<(Sequence, Barrier)>,
     /// What waits to be applied.
@@ -133,6 +135,7 @@ impl Node {
             reads: BTreeMap::new(),
             transfers: BTreeSet::new(),
             had_space: true,
+            is_tainted: false,
             points: Vec::new(),
             unapplied: VecDeque::new(),
             server: SnapshotServer::new(snapshots.clone(), boot),

@@ -83,6 +83,7 @@ impl Cluster {
         let open = running.numbered.split_off(&(last + 1));
         let lost = std::mem::replace(&mut running.numbered, open);
         let sequence = state.sequence;
+        running.is_tainted = self.watch.is_tainted(sequence, state.digest);
         self.note("snapshot installed", || format!("by {node}: {sequence}"));
         self.tell_applied(node);
         for op in lost.into_values() {
@@ -95,6 +96,10 @@ impl Cluster {
         let state = running.applier.state();
         let (sequence, time_us, digest) = (state.sequence, state.time_us, state.digest);
         let sessions = state.sessions.clone();
+        running.is_tainted |= running.applier.executor().has_slipped();
+        if running.is_tainted {
+            self.watch.taint(sequence, digest);
+        }
         self.watch.applied(ReplicaId(node as u8), sequence, digest);
         running.core.step(running.clock.read(self.now), Input::Applied { sequence, sessions, time_us, digest });
     }

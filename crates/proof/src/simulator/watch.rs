@@ -1,5 +1,7 @@
 //! What must hold at every moment, whatever the faults: seen by somebody who sees all replicas at once.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use rsml::{DiskId, Divergence, DivergenceKind, HardState, Message, ReplicaId, Sequence, Value, View};
 
@@ -27,8 +29,8 @@ pub struct Watch {
     /// The disks of the cluster, once it is born.
     voters: Vec<DiskId>,
     pub acknowledged: u64,
-    /// It once executed otherwise than the log says.
-    corrupted: Option<ReplicaId>,
+    /// What databases said that are not what the log says, and copies of them.
+    tainted: BTreeSet<(Sequence, u64)>,
 }
 
 impl Watch {
@@ -59,21 +61,25 @@ impl Watch {
     }
 
     pub fn applied(&mut self, replica: ReplicaId, sequence: Sequence, digest: u64) {
-        if self.corrupted != Some(replica) {
+        if !self.is_tainted(sequence, digest) {
             hold(self.digests.applied(replica, sequence, digest));
         }
     }
 
-    pub fn corrupt(&mut self, replica: ReplicaId) {
-        self.corrupted = Some(replica);
+    /// The database that says so is not what the log says.
+    pub fn taint(&mut self, sequence: Sequence, digest: u64) {
+        self.tainted.insert((sequence, digest));
+    }
+
+    pub fn is_tainted(&self, sequence: Sequence, digest: u64) -> bool {
+        self.tainted.contains(&(sequence, digest))
     }
 
     /// A replica stopped because digests differ: never without reason, and a sound one only where nobody can know better.
-    pub fn diverged(&self, replica: ReplicaId, divergence: &Divergence) {
-        assert!(self.corrupted.is_some(), "false alarm: replica {replica} says {divergence}");
-        let is_sound = self.corrupted != Some(replica);
+    pub fn diverged(&self, replica: ReplicaId, is_tainted: bool, divergence: &Divergence) {
+        assert!(!self.tainted.is_empty(), "false alarm: replica {replica} says {divergence}");
         assert!(
-            !is_sound || divergence.kind == DivergenceKind::NoMajority,
+            is_tainted || divergence.kind == DivergenceKind::NoMajority,
             "replica {replica} is sound and in the minority: {divergence}"
         );
     }

@@ -14,7 +14,11 @@ impl Replica {
     /// As if everything that happened so far had happened at `at`, which may lie before the present: every timeout begins
     /// anew there, pre-votes are granted, reports are forgotten, and the orders on their way to the disk are numbered
     /// from 1. Whoever carries them out must renumber them in the same way.
+    ///
+    /// # Panics
+    /// With leases, which are about time.
     pub fn canonicalize(&mut self, at: Instant) {
+        assert_eq!(self.options.lease_us, 0, "leases are about time");
         self.now = at;
         self.next_report = at;
         self.next_call = at;

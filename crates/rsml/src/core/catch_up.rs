@@ -101,7 +101,9 @@ struct Transfer {
 /// What a replica that lags does about it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct CatchUp {
-    /// A snapshot must reach at least there.
+    /// A snapshot must reach at least there, whoever leads: the own log begins only behind it.
+    required: Sequence,
+    /// A snapshot must reach at least there, as far as the others can supply entries now.
     wanted: Option<Sequence>,
     transfer: Option<Box<Transfer>>,
     /// Whom to ask first, if it can be.
@@ -118,6 +120,7 @@ pub(super) struct CatchUp {
 impl CatchUp {
     /// From the start on a snapshot is needed that reaches at least there.
     pub fn want(&mut self, through: Sequence) {
+        self.required = through;
         self.wanted = Some(through);
     }
 
@@ -144,7 +147,8 @@ impl Replica {
         if through <= self.learner.commit() {
             return;
         }
-        let wanted = self.catch_up.wanted.unwrap_or_default().max(through);
+        // The newest word counts: who asked for more may be gone, and with it everybody who has so much.
+        let wanted = self.catch_up.required.max(through);
         self.catch_up.wanted = Some(wanted);
         self.catch_up.preferred = preferred;
         if self.catch_up.transfer.as_ref().is_some_and(|t| t.id != 0 && t.sequence < wanted) {
@@ -345,6 +349,7 @@ impl Replica {
         state.cluster_id == self.acceptor.hard().cluster_id
             && state.sequence == transfer.sequence
             && state.sequence > self.learner.commit()
+            && !self.digests.contradict(transfer.source, &state.recorded)
             && !matches!(self.views.role, Role::Primary(_))
     }
 

@@ -197,6 +197,8 @@ impl Replica {
             coverage!("snapshot.needs_database");
             catch_up.want(recovered.first.previous().max(Sequence::BIRTH));
         }
+        // What came after the copy that was installed once is not told from it any more.
+        let inherited = if found.generation > 0 { applied } else { Sequence::ZERO };
         Replica {
             now,
             configuration,
@@ -212,7 +214,7 @@ impl Replica {
             applied_time_us: state.time_us,
             applied_digest: state.digest,
             reports: BTreeMap::new(),
-            digests: Digests::new(options.replicas.len(), options.election_max_us, &state.recorded, now),
+            digests: Digests::new(&options, &state.recorded, inherited, now),
             has_left: false,
             next_report: now,
             persisted: applied,
@@ -375,6 +377,7 @@ impl Replica {
             first: self.first_stored.0,
             is_learner: !self.is_voter(),
             installing: self.catch_up.installing().0,
+            inherited: self.digests.inherited().0,
             digests: self.digests.publish().into_iter().map(DigestAt::from).collect(),
         };
         self.send_all(Message::Report(report));
@@ -418,7 +421,7 @@ impl Replica {
 
     fn on_report(&mut self, sender: &Sender, mut report: Report) {
         let digests = std::mem::take(&mut report.digests).into_iter().map(From::from);
-        self.digests.hear(sender.replica, sender.disk_id, sender.boot, digests);
+        self.digests.hear(sender, Sequence(report.inherited), digests);
         self.reports.insert(sender.replica, report);
     }
 

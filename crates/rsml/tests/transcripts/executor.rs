@@ -19,6 +19,8 @@ struct Mark {
     executed: usize,
     /// Not 0: outcomes are wrong by this much.
     skew: usize,
+    /// It is not what the log says.
+    is_tainted: bool,
 }
 
 #[derive(Default)]
@@ -74,12 +76,19 @@ impl ListExecutor {
 
     /// The database is damaged without noticing: all outcomes are wrong from now on.
     pub fn corrupt_state(&mut self) {
-        self.live().memory.skew += 1;
+        let mut live = self.live();
+        live.memory.skew += 1;
+        live.memory.is_tainted = true;
     }
 
     /// The next request is executed wrongly.
     pub fn corrupt_outcome(&mut self) {
         self.live().slips = true;
+    }
+
+    /// Whether this database, or the one that it is a copy of, was corrupted.
+    pub fn is_tainted(&self) -> bool {
+        self.live().memory.is_tainted
     }
 
     /// Every request executed, with the sequence of its value.
@@ -99,13 +108,16 @@ impl ExecutionNotifier for ListExecutor {
         for value in values {
             for request in &value.requests {
                 live.executed.push((value.sequence, request.payload.clone()));
-                let count = live.executed.len() + live.memory.skew + usize::from(std::mem::take(&mut live.slips));
+                let slips = std::mem::take(&mut live.slips);
+                live.memory.is_tainted |= slips;
+                let count = live.executed.len() + live.memory.skew + usize::from(slips);
                 outcomes.push(Bytes::from(format!("{count}@{}", value.sequence)));
             }
         }
         let sealed = seal(&outcomes);
-        let (executed, skew) = (live.executed.len(), live.memory.skew);
-        live.memory = Mark { sequence: sealed.sequence, state: Some(sealed.state), executed, skew };
+        let executed = live.executed.len();
+        let memory = std::mem::take(&mut live.memory);
+        live.memory = Mark { sequence: sealed.sequence, state: Some(sealed.state), executed, ..memory };
         Ok(outcomes)
     }
 
@@ -194,7 +206,7 @@ impl SnapshotSink for ListSink {
     }
 }
 
-/// Sequence, state, and the list; byte strings with their length before them.
+/// State, list, sequence, and what is wrong with it; byte strings with their length before them.
 fn encode(database: &Database) -> Bytes {
     let mut bytes = BytesMut::new();
     let mut put = |field: &[u8]| {
@@ -207,11 +219,14 @@ fn encode(database: &Database) -> Bytes {
         put(payload);
     }
     bytes.put_u64(database.memory.sequence.0);
+    bytes.put_u64(database.memory.skew as u64);
+    bytes.put_u64(u64::from(database.memory.is_tainted));
     bytes.freeze()
 }
 
 fn decode(mut bytes: Bytes) -> Option<Database> {
-    let sequence = Sequence(bytes.split_off(bytes.len().checked_sub(8)?).get_u64());
+    let mut end = bytes.split_off(bytes.len().checked_sub(24)?);
+    let (sequence, skew, is_tainted) = (Sequence(end.get_u64()), end.get_u64() as usize, end.get_u64() == 1);
     let mut take = || {
         let length = usize::try_from(bytes.try_get_u64().ok()?).ok()?;
         (length <= bytes.len()).then(|| bytes.split_to(length))
@@ -224,6 +239,6 @@ fn decode(mut bytes: Bytes) -> Option<Database> {
     if !bytes.is_empty() {
         return None;
     }
-    let memory = Mark { sequence, state: Some(state), executed: executed.len(), skew: 0 };
+    let memory = Mark { sequence, state: Some(state), executed: executed.len(), skew, is_tainted };
     Some(Database { executed, persisted: memory.clone(), memory, slips: false })
 }
