@@ -1,6 +1,6 @@
 //! What goes wrong in a run, and how often.
 
-use crate::random::Random;
+use super::random::Random;
 
 /// How often things go wrong: `one in n`, 0 for never. Times in microseconds.
 #[derive(Clone, Debug)]
@@ -36,28 +36,41 @@ pub struct Faults {
     pub burst: u64,
     /// A crash of a node loses what its disk was not told to synchronise, and tears what was being written.
     pub power_loss: bool,
-    /// Per start of a node: its disk has lost entries; its database; everything.
-    pub lose_entries: u64,
-    pub lose_database: u64,
-    pub wipe: u64,
     /// Databases persist whatever they apply at once, and not only now and then.
     pub eager_databases: bool,
-    /// Per fault event: ask somebody to let another replica lead; stop a node in good order; forbid it to lead, or allow
-    /// it again; let its disk run full, or make space.
+    /// Inputs that come within this long share one look at what follows from them; 0: each has its own.
+    pub gather_us: u64,
+    /// The longest that entries wait before they are applied; 0: they never do.
+    pub apply_us: u64,
+    /// Clocks run wrong by up to so many parts per million.
+    pub drift_ppm: u64,
+    /// Per fault event: a clock jumps ahead. Only without leases, whose bound on clocks that breaks.
+    pub clock_jump: u64,
+    /// Per fault event: a write or a synchronisation of a log fails, and with it the replica.
+    pub fail_log: u64,
+    /// Per fault event: one node, and only one in a run, once executes otherwise than the log says.
+    pub corrupt: u64,
+    /// Per start of a node: sectors of its log have rotted; its database is gone; its disk is another one.
+    pub rot: u64,
+    pub lose_database: u64,
+    pub wipe: u64,
+    /// Per fault event: sectors of a running node's log rot.
+    pub rot_running: u64,
+    /// Per fault event: a log's disk is full for a while.
+    pub fill: u64,
+    /// Per fault event: somebody is asked to let another replica lead; a node is stopped in good order; it may not lead
+    /// any more, or may again.
     pub transfer: u64,
     pub stop: u64,
     pub veto: u64,
-    pub full: u64,
-    /// Per fault event: a clock leaps ahead. Only without leases, whose bound on clocks that breaks.
-    pub leap: u64,
-    /// Clocks run at most so much too fast or too slow, in millionths.
-    pub drift_ppm: u64,
     /// Leases of this length; 0: none.
     pub lease_us: u64,
-    /// Per fault event: one node, and only one in a run, begins to execute otherwise than the log says.
-    pub corrupt: u64,
+    /// Logs are cut soon, however far others lag behind.
+    pub short_logs: bool,
     /// Digests are compared at multiples of this sequence.
     pub digest_interval: u64,
+    /// Heartbeats, timeouts and ticks are so many times as long as by default.
+    pub slowness: u64,
 }
 
 impl Faults {
@@ -82,19 +95,37 @@ impl Faults {
             upset_primary: 0,
             burst: 0,
             power_loss: false,
-            lose_entries: 0,
+            eager_databases: false,
+            gather_us: 0,
+            apply_us: 0,
+            drift_ppm: 0,
+            clock_jump: 0,
+            fail_log: 0,
+            corrupt: 0,
+            rot: 0,
             lose_database: 0,
             wipe: 0,
-            eager_databases: false,
+            rot_running: 0,
+            fill: 0,
             transfer: 0,
             stop: 0,
             veto: 0,
-            full: 0,
-            leap: 0,
-            drift_ppm: 0,
             lease_us: 0,
-            corrupt: 0,
+            short_logs: false,
             digest_interval: 5,
+            slowness: 1,
+        }
+    }
+
+    /// What stays of these when nothing goes wrong any more: how the cluster is set up.
+    pub fn ended(&self) -> Faults {
+        Faults {
+            digest_interval: self.digest_interval,
+            slowness: self.slowness,
+            short_logs: self.short_logs,
+            lease_us: self.lease_us,
+            drift_ppm: self.drift_ppm,
+            ..Faults::none()
         }
     }
 
@@ -105,8 +136,8 @@ impl Faults {
             (0..7).map(|_| if random.one_in(4) { random.between(200, 150_000) } else { usual_disk_us }).collect();
         let network_us = [100, 300, 300, 3_000, 20_000][random.below(5) as usize];
         // Two clocks that are off by this much in opposite directions differ by less than a tenth.
-        let drift_ppm = [0, 500, 52_000][random.below(3) as usize];
-        let lease_us = [0, 0, random.between(60_000, 290_000)][random.below(3) as usize];
+        let drift_ppm = random.pick(&[0, 500, 52_000]);
+        let lease_us = if random.one_in(3) { random.between(60_000, 290_000) } else { 0 };
         let mut weight = |low, high| if random.one_in(3) { 0 } else { random.between(low, high) };
         Faults {
             lose: weight(5, 500),
@@ -127,36 +158,41 @@ impl Faults {
             upset_primary: weight(1, 4),
             burst: weight(10, 50),
             power_loss: weight(1, 1) == 1,
-            lose_entries: weight(1, 5),
-            lose_database: weight(2, 10),
-            wipe: weight(5, 50),
             keeps_order: weight(0, 2) == 0,
             eager_databases: weight(1, 2) == 1,
-            transfer: weight(1, 60),
+            gather_us: [0, 0, 200, 5_000][weight(0, 3) as usize],
+            apply_us: [0, 0, 1_000, 100_000][weight(0, 3) as usize],
+            drift_ppm,
+            clock_jump: if lease_us > 0 { 0 } else { weight(20, 200) },
+            fail_log: weight(20, 200),
+            rot: weight(1, 5),
+            lose_database: weight(2, 10),
+            wipe: weight(5, 50),
+            rot_running: weight(20, 200),
+            fill: weight(20, 200),
+            transfer: weight(2, 60),
             stop: weight(5, 100),
             veto: weight(5, 100),
-            full: weight(5, 100),
-            leap: if lease_us > 0 { 0 } else { weight(5, 200) },
-            drift_ppm,
             lease_us,
+            short_logs: weight(0, 1) == 1,
             corrupt: 0,
             digest_interval: random.between(1, 30),
+            slowness: random.pick(&[1, 1, 1, 2, 2, 3]),
         }
     }
 
     /// Anything, with leases on clocks that run as differently as they may.
     pub fn any_and_leases(random: &mut Random) -> Faults {
         let lease_us = random.between(60_000, 290_000);
-        let drift_ppm = [0, 52_000][random.below(2) as usize];
-        Faults { lease_us, drift_ppm, leap: 0, ..Faults::any(random) }
+        let drift_ppm = random.pick(&[0, 52_000]);
+        Faults { lease_us, drift_ppm, clock_jump: 0, ..Faults::any(random) }
     }
 
     /// Anything, and a database that is damaged without noticing.
     pub fn any_and_corruption(random: &mut Random) -> Faults {
         let corrupt = random.between(5, 60);
-        let any = Faults::any(random);
         // Whoever stops for good is as much as may be lost.
-        Faults { corrupt, wipe: 0, lose_database: 0, lose_entries: 0, ..any }
+        Faults { corrupt, wipe: 0, lose_database: 0, rot: 0, rot_running: 0, ..Faults::any(random) }
     }
 
     /// A lossy network, but everybody runs, and nobody lags for long behind what digests are kept of.

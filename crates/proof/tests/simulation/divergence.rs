@@ -1,9 +1,8 @@
 //! One replica's database stops being what the log says: rule 12 must find it, and must not accuse anybody else.
 
-use crate::cluster::Cluster;
-use crate::faults::Faults;
-use crate::random::Random;
-use crate::{run, seeds};
+use proof::simulator::{Cluster, Faults, Habits, Mode, Random, Settings};
+
+use crate::{run_all_with, seeds};
 
 #[test]
 fn a_replica_that_executes_otherwise_stops_alone_and_the_others_go_on() {
@@ -11,7 +10,7 @@ fn a_replica_that_executes_otherwise_stops_alone_and_the_others_go_on() {
         let mut random = Random::new(seed);
         let replicas = if random.one_in(3) { 5 } else { 3 };
         let faults = Faults::bad_weather(&mut random);
-        let mut cluster = Cluster::new(replicas, seed, faults);
+        let mut cluster = Cluster::new(replicas, seed, faults, Habits::calm());
         cluster.run(2_000_000);
         let node = random.below(u64::from(replicas)) as usize;
         cluster.corrupt(node);
@@ -27,10 +26,10 @@ fn a_replica_that_executes_otherwise_stops_alone_and_the_others_go_on() {
 
 #[test]
 fn three_replicas_with_a_corrupted_one_accuse_nobody_else() {
-    run(3, Faults::any_and_corruption);
+    run_all_with(Settings { replicas: Some(3), mode: Mode::Corruption, ..Settings::default() });
 }
 
 #[test]
 fn five_replicas_with_a_corrupted_one_accuse_nobody_else() {
-    run(5, Faults::any_and_corruption);
+    run_all_with(Settings { replicas: Some(5), mode: Mode::Corruption, ..Settings::default() });
 }

@@ -29,3 +29,10 @@ impl Random {
         n > 0 && self.below(n) == 0
     }
 }
+
+impl Random {
+    /// One of these.
+    pub fn pick<T: Copy>(&mut self, choices: &[T]) -> T {
+        choices[self.below(choices.len() as u64) as usize]
+    }
+}

@@ -1,14 +1,13 @@
 //! The three partial partitions of the Omni-Paxos paper (Ng, Haridi, Carbone, EuroSys 2023, section 2) with five
 //! replicas, and some of their one-way relatives: each must end with one primary that stays.
 
-use crate::cluster::Cluster;
-use crate::faults::Faults;
+use proof::simulator::{Cluster, Faults, Habits};
 
 const ELECTION_TIMEOUT_US: u64 = 600_000;
 
 /// A cluster of `count` with a primary, numbered so that the primary is the first of the returned nodes.
 fn led_cluster(count: u8, seed: u64) -> (Cluster, Vec<usize>) {
-    let mut cluster = Cluster::new(count, seed, Faults::none());
+    let mut cluster = Cluster::new(count, seed, Faults::none(), Habits::calm());
     cluster.run(3_000_000);
     let primary = cluster.nodes.iter().position(|n| n.is_primary()).expect("a healthy cluster has a primary");
     let others = (0..count as usize).filter(|node| *node != primary);
@@ -16,27 +15,14 @@ fn led_cluster(count: u8, seed: u64) -> (Cluster, Vec<usize>) {
     (cluster, nodes)
 }
 
-impl Cluster {
-    /// Leaves only these links, both directions each.
-    fn leave_links(&mut self, links: &[(usize, usize)]) {
-        let count = self.nodes.len();
-        let is_left = |a: usize, b: usize| links.contains(&(a, b)) || links.contains(&(b, a));
-        self.cut = (0..count).flat_map(|a| (0..count).map(move |b| (a, b))).filter(|(a, b)| !is_left(*a, *b)).collect();
-    }
-
-    /// Within four election timeouts `node`'s clients are served, and from then on no view changes.
-    fn expect_stable_service(&mut self, node: usize, what: &str) {
-        self.run(4 * ELECTION_TIMEOUT_US);
-        let views = self.views_led();
-        let before = self.applied(node);
-        self.run(5_000_000);
-        assert_eq!(self.views_led(), views, "{what}: views still change");
-        assert!(self.applied(node).0 > before.0 + 10, "{what}: no progress beyond {before}");
-    }
-
-    fn applied(&self, node: usize) -> rsml::Sequence {
-        self.nodes[node].running.as_ref().expect("it runs").applied()
-    }
+/// Within four election timeouts `node`'s clients are served, and from then on no view changes.
+fn expect_stable_service(cluster: &mut Cluster, node: usize, what: &str) {
+    cluster.run(4 * ELECTION_TIMEOUT_US);
+    let views = cluster.views_led();
+    let before = cluster.applied(node);
+    cluster.run(5_000_000);
+    assert_eq!(cluster.views_led(), views, "{what}: views still change");
+    assert!(cluster.applied(node).0 > before.0 + 10, "{what}: no progress beyond {before}");
 }
 
 fn seeds() -> std::ops::Range<u64> {
@@ -48,7 +34,7 @@ fn a_replica_that_alone_hears_a_quorum_leads_in_the_end() {
     for seed in seeds() {
         let (mut cluster, n) = led_cluster(5, seed);
         cluster.leave_links(&[(n[1], n[0]), (n[1], n[2]), (n[1], n[3]), (n[1], n[4])]);
-        cluster.expect_stable_service(n[1], "quorum loss");
+        expect_stable_service(&mut cluster, n[1], "quorum loss");
         assert!(cluster.nodes[n[1]].is_primary(), "seed {seed}: another one leads");
         cluster.heal_and_converge(5_000_000);
     }
@@ -65,7 +51,7 @@ fn a_lagging_replica_that_alone_hears_a_quorum_leads_in_the_end() {
         cluster.run(1_000_000);
         // The primary is gone altogether, and only the lagging one hears a quorum.
         cluster.leave_links(&[(n[1], n[2]), (n[1], n[3]), (n[1], n[4])]);
-        cluster.expect_stable_service(n[1], "constrained election");
+        expect_stable_service(&mut cluster, n[1], "constrained election");
         assert!(cluster.nodes[n[1]].is_primary(), "seed {seed}: another one leads");
         cluster.heal_and_converge(5_000_000);
     }
@@ -76,9 +62,9 @@ fn in_a_chain_of_three_one_primary_stays() {
     for seed in seeds() {
         let (mut cluster, n) = led_cluster(3, seed);
         cluster.leave_links(&[(n[0], n[1]), (n[1], n[2])]);
-        cluster.expect_stable_service(n[1], "chain with the primary at its end");
+        expect_stable_service(&mut cluster, n[1], "chain with the primary at its end");
         cluster.leave_links(&[(n[0], n[1]), (n[0], n[2])]);
-        cluster.expect_stable_service(n[0], "chain with the former primary in the middle");
+        expect_stable_service(&mut cluster, n[0], "chain with the former primary in the middle");
         cluster.heal_and_converge(5_000_000);
     }
 }
@@ -89,7 +75,7 @@ fn a_link_that_works_one_way_only_does_not_change_views_for_ever() {
         for (from, to) in [(0, 1), (1, 0), (1, 2)] {
             let (mut cluster, n) = led_cluster(3, seed);
             cluster.cut.insert((n[from], n[to]));
-            cluster.expect_stable_service(n[0], "one-way link");
+            expect_stable_service(&mut cluster, n[0], "one-way link");
             cluster.heal_and_converge(5_000_000);
         }
     }
@@ -100,7 +86,7 @@ fn a_primary_that_is_heard_by_all_and_hears_nobody_is_replaced() {
     for seed in seeds() {
         let (mut cluster, n) = led_cluster(3, seed);
         cluster.cut.extend([(n[1], n[0]), (n[2], n[0])]);
-        cluster.expect_stable_service(n[1], "deaf primary");
+        expect_stable_service(&mut cluster, n[1], "deaf primary");
         assert!(!cluster.nodes[n[0]].is_primary(), "seed {seed}: it still leads");
         cluster.heal_and_converge(5_000_000);
     }
