@@ -430,7 +430,7 @@ impl Replica {
     pub(super) fn propose(&mut self, id: super::RequestId, payload: Bytes) {
         if self.lacks_space() {
             self.outputs.refused.push((id, Refusal::StorageFull));
-        } else if self.requests.bytes() + payload.len() > self.options.max_request_bytes {
+        } else if self.requests.is_full(payload.len(), self.options.max_request_bytes) {
             self.outputs.refused.push((id, Refusal::Overloaded));
         } else {
             self.requests.push(id, payload);

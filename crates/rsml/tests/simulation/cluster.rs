@@ -21,6 +21,10 @@ pub struct Figures {
     pub crashes: u64,
     pub acknowledged: usize,
     pub reads: u64,
+    /// Requests that were given up with a number: executed all the same, voided, surely not executed at once.
+    pub given_up: u64,
+    pub voided: u64,
+    pub withdrawn: u64,
     /// How often a replica let go of a part of its log.
     pub trims: u64,
     /// Transfers after which another replica led.
@@ -286,6 +290,12 @@ impl Cluster {
                 self.figures.transfers += 1;
             }
         }
+        for number in outputs.withdrawn {
+            let payload = running.numbered.get(&number).expect("it has no outcome yet");
+            self.checks.refuse(payload.clone());
+            running.withdrawn.insert(number);
+            self.figures.withdrawn += 1;
+        }
         for (id, refusal) in outputs.refused {
             self.figures.storage_full += u64::from(refusal == Refusal::StorageFull);
             self.checks.refuse(running.waiting.remove(&id).expect("refused once"));
@@ -304,6 +314,7 @@ impl Cluster {
             let own = state.sessions.get(&sender.disk_id).filter(|session| session.boot == sender.boot);
             let last = own.map_or(0, |session| session.last);
             running.numbered = running.numbered.split_off(&(last + 1));
+            running.withdrawn = running.withdrawn.split_off(&(last + 1));
             self.tell_applied(node);
             fed = true;
         }
@@ -314,9 +325,17 @@ impl Cluster {
             }
             let applied = running.applier.apply(outputs.deliver).expect("the executor never fails");
             let own = (sender.disk_id, sender.boot);
+            for (_, _, number) in applied.voided.into_iter().filter(|(disk, boot, _)| (*disk, *boot) == own) {
+                let payload = running.numbered.remove(&number).expect("it ends once");
+                if !running.withdrawn.remove(&number) {
+                    self.checks.refuse(payload);
+                }
+                self.figures.voided += 1;
+            }
             for (disk, boot, number, outcome) in applied.outcomes {
                 if (disk, boot) == own {
                     let payload = running.numbered.remove(&number).expect("executed once");
+                    assert!(!running.withdrawn.contains(&number), "request {number} was withdrawn and is executed");
                     let text = String::from_utf8(outcome.to_vec()).expect("text");
                     let sequence = text.split('@').nth(1).and_then(|s| s.parse().ok()).expect("a sequence");
                     self.checks.acknowledge(payload, Sequence(sequence));
@@ -454,8 +473,17 @@ impl Cluster {
             6..9 => self.read(node),
             _ => {
                 let Some(running) = &mut self.nodes[node].running else { return };
-                let Some(waiting) = running.waiting.keys().min().copied() else { return };
-                self.input(node, Input::Cancel(waiting));
+                let waiting = running.waiting.keys().min().copied();
+                let numbered = running.numbered.len() as u64;
+                let place = self.random.below(numbered) as usize;
+                let number = running.numbered.keys().nth(place).copied();
+                if let Some(waiting) = waiting {
+                    self.input(node, Input::Cancel(waiting));
+                }
+                if let Some(number) = number {
+                    self.figures.given_up += 1;
+                    self.input(node, Input::GiveUp(number));
+                }
             }
         }
     }

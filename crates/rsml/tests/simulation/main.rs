@@ -32,6 +32,7 @@ fn run(replicas: u8, faults: fn(&mut random::Random) -> Faults) {
     let (mut total, mut views, mut crashes, mut acknowledged, mut reads, mut trims) = (0, 0, 0, 0, 0, 0);
     let (mut transfers, mut storage_full, mut diverged, mut simulated_us) = (0, 0, 0, 0);
     let (mut snapshots, mut losses, mut databases, mut wipes) = (0, 0, 0, 0);
+    let (mut given_up, mut voided, mut withdrawn) = (0, 0, 0);
     let started = std::time::Instant::now();
     for seed in seeds() {
         let result = std::panic::catch_unwind(|| {
@@ -57,6 +58,9 @@ fn run(replicas: u8, faults: fn(&mut random::Random) -> Faults) {
                 databases += figures.databases_lost;
                 wipes += figures.wipes;
                 diverged += figures.diverged;
+                given_up += figures.given_up;
+                voided += figures.voided;
+                withdrawn += figures.withdrawn;
                 simulated_us += figures.simulated_us;
             }
             Err(panic) => {
@@ -73,6 +77,7 @@ fn run(replicas: u8, faults: fn(&mut random::Random) -> Faults) {
          {transfers} transfers, {storage_full} refused for want of space, {diverged} stopped for divergence"
     );
     println!("{snapshots} snapshots, {losses} damaged logs, {databases} databases lost, {wipes} disks replaced");
+    println!("{given_up} given up late, {voided} of them voided, {withdrawn} never sent");
     println!(
         "{seconds:.1} s: {:.1} seeds/s, {:.0} times as fast as life",
         f64::from(total) / seconds,

@@ -16,6 +16,8 @@ pub struct Running {
     /// Requests of this start, by id until they have a number, then by number.
     pub waiting: HashMap<RequestId, Bytes>,
     pub numbered: BTreeMap<u64, Bytes>,
+    /// Those among them that were answered already: they were given up before they were ever sent.
+    pub withdrawn: BTreeSet<u64>,
     pub reads: HashMap<ReadId, Sequence>,
     /// Transfers that it was asked for.
     pub transfers: BTreeSet<TransferId>,
@@ -123,6 +125,7 @@ impl Node {
             applier,
             waiting: HashMap::new(),
             numbered: BTreeMap::new(),
+            withdrawn: BTreeSet::new(),
             reads: HashMap::new(),
             transfers: BTreeSet::new(),
             led: View::BIRTH,
