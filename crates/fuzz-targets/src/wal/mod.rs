@@ -113,7 +113,7 @@ fn check_recovery(disk: &SimulatedDisk, segment_bytes: usize) -> Option<Found> {
 
 /// The disk works; only what it holds may be objected to.
 fn check_error(error: &StorageError) {
-    let names_damage = matches!(error, StorageError::Corrupt { .. } | StorageError::Version { .. });
+    let names_damage = matches!(error, StorageError::Damaged { .. } | StorageError::Version { .. });
     assert!(names_damage && !error.to_string().is_empty(), "{error}");
 }
 
