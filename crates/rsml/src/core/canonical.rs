@@ -9,7 +9,7 @@ use super::digests::Digests;
 use super::fitness::DiskWatch;
 use super::replica::{Counters, Replica};
 use super::view_manager::Role;
-use crate::Instant;
+use crate::{Instant, Sequence};
 
 impl Replica {
     /// As if everything that happened so far had happened at `at`, which may lie before the present: every timeout begins
@@ -27,7 +27,7 @@ impl Replica {
         self.reports.clear();
         self.counters = Counters::default();
         self.acceptor.renumber_orders();
-        self.digests = Digests::new(self.options.replicas.len(), self.options.election_max_us, &[], at);
+        self.digests = Digests::new(&self.options, &[], Sequence::ZERO, at);
         self.disk = DiskWatch::new(at);
         self.next_handover = at;
         self.requests.restart_clocks(at);
