@@ -196,12 +196,11 @@ impl Replay<'_> {
         self.judge_behind(window, layout, end)?;
         match layout.groups.last().filter(|_| layout.stray.is_none()) {
             Some(group) if looks_torn(window, group) => {
-                let offset = group.offset;
                 if self.may_be_torn {
+                    let torn = (group.offset, group.header.place.group_number);
                     layout.groups.pop();
-                    if layout.groups.is_empty() && self.position.is_none() {
-                        return Err(damaged(window, "nothing stands before its torn group"));
-                    }
+                    self.check_before_torn(window, layout, torn)?;
+                    let offset = torn.0;
                     tracing::info!(path = window.path, offset, "the last group of the log is torn and is cut off");
                     return Ok(offset);
                 }
@@ -210,6 +209,20 @@ impl Replay<'_> {
             Some(_) | None => {}
         }
         Ok(end)
+    }
+
+    /// What stands before a torn group was durable before that was begun, so nothing of it may be missing: no header but
+    /// the one that goes would tell what.
+    fn check_before_torn(&self, window: &Window, layout: &Layout, torn: (u64, u64)) -> Result<(), StorageError> {
+        let before = match layout.groups.last() {
+            Some(group) => Some((group.end(), group.header.place.group_number + 1)),
+            None => self.position.as_ref().map(|position| (0, position.next_group)),
+        };
+        match before {
+            Some(place) if place == torn => Ok(()),
+            Some(_) => Err(damaged(window, "a group before the torn one at its end is missing")),
+            None => Err(damaged(window, "nothing stands before its torn group")),
+        }
     }
 
     /// What lies behind the last group must not have been a later one.
