@@ -9,6 +9,7 @@ const USAGE: &str =
     "sim --seed N [--verbose] | --seeds N | --minutes M  [--first-seed N] [--replicas 1|3|5|mix] [--threads N]
   --seed N        replays one seed, twice, and compares what happened
   --verbose       prints what happens (with --seed)
+  --messages      ... and every message that arrives
   --seeds N       runs N fresh seeds
   --minutes M     runs fresh seeds for M minutes
   --first-seed N  begins with seed N instead of one that the clock names
@@ -23,6 +24,7 @@ const USAGE: &str =
 struct Arguments {
     seed: Option<u64>,
     verbose: bool,
+    messages: bool,
     seeds: Option<u64>,
     minutes: Option<f64>,
     first_seed: Option<u64>,
@@ -39,6 +41,10 @@ fn parse() -> Result<Arguments, String> {
     while let Some(name) = arguments.next() {
         if name == "--verbose" {
             parsed.verbose = true;
+            continue;
+        }
+        if name == "--messages" {
+            parsed.messages = true;
             continue;
         }
         if name == "--require-coverage" {
@@ -95,8 +101,13 @@ fn main() -> ExitCode {
 
 /// The same seed twice must be the same run, to the last byte.
 fn replay(seed: u64, arguments: &Arguments) -> ExitCode {
-    let settings =
-        Settings { replicas: arguments.replicas, mode: arguments.mode, verbose: arguments.verbose, trace: true };
+    let settings = Settings {
+        replicas: arguments.replicas,
+        mode: arguments.mode,
+        verbose: arguments.verbose,
+        messages: arguments.messages,
+        trace: true,
+    };
     let first = run(seed, settings);
     let second = run(seed, Settings { verbose: false, ..settings });
     match (first, second) {

@@ -46,6 +46,7 @@ pub struct Cluster {
     next_id: u64,
     trace: Option<Box<Xxh3>>,
     verbose: bool,
+    pub(super) prints_messages: bool,
     seed: u64,
     /// Promises held back, and for whom.
     pub(super) stragglers: Vec<(usize, Event)>,
@@ -80,6 +81,7 @@ impl Cluster {
             next_id: 1,
             trace: None,
             verbose: false,
+            prints_messages: false,
             seed,
             stragglers: Vec::new(),
             arrivals: BTreeMap::new(),
@@ -102,6 +104,11 @@ impl Cluster {
     /// Prints faults, changes of primary and what clients do.
     pub fn be_verbose(&mut self) {
         self.verbose = true;
+    }
+
+    /// Prints every message that arrives as well.
+    pub fn print_messages(&mut self) {
+        self.prints_messages = true;
     }
 
     pub(super) fn say(&self, text: impl FnOnce() -> String) {

@@ -34,8 +34,10 @@ pub struct LogDisk {
     is_busy: bool,
     /// Orders that were being written at the crash: any first ones of them may be found afterwards.
     in_doubt: Vec<Persist>,
-    /// Sectors have rotted since the last start.
+    /// Sectors have rotted, once.
     is_damaged: bool,
+    /// Entries that were there and cannot be read any more, whether the replica knows or not.
+    damaged: BTreeSet<Sequence>,
     /// No space was found: not before this is it looked for again.
     full_until: u64,
     pub hangs_until: u64,
@@ -63,6 +65,7 @@ impl LogDisk {
             is_busy: false,
             in_doubt: Vec::new(),
             is_damaged: false,
+            damaged: BTreeSet::new(),
             full_until: 0,
             hangs_until: 0,
         }
@@ -100,6 +103,12 @@ impl LogDisk {
         }
         for order in &orders {
             self.ledger.apply(order);
+            if let Some(base) = order.base {
+                self.damaged = self.damaged.split_off(&base.next());
+            }
+            if order.truncate {
+                self.damaged.split_off(&order.from);
+            }
         }
         let mut entries = Vec::new();
         for read in reads {
@@ -116,6 +125,7 @@ impl LogDisk {
             self.trim = None;
             storage.trim(below)?;
             self.ledger.trim(below);
+            self.damaged = self.damaged.split_off(&below);
             // That may have made space.
             self.full_until = 0;
         }
@@ -142,8 +152,8 @@ impl LogDisk {
         self.disk.set_capacity_bytes(is_full.then_some(0));
     }
 
-    /// Sectors rot: not those of the last group, whose loss looks like a torn write that nobody was told of, and not
-    /// those behind it. False when there is nothing else.
+    /// Sectors rot: not those of the last group that was acknowledged, whose loss looks like a torn write that nobody was
+    /// told of, and not those behind it, where up to two may have been begun. False when there is nothing else.
     pub fn rot(&mut self, sectors: u64, random: &mut Random) -> bool {
         let mut headers: Vec<(u64, String, usize)> = Vec::new();
         let mut written: Vec<(String, usize)> = Vec::new();
@@ -158,8 +168,10 @@ impl LogDisk {
             let filled = content.chunks(SECTOR_BYTES).enumerate().filter(|(_, sector)| sector.iter().any(|b| *b != 0));
             written.extend(filled.map(|(position, _)| (name.clone(), position * SECTOR_BYTES)));
         }
-        let Some((_, newest, newest_offset)) = headers.into_iter().max() else { return false };
-        written.retain(|(name, offset)| *name != newest || *offset < newest_offset);
+        headers.sort_unstable();
+        let newest = &headers[headers.len().saturating_sub(3)..];
+        let is_old = |name: &str, offset: usize| newest.iter().all(|(_, file, from)| file != name || offset < *from);
+        written.retain(|(name, offset)| is_old(name, *offset));
         if written.is_empty() {
             return false;
         }
@@ -168,7 +180,27 @@ impl LogDisk {
             self.disk.rot(name, *offset as u64..(*offset + SECTOR_BYTES) as u64);
         }
         self.is_damaged = true;
+        self.damaged.extend(self.find_damage());
         true
+    }
+
+    /// What the next start would find to be lost.
+    fn find_damage(&self) -> BTreeSet<Sequence> {
+        let mut copy = WalStorage::over(Arc::new(self.disk.duplicate()), self.options());
+        let found = copy.recover().expect("the log is sound, but for what is inside");
+        let entries = copy.load(Sequence::ZERO).expect("the log is readable");
+        let is_lost = |(_, entry): &(u64, &Option<Bytes>)| entry.is_none();
+        (found.first.0..).zip(&entries).filter(is_lost).map(|(sequence, _)| Sequence(sequence)).collect()
+    }
+
+    fn options(&self) -> WalOptions {
+        let (segment_bytes, segment_id_seed) = (self.segment_bytes, self.seed);
+        WalOptions { segment_bytes, background_preparation: false, segment_id_seed }
+    }
+
+    /// Whether every entry that the log holds can be read.
+    pub fn is_whole(&self) -> bool {
+        self.damaged.is_empty()
     }
 
     /// Another disk takes the place of this one.
@@ -200,8 +232,7 @@ impl LogDisk {
 
     /// Opens the log again.
     pub fn recover(&mut self) -> Recovered {
-        let options =
-            WalOptions { segment_bytes: self.segment_bytes, background_preparation: false, segment_id_seed: self.seed };
+        let options = self.options();
         let wal = self.wal.insert(Box::new(WalStorage::over(Arc::new(self.disk.clone()), options)));
         let found = wal.recover().expect("the log is sound, but for what is inside");
         let mut in_doubt = std::mem::take(&mut self.in_doubt).into_iter();

@@ -22,7 +22,7 @@ impl Cluster {
 
     /// A node is about to start: its disk may have lost something meanwhile.
     pub(super) fn lose_before_start(&mut self, node: usize) {
-        let has_rotted = std::mem::take(&mut self.nodes[node].has_losses);
+        self.nodes[node].has_losses = false;
         if !self.may_lose(node) || self.nodes[node].incarnation == 0 {
             return;
         }
@@ -38,7 +38,7 @@ impl Cluster {
             self.note("database lost", || format!("of {node}"));
             self.nodes[node].files.wipe();
         }
-        if may_rot && is_born && !has_rotted && self.random.one_in(self.faults.rot) {
+        if may_rot && is_born && self.random.one_in(self.faults.rot) {
             self.rot(node, "log rotted while down");
         }
     }
@@ -48,7 +48,6 @@ impl Cluster {
         let may_rot = self.nodes.len() > 3 || self.wiped.is_none();
         if may_rot && self.all_are_born() && self.may_lose(node) && self.nodes[node].running.is_some() {
             self.rot(node, "log rotted while running");
-            self.nodes[node].has_losses = true;
         }
     }
 

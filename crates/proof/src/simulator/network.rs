@@ -60,6 +60,10 @@ impl Cluster {
     pub(super) fn deliver(&mut self, delivery: Delivery) {
         let Delivery { to, sender, message, payload } = delivery;
         let is_vote = matches!(message, Message::Accepted(_));
+        if self.prints_messages && self.nodes[to].running.is_some() {
+            let (from, count) = (sender.replica, payload.len());
+            self.say(|| format!("{from} -> {to}: {message:?}, {count} with it"));
+        }
         self.input(to, Input::Receive { sender, message, payload });
         if is_vote {
             self.crash_counter(to);

@@ -83,7 +83,7 @@ pub struct Node {
     pub paused_until: u64,
     /// For good: by its own word, its database is not what the log says.
     pub stopped: bool,
-    /// Its disk has lost something since its last start, or at it.
+    /// It is down, and its database is gone.
     pub has_losses: bool,
 }
 
@@ -150,6 +150,7 @@ impl Node {
 
     /// Takes the process away; what it had is returned, so that whoever waited for it can be told.
     pub fn crash(&mut self, random: &mut Random, power_loss: bool) -> Option<Running> {
+        self.has_losses = !self.is_sound();
         let running = self.running.take()?;
         self.log.crash(random, power_loss);
         self.files.crash();
@@ -168,7 +169,7 @@ impl Node {
             let status = running.core.status();
             status.lost.is_empty() && (status.is_voter || !status.is_catching_up)
         };
-        !self.has_losses && self.running.as_ref().is_none_or(is_whole)
+        self.log.is_whole() && !self.has_losses && self.running.as_ref().is_none_or(is_whole)
     }
 
     pub fn is_primary(&self) -> bool {

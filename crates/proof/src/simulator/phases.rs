@@ -47,7 +47,7 @@ impl Cluster {
                 self.start(*node);
             }
         }
-        let until = self.now + PROGRESS_WITHIN_US;
+        let until = self.now + PROGRESS_WITHIN_US * self.faults.slowness;
         let goal = self.watch.agreement.highest();
         let acknowledged = self.watch.acknowledged;
         while !self.has_progressed(&core, goal, acknowledged) {

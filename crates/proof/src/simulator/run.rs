@@ -18,6 +18,8 @@ pub struct Settings {
     pub replicas: Option<u8>,
     pub mode: Mode,
     pub verbose: bool,
+    /// With `verbose`: every message, too.
+    pub messages: bool,
     /// Costs time: the hash over everything that the cores did.
     pub trace: bool,
 }
@@ -107,6 +109,9 @@ fn run_phases(seed: u64, settings: Settings) -> Success {
     let mut cluster = Cluster::new(replicas, seed, faults, habits);
     if settings.verbose {
         cluster.be_verbose();
+        if settings.messages {
+            cluster.print_messages();
+        }
     }
     if settings.trace {
         cluster.record_trace();

@@ -240,7 +240,10 @@ impl Replica {
             transfer.repeated += 1;
             coverage!("snapshot.repeated");
             let (source, id, received) = (transfer.source, transfer.id, transfer.received);
-            if transfer.repeated > PATIENCE {
+            // What was received is worth some patience with its source; where there is nothing yet, another one will do.
+            let silent_us = self.heard.get(&source).map_or(u64::MAX, |at| self.now.since_us(*at));
+            let is_pointless = id == 0 && silent_us >= self.options.election_max_us;
+            if transfer.repeated > PATIENCE || is_pointless {
                 self.drop_transfer(Some(source));
                 self.begin_transfer();
             } else {

@@ -331,6 +331,7 @@ impl Replica {
         entries: Vec<Bytes>,
     ) {
         let commit = self.learner.commit();
+        let lease_us = self.wanted_lease_us(view);
         let accept = Accept {
             view: view.0,
             adopted: adopted.0,
@@ -340,8 +341,8 @@ impl Replica {
             token: self.reads.token(),
             probe: progress.probe,
             answer: progress.ask,
-            lease_us: self.wanted_lease_us(view),
-            lease_from_us: self.now.0,
+            lease_us,
+            lease_from_us: if lease_us > 0 { self.now.0 } else { 0 },
         };
         progress.due = false;
         progress.ask = false;
