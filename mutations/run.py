@@ -2,11 +2,13 @@
 
 Each patch is applied to a copy of the working tree outside of the repository, built there, and then hunted: by the fast
 tests of the core and the log, then by the simulator with fresh seeds, then, where the patch says so, by the model check.
-A patch that does not apply or does not compile is an error, never a kill. The copies and what was built in them stay for
-the next run, so that only what a patch changes is built again.
+A patch that does not apply or does not compile is an error, never a kill, and a seed on which the program fails without
+the patch as well kills nothing: each seed that fails is run once more without it. The copies and what was built in them
+stay for the next run, so that only what a patch changes is built again.
 """
 
 import argparse
+import hashlib
 import json
 import os
 import queue
@@ -26,6 +28,21 @@ PATCHES = ROOT / "mutations"
 HEADER = re.compile(r"^(Plants|Rule|Source|Simulate|Model|Harmless): *(.*)$")
 TEST_SECONDS = 600
 BUILD_SECONDS = 1800
+
+
+def sources():
+    """The files of the working tree, committed or not."""
+    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, check=True,
+                            stdout=subprocess.PIPE).stdout.decode()
+    return {name for name in listed.split("\0") if name and (ROOT / name).is_file()}
+
+
+def fingerprint():
+    """Of all that the simulator is built from."""
+    digest = hashlib.sha256()
+    for name in sorted(name for name in sources() if name.startswith(("crates/", "Cargo."))):
+        digest.update(name.encode() + b"\0" + (ROOT / name).read_bytes())
+    return digest.hexdigest()
 
 
 class Broken(Exception):
@@ -70,6 +87,8 @@ class Worker:
 
     def __init__(self, place, options):
         self.options = options
+        # The simulator without any patch; all workers share it.
+        self.sound = place.parent / "sim-without-patch"
         self.tree = place / "tree"
         self.target = place / "target"
         self.tree.mkdir(parents=True, exist_ok=True)
@@ -78,9 +97,7 @@ class Worker:
 
     def restore(self):
         """Makes the copy equal to the working tree; what is equal is not touched, so that it isn't built again."""
-        listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, check=True,
-                                stdout=subprocess.PIPE).stdout.decode()
-        wanted = {name for name in listed.split("\0") if name and (ROOT / name).is_file()}
+        wanted = sources()
         for found in [path for path in self.tree.rglob("*") if path.is_file()]:
             if str(found.relative_to(self.tree)) not in wanted:
                 found.unlink()
@@ -91,7 +108,7 @@ class Worker:
                 shutil.copyfile(source, copy)
 
     def apply(self, patch):
-        status, output = run(["git", "apply", "--recount", "--whitespace=nowarn", str(patch.path)], self.tree, 60, self.env)
+        status, output = run(["git", "apply", "--whitespace=nowarn", str(patch.path)], self.tree, 60, self.env)
         if status != 0:
             raise Broken(f"does not apply: {output.strip()}")
         if not patch.touches:
@@ -130,21 +147,45 @@ class Worker:
                 failed.append("tests abort")
         return list(dict.fromkeys(failed)), took
 
+    def build_without_patch(self):
+        """Builds the simulator that tells whether a seed fails because of the patch, unless it is there."""
+        mark = self.sound.with_suffix(".sha256")
+        wanted = fingerprint()
+        if not (self.sound.is_file() and mark.is_file() and mark.read_text() == wanted):
+            print("building the simulator without any patch", flush=True)
+            self.restore()
+            self.build_simulator()
+            shutil.copy2(self.target / "release" / "sim", self.sound)
+            mark.write_text(wanted)
+
     def simulate(self, arguments, first_seed):
         """Returns (seeds needed, why), or (None, how far it came)."""
-        options = self.options
-        command = [str(self.target / "release" / "sim"), "--seeds", str(options.seeds), "--first-seed", str(first_seed),
-                   "--threads", str(options.threads), *arguments]
-        status, output = run(command, self.tree, options.minutes * 60, self.env)
+        options, seed, unsound = self.options, first_seed, 0
+        end, until = first_seed + options.seeds, time.monotonic() + options.minutes * 60
+        while seed < end:
+            failed, why = self.first_failure(arguments, seed, end - seed, until - time.monotonic())
+            if failed is None:
+                return None, why or f"{options.seeds} seeds"
+            sound = [str(self.sound), "--seeds", "1", "--threads", "1", "--first-seed", str(failed), *arguments]
+            if run(sound, self.tree, 120, self.env)[0] == 0:
+                return failed - first_seed + 1 - unsound, why
+            print(f"          seed {failed} fails without the patch as well: {why[0]}", flush=True)
+            seed, unsound = failed + 1, unsound + 1
+        return None, f"{options.seeds} seeds"
+
+    def first_failure(self, arguments, seed, count, seconds):
+        command = [str(self.target / "release" / "sim"), "--seeds", str(count), "--first-seed", str(seed), "--threads",
+                   str(self.options.threads), *arguments]
+        status, output = run(command, self.tree, max(seconds, 1), self.env)
         if status == 0:
-            return None, f"{options.seeds} seeds"
+            return None, None
         failures = re.findall(r"^seed (\d+) FAILED: (.*(?:\n(?!replay: ).*)*)\nreplay: (.*)$", output, re.M)
         if failures:
-            seed, reason, replay = min(failures, key=lambda failure: int(failure[0]))
-            return int(seed) - first_seed + 1, (first_line(reason), replay)
+            failed, reason, replay = min(failures, key=lambda failure: int(failure[0]))
+            return int(failed), (first_line(reason), replay)
         if status is None:
-            return None, f"{options.minutes:g} minutes"
-        return 1, (f"ended with status {status}: {output.strip().splitlines()[-1:]}", " ".join(command))
+            return None, f"{self.options.minutes:g} minutes"
+        return seed, (f"ended with status {status}: {output.strip().splitlines()[-1:]}", " ".join(command))
 
     def check_model(self, arguments):
         self.cargo(["build", "--release", "--locked", "--quiet", "-p", "proof", "--features", "model", "--bin", "model"])
@@ -321,6 +362,8 @@ def main():
                     with open(options.results, "a") as file:
                         file.write(json.dumps(result) + "\n")
 
+    if not options.check:
+        Worker(place / "0", options).build_without_patch()
     threads = [threading.Thread(target=work, args=(number,)) for number in range(options.jobs)]
     for thread in threads:
         thread.start()
