@@ -231,6 +231,9 @@ pub struct Requests {
     /// The number of the first request that travels with this message.
     #[prost(uint64, tag = "1")]
     pub first: u64,
+    /// The numbers of those that were given up, ascending: their payloads are empty, and they are not to be executed.
+    #[prost(uint64, repeated, tag = "2")]
+    pub voids: Vec<u64>,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, prost::Message)]

@@ -78,6 +78,39 @@ fn a_write_through_a_secondary() {
 }
 
 #[test]
+fn a_request_that_is_given_up_before_a_failover_is_voided_by_it() {
+    let mut stage = Stage::led_by_a(usual);
+    stage.propose(B, "x");
+    stage.propose(B, "y");
+    stage.note("The primary dies with both; one caller gives up meanwhile.");
+    stage.kill(A);
+    stage.give_up(B, 1);
+    stand(&mut stage, C, &[B]);
+    stage.play();
+    assert_eq!(stage.executed(C), ["y"]);
+    assert_eq!(stage.executed(B), ["y"]);
+    compare("a_request_that_is_given_up_before_a_failover_is_voided_by_it", &stage);
+}
+
+#[test]
+fn a_request_that_is_given_up_after_it_took_its_place_is_executed_once() {
+    let mut stage = Stage::led_by_a(usual);
+    stage.propose(B, "x");
+    stage.carry(B, A);
+    stage.carry(A, C);
+    stage.note("It is in the log of A and C. B sends a void to the next primary, which knows better.");
+    stage.give_up(B, 1);
+    stage.sync(C);
+    stage.kill(A);
+    stand(&mut stage, C, &[B]);
+    stage.play();
+    stage.tick(C, 60_000);
+    stage.play();
+    assert_eq!(stage.executed(B), ["x"]);
+    compare("a_request_that_is_given_up_after_it_took_its_place_is_executed_once", &stage);
+}
+
+#[test]
 fn two_writes_pipelined() {
     let mut stage = Stage::led_by_a(usual);
     stage.note("The second entry leaves before the first is durable anywhere.");

@@ -59,6 +59,7 @@ impl ConsensusRouter {
             Err(RequestError::Overloaded) => Err(KvError::Overloaded(RequestError::Overloaded.to_string())),
             Err(RequestError::StorageFull) => Err(KvError::StorageFull(RequestError::StorageFull.to_string())),
             Err(RequestError::NotExecuted(_)) => Err(self.no_primary(replica, started.elapsed())),
+            Err(error @ RequestError::GivenUp) => Err(KvError::Timeout(error.to_string())),
             Err(RequestError::Unknown(reason)) => Err(KvError::CommitUnknown(reason)),
         }
     }
@@ -103,6 +104,7 @@ impl ConsensusRouter {
         match replica.consensus.read_barrier(context.deadline.into_std()).await {
             Ok(_) => Ok(()),
             Err(ReadError::NoPrimary { waited_ms }) => Err(self.no_primary(replica, Duration::from_millis(waited_ms))),
+            Err(error @ ReadError::Overloaded) => Err(KvError::Overloaded(error.to_string())),
             Err(error @ ReadError::Stopped(_)) => Err(KvError::Storage(error.to_string())),
         }
     }

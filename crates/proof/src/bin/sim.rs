@@ -15,6 +15,7 @@ const USAGE: &str =
   --first-seed N  begins with seed N instead of one that the clock names
   --replicas R    1, 3 or 5; mix (the default): the seed decides
   --threads N     default: one per processor
+  --beyond-budget losses that nobody can make good: refusal is expected, wrong data is not
   --failures N    goes on until so many seeds have failed
   --leases        with leases in every run
   --corruption    one replica once executes otherwise than the log says
@@ -54,6 +55,7 @@ fn parse() -> Result<Arguments, String> {
         let mode = match name.as_str() {
             "--corruption" => Some(Mode::Corruption),
             "--leases" => Some(Mode::Leases),
+            "--beyond-budget" => Some(Mode::BeyondBudget),
             _ => None,
         };
         if let Some(mode) = mode {

@@ -65,6 +65,8 @@ pub struct Faults {
     pub veto: u64,
     /// Leases of this length; 0: none.
     pub lease_us: u64,
+    /// More may be lost than the others can make good: then the cluster may refuse to go on, but must not be wrong.
+    pub beyond_budget: bool,
     /// Logs are cut soon, however far others lag behind.
     pub short_logs: bool,
     /// Digests are compared at multiples of this sequence.
@@ -111,6 +113,7 @@ impl Faults {
             stop: 0,
             veto: 0,
             lease_us: 0,
+            beyond_budget: false,
             short_logs: false,
             digest_interval: 5,
             slowness: 1,
@@ -125,6 +128,7 @@ impl Faults {
             short_logs: self.short_logs,
             lease_us: self.lease_us,
             drift_ppm: self.drift_ppm,
+            beyond_budget: self.beyond_budget,
             ..Faults::none()
         }
     }
@@ -174,6 +178,7 @@ impl Faults {
             stop: weight(5, 100),
             veto: weight(5, 100),
             lease_us,
+            beyond_budget: false,
             short_logs: weight(0, 1) == 1,
             corrupt: 0,
             digest_interval: random.between(1, 30),
@@ -186,6 +191,12 @@ impl Faults {
         let lease_us = random.between(60_000, 290_000);
         let drift_ppm = random.pick(&[0, 52_000]);
         Faults { lease_us, drift_ppm, clock_jump: 0, ..Faults::any(random) }
+    }
+
+    /// Anything, and losses that nobody can make good.
+    pub fn any_beyond_budget(random: &mut Random) -> Faults {
+        let (rot, wipe) = (random.between(1, 4), random.between(10, 60));
+        Faults { rot, wipe, beyond_budget: true, ..Faults::any(random) }
     }
 
     /// Anything, and a database that is damaged without noticing.

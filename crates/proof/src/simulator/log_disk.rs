@@ -186,7 +186,10 @@ impl LogDisk {
 
     /// What the next start would find to be lost.
     fn find_damage(&self) -> BTreeSet<Sequence> {
-        let mut copy = WalStorage::over(Arc::new(self.disk.duplicate()), self.options());
+        let disk = self.disk.duplicate();
+        // Failures that are planned are for the disk itself.
+        disk.kill();
+        let mut copy = WalStorage::over(Arc::new(disk), self.options());
         let found = copy.recover().expect("the log is sound, but for what is inside");
         let entries = copy.load(Sequence::ZERO).expect("the log is readable");
         let is_lost = |(_, entry): &(u64, &Option<Bytes>)| entry.is_none();

@@ -16,8 +16,16 @@ impl Cluster {
     }
 
     fn may_lose(&self, node: usize) -> bool {
+        if self.faults.beyond_budget {
+            return !self.faults_ended;
+        }
         let others_are_sound = (0..self.nodes.len()).all(|other| other == node || self.nodes[other].is_sound());
         self.nodes.len() >= 3 && self.corrupted.is_none() && !self.faults_ended && others_are_sound
+    }
+
+    /// Of three, a replaced disk is all that may be lost.
+    fn may_lose_besides_disk(&self) -> bool {
+        self.faults.beyond_budget || self.nodes.len() > 3 || self.wiped.is_none()
     }
 
     /// A node is about to start: its disk may have lost something meanwhile.
@@ -27,13 +35,14 @@ impl Cluster {
             return;
         }
         let is_born = self.all_are_born();
-        if is_born && self.wiped.is_none_or(|wiped| wiped == node) && self.random.one_in(self.faults.wipe) {
+        let may_wipe = self.faults.beyond_budget || self.wiped.is_none_or(|wiped| wiped == node);
+        if is_born && may_wipe && self.random.one_in(self.faults.wipe) {
             self.note("disk replaced", || format!("of {node}"));
             self.wiped = Some(node);
             self.nodes[node].wipe(&mut self.random);
             return;
         }
-        let may_rot = self.nodes.len() > 3 || self.wiped.is_none();
+        let may_rot = self.may_lose_besides_disk();
         if may_rot && is_born && self.random.one_in(self.faults.lose_database) {
             self.note("database lost", || format!("of {node}"));
             self.nodes[node].files.wipe();
@@ -45,7 +54,7 @@ impl Cluster {
 
     /// Sectors of a running node's log rot; noticed when they are read, or at the next start.
     pub(super) fn rot_running(&mut self, node: usize) {
-        let may_rot = self.nodes.len() > 3 || self.wiped.is_none();
+        let may_rot = self.may_lose_besides_disk();
         if may_rot && self.all_are_born() && self.may_lose(node) && self.nodes[node].running.is_some() {
             self.rot(node, "log rotted while running");
         }

@@ -24,7 +24,7 @@ impl Cluster {
     /// Within some seconds the majority commits what its clients ask for.
     pub fn expect_progress_of_a_core(&mut self) {
         let count = self.nodes.len();
-        if !self.has_quorum() {
+        if !self.has_quorum() || self.faults.beyond_budget {
             return;
         }
         // Where copies are missing everybody may be needed.
@@ -115,6 +115,11 @@ impl Cluster {
         }
         let until = self.now + within_us;
         while !self.is_converged() {
+            if self.now >= until && self.faults.beyond_budget {
+                self.figures.count("refused to go on beyond the budget");
+                self.say(|| format!("no agreement: {:#?}", self.describe()));
+                return;
+            }
             assert!(self.now < until, "no agreement {within_us} µs after the last fault: {:#?}", self.describe());
             self.run(10_000);
         }

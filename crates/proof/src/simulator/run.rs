@@ -34,6 +34,8 @@ pub enum Mode {
     Leases,
     /// The same, and one replica once executes otherwise than the log says.
     Corruption,
+    /// The same, and losses that nobody can make good.
+    BeyondBudget,
 }
 
 /// As the arguments that replay it.
@@ -45,6 +47,7 @@ impl fmt::Display for Settings {
             Mode::Any => Ok(()),
             Mode::Leases => f.write_str(" --leases"),
             Mode::Corruption => f.write_str(" --corruption"),
+            Mode::BeyondBudget => f.write_str(" --beyond-budget"),
         }
     }
 }
@@ -101,6 +104,7 @@ fn run_phases(seed: u64, settings: Settings) -> Success {
         Mode::Any => Faults::any(&mut random),
         Mode::Leases => Faults::any_and_leases(&mut random),
         Mode::Corruption => Faults::any_and_corruption(&mut random),
+        Mode::BeyondBudget => Faults::any_beyond_budget(&mut random),
     };
     let habits = Habits::any(&mut random);
     if settings.verbose {

@@ -100,8 +100,8 @@ impl Habits {
         // Something must be written and something read, or nothing can be wrong.
         weights.extend([(Kind::Write, 1), (Kind::Read, 1)]);
         Habits {
-            clients: random.between(2, 7) as usize,
-            pause_us: random.pick(&[20_000, 300_000, 600_000, 1_000_000, 1_000_000, 2_000_000]),
+            clients: random.between(2, 6) as usize,
+            pause_us: random.pick(&[50_000, 400_000, 800_000, 1_500_000, 2_000_000, 2_000_000]),
             patience_us: random.pick(&[20_000, 300_000, 2_000_000, 6_000_000]),
             registers: random.between(1, 4),
             lists: random.between(1, 3),

@@ -61,6 +61,11 @@ fn five_replicas_with_leases_serve_no_stale_read() {
 }
 
 #[test]
+fn three_replicas_that_lost_too_much_refuse_and_are_never_wrong() {
+    run_all_with(Settings { replicas: Some(3), mode: Mode::BeyondBudget, ..Settings::default() });
+}
+
+#[test]
 fn one_replica_survives_its_crashes() {
     run_all(1);
 }

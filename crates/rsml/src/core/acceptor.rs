@@ -214,6 +214,7 @@ impl Acceptor {
     /// Writes what was lost on disk, once all of it is in memory again.
     fn heal(&mut self) {
         let Some((first, _)) = self.lost.first().copied().filter(|_| self.log.first_hole().is_none()) else { return };
+        coverage!("rule7.filled");
         let entries = self.log.read(first, self.log.last(), usize::MAX);
         self.order_replacement(first, true, entries);
     }

@@ -448,7 +448,7 @@ impl Replica {
         if self.lacks_space() {
             coverage!("requests.storage_full");
             self.outputs.refused.push((id, Refusal::StorageFull));
-        } else if self.requests.bytes() + payload.len() > self.options.max_request_bytes {
+        } else if self.requests.is_full(payload.len(), self.options.max_request_bytes) {
             coverage!("requests.overloaded");
             self.outputs.refused.push((id, Refusal::Overloaded));
         } else {

@@ -5,6 +5,7 @@ use bytes::Bytes;
 use super::proposer::Admission;
 use super::reads::Reader;
 use super::replica::Replica;
+use super::requests::Portion;
 use super::view_manager::Role;
 use crate::message::{Message, ReadPoint, ReadPointReply, Requests, RequestsGap};
 use crate::transport::Sender;
@@ -21,17 +22,25 @@ impl Replica {
             let portion = self.requests.portion(self.now, target, bounds, &mut self.outputs.numbered);
             let Some(portion) = portion else { return };
             if let Role::Primary(proposer) = &mut self.views.role {
-                let admission = proposer.admit(disk, boot, portion.first, portion.payloads);
+                let admission = proposer.admit(disk, boot, portion.first, portion.payloads, portion.voids);
                 assert_eq!(admission, Admission::Taken, "the own session has no holes");
             } else {
-                self.send(primary, Message::Requests(Requests { first: portion.first }), portion.payloads);
+                let Portion { first, payloads, voids } = portion;
+                self.send(primary, Message::Requests(Requests { first, voids }), payloads);
             }
         }
     }
 
-    pub(super) fn on_requests(&mut self, sender: Sender, first: u64, payloads: Vec<Bytes>) {
+    pub(super) fn on_requests(&mut self, sender: Sender, message: Requests, payloads: Vec<Bytes>) {
+        let is_voter = self.configuration.is_voter(sender.replica, sender.disk_id);
+        let max_bytes = self.options.max_request_bytes;
         let Some(proposer) = self.views.proposer_mut() else { return };
-        if let Admission::Gap(expected) = proposer.admit(sender.disk_id, sender.boot, first, payloads) {
+        if !proposer.has_room(sender.disk_id, is_voter, max_bytes) {
+            // It sends again after a while.
+            return;
+        }
+        let Requests { first, voids } = message;
+        if let Admission::Gap(expected) = proposer.admit(sender.disk_id, sender.boot, first, payloads, voids) {
             self.send(sender.replica, Message::RequestsGap(RequestsGap { expected }), Vec::new());
         }
     }

@@ -152,6 +152,9 @@ pub enum Input {
     },
     /// The caller gave up: if the request has not been sent, it is taken back.
     Cancel(RequestId),
+    /// The caller of the request with this number in the own session gave up: a void takes its place, as far as that is
+    /// still possible.
+    GiveUp(u64),
     /// A local caller wants a linearizable read point.
     Read(ReadId),
     CancelRead(ReadId),
@@ -245,6 +248,9 @@ pub struct Outputs {
     pub read_ready: Vec<(ReadId, Sequence)>,
     /// The number that each request got in this replica's session: it will be executed under it or never.
     pub numbered: Vec<(RequestId, u64)>,
+    /// Requests of the own session that had a number and were never sent: they are surely not executed. The voids in their
+    /// places still come as applied.
+    pub withdrawn: Vec<u64>,
     /// Entries below this are in this replica's database for good, and are not kept for others any more.
     pub trim: Option<Sequence>,
     /// Pieces of this replica's database, for peers.

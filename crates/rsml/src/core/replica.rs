@@ -95,7 +95,7 @@ pub struct Replica {
     pub(super) reads: Reads,
     pub(super) outputs: Outputs,
     /// Per sender: its newest boot, and when it was heard.
-    pub(super) boots: BTreeMap<DiskId, Boot>,
+    pub(super) boots: BTreeMap<(ReplicaId, bool), (DiskId, Boot)>,
     pub(super) heard: BTreeMap<ReplicaId, Instant>,
     /// Sessions and time as the last applied value left them.
     pub(super) applied_sessions: Sessions,
@@ -267,6 +267,11 @@ impl Replica {
                 }
             }
             Input::Read(id) => self.reads.push(Reader::Local(id)),
+            Input::GiveUp(number) => {
+                if self.requests.give_up(number) {
+                    self.outputs.withdrawn.push(number);
+                }
+            }
             Input::CancelRead(id) => self.reads.cancel(id),
             Input::Transfer { id, to, deadline } => self.transfer(id, to, deadline),
             Input::Eligible(is_eligible) => self.set_eligible(is_eligible),
@@ -406,7 +411,7 @@ impl Replica {
             Message::Refuse(m) => self.on_refuse(View(m.promised)),
             Message::Accept(m) => self.on_accept(from, m, payload),
             Message::Accepted(m) => self.on_accepted(&sender, m),
-            Message::Requests(m) => self.on_requests(sender, m.first, payload),
+            Message::Requests(m) => self.on_requests(sender, m, payload),
             Message::RequestsGap(m) => self.requests.fill_gap(m.expected, self.now, self.options.heartbeat_us),
             Message::ReadPoint(m) => self.on_read_point(from, m.round),
             Message::ReadPointReply(m) => self.on_read_point_reply(m),
@@ -441,7 +446,11 @@ impl Replica {
         if !is_of_cluster || !self.admits_disk(sender, message) {
             return false;
         }
-        let newest = self.boots.entry(sender.disk_id).or_insert(sender.boot);
+        let is_voter = self.configuration.is_voter(sender.replica, sender.disk_id);
+        let (disk, newest) = self.boots.entry((sender.replica, is_voter)).or_insert((sender.disk_id, sender.boot));
+        if *disk != sender.disk_id {
+            (*disk, *newest) = (sender.disk_id, sender.boot);
+        }
         let is_newest = sender.boot >= *newest;
         *newest = sender.boot.max(*newest);
         if !is_newest {

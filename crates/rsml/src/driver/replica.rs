@@ -22,6 +22,12 @@ use crate::{
     View,
 };
 
+/// How long after its deadline a request that was sent may still be found out about.
+const GRACE: Duration = Duration::from_millis(100);
+
+/// Most requests and reads without an answer; more are refused.
+const MAX_UNFINISHED: usize = 1 << 20;
+
 /// How long a primary that is to stop waits for another one to lead.
 const HAND_OVER_WAIT: Duration = Duration::from_millis(500);
 
@@ -229,16 +235,18 @@ impl ConsensusReplica {
         let id = RequestId(self.next_id());
         let (reply, outcome) = oneshot::channel();
         let give_up = deadline.min(Clock::now() + self.options.no_primary_wait);
-        self.shared.requests().add(id, give_up, reply);
+        self.shared.requests().add(id, give_up, deadline, reply);
         let unfinished = Unfinished::begin(&self.shared);
-        if !unfinished.submit(Input::Propose { id, payload }) {
+        if unfinished.is_too_many {
+            self.shared.requests().refuse(id, RequestError::Overloaded);
+        } else if !unfinished.submit(Input::Propose { id, payload }) {
             self.shared.requests().refuse(id, RequestError::NotExecuted("the replica has stopped".into()));
         }
         async move {
             let _unfinished = unfinished;
-            // The core takes back what has no number in time, so only a request that was sent is left at the deadline.
-            let grace = Duration::from_millis(100);
-            match tokio::time::timeout_at((deadline + grace).into(), outcome).await {
+            // The core takes back what was not sent in time, so only a request that was sent is left at the deadline. A
+            // void may still take its place: then it is known that it did not happen.
+            match tokio::time::timeout_at((deadline + GRACE).into(), outcome).await {
                 Ok(Ok(outcome)) => outcome,
                 Ok(Err(_)) => Err(RequestError::Unknown("the replica has stopped".into())),
                 Err(_) => Err(RequestError::Unknown("no outcome before the deadline".into())),
@@ -255,6 +263,10 @@ impl ConsensusReplica {
         let (reply, point) = oneshot::channel();
         self.shared.reads().add(id, reply);
         let unfinished = Unfinished::begin(&self.shared);
+        if unfinished.is_too_many {
+            self.shared.reads().remove(id);
+            return Err(ReadError::Overloaded);
+        }
         if !unfinished.submit(Input::Read(id)) {
             self.shared.reads().remove(id);
             return Err(ReadError::Stopped("it was shut down".into()));
@@ -376,12 +388,13 @@ fn warn_of_losses(id: ReplicaId, recovered: &Recovered, entries: &[Option<Bytes>
 struct Unfinished {
     shared: Arc<Shared>,
     is_alone: bool,
+    is_too_many: bool,
 }
 
 impl Unfinished {
     fn begin(shared: &Arc<Shared>) -> Self {
         let others = shared.unfinished.fetch_add(1, Ordering::Relaxed);
-        Unfinished { shared: shared.clone(), is_alone: others == 0 }
+        Unfinished { shared: shared.clone(), is_alone: others == 0, is_too_many: others >= MAX_UNFINISHED }
     }
 
     /// The only one is taken to the core at once. Where others are under way the core thread is woken instead: by the time

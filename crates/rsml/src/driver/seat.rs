@@ -89,6 +89,10 @@ impl Seat {
         for id in expired {
             self.core.step(shared.now(), Input::Cancel(id));
         }
+        let overdue = shared.requests().overdue(now);
+        for number in overdue {
+            self.core.step(shared.now(), Input::GiveUp(number));
+        }
         self.core.step(shared.now(), Input::Tick);
         if now >= self.next_warning {
             self.next_warning = now + UNBORN_PATIENCE;
@@ -106,10 +110,13 @@ impl Seat {
     }
 
     fn carry_out(&mut self, shared: &Shared, outputs: Outputs) {
-        if !outputs.numbered.is_empty() || !outputs.refused.is_empty() {
+        if !outputs.numbered.is_empty() || !outputs.refused.is_empty() || !outputs.withdrawn.is_empty() {
             let mut waiters = shared.requests();
             for (id, number) in outputs.numbered {
                 waiters.number(id, number);
+            }
+            for number in outputs.withdrawn {
+                waiters.withdraw(number);
             }
             for (id, refusal) in outputs.refused {
                 let error = match refusal {

@@ -199,13 +199,7 @@ impl<E: ExecutionNotifier> ApplyThread<'_, E> {
         let state = self.applier.state();
         self.shared.applied.store(state.sequence.0, Ordering::Release);
         let executed = applied.outcomes.len() as u64;
-        let mine = applied.outcomes.into_iter().filter(|(disk, boot, ..)| (*disk, *boot) == self.own);
-        {
-            let mut waiters = self.shared.requests();
-            for (_, _, number, outcome) in mine {
-                waiters.finish(number, outcome);
-            }
-        }
+        self.finish_own(applied.outcomes, applied.voided);
         let mut status = self.shared.status();
         status.requests_executed += executed;
         for size in applied.batch_sizes {
@@ -219,6 +213,23 @@ impl<E: ExecutionNotifier> ApplyThread<'_, E> {
             self.shared.bring(Event::Input(Input::Digests(applied.digests)));
         }
         Ok(())
+    }
+
+    /// Answers who waits here. Executed requests and voids end in the order of their numbers.
+    fn finish_own(&self, outcomes: Vec<(DiskId, Boot, u64, Bytes)>, voided: Vec<(DiskId, Boot, u64)>) {
+        let executed = outcomes.into_iter().map(|(disk, boot, number, outcome)| (disk, boot, number, Some(outcome)));
+        let is_own = |disk: DiskId, boot: Boot| (disk, boot) == self.own;
+        let mut executed = executed.filter(|(disk, boot, ..)| is_own(*disk, *boot)).peekable();
+        let mut waiters = self.shared.requests();
+        for (_, _, void) in voided.into_iter().filter(|(disk, boot, _)| is_own(*disk, *boot)) {
+            while let Some((_, _, number, outcome)) = executed.next_if(|(_, _, number, _)| *number < void) {
+                waiters.finish(number, outcome);
+            }
+            waiters.finish(void, None);
+        }
+        for (_, _, number, outcome) in executed {
+            waiters.finish(number, outcome);
+        }
     }
 
     /// The outcomes of own requests that the new database has already seen are not known here.

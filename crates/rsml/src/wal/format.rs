@@ -35,9 +35,10 @@ pub(super) const SECTOR_BYTES: usize = 512;
 
 const MAGIC: [u8; 8] = *b"RSML-WAL";
 const ORDER_BYTES: usize = 16;
-const ENTRY_BYTES: usize = 8;
+/// What each entry takes in the table, besides its own bytes.
+pub(super) const ENTRY_BYTES: usize = 8;
 /// Sequences, group numbers and lengths stay below this for ever; what lies above is not ours.
-const GREATEST: u64 = 1 << 62;
+pub(super) const GREATEST: u64 = 1 << 62;
 const CUTS_KEPT: usize = 8;
 const FLAG_HARD_STATE: u32 = 1;
 const FLAG_TRUNCATE: u32 = 1;

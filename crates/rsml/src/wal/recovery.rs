@@ -25,7 +25,9 @@ use std::num::NonZeroU32;
 use std::ops::Range;
 
 use super::disk::{Disk, DiskFile, failure};
-use super::format::{BLOCK_BYTES, GroupHeader, GroupPlace, HeaderFault, SECTOR_BYTES, blank_sectors, is_blank};
+use super::format::{
+    BLOCK_BYTES, ENTRY_BYTES, GroupHeader, GroupPlace, HeaderFault, SECTOR_BYTES, blank_sectors, is_blank,
+};
 use super::index::{Bounds, GroupSpot, LogIndex};
 use super::scan::{Group, Layout, scan};
 use super::segment::{file_name, number_of};
@@ -160,8 +162,7 @@ impl Replay<'_> {
         let path = self.disk.describe(&name);
         let file = self.disk.open(&name).map_err(|e| failure("opening a segment", path.clone(), e))?;
         let mut window = Window::new(&*file, path)?;
-        let next_group = self.position.as_ref().map(|position| position.next_group);
-        let layout = scan(&mut window, number, next_group, is_newest)?;
+        let layout = scan(&mut window, number, self.next_group(), is_newest)?;
         self.index.open_segment();
         let mut segment_id = 0;
         match layout {
@@ -171,6 +172,7 @@ impl Replay<'_> {
                 let damaged = self.apply_layout(&mut window, &layout, is_newest)?;
                 damaged.into_iter().for_each(|sequence| self.index.mark_lost(sequence, sequence));
                 if is_newest {
+                    self.check_plausible(&window)?;
                     self.finish(&*file, &mut window, &layout, end)?;
                 }
             }
@@ -185,6 +187,10 @@ impl Replay<'_> {
         Ok(())
     }
 
+    fn next_group(&self) -> Option<u64> {
+        self.position.as_ref().map(|position| position.next_group)
+    }
+
     /// Takes the last group out of the layout of the newest segment if it is torn, and returns where the groups end.
     fn judge_end(&mut self, window: &mut Window, layout: &mut Layout) -> Result<u64, StorageError> {
         let made_bytes = |header: &GroupHeader| header.context.map_or(0, |context| context.segment_bytes);
@@ -194,20 +200,18 @@ impl Replay<'_> {
         }
         let end = layout.groups.last().map_or(0, Group::end);
         self.judge_behind(window, layout, end)?;
-        match layout.groups.last().filter(|_| layout.stray.is_none()) {
-            Some(group) if looks_torn(window, group) => {
-                let offset = group.offset;
-                if self.may_be_torn {
-                    layout.groups.pop();
-                    if layout.groups.is_empty() && self.position.is_none() {
-                        return Err(damaged(window, "nothing stands before its torn group"));
-                    }
-                    tracing::info!(path = window.path, offset, "the last group of the log is torn and is cut off");
-                    return Ok(offset);
-                }
-                self.seal = Some(Seal { offset: end, groups_end: end });
+        let Some(last) = layout.groups.last().filter(|_| layout.stray.is_none()) else { return Ok(end) };
+        if looks_torn(window, last) {
+            let number = last.header.place.group_number;
+            let offset = last.offset;
+            let before = layout.groups.iter().rev().nth(1).map(|group| group.header.place.group_number + 1);
+            if self.may_be_torn && before.or(self.next_group()) == Some(number) {
+                layout.groups.pop();
+                tracing::info!(path = window.path, offset, "the last group of the log is torn and is cut off");
+                return Ok(offset);
             }
-            Some(_) | None => {}
+            // The group before it is damaged: then this one's header is the newest that tells what was promised.
+            self.seal = Some(Seal { offset: end, groups_end: end });
         }
         Ok(end)
     }
@@ -225,15 +229,13 @@ impl Replay<'_> {
                 && numbers().max() > Some(number)
                 && numbers().all(|other| other != number)
         };
-        if let Some((offset, header)) = layout.stray.filter(|(offset, _)| *offset >= end) {
+        if let Some((offset, header)) = layout.stray {
             // A later one may have been damaged.
-            let behind = offset.saturating_add(header.group_bytes).min(window.bytes);
-            let alone = window.is_blank(end..offset) && window.is_blank(behind..window.bytes);
-            return if alone {
-                Ok(())
-            } else {
-                Err(damaged(window, "a group in a foreign place may not be the last one"))
-            };
+            let start = offset.max(end);
+            let stop = (offset + header.group_bytes).clamp(start, window.bytes);
+            let is_alone = window.is_blank(end..start) && window.is_blank(stop..window.bytes);
+            let reason = "a group in a foreign place may not be the last one";
+            return if is_alone { Ok(()) } else { Err(damaged(window, reason)) };
         }
         match window.header(end)? {
             Err(HeaderFault::Blank) if self.may_be_torn || window.is_blank(end..window.bytes) => Ok(()),
@@ -378,6 +380,19 @@ impl Replay<'_> {
         self.position.as_mut().expect("there was a header").pass(header);
     }
 
+    /// Each entry takes eight bytes at least, so that a log that is only said to be long is none.
+    fn check_plausible(&self, window: &Window) -> Result<(), StorageError> {
+        let segment_bytes = self.segments.iter().map(|segment| segment.bytes).chain([window.bytes]).max();
+        // There may be a segment missing for each that is there, and a few more.
+        let segments = 2 * self.segments.len() as u64 + 16;
+        let Bounds { first, last } = self.index.bounds();
+        if last.0 - first.previous().0 > segment_bytes.unwrap_or(0).saturating_mul(segments) / ENTRY_BYTES as u64 {
+            let reason = format!("it is said to hold entries {first} to {last}, for which there never was room");
+            return Err(damaged(window, &reason));
+        }
+        Ok(())
+    }
+
     /// Makes all of the newest segment durable, and what lies behind its groups blank, unless that needs a seal.
     fn finish(
         &mut self,
@@ -387,12 +402,11 @@ impl Replay<'_> {
         end: u64,
     ) -> Result<(), StorageError> {
         self.write_offset = end.min(window.bytes);
-        // A foreign place before the end is part of some group that counts: that stays as it is.
-        if let Some((_, stray)) = layout.stray.filter(|(offset, _)| *offset >= end) {
-            let numbers = layout.groups.iter().map(|group| group.header.place.group_number);
-            let missing =
-                stray.place.group_number - numbers.max().unwrap_or(layout.place.group_number.saturating_sub(1));
-            self.seal = Some(Seal { offset: end + missing * BLOCK_BYTES, groups_end: end });
+        if let Some((_, stray)) = &layout.stray {
+            let last = layout.groups.last().map_or(0, |group| group.header.place.group_number);
+            let missing = stray.place.group_number - last;
+            let offset = end.saturating_add(missing.saturating_mul(BLOCK_BYTES)).min(window.bytes);
+            self.seal = Some(Seal { offset, groups_end: end });
         }
         if self.seal.is_some() {
             return Ok(());

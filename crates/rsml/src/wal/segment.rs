@@ -5,6 +5,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use super::disk::{Disk, DiskFile, failure};
+use super::format::GREATEST;
 use crate::StorageError;
 
 const EXTENSION: &str = ".wal";
@@ -29,7 +30,7 @@ pub(super) fn file_name(number: u64) -> String {
 pub(super) fn number_of(name: &str) -> Option<u64> {
     let digits = name.strip_suffix(EXTENSION)?;
     let number = u64::from_str_radix(digits, 16).ok()?;
-    (file_name(number) == name).then_some(number)
+    (file_name(number) == name && number <= GREATEST).then_some(number)
 }
 
 /// Prepares segments: in a thread ahead of need, or when they are asked for. Where there is no space it tries again: the

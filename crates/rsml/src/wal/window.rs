@@ -50,10 +50,10 @@ impl<'a> Window<'a> {
         }
     }
 
-    /// The header at `offset`, which must lie within the file; what is too short for one is blank or damaged.
+    /// The header at `offset`. What is too short for one is blank or damaged.
     pub fn header(&mut self, offset: u64) -> Result<Result<GroupHeader, HeaderFault>, StorageError> {
         if offset + SECTOR_BYTES as u64 > self.bytes {
-            let is_blank = is_blank(self.get(offset, self.bytes - offset));
+            let is_blank = offset >= self.bytes || self.is_blank(offset..self.bytes);
             return Ok(Err(if is_blank { HeaderFault::Blank } else { HeaderFault::Damaged }));
         }
         match GroupHeader::decode(self.get(offset, SECTOR_BYTES as u64)) {

@@ -180,6 +180,9 @@ impl Stage {
         let applied = applier.apply(entries).expect("the executor never fails");
         let state = applier.state().clone();
         let (sequence, sessions, time_us, digest) = (state.sequence, state.sessions, state.time_us, state.digest);
+        for (disk, _, number) in applied.voided {
+            self.write(&format!("{} passes over {}#{number}, a void", name(node), disk_name(disk.0)));
+        }
         for (disk, _, number, outcome) in applied.outcomes {
             let text = String::from_utf8_lossy(&outcome).into_owned();
             self.write(&format!("{} executes {}#{number}, outcome {text}", name(node), disk_name(disk.0)));
@@ -320,6 +323,12 @@ impl Stage {
         self.input(node, Input::Read(id));
     }
 
+    /// The caller of the request with this number in the replica's session gives up.
+    pub fn give_up(&mut self, node: usize, number: u64) {
+        self.write(&format!("the caller of {}#{number} gives up", name(node)));
+        self.input(node, Input::GiveUp(number));
+    }
+
     /// What a replica executed, in order.
     pub fn executed(&self, node: usize) -> Vec<String> {
         let applier = self.nodes[node].applier.as_ref().expect("it has a database");
@@ -378,8 +387,9 @@ fn value_text(value: &Value) -> String {
     let mut requests = Vec::new();
     for batch in &value.batches {
         let disk: u128 = batch.disk_id.into();
-        for (number, payload) in (batch.first..).zip(&batch.payloads) {
-            requests.push(format!("{}#{number} {}", disk_name(disk), String::from_utf8_lossy(payload)));
+        for (number, payload) in batch.clone().into_requests() {
+            let text = payload.map_or("void".into(), |payload| String::from_utf8_lossy(&payload).into_owned());
+            requests.push(format!("{}#{number} {text}", disk_name(disk)));
         }
     }
     let what = if requests.is_empty() { "no-op".into() } else { requests.join(", ") };
@@ -452,7 +462,11 @@ fn message_text(message: &Message, payload: &[Bytes]) -> String {
             )
         }
         Message::Requests(m) => {
-            let requests = (m.first..).zip(payload).map(|(n, p)| format!(" #{n} {}", String::from_utf8_lossy(p)));
+            let text = |n: u64, p: &Bytes| match m.voids.contains(&n) {
+                true => format!(" #{n} void"),
+                false => format!(" #{n} {}", String::from_utf8_lossy(p)),
+            };
+            let requests = (m.first..).zip(payload).map(|(n, p)| text(n, p));
             format!("requests{}", requests.collect::<String>())
         }
         Message::RequestsGap(m) => format!("requests are missing from #{}", m.expected),

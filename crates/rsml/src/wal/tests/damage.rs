@@ -262,6 +262,33 @@ fn a_write_that_went_to_another_place_is_not_accepted_there_but_its_promise_coun
 }
 
 #[test]
+fn the_newest_group_written_over_an_older_one_leaves_its_promise_and_the_log_goes_on() {
+    let disk = three_groups();
+    let whole = recover(&disk, SEGMENT_BYTES).expect("nothing is damaged");
+    let newest = disk.contents(FIRST)[LAST_GROUP as usize..LAST_GROUP as usize + 4096].to_vec();
+    disk.overwrite(FIRST, LAST_GROUP, &[0; 4096]);
+    disk.overwrite(FIRST, 4096, &newest);
+    for _ in 0..2 {
+        check(&disk, &whole, &[1, 2, 3, 5, 6, 7], "the last group over the first");
+    }
+    let mut storage = wal_over(&disk, SEGMENT_BYTES);
+    storage.recover().expect("the header is there");
+    storage.persist(&[append(4, 8, &entries(8, 1, 100))]).expect("the disk is healthy");
+    assert_eq!(recover(&disk, SEGMENT_BYTES).expect("the log goes on").damaged(), [1, 2, 3, 5, 6, 7]);
+}
+
+#[test]
+fn a_torn_group_behind_a_damaged_header_is_the_newest_that_tells_what_was_promised() {
+    let disk = three_groups();
+    disk.overwrite(FIRST, 2 * 4096, &[0xff; 512]);
+    disk.overwrite(FIRST, LAST_GROUP + 1024, &[0; 512]);
+    for _ in 0..2 {
+        let found = recover(&disk, SEGMENT_BYTES).expect("there is a header");
+        assert_eq!((found.hard_state, found.last, found.damaged()), (Some(hard_state(3)), Sequence(7), vec![4, 5]));
+    }
+}
+
+#[test]
 fn an_earlier_group_in_a_foreign_place_is_damage_wherever_the_log_ends() {
     for later in 0..9 {
         let disk = SimulatedDisk::new(1);

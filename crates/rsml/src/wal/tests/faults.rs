@@ -132,6 +132,8 @@ impl Run {
         let found = match open(&mut self.storage) {
             Ok(found) => found,
             Err(StorageError::Damaged { .. }) if self.newest_in_doubt || self.has_remains => return false,
+            // A state that can't stay where it is needs a place.
+            Err(StorageError::Full { .. }) if self.is_full => return false,
             Err(error) => panic!("{error}"),
         };
         let mut model = self.model.clone();

@@ -62,3 +62,18 @@ fn a_header_that_speaks_of_absurdly_many_lost_entries_is_refused() {
     let error = recover(&disk, SEGMENT_BYTES).expect_err("nobody has room for that");
     assert!(error.to_string().contains("entries are lost"), "{error}");
 }
+
+#[test]
+fn damage_right_before_a_torn_group_is_not_cut_off_with_it() {
+    let disk = log();
+    let mut storage = wal_over(&disk, SEGMENT_BYTES);
+    storage.recover().expect("nothing is damaged");
+    storage.persist(&[append(2, 3, &entries(3, 2, 1000))]).expect("the disk is healthy");
+    drop(storage);
+    // The second sector of the last group was never written, and the header of the group before it is damaged.
+    disk.overwrite(FIRST, 2 * 4096 + 512, &[0; 512]);
+    recover(&disk.duplicate(), SEGMENT_BYTES).expect("a torn group is cut off");
+    disk.flip_bit(FIRST, 4096 + 20, 0);
+    let error = recover(&disk, SEGMENT_BYTES).expect_err("what was promised in the damaged group is not known");
+    assert!(error.to_string().contains("before the torn one"), "{error}");
+}
