@@ -151,6 +151,7 @@ fn replica_json(replica: &ReplicaStatus, primary: Option<u32>) -> Value {
         // As text: a number of 64 bits is more than many JSON readers can hold.
         "digest": replica.digest.map(|digest| format!("{:016x}", digest.value)),
         "digest_sequence": replica.digest.map(|digest| digest.sequence),
+        "problem": replica.problem,
         "uptime_seconds": replica.uptime.map(|uptime| uptime.as_secs()),
         "peer": replica.peer,
         "thrift": replica.thrift,

@@ -67,6 +67,8 @@ pub struct ReplicaStatus {
     pub applied: Option<u64>,
     pub digest: Option<AppliedDigest>,
     pub uptime: Option<Duration>,
+    /// What is wrong with it, where that is known: it stopped, or others found its database to differ.
+    pub problem: Option<String>,
     /// Where it listens; `None` where it has no such listener.
     pub peer: Option<String>,
     pub thrift: String,

@@ -206,6 +206,7 @@ impl ClusterView for Standalone {
                 applied: None,
                 digest: None,
                 uptime: Some(self.started.elapsed()),
+                problem: None,
                 peer: None,
                 thrift: shown(self.addresses.thrift()),
                 admin: shown(self.addresses.admin()),

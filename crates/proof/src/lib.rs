@@ -7,4 +7,6 @@
 pub mod chaos;
 pub mod checkers;
 pub mod history;
+#[cfg(feature = "model")]
+pub mod model;
 pub mod simulator;

@@ -124,6 +124,8 @@ pub trait ExecutionNotifier: Send + 'static {
 pub struct Applied {
     /// Every request executed, with its outcome.
     pub outcomes: Vec<(DiskId, Boot, u64, Bytes)>,
+    /// Every void that took the place of a request, which so will never be executed.
+    pub voided: Vec<(DiskId, Boot, u64)>,
     /// Requests per value applied.
     pub batch_sizes: Vec<usize>,
     /// The running digest at each multiple of the digest interval that was reached.
@@ -191,7 +193,9 @@ impl<E: ExecutionNotifier> Applier<E> {
     /// Applies consecutive entries in one atomic write.
     pub fn apply(&mut self, entries: Vec<(Sequence, Bytes)>) -> Result<Applied, ExecutionError> {
         let mut state = self.state.clone();
-        let values: Vec<CommittedValue> = entries.into_iter().map(|(s, entry)| admit(&mut state, s, entry)).collect();
+        let mut voided = Vec::new();
+        let admit = |(sequence, entry)| admit(&mut state, sequence, entry, &mut voided);
+        let values: Vec<CommittedValue> = entries.into_iter().map(admit).collect();
         let requests = || values.iter().flat_map(|v| &v.requests);
         let mut digests = Vec::new();
         let outcomes = self.executor.notify_commit_batch(&values, &mut |outcomes| {
@@ -201,7 +205,7 @@ impl<E: ExecutionNotifier> Applier<E> {
         })?;
         self.state = state;
         let outcomes = requests().zip(outcomes).map(|(r, o)| (r.disk_id, r.boot, r.number, o)).collect();
-        Ok(Applied { outcomes, batch_sizes: values.iter().map(|v| v.requests.len()).collect(), digests })
+        Ok(Applied { outcomes, voided, batch_sizes: values.iter().map(|v| v.requests.len()).collect(), digests })
     }
 }
 
@@ -228,7 +232,12 @@ fn fold_digest(
 }
 
 /// Takes one entry into the state, and keeps of it what is to be executed.
-fn admit(state: &mut ReplicatedState, sequence: Sequence, entry: Bytes) -> CommittedValue {
+fn admit(
+    state: &mut ReplicatedState,
+    sequence: Sequence,
+    entry: Bytes,
+    voided: &mut Vec<(DiskId, Boot, u64)>,
+) -> CommittedValue {
     assert_eq!(sequence, state.sequence.next(), "entries are applied in order and without holes");
     state.sequence = sequence;
     let value = Value::from_bytes(entry);
@@ -241,9 +250,12 @@ fn admit(state: &mut ReplicatedState, sequence: Sequence, entry: Bytes) -> Commi
     for batch in value.batches {
         let (disk_id, boot) = (DiskId(batch.disk_id.into()), Boot(batch.boot));
         let session = state.sessions.entry(disk_id).or_default();
-        for (number, payload) in (batch.first..).zip(batch.payloads) {
+        for (number, payload) in batch.into_requests() {
             if session.admit(boot, number) {
-                requests.push(CommittedRequest { disk_id, boot, number, payload });
+                match payload {
+                    Some(payload) => requests.push(CommittedRequest { disk_id, boot, number, payload }),
+                    None => voided.push((disk_id, boot, number)),
+                }
             }
         }
     }

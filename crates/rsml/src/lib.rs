@@ -1,5 +1,8 @@
 //! RSML: a replicated state machine library. Multi-Paxos over opaque values, for clusters of 1 to 7 replicas.
 
+#[macro_use]
+pub mod coverage;
+
 pub mod core;
 mod driver;
 mod executor;
@@ -13,7 +16,7 @@ mod types;
 mod value;
 pub mod wal;
 
-pub use core::{Acceptor, Divergence, DivergenceKind, Learner, Proposer, Stray, ViewManager};
+pub use core::{Acceptor, Divergence, DivergenceKind, Learner, Proposer, Stray, TransferError, ViewManager};
 pub use driver::{
     ConsensusReplica, DriverStatus, Failure, FailureKind, NetworkManager, ReadError, ReplicaOptions, RequestError,
     RoleChange, StartError,

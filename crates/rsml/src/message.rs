@@ -66,6 +66,12 @@ pub enum Message {
     /// Its bytes travel beside it.
     #[prost(message, tag = "19")]
     SnapshotChunk(SnapshotChunk),
+    /// The primary hands over: stand at once. It proposes nothing meanwhile, and has given up its lease.
+    #[prost(message, tag = "20")]
+    Transfer(Transfer),
+    /// The primary of this view leads no more.
+    #[prost(message, tag = "21")]
+    Resign(Resign),
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
@@ -100,6 +106,9 @@ pub struct PreVoteReply {
 pub struct Prepare {
     #[prost(uint64, tag = "1")]
     pub view: u64,
+    /// The view whose primary handed over to the sender, and gave up its lease before; 0: none did.
+    #[prost(uint64, tag = "2")]
+    pub transfer: u64,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
@@ -178,6 +187,12 @@ pub struct Accept {
     /// Whether an answer is wanted at once, and not only when something became durable.
     #[prost(bool, tag = "8")]
     pub answer: bool,
+    /// Asks for a lease of so many microseconds; 0: for none.
+    #[prost(uint64, tag = "9")]
+    pub lease_us: u64,
+    /// When this left, on the primary's clock: whoever grants the lease sends it back.
+    #[prost(uint64, tag = "10")]
+    pub lease_from_us: u64,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
@@ -206,6 +221,9 @@ pub struct Accepted {
     /// Entries arrived that do not follow what is held; they were dropped.
     #[prost(bool, tag = "10")]
     pub gap: bool,
+    /// Of the newest lease that the sender granted in this view; 0: none.
+    #[prost(uint64, tag = "11")]
+    pub lease_from_us: u64,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
@@ -213,6 +231,9 @@ pub struct Requests {
     /// The number of the first request that travels with this message.
     #[prost(uint64, tag = "1")]
     pub first: u64,
+    /// The numbers of those that were given up, ascending: their payloads are empty, and they are not to be executed.
+    #[prost(uint64, repeated, tag = "2")]
+    pub voids: Vec<u64>,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
@@ -265,12 +286,21 @@ pub struct Report {
     /// The sender's disk is not one of the cluster's: it follows and does not vote.
     #[prost(bool, tag = "10")]
     pub is_learner: bool,
+    /// The sender's storage has no space to speak of.
+    #[prost(bool, tag = "11")]
+    pub storage_full: bool,
     /// The sender's digests at multiples of the digest interval: what is new, and a few older ones.
     #[prost(message, repeated, tag = "12")]
     pub digests: Vec<DigestAt>,
     /// A snapshot that holds everything through here is on its way to the sender, which will go on from there; 0: none.
     #[prost(uint64, tag = "13")]
     pub installing: u64,
+    /// The sender was told not to lead.
+    #[prost(bool, tag = "14")]
+    pub is_ineligible: bool,
+    /// The sender's database is a copy of a peer's through here; 0: it has applied everything itself.
+    #[prost(uint64, tag = "15")]
+    pub inherited: u64,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
@@ -318,9 +348,21 @@ pub struct SnapshotChunk {
     pub crc: u32,
 }
 
+#[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
+pub struct Transfer {
+    #[prost(uint64, tag = "1")]
+    pub view: u64,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
+pub struct Resign {
+    #[prost(uint64, tag = "1")]
+    pub view: u64,
+}
+
 #[derive(Clone, PartialEq, prost::Message)]
 struct Body {
-    #[prost(oneof = "Message", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19")]
+    #[prost(oneof = "Message", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21")]
     message: Option<Message>,
 }
 
@@ -348,13 +390,16 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn any_bytes_are_a_message_or_none(bytes: Vec<u8>, kind in 1u8..16) {
+        fn any_bytes_are_a_message_or_none(bytes: Vec<u8>, kind in 1u32..32) {
             if let Some(message) = Message::from_bytes(&bytes) {
                 proptest::prop_assert_eq!(Message::from_bytes(&message.clone().to_bytes()), Some(message));
             }
             // More often meaningful: the bytes as fields of some kind.
             let length = bytes.len().min(127);
-            let of_kind = [&[kind << 3 | 2, length as u8], &bytes[..length]].concat();
+            let mut of_kind = Vec::new();
+            prost::encoding::encode_key(kind, prost::encoding::WireType::LengthDelimited, &mut of_kind);
+            of_kind.push(length as u8);
+            of_kind.extend(&bytes[..length]);
             if let Some(message) = Message::from_bytes(&of_kind) {
                 proptest::prop_assert_eq!(Message::from_bytes(&message.clone().to_bytes()), Some(message));
             }

@@ -90,6 +90,21 @@ pub struct RequestBatch {
     pub first: u64,
     #[prost(bytes = "bytes", repeated, tag = "4")]
     pub payloads: Vec<Bytes>,
+    /// The numbers of those among them that are *voids*, ascending: their callers gave up, and they take their place in
+    /// the session without being executed. Their payloads are empty.
+    #[prost(uint64, repeated, tag = "5")]
+    pub voids: Vec<u64>,
+}
+
+impl RequestBatch {
+    /// Each request with its number; `None` for a void.
+    pub fn into_requests(self) -> impl Iterator<Item = (u64, Option<Bytes>)> {
+        let mut voids = self.voids.into_iter().peekable();
+        (self.first..).zip(self.payloads).map(move |(number, payload)| {
+            let is_void = voids.next_if_eq(&number).is_some();
+            (number, (!is_void).then_some(payload))
+        })
+    }
 }
 
 /// One entry of the log. Without a birth record and batches it is a no-op.

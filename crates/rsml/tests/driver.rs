@@ -12,7 +12,7 @@ use rsml::wal::InMemoryStorage;
 use rsml::{
     CommittedValue, ConsensusReplica, ExecutionError, ExecutionNotifier, Failure, FailureKind, Persist, Recovered,
     ReplicaId, ReplicaOptions, RequestError, SealedState, Sequence, Snapshot, SnapshotSink, SnapshotSource, Snapshots,
-    Storage, StorageError, StorageStatistics,
+    Storage, StorageError, StorageStatistics, TransferError,
 };
 
 /// Counts requests; the outcome of a request is its place. Panics on request.
@@ -188,12 +188,8 @@ fn start(id: u8, bus: &SharedMessageBus, inner: &InMemoryStorage, broken: &Arc<A
     let replicas = (0..3).map(ReplicaId).collect();
     let mut core = CoreOptions::new(ReplicaId(id), replicas, u64::from(id));
     core.digest_interval = 4;
-    let options = ReplicaOptions {
-        core,
-        no_primary_wait: Duration::from_secs(5),
-        new_disk_id: 100 + u128::from(id),
-        new_cluster_id: 7,
-    };
+    let options =
+        ReplicaOptions { flush_after_log_bytes: 1 << 20, ..ReplicaOptions::new(core, 100 + u128::from(id), 7) };
     let storage = Fragile { inner: inner.clone(), broken: broken.clone() };
     let connect = |sink| Ok(Arc::new(InMemoryTransport::new(ReplicaId(id), bus, sink)) as Arc<dyn Transport>);
     let counter = Counter { is_odd: id == 2, ..Counter::default() };
@@ -213,6 +209,14 @@ impl Cluster {
     async fn execute(&self, id: u8, payload: &'static str) -> Result<Bytes, RequestError> {
         let deadline = Instant::now() + Duration::from_secs(20);
         self.replicas[&id].execute_request_async(Bytes::from_static(payload.as_bytes()), deadline).await
+    }
+
+    /// Waits until `replica` knows of another primary than `former`.
+    async fn primary_but(&self, former: Option<ReplicaId>, replica: u8) -> ReplicaId {
+        let mut watch = self.replicas[&replica].watch();
+        let found = watch.wait_for(|role| role.primary.is_some() && role.primary != former);
+        let role = tokio::time::timeout(Duration::from_secs(20), found).await.expect("there is one").expect("it tells");
+        role.primary.expect("waited for")
     }
 
     /// Waits until a replica has failed, and returns why.
@@ -312,11 +316,115 @@ async fn stopping_under_load_ends_every_request() {
     let deadline = Instant::now() + Duration::from_secs(20);
     let requests: Vec<_> =
         (0..500).map(|_| cluster.replicas[&0].execute_request_async(Bytes::from_static(b"x"), deadline)).collect();
-    cluster.replicas[&0].stop();
+    cluster.replicas[&0].stop(false);
     for request in requests {
         match request.await {
             Ok(_) | Err(RequestError::Unknown(_) | RequestError::NotExecuted(_)) => {}
             Err(other) => panic!("unexpected: {other}"),
         }
     }
+}
+
+fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(20)
+}
+
+/// Prints how long writes stood still at most, for a look by eye.
+#[tokio::test(flavor = "multi_thread")]
+async fn writes_go_on_while_the_primary_is_handed_round() {
+    let cluster = Arc::new(Cluster::new());
+    cluster.execute(0, "first").await.expect("executed");
+    let is_over = Arc::new(AtomicBool::new(false));
+    let writers = (0..3).map(|id| {
+        let (cluster, is_over) = (cluster.clone(), is_over.clone());
+        tokio::spawn(async move {
+            let (mut written, mut longest) = (0, Duration::ZERO);
+            while !is_over.load(Ordering::SeqCst) {
+                let started = Instant::now();
+                cluster.execute(id, "x").await.expect("executed");
+                longest = longest.max(started.elapsed());
+                written += 1;
+            }
+            (written, longest)
+        })
+    });
+    let writers: Vec<_> = writers.collect();
+    let mut primary = cluster.primary_but(None, 0).await;
+    for _ in 0..10 {
+        let to = ReplicaId((primary.0 + 1) % 3);
+        let transferred = cluster.replicas[&primary.0].transfer_primary(Some(to), soon()).await;
+        assert_eq!(transferred, Ok(to));
+        primary = to;
+    }
+    is_over.store(true, Ordering::SeqCst);
+    let (mut written, mut longest) = (1, Duration::ZERO);
+    for writer in writers {
+        let (more, slowest) = writer.await.expect("it writes to the end");
+        (written, longest) = (written + more, longest.max(slowest));
+    }
+    println!("10 transfers during {written} writes, of which the slowest took {longest:?}");
+    assert_eq!(cluster.execute(0, "last").await.expect("executed"), (written + 1).to_string());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transfer_asked_of_a_secondary_names_the_primary() {
+    let cluster = Cluster::new();
+    cluster.execute(0, "x").await.expect("executed");
+    let primary = cluster.primary_but(None, 0).await;
+    let secondary = cluster.replicas.values().find(|replica| !replica.is_primary()).expect("two of three");
+    cluster.primary_but(None, secondary.id().0).await;
+    let refused = secondary.transfer_primary(None, soon()).await;
+    assert_eq!(refused, Err(TransferError::NotPrimary { primary: Some(primary) }));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_primary_that_stops_in_good_order_has_handed_over_before() {
+    let cluster = Arc::new(Cluster::new());
+    cluster.execute(0, "x").await.expect("executed");
+    let former = cluster.primary_but(None, 0).await;
+    let stopping = cluster.clone();
+    tokio::task::spawn_blocking(move || stopping.replicas[&former.0].stop(true)).await.expect("it stops");
+    let led = cluster.replicas.values().filter(|replica| replica.is_primary()).count();
+    assert_eq!(led, 1, "another one leads already");
+    let other = (former.0 + 1) % 3;
+    assert_eq!(cluster.execute(other, "y").await.expect("executed"), "2");
+    let stopped = cluster.replicas[&former.0].transfer_primary(None, soon()).await;
+    assert!(matches!(stopped, Err(TransferError::Stopped(_))), "{stopped:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_primary_that_may_not_lead_any_more_hands_over() {
+    let cluster = Cluster::new();
+    cluster.execute(0, "x").await.expect("executed");
+    let former = cluster.primary_but(None, 0).await;
+    cluster.replicas[&former.0].set_eligible(false);
+    let primary = cluster.primary_but(Some(former), former.0).await;
+    let mut watch = cluster.replicas[&primary.0].watch();
+    let recovered = watch.wait_for(|role| role.is_primary && role.recovered);
+    tokio::time::timeout(Duration::from_secs(20), recovered).await.expect("it recovers").expect("it tells");
+    assert_eq!(cluster.execute(former.0, "y").await.expect("executed"), "2");
+    let back = cluster.replicas[&primary.0].transfer_primary(Some(former), soon()).await;
+    assert_eq!(back, Err(TransferError::Ineligible(former)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn writes_are_refused_while_no_majority_has_space_and_reads_go_on() {
+    let cluster = Cluster::new();
+    cluster.execute(0, "x").await.expect("executed");
+    let attempt =
+        || cluster.replicas[&0].execute_request_async(Bytes::new(), Instant::now() + Duration::from_millis(50));
+    for full in [1, 2] {
+        cluster.storages[full].set_full(true);
+    }
+    // What gets a number before that is known goes on once there is space.
+    while attempt().await != Err(RequestError::StorageFull) {}
+    cluster.replicas[&1].read_barrier(soon()).await.expect("a read needs no space");
+    for full in [1, 2] {
+        cluster.storages[full].set_full(false);
+    }
+    while attempt().await == Err(RequestError::StorageFull) {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    cluster.execute(0, "y").await.expect("executed");
+    assert!(cluster.replicas.values().all(|replica| replica.watch().borrow().failed.is_none()));
 }

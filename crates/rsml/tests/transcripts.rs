@@ -3,13 +3,13 @@
 //! the difference before you keep it.
 
 #[allow(dead_code)]
-#[path = "simulation/executor.rs"]
+#[path = "transcripts/executor.rs"]
 mod executor;
 #[path = "transcripts/stage.rs"]
 mod stage;
 
 use rsml::core::CoreOptions;
-use rsml::{Sequence, View};
+use rsml::{ReplicaId, Sequence, View};
 use stage::{A, B, C, Stage};
 
 fn compare(scene: &str, stage: &Stage) {
@@ -75,6 +75,39 @@ fn a_write_through_a_secondary() {
     stage.play();
     assert_eq!(stage.executed(B), ["x"]);
     compare("a_write_through_a_secondary", &stage);
+}
+
+#[test]
+fn a_request_that_is_given_up_before_a_failover_is_voided_by_it() {
+    let mut stage = Stage::led_by_a(usual);
+    stage.propose(B, "x");
+    stage.propose(B, "y");
+    stage.note("The primary dies with both; one caller gives up meanwhile.");
+    stage.kill(A);
+    stage.give_up(B, 1);
+    stand(&mut stage, C, &[B]);
+    stage.play();
+    assert_eq!(stage.executed(C), ["y"]);
+    assert_eq!(stage.executed(B), ["y"]);
+    compare("a_request_that_is_given_up_before_a_failover_is_voided_by_it", &stage);
+}
+
+#[test]
+fn a_request_that_is_given_up_after_it_took_its_place_is_executed_once() {
+    let mut stage = Stage::led_by_a(usual);
+    stage.propose(B, "x");
+    stage.carry(B, A);
+    stage.carry(A, C);
+    stage.note("It is in the log of A and C. B sends a void to the next primary, which knows better.");
+    stage.give_up(B, 1);
+    stage.sync(C);
+    stage.kill(A);
+    stand(&mut stage, C, &[B]);
+    stage.play();
+    stage.tick(C, 60_000);
+    stage.play();
+    assert_eq!(stage.executed(B), ["x"]);
+    compare("a_request_that_is_given_up_after_it_took_its_place_is_executed_once", &stage);
 }
 
 #[test]
@@ -300,7 +333,7 @@ fn a_candidate_under_way_denies_pre_votes() {
     assert_eq!(stage.core(C).status().role, "candidate");
     assert_eq!(stage.core(C).hard_state().promised, View(256), "C disturbs nobody");
     stage.play();
-    assert_eq!(stage.core(C).primary(), Some(rsml::ReplicaId(1)));
+    assert_eq!(stage.core(C).primary(), Some(ReplicaId(1)));
     compare("a_candidate_under_way_denies_pre_votes", &stage);
 }
 
@@ -366,4 +399,257 @@ fn a_request_sent_to_two_primaries_is_executed_once() {
     assert_eq!(stage.executed(C), ["x"]);
     assert_eq!(stage.core(C).status().applied, Sequence(stage.core(C).status().last.0));
     compare("a_request_sent_to_two_primaries_is_executed_once", &stage);
+}
+
+#[test]
+fn a_primary_hands_over_once_its_successor_holds_all() {
+    let mut stage = Stage::led_by_a(usual);
+    stage.propose(A, "x");
+    stage.note("A proposes nothing from now on: y waits. B has to hold x, and to know that it is chosen.");
+    stage.transfer(A, None);
+    stage.propose(A, "y");
+    stage.carry(A, B);
+    stage.sync(B);
+    stage.carry(B, A);
+    stage.sync(A);
+    stage.note("Now B stands without asking whether it may.");
+    stage.play();
+    stage.tick(B, 10_000);
+    stage.play();
+    assert_eq!(stage.core(C).primary(), Some(ReplicaId(1)));
+    assert_eq!(stage.executed(A), ["x", "y"]);
+    compare("a_primary_hands_over_once_its_successor_holds_all", &stage);
+}
+
+#[test]
+fn a_primary_whose_successor_does_not_lead_goes_on() {
+    let mut stage = Stage::led_by_a(usual);
+    stage.transfer(A, Some(C));
+    stage.lose(A, C);
+    stage.propose(A, "x");
+    stage.note("C never hears of it. A waits for one election timeout.");
+    stage.tick(A, 300_000);
+    stage.play();
+    assert!(stage.executed(A).is_empty(), "x waits");
+    stage.tick(A, 300_000);
+    stage.play();
+    assert_eq!(stage.executed(A), ["x"]);
+    compare("a_primary_whose_successor_does_not_lead_goes_on", &stage);
+}
+
+#[test]
+fn a_transfer_that_makes_no_sense_is_refused_with_the_reason() {
+    let mut stage = Stage::led_by_a(usual);
+    stage.transfer(B, Some(C));
+    stage.transfer(A, Some(A));
+    stage.transfer(A, Some(6));
+    stage.set_eligible(C, false);
+    stage.tick(C, 10_000);
+    stage.tell(C, A);
+    stage.transfer(A, Some(C));
+    stage.transfer(A, Some(B));
+    stage.transfer(A, Some(C));
+    compare("a_transfer_that_makes_no_sense_is_refused_with_the_reason", &stage);
+}
+
+#[test]
+fn a_primary_that_is_about_to_stop_is_replaced_at_once() {
+    let mut stage = Stage::led_by_a(usual);
+    stage.take_leave(A);
+    stage.carry(A, B);
+    stage.carry(A, C);
+    stage.kill(A);
+    stage.tick(B, 50_000);
+    stage.play();
+    assert_eq!(stage.core(C).primary(), Some(ReplicaId(1)));
+    compare("a_primary_that_is_about_to_stop_is_replaced_at_once", &stage);
+}
+
+/// Lets time pass at the pace at which a replica looks at its disk.
+fn tick_often(stage: &mut Stage, node: usize, ticks: usize) {
+    for _ in 0..ticks {
+        stage.tick(node, 10_000);
+        for peer in [A, B, C] {
+            if peer != node {
+                stage.carry(node, peer);
+                stage.carry(peer, node);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_primary_whose_disk_hangs_resigns_once_the_others_have_done_without_it() {
+    let mut stage = Stage::led_by_a(usual);
+    stage.propose(A, "x");
+    stage.carry(A, B);
+    stage.carry(A, C);
+    stage.sync(B);
+    stage.carry(B, A);
+    stage.note("C's disk is slow as well: another primary would do no better.");
+    stage.off_stage(|stage| tick_often(stage, A, 100));
+    assert_eq!(stage.core(A).status().role, "primary");
+    stage.note("B and C hold x. It is chosen without A, which cannot execute it.");
+    stage.sync(C);
+    stage.carry(C, A);
+    stage.off_stage(|stage| tick_often(stage, A, 29));
+    assert_eq!(stage.core(A).status().role, "primary");
+    stage.tick(A, 10_000);
+    assert_eq!(stage.core(A).status().role, "secondary");
+    stage.carry(A, B);
+    stage.carry(A, C);
+    stage.tick(B, 50_000);
+    stage.play_among(&[B, C]);
+    assert_eq!(stage.core(C).primary(), Some(ReplicaId(1)));
+    compare("a_primary_whose_disk_hangs_resigns_once_the_others_have_done_without_it", &stage);
+}
+
+#[test]
+fn a_stop_of_the_whole_process_is_no_hanging_disk() {
+    let mut stage = Stage::led_by_a(usual);
+    stage.propose(A, "x");
+    stage.carry(A, B);
+    stage.carry(A, C);
+    stage.sync(B);
+    stage.sync(C);
+    stage.tick(A, 10_000);
+    stage.note("A stands still for 5 s; its disk was done long before it looks again.");
+    stage.wait(A, 5_000_000);
+    stage.carry(B, A);
+    stage.carry(C, A);
+    stage.tick(A, 10_000);
+    stage.sync(A);
+    assert_eq!(stage.core(A).status().role, "primary");
+    assert_eq!(stage.executed(A), ["x"]);
+    compare("a_stop_of_the_whole_process_is_no_hanging_disk", &stage);
+}
+
+#[test]
+fn an_ineligible_primary_hands_over() {
+    let mut stage = Stage::led_by_a(usual);
+    stage.set_eligible(A, false);
+    stage.tick(A, 10_000);
+    stage.play();
+    assert_eq!(stage.core(A).primary(), Some(ReplicaId(1)));
+    stage.note("It follows and votes, and does not stand when nobody leads.");
+    stage.kill(B);
+    stage.tick(A, ELECTION_US);
+    stage.play();
+    assert_eq!(stage.core(A).status().role, "secondary");
+    compare("an_ineligible_primary_hands_over", &stage);
+}
+
+#[test]
+fn requests_are_refused_while_too_few_have_space() {
+    let mut stage = Stage::led_by_a(usual);
+    stage.propose(A, "x");
+    stage.set_space(A, false);
+    stage.propose(A, "y");
+    stage.note("Two of three have space, as far as A knows. Then it hears of C.");
+    stage.set_space(C, false);
+    stage.tick(C, 10_000);
+    stage.tell(C, A);
+    stage.propose(A, "z");
+    stage.read(A);
+    stage.play();
+    assert_eq!(stage.executed(A), ["x", "y"]);
+    stage.note("C has space again.");
+    stage.set_space(C, true);
+    stage.tick(C, 10_000);
+    stage.tell(C, A);
+    stage.propose(A, "w");
+    stage.play();
+    assert_eq!(stage.executed(A), ["x", "y", "w"]);
+    compare("requests_are_refused_while_too_few_have_space", &stage);
+}
+
+fn leased(options: &mut CoreOptions) {
+    options.lease_us = 200_000;
+}
+
+/// A's next heartbeat reaches B, and is answered.
+fn lease_from_b(stage: &mut Stage) {
+    stage.tick(A, 50_000);
+    stage.lose(A, C);
+    stage.carry(A, B);
+    stage.carry(B, A);
+}
+
+#[test]
+fn under_a_lease_a_read_asks_nobody() {
+    let mut stage = Stage::led_by_a(leased);
+    lease_from_b(&mut stage);
+    stage.wait(A, 179_000);
+    stage.read(A);
+    stage.note("Nine tenths of 200 ms after the lease was asked for, A relies on it no more.");
+    stage.wait(A, 1_000);
+    stage.read(A);
+    stage.play();
+    compare("under_a_lease_a_read_asks_nobody", &stage);
+}
+
+#[test]
+fn who_granted_a_lease_promises_nobody_else_a_view() {
+    let mut stage = Stage::led_by_a(leased);
+    stage.note("B and C have not heard A for long. B would promise C a view, and then hears A again.");
+    stage.wait(B, ELECTION_US);
+    stage.tick(C, ELECTION_US);
+    stage.lose(C, A);
+    stage.carry(C, B);
+    lease_from_b(&mut stage);
+    stage.carry(B, C);
+    stage.sync(C);
+    stage.lose(C, A);
+    stage.carry(C, B);
+    assert_eq!(stage.core(B).hard_state().promised, View(256), "B promised C nothing");
+    stage.note("A serves a read under its lease.");
+    stage.read(A);
+    stage.note("B's grant is over, and it has heard nobody for an election timeout.");
+    stage.wait(B, 300_000);
+    stage.tick(C, ELECTION_US);
+    stage.lose(C, A);
+    stage.play_among(&[B, C]);
+    assert_eq!(stage.core(B).primary(), Some(ReplicaId(2)));
+    compare("who_granted_a_lease_promises_nobody_else_a_view", &stage);
+}
+
+#[test]
+fn after_a_start_nobody_is_promised_a_view_for_the_length_of_a_lease() {
+    let mut stage = Stage::led_by_a(leased);
+    lease_from_b(&mut stage);
+    stage.kill(B);
+    stage.start(B);
+    stage.sync(B);
+    stage.tick(C, ELECTION_US);
+    stage.lose(C, A);
+    stage.carry(C, B);
+    stage.carry(B, C);
+    assert_eq!(stage.core(C).status().role, "candidate", "B granted nothing");
+    stage.read(A);
+    stage.note("What B may have granted before is over.");
+    stage.wait(B, 200_000);
+    stage.tick(C, ELECTION_US);
+    stage.lose(C, A);
+    stage.play_among(&[B, C]);
+    assert_eq!(stage.core(B).primary(), Some(ReplicaId(2)));
+    compare("after_a_start_nobody_is_promised_a_view_for_the_length_of_a_lease", &stage);
+}
+
+#[test]
+fn who_hands_over_gives_up_its_lease_before() {
+    let mut stage = Stage::led_by_a(leased);
+    lease_from_b(&mut stage);
+    stage.read(A);
+    stage.transfer(A, Some(B));
+    stage.note("A may lead no more without knowing: it asks before it serves a read.");
+    stage.read(A);
+    stage.lose(A, C);
+    stage.carry(A, B);
+    stage.sync(B);
+    stage.lose(B, A);
+    stage.carry(B, C);
+    stage.note("C's grant to A still runs, and does not stand in B's way.");
+    stage.play_among(&[B, C]);
+    assert_eq!(stage.core(C).primary(), Some(ReplicaId(1)));
+    compare("who_hands_over_gives_up_its_lease_before", &stage);
 }

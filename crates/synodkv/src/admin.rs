@@ -40,6 +40,8 @@ pub struct Replica {
     pub applied: Option<u64>,
     pub digest: Option<String>,
     pub digest_sequence: Option<u64>,
+    /// What is wrong with it, as far as is known.
+    pub problem: Option<String>,
     pub thrift: Option<String>,
     /// Where it can be asked; several replicas of one process share it.
     pub admin: Option<String>,

@@ -41,6 +41,9 @@ fn show(status: &Status) -> String {
     let mut rows = vec![heading.map(str::to_string).to_vec()];
     rows.extend(status.replicas.iter().map(show_replica));
     lines.push(output::table(&rows));
+    for (id, problem) in status.replicas.iter().filter_map(|replica| Some((replica.id, replica.problem.as_ref()?))) {
+        lines.extend([String::new(), format!("PROBLEM: replica {id}: {problem}")]);
+    }
     lines.join("\n")
 }
 
@@ -87,6 +90,19 @@ mod tests {
         let replica = text.lines().find(|line| line.starts_with('0')).expect("a line for replica 0");
         let cells: Vec<&str> = replica.split_whitespace().collect();
         assert_eq!(cells, ["0", "secondary", "yes", "7", "9", "9", "8", "00ff@8", "127.0.0.1:9090", "127.0.0.1:9190"]);
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_replica_is_said_below_the_table() {
+        let status: Status = serde_json::from_value(json!({
+            "mode": "replicated", "primary": 0,
+            "replicas": [
+                {"id": 0, "role": "primary", "reachable": true},
+                {"id": 1, "role": "unknown", "reachable": false, "problem": "its database has diverged"}
+            ]
+        }))
+        .expect("a status");
+        assert!(show(&status).ends_with("\n\nPROBLEM: replica 1: its database has diverged"));
     }
 
     #[test]

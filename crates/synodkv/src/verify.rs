@@ -43,6 +43,9 @@ struct Subject {
     /// Why it could not be asked; it takes no further part then.
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
+    /// What the cluster itself knows to be wrong with it, such as that its database has diverged.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    problem: Option<String>,
     #[serde(skip)]
     admin: String,
 }
@@ -100,7 +103,7 @@ pub async fn run(args: VerifyArgs) -> Result<ExitCode, Failure> {
         }
     }
     comparison.progress.finish_and_clear();
-    let complete = comparison.subjects.iter().all(|subject| subject.error.is_none());
+    let complete = comparison.subjects.iter().all(|subject| subject.error.is_none() && subject.problem.is_none());
     let report = Report {
         agree: difference.is_none() && complete,
         version: version.0,
@@ -116,7 +119,7 @@ pub async fn run(args: VerifyArgs) -> Result<ExitCode, Failure> {
 
 fn subject(replica: &Replica, answered: &str) -> Subject {
     let admin = replica.admin.clone().unwrap_or_else(|| answered.to_string());
-    Subject { id: replica.id, rows: 0, hash: 0, error: None, admin }
+    Subject { id: replica.id, rows: 0, hash: 0, error: None, problem: replica.problem.clone(), admin }
 }
 
 struct Comparison {
@@ -223,6 +226,8 @@ fn show(report: &Report) -> String {
         Some(reason) => vec![subject.id.to_string(), "-".to_string(), format!("not compared: {reason}")],
     }));
     let mut lines = vec![output::table(&rows), String::new()];
+    let problems = report.replicas.iter().filter_map(|subject| Some((subject.id, subject.problem.as_ref()?)));
+    lines.extend(problems.map(|(id, problem)| format!("PROBLEM: replica {id}: {problem}")));
     lines.push(match &report.difference {
         Some(difference) => {
             let each = difference.replicas.iter().map(|row| match &row.row_hash {
@@ -238,7 +243,10 @@ fn show(report: &Report) -> String {
             )
         }
         None if report.agree => format!("all replicas hold the same rows at version {}", report.version),
-        None => "INCOMPLETE: not every replica could be compared".to_string(),
+        None if report.replicas.iter().any(|subject| subject.error.is_some()) => {
+            "INCOMPLETE: not every replica could be compared".to_string()
+        }
+        None => format!("the replicas hold the same rows at version {}, and yet one is not well", report.version),
     });
     lines.join("\n")
 }

@@ -65,11 +65,20 @@ pub struct ReplicationConfig {
     pub election_timeout_min_ms: u64,
     pub election_timeout_max_ms: u64,
     pub retry_ms: u64,
+    /// 0: no leases.
+    pub lease_ms: u64,
     /// Most bytes of operations that go into one value of the log.
     pub max_batch_bytes: usize,
     /// Most values proposed and not yet committed.
     pub max_in_flight_values: usize,
     pub wal_segment_mb: u64,
+    /// What replicas that lag or are away have not got yet is kept in the log up to this size; beyond it they get a copy
+    /// of a database.
+    pub log_keep_mb: u64,
+    /// Databases are written out when the log has grown by so much since.
+    pub log_flush_mb: u64,
+    /// How fast a copy of a database is fetched from another replica; 0: as fast as it comes.
+    pub snapshot_mb_per_second: u64,
     /// `None`: replicas believe each other, and nothing is encrypted between them.
     pub tls: Option<PeerTlsConfig>,
 }

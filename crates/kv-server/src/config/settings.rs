@@ -195,9 +195,13 @@ pub(super) struct ReplicationSettings {
     pub election_timeout_min_ms: u64,
     pub election_timeout_max_ms: u64,
     pub retry_ms: u64,
+    pub lease_ms: u64,
     pub max_batch_bytes: usize,
     pub max_in_flight_values: usize,
     pub wal_segment_mb: u64,
+    pub log_keep_mb: u64,
+    pub log_flush_mb: u64,
+    pub snapshot_mb_per_second: u64,
     pub tls: Option<TlsSettings>,
 }
 
@@ -211,9 +215,13 @@ impl Default for ReplicationSettings {
             election_timeout_min_ms: 300,
             election_timeout_max_ms: 600,
             retry_ms: 200,
+            lease_ms: 0,
             max_batch_bytes: 1 << 20,
             max_in_flight_values: 4,
             wal_segment_mb: 64,
+            log_keep_mb: 1024,
+            log_flush_mb: 256,
+            snapshot_mb_per_second: 100,
             tls: None,
         }
     }

@@ -234,6 +234,12 @@ fn rules_between_values_are_checked() {
     let timing = "[replication]\nelection_timeout_min_ms = 700\n";
     case(timing).fails_with(&["election_timeout_max_ms = 600", "greater than", "election_timeout_min_ms = 700"]);
     case("[replication]\nheartbeat_ms = 300\n").fails_with(&["election_timeout_min_ms = 300", "heartbeat_ms = 300"]);
+    case("[replication]\nlease_ms = 300\n").fails_with(&[
+        "lease_ms = 300",
+        "less than",
+        "election_timeout_min_ms = 300",
+    ]);
+    case("[replication]\nlease_ms = 50\n").fails_with(&["lease_ms = 50", "0 (no leases)", "heartbeat_ms = 50"]);
     case("[server]\nadmin_addr = \"127.0.0.1:9090\"\n").fails_with(&["server.admin_addr", "server.thrift_addr"]);
     case("[limits]\nmax_transaction_bytes = 20000000\n").fails_with(&["max_transaction_bytes", "max_message_bytes"]);
     case("[storage]\ncolumn_families = [\"default\"]\n").fails_with(&["column_families", "default", "always there"]);

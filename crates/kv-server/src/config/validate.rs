@@ -125,9 +125,13 @@ fn complete_replication(
         election_timeout_min_ms: raw.election_timeout_min_ms,
         election_timeout_max_ms: raw.election_timeout_max_ms,
         retry_ms: raw.retry_ms,
+        lease_ms: raw.lease_ms,
         max_batch_bytes: raw.max_batch_bytes,
         max_in_flight_values: raw.max_in_flight_values,
         wal_segment_mb: raw.wal_segment_mb,
+        log_keep_mb: raw.log_keep_mb,
+        log_flush_mb: raw.log_flush_mb,
+        snapshot_mb_per_second: raw.snapshot_mb_per_second,
         tls,
     })
 }
@@ -329,9 +333,13 @@ fn check_timing(raw: &ReplicationSettings, sources: &Sources) -> Result<(), Conf
             ("replication.election_timeout_min_ms", raw.election_timeout_min_ms, 2..=600_000),
             ("replication.election_timeout_max_ms", raw.election_timeout_max_ms, 3..=600_000),
             ("replication.retry_ms", raw.retry_ms, 1..=60_000),
+            ("replication.lease_ms", raw.lease_ms, 0..=600_000),
             ("replication.max_batch_bytes", raw.max_batch_bytes as u64, 1024..=64 << 20),
             ("replication.max_in_flight_values", raw.max_in_flight_values as u64, 1..=65_536),
             ("replication.wal_segment_mb", raw.wal_segment_mb, 1..=1024),
+            ("replication.log_keep_mb", raw.log_keep_mb, 1..=1 << 30),
+            ("replication.log_flush_mb", raw.log_flush_mb, 1..=1 << 20),
+            ("replication.snapshot_mb_per_second", raw.snapshot_mb_per_second, 0..=1 << 20),
         ],
         sources,
     )?;
@@ -347,7 +355,23 @@ fn check_timing(raw: &ReplicationSettings, sources: &Sources) -> Result<(), Conf
             return Err(ConfigError::value(key, value, &wanted, &sources.origin(key)));
         }
     }
-    Ok(())
+    check_lease(raw, sources)
+}
+
+/// A lease outlasts heartbeats, or it would never hold, and is over before anybody may stand for election.
+fn check_lease(raw: &ReplicationSettings, sources: &Sources) -> Result<(), ConfigError> {
+    let (least, most) = (raw.heartbeat_ms, raw.election_timeout_min_ms);
+    if raw.lease_ms == 0 || (raw.lease_ms > least && raw.lease_ms < most) {
+        return Ok(());
+    }
+    let key = "replication.lease_ms";
+    let wanted = format!(
+        "must be 0 (no leases), or greater than replication.heartbeat_ms = {least}{} and less than \
+         replication.election_timeout_min_ms = {most}{}",
+        sources.origin("replication.heartbeat_ms"),
+        sources.origin("replication.election_timeout_min_ms")
+    );
+    Err(ConfigError::value(key, raw.lease_ms, &wanted, &sources.origin(key)))
 }
 
 fn check_log_level(level: &str, sources: &Sources) -> Result<(), ConfigError> {

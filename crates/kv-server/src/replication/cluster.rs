@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use async_trait::async_trait;
-use rsml::{DriverStatus, ReplicaId};
+use rsml::{DriverStatus, ReplicaId, Stray};
 
 use super::store::{LocalReplicaParts, ReplicatedKvStore};
 use crate::cluster::{AppliedDigest, ClusterSnapshot, ClusterView, LocalReplica, LocalReplicas, ReplicaStatus, Role};
@@ -19,6 +19,24 @@ pub struct ReplicatedCluster {
     members: Vec<ReplicaConfig>,
     addresses: Arc<ListenAddresses>,
     started: Instant,
+}
+
+/// What is wrong with a replica of this process.
+fn problem(status: &DriverStatus) -> Option<String> {
+    let core = &status.core;
+    if let Some(failure) = &status.failed {
+        return Some(format!("it has stopped: {failure}"));
+    }
+    if let Some((from, to)) = core.blocked {
+        return Some(format!(
+            "nobody can lead: entries {from} to {to} are blocked, all disks that had them have lost them"
+        ));
+    }
+    if core.is_catching_up {
+        return Some("it gets a copy of another replica's database".to_string());
+    }
+    let (from, to) = core.lost.first().zip(core.lost.last()).map(|(first, last)| (first.0, last.1))?;
+    Some(format!("its disk has lost entries between {from} and {to} of the log; it gets them from the others"))
 }
 
 impl ReplicatedCluster {
@@ -53,6 +71,7 @@ impl ReplicatedCluster {
             applied: Some(status.digest_sequence.0),
             digest: Some(AppliedDigest { sequence: status.digest_sequence.0, value: status.digest }),
             uptime: Some(self.started.elapsed()),
+            problem: problem(status),
             ..self.unknown(member)
         }
     }
@@ -63,6 +82,7 @@ impl ReplicatedCluster {
         let status = ReplicaStatus {
             reachable: heard.is_some_and(|ago| ago < REACHABLE_WITHIN),
             last_seen: heard.and_then(|ago| SystemTime::now().checked_sub(ago)),
+            problem: seen_by.core.strays.get(&id).map(divergence),
             ..self.unknown(member)
         };
         let Some(report) = seen_by.core.reports.get(&id) else { return status };
@@ -70,6 +90,7 @@ impl ReplicatedCluster {
             () if !status.reachable => Role::Unknown,
             () if report.is_primary => Role::Primary,
             () if report.is_candidate => Role::Candidate,
+            () if report.is_learner => Role::Learner,
             () => Role::Secondary,
         };
         ReplicaStatus {
@@ -100,11 +121,21 @@ impl ReplicatedCluster {
             applied: None,
             digest: None,
             uptime: None,
+            problem: None,
             peer: Some(member.peer.to_string()),
             thrift: shown(self.addresses.thrift(), &member.thrift),
             admin: shown(self.addresses.admin(), &member.admin),
         }
     }
+}
+
+/// What the others say about a replica that has most likely stopped by now.
+fn divergence(stray: &Stray) -> String {
+    let Stray { sequence, expected, found } = stray;
+    format!(
+        "its database has diverged: its digest at sequence {sequence} is {found:016x}, a majority of the replicas has \
+         {expected:016x}"
+    )
 }
 
 #[async_trait]

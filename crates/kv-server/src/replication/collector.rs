@@ -12,9 +12,12 @@ use super::store::ReplicatedKvStore;
 /// Name, help, and where the figure is found.
 type Figure = (&'static str, &'static str, fn(&DriverStatus) -> u64);
 
-const COUNTERS: [Figure; 13] = [
+const COUNTERS: [Figure; 14] = [
     ("synodkv_proposals_total", "Values proposed by this replica as primary.", |s| s.core.proposals),
     ("synodkv_view_changes_total", "Views whose log this replica adopted.", |s| s.core.view_changes),
+    ("synodkv_snapshots_installed_total", "Copies of another replica's database that replaced this one's.", |s| {
+        s.core.snapshots_installed
+    }),
     ("synodkv_requests_executed_total", "Operations applied.", |s| s.requests_executed),
     ("synodkv_fsyncs_total", "Synchronisations of the consensus log.", |s| s.storage.fsyncs),
     ("synodkv_log_entries_written_total", "Entries written to the consensus log.", |s| s.storage.entries_written),
@@ -38,9 +41,17 @@ const COUNTERS: [Figure; 13] = [
     }),
 ];
 
-const GAUGES: [Figure; 8] = [
+const GAUGES: [Figure; 10] = [
     ("synodkv_view", "The view promised.", |s| s.core.view.0),
     ("synodkv_is_primary", "1 on the primary.", |s| u64::from(s.core.role == "primary")),
+    ("synodkv_is_catching_up", "1 while this replica gets a copy of another's database.", |s| {
+        u64::from(s.core.is_catching_up)
+    }),
+    (
+        "synodkv_log_lost_entries",
+        "Entries that the disk has lost and that were not fetched from the others yet.",
+        |s| s.core.lost.iter().map(|(from, to)| to.0 - from.0 + 1).sum(),
+    ),
     ("synodkv_log_last_sequence", "The last entry of the log.", |s| s.core.last.0),
     ("synodkv_committed_sequence", "The last entry known to be committed.", |s| s.core.commit.0),
     ("synodkv_applied_sequence", "The last entry applied to the database.", |s| s.digest_sequence.0),

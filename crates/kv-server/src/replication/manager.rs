@@ -12,7 +12,7 @@ use super::cluster::ReplicatedCluster;
 use super::collector::ConsensusCollector;
 use super::database::ReplicatedKvDatabase;
 use super::router::ConsensusRouter;
-use super::store::{Network, ReplicatedKvStore};
+use super::store::{LocalReplicaParts, Network, ReplicatedKvStore};
 use crate::config::{Config, Mode};
 use crate::data_dir::DataDir;
 use crate::front_end::{BackEnd, FrontEnd, ListenAddresses};
@@ -28,6 +28,8 @@ pub struct ReplicatedServerManager {
     router: Arc<ConsensusRouter>,
     store: Arc<ReplicatedKvStore>,
     identity: tokio::task::JoinHandle<()>,
+    /// Note which databases are wrong, when replicas stop because of that.
+    marking: tokio::task::JoinSet<()>,
     /// Last, so that the directory is free only when everything in it is closed.
     _data_dir: Arc<DataDir>,
 }
@@ -67,10 +69,11 @@ impl ReplicatedServerManager {
         if ids.len() == members.len() {
             wait_for_primary(&store).await;
         }
+        let marking = store.replicas().iter().cloned().map(LocalReplicaParts::give_up_when_diverged).collect();
         let identity = tokio::spawn(remember_identity(store.clone(), data_dir.clone()));
         tracing::info!(thrift = %front_end.thrift_addr(), admin = %front_end.admin_addr(), replicas = ?ids,
             data_dir = %config.storage.data_dir.display(), "replicated server started");
-        Ok(ReplicatedServerManager { front_end, router, store, identity, _data_dir: data_dir })
+        Ok(ReplicatedServerManager { front_end, router, store, identity, marking, _data_dir: data_dir })
     }
 
     pub fn front_end(&self) -> &FrontEnd {
@@ -120,9 +123,10 @@ impl ServerManager for ReplicatedServerManager {
     }
 
     async fn shutdown(self: Box<Self>) {
-        let ReplicatedServerManager { front_end, router, store, identity, _data_dir } = *self;
+        let ReplicatedServerManager { front_end, router, store, identity, mut marking, _data_dir } = *self;
         front_end.shutdown().await;
         identity.abort();
+        marking.shutdown().await;
         let closed = tokio::task::spawn_blocking(move || {
             store.shutdown();
             drop((router, store));

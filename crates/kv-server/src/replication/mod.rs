@@ -14,14 +14,18 @@ mod databases;
 mod executor;
 mod manager;
 pub mod operation;
+mod place;
 mod router;
 mod snapshots;
 mod store;
+#[cfg(test)]
+mod tests;
 
 pub use cluster::ReplicatedCluster;
 pub use database::ReplicatedKvDatabase;
 pub use databases::ReplicaDatabases;
 pub use executor::KvStoreExecutor;
 pub use manager::ReplicatedServerManager;
+pub use place::DatabasePlace;
 pub use router::ConsensusRouter;
 pub use store::{LocalReplicaParts, Network, ReplicatedKvStore};

@@ -57,7 +57,9 @@ impl ConsensusRouter {
         match outcome {
             Ok(bytes) => decode_verdict(&bytes)?.map(KvOutcome::Committed),
             Err(RequestError::Overloaded) => Err(KvError::Overloaded(RequestError::Overloaded.to_string())),
+            Err(RequestError::StorageFull) => Err(KvError::StorageFull(RequestError::StorageFull.to_string())),
             Err(RequestError::NotExecuted(_)) => Err(self.no_primary(replica, started.elapsed())),
+            Err(error @ RequestError::GivenUp) => Err(KvError::Timeout(error.to_string())),
             Err(RequestError::Unknown(reason)) => Err(KvError::CommitUnknown(reason)),
         }
     }
@@ -84,6 +86,13 @@ impl ConsensusRouter {
                 status.core.id
             );
         }
+        if status.core.role == "primary" && !status.core.recovered {
+            return format!(
+                "waited {waited_ms} ms, and replica {} has just begun to lead: it is still applying what was chosen before, \
+                 at sequence {} of {}",
+                status.core.id, status.digest_sequence, status.core.commit
+            );
+        }
         format!(
             "waited {waited_ms} ms for one that a majority follows: {} of the {replicas} replicas must be running and reach \
              each other",
@@ -95,12 +104,17 @@ impl ConsensusRouter {
         match replica.consensus.read_barrier(context.deadline.into_std()).await {
             Ok(_) => Ok(()),
             Err(ReadError::NoPrimary { waited_ms }) => Err(self.no_primary(replica, Duration::from_millis(waited_ms))),
+            Err(error @ ReadError::Overloaded) => Err(KvError::Overloaded(error.to_string())),
             Err(error @ ReadError::Stopped(_)) => Err(KvError::Storage(error.to_string())),
         }
     }
 
     async fn read(&self, operation: KvOperation, at: ReadAt, context: &RequestContext) -> Result<KvOutcome, KvError> {
         let replica = &self.store.replicas()[self.preferred()];
+        if let Some(failure) = &replica.consensus.watch().borrow().failed {
+            // Whatever stopped it: its rows are no longer vouched for.
+            return Err(KvError::Storage(format!("replica {} has stopped: {failure}", replica.id)));
+        }
         let applied = || replica.reader.database().applied_version();
         let version = match at {
             ReadAt::Stale => applied(),

@@ -36,13 +36,39 @@ pub struct LocalReplicaParts {
     pub id: u32,
     pub reader: LocalReader,
     pub consensus: Arc<ConsensusReplica>,
-    /// Whether there is space for more writes; asks the file system once a second at most.
-    pub has_space: Arc<dyn Fn() -> bool + Send + Sync>,
+    databases: Arc<ReplicaDatabases>,
+}
+
+impl LocalReplicaParts {
+    /// Waits until the replica has stopped, and gives its database up if that is why. Never returns while it runs.
+    pub async fn give_up_when_diverged(self) {
+        let mut watch = self.consensus.watch();
+        if watch.wait_for(|role| role.failed.is_some()).await.is_ok()
+            && let Err(error) = tokio::task::spawn_blocking(move || self.give_up_if_diverged()).await
+        {
+            tracing::error!(%error, "that a database is wrong was not noted");
+        }
+    }
+
+    /// Only where the others agree that it is this one. Where nobody knows whose database is right, all would be thrown
+    /// away.
+    fn give_up_if_diverged(&self) {
+        match self.consensus.status().failed {
+            Some(Failure { kind: FailureKind::Diverged, reason }) => self.databases.note_damage(&reason),
+            Some(Failure { kind: FailureKind::DivergedWithoutMajority, .. }) => tracing::error!(
+                replica = self.id,
+                "somebody has to say which database is right: see the manual, \"Replicas that disagree\""
+            ),
+            _ => {}
+        }
+    }
 }
 
 /// Owns the replicas of this process: database, executor, log, transport, consensus.
 pub struct ReplicatedKvStore {
     replicas: Vec<LocalReplicaParts>,
+    /// Whether the cluster has replicas in other processes, which may go on without this one.
+    has_remote_replicas: bool,
     space: Arc<SpaceWatch>,
 }
 
@@ -74,9 +100,10 @@ impl ReplicatedKvStore {
         let space = Arc::new(SpaceWatch::new(data_dir.root(), config.storage.min_free_bytes()));
         let (resources, slots) = (shared_resources(config)?, ReadSlots::per_processor());
         let start = Start { config, data_dir, network, runtime, resources, slots, space: space.clone() };
-        let replicas =
-            config.replication.local_ids().into_iter().map(|id| start.replica(id)).collect::<Result<_, _>>()?;
-        Ok(ReplicatedKvStore { replicas, space })
+        let ids = config.replication.local_ids();
+        let has_remote_replicas = ids.len() < config.replication.replicas.len();
+        let replicas = ids.into_iter().map(|id| start.replica(id)).collect::<Result<_, _>>()?;
+        Ok(ReplicatedKvStore { replicas, has_remote_replicas, space })
     }
 
     /// The space left for the data of this process.
@@ -95,14 +122,16 @@ impl ReplicatedKvStore {
         sound > self.replicas.len() / 2
     }
 
-    /// Stops the replicas and writes their databases out, so that the next start need not apply the log again. Blocks.
+    /// Stops the replicas and writes their databases out, so that the next start need not apply the log again. Blocks. A
+    /// primary first lets a replica of another process lead.
     pub fn shutdown(&self) {
         for replica in &self.replicas {
             // What waits for space would be waited for.
             replica.reader.database().stop_waiting_for_space();
-            replica.consensus.stop();
+            replica.consensus.stop(self.has_remote_replicas);
         }
         for replica in &self.replicas {
+            replica.give_up_if_diverged();
             if let Err(error) = replica.reader.database().flush() {
                 tracing::error!(replica = replica.id, %error, "the database was not written out; the log will be applied again");
             }
@@ -122,7 +151,9 @@ impl Start<'_> {
             opened = Some(executor.reader().clone());
             Ok(executor)
         };
-        let options = replica_options(self.config, id)?;
+        let space = self.space.clone();
+        let options =
+            ReplicaOptions { has_space: Arc::new(move || space.has_space()), ..replica_options(self.config, id)? };
         let me = options.core.me;
         // The library knows addresses and no keys: an error that names the key goes past it.
         let mut not_connected = None;
@@ -142,8 +173,7 @@ impl Start<'_> {
             }
         });
         let reader = opened.expect("a replica that runs has opened its database");
-        let space = self.space.clone();
-        Ok(LocalReplicaParts { id, reader, consensus, has_space: Arc::new(move || space.has_space()) })
+        Ok(LocalReplicaParts { id, reader, consensus, databases })
     }
 
     fn log(&self, id: u32) -> std::io::Result<WalStorage> {
@@ -213,13 +243,15 @@ fn replica_options(config: &Config, id: u32) -> Result<ReplicaOptions, ServerErr
     core.election_min_us = replication.election_timeout_min_ms * 1000;
     core.election_max_us = replication.election_timeout_max_ms * 1000;
     core.retry_us = replication.retry_ms * 1000;
+    core.lease_us = replication.lease_ms * 1000;
     core.max_batch_bytes = replication.max_batch_bytes;
     core.max_in_flight_values = replication.max_in_flight_values as u64;
+    core.log_keep_bytes = replication.log_keep_mb << 20;
+    core.snapshot_bytes_per_second = replication.snapshot_mb_per_second << 20;
     Ok(ReplicaOptions {
-        core,
+        flush_after_log_bytes: replication.log_flush_mb << 20,
         no_primary_wait: Duration::from_millis(config.server.no_primary_wait_ms),
-        new_disk_id: random()?,
-        new_cluster_id: random()?,
+        ..ReplicaOptions::new(core, random()?, random()?)
     })
 }
 

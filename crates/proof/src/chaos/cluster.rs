@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::Options;
 use super::disk::{Disk, DiskKind};
@@ -20,6 +20,7 @@ const READY_TIMEOUT: Duration = Duration::from_secs(120);
 const POLL: Duration = Duration::from_millis(100);
 /// How long a process may take that was asked to end.
 const STOP_TIMEOUT: Duration = Duration::from_secs(60);
+const FAILOVER_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub struct Replica {
     /// `None` while it is not running.
@@ -30,6 +31,13 @@ pub struct Replica {
     admin: String,
     configuration: PathBuf,
     log: PathBuf,
+}
+
+impl Replica {
+    /// A folder of its own: a new file system is not quite empty.
+    fn data_dir(&self) -> PathBuf {
+        self.disk.place().join("data")
+    }
 }
 
 /// Dropped, it kills the processes and unmounts their disks.
@@ -91,15 +99,16 @@ impl Cluster {
         (0..REPLICAS).try_for_each(|replica| self.start(replica))
     }
 
-    /// As replica `own` reads it: it dials the others where their links listen.
+    /// As replica `own` reads it: it dials the others where their links listen. Little of the log is kept, so that it is
+    /// trimmed all the time, and who was away needs a copy of a database.
     fn configuration(&self, own: usize, peers: &[String]) -> String {
-        let Replica { thrift, admin, disk, .. } = &self.replicas[own];
-        let data_dir = disk.place().join("data");
+        let Replica { thrift, admin, .. } = &self.replicas[own];
+        let data_dir = self.replicas[own].data_dir();
         let mut text = format!(
             "mode = \"replicated\"\n[server]\nthrift_addr = \"{thrift}\"\nadmin_addr = \"{admin}\"\n\
              request_timeout_ms = 4000\nno_primary_wait_ms = 2000\n\
              [storage]\ndata_dir = \"{}\"\nwrite_buffer_mb = 16\nblock_cache_mb = 16\n\
-             [replication]\nwal_segment_mb = 4\n",
+             [replication]\nwal_segment_mb = 4\nlog_flush_mb = 16\nlog_keep_mb = 32\n",
             data_dir.display()
         );
         for (id, (replica, peer)) in self.replicas.iter().zip(peers).enumerate() {
@@ -235,6 +244,27 @@ impl Cluster {
             return Ok(());
         }
         Err(format!("synodkv verify: {said}{}", String::from_utf8_lossy(&output.stderr)))
+    }
+
+    /// Another disk, without anything on it, takes the place of a replica that is not running.
+    pub fn wipe(&self, replica: usize) -> Result<(), String> {
+        let data = self.replicas[replica].data_dir();
+        std::fs::remove_dir_all(&data).map_err(|error| format!("{}: {error}", data.display()))
+    }
+
+    /// Asks the primary to hand over, by the program's own command.
+    pub async fn failover(&self, to: Option<usize>) -> Result<(), String> {
+        let admin: Vec<&str> = self.replicas.iter().map(|replica| replica.admin.as_str()).collect();
+        let mut command = tokio::process::Command::new(&self.program);
+        command.args(["failover", "--admin", &admin.join(",")]);
+        command.args(to.iter().flat_map(|to| ["--to".to_string(), to.to_string()]));
+        let done = timeout(FAILOVER_TIMEOUT, command.kill_on_drop(true).output()).await;
+        let output = done.map_err(|_| "no end".to_string())?.map_err(|error| error.to_string())?;
+        if output.status.success() {
+            return Ok(());
+        }
+        let said = String::from_utf8_lossy(&output.stderr);
+        Err(said.lines().next().unwrap_or_default().to_string())
     }
 
     /// Panics that the logs tell of.

@@ -105,7 +105,10 @@ impl Nemesis {
             | Fault::FillDisk(victims)
             | Fault::FreezeDisk(victims)
             | Fault::Isolate { victims, .. } => self.replicas_of(victims, &planned).await,
-            Fault::CutBetween { .. } | Fault::CutOneWay { .. } | Fault::Delay { .. } | Fault::Failover => Vec::new(),
+            Fault::Wipe { replica } => vec![replica],
+            Fault::CutBetween { .. } | Fault::CutOneWay { .. } | Fault::Delay { .. } | Fault::Failover { .. } => {
+                Vec::new()
+            }
         };
         let seconds = (planned.end - planned.begin).as_secs_f64();
         self.tell(&format!("{fault} {replicas:?} for {seconds:.1} s"));
@@ -149,7 +152,12 @@ impl Nemesis {
                     }
                 }
             }
-            Fault::Failover => return Ok(false),
+            Fault::Failover { to } => self.cluster.failover(to).await?,
+            Fault::Wipe { replica } => {
+                self.down.insert(replica);
+                self.cluster.kill(replica);
+                self.cluster.wipe(replica)?;
+            }
             Fault::Isolate { .. } | Fault::CutBetween { .. } | Fault::CutOneWay { .. } | Fault::Delay { .. } => {
                 let state = match fault {
                     Fault::Isolate { told: true, .. } => LinkState::Closed,
@@ -170,7 +178,7 @@ impl Nemesis {
     async fn end(&mut self, active: Active) {
         let Active { planned: Planned { fault, .. }, replicas } = active;
         match fault {
-            Fault::Kill(_) => self.down.retain(|replica| !replicas.contains(replica)),
+            Fault::Kill(_) | Fault::Wipe { .. } => self.down.retain(|replica| !replicas.contains(replica)),
             Fault::Restart(_) => {
                 for replica in replicas {
                     match self.cluster.is_running(replica) {
@@ -191,7 +199,7 @@ impl Nemesis {
             Fault::FreezeDisk(_) => {
                 replicas.iter().for_each(|replica| self.cluster.replicas[*replica].disk.thaw());
             }
-            Fault::Failover => {}
+            Fault::Failover { .. } => {}
             Fault::Isolate { .. } | Fault::CutBetween { .. } | Fault::CutOneWay { .. } | Fault::Delay { .. } => {
                 self.cluster.set_links(LinkState::Open, |_, _| true);
             }

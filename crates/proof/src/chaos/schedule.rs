@@ -40,8 +40,10 @@ pub enum Fault {
     CutOneWay { from: usize, to: usize },
     /// All that is sent arrives later.
     Delay { milliseconds: u64 },
-    /// The primary is asked to hand over.
-    Failover,
+    /// The primary is asked to hand over to this replica, or to whom it likes.
+    Failover { to: Option<usize> },
+    /// The disk is replaced by an empty one. At most once in a run: the replica learns from then on, and votes no more.
+    Wipe { replica: usize },
 }
 
 impl Fault {
@@ -58,7 +60,8 @@ impl Fault {
             Fault::CutBetween { .. } => "partial partition",
             Fault::CutOneWay { .. } => "one-way link",
             Fault::Delay { .. } => "delay",
-            Fault::Failover => "failover",
+            Fault::Failover { .. } => "failover",
+            Fault::Wipe { .. } => "replaced disk",
         }
     }
 }
@@ -87,7 +90,9 @@ impl fmt::Display for Fault {
             Fault::CutBetween { one, other } => write!(f, "{kind}: between {one} and {other}"),
             Fault::CutOneWay { from, to } => write!(f, "{kind}: from {from} to {to}"),
             Fault::Delay { milliseconds } => write!(f, "{kind}: {milliseconds} ms"),
-            Fault::Failover => write!(f, "{kind}"),
+            Fault::Failover { to: Some(to) } => write!(f, "{kind}: to {to}"),
+            Fault::Failover { to: None } => write!(f, "{kind}"),
+            Fault::Wipe { replica } => write!(f, "{kind}: replica {replica}"),
         }
     }
 }
@@ -109,6 +114,11 @@ impl Schedule {
     pub fn new(seed: u64, duration: Duration) -> Schedule {
         let mut random = Random::new(seed);
         let mut faults = lane(&mut random, duration, process_fault);
+        let wipe_after = duration.mul_f64(0.6);
+        // In the place of another fault of that lane, so that no other process is down meanwhile.
+        if let Some(replaced) = faults.iter_mut().find(|planned| planned.begin > wipe_after) {
+            replaced.fault = Fault::Wipe { replica: random.index(REPLICAS) };
+        }
         faults.extend(lane(&mut random, duration, network_fault));
         faults.sort_by_key(|planned| planned.begin);
         Schedule { faults }
@@ -143,12 +153,14 @@ fn one_victim(random: &mut Random) -> Victims {
 
 fn process_fault(random: &mut Random) -> (Fault, u64) {
     let (several, one) = (victims(random), one_victim(random));
+    let to = Some(random.index(REPLICAS)).filter(|_| random.chance(50));
     let fault = random.weighted(&[
         (10, Fault::Kill(several)),
         (4, Fault::Restart(one)),
         (6, Fault::Pause(several)),
         (3, Fault::FillDisk(one)),
         (3, Fault::FreezeDisk(one)),
+        (4, Fault::Failover { to }),
     ]);
     let length_ms = match fault {
         Fault::Restart(_) => random.between(1_500, 3_000),
@@ -194,9 +206,18 @@ mod tests {
     }
 
     #[test]
+    fn at_most_one_disk_is_replaced() {
+        for seed in 0..100 {
+            let faults = Schedule::new(seed, MINUTE).faults;
+            let wipes = faults.iter().filter(|planned| matches!(planned.fault, Fault::Wipe { .. })).count();
+            assert!(wipes <= 1, "seed {seed}: {wipes}");
+        }
+    }
+
+    #[test]
     fn every_kind_of_fault_is_drawn_in_a_long_run() {
         let faults = Schedule::new(1, 60 * MINUTE).faults;
         let kinds: std::collections::BTreeSet<_> = faults.iter().map(|planned| planned.fault.kind()).collect();
-        assert_eq!(kinds.len(), 10, "{kinds:?}");
+        assert_eq!(kinds.len(), 12, "{kinds:?}");
     }
 }

@@ -135,9 +135,9 @@ impl Acceptor {
         (self.durable.accepted_view == view).then(|| self.durable_sound_last())
     }
 
-    /// Whether an order is on its way to the disk.
-    pub fn oldest_pending(&self) -> Option<Ticket> {
-        self.pending.front().map(|p| p.ticket)
+    /// The oldest order on its way to the disk, and where the log will end once it is done.
+    pub fn oldest_pending(&self) -> Option<(Ticket, Sequence)> {
+        self.pending.front().map(|p| (p.ticket, p.last))
     }
 
     pub fn take_orders(&mut self) -> Vec<Persist> {
@@ -172,6 +172,7 @@ impl Acceptor {
         assert!(view >= self.hard.promised, "promise went back: {} -> {view}", self.hard.promised);
         self.hard.promised = view;
         if self.staging.as_ref().is_some_and(|s| s.view < view) {
+            coverage!("rule2.staged_and_higher_view");
             self.staging = None;
         }
     }
@@ -241,11 +242,12 @@ impl Acceptor {
             let lost = std::iter::repeat_n(None, missing);
             self.log = Log::new(base.next(), entries.into_iter().map(Some).chain(lost).collect());
             self.lost = self.log.hole_ranges();
+            if missing > 0 {
+                coverage!("rule7.lost_tail_behind_snapshot");
+            }
         }
-        let above = |ranges: &[Range]| -> Vec<Range> {
-            ranges.iter().filter(|(_, to)| *to > base).map(|(from, to)| (*from.max(&base.next()), *to)).collect()
-        };
-        self.lost = above(&self.lost);
+        self.lost.retain(|(_, to)| *to > base);
+        self.lost.iter_mut().for_each(|(from, _)| *from = base.next().max(*from));
         self.stable = self.stable.max(base);
         let ticket = self.order(base.next(), false, Vec::new());
         let order = self.orders.last_mut().expect("it was given just now");
@@ -269,6 +271,9 @@ impl Acceptor {
         assert!(from <= self.log.last().next(), "a hole between {} and {from}", self.log.last());
         assert!(self.log.first_hole().is_none_or(|hole| from <= hole), "what is lost before {from} is not replaced");
         let truncate = from <= self.log.last();
+        if truncate {
+            coverage!("rule2.tail_cut");
+        }
         self.log.truncate(from);
         for entry in &entries {
             self.log.append(entry.clone());
@@ -335,11 +340,26 @@ impl Acceptor {
         ticket
     }
 
+    /// Numbers the orders on their way to the disk from 1.
+    pub fn renumber_orders(&mut self) {
+        for (ticket, pending) in (1..).zip(&mut self.pending) {
+            pending.ticket = Ticket(ticket);
+        }
+        let given_out = self.pending.len() - self.orders.len();
+        for (ticket, order) in (given_out as u64 + 1..).zip(&mut self.orders) {
+            order.ticket = Ticket(ticket);
+        }
+        self.next_ticket = Ticket(self.pending.len() as u64 + 1);
+    }
+
     /// Everything up to `ticket` is durable.
     pub fn complete(&mut self, ticket: Ticket) {
         while self.pending.front().is_some_and(|p| p.ticket <= ticket) {
             let done = self.pending.pop_front().expect("front was there");
             assert!(done.hard.promised >= self.durable.promised, "a durable promise went back");
+            if done.stable < done.last {
+                coverage!("rule3.completion_of_replaced");
+            }
             self.durable = done.hard;
             self.durable_last = done.last;
             self.durable_lost = done.lost;

@@ -101,7 +101,9 @@ struct Transfer {
 /// What a replica that lags does about it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct CatchUp {
-    /// A snapshot must reach at least there.
+    /// A snapshot must reach at least there, whoever leads: the own log begins only behind it.
+    required: Sequence,
+    /// A snapshot must reach at least there, as far as the others can supply entries now.
     wanted: Option<Sequence>,
     transfer: Option<Box<Transfer>>,
     /// Whom to ask first, if it can be.
@@ -118,6 +120,7 @@ pub(super) struct CatchUp {
 impl CatchUp {
     /// From the start on a snapshot is needed that reaches at least there.
     pub fn want(&mut self, through: Sequence) {
+        self.required = through;
         self.wanted = Some(through);
     }
 
@@ -144,7 +147,8 @@ impl Replica {
         if through <= self.learner.commit() {
             return;
         }
-        let wanted = self.catch_up.wanted.unwrap_or_default().max(through);
+        // The newest word counts: who asked for more may be gone, and with it everybody who has so much.
+        let wanted = self.catch_up.required.max(through);
         self.catch_up.wanted = Some(wanted);
         self.catch_up.preferred = preferred;
         if self.catch_up.transfer.as_ref().is_some_and(|t| t.id != 0 && t.sequence < wanted) {
@@ -156,6 +160,7 @@ impl Replica {
     pub(super) fn on_behind(&mut self, message: &Behind) {
         let is_leading = matches!(self.views.role, Role::Primary(_));
         if View(message.view) == self.acceptor.promised() && !is_leading {
+            coverage!("snapshot.behind");
             self.want_snapshot(Sequence(message.first).previous(), None);
         }
     }
@@ -204,10 +209,8 @@ impl Replica {
         let at_least = self.catch_up.wanted.unwrap_or_default().0;
         let Some(transfer) = &mut self.catch_up.transfer else { return };
         let length = transfer.piece_bytes;
-        let rate = self.options.snapshot_bytes_per_second;
-        if rate > 0 {
-            transfer.ask_at = transfer.ask_at.max(self.now).plus_us(length.saturating_mul(1_000_000) / rate);
-        }
+        let takes_us = length.saturating_mul(1_000_000).checked_div(self.options.snapshot_bytes_per_second);
+        transfer.ask_at = transfer.ask_at.max(self.now).plus_us(takes_us.unwrap_or(0));
         transfer.asked = offset + length;
         let source = transfer.source;
         self.send(source, Message::SnapshotRequest(SnapshotRequest { id, offset, length, at_least }), Vec::new());
@@ -216,6 +219,7 @@ impl Replica {
     /// Ends the transfer under way. `shun`: its source is not asked again at once.
     fn drop_transfer(&mut self, shun: Option<ReplicaId>) {
         if self.catch_up.transfer.take().is_some() {
+            coverage!("snapshot.dropped");
             self.outputs.install.push(InstallStep::Abort);
         }
         if shun.is_some() {
@@ -234,8 +238,12 @@ impl Replica {
         if !is_all_received && self.now.since_us(transfer.last_progress) >= self.options.retry_us {
             transfer.last_progress = self.now;
             transfer.repeated += 1;
+            coverage!("snapshot.repeated");
             let (source, id, received) = (transfer.source, transfer.id, transfer.received);
-            if transfer.repeated > PATIENCE {
+            // What was received is worth some patience with its source; where there is nothing yet, another one will do.
+            let silent_us = self.heard.get(&source).map_or(u64::MAX, |at| self.now.since_us(*at));
+            let is_pointless = id == 0 && silent_us >= self.options.election_max_us;
+            if transfer.repeated > PATIENCE || is_pointless {
                 self.drop_transfer(Some(source));
                 self.begin_transfer();
             } else {
@@ -344,6 +352,7 @@ impl Replica {
         state.cluster_id == self.acceptor.hard().cluster_id
             && state.sequence == transfer.sequence
             && state.sequence > self.learner.commit()
+            && !self.digests.contradict(transfer.source, &state.recorded)
             && !matches!(self.views.role, Role::Primary(_))
     }
 
@@ -384,6 +393,8 @@ impl Replica {
         let ticket = self.acceptor.install_snapshot(transfer.generation, base, view, tail);
         self.learner.install_snapshot(base, view);
         if is_raised {
+            // That view has a quorum's promises already: see `lease`.
+            self.granted = None;
             self.become_secondary(None);
         }
         self.views.see(view);
@@ -392,6 +403,7 @@ impl Replica {
         if let Some(own) = state.sessions.get(&hard.disk_id).filter(|session| session.boot == hard.boot) {
             self.requests.executed(own.last, self.now);
         }
+        self.digests.replace(base, &state.recorded);
         self.applied_sessions = state.sessions;
         self.applied_time_us = state.time_us;
         self.applied_digest = state.digest;
@@ -399,6 +411,7 @@ impl Replica {
         self.answer.due = true;
         self.catch_up.wanted = None;
         self.catch_up.installed += 1;
+        coverage!("snapshot.installed");
         self.catch_up.switch = Some((ticket, transfer.generation));
     }
 

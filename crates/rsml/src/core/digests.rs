@@ -6,12 +6,19 @@
 //! about any more, or none did in the time that a few elections take, nobody knows who is right, and everyone who sees
 //! it stops. A replica that stopped says nothing more; what it said last is kept out of later comparisons.
 //!
+//! Only a replica that executed the requests itself is a witness of what they lead to. One that installed a copy of a
+//! peer's database (its *inherited* part) says nothing about whether that peer is right: where the first difference
+//! known may lie in what it inherited, its values are no votes. And a copy whose digests others contradict is not
+//! installed at all.
+//!
 //! The digest is a fold over everything executed, so one difference shows at every later sequence as well: a value that
 //! was lost, or fell out of what is kept, is made up for by the next.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
+use super::CoreOptions;
+use crate::transport::Sender;
 use crate::{Boot, DiskId, Instant, ReplicaId, Sequence};
 
 /// How many values are kept per replica.
@@ -92,6 +99,8 @@ struct Peer {
     disk: DiskId,
     boot: Boot,
     values: BTreeMap<Sequence, u64>,
+    /// Its database came from a peer through here.
+    inherited: Sequence,
     stray: Option<Stray>,
 }
 
@@ -99,8 +108,11 @@ struct Peer {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Digests {
     replicas: usize,
+    interval: u64,
     patience_us: u64,
     own: BTreeMap<Sequence, u64>,
+    /// The own database came from a peer through here.
+    inherited: Sequence,
     peers: BTreeMap<ReplicaId, Peer>,
     /// The last own value that was told to the peers.
     told: Sequence,
@@ -114,12 +126,14 @@ pub struct Digests {
 }
 
 impl Digests {
-    /// `replicas`: how many the cluster has. `recorded`: the newest values of the own database.
-    pub fn new(replicas: usize, election_max_us: u64, recorded: &[(Sequence, u64)], now: Instant) -> Digests {
+    /// `recorded`: the newest values of the own database, which came from a peer through `inherited`.
+    pub fn new(options: &CoreOptions, recorded: &[(Sequence, u64)], inherited: Sequence, now: Instant) -> Digests {
         Digests {
-            replicas,
-            patience_us: PATIENCE * election_max_us,
+            replicas: options.replicas.len(),
+            interval: options.digest_interval,
+            patience_us: PATIENCE * options.election_max_us,
             own: recorded.iter().copied().collect(),
+            inherited,
             peers: BTreeMap::new(),
             told: Sequence::ZERO,
             reports: 0,
@@ -130,9 +144,31 @@ impl Digests {
         }
     }
 
-    /// The own database reached these sequences with these digests.
+    /// Whether a peer other than `source` has another value than a copy of the source's database with these values.
+    pub fn contradict(&self, source: ReplicaId, recorded: &[(Sequence, u64)]) -> bool {
+        let others = || self.peers.iter().filter(|(id, _)| **id != source).map(|(_, peer)| &peer.values);
+        recorded.iter().any(|(sequence, digest)| others().any(|o| o.get(sequence).is_some_and(|other| other != digest)))
+    }
+
+    /// A copy of a peer's database, which has applied everything through `inherited`, takes the place of the own one:
+    /// what was recorded before says nothing about it.
+    pub fn replace(&mut self, inherited: Sequence, recorded: &[(Sequence, u64)]) {
+        self.own.clear();
+        self.inherited = Sequence::ZERO;
+        self.told = Sequence::ZERO;
+        self.undecided_us = 0;
+        self.record(recorded);
+        self.inherited = inherited;
+    }
+
+    pub fn inherited(&self) -> Sequence {
+        self.inherited
+    }
+
+    /// The own database reached these sequences with these digests. What comes of those that are inherited by now is of
+    /// the database before.
     pub fn record(&mut self, recorded: &[(Sequence, u64)]) {
-        for (sequence, digest) in recorded {
+        for (sequence, digest) in recorded.iter().filter(|(sequence, _)| *sequence > self.inherited) {
             self.own.insert(*sequence, *digest);
             let theirs = self.peers.values().filter_map(|peer| peer.values.get(sequence));
             self.differs |= theirs.into_iter().any(|value| value != digest);
@@ -153,11 +189,12 @@ impl Digests {
         values
     }
 
-    /// A peer told its values.
-    pub fn hear(&mut self, peer: ReplicaId, disk: DiskId, boot: Boot, values: impl Iterator<Item = (Sequence, u64)>) {
-        let fresh = || Peer { disk, boot, values: BTreeMap::new(), stray: None };
-        let known = self.peers.entry(peer).or_insert_with(fresh);
-        if (known.disk, known.boot) != (disk, boot) {
+    /// A peer told its values, and what of its database it inherited.
+    pub fn hear(&mut self, from: &Sender, inherited: Sequence, values: impl Iterator<Item = (Sequence, u64)>) {
+        let (disk, boot) = (from.disk_id, from.boot);
+        let fresh = || Peer { disk, boot, values: BTreeMap::new(), inherited, stray: None };
+        let known = self.peers.entry(from.replica).or_insert_with(fresh);
+        if (known.disk, known.boot, known.inherited) != (disk, boot, inherited) {
             *known = fresh();
         }
         if known.stray.is_some() {
@@ -203,6 +240,7 @@ impl Digests {
         if !self.differs || self.verdict.is_some() {
             return;
         }
+        let Some(first) = self.first_difference() else { return };
         let mut undecided = None;
         let sequences: Vec<(Sequence, u64)> = self.own.iter().map(|(sequence, own)| (*sequence, *own)).collect();
         for (sequence, own) in sequences {
@@ -211,7 +249,7 @@ impl Digests {
             if others.values().all(|value| *value == own) {
                 continue;
             }
-            match self.decide(own, &others) {
+            match self.decide(first, own, &others) {
                 Decision::OwnIsRight => self.cast_out(sequence, own, &others),
                 Decision::OwnIsWrong { agreed } => {
                     let kind = DivergenceKind::Minority { agreed };
@@ -235,10 +273,23 @@ impl Digests {
         }
     }
 
-    fn decide(&self, own: u64, others: &BTreeMap<ReplicaId, u64>) -> Decision {
+    /// The first sequence at which any two values differ.
+    fn first_difference(&self) -> Option<Sequence> {
+        let all = self.peers.values().flat_map(|peer| &peer.values).chain(&self.own);
+        let mut any: BTreeMap<Sequence, u64> = BTreeMap::new();
+        let differing = all.filter(|(sequence, digest)| *any.entry(**sequence).or_insert(**digest) != **digest);
+        differing.map(|(sequence, _)| *sequence).min()
+    }
+
+    /// `first`: where the first difference is known, which came about in the interval before it.
+    fn decide(&self, first: Sequence, own: u64, others: &BTreeMap<ReplicaId, u64>) -> Decision {
         let majority = self.replicas / 2 + 1;
-        let votes_for =
-            |digest: u64| others.values().filter(|other| **other == digest).count() + usize::from(own == digest);
+        let before = first.0.saturating_sub(self.interval);
+        let witnesses =
+            || others.iter().filter(|(id, _)| self.peers[id].inherited.0 <= before).map(|(_, other)| *other);
+        let own_vote = Some(own).filter(|_| self.inherited.0 <= before);
+        let votes_for = |digest: u64| witnesses().chain(own_vote).filter(|vote| *vote == digest).count();
+
         if votes_for(own) >= majority {
             return Decision::OwnIsRight;
         }
@@ -248,7 +299,7 @@ impl Digests {
         // One that was cast out disagreed before, and can support nobody any more.
         let strays = self.peers.values().filter(|peer| peer.stray.is_some()).count();
         let silent = self.replicas.saturating_sub(1 + others.len() + strays);
-        let most = others.values().map(|digest| votes_for(*digest)).fold(votes_for(own), usize::max);
+        let most = others.values().copied().chain([own]).map(votes_for).max().unwrap_or(0);
         if most + silent < majority { Decision::Never } else { Decision::NotYet }
     }
 
@@ -281,11 +332,14 @@ fn keep_newest(values: &mut BTreeMap<Sequence, u64>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{ClusterId, Epoch};
 
     const ELECTION_US: u64 = 600_000;
 
     fn digests(replicas: usize, recorded: &[(u64, u64)]) -> Digests {
-        Digests::new(replicas, ELECTION_US, &values(recorded), Instant(0))
+        let mut options = CoreOptions::new(ReplicaId(0), (0..replicas as u8).map(ReplicaId).collect(), 0);
+        options.election_max_us = ELECTION_US;
+        Digests::new(&options, &values(recorded), Sequence::ZERO, Instant(0))
     }
 
     fn values(raw: &[(u64, u64)]) -> Vec<(Sequence, u64)> {
@@ -293,7 +347,21 @@ mod tests {
     }
 
     fn hear(digests: &mut Digests, peer: u8, boot: u64, raw: &[(u64, u64)]) {
-        digests.hear(ReplicaId(peer), DiskId(u128::from(peer)), Boot(boot), values(raw).into_iter());
+        hear_heir(digests, peer, boot, 0, raw);
+    }
+
+    fn hear_heir(digests: &mut Digests, peer: u8, boot: u64, inherited: u64, raw: &[(u64, u64)]) {
+        digests.hear(&sender(peer, boot), Sequence(inherited), values(raw).into_iter());
+    }
+
+    fn sender(peer: u8, boot: u64) -> Sender {
+        Sender {
+            replica: ReplicaId(peer),
+            cluster_id: ClusterId(1),
+            epoch: Epoch(1),
+            disk_id: DiskId(u128::from(peer)),
+            boot: Boot(boot),
+        }
     }
 
     fn kind(digests: &Digests) -> Option<DivergenceKind> {
@@ -377,6 +445,41 @@ mod tests {
     }
 
     #[test]
+    fn who_copied_the_wrong_database_is_no_witness_for_it() {
+        let mut digests = digests(3, &[(1024, 1), (2048, 2)]);
+        hear(&mut digests, 1, 1, &[(1024, 1), (2048, 9)]);
+        // It took the copy between the two: whatever it says about 2048 is what it was given.
+        hear_heir(&mut digests, 2, 1, 1500, &[(1024, 1), (2048, 9), (3072, 10)]);
+        assert_eq!(kind(&digests), Some(DivergenceKind::NoMajority), "it is one against one");
+    }
+
+    #[test]
+    fn who_copied_long_before_the_first_difference_is_a_witness() {
+        let mut digests = digests(3, &[(4096, 2)]);
+        hear(&mut digests, 1, 1, &[(4096, 9)]);
+        hear_heir(&mut digests, 2, 1, 3072, &[(4096, 9)]);
+        assert_eq!(kind(&digests), Some(DivergenceKind::Minority { agreed: 9 }));
+    }
+
+    #[test]
+    fn a_copy_that_others_contradict_is_known() {
+        let mut digests = digests(3, &[]);
+        hear(&mut digests, 1, 1, &[(1024, 1), (2048, 9)]);
+        hear(&mut digests, 2, 1, &[(1024, 1), (2048, 2)]);
+        assert!(digests.contradict(ReplicaId(1), &values(&[(1024, 1), (2048, 9)])));
+        assert!(!digests.contradict(ReplicaId(1), &values(&[(1024, 1), (3072, 9)])));
+    }
+
+    #[test]
+    fn values_of_a_database_that_was_replaced_count_no_more() {
+        let mut digests = digests(3, &[(1024, 1)]);
+        digests.replace(Sequence(3000), &values(&[(2048, 2)]));
+        digests.record(&values(&[(1024, 1), (2048, 3), (3072, 4)]));
+        let own: Vec<(Sequence, u64)> = digests.own.into_iter().collect();
+        assert_eq!(own, values(&[(2048, 2), (3072, 4)]));
+    }
+
+    #[test]
     fn a_restart_of_the_other_ends_a_mismatch() {
         let mut digests = digests(3, &[(1024, 1)]);
         hear(&mut digests, 1, 1, &[(1024, 2)]);
@@ -404,7 +507,7 @@ mod tests {
     #[test]
     fn a_peer_that_tells_endlessly_many_values_costs_little() {
         let mut digests = digests(3, &[]);
-        digests.hear(ReplicaId(1), DiskId(1), Boot(1), (0..1_000_000).map(|n| (Sequence(n), n)));
+        digests.hear(&sender(1, 1), Sequence::ZERO, (0..1_000_000).map(|n| (Sequence(n), n)));
         assert!(digests.peers[&ReplicaId(1)].values.len() <= KEPT);
     }
 }

@@ -9,7 +9,7 @@ use super::choice::{Best, Choice, Promised, Source, choose_log, source};
 use super::proposer::{Progress, Proposer};
 use super::replica::Replica;
 use super::view_manager::{Campaign, Role};
-use super::{LogRead, ReadPurpose, Refusal};
+use super::{LogRead, ReadPurpose, Refusal, TransferError};
 use crate::message::{Fetch, Fetched, LostEntries, Message, PreVote, PreVoteReply, Prepare, Promise, Refuse};
 use crate::value::{Sessions, Value};
 use crate::{Boot, DiskId, ReplicaId, Sequence, View};
@@ -17,7 +17,12 @@ use crate::{Boot, DiskId, ReplicaId, Sequence, View};
 impl Replica {
     pub(super) fn start_pre_vote(&mut self) {
         self.views.wait(self.now);
-        if !self.is_voter() {
+        if !self.may_stand() {
+            return;
+        }
+        if self.lease_forbids(self.options.me, View::BIRTH) {
+            let over = self.granted.map_or(self.now, |grant| grant.until);
+            self.views.suspect(over, self.options.heartbeat_us);
             return;
         }
         self.views.round += 1;
@@ -37,7 +42,11 @@ impl Replica {
     pub(super) fn on_pre_vote(&mut self, from: ReplicaId, message: PreVote) {
         let is_busy = matches!(self.views.role, Role::Primary(_) | Role::Preparing(_));
         let is_asker_primary = self.views.primary == Some(from);
-        let granted = self.is_voter() && !is_busy && (is_asker_primary || self.now >= self.views.quiet_until);
+        let is_quiet = self.now < self.views.quiet_until || self.lease_forbids(from, View::BIRTH);
+        let granted = self.is_voter() && !is_busy && (is_asker_primary || !is_quiet);
+        if !granted {
+            coverage!("liveness.pre_vote_denied");
+        }
         let promised = self.acceptor.promised().0;
         self.send(from, Message::PreVoteReply(PreVoteReply { round: message.round, granted, promised }), Vec::new());
     }
@@ -53,20 +62,30 @@ impl Replica {
 
     fn count_pre_votes(&mut self) {
         if matches!(&self.views.role, Role::PreVoting { granted, .. } if granted.len() >= self.quorum()) {
-            self.start_campaign();
+            self.start_campaign(View::BIRTH);
         }
     }
 
-    /// Phase 1: promises the new view itself; the 1a leaves once that is durable.
-    pub(super) fn start_campaign(&mut self) {
+    /// Phase 1: promises the new view itself; the 1a leaves once that is durable. `handed_over`: the view whose primary
+    /// wants it so.
+    pub(super) fn start_campaign(&mut self, handed_over: View) {
+        self.become_secondary(None);
+        if self.lease_forbids(self.options.me, handed_over) {
+            return;
+        }
         let view = self.next_view();
         self.views.see(view);
-        self.become_secondary(None);
-        self.acceptor.promise(view);
+        self.promise(view);
         let (promises, fetched) = (BTreeMap::new(), self.now);
-        let campaign = Campaign { view, promises, asked: false, best: None, source: None, fetched };
+        let campaign = Campaign { view, handed_over, promises, asked: false, best: None, source: None, fetched };
         self.views.role = Role::Preparing(campaign);
         self.views.wait(self.now);
+    }
+
+    /// Whatever lease was granted is over by now, or was given up by its holder.
+    pub(super) fn promise(&mut self, view: View) {
+        self.granted = None;
+        self.acceptor.promise(view);
     }
 
     /// What this replica's promise tells: read from durable state, at the moment it is told.
@@ -90,12 +109,13 @@ impl Replica {
         }
         campaign.asked = true;
         campaign.promises.insert(self.options.me, own);
-        let view = campaign.view.0;
-        self.send_all(Message::Prepare(Prepare { view }));
+        let (view, transfer) = (campaign.view.0, campaign.handed_over.0);
+        self.send_all(Message::Prepare(Prepare { view, transfer }));
         self.conclude_phase_1();
     }
 
-    pub(super) fn on_prepare(&mut self, from: ReplicaId, view: View) {
+    pub(super) fn on_prepare(&mut self, from: ReplicaId, message: Prepare) {
+        let view = View(message.view);
         self.views.see(view);
         let promised = self.acceptor.promised();
         if view.owner() != Some(from) || !self.is_voter() {
@@ -106,8 +126,11 @@ impl Replica {
             return;
         }
         if view > promised {
+            if self.lease_forbids(from, View(message.transfer)) {
+                return;
+            }
             self.become_secondary(None);
-            self.acceptor.promise(view);
+            self.promise(view);
         }
         self.views.hush(self.now);
         self.owed_promise = Some((view, from));
@@ -120,6 +143,7 @@ impl Replica {
         let Some((view, to)) = self.owed_promise else { return };
         let durable = *self.acceptor.durable();
         if self.acceptor.promised() != view {
+            coverage!("rule3.promise_overtaken");
             self.owed_promise = None;
         } else if durable.promised == view {
             self.owed_promise = None;
@@ -139,6 +163,7 @@ impl Replica {
     pub(super) fn on_promise(&mut self, from: ReplicaId, message: Promise) {
         let Role::Preparing(campaign) = &mut self.views.role else { return };
         if campaign.view != View(message.view) || campaign.best.is_some() {
+            coverage!("rule3.late_promise");
             return;
         }
         let promised = Promised {
@@ -161,10 +186,15 @@ impl Replica {
             // A peer has promised more than this primary's view: it can only follow a higher one. The primary may have
             // lost its quorum to another without knowing, so it asks like everybody before it stands.
             Role::Primary(_) => {
+                coverage!("liveness.refused_primary");
+                let is_expected = self.has_asked_successor();
                 self.become_secondary(None);
-                self.start_pre_vote();
+                if !is_expected {
+                    self.start_pre_vote();
+                }
             }
             Role::Preparing(_) => {
+                coverage!("liveness.refused_candidate");
                 self.become_secondary(None);
                 self.views.suspect(self.now, self.options.heartbeat_us);
             }
@@ -181,8 +211,14 @@ impl Replica {
         }
         let best = match choose_log(&campaign.promises, commit, voters) {
             Choice::Adopt(best) => best,
-            Choice::Wait => return,
+            Choice::Wait => {
+                if campaign.promises.len() > voters / 2 {
+                    coverage!("rule7.waits_for_more");
+                }
+                return;
+            }
             Choice::Blocked { from, to } => {
+                coverage!("rule7.blocked");
                 self.blocked = Some((from, to));
                 return;
             }
@@ -193,8 +229,10 @@ impl Replica {
         let from = self.first_to_fetch(best);
         assert!(from <= best.last.next(), "own committed entries lie beyond the best log of a quorum");
         if from > best.last {
+            coverage!("phase1.own_log");
             self.lead(from, Vec::new());
         } else {
+            coverage!("phase1.fetches");
             self.acceptor.stage(view, best.last, from, Vec::new());
             self.fetch_more();
         }
@@ -313,6 +351,7 @@ impl Replica {
     pub(super) fn retry_fetch(&mut self) {
         let Role::Preparing(campaign) = &self.views.role else { return };
         if campaign.best.is_some() && self.now.since_us(campaign.fetched) >= self.options.retry_us {
+            coverage!("phase1.fetch_repeated");
             self.fetch_more();
         }
     }
@@ -339,6 +378,9 @@ impl Replica {
         }
         self.views.role = Role::Primary(Box::new(proposer));
         self.views.primary = Some(self.options.me);
+        if let Some(to) = self.handover_target() {
+            self.end_handover(Err(TransferError::TimedOut(to)));
+        }
         self.counters.view_changes += 1;
         self.reads.restart();
     }
@@ -382,8 +424,9 @@ impl Replica {
             self.views.primary = primary;
             self.reads.restart();
         }
-        if primary.is_none() {
-            self.requests.forget_target();
+        match primary {
+            Some(primary) => self.end_handover(Ok(primary)),
+            None => self.requests.forget_target(),
         }
         self.views.wait(self.now);
     }
@@ -394,6 +437,7 @@ impl Replica {
                 progress.ask_end(self.now);
             }
         } else if self.views.primary == Some(peer) {
+            coverage!("liveness.connection_hint");
             self.requests.resend(0, self.now);
             self.reads.restart();
             self.views.suspect(self.now, self.options.heartbeat_us);
@@ -401,7 +445,11 @@ impl Replica {
     }
 
     pub(super) fn propose(&mut self, id: super::RequestId, payload: Bytes) {
-        if self.requests.bytes() + payload.len() > self.options.max_request_bytes {
+        if self.lacks_space() {
+            coverage!("requests.storage_full");
+            self.outputs.refused.push((id, Refusal::StorageFull));
+        } else if self.requests.is_full(payload.len(), self.options.max_request_bytes) {
+            coverage!("requests.overloaded");
             self.outputs.refused.push((id, Refusal::Overloaded));
         } else {
             self.requests.push(id, payload);

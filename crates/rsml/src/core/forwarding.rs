@@ -5,6 +5,7 @@ use bytes::Bytes;
 use super::proposer::Admission;
 use super::reads::Reader;
 use super::replica::Replica;
+use super::requests::Portion;
 use super::view_manager::Role;
 use crate::message::{Message, ReadPoint, ReadPointReply, Requests, RequestsGap};
 use crate::transport::Sender;
@@ -15,30 +16,38 @@ impl Replica {
     pub(super) fn forward_requests(&mut self) {
         let Some(primary) = self.primary() else { return };
         let target = (self.acceptor.promised(), primary);
-        let max_bytes = self.options.max_message_bytes;
+        let bounds = (self.options.max_message_bytes, self.options.window_bytes);
         let (disk, boot) = (self.acceptor.hard().disk_id, self.acceptor.hard().boot);
         loop {
-            let portion = self.requests.portion(self.now, target, max_bytes, &mut self.outputs.numbered);
+            let portion = self.requests.portion(self.now, target, bounds, &mut self.outputs.numbered);
             let Some(portion) = portion else { return };
             if let Role::Primary(proposer) = &mut self.views.role {
-                let admission = proposer.admit(disk, boot, portion.first, portion.payloads);
+                let admission = proposer.admit(disk, boot, portion.first, portion.payloads, portion.voids);
                 assert_eq!(admission, Admission::Taken, "the own session has no holes");
             } else {
-                self.send(primary, Message::Requests(Requests { first: portion.first }), portion.payloads);
+                let Portion { first, payloads, voids } = portion;
+                self.send(primary, Message::Requests(Requests { first, voids }), payloads);
             }
         }
     }
 
-    pub(super) fn on_requests(&mut self, sender: Sender, first: u64, payloads: Vec<Bytes>) {
+    pub(super) fn on_requests(&mut self, sender: Sender, message: Requests, payloads: Vec<Bytes>) {
+        let is_voter = self.configuration.is_voter(sender.replica, sender.disk_id);
+        let max_bytes = self.options.max_request_bytes;
         let Some(proposer) = self.views.proposer_mut() else { return };
-        if let Admission::Gap(expected) = proposer.admit(sender.disk_id, sender.boot, first, payloads) {
+        if !proposer.has_room(sender.disk_id, is_voter, max_bytes) {
+            // It sends again after a while.
+            return;
+        }
+        let Requests { first, voids } = message;
+        if let Admission::Gap(expected) = proposer.admit(sender.disk_id, sender.boot, first, payloads, voids) {
             self.send(sender.replica, Message::RequestsGap(RequestsGap { expected }), Vec::new());
         }
     }
 
     pub(super) fn on_read_point(&mut self, replica: ReplicaId, round: u64) {
         if matches!(self.views.role, Role::Primary(_)) {
-            self.reads.push(Reader::Remote { replica, round });
+            self.reads.push_remote(replica, round);
         }
     }
 
@@ -58,9 +67,10 @@ impl Replica {
     /// Begins a read round when one is due, and ends the one that a quorum has confirmed.
     pub(super) fn run_reads(&mut self) {
         if self.is_established() {
+            let has_lease = self.holds_lease();
             self.confirm_reads();
             if self.reads.start(self.learner.commit(), self.now).is_some() {
-                if let Some(proposer) = self.views.proposer_mut() {
+                if let Some(proposer) = self.views.proposer_mut().filter(|_| !has_lease) {
                     proposer.call_all();
                 }
                 self.confirm_reads();
@@ -81,11 +91,13 @@ impl Replica {
         }
     }
 
-    /// A quorum, this replica included, has answered the round in flight: it led when the round began.
+    /// A quorum, this replica included, has answered the round in flight, or lets nobody else lead now: it led when the
+    /// round began.
     fn confirm_reads(&mut self) {
         let quorum = self.quorum();
         let Some(token) = self.reads.awaited() else { return };
-        let confirmed = self.views.proposer().is_some_and(|p| p.confirmations(token) + 1 >= quorum);
+        let answered = self.views.proposer().is_some_and(|p| p.confirmations(token) + 1 >= quorum);
+        let confirmed = answered || self.holds_lease();
         if !confirmed {
             return;
         }

@@ -10,23 +10,27 @@
 //! The parts are plain state with the rules that guard it: [`Acceptor`] (promise, log), [`Learner`] (commit point),
 //! [`Proposer`] (what a primary knows), [`ViewManager`] (who leads, when to stand), `Requests` (this replica's session),
 //! `Reads` (linearizable read points), `Digests` (whether all execute alike). [`Replica`] is the only place where they
-//! meet; its `impl` is spread over the files `birth`, `election`, `replication`, `catch_up`, `trimming` and `forwarding`
-//! by subject.
+//! meet; its `impl` is spread over the files `birth`, `election`, `replication`, `catch_up`, `trimming`, `forwarding`,
+//! `transfer`, `fitness` and `lease` by subject.
 
 mod acceptor;
 mod birth;
+mod canonical;
 mod catch_up;
 mod choice;
 mod digests;
 mod election;
+mod fitness;
 mod forwarding;
 mod learner;
+mod lease;
 mod log;
 mod proposer;
 mod reads;
 mod replica;
 mod replication;
 mod requests;
+mod transfer;
 mod trimming;
 mod view_manager;
 
@@ -38,10 +42,11 @@ pub use digests::{Divergence, DivergenceKind, Stray};
 pub use learner::Learner;
 pub use proposer::Proposer;
 pub use replica::{Replica, ReplicaStatus, Start};
+pub use transfer::TransferError;
 pub use view_manager::{Role, ViewManager};
 
 use crate::transport::Sender;
-use crate::{Message, Persist, ReplicaId, Sequence, Sessions, Ticket, View};
+use crate::{Instant, Message, Persist, ReplicaId, Sequence, Sessions, Ticket, View};
 
 /// Names a request of a local caller; chosen by the driver, never used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -50,6 +55,10 @@ pub struct RequestId(pub u64);
 /// Names a read of a local caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ReadId(pub u64);
+
+/// Names a transfer asked for by a local caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TransferId(pub u64);
 
 /// Times and sizes. All times are in microseconds.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -86,6 +95,9 @@ pub struct CoreOptions {
     pub max_request_bytes: usize,
     /// Most bytes of entries that are not applied yet; a primary proposes no more beyond.
     pub max_unapplied_bytes: usize,
+    /// For how long secondaries let nobody else lead after they heard the primary, which meanwhile serves reads without
+    /// asking them. 0: no leases. Shorter than `election_min_us`, and the same on all replicas.
+    pub lease_us: u64,
     /// The running digest is recorded at every multiple of this sequence, and compared with that of the others. The same
     /// on all replicas; the driver hands it to the [`crate::Applier`].
     pub digest_interval: u64,
@@ -114,6 +126,7 @@ impl CoreOptions {
             snapshot_bytes_per_second: 100 << 20,
             max_request_bytes: 256 << 20,
             max_unapplied_bytes: 128 << 20,
+            lease_us: 0,
             digest_interval: crate::DIGEST_INTERVAL,
             seed,
         }
@@ -139,9 +152,24 @@ pub enum Input {
     },
     /// The caller gave up: if the request has not been sent, it is taken back.
     Cancel(RequestId),
+    /// The caller of the request with this number in the own session gave up: a void takes its place, as far as that is
+    /// still possible.
+    GiveUp(u64),
     /// A local caller wants a linearizable read point.
     Read(ReadId),
     CancelRead(ReadId),
+    /// A local caller wants another replica to lead: `to`, or whichever is best.
+    Transfer {
+        id: TransferId,
+        to: Option<ReplicaId>,
+        deadline: Instant,
+    },
+    /// Whether this replica may lead; at start it may. One that may not still votes.
+    Eligible(bool),
+    /// Whether storage has space for more; at start it has.
+    Space(bool),
+    /// This replica is about to stop: it leads no more.
+    Stopping,
     /// Storage completed every order up to this one.
     Durable(Ticket),
     /// The executor applied everything through `sequence`, which left these sessions, time and digest.
@@ -203,6 +231,8 @@ pub enum Refusal {
     Overloaded,
     /// Taken back before it was sent.
     Cancelled,
+    /// Too few replicas have space for more.
+    StorageFull,
 }
 
 /// What is to be done now. Messages and orders may be carried out at the same time: a message that claims something
@@ -218,6 +248,9 @@ pub struct Outputs {
     pub read_ready: Vec<(ReadId, Sequence)>,
     /// The number that each request got in this replica's session: it will be executed under it or never.
     pub numbered: Vec<(RequestId, u64)>,
+    /// Requests of the own session that had a number and were never sent: they are surely not executed. The voids in their
+    /// places still come as applied.
+    pub withdrawn: Vec<u64>,
     /// Entries below this are in this replica's database for good, and are not kept for others any more.
     pub trim: Option<Sequence>,
     /// Pieces of this replica's database, for peers.
@@ -229,6 +262,8 @@ pub struct Outputs {
     pub switch: Option<u64>,
     /// Surely not executed.
     pub refused: Vec<(RequestId, Refusal)>,
+    /// How transfers asked for here ended: who leads now, or why it is as before.
+    pub transferred: Vec<(TransferId, Result<ReplicaId, TransferError>)>,
     /// This replica's database is not what the log says, or nobody knows which one is: it must stop serving, and does
     /// nothing any more.
     pub diverged: Option<Divergence>,

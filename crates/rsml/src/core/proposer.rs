@@ -28,6 +28,10 @@ pub struct Progress {
     pub probe: u64,
     /// Its newest confirmation of this view.
     pub token: u64,
+    /// How far it knows the log to be chosen.
+    pub commit: Sequence,
+    /// It lets nobody else lead before, by this replica's clock.
+    pub leased_until: Instant,
     /// Messages under way: their last sequence and bytes.
     in_flight: VecDeque<(Sequence, usize)>,
     in_flight_bytes: usize,
@@ -59,6 +63,8 @@ impl Progress {
             probing,
             probe: u64::from(probing),
             token: 0,
+            commit: Sequence::ZERO,
+            leased_until: Instant::default(),
             in_flight: VecDeque::new(),
             in_flight_bytes: 0,
             settled: Sequence::ZERO,
@@ -105,6 +111,7 @@ impl Progress {
 
     /// Asks where its log ends.
     pub fn ask_end(&mut self, now: Instant) {
+        coverage!("replication.asks_where_log_ends");
         self.probing = true;
         self.probe += 1;
         self.due = true;
@@ -132,6 +139,12 @@ pub enum Admission {
     Gap(u64),
 }
 
+/// Sessions of disks that are not the cluster's: each replaced disk leaves one.
+const MAX_SESSIONS: usize = 256;
+
+/// Most requests in one batch of a value.
+const MAX_BATCH: usize = 1 << 16;
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Proposer {
     pub view: View,
@@ -142,6 +155,7 @@ pub struct Proposer {
     /// The sessions as the end of the log leaves them.
     sessions: Sessions,
     waiting: VecDeque<RequestBatch>,
+    waiting_bytes: usize,
     time_us: u64,
     time_at: Instant,
     pub peers: BTreeMap<ReplicaId, Progress>,
@@ -162,6 +176,7 @@ impl Proposer {
             adopted_view,
             sessions,
             waiting: VecDeque::new(),
+            waiting_bytes: 0,
             time_us,
             time_at: now,
             peers: BTreeMap::new(),
@@ -173,8 +188,22 @@ impl Proposer {
         self.adopted.next()
     }
 
-    /// Takes the requests that come next in their session; those already in the log are passed over.
-    pub fn admit(&mut self, disk: DiskId, boot: Boot, first: u64, payloads: Vec<Bytes>) -> Admission {
+    /// Whether requests of that disk may be taken: honest peers keep to a window, and each has one session.
+    pub fn has_room(&self, disk: DiskId, is_voter: bool, max_bytes: usize) -> bool {
+        let is_known = is_voter || self.sessions.contains_key(&disk);
+        self.waiting_bytes < max_bytes && (is_known || self.sessions.len() < MAX_SESSIONS)
+    }
+
+    /// Takes the requests that come next in their session; those already in the log are passed over. `voids`: the numbers
+    /// of those that are not to be executed.
+    pub fn admit(
+        &mut self,
+        disk: DiskId,
+        boot: Boot,
+        first: u64,
+        mut payloads: Vec<Bytes>,
+        mut voids: Vec<u64>,
+    ) -> Admission {
         let mut session = self.sessions.get(&disk).copied().unwrap_or_default();
         if boot < session.boot {
             return Admission::Taken;
@@ -184,15 +213,23 @@ impl Proposer {
             return Admission::Gap(last + 1);
         }
         let known = (last + 1 - first) as usize;
-        let fresh: Vec<Bytes> = payloads.into_iter().skip(known).collect();
-        if fresh.is_empty() {
+        payloads.drain(..known.min(payloads.len()));
+        if payloads.is_empty() {
             return Admission::Taken;
         }
-        for number in last + 1..=last + fresh.len() as u64 {
+        let end = last + payloads.len() as u64;
+        for number in last + 1..=end {
             assert!(session.admit(boot, number), "request {number} does not follow in its session");
         }
+        voids.retain(|number| (last + 1..=end).contains(number));
+        voids.sort_unstable();
+        voids.dedup();
+        for number in &voids {
+            payloads[(number - last - 1) as usize] = Bytes::new();
+        }
         self.sessions.insert(disk, session);
-        self.waiting.push_back(RequestBatch { disk_id: disk.0.into(), boot: boot.0, first: last + 1, payloads: fresh });
+        self.waiting_bytes += payloads.iter().map(Bytes::len).sum::<usize>();
+        self.waiting.push_back(RequestBatch { disk_id: disk.0.into(), boot: boot.0, first: last + 1, payloads, voids });
         Admission::Taken
     }
 
@@ -209,14 +246,12 @@ impl Proposer {
                 *sum += payload.len();
                 Some(*sum)
             });
-            let fit = sums.take_while(|sum| *sum <= max_bytes).count();
+            let fit = sums.take(MAX_BATCH).take_while(|sum| *sum <= max_bytes).count();
             let taken = if batches.is_empty() { fit.max(1) } else { fit };
             if taken == 0 {
                 break;
             }
-            let rest = batch.payloads.split_off(taken);
-            let mut whole = RequestBatch { first: batch.first + taken as u64, payloads: rest, ..*batch };
-            std::mem::swap(batch, &mut whole);
+            let whole = split(batch, taken);
             bytes += whole.payloads.iter().map(Bytes::len).sum::<usize>();
             batches.push(whole);
             if !batch.payloads.is_empty() {
@@ -224,6 +259,7 @@ impl Proposer {
             }
             self.waiting.pop_front();
         }
+        self.waiting_bytes -= bytes;
         self.value(now, batches)
     }
 
@@ -266,9 +302,23 @@ impl Proposer {
         }
     }
 
+    /// How many peers let nobody else lead now.
+    pub fn leases(&self, now: Instant) -> usize {
+        self.voters().filter(|p| now < p.leased_until).count()
+    }
+
     /// How many peers were heard within `within_us`.
     pub fn heard(&self, now: Instant, within_us: u64) -> usize {
         self.voters().filter(|p| now.since_us(p.last_heard) < within_us).count()
+    }
+
+    /// As if everything had happened at `at`.
+    pub fn restart_clocks(&mut self, at: Instant) {
+        self.time_at = at;
+        for progress in self.peers.values_mut() {
+            progress.last_progress = at;
+            progress.last_heard = at;
+        }
     }
 
     pub fn call_all(&mut self) {
@@ -277,6 +327,15 @@ impl Proposer {
             progress.ask = true;
         }
     }
+}
+
+/// Takes the first `count` requests out of a batch.
+fn split(batch: &mut RequestBatch, count: usize) -> RequestBatch {
+    let first = batch.first + count as u64;
+    let payloads = batch.payloads.split_off(count);
+    let voids = batch.voids.split_off(batch.voids.partition_point(|number| *number < first));
+    let rest = RequestBatch { first, payloads, voids, ..*batch };
+    std::mem::replace(batch, rest)
 }
 
 #[cfg(test)]
@@ -295,9 +354,9 @@ mod tests {
     fn requests_enter_once_and_without_holes() {
         let mut proposer = proposer();
         let disk = DiskId(1);
-        assert_eq!(proposer.admit(disk, Boot(1), 1, payloads(3)), Admission::Taken);
-        assert_eq!(proposer.admit(disk, Boot(1), 5, payloads(1)), Admission::Gap(4));
-        assert_eq!(proposer.admit(disk, Boot(1), 2, payloads(4)), Admission::Taken);
+        assert_eq!(proposer.admit(disk, Boot(1), 1, payloads(3), Vec::new()), Admission::Taken);
+        assert_eq!(proposer.admit(disk, Boot(1), 5, payloads(1), Vec::new()), Admission::Gap(4));
+        assert_eq!(proposer.admit(disk, Boot(1), 2, payloads(4), Vec::new()), Admission::Taken);
         let value = proposer.pack(Instant(0), 1000);
         let numbers: Vec<(u64, usize)> = value.batches.iter().map(|b| (b.first, b.payloads.len())).collect();
         assert_eq!(numbers, [(1, 3), (4, 2)]);
@@ -306,14 +365,43 @@ mod tests {
     #[test]
     fn a_value_is_cut_at_its_size_and_the_rest_waits_in_order() {
         let mut proposer = proposer();
-        proposer.admit(DiskId(1), Boot(1), 1, payloads(5));
-        proposer.admit(DiskId(2), Boot(1), 1, payloads(1));
+        proposer.admit(DiskId(1), Boot(1), 1, payloads(5), Vec::new());
+        proposer.admit(DiskId(2), Boot(1), 1, payloads(1), Vec::new());
         let sizes = |v: Value| v.batches.iter().map(|b| (b.first, b.payloads.len())).collect::<Vec<_>>();
         assert_eq!(sizes(proposer.pack(Instant(0), 25)), [(1, 2)]);
         assert_eq!(sizes(proposer.pack(Instant(0), 25)), [(3, 2)]);
         assert_eq!(sizes(proposer.pack(Instant(0), 5)), [(5, 1)]);
         assert_eq!(sizes(proposer.pack(Instant(0), 25)), [(1, 1)]);
         assert!(!proposer.has_waiting());
+    }
+
+    #[test]
+    fn voids_go_into_the_log_by_number_wherever_a_batch_is_cut() {
+        let mut proposer = proposer();
+        proposer.admit(DiskId(1), Boot(1), 1, payloads(2), Vec::new());
+        // Of what comes again some is known, and a sender may say anything.
+        proposer.admit(DiskId(1), Boot(1), 1, payloads(6), vec![6, 1, 4, 4, 0, 99]);
+        let mut seen = Vec::new();
+        while proposer.has_waiting() {
+            for batch in proposer.pack(Instant(0), 15).batches {
+                seen.extend(batch.into_requests().map(|(number, payload)| (number, payload.is_some())));
+            }
+        }
+        assert_eq!(seen, [(1, true), (2, true), (3, true), (4, false), (5, true), (6, false)]);
+        assert_eq!(proposer.waiting_bytes, 0);
+    }
+
+    #[test]
+    fn sessions_of_unknown_disks_and_bytes_that_wait_are_bounded() {
+        let mut proposer = proposer();
+        for disk in 0..MAX_SESSIONS as u128 {
+            assert!(proposer.has_room(DiskId(disk), false, 1 << 20));
+            proposer.admit(DiskId(disk), Boot(1), 1, payloads(1), Vec::new());
+        }
+        assert!(!proposer.has_room(DiskId(1 << 70), false, 1 << 20));
+        assert!(proposer.has_room(DiskId(1 << 70), true, 1 << 20), "a voter is always served");
+        assert!(proposer.has_room(DiskId(5), false, 1 << 20));
+        assert!(!proposer.has_room(DiskId(5), true, 10 * MAX_SESSIONS), "all of it waits");
     }
 
     #[test]

@@ -41,6 +41,15 @@ impl Reads {
         self.waiting.push(reader);
     }
 
+    /// A replica has one round at a time, and asks again while it has no answer: it waits here once.
+    pub fn push_remote(&mut self, replica: ReplicaId, round: u64) {
+        let is_older = |reader: &&mut Reader| matches!(reader, Reader::Remote { replica: r, .. } if *r == replica);
+        match self.waiting.iter_mut().find(is_older) {
+            Some(older) => *older = Reader::Remote { replica, round },
+            None => self.waiting.push(Reader::Remote { replica, round }),
+        }
+    }
+
     pub fn cancel(&mut self, id: ReadId) {
         let gone = Reader::Local(id);
         self.waiting.retain(|reader| *reader != gone);
@@ -55,6 +64,9 @@ impl Reads {
 
     /// Starts the next round, if one may start and anyone waits. Returns its token.
     pub fn start(&mut self, point: Sequence, now: Instant) -> Option<u64> {
+        if self.in_flight.is_some() && !self.waiting.is_empty() {
+            coverage!("rule8.round_joined_later");
+        }
         if self.in_flight.is_some() || self.waiting.is_empty() {
             return None;
         }
@@ -80,15 +92,26 @@ impl Reads {
     /// The round in flight will get no answer: whoever waited for it here waits for the next one. Rounds of other
     /// replicas are dropped; those ask again.
     pub fn restart(&mut self) {
+        if self.in_flight.is_some() {
+            coverage!("rule8.rounds_restarted");
+        }
         let again = self.in_flight.take().map(|round| round.readers).unwrap_or_default();
         self.waiting.extend(again);
         self.waiting.retain(|reader| matches!(reader, Reader::Local(_)));
+    }
+
+    /// As if the round in flight had begun at `at`.
+    pub fn restart_clock(&mut self, at: Instant) {
+        if let Some(round) = &mut self.in_flight {
+            round.started = at;
+        }
     }
 
     /// The round to ask the primary for again, when it has had no answer for `retry_us`. It stays the same round: an
     /// answer to the first question serves its readers as well, however long the way is.
     pub fn retry(&mut self, now: Instant, retry_us: u64) -> Option<u64> {
         let round = self.in_flight.as_mut().filter(|round| now.since_us(round.started) >= retry_us)?;
+        coverage!("rule8.round_repeated");
         round.started = now;
         Some(round.token)
     }

@@ -7,10 +7,13 @@ use bytes::Bytes;
 use super::acceptor::Acceptor;
 use super::catch_up::CatchUp;
 use super::digests::{Digests, Divergence, Stray};
+use super::fitness::DiskWatch;
 use super::learner::Learner;
+use super::lease::Grant;
 use super::log::Log;
 use super::reads::{Reader, Reads};
 use super::requests::Requests;
+use super::transfer::Handover;
 use super::view_manager::{Role, ViewManager};
 use super::{CoreOptions, Input, LogRead, Outgoing, Outputs, ReadPurpose, Refusal};
 use crate::message::Report;
@@ -46,6 +49,12 @@ pub struct ReplicaStatus {
     pub primary: Option<ReplicaId>,
     /// A primary that may serve reads: a quorum holds the first entry of its own view.
     pub established: bool,
+    /// A primary that has applied everything chosen before its view.
+    pub recovered: bool,
+    /// To whom this primary is handing over.
+    pub handing_over_to: Option<ReplicaId>,
+    pub is_eligible: bool,
+    pub storage_full: bool,
     pub last: Sequence,
     pub durable: Sequence,
     pub commit: Sequence,
@@ -86,7 +95,7 @@ pub struct Replica {
     pub(super) reads: Reads,
     pub(super) outputs: Outputs,
     /// Per sender: its newest boot, and when it was heard.
-    pub(super) boots: BTreeMap<DiskId, Boot>,
+    pub(super) boots: BTreeMap<(ReplicaId, bool), (DiskId, Boot)>,
     pub(super) heard: BTreeMap<ReplicaId, Instant>,
     /// Sessions and time as the last applied value left them.
     pub(super) applied_sessions: Sessions,
@@ -113,8 +122,17 @@ pub struct Replica {
     /// Minted the cluster in this start and has not told the others yet.
     pub(super) is_founder: bool,
     pub(super) next_call: Instant,
-    /// When the oldest order that is still on its way to the disk was given.
-    pub(super) disk_waits_since: Option<(crate::Ticket, Instant)>,
+    pub(super) disk: DiskWatch,
+    pub(super) is_eligible: bool,
+    pub(super) is_full: bool,
+    pub(super) is_stopping: bool,
+    /// A transfer of this primary's role, asked for or because it should not lead; and when to try the latter again.
+    pub(super) handover: Option<Handover>,
+    pub(super) next_handover: Instant,
+    /// The lease that others may rely on.
+    pub(super) granted: Option<Grant>,
+    /// The last view in which this primary gave up its own lease.
+    pub(super) voided: View,
     pub(super) counters: Counters,
 }
 
@@ -156,6 +174,7 @@ impl Replica {
             options.seed ^ boot.0,
             boot.0 << 32,
         );
+        let granted = Grant::at_start(found.promised, now, options.lease_us);
         let log_holds_birth = applied >= Sequence::BIRTH || log.get(Sequence::BIRTH).is_some();
         // What was not read can't be vouched for.
         let lost = if needs_database { vec![(recovered.first, recovered.last)] } else { log.hole_ranges() };
@@ -175,8 +194,11 @@ impl Replica {
         let first_stored = lost_below.map(|(_, to)| to.next().min(applied.next())).max().unwrap_or(recovered.first);
         let mut catch_up = CatchUp::default();
         if needs_database {
+            coverage!("snapshot.needs_database");
             catch_up.want(recovered.first.previous().max(Sequence::BIRTH));
         }
+        // What came after the copy that was installed once is not told from it any more.
+        let inherited = if found.generation > 0 { applied } else { Sequence::ZERO };
         Replica {
             now,
             configuration,
@@ -192,7 +214,7 @@ impl Replica {
             applied_time_us: state.time_us,
             applied_digest: state.digest,
             reports: BTreeMap::new(),
-            digests: Digests::new(options.replicas.len(), options.election_max_us, &state.recorded, now),
+            digests: Digests::new(&options, &state.recorded, inherited, now),
             has_left: false,
             next_report: now,
             persisted: applied,
@@ -205,7 +227,14 @@ impl Replica {
             new_cluster_id,
             is_founder: false,
             next_call: now,
-            disk_waits_since: None,
+            disk: DiskWatch::new(now),
+            is_eligible: true,
+            is_full: false,
+            is_stopping: false,
+            handover: None,
+            next_handover: now,
+            granted,
+            voided: View::BIRTH,
             counters: Counters::default(),
             options,
         }
@@ -233,11 +262,21 @@ impl Replica {
             Input::Propose { id, payload } => self.propose(id, payload),
             Input::Cancel(id) => {
                 if self.requests.cancel(id) {
+                    coverage!("requests.cancelled");
                     self.outputs.refused.push((id, Refusal::Cancelled));
                 }
             }
             Input::Read(id) => self.reads.push(Reader::Local(id)),
+            Input::GiveUp(number) => {
+                if self.requests.give_up(number) {
+                    self.outputs.withdrawn.push(number);
+                }
+            }
             Input::CancelRead(id) => self.reads.cancel(id),
+            Input::Transfer { id, to, deadline } => self.transfer(id, to, deadline),
+            Input::Eligible(is_eligible) => self.set_eligible(is_eligible),
+            Input::Space(has_space) => self.set_space(has_space),
+            Input::Stopping => self.stop_leading(),
             Input::Durable(ticket) => {
                 self.acceptor.complete(ticket);
                 self.switch_database(ticket);
@@ -267,6 +306,7 @@ impl Replica {
         }
         self.forward_requests();
         self.choose();
+        self.advance_handover();
         self.pack_values();
         self.run_reads();
         self.replicate();
@@ -275,7 +315,6 @@ impl Replica {
         self.deliver();
         self.acceptor.evict(self.learner.applied(), self.options.log_cache_bytes);
         self.outputs.persist = self.acceptor.take_orders();
-        self.note_disk();
         std::mem::take(&mut self.outputs)
     }
 
@@ -292,6 +331,8 @@ impl Replica {
     fn tick(&mut self) {
         self.digests.tick(self.now, self.options.heartbeat_us);
         self.report();
+        self.watch_disk();
+        self.tick_handover();
         self.tick_catch_up();
         self.requests.retry(self.now, self.options.retry_us);
         self.retry_reads();
@@ -306,6 +347,7 @@ impl Replica {
             }
             Role::PreVoting { .. } | Role::Preparing(_) => {
                 if self.now >= self.views.deadline {
+                    coverage!("liveness.campaign_given_up");
                     self.become_secondary(None);
                     self.start_pre_vote();
                 } else {
@@ -335,9 +377,12 @@ impl Replica {
             is_primary: matches!(self.views.role, Role::Primary(_)),
             is_candidate: matches!(self.views.role, Role::PreVoting { .. } | Role::Preparing(_)),
             persisted: self.persisted.0,
+            storage_full: self.is_full,
+            is_ineligible: !self.is_eligible,
             first: self.first_stored.0,
             is_learner: !self.is_voter(),
             installing: self.catch_up.installing().0,
+            inherited: self.digests.inherited().0,
             digests: self.digests.publish().into_iter().map(DigestAt::from).collect(),
         };
         self.send_all(Message::Report(report));
@@ -345,6 +390,7 @@ impl Replica {
 
     fn receive(&mut self, sender: Sender, message: Message, payload: Vec<Bytes>) {
         if !self.admits(&sender, &message) {
+            coverage!("foreign.not_of_this_cluster");
             self.counters.foreign += 1;
             return;
         }
@@ -358,17 +404,19 @@ impl Replica {
             Message::Born(m) => self.on_born(m),
             Message::PreVote(m) => self.on_pre_vote(from, m),
             Message::PreVoteReply(m) => self.on_pre_vote_reply(from, m),
-            Message::Prepare(m) => self.on_prepare(from, View(m.view)),
+            Message::Prepare(m) => self.on_prepare(from, m),
             Message::Promise(m) => self.on_promise(from, m),
             Message::Fetch(m) => self.on_fetch(from, m),
             Message::Fetched(m) => self.on_fetched(from, m, payload),
             Message::Refuse(m) => self.on_refuse(View(m.promised)),
             Message::Accept(m) => self.on_accept(from, m, payload),
             Message::Accepted(m) => self.on_accepted(&sender, m),
-            Message::Requests(m) => self.on_requests(sender, m.first, payload),
+            Message::Requests(m) => self.on_requests(sender, m, payload),
             Message::RequestsGap(m) => self.requests.fill_gap(m.expected, self.now, self.options.heartbeat_us),
             Message::ReadPoint(m) => self.on_read_point(from, m.round),
             Message::ReadPointReply(m) => self.on_read_point_reply(m),
+            Message::Transfer(m) => self.on_transfer(from, m),
+            Message::Resign(m) => self.on_resign(from, m),
             Message::Report(m) => self.on_report(&sender, m),
             Message::Behind(m) => self.on_behind(&m),
             Message::SnapshotRequest(m) => self.on_snapshot_request(from, &m),
@@ -378,7 +426,7 @@ impl Replica {
 
     fn on_report(&mut self, sender: &Sender, mut report: Report) {
         let digests = std::mem::take(&mut report.digests).into_iter().map(From::from);
-        self.digests.hear(sender.replica, sender.disk_id, sender.boot, digests);
+        self.digests.hear(sender, Sequence(report.inherited), digests);
         self.reports.insert(sender.replica, report);
     }
 
@@ -398,9 +446,16 @@ impl Replica {
         if !is_of_cluster || !self.admits_disk(sender, message) {
             return false;
         }
-        let newest = self.boots.entry(sender.disk_id).or_insert(sender.boot);
+        let is_voter = self.configuration.is_voter(sender.replica, sender.disk_id);
+        let (disk, newest) = self.boots.entry((sender.replica, is_voter)).or_insert((sender.disk_id, sender.boot));
+        if *disk != sender.disk_id {
+            (*disk, *newest) = (sender.disk_id, sender.boot);
+        }
         let is_newest = sender.boot >= *newest;
         *newest = sender.boot.max(*newest);
+        if !is_newest {
+            coverage!("foreign.former_boot");
+        }
         is_newest
     }
 
@@ -495,14 +550,6 @@ impl Replica {
         }
     }
 
-    /// Remembers since when the disk owes the oldest order.
-    fn note_disk(&mut self) {
-        let oldest = self.acceptor.oldest_pending();
-        if self.disk_waits_since.map(|(ticket, _)| ticket) != oldest {
-            self.disk_waits_since = oldest.map(|ticket| (ticket, self.now));
-        }
-    }
-
     pub fn status(&self) -> ReplicaStatus {
         let hard = self.acceptor.hard();
         ReplicaStatus {
@@ -515,6 +562,10 @@ impl Replica {
             view: hard.promised,
             primary: self.primary(),
             established: self.is_established(),
+            recovered: self.is_recovered(),
+            handing_over_to: self.handover_target(),
+            is_eligible: self.is_eligible,
+            storage_full: self.is_full,
             last: self.acceptor.log().last(),
             durable: self.acceptor.durable_last(),
             commit: self.learner.commit(),
@@ -563,6 +614,7 @@ impl Replica {
             assert_eq!(proposer.view, self.acceptor.promised(), "leads a view that is not the promised one");
             assert_eq!(proposer.view, self.acceptor.accepted_view(), "leads without holding the view's log");
             assert_eq!(proposer.view.owner(), Some(self.options.me), "leads a view of another");
+            assert!(!self.is_stopping, "leads though it is about to stop");
             for (peer, progress) in &proposer.peers {
                 assert!(progress.matched <= self.acceptor.log().last(), "peer {peer} holds more than its primary");
             }

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use super::lease::usable_us;
 use super::proposer::Progress;
 use super::replica::Replica;
 use super::view_manager::Role;
@@ -19,6 +20,8 @@ pub(super) struct Answer {
     probe: u64,
     gap: bool,
     pub due: bool,
+    /// Of the newest lease granted.
+    lease_from_us: u64,
     /// What was reported last.
     told: (View, Sequence, Sequence),
 }
@@ -41,6 +44,7 @@ impl Replica {
         self.answer.due |= message.answer || message.token > self.answer.token || message.probe > self.answer.probe;
         self.answer.token = self.answer.token.max(message.token);
         self.answer.probe = self.answer.probe.max(message.probe);
+        self.answer.lease_from_us = self.answer.lease_from_us.max(self.grant_lease(&message));
         let fits = if self.acceptor.accepted_view() == view {
             self.extend(view, Sequence(message.from), entries)
         } else {
@@ -55,7 +59,7 @@ impl Replica {
 
     fn follow(&mut self, view: View, primary: ReplicaId) {
         if view > self.acceptor.promised() {
-            self.acceptor.promise(view);
+            self.promise(view);
         }
         if self.answer.view != view {
             self.answer = Answer { view, due: true, ..Answer::default() };
@@ -71,6 +75,7 @@ impl Replica {
     fn extend(&mut self, view: View, from: Sequence, entries: Vec<Bytes>) -> bool {
         let next = self.acceptor.log().sound_last().next();
         if from > next {
+            coverage!("rule1.gap");
             return false;
         }
         let known = (next.0 - from.0) as usize;
@@ -107,11 +112,15 @@ impl Replica {
             return false;
         }
         let staged = self.acceptor.staging().expect("it was staged just now");
+        if commit > adopted {
+            coverage!("rule2.commit_beyond_adopted");
+        }
         if staged.last() >= adopted.max(commit) {
             let staging = self.acceptor.take_staging().expect("it was there");
             self.acceptor.adopt(view, adopted, commit, staging.from, staging.entries);
             self.counters.view_changes += 1;
         } else {
+            coverage!("rule2.staged");
             self.install_staged(Sequence(message.commit), view);
         }
         true
@@ -127,6 +136,7 @@ impl Replica {
         if is_small || upto < staged.from || self.acceptor.log().first_hole().is_some() {
             return;
         }
+        coverage!("rule10.committed_part_installed");
         let mut staging = self.acceptor.take_staging().expect("it was there");
         let commit = self.learner.commit();
         let count = (upto.0 + 1 - staging.from.0) as usize;
@@ -172,6 +182,7 @@ impl Replica {
             token: self.answer.token,
             probe: self.answer.probe,
             gap,
+            lease_from_us: self.answer.lease_from_us,
         };
         self.send(primary, Message::Accepted(accepted), Vec::new());
     }
@@ -189,17 +200,24 @@ impl Replica {
 
     /// A vote, when it is a voter's; a learner answers in the same way how far it follows.
     pub(super) fn on_accepted(&mut self, sender: &Sender, message: Accepted) {
-        let (from, now) = (sender.replica, self.now);
+        let (from, now, lease_us) = (sender.replica, self.now, self.options.lease_us);
         let last = self.acceptor.log().last();
         let Some(proposer) = self.views.proposer_mut().filter(|p| p.view == View(message.view)) else { return };
         let (view, adopted, adopted_view) = (proposer.view, proposer.adopted, proposer.adopted_view);
         let Some(progress) = proposer.peers.get_mut(&from).filter(|p| p.disk == sender.disk_id) else { return };
         progress.last_heard = now;
         progress.token = progress.token.max(message.token);
+        progress.commit = progress.commit.max(Sequence(message.commit));
+        if message.lease_from_us > 0 {
+            let until = crate::Instant(message.lease_from_us).plus_us(usable_us(lease_us));
+            progress.leased_until = progress.leased_until.max(until);
+        }
         if View(message.durable_view) == view {
             let durable = Sequence(message.durable_last);
             assert!(durable <= last, "replica {from} holds {durable} in view {view}, which ends at {last}");
             progress.matched = progress.matched.max(durable);
+        } else {
+            coverage!("rule4.vote_of_other_view");
         }
         if progress.probing {
             if message.probe == progress.probe {
@@ -214,6 +232,9 @@ impl Replica {
 
     /// Packs waiting requests into values, as far as the pipeline has room.
     pub(super) fn pack_values(&mut self) {
+        if self.is_handing_over() {
+            return;
+        }
         let last = self.acceptor.log().last();
         let mut in_flight = last.0 - self.learner.commit().0;
         let room = self.acceptor.log().bytes() < self.options.max_unapplied_bytes + self.options.log_cache_bytes;
@@ -284,6 +305,7 @@ impl Replica {
                 break;
             }
             if progress.next < log.first() {
+                coverage!("replication.from_storage");
                 let (from, to) = (progress.next, log.first().previous());
                 let purpose = ReadPurpose::Follow(peer);
                 self.outputs.read_log.push(LogRead { purpose, view, from, to, max_bytes });
@@ -309,6 +331,7 @@ impl Replica {
         entries: Vec<Bytes>,
     ) {
         let commit = self.learner.commit();
+        let lease_us = self.wanted_lease_us(view);
         let accept = Accept {
             view: view.0,
             adopted: adopted.0,
@@ -318,6 +341,8 @@ impl Replica {
             token: self.reads.token(),
             probe: progress.probe,
             answer: progress.ask,
+            lease_us,
+            lease_from_us: if lease_us > 0 { self.now.0 } else { 0 },
         };
         progress.due = false;
         progress.ask = false;
@@ -350,11 +375,14 @@ impl Replica {
         if beat {
             self.next_call = now.plus_us(self.options.heartbeat_us);
         }
-        let disk_hangs = self.disk_waits_since.is_some_and(|(_, since)| now.since_us(since) >= election_us);
+        if self.yield_if_unfit() {
+            return;
+        }
         let quorum = self.quorum();
         let commit = self.learner.commit();
         let Some(proposer) = self.views.proposer_mut() else { return };
-        if disk_hangs || proposer.heard(now, election_us) + 1 < quorum {
+        if proposer.heard(now, election_us) + 1 < quorum {
+            coverage!("liveness.quorum_lost_steps_down");
             self.become_secondary(None);
             return;
         }

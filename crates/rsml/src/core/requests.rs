@@ -3,6 +3,10 @@
 //! A request gets its number only when there is a primary to send it to; before that it can still be taken back and is
 //! then surely not executed. Numbers are contiguous, so the outstanding ones are a queue: the primary of the day gets
 //! them in order, again from the first unanswered one whenever something may have been lost.
+//!
+//! A request with a number whose caller gives up becomes a *void*: its payload is let go of, and from then on a void is
+//! sent in its place. Whichever of the two is applied first counts, so the request is executed or surely not, and never
+//! both. One that was never sent is surely not executed from that moment on.
 
 use std::collections::VecDeque;
 
@@ -14,21 +18,37 @@ use crate::{Instant, ReplicaId, View};
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Requests {
     waiting: VecDeque<(RequestId, Bytes)>,
-    outstanding: VecDeque<Bytes>,
+    /// `None`: a void.
+    outstanding: VecDeque<Option<Bytes>>,
     /// The number of `outstanding[0]`.
     first: u64,
     /// The number to send next to the present target.
     unsent: u64,
+    /// Numbers from here on were never sent to anybody.
+    never_sent: u64,
+    /// Bytes of the outstanding requests before `unsent`.
+    sent_bytes: usize,
     target: Option<(View, ReplicaId)>,
     bytes: usize,
     last_progress: Instant,
     gap_filled: Option<Instant>,
 }
 
-/// Requests to send: the number of the first, and their bytes.
+/// Most requests without an outcome; more are refused. A request costs memory even when its payload is small or gone.
+const MAX_REQUESTS: usize = 1 << 20;
+
+/// Most requests in one message.
+const MAX_PORTION: usize = 1 << 16;
+
+/// Requests to send: the number of the first, their bytes, and the numbers of the voids among them.
 pub struct Portion {
     pub first: u64,
     pub payloads: Vec<Bytes>,
+    pub voids: Vec<u64>,
+}
+
+fn bytes_of(request: &Option<Bytes>) -> usize {
+    request.as_ref().map_or(0, Bytes::len)
 }
 
 impl Requests {
@@ -38,6 +58,8 @@ impl Requests {
             outstanding: VecDeque::new(),
             first: 1,
             unsent: 1,
+            never_sent: 1,
+            sent_bytes: 0,
             target: None,
             bytes: 0,
             last_progress: now,
@@ -48,6 +70,11 @@ impl Requests {
     /// Bytes of all requests without an outcome.
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Whether one more of `bytes` would be too much.
+    pub fn is_full(&self, bytes: usize, max_bytes: usize) -> bool {
+        self.bytes + bytes > max_bytes || self.waiting.len() + self.outstanding.len() >= MAX_REQUESTS
     }
 
     pub fn push(&mut self, id: RequestId, payload: Bytes) {
@@ -62,13 +89,27 @@ impl Requests {
         true
     }
 
-    /// Numbers what waits and returns what the target has not been sent yet, at most `max_bytes` (at least one). The
-    /// numbers given now are told to `numbered`.
+    /// Makes a void of the request with this number, if it has no outcome yet. True: it was never sent, and so will surely
+    /// not be executed.
+    pub fn give_up(&mut self, number: u64) -> bool {
+        let Some(place) = number.checked_sub(self.first) else { return false };
+        let Some(request) = self.outstanding.get_mut(place as usize) else { return false };
+        let bytes = request.take().map_or(0, |payload| payload.len());
+        self.bytes -= bytes;
+        if number < self.unsent {
+            self.sent_bytes -= bytes;
+        }
+        number >= self.never_sent
+    }
+
+    /// Numbers what waits and returns what the target has not been sent yet, at most `max_bytes` (at least one), and no
+    /// more than may be sent without an outcome: `window_bytes`, so that a primary holds a bounded part of each session.
+    /// The numbers given now are told to `numbered`.
     pub fn portion(
         &mut self,
         now: Instant,
         target: (View, ReplicaId),
-        max_bytes: usize,
+        (max_bytes, window_bytes): (usize, usize),
         numbered: &mut Vec<(RequestId, u64)>,
     ) -> Option<Portion> {
         if self.target != Some(target) {
@@ -81,25 +122,37 @@ impl Requests {
         let next = self.first + self.outstanding.len() as u64;
         for (number, (id, payload)) in (next..).zip(self.waiting.drain(..)) {
             numbered.push((id, number));
-            self.outstanding.push_back(payload);
+            self.outstanding.push_back(Some(payload));
         }
         let first = self.unsent;
-        let mut payloads = Vec::new();
+        let (mut payloads, mut voids) = (Vec::new(), Vec::new());
         let mut bytes = 0;
-        for payload in self.outstanding.range((first - self.first) as usize..) {
-            bytes += payload.len();
-            if bytes > max_bytes && !payloads.is_empty() {
+        let unsent = self.outstanding.range((first - self.first) as usize..).take(MAX_PORTION);
+        for (number, request) in (first..).zip(unsent) {
+            let more = bytes + bytes_of(request);
+            let is_first = payloads.is_empty();
+            let exceeds_window = self.sent_bytes + more > window_bytes && !(is_first && self.sent_bytes == 0);
+            if exceeds_window || (more > max_bytes && !is_first) {
                 break;
             }
-            payloads.push(payload.clone());
+            bytes = more;
+            if request.is_none() {
+                voids.push(number);
+            }
+            payloads.push(request.clone().unwrap_or_default());
         }
         self.unsent += payloads.len() as u64;
-        (!payloads.is_empty()).then_some(Portion { first, payloads })
+        self.never_sent = self.never_sent.max(self.unsent);
+        self.sent_bytes += bytes;
+        (!payloads.is_empty()).then_some(Portion { first, payloads, voids })
     }
 
     /// Send again from `number` on, or from the first unanswered request if that is later.
     pub fn resend(&mut self, number: u64, now: Instant) {
-        self.unsent = self.unsent.min(number.max(self.first));
+        let from = self.unsent.min(number.max(self.first));
+        let again = self.outstanding.range((from - self.first) as usize..(self.unsent - self.first) as usize);
+        self.sent_bytes -= again.map(bytes_of).sum::<usize>();
+        self.unsent = from;
         self.last_progress = now;
     }
 
@@ -107,6 +160,7 @@ impl Requests {
     /// answer is given per `pause_us`; what is lost of that one comes with [`Requests::retry`].
     pub fn fill_gap(&mut self, number: u64, now: Instant, pause_us: u64) {
         if self.gap_filled.is_none_or(|at| now.since_us(at) >= pause_us) {
+            coverage!("requests.gap_filled");
             self.gap_filled = Some(now);
             self.resend(number, now);
         }
@@ -117,9 +171,16 @@ impl Requests {
         self.target = None;
     }
 
+    /// As if the last progress had been made at `at`.
+    pub fn restart_clocks(&mut self, at: Instant) {
+        self.last_progress = at;
+        self.gap_filled = None;
+    }
+
     /// Sends everything again when nothing was answered for `retry_us`.
     pub fn retry(&mut self, now: Instant, retry_us: u64) {
         if !self.outstanding.is_empty() && now.since_us(self.last_progress) >= retry_us {
+            coverage!("requests.sent_again");
             self.resend(self.first, now);
         }
     }
@@ -127,13 +188,17 @@ impl Requests {
     /// Requests through number `last` have an outcome.
     pub fn executed(&mut self, last: u64, now: Instant) {
         while self.first <= last {
-            let Some(payload) = self.outstanding.pop_front() else { break };
-            self.bytes -= payload.len();
+            let Some(request) = self.outstanding.pop_front() else { break };
+            self.bytes -= bytes_of(&request);
+            if self.first < self.unsent {
+                self.sent_bytes -= bytes_of(&request);
+            }
             self.first += 1;
             self.last_progress = now;
         }
         assert!(self.first > last, "a request was executed that was never numbered: {last}");
         self.unsent = self.unsent.max(self.first);
+        self.never_sent = self.never_sent.max(self.first);
     }
 }
 
@@ -146,7 +211,11 @@ mod tests {
     }
 
     fn take(requests: &mut Requests, view: u64) -> Option<(u64, usize)> {
-        let portion = requests.portion(Instant(0), target(view), 1000, &mut Vec::new());
+        take_within(requests, view, 1000)
+    }
+
+    fn take_within(requests: &mut Requests, view: u64, window_bytes: usize) -> Option<(u64, usize)> {
+        let portion = requests.portion(Instant(0), target(view), (1000, window_bytes), &mut Vec::new());
         portion.map(|p| (p.first, p.payloads.len()))
     }
 
@@ -162,6 +231,55 @@ mod tests {
         assert_eq!(take(&mut requests, 2), Some((2, 2)));
         requests.executed(3, Instant(0));
         assert_eq!((take(&mut requests, 3), requests.bytes()), (None, 0));
+    }
+
+    #[test]
+    fn a_request_that_is_given_up_lets_go_of_its_payload_and_is_sent_as_a_void() {
+        let mut requests = Requests::new(Instant(0));
+        for id in 0..3 {
+            requests.push(RequestId(id), Bytes::from_static(b"xx"));
+        }
+        let everything = |requests: &mut Requests, view| {
+            let portion = requests.portion(Instant(0), target(view), (1000, 1000), &mut Vec::new()).expect("some");
+            (portion.payloads.iter().map(Bytes::len).collect::<Vec<_>>(), portion.voids)
+        };
+        assert_eq!(everything(&mut requests, 1), (vec![2, 2, 2], vec![]));
+        assert!(!requests.give_up(2), "it was sent");
+        assert_eq!(requests.bytes(), 4);
+        assert_eq!(everything(&mut requests, 2), (vec![2, 0, 2], vec![2]));
+        requests.executed(3, Instant(0));
+        assert_eq!((requests.bytes(), requests.sent_bytes), (0, 0));
+        assert!(!requests.give_up(3), "it has an outcome");
+    }
+
+    #[test]
+    fn a_request_that_was_given_up_before_it_was_ever_sent_is_surely_not_executed() {
+        let mut requests = Requests::new(Instant(0));
+        for id in 0..4 {
+            requests.push(RequestId(id), Bytes::from_static(b"xx"));
+        }
+        assert_eq!(take_within(&mut requests, 1, 4), Some((1, 2)));
+        assert!(requests.give_up(3), "it waits for the window");
+        requests.forget_target();
+        assert_eq!(take_within(&mut requests, 2, 4), Some((1, 3)), "a void costs nothing of the window");
+        assert!(!requests.give_up(2), "it was sent to another primary");
+        assert!(requests.give_up(4));
+    }
+
+    #[test]
+    fn no_more_than_the_window_is_sent_without_an_outcome() {
+        let mut requests = Requests::new(Instant(0));
+        for id in 0..6 {
+            requests.push(RequestId(id), Bytes::from_static(b"xx"));
+        }
+        assert_eq!(take_within(&mut requests, 1, 5), Some((1, 2)));
+        assert_eq!(take_within(&mut requests, 1, 5), None);
+        requests.executed(1, Instant(0));
+        assert_eq!(take_within(&mut requests, 1, 5), Some((3, 1)));
+        assert_eq!(take_within(&mut requests, 2, 5), Some((2, 2)), "a new primary has none of them");
+        requests.executed(4, Instant(0));
+        assert_eq!(take_within(&mut requests, 2, 1), Some((5, 1)), "one is always sent");
+        assert_eq!(take_within(&mut requests, 2, 1), None);
     }
 
     #[test]

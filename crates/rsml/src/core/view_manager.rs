@@ -13,6 +13,8 @@ use crate::{Instant, ReplicaId, View};
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Campaign {
     pub view: View,
+    /// The view whose primary handed over to this replica.
+    pub handed_over: View,
     pub promises: Promises,
     /// The 1a has left: the own promise is durable.
     pub asked: bool,

@@ -33,6 +33,12 @@ pub enum RequestError {
     /// Surely not executed: too much is waiting already.
     #[error("too many bytes of requests wait for an outcome")]
     Overloaded,
+    /// Surely not executed: too few replicas have space on their disks.
+    #[error("too few replicas have space left on their disks: make space, and writes go on by themselves")]
+    StorageFull,
+    /// Surely not executed: its time was over before it took its place in the log.
+    #[error("its time was over before it took its place in the log")]
+    GivenUp,
     /// It was sent, and may or may not be executed.
     #[error("the outcome is unknown: {0}")]
     Unknown(String),
@@ -41,6 +47,8 @@ pub enum RequestError {
 /// Why a read has no point.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReadError {
+    #[error("too many requests and reads wait for an answer")]
+    Overloaded,
     #[error("no primary confirmed a read point within {waited_ms} ms")]
     NoPrimary { waited_ms: u64 },
     #[error("the replica has stopped: {0}")]

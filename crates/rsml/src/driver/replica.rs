@@ -1,7 +1,7 @@
 //! The handle of a running replica.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant as Clock};
 
@@ -13,24 +13,59 @@ use super::network::NetworkManager;
 use super::seat::{Seat, SeatLock};
 use super::snapshots::SnapshotWork;
 use super::threads::{self, ApplyWork, LogWork};
-use super::waiters::{ReadWaiters, RequestWaiters};
+use super::waiters::{ReadWaiters, RequestWaiters, TransferReply, TransferWaiters};
 use super::{Event, Failure, ReadError, RequestError, StartError, Storage};
-use crate::core::{CoreOptions, Input, ReadId, Replica, ReplicaStatus, RequestId, Start};
+use crate::core::{CoreOptions, Input, ReadId, Replica, ReplicaStatus, RequestId, Start, TransferError, TransferId};
 use crate::transport::{EventSink, Transport, TransportStatistics};
 use crate::{
     Applier, DiskId, ExecutionError, ExecutionNotifier, Instant, Recovered, ReplicaId, Sequence, StorageStatistics,
     View,
 };
 
+/// How long after its deadline a request that was sent may still be found out about.
+const GRACE: Duration = Duration::from_millis(100);
+
+/// Most requests and reads without an answer; more are refused.
+const MAX_UNFINISHED: usize = 1 << 20;
+
+/// How long a primary that is to stop waits for another one to lead.
+const HAND_OVER_WAIT: Duration = Duration::from_millis(500);
+
 /// How a replica is run.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct ReplicaOptions {
     pub core: CoreOptions,
+    /// The database is asked to flush when so much was written to the log since the last time.
+    pub flush_after_log_bytes: u64,
     /// A request that finds no primary for this long is surely not executed.
     pub no_primary_wait: Duration,
     /// Random; become the disk's and the cluster's name if they have none yet.
     pub new_disk_id: u128,
     pub new_cluster_id: u128,
+    /// Whether the disks have space for more writes, besides what the log says of its own: asked about once a second, by a
+    /// thread that may be kept waiting. Should say so while there still is some, for what is under way.
+    pub has_space: Arc<dyn Fn() -> bool + Send + Sync>,
+}
+
+impl ReplicaOptions {
+    /// The defaults around `core`.
+    pub fn new(core: CoreOptions, new_disk_id: u128, new_cluster_id: u128) -> Self {
+        ReplicaOptions {
+            core,
+            flush_after_log_bytes: 256 << 20,
+            no_primary_wait: Duration::from_secs(5),
+            new_disk_id,
+            new_cluster_id,
+            has_space: Arc::new(|| true),
+        }
+    }
+}
+
+impl std::fmt::Debug for ReplicaOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut text = f.debug_struct("ReplicaOptions");
+        text.field("core", &self.core).field("no_primary_wait", &self.no_primary_wait).finish_non_exhaustive()
+    }
 }
 
 /// Told to watchers.
@@ -41,6 +76,8 @@ pub struct RoleChange {
     pub is_primary: bool,
     /// The primary serves reads: everything chosen before its view is applied or on the way.
     pub established: bool,
+    /// This replica leads, and has applied everything chosen before its view.
+    pub recovered: bool,
     /// Why the replica stopped, if it did.
     pub failed: Option<Failure>,
 }
@@ -73,6 +110,7 @@ pub(super) struct Shared {
     pub snapshots: Inbox<SnapshotWork>,
     pub requests: Mutex<RequestWaiters>,
     pub reads: Mutex<ReadWaiters>,
+    pub transfers: Mutex<TransferWaiters>,
     pub applied: AtomicU64,
     pub status: Mutex<DriverStatus>,
     pub watch: watch::Sender<RoleChange>,
@@ -98,6 +136,10 @@ impl Shared {
 
     pub fn reads(&self) -> MutexGuard<'_, ReadWaiters> {
         self.reads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn transfers(&self) -> MutexGuard<'_, TransferWaiters> {
+        self.transfers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -148,8 +190,14 @@ impl ConsensusReplica {
             batch_sizes: vec![0; 24],
             failed: None,
         };
-        let role =
-            RoleChange { view: status.core.view, primary: None, is_primary: false, established: false, failed: None };
+        let role = RoleChange {
+            view: status.core.view,
+            primary: None,
+            is_primary: false,
+            established: false,
+            recovered: false,
+            failed: None,
+        };
         let shared = Arc::new(Shared {
             inbox: Inbox::new(),
             waiting_bytes: AtomicUsize::new(0),
@@ -159,6 +207,7 @@ impl ConsensusReplica {
             snapshots: Inbox::new(),
             requests: Mutex::new(RequestWaiters::new()),
             reads: Mutex::new(ReadWaiters::default()),
+            transfers: Mutex::new(TransferWaiters::default()),
             applied: AtomicU64::new(state.sequence.0),
             status: Mutex::new(status),
             watch: watch::Sender::new(role),
@@ -168,7 +217,7 @@ impl ConsensusReplica {
         });
         let network = NetworkManager::new(connect(NetworkManager::sink(Arc::downgrade(&shared)))?);
         *shared.seat.lock().expect("nobody holds it yet") = Some(Seat::new(core, network));
-        let threads = threads::spawn(&shared, options.core.me, storage, applier);
+        let threads = threads::spawn(&shared, &options, storage, applier);
         Ok(ConsensusReplica { shared, options, threads: Mutex::new(threads) })
     }
 
@@ -186,16 +235,18 @@ impl ConsensusReplica {
         let id = RequestId(self.next_id());
         let (reply, outcome) = oneshot::channel();
         let give_up = deadline.min(Clock::now() + self.options.no_primary_wait);
-        self.shared.requests().add(id, give_up, reply);
+        self.shared.requests().add(id, give_up, deadline, reply);
         let unfinished = Unfinished::begin(&self.shared);
-        if !unfinished.submit(Input::Propose { id, payload }) {
+        if unfinished.is_too_many {
+            self.shared.requests().refuse(id, RequestError::Overloaded);
+        } else if !unfinished.submit(Input::Propose { id, payload }) {
             self.shared.requests().refuse(id, RequestError::NotExecuted("the replica has stopped".into()));
         }
         async move {
             let _unfinished = unfinished;
-            // The core takes back what has no number in time, so only a request that was sent is left at the deadline.
-            let grace = Duration::from_millis(100);
-            match tokio::time::timeout_at((deadline + grace).into(), outcome).await {
+            // The core takes back what was not sent in time, so only a request that was sent is left at the deadline. A
+            // void may still take its place: then it is known that it did not happen.
+            match tokio::time::timeout_at((deadline + GRACE).into(), outcome).await {
                 Ok(Ok(outcome)) => outcome,
                 Ok(Err(_)) => Err(RequestError::Unknown("the replica has stopped".into())),
                 Err(_) => Err(RequestError::Unknown("no outcome before the deadline".into())),
@@ -212,6 +263,10 @@ impl ConsensusReplica {
         let (reply, point) = oneshot::channel();
         self.shared.reads().add(id, reply);
         let unfinished = Unfinished::begin(&self.shared);
+        if unfinished.is_too_many {
+            self.shared.reads().remove(id);
+            return Err(ReadError::Overloaded);
+        }
         if !unfinished.submit(Input::Read(id)) {
             self.shared.reads().remove(id);
             return Err(ReadError::Stopped("it was shut down".into()));
@@ -259,13 +314,56 @@ impl ConsensusReplica {
         self.shared.status().clone()
     }
 
+    /// Lets another replica lead: `to`, or the voter that is furthest along. Returns who leads then. Only the primary can.
+    /// Requests wait for some milliseconds meanwhile, and none is refused.
+    pub fn transfer_primary(
+        &self,
+        to: Option<ReplicaId>,
+        deadline: Clock,
+    ) -> impl Future<Output = Result<ReplicaId, TransferError>> + Send + 'static {
+        let (reply, result) = oneshot::channel();
+        self.start_transfer(to, deadline, Box::new(|result| drop(reply.send(result))));
+        async move { result.await.unwrap_or_else(|_| Err(TransferError::Stopped("it was shut down".into()))) }
+    }
+
+    fn start_transfer(&self, to: Option<ReplicaId>, deadline: Clock, reply: TransferReply) {
+        let id = TransferId(self.next_id());
+        let deadline = Instant(deadline.saturating_duration_since(self.shared.started).as_micros() as u64);
+        self.shared.transfers().add(id, reply);
+        if self.shared.inbox.is_closed() {
+            self.shared.transfers().abandon("it was shut down");
+        } else {
+            self.shared.bring(Event::Input(Input::Transfer { id, to, deadline }));
+        }
+    }
+
+    /// Whether this replica may lead; at first it may. One that may not votes and follows, and a primary that may not
+    /// hands over as soon as another replica can lead.
+    pub fn set_eligible(&self, is_eligible: bool) {
+        if !self.shared.inbox.is_closed() {
+            self.shared.bring(Event::Input(Input::Eligible(is_eligible)));
+        }
+    }
+
     /// Ends this replica as a failure of its own parts would: something that it stands on was found to be unsound.
     pub fn fail(&self, failure: Failure) {
         self.shared.inbox.push(Event::Failed(failure));
     }
 
     /// Stops all threads and closes the connections. What is durable stays; requests that were sent end as unknown.
-    pub fn stop(&self) {
+    ///
+    /// A primary says that it leads no more. With `hand_over` it first lets another replica lead, if one can soon: the
+    /// cluster then goes on after some milliseconds. Without any use where all replicas stop.
+    pub fn stop(&self, hand_over: bool) {
+        if hand_over && self.is_primary() {
+            let (reply, result) = mpsc::channel();
+            self.start_transfer(None, Clock::now() + HAND_OVER_WAIT, Box::new(move |r| drop(reply.send(r))));
+            match result.recv_timeout(HAND_OVER_WAIT) {
+                Ok(Ok(primary)) => tracing::info!(replica = %self.id(), %primary, "another replica leads now"),
+                Ok(Err(error)) => tracing::warn!(replica = %self.id(), %error, "stops without handing over"),
+                Err(_) => tracing::warn!(replica = %self.id(), "stops without handing over: nobody took over in time"),
+            }
+        }
         self.shared.inbox.close();
         let threads = std::mem::take(&mut *self.threads.lock().expect("no holder of this lock panics"));
         for thread in threads {
@@ -290,12 +388,13 @@ fn warn_of_losses(id: ReplicaId, recovered: &Recovered, entries: &[Option<Bytes>
 struct Unfinished {
     shared: Arc<Shared>,
     is_alone: bool,
+    is_too_many: bool,
 }
 
 impl Unfinished {
     fn begin(shared: &Arc<Shared>) -> Self {
         let others = shared.unfinished.fetch_add(1, Ordering::Relaxed);
-        Unfinished { shared: shared.clone(), is_alone: others == 0 }
+        Unfinished { shared: shared.clone(), is_alone: others == 0, is_too_many: others >= MAX_UNFINISHED }
     }
 
     /// The only one is taken to the core at once. Where others are under way the core thread is woken instead: by the time
@@ -320,6 +419,6 @@ impl Drop for Unfinished {
 
 impl Drop for ConsensusReplica {
     fn drop(&mut self) {
-        self.stop();
+        self.stop(false);
     }
 }

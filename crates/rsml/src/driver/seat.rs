@@ -20,7 +20,7 @@ use super::snapshots::SnapshotWork;
 use super::threads::{ApplyWork, LogWork};
 use super::{Event, Failure, RequestError};
 use crate::core::{Input, Outputs, Refusal, Replica};
-use crate::{ClusterId, ReplicaId, Sequence, Stray};
+use crate::{ClusterId, Message, ReplicaId, Sequence, Stray};
 
 /// How often time is looked at when nothing happens.
 pub const TICK: Duration = Duration::from_millis(10);
@@ -89,30 +89,46 @@ impl Seat {
         for id in expired {
             self.core.step(shared.now(), Input::Cancel(id));
         }
+        let overdue = shared.requests().overdue(now);
+        for number in overdue {
+            self.core.step(shared.now(), Input::GiveUp(number));
+        }
         self.core.step(shared.now(), Input::Tick);
         if now >= self.next_warning {
             self.next_warning = now + UNBORN_PATIENCE;
+            if let Some((from, to)) = self.core.status().blocked {
+                tracing::error!(replica = %self.core.id(), %from, %to, "nobody can lead: these entries may have been \
+                    acknowledged, and so many disks have lost them that no replica has them any more. Bring back a disk \
+                    that has them, or restore a backup of all replicas");
+            }
             if self.core.hard_state().cluster_id == ClusterId::NONE {
                 tracing::warn!(replica = %self.core.id(), "this replica belongs to no cluster yet: one is founded when all \
                     configured replicas run and all their disks are empty. If the others have a cluster already, this \
-                    disk is not one of its disks, and has no vote there");
+                    replica follows it without a vote as soon as one of them answers");
             }
         }
     }
 
     fn carry_out(&mut self, shared: &Shared, outputs: Outputs) {
-        if !outputs.numbered.is_empty() || !outputs.refused.is_empty() {
+        if !outputs.numbered.is_empty() || !outputs.refused.is_empty() || !outputs.withdrawn.is_empty() {
             let mut waiters = shared.requests();
             for (id, number) in outputs.numbered {
                 waiters.number(id, number);
             }
+            for number in outputs.withdrawn {
+                waiters.withdraw(number);
+            }
             for (id, refusal) in outputs.refused {
                 let error = match refusal {
                     Refusal::Overloaded => RequestError::Overloaded,
+                    Refusal::StorageFull => RequestError::StorageFull,
                     Refusal::Cancelled => RequestError::NotExecuted("none was found in time".into()),
                 };
                 waiters.refuse(id, error);
             }
+        }
+        for (id, result) in outputs.transferred {
+            shared.transfers().end(id, result);
         }
         if !outputs.persist.is_empty() {
             shared.log.push(LogWork::Persist(outputs.persist));
@@ -149,12 +165,24 @@ impl Seat {
         }
     }
 
+    /// The last words of a replica that stops, for whatever reason: it leads no more. What else would follow is left.
+    fn take_leave(&mut self, shared: &Shared) {
+        self.core.step(shared.now(), Input::Stopping);
+        let sender = self.core.sender();
+        for outgoing in self.core.ready(shared.now()).send {
+            if matches!(outgoing.message, Message::Resign(_)) {
+                self.network.send(sender, outgoing);
+            }
+        }
+    }
+
     fn publish(&mut self, shared: &Shared, ticks: bool) {
         let role = RoleChange {
             view: self.core.hard_state().promised,
             primary: self.core.primary(),
             is_primary: self.core.primary() == Some(self.core.id()),
             established: self.core.is_ready_to_read(),
+            recovered: self.core.is_recovered(),
             failed: None,
         };
         let changed = shared.watch.send_if_modified(|told| {
@@ -256,11 +284,11 @@ impl Shared {
 
     /// Closes everything. The transport first, so that nothing is brought any more.
     fn end(&self) {
-        let seat = match self.seat.lock() {
-            Ok(mut seat) => seat.take(),
+        let (seat, is_sound) = match self.seat.lock() {
+            Ok(mut seat) => (seat.take(), true),
             Err(poisoned) => {
                 self.status().failed.get_or_insert_with(Failure::invariant);
-                poisoned.into_inner().take()
+                (poisoned.into_inner().take(), false)
             }
         };
         let failed = self.status().failed.clone();
@@ -269,7 +297,10 @@ impl Shared {
             tracing::error!("the replica stops: {failed}");
         }
         self.inbox.close();
-        if let Some(seat) = seat {
+        if let Some(mut seat) = seat {
+            if is_sound {
+                seat.take_leave(self);
+            }
             seat.network().shutdown();
         }
         self.log.close();
@@ -281,7 +312,9 @@ impl Shared {
             role.primary = None;
             role.is_primary = false;
             role.established = false;
+            role.recovered = false;
         });
+        self.transfers().abandon(&failure.reason);
         self.requests().abandon(&failure.reason);
         self.reads().abandon(&failure.reason);
     }

@@ -8,11 +8,11 @@ use std::time::{Duration, Instant as Clock};
 
 use bytes::Bytes;
 
-use super::replica::Shared;
+use super::replica::{ReplicaOptions, Shared};
 use super::snapshots::run_snapshots;
 use super::{Event, Failure, Storage};
 use crate::core::{Input, LogRead};
-use crate::{Applier, Boot, DiskId, ExecutionError, ExecutionNotifier, Persist, ReplicaId, Sequence, StorageError};
+use crate::{Applier, Boot, DiskId, ExecutionError, ExecutionNotifier, Persist, Sequence, StorageError};
 
 pub enum LogWork {
     Persist(Vec<Persist>),
@@ -28,17 +28,19 @@ pub enum ApplyWork {
 
 pub fn spawn<S: Storage, E: ExecutionNotifier>(
     shared: &Arc<Shared>,
-    id: ReplicaId,
+    options: &ReplicaOptions,
     storage: S,
     applier: Applier<E>,
 ) -> Vec<JoinHandle<()>> {
+    let (id, has_space) = (options.core.me, options.has_space.clone());
+    let flush_after_bytes = options.flush_after_log_bytes;
     let named = |what: &str| std::thread::Builder::new().name(format!("rsml-{what}-{id}"));
     let (a, b, c, d) = (shared.clone(), shared.clone(), shared.clone(), shared.clone());
     let snapshots = applier.executor().snapshots();
     [
         named("core").spawn(move || a.run_core()),
-        named("log").spawn(move || guard(&b, || run_log(&b, storage))),
-        named("apply").spawn(move || guard(&c, || run_apply(&c, applier))),
+        named("log").spawn(move || guard(&b, || run_log(&b, storage, &*has_space))),
+        named("apply").spawn(move || guard(&c, || run_apply(&c, applier, flush_after_bytes))),
         named("snapshot").spawn(move || guard(&d, || run_snapshots(&d, snapshots))),
     ]
     .into_iter()
@@ -56,20 +58,22 @@ fn guard(shared: &Shared, run: impl FnOnce()) {
 /// When orders that found no space are tried again.
 const SPACE_INTERVAL: Duration = Duration::from_millis(500);
 
+/// How often it is looked whether there is space.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
 /// Makes everything that queued up durable with one synchronisation.
-fn run_log(shared: &Shared, storage: impl Storage) {
-    let mut log = LogThread { shared, storage, waiting: Vec::new(), try_at: Clock::now() };
+fn run_log(shared: &Shared, storage: impl Storage, has_space: &dyn Fn() -> bool) {
+    let now = Clock::now();
+    let mut log =
+        LogThread { shared, storage, waiting: Vec::new(), try_at: now, has_space, look_at: now, had_space: true };
     loop {
-        let work = if log.waiting.is_empty() {
-            shared.log.drain()
-        } else {
-            shared.log.drain_within(log.try_at.saturating_duration_since(Clock::now()))
-        };
-        let Some(work) = work else { return };
+        let until = if log.waiting.is_empty() { log.look_at } else { log.look_at.min(log.try_at) };
+        let Some(work) = shared.log.drain_within(until.saturating_duration_since(Clock::now())) else { return };
         if let Err(error) = log.carry_out(work) {
             shared.bring(Event::Failed(error.into()));
             return;
         }
+        log.look_for_space();
     }
 }
 
@@ -80,6 +84,10 @@ struct LogThread<'a, S> {
     waiting: Vec<Persist>,
     /// When to try again what found no space.
     try_at: Clock,
+    has_space: &'a dyn Fn() -> bool,
+    /// When to ask again, and what the core was told last.
+    look_at: Clock,
+    had_space: bool,
 }
 
 impl<S: Storage> LogThread<'_, S> {
@@ -111,6 +119,21 @@ impl<S: Storage> LogThread<'_, S> {
         Ok(())
     }
 
+    /// Tells the core when space runs out, at once where orders wait for it, and when there is some again.
+    fn look_for_space(&mut self) {
+        let is_blocked = !self.waiting.is_empty();
+        let now = Clock::now();
+        if now < self.look_at && !(is_blocked && self.had_space) {
+            return;
+        }
+        self.look_at = now + LOOK_INTERVAL;
+        let has_space = !is_blocked && self.storage.has_space() && (self.has_space)();
+        if has_space != self.had_space {
+            self.had_space = has_space;
+            self.shared.bring(Event::Input(Input::Space(has_space)));
+        }
+    }
+
     fn persist(&mut self) -> Result<(), StorageError> {
         if self.waiting.is_empty() {
             return Ok(());
@@ -128,14 +151,11 @@ impl<S: Storage> LogThread<'_, S> {
 /// How often, at most, the database is asked what it has persisted.
 const PERSISTED_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The database is asked to flush when so much was written to the log since the last time.
-const FLUSH_AFTER_LOG_BYTES: u64 = 256 << 20;
-
 /// Applies everything that queued up, between two switches of the database in one atomic write.
-fn run_apply<E: ExecutionNotifier>(shared: &Shared, applier: Applier<E>) {
+fn run_apply<E: ExecutionNotifier>(shared: &Shared, applier: Applier<E>, flush_after_bytes: u64) {
     let own = shared.status().core.clone();
     let (persisted_at, own) = (Clock::now(), (own.disk_id, own.boot));
-    let mut apply = ApplyThread { shared, applier, own, persisted_at, flushed_at_bytes: 0 };
+    let mut apply = ApplyThread { shared, applier, own, persisted_at, flush_after_bytes, flushed_at_bytes: 0 };
     while let Some(work) = shared.apply.drain() {
         if let Err(error) = apply.carry_out(work) {
             shared.bring(Event::Failed(error.into()));
@@ -150,6 +170,7 @@ struct ApplyThread<'a, E> {
     /// The session of this start.
     own: (DiskId, Boot),
     persisted_at: Clock,
+    flush_after_bytes: u64,
     flushed_at_bytes: u64,
 }
 
@@ -178,13 +199,7 @@ impl<E: ExecutionNotifier> ApplyThread<'_, E> {
         let state = self.applier.state();
         self.shared.applied.store(state.sequence.0, Ordering::Release);
         let executed = applied.outcomes.len() as u64;
-        let mine = applied.outcomes.into_iter().filter(|(disk, boot, ..)| (*disk, *boot) == self.own);
-        {
-            let mut waiters = self.shared.requests();
-            for (_, _, number, outcome) in mine {
-                waiters.finish(number, outcome);
-            }
-        }
+        self.finish_own(applied.outcomes, applied.voided);
         let mut status = self.shared.status();
         status.requests_executed += executed;
         for size in applied.batch_sizes {
@@ -198,6 +213,23 @@ impl<E: ExecutionNotifier> ApplyThread<'_, E> {
             self.shared.bring(Event::Input(Input::Digests(applied.digests)));
         }
         Ok(())
+    }
+
+    /// Answers who waits here. Executed requests and voids end in the order of their numbers.
+    fn finish_own(&self, outcomes: Vec<(DiskId, Boot, u64, Bytes)>, voided: Vec<(DiskId, Boot, u64)>) {
+        let executed = outcomes.into_iter().map(|(disk, boot, number, outcome)| (disk, boot, number, Some(outcome)));
+        let is_own = |disk: DiskId, boot: Boot| (disk, boot) == self.own;
+        let mut executed = executed.filter(|(disk, boot, ..)| is_own(*disk, *boot)).peekable();
+        let mut waiters = self.shared.requests();
+        for (_, _, void) in voided.into_iter().filter(|(disk, boot, _)| is_own(*disk, *boot)) {
+            while let Some((_, _, number, outcome)) = executed.next_if(|(_, _, number, _)| *number < void) {
+                waiters.finish(number, outcome);
+            }
+            waiters.finish(void, None);
+        }
+        for (_, _, number, outcome) in executed {
+            waiters.finish(number, outcome);
+        }
     }
 
     /// The outcomes of own requests that the new database has already seen are not known here.
@@ -234,7 +266,7 @@ impl<E: ExecutionNotifier> ApplyThread<'_, E> {
         }
         self.persisted_at = Clock::now();
         let storage = self.shared.status().storage;
-        if storage.bytes_written - self.flushed_at_bytes >= FLUSH_AFTER_LOG_BYTES {
+        if storage.bytes_written - self.flushed_at_bytes >= self.flush_after_bytes {
             self.flushed_at_bytes = storage.bytes_written;
             self.applier.executor_mut().start_flush();
         }

@@ -37,6 +37,8 @@ use crate::{Sequence, StorageError};
 
 /// The number of a log's very first segment.
 pub(super) const FIRST_SEGMENT: u64 = 1;
+/// A log that has lost more entries than this is refused: whoever loads it needs room for each.
+const MOST_LOST: u64 = 1 << 22;
 
 pub(super) struct Recovery {
     pub state: LogState,
@@ -65,19 +67,29 @@ pub(super) fn recover(disk: &dyn Disk) -> Result<Option<Recovery>, StorageError>
         write_offset: 0,
         seal: None,
     };
-    let judged = judge_newest(disk, &numbers)?;
-    let ignored = if matches!(judged, Newest::InUse) { None } else { numbers.pop() };
-    replay.may_be_torn = !matches!(judged, Newest::OpeningDamaged);
-    for (position, number) in numbers.iter().enumerate() {
-        replay.read_segment(*number, position + 1 == numbers.len())?;
+    let mut unused = None;
+    match judge_newest(disk, &numbers)? {
+        Newest::InUse => {}
+        Newest::Unused => unused = numbers.pop(),
+        Newest::OpeningDamaged => {
+            replay.may_be_torn = false;
+            numbers.pop();
+        }
     }
-    if let Some(number) = ignored.filter(|_| matches!(judged, Newest::Unused)) {
-        // Only now: a log that is refused is left as it is.
-        let name = file_name(number);
-        disk.remove(&name).map_err(|e| failure("removing an unused segment", disk.describe(&name), e))?;
-        disk.sync_dir().map_err(|e| failure("synchronising the directory", disk.describe(""), e))?;
+    let newest = numbers.last().copied();
+    for number in numbers {
+        replay.read_segment(number, Some(number) == newest)?;
     }
-    if numbers.is_empty() {
+    let lost: u64 = replay.index.lost().iter().map(|(from, to)| to.0 - from.0 + 1).sum();
+    if lost > MOST_LOST {
+        let reason = format!("{lost} entries are lost, or a number in it is wrong");
+        return Err(StorageError::Damaged { path: disk.describe(""), reason });
+    }
+    // Not before: a log that is refused must look the same the next time.
+    if let Some(number) = unused {
+        remove_unused(disk, number)?;
+    }
+    if newest.is_none() {
         return Ok(None);
     }
     let Replay { segments, index, position, write_offset, seal, .. } = replay;
@@ -95,7 +107,7 @@ fn list_segments(disk: &dyn Disk) -> Result<Vec<u64>, StorageError> {
 /// What the newest segment file is to recovery.
 enum Newest {
     InUse,
-    /// It was prepared and never opened; it is removed.
+    /// It was prepared and never opened.
     Unused,
     /// It was opened, so that nothing before it is torn. Nothing else was written there, and its opening only repeats
     /// what stands before. The file stays until it is made anew.
@@ -121,6 +133,12 @@ fn judge_newest(disk: &dyn Disk, numbers: &[u64]) -> Result<Newest, StorageError
         return Err(StorageError::Damaged { path, reason });
     }
     Ok(Newest::Unused)
+}
+
+fn remove_unused(disk: &dyn Disk, number: u64) -> Result<(), StorageError> {
+    let name = file_name(number);
+    disk.remove(&name).map_err(|e| failure("removing an unused segment", disk.describe(&name), e))?;
+    disk.sync_dir().map_err(|e| failure("synchronising the directory", disk.describe(""), e))
 }
 
 struct Replay<'a> {

@@ -1,10 +1,10 @@
 //! A stage for replicas driven by hand: nothing is delivered, synchronised or ticked unless the scene says so, and
 //! everything that a replica does is written down.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
-use rsml::core::{CoreOptions, Input, Outgoing, Outputs, ReadId, Replica, RequestId, Start};
+use rsml::core::{CoreOptions, Input, Outgoing, Outputs, ReadId, Replica, RequestId, Start, TransferId};
 use rsml::transport::Sender;
 use rsml::wal::InMemoryStorage;
 use rsml::{Applier, DiskId, Instant, Message, Persist, ReplicaId, Storage, Value, View};
@@ -16,6 +16,8 @@ struct Node {
     storage: InMemoryStorage,
     pending: Vec<Persist>,
     applier: Option<Applier<ListExecutor>>,
+    /// The last report to each.
+    reports: BTreeMap<ReplicaId, (Sender, Outgoing)>,
     /// Each replica has a clock of its own, so that a scene decides whose time runs out.
     now: u64,
 }
@@ -46,6 +48,7 @@ impl Stage {
             storage: InMemoryStorage::default(),
             pending: Vec::new(),
             applier: Some(Applier::new(ListExecutor::default()).expect("an empty database is sound")),
+            reports: BTreeMap::new(),
             now: 0,
         };
         let nodes = (0..count).map(node).collect();
@@ -142,12 +145,22 @@ impl Stage {
                 self.nodes[node].pending.push(order);
             }
             for outgoing in outputs.send {
-                // Reports change nothing and come with the clock.
-                if !matches!(outgoing.message, Message::Report(_)) {
+                // Reports come with the clock, and are told by hand: see `tell`.
+                if matches!(outgoing.message, Message::Report(_)) {
+                    self.nodes[node].reports.insert(outgoing.to, (sender, outgoing));
+                } else {
                     let to = name(outgoing.to.0 as usize);
                     self.write(&format!("{who} -> {to} {}", message_text(&outgoing.message, &outgoing.payload)));
                     self.wire.push_back((sender, outgoing));
                 }
+            }
+            for (id, refusal) in outputs.refused {
+                self.write(&format!("{who} refuses request {}: {refusal:?}", id.0));
+            }
+            for (id, result) in outputs.transferred {
+                let text =
+                    result.map_or_else(|error| error.to_string(), |leads| format!("{} leads", name(leads.0.into())));
+                self.write(&format!("{who} ends transfer {}: {text}", id.0));
             }
             for (read, point) in outputs.read_ready {
                 self.write(&format!("{who} read {} may be served at {point}", read.0));
@@ -167,6 +180,9 @@ impl Stage {
         let applied = applier.apply(entries).expect("the executor never fails");
         let state = applier.state().clone();
         let (sequence, sessions, time_us, digest) = (state.sequence, state.sessions, state.time_us, state.digest);
+        for (disk, _, number) in applied.voided {
+            self.write(&format!("{} passes over {}#{number}, a void", name(node), disk_name(disk.0)));
+        }
         for (disk, _, number, outcome) in applied.outcomes {
             let text = String::from_utf8_lossy(&outcome).into_owned();
             self.write(&format!("{} executes {}#{number}, outcome {text}", name(node), disk_name(disk.0)));
@@ -268,11 +284,49 @@ impl Stage {
         self.input(node, Input::Propose { id, payload: Bytes::from_static(payload.as_bytes()) });
     }
 
+    /// The report that a replica sent last reaches another.
+    pub fn tell(&mut self, from: usize, to: usize) {
+        let report = self.nodes[from].reports.remove(&ReplicaId(to as u8));
+        let (sender, outgoing) = report.expect("it reported since");
+        self.receive(sender, outgoing);
+    }
+
+    pub fn transfer(&mut self, node: usize, to: Option<usize>) {
+        self.next_id += 1;
+        let id = TransferId(self.next_id);
+        let whom = to.map_or("another one".to_string(), |to| name(to).to_string());
+        self.write(&format!("{} is asked to let {whom} lead (transfer {})", name(node), id.0));
+        let deadline = Instant(self.nodes[node].now + 5_000_000);
+        self.input(node, Input::Transfer { id, to: to.map(|to| ReplicaId(to as u8)), deadline });
+    }
+
+    pub fn set_eligible(&mut self, node: usize, is_eligible: bool) {
+        self.write(&format!("{} {} lead", name(node), if is_eligible { "may" } else { "may not" }));
+        self.input(node, Input::Eligible(is_eligible));
+    }
+
+    pub fn set_space(&mut self, node: usize, has_space: bool) {
+        self.write(&format!("{} has {}space", name(node), if has_space { "" } else { "no " }));
+        self.input(node, Input::Space(has_space));
+    }
+
+    /// The replica is told that it will stop.
+    pub fn take_leave(&mut self, node: usize) {
+        self.write(&format!("{} is about to stop", name(node)));
+        self.input(node, Input::Stopping);
+    }
+
     pub fn read(&mut self, node: usize) {
         self.next_id += 1;
         let id = ReadId(self.next_id);
         self.write(&format!("{} is asked for a read point (read {})", name(node), id.0));
         self.input(node, Input::Read(id));
+    }
+
+    /// The caller of the request with this number in the replica's session gives up.
+    pub fn give_up(&mut self, node: usize, number: u64) {
+        self.write(&format!("the caller of {}#{number} gives up", name(node)));
+        self.input(node, Input::GiveUp(number));
     }
 
     /// What a replica executed, in order.
@@ -333,8 +387,9 @@ fn value_text(value: &Value) -> String {
     let mut requests = Vec::new();
     for batch in &value.batches {
         let disk: u128 = batch.disk_id.into();
-        for (number, payload) in (batch.first..).zip(&batch.payloads) {
-            requests.push(format!("{}#{number} {}", disk_name(disk), String::from_utf8_lossy(payload)));
+        for (number, payload) in batch.clone().into_requests() {
+            let text = payload.map_or("void".into(), |payload| String::from_utf8_lossy(&payload).into_owned());
+            requests.push(format!("{}#{number} {text}", disk_name(disk)));
         }
     }
     let what = if requests.is_empty() { "no-op".into() } else { requests.join(", ") };
@@ -367,6 +422,9 @@ fn message_text(message: &Message, payload: &[Bytes]) -> String {
         Message::PreVoteReply(m) => {
             format!("{} (promised {})", if m.granted { "yes" } else { "no" }, view(m.promised))
         }
+        Message::Prepare(m) if m.transfer > 0 => {
+            format!("1a {}, told to by the primary of {}", view(m.view), view(m.transfer))
+        }
         Message::Prepare(m) => format!("1a {}", view(m.view)),
         Message::Promise(m) => format!(
             "1b {}: accepted {}, length {}, committed {}{}",
@@ -382,13 +440,16 @@ fn message_text(message: &Message, payload: &[Bytes]) -> String {
         Message::Accept(m) => {
             let agreed = format!("L {}, after {} of {}", m.adopted, m.from - 1, view(m.agreed_view));
             let marks = format!("commit {}, token {}, probe {}", m.commit, m.token & 0xFFFF, m.probe);
+            let lease =
+                if m.lease_us > 0 { format!(", lease {} from {}", m.lease_us, m.lease_from_us) } else { String::new() };
             let answer = if m.answer { ", answer!" } else { "" };
-            format!("2a {}: {agreed}, {marks}{answer}{}", view(m.view), entries(m.from))
+            format!("2a {}: {agreed}, {marks}{lease}{answer}{}", view(m.view), entries(m.from))
         }
         Message::Accepted(m) => {
             let gap = if m.gap { ", gap" } else { "" };
+            let lease = if m.lease_from_us > 0 { format!(", leased from {}", m.lease_from_us) } else { String::new() };
             format!(
-                "2b {}: durable {} of {}, expects {} of {}, settled {}, committed {}, token {}, probe {}{gap}",
+                "2b {}: durable {} of {}, expects {} of {}, settled {}, committed {}, token {}, probe {}{gap}{lease}",
                 view(m.view),
                 m.durable_last,
                 view(m.durable_view),
@@ -401,7 +462,11 @@ fn message_text(message: &Message, payload: &[Bytes]) -> String {
             )
         }
         Message::Requests(m) => {
-            let requests = (m.first..).zip(payload).map(|(n, p)| format!(" #{n} {}", String::from_utf8_lossy(p)));
+            let text = |n: u64, p: &Bytes| match m.voids.contains(&n) {
+                true => format!(" #{n} void"),
+                false => format!(" #{n} {}", String::from_utf8_lossy(p)),
+            };
+            let requests = (m.first..).zip(payload).map(|(n, p)| text(n, p));
             format!("requests{}", requests.collect::<String>())
         }
         Message::RequestsGap(m) => format!("requests are missing from #{}", m.expected),
@@ -410,6 +475,8 @@ fn message_text(message: &Message, payload: &[Bytes]) -> String {
             format!("read point {} of {}, round {}", m.sequence, view(m.view), m.round & 0xFFFF)
         }
         Message::Report(_) => "report".into(),
+        Message::Transfer(m) => format!("stand now: {} hands over", view(m.view)),
+        Message::Resign(m) => format!("leads {} no more", view(m.view)),
         Message::Behind(m) => format!("get a snapshot: entries before {} are gone", m.first),
         Message::SnapshotRequest(m) => format!("snapshot from byte {}, through {} at least", m.offset, m.at_least),
         Message::SnapshotChunk(m) => {

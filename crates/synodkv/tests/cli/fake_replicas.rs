@@ -40,6 +40,12 @@ impl FakeReplicas {
         let mut status = self.status.lock().expect("no panic while locked");
         status["replicas"].as_array_mut().expect("a list").push(replica_status(id, admin));
     }
+
+    /// The status says this of the replica.
+    pub fn set_problem(&self, id: usize, problem: &str) {
+        let mut status = self.status.lock().expect("no panic while locked");
+        status["replicas"][id]["problem"] = problem.into();
+    }
 }
 
 fn replica_status(id: usize, admin: &str) -> Value {

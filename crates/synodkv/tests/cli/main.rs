@@ -298,6 +298,18 @@ fn a_row_that_one_replica_lacks_is_found_even_right_behind_a_page() {
 }
 
 #[test]
+fn a_replica_that_the_cluster_knows_to_have_diverged_is_named_though_the_rows_agree() {
+    let server = Server::start();
+    let fakes = FakeReplicas::start(vec![rows(5); 3]);
+    fakes.set_problem(1, "its database has diverged");
+    let output = run(&server, &["verify", "--admin", &fakes.address]);
+    assert_exit(&output, 1);
+    let report = text(&output.stdout);
+    assert!(report.contains("PROBLEM: replica 1: its database has diverged"), "{report}");
+    assert!(report.contains("the same rows") && report.contains("one is not well"), "{report}");
+}
+
+#[test]
 fn a_replica_that_cannot_be_asked_is_reported() {
     let server = Server::start();
     let fakes = FakeReplicas::start(vec![rows(5), rows(5)]);

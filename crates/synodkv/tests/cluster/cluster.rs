@@ -17,6 +17,8 @@ pub struct Settings {
     pub no_primary_wait_ms: u64,
     /// Less makes databases write their rows to files sooner.
     pub write_buffer_mb: u32,
+    /// Replicas let go of their log after a few megabytes, whoever still needs it.
+    pub short_log: bool,
     /// How a process is cut off from the others.
     pub isolation: LinkState,
     /// Replicas have certificates.
@@ -30,6 +32,7 @@ impl Default for Settings {
             request_timeout_ms: 30_000,
             no_primary_wait_ms: 20_000,
             write_buffer_mb: 64,
+            short_log: false,
             isolation: LinkState::Closed,
             tls: false,
         }
@@ -40,6 +43,11 @@ impl Settings {
     /// For tests that want to see requests refused.
     pub fn impatient() -> Settings {
         Settings { request_timeout_ms: 1_500, no_primary_wait_ms: 700, ..Settings::default() }
+    }
+
+    /// Requests are refused after a while, not at once: for tests that also do much work.
+    pub fn refusing_soon(self) -> Settings {
+        Settings { request_timeout_ms: 8_000, no_primary_wait_ms: 5_000, ..self }
     }
 
     pub fn with_tls(self) -> Settings {

@@ -4,6 +4,7 @@ mod catching_up;
 mod configuration;
 mod conflicts;
 mod failover;
+mod losses;
 mod operators;
 mod partition;
 mod replication;

@@ -42,6 +42,9 @@ pub fn configuration(settings: &Settings, listen: &Member, members: &[Member], d
         data_dir.display(),
         settings.write_buffer_mb,
     );
+    if settings.short_log {
+        text += "log_keep_mb = 3\nlog_flush_mb = 1\n";
+    }
     for (id, Member { peer, thrift, admin }) in members.iter().enumerate() {
         text += &format!(
             "[[replication.replicas]]\nid = {id}\npeer = \"{peer}\"\nthrift = \"{thrift}\"\nadmin = \"{admin}\"\n"

@@ -1,0 +1,115 @@
+//! What is found in a replica's directory at a start, and what becomes of it.
+
+use std::fs;
+
+use kv_store::EngineKind;
+use rsml::{ExecutionNotifier, Sequence};
+
+use super::{Place, apply};
+use crate::replication::{DatabasePlace, KvStoreExecutor};
+
+/// A replica's directory whose database of `generation` has applied three values.
+fn filled(generation: u64) -> Place {
+    let place = Place::new(EngineKind::RocksDb);
+    let mut executor = place.open(generation);
+    (0..3).for_each(|_| drop(apply(&mut executor, &["a", "b"], "1")));
+    executor.reader().database().flush().expect("flushed");
+    place
+}
+
+fn mark(place: &Place, text: &str) {
+    fs::write(place.replica().join("damaged"), text).expect("written");
+}
+
+fn applied(executor: &KvStoreExecutor) -> u64 {
+    executor.next_expected_sequence().0 - 1
+}
+
+/// Makes a database that cannot be opened.
+fn spoil(place: &Place, name: &str) {
+    fs::write(place.replica().join(name).join("CURRENT"), "nonsense").expect("written");
+}
+
+#[test]
+fn the_first_generation_lies_where_it_always_did() {
+    assert_eq!(filled(0).names(), ["db"]);
+    assert_eq!(filled(12).names(), ["db-12"]);
+}
+
+#[test]
+fn leftovers_of_other_generations_and_copies_go_and_nothing_else() {
+    let place = filled(2);
+    for name in ["db", "db-1", "db-3", "db.copy-4", "db-2.copy-1", "db-1.damaged-1", "wal", "db-notes"] {
+        fs::create_dir(place.replica().join(name)).expect("created");
+    }
+    let executor = place.open(2);
+    assert_eq!(applied(&executor), 3);
+    assert_eq!(place.names(), ["db-1.damaged-1", "db-2", "db-notes", "wal"]);
+}
+
+#[test]
+fn a_marked_database_is_set_aside_and_an_empty_one_opened() {
+    let place = filled(2);
+    mark(&place, r#"{"generation": 2, "reason": "block checksum mismatch"}"#);
+    let executor = place.open(2);
+    assert_eq!(applied(&executor), 0);
+    assert_eq!(executor.persisted_sequence().expect("sound"), Sequence::ZERO);
+    drop(executor);
+    assert_eq!(place.names(), ["db-2", "db-2.damaged-1"]);
+    // Set aside once: what is there now is another database.
+    assert_eq!(applied(&place.open(2)), 0);
+    assert_eq!(place.names(), ["db-2", "db-2.damaged-1"]);
+}
+
+#[test]
+fn what_was_set_aside_is_all_there() {
+    let place = filled(0);
+    mark(&place, r#"{"generation": 0, "reason": "x"}"#);
+    drop(place.open(0));
+    fs::remove_dir_all(place.replica().join("db")).expect("removed");
+    fs::rename(place.replica().join("db.damaged-1"), place.replica().join("db")).expect("renamed");
+    assert_eq!(applied(&place.open(0)), 3);
+}
+
+#[test]
+fn a_marker_of_a_former_generation_is_forgotten() {
+    let place = filled(3);
+    mark(&place, r#"{"generation": 2, "reason": "x"}"#);
+    assert_eq!(applied(&place.open(3)), 3);
+    assert_eq!(place.names(), ["db-3"]);
+}
+
+#[test]
+fn a_marker_that_cannot_be_read_speaks_of_the_live_database() {
+    let place = filled(3);
+    mark(&place, "{");
+    assert_eq!(applied(&place.open(3)), 0);
+    assert_eq!(place.names(), ["db-3", "db-3.damaged-1"]);
+}
+
+#[test]
+fn a_crash_after_setting_aside_and_before_the_marker_went_changes_nothing() {
+    let place = filled(0);
+    mark(&place, r#"{"generation": 0, "reason": "x"}"#);
+    fs::rename(place.replica().join("db"), place.replica().join("db.damaged-1")).expect("renamed");
+    assert_eq!(applied(&place.open(0)), 0);
+    assert_eq!(place.names(), ["db", "db.damaged-1"]);
+}
+
+#[test]
+fn a_database_that_cannot_be_opened_for_damage_is_set_aside_and_only_the_last_is_kept() {
+    let place = filled(0);
+    for round in 1..=3 {
+        spoil(&place, "db");
+        assert_eq!(applied(&place.open(0)), 0);
+        assert_eq!(place.names(), ["db".to_string(), format!("db.damaged-{round}")]);
+    }
+}
+
+#[test]
+fn a_database_that_is_in_use_is_no_damaged_one() {
+    let place = filled(0);
+    let _open = place.open(0);
+    assert!(place.databases().open(0).is_err());
+    assert_eq!(place.names(), ["db"]);
+}

@@ -1,0 +1,367 @@
+//! The cluster: its states, what can happen in each, and what must hold.
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use rsml::{Sequence, View};
+use stateright::{Model, Property};
+
+use super::face::Face;
+use super::node::{Broken, ELECTION_US, Effect, Event, HEARTBEAT_US, RETRY_US, Settings, Step, World, born};
+use super::table::Table;
+
+/// How far the exploration goes.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    pub replicas: u8,
+    /// The first so many views that can be led: the first of each replica, then the second of each, and so on.
+    pub views: u8,
+    /// Values proposed by clients; each view adds a no-op of its own.
+    pub entries: u8,
+    pub reads: u8,
+    pub restarts: u8,
+    /// Timeouts other than those that begin a campaign: heartbeats, retries, primaries that step down.
+    pub ticks: u8,
+    /// How often a primary asks each peer where its log ends.
+    pub probes: u8,
+    /// Clients propose and read at any replica, not at primaries only.
+    pub clients_everywhere: bool,
+    /// Most values proposed and not yet committed.
+    pub pipeline: u64,
+    pub disks: Disks,
+}
+
+/// How finely disks are modelled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Disks {
+    /// Orders complete one by one.
+    Orders,
+    /// All orders under way complete together; a crash keeps any number of them all the same.
+    Groups,
+    /// Orders are durable as soon as they are given.
+    Instant,
+}
+
+impl Bounds {
+    fn settings(&self) -> Settings {
+        Settings { replicas: self.replicas, pipeline: self.pipeline, instant_disk: self.disks == Disks::Instant }
+    }
+
+    fn last_view(&self) -> View {
+        let last = u64::from(self.views.max(1) - 1);
+        let replicas = u64::from(self.replicas);
+        let mut view = View::BIRTH;
+        for _ in 0..=last / replicas {
+            view = view.next_owned_by(rsml::ReplicaId((last % replicas) as u8));
+        }
+        view
+    }
+}
+
+/// A state of the cluster, by the numbers of its parts.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct State {
+    nodes: Vec<u32>,
+    /// Every message ever sent, ascending.
+    network: Vec<u32>,
+    /// The value that was delivered first at each sequence after the birth record's.
+    delivered: Vec<u64>,
+    /// How long a log any replica ever took for chosen.
+    known: usize,
+    /// Reads without an answer: where, which, and what was delivered anywhere when it began.
+    reads: Vec<(u8, u8, u64)>,
+    proposed: u8,
+    read: u8,
+    restarted: u8,
+    ticks: u8,
+    /// Reads answered; only to show that there are some.
+    answered: u8,
+    broken: Option<(Broken, u32)>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Action {
+    pub node: u8,
+    pub step: Step,
+}
+
+pub struct Cluster {
+    bounds: Bounds,
+    last_view: View,
+    world: World,
+    /// Steps computed before.
+    effects: RwLock<HashMap<(u32, Step), Arc<Effect>>>,
+    stories: Table<String>,
+}
+
+impl Cluster {
+    pub fn new(bounds: Bounds) -> Cluster {
+        assert!((2..=5).contains(&bounds.replicas), "2 to 5 replicas");
+        Cluster {
+            bounds,
+            last_view: bounds.last_view(),
+            world: World::new(bounds.settings()),
+            effects: RwLock::new(HashMap::new()),
+            stories: Table::default(),
+        }
+    }
+
+    fn quorum(&self) -> usize {
+        usize::from(self.bounds.replicas) / 2 + 1
+    }
+
+    fn effect(&self, node: u32, step: Step) -> Arc<Effect> {
+        let known = self.effects.read().unwrap_or_else(PoisonError::into_inner).get(&(node, step)).cloned();
+        known.unwrap_or_else(|| {
+            let effect = Arc::new(self.world.nodes.get(node).take(step, &self.world));
+            self.effects.write().unwrap_or_else(PoisonError::into_inner).insert((node, step), effect.clone());
+            effect
+        })
+    }
+
+    /// How many different nodes, messages and steps of nodes there have been: the size of what really ran.
+    pub fn figures(&self) -> (usize, usize, usize) {
+        let steps = self.effects.read().unwrap_or_else(PoisonError::into_inner).len();
+        (self.world.nodes.len(), self.world.packets.len(), steps)
+    }
+
+    fn break_state(&self, state: &mut State, broken: Broken, story: String) {
+        state.broken = state.broken.or(Some((broken, self.stories.number(story))));
+    }
+
+    /// What broke, in words.
+    pub fn story(&self, state: &State) -> Option<String> {
+        state.broken.map(|(broken, story)| format!("{broken:?}: {}", self.stories.get(story)))
+    }
+
+    /// An action, in words.
+    pub fn describe(&self, action: Action) -> String {
+        let Action { node, step } = action;
+        match step {
+            Step::Receive(packet) => {
+                let packet = self.world.packets.get(packet);
+                let entries = packet.payload.len();
+                format!("{node} receives from {}: {:?} with {entries} entries", packet.sender.replica, packet.message)
+            }
+            Step::Complete(count) => format!("{node}: its {count} oldest orders are durable"),
+            Step::Pass(us) if us == HEARTBEAT_US => format!("{node}: a heartbeat is due"),
+            Step::Pass(us) if us == RETRY_US => format!("{node}: retries are due"),
+            Step::Pass(_) => format!("{node}: the election timeout fires"),
+            Step::Stand(promised) => format!("{node} stands for election; pre-vote of a peer that promised {promised}"),
+            Step::Propose(value) => format!("{node}: a client proposes value {value}"),
+            Step::Read(read) => format!("{node}: a client begins read {read}"),
+            Step::Restart { kept, keeps_database } => {
+                let database = if keeps_database { "whole" } else { "as it was born" };
+                format!("{node} crashes, keeps {kept} orders under way, and starts with its database {database}")
+            }
+        }
+    }
+
+    fn local_actions(&self, state: &State, node: u8, actions: &mut Vec<Action>) {
+        let face = &self.world.nodes.get(state.nodes[usize::from(node)]).face;
+        let mut act = |step| actions.push(Action { node, step });
+        if face.orders > 0 {
+            act(Step::Complete(if self.bounds.disks == Disks::Orders { 1 } else { face.orders }));
+        }
+        if state.ticks < self.bounds.ticks {
+            act(Step::Pass(RETRY_US));
+            if face.is_primary {
+                act(Step::Pass(HEARTBEAT_US));
+                act(Step::Pass(ELECTION_US));
+            }
+        }
+        if !face.is_primary {
+            let peers = state.nodes.iter().enumerate().filter(|(peer, _)| *peer != usize::from(node));
+            let mut promised: Vec<View> = peers.map(|(_, peer)| self.world.nodes.get(*peer).face.promised).collect();
+            promised.sort_unstable();
+            promised.dedup();
+            promised.into_iter().for_each(|view| act(Step::Stand(view)));
+        }
+        if face.is_primary || self.bounds.clients_everywhere {
+            if state.proposed < self.bounds.entries {
+                act(Step::Propose(state.proposed));
+            }
+            if state.read < self.bounds.reads {
+                act(Step::Read(state.read));
+            }
+        }
+        if state.restarted < self.bounds.restarts {
+            for kept in 0..=face.orders {
+                act(Step::Restart { kept, keeps_database: true });
+                act(Step::Restart { kept, keeps_database: false });
+            }
+        }
+    }
+
+    /// Whether the step led out of the bounds.
+    fn is_beyond(&self, effect: &Effect) -> bool {
+        let probes = u64::from(self.bounds.probes);
+        self.world.nodes.get(effect.node).face.promised > self.last_view
+            || effect.sent.iter().any(|packet| match &self.world.packets.get(*packet).message {
+                rsml::Message::Accept(accept) => accept.probe > probes,
+                _ => false,
+            })
+    }
+
+    fn note(&self, state: &mut State, node: u8, event: &Event) {
+        match *event {
+            Event::Delivered { sequence, entry } => {
+                let holder = self.world.nodes.get(state.nodes[usize::from(node)]);
+                if holder.face.disk.get(sequence as usize - 1) != Some(&entry) {
+                    let story = format!("replica {node} delivers {sequence}, which its own disk does not hold");
+                    self.break_state(state, Broken::Durability, story);
+                }
+                let place = (sequence - Sequence::BIRTH.0 - 1) as usize;
+                match state.delivered.get(place) {
+                    None => state.delivered.push(entry),
+                    Some(other) if *other != entry => {
+                        let story = format!("replica {node} delivers another value at {sequence} than was chosen");
+                        self.break_state(state, Broken::Agreement, story);
+                    }
+                    Some(_) => {}
+                }
+            }
+            Event::ReadReady { read, point } => {
+                let Some(place) = state.reads.iter().position(|(_, waiting, _)| *waiting == read) else { return };
+                let (_, _, floor) = state.reads.remove(place);
+                state.answered += 1;
+                if point < floor {
+                    let story = format!("replica {node} reads at {point}; {floor} was delivered before it was asked");
+                    self.break_state(state, Broken::Reads, story);
+                }
+            }
+        }
+    }
+
+    /// What must hold of a node that just changed, given all disks.
+    fn check_node(&self, state: &mut State, node: u8) {
+        let faces: Vec<_> = state.nodes.iter().map(|node| self.world.nodes.get(*node)).collect();
+        let face = &faces[usize::from(node)].face;
+        let promised = faces.iter().filter(|other| other.face.durable_promise >= face.promised).count();
+        if face.is_primary && promised < self.quorum() {
+            let story = format!("replica {node} leads {} with {promised} durable promises", face.promised);
+            self.break_state(state, Broken::Promises, story);
+        }
+        for (place, entry) in face.chosen.iter().enumerate() {
+            // Whoever is the first to know leads, and counts no vote of an older view (rule 4).
+            let is_first = place >= state.known;
+            let votes = |other: &Face| !is_first || (face.is_primary && other.accepted >= face.promised);
+            let holds = |other: &Face| other.disk.get(place) == Some(entry) && votes(other);
+            let holders = faces.iter().filter(|other| holds(&other.face)).count();
+            if holders < self.quorum() {
+                let (sequence, view) = (place + 1, face.promised);
+                let story =
+                    format!("replica {node} takes {sequence} for chosen in {view}; {holders} disks hold its value");
+                self.break_state(state, Broken::Durability, story);
+                return;
+            }
+        }
+        state.known = state.known.max(face.chosen.len());
+    }
+}
+
+impl Model for Cluster {
+    type State = State;
+    type Action = Action;
+
+    fn init_states(&self) -> Vec<State> {
+        let replicas = self.bounds.replicas;
+        let nodes = (0..replicas).map(|me| self.world.nodes.number(born(me, self.bounds.settings()))).collect();
+        vec![State {
+            nodes,
+            network: Vec::new(),
+            delivered: Vec::new(),
+            known: Sequence::BIRTH.0 as usize,
+            reads: Vec::new(),
+            proposed: 0,
+            read: 0,
+            restarted: 0,
+            ticks: 0,
+            answered: 0,
+            broken: None,
+        }]
+    }
+
+    fn actions(&self, state: &State, actions: &mut Vec<Action>) {
+        if state.broken.is_some() {
+            // Shown, not explored further.
+            return;
+        }
+        for packet in &state.network {
+            let node = self.world.packets.get(*packet).to.0;
+            actions.push(Action { node, step: Step::Receive(*packet) });
+        }
+        for node in 0..self.bounds.replicas {
+            self.local_actions(state, node, actions);
+        }
+    }
+
+    fn next_state(&self, state: &State, action: Action) -> Option<State> {
+        let Action { node, step } = action;
+        let before = state.nodes[usize::from(node)];
+        let effect = self.effect(before, step);
+        let is_new = |packet: &&u32| state.network.binary_search(packet).is_err();
+        let fresh: Vec<u32> = effect.sent.iter().filter(is_new).copied().collect();
+        let is_client = matches!(step, Step::Propose(_) | Step::Read(_) | Step::Restart { .. });
+        if effect.node == before
+            && fresh.is_empty()
+            && effect.events.is_empty()
+            && effect.broken.is_none()
+            && !is_client
+        {
+            return None;
+        }
+        if self.is_beyond(&effect) {
+            return None;
+        }
+        let mut next = state.clone();
+        next.nodes[usize::from(node)] = effect.node;
+        next.network.extend(fresh);
+        next.network.sort_unstable();
+        next.network.dedup();
+        match step {
+            Step::Propose(_) => next.proposed += 1,
+            Step::Pass(_) => next.ticks += 1,
+            Step::Read(read) => {
+                next.read += 1;
+                let floor = Sequence::BIRTH.0 + state.delivered.len() as u64;
+                next.reads.push((node, read, floor));
+            }
+            Step::Restart { .. } => {
+                next.restarted += 1;
+                next.reads.retain(|(at, _, _)| *at != node);
+            }
+            _ => {}
+        }
+        if let Some((broken, story)) = &effect.broken {
+            self.break_state(&mut next, *broken, story.clone());
+        }
+        effect.events.iter().for_each(|event| self.note(&mut next, node, event));
+        self.check_node(&mut next, node);
+        Some(next)
+    }
+
+    fn properties(&self) -> Vec<Property<Self>> {
+        fn holds(state: &State, property: Broken) -> bool {
+            state.broken.is_none_or(|(broken, _)| broken != property)
+        }
+        vec![
+            Property::always("agreement", |_, state: &State| holds(state, Broken::Agreement)),
+            Property::always("what is chosen is durable", |_, state: &State| holds(state, Broken::Durability)),
+            Property::always("promises and claims", |_, state: &State| holds(state, Broken::Promises)),
+            Property::always("reads are linearizable", |_, state: &State| holds(state, Broken::Reads)),
+            Property::always("assertions of the core", |_, state: &State| holds(state, Broken::Assertion)),
+            Property::sometimes("a value is delivered everywhere", |cluster: &Cluster, state: &State| {
+                let all = state.delivered.len() + 1;
+                let knows_all = |node: &u32| cluster.world.nodes.get(*node).face.chosen.len() == all;
+                all > 2 && state.nodes.iter().all(knows_all)
+            }),
+            Property::sometimes("a read is answered", |_, state: &State| state.answered > 0),
+            Property::sometimes("the last view is led", |cluster: &Cluster, state: &State| {
+                state.nodes.iter().map(|node| cluster.world.nodes.get(*node)).any(|node| {
+                    node.face.is_primary && node.face.promised == cluster.last_view && node.face.chosen.len() > 2
+                })
+            }),
+        ]
+    }
+}

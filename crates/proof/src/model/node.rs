@@ -1,0 +1,369 @@
+//! One replica with its disk and database, and what one step makes of it. A step depends on nothing else, so that the
+//! same step of the same node, in whatever state of the rest of the cluster, is computed once.
+
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use bytes::Bytes;
+use rsml::core::{CoreOptions, Input, Outgoing, Outputs, ReadId, Replica, RequestId, Start};
+use rsml::transport::Sender;
+use rsml::{
+    BirthRecord, ClusterId, Configuration, DiskId, Epoch, HardState, Instant, Message, Persist, Recovered, ReplicaId,
+    ReplicatedState, Sequence, Value, View,
+};
+
+use super::face::{Face, check_claim, hash};
+use super::table::Table;
+
+/// The only moment there is, apart from those at which timeouts fire.
+const NOW: Instant = Instant(1_000);
+pub const HEARTBEAT_US: u64 = 10;
+pub const RETRY_US: u64 = 20;
+pub const ELECTION_US: u64 = 30;
+
+/// What is the same for all nodes.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    pub replicas: u8,
+    /// Most values proposed and not yet committed.
+    pub pipeline: u64,
+    /// Orders are durable as soon as they are given.
+    pub instant_disk: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Disk {
+    pub hard: HardState,
+    /// From the first sequence on.
+    pub entries: Vec<Bytes>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Node {
+    pub replica: Replica,
+    pub disk: Disk,
+    /// On their way to the disk.
+    orders: VecDeque<Persist>,
+    database: ReplicatedState,
+    pub face: Face,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Packet {
+    pub sender: Sender,
+    pub to: ReplicaId,
+    pub message: Message,
+    pub payload: Vec<Bytes>,
+}
+
+/// What can happen to a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Step {
+    /// A message of this number arrives.
+    Receive(u32),
+    /// So many of the oldest orders are durable, by one synchronisation.
+    Complete(usize),
+    /// Time passes, by this much.
+    Pass(u64),
+    /// The election timeout fires, and a peer that has promised this view grants its pre-vote.
+    Stand(View),
+    Propose(u8),
+    Read(u8),
+    /// A crash that keeps so many of the orders under way, and the database or not; and a start.
+    Restart {
+        kept: usize,
+        keeps_database: bool,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Event {
+    Delivered { sequence: u64, entry: u64 },
+    ReadReady { read: u8, point: u64 },
+}
+
+/// A property that does not hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Broken {
+    Agreement,
+    Durability,
+    Promises,
+    Reads,
+    /// An assertion of the core.
+    Assertion,
+}
+
+#[derive(Clone, Debug)]
+pub struct Effect {
+    pub node: u32,
+    pub sent: Vec<u32>,
+    pub events: Vec<Event>,
+    pub broken: Option<(Broken, String)>,
+}
+
+/// Everything that steps need and share.
+pub struct World {
+    settings: Settings,
+    pub nodes: Table<Node>,
+    pub packets: Table<Packet>,
+    /// An answer to a pre-vote, to make others of.
+    grant: Message,
+}
+
+impl World {
+    pub fn new(settings: Settings) -> World {
+        let (mut asker, mut asked) = (born(0, settings), born(1, settings));
+        asker.pass(ELECTION_US);
+        let sender = asker.replica.sender();
+        for Outgoing { to, message, payload } in asker.replica.ready(NOW).send {
+            if to == ReplicaId(1) {
+                asked.replica.step(NOW, Input::Receive { sender, message, payload });
+            }
+        }
+        let answers = asked.replica.ready(NOW).send.into_iter().map(|sent| sent.message);
+        let grant = answers.filter(|message| matches!(message, Message::PreVoteReply(_))).last();
+        World {
+            settings,
+            nodes: Table::default(),
+            packets: Table::default(),
+            grant: grant.expect("whoever is asked for a pre-vote answers"),
+        }
+    }
+}
+
+fn options(me: ReplicaId, settings: Settings) -> CoreOptions {
+    CoreOptions {
+        heartbeat_us: HEARTBEAT_US,
+        retry_us: RETRY_US,
+        election_min_us: ELECTION_US,
+        election_max_us: ELECTION_US,
+        max_in_flight_values: settings.pipeline,
+        ..CoreOptions::new(me, (0..settings.replicas).map(ReplicaId).collect(), 0)
+    }
+}
+
+fn disk_id(replica: u8) -> DiskId {
+    DiskId(u128::from(replica) + 100)
+}
+
+/// Just after birth: a secondary that has promised nothing.
+pub fn born(me: u8, settings: Settings) -> Node {
+    let cluster_id = ClusterId(7);
+    let disks = (0..settings.replicas).map(|replica| (ReplicaId(replica), disk_id(replica))).collect();
+    let configuration = Configuration { epoch: Epoch(1), disks };
+    let state = ReplicatedState { cluster_id, sequence: Sequence::BIRTH, configuration, ..ReplicatedState::default() };
+    let birth: BirthRecord = state.birth();
+    let entries = vec![Value { birth: Some(birth), ..Value::default() }.to_bytes()];
+    let hard = HardState { cluster_id, epoch: Epoch(1), disk_id: disk_id(me), ..HardState::default() };
+    let disk = Disk { hard, entries };
+    let mut node = Node::start(ReplicaId(me), settings, disk, state);
+    node.orders = node.replica.ready(NOW).persist.into();
+    node.complete(1).expect("the first write of a start changes no promise");
+    node.settle();
+    node
+}
+
+impl Node {
+    fn start(me: ReplicaId, settings: Settings, disk: Disk, database: ReplicatedState) -> Node {
+        let recovered = Recovered {
+            hard_state: Some(disk.hard),
+            first: Sequence::BIRTH,
+            last: Sequence(disk.entries.len() as u64),
+            ..Recovered::default()
+        };
+        let start = Start {
+            recovered,
+            entries: disk.entries.iter().cloned().map(Some).collect(),
+            state: database.clone(),
+            new_disk_id: disk.hard.disk_id,
+            new_cluster_id: 0,
+        };
+        let replica = Replica::new(options(me, settings), start, NOW);
+        let face = Face::of(&replica, &disk, 0);
+        Node { replica, disk, orders: VecDeque::new(), database, face }
+    }
+
+    /// Brings the node into the one form that equal nodes have.
+    fn settle(&mut self) {
+        self.replica.canonicalize(NOW);
+        for (ticket, order) in (1..).zip(&mut self.orders) {
+            order.ticket = rsml::Ticket(ticket);
+        }
+        self.face = Face::of(&self.replica, &self.disk, self.orders.len());
+    }
+
+    /// The node after `step`, with everything that happened. An assertion that fails leaves the node as it was.
+    pub fn take(&self, step: Step, world: &World) -> Effect {
+        let mut node = self.clone();
+        let mut effect = Effect { node: 0, sent: Vec::new(), events: Vec::new(), broken: None };
+        let outcome = catch_unwind(AssertUnwindSafe(|| node.run(step, world, &mut effect)));
+        effect.broken = match outcome {
+            Ok(Ok(())) => None,
+            Ok(Err(broken)) => Some(broken),
+            Err(panic) => {
+                node = self.clone();
+                let text = panic.downcast_ref::<String>().cloned();
+                let text = text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string));
+                Some((Broken::Assertion, text.unwrap_or_default()))
+            }
+        };
+        effect.node = world.nodes.number(node);
+        effect
+    }
+
+    fn run(&mut self, step: Step, world: &World, effect: &mut Effect) -> Result<(), (Broken, String)> {
+        match step {
+            Step::Receive(packet) => {
+                let packet = world.packets.get(packet);
+                let (sender, message) = (packet.sender, packet.message.clone());
+                self.replica.step(NOW, Input::Receive { sender, message, payload: packet.payload.clone() });
+            }
+            Step::Complete(count) => self.complete(count)?,
+            Step::Pass(us) => self.pass(us),
+            Step::Stand(promised) => self.stand(promised, world, effect)?,
+            Step::Propose(value) => {
+                let payload = Bytes::copy_from_slice(&[b'a' + value]);
+                self.replica.step(NOW, Input::Propose { id: RequestId(u64::from(value)), payload });
+            }
+            Step::Read(read) => self.replica.step(NOW, Input::Read(ReadId(u64::from(read)))),
+            Step::Restart { kept, keeps_database } => self.restart(kept, keeps_database, world.settings)?,
+        }
+        while self.carry_out(world, effect)? || (world.settings.instant_disk && self.complete_all()?) {}
+        self.settle();
+        self.replica.check_invariants();
+        Ok(())
+    }
+
+    /// The oldest orders become durable, and the replica hears of it.
+    fn complete(&mut self, count: usize) -> Result<(), (Broken, String)> {
+        let mut last = None;
+        for order in self.orders.drain(..count).collect::<Vec<_>>() {
+            last = Some(order.ticket);
+            self.write(order)?;
+        }
+        if let Some(ticket) = last {
+            self.replica.step(NOW, Input::Durable(ticket));
+        }
+        Ok(())
+    }
+
+    fn complete_all(&mut self) -> Result<bool, (Broken, String)> {
+        let count = self.orders.len();
+        self.complete(count)?;
+        Ok(count > 0)
+    }
+
+    fn write(&mut self, order: Persist) -> Result<(), (Broken, String)> {
+        let (before, after) = (&self.disk.hard, &order.hard_state);
+        if after.promised < before.promised || after.accepted_view > after.promised {
+            let story = format!("the disk's promise goes from {} to {}", before.promised, after.promised);
+            return Err((Broken::Promises, story));
+        }
+        self.disk.hard = order.hard_state;
+        if order.truncate || !order.entries.is_empty() {
+            self.disk.entries.truncate(order.from.0 as usize - 1);
+            assert_eq!(self.disk.entries.len() as u64 + 1, order.from.0, "an order leaves a hole in the log");
+            self.disk.entries.extend(order.entries);
+        }
+        Ok(())
+    }
+
+    /// The timeouts up to `us` fire, and the replica's clock stands still again.
+    fn pass(&mut self, us: u64) {
+        self.replica.step(NOW.plus_us(us), Input::Tick);
+        self.replica.canonicalize(NOW);
+    }
+
+    /// Asks for pre-votes and is granted them all, by peers that have promised this view.
+    fn stand(&mut self, promised: View, world: &World, effect: &mut Effect) -> Result<(), (Broken, String)> {
+        self.pass(ELECTION_US);
+        let outputs = self.replica.ready(NOW);
+        let questions: Vec<_> = outputs.send.iter().map(|sent| (sent.to, sent.message.clone())).collect();
+        self.carry(outputs, world, effect)?;
+        for (peer, question) in questions {
+            let (Message::PreVote(question), mut answer) = (question, world.grant.clone()) else { continue };
+            if let Message::PreVoteReply(answer) = &mut answer {
+                (answer.round, answer.granted, answer.promised) = (question.round, true, promised.0);
+            }
+            let sender = Sender { replica: peer, disk_id: disk_id(peer.0), ..self.replica.sender() };
+            // A former boot would be turned away; which one it is now is not known here, and a grant has no boot.
+            self.replica.step(NOW, Input::Receive { sender, message: answer, payload: Vec::new() });
+        }
+        Ok(())
+    }
+
+    fn restart(&mut self, kept: usize, keeps_database: bool, settings: Settings) -> Result<(), (Broken, String)> {
+        for _ in 0..kept {
+            let order = self.orders.pop_front().expect("no more are kept than there are");
+            self.write(order)?;
+        }
+        let database = match keeps_database {
+            true => self.database.clone(),
+            false => born_state(&self.database),
+        };
+        *self = Node::start(self.replica.id(), settings, self.disk.clone(), database);
+        Ok(())
+    }
+
+    /// Carries out what the replica wants done. True when that led to more.
+    fn carry_out(&mut self, world: &World, effect: &mut Effect) -> Result<bool, (Broken, String)> {
+        let outputs = self.replica.ready(NOW);
+        self.carry(outputs, world, effect)
+    }
+
+    fn carry(&mut self, outputs: Outputs, world: &World, effect: &mut Effect) -> Result<bool, (Broken, String)> {
+        assert!(outputs.read_log.is_empty(), "small logs stay in memory");
+        self.orders.extend(outputs.persist);
+        for Outgoing { to, message, payload } in outputs.send {
+            let promised = self.replica.hard_state().promised;
+            check_claim(&message, promised, &self.disk).map_err(|text| (Broken::Promises, text.to_string()))?;
+            if is_modelled(&message) {
+                let sender = self.replica.sender();
+                effect.sent.push(world.packets.number(Packet { sender, to, message, payload }));
+            }
+        }
+        for (read, point) in outputs.read_ready {
+            effect.events.push(Event::ReadReady { read: read.0 as u8, point: point.0 });
+        }
+        if outputs.deliver.is_empty() {
+            return Ok(false);
+        }
+        for (sequence, entry) in outputs.deliver {
+            effect.events.push(Event::Delivered { sequence: sequence.0, entry: hash(&entry) });
+            execute(&mut self.database, sequence, entry);
+        }
+        let ReplicatedState { sequence, sessions, time_us, digest, .. } = self.database.clone();
+        self.replica.step(NOW, Input::Applied { sequence, sessions, time_us, digest });
+        Ok(true)
+    }
+}
+
+fn is_modelled(message: &Message) -> bool {
+    !matches!(
+        message,
+        Message::Hello(_) | Message::Born(_) | Message::PreVote(_) | Message::PreVoteReply(_) | Message::Report(_)
+    )
+}
+
+/// The state of a database that has executed nothing since the cluster's birth.
+fn born_state(state: &ReplicatedState) -> ReplicatedState {
+    ReplicatedState {
+        cluster_id: state.cluster_id,
+        sequence: Sequence::BIRTH,
+        configuration: state.configuration.clone(),
+        ..ReplicatedState::default()
+    }
+}
+
+fn execute(database: &mut ReplicatedState, sequence: Sequence, entry: Bytes) {
+    assert_eq!(database.sequence.next(), sequence, "delivered out of sequence");
+    database.sequence = sequence;
+    let value = Value::from_bytes(entry);
+    database.time_us = database.time_us.max(value.time_us);
+    for batch in &value.batches {
+        let session = database.sessions.entry(DiskId(batch.disk_id.into())).or_default();
+        for number in batch.first..batch.first + batch.payloads.len() as u64 {
+            session.admit(rsml::Boot(batch.boot), number);
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! Leases, if switched on: a primary serves reads at once while a quorum has promised to let nobody else lead.
+//!
+//! Each 2a asks for a lease and carries the time at which it left, on the primary's clock; who grants it sends that time
+//! back. The primary counts from that moment, and only nine tenths of the length: the grant, counted from its arrival,
+//! surely lasts longer as long as the rates of any two clocks differ by less than a tenth. So while a primary holds leases
+//! of a quorum (itself included), no candidate gets the promises of one, and nothing can be chosen that it does not know.
+//!
+//! Invariants:
+//! - Who granted a lease in a view promises nothing to another replica before the grant is over: neither in a 1b nor to
+//!   itself as a candidate. The only exception is a candidate to which the primary of that very view handed over: it gave
+//!   up its lease before, for good. Following a higher view in a 2a is no such promise: a quorum has made it already.
+//! - Grants are not durable. At each start a replica assumes that it has just granted a full lease in the view that it
+//!   promised last: no older one can be running, since it was over before that promise.
+//! - A primary that gives up its lease never uses one again in that view, so a transfer that arrives late, and all that
+//!   comes of it, finds no lease that it could break.
+
+use super::replica::Replica;
+use crate::message::Accept;
+use crate::{Instant, ReplicaId, View};
+
+/// Nobody but the owner of `view` is promised anything before `until`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Grant {
+    view: View,
+    pub until: Instant,
+}
+
+impl Grant {
+    /// What a former start of this replica may have granted last.
+    pub fn at_start(promised: View, now: Instant, lease_us: u64) -> Option<Grant> {
+        (lease_us > 0 && promised > View::BIRTH).then(|| Grant { view: promised, until: now.plus_us(lease_us) })
+    }
+}
+
+/// For how long the primary relies on a lease.
+pub(super) fn usable_us(lease_us: u64) -> u64 {
+    lease_us - lease_us.div_ceil(10)
+}
+
+impl Replica {
+    /// Whether a lease forbids to promise `candidate` a view. `handed_over`: the view whose primary told it to stand.
+    pub(super) fn lease_forbids(&self, candidate: ReplicaId, handed_over: View) -> bool {
+        let forbids = self.granted.is_some_and(|grant| {
+            self.now < grant.until && grant.view.owner() != Some(candidate) && grant.view != handed_over
+        });
+        if forbids {
+            coverage!("rule9.lease_forbids");
+        }
+        forbids
+    }
+
+    /// Grants the primary of the promised view the lease that it asks for, if this replica keeps leases of that length.
+    /// Returns what to send back.
+    pub(super) fn grant_lease(&mut self, message: &Accept) -> u64 {
+        let keeps = message.lease_us > 0 && message.lease_us <= self.options.lease_us;
+        if !keeps || !self.is_voter() {
+            return 0;
+        }
+        self.granted = Some(Grant { view: View(message.view), until: self.now.plus_us(message.lease_us) });
+        message.lease_from_us
+    }
+
+    /// What to ask for in a 2a of `view`.
+    pub(super) fn wanted_lease_us(&self, view: View) -> u64 {
+        if self.voided == view { 0 } else { self.options.lease_us }
+    }
+
+    pub(super) fn void_lease(&mut self, view: View) {
+        self.voided = view;
+    }
+
+    /// Whether nobody else can lead at this moment.
+    pub(super) fn holds_lease(&self) -> bool {
+        let Some(proposer) = self.views.proposer().filter(|p| self.wanted_lease_us(p.view) > 0) else { return false };
+        let holds = proposer.leases(self.now) + 1 >= self.quorum();
+        if holds {
+            coverage!("rule9.lease_serves");
+        }
+        holds
+    }
+}
