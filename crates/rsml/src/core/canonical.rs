@@ -27,7 +27,7 @@ impl Replica {
         self.reports.clear();
         self.counters = Counters::default();
         self.acceptor.renumber_orders();
-        self.digests = Digests::new(self.options.replicas.len(), self.options.election_max_us, &[], at);
+        self.digests = Digests::new(&self.options, &[], crate::Sequence::ZERO, at);
         self.disk = DiskWatch::new(at);
         self.next_handover = at;
         self.requests.restart_clocks(at);
