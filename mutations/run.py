@@ -204,7 +204,7 @@ def first_line(text):
 
 def kind(said):
     """The check behind a message: without ids, numbers and what was found."""
-    return re.sub(r"[\[({]?\d.*", "", said)[:90].rstrip(" :,([{")
+    return re.sub(r"[\[({]?\b\d+(?![ab]\b).*", "", said)[:90].rstrip(" :,([{")
 
 
 def try_patch(worker, patch, first_seed):
