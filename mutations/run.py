@@ -195,12 +195,16 @@ class Worker:
 
 
 def first_line(text):
-    """What failed, without the place that the compiler gives it."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    place = re.match(r"panicked at (?:crates/)?(\S+?):\d+:\d+:$", lines[0]) if lines else None
-    if place and len(lines) > 1:
-        return f"{place[1]}: {lines[1]}"[:160]
-    return (lines[0] if lines else "nothing was said")[:160]
+    """What failed, and in which file."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()] or ["nothing was said"]
+    place = re.match(r"panicked at (?:crates/)?(\S+?):\d+:\d+:$", lines[0])
+    said = f"{place[1].replace('/src/', '/')}: {lines[1]}" if place and len(lines) > 1 else lines[0]
+    return re.sub(r"[^ -~]", "?", said)[:200]
+
+
+def kind(said):
+    """The check behind a message: without ids, numbers and what was found."""
+    return re.sub(r"[\[({]?\b\d+(?![ab]\b).*", "", said)[:90].rstrip(" :,([{")
 
 
 def try_patch(worker, patch, first_seed):
@@ -240,8 +244,8 @@ def killers(result):
     """By whom, in words: the check of the simulator that saw it most often, the first test."""
     said = []
     if result.get("reasons"):
-        texts = [reason[0] for reason in result["reasons"]]
-        said.append(max(texts, key=texts.count))
+        kinds = [kind(reason[0]) for reason in result["reasons"]]
+        said.append(max(kinds, key=kinds.count))
     if result.get("tests"):
         more = len(result["tests"]) - 1
         said.append(f"{result['tests'][0]}{f' and {more} more' if more else ''}")
@@ -370,6 +374,9 @@ def main():
     for thread in threads:
         thread.join()
     results.sort(key=lambda result: result["name"])
+    if options.check and not results:
+        print("every patch applies")
+        return 0
     if options.markdown:
         print_markdown(results)
     bad = [result["name"] for result in results if verdict(result) in ("ERROR", "SURVIVED")]
