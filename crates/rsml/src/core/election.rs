@@ -134,11 +134,11 @@ impl Replica {
         }
         self.views.hush(self.now);
         self.owed_promise = Some((view, from));
-        self.pay_promise();
     }
 
-    /// Sends the 1b that is owed, once the promise is durable. The log in it is read from durable state now: entries of
-    /// lower views that were on their way to the disk when the 1a came are part of it.
+    /// Sends the 1b that is owed, once the promise is durable. The log in it is read from durable state now, when all
+    /// inputs that waited have been taken and the message leaves: whatever was on its way to the disk when the 1a came, or
+    /// was given after it, is part of it.
     pub(super) fn pay_promise(&mut self) {
         let Some((view, to)) = self.owed_promise else { return };
         let durable = *self.acceptor.durable();

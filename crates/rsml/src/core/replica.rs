@@ -153,6 +153,12 @@ impl Replica {
         // The log does not go on where the database ends, or has lost the birth record: who votes is not known here.
         let knows_nobody = is_born && state.sequence == Sequence::ZERO && matches!(entries.first(), None | Some(None));
         let needs_database = recovered.first > state.sequence.next() || knows_nobody;
+        // What was not read can't be vouched for.
+        let read = Sequence(recovered.last.0 - entries.len() as u64);
+        let mut lost = Log::new(read.next(), entries.clone()).hole_ranges();
+        if needs_database && recovered.first <= read {
+            lost.insert(0, (recovered.first, read));
+        }
         let (state, entries) = if needs_database { Default::default() } else { (state, entries) };
         let applied = state.sequence;
         assert!(recovered.last >= applied, "the database has applied {applied}, the log ends at {}", recovered.last);
@@ -176,8 +182,6 @@ impl Replica {
         );
         let granted = Grant::at_start(found.promised, now, options.lease_us);
         let log_holds_birth = applied >= Sequence::BIRTH || log.get(Sequence::BIRTH).is_some();
-        // What was not read can't be vouched for.
-        let lost = if needs_database { vec![(recovered.first, recovered.last)] } else { log.hole_ranges() };
         let mut acceptor = Acceptor::new(found, found, log, lost);
         acceptor.identify(|hard| {
             if hard.boot == Boot(0) {
@@ -310,6 +314,7 @@ impl Replica {
         self.pack_values();
         self.run_reads();
         self.replicate();
+        self.pay_promise();
         self.answer_primary();
         self.learner.advance(&self.acceptor);
         self.deliver();
@@ -516,7 +521,6 @@ impl Replica {
 
     fn after_durable(&mut self) {
         self.announce_birth();
-        self.pay_promise();
         self.ask_for_promises();
     }
 
