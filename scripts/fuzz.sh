@@ -38,7 +38,7 @@ build() {
     say "building the fuzzers"
     # The versions of the product; only libFuzzer comes in addition.
     cp Cargo.lock fuzz/Cargo.lock
-    RUSTFLAGS="$flags" cargo build --release --target "$TRIPLE" --manifest-path fuzz/Cargo.toml
+    RUSTFLAGS="$flags" cargo build --release --target "$TRIPLE" --manifest-path fuzz/Cargo.toml "${targets[@]/#/--bin=}"
 }
 
 fuzzer() { echo "$CARGO_TARGET_DIR/$TRIPLE/release/$1"; }
@@ -87,10 +87,10 @@ keep() {
 }
 
 require_cargo
-build
 if [ "${#targets[@]}" -eq 0 ]; then
     mapfile -t targets < <(basename -s .rs fuzz/fuzz_targets/*.rs)
 fi
+build
 if [ -n "$input" ]; then
     exec "$(fuzzer "${targets[0]}")" "$input"
 fi

@@ -100,6 +100,15 @@ fn messages_1() -> Vec<(&'static str, Message)> {
                 ..Default::default()
             }),
         ),
+        (
+            "promise_of_a_damaged_log",
+            Message::Promise(Promise {
+                view: 0x201,
+                last: 300,
+                lost: vec![LostEntries { from: 20, to: 29 }, LostEntries { from: 200, to: 200 }],
+                ..Default::default()
+            }),
+        ),
         ("fetch", Message::Fetch(Fetch { view: 0x201, from: 300, ..Default::default() })),
         ("fetched", Message::Fetched(Fetched { view: 0x201, accepted_view: 0x100, from: 300, ..Default::default() })),
         ("refuse", Message::Refuse(Refuse { promised: 0x202, ..Default::default() })),
@@ -154,6 +163,57 @@ fn messages_1() -> Vec<(&'static str, Message)> {
                 ..Default::default()
             }),
         ),
+        (
+            "report_of_a_learner",
+            Message::Report(Report {
+                first: 7,
+                is_learner: true,
+                digests: vec![
+                    DigestAt { sequence: 256, digest: 0x0123_4567_89ab_cdef },
+                    DigestAt { sequence: 512, digest: 1 },
+                ],
+                installing: 290,
+                ..Default::default()
+            }),
+        ),
+        (
+            "report_of_one_that_cannot_lead",
+            Message::Report(Report { storage_full: true, is_ineligible: true, ..Default::default() }),
+        ),
+        ("prepare_after_a_transfer", Message::Prepare(Prepare { view: 0x301, transfer: 0x200, ..Default::default() })),
+        (
+            "accept_with_a_lease",
+            Message::Accept(Accept { view: 0x301, lease_us: 300_000, lease_from_us: 1 << 40, ..Default::default() }),
+        ),
+        (
+            "accepted_with_a_lease",
+            Message::Accepted(Accepted { view: 0x301, lease_from_us: 1 << 40, ..Default::default() }),
+        ),
+        ("transfer", Message::Transfer(Transfer { view: 0x200, ..Default::default() })),
+        ("resign", Message::Resign(Resign { view: 0x200, ..Default::default() })),
+        ("behind", Message::Behind(Behind { view: 0x201, first: 200, ..Default::default() })),
+        (
+            "snapshot_request",
+            Message::SnapshotRequest(SnapshotRequest {
+                id: 77,
+                offset: 1 << 33,
+                length: 1 << 20,
+                at_least: 200,
+                ..Default::default()
+            }),
+        ),
+        (
+            "snapshot_chunk",
+            Message::SnapshotChunk(SnapshotChunk {
+                id: 77,
+                offset: 1 << 33,
+                total_bytes: 1 << 34,
+                sequence: 290,
+                view: 0x200,
+                crc: 0x89ab_cdef,
+                ..Default::default()
+            }),
+        ),
     ]
 }
 
@@ -194,6 +254,7 @@ fn state_1() -> ReplicatedState {
         .into(),
         time_us: 1_000_001,
         digest: 0xfedc_ba98_7654_3210,
+        recorded: vec![(Sequence(128), 0x0123_4567_89ab_cdef), (Sequence(256), 2)],
         ..Default::default()
     }
 }

@@ -1,5 +1,8 @@
 //! RSML: a replicated state machine library. Multi-Paxos over opaque values, for clusters of 1 to 7 replicas.
 
+#[macro_use]
+pub mod coverage;
+
 pub mod core;
 mod driver;
 mod executor;

@@ -390,13 +390,16 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn any_bytes_are_a_message_or_none(bytes: Vec<u8>, kind in 1u8..16) {
+        fn any_bytes_are_a_message_or_none(bytes: Vec<u8>, kind in 1u32..32) {
             if let Some(message) = Message::from_bytes(&bytes) {
                 proptest::prop_assert_eq!(Message::from_bytes(&message.clone().to_bytes()), Some(message));
             }
             // More often meaningful: the bytes as fields of some kind.
             let length = bytes.len().min(127);
-            let of_kind = [&[kind << 3 | 2, length as u8], &bytes[..length]].concat();
+            let mut of_kind = Vec::new();
+            prost::encoding::encode_key(kind, prost::encoding::WireType::LengthDelimited, &mut of_kind);
+            of_kind.push(length as u8);
+            of_kind.extend(&bytes[..length]);
             if let Some(message) = Message::from_bytes(&of_kind) {
                 proptest::prop_assert_eq!(Message::from_bytes(&message.clone().to_bytes()), Some(message));
             }

@@ -3,7 +3,7 @@
 //! the difference before you keep it.
 
 #[allow(dead_code)]
-#[path = "simulation/executor.rs"]
+#[path = "transcripts/executor.rs"]
 mod executor;
 #[path = "transcripts/stage.rs"]
 mod stage;

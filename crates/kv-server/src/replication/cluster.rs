@@ -21,6 +21,24 @@ pub struct ReplicatedCluster {
     started: Instant,
 }
 
+/// What is wrong with a replica of this process.
+fn problem(status: &DriverStatus) -> Option<String> {
+    let core = &status.core;
+    if let Some(failure) = &status.failed {
+        return Some(format!("it has stopped: {failure}"));
+    }
+    if let Some((from, to)) = core.blocked {
+        return Some(format!(
+            "nobody can lead: entries {from} to {to} are blocked, all disks that had them have lost them"
+        ));
+    }
+    if core.is_catching_up {
+        return Some("it gets a copy of another replica's database".to_string());
+    }
+    let (from, to) = core.lost.first().zip(core.lost.last()).map(|(first, last)| (first.0, last.1))?;
+    Some(format!("its disk has lost entries between {from} and {to} of the log; it gets them from the others"))
+}
+
 impl ReplicatedCluster {
     pub fn new(store: Arc<ReplicatedKvStore>, members: Vec<ReplicaConfig>, addresses: Arc<ListenAddresses>) -> Self {
         ReplicatedCluster { store, members, addresses, started: Instant::now() }
@@ -53,7 +71,7 @@ impl ReplicatedCluster {
             applied: Some(status.digest_sequence.0),
             digest: Some(AppliedDigest { sequence: status.digest_sequence.0, value: status.digest }),
             uptime: Some(self.started.elapsed()),
-            problem: status.failed.as_ref().map(|failure| format!("it has stopped: {failure}")),
+            problem: problem(status),
             ..self.unknown(member)
         }
     }

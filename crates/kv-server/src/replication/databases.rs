@@ -15,6 +15,8 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
 use kv_api::KvError;
 use kv_store::{
@@ -23,12 +25,17 @@ use kv_store::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::place::DatabasePlace;
+
 const GENERATION_0: &str = "db";
 const LATER_PREFIX: &str = "db-";
 const COPY_MARK: &str = ".copy-";
 const DAMAGED_MARK: &str = ".damaged-";
 const MARKER: &str = "damaged";
 const MARKER_DRAFT: &str = "damaged.new";
+
+/// How often it is looked whether the last reader of a replaced database has ended.
+const UNREAD_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Told once, with the reason, when the live database is found to be damaged.
 type Alarm = Box<dyn FnOnce(&str) + Send>;
@@ -39,6 +46,7 @@ pub struct ReplicaDatabases {
     engine: EngineKind,
     resources: SharedResources,
     damage: Mutex<Damage>,
+    flushing: Mutex<Option<JoinHandle<()>>>,
 }
 
 #[derive(Default)]
@@ -59,35 +67,18 @@ struct Marker {
 impl ReplicaDatabases {
     /// In `folder`, which holds nothing else that begins with `db`.
     pub fn new(replica: u32, folder: PathBuf, engine: EngineKind, resources: SharedResources) -> Arc<Self> {
-        Arc::new(ReplicaDatabases { replica, folder, engine, resources, damage: Mutex::default() })
-    }
-
-    /// Whether what the databases have flushed is there after a restart.
-    pub fn survive_exit(&self) -> bool {
-        self.engine != EngineKind::Memory
+        Arc::new(ReplicaDatabases {
+            replica,
+            folder,
+            engine,
+            resources,
+            damage: Mutex::default(),
+            flushing: Mutex::default(),
+        })
     }
 
     pub fn path(&self, generation: u64) -> PathBuf {
         self.folder.join(name_of(generation))
-    }
-
-    /// Opens the live database at a start, once it is known which one that is. A damaged one is set aside, and the one
-    /// that is opened is empty.
-    pub fn open(self: &Arc<Self>, generation: u64) -> Result<Arc<TransactionalKvDatabase>, KvError> {
-        if self.survive_exit() {
-            fs::create_dir_all(&self.folder).map_err(failed_to("create", &self.folder))?;
-            self.remove_leftovers(generation)?;
-            self.obey_marker(generation)?;
-        }
-        let database = match self.try_open(generation) {
-            Err(KvError::Corruption(reason)) if self.survive_exit() => {
-                self.set_aside(generation, &reason)?;
-                self.try_open(generation)?
-            }
-            opened => opened?,
-        };
-        self.watch(generation, &database);
-        Ok(database)
     }
 
     fn try_open(&self, generation: u64) -> Result<Arc<TransactionalKvDatabase>, KvError> {
@@ -96,24 +87,6 @@ impl ReplicaDatabases {
         // Consensus asks for it at once: damage there shall be found now.
         database.state_blob()?;
         Ok(database)
-    }
-
-    /// Begins the database of a later generation. It becomes the live one by [`Self::watch`].
-    pub fn begin_install(&self, generation: u64) -> Result<DatabaseInstall, KvError> {
-        let path = self.path(generation);
-        let install = begin_install(self.engine, &path, Durability::UntilFlush, &self.resources)?;
-        Ok(DatabaseInstall::new(install, StoreOptions::replicated()))
-    }
-
-    /// This database is the live one from now on: damage of it is damage of the replica.
-    pub fn watch(self: &Arc<Self>, generation: u64, database: &TransactionalKvDatabase) {
-        self.damage().generation = generation;
-        let databases = Arc::downgrade(self);
-        database.on_damage(move |reason| {
-            if let Some(databases) = databases.upgrade().filter(|known| known.damage().generation == generation) {
-                databases.note_damage(reason);
-            }
-        });
     }
 
     /// Has `alarm` called when the live database is found to be damaged; at once if it was.
@@ -235,6 +208,78 @@ impl ReplicaDatabases {
 
     fn sync_folder(&self) -> Result<(), KvError> {
         File::open(&self.folder).and_then(|folder| folder.sync_all()).map_err(failed_to("synchronise", &self.folder))
+    }
+}
+
+impl DatabasePlace for ReplicaDatabases {
+    /// Opens the live database at a start, once it is known which one that is. A damaged one is set aside, and the one
+    /// that is opened is empty.
+    fn open(self: Arc<Self>, generation: u64) -> Result<Arc<TransactionalKvDatabase>, KvError> {
+        if self.survive_exit() {
+            fs::create_dir_all(&self.folder).map_err(failed_to("create", &self.folder))?;
+            self.remove_leftovers(generation)?;
+            self.obey_marker(generation)?;
+        }
+        let database = match self.try_open(generation) {
+            Err(KvError::Corruption(reason)) if self.survive_exit() => {
+                self.set_aside(generation, &reason)?;
+                self.try_open(generation)?
+            }
+            opened => opened?,
+        };
+        self.watch(generation, &database);
+        Ok(database)
+    }
+
+    fn begin_install(self: Arc<Self>, generation: u64) -> Result<DatabaseInstall, KvError> {
+        let path = self.path(generation);
+        let install = begin_install(self.engine, &path, Durability::UntilFlush, &self.resources)?;
+        Ok(DatabaseInstall::new(install, StoreOptions::replicated()))
+    }
+
+    fn watch(self: Arc<Self>, generation: u64, database: &TransactionalKvDatabase) {
+        self.damage().generation = generation;
+        let databases = Arc::downgrade(&self);
+        database.on_damage(move |reason| {
+            if let Some(databases) = databases.upgrade().filter(|known| known.damage().generation == generation) {
+                databases.note_damage(reason);
+            }
+        });
+    }
+
+    fn survive_exit(&self) -> bool {
+        self.engine != EngineKind::Memory
+    }
+
+    /// In a thread of its own: writing out a full buffer takes a while, and applying goes on meanwhile.
+    fn start_flush(&self, database: Arc<TransactionalKvDatabase>) {
+        let mut flushing = self.flushing.lock().unwrap_or_else(PoisonError::into_inner);
+        if flushing.as_ref().is_some_and(|thread| !thread.is_finished()) {
+            return;
+        }
+        let flush = move || {
+            if let Err(error) = database.flush() {
+                tracing::error!(%error, "the database cannot be written out; the log cannot be trimmed");
+            }
+        };
+        match std::thread::Builder::new().name("kv-flush".to_string()).spawn(flush) {
+            Ok(thread) => *flushing = Some(thread),
+            Err(error) => tracing::error!(%error, "no thread to write the database out"),
+        }
+    }
+
+    /// Closing a database takes a while, and removing its files, too: done in a thread, and by no reader that happens to
+    /// be the last.
+    fn close(&self, database: Arc<TransactionalKvDatabase>) {
+        database.remove_when_closed();
+        let close = move || {
+            while Arc::strong_count(&database) > 1 {
+                std::thread::sleep(UNREAD_INTERVAL);
+            }
+        };
+        if let Err(error) = std::thread::Builder::new().name("kv-close".to_string()).spawn(close) {
+            tracing::warn!(%error, "no thread to close the former database; its last reader does it");
+        }
     }
 }
 

@@ -1,15 +1,14 @@
 //! From the consensus log to the database: in order, each operation once.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use kv_api::{AtomicCommit, KvError, encode_verdict};
 use kv_store::{StateBlob, TransactionalKvDatabase};
 use rsml::{CommittedValue, ExecutionError, ExecutionNotifier, SealedState, Sequence, Snapshots};
 
-use super::databases::ReplicaDatabases;
 use super::operation;
+use super::place::DatabasePlace;
 use super::snapshots::{Installed, ReplicaSnapshots, failed};
 use crate::router::{LocalReader, ReadSlots};
 
@@ -18,20 +17,19 @@ use crate::router::{LocalReader, ReadSlots};
 /// When the log says so, another database takes the place of the present one, under the readers: those that run keep the
 /// old one, and no reader ever finds an older version than before.
 pub struct KvStoreExecutor {
-    databases: Arc<ReplicaDatabases>,
+    databases: Arc<dyn DatabasePlace>,
     reader: LocalReader,
     next: Sequence,
     installed: Installed,
-    flushing: Option<std::thread::JoinHandle<()>>,
 }
 
 impl KvStoreExecutor {
     /// Opens the database of `generation`, which the log says is the live one. It is empty if it was damaged.
-    pub fn open(databases: Arc<ReplicaDatabases>, slots: ReadSlots, generation: u64) -> Result<Self, ExecutionError> {
-        let database = databases.open(generation).map_err(failed)?;
+    pub fn open(databases: Arc<dyn DatabasePlace>, slots: ReadSlots, generation: u64) -> Result<Self, ExecutionError> {
+        let database = databases.clone().open(generation).map_err(failed)?;
         let next = expected_by(&database).map_err(failed)?;
         let reader = LocalReader::new(database, slots);
-        Ok(KvStoreExecutor { databases, reader, next, installed: Installed::default(), flushing: None })
+        Ok(KvStoreExecutor { databases, reader, next, installed: Installed::default() })
     }
 
     /// Reads the database that is live at the time.
@@ -85,21 +83,9 @@ impl ExecutionNotifier for KvStoreExecutor {
         self.reader.database().persisted_sequence().map(Sequence).map_err(failed)
     }
 
-    /// In a thread of its own: writing out a full buffer takes a while, and applying goes on meanwhile.
     fn start_flush(&mut self) {
-        let is_flushing = self.flushing.as_ref().is_some_and(|thread| !thread.is_finished());
-        if !self.databases.survive_exit() || is_flushing {
-            return;
-        }
-        let database = self.reader.database();
-        let flush = move || {
-            if let Err(error) = database.flush() {
-                tracing::error!(%error, "the database cannot be written out; the log cannot be trimmed");
-            }
-        };
-        match std::thread::Builder::new().name("kv-flush".to_string()).spawn(flush) {
-            Ok(thread) => self.flushing = Some(thread),
-            Err(error) => tracing::error!(%error, "no thread to write the database out"),
+        if self.databases.survive_exit() {
+            self.databases.start_flush(self.reader.database());
         }
     }
 
@@ -125,27 +111,11 @@ impl ExecutionNotifier for KvStoreExecutor {
             return Err(ExecutionError::failed(text));
         }
         self.next = expected_by(&database).map_err(failed)?;
-        self.databases.watch(generation, &database);
+        self.databases.clone().watch(generation, &database);
         let old = self.reader.switch(database);
         self.reader.applied_advanced();
         tracing::info!(generation, version = after.0, "another database is the live one");
-        close_when_unread(old);
+        self.databases.close(old);
         Ok(())
-    }
-}
-
-/// How often it is looked whether the last reader of a replaced database has ended.
-const UNREAD_INTERVAL: Duration = Duration::from_millis(20);
-
-/// Closing a database takes a while, and removing its files, too: done here, and by no reader that happens to be the last.
-fn close_when_unread(database: Arc<TransactionalKvDatabase>) {
-    database.remove_when_closed();
-    let close = move || {
-        while Arc::strong_count(&database) > 1 {
-            std::thread::sleep(UNREAD_INTERVAL);
-        }
-    };
-    if let Err(error) = std::thread::Builder::new().name("kv-close".to_string()).spawn(close) {
-        tracing::warn!(%error, "no thread to close the former database; its last reader does it");
     }
 }

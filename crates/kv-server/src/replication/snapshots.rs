@@ -9,7 +9,7 @@ use kv_api::KvError;
 use kv_store::{DatabaseCopy, DatabaseInstall, TransactionalKvDatabase};
 use rsml::{ExecutionError, Snapshot, SnapshotSink, SnapshotSource, Snapshots};
 
-use super::databases::ReplicaDatabases;
+use super::place::DatabasePlace;
 use crate::router::LocalReader;
 
 /// Damage of what is used here, or of a copy that came here, is told apart from everything else.
@@ -46,7 +46,7 @@ impl Installed {
 
 pub(super) struct ReplicaSnapshots {
     pub reader: LocalReader,
-    pub databases: Arc<ReplicaDatabases>,
+    pub databases: Arc<dyn DatabasePlace>,
     pub installed: Installed,
 }
 
@@ -59,7 +59,7 @@ impl Snapshots for ReplicaSnapshots {
     fn begin_install(&self, generation: u64) -> Result<Box<dyn SnapshotSink>, ExecutionError> {
         // Closed before its files go.
         drop(self.installed.take(generation));
-        let install = self.databases.begin_install(generation).map_err(failed)?;
+        let install = self.databases.clone().begin_install(generation).map_err(failed)?;
         Ok(Box::new(Sink { install, generation, installed: self.installed.clone() }))
     }
 }

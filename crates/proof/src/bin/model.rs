@@ -83,10 +83,18 @@ enum Order {
     Walk,
 }
 
-struct Lines;
+/// One every ten seconds; whether all is done is looked at more often.
+#[derive(Default)]
+struct Lines {
+    told_at: Duration,
+}
 
 impl Reporter<Cluster> for Lines {
     fn report_checking(&mut self, data: ReportData) {
+        if data.duration < self.told_at + Duration::from_secs(10) {
+            return;
+        }
+        self.told_at = data.duration;
         eprintln!(
             "{:.0} s: {} states, {} different, depth {}",
             data.duration.as_secs_f64(),
@@ -101,7 +109,7 @@ impl Reporter<Cluster> for Lines {
     }
 
     fn delay(&self) -> Duration {
-        Duration::from_secs(10)
+        Duration::from_millis(100)
     }
 }
 
@@ -132,11 +140,11 @@ fn main() -> ExitCode {
     }
     let started = Instant::now();
     match arguments.order {
-        Order::Bfs => finish(builder.spawn_bfs().join_and_report(&mut Lines), started, &arguments),
-        Order::Dfs => finish(builder.spawn_dfs().join_and_report(&mut Lines), started, &arguments),
+        Order::Bfs => finish(builder.spawn_bfs().join_and_report(&mut Lines::default()), started, &arguments),
+        Order::Dfs => finish(builder.spawn_dfs().join_and_report(&mut Lines::default()), started, &arguments),
         Order::Walk => {
             let walks = builder.spawn_simulation(arguments.seed, UniformChooser);
-            finish(walks.join_and_report(&mut Lines), started, &arguments)
+            finish(walks.join_and_report(&mut Lines::default()), started, &arguments)
         }
     }
 }

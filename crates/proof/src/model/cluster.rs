@@ -6,6 +6,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use rsml::{Sequence, View};
 use stateright::{Model, Property};
 
+use super::face::Face;
 use super::node::{Broken, ELECTION_US, Effect, Event, HEARTBEAT_US, RETRY_US, Settings, Step, World, born};
 use super::table::Table;
 
@@ -65,6 +66,8 @@ pub struct State {
     network: Vec<u32>,
     /// The value that was delivered first at each sequence after the birth record's.
     delivered: Vec<u64>,
+    /// How long a log any replica ever took for chosen.
+    known: usize,
     /// Reads without an answer: where, which, and what was delivered anywhere when it began.
     reads: Vec<(u8, u8, u64)>,
     proposed: u8,
@@ -203,6 +206,11 @@ impl Cluster {
     fn note(&self, state: &mut State, node: u8, event: &Event) {
         match *event {
             Event::Delivered { sequence, entry } => {
+                let holder = self.world.nodes.get(state.nodes[usize::from(node)]);
+                if holder.face.disk.get(sequence as usize - 1) != Some(&entry) {
+                    let story = format!("replica {node} delivers {sequence}, which its own disk does not hold");
+                    self.break_state(state, Broken::Durability, story);
+                }
                 let place = (sequence - Sequence::BIRTH.0 - 1) as usize;
                 match state.delivered.get(place) {
                     None => state.delivered.push(entry),
@@ -235,14 +243,20 @@ impl Cluster {
             self.break_state(state, Broken::Promises, story);
         }
         for (place, entry) in face.chosen.iter().enumerate() {
-            let holders = faces.iter().filter(|other| other.face.disk.get(place) == Some(entry)).count();
+            // Whoever is the first to know leads, and counts no vote of an older view (rule 4).
+            let is_first = place >= state.known;
+            let votes = |other: &Face| !is_first || (face.is_primary && other.accepted >= face.promised);
+            let holds = |other: &Face| other.disk.get(place) == Some(entry) && votes(other);
+            let holders = faces.iter().filter(|other| holds(&other.face)).count();
             if holders < self.quorum() {
-                let sequence = place + 1;
-                let story = format!("replica {node} takes {sequence} for chosen; {holders} disks hold its value");
+                let (sequence, view) = (place + 1, face.promised);
+                let story =
+                    format!("replica {node} takes {sequence} for chosen in {view}; {holders} disks hold its value");
                 self.break_state(state, Broken::Durability, story);
                 return;
             }
         }
+        state.known = state.known.max(face.chosen.len());
     }
 }
 
@@ -257,6 +271,7 @@ impl Model for Cluster {
             nodes,
             network: Vec::new(),
             delivered: Vec::new(),
+            known: Sequence::BIRTH.0 as usize,
             reads: Vec::new(),
             proposed: 0,
             read: 0,

@@ -10,6 +10,8 @@ pub struct Face {
     /// The promise on disk, and the one in memory.
     pub durable_promise: View,
     pub promised: View,
+    /// The view whose log is on disk.
+    pub accepted: View,
     pub is_primary: bool,
     /// The log on disk, from the first sequence on, by the hashes of its entries.
     pub disk: Vec<u64>,
@@ -33,6 +35,7 @@ impl Face {
         Face {
             durable_promise: disk.hard.promised,
             promised: status.view,
+            accepted: disk.hard.accepted_view,
             is_primary: replica.primary() == Some(replica.id()),
             disk: disk.entries.iter().map(|entry| hash(entry)).collect(),
             chosen: chosen.collect(),

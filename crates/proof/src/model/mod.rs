@@ -22,7 +22,8 @@
 //! Symmetry is not used: a view belongs to a replica, which makes the replicas different.
 //!
 //! # What is checked, in every state
-//! Agreement of all deliveries; that whatever any replica believes to be chosen is durable on a quorum of disks, for good;
+//! Agreement of all deliveries; that whatever any replica believes to be chosen is durable on a quorum of disks, for good,
+//! and under the view of the primary that was the first to know; that nobody delivers what its own disk does not hold;
 //! promises that never go back, claims in messages that are durable when they leave, primaries with a quorum of promises;
 //! that a read's point covers everything delivered anywhere before the read began; the core's own assertions.
 //!

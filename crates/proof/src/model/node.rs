@@ -173,7 +173,7 @@ impl Node {
         };
         let start = Start {
             recovered,
-            entries: disk.entries.clone(),
+            entries: disk.entries.iter().cloned().map(Some).collect(),
             state: database.clone(),
             new_disk_id: disk.hard.disk_id,
             new_cluster_id: 0,

@@ -172,6 +172,7 @@ impl Acceptor {
         assert!(view >= self.hard.promised, "promise went back: {} -> {view}", self.hard.promised);
         self.hard.promised = view;
         if self.staging.as_ref().is_some_and(|s| s.view < view) {
+            coverage!("rule2.staged_and_higher_view");
             self.staging = None;
         }
     }
@@ -241,6 +242,9 @@ impl Acceptor {
             let lost = std::iter::repeat_n(None, missing);
             self.log = Log::new(base.next(), entries.into_iter().map(Some).chain(lost).collect());
             self.lost = self.log.hole_ranges();
+            if missing > 0 {
+                coverage!("rule7.lost_tail_behind_snapshot");
+            }
         }
         self.lost.retain(|(_, to)| *to > base);
         self.lost.iter_mut().for_each(|(from, _)| *from = base.next().max(*from));
@@ -267,6 +271,9 @@ impl Acceptor {
         assert!(from <= self.log.last().next(), "a hole between {} and {from}", self.log.last());
         assert!(self.log.first_hole().is_none_or(|hole| from <= hole), "what is lost before {from} is not replaced");
         let truncate = from <= self.log.last();
+        if truncate {
+            coverage!("rule2.tail_cut");
+        }
         self.log.truncate(from);
         for entry in &entries {
             self.log.append(entry.clone());
@@ -350,6 +357,9 @@ impl Acceptor {
         while self.pending.front().is_some_and(|p| p.ticket <= ticket) {
             let done = self.pending.pop_front().expect("front was there");
             assert!(done.hard.promised >= self.durable.promised, "a durable promise went back");
+            if done.stable < done.last {
+                coverage!("rule3.completion_of_replaced");
+            }
             self.durable = done.hard;
             self.durable_last = done.last;
             self.durable_lost = done.lost;

@@ -33,6 +33,7 @@ impl Replica {
                 self.heard.remove(&sender.replica);
             }
             if self.is_birth_durable() && !self.configuration.disks.is_empty() {
+                coverage!("birth.told_again");
                 let birth = self.birth_record();
                 self.send(sender.replica, Message::Born(Born { birth: Some(birth) }), Vec::new());
             }
@@ -68,6 +69,7 @@ impl Replica {
         let members = disks.iter().map(|(r, d)| Member { replica: u32::from(r.0), disk_id: d.0.into() }).collect();
         self.be_born(BirthRecord { cluster_id: self.new_cluster_id.into(), members });
         self.is_founder = true;
+        coverage!("birth.founded");
     }
 
     /// The founder tells the others once the record is durable, and stands for election.

@@ -5,16 +5,21 @@
 //! never part of a safety rule.
 
 use super::Jitter;
+use super::digests::Digests;
 use super::fitness::DiskWatch;
 use super::replica::{Counters, Replica};
 use super::view_manager::Role;
-use crate::Instant;
+use crate::{Instant, Sequence};
 
 impl Replica {
     /// As if everything that happened so far had happened at `at`, which may lie before the present: every timeout begins
-    /// anew there, pre-votes are granted, reports are forgotten, and the orders on their way to the disk are numbered
+    /// anew there, pre-votes are granted, reports and digests are forgotten, and the orders on their way to the disk are numbered
     /// from 1. Whoever carries them out must renumber them in the same way.
+    ///
+    /// # Panics
+    /// With leases, which are about time.
     pub fn canonicalize(&mut self, at: Instant) {
+        assert_eq!(self.options.lease_us, 0, "leases are about time");
         self.now = at;
         self.next_report = at;
         self.next_call = at;
@@ -22,6 +27,7 @@ impl Replica {
         self.reports.clear();
         self.counters = Counters::default();
         self.acceptor.renumber_orders();
+        self.digests = Digests::new(&self.options, &[], Sequence::ZERO, at);
         self.disk = DiskWatch::new(at);
         self.next_handover = at;
         self.requests.restart_clocks(at);

@@ -160,6 +160,7 @@ impl Replica {
     pub(super) fn on_behind(&mut self, message: &Behind) {
         let is_leading = matches!(self.views.role, Role::Primary(_));
         if View(message.view) == self.acceptor.promised() && !is_leading {
+            coverage!("snapshot.behind");
             self.want_snapshot(Sequence(message.first).previous(), None);
         }
     }
@@ -218,6 +219,7 @@ impl Replica {
     /// Ends the transfer under way. `shun`: its source is not asked again at once.
     fn drop_transfer(&mut self, shun: Option<ReplicaId>) {
         if self.catch_up.transfer.take().is_some() {
+            coverage!("snapshot.dropped");
             self.outputs.install.push(InstallStep::Abort);
         }
         if shun.is_some() {
@@ -236,6 +238,7 @@ impl Replica {
         if !is_all_received && self.now.since_us(transfer.last_progress) >= self.options.retry_us {
             transfer.last_progress = self.now;
             transfer.repeated += 1;
+            coverage!("snapshot.repeated");
             let (source, id, received) = (transfer.source, transfer.id, transfer.received);
             if transfer.repeated > PATIENCE {
                 self.drop_transfer(Some(source));
@@ -340,13 +343,22 @@ impl Replica {
         }
     }
 
+    /// Whether others say that the copied database is not what the log says.
+    fn is_contradicted(&self, source: ReplicaId, state: &ReplicatedState) -> bool {
+        let is_contradicted = self.digests.contradict(source, &state.recorded);
+        if is_contradicted {
+            coverage!("rule12.copy_contradicted");
+        }
+        is_contradicted
+    }
+
     /// Whether a database with this state is what was promised, and takes this replica forward.
     fn fits(&self, state: &ReplicatedState) -> bool {
         let Some(transfer) = &self.catch_up.transfer else { return false };
         state.cluster_id == self.acceptor.hard().cluster_id
             && state.sequence == transfer.sequence
             && state.sequence > self.learner.commit()
-            && !self.digests.contradict(transfer.source, &state.recorded)
+            && !self.is_contradicted(transfer.source, state)
             && !matches!(self.views.role, Role::Primary(_))
     }
 
@@ -405,6 +417,7 @@ impl Replica {
         self.answer.due = true;
         self.catch_up.wanted = None;
         self.catch_up.installed += 1;
+        coverage!("snapshot.installed");
         self.catch_up.switch = Some((ticket, transfer.generation));
     }
 

@@ -44,6 +44,9 @@ impl Replica {
         let is_asker_primary = self.views.primary == Some(from);
         let is_quiet = self.now < self.views.quiet_until || self.lease_forbids(from, View::BIRTH);
         let granted = self.is_voter() && !is_busy && (is_asker_primary || !is_quiet);
+        if !granted {
+            coverage!("liveness.pre_vote_denied");
+        }
         let promised = self.acceptor.promised().0;
         self.send(from, Message::PreVoteReply(PreVoteReply { round: message.round, granted, promised }), Vec::new());
     }
@@ -140,6 +143,7 @@ impl Replica {
         let Some((view, to)) = self.owed_promise else { return };
         let durable = *self.acceptor.durable();
         if self.acceptor.promised() != view {
+            coverage!("rule3.promise_overtaken");
             self.owed_promise = None;
         } else if durable.promised == view {
             self.owed_promise = None;
@@ -159,6 +163,7 @@ impl Replica {
     pub(super) fn on_promise(&mut self, from: ReplicaId, message: Promise) {
         let Role::Preparing(campaign) = &mut self.views.role else { return };
         if campaign.view != View(message.view) || campaign.best.is_some() {
+            coverage!("rule3.late_promise");
             return;
         }
         let promised = Promised {
@@ -181,6 +186,7 @@ impl Replica {
             // A peer has promised more than this primary's view: it can only follow a higher one. The primary may have
             // lost its quorum to another without knowing, so it asks like everybody before it stands.
             Role::Primary(_) => {
+                coverage!("liveness.refused_primary");
                 let is_expected = self.has_asked_successor();
                 self.become_secondary(None);
                 if !is_expected {
@@ -188,6 +194,7 @@ impl Replica {
                 }
             }
             Role::Preparing(_) => {
+                coverage!("liveness.refused_candidate");
                 self.become_secondary(None);
                 self.views.suspect(self.now, self.options.heartbeat_us);
             }
@@ -204,8 +211,14 @@ impl Replica {
         }
         let best = match choose_log(&campaign.promises, commit, voters) {
             Choice::Adopt(best) => best,
-            Choice::Wait => return,
+            Choice::Wait => {
+                if campaign.promises.len() > voters / 2 {
+                    coverage!("rule7.waits_for_more");
+                }
+                return;
+            }
             Choice::Blocked { from, to } => {
+                coverage!("rule7.blocked");
                 self.blocked = Some((from, to));
                 return;
             }
@@ -216,8 +229,10 @@ impl Replica {
         let from = self.first_to_fetch(best);
         assert!(from <= best.last.next(), "own committed entries lie beyond the best log of a quorum");
         if from > best.last {
+            coverage!("phase1.own_log");
             self.lead(from, Vec::new());
         } else {
+            coverage!("phase1.fetches");
             self.acceptor.stage(view, best.last, from, Vec::new());
             self.fetch_more();
         }
@@ -336,6 +351,7 @@ impl Replica {
     pub(super) fn retry_fetch(&mut self) {
         let Role::Preparing(campaign) = &self.views.role else { return };
         if campaign.best.is_some() && self.now.since_us(campaign.fetched) >= self.options.retry_us {
+            coverage!("phase1.fetch_repeated");
             self.fetch_more();
         }
     }
@@ -421,6 +437,7 @@ impl Replica {
                 progress.ask_end(self.now);
             }
         } else if self.views.primary == Some(peer) {
+            coverage!("liveness.connection_hint");
             self.requests.resend(0, self.now);
             self.reads.restart();
             self.views.suspect(self.now, self.options.heartbeat_us);
@@ -429,8 +446,10 @@ impl Replica {
 
     pub(super) fn propose(&mut self, id: super::RequestId, payload: Bytes) {
         if self.lacks_space() {
+            coverage!("requests.storage_full");
             self.outputs.refused.push((id, Refusal::StorageFull));
         } else if self.requests.is_full(payload.len(), self.options.max_request_bytes) {
+            coverage!("requests.overloaded");
             self.outputs.refused.push((id, Refusal::Overloaded));
         } else {
             self.requests.push(id, payload);

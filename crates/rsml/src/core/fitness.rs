@@ -134,6 +134,7 @@ impl Replica {
     /// A primary that should not lead lets another one, if there is one that should. True: it leads no more.
     pub(super) fn yield_if_unfit(&mut self) -> bool {
         if self.disk_hangs() && self.successor().is_some() {
+            coverage!("liveness.hanging_disk_resigns");
             self.resign();
             return true;
         }
@@ -142,6 +143,7 @@ impl Replica {
             let next = self.now.plus_us(4 * self.options.election_max_us);
             // Without a successor this replica leads on.
             if self.begin_handover(None, next).is_ok() {
+                coverage!("liveness.hands_over_unfit");
                 self.next_handover = next;
             }
         }

@@ -60,6 +60,7 @@ impl Learner {
     pub fn advance(&mut self, acceptor: &Acceptor) {
         let (view, heard) = self.heard;
         if acceptor.accepted_view() < view {
+            coverage!("rule5.commit_of_view_not_held");
             return;
         }
         let commit = heard.min(acceptor.log().sound_last());
@@ -93,6 +94,9 @@ impl Learner {
     pub fn deliverable(&self, acceptor: &Acceptor) -> Option<(Sequence, Sequence)> {
         let known = if acceptor.durable().accepted_view >= self.commit_view { self.commit } else { self.installed };
         let to = known.min(acceptor.stable());
+        if to < known {
+            coverage!("learner.commit_not_durable");
+        }
         (to > self.delivered).then(|| (self.delivered.next(), to))
     }
 

@@ -40,9 +40,13 @@ pub(super) fn usable_us(lease_us: u64) -> u64 {
 impl Replica {
     /// Whether a lease forbids to promise `candidate` a view. `handed_over`: the view whose primary told it to stand.
     pub(super) fn lease_forbids(&self, candidate: ReplicaId, handed_over: View) -> bool {
-        self.granted.is_some_and(|grant| {
+        let forbids = self.granted.is_some_and(|grant| {
             self.now < grant.until && grant.view.owner() != Some(candidate) && grant.view != handed_over
-        })
+        });
+        if forbids {
+            coverage!("rule9.lease_forbids");
+        }
+        forbids
     }
 
     /// Grants the primary of the promised view the lease that it asks for, if this replica keeps leases of that length.
@@ -68,6 +72,10 @@ impl Replica {
     /// Whether nobody else can lead at this moment.
     pub(super) fn holds_lease(&self) -> bool {
         let Some(proposer) = self.views.proposer().filter(|p| self.wanted_lease_us(p.view) > 0) else { return false };
-        proposer.leases(self.now) + 1 >= self.quorum()
+        let holds = proposer.leases(self.now) + 1 >= self.quorum();
+        if holds {
+            coverage!("rule9.lease_serves");
+        }
+        holds
     }
 }

@@ -111,6 +111,7 @@ impl Progress {
 
     /// Asks where its log ends.
     pub fn ask_end(&mut self, now: Instant) {
+        coverage!("replication.asks_where_log_ends");
         self.probing = true;
         self.probe += 1;
         self.due = true;

@@ -64,6 +64,9 @@ impl Reads {
 
     /// Starts the next round, if one may start and anyone waits. Returns its token.
     pub fn start(&mut self, point: Sequence, now: Instant) -> Option<u64> {
+        if self.in_flight.is_some() && !self.waiting.is_empty() {
+            coverage!("rule8.round_joined_later");
+        }
         if self.in_flight.is_some() || self.waiting.is_empty() {
             return None;
         }
@@ -89,6 +92,9 @@ impl Reads {
     /// The round in flight will get no answer: whoever waited for it here waits for the next one. Rounds of other
     /// replicas are dropped; those ask again.
     pub fn restart(&mut self) {
+        if self.in_flight.is_some() {
+            coverage!("rule8.rounds_restarted");
+        }
         let again = self.in_flight.take().map(|round| round.readers).unwrap_or_default();
         self.waiting.extend(again);
         self.waiting.retain(|reader| matches!(reader, Reader::Local(_)));
@@ -105,6 +111,7 @@ impl Reads {
     /// answer to the first question serves its readers as well, however long the way is.
     pub fn retry(&mut self, now: Instant, retry_us: u64) -> Option<u64> {
         let round = self.in_flight.as_mut().filter(|round| now.since_us(round.started) >= retry_us)?;
+        coverage!("rule8.round_repeated");
         round.started = now;
         Some(round.token)
     }

@@ -194,6 +194,7 @@ impl Replica {
         let first_stored = lost_below.map(|(_, to)| to.next().min(applied.next())).max().unwrap_or(recovered.first);
         let mut catch_up = CatchUp::default();
         if needs_database {
+            coverage!("snapshot.needs_database");
             catch_up.want(recovered.first.previous().max(Sequence::BIRTH));
         }
         // What came after the copy that was installed once is not told from it any more.
@@ -261,12 +262,14 @@ impl Replica {
             Input::Propose { id, payload } => self.propose(id, payload),
             Input::Cancel(id) => {
                 if self.requests.cancel(id) {
+                    coverage!("requests.cancelled");
                     self.outputs.refused.push((id, Refusal::Cancelled));
                 }
             }
             Input::Read(id) => self.reads.push(Reader::Local(id)),
             Input::GiveUp(number) => {
                 if self.requests.give_up(number) {
+                    coverage!("requests.withdrawn");
                     self.outputs.withdrawn.push(number);
                 }
             }
@@ -345,6 +348,7 @@ impl Replica {
             }
             Role::PreVoting { .. } | Role::Preparing(_) => {
                 if self.now >= self.views.deadline {
+                    coverage!("liveness.campaign_given_up");
                     self.become_secondary(None);
                     self.start_pre_vote();
                 } else {
@@ -387,6 +391,7 @@ impl Replica {
 
     fn receive(&mut self, sender: Sender, message: Message, payload: Vec<Bytes>) {
         if !self.admits(&sender, &message) {
+            coverage!("foreign.not_of_this_cluster");
             self.counters.foreign += 1;
             return;
         }
@@ -449,6 +454,9 @@ impl Replica {
         }
         let is_newest = sender.boot >= *newest;
         *newest = sender.boot.max(*newest);
+        if !is_newest {
+            coverage!("foreign.former_boot");
+        }
         is_newest
     }
 

@@ -75,6 +75,7 @@ impl Replica {
     fn extend(&mut self, view: View, from: Sequence, entries: Vec<Bytes>) -> bool {
         let next = self.acceptor.log().sound_last().next();
         if from > next {
+            coverage!("rule1.gap");
             return false;
         }
         let known = (next.0 - from.0) as usize;
@@ -111,11 +112,15 @@ impl Replica {
             return false;
         }
         let staged = self.acceptor.staging().expect("it was staged just now");
+        if commit > adopted {
+            coverage!("rule2.commit_beyond_adopted");
+        }
         if staged.last() >= adopted.max(commit) {
             let staging = self.acceptor.take_staging().expect("it was there");
             self.acceptor.adopt(view, adopted, commit, staging.from, staging.entries);
             self.counters.view_changes += 1;
         } else {
+            coverage!("rule2.staged");
             self.install_staged(Sequence(message.commit), view);
         }
         true
@@ -131,6 +136,7 @@ impl Replica {
         if is_small || upto < staged.from || self.acceptor.log().first_hole().is_some() {
             return;
         }
+        coverage!("rule10.committed_part_installed");
         let mut staging = self.acceptor.take_staging().expect("it was there");
         let commit = self.learner.commit();
         let count = (upto.0 + 1 - staging.from.0) as usize;
@@ -210,6 +216,8 @@ impl Replica {
             let durable = Sequence(message.durable_last);
             assert!(durable <= last, "replica {from} holds {durable} in view {view}, which ends at {last}");
             progress.matched = progress.matched.max(durable);
+        } else {
+            coverage!("rule4.vote_of_other_view");
         }
         if progress.probing {
             if message.probe == progress.probe {
@@ -297,6 +305,7 @@ impl Replica {
                 break;
             }
             if progress.next < log.first() {
+                coverage!("replication.from_storage");
                 let (from, to) = (progress.next, log.first().previous());
                 let purpose = ReadPurpose::Follow(peer);
                 self.outputs.read_log.push(LogRead { purpose, view, from, to, max_bytes });
@@ -322,6 +331,7 @@ impl Replica {
         entries: Vec<Bytes>,
     ) {
         let commit = self.learner.commit();
+        let lease_us = self.wanted_lease_us(view);
         let accept = Accept {
             view: view.0,
             adopted: adopted.0,
@@ -331,8 +341,8 @@ impl Replica {
             token: self.reads.token(),
             probe: progress.probe,
             answer: progress.ask,
-            lease_us: self.wanted_lease_us(view),
-            lease_from_us: self.now.0,
+            lease_us,
+            lease_from_us: if lease_us > 0 { self.now.0 } else { 0 },
         };
         progress.due = false;
         progress.ask = false;
@@ -372,6 +382,7 @@ impl Replica {
         let commit = self.learner.commit();
         let Some(proposer) = self.views.proposer_mut() else { return };
         if proposer.heard(now, election_us) + 1 < quorum {
+            coverage!("liveness.quorum_lost_steps_down");
             self.become_secondary(None);
             return;
         }

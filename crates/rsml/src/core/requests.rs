@@ -94,6 +94,7 @@ impl Requests {
     pub fn give_up(&mut self, number: u64) -> bool {
         let Some(place) = number.checked_sub(self.first) else { return false };
         let Some(request) = self.outstanding.get_mut(place as usize) else { return false };
+        coverage!("requests.given_up");
         let bytes = request.take().map_or(0, |payload| payload.len());
         self.bytes -= bytes;
         if number < self.unsent {
@@ -137,6 +138,7 @@ impl Requests {
             }
             bytes = more;
             if request.is_none() {
+                coverage!("requests.sent_as_void");
                 voids.push(number);
             }
             payloads.push(request.clone().unwrap_or_default());
@@ -160,6 +162,7 @@ impl Requests {
     /// answer is given per `pause_us`; what is lost of that one comes with [`Requests::retry`].
     pub fn fill_gap(&mut self, number: u64, now: Instant, pause_us: u64) {
         if self.gap_filled.is_none_or(|at| now.since_us(at) >= pause_us) {
+            coverage!("requests.gap_filled");
             self.gap_filled = Some(now);
             self.resend(number, now);
         }
@@ -179,6 +182,7 @@ impl Requests {
     /// Sends everything again when nothing was answered for `retry_us`.
     pub fn retry(&mut self, now: Instant, retry_us: u64) {
         if !self.outstanding.is_empty() && now.since_us(self.last_progress) >= retry_us {
+            coverage!("requests.sent_again");
             self.resend(self.first, now);
         }
     }

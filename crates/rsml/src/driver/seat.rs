@@ -96,10 +96,15 @@ impl Seat {
         self.core.step(shared.now(), Input::Tick);
         if now >= self.next_warning {
             self.next_warning = now + UNBORN_PATIENCE;
+            if let Some((from, to)) = self.core.status().blocked {
+                tracing::error!(replica = %self.core.id(), %from, %to, "nobody can lead: these entries may have been \
+                    acknowledged, and so many disks have lost them that no replica has them any more. Bring back a disk \
+                    that has them, or restore a backup of all replicas");
+            }
             if self.core.hard_state().cluster_id == ClusterId::NONE {
                 tracing::warn!(replica = %self.core.id(), "this replica belongs to no cluster yet: one is founded when all \
                     configured replicas run and all their disks are empty. If the others have a cluster already, this \
-                    disk is not one of its disks, and has no vote there");
+                    replica follows it without a vote as soon as one of them answers");
             }
         }
     }

@@ -205,6 +205,8 @@ pub(super) struct Credentials {
     me: ReplicaId,
     peer_names: BTreeMap<ReplicaId, ServerName<'static>>,
     held: Mutex<Configurations>,
+    /// Held while the files are read.
+    reading: Arc<tokio::sync::Mutex<()>>,
     complaints: Seldom,
 }
 
@@ -212,7 +214,14 @@ impl Credentials {
     pub fn new(tls: PeerTls, me: ReplicaId, peers: impl Iterator<Item = ReplicaId>) -> Result<Self, TlsError> {
         let held = tls.read()?.configurations(&tls, me)?;
         let peer_names = peers.map(|peer| Ok((peer, tls.server_name(peer)?))).collect::<Result<_, TlsError>>()?;
-        Ok(Credentials { tls, me, peer_names, held: Mutex::new(held), complaints: Seldom::new() })
+        Ok(Credentials {
+            tls,
+            me,
+            peer_names,
+            held: Mutex::new(held),
+            reading: Arc::default(),
+            complaints: Seldom::new(),
+        })
     }
 
     /// The name that the certificate of a peer must have.
@@ -222,9 +231,14 @@ impl Credentials {
 
     /// What the files hold now, or held when they could be used last.
     pub async fn current(self: &Arc<Self>) -> Configurations {
+        // A disk that hangs shall cost one thread and one connection's patience; the next ones go on with what is held.
+        let Ok(reading) = self.reading.clone().try_lock_owned() else { return self.held() };
         let credentials = self.clone();
-        // Away from the sockets' threads: the disk may hang.
-        let read = tokio::task::spawn_blocking(move || credentials.read_again()).await;
+        let read = tokio::task::spawn_blocking(move || {
+            let _until_read = reading;
+            credentials.read_again()
+        });
+        let read = read.await;
         read.unwrap_or_else(|_| self.held())
     }
 

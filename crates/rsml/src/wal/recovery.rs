@@ -35,6 +35,8 @@ use crate::{Sequence, StorageError};
 
 /// The number of a log's very first segment.
 pub(super) const FIRST_SEGMENT: u64 = 1;
+/// A log that has lost more entries than this is refused: whoever loads it needs room for each.
+const MOST_LOST: u64 = 1 << 22;
 
 pub(super) struct Recovery {
     pub state: LogState,
@@ -63,17 +65,30 @@ pub(super) fn recover(disk: &dyn Disk) -> Result<Option<Recovery>, StorageError>
         write_offset: 0,
         seal: None,
     };
+    let mut unused = None;
     match judge_newest(disk, &numbers)? {
         Newest::InUse => {}
-        Newest::Unused => drop(numbers.pop()),
+        Newest::Unused => unused = numbers.pop(),
         Newest::OpeningDamaged => {
             replay.may_be_torn = false;
             numbers.pop();
         }
     }
-    let Some(&newest) = numbers.last() else { return Ok(None) };
+    let newest = numbers.last().copied();
     for number in numbers {
-        replay.read_segment(number, number == newest)?;
+        replay.read_segment(number, Some(number) == newest)?;
+    }
+    let lost: u64 = replay.index.lost().iter().map(|(from, to)| to.0 - from.0 + 1).sum();
+    if lost > MOST_LOST {
+        let reason = format!("{lost} entries are lost, or a number in it is wrong");
+        return Err(StorageError::Damaged { path: disk.describe(""), reason });
+    }
+    // Not before: a log that is refused must look the same the next time.
+    if let Some(number) = unused {
+        remove_unused(disk, number)?;
+    }
+    if newest.is_none() {
+        return Ok(None);
     }
     let Replay { segments, index, position, write_offset, seal, .. } = replay;
     let position = position.expect("the newest segment has a header");
@@ -90,7 +105,7 @@ fn list_segments(disk: &dyn Disk) -> Result<Vec<u64>, StorageError> {
 /// What the newest segment file is to recovery.
 enum Newest {
     InUse,
-    /// It was prepared and never opened; it is removed.
+    /// It was prepared and never opened.
     Unused,
     /// It was opened, so that nothing before it is torn. Nothing else was written there, and its opening only repeats
     /// what stands before. The file stays until it is made anew.
@@ -115,9 +130,13 @@ fn judge_newest(disk: &dyn Disk, numbers: &[u64]) -> Result<Newest, StorageError
         let reason = "the only segment is blank, though it is not the first one of its log".to_owned();
         return Err(StorageError::Damaged { path, reason });
     }
-    disk.remove(&name).map_err(|e| failure("removing an unused segment", path, e))?;
-    disk.sync_dir().map_err(|e| failure("synchronising the directory", disk.describe(""), e))?;
     Ok(Newest::Unused)
+}
+
+fn remove_unused(disk: &dyn Disk, number: u64) -> Result<(), StorageError> {
+    let name = file_name(number);
+    disk.remove(&name).map_err(|e| failure("removing an unused segment", disk.describe(&name), e))?;
+    disk.sync_dir().map_err(|e| failure("synchronising the directory", disk.describe(""), e))
 }
 
 struct Replay<'a> {

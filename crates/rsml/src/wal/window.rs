@@ -50,10 +50,11 @@ impl<'a> Window<'a> {
         }
     }
 
-    /// The header at `offset`; what is too short for one counts as damaged.
+    /// The header at `offset`, which must lie within the file; what is too short for one is blank or damaged.
     pub fn header(&mut self, offset: u64) -> Result<Result<GroupHeader, HeaderFault>, StorageError> {
         if offset + SECTOR_BYTES as u64 > self.bytes {
-            return Ok(Err(HeaderFault::Damaged));
+            let is_blank = is_blank(self.get(offset, self.bytes - offset));
+            return Ok(Err(if is_blank { HeaderFault::Blank } else { HeaderFault::Damaged }));
         }
         match GroupHeader::decode(self.get(offset, SECTOR_BYTES as u64)) {
             Err(HeaderFault::Version(found)) => {

@@ -71,7 +71,7 @@ fn an_error_of_damage_is_told_apart_from_others() {
 }
 
 fn config(folder: &Path, mode: Mode) -> Config {
-    let overrides = Overrides { mode: Some(mode), ..Overrides::default() };
+    let overrides = Overrides { mode: Some(mode.to_string()), ..Overrides::default() };
     let mut config = Config::load(None, &Environment::empty(), &overrides).expect("the defaults are valid");
     config.storage.data_dir = folder.join("data");
     config.storage.write_buffer_mb = 48;

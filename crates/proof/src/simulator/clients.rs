@@ -1,0 +1,294 @@
+//! Clients: each does one operation after the other, at any node, and tries again what failed.
+//!
+//! An operation takes a read point and reads (unless it is blind), then commits (unless it only reads). What it saw and
+//! what came of it goes to the [`super::records`].
+
+use bytes::Bytes;
+use kv_api::{KvError, decode_verdict};
+use rsml::core::{Input, ReadId, RequestId};
+
+use super::cluster::Cluster;
+use super::events::Event;
+use super::node::Barrier;
+use super::records::{Attempt, Seen};
+use super::workload::{Kind, OpId};
+use crate::history::{ClientId, Outcome};
+
+/// How long after its deadline a request that was sent is still waited for.
+const GRACE_US: u64 = 100_000;
+
+pub struct Client {
+    /// Changes when an outcome stays unknown: that operation is open for ever, and a client has only one.
+    pub name: ClientId,
+    node: usize,
+    /// Counts what was waited for.
+    step: u64,
+    doing: Doing,
+    /// To be tried again.
+    again: Option<Kind>,
+    /// A version that this client has seen.
+    known_version: u64,
+}
+
+enum Doing {
+    Nothing,
+    Barrier { kind: Kind, called_us: u64, node: usize, read: ReadId },
+    Commit { kind: Kind, called_us: u64, seen: Seen, op: OpId, node: usize, request: RequestId, given_up: bool },
+}
+
+impl Client {
+    pub fn new(name: ClientId, node: usize) -> Client {
+        Client { name, node, step: 0, doing: Doing::Nothing, again: None, known_version: 1 }
+    }
+}
+
+impl Cluster {
+    /// The client's pause is over.
+    pub fn client(&mut self, client: usize) {
+        if !self.clients_active || !matches!(self.clients[client].doing, Doing::Nothing) {
+            return;
+        }
+        if self.random.one_in(self.faults.burst) {
+            for _ in 0..self.random.between(3, 25) {
+                let after = self.random.below(50_000);
+                let node = self.clients[client].node;
+                self.schedule(after, Event::BlindNote(node));
+            }
+        }
+        let kind = self.clients[client].again.take().unwrap_or_else(|| self.habits.choose(&mut self.random));
+        let node = self.next_node(client);
+        if !self.is_served(node) {
+            return self.rest(client);
+        }
+        if kind.is_blind() {
+            let seen = self.records.blind(kind, &mut self.random, &self.habits);
+            self.commit(client, kind, self.now, seen);
+        } else {
+            self.take_read_point(client, kind, node);
+        }
+    }
+
+    /// A process that is down refuses connections; a paused one takes them, and answers when it is awake again. What a
+    /// client asks then reaches it late, as if it had called later: so such a call is not made at all.
+    fn is_served(&self, node: usize) -> bool {
+        self.nodes[node].running.is_some() && self.nodes[node].paused_until <= self.now
+    }
+
+    /// The client's node, now and then another one.
+    fn next_node(&mut self, client: usize) -> usize {
+        if self.random.one_in(self.habits.wander) || !self.is_served(self.clients[client].node) {
+            self.clients[client].node = self.any_node();
+        }
+        self.clients[client].node
+    }
+
+    fn rest(&mut self, client: usize) {
+        let pause = self.random.between(100, self.habits.pause_us);
+        self.schedule(pause, Event::Client(client));
+    }
+
+    fn wait(&mut self, client: usize) -> u64 {
+        self.clients[client].step += 1;
+        let step = self.clients[client].step;
+        let patience = self.random.between(self.habits.patience_us / 4, self.habits.patience_us);
+        self.schedule(patience, Event::GiveUp { client, step });
+        step
+    }
+
+    fn take_read_point(&mut self, client: usize, kind: Kind, node: usize) {
+        let read = ReadId(self.next_id());
+        let step = self.wait(client);
+        self.clients[client].doing = Doing::Barrier { kind, called_us: self.now, node, read };
+        let floor = self.watch.read_floor();
+        let running = self.nodes[node].running.as_mut().expect("it is served");
+        running.reads.insert(read, Barrier { client, step, floor });
+        self.input(node, Input::Read(read));
+    }
+
+    /// The node has applied everything that the client's read must see.
+    pub fn read_point_reached(&mut self, node: usize, barrier: Barrier) {
+        let client = barrier.client;
+        if self.clients[client].step != barrier.step {
+            return;
+        }
+        let Doing::Barrier { kind, called_us, .. } = self.clients[client].doing else { return };
+        let running = self.nodes[node].running.as_ref().expect("it has applied");
+        let newest = running.database.applied_version();
+        let version = if kind == Kind::Snapshot && self.clients[client].known_version <= newest {
+            self.random.between(1, self.clients[client].known_version)
+        } else {
+            newest
+        };
+        let seen = self.records.read(kind, &running.database, version, &mut self.random, &self.habits);
+        self.clients[client].known_version = self.clients[client].known_version.max(newest);
+        if kind != Kind::Snapshot {
+            self.records.read_version(self.clients[client].name, called_us, self.now, version);
+        }
+        if kind.is_read_only() || seen.change.is_none() {
+            self.finish(client, kind, called_us, seen, Outcome::Ok, None);
+        } else {
+            self.commit(client, kind, called_us, seen);
+        }
+    }
+
+    fn commit(&mut self, client: usize, kind: Kind, called_us: u64, seen: Seen) {
+        let node = self.next_node(client);
+        if !self.is_served(node) {
+            return self.finish(client, kind, called_us, seen, Outcome::Fail, None);
+        }
+        let change = seen.change.clone().expect("a commit changes something");
+        let step = self.wait(client);
+        let attempt = Attempt { client: Some((client, step)), change };
+        let (op, request, payload) = self.new_attempt(attempt);
+        self.clients[client].doing = Doing::Commit { kind, called_us, seen, op, node, request, given_up: false };
+        self.propose(node, op, request, payload);
+    }
+
+    fn new_attempt(&mut self, attempt: Attempt) -> (OpId, RequestId, Bytes) {
+        let change = attempt.change.clone();
+        let op = self.records.attempt(attempt);
+        self.watch.ask(op);
+        (op, RequestId(self.next_id()), super::database::encode(change.commit(op)))
+    }
+
+    fn propose(&mut self, node: usize, op: OpId, id: RequestId, payload: Bytes) {
+        let running = self.nodes[node].running.as_mut().expect("it is served");
+        running.waiting.insert(id, op);
+        self.input(node, Input::Propose { id, payload });
+    }
+
+    /// Somebody leaves a note and does not wait.
+    pub fn blind_note(&mut self, node: usize) {
+        if !self.clients_active || !self.is_served(node) {
+            return;
+        }
+        let seen = self.records.blind(Kind::Note, &mut self.random, &self.habits);
+        let attempt = Attempt { client: None, change: seen.change.expect("a note is a commit") };
+        let (op, request, payload) = self.new_attempt(attempt);
+        self.propose(node, op, request, payload);
+    }
+
+    /// The outcome of a request, as bytes of the database's verdict.
+    pub fn answered(&mut self, op: OpId, outcome: &Bytes) {
+        let verdict = decode_verdict(outcome).expect("the executor encodes verdicts");
+        match verdict {
+            Ok(result) => {
+                self.watch.acknowledge(op, result.version);
+                self.ended(op, Outcome::Ok, Some(result.version));
+            }
+            Err(KvError::Conflict { keys }) => {
+                self.records.conflict(op, &keys);
+                self.watch.refuse(op);
+                self.ended(op, Outcome::Fail, None);
+            }
+            Err(error) => panic!("commit {op:?} was refused: {error}"),
+        }
+    }
+
+    /// The replica says that a request will surely not be executed.
+    pub fn refused(&mut self, op: OpId) {
+        self.watch.refuse(op);
+        self.ended(op, Outcome::Fail, None);
+    }
+
+    /// The process that had it is gone, or it is not waited for any longer.
+    pub fn lost(&mut self, op: OpId) {
+        self.ended(op, Outcome::Unknown, None);
+    }
+
+    fn ended(&mut self, op: OpId, outcome: Outcome, version: Option<u64>) {
+        let attempt = self.records.end(op);
+        let Some((client, step)) = attempt else { return };
+        if self.clients[client].step != step {
+            return;
+        }
+        let Doing::Commit { kind, called_us, seen, .. } =
+            std::mem::replace(&mut self.clients[client].doing, Doing::Nothing)
+        else {
+            return;
+        };
+        self.finish(client, kind, called_us, seen, outcome, Some((op, version)));
+    }
+
+    fn finish(
+        &mut self,
+        client: usize,
+        kind: Kind,
+        called_us: u64,
+        seen: Seen,
+        outcome: Outcome,
+        commit: Option<(OpId, Option<u64>)>,
+    ) {
+        let version = commit.and_then(|(_, version)| version);
+        let state = &mut self.clients[client];
+        state.step += 1;
+        state.doing = Doing::Nothing;
+        state.known_version = state.known_version.max(version.unwrap_or(1));
+        let name = state.name;
+        self.figures.operation(kind, outcome);
+        self.say(|| format!("client {} {}: {outcome:?} {version:?}", name.0, kind.name()));
+        self.records.finish(name, kind, called_us, self.now, seen, outcome, commit);
+        if outcome == Outcome::Unknown {
+            self.clients[client].name = self.records.new_client();
+        }
+        if outcome != Outcome::Ok && self.random.one_in(2) {
+            self.clients[client].again = Some(kind);
+        }
+        self.rest(client);
+    }
+
+    /// The client has waited long enough.
+    pub fn give_up(&mut self, client: usize, step: u64) {
+        if self.clients[client].step != step {
+            return;
+        }
+        match self.clients[client].doing {
+            Doing::Nothing => {}
+            Doing::Barrier { kind, called_us, node, read } => {
+                if let Some(running) = &mut self.nodes[node].running
+                    && running.reads.remove(&read).is_some()
+                {
+                    self.input(node, Input::CancelRead(read));
+                }
+                self.finish(client, kind, called_us, Seen::default(), Outcome::Fail, None);
+            }
+            Doing::Commit { op, given_up: true, .. } => self.lost(op),
+            Doing::Commit { op, node, request, .. } => self.give_up_commit(client, step, op, node, request),
+        }
+    }
+
+    /// If it was not sent yet, it never will be, and the answer comes at once. Otherwise a void may still take its place:
+    /// that is waited for a little, as the driver does.
+    fn give_up_commit(&mut self, client: usize, step: u64, op: OpId, node: usize, request: RequestId) {
+        let Some(running) = &self.nodes[node].running else { return self.lost(op) };
+        if running.waiting.contains_key(&request) {
+            self.input_now(node, Input::Cancel(request));
+        } else if let Some(number) = running.numbered.iter().find(|(_, o)| **o == op).map(|(number, _)| *number) {
+            self.figures.count("request given up");
+            self.input_now(node, Input::GiveUp(number));
+        }
+        let state = &mut self.clients[client];
+        if let Doing::Commit { given_up, .. } = &mut state.doing
+            && state.step == step
+        {
+            *given_up = true;
+            self.schedule(GRACE_US, Event::GiveUp { client, step });
+        }
+    }
+
+    /// A process has died: whoever waited for it learns that the connection broke.
+    pub fn connection_broke(&mut self, barrier: Barrier) {
+        let client = barrier.client;
+        if self.clients[client].step != barrier.step {
+            return;
+        }
+        if let Doing::Barrier { kind, called_us, .. } = self.clients[client].doing {
+            self.finish(client, kind, called_us, Seen::default(), Outcome::Fail, None);
+        }
+    }
+
+    /// Whether every commit of a client that still waits has its outcome.
+    pub fn clients_are_idle(&self) -> bool {
+        self.clients.iter().all(|client| matches!(client.doing, Doing::Nothing))
+    }
+}

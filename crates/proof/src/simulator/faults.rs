@@ -1,0 +1,218 @@
+//! What goes wrong in a run, and how often.
+
+use super::random::Random;
+
+/// How often things go wrong: `one in n`, 0 for never. Times in microseconds.
+#[derive(Clone, Debug)]
+pub struct Faults {
+    pub lose: u64,
+    pub duplicate: u64,
+    pub delay: u64,
+    pub max_delay_us: u64,
+    /// Answers that arrive when the question is long forgotten; promises, when the next promise is asked for.
+    pub straggle: u64,
+    /// When a pre-vote is granted: the voter hears everybody again, and the candidate's disk takes its time.
+    pub late_primary: u64,
+    /// Messages on one link arrive in the order in which they were sent, as over one connection.
+    pub keeps_order: bool,
+    /// The longest that every message takes.
+    pub network_us: u64,
+    /// The longest that a disk write takes, per node.
+    pub disk_us: Vec<u64>,
+    /// Per fault event (one every 50 ms): crash or restart a node, cut links, hang a disk, pause a node.
+    pub crash: u64,
+    pub cut: u64,
+    pub hang: u64,
+    pub pause: u64,
+    /// Right after a message that claims something durable, or starts something, was sent: crash the sender.
+    pub crash_after_send: u64,
+    /// Right after a vote arrived: crash the replica that counts it.
+    pub crash_after_vote: u64,
+    /// Per fault event: cut off whoever leads, for a while, in one direction or both.
+    pub isolate_primary: u64,
+    /// When a replica begins to lead: let those that were cut off return, cut off another instead, crash the new one.
+    pub upset_primary: u64,
+    /// Per request: make it a burst of them.
+    pub burst: u64,
+    /// A crash of a node loses what its disk was not told to synchronise, and tears what was being written.
+    pub power_loss: bool,
+    /// Databases persist whatever they apply at once, and not only now and then.
+    pub eager_databases: bool,
+    /// Inputs that come within this long share one look at what follows from them; 0: each has its own.
+    pub gather_us: u64,
+    /// The longest that entries wait before they are applied; 0: they never do.
+    pub apply_us: u64,
+    /// Clocks run wrong by up to so many parts per million.
+    pub drift_ppm: u64,
+    /// Per fault event: a clock jumps ahead. Only without leases, whose bound on clocks that breaks.
+    pub clock_jump: u64,
+    /// Per fault event: a write or a synchronisation of a log fails, and with it the replica.
+    pub fail_log: u64,
+    /// Per fault event: one node, and only one in a run, once executes otherwise than the log says.
+    pub corrupt: u64,
+    /// Per start of a node: sectors of its log have rotted; its database is gone; its disk is another one.
+    pub rot: u64,
+    pub lose_database: u64,
+    pub wipe: u64,
+    /// Per fault event: sectors of a running node's log rot.
+    pub rot_running: u64,
+    /// Per fault event: a log's disk is full for a while.
+    pub fill: u64,
+    /// Per fault event: somebody is asked to let another replica lead; a node is stopped in good order; it may not lead
+    /// any more, or may again.
+    pub transfer: u64,
+    pub stop: u64,
+    pub veto: u64,
+    /// Leases of this length; 0: none.
+    pub lease_us: u64,
+    /// Logs are cut soon, however far others lag behind.
+    pub short_logs: bool,
+    /// Digests are compared at multiples of this sequence.
+    pub digest_interval: u64,
+    /// Heartbeats, timeouts and ticks are so many times as long as by default.
+    pub slowness: u64,
+}
+
+impl Faults {
+    pub fn none() -> Faults {
+        Faults {
+            lose: 0,
+            duplicate: 0,
+            delay: 0,
+            max_delay_us: 0,
+            straggle: 0,
+            late_primary: 0,
+            keeps_order: true,
+            network_us: 300,
+            disk_us: vec![2_000],
+            crash: 0,
+            cut: 0,
+            hang: 0,
+            pause: 0,
+            crash_after_send: 0,
+            crash_after_vote: 0,
+            isolate_primary: 0,
+            upset_primary: 0,
+            burst: 0,
+            power_loss: false,
+            eager_databases: false,
+            gather_us: 0,
+            apply_us: 0,
+            drift_ppm: 0,
+            clock_jump: 0,
+            fail_log: 0,
+            corrupt: 0,
+            rot: 0,
+            lose_database: 0,
+            wipe: 0,
+            rot_running: 0,
+            fill: 0,
+            transfer: 0,
+            stop: 0,
+            veto: 0,
+            lease_us: 0,
+            short_logs: false,
+            digest_interval: 5,
+            slowness: 1,
+        }
+    }
+
+    /// What stays of these when nothing goes wrong any more: how the cluster is set up.
+    pub fn ended(&self) -> Faults {
+        Faults {
+            digest_interval: self.digest_interval,
+            slowness: self.slowness,
+            short_logs: self.short_logs,
+            lease_us: self.lease_us,
+            drift_ppm: self.drift_ppm,
+            ..Faults::none()
+        }
+    }
+
+    /// Some kinds often, some seldom, some never.
+    pub fn any(random: &mut Random) -> Faults {
+        let usual_disk_us = [200, 2_000, 2_000, 20_000, 80_000][random.below(5) as usize];
+        let disk_us =
+            (0..7).map(|_| if random.one_in(4) { random.between(200, 150_000) } else { usual_disk_us }).collect();
+        let network_us = [100, 300, 300, 3_000, 20_000][random.below(5) as usize];
+        // Two clocks that are off by this much in opposite directions differ by less than a tenth.
+        let drift_ppm = random.pick(&[0, 500, 52_000]);
+        let lease_us = if random.one_in(3) { random.between(60_000, 290_000) } else { 0 };
+        let mut weight = |low, high| if random.one_in(3) { 0 } else { random.between(low, high) };
+        Faults {
+            lose: weight(5, 500),
+            duplicate: weight(5, 500),
+            delay: weight(2, 100),
+            max_delay_us: weight(1_000, 400_000),
+            straggle: weight(3, 300),
+            late_primary: weight(1, 8),
+            network_us,
+            disk_us,
+            crash: weight(3, 60),
+            cut: weight(3, 60),
+            hang: weight(10, 100),
+            pause: weight(10, 100),
+            crash_after_send: weight(20, 2_000),
+            crash_after_vote: weight(50, 5_000),
+            isolate_primary: weight(3, 60),
+            upset_primary: weight(1, 4),
+            burst: weight(10, 50),
+            power_loss: weight(1, 1) == 1,
+            keeps_order: weight(0, 2) == 0,
+            eager_databases: weight(1, 2) == 1,
+            gather_us: [0, 0, 200, 5_000][weight(0, 3) as usize],
+            apply_us: [0, 0, 1_000, 100_000][weight(0, 3) as usize],
+            drift_ppm,
+            clock_jump: if lease_us > 0 { 0 } else { weight(20, 200) },
+            fail_log: weight(20, 200),
+            rot: weight(1, 5),
+            lose_database: weight(2, 10),
+            wipe: weight(5, 50),
+            rot_running: weight(20, 200),
+            fill: weight(20, 200),
+            transfer: weight(2, 60),
+            stop: weight(5, 100),
+            veto: weight(5, 100),
+            lease_us,
+            short_logs: weight(0, 1) == 1,
+            corrupt: 0,
+            digest_interval: random.between(1, 30),
+            slowness: random.pick(&[1, 1, 1, 2, 2, 3]),
+        }
+    }
+
+    /// Anything, with leases on clocks that run as differently as they may.
+    pub fn any_and_leases(random: &mut Random) -> Faults {
+        let lease_us = random.between(60_000, 290_000);
+        let drift_ppm = random.pick(&[0, 52_000]);
+        Faults { lease_us, drift_ppm, clock_jump: 0, ..Faults::any(random) }
+    }
+
+    /// Anything, and a database that is damaged without noticing.
+    pub fn any_and_corruption(random: &mut Random) -> Faults {
+        let corrupt = random.between(5, 60);
+        // Whoever stops for good is as much as may be lost.
+        Faults { corrupt, wipe: 0, lose_database: 0, rot: 0, rot_running: 0, ..Faults::any(random) }
+    }
+
+    /// A lossy network, but everybody runs, and nobody lags for long behind what digests are kept of.
+    pub fn bad_weather(random: &mut Random) -> Faults {
+        Faults {
+            lose: random.between(20, 500),
+            duplicate: random.between(5, 500),
+            delay: random.between(10, 100),
+            max_delay_us: random.between(1_000, 100_000),
+            straggle: random.between(10, 300),
+            network_us: random.between(100, 3_000),
+            keeps_order: random.one_in(2),
+            burst: random.between(10, 50),
+            eager_databases: random.one_in(2),
+            digest_interval: 30,
+            ..Faults::none()
+        }
+    }
+
+    pub fn disk_us(&self, node: usize) -> u64 {
+        self.disk_us[node % self.disk_us.len()]
+    }
+}

@@ -1,0 +1,94 @@
+//! What a log on a disk must hold: every order that was reported as done, as hashes.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use rsml::{HardState, Persist, Sequence};
+use xxhash_rust::xxh3::xxh3_64;
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ledger {
+    pub hard_state: Option<HardState>,
+    /// The sequence of the first entry that must still be there.
+    first: u64,
+    /// `None`: not known, but there.
+    hashes: VecDeque<Option<u64>>,
+    /// Entries that the replica knows as lost, and has not replaced since.
+    lost: BTreeSet<Sequence>,
+    /// Nothing of the log was read at the start: nothing is vouched for until another base is set.
+    unread: bool,
+}
+
+impl Ledger {
+    pub fn new() -> Ledger {
+        Ledger { hard_state: None, first: 1, hashes: VecDeque::new(), lost: BTreeSet::new(), unread: false }
+    }
+
+    pub fn first(&self) -> Sequence {
+        Sequence(self.first)
+    }
+
+    pub fn last(&self) -> Sequence {
+        Sequence(self.first + self.hashes.len() as u64 - 1)
+    }
+
+    pub fn promised(&self) -> HardState {
+        self.hard_state.unwrap_or_default()
+    }
+
+    pub fn apply(&mut self, order: &Persist) {
+        self.hard_state = Some(order.hard_state);
+        if let Some(base) = order.base {
+            self.trim(base.next());
+            self.lost = self.lost.split_off(&base.next());
+            self.unread = false;
+        }
+        if order.truncate || !order.entries.is_empty() {
+            let keep = order.from.0.checked_sub(self.first).expect("what is trimmed is never replaced");
+            assert!(keep <= self.hashes.len() as u64, "an order would leave a hole before {}", order.from);
+            self.hashes.truncate(keep as usize);
+            self.lost.split_off(&order.from);
+            self.hashes.extend(order.entries.iter().map(|entry| Some(xxh3_64(entry))));
+        }
+    }
+
+    pub fn trim(&mut self, below: Sequence) {
+        while self.first < below.0 && self.hashes.pop_front().is_some() {
+            self.first += 1;
+        }
+        self.first = self.first.max(below.0);
+    }
+
+    /// At a start: the log begins at `first`, which may be before what was trimmed; nothing of it is read yet.
+    pub fn recovered(&mut self, first: Sequence) {
+        self.lost.clear();
+        self.unread = true;
+        self.trim(first);
+        while self.first > first.0 {
+            self.first -= 1;
+            self.hashes.push_front(None);
+        }
+    }
+
+    /// The log was read, but for these.
+    pub fn loaded(&mut self, lost: BTreeSet<Sequence>) {
+        (self.lost, self.unread) = (lost, false);
+    }
+
+    /// The tail behind a snapshot was read, but for these.
+    pub fn tail_lost(&mut self, lost: BTreeSet<Sequence>) {
+        self.lost = lost;
+    }
+
+    /// Where the entries end that follow each other without a loss: as far as the log counts as a vote.
+    pub fn sound_last(&self) -> Sequence {
+        if self.unread {
+            return Sequence(self.first - 1);
+        }
+        self.lost.first().map_or(self.last(), |lost| lost.previous().min(self.last()))
+    }
+
+    /// `None` where nothing is expected any more.
+    pub fn hash_at(&self, sequence: Sequence) -> Option<u64> {
+        self.hashes.get(sequence.0.checked_sub(self.first)? as usize).copied().flatten()
+    }
+}

@@ -1,0 +1,264 @@
+//! A node's log: the shipped write-ahead log over a simulated disk, and the orders on their way to it.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use rsml::core::{LogRead, ReadPurpose};
+use rsml::wal::{Fault, SimulatedDisk, WalOptions, WalStorage};
+use rsml::{HardState, Persist, Recovered, Sequence, Storage, StorageError, Ticket};
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::ledger::Ledger;
+use super::random::Random;
+
+/// When orders that found no space are tried again; as the driver does.
+pub const SPACE_INTERVAL_US: u64 = 500_000;
+
+const SECTOR_BYTES: usize = 512;
+const BLOCK_BYTES: usize = 4096;
+
+/// What survives a crash, and what is being written.
+pub struct LogDisk {
+    disk: SimulatedDisk,
+    wal: Option<Box<WalStorage>>,
+    segment_bytes: u64,
+    seed: u64,
+    /// Every order that was reported as done: what recovery must at least find.
+    pub ledger: Ledger,
+    queue: VecDeque<Persist>,
+    reads: Vec<LogRead>,
+    /// What lies below may go, once the orders through that ticket are done.
+    trim: Option<(Sequence, Ticket)>,
+    busy: Vec<Persist>,
+    is_busy: bool,
+    /// Orders that were being written at the crash: any first ones of them may be found afterwards.
+    in_doubt: Vec<Persist>,
+    /// Sectors have rotted since the last start.
+    is_damaged: bool,
+    /// No space was found: not before this is it looked for again.
+    full_until: u64,
+    pub hangs_until: u64,
+}
+
+/// Work that ended: what became durable, and what was read.
+pub struct Done {
+    pub durable: Option<(Ticket, HardState)>,
+    pub entries: Vec<(LogRead, Vec<Bytes>)>,
+}
+
+impl LogDisk {
+    pub fn new(random: &mut Random) -> LogDisk {
+        let seed = random.next();
+        LogDisk {
+            disk: SimulatedDisk::new(seed),
+            wal: None,
+            segment_bytes: 4096 * random.between(2, 24),
+            seed,
+            ledger: Ledger::new(),
+            queue: VecDeque::new(),
+            reads: Vec::new(),
+            trim: None,
+            busy: Vec::new(),
+            is_busy: false,
+            in_doubt: Vec::new(),
+            is_damaged: false,
+            full_until: 0,
+            hangs_until: 0,
+        }
+    }
+
+    pub fn take_orders(&mut self, orders: Vec<Persist>, reads: Vec<LogRead>) {
+        self.queue.extend(orders);
+        self.reads.extend(reads);
+    }
+
+    /// Whether there is work and none is under way; begins it.
+    pub fn begin(&mut self, now: u64) -> bool {
+        let may_write = !self.queue.is_empty() && now >= self.full_until;
+        if self.is_busy || (!may_write && self.reads.is_empty() && self.trim.is_none()) {
+            return false;
+        }
+        self.is_busy = true;
+        if may_write {
+            self.busy = self.queue.drain(..).collect();
+        }
+        true
+    }
+
+    /// The work under way is done, or has failed: then the replica must stop.
+    pub fn end(&mut self, now: u64) -> Result<Done, StorageError> {
+        self.is_busy = false;
+        let reads = std::mem::take(&mut self.reads);
+        let storage = self.wal.as_deref_mut().expect("the log is open");
+        let done = if self.busy.is_empty() { 0 } else { storage.persist(&self.busy)? };
+        let mut orders = std::mem::take(&mut self.busy);
+        // Without space for the rest, it is brought again, before all that came since.
+        for order in orders.drain(done..).rev() {
+            self.full_until = now + SPACE_INTERVAL_US;
+            self.queue.push_front(order);
+        }
+        for order in &orders {
+            self.ledger.apply(order);
+        }
+        let mut entries = Vec::new();
+        for read in reads {
+            let found = storage.read(read.from, read.to, read.max_bytes)?;
+            if read.purpose == ReadPurpose::Tail {
+                let known = read.from.0 + found.len() as u64;
+                self.ledger.tail_lost((known..=read.to.0).map(Sequence).collect());
+            }
+            entries.push((read, found));
+        }
+        let next = self.queue.front().map(|order| order.ticket);
+        let may_trim = |after: Ticket| next.is_none_or(|next| next > after) || self.full_until > now;
+        if let Some((below, _)) = self.trim.filter(|(_, after)| may_trim(*after)) {
+            self.trim = None;
+            storage.trim(below)?;
+            self.ledger.trim(below);
+            // That may have made space.
+            self.full_until = 0;
+        }
+        Ok(Done { durable: orders.last().map(|order| (order.ticket, order.hard_state)), entries })
+    }
+
+    /// Whether orders find space, and more would.
+    pub fn has_space(&self, now: u64) -> bool {
+        !self.waits_for_space(now) && self.wal.as_ref().is_none_or(|wal| wal.has_space())
+    }
+
+    /// Whether orders wait for space.
+    pub fn waits_for_space(&self, now: u64) -> bool {
+        self.full_until > now && !self.queue.is_empty()
+    }
+
+    /// The next write, or the next synchronisation, fails.
+    pub fn fail_next(&mut self, fault: Fault) {
+        self.disk.inject(fault);
+    }
+
+    /// From now on files cannot grow, or can again.
+    pub fn set_full(&mut self, is_full: bool) {
+        self.disk.set_capacity_bytes(is_full.then_some(0));
+    }
+
+    /// Sectors rot: not those of the last group, whose loss looks like a torn write that nobody was told of, and not
+    /// those behind it. False when there is nothing else.
+    pub fn rot(&mut self, sectors: u64, random: &mut Random) -> bool {
+        let mut headers: Vec<(u64, String, usize)> = Vec::new();
+        let mut written: Vec<(String, usize)> = Vec::new();
+        for name in self.disk.names() {
+            let content = self.disk.contents(&name);
+            for (position, block) in content.chunks(BLOCK_BYTES).enumerate() {
+                if block.starts_with(b"RSML-WAL") {
+                    let number = u64::from_le_bytes(block[32..40].try_into().expect("eight bytes"));
+                    headers.push((number, name.clone(), position * BLOCK_BYTES));
+                }
+            }
+            let filled = content.chunks(SECTOR_BYTES).enumerate().filter(|(_, sector)| sector.iter().any(|b| *b != 0));
+            written.extend(filled.map(|(position, _)| (name.clone(), position * SECTOR_BYTES)));
+        }
+        let Some((_, newest, newest_offset)) = headers.into_iter().max() else { return false };
+        written.retain(|(name, offset)| *name != newest || *offset < newest_offset);
+        if written.is_empty() {
+            return false;
+        }
+        for _ in 0..sectors {
+            let (name, offset) = &written[random.below(written.len() as u64) as usize];
+            self.disk.rot(name, *offset as u64..(*offset + SECTOR_BYTES) as u64);
+        }
+        self.is_damaged = true;
+        true
+    }
+
+    /// Another disk takes the place of this one.
+    pub fn wipe(&mut self, random: &mut Random) {
+        *self = LogDisk::new(random);
+    }
+
+    /// The process dies, or the machine: of what was being written some may have reached the disk.
+    pub fn crash(&mut self, random: &mut Random, power_loss: bool) {
+        let busy = std::mem::take(&mut self.busy);
+        if let Some(mut wal) = self.wal.take().filter(|_| !busy.is_empty()) {
+            self.disk.stop_after(random.below(4));
+            // Fails or not, nobody hears of it.
+            let _ = wal.persist(&busy);
+        }
+        if power_loss {
+            self.disk.crash()
+        } else {
+            self.disk.kill()
+        }
+        self.in_doubt.extend(busy);
+        self.queue.clear();
+        self.reads.clear();
+        self.trim = None;
+        self.is_busy = false;
+        self.full_until = 0;
+        self.hangs_until = 0;
+    }
+
+    /// Opens the log again.
+    pub fn recover(&mut self) -> Recovered {
+        let options =
+            WalOptions { segment_bytes: self.segment_bytes, background_preparation: false, segment_id_seed: self.seed };
+        let wal = self.wal.insert(Box::new(WalStorage::over(Arc::new(self.disk.clone()), options)));
+        let found = wal.recover().expect("the log is sound, but for what is inside");
+        let mut in_doubt = std::mem::take(&mut self.in_doubt).into_iter();
+        while (found.hard_state, found.last) != (self.ledger.hard_state, self.ledger.last()) {
+            let Some(order) = in_doubt.next() else {
+                panic!(
+                    "the log holds {:?} to {}, reported was {:?} to {}",
+                    found.hard_state,
+                    found.last,
+                    self.ledger.hard_state,
+                    self.ledger.last()
+                )
+            };
+            self.ledger.apply(&order);
+        }
+        assert!(found.lost.is_empty() || self.is_damaged, "{:?} are lost of a sound log", found.lost);
+        let is_shorter = self.ledger.first() < found.first;
+        assert!(
+            !is_shorter || self.is_damaged,
+            "a sound log begins at {}, not at {}",
+            found.first,
+            self.ledger.first()
+        );
+        self.ledger.recovered(found.first);
+        found
+    }
+
+    /// The entries from `from` on, `None` for a lost one. Checks that the log holds what was reported.
+    pub fn load(&mut self, found: &Recovered, from: Sequence) -> Vec<Option<Bytes>> {
+        let wal = self.wal.as_deref_mut().expect("the log is open");
+        let entries = wal.load(from).expect("the log is readable");
+        let first = from.max(found.first);
+        let mut lost = BTreeSet::new();
+        for (place, entry) in (first.0..).zip(&entries) {
+            let sequence = Sequence(place);
+            match entry {
+                Some(entry) => {
+                    let hash = self.ledger.hash_at(sequence);
+                    assert!(hash.is_none_or(|hash| hash == xxh3_64(entry)), "entry {sequence} is another one");
+                }
+                None => {
+                    assert!(self.is_damaged, "entry {sequence} is lost of a sound log");
+                    lost.insert(sequence);
+                }
+            }
+        }
+        self.ledger.loaded(lost);
+        entries
+    }
+
+    pub fn trim(&mut self, below: Sequence) {
+        let last = self.queue.back().or(self.busy.last()).map_or(Ticket(0), |order| order.ticket);
+        self.trim = Some((below, last));
+    }
+
+    /// Bytes of all files.
+    pub fn bytes(&self) -> u64 {
+        self.wal.as_ref().map_or(0, |wal| wal.statistics().bytes_on_disk)
+    }
+}

@@ -1,0 +1,177 @@
+//! A simulated node: its process while it runs, and what outlives it.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use rsml::core::{CoreOptions, InstallStep, ReadId, Replica, RequestId, SnapshotRead, Start, TransferId};
+use rsml::{Applier, Boot, DiskId, ExecutionNotifier, Sequence, SnapshotInstaller, SnapshotServer, View};
+
+use super::clock::Clock;
+use super::database::{Database, DatabaseFiles, Executor};
+use super::events::Process;
+use super::log_disk::LogDisk;
+use super::random::Random;
+use super::workload::OpId;
+
+/// A read point that somebody waits for.
+pub struct Barrier {
+    /// The client, and the step in which it asked.
+    pub client: usize,
+    pub step: u64,
+    /// What the point must cover.
+    pub floor: Sequence,
+}
+
+pub enum ApplyWork {
+    Entry(Sequence, Bytes),
+    /// Goes on with the database of this generation.
+    Switch(u64),
+}
+
+pub enum SnapshotWork {
+    Read(SnapshotRead),
+    Install(InstallStep),
+}
+
+pub struct Running {
+    pub core: Replica,
+    pub applier: Applier<Executor>,
+    pub database: Database,
+    pub clock: Clock,
+    /// Requests of this start, by id until they have a number, then by number.
+    pub waiting: BTreeMap<RequestId, OpId>,
+    pub numbered: BTreeMap<u64, OpId>,
+    pub reads: BTreeMap<ReadId, Barrier>,
+    /// Transfers that it was asked for.
+    pub transfers: BTreeSet<TransferId>,
+    /// What the core was told last about space.
+    pub had_space: bool,
+    /// Its database is not what the log says.
+    pub is_tainted: bool,
+    /// Read points known, whose entries are not applied yet.
+    pub points: Vec<(Sequence, Barrier)>,
+    /// What waits to be applied.
+    pub unapplied: VecDeque<ApplyWork>,
+    pub server: SnapshotServer,
+    pub installer: SnapshotInstaller,
+    /// What waits to be done for snapshots.
+    pub snapshot_work: VecDeque<SnapshotWork>,
+    pub snapshot_planned: bool,
+    pub apply_planned: bool,
+    pub settle_planned: bool,
+    /// The view that it was last seen leading.
+    pub led: View,
+}
+
+impl Running {
+    pub fn is_primary(&self) -> bool {
+        self.core.primary() == Some(self.core.id())
+    }
+
+    pub fn applied(&self) -> Sequence {
+        self.applier.state().sequence
+    }
+}
+
+pub struct Node {
+    pub place: usize,
+    pub incarnation: u64,
+    pub running: Option<Running>,
+    pub files: Arc<DatabaseFiles>,
+    pub log: LogDisk,
+    pub paused_until: u64,
+    /// For good: by its own word, its database is not what the log says.
+    pub stopped: bool,
+    /// Its disk has lost something since its last start, or at it.
+    pub has_losses: bool,
+}
+
+impl Node {
+    pub fn new(place: usize, random: &mut Random) -> Node {
+        Node {
+            place,
+            incarnation: 0,
+            running: None,
+            files: DatabaseFiles::new(),
+            log: LogDisk::new(random),
+            paused_until: 0,
+            stopped: false,
+            has_losses: false,
+        }
+    }
+
+    /// The present process, or the last one.
+    pub fn process(&self) -> Process {
+        Process { node: self.place, incarnation: self.incarnation }
+    }
+
+    pub fn start(&mut self, options: CoreOptions, random: &mut Random, clock: Clock, now: u64) {
+        self.incarnation += 1;
+        let recovered = self.log.recover();
+        let generation = recovered.hard_state.map_or(0, |hard| hard.generation);
+        let (database, executor) = self.files.open(generation, random);
+        let applier = Applier::new(executor).expect("the database is sound").recording_every(options.digest_interval);
+        let state = applier.state().clone();
+        let needs_database = recovered.first > state.sequence.next();
+        let entries = if needs_database { Vec::new() } else { self.log.load(&recovered, state.sequence.next()) };
+        let boot = Boot(recovered.hard_state.map_or(0, |hard| hard.boot.0) + 1);
+        let snapshots = applier.executor().snapshots();
+        let (disk_id, cluster_id) = (random.next(), random.next());
+        let start = Start {
+            recovered,
+            entries,
+            state,
+            new_disk_id: DiskId(u128::from(disk_id)),
+            new_cluster_id: u128::from(cluster_id) | 1,
+        };
+        self.running = Some(Running {
+            core: Replica::new(options, start, clock.read(now)),
+            applier,
+            database,
+            clock,
+            waiting: BTreeMap::new(),
+            numbered: BTreeMap::new(),
+            reads: BTreeMap::new(),
+            transfers: BTreeSet::new(),
+            had_space: true,
+            is_tainted: false,
+            points: Vec::new(),
+            unapplied: VecDeque::new(),
+            server: SnapshotServer::new(snapshots.clone(), boot),
+            installer: SnapshotInstaller::new(snapshots),
+            snapshot_work: VecDeque::new(),
+            snapshot_planned: false,
+            apply_planned: false,
+            settle_planned: false,
+            led: View::BIRTH,
+        });
+    }
+
+    /// Takes the process away; what it had is returned, so that whoever waited for it can be told.
+    pub fn crash(&mut self, random: &mut Random, power_loss: bool) -> Option<Running> {
+        let running = self.running.take()?;
+        self.log.crash(random, power_loss);
+        self.files.crash();
+        Some(running)
+    }
+
+    /// Another disk takes the place of this node's.
+    pub fn wipe(&mut self, random: &mut Random) {
+        self.log.wipe(random);
+        self.files.wipe();
+    }
+
+    /// Whether everything that this node ever held is still there.
+    pub fn is_sound(&self) -> bool {
+        let is_whole = |running: &Running| {
+            let status = running.core.status();
+            status.lost.is_empty() && (status.is_voter || !status.is_catching_up)
+        };
+        !self.has_losses && self.running.as_ref().is_none_or(is_whole)
+    }
+
+    pub fn is_primary(&self) -> bool {
+        self.running.as_ref().is_some_and(Running::is_primary)
+    }
+}

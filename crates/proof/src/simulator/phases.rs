@@ -1,0 +1,179 @@
+//! The phases of a run: faults; then a connected core of a majority, which must make progress; then all of them, who must
+//! come to agree.
+
+use std::collections::BTreeSet;
+
+use rsml::core::Input;
+use rsml::{ReplicaId, Sequence};
+
+use super::cluster::Cluster;
+use super::node::{Node, Running};
+use super::workload::{FAMILIES, JOURNAL, OpId, all_with, stamped, version_of};
+use super::{replay, watch};
+
+/// Within this long after the last fault a core must have committed something of its own, and read it.
+const PROGRESS_WITHIN_US: u64 = 15_000_000;
+
+impl Cluster {
+    /// Nobody but those outside a core is kept down.
+    pub(super) fn may_restart(&self, node: usize) -> bool {
+        !self.kept_down.contains(&node)
+    }
+
+    /// Faults end for a majority; the others may stay down, or cut off in one direction or both. Their number is drawn.
+    /// Within some seconds the majority commits what its clients ask for.
+    pub fn expect_progress_of_a_core(&mut self) {
+        let count = self.nodes.len();
+        if !self.has_quorum() {
+            return;
+        }
+        // Where copies are missing everybody may be needed.
+        let is_whole = self.watch.is_born() && self.corrupted.is_none() && !self.has_losses();
+        let most_outside = if is_whole { (count - 1) / 2 } else { 0 };
+        let outside_count = self.random.below(most_outside as u64 + 1) as usize;
+        let mut outside = BTreeSet::new();
+        while outside.len() < outside_count {
+            outside.insert(self.any_node());
+        }
+        self.say(|| format!("faults end, {outside:?} stay outside"));
+        self.end_faults();
+        for node in outside.iter().copied() {
+            self.leave_outside(node);
+        }
+        let core: Vec<usize> =
+            (0..count).filter(|node| !outside.contains(node) && Some(*node) != self.corrupted).collect();
+        for node in &core {
+            if self.nodes[*node].running.is_none() {
+                self.start(*node);
+            }
+        }
+        let until = self.now + PROGRESS_WITHIN_US;
+        let goal = self.watch.agreement.highest();
+        let acknowledged = self.watch.acknowledged;
+        while !self.has_progressed(&core, goal, acknowledged) {
+            assert!(self.now < until, "no progress of {core:?} beyond {goal}: {:#?}", self.describe());
+            self.run(20_000);
+            let node = core[self.random.below(core.len() as u64) as usize];
+            self.blind_note(node);
+        }
+        self.figures.count(if outside_count == 0 { "progress of all" } else { "progress of a majority alone" });
+    }
+
+    /// Every node of the core has applied more than any had when faults ended, and something new was acknowledged.
+    fn has_progressed(&self, core: &[usize], goal: Sequence, acknowledged: u64) -> bool {
+        let beyond = |node: &usize| self.nodes[*node].running.as_ref().is_some_and(|r| r.applied() > goal);
+        self.watch.is_born() && self.watch.acknowledged > acknowledged && core.iter().all(beyond)
+    }
+
+    fn leave_outside(&mut self, node: usize) {
+        if self.random.one_in(2) {
+            self.kept_down.insert(node);
+            self.crash(node);
+            return;
+        }
+        let (says, hears) = self.random.pick(&[(true, true), (true, false), (false, true)]);
+        for peer in (0..self.nodes.len()).filter(|peer| *peer != node) {
+            if says {
+                self.cut.insert((node, peer));
+            }
+            if hears {
+                self.cut.insert((peer, node));
+            }
+        }
+    }
+
+    fn end_faults(&mut self) {
+        self.faults = self.faults.ended();
+        self.faults_ended = true;
+        self.cut.clear();
+        self.stragglers.clear();
+        self.kept_down.clear();
+        for node in &mut self.nodes {
+            node.paused_until = 0;
+            node.log.hangs_until = 0;
+            node.log.set_full(false);
+        }
+        for node in 0..self.nodes.len() {
+            self.input(node, Input::Eligible(true));
+            self.look_for_space(node);
+        }
+    }
+
+    /// All faults end; within `within_us` everything proposed is executed everywhere, and all agree.
+    pub fn heal_and_converge(&mut self, within_us: u64) {
+        self.say(|| "all heals".to_string());
+        self.end_faults();
+        for node in 0..self.nodes.len() {
+            if self.nodes[node].running.is_none() {
+                self.start(node);
+            }
+        }
+        self.run(1_500_000);
+        self.clients_active = false;
+        if !self.has_quorum() {
+            return;
+        }
+        let until = self.now + within_us;
+        while !self.is_converged() {
+            assert!(self.now < until, "no agreement {within_us} µs after the last fault: {:#?}", self.describe());
+            self.run(10_000);
+        }
+        self.check_end();
+    }
+
+    fn is_converged(&self) -> bool {
+        let running = || self.nodes.iter().filter_map(|n| n.running.as_ref());
+        let first = running().next().map(Running::applied);
+        first > Some(Sequence::BIRTH)
+            && self.clients_are_idle()
+            && running().all(|r| {
+                Some(r.applied()) == first
+                    && r.waiting.is_empty()
+                    && r.numbered.is_empty()
+                    && r.reads.is_empty()
+                    && r.transfers.is_empty()
+                    && r.core.status().commit == r.core.status().last
+            })
+    }
+
+    /// Whether enough replicas are left to go on: some may have stopped for good.
+    fn has_quorum(&self) -> bool {
+        let left = self.nodes.iter().filter(|node| !node.stopped).count();
+        left > self.nodes.len() / 2
+    }
+
+    /// Replicas are equal row by row; what they hold explains everything that anybody ever saw.
+    fn check_end(&mut self) {
+        let running = || self.nodes.iter().filter_map(|node| node.running.as_ref());
+        let first = running().next().expect("a quorum runs");
+        let (state, hash, first_id) = (first.applier.state(), first.database.hash(&FAMILIES), first.core.id());
+        for other in running() {
+            let id = other.core.id();
+            assert_eq!(other.applier.state(), state, "replicas {first_id} and {id} differ in their replicated state");
+            assert_eq!(other.database.hash(&FAMILIES), hash, "replicas {first_id} and {id} differ in their rows");
+        }
+        let database = &first.database;
+        let rows = database.range(&all_with(JOURNAL, ""), database.applied_version()).expect("it is applied");
+        let journal: Vec<(u128, u64)> = rows.rows.iter().map(stamped).collect();
+        let effects: Vec<(u64, u64)> = journal.iter().map(|(stamp, op)| (*op, version_of(*stamp))).collect();
+        self.watch.journal("the journal", &effects);
+        watch::hold(replay::check(&journal, &self.records));
+        watch::hold(self.records.check(&self.habits));
+        let took_effect = journal.iter().map(|(_, op)| OpId(*op)).collect();
+        let is_decided = self.records.check_registers(&took_effect).unwrap_or_else(|violation| panic!("{violation}"));
+        if !is_decided {
+            self.figures.count("linearizability undecided");
+        }
+    }
+
+    fn describe(&self) -> Vec<String> {
+        let text = |node: &Node| match &node.running {
+            Some(r) => {
+                let waits = (r.waiting.len(), r.numbered.len(), r.reads.len());
+                format!("{:?} waits {waits:?} applied {}", r.core.status(), r.applied())
+            }
+            None => format!("replica {} is down", ReplicaId(node.place as u8)),
+        };
+        self.nodes.iter().map(text).collect()
+    }
+}

@@ -1,0 +1,123 @@
+//! One run of one seed.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Once;
+
+use super::cluster::Cluster;
+use super::faults::Faults;
+use super::figures::Figures;
+use super::random::Random;
+use super::workload::Habits;
+
+/// What a run is besides its seed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// `None`: the seed decides, mostly three.
+    pub replicas: Option<u8>,
+    pub mode: Mode,
+    pub verbose: bool,
+    /// Costs time: the hash over everything that the cores did.
+    pub trace: bool,
+}
+
+/// What faults there are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// Some kinds often, some seldom, some never.
+    #[default]
+    Any,
+    /// The same, with leases.
+    Leases,
+    /// The same, and one replica once executes otherwise than the log says.
+    Corruption,
+}
+
+/// As the arguments that replay it.
+impl fmt::Display for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let replicas = self.replicas.map_or("mix".to_string(), |count| count.to_string());
+        write!(f, "--replicas {replicas}")?;
+        match self.mode {
+            Mode::Any => Ok(()),
+            Mode::Leases => f.write_str(" --leases"),
+            Mode::Corruption => f.write_str(" --corruption"),
+        }
+    }
+}
+
+/// How a run ended that should not have ended so.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    pub seed: u64,
+    pub reason: String,
+}
+
+/// A run that kept every promise.
+pub struct Success {
+    pub figures: Figures,
+    /// When it was asked for.
+    pub trace_hash: Option<u64>,
+}
+
+thread_local! {
+    static LAST_PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// Keeps what a panic said, and where, instead of printing it. Once per process.
+fn catch_panic_texts() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let usual = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            let is_ours = LAST_PANIC.with(|last| last.borrow().is_some());
+            if is_ours {
+                LAST_PANIC.with(|last| *last.borrow_mut() = Some(info.to_string()));
+            } else {
+                usual(info);
+            }
+        }));
+    });
+}
+
+/// Runs a seed to its end.
+pub fn run(seed: u64, settings: Settings) -> Result<Success, Failure> {
+    catch_panic_texts();
+    LAST_PANIC.with(|last| *last.borrow_mut() = Some(String::new()));
+    rsml::coverage::take();
+    let result = catch_unwind(AssertUnwindSafe(|| run_phases(seed, settings)));
+    let text = LAST_PANIC.with(|last| last.borrow_mut().take()).unwrap_or_default();
+    result.map_err(|_| Failure { seed, reason: text })
+}
+
+fn run_phases(seed: u64, settings: Settings) -> Success {
+    let mut random = Random::new(!seed);
+    let drawn = random.pick(&[3, 3, 3, 3, 3, 3, 5, 5, 5, 1]);
+    let replicas = settings.replicas.unwrap_or(drawn);
+    let faults = match settings.mode {
+        Mode::Any => Faults::any(&mut random),
+        Mode::Leases => Faults::any_and_leases(&mut random),
+        Mode::Corruption => Faults::any_and_corruption(&mut random),
+    };
+    let habits = Habits::any(&mut random);
+    if settings.verbose {
+        println!("{replicas} replicas\n{faults:?}\n{habits:?}");
+    }
+    let mut cluster = Cluster::new(replicas, seed, faults, habits);
+    if settings.verbose {
+        cluster.be_verbose();
+    }
+    if settings.trace {
+        cluster.record_trace();
+    }
+    let faulty_us = random.pick(&[3_000_000, 10_000_000, 10_000_000, 20_000_000]);
+    cluster.run(faulty_us);
+    cluster.expect_progress_of_a_core();
+    cluster.heal_and_converge(30_000_000);
+    let mut figures = cluster.figures();
+    if cfg!(feature = "coverage") {
+        figures.coverage = rsml::coverage::take().to_vec();
+    }
+    Success { figures, trace_hash: settings.trace.then(|| cluster.trace_hash()) }
+}

@@ -1,0 +1,162 @@
+//! What must hold at every moment, whatever the faults: seen by somebody who sees all replicas at once.
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+use rsml::{DiskId, Divergence, DivergenceKind, HardState, Message, ReplicaId, Sequence, Value, View};
+
+use super::ledger::Ledger;
+use super::workload::OpId;
+use crate::checkers::agreement::Agreement;
+use crate::checkers::digests::Digests;
+use crate::checkers::exactly_once::ExactlyOnce;
+use crate::checkers::promises::Promises;
+use crate::checkers::{Verdict, Violation};
+
+/// A violation ends the run; whoever runs it catches the panic and knows the seed.
+pub fn hold(verdict: Verdict) {
+    if let Err(violation) = verdict {
+        panic!("{violation}");
+    }
+}
+
+#[derive(Default)]
+pub struct Watch {
+    pub agreement: Agreement,
+    promises: Promises,
+    digests: Digests,
+    exactly_once: ExactlyOnce<u64>,
+    /// The disks of the cluster, once it is born.
+    voters: Vec<DiskId>,
+    pub acknowledged: u64,
+    /// What databases said that are not what the log says, and copies of them.
+    tainted: BTreeSet<(Sequence, u64)>,
+}
+
+impl Watch {
+    /// A process starts over what its disks hold.
+    pub fn started(&mut self, replica: ReplicaId, hard: &HardState, applied: Sequence, digest: u64) {
+        self.agreement.started(replica, applied);
+        hold(self.promises.durable(hard.disk_id, hard.promised));
+        if applied > Sequence::ZERO {
+            self.applied(replica, applied, digest);
+        }
+    }
+
+    /// A snapshot took the place of the database.
+    pub fn installed(&mut self, replica: ReplicaId, sequence: Sequence) {
+        hold(self.agreement.installed(replica, sequence));
+    }
+
+    pub fn durable(&mut self, hard: &HardState) {
+        hold(self.promises.durable(hard.disk_id, hard.promised));
+    }
+
+    pub fn delivered(&mut self, replica: ReplicaId, sequence: Sequence, entry: &Bytes) {
+        hold(self.agreement.delivered(replica, sequence, entry));
+        if self.voters.is_empty() && sequence == Sequence::BIRTH {
+            let birth = Value::from_bytes(entry.clone()).birth.expect("the first entry is the birth record");
+            self.voters = birth.configuration().disks.values().copied().collect();
+        }
+    }
+
+    pub fn applied(&mut self, replica: ReplicaId, sequence: Sequence, digest: u64) {
+        if !self.is_tainted(sequence, digest) {
+            hold(self.digests.applied(replica, sequence, digest));
+        }
+    }
+
+    /// The database that says so is not what the log says.
+    pub fn taint(&mut self, sequence: Sequence, digest: u64) {
+        self.tainted.insert((sequence, digest));
+    }
+
+    pub fn is_tainted(&self, sequence: Sequence, digest: u64) -> bool {
+        self.tainted.contains(&(sequence, digest))
+    }
+
+    /// A replica stopped because digests differ: never without reason, and a sound one only where nobody can know better.
+    pub fn diverged(&self, replica: ReplicaId, is_tainted: bool, divergence: &Divergence) {
+        assert!(!self.tainted.is_empty(), "false alarm: replica {replica} says {divergence}");
+        assert!(
+            is_tainted || divergence.kind == DivergenceKind::NoMajority,
+            "replica {replica} is sound and in the minority: {divergence}"
+        );
+    }
+
+    /// A message is about to leave: what it claims is durable, and exactly what is durable at this moment (rule 3 of the
+    /// protocol). `promised` is the promise in memory, `ledger` what the disk reported.
+    pub fn claims(&self, message: &Message, promised: View, ledger: &Ledger) {
+        let durable = ledger.promised();
+        let is_log = |view: u64, end: u64| (View(view), Sequence(end)) == (durable.accepted_view, ledger.last());
+        let demand = |holds: bool, anomaly: &'static str| {
+            if !holds {
+                let story = format!("{message:?}; durable: {durable:?} to {}", ledger.last());
+                hold(Err(Violation { checker: "claims", anomaly, story }));
+            }
+        };
+        match message {
+            Message::Prepare(m) => {
+                demand(durable.promised.0 >= m.view, "a 1a leaves before the own promise is durable")
+            }
+            Message::Promise(m) => {
+                hold(self.promises.promises(durable.disk_id, View(m.view)));
+                demand(durable.promised.0 == m.view, "a 1b leaves before its promise, or after a higher one");
+                demand(is_log(m.accepted_view, m.last), "a 1b tells of another log than the durable one");
+            }
+            Message::Accepted(m) => {
+                hold(self.promises.votes(durable.disk_id, View(m.view)));
+                demand(promised.0 == m.view, "a 2b leaves in another view than the promised one");
+                let sound = (durable.accepted_view, ledger.sound_last());
+                let is_sound = (View(m.durable_view), Sequence(m.durable_last)) == sound;
+                demand(is_sound, "a 2b tells of another log than the durable one");
+            }
+            _ => {}
+        }
+    }
+
+    /// A replica begins to lead: nobody else ever led that view, and a quorum has promised it for good.
+    pub fn leads(&mut self, replica: ReplicaId, view: View, present: &[DiskId]) {
+        let voters = if self.voters.is_empty() { present } else { &self.voters };
+        hold(self.promises.leads(replica, view, voters));
+    }
+
+    pub fn views_led(&self) -> usize {
+        self.promises.views_led()
+    }
+
+    pub fn is_born(&self) -> bool {
+        !self.voters.is_empty()
+    }
+
+    pub fn ask(&mut self, op: OpId) {
+        self.exactly_once.ask(op.0);
+    }
+
+    pub fn acknowledge(&mut self, op: OpId, version: u64) {
+        self.acknowledged += 1;
+        hold(self.exactly_once.acknowledge_once(op.0, version));
+    }
+
+    pub fn refuse(&mut self, op: OpId) {
+        hold(self.exactly_once.refuse(op.0));
+    }
+
+    /// What the journal of a database shows in the end.
+    pub fn journal(&self, who: &str, effects: &[(u64, u64)]) {
+        hold(self.exactly_once.effects(who, effects));
+    }
+
+    /// What a read that begins now must cover: not only what was acknowledged, but all that any replica delivered.
+    pub fn read_floor(&self) -> Sequence {
+        self.agreement.highest()
+    }
+
+    /// A read that began when everything up to `floor` was known as chosen somewhere got `point`.
+    pub fn read(&self, replica: ReplicaId, floor: Sequence, point: Sequence) {
+        if point < floor {
+            let story = format!("replica {replica} reads at {point}, but {floor} was delivered before");
+            hold(Err(Violation { checker: "read points", anomaly: "stale read", story }));
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! Small bounds of the model check, visited whole; `scripts/model.sh` goes further.
+
+use proof::model::{Bounds, Cluster, Disks};
+use stateright::{Checker, Model};
+
+const SMALL: Bounds = Bounds {
+    replicas: 3,
+    views: 2,
+    entries: 0,
+    reads: 0,
+    restarts: 0,
+    ticks: 0,
+    probes: 1,
+    clients_everywhere: false,
+    pipeline: 1,
+    disks: Disks::Groups,
+};
+
+/// Visits every state within the bounds; the names of what was seen to happen.
+fn visit(bounds: Bounds) -> Vec<&'static str> {
+    let checker = Cluster::new(bounds).checker().threads(2).spawn_bfs().join();
+    let discoveries = checker.discoveries();
+    for (property, path) in &discoveries {
+        if let Some(story) = checker.model().story(path.last_state()) {
+            let actions = path.clone().into_actions().into_iter().map(|action| checker.model().describe(action));
+            panic!("{property}: {story}\n{}", actions.collect::<Vec<_>>().join("\n"));
+        }
+    }
+    assert!(checker.unique_state_count() > 1_000, "a check that visits nothing proves nothing");
+    discoveries.into_keys().collect()
+}
+
+#[test]
+fn two_campaigns_and_their_first_entries_keep_every_property() {
+    assert!(visit(SMALL).contains(&"the last view is led"));
+}
+
+#[test]
+fn three_campaigns_over_disks_without_delay_keep_every_property() {
+    visit(Bounds { views: 3, disks: Disks::Instant, ..SMALL });
+}
+
+#[test]
+fn a_crash_at_any_moment_of_a_campaign_keeps_every_property() {
+    visit(Bounds { views: 1, restarts: 1, ..SMALL });
+}
+
+#[test]
+fn a_read_at_any_moment_of_two_campaigns_is_linearizable() {
+    let seen = visit(Bounds { reads: 1, disks: Disks::Instant, ..SMALL });
+    assert!(seen.contains(&"a read is answered"));
+}

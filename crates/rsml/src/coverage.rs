@@ -1,0 +1,117 @@
+//! Counts how often rare paths are taken, so that a simulation can show that it takes them.
+//!
+//! `coverage!("rule2.staged")` marks a path. Without the cargo feature `coverage` it compiles to nothing; with it, it
+//! counts in the present thread. A name that is not in [`POINTS`] does not compile, so the list is what there is.
+
+use std::cell::RefCell;
+
+/// Every marked path: a rule's exceptional branch, or a branch of liveness, recovery and sessions.
+pub const POINTS: [&str; 59] = [
+    "birth.founded",
+    "birth.told_again",
+    "foreign.former_boot",
+    "foreign.not_of_this_cluster",
+    "learner.commit_not_durable",
+    "liveness.campaign_given_up",
+    "liveness.connection_hint",
+    "liveness.hanging_disk_resigns",
+    "liveness.hands_over_unfit",
+    "liveness.pre_vote_denied",
+    "liveness.quorum_lost_steps_down",
+    "liveness.refused_candidate",
+    "liveness.refused_primary",
+    "phase1.fetch_repeated",
+    "phase1.fetches",
+    "phase1.own_log",
+    "replication.asks_where_log_ends",
+    "replication.from_storage",
+    "requests.cancelled",
+    "requests.given_up",
+    "requests.gap_filled",
+    "requests.overloaded",
+    "requests.sent_again",
+    "requests.sent_as_void",
+    "requests.storage_full",
+    "requests.voided",
+    "requests.withdrawn",
+    "rule1.gap",
+    "rule10.committed_part_installed",
+    "rule12.cast_out",
+    "rule12.copy_contradicted",
+    "rule12.database_replaced",
+    "rule12.minority",
+    "rule12.never_decided",
+    "rule12.no_majority_left",
+    "rule12.no_witness",
+    "rule2.commit_beyond_adopted",
+    "rule2.staged",
+    "rule2.staged_and_higher_view",
+    "rule2.tail_cut",
+    "rule3.completion_of_replaced",
+    "rule3.late_promise",
+    "rule3.promise_overtaken",
+    "rule4.vote_of_other_view",
+    "rule5.commit_of_view_not_held",
+    "rule7.blocked",
+    "rule7.filled",
+    "rule7.lost_tail_behind_snapshot",
+    "rule7.waits_for_more",
+    "rule8.round_joined_later",
+    "rule8.round_repeated",
+    "rule8.rounds_restarted",
+    "rule9.lease_forbids",
+    "rule9.lease_serves",
+    "snapshot.behind",
+    "snapshot.dropped",
+    "snapshot.installed",
+    "snapshot.needs_database",
+    "snapshot.repeated",
+];
+
+/// The place of a name in [`POINTS`].
+///
+/// # Panics
+/// For another name: while compiling, where `coverage!` is used.
+#[must_use]
+pub const fn place(name: &str) -> usize {
+    let mut place = 0;
+    while place < POINTS.len() {
+        if is_same(POINTS[place].as_bytes(), name.as_bytes()) {
+            return place;
+        }
+        place += 1;
+    }
+    panic!("this point is not in the list")
+}
+
+const fn is_same(a: &[u8], b: &[u8]) -> bool {
+    let mut place = 0;
+    while place < a.len() && place < b.len() && a[place] == b[place] {
+        place += 1;
+    }
+    place == a.len() && place == b.len()
+}
+
+thread_local! {
+    static COUNTS: RefCell<[u64; POINTS.len()]> = const { RefCell::new([0; POINTS.len()]) };
+}
+
+/// A path was taken; called by `coverage!`.
+#[inline(always)]
+pub fn hit(point: usize) {
+    if cfg!(feature = "coverage") {
+        COUNTS.with_borrow_mut(|counts| counts[point] += 1);
+    }
+}
+
+/// How often each of [`POINTS`] was taken in this thread since the last call; all zero without the cargo feature.
+pub fn take() -> [u64; POINTS.len()] {
+    COUNTS.with_borrow_mut(|counts| std::mem::replace(counts, [0; POINTS.len()]))
+}
+
+macro_rules! coverage {
+    ($name:literal) => {{
+        const POINT: usize = $crate::coverage::place($name);
+        $crate::coverage::hit(POINT);
+    }};
+}

@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# Visits every state of small clusters of the shipped consensus core, and tells how many there are.
+#
+#   scripts/model.sh                                     # the row of bounds in docs/TESTING.md, several minutes
+#   scripts/model.sh --quick                             # bounds small enough for every commit, under a minute
+#   scripts/model.sh --views 2 --entries 1 --reads 1     # bounds of your own; --help lists them
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source=scripts/prepare.sh
+source scripts/prepare.sh
+
+require_cargo
+if [[ "${1:-}" == --quick ]]; then
+    exec cargo test --release -p proof --features model --test model --locked
+fi
+cargo build --release -p proof --features model --bin model --locked
+program="${CARGO_TARGET_DIR:-target}/release/model"
+if [[ $# -gt 0 ]]; then
+    exec "$program" "$@"
+fi
+
+# Whole, if the time allows: otherwise it says "not complete", and fails only if something is broken.
+run() {
+    say "model $*"
+    "$program" --seconds 900 "$@"
+}
+run --views 2 --entries 0 --ticks 0 --disks orders
+run --views 2 --entries 0 --ticks 0 --reads 1
+run --views 2 --entries 0 --ticks 0 --restarts 1
+run --views 2 --entries 1 --ticks 0 --disks instant
+run --views 4 --entries 0 --ticks 0 --disks instant
+run --views 2 --entries 1 --ticks 0
+say "random walks through bounds that are too wide to visit"
+"$program" --order walk --seed "$RANDOM" --seconds 120 --views 7 --entries 4 --reads 3 --restarts 3 --ticks 9 \
+    --probes 4 --pipeline 4 --disks orders --clients-everywhere
