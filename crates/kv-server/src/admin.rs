@@ -7,8 +7,10 @@
 //! | `/status` | JSON: the cluster as this server sees it |
 //! | `/metrics` | Prometheus text |
 //! | `/rows/hash` | JSON: count and hash of rows of one family at one version, from the local database |
+//! | POST `/failover` | lets another replica lead, `to=N` or the one that is furthest along; JSON when it does. A secondary
+//! answers with a redirection (307) to the primary |
 //!
-//! Every error is JSON with one field, `error`, that says what is allowed. It never writes.
+//! Every error is JSON with a field, `error`, that says what is allowed. It never writes rows.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -16,9 +18,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{Query, State};
-use axum::http::{StatusCode, Uri, header};
+use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Json, Router};
 use kv_api::{DEFAULT_COLUMN_FAMILY, KvError, Version};
 use serde_json::{Value, json};
@@ -27,16 +29,19 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::cluster::{ClusterSnapshot, LocalReplica, ReplicaStatus};
+use crate::failover::{Failover, FailoverControl, FailoverError};
 use crate::metrics::ServerMetrics;
 use crate::router::RequestContext;
 use crate::service_core::KvServiceCore;
 use crate::space::SpaceWatch;
 
-const PATHS: &str = "/health/live, /health/ready, /status, /metrics and /rows/hash";
+const PATHS: &str = "/health/live, /health/ready, /status, /metrics, /rows/hash and /failover (POST)";
 /// How long a readiness probe may take.
 const READY_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long `/rows/hash` waits for a replica to apply the version, and for a slot to read in.
 const HASH_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a failover may take; its target may have to catch up first.
+const FAILOVER_TIMEOUT: Duration = Duration::from_secs(10);
 const DEFAULT_HASH_ROWS: u64 = 10_000;
 const MAX_HASH_ROWS: u64 = 1_000_000;
 
@@ -45,6 +50,7 @@ pub struct AdminInterface {
     pub core: Arc<KvServiceCore>,
     pub metrics: Arc<ServerMetrics>,
     pub space: Arc<SpaceWatch>,
+    pub failover: Arc<dyn FailoverControl>,
 }
 
 /// Serves until `stop` is cancelled and the requests in hand are answered.
@@ -67,6 +73,7 @@ fn routes(interface: AdminInterface) -> Router {
         .route("/status", get(status))
         .route("/metrics", get(metrics))
         .route("/rows/hash", get(rows_hash))
+        .route("/failover", post(failover))
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
         .with_state(Arc::new(interface))
@@ -97,8 +104,9 @@ async fn unknown_path(uri: Uri) -> Refusal {
     Refusal(StatusCode::NOT_FOUND, format!("no such path `{}`: there are {PATHS}", uri.path()))
 }
 
-async fn wrong_method(uri: Uri) -> Refusal {
-    Refusal(StatusCode::METHOD_NOT_ALLOWED, format!("`{}` answers GET only", uri.path()))
+async fn wrong_method(method: Method, uri: Uri) -> Refusal {
+    let allowed = if uri.path() == "/failover" { "POST" } else { "GET" };
+    Refusal(StatusCode::METHOD_NOT_ALLOWED, format!("`{}` answers {allowed} only, not {method}", uri.path()))
 }
 
 async fn live() -> Json<Value> {
@@ -233,6 +241,50 @@ async fn rows_hash(
         "hash": format!("{:016x}", hashed.hash),
         "next": hashed.next.map(|key| to_hex(&key)),
     })))
+}
+
+async fn failover(
+    State(interface): State<Arc<AdminInterface>>,
+    headers: HeaderMap,
+    Query(mut parameters): Query<HashMap<String, String>>,
+) -> Result<Json<Value>, Response> {
+    // Only a browser says where its page came from: whoever it shows a page to shall not change the primary by that.
+    if headers.contains_key(header::ORIGIN) {
+        let reason = "a web page may not ask for this; use `synodkv failover` or curl".to_string();
+        return Err(Refusal(StatusCode::FORBIDDEN, reason).into_response());
+    }
+    let bad = |reason: String| Refusal(StatusCode::BAD_REQUEST, reason).into_response();
+    let to = match parameters.remove("to") {
+        None => None,
+        Some(text) => Some(text.parse().map_err(|_| bad(format!("to = `{text}`: expected the id of a replica")))?),
+    };
+    if let Some(name) = parameters.keys().next() {
+        return Err(bad(format!("unknown parameter `{name}`: allowed is to")));
+    }
+    let done = interface.failover.fail_over(to, Instant::now() + FAILOVER_TIMEOUT).await;
+    let Failover { old_primary, new_primary, view, took } = done.map_err(|error| refuse_failover(&error, to))?;
+    Ok(Json(json!({
+        "old_primary": old_primary,
+        "new_primary": new_primary,
+        "view": view,
+        "pause_at_most_ms": took.as_secs_f64() * 1e3,
+    })))
+}
+
+fn refuse_failover(error: &FailoverError, to: Option<u32>) -> Response {
+    let status = match error {
+        FailoverError::AskPrimary { primary, admin } => {
+            let query = to.map(|id| format!("?to={id}")).unwrap_or_default();
+            let location = format!("http://{admin}/failover{query}");
+            let body = Json(json!({ "error": error.to_string(), "primary": primary }));
+            return (StatusCode::TEMPORARY_REDIRECT, [(header::LOCATION, location)], body).into_response();
+        }
+        FailoverError::Impossible(_) => StatusCode::BAD_REQUEST,
+        FailoverError::NotNow(_) => StatusCode::CONFLICT,
+        FailoverError::NoPrimary => StatusCode::SERVICE_UNAVAILABLE,
+        FailoverError::TimedOut(_) => StatusCode::GATEWAY_TIMEOUT,
+    };
+    Refusal(status, error.to_string()).into_response()
 }
 
 fn to_hex(bytes: &[u8]) -> String {

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::{self, AdminInterface};
 use crate::cluster::{ClusterView, LocalReplicas};
 use crate::config::{Address, Config};
+use crate::failover::FailoverControl;
 use crate::fault_injection::{FaultInjector, FaultyRouter};
 use crate::handler::UnifiedThriftHandler;
 use crate::manager::ServerError;
@@ -42,6 +43,7 @@ pub struct BackEnd {
     pub router: Arc<dyn RequestRouter>,
     pub cluster: Arc<dyn ClusterView>,
     pub replicas: Arc<dyn LocalReplicas>,
+    pub failover: Arc<dyn FailoverControl>,
     pub metrics: Arc<ServerMetrics>,
     pub space: Arc<SpaceWatch>,
     /// Filled in by the front end, for a cluster view that shows them.
@@ -70,7 +72,7 @@ impl FrontEnd {
     /// # Errors
     /// [`ServerError::Listen`], naming the address, its key and the reason.
     pub async fn start(config: &Config, back_end: BackEnd) -> Result<FrontEnd, ServerError> {
-        let BackEnd { router, cluster, replicas, metrics, space, addresses } = back_end;
+        let BackEnd { router, cluster, replicas, failover, metrics, space, addresses } = back_end;
         let faults = Arc::new(FaultInjector::new(config.server.allow_fault_injection));
         let router: Arc<dyn RequestRouter> = match config.server.allow_fault_injection {
             true => Arc::new(FaultyRouter::new(router, faults.clone())),
@@ -101,7 +103,7 @@ impl FrontEnd {
         metrics.registry().register(collector).expect("registered once for each server");
 
         let (stop_thrift, stop_admin) = (CancellationToken::new(), CancellationToken::new());
-        let interface = AdminInterface { core: core.clone(), metrics, space };
+        let interface = AdminInterface { core: core.clone(), metrics, space, failover };
         Ok(FrontEnd {
             thrift_addr,
             admin_addr,

@@ -12,6 +12,7 @@ use kv_store::{Durability, SharedResources, StoreOptions, TransactionalKvDatabas
 use crate::cluster::{ClusterSnapshot, ClusterView, LocalReplica, LocalReplicas, ReplicaStatus, Role};
 use crate::config::{Config, EngineKind, Mode};
 use crate::data_dir::{DataDir, DataDirError};
+use crate::failover::{Failover, FailoverControl, FailoverError};
 use crate::front_end::{BackEnd, FrontEnd, ListenAddresses};
 use crate::metrics::ServerMetrics;
 use crate::router::{DirectRouter, LocalReader, ReadSlots};
@@ -135,7 +136,8 @@ impl ServerManager for StandaloneServerManager {
         let back_end = BackEnd {
             router: Arc::new(DirectRouter::new(database.clone(), reader, space.clone())),
             cluster: standalone.clone(),
-            replicas: standalone,
+            replicas: standalone.clone(),
+            failover: standalone,
             metrics: ServerMetrics::new(),
             space,
             addresses,
@@ -212,6 +214,13 @@ impl ClusterView for Standalone {
                 admin: shown(self.addresses.admin()),
             }],
         }
+    }
+}
+
+#[async_trait]
+impl FailoverControl for Standalone {
+    async fn fail_over(&self, _: Option<u32>, _: tokio::time::Instant) -> Result<Failover, FailoverError> {
+        Err(FailoverError::Impossible("this server is standalone: there is no other replica that could lead".into()))
     }
 }
 

@@ -6,7 +6,7 @@
 use std::cell::RefCell;
 
 /// Every marked path: a rule's exceptional branch, or a branch of liveness, recovery and sessions.
-pub const POINTS: [&str; 48] = [
+pub const POINTS: [&str; 59] = [
     "birth.founded",
     "birth.told_again",
     "foreign.former_boot",
@@ -26,12 +26,23 @@ pub const POINTS: [&str; 48] = [
     "replication.asks_where_log_ends",
     "replication.from_storage",
     "requests.cancelled",
+    "requests.given_up",
     "requests.gap_filled",
     "requests.overloaded",
     "requests.sent_again",
+    "requests.sent_as_void",
     "requests.storage_full",
+    "requests.voided",
+    "requests.withdrawn",
     "rule1.gap",
     "rule10.committed_part_installed",
+    "rule12.cast_out",
+    "rule12.copy_contradicted",
+    "rule12.database_replaced",
+    "rule12.minority",
+    "rule12.never_decided",
+    "rule12.no_majority_left",
+    "rule12.no_witness",
     "rule2.commit_beyond_adopted",
     "rule2.staged",
     "rule2.staged_and_higher_view",

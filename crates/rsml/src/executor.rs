@@ -254,7 +254,10 @@ fn admit(
             if session.admit(boot, number) {
                 match payload {
                     Some(payload) => requests.push(CommittedRequest { disk_id, boot, number, payload }),
-                    None => voided.push((disk_id, boot, number)),
+                    None => {
+                        coverage!("requests.voided");
+                        voided.push((disk_id, boot, number));
+                    }
                 }
             }
         }

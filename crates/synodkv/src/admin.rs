@@ -65,17 +65,38 @@ impl AdminClient {
         path: &str,
         query: &[(&str, String)],
     ) -> Result<T, String> {
-        // reqwest's own query encoding is a feature that this build leaves out; what is asked for needs none.
-        let query: Vec<String> = query.iter().map(|(name, value)| format!("{name}={value}")).collect();
-        let separator = if query.is_empty() { "" } else { "?" };
-        let url = format!("http://{address}{path}{separator}{}", query.join("&"));
-        let response = self.http.get(url).send().await.map_err(|error| plain_reason(&error))?;
-        let status = response.status();
-        let body = response.bytes().await.map_err(|error| plain_reason(&error))?;
-        if !status.is_success() {
-            return Err(refusal(status, &body));
+        let response = self.http.get(url(address, path, query)).send().await.map_err(|error| plain_reason(&error))?;
+        answer(response).await
+    }
+
+    /// POSTs to the first address that can be reached, and to where that one points. Where an answer stays away, it is not
+    /// asked again: what was asked for may have happened.
+    pub async fn post_first<T: DeserializeOwned>(
+        &self,
+        target: &AdminTarget,
+        path: &str,
+        query: &[(&str, String)],
+    ) -> Result<T, Failure> {
+        check_addresses("--admin", &target.admin_addresses)?;
+        let mut reasons = Vec::new();
+        for address in &target.admin_addresses {
+            match self.http.post(url(address, path, query)).send().await {
+                Ok(response) => {
+                    let asked = response.url().authority().to_string();
+                    return answer(response).await.map_err(|reason| Failure::Failed(format!("{asked}: {reason}")));
+                }
+                Err(error) if error.is_connect() => {
+                    // Perhaps not this one, but where it points.
+                    let asked = error.url().map_or(address.clone(), |url| url.authority().to_string());
+                    reasons.push((asked, plain_reason(&error)));
+                }
+                Err(error) => {
+                    let reason = plain_reason(&error);
+                    return Err(Failure::Failed(format!("{address}: {reason}; see `synodkv status`, and try again")));
+                }
+            }
         }
-        serde_json::from_slice(&body).map_err(|error| format!("an answer that makes no sense: {error}"))
+        Err(unreachable_failure(reasons).await)
     }
 
     /// The status as the first address tells it that answers, with that address.
@@ -85,24 +106,46 @@ impl AdminClient {
         for address in &target.admin_addresses {
             match self.get(address, "/status", &[]).await {
                 Ok(status) => return Ok((address.clone(), status)),
-                Err(reason) => reasons.push((address, reason)),
+                Err(reason) => reasons.push((address.clone(), reason)),
             }
         }
-        for (address, _) in &reasons {
-            if speaks_thrift(address).await {
-                return Err(Failure::Failed(format!(
-                    "{address} is a Thrift address; --admin takes the admin address, by default 127.0.0.1:9190 \
-                     (server.admin_addr)"
-                )));
-            }
-        }
-        let reasons: Vec<String> = reasons.iter().map(|(address, reason)| format!("{address}: {reason}")).collect();
-        Err(Failure::Failed(format!(
-            "cannot reach the admin interface at {}; is the server running? start one with `synodkv serve`, or say where \
-             it is with --admin HOST:PORT",
-            reasons.join("; ")
-        )))
+        Err(unreachable_failure(reasons).await)
     }
+}
+
+fn url(address: &str, path: &str, query: &[(&str, String)]) -> String {
+    // reqwest's own query encoding is a feature that this build leaves out; what is asked for needs none.
+    let query: Vec<String> = query.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    let separator = if query.is_empty() { "" } else { "?" };
+    format!("http://{address}{path}{separator}{}", query.join("&"))
+}
+
+/// The document that a server answered with; an error says what it said instead.
+async fn answer<T: DeserializeOwned>(response: reqwest::Response) -> Result<T, String> {
+    let status = response.status();
+    let body = response.bytes().await.map_err(|error| plain_reason(&error))?;
+    if !status.is_success() {
+        return Err(refusal(status, &body));
+    }
+    serde_json::from_slice(&body).map_err(|error| format!("an answer that makes no sense: {error}"))
+}
+
+/// Of addresses where no admin interface could be asked, each with the reason.
+async fn unreachable_failure(reasons: Vec<(String, String)>) -> Failure {
+    for (address, _) in &reasons {
+        if speaks_thrift(address).await {
+            return Failure::Failed(format!(
+                "{address} is a Thrift address; --admin takes the admin address, by default 127.0.0.1:9190 \
+                 (server.admin_addr)"
+            ));
+        }
+    }
+    let reasons: Vec<String> = reasons.iter().map(|(address, reason)| format!("{address}: {reason}")).collect();
+    Failure::Failed(format!(
+        "cannot reach the admin interface at {}; is the server running? start one with `synodkv serve`, or say where it is \
+         with --admin HOST:PORT",
+        reasons.join("; ")
+    ))
 }
 
 /// Whether a Thrift server answers there.

@@ -35,6 +35,7 @@ pub struct Cli {
 pub enum Command {
     Serve(ServeArgs),
     Status(StatusArgs),
+    Failover(FailoverArgs),
     Get(GetArgs),
     Set(SetArgs),
     Delete(DeleteArgs),
@@ -166,6 +167,28 @@ impl Presentation {
     synodkv status --admin 127.0.0.1:9190,127.0.0.1:9191,127.0.0.1:9192\n  \
     synodkv status --format json")]
 pub struct StatusArgs {
+    #[command(flatten)]
+    pub admin: AdminTarget,
+    /// How results are printed. `json` is the server's own answer.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
+}
+
+/// Let another replica lead.
+///
+/// Writes wait for some milliseconds meanwhile, and none is refused. Any replica may be asked: it says which one leads, and
+/// that one is asked then. Exit status 0 also when the replica that shall lead does already; 1 when the primary is the same
+/// as before, with the reason.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    synodkv failover                       to the replica that is furthest along\n  \
+    synodkv failover --to 1\n  \
+    synodkv failover --to 1 --admin 10.0.0.1:9190,10.0.0.2:9190,10.0.0.3:9190\n\n\
+    A server that is stopped in good order (SIGTERM, Ctrl-C) hands over by itself.")]
+pub struct FailoverArgs {
+    /// The replica that shall lead. [default: the one that is furthest along]
+    #[arg(long, value_name = "N")]
+    pub to: Option<u32>,
     #[command(flatten)]
     pub admin: AdminTarget,
     /// How results are printed. `json` is the server's own answer.

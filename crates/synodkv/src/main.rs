@@ -8,6 +8,7 @@ mod bench;
 mod bench_disk;
 mod cli;
 mod data;
+mod failover;
 mod failure;
 mod output;
 mod serve;
@@ -37,6 +38,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
     let on_one_thread = || tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::from);
     match command {
         Command::Serve(args) => serve::run(args),
+        Command::Failover(args) => on_one_thread()?.block_on(failover::run(args)),
         Command::Status(args) => on_one_thread()?.block_on(status::run(args)),
         Command::Get(args) => on_one_thread()?.block_on(data::get(args)),
         Command::Set(args) => on_one_thread()?.block_on(data::set(args)),

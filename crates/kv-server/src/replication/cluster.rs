@@ -4,11 +4,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use async_trait::async_trait;
+use rsml::core::TransferError;
 use rsml::{DriverStatus, ReplicaId, Stray};
 
 use super::store::{LocalReplicaParts, ReplicatedKvStore};
 use crate::cluster::{AppliedDigest, ClusterSnapshot, ClusterView, LocalReplica, LocalReplicas, ReplicaStatus, Role};
 use crate::config::{Mode, ReplicaConfig};
+use crate::failover::{Failover, FailoverControl, FailoverError};
 use crate::front_end::ListenAddresses;
 
 /// A peer that was not heard for this long counts as unreachable; reports come several times a second.
@@ -158,6 +160,52 @@ impl ClusterView for ReplicatedCluster {
             view: seen_by.core.view.0,
             replicas: replicas.collect(),
         }
+    }
+}
+
+impl ReplicatedCluster {
+    /// For a replica that does not lead.
+    fn whom_to_ask(&self, primary: Option<u32>) -> FailoverError {
+        let primary = primary.or_else(|| self.spokesman().consensus.primary().map(|id| u32::from(id.0)));
+        match primary.and_then(|id| self.members.iter().find(|member| member.id == id)) {
+            Some(member) => FailoverError::AskPrimary { primary: member.id, admin: member.admin.to_string() },
+            None => FailoverError::NoPrimary,
+        }
+    }
+
+    fn explain(&self, error: TransferError) -> FailoverError {
+        match error {
+            TransferError::NotPrimary { primary } => self.whom_to_ask(primary.map(|id| u32::from(id.0))),
+            TransferError::TimedOut(_) => FailoverError::TimedOut(error.to_string()),
+            error => FailoverError::NotNow(error.to_string()),
+        }
+    }
+}
+
+#[async_trait]
+impl FailoverControl for ReplicatedCluster {
+    async fn fail_over(&self, to: Option<u32>, deadline: tokio::time::Instant) -> Result<Failover, FailoverError> {
+        if let Some(id) = to.filter(|id| !self.members.iter().any(|member| member.id == *id)) {
+            let ids: Vec<String> = self.members.iter().map(|member| member.id.to_string()).collect();
+            return Err(FailoverError::Impossible(format!("there is no replica {id}: there are {}", ids.join(", "))));
+        }
+        let started = Instant::now();
+        let leading = self.store.replicas().iter().find(|replica| replica.consensus.is_primary());
+        let LocalReplicaParts { id: old_primary, consensus, .. } = leading.ok_or_else(|| self.whom_to_ask(None))?;
+        let target = to.map(|id| ReplicaId(u8::try_from(id).expect("the configuration bounds replica ids")));
+        let new_primary = match consensus.transfer_primary(target, deadline.into_std()).await {
+            Ok(id) | Err(TransferError::LeadsAlready(id)) => id,
+            Err(error) => return Err(self.explain(error)),
+        };
+        let took = started.elapsed();
+        if target.is_some_and(|target| target != new_primary) {
+            return Err(FailoverError::NotNow(format!(
+                "replica {new_primary} leads now: ask it, if another one shall"
+            )));
+        }
+        tracing::info!(from = old_primary, to = %new_primary, took_ms = took.as_millis() as u64, "failover as asked for");
+        let view = consensus.view().0;
+        Ok(Failover { old_primary: *old_primary, new_primary: u32::from(new_primary.0), view, took })
     }
 }
 

@@ -60,7 +60,8 @@ impl ReplicatedServerManager {
         let back_end = BackEnd {
             router: router.clone(),
             cluster: cluster.clone(),
-            replicas: cluster,
+            replicas: cluster.clone(),
+            failover: cluster,
             metrics,
             space: store.space().clone(),
             addresses,

@@ -79,6 +79,27 @@ async fn rows_are_hashed_in_pieces_that_join_up() {
 }
 
 #[tokio::test]
+async fn a_failover_is_refused_where_it_makes_no_sense() {
+    let server = TestServer::start().await;
+    let client = reqwest::Client::new();
+    let web_page = client.post(server.url("/failover")).header("origin", "http://somewhere");
+    for (request, status, part) in [
+        (client.get(server.url("/failover")), 405, "POST only"),
+        (client.post(server.url("/status")), 405, "GET only"),
+        (client.post(server.url("/failover?to=x")), 400, "`x`: expected the id"),
+        (client.post(server.url("/failover?from=1")), 400, "unknown parameter `from`"),
+        (client.post(server.url("/failover")), 400, "standalone"),
+        (web_page, 403, "web page"),
+    ] {
+        let answer = tokio::time::timeout(PATIENCE, request.send()).await.expect("an answer").expect("HTTP");
+        assert_eq!(answer.status().as_u16(), status, "{part}");
+        let body: Value = serde_json::from_str(&answer.text().await.expect("text")).expect("JSON");
+        let error = body["error"].as_str().expect("an error");
+        assert!(error.contains(part), "{error}");
+    }
+}
+
+#[tokio::test]
 async fn what_makes_no_sense_is_refused_with_what_is_allowed() {
     let server = TestServer::start().await;
     for (path, status, part) in [

@@ -74,9 +74,9 @@ impl Ledger {
         (self.lost, self.unread) = (lost, false);
     }
 
-    /// The tail behind a snapshot was read, but for these.
+    /// The tail behind a snapshot was read, but for these. What lies before counts as it did, until the snapshot's record.
     pub fn tail_lost(&mut self, lost: BTreeSet<Sequence>) {
-        self.lost = lost;
+        self.lost.extend(lost);
     }
 
     /// Where the entries end that follow each other without a loss: as far as the log counts as a vote.

@@ -125,6 +125,11 @@ impl Acceptor {
         &self.durable_lost
     }
 
+    /// Entries that were lost are being taken from peers; they are written once none is missing.
+    pub fn is_mending(&self) -> bool {
+        !self.lost.is_empty()
+    }
+
     /// The last durable entry before everything that is lost: the end of what a vote may claim.
     pub fn durable_sound_last(&self) -> Sequence {
         self.durable_lost.first().map_or(self.durable_last, |(from, _)| from.previous())

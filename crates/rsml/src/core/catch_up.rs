@@ -346,13 +346,22 @@ impl Replica {
         }
     }
 
+    /// Whether others say that the copied database is not what the log says.
+    fn is_contradicted(&self, source: ReplicaId, state: &ReplicatedState) -> bool {
+        let is_contradicted = self.digests.contradict(source, &state.recorded);
+        if is_contradicted {
+            coverage!("rule12.copy_contradicted");
+        }
+        is_contradicted
+    }
+
     /// Whether a database with this state is what was promised, and takes this replica forward.
     fn fits(&self, state: &ReplicatedState) -> bool {
         let Some(transfer) = &self.catch_up.transfer else { return false };
         state.cluster_id == self.acceptor.hard().cluster_id
             && state.sequence == transfer.sequence
             && state.sequence > self.learner.commit()
-            && !self.digests.contradict(transfer.source, &state.recorded)
+            && !self.is_contradicted(transfer.source, state)
             && !matches!(self.views.role, Role::Primary(_))
     }
 

@@ -153,6 +153,7 @@ impl Digests {
     /// A copy of a peer's database, which has applied everything through `inherited`, takes the place of the own one:
     /// what was recorded before says nothing about it.
     pub fn replace(&mut self, inherited: Sequence, recorded: &[(Sequence, u64)]) {
+        coverage!("rule12.database_replaced");
         self.own.clear();
         self.inherited = Sequence::ZERO;
         self.told = Sequence::ZERO;
@@ -252,11 +253,13 @@ impl Digests {
             match self.decide(first, own, &others) {
                 Decision::OwnIsRight => self.cast_out(sequence, own, &others),
                 Decision::OwnIsWrong { agreed } => {
+                    coverage!("rule12.minority");
                     let kind = DivergenceKind::Minority { agreed };
                     self.verdict = Some(Divergence { sequence, own, others, kind });
                     return;
                 }
                 Decision::Never => {
+                    coverage!("rule12.no_majority_left");
                     self.verdict = Some(Divergence { sequence, own, others, kind: DivergenceKind::NoMajority });
                     return;
                 }
@@ -269,6 +272,7 @@ impl Digests {
             return;
         };
         if self.undecided_us >= self.patience_us {
+            coverage!("rule12.never_decided");
             self.verdict = Some(Divergence { sequence, own, others, kind: DivergenceKind::NoMajority });
         }
     }
@@ -288,6 +292,9 @@ impl Digests {
         let witnesses =
             || others.iter().filter(|(id, _)| self.peers[id].inherited.0 <= before).map(|(_, other)| *other);
         let own_vote = Some(own).filter(|_| self.inherited.0 <= before);
+        if witnesses().count() < others.len() || own_vote.is_none() {
+            coverage!("rule12.no_witness");
+        }
         let votes_for = |digest: u64| witnesses().chain(own_vote).filter(|vote| *vote == digest).count();
 
         if votes_for(own) >= majority {
@@ -306,6 +313,7 @@ impl Digests {
     /// A majority has the own value: whoever has another has diverged.
     fn cast_out(&mut self, sequence: Sequence, expected: u64, others: &BTreeMap<ReplicaId, u64>) {
         for (id, found) in others.iter().filter(|(_, value)| **value != expected) {
+            coverage!("rule12.cast_out");
             let peer = self.peers.get_mut(id).expect("its value was compared");
             peer.stray = Some(Stray { sequence, expected, found: *found });
             peer.values.clear();

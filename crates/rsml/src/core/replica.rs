@@ -273,6 +273,7 @@ impl Replica {
             Input::Read(id) => self.reads.push(Reader::Local(id)),
             Input::GiveUp(number) => {
                 if self.requests.give_up(number) {
+                    coverage!("requests.withdrawn");
                     self.outputs.withdrawn.push(number);
                 }
             }

@@ -189,7 +189,11 @@ impl Replica {
 
     /// Through here, nothing received waits for the disk; what is staged counts, since it is bounded by itself.
     fn settled(&self) -> Sequence {
-        let stable = self.acceptor.stable();
+        // While the log is mended, what was taken waits for what is still missing, not for the disk.
+        let stable = match self.acceptor.is_mending() {
+            true => self.acceptor.log().sound_last(),
+            false => self.acceptor.stable(),
+        };
         match self.acceptor.staging() {
             Some(staged) if stable >= staged.from.previous() => staged.last().max(stable),
             _ => stable,

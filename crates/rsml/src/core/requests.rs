@@ -94,6 +94,7 @@ impl Requests {
     pub fn give_up(&mut self, number: u64) -> bool {
         let Some(place) = number.checked_sub(self.first) else { return false };
         let Some(request) = self.outstanding.get_mut(place as usize) else { return false };
+        coverage!("requests.given_up");
         let bytes = request.take().map_or(0, |payload| payload.len());
         self.bytes -= bytes;
         if number < self.unsent {
@@ -137,6 +138,7 @@ impl Requests {
             }
             bytes = more;
             if request.is_none() {
+                coverage!("requests.sent_as_void");
                 voids.push(number);
             }
             payloads.push(request.clone().unwrap_or_default());

@@ -242,6 +242,20 @@ fn a_lost_acknowledged_key_is_found() {
 }
 
 #[test]
+fn a_failover_that_cannot_be_says_why() {
+    let server = Server::start();
+    let output = run(&server, &["failover"]);
+    assert_exit(&output, 1);
+    assert!(text(&output.stderr).contains("standalone: there is no other replica"), "{}", text(&output.stderr));
+    let output = run(&server, &["failover", "--admin", &server.thrift]);
+    assert_exit(&output, 1);
+    assert!(text(&output.stderr).contains("is a Thrift address"), "{}", text(&output.stderr));
+    let output = run(&server, &["failover", "--admin", &server::unused_address()]);
+    assert_exit(&output, 1);
+    assert!(text(&output.stderr).contains("cannot reach the admin interface"), "{}", text(&output.stderr));
+}
+
+#[test]
 fn verify_agrees_with_itself() {
     let server = Server::start();
     printed(run(&server, &["set", "k", "v"]));

@@ -257,6 +257,16 @@ pub async fn http_get(address: &str, path: &str) -> Result<(u16, String), String
     Ok((code, response.text().await.map_err(|error| format!("{error:?}"))?))
 }
 
+/// Follows where it is pointed to, as `curl -L` does.
+pub async fn http_post(address: &str, path: &str) -> Result<(u16, Value), String> {
+    let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(30)).build();
+    let url = format!("http://{address}{path}");
+    let response = client.expect("a client").post(url).send().await.map_err(|error| format!("{error:?}"))?;
+    let code = response.status().as_u16();
+    let body = response.bytes().await.map_err(|error| format!("{error:?}"))?;
+    Ok((code, serde_json::from_slice(&body).map_err(|error| format!("{error}: {body:?}"))?))
+}
+
 /// All rows whose keys begin so, as of a version.
 pub async fn rows_at(client: &Client, prefix: &str, version: Version) -> BTreeMap<String, String> {
     let range =

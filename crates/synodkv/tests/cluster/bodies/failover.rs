@@ -6,10 +6,11 @@ use std::task::Poll;
 use kv_client::{AtomicCommit, KeyRef, Mutation};
 
 use super::conflicts::Counter;
-use crate::cluster::{Settings, TestCluster};
+use crate::cluster::{Settings, TestCluster, http_post};
 use crate::clusters::ProcessTestCluster;
 use crate::load::{Load, assert_nothing_lost, assert_versions_rise};
 use crate::on_clusters;
+use crate::waiting::eventually;
 
 on_clusters! {
     killing_the_primary_under_load_loses_no_acknowledged_write(Settings::default()): in_memory, processes;
@@ -18,6 +19,7 @@ on_clusters! {
     a_client_of_a_secondary_sees_a_failover_as_a_pause(Settings::default()): in_memory, processes;
     pipelined_commits_of_one_connection_keep_their_order_over_a_failover(Settings::default()): in_memory, processes;
     a_replica_that_lost_its_disk_does_no_harm(Settings::default()): processes;
+    an_operator_moves_the_primary_under_load(Settings::default()): in_memory, tcp, processes;
 }
 
 async fn killing_the_primary_under_load_loses_no_acknowledged_write<C: TestCluster>(cluster: &mut C) {
@@ -68,6 +70,58 @@ async fn a_counter_stays_exact_when_the_primary_is_killed<C: TestCluster>(cluste
     counter.more(30).await;
     counter.stop_and_check(cluster).await;
     cluster.assert_replicas_agree().await;
+}
+
+/// Whichever server is asked. No write is refused meanwhile.
+async fn an_operator_moves_the_primary_under_load<C: TestCluster>(cluster: &mut C) {
+    cluster.ready().await;
+    let mut writers = tokio::task::JoinSet::new();
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    for writer in 0..4 {
+        let client = cluster.client(writer % cluster.servers()).await;
+        let stopped = stopped.clone();
+        writers.spawn(async move {
+            let mut written = 0;
+            while !*stopped.borrow() {
+                let key = KeyRef::new(format!("moved/{writer}/{written:06}"));
+                client.set(key, "value").await.unwrap_or_else(|error| panic!("write {written} of {writer}: {error}"));
+                written += 1;
+            }
+            written
+        });
+    }
+    for step in 0..6 {
+        let leads = primary_of(cluster).await;
+        let target = (leads + 1) % cluster.replicas() as u64;
+        // Every other time the replica that is furthest along is good enough.
+        let path = if step % 2 == 0 { format!("/failover?to={target}") } else { "/failover".to_string() };
+        let (code, done) = http_post(&cluster.admin(step % cluster.servers()), &path).await.expect("an answer");
+        assert_eq!((code, &done["old_primary"]), (200, &leads.into()), "{done}");
+        let new = done["new_primary"].as_u64().expect("an id");
+        assert!(if step % 2 == 0 { new == target } else { new != leads }, "{done}");
+        assert!(done["pause_at_most_ms"].as_f64().is_some_and(|ms| ms > 0.0), "{done}");
+        assert_eq!(primary_of(cluster).await, new);
+        let (code, again) = http_post(&cluster.admin(0), &format!("/failover?to={new}")).await.expect("an answer");
+        assert_eq!((code, &again["old_primary"], &again["new_primary"]), (200, &new.into(), &new.into()));
+    }
+    stop.send(true).expect("the writers go on");
+    let written: u64 = writers.join_all().await.into_iter().sum();
+    assert_eq!(cluster.assert_replicas_agree().await, written);
+    let (code, refused) = http_post(&cluster.admin(0), "/failover?to=7").await.expect("an answer");
+    assert_eq!((code, &refused["error"]), (400, &"there is no replica 7: there are 0, 1, 2".into()));
+}
+
+/// The id of the replica that leads, once all servers name the same.
+async fn primary_of(cluster: &impl TestCluster) -> u64 {
+    eventually("all servers name one primary", async || {
+        let mut named = Vec::new();
+        for server in cluster.running() {
+            named.push(cluster.status(server).await?["primary"].as_u64());
+        }
+        let same = named.iter().all(|id| *id == named[0]);
+        named[0].filter(|_| same).ok_or_else(|| format!("they name {named:?}"))
+    })
+    .await
 }
 
 /// Every request ends well, none is repeated by the client.

@@ -19,6 +19,7 @@ on_clusters! {
     a_replica_without_a_majority_is_alive_and_not_ready(Settings::impatient()): in_memory, processes;
     the_status_shows_who_is_gone(Settings::default()): in_memory, processes;
     the_client_commands_work_with_any_server_that_is_left(Settings::default()): processes;
+    the_failover_command_finds_the_primary_and_says_what_it_did(Settings::default()): processes;
     verify_agrees_under_load_and_fails_without_a_replica(Settings::default()): processes;
 }
 
@@ -237,6 +238,39 @@ fn printed(output: &Output, status: i32) -> String {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     assert_eq!(output.status.code(), Some(status), "{}{}", text(&output.stdout), text(&output.stderr));
     text(&output.stdout)
+}
+
+async fn the_failover_command_finds_the_primary_and_says_what_it_did(cluster: &mut ProcessTestCluster) {
+    let old = cluster.primary().await;
+    let new = (old + 1) % 3;
+    let asked = cluster.admin((old + 2) % 3);
+    let said = printed(&command(cluster, &["failover", "--to", &new.to_string(), "--admin", &asked]), 0);
+    assert!(said.starts_with(&format!("replica {new} leads now (view ")), "{said}");
+    assert!(said.contains(&format!("and replica {old} follows; writes waited ")), "{said}");
+    assert_eq!(cluster.primary().await, new);
+    let said = printed(&command(cluster, &["failover", "--to", &new.to_string()]), 0);
+    assert!(said.starts_with(&format!("replica {new} leads already")), "{said}");
+    let json = printed(&command(cluster, &["failover", "--format", "json"]), 0);
+    let done: Value = serde_json::from_str(&json).expect("JSON");
+    assert_eq!(done["old_primary"], new, "{json}");
+
+    // The first address is of a server that is gone, and so is the replica that shall lead.
+    let leads = cluster.primary().await;
+    let gone = (leads + 1) % 3;
+    cluster.kill(gone).await;
+    let addresses = format!("{},{}", cluster.admin(gone), cluster.admin((leads + 2) % 3));
+    let refused = eventually("the primary misses the replica that is gone", async || {
+        let words = ["failover", "--to", &gone.to_string(), "--admin", &addresses];
+        let output = command(cluster, &words);
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        match output.status.code() {
+            Some(1) if error.contains("409") => Ok(error),
+            code => Err(format!("{code:?} {error}")),
+        }
+    })
+    .await;
+    assert!(refused.contains(&format!("replica {gone} was not heard lately: start it")), "{refused}");
+    assert_eq!(cluster.primary().await, leads);
 }
 
 async fn the_client_commands_work_with_any_server_that_is_left(cluster: &mut ProcessTestCluster) {
