@@ -104,7 +104,7 @@ impl ExecutionNotifier for KvStoreExecutor {
     fn switch_to(&mut self, generation: u64) -> Result<(), ExecutionError> {
         let missing = || ExecutionError::failed(format!("the database of generation {generation} was not built"));
         let database = self.installed.take(generation).ok_or_else(missing)?;
-        self.installed.remove_all();
+        self.installed.remove_before(generation);
         let (before, after) = (self.reader.database().applied_version(), database.applied_version());
         if after < before {
             let text = format!("the database of generation {generation} has version {after}, and {before} was read");

@@ -37,9 +37,12 @@ impl Installed {
         self.all().remove(&generation)
     }
 
-    /// Nobody will switch to any of them.
-    pub fn remove_all(&self) {
-        let unwanted = std::mem::take(&mut *self.all());
+    /// Nobody will switch to a generation below this one. A later one may be complete already.
+    pub fn remove_before(&self, generation: u64) {
+        let mut all = self.all();
+        let later = all.split_off(&generation);
+        let unwanted = std::mem::replace(&mut *all, later);
+        drop(all);
         unwanted.values().for_each(|database| database.remove_when_closed());
     }
 }
