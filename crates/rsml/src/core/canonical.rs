@@ -14,7 +14,8 @@ use crate::{Instant, Sequence};
 impl Replica {
     /// As if everything that happened so far had happened at `at`, which may lie before the present: every timeout begins
     /// anew there, pre-votes are granted, reports and digests are forgotten, and the orders on their way to the disk are numbered
-    /// from 1. Whoever carries them out must renumber them in the same way.
+    /// from 1: whoever carries them out must renumber them in the same way. Answers to earlier pre-votes must not arrive
+    /// any more, since rounds of them are numbered anew.
     ///
     /// # Panics
     /// With leases, which are about time.
@@ -35,13 +36,12 @@ impl Replica {
         self.views.jitter = Jitter(0);
         self.views.deadline = at.plus_us(self.options.election_max_us);
         self.views.quiet_until = at;
-        if !matches!(self.views.role, Role::PreVoting { .. }) {
-            self.views.round = 0;
-        }
+        self.views.round = 0;
         match &mut self.views.role {
             Role::Preparing(campaign) => campaign.fetched = at,
             Role::Primary(proposer) => proposer.restart_clocks(at),
-            Role::PreVoting { .. } | Role::Secondary | Role::Unborn { .. } => {}
+            Role::PreVoting { round, .. } => *round = 0,
+            Role::Secondary | Role::Unborn { .. } => {}
         }
     }
 }
