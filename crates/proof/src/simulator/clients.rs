@@ -30,7 +30,7 @@ pub struct Client {
 enum Doing {
     Nothing,
     Barrier { kind: Kind, called_us: u64, node: usize, read: ReadId },
-    Commit { kind: Kind, called_us: u64, seen: Seen, op: OpId, node: usize, request: RequestId },
+    Commit { kind: Kind, called_us: u64, seen: Seen, op: OpId, node: usize, request: RequestId, asked_back: bool },
 }
 
 impl Client {
@@ -137,7 +137,7 @@ impl Cluster {
         let step = self.wait(client);
         let attempt = Attempt { client: Some((client, step)), change };
         let (op, request, payload) = self.new_attempt(attempt);
-        self.clients[client].doing = Doing::Commit { kind, called_us, seen, op, node, request };
+        self.clients[client].doing = Doing::Commit { kind, called_us, seen, op, node, request, asked_back: false };
         self.propose(node, op, request, payload);
     }
 
@@ -249,16 +249,38 @@ impl Cluster {
                 }
                 self.finish(client, kind, called_us, Seen::default(), Outcome::Fail, None);
             }
-            Doing::Commit { op, node, request, .. } => {
-                // If it was not sent yet, it never will be: the answer comes at once.
-                let waits = self.nodes[node].running.as_ref().is_some_and(|r| r.waiting.contains_key(&request));
-                if waits {
-                    self.input_now(node, Input::Cancel(request));
+            Doing::Commit { op, node, request, asked_back, .. } => {
+                if !asked_back {
+                    self.ask_back(client, op, node, request);
                 }
-                if self.clients[client].step == step {
-                    self.lost(op);
+                if self.clients[client].step != step {
+                    // If it was not sent yet, it never will be: the answer came at once.
+                    return;
                 }
+                if asked_back || self.random.one_in(2) {
+                    return self.lost(op);
+                }
+                if let Doing::Commit { asked_back, .. } = &mut self.clients[client].doing {
+                    *asked_back = true;
+                }
+                let patience = self.random.between(self.habits.patience_us / 4, self.habits.patience_us);
+                self.schedule(patience, Event::GiveUp { client, step });
             }
+        }
+    }
+
+    /// Asks the replica to take a request back; one that has a number becomes a void, unless it was executed before.
+    fn ask_back(&mut self, client: usize, op: OpId, node: usize, request: RequestId) {
+        if self.nodes[node].paused_until > self.now {
+            return;
+        }
+        let Some(running) = &self.nodes[node].running else { return };
+        if running.waiting.contains_key(&request) {
+            self.input_now(node, Input::Cancel(request));
+        } else if let Some((number, _)) = running.numbered.iter().find(|(_, numbered)| **numbered == op) {
+            let number = *number;
+            self.say(|| format!("client {} gives up commit {}", self.clients[client].name.0, op.0));
+            self.input_now(node, Input::GiveUp(number));
         }
     }
 

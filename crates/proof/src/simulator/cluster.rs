@@ -282,6 +282,10 @@ impl Cluster {
             }
             refused.push(running.waiting.remove(&id).expect("refused once"));
         }
+        for number in outputs.withdrawn {
+            self.figures.count("request withdrawn");
+            refused.extend(running.numbered.remove(&number));
+        }
         for (read, point) in outputs.read_ready {
             // Without one it was given up, after the point was found.
             if let Some(barrier) = running.reads.remove(&read) {

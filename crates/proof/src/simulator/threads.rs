@@ -58,6 +58,8 @@ impl Cluster {
                 answers.push((running.numbered.remove(&number).expect("executed once"), outcome));
             }
         }
+        let own_voids = applied.voided.into_iter().filter(|(disk, boot, _)| (*disk, *boot) == own);
+        let voided: Vec<_> = own_voids.filter_map(|(_, _, number)| running.numbered.remove(&number)).collect();
         if self.faults.eager_databases {
             running.database.flush();
         }
@@ -68,6 +70,10 @@ impl Cluster {
         }
         for (op, outcome) in answers {
             self.answered(op, &outcome);
+        }
+        for op in voided {
+            self.figures.count("request voided");
+            self.refused(op);
         }
     }
 
