@@ -123,7 +123,7 @@ fn seal_group(group: &mut [u8]) {
 
 /// A file that an input describes: number, blocks, and what each begins with.
 pub fn any_file(input: &mut Input) -> (String, Vec<u8>) {
-    let number = if input.byte() % 4 == 0 { input.number() } else { u64::from(input.byte() % 4) };
+    let number = if input.byte().is_multiple_of(4) { input.number() } else { u64::from(input.byte() % 4) };
     let (blocks, surplus) = (input.below(6), input.below(4));
     let mut content = Vec::new();
     for _ in 0..blocks {

@@ -105,8 +105,8 @@ impl Script {
     fn entry(&mut self, number: u64, input: &mut Input) -> Bytes {
         self.last += 1;
         let shape = input.u16();
-        let length = if shape % 5 == 0 { usize::from(shape) % 9000 } else { usize::from(shape) % 100 };
-        let is_blank = shape % 7 == 0;
+        let length = if shape.is_multiple_of(5) { usize::from(shape) % 9000 } else { usize::from(shape) % 100 };
+        let is_blank = shape.is_multiple_of(7);
         self.has_blank_entries |= is_blank;
         let tag = if is_blank { 0 } else { self.last ^ number << 8 | 0x40 };
         let entry: Bytes = tag.to_le_bytes().into_iter().cycle().take(length).collect();

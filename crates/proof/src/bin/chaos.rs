@@ -45,7 +45,8 @@ fn parse() -> Result<Arguments, String> {
     Ok(Arguments { options: Options { program, folder, duration, seed }, minutes, keep, schedule_only })
 }
 
-#[tokio::main]
+// More than the machine has processors: some wait for the disk.
+#[tokio::main(worker_threads = 4)]
 async fn main() -> ExitCode {
     match parse() {
         Ok(arguments) if arguments.schedule_only => {

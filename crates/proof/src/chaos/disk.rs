@@ -12,6 +12,8 @@ use std::process::{Command, Stdio};
 const FILLER: &str = "filler";
 /// Sparse: it takes what is written to it.
 const IMAGE_BYTES: u64 = 6 << 30;
+/// Of the free space, what is not reserved in one piece but written.
+const REST_BYTES: u64 = 4 << 20;
 const TMPFS_BYTES: u64 = 2 << 30;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,7 +81,7 @@ impl Disk {
         let place = self.place.as_os_str();
         let free = command("df", [OsStr::new("--output=avail"), OsStr::new("-B1"), place])?;
         let free: u64 = free.lines().last().and_then(|line| line.trim().parse().ok()).ok_or("df says nothing")?;
-        let most = (free - free / 64).to_string();
+        let most = free.saturating_sub(REST_BYTES).max(1).to_string();
         command("fallocate", [OsStr::new("-l"), OsStr::new(&most), filler.as_os_str()])?;
         // The rest in small pieces, to the last one: that this fails is the aim.
         let rest = format!("of={}", self.place.join(FILLER.to_string() + "-rest").display());

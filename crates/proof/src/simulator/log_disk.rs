@@ -51,7 +51,7 @@ pub struct Done {
 
 impl LogDisk {
     pub fn new(random: &mut Random) -> LogDisk {
-        let seed = random.next();
+        let seed = random.draw();
         LogDisk {
             disk: SimulatedDisk::new(seed),
             wal: None,

@@ -117,7 +117,7 @@ impl Node {
         let entries = if needs_database { Vec::new() } else { self.log.load(&recovered, state.sequence.next()) };
         let boot = Boot(recovered.hard_state.map_or(0, |hard| hard.boot.0) + 1);
         let snapshots = applier.executor().snapshots();
-        let (disk_id, cluster_id) = (random.next(), random.next());
+        let (disk_id, cluster_id) = (random.draw(), random.draw());
         let start = Start {
             recovered,
             entries,

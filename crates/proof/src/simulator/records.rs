@@ -269,8 +269,7 @@ impl Records {
         if std::mem::replace(&mut tried.ended, true) {
             return None;
         }
-        let client = tried.attempt.client;
-        client
+        tried.attempt.client
     }
 
     /// A conflict names keys that the commit depended on.

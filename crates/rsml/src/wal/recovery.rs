@@ -169,8 +169,10 @@ impl Replay<'_> {
             Some(mut layout) => {
                 segment_id = layout.place.segment_id;
                 let end = if is_newest { self.judge_end(&mut window, &mut layout)? } else { window.bytes };
-                let damaged = self.apply_layout(&mut window, &layout, is_newest)?;
-                damaged.into_iter().for_each(|sequence| self.index.mark_lost(sequence, sequence));
+                self.apply_layout(&mut window, &layout)?;
+                if is_newest && layout.stray.is_none() {
+                    layout.groups.last().into_iter().for_each(|group| self.mark_damaged(&mut window, group));
+                }
                 if is_newest {
                     self.check_plausible(&window)?;
                     self.finish(&*file, &mut window, &layout, end)?;
@@ -247,13 +249,8 @@ impl Replay<'_> {
         }
     }
 
-    /// Carries out what was found in a segment; returns the entries of the log's last group that are damaged.
-    fn apply_layout(
-        &mut self,
-        window: &mut Window,
-        layout: &Layout,
-        is_newest: bool,
-    ) -> Result<Vec<Sequence>, StorageError> {
+    /// Carries out what was found in a segment.
+    fn apply_layout(&mut self, window: &mut Window, layout: &Layout) -> Result<(), StorageError> {
         for (position, group) in layout.groups.iter().enumerate() {
             self.arrive(window, group.offset, &group.header, position == 0)?;
             self.apply(window, group)?;
@@ -268,8 +265,19 @@ impl Replay<'_> {
             self.arrive(window, *offset, header, false)?;
             self.lose_content(header);
         }
-        let last = layout.groups.last().filter(|_| is_newest && layout.stray.is_none());
-        Ok(last.map_or_else(Vec::new, |group| damaged_entries(window, group)))
+        Ok(())
+    }
+
+    /// Of the last group the entries are read: those of them that are damaged, and not replaced within the group.
+    fn mark_damaged(&mut self, window: &mut Window, group: &Group) {
+        for ordinal in damaged_entries(window, group) {
+            let sequence = group.table.as_ref().and_then(|table| table.sequence_of(ordinal));
+            let Some(sequence) = sequence else { continue };
+            let location = self.index.locate(sequence);
+            if location.is_some_and(|location| location.spot.is_some() && location.ordinal as usize == ordinal) {
+                self.index.mark_lost(sequence, sequence);
+            }
+        }
     }
 
     /// Brings the log to where it stood before the group with this header, whatever is missing before it. `is_first`:
@@ -438,12 +446,13 @@ fn looks_torn(window: &mut Window, group: &Group) -> bool {
     blank_sectors(content) > blank_by_content
 }
 
-fn damaged_entries(window: &mut Window, group: &Group) -> Vec<Sequence> {
+/// The places in the group of the entries that are damaged.
+fn damaged_entries(window: &mut Window, group: &Group) -> Vec<usize> {
     let mut offset = group.offset + group.header.payload_offset();
     let mut damaged = Vec::new();
     for (ordinal, entry) in group.table.iter().flat_map(|table| &table.entries).enumerate() {
         if !window.matches(offset, entry) {
-            damaged.extend(group.table.as_ref().and_then(|table| table.sequence_of(ordinal)));
+            damaged.push(ordinal);
         }
         offset += u64::from(entry.length);
     }

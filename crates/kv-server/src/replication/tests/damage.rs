@@ -11,7 +11,7 @@ use rsml::{ExecutionErrorKind, ExecutionNotifier, FailureKind};
 use super::{Place, apply};
 use crate::config::{Config, Environment, Mode, Overrides};
 use crate::manager::{ServerError, ServerManager, StandaloneServerManager};
-use crate::replication::ReplicatedServerManager;
+use crate::replication::{DatabasePlace, ReplicatedServerManager};
 
 /// Changes a byte in the middle of the largest table file of a database.
 fn flip_a_byte(database: &Path) {
@@ -36,7 +36,7 @@ fn damage_that_a_read_meets_is_noted_told_and_ends_in_an_empty_database() {
     flip_a_byte(&place.replica().join("db"));
 
     let databases = place.databases();
-    let database = databases.open(0).expect("damage in rows is not found at once");
+    let database = databases.clone().open(0).expect("damage in rows is not found at once");
     let told = Arc::new(Mutex::new(Vec::new()));
     let heard = told.clone();
     databases.on_damage(move |reason| heard.lock().expect("no panic").push(reason.to_owned()));

@@ -6,7 +6,7 @@ use kv_store::EngineKind;
 use rsml::{ExecutionNotifier, Sequence};
 
 use super::{Place, apply};
-use crate::replication::KvStoreExecutor;
+use crate::replication::{DatabasePlace, KvStoreExecutor};
 
 /// A replica's directory whose database of `generation` has applied three values.
 fn filled(generation: u64) -> Place {
