@@ -530,7 +530,7 @@ impl Replica {
             let entry = self.acceptor.log().get(sequence).expect("what is not applied is in memory");
             self.outputs.deliver.push((sequence, entry.clone()));
         }
-        self.learner.deliver(to);
+        self.learner.deliver(to, self.acceptor.durable().accepted_view);
     }
 
     fn applied(&mut self, sequence: Sequence, sessions: Sessions) {
