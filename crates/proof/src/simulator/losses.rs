@@ -48,7 +48,7 @@ impl Cluster {
         let may_rot = self.may_lose_besides_disk();
         if may_rot && is_born && self.random.one_in(self.faults.lose_database) {
             self.note("database lost", || format!("of {node}"));
-            self.nodes[node].files.wipe();
+            self.nodes[node].lose_database();
         }
         if may_rot && is_born && self.random.one_in(self.faults.rot) {
             self.rot(node, "log rotted while down");
