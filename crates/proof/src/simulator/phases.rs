@@ -53,16 +53,22 @@ impl Cluster {
         while !self.has_progressed(&core, goal, acknowledged) {
             assert!(self.now < until, "no progress of {core:?} beyond {goal}: {:#?}", self.describe());
             self.run(20_000);
+            if !self.has_quorum() {
+                return;
+            }
             let node = core[self.random.below(core.len() as u64) as usize];
             self.blind_note(node);
         }
         self.figures.count(if outside_count == 0 { "progress of all" } else { "progress of a majority alone" });
     }
 
-    /// Every node of the core has applied more than any had when faults ended, and something new was acknowledged.
+    /// Every node of the core has applied more than any had when faults ended, and something new was acknowledged. A node
+    /// that found meanwhile that it has a copy of a wrong database has stopped, and is not of the core.
     fn has_progressed(&self, core: &[usize], goal: Sequence, acknowledged: u64) -> bool {
         let beyond = |node: &usize| self.nodes[*node].running.as_ref().is_some_and(|r| r.applied() > goal);
-        self.watch.is_born() && self.watch.acknowledged > acknowledged && core.iter().all(beyond)
+        self.watch.is_born()
+            && self.watch.acknowledged > acknowledged
+            && core.iter().filter(|node| !self.nodes[**node].stopped).all(beyond)
     }
 
     fn leave_outside(&mut self, node: usize) {
