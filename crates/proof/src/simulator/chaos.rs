@@ -137,6 +137,7 @@ impl Cluster {
         running.database.flush();
         let persisted = running.applier.executor().persisted_sequence().expect("the executor never fails");
         let log_bytes = self.nodes[node].log.bytes();
+        self.nodes[node].persisted = persisted.max(self.nodes[node].persisted);
         self.input(node, Input::Persisted { sequence: persisted, log_bytes });
     }
 
@@ -171,11 +172,24 @@ impl Cluster {
                 self.cut.insert((peer, node));
             }
         }
+        if says && self.random.one_in(3) {
+            self.break_connections_of(node, ally);
+        }
         if self.random.one_in(2) {
             // What it takes now stays a tail that nobody else knows of, or that nobody else commits.
             for _ in 0..self.random.between(3, 20) {
                 let after = self.random.below(500_000);
                 self.schedule(after, Event::BlindNote(node));
+            }
+        }
+    }
+
+    /// Its peers see that their connections to it end, and look for another primary at once, though it may go on.
+    fn break_connections_of(&mut self, node: usize, ally: usize) {
+        self.note("connections broken", || format!("of {node}"));
+        for peer in (0..self.nodes.len()).filter(|peer| ![node, ally].contains(peer)) {
+            if self.nodes[peer].paused_until <= self.now {
+                self.input(peer, Input::Disconnected(ReplicaId(node as u8)));
             }
         }
     }

@@ -41,6 +41,8 @@ pub struct Cluster {
     pub(super) corrupted: Option<usize>,
     /// Whose disk was replaced.
     pub(super) wiped: Option<usize>,
+    /// Where the log on that voter's first disk ended.
+    pub(super) lost_with_disk: Sequence,
     /// Nodes that stay down until all heals.
     pub(super) kept_down: BTreeSet<usize>,
     next_id: u64,
@@ -77,6 +79,7 @@ impl Cluster {
             faults_ended: false,
             corrupted: None,
             wiped: None,
+            lost_with_disk: Sequence::ZERO,
             kept_down: BTreeSet::new(),
             next_id: 1,
             trace: None,
@@ -248,8 +251,19 @@ impl Cluster {
         }
     }
 
+    /// What is executed anywhere is durable on a majority of the voters, or was, where a disk was replaced since.
+    fn check_that_a_quorum_holds(&self, outputs: &Outputs) {
+        let Some((sequence, _)) = outputs.deliver.last().filter(|_| !self.faults.beyond_budget) else { return };
+        let holds = |node: &&Node| Some(node.place) != self.wiped && node.log.ledger.last() >= *sequence;
+        let holders = self.nodes.iter().filter(holds).count() + usize::from(self.lost_with_disk >= *sequence);
+        // The birth record counts as chosen as soon as its founder has it.
+        let is_chosen = *sequence <= Sequence::BIRTH || 2 * holders > self.nodes.len();
+        assert!(is_chosen, "committed without a quorum: {sequence} is delivered, and durable on {holders} voters");
+    }
+
     /// True when the core was given something new.
     fn carry_out(&mut self, node: usize, outputs: Outputs) -> bool {
+        self.check_that_a_quorum_holds(&outputs);
         if let Some(trace) = &mut self.trace {
             (self.now, node, &outputs).hash(trace.as_mut());
         }

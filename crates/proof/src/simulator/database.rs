@@ -79,7 +79,10 @@ impl DatabasePlace for DatabaseFiles {
         Ok(DatabaseInstall::new(Box::new(install), options))
     }
 
-    fn watch(self: Arc<Self>, _generation: u64, _database: &TransactionalKvDatabase) {}
+    /// Whatever was before is gone at once; readers keep what they read.
+    fn watch(self: Arc<Self>, generation: u64, _database: &TransactionalKvDatabase) {
+        self.engines().retain(|other, _| *other >= generation);
+    }
 
     fn survive_exit(&self) -> bool {
         true

@@ -38,6 +38,9 @@ impl Cluster {
         let may_wipe = self.faults.beyond_budget || self.wiped.is_none_or(|wiped| wiped == node);
         if is_born && may_wipe && self.random.one_in(self.faults.wipe) {
             self.note("disk replaced", || format!("of {node}"));
+            if self.wiped.is_none() {
+                self.lost_with_disk = self.nodes[node].log.ledger.last();
+            }
             self.wiped = Some(node);
             self.nodes[node].wipe(&mut self.random);
             return;
@@ -45,7 +48,7 @@ impl Cluster {
         let may_rot = self.may_lose_besides_disk();
         if may_rot && is_born && self.random.one_in(self.faults.lose_database) {
             self.note("database lost", || format!("of {node}"));
-            self.nodes[node].files.wipe();
+            self.nodes[node].lose_database();
         }
         if may_rot && is_born && self.random.one_in(self.faults.rot) {
             self.rot(node, "log rotted while down");

@@ -80,6 +80,8 @@ pub struct Node {
     pub running: Option<Running>,
     pub files: Arc<DatabaseFiles>,
     pub log: LogDisk,
+    /// What its database was reported to have persisted.
+    pub persisted: Sequence,
     pub paused_until: u64,
     /// For good: by its own word, its database is not what the log says.
     pub stopped: bool,
@@ -95,6 +97,7 @@ impl Node {
             running: None,
             files: DatabaseFiles::new(),
             log: LogDisk::new(random),
+            persisted: Sequence::ZERO,
             paused_until: 0,
             stopped: false,
             has_losses: false,
@@ -113,6 +116,8 @@ impl Node {
         let (database, executor) = self.files.open(generation, random);
         let applier = Applier::new(executor).expect("the database is sound").recording_every(options.digest_interval);
         let state = applier.state().clone();
+        let (found, persisted) = (state.sequence, self.persisted);
+        assert!(found >= persisted, "the database holds everything through {found}, and had persisted {persisted}");
         let needs_database = recovered.first > state.sequence.next();
         let entries = if needs_database { Vec::new() } else { self.log.load(&recovered, state.sequence.next()) };
         let boot = Boot(recovered.hard_state.map_or(0, |hard| hard.boot.0) + 1);
@@ -160,7 +165,12 @@ impl Node {
     /// Another disk takes the place of this node's.
     pub fn wipe(&mut self, random: &mut Random) {
         self.log.wipe(random);
+        self.lose_database();
+    }
+
+    pub fn lose_database(&mut self) {
         self.files.wipe();
+        self.persisted = Sequence::ZERO;
     }
 
     /// Whether everything that this node ever held is still there.

@@ -100,8 +100,10 @@ impl Learner {
         (to > self.delivered).then(|| (self.delivered.next(), to))
     }
 
-    pub fn deliver(&mut self, to: Sequence) {
+    pub fn deliver(&mut self, to: Sequence, durable_view: View) {
         assert!(to > self.delivered && to <= self.commit, "delivering {to} beyond the commit point {}", self.commit);
+        let vouches = to <= self.installed || durable_view >= self.commit_view;
+        assert!(vouches, "delivering {to}, known as committed in {}, from the log of {durable_view}", self.commit_view);
         self.delivered = to;
     }
 

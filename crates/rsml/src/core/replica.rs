@@ -535,7 +535,7 @@ impl Replica {
             let entry = self.acceptor.log().get(sequence).expect("what is not applied is in memory");
             self.outputs.deliver.push((sequence, entry.clone()));
         }
-        self.learner.deliver(to);
+        self.learner.deliver(to, self.acceptor.durable().accepted_view);
     }
 
     fn applied(&mut self, sequence: Sequence, sessions: Sessions) {
@@ -614,6 +614,8 @@ impl Replica {
     pub fn check_invariants(&self) {
         self.acceptor.check_invariants(self.learner.commit());
         assert!(self.learner.delivered() <= self.learner.commit());
+        let (known, promised) = (self.learner.commit_view(), self.acceptor.promised());
+        assert!(known <= promised, "knows what was chosen in {known}, and has promised no more than {promised}");
         assert!(self.learner.delivered() <= self.acceptor.stable(), "delivered what is not durable");
         if let Some(proposer) = self.views.proposer() {
             assert_eq!(proposer.view, self.acceptor.promised(), "leads a view that is not the promised one");
