@@ -42,6 +42,9 @@ impl Cluster {
         }
         let core: Vec<usize> =
             (0..count).filter(|node| !outside.contains(node) && Some(*node) != self.corrupted).collect();
+        if core.is_empty() {
+            return;
+        }
         for node in &core {
             if self.nodes[*node].running.is_none() {
                 self.start(*node);
