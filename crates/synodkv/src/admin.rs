@@ -90,6 +90,7 @@ impl AdminClient {
                     let asked = error.url().map_or(address.clone(), |url| url.authority().to_string());
                     reasons.push((asked, plain_reason(&error)));
                 }
+                Err(_) if speaks_thrift(address).await => return Err(thrift_address(address)),
                 Err(error) => {
                     let reason = plain_reason(&error);
                     return Err(Failure::Failed(format!("{address}: {reason}; see `synodkv status`, and try again")));
@@ -134,10 +135,7 @@ async fn answer<T: DeserializeOwned>(response: reqwest::Response) -> Result<T, S
 async fn unreachable_failure(reasons: Vec<(String, String)>) -> Failure {
     for (address, _) in &reasons {
         if speaks_thrift(address).await {
-            return Failure::Failed(format!(
-                "{address} is a Thrift address; --admin takes the admin address, by default 127.0.0.1:9190 \
-                 (server.admin_addr)"
-            ));
+            return thrift_address(address);
         }
     }
     let reasons: Vec<String> = reasons.iter().map(|(address, reason)| format!("{address}: {reason}")).collect();
@@ -145,6 +143,12 @@ async fn unreachable_failure(reasons: Vec<(String, String)>) -> Failure {
         "cannot reach the admin interface at {}; is the server running? start one with `synodkv serve`, or say where it is \
          with --admin HOST:PORT",
         reasons.join("; ")
+    ))
+}
+
+fn thrift_address(address: &str) -> Failure {
+    Failure::Failed(format!(
+        "{address} is a Thrift address; --admin takes the admin address, by default 127.0.0.1:9190 (server.admin_addr)"
     ))
 }
 
