@@ -17,6 +17,8 @@ mod memory_copy;
 mod resources;
 #[cfg(feature = "rocksdb")]
 mod rocks;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use std::{path::Path, sync::Arc};
 

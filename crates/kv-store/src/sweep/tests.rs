@@ -1,0 +1,300 @@
+//! A small database around the sweeper, compared with one that keeps everything: whatever order commits, sweeps,
+//! compactions, flushes and crashes come in, what can be read stays the same, and in the end nothing is left over.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+    sync::Arc,
+};
+
+use proptest::{collection::vec, prelude::*};
+
+use super::*;
+use crate::engine::{
+    Durability,
+    testing::{self, Place},
+};
+
+/// More than one run that is removed as a range holds.
+const KEYS: u8 = 40;
+
+fn prefix(key: u8) -> Vec<u8> {
+    key_codec::prefix("", &[key])
+}
+
+#[derive(Clone, Debug)]
+enum Write {
+    Set(u8),
+    Delete(u8),
+    Clear(Range<u8>),
+}
+
+#[derive(Clone, Debug)]
+enum Action {
+    /// The horizon goes to this many versions before the commit, if that is further than it was.
+    Commit {
+        writes: Vec<Write>,
+        age: u64,
+    },
+    SetAll,
+    SetOften(u8),
+    Sweep {
+        budget: u64,
+    },
+    Flush,
+    Compact(Range<u8>),
+    Restart,
+    Crash,
+}
+
+/// What a crash or a restart finds again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Counters {
+    version: u64,
+    horizon: u64,
+    rows: u64,
+}
+
+const START: Counters = Counters { version: 1, horizon: 1, rows: 0 };
+
+struct World {
+    place: Place,
+    engine: Arc<dyn Engine>,
+    counters: Counters,
+    clears: Vec<RangeClear>,
+    progress: SweepProgress,
+    /// Every version of every key, written or cleared.
+    everything: BTreeMap<u8, BTreeMap<u64, Option<u64>>>,
+    /// The same, without what clears did to it.
+    written: BTreeMap<u8, BTreeSet<u64>>,
+}
+
+impl World {
+    fn new(place: Place) -> Self {
+        let engine = place.engine();
+        let (everything, written) = (BTreeMap::new(), BTreeMap::new());
+        World {
+            place,
+            engine,
+            counters: START,
+            clears: vec![],
+            progress: SweepProgress::default(),
+            everything,
+            written,
+        }
+    }
+
+    fn act(&mut self, action: &Action) {
+        match action {
+            Action::Commit { writes, age } => self.commit(writes, *age),
+            Action::SetAll => self.commit(&(0..KEYS).map(Write::Set).collect::<Vec<_>>(), u64::MAX),
+            Action::SetOften(key) => (0..40).for_each(|_| self.commit(&[Write::Set(*key)], 20)),
+            Action::Sweep { budget } => drop(self.sweep(*budget)),
+            Action::Flush => self.flush(),
+            Action::Compact(keys) => self.engine.compact_data(&prefix(keys.start), &prefix(keys.end)).unwrap(),
+            Action::Restart => self.open_again(Place::restart),
+            Action::Crash => self.open_again(Place::crash),
+        }
+    }
+
+    fn model(&self, key: u8, version: u64) -> Option<u64> {
+        *self.everything.get(&key)?.range(..=version).next_back()?.1
+    }
+
+    fn visible_rows(&self, version: u64) -> u64 {
+        (0..KEYS).filter(|key| self.model(*key, version).is_some()).count() as u64
+    }
+
+    /// The newest version that the engine holds of a key, and its value.
+    fn stored(&self, key: u8, version: u64) -> Option<(u64, Option<u64>)> {
+        let (mut cursor, mut target) = (self.engine.key_cursor().unwrap(), Vec::new());
+        let found = crate::scan::newest_at(cursor.as_mut(), &prefix(key), version, &mut target).unwrap()?;
+        Some((found.version, found.value.map(|value| u64::from_be_bytes(value.try_into().unwrap()))))
+    }
+
+    fn read(&self, key: u8, version: u64) -> Option<u64> {
+        let prefix = prefix(key);
+        let (written, value) = self.stored(key, version)?;
+        let hides = |clear: &RangeClear| {
+            let covers = clear.begin <= prefix && prefix < clear.end;
+            covers && written < clear.version && clear.version <= version
+        };
+        value.filter(|_| !self.clears.iter().any(hides))
+    }
+
+    fn commit(&mut self, writes: &[Write], age: u64) {
+        let (version, before) = (self.counters.version + 1, self.counters.version);
+        let (mut last, mut cleared) = (BTreeMap::new(), Vec::new());
+        for write in writes {
+            match write {
+                Write::Set(key) => drop(last.insert(*key, Some(version))),
+                Write::Delete(key) => drop(last.insert(*key, None)),
+                Write::Clear(keys) => {
+                    last.retain(|key, _| !keys.contains(key));
+                    cleared.push(keys.clone());
+                }
+            }
+        }
+        let mut batch = WriteBatch::new();
+        for (number, keys) in (0..).zip(&cleared) {
+            let (begin, end) = (prefix(keys.start), prefix(keys.end));
+            garbage::put_range_clear(&mut batch, version, number, &begin, &end);
+            self.clears.push(RangeClear { version, number, begin: begin.into(), end: end.into() });
+            for key in keys.clone() {
+                if self.model(key, before).is_some() {
+                    self.everything.entry(key).or_default().insert(version, None);
+                }
+            }
+        }
+        for (number, (key, value)) in (0..).zip(last) {
+            let existed = self.model(key, version).is_some();
+            self.counters.rows = self.counters.rows + u64::from(value.is_some()) - u64::from(existed);
+            let mut encoded = Vec::new();
+            key_codec::set_versioned(&mut encoded, &prefix(key), version);
+            let stored = value.map(u64::to_be_bytes);
+            let stored = key_codec::row_parts(stored.as_ref().map(|value| &value[..]));
+            batch.put_parts(Table::Data, &[&encoded], &stored);
+            if value.is_none() {
+                garbage::put_key_tombstone(&mut batch, version, number, &prefix(key));
+            }
+            // At the same version a write stands for what the clear left, too.
+            self.everything.entry(key).or_default().insert(version, value);
+            self.written.entry(key).or_default().insert(version);
+        }
+        self.counters.version = version;
+        self.counters.horizon = self.counters.horizon.max(version.saturating_sub(age));
+        self.write(batch);
+    }
+
+    fn write(&self, mut batch: WriteBatch) {
+        let Counters { version, horizon, rows } = self.counters;
+        batch.put(Table::Meta, b"counters", &[version, horizon, rows].map(u64::to_be_bytes).concat());
+        self.engine.write(&batch).unwrap();
+    }
+
+    fn sweep(&mut self, budget: u64) -> Swept {
+        let mut batch = WriteBatch::new();
+        let swept = sweep(&*self.engine, self.counters.horizon, budget, &mut self.progress, &mut batch).unwrap();
+        assert!(swept.entries_looked_at < budget + 80, "{swept:?} with a budget of {budget}");
+        self.counters.rows -= swept.rows_cleared;
+        self.write(batch);
+        self.clears.retain(|clear| !swept.range_clears_done.contains(&(clear.version, clear.number)));
+        swept
+    }
+
+    fn flush(&self) {
+        let oldest_clear = self.clears.iter().map(|clear| clear.version).min();
+        let floor = filter_floor(self.counters.horizon, oldest_clear);
+        self.engine.flush().unwrap();
+        self.engine.set_filter_floor(floor);
+    }
+
+    fn open_again(&mut self, how: impl Fn(&mut Place)) {
+        // Nobody holds on to the engine meanwhile.
+        self.engine = testing::memory(Durability::UntilFlush).engine();
+        how(&mut self.place);
+        self.engine = self.place.engine();
+        let counters = self.engine.get(Table::Meta, b"counters").unwrap();
+        let number =
+            |place: usize| counters.as_ref().map(|c| u64::from_be_bytes(c[place..place + 8].try_into().unwrap()));
+        self.counters = START;
+        if let (Some(version), Some(horizon), Some(rows)) = (number(0), number(8), number(16)) {
+            self.counters = Counters { version, horizon, rows };
+        }
+        let lost = self.counters.version + 1;
+        self.everything.values_mut().for_each(|versions| drop(versions.split_off(&lost)));
+        self.written.values_mut().for_each(|versions| drop(versions.split_off(&lost)));
+        self.clears = garbage::load_range_clears(&*self.engine).unwrap();
+        self.progress = SweepProgress::default();
+    }
+
+    /// From the horizon on everything reads as if nothing had ever been removed, and conflicts are found.
+    fn check(&self) {
+        let Counters { version, horizon, .. } = self.counters;
+        let between = horizon + (version - horizon) / 2;
+        for at in [horizon, between, version] {
+            for key in 0..KEYS {
+                assert_eq!(self.read(key, at), self.model(key, at), "key {key} at {at} of {horizon}..={version}");
+                let written_after = self.stored(key, version).is_some_and(|(written, _)| written > at);
+                let expected = self.written.get(&key).is_some_and(|versions| versions.range(at + 1..).next().is_some());
+                assert_eq!(written_after, expected, "a write to key {key} after {at}");
+            }
+        }
+    }
+
+    fn entries(&self, table: Table) -> usize {
+        let mut cursor = self.engine.cursor(table, &[], &[0xff; 20]).unwrap();
+        cursor.seek(&[]).unwrap();
+        let mut entries = 0;
+        while cursor.entry().is_some() {
+            entries += 1;
+            cursor.next().unwrap();
+        }
+        entries
+    }
+
+    /// With nothing to be seen but the newest version, that is all that is left.
+    fn finish(&mut self, budget: u64) {
+        self.commit(&[], 0);
+        while self.sweep(budget).more {
+            self.check();
+        }
+        self.flush();
+        self.engine.compact_data(&[], &[0xff]).unwrap();
+        self.check();
+        let rows = self.visible_rows(self.counters.version);
+        assert_eq!((self.clears.len(), self.entries(Table::Garbage)), (0, 0));
+        assert_eq!((self.counters.rows, self.entries(Table::Data) as u64), (rows, rows));
+    }
+}
+
+fn keys() -> impl Strategy<Value = Range<u8>> {
+    let some = (0..KEYS, 1..=KEYS).prop_map(|(begin, length)| begin..(begin + length).min(KEYS));
+    prop_oneof![3 => some, 1 => Just(0..KEYS)]
+}
+
+fn action() -> impl Strategy<Value = Action> {
+    let key = || prop_oneof![0..4_u8, 0..KEYS];
+    let write = prop_oneof![
+        4 => key().prop_map(Write::Set),
+        2 => key().prop_map(Write::Delete),
+        1 => keys().prop_map(Write::Clear),
+    ];
+    let age = prop_oneof![0..10_u64, Just(u64::MAX)];
+    prop_oneof![
+        12 => (vec(write, 1..5), age).prop_map(|(writes, age)| Action::Commit { writes, age }),
+        2 => Just(Action::SetAll),
+        1 => key().prop_map(Action::SetOften),
+        8 => (1..60_u64).prop_map(|budget| Action::Sweep { budget }),
+        3 => Just(Action::Flush),
+        1 => keys().prop_map(Action::Compact),
+        1 => Just(Action::Restart),
+        1 => Just(Action::Crash),
+    ]
+}
+
+fn run(place: Place, actions: &[Action], budget: u64) {
+    let mut world = World::new(place);
+    for action in actions {
+        world.act(action);
+        world.check();
+    }
+    world.finish(budget);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+    #[test]
+    fn whatever_is_swept_reads_stay_and_nothing_is_left_over(actions in vec(action(), 1..40), budget in 1..200_u64) {
+        run(testing::memory(Durability::UntilFlush), &actions, budget);
+    }
+}
+
+#[cfg(feature = "rocksdb")]
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+    #[test]
+    fn the_same_on_rocksdb(actions in vec(action(), 1..40), budget in 1..200_u64) {
+        run(testing::all(Durability::UntilFlush).remove(1), &actions, budget);
+    }
+}
