@@ -9,6 +9,8 @@
 //!   each flush. They are gone from there and from the present one alike.
 
 mod compaction;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::BTreeMap,

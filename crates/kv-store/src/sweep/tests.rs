@@ -11,7 +11,7 @@ use proptest::{collection::vec, prelude::*};
 
 use super::*;
 use crate::engine::{
-    Durability,
+    BatchEntry, Durability,
     testing::{self, Place},
 };
 
@@ -297,4 +297,118 @@ proptest! {
     fn the_same_on_rocksdb(actions in vec(action(), 1..40), budget in 1..200_u64) {
         run(testing::all(Durability::UntilFlush).remove(1), &actions, budget);
     }
+}
+
+/// A database of `KEYS` rows that are all cleared at version 3.
+fn cleared(place: Place) -> World {
+    let mut world = World::new(place);
+    world.act(&Action::SetAll);
+    world.commit(&[Write::Clear(0..KEYS)], 0);
+    world
+}
+
+#[test]
+fn a_large_clear_goes_on_where_it_was_and_its_note_goes_last() {
+    for place in testing::all(Durability::UntilFlush) {
+        let mut world = cleared(place);
+        let mut steps = Vec::new();
+        loop {
+            assert_eq!(world.entries(Table::Garbage), 1);
+            steps.push(world.sweep(10));
+            world.check();
+            if !steps[steps.len() - 1].more {
+                break;
+            }
+            assert_eq!(world.clears.len(), 1);
+        }
+        // The first entry of each step is the note.
+        assert_eq!(steps.iter().map(|step| step.rows_cleared).collect::<Vec<_>>(), [9, 9, 9, 9, 4]);
+        assert_eq!(steps[4].range_clears_done, [(3, 0)]);
+        assert_eq!((world.entries(Table::Garbage), world.entries(Table::Data), world.counters.rows), (0, 0, 0));
+    }
+}
+
+#[test]
+fn a_sweep_that_a_crash_interrupts_begins_again_and_counts_no_row_twice() {
+    for place in testing::all(Durability::UntilFlush) {
+        let mut world = cleared(place);
+        world.sweep(10);
+        world.flush();
+        world.sweep(20);
+        world.act(&Action::Crash);
+        assert_eq!(world.counters.rows, u64::from(KEYS) - 9);
+        world.check();
+        world.finish(10);
+    }
+}
+
+#[test]
+fn many_adjacent_entries_are_removed_as_a_range_and_few_one_by_one() {
+    let mut world = cleared(testing::memory(Durability::UntilFlush));
+    world.act(&Action::SetOften(30));
+    let horizon = world.counters.version;
+    let mut batch = WriteBatch::new();
+    let swept = sweep(&*world.engine, horizon, 1_000, &mut world.progress, &mut batch).unwrap();
+    assert_eq!((swept.rows_cleared, swept.removed_versions, swept.more), (u64::from(KEYS), u64::from(KEYS), false));
+    // 30 keys, what was written of key 30 since, its old version with the 9 keys behind it, and the note.
+    assert_eq!(batch.len(), 30 + 10 + 1);
+    let mut world = cleared(testing::memory(Durability::UntilFlush));
+    batch.clear();
+    sweep(&*world.engine, 3, 1_000, &mut world.progress, &mut batch).unwrap();
+    assert_eq!(batch.len(), 2, "one range and the note");
+}
+
+#[test]
+fn a_deleted_key_of_many_versions_goes_at_once_with_its_note() {
+    for place in testing::all(Durability::UntilFlush) {
+        let mut world = World::new(place);
+        world.act(&Action::SetOften(1));
+        world.commit(&[Write::Set(0), Write::Set(2)], 0);
+        world.commit(&[Write::Delete(1)], 0);
+        let swept = world.sweep(1);
+        assert_eq!((swept.entries_looked_at, swept.rows_cleared, swept.more), (33, 0, false));
+        assert_eq!((world.entries(Table::Data), world.entries(Table::Garbage)), (2, 0));
+        world.check();
+    }
+}
+
+#[test]
+fn nothing_above_the_floor_is_swept() {
+    let mut world = cleared(testing::memory(Durability::UntilFlush));
+    world.commit(&[Write::Set(1)], u64::MAX);
+    world.commit(&[Write::Delete(1)], u64::MAX);
+    let mut batch = WriteBatch::new();
+    for (floor, notes_done) in [(2, 0), (3, 1), (4, 1), (5, 2)] {
+        batch.clear();
+        let mut progress = SweepProgress::default();
+        assert!(!sweep(&*world.engine, floor, 1_000, &mut progress, &mut batch).unwrap().more);
+        let notes = |entry: &BatchEntry<'_>| matches!(entry, BatchEntry::Delete { table: Table::Garbage, .. });
+        assert_eq!(batch.iter().filter(notes).count(), notes_done, "at {floor}");
+    }
+}
+
+#[test]
+fn a_note_without_its_tombstone_removes_no_value() {
+    let engine = testing::memory(Durability::UntilFlush).engine();
+    let (mut batch, mut encoded) = (WriteBatch::new(), Vec::new());
+    garbage::put_key_tombstone(&mut batch, 5, 0, &prefix(1));
+    garbage::put_key_tombstone(&mut batch, 7, 0, &prefix(2));
+    for version in [6, 7] {
+        key_codec::set_versioned(&mut encoded, &prefix(2), version);
+        batch.put_parts(Table::Data, &[&encoded], &key_codec::row_parts(Some(b"value")));
+    }
+    engine.write(&batch).unwrap();
+    batch.clear();
+    let error = sweep(&*engine, 9, 100, &mut SweepProgress::default(), &mut batch).unwrap_err();
+    assert!(matches!(&error, KvError::Corruption(text) if text.contains("a value of version 7")), "{error}");
+    // A key of which nothing is left is no damage.
+    assert_eq!(batch.iter().collect::<Vec<_>>().len(), 1);
+}
+
+#[test]
+fn values_are_dropped_below_every_clear_that_is_not_swept() {
+    assert_eq!(filter_floor(10, None), 10);
+    assert_eq!(filter_floor(10, Some(11)), 10);
+    assert_eq!(filter_floor(10, Some(10)), 9);
+    assert_eq!(filter_floor(10, Some(3)), 2);
 }
