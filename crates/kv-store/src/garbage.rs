@@ -215,7 +215,7 @@ mod tests {
         #[test]
         fn a_note_that_is_damaged_is_said_to_be(key in vec(any::<u8>(), 0..16), value in vec(any::<u8>(), 0..12)) {
             for tag in [KEY_TAG, RANGE_TAG] {
-                let engine = engine_with(|batch| batch.put_parts(Table::Garbage, &[&[tag], &key], &[&value]));
+                let engine = engine_with(|batch| batch.put(Table::Garbage, &[&[tag][..], &key].concat(), &value));
                 let is_damage = |error: KvError| matches!(error, KvError::Corruption(_));
                 match tag {
                     KEY_TAG => prop_assert!(tombstones(&engine, 0).err().is_none_or(is_damage)),

@@ -213,6 +213,11 @@ impl Engine for MemoryEngine {
         Ok(())
     }
 
+    /// There are no files.
+    fn data_splits(&self, _slice_bytes: u64) -> Result<Vec<Vec<u8>>, KvError> {
+        Ok(Vec::new())
+    }
+
     fn copy(&self) -> Result<Box<dyn EngineCopy>, KvError> {
         Ok(Box::new(MemoryCopy::take(self)?))
     }
@@ -224,6 +229,7 @@ impl Engine for MemoryEngine {
         let state = self.read_lock();
         EngineStatistics {
             size_bytes: state.size_bytes,
+            data_entries: Some(state.tables.data.len() as u64),
             unflushed_bytes: state.unflushed_bytes,
             compaction_pending_bytes: None,
             cache_hit_rate_percent: None,
