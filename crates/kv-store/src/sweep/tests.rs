@@ -53,9 +53,17 @@ struct Counters {
     version: u64,
     horizon: u64,
     rows: u64,
+    /// Version of the oldest clear that is not swept, or 0.
+    oldest_clear: u64,
 }
 
-const START: Counters = Counters { version: 1, horizon: 1, rows: 0 };
+impl Counters {
+    fn decode(stored: Option<Bytes>) -> Counters {
+        let Some(stored) = stored else { return Counters { version: 1, horizon: 1, rows: 0, oldest_clear: 0 } };
+        let number = |place: usize| u64::from_be_bytes(stored[8 * place..8 * place + 8].try_into().unwrap());
+        Counters { version: number(0), horizon: number(1), rows: number(2), oldest_clear: number(3) }
+    }
+}
 
 struct World {
     place: Place,
@@ -76,7 +84,7 @@ impl World {
         World {
             place,
             engine,
-            counters: START,
+            counters: Counters::decode(None),
             clears: vec![],
             progress: SweepProgress::default(),
             everything,
@@ -166,10 +174,19 @@ impl World {
         self.write(batch);
     }
 
-    fn write(&self, mut batch: WriteBatch) {
-        let Counters { version, horizon, rows } = self.counters;
-        batch.put(Table::Meta, b"counters", &[version, horizon, rows].map(u64::to_be_bytes).concat());
+    fn write(&mut self, mut batch: WriteBatch) {
+        self.counters.oldest_clear = self.clears.iter().map(|clear| clear.version).min().unwrap_or(0);
+        let Counters { version, horizon, rows, oldest_clear } = self.counters;
+        batch.put(Table::Meta, b"counters", &[version, horizon, rows, oldest_clear].map(u64::to_be_bytes).concat());
         self.engine.write(&batch).unwrap();
+        self.raise_filter_floor();
+    }
+
+    /// Both the horizon and the oldest clear are those of the persisted state.
+    fn raise_filter_floor(&self) {
+        let persisted = Counters::decode(self.engine.persisted_get(Table::Meta, b"counters").unwrap());
+        let oldest_clear = Some(persisted.oldest_clear).filter(|clear| *clear > 0);
+        self.engine.set_filter_floor(filter_floor(persisted.horizon, oldest_clear));
     }
 
     fn sweep(&mut self, budget: u64) -> Swept {
@@ -177,16 +194,14 @@ impl World {
         let swept = sweep(&*self.engine, self.counters.horizon, budget, &mut self.progress, &mut batch).unwrap();
         assert!(swept.entries_looked_at < budget + 80, "{swept:?} with a budget of {budget}");
         self.counters.rows -= swept.rows_cleared;
-        self.write(batch);
         self.clears.retain(|clear| !swept.range_clears_done.contains(&(clear.version, clear.number)));
+        self.write(batch);
         swept
     }
 
     fn flush(&self) {
-        let oldest_clear = self.clears.iter().map(|clear| clear.version).min();
-        let floor = filter_floor(self.counters.horizon, oldest_clear);
         self.engine.flush().unwrap();
-        self.engine.set_filter_floor(floor);
+        self.raise_filter_floor();
     }
 
     fn open_again(&mut self, how: impl Fn(&mut Place)) {
@@ -194,13 +209,7 @@ impl World {
         self.engine = testing::memory(Durability::UntilFlush).engine();
         how(&mut self.place);
         self.engine = self.place.engine();
-        let counters = self.engine.get(Table::Meta, b"counters").unwrap();
-        let number =
-            |place: usize| counters.as_ref().map(|c| u64::from_be_bytes(c[place..place + 8].try_into().unwrap()));
-        self.counters = START;
-        if let (Some(version), Some(horizon), Some(rows)) = (number(0), number(8), number(16)) {
-            self.counters = Counters { version, horizon, rows };
-        }
+        self.counters = Counters::decode(self.engine.get(Table::Meta, b"counters").unwrap());
         let lost = self.counters.version + 1;
         self.everything.values_mut().for_each(|versions| drop(versions.split_off(&lost)));
         self.written.values_mut().for_each(|versions| drop(versions.split_off(&lost)));

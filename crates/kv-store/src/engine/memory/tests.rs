@@ -115,6 +115,26 @@ fn each_flush_goes_on_where_the_last_one_stopped_also_within_a_key() {
 }
 
 #[test]
+fn what_is_not_flushed_neither_goes_nor_makes_anything_needless() {
+    let engine = MemoryEngine::new(Durability::UntilFlush);
+    write(&engine, |batch| (1..=3).for_each(|version| put_version(batch, "a", version)));
+    engine.flush().unwrap();
+    engine.set_filter_floor(10);
+    write(&engine, |batch| {
+        (4..=6).for_each(|version| put_version(batch, "a", version));
+        (1..=2).for_each(|version| put_version(batch, "b", version));
+        // Gone from the present state only.
+        let mut encoded = Vec::new();
+        key_codec::set_versioned(&mut encoded, &key_codec::prefix("", b"a"), 3);
+        batch.delete(Table::Data, &encoded);
+    });
+    (0..16).for_each(|_| write(&engine, |_| {}));
+    assert_eq!(versions(&engine), [6, 5, 4, 2, 1]);
+    engine.crash();
+    assert_eq!(versions(&engine), [3]);
+}
+
+#[test]
 fn compacting_a_range_flushes_and_looks_at_nothing_else() {
     let engine = MemoryEngine::new(Durability::UntilFlush);
     engine.set_filter_floor(10);
