@@ -682,8 +682,9 @@ class AtomicCommitRequest(TBase):
     repeat must be the same in all else; another commit under the same id is INVALID_OPERATION. Only successes are
     remembered. When the server remembers as many as it can, new ids are refused with OVERLOADED.
      - read_conflicts: Keys that were read, each in its family.
-     - finished_idempotency_ids: Idempotency ids of earlier commits whose replies have arrived, or that will never be asked for again: the server
-    forgets their results at once instead of after ten minutes, and so has room for more. At most 1,000.
+     - finished_idempotency_ids: Idempotency ids of earlier commits whose replies have arrived: the server forgets their results at once instead of
+    after ten minutes, and so has room for more. Only of commits that were sent once: of one that was sent again, a
+    copy may still be under way, and would be carried out anew. At most 1,000.
 
     """
 
