@@ -314,7 +314,7 @@ def report(files):
 
 
 def plant_together(together, scratch, originals, patches, apart):
-    """Fills a copy with all patches that can be switched. Returns {name: number} of those, and {name: why not}, of those
+    """Fills a copy with all patches that can be switched. Returns {path: number} of those, and {path: why not} of those
     that can't be planted at all. `apart`: plant none, but see whether each applies."""
     texts = {name: content.decode() for name, content in originals.items() if name.endswith(".rs")}
     switched, numbers, broken = Switched(texts), {}, {}
@@ -324,11 +324,11 @@ def plant_together(together, scratch, originals, patches, apart):
             changed = scratch.apply(patch)
             if not apart:
                 switched.add(number, changed)
-                numbers[patch.name] = number
+                numbers[patch.path] = number
         except NotSwitchable as reason:
             print(f"          {patch.name} gets a build of its own: it {reason}", flush=True)
         except Broken as reason:
-            broken[patch.name] = str(reason)
+            broken[patch.path] = str(reason)
     while True:
         together.fill({**originals, **{name: text.encode() for name, text in switched.files().items()}})
         try:
@@ -336,12 +336,12 @@ def plant_together(together, scratch, originals, patches, apart):
             return numbers, broken
         except Broken as reason:
             culprits = switched.culprits(str(reason))
-            named = [name for name, number in numbers.items() if number in culprits]
+            named = [path for path, number in numbers.items() if number in culprits]
             if not named:
                 raise
-            for name in named:
-                print(f"          {name} gets a build of its own: its switch does not compile", flush=True)
-                switched.drop(numbers.pop(name))
+            for path in named:
+                print(f"          {path.stem} gets a build of its own: its switch does not compile", flush=True)
+                switched.drop(numbers.pop(path))
 
 
 class Runner:
@@ -354,8 +354,10 @@ class Runner:
     def prepare(self, patches):
         target = self.place / "target"
         together = Copy(self.place / "together", target)
-        self.numbers, self.broken = plant_together(together, Copy(self.place / "0", target), self.originals, patches,
-                                                   self.options.apart)
+        # Always all, so that the next run with others finds them built.
+        known = {patch.path: patch for patch in [*map(Patch, sorted(PATCHES.glob("*.patch"))), *patches]}
+        self.numbers, self.broken = plant_together(together, Copy(self.place / "0", target), self.originals,
+                                                   known.values(), self.options.apart)
         self.sound = Programs(together)
         self.sound.simulator()
         if not self.options.no_tests:
@@ -367,9 +369,9 @@ class Runner:
             self.test_seconds = 60 + 5 * (time.monotonic() - started)
 
     def result_of(self, patch, worker, first_seed):
-        if patch.name in self.broken:
-            raise Broken(self.broken[patch.name])
-        if number := self.numbers.get(patch.name):
+        if patch.path in self.broken:
+            raise Broken(self.broken[patch.path])
+        if number := self.numbers.get(patch.path):
             programs = self.sound
         else:
             copy = Copy(self.place / str(worker), self.place / ("target" if worker == 0 else f"target-{worker}"))
