@@ -71,7 +71,11 @@ impl Replica {
 
     /// Whether nobody else can lead at this moment.
     pub(super) fn holds_lease(&self) -> bool {
-        let holds = self.lessors(self.now).is_some_and(|lessors| lessors.count() + 1 >= self.quorum());
+        self.holds_lease_at(self.now)
+    }
+
+    fn holds_lease_at(&self, now: Instant) -> bool {
+        let holds = self.lessors(now).is_some_and(|lessors| lessors.count() + 1 >= self.quorum());
         if holds {
             coverage!("rule9.lease_serves");
         }
@@ -86,8 +90,7 @@ impl Replica {
     /// For checks from outside: the peers whose leases let this primary serve reads at `now` without asking anybody;
     /// `None` where it has to ask.
     pub fn relies_on(&self, now: Instant) -> Option<Vec<ReplicaId>> {
-        let lessors = self.lessors(now).filter(|_| self.is_established())?;
-        let lessors: Vec<ReplicaId> = lessors.collect();
-        (lessors.len() + 1 >= self.quorum()).then_some(lessors)
+        let lessors = self.lessors(now)?.collect();
+        (self.is_established() && self.holds_lease_at(now)).then_some(lessors)
     }
 }

@@ -178,3 +178,39 @@ fn who_leads_before_it_uses_its_new_database_knows_its_sessions() {
     assert_eq!(stage.executed(C), ["w", "x", "y", "z"]);
     compare("who_leads_before_it_uses_its_new_database_knows_its_sessions", &stage);
 }
+
+/// Nothing that it holds tells it who votes, and its log has no beginning: a copy is all that helps.
+#[test]
+fn a_replica_that_lost_its_database_gets_another() {
+    let mut stage = Stage::led_by_a(small_pieces);
+    stage.off_stage(|stage| {
+        for payload in ["w", "x"] {
+            stage.propose(A, payload);
+            stage.play();
+        }
+        heartbeat(stage);
+        for node in [A, B, C] {
+            stage.flush(node, 5_000);
+            stage.tick(node, 200_000);
+        }
+        stage.play();
+    });
+    stage.kill(C);
+    stage.lose_database(C);
+    stage.start(C);
+    stage.sync(C);
+    for node in [A, B] {
+        stage.tick(node, 200_000);
+        stage.tell(node, C);
+    }
+    stage.tick(C, 10_000);
+    fetch_from_b(&mut stage);
+    stage.sync(C);
+    assert_eq!(stage.executed(C), ["w", "x"]);
+    heartbeat(&mut stage);
+    stage.propose(A, "y");
+    stage.play();
+    heartbeat(&mut stage);
+    assert_eq!(stage.executed(C), ["w", "x", "y"]);
+    compare("a_replica_that_lost_its_database_gets_another", &stage);
+}
