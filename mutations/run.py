@@ -1,13 +1,13 @@
 """Plants mutations one at a time and tells what finds them; called by scripts/mutations.sh, where the options are told.
 
 Each patch is applied to a copy of the working tree outside of the repository, built there, and then hunted: by the fast
-tests of what it changes and the scenes of the simulator, then by the simulator with fresh seeds, then, where the patch
-says so, by the model check. Most patches are built together, each behind a switch (`switched.py`); the others, and with
+tests of what it changes, then by the simulator with fresh seeds, and, if neither finds it, by the simulator's chosen
+scenes and, where the patch says so, the model check. Most patches are built together, each behind a switch (`switched.py`); the others, and with
 `--apart` all, one by one.
 
 A patch that does not apply or does not compile is an error, never a kill. A seed on which the program fails without the
 patch as well kills nothing: each seed that fails is run once more without it. Tests that fail without any patch end the
-run at its beginning. The copies and what was built in them stay for the next run.
+run. The copies and what was built in them stay for the next run.
 """
 
 import argparse
@@ -31,19 +31,24 @@ PATCHES = ROOT / "mutations"
 HEADER = re.compile(r"^(Plants|Rule|Source|Simulate|Model|Harmless): *(.*)$")
 TEST_SECONDS = 600
 BUILD_SECONDS = 3600
+# Chosen scenes of the simulator: all that is in modules. The rest draws seeds, which is the simulator's own part.
+SCENES = "scenes"
+SCENES_FILTER = ["::"]
 # What `cargo test` is told per crate that a patch changes. Without RocksDB everywhere: it takes longer than all else.
 TESTS = {
     "rsml": ["-p", "rsml", "--lib", "--test", "transcripts"],
     "kv-store": ["-p", "kv-store", "--no-default-features", "--lib"],
     "kv-server": ["-p", "kv-server", "--no-default-features", "--lib"],
+    SCENES: ["-p", "proof", "--test", "simulation"],
 }
-# Chosen scenes: all that is in modules. The rest draws seeds, which is the simulator's part.
-SCENES = ["-p", "proof", "--test", "simulation"]
-SCENES_FILTER = ["::"]
 
 
 class Broken(Exception):
     """The patch could not be tried."""
+
+
+class Unsound(Exception):
+    """Something fails without any patch."""
 
 
 class Patch:
@@ -158,14 +163,14 @@ class Programs:
     """What is built of one copy, when it is needed first; `number` chooses the patch, 0 none."""
 
     def __init__(self, copy):
-        self.copy, self.built, self.lock = copy, {}, threading.Lock()
+        self.copy, self.built, self.lock = copy, {}, threading.RLock()
 
     def get(self, name, build):
         with self.lock:
             if name not in self.built:
                 started = time.monotonic()
                 self.built[name] = build()
-                print(f"          {name} built in {time.monotonic() - started:.0f} s", flush=True)
+                print(f"          {name}: {time.monotonic() - started:.0f} s", flush=True)
             return self.built[name]
 
     def simulator(self):
@@ -174,21 +179,28 @@ class Programs:
     def model(self):
         return self.get("model", self.copy.build_model)
 
-    def tests(self, crates):
-        """(program, directory, arguments) of the tests of these crates, and of the scenes."""
-        found = []
-        for crate in [crate for crate in TESTS if crate in crates]:
-            built = self.get(f"tests of {crate}", lambda crate=crate: self.copy.build_tests(TESTS[crate]))
-            found += [(*program, []) for program in built]
-        scenes = self.get("scenes", lambda: self.copy.build_tests(SCENES))
-        return found + [(*program, SCENES_FILTER) for program in scenes]
+    def tests(self, crate):
+        """(program, directory, arguments) of the tests of this crate, or of the scenes."""
+        built = self.get(f"tests of {crate}", lambda: self.copy.build_tests(TESTS[crate])) if crate in TESTS else []
+        return [(*program, SCENES_FILTER if crate == SCENES else []) for program in built]
+
+    def seconds_of_tests(self, crate):
+        """How long the tests of this crate take without any patch; they are run for it, once."""
+        def measure():
+            started = time.monotonic()
+            if failed := self.run_tests(crate, 0):
+                raise Unsound(f"tests fail without any patch: {', '.join(failed)}")
+            return time.monotonic() - started
+
+        self.tests(crate)
+        return self.get(f"time of the tests of {crate}", measure)
 
     def env(self, number):
         return {**self.copy.env, VARIABLE: str(number)} if number else self.copy.env
 
-    def run_tests(self, crates, number, seconds=TEST_SECONDS):
+    def run_tests(self, crate, number, seconds=TEST_SECONDS):
         """The tests that fail. The first program in which some do is the last that runs."""
-        for program, directory, arguments in self.tests(crates):
+        for program, directory, arguments in self.tests(crate):
             status, output = run([program, "--quiet", *arguments], directory, seconds, self.env(number))
             if status == 0:
                 continue
@@ -200,14 +212,17 @@ class Programs:
 
 
 class Hunt:
-    """Tries one patch: `programs` and `number` are where it is planted, `sound` is a simulator without any."""
+    """Tries one patch: `programs` and `number` are where it is planted, `sound` is where nothing is."""
 
-    def __init__(self, options, programs, number, sound, test_seconds):
+    def __init__(self, options, programs, number, sound):
         self.options, self.programs, self.number, self.sound = options, programs, number, sound
-        self.test_seconds = test_seconds
 
-    def tests(self, patch):
-        return [] if self.options.no_tests else self.programs.run_tests(patch.crates(), self.number, self.test_seconds)
+    def tests(self, crate):
+        """The tests of this crate, or the scenes, that fail."""
+        if crate not in TESTS or self.options.no_tests:
+            return []
+        # A patch may make them slower, but one that does so by this much makes them hang.
+        return self.programs.run_tests(crate, self.number, 60 + 5 * self.sound.seconds_of_tests(crate))
 
     def simulate(self, arguments, first_seed):
         """Returns (seeds needed, why), or (None, how far it came)."""
@@ -245,8 +260,7 @@ class Hunt:
 
     def run(self, patch, first_seed):
         options, result = self.options, {name.lower(): patch.fields.get(name, "") for name in ("Plants", "Rule", "Source")}
-        tests = self.tests(patch)
-        result["tests"] = tests
+        tests = next(filter(None, map(self.tests, patch.crates())), [])
         if options.all or not tests:
             seeds, reasons = [], []
             for number in range(options.runs):
@@ -261,9 +275,11 @@ class Hunt:
                 reasons.append(why)
             result["seeds"] = seeds
             result["reasons"] = reasons
+            tests = tests or ([] if seeds else self.tests(SCENES))
             model = patch.fields.get("Model")
             if model is not None and (options.all or not (tests or seeds)):
                 result["model"] = self.check_model(model)
+        result["tests"] = tests
         return result
 
 
@@ -349,7 +365,7 @@ class Runner:
         self.options, self.place = options, place
         self.originals = sources()
         self.results, self.lock = [], threading.Lock()
-        self.test_seconds = TEST_SECONDS
+        self.unsound = None
 
     def prepare(self, patches):
         target = self.place / "target"
@@ -360,13 +376,6 @@ class Runner:
                                                    known.values(), self.options.apart)
         self.sound = Programs(together)
         self.sound.simulator()
-        if not self.options.no_tests:
-            started = time.monotonic()
-            crates = {crate for patch in patches for crate in patch.crates()}
-            if failed := self.sound.run_tests(crates, 0):
-                sys.exit(f"tests fail without any patch: {', '.join(failed)}")
-            # A patch may make them slower, but one that does so by this much makes them hang.
-            self.test_seconds = 60 + 5 * (time.monotonic() - started)
 
     def result_of(self, patch, worker, first_seed):
         if patch.path in self.broken:
@@ -378,8 +387,7 @@ class Runner:
             copy.fill(self.originals)
             copy.apply(patch)
             programs, number = Programs(copy), 0
-        hunt = Hunt(self.options, programs, number, self.sound, self.test_seconds)
-        return hunt.run(patch, first_seed)
+        return Hunt(self.options, programs, number, self.sound).run(patch, first_seed)
 
     def work(self, worker, waiting, first_seed):
         while True:
@@ -392,6 +400,9 @@ class Runner:
                 result = self.result_of(patch, worker, first_seed)
             except Broken as broken:
                 result = {"broken": str(broken)}
+            except Unsound as unsound:
+                self.unsound = unsound
+                return
             result |= {"name": patch.name, "plants": patch.fields.get("Plants", ""),
                        "source": patch.fields.get("Source", ""), "harmless": patch.fields.get("Harmless"),
                        "took_s": round(time.monotonic() - started, 1)}
@@ -413,6 +424,8 @@ class Runner:
             thread.start()
         for thread in threads:
             thread.join()
+        if self.unsound:
+            sys.exit(str(self.unsound))
         self.results.sort(key=lambda result: result["name"])
         return self.results
 

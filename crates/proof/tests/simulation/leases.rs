@@ -60,7 +60,7 @@ fn who_granted_a_lease_does_not_stand_before_it_is_over() {
 #[test]
 fn one_that_was_told_to_stand_does_not_break_the_lease_of_another_view() {
     let mut seen = 0;
-    for seed in 1..121 {
+    for seed in 1..61 {
         let (mut cluster, primary, others) = led_cluster(seed);
         // Of two that stand at once, the one with the greater id asks for the higher view.
         let (next, late) = (others[0].min(others[1]), others[0].max(others[1]));
@@ -92,5 +92,5 @@ fn one_that_was_told_to_stand_does_not_break_the_lease_of_another_view() {
         cluster.run(200_000);
         cluster.heal_and_converge(5_000_000);
     }
-    assert!(seen > 10, "the scene came about {seen} times only");
+    assert!(seen > 5, "the scene came about {seen} times only");
 }
