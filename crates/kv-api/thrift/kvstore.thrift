@@ -301,7 +301,13 @@ struct AtomicCommitRequest {
   /** At most 255 bytes, chosen by the client. A repeat returns the first result instead of committing again. */
   101: optional binary idempotency_id,
   /** Keys that were read, each in its family. */
-  102: optional list<KeyRef> read_conflicts
+  102: optional list<KeyRef> read_conflicts,
+  /**
+   * Whether the reply may carry fields 100 to 103. Stock Thrift libraries (Python, Rust) fail on a binary field that they do
+   * not know, so clients that were made from an older file must not get them. Absent: yes if the request, or an
+   * operation of it, has another field from 100 up, because then the client knows these.
+   */
+  104: optional bool include_details
 }
 
 struct AtomicCommitResponse {
@@ -310,6 +316,7 @@ struct AtomicCommitResponse {
   3: optional string error_code,
   /** Set on success. A commit without operations succeeds at its read version and writes nothing. */
   4: optional i64 committed_version,
+  // Fields 100 to 103: see AtomicCommitRequest.include_details
   /** The 8 + 2 bytes of the first stamp that this commit gave, or would have given. */
   100: optional binary versionstamp,
   /** Keys made by SET_VERSIONSTAMPED_KEY, in the order of the operations. */

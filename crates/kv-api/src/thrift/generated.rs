@@ -2602,10 +2602,14 @@ pub struct AtomicCommitRequest {
     pub idempotency_id: Option<Vec<u8>>,
     /// Keys that were read, each in its family.
     pub read_conflicts: Option<Vec<KeyRef>>,
+    /// Whether the reply may carry fields 100 to 103. Stock Thrift libraries (Python, Rust) fail on a binary field that they do
+    /// not know, so clients that were made from an older file must not get them. Absent: yes if the request, or an
+    /// operation of it, has another field from 100 up, because then the client knows these.
+    pub include_details: Option<bool>,
 }
 
 impl AtomicCommitRequest {
-    pub fn new<F4, F100, F101, F102>(
+    pub fn new<F4, F100, F101, F102, F104>(
         read_version: i64,
         operations: Vec<Operation>,
         read_conflict_keys: Vec<Vec<u8>>,
@@ -2613,12 +2617,14 @@ impl AtomicCommitRequest {
         read_conflict_ranges: F100,
         idempotency_id: F101,
         read_conflicts: F102,
+        include_details: F104,
     ) -> AtomicCommitRequest
     where
         F4: Into<Option<i64>>,
         F100: Into<Option<Vec<KeyRange>>>,
         F101: Into<Option<Vec<u8>>>,
         F102: Into<Option<Vec<KeyRef>>>,
+        F104: Into<Option<bool>>,
     {
         AtomicCommitRequest {
             read_version,
@@ -2628,6 +2634,7 @@ impl AtomicCommitRequest {
             read_conflict_ranges: read_conflict_ranges.into(),
             idempotency_id: idempotency_id.into(),
             read_conflicts: read_conflicts.into(),
+            include_details: include_details.into(),
         }
     }
 }
@@ -2642,6 +2649,7 @@ impl TSerializable for AtomicCommitRequest {
         let mut f_100: Option<Vec<KeyRange>> = None;
         let mut f_101: Option<Vec<u8>> = None;
         let mut f_102: Option<Vec<KeyRef>> = None;
+        let mut f_104: Option<bool> = None;
         loop {
             let field_ident = i_prot.read_field_begin()?;
             if field_ident.field_type == TType::Stop {
@@ -2712,6 +2720,11 @@ impl TSerializable for AtomicCommitRequest {
                     i_prot.read_list_end()?;
                     f_102 = Some(val);
                 }
+                104 => {
+                    super::expect_type(field_ident.field_type, TType::Bool)?;
+                    let val = i_prot.read_bool()?;
+                    f_104 = Some(val);
+                }
                 _ => {
                     i_prot.skip(field_ident.field_type)?;
                 }
@@ -2730,6 +2743,7 @@ impl TSerializable for AtomicCommitRequest {
             read_conflict_ranges: f_100,
             idempotency_id: f_101,
             read_conflicts: f_102,
+            include_details: f_104,
         };
         Ok(ret)
     }
@@ -2779,6 +2793,11 @@ impl TSerializable for AtomicCommitRequest {
                 e.write_to_out_protocol(o_prot)?;
             }
             o_prot.write_list_end()?;
+            o_prot.write_field_end()?
+        }
+        if let Some(fld_var) = self.include_details {
+            o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Bool, id: Some(104) })?;
+            o_prot.write_bool(fld_var)?;
             o_prot.write_field_end()?
         }
         o_prot.write_field_stop()?;
