@@ -142,6 +142,8 @@ pub fn commit(version: i64, operations: Vec<Operation>, conflicts: &[&[u8]]) -> 
         #[cfg(feature = "extensions")]
         read_conflicts: None,
         #[cfg(feature = "extensions")]
+        finished_idempotency_ids: None,
+        #[cfg(feature = "extensions")]
         include_details: None,
     }
 }

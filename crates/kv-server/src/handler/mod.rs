@@ -365,6 +365,7 @@ fn wants_details(request: &wire::AtomicCommitRequest) -> bool {
     let knows_additions = request.read_conflict_ranges.is_some()
         || request.idempotency_id.is_some()
         || request.read_conflicts.is_some()
+        || request.finished_idempotency_ids.is_some()
         || request.operations.iter().any(|operation| operation.stamp_offset.is_some());
     request.include_details.unwrap_or(knows_additions)
 }
@@ -392,5 +393,6 @@ fn commit_request(request: wire::AtomicCommitRequest) -> CommitRequest {
         read_conflict_ranges: request.read_conflict_ranges.unwrap_or_default().into_iter().map(key_range).collect(),
         timeout_seconds: request.timeout_seconds,
         idempotency_id: request.idempotency_id.map(Bytes::from),
+        finished_ids: request.finished_idempotency_ids.into_iter().flatten().map(Bytes::from).collect(),
     }
 }
