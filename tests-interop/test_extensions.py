@@ -252,3 +252,13 @@ def test_a_repeated_commit_returns_the_first_result(client, key):
     assert get(client, key) == b"\x01"
     failed(supported(add(b"\x02")), "", "INVALID_OPERATION")
     assert get(client, key) == b"\x01"
+
+
+def test_a_finished_idempotency_id_is_forgotten(client, key):
+    def add(operand):
+        return succeeded(commit(client, [("add", key, operand)], idempotency_id=key + b"id")).committed_version
+
+    first = add(b"\x01")
+    succeeded(commit(client, [("set", key + b"x", b"1")], finished_idempotency_ids=[key + b"id"]))
+    assert add(b"\x02") > first
+    assert get(client, key) == b"\x03"

@@ -273,6 +273,20 @@ static void a_repeated_commit_returns_the_first_result(Kv& kv, const Bytes& key)
     CHECK(kv.get(key) == "\x01");
 }
 
+static void a_finished_idempotency_id_is_forgotten(Kv& kv, const Bytes& key) {
+    const auto add = [&](const Bytes& operand) {
+        const auto response = kv.commit({operation("add", key, operand)}, 0, {},
+                                        [&](AtomicCommitRequest& request) { request.__set_idempotency_id(key + "id"); });
+        return succeeded(response).committed_version;
+    };
+    const int64_t first = add("\x01");
+    succeeded(kv.commit({operation("set", key + "x", "1")}, 0, {}, [&](AtomicCommitRequest& request) {
+        request.__set_finished_idempotency_ids({key + "id"});
+    }));
+    CHECK(add("\x02") > first);
+    CHECK(kv.get(key) == "\x03");
+}
+
 const std::vector<Step> extensions = {
     {"replies of reads carry an error code", replies_of_reads_carry_an_error_code},
     {"a stale read needs no agreement", a_stale_read_needs_no_agreement},
@@ -300,4 +314,5 @@ const std::vector<Step> extensions = {
      }},
     {"operations of a commit are executed in their order", operations_of_a_commit_are_executed_in_their_order},
     {"a repeated commit returns the first result", a_repeated_commit_returns_the_first_result},
+    {"a finished idempotency id is forgotten", a_finished_idempotency_id_is_forgotten},
 };

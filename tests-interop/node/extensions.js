@@ -246,4 +246,16 @@ module.exports = {
     failed(await add(2), "", "INVALID_OPERATION");
     same(await kv.get(key), [0x01]);
   },
+
+  "a finished idempotency id is forgotten": async (kv, key) => {
+    const add = async (operand) => {
+      const response = await kv.commit([["add", key, [operand]]], 0, [], { idempotency_id: bytes(key, "id") });
+      return Number(succeeded(response).committed_version);
+    };
+    const first = await add(1);
+    const finished = { finished_idempotency_ids: names(key, "id") };
+    succeeded(await kv.commit([["set", bytes(key, "x"), "1"]], 0, [], finished));
+    assert.ok((await add(2)) > first);
+    same(await kv.get(key), [0x03]);
+  },
 };

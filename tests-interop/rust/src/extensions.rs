@@ -29,6 +29,7 @@ pub const STEPS: &[Step] = &[
     ("compare_and_clear clears what is equal", compare_and_clear_clears_what_is_equal),
     ("operations of a commit are executed in their order", operations_of_a_commit_are_executed_in_their_order),
     ("a repeated commit returns the first result", a_repeated_commit_returns_the_first_result),
+    ("a finished idempotency id is forgotten", a_finished_idempotency_id_is_forgotten),
 ];
 
 fn set_all(names: &[Vec<u8>], value: impl AsRef<[u8]>) -> Vec<Operation> {
@@ -310,4 +311,17 @@ fn a_repeated_commit_returns_the_first_result(kv: &mut Kv, key: &[u8]) {
     assert_eq!(kv.get(key), Some(vec![1]));
     failed(kv.commit(add(2)), "", "INVALID_OPERATION");
     assert_eq!(kv.get(key), Some(vec![1]));
+}
+
+fn a_finished_idempotency_id_is_forgotten(kv: &mut Kv, key: &[u8]) {
+    let id = join(key, "id");
+    let add = |operand: u8| AtomicCommitRequest {
+        idempotency_id: Some(id.clone()),
+        ..commit(0, vec![operation("add", key, [operand])], &[])
+    };
+    let first = succeeded(kv.commit(add(1))).committed_version;
+    let other = commit(0, vec![operation("set", join(key, "x"), "1")], &[]);
+    succeeded(kv.commit(AtomicCommitRequest { finished_idempotency_ids: Some(vec![id.clone()]), ..other }));
+    assert!(succeeded(kv.commit(add(2))).committed_version > first);
+    assert_eq!(kv.get(key), Some(vec![3]));
 }

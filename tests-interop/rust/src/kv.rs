@@ -98,6 +98,7 @@ pub fn value_of<R: Reply>(reply: R, parts: impl FnOnce(R) -> (bool, Vec<u8>)) ->
 }
 
 /// `names(key, "a b")`: key followed by a, key followed by b.
+#[cfg(feature = "extensions")]
 pub fn names(key: &[u8], text: &str) -> Vec<Vec<u8>> {
     text.split(' ').map(|name| [key, name.as_bytes()].concat()).collect()
 }

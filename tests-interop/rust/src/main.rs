@@ -62,10 +62,15 @@ fn connect(address: &str, options: &Options) -> Client {
 }
 
 fn all_steps() -> Vec<Step> {
-    let mut steps = [single_keys::STEPS, versions_and_commits::STEPS, ranges::STEPS, stamps_and_the_rest::STEPS].concat();
-    #[cfg(feature = "extensions")]
-    steps.extend_from_slice(extensions::STEPS);
-    steps
+    let parts: &[&[Step]] = &[
+        single_keys::STEPS,
+        versions_and_commits::STEPS,
+        ranges::STEPS,
+        stamps_and_the_rest::STEPS,
+        #[cfg(feature = "extensions")]
+        extensions::STEPS,
+    ];
+    parts.concat()
 }
 
 fn main() -> ExitCode {
