@@ -5,15 +5,24 @@ use kv_api::MutationKind;
 
 /// The value after one atomic mutation; `None`: the key does not exist. `max_value_bytes` is what
 /// [`MutationKind::AppendIfFits`] must fit in. Kinds that do not depend on the value before are not asked here.
-pub(crate) fn apply(kind: MutationKind, value: Option<Bytes>, operand: &Bytes, max_value_bytes: usize) -> Option<Bytes> {
+pub(crate) fn apply(
+    kind: MutationKind,
+    value: Option<Bytes>,
+    operand: &Bytes,
+    max_value_bytes: usize,
+) -> Option<Bytes> {
     let Some(value) = value else {
         // An absent value counts as the operand's neutral one, and there is nothing to clear.
         return (kind != MutationKind::CompareAndClear).then(|| operand.clone());
     };
     match kind {
         MutationKind::Add => Some(add(&value, operand)),
-        MutationKind::Min => Some(if is_less(operand, &value) { operand.clone() } else { fitted(&value, operand.len()) }),
-        MutationKind::Max => Some(if is_less(operand, &value) { fitted(&value, operand.len()) } else { operand.clone() }),
+        MutationKind::Min => {
+            Some(if is_less(operand, &value) { operand.clone() } else { fitted(&value, operand.len()) })
+        }
+        MutationKind::Max => {
+            Some(if is_less(operand, &value) { fitted(&value, operand.len()) } else { operand.clone() })
+        }
         MutationKind::ByteMin => Some(value.min(operand.clone())),
         MutationKind::ByteMax => Some(value.max(operand.clone())),
         MutationKind::BitAnd => Some(bitwise(&value, operand, |a, b| a & b)),

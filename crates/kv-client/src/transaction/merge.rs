@@ -19,9 +19,12 @@ use crate::transaction::writes::{FamilyWrites, KeyWrites, Writes};
 pub(crate) enum Step {
     Row(Row),
     /// To go on, the rows of `begin <= key < end` are needed, from the end at which the walk is.
-    Fetch { begin: Bytes, end: Bytes },
-    /// The next key, or its value, gets a versionstamp that only the commit will know.
-    Unreadable,
+    Fetch {
+        begin: Bytes,
+        end: Bytes,
+    },
+    /// Behind this key, or at it, comes one that only the commit will know, or whose value it will.
+    Unreadable(Bytes),
     End,
 }
 
@@ -49,8 +52,20 @@ impl Merger {
     pub fn feed(&mut self, begin: Bytes, end: Bytes, rows: Rows) -> Result<(), &'static str> {
         let last = rows.rows.last().map(|row| row.key.clone());
         self.covered = Some(match (rows.has_more, last) {
-            (false, _) => if self.reverse { begin } else { end },
-            (true, Some(last)) => if self.reverse { last } else { key_after(&last) },
+            (false, _) => {
+                if self.reverse {
+                    begin
+                } else {
+                    end
+                }
+            }
+            (true, Some(last)) => {
+                if self.reverse {
+                    last
+                } else {
+                    key_after(&last)
+                }
+            }
             (true, None) => return Err("a page of a range without rows that says there are more"),
         });
         self.page = rows.rows.into();
@@ -68,7 +83,7 @@ impl Merger {
             let nearest = self.nearest(&stretch, family);
             let (begin, end) = self.up_to(&nearest, &stretch);
             if family.is_unreadable(&begin, &end) {
-                return Step::Unreadable;
+                return Step::Unreadable(begin);
             }
             let Some((key, local)) = nearest else {
                 self.pass(stretch.source, (begin, end), None, taken);
@@ -77,7 +92,7 @@ impl Merger {
             let database = self.take_row(|row| row.key == key).map(|row| row.value);
             let value = match local.map(|local| writes.value(local, database.clone())) {
                 Some(Ok(value)) => value,
-                Some(Err(_)) => return Step::Unreadable,
+                Some(Err(_)) => return Step::Unreadable(key),
                 None => database,
             };
             let independent = local.filter(|local| local.is_independent()).map(|_| &key);
@@ -95,9 +110,8 @@ impl Merger {
     }
 
     fn stretch_forward(&self, family: &FamilyWrites) -> Stretch {
-        let stretch = |source, end: &Bytes| {
-            Stretch { source, begin: self.begin.clone(), end: end.min(&self.end).clone() }
-        };
+        let stretch =
+            |source, end: &Bytes| Stretch { source, begin: self.begin.clone(), end: end.min(&self.end).clone() };
         if family.key(&self.begin).is_some_and(KeyWrites::is_independent) {
             return stretch(Source::Local, &key_after(&self.begin));
         }
@@ -112,9 +126,8 @@ impl Merger {
     }
 
     fn stretch_backward(&self, family: &FamilyWrites) -> Stretch {
-        let stretch = |source, begin: &Bytes| {
-            Stretch { source, begin: begin.max(&self.begin).clone(), end: self.end.clone() }
-        };
+        let stretch =
+            |source, begin: &Bytes| Stretch { source, begin: begin.max(&self.begin).clone(), end: self.end.clone() };
         if let Some((key, last)) = family.last_key(&self.begin, &self.end)
             && holds_one_key(key, &self.end)
             && last.is_independent()
@@ -137,7 +150,8 @@ impl Merger {
         // Passed by without the page, because local writes have hidden it since it was fetched.
         let reverse = self.reverse;
         while self.take_row(|row| if reverse { row.key >= *end } else { row.key < *begin }).is_some() {}
-        let row = self.page.front().map(|row| &row.key).filter(|key| *source == Source::Page && begin <= key && key < &end);
+        let row =
+            self.page.front().map(|row| &row.key).filter(|key| *source == Source::Page && begin <= key && key < &end);
         let local = if self.reverse { family.last_key(begin, end) } else { family.first_key(begin, end) };
         let is_nearer = |key: &Bytes, other: &Bytes| if self.reverse { key > other } else { key < other };
         match (row, local) {

@@ -118,7 +118,7 @@ fn next_row(
         match merger.step(writes, "", taken) {
             Step::Row(row) => return Ok(Some(row)),
             Step::End => return Ok(None),
-            Step::Unreadable => return Err(Unreadable),
+            Step::Unreadable(_) => return Err(Unreadable),
             Step::Fetch { begin, end } => {
                 let rows = serve(database, &begin, &end, scan);
                 merger.feed(begin, end, rows).expect("the server tells no nonsense");

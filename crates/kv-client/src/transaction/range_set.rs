@@ -10,19 +10,21 @@ use bytes::Bytes;
 pub(crate) struct RangeSet {
     /// Begin (inclusive) to end (exclusive).
     ranges: BTreeMap<Bytes, Bytes>,
+    /// Of all ends together.
+    size_bytes: usize,
 }
 
 impl RangeSet {
     pub const fn new() -> Self {
-        RangeSet { ranges: BTreeMap::new() }
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.ranges.is_empty()
+        RangeSet { ranges: BTreeMap::new(), size_bytes: 0 }
     }
 
     pub fn len(&self) -> usize {
         self.ranges.len()
+    }
+
+    pub fn size_bytes(&self) -> usize {
+        self.size_bytes
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (&Bytes, &Bytes)> {
@@ -49,9 +51,9 @@ impl RangeSet {
         {
             let swallowed = swallowed.clone();
             end = end.max(its_end.clone());
-            self.ranges.remove(&swallowed);
+            self.remove(&swallowed);
         }
-        self.ranges.insert(begin, end);
+        self.add(begin, end);
     }
 
     /// The range that holds `key`.
@@ -81,11 +83,22 @@ impl RangeSet {
     /// Joins neighbours until at most `max` ranges are left: the set then holds more keys than were added.
     pub fn coarsen(&mut self, max: usize) {
         while self.ranges.len() > max.max(1) {
-            let mut ranges = std::mem::take(&mut self.ranges).into_iter();
+            let mut ranges = std::mem::take(self).ranges.into_iter();
             while let Some((begin, end)) = ranges.next() {
                 let end = ranges.next().map_or(end, |(_, end)| end);
-                self.ranges.insert(begin, end);
+                self.add(begin, end);
             }
+        }
+    }
+
+    fn add(&mut self, begin: Bytes, end: Bytes) {
+        self.size_bytes += begin.len() + end.len();
+        self.ranges.insert(begin, end);
+    }
+
+    fn remove(&mut self, begin: &Bytes) {
+        if let Some(end) = self.ranges.remove(begin) {
+            self.size_bytes -= begin.len() + end.len();
         }
     }
 
@@ -108,6 +121,7 @@ mod tests {
         let ranges: Vec<_> = set.iter().collect();
         assert!(ranges.iter().all(|(begin, end)| begin < end), "{ranges:?}");
         assert!(ranges.windows(2).all(|pair| pair[0].1 < pair[1].0), "{ranges:?}");
+        assert_eq!(set.size_bytes(), ranges.iter().map(|(begin, end)| begin.len() + end.len()).sum());
     }
 
     proptest! {

@@ -182,9 +182,8 @@ impl Writes {
 
     /// What operations make of the value that the database holds.
     pub fn apply(&self, operations: &[(MutationKind, Bytes)], database: Option<Bytes>) -> Option<Bytes> {
-        let step = |value, (kind, operand): &(MutationKind, Bytes)| {
-            atomic::apply(*kind, value, operand, self.max_value_bytes)
-        };
+        let step =
+            |value, (kind, operand): &(MutationKind, Bytes)| atomic::apply(*kind, value, operand, self.max_value_bytes);
         operations.iter().fold(database, step)
     }
 
@@ -229,7 +228,8 @@ impl Writes {
 
     pub fn atomic(&mut self, family: &str, kind: MutationKind, key: Bytes, operand: Bytes) {
         let (value, column_family) = (operand.clone(), family.to_string());
-        let place = self.append(Mutation { kind: kind as i32, key: key.clone(), value, column_family, ..Mutation::default() });
+        let place =
+            self.append(Mutation { kind: kind as i32, key: key.clone(), value, column_family, ..Mutation::default() });
         let max_value_bytes = self.max_value_bytes;
         let writes = self.family_mut(family);
         let is_cleared = writes.cleared.holding(&key).is_some();
@@ -255,7 +255,8 @@ impl Writes {
         while let Some(key) = writes.first_key(&begin, &end).map(|(key, _)| key.clone()) {
             pointless.extend(writes.keys.remove(&key).into_iter().flat_map(|found| found.log));
         }
-        let inner = writes.clears.range((begin.clone(), 0)..(end.clone(), 0)).filter(|(_, inner_end)| **inner_end <= end);
+        let inner =
+            writes.clears.range((begin.clone(), 0)..(end.clone(), 0)).filter(|(_, inner_end)| **inner_end <= end);
         let inner: Vec<(Bytes, u64)> = inner.map(|(place, _)| place.clone()).collect();
         for place in inner {
             writes.clears.remove(&place);
