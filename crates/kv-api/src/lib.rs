@@ -10,14 +10,19 @@ mod error;
 #[cfg(test)]
 mod fixtures;
 mod limits;
+mod logged;
 mod operation;
 pub mod thrift;
 mod verdict;
 
-pub use commit::{AtomicCommit, CommitResult, CommitVerdict, KeyRange, KeyRef, Mutation, MutationKind};
+pub use commit::{
+    AtomicCommit, CommitResult, CommitVerdict, IDEMPOTENCY_SECONDS, KeyRange, KeyRef, MAX_IDEMPOTENCY_ID_BYTES, Mutation,
+    MutationKind,
+};
 pub use database::{DatabaseStatistics, KvDatabase};
 pub use error::KvError;
 pub use limits::Limits;
+pub use logged::{DEFAULT_READABLE_WINDOW_MS, FamilyChange, LoggedWrite, TimedWrite, UnreadableWrite};
 pub use operation::{KvOperation, KvOutcome, RangeQuery, ReadAt, Row, Rows};
 pub use verdict::{decode_verdict, encode_verdict};
 

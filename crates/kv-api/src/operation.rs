@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::{AtomicCommit, CommitResult, KeyRef, Version};
+use crate::{AtomicCommit, CommitResult, FamilyChange, KeyRef, Version};
 
 /// Which state a read sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +40,8 @@ pub enum KvOperation {
     Get { key: KeyRef, at: ReadAt },
     GetRange { query: RangeQuery, at: ReadAt },
     AtomicCommit(AtomicCommit),
+    /// Ordered among the commits, and answered like one.
+    ChangeFamily(FamilyChange),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,7 +57,7 @@ pub struct Rows {
     pub has_more: bool,
 }
 
-/// The answer to a [`KvOperation`] of the same name.
+/// The answer to a [`KvOperation`] of the same name; `Committed` answers a change of families, too.
 #[derive(Clone, Debug, PartialEq)]
 pub enum KvOutcome {
     ReadVersion(Version),

@@ -298,10 +298,20 @@ struct AtomicCommitRequest {
   4: optional i64 timeout_seconds = 60,
   /** Ranges that were read: any write, delete or clear within one is a conflict. */
   100: optional list<KeyRange> read_conflict_ranges,
-  /** At most 255 bytes, chosen by the client. A repeat returns the first result instead of committing again. */
+  /**
+   * At most 255 bytes, chosen by the client, unique among all clients (16 random bytes will do). A repeat of a commit that
+   * succeeded returns the first result instead of committing again, whichever replica is asked, for ten minutes. The
+   * repeat must be the same in all else; another commit under the same id is INVALID_OPERATION. Only successes are
+   * remembered. When the server remembers as many as it can, new ids are refused with OVERLOADED.
+   */
   101: optional binary idempotency_id,
   /** Keys that were read, each in its family. */
-  102: optional list<KeyRef> read_conflicts
+  102: optional list<KeyRef> read_conflicts,
+  /**
+   * Idempotency ids of earlier commits whose replies have arrived, or that will never be asked for again: the server
+   * forgets their results at once instead of after ten minutes, and so has room for more. At most 1,000.
+   */
+  103: optional list<binary> finished_idempotency_ids
 }
 
 struct AtomicCommitResponse {

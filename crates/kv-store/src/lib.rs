@@ -17,6 +17,8 @@ mod damage;
 mod database;
 mod database_copy;
 pub mod engine;
+#[allow(dead_code, reason = "the database does not write notes yet")]
+mod garbage;
 mod group_commit;
 pub mod key_codec;
 mod known_keys;
@@ -27,6 +29,9 @@ mod resolve;
 mod scan;
 mod space_wait;
 mod state_machine;
+mod superseded;
+#[allow(dead_code, reason = "the database does not sweep yet")]
+mod sweep;
 
 pub use database::{Seal, StoreOptions, TransactionalKvDatabase};
 pub use database_copy::{DatabaseCopy, DatabaseInstall};

@@ -1,6 +1,8 @@
 //! Walks over the data table that make rows of versions: the rows visible at a version, in either direction, and the keys
 //! written after a version.
 //!
+//! A row that a range clear hides is passed over like a deleted one.
+//!
 //! Versions above the one asked for may be written while a walk goes on; they are passed over, so a walk needs no
 //! engine snapshot. At most one entry is held at a time. A key with many versions costs a few steps and then one seek.
 
@@ -9,6 +11,7 @@ use kv_api::KvError;
 use crate::{
     engine::{Cursor, Engine, Table},
     key_codec,
+    range_clears::RangeClears,
 };
 
 /// Entries of one key that are stepped over one by one before a seek jumps over the rest: a step costs a small fraction
@@ -89,6 +92,7 @@ pub(crate) fn written_after(
 /// The rows visible at one version, one after the other.
 pub(crate) struct VisibleRows<'e> {
     walk: Walk<'e>,
+    clears: RangeClears,
     version: u64,
     reverse: bool,
     /// The value of the row found last: walking backwards, the cursor has already left it.
@@ -96,8 +100,15 @@ pub(crate) struct VisibleRows<'e> {
 }
 
 impl<'e> VisibleRows<'e> {
-    pub fn new(engine: &'e dyn Engine, bounds: &Bounds, version: u64, reverse: bool) -> Result<Self, KvError> {
-        Ok(VisibleRows { walk: Walk::new(engine, bounds, reverse)?, version, reverse, value: Vec::new() })
+    /// `clears`: as they were at some moment before this call, or later than `version`.
+    pub fn new(
+        engine: &'e dyn Engine,
+        clears: RangeClears,
+        bounds: &Bounds,
+        version: u64,
+        reverse: bool,
+    ) -> Result<Self, KvError> {
+        Ok(VisibleRows { walk: Walk::new(engine, bounds, reverse)?, clears, version, reverse, value: Vec::new() })
     }
 
     /// The next row; `None` at the end.
@@ -151,14 +162,17 @@ impl<'e> VisibleRows<'e> {
         Ok(found)
     }
 
-    /// Keeps the value under the cursor; false for a tombstone.
+    /// Keeps the value under the cursor; false for a tombstone, and for what is cleared.
     fn keep_value(&mut self) -> Result<bool, KvError> {
-        let (_, stored) = self.walk.cursor.entry().expect("the cursor is on an entry of the key");
+        let (key, stored) = self.walk.cursor.entry().expect("the cursor is on an entry of the key");
         self.value.clear();
-        match key_codec::row_value(stored)? {
-            Some(value) => self.value.extend_from_slice(value),
-            None => return Ok(false),
+        let Some(value) = key_codec::row_value(stored)? else {
+            return Ok(false);
+        };
+        if !self.clears.is_empty() && self.clears.hide(&self.walk.prefix, key_codec::split(key)?.1, self.version) {
+            return Ok(false);
         }
+        self.value.extend_from_slice(value);
         Ok(true)
     }
 }

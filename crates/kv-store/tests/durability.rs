@@ -228,6 +228,14 @@ impl Engine for TestedEngine {
         self.inner.statistics()
     }
 
+    fn set_filter_floor(&self, version: u64) {
+        self.inner.set_filter_floor(version);
+    }
+
+    fn compact_data(&self, begin: &[u8], end: &[u8]) -> Result<(), KvError> {
+        self.inner.compact_data(begin, end)
+    }
+
     fn copy(&self) -> Result<Box<dyn EngineCopy>, KvError> {
         self.inner.copy()
     }

@@ -677,8 +677,13 @@ class AtomicCommitRequest(TBase):
      - read_conflict_keys: Keys that were read. They carry no family: a write of such a key in any family is a conflict.
      - timeout_seconds
      - read_conflict_ranges: Ranges that were read: any write, delete or clear within one is a conflict.
-     - idempotency_id: At most 255 bytes, chosen by the client. A repeat returns the first result instead of committing again.
+     - idempotency_id: At most 255 bytes, chosen by the client, unique among all clients (16 random bytes will do). A repeat of a commit that
+    succeeded returns the first result instead of committing again, whichever replica is asked, for ten minutes. The
+    repeat must be the same in all else; another commit under the same id is INVALID_OPERATION. Only successes are
+    remembered. When the server remembers as many as it can, new ids are refused with OVERLOADED.
      - read_conflicts: Keys that were read, each in its family.
+     - finished_idempotency_ids: Idempotency ids of earlier commits whose replies have arrived, or that will never be asked for again: the server
+    forgets their results at once instead of after ten minutes, and so has room for more. At most 1,000.
 
     """
 
@@ -690,10 +695,11 @@ class AtomicCommitRequest(TBase):
         'read_conflict_ranges',
         'idempotency_id',
         'read_conflicts',
+        'finished_idempotency_ids',
     )
 
 
-    def __init__(self, read_version=None, operations=None, read_conflict_keys=None, timeout_seconds=60, read_conflict_ranges=None, idempotency_id=None, read_conflicts=None,):
+    def __init__(self, read_version=None, operations=None, read_conflict_keys=None, timeout_seconds=60, read_conflict_ranges=None, idempotency_id=None, read_conflicts=None, finished_idempotency_ids=None,):
         self.read_version = read_version
         self.operations = operations
         self.read_conflict_keys = read_conflict_keys
@@ -701,6 +707,7 @@ class AtomicCommitRequest(TBase):
         self.read_conflict_ranges = read_conflict_ranges
         self.idempotency_id = idempotency_id
         self.read_conflicts = read_conflicts
+        self.finished_idempotency_ids = finished_idempotency_ids
 
 
 class AtomicCommitResponse(TBase):
@@ -2786,6 +2793,7 @@ AtomicCommitRequest.thrift_spec = (
     (100, TType.LIST, 'read_conflict_ranges', (TType.STRUCT, [KeyRange, None], False), None, ),  # 100
     (101, TType.STRING, 'idempotency_id', 'BINARY', None, ),  # 101
     (102, TType.LIST, 'read_conflicts', (TType.STRUCT, [KeyRef, None], False), None, ),  # 102
+    (103, TType.LIST, 'finished_idempotency_ids', (TType.STRING, 'BINARY', False), None, ),  # 103
 )
 all_structs.append(AtomicCommitResponse)
 AtomicCommitResponse.thrift_spec = (

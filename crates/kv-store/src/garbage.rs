@@ -1,0 +1,158 @@
+//! What lies in the garbage table: notes of what is to be removed from the data table once nobody can see it any more,
+//! oldest first. Each is written in the batch of the commit that makes something needless, and removed in the batch that
+//! removes the last of it ([`crate::sweep`]).
+//!
+//! ```text
+//! key   = 'k' | version (u64) | number (u32)     a key was deleted at this version
+//! value = its prefix
+//!
+//! key   = 'r' | version (u64) | number (u32)     a range was cleared at this version
+//! value = length (u32) | begin | length (u32) | end
+//! ```
+//! Numbers are big-endian. The number tells notes of one commit apart. Prefixes and bounds are those of
+//! [`crate::key_codec`]; the bounds of a range are prefixes or ends of families.
+
+use bytes::{Buf, Bytes};
+use kv_api::KvError;
+
+use crate::{
+    engine::{Cursor, Engine, Table, WriteBatch},
+    key_codec,
+};
+
+const KEY_TAG: u8 = b'k';
+const RANGE_TAG: u8 = b'r';
+/// Tag, version, number.
+const NOTE_BYTES: usize = 13;
+
+/// A key was deleted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct KeyTombstone {
+    pub version: u64,
+    pub number: u32,
+    /// Encoded family and user key.
+    pub prefix: Bytes,
+}
+
+/// All keys `begin <= key < end` were cleared: what is older than `version` is not visible from there on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct RangeClear {
+    pub version: u64,
+    pub number: u32,
+    pub begin: Bytes,
+    pub end: Bytes,
+}
+
+fn note_key(tag: u8, version: u64, number: u32) -> [u8; NOTE_BYTES] {
+    let mut key = [tag; NOTE_BYTES];
+    key[1..9].copy_from_slice(&version.to_be_bytes());
+    key[9..].copy_from_slice(&number.to_be_bytes());
+    key
+}
+
+/// Notes that the batch writes a tombstone of `version` for the key that `prefix` belongs to. No two notes of a commit have
+/// the same number.
+pub(crate) fn put_key_tombstone(batch: &mut WriteBatch, version: u64, number: u32, prefix: &[u8]) {
+    batch.put(Table::Garbage, &note_key(KEY_TAG, version, number), prefix);
+}
+
+/// Notes that the batch clears the keys `begin <= key < end` at `version`. No two clears of a commit have the same number.
+pub(crate) fn put_range_clear(batch: &mut WriteBatch, version: u64, number: u32, begin: &[u8], end: &[u8]) {
+    assert!(begin < end, "an empty range is cleared");
+    let length = |bound: &[u8]| u32::try_from(bound.len()).expect("keys are far shorter").to_be_bytes();
+    let value = [&length(begin)[..], begin, &length(end), end];
+    batch.put_parts(Table::Garbage, &[&note_key(RANGE_TAG, version, number)], &value);
+}
+
+/// All range clears that are not swept yet, by version and number.
+pub(crate) fn load_range_clears(engine: &dyn Engine) -> Result<Vec<RangeClear>, KvError> {
+    let mut notes = Notes::range_clears(engine, 0)?;
+    let mut clears = Vec::new();
+    while let Some(clear) = notes.range_clear()? {
+        clears.push(clear);
+        notes.next()?;
+    }
+    Ok(clears)
+}
+
+pub(crate) fn remove_key_tombstone(batch: &mut WriteBatch, version: u64, number: u32) {
+    batch.delete(Table::Garbage, &note_key(KEY_TAG, version, number));
+}
+
+pub(crate) fn remove_range_clear(batch: &mut WriteBatch, version: u64, number: u32) {
+    batch.delete(Table::Garbage, &note_key(RANGE_TAG, version, number));
+}
+
+/// The notes of one kind, by version and number.
+pub(crate) struct Notes<'e> {
+    cursor: Box<dyn Cursor + 'e>,
+}
+
+impl<'e> Notes<'e> {
+    /// Those of deleted keys from a version on.
+    pub fn key_tombstones(engine: &'e dyn Engine, from: u64) -> Result<Self, KvError> {
+        Notes::open(engine, KEY_TAG, from)
+    }
+
+    /// Those of cleared ranges from a version on.
+    pub fn range_clears(engine: &'e dyn Engine, from: u64) -> Result<Self, KvError> {
+        Notes::open(engine, RANGE_TAG, from)
+    }
+
+    fn open(engine: &'e dyn Engine, tag: u8, from: u64) -> Result<Self, KvError> {
+        let begin = note_key(tag, from, 0);
+        let mut cursor = engine.cursor(Table::Garbage, &begin, &[tag + 1])?;
+        cursor.seek(&begin)?;
+        Ok(Notes { cursor })
+    }
+
+    pub fn next(&mut self) -> Result<(), KvError> {
+        self.cursor.next()
+    }
+
+    /// Version of the note here; `None` behind the last one.
+    pub fn version(&self) -> Result<Option<u64>, KvError> {
+        Ok(self.note()?.map(|((version, _), _)| version))
+    }
+
+    fn note(&self) -> Result<Option<((u64, u32), &[u8])>, KvError> {
+        let Some((key, value)) = self.cursor.entry() else { return Ok(None) };
+        let rest = <[u8; NOTE_BYTES]>::try_from(key).map_err(|_| damaged("key", key.len()))?;
+        let mut rest = &rest[1..];
+        Ok(Some(((rest.get_u64(), rest.get_u32()), value)))
+    }
+
+    /// The note here, of a deleted key.
+    pub fn key_tombstone(&self) -> Result<Option<KeyTombstone>, KvError> {
+        let Some(((version, number), prefix)) = self.note()? else { return Ok(None) };
+        if key_codec::prefix_length(prefix) != Some(prefix.len()) {
+            return Err(damaged("deleted key", prefix.len()));
+        }
+        Ok(Some(KeyTombstone { version, number, prefix: Bytes::copy_from_slice(prefix) }))
+    }
+
+    /// The note here, of a cleared range.
+    pub fn range_clear(&self) -> Result<Option<RangeClear>, KvError> {
+        let Some(((version, number), value)) = self.note()? else { return Ok(None) };
+        // Nothing is older than version 0.
+        let found = bounds(value).filter(|_| version > 0);
+        let (begin, end) = found.ok_or_else(|| damaged("cleared range", value.len()))?;
+        let owned = Bytes::copy_from_slice;
+        Ok(Some(RangeClear { version, number, begin: owned(begin), end: owned(end) }))
+    }
+}
+
+fn bounds(mut value: &[u8]) -> Option<(&[u8], &[u8])> {
+    let mut take = || {
+        let (length, rest) = value.split_first_chunk::<4>()?;
+        let (bound, rest) = rest.split_at_checked(usize::try_from(u32::from_be_bytes(*length)).ok()?)?;
+        value = rest;
+        Some(bound)
+    };
+    let (begin, end) = (take()?, take()?);
+    (value.is_empty() && begin < end).then_some((begin, end))
+}
+
+fn damaged(what: &str, length: usize) -> KvError {
+    KvError::Corruption(format!("a note of garbage with a {what} of {length} bytes cannot be read"))
+}
