@@ -141,6 +141,7 @@ pub(crate) fn commit(commit: AtomicCommit, timeout: Duration) -> Result<AtomicCo
         read_conflict_ranges: some_list(commit.read_conflict_ranges, key_range),
         idempotency_id: (!commit.idempotency_id.is_empty()).then(|| commit.idempotency_id.into()),
         read_conflicts: some_list(commit.read_conflicts, key_ref),
+        finished_idempotency_ids: some_list(commit.finished_ids, Vec::from),
     })
 }
 

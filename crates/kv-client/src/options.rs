@@ -39,8 +39,6 @@ pub struct Options {
     pub range_page_bytes: u32,
     /// Largest transaction, in bytes of keys and values: the server's limit.
     pub max_transaction_bytes: usize,
-    /// Longest value, in bytes: what the server's `append_if_fits` looks at.
-    pub max_value_bytes: usize,
     /// What transactions do that are not told otherwise.
     pub transaction: TransactionOptions,
 }
@@ -63,7 +61,6 @@ impl Default for Options {
             max_in_flight_bytes: 64 << 20,
             range_page_bytes: 1 << 20,
             max_transaction_bytes: 10_000_000,
-            max_value_bytes: 100_000,
             transaction: TransactionOptions::default(),
         }
     }

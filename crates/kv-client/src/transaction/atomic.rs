@@ -3,14 +3,16 @@
 use bytes::Bytes;
 use kv_api::MutationKind;
 
-/// The value after one atomic mutation; `None`: the key does not exist. `max_value_bytes` is what
-/// [`MutationKind::AppendIfFits`] must fit in. Kinds that do not depend on the value before are not asked here.
-pub(crate) fn apply(
-    kind: MutationKind,
-    value: Option<Bytes>,
-    operand: &Bytes,
-    max_value_bytes: usize,
-) -> Option<Bytes> {
+/// Longest value that `append_if_fits` makes, in bytes: fixed in the server, too.
+pub(crate) const MAX_APPENDED_BYTES: usize = 100_000;
+
+/// The value after atomic mutations in their order; `None`: the key does not exist.
+pub(crate) fn apply_all(operations: &[(MutationKind, Bytes)], value: Option<Bytes>) -> Option<Bytes> {
+    operations.iter().fold(value, |value, (kind, operand)| apply(*kind, value, operand))
+}
+
+/// The value after one atomic mutation. Kinds that do not depend on the value before are not asked here.
+pub(crate) fn apply(kind: MutationKind, value: Option<Bytes>, operand: &Bytes) -> Option<Bytes> {
     let Some(value) = value else {
         // An absent value counts as the operand's neutral one, and there is nothing to clear.
         return (kind != MutationKind::CompareAndClear).then(|| operand.clone());
@@ -28,7 +30,7 @@ pub(crate) fn apply(
         MutationKind::BitAnd => Some(bitwise(&value, operand, |a, b| a & b)),
         MutationKind::BitOr => Some(bitwise(&value, operand, |a, b| a | b)),
         MutationKind::BitXor => Some(bitwise(&value, operand, |a, b| a ^ b)),
-        MutationKind::AppendIfFits => Some(append(value, operand, max_value_bytes)),
+        MutationKind::AppendIfFits => Some(append(value, operand)),
         MutationKind::CompareAndClear => (value != *operand).then_some(value),
         MutationKind::Set
         | MutationKind::Delete
@@ -69,8 +71,8 @@ fn is_less(operand: &Bytes, value: &Bytes) -> bool {
     operand.iter().rev().lt(fitted(value, operand.len()).iter().rev())
 }
 
-fn append(value: Bytes, operand: &Bytes, max_value_bytes: usize) -> Bytes {
-    if value.len() + operand.len() > max_value_bytes {
+fn append(value: Bytes, operand: &Bytes) -> Bytes {
+    if value.len() + operand.len() > MAX_APPENDED_BYTES {
         return value;
     }
     [&value[..], &operand[..]].concat().into()
@@ -82,7 +84,7 @@ mod tests {
 
     fn check(kind: MutationKind, value: Option<&[u8]>, operand: &[u8], expected: Option<&[u8]>) {
         let bytes = Bytes::copy_from_slice;
-        let result = apply(kind, value.map(bytes), &bytes(operand), 8);
+        let result = apply(kind, value.map(bytes), &bytes(operand));
         assert_eq!(result.as_deref(), expected, "{kind:?} of {value:?} by {operand:?}");
     }
 
@@ -131,7 +133,9 @@ mod tests {
     fn appending_stops_at_the_largest_value_and_comparing_clears() {
         use MutationKind::*;
         check(AppendIfFits, Some(b"12345"), b"678", Some(b"12345678"));
-        check(AppendIfFits, Some(b"12345"), b"6789", Some(b"12345"));
+        let full = vec![1; MAX_APPENDED_BYTES];
+        check(AppendIfFits, Some(&full[1..]), b"\x01", Some(&full));
+        check(AppendIfFits, Some(&full), b"\x01", Some(&full));
         check(CompareAndClear, Some(b"x"), b"x", None);
         check(CompareAndClear, Some(b"x"), b"xy", Some(b"x"));
     }

@@ -26,7 +26,8 @@ impl Transaction {
     /// [`crate::ErrorCode::Conflict`] and others that [`Transaction::on_error`] takes; only where
     /// [`ClientError::maybe_committed`] is true it is unknown whether the commit happened.
     pub async fn commit(&self) -> Result<Committed, ClientError> {
-        match self.inner.state().begin_commit()? {
+        let plan = self.inner.state().begin_commit()?;
+        match plan {
             Plan::Committed(committed) => Ok(committed),
             Plan::ReadOnly => {
                 let version = self.inner.read_version.get().copied().unwrap_or_default();
@@ -62,12 +63,22 @@ impl Transaction {
         }
         let id = database.ids.next();
         commit.idempotency_id = id.clone();
+        commit.finished_ids = database.ids.take_finished();
+        let finished = commit.finished_ids.clone();
         let request = convert::commit(commit, database.options.request_timeout)?;
-        let answer = database.commit(request, cost_bytes, deadline).await?;
-        if !answer.has_strays {
-            database.ids.finish([id]);
+        match database.commit(request, cost_bytes, deadline).await {
+            Ok(answer) => {
+                if !answer.has_strays {
+                    database.ids.finish([id]);
+                }
+                Ok(answer.value)
+            }
+            Err(error) => {
+                // Maybe nobody was told.
+                database.ids.finish(finished);
+                Err(error)
+            }
         }
-        Ok(answer.value)
     }
 }
 

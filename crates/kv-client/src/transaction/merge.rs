@@ -90,7 +90,7 @@ impl Merger {
                 continue;
             };
             let database = self.take_row(|row| row.key == key).map(|row| row.value);
-            let value = match local.map(|local| writes.value(local, database.clone())) {
+            let value = match local.map(|local| local.value(database.clone())) {
                 Some(Ok(value)) => value,
                 Some(Err(_)) => return Step::Unreadable(key),
                 None => database,

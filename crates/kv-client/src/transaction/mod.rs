@@ -84,7 +84,7 @@ impl Transaction {
 
     fn attempt(database: Arc<database::Shared>, options: TransactionOptions, retry: Retry) -> Self {
         let state = Mutex::new(State {
-            writes: Writes::new(database.options.max_value_bytes),
+            writes: Writes::new(),
             conflicts: Conflicts::default(),
             phase: Phase::Active,
             misuse: None,
@@ -225,7 +225,7 @@ impl State {
     fn end(&mut self, reason: &'static str) {
         self.phase = Phase::Ended(reason);
         // Somebody may keep a handle for long.
-        self.writes = Writes::new(0);
+        self.writes = Writes::new();
         self.conflicts = Conflicts::default();
     }
 }

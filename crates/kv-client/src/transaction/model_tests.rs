@@ -13,7 +13,6 @@ use super::writes::{Local, Unreadable, Writes};
 use crate::keys::key_after;
 use crate::stamped::{Stamped, VERSIONSTAMP_BYTES, first_stamp_after};
 
-const MAX_VALUE_BYTES: usize = 5;
 const READ_VERSION: Version = Version(7);
 /// Behind every key of the tests.
 const LAST: &[u8] = &[0xFF; 14];
@@ -35,7 +34,7 @@ fn execute(map: &mut Map, mutation: &Mutation, stamp: &[u8; VERSIONSTAMP_BYTES])
         MutationKind::SetVersionstampedKey => drop(map.insert(stamped(key), value)),
         MutationKind::SetVersionstampedValue => drop(map.insert(key, stamped(value))),
         kind => {
-            let changed = atomic::apply(kind, map.remove(&key), &value, MAX_VALUE_BYTES);
+            let changed = atomic::apply(kind, map.remove(&key), &value);
             changed.into_iter().for_each(|value| drop(map.insert(key.clone(), value)));
         }
     }
@@ -82,7 +81,7 @@ fn write(writes: &mut Writes, mutation: &Mutation) {
 }
 
 fn written(mutations: &[Mutation]) -> Writes {
-    let mut writes = Writes::new(MAX_VALUE_BYTES);
+    let mut writes = Writes::new();
     mutations.iter().for_each(|mutation| write(&mut writes, mutation));
     writes
 }
@@ -269,7 +268,7 @@ proptest! {
         let value = match writes.local("", &key) {
             Local::Known(value) => value,
             Local::Unreadable => panic!("nothing is stamped"),
-            Local::OnDatabase(operations) => writes.apply(&operations, database.get(&key).cloned()),
+            Local::OnDatabase(operations) => atomic::apply_all(&operations, database.get(&key).cloned()),
         };
         let after = executed(&database, &mutations, Version(8));
         prop_assert_eq!(value.as_ref(), after.get(&key));
@@ -350,7 +349,7 @@ proptest! {
         database in a_database(), scan in a_scan(), is_version_late in any::<bool>(),
         mutations in prop::collection::vec(a_mutation_maybe_stamped(), 0..8), version in 8..300u64,
     ) {
-        let mut writes = Writes::new(MAX_VALUE_BYTES);
+        let mut writes = Writes::new();
         if !is_version_late {
             writes.set_read_version(READ_VERSION);
         }
@@ -366,7 +365,7 @@ proptest! {
             let value = match writes.local("", &key) {
                 Local::Known(value) => value,
                 Local::Unreadable => continue,
-                Local::OnDatabase(operations) => writes.apply(&operations, database.get(&key).cloned()),
+                Local::OnDatabase(operations) => atomic::apply_all(&operations, database.get(&key).cloned()),
             };
             prop_assert_eq!(value.as_ref(), after.get(&key), "{:?}", key);
         }
@@ -375,7 +374,7 @@ proptest! {
 
 #[test]
 fn a_key_that_the_commit_will_know_hides_only_the_places_where_it_may_come_to_lie() {
-    let mut writes = Writes::new(MAX_VALUE_BYTES);
+    let mut writes = Writes::new();
     writes.set_read_version(READ_VERSION);
     let job = Stamped::after("jobs/");
     let earlier = job.with_stamp(&first_stamp_after(Version(3)));
@@ -400,7 +399,7 @@ fn a_key_that_the_commit_will_know_hides_only_the_places_where_it_may_come_to_li
 
 #[test]
 fn what_is_overwritten_is_not_sent() {
-    let mut writes = Writes::new(MAX_VALUE_BYTES);
+    let mut writes = Writes::new();
     writes.atomic("", MutationKind::Add, "k".into(), "\x01".into());
     writes.set("", "k".into(), "v".into());
     writes.set("other", "k".into(), "v".into());

@@ -5,7 +5,7 @@ use kv_api::{KeyRef, Version};
 
 use super::stream::{RangeStream, Walk};
 use super::writes::Local;
-use super::{Inner, Transaction};
+use super::{Inner, Transaction, atomic};
 use crate::ClientError;
 use crate::keys::{END_OF_KEYS, IntoBytes};
 use crate::range::{KeySelector, Range};
@@ -80,7 +80,7 @@ impl Transaction {
         if noted == Noted::Yes {
             state.conflicts.add_key(&self.family, key);
         }
-        Ok(state.writes.apply(&operations, found))
+        Ok(atomic::apply_all(&operations, found))
     }
 
     /// What the own writes say about a key.

@@ -40,6 +40,15 @@ impl KeyWrites {
     pub fn is_independent(&self) -> bool {
         !matches!(self.local, Local::OnDatabase(_))
     }
+
+    /// The key's value, given what the database holds.
+    pub fn value(&self, database: Option<Bytes>) -> Result<Option<Bytes>, Unreadable> {
+        match &self.local {
+            Local::Known(value) => Ok(value.clone()),
+            Local::Unreadable => Err(Unreadable),
+            Local::OnDatabase(operations) => Ok(atomic::apply_all(operations, database)),
+        }
+    }
 }
 
 /// The writes to one column family.
@@ -123,21 +132,13 @@ pub(crate) struct Writes {
     log: BTreeMap<u64, Mutation>,
     next: u64,
     size_bytes: usize,
-    max_value_bytes: usize,
     /// The commit comes after this version: what is known of the stamps that it will give.
     read_version: Version,
 }
 
 impl Writes {
-    pub fn new(max_value_bytes: usize) -> Self {
-        Writes {
-            families: BTreeMap::new(),
-            log: BTreeMap::new(),
-            next: 0,
-            size_bytes: 0,
-            max_value_bytes,
-            read_version: Version(0),
-        }
+    pub fn new() -> Self {
+        Writes { families: BTreeMap::new(), log: BTreeMap::new(), next: 0, size_bytes: 0, read_version: Version(0) }
     }
 
     pub fn is_empty(&self) -> bool {
@@ -169,22 +170,6 @@ impl Writes {
             None if writes.cleared.holding(key).is_some() => Local::Known(None),
             None => Local::OnDatabase(Vec::new()),
         }
-    }
-
-    /// The value of a key, given what the database holds.
-    pub fn value(&self, found: &KeyWrites, database: Option<Bytes>) -> Result<Option<Bytes>, Unreadable> {
-        match &found.local {
-            Local::Known(value) => Ok(value.clone()),
-            Local::Unreadable => Err(Unreadable),
-            Local::OnDatabase(operations) => Ok(self.apply(operations, database)),
-        }
-    }
-
-    /// What operations make of the value that the database holds.
-    pub fn apply(&self, operations: &[(MutationKind, Bytes)], database: Option<Bytes>) -> Option<Bytes> {
-        let step =
-            |value, (kind, operand): &(MutationKind, Bytes)| atomic::apply(*kind, value, operand, self.max_value_bytes);
-        operations.iter().fold(database, step)
     }
 
     pub fn set_read_version(&mut self, version: Version) {
@@ -230,7 +215,6 @@ impl Writes {
         let (value, column_family) = (operand.clone(), family.to_string());
         let place =
             self.append(Mutation { kind: kind as i32, key: key.clone(), value, column_family, ..Mutation::default() });
-        let max_value_bytes = self.max_value_bytes;
         let writes = self.family_mut(family);
         let is_cleared = writes.cleared.holding(&key).is_some();
         let found = writes.keys.entry(key).or_insert_with(|| {
@@ -239,7 +223,7 @@ impl Writes {
         });
         found.log.push(place);
         match &mut found.local {
-            Local::Known(value) => *value = atomic::apply(kind, value.take(), &operand, max_value_bytes),
+            Local::Known(value) => *value = atomic::apply(kind, value.take(), &operand),
             Local::OnDatabase(operations) => operations.push((kind, operand)),
             Local::Unreadable => {}
         }
