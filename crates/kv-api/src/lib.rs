@@ -16,8 +16,8 @@ pub mod thrift;
 mod verdict;
 
 pub use commit::{
-    AtomicCommit, CommitResult, CommitVerdict, IDEMPOTENCY_SECONDS, KeyRange, KeyRef, MAX_IDEMPOTENCY_ID_BYTES, Mutation,
-    MutationKind,
+    AtomicCommit, CommitResult, CommitVerdict, IDEMPOTENCY_SECONDS, KeyRange, KeyRef, MAX_IDEMPOTENCY_ID_BYTES,
+    Mutation, MutationKind,
 };
 pub use database::{DatabaseStatistics, KvDatabase};
 pub use error::KvError;

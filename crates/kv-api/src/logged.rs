@@ -31,6 +31,10 @@ pub struct LoggedWrite {
     /// decide alike.
     #[prost(uint64, tag = "3")]
     pub window_ms: u64,
+    /// Column families that are created first, where they do not exist: those that the configuration of whoever took the
+    /// write lists, and the write uses.
+    #[prost(string, repeated, tag = "4")]
+    pub creates: Vec<String>,
 }
 
 /// A write with the replicated time of its log entry.
@@ -60,7 +64,7 @@ impl LoggedWrite {
         LoggedWrite { family: Some(change), ..LoggedWrite::default() }
     }
 
-    /// With the readable window of whoever takes the write.
+    /// With the readable window of whoever takes the write, in milliseconds.
     pub fn within(self, window_ms: u64) -> Self {
         let window_ms = if window_ms == DEFAULT_READABLE_WINDOW_MS { 0 } else { window_ms };
         LoggedWrite { window_ms, ..self }
@@ -75,7 +79,8 @@ impl LoggedWrite {
     /// What it takes in the log and in memory, about, in bytes.
     pub fn size_bytes(&self) -> usize {
         let commit = self.commit.as_ref().map_or(0, AtomicCommit::size_bytes);
-        commit + self.family.as_ref().map_or(0, |change| change.name.len())
+        let names = self.family.iter().map(|change| &change.name).chain(&self.creates);
+        commit + names.map(String::len).sum::<usize>()
     }
 
     pub fn to_bytes(&self) -> Bytes {
@@ -129,7 +134,8 @@ mod tests {
         let change = |name: &str, drop| LoggedWrite::family(FamilyChange { name: name.into(), drop });
         let mut finishing = AtomicCommit::of(vec![Mutation::set("k", "v")]);
         finishing.finished_ids = vec!["one".into(), "two".into()];
-        vec![change("made", false), change("gone", true), LoggedWrite::commit(finishing).within(90_000)]
+        let creating = LoggedWrite { creates: vec!["listed".into()], ..LoggedWrite::commit(AtomicCommit::default()) };
+        vec![change("made", false), change("gone", true), LoggedWrite::commit(finishing).within(90_000), creating]
     }
 
     fn hex(bytes: &[u8]) -> String {

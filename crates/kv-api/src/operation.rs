@@ -37,8 +37,14 @@ pub struct RangeQuery {
 #[derive(Clone, Debug, PartialEq)]
 pub enum KvOperation {
     ReadVersion,
-    Get { key: KeyRef, at: ReadAt },
-    GetRange { query: RangeQuery, at: ReadAt },
+    Get {
+        key: KeyRef,
+        at: ReadAt,
+    },
+    GetRange {
+        query: RangeQuery,
+        at: ReadAt,
+    },
     AtomicCommit(AtomicCommit),
     /// Ordered among the commits, and answered like one.
     ChangeFamily(FamilyChange),

@@ -20,15 +20,6 @@ pub(crate) enum Change {
     Keep,
 }
 
-/// Whether [`combine`] knows the kind.
-pub(crate) fn depends_on_value(kind: MutationKind) -> bool {
-    use MutationKind::*;
-    matches!(
-        kind,
-        Add | Min | Max | ByteMin | ByteMax | BitAnd | BitOr | BitXor | AppendIfFits | CompareAndClear
-    )
-}
-
 /// `stored`: the value before the mutation, if there is one.
 ///
 /// # Panics
@@ -135,7 +126,6 @@ mod tests {
         use MutationKind::*;
         let operand = Bytes::from_static(&[1, 2]);
         for kind in [Add, Min, Max, ByteMin, ByteMax, BitAnd, BitOr, BitXor, AppendIfFits] {
-            assert!(depends_on_value(kind));
             assert_eq!(combine(kind, None, &operand), set(&[1, 2]), "{kind:?}");
         }
         assert_eq!(combine(CompareAndClear, None, &operand), Change::Keep);

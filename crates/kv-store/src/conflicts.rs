@@ -73,7 +73,8 @@ fn written_after(
     let mut prefix = std::mem::take(&mut deciding.prefix);
     key_codec::set_prefix(&mut prefix, family, key);
     let cleared = deciding.state.clears.hide(&prefix, read_version, u64::MAX);
-    let written = cleared || deciding.newest_version(&prefix, read_version)?.is_some_and(|newest| newest > read_version);
+    let written =
+        cleared || deciding.newest_version(&prefix, read_version)?.is_some_and(|newest| newest > read_version);
     deciding.prefix = prefix;
     Ok(written)
 }

@@ -7,7 +7,10 @@ use std::collections::BTreeMap;
 
 use kv_api::KvError;
 
-use crate::{engine::{Engine, WriteBatch}, meta};
+use crate::{
+    engine::{Engine, WriteBatch},
+    meta,
+};
 
 /// Most families besides the default one. Part of what replicas agree on, and so no setting: a conflict key without a family
 /// costs a look into each.
@@ -25,13 +28,19 @@ pub(crate) struct Families {
     named: BTreeMap<String, State>,
     /// Whether any of them is a dropped one: most times there is nothing to forget.
     any_dropped: bool,
+    /// Goes up with every change of what exists.
+    changes: u64,
 }
 
 impl Families {
     pub fn load(engine: &dyn Engine) -> Result<Families, KvError> {
         let named = meta::load_families(engine)?;
         let any_dropped = named.values().any(|state| *state != State::Exists);
-        Ok(Families { named, any_dropped })
+        Ok(Families { named, any_dropped, changes: 1 })
+    }
+
+    pub fn changes(&self) -> u64 {
+        self.changes
     }
 
     pub fn exists(&self, name: &str) -> bool {
@@ -57,7 +66,9 @@ impl Families {
         }
         let existing = self.names().len();
         if existing >= MAX_COLUMN_FAMILIES {
-            return Err(KvError::InvalidOperation(format!("there are {existing} column families already: no more fit")));
+            return Err(KvError::InvalidOperation(format!(
+                "there are {existing} column families already: no more fit"
+            )));
         }
         self.set(batch, name, State::Exists);
         Ok(true)
@@ -71,6 +82,7 @@ impl Families {
 
     fn set(&mut self, batch: &mut WriteBatch, name: &str, state: State) {
         self.named.insert(name.to_owned(), state);
+        self.changes += 1;
         meta::put_family(batch, name, state);
     }
 

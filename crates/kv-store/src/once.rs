@@ -8,8 +8,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use bytes::{Buf, Bytes};
-use kv_api::{AtomicCommit, CommitResult, IDEMPOTENCY_SECONDS, KvError};
-use prost::Message;
+use kv_api::{AtomicCommit, CommitResult, IDEMPOTENCY_SECONDS, KvError, LoggedWrite, decode_verdict, encode_verdict};
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::{
@@ -19,7 +18,7 @@ use crate::{
 
 /// Most results that are remembered; beyond it new ids are refused, and none is forgotten early. Part of what replicas
 /// agree on, and so no setting.
-pub(crate) const MAX_RECORDS: usize = 1_000_000;
+pub const MAX_RECORDS: usize = 1_000_000;
 
 const LIFETIME_US: u64 = IDEMPOTENCY_SECONDS * 1_000_000;
 
@@ -77,8 +76,12 @@ impl Once {
         }
         let stored = engine.get(Table::Meta, &meta::once_key(id))?;
         let missing = || KvError::Corruption("the result of an idempotency id is gone".into());
-        let (_, result) = decode(&stored.ok_or_else(missing)?)?;
-        Ok(Earlier::Succeeded(CommitResult::decode(result).map_err(|_| damaged(id.len()))?))
+        let stored = stored.ok_or_else(missing)?;
+        let (_, verdict) = decode(&stored)?;
+        match decode_verdict(verdict) {
+            Ok(Ok(result)) => Ok(Earlier::Succeeded(result)),
+            _ => Err(damaged(stored.len())),
+        }
     }
 
     /// The commit succeeded with `result` at `time_us`.
@@ -86,7 +89,7 @@ impl Once {
         let id = commit.idempotency_id.clone();
         let record = Record { time_us, version: result.version, body: body(commit) };
         let head = [&record.time_us.to_be_bytes()[..], &record.version.to_be_bytes(), &record.body.to_be_bytes()];
-        batch.put_parts(Table::Meta, &[&meta::once_key(&id)], &[&head.concat(), &result.encode_to_vec()]);
+        batch.put_parts(Table::Meta, &[&meta::once_key(&id)], &[&head.concat(), &encode_verdict(&Ok(result.clone()))]);
         self.by_version.insert(record.version, id.clone());
         self.fresh.insert(id.clone(), result.clone());
         let before = self.records.insert(id, record);
@@ -124,7 +127,7 @@ impl Once {
 /// Everything that the commit does and depends on, but not its ids.
 fn body(commit: &AtomicCommit) -> u128 {
     let bare = AtomicCommit { idempotency_id: Bytes::new(), finished_ids: Vec::new(), ..commit.clone() };
-    xxh3_128(&bare.encode_to_vec())
+    xxh3_128(&LoggedWrite::commit(bare).to_bytes())
 }
 
 fn decode(mut stored: &[u8]) -> Result<(Record, &[u8]), KvError> {

@@ -49,6 +49,15 @@ impl RangeClears {
         self.count
     }
 
+    /// Whether nothing was changed since one was cloned from the other.
+    pub fn is_same_as(&self, other: &RangeClears) -> bool {
+        match (&self.root, &other.root) {
+            (None, None) => true,
+            (Some(own), Some(other)) => Arc::ptr_eq(own, other),
+            _ => false,
+        }
+    }
+
     /// Clears of one version must not overlap.
     pub fn insert(&mut self, clear: RangeClear) {
         assert!(clear.begin < clear.end, "a range clear covers something");

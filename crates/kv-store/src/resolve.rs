@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use kv_api::{AtomicCommit, CommitResult, KvError, MAX_IDEMPOTENCY_ID_BYTES, Mutation, MutationKind};
 
-use crate::{families::Families, key_codec};
+use crate::families::Families;
 
 /// Bytes of a versionstamp: the commit version and the number of the stamped operation within the commit, big-endian.
 pub const STAMP_BYTES: usize = 10;
@@ -128,7 +128,7 @@ pub(crate) fn single_write(commit: &AtomicCommit, version: u64) -> Option<Single
         return None;
     };
     let mut result = CommitResult { version, ..CommitResult::default() };
-    let mut stamped = |buffer: &Bytes| Stamps::new(version).fill(buffer, mutation.stamp_offset);
+    let stamped = |buffer: &Bytes| Stamps::new(version).fill(buffer, mutation.stamp_offset);
     let (key, value) = match mutation.kind() {
         MutationKind::Set => (mutation.key.clone(), Some(mutation.value.clone())),
         MutationKind::Delete => (mutation.key.clone(), None),

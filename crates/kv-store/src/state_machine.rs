@@ -7,24 +7,24 @@
 //! families; limits of what is remembered; conflicts. A refused commit takes no version and leaves no trace. An empty one
 //! succeeds at its read version and leaves none either.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
+use bytes::Bytes;
 use kv_api::{AtomicCommit, CommitResult, CommitVerdict, FamilyChange, KvError, TimedWrite};
 
 use crate::{
     conflict_index::{ConflictIndex, NewestWrite},
     conflicts,
-    engine::{Cursor, Engine, WriteBatch},
+    engine::{Cursor, Engine, Table, WriteBatch},
     execute::Execution,
     families::Families,
-    garbage,
-    key_codec,
-    known_keys::KnownKeys,
+    garbage, key_codec,
+    known_keys::{self, KeyHash, KnownKeys},
     meta::{self, Counters},
     once::{self, Earlier, Once},
     range_clears::{RangeClear, RangeClears},
-    resolve,
-    scan,
+    resolve, scan,
+    sweep::Swept,
     window::Window,
 };
 
@@ -41,6 +41,8 @@ pub(crate) struct StateMachine {
     pub(crate) known_keys: KnownKeys,
     /// Every clear that is newer than the horizon, and older ones that are not carried out yet.
     pub(crate) clears: RangeClears,
+    /// The same by version and number, with where they begin.
+    unswept: BTreeMap<(u64, u32), Bytes>,
     /// Versions of the clears above the horizon, one for each.
     recent_clears: VecDeque<u64>,
     once: Once,
@@ -51,11 +53,13 @@ pub(crate) struct StateMachine {
 impl StateMachine {
     pub fn load(engine: &dyn Engine, conflict_index_entries: usize, known_keys: usize) -> Result<Self, KvError> {
         let (counters, window) = meta::load_counters(engine)?;
-        let (mut clears, mut recent_clears) = (RangeClears::default(), VecDeque::new());
+        let (mut clears, mut unswept) = (RangeClears::default(), BTreeMap::new());
+        let mut recent_clears = VecDeque::new();
         for note in garbage::load_range_clears(engine)? {
             if note.version > window.horizon() {
                 recent_clears.push_back(note.version);
             }
+            unswept.insert((note.version, note.number), note.begin.clone());
             clears.insert(RangeClear { begin: note.begin, end: note.end, version: note.version });
         }
         Ok(StateMachine {
@@ -64,6 +68,7 @@ impl StateMachine {
             index: ConflictIndex::new(counters.version, conflict_index_entries),
             known_keys: KnownKeys::new(known_keys),
             clears,
+            unswept,
             recent_clears,
             once: Once::load(engine)?,
             swept: window.horizon(),
@@ -112,16 +117,26 @@ impl StateMachine {
         self.once.written();
     }
 
-    /// The sweeper has carried out range clears, each named by where it begins and its version, and found that they had
-    /// made `rows` invisible.
-    pub fn clears_carried_out(&mut self, clears: &[(bytes::Bytes, u64)], rows: u64) {
-        self.counters.rows = self.counters.rows.saturating_sub(rows);
-        for (begin, version) in clears {
-            assert!(*version <= self.window.horizon(), "a range clear of {version} was carried out too early");
-            self.clears.remove(begin, *version);
-            self.swept = self.swept.max(*version);
+    /// The oldest range clear that is not carried out yet.
+    pub fn oldest_clear(&self) -> Option<u64> {
+        self.unswept.first_key_value().map(|((version, _), _)| *version)
+    }
+
+    /// Adds to `batch` what the sweeper did: it has carried out some range clears, and found rows that they had hidden.
+    pub fn sweep(&mut self, batch: &mut WriteBatch, swept: &Swept) {
+        if swept.rows_cleared > 0 {
+            self.counters.rows = self.counters.rows.saturating_sub(swept.rows_cleared);
+            meta::put_counters(batch, self.counters, &self.window);
         }
-        if !clears.is_empty() {
+        for place in &swept.range_clears_done {
+            let begin = self.unswept.remove(place).expect("every note of a range clear is known");
+            let version = place.0;
+            assert!(version <= self.window.horizon(), "a range clear of {version} was carried out too early");
+            let known = self.clears.remove(&begin, version);
+            assert!(known, "every range clear is known");
+            self.swept = self.swept.max(version);
+        }
+        if !swept.range_clears_done.is_empty() {
             // What was known to exist may have been removed.
             self.known_keys.forget_all();
         }
@@ -142,10 +157,10 @@ impl<'e> Lookup<'e> {
 
     /// The newest version of a key in the engine and its value, `None` for a tombstone.
     pub fn newest(&mut self, prefix: &[u8]) -> Result<Option<(u64, Option<&[u8]>)>, KvError> {
-        let cursor = match &mut self.cursor {
-            Some(cursor) => cursor,
-            None => self.cursor.insert(self.engine.key_cursor()?),
-        };
+        if self.cursor.is_none() {
+            self.cursor = Some(self.engine.key_cursor()?);
+        }
+        let cursor = self.cursor.as_mut().expect("it was just made");
         let found = scan::newest_at(cursor.as_mut(), prefix, u64::MAX, &mut self.scratch)?;
         Ok(found.map(|entry| (entry.version, entry.value)))
     }
@@ -169,6 +184,11 @@ impl Deciding<'_, '_> {
     fn decide(&mut self, timed: &TimedWrite) -> Result<CommitVerdict, KvError> {
         self.advance(timed);
         self.notes = 0;
+        for name in &timed.write.creates {
+            if let Err(refusal) = self.create_family(name) {
+                return Ok(Err(refusal));
+            }
+        }
         match (&timed.write.commit, &timed.write.family) {
             (Some(commit), _) => self.decide_commit(commit),
             (None, Some(change)) => Ok(self.change_family(change)),
@@ -178,7 +198,8 @@ impl Deciding<'_, '_> {
 
     /// Takes over the time of a write, and forgets what is too old by it.
     fn advance(&mut self, timed: &TimedWrite) {
-        let (state, version) = (&mut *self.state, self.state.counters.version);
+        let state = &mut *self.state;
+        let version = state.counters.version;
         self.marks_changed |= state.window.advance(timed.time_us, timed.write.window_us(), version);
         let horizon = state.window.horizon();
         while state.recent_clears.front().is_some_and(|version| *version <= horizon) {
@@ -257,7 +278,7 @@ impl Deciding<'_, '_> {
 
     /// Adds a version of a key: a value or a tombstone.
     fn write(&mut self, prefix: &[u8], value: Option<&[u8]>) -> Result<(), KvError> {
-        let hash = crate::known_keys::hash(prefix);
+        let hash = known_keys::hash(prefix);
         let existed = self.exists(prefix, hash)?;
         let exists = value.is_some();
         self.state.known_keys.set(hash, exists);
@@ -269,7 +290,7 @@ impl Deciding<'_, '_> {
         }
         let version = self.state.counters.version;
         let entry = self.batch.put_parts(
-            crate::engine::Table::Data,
+            Table::Data,
             &[prefix, &key_codec::version_suffix(version)],
             &key_codec::row_parts(value),
         );
@@ -282,19 +303,24 @@ impl Deciding<'_, '_> {
     }
 
     /// Adds a range clear over encoded prefixes.
-    fn clear(&mut self, begin: bytes::Bytes, end: bytes::Bytes) {
+    fn clear(&mut self, begin: Bytes, end: Bytes) {
         let version = self.state.counters.version;
         garbage::put_range_clear(self.batch, version, self.notes, &begin, &end);
+        self.state.unswept.insert((version, self.notes), begin.clone());
         self.notes += 1;
         self.state.recent_clears.push_back(version);
         self.state.clears.insert(RangeClear { begin, end, version });
     }
 
+    fn create_family(&mut self, name: &str) -> Result<(), KvError> {
+        key_codec::check_family(name)?;
+        self.state.families.create(self.batch, name).map(drop)
+    }
+
     fn change_family(&mut self, change: &FamilyChange) -> CommitVerdict {
         let name = change.name.as_str();
-        key_codec::check_family(name)?;
         if !change.drop {
-            self.state.families.create(self.batch, name)?;
+            self.create_family(name)?;
             return Ok(CommitResult { version: self.state.counters.version, ..CommitResult::default() });
         }
         if name.is_empty() {
@@ -323,7 +349,7 @@ impl Deciding<'_, '_> {
     }
 
     /// Whether the key has a value now.
-    fn exists(&mut self, prefix: &[u8], hash: crate::known_keys::KeyHash) -> Result<bool, KvError> {
+    fn exists(&mut self, prefix: &[u8], hash: KeyHash) -> Result<bool, KvError> {
         let covered = self.covered(prefix);
         if covered == 0 && self.state.known_keys.contains(hash) {
             return Ok(true);
@@ -336,7 +362,7 @@ impl Deciding<'_, '_> {
     }
 
     /// The key's value now.
-    pub fn current_value(&mut self, prefix: &[u8]) -> Result<Option<bytes::Bytes>, KvError> {
+    pub fn current_value(&mut self, prefix: &[u8]) -> Result<Option<Bytes>, KvError> {
         let covered = self.covered(prefix);
         if let Some(newest) = self.state.index.get(prefix).filter(|newest| newest.version > self.state.swept) {
             if !newest.exists || newest.version < covered {
@@ -344,11 +370,11 @@ impl Deciding<'_, '_> {
             }
             if newest.version > self.before {
                 let value = key_codec::row_value(self.batch.value(newest.entry))?;
-                return Ok(value.map(bytes::Bytes::copy_from_slice));
+                return Ok(value.map(Bytes::copy_from_slice));
             }
         }
         let newest = self.lookup.newest(prefix)?.filter(|(version, _)| *version >= covered);
-        Ok(newest.and_then(|(_, value)| value).map(bytes::Bytes::copy_from_slice))
+        Ok(newest.and_then(|(_, value)| value).map(Bytes::copy_from_slice))
     }
 
     /// Version of the newest range clear over the key, 0 where there is none.
@@ -361,5 +387,7 @@ impl Deciding<'_, '_> {
 }
 
 fn another_commit() -> KvError {
-    KvError::InvalidOperation("another commit has succeeded under this idempotency id: use one id for one commit".into())
+    KvError::InvalidOperation(
+        "another commit has succeeded under this idempotency id: use one id for one commit".into(),
+    )
 }

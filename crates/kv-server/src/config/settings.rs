@@ -141,8 +141,10 @@ impl ServerSettings {
 pub struct StorageSettings {
     pub data_dir: PathBuf,
     pub engine: EngineKind,
-    /// Families besides `default`. Must be the same on every replica.
+    /// Families besides `default` that the first write to them creates.
     pub column_families: Vec<String>,
+    /// How long versions stay readable, in milliseconds of replicated time.
+    pub readable_window_ms: u64,
     /// Memory for rows not yet written to files, of all databases in this process together.
     pub write_buffer_mb: usize,
     /// Memory for cached blocks, of all databases in this process together.
@@ -174,6 +176,7 @@ impl Default for StorageSettings {
             data_dir: PathBuf::from("./data"),
             engine: EngineKind::Rocksdb,
             column_families: Vec::new(),
+            readable_window_ms: kv_api::DEFAULT_READABLE_WINDOW_MS,
             write_buffer_mb: resources.write_buffers_bytes >> 20,
             block_cache_mb: resources.block_cache_bytes >> 20,
             background_threads: resources.background_threads,

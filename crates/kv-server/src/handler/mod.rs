@@ -377,5 +377,6 @@ fn commit_request(request: wire::AtomicCommitRequest) -> CommitRequest {
         read_conflict_ranges: request.read_conflict_ranges.unwrap_or_default().into_iter().map(key_range).collect(),
         timeout_seconds: request.timeout_seconds,
         idempotency_id: request.idempotency_id.map(Bytes::from),
+        finished_ids: request.finished_idempotency_ids.into_iter().flatten().map(Bytes::from).collect(),
     }
 }

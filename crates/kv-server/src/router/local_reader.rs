@@ -122,8 +122,8 @@ impl LocalReader {
                 Ok(KvOutcome::Rows(rows))
             }
             KvOperation::ReadVersion => Ok(KvOutcome::ReadVersion(version)),
-            KvOperation::AtomicCommit(_) => {
-                Err(KvError::InvalidOperation("a commit is not a read: it must be routed".to_string()))
+            KvOperation::AtomicCommit(_) | KvOperation::ChangeFamily(_) => {
+                Err(KvError::InvalidOperation("a write is not a read: it must be routed".to_string()))
             }
         }
     }

@@ -10,6 +10,7 @@ pub fn commit(read_version: i64, operations: Vec<wire::Operation>) -> wire::Atom
         timeout_seconds: Some(60),
         read_conflict_ranges: None,
         idempotency_id: None,
+        finished_idempotency_ids: None,
         read_conflicts: None,
     }
 }
@@ -132,18 +133,31 @@ async fn operations_that_make_no_sense_are_refused_and_nothing_is_written() {
     let beyond =
         wire::Operation { stamp_offset: Some(1), ..operation("SET_VERSIONSTAMPED_VALUE", b"k", Some(&[0; 10])) };
     assert_eq!(refused(&mut client, with(beyond)).await.0, "INVALID_OPERATION");
-    assert_eq!(refused(&mut client, with(operation("add", b"k", Some(b"1")))).await.0, "NOT_SUPPORTED");
-    assert_eq!(refused(&mut client, with(operation("clear_range", b"a", Some(b"b")))).await.0, "NOT_SUPPORTED");
+    assert_eq!(refused(&mut client, with(operation("clear_range", b"b", Some(b"a")))).await.0, "INVALID_OPERATION");
+    assert_eq!(refused(&mut client, with(operation("clear_range", b"b", None))).await.0, "INVALID_OPERATION");
     assert!(!client.call(get(b"good")).await.found);
 }
 
 #[tokio::test]
-async fn an_idempotency_id_is_not_quietly_ignored() {
+async fn a_repeat_under_an_idempotency_id_gets_the_first_result() {
     let server = TestServer::start().await;
     let mut client = server.client().await;
-    let request =
-        wire::AtomicCommitRequest { idempotency_id: Some(b"once".to_vec()), ..commit(0, vec![put(b"k", b"v")]) };
-    assert_eq!(refused(&mut client, request).await.0, "NOT_SUPPORTED");
+    let with_id = |value: &[u8]| wire::AtomicCommitRequest {
+        idempotency_id: Some(b"once".to_vec()),
+        ..commit(0, vec![put(b"k", value)])
+    };
+    let first = client.call(with_id(b"v")).await;
+    assert!(first.success, "{first:?}");
+    client.call(set(b"k", b"other")).await;
+    assert_eq!(client.call(with_id(b"v")).await, first);
+    assert_eq!(client.call(get(b"k")).await.value, b"other");
+    assert_eq!(refused(&mut client, with_id(b"w")).await.0, "INVALID_OPERATION");
+    let finishing = wire::AtomicCommitRequest {
+        finished_idempotency_ids: Some(vec![b"once".to_vec()]),
+        ..commit(0, vec![put(b"x", b"v")])
+    };
+    assert!(client.call(finishing).await.success);
+    assert!(client.call(with_id(b"w")).await.success, "its result was forgotten");
 }
 
 #[tokio::test]

@@ -59,9 +59,16 @@ impl WriteBatch {
         self.put_parts(table, &[key], &[value]);
     }
 
-    /// The same, for a key and a value that lie in pieces.
-    pub fn put_parts(&mut self, table: Table, key: &[&[u8]], value: &[&[u8]]) {
+    /// The same, for a key and a value that lie in pieces. Returns the entry's place, for [`Self::value`].
+    pub fn put_parts(&mut self, table: Table, key: &[&[u8]], value: &[&[u8]]) -> usize {
         self.push(EntryKind::Put, table, key, value);
+        self.entries.len() - 1
+    }
+
+    /// The value that was put at a place, since the batch was cleared last.
+    pub fn value(&self, entry: usize) -> &[u8] {
+        let place = &self.entries[entry];
+        &self.bytes[place.middle..place.end]
     }
 
     /// Removes an entry; where there is none, nothing changes.

@@ -75,9 +75,6 @@ impl Model {
 
     /// Decides a commit; only what the random logs hold is known here.
     pub fn commit(&mut self, commit: &AtomicCommit) -> CommitVerdict {
-        if let Some(unsupported) = commit.mutations.iter().find(|m| m.kind == MutationKind::Add as i32) {
-            return Err(KvError::NotSupported(format!("the mutation kind {:?}", unsupported.kind())));
-        }
         if commit.mutations.is_empty() {
             return Ok(CommitResult { version: commit.read_version, ..CommitResult::default() });
         }
@@ -151,7 +148,6 @@ fn mutation() -> impl Strategy<Value = Mutation> {
         20 => Just(MutationKind::Delete),
         4 => Just(MutationKind::SetVersionstampedKey),
         4 => Just(MutationKind::SetVersionstampedValue),
-        1 => Just(MutationKind::Add),
     ];
     (kind, key(), vec(any::<u8>(), 0..6), family()).prop_map(|(kind, key, value, column_family)| {
         let with_room = |bytes: &[u8]| Bytes::from([bytes, &[0; 10]].concat());

@@ -252,7 +252,7 @@ impl Change {
             read_conflict_keys: plain.into_iter().map(|key| key.key.clone()).collect(),
             read_conflicts: named.into_iter().cloned().collect(),
             read_conflict_ranges: self.ranges.clone(),
-            idempotency_id: Bytes::new(),
+            ..AtomicCommit::default()
         }
     }
 }

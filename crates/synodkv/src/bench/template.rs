@@ -59,6 +59,7 @@ impl Templates {
                 read_conflict_ranges: None,
                 idempotency_id: None,
                 read_conflicts: None,
+                finished_idempotency_ids: None,
             }
             .into()
         });
