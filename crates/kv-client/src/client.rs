@@ -11,7 +11,9 @@ use kv_api::{AtomicCommit, KeyRef, Rows, Version};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::backoff::Backoff;
-use crate::endpoint::{Endpoint, Failure};
+use crate::cluster::Cluster;
+use crate::database::Database;
+use crate::endpoint::{Endpoint, Failure, Lane};
 use crate::error::ClientError;
 use crate::{ClusterHealth, Options, convert};
 
@@ -53,8 +55,8 @@ pub struct Committed {
 }
 
 /// Whether a request may be sent a second time after its connection broke.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
     Read,
     Write,
 }
@@ -99,7 +101,8 @@ impl Client {
         for (index, endpoint) in self.shared.endpoints.iter().enumerate() {
             let patience = self.shared.options.connect_timeout;
             let deadline = Instant::now() + patience;
-            let ping = endpoint.call(PingRequest { message: None, timestamp: None }.into(), deadline);
+            let request = PingRequest { message: None, timestamp: None };
+            let ping = endpoint.call(Lane::Main, Arc::new(request.into()), deadline);
             let reason = match timeout_at(deadline, ping).await {
                 Ok(Ok(_)) => {
                     self.shared.preferred.store(index, Ordering::Relaxed);
@@ -118,6 +121,13 @@ impl Client {
         }
         // Somebody who is there and speaks something else is more telling than somebody who is not there.
         Err(malformed.unwrap_or(ClientError::Unreachable { attempts }))
+    }
+
+    /// A handle for transactions over the whole cluster, which shares the connections of this client. Each call makes a new
+    /// one, with background work of its own; clone it instead of asking again.
+    pub fn database(&self) -> Database {
+        let cluster = Cluster::start(self.shared.endpoints.iter().cloned(), &self.shared.options);
+        Database::new(cluster, self.shared.options.clone())
     }
 
     /// The addresses given to [`Client::connect`].
@@ -193,17 +203,18 @@ impl Client {
     }
 
     /// Sends one request until it is answered, must not be sent again, or time is up.
-    async fn call<R: ThriftRequest + Clone>(&self, request: R, kind: Kind) -> Result<(R::Response, &str), ClientError> {
+    async fn call<R: ThriftRequest>(&self, request: R, kind: Kind) -> Result<(R::Response, &str), ClientError> {
         let Shared { endpoints, preferred, options } = &*self.shared;
         let deadline = Instant::now() + options.request_timeout;
         let mut backoff = Backoff::new(options);
+        let call = Arc::new(request.into());
         loop {
             let mut attempts = Vec::new();
             let first = preferred.load(Ordering::Relaxed);
             for index in (0..endpoints.len()).map(|step| (first + step) % endpoints.len()) {
                 let endpoint = &endpoints[index];
                 let address = endpoint.address.to_string();
-                let failure = match timeout_at(deadline, endpoint.call(request.clone().into(), deadline)).await {
+                let failure = match timeout_at(deadline, endpoint.call(Lane::Main, call.clone(), deadline)).await {
                     Ok(Ok(reply)) => {
                         preferred.store(index, Ordering::Relaxed);
                         return Ok((response_of::<R>(reply, address, kind)?, &endpoint.address));
@@ -239,7 +250,12 @@ impl Client {
     }
 }
 
-fn response_of<R: ThriftRequest>(reply: ThriftReply, endpoint: String, kind: Kind) -> Result<R::Response, ClientError> {
+/// The reply that belongs to the request.
+pub(crate) fn response_of<R: ThriftRequest>(
+    reply: ThriftReply,
+    endpoint: String,
+    kind: Kind,
+) -> Result<R::Response, ClientError> {
     R::response_of(reply).map_err(|other| match other {
         ThriftReply::Exception(exception) => {
             // All other kinds are raised before the request is worked on.

@@ -142,6 +142,7 @@ pub(crate) fn commit(commit: AtomicCommit, timeout: Duration) -> Result<AtomicCo
         idempotency_id: (!commit.idempotency_id.is_empty()).then(|| commit.idempotency_id.into()),
         read_conflicts: some_list(commit.read_conflicts, key_ref),
         finished_idempotency_ids: some_list(commit.finished_ids, Vec::from),
+        include_details: Some(true),
     })
 }
 

@@ -26,16 +26,30 @@
 
 mod backoff;
 mod client;
+mod cluster;
 mod codec;
 mod convert;
+mod database;
 mod endpoint;
 mod error;
+mod idempotency;
+mod keys;
 mod options;
+mod range;
+mod run;
 mod session;
+mod stamped;
+mod transaction;
+mod versions;
 
 pub use bytes::Bytes;
 pub use client::{Client, Committed, Pong, RangeRead};
+pub use database::Database;
 pub use error::{ClientError, ErrorCode};
+pub use keys::{IntoBytes, prefix_end};
 pub use kv_api::thrift::generated::{ClusterHealth, NodeStatus};
 pub use kv_api::{AtomicCommit, KeyRange, KeyRef, Mutation, MutationKind, Row, Rows, Version};
-pub use options::Options;
+pub use options::{Options, ReadFrom, TransactionOptions};
+pub use range::{KeySelector, Range};
+pub use stamped::{Stamped, VERSIONSTAMP_BYTES};
+pub use transaction::{RangeStream, Snapshot, Transaction};

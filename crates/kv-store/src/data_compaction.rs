@@ -12,8 +12,8 @@ use crate::{engine::Engine, key_codec};
 /// More versions than rows that are never worth rewriting everything.
 const SPARE_VERSIONS: u64 = 1_000_000;
 
-/// Bytes of files that one step rewrites, roughly: some seconds of work.
-const SLICE_BYTES: u64 = 256 << 20;
+/// Bytes of files that one step rewrites, roughly: a second of work, for which a shutdown may have to wait.
+const SLICE_BYTES: u64 = 64 << 20;
 
 /// Rewrites the data table from time to time.
 #[derive(Debug, Default)]
@@ -34,7 +34,7 @@ impl DataCompaction {
         !self.ends.is_empty() || versions / 2 > needed
     }
 
-    /// Compacts one slice, if that is due; returns whether there is more to do. May take seconds, in which writes go on.
+    /// Compacts one slice, if that is due; returns whether there is more to do. May take a second or so, in which writes go on.
     pub fn step(&mut self, engine: &dyn Engine, rows: u64) -> Result<bool, KvError> {
         let Some(versions) = engine.statistics().data_entries else { return Ok(false) };
         if !self.is_due(versions, rows) {

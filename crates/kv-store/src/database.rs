@@ -22,6 +22,7 @@ use kv_api::{
 
 use crate::{
     collector::{Collected, Collector},
+    data_compaction::DataCompaction,
     damage::Damage,
     database_copy::DatabaseCopy,
     engine::{Engine, EngineStatistics, WriteBatch},
@@ -483,6 +484,11 @@ impl Core {
         self.engine.set_filter_floor(filter_floor);
         let collected = self.damage.watch(self.sweep_with(&mut writer, floor, budget_entries));
         collected.inspect_err(|error| self.stop_after(error))
+    }
+
+    /// One step of rewriting the data table, if that is due; returns whether there is more to do. Nobody waits for it.
+    pub fn compact(&self, compaction: &mut DataCompaction) -> Result<bool, KvError> {
+        self.damage.watch(compaction.step(&*self.engine, self.rows.load(Ordering::Relaxed)))
     }
 
     /// Nobody else writes while what the sweeper reads becomes what it removes.
