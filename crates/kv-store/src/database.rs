@@ -22,8 +22,8 @@ use kv_api::{
 
 use crate::{
     collector::{Collected, Collector},
-    data_compaction::DataCompaction,
     damage::Damage,
+    data_compaction::DataCompaction,
     database_copy::DatabaseCopy,
     engine::{Engine, EngineStatistics, WriteBatch},
     group_commit::{GroupCommit, GroupCommitOptions},
@@ -478,10 +478,8 @@ impl Core {
     pub fn collect_garbage(&self, budget_entries: u64) -> Result<Collected, KvError> {
         // A floor from before is as good: it only rises.
         let floor = self.readers.floor(|| self.horizon());
-        let persisted = self.damage.watch(meta::load_persisted_horizon(&*self.engine))?;
+        self.engine.set_filter_floor(self.damage.watch(sweep::filter_floor(&*self.engine))?);
         let mut writer = self.writer()?;
-        let filter_floor = sweep::filter_floor(floor.min(persisted), writer.state.oldest_clear());
-        self.engine.set_filter_floor(filter_floor);
         let collected = self.damage.watch(self.sweep_with(&mut writer, floor, budget_entries));
         collected.inspect_err(|error| self.stop_after(error))
     }

@@ -1,6 +1,6 @@
 //! What lies in the garbage table: notes of what is to be removed from the data table once nobody can see it any more,
 //! oldest first. Each is written in the batch of the commit that makes something needless, and removed in the batch that
-//! removes the last of it ([`crate::sweep`]).
+//! removes the last of it ([`crate::sweep`]). And one record of how far that has got.
 //!
 //! ```text
 //! key   = 'k' | version (u64) | number (u32)     a key was deleted at this version
@@ -8,6 +8,9 @@
 //!
 //! key   = 'r' | version (u64) | number (u32)     a range was cleared at this version
 //! value = length (u32) | begin | length (u32) | end
+//!
+//! key   = 's'
+//! value = version (u64)                          all ranges cleared up to this version are swept
 //! ```
 //! Numbers are big-endian. The number tells notes of one commit apart. Prefixes and bounds are those of
 //! [`crate::key_codec`]; the bounds of a range are prefixes or ends of families.
@@ -22,6 +25,7 @@ use crate::{
 
 const KEY_TAG: u8 = b'k';
 const RANGE_TAG: u8 = b'r';
+const SWEPT_KEY: &[u8] = b"s";
 /// Tag, version, number.
 const NOTE_BYTES: usize = 13;
 
@@ -81,6 +85,27 @@ pub(crate) fn remove_key_tombstone(batch: &mut WriteBatch, version: u64, number:
 
 pub(crate) fn remove_range_clear(batch: &mut WriteBatch, version: u64, number: u32) {
     batch.delete(Table::Garbage, &note_key(RANGE_TAG, version, number));
+}
+
+/// Records that all ranges cleared up to `version` are swept, and that nobody reads below it.
+pub(crate) fn put_swept(batch: &mut WriteBatch, version: u64) {
+    batch.put(Table::Garbage, SWEPT_KEY, &version.to_be_bytes());
+}
+
+/// The version of [`put_swept`], 0 before the first.
+pub(crate) fn load_swept(engine: &dyn Engine) -> Result<u64, KvError> {
+    decode_swept(engine.get(Table::Garbage, SWEPT_KEY)?)
+}
+
+/// The same as a crash now would leave it.
+pub(crate) fn load_persisted_swept(engine: &dyn Engine) -> Result<u64, KvError> {
+    decode_swept(engine.persisted_get(Table::Garbage, SWEPT_KEY)?)
+}
+
+fn decode_swept(stored: Option<Bytes>) -> Result<u64, KvError> {
+    let Some(stored) = stored else { return Ok(0) };
+    let version = <[u8; 8]>::try_from(stored.as_ref());
+    version.map(u64::from_be_bytes).map_err(|_| damaged("record of what is swept", stored.len()))
 }
 
 /// A note of either kind.
@@ -162,7 +187,7 @@ fn bounds(mut value: &[u8]) -> Option<(&[u8], &[u8])> {
 }
 
 fn damaged(what: &str, length: usize) -> KvError {
-    KvError::Corruption(format!("a note of garbage with a {what} of {length} bytes cannot be read"))
+    KvError::Corruption(format!("in the garbage table a {what} of {length} bytes cannot be read"))
 }
 
 #[cfg(test)]
@@ -248,5 +273,20 @@ mod tests {
             let error = load_range_clears(&engine).unwrap_err();
             assert!(error.to_string().contains(&format!("key of {} bytes", key.len())), "{error}");
         }
+    }
+
+    #[test]
+    fn what_is_swept_is_remembered_and_is_no_note() {
+        let engine = engine_with(|_| {});
+        assert_eq!(load_swept(&engine), Ok(0));
+        let mut batch = WriteBatch::new();
+        put_swept(&mut batch, 7);
+        engine.write(&batch).unwrap();
+        assert_eq!((load_swept(&engine), load_persisted_swept(&engine)), (Ok(7), Ok(0)));
+        engine.flush().unwrap();
+        assert_eq!(load_persisted_swept(&engine), Ok(7));
+        assert_eq!((load_range_clears(&engine), tombstones(&engine, 0)), (Ok(vec![]), Ok(vec![])));
+        let engine = engine_with(|batch| batch.put(Table::Garbage, SWEPT_KEY, &[7]));
+        assert!(matches!(load_swept(&engine), Err(KvError::Corruption(_))));
     }
 }

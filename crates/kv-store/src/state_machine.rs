@@ -117,11 +117,6 @@ impl StateMachine {
         self.once.written();
     }
 
-    /// The oldest range clear that is not carried out yet.
-    pub fn oldest_clear(&self) -> Option<u64> {
-        self.unswept.first_key_value().map(|((version, _), _)| *version)
-    }
-
     /// Adds to `batch` what the sweeper did: it has carried out some range clears, and found rows that they had hidden.
     pub fn sweep(&mut self, batch: &mut WriteBatch, swept: &Swept) {
         if swept.rows_cleared > 0 {

@@ -41,6 +41,8 @@ const STEPS_BEFORE_SEEK: usize = 8;
 pub(crate) struct SweepProgress {
     /// Version of the note worked at last: there is none of an older one.
     version: u64,
+    /// The version up to which all clears are known to be swept; `None`: not looked up yet.
+    swept: Option<u64>,
     clear: Option<ClearProgress>,
 }
 
@@ -68,11 +70,12 @@ pub(crate) struct Swept {
     pub more: bool,
 }
 
-/// The highest floor for [`Engine::set_filter_floor`] at a horizon: below every range clear that is not swept yet, because
-/// its sweep counts the newest version of each key that is older than the clear, also where a newer one was written
-/// since. It may be set once the state is persisted in which the horizon and the oldest clear were these.
-pub(crate) fn filter_floor(horizon: u64, oldest_clear: Option<u64>) -> u64 {
-    oldest_clear.map_or(horizon, |clear| horizon.min(clear.saturating_sub(1)))
+/// The floor for [`Engine::set_filter_floor`]: the last floor of a sweep, but below every range clear that was not swept then,
+/// because its sweep counts the newest version of each key that is older than the clear, also where a newer one was
+/// written since. As it is persisted: what compactions drop, they drop from the persisted state, and a crash goes back
+/// to it.
+pub(crate) fn filter_floor(engine: &dyn Engine) -> Result<u64, KvError> {
+    garbage::load_persisted_swept(engine)
 }
 
 /// Adds the next deletes to `batch`, looking at `budget_entries` entries, or a few dozen more. The caller writes the batch
@@ -111,7 +114,28 @@ pub(crate) fn sweep(
             }
         }
     }
-    Ok(step.swept)
+    let Step { swept, batch, .. } = step;
+    let cleared = clears.version()?.filter(|version| *version <= floor).map_or(floor, |left| left - 1);
+    note_swept(engine, cleared, progress, batch)?;
+    Ok(swept)
+}
+
+/// Records that all clears up to `version` are swept.
+fn note_swept(
+    engine: &dyn Engine,
+    version: u64,
+    progress: &mut SweepProgress,
+    batch: &mut WriteBatch,
+) -> Result<(), KvError> {
+    let known = match progress.swept {
+        Some(known) => known,
+        None => garbage::load_swept(engine)?,
+    };
+    progress.swept = Some(known.max(version));
+    if version > known {
+        garbage::put_swept(batch, version);
+    }
+    Ok(())
 }
 
 struct Oldest {

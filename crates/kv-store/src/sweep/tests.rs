@@ -53,15 +53,13 @@ struct Counters {
     version: u64,
     horizon: u64,
     rows: u64,
-    /// Version of the oldest clear that is not swept, or 0.
-    oldest_clear: u64,
 }
 
 impl Counters {
     fn decode(stored: Option<Bytes>) -> Counters {
-        let Some(stored) = stored else { return Counters { version: 1, horizon: 1, rows: 0, oldest_clear: 0 } };
+        let Some(stored) = stored else { return Counters { version: 1, horizon: 1, rows: 0 } };
         let number = |place: usize| u64::from_be_bytes(stored[8 * place..8 * place + 8].try_into().unwrap());
-        Counters { version: number(0), horizon: number(1), rows: number(2), oldest_clear: number(3) }
+        Counters { version: number(0), horizon: number(1), rows: number(2) }
     }
 }
 
@@ -98,7 +96,7 @@ impl World {
             Action::SetAll => self.commit(&(0..KEYS).map(Write::Set).collect::<Vec<_>>(), u64::MAX),
             Action::SetOften(key) => (0..40).for_each(|_| self.commit(&[Write::Set(*key)], 20)),
             Action::Sweep { budget } => drop(self.sweep(*budget)),
-            Action::Flush => self.flush(),
+            Action::Flush => self.engine.flush().unwrap(),
             Action::Compact(keys) => self.engine.compact_data(&prefix(keys.start), &prefix(keys.end)).unwrap(),
             Action::Restart => self.open_again(Place::restart),
             Action::Crash => self.open_again(Place::crash),
@@ -175,21 +173,13 @@ impl World {
     }
 
     fn write(&mut self, mut batch: WriteBatch) {
-        self.counters.oldest_clear = self.clears.iter().map(|clear| clear.version).min().unwrap_or(0);
-        let Counters { version, horizon, rows, oldest_clear } = self.counters;
-        batch.put(Table::Meta, b"counters", &[version, horizon, rows, oldest_clear].map(u64::to_be_bytes).concat());
+        let Counters { version, horizon, rows } = self.counters;
+        batch.put(Table::Meta, b"counters", &[version, horizon, rows].map(u64::to_be_bytes).concat());
         self.engine.write(&batch).unwrap();
-        self.raise_filter_floor();
-    }
-
-    /// Both the horizon and the oldest clear are those of the persisted state.
-    fn raise_filter_floor(&self) {
-        let persisted = Counters::decode(self.engine.persisted_get(Table::Meta, b"counters").unwrap());
-        let oldest_clear = Some(persisted.oldest_clear).filter(|clear| *clear > 0);
-        self.engine.set_filter_floor(filter_floor(persisted.horizon, oldest_clear));
     }
 
     fn sweep(&mut self, budget: u64) -> Swept {
+        self.engine.set_filter_floor(filter_floor(&*self.engine).unwrap());
         let mut batch = WriteBatch::new();
         let swept = sweep(&*self.engine, self.counters.horizon, budget, &mut self.progress, &mut batch).unwrap();
         assert!(swept.entries_looked_at < budget + 80, "{swept:?} with a budget of {budget}");
@@ -197,11 +187,6 @@ impl World {
         self.clears.retain(|clear| !swept.range_clears_done.contains(&(clear.version, clear.number)));
         self.write(batch);
         swept
-    }
-
-    fn flush(&self) {
-        self.engine.flush().unwrap();
-        self.raise_filter_floor();
     }
 
     fn open_again(&mut self, how: impl Fn(&mut Place)) {
@@ -231,6 +216,10 @@ impl World {
         }
     }
 
+    fn notes(&self) -> usize {
+        self.entries(Table::Garbage) - usize::from(garbage::load_swept(&*self.engine).unwrap() > 0)
+    }
+
     fn entries(&self, table: Table) -> usize {
         let mut cursor = self.engine.cursor(table, &[], &[0xff; 20]).unwrap();
         cursor.seek(&[]).unwrap();
@@ -248,11 +237,12 @@ impl World {
         while self.sweep(budget).more {
             self.check();
         }
-        self.flush();
+        self.engine.flush().unwrap();
+        self.sweep(budget);
         self.engine.compact_data(&[], &[0xff]).unwrap();
         self.check();
         let rows = self.visible_rows(self.counters.version);
-        assert_eq!((self.clears.len(), self.entries(Table::Garbage)), (0, 0));
+        assert_eq!((self.clears.len(), self.notes()), (0, 0));
         assert_eq!((self.counters.rows, self.entries(Table::Data) as u64), (rows, rows));
     }
 }
@@ -322,7 +312,7 @@ fn a_large_clear_goes_on_where_it_was_and_its_note_goes_last() {
         let mut world = cleared(place);
         let mut steps = Vec::new();
         loop {
-            assert_eq!(world.entries(Table::Garbage), 1);
+            assert_eq!(world.notes(), 1);
             steps.push(world.sweep(10));
             world.check();
             if !steps[steps.len() - 1].more {
@@ -333,7 +323,7 @@ fn a_large_clear_goes_on_where_it_was_and_its_note_goes_last() {
         // The first entry of each step is the note.
         assert_eq!(steps.iter().map(|step| step.rows_cleared).collect::<Vec<_>>(), [9, 9, 9, 9, 4]);
         assert_eq!(steps[4].range_clears_done, [(3, 0)]);
-        assert_eq!((world.entries(Table::Garbage), world.entries(Table::Data), world.counters.rows), (0, 0, 0));
+        assert_eq!((world.notes(), world.entries(Table::Data), world.counters.rows), (0, 0, 0));
     }
 }
 
@@ -342,7 +332,7 @@ fn a_sweep_that_a_crash_interrupts_begins_again_and_counts_no_row_twice() {
     for place in testing::all(Durability::UntilFlush) {
         let mut world = cleared(place);
         world.sweep(10);
-        world.flush();
+        world.engine.flush().unwrap();
         world.sweep(20);
         world.act(&Action::Crash);
         assert_eq!(world.counters.rows, u64::from(KEYS) - 9);
@@ -359,12 +349,12 @@ fn many_adjacent_entries_are_removed_as_a_range_and_few_one_by_one() {
     let mut batch = WriteBatch::new();
     let swept = sweep(&*world.engine, horizon, 1_000, &mut world.progress, &mut batch).unwrap();
     assert_eq!((swept.rows_cleared, swept.removed_versions, swept.more), (u64::from(KEYS), u64::from(KEYS), false));
-    // 30 keys, what was written of key 30 since, its old version with the 9 keys behind it, and the note.
-    assert_eq!(batch.len(), 30 + 10 + 1);
+    // 30 keys, then what was written of key 30 since, its old version with the 9 keys behind it; the note and the record.
+    assert_eq!(batch.len(), 30 + 10 + 2);
     let mut world = cleared(testing::memory(Durability::UntilFlush));
     batch.clear();
     sweep(&*world.engine, 3, 1_000, &mut world.progress, &mut batch).unwrap();
-    assert_eq!(batch.len(), 2, "one range and the note");
+    assert_eq!(batch.len(), 3, "one range, the note and the record");
 }
 
 #[test]
@@ -376,7 +366,7 @@ fn a_deleted_key_of_many_versions_goes_at_once_with_its_note() {
         world.commit(&[Write::Delete(1)], 0);
         let swept = world.sweep(1);
         assert_eq!((swept.entries_looked_at, swept.rows_cleared, swept.more), (33, 0, false));
-        assert_eq!((world.entries(Table::Data), world.entries(Table::Garbage)), (2, 0));
+        assert_eq!((world.entries(Table::Data), world.notes()), (2, 0));
         world.check();
     }
 }
@@ -415,9 +405,19 @@ fn a_note_without_its_tombstone_removes_no_value() {
 }
 
 #[test]
-fn values_are_dropped_below_every_clear_that_is_not_swept() {
-    assert_eq!(filter_floor(10, None), 10);
-    assert_eq!(filter_floor(10, Some(11)), 10);
-    assert_eq!(filter_floor(10, Some(10)), 9);
-    assert_eq!(filter_floor(10, Some(3)), 2);
+fn values_are_dropped_below_every_clear_that_is_not_swept_in_the_persisted_state() {
+    let mut world = cleared(testing::memory(Durability::UntilFlush));
+    let floor = |world: &World| filter_floor(&*world.engine).unwrap();
+    world.sweep(10);
+    assert_eq!(floor(&world), 0);
+    world.engine.flush().unwrap();
+    assert_eq!(floor(&world), 2, "the clear of version 3 is under way");
+    while world.sweep(10).more {}
+    assert_eq!(floor(&world), 2);
+    world.engine.flush().unwrap();
+    assert_eq!(floor(&world), 3);
+    world.commit(&[Write::Clear(0..1)], 1);
+    world.sweep(10);
+    world.engine.flush().unwrap();
+    assert_eq!(floor(&world), 3, "the horizon is still there");
 }
