@@ -83,6 +83,13 @@ pub(crate) fn remove_range_clear(batch: &mut WriteBatch, version: u64, number: u
     batch.delete(Table::Garbage, &note_key(RANGE_TAG, version, number));
 }
 
+/// A note of either kind.
+struct Note<'c> {
+    version: u64,
+    number: u32,
+    value: &'c [u8],
+}
+
 /// The notes of one kind, by version and number.
 pub(crate) struct Notes<'e> {
     cursor: Box<dyn Cursor + 'e>,
@@ -113,19 +120,19 @@ impl<'e> Notes<'e> {
 
     /// Version of the note here; `None` behind the last one.
     pub fn version(&self) -> Result<Option<u64>, KvError> {
-        Ok(self.note()?.map(|((version, _), _)| version))
+        Ok(self.note()?.map(|note| note.version))
     }
 
-    fn note(&self) -> Result<Option<((u64, u32), &[u8])>, KvError> {
+    fn note(&self) -> Result<Option<Note<'_>>, KvError> {
         let Some((key, value)) = self.cursor.entry() else { return Ok(None) };
         let rest = <[u8; NOTE_BYTES]>::try_from(key).map_err(|_| damaged("key", key.len()))?;
         let mut rest = &rest[1..];
-        Ok(Some(((rest.get_u64(), rest.get_u32()), value)))
+        Ok(Some(Note { version: rest.get_u64(), number: rest.get_u32(), value }))
     }
 
     /// The note here, of a deleted key.
     pub fn key_tombstone(&self) -> Result<Option<KeyTombstone>, KvError> {
-        let Some(((version, number), prefix)) = self.note()? else { return Ok(None) };
+        let Some(Note { version, number, value: prefix }) = self.note()? else { return Ok(None) };
         if key_codec::prefix_length(prefix) != Some(prefix.len()) {
             return Err(damaged("deleted key", prefix.len()));
         }
@@ -134,7 +141,7 @@ impl<'e> Notes<'e> {
 
     /// The note here, of a cleared range.
     pub fn range_clear(&self) -> Result<Option<RangeClear>, KvError> {
-        let Some(((version, number), value)) = self.note()? else { return Ok(None) };
+        let Some(Note { version, number, value }) = self.note()? else { return Ok(None) };
         // Nothing is older than version 0.
         let found = bounds(value).filter(|_| version > 0);
         let (begin, end) = found.ok_or_else(|| damaged("cleared range", value.len()))?;

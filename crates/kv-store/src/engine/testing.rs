@@ -53,6 +53,10 @@ impl Place {
 }
 
 #[cfg(feature = "rocksdb")]
+#[path = "../../tests/support/left_behind.rs"]
+mod left_behind;
+
+#[cfg(feature = "rocksdb")]
 pub(crate) mod rocks {
     use std::{
         path::Path,
@@ -61,6 +65,7 @@ pub(crate) mod rocks {
 
     use tempfile::TempDir;
 
+    use super::left_behind;
     use crate::engine::{Durability, Engine, ResourceOptions, RocksEngine, RocksOptions, SharedResources};
 
     static RESOURCES: LazyLock<SharedResources> =
@@ -90,14 +95,10 @@ pub(crate) mod rocks {
 
         /// The files of an open database are what a killed process leaves behind.
         pub fn crash(&mut self) {
-            let left_behind = tempfile::tempdir().unwrap();
-            for entry in std::fs::read_dir(self.folder.path()).unwrap().map(Result::unwrap) {
-                if entry.file_name() != "LOCK" {
-                    std::fs::copy(entry.path(), left_behind.path().join(entry.file_name())).unwrap();
-                }
-            }
+            let folder = tempfile::tempdir().unwrap();
+            left_behind::copy(self.folder.path(), folder.path());
             self.engine = None;
-            self.folder = left_behind;
+            self.folder = folder;
             self.restart();
         }
     }

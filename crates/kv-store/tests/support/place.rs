@@ -182,7 +182,7 @@ impl EngineInstall for KeptInstall {
 #[cfg(feature = "rocksdb")]
 pub mod rocks {
     use std::{
-        path::{Path, PathBuf},
+        path::PathBuf,
         sync::{Arc, LazyLock},
     };
 
@@ -192,6 +192,8 @@ pub mod rocks {
         engine::EngineInstall, open_engine,
     };
     use tempfile::TempDir;
+
+    use super::super::left_behind;
 
     static RESOURCES: LazyLock<SharedResources> =
         LazyLock::new(|| SharedResources::new(ResourceOptions::default()).unwrap());
@@ -216,10 +218,10 @@ pub mod rocks {
 
         /// The files of an open database are what a killed process leaves behind.
         pub fn crash<T>(&mut self, open: T) {
-            let left_behind = tempfile::tempdir().unwrap();
-            copy_files(self.folder.path(), left_behind.path());
+            let folder = tempfile::tempdir().unwrap();
+            left_behind::copy(self.folder.path(), folder.path());
             drop(open);
-            self.folder = left_behind;
+            self.folder = folder;
         }
     }
 
@@ -255,20 +257,11 @@ pub mod rocks {
         }
 
         pub fn crash(&mut self, database: Arc<TransactionalKvDatabase>) {
-            let left_behind = RocksHome::new();
-            std::fs::create_dir(left_behind.path()).unwrap();
-            copy_files(&self.path(), &left_behind.path());
+            let home = RocksHome::new();
+            std::fs::create_dir(home.path()).unwrap();
+            left_behind::copy(&self.path(), &home.path());
             drop(database);
-            *self = left_behind;
-        }
-    }
-
-    fn copy_files(from: &Path, to: &Path) {
-        for entry in std::fs::read_dir(from).unwrap() {
-            let entry = entry.unwrap();
-            if entry.file_type().unwrap().is_file() && entry.file_name() != "LOCK" {
-                std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
-            }
+            *self = home;
         }
     }
 }

@@ -16,6 +16,8 @@ mod filter;
 mod folder;
 mod install;
 mod options;
+#[cfg(test)]
+mod tests;
 
 use std::path::Path;
 
