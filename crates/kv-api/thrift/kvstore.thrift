@@ -308,8 +308,9 @@ struct AtomicCommitRequest {
   /** Keys that were read, each in its family. */
   102: optional list<KeyRef> read_conflicts,
   /**
-   * Idempotency ids of earlier commits whose replies have arrived, or that will never be asked for again: the server
-   * forgets their results at once instead of after ten minutes, and so has room for more. At most 1,000.
+   * Idempotency ids of earlier commits whose replies have arrived: the server forgets their results at once instead of
+   * after ten minutes, and so has room for more. Only of commits that were sent once: of one that was sent again, a
+   * copy may still be under way, and would be carried out anew. At most 1,000.
    */
   103: optional list<binary> finished_idempotency_ids,
   /**

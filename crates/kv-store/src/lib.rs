@@ -19,6 +19,8 @@ mod collector;
 mod conflict_index;
 mod conflicts;
 mod damage;
+#[allow(dead_code, reason = "the database does not compact by itself yet")]
+mod data_compaction;
 mod database;
 mod database_copy;
 pub mod engine;

@@ -2605,8 +2605,9 @@ pub struct AtomicCommitRequest {
     pub idempotency_id: Option<Vec<u8>>,
     /// Keys that were read, each in its family.
     pub read_conflicts: Option<Vec<KeyRef>>,
-    /// Idempotency ids of earlier commits whose replies have arrived, or that will never be asked for again: the server
-    /// forgets their results at once instead of after ten minutes, and so has room for more. At most 1,000.
+    /// Idempotency ids of earlier commits whose replies have arrived: the server forgets their results at once instead of
+    /// after ten minutes, and so has room for more. Only of commits that were sent once: of one that was sent again, a
+    /// copy may still be under way, and would be carried out anew. At most 1,000.
     pub finished_idempotency_ids: Option<Vec<Vec<u8>>>,
     /// Whether the reply may carry fields 100 to 103. Stock Thrift libraries (Python, Rust) fail on a binary field that they do
     /// not know, so clients that were made from an older file must not get them. Absent: yes if the request, or an

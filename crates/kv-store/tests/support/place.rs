@@ -51,13 +51,23 @@ impl Place {
 
     /// Ends the process in effect: what is not persisted is lost. Takes the database that is open here.
     pub fn crash(&mut self, database: Arc<TransactionalKvDatabase>) {
+        self.crash_with(database);
+    }
+
+    /// The same, with an engine without a database on it.
+    pub fn crash_engine(&mut self, engine: Arc<dyn Engine>) {
+        self.crash_with(engine);
+    }
+
+    /// `open` is all that is open here.
+    fn crash_with<T>(&mut self, open: T) {
         match self {
             Place::Memory(engine) => {
-                drop(database);
+                drop(open);
                 engine.crash();
             }
             #[cfg(feature = "rocksdb")]
-            Place::Rocks(place) => place.crash(database),
+            Place::Rocks(place) => place.crash(open),
         }
     }
 }
@@ -205,10 +215,10 @@ pub mod rocks {
         }
 
         /// The files of an open database are what a killed process leaves behind.
-        pub fn crash(&mut self, database: Arc<TransactionalKvDatabase>) {
+        pub fn crash<T>(&mut self, open: T) {
             let left_behind = tempfile::tempdir().unwrap();
             copy_files(self.folder.path(), left_behind.path());
-            drop(database);
+            drop(open);
             self.folder = left_behind;
         }
     }

@@ -16,6 +16,7 @@ mod clients;
 mod clock;
 mod cluster;
 mod database;
+mod engine;
 mod events;
 mod faults;
 mod figures;
