@@ -40,6 +40,8 @@ const PATHS: &str = "/health/live, /health/ready, /status, /metrics, /rows/hash 
 const READY_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long `/rows/hash` waits for a replica to apply the version, and for a slot to read in.
 const HASH_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a version stays readable behind the last page of hashes that was asked for.
+const HASH_HOLD: Duration = Duration::from_secs(60);
 /// How long a failover may take; its target may have to catch up first.
 const FAILOVER_TIMEOUT: Duration = Duration::from_secs(10);
 const DEFAULT_HASH_ROWS: u64 = 10_000;
@@ -232,6 +234,8 @@ async fn rows_hash(
     let version = version.map_or_else(|| reader.database().applied_version(), Version);
     reader.wait_applied(version, deadline).await?;
     let (database, name) = (reader.database(), family.clone());
+    // The next page is asked for at the same version, which may have left the window by then.
+    database.hold(version, HASH_HOLD)?;
     let hashed = reader.slots().run(deadline, move || database.hash_rows(&name, &begin, version, limit)).await?;
     Ok(Json(json!({
         "replica": replica.id,

@@ -208,6 +208,21 @@ impl TransactionalKvDatabase {
         readable.and_then(|()| self.core.check_applied(version)).inspect_err(|_| self.core.readers.unpin(version))
     }
 
+    /// Keeps `version` readable for `lifetime` from now on, for whoever reads it page by page; not counted, and renewed by
+    /// the next call. Errors as of [`Self::pin`].
+    pub fn hold(&self, version: Version, lifetime: Duration) -> Result<(), KvError> {
+        let was_held = self.core.readers.is_pinned(version.0);
+        self.core.readers.hold(version, lifetime)?;
+        let readable = if was_held { Ok(()) } else { self.core.check_within_window(version) };
+        readable.and_then(|()| self.core.check_applied(version)).inspect_err(|_| self.core.readers.release(version))
+    }
+
+    /// Whether replicated time must pass before all that is needless can be removed: some of what was written is still
+    /// within the readable window.
+    pub fn waits_for_time(&self) -> bool {
+        self.core.horizon() < self.applied_version().0
+    }
+
     /// Takes one pin of the version away; without a pin it does nothing.
     pub fn unpin(&self, version: Version) {
         self.core.readers.unpin(version);

@@ -187,7 +187,7 @@ impl Deciding<'_, '_> {
         match (&timed.write.commit, &timed.write.family) {
             (Some(commit), _) => self.decide_commit(commit),
             (None, Some(change)) => Ok(self.change_family(change)),
-            (None, None) => Ok(Err(KvError::InvalidOperation("a write that changes nothing".into()))),
+            (None, None) => Ok(Ok(CommitResult { version: self.state.counters.version, ..CommitResult::default() })),
         }
     }
 

@@ -122,7 +122,7 @@ impl LocalReader {
                 Ok(KvOutcome::Rows(rows))
             }
             KvOperation::ReadVersion => Ok(KvOutcome::ReadVersion(version)),
-            KvOperation::AtomicCommit(_) | KvOperation::ChangeFamily(_) => {
+            KvOperation::AtomicCommit(_) | KvOperation::ChangeFamily(_) | KvOperation::PassTime => {
                 Err(KvError::InvalidOperation("a write is not a read: it must be routed".to_string()))
             }
         }

@@ -31,6 +31,9 @@ impl Cluster {
             self.note("primary isolated", || format!("{primary}"));
             self.isolate(primary);
         }
+        if self.random.one_in(self.faults.trap_lessor) {
+            self.trap_lessor();
+        }
         self.stall(node);
         if self.random.one_in(self.faults.fail_log) && self.nodes[node].running.is_some() {
             let fault = self.random.pick(&[Fault::FailSync, Fault::FailSync, Fault::FailWrite]);
@@ -191,9 +194,7 @@ impl Cluster {
     fn break_connections_of(&mut self, node: usize, ally: usize) {
         self.note("connections broken", || format!("of {node}"));
         for peer in (0..self.nodes.len()).filter(|peer| ![node, ally].contains(peer)) {
-            if self.nodes[peer].paused_until <= self.now {
-                self.input(peer, Input::Disconnected(ReplicaId(node as u8)));
-            }
+            self.disconnect(peer, node);
         }
     }
 

@@ -413,7 +413,13 @@ impl Cluster {
             Event::BlindNote(node) => self.blind_note(node),
             Event::Fault => self.fault(),
             // What was planned as part of a fault is void once faults have ended.
-            Event::Crash(_) | Event::Restart(_) | Event::Heal(..) | Event::Upset(_) | Event::Stop(_)
+            Event::Crash(_)
+            | Event::Restart(_)
+            | Event::Heal(..)
+            | Event::Upset(_)
+            | Event::Stop(_)
+            | Event::Spring(_)
+            | Event::Hint(..)
                 if self.faults_ended => {}
             Event::Stop(process) if self.is_alive(process) => self.stop(process.node),
             Event::Crash(process) if self.is_alive(process) => self.crash(process.node),
@@ -425,6 +431,8 @@ impl Cluster {
             }
             Event::Heal(from, to) => drop(self.cut.remove(&(from, to))),
             Event::Upset(node) => self.upset(node),
+            Event::Spring(process) if self.is_alive(process) => self.spring(process.node),
+            Event::Hint(node, peer) => self.disconnect(node, peer),
             // Of a process that is gone.
             Event::Tick(_)
             | Event::Settle(_)
@@ -433,6 +441,7 @@ impl Cluster {
             | Event::Snapshot(_)
             | Event::Space(_)
             | Event::Stop(_)
+            | Event::Spring(_)
             | Event::Crash(_) => {}
         }
     }
@@ -463,7 +472,9 @@ impl Cluster {
 
     /// `node` sees its connection to `peer` end.
     pub fn disconnect(&mut self, node: usize, peer: usize) {
-        self.input(node, Input::Disconnected(ReplicaId(peer as u8)));
+        if self.nodes[node].paused_until <= self.now {
+            self.input(node, Input::Disconnected(ReplicaId(peer as u8)));
+        }
     }
 
     pub fn views_led(&self) -> usize {

@@ -75,7 +75,9 @@ impl DatabasePlace for DatabaseFiles {
     fn open(self: Arc<Self>, generation: u64) -> Result<Arc<TransactionalKvDatabase>, KvError> {
         let mut engines = self.engines();
         engines.retain(|other, _| *other == generation);
-        let engine = engines.entry(generation).or_insert_with(|| Arc::new(FlushingEngine::new(MemoryEngine::new(Durability::UntilFlush))));
+        let engine = engines
+            .entry(generation)
+            .or_insert_with(|| Arc::new(FlushingEngine::new(MemoryEngine::new(Durability::UntilFlush))));
         let (writes, seed) = *self.flushing.lock().expect("one thread runs a simulation");
         engine.flush_once_in(writes, Random::new(seed ^ generation));
         TransactionalKvDatabase::open(engine.clone(), self.options())

@@ -31,6 +31,7 @@ mod records;
 mod replay;
 mod run;
 mod threads;
+mod traps;
 mod watch;
 mod workload;
 
