@@ -470,7 +470,7 @@ impl Core {
         writes: impl IntoIterator<Item = &'c TimedWrite>,
         seal: Option<Seal<'_>>,
     ) -> Result<Vec<CommitVerdict>, KvError> {
-        let Writer { state, batch, .. } = writer;
+        let Writer { state, batch, sweep, .. } = writer;
         batch.clear();
         let verdicts = state.decide(&*self.engine, writes, batch)?;
         if let Some(seal) = seal {
@@ -478,6 +478,7 @@ impl Core {
         }
         if !batch.is_empty() {
             self.space.write(&*self.engine, batch)?;
+            sweep.written(batch);
         }
         state.written();
         if batch.size_bytes() > MAX_KEPT_BATCH_BYTES {
@@ -512,6 +513,7 @@ impl Core {
         state.sweep(batch, &swept);
         if !batch.is_empty() {
             self.space.write(&*self.engine, batch)?;
+            sweep.written(batch);
         }
         self.publish(writer);
         Ok(Collected { removed_versions: swept.removed_versions, more: swept.more })
