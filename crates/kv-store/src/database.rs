@@ -195,17 +195,23 @@ impl TransactionalKvDatabase {
         read(&self.core.clears).len() as u64
     }
 
-    /// Keeps `version` readable for `lifetime`, beyond the readable window. Pins are counted.
+    /// Keeps `version` readable for `lifetime`, beyond the readable window; also one that is not applied yet, from when it
+    /// is. Pins are counted.
     ///
     /// # Errors
-    /// [`KvError::TransactionTooOld`] when the version can't be read any more, [`KvError::FutureVersion`] when it can't be
-    /// read yet, [`KvError::Overloaded`] when there are [`MAX_PINS`](crate::MAX_PINS) already.
+    /// [`KvError::TransactionTooOld`] when the version can't be read any more, [`KvError::Overloaded`] when there are
+    /// [`MAX_PINS`](crate::MAX_PINS) already.
     pub fn pin(&self, version: Version, lifetime: Duration) -> Result<(), KvError> {
-        let was_pinned = self.core.readers.is_pinned(version.0);
         // First the pin, then the look: what is readable behind it stays so.
-        self.core.readers.pin(version, lifetime)?;
-        let readable = if was_pinned { Ok(()) } else { self.core.check_within_window(version) };
-        readable.and_then(|()| self.core.check_applied(version)).inspect_err(|_| self.core.readers.unpin(version))
+        if self.core.readers.pin(version, lifetime)? {
+            return Ok(());
+        }
+        self.core.check_within_window(version).inspect_err(|_| self.core.readers.unpin(version))
+    }
+
+    /// Pins of all versions.
+    pub fn pins(&self) -> u64 {
+        self.core.readers.pins() as u64
     }
 
     /// Keeps `version` readable for `lifetime` from now on, for whoever reads it page by page; not counted, and renewed by
@@ -256,12 +262,26 @@ impl TransactionalKvDatabase {
     /// # Errors
     /// Those of [`Self::read_at`], too.
     pub fn range_at(&self, query: &RangeQuery, version: Version) -> Result<Rows, KvError> {
+        self.range_at_while(query, version, &|| true)
+    }
+
+    /// The same, for callers that may lose patience: after every thousand keys or so `goes_on` is asked, and the read is
+    /// given up when it says no.
+    ///
+    /// # Errors
+    /// [`KvError::Timeout`] then.
+    pub fn range_at_while(
+        &self,
+        query: &RangeQuery,
+        version: Version,
+        goes_on: &dyn Fn() -> bool,
+    ) -> Result<Rows, KvError> {
         let _reading = self.core.readers.begin(version.0);
         self.core.check_applied(version)?;
         self.core.check_readable(version)?;
         self.check_family(&query.column_family)?;
         let clears = self.core.clears();
-        self.core.damage.watch(reads::read_range(&*self.core.engine, clears, query, version.0))
+        self.core.damage.watch(reads::read_range(&*self.core.engine, clears, query, version.0, goes_on))
     }
 
     /// Hashes the rows of one family at `version`, from the key `begin` on, at most `limit` of them. A family that does not

@@ -37,6 +37,7 @@ mod readers;
 mod reads;
 mod resolve;
 mod scan;
+mod selectors;
 mod space_wait;
 mod state_machine;
 mod superseded;

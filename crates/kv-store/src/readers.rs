@@ -60,15 +60,23 @@ impl Readers {
         [active, pinned, held].into_iter().flatten().fold(horizon(), u64::min)
     }
 
-    pub fn pin(&self, version: Version, lifetime: Duration) -> Result<(), KvError> {
+    /// True when the version was pinned already.
+    pub fn pin(&self, version: Version, lifetime: Duration) -> Result<bool, KvError> {
         let (mut state, now) = (self.state(), Instant::now());
         state.drop_ended(now);
-        let pins: usize = state.pins.values().map(Vec::len).sum();
+        let pins = state.count_pins();
         if pins >= MAX_PINS {
             return Err(KvError::Overloaded(format!("{pins} snapshots are pinned; at most {MAX_PINS} may be")));
         }
-        state.pins.entry(version.0).or_default().push(now + lifetime);
-        Ok(())
+        let of_version = state.pins.entry(version.0).or_default();
+        of_version.push(now + lifetime);
+        Ok(of_version.len() > 1)
+    }
+
+    pub fn pins(&self) -> usize {
+        let mut state = self.state();
+        state.drop_ended(Instant::now());
+        state.count_pins()
     }
 
     /// Takes away the pin of `version` that would have ended first; without one it does nothing.
@@ -106,6 +114,10 @@ impl Readers {
 }
 
 impl State {
+    fn count_pins(&self) -> usize {
+        self.pins.values().map(Vec::len).sum()
+    }
+
     fn drop_ended(&mut self, now: Instant) {
         self.pins.retain(|_, ends| {
             ends.retain(|end| *end > now);
@@ -144,8 +156,9 @@ mod tests {
         drop(second);
         assert_eq!(readers.floor(|| 10), 10);
         drop(later);
-        readers.pin(Version(5), Duration::from_secs(3600)).unwrap();
-        readers.pin(Version(5), Duration::from_secs(3600)).unwrap();
+        assert_eq!(readers.pin(Version(5), Duration::from_secs(3600)), Ok(false));
+        assert_eq!(readers.pin(Version(5), Duration::from_secs(3600)), Ok(true));
+        assert_eq!(readers.pins(), 2);
         assert_eq!(readers.floor(|| 10), 5);
         readers.unpin(Version(5));
         assert!(readers.is_pinned(5));
@@ -181,7 +194,7 @@ mod tests {
     #[test]
     fn there_are_so_many_pins_and_no_more() {
         let readers = Readers::default();
-        (0..MAX_PINS as u64).for_each(|version| readers.pin(Version(version), Duration::from_secs(60)).unwrap());
+        (0..MAX_PINS as u64).for_each(|version| drop(readers.pin(Version(version), Duration::from_secs(60)).unwrap()));
         assert!(matches!(readers.pin(Version(1), Duration::from_secs(60)), Err(KvError::Overloaded(_))));
     }
 }
