@@ -250,7 +250,7 @@ fn changes_of(database: &Map, key: &Bytes) -> Vec<Map> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 600, ..ProptestConfig::default() })]
 
     #[test]
     fn a_range_shows_the_database_under_the_own_writes(
