@@ -194,7 +194,9 @@ mod tests {
     #[test]
     fn there_are_so_many_pins_and_no_more() {
         let readers = Readers::default();
-        (0..MAX_PINS as u64).for_each(|version| drop(readers.pin(Version(version), Duration::from_secs(60)).unwrap()));
+        (0..MAX_PINS as u64).for_each(|version| {
+            readers.pin(Version(version), Duration::from_secs(60)).unwrap();
+        });
         assert!(matches!(readers.pin(Version(1), Duration::from_secs(60)), Err(KvError::Overloaded(_))));
     }
 }

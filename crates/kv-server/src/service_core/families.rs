@@ -2,9 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use kv_api::{
-    CommitResult, DEFAULT_COLUMN_FAMILY, FamilyChange, KvError, KvOperation, KvOutcome, family_name_fault,
-};
+use kv_api::{CommitResult, DEFAULT_COLUMN_FAMILY, FamilyChange, KvError, KvOperation, KvOutcome, family_name_fault};
 
 use super::{KvServiceCore, mismatch};
 use crate::router::RequestContext;
