@@ -1,14 +1,16 @@
 //! Operations as the log holds them, and what the database makes of them.
 //!
 //! The service checks a request before it is proposed; the database takes nothing on trust from that. Checked: an operation
-//! survives its encoding; verdicts and rows are the same whether operations are applied one by one or together, and
-//! whatever the conflict index remembers.
+//! survives its encoding; verdicts and rows are the same whether operations are applied one by one or together, whatever
+//! the conflict index remembers, and whenever old versions are removed.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
-use kv_api::{AtomicCommit, CommitVerdict, KeyRange, KeyRef, Mutation, MutationKind, decode_verdict, encode_verdict};
-use kv_server::replication::operation;
+use kv_api::{
+    AtomicCommit, CommitVerdict, FamilyChange, KeyRange, KeyRef, LoggedWrite, Mutation, MutationKind, TimedWrite,
+    decode_verdict, encode_verdict,
+};
 use kv_store::{Durability, MemoryEngine, RowsHash, StateBlob, StoreOptions, TransactionalKvDatabase};
 
 use crate::Input;
@@ -16,18 +18,23 @@ use crate::Input;
 /// Operations, each preceded by its length in two bytes.
 pub fn apply(bytes: &[u8]) {
     let mut input = Input::new(bytes);
-    let mut commits = Vec::new();
+    let mut writes = Vec::new();
     while !input.is_empty() {
         let length = input.u16();
         let payload = Bytes::copy_from_slice(input.take(usize::from(length)));
-        if let Ok(commit) = operation::decode(payload) {
-            assert_eq!(operation::decode(operation::encode(commit.clone())), Ok(commit.clone()));
-            commits.push(commit);
+        if let Ok(write) = LoggedWrite::from_bytes(payload) {
+            assert_eq!(LoggedWrite::from_bytes(write.to_bytes()), Ok(write.clone()));
+            // A step takes a part of the usual window.
+            writes.push(TimedWrite { time_us: 7_000_000 * writes.len() as u64, write });
         }
     }
-    let together = Played::new(&commits, commits.len(), 1000);
-    let apart = Played::new(&commits, 1, 0);
+    let together = Played::new(&writes, writes.len(), 1000, false);
+    let apart = Played::new(&writes, 1, 0, false);
     assert_eq!(together, apart, "batches or the conflict index decided something");
+    let mut collected = Played::new(&writes, 1, 3, true);
+    // Rows that a range clear hides count until they are removed.
+    collected.rows = together.rows;
+    assert_eq!(together, collected, "the removal of old versions decided something");
     for verdict in together.verdicts {
         assert_eq!(decode_verdict(&encode_verdict(&verdict)).map(|again| again.is_ok()), Ok(verdict.is_ok()));
     }
@@ -41,18 +48,23 @@ struct Played {
 }
 
 impl Played {
-    fn new(commits: &[AtomicCommit], batch: usize, index_entries: usize) -> Played {
+    fn new(writes: &[TimedWrite], batch: usize, index_entries: usize, collects: bool) -> Played {
         let options = StoreOptions {
             conflict_index_entries: index_entries,
             known_keys: index_entries,
+            collect_every: None,
             ..StoreOptions::replicated()
         };
         let engine = Arc::new(MemoryEngine::new(Durability::UntilFlush));
         let database = TransactionalKvDatabase::open(engine, options).expect("memory does not fail");
         let mut verdicts = Vec::new();
-        for (sequence, commits) in (1..).zip(commits.chunks(batch.max(1))) {
+        for (sequence, writes) in (1..).zip(writes.chunks(batch.max(1))) {
             let mut seal = |_: &[CommitVerdict]| StateBlob { sequence, blob: Bytes::new() };
-            verdicts.extend(database.apply(commits, &mut seal).expect("memory does not fail"));
+            verdicts.extend(database.apply(writes, &mut seal).expect("memory does not fail"));
+            if collects {
+                database.flush().expect("memory does not fail");
+                database.collect_garbage(5).expect("memory does not fail");
+            }
         }
         let hash = database.hash_rows("", b"", database.applied_version(), u64::MAX).expect("memory does not fail");
         Played { verdicts, rows: database.statistics_now().total_keys, hash }
@@ -82,7 +94,10 @@ pub fn seeds() -> Vec<Vec<u8>> {
         vec![checked, AtomicCommit { idempotency_id: "id".into(), ..AtomicCommit::default() }],
     ];
     let encoded = logs.map(|commits| {
-        let payloads = commits.into_iter().map(operation::encode);
+        let create = LoggedWrite::family(FamilyChange { name: "family".into(), drop: false });
+        let drop = LoggedWrite::family(FamilyChange { name: "family".into(), drop: true });
+        let commits = commits.into_iter().map(LoggedWrite::commit);
+        let payloads = [create].into_iter().chain(commits).chain([drop]).map(|write| write.to_bytes());
         payloads.flat_map(|payload| [&(payload.len() as u16).to_le_bytes(), &payload[..]].concat()).collect()
     });
     encoded.into()

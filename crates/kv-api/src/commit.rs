@@ -101,10 +101,22 @@ pub struct AtomicCommit {
     pub read_conflicts: Vec<KeyRef>,
     #[prost(message, repeated, tag = "5")]
     pub read_conflict_ranges: Vec<KeyRange>,
-    /// Empty: none. At most 255 bytes.
+    /// Empty: none. At most [`MAX_IDEMPOTENCY_ID_BYTES`]. A repeat of a commit that succeeded gets the first result again
+    /// and changes nothing, for [`IDEMPOTENCY_SECONDS`] of replicated time.
     #[prost(bytes = "bytes", tag = "6")]
     pub idempotency_id: Bytes,
+    /// Ids of earlier commits whose results the caller has got and will never ask for again: they are forgotten at once. Only
+    /// of commits that were sent once: a copy of one that is still under way would be carried out anew.
+    /// (Acknowledged results: Lee et al., *Implementing Linearizability at Large Scale and Low Latency*, SOSP 2015.)
+    #[prost(bytes = "bytes", repeated, tag = "7")]
+    pub finished_ids: Vec<Bytes>,
 }
+
+/// Longest idempotency id, in bytes.
+pub const MAX_IDEMPOTENCY_ID_BYTES: usize = 255;
+
+/// How long the result of a commit with an idempotency id is remembered, in seconds of replicated time.
+pub const IDEMPOTENCY_SECONDS: u64 = 600;
 
 impl AtomicCommit {
     pub fn of(mutations: Vec<Mutation>) -> Self {

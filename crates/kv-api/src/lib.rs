@@ -7,18 +7,25 @@
 mod commit;
 mod database;
 mod error;
+mod families;
 #[cfg(test)]
 mod fixtures;
 mod limits;
+mod logged;
 mod operation;
 pub mod thrift;
 mod verdict;
 
-pub use commit::{AtomicCommit, CommitResult, CommitVerdict, KeyRange, KeyRef, Mutation, MutationKind};
+pub use commit::{
+    AtomicCommit, CommitResult, CommitVerdict, IDEMPOTENCY_SECONDS, KeyRange, KeyRef, MAX_IDEMPOTENCY_ID_BYTES,
+    Mutation, MutationKind,
+};
 pub use database::{DatabaseStatistics, KvDatabase};
 pub use error::KvError;
+pub use families::{MAX_FAMILY_NAME_BYTES, family_name_fault};
 pub use limits::Limits;
-pub use operation::{KvOperation, KvOutcome, RangeQuery, ReadAt, Row, Rows};
+pub use logged::{DEFAULT_READABLE_WINDOW_MS, FamilyChange, LoggedWrite, TimedWrite, UnreadableWrite};
+pub use operation::{KeySelector, KvOperation, KvOutcome, MAX_SELECTOR_OFFSET, RangeQuery, ReadAt, Row, Rows};
 pub use verdict::{decode_verdict, encode_verdict};
 
 /// A commit version or read version: counted by the state machine, one per committed transaction, never reset.

@@ -298,10 +298,27 @@ struct AtomicCommitRequest {
   4: optional i64 timeout_seconds = 60,
   /** Ranges that were read: any write, delete or clear within one is a conflict. */
   100: optional list<KeyRange> read_conflict_ranges,
-  /** At most 255 bytes, chosen by the client. A repeat returns the first result instead of committing again. */
+  /**
+   * At most 255 bytes, chosen by the client, unique among all clients (16 random bytes will do). A repeat of a commit that
+   * succeeded returns the first result instead of committing again, whichever replica is asked, for ten minutes. The
+   * repeat must be the same in all else; another commit under the same id is INVALID_OPERATION. Only successes are
+   * remembered. When the server remembers as many as it can, new ids are refused with OVERLOADED.
+   */
   101: optional binary idempotency_id,
   /** Keys that were read, each in its family. */
-  102: optional list<KeyRef> read_conflicts
+  102: optional list<KeyRef> read_conflicts,
+  /**
+   * Idempotency ids of earlier commits whose replies have arrived: the server forgets their results at once instead of
+   * after ten minutes, and so has room for more. Only of commits that were sent once: of one that was sent again, a
+   * copy may still be under way, and would be carried out anew. At most 1,000.
+   */
+  103: optional list<binary> finished_idempotency_ids,
+  /**
+   * Whether the reply may carry fields 100 to 103. Stock Thrift libraries (Python, Rust) fail on a binary field that they do
+   * not know, so clients that were made from an older file must not get them. Absent: yes if the request, or an
+   * operation of it, has another field from 100 up, because then the client knows these.
+   */
+  104: optional bool include_details
 }
 
 struct AtomicCommitResponse {
@@ -310,6 +327,7 @@ struct AtomicCommitResponse {
   3: optional string error_code,
   /** Set on success. A commit without operations succeeds at its read version and writes nothing. */
   4: optional i64 committed_version,
+  // Fields 100 to 103: see AtomicCommitRequest.include_details
   /** The 8 + 2 bytes of the first stamp that this commit gave, or would have given. */
   100: optional binary versionstamp,
   /** Keys made by SET_VERSIONSTAMPED_KEY, in the order of the operations. */

@@ -15,7 +15,7 @@ use crate::data_dir::{DataDir, DataDirError};
 use crate::failover::{Failover, FailoverControl, FailoverError};
 use crate::front_end::{BackEnd, FrontEnd, ListenAddresses};
 use crate::metrics::ServerMetrics;
-use crate::router::{DirectRouter, LocalReader, ReadSlots};
+use crate::router::{DirectRouter, LocalReader, ReadSlots, WriteSettings};
 use crate::space::SpaceWatch;
 
 /// Why a server did not start.
@@ -134,7 +134,7 @@ impl ServerManager for StandaloneServerManager {
         });
         let space = Arc::new(SpaceWatch::new(data_dir.root(), config.storage.min_free_bytes()));
         let back_end = BackEnd {
-            router: Arc::new(DirectRouter::new(database.clone(), reader, space.clone())),
+            router: Arc::new(DirectRouter::new(database.clone(), reader, WriteSettings::new(&config), space.clone())),
             cluster: standalone.clone(),
             replicas: standalone.clone(),
             failover: standalone,

@@ -42,8 +42,10 @@ struct OrderedKeys {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct NewestWrite {
     pub version: u64,
-    /// Whether the key has a value at that version.
+    /// Whether the key has a value at that version, if no range clear of it hides it.
     pub exists: bool,
+    /// Where its value stands in the batch that is being decided; of older writes it means nothing.
+    pub entry: usize,
 }
 
 impl ConflictIndex {
@@ -166,7 +168,7 @@ mod tests {
     fn index_of(writes: &[(&str, u64)], capacity: usize) -> ConflictIndex {
         let mut index = ConflictIndex::new(1, capacity);
         for (key, version) in writes {
-            index.record(key.as_bytes(), NewestWrite { version: *version, exists: true });
+            index.record(key.as_bytes(), NewestWrite { version: *version, exists: true, entry: 0 });
         }
         index
     }
@@ -182,7 +184,7 @@ mod tests {
         index.trim();
         assert_eq!(index.floor(), 2);
         assert_eq!(index.get(b"a"), None);
-        assert_eq!(index.get(b"b"), Some(NewestWrite { version: 3, exists: true }));
+        assert_eq!(index.get(b"b"), Some(NewestWrite { version: 3, exists: true, entry: 0 }));
     }
 
     #[test]
@@ -190,7 +192,7 @@ mod tests {
         let mut index = index_of(&[("a", 2), ("b", 3), ("a", 4)], 2);
         index.trim();
         assert_eq!(index.floor(), 2);
-        assert_eq!(index.get(b"a"), Some(NewestWrite { version: 4, exists: true }));
+        assert_eq!(index.get(b"a"), Some(NewestWrite { version: 4, exists: true, entry: 0 }));
     }
 
     #[test]
@@ -223,7 +225,7 @@ mod tests {
         let writes: Vec<(&str, u64)> = keys.iter().zip(2..).map(|(key, version)| (key.as_str(), version)).collect();
         let mut index = index_of(&writes, 2000);
         assert_eq!(written(&mut index, "k0000", "k0002", 1, 10), ["k0000", "k0001"]);
-        let write = |version| NewestWrite { version, exists: true };
+        let write = |version| NewestWrite { version, exists: true, entry: 0 };
         index.record(b"k0001x", write(4000));
         index.trim();
         let floor = index.floor();

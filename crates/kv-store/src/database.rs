@@ -8,26 +8,32 @@
 //!   on a replica: it waits.
 
 use std::sync::{
-    Arc, Mutex, OnceLock,
+    Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock,
     atomic::{AtomicU64, Ordering},
 };
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use kv_api::{
-    AtomicCommit, CommitResult, CommitVerdict, DatabaseStatistics, KeyRef, KvDatabase, KvError, RangeQuery, ReadAt,
-    Rows, Version,
+    AtomicCommit, CommitResult, CommitVerdict, DatabaseStatistics, KeyRef, KvDatabase, KvError, LoggedWrite,
+    RangeQuery, ReadAt, Rows, TimedWrite, Version,
 };
 
 use crate::{
+    collector::{Collected, Collector},
     damage::Damage,
+    data_compaction::DataCompaction,
     database_copy::DatabaseCopy,
     engine::{Engine, EngineStatistics, WriteBatch},
     group_commit::{GroupCommit, GroupCommitOptions},
     meta::{self, StateBlob},
+    range_clears::RangeClears,
+    readers::Readers,
     reads::{self, RowsHash},
     space_wait::SpaceWait,
     state_machine::StateMachine,
+    sweep::{self, SweepProgress},
 };
 
 /// How a database is opened.
@@ -40,6 +46,9 @@ pub struct StoreOptions {
     pub known_keys: usize,
     /// `Some`: [`KvDatabase::atomic_commit`] commits here. `None`: this is a replica, which only applies what was agreed.
     pub group_commit: Option<GroupCommitOptions>,
+    /// How often a thread looks for what can be removed. `None`: whoever owns the database calls
+    /// [`TransactionalKvDatabase::collect_garbage`].
+    pub collect_every: Option<Duration>,
 }
 
 impl StoreOptions {
@@ -50,7 +59,12 @@ impl StoreOptions {
 
     /// For a replica's database.
     pub fn replicated() -> Self {
-        StoreOptions { conflict_index_entries: 200_000, known_keys: 2_000_000, group_commit: None }
+        StoreOptions {
+            conflict_index_entries: 200_000,
+            known_keys: 2_000_000,
+            group_commit: None,
+            collect_every: Some(Duration::from_millis(500)),
+        }
     }
 }
 
@@ -59,11 +73,12 @@ pub type Seal<'s> = &'s mut dyn FnMut(&[CommitVerdict]) -> StateBlob;
 
 /// A multi-version transactional database on an [`Engine`].
 ///
-/// Families are plain names here, the default one the empty string; whether a family exists, and the limits of
-/// [`kv_api::Limits`], are checked above. Every version of a row is kept.
+/// Families are plain names here, the default one the empty string. Which families exist is part of the database; the limits
+/// of [`kv_api::Limits`] are checked above.
 pub struct TransactionalKvDatabase {
-    /// First, so that it ends before the rest goes.
+    /// First, so that they end before the rest goes.
     group_commit: Option<GroupCommit>,
+    _collector: Option<Collector>,
     core: Arc<Core>,
 }
 
@@ -72,20 +87,37 @@ impl TransactionalKvDatabase {
     pub fn open(engine: Arc<dyn Engine>, options: StoreOptions) -> Result<Arc<Self>, KvError> {
         let core = Arc::new(Core::open(engine, options)?);
         let group_commit = options.group_commit.map(|options| GroupCommit::start(core.clone(), options)).transpose()?;
-        Ok(Arc::new(TransactionalKvDatabase { group_commit, core }))
+        let collector = options.collect_every.map(|every| Collector::start(core.clone(), every)).transpose()?;
+        Ok(Arc::new(TransactionalKvDatabase { group_commit, _collector: collector, core }))
     }
 
-    /// Decides `commits` in order, each seeing the ones before it, and writes what they change together with the record
+    /// Decides `writes` in order, each seeing the ones before it, and writes what they change together with the record
     /// that `seal` makes of the verdicts, in one engine batch. For replicas: how durable that is, is the engine's
     /// durability.
     ///
     /// An error is the storage's and final: every later call fails too.
     pub fn apply<'c>(
         &self,
-        commits: impl IntoIterator<Item = &'c AtomicCommit>,
+        writes: impl IntoIterator<Item = &'c TimedWrite>,
         seal: Seal<'_>,
     ) -> Result<Vec<CommitVerdict>, KvError> {
-        self.core.apply(commits, Some(seal))
+        self.core.apply(writes, Some(seal))
+    }
+
+    /// Decides a write of a standalone database, and returns once it is durable. Writes are in the order of the calls.
+    pub async fn write(&self, write: LoggedWrite) -> CommitVerdict {
+        let Some(group_commit) = &self.group_commit else {
+            return Err(KvError::NotSupported("a commit to a replica's database, past the consensus log,".into()));
+        };
+        let verdict = group_commit.submit(write)?;
+        let ended = || KvError::CommitUnknown("the database stopped before it answered".into());
+        verdict.await.unwrap_or_else(|| Err(ended()))
+    }
+
+    /// Removes what nobody can ask for any more, looking at `budget_entries` entries or a few dozen more. Writes wait
+    /// meanwhile, so the budget should be small; reads do not.
+    pub fn collect_garbage(&self, budget_entries: u64) -> Result<Collected, KvError> {
+        self.core.collect_garbage(budget_entries)
     }
 
     /// The record of the last sealed batch.
@@ -143,30 +175,133 @@ impl TransactionalKvDatabase {
         self.core.engine.statistics()
     }
 
+    /// The oldest version that can be read: the start of the readable window. Pinned versions may be older.
+    pub fn oldest_readable(&self) -> Version {
+        Version(self.core.horizon().max(Version::EMPTY.0))
+    }
+
+    /// Whether requests may name the family; the default one is the empty string.
+    pub fn has_family(&self, name: &str) -> bool {
+        name.is_empty() || self.column_families().iter().any(|family| family == name)
+    }
+
+    /// Column families besides the default one, in order.
+    pub fn column_families(&self) -> Arc<Vec<String>> {
+        read(&self.core.families).clone()
+    }
+
+    /// Range clears that are not carried out yet.
+    pub fn pending_clears(&self) -> u64 {
+        read(&self.core.clears).len() as u64
+    }
+
+    /// Keeps `version` readable for `lifetime`, beyond the readable window; also one that is not applied yet, from when it
+    /// is. Pins are counted.
+    ///
+    /// # Errors
+    /// [`KvError::TransactionTooOld`] when the version can't be read any more, [`KvError::Overloaded`] when there are
+    /// [`MAX_PINS`](crate::MAX_PINS) already.
+    pub fn pin(&self, version: Version, lifetime: Duration) -> Result<(), KvError> {
+        // First the pin, then the look: what is readable behind it stays so.
+        if self.core.readers.pin(version, lifetime)? {
+            return Ok(());
+        }
+        self.core.check_within_window(version).inspect_err(|_| self.core.readers.unpin(version))
+    }
+
+    /// Pins of all versions.
+    pub fn pins(&self) -> u64 {
+        self.core.readers.pins() as u64
+    }
+
+    /// Keeps `version` readable for `lifetime` from now on, for whoever reads it page by page; not counted, and renewed by
+    /// the next call. Errors as of [`Self::pin`].
+    pub fn hold(&self, version: Version, lifetime: Duration) -> Result<(), KvError> {
+        let was_held = self.core.readers.is_pinned(version.0);
+        self.core.readers.hold(version, lifetime)?;
+        let readable = if was_held { Ok(()) } else { self.core.check_within_window(version) };
+        readable.and_then(|()| self.core.check_applied(version)).inspect_err(|_| self.core.readers.release(version))
+    }
+
+    /// Whether replicated time must pass before all that is needless can be removed: some of what was written is still
+    /// within the readable window.
+    pub fn waits_for_time(&self) -> bool {
+        self.core.horizon() < self.applied_version().0
+    }
+
+    /// Takes one pin of the version away; without a pin it does nothing.
+    pub fn unpin(&self, version: Version) {
+        self.core.readers.unpin(version);
+    }
+
     /// Version of the newest commit that readers see; at least 1.
     pub fn applied_version(&self) -> Version {
         self.core.applied_version()
     }
 
-    /// The value of `key` at `version`: [`KvError::FutureVersion`] above the applied one.
+    /// The value of `key` at `version`.
+    ///
+    /// # Errors
+    /// [`KvError::FutureVersion`] above the applied version, [`KvError::TransactionTooOld`] before the readable window,
+    /// [`KvError::UnknownColumnFamily`].
     pub fn read_at(&self, key: &KeyRef, version: Version) -> Result<Option<Bytes>, KvError> {
+        self.core.check_applied(version)?;
+        self.check_family(&key.column_family)?;
+        let clears = self.core.clears();
+        let value = self.core.damage.watch(reads::read_key(&*self.core.engine, &clears, key, version.0))?;
+        // Asked afterwards: what was readable at this moment was there a moment before.
         self.core.check_readable(version)?;
-        self.core.damage.watch(reads::read_key(&*self.core.engine, key, version.0))
+        Ok(value)
     }
 
     /// The rows of `query` at `version`. Rows of the reply, never the whole range, are held in memory.
     ///
     /// `max_bytes` counts each row with 16 bytes more than its key and value; a caller that set `target_bytes` gets a
     /// shorter reply there instead of [`KvError::ResultTooLarge`], unless the first row alone is too large.
+    ///
+    /// # Errors
+    /// Those of [`Self::read_at`], too.
     pub fn range_at(&self, query: &RangeQuery, version: Version) -> Result<Rows, KvError> {
-        self.core.check_readable(version)?;
-        self.core.damage.watch(reads::read_range(&*self.core.engine, query, version.0))
+        self.range_at_while(query, version, &|| true)
     }
 
-    /// Hashes the rows of one family at `version`, from the key `begin` on, at most `limit` of them.
-    pub fn hash_rows(&self, family: &str, begin: &[u8], version: Version, limit: u64) -> Result<RowsHash, KvError> {
+    /// The same, for callers that may lose patience: after every thousand keys or so `goes_on` is asked, and the read is
+    /// given up when it says no.
+    ///
+    /// # Errors
+    /// [`KvError::Timeout`] then.
+    pub fn range_at_while(
+        &self,
+        query: &RangeQuery,
+        version: Version,
+        goes_on: &dyn Fn() -> bool,
+    ) -> Result<Rows, KvError> {
+        let _reading = self.core.readers.begin(version.0);
+        self.core.check_applied(version)?;
         self.core.check_readable(version)?;
-        self.core.damage.watch(reads::hash_rows(&*self.core.engine, family, begin, version.0, limit))
+        self.check_family(&query.column_family)?;
+        let clears = self.core.clears();
+        self.core.damage.watch(reads::read_range(&*self.core.engine, clears, query, version.0, goes_on))
+    }
+
+    /// Hashes the rows of one family at `version`, from the key `begin` on, at most `limit` of them. A family that does not
+    /// exist has no rows.
+    pub fn hash_rows(&self, family: &str, begin: &[u8], version: Version, limit: u64) -> Result<RowsHash, KvError> {
+        let _reading = self.core.readers.begin(version.0);
+        self.core.check_applied(version)?;
+        self.core.check_readable(version)?;
+        let clears = self.core.clears();
+        self.core.damage.watch(reads::hash_rows(&*self.core.engine, clears, family, begin, version.0, limit))
+    }
+
+    fn check_family(&self, name: &str) -> Result<(), KvError> {
+        match self.has_family(name) {
+            true => Ok(()),
+            false => {
+                let existing = self.column_families().to_vec();
+                Err(KvError::UnknownColumnFamily { name: name.into(), existing })
+            }
+        }
     }
 
     pub fn statistics_now(&self) -> DatabaseStatistics {
@@ -207,12 +342,7 @@ impl KvDatabase for TransactionalKvDatabase {
     }
 
     async fn atomic_commit(&self, commit: AtomicCommit) -> Result<CommitResult, KvError> {
-        let Some(group_commit) = &self.group_commit else {
-            return Err(KvError::NotSupported("a commit to a replica's database, past the consensus log,".into()));
-        };
-        let verdict = group_commit.submit(commit)?;
-        let ended = || KvError::CommitUnknown("the database stopped before it answered".into());
-        verdict.await.unwrap_or_else(|| Err(ended()))
+        self.write(LoggedWrite::commit(commit)).await
     }
 
     async fn statistics(&self) -> Result<DatabaseStatistics, KvError> {
@@ -228,16 +358,28 @@ pub(crate) struct Core {
     failure: OnceLock<String>,
     damage: Damage,
     space: SpaceWait,
+    readers: Arc<Readers>,
+    /// Everything at or below the applied version, and perhaps more. Published before that version is.
+    clears: RwLock<RangeClears>,
+    families: RwLock<Arc<Vec<String>>>,
+    horizon: AtomicU64,
     applied: AtomicU64,
     rows: AtomicU64,
     committed: AtomicU64,
     aborted: AtomicU64,
 }
 
+fn read<T>(lock: &RwLock<T>) -> std::sync::RwLockReadGuard<'_, T> {
+    lock.read().unwrap_or_else(PoisonError::into_inner)
+}
+
 struct Writer {
     state: StateMachine,
     /// Kept for its memory.
     batch: WriteBatch,
+    sweep: SweepProgress,
+    /// State of the families that was published.
+    families: u64,
 }
 
 /// A batch buffer above this is given back instead of kept.
@@ -250,15 +392,37 @@ impl Core {
         let counters = state.counters();
         Ok(Core {
             engine,
-            writer: Mutex::new(Writer { state, batch: WriteBatch::new() }),
             failure: OnceLock::new(),
             damage: Damage::default(),
             space: SpaceWait::default(),
+            readers: Arc::default(),
+            clears: RwLock::new(state.clears.clone()),
+            families: RwLock::new(Arc::new(state.families.names())),
+            horizon: AtomicU64::new(state.window.horizon()),
             applied: AtomicU64::new(counters.version),
             rows: AtomicU64::new(counters.rows),
             committed: AtomicU64::new(0),
             aborted: AtomicU64::new(0),
+            writer: Mutex::new(Writer {
+                families: state.families.changes(),
+                state,
+                batch: WriteBatch::new(),
+                sweep: SweepProgress::default(),
+            }),
         })
+    }
+
+    /// Replicated time as of the last write.
+    pub fn time_us(&self) -> u64 {
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner).state.window.time_us()
+    }
+
+    fn horizon(&self) -> u64 {
+        self.horizon.load(Ordering::Acquire)
+    }
+
+    fn clears(&self) -> RangeClears {
+        read(&self.clears).clone()
     }
 
     fn applied_version(&self) -> Version {
@@ -273,7 +437,7 @@ impl Core {
         Ok(DatabaseCopy::new(state.ok_or_else(empty)?, copy))
     }
 
-    fn check_readable(&self, version: Version) -> Result<(), KvError> {
+    fn check_applied(&self, version: Version) -> Result<(), KvError> {
         let current = self.applied_version();
         match version > current {
             true => Err(KvError::FutureVersion { read_version: version.0, current: current.0 }),
@@ -281,31 +445,54 @@ impl Core {
         }
     }
 
+    fn check_readable(&self, version: Version) -> Result<(), KvError> {
+        self.check_within_window(version).or_else(|error| match self.readers.is_pinned(version.0) {
+            true => Ok(()),
+            false => Err(error),
+        })
+    }
+
+    fn check_within_window(&self, version: Version) -> Result<(), KvError> {
+        let oldest = self.horizon();
+        match version.0 < oldest {
+            true => Err(KvError::TransactionTooOld { read_version: version.0, oldest }),
+            false => Ok(()),
+        }
+    }
+
+    fn writer(&self) -> Result<MutexGuard<'_, Writer>, KvError> {
+        let writer = self.writer.lock().map_err(|_| KvError::Storage("an earlier apply panicked".into()))?;
+        match self.failure.get() {
+            Some(reason) => Err(KvError::Storage(format!("writing has stopped after an error: {reason}"))),
+            None => Ok(writer),
+        }
+    }
+
+    /// Notes an error after which nothing is written any more. The caller holds the writer.
+    fn stop_after(&self, error: &KvError) {
+        tracing::error!(%error, "writing failed; the database takes no more writes");
+        // Only the holder of the writer's lock sets it, once.
+        let _ = self.failure.set(error.to_string());
+    }
+
     pub fn apply<'c>(
         &self,
-        commits: impl IntoIterator<Item = &'c AtomicCommit>,
+        writes: impl IntoIterator<Item = &'c TimedWrite>,
         seal: Option<Seal<'_>>,
     ) -> Result<Vec<CommitVerdict>, KvError> {
-        let mut writer = self.writer.lock().map_err(|_| KvError::Storage("an earlier apply panicked".into()))?;
-        if let Some(reason) = self.failure.get() {
-            return Err(KvError::Storage(format!("writing has stopped after an error: {reason}")));
-        }
-        self.damage.watch(self.apply_with(&mut writer, commits, seal)).inspect_err(|error| {
-            tracing::error!(%error, "applying failed; the database takes no more writes");
-            // Only the holder of the writer's lock sets it, once.
-            let _ = self.failure.set(error.to_string());
-        })
+        let mut writer = self.writer()?;
+        self.damage.watch(self.apply_with(&mut writer, writes, seal)).inspect_err(|error| self.stop_after(error))
     }
 
     fn apply_with<'c>(
         &self,
         writer: &mut Writer,
-        commits: impl IntoIterator<Item = &'c AtomicCommit>,
+        writes: impl IntoIterator<Item = &'c TimedWrite>,
         seal: Option<Seal<'_>>,
     ) -> Result<Vec<CommitVerdict>, KvError> {
-        let Writer { state, batch } = writer;
+        let Writer { state, batch, .. } = writer;
         batch.clear();
-        let verdicts = state.decide(&*self.engine, commits, batch)?;
+        let verdicts = state.decide(&*self.engine, writes, batch)?;
         if let Some(seal) = seal {
             meta::put_blob(batch, &seal(&verdicts));
         }
@@ -316,18 +503,55 @@ impl Core {
         if batch.size_bytes() > MAX_KEPT_BATCH_BYTES {
             *batch = WriteBatch::new();
         }
-        self.publish(state, &verdicts);
+        self.publish(writer);
+        let aborted = verdicts.iter().filter(|verdict| verdict.is_err()).count() as u64;
+        self.committed.fetch_add(verdicts.len() as u64 - aborted, Ordering::Relaxed);
+        self.aborted.fetch_add(aborted, Ordering::Relaxed);
         Ok(verdicts)
     }
 
-    fn publish(&self, state: &StateMachine, verdicts: &[CommitVerdict]) {
+    pub fn collect_garbage(&self, budget_entries: u64) -> Result<Collected, KvError> {
+        // A floor from before is as good: it only rises.
+        let floor = self.readers.floor(|| self.horizon());
+        self.engine.set_filter_floor(self.damage.watch(sweep::filter_floor(&*self.engine))?);
+        let mut writer = self.writer()?;
+        let collected = self.damage.watch(self.sweep_with(&mut writer, floor, budget_entries));
+        collected.inspect_err(|error| self.stop_after(error))
+    }
+
+    /// One step of rewriting the data table, if that is due; returns whether there is more to do. Nobody waits for it.
+    pub fn compact(&self, compaction: &mut DataCompaction) -> Result<bool, KvError> {
+        self.damage.watch(compaction.step(&*self.engine, self.rows.load(Ordering::Relaxed)))
+    }
+
+    /// Nobody else writes while what the sweeper reads becomes what it removes.
+    fn sweep_with(&self, writer: &mut Writer, floor: u64, budget_entries: u64) -> Result<Collected, KvError> {
+        let Writer { state, batch, sweep, .. } = writer;
+        batch.clear();
+        let swept = sweep::sweep(&*self.engine, floor, budget_entries, sweep, batch)?;
+        state.sweep(batch, &swept);
+        if !batch.is_empty() {
+            self.space.write(&*self.engine, batch)?;
+        }
+        self.publish(writer);
+        Ok(Collected { removed_versions: swept.removed_versions, more: swept.more })
+    }
+
+    /// Shows readers what the writer has written. The version comes last: who sees it sees all that belongs to it.
+    fn publish(&self, writer: &mut Writer) {
+        let state = &writer.state;
+        if !read(&self.clears).is_same_as(&state.clears) {
+            *self.clears.write().unwrap_or_else(PoisonError::into_inner) = state.clears.clone();
+        }
+        if state.families.changes() != writer.families {
+            writer.families = state.families.changes();
+            *self.families.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(state.families.names());
+        }
         let counters = state.counters();
         let applied = self.applied.load(Ordering::Relaxed);
         assert!(counters.version >= applied, "the version went back: {applied} -> {}", counters.version);
         self.rows.store(counters.rows, Ordering::Relaxed);
+        self.horizon.store(state.window.horizon(), Ordering::Release);
         self.applied.store(counters.version, Ordering::Release);
-        let aborted = verdicts.iter().filter(|verdict| verdict.is_err()).count() as u64;
-        self.committed.fetch_add(verdicts.len() as u64 - aborted, Ordering::Relaxed);
-        self.aborted.fetch_add(aborted, Ordering::Relaxed);
     }
 }

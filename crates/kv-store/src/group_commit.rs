@@ -10,9 +10,10 @@ use std::{
         mpsc,
     },
     thread::JoinHandle,
+    time::Instant,
 };
 
-use kv_api::{AtomicCommit, CommitVerdict, KvError};
+use kv_api::{CommitVerdict, KvError, LoggedWrite, TimedWrite};
 
 use crate::{database::Core, oneshot};
 
@@ -37,7 +38,7 @@ impl Default for GroupCommitOptions {
 const COMMIT_OVERHEAD_BYTES: usize = 128;
 
 struct Waiting {
-    commit: AtomicCommit,
+    write: LoggedWrite,
     size_bytes: usize,
     reply: oneshot::Sender<CommitVerdict>,
 }
@@ -55,7 +56,8 @@ impl GroupCommit {
     pub fn start(core: Arc<Core>, options: GroupCommitOptions) -> Result<Self, KvError> {
         let (queue, waiting) = mpsc::sync_channel(options.max_queued_commits);
         let queued_bytes = Arc::new(AtomicUsize::new(0));
-        let committer = Committer { core, waiting, queued_bytes: queued_bytes.clone(), options };
+        let clock = Clock { stored_us: core.time_us(), since: Instant::now() };
+        let committer = Committer { core, clock, waiting, queued_bytes: queued_bytes.clone(), options };
         let thread = std::thread::Builder::new()
             .name("group-commit".into())
             .spawn(move || committer.run())
@@ -64,8 +66,8 @@ impl GroupCommit {
     }
 
     /// Queues a commit at once, in the order of the calls; the future has its verdict once it is durable.
-    pub fn submit(&self, commit: AtomicCommit) -> Result<oneshot::Receiver<CommitVerdict>, KvError> {
-        let size_bytes = commit.size_bytes() + COMMIT_OVERHEAD_BYTES;
+    pub fn submit(&self, write: LoggedWrite) -> Result<oneshot::Receiver<CommitVerdict>, KvError> {
+        let size_bytes = write.size_bytes() + COMMIT_OVERHEAD_BYTES;
         let before = self.queued_bytes.fetch_add(size_bytes, Ordering::Relaxed);
         if before > 0 && before + size_bytes > self.options.max_queued_bytes {
             self.queued_bytes.fetch_sub(size_bytes, Ordering::Relaxed);
@@ -73,7 +75,7 @@ impl GroupCommit {
         }
         let (reply, verdict) = oneshot::channel();
         let queue = self.queue.as_ref().expect("the queue is there until drop");
-        queue.try_send(Waiting { commit, size_bytes, reply }).map_err(|error| {
+        queue.try_send(Waiting { write, size_bytes, reply }).map_err(|error| {
             self.queued_bytes.fetch_sub(size_bytes, Ordering::Relaxed);
             match error {
                 mpsc::TrySendError::Full(_) => {
@@ -97,8 +99,22 @@ impl Drop for GroupCommit {
     }
 }
 
+/// What replicated time is to a replica: it goes on from the last time stored, at the pace of the monotonic clock.
+struct Clock {
+    stored_us: u64,
+    since: Instant,
+}
+
+impl Clock {
+    fn now_us(&self) -> u64 {
+        let elapsed_us = u64::try_from(self.since.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.stored_us.saturating_add(elapsed_us)
+    }
+}
+
 struct Committer {
     core: Arc<Core>,
+    clock: Clock,
     waiting: mpsc::Receiver<Waiting>,
     queued_bytes: Arc<AtomicUsize>,
     options: GroupCommitOptions,
@@ -107,8 +123,8 @@ struct Committer {
 impl Committer {
     fn run(self) {
         while let Ok(first) = self.waiting.recv() {
-            let (commits, replies) = self.take_batch(first);
-            match self.core.apply(&commits, None) {
+            let (writes, replies) = self.take_batch(first);
+            match self.core.apply(&writes, None) {
                 Ok(verdicts) => replies.into_iter().zip(verdicts).for_each(|(reply, verdict)| reply.send(verdict)),
                 Err(error) => replies.into_iter().for_each(|reply| reply.send(Err(error.clone()))),
             }
@@ -116,17 +132,18 @@ impl Committer {
     }
 
     /// `first` and what waits behind it.
-    fn take_batch(&self, first: Waiting) -> (Vec<AtomicCommit>, Vec<oneshot::Sender<CommitVerdict>>) {
-        let (mut commits, mut replies) = (Vec::new(), Vec::new());
+    fn take_batch(&self, first: Waiting) -> (Vec<TimedWrite>, Vec<oneshot::Sender<CommitVerdict>>) {
+        let time_us = self.clock.now_us();
+        let (mut writes, mut replies) = (Vec::new(), Vec::new());
         let mut batch_bytes = 0;
         let mut next = Some(first);
-        while let Some(Waiting { commit, size_bytes, reply }) = next {
+        while let Some(Waiting { write, size_bytes, reply }) = next {
             batch_bytes += size_bytes;
-            commits.push(commit);
+            writes.push(TimedWrite { time_us, write });
             replies.push(reply);
             next = if batch_bytes < self.options.max_batch_bytes { self.waiting.try_recv().ok() } else { None };
         }
         self.queued_bytes.fetch_sub(batch_bytes, Ordering::Relaxed);
-        (commits, replies)
+        (writes, replies)
     }
 }

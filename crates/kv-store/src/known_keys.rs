@@ -16,6 +16,8 @@ const FREE: u128 = 0;
 pub(crate) struct KnownKeys {
     /// Newest first within each bucket.
     buckets: Vec<[u128; WAYS]>,
+    /// Mixed into every hash, so that another one makes all that is known unknown at once.
+    salt: u128,
 }
 
 /// A key's hash.
@@ -29,15 +31,22 @@ pub(crate) fn hash(prefix: &[u8]) -> KeyHash {
 impl KnownKeys {
     /// A table for about `keys` keys; its memory is used as keys come.
     pub fn new(keys: usize) -> Self {
-        KnownKeys { buckets: vec![[FREE; WAYS]; keys.div_ceil(WAYS).max(1)] }
+        KnownKeys { buckets: vec![[FREE; WAYS]; keys.div_ceil(WAYS).max(1)], salt: 0 }
+    }
+
+    /// Nothing is known from now on.
+    pub fn forget_all(&mut self) {
+        self.salt = xxh3_128(&self.salt.to_be_bytes());
     }
 
     pub fn contains(&self, key: KeyHash) -> bool {
+        let key = self.salted(key);
         key.0 != FREE && self.buckets[self.bucket(key)].contains(&key.0)
     }
 
     /// Notes that the key has a value from now on, or none.
     pub fn set(&mut self, key: KeyHash, exists: bool) {
+        let key = self.salted(key);
         let bucket = self.bucket(key);
         let places = &mut self.buckets[bucket];
         match (places.iter().position(|place| *place == key.0), exists) {
@@ -49,6 +58,10 @@ impl KnownKeys {
             }
             _ => {}
         }
+    }
+
+    fn salted(&self, key: KeyHash) -> KeyHash {
+        KeyHash(key.0 ^ self.salt)
     }
 
     fn bucket(&self, key: KeyHash) -> usize {
@@ -96,5 +109,15 @@ mod tests {
         assert!(known.contains(hash(b"a")) && !known.contains(hash(b"b")));
         known.set(hash(b"a"), false);
         assert!(!known.contains(hash(b"a")));
+    }
+
+    #[test]
+    fn all_can_be_forgotten_at_once() {
+        let mut known = KnownKeys::new(100);
+        known.set(hash(b"a"), true);
+        known.forget_all();
+        assert!(!known.contains(hash(b"a")));
+        known.set(hash(b"a"), true);
+        assert!(known.contains(hash(b"a")));
     }
 }

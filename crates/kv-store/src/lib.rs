@@ -9,25 +9,44 @@
 //! What a commit does is decided by a deterministic state machine: the same commits in the same order give the same
 //! verdicts, versions and rows on every replica, however they are split into batches and whatever restarts lie between.
 //!
-//! Left out here: consensus, requests and their limits, which column families exist, and the removal of old
-//! versions (every version is kept; the layout allows removing those below a horizon later).
+//! Versions that have left the readable window are removed behind the scenes; nothing that can still be asked for depends
+//! on when.
+//!
+//! Left out here: consensus, requests and their limits.
 
+mod atomic;
+mod collector;
 mod conflict_index;
+mod conflicts;
 mod damage;
+mod data_compaction;
 mod database;
 mod database_copy;
 pub mod engine;
+mod execute;
+mod families;
+mod garbage;
 mod group_commit;
 pub mod key_codec;
 mod known_keys;
 mod meta;
+mod once;
 mod oneshot;
+mod range_clears;
+mod readers;
 mod reads;
 mod resolve;
 mod scan;
+mod selectors;
 mod space_wait;
 mod state_machine;
+mod superseded;
+mod sweep;
+mod window;
 
+pub use atomic::MAX_APPENDED_BYTES;
+pub use collector::Collected;
+pub use conflicts::MAX_REPORTED_CONFLICTS;
 pub use database::{Seal, StoreOptions, TransactionalKvDatabase};
 pub use database_copy::{DatabaseCopy, DatabaseInstall};
 pub use engine::{
@@ -36,8 +55,11 @@ pub use engine::{
 };
 #[cfg(feature = "rocksdb")]
 pub use engine::{RocksEngine, RocksOptions};
+pub use families::MAX_COLUMN_FAMILIES;
 pub use group_commit::GroupCommitOptions;
 pub use meta::StateBlob;
+pub use once::MAX_RECORDS as MAX_IDEMPOTENCY_RECORDS;
+pub use readers::MAX_PINS;
 pub use reads::RowsHash;
 pub use resolve::STAMP_BYTES;
-pub use state_machine::MAX_REPORTED_CONFLICTS;
+pub use state_machine::MAX_RECENT_CLEARS;

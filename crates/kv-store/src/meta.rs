@@ -3,35 +3,46 @@
 //! | key | value |
 //! |---|---|
 //! | `format` | number of this layout (u32, big-endian) |
-//! | `state` | newest commit version, number of visible rows (u64 each, big-endian) |
+//! | `state` | newest commit version, number of rows, replicated time in µs, horizon (u64 each, big-endian); format 1: the first two |
+//! | `marks` | the marks of the readable window |
 //! | `blob` | sequence (u64, big-endian), then what the replication layer keeps beside the data |
-//! | `family/NAME` | empty: the family NAME has been written to |
+//! | `family/NAME` | empty: the family NAME exists; a version (u64, big-endian): it was dropped then |
+//! | `once/ID` | what became of the commit with this idempotency id |
 //!
 //! All of them are written in the batch of the data they describe.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use bytes::{Buf, Bytes};
 use kv_api::{KvError, Version};
 
-use crate::engine::{Engine, EngineCopy, Table, WriteBatch};
+use crate::{
+    engine::{Engine, EngineCopy, Table, WriteBatch},
+    families::State,
+    window::Window,
+};
 
 const FORMAT_KEY: &[u8] = b"format";
 const STATE_KEY: &[u8] = b"state";
+const MARKS_KEY: &[u8] = b"marks";
 const BLOB_KEY: &[u8] = b"blob";
+const ONCE_PREFIX: &[u8] = b"once/";
+/// Sorts behind every key with [`ONCE_PREFIX`].
+const ONCE_END: &[u8] = b"once0";
 const FAMILY_PREFIX: &[u8] = b"family/";
 /// Sorts behind every key with [`FAMILY_PREFIX`].
 const FAMILY_END: &[u8] = b"family0";
 
-/// The layout of both tables that this code reads and writes.
-const FORMAT: u32 = 1;
+/// The layout of the tables that this code writes. It reads the one before, too.
+const FORMAT: u32 = 2;
+const OLDEST_FORMAT: u32 = 1;
 
 /// What the state machine counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Counters {
     /// Version of the newest commit.
     pub version: u64,
-    /// Rows visible at that version.
+    /// Rows visible at that version, but those that a range clear hides and the sweeper has not removed yet.
     pub rows: u64,
 }
 
@@ -49,35 +60,55 @@ pub struct StateBlob {
     pub blob: Bytes,
 }
 
-/// Marks an empty database with the layout's number; refuses one with another number.
+/// Marks an empty database, or one of the format before, with the layout's number; refuses one with another number.
 pub(crate) fn claim_format(engine: &dyn Engine) -> Result<(), KvError> {
-    let Some(stored) = engine.get(Table::Meta, FORMAT_KEY)? else {
+    let claim = || {
         let mut batch = WriteBatch::new();
         batch.put(Table::Meta, FORMAT_KEY, &FORMAT.to_be_bytes());
-        return engine.write(&batch);
+        engine.write(&batch)
+    };
+    let Some(stored) = engine.get(Table::Meta, FORMAT_KEY)? else {
+        return claim();
     };
     match <[u8; 4]>::try_from(stored.as_ref()).map(u32::from_be_bytes) {
         Ok(FORMAT) => Ok(()),
+        // What the new layout adds is absent in the old one, which means just what it did.
+        Ok(OLDEST_FORMAT) => claim(),
         Ok(other) => Err(KvError::Storage(format!(
-            "the database has format {other}; this version of the program reads format {FORMAT}"
+            "the database has format {other}; this version of the program reads formats {OLDEST_FORMAT} to {FORMAT}"
         ))),
         Err(_) => Err(damaged("format", stored.len())),
     }
 }
 
-pub(crate) fn load_counters(engine: &dyn Engine) -> Result<Counters, KvError> {
-    let Some(mut stored) = engine.get(Table::Meta, STATE_KEY)? else {
-        return Ok(Counters::default());
+pub(crate) fn load_counters(engine: &dyn Engine) -> Result<(Counters, Window), KvError> {
+    let Some(stored) = engine.get(Table::Meta, STATE_KEY)? else {
+        return Ok((Counters::default(), Window::default()));
     };
-    if stored.len() != 16 {
-        return Err(damaged("state", stored.len()));
-    }
-    Ok(Counters { version: stored.get_u64(), rows: stored.get_u64() })
+    let (counters, time_us, horizon) = decode_state(stored)?;
+    let marks = engine.get(Table::Meta, MARKS_KEY)?.unwrap_or_default();
+    let window = Window::new(time_us, horizon, &marks).ok_or_else(|| damaged("marks", marks.len()))?;
+    Ok((counters, window))
 }
 
-pub(crate) fn put_counters(batch: &mut WriteBatch, counters: Counters) {
-    let (version, rows) = (counters.version.to_be_bytes(), counters.rows.to_be_bytes());
-    batch.put_parts(Table::Meta, &[STATE_KEY], &[&version, &rows]);
+fn decode_state(mut stored: Bytes) -> Result<(Counters, u64, u64), KvError> {
+    if !matches!(stored.len(), 16 | 32) {
+        return Err(damaged("state", stored.len()));
+    }
+    let counters = Counters { version: stored.get_u64(), rows: stored.get_u64() };
+    match stored.has_remaining() {
+        true => Ok((counters, stored.get_u64(), stored.get_u64())),
+        false => Ok((counters, 0, 0)),
+    }
+}
+
+pub(crate) fn put_counters(batch: &mut WriteBatch, counters: Counters, window: &Window) {
+    let numbers = [counters.version, counters.rows, window.time_us(), window.horizon()].map(u64::to_be_bytes);
+    batch.put(Table::Meta, STATE_KEY, numbers.as_flattened());
+}
+
+pub(crate) fn put_marks(batch: &mut WriteBatch, window: &Window) {
+    batch.put(Table::Meta, MARKS_KEY, &window.encoded_marks());
 }
 
 pub(crate) fn put_blob(batch: &mut WriteBatch, state: &StateBlob) {
@@ -104,20 +135,62 @@ fn decode_blob(mut stored: Bytes) -> Result<StateBlob, KvError> {
     Ok(StateBlob { sequence: stored.get_u64(), blob: stored })
 }
 
-pub(crate) fn put_family(batch: &mut WriteBatch, family: &str) {
-    batch.put_parts(Table::Meta, &[FAMILY_PREFIX, family.as_bytes()], &[]);
+pub(crate) fn put_family(batch: &mut WriteBatch, family: &str, state: State) {
+    let key: [&[u8]; 2] = [FAMILY_PREFIX, family.as_bytes()];
+    match state {
+        State::Exists => batch.put_parts(Table::Meta, &key, &[]),
+        State::Dropped(version) => batch.put_parts(Table::Meta, &key, &[&version.to_be_bytes()]),
+    };
 }
 
-pub(crate) fn load_families(engine: &dyn Engine) -> Result<BTreeSet<String>, KvError> {
-    let mut families = BTreeSet::new();
-    let mut cursor = engine.cursor(Table::Meta, FAMILY_PREFIX, FAMILY_END)?;
-    cursor.seek(FAMILY_PREFIX)?;
-    while let Some((key, _)) = cursor.entry() {
-        let name = key.strip_prefix(FAMILY_PREFIX).and_then(|name| std::str::from_utf8(name).ok());
-        families.insert(name.ok_or_else(|| damaged("family", key.len()))?.to_owned());
+pub(crate) fn delete_family(batch: &mut WriteBatch, family: &str) {
+    batch.delete(Table::Meta, &[FAMILY_PREFIX, family.as_bytes()].concat());
+}
+
+pub(crate) fn load_families(engine: &dyn Engine) -> Result<BTreeMap<String, State>, KvError> {
+    let mut families = BTreeMap::new();
+    each_with(engine, FAMILY_PREFIX, FAMILY_END, |name, value| {
+        let name = std::str::from_utf8(name).map_err(|_| damaged("family", name.len()))?;
+        let state = match value.len() {
+            0 => State::Exists,
+            8 => State::Dropped((&*value).get_u64()),
+            length => return Err(damaged("family", length)),
+        };
+        // An older layout noted the default family, too.
+        if !name.is_empty() {
+            families.insert(name.to_owned(), state);
+        }
+        Ok(())
+    })?;
+    Ok(families)
+}
+
+pub(crate) fn once_key(id: &[u8]) -> Vec<u8> {
+    [ONCE_PREFIX, id].concat()
+}
+
+/// Visits every record of an idempotency id.
+pub(crate) fn each_once(
+    engine: &dyn Engine,
+    mut visit: impl FnMut(Bytes, &[u8]) -> Result<(), KvError>,
+) -> Result<(), KvError> {
+    each_with(engine, ONCE_PREFIX, ONCE_END, |id, value| visit(Bytes::copy_from_slice(id), value))
+}
+
+/// Visits every record whose key begins with `prefix`, with the rest of its key.
+fn each_with(
+    engine: &dyn Engine,
+    prefix: &[u8],
+    end: &[u8],
+    mut visit: impl FnMut(&[u8], &[u8]) -> Result<(), KvError>,
+) -> Result<(), KvError> {
+    let mut cursor = engine.cursor(Table::Meta, prefix, end)?;
+    cursor.seek(prefix)?;
+    while let Some((key, value)) = cursor.entry() {
+        visit(key.strip_prefix(prefix).ok_or_else(|| damaged("meta", key.len()))?, value)?;
         cursor.next()?;
     }
-    Ok(families)
+    Ok(())
 }
 
 fn damaged(record: &str, length: usize) -> KvError {

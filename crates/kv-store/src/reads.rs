@@ -7,7 +7,9 @@ use xxhash_rust::xxh3::Xxh3;
 use crate::{
     engine::Engine,
     key_codec,
-    scan::{self, Bounds, VisibleRow, VisibleRows},
+    range_clears::RangeClears,
+    scan::{self, Bounds, GoesOn, VisibleRow, VisibleRows},
+    selectors::Resolver,
 };
 
 /// What a row takes in a reply beside its key and value, in bytes, so that a reply of very many tiny rows counts too.
@@ -25,23 +27,35 @@ pub struct RowsHash {
 }
 
 /// The value of a key at `version`.
-pub(crate) fn read_key(engine: &dyn Engine, key: &KeyRef, version: u64) -> Result<Option<Bytes>, KvError> {
+pub(crate) fn read_key(
+    engine: &dyn Engine,
+    clears: &RangeClears,
+    key: &KeyRef,
+    version: u64,
+) -> Result<Option<Bytes>, KvError> {
     key_codec::check_family(&key.column_family)?;
     let prefix = key_codec::prefix(&key.column_family, &key.key);
     let mut cursor = engine.key_cursor()?;
     let mut scratch = Vec::with_capacity(prefix.len() + 8);
     let newest = scan::newest_at(cursor.as_mut(), &prefix, version, &mut scratch)?;
-    Ok(newest.and_then(|newest| newest.value).map(Bytes::copy_from_slice))
+    let visible = newest.filter(|newest| !clears.hide(&prefix, newest.version, version));
+    Ok(visible.and_then(|newest| newest.value).map(Bytes::copy_from_slice))
 }
 
 /// The rows that `query` asks for at `version`.
-pub(crate) fn read_range(engine: &dyn Engine, query: &RangeQuery, version: u64) -> Result<Rows, KvError> {
+pub(crate) fn read_range(
+    engine: &dyn Engine,
+    clears: RangeClears,
+    query: &RangeQuery,
+    version: u64,
+    goes_on: GoesOn<'_>,
+) -> Result<Rows, KvError> {
     key_codec::check_family(&query.column_family)?;
-    if query.begin >= query.end {
+    let bounds = Resolver { engine, clears: &clears, version, goes_on }.bounds(query)?;
+    if bounds.begin >= bounds.end {
         return Ok(Rows::default());
     }
-    let bounds = Bounds::range(&query.column_family, &query.begin, &query.end);
-    let mut visible = VisibleRows::new(engine, &bounds, version, query.reverse)?;
+    let mut visible = VisibleRows::new(engine, clears, &bounds, version, query.reverse, goes_on)?;
     for _ in 0..query.skip {
         if visible.next_row()?.is_none() {
             return Ok(Rows::default());
@@ -96,6 +110,7 @@ impl Reply<'_> {
 /// Hashes up to `limit` rows of a family from `begin` on.
 pub(crate) fn hash_rows(
     engine: &dyn Engine,
+    clears: RangeClears,
     family: &str,
     begin: &[u8],
     version: u64,
@@ -103,7 +118,7 @@ pub(crate) fn hash_rows(
 ) -> Result<RowsHash, KvError> {
     key_codec::check_family(family)?;
     let bounds = Bounds::rest_of_family(family, begin);
-    let mut visible = VisibleRows::new(engine, &bounds, version, false)?;
+    let mut visible = VisibleRows::new(engine, clears, &bounds, version, false, &|| true)?;
     let mut hasher = Xxh3::new();
     let mut count = 0;
     while let Some(VisibleRow { prefix, value }) = visible.next_row()? {

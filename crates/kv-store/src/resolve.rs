@@ -1,16 +1,113 @@
-//! From the mutations of a commit to plain writes: versionstamps are filled in, and what makes no sense or is not there yet
-//! is refused. Depends on nothing but the commit and its version.
+//! What a commit says: whether it makes sense, and its versionstamps. Depends on nothing but the commit, its version and
+//! which families exist.
 
 use bytes::Bytes;
-use kv_api::{AtomicCommit, KvError, Mutation, MutationKind};
+use kv_api::{AtomicCommit, CommitResult, KvError, MAX_IDEMPOTENCY_ID_BYTES, Mutation, MutationKind};
 
-use crate::key_codec;
+use crate::families::Families;
 
 /// Bytes of a versionstamp: the commit version and the number of the stamped operation within the commit, big-endian.
 pub const STAMP_BYTES: usize = 10;
 
 /// Most versionstamped operations of one commit: their numbers have two bytes.
 const MAX_STAMPS: usize = 1 << 16;
+
+/// Refuses what can never be carried out. Returns how many ranges are cleared.
+pub(crate) fn check(commit: &AtomicCommit, families: &Families) -> Result<usize, KvError> {
+    let length = commit.idempotency_id.len();
+    if length > MAX_IDEMPOTENCY_ID_BYTES {
+        return Err(KvError::InvalidOperation(format!(
+            "an idempotency id of {length} bytes: at most {MAX_IDEMPOTENCY_ID_BYTES} are allowed"
+        )));
+    }
+    check_conflict_families(commit, families)?;
+    let (mut stamps, mut clears) = (0, 0);
+    for mutation in &commit.mutations {
+        check_family(&mutation.column_family, families)?;
+        match kind(mutation)? {
+            MutationKind::SetVersionstampedKey => {
+                check_stamp("key", &mutation.key, mutation.stamp_offset)?;
+                stamps += 1;
+            }
+            MutationKind::SetVersionstampedValue => {
+                check_stamp("value", &mutation.value, mutation.stamp_offset)?;
+                stamps += 1;
+            }
+            MutationKind::ClearRange if mutation.key > mutation.value => {
+                return Err(KvError::InvalidOperation("a range to clear ends before it begins".into()));
+            }
+            MutationKind::ClearRange => clears += 1,
+            _ => {}
+        }
+    }
+    if stamps > MAX_STAMPS {
+        return Err(KvError::InvalidOperation(format!(
+            "more than {MAX_STAMPS} versionstamped operations in one transaction"
+        )));
+    }
+    Ok(clears)
+}
+
+fn kind(mutation: &Mutation) -> Result<MutationKind, KvError> {
+    MutationKind::try_from(mutation.kind)
+        .map_err(|_| KvError::InvalidOperation(format!("unknown mutation kind {}", mutation.kind)))
+}
+
+fn check_conflict_families(commit: &AtomicCommit, families: &Families) -> Result<(), KvError> {
+    let keys = commit.read_conflicts.iter().map(|key| &key.column_family);
+    let ranges = commit.read_conflict_ranges.iter().map(|range| &range.column_family);
+    keys.chain(ranges).try_for_each(|family| check_family(family, families))
+}
+
+fn check_family(family: &str, families: &Families) -> Result<(), KvError> {
+    match families.exists(family) {
+        true => Ok(()),
+        false => Err(KvError::UnknownColumnFamily { name: family.into(), existing: Vec::new() }),
+    }
+}
+
+fn check_stamp(what: &str, buffer: &[u8], offset: Option<u32>) -> Result<(), KvError> {
+    if stamp_place(buffer, offset).is_some() {
+        return Ok(());
+    }
+    let at = offset.map_or(String::new(), |offset| format!(" at offset {offset}"));
+    Err(KvError::InvalidOperation(format!(
+        "a versionstamped {what} of {} bytes has no room for the {STAMP_BYTES} bytes of the stamp{at}",
+        buffer.len()
+    )))
+}
+
+/// Where the stamp begins: at `offset`, by default so that it ends the buffer.
+fn stamp_place(buffer: &[u8], offset: Option<u32>) -> Option<usize> {
+    let place = match offset {
+        Some(offset) => usize::try_from(offset).ok()?,
+        None => buffer.len().checked_sub(STAMP_BYTES)?,
+    };
+    (place.checked_add(STAMP_BYTES)? <= buffer.len()).then_some(place)
+}
+
+/// The versionstamps of one commit.
+pub(crate) struct Stamps {
+    version: u64,
+    given: usize,
+}
+
+impl Stamps {
+    pub fn new(version: u64) -> Self {
+        Stamps { version, given: 0 }
+    }
+
+    /// `buffer`, which was checked to have room, with the next stamp in its place.
+    pub fn fill(&mut self, buffer: &[u8], offset: Option<u32>) -> Bytes {
+        let place = stamp_place(buffer, offset).expect("the commit was checked");
+        let number = u16::try_from(self.given).expect("bounded by MAX_STAMPS");
+        let mut stamped = buffer.to_vec();
+        stamped[place..place + 8].copy_from_slice(&self.version.to_be_bytes());
+        stamped[place + 8..place + STAMP_BYTES].copy_from_slice(&number.to_be_bytes());
+        self.given += 1;
+        stamped.into()
+    }
+}
 
 /// One key set to a value, or deleted (`None`).
 pub(crate) struct Write<'c> {
@@ -19,92 +116,33 @@ pub(crate) struct Write<'c> {
     pub value: Option<Bytes>,
 }
 
-pub(crate) struct Resolved<'c> {
-    /// In the order of the mutations; a key may come more than once.
-    pub writes: Vec<Write<'c>>,
-    pub generated_keys: Vec<Bytes>,
-    pub generated_values: Vec<Bytes>,
+/// What the only mutation of a commit writes.
+pub(crate) struct Single<'c> {
+    pub write: Write<'c>,
+    pub result: CommitResult,
 }
 
-/// The writes of `commit` if it gets `version`, or why it can never be committed.
-pub(crate) fn resolve(commit: &AtomicCommit, version: u64) -> Result<Resolved<'_>, KvError> {
-    if !commit.idempotency_id.is_empty() {
-        return Err(KvError::NotSupported("an idempotency id".into()));
-    }
-    check_conflict_families(commit)?;
-    let mut resolving = Resolving {
-        resolved: Resolved {
-            writes: Vec::with_capacity(commit.mutations.len()),
-            generated_keys: Vec::new(),
-            generated_values: Vec::new(),
-        },
-        version,
-        stamps: 0,
+/// The short way for most commits: a single mutation that depends on nothing. The commit was checked.
+pub(crate) fn single_write(commit: &AtomicCommit, version: u64) -> Option<Single<'_>> {
+    let [mutation] = commit.mutations.as_slice() else {
+        return None;
     };
-    commit.mutations.iter().try_for_each(|mutation| resolving.add(mutation))?;
-    Ok(resolving.resolved)
-}
-
-fn check_conflict_families(commit: &AtomicCommit) -> Result<(), KvError> {
-    let keys = commit.read_conflicts.iter().map(|key| &key.column_family);
-    let ranges = commit.read_conflict_ranges.iter().map(|range| &range.column_family);
-    keys.chain(ranges).try_for_each(|family| key_codec::check_family(family))
-}
-
-struct Resolving<'c> {
-    resolved: Resolved<'c>,
-    version: u64,
-    stamps: usize,
-}
-
-impl<'c> Resolving<'c> {
-    fn add(&mut self, mutation: &'c Mutation) -> Result<(), KvError> {
-        key_codec::check_family(&mutation.column_family)?;
-        let (key, value) = match MutationKind::try_from(mutation.kind) {
-            Ok(MutationKind::Set) => (mutation.key.clone(), Some(mutation.value.clone())),
-            Ok(MutationKind::Delete) => (mutation.key.clone(), None),
-            Ok(MutationKind::SetVersionstampedKey) => {
-                let key = self.stamped("key", &mutation.key, mutation.stamp_offset)?;
-                self.resolved.generated_keys.push(key.clone());
-                (key, Some(mutation.value.clone()))
-            }
-            Ok(MutationKind::SetVersionstampedValue) => {
-                let value = self.stamped("value", &mutation.value, mutation.stamp_offset)?;
-                self.resolved.generated_values.push(value.clone());
-                (mutation.key.clone(), Some(value))
-            }
-            Ok(other) => return Err(KvError::NotSupported(format!("the mutation kind {other:?}"))),
-            Err(_) => return Err(KvError::InvalidOperation(format!("unknown mutation kind {}", mutation.kind))),
-        };
-        self.resolved.writes.push(Write { family: &mutation.column_family, key, value });
-        Ok(())
-    }
-
-    /// `buffer` with the next versionstamp at `offset`, by default at its end.
-    fn stamped(&mut self, what: &str, buffer: &Bytes, offset: Option<u32>) -> Result<Bytes, KvError> {
-        if self.stamps == MAX_STAMPS {
-            return Err(KvError::InvalidOperation(format!(
-                "more than {MAX_STAMPS} versionstamped operations in one transaction"
-            )));
+    let mut result = CommitResult { version, ..CommitResult::default() };
+    let stamped = |buffer: &Bytes| Stamps::new(version).fill(buffer, mutation.stamp_offset);
+    let (key, value) = match mutation.kind() {
+        MutationKind::Set => (mutation.key.clone(), Some(mutation.value.clone())),
+        MutationKind::Delete => (mutation.key.clone(), None),
+        MutationKind::SetVersionstampedKey => {
+            let key = stamped(&mutation.key);
+            result.generated_keys.push(key.clone());
+            (key, Some(mutation.value.clone()))
         }
-        let place = match offset {
-            Some(offset) => usize::try_from(offset).ok(),
-            None => buffer.len().checked_sub(STAMP_BYTES),
-        };
-        let mut stamped = buffer.to_vec();
-        let slot = place.and_then(|place| stamped.get_mut(place..)?.first_chunk_mut::<STAMP_BYTES>());
-        let Some(slot) = slot else {
-            let at = offset.map_or(String::new(), |offset| format!(" at offset {offset}"));
-            return Err(KvError::InvalidOperation(format!(
-                "a versionstamped {what} of {} bytes has no room for the {STAMP_BYTES} bytes of the stamp{at}",
-                buffer.len()
-            )));
-        };
-        let number = u16::try_from(self.stamps).expect("bounded by MAX_STAMPS");
-        let (version_slot, number_slot) = slot.split_at_mut(8);
-        version_slot.copy_from_slice(&self.version.to_be_bytes());
-        number_slot.copy_from_slice(&number.to_be_bytes());
-        self.stamps += 1;
-        Ok(stamped.into())
-    }
+        MutationKind::SetVersionstampedValue => {
+            let value = stamped(&mutation.value);
+            result.generated_values.push(value.clone());
+            (mutation.key.clone(), Some(value))
+        }
+        _ => return None,
+    };
+    Some(Single { write: Write { family: &mutation.column_family, key, value }, result })
 }

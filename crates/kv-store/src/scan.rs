@@ -1,6 +1,8 @@
 //! Walks over the data table that make rows of versions: the rows visible at a version, in either direction, and the keys
 //! written after a version.
 //!
+//! A row that a range clear hides is passed over like a deleted one.
+//!
 //! Versions above the one asked for may be written while a walk goes on; they are passed over, so a walk needs no
 //! engine snapshot. At most one entry is held at a time. A key with many versions costs a few steps and then one seek.
 
@@ -9,11 +11,18 @@ use kv_api::KvError;
 use crate::{
     engine::{Cursor, Engine, Table},
     key_codec,
+    range_clears::RangeClears,
 };
 
 /// Entries of one key that are stepped over one by one before a seek jumps over the rest: a step costs a small fraction
 /// of a seek, and most keys have few versions.
 const STEPS_BEFORE_SEEK: usize = 8;
+
+/// Asked by a long read, now and then, whether anybody still waits for it.
+pub(crate) type GoesOn<'r> = &'r dyn Fn() -> bool;
+
+/// Keys between two such questions: some hundred microseconds.
+const KEYS_BEFORE_ASKING: u32 = 1024;
 
 /// Encoded keys `begin <= key < end`.
 pub(crate) struct Bounds {
@@ -89,26 +98,56 @@ pub(crate) fn written_after(
 /// The rows visible at one version, one after the other.
 pub(crate) struct VisibleRows<'e> {
     walk: Walk<'e>,
+    clears: RangeClears,
     version: u64,
     reverse: bool,
+    goes_on: GoesOn<'e>,
+    /// Keys passed since it was asked last.
+    passed: u32,
     /// The value of the row found last: walking backwards, the cursor has already left it.
     value: Vec<u8>,
 }
 
 impl<'e> VisibleRows<'e> {
-    pub fn new(engine: &'e dyn Engine, bounds: &Bounds, version: u64, reverse: bool) -> Result<Self, KvError> {
-        Ok(VisibleRows { walk: Walk::new(engine, bounds, reverse)?, version, reverse, value: Vec::new() })
+    /// `clears`: as they were at some moment before this call, or later than `version`.
+    pub fn new(
+        engine: &'e dyn Engine,
+        clears: RangeClears,
+        bounds: &Bounds,
+        version: u64,
+        reverse: bool,
+        goes_on: GoesOn<'e>,
+    ) -> Result<Self, KvError> {
+        let walk = Walk::new(engine, bounds, reverse)?;
+        Ok(VisibleRows { walk, clears, version, reverse, goes_on, passed: 0, value: Vec::new() })
     }
 
     /// The next row; `None` at the end.
+    ///
+    /// # Errors
+    /// [`KvError::Timeout`], once nobody waits any more.
     pub fn next_row(&mut self) -> Result<Option<VisibleRow<'_>>, KvError> {
         let found = if self.reverse { self.advance_backward()? } else { self.advance_forward()? };
         Ok(found.then_some(VisibleRow { prefix: &self.walk.prefix, value: &self.value }))
     }
 
+    /// Also where no row is visible for long.
+    fn ask(&mut self) -> Result<(), KvError> {
+        self.passed += 1;
+        if self.passed < KEYS_BEFORE_ASKING {
+            return Ok(());
+        }
+        self.passed = 0;
+        match (self.goes_on)() {
+            true => Ok(()),
+            false => Err(KvError::Timeout("the range took too long to read: ask for fewer rows".into())),
+        }
+    }
+
     /// From the newest entry of a key. Afterwards the cursor is on the newest entry of the next key.
     fn advance_forward(&mut self) -> Result<bool, KvError> {
         while let Some(newest) = self.walk.entry_version()? {
+            self.ask()?;
             let found = match newest <= self.version || self.walk.skip_newer(self.version)? {
                 true => self.keep_value()?,
                 false => false,
@@ -124,6 +163,7 @@ impl<'e> VisibleRows<'e> {
     /// From the oldest entry of a key. Afterwards the cursor is on the oldest entry of the key before.
     fn advance_backward(&mut self) -> Result<bool, KvError> {
         while let Some(oldest) = self.walk.entry_version()? {
+            self.ask()?;
             let found = oldest <= self.version && self.keep_newest_backward()?;
             self.walk.go_to_previous_key()?;
             if found {
@@ -151,14 +191,17 @@ impl<'e> VisibleRows<'e> {
         Ok(found)
     }
 
-    /// Keeps the value under the cursor; false for a tombstone.
+    /// Keeps the value under the cursor; false for a tombstone, and for what is cleared.
     fn keep_value(&mut self) -> Result<bool, KvError> {
-        let (_, stored) = self.walk.cursor.entry().expect("the cursor is on an entry of the key");
+        let (key, stored) = self.walk.cursor.entry().expect("the cursor is on an entry of the key");
         self.value.clear();
-        match key_codec::row_value(stored)? {
-            Some(value) => self.value.extend_from_slice(value),
-            None => return Ok(false),
+        let Some(value) = key_codec::row_value(stored)? else {
+            return Ok(false);
+        };
+        if !self.clears.is_empty() && self.clears.hide(&self.walk.prefix, key_codec::split(key)?.1, self.version) {
+            return Ok(false);
         }
+        self.value.extend_from_slice(value);
         Ok(true)
     }
 }

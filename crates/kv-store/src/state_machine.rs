@@ -1,47 +1,78 @@
-//! Decides commits. The verdicts, versions and writes depend only on the database's content and the commits in their order:
-//! not on time, batch borders, restarts or what the conflict index still remembers.
+//! Decides writes. The verdicts, versions and rows depend only on the database's content and the writes in their order:
+//! not on time but the log's, batch borders, restarts, the removal of old versions, or what the conflict index still
+//! remembers.
 //!
-//! Of one commit, in this order: kinds that are not supported, then malformed operations, then conflicts. A refused
-//! commit takes no version and leaves no trace. An empty one succeeds at its read version and leaves none either.
+//! First of all a write moves replicated time on, and with it the horizon, and what is too old is forgotten. Then, of one
+//! commit, in this order: the result of an earlier commit under its idempotency id; malformed operations and unknown
+//! families; limits of what is remembered; conflicts. A refused commit takes no version and leaves no trace. An empty one
+//! succeeds at its read version and leaves none either.
 
-use std::{
-    collections::{BTreeSet, HashSet},
-    sync::Arc,
-};
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
-use kv_api::{AtomicCommit, CommitResult, CommitVerdict, KeyRef, KvError};
+use kv_api::{AtomicCommit, CommitResult, CommitVerdict, FamilyChange, KvError, TimedWrite};
 
 use crate::{
     conflict_index::{ConflictIndex, NewestWrite},
+    conflicts,
     engine::{Cursor, Engine, Table, WriteBatch},
-    key_codec,
-    known_keys::{self, KnownKeys},
+    execute::Execution,
+    families::Families,
+    garbage, key_codec,
+    known_keys::{self, KeyHash, KnownKeys},
     meta::{self, Counters},
-    resolve::{Resolved, Write, resolve},
-    scan::{self, Bounds},
+    once::{self, Earlier, Once},
+    range_clears::{RangeClear, RangeClears},
+    resolve, scan,
+    sweep::Swept,
+    window::Window,
 };
 
-/// Most keys that a conflict names; of more, the first in order of key and family.
-pub const MAX_REPORTED_CONFLICTS: usize = 100;
+/// Most range clears that may lie within the readable window; beyond it commits with more are refused. Part of what
+/// replicas agree on, and so no setting.
+pub const MAX_RECENT_CLEARS: usize = 200_000;
 
-/// The state that decides commits. After an error of any method it no longer agrees with the engine: drop it.
+/// The state that decides writes. After an error of any method it no longer agrees with the engine: drop it.
 pub(crate) struct StateMachine {
-    counters: Counters,
-    /// Families that were ever written to.
-    families: BTreeSet<String>,
-    index: ConflictIndex,
-    known_keys: KnownKeys,
+    pub(crate) counters: Counters,
+    pub(crate) window: Window,
+    pub(crate) families: Families,
+    pub(crate) index: ConflictIndex,
+    pub(crate) known_keys: KnownKeys,
+    /// Every clear that is newer than the horizon, and older ones that are not carried out yet.
+    pub(crate) clears: RangeClears,
+    /// The same by version and number, with where they begin.
+    unswept: BTreeMap<(u64, u32), Bytes>,
+    /// Versions of the clears above the horizon, one for each.
+    recent_clears: VecDeque<u64>,
+    once: Once,
+    /// What was written up to this version may have been removed by a range clear that is carried out.
+    pub(crate) swept: u64,
 }
 
 impl StateMachine {
     pub fn load(engine: &dyn Engine, conflict_index_entries: usize, known_keys: usize) -> Result<Self, KvError> {
-        let counters = meta::load_counters(engine)?;
+        let (counters, window) = meta::load_counters(engine)?;
+        let (mut clears, mut unswept) = (RangeClears::default(), BTreeMap::new());
+        let mut recent_clears = VecDeque::new();
+        for note in garbage::load_range_clears(engine)? {
+            if note.version > window.horizon() {
+                recent_clears.push_back(note.version);
+            }
+            unswept.insert((note.version, note.number), note.begin.clone());
+            clears.insert(RangeClear { begin: note.begin, end: note.end, version: note.version });
+        }
         Ok(StateMachine {
             counters,
-            families: meta::load_families(engine)?,
+            families: Families::load(engine)?,
             index: ConflictIndex::new(counters.version, conflict_index_entries),
             known_keys: KnownKeys::new(known_keys),
+            clears,
+            unswept,
+            recent_clears,
+            once: Once::load(engine)?,
+            swept: window.horizon(),
+            window,
         })
     }
 
@@ -49,21 +80,33 @@ impl StateMachine {
         self.counters
     }
 
-    /// Decides all commits in order, each seeing the ones before it, and adds what they write to `batch`. The engine is
+    /// Decides all writes in order, each seeing the ones before it, and adds what they change to `batch`. The engine is
     /// read but not written: its content must be the state before this batch.
     ///
     /// Call [`Self::written`] once the batch is in the engine, before anything else.
     pub fn decide<'c>(
         &mut self,
         engine: &dyn Engine,
-        commits: impl IntoIterator<Item = &'c AtomicCommit>,
+        writes: impl IntoIterator<Item = &'c TimedWrite>,
         batch: &mut WriteBatch,
     ) -> Result<Vec<CommitVerdict>, KvError> {
-        let before = self.counters;
-        let mut deciding = Deciding { state: self, lookup: Lookup::new(engine), batch, prefix: Vec::new() };
-        let verdicts = commits.into_iter().map(|commit| deciding.decide(commit)).collect::<Result<Vec<_>, _>>()?;
-        if self.counters != before {
-            meta::put_counters(batch, self.counters);
+        let before = self.counters.version;
+        let mut deciding = Deciding {
+            state: self,
+            lookup: Lookup::new(engine),
+            batch,
+            before,
+            notes: 0,
+            marks_changed: false,
+            prefix: Vec::new(),
+        };
+        let verdicts = writes.into_iter().map(|write| deciding.decide(write)).collect::<Result<Vec<_>, _>>()?;
+        let marks_changed = deciding.marks_changed;
+        if !verdicts.is_empty() {
+            meta::put_counters(batch, self.counters, &self.window);
+        }
+        if marks_changed {
+            meta::put_marks(batch, &self.window);
         }
         Ok(verdicts)
     }
@@ -71,12 +114,33 @@ impl StateMachine {
     /// The batch of the last [`Self::decide`] is in the engine.
     pub fn written(&mut self) {
         self.index.trim();
+        self.once.written();
+    }
+
+    /// Adds to `batch` what the sweeper did: it has carried out some range clears, and found rows that they had hidden.
+    pub fn sweep(&mut self, batch: &mut WriteBatch, swept: &Swept) {
+        if swept.rows_cleared > 0 {
+            self.counters.rows = self.counters.rows.saturating_sub(swept.rows_cleared);
+            meta::put_counters(batch, self.counters, &self.window);
+        }
+        for place in &swept.range_clears_done {
+            let begin = self.unswept.remove(place).expect("every note of a range clear is known");
+            let version = place.0;
+            assert!(version <= self.window.horizon(), "a range clear of {version} was carried out too early");
+            let known = self.clears.remove(&begin, version);
+            assert!(known, "every range clear is known");
+            self.swept = self.swept.max(version);
+        }
+        if !swept.range_clears_done.is_empty() {
+            // What was known to exist may have been removed.
+            self.known_keys.forget_all();
+        }
     }
 }
 
 /// Lookups of single keys in the engine, by one cursor that is made when first needed.
-struct Lookup<'e> {
-    engine: &'e dyn Engine,
+pub(crate) struct Lookup<'e> {
+    pub engine: &'e dyn Engine,
     cursor: Option<Box<dyn Cursor + 'e>>,
     scratch: Vec<u8>,
 }
@@ -86,68 +150,132 @@ impl<'e> Lookup<'e> {
         Lookup { engine, cursor: None, scratch: Vec::new() }
     }
 
-    fn newest(&mut self, prefix: &[u8]) -> Result<Option<NewestWrite>, KvError> {
-        let cursor = match &mut self.cursor {
-            Some(cursor) => cursor,
-            None => self.cursor.insert(self.engine.key_cursor()?),
-        };
+    /// The newest version of a key in the engine and its value, `None` for a tombstone.
+    pub fn newest(&mut self, prefix: &[u8]) -> Result<Option<(u64, Option<&[u8]>)>, KvError> {
+        if self.cursor.is_none() {
+            self.cursor = Some(self.engine.key_cursor()?);
+        }
+        let cursor = self.cursor.as_mut().expect("it was just made");
         let found = scan::newest_at(cursor.as_mut(), prefix, u64::MAX, &mut self.scratch)?;
-        Ok(found.map(|entry| NewestWrite { version: entry.version, exists: entry.value.is_some() }))
+        Ok(found.map(|entry| (entry.version, entry.value)))
     }
 }
 
 /// One batch being decided. Errors of its methods are the storage's; refusals are verdicts.
-struct Deciding<'a, 'e> {
-    state: &'a mut StateMachine,
-    lookup: Lookup<'e>,
-    batch: &'a mut WriteBatch,
+pub(crate) struct Deciding<'a, 'e> {
+    pub state: &'a mut StateMachine,
+    pub lookup: Lookup<'e>,
+    pub batch: &'a mut WriteBatch,
+    /// The newest version before the batch: what is newer is in `batch` and not in the engine.
+    pub before: u64,
+    /// Notes for the sweeper that the commit at hand has made so far.
+    pub notes: u32,
+    marks_changed: bool,
     /// Scratch memory.
-    prefix: Vec<u8>,
+    pub prefix: Vec<u8>,
 }
 
 impl Deciding<'_, '_> {
-    fn decide(&mut self, commit: &AtomicCommit) -> Result<CommitVerdict, KvError> {
-        let version = self.state.counters.version + 1;
-        let Resolved { writes, generated_keys, generated_values } = match resolve(commit, version) {
-            Ok(resolved) => resolved,
-            Err(refusal) => return Ok(Err(refusal)),
-        };
-        if writes.is_empty() {
+    fn decide(&mut self, timed: &TimedWrite) -> Result<CommitVerdict, KvError> {
+        self.advance(timed);
+        self.notes = 0;
+        for name in &timed.write.creates {
+            if let Err(refusal) = self.create_family(name) {
+                return Ok(Err(refusal));
+            }
+        }
+        match (&timed.write.commit, &timed.write.family) {
+            (Some(commit), _) => self.decide_commit(commit),
+            (None, Some(change)) => Ok(self.change_family(change)),
+            (None, None) => Ok(Ok(CommitResult { version: self.state.counters.version, ..CommitResult::default() })),
+        }
+    }
+
+    /// Takes over the time of a write, and forgets what is too old by it.
+    fn advance(&mut self, timed: &TimedWrite) {
+        let state = &mut *self.state;
+        let version = state.counters.version;
+        self.marks_changed |= state.window.advance(timed.time_us, timed.write.window_us(), version);
+        let horizon = state.window.horizon();
+        while state.recent_clears.front().is_some_and(|version| *version <= horizon) {
+            state.recent_clears.pop_front();
+        }
+        state.families.forget_dropped(self.batch, horizon);
+        state.once.expire(self.batch, state.window.time_us());
+    }
+
+    fn decide_commit(&mut self, commit: &AtomicCommit) -> Result<CommitVerdict, KvError> {
+        self.state.once.forget(self.batch, &commit.finished_ids);
+        let has_id = !commit.idempotency_id.is_empty();
+        if has_id {
+            match self.state.once.earlier(self.lookup.engine, commit)? {
+                Earlier::Nothing => {}
+                Earlier::Succeeded(result) => return Ok(Ok(result)),
+                Earlier::Another => return Ok(Err(another_commit())),
+            }
+        }
+        if let Err(refusal) = self.check(commit) {
+            return Ok(Err(refusal));
+        }
+        if commit.mutations.is_empty() {
             return Ok(Ok(CommitResult { version: commit.read_version, ..CommitResult::default() }));
         }
         if commit.has_read_conflicts()
-            && let Err(refusal) = self.check_conflicts(commit)?
+            && let Err(refusal) = conflicts::check(self, commit)?
         {
             return Ok(Err(refusal));
         }
-        self.state.counters.version = version;
-        self.write_last_of_each_key(&writes)?;
-        Ok(Ok(CommitResult { version, generated_keys, generated_values }))
+        let result = self.commit(commit)?;
+        if has_id {
+            self.state.once.remember(self.batch, commit, &result, self.state.window.time_us());
+        }
+        Ok(Ok(result))
     }
 
-    /// A key has one version per commit, so of several writes to it only the last exists.
-    fn write_last_of_each_key(&mut self, writes: &[Write<'_>]) -> Result<(), KvError> {
-        if let [write] = writes {
-            return self.write(write);
+    /// All that can be wrong with a commit, but conflicts.
+    fn check(&self, commit: &AtomicCommit) -> Result<(), KvError> {
+        let clears = resolve::check(commit, &self.state.families)?;
+        let recent = self.state.recent_clears.len();
+        if clears > 0 && recent + clears > MAX_RECENT_CLEARS {
+            return Err(KvError::Overloaded(format!(
+                "{recent} range clears lie within the readable window; at most {MAX_RECENT_CLEARS} may"
+            )));
         }
-        let mut later = HashSet::with_capacity(writes.len());
-        for write in writes.iter().rev() {
-            if later.insert((write.family, write.key.as_ref())) {
-                self.write(write)?;
-            }
+        if !commit.idempotency_id.is_empty() && self.state.once.len() >= once::MAX_RECORDS {
+            return Err(KvError::Overloaded(format!(
+                "{} results of idempotency ids are remembered, and no more fit; they are forgotten after ten minutes, or when \
+                 clients finish them",
+                once::MAX_RECORDS
+            )));
         }
         Ok(())
     }
 
-    fn write(&mut self, write: &Write<'_>) -> Result<(), KvError> {
-        if !self.state.families.contains(write.family) {
-            self.state.families.insert(write.family.to_owned());
-            meta::put_family(self.batch, write.family);
+    /// Carries out a commit that nothing speaks against.
+    fn commit(&mut self, commit: &AtomicCommit) -> Result<CommitResult, KvError> {
+        self.state.counters.version += 1;
+        let version = self.state.counters.version;
+        if let Some(generated) = resolve::single_write(commit, version) {
+            let resolve::Single { write, result } = generated;
+            key_codec::set_prefix(&mut self.prefix, write.family, &write.key);
+            let prefix = std::mem::take(&mut self.prefix);
+            self.write(&prefix, write.value.as_deref())?;
+            self.prefix = prefix;
+            return Ok(result);
         }
-        key_codec::set_prefix(&mut self.prefix, write.family, &write.key);
-        let hash = known_keys::hash(&self.prefix);
-        let existed = self.state.known_keys.contains(hash) || self.newest(None)?.is_some_and(|newest| newest.exists);
-        let exists = write.value.is_some();
+        let mut execution = Execution::new(version);
+        commit.mutations.iter().try_for_each(|mutation| execution.execute(self, mutation))?;
+        let Execution { clears, points, result, .. } = execution;
+        clears.into_iter().for_each(|(begin, end)| self.clear(begin.into(), end.into()));
+        points.iter().try_for_each(|(prefix, value)| self.write(prefix, value.as_deref()))?;
+        Ok(result)
+    }
+
+    /// Adds a version of a key: a value or a tombstone.
+    fn write(&mut self, prefix: &[u8], value: Option<&[u8]>) -> Result<(), KvError> {
+        let hash = known_keys::hash(prefix);
+        let existed = self.exists(prefix, hash)?;
+        let exists = value.is_some();
         self.state.known_keys.set(hash, exists);
         match (existed, exists) {
             (false, true) => self.state.counters.rows += 1,
@@ -156,87 +284,105 @@ impl Deciding<'_, '_> {
             _ => {}
         }
         let version = self.state.counters.version;
-        self.batch.put_parts(
+        let entry = self.batch.put_parts(
             Table::Data,
-            &[&self.prefix, &key_codec::version_suffix(version)],
-            &key_codec::row_parts(write.value.as_deref()),
+            &[prefix, &key_codec::version_suffix(version)],
+            &key_codec::row_parts(value),
         );
-        self.state.index.record(&self.prefix, NewestWrite { version, exists });
+        if !exists {
+            garbage::put_key_tombstone(self.batch, version, self.notes, prefix);
+            self.notes += 1;
+        }
+        self.state.index.record(prefix, NewestWrite { version, exists, entry });
         Ok(())
     }
 
-    /// The newest write of the key whose prefix is in `self.prefix`. With `after`, only writes newer than that matter, and
-    /// the engine is not asked where the index alone knows that there is none.
-    fn newest(&mut self, after: Option<u64>) -> Result<Option<NewestWrite>, KvError> {
-        if let Some(newest) = self.state.index.get(&self.prefix) {
-            return Ok(Some(newest));
+    /// Adds a range clear over encoded prefixes.
+    fn clear(&mut self, begin: Bytes, end: Bytes) {
+        let version = self.state.counters.version;
+        garbage::put_range_clear(self.batch, version, self.notes, &begin, &end);
+        self.state.unswept.insert((version, self.notes), begin.clone());
+        self.notes += 1;
+        self.state.recent_clears.push_back(version);
+        self.state.clears.insert(RangeClear { begin, end, version });
+    }
+
+    fn create_family(&mut self, name: &str) -> Result<(), KvError> {
+        key_codec::check_family(name)?;
+        self.state.families.create(self.batch, name).map(drop)
+    }
+
+    fn change_family(&mut self, change: &FamilyChange) -> CommitVerdict {
+        let name = change.name.as_str();
+        if !change.drop {
+            self.create_family(name)?;
+            return Ok(CommitResult { version: self.state.counters.version, ..CommitResult::default() });
         }
-        if after.is_some_and(|after| after >= self.state.index.floor()) {
+        if name.is_empty() {
+            return Err(KvError::InvalidOperation("the default column family cannot be dropped".into()));
+        }
+        if !self.state.families.exists(name) {
+            return Err(KvError::UnknownColumnFamily { name: name.into(), existing: Vec::new() });
+        }
+        self.state.counters.version += 1;
+        let version = self.state.counters.version;
+        self.clear(key_codec::prefix(name, b"").into(), key_codec::family_end(name).into());
+        self.state.families.drop_at(self.batch, name, version);
+        Ok(CommitResult { version, ..CommitResult::default() })
+    }
+
+    /// The newest version of a key. With `after`, only writes newer than that matter, and the engine is not asked where
+    /// the index alone knows that there is none.
+    pub fn newest_version(&mut self, prefix: &[u8], after: u64) -> Result<Option<u64>, KvError> {
+        if let Some(newest) = self.state.index.get(prefix) {
+            return Ok(Some(newest.version));
+        }
+        if after >= self.state.index.floor() {
             return Ok(None);
         }
-        self.lookup.newest(&self.prefix)
+        Ok(self.lookup.newest(prefix)?.map(|(version, _)| version))
     }
 
-    fn check_conflicts(&mut self, commit: &AtomicCommit) -> Result<Result<(), KvError>, KvError> {
-        let (read_version, current) = (commit.read_version, self.state.counters.version);
-        if read_version > current {
-            return Ok(Err(KvError::FutureVersion { read_version, current }));
+    /// Whether the key has a value now.
+    fn exists(&mut self, prefix: &[u8], hash: KeyHash) -> Result<bool, KvError> {
+        let covered = self.covered(prefix);
+        if covered == 0 && self.state.known_keys.contains(hash) {
+            return Ok(true);
         }
-        let mut conflicts = BTreeSet::new();
-        if read_version < current {
-            self.collect_key_conflicts(commit, &mut conflicts)?;
-            self.collect_range_conflicts(commit, &mut conflicts)?;
+        if let Some(newest) = self.state.index.get(prefix).filter(|newest| newest.version > self.state.swept) {
+            return Ok(newest.exists && newest.version >= covered);
         }
-        match conflicts.is_empty() {
-            true => Ok(Ok(())),
-            false => {
-                let keys = conflicts.into_iter().take(MAX_REPORTED_CONFLICTS).collect();
-                Ok(Err(KvError::Conflict { keys }))
-            }
-        }
+        let newest = self.lookup.newest(prefix)?;
+        Ok(newest.is_some_and(|(version, value)| value.is_some() && version >= covered))
     }
 
-    fn collect_key_conflicts(&mut self, commit: &AtomicCommit, found: &mut BTreeSet<KeyRef>) -> Result<(), KvError> {
-        for read in &commit.read_conflicts {
-            if self.written_after(&read.column_family, &read.key, commit.read_version)? {
-                found.insert(read.clone());
+    /// The key's value now.
+    pub fn current_value(&mut self, prefix: &[u8]) -> Result<Option<Bytes>, KvError> {
+        let covered = self.covered(prefix);
+        if let Some(newest) = self.state.index.get(prefix).filter(|newest| newest.version > self.state.swept) {
+            if !newest.exists || newest.version < covered {
+                return Ok(None);
+            }
+            if newest.version > self.before {
+                let value = key_codec::row_value(self.batch.value(newest.entry))?;
+                return Ok(value.map(Bytes::copy_from_slice));
             }
         }
-        if commit.read_conflict_keys.is_empty() {
-            return Ok(());
-        }
-        // Taken out while the loop needs the rest of the state.
-        let families = std::mem::take(&mut self.state.families);
-        for key in &commit.read_conflict_keys {
-            for family in &families {
-                if self.written_after(family, key, commit.read_version)? {
-                    found.insert(KeyRef { key: key.clone(), column_family: family.clone() });
-                }
-            }
-        }
-        self.state.families = families;
-        Ok(())
+        let newest = self.lookup.newest(prefix)?.filter(|(version, _)| *version >= covered);
+        Ok(newest.and_then(|(_, value)| value).map(Bytes::copy_from_slice))
     }
 
-    fn written_after(&mut self, family: &str, key: &Bytes, read_version: u64) -> Result<bool, KvError> {
-        key_codec::set_prefix(&mut self.prefix, family, key);
-        Ok(self.newest(Some(read_version))?.is_some_and(|newest| newest.version > read_version))
-    }
-
-    fn collect_range_conflicts(&mut self, commit: &AtomicCommit, found: &mut BTreeSet<KeyRef>) -> Result<(), KvError> {
-        for range in commit.read_conflict_ranges.iter().filter(|range| range.begin < range.end) {
-            let bounds = Bounds::range(&range.column_family, &range.begin, &range.end);
-            let (index, most) = (&mut self.state.index, MAX_REPORTED_CONFLICTS);
-            let mut written = index.written_in(&bounds.begin, &bounds.end, commit.read_version, most);
-            if commit.read_version < index.floor() {
-                let older = scan::written_after(self.lookup.engine, &bounds, commit.read_version, most)?;
-                written.extend(older.into_iter().map(Arc::from));
-            }
-            for prefix in written.into_iter().take(most) {
-                let key = key_codec::user_key(&prefix)?;
-                found.insert(KeyRef { key, column_family: range.column_family.clone() });
-            }
+    /// Version of the newest range clear over the key, 0 where there is none.
+    fn covered(&self, prefix: &[u8]) -> u64 {
+        match self.state.clears.is_empty() {
+            true => 0,
+            false => self.state.clears.newest_covering(prefix, u64::MAX).unwrap_or(0),
         }
-        Ok(())
     }
+}
+
+fn another_commit() -> KvError {
+    KvError::InvalidOperation(
+        "another commit has succeeded under this idempotency id: use one id for one commit".into(),
+    )
 }

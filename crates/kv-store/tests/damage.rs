@@ -11,7 +11,7 @@ use std::{
 
 use kv_api::{KeyRef, KvError, Version};
 use kv_store::{StateBlob, StoreOptions, TransactionalKvDatabase};
-use support::{apply_one, commit, commit_having_read, place::rocks::RocksHome, set};
+use support::{apply_one, commit, commit_having_read, place::rocks::RocksHome, set, timeless};
 
 /// A closed database of two flushed batches' worth of rows, in two files of each table.
 fn filled() -> RocksHome {
@@ -91,10 +91,10 @@ fn an_apply_that_meets_damage_says_so_and_no_further_one_is_tried() {
         ["a", "b"].iter().flat_map(|part| (0..300).map(move |i| format!("{part}{i:04}"))).collect();
     let reads: Vec<&str> = reads.iter().map(String::as_str).collect();
     let mut seal = |_: &[_]| StateBlob { sequence: 601, blob: "601".into() };
-    let applied = database.apply(&[commit_having_read(&reads, 2, [set("c", "1")])], &mut seal);
+    let applied = database.apply(&timeless(&[commit_having_read(&reads, 2, [set("c", "1")])]), &mut seal);
     assert!(is_damage(applied.map(drop)));
     assert!(database.damage().is_some());
-    assert!(database.apply(&[commit([set("c", "1")])], &mut seal).is_err());
+    assert!(database.apply(&timeless(&[commit([set("c", "1")])]), &mut seal).is_err());
 }
 
 #[test]

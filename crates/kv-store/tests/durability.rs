@@ -16,7 +16,7 @@ use kv_store::{
     Durability, Engine, GroupCommitOptions, MemoryEngine, StateBlob, StoreOptions, TransactionalKvDatabase,
     engine::{Cursor, EngineCopy, EngineStatistics, Table, WriteBatch},
 };
-use support::{apply, apply_one, block_on, commit, commit_having_read, conflict_of, delete, place, set};
+use support::{apply, apply_one, block_on, commit, commit_having_read, conflict_of, delete, place, set, timeless};
 
 #[test]
 fn versions_continue_after_a_restart() {
@@ -48,7 +48,7 @@ fn the_seal_sees_the_verdicts_of_its_batch() {
         let mut seen = Vec::new();
         let commits = [commit([set("a", "1")]), commit_having_read(&["a"], 1, [set("a", "2")])];
         let verdicts = database
-            .apply(&commits, &mut |verdicts| {
+            .apply(&timeless(&commits), &mut |verdicts| {
                 seen = verdicts.to_vec();
                 StateBlob { sequence: 7, blob: Bytes::new() }
             })
@@ -226,6 +226,18 @@ impl Engine for TestedEngine {
 
     fn statistics(&self) -> EngineStatistics {
         self.inner.statistics()
+    }
+
+    fn set_filter_floor(&self, version: u64) {
+        self.inner.set_filter_floor(version);
+    }
+
+    fn data_splits(&self, slice_bytes: u64) -> Result<Vec<Vec<u8>>, KvError> {
+        self.inner.data_splits(slice_bytes)
+    }
+
+    fn compact_data(&self, begin: &[u8], end: &[u8]) -> Result<(), KvError> {
+        self.inner.compact_data(begin, end)
     }
 
     fn copy(&self) -> Result<Box<dyn EngineCopy>, KvError> {

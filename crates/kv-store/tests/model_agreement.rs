@@ -8,7 +8,7 @@ use kv_api::{KvError, RangeQuery, Version};
 use kv_store::{Durability, TransactionalKvDatabase};
 use proptest::{collection::vec, prelude::*};
 use support::{
-    apply,
+    apply, create_family,
     model::{FAMILIES, Log, Model, log, range_query},
     place::{self, Place},
 };
@@ -33,6 +33,7 @@ fn delivery() -> impl Strategy<Value = Delivery> {
 /// Plays the log and checks each verdict on the way.
 fn play(place: &Place, log: &Log, delivery: &Delivery) {
     let mut database = place.open_with_index(delivery.conflict_index_entries);
+    FAMILIES.iter().filter(|name| !name.is_empty()).for_each(|name| create_family(&database, name));
     let mut done = 0;
     for (number, size) in delivery.batch_sizes.iter().cycle().enumerate() {
         if done == log.commits.len() {
@@ -79,16 +80,7 @@ fn check_rows(database: &TransactionalKvDatabase, model: &Model, queries: &[Rang
 }
 
 fn whole_range() -> RangeQuery {
-    RangeQuery {
-        begin: Bytes::new(),
-        end: Bytes::from_static(&[0xff; 20]),
-        column_family: String::new(),
-        skip: 0,
-        limit: None,
-        reverse: false,
-        target_bytes: None,
-        max_bytes: u64::MAX,
-    }
+    RangeQuery::between(Bytes::new(), Bytes::from_static(&[0xff; 20]))
 }
 
 fn check_everything(place: &Place, log: &Log, delivery: &Delivery, queries: &[RangeQuery]) {

@@ -16,7 +16,7 @@ use kv_store::{
     Durability, ResourceOptions, RocksEngine, RocksOptions, SharedResources, StateBlob, StoreOptions,
     TransactionalKvDatabase,
 };
-use support::{commit, set};
+use support::{commit, set, timeless};
 
 /// A file system in memory of its own size.
 struct SmallDisk(tempfile::TempDir);
@@ -97,7 +97,7 @@ impl Drop for Released<'_> {
 fn apply(database: &TransactionalKvDatabase, sequence: u64) -> Result<(), KvError> {
     let row = set(&format!("{sequence:08}"), &noise(sequence));
     let mut seal = |_: &[_]| StateBlob { sequence, blob: sequence.to_string().into() };
-    database.apply(&[commit([row])], &mut seal).map(drop)
+    database.apply(&timeless(&[commit([row])]), &mut seal).map(drop)
 }
 
 /// Applies until no more is taken; the sequence of each applied batch is sent.

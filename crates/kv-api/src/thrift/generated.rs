@@ -2598,14 +2598,25 @@ pub struct AtomicCommitRequest {
     pub timeout_seconds: Option<i64>,
     /// Ranges that were read: any write, delete or clear within one is a conflict.
     pub read_conflict_ranges: Option<Vec<KeyRange>>,
-    /// At most 255 bytes, chosen by the client. A repeat returns the first result instead of committing again.
+    /// At most 255 bytes, chosen by the client, unique among all clients (16 random bytes will do). A repeat of a commit that
+    /// succeeded returns the first result instead of committing again, whichever replica is asked, for ten minutes. The
+    /// repeat must be the same in all else; another commit under the same id is INVALID_OPERATION. Only successes are
+    /// remembered. When the server remembers as many as it can, new ids are refused with OVERLOADED.
     pub idempotency_id: Option<Vec<u8>>,
     /// Keys that were read, each in its family.
     pub read_conflicts: Option<Vec<KeyRef>>,
+    /// Idempotency ids of earlier commits whose replies have arrived: the server forgets their results at once instead of
+    /// after ten minutes, and so has room for more. Only of commits that were sent once: of one that was sent again, a
+    /// copy may still be under way, and would be carried out anew. At most 1,000.
+    pub finished_idempotency_ids: Option<Vec<Vec<u8>>>,
+    /// Whether the reply may carry fields 100 to 103. Stock Thrift libraries (Python, Rust) fail on a binary field that they do
+    /// not know, so clients that were made from an older file must not get them. Absent: yes if the request, or an
+    /// operation of it, has another field from 100 up, because then the client knows these.
+    pub include_details: Option<bool>,
 }
 
 impl AtomicCommitRequest {
-    pub fn new<F4, F100, F101, F102>(
+    pub fn new<F4, F100, F101, F102, F103, F104>(
         read_version: i64,
         operations: Vec<Operation>,
         read_conflict_keys: Vec<Vec<u8>>,
@@ -2613,12 +2624,16 @@ impl AtomicCommitRequest {
         read_conflict_ranges: F100,
         idempotency_id: F101,
         read_conflicts: F102,
+        finished_idempotency_ids: F103,
+        include_details: F104,
     ) -> AtomicCommitRequest
     where
         F4: Into<Option<i64>>,
         F100: Into<Option<Vec<KeyRange>>>,
         F101: Into<Option<Vec<u8>>>,
         F102: Into<Option<Vec<KeyRef>>>,
+        F103: Into<Option<Vec<Vec<u8>>>>,
+        F104: Into<Option<bool>>,
     {
         AtomicCommitRequest {
             read_version,
@@ -2628,6 +2643,8 @@ impl AtomicCommitRequest {
             read_conflict_ranges: read_conflict_ranges.into(),
             idempotency_id: idempotency_id.into(),
             read_conflicts: read_conflicts.into(),
+            finished_idempotency_ids: finished_idempotency_ids.into(),
+            include_details: include_details.into(),
         }
     }
 }
@@ -2642,6 +2659,8 @@ impl TSerializable for AtomicCommitRequest {
         let mut f_100: Option<Vec<KeyRange>> = None;
         let mut f_101: Option<Vec<u8>> = None;
         let mut f_102: Option<Vec<KeyRef>> = None;
+        let mut f_103: Option<Vec<Vec<u8>>> = None;
+        let mut f_104: Option<bool> = None;
         loop {
             let field_ident = i_prot.read_field_begin()?;
             if field_ident.field_type == TType::Stop {
@@ -2712,6 +2731,23 @@ impl TSerializable for AtomicCommitRequest {
                     i_prot.read_list_end()?;
                     f_102 = Some(val);
                 }
+                103 => {
+                    super::expect_type(field_ident.field_type, TType::List)?;
+                    let list_ident = i_prot.read_list_begin()?;
+                    let mut val: Vec<Vec<u8>> = Vec::with_capacity(list_ident.size.min(1024) as usize);
+                    for _ in 0..list_ident.size {
+                        super::expect_type(list_ident.element_type, TType::String)?;
+                        let list_elem_6 = i_prot.read_bytes()?;
+                        val.push(list_elem_6);
+                    }
+                    i_prot.read_list_end()?;
+                    f_103 = Some(val);
+                }
+                104 => {
+                    super::expect_type(field_ident.field_type, TType::Bool)?;
+                    let val = i_prot.read_bool()?;
+                    f_104 = Some(val);
+                }
                 _ => {
                     i_prot.skip(field_ident.field_type)?;
                 }
@@ -2730,6 +2766,8 @@ impl TSerializable for AtomicCommitRequest {
             read_conflict_ranges: f_100,
             idempotency_id: f_101,
             read_conflicts: f_102,
+            finished_idempotency_ids: f_103,
+            include_details: f_104,
         };
         Ok(ret)
     }
@@ -2779,6 +2817,20 @@ impl TSerializable for AtomicCommitRequest {
                 e.write_to_out_protocol(o_prot)?;
             }
             o_prot.write_list_end()?;
+            o_prot.write_field_end()?
+        }
+        if let Some(ref fld_var) = self.finished_idempotency_ids {
+            o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::List, id: Some(103) })?;
+            o_prot.write_list_begin(&TListIdentifier::new(TType::String, fld_var.len() as i32))?;
+            for e in fld_var {
+                o_prot.write_bytes(e)?;
+            }
+            o_prot.write_list_end()?;
+            o_prot.write_field_end()?
+        }
+        if let Some(fld_var) = self.include_details {
+            o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Bool, id: Some(104) })?;
+            o_prot.write_bool(fld_var)?;
             o_prot.write_field_end()?
         }
         o_prot.write_field_stop()?;
@@ -2901,8 +2953,8 @@ impl TSerializable for AtomicCommitResponse {
                     let mut val: Vec<Vec<u8>> = Vec::with_capacity(list_ident.size.min(1024) as usize);
                     for _ in 0..list_ident.size {
                         super::expect_type(list_ident.element_type, TType::String)?;
-                        let list_elem_6 = i_prot.read_bytes()?;
-                        val.push(list_elem_6);
+                        let list_elem_7 = i_prot.read_bytes()?;
+                        val.push(list_elem_7);
                     }
                     i_prot.read_list_end()?;
                     f_101 = Some(val);
@@ -2913,8 +2965,8 @@ impl TSerializable for AtomicCommitResponse {
                     let mut val: Vec<Vec<u8>> = Vec::with_capacity(list_ident.size.min(1024) as usize);
                     for _ in 0..list_ident.size {
                         super::expect_type(list_ident.element_type, TType::String)?;
-                        let list_elem_7 = i_prot.read_bytes()?;
-                        val.push(list_elem_7);
+                        let list_elem_8 = i_prot.read_bytes()?;
+                        val.push(list_elem_8);
                     }
                     i_prot.read_list_end()?;
                     f_102 = Some(val);
@@ -2925,8 +2977,8 @@ impl TSerializable for AtomicCommitResponse {
                     let mut val: Vec<KeyRef> = Vec::with_capacity(list_ident.size.min(1024) as usize);
                     for _ in 0..list_ident.size {
                         super::expect_type(list_ident.element_type, TType::Struct)?;
-                        let list_elem_8 = KeyRef::read_from_in_protocol(i_prot)?;
-                        val.push(list_elem_8);
+                        let list_elem_9 = KeyRef::read_from_in_protocol(i_prot)?;
+                        val.push(list_elem_9);
                     }
                     i_prot.read_list_end()?;
                     f_103 = Some(val);
@@ -4579,8 +4631,8 @@ impl TSerializable for ClusterHealth {
                     let mut val: Vec<NodeStatus> = Vec::with_capacity(list_ident.size.min(1024) as usize);
                     for _ in 0..list_ident.size {
                         super::expect_type(list_ident.element_type, TType::Struct)?;
-                        let list_elem_9 = NodeStatus::read_from_in_protocol(i_prot)?;
-                        val.push(list_elem_9);
+                        let list_elem_10 = NodeStatus::read_from_in_protocol(i_prot)?;
+                        val.push(list_elem_10);
                     }
                     i_prot.read_list_end()?;
                     f_1 = Some(val);

@@ -73,6 +73,8 @@ pub struct ServerSettings {
     pub no_primary_wait_ms: u64,
     /// How long a stopping server waits for the requests it is working on.
     pub shutdown_timeout_ms: u64,
+    /// Longest time for which a client may pin a version.
+    pub max_pin_seconds: u64,
     /// Client connections beyond this are closed at once.
     pub max_connections: usize,
     /// A connection on which nothing has moved for so long is closed. 0: never.
@@ -101,6 +103,7 @@ impl Default for ServerSettings {
             request_timeout_ms: 10_000,
             no_primary_wait_ms: 5_000,
             shutdown_timeout_ms: 5_000,
+            max_pin_seconds: 3_600,
             max_connections: thrift.max_connections,
             idle_timeout_seconds: thrift.idle_timeout_s,
             message_timeout_ms: thrift.message_timeout_ms,
@@ -141,8 +144,10 @@ impl ServerSettings {
 pub struct StorageSettings {
     pub data_dir: PathBuf,
     pub engine: EngineKind,
-    /// Families besides `default`. Must be the same on every replica.
+    /// Families besides `default` that the first write to them creates.
     pub column_families: Vec<String>,
+    /// How long versions stay readable, in milliseconds of replicated time.
+    pub readable_window_ms: u64,
     /// Memory for rows not yet written to files, of all databases in this process together.
     pub write_buffer_mb: usize,
     /// Memory for cached blocks, of all databases in this process together.
@@ -174,6 +179,7 @@ impl Default for StorageSettings {
             data_dir: PathBuf::from("./data"),
             engine: EngineKind::Rocksdb,
             column_families: Vec::new(),
+            readable_window_ms: kv_api::DEFAULT_READABLE_WINDOW_MS,
             write_buffer_mb: resources.write_buffers_bytes >> 20,
             block_cache_mb: resources.block_cache_bytes >> 20,
             background_threads: resources.background_threads,

@@ -3,11 +3,10 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use kv_api::{AtomicCommit, KvError, encode_verdict};
+use kv_api::{KvError, LoggedWrite, TimedWrite, encode_verdict};
 use kv_store::{StateBlob, TransactionalKvDatabase};
 use rsml::{CommittedValue, ExecutionError, ExecutionNotifier, SealedState, Sequence, Snapshots};
 
-use super::operation;
 use super::place::DatabasePlace;
 use super::snapshots::{Installed, ReplicaSnapshots, failed};
 use crate::router::{LocalReader, ReadSlots};
@@ -42,20 +41,30 @@ fn expected_by(database: &TransactionalKvDatabase) -> Result<Sequence, KvError> 
     Ok(Sequence(database.state_blob()?.map_or(0, |(sequence, _)| sequence)).next())
 }
 
+fn timed_writes(values: &[CommittedValue]) -> Result<Vec<TimedWrite>, ExecutionError> {
+    let mut writes = Vec::with_capacity(values.iter().map(|value| value.requests.len()).sum());
+    for value in values {
+        for request in &value.requests {
+            let write = LoggedWrite::from_bytes(request.payload.clone());
+            let write = write.map_err(|error| ExecutionError::failed(error.to_string()))?;
+            writes.push(TimedWrite { time_us: value.time_us, write });
+        }
+    }
+    Ok(writes)
+}
+
 impl ExecutionNotifier for KvStoreExecutor {
     fn notify_commit_batch(
         &mut self,
         values: &[CommittedValue],
         seal: &mut dyn FnMut(&[Bytes]) -> SealedState,
     ) -> Result<Vec<Bytes>, ExecutionError> {
-        let payloads = values.iter().flat_map(|value| &value.requests).map(|request| request.payload.clone());
-        let commits: Vec<AtomicCommit> =
-            payloads.map(operation::decode).collect::<Result<_, String>>().map_err(ExecutionError::failed)?;
+        let writes = timed_writes(values)?;
         let mut outcomes = Vec::new();
         let mut next = self.next;
         self.reader
             .database()
-            .apply(&commits, &mut |verdicts| {
+            .apply(&writes, &mut |verdicts| {
                 outcomes = verdicts.iter().map(encode_verdict).collect();
                 let sealed = seal(&outcomes);
                 next = sealed.sequence.next();

@@ -18,6 +18,7 @@ use crate::data_dir::DataDir;
 use crate::front_end::{BackEnd, FrontEnd, ListenAddresses};
 use crate::manager::{ServerError, ServerManager};
 use crate::metrics::ServerMetrics;
+use crate::router::WriteSettings;
 
 /// How long a start waits for a primary when all replicas are in this process. The server works without: requests wait.
 const FIRST_PRIMARY_WAIT: Duration = Duration::from_secs(5);
@@ -52,7 +53,7 @@ impl ReplicatedServerManager {
         let store = Arc::new(starting.await.expect("starting replicas does not panic")?);
         let members = config.replication.replicas.clone();
         let addresses = Arc::new(ListenAddresses::default());
-        let router = Arc::new(ConsensusRouter::new(store.clone(), members.clone()));
+        let router = Arc::new(ConsensusRouter::new(store.clone(), members.clone(), WriteSettings::new(&config)));
         let cluster = Arc::new(ReplicatedCluster::new(store.clone(), members.clone(), addresses.clone()));
         let metrics = ServerMetrics::new();
         let collector = Box::new(ConsensusCollector::new(store.clone()));

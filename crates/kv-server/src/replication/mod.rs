@@ -13,7 +13,6 @@ mod database;
 mod databases;
 mod executor;
 mod manager;
-pub mod operation;
 mod place;
 mod router;
 mod snapshots;

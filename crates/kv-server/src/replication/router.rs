@@ -6,13 +6,12 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use kv_api::{AtomicCommit, KvError, KvOperation, KvOutcome, ReadAt, decode_verdict};
+use kv_api::{KvError, KvOperation, KvOutcome, LoggedWrite, ReadAt, decode_verdict};
 use rsml::{DriverStatus, ReadError, RequestError};
 
-use super::operation;
 use super::store::{LocalReplicaParts, ReplicatedKvStore};
 use crate::config::ReplicaConfig;
-use crate::router::{RequestContext, RequestRouter};
+use crate::router::{RequestContext, RequestRouter, WriteSettings};
 
 /// Gives writes to consensus and reads from a local database after a read point.
 ///
@@ -21,6 +20,7 @@ use crate::router::{RequestContext, RequestRouter};
 pub struct ConsensusRouter {
     store: Arc<ReplicatedKvStore>,
     members: Vec<ReplicaConfig>,
+    settings: WriteSettings,
     pins: Mutex<HashMap<u64, Pin>>,
 }
 
@@ -31,8 +31,8 @@ struct Pin {
 }
 
 impl ConsensusRouter {
-    pub fn new(store: Arc<ReplicatedKvStore>, members: Vec<ReplicaConfig>) -> Self {
-        ConsensusRouter { store, members, pins: Mutex::new(HashMap::new()) }
+    pub fn new(store: Arc<ReplicatedKvStore>, members: Vec<ReplicaConfig>, settings: WriteSettings) -> Self {
+        ConsensusRouter { store, members, settings, pins: Mutex::new(HashMap::new()) }
     }
 
     /// The place of the replica to ask: a local primary, otherwise the first that has not failed.
@@ -47,10 +47,14 @@ impl ConsensusRouter {
     }
 
     /// Proposes before it first waits: the caller's order of first polls is the order of the writes.
-    async fn commit(&self, commit: AtomicCommit, context: &RequestContext) -> Result<KvOutcome, KvError> {
+    async fn write(
+        &self,
+        write: impl FnOnce(&LocalReplicaParts) -> LoggedWrite + Send,
+        context: &RequestContext,
+    ) -> Result<KvOutcome, KvError> {
         let pinned = PinnedWrite::begin(self, context.connection_id);
         let replica = &self.store.replicas()[pinned.replica];
-        let payload = operation::encode(commit);
+        let payload = write(replica).to_bytes();
         let started = Instant::now();
         let outcome = replica.consensus.execute_request_async(payload, context.deadline.into_std()).await;
         drop(pinned);
@@ -141,7 +145,12 @@ impl ConsensusRouter {
 impl RequestRouter for ConsensusRouter {
     async fn route(&self, operation: KvOperation, context: &RequestContext) -> Result<KvOutcome, KvError> {
         match operation {
-            KvOperation::AtomicCommit(commit) => self.commit(commit, context).await,
+            KvOperation::AtomicCommit(commit) => {
+                let write = |replica: &LocalReplicaParts| self.settings.commit(commit, &replica.reader.database());
+                self.write(write, context).await
+            }
+            KvOperation::ChangeFamily(change) => self.write(|_| self.settings.family(change), context).await,
+            KvOperation::PassTime => self.write(|_| self.settings.passing_time(), context).await,
             KvOperation::ReadVersion => self.read(operation, ReadAt::Linearizable, context).await,
             KvOperation::Get { at, .. } | KvOperation::GetRange { at, .. } => self.read(operation, at, context).await,
         }

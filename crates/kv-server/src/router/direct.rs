@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use kv_api::{AtomicCommit, KvDatabase, KvError, KvOperation, KvOutcome, ReadAt};
+use kv_api::{KvError, KvOperation, KvOutcome, LoggedWrite, ReadAt};
 use kv_store::TransactionalKvDatabase;
 
-use super::{LocalReader, RequestContext, RequestRouter};
+use super::{LocalReader, RequestContext, RequestRouter, WriteSettings};
 use crate::space::SpaceWatch;
 
 /// Runs operations on a local database. What it has applied is durable and is all there is, so that its newest version is
@@ -14,19 +14,25 @@ use crate::space::SpaceWatch;
 pub struct DirectRouter {
     database: Arc<TransactionalKvDatabase>,
     reader: LocalReader,
+    settings: WriteSettings,
     space: Arc<SpaceWatch>,
 }
 
 impl DirectRouter {
-    pub fn new(database: Arc<TransactionalKvDatabase>, reader: LocalReader, space: Arc<SpaceWatch>) -> Self {
-        DirectRouter { database, reader, space }
+    pub fn new(
+        database: Arc<TransactionalKvDatabase>,
+        reader: LocalReader,
+        settings: WriteSettings,
+        space: Arc<SpaceWatch>,
+    ) -> Self {
+        DirectRouter { database, reader, settings, space }
     }
 
-    async fn commit(&self, commit: AtomicCommit, context: &RequestContext) -> Result<KvOutcome, KvError> {
+    async fn write(&self, write: LoggedWrite, context: &RequestContext) -> Result<KvOutcome, KvError> {
         if !self.space.has_space() {
             return Err(KvError::StorageFull(self.space.refusal()));
         }
-        let done = tokio::time::timeout_at(context.deadline, self.database.atomic_commit(commit)).await;
+        let done = tokio::time::timeout_at(context.deadline, self.database.write(write)).await;
         match done {
             Ok(result) => result.map(KvOutcome::Committed),
             // It waits in the queue of the database, from where it cannot be taken back.
@@ -41,7 +47,11 @@ impl RequestRouter for DirectRouter {
         let newest = self.database.applied_version();
         match operation {
             KvOperation::ReadVersion => Ok(KvOutcome::ReadVersion(newest)),
-            KvOperation::AtomicCommit(commit) => self.commit(commit, context).await,
+            KvOperation::AtomicCommit(commit) => {
+                self.write(self.settings.commit(commit, &self.database), context).await
+            }
+            KvOperation::ChangeFamily(change) => self.write(self.settings.family(change), context).await,
+            KvOperation::PassTime => self.write(self.settings.passing_time(), context).await,
             KvOperation::Get { at: ReadAt::Version(version), .. }
             | KvOperation::GetRange { at: ReadAt::Version(version), .. } => {
                 if version > newest {

@@ -9,12 +9,14 @@
 
 mod direct;
 mod local_reader;
+mod write_settings;
 
 use async_trait::async_trait;
 pub use direct::DirectRouter;
 use kv_api::{KvError, KvOperation, KvOutcome};
 pub use local_reader::{LocalReader, ReadSlots};
 use tokio::time::Instant;
+pub use write_settings::WriteSettings;
 
 /// What an operation needs to know about the request that it comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,13 +3,15 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use kv_api::{AtomicCommit, CommitResult, KeyRange, KeyRef, KvError, Mutation, MutationKind};
+use kv_api::{AtomicCommit, CommitResult, KeyRange, KeyRef, KvError, MAX_IDEMPOTENCY_ID_BYTES, Mutation, MutationKind};
 use kv_store::STAMP_BYTES;
 use tokio::time::Instant;
 
 use super::KvServiceCore;
 use crate::router::RequestContext;
 
+/// Most ids that one commit may say are finished.
+const MAX_FINISHED_IDS: usize = 1_000;
 /// As many stamps as the two counting bytes can tell apart.
 const MAX_STAMPED: usize = 65_536;
 /// Longest time that a client may ask for; the server's own deadline is shorter in practice.
@@ -38,6 +40,8 @@ pub struct CommitRequest {
     /// Shortens the request's deadline; 0 or less says nothing.
     pub timeout_seconds: Option<i64>,
     pub idempotency_id: Option<Bytes>,
+    /// Ids of earlier commits whose results may be forgotten.
+    pub finished_ids: Vec<Bytes>,
 }
 
 /// A transaction that happened.
@@ -75,10 +79,20 @@ impl KvServiceCore {
     }
 
     fn validated(&self, request: CommitRequest) -> Result<AtomicCommit, KvError> {
-        if request.idempotency_id.is_some_and(|id| !id.is_empty()) {
-            return Err(KvError::NotSupported("an idempotency_id".to_string()));
-        }
         let invalid = |message: String| Err(KvError::InvalidOperation(message));
+        let idempotency_id = request.idempotency_id.unwrap_or_default();
+        for id in request.finished_ids.iter().chain([&idempotency_id]) {
+            if id.len() > MAX_IDEMPOTENCY_ID_BYTES {
+                let length = id.len();
+                return invalid(format!(
+                    "an idempotency id of {length} bytes: at most {MAX_IDEMPOTENCY_ID_BYTES} are allowed"
+                ));
+            }
+        }
+        let finished = request.finished_ids.len();
+        if finished > MAX_FINISHED_IDS {
+            return invalid(format!("{finished} finished_idempotency_ids: at most {MAX_FINISHED_IDS} are allowed"));
+        }
         let mutations: Vec<Mutation> =
             request.operations.into_iter().map(|operation| self.mutation(operation)).collect::<Result<_, _>>()?;
         let stamped = mutations.iter().filter(|mutation| is_stamped(mutation.kind())).count();
@@ -89,6 +103,8 @@ impl KvServiceCore {
             mutations,
             // Nobody can have written the empty key, so that it never conflicts.
             read_conflict_keys: request.read_conflict_keys.into_iter().filter(|key| !key.is_empty()).collect(),
+            idempotency_id,
+            finished_ids: request.finished_ids,
             ..AtomicCommit::default()
         };
         for KeyRef { key, column_family } in request.read_conflicts.into_iter().filter(|c| !c.key.is_empty()) {
@@ -127,8 +143,12 @@ impl KvServiceCore {
 
     fn mutation(&self, operation: OperationRequest) -> Result<Mutation, KvError> {
         let kind = kind_of(&operation.kind)?;
-        let key = self.key(operation.key)?;
         let column_family = self.family(operation.column_family)?;
+        if kind == MutationKind::ClearRange {
+            let (key, value) = self.cleared(operation.key, operation.value)?;
+            return Ok(Mutation { kind: kind as i32, key, value, column_family, stamp_offset: None });
+        }
+        let key = self.key(operation.key)?;
         let value = match (kind, operation.value) {
             // Clients that always send a value send an empty one here.
             (MutationKind::Delete, _) => Bytes::new(),
@@ -147,6 +167,26 @@ impl KvServiceCore {
     }
 }
 
+impl KvServiceCore {
+    /// The ends of a range to clear. The first may be empty: before every key.
+    fn cleared(&self, begin: Bytes, end: Option<Bytes>) -> Result<(Bytes, Bytes), KvError> {
+        // The end of a range is no key itself: the first one behind the longest key is one byte longer.
+        let limit = self.limits().max_key_bytes + 1;
+        let Some(end) = end else {
+            return Err(KvError::InvalidOperation(
+                "operation 'clear_range' needs a value: the end of the range".into(),
+            ));
+        };
+        if let Some(length) = [begin.len(), end.len()].into_iter().find(|length| *length > limit) {
+            return Err(KvError::KeyTooLarge { length, limit });
+        }
+        if begin > end {
+            return Err(KvError::InvalidOperation("a range to clear ends before it begins".to_string()));
+        }
+        Ok((begin, end))
+    }
+}
+
 fn with_timeout(context: &RequestContext, timeout_seconds: Option<i64>) -> RequestContext {
     let seconds = timeout_seconds.filter(|seconds| *seconds > 0).unwrap_or(MAX_TIMEOUT_SECONDS);
     let patience = Duration::from_secs(seconds.min(MAX_TIMEOUT_SECONDS) as u64);
@@ -157,39 +197,31 @@ fn is_stamped(kind: MutationKind) -> bool {
     matches!(kind, MutationKind::SetVersionstampedKey | MutationKind::SetVersionstampedValue)
 }
 
-/// Known to the interface, and not built into this version.
-const NOT_SUPPORTED: &[&str] = &[
-    "clear_range",
-    "add",
-    "min",
-    "max",
-    "byte_min",
-    "byte_max",
-    "bit_and",
-    "bit_or",
-    "bit_xor",
-    "append_if_fits",
-    "compare_and_clear",
+/// Operation types by their names in lower case.
+const KINDS: [(&str, MutationKind); 15] = [
+    ("set", MutationKind::Set),
+    ("delete", MutationKind::Delete),
+    ("set_versionstamped_key", MutationKind::SetVersionstampedKey),
+    ("set_versionstamped_value", MutationKind::SetVersionstampedValue),
+    ("clear_range", MutationKind::ClearRange),
+    ("add", MutationKind::Add),
+    ("min", MutationKind::Min),
+    ("max", MutationKind::Max),
+    ("byte_min", MutationKind::ByteMin),
+    ("byte_max", MutationKind::ByteMax),
+    ("bit_and", MutationKind::BitAnd),
+    ("bit_or", MutationKind::BitOr),
+    ("bit_xor", MutationKind::BitXor),
+    ("append_if_fits", MutationKind::AppendIfFits),
+    ("compare_and_clear", MutationKind::CompareAndClear),
 ];
 
 fn kind_of(name: &str) -> Result<MutationKind, KvError> {
-    // Most clients send the first two just so.
-    match name {
-        "set" => return Ok(MutationKind::Set),
-        "delete" => return Ok(MutationKind::Delete),
-        _ => {}
-    }
-    match name.to_ascii_lowercase().as_str() {
-        "set" => Ok(MutationKind::Set),
-        "delete" => Ok(MutationKind::Delete),
-        "set_versionstamped_key" => Ok(MutationKind::SetVersionstampedKey),
-        "set_versionstamped_value" => Ok(MutationKind::SetVersionstampedValue),
-        other if NOT_SUPPORTED.contains(&other) => Err(KvError::NotSupported(format!("operation type '{name}'"))),
-        _ => Err(KvError::InvalidOperation(format!(
-            "unknown operation type '{name}': allowed are set, delete, SET_VERSIONSTAMPED_KEY and \
-             SET_VERSIONSTAMPED_VALUE"
-        ))),
-    }
+    let found = KINDS.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
+    found.map(|(_, kind)| *kind).ok_or_else(|| {
+        let allowed = KINDS.map(|(known, _)| known).join(", ");
+        KvError::InvalidOperation(format!("unknown operation type '{name}': allowed are {allowed}"))
+    })
 }
 
 /// The place of the stamp, checked; `None` stays `None`, the last 10 bytes.

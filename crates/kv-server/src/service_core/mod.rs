@@ -6,6 +6,8 @@
 
 mod cluster_info;
 mod commit;
+mod families;
+mod pins;
 mod range;
 
 use std::sync::Arc;
@@ -14,11 +16,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 pub use cluster_info::{ClusterHealth, DatabaseFigures};
 pub use commit::{CommitRequest, Committed, OperationRequest};
+pub use families::Family;
 use kv_api::{
     AtomicCommit, CommitResult, DEFAULT_COLUMN_FAMILY, KeyRef, KvError, KvOperation, KvOutcome, Limits, Mutation,
     MutationKind, ReadAt, Rows, Version,
 };
-use kv_store::STAMP_BYTES;
+use kv_store::{STAMP_BYTES, key_codec::MAX_FAMILY_BYTES};
+pub use pins::DEFAULT_PIN_SECONDS;
 pub use range::RangeRequest;
 
 use crate::cluster::{ClusterView, LocalReplicas};
@@ -34,8 +38,10 @@ pub struct CoreParts {
     pub metrics: Arc<ServerMetrics>,
     pub faults: Arc<FaultInjector>,
     pub limits: Limits,
-    /// Besides the default family.
+    /// Families that the first write to them creates.
     pub column_families: Vec<String>,
+    /// Longest time for which a version may be pinned.
+    pub max_pin: Duration,
 }
 
 /// The service behind every interface.
@@ -46,12 +52,6 @@ pub struct KvServiceCore {
 impl KvServiceCore {
     pub fn new(parts: CoreParts) -> Self {
         KvServiceCore { parts }
-    }
-
-    /// The families that requests may name, the default one first.
-    pub fn column_families(&self) -> Vec<String> {
-        let others = self.parts.column_families.iter().cloned();
-        std::iter::once(DEFAULT_COLUMN_FAMILY.to_string()).chain(others).collect()
     }
 
     pub fn limits(&self) -> &Limits {
@@ -99,9 +99,10 @@ impl KvServiceCore {
         context: &RequestContext,
     ) -> Result<Option<Bytes>, KvError> {
         let key = KeyRef { key: self.key(key)?, column_family: self.family(column_family)? };
-        match self.route(KvOperation::Get { key, at }, context).await? {
-            KvOutcome::Value(value) => Ok(value),
-            other => Err(mismatch("a value", &other)),
+        match self.route(KvOperation::Get { key, at }, context).await {
+            Ok(KvOutcome::Value(value)) => Ok(value),
+            Ok(other) => Err(mismatch("a value", &other)),
+            Err(error) => self.nothing_yet(error),
         }
     }
 
@@ -140,9 +141,10 @@ impl KvServiceCore {
         let Some(query) = range::normalise(request, family, limits.max_key_bytes, max_bytes)? else {
             return Ok(Rows::default());
         };
-        match self.route(KvOperation::GetRange { query, at }, context).await? {
-            KvOutcome::Rows(rows) => Ok(rows),
-            other => Err(mismatch("rows", &other)),
+        match self.route(KvOperation::GetRange { query, at }, context).await {
+            Ok(KvOutcome::Rows(rows)) => Ok(rows),
+            Ok(other) => Err(mismatch("rows", &other)),
+            Err(error) => self.nothing_yet(error),
         }
     }
 
@@ -232,9 +234,28 @@ impl KvServiceCore {
     /// A commit that is complete and valid.
     async fn commit(&self, commit: AtomicCommit, context: &RequestContext) -> Result<CommitResult, KvError> {
         let _active = self.parts.metrics.begin_transaction();
-        match self.route(KvOperation::AtomicCommit(commit), context).await? {
-            KvOutcome::Committed(result) => Ok(result),
-            other => Err(mismatch("a commit result", &other)),
+        match self.route(KvOperation::AtomicCommit(commit), context).await {
+            Ok(KvOutcome::Committed(result)) => Ok(result),
+            Ok(other) => Err(mismatch("a commit result", &other)),
+            Err(error) => Err(self.with_families(error)),
+        }
+    }
+
+    /// What a read finds in a family that does not exist: nothing, if the first write would create it.
+    fn nothing_yet<T: Default>(&self, error: KvError) -> Result<T, KvError> {
+        match error {
+            KvError::UnknownColumnFamily { name, .. } if self.parts.column_families.contains(&name) => Ok(T::default()),
+            error => Err(self.with_families(error)),
+        }
+    }
+
+    /// Names the families that there are, where one was unknown: what replicas agree on does not say.
+    fn with_families(&self, error: KvError) -> KvError {
+        match error {
+            KvError::UnknownColumnFamily { name, .. } => {
+                KvError::UnknownColumnFamily { name, existing: self.column_families() }
+            }
+            error => error,
         }
     }
 
@@ -259,13 +280,16 @@ impl KvServiceCore {
         if length > limit { Err(KvError::ValueTooLarge { length, limit }) } else { Ok(value) }
     }
 
-    /// The family's name on the inside: empty for the default one.
+    /// The family's name on the inside: empty for the default one. Whether it exists, the database says.
     pub fn family(&self, name: Option<String>) -> Result<String, KvError> {
         match name {
             None => Ok(String::new()),
             Some(name) if name.is_empty() || name == DEFAULT_COLUMN_FAMILY => Ok(String::new()),
-            Some(name) if self.parts.column_families.contains(&name) => Ok(name),
-            Some(name) => Err(KvError::UnknownColumnFamily { name, existing: self.column_families() }),
+            Some(name) if name.len() > MAX_FAMILY_BYTES => {
+                let existing = self.column_families();
+                Err(KvError::UnknownColumnFamily { name, existing })
+            }
+            Some(name) => Ok(name),
         }
     }
 }

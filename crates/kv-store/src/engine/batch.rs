@@ -2,30 +2,52 @@
 
 use super::Table;
 
-/// Entries to put, in order: a later one for the same key wins. Nothing is ever deleted from an engine this way: a
-/// deleted row is a version of its own.
+/// Changes of entries, in order: a later one for the same key wins.
+///
+/// The deletes are physical: what they remove was never there for anybody who reads afterwards. A row that somebody
+/// deletes is not removed so; that is a version of its own.
 #[derive(Clone, Debug, Default)]
 pub struct WriteBatch {
-    /// Keys and values one after the other.
+    /// Two fields of every entry, one after the other: key and value, or begin and end.
     bytes: Vec<u8>,
     entries: Vec<EntryPlace>,
 }
 
-/// The key is `bytes[start..key_end]`, the value `bytes[key_end..value_end]`.
+#[derive(Clone, Copy, Debug)]
+enum EntryKind {
+    Put,
+    Delete,
+    DeleteRange,
+}
+
+/// The first field is `bytes[start..middle]`, the second `bytes[middle..end]`.
 #[derive(Clone, Copy, Debug)]
 struct EntryPlace {
+    kind: EntryKind,
     table: Table,
     start: usize,
-    key_end: usize,
-    value_end: usize,
+    middle: usize,
+    end: usize,
 }
 
 /// One entry of a [`WriteBatch`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Put<'a> {
-    pub table: Table,
-    pub key: &'a [u8],
-    pub value: &'a [u8],
+pub enum BatchEntry<'a> {
+    Put {
+        table: Table,
+        key: &'a [u8],
+        value: &'a [u8],
+    },
+    Delete {
+        table: Table,
+        key: &'a [u8],
+    },
+    /// Of the keys `begin <= key < end`; never an empty range.
+    DeleteRange {
+        table: Table,
+        begin: &'a [u8],
+        end: &'a [u8],
+    },
 }
 
 impl WriteBatch {
@@ -37,20 +59,48 @@ impl WriteBatch {
         self.put_parts(table, &[key], &[value]);
     }
 
-    /// The same, for a key and a value that lie in pieces.
-    pub fn put_parts(&mut self, table: Table, key: &[&[u8]], value: &[&[u8]]) {
-        let start = self.bytes.len();
-        key.iter().for_each(|part| self.bytes.extend_from_slice(part));
-        let key_end = self.bytes.len();
-        value.iter().for_each(|part| self.bytes.extend_from_slice(part));
-        self.entries.push(EntryPlace { table, start, key_end, value_end: self.bytes.len() });
+    /// The same, for a key and a value that lie in pieces. Returns the entry's place, for [`Self::value`].
+    pub fn put_parts(&mut self, table: Table, key: &[&[u8]], value: &[&[u8]]) -> usize {
+        self.push(EntryKind::Put, table, key, value);
+        self.entries.len() - 1
     }
 
-    pub fn iter(&self) -> impl Iterator<Item = Put<'_>> {
-        self.entries.iter().map(|place| Put {
-            table: place.table,
-            key: &self.bytes[place.start..place.key_end],
-            value: &self.bytes[place.key_end..place.value_end],
+    /// The value that was put at a place, since the batch was cleared last.
+    pub fn value(&self, entry: usize) -> &[u8] {
+        let place = &self.entries[entry];
+        &self.bytes[place.middle..place.end]
+    }
+
+    /// Removes an entry; where there is none, nothing changes.
+    pub fn delete(&mut self, table: Table, key: &[u8]) {
+        self.push(EntryKind::Delete, table, &[key], &[]);
+    }
+
+    /// Removes all entries `begin <= key < end`. Costs an engine more than a few single deletes, and its readers too: it is
+    /// for many entries.
+    pub fn delete_range(&mut self, table: Table, begin: &[u8], end: &[u8]) {
+        if begin < end {
+            self.push(EntryKind::DeleteRange, table, &[begin], &[end]);
+        }
+    }
+
+    fn push(&mut self, kind: EntryKind, table: Table, first: &[&[u8]], second: &[&[u8]]) {
+        let start = self.bytes.len();
+        first.iter().for_each(|part| self.bytes.extend_from_slice(part));
+        let middle = self.bytes.len();
+        second.iter().for_each(|part| self.bytes.extend_from_slice(part));
+        self.entries.push(EntryPlace { kind, table, start, middle, end: self.bytes.len() });
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = BatchEntry<'_>> {
+        self.entries.iter().map(|place| {
+            let (table, first) = (place.table, &self.bytes[place.start..place.middle]);
+            let second = &self.bytes[place.middle..place.end];
+            match place.kind {
+                EntryKind::Put => BatchEntry::Put { table, key: first, value: second },
+                EntryKind::Delete => BatchEntry::Delete { table, key: first },
+                EntryKind::DeleteRange => BatchEntry::DeleteRange { table, begin: first, end: second },
+            }
         })
     }
 
@@ -63,7 +113,7 @@ impl WriteBatch {
         self.entries.len()
     }
 
-    /// Bytes of all keys and values.
+    /// Bytes of all keys, values and bounds.
     pub fn size_bytes(&self) -> usize {
         self.bytes.len()
     }

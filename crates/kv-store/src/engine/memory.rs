@@ -1,13 +1,19 @@
 //! An engine in memory, for simulation and tests, whose crashes can be played.
 //!
 //! Invariants:
-//! - under [`Durability::UntilFlush`] `undo` holds, for each key written since the last flush, what the key was at that
+//! - under [`Durability::UntilFlush`] `undo` holds, for each key changed since the last flush, what the key was at that
 //!   flush; so undoing it all gives exactly the flushed state;
 //! - in the same way each entry of `copies` holds what keys were at the moment when that copy was begun, so that a copy
-//!   reads one moment in small steps while writes go on.
+//!   reads one moment in small steps while writes go on;
+//! - as RocksDB's compactions do, [`compaction`] drops superseded values of the flushed state, now and then, whatever was
+//!   written since. They are gone from there, and from the present state unless they were changed.
+
+mod compaction;
+#[cfg(test)]
+mod tests;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     ops::Bound,
     sync::{RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
@@ -15,13 +21,41 @@ use std::{
 use bytes::Bytes;
 use kv_api::KvError;
 
-use super::{Cursor, Durability, Engine, EngineCopy, EngineStatistics, Table, WriteBatch, memory_copy::MemoryCopy};
+use super::{
+    BatchEntry, Cursor, Durability, Engine, EngineCopy, EngineStatistics, Table, WriteBatch, memory_copy::MemoryCopy,
+};
+use compaction::Compaction;
 
 /// A table.
 pub(super) type Rows = BTreeMap<Bytes, Bytes>;
 
-/// What keys were before they were written; `None`: they were not.
-type Before = HashMap<(Table, Bytes), Option<Bytes>>;
+#[derive(Default)]
+pub(super) struct Tables {
+    pub data: Rows,
+    pub meta: Rows,
+    pub garbage: Rows,
+}
+
+impl Tables {
+    fn of(&self, table: Table) -> &Rows {
+        match table {
+            Table::Data => &self.data,
+            Table::Meta => &self.meta,
+            Table::Garbage => &self.garbage,
+        }
+    }
+
+    fn of_mut(&mut self, table: Table) -> &mut Rows {
+        match table {
+            Table::Data => &mut self.data,
+            Table::Meta => &mut self.meta,
+            Table::Garbage => &mut self.garbage,
+        }
+    }
+}
+
+/// What keys were before they were changed; `None`: they were not.
+type Before = BTreeMap<(Table, Bytes), Option<Bytes>>;
 
 /// Ordered maps behind one lock.
 pub struct MemoryEngine {
@@ -31,39 +65,76 @@ pub struct MemoryEngine {
 
 #[derive(Default)]
 struct State {
-    data: Rows,
-    meta: Rows,
+    tables: Tables,
     undo: Before,
     /// Of each copy under way, by its number.
     copies: BTreeMap<u64, Before>,
     copies_begun: u64,
+    compaction: Compaction,
     size_bytes: u64,
     unflushed_bytes: u64,
 }
 
 impl State {
-    fn table(&self, table: Table) -> &Rows {
-        match table {
-            Table::Data => &self.data,
-            Table::Meta => &self.meta,
+    /// Sets or removes an entry and returns what was there. Copies under way keep what was.
+    fn replace(&mut self, table: Table, key: Bytes, value: Option<Bytes>) -> Option<Bytes> {
+        let rows = self.tables.of_mut(table);
+        let entry_bytes = |value: &Option<Bytes>| value.as_ref().map_or(0, |value| (key.len() + value.len()) as u64);
+        let added = entry_bytes(&value);
+        let old = match value {
+            Some(value) => rows.insert(key.clone(), value),
+            None => rows.remove(&key),
+        };
+        self.size_bytes = self.size_bytes + added - entry_bytes(&old);
+        for copy in self.copies.values_mut() {
+            copy.entry((table, key.clone())).or_insert_with(|| old.clone());
+        }
+        old
+    }
+
+    /// The same, in a way that a crash undoes where it is to.
+    fn change(&mut self, durability: Durability, table: Table, key: Bytes, value: Option<Bytes>) {
+        let before = self.replace(table, key.clone(), value);
+        if durability == Durability::UntilFlush {
+            self.undo.entry((table, key)).or_insert(before);
         }
     }
 
-    /// Sets or removes an entry and returns what was there.
-    fn replace(&mut self, table: Table, key: Bytes, value: Option<Bytes>) -> Option<Bytes> {
-        let map = match table {
-            Table::Data => &mut self.data,
-            Table::Meta => &mut self.meta,
+    /// The keys `begin <= key < end`.
+    fn keys(&self, table: Table, begin: &[u8], end: &[u8]) -> Vec<Bytes> {
+        let bounds = (Bound::Included(begin), Bound::Excluded(end));
+        self.tables.of(table).range::<[u8], _>(bounds).map(|(key, _)| key.clone()).collect()
+    }
+
+    /// The keys of a table behind `after`, those of today and those of a former moment, with what they were then. `before`
+    /// holds what has changed since.
+    fn then<'s>(
+        &'s self,
+        table: Table,
+        after: Bound<Bytes>,
+        before: &'s Before,
+    ) -> impl Iterator<Item = (&'s Bytes, Option<&'s Bytes>)> {
+        let today = self.tables.of(table).range((after.clone(), Bound::Unbounded));
+        let mut today = today.map(|(key, value)| (key, Some(value))).peekable();
+        let from = match after {
+            Bound::Unbounded => Bound::Included((table, Bytes::new())),
+            after => after.map(|key| (table, key)),
         };
-        let key_bytes = key.len() as u64;
-        let entry_bytes = |value: &Option<Bytes>| value.as_ref().map_or(0, |v| key_bytes + v.len() as u64);
-        let added = entry_bytes(&value);
-        let old = match value {
-            Some(value) => map.insert(key, value),
-            None => map.remove(&key),
-        };
-        self.size_bytes = self.size_bytes + added - entry_bytes(&old);
-        old
+        let changed = before.range((from, Bound::Unbounded)).take_while(move |((of, _), _)| *of == table);
+        let mut changed = changed.map(|((_, key), value)| (key, value.as_ref())).peekable();
+        std::iter::from_fn(move || match (today.peek(), changed.peek()) {
+            (Some((now, _)), Some((then, _))) if now < then => today.next(),
+            // Of a key that was changed since, what it was counts.
+            (Some((now, _)), Some((then, _))) if now == then => today.next().and(changed.next()),
+            // A key that went since is found only there.
+            (_, Some(_)) => changed.next(),
+            (_, None) => today.next(),
+        })
+    }
+
+    fn keep_all(&mut self) {
+        self.undo.clear();
+        self.unflushed_bytes = 0;
     }
 }
 
@@ -73,10 +144,10 @@ impl MemoryEngine {
     }
 
     /// An engine that holds these entries, flushed.
-    pub(super) fn holding(durability: Durability, data: Rows, meta: Rows) -> Self {
-        let entries = data.iter().chain(&meta);
+    pub(super) fn holding(durability: Durability, tables: Tables) -> Self {
+        let entries = Table::ALL.iter().flat_map(|table| tables.of(*table));
         let size_bytes = entries.map(|(key, value)| (key.len() + value.len()) as u64).sum();
-        MemoryEngine { durability, state: RwLock::new(State { data, meta, size_bytes, ..State::default() }) }
+        MemoryEngine { durability, state: RwLock::new(State { tables, size_bytes, ..State::default() }) }
     }
 
     /// Loses what a crash would lose: under [`Durability::UntilFlush`] everything since the last flush.
@@ -88,6 +159,7 @@ impl MemoryEngine {
             state.replace(table, key, before);
         }
         state.unflushed_bytes = 0;
+        state.compaction = Compaction::default();
     }
 
     /// A panic inside one of the few locked lines below would be a defect; the data is then not to be trusted.
@@ -106,24 +178,29 @@ impl Engine for MemoryEngine {
     }
 
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, KvError> {
-        Ok(self.read_lock().table(table).get(key).cloned())
+        Ok(self.read_lock().tables.of(table).get(key).cloned())
     }
 
     fn write(&self, batch: &WriteBatch) -> Result<(), KvError> {
         let mut state = self.write_lock();
-        for put in batch.iter() {
-            let key = Bytes::copy_from_slice(put.key);
-            let before = state.replace(put.table, key.clone(), Some(Bytes::copy_from_slice(put.value)));
-            for copy in state.copies.values_mut() {
-                copy.entry((put.table, key.clone())).or_insert_with(|| before.clone());
-            }
-            if self.durability == Durability::UntilFlush {
-                state.undo.entry((put.table, key)).or_insert(before);
+        for entry in batch.iter() {
+            let owned = Bytes::copy_from_slice;
+            match entry {
+                BatchEntry::Put { table, key, value } => {
+                    state.change(self.durability, table, owned(key), Some(owned(value)));
+                }
+                BatchEntry::Delete { table, key } => state.change(self.durability, table, owned(key), None),
+                BatchEntry::DeleteRange { table, begin, end } => {
+                    for key in state.keys(table, begin, end) {
+                        state.change(self.durability, table, key, None);
+                    }
+                }
             }
         }
         if self.durability == Durability::UntilFlush {
             state.unflushed_bytes += batch.size_bytes() as u64;
         }
+        state.compact_now_and_then();
         Ok(())
     }
 
@@ -138,8 +215,8 @@ impl Engine for MemoryEngine {
 
     fn flush(&self) -> Result<(), KvError> {
         let mut state = self.write_lock();
-        state.undo.clear();
-        state.unflushed_bytes = 0;
+        state.keep_all();
+        state.compact_slice();
         Ok(())
     }
 
@@ -147,8 +224,25 @@ impl Engine for MemoryEngine {
         let state = self.read_lock();
         match state.undo.get(&(table, Bytes::copy_from_slice(key))) {
             Some(before) => Ok(before.clone()),
-            None => Ok(state.table(table).get(key).cloned()),
+            None => Ok(state.tables.of(table).get(key).cloned()),
         }
+    }
+
+    fn set_filter_floor(&self, version: u64) {
+        self.write_lock().compaction.raise_floor(version);
+    }
+
+    /// Flushes, as RocksDB's does.
+    fn compact_data(&self, begin: &[u8], end: &[u8]) -> Result<(), KvError> {
+        let mut state = self.write_lock();
+        state.keep_all();
+        state.compact_range(begin, end);
+        Ok(())
+    }
+
+    /// There are no files.
+    fn data_splits(&self, _slice_bytes: u64) -> Result<Vec<Vec<u8>>, KvError> {
+        Ok(Vec::new())
     }
 
     fn copy(&self) -> Result<Box<dyn EngineCopy>, KvError> {
@@ -162,6 +256,7 @@ impl Engine for MemoryEngine {
         let state = self.read_lock();
         EngineStatistics {
             size_bytes: state.size_bytes,
+            data_entries: Some(state.tables.data.len() as u64),
             unflushed_bytes: state.unflushed_bytes,
             compaction_pending_bytes: None,
             cache_hit_rate_percent: None,
@@ -191,18 +286,12 @@ impl<'e> ActiveCopy<'e> {
         ActiveCopy { engine, number }
     }
 
-    /// What the table held at that moment behind `after`, looking at no more than `most` entries of today. Keys are
-    /// never removed from an engine, so that every key of then is there.
-    pub fn entries(&self, table: Table, after: Bound<&[u8]>, most: usize) -> Chunk {
+    /// What the table held at that moment behind `after`, looking at no more than `most` keys of then and today.
+    pub fn entries(&self, table: Table, after: Bound<Bytes>, most: usize) -> Chunk {
         let state = self.engine.read_lock();
-        let before = &state.copies[&self.number];
         let mut chunk = Chunk { entries: Vec::new(), last: None };
-        for (key, value) in state.table(table).range::<[u8], _>((after, Bound::Unbounded)).take(most) {
-            let then = match before.get(&(table, key.clone())) {
-                Some(then) => then.clone(),
-                None => Some(value.clone()),
-            };
-            chunk.entries.extend(then.map(|then| (key.clone(), then)));
+        for (key, value) in state.then(table, after, &state.copies[&self.number]).take(most) {
+            chunk.entries.extend(value.map(|value| (key.clone(), value.clone())));
             chunk.last = Some(key.clone());
         }
         chunk
@@ -228,7 +317,7 @@ struct MemoryCursor<'e> {
 impl MemoryCursor<'_> {
     fn first_from(&mut self, from: Bound<&[u8]>) {
         let state = self.engine.read_lock();
-        let found = state.table(self.table).range::<[u8], _>((from, Bound::Unbounded)).next();
+        let found = state.tables.of(self.table).range::<[u8], _>((from, Bound::Unbounded)).next();
         self.entry = found
             .filter(|(key, _)| self.upper.as_ref().is_none_or(|upper| key.as_ref() < upper.as_slice()))
             .map(|(key, value)| (key.clone(), value.clone()));
@@ -237,7 +326,7 @@ impl MemoryCursor<'_> {
     fn last_before(&mut self, target: &[u8]) {
         let state = self.engine.read_lock();
         let bounds = (Bound::Unbounded, Bound::Excluded(target));
-        let found = state.table(self.table).range::<[u8], _>(bounds).next_back();
+        let found = state.tables.of(self.table).range::<[u8], _>(bounds).next_back();
         self.entry = found
             .filter(|(key, _)| key.as_ref() >= self.lower.as_slice())
             .map(|(key, value)| (key.clone(), value.clone()));

@@ -1,7 +1,8 @@
-//! Copies of the memory engine: both tables as of one moment, and engines built from them.
+//! Copies of the memory engine: its tables as of one moment, and engines built from them.
 //!
 //! Each table is a part: its entries by ascending key, each `key length (u32) | key | value length (u32) | value`,
-//! numbers big-endian. The same content gives the same bytes.
+//! numbers big-endian. The same content gives the same bytes. A copy of a former layout ends before the garbage table; its
+//! table is empty.
 
 use std::{collections::BTreeMap, ops::Bound, sync::Arc};
 
@@ -9,13 +10,16 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use kv_api::KvError;
 
 use super::copy::{EngineCopy, EngineInstall, Header, Kind, Part, PartHash, PartsTarget, Receiver};
-use super::memory::{ActiveCopy, MemoryEngine, Rows};
+use super::memory::{ActiveCopy, MemoryEngine, Rows, Tables};
 use super::{Durability, Engine, Table};
 
 /// Entries that are copied under one hold of the lock.
 const CHUNK_ENTRIES: usize = 256;
 
-const TABLES: [(Table, &str); 2] = [(Table::Data, "data"), (Table::Meta, "meta")];
+const TABLES: [(Table, &str); 3] = [(Table::Data, "data"), (Table::Meta, "meta"), (Table::Garbage, "garbage")];
+
+/// How many of them there were in the former layout.
+const FORMER_TABLES: usize = 2;
 
 /// Everything that the engine held at one moment, encoded.
 pub(super) struct MemoryCopy {
@@ -55,16 +59,16 @@ fn encode(moment: &ActiveCopy<'_>, table: Table) -> Result<Bytes, KvError> {
     let mut encoded = BytesMut::new();
     let mut last: Option<Bytes> = None;
     loop {
-        let after = last.as_ref().map_or(Bound::Unbounded, |key| Bound::Excluded(key.as_ref()));
+        let after = last.map_or(Bound::Unbounded, Bound::Excluded);
         let chunk = moment.entries(table, after, CHUNK_ENTRIES);
         for (key, value) in chunk.entries {
             put(&mut encoded, &key)?;
             put(&mut encoded, &value)?;
         }
-        match chunk.last {
-            Some(key) => last = Some(key),
-            None => return Ok(encoded.freeze()),
+        if chunk.last.is_none() {
+            return Ok(encoded.freeze());
         }
+        last = chunk.last;
     }
 }
 
@@ -123,16 +127,16 @@ fn decode(mut bytes: Bytes) -> Result<Rows, KvError> {
 /// A memory engine that is being built from a copy.
 pub struct MemoryInstall {
     durability: Durability,
-    receiver: Receiver<Tables>,
+    receiver: Receiver<Received>,
 }
 
 #[derive(Default)]
-struct Tables {
+struct Received {
     names: Vec<String>,
     bytes: Vec<BytesMut>,
 }
 
-impl PartsTarget for Tables {
+impl PartsTarget for Received {
     fn begin(&mut self, part: &Part) -> Result<(), KvError> {
         self.names.push(part.name.clone());
         self.bytes.push(BytesMut::new());
@@ -151,7 +155,7 @@ impl PartsTarget for Tables {
 
 impl MemoryInstall {
     pub fn new(durability: Durability) -> Self {
-        MemoryInstall { durability, receiver: Receiver::new(Kind::MemoryTables, Tables::default()) }
+        MemoryInstall { durability, receiver: Receiver::new(Kind::MemoryTables, Received::default()) }
     }
 
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), KvError> {
@@ -160,15 +164,15 @@ impl MemoryInstall {
 
     /// The engine, with all of the copy flushed.
     pub fn into_engine(self) -> Result<MemoryEngine, KvError> {
-        let Tables { names, bytes } = self.receiver.finish()?;
+        let Received { names, bytes } = self.receiver.finish()?;
         let expected = TABLES.map(|(_, name)| name);
-        if names != expected {
+        if names != expected && names != expected[..FORMER_TABLES] {
             return Err(KvError::Corruption(format!("the copy of a database: its parts are {}", names.join(", "))));
         }
         let mut tables = bytes.into_iter().map(|bytes| decode(bytes.freeze()));
-        let mut next = || tables.next().expect("one for each name");
-        let (data, meta) = (next()?, next()?);
-        Ok(MemoryEngine::holding(self.durability, data, meta))
+        let mut next = || tables.next().unwrap_or_else(|| Ok(Rows::new()));
+        let tables = Tables { data: next()?, meta: next()?, garbage: next()? };
+        Ok(MemoryEngine::holding(self.durability, tables))
     }
 }
 
@@ -179,5 +183,38 @@ impl EngineInstall for MemoryInstall {
 
     fn finish(self: Box<Self>) -> Result<Arc<dyn Engine>, KvError> {
         Ok(Arc::new(self.into_engine()?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::WriteBatch;
+
+    #[test]
+    fn a_copy_of_the_former_layout_becomes_an_engine_with_an_empty_garbage_table() {
+        let mut row = BytesMut::new();
+        put(&mut row, b"key").unwrap();
+        put(&mut row, b"value").unwrap();
+        let part = |name: &str| Part { name: name.into(), length: row.len() as u64, hash: PartHash::of(&row) };
+        let header =
+            |names: &[&str]| Header { kind: Kind::MemoryTables, parts: names.iter().map(|name| part(name)).collect() };
+        let install = |names: &[&str]| {
+            let mut install = MemoryInstall::new(Durability::UntilFlush);
+            install.write(&header(names).encode()).unwrap();
+            names.iter().for_each(|_| install.write(&row).unwrap());
+            install.into_engine()
+        };
+        let engine = install(&["data", "meta"]).unwrap();
+        for (table, expected) in [(Table::Data, Some("value")), (Table::Meta, Some("value")), (Table::Garbage, None)] {
+            assert_eq!(engine.get(table, b"key").unwrap().as_deref(), expected.map(str::as_bytes));
+        }
+        let mut batch = WriteBatch::new();
+        batch.put(Table::Garbage, b"note", b"");
+        engine.write(&batch).unwrap();
+        for names in [&["data"][..], &["data", "garbage"], &["data", "meta", "other"]] {
+            let error = install(names).err().expect("refused").to_string();
+            assert!(error.contains(&names.join(", ")), "{error}");
+        }
     }
 }

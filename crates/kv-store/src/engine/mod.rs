@@ -1,13 +1,14 @@
-//! The storage engine under the database: ordered bytes in two tables, written in atomic batches.
+//! The storage engine under the database: ordered bytes in three tables, written in atomic batches.
 //!
 //! Invariants every engine keeps:
-//! - a [`WriteBatch`] is seen, and survives a crash, whole or not at all, across both tables;
+//! - a [`WriteBatch`] is seen, and survives a crash, whole or not at all, across all tables;
 //! - under [`Durability::EveryWrite`] a write that returned survives a crash; under [`Durability::UntilFlush`] a crash may
 //!   throw away the newest batches since the last [`Engine::flush`], never an older one and never a part of one;
 //! - keys are ordered as bytes.
 //!
-//! An engine knows nothing of versions, families or transactions, with one exception for speed: [`Engine::key_cursor`]
-//! may use that keys of [`Table::Data`] are laid out by [`crate::key_codec`].
+//! An engine knows nothing of versions, families or transactions, with two exceptions: for speed [`Engine::key_cursor`]
+//! may use that keys of [`Table::Data`] are laid out by [`crate::key_codec`], and when an engine rewrites its files, it
+//! leaves out what [`crate::superseded`] says nobody can ask for any more ([`Engine::set_filter_floor`]).
 
 mod batch;
 mod copy;
@@ -16,13 +17,15 @@ mod memory_copy;
 mod resources;
 #[cfg(feature = "rocksdb")]
 mod rocks;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use std::{path::Path, sync::Arc};
 
 use bytes::Bytes;
 use kv_api::KvError;
 
-pub use batch::{Put, WriteBatch};
+pub use batch::{BatchEntry, WriteBatch};
 pub use copy::{EngineCopy, EngineInstall};
 pub use memory::MemoryEngine;
 pub use memory_copy::MemoryInstall;
@@ -36,10 +39,13 @@ pub enum Table {
     Data,
     /// Records about the database itself.
     Meta,
+    /// What is to be removed from the data table once nobody can see it: a queue (see [`crate::garbage`]). Databases of a
+    /// layout without this table open with an empty one.
+    Garbage,
 }
 
 impl Table {
-    pub const ALL: [Table; 2] = [Table::Data, Table::Meta];
+    pub const ALL: [Table; 3] = [Table::Data, Table::Meta, Table::Garbage];
 }
 
 /// What survives a crash.
@@ -57,6 +63,8 @@ pub enum Durability {
 pub struct EngineStatistics {
     /// Bytes of live files and write buffers.
     pub size_bytes: u64,
+    /// Versions in [`Table::Data`], roughly. `None`: not known.
+    pub data_entries: Option<u64>,
     /// Bytes in write buffers that no flush has written to files yet.
     pub unflushed_bytes: u64,
     /// `None`: the engine does not compact.
@@ -83,16 +91,30 @@ pub trait Engine: Send + Sync + 'static {
     fn cursor(&self, table: Table, lower: &[u8], upper: &[u8]) -> Result<Box<dyn Cursor + '_>, KvError>;
 
     /// A cursor of [`Table::Data`] for jumping to the versions of one key after another. Only [`Cursor::seek`] may be
-    /// used, with a target that holds a whole key prefix; the entry is of any use only while it has that same prefix.
+    /// used, with a target that holds a whole key prefix, and [`Cursor::next`]; the entry is of any use only while it has
+    /// that same prefix.
     fn key_cursor(&self) -> Result<Box<dyn Cursor + '_>, KvError>;
 
-    /// Makes everything written so far survive a crash, both tables as one.
+    /// Makes everything written so far survive a crash, all tables as one.
     fn flush(&self) -> Result<(), KvError>;
 
     /// The value as a crash at this moment would leave it.
     fn persisted_get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, KvError>;
 
     fn statistics(&self) -> EngineStatistics;
+
+    /// From now on the engine may drop, whenever it rewrites its files, every value of [`Table::Data`] that a newer version
+    /// of the same key supersedes at `version` ([`crate::superseded`]). What it drops is gone after a crash, too, so the
+    /// caller sees to it that what makes these values needless is persisted. A lower version than before changes
+    /// nothing. An engine that was just opened drops nothing.
+    fn set_filter_floor(&self, version: u64);
+
+    /// Rewrites the files of [`Table::Data`] that hold keys `begin <= key < end`, so that what may be dropped there is. May
+    /// flush, and may take long; reads and writes go on meanwhile.
+    fn compact_data(&self, begin: &[u8], end: &[u8]) -> Result<(), KvError>;
+
+    /// Keys that part [`Table::Data`] into slices of files of about `slice_bytes` each; few, where slices are not needed.
+    fn data_splits(&self, slice_bytes: u64) -> Result<Vec<Vec<u8>>, KvError>;
 
     /// A copy of what was written before some moment between call and return, whole batches only. Writes go on meanwhile.
     fn copy(&self) -> Result<Box<dyn EngineCopy>, KvError>;

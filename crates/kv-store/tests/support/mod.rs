@@ -2,6 +2,8 @@
 //! and crashed.
 #![allow(dead_code)] // Each test binary uses a part of it.
 
+#[cfg(feature = "rocksdb")]
+pub mod left_behind;
 pub mod model;
 pub mod place;
 
@@ -13,7 +15,10 @@ use std::{
     thread::Thread,
 };
 
-use kv_api::{AtomicCommit, CommitVerdict, KeyRange, KeyRef, KvError, Mutation, MutationKind};
+use kv_api::{
+    AtomicCommit, CommitVerdict, FamilyChange, KeyRange, KeyRef, KvError, LoggedWrite, Mutation, MutationKind,
+    TimedWrite,
+};
 use kv_store::{StateBlob, TransactionalKvDatabase};
 
 struct Unpark(Thread);
@@ -36,11 +41,35 @@ pub fn block_on<F: Future>(future: F) -> F::Output {
     }
 }
 
+/// The commits as writes of time 0 that create the families they use.
+pub fn timeless(commits: &[AtomicCommit]) -> Vec<TimedWrite> {
+    commits.iter().map(|commit| TimedWrite { time_us: 0, write: creating(commit.clone()) }).collect()
+}
+
+/// The commit with all families that it uses.
+pub fn creating(commit: AtomicCommit) -> LoggedWrite {
+    let of_mutations = commit.mutations.iter().map(|mutation| &mutation.column_family);
+    let of_reads = commit.read_conflicts.iter().map(|key| &key.column_family);
+    let of_ranges = commit.read_conflict_ranges.iter().map(|range| &range.column_family);
+    let named = of_mutations.chain(of_reads).chain(of_ranges).filter(|name| !name.is_empty());
+    LoggedWrite { creates: named.cloned().collect(), ..LoggedWrite::commit(commit) }
+}
+
 /// Applies `commits` as one batch with the sequence after the last one; the blob is the sequence as text.
 pub fn apply(database: &TransactionalKvDatabase, commits: &[AtomicCommit]) -> Vec<CommitVerdict> {
+    apply_writes(database, &timeless(commits))
+}
+
+/// The same, for any writes.
+pub fn apply_writes(database: &TransactionalKvDatabase, writes: &[TimedWrite]) -> Vec<CommitVerdict> {
     let sequence = database.state_blob().unwrap().map_or(0, |(sequence, _)| sequence) + 1;
     let mut seal = |_: &[CommitVerdict]| StateBlob { sequence, blob: sequence.to_string().into() };
-    database.apply(commits, &mut seal).unwrap()
+    database.apply(writes, &mut seal).unwrap()
+}
+
+pub fn create_family(database: &TransactionalKvDatabase, name: &str) {
+    let write = LoggedWrite::family(FamilyChange { name: name.into(), drop: false });
+    apply_writes(database, &[TimedWrite { time_us: 0, write }]).remove(0).unwrap();
 }
 
 pub fn apply_one(database: &TransactionalKvDatabase, commit: AtomicCommit) -> CommitVerdict {

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
-use kv_api::{AtomicCommit, KeyRef, KvError, RangeQuery, Rows, Version};
-use kv_server::replication::{DatabasePlace, KvStoreExecutor, operation};
+use kv_api::{AtomicCommit, KeyRef, KvError, LoggedWrite, RangeQuery, Rows, Version};
+use kv_server::replication::{DatabasePlace, KvStoreExecutor};
 use kv_server::router::{LocalReader, ReadSlots};
 use kv_store::engine::EngineInstall;
 use kv_store::{
@@ -16,6 +16,7 @@ use rsml::{CommittedValue, ExecutionError, ExecutionNotifier, SealedState, Seque
 
 use super::engine::FlushingEngine;
 use super::random::Random;
+use super::workload::BANK;
 
 /// What outlives the process: an engine for each generation.
 pub struct DatabaseFiles {
@@ -59,6 +60,7 @@ impl DatabaseFiles {
         *self.options.lock().expect("one thread runs a simulation") = StoreOptions {
             conflict_index_entries: random.pick(&[0, 3, 50, 1_000]),
             known_keys: random.pick(&[1, 16, 1_000]),
+            collect_every: None,
             ..StoreOptions::replicated()
         };
         let flushing = (random.pick(&[0, 2, 30]), random.draw());
@@ -133,11 +135,11 @@ impl Database {
     }
 
     pub fn get(&self, key: &KeyRef, version: u64) -> Result<Option<Bytes>, KvError> {
-        self.reader.database().read_at(key, Version(version))
+        nothing_yet(self.reader.database().read_at(key, Version(version)))
     }
 
     pub fn range(&self, query: &RangeQuery, version: u64) -> Result<Rows, KvError> {
-        self.reader.database().range_at(query, Version(version))
+        nothing_yet(self.reader.database().range_at(query, Version(version)))
     }
 
     /// A hash over all rows of all families as they are now.
@@ -152,9 +154,18 @@ impl Database {
     }
 }
 
+/// A family that the first write creates is empty before that.
+fn nothing_yet<T: Default>(read: Result<T, KvError>) -> Result<T, KvError> {
+    match read {
+        Err(KvError::UnknownColumnFamily { name, .. }) if name == BANK => Ok(T::default()),
+        read => read,
+    }
+}
+
 /// A commit as it stands in the log.
 pub fn encode(commit: AtomicCommit) -> Bytes {
-    operation::encode(commit)
+    // As a server does whose configuration lists the family.
+    LoggedWrite { creates: vec![BANK.into()], ..LoggedWrite::commit(commit) }.to_bytes()
 }
 
 /// The shipped executor, which can be made to go wrong without noticing.

@@ -70,6 +70,18 @@ impl Engine for FlushingEngine {
         self.inner.statistics()
     }
 
+    fn set_filter_floor(&self, version: u64) {
+        self.inner.set_filter_floor(version);
+    }
+
+    fn compact_data(&self, begin: &[u8], end: &[u8]) -> Result<(), KvError> {
+        self.inner.compact_data(begin, end)
+    }
+
+    fn data_splits(&self, slice_bytes: u64) -> Result<Vec<Vec<u8>>, KvError> {
+        self.inner.data_splits(slice_bytes)
+    }
+
     fn copy(&self) -> Result<Box<dyn EngineCopy>, KvError> {
         self.inner.copy()
     }

@@ -11,11 +11,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use kv_api::{AtomicCommit, Mutation};
+use kv_api::{AtomicCommit, LoggedWrite, Mutation};
 use kv_store::{EngineKind, ResourceOptions, SharedResources};
 use rsml::{Boot, CommittedRequest, CommittedValue, DiskId, ExecutionNotifier, SealedState, Sequence};
 
-use super::{KvStoreExecutor, ReplicaDatabases, operation};
+use super::{KvStoreExecutor, ReplicaDatabases};
 use crate::router::ReadSlots;
 
 /// The directory of a replica, and what is opened there one after the other.
@@ -82,7 +82,7 @@ fn apply(executor: &mut KvStoreExecutor, keys: &[&str], value: &str) -> Vec<Byte
         disk_id: DiskId(1),
         boot: Boot(1),
         number: sequence.0,
-        payload: operation::encode(AtomicCommit::of(mutations)),
+        payload: LoggedWrite::commit(AtomicCommit::of(mutations)).to_bytes(),
     };
     let value = CommittedValue { sequence, time_us: 0, requests: vec![request] };
     let mut seal = |_: &[Bytes]| SealedState { sequence, state: state_at(sequence) };

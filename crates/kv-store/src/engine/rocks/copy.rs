@@ -15,8 +15,9 @@ use bytes::{Bytes, BytesMut};
 use kv_api::KvError;
 use rocksdb::{DB, checkpoint::Checkpoint};
 
+use super::filter::FilterFloor;
 use super::folder::{Folder, file_error};
-use super::options::{RocksOptions, database_options, families, family_name};
+use super::options::{Create, RocksOptions, database_options, families, family_name};
 use super::{RocksEngine, open_error, storage_error};
 use crate::engine::copy::{Header, Kind, Part, PartHash};
 use crate::engine::{EngineCopy, Table};
@@ -100,8 +101,10 @@ fn hash_file(path: &Path) -> io::Result<(u64, u64)> {
 impl EngineCopy for RocksCopy {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, KvError> {
         let path = self.folder.path();
-        let options = database_options(&self.opened_with, false);
-        let db = DB::open_cf_descriptors_read_only(&options, path, families(&self.opened_with), false)
+        let options = database_options(&self.opened_with, Create::Nothing);
+        // Nothing is compacted here.
+        let families = families(&self.opened_with, &FilterFloor::default());
+        let db = DB::open_cf_descriptors_read_only(&options, path, families, false)
             .map_err(|error| open_error(path, &error))?;
         let family = db.cf_handle(family_name(table)).expect("all column families are opened");
         Ok(db.get_cf(family, key).map_err(|error| storage_error(path, &error))?.map(Bytes::from))

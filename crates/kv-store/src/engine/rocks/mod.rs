@@ -1,7 +1,7 @@
 //! The RocksDB engine: one database folder, a column family per table.
 //!
-//! [`copy`] makes copies, [`install`] databases from copies; [`errors`] says what is damage; [`folder`] knows which files
-//! there are; [`options`] sets RocksDB up.
+//! [`copy`] makes copies, [`install`] databases from copies; [`errors`] says what is damage; [`filter`] drops what nobody can
+//! ask for any more; [`folder`] knows which files there are; [`options`] sets RocksDB up.
 //!
 //! Invariants:
 //! - under [`Durability::UntilFlush`] the write-ahead log is off on every write, and the column families are flushed only
@@ -12,24 +12,28 @@
 
 mod copy;
 mod errors;
+mod filter;
 mod folder;
 mod install;
 mod options;
+#[cfg(test)]
+mod tests;
 
 use std::path::Path;
 
 use bytes::Bytes;
 use kv_api::KvError;
 use rocksdb::{
-    ColumnFamily, DB, DBRawIterator, FlushOptions, Options, ReadOptions, ReadTier, WriteOptions, properties,
-    statistics::Ticker,
+    BottommostLevelCompaction, ColumnFamily, CompactOptions, DB, DBRawIterator, FlushOptions, Options, ReadOptions,
+    ReadTier, WriteOptions, properties, statistics::Ticker,
 };
 
-use super::{Cursor, Durability, Engine, EngineCopy, EngineStatistics, Table, WriteBatch};
+use super::{BatchEntry, Cursor, Durability, Engine, EngineCopy, EngineStatistics, Table, WriteBatch};
 use copy::RocksCopy;
 use errors::{open_error, storage_error};
+use filter::FilterFloor;
 use folder::Folder;
-use options::{database_options, families, family_name};
+use options::{Create, database_options, families, family_name, is_former_layout};
 
 pub use install::RocksInstall;
 pub use options::RocksOptions;
@@ -39,6 +43,7 @@ pub struct RocksEngine {
     /// Before the folder, so that it is closed when the files go.
     db: DB,
     folder: Folder,
+    filter_floor: FilterFloor,
     opened_with: RocksOptions,
     /// Kept for its statistics.
     options: Options,
@@ -53,17 +58,16 @@ impl RocksEngine {
     pub fn open(path: impl AsRef<Path>, options: RocksOptions) -> Result<Self, KvError> {
         let folder = Folder::new(path.as_ref());
         folder.remove_leftover_copies();
-        // Where rows were written before, something missing is damage, and nothing to be made anew.
-        let create = !folder.holds_rows();
-        let db_options = database_options(&options, create);
-        let db = DB::open_cf_descriptors(&db_options, folder.path(), families(&options))
+        let db_options = database_options(&options, what_to_create(&folder, &options));
+        let filter_floor = FilterFloor::default();
+        let db = DB::open_cf_descriptors(&db_options, folder.path(), families(&options, &filter_floor))
             .map_err(|error| open_error(folder.path(), &error))?;
         let mut write_options = WriteOptions::default();
         match options.durability {
             Durability::EveryWrite => write_options.set_sync(true),
             Durability::UntilFlush => write_options.disable_wal(true),
         }
-        Ok(RocksEngine { db, folder, opened_with: options, options: db_options, write_options })
+        Ok(RocksEngine { db, folder, filter_floor, opened_with: options, options: db_options, write_options })
     }
 
     /// Where the database lies.
@@ -96,18 +100,33 @@ impl RocksEngine {
         storage_error(self.folder.path(), &error)
     }
 
-    /// A RocksDB integer property, summed over both tables.
+    fn property(&self, table: Table, name: &properties::PropName) -> Option<u64> {
+        self.db.property_int_value_cf(self.family(table), name).ok().flatten()
+    }
+
+    /// A RocksDB integer property, summed over all tables.
     fn property_sum(&self, name: &properties::PropName) -> Option<u64> {
-        Table::ALL
-            .iter()
-            .map(|table| self.db.property_int_value_cf(self.family(*table), name).ok().flatten())
-            .sum::<Option<u64>>()
+        Table::ALL.iter().map(|table| self.property(*table, name)).sum()
     }
 
     fn cache_hit_rate_percent(&self) -> Option<u64> {
         let hits = self.options.get_ticker_count(Ticker::BlockCacheHit);
         let misses = self.options.get_ticker_count(Ticker::BlockCacheMiss);
         (hits * 100).checked_div(hits + misses)
+    }
+}
+
+/// Where rows were written before, something missing is damage, and nothing to be made anew: but for the table that the
+/// former layout did not have.
+fn what_to_create(folder: &Folder, options: &RocksOptions) -> Create {
+    if !folder.holds_rows() {
+        return Create::Everything;
+    }
+    // What cannot be listed cannot be opened either, and opening says why.
+    let listed = DB::list_cf(&database_options(options, Create::Nothing), folder.path());
+    match listed.is_ok_and(|families| is_former_layout(&families)) {
+        true => Create::Families,
+        false => Create::Nothing,
     }
 }
 
@@ -125,11 +144,17 @@ impl Engine for RocksEngine {
         // Per entry RocksDB adds a tag, a family number and two lengths.
         let capacity_bytes = batch.size_bytes() + batch.len() * 12 + 64;
         let mut writes = rocksdb::WriteBatch::with_capacity_bytes(capacity_bytes);
-        let (data, meta) = (self.family(Table::Data), self.family(Table::Meta));
-        for put in batch.iter() {
-            match put.table {
-                Table::Data => writes.put_cf(data, put.key, put.value),
-                Table::Meta => writes.put_cf(meta, put.key, put.value),
+        let [data, meta, garbage] = [Table::Data, Table::Meta, Table::Garbage].map(|table| self.family(table));
+        let family = |table| match table {
+            Table::Data => data,
+            Table::Meta => meta,
+            Table::Garbage => garbage,
+        };
+        for entry in batch.iter() {
+            match entry {
+                BatchEntry::Put { table, key, value } => writes.put_cf(family(table), key, value),
+                BatchEntry::Delete { table, key } => writes.delete_cf(family(table), key),
+                BatchEntry::DeleteRange { table, begin, end } => writes.delete_range_cf(family(table), begin, end),
             }
         }
         let written = self.db.write_opt(writes, &self.write_options).map_err(|error| self.failed(error));
@@ -172,6 +197,41 @@ impl Engine for RocksEngine {
         Ok(value.map(Bytes::from))
     }
 
+    fn set_filter_floor(&self, version: u64) {
+        self.filter_floor.raise(version);
+    }
+
+    fn compact_data(&self, begin: &[u8], end: &[u8]) -> Result<(), KvError> {
+        if begin >= end {
+            return Ok(());
+        }
+        let mut compact = CompactOptions::default();
+        // Compactions of other ranges go on beside it.
+        compact.set_exclusive_manual_compaction(false);
+        // Superseded values lie on the last level, too. What this compaction wrote there itself is not rewritten again.
+        compact.set_bottommost_level_compaction(BottommostLevelCompaction::ForceOptimized);
+        self.db.compact_range_cf_opt(self.family(Table::Data), Some(begin), Some(end), &compact);
+        Ok(())
+    }
+
+    /// The last keys of files: the files of one level do not overlap, and most bytes lie on the last level.
+    fn data_splits(&self, slice_bytes: u64) -> Result<Vec<Vec<u8>>, KvError> {
+        let mut files = self.db.live_files().map_err(|error| self.failed(error))?;
+        files.retain(|file| file.column_family_name == family_name(Table::Data));
+        let last_level = files.iter().map(|file| file.level).max();
+        files.retain(|file| Some(file.level) == last_level);
+        files.sort_by(|left, right| left.end_key.cmp(&right.end_key));
+        let (mut splits, mut slice) = (Vec::new(), 0);
+        for file in files {
+            slice += file.size as u64;
+            if let Some(end) = file.end_key.filter(|_| slice >= slice_bytes) {
+                splits.push(end);
+                slice = 0;
+            }
+        }
+        Ok(splits)
+    }
+
     fn copy(&self) -> Result<Box<dyn EngineCopy>, KvError> {
         Ok(Box::new(RocksCopy::take(self)?))
     }
@@ -185,6 +245,7 @@ impl Engine for RocksEngine {
         let file_bytes = self.property_sum(properties::LIVE_SST_FILES_SIZE).unwrap_or(0);
         EngineStatistics {
             size_bytes: file_bytes + unflushed_bytes,
+            data_entries: self.property(Table::Data, properties::ESTIMATE_NUM_KEYS),
             unflushed_bytes,
             compaction_pending_bytes: self.property_sum(properties::ESTIMATE_PENDING_COMPACTION_BYTES),
             cache_hit_rate_percent: self.cache_hit_rate_percent(),

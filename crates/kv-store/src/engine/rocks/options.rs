@@ -5,7 +5,14 @@ use rocksdb::{
 };
 
 use super::super::{Durability, SharedResources, Table};
+use super::filter::{FilterFloor, SupersededFactory};
 use crate::key_codec;
+
+/// Every file of the data table is rewritten this often even if nothing else leads to it.
+const PERIODIC_COMPACTION_S: u64 = 7 * 24 * 3600;
+
+/// A file is compacted when half of so many entries in a row are deletes, or half of all.
+const DELETION_WINDOW_ENTRIES: usize = 4096;
 
 /// How a RocksDB database is opened.
 #[derive(Clone)]
@@ -21,7 +28,7 @@ pub struct RocksOptions {
 impl RocksOptions {
     /// The defaults.
     pub fn new(durability: Durability, resources: SharedResources) -> Self {
-        // Three databases of two tables each may share the budget: one buffer must not fill it before it holds a row.
+        // Three databases of two large tables each may share the budget: one buffer must not fill it before it holds a row.
         let share = resources.options().write_buffers_bytes / 6;
         RocksOptions { durability, resources, write_buffer_bytes: share.clamp(1 << 20, 64 << 20), max_open_files: 1000 }
     }
@@ -32,25 +39,41 @@ pub(super) fn family_name(table: Table) -> &'static str {
     match table {
         Table::Data => "data",
         Table::Meta => "meta",
+        Table::Garbage => "garbage",
     }
+}
+
+/// Whether a database has the families of the former layout, and so lacks only the garbage table.
+pub(super) fn is_former_layout(families: &[String]) -> bool {
+    let has = |table| families.iter().any(|name| name == family_name(table));
+    has(Table::Data) && has(Table::Meta) && !has(Table::Garbage)
 }
 
 /// The default family is always there and holds nothing. It is set up like the others all the same: after the disk was
 /// full, RocksDB goes on only once the largest buffer that it knows of fits.
-pub(super) fn families(options: &RocksOptions) -> Vec<ColumnFamilyDescriptor> {
+pub(super) fn families(options: &RocksOptions, filter_floor: &FilterFloor) -> Vec<ColumnFamilyDescriptor> {
     vec![
         ColumnFamilyDescriptor::new(rocksdb::DEFAULT_COLUMN_FAMILY_NAME, family_options(options)),
-        ColumnFamilyDescriptor::new(family_name(Table::Data), data_options(options)),
+        ColumnFamilyDescriptor::new(family_name(Table::Data), data_options(options, filter_floor)),
         ColumnFamilyDescriptor::new(family_name(Table::Meta), family_options(options)),
+        ColumnFamilyDescriptor::new(family_name(Table::Garbage), garbage_options(options)),
     ]
 }
 
-/// `create`: make the database, and its families, where they are missing.
-pub(super) fn database_options(options: &RocksOptions, create: bool) -> Options {
+/// What is made where it is missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Create {
+    Nothing,
+    /// Tables of an existing database.
+    Families,
+    Everything,
+}
+
+pub(super) fn database_options(options: &RocksOptions, create: Create) -> Options {
     let resources = &options.resources;
     let mut db_options = Options::default();
-    db_options.create_if_missing(create);
-    db_options.create_missing_column_families(create);
+    db_options.create_if_missing(create == Create::Everything);
+    db_options.create_missing_column_families(create != Create::Nothing);
     // Damage is to be found, and to stop writing.
     db_options.set_paranoid_checks(true);
     db_options.set_env(&resources.env);
@@ -97,7 +120,7 @@ fn family_options(options: &RocksOptions) -> Options {
 
 /// The data table's filters hold key prefixes (the key without its version): every lookup asks for "the newest version
 /// up to V", and none for one exact version.
-fn data_options(options: &RocksOptions) -> Options {
+fn data_options(options: &RocksOptions, filter_floor: &FilterFloor) -> Options {
     let mut family = family_options(options);
     let mut blocks = block_options(options);
     blocks.set_whole_key_filtering(false);
@@ -108,5 +131,22 @@ fn data_options(options: &RocksOptions) -> Options {
         Some(|key| key_codec::prefix_length(key).is_some()),
     ));
     family.set_memtable_prefix_bloom_ratio(0.05);
+    family.set_compaction_filter_factory(SupersededFactory::new(filter_floor.clone()));
+    // Where nothing is written any more, nothing is compacted by itself, and superseded values would stay for ever.
+    family.set_periodic_compaction_seconds(PERIODIC_COMPACTION_S);
+    compact_where_much_is_deleted(&mut family);
     family
+}
+
+/// A queue: what is written is deleted soon, from the front, and little is ever in it. Files of
+/// mere deletes, which a reader at the front would have to pass over, are compacted at once.
+fn garbage_options(options: &RocksOptions) -> Options {
+    let mut family = family_options(options);
+    compact_where_much_is_deleted(&mut family);
+    family
+}
+
+/// Readers pass over deleted entries one by one until a compaction removes them.
+fn compact_where_much_is_deleted(family: &mut Options) {
+    family.add_compact_on_deletion_collector_factory(DELETION_WINDOW_ENTRIES, DELETION_WINDOW_ENTRIES / 2, 0.5);
 }

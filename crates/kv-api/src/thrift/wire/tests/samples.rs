@@ -42,6 +42,8 @@ fn commit() -> AtomicCommitRequest {
         read_conflict_ranges: Some(vec![range]),
         idempotency_id: Some(vec![9; 16]),
         read_conflicts: Some(vec![key_ref()]),
+        finished_idempotency_ids: Some(vec![vec![8; 16], vec![7]]),
+        include_details: Some(true),
     }
 }
 

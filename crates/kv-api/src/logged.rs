@@ -1,0 +1,189 @@
+//! How a write stands in the log. Fields are added with new numbers only, so that a later version reads the log of an
+//! earlier one.
+
+use bytes::Bytes;
+use prost::Message;
+
+use crate::AtomicCommit;
+
+/// The readable window where a write names none, in milliseconds of replicated time.
+pub const DEFAULT_READABLE_WINDOW_MS: u64 = 60_000;
+
+/// Creates a column family, or drops one with all its rows. Creating one that exists changes nothing.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct FamilyChange {
+    #[prost(string, tag = "1")]
+    pub name: String,
+    #[prost(bool, tag = "2")]
+    pub drop: bool,
+}
+
+/// One write as replicas agree on it: exactly one of a commit, a change of families, and nothing but time.
+#[derive(Clone, PartialEq, Message)]
+pub struct LoggedWrite {
+    #[prost(message, optional, tag = "1")]
+    pub commit: Option<AtomicCommit>,
+    #[prost(message, optional, tag = "2")]
+    pub family: Option<FamilyChange>,
+    /// For how long versions stay readable, in milliseconds of replicated time; 0: [`DEFAULT_READABLE_WINDOW_MS`].
+    ///
+    /// It is a setting of whoever took the write, and stands in the log so that replicas with different settings still
+    /// decide alike.
+    #[prost(uint64, tag = "3")]
+    pub window_ms: u64,
+    /// Column families that are created first, where they do not exist: those that the configuration of whoever took the
+    /// write lists, and the write uses.
+    #[prost(string, repeated, tag = "4")]
+    pub creates: Vec<String>,
+    /// Changes nothing; but time passes with it, and so the readable window moves on.
+    #[prost(bool, tag = "5")]
+    pub passes_time: bool,
+}
+
+/// A write with the replicated time of its log entry.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TimedWrite {
+    /// In microseconds; never goes back from one write to the next.
+    pub time_us: u64,
+    pub write: LoggedWrite,
+}
+
+/// Bytes in the log that are no write, or none that this version knows.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum UnreadableWrite {
+    #[error("a write in the log is damaged: {0}")]
+    Damaged(String),
+    /// To pass over it would let the replicas differ.
+    #[error("the log holds a write of a newer version of this program")]
+    Unknown,
+}
+
+impl LoggedWrite {
+    pub fn commit(commit: AtomicCommit) -> Self {
+        LoggedWrite { commit: Some(commit), ..LoggedWrite::default() }
+    }
+
+    pub fn family(change: FamilyChange) -> Self {
+        LoggedWrite { family: Some(change), ..LoggedWrite::default() }
+    }
+
+    pub fn passing_time() -> Self {
+        LoggedWrite { passes_time: true, ..LoggedWrite::default() }
+    }
+
+    /// With the readable window of whoever takes the write, in milliseconds.
+    pub fn within(self, window_ms: u64) -> Self {
+        let window_ms = if window_ms == DEFAULT_READABLE_WINDOW_MS { 0 } else { window_ms };
+        LoggedWrite { window_ms, ..self }
+    }
+
+    /// At least 1.
+    pub fn window_us(&self) -> u64 {
+        let window_ms = if self.window_ms == 0 { DEFAULT_READABLE_WINDOW_MS } else { self.window_ms };
+        window_ms.saturating_mul(1000)
+    }
+
+    /// What it takes in the log and in memory, about, in bytes.
+    pub fn size_bytes(&self) -> usize {
+        let commit = self.commit.as_ref().map_or(0, AtomicCommit::size_bytes);
+        let names = self.family.iter().map(|change| &change.name).chain(&self.creates);
+        commit + names.map(String::len).sum::<usize>()
+    }
+
+    pub fn to_bytes(&self) -> Bytes {
+        self.encode_to_vec().into()
+    }
+
+    /// Reads what [`Self::to_bytes`] wrote.
+    pub fn from_bytes(bytes: Bytes) -> Result<Self, UnreadableWrite> {
+        let write = LoggedWrite::decode(bytes).map_err(|error| UnreadableWrite::Damaged(error.to_string()))?;
+        match (&write.commit, &write.family, write.passes_time) {
+            (Some(_), None, false) | (None, Some(_), false) | (None, None, true) => Ok(write),
+            (None, None, false) => Err(UnreadableWrite::Unknown),
+            _ => Err(UnreadableWrite::Damaged("it is several writes in one".into())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{KeyRange, KeyRef, Mutation, MutationKind};
+
+    /// Never changed once its version is released: a later version adds a file, and a test that reads it.
+    const VERSION_1: &str = include_str!("fixtures/write_version_1.txt");
+    const FAMILIES_1: &str = include_str!("fixtures/family_change_version_1.txt");
+
+    /// With every kind of mutation and every field that version 1 had at first.
+    fn write_1() -> LoggedWrite {
+        let kinds = (0..).map_while(|kind| MutationKind::try_from(kind).ok());
+        let mutation = |kind| Mutation { kind: kind as i32, ..Mutation::set("key", "value") };
+        let mut mutations: Vec<Mutation> = kinds.map(mutation).collect();
+        mutations.push(Mutation {
+            kind: MutationKind::SetVersionstampedKey as i32,
+            key: "key with place".into(),
+            value: "value".into(),
+            column_family: "family".into(),
+            stamp_offset: Some(4),
+        });
+        LoggedWrite::commit(AtomicCommit {
+            read_version: 300,
+            mutations,
+            read_conflict_keys: vec!["read".into(), "".into()],
+            read_conflicts: vec![KeyRef { key: "read".into(), column_family: "family".into() }],
+            read_conflict_ranges: vec![KeyRange { begin: "a".into(), end: "b".into(), column_family: "family".into() }],
+            idempotency_id: "once".into(),
+            finished_ids: Vec::new(),
+        })
+    }
+
+    fn family_changes_1() -> Vec<LoggedWrite> {
+        let change = |name: &str, drop| LoggedWrite::family(FamilyChange { name: name.into(), drop });
+        let mut finishing = AtomicCommit::of(vec![Mutation::set("k", "v")]);
+        finishing.finished_ids = vec!["one".into(), "two".into()];
+        let creating = LoggedWrite { creates: vec!["listed".into()], ..LoggedWrite::commit(AtomicCommit::default()) };
+        let finishing = LoggedWrite::commit(finishing).within(90_000);
+        vec![change("made", false), change("gone", true), finishing, creating, LoggedWrite::passing_time()]
+    }
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    fn lines(text: &str) -> Vec<&str> {
+        text.lines().filter(|line| !line.starts_with('#')).collect()
+    }
+
+    fn check(line: &str, write: LoggedWrite) {
+        let byte = |at| u8::from_str_radix(&line[at..at + 2], 16).expect("hexadecimal digits");
+        let bytes: Bytes = (0..line.len()).step_by(2).map(byte).collect();
+        assert_eq!(hex(&write.to_bytes()), line, "it is written differently");
+        assert_eq!(LoggedWrite::from_bytes(bytes), Ok(write), "it is read differently");
+    }
+
+    #[test]
+    fn a_write_of_version_1_is_read_and_written_as_it_was() {
+        check(&lines(VERSION_1).concat(), write_1());
+        let lines = lines(FAMILIES_1);
+        let writes = family_changes_1();
+        let written: Vec<String> = writes.iter().map(|write| hex(&write.to_bytes())).collect();
+        assert_eq!(lines, written, "they are written differently");
+        lines.into_iter().zip(writes).for_each(|(line, write)| check(line, write));
+    }
+
+    #[test]
+    fn a_write_of_a_later_version_is_refused_and_not_passed_over() {
+        // Field 15, empty.
+        let unknown = LoggedWrite::from_bytes(Bytes::from_static(&[0x7a, 0]));
+        assert_eq!(unknown, Err(UnreadableWrite::Unknown));
+    }
+
+    #[test]
+    fn the_usual_window_takes_no_bytes() {
+        let write = LoggedWrite::commit(AtomicCommit::of(vec![Mutation::delete("k")]));
+        let usual = write.clone().within(DEFAULT_READABLE_WINDOW_MS);
+        assert_eq!(usual, write);
+        assert_eq!(usual.window_us(), 60_000_000);
+        assert_eq!(write.within(5).window_us(), 5_000);
+    }
+}

@@ -1,0 +1,48 @@
+//! What the configuration of this server adds to every write that it takes. It goes into the log with the write, so that
+//! replicas with different configurations still decide alike.
+
+use kv_api::{AtomicCommit, FamilyChange, LoggedWrite};
+use kv_store::TransactionalKvDatabase;
+
+use crate::config::Config;
+
+#[derive(Clone, Debug)]
+pub struct WriteSettings {
+    readable_window_ms: u64,
+    /// Made by the first write that uses them.
+    column_families: Vec<String>,
+}
+
+impl WriteSettings {
+    pub fn new(config: &Config) -> Self {
+        WriteSettings {
+            readable_window_ms: config.storage.readable_window_ms,
+            column_families: config.storage.column_families.clone(),
+        }
+    }
+
+    /// `database`: any replica's. It tells which families surely exist.
+    pub fn commit(&self, commit: AtomicCommit, database: &TransactionalKvDatabase) -> LoggedWrite {
+        let creates = self.missing_families(&commit, database);
+        LoggedWrite { creates, ..LoggedWrite::commit(commit).within(self.readable_window_ms) }
+    }
+
+    pub fn family(&self, change: FamilyChange) -> LoggedWrite {
+        LoggedWrite::family(change).within(self.readable_window_ms)
+    }
+
+    pub fn passing_time(&self) -> LoggedWrite {
+        LoggedWrite::passing_time().within(self.readable_window_ms)
+    }
+
+    fn missing_families(&self, commit: &AtomicCommit, database: &TransactionalKvDatabase) -> Vec<String> {
+        let missing = |name: &&String| !database.has_family(name) && uses(commit, name);
+        self.column_families.iter().filter(missing).cloned().collect()
+    }
+}
+
+fn uses(commit: &AtomicCommit, family: &str) -> bool {
+    commit.mutations.iter().any(|mutation| mutation.column_family == family)
+        || commit.read_conflicts.iter().any(|key| key.column_family == family)
+        || commit.read_conflict_ranges.iter().any(|range| range.column_family == family)
+}

@@ -1,0 +1,68 @@
+//! A thread that removes what has left the readable window, in steps that are small enough for writers not to notice, and
+//! has the data table rewritten where that pays.
+
+use std::{
+    sync::{Arc, mpsc},
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use kv_api::KvError;
+
+use crate::{data_compaction::DataCompaction, database::Core};
+
+/// Entries per step: about a millisecond, in which nobody writes.
+const STEP_ENTRIES: u64 = 2_000;
+/// Between two steps while there is more to do, so that a large clear takes no more than a part of one processor.
+const PAUSE_BETWEEN_STEPS: Duration = Duration::from_millis(2);
+
+/// What one step did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Collected {
+    pub removed_versions: u64,
+    /// Whether there is more that could be removed now.
+    pub more: bool,
+}
+
+/// Dropping it ends the thread, at the end of a step.
+pub(crate) struct Collector {
+    /// `None` only while it is being dropped.
+    stop: Option<mpsc::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Collector {
+    pub fn start(core: Arc<Core>, every: Duration) -> Result<Self, KvError> {
+        let (stop, stopped) = mpsc::channel();
+        let thread = std::thread::Builder::new()
+            .name("kv-gc".into())
+            .spawn(move || run(&core, every, &stopped))
+            .map_err(|error| KvError::Storage(format!("cannot start the thread that removes old versions: {error}")))?;
+        Ok(Collector { stop: Some(stop), thread: Some(thread) })
+    }
+}
+
+fn run(core: &Core, every: Duration, stopped: &mpsc::Receiver<()>) {
+    let mut compaction = DataCompaction::default();
+    let mut pause = every;
+    while stopped.recv_timeout(pause) == Err(mpsc::RecvTimeoutError::Timeout) {
+        let step = core.collect_garbage(STEP_ENTRIES).and_then(|collected| match collected.more {
+            true => Ok(PAUSE_BETWEEN_STEPS),
+            false => core.compact(&mut compaction).map(|_| every),
+        });
+        // Whoever applies meets the same error and says so.
+        let Ok(next) = step else { return };
+        pause = next;
+    }
+}
+
+impl Drop for Collector {
+    fn drop(&mut self) {
+        self.stop = None;
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the thread that removes old versions panicked");
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! Drops superseded values while RocksDB compacts the data table.
+//!
+//! Compactions see files only, so what they drop is superseded in the persisted state. Under
+//! [`crate::Durability::UntilFlush`] the floor must be one that holds there: see [`crate::Engine::set_filter_floor`].
+
+use std::{
+    ffi::CStr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use rocksdb::{
+    CompactionDecision,
+    compaction_filter::CompactionFilter,
+    compaction_filter_factory::{CompactionFilterContext, CompactionFilterFactory},
+};
+
+use crate::superseded::Superseded;
+
+/// The version that [`Superseded`] goes by; 0: nothing may go. Clones are the same one.
+#[derive(Clone, Default)]
+pub(super) struct FilterFloor(Arc<AtomicU64>);
+
+impl FilterFloor {
+    pub fn raise(&self, version: u64) {
+        self.0.fetch_max(version, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+pub(super) struct SupersededFactory {
+    floor: FilterFloor,
+}
+
+impl SupersededFactory {
+    pub fn new(floor: FilterFloor) -> Self {
+        SupersededFactory { floor }
+    }
+}
+
+const NAME: &CStr = c"synodkv.superseded.1";
+
+impl CompactionFilterFactory for SupersededFactory {
+    type Filter = SupersededFilter;
+
+    /// One for each compaction, or part of one, which keeps the floor of its beginning.
+    fn create(&mut self, _context: CompactionFilterContext) -> SupersededFilter {
+        SupersededFilter(Superseded::new(self.floor.get()))
+    }
+
+    fn name(&self) -> &CStr {
+        NAME
+    }
+}
+
+pub(super) struct SupersededFilter(Superseded);
+
+impl CompactionFilter for SupersededFilter {
+    fn filter(&mut self, _level: u32, key: &[u8], stored: &[u8]) -> CompactionDecision {
+        match self.0.may_go(key, stored) {
+            true => CompactionDecision::Remove,
+            false => CompactionDecision::Keep,
+        }
+    }
+
+    fn name(&self) -> &CStr {
+        NAME
+    }
+}

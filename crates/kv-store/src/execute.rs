@@ -1,0 +1,127 @@
+//! Carries out the mutations of one commit in their order, each seeing the ones before it. What is left in the end is one
+//! version per key and disjoint range clears: a key that was written behind a clear over it stays.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use kv_api::{CommitResult, KvError, Mutation, MutationKind};
+
+use crate::{
+    atomic::{self, Change},
+    key_codec,
+    resolve::Stamps,
+    state_machine::Deciding,
+};
+
+/// Keys are encoded prefixes, so that families lie apart.
+pub(crate) struct Execution {
+    /// What keys hold in the end: those that were written, and are not cleared behind that.
+    pub points: BTreeMap<Vec<u8>, Option<Bytes>>,
+    /// Disjoint and not adjacent, each from its begin to its end.
+    pub clears: BTreeMap<Vec<u8>, Vec<u8>>,
+    pub result: CommitResult,
+    stamps: Stamps,
+}
+
+impl Execution {
+    /// Of a commit that gets `version`.
+    pub fn new(version: u64) -> Self {
+        Execution {
+            points: BTreeMap::new(),
+            clears: BTreeMap::new(),
+            result: CommitResult { version, ..CommitResult::default() },
+            stamps: Stamps::new(version),
+        }
+    }
+
+    /// The mutation has passed [`crate::resolve::check`].
+    pub fn execute(&mut self, deciding: &mut Deciding<'_, '_>, mutation: &Mutation) -> Result<(), KvError> {
+        let prefix = |key: &[u8]| key_codec::prefix(&mutation.column_family, key);
+        match mutation.kind() {
+            MutationKind::Set => {
+                self.points.insert(prefix(&mutation.key), Some(mutation.value.clone()));
+            }
+            MutationKind::Delete => {
+                self.points.insert(prefix(&mutation.key), None);
+            }
+            MutationKind::SetVersionstampedKey => {
+                let key = self.stamps.fill(&mutation.key, mutation.stamp_offset);
+                self.points.insert(prefix(&key), Some(mutation.value.clone()));
+                self.result.generated_keys.push(key);
+            }
+            MutationKind::SetVersionstampedValue => {
+                let value = self.stamps.fill(&mutation.value, mutation.stamp_offset);
+                self.points.insert(prefix(&mutation.key), Some(value.clone()));
+                self.result.generated_values.push(value);
+            }
+            MutationKind::ClearRange if mutation.key < mutation.value => {
+                self.clear(prefix(&mutation.key), prefix(&mutation.value));
+            }
+            // From a key to itself.
+            MutationKind::ClearRange => {}
+            kind => {
+                let prefix = prefix(&mutation.key);
+                let stored = self.value(deciding, &prefix)?;
+                match atomic::combine(kind, stored, &mutation.value) {
+                    Change::Set(value) => drop(self.points.insert(prefix, Some(value))),
+                    Change::Delete => drop(self.points.insert(prefix, None)),
+                    Change::Keep => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The key's value after the mutations so far.
+    fn value(&self, deciding: &mut Deciding<'_, '_>, prefix: &[u8]) -> Result<Option<Bytes>, KvError> {
+        match self.points.get(prefix) {
+            Some(value) => Ok(value.clone()),
+            None if self.is_cleared(prefix) => Ok(None),
+            None => deciding.current_value(prefix),
+        }
+    }
+
+    fn is_cleared(&self, prefix: &[u8]) -> bool {
+        let before = self.clears.range::<[u8], _>((std::ops::Bound::Unbounded, std::ops::Bound::Included(prefix)));
+        before.last().is_some_and(|(_, end)| prefix < end.as_slice())
+    }
+
+    fn clear(&mut self, mut begin: Vec<u8>, mut end: Vec<u8>) {
+        let covered: Vec<Vec<u8>> = self.points.range(begin.clone()..end.clone()).map(|(key, _)| key.clone()).collect();
+        covered.iter().for_each(|key| drop(self.points.remove(key)));
+        // One with those that it touches. Ends are in the order of begins, because they are disjoint.
+        let touched = self.clears.range(..=end.clone()).rev().take_while(|(_, other)| **other >= begin);
+        let touched: Vec<Vec<u8>> = touched.map(|(key, _)| key.clone()).collect();
+        for other in touched {
+            let other_end = self.clears.remove(&other).expect("it was just found");
+            begin = begin.min(other);
+            end = end.max(other_end);
+        }
+        self.clears.insert(begin, end);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::{collection::vec, prelude::*};
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn clears_stay_disjoint_and_cover_what_was_cleared(ranges in vec((0u8..40, 1u8..10), 0..20)) {
+            let mut execution = Execution::new(2);
+            let mut cleared = [false; 60];
+            for (begin, length) in ranges {
+                execution.clear(vec![begin], vec![begin + length]);
+                cleared[usize::from(begin)..usize::from(begin + length)].fill(true);
+                let flat: Vec<(&Vec<u8>, &Vec<u8>)> = execution.clears.iter().collect();
+                prop_assert!(flat.iter().all(|(begin, end)| begin < end));
+                prop_assert!(flat.windows(2).all(|pair| pair[0].1 < pair[1].0));
+                for (key, expected) in (0u8..).zip(cleared) {
+                    prop_assert_eq!(execution.is_cleared(&[key]), expected);
+                }
+            }
+        }
+    }
+}

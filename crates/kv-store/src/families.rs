@@ -1,0 +1,106 @@
+//! Which column families exist. The default one (the empty name) always does.
+//!
+//! A dropped family is remembered as long as a commit may still depend on what it held: a key without a family that was
+//! read is checked in it, too.
+
+use std::collections::BTreeMap;
+
+use kv_api::KvError;
+
+use crate::{
+    engine::{Engine, WriteBatch},
+    meta,
+};
+
+/// Most families besides the default one. Part of what replicas agree on, and so no setting: a conflict key without a family
+/// costs a look into each.
+pub const MAX_COLUMN_FAMILIES: usize = 100;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    Exists,
+    /// By the commit of this version.
+    Dropped(u64),
+}
+
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Families {
+    named: BTreeMap<String, State>,
+    /// Whether any of them is a dropped one: most times there is nothing to forget.
+    any_dropped: bool,
+    /// Goes up with every change of what exists.
+    changes: u64,
+}
+
+impl Families {
+    pub fn load(engine: &dyn Engine) -> Result<Families, KvError> {
+        let named = meta::load_families(engine)?;
+        let any_dropped = named.values().any(|state| *state != State::Exists);
+        Ok(Families { named, any_dropped, changes: 1 })
+    }
+
+    pub fn changes(&self) -> u64 {
+        self.changes
+    }
+
+    pub fn exists(&self, name: &str) -> bool {
+        name.is_empty() || self.named.get(name) == Some(&State::Exists)
+    }
+
+    /// Existing families without the default one, in order.
+    pub fn names(&self) -> Vec<String> {
+        let existing = self.named.iter().filter(|(_, state)| **state == State::Exists);
+        existing.map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Where a key that was read in whatever family may have been written: the default family, existing ones, and dropped
+    /// ones that are still remembered.
+    pub fn readable(&self) -> impl Iterator<Item = &str> {
+        std::iter::once("").chain(self.named.keys().map(String::as_str))
+    }
+
+    /// False when it exists already.
+    pub fn create(&mut self, batch: &mut WriteBatch, name: &str) -> Result<bool, KvError> {
+        if self.exists(name) {
+            return Ok(false);
+        }
+        let existing = self.names().len();
+        if existing >= MAX_COLUMN_FAMILIES {
+            return Err(KvError::InvalidOperation(format!(
+                "there are {existing} column families already: no more fit"
+            )));
+        }
+        self.set(batch, name, State::Exists);
+        Ok(true)
+    }
+
+    /// A family that exists is gone from `version` on.
+    pub fn drop_at(&mut self, batch: &mut WriteBatch, name: &str, version: u64) {
+        self.set(batch, name, State::Dropped(version));
+        self.any_dropped = true;
+    }
+
+    fn set(&mut self, batch: &mut WriteBatch, name: &str, state: State) {
+        self.named.insert(name.to_owned(), state);
+        self.changes += 1;
+        meta::put_family(batch, name, state);
+    }
+
+    /// Nobody commits any more who read below `horizon`.
+    pub fn forget_dropped(&mut self, batch: &mut WriteBatch, horizon: u64) {
+        if !self.any_dropped {
+            return;
+        }
+        self.named.retain(|name, state| {
+            let keeps = match state {
+                State::Exists => true,
+                State::Dropped(version) => *version > horizon,
+            };
+            if !keeps {
+                meta::delete_family(batch, name);
+            }
+            keeps
+        });
+        self.any_dropped = self.named.values().any(|state| *state != State::Exists);
+    }
+}

@@ -1,0 +1,202 @@
+//! Who still reads old versions: range reads under way, pinned snapshots, and whoever reads one version page by page. They hold back the removal of versions, and
+//! nothing else: no verdict depends on them.
+//!
+//! The floor is the oldest version that must stay readable. A reader enlists first and then looks whether its version is
+//! still at or above the horizon: so either the floor already counts it, or it was computed from a horizon at or below the
+//! reader's version.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use kv_api::{KvError, Version};
+
+/// Most pins of one database at a time.
+pub const MAX_PINS: usize = 1_000;
+
+/// Most versions that are held for page-wise readers at a time.
+const MAX_HELD: usize = 16;
+
+#[derive(Debug, Default)]
+pub(crate) struct Readers {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Range reads under way at each version.
+    active: BTreeMap<u64, usize>,
+    /// When each pin of a version ends.
+    pins: BTreeMap<u64, Vec<Instant>>,
+    /// Until when versions are held for page-wise readers.
+    held: BTreeMap<u64, Instant>,
+}
+
+/// A range read under way; ends with its drop.
+pub(crate) struct ActiveRead {
+    readers: Arc<Readers>,
+    version: u64,
+}
+
+impl Readers {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn begin(self: &Arc<Self>, version: u64) -> ActiveRead {
+        *self.state().active.entry(version).or_default() += 1;
+        ActiveRead { readers: self.clone(), version }
+    }
+
+    /// The oldest version that must stay readable. `horizon` is asked while nobody can enlist.
+    pub fn floor(&self, horizon: impl FnOnce() -> u64) -> u64 {
+        let mut state = self.state();
+        state.drop_ended(Instant::now());
+        let active = state.active.first_key_value().map(|(version, _)| *version);
+        let pinned = state.pins.first_key_value().map(|(version, _)| *version);
+        let held = state.held.first_key_value().map(|(version, _)| *version);
+        [active, pinned, held].into_iter().flatten().fold(horizon(), u64::min)
+    }
+
+    /// True when the version was pinned already.
+    pub fn pin(&self, version: Version, lifetime: Duration) -> Result<bool, KvError> {
+        let (mut state, now) = (self.state(), Instant::now());
+        state.drop_ended(now);
+        let pins = state.count_pins();
+        if pins >= MAX_PINS {
+            return Err(KvError::Overloaded(format!("{pins} snapshots are pinned; at most {MAX_PINS} may be")));
+        }
+        let of_version = state.pins.entry(version.0).or_default();
+        of_version.push(now + lifetime);
+        Ok(of_version.len() > 1)
+    }
+
+    pub fn pins(&self) -> usize {
+        let mut state = self.state();
+        state.drop_ended(Instant::now());
+        state.count_pins()
+    }
+
+    /// Takes away the pin of `version` that would have ended first; without one it does nothing.
+    pub fn unpin(&self, version: Version) {
+        let mut state = self.state();
+        if let Some(ends) = state.pins.get_mut(&version.0) {
+            let first = (0..ends.len()).min_by_key(|index| ends[*index]);
+            first.map(|index| ends.swap_remove(index));
+            if ends.is_empty() {
+                state.pins.remove(&version.0);
+            }
+        }
+    }
+
+    /// Holds `version` for `lifetime` from now on, however long it was held before; not counted.
+    pub fn hold(&self, version: Version, lifetime: Duration) -> Result<(), KvError> {
+        let (mut state, now) = (self.state(), Instant::now());
+        state.drop_ended(now);
+        if state.held.len() >= MAX_HELD && !state.held.contains_key(&version.0) {
+            return Err(KvError::Overloaded(format!("{MAX_HELD} versions are read page by page already")));
+        }
+        state.held.insert(version.0, now + lifetime);
+        Ok(())
+    }
+
+    pub fn release(&self, version: Version) {
+        self.state().held.remove(&version.0);
+    }
+
+    pub fn is_pinned(&self, version: u64) -> bool {
+        let (mut state, now) = (self.state(), Instant::now());
+        state.drop_ended(now);
+        state.pins.contains_key(&version) || state.held.contains_key(&version)
+    }
+}
+
+impl State {
+    fn count_pins(&self) -> usize {
+        self.pins.values().map(Vec::len).sum()
+    }
+
+    fn drop_ended(&mut self, now: Instant) {
+        self.pins.retain(|_, ends| {
+            ends.retain(|end| *end > now);
+            !ends.is_empty()
+        });
+        self.held.retain(|_, end| *end > now);
+    }
+}
+
+impl Drop for ActiveRead {
+    fn drop(&mut self) {
+        let mut state = self.readers.state();
+        let left = state.active.get_mut(&self.version).map(|count| {
+            *count -= 1;
+            *count
+        });
+        if left == Some(0) {
+            state.active.remove(&self.version);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_floor_is_the_oldest_of_horizon_reads_and_pins() {
+        let readers = Arc::new(Readers::default());
+        assert_eq!(readers.floor(|| 10), 10);
+        let (first, second) = (readers.begin(7), readers.begin(7));
+        let later = readers.begin(12);
+        assert_eq!(readers.floor(|| 10), 7);
+        drop(first);
+        assert_eq!(readers.floor(|| 10), 7);
+        drop(second);
+        assert_eq!(readers.floor(|| 10), 10);
+        drop(later);
+        assert_eq!(readers.pin(Version(5), Duration::from_secs(3600)), Ok(false));
+        assert_eq!(readers.pin(Version(5), Duration::from_secs(3600)), Ok(true));
+        assert_eq!(readers.pins(), 2);
+        assert_eq!(readers.floor(|| 10), 5);
+        readers.unpin(Version(5));
+        assert!(readers.is_pinned(5));
+        readers.unpin(Version(5));
+        readers.unpin(Version(5));
+        assert_eq!(readers.floor(|| 10), 10);
+    }
+
+    #[test]
+    fn a_pin_ends_by_itself() {
+        let readers = Readers::default();
+        readers.pin(Version(5), Duration::ZERO).unwrap();
+        assert!(!readers.is_pinned(5));
+        assert_eq!(readers.floor(|| 10), 10);
+    }
+
+    #[test]
+    fn a_version_that_is_read_page_by_page_is_held_from_page_to_page() {
+        let readers = Readers::default();
+        readers.hold(Version(5), Duration::from_secs(60)).unwrap();
+        readers.hold(Version(5), Duration::from_secs(60)).unwrap();
+        assert!(readers.is_pinned(5));
+        assert_eq!(readers.floor(|| 10), 5);
+        readers.hold(Version(5), Duration::ZERO).unwrap();
+        assert!(!readers.is_pinned(5));
+        (0..MAX_HELD as u64).for_each(|version| readers.hold(Version(version), Duration::from_secs(60)).unwrap());
+        assert!(readers.hold(Version(1), Duration::from_secs(60)).is_ok());
+        assert!(matches!(readers.hold(Version(99), Duration::from_secs(60)), Err(KvError::Overloaded(_))));
+        readers.release(Version(1));
+        assert!(!readers.is_pinned(1));
+    }
+
+    #[test]
+    fn there_are_so_many_pins_and_no_more() {
+        let readers = Readers::default();
+        (0..MAX_PINS as u64).for_each(|version| {
+            readers.pin(Version(version), Duration::from_secs(60)).unwrap();
+        });
+        assert!(matches!(readers.pin(Version(1), Duration::from_secs(60)), Err(KvError::Overloaded(_))));
+    }
+}

@@ -1,0 +1,159 @@
+//! The readable window: which versions can still be read and committed against.
+//!
+//! A *mark* says which version was the newest at some replicated time. The *horizon* is the version of the newest mark that
+//! is at least a window old: whoever took a read version within the window has that version or a later one. So the
+//! horizon never passes a version that somebody may have got less than a window ago; it may lag by a 64th of the window.
+//!
+//! Time is the log's. Everything here follows from the log and is stored with the data, so that replicas agree on it.
+//!
+//! Invariants: times and versions of marks ascend; the horizon never goes back and is never above the newest version.
+
+use std::collections::VecDeque;
+
+use bytes::{Buf, Bytes};
+
+/// Marks are this part of a window apart.
+const MARKS_PER_WINDOW: u64 = 64;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Mark {
+    time_us: u64,
+    version: u64,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Window {
+    marks: VecDeque<Mark>,
+    time_us: u64,
+    horizon: u64,
+}
+
+impl Window {
+    pub fn new(time_us: u64, horizon: u64, marks: &[u8]) -> Option<Window> {
+        let mut marks = Bytes::copy_from_slice(marks);
+        if !marks.len().is_multiple_of(16) {
+            return None;
+        }
+        let mut window = Window { marks: VecDeque::new(), time_us, horizon };
+        while marks.has_remaining() {
+            window.marks.push_back(Mark { time_us: marks.get_u64(), version: marks.get_u64() });
+        }
+        Some(window)
+    }
+
+    /// What [`Self::new`] reads.
+    pub fn encoded_marks(&self) -> Vec<u8> {
+        self.marks.iter().flat_map(|mark| [mark.time_us, mark.version]).flat_map(u64::to_be_bytes).collect()
+    }
+
+    /// The oldest version that can be read; 0 or 1 while that is every one.
+    pub fn horizon(&self) -> u64 {
+        self.horizon
+    }
+
+    /// The latest time known, in microseconds.
+    pub fn time_us(&self) -> u64 {
+        self.time_us
+    }
+
+    /// A write of time `time_us` is about to be decided; `version` is the newest so far. True when the marks have changed.
+    pub fn advance(&mut self, time_us: u64, window_us: u64, version: u64) -> bool {
+        self.time_us = self.time_us.max(time_us);
+        let marked = self.mark(window_us, version);
+        let Some(cutoff) = self.time_us.checked_sub(window_us) else {
+            return marked;
+        };
+        let mut changed = marked;
+        while self.marks.get(1).is_some_and(|next| next.time_us <= cutoff) {
+            self.marks.pop_front();
+            changed = true;
+        }
+        if let Some(oldest) = self.marks.front().filter(|mark| mark.time_us <= cutoff) {
+            self.horizon = self.horizon.max(oldest.version);
+        }
+        assert!(self.horizon <= version, "the horizon {} is above the newest version {version}", self.horizon);
+        changed
+    }
+
+    fn mark(&mut self, window_us: u64, version: u64) -> bool {
+        let interval_us = (window_us / MARKS_PER_WINDOW).max(1);
+        let is_due = |last: &Mark| self.time_us >= last.time_us.saturating_add(interval_us) && version > last.version;
+        let is_due = self.marks.back().is_none_or(is_due);
+        if is_due {
+            self.marks.push_back(Mark { time_us: self.time_us, version });
+        }
+        is_due
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::{collection::vec, prelude::*};
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn what_was_newest_within_the_window_stays_readable_and_older_ones_go(
+            steps in vec((0u64..3_000, 0u64..3), 1..400),
+            window_us in prop_oneof![Just(1u64), Just(100), Just(6_400), Just(100_000)],
+        ) {
+            let mut window = Window::default();
+            let (mut time_us, mut version) = (5, 1);
+            // What was the newest version since when.
+            let mut history = vec![(0, version)];
+            for (pause_us, commits) in steps {
+                time_us += pause_us;
+                window.advance(time_us, window_us, version);
+                version += commits;
+                history.push((time_us, version));
+                let newest_at = |time_us: u64| {
+                    history.iter().rev().find(|(since, _)| *since <= time_us).expect("from the start").1
+                };
+                if let Some(cutoff) = time_us.checked_sub(window_us) {
+                    prop_assert!(window.horizon() <= newest_at(cutoff), "too early");
+                    // A version is marked by the first write that comes an interval after it.
+                    let interval_us = (window_us / MARKS_PER_WINDOW).max(1);
+                    for (since, version) in &history {
+                        let marked = history.iter().find(|(at, _)| *at >= since + interval_us);
+                        let is_due = marked.is_some_and(|(at, _)| *at <= cutoff && *at > 0);
+                        prop_assert!(!is_due || window.horizon() >= *version, "too late");
+                    }
+                }
+                prop_assert!(window.marks.len() as u64 <= 2 * MARKS_PER_WINDOW + 2);
+                let again = Window::new(window.time_us(), window.horizon(), &window.encoded_marks());
+                prop_assert_eq!(again.as_ref(), Some(&window));
+            }
+        }
+    }
+
+    #[test]
+    fn the_horizon_follows_a_window_behind() {
+        let (window_us, step_us) = (64_000, 1_000);
+        let mut window = Window::default();
+        for step in 1..=1_000u64 {
+            // One commit per interval.
+            window.advance(step * step_us, window_us, step);
+        }
+        assert_eq!(window.horizon(), 1_000 - 64);
+    }
+
+    #[test]
+    fn a_shorter_window_and_a_longer_one_take_over_at_once() {
+        let mut window = Window::default();
+        (1..=100).for_each(|second| {
+            window.advance(second * 1_000_000, 60_000_000, second);
+        });
+        let before = window.horizon();
+        assert_eq!(before, 40);
+        window.advance(100_000_000, 1_000_000, 100);
+        assert_eq!(window.horizon(), 99);
+        window.advance(101_000_000, 60_000_000, 101);
+        assert_eq!(window.horizon(), 99, "it never goes back");
+    }
+
+    #[test]
+    fn damaged_marks_are_refused() {
+        assert_eq!(Window::new(0, 0, &[1, 2, 3]), None);
+    }
+}
