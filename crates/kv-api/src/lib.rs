@@ -25,9 +25,7 @@ pub use error::KvError;
 pub use families::{MAX_FAMILY_NAME_BYTES, family_name_fault};
 pub use limits::Limits;
 pub use logged::{DEFAULT_READABLE_WINDOW_MS, FamilyChange, LoggedWrite, TimedWrite, UnreadableWrite};
-pub use operation::{
-    KeySelector, KvOperation, KvOutcome, MAX_SELECTOR_OFFSET, RangeQuery, ReadAt, Row, Rows,
-};
+pub use operation::{KeySelector, KvOperation, KvOutcome, MAX_SELECTOR_OFFSET, RangeQuery, ReadAt, Row, Rows};
 pub use verdict::{decode_verdict, encode_verdict};
 
 /// A commit version or read version: counted by the state machine, one per committed transaction, never reset.

@@ -244,6 +244,7 @@ async fn rows_hash(
     let version = version.map_or_else(|| reader.database().applied_version(), Version);
     reader.wait_applied(version, deadline).await?;
     let (database, name) = (reader.database(), family.clone());
+    interface.core.check_family(&name, &database)?;
     let hashed = reader.slots().run(deadline, move |_| database.hash_rows(&name, &begin, version, limit)).await?;
     Ok(Json(json!({
         "replica": replica.id,

@@ -81,10 +81,8 @@ fn an_end_with_a_selector_goes_with_one_without() {
             ..RangeQuery::between("not looked at", "f")
         };
         assert_eq!(keys(database, &from), ("bd".into(), false));
-        let until = RangeQuery {
-            end_selector: Some(KeySelector::last_less_or_equal("h")),
-            ..RangeQuery::between("c", "")
-        };
+        let until =
+            RangeQuery { end_selector: Some(KeySelector::last_less_or_equal("h")), ..RangeQuery::between("c", "") };
         assert_eq!(keys(database, &until), ("df".into(), false));
         let inverted = between(KeySelector::first_greater_than("f"), KeySelector::first_greater_or_equal("b"));
         assert_eq!(keys(database, &inverted), (String::new(), false));

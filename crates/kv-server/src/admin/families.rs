@@ -22,9 +22,9 @@ fn context() -> RequestContext {
 
 pub(super) async fn list(State(interface): State<Arc<AdminInterface>>) -> Result<Json<Value>, Refusal> {
     let families = interface.core.families(&context()).await?;
-    let families = families.iter().map(|family| {
-        json!({ "name": family.name, "exists": family.exists, "configured": family.is_configured })
-    });
+    let families = families
+        .iter()
+        .map(|family| json!({ "name": family.name, "exists": family.exists, "configured": family.is_configured }));
     Ok(Json(json!({ "column_families": families.collect::<Vec<_>>() })))
 }
 

@@ -60,9 +60,7 @@ async fn the_list_tells_which_families_are_configured_and_which_exist() {
     let server = TestServer::start().await;
     let mut client = server.client().await;
     ask(&server, Method::POST, "/column-families/orders").await;
-    let family = |name: &str, exists: bool, configured: bool| {
-        serde_json::json!({ "name": name, "exists": exists, "configured": configured })
-    };
+    let family = |name: &str, exists: bool, configured: bool| serde_json::json!({ "name": name, "exists": exists, "configured": configured });
     let (status, list) = ask(&server, Method::GET, "/column-families").await;
     let expected = [family("default", true, false), family("orders", true, false), family("users", false, true)];
     assert_eq!((status, &list["column_families"]), (200, &Value::from(expected.to_vec())));

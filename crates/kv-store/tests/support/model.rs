@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use kv_api::{
-    AtomicCommit, CommitResult, CommitVerdict, KeyRange, KeyRef, KeySelector, KvError, Mutation, MutationKind, RangeQuery, Row, Rows,
+    AtomicCommit, CommitResult, CommitVerdict, KeyRange, KeyRef, KeySelector, KvError, Mutation, MutationKind,
+    RangeQuery, Row, Rows,
 };
 use proptest::{collection::vec, option, prelude::*};
 
