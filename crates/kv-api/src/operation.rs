@@ -106,6 +106,8 @@ pub enum KvOperation {
     AtomicCommit(AtomicCommit),
     /// Ordered among the commits, and answered like one.
     ChangeFamily(FamilyChange),
+    /// Changes nothing, but replicated time passes with it; answered like a commit.
+    PassTime,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -45,6 +45,8 @@ const PATHS: &str = "/health/live, /health/ready, /status, /metrics, /rows/hash,
 const READY_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long `/rows/hash` waits for a replica to apply the version, and for a slot to read in.
 const HASH_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a version stays readable behind the last page of hashes that was asked for.
+const HASH_HOLD: Duration = Duration::from_secs(60);
 /// How long a failover may take; its target may have to catch up first.
 const FAILOVER_TIMEOUT: Duration = Duration::from_secs(10);
 const DEFAULT_HASH_ROWS: u64 = 10_000;
@@ -245,6 +247,8 @@ async fn rows_hash(
     reader.wait_applied(version, deadline).await?;
     let (database, name) = (reader.database(), family.clone());
     interface.core.check_family(&name, &database)?;
+    // The next page is asked for at the same version, which may have left the window by then.
+    database.hold(version, HASH_HOLD)?;
     let hashed = reader.slots().run(deadline, move |_| database.hash_rows(&name, &begin, version, limit)).await?;
     Ok(Json(json!({
         "replica": replica.id,

@@ -23,6 +23,7 @@ use kv_api::{
 use crate::{
     collector::{Collected, Collector},
     damage::Damage,
+    data_compaction::DataCompaction,
     database_copy::DatabaseCopy,
     engine::{Engine, EngineStatistics, WriteBatch},
     group_commit::{GroupCommit, GroupCommitOptions},
@@ -211,6 +212,21 @@ impl TransactionalKvDatabase {
     /// Pins of all versions.
     pub fn pins(&self) -> u64 {
         self.core.readers.pins() as u64
+    }
+
+    /// Keeps `version` readable for `lifetime` from now on, for whoever reads it page by page; not counted, and renewed by
+    /// the next call. Errors as of [`Self::pin`].
+    pub fn hold(&self, version: Version, lifetime: Duration) -> Result<(), KvError> {
+        let was_held = self.core.readers.is_pinned(version.0);
+        self.core.readers.hold(version, lifetime)?;
+        let readable = if was_held { Ok(()) } else { self.core.check_within_window(version) };
+        readable.and_then(|()| self.core.check_applied(version)).inspect_err(|_| self.core.readers.release(version))
+    }
+
+    /// Whether replicated time must pass before all that is needless can be removed: some of what was written is still
+    /// within the readable window.
+    pub fn waits_for_time(&self) -> bool {
+        self.core.horizon() < self.applied_version().0
     }
 
     /// Takes one pin of the version away; without a pin it does nothing.
@@ -497,12 +513,15 @@ impl Core {
     pub fn collect_garbage(&self, budget_entries: u64) -> Result<Collected, KvError> {
         // A floor from before is as good: it only rises.
         let floor = self.readers.floor(|| self.horizon());
-        let persisted = self.damage.watch(meta::load_persisted_horizon(&*self.engine))?;
+        self.engine.set_filter_floor(self.damage.watch(sweep::filter_floor(&*self.engine))?);
         let mut writer = self.writer()?;
-        let filter_floor = sweep::filter_floor(floor.min(persisted), writer.state.oldest_clear());
-        self.engine.set_filter_floor(filter_floor);
         let collected = self.damage.watch(self.sweep_with(&mut writer, floor, budget_entries));
         collected.inspect_err(|error| self.stop_after(error))
+    }
+
+    /// One step of rewriting the data table, if that is due; returns whether there is more to do. Nobody waits for it.
+    pub fn compact(&self, compaction: &mut DataCompaction) -> Result<bool, KvError> {
+        self.damage.watch(compaction.step(&*self.engine, self.rows.load(Ordering::Relaxed)))
     }
 
     /// Nobody else writes while what the sweeper reads becomes what it removes.

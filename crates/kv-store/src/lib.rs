@@ -19,6 +19,7 @@ mod collector;
 mod conflict_index;
 mod conflicts;
 mod damage;
+mod data_compaction;
 mod database;
 mod database_copy;
 pub mod engine;

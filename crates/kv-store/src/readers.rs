@@ -1,4 +1,4 @@
-//! Who still reads old versions: range reads under way, and pinned snapshots. They hold back the removal of versions, and
+//! Who still reads old versions: range reads under way, pinned snapshots, and whoever reads one version page by page. They hold back the removal of versions, and
 //! nothing else: no verdict depends on them.
 //!
 //! The floor is the oldest version that must stay readable. A reader enlists first and then looks whether its version is
@@ -16,6 +16,9 @@ use kv_api::{KvError, Version};
 /// Most pins of one database at a time.
 pub const MAX_PINS: usize = 1_000;
 
+/// Most versions that are held for page-wise readers at a time.
+const MAX_HELD: usize = 16;
+
 #[derive(Debug, Default)]
 pub(crate) struct Readers {
     state: Mutex<State>,
@@ -27,6 +30,8 @@ struct State {
     active: BTreeMap<u64, usize>,
     /// When each pin of a version ends.
     pins: BTreeMap<u64, Vec<Instant>>,
+    /// Until when versions are held for page-wise readers.
+    held: BTreeMap<u64, Instant>,
 }
 
 /// A range read under way; ends with its drop.
@@ -51,7 +56,8 @@ impl Readers {
         state.drop_ended(Instant::now());
         let active = state.active.first_key_value().map(|(version, _)| *version);
         let pinned = state.pins.first_key_value().map(|(version, _)| *version);
-        [active, pinned].into_iter().flatten().fold(horizon(), u64::min)
+        let held = state.held.first_key_value().map(|(version, _)| *version);
+        [active, pinned, held].into_iter().flatten().fold(horizon(), u64::min)
     }
 
     /// True when the version was pinned already.
@@ -85,10 +91,25 @@ impl Readers {
         }
     }
 
+    /// Holds `version` for `lifetime` from now on, however long it was held before; not counted.
+    pub fn hold(&self, version: Version, lifetime: Duration) -> Result<(), KvError> {
+        let (mut state, now) = (self.state(), Instant::now());
+        state.drop_ended(now);
+        if state.held.len() >= MAX_HELD && !state.held.contains_key(&version.0) {
+            return Err(KvError::Overloaded(format!("{MAX_HELD} versions are read page by page already")));
+        }
+        state.held.insert(version.0, now + lifetime);
+        Ok(())
+    }
+
+    pub fn release(&self, version: Version) {
+        self.state().held.remove(&version.0);
+    }
+
     pub fn is_pinned(&self, version: u64) -> bool {
         let (mut state, now) = (self.state(), Instant::now());
         state.drop_ended(now);
-        state.pins.contains_key(&version)
+        state.pins.contains_key(&version) || state.held.contains_key(&version)
     }
 }
 
@@ -102,6 +123,7 @@ impl State {
             ends.retain(|end| *end > now);
             !ends.is_empty()
         });
+        self.held.retain(|_, end| *end > now);
     }
 }
 
@@ -154,9 +176,27 @@ mod tests {
     }
 
     #[test]
+    fn a_version_that_is_read_page_by_page_is_held_from_page_to_page() {
+        let readers = Readers::default();
+        readers.hold(Version(5), Duration::from_secs(60)).unwrap();
+        readers.hold(Version(5), Duration::from_secs(60)).unwrap();
+        assert!(readers.is_pinned(5));
+        assert_eq!(readers.floor(|| 10), 5);
+        readers.hold(Version(5), Duration::ZERO).unwrap();
+        assert!(!readers.is_pinned(5));
+        (0..MAX_HELD as u64).for_each(|version| readers.hold(Version(version), Duration::from_secs(60)).unwrap());
+        assert!(readers.hold(Version(1), Duration::from_secs(60)).is_ok());
+        assert!(matches!(readers.hold(Version(99), Duration::from_secs(60)), Err(KvError::Overloaded(_))));
+        readers.release(Version(1));
+        assert!(!readers.is_pinned(1));
+    }
+
+    #[test]
     fn there_are_so_many_pins_and_no_more() {
         let readers = Readers::default();
-        (0..MAX_PINS as u64).for_each(|version| drop(readers.pin(Version(version), Duration::from_secs(60)).unwrap()));
+        (0..MAX_PINS as u64).for_each(|version| {
+            readers.pin(Version(version), Duration::from_secs(60)).unwrap();
+        });
         assert!(matches!(readers.pin(Version(1), Duration::from_secs(60)), Err(KvError::Overloaded(_))));
     }
 }

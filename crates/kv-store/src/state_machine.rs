@@ -117,11 +117,6 @@ impl StateMachine {
         self.once.written();
     }
 
-    /// The oldest range clear that is not carried out yet.
-    pub fn oldest_clear(&self) -> Option<u64> {
-        self.unswept.first_key_value().map(|((version, _), _)| *version)
-    }
-
     /// Adds to `batch` what the sweeper did: it has carried out some range clears, and found rows that they had hidden.
     pub fn sweep(&mut self, batch: &mut WriteBatch, swept: &Swept) {
         if swept.rows_cleared > 0 {
@@ -192,7 +187,7 @@ impl Deciding<'_, '_> {
         match (&timed.write.commit, &timed.write.family) {
             (Some(commit), _) => self.decide_commit(commit),
             (None, Some(change)) => Ok(self.change_family(change)),
-            (None, None) => Ok(Err(KvError::InvalidOperation("a write that changes nothing".into()))),
+            (None, None) => Ok(Ok(CommitResult { version: self.state.counters.version, ..CommitResult::default() })),
         }
     }
 

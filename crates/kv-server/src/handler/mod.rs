@@ -244,8 +244,13 @@ impl UnifiedThriftHandler {
     }
 
     async fn atomic_commit(&self, request: wire::AtomicCommitRequest, context: &RequestContext) -> Answer {
+        let details = wants_details(&request);
         let committed = self.core.atomic_commit(commit_request(request), context).await;
-        answer(Method::AtomicCommit, committed.map(reply::committed))
+        let mut answer = answer(Method::AtomicCommit, committed.map(reply::committed));
+        if let (false, ThriftReply::AtomicCommit(response)) = (details, &mut answer.reply) {
+            reply::leave_out_details(response);
+        }
+        answer
     }
 
     async fn set_versionstamped_key(
@@ -369,6 +374,17 @@ fn value_and_found(value: Option<Bytes>) -> (Vec<u8>, bool) {
         Some(value) => (value.into(), true),
         None => (Vec::new(), false),
     }
+}
+
+/// Whether the client can read the binary fields that were added to the reply: stock Thrift libraries of Python and Rust
+/// take a field that they do not know for text, and fail when it is none.
+fn wants_details(request: &wire::AtomicCommitRequest) -> bool {
+    let knows_additions = request.read_conflict_ranges.is_some()
+        || request.idempotency_id.is_some()
+        || request.read_conflicts.is_some()
+        || request.finished_idempotency_ids.is_some()
+        || request.operations.iter().any(|operation| operation.stamp_offset.is_some());
+    request.include_details.unwrap_or(knows_additions)
 }
 
 fn commit_request(request: wire::AtomicCommitRequest) -> CommitRequest {

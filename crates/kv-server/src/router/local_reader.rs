@@ -130,7 +130,7 @@ impl LocalReader {
                 self.read_range(database, query, version, deadline).await.map(KvOutcome::Rows)
             }
             KvOperation::ReadVersion => Ok(KvOutcome::ReadVersion(version)),
-            KvOperation::AtomicCommit(_) | KvOperation::ChangeFamily(_) => {
+            KvOperation::AtomicCommit(_) | KvOperation::ChangeFamily(_) | KvOperation::PassTime => {
                 Err(KvError::InvalidOperation("a write is not a read: it must be routed".to_string()))
             }
         }
