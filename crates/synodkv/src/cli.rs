@@ -160,18 +160,31 @@ impl Presentation {
 
 /// Show the cluster: mode, primary, and how far each replica is.
 ///
-/// Exit status 1 when there is no primary.
+/// Exit status 1 when there is no primary. With `--watch` it is shown again and again until Ctrl-C (exit status 0): in place
+/// on a terminal, otherwise one after the other. When nobody answers, that is said, and asking goes on.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     synodkv status\n  \
     synodkv status --admin 127.0.0.1:9190,127.0.0.1:9191,127.0.0.1:9192\n  \
+    synodkv status --watch                 every 2 seconds\n  \
+    synodkv status --watch 0.5 --format json | jq -c '.replicas[].committed'\n  \
     synodkv status --format json")]
 pub struct StatusArgs {
     #[command(flatten)]
     pub admin: AdminTarget,
-    /// How results are printed. `json` is the server's own answer.
+    /// Show it again every SECONDS (0.1 to 3600) until Ctrl-C. [default when given without a number: 2]
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2", value_parser = interval)]
+    pub watch: Option<Duration>,
+    /// How results are printed. `json` is the server's own answer, on one line.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub format: Format,
+}
+
+fn interval(text: &str) -> Result<Duration, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if (0.1..=3600.0).contains(&seconds) => Ok(Duration::from_secs_f64(seconds)),
+        _ => Err("expected seconds, from 0.1 to 3600".to_string()),
+    }
 }
 
 /// Let another replica lead.
