@@ -246,6 +246,7 @@ async fn rows_hash(
     let version = version.map_or_else(|| reader.database().applied_version(), Version);
     reader.wait_applied(version, deadline).await?;
     let (database, name) = (reader.database(), family.clone());
+    interface.core.check_family(&name, &database)?;
     // The next page is asked for at the same version, which may have left the window by then.
     database.hold(version, HASH_HOLD)?;
     let hashed = reader.slots().run(deadline, move |_| database.hash_rows(&name, &begin, version, limit)).await?;

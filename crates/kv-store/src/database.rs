@@ -217,9 +217,8 @@ impl TransactionalKvDatabase {
     /// Keeps `version` readable for `lifetime` from now on, for whoever reads it page by page; not counted, and renewed by
     /// the next call. Errors as of [`Self::pin`].
     pub fn hold(&self, version: Version, lifetime: Duration) -> Result<(), KvError> {
-        let was_held = self.core.readers.is_pinned(version.0);
-        self.core.readers.hold(version, lifetime)?;
-        let readable = if was_held { Ok(()) } else { self.core.check_within_window(version) };
+        let was_kept = self.core.readers.hold(version, lifetime)?;
+        let readable = if was_kept { Ok(()) } else { self.core.check_within_window(version) };
         readable.and_then(|()| self.core.check_applied(version)).inspect_err(|_| self.core.readers.release(version))
     }
 
@@ -446,7 +445,7 @@ impl Core {
     }
 
     fn check_readable(&self, version: Version) -> Result<(), KvError> {
-        self.check_within_window(version).or_else(|error| match self.readers.is_pinned(version.0) {
+        self.check_within_window(version).or_else(|error| match self.readers.keeps(version.0) {
             true => Ok(()),
             false => Err(error),
         })

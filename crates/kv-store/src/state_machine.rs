@@ -138,6 +138,9 @@ impl StateMachine {
     }
 }
 
+/// A version and its value.
+type NewestEntry<'v> = (u64, Option<&'v [u8]>);
+
 /// Lookups of single keys in the engine, by one cursor that is made when first needed.
 pub(crate) struct Lookup<'e> {
     pub engine: &'e dyn Engine,
@@ -151,7 +154,7 @@ impl<'e> Lookup<'e> {
     }
 
     /// The newest version of a key in the engine and its value, `None` for a tombstone.
-    pub fn newest(&mut self, prefix: &[u8]) -> Result<Option<(u64, Option<&[u8]>)>, KvError> {
+    pub fn newest(&mut self, prefix: &[u8]) -> Result<Option<NewestEntry<'_>>, KvError> {
         if self.cursor.is_none() {
             self.cursor = Some(self.engine.key_cursor()?);
         }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use kv_api::{CommitResult, DEFAULT_COLUMN_FAMILY, FamilyChange, KvError, KvOperation, KvOutcome, family_name_fault};
+use kv_store::TransactionalKvDatabase;
 
 use super::{KvServiceCore, mismatch};
 use crate::router::RequestContext;
@@ -45,6 +46,14 @@ impl KvServiceCore {
             Family { name, exists, is_configured }
         });
         std::iter::once(default).chain(others).collect()
+    }
+
+    /// Refuses a family, by its name on the inside, that neither exists in `database` nor is created by the first write.
+    pub fn check_family(&self, name: &str, database: &TransactionalKvDatabase) -> Result<(), KvError> {
+        match database.has_family(name) || self.parts.column_families.iter().any(|configured| configured == name) {
+            true => Ok(()),
+            false => Err(KvError::UnknownColumnFamily { name: name.into(), existing: self.column_families() }),
+        }
     }
 
     /// Creating one that exists changes nothing, and succeeds.

@@ -138,9 +138,8 @@ impl KvServiceCore {
         let family = self.family(request.column_family.take())?;
         let limits = &self.parts.limits;
         let max_bytes = max_rows_bytes.min(limits.max_reply_bytes as u64);
-        let Some(query) = range::normalise(request, family, limits.max_key_bytes, max_bytes)? else {
-            return Ok(Rows::default());
-        };
+        // Also one that holds no key: whether its family exists, the database says.
+        let query = range::normalise(request, family, limits.max_key_bytes, max_bytes)?;
         match self.route(KvOperation::GetRange { query, at }, context).await {
             Ok(KvOutcome::Rows(rows)) => Ok(rows),
             Ok(other) => Err(mismatch("rows", &other)),

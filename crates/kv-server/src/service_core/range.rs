@@ -25,13 +25,13 @@ pub struct RangeRequest {
 const DEFAULT_END: &[u8] = &[0xFF];
 const DEFAULT_LIMIT: i32 = 1000;
 
-/// Inclusive begin, exclusive end, rows to pass over, and the limit. `None` for a range that holds no key at all.
+/// Inclusive begin, exclusive end, rows to pass over, and the limit. A range may turn out to hold no key at all.
 pub(super) fn normalise(
     request: RangeRequest,
     column_family: String,
     max_key_bytes: usize,
     max_reply_bytes: u64,
-) -> Result<Option<RangeQuery>, KvError> {
+) -> Result<RangeQuery, KvError> {
     check_selector("begin_selector", request.begin_selector.as_ref())?;
     check_selector("end_selector", request.end_selector.as_ref())?;
     let target_bytes = match request.target_bytes {
@@ -49,14 +49,9 @@ pub(super) fn normalise(
     let end = request.end.unwrap_or_else(|| Bytes::from_static(DEFAULT_END));
     let end = step(end, request.end_offset.unwrap_or(0), max_key_bytes);
     let end = if request.end_or_equal.unwrap_or(false) { first_key_after(&end) } else { end };
-    // Where a selector leads to, only the rows tell.
-    let has_selector = request.begin_selector.is_some() || request.end_selector.is_some();
-    if begin >= end && !has_selector {
-        return Ok(None);
-    }
     let skip = if request.begin_selector.is_some() { 0 } else { request.begin_offset.unwrap_or(0) };
     let limit = request.limit.unwrap_or(DEFAULT_LIMIT);
-    Ok(Some(RangeQuery {
+    Ok(RangeQuery {
         begin,
         end,
         begin_selector: request.begin_selector,
@@ -67,7 +62,7 @@ pub(super) fn normalise(
         reverse: request.reverse,
         target_bytes,
         max_bytes: max_reply_bytes,
-    }))
+    })
 }
 
 fn check_selector(field: &str, selector: Option<&KeySelector>) -> Result<(), KvError> {
@@ -157,7 +152,7 @@ mod tests {
 
     use super::*;
 
-    fn query(request: RangeRequest) -> Option<RangeQuery> {
+    fn query(request: RangeRequest) -> RangeQuery {
         normalise(request, String::new(), 100, 1 << 20).unwrap()
     }
 
@@ -167,7 +162,7 @@ mod tests {
 
     #[test]
     fn a_range_without_fields_is_everything_below_0xff_up_to_1000_rows() {
-        let query = query(RangeRequest::default()).unwrap();
+        let query = query(RangeRequest::default());
         assert_eq!((&query.begin[..], &query.end[..]), (&[][..], &[0xFF][..]));
         assert_eq!((query.skip, query.limit, query.reverse), (0, Some(1000), false));
     }
@@ -188,27 +183,16 @@ mod tests {
                 end_or_equal: Some(end_or_equal),
                 ..RangeRequest::default()
             };
-            let query = query(request).unwrap();
+            let query = query(request);
             assert_eq!((&query.begin[..], &query.end[..]), (begin, end), "{begin_or_equal} {end_or_equal}");
         }
-    }
-
-    #[test]
-    fn an_inverted_or_empty_range_is_no_query() {
-        for (begin, end) in [(b"b", b"a"), (b"a", b"a")] {
-            let request = RangeRequest { begin: bytes(begin), end: bytes(end), ..RangeRequest::default() };
-            assert_eq!(query(request), None);
-        }
-        let both_inclusive =
-            RangeRequest { begin: bytes(b"a"), end: bytes(b"a"), end_or_equal: Some(true), ..RangeRequest::default() };
-        assert!(query(both_inclusive).is_some());
     }
 
     #[test]
     fn a_limit_of_0_or_less_is_no_limit_and_a_negative_begin_offset_is_0() {
         for limit in [0, -1, i32::MIN] {
             let request = RangeRequest { limit: Some(limit), begin_offset: Some(-5), ..RangeRequest::default() };
-            let query = query(request).unwrap();
+            let query = query(request);
             assert_eq!((query.limit, query.skip), (None, 0));
         }
     }
@@ -224,7 +208,7 @@ mod tests {
             begin_selector: Some(from.clone()),
             ..RangeRequest::default()
         };
-        let query = query(request).unwrap();
+        let query = query(request);
         assert_eq!((query.begin_selector, query.skip), (Some(from), 0));
         assert_eq!((query.end_selector, &query.end[..]), (None, &b"y"[..]));
     }
