@@ -4,6 +4,7 @@
 //! Each idea is defined once, here. The Thrift structs (`thrift` module) are the wire's own; they are converted to and
 //! from this vocabulary at the Thrift edge and nowhere else.
 
+pub mod atomic;
 mod commit;
 mod database;
 mod error;

@@ -14,7 +14,6 @@
 //!
 //! Left out here: consensus, requests and their limits.
 
-mod atomic;
 mod collector;
 mod conflict_index;
 mod conflicts;
@@ -44,7 +43,6 @@ mod superseded;
 mod sweep;
 mod window;
 
-pub use atomic::MAX_APPENDED_BYTES;
 pub use collector::Collected;
 pub use conflicts::MAX_REPORTED_CONFLICTS;
 pub use database::{RetentionStatistics, Seal, StoreOptions, TransactionalKvDatabase};

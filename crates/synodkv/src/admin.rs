@@ -54,7 +54,12 @@ pub struct AdminClient {
 
 impl AdminClient {
     pub fn new() -> Result<Self, Failure> {
-        let http = reqwest::Client::builder().timeout(TIMEOUT).connect_timeout(CONNECT_TIMEOUT).no_proxy().build();
+        AdminClient::with_timeout(TIMEOUT)
+    }
+
+    /// An answer that takes longer than `timeout` is not waited for.
+    pub fn with_timeout(timeout: Duration) -> Result<Self, Failure> {
+        let http = reqwest::Client::builder().timeout(timeout).connect_timeout(CONNECT_TIMEOUT).no_proxy().build();
         Ok(AdminClient { http: http.map_err(|e| Failure::Failed(e.to_string()))? })
     }
 

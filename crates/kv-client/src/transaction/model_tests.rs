@@ -3,10 +3,9 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use kv_api::{Mutation, MutationKind, Row, Rows, Version};
+use kv_api::{Mutation, MutationKind, Row, Rows, Version, atomic};
 use proptest::prelude::*;
 
-use super::atomic;
 use super::merge::{Merger, Step, Taken};
 use super::range_set::RangeSet;
 use super::writes::{Local, Unreadable, Writes};

@@ -146,7 +146,8 @@ pub struct StorageSettings {
     pub engine: EngineKind,
     /// Families besides `default` that the first write to them creates.
     pub column_families: Vec<String>,
-    /// How long versions stay readable, in milliseconds of replicated time.
+    /// How long versions stay readable, in milliseconds of replicated time. At most half of what idempotency ids are
+    /// remembered: a late copy of a commit whose id is forgotten must find its read version too old.
     pub readable_window_ms: u64,
     /// Memory for rows not yet written to files, of all databases in this process together.
     pub write_buffer_mb: usize,
