@@ -173,6 +173,8 @@ fn replica_json(replica: &ReplicaStatus, primary: Option<u32>) -> Value {
         // As text: a number of 64 bits is more than many JSON readers can hold.
         "digest": replica.digest.map(|digest| format!("{:016x}", digest.value)),
         "digest_sequence": replica.digest.map(|digest| digest.sequence),
+        "oldest_readable": replica.oldest_readable,
+        "pending_clears": replica.pending_clears,
         "problem": replica.problem,
         "uptime_seconds": replica.uptime.map(|uptime| uptime.as_secs()),
         "peer": replica.peer,
