@@ -105,7 +105,8 @@ pub struct AtomicCommit {
     /// and changes nothing, for [`IDEMPOTENCY_SECONDS`] of replicated time.
     #[prost(bytes = "bytes", tag = "6")]
     pub idempotency_id: Bytes,
-    /// Ids of earlier commits whose results the caller has got and will never ask for again: they are forgotten at once.
+    /// Ids of earlier commits whose results the caller has got and will never ask for again: they are forgotten at once. Only
+    /// of commits that were sent once: a copy of one that is still under way would be carried out anew.
     /// (Acknowledged results: Lee et al., *Implementing Linearizability at Large Scale and Low Latency*, SOSP 2015.)
     #[prost(bytes = "bytes", repeated, tag = "7")]
     pub finished_ids: Vec<Bytes>,

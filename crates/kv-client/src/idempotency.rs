@@ -2,7 +2,11 @@
 //!
 //! A result that arrived is *finished*: the next commit tells the server that nobody will ask for it again. An id is
 //! finished only when no copy of its commit can be under way any more. Otherwise the copy would come after the record is
-//! gone, and happen a second time; such records go by themselves, long after every copy.
+//! gone, and happen a second time; such records go by themselves, after ten minutes.
+//!
+//! A copy can be later still: in the socket of a server that was stopped for an hour. So every commit also depends on a
+//! version that is recent when it is sent, and is too old by then. For that, a commit that has read nothing names a *guard*
+//! as read: a key of this client that nobody writes.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -32,6 +36,11 @@ impl Ids {
         id.put_slice(&self.client);
         id.put_u64(self.next.fetch_add(1, Ordering::Relaxed));
         id.freeze()
+    }
+
+    /// See the module's documentation.
+    pub fn guard(&self) -> Bytes {
+        [&[0xFF], &self.client[..]].concat().into()
     }
 
     /// Nobody will ask for these results again, and no copy of their commits is under way.

@@ -3,6 +3,7 @@
 //! A caller never shares a round that began before it called, so its version covers everything acknowledged before.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use kv_api::Version;
 use kv_api::thrift::generated::GetReadVersionRequest;
@@ -13,12 +14,20 @@ use crate::client::Kind;
 use crate::cluster::{Cluster, Errand, Target};
 use crate::{ClientError, convert};
 
+/// A version that was heard of so long ago is recent: well within the time for which versions stay readable.
+const RECENT: Duration = Duration::from_secs(2);
+
+/// How much longer than its deadline a caller waits: what the round says at that time tells more.
+const GRACE: Duration = Duration::from_millis(100);
+
 /// Rounds under way at a time: few callers do not wait for each other, many share.
 const MAX_ROUNDS: usize = 4;
 
 pub(crate) struct ReadVersions {
     cluster: Arc<Cluster>,
     rounds: Mutex<Rounds>,
+    /// The newest version that was heard of, and when.
+    newest: Mutex<Option<(Version, Instant)>>,
 }
 
 #[derive(Default)]
@@ -34,7 +43,7 @@ struct Caller {
 
 impl ReadVersions {
     pub fn new(cluster: Arc<Cluster>) -> Arc<Self> {
-        Arc::new(ReadVersions { cluster, rounds: Mutex::default() })
+        Arc::new(ReadVersions { cluster, rounds: Mutex::default(), newest: Mutex::default() })
     }
 
     pub async fn get(self: &Arc<Self>, deadline: Instant) -> Result<Version, ClientError> {
@@ -43,7 +52,7 @@ impl ReadVersions {
         if self.join(Caller { deadline, answer }) {
             tokio::spawn(self.clone().run_rounds());
         }
-        match timeout_at(deadline, version).await {
+        match timeout_at(deadline + GRACE, version).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) | Err(_) => {
                 let timeout_ms = begun.elapsed().as_millis() as u64;
@@ -54,6 +63,28 @@ impl ReadVersions {
                 })
             }
         }
+    }
+
+    /// A version that was the newest a moment ago; it may not cover what was acknowledged since.
+    pub async fn recent(self: &Arc<Self>, deadline: Instant) -> Result<Version, ClientError> {
+        let heard = *self.newest();
+        match heard {
+            Some((version, at)) if at.elapsed() < RECENT => Ok(version),
+            _ => self.get(deadline).await,
+        }
+    }
+
+    /// This version exists.
+    pub fn note(&self, version: Version) {
+        let mut newest = self.newest();
+        if newest.is_none_or(|(known, _)| known <= version) {
+            *newest = Some((version, Instant::now()));
+        }
+    }
+
+    /// What was heard of is not recent.
+    pub fn forget(&self) {
+        *self.newest() = None;
     }
 
     /// Waits for the next round; true when a task has to be started for it.
@@ -73,6 +104,7 @@ impl ReadVersions {
                 Ok(convert::version(response.read_version))
             });
             let answer = answer.await.map(|answer| answer.value);
+            answer.iter().for_each(|version| self.note(*version));
             for caller in callers {
                 // Whoever stopped waiting does not mind.
                 let _ = caller.answer.send(answer.clone());
@@ -91,6 +123,10 @@ impl ReadVersions {
                 None
             }
         }
+    }
+
+    fn newest(&self) -> MutexGuard<'_, Option<(Version, Instant)>> {
+        self.newest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn rounds(&self) -> MutexGuard<'_, Rounds> {

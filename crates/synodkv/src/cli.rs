@@ -9,6 +9,7 @@ use kv_client::{Client, Options};
 use crate::bench::BenchArgs;
 use crate::bench_disk::BenchDiskArgs;
 use crate::failure::Failure;
+use crate::family::FamilyArgs;
 use crate::output::Format;
 use crate::statement::commands;
 use crate::text::Notation;
@@ -37,6 +38,7 @@ pub enum Command {
     Serve(ServeArgs),
     Status(StatusArgs),
     Failover(FailoverArgs),
+    Family(FamilyArgs),
     Get(GetArgs),
     Set(SetArgs),
     Delete(DeleteArgs),

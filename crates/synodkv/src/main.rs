@@ -10,6 +10,7 @@ mod cli;
 mod data;
 mod failover;
 mod failure;
+mod family;
 mod output;
 mod screen;
 mod serve;
@@ -44,6 +45,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
     match command {
         Command::Serve(args) => serve::run(args),
         Command::Failover(args) => on_one_thread()?.block_on(failover::run(args)),
+        Command::Family(args) => on_one_thread()?.block_on(family::run(args)),
         Command::Status(args) => on_one_thread()?.block_on(status::run(args)),
         Command::Get(args) => on_one_thread()?.block_on(data::get(args)),
         Command::Set(args) => on_one_thread()?.block_on(data::set(args)),

@@ -1,10 +1,10 @@
 //! The commit: what goes over the wire, and what its outcome means.
 
-use kv_api::AtomicCommit;
+use kv_api::{AtomicCommit, KeyRef};
 
 use super::{Phase, State, Transaction};
 use crate::client::Committed;
-use crate::{ClientError, convert};
+use crate::{ClientError, ErrorCode, convert};
 
 /// What a commit has to do.
 enum Plan {
@@ -55,6 +55,9 @@ impl Transaction {
             // There is none yet where conflicts were only added by hand.
             let version = self.inner.read_version.get_or_try_init(|| database.versions.get(deadline)).await?;
             commit.read_version = version.0;
+        } else if self.inner.options.idempotent {
+            commit.read_version = database.versions.recent(deadline).await?.0;
+            commit.read_conflicts.push(KeyRef::new(database.ids.guard()));
         }
         let cost_bytes = commit.size_bytes();
         if !self.inner.options.idempotent {
@@ -71,9 +74,13 @@ impl Transaction {
                 if !answer.has_strays {
                     database.ids.finish([id]);
                 }
+                database.versions.note(answer.value.version);
                 Ok(answer.value)
             }
             Err(error) => {
+                if error.code() == Some(&ErrorCode::TransactionTooOld) {
+                    database.versions.forget();
+                }
                 // Maybe nobody was told.
                 database.ids.finish(finished);
                 Err(error)

@@ -1,4 +1,4 @@
-//! A range as a stream of rows, page by page, in constant memory.
+//! A range as a stream of rows, page by page, in constant memory: the page at hand, and the next one on its way.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -7,12 +7,14 @@ use bytes::Bytes;
 use futures_util::future::poll_fn;
 use futures_util::stream::{Stream, try_unfold};
 use kv_api::{Row, Rows};
+use tokio::task::JoinHandle;
 
-use super::Transaction;
 use super::merge::{Merger, Step};
 use super::read::Noted;
+use super::{Inner, Transaction};
 use crate::ClientError;
 use crate::client::RangeRead;
+use crate::keys::key_after;
 use crate::range::Range;
 
 /// The first page is small, because many ranges are; each one after it may be so many times as large.
@@ -46,7 +48,7 @@ impl RangeStream {
 
     fn start(transaction: Transaction, source: Source, left: Option<usize>, noted: Noted) -> Self {
         let page_bytes = FIRST_PAGE_BYTES.min(transaction.inner.database.options.range_page_bytes);
-        let reader = Reader { transaction, source, left, noted, page_bytes };
+        let reader = Reader { transaction, source, left, noted, page_bytes, is_long: false, ahead: None };
         let rows = try_unfold(reader, async |mut reader: Reader| {
             let row = reader.next().await?;
             Ok(row.map(|row| (row, reader)))
@@ -113,6 +115,22 @@ struct Reader {
     noted: Noted,
     /// Size of the next page.
     page_bytes: u32,
+    /// Whether there was a page before with more behind it.
+    is_long: bool,
+    ahead: Option<Ahead>,
+}
+
+/// A page that was asked for before it is needed.
+struct Ahead {
+    begin: Bytes,
+    end: Bytes,
+    page: JoinHandle<Result<Rows, ClientError>>,
+}
+
+impl Drop for Ahead {
+    fn drop(&mut self) {
+        self.page.abort();
+    }
 }
 
 impl Reader {
@@ -148,25 +166,68 @@ impl Reader {
     }
 
     async fn fetch(&mut self, begin: Bytes, end: Bytes) -> Result<(), ClientError> {
-        let Source::Merger { merger, reverse } = &mut self.source else { return Ok(()) };
-        let range = RangeRead {
-            begin: begin.clone(),
-            end: end.clone(),
-            column_family: String::new(),
-            limit: self.left.map(|left| u32::try_from(left).unwrap_or(u32::MAX)),
-            reverse: *reverse,
-            target_bytes: Some(self.page_bytes),
-        };
-        let rows: Rows = self.transaction.page(range).await?;
-        let malformed = |reason: &str| ClientError::Malformed {
+        let (begin, end, rows) = self.page(begin, end).await?;
+        if rows.has_more {
+            self.look_ahead(&begin, &end, &rows);
+        }
+        let Source::Merger { merger, .. } = &mut self.source else { return Ok(()) };
+        merger.feed(begin, end, rows).map_err(|reason| ClientError::Malformed {
             endpoint: "a replica".to_string(),
             reason: reason.to_string(),
             maybe_committed: false,
-        };
-        merger.feed(begin, end, rows).map_err(malformed)?;
+        })
+    }
+
+    /// The rows from the near end of the range on, and which part of the range they stand for.
+    async fn page(&mut self, begin: Bytes, end: Bytes) -> Result<(Bytes, Bytes, Rows), ClientError> {
+        if let Some(mut ahead) = self.ahead.take() {
+            // The other end may have moved: what was cleared meanwhile is hidden anyway.
+            let is_wanted = if self.is_reverse() { ahead.end == end } else { ahead.begin == begin };
+            if is_wanted && let Ok(rows) = (&mut ahead.page).await {
+                return Ok((ahead.begin.clone(), ahead.end.clone(), self.transaction.inner.observe(rows)?));
+            }
+        }
+        let version = self.transaction.read_version().await?;
+        let Inner { database, retry, .. } = &*self.transaction.inner;
+        let range = self.range(begin.clone(), end.clone(), self.left);
+        let rows = database.get_range(range, version, retry.deadline).await;
+        Ok((begin, end, self.transaction.inner.observe(rows)?))
+    }
+
+    /// Asks for the page after this one, when rows are taken one page after the other.
+    fn look_ahead(&mut self, begin: &Bytes, end: &Bytes, rows: &Rows) {
+        let is_first = !std::mem::replace(&mut self.is_long, true);
         let max = self.transaction.inner.database.options.range_page_bytes;
         self.page_bytes = self.page_bytes.saturating_mul(PAGE_GROWTH).min(max);
-        Ok(())
+        let left = self.left.map(|left| left.saturating_sub(rows.rows.len()));
+        let (Some(last), Some(version)) = (rows.rows.last(), self.transaction.inner.read_version.get()) else { return };
+        if is_first || left == Some(0) {
+            return;
+        }
+        let (begin, end) = match self.is_reverse() {
+            true => (begin.clone(), last.key.clone()),
+            false => (key_after(&last.key), end.clone()),
+        };
+        let Inner { database, retry, .. } = &*self.transaction.inner;
+        let (database, version, deadline) = (database.clone(), *version, retry.deadline);
+        let range = self.range(begin.clone(), end.clone(), left);
+        let page = tokio::spawn(async move { database.get_range(range, version, deadline).await });
+        self.ahead = Some(Ahead { begin, end, page });
+    }
+
+    fn range(&self, begin: Bytes, end: Bytes, left: Option<usize>) -> RangeRead {
+        RangeRead {
+            begin,
+            end,
+            column_family: self.transaction.family.to_string(),
+            limit: left.map(|left| u32::try_from(left).unwrap_or(u32::MAX)),
+            reverse: self.is_reverse(),
+            target_bytes: Some(self.page_bytes),
+        }
+    }
+
+    fn is_reverse(&self) -> bool {
+        matches!(self.source, Source::Merger { reverse: true, .. })
     }
 }
 
@@ -181,12 +242,5 @@ impl Transaction {
             taken.into_iter().for_each(|(begin, end)| state.conflicts.add_range(&self.family, begin, end));
         }
         Ok(step)
-    }
-
-    async fn page(&self, range: RangeRead) -> Result<Rows, ClientError> {
-        let version = self.read_version().await?;
-        let range = RangeRead { column_family: self.family.to_string(), ..range };
-        let rows = self.inner.database.get_range(range, version, self.inner.retry.deadline).await;
-        self.inner.observe(rows)
     }
 }

@@ -169,14 +169,38 @@ async fn a_transaction_that_writes_nothing_commits_nothing() {
 }
 
 #[tokio::test]
-async fn a_transaction_that_reads_nothing_needs_no_read_version() {
+async fn a_transaction_that_reads_nothing_needs_no_read_version_of_its_own() {
     let store = Store::default();
     let db = connect(&store.honest().await, alone()).await;
-    let tx = db.transaction();
-    tx.set("k", "v");
-    tx.commit().await.expect("it is committed");
-    assert_eq!(store.calls_of("getReadVersion"), 0);
-    assert_eq!(store.contents().commits[0].read_conflicts, None);
+    for value in ["1", "2", "3"] {
+        let tx = db.transaction();
+        tx.set("k", value);
+        tx.commit().await.expect("it is committed");
+    }
+    assert_eq!(store.calls_of("getReadVersion"), 1, "for the first one, when no version was known yet");
+    let contents = store.contents();
+    let versions: Vec<i64> = contents.commits.iter().map(|commit| commit.read_version).collect();
+    assert_eq!(versions, [1, 2, 3], "each commit tells a version");
+}
+
+/// The record of a commit goes after a while. A copy that arrives even later must not happen again.
+#[tokio::test]
+async fn a_copy_that_comes_very_late_finds_its_version_too_old() {
+    let store = Store::default();
+    let db = connect(&store.honest().await, alone()).await;
+    for is_reader in [false, true] {
+        let tx = db.transaction();
+        if is_reader {
+            tx.get("k").await.expect("an answer");
+        }
+        tx.set("k", "v");
+        tx.commit().await.expect("it is committed");
+        let contents = store.contents();
+        let commit = contents.commits.last().expect("there was a commit");
+        let has_conflicts = commit.read_conflicts.is_some() || commit.read_conflict_ranges.is_some();
+        assert!(has_conflicts, "or else its read version would not be looked at");
+        assert!(commit.read_version > 0);
+    }
 }
 
 #[tokio::test]

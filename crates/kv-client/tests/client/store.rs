@@ -96,6 +96,7 @@ impl Store {
             None,
             None,
             None,
+            None,
         ));
     }
 

@@ -16,6 +16,7 @@ mod clients;
 mod clock;
 mod cluster;
 mod database;
+mod engine;
 mod events;
 mod faults;
 mod figures;
@@ -30,6 +31,7 @@ mod records;
 mod replay;
 mod run;
 mod threads;
+mod traps;
 mod watch;
 mod workload;
 

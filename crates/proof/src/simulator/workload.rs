@@ -160,16 +160,8 @@ pub fn account(key: u64) -> KeyRef {
 
 /// All rows whose keys begin with `prefix`, which is one byte.
 pub fn all_with(prefix: u8, family: &str) -> RangeQuery {
-    RangeQuery {
-        begin: Bytes::copy_from_slice(&[prefix]),
-        end: Bytes::copy_from_slice(&[prefix + 1]),
-        column_family: family.into(),
-        skip: 0,
-        limit: None,
-        reverse: false,
-        target_bytes: None,
-        max_bytes: 1 << 30,
-    }
+    let (begin, end) = (Bytes::copy_from_slice(&[prefix]), Bytes::copy_from_slice(&[prefix + 1]));
+    RangeQuery { column_family: family.into(), max_bytes: 1 << 30, ..RangeQuery::between(begin, end) }
 }
 
 pub const JOURNAL: u8 = b'j';

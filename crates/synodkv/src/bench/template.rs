@@ -78,6 +78,7 @@ impl Templates {
                 idempotency_id: None,
                 read_conflicts: None,
                 finished_idempotency_ids: None,
+                include_details: None,
             }
             .into()
         });
