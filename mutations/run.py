@@ -1,52 +1,54 @@
 """Plants mutations one at a time and tells what finds them; called by scripts/mutations.sh, where the options are told.
 
 Each patch is applied to a copy of the working tree outside of the repository, built there, and then hunted: by the fast
-tests of the core and the log, then by the simulator with fresh seeds, then, where the patch says so, by the model check.
-A patch that does not apply or does not compile is an error, never a kill, and a seed on which the program fails without
-the patch as well kills nothing: each seed that fails is run once more without it. The copies and what was built in them
-stay for the next run, so that only what a patch changes is built again.
+tests of what it changes, then by the simulator with fresh seeds, and, if neither finds it, by the simulator's chosen
+scenes and, where the patch says so, the model check. Most patches are built together, each behind a switch (`switched.py`); the others, and with
+`--apart` all, one by one.
+
+A patch that does not apply or does not compile is an error, never a kill. A seed on which the program fails without the
+patch as well kills nothing: each seed that fails is run once more without it. Tests that fail without any patch end the
+run. The copies and what was built in them stay for the next run.
 """
 
 import argparse
-import hashlib
 import json
 import os
 import queue
 import random
 import re
-import shutil
 import signal
-import statistics
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
 
+from switched import NotSwitchable, Switched, VARIABLE
+from table import first_line, is_killed, print_markdown, tell, verdict
+
 ROOT = Path(__file__).resolve().parent.parent
 PATCHES = ROOT / "mutations"
 HEADER = re.compile(r"^(Plants|Rule|Source|Simulate|Model|Harmless): *(.*)$")
 TEST_SECONDS = 600
-BUILD_SECONDS = 1800
-
-
-def sources():
-    """The files of the working tree, committed or not."""
-    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, check=True,
-                            stdout=subprocess.PIPE).stdout.decode()
-    return {name for name in listed.split("\0") if name and (ROOT / name).is_file()}
-
-
-def fingerprint():
-    """Of all that the simulator is built from."""
-    digest = hashlib.sha256()
-    for name in sorted(name for name in sources() if name.startswith(("crates/", "Cargo."))):
-        digest.update(name.encode() + b"\0" + (ROOT / name).read_bytes())
-    return digest.hexdigest()
+BUILD_SECONDS = 3600
+# Chosen scenes of the simulator: all that is in modules. The rest draws seeds, which is the simulator's own part.
+SCENES = "scenes"
+SCENES_FILTER = ["::"]
+# What `cargo test` is told per crate that a patch changes. Without RocksDB everywhere: it takes longer than all else.
+TESTS = {
+    "rsml": ["-p", "rsml", "--lib", "--test", "transcripts"],
+    "kv-store": ["-p", "kv-store", "--no-default-features", "--lib"],
+    "kv-server": ["-p", "kv-server", "--no-default-features", "--lib"],
+    SCENES: ["-p", "proof", "--test", "simulation"],
+}
 
 
 class Broken(Exception):
     """The patch could not be tried."""
+
+
+class Unsound(Exception):
+    """Something fails without any patch."""
 
 
 class Patch:
@@ -64,7 +66,10 @@ class Patch:
                     self.fields[key].append(value.split())
                 else:
                     self.fields[key] = value
-        self.touches = sorted(set(re.findall(r"^\+\+\+ b/(crates/[^/]+)", text, re.M)))
+        self.touches = sorted(set(re.findall(r"^(?:\+\+\+ b|--- a)/(\S+)", text, re.M)))
+
+    def crates(self):
+        return sorted({name.split("/")[1] for name in self.touches if name.startswith("crates/")})
 
     def simulations(self):
         return self.fields["Simulate"] or [[]]
@@ -72,91 +77,152 @@ class Patch:
 
 def run(command, cwd, seconds, env=None):
     """Runs a command in a process group of its own, which ends with it. Returns (status, output); None: out of time."""
-    process = subprocess.Popen(command, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                               errors="replace", start_new_session=True)
+    process = subprocess.Popen([str(word) for word in command], cwd=cwd, env=env, stdout=subprocess.PIPE,
+                               stderr=subprocess.STDOUT, text=True, errors="replace", start_new_session=True)
     try:
         output, _ = process.communicate(timeout=seconds)
         return process.returncode, output
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         return None, process.communicate()[0]
+    except BaseException:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
 
 
-class Worker:
-    """One copy of the tree, and what is built in it."""
+def sources():
+    """The files of the working tree, committed or not."""
+    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, check=True,
+                            stdout=subprocess.PIPE).stdout.decode()
+    return {name: (ROOT / name).read_bytes() for name in listed.split("\0") if name and (ROOT / name).is_file()}
 
-    def __init__(self, place, options):
-        self.options = options
-        # The simulator without any patch; all workers share it.
-        self.sound = place.parent / "sim-without-patch"
-        self.tree = place / "tree"
-        self.target = place / "target"
+
+class Copy:
+    """A copy of the tree, and what is built in it."""
+
+    def __init__(self, tree, target):
+        self.tree, self.target = tree, target
         self.tree.mkdir(parents=True, exist_ok=True)
-        self.env = {**os.environ, "CARGO_TARGET_DIR": str(self.target), "CARGO_INCREMENTAL": "1",
-                    "GIT_CEILING_DIRECTORIES": str(place), "RUST_BACKTRACE": "0"}
+        self.env = {**os.environ, "CARGO_TARGET_DIR": str(target), "CARGO_INCREMENTAL": "1",
+                    "GIT_CEILING_DIRECTORIES": str(tree.parent), "RUST_BACKTRACE": "0"}
+        self.env.pop(VARIABLE, None)
 
-    def restore(self):
-        """Makes the copy equal to the working tree; what is equal is not touched, so that it isn't built again."""
-        wanted = sources()
+    def fill(self, wanted):
+        """Gives the copy these files; what is equal is not touched, so that it isn't built again."""
         for found in [path for path in self.tree.rglob("*") if path.is_file()]:
             if str(found.relative_to(self.tree)) not in wanted:
                 found.unlink()
-        for name in wanted:
-            source, copy = ROOT / name, self.tree / name
-            if not copy.is_file() or copy.read_bytes() != source.read_bytes():
+        for name, content in wanted.items():
+            copy = self.tree / name
+            if not copy.is_file() or copy.read_bytes() != content:
                 copy.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(source, copy)
+                copy.write_bytes(content)
 
     def apply(self, patch):
-        status, output = run(["git", "apply", "--whitespace=nowarn", str(patch.path)], self.tree, 60, self.env)
+        """The files that the patch changes, with their new texts."""
+        if not patch.crates():
+            raise Broken("changes no crate")
+        status, output = run(["git", "apply", "--whitespace=nowarn", patch.path], self.tree, 60, self.env)
         if status != 0:
             raise Broken(f"does not apply: {output.strip()}")
-        if not patch.touches:
-            raise Broken("changes no crate")
+        present = [name for name in patch.touches if (self.tree / name).is_file()]
+        return {name: (self.tree / name).read_text() for name in present}
 
-    def cargo(self, arguments):
-        started = time.monotonic()
-        status, output = run(["cargo", *arguments], self.tree, BUILD_SECONDS, self.env)
+    def cargo(self, *arguments):
+        """What cargo says, as JSON, after an error of the compiler in its short form."""
+        command = ["cargo", *arguments, "--release", "--locked", "--quiet"]
+        status, output = run([*command, "--message-format", "json"], self.tree, BUILD_SECONDS, self.env)
         if status != 0:
-            raise Broken("does not compile:\n" + "\n".join(output.splitlines()[-25:]))
-        return time.monotonic() - started
+            _, output = run([*command, "--message-format", "short"], self.tree, BUILD_SECONDS, self.env)
+            raise Broken(f"does not compile:\n{output.strip()}")
+        return [json.loads(line) for line in output.splitlines() if line.startswith("{")]
+
+    def build_tests(self, arguments):
+        """The programs of tests, each with the directory in which it runs."""
+        said = self.cargo("test", *arguments, "--no-run")
+        programs = [entry for entry in said if entry.get("executable") and entry["profile"]["test"]]
+        return [(entry["executable"], Path(entry["manifest_path"]).parent) for entry in programs]
 
     def build_simulator(self):
-        return self.cargo(["build", "--release", "--locked", "--quiet", "-p", "proof", "--bin", "sim"])
+        self.cargo("build", "-p", "proof", "--bin", "sim")
+        return self.keep("sim")
 
-    def tests(self, patch):
-        """Commands of the fast tests for what a patch changes."""
-        commands = []
-        if "crates/rsml" in patch.touches:
-            commands.append(["-p", "rsml", "--lib", "--test", "transcripts"])
-        if "crates/kv-store" in patch.touches:
-            commands.append(["-p", "kv-store", "--no-default-features", "--lib"])
-        if "crates/kv-server" in patch.touches:
-            commands.append(["-p", "kv-server", "--no-default-features", "--lib"])
-        return [["test", "--release", "--locked", "--quiet", *command, "--no-fail-fast"] for command in commands]
+    def build_model(self):
+        self.cargo("build", "-p", "proof", "--features", "model", "--bin", "model")
+        return self.keep("model")
 
-    def run_tests(self, patch):
-        """The tests that fail; the build is timed apart."""
-        failed, took = [], 0.0
-        for command in self.tests(patch):
-            took += self.cargo([*command, "--no-run"])
-            status, output = run(["cargo", *command], self.tree, TEST_SECONDS, self.env)
-            failed += re.findall(r"^    (\S+(?:::\S+)*)$", output.split("\nfailures:\n")[-1], re.M) if status == 101 else []
-            failed += ["tests hang"] if status is None else []
-            if status not in (0, None) and not failed:
-                failed.append("tests abort")
-        return list(dict.fromkeys(failed)), took
+    def keep(self, program):
+        """Moves what was built away from where other copies build theirs."""
+        kept = self.tree.parent / f"{self.tree.name}-{program}"
+        kept.unlink(missing_ok=True)
+        os.link(self.target / "release" / program, kept)
+        return kept
 
-    def build_without_patch(self):
-        """Builds the simulator that tells whether a seed fails because of the patch, unless it is there."""
-        mark = self.sound.with_suffix(".sha256")
-        wanted = fingerprint()
-        if not (self.sound.is_file() and mark.is_file() and mark.read_text() == wanted):
-            print("building the simulator without any patch", flush=True)
-            self.restore()
-            self.build_simulator()
-            shutil.copy2(self.target / "release" / "sim", self.sound)
-            mark.write_text(wanted)
+
+class Programs:
+    """What is built of one copy, when it is needed first; `number` chooses the patch, 0 none."""
+
+    def __init__(self, copy):
+        self.copy, self.built, self.lock = copy, {}, threading.RLock()
+
+    def get(self, name, build):
+        with self.lock:
+            if name not in self.built:
+                started = time.monotonic()
+                self.built[name] = build()
+                print(f"          {name}: {time.monotonic() - started:.0f} s", flush=True)
+            return self.built[name]
+
+    def simulator(self):
+        return self.get("sim", self.copy.build_simulator)
+
+    def model(self):
+        return self.get("model", self.copy.build_model)
+
+    def tests(self, crate):
+        """(program, directory, arguments) of the tests of this crate, or of the scenes."""
+        built = self.get(f"tests of {crate}", lambda: self.copy.build_tests(TESTS[crate])) if crate in TESTS else []
+        return [(*program, SCENES_FILTER if crate == SCENES else []) for program in built]
+
+    def seconds_of_tests(self, crate):
+        """How long the tests of this crate take without any patch; they are run for it, once."""
+        def measure():
+            started = time.monotonic()
+            if failed := self.run_tests(crate, 0):
+                raise Unsound(f"tests fail without any patch: {', '.join(failed)}")
+            return time.monotonic() - started
+
+        self.tests(crate)
+        return self.get(f"time of the tests of {crate}", measure)
+
+    def env(self, number):
+        return {**self.copy.env, VARIABLE: str(number)} if number else self.copy.env
+
+    def run_tests(self, crate, number, seconds=TEST_SECONDS):
+        """The tests that fail. The first program in which some do is the last that runs."""
+        for program, directory, arguments in self.tests(crate):
+            status, output = run([program, "--quiet", *arguments], directory, seconds, self.env(number))
+            if status == 0:
+                continue
+            if status is None:
+                return ["tests hang"]
+            failed = re.findall(r"^    (\S+)$", output.split("\nfailures:\n")[-1], re.M) if status == 101 else []
+            return list(dict.fromkeys(failed)) or ["tests abort"]
+        return []
+
+
+class Hunt:
+    """Tries one patch: `programs` and `number` are where it is planted, `sound` is where nothing is."""
+
+    def __init__(self, options, programs, number, sound):
+        self.options, self.programs, self.number, self.sound = options, programs, number, sound
+
+    def tests(self, crate):
+        """The tests of this crate, or the scenes, that fail."""
+        if crate not in TESTS or self.options.no_tests:
+            return []
+        # A patch may make them slower, but one that does so by this much makes them hang.
+        return self.programs.run_tests(crate, self.number, 60 + 5 * self.sound.seconds_of_tests(crate))
 
     def simulate(self, arguments, first_seed):
         """Returns (seeds needed, why), or (None, how far it came)."""
@@ -166,17 +232,17 @@ class Worker:
             failed, why = self.first_failure(arguments, seed, end - seed, until - time.monotonic())
             if failed is None:
                 return None, why or f"{options.seeds} seeds"
-            sound = [str(self.sound), "--seeds", "1", "--threads", "1", "--first-seed", str(failed), *arguments]
-            if run(sound, self.tree, 120, self.env)[0] == 0:
+            sound = [self.sound.simulator(), "--seeds", "1", "--threads", "1", "--first-seed", str(failed), *arguments]
+            if run(sound, ROOT, 120, self.sound.env(0))[0] == 0:
                 return failed - first_seed + 1 - unsound, why
             print(f"          seed {failed} fails without the patch as well: {why[0]}", flush=True)
             seed, unsound = failed + 1, unsound + 1
         return None, f"{options.seeds} seeds"
 
     def first_failure(self, arguments, seed, count, seconds):
-        command = [str(self.target / "release" / "sim"), "--seeds", str(count), "--first-seed", str(seed), "--threads",
+        command = [self.programs.simulator(), "--seeds", str(count), "--first-seed", str(seed), "--threads",
                    str(self.options.threads), *arguments]
-        status, output = run(command, self.tree, max(seconds, 1), self.env)
+        status, output = run(command, ROOT, max(seconds, 1), self.programs.env(self.number))
         if status == 0:
             return None, None
         failures = re.findall(r"^seed (\d+) FAILED: (.*(?:\n(?!replay: ).*)*)\nreplay: (.*)$", output, re.M)
@@ -185,104 +251,36 @@ class Worker:
             return int(failed), (first_line(reason), replay)
         if status is None:
             return None, f"{self.options.minutes:g} minutes"
-        return seed, (f"ended with status {status}: {output.strip().splitlines()[-1:]}", " ".join(command))
+        return seed, (f"ended with status {status}: {output.strip().splitlines()[-1:]}", " ".join(map(str, command)))
 
     def check_model(self, arguments):
-        self.cargo(["build", "--release", "--locked", "--quiet", "-p", "proof", "--features", "model", "--bin", "model"])
-        status, output = run([str(self.target / "release" / "model"), *arguments.split()], self.tree,
-                             self.options.minutes * 60, self.env)
+        command = [self.programs.model(), *arguments.split()]
+        status, output = run(command, ROOT, self.options.minutes * 60, self.programs.env(self.number))
         return None if status in (0, None) else first_line(output.strip().splitlines()[-1])
 
-
-def first_line(text):
-    """What failed, and in which file."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()] or ["nothing was said"]
-    place = re.match(r"panicked at (?:crates/)?(\S+?):\d+:\d+:$", lines[0])
-    said = f"{place[1].replace('/src/', '/')}: {lines[1]}" if place and len(lines) > 1 else lines[0]
-    return re.sub(r"[^ -~]", "?", said)[:200]
-
-
-def kind(said):
-    """The check behind a message: without ids, numbers and what was found."""
-    return re.sub(r"[\[({]?\b\d+(?![ab]\b).*", "", said)[:90].rstrip(" :,([{")
-
-
-def try_patch(worker, patch, first_seed):
-    options, result = worker.options, {"name": patch.name, "plants": patch.fields.get("Plants", ""),
-                                       "rule": patch.fields.get("Rule", ""), "source": patch.fields.get("Source", "")}
-    worker.restore()
-    worker.apply(patch)
-    tests, build_s = ([], 0.0) if options.no_tests else worker.run_tests(patch)
-    result["tests"] = tests
-    if options.all or not tests:
-        build_s += worker.build_simulator()
-        seeds, reasons = [], []
-        for number in range(options.runs):
-            for arguments in patch.simulations():
-                needed, why = worker.simulate(arguments, first_seed + number * 1_000_000)
-                if needed is not None:
+    def run(self, patch, first_seed):
+        options, result = self.options, {name.lower(): patch.fields.get(name, "") for name in ("Plants", "Rule", "Source")}
+        tests = next(filter(None, map(self.tests, patch.crates())), [])
+        if options.all or not tests:
+            seeds, reasons = [], []
+            for number in range(options.runs):
+                for arguments in patch.simulations():
+                    needed, why = self.simulate(arguments, first_seed + number * 1_000_000)
+                    if needed is not None:
+                        break
+                if needed is None:
+                    result["survived"] = why
                     break
-            if needed is None:
-                result["survived"] = why
-                break
-            seeds.append(needed)
-            reasons.append(why)
-        result["seeds"] = seeds
-        result["reasons"] = reasons
-        model = patch.fields.get("Model")
-        if model is not None and (options.all or not (tests or seeds)):
-            result["model"] = worker.check_model(model)
-    result["build_s"] = round(build_s, 1)
-    return result
-
-
-def is_killed(result):
-    return bool(result.get("tests") or result.get("seeds") or result.get("model"))
-
-
-def killers(result):
-    """By whom, in words: the check of the simulator that saw it most often, the first test."""
-    said = []
-    if result.get("reasons"):
-        kinds = [kind(reason[0]) for reason in result["reasons"]]
-        said.append(max(kinds, key=kinds.count))
-    if result.get("tests"):
-        more = len(result["tests"]) - 1
-        said.append(f"{result['tests'][0]}{f' and {more} more' if more else ''}")
-    if result.get("model"):
-        said.append(f"model check: {result['model']}")
-    return said
-
-
-def seeds_text(result):
-    if result.get("seeds"):
-        missed = f" (one run of {len(result['seeds']) + 1} missed it)" if "survived" in result else ""
-        return f"{statistics.median(result['seeds']):g}{missed}"
-    if "survived" in result:
-        return f"not in {result['survived']}"
-    return "not tried"
-
-
-def verdict(result):
-    if "broken" in result:
-        return "ERROR"
-    if is_killed(result):
-        return "killed"
-    return "harmless" if result.get("harmless") else "SURVIVED"
-
-
-def print_markdown(results):
-    print("| Mutation | Plants | Source | Found by | Seeds (median) |\n|---|---|---|---|---|")
-    for result in results:
-        found = "; ".join(f"`{said}`" for said in killers(result)).replace("|", "\\|") or f"**{verdict(result)}**"
-        print(f"| {result['name']} | {result['plants']} | {result['source']} | {found} | {seeds_text(result)} |")
-
-
-def tell(result):
-    print(f"{verdict(result):9} {result['name']:44} seeds {seeds_text(result):18} build {result.get('build_s', 0):6.1f} s  "
-          f"{' | '.join(killers(result))}", flush=True)
-    if "broken" in result:
-        print(f"          {result['broken']}", flush=True)
+                seeds.append(needed)
+                reasons.append(why)
+            result["seeds"] = seeds
+            result["reasons"] = reasons
+            tests = tests or ([] if seeds else self.tests(SCENES))
+            model = patch.fields.get("Model")
+            if model is not None and (options.all or not (tests or seeds)):
+                result["model"] = self.check_model(model)
+        result["tests"] = tests
+        return result
 
 
 def parse():
@@ -296,7 +294,8 @@ def parse():
     parser.add_argument("--runs", type=int, default=5, help="runs of the simulator, for the median of seeds (5)")
     parser.add_argument("--first-seed", type=int, help="of the first run; else drawn, and printed")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of the simulator (one per processor)")
-    parser.add_argument("--jobs", type=int, default=1, help="patches tried at the same time, each in a copy of its own (1)")
+    parser.add_argument("--jobs", type=int, default=1, help="patches tried at the same time (1)")
+    parser.add_argument("--apart", action="store_true", help="a build for each patch, instead of one with switches")
     parser.add_argument("--all", action="store_true", help="the simulator must try also what a test has found already")
     parser.add_argument("--no-tests", action="store_true", help="the simulator alone")
     parser.add_argument("--check", action="store_true", help="only whether every patch applies")
@@ -330,58 +329,138 @@ def report(files):
     print_markdown([newest[name] for name in sorted(newest)])
 
 
+def plant_together(together, scratch, originals, patches, apart):
+    """Fills a copy with all patches that can be switched. Returns {path: number} of those, and {path: why not} of those
+    that can't be planted at all. `apart`: plant none, but see whether each applies."""
+    texts = {name: content.decode() for name, content in originals.items() if name.endswith(".rs")}
+    switched, numbers, broken = Switched(texts), {}, {}
+    for number, patch in enumerate(patches, 1):
+        scratch.fill(originals)
+        try:
+            changed = scratch.apply(patch)
+            if not apart:
+                switched.add(number, changed)
+                numbers[patch.path] = number
+        except NotSwitchable as reason:
+            print(f"          {patch.name} gets a build of its own: it {reason}", flush=True)
+        except Broken as reason:
+            broken[patch.path] = str(reason)
+    while True:
+        together.fill({**originals, **{name: text.encode() for name, text in switched.files().items()}})
+        try:
+            together.cargo("check", "-p", "proof", "--lib")
+            return numbers, broken
+        except Broken as reason:
+            culprits = switched.culprits(str(reason))
+            named = [path for path, number in numbers.items() if number in culprits]
+            if not named:
+                raise
+            for path in named:
+                print(f"          {path.stem} gets a build of its own: its switch does not compile", flush=True)
+                switched.drop(numbers.pop(path))
+
+
+class Runner:
+    def __init__(self, options, place):
+        self.options, self.place = options, place
+        self.originals = sources()
+        self.results, self.lock = [], threading.Lock()
+        self.unsound = None
+
+    def prepare(self, patches):
+        target = self.place / "target"
+        together = Copy(self.place / "together", target)
+        # Always all, so that the next run with others finds them built.
+        known = {patch.path: patch for patch in [*map(Patch, sorted(PATCHES.glob("*.patch"))), *patches]}
+        self.numbers, self.broken = plant_together(together, Copy(self.place / "0", target), self.originals,
+                                                   known.values(), self.options.apart)
+        self.sound = Programs(together)
+        self.sound.simulator()
+
+    def result_of(self, patch, worker, first_seed):
+        if patch.path in self.broken:
+            raise Broken(self.broken[patch.path])
+        if number := self.numbers.get(patch.path):
+            programs = self.sound
+        else:
+            copy = Copy(self.place / str(worker), self.place / ("target" if worker == 0 else f"target-{worker}"))
+            copy.fill(self.originals)
+            copy.apply(patch)
+            programs, number = Programs(copy), 0
+        return Hunt(self.options, programs, number, self.sound).run(patch, first_seed)
+
+    def work(self, worker, waiting, first_seed):
+        while True:
+            try:
+                patch = waiting.get_nowait()
+            except queue.Empty:
+                return
+            started = time.monotonic()
+            try:
+                result = self.result_of(patch, worker, first_seed)
+            except Broken as broken:
+                result = {"broken": str(broken)}
+            except Unsound as unsound:
+                self.unsound = unsound
+                return
+            result |= {"name": patch.name, "plants": patch.fields.get("Plants", ""),
+                       "source": patch.fields.get("Source", ""), "harmless": patch.fields.get("Harmless"),
+                       "took_s": round(time.monotonic() - started, 1)}
+            with self.lock:
+                self.results.append(result)
+                tell(result)
+                if self.options.results:
+                    with open(self.options.results, "a") as file:
+                        file.write(json.dumps(result) + "\n")
+
+    def run(self, patches, first_seed):
+        self.prepare(patches)
+        waiting = queue.SimpleQueue()
+        for patch in patches:
+            waiting.put(patch)
+        threads = [threading.Thread(target=self.work, args=(number, waiting, first_seed))
+                   for number in range(self.options.jobs)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        if self.unsound:
+            sys.exit(str(self.unsound))
+        self.results.sort(key=lambda result: result["name"])
+        return self.results
+
+
+def check(patches, place):
+    """Whether every patch applies."""
+    originals, copy, bad = sources(), Copy(place / "0", place / "target"), 0
+    for patch in patches:
+        copy.fill(originals)
+        try:
+            copy.apply(patch)
+        except Broken as broken:
+            bad += 1
+            print(f"{patch.name}: {broken}")
+    print(f"{bad} of {len(patches)} patches do not apply" if bad else "every patch applies")
+    return 1 if bad else 0
+
+
 def main():
     options = parse()
     if options.report:
         return report(options.report)
     patches = choose(options)
     place = Path(os.environ.get("SYNODKV_MUTATIONS_DIR") or Path(os.environ.get("TMPDIR", "/tmp")) / "synodkv-mutations")
+    if options.check:
+        return check(patches, place)
     first_seed = options.first_seed if options.first_seed is not None else random.randrange(10**12)
     print(f"{len(patches)} mutations: {', '.join(patch.name for patch in patches)}\nseeds from {first_seed} on; in {place}",
           flush=True)
-    waiting, results, lock = queue.SimpleQueue(), [], threading.Lock()
-    for patch in patches:
-        waiting.put(patch)
-
-    def work(number):
-        worker = Worker(place / str(number), options)
-        while True:
-            try:
-                patch = waiting.get_nowait()
-            except queue.Empty:
-                return worker.restore()
-            try:
-                if options.check:
-                    worker.restore()
-                    worker.apply(patch)
-                    continue
-                result = try_patch(worker, patch, first_seed)
-            except Broken as broken:
-                result = {"name": patch.name, "plants": patch.fields.get("Plants", ""), "source": "", "broken": str(broken)}
-            result["harmless"] = patch.fields.get("Harmless")
-            with lock:
-                results.append(result)
-                tell(result)
-                if options.results:
-                    with open(options.results, "a") as file:
-                        file.write(json.dumps(result) + "\n")
-
-    if not options.check:
-        Worker(place / "0", options).build_without_patch()
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(options.jobs)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    results.sort(key=lambda result: result["name"])
-    if options.check and not results:
-        print("every patch applies")
-        return 0
+    results = Runner(options, place).run(patches, first_seed)
     if options.markdown:
         print_markdown(results)
     bad = [result["name"] for result in results if verdict(result) in ("ERROR", "SURVIVED")]
     print(f"{sum(map(is_killed, results))} of {len(results)} killed" + (f"; not: {', '.join(bad)}" if bad else ""))
-    return 1 if bad or (not options.check and len(results) < len(patches)) else 0
+    return 1 if bad or len(results) < len(patches) else 0
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Sourced by run.sh and test.sh: what has to be there before anything can be built.
+# Sourced by the other scripts: what has to be there before anything can be built.
 #
 # Owns: system packages, and the one target directory and profile that both scripts build in. RocksDB is compiled from
 # C++ source, some 20 minutes on two cores, once per profile and target directory: so there is exactly one of each, and
@@ -46,7 +46,7 @@ apt_install() {
     as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$@" >&2
 }
 
-# install_system_packages build [python]: what is named, where it is missing.
+# install_system_packages [build] [python] [thrift] [node] [libthrift]: what is named, where it is missing.
 install_system_packages() {
     local -a missing=()
     local need need_clang=no
@@ -57,6 +57,13 @@ install_system_packages() {
             { have_libclang && have_clang_headers; } || need_clang=yes
             ;;
         python) python3 -c 'import venv, ensurepip' 2>/dev/null || missing+=(python3 python3-venv) ;;
+        thrift) command -v thrift >/dev/null || missing+=(thrift-compiler) ;;
+        node) { command -v node && command -v npm; } >/dev/null || missing+=(nodejs npm) ;;
+        libthrift)
+            command -v g++ >/dev/null || missing+=(g++)
+            [ -e /usr/include/thrift/Thrift.h ] || missing+=(libthrift-dev)
+            [ -e /usr/include/boost/version.hpp ] || missing+=(libboost-dev)
+            ;;
         *) die "install_system_packages: unknown need $need" ;;
         esac
     done

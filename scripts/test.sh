@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Runs every check there is: format, lints, unit and cluster tests, dependency rules, and a stock Python Thrift client.
+# Runs every check there is: format, lints, unit and cluster tests, dependency rules, and stock Thrift clients of Python and
+# Node.js.
 # Sets up what it needs. Arguments are passed on to `cargo test`, and then nothing else runs:
 #
 #   scripts/test.sh                    # everything
@@ -43,18 +44,18 @@ check_scripts() {
     shellcheck -x scripts/*.sh .ci/run
 }
 
+# C++ and Rust clients are left to scripts/interop.sh alone: they need some 150 MB of packages and a minute to compile.
 check_interoperability() {
-    say "a stock Python Thrift client against the server"
-    local venv="$CARGO_TARGET_DIR/interop-venv"
-    if ! cmp -s tests-interop/requirements.txt "$venv/installed-requirements.txt"; then
-        python3 -m venv --clear "$venv"
-        "$venv/bin/pip" install --quiet --disable-pip-version-check -r tests-interop/requirements.txt
-        cp tests-interop/requirements.txt "$venv/installed-requirements.txt"
+    local clients=python
+    if { command -v node && command -v npm; } >/dev/null; then
+        clients+=,node
+    else
+        say "skipped: clients of Node.js (node or npm is not installed)"
     fi
-    "$venv/bin/python" -m pytest -q -p no:cacheprovider tests-interop --synodkv "$CARGO_TARGET_DIR/release/synodkv"
+    scripts/interop.sh --clients "$clients" --synodkv "$CARGO_TARGET_DIR/release/synodkv"
 }
 
-install_system_packages build python
+install_system_packages build python thrift
 require_cargo
 if [ "$#" -gt 0 ]; then
     hint_first_build

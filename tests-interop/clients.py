@@ -1,9 +1,11 @@
 """Stock Thrift clients of several makes behind one shape: `client.method(request)` and `client.types.Struct(...)`.
 
-Nothing here comes from SynodKV but the interface file: whatever these libraries send and expect, the server must
+Nothing here comes from SynodKV but the interface files: whatever these libraries send and expect, the server must
 understand and send.
 """
 
+import importlib
+import itertools
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +19,12 @@ from thriftpy2.rpc import make_client
 from thriftpy2.transport import TBufferedTransportFactory, TFramedTransportFactory
 
 HERE = Path(__file__).resolve().parent
-INTERFACE = HERE.parent / "crates" / "kv-api" / "thrift" / "kvstore.thrift"
+# The present interface, and the one that existing clients were made from. Each name is also that of its Python package.
+INTERFACES = {
+    "current": HERE.parent / "crates" / "kv-api" / "thrift" / "kvstore.thrift",
+    "legacy": HERE / "legacy.thrift",
+}
 TIMEOUT_MS = 30_000
-
-sys.path.insert(0, str(HERE / "generated"))
-from kvstore import TransactionalKV, ttypes  # noqa: E402
 
 APACHE_PROTOCOLS = {
     "binary": TBinaryProtocol.TBinaryProtocol,
@@ -38,40 +41,75 @@ THRIFTPY_PROTOCOLS = {
 }
 THRIFTPY_TRANSPORTS = {"buffered": TBufferedTransportFactory, "framed": TFramedTransportFactory}
 
-thriftpy_interface = thriftpy2.load(str(INTERFACE), module_name="synodkv_interop_thrift")
+thriftpy_interfaces = {
+    name: thriftpy2.load(str(path), module_name=f"{name}_thrift") for name, path in INTERFACES.items()
+}
 
 
 @dataclass(frozen=True)
 class Kind:
-    """One way to speak: a library, a protocol, a transport."""
+    """One way to speak: a library, the interface that its code was made from, a protocol, a transport."""
 
     library: str
+    interface: str
     protocol: str
     transport: str
 
     def __str__(self):
-        return f"{self.library}-{self.protocol}-{self.transport}"
+        return f"{self.library}-{self.interface}-{self.protocol}-{self.transport}"
 
-    def connect(self, host, port):
-        return (ApacheClient if self.library == "apache" else ThriftpyClient)(self, host, port)
+    def connect(self, addresses):
+        client = ApacheClient if self.library == "thrift" else ThriftpyClient
+        return InTurn([client(self, *address) for address in addresses])
 
 
-KINDS = [Kind("apache", p, t) for p in APACHE_PROTOCOLS for t in APACHE_TRANSPORTS] + [
-    Kind("thriftpy2", p, t) for p in THRIFTPY_PROTOCOLS for t in THRIFTPY_TRANSPORTS
-]
+def _kinds(library, protocols, transports):
+    """Each encoding with the present interface; what existing clients speak, and framed, with the legacy one."""
+    kinds = [Kind(library, "current", protocol, transport) for protocol in protocols for transport in transports]
+    return kinds + [Kind(library, "legacy", "binary", transport) for transport in transports]
+
+
+KINDS = _kinds("thrift", APACHE_PROTOCOLS, APACHE_TRANSPORTS)
+KINDS += _kinds("thriftpy2", THRIFTPY_PROTOCOLS, THRIFTPY_TRANSPORTS)
+
+
+class InTurn:
+    """A connection to each server; every call goes to the next one."""
+
+    def __init__(self, clients):
+        self._clients = clients
+        self._next = itertools.cycle(clients)
+        self.types = clients[0].types
+
+    def __getattr__(self, method):
+        return getattr(next(self._next), method)
+
+    def one(self):
+        """A single one of the connections."""
+        return next(self._next)
+
+    def close(self):
+        for client in self._clients:
+            client.close()
 
 
 class ApacheClient:
     """The PyPI package `thrift`, with classes made by the Apache Thrift compiler."""
 
-    types = ttypes
-
     def __init__(self, kind, host, port):
+        package = INTERFACES[kind.interface].stem
+        self.types = importlib.import_module(f"{package}.ttypes")
+        service = importlib.import_module(f"{package}.TransactionalKV")
         socket = TSocket.TSocket(host, port)
         socket.setTimeout(TIMEOUT_MS)
         self._transport = APACHE_TRANSPORTS[kind.transport](socket)
-        self._client = TransactionalKV.Client(APACHE_PROTOCOLS[kind.protocol](self._transport))
+        self._client = service.Client(APACHE_PROTOCOLS[kind.protocol](self._transport))
         self._transport.open()
+
+    @staticmethod
+    def find_classes_in(build):
+        """`build` holds what the compiler made of each interface."""
+        sys.path[:0] = [str(Path(build) / "python" / interface) for interface in INTERFACES]
 
     def __getattr__(self, method):
         return getattr(self._client, method)
@@ -83,11 +121,10 @@ class ApacheClient:
 class ThriftpyClient:
     """The PyPI package `thriftpy2`, which reads the interface file as it stands."""
 
-    types = thriftpy_interface
-
     def __init__(self, kind, host, port):
+        self.types = thriftpy_interfaces[kind.interface]
         self._client = make_client(
-            thriftpy_interface.TransactionalKV,
+            self.types.TransactionalKV,
             host,
             port,
             proto_factory=THRIFTPY_PROTOCOLS[kind.protocol](),

@@ -1,6 +1,6 @@
 //! The one error type of the program. A variant says what the caller should do next.
 
-use crate::KeyRef;
+use crate::{KeyRef, family_name_fault};
 
 /// Why an operation failed. `retryable`: the same request may succeed later. `maybe committed`: it may have happened.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -20,7 +20,7 @@ pub enum KvError {
     #[error("transaction of {size} bytes is larger than the limit of {limit} bytes")]
     TransactionTooLarge { size: usize, limit: usize },
     /// `existing`: the families that requests may name.
-    #[error("Column family '{name}' not found{}", existing_families(.existing))]
+    #[error("Column family '{name}' not found{}", what_to_do_instead(.name, .existing))]
     UnknownColumnFamily { name: String, existing: Vec<String> },
     /// Retryable with a new read version; not committed.
     #[error("read version {read_version} is older than the oldest readable version {oldest}")]
@@ -66,11 +66,15 @@ pub enum KvError {
 }
 
 /// What follows the words that existing clients look for.
-fn existing_families(names: &[String]) -> String {
-    match names {
-        [] => String::new(),
-        [only] => format!("; there is only {only} (others are named by the server's storage.column_families)"),
-        several => format!("; there are {} (named by the server's storage.column_families)", several.join(", ")),
+fn what_to_do_instead(name: &str, existing: &[String]) -> String {
+    let existing = match existing {
+        [] => return String::new(),
+        [only] => format!("there is only {only}"),
+        several => format!("there are {}", several.join(", ")),
+    };
+    match family_name_fault(name) {
+        None => format!("; {existing}; `synodkv family create {name}` creates it"),
+        Some(fault) => format!("; {existing}; {fault}"),
     }
 }
 

@@ -18,7 +18,7 @@ pub struct FamilyChange {
     pub drop: bool,
 }
 
-/// One write as replicas agree on it: exactly one of a commit and a change of families.
+/// One write as replicas agree on it: exactly one of a commit, a change of families, and nothing but time.
 #[derive(Clone, PartialEq, Message)]
 pub struct LoggedWrite {
     #[prost(message, optional, tag = "1")]
@@ -35,6 +35,9 @@ pub struct LoggedWrite {
     /// write lists, and the write uses.
     #[prost(string, repeated, tag = "4")]
     pub creates: Vec<String>,
+    /// Changes nothing; but time passes with it, and so the readable window moves on.
+    #[prost(bool, tag = "5")]
+    pub passes_time: bool,
 }
 
 /// A write with the replicated time of its log entry.
@@ -64,6 +67,10 @@ impl LoggedWrite {
         LoggedWrite { family: Some(change), ..LoggedWrite::default() }
     }
 
+    pub fn passing_time() -> Self {
+        LoggedWrite { passes_time: true, ..LoggedWrite::default() }
+    }
+
     /// With the readable window of whoever takes the write, in milliseconds.
     pub fn within(self, window_ms: u64) -> Self {
         let window_ms = if window_ms == DEFAULT_READABLE_WINDOW_MS { 0 } else { window_ms };
@@ -90,10 +97,10 @@ impl LoggedWrite {
     /// Reads what [`Self::to_bytes`] wrote.
     pub fn from_bytes(bytes: Bytes) -> Result<Self, UnreadableWrite> {
         let write = LoggedWrite::decode(bytes).map_err(|error| UnreadableWrite::Damaged(error.to_string()))?;
-        match (&write.commit, &write.family) {
-            (Some(_), None) | (None, Some(_)) => Ok(write),
-            (None, None) => Err(UnreadableWrite::Unknown),
-            (Some(_), Some(_)) => Err(UnreadableWrite::Damaged("it is two writes in one".into())),
+        match (&write.commit, &write.family, write.passes_time) {
+            (Some(_), None, false) | (None, Some(_), false) | (None, None, true) => Ok(write),
+            (None, None, false) => Err(UnreadableWrite::Unknown),
+            _ => Err(UnreadableWrite::Damaged("it is several writes in one".into())),
         }
     }
 }
@@ -135,7 +142,8 @@ mod tests {
         let mut finishing = AtomicCommit::of(vec![Mutation::set("k", "v")]);
         finishing.finished_ids = vec!["one".into(), "two".into()];
         let creating = LoggedWrite { creates: vec!["listed".into()], ..LoggedWrite::commit(AtomicCommit::default()) };
-        vec![change("made", false), change("gone", true), LoggedWrite::commit(finishing).within(90_000), creating]
+        let finishing = LoggedWrite::commit(finishing).within(90_000);
+        vec![change("made", false), change("gone", true), finishing, creating, LoggedWrite::passing_time()]
     }
 
     fn hex(bytes: &[u8]) -> String {

@@ -312,7 +312,13 @@ struct AtomicCommitRequest {
    * after ten minutes, and so has room for more. Only of commits that were sent once: of one that was sent again, a
    * copy may still be under way, and would be carried out anew. At most 1,000.
    */
-  103: optional list<binary> finished_idempotency_ids
+  103: optional list<binary> finished_idempotency_ids,
+  /**
+   * Whether the reply may carry fields 100 to 103. Stock Thrift libraries (Python, Rust) fail on a binary field that they do
+   * not know, so clients that were made from an older file must not get them. Absent: yes if the request, or an
+   * operation of it, has another field from 100 up, because then the client knows these.
+   */
+  104: optional bool include_details
 }
 
 struct AtomicCommitResponse {
@@ -321,6 +327,7 @@ struct AtomicCommitResponse {
   3: optional string error_code,
   /** Set on success. A commit without operations succeeds at its read version and writes nothing. */
   4: optional i64 committed_version,
+  // Fields 100 to 103: see AtomicCommitRequest.include_details
   /** The 8 + 2 bytes of the first stamp that this commit gave, or would have given. */
   100: optional binary versionstamp,
   /** Keys made by SET_VERSIONSTAMPED_KEY, in the order of the operations. */

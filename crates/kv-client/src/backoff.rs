@@ -1,11 +1,21 @@
 //! Pauses between attempts: they double up to a bound, and vary so that many clients do not come back in step.
 
-use std::collections::hash_map::RandomState;
-use std::hash::{BuildHasher, Hasher};
 use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::Options;
 
+/// Stands for "never" where a sum with the present would overflow.
+const FAR_FUTURE: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
+
+/// When so much time will have passed.
+pub(crate) fn deadline_after(timeout: Duration) -> Instant {
+    let now = Instant::now();
+    now.checked_add(timeout).unwrap_or_else(|| now + FAR_FUTURE)
+}
+
+#[derive(Clone, Debug)]
 pub(crate) struct Backoff {
     min: Duration,
     max: Duration,
@@ -26,9 +36,7 @@ impl Backoff {
     pub fn pause(&mut self) -> Duration {
         let nominal = self.next.min(self.max);
         self.next = (self.next * 2).min(self.max);
-        // A fresh RandomState is seeded at random: enough for jitter, and no dependency.
-        let random = RandomState::new().build_hasher().finish();
-        nominal.mul_f64(0.5 + (random % 1000) as f64 / 2000.0)
+        nominal.mul_f64(rand::random_range(0.5..=1.0))
     }
 }
 

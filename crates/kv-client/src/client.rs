@@ -5,13 +5,17 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use kv_api::thrift::generated::{GetClusterHealthRequest, GetReadVersionRequest, PingRequest};
+use kv_api::thrift::generated::{
+    GetClusterHealthRequest, GetReadVersionRequest, PinSnapshotRequest, PingRequest, UnpinSnapshotRequest,
+};
 use kv_api::thrift::{ApplicationErrorKind, ThriftReply, ThriftRequest};
 use kv_api::{AtomicCommit, KeyRef, Rows, Version};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::backoff::Backoff;
-use crate::endpoint::{Endpoint, Failure};
+use crate::cluster::Cluster;
+use crate::database::Database;
+use crate::endpoint::{Endpoint, Failure, Lane};
 use crate::error::ClientError;
 use crate::{ClusterHealth, Options, convert};
 
@@ -53,8 +57,8 @@ pub struct Committed {
 }
 
 /// Whether a request may be sent a second time after its connection broke.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
     Read,
     Write,
 }
@@ -99,7 +103,8 @@ impl Client {
         for (index, endpoint) in self.shared.endpoints.iter().enumerate() {
             let patience = self.shared.options.connect_timeout;
             let deadline = Instant::now() + patience;
-            let ping = endpoint.call(PingRequest { message: None, timestamp: None }.into(), deadline);
+            let request = PingRequest { message: None, timestamp: None };
+            let ping = endpoint.call(Lane::Main, Arc::new(request.into()), deadline);
             let reason = match timeout_at(deadline, ping).await {
                 Ok(Ok(_)) => {
                     self.shared.preferred.store(index, Ordering::Relaxed);
@@ -118,6 +123,13 @@ impl Client {
         }
         // Somebody who is there and speaks something else is more telling than somebody who is not there.
         Err(malformed.unwrap_or(ClientError::Unreachable { attempts }))
+    }
+
+    /// A handle for transactions over the whole cluster, which shares the connections of this client. Each call makes a new
+    /// one, with background work of its own; clone it instead of asking again.
+    pub fn database(&self) -> Database {
+        let cluster = Cluster::start(self.shared.endpoints.iter().cloned(), &self.shared.options);
+        Database::new(cluster, self.shared.options.clone())
     }
 
     /// The addresses given to [`Client::connect`].
@@ -182,6 +194,22 @@ impl Client {
         convert::committed(response)
     }
 
+    /// Keeps a version readable for a while at the replicas of the server that answers: give one address to say which. Each
+    /// pin is counted; a version that was pinned twice needs two unpins, or time.
+    pub async fn pin_snapshot(&self, version: Version, ttl: Duration) -> Result<(), ClientError> {
+        let ttl_ms = i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX);
+        let request = PinSnapshotRequest { read_version: convert::version_field(version.0), ttl_ms: Some(ttl_ms) };
+        let (response, _) = self.call(request, Kind::Write).await?;
+        convert::success(response.success, response.error, response.error_code)
+    }
+
+    /// Takes one pin of a version away, as [`Client::pin_snapshot`] made it; without one it does nothing.
+    pub async fn unpin_snapshot(&self, version: Version) -> Result<(), ClientError> {
+        let request = UnpinSnapshotRequest { read_version: convert::version_field(version.0) };
+        let (response, _) = self.call(request, Kind::Write).await?;
+        convert::success(response.success, response.error, response.error_code)
+    }
+
     pub async fn cluster_health(&self) -> Result<ClusterHealth, ClientError> {
         let (response, endpoint) = self.call(GetClusterHealthRequest { auth_token: None }, Kind::Read).await?;
         convert::success(response.success, response.error, response.error_code)?;
@@ -193,17 +221,18 @@ impl Client {
     }
 
     /// Sends one request until it is answered, must not be sent again, or time is up.
-    async fn call<R: ThriftRequest + Clone>(&self, request: R, kind: Kind) -> Result<(R::Response, &str), ClientError> {
+    async fn call<R: ThriftRequest>(&self, request: R, kind: Kind) -> Result<(R::Response, &str), ClientError> {
         let Shared { endpoints, preferred, options } = &*self.shared;
         let deadline = Instant::now() + options.request_timeout;
         let mut backoff = Backoff::new(options);
+        let call = Arc::new(request.into());
         loop {
             let mut attempts = Vec::new();
             let first = preferred.load(Ordering::Relaxed);
             for index in (0..endpoints.len()).map(|step| (first + step) % endpoints.len()) {
                 let endpoint = &endpoints[index];
                 let address = endpoint.address.to_string();
-                let failure = match timeout_at(deadline, endpoint.call(request.clone().into(), deadline)).await {
+                let failure = match timeout_at(deadline, endpoint.call(Lane::Main, call.clone(), deadline)).await {
                     Ok(Ok(reply)) => {
                         preferred.store(index, Ordering::Relaxed);
                         return Ok((response_of::<R>(reply, address, kind)?, &endpoint.address));
@@ -239,7 +268,12 @@ impl Client {
     }
 }
 
-fn response_of<R: ThriftRequest>(reply: ThriftReply, endpoint: String, kind: Kind) -> Result<R::Response, ClientError> {
+/// The reply that belongs to the request.
+pub(crate) fn response_of<R: ThriftRequest>(
+    reply: ThriftReply,
+    endpoint: String,
+    kind: Kind,
+) -> Result<R::Response, ClientError> {
     R::response_of(reply).map_err(|other| match other {
         ThriftReply::Exception(exception) => {
             // All other kinds are raised before the request is worked on.

@@ -16,7 +16,7 @@ fn family(name: String) -> Option<String> {
     (!name.is_empty()).then_some(name)
 }
 
-fn version_field(version: u64) -> i64 {
+pub(crate) fn version_field(version: u64) -> i64 {
     // Versions count commits: a database does not live to see 2⁶³ of them.
     i64::try_from(version).unwrap_or(i64::MAX)
 }
@@ -142,6 +142,7 @@ pub(crate) fn commit(commit: AtomicCommit, timeout: Duration) -> Result<AtomicCo
         idempotency_id: (!commit.idempotency_id.is_empty()).then(|| commit.idempotency_id.into()),
         read_conflicts: some_list(commit.read_conflicts, key_ref),
         finished_idempotency_ids: some_list(commit.finished_ids, Vec::from),
+        include_details: Some(true),
     })
 }
 

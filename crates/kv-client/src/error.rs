@@ -1,6 +1,7 @@
 //! The one error type of the client. It always tells two things: whether trying again makes sense, and whether the write
 //! may have happened.
 
+use bytes::Bytes;
 use kv_api::KeyRef;
 
 /// Why a request failed.
@@ -37,6 +38,26 @@ pub enum ClientError {
     /// The request makes no sense as it stands; nothing was sent.
     #[error("{0}")]
     InvalidArgument(String),
+    /// The commit was sent, again and again under the same idempotency id, and no answer said whether it happened.
+    #[error("it is unknown whether the commit happened, after {attempts} attempts; the last one: {last}")]
+    CommitUnknown { attempts: u32, last: Box<ClientError> },
+    /// The transaction reads what it has given a versionstamp, which only the commit will know; nothing was sent.
+    #[error(
+        "what comes at or behind key '{}' of column family '{family}' gets a versionstamp that only the commit will know",
+        key.escape_ascii()
+    )]
+    Unreadable {
+        /// Empty: the default family.
+        family: String,
+        /// That key, or where the range begins in which one may come to lie.
+        key: Bytes,
+    },
+    /// The transaction holds more than [`crate::Options::max_transaction_bytes`]; nothing was sent.
+    #[error("transaction of {size_bytes} bytes is larger than the limit of {limit_bytes} bytes")]
+    TransactionTooLarge { size_bytes: usize, limit_bytes: usize },
+    /// The transaction is used after its commit began, or after it was given up; nothing was sent.
+    #[error("the transaction has ended: {0}")]
+    TransactionEnded(&'static str),
 }
 
 fn join(attempts: &[(String, String)]) -> String {
@@ -59,14 +80,25 @@ impl ClientError {
             | ClientError::ConnectionLost { .. }
             | ClientError::DeadlineExceeded { .. } => true,
             ClientError::Refused { retryable, .. } => *retryable,
-            ClientError::Exception { .. } | ClientError::Malformed { .. } | ClientError::InvalidArgument(_) => false,
+            ClientError::CommitUnknown { .. } => true,
+            ClientError::Exception { .. }
+            | ClientError::Malformed { .. }
+            | ClientError::InvalidArgument(_)
+            | ClientError::Unreadable { .. }
+            | ClientError::TransactionTooLarge { .. }
+            | ClientError::TransactionEnded(_) => false,
         }
     }
 
     /// Whether the write may have happened all the same. False for every read.
     pub fn maybe_committed(&self) -> bool {
         match self {
-            ClientError::Unreachable { .. } | ClientError::InvalidArgument(_) => false,
+            ClientError::Unreachable { .. }
+            | ClientError::InvalidArgument(_)
+            | ClientError::Unreadable { .. }
+            | ClientError::TransactionTooLarge { .. }
+            | ClientError::TransactionEnded(_) => false,
+            ClientError::CommitUnknown { .. } => true,
             ClientError::ConnectionLost { maybe_committed, .. }
             | ClientError::DeadlineExceeded { maybe_committed, .. }
             | ClientError::Refused { maybe_committed, .. }
@@ -80,6 +112,14 @@ impl ClientError {
         match self {
             ClientError::Refused { code, .. } => Some(code),
             _ => None,
+        }
+    }
+
+    /// With [`ErrorCode::Conflict`]: the keys written meanwhile, as far as the server told.
+    pub fn conflicting_keys(&self) -> &[KeyRef] {
+        match self {
+            ClientError::Refused { conflicting_keys, .. } => conflicting_keys,
+            _ => &[],
         }
     }
 }

@@ -111,7 +111,7 @@ fn target_of(operation: &KvOperation) -> &'static str {
         KvOperation::ReadVersion => "read_version",
         KvOperation::Get { .. } => "get",
         KvOperation::GetRange { .. } => "range",
-        KvOperation::AtomicCommit(_) | KvOperation::ChangeFamily(_) => "commit",
+        KvOperation::AtomicCommit(_) | KvOperation::ChangeFamily(_) | KvOperation::PassTime => "commit",
     }
 }
 

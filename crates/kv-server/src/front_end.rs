@@ -17,6 +17,7 @@ use crate::fault_injection::{FaultInjector, FaultyRouter};
 use crate::handler::UnifiedThriftHandler;
 use crate::manager::ServerError;
 use crate::metrics::ServerMetrics;
+use crate::passing_time;
 use crate::router::RequestRouter;
 use crate::service_core::{CoreParts, KvServiceCore};
 use crate::space::{SpaceCollector, SpaceWatch};
@@ -73,6 +74,7 @@ impl FrontEnd {
     /// [`ServerError::Listen`], naming the address, its key and the reason.
     pub async fn start(config: &Config, back_end: BackEnd) -> Result<FrontEnd, ServerError> {
         let BackEnd { router, cluster, replicas, failover, metrics, space, addresses } = back_end;
+        let (time_router, local) = (router.clone(), replicas.replicas());
         let faults = Arc::new(FaultInjector::new(config.server.allow_fault_injection));
         let router: Arc<dyn RequestRouter> = match config.server.allow_fault_injection {
             true => Arc::new(FaultyRouter::new(router, faults.clone())),
@@ -86,6 +88,7 @@ impl FrontEnd {
             faults,
             limits: config.limits.clone(),
             column_families: config.storage.column_families.clone(),
+            max_pin: Duration::from_secs(config.server.max_pin_seconds),
         }));
         let handler = Arc::new(UnifiedThriftHandler::new(core.clone(), metrics.clone()));
         let (thrift_key, admin_key) = ("server.thrift_addr", "server.admin_addr");
@@ -103,6 +106,10 @@ impl FrontEnd {
         metrics.registry().register(collector).expect("registered once for each server");
 
         let (stop_thrift, stop_admin) = (CancellationToken::new(), CancellationToken::new());
+        if let Some(local) = local.into_iter().next() {
+            let window = Duration::from_millis(config.storage.readable_window_ms);
+            tokio::spawn(passing_time::run(time_router, local.reader, window, stop_thrift.clone()));
+        }
         let interface = AdminInterface { core: core.clone(), metrics, space, failover };
         Ok(FrontEnd {
             thrift_addr,

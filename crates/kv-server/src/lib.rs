@@ -20,6 +20,7 @@ pub mod front_end;
 pub mod handler;
 pub mod manager;
 pub mod metrics;
+mod passing_time;
 pub mod replication;
 pub mod router;
 pub mod service_core;

@@ -1,4 +1,5 @@
-//! A thread that removes what has left the readable window, in steps that are small enough for writers not to notice.
+//! A thread that removes what has left the readable window, in steps that are small enough for writers not to notice, and
+//! has the data table rewritten where that pays.
 
 use std::{
     sync::{Arc, mpsc},
@@ -8,7 +9,7 @@ use std::{
 
 use kv_api::KvError;
 
-use crate::database::Core;
+use crate::{data_compaction::DataCompaction, database::Core};
 
 /// Entries per step: about a millisecond, in which nobody writes.
 const STEP_ENTRIES: u64 = 2_000;
@@ -42,14 +43,16 @@ impl Collector {
 }
 
 fn run(core: &Core, every: Duration, stopped: &mpsc::Receiver<()>) {
+    let mut compaction = DataCompaction::default();
     let mut pause = every;
     while stopped.recv_timeout(pause) == Err(mpsc::RecvTimeoutError::Timeout) {
-        pause = match core.collect_garbage(STEP_ENTRIES) {
-            Ok(collected) if collected.more => PAUSE_BETWEEN_STEPS,
-            Ok(_) => every,
-            // Whoever applies meets the same error and says so.
-            Err(_) => return,
-        };
+        let step = core.collect_garbage(STEP_ENTRIES).and_then(|collected| match collected.more {
+            true => Ok(PAUSE_BETWEEN_STEPS),
+            false => core.compact(&mut compaction).map(|_| every),
+        });
+        // Whoever applies meets the same error and says so.
+        let Ok(next) = step else { return };
+        pause = next;
     }
 }
 

@@ -23,6 +23,7 @@ use kv_api::{
 use crate::{
     collector::{Collected, Collector},
     damage::Damage,
+    data_compaction::DataCompaction,
     database_copy::DatabaseCopy,
     engine::{Engine, EngineStatistics, WriteBatch},
     group_commit::{GroupCommit, GroupCommitOptions},
@@ -194,17 +195,37 @@ impl TransactionalKvDatabase {
         read(&self.core.clears).len() as u64
     }
 
-    /// Keeps `version` readable for `lifetime`, beyond the readable window. Pins are counted.
+    /// Keeps `version` readable for `lifetime`, beyond the readable window; also one that is not applied yet, from when it
+    /// is. Pins are counted.
     ///
     /// # Errors
-    /// [`KvError::TransactionTooOld`] when the version can't be read any more, [`KvError::FutureVersion`] when it can't be
-    /// read yet, [`KvError::Overloaded`] when there are [`MAX_PINS`](crate::MAX_PINS) already.
+    /// [`KvError::TransactionTooOld`] when the version can't be read any more, [`KvError::Overloaded`] when there are
+    /// [`MAX_PINS`](crate::MAX_PINS) already.
     pub fn pin(&self, version: Version, lifetime: Duration) -> Result<(), KvError> {
-        let was_pinned = self.core.readers.is_pinned(version.0);
         // First the pin, then the look: what is readable behind it stays so.
-        self.core.readers.pin(version, lifetime)?;
-        let readable = if was_pinned { Ok(()) } else { self.core.check_within_window(version) };
-        readable.and_then(|()| self.core.check_applied(version)).inspect_err(|_| self.core.readers.unpin(version))
+        if self.core.readers.pin(version, lifetime)? {
+            return Ok(());
+        }
+        self.core.check_within_window(version).inspect_err(|_| self.core.readers.unpin(version))
+    }
+
+    /// Pins of all versions.
+    pub fn pins(&self) -> u64 {
+        self.core.readers.pins() as u64
+    }
+
+    /// Keeps `version` readable for `lifetime` from now on, for whoever reads it page by page; not counted, and renewed by
+    /// the next call. Errors as of [`Self::pin`].
+    pub fn hold(&self, version: Version, lifetime: Duration) -> Result<(), KvError> {
+        let was_kept = self.core.readers.hold(version, lifetime)?;
+        let readable = if was_kept { Ok(()) } else { self.core.check_within_window(version) };
+        readable.and_then(|()| self.core.check_applied(version)).inspect_err(|_| self.core.readers.release(version))
+    }
+
+    /// Whether replicated time must pass before all that is needless can be removed: some of what was written is still
+    /// within the readable window.
+    pub fn waits_for_time(&self) -> bool {
+        self.core.horizon() < self.applied_version().0
     }
 
     /// Takes one pin of the version away; without a pin it does nothing.
@@ -240,12 +261,26 @@ impl TransactionalKvDatabase {
     /// # Errors
     /// Those of [`Self::read_at`], too.
     pub fn range_at(&self, query: &RangeQuery, version: Version) -> Result<Rows, KvError> {
+        self.range_at_while(query, version, &|| true)
+    }
+
+    /// The same, for callers that may lose patience: after every thousand keys or so `goes_on` is asked, and the read is
+    /// given up when it says no.
+    ///
+    /// # Errors
+    /// [`KvError::Timeout`] then.
+    pub fn range_at_while(
+        &self,
+        query: &RangeQuery,
+        version: Version,
+        goes_on: &dyn Fn() -> bool,
+    ) -> Result<Rows, KvError> {
         let _reading = self.core.readers.begin(version.0);
         self.core.check_applied(version)?;
         self.core.check_readable(version)?;
         self.check_family(&query.column_family)?;
         let clears = self.core.clears();
-        self.core.damage.watch(reads::read_range(&*self.core.engine, clears, query, version.0))
+        self.core.damage.watch(reads::read_range(&*self.core.engine, clears, query, version.0, goes_on))
     }
 
     /// Hashes the rows of one family at `version`, from the key `begin` on, at most `limit` of them. A family that does not
@@ -410,7 +445,7 @@ impl Core {
     }
 
     fn check_readable(&self, version: Version) -> Result<(), KvError> {
-        self.check_within_window(version).or_else(|error| match self.readers.is_pinned(version.0) {
+        self.check_within_window(version).or_else(|error| match self.readers.keeps(version.0) {
             true => Ok(()),
             false => Err(error),
         })
@@ -477,12 +512,15 @@ impl Core {
     pub fn collect_garbage(&self, budget_entries: u64) -> Result<Collected, KvError> {
         // A floor from before is as good: it only rises.
         let floor = self.readers.floor(|| self.horizon());
-        let persisted = self.damage.watch(meta::load_persisted_horizon(&*self.engine))?;
+        self.engine.set_filter_floor(self.damage.watch(sweep::filter_floor(&*self.engine))?);
         let mut writer = self.writer()?;
-        let filter_floor = sweep::filter_floor(floor.min(persisted), writer.state.oldest_clear());
-        self.engine.set_filter_floor(filter_floor);
         let collected = self.damage.watch(self.sweep_with(&mut writer, floor, budget_entries));
         collected.inspect_err(|error| self.stop_after(error))
+    }
+
+    /// One step of rewriting the data table, if that is due; returns whether there is more to do. Nobody waits for it.
+    pub fn compact(&self, compaction: &mut DataCompaction) -> Result<bool, KvError> {
+        self.damage.watch(compaction.step(&*self.engine, self.rows.load(Ordering::Relaxed)))
     }
 
     /// Nobody else writes while what the sweeper reads becomes what it removes.

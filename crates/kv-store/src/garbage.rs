@@ -1,6 +1,6 @@
 //! What lies in the garbage table: notes of what is to be removed from the data table once nobody can see it any more,
 //! oldest first. Each is written in the batch of the commit that makes something needless, and removed in the batch that
-//! removes the last of it ([`crate::sweep`]).
+//! removes the last of it ([`crate::sweep`]). And one record of how far that has got.
 //!
 //! ```text
 //! key   = 'k' | version (u64) | number (u32)     a key was deleted at this version
@@ -8,6 +8,9 @@
 //!
 //! key   = 'r' | version (u64) | number (u32)     a range was cleared at this version
 //! value = length (u32) | begin | length (u32) | end
+//!
+//! key   = 's'
+//! value = version (u64)                          all ranges cleared up to this version are swept
 //! ```
 //! Numbers are big-endian. The number tells notes of one commit apart. Prefixes and bounds are those of
 //! [`crate::key_codec`]; the bounds of a range are prefixes or ends of families.
@@ -22,6 +25,7 @@ use crate::{
 
 const KEY_TAG: u8 = b'k';
 const RANGE_TAG: u8 = b'r';
+const SWEPT_KEY: &[u8] = b"s";
 /// Tag, version, number.
 const NOTE_BYTES: usize = 13;
 
@@ -83,6 +87,34 @@ pub(crate) fn remove_range_clear(batch: &mut WriteBatch, version: u64, number: u
     batch.delete(Table::Garbage, &note_key(RANGE_TAG, version, number));
 }
 
+/// Records that all ranges cleared up to `version` are swept, and that nobody reads below it.
+pub(crate) fn put_swept(batch: &mut WriteBatch, version: u64) {
+    batch.put(Table::Garbage, SWEPT_KEY, &version.to_be_bytes());
+}
+
+/// The version of [`put_swept`], 0 before the first.
+pub(crate) fn load_swept(engine: &dyn Engine) -> Result<u64, KvError> {
+    decode_swept(engine.get(Table::Garbage, SWEPT_KEY)?)
+}
+
+/// The same as a crash now would leave it.
+pub(crate) fn load_persisted_swept(engine: &dyn Engine) -> Result<u64, KvError> {
+    decode_swept(engine.persisted_get(Table::Garbage, SWEPT_KEY)?)
+}
+
+fn decode_swept(stored: Option<Bytes>) -> Result<u64, KvError> {
+    let Some(stored) = stored else { return Ok(0) };
+    let version = <[u8; 8]>::try_from(stored.as_ref());
+    version.map(u64::from_be_bytes).map_err(|_| damaged("record of what is swept", stored.len()))
+}
+
+/// A note of either kind.
+struct Note<'c> {
+    version: u64,
+    number: u32,
+    value: &'c [u8],
+}
+
 /// The notes of one kind, by version and number.
 pub(crate) struct Notes<'e> {
     cursor: Box<dyn Cursor + 'e>,
@@ -100,7 +132,8 @@ impl<'e> Notes<'e> {
     }
 
     fn open(engine: &'e dyn Engine, tag: u8, from: u64) -> Result<Self, KvError> {
-        let begin = note_key(tag, from, 0);
+        // A damaged key may be too short to have a version.
+        let begin = if from == 0 { vec![tag] } else { note_key(tag, from, 0).to_vec() };
         let mut cursor = engine.cursor(Table::Garbage, &begin, &[tag + 1])?;
         cursor.seek(&begin)?;
         Ok(Notes { cursor })
@@ -112,19 +145,19 @@ impl<'e> Notes<'e> {
 
     /// Version of the note here; `None` behind the last one.
     pub fn version(&self) -> Result<Option<u64>, KvError> {
-        Ok(self.note()?.map(|((version, _), _)| version))
+        Ok(self.note()?.map(|note| note.version))
     }
 
-    fn note(&self) -> Result<Option<((u64, u32), &[u8])>, KvError> {
+    fn note(&self) -> Result<Option<Note<'_>>, KvError> {
         let Some((key, value)) = self.cursor.entry() else { return Ok(None) };
         let rest = <[u8; NOTE_BYTES]>::try_from(key).map_err(|_| damaged("key", key.len()))?;
         let mut rest = &rest[1..];
-        Ok(Some(((rest.get_u64(), rest.get_u32()), value)))
+        Ok(Some(Note { version: rest.get_u64(), number: rest.get_u32(), value }))
     }
 
     /// The note here, of a deleted key.
     pub fn key_tombstone(&self) -> Result<Option<KeyTombstone>, KvError> {
-        let Some(((version, number), prefix)) = self.note()? else { return Ok(None) };
+        let Some(Note { version, number, value: prefix }) = self.note()? else { return Ok(None) };
         if key_codec::prefix_length(prefix) != Some(prefix.len()) {
             return Err(damaged("deleted key", prefix.len()));
         }
@@ -133,7 +166,7 @@ impl<'e> Notes<'e> {
 
     /// The note here, of a cleared range.
     pub fn range_clear(&self) -> Result<Option<RangeClear>, KvError> {
-        let Some(((version, number), value)) = self.note()? else { return Ok(None) };
+        let Some(Note { version, number, value }) = self.note()? else { return Ok(None) };
         // Nothing is older than version 0.
         let found = bounds(value).filter(|_| version > 0);
         let (begin, end) = found.ok_or_else(|| damaged("cleared range", value.len()))?;
@@ -154,5 +187,106 @@ fn bounds(mut value: &[u8]) -> Option<(&[u8], &[u8])> {
 }
 
 fn damaged(what: &str, length: usize) -> KvError {
-    KvError::Corruption(format!("a note of garbage with a {what} of {length} bytes cannot be read"))
+    KvError::Corruption(format!("in the garbage table a {what} of {length} bytes cannot be read"))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::{collection::vec, prelude::*};
+
+    use super::*;
+    use crate::engine::{Durability, MemoryEngine};
+
+    fn engine_with(fill: impl FnOnce(&mut WriteBatch)) -> MemoryEngine {
+        let engine = MemoryEngine::new(Durability::UntilFlush);
+        let mut batch = WriteBatch::new();
+        fill(&mut batch);
+        engine.write(&batch).unwrap();
+        engine
+    }
+
+    fn tombstones(engine: &dyn Engine, from: u64) -> Result<Vec<KeyTombstone>, KvError> {
+        let mut notes = Notes::key_tombstones(engine, from)?;
+        let mut found = Vec::new();
+        while let Some(note) = notes.key_tombstone()? {
+            found.push(note);
+            notes.next()?;
+        }
+        Ok(found)
+    }
+
+    proptest! {
+        #[test]
+        fn notes_read_back_in_order_of_version_and_number(
+            notes in vec((1_u64.., any::<u32>(), vec(any::<u8>(), 0..5), vec(any::<u8>(), 0..5)), 0..20),
+        ) {
+            let (mut keys, mut clears) = (Vec::new(), Vec::new());
+            for (version, number, begin, end) in notes {
+                let (begin, end) = (key_codec::prefix("f", &begin), key_codec::prefix("f", &end));
+                keys.push(KeyTombstone { version, number, prefix: begin.clone().into() });
+                if begin < end {
+                    clears.push(RangeClear { version, number, begin: begin.into(), end: end.into() });
+                }
+            }
+            keys.sort_by_key(|note| (note.version, note.number));
+            keys.dedup_by_key(|note| (note.version, note.number));
+            clears.sort_by_key(|note| (note.version, note.number));
+            clears.dedup_by_key(|note| (note.version, note.number));
+            let engine = engine_with(|batch| {
+                keys.iter().for_each(|note| put_key_tombstone(batch, note.version, note.number, &note.prefix));
+                clears.iter().for_each(|note| put_range_clear(batch, note.version, note.number, &note.begin, &note.end));
+            });
+            prop_assert_eq!(&tombstones(&engine, 0).unwrap(), &keys);
+            prop_assert_eq!(&load_range_clears(&engine).unwrap(), &clears);
+            if let Some(middle) = keys.get(keys.len() / 2).map(|note| note.version) {
+                keys.retain(|note| note.version >= middle);
+                prop_assert_eq!(tombstones(&engine, middle).unwrap(), keys);
+            }
+        }
+
+        #[test]
+        fn a_note_that_is_damaged_is_said_to_be(key in vec(any::<u8>(), 0..16), value in vec(any::<u8>(), 0..12)) {
+            for tag in [KEY_TAG, RANGE_TAG] {
+                let engine = engine_with(|batch| batch.put(Table::Garbage, &[&[tag][..], &key].concat(), &value));
+                let is_damage = |error: KvError| matches!(error, KvError::Corruption(_));
+                match tag {
+                    KEY_TAG => prop_assert!(tombstones(&engine, 0).err().is_none_or(is_damage)),
+                    _ => prop_assert!(load_range_clears(&engine).is_err_and(is_damage)),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_cut_or_longer_note_is_damage() {
+        let mut batch = WriteBatch::new();
+        let (begin, end) = (key_codec::prefix("", b"a"), key_codec::family_end(""));
+        put_range_clear(&mut batch, 7, 0, &begin, &end);
+        let Some(crate::engine::BatchEntry::Put { key, value, .. }) = batch.iter().next() else { panic!("a note") };
+        for length in (0..value.len()).chain([value.len() + 1]) {
+            let changed: Vec<u8> = value.iter().copied().chain([0]).take(length).collect();
+            let engine = engine_with(|batch| batch.put(Table::Garbage, key, &changed));
+            assert!(matches!(load_range_clears(&engine), Err(KvError::Corruption(_))), "{length} bytes");
+        }
+        for key in [&key[..12], &[key, &[0]].concat()] {
+            let engine = engine_with(|batch| batch.put(Table::Garbage, key, value));
+            let error = load_range_clears(&engine).unwrap_err();
+            assert!(error.to_string().contains(&format!("key of {} bytes", key.len())), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_is_swept_is_remembered_and_is_no_note() {
+        let engine = engine_with(|_| {});
+        assert_eq!(load_swept(&engine), Ok(0));
+        let mut batch = WriteBatch::new();
+        put_swept(&mut batch, 7);
+        engine.write(&batch).unwrap();
+        assert_eq!((load_swept(&engine), load_persisted_swept(&engine)), (Ok(7), Ok(0)));
+        engine.flush().unwrap();
+        assert_eq!(load_persisted_swept(&engine), Ok(7));
+        assert_eq!((load_range_clears(&engine), tombstones(&engine, 0)), (Ok(vec![]), Ok(vec![])));
+        let engine = engine_with(|batch| batch.put(Table::Garbage, SWEPT_KEY, &[7]));
+        assert!(matches!(load_swept(&engine), Err(KvError::Corruption(_))));
+    }
 }

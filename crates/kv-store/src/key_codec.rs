@@ -15,6 +15,9 @@ use kv_api::KvError;
 /// Longest family name, in bytes.
 pub const MAX_FAMILY_BYTES: usize = u8::MAX as usize;
 
+/// Sorts behind every key: a family name of 255 bytes is UTF-8, which never holds 0xFF.
+pub const END: [u8; 2] = [0xff; 2];
+
 const VERSION_BYTES: usize = 8;
 const ESCAPE: [u8; 2] = [0x00, 0xff];
 const TERMINATOR: [u8; 2] = [0x00, 0x00];
@@ -207,6 +210,7 @@ mod tests {
             let stored = encoded(&a, &key, version);
             let inside = stored >= prefix(&b, b"") && stored < family_end(&b);
             prop_assert_eq!(inside, a == b);
+            prop_assert!(stored.as_slice() < END.as_slice());
         }
 
         #[test]

@@ -14,11 +14,11 @@
 //!
 //! Left out here: consensus, requests and their limits.
 
-mod atomic;
 mod collector;
 mod conflict_index;
 mod conflicts;
 mod damage;
+mod data_compaction;
 mod database;
 mod database_copy;
 pub mod engine;
@@ -36,13 +36,13 @@ mod readers;
 mod reads;
 mod resolve;
 mod scan;
+mod selectors;
 mod space_wait;
 mod state_machine;
 mod superseded;
 mod sweep;
 mod window;
 
-pub use atomic::MAX_APPENDED_BYTES;
 pub use collector::Collected;
 pub use conflicts::MAX_REPORTED_CONFLICTS;
 pub use database::{Seal, StoreOptions, TransactionalKvDatabase};

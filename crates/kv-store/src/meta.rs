@@ -91,12 +91,6 @@ pub(crate) fn load_counters(engine: &dyn Engine) -> Result<(Counters, Window), K
     Ok((counters, window))
 }
 
-/// The horizon as a crash now would leave it.
-pub(crate) fn load_persisted_horizon(engine: &dyn Engine) -> Result<u64, KvError> {
-    let stored = engine.persisted_get(Table::Meta, STATE_KEY)?;
-    Ok(stored.map(decode_state).transpose()?.map_or(0, |(_, _, horizon)| horizon))
-}
-
 fn decode_state(mut stored: Bytes) -> Result<(Counters, u64, u64), KvError> {
     if !matches!(stored.len(), 16 | 32) {
         return Err(damaged("state", stored.len()));

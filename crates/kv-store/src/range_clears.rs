@@ -9,12 +9,19 @@
 //! the writer's next change leaves it alone. Memory is proportional to the number of clears, however they overlap.
 //!
 //! Invariants: begins are in order (then versions), priorities are a heap, `max_end` and `max_version` are those of the
-//! whole subtree. (Seidel, Aragon, *Randomized Search Trees*; priorities are hashes, so equal sets have equal shapes.)
+//! whole subtree. (Seidel, Aragon, *Randomized Search Trees*.) Priorities are random to everybody outside, because keys come
+//! from clients: nobody can make the tree deep, and recursion with it. No answer depends on the shape.
 
-use std::{cmp::Ordering, sync::Arc};
+use std::{
+    cmp::Ordering,
+    hash::{BuildHasher, RandomState},
+    sync::{Arc, LazyLock},
+};
 
 use bytes::Bytes;
-use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+/// Keys of the hash that priorities are made of, drawn when the process first needs them.
+static PRIORITIES: LazyLock<RandomState> = LazyLock::new(RandomState::new);
 
 /// All rows with `begin <= prefix < end` in encoded form, which may lie in one family or be all of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -103,7 +110,7 @@ fn order(node: &Node, begin: &[u8], version: u64) -> Ordering {
 }
 
 fn insert(root: Option<Arc<Node>>, clear: RangeClear) -> Arc<Node> {
-    let priority = xxh3_64_with_seed(&clear.begin, clear.version);
+    let priority = PRIORITIES.hash_one((&clear.begin, clear.version));
     let Some(mut root) = root else {
         return Arc::new(Node::leaf(clear, priority));
     };

@@ -117,11 +117,6 @@ impl StateMachine {
         self.once.written();
     }
 
-    /// The oldest range clear that is not carried out yet.
-    pub fn oldest_clear(&self) -> Option<u64> {
-        self.unswept.first_key_value().map(|((version, _), _)| *version)
-    }
-
     /// Adds to `batch` what the sweeper did: it has carried out some range clears, and found rows that they had hidden.
     pub fn sweep(&mut self, batch: &mut WriteBatch, swept: &Swept) {
         if swept.rows_cleared > 0 {
@@ -143,6 +138,9 @@ impl StateMachine {
     }
 }
 
+/// A version and its value.
+type NewestEntry<'v> = (u64, Option<&'v [u8]>);
+
 /// Lookups of single keys in the engine, by one cursor that is made when first needed.
 pub(crate) struct Lookup<'e> {
     pub engine: &'e dyn Engine,
@@ -156,7 +154,7 @@ impl<'e> Lookup<'e> {
     }
 
     /// The newest version of a key in the engine and its value, `None` for a tombstone.
-    pub fn newest(&mut self, prefix: &[u8]) -> Result<Option<(u64, Option<&[u8]>)>, KvError> {
+    pub fn newest(&mut self, prefix: &[u8]) -> Result<Option<NewestEntry<'_>>, KvError> {
         if self.cursor.is_none() {
             self.cursor = Some(self.engine.key_cursor()?);
         }
@@ -192,7 +190,7 @@ impl Deciding<'_, '_> {
         match (&timed.write.commit, &timed.write.family) {
             (Some(commit), _) => self.decide_commit(commit),
             (None, Some(change)) => Ok(self.change_family(change)),
-            (None, None) => Ok(Err(KvError::InvalidOperation("a write that changes nothing".into()))),
+            (None, None) => Ok(Ok(CommitResult { version: self.state.counters.version, ..CommitResult::default() })),
         }
     }
 

@@ -19,6 +19,8 @@
 //! Whoever keeps the range clears in memory drops a clear only when the batch that ends it is written, and a reader looks
 //! at the clears before it makes its cursor: then it knows each clear whose rows it may still find.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use kv_api::KvError;
 
@@ -39,6 +41,8 @@ const STEPS_BEFORE_SEEK: usize = 8;
 pub(crate) struct SweepProgress {
     /// Version of the note worked at last: there is none of an older one.
     version: u64,
+    /// The version up to which all clears are known to be swept; `None`: not looked up yet.
+    swept: Option<u64>,
     clear: Option<ClearProgress>,
 }
 
@@ -66,11 +70,12 @@ pub(crate) struct Swept {
     pub more: bool,
 }
 
-/// The highest floor for [`Engine::set_filter_floor`] at a horizon: below every range clear that is not swept yet, because
-/// its sweep counts the newest version of each key that is older than the clear, also where a newer one was written
-/// since. It may be set once the state is persisted in which the horizon and the oldest clear were these.
-pub(crate) fn filter_floor(horizon: u64, oldest_clear: Option<u64>) -> u64 {
-    oldest_clear.map_or(horizon, |clear| horizon.min(clear.saturating_sub(1)))
+/// The floor for [`Engine::set_filter_floor`]: the last floor of a sweep, but below every range clear that was not swept then,
+/// because its sweep counts the newest version of each key that is older than the clear, also where a newer one was
+/// written since. As it is persisted: what compactions drop, they drop from the persisted state, and a crash goes back
+/// to it.
+pub(crate) fn filter_floor(engine: &dyn Engine) -> Result<u64, KvError> {
+    garbage::load_persisted_swept(engine)
 }
 
 /// Adds the next deletes to `batch`, looking at `budget_entries` entries, or a few dozen more. The caller writes the batch
@@ -84,21 +89,24 @@ pub(crate) fn sweep(
 ) -> Result<Swept, KvError> {
     let mut tombstones = Notes::key_tombstones(engine, progress.version)?;
     let mut clears = Notes::range_clears(engine, progress.version)?;
-    let mut step = Step { engine, floor, budget_entries, batch, swept: Swept::default(), keys: None, target: vec![] };
+    let mut step = Step::new(engine, floor, budget_entries, batch);
     while let Some(oldest) = oldest(&tombstones, &clears, floor)? {
-        if step.is_over() {
+        let clear = match oldest.kind {
+            Kind::Clear => clears.range_clear()?,
+            Kind::Tombstone => None,
+        };
+        if step.is_over() || clear.as_ref().is_some_and(|clear| step.has_swept_in(clear)) {
             step.swept.more = true;
             break;
         }
         progress.version = oldest.version;
         step.swept.entries_looked_at += 1;
-        match oldest.kind {
-            Kind::Tombstone => {
+        match clear {
+            None => {
                 step.sweep_tombstone(&tombstones.key_tombstone()?.expect("there is a note"))?;
                 tombstones.next()?;
             }
-            Kind::Clear => {
-                let clear = clears.range_clear()?.expect("there is a note");
+            Some(clear) => {
                 progress.clear = step.sweep_clear(&clear, progress.clear.take())?;
                 if progress.clear.is_none() {
                     clears.next()?;
@@ -106,7 +114,28 @@ pub(crate) fn sweep(
             }
         }
     }
-    Ok(step.swept)
+    let Step { swept, batch, .. } = step;
+    let cleared = clears.version()?.filter(|version| *version <= floor).map_or(floor, |left| left - 1);
+    note_swept(engine, cleared, progress, batch)?;
+    Ok(swept)
+}
+
+/// Records that all clears up to `version` are swept.
+fn note_swept(
+    engine: &dyn Engine,
+    version: u64,
+    progress: &mut SweepProgress,
+    batch: &mut WriteBatch,
+) -> Result<(), KvError> {
+    let known = match progress.swept {
+        Some(known) => known,
+        None => garbage::load_swept(engine)?,
+    };
+    progress.swept = Some(known.max(version));
+    if version > known {
+        garbage::put_swept(batch, version);
+    }
+    Ok(())
 }
 
 struct Oldest {
@@ -135,13 +164,27 @@ struct Step<'a, 'e> {
     budget_entries: u64,
     batch: &'a mut WriteBatch,
     swept: Swept,
+    /// The ranges swept in this step, by their begin; they do not overlap.
+    swept_ranges: BTreeMap<Bytes, Bytes>,
     /// Made when first needed.
     keys: Option<Box<dyn Cursor + 'e>>,
     /// Where to seek: kept for its memory.
     target: Vec<u8>,
 }
 
-impl<'e> Step<'_, 'e> {
+impl<'a, 'e> Step<'a, 'e> {
+    fn new(engine: &'e dyn Engine, floor: u64, budget_entries: u64, batch: &'a mut WriteBatch) -> Self {
+        let (swept, swept_ranges) = (Swept::default(), BTreeMap::new());
+        Step { engine, floor, budget_entries, batch, swept, swept_ranges, keys: None, target: Vec::new() }
+    }
+
+    /// Whether the engine still shows, in the range of this clear, what the batch removes for another one: it would be
+    /// counted once more.
+    fn has_swept_in(&self, clear: &RangeClear) -> bool {
+        let last_before_end = self.swept_ranges.range(..clear.end.clone()).next_back();
+        last_before_end.is_some_and(|(_, end)| *end > clear.begin)
+    }
+
     fn is_over(&self) -> bool {
         self.swept.entries_looked_at >= self.budget_entries
     }
@@ -179,6 +222,7 @@ impl<'e> Step<'_, 'e> {
         progress: Option<ClearProgress>,
     ) -> Result<Option<ClearProgress>, KvError> {
         assert!(clear.version <= self.floor, "a clear at {} is still seen from {}", clear.version, self.floor);
+        self.swept_ranges.insert(clear.begin.clone(), clear.end.clone());
         let begun = progress.filter(|done| (done.version, done.number) == (clear.version, clear.number));
         let begin = begun.map_or(clear.begin.clone(), |done| done.prefix);
         let mut walk = ClearWalk {
@@ -188,20 +232,19 @@ impl<'e> Step<'_, 'e> {
             run: Run::default(),
         };
         walk.cursor.seek(&begin)?;
-        loop {
-            if !walk.take_key()? {
-                walk.run.end(self.batch);
-                garbage::remove_range_clear(self.batch, clear.version, clear.number);
-                self.swept.range_clears_done.push((clear.version, clear.number));
-                return Ok(None);
-            }
-            if self.is_over() {
+        // One key at least, so that the smallest budget leads on.
+        while walk.take_key()? {
+            self.sweep_key(&mut walk)?;
+            if self.is_over() && walk.take_key()? {
                 walk.run.end(self.batch);
                 let RangeClear { version, number, .. } = *clear;
                 return Ok(Some(ClearProgress { version, number, prefix: walk.prefix.into() }));
             }
-            self.sweep_key(&mut walk)?;
         }
+        walk.run.end(self.batch);
+        garbage::remove_range_clear(self.batch, clear.version, clear.number);
+        self.swept.range_clears_done.push((clear.version, clear.number));
+        Ok(None)
     }
 
     /// From the newest entry of a key to that of the next.
@@ -327,3 +370,6 @@ impl Run {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -232,6 +232,10 @@ impl Engine for TestedEngine {
         self.inner.set_filter_floor(version);
     }
 
+    fn data_splits(&self, slice_bytes: u64) -> Result<Vec<Vec<u8>>, KvError> {
+        self.inner.data_splits(slice_bytes)
+    }
+
     fn compact_data(&self, begin: &[u8], end: &[u8]) -> Result<(), KvError> {
         self.inner.compact_data(begin, end)
     }

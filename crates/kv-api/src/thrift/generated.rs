@@ -2609,10 +2609,14 @@ pub struct AtomicCommitRequest {
     /// after ten minutes, and so has room for more. Only of commits that were sent once: of one that was sent again, a
     /// copy may still be under way, and would be carried out anew. At most 1,000.
     pub finished_idempotency_ids: Option<Vec<Vec<u8>>>,
+    /// Whether the reply may carry fields 100 to 103. Stock Thrift libraries (Python, Rust) fail on a binary field that they do
+    /// not know, so clients that were made from an older file must not get them. Absent: yes if the request, or an
+    /// operation of it, has another field from 100 up, because then the client knows these.
+    pub include_details: Option<bool>,
 }
 
 impl AtomicCommitRequest {
-    pub fn new<F4, F100, F101, F102, F103>(
+    pub fn new<F4, F100, F101, F102, F103, F104>(
         read_version: i64,
         operations: Vec<Operation>,
         read_conflict_keys: Vec<Vec<u8>>,
@@ -2621,6 +2625,7 @@ impl AtomicCommitRequest {
         idempotency_id: F101,
         read_conflicts: F102,
         finished_idempotency_ids: F103,
+        include_details: F104,
     ) -> AtomicCommitRequest
     where
         F4: Into<Option<i64>>,
@@ -2628,6 +2633,7 @@ impl AtomicCommitRequest {
         F101: Into<Option<Vec<u8>>>,
         F102: Into<Option<Vec<KeyRef>>>,
         F103: Into<Option<Vec<Vec<u8>>>>,
+        F104: Into<Option<bool>>,
     {
         AtomicCommitRequest {
             read_version,
@@ -2638,6 +2644,7 @@ impl AtomicCommitRequest {
             idempotency_id: idempotency_id.into(),
             read_conflicts: read_conflicts.into(),
             finished_idempotency_ids: finished_idempotency_ids.into(),
+            include_details: include_details.into(),
         }
     }
 }
@@ -2653,6 +2660,7 @@ impl TSerializable for AtomicCommitRequest {
         let mut f_101: Option<Vec<u8>> = None;
         let mut f_102: Option<Vec<KeyRef>> = None;
         let mut f_103: Option<Vec<Vec<u8>>> = None;
+        let mut f_104: Option<bool> = None;
         loop {
             let field_ident = i_prot.read_field_begin()?;
             if field_ident.field_type == TType::Stop {
@@ -2735,6 +2743,11 @@ impl TSerializable for AtomicCommitRequest {
                     i_prot.read_list_end()?;
                     f_103 = Some(val);
                 }
+                104 => {
+                    super::expect_type(field_ident.field_type, TType::Bool)?;
+                    let val = i_prot.read_bool()?;
+                    f_104 = Some(val);
+                }
                 _ => {
                     i_prot.skip(field_ident.field_type)?;
                 }
@@ -2754,6 +2767,7 @@ impl TSerializable for AtomicCommitRequest {
             idempotency_id: f_101,
             read_conflicts: f_102,
             finished_idempotency_ids: f_103,
+            include_details: f_104,
         };
         Ok(ret)
     }
@@ -2812,6 +2826,11 @@ impl TSerializable for AtomicCommitRequest {
                 o_prot.write_bytes(e)?;
             }
             o_prot.write_list_end()?;
+            o_prot.write_field_end()?
+        }
+        if let Some(fld_var) = self.include_details {
+            o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Bool, id: Some(104) })?;
+            o_prot.write_bool(fld_var)?;
             o_prot.write_field_end()?
         }
         o_prot.write_field_stop()?;

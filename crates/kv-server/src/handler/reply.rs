@@ -134,6 +134,14 @@ pub(super) fn committed(committed: Committed) -> wire::AtomicCommitResponse {
     }
 }
 
+/// See `AtomicCommitRequest.include_details`.
+pub(super) fn leave_out_details(response: &mut wire::AtomicCommitResponse) {
+    response.versionstamp = None;
+    response.generated_keys = None;
+    response.generated_values = None;
+    response.conflicting_keys = None;
+}
+
 pub(super) fn key_values(rows: Rows) -> Vec<wire::KeyValue> {
     rows.rows.into_iter().map(|row| wire::KeyValue { key: row.key.into(), value: row.value.into() }).collect()
 }

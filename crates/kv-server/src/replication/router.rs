@@ -150,6 +150,7 @@ impl RequestRouter for ConsensusRouter {
                 self.write(write, context).await
             }
             KvOperation::ChangeFamily(change) => self.write(|_| self.settings.family(change), context).await,
+            KvOperation::PassTime => self.write(|_| self.settings.passing_time(), context).await,
             KvOperation::ReadVersion => self.read(operation, ReadAt::Linearizable, context).await,
             KvOperation::Get { at, .. } | KvOperation::GetRange { at, .. } => self.read(operation, at, context).await,
         }

@@ -31,6 +31,10 @@ impl WriteSettings {
         LoggedWrite::family(change).within(self.readable_window_ms)
     }
 
+    pub fn passing_time(&self) -> LoggedWrite {
+        LoggedWrite::passing_time().within(self.readable_window_ms)
+    }
+
     fn missing_families(&self, commit: &AtomicCommit, database: &TransactionalKvDatabase) -> Vec<String> {
         let missing = |name: &&String| !database.has_family(name) && uses(commit, name);
         self.column_families.iter().filter(missing).cloned().collect()

@@ -12,10 +12,11 @@ pub fn commit(read_version: i64, operations: Vec<wire::Operation>) -> wire::Atom
         idempotency_id: None,
         finished_idempotency_ids: None,
         read_conflicts: None,
+        include_details: None,
     }
 }
 
-fn operation(kind: &str, key: &[u8], value: Option<&[u8]>) -> wire::Operation {
+pub(super) fn operation(kind: &str, key: &[u8], value: Option<&[u8]>) -> wire::Operation {
     wire::Operation {
         type_: kind.to_string(),
         key: key.to_vec(),
@@ -166,13 +167,34 @@ async fn stamps_count_up_within_a_commit_and_carry_its_version() {
     let mut client = server.client().await;
     let stamped_key = operation("SET_VERSIONSTAMPED_KEY", &[b"k".as_slice(), &[1; 10]].concat(), Some(b"v"));
     let stamped_value = operation("set_versionstamped_value", b"plain", Some(&[9; 12]));
-    let reply = client.call(commit(0, vec![stamped_key, stamped_value])).await;
+    let request = commit(0, vec![stamped_key, stamped_value]);
+    let reply = client.call(wire::AtomicCommitRequest { include_details: Some(true), ..request }).await;
     assert!(reply.success, "{reply:?}");
     let version = reply.committed_version.expect("a version").to_be_bytes();
     assert_eq!(reply.versionstamp, Some([version.as_slice(), &[0, 0]].concat()));
     assert_eq!(reply.generated_keys, Some(vec![[b"k".as_slice(), &version, &[0, 0]].concat()]));
     assert_eq!(reply.generated_values, Some(vec![[[9, 9].as_slice(), &version, &[0, 1]].concat()]));
     assert_eq!(client.call(get(b"plain")).await.value, reply.generated_values.expect("values")[0]);
+}
+
+/// Stock libraries fail on binary fields that they do not know.
+#[tokio::test]
+async fn a_client_that_does_not_know_the_added_binary_fields_does_not_get_them() {
+    let server = TestServer::start().await;
+    let mut client = server.client().await;
+    let version = client.call(wire::GetReadVersionRequest {}).await.read_version;
+    let stamped = operation("SET_VERSIONSTAMPED_KEY", &[0; 10], Some(b"v"));
+    let old = commit(version, vec![stamped, operation("SET_VERSIONSTAMPED_VALUE", b"k", Some(&[0; 10]))]);
+    let reply = client.call(old.clone()).await;
+    assert!(reply.success, "{reply:?}");
+    assert_eq!((reply.versionstamp, reply.generated_keys, reply.generated_values), (None, None, None));
+    let conflicting = wire::AtomicCommitRequest { read_conflict_keys: vec![b"k".to_vec()], ..old };
+    let reply = client.call(conflicting.clone()).await;
+    assert_eq!((reply.error_code.as_deref(), reply.conflicting_keys), (Some("CONFLICT"), None));
+    let knows_more = wire::AtomicCommitRequest { read_conflicts: Some(Vec::new()), ..conflicting };
+    assert_eq!(client.call(knows_more.clone()).await.conflicting_keys.map(|keys| keys.len()), Some(1));
+    let declines = wire::AtomicCommitRequest { include_details: Some(false), ..knows_more };
+    assert_eq!(client.call(declines).await.conflicting_keys, None);
 }
 
 #[tokio::test]

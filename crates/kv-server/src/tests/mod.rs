@@ -4,8 +4,11 @@
 mod admin;
 mod client;
 mod commits;
+mod families;
 mod methods;
+mod pins;
 mod ranges;
+mod selectors;
 mod shutdown;
 
 use client::Client;

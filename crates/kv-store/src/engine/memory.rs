@@ -5,10 +5,12 @@
 //!   flush; so undoing it all gives exactly the flushed state;
 //! - in the same way each entry of `copies` holds what keys were at the moment when that copy was begun, so that a copy
 //!   reads one moment in small steps while writes go on;
-//! - as RocksDB's compactions do, [`compaction`] drops superseded values of the flushed state only, a part of the table at
-//!   each flush. They are gone from there and from the present one alike.
+//! - as RocksDB's compactions do, [`compaction`] drops superseded values of the flushed state, now and then, whatever was
+//!   written since. They are gone from there, and from the present state unless they were changed.
 
 mod compaction;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::BTreeMap,
@@ -104,6 +106,32 @@ impl State {
         self.tables.of(table).range::<[u8], _>(bounds).map(|(key, _)| key.clone()).collect()
     }
 
+    /// The keys of a table behind `after`, those of today and those of a former moment, with what they were then. `before`
+    /// holds what has changed since.
+    fn then<'s>(
+        &'s self,
+        table: Table,
+        after: Bound<Bytes>,
+        before: &'s Before,
+    ) -> impl Iterator<Item = (&'s Bytes, Option<&'s Bytes>)> {
+        let today = self.tables.of(table).range((after.clone(), Bound::Unbounded));
+        let mut today = today.map(|(key, value)| (key, Some(value))).peekable();
+        let from = match after {
+            Bound::Unbounded => Bound::Included((table, Bytes::new())),
+            after => after.map(|key| (table, key)),
+        };
+        let changed = before.range((from, Bound::Unbounded)).take_while(move |((of, _), _)| *of == table);
+        let mut changed = changed.map(|((_, key), value)| (key, value.as_ref())).peekable();
+        std::iter::from_fn(move || match (today.peek(), changed.peek()) {
+            (Some((now, _)), Some((then, _))) if now < then => today.next(),
+            // Of a key that was changed since, what it was counts.
+            (Some((now, _)), Some((then, _))) if now == then => today.next().and(changed.next()),
+            // A key that went since is found only there.
+            (_, Some(_)) => changed.next(),
+            (_, None) => today.next(),
+        })
+    }
+
     fn keep_all(&mut self) {
         self.undo.clear();
         self.unflushed_bytes = 0;
@@ -172,6 +200,7 @@ impl Engine for MemoryEngine {
         if self.durability == Durability::UntilFlush {
             state.unflushed_bytes += batch.size_bytes() as u64;
         }
+        state.compact_now_and_then();
         Ok(())
     }
 
@@ -211,6 +240,11 @@ impl Engine for MemoryEngine {
         Ok(())
     }
 
+    /// There are no files.
+    fn data_splits(&self, _slice_bytes: u64) -> Result<Vec<Vec<u8>>, KvError> {
+        Ok(Vec::new())
+    }
+
     fn copy(&self) -> Result<Box<dyn EngineCopy>, KvError> {
         Ok(Box::new(MemoryCopy::take(self)?))
     }
@@ -222,6 +256,7 @@ impl Engine for MemoryEngine {
         let state = self.read_lock();
         EngineStatistics {
             size_bytes: state.size_bytes,
+            data_entries: Some(state.tables.data.len() as u64),
             unflushed_bytes: state.unflushed_bytes,
             compaction_pending_bytes: None,
             cache_hit_rate_percent: None,
@@ -254,26 +289,8 @@ impl<'e> ActiveCopy<'e> {
     /// What the table held at that moment behind `after`, looking at no more than `most` keys of then and today.
     pub fn entries(&self, table: Table, after: Bound<Bytes>, most: usize) -> Chunk {
         let state = self.engine.read_lock();
-        let today = state.tables.of(table).range((after.clone(), Bound::Unbounded));
-        let mut today = today.map(|(key, value)| (key, Some(value))).peekable();
-        let from = match after {
-            Bound::Unbounded => Bound::Included((table, Bytes::new())),
-            after => after.map(|key| (table, key)),
-        };
-        let then = state.copies[&self.number].range((from, Bound::Unbounded));
-        let then = then.take_while(|((of, _), _)| *of == table);
-        let mut then = then.map(|((_, key), value)| (key, value.as_ref())).peekable();
         let mut chunk = Chunk { entries: Vec::new(), last: None };
-        for _ in 0..most {
-            // Of a key that was changed since, what it was counts; a key that went since is found only there.
-            let (key, value) = match (today.peek(), then.peek()) {
-                (Some((now, _)), Some((changed, _))) if now < changed => today.next(),
-                (Some((now, _)), Some((changed, _))) if now == changed => today.next().and(then.next()),
-                (_, Some(_)) => then.next(),
-                (_, None) => today.next(),
-            }
-            .map_or((None, None), |(key, value)| (Some(key), value));
-            let Some(key) = key else { break };
+        for (key, value) in state.then(table, after, &state.copies[&self.number]).take(most) {
             chunk.entries.extend(value.map(|value| (key.clone(), value.clone())));
             chunk.last = Some(key.clone());
         }

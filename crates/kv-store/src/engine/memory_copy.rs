@@ -185,3 +185,36 @@ impl EngineInstall for MemoryInstall {
         Ok(Arc::new(self.into_engine()?))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::WriteBatch;
+
+    #[test]
+    fn a_copy_of_the_former_layout_becomes_an_engine_with_an_empty_garbage_table() {
+        let mut row = BytesMut::new();
+        put(&mut row, b"key").unwrap();
+        put(&mut row, b"value").unwrap();
+        let part = |name: &str| Part { name: name.into(), length: row.len() as u64, hash: PartHash::of(&row) };
+        let header =
+            |names: &[&str]| Header { kind: Kind::MemoryTables, parts: names.iter().map(|name| part(name)).collect() };
+        let install = |names: &[&str]| {
+            let mut install = MemoryInstall::new(Durability::UntilFlush);
+            install.write(&header(names).encode()).unwrap();
+            names.iter().for_each(|_| install.write(&row).unwrap());
+            install.into_engine()
+        };
+        let engine = install(&["data", "meta"]).unwrap();
+        for (table, expected) in [(Table::Data, Some("value")), (Table::Meta, Some("value")), (Table::Garbage, None)] {
+            assert_eq!(engine.get(table, b"key").unwrap().as_deref(), expected.map(str::as_bytes));
+        }
+        let mut batch = WriteBatch::new();
+        batch.put(Table::Garbage, b"note", b"");
+        engine.write(&batch).unwrap();
+        for names in [&["data"][..], &["data", "garbage"], &["data", "meta", "other"]] {
+            let error = install(names).err().expect("refused").to_string();
+            assert!(error.contains(&names.join(", ")), "{error}");
+        }
+    }
+}

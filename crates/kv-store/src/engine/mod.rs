@@ -17,6 +17,8 @@ mod memory_copy;
 mod resources;
 #[cfg(feature = "rocksdb")]
 mod rocks;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use std::{path::Path, sync::Arc};
 
@@ -61,6 +63,8 @@ pub enum Durability {
 pub struct EngineStatistics {
     /// Bytes of live files and write buffers.
     pub size_bytes: u64,
+    /// Versions in [`Table::Data`], roughly. `None`: not known.
+    pub data_entries: Option<u64>,
     /// Bytes in write buffers that no flush has written to files yet.
     pub unflushed_bytes: u64,
     /// `None`: the engine does not compact.
@@ -108,6 +112,9 @@ pub trait Engine: Send + Sync + 'static {
     /// Rewrites the files of [`Table::Data`] that hold keys `begin <= key < end`, so that what may be dropped there is. May
     /// flush, and may take long; reads and writes go on meanwhile.
     fn compact_data(&self, begin: &[u8], end: &[u8]) -> Result<(), KvError>;
+
+    /// Keys that part [`Table::Data`] into slices of files of about `slice_bytes` each; few, where slices are not needed.
+    fn data_splits(&self, slice_bytes: u64) -> Result<Vec<Vec<u8>>, KvError>;
 
     /// A copy of what was written before some moment between call and return, whole batches only. Writes go on meanwhile.
     fn copy(&self) -> Result<Box<dyn EngineCopy>, KvError>;

@@ -2,6 +2,8 @@
 //! and crashed.
 #![allow(dead_code)] // Each test binary uses a part of it.
 
+#[cfg(feature = "rocksdb")]
+pub mod left_behind;
 pub mod model;
 pub mod place;
 

@@ -51,13 +51,23 @@ impl Place {
 
     /// Ends the process in effect: what is not persisted is lost. Takes the database that is open here.
     pub fn crash(&mut self, database: Arc<TransactionalKvDatabase>) {
+        self.crash_with(database);
+    }
+
+    /// The same, with an engine without a database on it.
+    pub fn crash_engine(&mut self, engine: Arc<dyn Engine>) {
+        self.crash_with(engine);
+    }
+
+    /// `open` is all that is open here.
+    fn crash_with<T>(&mut self, open: T) {
         match self {
             Place::Memory(engine) => {
-                drop(database);
+                drop(open);
                 engine.crash();
             }
             #[cfg(feature = "rocksdb")]
-            Place::Rocks(place) => place.crash(database),
+            Place::Rocks(place) => place.crash(open),
         }
     }
 }
@@ -172,7 +182,7 @@ impl EngineInstall for KeptInstall {
 #[cfg(feature = "rocksdb")]
 pub mod rocks {
     use std::{
-        path::{Path, PathBuf},
+        path::PathBuf,
         sync::{Arc, LazyLock},
     };
 
@@ -182,6 +192,8 @@ pub mod rocks {
         engine::EngineInstall, open_engine,
     };
     use tempfile::TempDir;
+
+    use super::super::left_behind;
 
     static RESOURCES: LazyLock<SharedResources> =
         LazyLock::new(|| SharedResources::new(ResourceOptions::default()).unwrap());
@@ -205,11 +217,11 @@ pub mod rocks {
         }
 
         /// The files of an open database are what a killed process leaves behind.
-        pub fn crash(&mut self, database: Arc<TransactionalKvDatabase>) {
-            let left_behind = tempfile::tempdir().unwrap();
-            copy_files(self.folder.path(), left_behind.path());
-            drop(database);
-            self.folder = left_behind;
+        pub fn crash<T>(&mut self, open: T) {
+            let folder = tempfile::tempdir().unwrap();
+            left_behind::copy(self.folder.path(), folder.path());
+            drop(open);
+            self.folder = folder;
         }
     }
 
@@ -245,20 +257,11 @@ pub mod rocks {
         }
 
         pub fn crash(&mut self, database: Arc<TransactionalKvDatabase>) {
-            let left_behind = RocksHome::new();
-            std::fs::create_dir(left_behind.path()).unwrap();
-            copy_files(&self.path(), &left_behind.path());
+            let home = RocksHome::new();
+            std::fs::create_dir(home.path()).unwrap();
+            left_behind::copy(&self.path(), &home.path());
             drop(database);
-            *self = left_behind;
-        }
-    }
-
-    fn copy_files(from: &Path, to: &Path) {
-        for entry in std::fs::read_dir(from).unwrap() {
-            let entry = entry.unwrap();
-            if entry.file_type().unwrap().is_file() && entry.file_name() != "LOCK" {
-                std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
-            }
+            *self = home;
         }
     }
 }

@@ -25,6 +25,7 @@ mod cycles;
 pub mod digests;
 pub mod durability;
 pub mod exactly_once;
+pub mod leases;
 pub mod linearizability;
 pub mod promises;
 pub mod queue;

@@ -31,6 +31,9 @@ impl Cluster {
             self.note("primary isolated", || format!("{primary}"));
             self.isolate(primary);
         }
+        if self.random.one_in(self.faults.trap_lessor) {
+            self.trap_lessor();
+        }
         self.stall(node);
         if self.random.one_in(self.faults.fail_log) && self.nodes[node].running.is_some() {
             let fault = self.random.pick(&[Fault::FailSync, Fault::FailSync, Fault::FailWrite]);
@@ -129,13 +132,16 @@ impl Cluster {
         self.corrupted = Some(node);
     }
 
-    /// The database writes out what it has applied, and the core is told.
+    /// The database writes out what it has applied, and the core is told how far it would survive a crash.
     fn flush(&mut self, node: usize) {
         if self.nodes[node].paused_until > self.now {
             return;
         }
         let Some(running) = &mut self.nodes[node].running else { return };
-        running.database.flush();
+        // Told or not, it is asked how far it came by itself.
+        if self.random.one_in(2) {
+            running.database.flush();
+        }
         let persisted = running.applier.executor().persisted_sequence().expect("the executor never fails");
         let log_bytes = self.nodes[node].log.bytes();
         self.nodes[node].persisted = persisted.max(self.nodes[node].persisted);
@@ -189,9 +195,7 @@ impl Cluster {
     fn break_connections_of(&mut self, node: usize, ally: usize) {
         self.note("connections broken", || format!("of {node}"));
         for peer in (0..self.nodes.len()).filter(|peer| ![node, ally].contains(peer)) {
-            if self.nodes[peer].paused_until <= self.now {
-                self.input(peer, Input::Disconnected(ReplicaId(node as u8)));
-            }
+            self.disconnect(peer, node);
         }
     }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::hash::{Hash, Hasher};
 
 use rsml::core::{CoreOptions, Input, Outputs, Refusal};
-use rsml::{Divergence, ReplicaId, Sequence};
+use rsml::{Divergence, ReplicaId, Sequence, View};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::clients::Client;
@@ -17,8 +17,9 @@ use super::node::{ApplyWork, Node, Running, SnapshotWork};
 use super::oracle::Oracle;
 use super::random::Random;
 use super::records::Records;
-use super::watch::Watch;
+use super::watch::{self, Watch};
 use super::workload::Habits;
+use crate::checkers::leases::{self, Lease};
 
 /// How often a node looks at its clock when nothing else happens; the driver's is the same.
 const TICK_US: u64 = 10_000;
@@ -232,9 +233,13 @@ impl Cluster {
             let outputs = running.core.ready(running.clock.read(self.now));
             running.core.check_invariants();
             let view = running.core.hard_state().promised;
-            if running.is_primary() && running.led != view {
-                running.led = view;
-                self.begins_to_lead(node);
+            let begins_to_lead = running.is_primary() && running.led != view;
+            let promises_more = std::mem::replace(&mut running.promised, view) != view;
+            if promises_more {
+                watch::hold(leases::promises(ReplicaId(node as u8), view, &self.leases()));
+            }
+            if begins_to_lead {
+                self.begins_to_lead(node, view);
             }
             if !self.carry_out(node, outputs) {
                 return;
@@ -242,15 +247,28 @@ impl Cluster {
         }
     }
 
-    fn begins_to_lead(&mut self, node: usize) {
-        let view = self.nodes[node].running.as_ref().expect("it leads").led;
+    fn begins_to_lead(&mut self, node: usize, view: View) {
+        self.nodes[node].running.as_mut().expect("it leads").led = view;
         let present: Vec<_> = self.nodes.iter().map(|n| n.log.ledger.promised().disk_id).collect();
         self.watch.leads(ReplicaId(node as u8), view, &present);
+        watch::hold(leases::leads(ReplicaId(node as u8), view, &self.leases()));
         self.say(|| format!("replica {node} leads view {view}"));
         if self.random.one_in(self.faults.upset_primary) {
             let after = self.random.below(100_000);
             self.schedule(after, Event::Upset(node));
         }
+    }
+
+    /// What primaries rely on at this moment.
+    fn leases(&self) -> Vec<Lease> {
+        if self.faults.lease_us == 0 {
+            return Vec::new();
+        }
+        let relied_on = |running: &Running| {
+            let lessors = running.core.relies_on(running.clock.read(self.now))?;
+            Some(Lease { primary: running.core.id(), view: running.core.hard_state().promised, lessors })
+        };
+        self.nodes.iter().filter_map(|node| node.running.as_ref()).filter_map(relied_on).collect()
     }
 
     /// What is executed anywhere is durable on a majority of the voters, or was, where a disk was replaced since.
@@ -398,7 +416,13 @@ impl Cluster {
             Event::BlindNote(node) => self.blind_note(node),
             Event::Fault => self.fault(),
             // What was planned as part of a fault is void once faults have ended.
-            Event::Crash(_) | Event::Restart(_) | Event::Heal(..) | Event::Upset(_) | Event::Stop(_)
+            Event::Crash(_)
+            | Event::Restart(_)
+            | Event::Heal(..)
+            | Event::Upset(_)
+            | Event::Stop(_)
+            | Event::Spring(_)
+            | Event::Hint(..)
                 if self.faults_ended => {}
             Event::Stop(process) if self.is_alive(process) => self.stop(process.node),
             Event::Crash(process) if self.is_alive(process) => self.crash(process.node),
@@ -410,6 +434,8 @@ impl Cluster {
             }
             Event::Heal(from, to) => drop(self.cut.remove(&(from, to))),
             Event::Upset(node) => self.upset(node),
+            Event::Spring(process) if self.is_alive(process) => self.spring(process.node),
+            Event::Hint(node, peer) => self.disconnect(node, peer),
             // Of a process that is gone.
             Event::Tick(_)
             | Event::Settle(_)
@@ -418,6 +444,7 @@ impl Cluster {
             | Event::Snapshot(_)
             | Event::Space(_)
             | Event::Stop(_)
+            | Event::Spring(_)
             | Event::Crash(_) => {}
         }
     }
@@ -433,6 +460,24 @@ impl Cluster {
 
     pub fn applied(&self, node: usize) -> Sequence {
         self.nodes[node].running.as_ref().expect("it runs").applied()
+    }
+
+    /// On whose leases `node` relies at this moment, if it serves reads without asking.
+    pub fn relied_on(&self, node: usize) -> Option<Vec<usize>> {
+        let held = self.leases().into_iter().find(|lease| lease.primary.0 as usize == node)?;
+        Some(held.lessors.iter().map(|lessor| lessor.0 as usize).collect())
+    }
+
+    /// Whether `node` stands for election.
+    pub fn is_candidate(&self, node: usize) -> bool {
+        self.nodes[node].running.as_ref().is_some_and(|running| running.core.status().role == "candidate")
+    }
+
+    /// `node` sees its connection to `peer` end.
+    pub fn disconnect(&mut self, node: usize, peer: usize) {
+        if self.nodes[node].paused_until <= self.now {
+            self.input(node, Input::Disconnected(ReplicaId(peer as u8)));
+        }
     }
 
     pub fn views_led(&self) -> usize {

@@ -15,6 +15,7 @@ use kv_store::{
 };
 use rsml::{CommittedValue, ExecutionError, ExecutionNotifier, SealedState, Sequence, Snapshots};
 
+use super::engine::FlushingEngine;
 use super::oracle::{Moment, Oracle};
 use super::random::Random;
 use super::rows::{BANK, JOURNAL, query};
@@ -24,8 +25,10 @@ const PIN_LIFETIME: Duration = Duration::from_secs(1_000_000);
 
 /// What outlives the process: an engine for each generation.
 pub struct DatabaseFiles {
-    engines: Mutex<BTreeMap<u64, Arc<MemoryEngine>>>,
+    engines: Mutex<BTreeMap<u64, Arc<FlushingEngine>>>,
     options: Mutex<StoreOptions>,
+    /// Engines flush by themselves once in so many writes; and a seed.
+    flushing: Mutex<(u64, u64)>,
     oracle: Oracle,
 }
 
@@ -49,10 +52,10 @@ impl Pins {
 impl DatabaseFiles {
     pub fn new(oracle: Oracle) -> Arc<DatabaseFiles> {
         let options = Mutex::new(StoreOptions::replicated());
-        Arc::new(DatabaseFiles { engines: Mutex::default(), options, oracle })
+        Arc::new(DatabaseFiles { engines: Mutex::default(), options, flushing: Mutex::default(), oracle })
     }
 
-    fn engines(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<MemoryEngine>>> {
+    fn engines(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<FlushingEngine>>> {
         self.engines.lock().expect("one thread runs a simulation")
     }
 
@@ -78,6 +81,8 @@ impl DatabaseFiles {
             collect_every: None,
             ..StoreOptions::replicated()
         };
+        let flushing = (random.pick(&[0, 2, 30]), random.draw());
+        *self.flushing.lock().expect("one thread runs a simulation") = flushing;
         let executor =
             KvStoreExecutor::open(self.clone(), ReadSlots::new(1), generation).expect("the database is sound");
         let (oracle, pins) = (self.oracle.clone(), Arc::<Pins>::default());
@@ -90,7 +95,11 @@ impl DatabasePlace for DatabaseFiles {
     fn open(self: Arc<Self>, generation: u64) -> Result<Arc<TransactionalKvDatabase>, KvError> {
         let mut engines = self.engines();
         engines.retain(|other, _| *other == generation);
-        let engine = engines.entry(generation).or_insert_with(|| Arc::new(MemoryEngine::new(Durability::UntilFlush)));
+        let engine = engines
+            .entry(generation)
+            .or_insert_with(|| Arc::new(FlushingEngine::new(MemoryEngine::new(Durability::UntilFlush))));
+        let (writes, seed) = *self.flushing.lock().expect("one thread runs a simulation");
+        engine.flush_once_in(writes, Random::new(seed ^ generation));
         TransactionalKvDatabase::open(engine.clone(), self.options())
     }
 
@@ -130,7 +139,7 @@ impl EngineInstall for Install {
     }
 
     fn finish(self: Box<Self>) -> Result<Arc<dyn Engine>, KvError> {
-        let engine = Arc::new(self.inner.into_engine()?);
+        let engine = Arc::new(FlushingEngine::new(self.inner.into_engine()?));
         self.place.engines().insert(self.generation, engine.clone());
         Ok(engine)
     }

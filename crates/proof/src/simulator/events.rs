@@ -56,6 +56,10 @@ pub enum Event {
     /// One direction of a link works again.
     Heal(usize, usize),
     Upset(usize),
+    /// One on whose lease this primary relies is given reason to let another one lead.
+    Spring(Process),
+    /// The first sees its connection to the second end.
+    Hint(usize, usize),
     /// The process is asked to stop, and does.
     Stop(Process),
     Fault,

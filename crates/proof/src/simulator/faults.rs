@@ -69,6 +69,11 @@ pub struct Faults {
     pub veto: u64,
     /// Leases of this length; 0: none.
     pub lease_us: u64,
+    /// Per fault event, with leases: as few as possible are left to grant the primary leases, and one of these is given
+    /// reason to let another one lead.
+    pub trap_lessor: u64,
+    /// With leases, when a replica is told to stand: it does so late, when another one leads already.
+    pub late_successor: u64,
     /// More may be lost than the others can make good: then the cluster may refuse to go on, but must not be wrong.
     pub beyond_budget: bool,
     /// Logs are cut soon, however far others lag behind.
@@ -119,6 +124,8 @@ impl Faults {
             stop: 0,
             veto: 0,
             lease_us: 0,
+            trap_lessor: 0,
+            late_successor: 0,
             beyond_budget: false,
             short_logs: false,
             digest_interval: 5,
@@ -187,6 +194,8 @@ impl Faults {
             stop: weight(5, 100),
             veto: weight(5, 100),
             lease_us,
+            trap_lessor: weight(5, 60),
+            late_successor: weight(1, 4),
             beyond_budget: false,
             short_logs: weight(0, 1) == 1,
             corrupt: 0,

@@ -87,8 +87,10 @@ impl Ledger {
         self.lost.first().map_or(self.last(), |lost| lost.previous().min(self.last()))
     }
 
-    /// `None` where nothing is expected any more.
-    pub fn hash_at(&self, sequence: Sequence) -> Option<u64> {
-        self.hashes.get(sequence.0.checked_sub(self.first)? as usize).copied().flatten()
+    /// Whether the log may hold this entry there: it is the one that was ordered, or nothing is expected any more.
+    pub fn allows(&self, sequence: Sequence, entry: &[u8]) -> bool {
+        let place = sequence.0.checked_sub(self.first);
+        let hash = place.and_then(|place| self.hashes.get(place as usize)).copied().flatten();
+        hash.is_none_or(|hash| hash == xxh3_64(entry))
     }
 }

@@ -11,7 +11,7 @@ use super::events::Event;
 
 impl Cluster {
     /// Whether every disk belongs to the cluster by now: before that, a lost one is not missed.
-    fn all_are_born(&self) -> bool {
+    pub(super) fn all_are_born(&self) -> bool {
         self.nodes.iter().all(|node| node.log.ledger.promised().cluster_id != ClusterId::NONE)
     }
 

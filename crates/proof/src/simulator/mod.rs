@@ -16,6 +16,7 @@ mod clients;
 mod clock;
 mod cluster;
 mod database;
+mod engine;
 mod events;
 mod faults;
 mod figures;
@@ -36,6 +37,7 @@ mod rows;
 mod run;
 mod scraps;
 mod threads;
+mod traps;
 mod watch;
 mod workload;
 

@@ -12,6 +12,7 @@ impl Cluster {
     pub(super) fn transmit(&mut self, from: usize, sender: Sender, to: usize, message: Message, payload: Vec<Bytes>) {
         self.crash_after(from, to, &message);
         self.answer_granted_vote(from, to, &message);
+        self.hold_up_successor(from, to, &message);
         self.release_stragglers(from, &message);
         if self.cut.contains(&(from, to)) {
             return;

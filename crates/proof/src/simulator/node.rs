@@ -61,6 +61,8 @@ pub struct Running {
     pub snapshot_planned: bool,
     pub apply_planned: bool,
     pub settle_planned: bool,
+    /// The view that it was last seen promising, in memory.
+    pub promised: View,
     /// The view that it was last seen leading.
     pub led: View,
 }
@@ -121,6 +123,7 @@ impl Node {
         assert!(found >= persisted, "the database holds everything through {found}, and had persisted {persisted}");
         let needs_database = recovered.first > state.sequence.next();
         let entries = if needs_database { Vec::new() } else { self.log.load(&recovered, state.sequence.next()) };
+        let recovered_promise = recovered.hard_state.map_or(View::BIRTH, |hard| hard.promised);
         let boot = Boot(recovered.hard_state.map_or(0, |hard| hard.boot.0) + 1);
         let snapshots = applier.executor().snapshots();
         let (disk_id, cluster_id) = (random.draw(), random.draw());
@@ -150,6 +153,7 @@ impl Node {
             snapshot_planned: false,
             apply_planned: false,
             settle_planned: false,
+            promised: recovered_promise,
             led: View::BIRTH,
         });
     }

@@ -60,16 +60,8 @@ pub fn key_number(key: &[u8]) -> u64 {
 }
 
 pub fn query(begin: impl Into<Bytes>, end: impl Into<Bytes>, family: &str) -> RangeQuery {
-    RangeQuery {
-        begin: begin.into(),
-        end: end.into(),
-        column_family: family.into(),
-        skip: 0,
-        limit: None,
-        reverse: false,
-        target_bytes: None,
-        max_bytes: 1 << 30,
-    }
+    let between = RangeQuery::between(begin.into(), end.into());
+    RangeQuery { column_family: family.into(), max_bytes: 1 << 30, ..between }
 }
 
 /// All rows whose keys begin with `prefix`.
@@ -154,6 +146,8 @@ pub struct Change {
     pub padding: usize,
     /// In the place of a commit: that alone.
     pub family: Option<FamilyChange>,
+    /// The same: nothing but time.
+    pub passes_time: bool,
 }
 
 impl Change {

@@ -99,7 +99,9 @@ pub fn run(seed: u64, settings: Settings) -> Result<Success, Failure> {
 fn run_phases(seed: u64, settings: Settings) -> Success {
     let mut random = Random::new(!seed);
     let drawn = random.pick(&[3, 3, 3, 3, 3, 3, 5, 5, 5, 1]);
-    let replicas = settings.replicas.unwrap_or(drawn);
+    // A single one that lost all is another cluster.
+    let least = if settings.mode == Mode::BeyondBudget { 3 } else { 1 };
+    let replicas = settings.replicas.unwrap_or(drawn.max(least));
     let faults = match settings.mode {
         Mode::Any => Faults::any(&mut random),
         Mode::Leases => Faults::any_and_leases(&mut random),

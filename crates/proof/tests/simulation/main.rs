@@ -4,6 +4,7 @@
 //! 60), from `SIM_FIRST_SEED` on if given. `scripts/sim.sh` runs many more.
 
 mod divergence;
+mod leases;
 mod partitions;
 mod roles;
 

@@ -425,7 +425,11 @@ impl Replica {
             self.reads.restart();
         }
         match primary {
-            Some(primary) => self.end_handover(Ok(primary)),
+            Some(primary) => {
+                // Whoever leads had what was missing.
+                self.blocked = None;
+                self.end_handover(Ok(primary));
+            }
             None => self.requests.forget_target(),
         }
         self.views.wait(self.now);

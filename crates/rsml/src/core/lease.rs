@@ -71,11 +71,26 @@ impl Replica {
 
     /// Whether nobody else can lead at this moment.
     pub(super) fn holds_lease(&self) -> bool {
-        let Some(proposer) = self.views.proposer().filter(|p| self.wanted_lease_us(p.view) > 0) else { return false };
-        let holds = proposer.leases(self.now) + 1 >= self.quorum();
+        self.holds_lease_at(self.now)
+    }
+
+    fn holds_lease_at(&self, now: Instant) -> bool {
+        let holds = self.lessors(now).is_some_and(|lessors| lessors.count() + 1 >= self.quorum());
         if holds {
             coverage!("rule9.lease_serves");
         }
         holds
+    }
+
+    fn lessors(&self, now: Instant) -> Option<impl Iterator<Item = ReplicaId>> {
+        let proposer = self.views.proposer().filter(|p| self.wanted_lease_us(p.view) > 0)?;
+        Some(proposer.lessors(now))
+    }
+
+    /// For checks from outside: the peers whose leases let this primary serve reads at `now` without asking anybody;
+    /// `None` where it has to ask.
+    pub fn relies_on(&self, now: Instant) -> Option<Vec<ReplicaId>> {
+        let lessors = self.lessors(now)?.collect();
+        (self.is_established() && self.holds_lease_at(now)).then_some(lessors)
     }
 }

@@ -302,9 +302,9 @@ impl Proposer {
         }
     }
 
-    /// How many peers let nobody else lead now.
-    pub fn leases(&self, now: Instant) -> usize {
-        self.voters().filter(|p| now < p.leased_until).count()
+    /// The peers that let nobody else lead now.
+    pub fn lessors(&self, now: Instant) -> impl Iterator<Item = ReplicaId> {
+        self.peers.iter().filter(move |(_, p)| p.is_voter && now < p.leased_until).map(|(id, _)| *id)
     }
 
     /// How many peers were heard within `within_us`.

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::acceptor::Acceptor;
 use super::catch_up::CatchUp;
-use super::digests::{Digests, Divergence, Stray};
+use super::digests::{Digests, Divergence};
 use super::fitness::DiskWatch;
 use super::learner::Learner;
 use super::lease::Grant;
@@ -15,11 +15,10 @@ use super::reads::{Reader, Reads};
 use super::requests::Requests;
 use super::transfer::Handover;
 use super::view_manager::{Role, ViewManager};
-use super::{CoreOptions, Input, LogRead, Outgoing, Outputs, ReadPurpose, Refusal};
+use super::{CoreOptions, Input, LogRead, Outputs, ReadPurpose, Refusal};
 use crate::message::Report;
-use crate::transport::Sender;
-use crate::value::{Configuration, DigestAt, ReplicatedState, Sessions, Value};
-use crate::{Boot, ClusterId, DiskId, HardState, Instant, Message, Recovered, ReplicaId, Sequence, View};
+use crate::value::{Configuration, ReplicatedState, Sessions, Value};
+use crate::{Boot, ClusterId, DiskId, HardState, Instant, Recovered, ReplicaId, Sequence, View};
 
 /// What a replica starts from.
 #[derive(Clone, Debug)]
@@ -34,53 +33,6 @@ pub struct Start {
     pub new_disk_id: DiskId,
     /// Random; used only if this replica founds a cluster.
     pub new_cluster_id: u128,
-}
-
-/// A view from outside.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ReplicaStatus {
-    pub id: ReplicaId,
-    pub role: &'static str,
-    pub cluster_id: crate::ClusterId,
-    pub epoch: crate::Epoch,
-    pub disk_id: DiskId,
-    pub boot: Boot,
-    pub view: View,
-    pub primary: Option<ReplicaId>,
-    /// A primary that may serve reads: a quorum holds the first entry of its own view.
-    pub established: bool,
-    /// A primary that has applied everything chosen before its view.
-    pub recovered: bool,
-    /// To whom this primary is handing over.
-    pub handing_over_to: Option<ReplicaId>,
-    pub is_eligible: bool,
-    pub storage_full: bool,
-    pub last: Sequence,
-    pub durable: Sequence,
-    pub commit: Sequence,
-    pub applied: Sequence,
-    /// Microseconds since each peer was last heard; absent: never.
-    pub heard_us: BTreeMap<ReplicaId, u64>,
-    /// What each peer last told about itself, a few times a second.
-    pub reports: BTreeMap<ReplicaId, Report>,
-    /// The peers whose database a majority contradicts.
-    pub strays: BTreeMap<ReplicaId, Stray>,
-    /// False while unborn, and for a disk that does not belong.
-    pub is_voter: bool,
-    pub view_changes: u64,
-    /// Waits for a copy of a peer's database.
-    pub is_catching_up: bool,
-    /// Copies of a peer's database that took the place of the own one since the start.
-    pub snapshots_installed: u64,
-    /// What the disk has lost of the log and this replica has not got from the others yet.
-    pub lost: Vec<(Sequence, Sequence)>,
-    /// Entries that may have been chosen, and that nobody has any more: as long as it is so, nobody can lead.
-    pub blocked: Option<(Sequence, Sequence)>,
-    /// Values proposed by this replica.
-    pub proposals: u64,
-    pub pending_request_bytes: usize,
-    /// Messages dropped because they came from another cluster, a former start, or a disk that does not belong.
-    pub foreign_messages: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -363,150 +315,6 @@ impl Replica {
         }
     }
 
-    /// Tells the peers how this replica is, a few times a second.
-    fn report(&mut self) {
-        if self.is_unborn() || self.now < self.next_report {
-            return;
-        }
-        self.next_report = self.now.plus_us(4 * self.options.heartbeat_us);
-        self.trim();
-        self.send_report();
-    }
-
-    fn send_report(&mut self) {
-        let report = Report {
-            view: self.acceptor.promised().0,
-            last: self.acceptor.log().last().0,
-            commit: self.learner.commit().0,
-            applied: self.learner.applied().0,
-            digest: self.applied_digest,
-            is_primary: matches!(self.views.role, Role::Primary(_)),
-            is_candidate: matches!(self.views.role, Role::PreVoting { .. } | Role::Preparing(_)),
-            persisted: self.persisted.0,
-            storage_full: self.is_full,
-            is_ineligible: !self.is_eligible,
-            first: self.first_stored.0,
-            is_learner: !self.is_voter(),
-            installing: self.catch_up.installing().0,
-            inherited: self.digests.inherited().0,
-            digests: self.digests.publish().into_iter().map(DigestAt::from).collect(),
-        };
-        self.send_all(Message::Report(report));
-    }
-
-    fn receive(&mut self, sender: Sender, message: Message, payload: Vec<Bytes>) {
-        if !self.admits(&sender, &message) {
-            coverage!("foreign.not_of_this_cluster");
-            self.counters.foreign += 1;
-            return;
-        }
-        let from = sender.replica;
-        if !matches!(message, Message::Hello(_)) {
-            self.heard.insert(from, self.now);
-            self.meet(&sender);
-        }
-        match message {
-            Message::Hello(_) => self.on_hello(sender),
-            Message::Born(m) => self.on_born(m),
-            Message::PreVote(m) => self.on_pre_vote(from, m),
-            Message::PreVoteReply(m) => self.on_pre_vote_reply(from, m),
-            Message::Prepare(m) => self.on_prepare(from, m),
-            Message::Promise(m) => self.on_promise(from, m),
-            Message::Fetch(m) => self.on_fetch(from, m),
-            Message::Fetched(m) => self.on_fetched(from, m, payload),
-            Message::Refuse(m) => self.on_refuse(View(m.promised)),
-            Message::Accept(m) => self.on_accept(from, m, payload),
-            Message::Accepted(m) => self.on_accepted(&sender, m),
-            Message::Requests(m) => self.on_requests(sender, m, payload),
-            Message::RequestsGap(m) => self.requests.fill_gap(m.expected, self.now, self.options.heartbeat_us),
-            Message::ReadPoint(m) => self.on_read_point(from, m.round),
-            Message::ReadPointReply(m) => self.on_read_point_reply(m),
-            Message::Transfer(m) => self.on_transfer(from, m),
-            Message::Resign(m) => self.on_resign(from, m),
-            Message::Report(m) => self.on_report(&sender, m),
-            Message::Behind(m) => self.on_behind(&m),
-            Message::SnapshotRequest(m) => self.on_snapshot_request(from, &m),
-            Message::SnapshotChunk(m) => self.on_snapshot_chunk(from, &m, payload),
-        }
-    }
-
-    fn on_report(&mut self, sender: &Sender, mut report: Report) {
-        let digests = std::mem::take(&mut report.digests).into_iter().map(From::from);
-        self.digests.hear(sender, Sequence(report.inherited), digests);
-        self.reports.insert(sender.replica, report);
-    }
-
-    /// Whether a message is of this cluster, of a disk that belongs, and not of a former start of it. Of a disk that does
-    /// not belong, a learner's, only what helps it to follow.
-    fn admits(&mut self, sender: &Sender, message: &Message) -> bool {
-        let me = self.options.me;
-        if sender.replica == me || !self.options.replicas.contains(&sender.replica) {
-            return false;
-        }
-        let mine = self.acceptor.hard();
-        let is_of_cluster = match message {
-            Message::Hello(_) => true,
-            Message::Born(m) => self.is_unborn() && m.birth.is_some(),
-            _ => !self.is_unborn() && sender.cluster_id == mine.cluster_id && sender.epoch == mine.epoch,
-        };
-        if !is_of_cluster || !self.admits_disk(sender, message) {
-            return false;
-        }
-        let is_voter = self.configuration.is_voter(sender.replica, sender.disk_id);
-        let (disk, newest) = self.boots.entry((sender.replica, is_voter)).or_insert((sender.disk_id, sender.boot));
-        if *disk != sender.disk_id {
-            (*disk, *newest) = (sender.disk_id, sender.boot);
-        }
-        let is_newest = sender.boot >= *newest;
-        *newest = sender.boot.max(*newest);
-        if !is_newest {
-            coverage!("foreign.former_boot");
-        }
-        is_newest
-    }
-
-    fn admits_disk(&self, sender: &Sender, message: &Message) -> bool {
-        match message {
-            Message::Hello(_) | Message::Born(_) => true,
-            // Without its database a replica does not know who votes; all it does is to get a copy of another's.
-            _ if self.configuration.disks.is_empty() => {
-                matches!(message, Message::Report(_) | Message::SnapshotChunk(_) | Message::SnapshotRequest(_))
-            }
-            _ if self.configuration.is_voter(sender.replica, sender.disk_id) => true,
-            Message::Accepted(_) | Message::Report(_) | Message::SnapshotRequest(_) => true,
-            Message::Requests(_) | Message::ReadPoint(_) => true,
-            _ => false,
-        }
-    }
-
-    /// A primary follows whichever disk speaks under an id; the votes of one that does not belong don't count.
-    fn meet(&mut self, sender: &Sender) {
-        let is_voter = self.configuration.is_voter(sender.replica, sender.disk_id);
-        let now = self.now;
-        if let Some(proposer) = self.views.proposer_mut() {
-            proposer.meet(sender.replica, sender.disk_id, is_voter, now);
-        }
-    }
-
-    /// Sends, unless this start of the replica is not durable yet: its messages could be taken for those of the former.
-    pub(super) fn send(&mut self, to: ReplicaId, message: Message, payload: Vec<Bytes>) {
-        let hard = self.acceptor.hard();
-        let durable = self.acceptor.durable();
-        if (durable.boot, durable.disk_id) == (hard.boot, hard.disk_id) {
-            self.outputs.send.push(Outgoing { to, message, payload });
-        }
-    }
-
-    pub(super) fn send_all(&mut self, message: Message) {
-        for to in self.peers() {
-            self.send(to, message.clone(), Vec::new());
-        }
-    }
-
-    pub(super) fn peers(&self) -> Vec<ReplicaId> {
-        self.options.replicas.iter().copied().filter(|r| *r != self.options.me).collect()
-    }
-
     pub(super) fn is_unborn(&self) -> bool {
         matches!(self.views.role, Role::Unborn { .. })
     }
@@ -555,58 +363,11 @@ impl Replica {
         }
     }
 
-    pub fn status(&self) -> ReplicaStatus {
-        let hard = self.acceptor.hard();
-        ReplicaStatus {
-            id: self.options.me,
-            role: self.views.role_name(),
-            cluster_id: hard.cluster_id,
-            epoch: hard.epoch,
-            disk_id: hard.disk_id,
-            boot: hard.boot,
-            view: hard.promised,
-            primary: self.primary(),
-            established: self.is_established(),
-            recovered: self.is_recovered(),
-            handing_over_to: self.handover_target(),
-            is_eligible: self.is_eligible,
-            storage_full: self.is_full,
-            last: self.acceptor.log().last(),
-            durable: self.acceptor.durable_last(),
-            commit: self.learner.commit(),
-            applied: self.learner.applied(),
-            reports: self.reports.clone(),
-            strays: self.digests.strays(),
-            is_voter: self.is_voter(),
-            heard_us: self.heard.iter().map(|(id, at)| (*id, self.now.since_us(*at))).collect(),
-            view_changes: self.counters.view_changes,
-            is_catching_up: self.is_catching_up(),
-            snapshots_installed: self.catch_up.installed,
-            lost: self.acceptor.log().hole_ranges(),
-            blocked: self.blocked,
-            proposals: self.counters.proposals,
-            pending_request_bytes: self.requests.bytes(),
-            foreign_messages: self.counters.foreign,
-        }
-    }
-
     /// Who leads, as far as this replica knows.
     pub fn primary(&self) -> Option<ReplicaId> {
         match self.views.role {
             Role::Primary(_) => Some(self.options.me),
             _ => self.views.primary,
-        }
-    }
-
-    /// The envelope's sender for everything this replica sends.
-    pub fn sender(&self) -> Sender {
-        let hard = self.acceptor.hard();
-        Sender {
-            replica: self.options.me,
-            cluster_id: hard.cluster_id,
-            epoch: hard.epoch,
-            disk_id: hard.disk_id,
-            boot: hard.boot,
         }
     }
 

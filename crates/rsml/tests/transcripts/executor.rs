@@ -1,6 +1,5 @@
-//! A state machine for simulations: a list of every request executed. It loses at a crash what was not flushed.
-//!
-//! Its databases, by generation, outlive a crash; the one in use is copied and replaced like any other database.
+//! A state machine for scenes: a list of every request executed. It survives the death of its process, and is copied
+//! and replaced like any other database.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -11,25 +10,12 @@ use rsml::{
     Snapshots,
 };
 
-/// How much of the list there is, and the state sealed with it.
-#[derive(Clone, Default)]
-struct Mark {
-    sequence: Sequence,
-    state: Option<Bytes>,
-    executed: usize,
-    /// Not 0: outcomes are wrong by this much.
-    skew: usize,
-    /// It is not what the log says.
-    is_tainted: bool,
-}
-
 #[derive(Default)]
 struct Database {
     executed: Vec<(Sequence, Bytes)>,
-    memory: Mark,
-    persisted: Mark,
-    /// The next outcome is wrong, and nothing else.
-    slips: bool,
+    sequence: Sequence,
+    /// Sealed with the last entry.
+    state: Option<Bytes>,
 }
 
 /// The databases of one replica.
@@ -54,43 +40,6 @@ impl ListExecutor {
         lock(&self.databases.live)
     }
 
-    pub fn flush(&mut self) {
-        let mut live = self.live();
-        live.persisted = live.memory.clone();
-    }
-
-    pub fn crash(&mut self) {
-        let mut live = self.live();
-        live.memory = live.persisted.clone();
-        let kept = live.memory.executed;
-        live.executed.truncate(kept);
-    }
-
-    /// After a crash: the database of `generation`, if one was installed under that number, else the one that there was.
-    pub fn open(&mut self, generation: u64) {
-        if lock(&self.databases.installed).contains_key(&generation) {
-            self.switch_to(generation).expect("it is there");
-        }
-        lock(&self.databases.installed).clear();
-    }
-
-    /// The database is damaged without noticing: all outcomes are wrong from now on.
-    pub fn corrupt_state(&mut self) {
-        let mut live = self.live();
-        live.memory.skew += 1;
-        live.memory.is_tainted = true;
-    }
-
-    /// The next request is executed wrongly.
-    pub fn corrupt_outcome(&mut self) {
-        self.live().slips = true;
-    }
-
-    /// Whether this database, or the one that it is a copy of, was corrupted.
-    pub fn is_tainted(&self) -> bool {
-        self.live().memory.is_tainted
-    }
-
     /// Every request executed, with the sequence of its value.
     pub fn executed(&self) -> Vec<(Sequence, Bytes)> {
         self.live().executed.clone()
@@ -108,34 +57,27 @@ impl ExecutionNotifier for ListExecutor {
         for value in values {
             for request in &value.requests {
                 live.executed.push((value.sequence, request.payload.clone()));
-                let slips = std::mem::take(&mut live.slips);
-                live.memory.is_tainted |= slips;
-                let count = live.executed.len() + live.memory.skew + usize::from(slips);
-                outcomes.push(Bytes::from(format!("{count}@{}", value.sequence)));
+                outcomes.push(Bytes::from(format!("{}@{}", live.executed.len(), value.sequence)));
             }
         }
         let sealed = seal(&outcomes);
-        let executed = live.executed.len();
-        let memory = std::mem::take(&mut live.memory);
-        live.memory = Mark { sequence: sealed.sequence, state: Some(sealed.state), executed, ..memory };
+        (live.sequence, live.state) = (sealed.sequence, Some(sealed.state));
         Ok(outcomes)
     }
 
     fn sealed_state(&self) -> Result<Option<Bytes>, ExecutionError> {
-        Ok(self.live().memory.state.clone())
+        Ok(self.live().state.clone())
     }
 
     fn next_expected_sequence(&self) -> Sequence {
-        self.live().memory.sequence.next()
+        self.live().sequence.next()
     }
 
     fn persisted_sequence(&self) -> Result<Sequence, ExecutionError> {
-        Ok(self.live().persisted.sequence)
+        Ok(self.live().sequence)
     }
 
-    fn start_flush(&mut self) {
-        self.flush();
-    }
+    fn start_flush(&mut self) {}
 
     fn is_ready(&self) -> bool {
         true
@@ -162,7 +104,7 @@ struct ListSnapshots(Arc<Databases>);
 impl Snapshots for ListSnapshots {
     fn take(&self) -> Result<Snapshot, ExecutionError> {
         let live = lock(&self.0.live);
-        let state = live.memory.state.clone().ok_or_else(|| ExecutionError::failed("an empty list is not copied"))?;
+        let state = live.state.clone().ok_or_else(|| ExecutionError::failed("an empty list is not copied"))?;
         let source = Box::new(ListSource(encode(&live)));
         Ok(Snapshot { state, source })
     }
@@ -200,38 +142,35 @@ impl SnapshotSink for ListSink {
 
     fn finish(self: Box<Self>) -> Result<Bytes, ExecutionError> {
         let database = decode(self.written.freeze()).ok_or_else(|| ExecutionError::corrupt("the copy of a list"))?;
-        let state = database.memory.state.clone().expect("every copy has a state");
+        let state = database.state.clone().expect("every copy has a state");
         lock(&self.databases.installed).insert(self.generation, database);
         Ok(state)
     }
 }
 
-/// State, list, sequence, and what is wrong with it; byte strings with their length before them.
+/// State, list and sequence; byte strings with their length before them.
 fn encode(database: &Database) -> Bytes {
     let mut bytes = BytesMut::new();
     let mut put = |field: &[u8]| {
         bytes.put_u64(field.len() as u64);
         bytes.put(field);
     };
-    put(database.memory.state.as_ref().expect("only a sealed list is copied"));
+    put(database.state.as_ref().expect("only a sealed list is copied"));
     for (sequence, payload) in &database.executed {
         put(&sequence.0.to_be_bytes());
         put(payload);
     }
-    bytes.put_u64(database.memory.sequence.0);
-    bytes.put_u64(database.memory.skew as u64);
-    bytes.put_u64(u64::from(database.memory.is_tainted));
+    bytes.put_u64(database.sequence.0);
     bytes.freeze()
 }
 
 fn decode(mut bytes: Bytes) -> Option<Database> {
-    let mut end = bytes.split_off(bytes.len().checked_sub(24)?);
-    let (sequence, skew, is_tainted) = (Sequence(end.get_u64()), end.get_u64() as usize, end.get_u64() == 1);
+    let sequence = Sequence(bytes.split_off(bytes.len().checked_sub(8)?).get_u64());
     let mut take = || {
         let length = usize::try_from(bytes.try_get_u64().ok()?).ok()?;
         (length <= bytes.len()).then(|| bytes.split_to(length))
     };
-    let state = take()?;
+    let state = Some(take()?);
     let mut executed = Vec::new();
     while let Some(mut at) = take() {
         executed.push((Sequence(at.try_get_u64().ok()?), take()?));
@@ -239,6 +178,5 @@ fn decode(mut bytes: Bytes) -> Option<Database> {
     if !bytes.is_empty() {
         return None;
     }
-    let memory = Mark { sequence, state: Some(state), executed: executed.len(), skew, is_tainted };
-    Some(Database { executed, persisted: memory.clone(), memory, slips: false })
+    Some(Database { executed, sequence, state })
 }

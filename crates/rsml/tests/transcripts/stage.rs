@@ -4,18 +4,30 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
-use rsml::core::{CoreOptions, Input, Outgoing, Outputs, ReadId, Replica, RequestId, Start, TransferId};
+use rsml::core::{CoreOptions, Input, InstallStep, Outgoing, Outputs, ReadId, Replica, RequestId, Start, TransferId};
 use rsml::transport::Sender;
 use rsml::wal::InMemoryStorage;
-use rsml::{Applier, DiskId, Instant, Message, Persist, ReplicaId, Storage, Value, View};
+use rsml::{
+    Applier, Boot, DiskId, ExecutionNotifier, Instant, Message, Persist, ReplicaId, Sequence, SnapshotInstaller,
+    SnapshotServer, Storage,
+};
 
 use crate::executor::ListExecutor;
+use crate::text::{disk_name, entry_text, message_text, name, order_text, step_text, value_text, view};
 
 struct Node {
     core: Option<Replica>,
     storage: InMemoryStorage,
     pending: Vec<Persist>,
-    applier: Option<Applier<ListExecutor>>,
+    applier: Applier<ListExecutor>,
+    server: SnapshotServer,
+    installer: SnapshotInstaller,
+    /// Steps that wait for a slow installer.
+    held_steps: Option<Vec<InstallStep>>,
+    /// Entries that the next start can't read.
+    unreadable: Vec<u64>,
+    /// What waits for a slow applier.
+    held_work: Option<Vec<ApplyWork>>,
     /// The last report to each.
     reports: BTreeMap<ReplicaId, (Sender, Outgoing)>,
     /// Each replica has a clock of its own, so that a scene decides whose time runs out.
@@ -36,22 +48,35 @@ pub const A: usize = 0;
 pub const B: usize = 1;
 pub const C: usize = 2;
 
-fn name(node: usize) -> char {
-    (b'A' + node as u8) as char
+enum ApplyWork {
+    Switch(u64),
+    Entries(Vec<(Sequence, Bytes)>),
+}
+
+impl Node {
+    fn new() -> Node {
+        let applier = Applier::new(ListExecutor::default()).expect("an empty database is sound");
+        let snapshots = applier.executor().snapshots();
+        Node {
+            core: None,
+            storage: InMemoryStorage::default(),
+            pending: Vec::new(),
+            server: SnapshotServer::new(snapshots.clone(), Boot(0)),
+            installer: SnapshotInstaller::new(snapshots),
+            held_steps: None,
+            held_work: None,
+            unreadable: Vec::new(),
+            applier,
+            reports: BTreeMap::new(),
+            now: 0,
+        }
+    }
 }
 
 impl Stage {
     /// `count` replicas with empty disks, each having started; nothing has been synchronised yet.
     pub fn new(count: usize, options: fn(&mut CoreOptions)) -> Stage {
-        let node = |_| Node {
-            core: None,
-            storage: InMemoryStorage::default(),
-            pending: Vec::new(),
-            applier: Some(Applier::new(ListExecutor::default()).expect("an empty database is sound")),
-            reports: BTreeMap::new(),
-            now: 0,
-        };
-        let nodes = (0..count).map(node).collect();
+        let nodes = (0..count).map(|_| Node::new()).collect();
         let mut stage = Stage { nodes, wire: VecDeque::new(), text: String::new(), silent: false, next_id: 0, options };
         for node in 0..count {
             stage.start(node);
@@ -100,9 +125,23 @@ impl Stage {
             CoreOptions::new(ReplicaId(node as u8), (0..self.nodes.len() as u8).map(ReplicaId).collect(), node as u64);
         (self.options)(&mut options);
         let this = &mut self.nodes[node];
-        let state = this.applier.as_ref().expect("it has a database").state().clone();
         let recovered = this.storage.recover().expect("memory never fails");
-        let entries = this.storage.load(state.sequence.next()).expect("memory never fails");
+        let state = this.applier.state().clone();
+        let needs_database = recovered.first > state.sequence.next();
+        let mut entries = if needs_database {
+            Vec::new()
+        } else {
+            this.storage.load(state.sequence.next()).expect("memory never fails")
+        };
+        for sequence in std::mem::take(&mut this.unreadable) {
+            let place = sequence.checked_sub(state.sequence.next().0).and_then(|place| entries.get_mut(place as usize));
+            *place.expect("the entry is read at the start") = None;
+        }
+        let boot = Boot(recovered.hard_state.map_or(0, |hard| hard.boot.0) + 1);
+        let snapshots = this.applier.executor().snapshots();
+        this.server = SnapshotServer::new(snapshots.clone(), boot);
+        this.installer = SnapshotInstaller::new(snapshots);
+        (this.held_steps, this.held_work) = (None, None);
         let (new_disk_id, new_cluster_id) = (DiskId(0xD0 + node as u128), 0xC0 + node as u128);
         let start = Start { recovered, entries, state, new_disk_id, new_cluster_id };
         this.core = Some(Replica::new(options, start, Instant(this.now)));
@@ -165,21 +204,32 @@ impl Stage {
             for (read, point) in outputs.read_ready {
                 self.write(&format!("{who} read {} may be served at {point}", read.0));
             }
-            if !outputs.deliver.is_empty() {
-                self.apply(node, outputs.deliver);
+            let entries = Some(outputs.deliver).filter(|entries| !entries.is_empty());
+            let work = outputs.switch.map(ApplyWork::Switch).into_iter().chain(entries.map(ApplyWork::Entries));
+            for work in work {
+                match &mut self.nodes[node].held_work {
+                    Some(held) => held.push(work),
+                    None => self.apply_work(node, work),
+                }
             }
+            self.serve_storage(node, outputs.trim, outputs.read_log);
+            self.serve_snapshots(node, outputs.read_snapshot, outputs.install);
         }
     }
 
-    fn apply(&mut self, node: usize, entries: Vec<(rsml::Sequence, Bytes)>) {
+    fn apply_work(&mut self, node: usize, work: ApplyWork) {
+        match work {
+            ApplyWork::Switch(generation) => self.switch(node, generation),
+            ApplyWork::Entries(entries) => self.apply(node, entries),
+        }
+    }
+
+    fn apply(&mut self, node: usize, entries: Vec<(Sequence, Bytes)>) {
         for (sequence, entry) in &entries {
             self.write(&format!("{} delivers {sequence} {}", name(node), entry_text(entry)));
         }
         let this = &mut self.nodes[node];
-        let applier = this.applier.as_mut().expect("it has a database");
-        let applied = applier.apply(entries).expect("the executor never fails");
-        let state = applier.state().clone();
-        let (sequence, sessions, time_us, digest) = (state.sequence, state.sessions, state.time_us, state.digest);
+        let applied = this.applier.apply(entries).expect("the executor never fails");
         for (disk, _, number) in applied.voided {
             self.write(&format!("{} passes over {}#{number}, a void", name(node), disk_name(disk.0)));
         }
@@ -187,9 +237,111 @@ impl Stage {
             let text = String::from_utf8_lossy(&outcome).into_owned();
             self.write(&format!("{} executes {}#{number}, outcome {text}", name(node), disk_name(disk.0)));
         }
+        self.tell_applied(node);
+    }
+
+    fn tell_applied(&mut self, node: usize) {
+        let state = self.nodes[node].applier.state().clone();
+        let (sequence, sessions, time_us, digest) = (state.sequence, state.sessions, state.time_us, state.digest);
+        self.step(node, Input::Applied { sequence, sessions, time_us, digest });
+    }
+
+    /// Gives the core an input while its outputs are being carried out.
+    fn step(&mut self, node: usize, input: Input) {
         let this = &mut self.nodes[node];
-        let core = this.core.as_mut().expect("it runs");
-        core.step(Instant(this.now), Input::Applied { sequence, sessions, time_us, digest });
+        this.core.as_mut().expect("it runs").step(Instant(this.now), input);
+    }
+
+    fn switch(&mut self, node: usize, generation: u64) {
+        self.nodes[node].applier.switch_to(generation).expect("it was installed");
+        let sequence = self.nodes[node].applier.state().sequence;
+        self.write(&format!("{} goes on with database {generation}, which holds all through {sequence}", name(node)));
+        self.tell_applied(node);
+    }
+
+    fn serve_storage(&mut self, node: usize, trim: Option<Sequence>, reads: Vec<rsml::core::LogRead>) {
+        for read in reads {
+            let found = self.nodes[node].storage.read(read.from, read.to, read.max_bytes);
+            let entries = found.expect("memory never fails");
+            self.write(&format!("{} reads {} entries from {} on", name(node), entries.len(), read.from));
+            self.step(node, Input::LogRead { read, entries });
+        }
+        if let Some(below) = trim {
+            self.write(&format!("{} lets go of its log below {below}", name(node)));
+            self.nodes[node].storage.trim(below).expect("memory never fails");
+        }
+    }
+
+    fn serve_snapshots(&mut self, node: usize, reads: Vec<rsml::core::SnapshotRead>, steps: Vec<InstallStep>) {
+        for read in reads {
+            let piece = self.nodes[node].server.read(&read);
+            self.step(node, Input::SnapshotRead(piece));
+        }
+        for step in steps {
+            match &mut self.nodes[node].held_steps {
+                Some(held) => held.push(step),
+                None => self.install_step(node, step),
+            }
+        }
+    }
+
+    fn install_step(&mut self, node: usize, step: InstallStep) {
+        self.write(&format!("{} {}", name(node), step_text(&step)));
+        if let Some(event) = self.nodes[node].installer.carry_out(step) {
+            self.step(node, Input::Installed(event));
+        }
+    }
+
+    /// From now on whoever builds databases for this replica takes its time.
+    pub fn hold_installer(&mut self, node: usize) {
+        self.nodes[node].held_steps = Some(Vec::new());
+    }
+
+    /// It does what it was asked for meanwhile, and is quick again.
+    pub fn release_installer(&mut self, node: usize) {
+        for step in self.nodes[node].held_steps.take().unwrap_or_default() {
+            self.install_step(node, step);
+        }
+        self.carry_out(node);
+    }
+
+    /// From now on this replica's database takes its time.
+    pub fn hold_applier(&mut self, node: usize) {
+        self.nodes[node].held_work = Some(Vec::new());
+    }
+
+    /// It does what it was given meanwhile, and is quick again.
+    pub fn release_applier(&mut self, node: usize) {
+        for work in self.nodes[node].held_work.take().unwrap_or_default() {
+            self.apply_work(node, work);
+        }
+        self.carry_out(node);
+    }
+
+    /// The database survives a crash with all that it has applied; the log takes `log_bytes`.
+    pub fn flush(&mut self, node: usize, log_bytes: u64) {
+        let sequence = self.nodes[node].applier.state().sequence;
+        self.write(&format!("{} has persisted all through {sequence}, its log takes {log_bytes} bytes", name(node)));
+        self.input(node, Input::Persisted { sequence, log_bytes });
+    }
+
+    /// The database of a replica that is down is gone.
+    pub fn lose_database(&mut self, node: usize) {
+        assert!(self.nodes[node].core.is_none(), "it runs");
+        self.write(&format!("{} loses its database", name(node)));
+        self.nodes[node].applier = Applier::new(ListExecutor::default()).expect("an empty database is sound");
+    }
+
+    /// At its next start the replica can't read these entries; after that, it can.
+    pub fn hide(&mut self, node: usize, from: u64, to: u64) {
+        self.write(&format!("{}'s disk does not give away entries {from} to {to}, once", name(node)));
+        self.nodes[node].unreadable = (from..=to).collect();
+    }
+
+    /// Entries of a replica's log are damaged: it finds that out when it reads them.
+    pub fn damage(&mut self, node: usize, from: u64, to: u64) {
+        self.write(&format!("{}'s disk loses entries {from} to {to}", name(node)));
+        self.nodes[node].storage.damage(Sequence(from), Sequence(to));
     }
 
     /// Lets time pass for one replica.
@@ -216,6 +368,16 @@ impl Stage {
     /// Delivers what is under way from one replica to another.
     pub fn carry(&mut self, from: usize, to: usize) {
         for (sender, outgoing) in self.take(from, to) {
+            self.receive(sender, outgoing);
+        }
+    }
+
+    /// Delivers the oldest message under way from one replica to another.
+    pub fn carry_one(&mut self, from: usize, to: usize) {
+        let mut messages = self.take(from, to).into_iter();
+        let first = messages.next();
+        self.wire.extend(messages);
+        if let Some((sender, outgoing)) = first {
             self.receive(sender, outgoing);
         }
     }
@@ -331,8 +493,13 @@ impl Stage {
 
     /// What a replica executed, in order.
     pub fn executed(&self, node: usize) -> Vec<String> {
-        let applier = self.nodes[node].applier.as_ref().expect("it has a database");
-        applier.executor().executed().iter().map(|(_, p)| String::from_utf8_lossy(p).into_owned()).collect()
+        self.nodes[node]
+            .applier
+            .executor()
+            .executed()
+            .iter()
+            .map(|(_, p)| String::from_utf8_lossy(p).into_owned())
+            .collect()
     }
 
     /// The log of a replica in memory, and its views.
@@ -341,7 +508,7 @@ impl Stage {
         let hard = core.hard_state();
         let last = core.status().last.0;
         let entries: Vec<String> = (1..=last)
-            .filter_map(|sequence| core.value_at(rsml::Sequence(sequence)))
+            .filter_map(|sequence| core.value_at(Sequence(sequence)))
             .map(|value| value_text(&value))
             .collect();
         let line = format!(
@@ -360,128 +527,6 @@ impl Drop for Stage {
     fn drop(&mut self) {
         if std::thread::panicking() {
             eprintln!("{}", self.text);
-        }
-    }
-}
-
-/// `3C` is the third view that C may lead.
-fn view(number: u64) -> String {
-    match View(number).owner() {
-        None => "0".into(),
-        Some(owner) => format!("{}{}", number / 256, name(owner.0 as usize)),
-    }
-}
-
-fn disk_name(disk: u128) -> char {
-    name((disk - 0xD0) as usize)
-}
-
-fn entry_text(entry: &Bytes) -> String {
-    value_text(&Value::from_bytes(entry.clone()))
-}
-
-fn value_text(value: &Value) -> String {
-    if value.birth.is_some() {
-        return "[birth]".into();
-    }
-    let mut requests = Vec::new();
-    for batch in &value.batches {
-        let disk: u128 = batch.disk_id.into();
-        for (number, payload) in batch.clone().into_requests() {
-            let text = payload.map_or("void".into(), |payload| String::from_utf8_lossy(&payload).into_owned());
-            requests.push(format!("{}#{number} {text}", disk_name(disk)));
-        }
-    }
-    let what = if requests.is_empty() { "no-op".into() } else { requests.join(", ") };
-    format!("[{what} of {}]", view(value.proposed_view))
-}
-
-fn order_text(order: &Persist) -> String {
-    let hard = &order.hard_state;
-    let mut text = format!("promised {}, accepted {}", view(hard.promised.0), view(hard.accepted_view.0));
-    if let Some(base) = order.base {
-        text += &format!(", drops through {base}, database {}", hard.generation);
-    }
-    if order.truncate {
-        text += &format!(", cuts at {}", order.from);
-    }
-    for (sequence, entry) in (order.from.0..).zip(&order.entries) {
-        text += &format!(", {sequence} {}", entry_text(entry));
-    }
-    text
-}
-
-fn message_text(message: &Message, payload: &[Bytes]) -> String {
-    let entries = |from: u64| -> String {
-        (from..).zip(payload).map(|(sequence, entry)| format!(", {sequence} {}", entry_text(entry))).collect()
-    };
-    match message {
-        Message::Hello(_) => "my disk is empty".into(),
-        Message::Born(_) => "the cluster is born".into(),
-        Message::PreVote(m) => format!("would you promise {}?", view(m.view)),
-        Message::PreVoteReply(m) => {
-            format!("{} (promised {})", if m.granted { "yes" } else { "no" }, view(m.promised))
-        }
-        Message::Prepare(m) if m.transfer > 0 => {
-            format!("1a {}, told to by the primary of {}", view(m.view), view(m.transfer))
-        }
-        Message::Prepare(m) => format!("1a {}", view(m.view)),
-        Message::Promise(m) => format!(
-            "1b {}: accepted {}, length {}, committed {}{}",
-            view(m.view),
-            view(m.accepted_view),
-            m.last,
-            m.commit,
-            m.lost.iter().map(|lost| format!(", lost {} to {}", lost.from, lost.to)).collect::<String>()
-        ),
-        Message::Fetch(m) => format!("fetch for {} from {}", view(m.view), m.from),
-        Message::Fetched(m) => format!("fetched for {}{}", view(m.view), entries(m.from)),
-        Message::Refuse(m) => format!("refused, promised {}", view(m.promised)),
-        Message::Accept(m) => {
-            let agreed = format!("L {}, after {} of {}", m.adopted, m.from - 1, view(m.agreed_view));
-            let marks = format!("commit {}, token {}, probe {}", m.commit, m.token & 0xFFFF, m.probe);
-            let lease =
-                if m.lease_us > 0 { format!(", lease {} from {}", m.lease_us, m.lease_from_us) } else { String::new() };
-            let answer = if m.answer { ", answer!" } else { "" };
-            format!("2a {}: {agreed}, {marks}{lease}{answer}{}", view(m.view), entries(m.from))
-        }
-        Message::Accepted(m) => {
-            let gap = if m.gap { ", gap" } else { "" };
-            let lease = if m.lease_from_us > 0 { format!(", leased from {}", m.lease_from_us) } else { String::new() };
-            format!(
-                "2b {}: durable {} of {}, expects {} of {}, settled {}, committed {}, token {}, probe {}{gap}{lease}",
-                view(m.view),
-                m.durable_last,
-                view(m.durable_view),
-                m.expected,
-                view(m.memory_view),
-                m.settled,
-                m.commit,
-                m.token & 0xFFFF,
-                m.probe
-            )
-        }
-        Message::Requests(m) => {
-            let text = |n: u64, p: &Bytes| match m.voids.contains(&n) {
-                true => format!(" #{n} void"),
-                false => format!(" #{n} {}", String::from_utf8_lossy(p)),
-            };
-            let requests = (m.first..).zip(payload).map(|(n, p)| text(n, p));
-            format!("requests{}", requests.collect::<String>())
-        }
-        Message::RequestsGap(m) => format!("requests are missing from #{}", m.expected),
-        Message::ReadPoint(m) => format!("read point? round {}", m.round & 0xFFFF),
-        Message::ReadPointReply(m) => {
-            format!("read point {} of {}, round {}", m.sequence, view(m.view), m.round & 0xFFFF)
-        }
-        Message::Report(_) => "report".into(),
-        Message::Transfer(m) => format!("stand now: {} hands over", view(m.view)),
-        Message::Resign(m) => format!("leads {} no more", view(m.view)),
-        Message::Behind(m) => format!("get a snapshot: entries before {} are gone", m.first),
-        Message::SnapshotRequest(m) => format!("snapshot from byte {}, through {} at least", m.offset, m.at_least),
-        Message::SnapshotChunk(m) => {
-            let bytes: usize = payload.iter().map(Bytes::len).sum();
-            format!("snapshot through {} of {}: {bytes} bytes from {}", m.sequence, view(m.view), m.offset)
         }
     }
 }

@@ -11,7 +11,7 @@ use kv_client::{Client, ClientError, KeyRef};
 use serde_json::json;
 use tokio::task::JoinSet;
 
-use super::CheckArgs;
+use super::args::CheckArgs;
 use super::keys::write_value_of;
 use crate::failure::Failure;
 use crate::output::{self, Format};

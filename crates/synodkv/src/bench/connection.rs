@@ -12,8 +12,11 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::keys::write_key;
-use super::{Run, Workload};
+use super::Run;
+use super::keys::KeySpace;
+use super::statistics::Statistics;
+use super::template::Template;
+use super::workload::Operation;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Between attempts to connect, and after an error reply: a server in trouble is not hammered.
@@ -21,10 +24,11 @@ const PAUSE: Duration = Duration::from_millis(10);
 const READ_BYTES: usize = 64 << 10;
 
 struct UnderWay {
+    operation: Operation,
     method: Method,
     /// When it was sent; with a rate, when it was due.
     since: Instant,
-    /// Of its key, where it is recorded.
+    /// The record that it is about; with several, the last.
     number: u64,
 }
 
@@ -109,16 +113,23 @@ impl Driver {
     }
 
     fn forget_connection(&mut self) {
-        let mut statistics = self.run.statistics.borrow_mut();
-        statistics.connection_lost();
-        statistics.error("CONNECTION_LOST", self.under_way.len() as u64);
+        self.run.statistics.borrow_mut().connection_lost();
+        self.give_up("CONNECTION_LOST");
         self.address += 1;
-        self.under_way.clear();
         self.output.clear();
         (self.written, self.filled) = (0, 0);
         self.scanner = Scanner::new(self.limits);
         self.scanning = false;
         self.reply_sequence = self.next_sequence;
+    }
+
+    /// What is under way gets no answer.
+    fn give_up(&mut self, code: &str) {
+        self.run.statistics.borrow_mut().error(code, self.under_way.len() as u64);
+        let mut keys = self.run.keys.borrow_mut();
+        for lost in self.under_way.drain(..).filter(|lost| lost.operation == Operation::Insert) {
+            keys.end_insert(lost.number, false);
+        }
     }
 
     async fn drive(&mut self, stream: &TcpStream) -> End {
@@ -131,7 +142,7 @@ impl Driver {
             } else if self.under_way.is_empty() {
                 return End::Done;
             } else if now >= self.run.ends_at + self.run.patience {
-                self.run.statistics.borrow_mut().error("NO_ANSWER", self.under_way.len() as u64);
+                self.give_up("NO_ANSWER");
                 return End::Done;
             }
             if self.write(stream).is_err() {
@@ -192,22 +203,41 @@ impl Driver {
                     due_at
                 }
             };
-            let template = match run.workload {
-                Workload::Put => &run.templates.put,
-                Workload::Get => &run.templates.get,
-                Workload::Commit => &run.templates.commit,
-                Workload::Mixed if keys.flip() => &run.templates.put,
-                Workload::Mixed => &run.templates.get,
-            };
-            let mut number = 0;
-            run.templates.append(template, &mut self.output, self.next_sequence, || {
-                number = keys.next_number();
-                number
-            });
-            self.next_sequence = self.next_sequence.wrapping_add(1);
-            self.begun += 1;
-            self.under_way.push_back(UnderWay { method: template.method, since, number });
+            self.begin(&mut keys, since);
         }
+    }
+
+    /// Puts the next request into `output`.
+    fn begin(&mut self, keys: &mut KeySpace, since: Instant) {
+        let run = self.run.clone();
+        let operation = keys.next_operation();
+        let (template, number, rows) = match operation {
+            Operation::Read | Operation::ReadModifyWrite => (&run.templates.get, None, 0),
+            Operation::Update => (&run.templates.put, None, 0),
+            Operation::Insert => (&run.templates.put, Some(keys.begin_insert()), 0),
+            Operation::Scan => (&run.templates.scan, None, keys.next_scan_rows()),
+            Operation::Commit => (&run.templates.commit, None, 0),
+            Operation::Transaction => unreachable!("transactions have their own loop"),
+        };
+        self.begun += 1;
+        self.send(operation, template, since, rows, || number.unwrap_or_else(|| keys.next_number()));
+    }
+
+    fn send(
+        &mut self,
+        operation: Operation,
+        template: &Template,
+        since: Instant,
+        rows: i32,
+        mut numbers: impl FnMut() -> u64,
+    ) {
+        let mut number = 0;
+        self.run.templates.append(template, &mut self.output, self.next_sequence, rows, || {
+            number = numbers();
+            number
+        });
+        self.next_sequence = self.next_sequence.wrapping_add(1);
+        self.under_way.push_back(UnderWay { operation, method: template.method, since, number });
     }
 
     fn write(&mut self, stream: &TcpStream) -> std::io::Result<()> {
@@ -249,27 +279,39 @@ impl Driver {
         let now = Instant::now();
         let run = self.run.clone();
         let mut statistics = run.statistics.borrow_mut();
-        let in_time = now <= run.ends_at;
         let mut at = 0;
         while at < self.filled && !self.under_way.is_empty() {
             let Some((length, outcome)) = self.next_reply(at)? else { break };
             at += length;
             self.reply_sequence = self.reply_sequence.wrapping_add(1);
             let answered = self.under_way.pop_front().expect("checked by the loop");
-            match outcome {
-                Ok(()) => {
-                    statistics.success(now.saturating_duration_since(answered.since), now, in_time);
-                    self.record(answered.number);
-                }
-                Err(code) => {
-                    statistics.error(&code, 1);
-                    self.resume_at = now + PAUSE;
-                }
-            }
+            self.end(answered, outcome, now, &mut statistics);
         }
         self.input.copy_within(at..self.filled, 0);
         self.filled -= at;
         Ok(())
+    }
+
+    fn end(&mut self, answered: UnderWay, outcome: Outcome, now: Instant, statistics: &mut Statistics) {
+        let run = self.run.clone();
+        let UnderWay { operation, method, since, number } = answered;
+        if operation == Operation::Insert {
+            run.keys.borrow_mut().end_insert(number, outcome.is_ok());
+        }
+        match outcome {
+            Ok(()) if operation == Operation::ReadModifyWrite && method == Method::Get => {
+                self.send(operation, &run.templates.put, since, 0, || number);
+            }
+            Ok(()) => {
+                let latency = now.saturating_duration_since(since);
+                statistics.success(operation, latency, now, now <= run.ends_at);
+                self.record(number);
+            }
+            Err(code) => {
+                statistics.error(&code, 1);
+                self.resume_at = now + PAUSE;
+            }
+        }
     }
 
     /// The length of the reply at `at` and what it says; `None`: it is not complete.
@@ -302,9 +344,8 @@ impl Driver {
 
     fn record(&self, number: u64) {
         if let Some(recorder) = self.run.recorder.borrow_mut().as_mut() {
-            let mut key = vec![0; self.run.templates.key_size()];
-            write_key(&mut key, number);
-            recorder.acknowledged(&key, self.run.templates.value_size());
+            let shape = self.run.templates.shape();
+            recorder.acknowledged(&shape.naming.key(number), shape.value_size);
         }
     }
 }
@@ -316,6 +357,8 @@ fn outcome_of(reply: ThriftReply) -> Outcome {
         ThriftReply::AtomicCommit(response) if !response.success => Err(code(response.error_code)),
         ThriftReply::Get(response) if response.error.is_some() => Err(code(response.error_code)),
         ThriftReply::Get(response) if !response.found => Err("KEY_MISSING".to_string()),
+        ThriftReply::GetRange(response) if !response.success => Err(code(response.error_code)),
+        ThriftReply::GetRange(response) if response.key_values.is_empty() => Err("KEY_MISSING".to_string()),
         ThriftReply::Exception(_) => Err("EXCEPTION".to_string()),
         _ => Ok(()),
     }

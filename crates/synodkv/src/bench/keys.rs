@@ -1,78 +1,65 @@
-//! Which key is next, and what its value is.
+//! Records: which one is next, what its key is, and what its value.
 //!
-//! Key number N is N in hexadecimal, padded on the left with zeros to the key's length. The value of a recorded key repeats
-//! the key, so that a check needs only the key to know the value.
+//! The key of record N is N in hexadecimal, padded on the left with zeros to the key's length; with YCSB `user` and the
+//! hash of N in decimal, so that neighbours in the order of keys are strangers. The value of a recorded key repeats the
+//! key, so that a check needs only the key to know the value.
 
+use std::collections::BTreeSet;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::LoadArgs;
-use crate::failure::Failure;
+use super::args::LoadArgs;
+use super::distribution::{Chooser, fnv_hash};
+use super::random::SplitMix64;
+use super::workload::{Mix, Operation};
 
 /// Bits of a unique key's number that count; those above name the run, so that no run writes the keys of another.
 const COUNTER_BITS: u32 = 36;
+/// Hexadecimal digits of a unique key's number.
+pub const UNIQUE_DIGITS: usize = 16;
+const YCSB_PREFIX: &[u8] = b"user";
+/// Digits of the largest hash.
+const YCSB_DIGITS: usize = 19;
+pub const YCSB_KEY_BYTES: usize = YCSB_PREFIX.len() + YCSB_DIGITS;
 
-pub struct KeySpace {
-    keys: u64,
-    key_size: usize,
-    random: SplitMix64,
-    /// The next unique key; `None`: keys are random.
-    next_unique: Option<u64>,
+/// How records are called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Naming {
+    Hexadecimal { key_size: usize },
+    Ycsb,
 }
 
-impl KeySpace {
-    pub fn new(args: &LoadArgs) -> Result<Self, Failure> {
-        let key_size = args.key_size as usize;
-        let needed = if args.unique { 16 } else { hex_digits(args.keys - 1) };
-        if key_size < needed {
-            let what = if args.unique { "unique keys".to_string() } else { format!("{} keys", args.keys) };
-            return Err(Failure::Usage(format!("--key-size {key_size}: {what} need at least {needed} bytes")));
-        }
-        // A clock before 1970 only makes for a less unlikely name.
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let run = now.as_millis() as u64 & ((1 << (64 - COUNTER_BITS)) - 1);
-        Ok(KeySpace {
-            keys: args.keys,
-            key_size,
-            random: SplitMix64(now.as_nanos() as u64),
-            next_unique: args.unique.then_some(run << COUNTER_BITS),
-        })
-    }
-
-    pub fn next_number(&mut self) -> u64 {
-        match &mut self.next_unique {
-            Some(next) => {
-                *next += 1;
-                *next
-            }
-            None => self.random.next() % self.keys,
+impl Naming {
+    pub fn key_size(self) -> usize {
+        match self {
+            Naming::Hexadecimal { key_size } => key_size,
+            Naming::Ycsb => YCSB_KEY_BYTES,
         }
     }
 
-    /// A coin.
-    pub fn flip(&mut self) -> bool {
-        self.random.next() & 1 == 0
-    }
-
-    pub fn key_size(&self) -> usize {
-        self.key_size
-    }
-
-    pub fn key(&self, number: u64) -> Vec<u8> {
-        let mut key = vec![0; self.key_size];
-        write_key(&mut key, number);
+    pub fn key(self, number: u64) -> Vec<u8> {
+        let mut key = vec![0; self.key_size()];
+        self.write_key(&mut key, number);
         key
     }
+
+    /// Writes the key of record `number` over all of `place`.
+    pub fn write_key(self, place: &mut [u8], number: u64) {
+        match self {
+            Naming::Hexadecimal { .. } => write_digits(place, number, 16),
+            Naming::Ycsb => {
+                let (prefix, digits) = place.split_at_mut(YCSB_PREFIX.len());
+                prefix.copy_from_slice(YCSB_PREFIX);
+                write_digits(digits, fnv_hash(number), 10);
+            }
+        }
+    }
 }
 
-fn hex_digits(number: u64) -> usize {
-    (64 - number.leading_zeros()).div_ceil(4).max(1) as usize
-}
-
-/// Writes key `number` over all of `place`.
-pub fn write_key(place: &mut [u8], mut number: u64) {
+/// Fills `place` with the last digits of `number`.
+fn write_digits(place: &mut [u8], mut number: u64, base: u64) {
     for byte in place.iter_mut().rev() {
-        *byte = b"0123456789abcdef"[(number & 15) as usize];
-        number >>= 4;
+        *byte = b"0123456789abcdef"[(number % base) as usize];
+        number /= base;
     }
 }
 
@@ -83,39 +70,134 @@ pub fn write_value_of(key: &[u8], place: &mut [u8]) {
     }
 }
 
-/// Bytes that do not compress, always the same.
-pub fn noise(length: usize) -> Vec<u8> {
-    let mut random = SplitMix64(7);
-    let mut bytes: Vec<u8> = Vec::with_capacity(length + 8);
-    while bytes.len() < length {
-        bytes.extend_from_slice(&random.next().to_le_bytes());
-    }
-    bytes.truncate(length);
-    bytes
+/// Says what comes next.
+pub struct KeySpace {
+    random: SplitMix64,
+    chooser: Chooser,
+    records: Records,
+    mix: Mix,
+    scan_rows: u64,
+    /// The next unique key; `None`: keys are drawn.
+    next_unique: Option<u64>,
 }
 
-/// Steele, Lea, Flood: *Fast Splittable Pseudorandom Number Generators* (2014). Good enough to spread keys.
-struct SplitMix64(u64);
-
-impl SplitMix64 {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+impl KeySpace {
+    pub fn new(args: &LoadArgs) -> Self {
+        let (records, workload) = (args.records.keys, args.workload);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let run = now.as_millis() as u64 & ((1 << (64 - COUNTER_BITS)) - 1);
+        KeySpace {
+            random: SplitMix64::of_the_clock(),
+            chooser: Chooser::new(args.distribution(), records, workload.inserts()),
+            records: Records::loaded(records),
+            mix: workload.mix(),
+            scan_rows: u64::from(args.scan_rows),
+            next_unique: args.unique.then_some(run << COUNTER_BITS),
+        }
     }
+
+    pub fn next_operation(&mut self) -> Operation {
+        if let [(only, _)] = self.mix {
+            return *only;
+        }
+        let mut roll = self.random.below(100);
+        for (operation, percent) in self.mix {
+            if roll < *percent {
+                return *operation;
+            }
+            roll -= percent;
+        }
+        unreachable!("a mix adds up to 100");
+    }
+
+    /// A record that exists; with unique keys, one that does not.
+    pub fn next_number(&mut self) -> u64 {
+        match &mut self.next_unique {
+            Some(next) => {
+                *next += 1;
+                *next
+            }
+            None => self.chooser.next(self.records.existing, &mut self.random),
+        }
+    }
+
+    /// Two different records; the same one twice, where there is only one.
+    pub fn next_two(&mut self) -> (u64, u64) {
+        let one = self.next_number();
+        let mut other = self.next_number();
+        while other == one && self.records.existing > 1 {
+            other = self.next_number();
+        }
+        (one, other)
+    }
+
+    pub fn next_scan_rows(&mut self) -> i32 {
+        1 + self.random.below(self.scan_rows) as i32
+    }
+
+    pub fn begin_insert(&mut self) -> u64 {
+        self.records.begin_insert()
+    }
+
+    pub fn end_insert(&mut self, number: u64, succeeded: bool) {
+        self.records.end_insert(number, succeeded);
+    }
+}
+
+/// Which records exist while some are inserted.
+///
+/// Invariant: all below `existing` exist. `ahead` holds those inserted above it, `failed` those that are to be tried again.
+#[derive(Debug)]
+struct Records {
+    existing: u64,
+    next: u64,
+    ahead: BTreeSet<u64>,
+    failed: Vec<u64>,
+}
+
+impl Records {
+    fn loaded(count: u64) -> Self {
+        Records { existing: count, next: count, ahead: BTreeSet::new(), failed: Vec::new() }
+    }
+
+    fn begin_insert(&mut self) -> u64 {
+        self.failed.pop().unwrap_or_else(|| {
+            self.next += 1;
+            self.next - 1
+        })
+    }
+
+    fn end_insert(&mut self, number: u64, succeeded: bool) {
+        if !succeeded {
+            self.failed.push(number);
+            return;
+        }
+        self.ahead.insert(number);
+        while self.ahead.remove(&self.existing) {
+            self.existing += 1;
+        }
+    }
+}
+
+pub fn hex_digits(number: u64) -> usize {
+    (64 - number.leading_zeros()).div_ceil(4).max(1) as usize
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::args::tests::load_args;
     use super::*;
 
     #[test]
     fn a_key_is_its_number_in_hexadecimal_padded_with_zeros() {
-        let mut key = [0; 6];
-        write_key(&mut key, 0x1f);
-        assert_eq!(&key, b"00001f");
+        assert_eq!(Naming::Hexadecimal { key_size: 6 }.key(0x1f), b"00001f");
+    }
+
+    #[test]
+    fn a_key_of_ycsb_is_user_and_the_hash_of_its_number() {
+        assert_eq!(Naming::Ycsb.key(0), b"user6284781860667377211");
+        assert_eq!(Naming::Ycsb.key(1), b"user8517097267634966620");
+        assert_eq!(Naming::Ycsb.key(7).len(), Naming::Ycsb.key_size());
     }
 
     #[test]
@@ -128,5 +210,43 @@ mod tests {
         let mut value = [0; 7];
         write_value_of(b"abc", &mut value);
         assert_eq!(&value, b"abcabca");
+    }
+
+    #[test]
+    fn operations_come_as_often_as_their_mix_says() {
+        let mut keys = KeySpace::new(&load_args(&["--workload", "ycsb-e"]));
+        let inserts = (0..100_000).filter(|_| keys.next_operation() == Operation::Insert).count();
+        assert!((4_500..5_500).contains(&inserts), "{inserts} of 100000");
+    }
+
+    #[test]
+    fn scans_are_of_one_row_up_to_the_most() {
+        let mut keys = KeySpace::new(&load_args(&["--workload", "ycsb-e", "--scan-rows", "5"]));
+        let lengths: BTreeSet<i32> = (0..1000).map(|_| keys.next_scan_rows()).collect();
+        assert_eq!(lengths, (1..=5).collect());
+    }
+
+    #[test]
+    fn a_record_is_asked_for_only_when_all_before_it_are_inserted() {
+        let mut records = Records::loaded(10);
+        let (first, second, third) = (records.begin_insert(), records.begin_insert(), records.begin_insert());
+        assert_eq!((first, second, third), (10, 11, 12));
+        records.end_insert(second, true);
+        assert_eq!(records.existing, 10);
+        records.end_insert(first, false);
+        records.end_insert(third, true);
+        assert_eq!(records.existing, 10);
+        assert_eq!(records.begin_insert(), first, "what failed is tried again");
+        records.end_insert(first, true);
+        assert_eq!(records.existing, 13);
+    }
+
+    #[test]
+    fn a_transaction_gets_two_different_records() {
+        let mut keys = KeySpace::new(&load_args(&["--workload", "txn", "--keys", "2"]));
+        for _ in 0..100 {
+            let (one, other) = keys.next_two();
+            assert_ne!(one, other);
+        }
     }
 }

@@ -1,26 +1,33 @@
-//! Writes the rows that a reading workload is going to read.
+//! Writes the records that a workload is going to ask for.
+
+use std::process::ExitCode;
 
 use kv_client::{AtomicCommit, Client, ClientError, Mutation};
+use serde_json::json;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
-use super::LoadArgs;
-use super::keys::{KeySpace, noise};
+use super::args::{FillArgs, Shape};
+use super::random::noise;
+use crate::cli::check_addresses;
 use crate::failure::Failure;
-use crate::output;
+use crate::output::{self, Format};
 
 /// Bytes of one commit, about.
 const COMMIT_BYTES: u64 = 256 << 10;
 const COMMITS_UNDER_WAY: usize = 8;
 
-pub async fn load(client: &Client, keys: &KeySpace, args: &LoadArgs) -> Result<(), Failure> {
-    let bar = output::progress("loading keys", Some(args.keys));
-    let value = noise(args.value_size as usize);
-    let rows = (COMMIT_BYTES / u64::from(args.key_size + args.value_size + 64)).max(1);
+/// Writes the records 0 to `count` - 1.
+pub async fn load(client: &Client, shape: Shape, count: u64) -> Result<(), Failure> {
+    let bar = output::progress("loading keys", Some(count));
+    let value = noise(shape.value_size);
+    let record_bytes = (shape.naming.key_size() + shape.value_size + 64) as u64;
+    let rows = (COMMIT_BYTES / record_bytes).max(1);
     let mut under_way: JoinSet<Result<(), ClientError>> = JoinSet::new();
     let mut from = 0;
-    while from < args.keys {
-        let until = (from + rows).min(args.keys);
-        let mutations = (from..until).map(|number| Mutation::set(keys.key(number), value.clone())).collect();
+    while from < count {
+        let until = (from + rows).min(count);
+        let mutations = (from..until).map(|number| Mutation::set(shape.naming.key(number), value.clone())).collect();
         if under_way.len() == COMMITS_UNDER_WAY {
             finished(under_way.join_next().await)?;
         }
@@ -42,4 +49,28 @@ fn finished(result: Option<Result<Result<(), ClientError>, tokio::task::JoinErro
         Some(Err(error)) => std::panic::resume_unwind(error.into_panic()),
         Some(Ok(Ok(()))) | None => Ok(()),
     }
+}
+
+/// `bench load`.
+pub async fn run(args: FillArgs) -> Result<ExitCode, Failure> {
+    check_addresses("--addr", &args.target.addresses)?;
+    args.records.check(args.workload)?;
+    let (shape, records) = (args.records.shape(args.workload), args.records.keys);
+    shape.check_names(records)?;
+    let client = args.target.connect().await?;
+    let begun = Instant::now();
+    load(&client, shape, records).await?;
+    let seconds = begun.elapsed().as_secs_f64();
+    let rate = records as f64 / seconds.max(1e-3);
+    let (key_size, value_size) = (shape.naming.key_size(), shape.value_size);
+    match args.format {
+        Format::Json => output::write_json(&json!({
+            "records": records, "key_size": key_size, "value_size": value_size, "seconds": seconds, "throughput": rate
+        }))?,
+        Format::Text => output::write_line(&format!(
+            "loaded {records} records with keys of {key_size} and values of {value_size} bytes in {seconds:.1} s \
+             ({rate:.0}/s)"
+        ))?,
+    }
+    Ok(ExitCode::SUCCESS)
 }

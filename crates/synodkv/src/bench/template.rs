@@ -1,11 +1,12 @@
 //! Requests made by copying: encoded once, with the places known where sequence id, keys and values stand.
 
-use kv_api::thrift::generated::{AtomicCommitRequest, GetRequest, Operation, SetRequest, SetResponse};
+use kv_api::thrift::generated::{AtomicCommitRequest, GetRangeRequest, GetRequest, Operation, SetRequest, SetResponse};
 use kv_api::thrift::wire::{Encoding, encode_call, encode_reply};
 use kv_api::thrift::{Method, ThriftCall, ThriftReply};
 
-use super::LoadArgs;
-use super::keys::{KeySpace, noise, write_key, write_value_of};
+use super::args::{LoadArgs, Shape};
+use super::keys::write_value_of;
+use super::random::noise;
 
 /// Values are cut from a longer stretch of noise, so that rows differ and do not compress.
 const NOISE_BYTES: usize = 64 << 10;
@@ -17,37 +18,54 @@ pub struct Template {
     sequence_at: usize,
     keys_at: Vec<usize>,
     values_at: Vec<usize>,
+    /// Where the most rows of a range stand, 4 bytes.
+    rows_at: Option<usize>,
 }
 
 pub struct Templates {
     pub put: Template,
     pub get: Template,
+    pub scan: Template,
     pub commit: Template,
     /// The reply to a successful put, but for its sequence id: the same bytes each time, so that it needs no decoding.
     pub put_done: Vec<u8>,
     pub put_done_sequence_at: usize,
-    key_size: usize,
-    value_size: usize,
+    shape: Shape,
     noise: Vec<u8>,
     /// Values repeat their key.
     values_tell: bool,
 }
 
 impl Templates {
-    pub fn new(args: &LoadArgs, keys: &KeySpace) -> Self {
-        let (key_size, value_size) = (keys.key_size(), args.value_size as usize);
-        let bytes = |fill: u8, size: usize| vec![fill; size];
-        let put = Template::new(|key, value| {
-            SetRequest { key: bytes(key, key_size), value: bytes(value, value_size), column_family: None }.into()
+    pub fn new(args: &LoadArgs) -> Self {
+        let shape = args.shape();
+        let key = |fill: Fill| vec![fill.key; shape.naming.key_size()];
+        let value = |fill: Fill| vec![fill.value; shape.value_size];
+        let put = Template::new(|fill| SetRequest { key: key(fill), value: value(fill), column_family: None }.into());
+        let get = Template::new(|fill| GetRequest { key: key(fill), column_family: None, consistency: None }.into());
+        let scan = Template::new(|fill| {
+            GetRangeRequest {
+                begin_key: Some(key(fill)),
+                end_key: None,
+                begin_offset: None,
+                begin_or_equal: None,
+                end_offset: None,
+                end_or_equal: None,
+                limit: Some(fill.rows),
+                column_family: None,
+                reverse: None,
+                target_bytes: None,
+                begin_selector: None,
+                end_selector: None,
+                consistency: None,
+            }
+            .into()
         });
-        let get = Template::new(|key, _| {
-            GetRequest { key: bytes(key, key_size), column_family: None, consistency: None }.into()
-        });
-        let commit = Template::new(|key, value| {
+        let commit = Template::new(|fill| {
             let operation = Operation {
                 type_: "set".to_string(),
-                key: bytes(key, key_size),
-                value: Some(bytes(value, value_size)),
+                key: key(fill),
+                value: Some(value(fill)),
                 column_family: None,
                 stamp_offset: None,
             };
@@ -60,6 +78,7 @@ impl Templates {
                 idempotency_id: None,
                 read_conflicts: None,
                 finished_idempotency_ids: None,
+                include_details: None,
             }
             .into()
         });
@@ -69,41 +88,48 @@ impl Templates {
         Templates {
             put,
             get,
+            scan,
             commit,
             put_done,
             put_done_sequence_at: sequence_place(Method::SetKey),
-            key_size,
-            value_size,
-            noise: noise(NOISE_BYTES + value_size),
+            shape,
+            noise: noise(NOISE_BYTES + shape.value_size),
             values_tell: args.unique,
         }
     }
 
-    pub fn key_size(&self) -> usize {
-        self.key_size
+    pub fn shape(&self) -> Shape {
+        self.shape
     }
 
-    pub fn value_size(&self) -> usize {
-        self.value_size
-    }
-
-    /// Appends one request. `numbers` gives the number of each key, as they are needed.
-    pub fn append(&self, template: &Template, output: &mut Vec<u8>, sequence: i32, mut numbers: impl FnMut() -> u64) {
+    /// Appends one request. `numbers` gives the record of each key, as they are needed; `rows` the most rows of a range.
+    pub fn append(
+        &self,
+        template: &Template,
+        output: &mut Vec<u8>,
+        sequence: i32,
+        rows: i32,
+        mut numbers: impl FnMut() -> u64,
+    ) {
+        let Shape { naming, value_size } = self.shape;
         let start = output.len();
         output.extend_from_slice(&template.bytes);
         let message = &mut output[start..];
         message[template.sequence_at..][..4].copy_from_slice(&sequence.to_be_bytes());
+        if let Some(rows_at) = template.rows_at {
+            message[rows_at..][..4].copy_from_slice(&rows.to_be_bytes());
+        }
         for (index, key_at) in template.keys_at.iter().enumerate() {
             let number = numbers();
-            write_key(&mut message[*key_at..][..self.key_size], number);
+            naming.write_key(&mut message[*key_at..][..naming.key_size()], number);
             let Some(value_at) = template.values_at.get(index) else { continue };
             if self.values_tell {
                 // A value stands behind its key in every request.
                 let (before, value) = message.split_at_mut(*value_at);
-                write_value_of(&before[*key_at..][..self.key_size], &mut value[..self.value_size]);
+                write_value_of(&before[*key_at..][..naming.key_size()], &mut value[..value_size]);
             } else {
                 let from = (sequence as u32 as usize).wrapping_mul(61) % NOISE_BYTES;
-                message[*value_at..][..self.value_size].copy_from_slice(&self.noise[from..][..self.value_size]);
+                message[*value_at..][..value_size].copy_from_slice(&self.noise[from..][..value_size]);
             }
         }
     }
@@ -114,19 +140,29 @@ fn sequence_place(method: Method) -> usize {
     4 + 4 + method.name().len()
 }
 
+/// What stands in the places of a template.
+#[derive(Clone, Copy)]
+struct Fill {
+    key: u8,
+    value: u8,
+    rows: i32,
+}
+
 impl Template {
-    /// `make` builds the call with keys and values filled with these bytes: what changes with them shows where they stand.
-    fn new(make: impl Fn(u8, u8) -> ThriftCall) -> Self {
-        let encode = |key, value| {
+    /// `make` builds the call with its places filled so: what changes with them shows where they are.
+    fn new(make: impl Fn(Fill) -> ThriftCall) -> Self {
+        let fill = Fill { key: 0x11, value: 0x11, rows: 0x1111_1111 };
+        let encode = |fill| {
             let mut bytes = Vec::new();
-            encode_call(&mut bytes, Encoding::default(), 0, &make(key, value));
+            encode_call(&mut bytes, Encoding::default(), 0, &make(fill));
             bytes
         };
-        let bytes = encode(0x11, 0x11);
-        let method = make(0, 0).method();
-        let keys_at = starts_of_differences(&bytes, &encode(0xee, 0x11));
-        let values_at = starts_of_differences(&bytes, &encode(0x11, 0xee));
-        Template { method, sequence_at: sequence_place(method), bytes, keys_at, values_at }
+        let bytes = encode(fill);
+        let method = make(fill).method();
+        let keys_at = starts_of_differences(&bytes, &encode(Fill { key: 0xee, ..fill }));
+        let values_at = starts_of_differences(&bytes, &encode(Fill { value: 0xee, ..fill }));
+        let rows_at = starts_of_differences(&bytes, &encode(Fill { rows: 0x6666_6666, ..fill })).first().copied();
+        Template { method, sequence_at: sequence_place(method), bytes, keys_at, values_at, rows_at }
     }
 }
 
@@ -137,23 +173,16 @@ fn starts_of_differences(one: &[u8], other: &[u8]) -> Vec<usize> {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
     use kv_api::thrift::wire::{WireLimits, decode_call};
 
+    use super::super::args::tests::load_args;
     use super::*;
 
-    #[derive(Parser)]
-    struct Arguments {
-        #[command(flatten)]
-        load: LoadArgs,
-    }
-
     fn made(template: impl Fn(&Templates) -> &Template, arguments: &[&str]) -> ThriftCall {
-        let args = Arguments::parse_from([&["bench"], arguments].concat()).load;
-        let templates = Templates::new(&args, &KeySpace::new(&args).expect("enough bytes"));
+        let templates = Templates::new(&load_args(arguments));
         let mut output = b"before".to_vec();
         let mut number = 0;
-        templates.append(template(&templates), &mut output, 77, || {
+        templates.append(template(&templates), &mut output, 77, 13, || {
             number += 1;
             number
         });
@@ -176,6 +205,13 @@ mod tests {
     fn a_get_carries_its_key() {
         let ThriftCall::Get(request) = made(|t| &t.get, &["--key-size", "5"]) else { panic!("not a get") };
         assert_eq!(request.key, b"00001");
+    }
+
+    #[test]
+    fn a_scan_carries_where_it_begins_and_how_many_rows_it_wants() {
+        let ThriftCall::GetRange(request) = made(|t| &t.scan, &["--workload", "ycsb-e"]) else { panic!("not a scan") };
+        assert_eq!(request.begin_key.as_deref(), Some(&b"user8517097267634966620"[..]));
+        assert_eq!((request.end_key, request.limit), (None, Some(13)));
     }
 
     #[test]

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use kv_client::{Client, Options, RangeRead, Version};
+use kv_client::{Client, Database, Options, RangeRead, TransactionOptions, Version};
 use serde_json::Value;
 
 use crate::journal;
 use crate::links::LinkState;
-use crate::waiting::eventually;
+use crate::waiting::{PATIENCE, eventually};
 
 /// What a test wants to be different from the defaults.
 #[derive(Clone, Debug)]
@@ -110,6 +110,17 @@ pub trait TestCluster: Sized {
     async fn client_of_all(&self, first: usize) -> Client {
         let all = (0..self.servers()).map(|step| self.thrift((first + step) % self.servers()));
         connect(all.collect()).await
+    }
+
+    /// Of the whole cluster, wherever it is found.
+    async fn database(&self) -> Database {
+        let addresses: Vec<String> = (0..self.servers()).map(|server| self.thrift(server)).collect();
+        let transaction = TransactionOptions { timeout: PATIENCE, ..TransactionOptions::default() };
+        let options = Options { transaction, ..Options::default() };
+        eventually(&format!("one of {addresses:?} can be reached"), async || {
+            Database::connect(addresses.clone(), options.clone()).await.map_err(|error| error.to_string())
+        })
+        .await
     }
 
     async fn each_client(&self) -> Vec<Client> {

@@ -16,6 +16,8 @@ mod filter;
 mod folder;
 mod install;
 mod options;
+#[cfg(test)]
+mod tests;
 
 use std::path::Path;
 
@@ -98,12 +100,13 @@ impl RocksEngine {
         storage_error(self.folder.path(), &error)
     }
 
+    fn property(&self, table: Table, name: &properties::PropName) -> Option<u64> {
+        self.db.property_int_value_cf(self.family(table), name).ok().flatten()
+    }
+
     /// A RocksDB integer property, summed over all tables.
     fn property_sum(&self, name: &properties::PropName) -> Option<u64> {
-        Table::ALL
-            .iter()
-            .map(|table| self.db.property_int_value_cf(self.family(*table), name).ok().flatten())
-            .sum::<Option<u64>>()
+        Table::ALL.iter().map(|table| self.property(*table, name)).sum()
     }
 
     fn cache_hit_rate_percent(&self) -> Option<u64> {
@@ -211,6 +214,24 @@ impl Engine for RocksEngine {
         Ok(())
     }
 
+    /// The last keys of files: the files of one level do not overlap, and most bytes lie on the last level.
+    fn data_splits(&self, slice_bytes: u64) -> Result<Vec<Vec<u8>>, KvError> {
+        let mut files = self.db.live_files().map_err(|error| self.failed(error))?;
+        files.retain(|file| file.column_family_name == family_name(Table::Data));
+        let last_level = files.iter().map(|file| file.level).max();
+        files.retain(|file| Some(file.level) == last_level);
+        files.sort_by(|left, right| left.end_key.cmp(&right.end_key));
+        let (mut splits, mut slice) = (Vec::new(), 0);
+        for file in files {
+            slice += file.size as u64;
+            if let Some(end) = file.end_key.filter(|_| slice >= slice_bytes) {
+                splits.push(end);
+                slice = 0;
+            }
+        }
+        Ok(splits)
+    }
+
     fn copy(&self) -> Result<Box<dyn EngineCopy>, KvError> {
         Ok(Box::new(RocksCopy::take(self)?))
     }
@@ -224,6 +245,7 @@ impl Engine for RocksEngine {
         let file_bytes = self.property_sum(properties::LIVE_SST_FILES_SIZE).unwrap_or(0);
         EngineStatistics {
             size_bytes: file_bytes + unflushed_bytes,
+            data_entries: self.property(Table::Data, properties::ESTIMATE_NUM_KEYS),
             unflushed_bytes,
             compaction_pending_bytes: self.property_sum(properties::ESTIMATE_PENDING_COMPACTION_BYTES),
             cache_hit_rate_percent: self.cache_hit_rate_percent(),

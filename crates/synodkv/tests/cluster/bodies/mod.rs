@@ -11,3 +11,4 @@ mod replication;
 mod restart;
 mod snapshots;
 mod tls;
+mod transactions;

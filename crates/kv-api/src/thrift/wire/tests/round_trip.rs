@@ -124,7 +124,7 @@ fn the_largest_transaction_fits_the_default_limits() {
     use crate::thrift::generated::{AtomicCommitRequest, Operation};
     let operations =
         (0..100).map(|_| Operation::new("set".to_owned(), vec![1; 10_000], vec![2; 90_000], None, None)).collect();
-    let request = AtomicCommitRequest::new(1, operations, vec![], None, None, None, None, None);
+    let request = AtomicCommitRequest::new(1, operations, vec![], None, None, None, None, None, None);
     for encoding in Encoding::ALL {
         let mut message = Vec::new();
         encode_call(&mut message, encoding, 0, &request.clone().into());

@@ -43,6 +43,7 @@ fn commit() -> AtomicCommitRequest {
         idempotency_id: Some(vec![9; 16]),
         read_conflicts: Some(vec![key_ref()]),
         finished_idempotency_ids: Some(vec![vec![8; 16], vec![7]]),
+        include_details: Some(true),
     }
 }
 

@@ -1,0 +1,131 @@
+//! What to read: key selectors, and ranges between them.
+
+use std::ops;
+
+use bytes::Bytes;
+
+use crate::keys::{END_OF_KEYS, IntoBytes, key_after, prefix_end};
+
+/// Names a key by its place among the keys that exist: take the last key less than `key` (less or equal, when
+/// `or_equal`), then go `offset` keys forward (backward when negative).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeySelector {
+    pub key: Bytes,
+    pub or_equal: bool,
+    pub offset: i32,
+}
+
+impl KeySelector {
+    /// The first key that is `key` or comes after it.
+    pub fn first_greater_or_equal(key: impl IntoBytes) -> Self {
+        KeySelector { key: key.into_bytes(), or_equal: false, offset: 1 }
+    }
+
+    /// The first key after `key`.
+    pub fn first_greater_than(key: impl IntoBytes) -> Self {
+        KeySelector { key: key.into_bytes(), or_equal: true, offset: 1 }
+    }
+
+    /// The last key before `key`.
+    pub fn last_less_than(key: impl IntoBytes) -> Self {
+        KeySelector { key: key.into_bytes(), or_equal: false, offset: 0 }
+    }
+
+    /// The last key that is `key` or comes before it.
+    pub fn last_less_or_equal(key: impl IntoBytes) -> Self {
+        KeySelector { key: key.into_bytes(), or_equal: true, offset: 0 }
+    }
+
+    /// So many keys further; fewer when negative.
+    pub fn offset_by(self, keys: i32) -> Self {
+        KeySelector { offset: self.offset.saturating_add(keys), ..self }
+    }
+
+    /// The place from which keys are counted: those before it are less (or equal), those from it on are not.
+    pub(crate) fn origin(&self) -> Bytes {
+        if self.or_equal { key_after(&self.key) } else { self.key.clone() }
+    }
+}
+
+/// What to read of a range, and how. Made from two keys (`Range::new("a", "b")`, or `"a".."b"` where one is asked for),
+/// from a prefix, or from two [`KeySelector`]s.
+///
+/// ```
+/// use kv_client::Range;
+///
+/// let newest = Range::prefix("log/").reverse().limit(10);
+/// let everything_from_m_on = Range::from("m"..);
+/// # let _ = (newest, everything_from_m_on);
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Range {
+    pub(crate) begin: KeySelector,
+    pub(crate) end: KeySelector,
+    pub(crate) limit: Option<usize>,
+    pub(crate) reverse: bool,
+}
+
+impl Range {
+    /// The keys `begin <= key < end`.
+    pub fn new(begin: impl IntoBytes, end: impl IntoBytes) -> Self {
+        Range::between(KeySelector::first_greater_or_equal(begin), KeySelector::first_greater_or_equal(end))
+    }
+
+    /// The keys from the one that `begin` names up to, not including, the one that `end` names.
+    pub fn between(begin: KeySelector, end: KeySelector) -> Self {
+        Range { begin, end, limit: None, reverse: false }
+    }
+
+    /// The keys that begin with `prefix`.
+    pub fn prefix(prefix: impl IntoBytes) -> Self {
+        let begin = prefix.into_bytes();
+        let end = prefix_end(&begin);
+        Range::new(begin, end)
+    }
+
+    /// All keys of the column family.
+    pub fn all() -> Self {
+        Range::new(Bytes::new(), END_OF_KEYS)
+    }
+
+    /// At most so many rows.
+    pub fn limit(self, rows: usize) -> Self {
+        Range { limit: Some(rows), ..self }
+    }
+
+    /// Last row first; a limit then keeps the rows nearest the end.
+    pub fn reverse(self) -> Self {
+        Range { reverse: true, ..self }
+    }
+}
+
+impl<K: IntoBytes> From<ops::Range<K>> for Range {
+    fn from(range: ops::Range<K>) -> Self {
+        Range::new(range.start, range.end)
+    }
+}
+
+impl<K: IntoBytes> From<ops::RangeInclusive<K>> for Range {
+    fn from(range: ops::RangeInclusive<K>) -> Self {
+        let (begin, end) = range.into_inner();
+        Range::between(KeySelector::first_greater_or_equal(begin), KeySelector::first_greater_than(end))
+    }
+}
+
+impl<K: IntoBytes> From<ops::RangeFrom<K>> for Range {
+    fn from(range: ops::RangeFrom<K>) -> Self {
+        Range::new(range.start, END_OF_KEYS)
+    }
+}
+
+impl<K: IntoBytes> From<ops::RangeTo<K>> for Range {
+    fn from(range: ops::RangeTo<K>) -> Self {
+        Range::new(Bytes::new(), range.end)
+    }
+}
+
+impl From<ops::RangeFull> for Range {
+    fn from(_: ops::RangeFull) -> Self {
+        Range::all()
+    }
+}

@@ -1,0 +1,205 @@
+//! Finding the replicas of a cluster, and going on without some of them.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use kv_api::thrift::generated::SnapshotGetResponse;
+use kv_api::thrift::{ThriftCall, ThriftReply};
+use kv_client::{Database, ErrorCode, Options, ReadFrom, TransactionOptions};
+
+use crate::peer::{Action, Peer, unreachable_address};
+use crate::store::{Store, refused};
+use crate::{connect, options, set};
+
+async fn three(store: &Store) -> [Peer; 3] {
+    [store.honest().await, store.honest().await, store.honest().await]
+}
+
+/// Until the client has found them all.
+async fn settled(db: &Database, store: &Store) {
+    let expected = store.contents().addresses.len();
+    while db.addresses().len() < expected || db.primary().is_none() {
+        tokio::task::yield_now().await;
+    }
+    // Found is not yet reached: until every one has served a read.
+    while (0..expected).any(|number| !store.replicas_of("snapshotGet").contains(&number)) {
+        db.transaction().get("k").await.expect("an answer");
+    }
+    store.contents().calls.clear();
+}
+
+fn behind(call: &ThriftCall) -> Option<Action> {
+    let ThriftCall::SnapshotGet(_) = call else { return None };
+    Some(Action::Reply(ThriftReply::SnapshotGet(SnapshotGetResponse {
+        value: Vec::new(),
+        found: false,
+        error: Some("that version is newer than this replica".to_string()),
+        error_code: Some("FUTURE_VERSION".to_string()),
+    })))
+}
+
+#[tokio::test]
+async fn one_address_is_enough_to_find_all_replicas_and_the_primary() {
+    let store = Store::default();
+    let peers = three(&store).await;
+    store.contents().primary = 1;
+    let db = connect(&peers[2], options()).await;
+    settled(&db, &store).await;
+    assert_eq!(db.primary(), Some(peers[1].address()));
+    for _ in 0..60 {
+        db.transaction().get("k").await.expect("an answer");
+        set(&db, "k", "v").await.expect("it is committed");
+    }
+    assert!(store.replicas_of("getReadVersion").iter().all(|number| *number == 1));
+    assert!(store.replicas_of("atomicCommit").iter().all(|number| *number == 1));
+    for number in 0..3 {
+        let reads = store.replicas_of("snapshotGet").iter().filter(|one| **one == number).count();
+        assert!(reads >= 5, "replica {number} served {reads} of 60 reads");
+    }
+}
+
+#[tokio::test]
+async fn reads_can_be_kept_at_the_primary() {
+    let store = Store::default();
+    let peers = three(&store).await;
+    let db = connect(&peers[2], Options { read_from: ReadFrom::Primary, ..options() }).await;
+    while db.primary().is_none() || db.addresses().len() < 3 {
+        tokio::task::yield_now().await;
+    }
+    db.transaction().get("k").await.expect("an answer");
+    while store.replicas_of("snapshotGet").last() != Some(&0) {
+        db.transaction().get("k").await.expect("an answer");
+    }
+    store.contents().calls.clear();
+    for _ in 0..20 {
+        db.transaction().get("k").await.expect("an answer");
+    }
+    assert!(store.replicas_of("snapshotGet").iter().all(|number| *number == 0));
+}
+
+#[tokio::test]
+async fn without_discovery_only_the_given_addresses_are_used() {
+    let store = Store::default();
+    let peers = three(&store).await;
+    let db = connect(&peers[2], Options { discovery: false, ..options() }).await;
+    for _ in 0..20 {
+        db.transaction().get("k").await.expect("an answer");
+        set(&db, "k", "v").await.expect("it is committed");
+    }
+    assert!(store.contents().calls.iter().all(|(number, _)| *number == 2));
+}
+
+#[tokio::test]
+async fn a_replica_that_is_behind_is_passed_over() {
+    let store = Store::default();
+    let primary = store.honest().await;
+    let _behind = store.replica(|call, _| behind(call)).await;
+    let db = connect(&primary, options()).await;
+    while !store.replicas_of("snapshotGet").contains(&1) {
+        assert_eq!(db.transaction().get("k").await, Ok(None));
+    }
+}
+
+#[tokio::test]
+async fn a_version_that_the_primary_does_not_know_either_is_an_error() {
+    let store = Store::default();
+    let peer = store.replica(|call, _| behind(call)).await;
+    let db = connect(&peer, options()).await;
+    while db.primary().is_none() {
+        tokio::task::yield_now().await;
+    }
+    let error = db.transaction().get("k").await.expect_err("nobody knows it");
+    assert_eq!(error.code(), Some(&ErrorCode::FutureVersion));
+}
+
+#[tokio::test]
+async fn a_failover_is_no_error() {
+    let store = Store::default();
+    let [first, second, _third] = three(&store).await;
+    let db = connect(&second, options()).await;
+    settled(&db, &store).await;
+    set(&db, "k", "before").await.expect("it is committed");
+    first.stop().await;
+    {
+        let mut contents = store.contents();
+        (contents.primary, contents.view) = (2, 2);
+    }
+    for _ in 0..20 {
+        set(&db, "k", "after").await.expect("it is committed");
+        db.transaction().get("k").await.expect("an answer");
+    }
+    // The client finds the new primary by itself.
+    while *store.replicas_of("atomicCommit").last().expect("there were commits") != 2 {
+        set(&db, "k", "after").await.expect("it is committed");
+    }
+}
+
+#[tokio::test]
+async fn a_replica_that_is_silent_costs_one_attempt() {
+    let store = Store::default();
+    let is_silent = Arc::new(AtomicBool::new(false));
+    let silent = is_silent.clone();
+    let fault = move |_: &ThriftCall, _: &Store| silent.load(Ordering::SeqCst).then_some(Action::Silence);
+    let primary = store.replica(fault).await;
+    let _other = store.honest().await;
+    let patient = Options { attempt_timeout: Duration::from_millis(100), ..options() };
+    let db = connect(&primary, patient).await;
+    settled(&db, &store).await;
+    is_silent.store(true, Ordering::SeqCst);
+    set(&db, "k", "v").await.expect("it is committed");
+    assert_eq!(store.replicas_of("atomicCommit"), [0, 1]);
+    db.transaction().get("k").await.expect("an answer");
+}
+
+#[tokio::test]
+async fn the_leader_that_a_replica_names_is_asked() {
+    let store = Store::default();
+    let hint = Arc::new(std::sync::Mutex::new(String::new()));
+    let told = hint.clone();
+    let fault = move |call: &ThriftCall, _: &Store| {
+        let ThriftCall::AtomicCommit(_) = call else { return None };
+        let mut response = refused("NO_PRIMARY");
+        response.error = Some(format!("Not leader, try leader at: {} (node 1)", told.lock().expect("no panic")));
+        Some(Action::Reply(ThriftReply::AtomicCommit(response)))
+    };
+    let secondary = store.replica(fault).await;
+    let elsewhere = Store::default();
+    let leader = elsewhere.honest().await;
+    *hint.lock().expect("no panic") = leader.address();
+    let db = connect(&secondary, options()).await;
+    set(&db, "k", "v").await.expect("it is committed");
+    assert_eq!(elsewhere.value("k").as_deref(), Some("v"));
+}
+
+#[tokio::test]
+async fn addresses_that_cannot_be_reached_from_here_hold_nobody_up() {
+    let store = Store::default();
+    let peer = store.honest().await;
+    {
+        let mut contents = store.contents();
+        contents.addresses = vec![unreachable_address(), unreachable_address()];
+        contents.primary = 1;
+    }
+    let db = connect(&peer, options()).await;
+    while db.primary().is_none() {
+        tokio::task::yield_now().await;
+    }
+    for _ in 0..20 {
+        set(&db, "k", "v").await.expect("it is committed");
+        db.transaction().get("k").await.expect("an answer");
+    }
+}
+
+#[tokio::test]
+async fn nobody_there_is_an_error_at_the_deadline_that_names_everybody() {
+    let store = Store::default();
+    let peer = store.honest().await;
+    let address = peer.address();
+    let transaction = TransactionOptions { timeout: Duration::from_millis(100), ..TransactionOptions::default() };
+    let db = connect(&peer, Options { transaction, discovery: false, ..options() }).await;
+    peer.stop().await;
+    let error = db.transaction().get("k").await.expect_err("nobody is there");
+    assert!(error.is_retryable() && !error.maybe_committed());
+    assert!(error.to_string().contains(&address), "{error}");
+}

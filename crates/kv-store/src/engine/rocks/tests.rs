@@ -1,0 +1,139 @@
+//! What is RocksDB's own: families of the former layout, and what its compactions drop.
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::{
+    engine::{EngineInstall, ResourceOptions, SharedResources},
+    key_codec,
+};
+
+struct Home {
+    folder: TempDir,
+    options: RocksOptions,
+}
+
+impl Home {
+    /// With buffers that are full soon.
+    fn new() -> Self {
+        let resources = SharedResources::new(ResourceOptions::default()).unwrap();
+        let options =
+            RocksOptions { write_buffer_bytes: 256 << 10, ..RocksOptions::new(Durability::UntilFlush, resources) };
+        Home { folder: tempfile::tempdir().unwrap(), options }
+    }
+
+    fn open(&self) -> Result<RocksEngine, KvError> {
+        RocksEngine::open(self.folder.path().join("db"), self.options.clone())
+    }
+}
+
+fn put_version(batch: &mut WriteBatch, key: &str, version: u64, value: &[u8]) {
+    let suffix = key_codec::version_suffix(version);
+    batch.put_parts(
+        Table::Data,
+        &[&key_codec::prefix("", key.as_bytes()), &suffix],
+        &key_codec::row_parts(Some(value)),
+    );
+}
+
+fn write(engine: &RocksEngine, fill: impl FnOnce(&mut WriteBatch)) {
+    let mut batch = WriteBatch::new();
+    fill(&mut batch);
+    engine.write(&batch).unwrap();
+}
+
+fn entries(engine: &RocksEngine, table: Table) -> usize {
+    let mut cursor = engine.cursor(table, &[], &key_codec::END).unwrap();
+    cursor.seek(&[]).unwrap();
+    let mut entries = 0;
+    while cursor.entry().is_some() {
+        entries += 1;
+        cursor.next().unwrap();
+    }
+    entries
+}
+
+/// A database with three rows, and without the family of `table`.
+fn without(home: &Home, table: Table) -> RocksEngine {
+    let mut engine = home.open().unwrap();
+    write(&engine, |batch| {
+        (1..=3).for_each(|version| put_version(batch, "a", version, b"1"));
+        batch.put(Table::Meta, b"state", b"1");
+    });
+    engine.flush().unwrap();
+    engine.db.drop_cf(family_name(table)).unwrap();
+    engine
+}
+
+#[test]
+fn a_database_of_the_former_layout_opens_with_an_empty_garbage_table() {
+    let home = Home::new();
+    drop(without(&home, Table::Garbage));
+    for notes in [0, 1] {
+        let engine = home.open().unwrap();
+        assert_eq!(Table::ALL.map(|table| entries(&engine, table)), [3, 1, notes]);
+        write(&engine, |batch| batch.put(Table::Garbage, b"note", b"1"));
+        engine.flush().unwrap();
+    }
+}
+
+#[test]
+fn a_database_that_lacks_another_table_is_damaged() {
+    for table in [Table::Data, Table::Meta] {
+        let home = Home::new();
+        drop(without(&home, table));
+        let error = home.open().err().expect("refused");
+        assert!(matches!(error, KvError::Corruption(_)), "{error}");
+    }
+}
+
+#[test]
+fn a_copy_of_the_former_layout_is_installed() {
+    let home = Home::new();
+    let engine = without(&home, Table::Garbage);
+    let mut copy = RocksCopy::take(&engine).unwrap();
+    let row = copy.read(0, usize::try_from(copy.total_bytes()).unwrap()).unwrap();
+    let other = Home::new();
+    let mut install = RocksInstall::begin(&other.folder.path().join("db"), other.options.clone()).unwrap();
+    install.write(&row).unwrap();
+    let installed = Box::new(install).finish().unwrap();
+    assert_eq!(installed.get(Table::Garbage, b"note").unwrap(), None);
+    assert_eq!(installed.get(Table::Meta, b"state").unwrap(), Some("1".into()));
+}
+
+#[test]
+fn a_compaction_drops_what_is_superseded_at_the_floor_for_good() {
+    let home = Home::new();
+    let engine = home.open().unwrap();
+    for version in 1..=5 {
+        write(&engine, |batch| put_version(batch, "a", version, b"1"));
+        engine.flush().unwrap();
+    }
+    engine.compact_data(&[], &key_codec::END).unwrap();
+    assert_eq!(entries(&engine, Table::Data), 5, "an engine that was just opened drops nothing");
+    engine.set_filter_floor(3);
+    engine.set_filter_floor(1);
+    engine.compact_data(&[], &key_codec::END).unwrap();
+    assert_eq!(entries(&engine, Table::Data), 3);
+    drop(engine);
+    assert_eq!(entries(&home.open().unwrap(), Table::Data), 3);
+}
+
+/// The writes of 30 MB that are each superseded soon stay within a few.
+#[test]
+fn endless_overwriting_of_a_few_rows_takes_bounded_space() {
+    let home = Home::new();
+    let engine = home.open().unwrap();
+    let value = |version: u64| std::array::from_fn::<u8, 100, _>(|at| (version.wrapping_mul(at as u64 + 7) >> 5) as u8);
+    let mut largest = 0;
+    for round in 0..300 {
+        write(&engine, |batch| {
+            for version in round * 1_000 + 1..=(round + 1) * 1_000 {
+                put_version(batch, &format!("{:03}", version % 500), version, &value(version));
+            }
+        });
+        engine.set_filter_floor((round * 1_000).saturating_sub(2_000));
+        largest = largest.max(engine.statistics().size_bytes);
+    }
+    assert!(largest < 8 << 20, "{largest} bytes");
+}

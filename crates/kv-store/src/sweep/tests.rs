@@ -1,0 +1,423 @@
+//! A small database around the sweeper, compared with one that keeps everything: whatever order commits, sweeps,
+//! compactions, flushes and crashes come in, what can be read stays the same, and in the end nothing is left over.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+    sync::Arc,
+};
+
+use proptest::{collection::vec, prelude::*};
+
+use super::*;
+use crate::engine::{
+    BatchEntry, Durability,
+    testing::{self, Place},
+};
+
+/// More than one run that is removed as a range holds.
+const KEYS: u8 = 40;
+
+fn prefix(key: u8) -> Vec<u8> {
+    key_codec::prefix("", &[key])
+}
+
+#[derive(Clone, Debug)]
+enum Write {
+    Set(u8),
+    Delete(u8),
+    Clear(Range<u8>),
+}
+
+#[derive(Clone, Debug)]
+enum Action {
+    /// The horizon goes to this many versions before the commit, if that is further than it was.
+    Commit {
+        writes: Vec<Write>,
+        age: u64,
+    },
+    SetAll,
+    SetOften(u8),
+    Sweep {
+        budget: u64,
+    },
+    Flush,
+    Compact(Range<u8>),
+    Restart,
+    Crash,
+}
+
+/// What a crash or a restart finds again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Counters {
+    version: u64,
+    horizon: u64,
+    rows: u64,
+}
+
+impl Counters {
+    fn decode(stored: Option<Bytes>) -> Counters {
+        let Some(stored) = stored else { return Counters { version: 1, horizon: 1, rows: 0 } };
+        let number = |place: usize| u64::from_be_bytes(stored[8 * place..8 * place + 8].try_into().unwrap());
+        Counters { version: number(0), horizon: number(1), rows: number(2) }
+    }
+}
+
+struct World {
+    place: Place,
+    engine: Arc<dyn Engine>,
+    counters: Counters,
+    clears: Vec<RangeClear>,
+    progress: SweepProgress,
+    /// Every version of every key, written or cleared.
+    everything: BTreeMap<u8, BTreeMap<u64, Option<u64>>>,
+    /// The same, without what clears did to it.
+    written: BTreeMap<u8, BTreeSet<u64>>,
+}
+
+impl World {
+    fn new(place: Place) -> Self {
+        let engine = place.engine();
+        let (everything, written) = (BTreeMap::new(), BTreeMap::new());
+        World {
+            place,
+            engine,
+            counters: Counters::decode(None),
+            clears: vec![],
+            progress: SweepProgress::default(),
+            everything,
+            written,
+        }
+    }
+
+    fn act(&mut self, action: &Action) {
+        match action {
+            Action::Commit { writes, age } => self.commit(writes, *age),
+            Action::SetAll => self.commit(&(0..KEYS).map(Write::Set).collect::<Vec<_>>(), u64::MAX),
+            Action::SetOften(key) => (0..40).for_each(|_| self.commit(&[Write::Set(*key)], 20)),
+            Action::Sweep { budget } => drop(self.sweep(*budget)),
+            Action::Flush => self.engine.flush().unwrap(),
+            Action::Compact(keys) => self.engine.compact_data(&prefix(keys.start), &prefix(keys.end)).unwrap(),
+            Action::Restart => self.open_again(Place::restart),
+            Action::Crash => self.open_again(Place::crash),
+        }
+    }
+
+    fn model(&self, key: u8, version: u64) -> Option<u64> {
+        *self.everything.get(&key)?.range(..=version).next_back()?.1
+    }
+
+    fn visible_rows(&self, version: u64) -> u64 {
+        (0..KEYS).filter(|key| self.model(*key, version).is_some()).count() as u64
+    }
+
+    /// The newest version that the engine holds of a key, and its value.
+    fn stored(&self, key: u8, version: u64) -> Option<(u64, Option<u64>)> {
+        let (mut cursor, mut target) = (self.engine.key_cursor().unwrap(), Vec::new());
+        let found = crate::scan::newest_at(cursor.as_mut(), &prefix(key), version, &mut target).unwrap()?;
+        Some((found.version, found.value.map(|value| u64::from_be_bytes(value.try_into().unwrap()))))
+    }
+
+    fn read(&self, key: u8, version: u64) -> Option<u64> {
+        let prefix = prefix(key);
+        let (written, value) = self.stored(key, version)?;
+        let hides = |clear: &RangeClear| {
+            let covers = clear.begin <= prefix && prefix < clear.end;
+            covers && written < clear.version && clear.version <= version
+        };
+        value.filter(|_| !self.clears.iter().any(hides))
+    }
+
+    fn commit(&mut self, writes: &[Write], age: u64) {
+        let (version, before) = (self.counters.version + 1, self.counters.version);
+        let (mut last, mut cleared) = (BTreeMap::new(), Vec::new());
+        for write in writes {
+            match write {
+                Write::Set(key) => drop(last.insert(*key, Some(version))),
+                Write::Delete(key) => drop(last.insert(*key, None)),
+                Write::Clear(keys) => {
+                    last.retain(|key, _| !keys.contains(key));
+                    cleared.push(keys.clone());
+                }
+            }
+        }
+        let mut batch = WriteBatch::new();
+        for (number, keys) in (0..).zip(&cleared) {
+            let (begin, end) = (prefix(keys.start), prefix(keys.end));
+            garbage::put_range_clear(&mut batch, version, number, &begin, &end);
+            self.clears.push(RangeClear { version, number, begin: begin.into(), end: end.into() });
+            for key in keys.clone() {
+                if self.model(key, before).is_some() {
+                    self.everything.entry(key).or_default().insert(version, None);
+                }
+            }
+        }
+        for (number, (key, value)) in (0..).zip(last) {
+            let existed = self.model(key, version).is_some();
+            self.counters.rows = self.counters.rows + u64::from(value.is_some()) - u64::from(existed);
+            let mut encoded = Vec::new();
+            key_codec::set_versioned(&mut encoded, &prefix(key), version);
+            let stored = value.map(u64::to_be_bytes);
+            let stored = key_codec::row_parts(stored.as_ref().map(|value| &value[..]));
+            batch.put_parts(Table::Data, &[&encoded], &stored);
+            if value.is_none() {
+                garbage::put_key_tombstone(&mut batch, version, number, &prefix(key));
+            }
+            // At the same version a write stands for what the clear left, too.
+            self.everything.entry(key).or_default().insert(version, value);
+            self.written.entry(key).or_default().insert(version);
+        }
+        self.counters.version = version;
+        self.counters.horizon = self.counters.horizon.max(version.saturating_sub(age));
+        self.write(batch);
+    }
+
+    fn write(&mut self, mut batch: WriteBatch) {
+        let Counters { version, horizon, rows } = self.counters;
+        batch.put(Table::Meta, b"counters", &[version, horizon, rows].map(u64::to_be_bytes).concat());
+        self.engine.write(&batch).unwrap();
+    }
+
+    fn sweep(&mut self, budget: u64) -> Swept {
+        self.engine.set_filter_floor(filter_floor(&*self.engine).unwrap());
+        let mut batch = WriteBatch::new();
+        let swept = sweep(&*self.engine, self.counters.horizon, budget, &mut self.progress, &mut batch).unwrap();
+        assert!(swept.entries_looked_at < budget + 80, "{swept:?} with a budget of {budget}");
+        self.counters.rows -= swept.rows_cleared;
+        self.clears.retain(|clear| !swept.range_clears_done.contains(&(clear.version, clear.number)));
+        self.write(batch);
+        swept
+    }
+
+    fn open_again(&mut self, how: impl Fn(&mut Place)) {
+        // Nobody holds on to the engine meanwhile.
+        self.engine = testing::memory(Durability::UntilFlush).engine();
+        how(&mut self.place);
+        self.engine = self.place.engine();
+        self.counters = Counters::decode(self.engine.get(Table::Meta, b"counters").unwrap());
+        let lost = self.counters.version + 1;
+        self.everything.values_mut().for_each(|versions| drop(versions.split_off(&lost)));
+        self.written.values_mut().for_each(|versions| drop(versions.split_off(&lost)));
+        self.clears = garbage::load_range_clears(&*self.engine).unwrap();
+        self.progress = SweepProgress::default();
+    }
+
+    /// From the horizon on everything reads as if nothing had ever been removed, and conflicts are found.
+    fn check(&self) {
+        let Counters { version, horizon, .. } = self.counters;
+        let between = horizon + (version - horizon) / 2;
+        for at in [horizon, between, version] {
+            for key in 0..KEYS {
+                assert_eq!(self.read(key, at), self.model(key, at), "key {key} at {at} of {horizon}..={version}");
+                let written_after = self.stored(key, version).is_some_and(|(written, _)| written > at);
+                let expected = self.written.get(&key).is_some_and(|versions| versions.range(at + 1..).next().is_some());
+                assert_eq!(written_after, expected, "a write to key {key} after {at}");
+            }
+        }
+    }
+
+    fn notes(&self) -> usize {
+        self.entries(Table::Garbage) - usize::from(garbage::load_swept(&*self.engine).unwrap() > 0)
+    }
+
+    fn entries(&self, table: Table) -> usize {
+        let mut cursor = self.engine.cursor(table, &[], &[0xff; 20]).unwrap();
+        cursor.seek(&[]).unwrap();
+        let mut entries = 0;
+        while cursor.entry().is_some() {
+            entries += 1;
+            cursor.next().unwrap();
+        }
+        entries
+    }
+
+    /// With nothing to be seen but the newest version, that is all that is left.
+    fn finish(&mut self, budget: u64) {
+        self.commit(&[], 0);
+        while self.sweep(budget).more {
+            self.check();
+        }
+        self.engine.flush().unwrap();
+        self.sweep(budget);
+        self.engine.compact_data(&[], &[0xff]).unwrap();
+        self.check();
+        let rows = self.visible_rows(self.counters.version);
+        assert_eq!((self.clears.len(), self.notes()), (0, 0));
+        assert_eq!((self.counters.rows, self.entries(Table::Data) as u64), (rows, rows));
+    }
+}
+
+fn keys() -> impl Strategy<Value = Range<u8>> {
+    let some = (0..KEYS, 1..=KEYS).prop_map(|(begin, length)| begin..(begin + length).min(KEYS));
+    prop_oneof![3 => some, 1 => Just(0..KEYS)]
+}
+
+fn action() -> impl Strategy<Value = Action> {
+    let key = || prop_oneof![0..4_u8, 0..KEYS];
+    let write = prop_oneof![
+        4 => key().prop_map(Write::Set),
+        2 => key().prop_map(Write::Delete),
+        1 => keys().prop_map(Write::Clear),
+    ];
+    let age = prop_oneof![0..10_u64, Just(u64::MAX)];
+    prop_oneof![
+        12 => (vec(write, 1..5), age).prop_map(|(writes, age)| Action::Commit { writes, age }),
+        2 => Just(Action::SetAll),
+        1 => key().prop_map(Action::SetOften),
+        8 => (1..60_u64).prop_map(|budget| Action::Sweep { budget }),
+        3 => Just(Action::Flush),
+        1 => keys().prop_map(Action::Compact),
+        1 => Just(Action::Restart),
+        1 => Just(Action::Crash),
+    ]
+}
+
+fn run(place: Place, actions: &[Action], budget: u64) {
+    let mut world = World::new(place);
+    for action in actions {
+        world.act(action);
+        world.check();
+    }
+    world.finish(budget);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+    #[test]
+    fn whatever_is_swept_reads_stay_and_nothing_is_left_over(actions in vec(action(), 1..40), budget in 1..200_u64) {
+        run(testing::memory(Durability::UntilFlush), &actions, budget);
+    }
+}
+
+#[cfg(feature = "rocksdb")]
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+    #[test]
+    fn the_same_on_rocksdb(actions in vec(action(), 1..40), budget in 1..200_u64) {
+        run(testing::all(Durability::UntilFlush).remove(1), &actions, budget);
+    }
+}
+
+/// A database of `KEYS` rows that are all cleared at version 3.
+fn cleared(place: Place) -> World {
+    let mut world = World::new(place);
+    world.act(&Action::SetAll);
+    world.commit(&[Write::Clear(0..KEYS)], 0);
+    world
+}
+
+#[test]
+fn a_large_clear_goes_on_where_it_was_and_its_note_goes_last() {
+    for place in testing::all(Durability::UntilFlush) {
+        let mut world = cleared(place);
+        let mut steps = Vec::new();
+        loop {
+            assert_eq!(world.notes(), 1);
+            steps.push(world.sweep(10));
+            world.check();
+            if !steps[steps.len() - 1].more {
+                break;
+            }
+            assert_eq!(world.clears.len(), 1);
+        }
+        // The first entry of each step is the note.
+        assert_eq!(steps.iter().map(|step| step.rows_cleared).collect::<Vec<_>>(), [9, 9, 9, 9, 4]);
+        assert_eq!(steps[4].range_clears_done, [(3, 0)]);
+        assert_eq!((world.notes(), world.entries(Table::Data), world.counters.rows), (0, 0, 0));
+    }
+}
+
+#[test]
+fn a_sweep_that_a_crash_interrupts_begins_again_and_counts_no_row_twice() {
+    for place in testing::all(Durability::UntilFlush) {
+        let mut world = cleared(place);
+        world.sweep(10);
+        world.engine.flush().unwrap();
+        world.sweep(20);
+        world.act(&Action::Crash);
+        assert_eq!(world.counters.rows, u64::from(KEYS) - 9);
+        world.check();
+        world.finish(10);
+    }
+}
+
+#[test]
+fn many_adjacent_entries_are_removed_as_a_range_and_few_one_by_one() {
+    let mut world = cleared(testing::memory(Durability::UntilFlush));
+    world.act(&Action::SetOften(30));
+    let horizon = world.counters.version;
+    let mut batch = WriteBatch::new();
+    let swept = sweep(&*world.engine, horizon, 1_000, &mut world.progress, &mut batch).unwrap();
+    assert_eq!((swept.rows_cleared, swept.removed_versions, swept.more), (u64::from(KEYS), u64::from(KEYS), false));
+    // 30 keys, then what was written of key 30 since, its old version with the 9 keys behind it; the note and the record.
+    assert_eq!(batch.len(), 30 + 10 + 2);
+    let mut world = cleared(testing::memory(Durability::UntilFlush));
+    batch.clear();
+    sweep(&*world.engine, 3, 1_000, &mut world.progress, &mut batch).unwrap();
+    assert_eq!(batch.len(), 3, "one range, the note and the record");
+}
+
+#[test]
+fn a_deleted_key_of_many_versions_goes_at_once_with_its_note() {
+    for place in testing::all(Durability::UntilFlush) {
+        let mut world = World::new(place);
+        world.act(&Action::SetOften(1));
+        world.commit(&[Write::Set(0), Write::Set(2)], 0);
+        world.commit(&[Write::Delete(1)], 0);
+        let swept = world.sweep(1);
+        assert_eq!((swept.entries_looked_at, swept.rows_cleared, swept.more), (33, 0, false));
+        assert_eq!((world.entries(Table::Data), world.notes()), (2, 0));
+        world.check();
+    }
+}
+
+#[test]
+fn nothing_above_the_floor_is_swept() {
+    let mut world = cleared(testing::memory(Durability::UntilFlush));
+    world.commit(&[Write::Set(1)], u64::MAX);
+    world.commit(&[Write::Delete(1)], u64::MAX);
+    let mut batch = WriteBatch::new();
+    for (floor, notes_done) in [(2, 0), (3, 1), (4, 1), (5, 2)] {
+        batch.clear();
+        let mut progress = SweepProgress::default();
+        assert!(!sweep(&*world.engine, floor, 1_000, &mut progress, &mut batch).unwrap().more);
+        let notes = |entry: &BatchEntry<'_>| matches!(entry, BatchEntry::Delete { table: Table::Garbage, .. });
+        assert_eq!(batch.iter().filter(notes).count(), notes_done, "at {floor}");
+    }
+}
+
+#[test]
+fn a_note_without_its_tombstone_removes_no_value() {
+    let engine = testing::memory(Durability::UntilFlush).engine();
+    let (mut batch, mut encoded) = (WriteBatch::new(), Vec::new());
+    garbage::put_key_tombstone(&mut batch, 5, 0, &prefix(1));
+    garbage::put_key_tombstone(&mut batch, 7, 0, &prefix(2));
+    for version in [6, 7] {
+        key_codec::set_versioned(&mut encoded, &prefix(2), version);
+        batch.put_parts(Table::Data, &[&encoded], &key_codec::row_parts(Some(b"value")));
+    }
+    engine.write(&batch).unwrap();
+    batch.clear();
+    let error = sweep(&*engine, 9, 100, &mut SweepProgress::default(), &mut batch).unwrap_err();
+    assert!(matches!(&error, KvError::Corruption(text) if text.contains("a value of version 7")), "{error}");
+    // A key of which nothing is left is no damage.
+    assert_eq!(batch.iter().collect::<Vec<_>>().len(), 1);
+}
+
+#[test]
+fn values_are_dropped_below_every_clear_that_is_not_swept_in_the_persisted_state() {
+    let mut world = cleared(testing::memory(Durability::UntilFlush));
+    let floor = |world: &World| filter_floor(&*world.engine).unwrap();
+    world.sweep(10);
+    assert_eq!(floor(&world), 0);
+    world.engine.flush().unwrap();
+    assert_eq!(floor(&world), 2, "the clear of version 3 is under way");
+    while world.sweep(10).more {}
+    assert_eq!(floor(&world), 2);
+    world.engine.flush().unwrap();
+    assert_eq!(floor(&world), 3);
+    world.commit(&[Write::Clear(0..1)], 1);
+    world.sweep(10);
+    world.engine.flush().unwrap();
+    assert_eq!(floor(&world), 3, "the horizon is still there");
+}

@@ -1,0 +1,129 @@
+//! Messages in and out: which are taken, who handles them, and under whose name they leave.
+
+use bytes::Bytes;
+
+use super::Outgoing;
+use super::replica::Replica;
+use crate::transport::Sender;
+use crate::{Message, ReplicaId, View};
+
+impl Replica {
+    pub(super) fn receive(&mut self, sender: Sender, message: Message, payload: Vec<Bytes>) {
+        if !self.admits(&sender, &message) {
+            coverage!("foreign.not_of_this_cluster");
+            self.counters.foreign += 1;
+            return;
+        }
+        let from = sender.replica;
+        if !matches!(message, Message::Hello(_)) {
+            self.heard.insert(from, self.now);
+            self.meet(&sender);
+        }
+        match message {
+            Message::Hello(_) => self.on_hello(sender),
+            Message::Born(m) => self.on_born(m),
+            Message::PreVote(m) => self.on_pre_vote(from, m),
+            Message::PreVoteReply(m) => self.on_pre_vote_reply(from, m),
+            Message::Prepare(m) => self.on_prepare(from, m),
+            Message::Promise(m) => self.on_promise(from, m),
+            Message::Fetch(m) => self.on_fetch(from, m),
+            Message::Fetched(m) => self.on_fetched(from, m, payload),
+            Message::Refuse(m) => self.on_refuse(View(m.promised)),
+            Message::Accept(m) => self.on_accept(from, m, payload),
+            Message::Accepted(m) => self.on_accepted(&sender, m),
+            Message::Requests(m) => self.on_requests(sender, m, payload),
+            Message::RequestsGap(m) => self.requests.fill_gap(m.expected, self.now, self.options.heartbeat_us),
+            Message::ReadPoint(m) => self.on_read_point(from, m.round),
+            Message::ReadPointReply(m) => self.on_read_point_reply(m),
+            Message::Transfer(m) => self.on_transfer(from, m),
+            Message::Resign(m) => self.on_resign(from, m),
+            Message::Report(m) => self.on_report(&sender, m),
+            Message::Behind(m) => self.on_behind(&m),
+            Message::SnapshotRequest(m) => self.on_snapshot_request(from, &m),
+            Message::SnapshotChunk(m) => self.on_snapshot_chunk(from, &m, payload),
+        }
+    }
+
+    /// Whether a message is of this cluster, of a disk that belongs, and not of a former start of it. Of a disk that does
+    /// not belong, a learner's, only what helps it to follow.
+    fn admits(&mut self, sender: &Sender, message: &Message) -> bool {
+        let me = self.options.me;
+        if sender.replica == me || !self.options.replicas.contains(&sender.replica) {
+            return false;
+        }
+        let mine = self.acceptor.hard();
+        let is_of_cluster = match message {
+            Message::Hello(_) => true,
+            Message::Born(m) => self.is_unborn() && m.birth.is_some(),
+            _ => !self.is_unborn() && sender.cluster_id == mine.cluster_id && sender.epoch == mine.epoch,
+        };
+        if !is_of_cluster || !self.admits_disk(sender, message) {
+            return false;
+        }
+        let is_voter = self.configuration.is_voter(sender.replica, sender.disk_id);
+        let (disk, newest) = self.boots.entry((sender.replica, is_voter)).or_insert((sender.disk_id, sender.boot));
+        if *disk != sender.disk_id {
+            (*disk, *newest) = (sender.disk_id, sender.boot);
+        }
+        let is_newest = sender.boot >= *newest;
+        *newest = sender.boot.max(*newest);
+        if !is_newest {
+            coverage!("foreign.former_boot");
+        }
+        is_newest
+    }
+
+    fn admits_disk(&self, sender: &Sender, message: &Message) -> bool {
+        match message {
+            Message::Hello(_) | Message::Born(_) => true,
+            // Without its database a replica does not know who votes; all it does is to get a copy of another's.
+            _ if self.configuration.disks.is_empty() => {
+                matches!(message, Message::Report(_) | Message::SnapshotChunk(_) | Message::SnapshotRequest(_))
+            }
+            _ if self.configuration.is_voter(sender.replica, sender.disk_id) => true,
+            Message::Accepted(_) | Message::Report(_) | Message::SnapshotRequest(_) => true,
+            Message::Requests(_) | Message::ReadPoint(_) => true,
+            _ => false,
+        }
+    }
+
+    /// A primary follows whichever disk speaks under an id; the votes of one that does not belong don't count.
+    fn meet(&mut self, sender: &Sender) {
+        let is_voter = self.configuration.is_voter(sender.replica, sender.disk_id);
+        let now = self.now;
+        if let Some(proposer) = self.views.proposer_mut() {
+            proposer.meet(sender.replica, sender.disk_id, is_voter, now);
+        }
+    }
+
+    /// Sends, unless this start of the replica is not durable yet: its messages could be taken for those of the former.
+    pub(super) fn send(&mut self, to: ReplicaId, message: Message, payload: Vec<Bytes>) {
+        let hard = self.acceptor.hard();
+        let durable = self.acceptor.durable();
+        if (durable.boot, durable.disk_id) == (hard.boot, hard.disk_id) {
+            self.outputs.send.push(Outgoing { to, message, payload });
+        }
+    }
+
+    pub(super) fn send_all(&mut self, message: Message) {
+        for to in self.peers() {
+            self.send(to, message.clone(), Vec::new());
+        }
+    }
+
+    pub(super) fn peers(&self) -> Vec<ReplicaId> {
+        self.options.replicas.iter().copied().filter(|r| *r != self.options.me).collect()
+    }
+
+    /// The envelope's sender for everything this replica sends.
+    pub fn sender(&self) -> Sender {
+        let hard = self.acceptor.hard();
+        Sender {
+            replica: self.options.me,
+            cluster_id: hard.cluster_id,
+            epoch: hard.epoch,
+            disk_id: hard.disk_id,
+            boot: hard.boot,
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! A replica that needs what the others' logs hold no more gets a copy of a database.
+
+use rsml::core::CoreOptions;
+
+use crate::compare;
+use crate::stage::{A, B, C, Stage};
+
+/// Small pieces, and logs that are cut as soon as they may be, and not kept in memory.
+fn small_pieces(options: &mut CoreOptions) {
+    options.snapshot_chunk_bytes = 100;
+    options.snapshot_bytes_per_second = 0;
+    options.log_keep_bytes = 1_000;
+    options.log_cache_bytes = 0;
+}
+
+/// C misses three entries, which the logs of A and B let go of. A has told C so; C knows what the others have.
+fn with_c_behind() -> Stage {
+    let mut stage = Stage::led_by_a(small_pieces);
+    stage.off_stage(|stage| {
+        for payload in ["w", "x", "y"] {
+            stage.propose(B, payload);
+            stage.play_among(&[A, B]);
+        }
+        stage.tick(A, 50_000);
+        stage.play_among(&[A, B]);
+    });
+    stage.note("The logs of A and B begin behind what C lacks.");
+    for node in [A, B] {
+        stage.flush(node, 5_000);
+    }
+    stage.off_stage(|stage| {
+        for node in [A, B] {
+            stage.tick(node, 200_000);
+            stage.tell(node, C);
+        }
+        stage.play_among(&[A, B]);
+    });
+    stage
+}
+
+/// A hears that C lacks what is gone, and says so.
+fn tell_c(stage: &mut Stage) {
+    stage.tick(A, 50_000);
+    stage.carry(A, C);
+    stage.sync(C);
+    stage.carry(C, A);
+    stage.carry(A, C);
+}
+
+/// One question and its answer.
+fn exchange(stage: &mut Stage, from: usize, to: usize) {
+    stage.carry(from, to);
+    stage.carry(to, from);
+}
+
+/// C fetches the copy from B, piece by piece, and builds it.
+fn fetch_from_b(stage: &mut Stage) {
+    for _ in 0..4 {
+        exchange(stage, C, B);
+    }
+}
+
+/// The primary speaks to everybody, and hears how they are.
+fn heartbeat(stage: &mut Stage) {
+    stage.tick(A, 50_000);
+    stage.play();
+}
+
+#[test]
+fn a_replica_behind_the_logs_of_all_gets_a_database() {
+    let mut stage = with_c_behind();
+    tell_c(&mut stage);
+    stage.note("C asks B, which does not lead.");
+    fetch_from_b(&mut stage);
+    stage.note("One record makes the new database the live one. Until it is durable, the old one is.");
+    assert_eq!(stage.executed(C).len(), 0);
+    stage.sync(C);
+    assert_eq!(stage.executed(C), ["w", "x", "y"]);
+    stage.note("What follows comes as entries again.");
+    heartbeat(&mut stage);
+    stage.propose(C, "z");
+    stage.play();
+    heartbeat(&mut stage);
+    assert_eq!(stage.executed(C), ["w", "x", "y", "z"]);
+    stage.show(C);
+    compare("a_replica_behind_the_logs_of_all_gets_a_database", &stage);
+}
+
+#[test]
+fn a_copy_goes_on_where_it_was_interrupted() {
+    let mut stage = with_c_behind();
+    tell_c(&mut stage);
+    exchange(&mut stage, C, B);
+    stage.note("A piece is lost on its way, and asked for again.");
+    stage.carry(C, B);
+    stage.lose(B, C);
+    stage.tick(C, 200_000);
+    fetch_from_b(&mut stage);
+    stage.sync(C);
+    assert_eq!(stage.executed(C), ["w", "x", "y"]);
+    compare("a_copy_goes_on_where_it_was_interrupted", &stage);
+}
+
+#[test]
+fn a_replica_that_dies_before_the_record_is_durable_has_its_old_database() {
+    let mut stage = with_c_behind();
+    tell_c(&mut stage);
+    fetch_from_b(&mut stage);
+    stage.kill(C);
+    stage.start(C);
+    stage.sync(C);
+    assert_eq!(stage.core(C).hard_state().generation, 0);
+    assert_eq!(stage.executed(C).len(), 0);
+    stage.note("It begins anew, once it knows what the others have.");
+    for node in [A, B] {
+        stage.tick(node, 200_000);
+        stage.tell(node, C);
+    }
+    stage.carry(A, C);
+    stage.carry(C, A);
+    stage.carry(A, C);
+    fetch_from_b(&mut stage);
+    stage.sync(C);
+    assert_eq!(stage.executed(C), ["w", "x", "y"]);
+    compare("a_replica_that_dies_before_the_record_is_durable_has_its_old_database", &stage);
+}
+
+/// A database that was begun for an attempt that was given up is never taken for that of a later one.
+#[test]
+fn each_attempt_builds_a_database_of_its_own() {
+    let mut stage = with_c_behind();
+    tell_c(&mut stage);
+    stage.hold_installer(C);
+    exchange(&mut stage, C, B);
+    stage.note("C asks twice for the last piece, and has it; whoever builds databases for it has written nothing yet.");
+    stage.tick(C, 200_000);
+    stage.carry_one(C, B);
+    stage.carry_one(B, C);
+    stage.note("The second question reaches B when it has started again: it makes another copy.");
+    stage.kill(B);
+    stage.start(B);
+    stage.sync(B);
+    fetch_from_b(&mut stage);
+    stage.note("Now the first database is completed, though nobody waits for it any more.");
+    stage.release_installer(C);
+    stage.sync(C);
+    fetch_from_b(&mut stage);
+    stage.sync(C);
+    assert_eq!(stage.executed(C), ["w", "x", "y"]);
+    assert_eq!(stage.core(C).hard_state().generation, 2);
+    compare("each_attempt_builds_a_database_of_its_own", &stage);
+}
+
+/// What the copied database has executed of each session is known as soon as its record is given to the log, not only
+/// when the database is in use.
+#[test]
+fn who_leads_before_it_uses_its_new_database_knows_its_sessions() {
+    let mut stage = with_c_behind();
+    tell_c(&mut stage);
+    fetch_from_b(&mut stage);
+    stage.note("C's log has the record; its database is not switched yet.");
+    stage.hold_applier(C);
+    stage.sync(C);
+    heartbeat(&mut stage);
+    stage.off_stage(|stage| {
+        for _ in 0..3 {
+            stage.transfer(A, Some(C));
+            heartbeat(stage);
+        }
+    });
+    assert_eq!(stage.core(C).status().role, "primary");
+    stage.note("B's next request is its fourth. C takes it, as the log of C goes on where the others' does.");
+    stage.propose(B, "z");
+    stage.carry(B, C);
+    stage.play();
+    stage.release_applier(C);
+    stage.play();
+    assert_eq!(stage.executed(C), ["w", "x", "y", "z"]);
+    compare("who_leads_before_it_uses_its_new_database_knows_its_sessions", &stage);
+}
+
+/// Nothing that it holds tells it who votes, and its log has no beginning: a copy is all that helps.
+#[test]
+fn a_replica_that_lost_its_database_gets_another() {
+    let mut stage = Stage::led_by_a(small_pieces);
+    stage.off_stage(|stage| {
+        for payload in ["w", "x"] {
+            stage.propose(A, payload);
+            stage.play();
+        }
+        heartbeat(stage);
+        for node in [A, B, C] {
+            stage.flush(node, 5_000);
+            stage.tick(node, 200_000);
+        }
+        stage.play();
+    });
+    stage.kill(C);
+    stage.lose_database(C);
+    stage.start(C);
+    stage.sync(C);
+    for node in [A, B] {
+        stage.tick(node, 200_000);
+        stage.tell(node, C);
+    }
+    stage.tick(C, 10_000);
+    fetch_from_b(&mut stage);
+    stage.sync(C);
+    assert_eq!(stage.executed(C), ["w", "x"]);
+    heartbeat(&mut stage);
+    stage.propose(A, "y");
+    stage.play();
+    heartbeat(&mut stage);
+    assert_eq!(stage.executed(C), ["w", "x", "y"]);
+    compare("a_replica_that_lost_its_database_gets_another", &stage);
+}

@@ -1,0 +1,141 @@
+//! Read points, by rounds and by leases.
+
+use rsml::core::CoreOptions;
+use rsml::{ReplicaId, View};
+
+use crate::stage::{A, B, C, Stage};
+use crate::{ELECTION_US, compare, stand, usual};
+
+#[test]
+fn reads_take_one_round_with_a_quorum() {
+    let mut stage = Stage::led_by_a(usual);
+    stage.note("A read at the primary waits for one secondary to confirm the view.");
+    stage.read(A);
+    stage.lose(A, C);
+    stage.carry(A, B);
+    stage.note("A read that comes during the round waits for the next one.");
+    stage.read(A);
+    stage.carry(B, A);
+    stage.play();
+    stage.note("A secondary asks the primary.");
+    stage.read(C);
+    stage.play();
+    compare("reads_take_one_round_with_a_quorum", &stage);
+}
+
+#[test]
+fn a_read_on_a_new_primary_waits_for_its_no_op() {
+    let mut stage = Stage::led_by_a(usual);
+    stage.propose(A, "x");
+    stage.off_stage(Stage::play);
+    stage.kill(A);
+    stage.note("C knows less than was committed when it begins to lead.");
+    stand(&mut stage, C, &[B]);
+    stage.carry(C, B);
+    stage.carry(B, C);
+    stage.sync(C);
+    stage.carry(C, B);
+    stage.sync(B);
+    stage.carry(B, C);
+    assert_eq!(stage.core(C).status().role, "primary");
+    stage.read(C);
+    stage.note("Its no-op is not chosen yet: no round begins.");
+    stage.carry(C, B);
+    stage.sync(B);
+    stage.carry(B, C);
+    stage.note("Now it is.");
+    stage.sync(C);
+    stage.play();
+    compare("a_read_on_a_new_primary_waits_for_its_no_op", &stage);
+}
+
+fn leased(options: &mut CoreOptions) {
+    options.lease_us = 200_000;
+}
+
+/// A's next heartbeat reaches B, and is answered.
+fn lease_from_b(stage: &mut Stage) {
+    stage.tick(A, 50_000);
+    stage.lose(A, C);
+    stage.carry(A, B);
+    stage.carry(B, A);
+}
+
+#[test]
+fn under_a_lease_a_read_asks_nobody() {
+    let mut stage = Stage::led_by_a(leased);
+    lease_from_b(&mut stage);
+    stage.wait(A, 179_000);
+    stage.read(A);
+    stage.note("Nine tenths of 200 ms after the lease was asked for, A relies on it no more.");
+    stage.wait(A, 1_000);
+    stage.read(A);
+    stage.play();
+    compare("under_a_lease_a_read_asks_nobody", &stage);
+}
+
+#[test]
+fn who_granted_a_lease_promises_nobody_else_a_view() {
+    let mut stage = Stage::led_by_a(leased);
+    stage.note("B and C have not heard A for long. B would promise C a view, and then hears A again.");
+    stage.wait(B, ELECTION_US);
+    stage.tick(C, ELECTION_US);
+    stage.lose(C, A);
+    stage.carry(C, B);
+    lease_from_b(&mut stage);
+    stage.carry(B, C);
+    stage.sync(C);
+    stage.lose(C, A);
+    stage.carry(C, B);
+    assert_eq!(stage.core(B).hard_state().promised, View(256), "B promised C nothing");
+    stage.note("A serves a read under its lease.");
+    stage.read(A);
+    stage.note("B's grant is over, and it has heard nobody for an election timeout.");
+    stage.wait(B, 300_000);
+    stage.tick(C, ELECTION_US);
+    stage.lose(C, A);
+    stage.play_among(&[B, C]);
+    assert_eq!(stage.core(B).primary(), Some(ReplicaId(2)));
+    compare("who_granted_a_lease_promises_nobody_else_a_view", &stage);
+}
+
+#[test]
+fn after_a_start_nobody_is_promised_a_view_for_the_length_of_a_lease() {
+    let mut stage = Stage::led_by_a(leased);
+    lease_from_b(&mut stage);
+    stage.kill(B);
+    stage.start(B);
+    stage.sync(B);
+    stage.tick(C, ELECTION_US);
+    stage.lose(C, A);
+    stage.carry(C, B);
+    stage.carry(B, C);
+    assert_eq!(stage.core(C).status().role, "candidate", "B granted nothing");
+    stage.read(A);
+    stage.note("What B may have granted before is over.");
+    stage.wait(B, 200_000);
+    stage.tick(C, ELECTION_US);
+    stage.lose(C, A);
+    stage.play_among(&[B, C]);
+    assert_eq!(stage.core(B).primary(), Some(ReplicaId(2)));
+    compare("after_a_start_nobody_is_promised_a_view_for_the_length_of_a_lease", &stage);
+}
+
+#[test]
+fn who_hands_over_gives_up_its_lease_before() {
+    let mut stage = Stage::led_by_a(leased);
+    lease_from_b(&mut stage);
+    stage.read(A);
+    stage.transfer(A, Some(B));
+    stage.note("A may lead no more without knowing: it asks before it serves a read.");
+    stage.read(A);
+    stage.lose(A, C);
+    stage.carry(A, B);
+    stage.sync(B);
+    stage.lose(B, A);
+    stage.carry(B, C);
+    stage.note("C's grant to A still runs, and does not stand in B's way.");
+    stage.play_among(&[B, C]);
+    assert_eq!(stage.core(C).primary(), Some(ReplicaId(1)));
+    compare("who_hands_over_gives_up_its_lease_before", &stage);
+}

@@ -1,0 +1,295 @@
+//! The command line of `bench`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+use super::distribution::Distribution;
+use super::keys::{Naming, UNIQUE_DIGITS, YCSB_KEY_BYTES, hex_digits};
+use super::workload::Workload;
+use crate::cli::{ThriftTarget, check_addresses};
+use crate::failure::Failure;
+use crate::output::Format;
+
+/// Measure throughput and latency.
+///
+/// Keeps `--concurrency` requests under way in all, spread over `--connections`, for `--seconds`; several addresses share
+/// the connections. With `--rate` requests are due at fixed times, and latency counts from when a request was due, so that a
+/// slow server cannot hide by slowing down the client. Lost connections and error replies count as errors, and the load goes
+/// on.
+///
+/// The workloads `ycsb-a` to `ycsb-f` are those of YCSB (Cooper et al., SoCC 2010): a record is one row of 10 fields of 100
+/// bytes, an update writes all of it, and every request under way has a connection of its own. `txn` runs transactions of
+/// the Rust client: read two records, write both, again until committed; latency counts from the first attempt.
+#[derive(Debug, Args)]
+#[command(
+    args_conflicts_with_subcommands = true,
+    after_help = "Examples:\n  \
+    synodkv bench --workload put --concurrency 64 --seconds 10\n  \
+    synodkv bench --workload mixed --rate 5000 --format json\n  \
+    synodkv bench load --records 1000000                 once, then\n  \
+    synodkv bench --workload ycsb-a --records 1000000 --no-load\n  \
+    synodkv bench --workload ycsb-e --value-size 1000    loads 100000 records first\n  \
+    synodkv bench --workload txn --keys 1000             few records: many conflicts\n  \
+    synodkv bench --workload put --unique --acknowledged keys.txt --addr 127.0.0.1:9090,127.0.0.1:9091\n  \
+    synodkv bench check --acknowledged keys.txt          was anything acknowledged lost?"
+)]
+pub struct BenchArgs {
+    #[command(subcommand)]
+    pub command: Option<BenchCommand>,
+    #[command(flatten)]
+    pub load: LoadArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum BenchCommand {
+    Load(FillArgs),
+    Check(CheckArgs),
+}
+
+/// Write the records that a workload works on, and measure nothing else.
+///
+/// A workload that needs records loads them by itself, unless told `--no-load`. Inserts of `ycsb-d` and `ycsb-e` add
+/// records behind those.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    synodkv bench load --records 1000000\n  \
+    synodkv bench load --workload txn --records 1000")]
+pub struct FillArgs {
+    /// Whose records. Those of all YCSB workloads are the same.
+    #[arg(long, value_enum, default_value_t = Workload::YcsbA)]
+    pub workload: Workload,
+    #[command(flatten)]
+    pub records: RecordArgs,
+    #[command(flatten)]
+    pub target: ThriftTarget,
+    /// How the result is printed.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
+}
+
+/// Read back every key that `bench --unique --acknowledged` recorded.
+///
+/// Exit status 1 when one is missing or has another value.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  synodkv bench check --acknowledged keys.txt")]
+pub struct CheckArgs {
+    /// The file that the benchmark wrote.
+    #[arg(long, value_name = "FILE")]
+    pub acknowledged: PathBuf,
+    #[command(flatten)]
+    pub target: ThriftTarget,
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
+}
+
+/// How many records there are, and of what size.
+#[derive(Debug, Args)]
+pub struct RecordArgs {
+    /// How many different keys.
+    #[arg(
+        long,
+        visible_alias = "records",
+        value_name = "N",
+        default_value_t = 100_000,
+        value_parser = clap::value_parser!(u64).range(1..=1_000_000_000_000)
+    )]
+    pub keys: u64,
+    /// Length of a key. [default: 16; with YCSB always 23]
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub key_size: Option<u32>,
+    /// Length of a value. [default: 100; with YCSB all fields together]
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(0..=100_000))]
+    pub value_size: Option<u32>,
+    /// YCSB: fields of a record, one after the other in its value. [default: 10]
+    #[arg(long, value_name = "N", conflicts_with = "value_size", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub field_count: Option<u32>,
+    /// YCSB: length of a field. [default: 100]
+    #[arg(long, value_name = "BYTES", conflicts_with = "value_size", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub field_length: Option<u32>,
+}
+
+/// Longest value that a server with the default limits takes.
+const MAX_VALUE_BYTES: u32 = 100_000;
+
+impl RecordArgs {
+    pub fn check(&self, workload: Workload) -> Result<(), Failure> {
+        let refuse = |text: String| Err(Failure::Usage(text));
+        if !workload.is_ycsb() {
+            let field = self.field_count.map(|_| "--field-count").or(self.field_length.map(|_| "--field-length"));
+            return match field {
+                Some(option) => refuse(format!("{option} goes with the workloads ycsb-a to ycsb-f; see --value-size")),
+                None => Ok(()),
+            };
+        }
+        if let Some(size) = self.key_size {
+            return refuse(format!("--key-size {size}: keys of YCSB have {YCSB_KEY_BYTES} bytes"));
+        }
+        let value_size = self.value_size(workload);
+        if value_size > MAX_VALUE_BYTES {
+            return refuse(format!("fields of {value_size} bytes in all: a value has at most {MAX_VALUE_BYTES}"));
+        }
+        Ok(())
+    }
+
+    fn value_size(&self, workload: Workload) -> u32 {
+        self.value_size.unwrap_or_else(|| match workload.is_ycsb() {
+            true => self.field_count.unwrap_or(10) * self.field_length.unwrap_or(100),
+            false => 100,
+        })
+    }
+
+    pub fn shape(&self, workload: Workload) -> Shape {
+        let naming = match workload.is_ycsb() {
+            true => Naming::Ycsb,
+            false => Naming::Hexadecimal { key_size: self.key_size.unwrap_or(16) as usize },
+        };
+        Shape { naming, value_size: self.value_size(workload) as usize }
+    }
+}
+
+/// What a record looks like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    pub naming: Naming,
+    pub value_size: usize,
+}
+
+impl Shape {
+    /// Whether keys are long enough for so many records.
+    pub fn check_names(self, records: u64) -> Result<(), Failure> {
+        self.check_digits(hex_digits(records - 1), &format!("{records} keys"))
+    }
+
+    /// Whether keys are long enough for numbers of so many digits.
+    fn check_digits(self, needed: usize, what: &str) -> Result<(), Failure> {
+        match self.naming {
+            Naming::Hexadecimal { key_size } if key_size < needed => {
+                Err(Failure::Usage(format!("--key-size {key_size}: {what} need at least {needed} bytes")))
+            }
+            Naming::Hexadecimal { .. } | Naming::Ycsb => Ok(()),
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub struct LoadArgs {
+    #[arg(long, value_enum, default_value_t = Workload::Put)]
+    pub workload: Workload,
+    /// Requests under way at a time, over all connections; with `txn`, transactions.
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub concurrency: u32,
+    /// Connections; no more are opened than requests are under way. Replies on a connection come in order: with few, reads
+    /// wait for the writes before them. [default: 8; with YCSB as many as requests; with `txn` 1 to each replica, and 1 more
+    /// for its commits]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub connections: Option<u32>,
+    /// How long to send requests.
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub seconds: u64,
+    #[command(flatten)]
+    pub records: RecordArgs,
+    /// Which keys are asked for how often. [default: that of the YCSB workload; otherwise uniform]
+    #[arg(long, value_enum, conflicts_with = "unique")]
+    pub distribution: Option<Distribution>,
+    /// Requests per second in all; without it, as fast as the replies come.
+    #[arg(long, value_name = "R")]
+    pub rate: Option<f64>,
+    /// Sets in one commit of the workload `commit`.
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub operations: u32,
+    /// Most rows of one scan of the workload `ycsb-e`; lengths are uniform from 1 on.
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub scan_rows: u32,
+    /// Write each key once only (workload `put`): a counter instead of random keys.
+    #[arg(long)]
+    pub unique: bool,
+    /// Record each acknowledged key in this file (with --unique), for `bench check`.
+    #[arg(long, value_name = "FILE", requires = "unique")]
+    pub acknowledged: Option<PathBuf>,
+    /// Do not load the keys first (all workloads but `put` and `commit`): they are there from an earlier run.
+    #[arg(long)]
+    pub no_load: bool,
+    #[command(flatten)]
+    pub target: ThriftTarget,
+    /// How the result is printed.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
+}
+
+impl LoadArgs {
+    pub fn check(&self) -> Result<(), Failure> {
+        check_addresses("--addr", &self.target.addresses)?;
+        if self.rate.is_some_and(|rate| !(rate > 0.0 && rate <= 1e7)) {
+            return Err(Failure::Usage("--rate: expected a number above 0, up to 10000000".to_string()));
+        }
+        if self.unique && self.workload != Workload::Put {
+            return Err(Failure::Usage("--unique goes with --workload put only".to_string()));
+        }
+        self.records.check(self.workload)?;
+        match self.unique {
+            true => self.shape().check_digits(UNIQUE_DIGITS, "unique keys"),
+            false => self.shape().check_names(self.records.keys),
+        }
+    }
+
+    pub fn shape(&self) -> Shape {
+        self.records.shape(self.workload)
+    }
+
+    pub fn distribution(&self) -> Distribution {
+        self.distribution.unwrap_or(self.workload.distribution())
+    }
+
+    /// For transactions: to each replica.
+    pub fn connections(&self) -> u32 {
+        let default = match self.workload {
+            Workload::Txn => 1,
+            workload if workload.is_ycsb() => self.concurrency,
+            _ => 8,
+        };
+        self.connections.unwrap_or(default).min(self.concurrency)
+    }
+}
+
+#[cfg(test)]
+pub mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Arguments {
+        #[command(flatten)]
+        load: LoadArgs,
+    }
+
+    pub fn load_args(arguments: &[&str]) -> LoadArgs {
+        Arguments::parse_from([&["bench"], arguments].concat()).load
+    }
+
+    #[test]
+    fn a_record_of_ycsb_has_ten_fields_of_a_hundred_bytes_unless_told_otherwise() {
+        let size = |arguments: &[&str]| load_args(&[&["--workload", "ycsb-a"], arguments].concat()).shape().value_size;
+        assert_eq!(size(&[]), 1000);
+        assert_eq!(size(&["--field-count", "3", "--field-length", "7"]), 21);
+        assert_eq!(size(&["--value-size", "1024"]), 1024);
+    }
+
+    #[test]
+    fn options_that_have_no_meaning_are_refused() {
+        let refused = |arguments: &[&str]| load_args(arguments).check().expect_err("refused").to_string();
+        assert!(refused(&["--field-count", "3"]).starts_with("--field-count goes with"));
+        assert!(refused(&["--workload", "ycsb-a", "--key-size", "16"]).contains("23 bytes"));
+        assert!(refused(&["--workload", "ycsb-a", "--field-length", "10001"]).contains("at most 100000"));
+        assert!(refused(&["--key-size", "2"]).contains("100000 keys need at least 5 bytes"));
+        assert!(refused(&["--key-size", "15", "--unique"]).contains("at least 16 bytes"));
+        assert!(refused(&["--workload", "get", "--unique"]).starts_with("--unique goes with"));
+    }
+
+    #[test]
+    fn requests_of_ycsb_do_not_share_connections() {
+        let connections = |workload| load_args(&["--workload", workload, "--concurrency", "32"]).connections();
+        assert_eq!(["put", "ycsb-a", "txn"].map(connections), [8, 32, 1]);
+    }
+}
