@@ -151,6 +151,7 @@ impl Cluster {
         let op = self.records.next_op();
         let write = match &change.family {
             Some(family) => LoggedWrite::family(family.clone()),
+            None if change.passes_time => LoggedWrite::passing_time(),
             None => {
                 let mut commit = change.commit(op);
                 if let Some(client) = client {

@@ -196,11 +196,9 @@ impl Database {
         self.pins.counts().contains_key(&version)
     }
 
-    /// One that can be read at this moment can be pinned, and no other.
+    /// One that can be read at this moment, or some day, can be pinned, and no other.
     pub fn pin(&self, version: u64) {
-        let moment = self.moment();
-        let is_pinned = self.is_pinned(version);
-        let expected = moment.check_readable(version, is_pinned).and_then(|()| moment.check_applied(version));
+        let expected = self.moment().check_readable(version, self.is_pinned(version));
         let pinned = self.reader.database().pin(Version(version), PIN_LIFETIME);
         assert_eq!(pinned, expected, "a pin of {version}: first what came of it, then what the log says");
         if pinned.is_ok() {
@@ -218,8 +216,10 @@ impl Database {
         }
     }
 
+    /// Those that are applied.
     pub fn pinned(&self) -> Vec<u64> {
-        self.pins.counts().keys().copied().collect()
+        let applied = self.applied_version();
+        self.pins.counts().range(..=applied).map(|(version, _)| *version).collect()
     }
 
     /// Whether there is more to do at this moment.

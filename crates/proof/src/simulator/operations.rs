@@ -82,7 +82,7 @@ impl Records {
                 let drop = random.one_in(2);
                 Seen::of(Change { family: Some(FamilyChange { name: name.into(), drop }), ..change }, [])
             }
-            _ => Seen::of(change, []),
+            _ => Seen::of(Change { passes_time: random.one_in(5), ..change }, []),
         }
     }
 

@@ -76,9 +76,10 @@ impl Cluster {
             None if self.records.is_in_journal(op) => self.watch.acknowledge(op, result.version),
             None => {}
         }
-        // What creates a family has no version of its own.
-        let is_creation = self.records.write(op).family.as_ref().is_some_and(|change| !change.drop);
-        self.ended(op, Outcome::Ok, (!is_creation).then_some(result.version));
+        // What creates a family, or lets time pass, has no version of its own.
+        let write = self.records.write(op);
+        let has_version = write.commit.is_some() || write.family.as_ref().is_some_and(|change| change.drop);
+        self.ended(op, Outcome::Ok, has_version.then_some(result.version));
     }
 
     fn denied(&mut self, op: OpId, error: KvError) {

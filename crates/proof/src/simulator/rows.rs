@@ -60,7 +60,8 @@ pub fn key_number(key: &[u8]) -> u64 {
 }
 
 pub fn query(begin: impl Into<Bytes>, end: impl Into<Bytes>, family: &str) -> RangeQuery {
-    RangeQuery { column_family: family.into(), max_bytes: 1 << 30, ..RangeQuery::between(begin, end) }
+    let between = RangeQuery::between(begin.into(), end.into());
+    RangeQuery { column_family: family.into(), max_bytes: 1 << 30, ..between }
 }
 
 /// All rows whose keys begin with `prefix`.
@@ -145,6 +146,8 @@ pub struct Change {
     pub padding: usize,
     /// In the place of a commit: that alone.
     pub family: Option<FamilyChange>,
+    /// The same: nothing but time.
+    pub passes_time: bool,
 }
 
 impl Change {

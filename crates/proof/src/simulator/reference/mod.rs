@@ -71,6 +71,7 @@ impl Reference {
         match (&write.commit, &write.family) {
             (Some(commit), None) => self.decide_commit(commit),
             (None, Some(change)) => self.change_family(change),
+            (None, None) if write.passes_time => Ok(CommitResult { version: self.version, ..CommitResult::default() }),
             _ => panic!("no client makes such a write: {write:?}"),
         }
     }
