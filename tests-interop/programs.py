@@ -60,10 +60,6 @@ class Outcome:
                 outcome.failed[step] = why
         return outcome
 
-    def unsupported(self):
-        """Steps that failed because the server says plainly that it cannot do this yet."""
-        return [step for step, why in self.failed.items() if "not supported yet" in why]
-
 
 PROGRAMS = [
     Program(language, interface, protocol, transport)

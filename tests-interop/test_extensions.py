@@ -17,7 +17,6 @@ from checks import (
     snapshot_get_range,
     stamp,
     succeeded,
-    supported,
 )
 from server import COLUMN_FAMILY
 from test_ranges import FAMILY, letters  # noqa: F401 - a fixture
@@ -250,7 +249,7 @@ def test_a_repeated_commit_returns_the_first_result(client, key):
     first = succeeded(add(b"\x01")).committed_version
     assert succeeded(add(b"\x01")).committed_version == first
     assert get(client, key) == b"\x01"
-    failed(supported(add(b"\x02")), "", "INVALID_OPERATION")
+    failed(add(b"\x02"), "", "INVALID_OPERATION")
     assert get(client, key) == b"\x01"
 
 

@@ -4,9 +4,11 @@
 //! Each idea is defined once, here. The Thrift structs (`thrift` module) are the wire's own; they are converted to and
 //! from this vocabulary at the Thrift edge and nowhere else.
 
+pub mod atomic;
 mod commit;
 mod database;
 mod error;
+mod families;
 #[cfg(test)]
 mod fixtures;
 mod limits;
@@ -21,9 +23,10 @@ pub use commit::{
 };
 pub use database::{DatabaseStatistics, KvDatabase};
 pub use error::KvError;
+pub use families::{MAX_FAMILY_NAME_BYTES, family_name_fault};
 pub use limits::Limits;
 pub use logged::{DEFAULT_READABLE_WINDOW_MS, FamilyChange, LoggedWrite, TimedWrite, UnreadableWrite};
-pub use operation::{KvOperation, KvOutcome, RangeQuery, ReadAt, Row, Rows};
+pub use operation::{KeySelector, KvOperation, KvOutcome, MAX_SELECTOR_OFFSET, RangeQuery, ReadAt, Row, Rows};
 pub use verdict::{decode_verdict, encode_verdict};
 
 /// A commit version or read version: counted by the state machine, one per committed transaction, never reset.

@@ -15,11 +15,51 @@ pub enum ReadAt {
     Version(Version),
 }
 
+/// Names a key by its place among the keys that exist: `offset` keys on from the last one that is less than `key` (or
+/// equal to it, with `or_equal`); backward where that is negative. FoundationDB's, with its meaning.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeySelector {
+    pub key: Bytes,
+    pub or_equal: bool,
+    /// At most [`MAX_SELECTOR_OFFSET`] either way.
+    pub offset: i32,
+}
+
+/// Furthest that a key selector may go: every key on the way is looked at.
+pub const MAX_SELECTOR_OFFSET: u32 = 100_000;
+
+impl KeySelector {
+    /// The first key that is not less than `key`.
+    pub fn first_greater_or_equal(key: impl Into<Bytes>) -> Self {
+        KeySelector { key: key.into(), or_equal: false, offset: 1 }
+    }
+
+    /// The first key that is greater than `key`.
+    pub fn first_greater_than(key: impl Into<Bytes>) -> Self {
+        KeySelector { key: key.into(), or_equal: true, offset: 1 }
+    }
+
+    /// The last key that is not greater than `key`.
+    pub fn last_less_or_equal(key: impl Into<Bytes>) -> Self {
+        KeySelector { key: key.into(), or_equal: true, offset: 0 }
+    }
+
+    /// The last key that is less than `key`.
+    pub fn last_less_than(key: impl Into<Bytes>) -> Self {
+        KeySelector { key: key.into(), or_equal: false, offset: 0 }
+    }
+}
+
 /// A range read, already normalised: `begin` is inclusive and `end` exclusive.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RangeQuery {
     pub begin: Bytes,
     pub end: Bytes,
+    /// The range begins at the key that it names, and `begin` says nothing. Before the first key and behind the last one
+    /// of the family it stops, at the end that it has reached.
+    pub begin_selector: Option<KeySelector>,
+    /// The same for the key before which the range ends.
+    pub end_selector: Option<KeySelector>,
     /// Empty: the default family.
     pub column_family: String,
     /// Rows in range to pass over before the first one returned.
@@ -31,6 +71,24 @@ pub struct RangeQuery {
     pub target_bytes: Option<u64>,
     /// A reply above this fails with `RESULT_TOO_LARGE`.
     pub max_bytes: u64,
+}
+
+impl RangeQuery {
+    /// All rows of the default family with `begin <= key < end`.
+    pub fn between(begin: impl Into<Bytes>, end: impl Into<Bytes>) -> Self {
+        RangeQuery {
+            begin: begin.into(),
+            end: end.into(),
+            begin_selector: None,
+            end_selector: None,
+            column_family: String::new(),
+            skip: 0,
+            limit: None,
+            reverse: false,
+            target_bytes: None,
+            max_bytes: u64::MAX,
+        }
+    }
 }
 
 /// Asked of a [`crate::KvDatabase`] or routed to one.

@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use kv_api::thrift::generated::{GetClusterHealthRequest, GetReadVersionRequest, PingRequest};
+use kv_api::thrift::generated::{
+    GetClusterHealthRequest, GetReadVersionRequest, PinSnapshotRequest, PingRequest, UnpinSnapshotRequest,
+};
 use kv_api::thrift::{ApplicationErrorKind, ThriftReply, ThriftRequest};
 use kv_api::{AtomicCommit, KeyRef, Rows, Version};
 use tokio::time::{Instant, sleep_until, timeout_at};
@@ -190,6 +192,22 @@ impl Client {
         let request = convert::commit(commit, self.shared.options.request_timeout)?;
         let (response, _) = self.call(request, Kind::Write).await?;
         convert::committed(response)
+    }
+
+    /// Keeps a version readable for a while at the replicas of the server that answers: give one address to say which. Each
+    /// pin is counted; a version that was pinned twice needs two unpins, or time.
+    pub async fn pin_snapshot(&self, version: Version, ttl: Duration) -> Result<(), ClientError> {
+        let ttl_ms = i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX);
+        let request = PinSnapshotRequest { read_version: convert::version_field(version.0), ttl_ms: Some(ttl_ms) };
+        let (response, _) = self.call(request, Kind::Write).await?;
+        convert::success(response.success, response.error, response.error_code)
+    }
+
+    /// Takes one pin of a version away, as [`Client::pin_snapshot`] made it; without one it does nothing.
+    pub async fn unpin_snapshot(&self, version: Version) -> Result<(), ClientError> {
+        let request = UnpinSnapshotRequest { read_version: convert::version_field(version.0) };
+        let (response, _) = self.call(request, Kind::Write).await?;
+        convert::success(response.success, response.error, response.error_code)
     }
 
     pub async fn cluster_health(&self) -> Result<ClusterHealth, ClientError> {

@@ -16,7 +16,7 @@ fn family(name: String) -> Option<String> {
     (!name.is_empty()).then_some(name)
 }
 
-fn version_field(version: u64) -> i64 {
+pub(crate) fn version_field(version: u64) -> i64 {
     // Versions count commits: a database does not live to see 2⁶³ of them.
     i64::try_from(version).unwrap_or(i64::MAX)
 }

@@ -17,6 +17,9 @@ use crate::{ClientError, convert};
 /// A version that was heard of so long ago is recent: well within the time for which versions stay readable.
 const RECENT: Duration = Duration::from_secs(2);
 
+/// How much longer than its deadline a caller waits: what the round says at that time tells more.
+const GRACE: Duration = Duration::from_millis(100);
+
 /// Rounds under way at a time: few callers do not wait for each other, many share.
 const MAX_ROUNDS: usize = 4;
 
@@ -49,7 +52,7 @@ impl ReadVersions {
         if self.join(Caller { deadline, answer }) {
             tokio::spawn(self.clone().run_rounds());
         }
-        match timeout_at(deadline, version).await {
+        match timeout_at(deadline + GRACE, version).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) | Err(_) => {
                 let timeout_ms = begun.elapsed().as_millis() as u64;

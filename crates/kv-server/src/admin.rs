@@ -7,10 +7,14 @@
 //! | `/status` | JSON: the cluster as this server sees it |
 //! | `/metrics` | Prometheus text |
 //! | `/rows/hash` | JSON: count and hash of rows of one family at one version, from the local database |
+//! | `/column-families` | JSON: the families that requests may name |
+//! | POST, DELETE `/column-families/NAME` | creates the family, drops it with all its rows; JSON when that is agreed |
 //! | POST `/failover` | lets another replica lead, `to=N` or the one that is furthest along; JSON when it does. A secondary
 //! answers with a redirection (307) to the primary |
 //!
 //! Every error is JSON with a field, `error`, that says what is allowed. It never writes rows.
+
+mod families;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -35,7 +39,8 @@ use crate::router::RequestContext;
 use crate::service_core::KvServiceCore;
 use crate::space::SpaceWatch;
 
-const PATHS: &str = "/health/live, /health/ready, /status, /metrics, /rows/hash and /failover (POST)";
+const PATHS: &str = "/health/live, /health/ready, /status, /metrics, /rows/hash, /column-families, \
+                     /column-families/NAME (POST, DELETE) and /failover (POST)";
 /// How long a readiness probe may take.
 const READY_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long `/rows/hash` waits for a replica to apply the version, and for a slot to read in.
@@ -75,6 +80,8 @@ fn routes(interface: AdminInterface) -> Router {
         .route("/status", get(status))
         .route("/metrics", get(metrics))
         .route("/rows/hash", get(rows_hash))
+        .route("/column-families", get(families::list))
+        .route("/column-families/{name}", post(families::create).delete(families::remove))
         .route("/failover", post(failover))
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
@@ -95,6 +102,7 @@ impl From<KvError> for Refusal {
         let status = match &error {
             KvError::UnknownColumnFamily { .. } => StatusCode::NOT_FOUND,
             KvError::InvalidOperation(_) => StatusCode::BAD_REQUEST,
+            KvError::TransactionTooOld { .. } => StatusCode::GONE,
             KvError::Storage(_) | KvError::Corruption(_) => StatusCode::INTERNAL_SERVER_ERROR,
             _ => StatusCode::SERVICE_UNAVAILABLE,
         };
@@ -107,7 +115,11 @@ async fn unknown_path(uri: Uri) -> Refusal {
 }
 
 async fn wrong_method(method: Method, uri: Uri) -> Refusal {
-    let allowed = if uri.path() == "/failover" { "POST" } else { "GET" };
+    let allowed = match uri.path() {
+        "/failover" => "POST",
+        path if path.starts_with("/column-families/") => "POST and DELETE",
+        _ => "GET",
+    };
     Refusal(StatusCode::METHOD_NOT_ALLOWED, format!("`{}` answers {allowed} only, not {method}", uri.path()))
 }
 
@@ -161,6 +173,8 @@ fn replica_json(replica: &ReplicaStatus, primary: Option<u32>) -> Value {
         // As text: a number of 64 bits is more than many JSON readers can hold.
         "digest": replica.digest.map(|digest| format!("{:016x}", digest.value)),
         "digest_sequence": replica.digest.map(|digest| digest.sequence),
+        "oldest_readable": replica.oldest_readable,
+        "pending_clears": replica.pending_clears,
         "problem": replica.problem,
         "uptime_seconds": replica.uptime.map(|uptime| uptime.as_secs()),
         "peer": replica.peer,
@@ -234,9 +248,10 @@ async fn rows_hash(
     let version = version.map_or_else(|| reader.database().applied_version(), Version);
     reader.wait_applied(version, deadline).await?;
     let (database, name) = (reader.database(), family.clone());
+    interface.core.check_family(&name, &database)?;
     // The next page is asked for at the same version, which may have left the window by then.
     database.hold(version, HASH_HOLD)?;
-    let hashed = reader.slots().run(deadline, move || database.hash_rows(&name, &begin, version, limit)).await?;
+    let hashed = reader.slots().run(deadline, move |_| database.hash_rows(&name, &begin, version, limit)).await?;
     Ok(Json(json!({
         "replica": replica.id,
         "family": if family.is_empty() { DEFAULT_COLUMN_FAMILY } else { &family },
@@ -247,16 +262,23 @@ async fn rows_hash(
     })))
 }
 
+/// Only a browser says where its page came from: whoever it shows a page to shall change nothing by that.
+fn refuse_web_pages(headers: &HeaderMap) -> Result<(), Refusal> {
+    match headers.contains_key(header::ORIGIN) {
+        true => Err(Refusal(
+            StatusCode::FORBIDDEN,
+            "a web page may not ask for this; use the `synodkv` command or curl".into(),
+        )),
+        false => Ok(()),
+    }
+}
+
 async fn failover(
     State(interface): State<Arc<AdminInterface>>,
     headers: HeaderMap,
     Query(mut parameters): Query<HashMap<String, String>>,
 ) -> Result<Json<Value>, Response> {
-    // Only a browser says where its page came from: whoever it shows a page to shall not change the primary by that.
-    if headers.contains_key(header::ORIGIN) {
-        let reason = "a web page may not ask for this; use `synodkv failover` or curl".to_string();
-        return Err(Refusal(StatusCode::FORBIDDEN, reason).into_response());
-    }
+    refuse_web_pages(&headers).map_err(IntoResponse::into_response)?;
     let bad = |reason: String| Refusal(StatusCode::BAD_REQUEST, reason).into_response();
     let to = match parameters.remove("to") {
         None => None,

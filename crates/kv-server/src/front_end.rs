@@ -88,6 +88,7 @@ impl FrontEnd {
             faults,
             limits: config.limits.clone(),
             column_families: config.storage.column_families.clone(),
+            max_pin: Duration::from_secs(config.server.max_pin_seconds),
         }));
         let handler = Arc::new(UnifiedThriftHandler::new(core.clone(), metrics.clone()));
         let (thrift_key, admin_key) = ("server.thrift_addr", "server.admin_addr");

@@ -26,7 +26,7 @@ use crate::{
     data_compaction::DataCompaction,
     database_copy::DatabaseCopy,
     engine::{Engine, EngineStatistics, WriteBatch},
-    group_commit::{GroupCommit, GroupCommitOptions},
+    group_commit::{GroupCommit, GroupCommitOptions, PendingWrite},
     meta::{self, StateBlob},
     range_clears::RangeClears,
     readers::Readers,
@@ -68,6 +68,22 @@ impl StoreOptions {
     }
 }
 
+/// What of the past is kept, and how much of it was let go.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RetentionStatistics {
+    /// See [`TransactionalKvDatabase::oldest_readable`].
+    pub oldest_readable: u64,
+    /// Range clears that are not carried out yet.
+    pub pending_clears: u64,
+    /// Versions of rows that the engine holds, tombstones among them: an estimate. `None`: it cannot tell.
+    pub stored_versions: Option<u64>,
+    /// Versions that were removed behind deletes and range clears since the process started.
+    pub swept_versions: u64,
+    /// Results of commits that are remembered under an idempotency id.
+    pub remembered_ids: u64,
+    pub pins: u64,
+}
+
 /// Makes the replication layer's record of a batch from the batch's verdicts.
 pub type Seal<'s> = &'s mut dyn FnMut(&[CommitVerdict]) -> StateBlob;
 
@@ -106,12 +122,15 @@ impl TransactionalKvDatabase {
 
     /// Decides a write of a standalone database, and returns once it is durable. Writes are in the order of the calls.
     pub async fn write(&self, write: LoggedWrite) -> CommitVerdict {
-        let Some(group_commit) = &self.group_commit else {
-            return Err(KvError::NotSupported("a commit to a replica's database, past the consensus log,".into()));
-        };
-        let verdict = group_commit.submit(write)?;
-        let ended = || KvError::CommitUnknown("the database stopped before it answered".into());
-        verdict.await.unwrap_or_else(|| Err(ended()))
+        self.submit(write)?.await
+    }
+
+    /// The same for callers that may give up: it takes its place in the order at once.
+    pub fn submit(&self, write: LoggedWrite) -> Result<PendingWrite, KvError> {
+        match &self.group_commit {
+            Some(group_commit) => group_commit.submit(write),
+            None => Err(KvError::NotSupported("a commit to a replica's database, past the consensus log,".into())),
+        }
     }
 
     /// Removes what nobody can ask for any more, looking at `budget_entries` entries or a few dozen more. Writes wait
@@ -195,25 +214,41 @@ impl TransactionalKvDatabase {
         read(&self.core.clears).len() as u64
     }
 
-    /// Keeps `version` readable for `lifetime`, beyond the readable window. Pins are counted.
+    pub fn retention(&self) -> RetentionStatistics {
+        RetentionStatistics {
+            oldest_readable: self.oldest_readable().0,
+            pending_clears: self.pending_clears(),
+            stored_versions: self.core.engine.statistics().data_entries,
+            swept_versions: self.core.swept_versions.load(Ordering::Relaxed),
+            remembered_ids: self.core.remembered_ids.load(Ordering::Relaxed),
+            pins: self.pins(),
+        }
+    }
+
+    /// Keeps `version` readable for `lifetime`, beyond the readable window; also one that is not applied yet, from when it
+    /// is. Pins are counted.
     ///
     /// # Errors
-    /// [`KvError::TransactionTooOld`] when the version can't be read any more, [`KvError::FutureVersion`] when it can't be
-    /// read yet, [`KvError::Overloaded`] when there are [`MAX_PINS`](crate::MAX_PINS) already.
+    /// [`KvError::TransactionTooOld`] when the version can't be read any more, [`KvError::Overloaded`] when there are
+    /// [`MAX_PINS`](crate::MAX_PINS) already.
     pub fn pin(&self, version: Version, lifetime: Duration) -> Result<(), KvError> {
-        let was_pinned = self.core.readers.is_pinned(version.0);
         // First the pin, then the look: what is readable behind it stays so.
-        self.core.readers.pin(version, lifetime)?;
-        let readable = if was_pinned { Ok(()) } else { self.core.check_within_window(version) };
-        readable.and_then(|()| self.core.check_applied(version)).inspect_err(|_| self.core.readers.unpin(version))
+        if self.core.readers.pin(version, lifetime)? {
+            return Ok(());
+        }
+        self.core.check_within_window(version).inspect_err(|_| self.core.readers.unpin(version))
+    }
+
+    /// Pins of all versions.
+    pub fn pins(&self) -> u64 {
+        self.core.readers.pins() as u64
     }
 
     /// Keeps `version` readable for `lifetime` from now on, for whoever reads it page by page; not counted, and renewed by
     /// the next call. Errors as of [`Self::pin`].
     pub fn hold(&self, version: Version, lifetime: Duration) -> Result<(), KvError> {
-        let was_held = self.core.readers.is_pinned(version.0);
-        self.core.readers.hold(version, lifetime)?;
-        let readable = if was_held { Ok(()) } else { self.core.check_within_window(version) };
+        let was_kept = self.core.readers.hold(version, lifetime)?;
+        let readable = if was_kept { Ok(()) } else { self.core.check_within_window(version) };
         readable.and_then(|()| self.core.check_applied(version)).inspect_err(|_| self.core.readers.release(version))
     }
 
@@ -256,12 +291,26 @@ impl TransactionalKvDatabase {
     /// # Errors
     /// Those of [`Self::read_at`], too.
     pub fn range_at(&self, query: &RangeQuery, version: Version) -> Result<Rows, KvError> {
+        self.range_at_while(query, version, &|| true)
+    }
+
+    /// The same, for callers that may lose patience: after every thousand keys or so `goes_on` is asked, and the read is
+    /// given up when it says no.
+    ///
+    /// # Errors
+    /// [`KvError::Timeout`] then.
+    pub fn range_at_while(
+        &self,
+        query: &RangeQuery,
+        version: Version,
+        goes_on: &dyn Fn() -> bool,
+    ) -> Result<Rows, KvError> {
         let _reading = self.core.readers.begin(version.0);
         self.core.check_applied(version)?;
         self.core.check_readable(version)?;
         self.check_family(&query.column_family)?;
         let clears = self.core.clears();
-        self.core.damage.watch(reads::read_range(&*self.core.engine, clears, query, version.0))
+        self.core.damage.watch(reads::read_range(&*self.core.engine, clears, query, version.0, goes_on))
     }
 
     /// Hashes the rows of one family at `version`, from the key `begin` on, at most `limit` of them. A family that does not
@@ -347,6 +396,8 @@ pub(crate) struct Core {
     rows: AtomicU64,
     committed: AtomicU64,
     aborted: AtomicU64,
+    swept_versions: AtomicU64,
+    remembered_ids: AtomicU64,
 }
 
 fn read<T>(lock: &RwLock<T>) -> std::sync::RwLockReadGuard<'_, T> {
@@ -383,6 +434,8 @@ impl Core {
             rows: AtomicU64::new(counters.rows),
             committed: AtomicU64::new(0),
             aborted: AtomicU64::new(0),
+            swept_versions: AtomicU64::new(0),
+            remembered_ids: AtomicU64::new(state.remembered_ids()),
             writer: Mutex::new(Writer {
                 families: state.families.changes(),
                 state,
@@ -426,7 +479,7 @@ impl Core {
     }
 
     fn check_readable(&self, version: Version) -> Result<(), KvError> {
-        self.check_within_window(version).or_else(|error| match self.readers.is_pinned(version.0) {
+        self.check_within_window(version).or_else(|error| match self.readers.keeps(version.0) {
             true => Ok(()),
             false => Err(error),
         })
@@ -516,6 +569,7 @@ impl Core {
             sweep.written(batch);
         }
         self.publish(writer);
+        self.swept_versions.fetch_add(swept.removed_versions, Ordering::Relaxed);
         Ok(Collected { removed_versions: swept.removed_versions, more: swept.more })
     }
 
@@ -533,6 +587,7 @@ impl Core {
         let applied = self.applied.load(Ordering::Relaxed);
         assert!(counters.version >= applied, "the version went back: {applied} -> {}", counters.version);
         self.rows.store(counters.rows, Ordering::Relaxed);
+        self.remembered_ids.store(state.remembered_ids(), Ordering::Relaxed);
         self.horizon.store(state.window.horizon(), Ordering::Release);
         self.applied.store(counters.version, Ordering::Release);
     }

@@ -4,14 +4,12 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use kv_api::{CommitResult, KvError, Mutation, MutationKind};
-
-use crate::{
-    atomic::{self, Change},
-    key_codec,
-    resolve::Stamps,
-    state_machine::Deciding,
+use kv_api::{
+    CommitResult, KvError, Mutation, MutationKind,
+    atomic::{self, AtomicChange},
 };
+
+use crate::{key_codec, resolve::Stamps, state_machine::Deciding};
 
 /// Keys are encoded prefixes, so that families lie apart.
 pub(crate) struct Execution {
@@ -63,9 +61,9 @@ impl Execution {
                 let prefix = prefix(&mutation.key);
                 let stored = self.value(deciding, &prefix)?;
                 match atomic::combine(kind, stored, &mutation.value) {
-                    Change::Set(value) => drop(self.points.insert(prefix, Some(value))),
-                    Change::Delete => drop(self.points.insert(prefix, None)),
-                    Change::Keep => {}
+                    AtomicChange::Set(value) => drop(self.points.insert(prefix, Some(value))),
+                    AtomicChange::Delete => drop(self.points.insert(prefix, None)),
+                    AtomicChange::Keep => {}
                 }
             }
         }

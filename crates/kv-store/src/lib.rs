@@ -14,7 +14,6 @@
 //!
 //! Left out here: consensus, requests and their limits.
 
-mod atomic;
 mod collector;
 mod conflict_index;
 mod conflicts;
@@ -37,16 +36,16 @@ mod readers;
 mod reads;
 mod resolve;
 mod scan;
+mod selectors;
 mod space_wait;
 mod state_machine;
 mod superseded;
 mod sweep;
 mod window;
 
-pub use atomic::MAX_APPENDED_BYTES;
 pub use collector::Collected;
 pub use conflicts::MAX_REPORTED_CONFLICTS;
-pub use database::{Seal, StoreOptions, TransactionalKvDatabase};
+pub use database::{RetentionStatistics, Seal, StoreOptions, TransactionalKvDatabase};
 pub use database_copy::{DatabaseCopy, DatabaseInstall};
 pub use engine::{
     Durability, Engine, EngineKind, MemoryEngine, MemoryInstall, ResourceOptions, SharedResources, begin_install,
@@ -55,7 +54,7 @@ pub use engine::{
 #[cfg(feature = "rocksdb")]
 pub use engine::{RocksEngine, RocksOptions};
 pub use families::MAX_COLUMN_FAMILIES;
-pub use group_commit::GroupCommitOptions;
+pub use group_commit::{GroupCommitOptions, PendingWrite};
 pub use meta::StateBlob;
 pub use once::MAX_RECORDS as MAX_IDEMPOTENCY_RECORDS;
 pub use readers::MAX_PINS;

@@ -1,5 +1,5 @@
-//! Who still reads old versions: range reads under way, pinned snapshots, and whoever reads one version page by page. They hold back the removal of versions, and
-//! nothing else: no verdict depends on them.
+//! Who still reads old versions: range reads under way, pinned snapshots, and whoever reads one version page by page. They
+//! hold back the removal of versions, and nothing else: no verdict depends on them.
 //!
 //! The floor is the oldest version that must stay readable. A reader enlists first and then looks whether its version is
 //! still at or above the horizon: so either the floor already counts it, or it was computed from a horizon at or below the
@@ -60,15 +60,23 @@ impl Readers {
         [active, pinned, held].into_iter().flatten().fold(horizon(), u64::min)
     }
 
-    pub fn pin(&self, version: Version, lifetime: Duration) -> Result<(), KvError> {
+    /// True when the version was kept already.
+    pub fn pin(&self, version: Version, lifetime: Duration) -> Result<bool, KvError> {
         let (mut state, now) = (self.state(), Instant::now());
         state.drop_ended(now);
-        let pins: usize = state.pins.values().map(Vec::len).sum();
+        let pins = state.count_pins();
         if pins >= MAX_PINS {
             return Err(KvError::Overloaded(format!("{pins} snapshots are pinned; at most {MAX_PINS} may be")));
         }
+        let was_kept = state.keeps(version.0);
         state.pins.entry(version.0).or_default().push(now + lifetime);
-        Ok(())
+        Ok(was_kept)
+    }
+
+    pub fn pins(&self) -> usize {
+        let mut state = self.state();
+        state.drop_ended(Instant::now());
+        state.count_pins()
     }
 
     /// Takes away the pin of `version` that would have ended first; without one it does nothing.
@@ -83,29 +91,40 @@ impl Readers {
         }
     }
 
-    /// Holds `version` for `lifetime` from now on, however long it was held before; not counted.
-    pub fn hold(&self, version: Version, lifetime: Duration) -> Result<(), KvError> {
+    /// Holds `version` for `lifetime` from now on, however long it was held before; not counted. True when the version was
+    /// kept already.
+    pub fn hold(&self, version: Version, lifetime: Duration) -> Result<bool, KvError> {
         let (mut state, now) = (self.state(), Instant::now());
         state.drop_ended(now);
         if state.held.len() >= MAX_HELD && !state.held.contains_key(&version.0) {
             return Err(KvError::Overloaded(format!("{MAX_HELD} versions are read page by page already")));
         }
+        let was_kept = state.keeps(version.0);
         state.held.insert(version.0, now + lifetime);
-        Ok(())
+        Ok(was_kept)
     }
 
     pub fn release(&self, version: Version) {
         self.state().held.remove(&version.0);
     }
 
-    pub fn is_pinned(&self, version: u64) -> bool {
+    /// Whether the version is pinned or held.
+    pub fn keeps(&self, version: u64) -> bool {
         let (mut state, now) = (self.state(), Instant::now());
         state.drop_ended(now);
-        state.pins.contains_key(&version) || state.held.contains_key(&version)
+        state.keeps(version)
     }
 }
 
 impl State {
+    fn keeps(&self, version: u64) -> bool {
+        self.pins.contains_key(&version) || self.held.contains_key(&version)
+    }
+
+    fn count_pins(&self) -> usize {
+        self.pins.values().map(Vec::len).sum()
+    }
+
     fn drop_ended(&mut self, now: Instant) {
         self.pins.retain(|_, ends| {
             ends.retain(|end| *end > now);
@@ -144,11 +163,12 @@ mod tests {
         drop(second);
         assert_eq!(readers.floor(|| 10), 10);
         drop(later);
-        readers.pin(Version(5), Duration::from_secs(3600)).unwrap();
-        readers.pin(Version(5), Duration::from_secs(3600)).unwrap();
+        assert_eq!(readers.pin(Version(5), Duration::from_secs(3600)), Ok(false));
+        assert_eq!(readers.pin(Version(5), Duration::from_secs(3600)), Ok(true));
+        assert_eq!(readers.pins(), 2);
         assert_eq!(readers.floor(|| 10), 5);
         readers.unpin(Version(5));
-        assert!(readers.is_pinned(5));
+        assert!(readers.keeps(5));
         readers.unpin(Version(5));
         readers.unpin(Version(5));
         assert_eq!(readers.floor(|| 10), 10);
@@ -158,7 +178,7 @@ mod tests {
     fn a_pin_ends_by_itself() {
         let readers = Readers::default();
         readers.pin(Version(5), Duration::ZERO).unwrap();
-        assert!(!readers.is_pinned(5));
+        assert!(!readers.keeps(5));
         assert_eq!(readers.floor(|| 10), 10);
     }
 
@@ -167,21 +187,24 @@ mod tests {
         let readers = Readers::default();
         readers.hold(Version(5), Duration::from_secs(60)).unwrap();
         readers.hold(Version(5), Duration::from_secs(60)).unwrap();
-        assert!(readers.is_pinned(5));
+        assert!(readers.keeps(5));
         assert_eq!(readers.floor(|| 10), 5);
         readers.hold(Version(5), Duration::ZERO).unwrap();
-        assert!(!readers.is_pinned(5));
-        (0..MAX_HELD as u64).for_each(|version| readers.hold(Version(version), Duration::from_secs(60)).unwrap());
+        assert!(!readers.keeps(5));
+        (0..MAX_HELD as u64)
+            .for_each(|version| assert!(readers.hold(Version(version), Duration::from_secs(60)).is_ok()));
         assert!(readers.hold(Version(1), Duration::from_secs(60)).is_ok());
         assert!(matches!(readers.hold(Version(99), Duration::from_secs(60)), Err(KvError::Overloaded(_))));
         readers.release(Version(1));
-        assert!(!readers.is_pinned(1));
+        assert!(!readers.keeps(1));
     }
 
     #[test]
     fn there_are_so_many_pins_and_no_more() {
         let readers = Readers::default();
-        (0..MAX_PINS as u64).for_each(|version| readers.pin(Version(version), Duration::from_secs(60)).unwrap());
+        (0..MAX_PINS as u64).for_each(|version| {
+            readers.pin(Version(version), Duration::from_secs(60)).unwrap();
+        });
         assert!(matches!(readers.pin(Version(1), Duration::from_secs(60)), Err(KvError::Overloaded(_))));
     }
 }

@@ -8,7 +8,8 @@ use crate::{
     engine::Engine,
     key_codec,
     range_clears::RangeClears,
-    scan::{self, Bounds, VisibleRow, VisibleRows},
+    scan::{self, Bounds, GoesOn, VisibleRow, VisibleRows},
+    selectors::Resolver,
 };
 
 /// What a row takes in a reply beside its key and value, in bytes, so that a reply of very many tiny rows counts too.
@@ -47,13 +48,14 @@ pub(crate) fn read_range(
     clears: RangeClears,
     query: &RangeQuery,
     version: u64,
+    goes_on: GoesOn<'_>,
 ) -> Result<Rows, KvError> {
     key_codec::check_family(&query.column_family)?;
-    if query.begin >= query.end {
+    let bounds = Resolver { engine, clears: &clears, version, goes_on }.bounds(query)?;
+    if bounds.begin >= bounds.end {
         return Ok(Rows::default());
     }
-    let bounds = Bounds::range(&query.column_family, &query.begin, &query.end);
-    let mut visible = VisibleRows::new(engine, clears, &bounds, version, query.reverse)?;
+    let mut visible = VisibleRows::new(engine, clears, &bounds, version, query.reverse, goes_on)?;
     for _ in 0..query.skip {
         if visible.next_row()?.is_none() {
             return Ok(Rows::default());
@@ -116,7 +118,7 @@ pub(crate) fn hash_rows(
 ) -> Result<RowsHash, KvError> {
     key_codec::check_family(family)?;
     let bounds = Bounds::rest_of_family(family, begin);
-    let mut visible = VisibleRows::new(engine, clears, &bounds, version, false)?;
+    let mut visible = VisibleRows::new(engine, clears, &bounds, version, false, &|| true)?;
     let mut hasher = Xxh3::new();
     let mut count = 0;
     while let Some(VisibleRow { prefix, value }) = visible.next_row()? {

@@ -18,6 +18,12 @@ use crate::{
 /// of a seek, and most keys have few versions.
 const STEPS_BEFORE_SEEK: usize = 8;
 
+/// Asked by a long read, now and then, whether anybody still waits for it.
+pub(crate) type GoesOn<'r> = &'r dyn Fn() -> bool;
+
+/// Keys between two such questions: some hundred microseconds.
+const KEYS_BEFORE_ASKING: u32 = 1024;
+
 /// Encoded keys `begin <= key < end`.
 pub(crate) struct Bounds {
     pub begin: Vec<u8>,
@@ -95,6 +101,9 @@ pub(crate) struct VisibleRows<'e> {
     clears: RangeClears,
     version: u64,
     reverse: bool,
+    goes_on: GoesOn<'e>,
+    /// Keys passed since it was asked last.
+    passed: u32,
     /// The value of the row found last: walking backwards, the cursor has already left it.
     value: Vec<u8>,
 }
@@ -107,19 +116,38 @@ impl<'e> VisibleRows<'e> {
         bounds: &Bounds,
         version: u64,
         reverse: bool,
+        goes_on: GoesOn<'e>,
     ) -> Result<Self, KvError> {
-        Ok(VisibleRows { walk: Walk::new(engine, bounds, reverse)?, clears, version, reverse, value: Vec::new() })
+        let walk = Walk::new(engine, bounds, reverse)?;
+        Ok(VisibleRows { walk, clears, version, reverse, goes_on, passed: 0, value: Vec::new() })
     }
 
     /// The next row; `None` at the end.
+    ///
+    /// # Errors
+    /// [`KvError::Timeout`], once nobody waits any more.
     pub fn next_row(&mut self) -> Result<Option<VisibleRow<'_>>, KvError> {
         let found = if self.reverse { self.advance_backward()? } else { self.advance_forward()? };
         Ok(found.then_some(VisibleRow { prefix: &self.walk.prefix, value: &self.value }))
     }
 
+    /// Also where no row is visible for long.
+    fn ask(&mut self) -> Result<(), KvError> {
+        self.passed += 1;
+        if self.passed < KEYS_BEFORE_ASKING {
+            return Ok(());
+        }
+        self.passed = 0;
+        match (self.goes_on)() {
+            true => Ok(()),
+            false => Err(KvError::Timeout("the range took too long to read: ask for fewer rows".into())),
+        }
+    }
+
     /// From the newest entry of a key. Afterwards the cursor is on the newest entry of the next key.
     fn advance_forward(&mut self) -> Result<bool, KvError> {
         while let Some(newest) = self.walk.entry_version()? {
+            self.ask()?;
             let found = match newest <= self.version || self.walk.skip_newer(self.version)? {
                 true => self.keep_value()?,
                 false => false,
@@ -135,6 +163,7 @@ impl<'e> VisibleRows<'e> {
     /// From the oldest entry of a key. Afterwards the cursor is on the oldest entry of the key before.
     fn advance_backward(&mut self) -> Result<bool, KvError> {
         while let Some(oldest) = self.walk.entry_version()? {
+            self.ask()?;
             let found = oldest <= self.version && self.keep_newest_backward()?;
             self.walk.go_to_previous_key()?;
             if found {

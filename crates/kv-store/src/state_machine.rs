@@ -80,6 +80,11 @@ impl StateMachine {
         self.counters
     }
 
+    /// Results that are remembered under an idempotency id.
+    pub fn remembered_ids(&self) -> u64 {
+        self.once.len() as u64
+    }
+
     /// Decides all writes in order, each seeing the ones before it, and adds what they change to `batch`. The engine is
     /// read but not written: its content must be the state before this batch.
     ///
@@ -138,6 +143,9 @@ impl StateMachine {
     }
 }
 
+/// A version and its value.
+type NewestEntry<'v> = (u64, Option<&'v [u8]>);
+
 /// Lookups of single keys in the engine, by one cursor that is made when first needed.
 pub(crate) struct Lookup<'e> {
     pub engine: &'e dyn Engine,
@@ -151,7 +159,7 @@ impl<'e> Lookup<'e> {
     }
 
     /// The newest version of a key in the engine and its value, `None` for a tombstone.
-    pub fn newest(&mut self, prefix: &[u8]) -> Result<Option<(u64, Option<&[u8]>)>, KvError> {
+    pub fn newest(&mut self, prefix: &[u8]) -> Result<Option<NewestEntry<'_>>, KvError> {
         if self.cursor.is_none() {
             self.cursor = Some(self.engine.key_cursor()?);
         }

@@ -80,16 +80,7 @@ fn check_rows(database: &TransactionalKvDatabase, model: &Model, queries: &[Rang
 }
 
 fn whole_range() -> RangeQuery {
-    RangeQuery {
-        begin: Bytes::new(),
-        end: Bytes::from_static(&[0xff; 20]),
-        column_family: String::new(),
-        skip: 0,
-        limit: None,
-        reverse: false,
-        target_bytes: None,
-        max_bytes: u64::MAX,
-    }
+    RangeQuery::between(Bytes::new(), Bytes::from_static(&[0xff; 20]))
 }
 
 fn check_everything(place: &Place, log: &Log, delivery: &Delivery, queries: &[RangeQuery]) {

@@ -14,16 +14,7 @@ fn on_every_engine(test: impl Fn(&TransactionalKvDatabase)) {
 }
 
 fn range(begin: &str, end: &str) -> RangeQuery {
-    RangeQuery {
-        begin: begin.to_owned().into(),
-        end: end.to_owned().into(),
-        column_family: String::new(),
-        skip: 0,
-        limit: None,
-        reverse: false,
-        target_bytes: None,
-        max_bytes: 1 << 20,
-    }
+    RangeQuery { max_bytes: 1 << 20, ..RangeQuery::between(begin.to_owned(), end.to_owned()) }
 }
 
 fn keys(database: &TransactionalKvDatabase, query: &RangeQuery, version: u64) -> (Vec<Bytes>, bool) {

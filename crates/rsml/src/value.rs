@@ -295,6 +295,7 @@ mod tests {
         assert!(!session.admit(Boot(2), 2), "a new boot starts at 1");
         assert!(session.admit(Boot(2), 1));
         assert!(!session.admit(Boot(1), 3), "an old boot is over");
+        assert!(!session.admit(Boot(1), 1), "nor does it begin anew");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use kv_client::{Client, Options};
-use reqwest::StatusCode;
+use reqwest::{Method, StatusCode};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -54,7 +54,12 @@ pub struct AdminClient {
 
 impl AdminClient {
     pub fn new() -> Result<Self, Failure> {
-        let http = reqwest::Client::builder().timeout(TIMEOUT).connect_timeout(CONNECT_TIMEOUT).no_proxy().build();
+        AdminClient::with_timeout(TIMEOUT)
+    }
+
+    /// An answer that takes longer than `timeout` is not waited for.
+    pub fn with_timeout(timeout: Duration) -> Result<Self, Failure> {
+        let http = reqwest::Client::builder().timeout(timeout).connect_timeout(CONNECT_TIMEOUT).no_proxy().build();
         Ok(AdminClient { http: http.map_err(|e| Failure::Failed(e.to_string()))? })
     }
 
@@ -69,10 +74,21 @@ impl AdminClient {
         answer(response).await
     }
 
-    /// POSTs to the first address that can be reached, and to where that one points. Where an answer stays away, it is not
-    /// asked again: what was asked for may have happened.
+    /// POSTs to the first address that can be reached: see [`Self::ask_first`].
     pub async fn post_first<T: DeserializeOwned>(
         &self,
+        target: &AdminTarget,
+        path: &str,
+        query: &[(&str, String)],
+    ) -> Result<T, Failure> {
+        self.ask_first(Method::POST, target, path, query).await
+    }
+
+    /// Asks the first address that can be reached, and where that one points. Where an answer stays away, it is not asked
+    /// again: what was asked for may have happened.
+    pub async fn ask_first<T: DeserializeOwned>(
+        &self,
+        method: Method,
         target: &AdminTarget,
         path: &str,
         query: &[(&str, String)],
@@ -80,7 +96,7 @@ impl AdminClient {
         check_addresses("--admin", &target.admin_addresses)?;
         let mut reasons = Vec::new();
         for address in &target.admin_addresses {
-            match self.http.post(url(address, path, query)).send().await {
+            match self.http.request(method.clone(), url(address, path, query)).send().await {
                 Ok(response) => {
                     let asked = response.url().authority().to_string();
                     return answer(response).await.map_err(|reason| Failure::Failed(format!("{asked}: {reason}")));

@@ -9,7 +9,9 @@ use kv_client::{Client, Options};
 use crate::bench::BenchArgs;
 use crate::bench_disk::BenchDiskArgs;
 use crate::failure::Failure;
+use crate::family::FamilyArgs;
 use crate::output::Format;
+use crate::statement::commands;
 use crate::text::Notation;
 
 /// A replicated transactional key-value store: server, client and benchmark.
@@ -36,10 +38,13 @@ pub enum Command {
     Serve(ServeArgs),
     Status(StatusArgs),
     Failover(FailoverArgs),
+    Family(FamilyArgs),
     Get(GetArgs),
     Set(SetArgs),
     Delete(DeleteArgs),
     Range(RangeArgs),
+    Txn(TxnArgs),
+    Shell(ShellArgs),
     Verify(VerifyArgs),
     Bench(BenchArgs),
     BenchDisk(BenchDiskArgs),
@@ -160,18 +165,31 @@ impl Presentation {
 
 /// Show the cluster: mode, primary, and how far each replica is.
 ///
-/// Exit status 1 when there is no primary.
+/// Exit status 1 when there is no primary. With `--watch` it is shown again and again until Ctrl-C (exit status 0): in place
+/// on a terminal, otherwise one after the other. When nobody answers, that is said, and asking goes on.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     synodkv status\n  \
     synodkv status --admin 127.0.0.1:9190,127.0.0.1:9191,127.0.0.1:9192\n  \
+    synodkv status --watch                 every 2 seconds\n  \
+    synodkv status --watch 0.5 --format json | jq -c '.replicas[].committed'\n  \
     synodkv status --format json")]
 pub struct StatusArgs {
     #[command(flatten)]
     pub admin: AdminTarget,
-    /// How results are printed. `json` is the server's own answer.
+    /// Show it again every SECONDS (0.1 to 3600) until Ctrl-C. [default when given without a number: 2]
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2", value_parser = interval)]
+    pub watch: Option<Duration>,
+    /// How results are printed. `json` is the server's own answer, on one line.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub format: Format,
+}
+
+fn interval(text: &str) -> Result<Duration, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if (0.1..=3600.0).contains(&seconds) => Ok(Duration::from_secs_f64(seconds)),
+        _ => Err("expected seconds, from 0.1 to 3600".to_string()),
+    }
 }
 
 /// Let another replica lead.
@@ -284,6 +302,79 @@ pub struct RangeArgs {
     #[arg(long, value_name = "VERSION")]
     pub at: Option<u64>,
     /// The column family.
+    #[arg(long, value_name = "NAME", default_value = "")]
+    pub family: String,
+    #[command(flatten)]
+    pub target: ThriftTarget,
+    #[command(flatten)]
+    pub presentation: Presentation,
+}
+
+/// Run a script as one transaction: all of it happens at once, or nothing does.
+///
+/// One statement per line; `#` begins a comment. Everything is read at one version, with the script's own writes on top. What
+/// was read counts: if somebody writes it before the commit, the whole script runs again, until the timeout. An `assert` that
+/// does not hold ends the script. Keys and values are written as for `get` and `set`, in quotes where they have blanks. Prints
+/// the rows that were read (key, tab, value) and the version of the commit.
+///
+/// Exit status 0: committed; 1: an assert did not hold, or nothing was written for another reason; 2: the script is wrong, and
+/// nothing was sent.
+#[derive(Debug, Args)]
+#[command(after_help = txn_help())]
+pub struct TxnArgs {
+    /// The script. [default: `-`, standard input]
+    #[arg(value_name = "FILE", conflicts_with = "lines")]
+    pub file: Option<PathBuf>,
+    /// A line of the script, instead of a file; may be repeated.
+    #[arg(short = 'e', long = "execute", value_name = "STATEMENT", allow_hyphen_values = true)]
+    pub lines: Vec<String>,
+    /// Fail at once where others interfere, instead of running the script again.
+    #[arg(long)]
+    pub no_retry: bool,
+    /// Read as of this version: the commit fails if anything that was read has been written since. Implies --no-retry.
+    #[arg(long, value_name = "VERSION")]
+    pub at: Option<u64>,
+    /// The column family of statements that name none.
+    #[arg(long, value_name = "NAME", default_value = "")]
+    pub family: String,
+    #[command(flatten)]
+    pub target: ThriftTarget,
+    #[command(flatten)]
+    pub presentation: Presentation,
+}
+
+fn txn_help() -> String {
+    format!(
+        "Statements:\n{}\n\n\
+        `synodkv shell -e 'help range'` explains one, with its options.\n\n\
+        Examples:\n  \
+        synodkv txn -e 'assert balance 100' -e 'set balance 90' -e 'add transfers 1'\n  \
+        synodkv txn migrate.txn --format json\n  \
+        printf 'get a\\nclear --prefix tmp/\\n' | synodkv txn --no-retry",
+        commands::list(|command| !command.is_for_shell_only())
+    )
+}
+
+/// Type commands, and see at once what they do.
+///
+/// With history, completion by Tab, `help`, and transactions: what stands between `begin` and `commit` happens all at once,
+/// and reads see its writes before. Outside of a transaction each command is one of its own, and is repeated where others
+/// interfere. When standard input is no terminal, its lines are executed without a prompt, and the first that fails ends the
+/// shell with exit status 1.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    synodkv shell\n  \
+    synodkv shell -e 'help' -e 'help range'\n  \
+    printf 'begin\\nset a 1\\nget a\\ncommit\\n' | synodkv shell\n\n\
+    The history is kept in $XDG_STATE_HOME/synodkv/history, by default ~/.local/state/synodkv/history.")]
+pub struct ShellArgs {
+    /// Execute this line instead of those of standard input; may be repeated.
+    #[arg(short = 'e', long = "execute", value_name = "LINE", allow_hyphen_values = true)]
+    pub lines: Vec<String>,
+    /// Neither read nor write the history.
+    #[arg(long)]
+    pub no_history: bool,
+    /// The column family to begin with; `use` chooses another.
     #[arg(long, value_name = "NAME", default_value = "")]
     pub family: String,
     #[command(flatten)]

@@ -1,5 +1,5 @@
-//! SynodKV in one binary: the server (`serve`), the client commands (`get`, `set`, …), the check that all replicas hold
-//! the same rows (`verify`) and the benchmarks (`bench`, `bench-disk`).
+//! SynodKV in one binary: the server (`serve`), the client commands (`get`, `set`, …), transactions (`txn`, `shell`), the
+//! check that all replicas hold the same rows (`verify`) and the benchmarks (`bench`, `bench-disk`).
 //!
 //! Exit statuses: 0 done; 1 a negative answer or a failure; 2 wrong usage or configuration, before anything was opened.
 
@@ -10,10 +10,16 @@ mod cli;
 mod data;
 mod failover;
 mod failure;
+mod family;
 mod output;
+mod screen;
 mod serve;
+mod shell;
+mod signals;
+mod statement;
 mod status;
 mod text;
+mod txn;
 mod verify;
 
 use std::process::ExitCode;
@@ -39,11 +45,14 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
     match command {
         Command::Serve(args) => serve::run(args),
         Command::Failover(args) => on_one_thread()?.block_on(failover::run(args)),
+        Command::Family(args) => on_one_thread()?.block_on(family::run(args)),
         Command::Status(args) => on_one_thread()?.block_on(status::run(args)),
         Command::Get(args) => on_one_thread()?.block_on(data::get(args)),
         Command::Set(args) => on_one_thread()?.block_on(data::set(args)),
         Command::Delete(args) => on_one_thread()?.block_on(data::delete(args)),
         Command::Range(args) => on_one_thread()?.block_on(data::range(args)),
+        Command::Txn(args) => on_one_thread()?.block_on(txn::run(args)),
+        Command::Shell(args) => on_one_thread()?.block_on(shell::run(args)),
         Command::Verify(args) => on_one_thread()?.block_on(verify::run(args)),
         Command::Bench(args) => on_one_thread()?.block_on(bench::run(args)),
         Command::BenchDisk(args) => bench_disk::run(args),

@@ -8,11 +8,11 @@ use std::time::Duration;
 use kv_server::ReplicatedServerManager;
 use kv_server::config::{Config, Environment, Mode, Overrides};
 use kv_server::manager::{ServerError, ServerManager, StandaloneServerManager};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use crate::cli::ServeArgs;
 use crate::failure::Failure;
+use crate::signals::Signals;
 
 /// How often the server is asked whether it still does its work.
 const HEALTH_INTERVAL: Duration = Duration::from_secs(1);
@@ -92,22 +92,4 @@ fn ready_line(mode: Mode, data_dir: &Path, server: &dyn ServerManager) -> String
          world",
         data_dir.display()
     )
-}
-
-struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-}
-
-impl Signals {
-    fn listen() -> Result<Self, Failure> {
-        Ok(Signals { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
-    }
-
-    async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.interrupt.recv() => "interrupted",
-            _ = self.terminate.recv() => "terminated",
-        }
-    }
 }

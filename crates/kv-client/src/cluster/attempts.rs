@@ -86,6 +86,7 @@ pub(super) struct Attempts {
     count: u32,
     /// Whether a copy of the commit may have happened, or may still happen.
     pub is_unknown: bool,
+    /// Of those that were tried, or of those of the last round, where there was a pause since.
     unreachable: Vec<(String, String)>,
     last: Option<ClientError>,
 }
@@ -113,6 +114,9 @@ impl Attempts {
     /// Takes in a failure; an error when it is the last one.
     pub async fn note(&mut self, replica: &Arc<str>, error: ClientError) -> Result<(), ClientError> {
         self.count += 1;
+        if self.tried.is_empty() {
+            self.unreachable.clear();
+        }
         self.tried.push(replica.clone());
         self.is_unknown |= error.maybe_committed();
         let next = match what_next(&error, &self.errand) {
@@ -149,7 +153,6 @@ impl Attempts {
         }
         sleep_until(resume_at).await;
         self.tried.clear();
-        self.unreachable.clear();
         Ok(())
     }
 
@@ -249,6 +252,20 @@ mod tests {
             }
         };
         assert!(error.maybe_committed(), "{error:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn at_the_deadline_everybody_who_was_tried_last_is_named() {
+        let unreachable = |address: &str| ClientError::Unreachable { attempts: vec![(address.into(), "gone".into())] };
+        let mut attempts = commit(true);
+        for _ in 0..2 {
+            attempts.note(&"a:1".into(), unreachable("a:1")).await.expect("there is another one");
+            attempts.note(&"b:1".into(), unreachable("b:1")).await.expect("there is time");
+            attempts.pause().await.expect("there is time");
+        }
+        tokio::time::advance(Duration::from_secs(100)).await;
+        let error = attempts.check_deadline().expect_err("time is up");
+        assert_eq!(error.to_string(), "cannot reach a:1: gone; b:1: gone");
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,6 +1,5 @@
 //! One attempt at a transaction: what it has read, what it will write, and where it stands.
 
-mod atomic;
 mod commit;
 mod conflicts;
 mod merge;

@@ -3,10 +3,9 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use kv_api::{Mutation, MutationKind, Row, Rows, Version};
+use kv_api::{Mutation, MutationKind, Row, Rows, Version, atomic};
 use proptest::prelude::*;
 
-use super::atomic;
 use super::merge::{Merger, Step, Taken};
 use super::range_set::RangeSet;
 use super::writes::{Local, Unreadable, Writes};
@@ -250,7 +249,7 @@ fn changes_of(database: &Map, key: &Bytes) -> Vec<Map> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 600, ..ProptestConfig::default() })]
 
     #[test]
     fn a_range_shows_the_database_under_the_own_writes(

@@ -1,11 +1,11 @@
 //! Reading keys, and finding them by their place.
 
 use bytes::Bytes;
-use kv_api::{KeyRef, Version};
+use kv_api::{KeyRef, Version, atomic};
 
 use super::stream::{RangeStream, Walk};
 use super::writes::Local;
-use super::{Inner, Transaction, atomic};
+use super::{Inner, Transaction};
 use crate::ClientError;
 use crate::keys::{END_OF_KEYS, IntoBytes};
 use crate::range::{KeySelector, Range};

@@ -10,11 +10,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound::{Excluded, Included};
 
 use bytes::Bytes;
-use kv_api::{Mutation, MutationKind, Version};
+use kv_api::{Mutation, MutationKind, Version, atomic};
 
 use crate::keys::key_after;
 use crate::stamped::{Stamped, VERSIONSTAMP_BYTES, first_stamp_after};
-use crate::transaction::atomic;
 use crate::transaction::range_set::RangeSet;
 
 /// What local writes say about a key.

@@ -289,3 +289,24 @@ async fn a_peer_that_speaks_something_else_is_named() {
     let error = client.get(key("k")).await.expect_err("not a reply");
     assert!(matches!(&error, ClientError::Malformed { endpoint, .. } if *endpoint == peer.address()), "{error:?}");
 }
+
+#[tokio::test]
+async fn a_version_is_pinned_for_as_long_as_asked() {
+    let peer = Peer::start(|call| match call {
+        ThriftCall::PinSnapshot(request) => {
+            assert_eq!((request.read_version, request.ttl_ms), (7, Some(1500)));
+            Action::Reply(PinSnapshotResponse::new(true, None, None, None).into())
+        }
+        ThriftCall::UnpinSnapshot(request) => {
+            assert_eq!(request.read_version, 7);
+            let refusal = ("no pins here".to_string(), "NOT_SUPPORTED".to_string());
+            Action::Reply(UnpinSnapshotResponse::new(false, refusal.0, refusal.1).into())
+        }
+        other => no_reply(other),
+    })
+    .await;
+    let client = Client::connect([peer.address()], options()).await.expect("the peer is there");
+    assert_eq!(client.pin_snapshot(Version(7), Duration::from_millis(1500)).await, Ok(()));
+    let error = client.unpin_snapshot(Version(7)).await.expect_err("it is refused");
+    assert_eq!(error.code(), Some(&ErrorCode::NotSupported));
+}

@@ -73,6 +73,8 @@ pub struct ServerSettings {
     pub no_primary_wait_ms: u64,
     /// How long a stopping server waits for the requests it is working on.
     pub shutdown_timeout_ms: u64,
+    /// Longest time for which a client may pin a version.
+    pub max_pin_seconds: u64,
     /// Client connections beyond this are closed at once.
     pub max_connections: usize,
     /// A connection on which nothing has moved for so long is closed. 0: never.
@@ -101,6 +103,7 @@ impl Default for ServerSettings {
             request_timeout_ms: 10_000,
             no_primary_wait_ms: 5_000,
             shutdown_timeout_ms: 5_000,
+            max_pin_seconds: 3_600,
             max_connections: thrift.max_connections,
             idle_timeout_seconds: thrift.idle_timeout_s,
             message_timeout_ms: thrift.message_timeout_ms,
@@ -143,7 +146,8 @@ pub struct StorageSettings {
     pub engine: EngineKind,
     /// Families besides `default` that the first write to them creates.
     pub column_families: Vec<String>,
-    /// How long versions stay readable, in milliseconds of replicated time.
+    /// How long versions stay readable, in milliseconds of replicated time. At most half of what idempotency ids are
+    /// remembered: a late copy of a commit whose id is forgotten must find its read version too old.
     pub readable_window_ms: u64,
     /// Memory for rows not yet written to files, of all databases in this process together.
     pub write_buffer_mb: usize,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use kv_api::{DEFAULT_COLUMN_FAMILY, Limits};
+use kv_api::{DEFAULT_COLUMN_FAMILY, Limits, family_name_fault};
 
 use super::settings::{ReplicaEntry, ReplicationSettings, Settings, TlsSettings};
 use super::sources::Sources;
@@ -12,10 +12,11 @@ use super::{
     StorageSettings,
 };
 
+use crate::service_core::DEFAULT_PIN_SECONDS;
+
 const MAX_REPLICAS: usize = 7;
 /// How many replicas one process runs when no list is given.
 const DEFAULT_REPLICAS: u32 = 3;
-const LONGEST_FAMILY_NAME: usize = 64;
 
 pub(super) fn complete(raw: Settings, sources: &Sources) -> Result<Config, ConfigError> {
     let mode = mode(&raw, sources)?;
@@ -259,6 +260,8 @@ fn check_server(server: &ServerSettings, sources: &Sources) -> Result<(), Config
             ("server.request_timeout_ms", server.request_timeout_ms, 1..=HOUR_MS),
             ("server.no_primary_wait_ms", server.no_primary_wait_ms, 0..=HOUR_MS),
             ("server.shutdown_timeout_ms", server.shutdown_timeout_ms, 0..=HOUR_MS),
+            // What a client asks for that says nothing is always allowed.
+            ("server.max_pin_seconds", server.max_pin_seconds, DEFAULT_PIN_SECONDS..=7 * 86_400),
         ],
         sources,
     )?;
@@ -276,7 +279,7 @@ fn check_storage(storage: &StorageSettings, sources: &Sources) -> Result<(), Con
             ("storage.write_buffer_mb", storage.write_buffer_mb as u64, 8..=65_536),
             ("storage.block_cache_mb", storage.block_cache_mb as u64, 1..=1_048_576),
             ("storage.background_threads", u64::from(storage.background_threads), 2..=64),
-            ("storage.readable_window_ms", storage.readable_window_ms, 1_000..=86_400_000),
+            ("storage.readable_window_ms", storage.readable_window_ms, 1_000..=300_000),
             ("storage.min_free_mb", storage.min_free_mb, 0..=GIB),
         ],
         sources,
@@ -288,14 +291,12 @@ fn check_storage(storage: &StorageSettings, sources: &Sources) -> Result<(), Con
     }
     let key = "storage.column_families";
     for (index, name) in storage.column_families.iter().enumerate() {
-        let allowed = |b: u8| b.is_ascii_alphanumeric() || b"_-.".contains(&b);
         let shown = format!("\"{name}\"");
-        if name.is_empty() || name.len() > LONGEST_FAMILY_NAME || !name.bytes().all(allowed) {
-            let wanted = format!("a name has 1 to {LONGEST_FAMILY_NAME} letters, digits, or _ - .");
-            return Err(ConfigError::value(key, shown, &wanted, &origin(key)));
-        }
         if name == DEFAULT_COLUMN_FAMILY {
             return Err(ConfigError::value(key, shown, "this family is always there: leave it out", &origin(key)));
+        }
+        if let Some(fault) = family_name_fault(name) {
+            return Err(ConfigError::value(key, shown, &fault, &origin(key)));
         }
         if storage.column_families[..index].contains(name) {
             return Err(ConfigError::value(key, shown, "named twice", &origin(key)));

@@ -12,14 +12,14 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use kv_api::thrift::generated as wire;
-use kv_api::{KeyRange, KeyRef, KvError};
+use kv_api::{KeyRange, KeyRef, KeySelector, KvError};
 use reply::{Answer, answer, node_status};
 
 use crate::connection_order::ConnectionOrder;
 use crate::fault_injection::FaultRequest;
 use crate::metrics::{MethodKind, ServerMetrics, Stopwatch, kind_of};
 use crate::router::RequestContext;
-use crate::service_core::{CommitRequest, KvServiceCore, OperationRequest, RangeRequest};
+use crate::service_core::{CommitRequest, KvServiceCore, OperationRequest, RangeRequest, micros_since_1970};
 use crate::thrift_server::{CallTerms, ConnectionContext, Method, ThriftCall, ThriftReply, ThriftService};
 
 /// Room in a reply for what surrounds the rows of a range, in any encoding.
@@ -93,14 +93,8 @@ impl UnifiedThriftHandler {
             ThriftCall::GetClusterHealth(_) => self.get_cluster_health().await,
             ThriftCall::GetNodeInfo(request) => self.get_node_info(request).await,
             ThriftCall::GetDatabaseStats(request) => self.get_database_stats(request).await,
-            ThriftCall::PinSnapshot(_) => answer(
-                Method::PinSnapshot,
-                Err::<wire::PinSnapshotResponse, _>(KvError::NotSupported("pinSnapshot".to_string())),
-            ),
-            ThriftCall::UnpinSnapshot(_) => answer(
-                Method::UnpinSnapshot,
-                Err::<wire::UnpinSnapshotResponse, _>(KvError::NotSupported("unpinSnapshot".to_string())),
-            ),
+            ThriftCall::PinSnapshot(request) => self.pin_snapshot(request, context).await,
+            ThriftCall::UnpinSnapshot(request) => self.unpin_snapshot(request),
         }
     }
 
@@ -158,7 +152,8 @@ impl UnifiedThriftHandler {
             column_family: request.column_family,
             reverse: request.reverse.unwrap_or(false),
             target_bytes: request.target_bytes,
-            has_selector: request.begin_selector.is_some() || request.end_selector.is_some(),
+            begin_selector: request.begin_selector.map(selector),
+            end_selector: request.end_selector.map(selector),
         };
         let read = async {
             self.after_own_writes(context).await?;
@@ -217,7 +212,8 @@ impl UnifiedThriftHandler {
             column_family: request.column_family,
             reverse: request.reverse.unwrap_or(false),
             target_bytes: request.target_bytes,
-            has_selector: request.begin_selector.is_some() || request.end_selector.is_some(),
+            begin_selector: request.begin_selector.map(selector),
+            end_selector: request.end_selector.map(selector),
         };
         let read = self.core.snapshot_get_range(range, request.read_version, max_rows_bytes, context).await;
         answer(
@@ -293,6 +289,23 @@ impl UnifiedThriftHandler {
         )
     }
 
+    async fn pin_snapshot(&self, request: wire::PinSnapshotRequest, context: &RequestContext) -> Answer {
+        let pinned = self.core.pin_snapshot(request.read_version, request.ttl_ms, context).await;
+        let response = pinned.map(|ends| wire::PinSnapshotResponse {
+            success: true,
+            error: None,
+            expires_at_ms: Some(micros_since_1970(ends) / 1000),
+            error_code: None,
+        });
+        answer(Method::PinSnapshot, response)
+    }
+
+    fn unpin_snapshot(&self, request: wire::UnpinSnapshotRequest) -> Answer {
+        let unpinned = self.core.unpin_snapshot(request.read_version);
+        let response = unpinned.map(|()| wire::UnpinSnapshotResponse { success: true, error: None, error_code: None });
+        answer(Method::UnpinSnapshot, response)
+    }
+
     fn set_fault_injection(&self, request: wire::FaultInjectionRequest) -> Answer {
         let delay_ms = request.duration_ms.unwrap_or(0);
         let set = self.core.set_fault_injection(FaultRequest {
@@ -350,6 +363,10 @@ fn text(text: &str) -> Option<String> {
 /// Versions and counts as the wire has them.
 fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+fn selector(selector: wire::KeySelector) -> KeySelector {
+    KeySelector { key: selector.key.into(), or_equal: selector.or_equal, offset: selector.offset }
 }
 
 fn value_and_found(value: Option<Bytes>) -> (Vec<u8>, bool) {

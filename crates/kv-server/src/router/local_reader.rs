@@ -1,14 +1,15 @@
 //! Reads of one local database at a version: the part of reading that both modes share.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use kv_api::{KvError, KvOperation, KvOutcome, RangeQuery, Version};
+use kv_api::{KvError, KvOperation, KvOutcome, RangeQuery, Rows, Version};
 use kv_store::TransactionalKvDatabase;
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 
-/// Ranges up to so many rows are read where they are asked for; longer ones on a thread of their own, because a runtime
-/// thread that reads for long serves nobody else.
+/// Ranges up to so many rows are read where they are asked for; longer ones, and those that pass over very many keys, on a
+/// thread of their own, because a runtime thread that reads for long serves nobody else.
 const INLINE_ROWS: u64 = 64;
 
 /// How many long reads run at a time, in the whole process.
@@ -25,25 +26,36 @@ impl ReadSlots {
         ReadSlots::new(2 * std::thread::available_parallelism().map_or(2, usize::from))
     }
 
-    /// Runs work that blocks, once a slot is free.
+    /// Runs work that blocks, once a slot is free. The work can ask whether somebody still waits for it.
     pub async fn run<T: Send + 'static>(
         &self,
         deadline: Instant,
-        work: impl FnOnce() -> Result<T, KvError> + Send + 'static,
+        work: impl FnOnce(&dyn Fn() -> bool) -> Result<T, KvError> + Send + 'static,
     ) -> Result<T, KvError> {
         let timeout = || KvError::Timeout("too many long reads are running".to_string());
         let slot = tokio::time::timeout_at(deadline, self.0.clone().acquire_owned()).await.map_err(|_| timeout())?;
         let slot = slot.expect("the semaphore is never closed");
+        let caller = Caller(Arc::new(AtomicBool::new(true)));
+        let waits = caller.0.clone();
         let reading = tokio::task::spawn_blocking(move || {
             // Held until the work is really over, also when the caller has given up.
             let _slot = slot;
-            work()
+            work(&|| waits.load(Ordering::Relaxed))
         });
         match tokio::time::timeout_at(deadline, reading).await {
             Ok(Ok(result)) => result,
             Ok(Err(panic)) => Err(KvError::Storage(format!("a read failed: {panic}"))),
             Err(_) => Err(KvError::Timeout("the range took too long to read: ask for fewer rows".to_string())),
         }
+    }
+}
+
+/// Tells the work when its caller is gone: at its deadline, or with its connection.
+struct Caller(Arc<AtomicBool>);
+
+impl Drop for Caller {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
     }
 }
 
@@ -114,12 +126,8 @@ impl LocalReader {
         }
         match operation {
             KvOperation::Get { key, .. } => database.read_at(&key, version).map(KvOutcome::Value),
-            KvOperation::GetRange { query, .. } if is_short(&query) => {
-                database.range_at(&query, version).map(KvOutcome::Rows)
-            }
             KvOperation::GetRange { query, .. } => {
-                let rows = self.slots.run(deadline, move || database.range_at(&query, version)).await?;
-                Ok(KvOutcome::Rows(rows))
+                self.read_range(database, query, version, deadline).await.map(KvOutcome::Rows)
             }
             KvOperation::ReadVersion => Ok(KvOutcome::ReadVersion(version)),
             KvOperation::AtomicCommit(_) | KvOperation::ChangeFamily(_) | KvOperation::PassTime => {
@@ -129,6 +137,27 @@ impl LocalReader {
     }
 }
 
+impl LocalReader {
+    async fn read_range(
+        &self,
+        database: Arc<TransactionalKvDatabase>,
+        query: RangeQuery,
+        version: Version,
+        deadline: Instant,
+    ) -> Result<Rows, KvError> {
+        if is_short(&query) {
+            // Given up when it is asked for the first time: few rows may lie behind very many that are cleared.
+            match database.range_at_while(&query, version, &|| false) {
+                Err(KvError::Timeout(_)) => {}
+                done => return done,
+            }
+        }
+        self.slots.run(deadline, move |waits| database.range_at_while(&query, version, waits)).await
+    }
+}
+
 fn is_short(query: &RangeQuery) -> bool {
-    query.limit.is_some_and(|limit| limit.saturating_add(query.skip) <= INLINE_ROWS)
+    let selectors = [&query.begin_selector, &query.end_selector].into_iter().flatten();
+    let passed: u64 = selectors.map(|selector| u64::from(selector.offset.unsigned_abs())).sum();
+    query.limit.is_some_and(|limit| limit.saturating_add(query.skip).saturating_add(passed) <= INLINE_ROWS)
 }

@@ -6,20 +6,23 @@
 
 mod cluster_info;
 mod commit;
+mod families;
+mod pins;
 mod range;
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 pub use cluster_info::{ClusterHealth, DatabaseFigures};
 pub use commit::{CommitRequest, Committed, OperationRequest};
+pub use families::Family;
 use kv_api::{
     AtomicCommit, CommitResult, DEFAULT_COLUMN_FAMILY, KeyRef, KvError, KvOperation, KvOutcome, Limits, Mutation,
     MutationKind, ReadAt, Rows, Version,
 };
 use kv_store::{STAMP_BYTES, key_codec::MAX_FAMILY_BYTES};
+pub use pins::DEFAULT_PIN_SECONDS;
 pub use range::RangeRequest;
 
 use crate::cluster::{ClusterView, LocalReplicas};
@@ -37,6 +40,8 @@ pub struct CoreParts {
     pub limits: Limits,
     /// Families that the first write to them creates.
     pub column_families: Vec<String>,
+    /// Longest time for which a version may be pinned.
+    pub max_pin: Duration,
 }
 
 /// The service behind every interface.
@@ -47,17 +52,6 @@ pub struct KvServiceCore {
 impl KvServiceCore {
     pub fn new(parts: CoreParts) -> Self {
         KvServiceCore { parts }
-    }
-
-    /// The families that requests may name, the default one first: those that exist in the database of this server's first
-    /// replica, and those that the first write creates.
-    pub fn column_families(&self) -> Vec<String> {
-        let local = self.parts.replicas.replicas();
-        let mut others: BTreeSet<String> = self.parts.column_families.iter().cloned().collect();
-        for replica in local.iter().take(1) {
-            others.extend(replica.reader.database().column_families().iter().cloned());
-        }
-        std::iter::once(DEFAULT_COLUMN_FAMILY.to_string()).chain(others).collect()
     }
 
     pub fn limits(&self) -> &Limits {
@@ -144,9 +138,8 @@ impl KvServiceCore {
         let family = self.family(request.column_family.take())?;
         let limits = &self.parts.limits;
         let max_bytes = max_rows_bytes.min(limits.max_reply_bytes as u64);
-        let Some(query) = range::normalise(request, family, limits.max_key_bytes, max_bytes)? else {
-            return Ok(Rows::default());
-        };
+        // Also one that holds no key: whether its family exists, the database says.
+        let query = range::normalise(request, family, limits.max_key_bytes, max_bytes)?;
         match self.route(KvOperation::GetRange { query, at }, context).await {
             Ok(KvOutcome::Rows(rows)) => Ok(rows),
             Ok(other) => Err(mismatch("rows", &other)),

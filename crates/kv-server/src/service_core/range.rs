@@ -1,7 +1,7 @@
 //! What a range request means: its defaults, its inclusive and exclusive ends, and the arithmetic of its offsets.
 
 use bytes::Bytes;
-use kv_api::{KvError, RangeQuery};
+use kv_api::{KeySelector, KvError, MAX_SELECTOR_OFFSET, RangeQuery};
 
 /// A range as clients describe it. `None` is what a client left out.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -16,23 +16,24 @@ pub struct RangeRequest {
     pub column_family: Option<String>,
     pub reverse: bool,
     pub target_bytes: Option<i32>,
-    /// Whether a key selector was given.
-    pub has_selector: bool,
+    /// Stands for `begin`, `begin_offset` and `begin_or_equal`.
+    pub begin_selector: Option<KeySelector>,
+    /// Stands for `end`, `end_offset` and `end_or_equal`.
+    pub end_selector: Option<KeySelector>,
 }
 
 const DEFAULT_END: &[u8] = &[0xFF];
 const DEFAULT_LIMIT: i32 = 1000;
 
-/// Inclusive begin, exclusive end, rows to pass over, and the limit. `None` for a range that holds no key at all.
+/// Inclusive begin, exclusive end, rows to pass over, and the limit. A range may turn out to hold no key at all.
 pub(super) fn normalise(
     request: RangeRequest,
     column_family: String,
     max_key_bytes: usize,
     max_reply_bytes: u64,
-) -> Result<Option<RangeQuery>, KvError> {
-    if request.has_selector {
-        return Err(KvError::NotSupported("a range between key selectors".to_string()));
-    }
+) -> Result<RangeQuery, KvError> {
+    check_selector("begin_selector", request.begin_selector.as_ref())?;
+    check_selector("end_selector", request.end_selector.as_ref())?;
     let target_bytes = match request.target_bytes {
         // Some generated clients send 0 for what was left out.
         None | Some(0) => None,
@@ -48,20 +49,30 @@ pub(super) fn normalise(
     let end = request.end.unwrap_or_else(|| Bytes::from_static(DEFAULT_END));
     let end = step(end, request.end_offset.unwrap_or(0), max_key_bytes);
     let end = if request.end_or_equal.unwrap_or(false) { first_key_after(&end) } else { end };
-    if begin >= end {
-        return Ok(None);
-    }
+    let skip = if request.begin_selector.is_some() { 0 } else { request.begin_offset.unwrap_or(0) };
     let limit = request.limit.unwrap_or(DEFAULT_LIMIT);
-    Ok(Some(RangeQuery {
+    Ok(RangeQuery {
         begin,
         end,
+        begin_selector: request.begin_selector,
+        end_selector: request.end_selector,
         column_family,
-        skip: u64::try_from(request.begin_offset.unwrap_or(0)).unwrap_or(0),
+        skip: u64::try_from(skip).unwrap_or(0),
         limit: u64::try_from(limit).ok().filter(|limit| *limit > 0),
         reverse: request.reverse,
         target_bytes,
         max_bytes: max_reply_bytes,
-    }))
+    })
+}
+
+fn check_selector(field: &str, selector: Option<&KeySelector>) -> Result<(), KvError> {
+    match selector.map(|selector| selector.offset) {
+        Some(offset) if offset.unsigned_abs() > MAX_SELECTOR_OFFSET => Err(KvError::InvalidOperation(format!(
+            "{field}.offset = {offset}: allowed are -{MAX_SELECTOR_OFFSET} to {MAX_SELECTOR_OFFSET}; every key on the way \
+             is looked at"
+        ))),
+        _ => Ok(()),
+    }
 }
 
 fn first_key_after(key: &[u8]) -> Bytes {
@@ -141,7 +152,7 @@ mod tests {
 
     use super::*;
 
-    fn query(request: RangeRequest) -> Option<RangeQuery> {
+    fn query(request: RangeRequest) -> RangeQuery {
         normalise(request, String::new(), 100, 1 << 20).unwrap()
     }
 
@@ -151,7 +162,7 @@ mod tests {
 
     #[test]
     fn a_range_without_fields_is_everything_below_0xff_up_to_1000_rows() {
-        let query = query(RangeRequest::default()).unwrap();
+        let query = query(RangeRequest::default());
         assert_eq!((&query.begin[..], &query.end[..]), (&[][..], &[0xFF][..]));
         assert_eq!((query.skip, query.limit, query.reverse), (0, Some(1000), false));
     }
@@ -172,28 +183,43 @@ mod tests {
                 end_or_equal: Some(end_or_equal),
                 ..RangeRequest::default()
             };
-            let query = query(request).unwrap();
+            let query = query(request);
             assert_eq!((&query.begin[..], &query.end[..]), (begin, end), "{begin_or_equal} {end_or_equal}");
         }
-    }
-
-    #[test]
-    fn an_inverted_or_empty_range_is_no_query() {
-        for (begin, end) in [(b"b", b"a"), (b"a", b"a")] {
-            let request = RangeRequest { begin: bytes(begin), end: bytes(end), ..RangeRequest::default() };
-            assert_eq!(query(request), None);
-        }
-        let both_inclusive =
-            RangeRequest { begin: bytes(b"a"), end: bytes(b"a"), end_or_equal: Some(true), ..RangeRequest::default() };
-        assert!(query(both_inclusive).is_some());
     }
 
     #[test]
     fn a_limit_of_0_or_less_is_no_limit_and_a_negative_begin_offset_is_0() {
         for limit in [0, -1, i32::MIN] {
             let request = RangeRequest { limit: Some(limit), begin_offset: Some(-5), ..RangeRequest::default() };
-            let query = query(request).unwrap();
+            let query = query(request);
             assert_eq!((query.limit, query.skip), (None, 0));
+        }
+    }
+
+    #[test]
+    fn a_selector_stands_for_the_fields_of_its_end() {
+        let from = KeySelector::last_less_than("m");
+        let request = RangeRequest {
+            begin: bytes(b"z"),
+            end: bytes(b"x"),
+            begin_offset: Some(3),
+            end_offset: Some(1),
+            begin_selector: Some(from.clone()),
+            ..RangeRequest::default()
+        };
+        let query = query(request);
+        assert_eq!((query.begin_selector, query.skip), (Some(from), 0));
+        assert_eq!((query.end_selector, &query.end[..]), (None, &b"y"[..]));
+    }
+
+    #[test]
+    fn a_selector_that_goes_too_far_is_refused_with_what_is_allowed() {
+        for offset in [100_001, -100_001, i32::MIN] {
+            let end_selector = Some(KeySelector { key: "m".into(), or_equal: true, offset });
+            let request = RangeRequest { end_selector, ..RangeRequest::default() };
+            let error = normalise(request, String::new(), 100, 1 << 20).unwrap_err().to_string();
+            assert!(error.contains("end_selector.offset") && error.contains("-100000 to 100000"), "{error}");
         }
     }
 

@@ -16,7 +16,7 @@ pub fn commit(read_version: i64, operations: Vec<wire::Operation>) -> wire::Atom
     }
 }
 
-fn operation(kind: &str, key: &[u8], value: Option<&[u8]>) -> wire::Operation {
+pub(super) fn operation(kind: &str, key: &[u8], value: Option<&[u8]>) -> wire::Operation {
     wire::Operation {
         type_: kind.to_string(),
         key: key.to_vec(),

@@ -210,17 +210,6 @@ async fn fault_injection_is_refused_unless_allowed() {
 }
 
 #[tokio::test]
-async fn what_is_not_built_says_so() {
-    let server = TestServer::start().await;
-    let mut client = server.client().await;
-    let reply = client.call(wire::PinSnapshotRequest { read_version: 1, ttl_ms: None }).await;
-    assert_eq!((reply.success, reply.error_code.as_deref()), (false, Some("NOT_SUPPORTED")));
-    assert_eq!(reply.error.as_deref(), Some("pinSnapshot is not supported yet"));
-    let reply = client.call(wire::UnpinSnapshotRequest { read_version: 1 }).await;
-    assert_eq!((reply.success, reply.error_code.as_deref()), (false, Some("NOT_SUPPORTED")));
-}
-
-#[tokio::test]
 async fn the_cluster_of_one_is_healthy_and_knows_its_node() {
     let server = TestServer::start().await;
     let mut client = server.client().await;

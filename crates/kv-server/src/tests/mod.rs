@@ -4,8 +4,13 @@
 mod admin;
 mod client;
 mod commits;
+mod families;
+mod faults;
+mod limits;
 mod methods;
+mod pins;
 mod ranges;
+mod selectors;
 mod shutdown;
 
 use client::Client;

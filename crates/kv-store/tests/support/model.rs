@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use kv_api::{
-    AtomicCommit, CommitResult, CommitVerdict, KeyRange, KeyRef, KvError, Mutation, MutationKind, RangeQuery, Row, Rows,
+    AtomicCommit, CommitResult, CommitVerdict, KeyRange, KeyRef, KeySelector, KvError, Mutation, MutationKind,
+    RangeQuery, Row, Rows,
 };
 use proptest::{collection::vec, option, prelude::*};
 
@@ -49,28 +50,7 @@ impl Model {
     }
 
     pub fn range(&self, query: &RangeQuery, version: u64) -> Result<Rows, KvError> {
-        let mut all = self.visible(&query.column_family, version);
-        all.retain(|row| query.begin <= row.key && row.key < query.end);
-        if query.reverse {
-            all.reverse();
-        }
-        let all = all.split_off((query.skip as usize).min(all.len()));
-        let size = |rows: &[Row]| rows.iter().map(|row| row.key.len() + row.value.len()).sum::<usize>() as u64;
-        let mut taken = 0;
-        while taken < all.len() {
-            let full = query.target_bytes.is_some_and(|target| size(&all[..taken]) >= target) && taken > 0;
-            if query.limit.is_some_and(|limit| taken as u64 >= limit) || full {
-                break;
-            }
-            if size(&all[..=taken]) + 16 * (taken as u64 + 1) > query.max_bytes {
-                if query.target_bytes.is_some() && taken > 0 {
-                    break;
-                }
-                return Err(KvError::ResultTooLarge { limit: query.max_bytes });
-            }
-            taken += 1;
-        }
-        Ok(Rows { has_more: taken < all.len(), rows: all[..taken].to_vec() })
+        answer(&self.visible(&query.column_family, version), query)
     }
 
     /// Decides a commit; only what the random logs hold is known here.
@@ -131,6 +111,42 @@ impl Model {
             .collect();
         if keys.is_empty() { Ok(()) } else { Err(KvError::Conflict { keys: keys.into_iter().collect() }) }
     }
+}
+
+/// What a query finds among all rows of its family.
+pub fn answer(family: &[Row], query: &RangeQuery) -> Result<Rows, KvError> {
+    let begin = place(family, &query.begin, query.begin_selector.as_ref());
+    let end = place(family, &query.end, query.end_selector.as_ref());
+    let mut all = family[begin.min(end)..end].to_vec();
+    if query.reverse {
+        all.reverse();
+    }
+    let all = all.split_off((query.skip as usize).min(all.len()));
+    let size = |rows: &[Row]| rows.iter().map(|row| row.key.len() + row.value.len()).sum::<usize>() as u64;
+    let mut taken = 0;
+    while taken < all.len() {
+        let full = query.target_bytes.is_some_and(|target| size(&all[..taken]) >= target) && taken > 0;
+        if query.limit.is_some_and(|limit| taken as u64 >= limit) || full {
+            break;
+        }
+        if size(&all[..=taken]) + 16 * (taken as u64 + 1) > query.max_bytes {
+            if query.target_bytes.is_some() && taken > 0 {
+                break;
+            }
+            return Err(KvError::ResultTooLarge { limit: query.max_bytes });
+        }
+        taken += 1;
+    }
+    Ok(Rows { has_more: taken < all.len(), rows: all[..taken].to_vec() })
+}
+
+/// How many rows lie before an end of a range.
+fn place(rows: &[Row], key: &Bytes, selector: Option<&KeySelector>) -> usize {
+    let Some(KeySelector { key, or_equal, offset }) = selector else {
+        return rows.iter().filter(|row| row.key < *key).count();
+    };
+    let before = rows.iter().filter(|row| row.key < *key || (*or_equal && row.key == *key)).count();
+    (before as i64 - 1 + i64::from(*offset)).clamp(0, rows.len() as i64) as usize
 }
 
 /// Few short keys, rich in special bytes and prefixes of each other, so that random operations meet.
@@ -204,14 +220,29 @@ pub fn log(most_commits: usize) -> impl Strategy<Value = Log> {
     })
 }
 
+fn selector() -> impl Strategy<Value = KeySelector> {
+    let key = prop_oneof![4 => key(), 1 => Just(Bytes::new()), 1 => Just(Bytes::from_static(&[0xff; 20]))];
+    let offset = prop_oneof![6 => -3..5_i32, 1 => prop_oneof![Just(-100_000), Just(100_000)]];
+    (key, any::<bool>(), offset).prop_map(|(key, or_equal, offset)| KeySelector { key, or_equal, offset })
+}
+
 pub fn range_query() -> impl Strategy<Value = RangeQuery> {
+    let selectors = (option::weighted(0.4, selector()), option::weighted(0.4, selector()));
     let end = prop_oneof![key(), Just(Bytes::from_static(&[0xff; 20]))];
     let begin = prop_oneof![key(), Just(Bytes::new())];
     let max_bytes = prop_oneof![5 => Just(1 << 20), 1 => 0..200_u64];
-    (begin, end, family(), 0..4_u64, option::of(0..6_u64), any::<bool>(), option::of(0..40_u64), max_bytes).prop_map(
-        |(begin, end, column_family, skip, limit, reverse, target_bytes, max_bytes)| RangeQuery {
+    let terms = (0..4_u64, option::of(0..6_u64), any::<bool>(), option::of(0..40_u64), max_bytes);
+    ((begin, end), selectors, family(), terms).prop_map(
+        |(
+            (begin, end),
+            (begin_selector, end_selector),
+            column_family,
+            (skip, limit, reverse, target_bytes, max_bytes),
+        )| RangeQuery {
             begin,
             end,
+            begin_selector,
+            end_selector,
             column_family,
             skip,
             limit,

@@ -251,7 +251,8 @@ impl fmt::Display for Report {
             self.keys,
             self.seconds
         )?;
-        writeln!(f, "throughput     {:.0}/s  ({} operations)", self.throughput, self.operations)?;
+        let what = if self.transactions.is_some() { "commits" } else { "throughput" };
+        writeln!(f, "{what:<14} {:.0}/s  ({} operations)", self.throughput, self.operations)?;
         writeln!(f, "latency (ms)   {}", self.latency)?;
         for (name, part) in &self.by_operation {
             writeln!(f, "  {name:<18} {}  ({} operations)", part.latency, part.operations)?;

@@ -114,7 +114,8 @@ impl Shared {
     ) -> Result<(), ClientError> {
         let [one, other] = keys;
         let (first, second) = tokio::join!(transaction.get(one), transaction.get(other));
-        (first?, second?);
+        first?;
+        second?;
         for key in keys {
             let from = random.below(NOISE_BYTES as u64) as usize;
             transaction.set(key, &self.noise[from..from + self.value_size]);

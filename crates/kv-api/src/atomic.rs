@@ -1,19 +1,20 @@
 //! Mutations that depend on the stored value, with FoundationDB's documented meaning: numbers are little-endian and
 //! unsigned, and the stored value is cut or filled with zeros to the operand's length before it is combined with it.
 //!
-//! Where nothing is stored, the operand is what is stored then (`compare_and_clear` leaves nothing).
+//! Where nothing is stored, the operand is what is stored then (`compare_and_clear` leaves nothing). The database carries
+//! them out, and clients foresee what they will find.
 
 use std::cmp::Ordering;
 
+use crate::MutationKind;
 use bytes::Bytes;
-use kv_api::MutationKind;
 
 /// Longest value that `append_if_fits` makes, in bytes. It is part of what replicas agree on, and so no setting.
 pub const MAX_APPENDED_BYTES: usize = 100_000;
 
 /// What a mutation makes of the stored value.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Change {
+pub enum AtomicChange {
     Set(Bytes),
     Delete,
     /// The stored value, or its absence, stays as it is.
@@ -24,31 +25,48 @@ pub(crate) enum Change {
 ///
 /// # Panics
 /// For kinds that do not depend on it.
-pub(crate) fn combine(kind: MutationKind, stored: Option<Bytes>, operand: &Bytes) -> Change {
+pub fn combine(kind: MutationKind, stored: Option<Bytes>, operand: &Bytes) -> AtomicChange {
     let Some(stored) = stored else {
         return match kind {
-            MutationKind::CompareAndClear => Change::Keep,
-            _ => Change::Set(operand.clone()),
+            MutationKind::CompareAndClear => AtomicChange::Keep,
+            _ => AtomicChange::Set(operand.clone()),
         };
     };
     match kind {
-        MutationKind::Add => Change::Set(add(&stored, operand)),
+        MutationKind::Add => AtomicChange::Set(add(&stored, operand)),
         MutationKind::Min => pick(&stored, operand, Ordering::Less),
         MutationKind::Max => pick(&stored, operand, Ordering::Greater),
-        MutationKind::ByteMin if stored <= *operand => Change::Keep,
-        MutationKind::ByteMax if stored >= *operand => Change::Keep,
-        MutationKind::ByteMin | MutationKind::ByteMax => Change::Set(operand.clone()),
+        MutationKind::ByteMin if stored <= *operand => AtomicChange::Keep,
+        MutationKind::ByteMax if stored >= *operand => AtomicChange::Keep,
+        MutationKind::ByteMin | MutationKind::ByteMax => AtomicChange::Set(operand.clone()),
         MutationKind::BitAnd => bitwise(&stored, operand, |a, b| a & b),
         MutationKind::BitOr => bitwise(&stored, operand, |a, b| a | b),
         MutationKind::BitXor => bitwise(&stored, operand, |a, b| a ^ b),
         MutationKind::AppendIfFits if stored.len() + operand.len() <= MAX_APPENDED_BYTES => {
-            Change::Set([&stored[..], operand].concat().into())
+            AtomicChange::Set([&stored[..], operand].concat().into())
         }
-        MutationKind::AppendIfFits => Change::Keep,
-        MutationKind::CompareAndClear if stored == *operand => Change::Delete,
-        MutationKind::CompareAndClear => Change::Keep,
+        MutationKind::AppendIfFits => AtomicChange::Keep,
+        MutationKind::CompareAndClear if stored == *operand => AtomicChange::Delete,
+        MutationKind::CompareAndClear => AtomicChange::Keep,
         _ => panic!("{kind:?} does not depend on the stored value"),
     }
+}
+
+/// What is stored after the mutation: `None` where nothing is.
+///
+/// # Panics
+/// As [`combine`].
+pub fn apply(kind: MutationKind, stored: Option<Bytes>, operand: &Bytes) -> Option<Bytes> {
+    match combine(kind, stored.clone(), operand) {
+        AtomicChange::Set(value) => Some(value),
+        AtomicChange::Delete => None,
+        AtomicChange::Keep => stored,
+    }
+}
+
+/// The same for several mutations in their order.
+pub fn apply_all(operations: &[(MutationKind, Bytes)], stored: Option<Bytes>) -> Option<Bytes> {
+    operations.iter().fold(stored, |stored, (kind, operand)| apply(*kind, stored, operand))
 }
 
 /// The first `length` bytes of a little-endian number, or the number and zeros.
@@ -70,17 +88,17 @@ fn add(stored: &[u8], operand: &[u8]) -> Bytes {
 }
 
 /// The stored number, in the operand's length, where it compares to the operand as `wanted`; otherwise the operand.
-fn pick(stored: &[u8], operand: &Bytes, wanted: Ordering) -> Change {
+fn pick(stored: &[u8], operand: &Bytes, wanted: Ordering) -> AtomicChange {
     let stored = resized(stored, operand.len());
     match stored.iter().rev().cmp(operand.iter().rev()) == wanted {
-        true => Change::Set(stored.into()),
-        false => Change::Set(operand.clone()),
+        true => AtomicChange::Set(stored.into()),
+        false => AtomicChange::Set(operand.clone()),
     }
 }
 
-fn bitwise(stored: &[u8], operand: &[u8], combine: impl Fn(u8, u8) -> u8) -> Change {
+fn bitwise(stored: &[u8], operand: &[u8], combine: impl Fn(u8, u8) -> u8) -> AtomicChange {
     let stored = resized(stored, operand.len());
-    Change::Set(stored.iter().zip(operand).map(|(a, b)| combine(*a, *b)).collect::<Vec<u8>>().into())
+    AtomicChange::Set(stored.iter().zip(operand).map(|(a, b)| combine(*a, *b)).collect::<Vec<u8>>().into())
 }
 
 #[cfg(test)]
@@ -89,12 +107,12 @@ mod tests {
 
     use super::*;
 
-    fn on(kind: MutationKind, stored: &[u8], operand: &[u8]) -> Change {
+    fn on(kind: MutationKind, stored: &[u8], operand: &[u8]) -> AtomicChange {
         combine(kind, Some(Bytes::copy_from_slice(stored)), &Bytes::copy_from_slice(operand))
     }
 
-    fn set(value: &[u8]) -> Change {
-        Change::Set(Bytes::copy_from_slice(value))
+    fn set(value: &[u8]) -> AtomicChange {
+        AtomicChange::Set(Bytes::copy_from_slice(value))
     }
 
     #[test]
@@ -115,10 +133,10 @@ mod tests {
     #[test]
     fn bytes_are_compared_as_keys_are() {
         use MutationKind::*;
-        assert_eq!(on(ByteMin, b"b", b"ba"), Change::Keep);
+        assert_eq!(on(ByteMin, b"b", b"ba"), AtomicChange::Keep);
         assert_eq!(on(ByteMin, b"b", b"a\xff"), set(b"a\xff"));
         assert_eq!(on(ByteMax, b"b", b"ba"), set(b"ba"));
-        assert_eq!(on(ByteMax, b"b", b"b"), Change::Keep);
+        assert_eq!(on(ByteMax, b"b", b"b"), AtomicChange::Keep);
     }
 
     #[test]
@@ -128,7 +146,7 @@ mod tests {
         for kind in [Add, Min, Max, ByteMin, ByteMax, BitAnd, BitOr, BitXor, AppendIfFits] {
             assert_eq!(combine(kind, None, &operand), set(&[1, 2]), "{kind:?}");
         }
-        assert_eq!(combine(CompareAndClear, None, &operand), Change::Keep);
+        assert_eq!(combine(CompareAndClear, None, &operand), AtomicChange::Keep);
     }
 
     #[test]
@@ -136,22 +154,22 @@ mod tests {
         use MutationKind::AppendIfFits;
         assert_eq!(on(AppendIfFits, b"ab", b"c"), set(b"abc"));
         let full = vec![1; MAX_APPENDED_BYTES];
-        assert_eq!(on(AppendIfFits, &full, b"c"), Change::Keep);
+        assert_eq!(on(AppendIfFits, &full, b"c"), AtomicChange::Keep);
         assert_eq!(on(AppendIfFits, &full[1..], b"c"), set(&[&full[1..], b"c"].concat()));
     }
 
     #[test]
     fn compare_and_clear_clears_what_is_equal() {
         use MutationKind::CompareAndClear;
-        assert_eq!(on(CompareAndClear, b"a", b"a"), Change::Delete);
-        assert_eq!(on(CompareAndClear, b"a", b"a\0"), Change::Keep);
+        assert_eq!(on(CompareAndClear, b"a", b"a"), AtomicChange::Delete);
+        assert_eq!(on(CompareAndClear, b"a", b"a\0"), AtomicChange::Keep);
     }
 
     proptest! {
         #[test]
         fn numbers_of_eight_bytes_behave_as_numbers_do(a: u64, b: u64) {
             let of = |kind| match on(kind, &a.to_le_bytes(), &b.to_le_bytes()) {
-                Change::Set(value) => u64::from_le_bytes(value.as_ref().try_into().unwrap()),
+                AtomicChange::Set(value) => u64::from_le_bytes(value.as_ref().try_into().unwrap()),
                 other => panic!("{other:?}"),
             };
             prop_assert_eq!(of(MutationKind::Add), a.wrapping_add(b));

@@ -1,0 +1,60 @@
+//! Column families over HTTP: GET `/column-families`, POST and DELETE `/column-families/NAME`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::HeaderMap;
+use kv_api::KvError;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::{AdminInterface, Refusal, refuse_web_pages};
+use crate::router::RequestContext;
+
+/// How long a change of families, or a look at them, may take.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+fn context() -> RequestContext {
+    RequestContext::internal(Instant::now() + TIMEOUT)
+}
+
+pub(super) async fn list(State(interface): State<Arc<AdminInterface>>) -> Result<Json<Value>, Refusal> {
+    let families = interface.core.families(&context()).await?;
+    let families = families
+        .iter()
+        .map(|family| json!({ "name": family.name, "exists": family.exists, "configured": family.is_configured }));
+    Ok(Json(json!({ "column_families": families.collect::<Vec<_>>() })))
+}
+
+pub(super) async fn create(
+    State(interface): State<Arc<AdminInterface>>,
+    headers: HeaderMap,
+    Path(name): Path<String>,
+) -> Result<Json<Value>, Refusal> {
+    refuse_web_pages(&headers)?;
+    let result = interface.core.create_family(&name, &context()).await.map_err(unsure)?;
+    tracing::info!(name, version = result.version, "column family created as asked for");
+    Ok(Json(json!({ "column_family": name, "exists": true, "version": result.version })))
+}
+
+pub(super) async fn remove(
+    State(interface): State<Arc<AdminInterface>>,
+    headers: HeaderMap,
+    Path(name): Path<String>,
+) -> Result<Json<Value>, Refusal> {
+    refuse_web_pages(&headers)?;
+    let result = interface.core.drop_family(&name, &context()).await.map_err(unsure)?;
+    tracing::info!(name, version = result.version, "column family dropped as asked for");
+    Ok(Json(json!({ "column_family": name, "exists": false, "version": result.version })))
+}
+
+/// Both may be asked for again, whatever has come of the first time.
+fn unsure(error: KvError) -> Refusal {
+    let (may_have_happened, mut refusal) = (error.maybe_committed(), Refusal::from(error));
+    if may_have_happened {
+        refusal.1 += "; it may have been done: list the column families to see";
+    }
+    refusal
+}

@@ -1,0 +1,64 @@
+//! Pinned versions: they stay readable beyond the window, at every replica of this process and at no other.
+
+use std::time::{Duration, SystemTime};
+
+use kv_api::{KvError, Version};
+
+use super::{KvServiceCore, snapshot_version};
+use crate::router::RequestContext;
+
+/// How long a pin lasts that says nothing about it.
+pub const DEFAULT_PIN_SECONDS: u64 = 60;
+
+impl KvServiceCore {
+    /// Keeps a version readable, and tells until when. A version that does not exist yet is waited for as a read would.
+    pub async fn pin_snapshot(
+        &self,
+        read_version: i64,
+        ttl_ms: Option<i64>,
+        context: &RequestContext,
+    ) -> Result<SystemTime, KvError> {
+        let version = snapshot_version(read_version)?;
+        let lifetime = self.pin_lifetime(ttl_ms)?;
+        self.wait_until_it_exists(version, context).await?;
+        let ends = SystemTime::now() + lifetime;
+        let databases: Vec<_> = self.parts.replicas.replicas().iter().map(|local| local.reader.database()).collect();
+        for (place, database) in databases.iter().enumerate() {
+            // All or none: reads may be served by any of them.
+            database.pin(version, lifetime).inspect_err(|_| {
+                databases[..place].iter().for_each(|pinned| pinned.unpin(version));
+            })?;
+        }
+        Ok(ends)
+    }
+
+    /// Takes one pin away. Without one it does nothing.
+    pub fn unpin_snapshot(&self, read_version: i64) -> Result<(), KvError> {
+        let version = snapshot_version(read_version)?;
+        self.parts.replicas.replicas().iter().for_each(|local| local.reader.database().unpin(version));
+        Ok(())
+    }
+
+    fn pin_lifetime(&self, ttl_ms: Option<i64>) -> Result<Duration, KvError> {
+        let Some(ttl_ms) = ttl_ms else { return Ok(Duration::from_secs(DEFAULT_PIN_SECONDS)) };
+        let most = self.parts.max_pin;
+        let lifetime = u64::try_from(ttl_ms).ok().filter(|ms| *ms > 0).map(Duration::from_millis);
+        lifetime.filter(|lifetime| *lifetime <= most).ok_or_else(|| {
+            let most_ms = most.as_millis();
+            KvError::InvalidOperation(format!("ttl_ms = {ttl_ms}: allowed are 1 to {most_ms} (server.max_pin_seconds)"))
+        })
+    }
+
+    /// Replicas that have not applied the version yet need not be waited for: they keep it from when they have.
+    async fn wait_until_it_exists(&self, version: Version, context: &RequestContext) -> Result<(), KvError> {
+        let applied = |local: &crate::cluster::LocalReplica| local.reader.database().applied_version();
+        if self.parts.replicas.replicas().iter().map(applied).max() >= Some(version) {
+            return Ok(());
+        }
+        let current = self.read_version(context).await?;
+        match version > current {
+            true => Err(KvError::FutureVersion { read_version: version.0, current: current.0 }),
+            false => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! `family`: which column families there are, and changing that.
+
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+use reqwest::Method;
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::admin::AdminClient;
+use crate::cli::AdminTarget;
+use crate::failure::Failure;
+use crate::output::{self, Format};
+
+/// Create, drop and list column families.
+///
+/// Every replica knows of a change once it is agreed, as with a write. A family that exists may be created again, which
+/// changes nothing. Dropping one removes all its rows at once, for good.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    synodkv family list\n  \
+    synodkv family create orders\n  \
+    synodkv set --family orders 1 paid\n  \
+    synodkv family drop orders")]
+pub struct FamilyArgs {
+    #[command(subcommand)]
+    pub action: FamilyAction,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum FamilyAction {
+    /// Show the column families.
+    List(FamilyTarget),
+    /// Create a column family.
+    Create {
+        /// 1 to 64 letters, digits, or _ - .
+        name: String,
+        #[command(flatten)]
+        target: FamilyTarget,
+    },
+    /// Drop a column family with all its rows.
+    ///
+    /// Not one that `storage.column_families` names: the next write would create it again.
+    Drop {
+        name: String,
+        #[command(flatten)]
+        target: FamilyTarget,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct FamilyTarget {
+    #[command(flatten)]
+    pub admin: AdminTarget,
+    /// How results are printed. `json` is the server's own answer.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
+}
+
+#[derive(Debug, Deserialize)]
+struct Families {
+    column_families: Vec<Family>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Family {
+    name: String,
+    exists: bool,
+    configured: bool,
+}
+
+pub async fn run(args: FamilyArgs) -> Result<ExitCode, Failure> {
+    let client = AdminClient::new()?;
+    match args.action {
+        FamilyAction::List(target) => {
+            let document: Value = client.ask_first(Method::GET, &target.admin, "/column-families", &[]).await?;
+            let families: Families = serde_json::from_value(document.clone())
+                .map_err(|error| Failure::Failed(format!("the server answered with what makes no sense: {error}")))?;
+            tell(&target, &document, &show(&families))
+        }
+        FamilyAction::Create { name, target } => {
+            let document = change(&client, Method::POST, &target.admin, &name).await?;
+            tell(&target, &document, &format!("column family {name} exists"))
+        }
+        FamilyAction::Drop { name, target } => {
+            let document = change(&client, Method::DELETE, &target.admin, &name).await?;
+            tell(&target, &document, &format!("column family {name} is gone, with all its rows"))
+        }
+    }
+}
+
+fn tell(target: &FamilyTarget, document: &Value, text: &str) -> Result<ExitCode, Failure> {
+    match target.format {
+        Format::Json => output::write_json(document)?,
+        Format::Text => output::write_line(text)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn change(client: &AdminClient, method: Method, target: &AdminTarget, name: &str) -> Result<Value, Failure> {
+    // It becomes a part of a path: what no name may hold must not change where that leads.
+    if let Some(fault) = kv_api::family_name_fault(name) {
+        return Err(Failure::Usage(format!("column family `{name}`: {fault}")));
+    }
+    client.ask_first(method, target, &format!("/column-families/{name}"), &[]).await
+}
+
+fn show(families: &Families) -> String {
+    let line = |family: &Family| match (family.exists, family.configured) {
+        (false, _) => format!("{}  (created by the first write: storage.column_families names it)", family.name),
+        (true, true) => format!("{}  (storage.column_families names it)", family.name),
+        (true, false) => family.name.clone(),
+    };
+    families.column_families.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_for_each_family_says_where_it_comes_from() {
+        let family = |name: &str, exists, configured| Family { name: name.into(), exists, configured };
+        let column_families =
+            vec![family("default", true, false), family("later", false, true), family("users", true, true)];
+        let shown = show(&Families { column_families });
+        let lines: Vec<&str> = shown.lines().collect();
+        assert_eq!(lines[0], "default");
+        assert!(lines[1].starts_with("later  (created by the first write"), "{shown}");
+        assert_eq!(lines[2], "users  (storage.column_families names it)");
+    }
+}

@@ -1,0 +1,77 @@
+//! Where lines come from. Reading blocks, so it has a thread of its own, and connections are looked after meanwhile.
+
+use std::io::{BufRead, StdinLock};
+
+use tokio::sync::mpsc;
+
+use crate::failure::Failure;
+
+pub enum Input {
+    Line(String),
+    /// Ctrl-C: whatever was typed is dropped.
+    Interrupted,
+    End,
+}
+
+/// Brings a line when it is asked for one.
+pub trait Source {
+    fn next(&mut self, prompt: &str) -> Result<Input, Failure>;
+}
+
+/// Lines from a source in a thread of its own, which ends with its last question.
+pub struct Inputs {
+    prompts: std::sync::mpsc::Sender<String>,
+    inputs: mpsc::UnboundedReceiver<Result<Input, Failure>>,
+}
+
+impl Inputs {
+    /// `open` runs in that thread.
+    pub fn start(open: impl FnOnce() -> Result<Box<dyn Source>, Failure> + Send + 'static) -> Self {
+        let (prompts, questions) = std::sync::mpsc::channel::<String>();
+        let (answers, inputs) = mpsc::unbounded_channel();
+        std::thread::spawn(move || {
+            let mut source = open();
+            for prompt in questions {
+                let answer = match &mut source {
+                    Ok(source) => source.next(&prompt),
+                    Err(failure) => Err(Failure::Failed(failure.to_string())),
+                };
+                if answers.send(answer).is_err() {
+                    return;
+                }
+            }
+        });
+        Inputs { prompts, inputs }
+    }
+
+    pub async fn next(&mut self, prompt: &str) -> Result<Input, Failure> {
+        // Should the thread be gone, there is no input either.
+        let _ = self.prompts.send(prompt.to_string());
+        self.inputs.recv().await.unwrap_or(Ok(Input::End))
+    }
+}
+
+/// The given lines; without any, those of standard input.
+pub fn of_program(lines: Vec<String>) -> Box<dyn Source> {
+    match lines.is_empty() {
+        true => Box::new(StandardInput(std::io::stdin().lock())),
+        false => Box::new(Given(lines.into_iter())),
+    }
+}
+
+struct Given(std::vec::IntoIter<String>);
+
+impl Source for Given {
+    fn next(&mut self, _: &str) -> Result<Input, Failure> {
+        Ok(self.0.next().map_or(Input::End, Input::Line))
+    }
+}
+
+struct StandardInput(StdinLock<'static>);
+
+impl Source for StandardInput {
+    fn next(&mut self, _: &str) -> Result<Input, Failure> {
+        let mut line = String::new();
+        Ok(if self.0.read_line(&mut line)? == 0 { Input::End } else { Input::Line(line) })
+    }
+}

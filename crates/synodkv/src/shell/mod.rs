@@ -1,0 +1,68 @@
+//! `shell`: commands one after the other, typed or from a pipe.
+//!
+//! `input` brings lines, from a terminal with an editor (`editor`), from standard input or from the command line; `session`
+//! executes them. On a terminal what fails is said and the shell goes on; elsewhere it ends.
+
+mod editor;
+mod input;
+mod session;
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+use crate::cli::ShellArgs;
+use crate::failure::Failure;
+use input::{Input, Inputs};
+use session::{Next, Session};
+
+pub async fn run(args: ShellArgs) -> Result<ExitCode, Failure> {
+    let is_interactive = args.lines.is_empty() && std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
+    let mut session = Session::new(&args, is_interactive)?;
+    if is_interactive { converse(&mut session, !args.no_history).await } else { execute_all(&mut session, args).await }
+}
+
+async fn converse(session: &mut Session, with_history: bool) -> Result<ExitCode, Failure> {
+    // Says right away when nobody is there.
+    session.connect().await?;
+    println!("connected to {}; `help` lists the commands, Ctrl-D ends", session.address());
+    let mut inputs = Inputs::start(move || editor::open(with_history));
+    loop {
+        match inputs.next(session.prompt()).await? {
+            Input::Line(line) => match session.execute(&line).await {
+                Ok(Next::GoOn) => {}
+                Ok(Next::Quit) => break,
+                Err(failure) => eprintln!("error: {failure}"),
+            },
+            Input::Interrupted => {}
+            Input::End => break,
+        }
+    }
+    if session.is_in_transaction() {
+        eprintln!("the open transaction was given up: nothing of it was written");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn execute_all(session: &mut Session, args: ShellArgs) -> Result<ExitCode, Failure> {
+    let mut inputs = Inputs::start(move || Ok(input::of_program(args.lines)));
+    let mut number = 0;
+    loop {
+        let line = match inputs.next("").await? {
+            Input::Line(line) => line,
+            Input::Interrupted | Input::End => break,
+        };
+        number += 1;
+        match session.execute(&line).await {
+            Ok(Next::GoOn) => {}
+            Ok(Next::Quit) => break,
+            Err(failure) => return Err(Failure::Failed(format!("line {number}: {failure}"))),
+        }
+    }
+    match session.is_in_transaction() {
+        true => {
+            let reason = "the input ended inside a transaction: without `commit`, nothing of it was written";
+            Err(Failure::Failed(reason.to_string()))
+        }
+        false => Ok(ExitCode::SUCCESS),
+    }
+}

@@ -1,0 +1,91 @@
+//! Statements: the lines of `synodkv txn` and of `synodkv shell`.
+//!
+//! `words` takes a line apart, `commands` is the table of what can be said, with its help, `parse` makes a [`Statement`] of
+//! it, `execute` does it in a transaction, and `present` shows what came of it. Nothing here knows where lines come from or
+//! when a transaction is committed.
+
+pub mod commands;
+pub mod execute;
+pub mod parse;
+pub mod present;
+pub mod words;
+
+use kv_client::{Bytes, MutationKind, Stamped, Version};
+
+/// What a line asks for.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Line {
+    Statement(Statement),
+    Session(SessionCommand),
+}
+
+/// Something to be done in a transaction.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Statement {
+    /// Its command.
+    pub name: &'static str,
+    /// Empty: the default one.
+    pub family: String,
+    pub action: Action,
+    /// Reads at this version, instead of that of the transaction.
+    pub at: Option<Version>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    Get { key: Bytes, is_snapshot: bool, is_number: bool },
+    Range(Scan),
+    Assert { key: Bytes, expected: Expected },
+    Conflict { begin: Bytes, end: Option<Bytes> },
+    Set { key: Bytes, value: Bytes },
+    Delete { key: Bytes },
+    Clear { begin: Bytes, end: Bytes },
+    Atomic { kind: MutationKind, key: Bytes, operand: Bytes },
+    SetStampedKey { key: Stamped, value: Bytes },
+    SetStampedValue { key: Bytes, value: Stamped },
+}
+
+impl Action {
+    pub fn writes(&self) -> bool {
+        !matches!(self, Action::Get { .. } | Action::Range(_) | Action::Assert { .. } | Action::Conflict { .. })
+    }
+}
+
+/// A range to be read: `begin <= key < end`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Scan {
+    pub begin: Bytes,
+    pub end: Bytes,
+    /// Most rows; `None`: all.
+    pub limit: Option<usize>,
+    pub is_reverse: bool,
+    pub is_snapshot: bool,
+}
+
+/// What an assert demands of a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Expected {
+    Value(Bytes),
+    /// Another value, or none.
+    Not(Bytes),
+    Exists,
+    Missing,
+}
+
+/// What is about the session, and not about data.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SessionCommand {
+    Begin {
+        at: Option<Version>,
+    },
+    Commit,
+    Rollback,
+    /// From here on keys belong to this family.
+    Use {
+        family: String,
+    },
+    Help {
+        command: Option<String>,
+    },
+    Quit,
+}
