@@ -4,13 +4,15 @@
 //! what came of it goes to the [`super::records`].
 
 use bytes::Bytes;
-use kv_api::{KvError, decode_verdict};
+use kv_api::LoggedWrite;
 use rsml::core::{Input, ReadId, RequestId};
 
 use super::cluster::Cluster;
 use super::events::Event;
 use super::node::Barrier;
-use super::records::{Attempt, Seen};
+use super::operations::Look;
+use super::records::Seen;
+use super::rows::{self, Change};
 use super::workload::{Kind, OpId};
 use crate::history::{ClientId, Outcome};
 
@@ -19,15 +21,17 @@ pub struct Client {
     pub name: ClientId,
     node: usize,
     /// Counts what was waited for.
-    step: u64,
-    doing: Doing,
+    pub(super) step: u64,
+    pub(super) doing: Doing,
     /// To be tried again.
     again: Option<Kind>,
     /// A version that this client has seen.
     known_version: u64,
+    /// Idempotency ids of commits that were sent once and answered: nobody asks for their results again.
+    pub(super) finished_ids: Vec<Bytes>,
 }
 
-enum Doing {
+pub(super) enum Doing {
     Nothing,
     Barrier { kind: Kind, called_us: u64, node: usize, read: ReadId },
     Commit { kind: Kind, called_us: u64, seen: Seen, op: OpId, node: usize, request: RequestId, asked_back: bool },
@@ -35,7 +39,11 @@ enum Doing {
 
 impl Client {
     pub fn new(name: ClientId, node: usize) -> Client {
-        Client { name, node, step: 0, doing: Doing::Nothing, again: None, known_version: 1 }
+        Client { name, node, step: 0, doing: Doing::Nothing, again: None, known_version: 1, finished_ids: Vec::new() }
+    }
+
+    pub fn known_version(&self) -> u64 {
+        self.known_version
     }
 }
 
@@ -67,7 +75,7 @@ impl Cluster {
 
     /// A process that is down refuses connections; a paused one takes them, and answers when it is awake again. What a
     /// client asks then reaches it late, as if it had called later: so such a call is not made at all.
-    fn is_served(&self, node: usize) -> bool {
+    pub(super) fn is_served(&self, node: usize) -> bool {
         self.nodes[node].running.is_some() && self.nodes[node].paused_until <= self.now
     }
 
@@ -84,7 +92,7 @@ impl Cluster {
         self.schedule(pause, Event::Client(client));
     }
 
-    fn wait(&mut self, client: usize) -> u64 {
+    pub(super) fn wait(&mut self, client: usize) -> u64 {
         self.clients[client].step += 1;
         let step = self.clients[client].step;
         let patience = self.random.between(self.habits.patience_us / 4, self.habits.patience_us);
@@ -111,15 +119,11 @@ impl Cluster {
         let Doing::Barrier { kind, called_us, .. } = self.clients[client].doing else { return };
         let running = self.nodes[node].running.as_ref().expect("it has applied");
         let newest = running.database.applied_version();
-        let version = if kind == Kind::Snapshot && self.clients[client].known_version <= newest {
-            self.random.between(1, self.clients[client].known_version)
-        } else {
-            newest
-        };
-        let seen = self.records.read(kind, &running.database, version, &mut self.random, &self.habits);
+        let look = Look { database: &running.database, version: newest };
+        let seen = self.records.read(kind, look, &mut self.random, &self.habits);
         self.clients[client].known_version = self.clients[client].known_version.max(newest);
         if kind != Kind::Snapshot {
-            self.records.read_version(self.clients[client].name, called_us, self.now, version);
+            self.records.read_version(self.clients[client].name, called_us, self.now, newest);
         }
         if kind.is_read_only() || seen.change.is_none() {
             self.finish(client, kind, called_us, seen, Outcome::Ok, None);
@@ -134,21 +138,37 @@ impl Cluster {
             return self.finish(client, kind, called_us, seen, Outcome::Fail, None);
         }
         let change = seen.change.clone().expect("a commit changes something");
+        let op = self.new_write(Some(client), change);
         let step = self.wait(client);
-        let attempt = Attempt { client: Some((client, step)), change };
-        let (op, request, payload) = self.new_attempt(attempt);
+        self.records.waits(op, client, step);
+        let request = RequestId(self.next_id());
         self.clients[client].doing = Doing::Commit { kind, called_us, seen, op, node, request, asked_back: false };
-        self.propose(node, op, request, payload);
+        self.send_tries(node, op, request);
     }
 
-    fn new_attempt(&mut self, attempt: Attempt) -> (OpId, RequestId, Bytes) {
-        let change = attempt.change.clone();
-        let op = self.records.attempt(attempt);
-        self.watch.ask(op);
-        (op, RequestId(self.next_id()), super::database::encode(change.commit(op)))
+    /// Of a client, or of somebody who does not wait.
+    fn new_write(&mut self, client: Option<usize>, change: Change) -> OpId {
+        let op = self.records.next_op();
+        let write = match &change.family {
+            Some(family) => LoggedWrite::family(family.clone()),
+            None if change.passes_time => LoggedWrite::passing_time(),
+            None => {
+                let mut commit = change.commit(op);
+                if let Some(client) = client {
+                    self.add_ids(client, op, &mut commit);
+                }
+                LoggedWrite::commit(commit)
+            }
+        };
+        self.records.attempt(write);
+        if self.records.is_in_journal(op) {
+            self.watch.ask(op);
+        }
+        op
     }
 
-    fn propose(&mut self, node: usize, op: OpId, id: RequestId, payload: Bytes) {
+    pub(super) fn propose(&mut self, node: usize, op: OpId, id: RequestId) {
+        let payload = rows::logged(self.records.write(op), self.habits.window_ms(node));
         let running = self.nodes[node].running.as_mut().expect("it is served");
         running.waiting.insert(id, op);
         self.input(node, Input::Propose { id, payload });
@@ -160,42 +180,14 @@ impl Cluster {
             return;
         }
         let seen = self.records.blind(Kind::Note, &mut self.random, &self.habits);
-        let attempt = Attempt { client: None, change: seen.change.expect("a note is a commit") };
-        let (op, request, payload) = self.new_attempt(attempt);
-        self.propose(node, op, request, payload);
+        let op = self.new_write(None, seen.change.expect("a note is a commit"));
+        self.records.sent(op);
+        let request = RequestId(self.next_id());
+        self.propose(node, op, request);
     }
 
-    /// The outcome of a request, as bytes of the database's verdict.
-    pub fn answered(&mut self, op: OpId, outcome: &Bytes) {
-        let verdict = decode_verdict(outcome).expect("the executor encodes verdicts");
-        match verdict {
-            Ok(result) => {
-                self.watch.acknowledge(op, result.version);
-                self.ended(op, Outcome::Ok, Some(result.version));
-            }
-            Err(KvError::Conflict { keys }) => {
-                self.records.conflict(op, &keys);
-                self.watch.refuse(op);
-                self.ended(op, Outcome::Fail, None);
-            }
-            Err(error) => panic!("commit {op:?} was refused: {error}"),
-        }
-    }
-
-    /// The replica says that a request will surely not be executed.
-    pub fn refused(&mut self, op: OpId) {
-        self.watch.refuse(op);
-        self.ended(op, Outcome::Fail, None);
-    }
-
-    /// The process that had it is gone, or it is not waited for any longer.
-    pub fn lost(&mut self, op: OpId) {
-        self.ended(op, Outcome::Unknown, None);
-    }
-
-    fn ended(&mut self, op: OpId, outcome: Outcome, version: Option<u64>) {
-        let attempt = self.records.end(op);
-        let Some((client, step)) = attempt else { return };
+    pub(super) fn ended(&mut self, op: OpId, outcome: Outcome, version: Option<u64>) {
+        let Some((client, step)) = self.records.end(op) else { return };
         if self.clients[client].step != step {
             return;
         }
@@ -224,7 +216,7 @@ impl Cluster {
         let name = state.name;
         self.figures.operation(kind, outcome);
         self.say(|| format!("client {} {}: {outcome:?} {version:?}", name.0, kind.name()));
-        self.records.finish(name, kind, called_us, self.now, seen, outcome, commit);
+        self.records.finish(name, called_us, self.now, seen, outcome, commit);
         if outcome == Outcome::Unknown {
             self.clients[client].name = self.records.new_client();
         }

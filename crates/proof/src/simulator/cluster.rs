@@ -14,6 +14,7 @@ use super::events::{Event, Process, Queue};
 use super::faults::Faults;
 use super::figures::Figures;
 use super::node::{ApplyWork, Node, Running, SnapshotWork};
+use super::oracle::Oracle;
 use super::random::Random;
 use super::records::Records;
 use super::watch::{self, Watch};
@@ -60,7 +61,8 @@ pub struct Cluster {
 impl Cluster {
     pub fn new(replicas: u8, seed: u64, faults: Faults, habits: Habits) -> Cluster {
         let mut random = Random::new(seed);
-        let nodes = (0..replicas as usize).map(|place| Node::new(place, &mut random)).collect();
+        let oracle = Oracle::default();
+        let nodes = (0..replicas as usize).map(|place| Node::new(place, oracle.clone(), &mut random)).collect();
         let mut records = Records::default();
         let first_node = |client: usize| client % replicas as usize;
         let clients = (0..habits.clients).map(|c| Client::new(records.new_client(), first_node(c))).collect();
@@ -410,6 +412,7 @@ impl Cluster {
             Event::Message(delivery) => self.deliver(*delivery),
             Event::Client(client) => self.client(client),
             Event::GiveUp { client, step } => self.give_up(client, step),
+            Event::Resend { client, step } => self.resend(client, step),
             Event::BlindNote(node) => self.blind_note(node),
             Event::Fault => self.fault(),
             // What was planned as part of a fault is void once faults have ended.

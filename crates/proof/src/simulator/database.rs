@@ -3,9 +3,10 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use bytes::Bytes;
-use kv_api::{AtomicCommit, KeyRef, KvError, LoggedWrite, RangeQuery, Rows, Version};
+use kv_api::{KeyRef, KvError, RangeQuery, Rows, Version};
 use kv_server::replication::{DatabasePlace, KvStoreExecutor};
 use kv_server::router::{LocalReader, ReadSlots};
 use kv_store::engine::EngineInstall;
@@ -15,8 +16,12 @@ use kv_store::{
 use rsml::{CommittedValue, ExecutionError, ExecutionNotifier, SealedState, Sequence, Snapshots};
 
 use super::engine::FlushingEngine;
+use super::oracle::{Moment, Oracle};
 use super::random::Random;
-use super::workload::BANK;
+use super::rows::{BANK, JOURNAL, query};
+
+/// For longer than any simulation takes: pins end when they are taken away.
+const PIN_LIFETIME: Duration = Duration::from_secs(1_000_000);
 
 /// What outlives the process: an engine for each generation.
 pub struct DatabaseFiles {
@@ -24,17 +29,30 @@ pub struct DatabaseFiles {
     options: Mutex<StoreOptions>,
     /// Engines flush by themselves once in so many writes; and a seed.
     flushing: Mutex<(u64, u64)>,
+    oracle: Oracle,
 }
 
-/// The live database as readers see it.
+/// The live database as readers see it. Whatever is read is compared with what the [`Oracle`] says.
 pub struct Database {
     reader: LocalReader,
+    oracle: Oracle,
+    pins: Arc<Pins>,
+}
+
+/// Pinned versions of the live database, with how often each is.
+#[derive(Default)]
+struct Pins(Mutex<BTreeMap<u64, u64>>);
+
+impl Pins {
+    fn counts(&self) -> MutexGuard<'_, BTreeMap<u64, u64>> {
+        self.0.lock().expect("one thread runs a simulation")
+    }
 }
 
 impl DatabaseFiles {
-    pub fn new() -> Arc<DatabaseFiles> {
+    pub fn new(oracle: Oracle) -> Arc<DatabaseFiles> {
         let options = Mutex::new(StoreOptions::replicated());
-        Arc::new(DatabaseFiles { engines: Mutex::default(), options, flushing: Mutex::default() })
+        Arc::new(DatabaseFiles { engines: Mutex::default(), options, flushing: Mutex::default(), oracle })
     }
 
     fn engines(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<FlushingEngine>>> {
@@ -67,7 +85,9 @@ impl DatabaseFiles {
         *self.flushing.lock().expect("one thread runs a simulation") = flushing;
         let executor =
             KvStoreExecutor::open(self.clone(), ReadSlots::new(1), generation).expect("the database is sound");
-        (Database { reader: executor.reader().clone() }, Executor { inner: executor, slips: false, slipped: false })
+        let (oracle, pins) = (self.oracle.clone(), Arc::<Pins>::default());
+        let database = Database { reader: executor.reader().clone(), oracle: oracle.clone(), pins: pins.clone() };
+        (database, Executor { inner: executor, oracle, pins, slips: false, slipped: false })
     }
 }
 
@@ -134,23 +154,114 @@ impl Database {
         self.reader.database().flush().expect("memory never fails");
     }
 
+    /// Where the database stands.
+    pub fn moment(&self) -> Moment {
+        let state = self.reader.database().state_blob().expect("memory never fails");
+        self.oracle.moment(Sequence(state.map_or(0, |(sequence, _)| sequence)))
+    }
+
+    /// What the database says of itself is what the log says.
+    pub fn check(&self) {
+        let (store, moment) = (self.reader.database(), self.moment());
+        let said = (store.applied_version().0, store.oldest_readable().0, store.column_families());
+        let expected = (moment.version, moment.horizon.max(1), moment.families);
+        assert_eq!(said, expected, "newest and oldest readable version, and families, are not those of the log");
+    }
+
     pub fn get(&self, key: &KeyRef, version: u64) -> Result<Option<Bytes>, KvError> {
-        nothing_yet(self.reader.database().read_at(key, Version(version)))
+        let found = self.reader.database().read_at(key, Version(version));
+        let moment = self.moment();
+        let expected = moment
+            .check_applied(version)
+            .and_then(|()| moment.check_family(&key.column_family))
+            .and_then(|()| moment.check_readable(version, self.is_pinned(version)))
+            .map(|()| self.oracle.get(key, version));
+        assert_eq!(found, expected, "wrong read of {key:?} at {version}: first what was read, then what the log says");
+        nothing_yet(found)
     }
 
     pub fn range(&self, query: &RangeQuery, version: u64) -> Result<Rows, KvError> {
-        nothing_yet(self.reader.database().range_at(query, Version(version)))
+        let found = self.reader.database().range_at(query, Version(version));
+        let moment = self.moment();
+        let expected = moment
+            .check_applied(version)
+            .and_then(|()| moment.check_readable(version, self.is_pinned(version)))
+            .and_then(|()| moment.check_family(&query.column_family))
+            .and_then(|()| self.oracle.range(query, version));
+        assert_eq!(
+            found, expected,
+            "wrong read of {query:?} at {version}: first what was read, then what the log says"
+        );
+        nothing_yet(found)
     }
 
-    /// A hash over all rows of all families as they are now.
-    pub fn hash(&self, families: &[&str]) -> u64 {
-        let store = self.reader.database();
-        let version = store.applied_version();
-        families.iter().fold(0, |sum: u64, family| {
-            let rows = store.hash_rows(family, b"", version, u64::MAX).expect("memory never fails");
+    fn is_pinned(&self, version: u64) -> bool {
+        self.pins.counts().contains_key(&version)
+    }
+
+    /// One that can be read at this moment, or some day, can be pinned, and no other.
+    pub fn pin(&self, version: u64) {
+        let expected = self.moment().check_readable(version, self.is_pinned(version));
+        let pinned = self.reader.database().pin(Version(version), PIN_LIFETIME);
+        assert_eq!(pinned, expected, "a pin of {version}: first what came of it, then what the log says");
+        if pinned.is_ok() {
+            *self.pins.counts().entry(version).or_default() += 1;
+        }
+    }
+
+    pub fn unpin(&self, version: u64) {
+        self.reader.database().unpin(Version(version));
+        let mut counts = self.pins.counts();
+        let count = counts.get_mut(&version).expect("it is pinned");
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(&version);
+        }
+    }
+
+    /// Those that are applied.
+    pub fn pinned(&self) -> Vec<u64> {
+        let applied = self.applied_version();
+        self.pins.counts().range(..=applied).map(|(version, _)| *version).collect()
+    }
+
+    /// Whether there is more to do at this moment.
+    pub fn collect_garbage(&self, budget_entries: u64) -> bool {
+        self.reader.database().collect_garbage(budget_entries).expect("memory never fails").more
+    }
+
+    pub fn pending_clears(&self) -> u64 {
+        self.reader.database().pending_clears()
+    }
+
+    /// All rows of all families but the journal's are what the log says.
+    pub fn compare(&self, version: u64) {
+        for family in self.oracle.families().iter().filter(|family| self.moment().check_family(family).is_ok()) {
+            self.range(&query("", vec![JOURNAL], family), version).expect("it can be read");
+        }
+    }
+
+    /// All rows of all families that there ever were are what the log says.
+    pub fn compare_all(&self, version: u64) {
+        for family in self.oracle.families() {
+            let rows = self.reader.database().hash_rows(&family, b"", Version(version), u64::MAX);
+            let rows = rows.expect("it can be read");
             assert_eq!(rows.next, None, "all rows were asked for");
-            sum.rotate_left(7) ^ rows.hash ^ rows.count
-        })
+            if (rows.count, rows.hash) != self.oracle.rows_hash(&family, version) {
+                self.compare(version);
+                panic!("wrong rows of family {family:?} at {version}: {} of them", rows.count);
+            }
+        }
+    }
+
+    /// The number of rows that it claims to have, of which those count, too, that a range clear hides.
+    pub fn check_row_count(&self) {
+        let (version, claimed) = (self.applied_version(), self.reader.database().statistics_now().total_keys);
+        let counts = self.oracle.families().into_iter().map(|family| self.oracle.rows_hash(&family, version).0);
+        let visible: u64 = counts.sum();
+        assert!(claimed >= visible, "{claimed} rows are claimed, and {visible} are visible");
+        let is_exact = self.pending_clears() == 0;
+        assert!(!is_exact || claimed == visible, "{claimed} rows are claimed, and {visible} there are");
     }
 }
 
@@ -162,15 +273,11 @@ fn nothing_yet<T: Default>(read: Result<T, KvError>) -> Result<T, KvError> {
     }
 }
 
-/// A commit as it stands in the log.
-pub fn encode(commit: AtomicCommit) -> Bytes {
-    // As a server does whose configuration lists the family.
-    LoggedWrite { creates: vec![BANK.into()], ..LoggedWrite::commit(commit) }.to_bytes()
-}
-
 /// The shipped executor, which can be made to go wrong without noticing.
 pub struct Executor {
     inner: KvStoreExecutor,
+    oracle: Oracle,
+    pins: Arc<Pins>,
     /// The next request is to go wrong.
     slips: bool,
     /// One went wrong.
@@ -196,7 +303,7 @@ impl ExecutionNotifier for Executor {
         seal: &mut dyn FnMut(&[Bytes]) -> SealedState,
     ) -> Result<Vec<Bytes>, ExecutionError> {
         let (slips, slipped) = (&mut self.slips, &mut self.slipped);
-        self.inner.notify_commit_batch(values, &mut |outcomes| {
+        let outcomes = self.inner.notify_commit_batch(values, &mut |outcomes| {
             if outcomes.is_empty() || !std::mem::take(slips) {
                 return seal(outcomes);
             }
@@ -204,7 +311,9 @@ impl ExecutionNotifier for Executor {
             let mut outcomes = outcomes.to_vec();
             outcomes[0] = Bytes::from_static(b"another outcome");
             seal(&outcomes)
-        })
+        })?;
+        self.oracle.executed(values, &outcomes);
+        Ok(outcomes)
     }
 
     fn sealed_state(&self) -> Result<Option<Bytes>, ExecutionError> {
@@ -233,6 +342,7 @@ impl ExecutionNotifier for Executor {
 
     fn switch_to(&mut self, generation: u64) -> Result<(), ExecutionError> {
         self.slipped = false;
+        self.pins.counts().clear();
         self.inner.switch_to(generation)
     }
 }

@@ -44,6 +44,11 @@ pub enum Event {
         client: usize,
         step: u64,
     },
+    /// A client sends its commit again.
+    Resend {
+        client: usize,
+        step: u64,
+    },
     /// Somebody leaves a note and does not wait for the answer.
     BlindNote(usize),
     Crash(Process),

@@ -38,6 +38,10 @@ pub struct Faults {
     pub power_loss: bool,
     /// Databases persist whatever they apply at once, and not only now and then.
     pub eager_databases: bool,
+    /// Per batch applied, and per fault event: the database removes some of what nobody can ask for any more.
+    pub collect: u64,
+    /// Per fault event: a version is pinned, and another one let go.
+    pub pin: u64,
     /// Inputs that come within this long share one look at what follows from them; 0: each has its own.
     pub gather_us: u64,
     /// The longest that entries wait before they are applied; 0: they never do.
@@ -103,6 +107,8 @@ impl Faults {
             burst: 0,
             power_loss: false,
             eager_databases: false,
+            collect: 3,
+            pin: 0,
             gather_us: 0,
             apply_us: 0,
             drift_ppm: 0,
@@ -135,6 +141,7 @@ impl Faults {
             short_logs: self.short_logs,
             lease_us: self.lease_us,
             drift_ppm: self.drift_ppm,
+            collect: self.collect,
             beyond_budget: self.beyond_budget,
             ..Faults::none()
         }
@@ -171,6 +178,8 @@ impl Faults {
             power_loss: weight(1, 1) == 1,
             keeps_order: weight(0, 2) == 0,
             eager_databases: weight(1, 2) == 1,
+            collect: weight(1, 20),
+            pin: weight(2, 60),
             gather_us: [0, 0, 200, 5_000][weight(0, 3) as usize],
             apply_us: [0, 0, 1_000, 100_000][weight(0, 3) as usize],
             drift_ppm,

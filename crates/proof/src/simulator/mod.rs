@@ -3,8 +3,8 @@
 //!
 //! One seed is one run: everything random comes from it, time is a number, and nothing depends on threads. A run has
 //! three phases (see [`phases`]): faults of all kinds; a connected majority that must make progress; all of them, who must
-//! agree. [`watch`] checks at every step what must always hold; in the end [`records`] and [`replay`] judge what the
-//! clients saw.
+//! agree. [`watch`] and [`oracle`] check at every step what must always hold; in the end [`records`] judges what
+//! the clients saw.
 //!
 //! Left out: threads and the drivers around the core (the process tests have them), the Thrift front end, RocksDB (the
 //! engine in memory stands for it and loses at a crash what was not flushed), TCP (links lose, double and reorder
@@ -20,16 +20,22 @@ mod engine;
 mod events;
 mod faults;
 mod figures;
+mod garbage;
 mod ledger;
 mod log_disk;
 mod losses;
 mod network;
 mod node;
+mod operations;
+mod oracle;
 mod phases;
 mod random;
 mod records;
-mod replay;
+mod reference;
+mod retries;
+mod rows;
 mod run;
+mod scraps;
 mod threads;
 mod traps;
 mod watch;

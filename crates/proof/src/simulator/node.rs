@@ -11,6 +11,7 @@ use super::clock::Clock;
 use super::database::{Database, DatabaseFiles, Executor};
 use super::events::Process;
 use super::log_disk::LogDisk;
+use super::oracle::Oracle;
 use super::random::Random;
 use super::workload::OpId;
 
@@ -92,12 +93,12 @@ pub struct Node {
 }
 
 impl Node {
-    pub fn new(place: usize, random: &mut Random) -> Node {
+    pub fn new(place: usize, oracle: Oracle, random: &mut Random) -> Node {
         Node {
             place,
             incarnation: 0,
             running: None,
-            files: DatabaseFiles::new(),
+            files: DatabaseFiles::new(oracle),
             log: LogDisk::new(random),
             persisted: Sequence::ZERO,
             paused_until: 0,

@@ -1,15 +1,12 @@
-//! What clients saw and what they tried, for the checkers.
+//! What clients tried and saw, for the checkers.
 
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
-use kv_api::{KeyRange, KeyRef};
+use kv_api::{CommitResult, KeyRef, LoggedWrite};
 
-use super::database::Database;
-use super::random::Random;
-use super::workload::{
-    self, BANK, Change, Habits, Kind, OpId, QUEUE, account, all_with, balance_of, list, list_of, number, register,
-};
+use super::rows::{Change, INITIAL_BALANCE};
+use super::workload::{Habits, OpId};
 use crate::checkers::bank::{self, Balances};
 use crate::checkers::linearizability::{self, Judgement};
 use crate::checkers::queue::{self, QueueKind};
@@ -21,46 +18,44 @@ use crate::history::{ClientId, ListStep, ListTransaction, Operation, Outcome, Re
 /// Tried per register before a search is given up.
 const CONFIGURATIONS: usize = 20_000;
 
-/// One try of a commit.
-pub struct Attempt {
-    /// Who waits, in which of its steps; `None`: nobody does.
-    pub client: Option<(usize, u64)>,
-    pub change: Change,
-}
-
+/// A write that was sent at least once.
 struct Tried {
-    attempt: Attempt,
+    write: LoggedWrite,
+    /// Who waits, in which of its steps; `None`: nobody does.
+    client: Option<(usize, u64)>,
+    /// How often it was sent, and how many of these will surely not be executed.
+    sent: u64,
+    refused: u64,
     ended: bool,
+    result: Option<CommitResult>,
 }
 
 /// What an operation read, and what it wants to change in consequence.
 #[derive(Default)]
 pub struct Seen {
     pub change: Option<Change>,
-    sight: Sight,
+    pub sights: Vec<Sight>,
 }
 
-#[derive(Default)]
-enum Sight {
-    #[default]
-    Nothing,
+impl Seen {
+    pub fn of(change: Change, sights: impl IntoIterator<Item = Sight>) -> Seen {
+        Seen { change: Some(change), sights: sights.into_iter().collect() }
+    }
+
+    /// Nothing is to be changed.
+    pub fn only(sights: impl IntoIterator<Item = Sight>) -> Seen {
+        Seen { change: None, sights: sights.into_iter().collect() }
+    }
+}
+
+pub enum Sight {
     Register(RegisterKind),
     Lists(Vec<ListStep>),
     Balances(Balances),
+    Ledger(Balances),
     Queue(QueueKind),
-}
-
-/// A read of one key at one version: must be what the journal says, whatever became of the operation.
-pub struct KeyRead {
-    pub version: u64,
-    pub key: KeyRef,
-    pub value: Option<Bytes>,
-}
-
-/// A read of the whole queue at one version.
-pub struct QueueRead {
-    pub version: u64,
-    pub seen: Vec<(u128, u64)>,
+    /// So many claims.
+    Claims(usize),
 }
 
 #[derive(Default)]
@@ -72,10 +67,9 @@ pub struct Records {
     registers: Vec<(Operation<RegisterKind>, Option<OpId>)>,
     lists: Vec<Operation<ListTransaction>>,
     balances: Vec<Operation<Balances>>,
+    ledger: Vec<Operation<Balances>>,
     queue: Vec<Operation<QueueKind>>,
     versions: Vec<Operation<VersionKind>>,
-    pub key_reads: Vec<KeyRead>,
-    pub queue_reads: Vec<QueueRead>,
 }
 
 impl Records {
@@ -84,204 +78,95 @@ impl Records {
         ClientId(self.next_client)
     }
 
-    fn new_value(&mut self) -> u64 {
+    pub(super) fn new_value(&mut self) -> u64 {
         self.next_value += 1;
         self.next_value
     }
 
-    /// An operation that reads nothing.
-    pub fn blind(&mut self, kind: Kind, random: &mut Random, habits: &Habits) -> Seen {
-        let value = self.new_value();
-        let padding = random.below(habits.padding + 1) as usize;
-        let change = Change { padding, ..Change::default() };
-        if kind == Kind::Note {
-            return Seen { change: Some(change), sight: Sight::Nothing };
-        }
-        if kind == Kind::Push {
-            let sight = Sight::Queue(QueueKind::Push { element: value, stamp: 0 });
-            return Seen { change: Some(Change { pushes: Some(value), ..change }), sight };
-        }
-        let key = random.below(habits.registers);
-        let sight = Sight::Register(RegisterKind::Write { key, value });
-        Seen { change: Some(change.write(register(key), value)), sight }
+    /// The number of the next write.
+    pub fn next_op(&self) -> OpId {
+        OpId(self.tried.len() as u64)
     }
 
-    /// Reads what an operation of this kind needs, at `version`, and decides what it changes.
-    pub fn read(
-        &mut self,
-        kind: Kind,
-        database: &Database,
-        version: u64,
-        random: &mut Random,
-        habits: &Habits,
-    ) -> Seen {
-        let mut change = Change { read_version: version, ..Change::default() };
-        match kind {
-            Kind::Write | Kind::Push | Kind::Note => unreachable!("it reads nothing"),
-            Kind::Read | Kind::Snapshot => {
-                let key = random.below(habits.registers);
-                let value = self.get(database, &register(key), version).as_ref().map_or(0, number);
-                let sight = Sight::Register(RegisterKind::Read { key, value });
-                Seen { change: None, sight: if kind == Kind::Read { sight } else { Sight::Nothing } }
-            }
-            Kind::CompareAndSet => {
-                let key = random.below(habits.registers);
-                let expected = self.get(database, &register(key), version).as_ref().map_or(0, number);
-                let new = self.new_value();
-                change.reads.push(register(key));
-                let sight = Sight::Register(RegisterKind::CompareAndSet { key, expected, new });
-                Seen { change: Some(change.write(register(key), new)), sight }
-            }
-            Kind::Lists => self.append_to_lists(database, change, random, habits),
-            Kind::ReadLists => {
-                let read = |records: &mut Records, key| {
-                    let found = records.get(database, &list(key), version);
-                    ListStep::Read { key, list: list_of(found.as_ref()) }
-                };
-                let steps = (0..habits.lists).map(|key| read(self, key)).collect();
-                Seen { change: None, sight: Sight::Lists(steps) }
-            }
-            Kind::Transfer => self.transfer(database, change, random, habits),
-            Kind::Audit => {
-                let balances = self.audit(database, version, random, habits);
-                Seen { change: None, sight: Sight::Balances(balances) }
-            }
-            Kind::Scan => {
-                let rows = database.range(&all_with(QUEUE, ""), version).expect("the version was applied");
-                let seen: Vec<(u128, u64)> = rows.rows.iter().map(workload::stamped).collect();
-                self.queue_reads.push(QueueRead { version, seen: seen.clone() });
-                Seen { change: None, sight: Sight::Queue(QueueKind::Scan { seen }) }
-            }
-            Kind::Pop => self.pop(database, change),
-        }
+    /// The write with the number [`Self::next_op`].
+    pub fn attempt(&mut self, write: LoggedWrite) {
+        let tried = Tried { write, client: None, sent: 0, refused: 0, ended: false, result: None };
+        self.tried.push(tried);
     }
 
-    fn get(&mut self, database: &Database, key: &KeyRef, version: u64) -> Option<Bytes> {
-        let value = database.get(key, version).expect("the version was applied");
-        self.key_reads.push(KeyRead { version, key: key.clone(), value: value.clone() });
-        value
+    fn tried(&mut self, op: OpId) -> &mut Tried {
+        &mut self.tried[op.0 as usize]
     }
 
-    fn append_to_lists(
-        &mut self,
-        database: &Database,
-        mut change: Change,
-        random: &mut Random,
-        habits: &Habits,
-    ) -> Seen {
-        let mut found: Vec<(u64, Vec<u64>, bool)> = Vec::new();
-        let mut steps = Vec::new();
-        for _ in 0..random.between(1, 4) {
-            let key = random.below(habits.lists);
-            let place = found.iter().position(|(known, ..)| *known == key).unwrap_or_else(|| {
-                let items = list_of(self.get(database, &list(key), change.read_version).as_ref());
-                change.reads.push(list(key));
-                found.push((key, items, false));
-                found.len() - 1
-            });
-            let (_, items, changed) = &mut found[place];
-            if random.one_in(2) {
-                let element = self.new_value();
-                items.push(element);
-                *changed = true;
-                steps.push(ListStep::Append { key, element });
-            } else {
-                steps.push(ListStep::Read { key, list: items.clone() });
-            }
-        }
-        for (key, items, _) in found.into_iter().filter(|(.., changed)| *changed) {
-            let bytes: Vec<u8> = items.iter().flat_map(|item| item.to_be_bytes()).collect();
-            change.writes.push((list(key), Some(bytes.into())));
-        }
-        let change = (!change.writes.is_empty()).then_some(change);
-        Seen { change, sight: Sight::Lists(steps) }
+    pub fn write(&self, op: OpId) -> &LoggedWrite {
+        &self.tried[op.0 as usize].write
     }
 
-    fn transfer(&mut self, database: &Database, mut change: Change, random: &mut Random, habits: &Habits) -> Seen {
-        let from = random.below(habits.accounts);
-        let to = (from + random.between(1, habits.accounts - 1)) % habits.accounts;
-        let amount = random.between(1, 60) as i64;
-        let balance =
-            |records: &mut Records, key| balance_of(records.get(database, &account(key), change.read_version).as_ref());
-        let (rich, poor) = (balance(self, from), balance(self, to));
-        if rich < amount {
-            return Seen::default();
-        }
-        if random.one_in(3) {
-            let all = all_with(b'a', BANK);
-            change.ranges.push(KeyRange { begin: all.begin, end: all.end, column_family: BANK.into() });
-        } else {
-            change.reads.extend([account(from), account(to)]);
-        }
-        let change = change.write(account(from), (rich - amount) as u64).write(account(to), (poor + amount) as u64);
-        Seen { change: Some(change), sight: Sight::Nothing }
+    /// Changes of families leave no row in the journal.
+    pub fn is_in_journal(&self, op: OpId) -> bool {
+        self.write(op).commit.is_some()
     }
 
-    /// All balances in pages of a few rows, forwards or backwards.
-    fn audit(&mut self, database: &Database, version: u64, random: &mut Random, habits: &Habits) -> Balances {
-        let mut query = all_with(b'a', BANK);
-        query.reverse = random.one_in(2);
-        query.limit = Some(random.between(1, 3));
-        let mut found: Balances = (0..habits.accounts).map(|key| (key, workload::INITIAL_BALANCE)).collect();
-        let key_of = |key: &Bytes| -> u64 {
-            std::str::from_utf8(&key[2..]).ok().and_then(|text| text.parse().ok()).expect("an account's key")
-        };
-        loop {
-            let page = database.range(&query, version).expect("the version was applied");
-            for row in &page.rows {
-                found.insert(key_of(&row.key), balance_of(Some(&row.value)));
-            }
-            let Some(last) = page.rows.last().filter(|_| page.has_more) else { break };
-            if query.reverse {
-                query.end = last.key.clone();
-            } else {
-                query.begin = [&last.key[..], b"\0"].concat().into();
-            }
-        }
-        found
+    pub fn idempotency_id(&self, op: OpId) -> Option<&Bytes> {
+        let commit = self.write(op).commit.as_ref()?;
+        (!commit.idempotency_id.is_empty()).then_some(&commit.idempotency_id)
     }
 
-    fn pop(&mut self, database: &Database, mut change: Change) -> Seen {
-        let mut query = all_with(QUEUE, "");
-        query.limit = Some(1);
-        let page = database.range(&query, change.read_version).expect("the version was applied");
-        let Some(row) = page.rows.first() else { return Seen::default() };
-        let (_, element) = workload::stamped(row);
-        let key = KeyRef::new(row.key.clone());
-        change.reads.push(key.clone());
-        change.writes.push((key, None));
-        Seen { change: Some(change), sight: Sight::Queue(QueueKind::Pop { element }) }
+    /// From now on the client waits for it in this step.
+    pub fn waits(&mut self, op: OpId, client: usize, step: u64) {
+        self.tried(op).client = Some((client, step));
     }
 
-    pub fn attempt(&mut self, attempt: Attempt) -> OpId {
-        self.tried.push(Tried { attempt, ended: false });
-        OpId(self.tried.len() as u64 - 1)
+    pub fn client(&self, op: OpId) -> Option<(usize, u64)> {
+        self.tried[op.0 as usize].client
     }
 
-    /// `None` for an operation that nobody tried.
-    pub fn change(&self, op: OpId) -> Option<&Change> {
-        self.tried.get(op.0 as usize).map(|tried| &tried.attempt.change)
+    pub fn sent(&mut self, op: OpId) {
+        self.tried(op).sent += 1;
     }
 
-    /// The try has its outcome. Returns who waits for it, in which step, unless it had one before.
+    pub fn was_sent_once(&self, op: OpId) -> bool {
+        self.tried[op.0 as usize].sent == 1
+    }
+
+    pub fn times_sent(&self, op: OpId) -> u64 {
+        self.tried[op.0 as usize].sent
+    }
+
+    /// One try of it will surely not be executed. True when that holds of all.
+    pub fn refused(&mut self, op: OpId) -> bool {
+        let tried = self.tried(op);
+        tried.refused += 1;
+        tried.refused == tried.sent
+    }
+
+    /// Every try that succeeds has the same result.
+    pub fn succeeded(&mut self, op: OpId, result: &CommitResult) {
+        let first = self.tried(op).result.get_or_insert_with(|| result.clone());
+        assert_eq!(first, result, "{op:?} has two results");
+    }
+
+    /// The write has its outcome. Returns who waits for it, in which step, unless it had one before.
     pub fn end(&mut self, op: OpId) -> Option<(usize, u64)> {
-        let tried = &mut self.tried[op.0 as usize];
+        let tried = self.tried(op);
         if std::mem::replace(&mut tried.ended, true) {
             return None;
         }
-        tried.attempt.client
+        tried.client
     }
 
     /// A conflict names keys that the commit depended on.
     pub fn conflict(&self, op: OpId, keys: &[KeyRef]) {
-        let change = self.change(op).expect("it was tried");
+        let commit = self.write(op).commit.as_ref().expect("only commits conflict");
         let in_range = |key: &KeyRef| {
-            change
-                .ranges
+            commit
+                .read_conflict_ranges
                 .iter()
                 .any(|range| range.column_family == key.column_family && (&range.begin..&range.end).contains(&&key.key))
         };
-        let is_one = |key: &KeyRef| change.reads.contains(key) || in_range(key);
+        let is_one = |key: &KeyRef| {
+            commit.read_conflicts.contains(key) || commit.read_conflict_keys.contains(&key.key) || in_range(key)
+        };
         assert!(!keys.is_empty() && keys.iter().all(is_one), "{op:?} conflicts on {keys:?}, which it did not read");
     }
 
@@ -290,11 +175,9 @@ impl Records {
         self.versions.push(Operation { client, called_us, returned_us, kind, outcome: Outcome::Ok });
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the parts of one history entry")]
     pub fn finish(
         &mut self,
         client: ClientId,
-        _kind: Kind,
         called_us: u64,
         returned_us: u64,
         seen: Seen,
@@ -311,20 +194,23 @@ impl Records {
                 self.$list.push(Operation { client, called_us, returned_us, kind: $kind, outcome })
             };
         }
-        match seen.sight {
-            Sight::Nothing => {}
-            Sight::Register(kind) => {
-                let operation = Operation { client, called_us, returned_us, kind, outcome };
-                self.registers.push((operation, commit.map(|(op, _)| op)));
+        for sight in seen.sights {
+            match sight {
+                Sight::Register(kind) => {
+                    let operation = Operation { client, called_us, returned_us, kind, outcome };
+                    self.registers.push((operation, commit.map(|(op, _)| op)));
+                }
+                Sight::Lists(steps) => note!(lists, ListTransaction { steps, version }),
+                Sight::Balances(balances) => note!(balances, balances),
+                Sight::Ledger(amounts) => note!(ledger, amounts),
+                Sight::Claims(count) => assert!(count <= 1, "{count} claims at a time"),
+                Sight::Queue(QueueKind::Push { element, .. }) => {
+                    // The journal's row has the first stamp of the commit, the queue's the second.
+                    let stamp = version.map_or(0, |version| u128::from(version) << 16 | 1);
+                    note!(queue, QueueKind::Push { element, stamp })
+                }
+                Sight::Queue(kind) => note!(queue, kind),
             }
-            Sight::Lists(steps) => note!(lists, ListTransaction { steps, version }),
-            Sight::Balances(balances) => note!(balances, balances),
-            Sight::Queue(QueueKind::Push { element, .. }) => {
-                // The journal's row has the first stamp of the commit, the queue's the second.
-                let stamp = version.map_or(0, |version| u128::from(version) << 16 | 1);
-                note!(queue, QueueKind::Push { element, stamp })
-            }
-            Sight::Queue(kind) => note!(queue, kind),
         }
     }
 
@@ -352,8 +238,10 @@ impl Records {
     /// Everything else that can be judged from what clients saw alone.
     pub fn check(&self, habits: &Habits) -> Verdict {
         serializability::check(&self.lists)?;
-        let total = habits.accounts as i64 * workload::INITIAL_BALANCE;
-        bank::check(&self.balances, bank::Rules { accounts: habits.accounts, total, may_overdraw: false })?;
+        let accounts = habits.accounts;
+        let total = accounts as i64 * INITIAL_BALANCE;
+        bank::check(&self.balances, bank::Rules { accounts, total, may_overdraw: false })?;
+        bank::check(&self.ledger, bank::Rules { accounts, total: 0, may_overdraw: true })?;
         queue::check(&self.queue)?;
         versions::check(&self.versions)
     }

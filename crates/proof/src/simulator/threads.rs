@@ -60,8 +60,12 @@ impl Cluster {
         }
         let own_voids = applied.voided.into_iter().filter(|(disk, boot, _)| (*disk, *boot) == own);
         let voided: Vec<_> = own_voids.filter_map(|(_, _, number)| running.numbered.remove(&number)).collect();
+        running.database.check();
         if self.faults.eager_databases {
             running.database.flush();
+        }
+        if self.random.one_in(self.faults.collect) {
+            self.collect_garbage(node);
         }
         self.tell_applied(node);
         if !applied.digests.is_empty() {

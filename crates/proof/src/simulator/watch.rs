@@ -138,6 +138,12 @@ impl Watch {
         hold(self.exactly_once.acknowledge_once(op.0, version));
     }
 
+    /// One of several tries of the same commit was answered.
+    pub fn acknowledge_again(&mut self, op: OpId, version: u64) {
+        self.acknowledged += 1;
+        hold(self.exactly_once.acknowledge(op.0, version));
+    }
+
     pub fn refuse(&mut self, op: OpId) {
         hold(self.exactly_once.refuse(op.0));
     }

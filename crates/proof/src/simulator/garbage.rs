@@ -1,0 +1,80 @@
+//! Old versions: databases remove them when they like, and pins hold them.
+
+use super::cluster::Cluster;
+
+impl Cluster {
+    /// Removes a little; what can still be read is afterwards what it was.
+    pub(super) fn collect_garbage(&mut self, node: usize) {
+        let budget = self.random.pick(&[1, 5, 50, 2_000]);
+        let Some(running) = &self.nodes[node].running else { return };
+        let database = &running.database;
+        let clears = database.pending_clears();
+        database.collect_garbage(budget);
+        if database.pending_clears() < clears {
+            self.figures.count("range clear carried out");
+        }
+        if self.random.one_in(4) {
+            self.compare_some_version(node);
+        }
+    }
+
+    fn compare_some_version(&mut self, node: usize) {
+        let Some(running) = &self.nodes[node].running else { return };
+        let moment = running.database.moment();
+        let oldest = moment.horizon.max(1);
+        let pinned = running.database.pinned();
+        let version = match self.random.below(3) {
+            0 if !pinned.is_empty() => self.random.pick(&pinned),
+            0 | 1 => oldest,
+            _ => self.random.between(oldest, moment.version),
+        };
+        running.database.compare(version);
+    }
+
+    pub(super) fn disturb_versions(&mut self, node: usize) {
+        if self.nodes[node].paused_until > self.now {
+            return;
+        }
+        if self.random.one_in(self.faults.collect) {
+            self.collect_garbage(node);
+        }
+        if self.random.one_in(self.faults.pin) {
+            self.pin_something(node);
+        }
+    }
+
+    fn pin_something(&mut self, node: usize) {
+        let Some(running) = &self.nodes[node].running else { return };
+        let moment = running.database.moment();
+        let oldest = moment.horizon.max(1);
+        let pinned = running.database.pinned();
+        if !pinned.is_empty() && self.random.one_in(2) {
+            let version = self.random.pick(&pinned);
+            running.database.compare(version);
+            running.database.unpin(version);
+            return self.figures.count("version unpinned");
+        }
+        // Some of them can't be pinned any more, or not yet.
+        let version = self.random.between(oldest.saturating_sub(1), moment.version + 1);
+        running.database.pin(version);
+        self.figures.count("version pinned");
+    }
+
+    /// Every row at several versions, before and after everything is removed that may be.
+    pub(super) fn compare_versions(&mut self, node: usize) {
+        let Some(running) = &self.nodes[node].running else { return };
+        let database = &running.database;
+        let moment = database.moment();
+        let (oldest, newest) = (moment.horizon.max(1), moment.version);
+        let between = (0..3).map(|_| self.random.between(oldest, newest));
+        let versions: Vec<u64> = between.chain([oldest, newest]).chain(database.pinned()).collect();
+        for removes in [false, true] {
+            while removes && database.collect_garbage(1_000) {}
+            if removes {
+                database.flush();
+            }
+            versions.iter().for_each(|version| database.compare_all(*version));
+            database.check_row_count();
+        }
+    }
+}

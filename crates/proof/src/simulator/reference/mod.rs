@@ -1,0 +1,225 @@
+//! The database as simply as it can be told: every version of every key is kept, every question is answered by looking at
+//! all that may matter, and nothing is ever removed, cached or batched. It decides the writes of the log one by one; what
+//! it says of each is what every replica must say.
+//!
+//! Written from the description of the interface, not from the store's code: of that it shares nothing but the
+//! vocabulary.
+
+mod history;
+mod values;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use kv_api::{
+    AtomicCommit, CommitResult, CommitVerdict, FamilyChange, IDEMPOTENCY_SECONDS, KeyRef, KvError, LoggedWrite,
+    Mutation, MutationKind,
+};
+
+pub use history::History;
+
+/// Most keys that a conflict names.
+const MOST_KEYS: usize = 100;
+/// Marks of the readable window are at least this part of it apart.
+const WINDOW_PARTS: u64 = 64;
+
+pub struct Reference {
+    pub history: History,
+    pub version: u64,
+    /// The oldest version that can be read.
+    pub horizon: u64,
+    /// Those that exist, without the default one.
+    pub families: Arc<Vec<String>>,
+    time_us: u64,
+    /// Times, and what was newest then.
+    marks: Vec<(u64, u64)>,
+    once: BTreeMap<Bytes, Remembered>,
+}
+
+/// A commit with an idempotency id that has succeeded.
+struct Remembered {
+    time_us: u64,
+    /// Without its ids.
+    commit: AtomicCommit,
+    result: CommitResult,
+}
+
+impl Default for Reference {
+    fn default() -> Self {
+        Reference {
+            history: History::default(),
+            version: 1,
+            horizon: 0,
+            families: Arc::default(),
+            time_us: 0,
+            marks: Vec::new(),
+            once: BTreeMap::new(),
+        }
+    }
+}
+
+impl Reference {
+    pub fn has_family(&self, name: &str) -> bool {
+        name.is_empty() || self.families.iter().any(|family| family == name)
+    }
+
+    /// Decides the next write of the log, whose entry has the replicated time `time_us`.
+    pub fn decide(&mut self, time_us: u64, write: &LoggedWrite) -> CommitVerdict {
+        self.advance(time_us, write.window_us());
+        write.creates.iter().for_each(|name| self.create_family(name));
+        match (&write.commit, &write.family) {
+            (Some(commit), None) => self.decide_commit(commit),
+            (None, Some(change)) => self.change_family(change),
+            (None, None) if write.passes_time => Ok(CommitResult { version: self.version, ..CommitResult::default() }),
+            _ => panic!("no client makes such a write: {write:?}"),
+        }
+    }
+
+    fn advance(&mut self, time_us: u64, window_us: u64) {
+        assert!(time_us >= self.time_us, "replicated time went back: {} -> {time_us}", self.time_us);
+        self.time_us = time_us;
+        let is_due = |(marked_us, version): &(u64, u64)| {
+            time_us - marked_us >= (window_us / WINDOW_PARTS).max(1) && self.version > *version
+        };
+        if self.marks.last().is_none_or(is_due) {
+            self.marks.push((time_us, self.version));
+        }
+        if let Some(cutoff) = time_us.checked_sub(window_us) {
+            let old = self.marks.partition_point(|(marked_us, _)| *marked_us <= cutoff);
+            let oldest = self.marks[..old].last().map_or(0, |(_, version)| *version);
+            self.horizon = self.horizon.max(oldest);
+        }
+        let lifetime_us = IDEMPOTENCY_SECONDS * 1_000_000;
+        self.once.retain(|_, remembered| time_us < remembered.time_us + lifetime_us);
+    }
+
+    fn decide_commit(&mut self, commit: &AtomicCommit) -> CommitVerdict {
+        for id in &commit.finished_ids {
+            self.once.remove(id);
+        }
+        let bare = AtomicCommit { idempotency_id: Bytes::new(), finished_ids: Vec::new(), ..commit.clone() };
+        if let Some(earlier) = self.once.get(&commit.idempotency_id) {
+            assert_eq!(earlier.commit, bare, "a client uses one id for one commit");
+            return Ok(earlier.result.clone());
+        }
+        self.check_families(commit)?;
+        if commit.mutations.is_empty() {
+            return Ok(CommitResult { version: commit.read_version, ..CommitResult::default() });
+        }
+        if commit.has_read_conflicts() {
+            self.check_conflicts(commit)?;
+        }
+        let result = self.commit(commit);
+        if !commit.idempotency_id.is_empty() {
+            let remembered = Remembered { time_us: self.time_us, commit: bare, result: result.clone() };
+            self.once.insert(commit.idempotency_id.clone(), remembered);
+        }
+        Ok(result)
+    }
+
+    fn check_families(&self, commit: &AtomicCommit) -> Result<(), KvError> {
+        let read = commit.read_conflicts.iter().map(|key| &key.column_family);
+        let read = read.chain(commit.read_conflict_ranges.iter().map(|range| &range.column_family));
+        let mut named = read.chain(commit.mutations.iter().map(|mutation| &mutation.column_family));
+        match named.find(|name| !self.has_family(name)) {
+            Some(name) => Err(KvError::UnknownColumnFamily { name: name.clone(), existing: Vec::new() }),
+            None => Ok(()),
+        }
+    }
+
+    fn check_conflicts(&self, commit: &AtomicCommit) -> Result<(), KvError> {
+        let read_version = commit.read_version;
+        if read_version > self.version {
+            return Err(KvError::FutureVersion { read_version, current: self.version });
+        }
+        if read_version < self.horizon {
+            return Err(KvError::TransactionTooOld { read_version, oldest: self.horizon });
+        }
+        let history = &self.history;
+        let mut changed = BTreeSet::new();
+        for key in &commit.read_conflicts {
+            if history.changed_after(&key.column_family, &key.key, read_version) {
+                changed.insert(key.clone());
+            }
+        }
+        for family in history.families() {
+            for key in &commit.read_conflict_keys {
+                if history.changed_after(family, key, read_version) {
+                    changed.insert(KeyRef { key: key.clone(), column_family: family.clone() });
+                }
+            }
+        }
+        for range in &commit.read_conflict_ranges {
+            changed.extend(history.changed_in(range, read_version).into_iter().take(MOST_KEYS));
+        }
+        match changed.is_empty() {
+            true => Ok(()),
+            false => Err(KvError::Conflict { keys: changed.into_iter().take(MOST_KEYS).collect() }),
+        }
+    }
+
+    fn commit(&mut self, commit: &AtomicCommit) -> CommitResult {
+        self.version += 1;
+        let mut result = CommitResult { version: self.version, ..CommitResult::default() };
+        commit.mutations.iter().for_each(|mutation| self.execute(mutation, &mut result));
+        self.history.join_clears(self.version);
+        result
+    }
+
+    fn execute(&mut self, mutation: &Mutation, result: &mut CommitResult) {
+        let (version, history) = (self.version, &mut self.history);
+        let (family, key, value) = (mutation.column_family.as_str(), &mutation.key, &mutation.value);
+        let number = result.generated_keys.len() + result.generated_values.len();
+        let stamped = |buffer: &Bytes| {
+            let at = mutation.stamp_offset.map_or(buffer.len() - 10, |offset| offset as usize);
+            let stamp = [&version.to_be_bytes()[..], &(number as u16).to_be_bytes()].concat();
+            Bytes::from([&buffer[..at], &stamp, &buffer[at + 10..]].concat())
+        };
+        match mutation.kind() {
+            MutationKind::Set => history.write(version, family, key, Some(value.clone())),
+            MutationKind::Delete => history.write(version, family, key, None),
+            MutationKind::SetVersionstampedKey => {
+                let key = stamped(key);
+                history.write(version, family, &key, Some(value.clone()));
+                result.generated_keys.push(key);
+            }
+            MutationKind::SetVersionstampedValue => {
+                let value = stamped(value);
+                history.write(version, family, key, Some(value.clone()));
+                result.generated_values.push(value);
+            }
+            MutationKind::ClearRange if key < value => history.clear(version, family, key, Some(value)),
+            MutationKind::ClearRange => {}
+            kind => {
+                if let Some(after) = values::after(kind, history.get(family, key, version), value) {
+                    history.write(version, family, key, after);
+                }
+            }
+        }
+    }
+
+    fn create_family(&mut self, name: &str) {
+        if !self.has_family(name) {
+            let mut names = self.families.to_vec();
+            names.push(name.into());
+            names.sort();
+            self.families = Arc::new(names);
+        }
+    }
+
+    fn change_family(&mut self, change: &FamilyChange) -> CommitVerdict {
+        let name = change.name.as_str();
+        if change.drop {
+            if !self.has_family(name) {
+                return Err(KvError::UnknownColumnFamily { name: name.into(), existing: Vec::new() });
+            }
+            self.version += 1;
+            self.history.clear(self.version, name, &Bytes::new(), None);
+            self.families = Arc::new(self.families.iter().filter(|family| *family != name).cloned().collect());
+        } else {
+            self.create_family(name);
+        }
+        Ok(CommitResult { version: self.version, ..CommitResult::default() })
+    }
+}
