@@ -515,7 +515,7 @@ struct ClusterHealth {
 
 /** Measured figures of the replica that answers, since its process started unless said otherwise. */
 struct DatabaseStats {
-  /** Visible rows; an estimate. */
+  /** Visible rows; an estimate. Those of a cleared range count until they are removed. */
   1: required i64 total_keys,
   2: required i64 total_size_bytes,
   3: required i64 write_operations_count,

@@ -4741,7 +4741,7 @@ impl TSerializable for ClusterHealth {
 /// Measured figures of the replica that answers, since its process started unless said otherwise.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct DatabaseStats {
-    /// Visible rows; an estimate.
+    /// Visible rows; an estimate. Those of a cleared range count until they are removed.
     pub total_keys: i64,
     pub total_size_bytes: i64,
     pub write_operations_count: i64,
