@@ -525,7 +525,10 @@ impl Core {
     ) -> Result<Vec<CommitVerdict>, KvError> {
         let Writer { state, batch, sweep, .. } = writer;
         batch.clear();
+        let version_before = state.counters().version;
         let verdicts = state.decide(&*self.engine, writes, batch)?;
+        // Neither a repeat nor the passing of time takes a version.
+        let committed = state.counters().version - version_before;
         if let Some(seal) = seal {
             meta::put_blob(batch, &seal(&verdicts));
         }
@@ -539,7 +542,7 @@ impl Core {
         }
         self.publish(writer);
         let aborted = verdicts.iter().filter(|verdict| verdict.is_err()).count() as u64;
-        self.committed.fetch_add(verdicts.len() as u64 - aborted, Ordering::Relaxed);
+        self.committed.fetch_add(committed, Ordering::Relaxed);
         self.aborted.fetch_add(aborted, Ordering::Relaxed);
         Ok(verdicts)
     }
