@@ -188,7 +188,10 @@ impl Database {
             .and_then(|()| moment.check_readable(version, self.is_pinned(version)))
             .and_then(|()| moment.check_family(&query.column_family))
             .and_then(|()| self.oracle.range(query, version));
-        assert_eq!(found, expected, "wrong read of {query:?} at {version}: first what was read, then what the log says");
+        assert_eq!(
+            found, expected,
+            "wrong read of {query:?} at {version}: first what was read, then what the log says"
+        );
         nothing_yet(found)
     }
 

@@ -59,8 +59,7 @@ impl History {
         let keys = self.families.get(&query.column_family);
         let inside = keys.into_iter().flat_map(|keys| keys.range(query.begin.clone()..query.end.clone()));
         let visible = inside.filter_map(|(key, entries)| Some((key, value_at(entries, version)?)));
-        let mut rows: Vec<Row> =
-            visible.map(|(key, value)| Row { key: key.clone(), value: value.clone() }).collect();
+        let mut rows: Vec<Row> = visible.map(|(key, value)| Row { key: key.clone(), value: value.clone() }).collect();
         if query.reverse {
             rows.reverse();
         }
