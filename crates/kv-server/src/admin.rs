@@ -251,7 +251,8 @@ async fn rows_hash(
     interface.core.check_family(&name, &database)?;
     // The next page is asked for at the same version, which may have left the window by then.
     database.hold(version, HASH_HOLD)?;
-    let hashed = reader.slots().run(deadline, move |_| database.hash_rows(&name, &begin, version, limit)).await?;
+    let hash = move |waits: &dyn Fn() -> bool| database.hash_rows_while(&name, &begin, version, limit, waits);
+    let hashed = reader.slots().run(deadline, hash).await?;
     Ok(Json(json!({
         "replica": replica.id,
         "family": if family.is_empty() { DEFAULT_COLUMN_FAMILY } else { &family },

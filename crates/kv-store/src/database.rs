@@ -7,6 +7,8 @@
 //! - after a failed apply no further one is tried: what the engine holds is then unknown. For lack of space none fails
 //!   on a replica: it waits.
 
+mod retention;
+
 use std::sync::{
     Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock,
     atomic::{AtomicU64, Ordering},
@@ -35,6 +37,8 @@ use crate::{
     state_machine::StateMachine,
     sweep::{self, SweepProgress},
 };
+
+pub use retention::RetentionStatistics;
 
 /// How a database is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,22 +70,6 @@ impl StoreOptions {
             collect_every: Some(Duration::from_millis(500)),
         }
     }
-}
-
-/// What of the past is kept, and how much of it was let go.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct RetentionStatistics {
-    /// See [`TransactionalKvDatabase::oldest_readable`].
-    pub oldest_readable: u64,
-    /// Range clears that are not carried out yet.
-    pub pending_clears: u64,
-    /// Versions of rows that the engine holds, tombstones among them: an estimate. `None`: it cannot tell.
-    pub stored_versions: Option<u64>,
-    /// Versions that were removed behind deletes and range clears since the process started.
-    pub swept_versions: u64,
-    /// Results of commits that are remembered under an idempotency id.
-    pub remembered_ids: u64,
-    pub pins: u64,
 }
 
 /// Makes the replication layer's record of a batch from the batch's verdicts.
@@ -194,11 +182,6 @@ impl TransactionalKvDatabase {
         self.core.engine.statistics()
     }
 
-    /// The oldest version that can be read: the start of the readable window. Pinned versions may be older.
-    pub fn oldest_readable(&self) -> Version {
-        Version(self.core.horizon().max(Version::EMPTY.0))
-    }
-
     /// Whether requests may name the family; the default one is the empty string.
     pub fn has_family(&self, name: &str) -> bool {
         name.is_empty() || self.column_families().iter().any(|family| family == name)
@@ -207,60 +190,6 @@ impl TransactionalKvDatabase {
     /// Column families besides the default one, in order.
     pub fn column_families(&self) -> Arc<Vec<String>> {
         read(&self.core.families).clone()
-    }
-
-    /// Range clears that are not carried out yet.
-    pub fn pending_clears(&self) -> u64 {
-        read(&self.core.clears).len() as u64
-    }
-
-    pub fn retention(&self) -> RetentionStatistics {
-        RetentionStatistics {
-            oldest_readable: self.oldest_readable().0,
-            pending_clears: self.pending_clears(),
-            stored_versions: self.core.engine.statistics().data_entries,
-            swept_versions: self.core.swept_versions.load(Ordering::Relaxed),
-            remembered_ids: self.core.remembered_ids.load(Ordering::Relaxed),
-            pins: self.pins(),
-        }
-    }
-
-    /// Keeps `version` readable for `lifetime`, beyond the readable window; also one that is not applied yet, from when it
-    /// is. Pins are counted.
-    ///
-    /// # Errors
-    /// [`KvError::TransactionTooOld`] when the version can't be read any more, [`KvError::Overloaded`] when there are
-    /// [`MAX_PINS`](crate::MAX_PINS) already.
-    pub fn pin(&self, version: Version, lifetime: Duration) -> Result<(), KvError> {
-        // First the pin, then the look: what is readable behind it stays so.
-        if self.core.readers.pin(version, lifetime)? {
-            return Ok(());
-        }
-        self.core.check_within_window(version).inspect_err(|_| self.core.readers.unpin(version))
-    }
-
-    /// Pins of all versions.
-    pub fn pins(&self) -> u64 {
-        self.core.readers.pins() as u64
-    }
-
-    /// Keeps `version` readable for `lifetime` from now on, for whoever reads it page by page; not counted, and renewed by
-    /// the next call. Errors as of [`Self::pin`].
-    pub fn hold(&self, version: Version, lifetime: Duration) -> Result<(), KvError> {
-        let was_kept = self.core.readers.hold(version, lifetime)?;
-        let readable = if was_kept { Ok(()) } else { self.core.check_within_window(version) };
-        readable.and_then(|()| self.core.check_applied(version)).inspect_err(|_| self.core.readers.release(version))
-    }
-
-    /// Whether replicated time must pass before all that is needless can be removed: some of what was written is still
-    /// within the readable window.
-    pub fn waits_for_time(&self) -> bool {
-        self.core.horizon() < self.applied_version().0
-    }
-
-    /// Takes one pin of the version away; without a pin it does nothing.
-    pub fn unpin(&self, version: Version) {
-        self.core.readers.unpin(version);
     }
 
     /// Version of the newest commit that readers see; at least 1.
@@ -316,11 +245,23 @@ impl TransactionalKvDatabase {
     /// Hashes the rows of one family at `version`, from the key `begin` on, at most `limit` of them. A family that does not
     /// exist has no rows.
     pub fn hash_rows(&self, family: &str, begin: &[u8], version: Version, limit: u64) -> Result<RowsHash, KvError> {
+        self.hash_rows_while(family, begin, version, limit, &|| true)
+    }
+
+    /// The same, as [`Self::range_at_while`].
+    pub fn hash_rows_while(
+        &self,
+        family: &str,
+        begin: &[u8],
+        version: Version,
+        limit: u64,
+        goes_on: &dyn Fn() -> bool,
+    ) -> Result<RowsHash, KvError> {
         let _reading = self.core.readers.begin(version.0);
         self.core.check_applied(version)?;
         self.core.check_readable(version)?;
         let clears = self.core.clears();
-        self.core.damage.watch(reads::hash_rows(&*self.core.engine, clears, family, begin, version.0, limit))
+        self.core.damage.watch(reads::hash_rows(&*self.core.engine, clears, family, begin, version.0, limit, goes_on))
     }
 
     fn check_family(&self, name: &str) -> Result<(), KvError> {
@@ -525,7 +466,10 @@ impl Core {
     ) -> Result<Vec<CommitVerdict>, KvError> {
         let Writer { state, batch, sweep, .. } = writer;
         batch.clear();
+        let version_before = state.counters().version;
         let verdicts = state.decide(&*self.engine, writes, batch)?;
+        // Neither a repeat nor the passing of time takes a version.
+        let committed = state.counters().version - version_before;
         if let Some(seal) = seal {
             meta::put_blob(batch, &seal(&verdicts));
         }
@@ -539,7 +483,7 @@ impl Core {
         }
         self.publish(writer);
         let aborted = verdicts.iter().filter(|verdict| verdict.is_err()).count() as u64;
-        self.committed.fetch_add(verdicts.len() as u64 - aborted, Ordering::Relaxed);
+        self.committed.fetch_add(committed, Ordering::Relaxed);
         self.aborted.fetch_add(aborted, Ordering::Relaxed);
         Ok(verdicts)
     }

@@ -52,6 +52,10 @@ impl Engine for GatedEngine {
         self.inner.persisted_get(table, key)
     }
 
+    fn batches_written(&self) -> u64 {
+        self.inner.batches_written()
+    }
+
     fn statistics(&self) -> EngineStatistics {
         self.inner.statistics()
     }

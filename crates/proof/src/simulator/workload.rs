@@ -156,7 +156,7 @@ impl Habits {
             lists: 2,
             accounts: 3,
             scraps: 6,
-            weights: Kind::ALL.iter().map(|kind| (*kind, 1)).collect(),
+            weights: Kind::ALL.iter().map(|kind| (*kind, if kind.is_read_only() { 2 } else { 1 })).collect(),
             wander: 5,
             padding: 50,
             ids: 3,

@@ -60,6 +60,30 @@ fn a_missing_key_prints_nothing_and_exits_with_1() {
 }
 
 #[test]
+fn families_are_created_used_listed_and_dropped() {
+    let server = Server::start();
+    let output = run(&server, &["set", "--family", "orders", "1", "paid"]);
+    assert_exit(&output, 1);
+    let error = text(&output.stderr);
+    assert!(error.contains("`synodkv family create orders` creates it"), "{error}");
+    assert_eq!(printed(run(&server, &["family", "create", "orders"])), "column family orders exists\n");
+    assert_eq!(printed(run(&server, &["set", "--family", "orders", "1", "paid"])), "");
+    assert_eq!(printed(run(&server, &["get", "--family", "orders", "1"])), "paid\n");
+    assert_eq!(printed(run(&server, &["family", "list"])), "default\norders\n");
+    let listed = printed_json(&run(&server, &["family", "list", "--format", "json"]));
+    assert_eq!(listed["column_families"][1]["name"], "orders");
+    assert!(printed(run(&server, &["status"])).contains("families default, orders"));
+    let dropped = printed(run(&server, &["family", "drop", "orders"]));
+    assert_eq!(dropped, "column family orders is gone, with all its rows\n");
+    let again = run(&server, &["family", "drop", "orders"]);
+    assert_exit(&again, 1);
+    assert!(text(&again.stderr).contains("Column family 'orders' not found"), "{}", text(&again.stderr));
+    let nonsense = run(&server, &["family", "create", "a/b"]);
+    assert_exit(&nonsense, 2);
+    assert!(text(&nonsense.stderr).contains("1 to 64 letters"), "{}", text(&nonsense.stderr));
+}
+
+#[test]
 fn a_deleted_key_is_gone() {
     let server = Server::start();
     printed(run(&server, &["set", "k", "v"]));

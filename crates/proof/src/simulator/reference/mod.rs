@@ -6,6 +6,8 @@
 //! vocabulary.
 
 mod history;
+#[cfg(test)]
+mod tests;
 mod values;
 
 use std::collections::{BTreeMap, BTreeSet};
