@@ -187,7 +187,7 @@ impl World {
         let Counters { version, horizon, rows } = self.counters;
         batch.put(Table::Meta, b"counters", &[version, horizon, rows].map(u64::to_be_bytes).concat());
         self.engine.write(&batch).unwrap();
-        if self.tells_all || batch.len() % 3 == 0 {
+        if self.tells_all || batch.len().is_multiple_of(3) {
             self.progress.written(&batch);
         }
     }

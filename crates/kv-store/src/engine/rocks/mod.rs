@@ -146,7 +146,7 @@ impl RocksEngine {
 
     /// Files of the data table on the first level.
     fn files_to_compact(&self) -> u64 {
-        let files = self.db.property_value_cf(self.family(Table::Data), &properties::num_files_at_level(0));
+        let files = self.db.property_value_cf(self.family(Table::Data), properties::num_files_at_level(0));
         files.ok().flatten().and_then(|files| files.parse().ok()).unwrap_or(0)
     }
 
