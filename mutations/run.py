@@ -98,12 +98,13 @@ def sources():
 
 
 class Copy:
-    """A copy of the tree, and what is built in it."""
+    """A copy of the tree, and what is built in it. Each has a target directory of its own: cargo takes what is built in
+    one copy for what is built in the other."""
 
-    def __init__(self, tree, target):
-        self.tree, self.target = tree, target
+    def __init__(self, tree):
+        self.tree, self.target = tree, tree.parent / f"{tree.name}-target"
         self.tree.mkdir(parents=True, exist_ok=True)
-        self.env = {**os.environ, "CARGO_TARGET_DIR": str(target), "CARGO_INCREMENTAL": "1",
+        self.env = {**os.environ, "CARGO_TARGET_DIR": str(self.target), "CARGO_INCREMENTAL": "1",
                     "GIT_CEILING_DIRECTORIES": str(tree.parent), "RUST_BACKTRACE": "0"}
         self.env.pop(VARIABLE, None)
 
@@ -145,18 +146,11 @@ class Copy:
 
     def build_simulator(self):
         self.cargo("build", "-p", "proof", "--bin", "sim")
-        return self.keep("sim")
+        return self.target / "release" / "sim"
 
     def build_model(self):
         self.cargo("build", "-p", "proof", "--features", "model", "--bin", "model")
-        return self.keep("model")
-
-    def keep(self, program):
-        """Moves what was built away from where other copies build theirs."""
-        kept = self.tree.parent / f"{self.tree.name}-{program}"
-        kept.unlink(missing_ok=True)
-        os.link(self.target / "release" / program, kept)
-        return kept
+        return self.target / "release" / "model"
 
 
 class Programs:
@@ -368,11 +362,10 @@ class Runner:
         self.unsound = None
 
     def prepare(self, patches):
-        target = self.place / "target"
-        together = Copy(self.place / "together", target)
+        together = Copy(self.place / "together")
         # Always all, so that the next run with others finds them built.
         known = {patch.path: patch for patch in [*map(Patch, sorted(PATCHES.glob("*.patch"))), *patches]}
-        self.numbers, self.broken = plant_together(together, Copy(self.place / "0", target), self.originals,
+        self.numbers, self.broken = plant_together(together, Copy(self.place / "0"), self.originals,
                                                    known.values(), self.options.apart)
         self.sound = Programs(together)
         self.sound.simulator()
@@ -383,7 +376,7 @@ class Runner:
         if number := self.numbers.get(patch.path):
             programs = self.sound
         else:
-            copy = Copy(self.place / str(worker), self.place / ("target" if worker == 0 else f"target-{worker}"))
+            copy = Copy(self.place / str(worker))
             copy.fill(self.originals)
             copy.apply(patch)
             programs, number = Programs(copy), 0
@@ -432,7 +425,7 @@ class Runner:
 
 def check(patches, place):
     """Whether every patch applies."""
-    originals, copy, bad = sources(), Copy(place / "0", place / "target"), 0
+    originals, copy, bad = sources(), Copy(place / "0"), 0
     for patch in patches:
         copy.fill(originals)
         try:

@@ -13,6 +13,10 @@ from server import MODES, Server  # noqa: E402
 
 CLIENTS = ["python", *LANGUAGES]
 ENGINES = ["rocksdb", "memory"]
+# These do not belong to one client.
+OF_NO_CLIENT = "test_beyond_the_scenario.py"
+OF_PROGRAMS = "test_programs.py"
+clients_key, modes_key = pytest.StashKey(), pytest.StashKey()
 numbers = itertools.count()
 
 
@@ -33,19 +37,29 @@ def chosen(config, option, allowed):
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "extensions: needs what SynodKV added to the interface")
+    config.stash[clients_key] = chosen(config, "--clients", CLIENTS)
+    config.stash[modes_key] = chosen(config, "--modes", MODES)
     ApacheClient.find_classes_in(config.getoption("--build"))
     config.pluginmanager.register(Results(), "interoperability-results")
 
 
+def pytest_ignore_collect(collection_path, config):
+    """Tests of clients that were not chosen are not there at all, rather than skipped."""
+    name, clients = collection_path.name, config.stash[clients_key]
+    if name == OF_PROGRAMS:
+        return True if clients == ["python"] else None
+    if name.startswith("test_") and name != OF_NO_CLIENT:
+        return True if "python" not in clients else None
+    return None
+
+
 def pytest_generate_tests(metafunc):
-    clients = chosen(metafunc.config, "--clients", CLIENTS)
+    clients, modes = metafunc.config.stash[clients_key], metafunc.config.stash[modes_key]
     if "server" in metafunc.fixturenames:
-        modes = chosen(metafunc.config, "--modes", MODES)
         metafunc.parametrize("server", modes, indirect=True, scope="session")
     if "client" in metafunc.fixturenames:
         extensions = metafunc.definition.get_closest_marker("extensions")
-        kinds = KINDS if "python" in clients else []
-        kinds = [kind for kind in kinds if kind.interface == "current" or not extensions]
+        kinds = [kind for kind in KINDS if kind.interface == "current" or not extensions]
         metafunc.parametrize("client", kinds, indirect=True, ids=str)
     if "program" in metafunc.fixturenames:
         metafunc.parametrize("program", [each for each in PROGRAMS if each.language in clients], ids=str)

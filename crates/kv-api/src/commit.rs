@@ -128,13 +128,19 @@ impl AtomicCommit {
         !(self.read_conflict_keys.is_empty() && self.read_conflicts.is_empty() && self.read_conflict_ranges.is_empty())
     }
 
-    /// Keys, values and conflict ranges, in bytes: what the transaction limit counts.
+    /// Keys, values, conflict keys and conflict ranges, in bytes: what the transaction limit counts. Of a range clear both
+    /// ends count. Ids do not: their length and number have limits of their own.
     pub fn size_bytes(&self) -> usize {
         let mutations: usize = self.mutations.iter().map(|m| m.key.len() + m.value.len()).sum();
         let keys: usize = self.read_conflict_keys.iter().map(Bytes::len).sum();
         let refs: usize = self.read_conflicts.iter().map(|k| k.key.len()).sum();
         let ranges: usize = self.read_conflict_ranges.iter().map(|r| r.begin.len() + r.end.len()).sum();
         mutations + keys + refs + ranges
+    }
+
+    /// Of the idempotency id and those that are finished.
+    pub fn ids_bytes(&self) -> usize {
+        self.idempotency_id.len() + self.finished_ids.iter().map(Bytes::len).sum::<usize>()
     }
 }
 

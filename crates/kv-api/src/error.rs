@@ -19,6 +19,9 @@ pub enum KvError {
     ValueTooLarge { length: usize, limit: usize },
     #[error("transaction of {size} bytes is larger than the limit of {limit} bytes")]
     TransactionTooLarge { size: usize, limit: usize },
+    /// Found by the server that takes the request, and never agreed on.
+    #[error("{count} conflict keys and ranges are more than the limit of {limit} of one transaction")]
+    TooManyConflicts { count: usize, limit: usize },
     /// `existing`: the families that requests may name.
     #[error("Column family '{name}' not found{}", what_to_do_instead(.name, .existing))]
     UnknownColumnFamily { name: String, existing: Vec<String> },
@@ -87,14 +90,14 @@ impl KvError {
             KvError::KeyEmpty => "KEY_EMPTY",
             KvError::KeyTooLarge { .. } => "KEY_TOO_LARGE",
             KvError::ValueTooLarge { .. } => "VALUE_TOO_LARGE",
-            KvError::TransactionTooLarge { .. } => "TRANSACTION_TOO_LARGE",
+            KvError::TransactionTooLarge { .. } | KvError::TooManyConflicts { .. } => "TRANSACTION_TOO_LARGE",
             KvError::UnknownColumnFamily { .. } => "UNKNOWN_COLUMN_FAMILY",
             KvError::TransactionTooOld { .. } => "TRANSACTION_TOO_OLD",
             KvError::FutureVersion { .. } => "FUTURE_VERSION",
             KvError::ResultTooLarge { .. } => "RESULT_TOO_LARGE",
             KvError::Timeout(_) => "TIMEOUT",
             KvError::NoPrimary(_) | KvError::NotPrimary { .. } => "NO_PRIMARY",
-            KvError::CommitUnknown(_) => "COMMIT_UNKNOWN_RESULT",
+            KvError::CommitUnknown(_) => UNKNOWN_RESULT_CODE,
             KvError::Overloaded(_) => "OVERLOADED",
             KvError::StorageFull(_) => "STORAGE_FULL",
             KvError::Storage(_) | KvError::Corruption(_) => "OPERATION_FAILED",
@@ -107,22 +110,61 @@ impl KvError {
 
     /// Whether the same request (a transaction: run again from its reads) may succeed later.
     pub fn is_retryable(&self) -> bool {
-        matches!(
-            self,
-            KvError::Conflict { .. }
-                | KvError::TransactionTooOld { .. }
-                | KvError::FutureVersion { .. }
-                | KvError::Timeout(_)
-                | KvError::NoPrimary(_)
-                | KvError::NotPrimary { .. }
-                | KvError::CommitUnknown(_)
-                | KvError::Overloaded(_)
-                | KvError::StorageFull(_)
-        )
+        // By its code, so that an injected error is to clients what the real one would be.
+        RETRYABLE_CODES.contains(&self.code())
     }
 
     /// Whether the commit may have happened all the same.
     pub fn maybe_committed(&self) -> bool {
-        matches!(self, KvError::CommitUnknown(_))
+        self.code() == UNKNOWN_RESULT_CODE
+    }
+}
+
+const UNKNOWN_RESULT_CODE: &str = "COMMIT_UNKNOWN_RESULT";
+
+const RETRYABLE_CODES: [&str; 8] = [
+    "CONFLICT",
+    "TRANSACTION_TOO_OLD",
+    "FUTURE_VERSION",
+    "TIMEOUT",
+    "NO_PRIMARY",
+    UNKNOWN_RESULT_CODE,
+    "OVERLOADED",
+    "STORAGE_FULL",
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_injected_error_is_as_retryable_as_the_real_one() {
+        let injected = |code: &str| KvError::Injected { code: code.to_string() };
+        let real = [
+            KvError::Conflict { keys: Vec::new() },
+            KvError::NotPrimary { endpoint: "127.0.0.1:9090".into(), node: 1 },
+            KvError::CommitUnknown("lost".into()),
+            KvError::StorageFull("full".into()),
+            KvError::KeyEmpty,
+            KvError::Storage("broken".into()),
+        ];
+        for error in real {
+            let injected = injected(error.code());
+            assert_eq!(injected.is_retryable(), error.is_retryable(), "{error}");
+            assert_eq!(injected.maybe_committed(), error.maybe_committed(), "{error}");
+        }
+        assert!(!injected("MY_OWN").is_retryable() && !injected("MY_OWN").maybe_committed());
+    }
+
+    #[test]
+    fn an_unknown_family_says_which_there_are_and_how_to_create_one() {
+        let error = |name: &str, existing: &[&str]| {
+            let existing = existing.iter().map(ToString::to_string).collect();
+            KvError::UnknownColumnFamily { name: name.into(), existing }.to_string()
+        };
+        assert_eq!(error("x", &[]), "Column family 'x' not found");
+        let expected = "Column family 'x' not found; there is only default; `synodkv family create x` creates it";
+        assert_eq!(error("x", &["default"]), expected);
+        assert!(error("a b", &["default", "users"]).contains("there are default, users; a name has 1 to 64 letters"));
     }
 }

@@ -85,7 +85,7 @@ impl LoggedWrite {
 
     /// What it takes in the log and in memory, about, in bytes.
     pub fn size_bytes(&self) -> usize {
-        let commit = self.commit.as_ref().map_or(0, AtomicCommit::size_bytes);
+        let commit = self.commit.as_ref().map_or(0, |commit| commit.size_bytes() + commit.ids_bytes());
         let names = self.family.iter().map(|change| &change.name).chain(&self.creates);
         commit + names.map(String::len).sum::<usize>()
     }

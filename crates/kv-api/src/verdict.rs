@@ -87,6 +87,10 @@ fn refusal_record(error: &KvError) -> RefusalRecord {
         KvError::TransactionTooLarge { size, limit } => {
             with_numbers(kind::TRANSACTION_TOO_LARGE, *size as u64, *limit as u64)
         }
+        // Never agreed on; if it came here, it would be a transaction that is too large.
+        KvError::TooManyConflicts { count, limit } => {
+            with_numbers(kind::TRANSACTION_TOO_LARGE, *count as u64, *limit as u64)
+        }
         KvError::UnknownColumnFamily { name, .. } => with_text(kind::UNKNOWN_COLUMN_FAMILY, name),
         KvError::TransactionTooOld { read_version, oldest } => {
             with_numbers(kind::TRANSACTION_TOO_OLD, *read_version, *oldest)

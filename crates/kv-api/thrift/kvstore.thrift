@@ -14,10 +14,14 @@
  * reads `Not leader, try leader at: HOST:PORT (node N)`.
  *
  * Versions count committed transactions; they start at 1 (the empty database), never go back and mean the same on every
- * replica. A column family that is absent or empty means the default family.
+ * replica. They stay readable for a window (60 seconds, unless the server's settings say otherwise), and beyond that while
+ * they are pinned; then they are TRANSACTION_TOO_OLD.
  *
- * Limits (defaults; the server's settings rule): key 10,000 bytes, value 100,000 bytes, transaction 10,000,000 bytes
- * counting keys, values and conflict ranges.
+ * A column family that is absent or empty means the default family. Others are created and dropped by an operator (admin
+ * interface, `synodkv family`), or created by the first write where the server's configuration names them.
+ *
+ * Limits (defaults; the server's settings rule): key 10,000 bytes, value 100,000 bytes; transaction 10,000,000 bytes
+ * counting keys, values, both ends of ranges to clear, conflict keys and conflict ranges; 100,000 conflict keys and ranges.
  *
  * Error codes. "Not committed" means certainly so; "perhaps" means that the commit may have happened.
  *
@@ -38,8 +42,8 @@
  *   KEY_EMPTY              no                           not committed
  *   KEY_TOO_LARGE          no                           not committed
  *   VALUE_TOO_LARGE        no                           not committed
- *   TRANSACTION_TOO_LARGE  no                           not committed
- *   UNKNOWN_COLUMN_FAMILY  no                           not committed  `error` names those that exist
+ *   TRANSACTION_TOO_LARGE  no: make smaller ones        not committed  too many bytes, or conflict keys and ranges
+ *   UNKNOWN_COLUMN_FAMILY  no                           not committed  `error` names those that exist, and what creates one
  *   RESULT_TOO_LARGE       no: ask for fewer rows       a read
  *   UNAUTHENTICATED        no                           not committed
  *   FORBIDDEN              no                           not committed
@@ -77,6 +81,9 @@ struct KeyRange {
  * Names a key by its place among the existing keys, as FoundationDB's key selectors do. Take the last key that is less
  * than `key` (less or equal, when `or_equal`), then go `offset` keys forward (backward when negative). "First key >= k" is
  * {k, false, 1}; "first key > k" is {k, true, 1}; "last key <= k" is {k, true, 0}; "last key < k" is {k, false, 0}.
+ *
+ * Keys are those of the request's column family that exist at the version of the read. Before the first and behind the last
+ * one a selector stops at that end of the family. `offset` is -100,000 to 100,000: every key on the way is looked at.
  */
 struct KeySelector {
   1: required binary key,
@@ -141,7 +148,8 @@ struct DeleteResponse {
  * `end_key` (absent: the one byte 0xFF; included when `end_or_equal`). `begin_offset` passes over that many rows of the range
  * (negative: none). `end_offset` moves the end key itself: its bytes, read as one big-endian number, are increased or
  * decreased by so much; a carry out of the first byte appends a zero byte to a key of all 0xFF. A selector replaces the
- * fields of its end. An inverted range is empty, which is a success.
+ * fields of its end: `begin_selector` 1, 3 and 4, `end_selector` 2, 5 and 6; the range is that from the one key up to, not
+ * including, the other. An inverted range is empty, which is a success.
  */
 struct GetRangeRequest {
   1: optional binary begin_key,
@@ -237,9 +245,18 @@ struct GetReadVersionResponse {
   100: optional string error_code
 }
 
-/** Keeps `read_version` readable for `ttl_ms` milliseconds, beyond the window in which every version is. */
+/**
+ * Keeps `read_version` readable for `ttl_ms` milliseconds, beyond the window in which every version is: at the server that
+ * is asked, and at no other. A pin ends with its time, with unpinSnapshot, with the server, and when the server's replica
+ * gets a copy of another one's database; then reads say TRANSACTION_TOO_OLD. It does not help commits: their read version
+ * must lie within the window.
+ *
+ * A version that is gone already is TRANSACTION_TOO_OLD, one that does not exist FUTURE_VERSION. Each pin is counted: a
+ * version pinned twice needs two unpins. A server keeps 1,000 pins at a time; more are OVERLOADED.
+ */
 struct PinSnapshotRequest {
   1: required i64 read_version,
+  /** 1 to the server's maximum (3,600,000, unless its settings say otherwise). */
   2: optional i64 ttl_ms = 60000
 }
 
@@ -295,6 +312,10 @@ struct AtomicCommitRequest {
   2: required list<Operation> operations,
   /** Keys that were read. They carry no family: a write of such a key in any family is a conflict. */
   3: required list<binary> read_conflict_keys,
+  /**
+   * How long the caller waits. It can only shorten the server's own deadline (10 seconds, unless its settings say
+   * otherwise); 0 or less says nothing. Then TIMEOUT: certainly not committed, or COMMIT_UNKNOWN_RESULT.
+   */
   4: optional i64 timeout_seconds = 60,
   /** Ranges that were read: any write, delete or clear within one is a conflict. */
   100: optional list<KeyRange> read_conflict_ranges,
@@ -310,7 +331,8 @@ struct AtomicCommitRequest {
   /**
    * Idempotency ids of earlier commits whose replies have arrived: the server forgets their results at once instead of
    * after ten minutes, and so has room for more. Only of commits that were sent once: of one that was sent again, a
-   * copy may still be under way, and would be carried out anew. At most 1,000.
+   * copy may still be under way, and would be carried out anew. At most 1,000. Without effect where the commit has no
+   * operations.
    */
   103: optional list<binary> finished_idempotency_ids,
   /**
@@ -334,7 +356,10 @@ struct AtomicCommitResponse {
   101: optional list<binary> generated_keys,
   /** Values made by SET_VERSIONSTAMPED_VALUE, in the order of the operations. */
   102: optional list<binary> generated_values,
-  /** With CONFLICT: which of the keys read were written meanwhile; not always complete. */
+  /**
+   * With CONFLICT: which of the keys read were written meanwhile, at most 100. For a range that was cleared, where the
+   * clear begins in it.
+   */
   103: optional list<KeyRef> conflicting_keys,
   /** Whether the transaction may succeed when it is run again from its reads. */
   104: optional bool retryable,
@@ -426,9 +451,12 @@ struct GetCommittedVersionResponse {
 // Testing aids
 
 /**
- * Makes operations fail on purpose: `fault_type` becomes the `error_code` of `target_operation` (`commit` at least) with
- * `probability`, after `duration_ms`. A probability of 0 or less clears it. The fault acts in the server that was asked and
- * touches no data. Refused unless the server was started with fault injection allowed.
+ * Makes operations fail on purpose: `fault_type` becomes the `error_code` of `target_operation` with `probability` (up to
+ * 1), after `duration_ms`, at the latest at the request's deadline. Targets: `commit` (every write), `get` and `range` (also
+ * those of the past), `read_version`; absent: all. `retryable` and `maybe_committed` are what they would be with a real
+ * error of that code. A probability of 0 or less clears the faults of that code; of all codes, when it is empty, `none` or
+ * `all`. The fault acts in the server that was asked and touches no data. FORBIDDEN unless the server was started with fault
+ * injection allowed.
  */
 struct FaultInjectionRequest {
   1: required string fault_type,
@@ -487,13 +515,16 @@ struct ClusterHealth {
 
 /** Measured figures of the replica that answers, since its process started unless said otherwise. */
 struct DatabaseStats {
-  /** Visible rows; an estimate. */
+  /** Visible rows; an estimate. Those of a cleared range count until they are removed. */
   1: required i64 total_keys,
   2: required i64 total_size_bytes,
   3: required i64 write_operations_count,
   4: required i64 read_operations_count,
+  /** Of reads and writes, from the request's arrival to its reply. */
   5: required double average_response_time_ms,
+  /** Commits that this server is working on. */
   6: required i64 active_transactions,
+  /** By any client of the cluster: every replica decides every commit. */
   7: required i64 committed_transactions,
   8: required i64 aborted_transactions,
   9: optional i64 cache_hit_rate_percent,

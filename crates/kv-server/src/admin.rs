@@ -173,6 +173,8 @@ fn replica_json(replica: &ReplicaStatus, primary: Option<u32>) -> Value {
         // As text: a number of 64 bits is more than many JSON readers can hold.
         "digest": replica.digest.map(|digest| format!("{:016x}", digest.value)),
         "digest_sequence": replica.digest.map(|digest| digest.sequence),
+        "oldest_readable": replica.oldest_readable,
+        "pending_clears": replica.pending_clears,
         "problem": replica.problem,
         "uptime_seconds": replica.uptime.map(|uptime| uptime.as_secs()),
         "peer": replica.peer,
@@ -249,7 +251,8 @@ async fn rows_hash(
     interface.core.check_family(&name, &database)?;
     // The next page is asked for at the same version, which may have left the window by then.
     database.hold(version, HASH_HOLD)?;
-    let hashed = reader.slots().run(deadline, move |_| database.hash_rows(&name, &begin, version, limit)).await?;
+    let hash = move |waits: &dyn Fn() -> bool| database.hash_rows_while(&name, &begin, version, limit, waits);
+    let hashed = reader.slots().run(deadline, hash).await?;
     Ok(Json(json!({
         "replica": replica.id,
         "family": if family.is_empty() { DEFAULT_COLUMN_FAMILY } else { &family },

@@ -66,6 +66,10 @@ pub struct ReplicaStatus {
     pub committed: Option<u64>,
     pub applied: Option<u64>,
     pub digest: Option<AppliedDigest>,
+    /// The oldest version that its database can read, pinned ones aside; of a replica in this process.
+    pub oldest_readable: Option<u64>,
+    /// Range clears that its database has not carried out yet; of a replica in this process.
+    pub pending_clears: Option<u64>,
     pub uptime: Option<Duration>,
     /// What is wrong with it, where that is known: it stopped, or others found its database to differ.
     pub problem: Option<String>,

@@ -190,6 +190,7 @@ struct Standalone {
 impl ClusterView for Standalone {
     async fn snapshot(&self) -> ClusterSnapshot {
         let shown = |address: Option<SocketAddr>| address.map(|address| address.to_string()).unwrap_or_default();
+        let kept = self.reader.database().retention();
         ClusterSnapshot {
             mode: Mode::Standalone,
             cluster_id: None,
@@ -207,6 +208,8 @@ impl ClusterView for Standalone {
                 committed: None,
                 applied: None,
                 digest: None,
+                oldest_readable: Some(kept.oldest_readable),
+                pending_clears: Some(kept.pending_clears),
                 uptime: Some(self.started.elapsed()),
                 problem: None,
                 peer: None,

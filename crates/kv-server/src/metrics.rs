@@ -243,6 +243,12 @@ impl DatabaseCollector {
             ("synodkv_database_aborted_transactions", "Transactions refused since the start"),
             ("synodkv_database_applied_version", "Newest commit version that readers see"),
             ("synodkv_database_compaction_pending_bytes", "Bytes waiting for compaction"),
+            ("synodkv_database_oldest_readable_version", "Start of the readable window; pinned versions may be older"),
+            ("synodkv_database_pending_range_clears", "Range clears that are not carried out yet"),
+            ("synodkv_database_stored_versions", "Versions of rows that are stored, an estimate"),
+            ("synodkv_database_swept_versions", "Versions removed behind deletes and range clears since the start"),
+            ("synodkv_database_idempotency_ids", "Results of commits remembered under an idempotency id"),
+            ("synodkv_database_pins", "Pins of versions, by clients"),
         ];
         let gauge =
             |(name, help): (&str, &str)| IntGaugeVec::new(Opts::new(name, help), &["replica"]).expect("a valid metric");
@@ -259,6 +265,7 @@ impl Collector for DatabaseCollector {
         for replica in self.replicas.replicas() {
             let database = replica.reader.database();
             let figures = database.statistics_now();
+            let kept = database.retention();
             let values = [
                 Some(figures.total_keys),
                 Some(figures.total_size_bytes),
@@ -266,6 +273,12 @@ impl Collector for DatabaseCollector {
                 Some(figures.aborted_transactions),
                 Some(database.applied_version().0),
                 figures.compaction_pending_bytes,
+                Some(kept.oldest_readable),
+                Some(kept.pending_clears),
+                kept.stored_versions,
+                Some(kept.swept_versions),
+                Some(kept.remembered_ids),
+                Some(kept.pins),
             ];
             let label = replica.id.to_string();
             for (gauge, value) in self.gauges.iter().zip(values) {

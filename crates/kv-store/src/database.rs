@@ -7,6 +7,8 @@
 //! - after a failed apply no further one is tried: what the engine holds is then unknown. For lack of space none fails
 //!   on a replica: it waits.
 
+mod retention;
+
 use std::sync::{
     Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock,
     atomic::{AtomicU64, Ordering},
@@ -26,7 +28,7 @@ use crate::{
     data_compaction::DataCompaction,
     database_copy::DatabaseCopy,
     engine::{Engine, EngineStatistics, WriteBatch},
-    group_commit::{GroupCommit, GroupCommitOptions},
+    group_commit::{GroupCommit, GroupCommitOptions, PendingWrite},
     meta::{self, StateBlob},
     range_clears::RangeClears,
     readers::Readers,
@@ -35,6 +37,8 @@ use crate::{
     state_machine::StateMachine,
     sweep::{self, SweepProgress},
 };
+
+pub use retention::RetentionStatistics;
 
 /// How a database is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,12 +110,15 @@ impl TransactionalKvDatabase {
 
     /// Decides a write of a standalone database, and returns once it is durable. Writes are in the order of the calls.
     pub async fn write(&self, write: LoggedWrite) -> CommitVerdict {
-        let Some(group_commit) = &self.group_commit else {
-            return Err(KvError::NotSupported("a commit to a replica's database, past the consensus log,".into()));
-        };
-        let verdict = group_commit.submit(write)?;
-        let ended = || KvError::CommitUnknown("the database stopped before it answered".into());
-        verdict.await.unwrap_or_else(|| Err(ended()))
+        self.submit(write)?.await
+    }
+
+    /// The same for callers that may give up: it takes its place in the order at once.
+    pub fn submit(&self, write: LoggedWrite) -> Result<PendingWrite, KvError> {
+        match &self.group_commit {
+            Some(group_commit) => group_commit.submit(write),
+            None => Err(KvError::NotSupported("a commit to a replica's database, past the consensus log,".into())),
+        }
     }
 
     /// Removes what nobody can ask for any more, looking at `budget_entries` entries or a few dozen more. Writes wait
@@ -175,11 +182,6 @@ impl TransactionalKvDatabase {
         self.core.engine.statistics()
     }
 
-    /// The oldest version that can be read: the start of the readable window. Pinned versions may be older.
-    pub fn oldest_readable(&self) -> Version {
-        Version(self.core.horizon().max(Version::EMPTY.0))
-    }
-
     /// Whether requests may name the family; the default one is the empty string.
     pub fn has_family(&self, name: &str) -> bool {
         name.is_empty() || self.column_families().iter().any(|family| family == name)
@@ -188,49 +190,6 @@ impl TransactionalKvDatabase {
     /// Column families besides the default one, in order.
     pub fn column_families(&self) -> Arc<Vec<String>> {
         read(&self.core.families).clone()
-    }
-
-    /// Range clears that are not carried out yet.
-    pub fn pending_clears(&self) -> u64 {
-        read(&self.core.clears).len() as u64
-    }
-
-    /// Keeps `version` readable for `lifetime`, beyond the readable window; also one that is not applied yet, from when it
-    /// is. Pins are counted.
-    ///
-    /// # Errors
-    /// [`KvError::TransactionTooOld`] when the version can't be read any more, [`KvError::Overloaded`] when there are
-    /// [`MAX_PINS`](crate::MAX_PINS) already.
-    pub fn pin(&self, version: Version, lifetime: Duration) -> Result<(), KvError> {
-        // First the pin, then the look: what is readable behind it stays so.
-        if self.core.readers.pin(version, lifetime)? {
-            return Ok(());
-        }
-        self.core.check_within_window(version).inspect_err(|_| self.core.readers.unpin(version))
-    }
-
-    /// Pins of all versions.
-    pub fn pins(&self) -> u64 {
-        self.core.readers.pins() as u64
-    }
-
-    /// Keeps `version` readable for `lifetime` from now on, for whoever reads it page by page; not counted, and renewed by
-    /// the next call. Errors as of [`Self::pin`].
-    pub fn hold(&self, version: Version, lifetime: Duration) -> Result<(), KvError> {
-        let was_kept = self.core.readers.hold(version, lifetime)?;
-        let readable = if was_kept { Ok(()) } else { self.core.check_within_window(version) };
-        readable.and_then(|()| self.core.check_applied(version)).inspect_err(|_| self.core.readers.release(version))
-    }
-
-    /// Whether replicated time must pass before all that is needless can be removed: some of what was written is still
-    /// within the readable window.
-    pub fn waits_for_time(&self) -> bool {
-        self.core.horizon() < self.applied_version().0
-    }
-
-    /// Takes one pin of the version away; without a pin it does nothing.
-    pub fn unpin(&self, version: Version) {
-        self.core.readers.unpin(version);
     }
 
     /// Version of the newest commit that readers see; at least 1.
@@ -286,11 +245,23 @@ impl TransactionalKvDatabase {
     /// Hashes the rows of one family at `version`, from the key `begin` on, at most `limit` of them. A family that does not
     /// exist has no rows.
     pub fn hash_rows(&self, family: &str, begin: &[u8], version: Version, limit: u64) -> Result<RowsHash, KvError> {
+        self.hash_rows_while(family, begin, version, limit, &|| true)
+    }
+
+    /// The same, as [`Self::range_at_while`].
+    pub fn hash_rows_while(
+        &self,
+        family: &str,
+        begin: &[u8],
+        version: Version,
+        limit: u64,
+        goes_on: &dyn Fn() -> bool,
+    ) -> Result<RowsHash, KvError> {
         let _reading = self.core.readers.begin(version.0);
         self.core.check_applied(version)?;
         self.core.check_readable(version)?;
         let clears = self.core.clears();
-        self.core.damage.watch(reads::hash_rows(&*self.core.engine, clears, family, begin, version.0, limit))
+        self.core.damage.watch(reads::hash_rows(&*self.core.engine, clears, family, begin, version.0, limit, goes_on))
     }
 
     fn check_family(&self, name: &str) -> Result<(), KvError> {
@@ -366,6 +337,8 @@ pub(crate) struct Core {
     rows: AtomicU64,
     committed: AtomicU64,
     aborted: AtomicU64,
+    swept_versions: AtomicU64,
+    remembered_ids: AtomicU64,
 }
 
 fn read<T>(lock: &RwLock<T>) -> std::sync::RwLockReadGuard<'_, T> {
@@ -402,6 +375,8 @@ impl Core {
             rows: AtomicU64::new(counters.rows),
             committed: AtomicU64::new(0),
             aborted: AtomicU64::new(0),
+            swept_versions: AtomicU64::new(0),
+            remembered_ids: AtomicU64::new(state.remembered_ids()),
             writer: Mutex::new(Writer {
                 families: state.families.changes(),
                 state,
@@ -489,14 +464,18 @@ impl Core {
         writes: impl IntoIterator<Item = &'c TimedWrite>,
         seal: Option<Seal<'_>>,
     ) -> Result<Vec<CommitVerdict>, KvError> {
-        let Writer { state, batch, .. } = writer;
+        let Writer { state, batch, sweep, .. } = writer;
         batch.clear();
+        let version_before = state.counters().version;
         let verdicts = state.decide(&*self.engine, writes, batch)?;
+        // Neither a repeat nor the passing of time takes a version.
+        let committed = state.counters().version - version_before;
         if let Some(seal) = seal {
             meta::put_blob(batch, &seal(&verdicts));
         }
         if !batch.is_empty() {
             self.space.write(&*self.engine, batch)?;
+            sweep.written(batch);
         }
         state.written();
         if batch.size_bytes() > MAX_KEPT_BATCH_BYTES {
@@ -504,7 +483,7 @@ impl Core {
         }
         self.publish(writer);
         let aborted = verdicts.iter().filter(|verdict| verdict.is_err()).count() as u64;
-        self.committed.fetch_add(verdicts.len() as u64 - aborted, Ordering::Relaxed);
+        self.committed.fetch_add(committed, Ordering::Relaxed);
         self.aborted.fetch_add(aborted, Ordering::Relaxed);
         Ok(verdicts)
     }
@@ -531,8 +510,10 @@ impl Core {
         state.sweep(batch, &swept);
         if !batch.is_empty() {
             self.space.write(&*self.engine, batch)?;
+            sweep.written(batch);
         }
         self.publish(writer);
+        self.swept_versions.fetch_add(swept.removed_versions, Ordering::Relaxed);
         Ok(Collected { removed_versions: swept.removed_versions, more: swept.more })
     }
 
@@ -550,6 +531,7 @@ impl Core {
         let applied = self.applied.load(Ordering::Relaxed);
         assert!(counters.version >= applied, "the version went back: {applied} -> {}", counters.version);
         self.rows.store(counters.rows, Ordering::Relaxed);
+        self.remembered_ids.store(state.remembered_ids(), Ordering::Relaxed);
         self.horizon.store(state.window.horizon(), Ordering::Release);
         self.applied.store(counters.version, Ordering::Release);
     }

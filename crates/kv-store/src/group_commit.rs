@@ -1,21 +1,29 @@
 //! Group commit of a standalone database: one thread takes every commit that waits, decides them as one batch, writes that
 //! with one sync, and wakes all who wait. While it syncs, the next batch gathers.
 //!
+//! A commit that its caller gives up before a batch takes it is not executed.
+//!
 //! The queue is bounded in commits and bytes; beyond that a commit is refused with [`KvError::Overloaded`] at once.
 
 use std::{
+    future::Future,
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
         mpsc,
     },
+    task::{Context, Poll},
     thread::JoinHandle,
     time::Instant,
 };
 
 use kv_api::{CommitVerdict, KvError, LoggedWrite, TimedWrite};
 
-use crate::{database::Core, oneshot};
+use crate::{
+    database::Core,
+    oneshot::{self, GivenUp},
+};
 
 /// Bounds of the queue and of one batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,7 +74,7 @@ impl GroupCommit {
     }
 
     /// Queues a commit at once, in the order of the calls; the future has its verdict once it is durable.
-    pub fn submit(&self, write: LoggedWrite) -> Result<oneshot::Receiver<CommitVerdict>, KvError> {
+    pub fn submit(&self, write: LoggedWrite) -> Result<PendingWrite, KvError> {
         let size_bytes = write.size_bytes() + COMMIT_OVERHEAD_BYTES;
         let before = self.queued_bytes.fetch_add(size_bytes, Ordering::Relaxed);
         if before > 0 && before + size_bytes > self.options.max_queued_bytes {
@@ -84,7 +92,30 @@ impl GroupCommit {
                 mpsc::TrySendError::Disconnected(_) => KvError::Storage("the group commit thread has ended".into()),
             }
         })?;
-        Ok(verdict)
+        Ok(PendingWrite(verdict))
+    }
+}
+
+/// A write that was queued: its verdict, once it is durable.
+pub struct PendingWrite(oneshot::Receiver<CommitVerdict>);
+
+impl PendingWrite {
+    /// The caller waits no longer. [`KvError::Timeout`]: it surely does not happen; [`KvError::CommitUnknown`]: it may.
+    pub fn give_up(self) -> CommitVerdict {
+        match self.0.give_up() {
+            GivenUp::NotBegun => Err(KvError::Timeout("the deadline passed before the commit was begun".into())),
+            GivenUp::UnderWay => Err(KvError::CommitUnknown("the deadline passed while it was being written".into())),
+            GivenUp::Done(verdict) => verdict,
+        }
+    }
+}
+
+impl Future for PendingWrite {
+    type Output = CommitVerdict;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<CommitVerdict> {
+        let ended = || KvError::CommitUnknown("the database stopped before it answered".into());
+        Pin::new(&mut self.0).poll(context).map(|verdict| verdict.unwrap_or_else(|| Err(ended())))
     }
 }
 
@@ -124,6 +155,9 @@ impl Committer {
     fn run(self) {
         while let Ok(first) = self.waiting.recv() {
             let (writes, replies) = self.take_batch(first);
+            if writes.is_empty() {
+                continue;
+            }
             match self.core.apply(&writes, None) {
                 Ok(verdicts) => replies.into_iter().zip(verdicts).for_each(|(reply, verdict)| reply.send(verdict)),
                 Err(error) => replies.into_iter().for_each(|reply| reply.send(Err(error.clone()))),
@@ -139,8 +173,10 @@ impl Committer {
         let mut next = Some(first);
         while let Some(Waiting { write, size_bytes, reply }) = next {
             batch_bytes += size_bytes;
-            writes.push(TimedWrite { time_us, write });
-            replies.push(reply);
+            if reply.begin() {
+                writes.push(TimedWrite { time_us, write });
+                replies.push(reply);
+            }
             next = if batch_bytes < self.options.max_batch_bytes { self.waiting.try_recv().ok() } else { None };
         }
         self.queued_bytes.fetch_sub(batch_bytes, Ordering::Relaxed);

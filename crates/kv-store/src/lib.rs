@@ -45,7 +45,7 @@ mod window;
 
 pub use collector::Collected;
 pub use conflicts::MAX_REPORTED_CONFLICTS;
-pub use database::{Seal, StoreOptions, TransactionalKvDatabase};
+pub use database::{RetentionStatistics, Seal, StoreOptions, TransactionalKvDatabase};
 pub use database_copy::{DatabaseCopy, DatabaseInstall};
 pub use engine::{
     Durability, Engine, EngineKind, MemoryEngine, MemoryInstall, ResourceOptions, SharedResources, begin_install,
@@ -54,7 +54,7 @@ pub use engine::{
 #[cfg(feature = "rocksdb")]
 pub use engine::{RocksEngine, RocksOptions};
 pub use families::MAX_COLUMN_FAMILIES;
-pub use group_commit::GroupCommitOptions;
+pub use group_commit::{GroupCommitOptions, PendingWrite};
 pub use meta::StateBlob;
 pub use once::MAX_RECORDS as MAX_IDEMPOTENCY_RECORDS;
 pub use readers::MAX_PINS;

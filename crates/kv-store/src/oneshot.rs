@@ -1,4 +1,5 @@
-//! One value handed from a thread to a future, whatever runtime polls it.
+//! One value handed from a thread to a future, whatever runtime polls it. Until the thread begins to work on it, whoever
+//! waits may give it up. Dropping the future does not: whoever is gone without a word may want it all the same.
 
 use std::{
     future::Future,
@@ -9,7 +10,7 @@ use std::{
 
 /// The two ends. A receiver whose sender is dropped without a value gets `None`.
 pub(crate) fn channel<T>() -> (Sender<T>, Receiver<T>) {
-    let slot = Arc::new(Slot(Mutex::new(Progress::Pending(None))));
+    let slot = Arc::new(Slot(Mutex::new(Progress::Pending { begun: false, waker: None })));
     (Sender(slot.clone()), Receiver(slot))
 }
 
@@ -19,10 +20,26 @@ pub(crate) struct Receiver<T>(Arc<Slot<T>>);
 struct Slot<T>(Mutex<Progress<T>>);
 
 enum Progress<T> {
-    /// The waker of a receiver that waits already.
-    Pending(Option<Waker>),
-    /// `None`: no value will come.
+    Pending {
+        /// Whether the sender works on the value already.
+        begun: bool,
+        /// Of a receiver that waits already.
+        waker: Option<Waker>,
+    },
+    /// The receiver wants no value any more.
+    GivenUp,
+    /// `None`: no value will come, or it was taken.
     Done(Option<T>),
+}
+
+/// What has become of a value that was given up.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum GivenUp<T> {
+    /// Nobody will begin to work on it.
+    NotBegun,
+    /// It may still be made.
+    UnderWay,
+    Done(T),
 }
 
 impl<T> Slot<T> {
@@ -35,17 +52,28 @@ impl<T> Slot<T> {
         let before = {
             let mut progress = self.lock();
             match *progress {
-                Progress::Pending(_) => std::mem::replace(&mut *progress, Progress::Done(value)),
-                Progress::Done(_) => return,
+                Progress::Pending { .. } => std::mem::replace(&mut *progress, Progress::Done(value)),
+                Progress::GivenUp | Progress::Done(_) => return,
             }
         };
-        if let Progress::Pending(Some(waker)) = before {
+        if let Progress::Pending { waker: Some(waker), .. } = before {
             waker.wake();
         }
     }
 }
 
 impl<T> Sender<T> {
+    /// From now on the value cannot be given up any more; false when it was.
+    pub fn begin(&self) -> bool {
+        match &mut *self.0.lock() {
+            Progress::Pending { begun, .. } => {
+                *begun = true;
+                true
+            }
+            Progress::GivenUp | Progress::Done(_) => false,
+        }
+    }
+
     pub fn send(self, value: T) {
         self.0.finish(Some(value));
     }
@@ -57,16 +85,54 @@ impl<T> Drop for Sender<T> {
     }
 }
 
+impl<T> Receiver<T> {
+    /// The value is not waited for any longer.
+    pub fn give_up(self) -> GivenUp<T> {
+        let mut progress = self.0.lock();
+        match &mut *progress {
+            Progress::Pending { begun: false, .. } | Progress::GivenUp => {
+                *progress = Progress::GivenUp;
+                GivenUp::NotBegun
+            }
+            Progress::Pending { begun: true, .. } => GivenUp::UnderWay,
+            Progress::Done(value) => value.take().map_or(GivenUp::UnderWay, GivenUp::Done),
+        }
+    }
+}
+
 impl<T> Future for Receiver<T> {
     type Output = Option<T>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<T>> {
         match &mut *self.0.lock() {
             Progress::Done(value) => Poll::Ready(value.take()),
-            Progress::Pending(waker) => {
+            Progress::GivenUp => Poll::Ready(None),
+            Progress::Pending { waker, .. } => {
                 *waker = Some(context.waker().clone());
                 Poll::Pending
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_can_be_given_up_until_it_is_begun() {
+        let (sender, receiver) = channel::<u8>();
+        assert_eq!(receiver.give_up(), GivenUp::NotBegun);
+        assert!(!sender.begin());
+
+        let (sender, receiver) = channel::<u8>();
+        assert!(sender.begin());
+        assert_eq!(receiver.give_up(), GivenUp::UnderWay);
+        sender.send(1);
+
+        let (sender, receiver) = channel();
+        assert!(sender.begin());
+        sender.send(7);
+        assert_eq!(receiver.give_up(), GivenUp::Done(7));
     }
 }

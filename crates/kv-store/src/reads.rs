@@ -115,10 +115,11 @@ pub(crate) fn hash_rows(
     begin: &[u8],
     version: u64,
     limit: u64,
+    goes_on: GoesOn<'_>,
 ) -> Result<RowsHash, KvError> {
     key_codec::check_family(family)?;
     let bounds = Bounds::rest_of_family(family, begin);
-    let mut visible = VisibleRows::new(engine, clears, &bounds, version, false, &|| true)?;
+    let mut visible = VisibleRows::new(engine, clears, &bounds, version, false, goes_on)?;
     let mut hasher = Xxh3::new();
     let mut count = 0;
     while let Some(VisibleRow { prefix, value }) = visible.next_row()? {

@@ -80,6 +80,11 @@ impl StateMachine {
         self.counters
     }
 
+    /// Results that are remembered under an idempotency id.
+    pub fn remembered_ids(&self) -> u64 {
+        self.once.len() as u64
+    }
+
     /// Decides all writes in order, each seeing the ones before it, and adds what they change to `batch`. The engine is
     /// read but not written: its content must be the state before this batch.
     ///

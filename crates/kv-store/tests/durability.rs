@@ -208,6 +208,10 @@ impl Engine for TestedEngine {
         }
     }
 
+    fn batches_written(&self) -> u64 {
+        self.inner.batches_written()
+    }
+
     fn cursor(&self, table: Table, lower: &[u8], upper: &[u8]) -> Result<Box<dyn Cursor + '_>, KvError> {
         self.inner.cursor(table, lower, upper)
     }

@@ -103,6 +103,7 @@ fn show(status: &Status) -> String {
         format!("cluster  {}", or_dash(status.cluster_id.as_ref())),
         format!("primary  {primary}"),
         format!("view     {}", or_dash(status.view)),
+        format!("families {}", status.column_families.join(", ")),
         String::new(),
     ];
     let heading = ["replica", "role", "reachable", "view", "last", "committed", "applied", "digest", "thrift", "admin"];
@@ -145,6 +146,7 @@ mod tests {
     fn a_status_shows_the_primary_and_a_line_for_each_replica() {
         let status: Status = serde_json::from_value(json!({
             "mode": "replicated", "cluster_id": "c1", "node_id": 0, "primary": 1, "view": 7,
+            "column_families": ["default", "users"],
             "replicas": [
                 {"id": 0, "role": "secondary", "reachable": true, "view": 7, "last_sequence": 9, "committed": 9,
                  "applied": 8, "digest": "00ff", "digest_sequence": 8, "thrift": "127.0.0.1:9090",
@@ -154,7 +156,7 @@ mod tests {
         }))
         .expect("a status");
         let text = show(&status);
-        assert!(text.contains("primary  replica 1"), "{text}");
+        assert!(text.contains("primary  replica 1") && text.contains("families default, users"), "{text}");
         let replica = text.lines().find(|line| line.starts_with('0')).expect("a line for replica 0");
         let cells: Vec<&str> = replica.split_whitespace().collect();
         assert_eq!(cells, ["0", "secondary", "yes", "7", "9", "9", "8", "00ff@8", "127.0.0.1:9090", "127.0.0.1:9190"]);

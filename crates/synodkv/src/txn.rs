@@ -180,16 +180,16 @@ impl Report<'_> {
     }
 
     fn failure(&self, stop: Stop, attempts: u32) -> Result<ExitCode, Failure> {
-        let (maybe_committed, code) = match &stop.reason {
-            execute::Stop::Assert(_) | execute::Stop::NoNumber(_) => (false, None),
-            execute::Stop::Client(error) => (error.maybe_committed(), error.code().cloned()),
-        };
-        let reason = match stop.reason {
-            execute::Stop::Assert(reason) | execute::Stop::NoNumber(reason) => reason,
-            execute::Stop::Client(error) => Failure::from(error).to_string(),
+        let (reason, code, maybe_committed) = match stop.reason {
+            execute::Stop::Assert(reason) | execute::Stop::NoNumber(reason) => (reason, None, false),
+            execute::Stop::Client(error) => {
+                let (code, maybe_committed) = (error.code().cloned(), error.maybe_committed());
+                let meanwhile = present::conflicting(&error, self.notation);
+                (format!("{}{meanwhile}", Failure::from(error)), code, maybe_committed)
+            }
         };
         let place = stop.line.map(|line| format!("{}, line {line}: ", self.source)).unwrap_or_default();
-        let void = if maybe_committed { "" } else { "; nothing was written" };
+        let void = if self.script.writes() && !maybe_committed { "; nothing was written" } else { "" };
         if self.format == Format::Json {
             // Null: nobody knows.
             let committed = if maybe_committed { Value::Null } else { false.into() };

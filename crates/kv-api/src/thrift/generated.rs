@@ -186,6 +186,9 @@ impl TSerializable for KeyRange {
 /// Names a key by its place among the existing keys, as FoundationDB's key selectors do. Take the last key that is less
 /// than `key` (less or equal, when `or_equal`), then go `offset` keys forward (backward when negative). "First key >= k" is
 /// {k, false, 1}; "first key > k" is {k, true, 1}; "last key <= k" is {k, true, 0}; "last key < k" is {k, false, 0}.
+///
+/// Keys are those of the request's column family that exist at the version of the read. Before the first and behind the last
+/// one a selector stops at that end of the family. `offset` is -100,000 to 100,000: every key on the way is looked at.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct KeySelector {
     pub key: Vec<u8>,
@@ -847,7 +850,8 @@ impl TSerializable for DeleteResponse {
 /// `end_key` (absent: the one byte 0xFF; included when `end_or_equal`). `begin_offset` passes over that many rows of the range
 /// (negative: none). `end_offset` moves the end key itself: its bytes, read as one big-endian number, are increased or
 /// decreased by so much; a carry out of the first byte appends a zero byte to a key of all 0xFF. A selector replaces the
-/// fields of its end. An inverted range is empty, which is a success.
+/// fields of its end: `begin_selector` 1, 3 and 4, `end_selector` 2, 5 and 6; the range is that from the one key up to, not
+/// including, the other. An inverted range is empty, which is a success.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct GetRangeRequest {
     pub begin_key: Option<Vec<u8>>,
@@ -2139,10 +2143,17 @@ impl TSerializable for GetReadVersionResponse {
 // PinSnapshotRequest
 //
 
-/// Keeps `read_version` readable for `ttl_ms` milliseconds, beyond the window in which every version is.
+/// Keeps `read_version` readable for `ttl_ms` milliseconds, beyond the window in which every version is: at the server that
+/// is asked, and at no other. A pin ends with its time, with unpinSnapshot, with the server, and when the server's replica
+/// gets a copy of another one's database; then reads say TRANSACTION_TOO_OLD. It does not help commits: their read version
+/// must lie within the window.
+///
+/// A version that is gone already is TRANSACTION_TOO_OLD, one that does not exist FUTURE_VERSION. Each pin is counted: a
+/// version pinned twice needs two unpins. A server keeps 1,000 pins at a time; more are OVERLOADED.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct PinSnapshotRequest {
     pub read_version: i64,
+    /// 1 to the server's maximum (3,600,000, unless its settings say otherwise).
     pub ttl_ms: Option<i64>,
 }
 
@@ -2595,6 +2606,8 @@ pub struct AtomicCommitRequest {
     pub operations: Vec<Operation>,
     /// Keys that were read. They carry no family: a write of such a key in any family is a conflict.
     pub read_conflict_keys: Vec<Vec<u8>>,
+    /// How long the caller waits. It can only shorten the server's own deadline (10 seconds, unless its settings say
+    /// otherwise); 0 or less says nothing. Then TIMEOUT: certainly not committed, or COMMIT_UNKNOWN_RESULT.
     pub timeout_seconds: Option<i64>,
     /// Ranges that were read: any write, delete or clear within one is a conflict.
     pub read_conflict_ranges: Option<Vec<KeyRange>>,
@@ -2607,7 +2620,8 @@ pub struct AtomicCommitRequest {
     pub read_conflicts: Option<Vec<KeyRef>>,
     /// Idempotency ids of earlier commits whose replies have arrived: the server forgets their results at once instead of
     /// after ten minutes, and so has room for more. Only of commits that were sent once: of one that was sent again, a
-    /// copy may still be under way, and would be carried out anew. At most 1,000.
+    /// copy may still be under way, and would be carried out anew. At most 1,000. Without effect where the commit has no
+    /// operations.
     pub finished_idempotency_ids: Option<Vec<Vec<u8>>>,
     /// Whether the reply may carry fields 100 to 103. Stock Thrift libraries (Python, Rust) fail on a binary field that they do
     /// not know, so clients that were made from an older file must not get them. Absent: yes if the request, or an
@@ -2855,7 +2869,8 @@ pub struct AtomicCommitResponse {
     pub generated_keys: Option<Vec<Vec<u8>>>,
     /// Values made by SET_VERSIONSTAMPED_VALUE, in the order of the operations.
     pub generated_values: Option<Vec<Vec<u8>>>,
-    /// With CONFLICT: which of the keys read were written meanwhile; not always complete.
+    /// With CONFLICT: which of the keys read were written meanwhile, at most 100. For a range that was cleared, where the
+    /// clear begins in it.
     pub conflicting_keys: Option<Vec<KeyRef>>,
     /// Whether the transaction may succeed when it is run again from its reads.
     pub retryable: Option<bool>,
@@ -4068,9 +4083,12 @@ impl TSerializable for GetCommittedVersionResponse {
 // FaultInjectionRequest
 //
 
-/// Makes operations fail on purpose: `fault_type` becomes the `error_code` of `target_operation` (`commit` at least) with
-/// `probability`, after `duration_ms`. A probability of 0 or less clears it. The fault acts in the server that was asked and
-/// touches no data. Refused unless the server was started with fault injection allowed.
+/// Makes operations fail on purpose: `fault_type` becomes the `error_code` of `target_operation` with `probability` (up to
+/// 1), after `duration_ms`, at the latest at the request's deadline. Targets: `commit` (every write), `get` and `range` (also
+/// those of the past), `read_version`; absent: all. `retryable` and `maybe_committed` are what they would be with a real
+/// error of that code. A probability of 0 or less clears the faults of that code; of all codes, when it is empty, `none` or
+/// `all`. The fault acts in the server that was asked and touches no data. FORBIDDEN unless the server was started with fault
+/// injection allowed.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct FaultInjectionRequest {
     pub fault_type: String,
@@ -4723,13 +4741,16 @@ impl TSerializable for ClusterHealth {
 /// Measured figures of the replica that answers, since its process started unless said otherwise.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct DatabaseStats {
-    /// Visible rows; an estimate.
+    /// Visible rows; an estimate. Those of a cleared range count until they are removed.
     pub total_keys: i64,
     pub total_size_bytes: i64,
     pub write_operations_count: i64,
     pub read_operations_count: i64,
+    /// Of reads and writes, from the request's arrival to its reply.
     pub average_response_time_ms: OrderedFloat<f64>,
+    /// Commits that this server is working on.
     pub active_transactions: i64,
+    /// By any client of the cluster: every replica decides every commit.
     pub committed_transactions: i64,
     pub aborted_transactions: i64,
     pub cache_hit_rate_percent: Option<i64>,

@@ -226,6 +226,8 @@ fn a_bad_value_is_named_with_its_key_its_origin_and_what_is_allowed() {
     case("[server]\nthrift_addr = 9090\n").fails_with(&["server.thrift_addr = 9090", "synodkv.toml", "HOST:PORT"]);
     no_file().variable("SYNODKV_SERVER_ALLOW_FAULT_INJECTION", "maybe").fails_with(&["maybe", "true or false"]);
     no_file().variable("SYNODKV_LOG_LEVEL", "loud").fails_with(&["log.level = \"loud\"", "debug", "SYNODKV_LOG_LEVEL"]);
+    case("[storage]\nreadable_window_ms = 999\n").fails_with(&["storage.readable_window_ms = 999", "1000 to 300000"]);
+    case("[server]\nmax_pin_seconds = 59\n").fails_with(&["server.max_pin_seconds = 59", "60 to 604800"]);
     case("[storage]\nengine = \"paper\"\n").fails_with(&["storage.engine", "paper", "`rocksdb`", "`memory`"]);
 }
 

@@ -52,7 +52,8 @@ impl ReplicatedCluster {
         replicas.iter().find(|replica| replica.consensus.is_primary()).unwrap_or(&replicas[0])
     }
 
-    fn local(&self, member: &ReplicaConfig, status: &DriverStatus) -> ReplicaStatus {
+    fn local(&self, member: &ReplicaConfig, replica: &LocalReplicaParts) -> ReplicaStatus {
+        let (status, kept) = (&replica.consensus.status(), replica.reader.database().retention());
         let role = match status.core.role {
             "primary" => Role::Primary,
             "candidate" => Role::Candidate,
@@ -72,6 +73,8 @@ impl ReplicatedCluster {
             committed: Some(committed.0),
             applied: Some(status.digest_sequence.0),
             digest: Some(AppliedDigest { sequence: status.digest_sequence.0, value: status.digest }),
+            oldest_readable: Some(kept.oldest_readable),
+            pending_clears: Some(kept.pending_clears),
             uptime: Some(self.started.elapsed()),
             problem: problem(status),
             ..self.unknown(member)
@@ -122,6 +125,8 @@ impl ReplicatedCluster {
             committed: None,
             applied: None,
             digest: None,
+            oldest_readable: None,
+            pending_clears: None,
             uptime: None,
             problem: None,
             peer: Some(member.peer.to_string()),
@@ -147,7 +152,7 @@ impl ClusterView for ReplicatedCluster {
         let seen_by = spokesman.consensus.status();
         let replicas = self.members.iter().map(|member| {
             match self.store.replicas().iter().find(|replica| replica.id == member.id) {
-                Some(replica) => self.local(member, &replica.consensus.status()),
+                Some(replica) => self.local(member, replica),
                 None => self.remote(member, &seen_by),
             }
         });

@@ -32,12 +32,12 @@ impl DirectRouter {
         if !self.space.has_space() {
             return Err(KvError::StorageFull(self.space.refusal()));
         }
-        let done = tokio::time::timeout_at(context.deadline, self.database.write(write)).await;
-        match done {
-            Ok(result) => result.map(KvOutcome::Committed),
-            // It waits in the queue of the database, from where it cannot be taken back.
-            Err(_) => Err(KvError::CommitUnknown("the deadline passed while the commit was being written".to_string())),
-        }
+        let mut pending = self.database.submit(write)?;
+        let verdict = match tokio::time::timeout_at(context.deadline, &mut pending).await {
+            Ok(verdict) => verdict,
+            Err(_) => pending.give_up(),
+        };
+        verdict.map(KvOutcome::Committed)
     }
 }
 

@@ -133,12 +133,10 @@ impl KvServiceCore {
         }
         let conflicts =
             commit.read_conflict_keys.len() + commit.read_conflicts.len() + commit.read_conflict_ranges.len();
-        if conflicts > limits.max_conflicts {
-            let limit = limits.max_conflicts;
-            let message = format!("{conflicts} conflict keys and ranges are more than the limit of {limit}");
-            return Err(KvError::InvalidOperation(message));
+        match conflicts > limits.max_conflicts {
+            true => Err(KvError::TooManyConflicts { count: conflicts, limit: limits.max_conflicts }),
+            false => Ok(()),
         }
-        Ok(())
     }
 
     fn mutation(&self, operation: OperationRequest) -> Result<Mutation, KvError> {

@@ -55,6 +55,31 @@ async fn the_metrics_count_requests_and_errors_by_method() {
 }
 
 #[tokio::test]
+async fn what_is_kept_of_the_past_is_shown() {
+    let server = TestServer::with(|config| config.storage.readable_window_ms = 1_000).await;
+    let mut client = server.client().await;
+    let clear = commits::operation("clear_range", b"a", Some(b"z"));
+    let request = commits::commit(0, vec![commits::operation("set", b"k", Some(b"v")), clear]);
+    let request = wire::AtomicCommitRequest { idempotency_id: Some(b"once".to_vec()), ..request };
+    assert!(client.call(request).await.success);
+    assert!(client.call(wire::PinSnapshotRequest { read_version: 1, ttl_ms: None }).await.success);
+    let (_, status) = fetch_json(server.url("/status")).await;
+    let replica = &status["replicas"][0];
+    assert_eq!((&replica["oldest_readable"], &replica["pending_clears"]), (&1.into(), &1.into()));
+    let (_, page) = fetch(server.url("/metrics")).await;
+    for line in [
+        "synodkv_database_oldest_readable_version{replica=\"0\"} 1",
+        "synodkv_database_pending_range_clears{replica=\"0\"} 1",
+        "synodkv_database_idempotency_ids{replica=\"0\"} 1",
+        "synodkv_database_pins{replica=\"0\"} 1",
+        "synodkv_database_swept_versions{replica=\"0\"} 0",
+        "synodkv_database_stored_versions{replica=\"0\"} 0",
+    ] {
+        assert!(page.contains(line), "`{line}` is not in\n{page}");
+    }
+}
+
+#[tokio::test]
 async fn rows_are_hashed_in_pieces_that_join_up() {
     let server = TestServer::start().await;
     let mut client = server.client().await;

@@ -245,6 +245,22 @@ async fn the_database_figures_are_counted() {
     assert_eq!((stats.write_operations_count, stats.read_operations_count), (4, 1));
     assert_eq!((stats.committed_transactions, stats.aborted_transactions, stats.active_transactions), (4, 0, 0));
     assert!(stats.average_response_time_ms.0 > 0.0);
+
+    let once = || wire::AtomicCommitRequest {
+        idempotency_id: Some(b"once".to_vec()),
+        ..commits::commit(0, vec![commits::operation("set", b"k", Some(b"v"))])
+    };
+    assert_eq!(client.call(once()).await, client.call(once()).await);
+    let conflicting = wire::AtomicCommitRequest {
+        read_version: 1,
+        read_conflict_keys: vec![b"k".to_vec()],
+        idempotency_id: None,
+        ..once()
+    };
+    assert!(!client.call(conflicting).await.success);
+    let stats = client.call(request()).await.database_stats.expect("figures");
+    assert_eq!((stats.committed_transactions, stats.aborted_transactions), (5, 1), "a repeat is no transaction");
+    assert_eq!((stats.write_operations_count, stats.total_keys), (7, 3));
 }
 
 #[tokio::test]

@@ -5,6 +5,8 @@ mod admin;
 mod client;
 mod commits;
 mod families;
+mod faults;
+mod limits;
 mod methods;
 mod pins;
 mod ranges;

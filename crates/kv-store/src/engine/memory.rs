@@ -71,6 +71,7 @@ struct State {
     copies: BTreeMap<u64, Before>,
     copies_begun: u64,
     compaction: Compaction,
+    batches_written: u64,
     size_bytes: u64,
     unflushed_bytes: u64,
 }
@@ -188,6 +189,7 @@ impl Engine for MemoryEngine {
 
     fn write(&self, batch: &WriteBatch) -> Result<(), KvError> {
         let mut state = self.write_lock();
+        state.batches_written += 1;
         for entry in batch.iter() {
             let owned = Bytes::copy_from_slice;
             match entry {
@@ -207,6 +209,10 @@ impl Engine for MemoryEngine {
         }
         state.compact_now_and_then();
         Ok(())
+    }
+
+    fn batches_written(&self) -> u64 {
+        self.read_lock().batches_written
     }
 
     fn cursor(&self, table: Table, lower: &[u8], upper: &[u8]) -> Result<Box<dyn Cursor + '_>, KvError> {

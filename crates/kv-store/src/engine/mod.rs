@@ -87,6 +87,9 @@ pub trait Engine: Send + Sync + 'static {
     /// what was never written to it.
     fn write(&self, batch: &WriteBatch) -> Result<(), KvError>;
 
+    /// Batches written since the engine was opened.
+    fn batches_written(&self) -> u64;
+
     /// A cursor over the keys `lower <= key < upper`, not yet on an entry.
     fn cursor(&self, table: Table, lower: &[u8], upper: &[u8]) -> Result<Box<dyn Cursor + '_>, KvError>;
 

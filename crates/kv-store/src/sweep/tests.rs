@@ -10,13 +10,21 @@ use std::{
 use proptest::{collection::vec, prelude::*};
 
 use super::*;
-use crate::engine::{
-    BatchEntry, Durability,
-    testing::{self, Place},
+use crate::{
+    engine::{
+        Durability,
+        testing::{self, Place},
+    },
+    key_codec,
 };
 
 /// More than one run that is removed as a range holds.
-const KEYS: u8 = 40;
+const KEYS: u8 = 60;
+
+/// Runs that these tests reach are long enough.
+fn progress() -> SweepProgress {
+    SweepProgress { range_delete_entries: 32, ..SweepProgress::default() }
+}
 
 fn prefix(key: u8) -> Vec<u8> {
     key_codec::prefix("", &[key])
@@ -69,6 +77,8 @@ struct World {
     counters: Counters,
     clears: Vec<RangeClear>,
     progress: SweepProgress,
+    /// Whether the sweeper is told of every batch.
+    tells_all: bool,
     /// Every version of every key, written or cleared.
     everything: BTreeMap<u8, BTreeMap<u64, Option<u64>>>,
     /// The same, without what clears did to it.
@@ -84,7 +94,8 @@ impl World {
             engine,
             counters: Counters::decode(None),
             clears: vec![],
-            progress: SweepProgress::default(),
+            progress: progress(),
+            tells_all: true,
             everything,
             written,
         }
@@ -176,6 +187,9 @@ impl World {
         let Counters { version, horizon, rows } = self.counters;
         batch.put(Table::Meta, b"counters", &[version, horizon, rows].map(u64::to_be_bytes).concat());
         self.engine.write(&batch).unwrap();
+        if self.tells_all || batch.len() % 3 == 0 {
+            self.progress.written(&batch);
+        }
     }
 
     fn sweep(&mut self, budget: u64) -> Swept {
@@ -199,7 +213,7 @@ impl World {
         self.everything.values_mut().for_each(|versions| drop(versions.split_off(&lost)));
         self.written.values_mut().for_each(|versions| drop(versions.split_off(&lost)));
         self.clears = garbage::load_range_clears(&*self.engine).unwrap();
-        self.progress = SweepProgress::default();
+        self.progress = progress();
     }
 
     /// From the horizon on everything reads as if nothing had ever been removed, and conflicts are found.
@@ -272,8 +286,8 @@ fn action() -> impl Strategy<Value = Action> {
     ]
 }
 
-fn run(place: Place, actions: &[Action], budget: u64) {
-    let mut world = World::new(place);
+fn run(place: Place, actions: &[Action], budget: u64, tells_all: bool) {
+    let mut world = World { tells_all, ..World::new(place) };
     for action in actions {
         world.act(action);
         world.check();
@@ -284,8 +298,10 @@ fn run(place: Place, actions: &[Action], budget: u64) {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
     #[test]
-    fn whatever_is_swept_reads_stay_and_nothing_is_left_over(actions in vec(action(), 1..40), budget in 1..200_u64) {
-        run(testing::memory(Durability::UntilFlush), &actions, budget);
+    fn whatever_is_swept_reads_stay_and_nothing_is_left_over(
+        actions in vec(action(), 1..40), budget in 1..200_u64, tells_all: bool,
+    ) {
+        run(testing::memory(Durability::UntilFlush), &actions, budget, tells_all);
     }
 }
 
@@ -293,8 +309,10 @@ proptest! {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
     #[test]
-    fn the_same_on_rocksdb(actions in vec(action(), 1..40), budget in 1..200_u64) {
-        run(testing::all(Durability::UntilFlush).remove(1), &actions, budget);
+    fn the_same_on_rocksdb(
+        actions in vec(action(), 1..40), budget in 1..200_u64, tells_all: bool,
+    ) {
+        run(testing::all(Durability::UntilFlush).remove(1), &actions, budget, tells_all);
     }
 }
 
@@ -321,8 +339,8 @@ fn a_large_clear_goes_on_where_it_was_and_its_note_goes_last() {
             assert_eq!(world.clears.len(), 1);
         }
         // The first entry of each step is the note.
-        assert_eq!(steps.iter().map(|step| step.rows_cleared).collect::<Vec<_>>(), [9, 9, 9, 9, 4]);
-        assert_eq!(steps[4].range_clears_done, [(3, 0)]);
+        assert_eq!(steps.iter().map(|step| step.rows_cleared).collect::<Vec<_>>(), [9, 9, 9, 9, 9, 9, 6]);
+        assert_eq!(steps[6].range_clears_done, [(3, 0)]);
         assert_eq!((world.notes(), world.entries(Table::Data), world.counters.rows), (0, 0, 0));
     }
 }
@@ -341,20 +359,102 @@ fn a_sweep_that_a_crash_interrupts_begins_again_and_counts_no_row_twice() {
     }
 }
 
+/// Deletes of single rows and of ranges of them.
+fn deletes(batch: &WriteBatch) -> [usize; 2] {
+    let ranges = |entry: &BatchEntry<'_>| matches!(entry, BatchEntry::DeleteRange { table: Table::Data, .. });
+    let single = |entry: &BatchEntry<'_>| matches!(entry, BatchEntry::Delete { table: Table::Data, .. });
+    [batch.iter().filter(single).count(), batch.iter().filter(ranges).count()]
+}
+
+impl World {
+    /// A step whose deletes are looked at.
+    fn step(&mut self, budget: u64) -> (Swept, [usize; 2]) {
+        let mut batch = WriteBatch::new();
+        let swept = sweep(&*self.engine, self.counters.horizon, budget, &mut self.progress, &mut batch).unwrap();
+        let deletes = deletes(&batch);
+        self.counters.rows -= swept.rows_cleared;
+        self.clears.retain(|clear| !swept.range_clears_done.contains(&(clear.version, clear.number)));
+        self.write(batch);
+        self.check();
+        (swept, deletes)
+    }
+}
+
 #[test]
 fn many_adjacent_entries_are_removed_as_a_range_and_few_one_by_one() {
     let mut world = cleared(testing::memory(Durability::UntilFlush));
-    world.act(&Action::SetOften(30));
-    let horizon = world.counters.version;
-    let mut batch = WriteBatch::new();
-    let swept = sweep(&*world.engine, horizon, 1_000, &mut world.progress, &mut batch).unwrap();
+    let (swept, deletes) = world.step(1_000);
     assert_eq!((swept.rows_cleared, swept.removed_versions, swept.more), (u64::from(KEYS), u64::from(KEYS), false));
-    // 30 keys, then what was written of key 30 since, its old version with the 9 keys behind it; the note and the record.
-    assert_eq!(batch.len(), 30 + 10 + 2);
+    assert_eq!(deletes, [0, 1]);
     let mut world = cleared(testing::memory(Durability::UntilFlush));
-    batch.clear();
-    sweep(&*world.engine, 3, 1_000, &mut world.progress, &mut batch).unwrap();
-    assert_eq!(batch.len(), 3, "one range, the note and the record");
+    world.commit(&[Write::Set(30)], 0);
+    let (swept, deletes) = world.step(1_000);
+    // 30 keys before what was written since; its old version with the 29 keys behind it.
+    assert_eq!((swept.removed_versions, deletes), (u64::from(KEYS), [60, 0]));
+}
+
+#[test]
+fn a_long_run_is_removed_at_once_though_it_takes_steps_to_walk_over() {
+    let mut world = cleared(testing::memory(Durability::UntilFlush));
+    world.sweep(1);
+    assert_eq!(world.counters.rows, u64::from(KEYS) - 1);
+    // From one step to the next others write elsewhere.
+    let step = |world: &mut World| {
+        let (swept, deletes) = world.step(34);
+        world.commit(&[Write::Set(0)], 1);
+        (swept.rows_cleared, deletes)
+    };
+    assert_eq!(step(&mut world), (0, [0, 0]));
+    assert_eq!(step(&mut world), (u64::from(KEYS) - 1, [0, 1]));
+    world.finish(100);
+}
+
+#[test]
+fn a_run_into_which_somebody_writes_is_walked_over_again_and_removed_in_pieces() {
+    for told in [true, false] {
+        let mut world = cleared(testing::memory(Durability::UntilFlush));
+        let (swept, deletes) = world.step(41);
+        assert_eq!((swept.rows_cleared, deletes), (0, [0, 0]));
+        world.tells_all = told;
+        world.commit(&[Write::Set(39), Write::Delete(5), Write::Set(41)], 2);
+        world.tells_all = true;
+        // 0 to 4, 5 to 38 as a range, 39 and 40, 41; what was written is passed over.
+        let (swept, deletes) = world.step(46);
+        assert_eq!((swept.rows_cleared, deletes), (42, [5 + 2 + 1, 1]), "{swept:?}");
+        world.finish(100);
+    }
+}
+
+#[test]
+fn deleted_neighbours_go_whatever_order_they_were_deleted_in() {
+    for place in testing::all(Durability::UntilFlush) {
+        let mut world = World::new(place);
+        world.act(&Action::SetAll);
+        (10..50).rev().for_each(|key| world.commit(&[Write::Delete(key)], 0));
+        (0..20).for_each(|_| world.commit(&[Write::Set(12), Write::Set(45)], 0));
+        world.commit(&[Write::Delete(3), Write::Delete(12)], 0);
+        let (swept, deletes) = world.step(1_000);
+        // 41 keys of two versions; 12 and what was written of it since.
+        assert_eq!((swept.removed_versions, swept.rows_cleared, swept.more), (82 + 21, 0, false));
+        assert_eq!(deletes, [82 + 21, 0]);
+        assert_eq!((world.notes(), world.entries(Table::Data)), (0, usize::from(KEYS) - 41 + 20));
+        world.finish(100);
+    }
+}
+
+#[test]
+fn notes_that_exceed_the_budget_are_left_for_the_next_step() {
+    let mut world = World::new(testing::memory(Durability::UntilFlush));
+    (0..10).for_each(|key| (0..40).for_each(|_| world.commit(&[Write::Set(key)], 0)));
+    (0..10).rev().for_each(|key| world.commit(&[Write::Delete(key)], 0));
+    world.commit(&[], 0);
+    let mut steps = 0;
+    while world.step(60).0.more {
+        steps += 1;
+        assert!(world.notes() > 0);
+    }
+    assert!((3..=9).contains(&steps), "{steps}");
+    world.finish(100);
 }
 
 #[test]
@@ -364,8 +464,9 @@ fn a_deleted_key_of_many_versions_goes_at_once_with_its_note() {
         world.act(&Action::SetOften(1));
         world.commit(&[Write::Set(0), Write::Set(2)], 0);
         world.commit(&[Write::Delete(1)], 0);
-        let swept = world.sweep(1);
+        let (swept, deletes) = world.step(1);
         assert_eq!((swept.entries_looked_at, swept.rows_cleared, swept.more), (33, 0, false));
+        assert_eq!(deletes, [32, 1]);
         assert_eq!((world.entries(Table::Data), world.notes()), (2, 0));
         world.check();
     }
@@ -389,19 +490,27 @@ fn nothing_above_the_floor_is_swept() {
 #[test]
 fn a_note_without_its_tombstone_removes_no_value() {
     let engine = testing::memory(Durability::UntilFlush).engine();
-    let (mut batch, mut encoded) = (WriteBatch::new(), Vec::new());
-    garbage::put_key_tombstone(&mut batch, 5, 0, &prefix(1));
-    garbage::put_key_tombstone(&mut batch, 7, 0, &prefix(2));
-    for version in [6, 7] {
-        key_codec::set_versioned(&mut encoded, &prefix(2), version);
-        batch.put_parts(Table::Data, &[&encoded], &key_codec::row_parts(Some(b"value")));
-    }
-    engine.write(&batch).unwrap();
-    batch.clear();
-    let error = sweep(&*engine, 9, 100, &mut SweepProgress::default(), &mut batch).unwrap_err();
-    assert!(matches!(&error, KvError::Corruption(text) if text.contains("a value of version 7")), "{error}");
+    let step = |fill: &dyn Fn(&mut WriteBatch)| {
+        let mut batch = WriteBatch::new();
+        fill(&mut batch);
+        engine.write(&batch).unwrap();
+        batch.clear();
+        let swept = sweep(&*engine, 9, 100, &mut SweepProgress::default(), &mut batch)?;
+        engine.write(&batch).unwrap();
+        Ok(swept)
+    };
     // A key of which nothing is left is no damage.
-    assert_eq!(batch.iter().collect::<Vec<_>>().len(), 1);
+    let swept = step(&|batch| garbage::put_key_tombstone(batch, 5, 0, &prefix(1))).unwrap();
+    assert_eq!((swept.entries_looked_at, swept.more), (1, false));
+    let error: KvError = step(&|batch| {
+        garbage::put_key_tombstone(batch, 7, 0, &prefix(2));
+        for version in [6, 7] {
+            let key = [&prefix(2)[..], &key_codec::version_suffix(version)].concat();
+            batch.put_parts(Table::Data, &[&key], &key_codec::row_parts(Some(b"value")));
+        }
+    })
+    .unwrap_err();
+    assert!(matches!(&error, KvError::Corruption(text) if text.contains("a value of version 7")), "{error}");
 }
 
 #[test]

@@ -71,6 +71,10 @@ impl Engine for FlushingEngine {
         self.inner.statistics()
     }
 
+    fn batches_written(&self) -> u64 {
+        self.inner.batches_written()
+    }
+
     fn set_filter_floor(&self, version: u64) {
         self.inner.set_filter_floor(version);
     }

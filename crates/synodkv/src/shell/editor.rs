@@ -105,7 +105,8 @@ fn candidates(line: &str, cursor: usize) -> (usize, Vec<String>) {
     let names = || COMMANDS.iter().map(|command| command.name);
     let all: Vec<&str> = match earlier.next() {
         None => names().collect(),
-        Some("help") => names().filter(|_| earlier.next().is_none()).collect(),
+        Some("help") if earlier.next().is_none() => names().collect(),
+        Some("help") => Vec::new(),
         Some(name) => {
             let options = find(name).map(|command| command.options).unwrap_or_default();
             // A key may be anything: options are offered to whoever begins one.

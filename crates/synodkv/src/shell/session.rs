@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use kv_client::{ClientError, Committed, Database, ErrorCode, Transaction, TransactionOptions, Version};
 use serde_json::{Map, Value};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::cli::{ShellArgs, ThriftTarget, check_addresses};
 use crate::failure::Failure;
@@ -28,7 +29,7 @@ pub struct Session {
     notation: Notation,
     format: Format,
     /// Somebody watches: writes are confirmed, and Ctrl-C ends what is under way instead of the shell.
-    is_interactive: bool,
+    interrupts: Option<Signal>,
     family: String,
     database: Option<Database>,
     open: Option<Open>,
@@ -50,12 +51,13 @@ pub enum Next {
 impl Session {
     pub fn new(args: &ShellArgs, is_interactive: bool) -> Result<Self, Failure> {
         check_addresses("--addr", &args.target.addresses)?;
+        let interrupts = is_interactive.then(|| signal(SignalKind::interrupt())).transpose()?;
         Ok(Session {
             target: args.target.clone(),
             timeout: Duration::from_secs(args.target.timeout_seconds.max(1)),
             notation: args.presentation.notation(),
             format: args.presentation.format,
-            is_interactive,
+            interrupts,
             family: args.family.clone(),
             database: None,
             open: None,
@@ -139,7 +141,7 @@ impl Session {
         let committed = self.bounded(open.transaction.commit()).await;
         let committed = committed.map_err(|cut| match cut {
             Cut::Short(reason) => Failure::Failed(format!("{reason}: it is unknown whether the commit happened")),
-            Cut::Failed(error) => commit_failure(error),
+            Cut::Failed(error) => commit_failure(error, self.notation),
         })?;
         self.tell_commit("commit", &committed, open.has_written)
     }
@@ -159,7 +161,8 @@ impl Session {
             return Err(Failure::Usage(reason.to_string()));
         }
         let transaction = open.transaction.clone();
-        let outcome = self.bounded(execute(&transaction, statement, self.notation)).await;
+        let notation = self.notation;
+        let outcome = self.bounded(execute(&transaction, statement, notation)).await;
         let open = self.open.as_mut().expect("nobody else ends it");
         match outcome {
             Ok(outcome) => {
@@ -184,15 +187,16 @@ impl Session {
             max_retries: statement.at.map(|_| 0),
             ..TransactionOptions::default()
         };
+        let notation = self.notation;
         let body = async |transaction: Transaction| {
             if let Some(version) = statement.at {
                 transaction.set_read_version(version)?;
             }
-            execute(&transaction, statement, self.notation).await
+            execute(&transaction, statement, notation).await
         };
         let done = tokio::select! {
             done = database.run_with(options, body) => done.map_err(failure_of),
-            () = self.interruption() => {
+            () = interruption(&mut self.interrupts) => {
                 let what = if statement.action.writes() { "interrupted; the write may have happened" } else { "interrupted" };
                 Err(Failure::Failed(what.to_string()))
             }
@@ -205,21 +209,13 @@ impl Session {
     }
 
     /// Waits no longer than one is willing to.
-    async fn bounded<T, E>(&self, work: impl Future<Output = Result<T, E>>) -> Result<T, Cut<E>> {
+    async fn bounded<T, E>(&mut self, work: impl Future<Output = Result<T, E>>) -> Result<T, Cut<E>> {
         tokio::select! {
             done = tokio::time::timeout(self.timeout, work) => match done {
                 Ok(done) => done.map_err(Cut::Failed),
                 Err(_) => Err(Cut::Short(format!("no answer within {} s", self.timeout.as_secs()))),
             },
-            () = self.interruption() => Err(Cut::Short("interrupted".to_string())),
-        }
-    }
-
-    async fn interruption(&self) {
-        match self.is_interactive {
-            // Without it there is nothing that Ctrl-C could interrupt, and time ends the wait.
-            true if tokio::signal::ctrl_c().await.is_ok() => {}
-            _ => std::future::pending().await,
+            () = interruption(&mut self.interrupts) => Err(Cut::Short("interrupted".to_string())),
         }
     }
 
@@ -238,7 +234,7 @@ impl Session {
             return self.confirm(command, present::commit_json(committed, has_written, self.notation), "");
         }
         // A single write says as little as `synodkv set` does, unless somebody watches.
-        let text = match self.is_interactive || command == "commit" {
+        let text = match self.interrupts.is_some() || command == "commit" {
             true => present::commit_text(committed, has_written, self.notation),
             false => present::stamped_text(committed, self.notation),
         };
@@ -253,7 +249,7 @@ impl Session {
             line.extend(fields);
             return output::write_json(&line);
         }
-        if self.is_interactive && !text.is_empty() { output::write_line(text) } else { Ok(()) }
+        if self.interrupts.is_some() && !text.is_empty() { output::write_line(text) } else { Ok(()) }
     }
 }
 
@@ -262,6 +258,13 @@ enum Cut<E> {
     /// Nobody waits for it any more.
     Short(String),
     Failed(E),
+}
+
+async fn interruption(interrupts: &mut Option<Signal>) {
+    match interrupts {
+        Some(signal) => drop(signal.recv().await),
+        None => std::future::pending().await,
+    }
 }
 
 fn no_transaction() -> Failure {
@@ -275,16 +278,11 @@ fn failure_of(stop: Stop) -> Failure {
     }
 }
 
-fn commit_failure(error: ClientError) -> Failure {
-    let (is_void, is_conflict) = (!error.maybe_committed(), error.code() == Some(&ErrorCode::Conflict));
-    let mut text = Failure::from(error).to_string();
-    if is_void {
-        text.push_str("; nothing was written");
-    }
-    if is_conflict {
-        text.push_str(": begin again");
-    }
-    Failure::Failed(text)
+fn commit_failure(error: ClientError, notation: Notation) -> Failure {
+    let void = if error.maybe_committed() { "" } else { "; nothing was written" };
+    let again = if error.code() == Some(&ErrorCode::Conflict) { ": begin again" } else { "" };
+    let meanwhile = present::conflicting(&error, notation);
+    Failure::Failed(format!("{}{meanwhile}{void}{again}", Failure::from(error)))
 }
 
 fn help() -> String {

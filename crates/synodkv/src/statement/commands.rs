@@ -332,7 +332,7 @@ impl Command {
     pub fn help(&self) -> String {
         let mut lines = vec![self.usage(), format!("  {}", sentence(self.about))];
         if !self.details.is_empty() {
-            lines.push(format!("  {}", self.details));
+            lines.extend(wrap(self.details));
         }
         let option =
             |option: &Opt| format!("{} {}", option.name, option.value.unwrap_or_default()).trim_end().to_string();
@@ -341,6 +341,21 @@ impl Command {
         lines.push(format!("  Example: {}", self.example));
         lines.join("\n")
     }
+}
+
+/// Lines of at most 100 columns, indented by two.
+fn wrap(text: &str) -> Vec<String> {
+    let mut lines = vec![" ".to_string()];
+    for word in text.split_whitespace() {
+        let last = lines.last_mut().expect("never empty");
+        if last.len() + 1 + word.len() > 100 && last.len() > 1 {
+            lines.push(format!("  {word}"));
+        } else {
+            last.push(' ');
+            last.push_str(word);
+        }
+    }
+    lines
 }
 
 fn sentence(about: &str) -> String {
@@ -387,9 +402,20 @@ mod tests {
     }
 
     #[test]
+    fn long_texts_are_wrapped_between_words() {
+        assert_eq!(wrap("a few words"), ["  a few words"]);
+        let lines = wrap(&"word ".repeat(50));
+        assert!(
+            lines.len() == 3 && lines.iter().all(|line| line.len() <= 100 && line.starts_with("  word")),
+            "{lines:?}"
+        );
+    }
+
+    #[test]
     fn lists_line_up() {
         let list = list(|command| !command.is_for_shell_only());
-        assert!(list.starts_with("  get KEY                              print the value of a key\n"), "{list}");
+        let column = |about: &str| list.lines().find_map(|line| line.find(about)).expect("a line");
+        assert_eq!(column("print the value of a key"), column("set a key to a value"), "{list}");
         assert!(!list.contains("rollback"));
     }
 }

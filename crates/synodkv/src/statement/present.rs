@@ -1,6 +1,6 @@
 //! What statements brought, for people or for programs.
 
-use kv_client::{Committed, Row};
+use kv_client::{ClientError, Committed, Row};
 use serde_json::{Map, Value, json};
 
 use super::execute::Outcome;
@@ -105,9 +105,21 @@ pub fn commit_json(committed: &Committed, has_written: bool, notation: Notation)
     fields
 }
 
+/// Conflicting keys that are named, at most.
+const CONFLICTING_KEYS: usize = 10;
+
+/// What somebody else wrote, after a conflict; empty, where that is not known.
+pub fn conflicting(error: &ClientError, notation: Notation) -> String {
+    let keys = error.conflicting_keys();
+    let shown: Vec<String> =
+        keys.iter().take(CONFLICTING_KEYS).map(|key| format!("`{}`", notation.show(&key.key))).collect();
+    let more = if keys.len() > shown.len() { format!(" and {} more", keys.len() - shown.len()) } else { String::new() };
+    if shown.is_empty() { String::new() } else { format!("; written meanwhile: {}{more}", shown.join(", ")) }
+}
+
 #[cfg(test)]
 mod tests {
-    use kv_client::Version;
+    use kv_client::{ErrorCode, KeyRef, Version};
 
     use super::*;
 
@@ -163,5 +175,19 @@ mod tests {
         );
         let read = Committed { version: Version(3), ..Committed::default() };
         assert_eq!(commit_text(&read, false, NOTATION), "nothing to commit; read at version 3\n");
+    }
+
+    #[test]
+    fn a_conflict_names_the_first_keys_that_were_written_meanwhile() {
+        let error = |count: u8| ClientError::Refused {
+            code: ErrorCode::Conflict,
+            message: "conflict".to_string(),
+            retryable: true,
+            maybe_committed: false,
+            conflicting_keys: (0..count).map(|number| KeyRef::new(vec![b'a' + number])).collect(),
+        };
+        assert_eq!(conflicting(&error(0), NOTATION), "");
+        assert_eq!(conflicting(&error(2), NOTATION), "; written meanwhile: `a`, `b`");
+        assert!(conflicting(&error(12), NOTATION).ends_with(", `j` and 2 more"));
     }
 }

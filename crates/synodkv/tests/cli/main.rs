@@ -1,8 +1,13 @@
 //! The program as a user meets it: real processes, their output and their exit status.
 
+mod bench;
 mod fake_replicas;
 mod replicated;
 mod server;
+mod shell;
+mod terminal;
+mod txn;
+mod watch;
 
 use std::process::{Command, Output};
 
@@ -52,6 +57,30 @@ fn a_missing_key_prints_nothing_and_exits_with_1() {
     assert_exit(&output, 1);
     assert_eq!(text(&output.stdout), "");
     assert!(text(&output.stderr).contains("no such key: nothing"));
+}
+
+#[test]
+fn families_are_created_used_listed_and_dropped() {
+    let server = Server::start();
+    let output = run(&server, &["set", "--family", "orders", "1", "paid"]);
+    assert_exit(&output, 1);
+    let error = text(&output.stderr);
+    assert!(error.contains("`synodkv family create orders` creates it"), "{error}");
+    assert_eq!(printed(run(&server, &["family", "create", "orders"])), "column family orders exists\n");
+    assert_eq!(printed(run(&server, &["set", "--family", "orders", "1", "paid"])), "");
+    assert_eq!(printed(run(&server, &["get", "--family", "orders", "1"])), "paid\n");
+    assert_eq!(printed(run(&server, &["family", "list"])), "default\norders\n");
+    let listed = printed_json(&run(&server, &["family", "list", "--format", "json"]));
+    assert_eq!(listed["column_families"][1]["name"], "orders");
+    assert!(printed(run(&server, &["status"])).contains("families default, orders"));
+    let dropped = printed(run(&server, &["family", "drop", "orders"]));
+    assert_eq!(dropped, "column family orders is gone, with all its rows\n");
+    let again = run(&server, &["family", "drop", "orders"]);
+    assert_exit(&again, 1);
+    assert!(text(&again.stderr).contains("Column family 'orders' not found"), "{}", text(&again.stderr));
+    let nonsense = run(&server, &["family", "create", "a/b"]);
+    assert_exit(&nonsense, 2);
+    assert!(text(&nonsense.stderr).contains("1 to 64 letters"), "{}", text(&nonsense.stderr));
 }
 
 #[test]
@@ -193,52 +222,6 @@ fn what_was_written_is_there_after_a_restart() {
     assert_eq!(server.stop("TERM"), Some(0));
     let server = Server::start_in(folder.path(), "rocksdb");
     assert_eq!(printed(run(&server, &["get", "hello"])), "world\n");
-}
-
-#[test]
-fn bench_reports_throughput_latency_and_errors() {
-    let server = Server::start();
-    for workload in ["put", "get", "mixed", "commit"] {
-        let options = ["--concurrency", "16", "--connections", "4", "--keys", "100", "--seconds", "1"];
-        let command = [&["bench", "--format", "json", "--workload", workload], &options[..]].concat();
-        let output = run(&server, &command);
-        assert_exit(&output, 0);
-        let report = printed_json(&output);
-        assert!(report["throughput"].as_f64().is_some_and(|rate| rate > 0.0), "{report}");
-        assert!(report["p50_us"].as_u64() <= report["p99_us"].as_u64(), "{report}");
-        assert_eq!(report["errors"], 0, "{report}");
-    }
-}
-
-#[test]
-fn bench_keeps_to_a_rate() {
-    let server = Server::start();
-    let output = run(&server, &["bench", "--rate", "200", "--seconds", "1", "--format", "json"]);
-    assert_exit(&output, 0);
-    let operations = printed_json(&output)["operations"].as_u64().expect("a number");
-    assert!((150..=200).contains(&operations), "{operations}");
-}
-
-#[test]
-fn a_lost_acknowledged_key_is_found() {
-    let server = Server::start();
-    let folder = tempfile::tempdir().expect("a folder");
-    let record = folder.path().join("acknowledged");
-    let record = record.to_str().expect("UTF-8");
-    printed(run(&server, &["bench", "--unique", "--acknowledged", record, "--seconds", "1", "--rate", "500"]));
-    let check = ["bench", "check", "--acknowledged", record, "--format", "json"];
-    let output = run(&server, &check);
-    assert_exit(&output, 0);
-    let checked = printed_json(&output)["checked"].as_u64().expect("a number");
-    assert!(checked > 100, "{checked}");
-
-    let first = std::fs::read_to_string(record).expect("the record");
-    let (key, _) = first.split_once('\t').expect("a key");
-    printed(run(&server, &["delete", key]));
-    let output = run(&server, &check);
-    assert_exit(&output, 1);
-    assert_eq!(printed_json(&output)["missing"], 1);
-    assert!(text(&output.stderr).contains(key));
 }
 
 #[test]

@@ -69,11 +69,23 @@ impl Server {
 
     /// Sends a signal and waits for the end; the exit status.
     pub fn stop(&mut self, signal: &str) -> Option<i32> {
-        let id = self.process.id().to_string();
-        let sent = Command::new("kill").args(["-s", signal, &id]).status().expect("kill runs");
-        assert!(sent.success());
+        send_signal(self.process.id(), signal);
         self.process.wait().expect("it was started here").code()
     }
+
+    /// It answers nobody until it is resumed.
+    pub fn pause(&self) {
+        send_signal(self.process.id(), "STOP");
+    }
+
+    pub fn resume(&self) {
+        send_signal(self.process.id(), "CONT");
+    }
+}
+
+pub fn send_signal(process: u32, signal: &str) {
+    let sent = Command::new("kill").args(["-s", signal, &process.to_string()]).status().expect("kill runs");
+    assert!(sent.success());
 }
 
 impl Drop for Server {

@@ -23,6 +23,8 @@ pub struct Settings {
     pub isolation: LinkState,
     /// Replicas have certificates.
     pub tls: bool,
+    /// How long versions stay readable.
+    pub readable_window_ms: u64,
 }
 
 impl Default for Settings {
@@ -35,6 +37,7 @@ impl Default for Settings {
             short_log: false,
             isolation: LinkState::Closed,
             tls: false,
+            readable_window_ms: 60_000,
         }
     }
 }
@@ -96,6 +99,11 @@ pub trait TestCluster: Sized {
     }
 
     // ---- what follows from the above
+
+    /// Whether a server that ends loses its rows for good: nothing but an engine that keeps them in memory has them.
+    fn forgets_all_at_exit(&self) -> bool {
+        cfg!(not(feature = "rocksdb")) && self.replicas() == 1
+    }
 
     fn running(&self) -> Vec<usize> {
         (0..self.servers()).filter(|server| self.is_running(*server)).collect()
@@ -270,9 +278,15 @@ pub async fn http_get(address: &str, path: &str) -> Result<(u16, String), String
 
 /// Follows where it is pointed to, as `curl -L` does.
 pub async fn http_post(address: &str, path: &str) -> Result<(u16, Value), String> {
+    http_send("POST", address, path).await
+}
+
+/// The same, for any method.
+pub async fn http_send(method: &str, address: &str, path: &str) -> Result<(u16, Value), String> {
     let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(30)).build();
     let url = format!("http://{address}{path}");
-    let response = client.expect("a client").post(url).send().await.map_err(|error| format!("{error:?}"))?;
+    let method = method.parse::<reqwest::Method>().expect("a method");
+    let response = client.expect("a client").request(method, url).send().await.map_err(|error| format!("{error:?}"))?;
     let code = response.status().as_u16();
     let body = response.bytes().await.map_err(|error| format!("{error:?}"))?;
     Ok((code, serde_json::from_slice(&body).map_err(|error| format!("{error}: {body:?}"))?))

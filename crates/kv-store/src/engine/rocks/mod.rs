@@ -19,7 +19,10 @@ mod options;
 #[cfg(test)]
 mod tests;
 
-use std::path::Path;
+use std::{
+    path::Path,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 use bytes::Bytes;
 use kv_api::KvError;
@@ -38,6 +41,16 @@ use options::{Create, database_options, families, family_name, is_former_layout}
 pub use install::RocksInstall;
 pub use options::RocksOptions;
 
+/// Write buffers that hold so many deleted entries are written out, so that a compaction removes them: readers pass over them
+/// one by one, some microseconds for ten.
+const MOST_DELETES_UNFLUSHED: u64 = 50_000;
+
+/// Files that are not compacted yet, of which RocksDB bears 20 before it slows writers down.
+const MOST_FILES_TO_ADD_TO: u64 = 8;
+
+/// A deleted range counts as so many of them: seeks into adjacent ones go through them all, and take longer for each.
+const DELETES_OF_RANGE: u64 = 500;
+
 /// A RocksDB database. Dropping it closes it; one process at a time may have a folder open.
 pub struct RocksEngine {
     /// Before the folder, so that it is closed when the files go.
@@ -48,6 +61,9 @@ pub struct RocksEngine {
     /// Kept for its statistics.
     options: Options,
     write_options: WriteOptions,
+    batches_written: AtomicU64,
+    /// Deletes since write buffers were written out last, roughly.
+    deletes: AtomicU64,
 }
 
 impl RocksEngine {
@@ -67,7 +83,16 @@ impl RocksEngine {
             Durability::EveryWrite => write_options.set_sync(true),
             Durability::UntilFlush => write_options.disable_wal(true),
         }
-        Ok(RocksEngine { db, folder, filter_floor, opened_with: options, options: db_options, write_options })
+        Ok(RocksEngine {
+            db,
+            folder,
+            filter_floor,
+            opened_with: options,
+            options: db_options,
+            write_options,
+            batches_written: AtomicU64::new(0),
+            deletes: AtomicU64::new(0),
+        })
     }
 
     /// Where the database lies.
@@ -94,6 +119,30 @@ impl RocksEngine {
             rows.status().map_err(|error| self.failed(error))?;
         }
         Ok(())
+    }
+
+    /// All write buffers as one; `wait`: until they are files.
+    fn flush_all(&self, wait: bool) -> Result<(), KvError> {
+        self.deletes.store(0, Ordering::Relaxed);
+        let mut flush = FlushOptions::default();
+        flush.set_wait(wait);
+        let families = Table::ALL.map(|table| self.family(table));
+        self.db.flush_cfs_opt(&families, &flush).map_err(|error| self.failed(error))
+    }
+
+    fn flush_after_many(&self, deletes: u64) {
+        if deletes == 0 || self.deletes.fetch_add(deletes, Ordering::Relaxed) + deletes < MOST_DELETES_UNFLUSHED {
+            return;
+        }
+        // Where compactions are behind, more files would only make writers wait for them.
+        let files = self.property(Table::Data, &properties::num_files_at_level(0));
+        if files.is_some_and(|files| files > MOST_FILES_TO_ADD_TO) {
+            return;
+        }
+        // The batch is written; what stands in the way of flushing, the next write or flush meets, too.
+        if let Err(error) = self.flush_all(false) {
+            tracing::debug!(%error, "write buffers with many deletes are not flushed");
+        }
     }
 
     fn failed(&self, error: rocksdb::Error) -> KvError {
@@ -150,19 +199,34 @@ impl Engine for RocksEngine {
             Table::Meta => meta,
             Table::Garbage => garbage,
         };
+        let mut deletes = 0;
         for entry in batch.iter() {
             match entry {
                 BatchEntry::Put { table, key, value } => writes.put_cf(family(table), key, value),
-                BatchEntry::Delete { table, key } => writes.delete_cf(family(table), key),
-                BatchEntry::DeleteRange { table, begin, end } => writes.delete_range_cf(family(table), begin, end),
+                BatchEntry::Delete { table, key } => {
+                    writes.delete_cf(family(table), key);
+                    deletes += 1;
+                }
+                BatchEntry::DeleteRange { table, begin, end } => {
+                    writes.delete_range_cf(family(table), begin, end);
+                    deletes += DELETES_OF_RANGE;
+                }
             }
         }
         let written = self.db.write_opt(writes, &self.write_options).map_err(|error| self.failed(error));
+        if written.is_ok() {
+            self.batches_written.fetch_add(1, Ordering::Relaxed);
+            self.flush_after_many(deletes);
+        }
         match (written, self.opened_with.durability) {
             // What a failed write to the write-ahead log left there is not known.
             (Err(KvError::StorageFull(reason)), Durability::EveryWrite) => Err(KvError::Storage(reason)),
             (written, _) => written,
         }
+    }
+
+    fn batches_written(&self) -> u64 {
+        self.batches_written.load(Ordering::Relaxed)
     }
 
     fn cursor(&self, table: Table, lower: &[u8], upper: &[u8]) -> Result<Box<dyn Cursor + '_>, KvError> {
@@ -184,10 +248,7 @@ impl Engine for RocksEngine {
     }
 
     fn flush(&self) -> Result<(), KvError> {
-        let mut flush = FlushOptions::default();
-        flush.set_wait(true);
-        let families = Table::ALL.map(|table| self.family(table));
-        self.db.flush_cfs_opt(&families, &flush).map_err(|error| self.failed(error))
+        self.flush_all(true)
     }
 
     fn persisted_get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, KvError> {

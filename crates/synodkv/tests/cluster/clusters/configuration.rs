@@ -5,6 +5,9 @@ use std::path::Path;
 use crate::cluster::Settings;
 use crate::ports::free_address;
 
+/// Builds without RocksDB have nothing else.
+const ENGINE: &str = if cfg!(feature = "rocksdb") { "rocksdb" } else { "memory" };
+
 /// Where one replica listens. Its ports stay the same over a restart.
 #[derive(Clone, Debug)]
 pub struct Member {
@@ -31,6 +34,8 @@ pub fn configuration(settings: &Settings, listen: &Member, members: &[Member], d
          no_primary_wait_ms = {}\n\
          [storage]\n\
          data_dir = \"{}\"\n\
+         engine = \"{}\"\n\
+         readable_window_ms = {}\n\
          write_buffer_mb = {}\n\
          block_cache_mb = 8\n\
          [replication]\n\
@@ -40,6 +45,8 @@ pub fn configuration(settings: &Settings, listen: &Member, members: &[Member], d
         settings.request_timeout_ms,
         settings.no_primary_wait_ms,
         data_dir.display(),
+        ENGINE,
+        settings.readable_window_ms,
         settings.write_buffer_mb,
     );
     if settings.short_log {
