@@ -214,7 +214,7 @@ impl World {
         self.written.values_mut().for_each(|versions| drop(versions.split_off(&lost)));
         self.clears = garbage::load_range_clears(&*self.engine).unwrap();
         let range_delete_entries = self.progress.range_delete_entries;
-        self.progress = SweepProgress { range_delete_entries, ..SweepProgress::default() };
+        self.progress = SweepProgress::new(range_delete_entries);
     }
 
     /// From the horizon on everything reads as if nothing had ever been removed, and conflicts are found.
