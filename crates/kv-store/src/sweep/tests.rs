@@ -21,8 +21,10 @@ use crate::{
 /// More than one run that is removed as a range holds.
 const KEYS: u8 = 60;
 
-/// From so many entries on a run is removed as a range: few enough for these tests to reach.
-const LONG_RUN: u64 = 32;
+/// Runs that these tests reach are long enough.
+fn progress() -> SweepProgress {
+    SweepProgress::new(32)
+}
 
 fn prefix(key: u8) -> Vec<u8> {
     key_codec::prefix("", &[key])
@@ -92,7 +94,7 @@ impl World {
             engine,
             counters: Counters::decode(None),
             clears: vec![],
-            progress: SweepProgress { range_delete_entries: LONG_RUN, ..SweepProgress::default() },
+            progress: progress(),
             tells_all: true,
             everything,
             written,
@@ -212,7 +214,7 @@ impl World {
         self.written.values_mut().for_each(|versions| drop(versions.split_off(&lost)));
         self.clears = garbage::load_range_clears(&*self.engine).unwrap();
         let range_delete_entries = self.progress.range_delete_entries;
-        self.progress = SweepProgress { range_delete_entries, ..SweepProgress::default() };
+        self.progress = SweepProgress::new(range_delete_entries);
     }
 
     /// From the horizon on everything reads as if nothing had ever been removed, and conflicts are found.
@@ -480,7 +482,7 @@ fn nothing_above_the_floor_is_swept() {
     let mut batch = WriteBatch::new();
     for (floor, notes_done) in [(2, 0), (3, 1), (4, 1), (5, 2)] {
         batch.clear();
-        let mut progress = SweepProgress::default();
+        let mut progress = SweepProgress::new(RANGE_DELETE_ENTRIES);
         assert!(!sweep(&*world.engine, floor, 1_000, &mut progress, &mut batch).unwrap().more);
         let notes = |entry: &BatchEntry<'_>| matches!(entry, BatchEntry::Delete { table: Table::Garbage, .. });
         assert_eq!(batch.iter().filter(notes).count(), notes_done, "at {floor}");
@@ -495,7 +497,7 @@ fn a_note_without_its_tombstone_removes_no_value() {
         fill(&mut batch);
         engine.write(&batch).unwrap();
         batch.clear();
-        let swept = sweep(&*engine, 9, 100, &mut SweepProgress::default(), &mut batch)?;
+        let swept = sweep(&*engine, 9, 100, &mut SweepProgress::new(RANGE_DELETE_ENTRIES), &mut batch)?;
         engine.write(&batch).unwrap();
         Ok(swept)
     };
