@@ -6,7 +6,7 @@
 use std::cell::RefCell;
 
 /// Every marked path: a rule's exceptional branch, or a branch of liveness, recovery and sessions.
-pub const POINTS: [&str; 59] = [
+pub const POINTS: [&str; 60] = [
     "birth.founded",
     "birth.told_again",
     "foreign.former_boot",
@@ -66,6 +66,7 @@ pub const POINTS: [&str; 59] = [
     "snapshot.installed",
     "snapshot.needs_database",
     "snapshot.repeated",
+    "snapshot.waits_for_lease",
 ];
 
 /// The place of a name in [`POINTS`].

@@ -94,6 +94,8 @@ struct Transfer {
     repeated: u64,
     /// Not before this, for the rate.
     ask_at: Instant,
+    /// The database is complete; a lease forbids to promise its view for now.
+    held_back: Option<Box<ReplicatedState>>,
     /// The database is complete, and the log's tail is being read.
     state: Option<Box<ReplicatedState>>,
 }
@@ -118,6 +120,13 @@ pub(super) struct CatchUp {
 }
 
 impl CatchUp {
+    /// Whether a database is complete whose view is above `promised`: it will be promised soon, so that no lease may be
+    /// granted any more.
+    pub fn will_promise_above(&self, promised: View) -> bool {
+        let complete = self.transfer.as_ref().filter(|t| t.held_back.is_some() || t.state.is_some());
+        complete.is_some_and(|transfer| transfer.view > promised)
+    }
+
     /// From the start on a snapshot is needed that reaches at least there.
     pub fn want(&mut self, through: Sequence) {
         self.required = through;
@@ -199,6 +208,7 @@ impl Replica {
             last_progress: self.now,
             repeated: 0,
             ask_at: self.now,
+            held_back: None,
             state: None,
         }));
         self.outputs.install.push(InstallStep::Begin { generation });
@@ -233,6 +243,7 @@ impl Replica {
             self.catch_up.wanted = None;
             self.drop_transfer(None);
         }
+        self.resume_held_back();
         let Some(transfer) = &mut self.catch_up.transfer else { return self.begin_transfer() };
         let is_all_received = transfer.id != 0 && transfer.received == transfer.total_bytes;
         if !is_all_received && self.now.since_us(transfer.last_progress) >= self.options.retry_us {
@@ -340,9 +351,41 @@ impl Replica {
             }
             InstallEvent::Failed { .. } => self.drop_transfer(Some(source)),
             InstallEvent::Finished { state, .. } => match ReplicatedState::from_bytes(&state) {
-                Some(state) if self.fits(&state) => self.finish_catch_up(state),
+                Some(state) if self.fits(&state) => self.finish_when_free(state),
                 _ => self.drop_transfer(Some(source)),
             },
+        }
+    }
+
+    /// Installing may promise a view that nobody has a quorum's promises for: a source that has started again knows no
+    /// better than its own promise. So it waits for the end of a lease like any other promise.
+    fn finish_when_free(&mut self, state: ReplicatedState) {
+        if self.lease_forbids_install() {
+            coverage!("snapshot.waits_for_lease");
+            self.catch_up.transfer.as_mut().expect("it is being finished").held_back = Some(Box::new(state));
+        } else {
+            self.finish_catch_up(state);
+        }
+    }
+
+    fn lease_forbids_install(&self) -> bool {
+        self.catch_up.transfer.as_ref().is_some_and(|transfer| self.lease_forbids_install_of(transfer.view))
+    }
+
+    fn lease_forbids_install_of(&self, view: View) -> bool {
+        let raised = Some(view).filter(|view| *view > self.acceptor.promised());
+        raised.and_then(View::owner).is_some_and(|owner| self.lease_forbids(owner, View::BIRTH))
+    }
+
+    fn resume_held_back(&mut self) {
+        if self.lease_forbids_install() {
+            return;
+        }
+        let Some(transfer) = &mut self.catch_up.transfer else { return };
+        let Some(state) = transfer.held_back.take() else { return };
+        match self.fits(&state) {
+            true => self.finish_catch_up(*state),
+            false => self.drop_transfer(None),
         }
     }
 
@@ -399,10 +442,10 @@ impl Replica {
         }
         let (base, view) = (state.sequence, transfer.view);
         let is_raised = view > self.acceptor.promised();
+        assert!(!self.lease_forbids_install_of(view), "a copy raises the promise to {view} under a lease");
         let ticket = self.acceptor.install_snapshot(transfer.generation, base, view, tail);
         self.learner.install_snapshot(base, view);
         if is_raised {
-            // That view has a quorum's promises already: see `lease`.
             self.granted = None;
             self.become_secondary(None);
         }

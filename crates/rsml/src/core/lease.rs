@@ -6,8 +6,8 @@
 //! of a quorum (itself included), no candidate gets the promises of one, and nothing can be chosen that it does not know.
 //!
 //! Invariants:
-//! - Who granted a lease in a view promises nothing to another replica before the grant is over: neither in a 1b nor to
-//!   itself as a candidate. The only exception is a candidate to which the primary of that very view handed over: it gave
+//! - Who granted a lease in a view promises nothing to another replica before the grant is over: neither in a 1b, nor to
+//!   itself as a candidate, nor by installing a copy of a database. The only exception is a candidate to which the primary of that very view handed over: it gave
 //!   up its lease before, for good. Following a higher view in a 2a is no such promise: a quorum has made it already.
 //! - Grants are not durable. At each start a replica assumes that it has just granted a full lease in the view that it
 //!   promised last: no older one can be running, since it was over before that promise.
@@ -53,7 +53,8 @@ impl Replica {
     /// Returns what to send back.
     pub(super) fn grant_lease(&mut self, message: &Accept) -> u64 {
         let keeps = message.lease_us > 0 && message.lease_us <= self.options.lease_us;
-        if !keeps || !self.is_voter() {
+        // A lease would hold off what is about to be promised, again and again.
+        if !keeps || !self.is_voter() || self.catch_up.will_promise_above(self.acceptor.promised()) {
             return 0;
         }
         self.granted = Some(Grant { view: View(message.view), until: self.now.plus_us(message.lease_us) });
