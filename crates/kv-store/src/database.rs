@@ -50,6 +50,9 @@ pub struct StoreOptions {
     pub known_keys: usize,
     /// `Some`: [`KvDatabase::atomic_commit`] commits here. `None`: this is a replica, which only applies what was agreed.
     pub group_commit: Option<GroupCommitOptions>,
+    /// From so many adjacent entries on, what range clears have made needless is removed from the engine as a range, and may
+    /// be held back for that until the end of the run is known. At least 1.
+    pub range_delete_entries: u64,
     /// How often a thread looks for what can be removed. `None`: whoever owns the database calls
     /// [`TransactionalKvDatabase::collect_garbage`].
     pub collect_every: Option<Duration>,
@@ -67,6 +70,7 @@ impl StoreOptions {
             conflict_index_entries: 200_000,
             known_keys: 2_000_000,
             group_commit: None,
+            range_delete_entries: sweep::RANGE_DELETE_ENTRIES,
             collect_every: Some(Duration::from_millis(500)),
         }
     }
@@ -381,7 +385,7 @@ impl Core {
                 families: state.families.changes(),
                 state,
                 batch: WriteBatch::new(),
-                sweep: SweepProgress::default(),
+                sweep: SweepProgress::new(options.range_delete_entries),
             }),
         })
     }

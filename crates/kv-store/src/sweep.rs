@@ -40,7 +40,7 @@ const STEPS_BEFORE_SEEK: usize = 8;
 
 /// From so many adjacent entries on they are removed as a range. RocksDB passes over a few thousand deleted entries about as
 /// fast as over a deleted range, and keys beside them are found at once.
-const RANGE_DELETE_ENTRIES: u64 = 1_000;
+pub(crate) const RANGE_DELETE_ENTRIES: u64 = 1_000;
 
 /// Where sweeping has got to. Begins anew with each opening of a database.
 #[derive(Debug)]
@@ -55,14 +55,12 @@ pub(crate) struct SweepProgress {
     range_delete_entries: u64,
 }
 
-impl Default for SweepProgress {
-    fn default() -> Self {
-        let range_delete_entries = RANGE_DELETE_ENTRIES;
+impl SweepProgress {
+    /// So many adjacent entries are removed as a range.
+    pub fn new(range_delete_entries: u64) -> Self {
         SweepProgress { version: 0, swept: None, clear: None, batches_seen: 0, range_delete_entries }
     }
-}
 
-impl SweepProgress {
     /// `batch` was written to the engine. To be told of every batch from one step to the next, so that a range of which
     /// nothing has changed meanwhile is removed as one; if not, it is removed in more pieces.
     pub fn written(&mut self, batch: &WriteBatch) {

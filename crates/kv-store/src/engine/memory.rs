@@ -151,6 +151,11 @@ impl MemoryEngine {
         MemoryEngine { durability, state: RwLock::new(State { tables, size_bytes, ..State::default() }) }
     }
 
+    /// From now on every second pass of its compactions is shown only some of the entries.
+    pub fn show_parts_to_compactions(&self) {
+        self.write_lock().compaction.shows_parts = true;
+    }
+
     /// Loses what a crash would lose: under [`Durability::UntilFlush`] everything since the last flush.
     ///
     /// Call it when no database is open on this engine, then open one again.
@@ -160,7 +165,7 @@ impl MemoryEngine {
             state.replace(table, key, before);
         }
         state.unflushed_bytes = 0;
-        state.compaction = Compaction::default();
+        state.compaction = state.compaction.reopened();
     }
 
     /// A panic inside one of the few locked lines below would be a defect; the data is then not to be trusted.

@@ -111,7 +111,7 @@ impl Cluster {
             self.nodes[node].paused_until = until;
         }
         if self.random.one_in(self.faults.clock_jump) {
-            let ahead_us = self.random.pick(&[1_000, 200_000, 1_000_000, 60_000_000, 700_000_000]);
+            let ahead_us = self.random.pick(&[1_000, 200_000, 1_000_000, 60_000_000]);
             let ahead_us = self.random.below(ahead_us);
             let now = self.now;
             if let Some(running) = &mut self.nodes[node].running {

@@ -19,6 +19,7 @@ pub struct FlushingEngine {
 
 impl FlushingEngine {
     pub fn new(inner: MemoryEngine) -> FlushingEngine {
+        inner.show_parts_to_compactions();
         FlushingEngine { inner: Arc::new(inner), flushing: Mutex::new((Random::new(0), 0)) }
     }
 

@@ -15,8 +15,8 @@ use super::workload::OpId;
 /// Within this long after the last fault a core must have committed something of its own, and read it.
 const PROGRESS_WITHIN_US: u64 = 15_000_000;
 
-/// So much later where one of the core needs a copy of a database, for each node outside: it may be the one that is asked
-/// first, and answer nothing though it is heard.
+/// So much later where one of the core needs a copy of a database, for each node outside, or stopped for good: it may be the
+/// one that is asked first, and answer nothing though it is heard.
 const SOURCE_PATIENCE_US: u64 = 11_000_000;
 
 impl Cluster {
@@ -57,10 +57,11 @@ impl Cluster {
             }
         }
         let until = self.now + PROGRESS_WITHIN_US * self.faults.slowness;
-        let patience_us = SOURCE_PATIENCE_US * outside_count as u64 * self.faults.slowness;
         let goal = self.watch.agreement.highest();
         let acknowledged = self.watch.acknowledged;
         while !self.has_progressed(&core, goal, acknowledged) {
+            let stopped = self.nodes.iter().filter(|node| node.stopped).count();
+            let patience_us = SOURCE_PATIENCE_US * (outside_count + stopped) as u64 * self.faults.slowness;
             let is_in_time = self.now < until || (self.now < until + patience_us && self.is_catching_up(&core));
             assert!(is_in_time, "no progress of {core:?} beyond {goal}: {:#?}", self.describe());
             self.run(20_000);

@@ -5,7 +5,7 @@
 //! that is for good.
 
 use bytes::Bytes;
-use kv_api::{AtomicCommit, CommitResult, KvError, decode_verdict};
+use kv_api::{AtomicCommit, CommitResult, IDEMPOTENCY_SECONDS, KvError, decode_verdict};
 use rsml::core::RequestId;
 
 use super::clients::Doing;
@@ -134,8 +134,21 @@ impl Cluster {
         self.records.waits(op, client, step);
         // One that finds nobody counts as sent, too: so it ends.
         self.records.sent(op);
+        if self.faults.clock_jump > 0 && self.random.one_in(8) {
+            self.outlive_results();
+        }
         let after = self.random.between(100, self.habits.pause_us);
         self.schedule(after, Event::Resend { client, step });
+    }
+
+    /// The clocks of all jump ahead by more than results are remembered.
+    fn outlive_results(&mut self) {
+        let ahead_us = IDEMPOTENCY_SECONDS * 1_000_000 + self.random.below(1_000_000);
+        self.figures.count("results outlived");
+        let now = self.now;
+        for running in self.nodes.iter_mut().filter_map(|node| node.running.as_mut()) {
+            running.clock.jump(now, ahead_us);
+        }
     }
 
     /// The same commit again, through any replica.

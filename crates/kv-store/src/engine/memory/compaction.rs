@@ -4,6 +4,7 @@
 use std::ops::Bound;
 
 use bytes::Bytes;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::State;
 use crate::{engine::Table, superseded::Superseded};
@@ -20,6 +21,10 @@ pub(super) struct Compaction {
     /// The pass under way.
     pass: Option<Pass>,
     batches: u32,
+    /// Passes begun.
+    passes: u64,
+    /// Every second pass is shown only some of the entries, as a compaction is that takes some of the files.
+    pub(super) shows_parts: bool,
 }
 
 /// A pass keeps its floor and its filter to its end, so that a key of more versions than a slice holds is passed, too. What
@@ -29,11 +34,34 @@ struct Pass {
     filter: Superseded,
     /// The key looked at last.
     last: Option<Bytes>,
+    /// Which entries it is shown; 0: all.
+    part: u64,
+}
+
+impl Pass {
+    fn new(floor: u64, part: u64) -> Pass {
+        Pass { filter: Superseded::new(floor), last: None, part }
+    }
+
+    fn is_shown(&self, key: &[u8]) -> bool {
+        self.part == 0 || xxh3_64_with_seed(key, self.part).is_multiple_of(2)
+    }
 }
 
 impl Compaction {
     pub fn raise_floor(&mut self, version: u64) {
         self.floor = self.floor.max(version);
+    }
+
+    /// What is left of it when the engine is opened anew.
+    pub fn reopened(&self) -> Compaction {
+        Compaction { shows_parts: self.shows_parts, ..Compaction::default() }
+    }
+
+    fn begin_pass(&mut self) -> Pass {
+        self.passes += 1;
+        let is_partial = self.shows_parts && self.passes.is_multiple_of(2);
+        Pass::new(self.floor, if is_partial { self.passes } else { 0 })
     }
 }
 
@@ -49,12 +77,10 @@ impl State {
     /// The next part of the pass under way, or of the next one.
     pub(super) fn compact_slice(&mut self) {
         self.compaction.batches = 0;
-        let floor = self.compaction.floor;
-        if floor == 0 {
+        if self.compaction.floor == 0 {
             return;
         }
-        let begin = || Pass { filter: Superseded::new(floor), last: None };
-        let mut pass = self.compaction.pass.take().unwrap_or_else(begin);
+        let mut pass = self.compaction.pass.take().unwrap_or_else(|| self.compaction.begin_pass());
         let after = pass.last.take().map_or(Bound::Unbounded, Bound::Excluded);
         let looked_at = self.filter(after, None, SLICE_ENTRIES, &mut pass);
         self.compaction.pass = (looked_at == SLICE_ENTRIES).then_some(pass);
@@ -62,7 +88,7 @@ impl State {
 
     /// All entries `begin <= key < end`.
     pub(super) fn compact_range(&mut self, begin: &[u8], end: &[u8]) {
-        let mut pass = Pass { filter: Superseded::new(self.compaction.floor), last: None };
+        let mut pass = Pass::new(self.compaction.floor, 0);
         self.filter(Bound::Included(Bytes::copy_from_slice(begin)), Some(end), usize::MAX, &mut pass);
     }
 
@@ -73,7 +99,7 @@ impl State {
         let flushed = self.then(Table::Data, after, &self.undo);
         for (key, value) in flushed.take_while(|(key, _)| end.is_none_or(|end| *key < end)).take(most) {
             looked_at += 1;
-            if value.is_some_and(|value| pass.filter.may_go(key, value)) {
+            if pass.is_shown(key) && value.is_some_and(|value| pass.filter.may_go(key, value)) {
                 needless.push(key.clone());
             }
             pass.last = Some(key.clone());
