@@ -60,6 +60,8 @@ pub struct FrontEnd {
     stop_admin: CancellationToken,
     thrift: JoinHandle<()>,
     admin: JoinHandle<()>,
+    /// Lets time pass; it holds a database open.
+    time: Option<JoinHandle<()>>,
     stopping: AtomicBool,
     shutdown_timeout: Duration,
 }
@@ -106,10 +108,10 @@ impl FrontEnd {
         metrics.registry().register(collector).expect("registered once for each server");
 
         let (stop_thrift, stop_admin) = (CancellationToken::new(), CancellationToken::new());
-        if let Some(local) = local.into_iter().next() {
+        let time = local.into_iter().next().map(|local| {
             let window = Duration::from_millis(config.storage.readable_window_ms);
-            tokio::spawn(passing_time::run(time_router, local.reader, window, stop_thrift.clone()));
-        }
+            tokio::spawn(passing_time::run(time_router, local.reader, window, stop_thrift.clone()))
+        });
         let interface = AdminInterface { core: core.clone(), metrics, space, failover };
         Ok(FrontEnd {
             thrift_addr,
@@ -117,6 +119,7 @@ impl FrontEnd {
             core,
             thrift: tokio::spawn(thrift.serve(stop_thrift.clone())),
             admin: tokio::spawn(admin::serve(listener, interface, stop_admin.clone())),
+            time,
             stop_thrift,
             stop_admin,
             stopping: AtomicBool::new(false),
@@ -130,6 +133,9 @@ impl FrontEnd {
         self.stopping.store(true, Ordering::Release);
         self.stop_thrift.cancel();
         end("thrift server", &mut self.thrift, self.shutdown_timeout + STOP_MARGIN).await;
+        if let Some(time) = &mut self.time {
+            end("clock of the log", time, STOP_MARGIN).await;
+        }
         self.stop_admin.cancel();
         end("admin interface", &mut self.admin, STOP_MARGIN).await;
     }
