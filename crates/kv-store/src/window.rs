@@ -58,8 +58,11 @@ impl Window {
 
     /// A write of time `time_us` is about to be decided; `version` is the newest so far. True when the marks have changed.
     pub fn advance(&mut self, time_us: u64, window_us: u64, version: u64) -> bool {
+        // While nobody wrote, the version stayed the newest: however long that was, it is as old as that now.
+        let still_newest_us = self.time_us.saturating_add(interval_us(window_us));
+        let mut marked = still_newest_us < time_us && self.mark(still_newest_us, window_us, version);
         self.time_us = self.time_us.max(time_us);
-        let marked = self.mark(window_us, version);
+        marked |= self.mark(self.time_us, window_us, version);
         let Some(cutoff) = self.time_us.checked_sub(window_us) else {
             return marked;
         };
@@ -75,15 +78,21 @@ impl Window {
         changed
     }
 
-    fn mark(&mut self, window_us: u64, version: u64) -> bool {
-        let interval_us = (window_us / MARKS_PER_WINDOW).max(1);
-        let is_due = |last: &Mark| self.time_us >= last.time_us.saturating_add(interval_us) && version > last.version;
+    /// At `time_us`, which has come, `version` is the newest.
+    fn mark(&mut self, time_us: u64, window_us: u64, version: u64) -> bool {
+        let interval_us = interval_us(window_us);
+        let is_due = |last: &Mark| time_us >= last.time_us.saturating_add(interval_us) && version > last.version;
         let is_due = self.marks.back().is_none_or(is_due);
         if is_due {
-            self.marks.push_back(Mark { time_us: self.time_us, version });
+            self.marks.push_back(Mark { time_us, version });
         }
         is_due
     }
+}
+
+/// How far marks are apart, at least.
+fn interval_us(window_us: u64) -> u64 {
+    (window_us / MARKS_PER_WINDOW).max(1)
 }
 
 #[cfg(test)]
@@ -113,7 +122,7 @@ mod tests {
                 if let Some(cutoff) = time_us.checked_sub(window_us) {
                     prop_assert!(window.horizon() <= newest_at(cutoff), "too early");
                     // A version is marked by the first write that comes an interval after it.
-                    let interval_us = (window_us / MARKS_PER_WINDOW).max(1);
+                    let interval_us = interval_us(window_us);
                     for (since, version) in &history {
                         let marked = history.iter().find(|(at, _)| *at >= since + interval_us);
                         let is_due = marked.is_some_and(|(at, _)| *at <= cutoff && *at > 0);
@@ -150,6 +159,18 @@ mod tests {
         assert_eq!(window.horizon(), 99);
         window.advance(101_000_000, 60_000_000, 101);
         assert_eq!(window.horizon(), 99, "it never goes back");
+    }
+
+    #[test]
+    fn what_was_read_before_a_long_silence_is_too_old_after_it() {
+        let mut window = Window::default();
+        // Within one interval, so that no mark comes between them.
+        (1..=5).for_each(|version| {
+            window.advance(1_000_000 + version, 60_000_000, version);
+        });
+        assert_eq!(window.horizon(), 0);
+        window.advance(700_000_000, 60_000_000, 6);
+        assert_eq!(window.horizon(), 6);
     }
 
     #[test]

@@ -103,6 +103,7 @@ fn a_copy_made_while_batches_are_applied_is_of_one_moment() {
         apply_one(&database, commit([set("left", "0"), set("right", "0")])).unwrap();
         let done = AtomicBool::new(false);
         std::thread::scope(|scope| {
+            let _done = SetWhenDropped(&done);
             scope.spawn(|| {
                 for i in 1.. {
                     let value = i.to_string();
@@ -124,13 +125,25 @@ fn a_copy_made_while_batches_are_applied_is_of_one_moment() {
                 // One commit to a batch: its version is one more than its sequence.
                 let version = Version(state.sequence + 1);
                 assert_eq!(installed.applied_version(), version);
+                // The copy may hold a batch that readers are only about to see.
+                while database.applied_version() < version {
+                    std::thread::yield_now();
+                }
                 for family in ["", "other"] {
                     assert_eq!(rows(&installed, family, version), rows(&database, family, version));
                 }
                 assert_eq!(installed.statistics_now().total_keys, rows(&installed, "", version).0);
             }
-            done.store(true, Ordering::Relaxed);
         });
+    }
+}
+
+/// Ends what waits for it also when the test fails.
+struct SetWhenDropped<'d>(&'d AtomicBool);
+
+impl Drop for SetWhenDropped<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 

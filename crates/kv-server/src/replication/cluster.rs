@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use async_trait::async_trait;
 use rsml::core::TransferError;
-use rsml::{DriverStatus, ReplicaId, Stray};
+use rsml::{ConsensusReplica, DriverStatus, ReplicaId, Stray};
 
 use super::store::{LocalReplicaParts, ReplicatedKvStore};
 use crate::cluster::{AppliedDigest, ClusterSnapshot, ClusterView, LocalReplica, LocalReplicas, ReplicaStatus, Role};
@@ -15,6 +15,10 @@ use crate::front_end::ListenAddresses;
 
 /// A peer that was not heard for this long counts as unreachable; reports come several times a second.
 const REACHABLE_WITHIN: Duration = Duration::from_secs(1);
+
+/// How long a failover waits for somebody who can take over, and how often it looks.
+const CANDIDATE_WAIT: Duration = Duration::from_secs(1);
+const CANDIDATE_LOOK: Duration = Duration::from_millis(10);
 
 pub struct ReplicatedCluster {
     store: Arc<ReplicatedKvStore>,
@@ -198,7 +202,7 @@ impl FailoverControl for ReplicatedCluster {
         let leading = self.store.replicas().iter().find(|replica| replica.consensus.is_primary());
         let LocalReplicaParts { id: old_primary, consensus, .. } = leading.ok_or_else(|| self.whom_to_ask(None))?;
         let target = to.map(|id| ReplicaId(u8::try_from(id).expect("the configuration bounds replica ids")));
-        let new_primary = match consensus.transfer_primary(target, deadline.into_std()).await {
+        let new_primary = match transfer(consensus, target, deadline).await {
             Ok(id) | Err(TransferError::LeadsAlready(id)) => id,
             Err(error) => return Err(self.explain(error)),
         };
@@ -211,6 +215,23 @@ impl FailoverControl for ReplicatedCluster {
         tracing::info!(from = old_primary, to = %new_primary, took_ms = took.as_millis() as u64, "failover as asked for");
         let view = consensus.view().0;
         Ok(Failover { old_primary: *old_primary, new_primary: u32::from(new_primary.0), view, took })
+    }
+}
+
+/// A primary that has just begun to lead has heard nobody yet who could take over: that comes within milliseconds, if it comes.
+async fn transfer(
+    consensus: &ConsensusReplica,
+    target: Option<ReplicaId>,
+    deadline: tokio::time::Instant,
+) -> Result<ReplicaId, TransferError> {
+    let patience = deadline.min(tokio::time::Instant::now() + CANDIDATE_WAIT);
+    loop {
+        match consensus.transfer_primary(target, deadline.into_std()).await {
+            Err(TransferError::NoTarget) if tokio::time::Instant::now() < patience => {
+                tokio::time::sleep(CANDIDATE_LOOK).await;
+            }
+            result => return result,
+        }
     }
 }
 

@@ -187,7 +187,7 @@ impl World {
         let Counters { version, horizon, rows } = self.counters;
         batch.put(Table::Meta, b"counters", &[version, horizon, rows].map(u64::to_be_bytes).concat());
         self.engine.write(&batch).unwrap();
-        if self.tells_all || batch.len() % 3 == 0 {
+        if self.tells_all || batch.len().is_multiple_of(3) {
             self.progress.written(&batch);
         }
     }
@@ -213,7 +213,8 @@ impl World {
         self.everything.values_mut().for_each(|versions| drop(versions.split_off(&lost)));
         self.written.values_mut().for_each(|versions| drop(versions.split_off(&lost)));
         self.clears = garbage::load_range_clears(&*self.engine).unwrap();
-        self.progress = progress();
+        let range_delete_entries = self.progress.range_delete_entries;
+        self.progress = SweepProgress::new(range_delete_entries);
     }
 
     /// From the horizon on everything reads as if nothing had ever been removed, and conflicts are found.
@@ -286,8 +287,9 @@ fn action() -> impl Strategy<Value = Action> {
     ]
 }
 
-fn run(place: Place, actions: &[Action], budget: u64, tells_all: bool) {
+fn run(place: Place, actions: &[Action], budget: u64, long_run: u64, tells_all: bool) {
     let mut world = World { tells_all, ..World::new(place) };
+    world.progress.range_delete_entries = long_run;
     for action in actions {
         world.act(action);
         world.check();
@@ -299,9 +301,9 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
     #[test]
     fn whatever_is_swept_reads_stay_and_nothing_is_left_over(
-        actions in vec(action(), 1..40), budget in 1..200_u64, tells_all: bool,
+        actions in vec(action(), 1..40), budget in 1..200_u64, long_run in 2..40_u64, tells_all: bool,
     ) {
-        run(testing::memory(Durability::UntilFlush), &actions, budget, tells_all);
+        run(testing::memory(Durability::UntilFlush), &actions, budget, long_run, tells_all);
     }
 }
 
@@ -310,9 +312,9 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
     #[test]
     fn the_same_on_rocksdb(
-        actions in vec(action(), 1..40), budget in 1..200_u64, tells_all: bool,
+        actions in vec(action(), 1..40), budget in 1..200_u64, long_run in 2..40_u64, tells_all: bool,
     ) {
-        run(testing::all(Durability::UntilFlush).remove(1), &actions, budget, tells_all);
+        run(testing::all(Durability::UntilFlush).remove(1), &actions, budget, long_run, tells_all);
     }
 }
 

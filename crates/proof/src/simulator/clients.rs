@@ -117,7 +117,8 @@ impl Cluster {
             return;
         }
         let Doing::Barrier { kind, called_us, .. } = self.clients[client].doing else { return };
-        let running = self.nodes[node].running.as_ref().expect("it has applied");
+        // What it applied may have ended it: the client finds out by itself.
+        let Some(running) = self.nodes[node].running.as_ref() else { return };
         let newest = running.database.applied_version();
         let look = Look { database: &running.database, version: newest };
         let seen = self.records.read(kind, look, &mut self.random, &self.habits);

@@ -2,13 +2,10 @@
 //!
 //! A commit with an idempotency id is sent again, through any replica, until it has an answer: it must take effect once,
 //! and every answer must be the first result. What one try was refused for says nothing of the others, but for a conflict:
-//! that is for good, as long as results are remembered.
-//!
-//! Results are remembered for ten minutes. Where replicated time may run ahead by that, a commit with an id is *guarded*: it
-//! depends on a key that it writes itself, so that a repeat that comes too late conflicts with the first one.
+//! that is for good.
 
 use bytes::Bytes;
-use kv_api::{AtomicCommit, CommitResult, IDEMPOTENCY_SECONDS, KvError, MutationKind, decode_verdict};
+use kv_api::{AtomicCommit, CommitResult, IDEMPOTENCY_SECONDS, KvError, decode_verdict};
 use rsml::core::RequestId;
 
 use super::clients::Doing;
@@ -23,6 +20,9 @@ const MOST_TRIES: u64 = 8;
 
 impl Cluster {
     /// Gives the commit an idempotency id, perhaps, and says which ones are of no use any more.
+    ///
+    /// Where replicated time may run ahead, records may have expired before a commit is sent again: then each depends
+    /// on something, so that it is too old by then.
     pub(super) fn add_ids(&mut self, client: usize, op: OpId, commit: &mut AtomicCommit) {
         if self.random.one_in(3) {
             commit.finished_ids = std::mem::take(&mut self.clients[client].finished_ids);
@@ -31,19 +31,10 @@ impl Cluster {
             return;
         }
         commit.idempotency_id = Bytes::copy_from_slice(&op.0.to_be_bytes());
-        if self.faults.clock_jump > 0 {
-            if !commit.has_read_conflicts() {
-                commit.read_version = self.clients[client].known_version();
-            }
-            let guard = rows::guard(op);
-            commit.mutations.push(rows::mutation(MutationKind::Set, &guard, ""));
-            commit.read_conflicts.push(guard);
+        if self.faults.clock_jump > 0 && !commit.has_read_conflicts() {
+            commit.read_version = self.clients[client].known_version();
+            commit.read_conflicts.push(rows::guard());
         }
-    }
-
-    fn is_guarded(&self, op: OpId) -> bool {
-        let commit = self.records.write(op).commit.as_ref();
-        commit.is_some_and(|commit| commit.read_conflicts.contains(&rows::guard(op)))
     }
 
     /// Sends it for the first time; one with an id now and then to two replicas at once.
@@ -95,7 +86,7 @@ impl Cluster {
         let is_final = match &error {
             KvError::Conflict { keys } => {
                 self.records.conflict(op, keys);
-                self.records.was_sent_once(op) || !self.is_guarded(op)
+                true
             }
             // Another try may have succeeded, and be forgotten; or the family may come back.
             KvError::TransactionTooOld { .. } | KvError::UnknownColumnFamily { .. } => self.records.was_sent_once(op),

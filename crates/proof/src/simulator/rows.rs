@@ -16,7 +16,6 @@ pub const INITIAL_BALANCE: i64 = 100;
 pub const JOURNAL: u8 = b'z';
 pub const QUEUE: u8 = b'q';
 pub const ACCOUNTS: u8 = b'a';
-pub const GUARDS: u8 = b'g';
 /// Whose sum is always zero.
 pub const LEDGER: u8 = b'b';
 pub const LISTS: u8 = b'l';
@@ -50,9 +49,9 @@ pub fn ledger(key: u64) -> KeyRef {
     keyed(LEDGER, key)
 }
 
-/// What a commit both depends on and writes, so that it cannot succeed twice.
-pub fn guard(op: OpId) -> KeyRef {
-    keyed(GUARDS, op.0)
+/// What a commit reads that depends on nothing, so that it fails when it is too old.
+pub fn guard() -> KeyRef {
+    KeyRef::new("g")
 }
 
 /// The number of a key that [`account`] or [`ledger`] made.

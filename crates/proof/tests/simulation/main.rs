@@ -25,8 +25,13 @@ fn run_all(replicas: u8) {
 }
 
 fn run_all_with(settings: Settings) {
+    run_some_with(usize::MAX, settings);
+}
+
+/// Of the seeds, at most `most`.
+fn run_some_with(most: usize, settings: Settings) {
     let mut figures = proof::simulator::Figures::default();
-    for seed in seeds() {
+    for seed in seeds().into_iter().take(most) {
         match run(seed, settings) {
             Ok(success) => figures.add(&success.figures),
             Err(failure) => {

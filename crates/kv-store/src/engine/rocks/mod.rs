@@ -135,14 +135,19 @@ impl RocksEngine {
             return;
         }
         // Where compactions are behind, more files would only make writers wait for them.
-        let files = self.property(Table::Data, &properties::num_files_at_level(0));
-        if files.is_some_and(|files| files > MOST_FILES_TO_ADD_TO) {
+        if self.files_to_compact() > MOST_FILES_TO_ADD_TO {
             return;
         }
         // The batch is written; what stands in the way of flushing, the next write or flush meets, too.
         if let Err(error) = self.flush_all(false) {
             tracing::debug!(%error, "write buffers with many deletes are not flushed");
         }
+    }
+
+    /// Files of the data table on the first level.
+    fn files_to_compact(&self) -> u64 {
+        let files = self.db.property_value_cf(self.family(Table::Data), properties::num_files_at_level(0));
+        files.ok().flatten().and_then(|files| files.parse().ok()).unwrap_or(0)
     }
 
     fn failed(&self, error: rocksdb::Error) -> KvError {

@@ -119,6 +119,17 @@ fn a_compaction_drops_what_is_superseded_at_the_floor_for_good() {
     assert_eq!(entries(&home.open().unwrap(), Table::Data), 3);
 }
 
+#[test]
+fn files_that_are_not_compacted_yet_are_counted() {
+    let home = Home::new();
+    let engine = home.open().unwrap();
+    for version in 0..=2 {
+        assert_eq!(engine.files_to_compact(), version);
+        write(&engine, |batch| put_version(batch, "a", version, b"1"));
+        engine.flush().unwrap();
+    }
+}
+
 /// The writes of 30 MB that are each superseded soon stay within a few.
 #[test]
 fn endless_overwriting_of_a_few_rows_takes_bounded_space() {
@@ -136,4 +147,19 @@ fn endless_overwriting_of_a_few_rows_takes_bounded_space() {
         largest = largest.max(engine.statistics().size_bytes);
     }
     assert!(largest < 8 << 20, "{largest} bytes");
+}
+
+#[test]
+fn write_buffers_with_many_deletes_are_written_out() {
+    let home = Home::new();
+    let engine = home.open().unwrap();
+    let key = |number: u64| key_codec::prefix("", &number.to_be_bytes());
+    write(&engine, |batch| batch.put(Table::Data, b"row", b"1"));
+    write(&engine, |batch| (1..MOST_DELETES_UNFLUSHED).for_each(|number| batch.delete(Table::Data, &key(number))));
+    assert_eq!(engine.deletes.load(Ordering::Relaxed), MOST_DELETES_UNFLUSHED - 1);
+    write(&engine, |batch| batch.delete(Table::Garbage, b"note"));
+    assert_eq!(engine.deletes.load(Ordering::Relaxed), 0);
+    // Not waited for; but whatever is written before a flush is in it.
+    engine.flush().unwrap();
+    assert_eq!(engine.persisted_get(Table::Data, b"row").unwrap(), Some("1".into()));
 }

@@ -80,12 +80,15 @@ impl Reference {
 
     fn advance(&mut self, time_us: u64, window_us: u64) {
         assert!(time_us >= self.time_us, "replicated time went back: {} -> {time_us}", self.time_us);
+        let apart_us = (window_us / WINDOW_PARTS).max(1);
+        // What was the newest when a silence began still was it so much later.
+        let silence = Some(self.time_us + apart_us).filter(|at| *at < time_us);
         self.time_us = time_us;
-        let is_due = |(marked_us, version): &(u64, u64)| {
-            time_us - marked_us >= (window_us / WINDOW_PARTS).max(1) && self.version > *version
-        };
-        if self.marks.last().is_none_or(is_due) {
-            self.marks.push((time_us, self.version));
+        for now in silence.into_iter().chain([time_us]) {
+            let is_due = |(marked_us, version): &(u64, u64)| now >= marked_us + apart_us && self.version > *version;
+            if self.marks.last().is_none_or(is_due) {
+                self.marks.push((now, self.version));
+            }
         }
         if let Some(cutoff) = time_us.checked_sub(window_us) {
             let old = self.marks.partition_point(|(marked_us, _)| *marked_us <= cutoff);
