@@ -15,6 +15,10 @@ use super::workload::OpId;
 /// Within this long after the last fault a core must have committed something of its own, and read it.
 const PROGRESS_WITHIN_US: u64 = 15_000_000;
 
+/// Replicas whose digests differ, and which no third one can decide between, stop within this long: four of the longest
+/// election timeouts (600 ms), and what it takes to tell each other.
+const UNDECIDED_WITHIN_US: u64 = 3_500_000;
+
 /// So much later where one of the core needs a copy of a database, for each node outside, or stopped for good: it may be the
 /// one that is asked first, and answer nothing though it is heard.
 const SOURCE_PATIENCE_US: u64 = 11_000_000;
@@ -165,7 +169,7 @@ impl Cluster {
             (0..self.nodes.len()).for_each(|node| self.blind_note(node));
             self.run(20_000);
         }
-        self.run(2_000_000);
+        self.run(UNDECIDED_WITHIN_US * self.faults.slowness);
     }
 
     fn is_converged(&self) -> bool {

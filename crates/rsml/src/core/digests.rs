@@ -7,9 +7,10 @@
 //! it stops. A replica that stopped says nothing more; what it said last is kept out of later comparisons.
 //!
 //! Only a replica that executed the requests itself is a witness of what they lead to. One that installed a copy of a
-//! peer's database (its *inherited* part) says nothing about whether that peer is right: where the first difference
-//! known may lie in what it inherited, its values are no votes. And a copy whose digests others contradict is not
-//! installed at all.
+//! peer's database (its *inherited* part) says nothing about whether that peer is right: its values are no votes, unless
+//! it is known to have agreed, at the end of what it inherited or later, with a replica that it contradicts now. The two
+//! had executed the same until then; what came later, it executed itself. And a copy whose digests others contradict is
+//! not installed at all.
 //!
 //! The digest is a fold over everything executed, so one difference shows at every later sequence as well: a value that
 //! was lost, or fell out of what is kept, is made up for by the next.
@@ -241,7 +242,6 @@ impl Digests {
         if !self.differs || self.verdict.is_some() {
             return;
         }
-        let Some(first) = self.first_difference() else { return };
         let mut undecided = None;
         let sequences: Vec<(Sequence, u64)> = self.own.iter().map(|(sequence, own)| (*sequence, *own)).collect();
         for (sequence, own) in sequences {
@@ -250,7 +250,7 @@ impl Digests {
             if others.values().all(|value| *value == own) {
                 continue;
             }
-            match self.decide(first, own, &others) {
+            match self.decide(sequence, own, &others) {
                 Decision::OwnIsRight => self.cast_out(sequence, own, &others),
                 Decision::OwnIsWrong { agreed } => {
                     coverage!("rule12.minority");
@@ -277,25 +277,39 @@ impl Digests {
         }
     }
 
-    /// The first sequence at which any two values differ.
-    fn first_difference(&self) -> Option<Sequence> {
-        let all = self.peers.values().flat_map(|peer| &peer.values).chain(&self.own);
-        let mut any: BTreeMap<Sequence, u64> = BTreeMap::new();
-        let differing = all.filter(|(sequence, digest)| *any.entry(**sequence).or_insert(**digest) != **digest);
-        differing.map(|(sequence, _)| *sequence).min()
+    /// What the value at `at` of a replica counts for that has these values, and inherited its database through
+    /// `inherited`.
+    fn standing(&self, values: &BTreeMap<Sequence, u64>, inherited: Sequence, at: Sequence) -> Standing {
+        if inherited == Sequence::ZERO {
+            return Standing::Witness;
+        }
+        let peers = self.peers.values().map(|peer| &peer.values);
+        let opponents = || peers.clone().chain([&self.own]).filter(|others| differ(values, others, at));
+        let agreed = |(sequence, value): (&Sequence, &u64)| opponents().any(|o| o.get(sequence) == Some(value));
+        // Between what it inherited and these no digest is recorded.
+        let first = Sequence(inherited.0.saturating_add(self.interval));
+        let differed = |(sequence, _): (&Sequence, &u64)| opponents().any(|o| differ(values, o, *sequence));
+        if values.range(inherited.min(at)..at).any(agreed) {
+            Standing::Witness
+        } else if values.range(..first).any(differed) {
+            Standing::Heir
+        } else {
+            Standing::Unknown
+        }
     }
 
-    /// `first`: where the first difference is known, which came about in the interval before it.
-    fn decide(&self, first: Sequence, own: u64, others: &BTreeMap<ReplicaId, u64>) -> Decision {
+    fn decide(&self, sequence: Sequence, own: u64, others: &BTreeMap<ReplicaId, u64>) -> Decision {
         let majority = self.replicas / 2 + 1;
-        let before = first.0.saturating_sub(self.interval);
-        let witnesses =
-            || others.iter().filter(|(id, _)| self.peers[id].inherited.0 <= before).map(|(_, other)| *other);
-        let own_vote = Some(own).filter(|_| self.inherited.0 <= before);
-        if witnesses().count() < others.len() || own_vote.is_none() {
+        let peers = others.iter().map(|(id, value)| (&self.peers[id], *value));
+        let mut votes: Vec<(u64, Standing)> =
+            peers.map(|(peer, value)| (value, self.standing(&peer.values, peer.inherited, sequence))).collect();
+        votes.push((own, self.standing(&self.own, self.inherited, sequence)));
+        let votes_for = |digest: u64| votes.iter().filter(|vote| **vote == (digest, Standing::Witness)).count();
+        // What they said before that is not known here, or was lost.
+        let open = votes.iter().filter(|(_, standing)| *standing == Standing::Unknown).count();
+        if votes.iter().any(|(_, standing)| *standing != Standing::Witness) {
             coverage!("rule12.no_witness");
         }
-        let votes_for = |digest: u64| witnesses().chain(own_vote).filter(|vote| *vote == digest).count();
 
         if votes_for(own) >= majority {
             return Decision::OwnIsRight;
@@ -307,7 +321,7 @@ impl Digests {
         let strays = self.peers.values().filter(|peer| peer.stray.is_some()).count();
         let silent = self.replicas.saturating_sub(1 + others.len() + strays);
         let most = others.values().copied().chain([own]).map(votes_for).max().unwrap_or(0);
-        if most + silent < majority { Decision::Never } else { Decision::NotYet }
+        if most + silent + open < majority { Decision::Never } else { Decision::NotYet }
     }
 
     /// A majority has the own value: whoever has another has diverged.
@@ -321,6 +335,16 @@ impl Digests {
     }
 }
 
+/// Whether a replica executed all that a value of it depends on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    Witness,
+    /// It differed already in what it inherited.
+    Heir,
+    /// Whether what it inherited was right can't be seen from the values that are known.
+    Unknown,
+}
+
 enum Decision {
     OwnIsRight,
     OwnIsWrong {
@@ -329,6 +353,11 @@ enum Decision {
     /// Whatever those say that have not been heard, no value gets a majority.
     Never,
     NotYet,
+}
+
+/// Whether both have a value at that sequence, and not the same.
+fn differ(these: &BTreeMap<Sequence, u64>, those: &BTreeMap<Sequence, u64>, at: Sequence) -> bool {
+    matches!((these.get(&at), those.get(&at)), (Some(this), Some(that)) if this != that)
 }
 
 fn keep_newest(values: &mut BTreeMap<Sequence, u64>) {
@@ -462,11 +491,56 @@ mod tests {
     }
 
     #[test]
-    fn who_copied_long_before_the_first_difference_is_a_witness() {
+    fn who_agreed_since_it_copied_with_whom_it_contradicts_now_is_a_witness() {
+        for agreed in [3072, 4096] {
+            let mut digests = digests(3, &[(agreed, 1), (5120, 2)]);
+            hear(&mut digests, 1, 1, &[(5120, 9)]);
+            hear_heir(&mut digests, 2, 1, 3072, &[(agreed, 1), (5120, 9)]);
+            assert_eq!(kind(&digests), Some(DivergenceKind::Minority { agreed: 9 }));
+        }
+    }
+
+    #[test]
+    fn that_no_value_is_known_to_differ_in_a_copy_makes_nobody_a_witness() {
+        // Values from before may come yet; if they do not, nobody knows any more whether the copy was right.
+        let mut digests = digests(3, &[(2048, 1), (5120, 2)]);
+        hear(&mut digests, 1, 1, &[(5120, 9)]);
+        hear_heir(&mut digests, 2, 1, 3072, &[(2048, 1), (5120, 9)]);
+        assert_eq!(kind(&digests), None, "what it had at 4096 would decide");
+        for tick in 1..=60 {
+            digests.tick(Instant(tick * 50_000), 50_000);
+        }
+        assert_eq!(kind(&digests), Some(DivergenceKind::NoMajority));
+    }
+
+    #[test]
+    fn a_difference_in_the_interval_of_the_copy_is_taken_for_inherited() {
+        let mut digests = digests(3, &[(2048, 1), (3072, 2)]);
+        hear(&mut digests, 1, 1, &[(3072, 9)]);
+        hear_heir(&mut digests, 2, 1, 2500, &[(2048, 1), (3072, 9)]);
+        assert_eq!(kind(&digests), Some(DivergenceKind::NoMajority));
+    }
+
+    #[test]
+    fn agreeing_with_the_source_of_the_copy_makes_no_witness() {
         let mut digests = digests(3, &[(4096, 2)]);
-        hear(&mut digests, 1, 1, &[(4096, 9)]);
-        hear_heir(&mut digests, 2, 1, 3072, &[(4096, 9)]);
-        assert_eq!(kind(&digests), Some(DivergenceKind::Minority { agreed: 9 }));
+        hear(&mut digests, 1, 1, &[(3072, 8), (4096, 9)]);
+        hear_heir(&mut digests, 2, 1, 3072, &[(3072, 8), (4096, 9)]);
+        assert_eq!(kind(&digests), None, "the own value at 3072, which is lost, would decide");
+    }
+
+    #[test]
+    fn an_heir_accuses_itself_only_where_it_knows_that_its_copy_was_right() {
+        for (agreed, verdict) in [(3072, Some(DivergenceKind::Minority { agreed: 9 })), (2048, None)] {
+            let mut digests = digests(5, &[]);
+            digests.replace(Sequence(3072), &values(&[(2048, 1), (3072, 1)]));
+            digests.record(&values(&[(4096, 2)]));
+            for peer in [1, 2] {
+                hear_heir(&mut digests, peer, 1, 3072, &[(agreed, 1), (4096, 9)]);
+            }
+            hear(&mut digests, 3, 1, &[(4096, 9)]);
+            assert_eq!(kind(&digests), verdict, "agreed at {agreed}");
+        }
     }
 
     #[test]
