@@ -20,7 +20,9 @@ pub enum KvError {
     #[error("transaction of {size} bytes is larger than the limit of {limit} bytes")]
     TransactionTooLarge { size: usize, limit: usize },
     /// Found by the server that takes the request, and never agreed on.
-    #[error("{count} conflict keys and ranges are more than the limit of {limit} of one transaction")]
+    #[error(
+        "{count} conflict keys and ranges are more than the limit of {limit} of one transaction (a key without a column family counts once for each that exists)"
+    )]
     TooManyConflicts { count: usize, limit: usize },
     /// `existing`: the families that requests may name.
     #[error("Column family '{name}' not found{}", what_to_do_instead(.name, .existing))]

@@ -131,11 +131,17 @@ impl KvServiceCore {
         if size > limit {
             return Err(KvError::TransactionTooLarge { size, limit });
         }
-        let conflicts =
-            commit.read_conflict_keys.len() + commit.read_conflicts.len() + commit.read_conflict_ranges.len();
-        match conflicts > limits.max_conflicts {
-            true => Err(KvError::TooManyConflicts { count: conflicts, limit: limits.max_conflicts }),
-            false => Ok(()),
+        let named = commit.read_conflicts.len() + commit.read_conflict_ranges.len();
+        // A key without a family is looked for in each of them, and commits are decided one after the other.
+        let conflicts = |families: usize| named + commit.read_conflict_keys.len() * families;
+        if conflicts(kv_store::MAX_COLUMN_FAMILIES + 1) <= limits.max_conflicts {
+            return Ok(());
+        }
+        match conflicts(self.column_families().len()) {
+            count if count > limits.max_conflicts => {
+                Err(KvError::TooManyConflicts { count, limit: limits.max_conflicts })
+            }
+            _ => Ok(()),
         }
     }
 

@@ -112,7 +112,7 @@ async fn the_ends_of_a_cleared_range_may_be_one_byte_longer_than_a_key() {
 
 #[tokio::test]
 async fn conflict_keys_and_ranges_are_counted_together() {
-    let server = TestServer::with(|config| config.limits.max_conflicts = 3).await;
+    let server = TestServer::with(|config| config.limits.max_conflicts = 4).await;
     let mut client = server.client().await;
     let reading = |ranges: usize| wire::AtomicCommitRequest {
         read_version: 1,
@@ -125,11 +125,12 @@ async fn conflict_keys_and_ranges_are_counted_together() {
         ),
         ..put(b"k", b"v")
     };
+    // The key without a family counts for the default one and for `users`.
     assert!(client.call(reading(1)).await.success);
     let reply = refused(&mut client, reading(2)).await;
     assert_eq!(reply.error_code.as_deref(), Some("TRANSACTION_TOO_LARGE"));
     let error = reply.error.expect("an error");
-    assert!(error.contains("4 conflict keys and ranges") && error.contains("limit of 3"), "{error}");
+    assert!(error.contains("5 conflict keys and ranges") && error.contains("limit of 4"), "{error}");
 }
 
 #[tokio::test]
