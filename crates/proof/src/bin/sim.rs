@@ -5,6 +5,9 @@ use std::time::{Duration, SystemTime};
 
 use proof::simulator::{Mode, Settings, Until, campaign, run};
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const USAGE: &str =
     "sim --seed N [--verbose] | --seeds N | --minutes M  [--first-seed N] [--replicas 1|3|5|mix] [--threads N]
   --seed N        replays one seed, twice, and compares what happened

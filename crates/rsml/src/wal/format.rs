@@ -368,7 +368,9 @@ pub(super) fn encode_group(mut header: GroupHeader, orders: &[Persist], buffer: 
 }
 
 pub(super) fn is_blank(bytes: &[u8]) -> bool {
-    bytes.iter().all(|&byte| byte == 0)
+    // By chunks, which the compiler compares at once: most of a small group is blank.
+    let (chunks, rest) = bytes.as_chunks::<64>();
+    chunks.iter().all(|chunk| chunk.iter().fold(0, |all, byte| all | byte) == 0) && rest.iter().all(|&byte| byte == 0)
 }
 
 /// How many sectors of `bytes` hold nothing but zeros.
