@@ -2,7 +2,7 @@
 //! [`super::oracle`] knows what must come of it.
 
 use bytes::Bytes;
-use kv_api::{KeyRange, KeyRef, Mutation, MutationKind, RangeQuery};
+use kv_api::{KeyRange, KeyRef, KeySelector, Mutation, MutationKind, RangeQuery};
 
 use super::operations::Look;
 use super::random::Random;
@@ -10,7 +10,7 @@ use super::records::{Seen, Sight};
 use super::rows::{self, Change, SCRAPS, SCRATCH, all_with, cleared, mutation, range_of};
 use super::workload::Habits;
 
-const KINDS: [MutationKind; 15] = [
+const KINDS: [MutationKind; 16] = [
     MutationKind::Set,
     MutationKind::Delete,
     MutationKind::SetVersionstampedKey,
@@ -24,6 +24,7 @@ const KINDS: [MutationKind; 15] = [
     MutationKind::ByteMax,
     MutationKind::BitAnd,
     MutationKind::BitOr,
+    MutationKind::BitXor,
     MutationKind::AppendIfFits,
     MutationKind::CompareAndClear,
 ];
@@ -101,10 +102,19 @@ pub fn change(look: Look<'_>, random: &mut Random, habits: &Habits) -> Seen {
     Seen::of(change, [])
 }
 
+/// Often none; else one that is likely to end among the keys there are, or right behind them.
+fn selector(random: &mut Random, habits: &Habits, family: &str) -> Option<KeySelector> {
+    let key = key(random, habits, family).key;
+    let (or_equal, offset) = (random.one_in(2), random.pick(&[-9, -2, -1, 0, 1, 2, 3, 9]));
+    random.one_in(3).then_some(KeySelector { key, or_equal, offset })
+}
+
 fn any_query(random: &mut Random, habits: &Habits) -> RangeQuery {
     let family = family(random);
     let range = range(random, habits, family);
     RangeQuery {
+        begin_selector: selector(random, habits, family),
+        end_selector: selector(random, habits, family),
         skip: random.pick(&[0, 0, 1, 3]),
         limit: random.pick(&[None, None, Some(0), Some(1), Some(4)]),
         reverse: random.one_in(2),

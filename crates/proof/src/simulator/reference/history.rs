@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use kv_api::{KeyRange, KeyRef, KvError, RangeQuery, Row, Rows};
+use kv_api::{KeyRange, KeyRef, KeySelector, KvError, RangeQuery, Row, Rows};
 
 /// What a key held from a version on.
 struct Entry {
@@ -53,13 +53,28 @@ impl History {
     }
 
     pub fn range(&self, query: &RangeQuery, version: u64) -> Result<Rows, KvError> {
-        if query.begin >= query.end {
-            return Ok(Rows::default());
-        }
-        let keys = self.families.get(&query.column_family);
-        let inside = keys.into_iter().flat_map(|keys| keys.range(query.begin.clone()..query.end.clone()));
-        let visible = inside.filter_map(|(key, entries)| Some((key, value_at(entries, version)?)));
-        let mut rows: Vec<Row> = visible.map(|(key, value)| Row { key: key.clone(), value: value.clone() }).collect();
+        // Selectors may name any key of the family.
+        let keys = self.families.get(&query.column_family).into_iter();
+        let all: Vec<(&Bytes, &Bytes)> = match (&query.begin_selector, &query.end_selector) {
+            (None, None) if query.begin >= query.end => return Ok(Rows::default()),
+            (None, None) => {
+                let inside = keys.flat_map(|keys| keys.range(query.begin.clone()..query.end.clone()));
+                inside.filter_map(|(key, entries)| Some((key, value_at(entries, version)?))).collect()
+            }
+            _ => self.rows(&query.column_family, version).collect(),
+        };
+        let before = |end: &Bytes, or_equal| all.partition_point(|(key, _)| *key < end || or_equal && *key == end);
+        let place = |key: &Bytes, selector: &Option<KeySelector>| match selector {
+            None => before(key, false),
+            Some(selector) => {
+                let named = before(&selector.key, selector.or_equal) as i64 - 1 + i64::from(selector.offset);
+                named.clamp(0, all.len() as i64) as usize
+            }
+        };
+        let begin = place(&query.begin, &query.begin_selector);
+        let end = place(&query.end, &query.end_selector).max(begin);
+        let row = |(key, value): &(&Bytes, &Bytes)| Row { key: (*key).clone(), value: (*value).clone() };
+        let mut rows: Vec<Row> = all[begin..end].iter().map(row).collect();
         if query.reverse {
             rows.reverse();
         }

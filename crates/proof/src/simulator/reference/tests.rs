@@ -1,6 +1,7 @@
 use bytes::Bytes;
 use kv_api::{
-    AtomicCommit, CommitVerdict, FamilyChange, KeyRange, KeyRef, KvError, LoggedWrite, Mutation, MutationKind,
+    AtomicCommit, CommitVerdict, FamilyChange, KeyRange, KeyRef, KeySelector, KvError, LoggedWrite, Mutation,
+    MutationKind, RangeQuery,
 };
 
 use super::Reference;
@@ -102,4 +103,24 @@ fn a_family_that_comes_back_is_empty_and_its_drop_a_conflict() {
     let read = AtomicCommit { read_conflict_keys: vec!["absent".into()], ..reading(written, ("a", "a")) };
     let key = KeyRef { key: "absent".into(), column_family: "f".into() };
     assert_eq!(commit(&mut reference, read), Err(KvError::Conflict { keys: vec![key] }));
+}
+
+#[test]
+fn selectors_count_the_keys_that_are_visible_and_stop_at_the_ends() {
+    let mut reference = Reference::default();
+    let keys = ["a", "b", "c", "d"].map(|key| Mutation::set(key, ""));
+    commit(&mut reference, AtomicCommit::of(keys.to_vec())).unwrap();
+    commit(&mut reference, AtomicCommit::of(vec![Mutation::delete("b")])).unwrap();
+    let selector = |key: &'static str, or_equal, offset| Some(KeySelector { key: key.into(), or_equal, offset });
+    let found = |begin_selector, end_selector, version| {
+        let query = RangeQuery { begin_selector, end_selector, ..RangeQuery::between("", "\u{7f}") };
+        let rows = reference.history.range(&query, version).expect("it is small").rows;
+        rows.iter().map(|row| String::from_utf8(row.key.to_vec()).expect("a letter")).collect::<Vec<String>>()
+    };
+    assert_eq!(found(selector("b", true, 0), None, 2), ["b", "c", "d"], "last less or equal");
+    assert_eq!(found(selector("b", true, 0), None, 3), ["a", "c", "d"], "the key before one that is deleted");
+    assert_eq!(found(selector("b", false, 1), selector("c", true, 1), 3), ["c"]);
+    assert_eq!(found(selector("a", false, 3), selector("x", false, 1), 3), ["d"]);
+    assert_eq!(found(selector("a", false, -5), selector("a", false, 9), 3), ["a", "c", "d"], "beyond the ends");
+    assert!(found(selector("d", false, 1), selector("a", false, 1), 3).is_empty(), "swapped ends");
 }
