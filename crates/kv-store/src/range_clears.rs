@@ -8,8 +8,11 @@
 //! questions pass over what cannot matter. Nodes are shared between copies: a reader's copy costs one reference count, and
 //! the writer's next change leaves it alone. Memory is proportional to the number of clears, however they overlap.
 //!
-//! Invariants: begins are in order (then versions), priorities are a heap, `max_end` and `max_version` are those of the
-//! whole subtree. (Seidel, Aragon, *Randomized Search Trees*.) Priorities are random to everybody outside, because keys come
+//! Of each clear it is known, too, when its range was first written to after it. At versions between the two no row is
+//! visible there, and a read jumps over the whole range.
+//!
+//! Invariants: begins are in order (then versions), priorities are a heap, `max_end`, `max_version` and `max_first_write`
+//! are those of the whole subtree. (Seidel, Aragon, *Randomized Search Trees*.) Priorities are random to everybody outside, because keys come
 //! from clients: nobody can make the tree deep, and recursion with it. No answer depends on the shape.
 
 use std::{
@@ -22,6 +25,8 @@ use bytes::Bytes;
 
 /// Keys of the hash that priorities are made of, drawn when the process first needs them.
 static PRIORITIES: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+
+const NEVER: u64 = u64::MAX;
 
 /// All rows with `begin <= prefix < end` in encoded form, which may lie in one family or be all of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,9 +45,12 @@ pub(crate) struct RangeClears {
 #[derive(Clone, Debug)]
 struct Node {
     clear: RangeClear,
+    /// No row was written to the range from the clear's version up to before this one; [`NEVER`]: none at all.
+    first_write: u64,
     priority: u64,
     max_end: Bytes,
     max_version: u64,
+    max_first_write: u64,
     left: Option<Arc<Node>>,
     right: Option<Arc<Node>>,
 }
@@ -65,11 +73,43 @@ impl RangeClears {
         }
     }
 
-    /// Clears of one version must not overlap.
+    /// Adds one to whose range nothing was written since. Clears of one version must not overlap.
     pub fn insert(&mut self, clear: RangeClear) {
+        self.add(clear, NEVER);
+    }
+
+    /// Adds one of which it is not known whether its range was written to since.
+    pub fn restore(&mut self, clear: RangeClear) {
+        let first_write = clear.version;
+        self.add(clear, first_write);
+    }
+
+    fn add(&mut self, clear: RangeClear, first_write: u64) {
         assert!(clear.begin < clear.end, "a range clear covers something");
-        self.root = Some(insert(self.root.take(), clear));
+        self.root = Some(insert(self.root.take(), clear, first_write));
         self.count += 1;
+    }
+
+    /// A row with this key is written at `version`, which no clear in the set is newer than.
+    pub fn note_write(&mut self, prefix: &[u8], version: u64) {
+        // Most writes change nothing, and then nothing that readers share is copied.
+        let mut is_first = false;
+        search_empty(self.root.as_deref(), prefix, NEVER, &mut |_| is_first = true);
+        if is_first {
+            mark_written(&mut self.root, prefix, version);
+        }
+    }
+
+    /// The range around `prefix`, as far as it is known, in which no row is visible at `at`.
+    pub fn empty_around(&self, prefix: &[u8], at: u64) -> Option<(&Bytes, &Bytes)> {
+        let mut empty: Option<(&Bytes, &Bytes)> = None;
+        search_empty(self.root.as_deref(), prefix, at, &mut |clear| {
+            empty = Some(match empty {
+                Some((begin, end)) => (begin.min(&clear.begin), end.max(&clear.end)),
+                None => (&clear.begin, &clear.end),
+            });
+        });
+        empty
     }
 
     /// Takes out the clear of `version` that begins at `begin`; false when there is none.
@@ -109,14 +149,14 @@ fn order(node: &Node, begin: &[u8], version: u64) -> Ordering {
     begin.cmp(&node.clear.begin).then(version.cmp(&node.clear.version))
 }
 
-fn insert(root: Option<Arc<Node>>, clear: RangeClear) -> Arc<Node> {
+fn insert(root: Option<Arc<Node>>, clear: RangeClear, first_write: u64) -> Arc<Node> {
     let priority = PRIORITIES.hash_one((&clear.begin, clear.version));
     let Some(mut root) = root else {
-        return Arc::new(Node::leaf(clear, priority));
+        return Arc::new(Node::leaf(clear, first_write, priority));
     };
     if priority > root.priority {
         let (left, right) = split(Some(root), &clear.begin, clear.version);
-        let mut node = Node { left, right, ..Node::leaf(clear, priority) };
+        let mut node = Node { left, right, ..Node::leaf(clear, first_write, priority) };
         node.update();
         return Arc::new(node);
     }
@@ -126,7 +166,7 @@ fn insert(root: Option<Arc<Node>>, clear: RangeClear) -> Arc<Node> {
         Ordering::Greater => &mut node.right,
         Ordering::Equal => panic!("two range clears of version {} begin at the same place", clear.version),
     };
-    *side = Some(insert(side.take(), clear));
+    *side = Some(insert(side.take(), clear, first_write));
     node.update();
     root
 }
@@ -205,6 +245,41 @@ fn search_covering(node: Option<&Node>, prefix: &[u8], at: u64, newest: &mut u64
     search_covering(node.left.as_deref(), prefix, at, newest);
 }
 
+/// Visits every clear over the key that is not newer than `at`, and whose range was not written to up to there. With
+/// [`NEVER`]: to this day.
+fn search_empty<'n>(node: Option<&'n Node>, prefix: &[u8], at: u64, visit: &mut dyn FnMut(&'n RangeClear)) {
+    let Some(node) = node else { return };
+    let is_unwritten = |first_write: u64| first_write > at || first_write == NEVER;
+    if !is_unwritten(node.max_first_write) || node.max_end.as_ref() <= prefix {
+        return;
+    }
+    let clear = &node.clear;
+    if clear.begin.as_ref() <= prefix {
+        if clear.version <= at && is_unwritten(node.first_write) && clear.end.as_ref() > prefix {
+            visit(clear);
+        }
+        search_empty(node.right.as_deref(), prefix, at, visit);
+    }
+    search_empty(node.left.as_deref(), prefix, at, visit);
+}
+
+fn mark_written(side: &mut Side, prefix: &[u8], version: u64) {
+    let Some(root) = side.as_mut().filter(|node| node.max_first_write == NEVER && node.max_end.as_ref() > prefix)
+    else {
+        return;
+    };
+    let node = Arc::make_mut(root);
+    if node.clear.begin.as_ref() <= prefix {
+        if node.first_write == NEVER && node.clear.end.as_ref() > prefix {
+            assert!(node.clear.version <= version, "a row is written before a clear that is there already");
+            node.first_write = version;
+        }
+        mark_written(&mut node.right, prefix, version);
+    }
+    mark_written(&mut node.left, prefix, version);
+    node.update();
+}
+
 /// Visits, in order, every clear newer than `after` that overlaps `[begin, end)`, until `visit` returns false.
 fn search_overlapping(
     node: Option<&Node>,
@@ -231,19 +306,21 @@ fn search_overlapping(
 }
 
 impl Node {
-    fn leaf(clear: RangeClear, priority: u64) -> Node {
-        let (max_end, max_version) = (clear.end.clone(), clear.version);
-        Node { clear, priority, max_end, max_version, left: None, right: None }
+    fn leaf(clear: RangeClear, first_write: u64, priority: u64) -> Node {
+        let (max_end, max_version, max_first_write) = (clear.end.clone(), clear.version, first_write);
+        Node { clear, first_write, priority, max_end, max_version, max_first_write, left: None, right: None }
     }
 
     fn update(&mut self) {
         self.max_end = self.clear.end.clone();
         self.max_version = self.clear.version;
+        self.max_first_write = self.first_write;
         for child in [&self.left, &self.right].into_iter().flatten() {
             if child.max_end > self.max_end {
                 self.max_end = child.max_end.clone();
             }
             self.max_version = self.max_version.max(child.max_version);
+            self.max_first_write = self.max_first_write.max(child.max_first_write);
         }
     }
 }
@@ -258,15 +335,16 @@ mod tests {
         RangeClear { begin: vec![begin].into(), end: vec![end].into(), version }
     }
 
-    fn check_shape(node: Option<&Node>) -> Option<(Bytes, u64)> {
+    fn check_shape(node: Option<&Node>) -> Option<(Bytes, u64, u64)> {
         let node = node?;
         let below = [check_shape(node.left.as_deref()), check_shape(node.right.as_deref())];
         for child in [&node.left, &node.right].into_iter().flatten() {
             assert!(child.priority <= node.priority, "the heap is broken");
         }
-        let found = below.into_iter().flatten().chain([(node.clear.end.clone(), node.clear.version)]);
-        let most = found.reduce(|a, b| (a.0.max(b.0), a.1.max(b.1))).expect("at least its own");
-        assert_eq!(most, (node.max_end.clone(), node.max_version));
+        let own = (node.clear.end.clone(), node.clear.version, node.first_write);
+        let found = below.into_iter().flatten().chain([own]);
+        let most = found.reduce(|a, b| (a.0.max(b.0), a.1.max(b.1), a.2.max(b.2))).expect("at least its own");
+        assert_eq!(most, (node.max_end.clone(), node.max_version, node.max_first_write));
         Some(most)
     }
 
@@ -311,6 +389,57 @@ mod tests {
                 }
             }
         }
+    }
+
+    proptest! {
+        #[test]
+        fn no_row_is_visible_where_it_says_that_there_is_none(
+            steps in vec((any::<bool>(), 0u8..20, 1u8..8), 1..60),
+            removed in vec(any::<prop::sample::Index>(), 0..10),
+            questions in vec((0u8..28, 0u64..70), 30),
+        ) {
+            let (mut set, mut list, mut rows) = (RangeClears::default(), Vec::new(), Vec::new());
+            let mut copies = vec![set.clone()];
+            for (version, (clears, key, length)) in (1u64..).zip(&steps) {
+                if *clears {
+                    list.push(clear(*key, key + length, version));
+                    set.insert(list.last().unwrap().clone());
+                }
+                // Also by the commit that clears.
+                if !*clears || length % 2 == 0 {
+                    rows.push((*key, version));
+                    set.note_write(&[*key], version);
+                }
+                copies.push(set.clone());
+            }
+            for index in removed.into_iter().take(list.len()) {
+                let gone = list.remove(index.index(list.len()));
+                set.remove(&gone.begin, gone.version);
+            }
+            check_shape(set.root.as_deref());
+            let is_empty = |c: &RangeClear, at: u64| {
+                let in_range = |key: u8| c.begin.as_ref() <= &[key][..] && c.end.as_ref() > &[key][..];
+                c.version <= at && !rows.iter().any(|(key, version)| in_range(*key) && (c.version..=at).contains(version))
+            };
+            for (key, at) in questions {
+                let covers = |c: &&RangeClear| c.begin.as_ref() <= &[key][..] && c.end.as_ref() > &[key][..];
+                let empty: Vec<&RangeClear> = list.iter().filter(covers).filter(|c| is_empty(c, at)).collect();
+                let expected = empty.iter().map(|c| &c.begin).min().zip(empty.iter().map(|c| &c.end).max());
+                prop_assert_eq!(set.empty_around(&[key], at), expected);
+                // A reader's copy is of any moment when the version was there already.
+                let known = |copy: &RangeClears| copy.empty_around(&[key], at).map(|(b, e)| (b.clone(), e.clone()));
+                let later: Vec<_> = copies.iter().skip(at as usize).map(known).collect();
+                prop_assert!(later.windows(2).all(|pair| pair[0] == pair[1]), "later changes matter to earlier readers");
+            }
+        }
+    }
+
+    #[test]
+    fn of_one_that_was_there_at_the_start_nothing_is_known() {
+        let mut set = RangeClears::default();
+        set.restore(clear(1, 9, 5));
+        assert_eq!(set.empty_around(&[3], 7), None);
+        assert!(set.hide(&[3], 4, 7));
     }
 
     #[test]

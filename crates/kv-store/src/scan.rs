@@ -1,7 +1,8 @@
 //! Walks over the data table that make rows of versions: the rows visible at a version, in either direction, and the keys
 //! written after a version.
 //!
-//! A row that a range clear hides is passed over like a deleted one.
+//! A row that a range clear hides is passed over like a deleted one; with all others that the clear hides, where nothing
+//! was written to its range since.
 //!
 //! Versions above the one asked for may be written while a walk goes on; they are passed over, so a walk needs no
 //! engine snapshot. At most one entry is held at a time. A key with many versions costs a few steps and then one seek.
@@ -152,6 +153,10 @@ impl<'e> VisibleRows<'e> {
                 true => self.keep_value()?,
                 false => false,
             };
+            if !found && let Some((_, end)) = self.clears.empty_around(&self.walk.prefix, self.version) {
+                self.walk.cursor.seek(end)?;
+                continue;
+            }
             self.walk.go_to_next_key()?;
             if found {
                 return Ok(true);
@@ -165,6 +170,10 @@ impl<'e> VisibleRows<'e> {
         while let Some(oldest) = self.walk.entry_version()? {
             self.ask()?;
             let found = oldest <= self.version && self.keep_newest_backward()?;
+            if !found && let Some((begin, _)) = self.clears.empty_around(&self.walk.prefix, self.version) {
+                self.walk.cursor.seek_before(begin)?;
+                continue;
+            }
             self.walk.go_to_previous_key()?;
             if found {
                 return Ok(true);

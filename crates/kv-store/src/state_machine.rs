@@ -60,7 +60,7 @@ impl StateMachine {
                 recent_clears.push_back(note.version);
             }
             unswept.insert((note.version, note.number), note.begin.clone());
-            clears.insert(RangeClear { begin: note.begin, end: note.end, version: note.version });
+            clears.restore(RangeClear { begin: note.begin, end: note.end, version: note.version });
         }
         Ok(StateMachine {
             counters,
@@ -302,6 +302,7 @@ impl Deciding<'_, '_> {
             self.notes += 1;
         }
         self.state.index.record(prefix, NewestWrite { version, exists, entry });
+        self.state.clears.note_write(prefix, version);
         Ok(())
     }
 

@@ -130,11 +130,18 @@ fn selectors_see_their_version_and_neither_cleared_nor_deleted_keys() {
 fn a_read_that_nobody_waits_for_ends() {
     on_every_engine(|database| {
         let sets: Vec<_> = (0..5000).map(|n| set(&format!("{n:04}"), "")).collect();
-        apply(database, &[commit(sets), commit([of_kind(MutationKind::ClearRange, b"", b"\xff")])]);
+        let clear = of_kind(MutationKind::ClearRange, b"", b"\xff");
+        apply(database, &[commit(sets), commit([clear]), commit([set("2500", "again")])]);
         let nobody_waits = |query: &RangeQuery, version| database.range_at_while(query, Version(version), &|| false);
         let long = RangeQuery::between("", "\x7f");
         assert!(matches!(nobody_waits(&long, 2), Err(KvError::Timeout(_))));
-        assert!(matches!(nobody_waits(&long, 3), Err(KvError::Timeout(_))), "also where it finds nothing");
+        assert!(matches!(nobody_waits(&long, 4), Err(KvError::Timeout(_))), "also where it finds next to nothing");
+        let backward = RangeQuery { reverse: true, ..long.clone() };
+        assert!(matches!(nobody_waits(&backward, 4), Err(KvError::Timeout(_))));
+        for query in [&long, &backward] {
+            let rows = nobody_waits(query, 3).expect("nothing was written behind the clear: it is jumped over");
+            assert_eq!(rows.rows, []);
+        }
         let far = KeySelector { key: "".into(), or_equal: false, offset: 4000 };
         let from_far = RangeQuery { begin_selector: Some(far), limit: Some(1), ..long };
         assert!(matches!(nobody_waits(&from_far, 2), Err(KvError::Timeout(_))));

@@ -182,7 +182,8 @@ impl Node {
     pub fn is_sound(&self) -> bool {
         let is_whole = |running: &Running| {
             let status = running.core.status();
-            status.lost.is_empty() && (status.is_voter || !status.is_catching_up)
+            // A copy counts once a crash can't undo that it is the live database.
+            status.lost.is_empty() && !status.is_switching && (status.is_voter || !status.is_catching_up)
         };
         self.log.is_whole() && !self.has_losses && self.running.as_ref().is_none_or(is_whole)
     }

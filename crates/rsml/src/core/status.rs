@@ -44,6 +44,8 @@ pub struct ReplicaStatus {
     pub view_changes: u64,
     /// Waits for a copy of a peer's database.
     pub is_catching_up: bool,
+    /// Such a copy is complete; the record that makes it the live database is not durable yet.
+    pub is_switching: bool,
     /// Copies of a peer's database that took the place of the own one since the start.
     pub snapshots_installed: u64,
     /// What the disk has lost of the log and this replica has not got from the others yet.
@@ -84,6 +86,7 @@ impl Replica {
             heard_us: self.heard.iter().map(|(id, at)| (*id, self.now.since_us(*at))).collect(),
             view_changes: self.counters.view_changes,
             is_catching_up: self.is_catching_up(),
+            is_switching: self.is_switching(),
             snapshots_installed: self.catch_up.installed,
             lost: self.acceptor.log().hole_ranges(),
             blocked: self.blocked,
