@@ -70,7 +70,7 @@ impl SpaceWatch {
     /// For clients whose writes are refused.
     pub fn refusal(&self) -> String {
         format!(
-            "{} MiB are free in {}, and storage.min_free_mb = {} must be",
+            "{} MiB are free in {}, less than storage.min_free_mb = {}",
             self.free_bytes() >> 20,
             self.path.display(),
             self.min_free_bytes >> 20
