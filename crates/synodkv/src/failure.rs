@@ -66,7 +66,7 @@ fn hint_of_code(code: &ErrorCode) -> &'static str {
         ErrorCode::FutureVersion => "; take an older one, or see with --addr whether this is the right cluster",
         ErrorCode::KeyTooLarge => "; the setting of the server is limits.max_key_bytes",
         ErrorCode::ValueTooLarge => "; the setting of the server is limits.max_value_bytes",
-        ErrorCode::StorageFull => "; nothing was written: make room there, and try again",
+        ErrorCode::StorageFull => "; nothing was written; has_space in /status of each server tells where",
         ErrorCode::Overloaded => "; wait a little, and try again",
         ErrorCode::TransactionTooLarge => "; make it several transactions",
         _ => "",
