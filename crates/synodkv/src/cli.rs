@@ -67,12 +67,15 @@ pub enum Command {
     peer = \"127.0.0.1:6001\"\n  \
     thrift = \"127.0.0.1:9090\"\n  \
     admin = \"127.0.0.1:9190\"\n  \
-    # ... and the same for id 1 and id 2")]
+    # ... and the same for id 1 and id 2\n\n\
+    Every setting, with unit, default and range: docs/CONFIGURATION.md. Exit status: 0 stopped as asked; 1 could not start\n\
+    or go on; 2 wrong usage or configuration.")]
 pub struct ServeArgs {
     /// Configuration file (TOML).
     #[arg(long, value_name = "FILE", env = "SYNODKV_CONFIG")]
     pub config: Option<PathBuf>,
-    /// `standalone` (one database) or `replicated` (every write agreed by a quorum of replicas).
+    /// `standalone` (one database) or `replicated` (every write agreed by a quorum of replicas). [default: standalone, or
+    /// replicated with --node-id]
     #[arg(long, value_name = "MODE")]
     pub mode: Option<String>,
     /// Run only this replica of [[replication.replicas]] in this process. Ids start at 0.
@@ -295,7 +298,8 @@ pub struct DeleteArgs {
 
 /// Print the rows between two keys, in key order, as of one version.
 ///
-/// One row per line: the key, a tab, the value.
+/// One row per line: the key, a tab, the value. While others write, a range may take as long as its version stays readable
+/// (storage.readable_window_ms of the servers, by default a minute); then it ends with TRANSACTION_TOO_OLD.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     synodkv range                          the first 100 rows\n  \
