@@ -51,7 +51,11 @@ pub enum DataDirError {
     NotOurs { dir: PathBuf, entry: String },
     #[error("{path} is damaged: {reason}; restore it, or choose another --data-dir")]
     Damaged { path: PathBuf, reason: String },
-    #[error("data directory: cannot {action} {path}: {source}")]
+    #[error("{dir} is a file, and the data directory has to be a directory; choose another --data-dir")]
+    NotADirectory { dir: PathBuf },
+    #[error(
+        "data directory: cannot {action} {path}: {source}; look at its owner and permissions, or choose another --data-dir"
+    )]
     Io { action: &'static str, path: PathBuf, source: io::Error },
 }
 
@@ -100,6 +104,9 @@ pub struct DataDir {
 impl DataDir {
     /// Opens or makes the directory for a standalone server (`replicas` empty) or for these replicas.
     pub fn open(root: &Path, mode: Mode, replicas: &[u32]) -> Result<DataDir, DataDirError> {
+        if root.is_file() {
+            return Err(DataDirError::NotADirectory { dir: root.to_path_buf() });
+        }
         fs::create_dir_all(root).map_err(io_error("create", root))?;
         let lock = lock(root)?;
         let mut replicas = replicas.to_vec();
@@ -304,6 +311,15 @@ mod tests {
         assert_eq!(dir.cluster_id().as_deref(), Some("c1"));
         dir.remember_cluster_id("c1").unwrap();
         assert!(matches!(dir.remember_cluster_id("c2"), Err(DataDirError::OtherCluster { .. })));
+    }
+
+    #[test]
+    fn a_file_is_no_data_directory() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = dir.path().join("file");
+        std::fs::write(&file, "").expect("a file");
+        let error = DataDir::open(&file, Mode::Standalone, &[]).expect_err("a file").to_string();
+        assert!(error.contains("is a file") && error.contains("--data-dir"), "{error}");
     }
 
     #[test]

@@ -14,8 +14,8 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// Bytes that are free for this process.
 type FreeBytes = Box<dyn Fn() -> std::io::Result<u64> + Send + Sync>;
 
-/// Watches one data directory. Writes are refused while less than a minimum is free, so that the log and the databases
-/// still have room for what was accepted before.
+/// Watches one data directory. There is no space while less than a minimum is free, so that the log and the databases still
+/// have room for what was accepted before. Whether that ends writes is for others to say: one replica of three may be full.
 pub struct SpaceWatch {
     path: PathBuf,
     min_free_bytes: u64,
@@ -70,7 +70,7 @@ impl SpaceWatch {
     /// For clients whose writes are refused.
     pub fn refusal(&self) -> String {
         format!(
-            "{} MiB are free in {}, and storage.min_free_mb = {} must be",
+            "{} MiB are free in {}, less than storage.min_free_mb = {}",
             self.free_bytes() >> 20,
             self.path.display(),
             self.min_free_bytes >> 20
@@ -100,8 +100,8 @@ impl SpaceWatch {
         self.free_bytes.store(free_bytes, Ordering::Relaxed);
         let has_space = self.min_free_bytes == 0 || free_bytes >= self.min_free_bytes;
         match (self.has_space.swap(has_space, Ordering::Relaxed), has_space) {
-            (true, false) => tracing::error!("writes are refused: {}", self.describe(free_bytes)),
-            (false, true) => tracing::info!("writes are taken again: {}", self.describe(free_bytes)),
+            (true, false) => tracing::error!("too little space: {}", self.describe(free_bytes)),
+            (false, true) => tracing::info!("enough space again: {}", self.describe(free_bytes)),
             _ => {}
         }
     }
@@ -125,7 +125,7 @@ impl SpaceCollector {
         SpaceCollector {
             watch,
             free_bytes: gauge("synodkv_data_dir_free_bytes", "Bytes free in the file system of the data directory"),
-            has_space: gauge("synodkv_has_space", "0 while writes are refused for lack of space"),
+            has_space: gauge("synodkv_has_space", "0 while less than storage.min_free_mb is free"),
         }
     }
 }

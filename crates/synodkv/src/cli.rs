@@ -67,16 +67,19 @@ pub enum Command {
     peer = \"127.0.0.1:6001\"\n  \
     thrift = \"127.0.0.1:9090\"\n  \
     admin = \"127.0.0.1:9190\"\n  \
-    # ... and the same for id 1 and id 2")]
+    # ... and the same for id 1 and id 2\n\n\
+    Every setting, with unit, default and range: docs/CONFIGURATION.md. Exit status: 0 stopped as asked; 1 could not start\n\
+    or go on; 2 wrong usage or configuration.")]
 pub struct ServeArgs {
     /// Configuration file (TOML).
     #[arg(long, value_name = "FILE", env = "SYNODKV_CONFIG")]
     pub config: Option<PathBuf>,
-    /// `standalone` (one database) or `replicated` (every write agreed by a quorum of replicas).
+    /// `standalone` (one database) or `replicated` (every write agreed by a quorum of replicas). [default: standalone, or
+    /// replicated with --node-id]
     #[arg(long, value_name = "MODE")]
     pub mode: Option<String>,
     /// Run only this replica of [[replication.replicas]] in this process. Ids start at 0.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole_number::<u32>)]
     pub node_id: Option<u32>,
     /// Where the data lies. One process at a time; it remembers cluster, replica and mode. [default: ./data]
     #[arg(long, value_name = "DIR")]
@@ -104,14 +107,14 @@ pub struct ThriftTarget {
         default_value = "127.0.0.1:9090"
     )]
     pub addresses: Vec<String>,
-    /// How long to wait for an answer, in seconds.
-    #[arg(long, value_name = "SECONDS", default_value_t = 12)]
+    /// How long to wait for an answer, in seconds, 1 to 86400.
+    #[arg(long, value_name = "SECONDS", default_value_t = 12, value_parser = seconds)]
     pub timeout_seconds: u64,
 }
 
 impl ThriftTarget {
     pub fn options(&self) -> Options {
-        Options { request_timeout: Duration::from_secs(self.timeout_seconds.max(1)), ..Options::default() }
+        Options { request_timeout: Duration::from_secs(self.timeout_seconds), ..Options::default() }
     }
 
     pub async fn connect(&self) -> Result<Client, Failure> {
@@ -134,6 +137,18 @@ pub struct AdminTarget {
     pub admin_addresses: Vec<String>,
 }
 
+/// What stands behind a flag that takes a number, with the library's "invalid digit" in words.
+pub fn whole_number<N: std::str::FromStr>(text: &str) -> Result<N, String> {
+    text.parse().map_err(|_| "expected a whole number, 0 or more".to_string())
+}
+
+fn seconds(text: &str) -> Result<u64, String> {
+    match text.parse() {
+        Ok(seconds) if (1..=86_400).contains(&seconds) => Ok(seconds),
+        _ => Err("expected whole seconds, from 1 to 86400".to_string()),
+    }
+}
+
 /// Catches a forgotten port before it becomes an unclear network error.
 pub fn check_addresses(flag: &str, addresses: &[String]) -> Result<(), Failure> {
     let valid = |address: &str| {
@@ -141,9 +156,12 @@ pub fn check_addresses(flag: &str, addresses: &[String]) -> Result<(), Failure> 
     };
     match addresses.iter().find(|address| !valid(address)) {
         None => Ok(()),
-        Some(wrong) => Err(Failure::Usage(format!(
-            "{flag} `{wrong}`: expected HOST:PORT, or several with commas between them, for example 127.0.0.1:9090"
-        ))),
+        Some(wrong) => {
+            let port = if flag == "--admin" { 9190 } else { 9090 };
+            Err(Failure::Usage(format!(
+                "{flag} `{wrong}`: expected HOST:PORT, or several with commas between them, for example 127.0.0.1:{port}"
+            )))
+        }
     }
 }
 
@@ -205,7 +223,7 @@ fn interval(text: &str) -> Result<Duration, String> {
     A server that is stopped in good order (SIGTERM, Ctrl-C) hands over by itself.")]
 pub struct FailoverArgs {
     /// The replica that shall lead. [default: the one that is furthest along]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole_number::<u32>)]
     pub to: Option<u32>,
     #[command(flatten)]
     pub admin: AdminTarget,
@@ -224,12 +242,14 @@ pub struct FailoverArgs {
     synodkv get --hex 75736572 --at 1200\n  \
     synodkv get picture --raw > picture.png")]
 pub struct GetArgs {
+    /// The key: text, or bytes as \xNN; see --hex.
     pub key: String,
-    /// The column family.
-    #[arg(long, value_name = "NAME", default_value = "")]
+    /// The column family. [default: default]
+    #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
     pub family: String,
-    /// The value as of this version (as printed by `range --format json`), not the newest.
-    #[arg(long, value_name = "VERSION")]
+    /// The value as of this version (as printed by `range --format json`), not the newest. By default versions of the
+    /// last minute can be read (storage.readable_window_ms of the servers).
+    #[arg(long, value_name = "VERSION", value_parser = whole_number::<u64>)]
     pub at: Option<u64>,
     /// Write the value's bytes as they are, without a newline.
     #[arg(long, conflicts_with = "format")]
@@ -247,12 +267,13 @@ pub struct GetArgs {
     synodkv set 'user\\x00\\x01' 'first line\\nsecond line'\n  \
     synodkv set --hex 75736572 00ff")]
 pub struct SetArgs {
+    /// The key: text, or bytes as \xNN; see --hex.
     pub key: String,
     /// The value; `-` reads it from standard input, as it is.
     #[arg(allow_hyphen_values = true)]
     pub value: String,
-    /// The column family.
-    #[arg(long, value_name = "NAME", default_value = "")]
+    /// The column family. [default: default]
+    #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
     pub family: String,
     #[command(flatten)]
     pub target: ThriftTarget,
@@ -264,9 +285,10 @@ pub struct SetArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  synodkv delete hello")]
 pub struct DeleteArgs {
+    /// The key: text, or bytes as \xNN; see --hex.
     pub key: String,
-    /// The column family.
-    #[arg(long, value_name = "NAME", default_value = "")]
+    /// The column family. [default: default]
+    #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
     pub family: String,
     #[command(flatten)]
     pub target: ThriftTarget,
@@ -276,7 +298,8 @@ pub struct DeleteArgs {
 
 /// Print the rows between two keys, in key order, as of one version.
 ///
-/// One row per line: the key, a tab, the value.
+/// One row per line: the key, a tab, the value. While others write, a range may take as long as its version stays readable
+/// (storage.readable_window_ms of the servers, by default a minute); then it ends with TRANSACTION_TOO_OLD.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     synodkv range                          the first 100 rows\n  \
@@ -293,16 +316,16 @@ pub struct RangeArgs {
     #[arg(long, conflicts_with_all = ["begin", "end"])]
     pub prefix: Option<String>,
     /// The most rows to print; 0 means all.
-    #[arg(long, value_name = "ROWS", default_value_t = 100)]
+    #[arg(long, value_name = "ROWS", default_value_t = 100, allow_negative_numbers = true, value_parser = whole_number::<u64>)]
     pub limit: u64,
     /// The last row first.
     #[arg(long)]
     pub reverse: bool,
-    /// The rows as of this version, not the newest.
-    #[arg(long, value_name = "VERSION")]
+    /// The rows as of this version, not the newest; see `get --help`.
+    #[arg(long, value_name = "VERSION", value_parser = whole_number::<u64>)]
     pub at: Option<u64>,
-    /// The column family.
-    #[arg(long, value_name = "NAME", default_value = "")]
+    /// The column family. [default: default]
+    #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
     pub family: String,
     #[command(flatten)]
     pub target: ThriftTarget,
@@ -332,10 +355,10 @@ pub struct TxnArgs {
     #[arg(long)]
     pub no_retry: bool,
     /// Read as of this version: the commit fails if anything that was read has been written since. Implies --no-retry.
-    #[arg(long, value_name = "VERSION")]
+    #[arg(long, value_name = "VERSION", value_parser = whole_number::<u64>)]
     pub at: Option<u64>,
-    /// The column family of statements that name none.
-    #[arg(long, value_name = "NAME", default_value = "")]
+    /// The column family of statements that name none. [default: default]
+    #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
     pub family: String,
     #[command(flatten)]
     pub target: ThriftTarget,
@@ -374,8 +397,8 @@ pub struct ShellArgs {
     /// Neither read nor write the history.
     #[arg(long)]
     pub no_history: bool,
-    /// The column family to begin with; `use` chooses another.
-    #[arg(long, value_name = "NAME", default_value = "")]
+    /// The column family to begin with; `use` chooses another. [default: default]
+    #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
     pub family: String,
     #[command(flatten)]
     pub target: ThriftTarget,
@@ -422,6 +445,21 @@ mod tests {
             let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
             assert!(help.contains("Example"), "{} has no example", command.get_name());
         }
+    }
+
+    #[test]
+    fn a_number_that_is_none_is_refused_in_words() {
+        for arguments in [
+            &["get", "k", "--at", "x"][..],
+            &["range", "--limit", "-1"],
+            &["failover", "--to", "one"],
+            &["serve", "--node-id", "-"],
+        ] {
+            let error = Cli::try_parse_from([&["synodkv"], arguments].concat()).expect_err("no number").to_string();
+            assert!(error.contains("expected a whole number, 0 or more"), "{arguments:?}: {error}");
+        }
+        let error = Cli::try_parse_from(["synodkv", "get", "k", "--timeout-seconds", "0"]).expect_err("no time");
+        assert!(error.to_string().contains("from 1 to 86400"), "{error}");
     }
 
     #[test]

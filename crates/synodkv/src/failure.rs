@@ -49,11 +49,27 @@ impl From<ClientError> for Failure {
             ClientError::InvalidArgument(_) => return Failure::Usage(error.to_string()),
             error if error.maybe_committed() => "; the write may have happened: read the key to see",
             error if error.code() == Some(&ErrorCode::NoPrimary) => "; see `synodkv status`",
-            _ => "",
+            error => error.code().map(hint_of_code).unwrap_or_default(),
         };
         let code = error.code().map(ErrorCode::as_str).filter(|code| !code.is_empty());
         let code = code.map(|code| format!(" ({code})")).unwrap_or_default();
         Failure::Failed(format!("{error}{code}{hint}"))
+    }
+}
+
+/// What to do about an answer of the server that does not say so itself.
+fn hint_of_code(code: &ErrorCode) -> &'static str {
+    match code {
+        ErrorCode::TransactionTooOld => {
+            "; versions stay readable for storage.readable_window_ms of the servers, by default a minute: take a newer one"
+        }
+        ErrorCode::FutureVersion => "; take an older one, or see with --addr whether this is the right cluster",
+        ErrorCode::KeyTooLarge => "; the setting of the server is limits.max_key_bytes",
+        ErrorCode::ValueTooLarge => "; the setting of the server is limits.max_value_bytes",
+        ErrorCode::StorageFull => "; nothing was written; has_space in /status of each server tells where",
+        ErrorCode::Overloaded => "; wait a little, and try again",
+        ErrorCode::TransactionTooLarge => "; make it several transactions",
+        _ => "",
     }
 }
 
@@ -69,6 +85,19 @@ mod tests {
             maybe_committed: false,
             conflicting_keys: Vec::new(),
         }
+    }
+
+    #[test]
+    fn a_version_out_of_the_window_names_the_setting() {
+        let error = ClientError::Refused {
+            code: ErrorCode::TransactionTooOld,
+            message: "too old".to_string(),
+            retryable: true,
+            maybe_committed: false,
+            conflicting_keys: Vec::new(),
+        };
+        let text = Failure::from(error).to_string();
+        assert!(text.starts_with("too old (TRANSACTION_TOO_OLD); ") && text.contains("readable_window_ms"), "{text}");
     }
 
     #[test]

@@ -33,7 +33,7 @@ pub enum FamilyAction {
     List(FamilyTarget),
     /// Create a column family.
     Create {
-        /// 1 to 64 letters, digits, or _ - .
+        /// Its name: 1 to 64 letters, digits, or any of `_`, `-`, `.`
         name: String,
         #[command(flatten)]
         target: FamilyTarget,
@@ -42,6 +42,7 @@ pub enum FamilyAction {
     ///
     /// Not one that `storage.column_families` names: the next write would create it again.
     Drop {
+        /// Its name, as `family list` shows it.
         name: String,
         #[command(flatten)]
         target: FamilyTarget,

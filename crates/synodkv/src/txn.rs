@@ -55,7 +55,7 @@ impl Source {
             Some(file) => {
                 let name = file.display().to_string();
                 let text = std::fs::read_to_string(file);
-                let text = text.map_err(|error| Failure::Usage(format!("{name}: {error}")))?;
+                let text = text.map_err(|error| Failure::Usage(format!("cannot read the script {name}: {error}")))?;
                 Ok(Source { name, text })
             }
             None => {

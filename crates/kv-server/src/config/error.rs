@@ -50,7 +50,7 @@ impl ConfigError {
                 let key = if path.is_empty() { name.to_string() } else { format!("{path}.{name}") };
                 format!("`{key}` is missing{origin}")
             }
-            Kind::Message(message) if path.is_empty() => format!("{message}{origin}"),
+            Kind::Message(message) if path.is_empty() => format!("{}{origin}", in_one_line(message)),
             other => format!("{place}: {other}"),
         })
     }
@@ -61,7 +61,20 @@ fn in_words(wanted: &str) -> String {
     match wanted {
         "u8" | "u16" | "u32" | "u64" | "usize" => "a whole number, 0 or more".to_string(),
         "a boolean" => "true or false".to_string(),
+        "a sequence" => "a list, in brackets".to_string(),
         other => other.to_string(),
+    }
+}
+
+/// The parser's message about a file that is no TOML, without the picture of the place: place, then what is wrong there.
+fn in_one_line(message: &str) -> String {
+    let is_picture = |line: &&str| line.trim_start_matches(|c: char| c.is_ascii_digit() || c == ' ').starts_with('|');
+    let mut lines = message.lines().filter(|line| !is_picture(line));
+    let place = lines.next().unwrap_or_default();
+    let faults: Vec<&str> = lines.map(str::trim).filter(|line| !line.is_empty()).collect();
+    match faults.as_slice() {
+        [] => place.to_string(),
+        faults => format!("{place}: {}", faults.join(", ")),
     }
 }
 

@@ -87,8 +87,12 @@ impl Sources {
         let mut merged = Figment::new();
         if let Some(path) = file {
             // Read here first, because the parser would say less about a file that cannot be read.
-            std::fs::read_to_string(path)
-                .map_err(|e| ConfigError::new(format!("cannot read the file {}: {e}", path.display())))?;
+            std::fs::read_to_string(path).map_err(|e| {
+                ConfigError::new(format!(
+                    "cannot read the file {}: {e}; see --config and SYNODKV_CONFIG",
+                    path.display()
+                ))
+            })?;
             merged = merged.merge(Toml::file_exact(path));
         }
         let mut settings = from_environment(environment)?;
@@ -190,7 +194,7 @@ fn environment_key(name: &str, rest: &str) -> Result<String, ConfigError> {
         Some((section, key)) if SECTIONS.contains(&section) && !key.is_empty() => Ok(format!("{section}.{key}")),
         _ => Err(ConfigError::new(format!(
             "unknown environment variable {name}: allowed are SYNODKV_MODE and SYNODKV_<SECTION>_<KEY> with one of the \
-             sections {}",
+             sections {}, and of the client commands SYNODKV_ADDR and SYNODKV_ADMIN",
             SECTIONS.join(", ")
         ))),
     }

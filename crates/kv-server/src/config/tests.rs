@@ -273,6 +273,14 @@ fn a_file_that_cannot_be_read_or_understood_is_named() {
     assert!(missing.unwrap_err().to_string().contains("no/such.toml"));
     let broken = case("[server\n").load().unwrap_err().to_string();
     assert!(broken.contains("synodkv.toml"), "{broken}");
+    assert!(broken.contains("at line 1, column 8: ") && !broken.contains(['\n', '|']), "{broken}");
+}
+
+#[test]
+fn a_list_and_a_first_port_that_do_not_fit_say_what_does() {
+    case("[storage]\ncolumn_families = \"a\"\n")
+        .fails_with(&["storage.column_families = \"a\"", "a list, in brackets"]);
+    case("[replication]\nfirst_peer_addr = \"127.0.0.1:65534\"\n").fails_with(&["65533 or less", "synodkv.toml"]);
 }
 
 #[test]

@@ -99,7 +99,7 @@ fn complete_replication(
     sources: &Sources,
 ) -> Result<ReplicationConfig, ConfigError> {
     let is_listed = !raw.replicas.is_empty();
-    let entries = if is_listed { raw.replicas } else { default_replicas(&raw)? };
+    let entries = if is_listed { raw.replicas } else { default_replicas(&raw, sources)? };
     let origin = sources.origin("replication.replicas");
     check_replica_list(&entries, raw.node_id.is_some(), &origin)?;
     let tls = raw.tls.map(|tls| complete_tls(tls, &entries, sources)).transpose()?;
@@ -184,14 +184,15 @@ fn tls_names(entries: &[ReplicaEntry], origin: &str) -> Result<BTreeMap<u32, Str
     Ok(names)
 }
 
-fn default_replicas(raw: &ReplicationSettings) -> Result<Vec<ReplicaEntry>, ConfigError> {
+fn default_replicas(raw: &ReplicationSettings, sources: &Sources) -> Result<Vec<ReplicaEntry>, ConfigError> {
     let first = &raw.first_peer_addr;
     (0..DEFAULT_REPLICAS)
         .map(|id| {
             let port = u32::from(first.port()) + id;
             let port = u16::try_from(port).map_err(|_| {
                 let wanted = "leaves no ports for three replicas: the port must be 65533 or less";
-                ConfigError::value("replication.first_peer_addr", first, wanted, "")
+                let key = "replication.first_peer_addr";
+                ConfigError::value(key, first, wanted, &sources.origin(key))
             })?;
             Ok(ReplicaEntry { id, peer: first.with_port(port), thrift: None, admin: None, tls_name: None })
         })

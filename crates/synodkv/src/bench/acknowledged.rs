@@ -94,7 +94,8 @@ pub async fn check(args: CheckArgs) -> Result<ExitCode, Failure> {
 
 fn read(path: &Path) -> Result<Vec<(String, usize)>, Failure> {
     let at = |reason: String| Failure::Failed(format!("{}: {reason}", path.display()));
-    let file = File::open(path).map_err(|error| at(error.to_string()))?;
+    let file =
+        File::open(path).map_err(|error| at(format!("cannot read what `bench --acknowledged` wrote: {error}")))?;
     let record = |(index, line): (usize, std::io::Result<String>)| {
         let line = line.map_err(|error| at(error.to_string()))?;
         let parsed = line.split_once('\t').and_then(|(key, size)| Some((key.to_string(), size.parse().ok()?)));

@@ -79,6 +79,7 @@ pub struct CheckArgs {
     pub acknowledged: PathBuf,
     #[command(flatten)]
     pub target: ThriftTarget,
+    /// How the result is printed.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub format: Format,
 }
