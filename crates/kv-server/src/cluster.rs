@@ -71,7 +71,7 @@ pub struct ReplicaStatus {
     /// Range clears that its database has not carried out yet; of a replica in this process.
     pub pending_clears: Option<u64>,
     pub uptime: Option<Duration>,
-    /// What is wrong with it, where that is known: it stopped, or others found its database to differ.
+    /// What is wrong with it, where that is known: it stopped, its disk is full, others found its database to differ.
     pub problem: Option<String>,
     /// Where it listens; `None` where it has no such listener.
     pub peer: Option<String>,
@@ -84,7 +84,9 @@ impl ReplicaStatus {
         match (self.reachable, self.last_seen) {
             (false, None) => ReplicaHealth::Unknown,
             (false, Some(_)) => ReplicaHealth::Unreachable,
-            (true, _) if primary.is_none() || self.role == Role::Candidate => ReplicaHealth::Degraded,
+            (true, _) if primary.is_none() || self.role == Role::Candidate || self.problem.is_some() => {
+                ReplicaHealth::Degraded
+            }
             (true, _) => ReplicaHealth::Healthy,
         }
     }

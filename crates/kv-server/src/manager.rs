@@ -16,7 +16,7 @@ use crate::failover::{Failover, FailoverControl, FailoverError};
 use crate::front_end::{BackEnd, FrontEnd, ListenAddresses};
 use crate::metrics::ServerMetrics;
 use crate::router::{DirectRouter, LocalReader, ReadSlots, WriteSettings};
-use crate::space::SpaceWatch;
+use crate::space::{DISK_FULL, SpaceWatch};
 
 /// Why a server did not start.
 #[derive(Debug, thiserror::Error)]
@@ -127,12 +127,16 @@ impl ServerManager for StandaloneServerManager {
         let database = opening.await.expect("opening a database does not panic")?;
         let reader = LocalReader::new(database.clone(), ReadSlots::per_processor());
         let addresses = Arc::new(ListenAddresses::default());
-        let standalone =
-            Arc::new(Standalone { reader: reader.clone(), addresses: addresses.clone(), started: Instant::now() });
+        let space = Arc::new(SpaceWatch::new(data_dir.root(), config.storage.min_free_bytes()));
+        let standalone = Arc::new(Standalone {
+            reader: reader.clone(),
+            addresses: addresses.clone(),
+            space: space.clone(),
+            started: Instant::now(),
+        });
         database.on_damage(|reason| {
             tracing::error!("the database is damaged, and this server stops: {reason}. Restore it from a backup");
         });
-        let space = Arc::new(SpaceWatch::new(data_dir.root(), config.storage.min_free_bytes()));
         let back_end = BackEnd {
             router: Arc::new(DirectRouter::new(database.clone(), reader, WriteSettings::new(&config), space.clone())),
             cluster: standalone.clone(),
@@ -183,6 +187,7 @@ impl ServerManager for StandaloneServerManager {
 struct Standalone {
     reader: LocalReader,
     addresses: Arc<ListenAddresses>,
+    space: Arc<SpaceWatch>,
     started: Instant,
 }
 
@@ -211,7 +216,7 @@ impl ClusterView for Standalone {
                 oldest_readable: Some(kept.oldest_readable),
                 pending_clears: Some(kept.pending_clears),
                 uptime: Some(self.started.elapsed()),
-                problem: None,
+                problem: (!self.space.has_space()).then(|| DISK_FULL.to_string()),
                 peer: None,
                 thrift: shown(self.addresses.thrift()),
                 admin: shown(self.addresses.admin()),

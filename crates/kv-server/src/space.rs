@@ -14,6 +14,9 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// Bytes that are free for this process.
 type FreeBytes = Box<dyn Fn() -> std::io::Result<u64> + Send + Sync>;
 
+/// What is wrong with a replica whose disk is full.
+pub const DISK_FULL: &str = "its disk is full (storage.min_free_mb): it takes no writes until there is space again";
+
 /// Watches one data directory. There is no space while less than a minimum is free, so that the log and the databases still
 /// have room for what was accepted before. Whether that ends writes is for others to say: one replica of three may be full.
 pub struct SpaceWatch {

@@ -12,6 +12,7 @@ use crate::cluster::{AppliedDigest, ClusterSnapshot, ClusterView, LocalReplica, 
 use crate::config::{Mode, ReplicaConfig};
 use crate::failover::{Failover, FailoverControl, FailoverError};
 use crate::front_end::ListenAddresses;
+use crate::space::DISK_FULL;
 
 /// A peer that was not heard for this long counts as unreachable; reports come several times a second.
 const REACHABLE_WITHIN: Duration = Duration::from_secs(1);
@@ -41,8 +42,13 @@ fn problem(status: &DriverStatus) -> Option<String> {
     if core.is_catching_up {
         return Some("it gets a copy of another replica's database".to_string());
     }
-    let (from, to) = core.lost.first().zip(core.lost.last()).map(|(first, last)| (first.0, last.1))?;
-    Some(format!("its disk has lost entries between {from} and {to} of the log; it gets them from the others"))
+    if let Some((first, last)) = core.lost.first().zip(core.lost.last()) {
+        let (from, to) = (first.0, last.1);
+        return Some(format!(
+            "its disk has lost entries between {from} and {to} of the log; it gets them from the others"
+        ));
+    }
+    core.storage_full.then(|| DISK_FULL.to_string())
 }
 
 impl ReplicatedCluster {
@@ -95,6 +101,7 @@ impl ReplicatedCluster {
             ..self.unknown(member)
         };
         let Some(report) = seen_by.core.reports.get(&id) else { return status };
+        let is_full = status.reachable && report.storage_full;
         let role = match () {
             () if !status.reachable => Role::Unknown,
             () if report.is_primary => Role::Primary,
@@ -109,6 +116,7 @@ impl ReplicatedCluster {
             committed: Some(report.commit),
             applied: Some(report.applied),
             digest: Some(AppliedDigest { sequence: report.applied, value: report.digest }),
+            problem: status.problem.clone().or(is_full.then(|| DISK_FULL.to_string())),
             ..status
         }
     }

@@ -36,6 +36,18 @@ async fn the_status_shows_the_replica_and_its_families() {
 }
 
 #[tokio::test]
+async fn a_full_disk_is_a_problem_that_the_status_names() {
+    let server = TestServer::with(|config| config.storage.min_free_mb = 1 << 30).await;
+    let mut client = server.client().await;
+    let reply = client.call(commits::commit(0, vec![commits::operation("set", b"k", Some(b"v"))])).await;
+    assert_eq!(reply.error_code.as_deref(), Some("STORAGE_FULL"));
+    let (_, status) = fetch_json(server.url("/status")).await;
+    let problem = status["replicas"][0]["problem"].as_str().expect("a problem");
+    assert!(problem.contains("disk is full") && problem.contains("storage.min_free_mb"), "{problem}");
+    assert_eq!(status["cluster_status"], "unhealthy");
+}
+
+#[tokio::test]
 async fn the_metrics_count_requests_and_errors_by_method() {
     let server = TestServer::start().await;
     let mut client = server.client().await;
