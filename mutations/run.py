@@ -39,6 +39,8 @@ TESTS = {
     "rsml": ["-p", "rsml", "--lib", "--test", "transcripts"],
     "kv-store": ["-p", "kv-store", "--no-default-features", "--lib"],
     "kv-server": ["-p", "kv-server", "--no-default-features", "--lib"],
+    "kv-api": ["-p", "kv-api"],
+    "kv-client": ["-p", "kv-client"],
     SCENES: ["-p", "proof", "--test", "simulation"],
 }
 
