@@ -298,8 +298,9 @@ pub struct DeleteArgs {
 
 /// Print the rows between two keys, in key order, as of one version.
 ///
-/// One row per line: the key, a tab, the value. While others write, a range may take as long as its version stays readable
-/// (storage.readable_window_ms of the servers, by default a minute); then it ends with TRANSACTION_TOO_OLD.
+/// One row per line: the key, a tab, the value. A long range pins its version at the server that it reads from, so that it
+/// stays readable while others write. Give one address then: another server does not know of the pin, and there the range
+/// ends with TRANSACTION_TOO_OLD once it takes longer than storage.readable_window_ms (by default a minute).
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     synodkv range                          the first 100 rows\n  \

@@ -2,6 +2,7 @@
 
 use std::io::Read;
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use kv_client::{Client, KeyRef, RangeRead, Row, Version};
 use serde_json::json;
@@ -13,6 +14,9 @@ use crate::output::{self, Format};
 /// Rows and bytes asked for at a time: the server never has to build a huge reply.
 const PAGE_ROWS: u64 = 1000;
 const PAGE_BYTES: u32 = 1 << 20;
+
+/// A long read pins its version for this long, and again before that is over.
+const HOLD: Duration = Duration::from_secs(60);
 
 /// Where a range ends unless told otherwise, as in the interface.
 const DEFAULT_END: &[u8] = b"\xff";
@@ -103,8 +107,13 @@ pub async fn range(args: RangeArgs) -> Result<ExitCode, Failure> {
         remaining: if args.limit == 0 { u64::MAX } else { args.limit },
         has_more: true,
     };
+    let mut hold = Hold { version, pins: 0, renewed: None };
     let mut collected = Vec::new();
     while let Some(rows) = pages.next(&client).await? {
+        if pages.has_more && pages.remaining > 0 {
+            // Before anything is printed: whoever reads it may take time.
+            hold.renew(&client).await;
+        }
         match args.presentation.format {
             Format::Text => {
                 let line = |row: &Row| format!("{}\t{}\n", notation.show(&row.key), notation.show(&row.value));
@@ -115,6 +124,7 @@ pub async fn range(args: RangeArgs) -> Result<ExitCode, Failure> {
             ),
         }
     }
+    hold.release(&client).await;
     match args.presentation.format {
         Format::Json => {
             output::write_json(&json!({ "rows": collected, "has_more": pages.has_more, "version": version.0 }))?;
@@ -123,6 +133,33 @@ pub async fn range(args: RangeArgs) -> Result<ExitCode, Failure> {
         Format::Text => {}
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Keeps the version of a long read readable at the server that is asked.
+struct Hold {
+    version: Version,
+    pins: u32,
+    renewed: Option<Instant>,
+}
+
+impl Hold {
+    /// Where it fails, the read goes on as long as its version lies within the readable window, and then says so.
+    async fn renew(&mut self, client: &Client) {
+        if self.renewed.is_some_and(|at| at.elapsed() < HOLD / 3) {
+            return;
+        }
+        if client.pin_snapshot(self.version, HOLD).await.is_ok() {
+            self.pins += 1;
+            self.renewed = Some(Instant::now());
+        }
+    }
+
+    /// Without it they would end by themselves.
+    async fn release(self, client: &Client) {
+        for _ in 0..self.pins {
+            let _ = client.unpin_snapshot(self.version).await;
+        }
+    }
 }
 
 /// Reads a range page by page at one version, so that what is printed is one state.

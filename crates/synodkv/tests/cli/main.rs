@@ -9,6 +9,7 @@ mod terminal;
 mod txn;
 mod watch;
 
+use std::io::{BufRead, BufReader};
 use std::process::{Command, Output};
 
 use fake_replicas::FakeReplicas;
@@ -124,6 +125,38 @@ fn a_long_range_is_read_page_by_page_without_losing_a_row() {
         let rows = printed(run(&server, &[&["range", "--limit", "0"], direction].concat()));
         assert_eq!(rows.lines().count(), 2500);
     }
+}
+
+#[test]
+fn a_long_range_keeps_its_version_readable_while_others_write() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut command = Command::new(PROGRAM);
+    command
+        .args(["serve", "--mode", "standalone", "--thrift-addr", "127.0.0.1:0", "--admin-addr", "127.0.0.1:0"])
+        .env("SYNODKV_STORAGE_ENGINE", "memory")
+        .env("SYNODKV_STORAGE_READABLE_WINDOW_MS", "1000");
+    let server = Server::start_by(&mut command, folder.path().join("data"));
+    let load = ["bench", "--workload", "get", "--keys", "5000", "--seconds", "1", "--concurrency", "1"];
+    printed(run(&server, &load));
+    let mut range = Command::new(PROGRAM)
+        .args(["range", "--limit", "0", "--addr", &server.thrift])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .expect("the program runs");
+    // More than a pipe holds: it stands still in the middle of its rows.
+    let mut rows = BufReader::new(range.stdout.take().expect("piped"));
+    let mut first = String::new();
+    rows.read_line(&mut first).expect("a row");
+    let oldest_readable = || {
+        let status = printed_json(&run(&server, &["status", "--format", "json"]));
+        status["replicas"][0]["oldest_readable"].as_u64().expect("a version")
+    };
+    let newest = printed_json(&run(&server, &["range", "--limit", "1", "--format", "json"]))["version"].as_u64();
+    while oldest_readable() <= newest.expect("a version") {
+        printed(run(&server, &["set", "another", "row"]));
+    }
+    assert_eq!(rows.lines().count(), 4999);
+    assert!(range.wait().expect("it ends").success());
 }
 
 #[test]
