@@ -43,6 +43,7 @@ pub enum Command {
     Set(SetArgs),
     Delete(DeleteArgs),
     Range(RangeArgs),
+    Import(ImportArgs),
     Txn(TxnArgs),
     Shell(ShellArgs),
     Verify(VerifyArgs),
@@ -325,6 +326,28 @@ pub struct RangeArgs {
     /// The rows as of this version, not the newest; see `get --help`.
     #[arg(long, value_name = "VERSION", value_parser = whole_number::<u64>)]
     pub at: Option<u64>,
+    /// The column family. [default: default]
+    #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
+    pub family: String,
+    #[command(flatten)]
+    pub target: ThriftTarget,
+    #[command(flatten)]
+    pub presentation: Presentation,
+}
+
+/// Write rows as `synodkv range` prints them: one per line, the key, a tab, the value.
+///
+/// A thousand rows are one transaction, and the next one begins when it is committed. A wrong line ends it; the rows before it
+/// are written then. To repeat it changes nothing: rows that are there are written over.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    synodkv range --prefix '' --limit 0 > rows\n  \
+    synodkv import rows --addr other-cluster:9090\n  \
+    synodkv range --prefix '' --limit 0 --family users | synodkv import --family users --addr other-cluster:9090\n  \
+    printf 'a\\t1\\nb\\t2\\n' | synodkv import")]
+pub struct ImportArgs {
+    /// The rows. [default: `-`, standard input]
+    pub file: Option<std::path::PathBuf>,
     /// The column family. [default: default]
     #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
     pub family: String,

@@ -20,9 +20,12 @@ impl Failure {
             Failure::Failed(_) => ExitCode::from(1),
         }
     }
-}
 
-impl Failure {
+    /// The same, behind what was done before.
+    pub fn after(self, done: &str) -> Self {
+        Failure::Failed(format!("{done}{self}"))
+    }
+
     /// Of a write: says also that it did not happen, where that is sure and a user may wonder.
     pub fn of_write(error: ClientError) -> Self {
         let is_void = error.code() == Some(&ErrorCode::NoPrimary) && !error.maybe_committed();

@@ -11,6 +11,7 @@ mod data;
 mod failover;
 mod failure;
 mod family;
+mod import;
 mod output;
 mod screen;
 mod serve;
@@ -51,6 +52,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Set(args) => on_one_thread()?.block_on(data::set(args)),
         Command::Delete(args) => on_one_thread()?.block_on(data::delete(args)),
         Command::Range(args) => on_one_thread()?.block_on(data::range(args)),
+        Command::Import(args) => on_one_thread()?.block_on(import::run(args)),
         Command::Txn(args) => on_one_thread()?.block_on(txn::run(args)),
         Command::Shell(args) => on_one_thread()?.block_on(shell::run(args)),
         Command::Verify(args) => on_one_thread()?.block_on(verify::run(args)),

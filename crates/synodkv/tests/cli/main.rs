@@ -9,7 +9,7 @@ mod terminal;
 mod txn;
 mod watch;
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Output};
 
 use fake_replicas::FakeReplicas;
@@ -157,6 +157,58 @@ fn a_long_range_keeps_its_version_readable_while_others_write() {
     }
     assert_eq!(rows.lines().count(), 4999);
     assert!(range.wait().expect("it ends").success());
+}
+
+/// Runs a client command with something on its standard input.
+fn run_with(server: &Server, command: &[&str], input: &[u8]) -> Output {
+    let mut process = Command::new(PROGRAM)
+        .args(command)
+        .args(["--addr", &server.thrift])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .expect("the program runs");
+    let mut stdin = process.stdin.take().expect("piped");
+    // It may have ended before it read everything.
+    let _ = stdin.write_all(input);
+    drop(stdin);
+    process.wait_with_output().expect("it ends")
+}
+
+#[test]
+fn what_range_prints_can_be_imported_elsewhere() {
+    let (from, to) = (Server::start(), Server::start());
+    let load = ["bench", "--workload", "get", "--keys", "2500", "--seconds", "1", "--concurrency", "1"];
+    printed(run(&from, &load));
+    printed(run(&from, &["set", "any\\x00\\tbytes\\xff", "tab\\t, line\\n, backslash \\\\, \\xfe and ü"]));
+    printed(run(&from, &["set", "empty", ""]));
+    printed(run(&to, &["family", "create", "copy"]));
+    for notation in [&[][..], &["--hex"]] {
+        let all = |family| [&["range", "--prefix", "", "--limit", "0", "--family", family], notation].concat();
+        let rows = printed(run(&from, &all("default")));
+        let imported = run_with(&to, &[&["import", "--family", "copy"], notation].concat(), rows.as_bytes());
+        assert!(printed(imported).starts_with("2502 rows imported"));
+        assert_eq!(printed(run(&to, &all("copy"))), rows);
+    }
+    assert_eq!(printed(run(&to, &["range"])), "", "nothing in another family");
+}
+
+#[test]
+fn an_import_ends_at_a_wrong_line_and_says_what_is_written() {
+    let server = Server::start();
+    let output = run_with(&server, &["import"], b"a\t1\nb\t2\nc 3\nd\t4\n");
+    assert_exit(&output, 1);
+    let error = text(&output.stderr);
+    assert!(error.contains("2 rows before it are written; standard input, line 3: expected a key, a tab"), "{error}");
+    assert_eq!(printed(run(&server, &["range"])), "a\t1\nb\t2\n");
+    let nothing = run_with(&server, &["import"], b"");
+    assert!(printed(nothing).contains("no row"));
+    let unknown = run_with(&server, &["import", "--family", "nope"], b"a\t1");
+    assert_exit(&unknown, 1);
+    assert!(text(&unknown.stderr).contains("0 rows are written; Column family 'nope' not found"));
+    let missing = run_with(&server, &["import", "/no/such/file"], b"");
+    assert_exit(&missing, 2);
 }
 
 #[test]
