@@ -1,9 +1,10 @@
 //! A replica that needs what the others' logs hold no more gets a copy of a database.
 
+use rsml::View;
 use rsml::core::CoreOptions;
 
-use crate::compare;
 use crate::stage::{A, B, C, Stage};
+use crate::{ELECTION_US, compare};
 
 /// Small pieces, and logs that are cut as soon as they may be, and not kept in memory.
 fn small_pieces(options: &mut CoreOptions) {
@@ -13,9 +14,18 @@ fn small_pieces(options: &mut CoreOptions) {
     options.log_cache_bytes = 0;
 }
 
-/// C misses three entries, which the logs of A and B let go of. A has told C so; C knows what the others have.
+fn small_pieces_and_leases(options: &mut CoreOptions) {
+    small_pieces(options);
+    options.lease_us = 200_000;
+}
+
 fn with_c_behind() -> Stage {
-    let mut stage = Stage::led_by_a(small_pieces);
+    with_c_behind_and(small_pieces)
+}
+
+/// C misses three entries, which the logs of A and B let go of. A has told C so; C knows what the others have.
+fn with_c_behind_and(options: fn(&mut CoreOptions)) -> Stage {
+    let mut stage = Stage::led_by_a(options);
     stage.off_stage(|stage| {
         for payload in ["w", "x", "y"] {
             stage.propose(B, payload);
@@ -213,4 +223,46 @@ fn a_replica_that_lost_its_database_gets_another() {
     heartbeat(&mut stage);
     assert_eq!(stage.executed(C), ["w", "x", "y"]);
     compare("a_replica_that_lost_its_database_gets_another", &stage);
+}
+
+/// A source that has started again knows no better view for its database than the one that it promised itself. To promise
+/// that would break a lease.
+#[test]
+fn a_copy_waits_for_the_end_of_a_lease() {
+    let mut stage = with_c_behind_and(small_pieces_and_leases);
+    stage.note(
+        "B, which C would let lead, has promised itself a view of which nobody else has heard, and starts again.",
+    );
+    stage.off_stage(|stage| {
+        stage.wait(C, ELECTION_US);
+        stage.tick(B, ELECTION_US);
+        stage.lose(B, A);
+        stage.carry(B, C);
+        stage.carry(C, B);
+        stage.sync(B);
+        stage.lose(B, A);
+        stage.lose(B, C);
+        stage.kill(B);
+        stage.start(B);
+        stage.sync(B);
+    });
+    assert!(stage.core(B).hard_state().promised > View(256));
+    stage.note("C grants A a lease, and gets a copy of B's database meanwhile.");
+    tell_c(&mut stage);
+    stage.off_stage(|stage| {
+        stage.tick(B, 200_000);
+        stage.tell(B, C);
+    });
+    fetch_from_b(&mut stage);
+    stage.sync(C);
+    assert_eq!(stage.core(C).hard_state().promised, View(256), "C promised nobody else a view");
+    assert_eq!(stage.executed(C).len(), 0);
+    stage.note("A serves a read under that lease.");
+    stage.read(A);
+    stage.note("The lease is over.");
+    stage.tick(C, 200_000);
+    stage.sync(C);
+    assert_eq!(stage.executed(C), ["w", "x", "y"]);
+    stage.show(C);
+    compare("a_copy_waits_for_the_end_of_a_lease", &stage);
 }
