@@ -49,6 +49,34 @@ fn a_read_on_a_new_primary_waits_for_its_no_op() {
     compare("a_read_on_a_new_primary_waits_for_its_no_op", &stage);
 }
 
+#[test]
+fn an_answer_to_a_former_start_confirms_no_read() {
+    let mut stage = Stage::led_by_a(usual);
+    stage.note("B asks A for a read point, and has started again before the answer comes.");
+    stage.read(B);
+    stage.carry(B, A);
+    stage.carry(A, C);
+    stage.carry(C, A);
+    stage.kill(B);
+    stage.start(B);
+    stage.sync(B);
+    stage.note("Meanwhile something is acknowledged.");
+    stage.propose(A, "z");
+    stage.carry(A, C);
+    stage.sync(C);
+    stage.sync(A);
+    stage.carry(C, A);
+    assert_eq!(stage.executed(A), ["z"]);
+    stage.note("B hears who leads, and reads again.");
+    stage.carry_one(A, B);
+    stage.read(B);
+    stage.note("The answer to the former start of B comes. What it tells is too old.");
+    stage.carry_one(A, B);
+    stage.note("So B goes on waiting.");
+    stage.play();
+    compare("an_answer_to_a_former_start_confirms_no_read", &stage);
+}
+
 fn leased(options: &mut CoreOptions) {
     options.lease_us = 200_000;
 }
