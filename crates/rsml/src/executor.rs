@@ -296,6 +296,30 @@ mod tests {
     }
 
     #[test]
+    fn every_request_every_outcome_and_their_order_make_the_digest() {
+        let values: Vec<CommittedValue> = (1..=5).map(value).collect();
+        let digest = |values: &[CommittedValue], outcomes: &[Bytes]| {
+            let mut state = ReplicatedState::default();
+            fold_digest(&mut state, values, outcomes, 4);
+            state.digest
+        };
+        let count = values.iter().map(|value| value.requests.len()).sum();
+        let outcomes: Vec<Bytes> = (0..count).map(|place: usize| Bytes::from(format!("outcome {place}"))).collect();
+        let right = digest(&values, &outcomes);
+        for place in 0..outcomes.len() {
+            let mut others = outcomes.clone();
+            others[place] = Bytes::from_static(b"another outcome");
+            assert_ne!(digest(&values, &others), right, "outcome {place}");
+            others = outcomes.clone();
+            others.swap(place, (place + 1) % outcomes.len());
+            assert_ne!(digest(&values, &others), right, "outcomes {place} and the next one in each other's place");
+        }
+        let mut others = values.clone();
+        others[1].requests[0].payload = Bytes::from_static(b"another request");
+        assert_ne!(digest(&others, &outcomes), right);
+    }
+
+    #[test]
     fn digests_are_recorded_exactly_at_their_sequences_wherever_batches_end() {
         let one_by_one = fold(19, &[1]);
         let sequences: Vec<u64> = one_by_one.iter().map(|(sequence, _)| sequence.0).collect();

@@ -205,6 +205,11 @@ impl Cluster {
             let id = other.core.id();
             assert_eq!(other.applier.state(), state, "replicas {first_id} and {id} differ in their replicated state");
         }
+        // Where nobody has got a wrong database from another, somebody sees that they differ.
+        let is_original = |node: &Node| !node.stopped && node.log.ledger.promised().generation == 0;
+        if self.nodes.len() > 1 && self.nodes.iter().all(is_original) {
+            assert!(running().all(|r| !r.is_tainted), "a database went wrong, and nobody stopped");
+        }
         let database = &first.database;
         let rows = database.range(&all_with(JOURNAL, ""), database.applied_version()).expect("it is applied");
         let journal: Vec<(u128, u64)> = rows.rows.iter().map(stamped).collect();
