@@ -10,7 +10,7 @@
 //! peer's database (its *inherited* part) says nothing about whether that peer is right: its values are no votes, unless
 //! it is known to have agreed, at the end of what it inherited or later, with a replica that it contradicts now. The two
 //! had executed the same until then; what came later, it executed itself. And a copy whose digests others contradict is
-//! not installed at all.
+//! not installed at all, unless a majority has the same.
 //!
 //! The digest is a fold over everything executed, so one difference shows at every later sequence as well: a value that
 //! was lost, or fell out of what is kept, is made up for by the next.
@@ -145,10 +145,18 @@ impl Digests {
         }
     }
 
-    /// Whether a peer other than `source` has another value than a copy of the source's database with these values.
+    /// Whether a peer other than `source` has another value than a copy of the source's database with these values, and
+    /// no majority, the source among it, has the same: that could go on without this replica anyway.
     pub fn contradict(&self, source: ReplicaId, recorded: &[(Sequence, u64)]) -> bool {
         let others = || self.peers.iter().filter(|(id, _)| **id != source).map(|(_, peer)| &peer.values);
-        recorded.iter().any(|(sequence, digest)| others().any(|o| o.get(sequence).is_some_and(|other| other != digest)))
+        let differs = |(sequence, digest): &&(Sequence, u64)| {
+            others().any(|values| values.get(sequence).is_some_and(|other| other != digest))
+        };
+        let Some((first, _)) = recorded.iter().find(differs) else { return false };
+        let agrees = |values: &&BTreeMap<Sequence, u64>| {
+            recorded.iter().any(|(sequence, digest)| sequence >= first && values.get(sequence) == Some(digest))
+        };
+        1 + others().filter(agrees).count() <= self.replicas / 2
     }
 
     /// A copy of a peer's database, which has applied everything through `inherited`, takes the place of the own one:
@@ -550,6 +558,22 @@ mod tests {
         hear(&mut digests, 2, 1, &[(1024, 1), (2048, 2)]);
         assert!(digests.contradict(ReplicaId(1), &values(&[(1024, 1), (2048, 9)])));
         assert!(!digests.contradict(ReplicaId(1), &values(&[(1024, 1), (3072, 9)])));
+    }
+
+    #[test]
+    fn a_copy_like_the_databases_of_a_majority_is_taken_though_one_contradicts() {
+        let mut digests = digests(5, &[]);
+        hear(&mut digests, 0, 1, &[(1024, 1), (2048, 9)]);
+        hear(&mut digests, 1, 1, &[(2048, 2), (3072, 3)]);
+        let copy = values(&[(1024, 1), (2048, 2), (3072, 3)]);
+        assert!(digests.contradict(ReplicaId(1), &copy), "one against one");
+        hear(&mut digests, 2, 1, &[(512, 7), (3072, 3)]);
+        assert!(digests.contradict(ReplicaId(1), &copy), "two of five");
+        hear(&mut digests, 3, 1, &[(1024, 1)]);
+        assert!(digests.contradict(ReplicaId(1), &copy), "the third tells only what was before the difference");
+        hear(&mut digests, 3, 1, &[(2048, 2)]);
+        assert!(!digests.contradict(ReplicaId(1), &copy));
+        assert!(digests.contradict(ReplicaId(0), &values(&[(1024, 1), (2048, 9)])));
     }
 
     #[test]
