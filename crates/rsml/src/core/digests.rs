@@ -156,7 +156,8 @@ impl Digests {
         let agrees = |values: &&BTreeMap<Sequence, u64>| {
             recorded.iter().any(|(sequence, digest)| sequence >= first && values.get(sequence) == Some(digest))
         };
-        1 + others().filter(agrees).count() <= self.replicas / 2
+        let with_the_same = 1 + others().filter(agrees).count();
+        with_the_same < self.replicas / 2 + 1
     }
 
     /// A copy of a peer's database, which has applied everything through `inherited`, takes the place of the own one:
