@@ -12,6 +12,8 @@
 //!
 //! The serving side keeps nothing here: the driver holds the copy, and makes a new one when it has to.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 
 use super::replica::Replica;
@@ -110,8 +112,8 @@ pub(super) struct CatchUp {
     transfer: Option<Box<Transfer>>,
     /// Whom to ask first, if it can be.
     preferred: Option<ReplicaId>,
-    /// Did not bring what was asked of it lately.
-    shunned: Option<ReplicaId>,
+    /// Did not bring what was asked of them since everybody was asked last.
+    shunned: BTreeSet<ReplicaId>,
     last_generation: u64,
     /// Switches to the database once this order is durable.
     switch: Option<(Ticket, u64)>,
@@ -186,9 +188,9 @@ impl Replica {
             (self.catch_up.preferred == Some(*id), self.views.primary != Some(*id), applied)
         };
         let able = self.reports.iter().filter(|(id, r)| r.applied >= wanted.0 && !r.is_learner && is_fresh(id));
-        let not_shunned = able.filter(|(id, _)| self.catch_up.shunned != Some(**id));
+        let not_shunned = able.filter(|(id, _)| !self.catch_up.shunned.contains(id));
         let Some((source, _)) = not_shunned.max_by_key(|(id, report)| rank(id, report.applied)) else {
-            self.catch_up.shunned = None;
+            self.catch_up.shunned.clear();
             return;
         };
         let source = *source;
@@ -226,21 +228,20 @@ impl Replica {
         self.send(source, Message::SnapshotRequest(SnapshotRequest { id, offset, length, at_least }), Vec::new());
     }
 
-    /// Ends the transfer under way. `shun`: its source is not asked again at once.
+    /// Ends the transfer under way. `shun`: its source is not asked again before all others.
     fn drop_transfer(&mut self, shun: Option<ReplicaId>) {
         if self.catch_up.transfer.take().is_some() {
             coverage!("snapshot.dropped");
             self.outputs.install.push(InstallStep::Abort);
         }
-        if shun.is_some() {
-            self.catch_up.shunned = shun;
-        }
+        self.catch_up.shunned.extend(shun);
     }
 
     pub(super) fn tick_catch_up(&mut self) {
         if self.catch_up.wanted.is_some_and(|wanted| wanted <= self.learner.commit()) {
             // It came as entries after all, or as the snapshot.
             self.catch_up.wanted = None;
+            self.catch_up.shunned.clear();
             self.drop_transfer(None);
         }
         self.resume_held_back();
