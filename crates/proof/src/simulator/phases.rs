@@ -15,6 +15,9 @@ use super::workload::OpId;
 /// Within this long after the last fault a core must have committed something of its own, and read it.
 const PROGRESS_WITHIN_US: u64 = 15_000_000;
 
+/// Who has got a copy needs the entries behind it, and so long may that take.
+const AFTER_COPY_US: u64 = 5_000_000;
+
 /// Replicas whose digests differ, and which no third one can decide between, stop within this long: four of the longest
 /// election timeouts (600 ms), and what it takes to tell each other.
 const UNDECIDED_WITHIN_US: u64 = 3_500_000;
@@ -60,14 +63,18 @@ impl Cluster {
                 self.start(*node);
             }
         }
-        let until = self.now + PROGRESS_WITHIN_US * self.faults.slowness;
+        let begun = self.now;
+        let mut until = begun + PROGRESS_WITHIN_US * self.faults.slowness;
         let goal = self.watch.agreement.highest();
         let acknowledged = self.watch.acknowledged;
         while !self.has_progressed(&core, goal, acknowledged) {
             let stopped = self.nodes.iter().filter(|node| node.stopped).count();
             let patience_us = SOURCE_PATIENCE_US * (outside_count + stopped) as u64 * self.faults.slowness;
-            let is_in_time = self.now < until || (self.now < until + patience_us && self.is_catching_up(&core));
-            assert!(is_in_time, "no progress of {core:?} beyond {goal}: {:#?}", self.describe());
+            let copied_until = begun + PROGRESS_WITHIN_US * self.faults.slowness + patience_us;
+            if self.now < copied_until && self.is_catching_up(&core) {
+                until = until.max(self.now + AFTER_COPY_US * self.faults.slowness);
+            }
+            assert!(self.now < until, "no progress of {core:?} beyond {goal}: {:#?}", self.describe());
             self.run(20_000);
             if !self.has_quorum() {
                 return;
