@@ -1,0 +1,240 @@
+use super::*;
+use crate::{ClusterId, Epoch};
+
+const ELECTION_US: u64 = 600_000;
+
+fn digests(replicas: usize, recorded: &[(u64, u64)]) -> Digests {
+    let mut options = CoreOptions::new(ReplicaId(0), (0..replicas as u8).map(ReplicaId).collect(), 0);
+    options.election_max_us = ELECTION_US;
+    Digests::new(&options, &values(recorded), Sequence::ZERO, Instant(0))
+}
+
+fn values(raw: &[(u64, u64)]) -> Vec<(Sequence, u64)> {
+    raw.iter().map(|(sequence, digest)| (Sequence(*sequence), *digest)).collect()
+}
+
+fn hear(digests: &mut Digests, peer: u8, boot: u64, raw: &[(u64, u64)]) {
+    hear_heir(digests, peer, boot, 0, raw);
+}
+
+fn hear_heir(digests: &mut Digests, peer: u8, boot: u64, inherited: u64, raw: &[(u64, u64)]) {
+    digests.hear(&sender(peer, boot), Sequence(inherited), values(raw).into_iter());
+}
+
+fn sender(peer: u8, boot: u64) -> Sender {
+    Sender {
+        replica: ReplicaId(peer),
+        cluster_id: ClusterId(1),
+        epoch: Epoch(1),
+        disk_id: DiskId(u128::from(peer)),
+        boot: Boot(boot),
+    }
+}
+
+fn kind(digests: &Digests) -> Option<DivergenceKind> {
+    digests.verdict().map(|divergence| divergence.kind)
+}
+
+#[test]
+fn values_of_unequal_sequences_are_not_compared() {
+    let mut digests = digests(3, &[(1024, 7), (2048, 8)]);
+    hear(&mut digests, 1, 1, &[(1024, 7), (3072, 9)]);
+    hear(&mut digests, 2, 1, &[(512, 1), (4096, 2)]);
+    assert_eq!((digests.verdict(), digests.strays().len()), (None, 0));
+    assert!(!digests.differs);
+}
+
+#[test]
+fn the_minority_stops_and_names_sequence_digests_and_who_agrees() {
+    let mut digests = digests(3, &[(1024, 0xA)]);
+    hear(&mut digests, 0, 1, &[(1024, 0xB)]);
+    assert_eq!(digests.verdict(), None, "one against one decides nothing");
+    hear(&mut digests, 2, 1, &[(1024, 0xB)]);
+    let text = digests.verdict().expect("two against one").to_string();
+    assert_eq!(
+        text,
+        "its database has diverged: its digest at sequence 1024 is 000000000000000a, replicas 0 and 2 agree on \
+         000000000000000b"
+    );
+}
+
+#[test]
+fn the_majority_goes_on_and_casts_the_other_out_until_it_starts_again() {
+    let mut digests = digests(3, &[(1024, 0xA), (2048, 0xA)]);
+    hear(&mut digests, 1, 1, &[(1024, 0xA)]);
+    hear(&mut digests, 2, 1, &[(1024, 0xB), (2048, 0xC)]);
+    let stray = Stray { sequence: Sequence(1024), expected: 0xA, found: 0xB };
+    assert_eq!(digests.strays(), [(ReplicaId(2), stray)].into());
+    hear(&mut digests, 2, 1, &[(2048, 0xC), (3072, 0xD)]);
+    digests.tick(Instant(1 << 40), 1 << 40);
+    assert_eq!(digests.verdict(), None, "what it says meanwhile does not count");
+    hear(&mut digests, 2, 2, &[(2048, 0xA)]);
+    assert!(digests.strays().is_empty(), "its next start is judged anew");
+}
+
+#[test]
+fn a_value_that_comes_before_the_own_one_is_compared_when_that_is_recorded() {
+    let mut digests = digests(3, &[]);
+    hear(&mut digests, 0, 1, &[(1024, 0xB)]);
+    hear(&mut digests, 2, 1, &[(1024, 0xB)]);
+    digests.record(&values(&[(1024, 0xA)]));
+    assert_eq!(kind(&digests), Some(DivergenceKind::Minority { agreed: 0xB }));
+}
+
+#[test]
+fn where_no_majority_can_come_about_everyone_stops_at_once() {
+    let mut two = digests(2, &[(1024, 1)]);
+    hear(&mut two, 1, 1, &[(1024, 2)]);
+    assert_eq!(kind(&two), Some(DivergenceKind::NoMajority));
+    let mut three = digests(3, &[(1024, 1)]);
+    hear(&mut three, 1, 1, &[(1024, 2)]);
+    hear(&mut three, 2, 1, &[(1024, 3)]);
+    assert_eq!(kind(&three), Some(DivergenceKind::NoMajority));
+    let mut five = digests(5, &[(1024, 1)]);
+    for (peer, value) in [(1, 1), (2, 2), (3, 2)] {
+        hear(&mut five, peer, 1, &[(1024, value)]);
+    }
+    assert_eq!(kind(&five), None, "the fifth decides");
+    hear(&mut five, 4, 1, &[(1024, 1)]);
+    assert_eq!((kind(&five), five.strays().len()), (None, 2));
+}
+
+#[test]
+fn a_mismatch_that_stays_undecided_stops_whoever_sees_it_but_not_for_having_slept() {
+    let mut digests = digests(3, &[(1024, 1)]);
+    hear(&mut digests, 1, 1, &[(1024, 2)]);
+    digests.tick(Instant(100 * ELECTION_US), 50_000);
+    assert_eq!(digests.verdict(), None, "it was stalled and has not waited");
+    for tick in 1..=60 {
+        digests.tick(Instant(100 * ELECTION_US + tick * 50_000), 50_000);
+    }
+    assert_eq!(kind(&digests), Some(DivergenceKind::NoMajority));
+}
+
+#[test]
+fn who_copied_the_wrong_database_is_no_witness_for_it() {
+    let mut digests = digests(3, &[(1024, 1), (2048, 2)]);
+    hear(&mut digests, 1, 1, &[(1024, 1), (2048, 9)]);
+    // It took the copy between the two: whatever it says about 2048 is what it was given.
+    hear_heir(&mut digests, 2, 1, 1500, &[(1024, 1), (2048, 9), (3072, 10)]);
+    assert_eq!(kind(&digests), Some(DivergenceKind::NoMajority), "it is one against one");
+}
+
+#[test]
+fn who_agreed_since_it_copied_with_whom_it_contradicts_now_is_a_witness() {
+    for agreed in [3072, 4096] {
+        let mut digests = digests(3, &[(agreed, 1), (5120, 2)]);
+        hear(&mut digests, 1, 1, &[(5120, 9)]);
+        hear_heir(&mut digests, 2, 1, 3072, &[(agreed, 1), (5120, 9)]);
+        assert_eq!(kind(&digests), Some(DivergenceKind::Minority { agreed: 9 }));
+    }
+}
+
+#[test]
+fn that_no_value_is_known_to_differ_in_a_copy_makes_nobody_a_witness() {
+    // Values from before may come yet; if they do not, nobody knows any more whether the copy was right.
+    let mut digests = digests(3, &[(2048, 1), (5120, 2)]);
+    hear(&mut digests, 1, 1, &[(5120, 9)]);
+    hear_heir(&mut digests, 2, 1, 3072, &[(2048, 1), (5120, 9)]);
+    assert_eq!(kind(&digests), None, "what it had at 4096 would decide");
+    for tick in 1..=60 {
+        digests.tick(Instant(tick * 50_000), 50_000);
+    }
+    assert_eq!(kind(&digests), Some(DivergenceKind::NoMajority));
+}
+
+#[test]
+fn a_difference_in_the_interval_of_the_copy_is_taken_for_inherited() {
+    let mut digests = digests(3, &[(2048, 1), (3072, 2)]);
+    hear(&mut digests, 1, 1, &[(3072, 9)]);
+    hear_heir(&mut digests, 2, 1, 2500, &[(2048, 1), (3072, 9)]);
+    assert_eq!(kind(&digests), Some(DivergenceKind::NoMajority));
+}
+
+#[test]
+fn agreeing_with_the_source_of_the_copy_makes_no_witness() {
+    let mut digests = digests(3, &[(4096, 2)]);
+    hear(&mut digests, 1, 1, &[(3072, 8), (4096, 9)]);
+    hear_heir(&mut digests, 2, 1, 3072, &[(3072, 8), (4096, 9)]);
+    assert_eq!(kind(&digests), None, "the own value at 3072, which is lost, would decide");
+}
+
+#[test]
+fn an_heir_accuses_itself_only_where_it_knows_that_its_copy_was_right() {
+    for (agreed, verdict) in [(3072, Some(DivergenceKind::Minority { agreed: 9 })), (2048, None)] {
+        let mut digests = digests(5, &[]);
+        digests.replace(Sequence(3072), &values(&[(2048, 1), (3072, 1)]));
+        digests.record(&values(&[(4096, 2)]));
+        for peer in [1, 2] {
+            hear_heir(&mut digests, peer, 1, 3072, &[(agreed, 1), (4096, 9)]);
+        }
+        hear(&mut digests, 3, 1, &[(4096, 9)]);
+        assert_eq!(kind(&digests), verdict, "agreed at {agreed}");
+    }
+}
+
+#[test]
+fn a_copy_that_others_contradict_is_known() {
+    let mut digests = digests(3, &[]);
+    hear(&mut digests, 1, 1, &[(1024, 1), (2048, 9)]);
+    hear(&mut digests, 2, 1, &[(1024, 1), (2048, 2)]);
+    assert!(digests.contradict(ReplicaId(1), &values(&[(1024, 1), (2048, 9)])));
+    assert!(!digests.contradict(ReplicaId(1), &values(&[(1024, 1), (3072, 9)])));
+}
+
+#[test]
+fn a_copy_like_the_databases_of_a_majority_is_taken_though_one_contradicts() {
+    let mut digests = digests(5, &[]);
+    hear(&mut digests, 0, 1, &[(1024, 1), (2048, 9)]);
+    hear(&mut digests, 1, 1, &[(2048, 2), (3072, 3)]);
+    let copy = values(&[(1024, 1), (2048, 2), (3072, 3)]);
+    assert!(digests.contradict(ReplicaId(1), &copy), "one against one");
+    hear(&mut digests, 2, 1, &[(512, 7), (3072, 3)]);
+    assert!(digests.contradict(ReplicaId(1), &copy), "two of five");
+    hear(&mut digests, 3, 1, &[(1024, 1)]);
+    assert!(digests.contradict(ReplicaId(1), &copy), "the third tells only what was before the difference");
+    hear(&mut digests, 3, 1, &[(2048, 2)]);
+    assert!(!digests.contradict(ReplicaId(1), &copy));
+    assert!(digests.contradict(ReplicaId(0), &values(&[(1024, 1), (2048, 9)])));
+}
+
+#[test]
+fn values_of_a_database_that_was_replaced_count_no_more() {
+    let mut digests = digests(3, &[(1024, 1)]);
+    digests.replace(Sequence(3000), &values(&[(2048, 2)]));
+    digests.record(&values(&[(1024, 1), (2048, 3), (3072, 4)]));
+    let own: Vec<(Sequence, u64)> = digests.own.into_iter().collect();
+    assert_eq!(own, values(&[(2048, 2), (3072, 4)]));
+}
+
+#[test]
+fn a_restart_of_the_other_ends_a_mismatch() {
+    let mut digests = digests(3, &[(1024, 1)]);
+    hear(&mut digests, 1, 1, &[(1024, 2)]);
+    hear(&mut digests, 1, 2, &[(1024, 1)]);
+    for tick in 1..=100 {
+        digests.tick(Instant(tick * 50_000), 50_000);
+    }
+    assert_eq!(digests.verdict(), None);
+}
+
+#[test]
+fn what_is_told_is_what_is_new_and_a_few_older_ones() {
+    let mut digests = digests(3, &[]);
+    digests.record(&(1..=20).map(|n| (Sequence(n), n)).collect::<Vec<_>>());
+    assert_eq!(digests.publish().len(), 20);
+    digests.record(&values(&[(21, 21)]));
+    let told: Vec<u64> = digests.publish().iter().map(|(sequence, _)| sequence.0).collect();
+    assert_eq!(told, (14..=21).collect::<Vec<u64>>());
+    digests.record(&(22..=200).map(|n| (Sequence(n), n)).collect::<Vec<_>>());
+    assert_eq!(digests.publish().len(), KEPT);
+    assert_eq!(digests.publish().len(), REPEATED);
+    assert_eq!(digests.publish().len(), KEPT, "now and then all are told again");
+}
+
+#[test]
+fn a_peer_that_tells_endlessly_many_values_costs_little() {
+    let mut digests = digests(3, &[]);
+    digests.hear(&sender(1, 1), Sequence::ZERO, (0..1_000_000).map(|n| (Sequence(n), n)));
+    assert!(digests.peers[&ReplicaId(1)].values.len() <= KEPT);
+}
