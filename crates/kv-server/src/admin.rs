@@ -35,6 +35,7 @@ use tokio_util::sync::CancellationToken;
 use crate::cluster::{ClusterSnapshot, LocalReplica, ReplicaStatus};
 use crate::failover::{Failover, FailoverControl, FailoverError};
 use crate::metrics::ServerMetrics;
+use crate::problems::Problems;
 use crate::router::RequestContext;
 use crate::service_core::KvServiceCore;
 use crate::space::SpaceWatch;
@@ -57,6 +58,7 @@ pub struct AdminInterface {
     pub core: Arc<KvServiceCore>,
     pub metrics: Arc<ServerMetrics>,
     pub space: Arc<SpaceWatch>,
+    pub problems: Arc<Problems>,
     pub failover: Arc<dyn FailoverControl>,
 }
 
@@ -142,10 +144,10 @@ async fn metrics(State(interface): State<Arc<AdminInterface>>) -> Response {
 
 async fn status(State(interface): State<Arc<AdminInterface>>) -> Json<Value> {
     let cluster = interface.core.cluster_health().await;
-    Json(status_json(&cluster, interface.core.column_families(), &interface.space))
+    Json(status_json(&cluster, &interface))
 }
 
-fn status_json(cluster: &ClusterSnapshot, column_families: Vec<String>, space: &SpaceWatch) -> Value {
+fn status_json(cluster: &ClusterSnapshot, interface: &AdminInterface) -> Value {
     json!({
         "mode": cluster.mode,
         "cluster_id": cluster.cluster_id,
@@ -153,9 +155,10 @@ fn status_json(cluster: &ClusterSnapshot, column_families: Vec<String>, space: &
         "node_id": cluster.node_id,
         "primary": cluster.primary,
         "view": cluster.view,
-        "column_families": column_families,
-        "has_space": space.has_space(),
-        "free_bytes": space.free_bytes(),
+        "column_families": interface.core.column_families(),
+        "has_space": interface.space.has_space(),
+        "free_bytes": interface.space.free_bytes(),
+        "problems": interface.problems.list(),
         "replicas": cluster.replicas.iter().map(|r| replica_json(r, cluster.primary)).collect::<Vec<_>>(),
     })
 }

@@ -18,6 +18,7 @@ use crate::handler::UnifiedThriftHandler;
 use crate::manager::ServerError;
 use crate::metrics::ServerMetrics;
 use crate::passing_time;
+use crate::problems::Problems;
 use crate::router::RequestRouter;
 use crate::service_core::{CoreParts, KvServiceCore};
 use crate::space::{SpaceCollector, SpaceWatch};
@@ -47,6 +48,8 @@ pub struct BackEnd {
     pub failover: Arc<dyn FailoverControl>,
     pub metrics: Arc<ServerMetrics>,
     pub space: Arc<SpaceWatch>,
+    /// What `/status` asks; the mode registers what it knows.
+    pub problems: Arc<Problems>,
     /// Filled in by the front end, for a cluster view that shows them.
     pub addresses: Arc<ListenAddresses>,
 }
@@ -75,7 +78,7 @@ impl FrontEnd {
     /// # Errors
     /// [`ServerError::Listen`], naming the address, its key and the reason.
     pub async fn start(config: &Config, back_end: BackEnd) -> Result<FrontEnd, ServerError> {
-        let BackEnd { router, cluster, replicas, failover, metrics, space, addresses } = back_end;
+        let BackEnd { router, cluster, replicas, failover, metrics, space, problems, addresses } = back_end;
         let (time_router, local) = (router.clone(), replicas.replicas());
         let faults = Arc::new(FaultInjector::new(config.server.allow_fault_injection));
         let router: Arc<dyn RequestRouter> = match config.server.allow_fault_injection {
@@ -112,7 +115,7 @@ impl FrontEnd {
             let window = Duration::from_millis(config.storage.readable_window_ms);
             tokio::spawn(passing_time::run(time_router, local.reader, window, stop_thrift.clone()))
         });
-        let interface = AdminInterface { core: core.clone(), metrics, space, failover };
+        let interface = AdminInterface { core: core.clone(), metrics, space, problems, failover };
         Ok(FrontEnd {
             thrift_addr,
             admin_addr,

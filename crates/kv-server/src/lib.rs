@@ -21,6 +21,7 @@ pub mod handler;
 pub mod manager;
 pub mod metrics;
 mod passing_time;
+pub mod problems;
 pub mod replication;
 pub mod router;
 pub mod service_core;

@@ -144,6 +144,7 @@ impl ServerManager for StandaloneServerManager {
             failover: standalone,
             metrics: ServerMetrics::new(),
             space,
+            problems: Arc::default(),
             addresses,
         };
         let front_end = FrontEnd::start(&config, back_end).await?;

@@ -65,6 +65,7 @@ impl ReplicatedServerManager {
             failover: cluster,
             metrics,
             space: store.space().clone(),
+            problems: Arc::default(),
             addresses,
         };
         let front_end = FrontEnd::start(&config, back_end).await?;

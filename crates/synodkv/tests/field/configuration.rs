@@ -1,0 +1,1 @@
+//! Settings that contradict each other, foreign variables, data directories that are something else.

@@ -1,0 +1,1 @@
+//! Text backups: what `range` writes, `import` reads back, or refuses.

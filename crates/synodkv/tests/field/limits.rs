@@ -1,0 +1,1 @@
+//! Descriptors, memory and connections are bounded, and what is bounded serves on.

@@ -1,0 +1,1 @@
+//! The log never holds up what serves, and repeats itself seldom.

@@ -1,0 +1,1 @@
+//! Peers whose names or addresses come, go and change; copies of large databases.

@@ -1,0 +1,1 @@
+//! Exit statuses, outputs and escapes of the commands, and servers that hang.
