@@ -2,8 +2,8 @@
 //!
 //! | path | answer |
 //! |---|---|
-//! | `/health/live` | 200 as long as the process answers |
-//! | `/health/ready` | 200 when a linearizable read succeeds now, else 503 |
+//! | `/health/live` | 200 as long as the process can do its work, else 503 with the reasons; see [`crate::health`] |
+//! | `/health/ready` | 200 when a linearizable read succeeds now, else 503; with `writes=1` when a write does as well |
 //! | `/status` | JSON: the cluster as this server sees it |
 //! | `/metrics` | Prometheus text |
 //! | `/rows/hash` | JSON: count and hash of rows of one family at one version, from the local database |
@@ -34,6 +34,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cluster::{ClusterSnapshot, LocalReplica, ReplicaStatus};
 use crate::failover::{Failover, FailoverControl, FailoverError};
+use crate::health::{Liveness, WriteProbe};
 use crate::metrics::ServerMetrics;
 use crate::problems::Problems;
 use crate::router::RequestContext;
@@ -59,6 +60,8 @@ pub struct AdminInterface {
     pub metrics: Arc<ServerMetrics>,
     pub space: Arc<SpaceWatch>,
     pub problems: Arc<Problems>,
+    pub liveness: Arc<Liveness>,
+    pub writes: WriteProbe,
     pub failover: Arc<dyn FailoverControl>,
 }
 
@@ -125,16 +128,35 @@ async fn wrong_method(method: Method, uri: Uri) -> Refusal {
     Refusal(StatusCode::METHOD_NOT_ALLOWED, format!("`{}` answers {allowed} only, not {method}", uri.path()))
 }
 
-async fn live() -> Json<Value> {
-    Json(json!({ "live": true }))
+async fn live(State(interface): State<Arc<AdminInterface>>) -> Response {
+    let failures = interface.liveness.failures();
+    let status = if failures.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, Json(json!({ "live": failures.is_empty(), "failures": failures }))).into_response()
 }
 
-async fn ready(State(interface): State<Arc<AdminInterface>>) -> Result<Json<Value>, Refusal> {
-    let context = RequestContext::internal(Instant::now() + READY_TIMEOUT);
-    match interface.core.read_version(&context).await {
-        Ok(version) => Ok(Json(json!({ "ready": true, "version": version.0 }))),
-        Err(error) => Err(Refusal(StatusCode::SERVICE_UNAVAILABLE, format!("cannot serve reads now: {error}"))),
+async fn ready(
+    State(interface): State<Arc<AdminInterface>>,
+    Query(mut parameters): Query<HashMap<String, String>>,
+) -> Result<Json<Value>, Refusal> {
+    let writes = match parameters.remove("writes").as_deref() {
+        None | Some("0" | "false") => false,
+        Some("1" | "true" | "") => true,
+        Some(other) => {
+            return Err(Refusal(StatusCode::BAD_REQUEST, format!("writes = `{other}`: expected 1 or 0")));
+        }
+    };
+    if let Some(name) = parameters.keys().next() {
+        return Err(Refusal(StatusCode::BAD_REQUEST, format!("unknown parameter `{name}`: allowed is writes")));
     }
+    let unready = |what: &str, error: KvError| {
+        Refusal(StatusCode::SERVICE_UNAVAILABLE, format!("cannot serve {what} now: {error}"))
+    };
+    let context = RequestContext::internal(Instant::now() + READY_TIMEOUT);
+    let version = interface.core.read_version(&context).await.map_err(|error| unready("reads", error))?;
+    if writes {
+        interface.writes.check().await.map_err(|error| unready("writes", error))?;
+    }
+    Ok(Json(json!({ "ready": true, "version": version.0, "writes": writes })))
 }
 
 async fn metrics(State(interface): State<Arc<AdminInterface>>) -> Response {

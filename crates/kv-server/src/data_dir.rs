@@ -9,10 +9,15 @@
 //! ```
 //!
 //! The identity is written before any data is, atomically and durably, and never changes but for the cluster id, which is
-//! added once when the cluster has been born. A directory is opened only as what it is.
+//! added once when the cluster has been born. A directory is opened only as what it is. A new one is claimed only when
+//! everything else that may refuse a start has been tried, so that a start that fails leaves no mark.
+//!
+//! A directory that is removed under a running process, or whose volume goes away, takes writes all the same: the files are
+//! still open. [`DataDir::check_presence`] tells.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -51,8 +56,18 @@ pub enum DataDirError {
     NotOurs { dir: PathBuf, entry: String },
     #[error("{path} is damaged: {reason}; restore it, or choose another --data-dir")]
     Damaged { path: PathBuf, reason: String },
-    #[error("{dir} is a file, and the data directory has to be a directory; choose another --data-dir")]
-    NotADirectory { dir: PathBuf },
+    #[error("{path} is {found}, and a directory is needed there; remove it, or choose another --data-dir")]
+    NotADirectory { path: PathBuf, found: String },
+    #[error(
+        "{path} is a symbolic link to {target}, and there is nothing there: is a volume not mounted? Create the target, or \
+         choose another --data-dir"
+    )]
+    DanglingLink { path: PathBuf, target: PathBuf },
+    #[error(
+        "{path} is gone: the data directory was removed, or its volume was unmounted, while this process was using it. What \
+         was written is still in the open files, and lost when they close"
+    )]
+    Gone { path: PathBuf },
     #[error(
         "data directory: cannot {action} {path}: {source}; look at its owner and permissions, or choose another --data-dir"
     )]
@@ -97,22 +112,37 @@ impl Identity {
 pub struct DataDir {
     root: PathBuf,
     identity: Mutex<Identity>,
+    /// Nothing says yet whose directory this is.
+    is_new: bool,
+    /// The root and the lock file, as they were when this process opened them.
+    opened: [(PathBuf, FileId); 2],
     /// The lock lasts as long as this file is open, also when the process dies.
     _lock: File,
 }
 
+/// What a path stood for: device and inode.
+type FileId = (u64, u64);
+
+fn file_id(metadata: &fs::Metadata) -> FileId {
+    (metadata.dev(), metadata.ino())
+}
+
 impl DataDir {
-    /// Opens or makes the directory for a standalone server (`replicas` empty) or for these replicas.
+    /// Opens or makes the directory for a standalone server (`replicas` empty) or for these replicas. A new one says so
+    /// only once it is claimed.
     pub fn open(root: &Path, mode: Mode, replicas: &[u32]) -> Result<DataDir, DataDirError> {
-        if root.is_file() {
-            return Err(DataDirError::NotADirectory { dir: root.to_path_buf() });
-        }
-        fs::create_dir_all(root).map_err(io_error("create", root))?;
+        make_directory(root)?;
         let lock = lock(root)?;
+        let opened = [
+            (root.to_path_buf(), file_id(&fs::metadata(root).map_err(io_error("look at", root))?)),
+            (root.join(LOCK_FILE), file_id(&lock.metadata().map_err(io_error("look at", root))?)),
+        ];
         let mut replicas = replicas.to_vec();
         replicas.sort_unstable();
         let wanted = Identity { format: FORMAT, mode, replicas, cluster_id: None };
-        let identity = match read_identity(root)? {
+        let found = read_identity(root)?;
+        let is_new = found.is_none();
+        let identity = match found {
             Some(found) if found.mode == wanted.mode && found.replicas == wanted.replicas => found,
             Some(found) => {
                 let (flags, found, wanted) = (found.flags(), found.describe(), wanted.describe());
@@ -120,11 +150,35 @@ impl DataDir {
             }
             None => {
                 refuse_foreign_files(root)?;
-                write_identity(root, &wanted)?;
                 wanted
             }
         };
-        Ok(DataDir { root: root.to_path_buf(), identity: Mutex::new(identity), _lock: lock })
+        Ok(DataDir { root: root.to_path_buf(), identity: Mutex::new(identity), is_new, opened, _lock: lock })
+    }
+
+    /// Says for good whose directory this is; to be called before anything else is written to it.
+    pub fn claim(&self) -> Result<(), DataDirError> {
+        match self.is_new {
+            true => write_identity(&self.root, &self.identity.lock().expect("no code panics while holding this lock")),
+            false => Ok(()),
+        }
+    }
+
+    /// Whether the directory and its lock file are still where they were.
+    ///
+    /// # Errors
+    /// [`DataDirError::Gone`] when something else is there, or nothing. An error of looking is no proof, and none here.
+    pub fn check_presence(&self) -> Result<(), DataDirError> {
+        for (path, opened) in &self.opened {
+            let is_gone = match fs::metadata(path) {
+                Ok(found) => file_id(&found) != *opened,
+                Err(error) => error.kind() == io::ErrorKind::NotFound,
+            };
+            if is_gone {
+                return Err(DataDirError::Gone { path: path.clone() });
+            }
+        }
+        Ok(())
     }
 
     pub fn root(&self) -> &Path {
@@ -167,6 +221,40 @@ impl DataDir {
                 Ok(())
             }
         }
+    }
+}
+
+/// Makes a directory, and those above it. What stands in the way is named.
+pub(crate) fn make_directory(path: &Path) -> Result<(), DataDirError> {
+    let Err(error) = fs::create_dir_all(path) else { return Ok(()) };
+    // From the top, so that the first fault is named and not what follows from it.
+    let mut above: Vec<&Path> = path.ancestors().filter(|path| !path.as_os_str().is_empty()).collect();
+    above.reverse();
+    for path in above {
+        let Ok(found) = fs::symlink_metadata(path) else { continue };
+        if found.is_dir() || path.is_dir() {
+            continue;
+        }
+        let path = path.to_path_buf();
+        return Err(match fs::read_link(&path) {
+            Ok(target) if !path.exists() => DataDirError::DanglingLink { path, target },
+            Ok(target) => DataDirError::NotADirectory {
+                found: format!("a symbolic link to {}, which is no directory", target.display()),
+                path,
+            },
+            Err(_) => DataDirError::NotADirectory { path, found: name_of_kind(found.file_type()).to_string() },
+        });
+    }
+    Err(io_error("create", path)(error))
+}
+
+fn name_of_kind(kind: fs::FileType) -> &'static str {
+    match () {
+        () if kind.is_file() => "a file",
+        () if kind.is_fifo() => "a pipe",
+        () if kind.is_socket() => "a socket",
+        () if kind.is_block_device() || kind.is_char_device() => "a device",
+        () => "no directory",
     }
 }
 
@@ -249,6 +337,12 @@ fn refuse_foreign_files(root: &Path) -> Result<(), DataDirError> {
 mod tests {
     use super::*;
 
+    /// As a server that starts well does.
+    fn claimed(root: &Path, mode: Mode, replicas: &[u32]) -> Result<DataDir, DataDirError> {
+        let dir = DataDir::open(root, mode, replicas)?;
+        dir.claim().map(|()| dir)
+    }
+
     fn new_root() -> tempfile::TempDir {
         tempfile::tempdir().expect("a temporary directory")
     }
@@ -257,16 +351,16 @@ mod tests {
     fn a_directory_opens_again_as_what_it_was() {
         let root = new_root();
         let path = root.path().join("nested/data");
-        drop(DataDir::open(&path, Mode::Replicated, &[2, 0, 1]).unwrap());
-        let again = DataDir::open(&path, Mode::Replicated, &[0, 1, 2]).unwrap();
+        drop(claimed(&path, Mode::Replicated, &[2, 0, 1]).unwrap());
+        let again = claimed(&path, Mode::Replicated, &[0, 1, 2]).unwrap();
         assert!(again.replica_wal(2).ends_with("replica-2/wal"));
     }
 
     #[test]
     fn a_directory_of_a_replica_refuses_a_standalone_server() {
         let root = new_root();
-        drop(DataDir::open(root.path(), Mode::Replicated, &[1]).unwrap());
-        let message = DataDir::open(root.path(), Mode::Standalone, &[]).unwrap_err().to_string();
+        drop(claimed(root.path(), Mode::Replicated, &[1]).unwrap());
+        let message = claimed(root.path(), Mode::Standalone, &[]).unwrap_err().to_string();
         assert!(message.contains("belongs to replica 1 in replicated mode; this is a standalone server"), "{message}");
         assert!(message.contains("--node-id 1") && message.contains("--data-dir"), "{message}");
     }
@@ -274,40 +368,95 @@ mod tests {
     #[test]
     fn a_refusal_names_the_flag_that_fits_the_directory() {
         let root = new_root();
-        drop(DataDir::open(&root.path().join("all"), Mode::Replicated, &[0, 1, 2]).unwrap());
-        drop(DataDir::open(&root.path().join("one"), Mode::Standalone, &[]).unwrap());
-        let all = DataDir::open(&root.path().join("all"), Mode::Standalone, &[]).unwrap_err().to_string();
+        drop(claimed(&root.path().join("all"), Mode::Replicated, &[0, 1, 2]).unwrap());
+        drop(claimed(&root.path().join("one"), Mode::Standalone, &[]).unwrap());
+        let all = claimed(&root.path().join("all"), Mode::Standalone, &[]).unwrap_err().to_string();
         assert!(all.contains("(--mode replicated, without --node-id)"), "{all}");
-        let one = DataDir::open(&root.path().join("one"), Mode::Replicated, &[0]).unwrap_err().to_string();
+        let one = claimed(&root.path().join("one"), Mode::Replicated, &[0]).unwrap_err().to_string();
         assert!(one.contains("(--mode standalone)"), "{one}");
     }
 
     #[test]
     fn a_directory_of_a_replica_refuses_another_replica() {
         let root = new_root();
-        drop(DataDir::open(root.path(), Mode::Replicated, &[1]).unwrap());
-        let message = DataDir::open(root.path(), Mode::Replicated, &[0, 1, 2]).unwrap_err().to_string();
+        drop(claimed(root.path(), Mode::Replicated, &[1]).unwrap());
+        let message = claimed(root.path(), Mode::Replicated, &[0, 1, 2]).unwrap_err().to_string();
         assert!(message.contains("replica 1 in") && message.contains("replicas 0, 1, 2 in one process"), "{message}");
     }
 
     #[test]
     fn a_directory_is_not_opened_twice_at_a_time() {
         let root = new_root();
-        let first = DataDir::open(root.path(), Mode::Standalone, &[]).unwrap();
-        let second = DataDir::open(root.path(), Mode::Standalone, &[]).unwrap_err();
+        let first = claimed(root.path(), Mode::Standalone, &[]).unwrap();
+        let second = claimed(root.path(), Mode::Standalone, &[]).unwrap_err();
         assert!(matches!(second, DataDirError::InUse { .. }), "{second}");
         drop(first);
-        DataDir::open(root.path(), Mode::Standalone, &[]).unwrap();
+        claimed(root.path(), Mode::Standalone, &[]).unwrap();
+    }
+
+    #[test]
+    fn a_new_directory_belongs_to_nobody_until_it_is_claimed() {
+        let root = new_root();
+        drop(DataDir::open(root.path(), Mode::Replicated, &[1]).unwrap());
+        // That start failed, and its user has changed the mode since.
+        drop(claimed(root.path(), Mode::Standalone, &[]).unwrap());
+        let refused = DataDir::open(root.path(), Mode::Replicated, &[1]).unwrap_err();
+        assert!(matches!(refused, DataDirError::BelongsToAnother { .. }), "{refused}");
+    }
+
+    #[test]
+    fn what_stands_in_the_way_of_a_directory_is_named() {
+        let root = new_root();
+        let (link, file, pipe) = (root.path().join("link"), root.path().join("file"), root.path().join("pipe"));
+        std::os::unix::fs::symlink("/nowhere/at/all", &link).unwrap();
+        fs::write(&file, "x").unwrap();
+        rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RUSR).unwrap();
+        for (path, words) in [
+            (link.clone(), "link is a symbolic link to /nowhere/at/all, and there is nothing there"),
+            (link.join("below"), "link is a symbolic link to /nowhere/at/all"),
+            (file.clone(), "file is a file, and a directory is needed there"),
+            (file.join("below/it"), "file is a file, and a directory is needed there"),
+            (pipe, "pipe is a pipe"),
+        ] {
+            let message = DataDir::open(&path, Mode::Standalone, &[]).unwrap_err().to_string();
+            assert!(message.contains(words) && message.contains("--data-dir"), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_link_to_a_directory_is_as_good_as_the_directory() {
+        let (root, target) = (new_root(), new_root());
+        let link = root.path().join("link");
+        std::os::unix::fs::symlink(target.path(), &link).unwrap();
+        claimed(&link, Mode::Standalone, &[]).unwrap().check_presence().unwrap();
+        assert!(target.path().join(IDENTITY_FILE).exists());
+    }
+
+    #[test]
+    fn a_directory_that_is_removed_or_replaced_is_noticed() {
+        let root = new_root();
+        let (path, aside) = (root.path().join("data"), root.path().join("aside"));
+        let dir = claimed(&path, Mode::Standalone, &[]).unwrap();
+        dir.check_presence().unwrap();
+        fs::rename(&path, &aside).unwrap();
+        assert!(matches!(dir.check_presence(), Err(DataDirError::Gone { .. })));
+        fs::create_dir(&path).unwrap();
+        assert!(matches!(dir.check_presence(), Err(DataDirError::Gone { .. })));
+        fs::remove_dir(&path).unwrap();
+        fs::rename(&aside, &path).unwrap();
+        dir.check_presence().unwrap();
+        fs::remove_file(path.join(LOCK_FILE)).unwrap();
+        assert!(matches!(dir.check_presence(), Err(DataDirError::Gone { .. })));
     }
 
     #[test]
     fn the_cluster_id_is_remembered_and_never_changed() {
         let root = new_root();
-        let dir = DataDir::open(root.path(), Mode::Replicated, &[0]).unwrap();
+        let dir = claimed(root.path(), Mode::Replicated, &[0]).unwrap();
         assert_eq!(dir.cluster_id(), None);
         dir.remember_cluster_id("c1").unwrap();
         drop(dir);
-        let dir = DataDir::open(root.path(), Mode::Replicated, &[0]).unwrap();
+        let dir = claimed(root.path(), Mode::Replicated, &[0]).unwrap();
         assert_eq!(dir.cluster_id().as_deref(), Some("c1"));
         dir.remember_cluster_id("c1").unwrap();
         assert!(matches!(dir.remember_cluster_id("c2"), Err(DataDirError::OtherCluster { .. })));
@@ -318,7 +467,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let file = dir.path().join("file");
         std::fs::write(&file, "").expect("a file");
-        let error = DataDir::open(&file, Mode::Standalone, &[]).expect_err("a file").to_string();
+        let error = claimed(&file, Mode::Standalone, &[]).expect_err("a file").to_string();
         assert!(error.contains("is a file") && error.contains("--data-dir"), "{error}");
     }
 
@@ -326,7 +475,7 @@ mod tests {
     fn a_directory_with_other_files_is_refused() {
         let root = new_root();
         fs::write(root.path().join("thesis.tex"), "x").unwrap();
-        let message = DataDir::open(root.path(), Mode::Standalone, &[]).unwrap_err().to_string();
+        let message = claimed(root.path(), Mode::Standalone, &[]).unwrap_err().to_string();
         assert!(message.contains("thesis.tex"), "{message}");
     }
 
@@ -334,10 +483,10 @@ mod tests {
     fn a_newer_format_and_a_damaged_identity_are_refused() {
         let root = new_root();
         fs::write(root.path().join(IDENTITY_FILE), r#"{"format": 99, "colour": "red"}"#).unwrap();
-        let newer = DataDir::open(root.path(), Mode::Standalone, &[]).unwrap_err();
+        let newer = claimed(root.path(), Mode::Standalone, &[]).unwrap_err();
         assert!(matches!(newer, DataDirError::NewerFormat { found: 99, .. }), "{newer}");
         fs::write(root.path().join(IDENTITY_FILE), r#"{"format": 1"#).unwrap();
-        let damaged = DataDir::open(root.path(), Mode::Standalone, &[]).unwrap_err();
+        let damaged = claimed(root.path(), Mode::Standalone, &[]).unwrap_err();
         assert!(matches!(damaged, DataDirError::Damaged { .. }), "{damaged}");
     }
 
@@ -358,9 +507,9 @@ mod tests {
         for (text, mode, replicas, cluster_id) in IDENTITIES_1 {
             let (old, new) = (new_root(), new_root());
             fs::write(old.path().join(IDENTITY_FILE), text).unwrap();
-            let found = DataDir::open(old.path(), mode, replicas).unwrap();
+            let found = claimed(old.path(), mode, replicas).unwrap();
             assert_eq!(found.cluster_id().as_deref(), cluster_id);
-            let made = DataDir::open(new.path(), mode, replicas).unwrap();
+            let made = claimed(new.path(), mode, replicas).unwrap();
             if let Some(cluster_id) = cluster_id {
                 made.remember_cluster_id(cluster_id).unwrap();
             }
@@ -376,6 +525,6 @@ mod tests {
             r#"{"format": 1, "mode": "standalone", "replicas": [], "colour": "red"}"#,
         )
         .unwrap();
-        DataDir::open(root.path(), Mode::Standalone, &[]).unwrap();
+        claimed(root.path(), Mode::Standalone, &[]).unwrap();
     }
 }

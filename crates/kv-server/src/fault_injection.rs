@@ -51,12 +51,17 @@ impl FaultInjector {
         }
         check(&mut request)?;
         let mut faults = self.faults.write().expect("no code panics while holding this lock");
-        let all_codes = request.probability <= 0.0 && ["", "none", "all"].contains(&request.code.as_str());
+        let clears = request.probability <= 0.0;
+        let all_codes = clears && ALL_CODES.iter().any(|name| request.code.eq_ignore_ascii_case(name));
         let covers = |fault: &FaultRequest| {
-            (all_codes || fault.code == request.code) && (request.target.is_none() || fault.target == request.target)
+            (all_codes || fault.code.eq_ignore_ascii_case(&request.code))
+                && (request.target.is_none() || fault.target == request.target)
         };
+        if clears && !all_codes && !faults.is_empty() && !faults.iter().any(covers) {
+            return Err(nothing_to_clear(&request, &faults));
+        }
         faults.retain(|fault| !covers(fault));
-        if request.probability > 0.0 {
+        if !clears {
             faults.push(request);
         }
         self.active.store(!faults.is_empty(), Ordering::Release);
@@ -72,6 +77,23 @@ impl FaultInjector {
         let aims = |fault: &&FaultRequest| fault.target.as_deref().is_none_or(|t| t == target);
         faults.iter().filter(aims).find(|fault| random_fraction() < fault.probability).cloned()
     }
+}
+
+/// Codes that stand for every one where faults are cleared.
+const ALL_CODES: &[&str] = &["", "none", "all"];
+
+/// Something is set, and it is not what is to be cleared: to say that it worked would leave a tester with faults.
+fn nothing_to_clear(request: &FaultRequest, faults: &[FaultRequest]) -> KvError {
+    let shown = |fault: &FaultRequest| match &fault.target {
+        Some(target) => format!("{} of {target}", fault.code),
+        None => fault.code.clone(),
+    };
+    let set: Vec<String> = faults.iter().map(shown).collect();
+    KvError::InvalidOperation(format!(
+        "no fault {} is set, so that none is cleared: there are {}; fault_type = \"none\" clears all",
+        shown(request),
+        set.join(", ")
+    ))
 }
 
 fn check(request: &mut FaultRequest) -> Result<(), KvError> {

@@ -15,6 +15,7 @@ use crate::config::{Address, Config};
 use crate::failover::FailoverControl;
 use crate::fault_injection::{FaultInjector, FaultyRouter};
 use crate::handler::UnifiedThriftHandler;
+use crate::health::{Liveness, WriteProbe};
 use crate::manager::ServerError;
 use crate::metrics::ServerMetrics;
 use crate::passing_time;
@@ -50,6 +51,8 @@ pub struct BackEnd {
     pub space: Arc<SpaceWatch>,
     /// What `/status` asks; the mode registers what it knows.
     pub problems: Arc<Problems>,
+    /// What `/health/live` asks.
+    pub liveness: Arc<Liveness>,
     /// Filled in by the front end, for a cluster view that shows them.
     pub addresses: Arc<ListenAddresses>,
 }
@@ -78,8 +81,8 @@ impl FrontEnd {
     /// # Errors
     /// [`ServerError::Listen`], naming the address, its key and the reason.
     pub async fn start(config: &Config, back_end: BackEnd) -> Result<FrontEnd, ServerError> {
-        let BackEnd { router, cluster, replicas, failover, metrics, space, problems, addresses } = back_end;
-        let (time_router, local) = (router.clone(), replicas.replicas());
+        let BackEnd { router, cluster, replicas, failover, metrics, space, problems, liveness, addresses } = back_end;
+        let (time_router, probe_router, local) = (router.clone(), router.clone(), replicas.replicas());
         let faults = Arc::new(FaultInjector::new(config.server.allow_fault_injection));
         let router: Arc<dyn RequestRouter> = match config.server.allow_fault_injection {
             true => Arc::new(FaultyRouter::new(router, faults.clone())),
@@ -115,7 +118,8 @@ impl FrontEnd {
             let window = Duration::from_millis(config.storage.readable_window_ms);
             tokio::spawn(passing_time::run(time_router, local.reader, window, stop_thrift.clone()))
         });
-        let interface = AdminInterface { core: core.clone(), metrics, space, problems, failover };
+        let writes = WriteProbe::new(probe_router);
+        let interface = AdminInterface { core: core.clone(), metrics, space, problems, liveness, writes, failover };
         Ok(FrontEnd {
             thrift_addr,
             admin_addr,

@@ -10,13 +10,16 @@ use kv_api::KvError;
 use kv_store::{Durability, SharedResources, StoreOptions, TransactionalKvDatabase, open_engine};
 
 use crate::cluster::{ClusterSnapshot, ClusterView, LocalReplica, LocalReplicas, ReplicaStatus, Role};
-use crate::config::{Config, EngineKind, Mode};
-use crate::data_dir::{DataDir, DataDirError};
+use crate::config::{Config, EngineKind, Mode, OnWriteFailure};
+use crate::data_dir::{DataDir, DataDirError, make_directory};
 use crate::failover::{Failover, FailoverControl, FailoverError};
 use crate::front_end::{BackEnd, FrontEnd, ListenAddresses};
+use crate::health::{self, Liveness};
 use crate::metrics::ServerMetrics;
+use crate::ports;
+use crate::problems::{Problem, Problems};
 use crate::router::{DirectRouter, LocalReader, ReadSlots, WriteSettings};
-use crate::space::{DISK_FULL, SpaceWatch};
+use crate::space::SpaceWatch;
 
 /// Why a server did not start.
 #[derive(Debug, thiserror::Error)]
@@ -54,8 +57,8 @@ pub trait ServerManager: Send + Sync {
     /// Stops accepting, finishes the requests in hand (bounded by `shutdown_timeout_ms`) and closes the data.
     async fn shutdown(self: Box<Self>);
 
-    /// Whether the server does its work; false once something it needs has stopped for good.
-    fn is_healthy(&self) -> bool;
+    /// Why the server can do its work no longer; `None` while it does. Asked about once a second.
+    fn failure(&self) -> Option<String>;
 
     /// Whether the cluster has yet to be founded, for which other processes have to start, too.
     fn awaits_founding(&self) -> bool {
@@ -80,7 +83,7 @@ fn open_database(
     if config.storage.engine == EngineKind::Memory {
         tracing::warn!("storage.engine = \"memory\": the data is lost at exit");
     } else {
-        std::fs::create_dir_all(path).map_err(|error| failed(KvError::Storage(error.to_string())))?;
+        make_directory(path)?;
     }
     let engine = open_engine(config.storage.engine.into(), path, Durability::EveryWrite, resources).map_err(failed)?;
     TransactionalKvDatabase::open(engine, StoreOptions::standalone()).map_err(failed)
@@ -96,8 +99,11 @@ pub(crate) fn shared_resources(config: &Config) -> Result<SharedResources, Serve
 pub struct StandaloneServerManager {
     front_end: FrontEnd,
     database: Arc<TransactionalKvDatabase>,
+    space: Arc<SpaceWatch>,
+    /// Whoever runs this server starts it again after a failed write.
+    restarts: bool,
     /// Last, so that the directory is free only when its database is closed.
-    _data_dir: DataDir,
+    data_dir: DataDir,
 }
 
 /// The id under which a standalone server shows itself.
@@ -111,12 +117,24 @@ impl StandaloneServerManager {
     pub fn database(&self) -> &Arc<TransactionalKvDatabase> {
         &self.database
     }
+
+    /// Why nothing is written any more until this server is started again; `None` as long as writes go on, and while a
+    /// start would be of no use because the disk is full.
+    pub fn wants_restart(&self) -> Option<String> {
+        self.database.write_failure().filter(|_| self.space.has_space())
+    }
 }
 
 #[async_trait]
 impl ServerManager for StandaloneServerManager {
     async fn start(config: Config) -> Result<Self, ServerError> {
+        config.log_warnings();
         let data_dir = DataDir::open(&config.storage.data_dir, Mode::Standalone, &[])?;
+        ports::check_free([
+            ("server.thrift_addr".to_string(), &config.server.thrift_addr),
+            ("server.admin_addr".to_string(), &config.server.admin_addr),
+        ])?;
+        data_dir.claim()?;
         let resources = shared_resources(&config)?;
         let path = data_dir.database();
         let opening = {
@@ -137,14 +155,19 @@ impl ServerManager for StandaloneServerManager {
         database.on_damage(|reason| {
             tracing::error!("the database is damaged, and this server stops: {reason}. Restore it from a backup");
         });
+        let (problems, liveness) = (Arc::<Problems>::default(), Arc::<Liveness>::default());
+        let (problem, reading) = (standalone.clone(), standalone.clone());
+        problems.watch(move || problem.problem().into_iter().collect());
+        liveness.watch(move || reading.failure());
         let back_end = BackEnd {
             router: Arc::new(DirectRouter::new(database.clone(), reader, WriteSettings::new(&config), space.clone())),
             cluster: standalone.clone(),
             replicas: standalone.clone(),
             failover: standalone,
             metrics: ServerMetrics::new(),
-            space,
-            problems: Arc::default(),
+            space: space.clone(),
+            problems,
+            liveness,
             addresses,
         };
         let front_end = FrontEnd::start(&config, back_end).await?;
@@ -155,11 +178,12 @@ impl ServerManager for StandaloneServerManager {
             version = database.applied_version().0,
             "standalone server started"
         );
-        Ok(StandaloneServerManager { front_end, database, _data_dir: data_dir })
+        let restarts = config.storage.on_write_failure == OnWriteFailure::Restart;
+        Ok(StandaloneServerManager { front_end, database, space, restarts, data_dir })
     }
 
     async fn shutdown(self: Box<Self>) {
-        let StandaloneServerManager { front_end, database, _data_dir } = *self;
+        let StandaloneServerManager { front_end, database, data_dir: _data_dir, .. } = *self;
         front_end.shutdown().await;
         // The last owner ends the commit thread, which may block.
         let closing = tokio::task::spawn_blocking(move || Arc::into_inner(database).is_some());
@@ -171,8 +195,14 @@ impl ServerManager for StandaloneServerManager {
         tracing::info!("standalone server stopped");
     }
 
-    fn is_healthy(&self) -> bool {
-        self.front_end.is_serving() && self.database.damage().is_none()
+    fn failure(&self) -> Option<String> {
+        if !self.front_end.is_serving() {
+            return Some("a listener has stopped; the log says why".to_string());
+        }
+        let damage = || self.database.damage().map(|reason| format!("the database is damaged: {reason}"));
+        let gone = || self.data_dir.check_presence().err().map(|error| error.to_string());
+        let stopped = || self.database.write_failure().filter(|_| !self.restarts);
+        damage().or_else(gone).or_else(stopped)
     }
 
     fn thrift_addr(&self) -> SocketAddr {
@@ -190,6 +220,36 @@ struct Standalone {
     addresses: Arc<ListenAddresses>,
     space: Arc<SpaceWatch>,
     started: Instant,
+}
+
+impl Standalone {
+    /// The first thing that is wrong, the worst before the others.
+    fn problem(&self) -> Option<Problem> {
+        let database = self.reader.database();
+        let problem = if let Some(reason) = database.damage() {
+            Problem::new("damaged", format!("the database is damaged: {reason}"), "restore it from a backup")
+        } else if let Some(reason) = database.write_failure() {
+            let text = format!("writes are refused, and reads go on: a write failed ({reason})");
+            let remedy = "remove the cause (space, file descriptors, the disk); the server opens its database again by \
+                          itself, or ends, as storage.on_write_failure says";
+            Problem::new("writes_failed", text, remedy)
+        } else if !self.space.has_space() {
+            let remedy = "make space, or lower storage.min_free_mb; writes go on by themselves then";
+            Problem::new("disk_full", format!("writes are refused: {}", self.space.refusal()), remedy)
+        } else {
+            return None;
+        };
+        Some(problem.of_replica(STANDALONE_ID))
+    }
+
+    /// Why this process can do its work no more.
+    fn failure(&self) -> Option<String> {
+        let database = self.reader.database();
+        match database.can_commit() {
+            true => health::stalled("group-commit", database.committing_for()).or_else(|| database.damage()),
+            false => Some("the thread group-commit has ended".to_string()),
+        }
+    }
 }
 
 #[async_trait]
@@ -217,7 +277,7 @@ impl ClusterView for Standalone {
                 oldest_readable: Some(kept.oldest_readable),
                 pending_clears: Some(kept.pending_clears),
                 uptime: Some(self.started.elapsed()),
-                problem: (!self.space.has_space()).then(|| DISK_FULL.to_string()),
+                problem: self.problem().map(|problem| problem.text),
                 peer: None,
                 thrift: shown(self.addresses.thrift()),
                 admin: shown(self.addresses.admin()),

@@ -1,7 +1,10 @@
 //! Whether the file system of the data directory has space left: looked at now and then, cheap to ask.
+//!
+//! A look holds for a second, or until so much was written since that it may be wrong, whatever comes first: a fast disk
+//! takes gigabytes in a second.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use prometheus::core::{Collector, Desc};
@@ -10,6 +13,11 @@ use prometheus::{IntGauge, Opts};
 
 /// How often the file system is asked, at most.
 const INTERVAL: Duration = Duration::from_secs(1);
+
+/// What a byte of a request may take on the disk before anything of it is freed again: log, table file, compaction.
+const DISK_BYTES_PER_BYTE: u64 = 4;
+/// It is not worth while to look again for less than this.
+const LOOK_AFTER_BYTES: u64 = 8 << 20;
 
 /// Bytes that are free for this process.
 type FreeBytes = Box<dyn Fn() -> std::io::Result<u64> + Send + Sync>;
@@ -28,6 +36,8 @@ pub struct SpaceWatch {
     next_ms: AtomicU64,
     free_bytes: AtomicU64,
     has_space: AtomicBool,
+    /// Bytes that may be written before the next look.
+    allowance: AtomicI64,
 }
 
 impl SpaceWatch {
@@ -50,9 +60,10 @@ impl SpaceWatch {
             min_free_bytes,
             ask: Box::new(ask),
             started: Instant::now(),
-            next_ms: AtomicU64::new(0),
+            next_ms: AtomicU64::new(INTERVAL.as_millis() as u64),
             free_bytes: AtomicU64::new(0),
             has_space: AtomicBool::new(true),
+            allowance: AtomicI64::new(0),
         };
         watch.look();
         watch
@@ -62,6 +73,15 @@ impl SpaceWatch {
     pub fn has_space(&self) -> bool {
         self.look_if_due();
         self.has_space.load(Ordering::Relaxed)
+    }
+
+    /// Whether there is space for a write of so many bytes as well, beside all those that were let in since the last look.
+    pub fn admit(&self, bytes: usize) -> bool {
+        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+        if self.allowance.fetch_sub(bytes, Ordering::Relaxed) < bytes {
+            self.look();
+        }
+        self.has_space()
     }
 
     /// Free for this process, about a second ago at most.
@@ -102,6 +122,9 @@ impl SpaceWatch {
         };
         self.free_bytes.store(free_bytes, Ordering::Relaxed);
         let has_space = self.min_free_bytes == 0 || free_bytes >= self.min_free_bytes;
+        let to_spare = free_bytes.saturating_sub(self.min_free_bytes) / DISK_BYTES_PER_BYTE;
+        let allowance = i64::try_from(to_spare.max(LOOK_AFTER_BYTES)).unwrap_or(i64::MAX);
+        self.allowance.store(allowance, Ordering::Relaxed);
         match (self.has_space.swap(has_space, Ordering::Relaxed), has_space) {
             (true, false) => tracing::error!("too little space: {}", self.describe(free_bytes)),
             (false, true) => tracing::info!("enough space again: {}", self.describe(free_bytes)),
@@ -173,6 +196,20 @@ mod tests {
         free.store(256 * MIB, Ordering::Relaxed);
         watch.look();
         assert!(watch.has_space());
+    }
+
+    #[test]
+    fn writes_that_use_up_what_was_free_at_the_last_look_make_it_look_again() {
+        let free = Arc::new(AtomicU64::new(256 * MIB + 400 * MIB));
+        let watch = watch(256 * MIB, &free);
+        let mib = MIB as usize;
+        assert!(watch.admit(50 * mib));
+        free.store(255 * MIB, Ordering::Relaxed);
+        // A quarter of the 400 MiB may be written before the next look.
+        assert!(watch.admit(50 * mib));
+        assert!(!watch.admit(1));
+        free.store(300 * MIB, Ordering::Relaxed);
+        assert!(watch.admit(50 * mib));
     }
 
     #[test]

@@ -16,6 +16,9 @@ const STEP_ENTRIES: u64 = 2_000;
 /// Between two steps while there is more to do, so that a large clear takes no more than a part of one processor.
 const PAUSE_BETWEEN_STEPS: Duration = Duration::from_millis(2);
 
+/// What fails may fail for a while only: for want of file descriptors, say.
+const PAUSE_AFTER_ERROR: Duration = Duration::from_secs(5);
+
 /// What one step did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Collected {
@@ -50,9 +53,15 @@ fn run(core: &Core, every: Duration, stopped: &mpsc::Receiver<()>) {
             true => Ok(PAUSE_BETWEEN_STEPS),
             false => core.compact(&mut compaction).map(|_| every),
         });
-        // Whoever applies meets the same error and says so.
-        let Ok(next) = step else { return };
-        pause = next;
+        pause = match step {
+            Ok(next) => next,
+            // Nothing is written any more; whoever noticed has said so.
+            Err(_) if core.has_stopped() => return,
+            Err(error) => {
+                tracing::warn!(%error, "old versions cannot be removed now; it is tried again");
+                PAUSE_AFTER_ERROR
+            }
+        };
     }
 }
 

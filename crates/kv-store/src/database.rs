@@ -28,7 +28,7 @@ use crate::{
     data_compaction::DataCompaction,
     database_copy::DatabaseCopy,
     engine::{Engine, EngineStatistics, WriteBatch},
-    group_commit::{GroupCommit, GroupCommitOptions, PendingWrite},
+    group_commit::{GroupCommit, GroupCommitOptions, PendingWrite, writing_stopped},
     meta::{self, StateBlob},
     range_clears::RangeClears,
     readers::Readers,
@@ -118,7 +118,13 @@ impl TransactionalKvDatabase {
     }
 
     /// The same for callers that may give up: it takes its place in the order at once.
+    ///
+    /// # Errors
+    /// [`KvError::NoPrimary`] after a failed write, [`KvError::Overloaded`] when too much waits.
     pub fn submit(&self, write: LoggedWrite) -> Result<PendingWrite, KvError> {
+        if let Some(reason) = self.core.failure.get() {
+            return Err(KvError::NoPrimary(writing_stopped(reason)));
+        }
         match &self.group_commit {
             Some(group_commit) => group_commit.submit(write),
             None => Err(KvError::NotSupported("a commit to a replica's database, past the consensus log,".into())),
@@ -160,6 +166,22 @@ impl TransactionalKvDatabase {
     /// damage is found: only what is read.
     pub fn on_damage(&self, tell: impl FnOnce(&str) + Send + 'static) {
         self.core.damage.tell(Box::new(tell));
+    }
+
+    /// Why nothing is written any more: an earlier write failed, and what it left behind is known only after the database
+    /// was opened again. Reads go on.
+    pub fn write_failure(&self) -> Option<String> {
+        self.core.write_failure()
+    }
+
+    /// How long the thread that commits has been at its present batch; `None` while it waits for work, and on a replica.
+    pub fn committing_for(&self) -> Option<Duration> {
+        self.group_commit.as_ref().and_then(GroupCommit::busy_for)
+    }
+
+    /// False once the thread that commits has ended, which it does only in a panic.
+    pub fn can_commit(&self) -> bool {
+        self.group_commit.as_ref().is_none_or(GroupCommit::is_running)
     }
 
     /// What was found to be damaged.
@@ -444,6 +466,15 @@ impl Core {
             Some(reason) => Err(KvError::Storage(format!("writing has stopped after an error: {reason}"))),
             None => Ok(writer),
         }
+    }
+
+    pub fn write_failure(&self) -> Option<String> {
+        self.failure.get().cloned()
+    }
+
+    /// Whether writing has ended for good.
+    pub fn has_stopped(&self) -> bool {
+        self.failure.get().is_some() || self.damage.found().is_some() || self.writer.is_poisoned()
     }
 
     /// Notes an error after which nothing is written any more. The caller holds the writer.

@@ -4,18 +4,21 @@
 //! A commit that its caller gives up before a batch takes it is not executed.
 //!
 //! The queue is bounded in commits and bytes; beyond that a commit is refused with [`KvError::Overloaded`] at once.
+//!
+//! After a failed write the database takes no more ([`Core::write_failure`]). The commits of the batch that failed may turn
+//! up when the database is opened again, so their result is unknown; those behind it were never tried.
 
 use std::{
     future::Future,
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
         mpsc,
     },
     task::{Context, Poll},
     thread::JoinHandle,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use kv_api::{CommitVerdict, KvError, LoggedWrite, TimedWrite};
@@ -57,6 +60,7 @@ pub(crate) struct GroupCommit {
     /// `None` only while it is being dropped.
     queue: Option<mpsc::SyncSender<Waiting>>,
     queued_bytes: Arc<AtomicUsize>,
+    busy: Arc<Busy>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -65,12 +69,14 @@ impl GroupCommit {
         let (queue, waiting) = mpsc::sync_channel(options.max_queued_commits);
         let queued_bytes = Arc::new(AtomicUsize::new(0));
         let clock = Clock { stored_us: core.time_us(), since: Instant::now() };
-        let committer = Committer { core, clock, waiting, queued_bytes: queued_bytes.clone(), options };
+        let busy = Arc::new(Busy::default());
+        let committer =
+            Committer { core, busy: busy.clone(), clock, waiting, queued_bytes: queued_bytes.clone(), options };
         let thread = std::thread::Builder::new()
             .name("group-commit".into())
             .spawn(move || committer.run())
             .map_err(|error| KvError::Storage(format!("cannot start the group commit thread: {error}")))?;
-        Ok(GroupCommit { options, queue: Some(queue), queued_bytes, thread: Some(thread) })
+        Ok(GroupCommit { options, queue: Some(queue), queued_bytes, busy, thread: Some(thread) })
     }
 
     /// Queues a commit at once, in the order of the calls; the future has its verdict once it is durable.
@@ -93,6 +99,50 @@ impl GroupCommit {
             }
         })?;
         Ok(PendingWrite(verdict))
+    }
+
+    /// How long the thread has been at its present batch; `None` while it waits for work.
+    pub fn busy_for(&self) -> Option<Duration> {
+        self.busy.lasted()
+    }
+
+    /// Whether the thread still takes work.
+    pub fn is_running(&self) -> bool {
+        self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
+    }
+}
+
+/// Since when a thread has been at a piece of work.
+struct Busy {
+    started: Instant,
+    /// Milliseconds after the start, plus 1; 0 while the thread waits for work.
+    since_ms: AtomicU64,
+}
+
+impl Default for Busy {
+    fn default() -> Self {
+        Busy { started: Instant::now(), since_ms: AtomicU64::new(0) }
+    }
+}
+
+impl Busy {
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn begin(&self) {
+        self.since_ms.store(self.now_ms().saturating_add(1), Ordering::Relaxed);
+    }
+
+    fn end(&self) {
+        self.since_ms.store(0, Ordering::Relaxed);
+    }
+
+    fn lasted(&self) -> Option<Duration> {
+        match self.since_ms.load(Ordering::Relaxed) {
+            0 => None,
+            since_ms => Some(Duration::from_millis((self.now_ms() + 1).saturating_sub(since_ms))),
+        }
     }
 }
 
@@ -143,8 +193,23 @@ impl Clock {
     }
 }
 
+/// What an error of a batch means to those whose commits were in it.
+fn explain(error: KvError, had_failed: Option<String>) -> KvError {
+    match (error, had_failed) {
+        (damage @ KvError::Corruption(_), _) => damage,
+        (_, Some(reason)) => KvError::NoPrimary(writing_stopped(&reason)),
+        (error, None) => KvError::CommitUnknown(format!("{error}; the database has to be opened again")),
+    }
+}
+
+/// For writes that are refused because an earlier one failed.
+pub(crate) fn writing_stopped(reason: &str) -> String {
+    format!("writing has stopped until the database is opened again, because {reason}")
+}
+
 struct Committer {
     core: Arc<Core>,
+    busy: Arc<Busy>,
     clock: Clock,
     waiting: mpsc::Receiver<Waiting>,
     queued_bytes: Arc<AtomicUsize>,
@@ -158,9 +223,16 @@ impl Committer {
             if writes.is_empty() {
                 continue;
             }
-            match self.core.apply(&writes, None) {
+            let had_failed = self.core.write_failure();
+            self.busy.begin();
+            let applied = self.core.apply(&writes, None);
+            self.busy.end();
+            match applied {
                 Ok(verdicts) => replies.into_iter().zip(verdicts).for_each(|(reply, verdict)| reply.send(verdict)),
-                Err(error) => replies.into_iter().for_each(|reply| reply.send(Err(error.clone()))),
+                Err(error) => {
+                    let error = explain(error, had_failed);
+                    replies.into_iter().for_each(|reply| reply.send(Err(error.clone())));
+                }
             }
         }
     }

@@ -318,14 +318,54 @@ fn after_a_failed_write_nothing_is_written_any_more_and_reads_go_on() {
     let database = TransactionalKvDatabase::open(engine.clone(), StoreOptions::standalone()).unwrap();
     block_on(database.atomic_commit(commit([set("a", "1")]))).unwrap();
     engine.fails.store(true, Ordering::SeqCst);
+    assert_eq!(database.write_failure(), None);
+    // What the failed write left behind, the next start will find.
     let failed = block_on(database.atomic_commit(commit([set("a", "2")])));
-    assert!(matches!(failed, Err(KvError::Storage(_))), "{failed:?}");
+    assert!(matches!(failed, Err(KvError::CommitUnknown(_))), "{failed:?}");
     engine.fails.store(false, Ordering::SeqCst);
     let writes = engine.writes.load(Ordering::SeqCst);
     let refused = block_on(database.atomic_commit(commit([set("a", "3")]))).unwrap_err();
-    assert!(matches!(&refused, KvError::Storage(text) if text.contains("on fire")), "{refused}");
+    assert!(matches!(&refused, KvError::NoPrimary(text) if text.contains("on fire")), "{refused}");
+    assert!(database.write_failure().is_some_and(|reason| reason.contains("on fire")));
     assert_eq!(engine.writes.load(Ordering::SeqCst), writes);
     assert_eq!(block_on(database.get(KeyRef::new("a"), ReadAt::Stale)).unwrap(), Some("1".into()));
+}
+
+#[test]
+fn commits_that_wait_behind_a_failed_write_surely_did_not_happen() {
+    let engine = TestedEngine::new();
+    let database = TransactionalKvDatabase::open(engine.clone(), StoreOptions::standalone()).unwrap();
+    engine.close_gate();
+    let first = start_commit(&database, "first");
+    engine.wait_for_a_write_at_the_gate();
+    let mut behind = Box::pin(database.atomic_commit(commit([set("behind", "1")])));
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    assert!(behind.as_mut().poll(&mut context).is_pending());
+    engine.fails.store(true, Ordering::SeqCst);
+    engine.open_gate();
+    assert!(matches!(first.join().unwrap(), Err(KvError::CommitUnknown(_))));
+    let refused = block_on(behind).unwrap_err();
+    assert!(matches!(refused, KvError::NoPrimary(_)), "{refused:?}");
+}
+
+#[test]
+fn a_commit_under_way_shows_how_long_it_takes() {
+    let engine = TestedEngine::new();
+    let database = TransactionalKvDatabase::open(engine.clone(), StoreOptions::standalone()).unwrap();
+    assert_eq!(database.committing_for(), None);
+    engine.close_gate();
+    let first = start_commit(&database, "first");
+    engine.wait_for_a_write_at_the_gate();
+    let before = database.committing_for().expect("a commit is under way");
+    while database.committing_for().expect("it still is") <= before {
+        std::thread::yield_now();
+    }
+    engine.open_gate();
+    first.join().unwrap().unwrap();
+    while database.committing_for().is_some() {
+        std::thread::yield_now();
+    }
+    assert!(database.can_commit());
 }
 
 #[test]

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use kv_server::ReplicatedServerManager;
 use kv_server::config::{Config, Environment, Mode, Overrides};
-use kv_server::manager::{ServerError, ServerManager, StandaloneServerManager};
+use kv_server::manager::{ServerError, ServerManager};
+use kv_server::restarting::RestartingServer;
 use tracing_subscriber::EnvFilter;
 
 use crate::cli::ServeArgs;
@@ -46,7 +47,7 @@ fn log_to_stderr(level: &str) -> Result<(), Failure> {
 
 async fn start(config: Config) -> Result<Box<dyn ServerManager>, ServerError> {
     Ok(match config.mode {
-        Mode::Standalone => Box::new(StandaloneServerManager::start(config).await?),
+        Mode::Standalone => Box::new(RestartingServer::start(config).await?),
         Mode::Replicated => Box::new(ReplicatedServerManager::start(config).await?),
     })
 }
@@ -63,8 +64,9 @@ async fn serve(config: Config) -> Result<ExitCode, Failure> {
     let stopped = loop {
         tokio::select! {
             name = signals.next() => break Ok(name),
-            _ = health.tick() => if !server.is_healthy() {
-                break Err(Failure::Failed("the server can work no longer; the log says why".to_string()));
+            _ = health.tick() => if let Some(reason) = server.failure() {
+                tracing::error!("this server can do its work no longer, and stops: {reason}");
+                break Err(Failure::Failed(reason));
             },
         }
     };

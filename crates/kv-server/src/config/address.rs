@@ -28,6 +28,11 @@ impl Address {
         self.0.rsplit_once(':').and_then(|(_, port)| port.parse().ok()).expect("the form was checked when parsed")
     }
 
+    /// Whether it stands for all interfaces of a machine: `0.0.0.0` or `[::]`.
+    pub fn is_unspecified(&self) -> bool {
+        self.0.parse::<SocketAddr>().is_ok_and(|address| address.ip().is_unspecified())
+    }
+
     /// The same host with another port.
     pub fn with_port(&self, port: u16) -> Address {
         let (host, _) = self.0.rsplit_once(':').expect("the form was checked when parsed");

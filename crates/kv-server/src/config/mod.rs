@@ -8,6 +8,7 @@
 //! It opens no file but the configuration itself, resolves no host name and binds nothing.
 
 mod address;
+mod consistency;
 mod error;
 mod settings;
 mod sources;
@@ -22,7 +23,7 @@ pub use address::Address;
 pub use error::ConfigError;
 use kv_api::Limits;
 use serde::{Deserialize, Serialize};
-pub use settings::{EngineKind, LogSettings, Mode, ServerSettings, StorageSettings};
+pub use settings::{EngineKind, LogSettings, Mode, OnWriteFailure, ServerSettings, StorageSettings};
 pub use sources::Environment;
 
 /// What the command line gave; the strongest source.
@@ -48,6 +49,9 @@ pub struct Config {
     /// Meaningful in replicated mode only; the defaults otherwise.
     pub replication: ReplicationConfig,
     pub log: LogSettings,
+    /// What was ignored, in words for people. Whoever starts a server logs it.
+    #[serde(skip)]
+    pub warnings: Vec<String>,
 }
 
 /// `[replication]`, completed: the replica list is never empty.
@@ -155,6 +159,11 @@ impl Config {
              all of them in this process leave thrift and admin out of the list",
             ids.join(", ")
         )))
+    }
+
+    /// Logs what was ignored. The log itself is set up by what this configuration says, so it could not be done before.
+    pub fn log_warnings(&self) {
+        self.warnings.iter().for_each(|warning| tracing::warn!("configuration: {warning}"));
     }
 
     /// All defaults, for standalone mode: a starting point for tests and embedders.

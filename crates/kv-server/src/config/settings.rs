@@ -46,6 +46,17 @@ impl From<EngineKind> for kv_store::EngineKind {
     }
 }
 
+/// What a standalone server does after a write to its database failed. What that write left behind is known only once the
+/// database is opened again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnWriteFailure {
+    /// It opens the database again by itself; connections are closed.
+    Restart,
+    /// It ends with status 1, for whoever supervises it.
+    Exit,
+}
+
 /// A whole file, before defaults that depend on other keys are filled in.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -157,6 +168,8 @@ pub struct StorageSettings {
     pub background_threads: u32,
     /// Writes are refused while less than this is free where the data lies. 0: never.
     pub min_free_mb: u64,
+    /// Of a standalone server; a replica always ends.
+    pub on_write_failure: OnWriteFailure,
 }
 
 impl StorageSettings {
@@ -185,6 +198,7 @@ impl Default for StorageSettings {
             block_cache_mb: resources.block_cache_bytes >> 20,
             background_threads: resources.background_threads,
             min_free_mb: 256,
+            on_write_failure: OnWriteFailure::Restart,
         }
     }
 }

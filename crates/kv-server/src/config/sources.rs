@@ -4,6 +4,9 @@
 //! Environment: `SYNODKV_<SECTION>_<KEY>` (the section ends at the first underscore) for any key,
 //! `SYNODKV_REPLICATION_TLS_<KEY>` for `[replication.tls]`, `SYNODKV_MODE` for the
 //! one outside a section, `REPLICATED_MODE=true`, and `THRIFT_PORT`, which changes only the port of the Thrift address.
+//!
+//! A variable that is no setting is ignored, with a warning: whoever runs the process may not choose its whole environment.
+//! What Kubernetes injects for a Service that happens to be called `synodkv` or `thrift` does not even get a warning.
 
 use std::path::Path;
 
@@ -11,7 +14,7 @@ use figment::providers::{Format, Toml};
 use figment::value::{Dict, Map, Value};
 use figment::{Figment, Metadata, Profile, Provider, Source};
 
-use super::settings::Settings;
+use super::settings::{ReplicationSettings, Settings, TlsSettings};
 use super::{ConfigError, Overrides};
 
 /// Variables that share the prefix but belong to the client commands, the build or the tests.
@@ -76,6 +79,8 @@ pub(super) struct Sources {
     /// Keys that a flag or a variable gave: these beat what `--node-id` picks from the file.
     pub overridden: Vec<String>,
     pub thrift_port: Option<u16>,
+    /// What was ignored, for people.
+    pub warnings: Vec<String>,
 }
 
 impl Sources {
@@ -95,13 +100,13 @@ impl Sources {
             })?;
             merged = merged.merge(Toml::file_exact(path));
         }
-        let mut settings = from_environment(environment)?;
+        let (mut settings, warnings) = from_environment(environment)?;
         settings.extend(from_flags(overrides));
         let overridden = settings.iter().map(|setting| setting.key.clone()).collect();
         for setting in settings {
             merged = merged.merge(setting);
         }
-        Ok(Sources { merged, overridden, thrift_port: thrift_port(environment)? })
+        Ok(Sources { merged, overridden, thrift_port: thrift_port(environment)?, warnings })
     }
 
     pub fn extract(&self) -> Result<Settings, ConfigError> {
@@ -152,8 +157,9 @@ fn typed(key: &str, text: &str) -> Value {
     text.parse().unwrap_or_else(|never: std::convert::Infallible| match never {})
 }
 
-fn from_environment(environment: &Environment) -> Result<Vec<Setting>, ConfigError> {
+fn from_environment(environment: &Environment) -> Result<(Vec<Setting>, Vec<String>), ConfigError> {
     let mut settings = Vec::new();
+    let mut unknown = Vec::new();
     // First the one that `SYNODKV_MODE` beats.
     if let Some(value) = environment.get("REPLICATED_MODE") {
         let mode = match value.to_ascii_lowercase().as_str() {
@@ -168,40 +174,109 @@ fn from_environment(environment: &Environment) -> Result<Vec<Setting>, ConfigErr
         let origin = "environment variable REPLICATED_MODE".to_string();
         settings.push(Setting { key: "mode".to_string(), value: Value::from(mode), origin });
     }
+    let keys = known_keys();
     for (name, text) in &environment.variables {
         let Some(rest) = name.strip_prefix("SYNODKV_") else { continue };
         let foreign = |f: &str| if f.ends_with('_') { rest.starts_with(f) } else { rest == f };
         if FOREIGN_VARIABLES.iter().any(|f| foreign(f)) {
             continue;
         }
-        let key = environment_key(name, rest)?;
-        let value = typed(&key, text);
-        settings.push(Setting { key, value, origin: format!("environment variable {name}") });
+        match keys.iter().find(|key| variable_of(key) == *name) {
+            Some(key) => {
+                let origin = format!("environment variable {name}");
+                settings.push(Setting { key: key.clone(), value: typed(key, text), origin });
+            }
+            None if is_of_a_service(rest, text) => {}
+            None => unknown.push(name.as_str()),
+        }
     }
-    Ok(settings)
+    Ok((settings, warning_of(&unknown, &keys).into_iter().collect()))
 }
 
-fn environment_key(name: &str, rest: &str) -> Result<String, ConfigError> {
-    let rest = rest.to_ascii_lowercase();
-    if rest == "mode" {
-        return Ok(rest);
-    }
-    match rest.split_once('_') {
-        // The one section within another.
-        Some(("replication", key)) if key.starts_with("tls_") => {
-            Ok(format!("replication.tls.{}", &key["tls_".len()..]))
+/// Every key that a file may hold, as `section.key`, but for those inside of lists.
+pub(super) fn known_keys() -> Vec<String> {
+    let all = Settings {
+        replication: ReplicationSettings { tls: Some(TlsSettings::default()), ..Default::default() },
+        ..Default::default()
+    };
+    let all = Value::serialize(&all).expect("plain fields always serialize");
+    let mut keys = Vec::new();
+    collect_keys(&all, "", &mut keys);
+    keys
+}
+
+fn collect_keys(value: &Value, path: &str, keys: &mut Vec<String>) {
+    match value {
+        Value::Dict(_, fields) => {
+            for (name, field) in fields {
+                let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+                collect_keys(field, &path, keys);
+            }
         }
-        Some((section, key)) if SECTIONS.contains(&section) && !key.is_empty() => Ok(format!("{section}.{key}")),
-        _ => Err(ConfigError::new(format!(
-            "unknown environment variable {name}: allowed are SYNODKV_MODE and SYNODKV_<SECTION>_<KEY> with one of the \
-             sections {}, and of the client commands SYNODKV_ADDR and SYNODKV_ADMIN",
-            SECTIONS.join(", ")
-        ))),
+        _ => keys.push(path.to_string()),
     }
+}
+
+fn variable_of(key: &str) -> String {
+    format!("SYNODKV_{}", key.replace('.', "_").to_ascii_uppercase())
+}
+
+/// Whether Kubernetes puts such a variable beside every container, for a Service whose name begins with `synodkv`:
+/// `SYNODKV_PORT=tcp://10.0.0.1:9090`, `SYNODKV_SERVICE_HOST`, `SYNODKV_PORT_9090_TCP_ADDR`.
+fn is_of_a_service(rest: &str, text: &str) -> bool {
+    let is_number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    let parts: Vec<&str> = rest.split('_').collect();
+    let names_port = parts
+        .windows(3)
+        .any(|part| part[0] == "PORT" && is_number(part[1]) && matches!(part[2], "TCP" | "UDP" | "SCTP"));
+    let names_service = parts.windows(2).any(|part| part[0] == "SERVICE" && matches!(part[1], "HOST" | "PORT"));
+    is_link(text) || names_port || names_service
+}
+
+/// How Kubernetes writes an address into the environment.
+fn is_link(text: &str) -> bool {
+    ["tcp://", "udp://", "sctp://"].iter().any(|scheme| text.starts_with(scheme))
+}
+
+/// One line for all of them.
+fn warning_of(unknown: &[&str], keys: &[String]) -> Option<String> {
+    if unknown.is_empty() {
+        return None;
+    }
+    let guesses: Vec<String> = unknown.iter().filter_map(|name| closest(name, keys)).collect();
+    let meant = if guesses.is_empty() { String::new() } else { format!("; was {} meant?", guesses.join(", ")) };
+    Some(format!(
+        "ignored, because they are no settings: the environment variables {}{meant} Settings are SYNODKV_MODE and \
+         SYNODKV_<SECTION>_<KEY> with one of the sections {}",
+        unknown.join(", "),
+        SECTIONS.join(", ")
+    ))
+}
+
+/// The variable that differs least, if only a little.
+fn closest(name: &str, keys: &[String]) -> Option<String> {
+    let known = keys.iter().map(|key| variable_of(key));
+    let (distance, found) = known.map(|known| (distance(name.as_bytes(), known.as_bytes()), known)).min()?;
+    // A quarter of a short name is no slip any more.
+    (distance <= 3 && distance * 4 <= name.len() - "SYNODKV_".len()).then_some(found)
+}
+
+/// Edits between two names (Levenshtein).
+fn distance(left: &[u8], right: &[u8]) -> usize {
+    let mut row: Vec<usize> = (0..=right.len()).collect();
+    for (i, l) in left.iter().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        for (j, r) in right.iter().enumerate() {
+            let changed = diagonal + usize::from(l != r);
+            diagonal = row[j + 1];
+            row[j + 1] = changed.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[right.len()]
 }
 
 fn thrift_port(environment: &Environment) -> Result<Option<u16>, ConfigError> {
-    let Some(text) = environment.get("THRIFT_PORT") else { return Ok(None) };
+    let Some(text) = environment.get("THRIFT_PORT").filter(|text| !is_link(text)) else { return Ok(None) };
     let message = || format!("THRIFT_PORT = \"{text}\" (from the environment): expected a port, 0 to 65535");
     text.parse().map(Some).map_err(|_| ConfigError::new(message()))
 }

@@ -191,15 +191,51 @@ fn a_node_id_needs_a_list_that_has_it_and_replicated_mode() {
 fn an_unknown_key_is_named_with_those_that_exist() {
     case("[server]\nthrift_adr = \"x\"\n").fails_with(&["server.thrift_adr", "synodkv.toml", "`thrift_addr`"]);
     case("moed = \"standalone\"\n").fails_with(&["moed", "`mode`"]);
-    no_file().variable("SYNODKV_SERVER_PORT", "1").fails_with(&["server.port", "SYNODKV_SERVER_PORT", "`thrift_addr`"]);
-    no_file().variable("SYNODKV_SEVER_THRIFT_ADDR", "1").fails_with(&["SYNODKV_SEVER_THRIFT_ADDR", "server"]);
     let entry = "[[replication.replicas]]\nid = 0\npeer = \"a:1\"\nport = 3\n";
     case(entry).fails_with(&["`replication.replicas[0].port`", "in [[replication.replicas]]", "`peer`"]);
 }
 
 #[test]
 fn variables_of_the_client_commands_are_left_alone() {
-    no_file().variable("SYNODKV_ADDR", "a:1,b:2").variable("SYNODKV_ADMIN", "a:1").variable("THRIFTY", "x").config();
+    let config =
+        no_file().variable("SYNODKV_ADDR", "a:1,b:2").variable("SYNODKV_ADMIN", "a:1").variable("THRIFTY", "x");
+    assert_eq!(config.config().warnings, Vec::<String>::new());
+}
+
+#[test]
+fn variables_that_are_no_settings_are_ignored_with_one_warning() {
+    let config = no_file().variable("SYNODKV_SEVER_THRIFT_ADDR", "1").variable("SYNODKV_HOME", "/x").config();
+    assert_eq!(config.server, no_file().config().server);
+    let [warning] = config.warnings.as_slice() else { panic!("{:?}", config.warnings) };
+    for part in ["SYNODKV_HOME", "SYNODKV_SEVER_THRIFT_ADDR", "was SYNODKV_SERVER_THRIFT_ADDR meant?"] {
+        assert!(warning.contains(part), "{warning}");
+    }
+}
+
+#[test]
+fn what_kubernetes_injects_for_services_counts_for_nothing() {
+    let config = no_file()
+        .variable("SYNODKV_PORT", "tcp://10.96.3.7:9090")
+        .variable("SYNODKV_SERVICE_HOST", "10.96.3.7")
+        .variable("SYNODKV_SERVICE_PORT", "9090")
+        .variable("SYNODKV_SERVICE_PORT_THRIFT", "9090")
+        .variable("SYNODKV_PORT_9090_TCP", "tcp://10.96.3.7:9090")
+        .variable("SYNODKV_PORT_9090_TCP_PROTO", "tcp")
+        .variable("SYNODKV_PORT_9090_TCP_PORT", "9090")
+        .variable("SYNODKV_PORT_9090_TCP_ADDR", "10.96.3.7")
+        .variable("SYNODKV_SERVER_PORT", "tcp://10.96.3.8:9090")
+        .variable("SYNODKV_SERVER_SERVICE_HOST", "10.96.3.8")
+        .variable("THRIFT_PORT", "tcp://10.96.3.9:9090")
+        .config();
+    assert_eq!(config, no_file().config());
+}
+
+#[test]
+fn every_key_of_a_file_can_come_from_a_variable() {
+    let keys = sources::known_keys();
+    for key in ["mode", "server.max_connections", "storage.data_dir", "replication.node_id", "replication.tls.ca"] {
+        assert!(keys.iter().any(|known| known == key), "{key} is not in {keys:?}");
+    }
 }
 
 #[test]
@@ -247,6 +283,48 @@ fn rules_between_values_are_checked() {
     case("[storage]\ncolumn_families = [\"default\"]\n").fails_with(&["column_families", "default", "always there"]);
     case("[storage]\ncolumn_families = [\"a\", \"a\"]\n").fails_with(&["column_families", "\"a\"", "twice"]);
     case("[storage]\ncolumn_families = [\"a b\"]\n").fails_with(&["column_families", "\"a b\"", "letters"]);
+}
+
+#[test]
+fn limits_are_checked_against_each_other_and_defaults_give_way() {
+    case("[limits]\nmax_value_bytes = 20000000\n").fails_with(&[
+        "limits.max_value_bytes = 20000000",
+        "limits.max_transaction_bytes = 10000000",
+        "1 to 9990000",
+    ]);
+    let reply = "[limits]\nmax_value_bytes = 5000000\nmax_reply_bytes = 1000000\n";
+    case(reply).fails_with(&["limits.max_value_bytes", "limits.max_reply_bytes = 1000000"]);
+    case("[limits]\nmax_value_bytes = 5000000\n[server]\nmax_framed_reply_bytes = 1000000\n")
+        .fails_with(&["limits.max_value_bytes", "server.max_framed_reply_bytes = 1000000"]);
+    // Nobody asked for the default.
+    let small = case("[limits]\nmax_transaction_bytes = 50000\n").config().limits;
+    assert_eq!((small.max_transaction_bytes, small.max_value_bytes, small.max_key_bytes), (50_000, 40_000, 10_000));
+    let message = case("[server]\nmax_message_bytes = 1000000\n").config().limits;
+    assert!(message.max_transaction_bytes < 1_000_000, "{message:?}");
+}
+
+#[test]
+fn no_two_listeners_share_an_address() {
+    let three = |change: &dyn Fn(&str) -> String| -> Case {
+        let text: &'static str = Box::leak(change(THREE).into_boxed_str());
+        case(text).node_id(1)
+    };
+    three(&|text| text.replace("10.0.0.3:9090", "10.0.0.1:9090"))
+        .fails_with(&["thrift of id 2 = 10.0.0.1:9090", "taken by replication.replicas[].thrift of id 0"]);
+    three(&|text| text.replace("node-1:9190", "node-1:6000"))
+        .fails_with(&["admin of id 1 = node-1:6000", "peer of id 1"]);
+    for (found, name) in [("node-1:6000", "peer"), ("10.0.0.1:9090", "thrift"), ("10.0.0.3:9190", "admin")] {
+        let (_, port) = found.split_once(':').expect("an address");
+        three(&|text| text.replace(found, &format!("0.0.0.0:{port}"))).fails_with(&[name, "0.0.0.0", "cannot connect"]);
+    }
+    // Listening on all interfaces is said outside of the list.
+    let listen = Overrides { node_id: Some(1), thrift_addr: Some("0.0.0.0:9090".into()), ..Overrides::default() };
+    case(THREE).flags(listen).config();
+    // All in one process.
+    no_file()
+        .variable("SYNODKV_MODE", "replicated")
+        .variable("THRIFT_PORT", "6002")
+        .fails_with(&["server.thrift_addr"]);
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use kv_api::{DEFAULT_COLUMN_FAMILY, Limits, family_name_fault};
 
+use super::consistency;
 use super::settings::{ReplicaEntry, ReplicationSettings, Settings, TlsSettings};
 use super::sources::Sources;
 use super::{
@@ -31,12 +32,16 @@ pub(super) fn complete(raw: Settings, sources: &Sources) -> Result<Config, Confi
     }
     check_server(&server, sources)?;
     check_storage(&storage, sources)?;
-    check_limits(&limits, &server, sources)?;
+    check_limits(&limits, sources)?;
+    let limits = consistency::fit_limits(limits, &server, sources)?;
     check_timing(&replication, sources)?;
     let replication = complete_replication(replication, &server, sources)?;
     let replication = ReplicationConfig { lacks_node_id, ..replication };
     check_log_level(&log.level, sources)?;
-    Ok(Config { mode, server, storage, limits, replication, log })
+    if mode == Mode::Replicated {
+        consistency::check_addresses(&server, &replication, sources)?;
+    }
+    Ok(Config { mode, server, storage, limits, replication, log, warnings: sources.warnings.clone() })
 }
 
 /// Naming a node means replicated mode, unless the same user also says otherwise.
@@ -306,7 +311,7 @@ fn check_storage(storage: &StorageSettings, sources: &Sources) -> Result<(), Con
     Ok(())
 }
 
-fn check_limits(limits: &Limits, server: &ServerSettings, sources: &Sources) -> Result<(), ConfigError> {
+fn check_limits(limits: &Limits, sources: &Sources) -> Result<(), ConfigError> {
     check_bounds(
         &[
             ("limits.max_key_bytes", limits.max_key_bytes as u64, 1..=1 << 20),
@@ -316,17 +321,7 @@ fn check_limits(limits: &Limits, server: &ServerSettings, sources: &Sources) -> 
             ("limits.max_reply_bytes", limits.max_reply_bytes as u64, 1024..=GIB),
         ],
         sources,
-    )?;
-    let (key, value) = ("limits.max_transaction_bytes", limits.max_transaction_bytes);
-    if value >= server.max_message_bytes {
-        let wanted = format!(
-            "a transaction has to fit in a message: must be less than server.max_message_bytes = {}{}",
-            server.max_message_bytes,
-            sources.origin("server.max_message_bytes")
-        );
-        return Err(ConfigError::value(key, value, &wanted, &sources.origin(key)));
-    }
-    Ok(())
+    )
 }
 
 fn check_timing(raw: &ReplicationSettings, sources: &Sources) -> Result<(), ConfigError> {

@@ -182,7 +182,8 @@ pub(super) fn database_stats(figures: &DatabaseFigures, detailed: bool) -> wire:
         active_transactions: signed(figures.active_transactions),
         committed_transactions: signed(figures.committed_transactions),
         aborted_transactions: signed(figures.aborted_transactions),
-        cache_hit_rate_percent: detail(figures.cache_hit_rate_percent),
+        // Existing clients want a number where they ask for details: of a cache that nobody asked yet, nothing was found.
+        cache_hit_rate_percent: detail(Some(figures.cache_hit_rate_percent.unwrap_or(0).min(100))),
         compaction_pending_bytes: detail(figures.compaction_pending_bytes),
     }
 }

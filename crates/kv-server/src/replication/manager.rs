@@ -13,11 +13,12 @@ use super::collector::ConsensusCollector;
 use super::database::ReplicatedKvDatabase;
 use super::router::ConsensusRouter;
 use super::store::{LocalReplicaParts, Network, ReplicatedKvStore};
-use crate::config::{Config, Mode};
+use crate::config::{Address, Config, Mode};
 use crate::data_dir::DataDir;
 use crate::front_end::{BackEnd, FrontEnd, ListenAddresses};
 use crate::manager::{ServerError, ServerManager};
 use crate::metrics::ServerMetrics;
+use crate::ports;
 use crate::router::WriteSettings;
 
 /// How long a start waits for a primary when all replicas are in this process. The server works without: requests wait.
@@ -32,7 +33,7 @@ pub struct ReplicatedServerManager {
     /// Note which databases are wrong, when replicas stop because of that.
     marking: tokio::task::JoinSet<()>,
     /// Last, so that the directory is free only when everything in it is closed.
-    _data_dir: Arc<DataDir>,
+    data_dir: Arc<DataDir>,
 }
 
 impl ReplicatedServerManager {
@@ -44,7 +45,10 @@ impl ReplicatedServerManager {
     /// Starts on the given network.
     pub async fn start_on(config: Config, network: Network) -> Result<Self, ServerError> {
         let ids = config.replication.local_ids();
+        config.log_warnings();
         let data_dir = Arc::new(DataDir::open(&config.storage.data_dir, Mode::Replicated, &ids)?);
+        ports::check_free(listeners(&config, &network))?;
+        data_dir.claim()?;
         let starting = {
             let (config, data_dir, runtime) = (config.clone(), data_dir.clone(), Handle::current());
             // Recovering databases and logs may take long, and blocks.
@@ -66,6 +70,7 @@ impl ReplicatedServerManager {
             metrics,
             space: store.space().clone(),
             problems: Arc::default(),
+            liveness: Arc::default(),
             addresses,
         };
         let front_end = FrontEnd::start(&config, back_end).await?;
@@ -76,7 +81,7 @@ impl ReplicatedServerManager {
         let identity = tokio::spawn(remember_identity(store.clone(), data_dir.clone()));
         tracing::info!(thrift = %front_end.thrift_addr(), admin = %front_end.admin_addr(), replicas = ?ids,
             data_dir = %config.storage.data_dir.display(), "replicated server started");
-        Ok(ReplicatedServerManager { front_end, router, store, identity, marking, _data_dir: data_dir })
+        Ok(ReplicatedServerManager { front_end, router, store, identity, marking, data_dir })
     }
 
     pub fn front_end(&self) -> &FrontEnd {
@@ -91,6 +96,20 @@ impl ReplicatedServerManager {
     pub fn database(&self) -> ReplicatedKvDatabase {
         ReplicatedKvDatabase::new(self.router.clone(), self.store.clone())
     }
+}
+
+/// Everything that this process listens on.
+fn listeners<'c>(config: &'c Config, network: &Network) -> Vec<(String, &'c Address)> {
+    let replication = &config.replication;
+    let mut listeners = vec![
+        ("server.thrift_addr".to_string(), &config.server.thrift_addr),
+        ("server.admin_addr".to_string(), &config.server.admin_addr),
+    ];
+    if matches!(network, Network::Tcp) {
+        let own = replication.local_ids().into_iter().filter_map(|id| replication.replica(id));
+        listeners.extend(own.map(|replica| (replication.peer_key(replica.id), &replica.peer)));
+    }
+    listeners
 }
 
 async fn wait_for_primary(store: &ReplicatedKvStore) {
@@ -126,7 +145,7 @@ impl ServerManager for ReplicatedServerManager {
     }
 
     async fn shutdown(self: Box<Self>) {
-        let ReplicatedServerManager { front_end, router, store, identity, mut marking, _data_dir } = *self;
+        let ReplicatedServerManager { front_end, router, store, identity, mut marking, data_dir: _data_dir } = *self;
         front_end.shutdown().await;
         identity.abort();
         marking.shutdown().await;
@@ -140,8 +159,12 @@ impl ServerManager for ReplicatedServerManager {
         tracing::info!("replicated server stopped");
     }
 
-    fn is_healthy(&self) -> bool {
-        self.front_end.is_serving() && self.store.is_healthy()
+    fn failure(&self) -> Option<String> {
+        if !self.front_end.is_serving() {
+            return Some("a listener has stopped; the log says why".to_string());
+        }
+        let gone = || self.data_dir.check_presence().err().map(|error| error.to_string());
+        self.store.failure().or_else(gone)
     }
 
     fn awaits_founding(&self) -> bool {

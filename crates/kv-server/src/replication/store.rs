@@ -116,10 +116,14 @@ impl ReplicatedKvStore {
         &self.replicas
     }
 
-    /// False once most replicas of this process have stopped for good.
-    pub fn is_healthy(&self) -> bool {
-        let sound = self.replicas.iter().filter(|replica| replica.consensus.watch().borrow().failed.is_none()).count();
-        sound > self.replicas.len() / 2
+    /// Why, once most replicas of this process have stopped for good.
+    pub fn failure(&self) -> Option<String> {
+        let failed = |replica: &LocalReplicaParts| {
+            let failure = replica.consensus.watch().borrow().failed.clone()?;
+            Some(format!("replica {} has stopped: {failure}", replica.id))
+        };
+        let failures: Vec<String> = self.replicas.iter().filter_map(failed).collect();
+        (self.replicas.len() - failures.len() <= self.replicas.len() / 2).then(|| failures.join("; "))
     }
 
     /// Stops the replicas and writes their databases out, so that the next start need not apply the log again. Blocks. A

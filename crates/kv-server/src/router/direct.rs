@@ -29,7 +29,7 @@ impl DirectRouter {
     }
 
     async fn write(&self, write: LoggedWrite, context: &RequestContext) -> Result<KvOutcome, KvError> {
-        if !self.space.has_space() {
+        if !self.space.admit(write.size_bytes()) {
             return Err(KvError::StorageFull(self.space.refusal()));
         }
         let mut pending = self.database.submit(write)?;

@@ -43,7 +43,8 @@ async fn a_full_disk_is_a_problem_that_the_status_names() {
     assert_eq!(reply.error_code.as_deref(), Some("STORAGE_FULL"));
     let (_, status) = fetch_json(server.url("/status")).await;
     let problem = status["replicas"][0]["problem"].as_str().expect("a problem");
-    assert!(problem.contains("disk is full") && problem.contains("storage.min_free_mb"), "{problem}");
+    assert!(problem.contains("writes are refused") && problem.contains("storage.min_free_mb"), "{problem}");
+    assert_eq!((&status["problems"][0]["kind"], &status["problems"][0]["replica"]), (&"disk_full".into(), &0.into()));
     assert_eq!(status["cluster_status"], "unhealthy");
 }
 

@@ -104,3 +104,25 @@ async fn a_fault_strikes_after_its_time_and_not_after_the_deadline() {
     assert_eq!(client.call(hasty).await.error_code.as_deref(), Some("SLOW"));
     assert!(started.elapsed() < PATIENCE, "timeout_seconds was honoured");
 }
+
+#[tokio::test]
+async fn faults_are_cleared_whatever_the_case_of_their_names() {
+    let (_server, mut client) = server().await;
+    for name in ["NONE", "All", "", "my_fault", "MY_FAULT"] {
+        assert!(client.call(fault("MY_FAULT", None)).await.success);
+        assert!(client.call(cleared(name)).await.success, "{name}");
+        assert_eq!(codes(&mut client).await, [None, None, None, None], "{name}");
+    }
+    // Nothing is set, and nothing is left behind.
+    assert!(client.call(cleared("OTHER")).await.success);
+}
+
+#[tokio::test]
+async fn to_clear_a_fault_that_is_not_set_while_others_are_says_which_there_are() {
+    let (_server, mut client) = server().await;
+    assert!(client.call(fault("MY_FAULT", Some("get"))).await.success);
+    let reply = client.call(cleared("OTHER")).await;
+    let error = reply.error.expect("a reason");
+    assert!(!reply.success && error.contains("MY_FAULT of get") && error.contains("\"none\""), "{error}");
+    assert_eq!(client.call(get(b"k")).await.error_code.as_deref(), Some("MY_FAULT"));
+}

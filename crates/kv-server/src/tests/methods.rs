@@ -264,6 +264,18 @@ async fn the_database_figures_are_counted() {
 }
 
 #[tokio::test]
+async fn details_of_the_database_always_have_a_cache_hit_rate() {
+    let server = TestServer::start().await;
+    let mut client = server.client().await;
+    for (detailed, expected) in [(Some(true), 0..=100), (Some(false), -1..=-1), (None, -1..=-1)] {
+        let request = wire::GetDatabaseStatsRequest { auth_token: None, include_detailed_stats: detailed };
+        let stats = client.call(request).await.database_stats.expect("figures");
+        let rate = stats.cache_hit_rate_percent.unwrap_or(-1);
+        assert!(expected.contains(&rate), "{rate} where include_detailed_stats is {detailed:?}");
+    }
+}
+
+#[tokio::test]
 async fn every_method_answers_with_its_own_reply() {
     let server = TestServer::start().await;
     let mut client = server.client().await;

@@ -1,21 +1,257 @@
 //! Health, readiness and problems tell the truth, about writes too.
 
-use crate::harness::{Cluster, Server, Setup, assert_exit, run};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use kv_api::KeyRef;
+use kv_client::{Client, ClientError, ErrorCode, Options};
+use serde_json::{Value, json};
+
+use crate::harness::{Cluster, Server, Setup, assert_exit, is_root, run, skip, text};
+use crate::waiting::eventually;
+
+/// The kinds of problems that a server lists.
+async fn problems(server: &Server) -> Vec<String> {
+    let status = server.status().await.expect("a status");
+    let problems = status["problems"].as_array().expect("a list").clone();
+    for problem in &problems {
+        let says = |field: &str| problem[field].as_str().is_some_and(|text| !text.is_empty());
+        assert!(says("text") && says("remedy"), "{problem}");
+    }
+    problems.iter().map(|problem| problem["kind"].as_str().expect("a kind").to_string()).collect()
+}
+
+async fn code(server: &Server, path: &str) -> u16 {
+    server.get(path).await.expect("an answer").0
+}
+
+fn set(server: &Server, key: &str, value: &str) -> Output {
+    server.cli(&["set", key, value])
+}
 
 #[test]
-fn a_standalone_server_without_problems_lists_none() {
+fn a_server_without_problems_lists_none_and_is_ready_for_everything() {
     run(async {
         let server = Server::standalone(Setup::default()).await;
         server.ready().await;
-        assert_eq!(server.status().await.expect("a status")["problems"], serde_json::json!([]));
+        assert_eq!(problems(&server).await, Vec::<String>::new());
+        let (code, body) = server.get("/health/ready?writes=1").await.expect("an answer");
+        let body: Value = serde_json::from_str(&body).expect("JSON");
+        assert_eq!((code, &body["ready"], &body["writes"]), (200, &json!(true), &json!(true)));
+        let (code, body) = server.get("/health/live").await.expect("an answer");
+        assert_eq!((code, body.as_str()), (200, r#"{"failures":[],"live":true}"#));
+        let (code, body) = server.get("/health/ready?writes=perhaps").await.expect("an answer");
+        assert!(code == 400 && body.contains("expected 1 or 0"), "{code} {body}");
     });
 }
 
 #[test]
-fn three_processes_serve_commands() {
+fn replicas_are_ready_for_reads_and_not_for_writes_while_their_disks_are_full() {
     run(async {
-        let cluster = Cluster::start(Setup::default()).await;
+        // A petabyte has to stay free.
+        let cluster = Cluster::start(Setup::toml("[storage]\nmin_free_mb = 1000000000\n")).await;
+        for server in &cluster.servers {
+            eventually("writes are refused", async || match server.get("/health/ready?writes=1").await? {
+                (503, body) if body.contains("cannot serve writes now") => Ok(()),
+                other => Err(format!("{other:?}")),
+            })
+            .await;
+            assert_eq!(code(server, "/health/ready").await, 200);
+            assert_eq!(code(server, "/health/live").await, 200);
+        }
+    });
+}
+
+#[test]
+fn a_replica_alone_is_live_and_not_ready() {
+    run(async {
+        let mut cluster = Cluster::start(Setup::toml("[server]\nno_primary_wait_ms = 300\n")).await;
+        cluster.servers[1].kill().await;
+        cluster.servers[2].kill().await;
+        let left = &cluster.servers[0];
+        for path in ["/health/ready", "/health/ready?writes=1"] {
+            eventually("the replica notices", async || match left.get(path).await? {
+                (503, _) => Ok(()),
+                other => Err(format!("{other:?}")),
+            })
+            .await;
+        }
+        assert_eq!(code(left, "/health/live").await, 200);
+    });
+}
+
+#[test]
+fn a_server_whose_data_directory_is_removed_ends_and_says_why() {
+    run(async {
+        let mut server = Server::standalone(Setup::default()).await;
+        server.ready().await;
+        assert_exit(&set(&server, "k", "v"), 0);
+        std::fs::rename(&server.data_dir, server.data_dir.with_extension("gone")).expect("renamed");
+        assert_eq!(server.ended().await.code(), Some(1));
+        assert!(server.log_text().contains("is gone: the data directory was removed"), "{}", server.log_text());
+    });
+}
+
+#[test]
+fn a_replica_whose_data_directory_is_removed_ends_and_the_others_serve_on() {
+    run(async {
+        let mut cluster = Cluster::start(Setup::default()).await;
         assert_exit(&cluster.cli(&["set", "k", "v"]), 0);
-        assert_exit(&cluster.cli(&["verify"]), 0);
+        let victim = cluster.primary().await;
+        std::fs::remove_dir_all(&cluster.servers[victim].data_dir).expect("removed");
+        assert_eq!(cluster.servers[victim].ended().await.code(), Some(1));
+        cluster.ready().await;
+        let output = cluster.cli(&["get", "k"]);
+        assert_exit(&output, 0);
+        assert_eq!(text(&output.stdout).trim_end(), "v");
+    });
+}
+
+/// A client that tells soon when something does not work.
+async fn client(server: &Server) -> Client {
+    let options = Options { request_timeout: Duration::from_secs(3), ..Options::default() };
+    Client::connect([server.thrift.as_str()], options).await.expect("the server listens")
+}
+
+/// Writes until a write fails; more than what all write buffers hold, so that RocksDB has to open files.
+async fn write_until_failure(client: &Client) -> ClientError {
+    let mut random = 1u64;
+    for row in 0..10_000 {
+        let value: Vec<u8> = std::iter::repeat_with(|| {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (random >> 56) as u8
+        })
+        .take(50_000)
+        .collect();
+        if let Err(error) = client.set(KeyRef::new(format!("row {row}")), value).await {
+            return error;
+        }
+    }
+    panic!("500 MB were written, and no write failed");
+}
+
+/// Waits until a write succeeds.
+async fn writes_go_on(server: &Server) {
+    eventually("writes go on", async || match set(server, "after", "2") {
+        output if output.status.success() => Ok(()),
+        output => Err(text(&output.stderr)),
+    })
+    .await;
+}
+
+/// Sets the soft limit of open files of a running process.
+fn limit_files(server: &Server, soft: &str) {
+    let limited =
+        Command::new("prlimit").args(["--pid", &server.id().to_string(), &format!("--nofile={soft}:")]).status();
+    assert!(limited.expect("prlimit runs").success());
+}
+
+#[cfg(feature = "rocksdb")]
+#[test]
+fn a_standalone_server_gets_over_a_failed_write_by_itself() {
+    run(async {
+        let server = Server::standalone(Setup::default()).await;
+        server.ready().await;
+        assert_exit(&set(&server, "before", "1"), 0);
+        let client = client(&server).await;
+        let process = server.id();
+        // What is open stays open: only what is opened from now on fails.
+        limit_files(&server, "3");
+        let failure = write_until_failure(&client).await;
+        assert!(failure.maybe_committed(), "{failure:?}");
+        limit_files(&server, "1024");
+        // It is the same process, and what was acknowledged is there.
+        writes_go_on(&server).await;
+        assert_eq!(server.id(), process);
+        assert_eq!(text(&server.cli(&["get", "before"]).stdout).trim_end(), "1");
+        let log = server.log_text();
+        assert!(log.contains("writes are refused, and the database will be opened again"), "{log}");
+        assert!(log.contains("the database is open again, and writes go on"), "{log}");
+        eventually("the problem has passed", async || match server.status().await?["problems"].as_array() {
+            Some(problems) if problems.is_empty() => Ok(()),
+            problems => Err(format!("{problems:?}")),
+        })
+        .await;
+    });
+}
+
+/// A small file system, for as long as the test runs.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn mount(at: &Path, megabytes: u32) -> Option<SmallDisk> {
+        if !is_root() {
+            skip("only root mounts file systems");
+            return None;
+        }
+        std::fs::create_dir_all(at).expect("a folder");
+        let size = format!("size={megabytes}m");
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(at).status();
+        if !mounted.expect("mount runs").success() {
+            skip("no file system can be mounted here");
+            return None;
+        }
+        Some(SmallDisk(at.to_path_buf()))
+    }
+
+    /// Takes space until so many megabytes are left.
+    fn fill(&self, left_mb: u64) -> PathBuf {
+        let free = rustix::fs::statvfs(&self.0).expect("a mounted file system");
+        let bytes = (free.f_bavail * free.f_frsize).saturating_sub(left_mb << 20);
+        let path = self.0.join("ballast");
+        std::fs::write(&path, vec![7; usize::try_from(bytes).expect("small")]).expect("space");
+        path
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // Lazily: a server that runs for a moment longer must not keep it mounted.
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+#[cfg(feature = "rocksdb")]
+#[test]
+fn a_standalone_server_whose_disk_filled_up_goes_on_when_there_is_space() {
+    run(async {
+        let mut server = Server::not_started(Setup::toml("[storage]\nmin_free_mb = 0\n"));
+        let Some(disk) = SmallDisk::mount(&server.data_dir, 200) else { return };
+        server.start();
+        server.live().await;
+        server.ready().await;
+        assert_exit(&set(&server, "before", "1"), 0);
+        let client = client(&server).await;
+        let ballast = disk.fill(3);
+        let failure = write_until_failure(&client).await;
+        assert!(failure.maybe_committed(), "{failure:?}");
+        std::fs::remove_file(ballast).expect("removed");
+        writes_go_on(&server).await;
+        assert_eq!(text(&server.cli(&["get", "before"]).stdout).trim_end(), "1");
+        server.stop().await;
+    });
+}
+
+#[cfg(feature = "rocksdb")]
+#[test]
+fn writes_are_refused_before_they_fail_also_where_they_come_fast() {
+    run(async {
+        let mut server = Server::not_started(Setup::toml("[storage]\nmin_free_mb = 100\n"));
+        let Some(disk) = SmallDisk::mount(&server.data_dir, 400) else { return };
+        server.start();
+        server.live().await;
+        server.ready().await;
+        let client = client(&server).await;
+        let ballast = disk.fill(140);
+        let failure = write_until_failure(&client).await;
+        assert_eq!(failure.code(), Some(&ErrorCode::StorageFull), "{failure:?}");
+        assert_eq!(problems(&server).await, ["disk_full"]);
+        assert_eq!(code(&server, "/health/ready").await, 200);
+        assert_eq!(code(&server, "/health/ready?writes=1").await, 503);
+        std::fs::remove_file(ballast).expect("removed");
+        writes_go_on(&server).await;
+        assert!(!server.log_text().contains("writing failed"), "{}", server.log_text());
+        server.stop().await;
     });
 }

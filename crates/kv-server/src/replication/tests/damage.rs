@@ -153,10 +153,10 @@ async fn a_standalone_server_that_meets_damage_says_that_it_is_not_well() {
     let (config, database) = standalone_with_rows(folder.path()).await;
     flip_a_byte(&database);
     let server = StandaloneServerManager::start(config).await.expect("damage in rows is not found at once");
-    assert!(server.is_healthy());
+    assert_eq!(server.failure(), None);
     let rows = server.database().clone();
     rows.hash_rows("", b"", rows.applied_version(), u64::MAX).expect_err("damaged");
-    assert!(!server.is_healthy());
+    assert!(server.failure().is_some_and(|reason| reason.contains("damaged")));
     drop(rows);
     Box::new(server).shutdown().await;
 }

@@ -1,0 +1,124 @@
+//! Rules between settings: each value is within its own bounds already.
+
+use kv_api::Limits;
+
+use super::sources::Sources;
+use super::{Address, ConfigError, ReplicationConfig, ServerSettings};
+
+/// Room beside key and value in a transaction, a message and a reply that hold nothing else.
+const ENVELOPE_BYTES: usize = 4096;
+
+/// Whatever fits a value must fit the transaction that writes it and the reply that reads it, and a transaction must fit
+/// its message. A limit that nobody set is lowered where another one leaves it no room.
+pub(super) fn fit_limits(
+    mut limits: Limits,
+    server: &ServerSettings,
+    sources: &Sources,
+) -> Result<Limits, ConfigError> {
+    let outer = [
+        ("server.max_message_bytes", server.max_message_bytes),
+        ("limits.max_reply_bytes", limits.max_reply_bytes),
+        ("server.max_framed_reply_bytes", server.max_framed_reply_bytes),
+    ];
+    let message = outer[0];
+    fit("limits.max_transaction_bytes", &mut limits.max_transaction_bytes, 0, message, sources)?;
+    let transaction = ("limits.max_transaction_bytes", limits.max_transaction_bytes);
+    fit("limits.max_key_bytes", &mut limits.max_key_bytes, 0, transaction, sources)?;
+    for outer in [transaction].into_iter().chain(outer) {
+        fit("limits.max_value_bytes", &mut limits.max_value_bytes, limits.max_key_bytes, outer, sources)?;
+    }
+    Ok(limits)
+}
+
+/// `inner` and `beside` have to fit `outer`.
+fn fit(
+    key: &str,
+    inner: &mut usize,
+    beside: usize,
+    (outer_key, outer): (&str, usize),
+    sources: &Sources,
+) -> Result<(), ConfigError> {
+    let envelope = if outer_key == "limits.max_transaction_bytes" { 0 } else { ENVELOPE_BYTES.min(outer / 4) };
+    let room = outer.saturating_sub(beside + envelope);
+    if *inner <= room {
+        return Ok(());
+    }
+    let is_default = sources.origin(key).is_empty();
+    if is_default && room > 0 {
+        *inner = room;
+        return Ok(());
+    }
+    let with = if beside > 0 { format!(" with a key of limits.max_key_bytes = {beside}") } else { String::new() };
+    let wanted = format!(
+        "has to fit{with} into {outer_key} = {outer}{}: allowed are 1 to {room}, or make {outer_key} larger",
+        sources.origin(outer_key)
+    );
+    Err(ConfigError::value(key, *inner, &wanted, &sources.origin(key)))
+}
+
+/// One address that a process listens on.
+struct Listener<'a> {
+    key: String,
+    /// The replica whose process listens there; replicas of one process share it.
+    process: Option<u32>,
+    address: &'a Address,
+}
+
+/// No two listeners share an address, and every replica can be reached at those that the list tells the others.
+pub(super) fn check_addresses(
+    server: &ServerSettings,
+    replication: &ReplicationConfig,
+    sources: &Sources,
+) -> Result<(), ConfigError> {
+    let origin = sources.origin("replication.replicas");
+    let one_per_process = replication.node_id.is_some();
+    let mut listeners = Vec::new();
+    for replica in &replication.replicas {
+        let process = one_per_process.then_some(replica.id);
+        let key = |name: &str| match replication.is_listed {
+            true => format!("replication.replicas[].{name} of id {}", replica.id),
+            false => format!("the peer address of replica {} (from replication.first_peer_addr)", replica.id),
+        };
+        listeners.push(Listener { key: key("peer"), process, address: &replica.peer });
+        if one_per_process {
+            listeners.push(Listener { key: key("thrift"), process, address: &replica.thrift });
+            listeners.push(Listener { key: key("admin"), process, address: &replica.admin });
+        }
+    }
+    if one_per_process && replication.replicas.len() > 1 {
+        refuse_unspecified(&listeners, &origin)?;
+    } else {
+        listeners.push(Listener { key: "server.thrift_addr".into(), process: None, address: &server.thrift_addr });
+        listeners.push(Listener { key: "server.admin_addr".into(), process: None, address: &server.admin_addr });
+    }
+    refuse_shared(&listeners, &origin)
+}
+
+/// `0.0.0.0` is a place to listen on, and nowhere to connect to.
+fn refuse_unspecified(listeners: &[Listener<'_>], origin: &str) -> Result<(), ConfigError> {
+    match listeners.iter().find(|listener| listener.address.is_unspecified()) {
+        None => Ok(()),
+        Some(Listener { key, address, .. }) => {
+            let wanted = "the others connect to it, and cannot connect to that: give the address or the name at which \
+                          they reach this replica (to listen on all interfaces set server.thrift_addr and \
+                          server.admin_addr outside of the list)";
+            Err(ConfigError::value(key, address, wanted, origin))
+        }
+    }
+}
+
+fn refuse_shared(listeners: &[Listener<'_>], origin: &str) -> Result<(), ConfigError> {
+    for (index, listener) in listeners.iter().enumerate() {
+        let clashes = |other: &&Listener<'_>| {
+            let same_process = other.process == listener.process;
+            let overlap = same_process && (other.address.is_unspecified() || listener.address.is_unspecified());
+            let same = other.address == listener.address;
+            listener.address.port() != 0 && other.address.port() == listener.address.port() && (same || overlap)
+        };
+        if let Some(other) = listeners[..index].iter().find(clashes) {
+            let wanted = format!("is taken by {} = {}: each needs an address of its own", other.key, other.address);
+            return Err(ConfigError::value(&listener.key, listener.address, &wanted, origin));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,169 @@
+//! A standalone server that gets over a failed write: it closes its database, opens it again, and serves on.
+//!
+//! After a failed write nobody knows what is in the database's log; reading the log again, as after a crash, tells. What was
+//! acknowledged was synchronised before, so it is all there; of what was under way the clients were told that its result is
+//! unknown. Until then reads go on and writes are refused. While the disk is full nothing is tried: it would be in vain.
+//!
+//! With `storage.on_write_failure = "exit"` the server fails instead, and its supervisor starts it again.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Config;
+use crate::manager::{ServerError, ServerManager, StandaloneServerManager};
+
+/// How often the server is looked at.
+const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+/// How long reads go on before the first restart, and the longest time before a later one.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// After so long without a failure the pause is the first one again.
+const CALM: Duration = Duration::from_secs(120);
+
+/// A standalone server and whoever starts it again.
+pub struct RestartingServer {
+    thrift_addr: SocketAddr,
+    admin_addr: SocketAddr,
+    failure: Arc<Mutex<Option<String>>>,
+    stop: CancellationToken,
+    running: JoinHandle<()>,
+}
+
+#[async_trait]
+impl ServerManager for RestartingServer {
+    async fn start(mut config: Config) -> Result<Self, ServerError> {
+        let server = StandaloneServerManager::start(config.clone()).await?;
+        let (thrift_addr, admin_addr) = (server.thrift_addr(), server.admin_addr());
+        // Where it listens must not change, also when the system chose the ports.
+        config.server.thrift_addr = thrift_addr.into();
+        config.server.admin_addr = admin_addr.into();
+        let (failure, stop) = (Arc::<Mutex<Option<String>>>::default(), CancellationToken::new());
+        let running = tokio::spawn(run(config, server, failure.clone(), stop.clone()));
+        Ok(RestartingServer { thrift_addr, admin_addr, failure, stop, running })
+    }
+
+    async fn shutdown(self: Box<Self>) {
+        self.stop.cancel();
+        if let Err(error) = self.running.await {
+            tracing::error!(%error, "the server did not stop well");
+        }
+    }
+
+    fn failure(&self) -> Option<String> {
+        match self.running.is_finished() {
+            true => Some("the server has ended; the log says why".to_string()),
+            false => self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+        }
+    }
+
+    fn thrift_addr(&self) -> SocketAddr {
+        self.thrift_addr
+    }
+
+    fn admin_addr(&self) -> SocketAddr {
+        self.admin_addr
+    }
+}
+
+async fn run(
+    config: Config,
+    mut server: StandaloneServerManager,
+    failure: Arc<Mutex<Option<String>>>,
+    stop: CancellationToken,
+) {
+    let mut pauses = Pauses::default();
+    loop {
+        let Some(reason) = stop.run_until_cancelled(restart_is_due(&server, &failure)).await else {
+            return Box::new(server).shutdown().await;
+        };
+        let pause = pauses.next();
+        tracing::error!(
+            pause_s = pause.as_secs(),
+            "writes are refused, and the database will be opened again: {reason}"
+        );
+        let waited = stop.run_until_cancelled(tokio::time::sleep(pause)).await;
+        Box::new(server).shutdown().await;
+        if waited.is_none() {
+            return;
+        }
+        let Some(started) = stop.run_until_cancelled(start_again(&config, &failure, &mut pauses)).await else { return };
+        let Some(started) = started else { return stop.cancelled().await };
+        tracing::info!(
+            version = started.database().applied_version().0,
+            "the database is open again, and writes go on"
+        );
+        server = started;
+    }
+}
+
+/// Returns when a write has failed and it makes sense to start again. Notes what is beyond that.
+async fn restart_is_due(server: &StandaloneServerManager, failure: &Mutex<Option<String>>) -> String {
+    loop {
+        if let Some(reason) = server.failure() {
+            *failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason);
+        } else if let Some(reason) = server.wants_restart() {
+            return reason;
+        }
+        tokio::time::sleep(LOOK_INTERVAL).await;
+    }
+}
+
+/// Tries until it succeeds; `None` when it never will.
+async fn start_again(
+    config: &Config,
+    failure: &Mutex<Option<String>>,
+    pauses: &mut Pauses,
+) -> Option<StandaloneServerManager> {
+    loop {
+        match StandaloneServerManager::start(config.clone()).await {
+            Ok(server) => return Some(server),
+            Err(error @ ServerError::Damaged { .. }) => {
+                *failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
+                return None;
+            }
+            Err(error) => {
+                let pause = pauses.next();
+                tracing::error!(pause_s = pause.as_secs(), "the database cannot be opened yet: {error}");
+                tokio::time::sleep(pause).await;
+            }
+        }
+    }
+}
+
+/// How long to wait before the next attempt: longer each time, until it has been calm.
+#[derive(Default)]
+struct Pauses {
+    last: Option<(Instant, Duration)>,
+}
+
+impl Pauses {
+    fn next(&mut self) -> Duration {
+        let now = Instant::now();
+        let pause = match self.last {
+            Some((at, pause)) if now - at < CALM + pause => (pause * 2).min(LONGEST_PAUSE),
+            _ => FIRST_PAUSE,
+        };
+        self.last = Some((now, pause));
+        pause
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn pauses_grow_until_it_has_been_calm() {
+        let mut pauses = Pauses::default();
+        let seconds: Vec<u64> = (0..7).map(|_| pauses.next().as_secs()).collect();
+        assert_eq!(seconds, [1, 2, 4, 8, 16, 30, 30]);
+        tokio::time::advance(CALM + LONGEST_PAUSE).await;
+        assert_eq!(pauses.next(), FIRST_PAUSE);
+    }
+}
