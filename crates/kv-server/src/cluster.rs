@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use serde::Serialize;
 
 use crate::config::Mode;
+use crate::problems::Problem;
 use crate::router::LocalReader;
 
 /// What a replica does at the moment.
@@ -71,8 +72,8 @@ pub struct ReplicaStatus {
     /// Range clears that its database has not carried out yet; of a replica in this process.
     pub pending_clears: Option<u64>,
     pub uptime: Option<Duration>,
-    /// What is wrong with it, where that is known: it stopped, its disk is full, others found its database to differ.
-    pub problem: Option<String>,
+    /// The gravest of what is known to be wrong with it: it stopped, its disk is full, others found its database to differ.
+    pub problem: Option<Problem>,
     /// Where it listens; `None` where it has no such listener.
     pub peer: Option<String>,
     pub thrift: String,

@@ -16,7 +16,7 @@ use crate::failover::{Failover, FailoverControl, FailoverError};
 use crate::front_end::{BackEnd, FrontEnd, ListenAddresses};
 use crate::metrics::ServerMetrics;
 use crate::router::{DirectRouter, LocalReader, ReadSlots, WriteSettings};
-use crate::space::{DISK_FULL, SpaceWatch};
+use crate::space::{SpaceWatch, disk_full};
 
 /// Why a server did not start.
 #[derive(Debug, thiserror::Error)]
@@ -217,7 +217,7 @@ impl ClusterView for Standalone {
                 oldest_readable: Some(kept.oldest_readable),
                 pending_clears: Some(kept.pending_clears),
                 uptime: Some(self.started.elapsed()),
-                problem: (!self.space.has_space()).then(|| DISK_FULL.to_string()),
+                problem: (!self.space.has_space()).then(disk_full),
                 peer: None,
                 thrift: shown(self.addresses.thrift()),
                 admin: shown(self.addresses.admin()),

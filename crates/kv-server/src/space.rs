@@ -8,6 +8,8 @@ use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{IntGauge, Opts};
 
+use crate::problems::Problem;
+
 /// How often the file system is asked, at most.
 const INTERVAL: Duration = Duration::from_secs(1);
 
@@ -15,7 +17,13 @@ const INTERVAL: Duration = Duration::from_secs(1);
 type FreeBytes = Box<dyn Fn() -> std::io::Result<u64> + Send + Sync>;
 
 /// What is wrong with a replica whose disk is full.
-pub const DISK_FULL: &str = "its disk is full (storage.min_free_mb): it takes no writes until there is space again";
+pub fn disk_full() -> Problem {
+    Problem::new(
+        "disk_full",
+        "its disk is full (storage.min_free_mb): it takes no writes until there is space again",
+        "make space on that file system; no restart is needed",
+    )
+}
 
 /// Watches one data directory. There is no space while less than a minimum is free, so that the log and the databases still
 /// have room for what was accepted before. Whether that ends writes is for others to say: one replica of three may be full.

@@ -18,6 +18,7 @@ use crate::data_dir::DataDir;
 use crate::front_end::{BackEnd, FrontEnd, ListenAddresses};
 use crate::manager::{ServerError, ServerManager};
 use crate::metrics::ServerMetrics;
+use crate::problems::Problems;
 use crate::router::WriteSettings;
 
 /// How long a start waits for a primary when all replicas are in this process. The server works without: requests wait.
@@ -58,6 +59,9 @@ impl ReplicatedServerManager {
         let metrics = ServerMetrics::new();
         let collector = Box::new(ConsensusCollector::new(store.clone()));
         metrics.registry().register(collector).expect("registered once for each server");
+        let problems = Arc::new(Problems::default());
+        let seen = cluster.clone();
+        problems.watch(move || seen.problems());
         let back_end = BackEnd {
             router: router.clone(),
             cluster: cluster.clone(),
@@ -65,7 +69,7 @@ impl ReplicatedServerManager {
             failover: cluster,
             metrics,
             space: store.space().clone(),
-            problems: Arc::default(),
+            problems,
             addresses,
         };
         let front_end = FrontEnd::start(&config, back_end).await?;

@@ -15,7 +15,7 @@ use tokio::runtime::Handle;
 
 use super::databases::ReplicaDatabases;
 use super::executor::KvStoreExecutor;
-use crate::config::{Config, EngineKind, PeerTlsConfig};
+use crate::config::{Address, Config, EngineKind, PeerTlsConfig};
 use crate::data_dir::DataDir;
 use crate::manager::{ServerError, shared_resources};
 use crate::router::{LocalReader, ReadSlots};
@@ -195,27 +195,45 @@ fn connect(
         return Ok(Arc::new(InMemoryTransport::new(me, bus, sink)));
     }
     let replication = &config.replication;
-    let mut listen = None;
+    let mut own = None;
     let mut peers = Vec::new();
     for replica in &replication.replicas {
-        let key = replication.peer_key(replica.id);
-        if replica.id == u32::from(me.0) {
-            let address = replica.peer.resolve().map_err(ServerError::listen(&key, &replica.peer))?;
-            let listener = std::net::TcpListener::bind(address).map_err(ServerError::listen(&key, &replica.peer))?;
-            listen = Some((key, address, listener));
-        } else {
-            let unresolved =
-                |error| ServerError::Replication(format!("cannot resolve {} ({key}): {error}", replica.peer));
-            peers.push((ReplicaId(replica.id as u8), replica.peer.resolve().map_err(unresolved)?));
+        match replica.id == u32::from(me.0) {
+            true => own = Some(&replica.peer),
+            false => peers.push((ReplicaId(replica.id as u8), replica.peer.as_str())),
         }
     }
-    let (key, address, listener) = listen.expect("the configuration lists every local replica");
-    let mut options = TcpOptions::new(me, address, peers);
-    options.listener = Some(listener);
+    let own = own.expect("the configuration lists every local replica");
+    let key = replication.peer_key(u32::from(me.0));
+    let mut options = TcpOptions::new(me, own.as_str(), peers);
+    options.listener = listen_now(own).map_err(ServerError::listen(&key, own))?;
     options.reconnect_max_ms = replication.retry_ms;
     options.tls = config.replication.tls.as_ref().map(|tls| peer_tls(tls, me)).transpose()?;
-    let transport = TcpTransport::start(options, sink, runtime).map_err(ServerError::listen(&key, address))?;
+    let transport = TcpTransport::start(options, sink, runtime).map_err(ServerError::listen(&key, own))?;
     Ok(Arc::new(transport))
+}
+
+/// How long a start waits for the own name to be resolved before it goes on without.
+const OWN_NAME_PATIENCE: Duration = Duration::from_secs(5);
+
+/// `None` where the name has no address yet, or one that is not this machine's yet: the transport tries again by itself, and
+/// meanwhile the server is up and says so. That another process has the port does not pass, and is an error.
+fn listen_now(address: &Address) -> std::io::Result<Option<std::net::TcpListener>> {
+    let resolved = match address.resolve_within(OWN_NAME_PATIENCE) {
+        Ok(resolved) => resolved,
+        Err(error) => {
+            tracing::warn!(%address, %error, "the own peer address cannot be resolved yet; tries again");
+            return Ok(None);
+        }
+    };
+    match std::net::TcpListener::bind(resolved) {
+        Ok(listener) => Ok(Some(listener)),
+        Err(error) if error.kind() == std::io::ErrorKind::AddrNotAvailable && !address.is_literal() => {
+            tracing::warn!(%address, %resolved, %error, "the own peer address is none of this machine's yet; tries again");
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// Where the certificates are, which are known to be good.

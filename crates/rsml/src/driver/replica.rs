@@ -1,5 +1,6 @@
 //! The handle of a running replica.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::JoinHandle;
@@ -16,7 +17,7 @@ use super::threads::{self, ApplyWork, LogWork};
 use super::waiters::{ReadWaiters, RequestWaiters, TransferReply, TransferWaiters};
 use super::{Event, Failure, ReadError, RequestError, StartError, Storage};
 use crate::core::{CoreOptions, Input, ReadId, Replica, ReplicaStatus, RequestId, Start, TransferError, TransferId};
-use crate::transport::{EventSink, Transport, TransportStatistics};
+use crate::transport::{EventSink, Transport, TransportStatistics, Trouble};
 use crate::{
     Applier, DiskId, ExecutionError, ExecutionNotifier, Instant, Recovered, ReplicaId, Sequence, StorageStatistics,
     View,
@@ -88,6 +89,9 @@ pub struct DriverStatus {
     pub core: ReplicaStatus,
     pub storage: StorageStatistics,
     pub network: TransportStatistics,
+    /// Why there is no connection to a peer, for each to which there is none; under the own id, why no peer can connect to
+    /// this replica.
+    pub troubles: BTreeMap<ReplicaId, Arc<Trouble>>,
     /// Messages of a kind that this version does not know; they are ignored.
     pub messages_unknown: u64,
     /// The running digest at `digest_sequence`.
@@ -183,6 +187,7 @@ impl ConsensusReplica {
             core: core.status(),
             storage: storage.statistics(),
             network: TransportStatistics::default(),
+            troubles: BTreeMap::new(),
             messages_unknown: 0,
             digest: state.digest,
             digest_sequence: state.sequence,

@@ -202,6 +202,7 @@ impl Seat {
             let mut status = shared.status();
             status.core = core;
             status.network = self.network.statistics();
+            status.troubles = self.network.troubles();
         }
     }
 
