@@ -181,6 +181,8 @@ fn replica_json(replica: &ReplicaStatus, primary: Option<u32>) -> Value {
         "problem": replica.problem.as_ref().map(|problem| &problem.text),
         "problem_kind": replica.problem.as_ref().map(|problem| problem.kind),
         "remedy": replica.problem.as_ref().map(|problem| &problem.remedy),
+        "copy": replica.copy,
+        "sends_copies": replica.sends_copies,
         "uptime_seconds": replica.uptime.map(|uptime| uptime.as_secs()),
         "peer": replica.peer,
         "thrift": replica.thrift,

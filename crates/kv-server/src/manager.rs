@@ -218,6 +218,8 @@ impl ClusterView for Standalone {
                 pending_clears: Some(kept.pending_clears),
                 uptime: Some(self.started.elapsed()),
                 problem: (!self.space.has_space()).then(disk_full),
+                copy: None,
+                sends_copies: Vec::new(),
                 peer: None,
                 thrift: shown(self.addresses.thrift()),
                 admin: shown(self.addresses.admin()),

@@ -13,6 +13,9 @@ use crate::problems::Problem;
 /// How often the file system is asked, at most.
 const INTERVAL: Duration = Duration::from_secs(1);
 
+/// With less than this free nothing is kept that need not be, whatever the minimum.
+const ROOMY_BYTES: u64 = 512 << 20;
+
 /// Bytes that are free for this process.
 type FreeBytes = Box<dyn Fn() -> std::io::Result<u64> + Send + Sync>;
 
@@ -76,6 +79,11 @@ impl SpaceWatch {
     pub fn free_bytes(&self) -> u64 {
         self.look_if_due();
         self.free_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Whether there is far more space than there must be: twice the minimum, and [`ROOMY_BYTES`] at least.
+    pub fn is_roomy(&self) -> bool {
+        self.free_bytes() >= self.min_free_bytes.saturating_mul(2).max(ROOMY_BYTES)
     }
 
     /// For clients whose writes are refused.

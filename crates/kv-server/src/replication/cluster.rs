@@ -5,11 +5,13 @@ use std::time::{Duration, Instant, SystemTime};
 
 use async_trait::async_trait;
 use rsml::core::TransferError;
-use rsml::{ConsensusReplica, DriverStatus, ReplicaId};
+use rsml::{ConsensusReplica, CopySent, DriverStatus, ReplicaId};
 
 use super::problems;
 use super::store::{LocalReplicaParts, ReplicatedKvStore};
-use crate::cluster::{AppliedDigest, ClusterSnapshot, ClusterView, LocalReplica, LocalReplicas, ReplicaStatus, Role};
+use crate::cluster::{
+    AppliedDigest, ClusterSnapshot, ClusterView, CopyProgress, LocalReplica, LocalReplicas, ReplicaStatus, Role,
+};
 use crate::config::{Mode, ReplicaConfig};
 use crate::failover::{Failover, FailoverControl, FailoverError};
 use crate::front_end::ListenAddresses;
@@ -65,6 +67,8 @@ impl ReplicatedCluster {
             pending_clears: Some(kept.pending_clears),
             uptime: Some(self.started.elapsed()),
             problem: problems::of_local(member.id, status).into_iter().next(),
+            copy: own_copy(status),
+            sends_copies: status.sending.iter().map(sent_copy).collect(),
             ..self.unknown(member)
         }
     }
@@ -101,6 +105,12 @@ impl ReplicatedCluster {
             committed: Some(report.commit),
             applied: Some(report.applied),
             digest: Some(AppliedDigest { sequence: report.applied, value: report.digest }),
+            copy: (report.is_copying && status.reachable).then(|| CopyProgress {
+                peer: report.copy_source.checked_sub(1),
+                bytes: report.copy_bytes,
+                total_bytes: Some(report.copy_total).filter(|total| *total > 0),
+                bytes_per_second: None,
+            }),
             ..status
         }
     }
@@ -125,10 +135,34 @@ impl ReplicatedCluster {
             pending_clears: None,
             uptime: None,
             problem: None,
+            copy: None,
+            sends_copies: Vec::new(),
             peer: Some(member.peer.to_string()),
             thrift: shown(self.addresses.thrift(), &member.thrift),
             admin: shown(self.addresses.admin(), &member.admin),
         }
+    }
+}
+
+fn own_copy(status: &DriverStatus) -> Option<CopyProgress> {
+    let copy = status.core.copy.as_ref();
+    let nobody = || CopyProgress { peer: None, bytes: 0, total_bytes: None, bytes_per_second: None };
+    status.core.is_catching_up.then(|| {
+        copy.map_or_else(nobody, |copy| CopyProgress {
+            peer: Some(u32::from(copy.source.0)),
+            bytes: copy.received,
+            total_bytes: Some(copy.total).filter(|total| *total > 0),
+            bytes_per_second: status.copy_bytes_per_second,
+        })
+    })
+}
+
+fn sent_copy(sent: &CopySent) -> CopyProgress {
+    CopyProgress {
+        peer: Some(u32::from(sent.to.0)),
+        bytes: sent.bytes,
+        total_bytes: Some(sent.total),
+        bytes_per_second: Some(sent.bytes_per_second),
     }
 }
 

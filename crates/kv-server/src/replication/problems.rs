@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use rsml::transport::{Trouble, TroubleKind};
-use rsml::{DriverStatus, FailureKind, ReplicaId, Stray};
+use rsml::{DriverStatus, FailureKind, ReplicaId, StalledThread, Stray, ThreadKind};
 
 use crate::cluster::{ReplicaStatus, Role};
 use crate::config::ReplicaConfig;
@@ -28,12 +28,11 @@ pub(super) fn of_local(id: u32, status: &DriverStatus) -> Vec<Problem> {
              docs/OPERATIONS.md)",
         ));
     }
+    if let Some(stalled) = &status.stalled {
+        found.push(standing_still(stalled));
+    }
     if core.is_catching_up {
-        found.push(Problem::new(
-            "copy_under_way",
-            "it gets a copy of another replica's database",
-            "wait until it is in; meanwhile this replica does not lead, and what it serves may be old",
-        ));
+        found.push(copy_under_way(status));
     }
     if let Some((first, last)) = core.lost.first().zip(core.lost.last()) {
         let (from, to) = (first.0, last.1);
@@ -43,7 +42,14 @@ pub(super) fn of_local(id: u32, status: &DriverStatus) -> Vec<Problem> {
             "wait until it has them; test the disk if that happens again",
         ));
     }
-    if core.storage_full {
+    if status.lacks_descriptors {
+        found.push(Problem::new(
+            "descriptors",
+            "its log has no file descriptor for its next file, and waits",
+            "close connections, or raise the limit (`ulimit -n`, LimitNOFILE= of systemd) and restart; writes go on by \
+             themselves once one is free",
+        ));
+    } else if core.storage_full {
         found.push(disk_full());
     }
     if let Some(trouble) = status.troubles.get(&core.id) {
@@ -60,6 +66,36 @@ pub(super) fn of_local(id: u32, status: &DriverStatus) -> Vec<Problem> {
         found.push(without_vote());
     }
     found.into_iter().map(|problem| problem.of_replica(id)).collect()
+}
+
+fn standing_still(stalled: &StalledThread) -> Problem {
+    let (name, since_s) = (stalled.thread.name(), stalled.since.elapsed().as_secs());
+    let text = match (stalled.has_ended, stalled.thread) {
+        (true, _) => format!("its thread {name} ended {since_s} s ago, though it has not stopped"),
+        (false, ThreadKind::Log) => format!("its disk hangs: its thread {name} has waited for it for {since_s} s"),
+        (false, _) => format!("its thread {name} has stood still for {since_s} s"),
+    };
+    Problem::new("stalled", text, "look at the disk and at the kernel's log of this machine; then restart the server")
+}
+
+fn copy_under_way(status: &DriverStatus) -> Problem {
+    let rate = |bytes: u64| format!("{:.1} MB/s", bytes as f64 / 1e6);
+    let text = match &status.core.copy {
+        None => "it needs a copy of another replica's database, and nobody sends one".to_string(),
+        Some(copy) if copy.total == 0 => format!("it waits for replica {} to make a copy of its database", copy.source),
+        Some(copy) => format!(
+            "it gets a copy of the database of replica {}: {} % of {:.1} MB, at {}",
+            copy.source,
+            copy.received * 100 / copy.total,
+            copy.total as f64 / 1e6,
+            rate(status.copy_bytes_per_second.unwrap_or(0)),
+        ),
+    };
+    let remedy = match status.core.copy {
+        None => "start the other replicas, and see why they are not reached",
+        Some(_) => "wait until it is in; meanwhile this replica does not lead, and what it serves may be old",
+    };
+    Problem::new("copy_under_way", text, remedy)
 }
 
 fn after(kind: FailureKind) -> &'static str {

@@ -10,7 +10,7 @@ use rsml::transport::{
     EventSink, InMemoryTransport, PeerTls, SharedMessageBus, TcpOptions, TcpTransport, TlsError, TlsFile, Transport,
 };
 use rsml::wal::{WalOptions, WalStorage};
-use rsml::{ConsensusReplica, Failure, FailureKind, ReplicaId, ReplicaOptions};
+use rsml::{ConsensusReplica, Failure, FailureKind, ReplicaId, ReplicaOptions, StalledThread};
 use tokio::runtime::Handle;
 
 use super::databases::ReplicaDatabases;
@@ -122,6 +122,11 @@ impl ReplicatedKvStore {
         sound > self.replicas.len() / 2
     }
 
+    /// A thread of a replica of this process that stands still, with that replica's id.
+    pub fn stalled(&self) -> Option<(u32, StalledThread)> {
+        self.replicas.iter().find_map(|replica| Some((replica.id, replica.consensus.stalled()?)))
+    }
+
     /// Stops the replicas and writes their databases out, so that the next start need not apply the log again. Blocks. A
     /// primary first lets a replica of another process lead.
     pub fn shutdown(&self) {
@@ -151,9 +156,12 @@ impl Start<'_> {
             opened = Some(executor.reader().clone());
             Ok(executor)
         };
-        let space = self.space.clone();
-        let options =
-            ReplicaOptions { has_space: Arc::new(move || space.has_space()), ..replica_options(self.config, id)? };
+        let (space, room) = (self.space.clone(), self.space.clone());
+        let options = ReplicaOptions {
+            has_space: Arc::new(move || space.has_space()),
+            is_roomy: Arc::new(move || room.is_roomy()),
+            ..replica_options(self.config, id)?
+        };
         let me = options.core.me;
         // The library knows addresses and no keys: an error that names the key goes past it.
         let mut not_connected = None;

@@ -14,7 +14,6 @@ mod greeting;
 mod in_memory;
 mod outgoing;
 mod peer;
-mod seldom;
 mod strangers;
 mod tcp;
 #[cfg(test)]

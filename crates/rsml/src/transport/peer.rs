@@ -9,9 +9,9 @@ use super::TransportEvent;
 use super::address::PeerAddress;
 use super::gate::Gate;
 use super::outgoing::{Outgoing, Way};
-use super::seldom::Seldom;
 use super::trouble::TroubleSlot;
 use crate::ReplicaId;
+use crate::seldom::Seldom;
 
 pub(super) struct Peer {
     pub id: ReplicaId,

@@ -30,10 +30,10 @@ use super::frame::Frame;
 use super::gate::{Counters, Gate, count};
 use super::outgoing::Written;
 use super::peer::Peer;
-use super::seldom::Seldom;
 use super::tls::{Credentials, PeerTls};
 use super::trouble::{Trouble, TroubleKind, TroubleSlot};
 use super::{Envelope, EventSink, Transport, TransportStatistics};
+use crate::seldom::Seldom;
 use crate::{ClusterId, ReplicaId};
 
 #[derive(Debug)]
