@@ -3,6 +3,7 @@
 
 mod bus;
 mod frames;
+mod names;
 mod slow_peers;
 mod tls;
 
