@@ -142,7 +142,7 @@ fn refuse(request: Request, reason: &str) {
 }
 
 async fn connect(address: &str, options: &Options) -> Result<TcpStream, String> {
-    match timeout(options.connect_timeout, TcpStream::connect(address)).await {
+    match timeout(options.connect_timeout, dial::connect(address)).await {
         Ok(Ok(stream)) => {
             // Small requests must not wait for the acknowledgement of earlier ones.
             stream.set_nodelay(true).map_err(|e| e.to_string())?;

@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use serde::Serialize;
 
 use crate::config::Mode;
+use crate::problems::Problem;
 use crate::router::LocalReader;
 
 /// What a replica does at the moment.
@@ -52,6 +53,18 @@ pub struct AppliedDigest {
     pub value: u64,
 }
 
+/// A copy of a database on its way from one replica to another.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct CopyProgress {
+    /// The other side; `None` before a replica that can send it was found.
+    pub peer: Option<u32>,
+    pub bytes: u64,
+    /// `None` as long as that is not known.
+    pub total_bytes: Option<u64>,
+    /// So far, as one of the two sides in this process measures it.
+    pub bytes_per_second: Option<u64>,
+}
+
 /// One replica as this server sees it. `None` is what this server cannot know, such as the applied point of a replica that
 /// has not told.
 #[derive(Clone, Debug, PartialEq)]
@@ -71,8 +84,12 @@ pub struct ReplicaStatus {
     /// Range clears that its database has not carried out yet; of a replica in this process.
     pub pending_clears: Option<u64>,
     pub uptime: Option<Duration>,
-    /// What is wrong with it, where that is known: it stopped, its disk is full, others found its database to differ.
-    pub problem: Option<String>,
+    /// The gravest of what is known to be wrong with it: it stopped, its disk is full, others found its database to differ.
+    pub problem: Option<Problem>,
+    /// The copy of another replica's database that it gets.
+    pub copy: Option<CopyProgress>,
+    /// Copies of its database that others get; of a replica in this process.
+    pub sends_copies: Vec<CopyProgress>,
     /// Where it listens; `None` where it has no such listener.
     pub peer: Option<String>,
     pub thrift: String,

@@ -100,8 +100,8 @@ impl FrontEnd {
         }));
         let handler = Arc::new(UnifiedThriftHandler::new(core.clone(), metrics.clone()));
         let (thrift_key, admin_key) = ("server.thrift_addr", "server.admin_addr");
-        let thrift_addr = resolve(thrift_key, &config.server.thrift_addr)?;
-        let admin_addr = resolve(admin_key, &config.server.admin_addr)?;
+        let thrift_addr = resolve(thrift_key, &config.server.thrift_addr).await?;
+        let admin_addr = resolve(admin_key, &config.server.admin_addr).await?;
         let thrift = ThriftServer::bind(thrift_addr, config.server.thrift_options(&config.limits), handler)
             .await
             .map_err(ServerError::listen(thrift_key, thrift_addr))?;
@@ -177,6 +177,6 @@ async fn end(name: &str, task: &mut JoinHandle<()>, patience: Duration) {
     }
 }
 
-fn resolve(key: &'static str, address: &Address) -> Result<SocketAddr, ServerError> {
-    address.resolve().map_err(ServerError::listen(key, address))
+async fn resolve(key: &'static str, address: &Address) -> Result<SocketAddr, ServerError> {
+    address.resolve_to_listen().await.map_err(ServerError::listen(key, address))
 }

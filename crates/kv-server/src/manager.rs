@@ -130,10 +130,11 @@ impl ServerManager for StandaloneServerManager {
     async fn start(config: Config) -> Result<Self, ServerError> {
         config.log_warnings();
         let data_dir = DataDir::open(&config.storage.data_dir, Mode::Standalone, &[])?;
-        ports::check_free([
+        ports::check_free(vec![
             ("server.thrift_addr".to_string(), &config.server.thrift_addr),
             ("server.admin_addr".to_string(), &config.server.admin_addr),
-        ])?;
+        ])
+        .await?;
         data_dir.claim()?;
         let resources = shared_resources(&config)?;
         let path = data_dir.database();
@@ -277,7 +278,9 @@ impl ClusterView for Standalone {
                 oldest_readable: Some(kept.oldest_readable),
                 pending_clears: Some(kept.pending_clears),
                 uptime: Some(self.started.elapsed()),
-                problem: self.problem().map(|problem| problem.text),
+                problem: self.problem(),
+                copy: None,
+                sends_copies: Vec::new(),
                 peer: None,
                 thrift: shown(self.addresses.thrift()),
                 admin: shown(self.addresses.admin()),

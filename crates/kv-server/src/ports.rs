@@ -6,14 +6,14 @@ use std::net::TcpListener;
 use crate::config::Address;
 use crate::manager::ServerError;
 
-/// Takes each address and lets go of it again. Names that do not resolve now, and port 0, are left to whoever listens.
+/// Takes each address and lets go of it again, but for port 0, which is always free.
 ///
 /// # Errors
-/// [`ServerError::Listen`] of the first that is not to be had.
-pub(crate) fn check_free<'a>(addresses: impl IntoIterator<Item = (String, &'a Address)>) -> Result<(), ServerError> {
+/// [`ServerError::Listen`] of the first that is not to be had, or whose name does not resolve for half a minute.
+pub(crate) async fn check_free(addresses: Vec<(String, &Address)>) -> Result<(), ServerError> {
     for (key, address) in addresses {
-        let Ok(resolved) = address.resolve() else { continue };
-        if resolved.port() != 0 {
+        if address.port() != 0 {
+            let resolved = address.resolve_to_listen().await.map_err(ServerError::listen(&key, address))?;
             drop(TcpListener::bind(resolved).map_err(ServerError::listen(&key, address))?);
         }
     }
@@ -24,15 +24,15 @@ pub(crate) fn check_free<'a>(addresses: impl IntoIterator<Item = (String, &'a Ad
 mod tests {
     use super::*;
 
-    #[test]
-    fn an_address_is_free_until_somebody_listens_there() {
+    #[tokio::test]
+    async fn an_address_is_free_until_somebody_listens_there() {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let taken = Address::from(listener.local_addr().expect("bound"));
-        let free = |address: &Address| check_free([("server.thrift_addr".to_string(), address)]);
-        let message = free(&taken).unwrap_err().to_string();
+        let free = async || check_free(vec![("server.thrift_addr".to_string(), &taken)]).await;
+        let message = free().await.unwrap_err().to_string();
         assert!(message.contains(taken.as_str()) && message.contains("server.thrift_addr"), "{message}");
         drop(listener);
-        free(&taken).unwrap();
-        free(&taken).unwrap();
+        free().await.unwrap();
+        free().await.unwrap();
     }
 }

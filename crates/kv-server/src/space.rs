@@ -11,6 +11,8 @@ use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{IntGauge, Opts};
 
+use crate::problems::Problem;
+
 /// How often the file system is asked, at most.
 const INTERVAL: Duration = Duration::from_secs(1);
 
@@ -18,12 +20,20 @@ const INTERVAL: Duration = Duration::from_secs(1);
 const DISK_BYTES_PER_BYTE: u64 = 4;
 /// It is not worth while to look again for less than this.
 const LOOK_AFTER_BYTES: u64 = 8 << 20;
+/// With less than this free nothing is kept that need not be, whatever the minimum.
+const ROOMY_BYTES: u64 = 512 << 20;
 
 /// Bytes that are free for this process.
 type FreeBytes = Box<dyn Fn() -> std::io::Result<u64> + Send + Sync>;
 
 /// What is wrong with a replica whose disk is full.
-pub const DISK_FULL: &str = "its disk is full (storage.min_free_mb): it takes no writes until there is space again";
+pub fn disk_full() -> Problem {
+    Problem::new(
+        "disk_full",
+        "its disk is full (storage.min_free_mb): it takes no writes until there is space again",
+        "make space on that file system; no restart is needed",
+    )
+}
 
 /// Watches one data directory. There is no space while less than a minimum is free, so that the log and the databases still
 /// have room for what was accepted before. Whether that ends writes is for others to say: one replica of three may be full.
@@ -88,6 +98,11 @@ impl SpaceWatch {
     pub fn free_bytes(&self) -> u64 {
         self.look_if_due();
         self.free_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Whether there is far more space than there must be: twice the minimum, and [`ROOMY_BYTES`] at least.
+    pub fn is_roomy(&self) -> bool {
+        self.free_bytes() >= self.min_free_bytes.saturating_mul(2).max(ROOMY_BYTES)
     }
 
     /// For clients whose writes are refused.

@@ -6,7 +6,7 @@
 use std::cell::RefCell;
 
 /// Every marked path: a rule's exceptional branch, or a branch of liveness, recovery and sessions.
-pub const POINTS: [&str; 60] = [
+pub const POINTS: [&str; 63] = [
     "birth.founded",
     "birth.told_again",
     "foreign.former_boot",
@@ -62,11 +62,14 @@ pub const POINTS: [&str; 60] = [
     "rule9.lease_forbids",
     "rule9.lease_serves",
     "snapshot.behind",
+    "snapshot.came_too_late",
     "snapshot.dropped",
+    "snapshot.hurries",
     "snapshot.installed",
     "snapshot.needs_database",
     "snapshot.repeated",
     "snapshot.waits_for_lease",
+    "trim.held_for_a_copy",
 ];
 
 /// The place of a name in [`POINTS`].

@@ -9,6 +9,7 @@ mod executor;
 #[cfg(test)]
 mod fixtures;
 mod message;
+mod seldom;
 mod snapshot;
 mod storage;
 pub mod transport;
@@ -18,8 +19,8 @@ pub mod wal;
 
 pub use core::{Acceptor, Divergence, DivergenceKind, Learner, Proposer, Stray, TransferError, ViewManager};
 pub use driver::{
-    ConsensusReplica, DriverStatus, Failure, FailureKind, NetworkManager, ReadError, ReplicaOptions, RequestError,
-    RoleChange, StartError,
+    ConsensusReplica, CopySent, DriverStatus, Failure, FailureKind, NetworkManager, ReadError, ReplicaOptions,
+    RequestError, RoleChange, StalledThread, StartError, ThreadKind,
 };
 pub use executor::{
     Applied, Applier, CommittedRequest, CommittedValue, DIGEST_INTERVAL, ExecutionError, ExecutionErrorKind,

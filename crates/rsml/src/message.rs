@@ -301,6 +301,21 @@ pub struct Report {
     /// The sender's database is a copy of a peer's through here; 0: it has applied everything itself.
     #[prost(uint64, tag = "15")]
     pub inherited: u64,
+    /// The sender needs a copy of a peer's database, and has none yet.
+    #[prost(bool, tag = "16")]
+    pub is_copying: bool,
+    /// What has come of that copy.
+    #[prost(uint64, tag = "17")]
+    pub copy_bytes: u64,
+    /// Of so many; 0: not known yet.
+    #[prost(uint64, tag = "18")]
+    pub copy_total: u64,
+    /// Who sends it, plus one; 0: nobody yet.
+    #[prost(uint32, tag = "19")]
+    pub copy_source: u32,
+    /// Bytes of entries that the sender's log has taken in since its start.
+    #[prost(uint64, tag = "20")]
+    pub log_grown: u64,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, prost::Message)]

@@ -66,6 +66,12 @@ pub enum StorageError {
     Io { what: &'static str, path: String, error: String },
     #[error("no space left while writing {path}")]
     Full { path: String },
+    /// As passing as a disk that is full.
+    #[error(
+        "no file descriptor is free for {path}: raise the limit of this process (`ulimit -n`, LimitNOFILE= of systemd) or of \
+         the system (fs.file-max)"
+    )]
+    NoDescriptors { path: String },
     /// The newest part of the log is damaged, or contradicts itself. What this replica promised may be gone.
     #[error(
         "the log in {path} is damaged: {reason}. What this replica promised last may be gone, so it must not vote. Remove \
@@ -83,6 +89,8 @@ pub struct StorageStatistics {
     pub fsyncs: u64,
     pub bytes_written: u64,
     pub bytes_on_disk: u64,
+    /// Open files, each of which takes a descriptor.
+    pub files: u64,
     pub entries_written: u64,
 }
 
@@ -109,6 +117,11 @@ pub trait Storage: Send + 'static {
 
     /// False when the log can't grow for want of space, though what was given so far may have found some.
     fn has_space(&self) -> bool;
+
+    /// Whether it is descriptors that are wanting, rather than bytes, where it has no space.
+    fn lacks_descriptors(&self) -> bool {
+        false
+    }
 
     fn statistics(&self) -> StorageStatistics;
 }

@@ -2,22 +2,58 @@
 
 use std::fmt;
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
+use std::time::Duration;
 
 use serde::de::Visitor;
 use serde::{Deserialize, Deserializer, Serialize};
+use tokio::time::Instant;
 
-/// An address to listen on or connect to. Checked for form when parsed, resolved only by [`Address::resolve`].
+/// An address to listen on or connect to. Checked for form when parsed; a name is looked up only when it is needed.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(transparent)]
 pub struct Address(String);
 
+/// How long a start waits for a name to listen on, how long for one answer, and how long between two questions.
+const LISTEN_PATIENCE: Duration = Duration::from_secs(30);
+const ANSWER_PATIENCE: Duration = Duration::from_secs(5);
+const LISTEN_PAUSE: Duration = Duration::from_millis(500);
+
 impl Address {
-    /// The numeric address; of several, an IPv4 one first, because that is what the defaults listen on.
-    pub fn resolve(&self) -> io::Result<SocketAddr> {
-        let found: Vec<SocketAddr> = self.0.to_socket_addrs()?.collect();
-        let best = found.iter().find(|address| address.is_ipv4()).or(found.first());
-        best.copied().ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("no address found for {self}")))
+    /// The numeric address; of several, an IPv4 one first, because that is what the defaults listen on. Blocks.
+    ///
+    /// # Errors
+    /// The resolver's, or that it did not answer within `patience`.
+    pub fn resolve_within(&self, patience: Duration) -> io::Result<SocketAddr> {
+        Ok(first_choice(&dial::look_up_blocking(&self.0, patience)?))
+    }
+
+    /// The numeric address to listen on. Where the name of this machine is not known yet, as right after a container was
+    /// started, this waits for it: half a minute at most, and says so.
+    ///
+    /// # Errors
+    /// The resolver's last one.
+    pub async fn resolve_to_listen(&self) -> io::Result<SocketAddr> {
+        let (mut name, deadline) = (dial::Name::new(&self.0), Instant::now() + LISTEN_PATIENCE);
+        let mut has_spoken = false;
+        loop {
+            match name.look_up(ANSWER_PATIENCE).await {
+                Ok(found) => return Ok(first_choice(&found)),
+                Err(error) if Instant::now() >= deadline => return Err(error),
+                Err(error) if !has_spoken => {
+                    has_spoken = true;
+                    tracing::warn!(address = %self, %error, "cannot resolve a name to listen on; tries again for {} s",
+                        LISTEN_PATIENCE.as_secs());
+                }
+                Err(_) => {}
+            }
+            tokio::time::sleep(LISTEN_PAUSE).await;
+        }
+    }
+
+    /// Whether it is no name.
+    pub fn is_literal(&self) -> bool {
+        self.0.parse::<SocketAddr>().is_ok()
     }
 
     pub fn as_str(&self) -> &str {
@@ -38,6 +74,11 @@ impl Address {
         let (host, _) = self.0.rsplit_once(':').expect("the form was checked when parsed");
         Address(format!("{host}:{port}"))
     }
+}
+
+fn first_choice(found: &[SocketAddr]) -> SocketAddr {
+    let best = found.iter().find(|address| address.is_ipv4()).or(found.first());
+    *best.expect("a look-up without an address is an error")
 }
 
 impl std::str::FromStr for Address {

@@ -5,14 +5,17 @@ use std::time::{Duration, Instant, SystemTime};
 
 use async_trait::async_trait;
 use rsml::core::TransferError;
-use rsml::{ConsensusReplica, DriverStatus, ReplicaId, Stray};
+use rsml::{ConsensusReplica, CopySent, DriverStatus, ReplicaId};
 
+use super::problems;
 use super::store::{LocalReplicaParts, ReplicatedKvStore};
-use crate::cluster::{AppliedDigest, ClusterSnapshot, ClusterView, LocalReplica, LocalReplicas, ReplicaStatus, Role};
+use crate::cluster::{
+    AppliedDigest, ClusterSnapshot, ClusterView, CopyProgress, LocalReplica, LocalReplicas, ReplicaStatus, Role,
+};
 use crate::config::{Mode, ReplicaConfig};
 use crate::failover::{Failover, FailoverControl, FailoverError};
 use crate::front_end::ListenAddresses;
-use crate::space::DISK_FULL;
+use crate::problems::Problem;
 
 /// A peer that was not heard for this long counts as unreachable; reports come several times a second.
 const REACHABLE_WITHIN: Duration = Duration::from_secs(1);
@@ -26,29 +29,6 @@ pub struct ReplicatedCluster {
     members: Vec<ReplicaConfig>,
     addresses: Arc<ListenAddresses>,
     started: Instant,
-}
-
-/// What is wrong with a replica of this process.
-fn problem(status: &DriverStatus) -> Option<String> {
-    let core = &status.core;
-    if let Some(failure) = &status.failed {
-        return Some(format!("it has stopped: {failure}"));
-    }
-    if let Some((from, to)) = core.blocked {
-        return Some(format!(
-            "nobody can lead: entries {from} to {to} are blocked, all disks that had them have lost them"
-        ));
-    }
-    if core.is_catching_up {
-        return Some("it gets a copy of another replica's database".to_string());
-    }
-    if let Some((first, last)) = core.lost.first().zip(core.lost.last()) {
-        let (from, to) = (first.0, last.1);
-        return Some(format!(
-            "its disk has lost entries between {from} and {to} of the log; it gets them from the others"
-        ));
-    }
-    core.storage_full.then(|| DISK_FULL.to_string())
 }
 
 impl ReplicatedCluster {
@@ -86,7 +66,9 @@ impl ReplicatedCluster {
             oldest_readable: Some(kept.oldest_readable),
             pending_clears: Some(kept.pending_clears),
             uptime: Some(self.started.elapsed()),
-            problem: problem(status),
+            problem: problems::of_local(member.id, status).into_iter().next(),
+            copy: own_copy(status),
+            sends_copies: status.sending.iter().map(sent_copy).collect(),
             ..self.unknown(member)
         }
     }
@@ -97,11 +79,18 @@ impl ReplicatedCluster {
         let status = ReplicaStatus {
             reachable: heard.is_some_and(|ago| ago < REACHABLE_WITHIN),
             last_seen: heard.and_then(|ago| SystemTime::now().checked_sub(ago)),
-            problem: seen_by.core.strays.get(&id).map(divergence),
             ..self.unknown(member)
         };
-        let Some(report) = seen_by.core.reports.get(&id) else { return status };
-        let is_full = status.reachable && report.storage_full;
+        let status = self.with_report(status, seen_by);
+        ReplicaStatus {
+            problem: problems::of_peer(&status, seen_by, self.started.elapsed()).into_iter().next(),
+            ..status
+        }
+    }
+
+    /// What the peer last told about itself.
+    fn with_report(&self, status: ReplicaStatus, seen_by: &DriverStatus) -> ReplicaStatus {
+        let Some(report) = seen_by.core.reports.get(&ReplicaId(status.id as u8)) else { return status };
         let role = match () {
             () if !status.reachable => Role::Unknown,
             () if report.is_primary => Role::Primary,
@@ -116,7 +105,12 @@ impl ReplicatedCluster {
             committed: Some(report.commit),
             applied: Some(report.applied),
             digest: Some(AppliedDigest { sequence: report.applied, value: report.digest }),
-            problem: status.problem.clone().or(is_full.then(|| DISK_FULL.to_string())),
+            copy: (report.is_copying && status.reachable).then(|| CopyProgress {
+                peer: report.copy_source.checked_sub(1),
+                bytes: report.copy_bytes,
+                total_bytes: Some(report.copy_total).filter(|total| *total > 0),
+                bytes_per_second: None,
+            }),
             ..status
         }
     }
@@ -141,6 +135,8 @@ impl ReplicatedCluster {
             pending_clears: None,
             uptime: None,
             problem: None,
+            copy: None,
+            sends_copies: Vec::new(),
             peer: Some(member.peer.to_string()),
             thrift: shown(self.addresses.thrift(), &member.thrift),
             admin: shown(self.addresses.admin(), &member.admin),
@@ -148,18 +144,37 @@ impl ReplicatedCluster {
     }
 }
 
-/// What the others say about a replica that has most likely stopped by now.
-fn divergence(stray: &Stray) -> String {
-    let Stray { sequence, expected, found } = stray;
-    format!(
-        "its database has diverged: its digest at sequence {sequence} is {found:016x}, a majority of the replicas has \
-         {expected:016x}"
-    )
+fn own_copy(status: &DriverStatus) -> Option<CopyProgress> {
+    let copy = status.core.copy.as_ref();
+    let nobody = || CopyProgress { peer: None, bytes: 0, total_bytes: None, bytes_per_second: None };
+    status.core.is_catching_up.then(|| {
+        copy.map_or_else(nobody, |copy| CopyProgress {
+            peer: Some(u32::from(copy.source.0)),
+            bytes: copy.received,
+            total_bytes: Some(copy.total).filter(|total| *total > 0),
+            bytes_per_second: status.copy_bytes_per_second,
+        })
+    })
+}
+
+fn sent_copy(sent: &CopySent) -> CopyProgress {
+    CopyProgress {
+        peer: Some(u32::from(sent.to.0)),
+        bytes: sent.bytes,
+        total_bytes: Some(sent.total),
+        bytes_per_second: Some(sent.bytes_per_second),
+    }
 }
 
 #[async_trait]
 impl ClusterView for ReplicatedCluster {
     async fn snapshot(&self) -> ClusterSnapshot {
+        self.look()
+    }
+}
+
+impl ReplicatedCluster {
+    fn look(&self) -> ClusterSnapshot {
         let spokesman = self.spokesman();
         let seen_by = spokesman.consensus.status();
         let replicas = self.members.iter().map(|member| {
@@ -178,9 +193,20 @@ impl ClusterView for ReplicatedCluster {
             replicas: replicas.collect(),
         }
     }
-}
 
-impl ReplicatedCluster {
+    /// Everything that is wrong with the cluster and its replicas, as far as it is known here.
+    pub fn problems(&self) -> Vec<Problem> {
+        let (snapshot, seen_by) = (self.look(), self.spokesman().consensus.status());
+        let up = self.started.elapsed();
+        let of_cluster = problems::of_cluster(&self.members, &snapshot.replicas, snapshot.cluster_id.is_some());
+        let of_replica =
+            |replica: &ReplicaStatus| match self.store.replicas().iter().find(|local| local.id == replica.id) {
+                Some(local) => problems::of_local(replica.id, &local.consensus.status()),
+                None => problems::of_peer(replica, &seen_by, up),
+            };
+        of_cluster.into_iter().chain(snapshot.replicas.iter().flat_map(of_replica)).collect()
+    }
+
     /// For a replica that does not lead.
     fn whom_to_ask(&self, primary: Option<u32>) -> FailoverError {
         let primary = primary.or_else(|| self.spokesman().consensus.primary().map(|id| u32::from(id.0)));

@@ -16,9 +16,11 @@ use super::store::{LocalReplicaParts, Network, ReplicatedKvStore};
 use crate::config::{Address, Config, Mode};
 use crate::data_dir::DataDir;
 use crate::front_end::{BackEnd, FrontEnd, ListenAddresses};
+use crate::health::Liveness;
 use crate::manager::{ServerError, ServerManager};
 use crate::metrics::ServerMetrics;
 use crate::ports;
+use crate::problems::Problems;
 use crate::router::WriteSettings;
 
 /// How long a start waits for a primary when all replicas are in this process. The server works without: requests wait.
@@ -47,7 +49,7 @@ impl ReplicatedServerManager {
         let ids = config.replication.local_ids();
         config.log_warnings();
         let data_dir = Arc::new(DataDir::open(&config.storage.data_dir, Mode::Replicated, &ids)?);
-        ports::check_free(listeners(&config, &network))?;
+        ports::check_free(listeners(&config, &network)).await?;
         data_dir.claim()?;
         let starting = {
             let (config, data_dir, runtime) = (config.clone(), data_dir.clone(), Handle::current());
@@ -62,6 +64,12 @@ impl ReplicatedServerManager {
         let metrics = ServerMetrics::new();
         let collector = Box::new(ConsensusCollector::new(store.clone()));
         metrics.registry().register(collector).expect("registered once for each server");
+        let problems = Arc::new(Problems::default());
+        let seen = cluster.clone();
+        problems.watch(move || seen.problems());
+        let liveness = Arc::new(Liveness::default());
+        let watched = store.clone();
+        liveness.watch(move || watched.stalled());
         let back_end = BackEnd {
             router: router.clone(),
             cluster: cluster.clone(),
@@ -69,8 +77,8 @@ impl ReplicatedServerManager {
             failover: cluster,
             metrics,
             space: store.space().clone(),
-            problems: Arc::default(),
-            liveness: Arc::default(),
+            problems,
+            liveness,
             addresses,
         };
         let front_end = FrontEnd::start(&config, back_end).await?;

@@ -14,6 +14,7 @@ mod databases;
 mod executor;
 mod manager;
 mod place;
+mod problems;
 mod router;
 mod snapshots;
 mod store;

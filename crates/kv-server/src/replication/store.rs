@@ -10,12 +10,12 @@ use rsml::transport::{
     EventSink, InMemoryTransport, PeerTls, SharedMessageBus, TcpOptions, TcpTransport, TlsError, TlsFile, Transport,
 };
 use rsml::wal::{WalOptions, WalStorage};
-use rsml::{ConsensusReplica, Failure, FailureKind, ReplicaId, ReplicaOptions};
+use rsml::{ConsensusReplica, Failure, FailureKind, ReplicaId, ReplicaOptions, StalledThread};
 use tokio::runtime::Handle;
 
 use super::databases::ReplicaDatabases;
 use super::executor::KvStoreExecutor;
-use crate::config::{Config, EngineKind, PeerTlsConfig};
+use crate::config::{Address, Config, EngineKind, PeerTlsConfig};
 use crate::data_dir::DataDir;
 use crate::manager::{ServerError, shared_resources};
 use crate::router::{LocalReader, ReadSlots};
@@ -126,6 +126,16 @@ impl ReplicatedKvStore {
         (self.replicas.len() - failures.len() <= self.replicas.len() / 2).then(|| failures.join("; "))
     }
 
+    /// The first thread of a replica of this process that does not get on though it has work, in words.
+    pub fn stalled(&self) -> Option<String> {
+        self.replicas.iter().find_map(|replica| {
+            let StalledThread { thread, since, has_ended } = replica.consensus.stalled()?;
+            let what = if has_ended { "ended" } else { "has stood still for" };
+            let ago = if has_ended { " ago" } else { "" };
+            Some(format!("the thread {}-{} {what} {} s{ago}", thread.name(), replica.id, since.elapsed().as_secs()))
+        })
+    }
+
     /// Stops the replicas and writes their databases out, so that the next start need not apply the log again. Blocks. A
     /// primary first lets a replica of another process lead.
     pub fn shutdown(&self) {
@@ -155,9 +165,12 @@ impl Start<'_> {
             opened = Some(executor.reader().clone());
             Ok(executor)
         };
-        let space = self.space.clone();
-        let options =
-            ReplicaOptions { has_space: Arc::new(move || space.has_space()), ..replica_options(self.config, id)? };
+        let (space, room) = (self.space.clone(), self.space.clone());
+        let options = ReplicaOptions {
+            has_space: Arc::new(move || space.has_space()),
+            is_roomy: Arc::new(move || room.is_roomy()),
+            ..replica_options(self.config, id)?
+        };
         let me = options.core.me;
         // The library knows addresses and no keys: an error that names the key goes past it.
         let mut not_connected = None;
@@ -199,27 +212,45 @@ fn connect(
         return Ok(Arc::new(InMemoryTransport::new(me, bus, sink)));
     }
     let replication = &config.replication;
-    let mut listen = None;
+    let mut own = None;
     let mut peers = Vec::new();
     for replica in &replication.replicas {
-        let key = replication.peer_key(replica.id);
-        if replica.id == u32::from(me.0) {
-            let address = replica.peer.resolve().map_err(ServerError::listen(&key, &replica.peer))?;
-            let listener = std::net::TcpListener::bind(address).map_err(ServerError::listen(&key, &replica.peer))?;
-            listen = Some((key, address, listener));
-        } else {
-            let unresolved =
-                |error| ServerError::Replication(format!("cannot resolve {} ({key}): {error}", replica.peer));
-            peers.push((ReplicaId(replica.id as u8), replica.peer.resolve().map_err(unresolved)?));
+        match replica.id == u32::from(me.0) {
+            true => own = Some(&replica.peer),
+            false => peers.push((ReplicaId(replica.id as u8), replica.peer.as_str())),
         }
     }
-    let (key, address, listener) = listen.expect("the configuration lists every local replica");
-    let mut options = TcpOptions::new(me, address, peers);
-    options.listener = Some(listener);
+    let own = own.expect("the configuration lists every local replica");
+    let key = replication.peer_key(u32::from(me.0));
+    let mut options = TcpOptions::new(me, own.as_str(), peers);
+    options.listener = listen_now(own).map_err(ServerError::listen(&key, own))?;
     options.reconnect_max_ms = replication.retry_ms;
     options.tls = config.replication.tls.as_ref().map(|tls| peer_tls(tls, me)).transpose()?;
-    let transport = TcpTransport::start(options, sink, runtime).map_err(ServerError::listen(&key, address))?;
+    let transport = TcpTransport::start(options, sink, runtime).map_err(ServerError::listen(&key, own))?;
     Ok(Arc::new(transport))
+}
+
+/// How long a start waits for the own name to be resolved before it goes on without.
+const OWN_NAME_PATIENCE: Duration = Duration::from_secs(5);
+
+/// `None` where the name has no address yet, or one that is not this machine's yet: the transport tries again by itself, and
+/// meanwhile the server is up and says so. That another process has the port does not pass, and is an error.
+fn listen_now(address: &Address) -> std::io::Result<Option<std::net::TcpListener>> {
+    let resolved = match address.resolve_within(OWN_NAME_PATIENCE) {
+        Ok(resolved) => resolved,
+        Err(error) => {
+            tracing::warn!(%address, %error, "the own peer address cannot be resolved yet; tries again");
+            return Ok(None);
+        }
+    };
+    match std::net::TcpListener::bind(resolved) {
+        Ok(listener) => Ok(Some(listener)),
+        Err(error) if error.kind() == std::io::ErrorKind::AddrNotAvailable && !address.is_literal() => {
+            tracing::warn!(%address, %resolved, %error, "the own peer address is none of this machine's yet; tries again");
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// Where the certificates are, which are known to be good.

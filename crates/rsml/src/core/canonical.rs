@@ -8,6 +8,7 @@ use super::Jitter;
 use super::digests::Digests;
 use super::fitness::DiskWatch;
 use super::replica::{Counters, Replica};
+use super::trimming::Retention;
 use super::view_manager::Role;
 use crate::{Instant, Sequence};
 
@@ -26,6 +27,8 @@ impl Replica {
         self.next_call = at;
         self.heard.clear();
         self.reports.clear();
+        self.log_grown = 0;
+        self.retention = Retention::new();
         self.counters = Counters::default();
         self.acceptor.renumber_orders();
         self.digests = Digests::new(&self.options, &[], Sequence::ZERO, at);

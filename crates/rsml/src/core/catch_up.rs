@@ -26,6 +26,12 @@ use crate::{Instant, ReplicaId, Sequence, Ticket, View};
 /// So many pieces may be on their way at a time, received and not yet written included.
 const PIECES_UNDER_WAY: u64 = 4;
 
+/// After so many `retry_us` the pace of a snapshot is compared with that of the log.
+const PACE_INTERVAL: u64 = 5;
+
+/// The rate is doubled so many times at most: by then it is no limit any more.
+const MOST_DOUBLINGS: u32 = 16;
+
 /// A source that brought nothing for so many `retry_us` is given up: making the copy takes a while.
 const PATIENCE: u64 = 50;
 
@@ -75,6 +81,32 @@ pub enum InstallEvent {
     Failed { generation: u64 },
 }
 
+/// A snapshot under way, for those who watch it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CopyStatus {
+    pub source: ReplicaId,
+    /// Of the database that it becomes: differs for each attempt.
+    pub generation: u64,
+    /// What it holds everything through; 0 before its first piece has come.
+    pub sequence: Sequence,
+    pub received: u64,
+    /// 0: not known yet.
+    pub total: u64,
+    /// How fast it is asked for at most; 0: as fast as it comes.
+    pub bytes_per_second: u64,
+}
+
+/// How a snapshot and the log went along since they were compared last.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Pace {
+    at: Instant,
+    generation: u64,
+    received: u64,
+    /// Whose log, and what it had taken in.
+    of: ReplicaId,
+    log_grown: u64,
+}
+
 /// A snapshot under way.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Transfer {
@@ -115,6 +147,13 @@ pub(super) struct CatchUp {
     /// Did not bring what was asked of them since everybody was asked last.
     shunned: BTreeSet<ReplicaId>,
     last_generation: u64,
+    pace: Option<Pace>,
+    /// How many times the rate was doubled, since the replica was last up to date.
+    doublings: u32,
+    /// What the last snapshot that was installed held everything through.
+    last_installed: Sequence,
+    /// Everybody was asked, to no avail: not before this again.
+    rest_until: Instant,
     /// Switches to the database once this order is durable.
     switch: Option<(Ticket, u64)>,
     /// Snapshots that took the place of the database since the start.
@@ -158,12 +197,20 @@ impl Replica {
         if through <= self.learner.commit() {
             return;
         }
+        let was_content = self.catch_up.wanted.is_none();
         // The newest word counts: who asked for more may be gone, and with it everybody who has so much.
         let wanted = self.catch_up.required.max(through);
         self.catch_up.wanted = Some(wanted);
         self.catch_up.preferred = preferred;
-        if self.catch_up.transfer.as_ref().is_some_and(|t| t.id != 0 && t.sequence < wanted) {
+        let is_outdated = self.catch_up.transfer.as_ref().is_some_and(|t| t.id != 0 && t.sequence < wanted);
+        let came_in_vain =
+            was_content && self.catch_up.installed > 0 && self.catch_up.last_installed == self.learner.commit();
+        if is_outdated {
             self.drop_transfer(None);
+        }
+        if is_outdated || came_in_vain {
+            coverage!("snapshot.came_too_late");
+            self.hurry();
         }
         self.begin_transfer();
     }
@@ -176,9 +223,51 @@ impl Replica {
         }
     }
 
+    fn rate(&self) -> u64 {
+        self.options.snapshot_bytes_per_second.saturating_mul(1 << self.catch_up.doublings)
+    }
+
+    /// Asks for snapshots twice as fast from now on.
+    fn hurry(&mut self) {
+        self.catch_up.doublings = (self.catch_up.doublings + 1).min(MOST_DOUBLINGS);
+    }
+
+    /// A snapshot must outrun the log: what is written meanwhile has to be fetched after it, and kept for that long.
+    fn keep_pace(&mut self) {
+        let Some(transfer) = self.catch_up.transfer.as_ref().filter(|t| t.id != 0 && t.received < t.total_bytes) else {
+            return;
+        };
+        let of = self.views.primary.filter(|id| self.reports.contains_key(id)).unwrap_or(transfer.source);
+        let Some(log_grown) = self.reports.get(&of).map(|report| report.log_grown) else { return };
+        let (generation, received) = (transfer.generation, transfer.received);
+        if let Some(pace) = self.catch_up.pace.as_ref().filter(|p| p.generation == generation && p.of == of) {
+            if self.now.since_us(pace.at) < PACE_INTERVAL * self.options.retry_us {
+                return;
+            }
+            let grew = log_grown.saturating_sub(pace.log_grown);
+            if grew > 0 && grew >= received - pace.received {
+                coverage!("snapshot.hurries");
+                self.hurry();
+            }
+        }
+        self.catch_up.pace = Some(Pace { at: self.now, generation, received, of, log_grown });
+    }
+
+    pub(super) fn copy_status(&self) -> Option<CopyStatus> {
+        let transfer = self.catch_up.transfer.as_ref()?;
+        Some(CopyStatus {
+            source: transfer.source,
+            generation: transfer.generation,
+            sequence: transfer.sequence,
+            received: transfer.received,
+            total: transfer.total_bytes,
+            bytes_per_second: self.rate(),
+        })
+    }
+
     /// Picks whom to ask: a secondary if possible, and whoever has applied most.
     fn begin_transfer(&mut self) {
-        if self.catch_up.transfer.is_some() || self.catch_up.switch.is_some() {
+        if self.catch_up.transfer.is_some() || self.catch_up.switch.is_some() || self.now < self.catch_up.rest_until {
             return;
         }
         let Some(wanted) = self.catch_up.wanted else { return };
@@ -190,7 +279,9 @@ impl Replica {
         let able = self.reports.iter().filter(|(id, r)| r.applied >= wanted.0 && !r.is_learner && is_fresh(id));
         let not_shunned = able.filter(|(id, _)| !self.catch_up.shunned.contains(id));
         let Some((source, _)) = not_shunned.max_by_key(|(id, report)| rank(id, report.applied)) else {
-            self.catch_up.shunned.clear();
+            if !std::mem::take(&mut self.catch_up.shunned).is_empty() {
+                self.catch_up.rest_until = self.now.plus_us(self.options.retry_us);
+            }
             return;
         };
         let source = *source;
@@ -218,10 +309,10 @@ impl Replica {
     }
 
     fn ask_for_snapshot(&mut self, id: u64, offset: u64) {
-        let at_least = self.catch_up.wanted.unwrap_or_default().0;
+        let (at_least, rate) = (self.catch_up.wanted.unwrap_or_default().0, self.rate());
         let Some(transfer) = &mut self.catch_up.transfer else { return };
         let length = transfer.piece_bytes;
-        let takes_us = length.saturating_mul(1_000_000).checked_div(self.options.snapshot_bytes_per_second);
+        let takes_us = length.saturating_mul(1_000_000).checked_div(rate);
         transfer.ask_at = transfer.ask_at.max(self.now).plus_us(takes_us.unwrap_or(0));
         transfer.asked = offset + length;
         let source = transfer.source;
@@ -244,6 +335,10 @@ impl Replica {
             self.catch_up.shunned.clear();
             self.drop_transfer(None);
         }
+        if self.catch_up.wanted.is_none() && self.learner.commit() > self.catch_up.last_installed {
+            self.catch_up.doublings = 0;
+        }
+        self.keep_pace();
         self.resume_held_back();
         let Some(transfer) = &mut self.catch_up.transfer else { return self.begin_transfer() };
         let is_all_received = transfer.id != 0 && transfer.received == transfer.total_bytes;
@@ -464,6 +559,7 @@ impl Replica {
         self.answer.due = true;
         self.catch_up.wanted = None;
         self.catch_up.installed += 1;
+        self.catch_up.last_installed = base;
         coverage!("snapshot.installed");
         self.catch_up.switch = Some((ticket, transfer.generation));
     }

@@ -39,7 +39,7 @@ mod view_manager;
 use bytes::Bytes;
 
 pub use acceptor::Acceptor;
-pub use catch_up::{InstallEvent, InstallStep, SnapshotPiece, SnapshotRead};
+pub use catch_up::{CopyStatus, InstallEvent, InstallStep, SnapshotPiece, SnapshotRead};
 pub use digests::{Divergence, DivergenceKind, Stray};
 pub use learner::Learner;
 pub use proposer::Proposer;
@@ -88,11 +88,12 @@ pub struct CoreOptions {
     /// Applied entries are kept in memory, for peers that lag, up to this many bytes.
     pub log_cache_bytes: usize,
     /// While a replica lags or is away, the others keep entries for it in the log on disk up to about this many bytes;
-    /// what it needs beyond comes as a snapshot.
+    /// what it needs beyond comes as a snapshot. What it needs behind a snapshot under way is kept beyond this.
     pub log_keep_bytes: u64,
     /// Most bytes in one piece of a snapshot.
     pub snapshot_chunk_bytes: usize,
-    /// How fast a snapshot is asked for at most; 0: as fast as it comes.
+    /// How fast a snapshot is asked for at first; 0: as fast as it comes. Where the log grows faster than that, the rate is
+    /// doubled until the snapshot gains on it.
     pub snapshot_bytes_per_second: u64,
     /// Most bytes of requests without an outcome; more are refused.
     pub max_request_bytes: usize,
@@ -171,6 +172,9 @@ pub enum Input {
     Eligible(bool),
     /// Whether storage has space for more; at start it has.
     Space(bool),
+    /// Whether it has far more space than it must: enough to keep as much of the log as a peer needs that gets a copy of the
+    /// database. At start it has.
+    Room(bool),
     /// This replica is about to stop: it leads no more.
     Stopping,
     /// Storage completed every order up to this one.

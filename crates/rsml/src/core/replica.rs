@@ -14,6 +14,7 @@ use super::log::Log;
 use super::reads::{Reader, Reads};
 use super::requests::Requests;
 use super::transfer::Handover;
+use super::trimming::Retention;
 use super::view_manager::{Role, ViewManager};
 use super::{CoreOptions, Input, LogRead, Outputs, ReadPurpose, Refusal};
 use crate::message::Report;
@@ -62,6 +63,9 @@ pub struct Replica {
     pub(super) persisted: Sequence,
     /// What the log takes on disk.
     pub(super) log_bytes: u64,
+    /// Bytes of entries that the log was given since the start.
+    pub(super) log_grown: u64,
+    pub(super) retention: Retention,
     pub(super) catch_up: CatchUp,
     /// Entries that phase 1 needs and nobody has.
     pub(super) blocked: Option<(Sequence, Sequence)>,
@@ -175,6 +179,8 @@ impl Replica {
             next_report: now,
             persisted: applied,
             log_bytes: 0,
+            log_grown: 0,
+            retention: Retention::new(),
             catch_up,
             blocked: None,
             first_stored: first_stored.max(recovered.first).max(Sequence::BIRTH),
@@ -233,6 +239,7 @@ impl Replica {
             Input::Transfer { id, to, deadline } => self.transfer(id, to, deadline),
             Input::Eligible(is_eligible) => self.set_eligible(is_eligible),
             Input::Space(has_space) => self.set_space(has_space),
+            Input::Room(is_roomy) => self.retention.is_roomy = is_roomy,
             Input::Stopping => self.stop_leading(),
             Input::Durable(ticket) => {
                 self.acceptor.complete(ticket);
@@ -273,6 +280,8 @@ impl Replica {
         self.deliver();
         self.acceptor.evict(self.learner.applied(), self.options.log_cache_bytes);
         self.outputs.persist = self.acceptor.take_orders();
+        let entries = self.outputs.persist.iter().flat_map(|order| &order.entries);
+        self.log_grown += entries.map(|entry| entry.len() as u64).sum::<u64>();
         std::mem::take(&mut self.outputs)
     }
 

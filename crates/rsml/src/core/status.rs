@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::catch_up::CopyStatus;
 use super::digests::Stray;
 use super::replica::Replica;
 use super::view_manager::Role;
@@ -44,6 +45,10 @@ pub struct ReplicaStatus {
     pub view_changes: u64,
     /// Waits for a copy of a peer's database.
     pub is_catching_up: bool,
+    /// What has come of it; `None` before anybody was asked.
+    pub copy: Option<CopyStatus>,
+    /// Peers that get a copy, and for which the log is kept whatever its size.
+    pub log_held_for: Vec<ReplicaId>,
     /// Such a copy is complete; the record that makes it the live database is not durable yet.
     pub is_switching: bool,
     /// Copies of a peer's database that took the place of the own one since the start.
@@ -86,6 +91,8 @@ impl Replica {
             heard_us: self.heard.iter().map(|(id, at)| (*id, self.now.since_us(*at))).collect(),
             view_changes: self.counters.view_changes,
             is_catching_up: self.is_catching_up(),
+            copy: self.copy_status(),
+            log_held_for: self.held_for(),
             is_switching: self.is_switching(),
             snapshots_installed: self.catch_up.installed,
             lost: self.acceptor.log().hole_ranges(),
@@ -107,6 +114,7 @@ impl Replica {
     }
 
     pub(super) fn send_report(&mut self) {
+        let copy = self.copy_status();
         let report = Report {
             view: self.acceptor.promised().0,
             last: self.acceptor.log().last().0,
@@ -122,6 +130,11 @@ impl Replica {
             is_learner: !self.is_voter(),
             installing: self.catch_up.installing().0,
             inherited: self.digests.inherited().0,
+            is_copying: self.is_catching_up(),
+            copy_bytes: copy.as_ref().map_or(0, |copy| copy.received),
+            copy_total: copy.as_ref().map_or(0, |copy| copy.total),
+            copy_source: copy.as_ref().map_or(0, |copy| u32::from(copy.source.0) + 1),
+            log_grown: self.log_grown,
             digests: self.digests.publish().into_iter().map(DigestAt::from).collect(),
         };
         self.send_all(Message::Report(report));

@@ -8,7 +8,9 @@
 //!
 //! A fault of the storage or of the executor stops the replica: nothing is retried.
 
+mod copy_log;
 mod failure;
+mod heartbeat;
 mod inbox;
 mod network;
 mod replica;
@@ -20,7 +22,9 @@ mod waiters;
 use crate::core::Input;
 use crate::{Sequence, Storage, StorageError};
 
+pub use copy_log::CopySent;
 pub use failure::{Failure, FailureKind};
+pub use heartbeat::{StalledThread, ThreadKind};
 pub use network::NetworkManager;
 pub use replica::{ConsensusReplica, DriverStatus, ReplicaOptions, RoleChange};
 

@@ -1,13 +1,14 @@
 //! The network manager: messages of the core become envelopes of a transport, and back.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 
 use super::Event;
 use super::replica::Shared;
-use crate::Message;
 use crate::core::{Input, Outgoing};
-use crate::transport::{Envelope, EventSink, Sender, Transport, TransportEvent, TransportStatistics};
+use crate::transport::{Envelope, EventSink, Sender, Transport, TransportEvent, TransportStatistics, Trouble};
+use crate::{Message, ReplicaId};
 
 /// More messages than this waiting for a replica that cannot keep up are dropped; peers send again.
 const MAX_WAITING: usize = 100_000;
@@ -56,6 +57,10 @@ impl NetworkManager {
 
     pub fn statistics(&self) -> TransportStatistics {
         self.transport.statistics()
+    }
+
+    pub fn troubles(&self) -> BTreeMap<ReplicaId, Arc<Trouble>> {
+        self.transport.troubles()
     }
 
     pub fn shutdown(&self) {

@@ -1,5 +1,6 @@
 //! The handle of a running replica.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::JoinHandle;
@@ -8,6 +9,8 @@ use std::time::{Duration, Instant as Clock};
 use bytes::Bytes;
 use tokio::sync::{oneshot, watch};
 
+use super::copy_log::CopySent;
+use super::heartbeat::{Heartbeats, StalledThread};
 use super::inbox::Inbox;
 use super::network::NetworkManager;
 use super::seat::{Seat, SeatLock};
@@ -16,7 +19,7 @@ use super::threads::{self, ApplyWork, LogWork};
 use super::waiters::{ReadWaiters, RequestWaiters, TransferReply, TransferWaiters};
 use super::{Event, Failure, ReadError, RequestError, StartError, Storage};
 use crate::core::{CoreOptions, Input, ReadId, Replica, ReplicaStatus, RequestId, Start, TransferError, TransferId};
-use crate::transport::{EventSink, Transport, TransportStatistics};
+use crate::transport::{EventSink, Transport, TransportStatistics, Trouble};
 use crate::{
     Applier, DiskId, ExecutionError, ExecutionNotifier, Instant, Recovered, ReplicaId, Sequence, StorageStatistics,
     View,
@@ -45,6 +48,9 @@ pub struct ReplicaOptions {
     /// Whether the disks have space for more writes, besides what the log says of its own: asked about once a second, by a
     /// thread that may be kept waiting. Should say so while there still is some, for what is under way.
     pub has_space: Arc<dyn Fn() -> bool + Send + Sync>,
+    /// Whether they have far more than that: enough to keep the log for a replica that gets a copy of the database, however
+    /// much is written meanwhile. Asked like `has_space`.
+    pub is_roomy: Arc<dyn Fn() -> bool + Send + Sync>,
 }
 
 impl ReplicaOptions {
@@ -57,6 +63,7 @@ impl ReplicaOptions {
             new_disk_id,
             new_cluster_id,
             has_space: Arc::new(|| true),
+            is_roomy: Arc::new(|| true),
         }
     }
 }
@@ -88,6 +95,17 @@ pub struct DriverStatus {
     pub core: ReplicaStatus,
     pub storage: StorageStatistics,
     pub network: TransportStatistics,
+    /// Why there is no connection to a peer, for each to which there is none; under the own id, why no peer can connect to
+    /// this replica.
+    pub troubles: BTreeMap<ReplicaId, Arc<Trouble>>,
+    /// How fast the copy of a database has come that this replica gets, in bytes per second.
+    pub copy_bytes_per_second: Option<u64>,
+    /// Copies of this replica's database that peers get.
+    pub sending: Vec<CopySent>,
+    /// A thread of this replica that stands still.
+    pub stalled: Option<StalledThread>,
+    /// The log waits for file descriptors.
+    pub lacks_descriptors: bool,
     /// Messages of a kind that this version does not know; they are ignored.
     pub messages_unknown: u64,
     /// The running digest at `digest_sequence`.
@@ -105,6 +123,7 @@ pub(super) struct Shared {
     /// Bytes of entries and requests in `inbox` that came from peers.
     pub waiting_bytes: AtomicUsize,
     pub seat: SeatLock,
+    pub beats: Heartbeats,
     pub log: Inbox<LogWork>,
     pub apply: Inbox<ApplyWork>,
     pub snapshots: Inbox<SnapshotWork>,
@@ -183,6 +202,11 @@ impl ConsensusReplica {
             core: core.status(),
             storage: storage.statistics(),
             network: TransportStatistics::default(),
+            troubles: BTreeMap::new(),
+            copy_bytes_per_second: None,
+            sending: Vec::new(),
+            stalled: None,
+            lacks_descriptors: false,
             messages_unknown: 0,
             digest: state.digest,
             digest_sequence: state.sequence,
@@ -202,6 +226,7 @@ impl ConsensusReplica {
             inbox: Inbox::new(),
             waiting_bytes: AtomicUsize::new(0),
             seat: Mutex::new(None),
+            beats: Heartbeats::new(),
             log: Inbox::new(),
             apply: Inbox::new(),
             snapshots: Inbox::new(),
@@ -309,9 +334,21 @@ impl ConsensusReplica {
         self.shared.watch.subscribe()
     }
 
-    /// Refreshed every few milliseconds.
+    /// Refreshed every few milliseconds, as long as no thread stands still.
     pub fn status(&self) -> DriverStatus {
-        self.shared.status().clone()
+        let stalled = self.stalled();
+        DriverStatus { stalled, ..self.shared.status().clone() }
+    }
+
+    /// A thread that does not get on though it has work: it has ended although the replica has not stopped, or it has not
+    /// finished one piece of work for half a minute, as where a disk hangs in a synchronisation. Not where it waits for
+    /// space. Such a replica is of no use to its clients before its process is started anew.
+    pub fn stalled(&self) -> Option<StalledThread> {
+        let (is_stopped, lacks_space) = {
+            let status = self.shared.status();
+            (status.failed.is_some(), status.core.storage_full)
+        };
+        if is_stopped { None } else { self.shared.beats.stalled(Clock::now(), lacks_space) }
     }
 
     /// Lets another replica lead: `to`, or the voter that is furthest along. Returns who leads then. Only the primary can.

@@ -14,6 +14,8 @@ use std::sync::atomic::Ordering;
 use std::sync::{Mutex, MutexGuard, TryLockError};
 use std::time::{Duration, Instant as Clock};
 
+use super::copy_log::CopyLog;
+use super::heartbeat::ThreadKind;
 use super::network::{NetworkManager, received_bytes};
 use super::replica::{RoleChange, Shared};
 use super::snapshots::SnapshotWork;
@@ -40,6 +42,7 @@ pub struct Seat {
     next_warning: Clock,
     /// The diverged peers that were named in the log.
     strays: BTreeMap<ReplicaId, Stray>,
+    copies: CopyLog,
 }
 
 /// Empty until the replica is started, and again once it has stopped.
@@ -48,7 +51,8 @@ pub type SeatLock = Mutex<Option<Seat>>;
 impl Seat {
     pub fn new(core: Replica, network: NetworkManager) -> Self {
         let now = Clock::now();
-        Seat { core, network, next_tick: now, next_warning: now + UNBORN_PATIENCE, strays: BTreeMap::new() }
+        let (strays, copies) = (BTreeMap::new(), CopyLog::default());
+        Seat { core, network, next_tick: now, next_warning: now + UNBORN_PATIENCE, strays, copies }
     }
 
     pub fn network(&self) -> &NetworkManager {
@@ -199,9 +203,12 @@ impl Seat {
         if changed || ticks {
             let core = self.core.status();
             self.name_strays(&core.strays);
+            let copy_bytes_per_second = self.copies.look(&core, Clock::now());
             let mut status = shared.status();
             status.core = core;
+            status.copy_bytes_per_second = copy_bytes_per_second;
             status.network = self.network.statistics();
+            status.troubles = self.network.troubles();
         }
     }
 
@@ -268,10 +275,13 @@ impl Shared {
         // A panic of the core, here or in another thread, leaves the seat poisoned, and ends the replica like a failure.
         let _ = catch_unwind(AssertUnwindSafe(|| self.run_until_closed()));
         self.end();
+        self.beats.has_ended(ThreadKind::Core);
     }
 
     fn run_until_closed(&self) {
         while self.inbox.wait(TICK) {
+            // Whoever runs the core and hangs keeps this thread from it.
+            self.beats.works(ThreadKind::Core);
             let Ok(mut seat) = self.seat.lock() else { break };
             let Some(sitting) = seat.as_mut() else { break };
             // Taken only now: inputs must reach the core in the order in which they came.
@@ -279,6 +289,8 @@ impl Shared {
             if !self.run_round(sitting, events) {
                 break;
             }
+            drop(seat);
+            self.beats.waits(ThreadKind::Core);
         }
     }
 

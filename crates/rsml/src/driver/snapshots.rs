@@ -1,9 +1,11 @@
 //! The snapshot thread: copies of the database for peers, and the database that is being built from a peer's copy.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant as Clock};
 
 use super::Event;
+use super::copy_log::SentLog;
+use super::heartbeat::ThreadKind;
 use super::replica::Shared;
 use crate::core::{Input, InstallStep, SnapshotRead};
 use crate::{SnapshotInstaller, SnapshotServer, Snapshots};
@@ -17,19 +19,29 @@ pub enum SnapshotWork {
 const KEPT_FOR: Duration = Duration::from_secs(30);
 
 pub fn run_snapshots(shared: &Shared, snapshots: Arc<dyn Snapshots>) {
-    let boot = shared.status().core.boot;
+    let (id, boot) = {
+        let status = shared.status();
+        (status.core.id, status.core.boot)
+    };
+    let mut sent = SentLog::default();
     let mut server = SnapshotServer::new(snapshots.clone(), boot);
     let mut installer = SnapshotInstaller::new(snapshots);
     loop {
         let work = if server.holds_copy() { shared.snapshots.drain_within(KEPT_FOR) } else { shared.snapshots.drain() };
         let Some(work) = work else { return };
+        shared.beats.works(ThreadKind::Snapshot);
         if work.is_empty() {
             server.release();
+            sent.let_go(id);
+            shared.status().sending.clear();
         }
         for item in work {
             match item {
                 SnapshotWork::Read(read) => {
                     let piece = server.read(&read);
+                    let now = Clock::now();
+                    sent.sent(id, &piece, now);
+                    shared.status().sending = sent.under_way(now);
                     shared.bring(Event::Input(Input::SnapshotRead(piece)));
                 }
                 SnapshotWork::Install(step) => {
@@ -38,6 +50,8 @@ pub fn run_snapshots(shared: &Shared, snapshots: Arc<dyn Snapshots>) {
                     }
                 }
             }
+            shared.beats.works(ThreadKind::Snapshot);
         }
+        shared.beats.waits(ThreadKind::Snapshot);
     }
 }

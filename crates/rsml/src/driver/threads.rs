@@ -8,6 +8,7 @@ use std::time::{Duration, Instant as Clock};
 
 use bytes::Bytes;
 
+use super::heartbeat::ThreadKind;
 use super::replica::{ReplicaOptions, Shared};
 use super::snapshots::run_snapshots;
 use super::{Event, Failure, Storage};
@@ -32,16 +33,17 @@ pub fn spawn<S: Storage, E: ExecutionNotifier>(
     storage: S,
     applier: Applier<E>,
 ) -> Vec<JoinHandle<()>> {
-    let (id, has_space) = (options.core.me, options.has_space.clone());
+    let id = options.core.me;
+    let disks = DiskQuestions { has_space: options.has_space.clone(), is_roomy: options.is_roomy.clone() };
     let flush_after_bytes = options.flush_after_log_bytes;
     let named = |what: &str| std::thread::Builder::new().name(format!("rsml-{what}-{id}"));
     let (a, b, c, d) = (shared.clone(), shared.clone(), shared.clone(), shared.clone());
     let snapshots = applier.executor().snapshots();
     [
         named("core").spawn(move || a.run_core()),
-        named("log").spawn(move || guard(&b, || run_log(&b, storage, &*has_space))),
-        named("apply").spawn(move || guard(&c, || run_apply(&c, applier, flush_after_bytes))),
-        named("snapshot").spawn(move || guard(&d, || run_snapshots(&d, snapshots))),
+        named("log").spawn(move || guard(&b, ThreadKind::Log, || run_log(&b, storage, &disks))),
+        named("apply").spawn(move || guard(&c, ThreadKind::Apply, || run_apply(&c, applier, flush_after_bytes))),
+        named("snapshot").spawn(move || guard(&d, ThreadKind::Snapshot, || run_snapshots(&d, snapshots))),
     ]
     .into_iter()
     .map(|thread| thread.expect("the system gives a thread"))
@@ -49,8 +51,10 @@ pub fn spawn<S: Storage, E: ExecutionNotifier>(
 }
 
 /// A panic in a thread ends the replica: without that thread it would wait for ever.
-fn guard(shared: &Shared, run: impl FnOnce()) {
-    if catch_unwind(AssertUnwindSafe(run)).is_err() {
+fn guard(shared: &Shared, thread: ThreadKind, run: impl FnOnce()) {
+    let ended = catch_unwind(AssertUnwindSafe(run));
+    shared.beats.has_ended(thread);
+    if ended.is_err() {
         shared.bring(Event::Failed(Failure::invariant()));
     }
 }
@@ -62,20 +66,32 @@ const SPACE_INTERVAL: Duration = Duration::from_millis(500);
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Makes everything that queued up durable with one synchronisation.
-fn run_log(shared: &Shared, storage: impl Storage, has_space: &dyn Fn() -> bool) {
+fn run_log(shared: &Shared, storage: impl Storage, disks: &DiskQuestions) {
     let now = Clock::now();
-    let mut log =
-        LogThread { shared, storage, waiting: Vec::new(), try_at: now, has_space, look_at: now, had_space: true };
+    let (waiting, had_space, was_roomy) = (Vec::new(), true, true);
+    let mut log = LogThread { shared, storage, waiting, try_at: now, disks, look_at: now, had_space, was_roomy };
     loop {
         let until = if log.waiting.is_empty() { log.look_at } else { log.look_at.min(log.try_at) };
         let Some(work) = shared.log.drain_within(until.saturating_duration_since(Clock::now())) else { return };
+        shared.beats.works(ThreadKind::Log);
         if let Err(error) = log.carry_out(work) {
             shared.bring(Event::Failed(error.into()));
             return;
         }
         log.look_for_space();
+        shared.beats.waits(ThreadKind::Log);
     }
 }
+
+/// What the user knows about the disks.
+struct DiskQuestions {
+    has_space: Arc<dyn Fn() -> bool + Send + Sync>,
+    is_roomy: Arc<dyn Fn() -> bool + Send + Sync>,
+}
+
+/// Each file of the log takes a descriptor as long as it is kept, and a process has few: with more files than these the log
+/// is kept for no copy any more.
+const MOST_FILES_KEPT: u64 = 256;
 
 struct LogThread<'a, S> {
     shared: &'a Shared,
@@ -84,10 +100,11 @@ struct LogThread<'a, S> {
     waiting: Vec<Persist>,
     /// When to try again what found no space.
     try_at: Clock,
-    has_space: &'a dyn Fn() -> bool,
+    disks: &'a DiskQuestions,
     /// When to ask again, and what the core was told last.
     look_at: Clock,
     had_space: bool,
+    was_roomy: bool,
 }
 
 impl<S: Storage> LogThread<'_, S> {
@@ -127,7 +144,13 @@ impl<S: Storage> LogThread<'_, S> {
             return;
         }
         self.look_at = now + LOOK_INTERVAL;
-        let has_space = !is_blocked && self.storage.has_space() && (self.has_space)();
+        let has_space = !is_blocked && self.storage.has_space() && (self.disks.has_space)();
+        let is_roomy = has_space && self.storage.statistics().files < MOST_FILES_KEPT && (self.disks.is_roomy)();
+        self.shared.status().lacks_descriptors = self.storage.lacks_descriptors();
+        if is_roomy != self.was_roomy {
+            self.was_roomy = is_roomy;
+            self.shared.bring(Event::Input(Input::Room(is_roomy)));
+        }
         if has_space != self.had_space {
             self.had_space = has_space;
             self.shared.bring(Event::Input(Input::Space(has_space)));
@@ -157,10 +180,12 @@ fn run_apply<E: ExecutionNotifier>(shared: &Shared, applier: Applier<E>, flush_a
     let (persisted_at, own) = (Clock::now(), (own.disk_id, own.boot));
     let mut apply = ApplyThread { shared, applier, own, persisted_at, flush_after_bytes, flushed_at_bytes: 0 };
     while let Some(work) = shared.apply.drain() {
+        shared.beats.works(ThreadKind::Apply);
         if let Err(error) = apply.carry_out(work) {
             shared.bring(Event::Failed(error.into()));
             return;
         }
+        shared.beats.waits(ThreadKind::Apply);
     }
 }
 

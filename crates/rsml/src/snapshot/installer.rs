@@ -5,10 +5,12 @@ use std::sync::Arc;
 use super::{SnapshotSink, Snapshots};
 use crate::ExecutionError;
 use crate::core::{InstallEvent, InstallStep};
+use crate::seldom::Seldom;
 
 pub struct SnapshotInstaller {
     snapshots: Arc<dyn Snapshots>,
     building: Option<Building>,
+    complaints: Seldom,
 }
 
 struct Building {
@@ -19,7 +21,7 @@ struct Building {
 
 impl SnapshotInstaller {
     pub fn new(snapshots: Arc<dyn Snapshots>) -> Self {
-        SnapshotInstaller { snapshots, building: None }
+        SnapshotInstaller { snapshots, building: None, complaints: Seldom::new() }
     }
 
     /// What came of it, when there is something to tell. Steps for a database that failed before are passed over.
@@ -32,7 +34,9 @@ impl SnapshotInstaller {
         match self.try_carry_out(step) {
             Ok(event) => event,
             Err(error) => {
-                tracing::warn!(generation, %error, "building a database from a peer's copy came to nothing");
+                if let Some(held_back) = self.complaints.may_speak() {
+                    tracing::warn!(generation, %error, held_back, "building a database from a peer's copy came to nothing");
+                }
                 self.building = None;
                 Some(InstallEvent::Failed { generation })
             }

@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::{SnapshotSource, Snapshots};
 use crate::core::{SnapshotPiece, SnapshotRead};
+use crate::seldom::Seldom;
 use crate::value::ReplicatedState;
 use crate::{Boot, ExecutionError, Sequence};
 
@@ -13,6 +14,7 @@ pub struct SnapshotServer {
     snapshots: Arc<dyn Snapshots>,
     held: Option<Held>,
     last_id: u64,
+    complaints: Seldom,
 }
 
 struct Held {
@@ -24,7 +26,7 @@ struct Held {
 impl SnapshotServer {
     /// `boot`: of this start, so that a copy is never taken for one of a former start.
     pub fn new(snapshots: Arc<dyn Snapshots>, boot: Boot) -> Self {
-        SnapshotServer { snapshots, held: None, last_id: boot.0 << 32 }
+        SnapshotServer { snapshots, held: None, last_id: boot.0 << 32, complaints: Seldom::new() }
     }
 
     pub fn holds_copy(&self) -> bool {
@@ -40,7 +42,9 @@ impl SnapshotServer {
     /// made, or it is too old, a piece without id.
     pub fn read(&mut self, want: &SnapshotRead) -> SnapshotPiece {
         self.try_read(want).unwrap_or_else(|error| {
-            tracing::warn!(peer = %want.peer, %error, "no snapshot for a peer that needs one");
+            if let Some(held_back) = self.complaints.may_speak() {
+                tracing::warn!(peer = %want.peer, %error, held_back, "no snapshot for a peer that needs one");
+            }
             let (id, sequence) = (0, Sequence::ZERO);
             SnapshotPiece { peer: want.peer, id, offset: 0, total_bytes: 0, sequence, bytes: Bytes::new() }
         })

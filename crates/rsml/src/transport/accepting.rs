@@ -11,39 +11,49 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, WriteHalf};
 use tokio::net::tcp::OwnedWriteHalf;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{self, Instant};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::Error as TlsFailure;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
+use super::backoff::Backoff;
 use super::frame::{Decoder, Frame, FrameError, FrameKind};
 use super::gate::count;
 use super::greeting::{ALIVE, Answer, Greeting};
 use super::peer::Peer;
+use super::strangers::{MAX_STRANGERS, Place, Strangers};
 use super::tcp::Shared;
 use super::tls::{PeerCertificate, is_tls_error};
 use super::{Envelope, TransportEvent};
 use crate::{ClusterId, ReplicaId};
 
-/// Connections whose dialler has not said who it is. More are closed at once: each takes a socket and some memory.
-const MAX_STRANGERS: usize = 128;
 /// What a TLS connection begins with.
 const TLS_HANDSHAKE: u8 = 0x16;
 
+/// How long to wait after the system gave no connection, at first and at most: out of descriptors, for instance. Trying at
+/// once would only burn time.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+
 pub(super) async fn accept(shared: Arc<Shared>, listener: TcpListener, runtime: Handle) {
-    let strangers = Arc::new(Semaphore::new(MAX_STRANGERS));
+    let strangers = Arc::new(Strangers::default());
+    let mut pause = Backoff::new(PAUSE.0, PAUSE.1);
     loop {
         match listener.accept().await {
-            Ok((stream, address)) => match strangers.clone().try_acquire_owned() {
-                Ok(place) => shared.spawn(&runtime, Incoming::new(shared.clone(), address, place).run(stream)),
-                Err(_) => shared.tell_of_rejection(address, &Rejection::Crowd),
-            },
+            Ok((stream, address)) => {
+                pause.reset();
+                let end = CancellationToken::new();
+                let (place, gone) = strangers.enter(address, end.clone());
+                if let Some(gone) = gone {
+                    shared.tell_of_rejection(gone, &Rejection::Crowd);
+                }
+                shared.spawn(&runtime, Incoming::new(shared.clone(), address, place, end).run(stream));
+            }
             Err(error) => {
-                // Out of file descriptors, for instance; trying at once would only burn time.
-                tracing::warn!(%error, "cannot accept a connection");
-                time::sleep(Duration::from_millis(50)).await;
+                if let Some(held_back) = shared.complaints.may_speak() {
+                    tracing::warn!(%error, held_back, "cannot accept a connection of a peer");
+                }
+                time::sleep(pause.next_wait()).await;
             }
         }
     }
@@ -56,7 +66,7 @@ enum Rejection {
     Frame(#[from] FrameError),
     #[error("it said nothing")]
     Silent,
-    #[error("{MAX_STRANGERS} others have not said yet who they are")]
+    #[error("it has not said who it is, and {MAX_STRANGERS} newer ones have not either")]
     Crowd,
     #[error("replica {0} is not among the peers")]
     Unknown(ReplicaId),
@@ -133,16 +143,17 @@ struct Incoming {
     address: SocketAddr,
     decoder: Decoder,
     /// Among the strangers, until it is known whose connection this is.
-    place: Option<OwnedSemaphorePermit>,
+    place: Option<Place>,
     /// With TLS: what the dialler has shown.
     certificate: Option<PeerCertificate>,
     /// The peer, and the connection's number there.
     peer: Option<(Arc<Peer>, u64)>,
-    superseded: CancellationToken,
+    /// Ended from outside: by a newer connection of the same peer, or for want of room among the strangers.
+    end: CancellationToken,
 }
 
 impl Incoming {
-    fn new(shared: Arc<Shared>, address: SocketAddr, place: OwnedSemaphorePermit) -> Self {
+    fn new(shared: Arc<Shared>, address: SocketAddr, place: Place, end: CancellationToken) -> Self {
         Incoming {
             shared,
             address,
@@ -150,13 +161,13 @@ impl Incoming {
             place: Some(place),
             certificate: None,
             peer: None,
-            superseded: CancellationToken::new(),
+            end,
         }
     }
 
     async fn run(mut self, stream: TcpStream) {
-        let superseded = self.superseded.clone();
-        let _superseded = superseded.run_until_cancelled(self.converse(stream)).await;
+        let end = self.end.clone();
+        let _ended = end.run_until_cancelled(self.converse(stream)).await;
         if let Some((peer, number)) = self.peer {
             peer.incoming_ended(number, &self.shared.gate);
         }
@@ -284,7 +295,7 @@ impl Incoming {
             None => {
                 let peer = self.shared.peers.get(&sender.replica).ok_or(Rejection::Unknown(sender.replica))?;
                 self.check_certificate(peer.id)?;
-                let number = peer.incoming_began(self.superseded.clone(), &self.shared.gate);
+                let number = peer.incoming_began(self.end.clone(), &self.shared.gate);
                 self.peer = Some((peer.clone(), number));
                 self.decoder.trust();
                 self.place = None;

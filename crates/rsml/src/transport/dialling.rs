@@ -1,8 +1,10 @@
 //! The outgoing connection to a peer: made, used for what is sent, and made again when it ends.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
+use ::dial::Name;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -19,6 +21,7 @@ use super::outgoing::Way;
 use super::peer::Peer;
 use super::tcp::Shared;
 use super::tls::{Credentials, is_not_tls, is_tls_error};
+use super::trouble::TroubleKind;
 use crate::{Boot, DiskId, Epoch};
 
 /// A connection that the other side took.
@@ -30,9 +33,13 @@ enum Connection {
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
 enum DialError {
+    #[error("cannot resolve its name: {0}")]
+    Unresolved(io::Error),
     /// Nothing unusual: the peer is down, or the network is.
     #[error(transparent)]
     Unreachable(#[from] io::Error),
+    #[error("no answer within {0} ms")]
+    Silent(u128),
     #[error("it doesn't speak TLS, and this replica does")]
     NoTls,
     #[error("it wants TLS, and this replica has none")]
@@ -60,15 +67,75 @@ impl DialError {
     fn is_of_tls(&self) -> bool {
         matches!(self, DialError::NoTls | DialError::WantsTls | DialError::Tls(_))
     }
+
+    fn kind(&self) -> TroubleKind {
+        match self {
+            DialError::Unresolved(_) => TroubleKind::Unresolved,
+            DialError::Unreachable(_) | DialError::Silent(_) => TroubleKind::Unreachable,
+            _ => TroubleKind::Refused,
+        }
+    }
+}
+
+/// The way to a peer: what its name means now.
+struct Route {
+    name: Name,
+    /// Took a connection last time, and did not greet: the others are tried before it.
+    unfriendly: Option<SocketAddr>,
+}
+
+impl Route {
+    fn new(peer: &Peer) -> Self {
+        Route { name: Name::new(peer.address.as_str()), unfriendly: None }
+    }
+
+    fn in_order(&self, mut addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
+        addresses.sort_by_key(|address| self.unfriendly == Some(*address));
+        addresses
+    }
+
+    /// Connects, and waits to be taken. The look-up has as much time as everything else together.
+    async fn connect(&mut self, shared: &Shared, peer: &Peer) -> Result<Connection, DialError> {
+        let patience = shared.connect_timeout;
+        match self.name.look_up(patience).await {
+            Ok(addresses) => {
+                let addresses = self.in_order(addresses);
+                let connecting = time::timeout(patience, self.connect_to(addresses, shared, peer)).await;
+                connecting.unwrap_or(Err(DialError::Silent(patience.as_millis())))
+            }
+            Err(error) => {
+                // A name server that is down need not keep two machines apart that are up.
+                let addresses = self.in_order(self.name.last_known().to_vec());
+                let connecting = time::timeout(patience, self.connect_to(addresses, shared, peer)).await;
+                connecting.ok().and_then(Result::ok).ok_or(DialError::Unresolved(error))
+            }
+        }
+    }
+
+    async fn connect_to(
+        &mut self,
+        addresses: Vec<SocketAddr>,
+        shared: &Shared,
+        peer: &Peer,
+    ) -> Result<Connection, DialError> {
+        let head_start = ::dial::HEAD_START.min(shared.connect_timeout / 4);
+        let stream = ::dial::connect_to_any(&addresses, head_start).await?;
+        self.unfriendly = stream.peer_addr().ok();
+        let connection = greet(stream, shared, peer).await?;
+        self.unfriendly = None;
+        Ok(connection)
+    }
 }
 
 /// Keeps the outgoing connection to a peer.
 pub(super) async fn dial(shared: Arc<Shared>, peer: Arc<Peer>) {
     let mut backoff = Backoff::new(shared.reconnect_min, shared.reconnect_max);
+    let mut route = Route::new(&peer);
     let mut was_connected = false;
     loop {
-        match time::timeout(shared.connect_timeout, connect(&shared, &peer)).await {
-            Ok(Ok(connection)) => {
+        match route.connect(&shared, &peer).await {
+            Ok(connection) => {
+                peer.trouble.clear();
                 let began = Instant::now();
                 count(&shared.counters.reconnects, usize::from(was_connected));
                 was_connected = true;
@@ -77,8 +144,7 @@ pub(super) async fn dial(shared: Arc<Shared>, peer: Arc<Peer>) {
                     backoff.reset();
                 }
             }
-            Ok(Err(error)) => complain(&shared, &peer, &error),
-            Err(_) => tracing::debug!(peer = peer.id.0, "connecting took too long"),
+            Err(error) => complain(&shared, &peer, &error),
         }
         // A sign of life shortens the wait, but never to nothing.
         time::sleep(shared.reconnect_min).await;
@@ -90,7 +156,8 @@ pub(super) async fn dial(shared: Arc<Shared>, peer: Arc<Peer>) {
 }
 
 fn complain(shared: &Shared, peer: &Peer, error: &DialError) {
-    if let DialError::Unreachable(error) = error {
+    peer.trouble.set(peer.address.as_str(), error.kind(), error.to_string());
+    if error.kind() == TroubleKind::Unreachable {
         return tracing::debug!(peer = peer.id.0, %error, "cannot connect");
     }
     count(&shared.counters.tls_failures, usize::from(error.is_of_tls()));
@@ -99,9 +166,8 @@ fn complain(shared: &Shared, peer: &Peer, error: &DialError) {
     }
 }
 
-/// Connects and waits to be taken.
-async fn connect(shared: &Shared, peer: &Peer) -> Result<Connection, DialError> {
-    let stream = TcpStream::connect(peer.address).await?;
+/// Waits to be taken.
+async fn greet(stream: TcpStream, shared: &Shared, peer: &Peer) -> Result<Connection, DialError> {
     stream.set_nodelay(true)?;
     let hello = hello(shared, peer);
     match &shared.credentials {

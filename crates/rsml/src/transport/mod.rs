@@ -5,6 +5,7 @@
 //! certificates ([`PeerTls`]): then they prove it, and everything is encrypted.
 
 mod accepting;
+mod address;
 mod backoff;
 mod dialling;
 mod frame;
@@ -13,22 +14,26 @@ mod greeting;
 mod in_memory;
 mod outgoing;
 mod peer;
-mod seldom;
+mod strangers;
 mod tcp;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod trouble;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use crate::{Boot, ClusterId, DiskId, Epoch, ReplicaId};
 
+pub use address::PeerAddress;
 pub use frame::{Decoder, EncodedFrame, Frame, FrameError, FrameKind};
 pub use in_memory::{InMemoryTransport, SharedMessageBus, create_shared_message_bus};
 pub use tcp::{TcpOptions, TcpTransport};
 pub use tls::{PeerTls, TlsError, TlsFile};
+pub use trouble::{Trouble, TroubleKind};
 
 /// Who sent a message, as which disk and in which start of it. Every message carries it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -71,6 +76,12 @@ pub trait Transport: Send + Sync + 'static {
 
     fn statistics(&self) -> TransportStatistics {
         TransportStatistics::default()
+    }
+
+    /// Why there is no connection to a peer, for each to which there is none now; under the own id, why nobody can connect
+    /// to this replica.
+    fn troubles(&self) -> BTreeMap<ReplicaId, Arc<Trouble>> {
+        BTreeMap::new()
     }
 }
 

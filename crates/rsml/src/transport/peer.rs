@@ -1,25 +1,28 @@
 //! What is known of one peer: which connections stand, and the queue to it.
 
-use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::TransportEvent;
+use super::address::PeerAddress;
 use super::gate::Gate;
 use super::outgoing::{Outgoing, Way};
-use super::seldom::Seldom;
+use super::trouble::TroubleSlot;
 use crate::ReplicaId;
+use crate::seldom::Seldom;
 
 pub(super) struct Peer {
     pub id: ReplicaId,
-    pub address: SocketAddr,
+    pub address: PeerAddress,
     pub outgoing: Outgoing,
     /// The peer gave a sign of life: dialling it is worth a try at once.
     pub seen: Notify,
     /// About connections to it.
     pub complaints: Seldom,
+    /// Why there is no connection to it.
+    pub trouble: TroubleSlot,
     link: Mutex<Link>,
 }
 
@@ -37,13 +40,14 @@ struct Link {
 }
 
 impl Peer {
-    pub fn new(id: ReplicaId, address: SocketAddr, queue_bytes: usize) -> Self {
+    pub fn new(id: ReplicaId, address: PeerAddress, queue_bytes: usize) -> Self {
         Peer {
             id,
             address,
             outgoing: Outgoing::new(queue_bytes),
             seen: Notify::new(),
             complaints: Seldom::new(),
+            trouble: TroubleSlot::default(),
             link: Mutex::default(),
         }
     }

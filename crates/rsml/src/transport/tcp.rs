@@ -12,34 +12,39 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use ::dial::Name;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
+use tokio::time;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::accepting::accept;
+use super::address::PeerAddress;
+use super::backoff::Backoff;
 use super::dialling::dial;
 use super::frame::Frame;
 use super::gate::{Counters, Gate, count};
 use super::outgoing::Written;
 use super::peer::Peer;
-use super::seldom::Seldom;
 use super::tls::{Credentials, PeerTls};
+use super::trouble::{Trouble, TroubleKind, TroubleSlot};
 use super::{Envelope, EventSink, Transport, TransportStatistics};
+use crate::seldom::Seldom;
 use crate::{ClusterId, ReplicaId};
 
 #[derive(Debug)]
 pub struct TcpOptions {
     pub me: ReplicaId,
-    /// Ignored when there is a `listener`.
-    pub listen: SocketAddr,
+    /// Ignored when there is a `listener`. A name is looked up, and listened on, again and again until that works.
+    pub listen: PeerAddress,
     /// A socket that listens already, for instance on a port that the system chose.
     pub listener: Option<std::net::TcpListener>,
     /// Where the other replicas listen. `me` among them is ignored.
-    pub peers: Vec<(ReplicaId, SocketAddr)>,
+    pub peers: Vec<(ReplicaId, PeerAddress)>,
     /// When known on both sides, connections between different clusters are refused.
     pub cluster_id: ClusterId,
     /// How much may wait for one peer, what is being written included; more is dropped.
@@ -58,12 +63,12 @@ pub struct TcpOptions {
 }
 
 impl TcpOptions {
-    pub fn new(me: ReplicaId, listen: SocketAddr, peers: Vec<(ReplicaId, SocketAddr)>) -> Self {
+    pub fn new<A: Into<PeerAddress>>(me: ReplicaId, listen: A, peers: Vec<(ReplicaId, A)>) -> Self {
         TcpOptions {
             me,
-            listen,
+            listen: listen.into(),
             listener: None,
-            peers,
+            peers: peers.into_iter().map(|(id, address)| (id, address.into())).collect(),
             cluster_id: ClusterId::NONE,
             queue_bytes: 64 << 20,
             reconnect_min_ms: 10,
@@ -76,10 +81,12 @@ impl TcpOptions {
     }
 }
 
+/// How long to wait before the own name is looked up again, at first and at most.
+const LISTEN_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
+
 /// See the module. Shut down when dropped.
 pub struct TcpTransport {
     shared: Arc<Shared>,
-    local_address: SocketAddr,
 }
 
 /// What the tasks of a transport have in common.
@@ -98,37 +105,60 @@ pub(super) struct Shared {
     pub counters: Counters,
     /// About incoming connections.
     pub complaints: Seldom,
+    /// Where it listens, once it does.
+    listens: OnceLock<SocketAddr>,
+    /// Why it does not.
+    trouble: TroubleSlot,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
 
 impl TcpTransport {
-    /// Listens and dials on `runtime`; returns as soon as it listens.
+    /// Listens and dials on `runtime`; returns as soon as it listens, or has begun to look up the name to listen on.
+    ///
+    /// # Errors
+    /// The address is no name and cannot be listened on, or the certificates are of no use.
     pub fn start(mut options: TcpOptions, sink: EventSink, runtime: &Handle) -> io::Result<Self> {
-        let listener = match options.listener.take() {
-            Some(listener) => listener,
-            None => std::net::TcpListener::bind(options.listen)
-                .map_err(|e| io::Error::new(e.kind(), format!("cannot listen on {}: {e}", options.listen)))?,
+        let listener = match (options.listener.take(), options.listen.literal()) {
+            (None, Some(address)) => Some(
+                std::net::TcpListener::bind(address)
+                    .map_err(|e| io::Error::new(e.kind(), format!("cannot listen on {address}: {e}")))?,
+            ),
+            (listener, _) => listener,
         };
         let credentials = options.tls.take().map(|tls| {
             let peers = options.peers.iter().map(|(id, _)| *id);
             Credentials::new(tls, options.me, peers).map(Arc::new).map_err(io::Error::other)
         });
         let credentials = credentials.transpose()?;
-        listener.set_nonblocking(true)?;
-        let local_address = listener.local_addr()?;
         let _context = runtime.enter();
-        let listener = TcpListener::from_std(listener)?;
+        let listener = listener.map(|listener| {
+            listener.set_nonblocking(true)?;
+            TcpListener::from_std(listener)
+        });
+        let listener = listener.transpose()?;
+        let name = options.listen.clone();
         let shared = Arc::new(Shared::new(options, credentials, sink));
+        if let Some(listener) = &listener {
+            shared.listens_on(listener)?;
+        }
         for peer in shared.peers.values() {
             shared.spawn(runtime, dial(shared.clone(), peer.clone()));
         }
-        shared.spawn(runtime, accept(shared.clone(), listener, runtime.clone()));
-        Ok(TcpTransport { shared, local_address })
+        let (accepting, accepts_on) = (shared.clone(), runtime.clone());
+        shared.spawn(runtime, async move {
+            let listener = match listener {
+                Some(listener) => listener,
+                None => accepting.listen_in_the_end(&name).await,
+            };
+            accept(accepting, listener, accepts_on).await;
+        });
+        Ok(TcpTransport { shared })
     }
 
-    pub fn local_address(&self) -> SocketAddr {
-        self.local_address
+    /// Where it listens; `None` as long as the name to listen on is looked up.
+    pub fn local_address(&self) -> Option<SocketAddr> {
+        self.shared.listens.get().copied()
     }
 
     /// Waits until all tasks have ended and all sockets are closed, after [`Transport::shutdown`].
@@ -167,6 +197,25 @@ impl Transport for TcpTransport {
         let bytes_queued = self.shared.peers.values().map(|peer| peer.outgoing.bytes() as u64).sum();
         TransportStatistics { bytes_queued, ..self.shared.counters.statistics() }
     }
+
+    fn troubles(&self) -> BTreeMap<ReplicaId, Arc<Trouble>> {
+        let own = self.shared.trouble.get().map(|trouble| (self.shared.me, trouble));
+        let peers = self.shared.peers.iter().filter_map(|(id, peer)| Some((*id, peer.trouble.get()?)));
+        peers.chain(own).collect()
+    }
+}
+
+/// On the first one that is this machine's; those of IPv4 first, since that is what others expect most.
+async fn listen_on_one(addresses: &[SocketAddr]) -> io::Result<TcpListener> {
+    let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    let (v4, v6): (Vec<SocketAddr>, Vec<SocketAddr>) = addresses.iter().copied().partition(|address| address.is_ipv4());
+    for address in v4.into_iter().chain(v6) {
+        match TcpListener::bind(address).await {
+            Ok(listener) => return Ok(listener),
+            Err(error) => failure = error,
+        }
+    }
+    Err(failure)
 }
 
 impl Drop for TcpTransport {
@@ -186,13 +235,50 @@ impl Shared {
             silence: Duration::from_millis(options.silence_ms),
             reconnect_min: Duration::from_millis(options.reconnect_min_ms.max(1)),
             reconnect_max: Duration::from_millis(options.reconnect_max_ms),
-            peers: others.map(|&(id, at)| (id, Arc::new(Peer::new(id, at, options.queue_bytes)))).collect(),
+            peers: others.map(|(id, at)| (*id, Arc::new(Peer::new(*id, at.clone(), options.queue_bytes)))).collect(),
             credentials,
             gate: Gate::new(sink),
             counters: Counters::default(),
             complaints: Seldom::new(),
+            listens: OnceLock::new(),
+            trouble: TroubleSlot::default(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
+        }
+    }
+
+    fn listens_on(&self, listener: &TcpListener) -> io::Result<()> {
+        let address = listener.local_addr()?;
+        self.trouble.clear();
+        self.listens.set(address).expect("it begins to listen once");
+        Ok(())
+    }
+
+    /// Tries again as long as the name has no address, or none of this machine. Meanwhile this replica dials the others, and
+    /// none of them reaches it.
+    async fn listen_in_the_end(&self, address: &PeerAddress) -> TcpListener {
+        let mut name = Name::new(address.as_str());
+        let mut backoff = Backoff::new(LISTEN_PAUSE.0, LISTEN_PAUSE.1);
+        loop {
+            let failure = match name.look_up(self.connect_timeout).await {
+                Err(error) => (TroubleKind::Unresolved, error),
+                Ok(addresses) => match listen_on_one(&addresses).await {
+                    Ok(listener) => match self.listens_on(&listener) {
+                        Ok(()) => {
+                            tracing::info!(%address, "listens for its peers now");
+                            return listener;
+                        }
+                        Err(error) => (TroubleKind::NotListening, error),
+                    },
+                    Err(error) => (TroubleKind::NotListening, error),
+                },
+            };
+            let (kind, error) = failure;
+            if let Some(held_back) = self.complaints.may_speak() {
+                tracing::warn!(%address, %error, held_back, "cannot listen for peers yet; tries again");
+            }
+            self.trouble.set(address.as_str(), kind, error.to_string());
+            time::sleep(backoff.next_wait()).await;
         }
     }
 

@@ -3,6 +3,7 @@
 
 mod bus;
 mod frames;
+mod names;
 mod slow_peers;
 mod tls;
 
@@ -213,7 +214,7 @@ fn said_until_closed(stream: &mut TcpStream) -> Vec<u8> {
 fn garbage_on_the_port_is_counted_and_does_no_harm() {
     let mut network = Network::new(2);
     let (a, mut b) = network.pair();
-    let address = b.transport.local_address();
+    let address = b.transport.local_address().expect("it listens");
     let hello = Frame::hello(envelope(A, B, "", vec![]).sender, B).encode().expect("small").pieces.concat();
     let mut damaged_length = hello.clone();
     damaged_length[12..16].copy_from_slice(&(60u32 << 20).to_le_bytes());
@@ -239,7 +240,7 @@ fn a_connection_that_says_nothing_is_closed() {
     let mut options = network.options(A);
     options.connect_timeout_ms = 50;
     let a = network.start_with(options);
-    let mut stream = TcpStream::connect(a.transport.local_address()).expect("the port is open");
+    let mut stream = TcpStream::connect(a.transport.local_address().expect("it listens")).expect("the port is open");
     stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a socket");
     assert_eq!(stream.read(&mut [0; 8]).expect("closed in order"), 0);
     assert_eq!(a.transport.statistics().connections_rejected, 1);
@@ -328,7 +329,7 @@ fn messages_to_no_one_or_without_a_connection_are_dropped_and_counted() {
 fn a_message_meant_for_another_replica_is_not_delivered() {
     let mut network = Network::new(2);
     let mut b = network.start(B);
-    let mut stream = TcpStream::connect(b.transport.local_address()).expect("the port is open");
+    let mut stream = TcpStream::connect(b.transport.local_address().expect("it listens")).expect("the port is open");
     let misdirected = Frame::message(envelope(A, C, "not yours", vec![]));
     let mine = Frame::message(envelope(A, B, "yours", vec![]));
     for frame in [misdirected, mine] {
@@ -344,7 +345,7 @@ fn replicas_of_different_clusters_do_not_connect() {
     let mut options = network.options(B);
     options.cluster_id = ClusterId(2);
     let b = network.start_with(options);
-    let mut stream = TcpStream::connect(b.transport.local_address()).expect("the port is open");
+    let mut stream = TcpStream::connect(b.transport.local_address().expect("it listens")).expect("the port is open");
     stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a socket");
     let hello = Frame::hello(envelope(A, B, "", vec![]).sender, B);
     stream.write_all(&hello.encode().expect("small").pieces.concat()).expect("the connection stands");
@@ -355,7 +356,7 @@ fn replicas_of_different_clusters_do_not_connect() {
 fn a_dialler_of_another_version_is_refused_and_told_which_one_is_spoken() {
     let mut network = Network::new(2);
     let b = network.start(B);
-    let mut stream = TcpStream::connect(b.transport.local_address()).expect("the port is open");
+    let mut stream = TcpStream::connect(b.transport.local_address().expect("it listens")).expect("the port is open");
     let mut hello = Frame::hello(envelope(A, B, "", vec![]).sender, B).encode().expect("small").pieces.concat();
     hello[4] = 9;
     stream.write_all(&hello).expect("the connection stands");

@@ -25,8 +25,8 @@ use tokio_rustls::rustls::server::{NoServerSessionStorage, ParsedCertificate, We
 use tokio_rustls::rustls::version::TLS13;
 use tokio_rustls::rustls::{self, ClientConfig, RootCertStore, ServerConfig};
 
-use super::seldom::Seldom;
 use crate::ReplicaId;
+use crate::seldom::Seldom;
 
 /// Where a replica's certificates are, all in PEM.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -45,6 +45,8 @@ pub trait DiskFile: Send + Sync {
 #[derive(Debug)]
 pub struct FileDisk {
     directory: PathBuf,
+    /// Held open, so that synchronising it takes no descriptor when none may be free.
+    handle: File,
     /// Locked as long as it is open.
     _lock: File,
 }
@@ -66,7 +68,10 @@ impl FileDisk {
             .open(directory.join(Self::LOCK))
             .map_err(|e| error("opening the lock file", e))?;
         match lock.try_lock() {
-            Ok(()) => Ok(FileDisk { directory: directory.to_owned(), _lock: lock }),
+            Ok(()) => {
+                let handle = File::open(directory).map_err(|e| error("opening the directory", e))?;
+                Ok(FileDisk { directory: directory.to_owned(), handle, _lock: lock })
+            }
             Err(TryLockError::WouldBlock) => {
                 Err(error("locking", io::Error::other("the log is in use by another process")))
             }
@@ -101,7 +106,7 @@ impl Disk for FileDisk {
     }
 
     fn sync_dir(&self) -> io::Result<()> {
-        sync_directory(&self.directory)
+        self.handle.sync_all()
     }
 }
 
@@ -131,6 +136,14 @@ impl DiskFile for File {
 pub(super) fn failure(what: &'static str, path: String, error: io::Error) -> StorageError {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StorageError::Full { path },
+        _ if lacks_descriptors(&error) => StorageError::NoDescriptors { path },
         _ => StorageError::Io { what, path, error: error.to_string() },
     }
+}
+
+/// ENFILE and EMFILE: the standard library has no names for them, and their numbers are the same on every Unix.
+const NO_DESCRIPTORS: [i32; 2] = [23, 24];
+
+fn lacks_descriptors(error: &io::Error) -> bool {
+    error.raw_os_error().is_some_and(|code| NO_DESCRIPTORS.contains(&code))
 }

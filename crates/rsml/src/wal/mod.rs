@@ -32,6 +32,9 @@
 //! looked for again once a second by the thread that prepares, or with every call where there is no such thread. A
 //! disk that is full within a prepared segment has broken its word: that is a failure.
 //!
+//! File descriptors are handled in the same way: only a new segment needs one. Everything else uses files that are open,
+//! the directory among them.
+//!
 //! # Left out on purpose
 //! Fetching lost entries from others (whoever uses the log does that, and replaces them), encryption and compression;
 //! entries are opaque.

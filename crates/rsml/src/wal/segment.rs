@@ -52,8 +52,9 @@ struct Shared {
 struct Progress {
     /// The segment that was prepared, or why there is none.
     outcome: Option<Result<SegmentFile, StorageError>>,
-    /// Number and size of a segment for which there was no space.
+    /// Number and size of a segment for which there was no space, or no descriptor.
     refused: Option<(u64, u64)>,
+    lacks_descriptors: bool,
     stops: bool,
 }
 
@@ -64,15 +65,19 @@ impl Shared {
 
     /// Prepares a segment if there is space; true when that has an outcome.
     fn prepare(&self, disk: &dyn Disk, number: u64, bytes: u64) -> bool {
-        let prepared = prepare(disk, number, bytes).transpose();
+        let (prepared, shortage) = match prepare(disk, number, bytes) {
+            Ok(Prepared::Done(segment)) => (Some(Ok(segment)), None),
+            Ok(Prepared::NotNow(shortage)) => (None, Some(shortage)),
+            Err(error) => (Some(Err(error)), None),
+        };
         let mut progress = self.progress();
-        if prepared.is_none() && progress.refused.is_none() {
-            tracing::warn!(
-                path = disk.describe(&file_name(number)),
-                "there is no space for the next segment of the log"
-            );
+        if let Some(shortage) = &shortage
+            && progress.refused.is_none()
+        {
+            tracing::warn!("the next segment of the log has to wait: {shortage}");
         }
-        progress.refused = prepared.is_none().then_some((number, bytes));
+        progress.lacks_descriptors = matches!(shortage, Some(StorageError::NoDescriptors { .. }));
+        progress.refused = shortage.map(|_| (number, bytes));
         progress.outcome = prepared;
         self.changed.notify_all();
         progress.outcome.is_some()
@@ -119,7 +124,7 @@ impl Preparer {
         self.end_thread();
         let mut segment = outcome?;
         assert_eq!(segment.number, number, "a segment was prepared out of turn");
-        if segment.bytes < bytes && !or_remove(&*self.disk, number, |disk| fill(disk, &mut segment, bytes))? {
+        if segment.bytes < bytes && or_remove(&*self.disk, number, |disk| fill(disk, &mut segment, bytes))?.is_some() {
             self.shared.progress().refused = Some((number, bytes));
             self.start(number, bytes);
             return Ok(None);
@@ -135,6 +140,11 @@ impl Preparer {
             Some(_) if self.in_background => false,
             Some((number, bytes)) => self.shared.prepare(&*self.disk, number, bytes),
         }
+    }
+
+    /// Whether it is for want of descriptors that the last segment could not be prepared.
+    pub fn lacks_descriptors(&self) -> bool {
+        self.shared.progress().lacks_descriptors
     }
 
     /// The thread ends by itself once it has an outcome.
@@ -156,8 +166,14 @@ impl Drop for Preparer {
     }
 }
 
-/// `None` when there is no space.
-fn prepare(disk: &dyn Disk, number: u64, bytes: u64) -> Result<Option<SegmentFile>, StorageError> {
+/// What became of a segment that was to be prepared.
+enum Prepared {
+    Done(SegmentFile),
+    /// For want of space or descriptors.
+    NotNow(StorageError),
+}
+
+fn prepare(disk: &dyn Disk, number: u64, bytes: u64) -> Result<Prepared, StorageError> {
     let mut prepared = None;
     let mut create = |disk: &dyn Disk| {
         let name = file_name(number);
@@ -166,24 +182,29 @@ fn prepare(disk: &dyn Disk, number: u64, bytes: u64) -> Result<Option<SegmentFil
         fill(disk, segment, bytes)?;
         disk.sync_dir().map_err(|e| failure("synchronising the directory", disk.describe(""), e))
     };
-    Ok(if or_remove(disk, number, &mut create)? { prepared } else { None })
+    Ok(match or_remove(disk, number, &mut create)? {
+        None => Prepared::Done(prepared.expect("it was created")),
+        Some(shortage) => Prepared::NotNow(shortage),
+    })
 }
 
-/// True when that worked. Where there is no space the file goes: half a segment only takes space from others. If even
+/// `None` when that worked, otherwise what is short. The file goes then: half a segment only takes space from others. If even
 /// that fails it is made anew the next time, and recovery removes it, blank as it is.
 fn or_remove(
     disk: &dyn Disk,
     number: u64,
     work: impl FnOnce(&dyn Disk) -> Result<(), StorageError>,
-) -> Result<bool, StorageError> {
+) -> Result<Option<StorageError>, StorageError> {
     match work(disk) {
-        Ok(()) => Ok(true),
-        Err(StorageError::Full { path }) => {
-            let removed = disk.remove(&file_name(number)).and_then(|()| disk.sync_dir());
-            if let Err(error) = removed {
-                tracing::warn!(path, %error, "half a segment could not be removed");
+        Ok(()) => Ok(None),
+        Err(shortage @ (StorageError::Full { .. } | StorageError::NoDescriptors { .. })) => {
+            match disk.remove(&file_name(number)).and_then(|()| disk.sync_dir()) {
+                Ok(()) => {}
+                // It was not even created.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) => tracing::warn!(%shortage, %error, "half a segment could not be removed"),
             }
-            Ok(false)
+            Ok(Some(shortage))
         }
         Err(error) => Err(error),
     }

@@ -301,7 +301,11 @@ impl WalStorage {
         let disk = self.disk.clone();
         let state = self.state();
         let name = file_name(state.segments.front().expect("a log has a segment").number);
-        disk.remove(&name).map_err(|e| failure("removing a segment", disk.describe(&name), e))?;
+        match disk.remove(&name) {
+            // An earlier attempt removed it, and could not make that durable.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            removed => removed.map_err(|e| failure("removing a segment", disk.describe(&name), e))?,
+        }
         disk.sync_dir().map_err(|e| failure("synchronising the directory", disk.describe(""), e))?;
         state.segments.pop_front();
         state.index.remove_oldest();
@@ -349,7 +353,11 @@ impl WalStorage {
     }
 
     fn full(&self) -> StorageError {
-        StorageError::Full { path: self.disk.describe("") }
+        let path = self.disk.describe("");
+        match self.preparer.lacks_descriptors() {
+            true => StorageError::NoDescriptors { path },
+            false => StorageError::Full { path },
+        }
     }
 }
 
@@ -394,8 +402,11 @@ impl Storage for WalStorage {
     fn trim(&mut self, below: Sequence) -> Result<(), StorageError> {
         self.check_usable()?;
         while self.state().index.oldest_may_go(below) {
-            let removed = self.remove_oldest_segment();
-            self.poison(removed)?;
+            match self.remove_oldest_segment() {
+                // Some file systems need space to remove a file. It goes with the next call.
+                Err(StorageError::Full { .. } | StorageError::NoDescriptors { .. }) => break,
+                removed => self.poison(removed)?,
+            }
         }
         Ok(())
     }
@@ -404,8 +415,14 @@ impl Storage for WalStorage {
         self.preparer.has_space()
     }
 
+    fn lacks_descriptors(&self) -> bool {
+        self.preparer.lacks_descriptors()
+    }
+
     fn statistics(&self) -> StorageStatistics {
         let segments = self.state.iter().flat_map(|state| &state.segments);
-        StorageStatistics { bytes_on_disk: segments.map(|segment| segment.bytes).sum(), ..self.statistics }
+        let (files, bytes_on_disk) =
+            segments.fold((0, 0), |(files, bytes), segment| (files + 1, bytes + segment.bytes));
+        StorageStatistics { files, bytes_on_disk, ..self.statistics }
     }
 }

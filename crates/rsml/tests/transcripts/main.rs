@@ -3,6 +3,7 @@
 //! the difference before you keep it.
 
 mod catch_up;
+mod copies;
 mod damage;
 mod elections;
 mod executor;

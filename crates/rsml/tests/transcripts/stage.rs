@@ -472,6 +472,20 @@ impl Stage {
         self.input(node, Input::Space(has_space));
     }
 
+    pub fn set_room(&mut self, node: usize, is_roomy: bool) {
+        self.write(&format!("{} has {}space to spare", name(node), if is_roomy { "" } else { "no " }));
+        self.input(node, Input::Room(is_roomy));
+    }
+
+    /// Where the replica's log begins, as it said last.
+    pub fn log_begins(&self, node: usize) -> u64 {
+        let report = self.nodes[node].reports.values().next();
+        match report.map(|(_, outgoing)| &outgoing.message) {
+            Some(Message::Report(report)) => report.first,
+            other => panic!("{} has not said where its log begins: {other:?}", name(node)),
+        }
+    }
+
     /// The replica is told that it will stop.
     pub fn take_leave(&mut self, node: usize) {
         self.write(&format!("{} is about to stop", name(node)));

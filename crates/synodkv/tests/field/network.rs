@@ -1,1 +1,283 @@
 //! Peers whose names or addresses come, go and change; copies of large databases.
+
+use std::collections::VecDeque;
+use std::io::{ErrorKind, Read};
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use kv_client::{Client, KeyRef, Options};
+use serde_json::Value;
+
+use crate::harness::{Cluster, ENGINE, Server, Setup, assert_exit, run, skip};
+use crate::waiting::eventually;
+
+/// From its next start on the server finds this peer at another address.
+fn move_peer(server: &Server, from: &str, to: &str) {
+    let text = std::fs::read_to_string(&server.config).expect("a configuration");
+    assert!(text.contains(&format!("peer = \"{from}\"")), "{from} is no peer in\n{text}");
+    let text = text.replace(&format!("peer = \"{from}\""), &format!("peer = \"{to}\""));
+    std::fs::write(&server.config, text).expect("a configuration");
+}
+
+/// The same port under another name.
+fn under_name(address: &str, name: &str) -> String {
+    let (_, port) = address.rsplit_once(':').expect("HOST:PORT");
+    format!("{name}:{port}")
+}
+
+/// The problem of that kind, once the server tells of it.
+async fn problem(server: &Server, kind: &str) -> Value {
+    eventually(&format!("the problem {kind} is told"), async || {
+        let status = server.status().await?;
+        let problems = status["problems"].as_array().cloned().unwrap_or_default();
+        problems.into_iter().find(|problem| problem["kind"] == kind).ok_or_else(|| format!("{}", status["problems"]))
+    })
+    .await
+}
+
+#[test]
+fn a_majority_starts_though_the_name_of_the_third_replica_is_gone() {
+    run(async {
+        let mut cluster = Cluster::start(Setup::default()).await;
+        assert_exit(&cluster.cli(&["set", "k", "v"]), 0);
+        for server in &mut cluster.servers {
+            server.stop().await;
+        }
+        let (third, nobody) = (cluster.peers[2].clone(), under_name(&cluster.peers[2], "replica-2.invalid"));
+        for server in &mut cluster.servers[..2] {
+            move_peer(server, &third, &nobody);
+            server.start();
+        }
+        cluster.ready().await;
+        assert_exit(&cluster.servers[0].cli(&["set", "k", "w"]), 0);
+        let problem = problem(&cluster.servers[0], "name_unresolved").await;
+        assert_eq!(problem["replica"], 2, "{problem}");
+        assert!(
+            problem["text"].as_str().is_some_and(|text| text.contains("cannot resolve replica-2.invalid")),
+            "{problem}"
+        );
+        let status = cluster.servers[0].status().await.expect("a status");
+        assert_eq!(status["replicas"][2]["problem_kind"], "name_unresolved", "{status}");
+        assert!(cluster.servers[0].log_text().contains("cannot resolve its name"));
+    });
+}
+
+#[test]
+fn replicas_find_each_other_by_name() {
+    run(async {
+        let peers: Vec<String> = (0..3).map(|_| crate::ports::free_address()).collect();
+        let names: Vec<String> = peers.iter().map(|peer| under_name(peer, "localhost")).collect();
+        let mut cluster = Cluster::with_peers(peers, &names, Setup::default());
+        for server in &mut cluster.servers {
+            server.start();
+        }
+        cluster.ready().await;
+        assert_exit(&cluster.cli(&["set", "k", "v"]), 0);
+    });
+}
+
+#[test]
+fn a_replica_whose_own_name_is_gone_is_up_and_says_so() {
+    run(async {
+        let mut cluster = Cluster::start(Setup::default()).await;
+        cluster.servers[2].stop().await;
+        let own = cluster.peers[2].clone();
+        move_peer(&cluster.servers[2], &own, &under_name(&own, "replica-2.invalid"));
+        cluster.servers[2].start();
+        cluster.servers[2].live().await;
+        let problem = problem(&cluster.servers[2], "name_unresolved").await;
+        assert_eq!(problem["replica"], 2, "{problem}");
+        assert!(problem["remedy"].as_str().is_some_and(|remedy| remedy.contains("no restart is needed")), "{problem}");
+        assert_exit(&cluster.servers[0].cli(&["set", "k", "v"]), 0);
+    });
+}
+
+/// Connects and says nothing. What the server closes at once is as good as closed later.
+fn silent_connections(address: &str, count: usize) -> VecDeque<TcpStream> {
+    (0..count).filter_map(|_| TcpStream::connect(address).ok()).collect()
+}
+
+fn is_closed(stream: &mut TcpStream) -> bool {
+    stream.set_nonblocking(true).expect("a socket");
+    match stream.read(&mut [0; 64]) {
+        Ok(count) => count == 0,
+        Err(error) => error.kind() != ErrorKind::WouldBlock,
+    }
+}
+
+#[test]
+fn silent_connections_to_the_peer_port_are_closed_and_keep_no_peer_away() {
+    run(async {
+        let mut cluster = Cluster::start(Setup::default()).await;
+        let target = cluster.peers[0].clone();
+        cluster.servers[2].stop().await;
+        // New ones come all the time, while the third replica starts and joins again.
+        let stop = Arc::new(AtomicBool::new(false));
+        let (address, stopped) = (target.clone(), stop.clone());
+        let crowd = std::thread::spawn(move || {
+            let mut open = silent_connections(&address, 1_000);
+            while !stopped.load(Ordering::Relaxed) {
+                open.extend(silent_connections(&address, 10));
+                open.drain(..open.len().saturating_sub(1_000));
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            open
+        });
+        cluster.servers[2].start();
+        cluster.ready().await;
+        eventually("the first replica hears the third one in the crowd", async || {
+            let status = cluster.servers[0].status().await?;
+            match status["replicas"][2]["reachable"].as_bool() {
+                Some(true) => Ok(()),
+                _ => Err(format!("{}", status["problems"])),
+            }
+        })
+        .await;
+        stop.store(true, Ordering::Relaxed);
+        let mut open = crowd.join().expect("connecting does not panic");
+        eventually("all silent connections are closed", async || {
+            open.retain_mut(|stream| !is_closed(stream));
+            if open.is_empty() { Ok(()) } else { Err(format!("{} are open", open.len())) }
+        })
+        .await;
+        assert_exit(&cluster.cli(&["set", "k", "v"]), 0);
+    });
+}
+
+#[test]
+fn the_survivor_of_a_lost_majority_says_what_is_missing_and_what_to_do() {
+    run(async {
+        let mut cluster = Cluster::start(Setup::default()).await;
+        assert_exit(&cluster.cli(&["set", "k", "v"]), 0);
+        for server in &mut cluster.servers {
+            server.kill().await;
+        }
+        for lost in &cluster.servers[1..] {
+            std::fs::remove_dir_all(&lost.data_dir).expect("its data");
+        }
+        cluster.servers[0].start();
+        cluster.servers[0].live().await;
+        let alone = problem(&cluster.servers[0], "no_majority").await;
+        assert!(alone["text"].as_str().is_some_and(|text| text.contains("replica 1 is not heard")), "{alone}");
+        let remedy = alone["remedy"].as_str().expect("a remedy");
+        assert!(
+            remedy.contains("Two replicas of three are gone") && remedy.contains("Remove no directory"),
+            "{remedy}"
+        );
+        // The others come back with empty disks, which have no vote.
+        for server in &mut cluster.servers[1..] {
+            server.start();
+            server.live().await;
+        }
+        eventually("those with empty disks are told apart", async || {
+            let problem = problem(&cluster.servers[0], "no_majority").await;
+            match problem["text"].as_str() {
+                Some(text) if text.contains("replica 1 has no vote") && text.contains("replica 2 has no vote") => {
+                    Ok(())
+                }
+                _ => Err(problem.to_string()),
+            }
+        })
+        .await;
+        problem(&cluster.servers[1], "no_vote").await;
+    });
+}
+
+/// Rows of 50 kB, which do not compress.
+const ROW: usize = 50_000;
+
+fn value(seed: u64) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let next = || {
+        // Xorshift, by Marsaglia.
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state as u8
+    };
+    std::iter::repeat_with(next).take(ROW).collect()
+}
+
+async fn write_rows(client: &Client, name: &str, rows: usize) {
+    for row in 0..rows {
+        client.set(KeyRef::new(format!("{name}/{row}")), value(row as u64)).await.expect("set");
+    }
+}
+
+/// The copy takes twenty times as long as it takes to write more than what is kept for a replica that lags: it would be
+/// outdated when it arrives, and so would the next one.
+#[test]
+fn one_copy_of_a_large_database_is_enough_while_writes_go_on() {
+    if ENGINE == "memory" {
+        return skip("in memory the log is never trimmed, so that nobody needs a copy");
+    }
+    run(async {
+        let toml = "[replication]\nlog_keep_mb = 1\nlog_flush_mb = 1\nsnapshot_mb_per_second = 1\n\
+                    [storage]\nwrite_buffer_mb = 8\n";
+        let mut cluster = Cluster::start(Setup::toml(toml)).await;
+        let thrift = cluster.servers[0].thrift.clone();
+        let client = Client::connect([thrift], Options::default()).await.expect("a client");
+        cluster.servers[2].kill().await;
+        write_rows(&client, "before", 800).await;
+        let stop = Arc::new(AtomicBool::new(false));
+        let (stopped, writer) = (stop.clone(), client.clone());
+        let writing = tokio::spawn(async move {
+            let mut round = 0;
+            while !stopped.load(Ordering::Relaxed) {
+                round += 1;
+                write_rows(&writer, "meanwhile", 20).await;
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            round
+        });
+        cluster.servers[2].start();
+        cluster.servers[2].live().await;
+        // Far more than is kept for a replica that lags.
+        eventually("the log is held for the copy", async || {
+            match metric(&cluster.servers[0], "synodkv_log_disk_bytes{replica=\"0\"}").await? {
+                bytes if bytes > 9e6 => Ok(()),
+                bytes => Err(format!("the log takes {bytes} bytes")),
+            }
+        })
+        .await;
+        eventually("the replica has caught up under load", async || {
+            let log = cluster.servers[2].log_text();
+            match log.contains("the copy of a database is in") {
+                true => cluster.servers[2].get("/health/ready").await.and_then(|(code, body)| match code {
+                    200 => Ok(()),
+                    _ => Err(body),
+                }),
+                false => Err("no copy is in yet".to_string()),
+            }
+        })
+        .await;
+        stop.store(true, Ordering::Relaxed);
+        writing.await.expect("writing does not panic");
+        assert_exit(&cluster.cli(&["verify"]), 0);
+        let installed = metric(&cluster.servers[2], "synodkv_snapshots_installed_total{replica=\"2\"}").await;
+        assert_eq!(installed, Ok(1.0));
+        let told = cluster.servers[2].log_text();
+        for words in ["gets a copy of another replica's database", "the copy of a database is under way"] {
+            assert!(told.contains(words), "the log does not say `{words}`");
+        }
+        let senders =
+            cluster.servers[..2].iter().filter(|server| server.log_text().contains("sends a copy of its database"));
+        assert_eq!(senders.count(), 1);
+        eventually("the log is let go of when nobody needs it", async || {
+            write_rows(&client, "after", 40).await;
+            match metric(&cluster.servers[0], "synodkv_log_disk_bytes{replica=\"0\"}").await? {
+                bytes if bytes < 9e6 => Ok(()),
+                bytes => Err(format!("the log takes {bytes} bytes")),
+            }
+        })
+        .await;
+    });
+}
+
+async fn metric(server: &Server, name: &str) -> Result<f64, String> {
+    let (_, page) = server.get("/metrics").await?;
+    let line = page.lines().find_map(|line| line.strip_prefix(name)).ok_or_else(|| format!("no {name}"))?;
+    line.trim().parse().map_err(|error| format!("{name}{line}: {error}"))
+}

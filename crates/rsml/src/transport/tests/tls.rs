@@ -253,7 +253,9 @@ fn a_certificate_of_another_authority_is_refused_by_both() {
 fn speak_as_b(secured: &Secured, a: &Node, signed: &Signed) {
     let connector = secured.authority.connector(signed);
     secured.network.runtime.block_on(async {
-        let stream = tokio::net::TcpStream::connect(a.transport.local_address()).await.expect("the port is open");
+        let stream = tokio::net::TcpStream::connect(a.transport.local_address().expect("it listens"))
+            .await
+            .expect("the port is open");
         let name = ServerName::try_from("replica-0").expect("a name");
         let mut stream = connector.connect(name, stream).await.expect("A is who it should be");
         let hello = Frame::hello(envelope(B, A, "", vec![]).sender, A).encode().expect("small").pieces.concat();
@@ -317,7 +319,7 @@ fn a_peer_without_tls_and_one_with_it_refuse_each_other_and_disturb_nobody() {
 fn a_dialler_without_tls_is_told_that_it_needs_it() {
     let mut secured = Secured::new(2);
     let a = secured.start(A);
-    let mut stream = TcpStream::connect(a.transport.local_address()).expect("the port is open");
+    let mut stream = TcpStream::connect(a.transport.local_address().expect("it listens")).expect("the port is open");
     stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a socket");
     let hello = Frame::hello(envelope(B, A, "", vec![]).sender, A);
     stream.write_all(&hello.encode().expect("small").pieces.concat()).expect("the connection stands");
@@ -332,7 +334,7 @@ fn a_connection_that_begins_no_handshake_is_closed() {
     let mut options = secured.options(A);
     options.connect_timeout_ms = 50;
     let a = secured.network.start_with(options);
-    let mut stream = TcpStream::connect(a.transport.local_address()).expect("the port is open");
+    let mut stream = TcpStream::connect(a.transport.local_address().expect("it listens")).expect("the port is open");
     stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a socket");
     assert_eq!(stream.read(&mut [0; 8]).expect("closed in order"), 0);
     assert_eq!(a.transport.statistics().connections_rejected, 1);

@@ -2,6 +2,7 @@
 
 mod crash;
 mod damage;
+mod descriptors;
 mod faults;
 mod files;
 mod golden;

@@ -1,13 +1,16 @@
-//! Complaints that would fill the log: a misconfigured peer tries several times a second, for hours.
+//! Complaints that would fill the log: a misconfigured peer tries several times a second, for hours; so does one that asks
+//! for what cannot be had.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Lets a few through, then one per pause, and knows how many it held back.
-pub(super) struct Seldom {
+#[derive(Debug)]
+pub(crate) struct Seldom {
     state: Mutex<State>,
 }
 
+#[derive(Debug)]
 struct State {
     /// How many may pass now.
     left: u32,

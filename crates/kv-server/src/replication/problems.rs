@@ -1,0 +1,226 @@
+//! What is wrong with the replicas of a cluster, as far as this process can tell, and what to do about it.
+
+use std::time::Duration;
+
+use rsml::transport::{Trouble, TroubleKind};
+use rsml::{DriverStatus, FailureKind, ReplicaId, StalledThread, Stray, ThreadKind};
+
+use crate::cluster::{ReplicaStatus, Role};
+use crate::config::ReplicaConfig;
+use crate::problems::Problem;
+use crate::space::disk_full;
+
+/// Peers are not missed before a server has run for so long: they may be starting, too.
+const MISSED_AFTER: Duration = Duration::from_secs(5);
+
+/// Of a replica of this process; the gravest first.
+pub(super) fn of_local(id: u32, status: &DriverStatus) -> Vec<Problem> {
+    let core = &status.core;
+    let mut found = Vec::new();
+    if let Some(failure) = &status.failed {
+        found.push(Problem::new("stopped", format!("it has stopped: {failure}"), after(failure.kind)));
+    }
+    if let Some((from, to)) = core.blocked {
+        found.push(Problem::new(
+            "log_blocked",
+            format!("nobody can lead: entries {from} to {to} are blocked, all disks that had them have lost them"),
+            "bring back a disk that has them, or restore a backup of all replicas (see \"A damaged log or database\" in \
+             docs/OPERATIONS.md)",
+        ));
+    }
+    if let Some(stalled) = &status.stalled {
+        found.push(standing_still(stalled));
+    }
+    if core.is_catching_up {
+        found.push(copy_under_way(status));
+    }
+    if let Some((first, last)) = core.lost.first().zip(core.lost.last()) {
+        let (from, to) = (first.0, last.1);
+        found.push(Problem::new(
+            "log_damaged",
+            format!("its disk has lost entries between {from} and {to} of the log; it gets them from the others"),
+            "wait until it has them; test the disk if that happens again",
+        ));
+    }
+    if status.lacks_descriptors {
+        found.push(Problem::new(
+            "descriptors",
+            "its log has no file descriptor for its next file, and waits",
+            "close connections, or raise the limit (`ulimit -n`, LimitNOFILE= of systemd) and restart; writes go on by \
+             themselves once one is free",
+        ));
+    } else if core.storage_full {
+        found.push(disk_full());
+    }
+    if let Some(trouble) = status.troubles.get(&core.id) {
+        found.push(disconnected(trouble));
+    }
+    if core.cluster_id == rsml::ClusterId::NONE && status.failed.is_none() {
+        found.push(Problem::new(
+            "not_founded",
+            "it belongs to no cluster yet",
+            "start all configured replicas: they found a cluster once all of them run with empty directories. Where the \
+             others have a cluster already, this one joins it without a vote as soon as one of them answers",
+        ));
+    } else if !core.is_voter && status.failed.is_none() {
+        found.push(without_vote());
+    }
+    found.into_iter().map(|problem| problem.of_replica(id)).collect()
+}
+
+fn standing_still(stalled: &StalledThread) -> Problem {
+    let (name, since_s) = (stalled.thread.name(), stalled.since.elapsed().as_secs());
+    let text = match (stalled.has_ended, stalled.thread) {
+        (true, _) => format!("its thread {name} ended {since_s} s ago, though it has not stopped"),
+        (false, ThreadKind::Log) => format!("its disk hangs: its thread {name} has waited for it for {since_s} s"),
+        (false, _) => format!("its thread {name} has stood still for {since_s} s"),
+    };
+    Problem::new("stalled", text, "look at the disk and at the kernel's log of this machine; then restart the server")
+}
+
+fn copy_under_way(status: &DriverStatus) -> Problem {
+    let rate = |bytes: u64| format!("{:.1} MB/s", bytes as f64 / 1e6);
+    let text = match &status.core.copy {
+        None => "it needs a copy of another replica's database, and nobody sends one".to_string(),
+        Some(copy) if copy.total == 0 => format!("it waits for replica {} to make a copy of its database", copy.source),
+        Some(copy) => format!(
+            "it gets a copy of the database of replica {}: {} % of {:.1} MB, at {}",
+            copy.source,
+            copy.received * 100 / copy.total,
+            copy.total as f64 / 1e6,
+            rate(status.copy_bytes_per_second.unwrap_or(0)),
+        ),
+    };
+    let remedy = match status.core.copy {
+        None => "start the other replicas, and see why they are not reached",
+        Some(_) => "wait until it is in; meanwhile this replica does not lead, and what it serves may be old",
+    };
+    Problem::new("copy_under_way", text, remedy)
+}
+
+fn after(kind: FailureKind) -> &'static str {
+    match kind {
+        FailureKind::Storage => {
+            "look at the disk and at the server's log; then start the server again (see \"A disk that fails\" in \
+             docs/OPERATIONS.md)"
+        }
+        FailureKind::Damaged | FailureKind::Diverged => {
+            "start the server again: the replica is rebuilt from another one. Then test the memory and the disk of this \
+             machine"
+        }
+        FailureKind::DivergedWithoutMajority => {
+            "somebody has to say which database is right: see \"Replicas that disagree\" in docs/OPERATIONS.md"
+        }
+        FailureKind::Execution | FailureKind::Invariant => {
+            "keep the server's log and report it; then start the server again"
+        }
+        FailureKind::ShutDown => "start the server again",
+    }
+}
+
+fn without_vote() -> Problem {
+    Problem::new(
+        "no_vote",
+        "it follows without a vote: its disk is not one of those that the cluster was founded with",
+        "put its old directory back if that can be recovered as it was (see \"A lost disk\" in docs/OPERATIONS.md)",
+    )
+}
+
+/// Of a replica in another process, as `seen_by` sees it; the gravest first. `up` is how long this process has run.
+pub(super) fn of_peer(peer: &ReplicaStatus, seen_by: &DriverStatus, up: Duration) -> Vec<Problem> {
+    let id = ReplicaId(u8::try_from(peer.id).expect("the configuration bounds replica ids"));
+    let mut found = Vec::new();
+    if let Some(stray) = seen_by.core.strays.get(&id) {
+        found.push(divergence(stray));
+    }
+    let trouble = seen_by.troubles.get(&id).filter(|trouble| trouble.kind != TroubleKind::Unreachable);
+    if let Some(trouble) = trouble {
+        found.push(disconnected(trouble));
+    } else if !peer.reachable && (peer.last_seen.is_some() || up >= MISSED_AFTER) {
+        found.push(unreachable(id, peer, seen_by, up));
+    }
+    if let Some(report) = seen_by.core.reports.get(&id).filter(|_| peer.reachable) {
+        if report.storage_full {
+            found.push(disk_full());
+        }
+        if report.is_learner {
+            found.push(without_vote());
+        }
+    }
+    found.into_iter().map(|problem| problem.of_replica(peer.id)).collect()
+}
+
+/// Why there is no connection, other than that nobody answers.
+fn disconnected(trouble: &Trouble) -> Problem {
+    let Trouble { address, reason, .. } = trouble;
+    let since_s = trouble.since.elapsed().as_secs();
+    match trouble.kind {
+        TroubleKind::Unresolved => Problem::new(
+            "name_unresolved",
+            format!("for {since_s} s: cannot resolve {address}: {reason}"),
+            "look at the name server, or correct the name in replication.replicas. It is looked up again with each attempt; \
+             no restart is needed when it comes back",
+        ),
+        TroubleKind::NotListening => Problem::new(
+            "not_listening",
+            format!("for {since_s} s: cannot listen on {address}: {reason}; the other replicas do not reach it"),
+            "give this machine the address, free the port, or correct the address in replication.replicas; it is tried again",
+        ),
+        TroubleKind::Refused | TroubleKind::Unreachable => Problem::new(
+            "peer_refused",
+            format!("for {since_s} s there has been no connection to it at {address}: {reason}"),
+            "look at its log, and compare replication.replicas, replication.tls and the version of both",
+        ),
+    }
+}
+
+fn unreachable(id: ReplicaId, peer: &ReplicaStatus, seen_by: &DriverStatus, up: Duration) -> Problem {
+    let address = peer.peer.as_deref().unwrap_or("no address");
+    let text = match seen_by.core.heard_us.get(&id) {
+        Some(us) => format!("it was last heard {} s ago (at {address})", us / 1_000_000),
+        None => format!("it was not heard since this server started, {} s ago (at {address})", up.as_secs()),
+    };
+    let reason = seen_by.troubles.get(&id).map(|trouble| format!(": {}", trouble.reason)).unwrap_or_default();
+    let text = format!("{text}{reason}");
+    let remedy = "start its server, or look at the network between the two; what it has missed it gets by itself";
+    Problem::new("peer_unreachable", text, remedy)
+}
+
+/// What the others say about a replica that has most likely stopped by now.
+fn divergence(stray: &Stray) -> Problem {
+    let Stray { sequence, expected, found } = stray;
+    Problem::new(
+        "diverged",
+        format!(
+            "its database has diverged: its digest at sequence {sequence} is {found:016x}, a majority of the replicas has \
+             {expected:016x}"
+        ),
+        "start its server again: the replica is rebuilt from another one. Then test the memory and the disk of its machine",
+    )
+}
+
+/// Of the cluster as a whole: too few replicas that can vote are there.
+pub(super) fn of_cluster(members: &[ReplicaConfig], replicas: &[ReplicaStatus], is_founded: bool) -> Option<Problem> {
+    let votes = |replica: &&ReplicaStatus| replica.reachable && replica.role != Role::Learner;
+    let (there, needed) = (replicas.iter().filter(votes).count(), members.len() / 2 + 1);
+    if !is_founded || there >= needed {
+        return None;
+    }
+    let missing = |replica: &ReplicaStatus| match replica.role {
+        _ if !replica.reachable => Some(format!("replica {} is not heard", replica.id)),
+        Role::Learner => Some(format!("replica {} has no vote, as its disk is another one", replica.id)),
+        _ => None,
+    };
+    let missing: Vec<String> = replicas.iter().filter_map(missing).collect();
+    Some(Problem::new(
+        "no_majority",
+        format!(
+            "no majority: {there} of {} replicas can vote, and {needed} are needed; {}",
+            members.len(),
+            missing.join(", ")
+        ),
+        "start the missing ones with their own directories, and writes go on by themselves. Remove no directory: one of \
+         them may be the only copy left. Where disks are lost for good, see \"Two replicas of three are gone\" in \
+         docs/OPERATIONS.md",
+    ))
+}
