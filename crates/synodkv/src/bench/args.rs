@@ -299,6 +299,17 @@ pub mod tests {
     }
 
     #[test]
+    fn records_that_the_servers_do_not_take_are_refused_with_the_setting() {
+        let limits = Limits { max_value_bytes: 99, max_transaction_bytes: 1000, ..Limits::default() };
+        let check = |arguments: &[&str], rows| load_args(arguments).shape().check_limits(&limits, rows);
+        let refused = |arguments: &[&str], rows| check(arguments, rows).expect_err("refused").to_string();
+        assert!(refused(&[], 1).contains("a value would have 100 bytes, and the servers take at most 99"));
+        assert!(refused(&["--key-size", "20000"], 1).contains("limits.max_key_bytes"));
+        assert!(refused(&["--value-size", "99"], 9).contains("a commit would have 1035 bytes"));
+        check(&["--value-size", "99"], 8).expect("it is allowed");
+    }
+
+    #[test]
     fn requests_of_ycsb_do_not_share_connections() {
         let connections = |workload| load_args(&["--workload", workload, "--concurrency", "32"]).connections();
         assert_eq!(["put", "ycsb-a", "txn"].map(connections), [8, 32, 1]);
