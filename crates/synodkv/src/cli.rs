@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use kv_client::{Client, Limits, Options};
+use kv_client::{Client, ClientError, Limits, Options};
 
 use crate::bench::BenchArgs;
 use crate::bench_disk::BenchDiskArgs;
@@ -162,7 +162,11 @@ impl ThriftTarget {
     pub async fn connect_with_limits(&self) -> Result<(Client, Limits), Failure> {
         check_addresses("--addr", &self.addresses)?;
         let client = Client::connect(self.addresses.iter().cloned(), self.options()).await?;
-        let limits = client.limits().await?;
+        let limits = match client.limits().await {
+            // Not every server of this interface tells: then the defaults stand in.
+            Err(ClientError::Refused { .. } | ClientError::Exception { .. }) => Limits::default(),
+            limits => limits?,
+        };
         Ok((client, limits))
     }
 }
