@@ -330,7 +330,11 @@ impl Client {
     }
 
     /// Gives the write to one endpoint after the other, until it may have left this process.
-    async fn write_round(&self, call: &Arc<ThriftCall>, deadline: Instant) -> Result<(ThriftReply, usize), ClientError> {
+    async fn write_round(
+        &self,
+        call: &Arc<ThriftCall>,
+        deadline: Instant,
+    ) -> Result<(ThriftReply, usize), ClientError> {
         let shared = &self.shared;
         if shared.endpoints.len() > 1 && !shared.has_answered_lately() {
             // It cannot be taken back from one that hangs: where nobody has answered for a while, look first. A failure

@@ -53,7 +53,9 @@ async fn renew(client: Client, version: Version, lifetime: Duration) {
         match client.pin_snapshot(version, lifetime).await {
             // The server takes away the pin that would end first: the one before.
             Ok(()) => drop(client.unpin_snapshot(version).await),
-            Err(error) => tracing::debug!(%error, version = version.0, "a pin was not renewed; the next attempt follows"),
+            Err(error) => {
+                tracing::debug!(%error, version = version.0, "a pin was not renewed; the next attempt follows")
+            }
         }
     }
 }

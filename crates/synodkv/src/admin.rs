@@ -25,6 +25,8 @@ const STATUS_TIMEOUT: Duration = Duration::from_secs(5);
 const HEDGE_AFTER: Duration = Duration::from_secs(1);
 /// How long the other servers are waited for once one has told its status.
 const GATHERING: Duration = Duration::from_secs(1);
+/// A server that works tells within this time that it does.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(2);
 /// Longer than a server takes for a failover or a change of column families.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long an address that gave no answer may take to show that it is a Thrift address.
@@ -162,10 +164,27 @@ impl AdminClient {
         self.send(Method::GET, (address, path), query, timeout).await
     }
 
-    /// Whether the server gives a sign of life at all.
-    pub async fn is_alive(&self, address: &str) -> bool {
-        let alive = self.get::<Value>(address, "/health/live", &[], STATUS_TIMEOUT).await;
-        !matches!(alive, Err(NoAnswer::NotSent(_) | NoAnswer::Silent(_)))
+    /// GETs a document that a server may take long for, from one that works: it must give signs of life meanwhile.
+    pub async fn get_slowly<T: DeserializeOwned>(
+        &self,
+        address: &str,
+        path: &str,
+        query: &[(&str, String)],
+        timeout: Duration,
+    ) -> Result<T, NoAnswer> {
+        let hangs = async {
+            loop {
+                tokio::time::sleep(SIGN_OF_LIFE).await;
+                let alive = self.get::<Value>(address, "/health/live", &[], SIGN_OF_LIFE).await;
+                if let Err(NoAnswer::NotSent(_) | NoAnswer::Silent(_)) = alive {
+                    return NoAnswer::Silent("it hangs: it takes connections and does not answer".to_string());
+                }
+            }
+        };
+        tokio::select! {
+            document = self.get(address, path, query, timeout) => document,
+            reason = hangs => Err(reason),
+        }
     }
 
     /// GETs a document of the first server that answers, with its address.
@@ -173,7 +192,7 @@ impl AdminClient {
         check_addresses("--admin", &target.admin_addresses)?;
         let addresses = &target.admin_addresses;
         let questions: Vec<_> =
-            addresses.iter().map(|address| self.get::<T>(address, path, &[], CHANGE_TIMEOUT)).collect();
+            addresses.iter().map(|address| self.get_slowly::<T>(address, path, &[], CHANGE_TIMEOUT)).collect();
         match first_answer(questions, HEDGE_AFTER).await {
             Ok((place, document)) => Ok((addresses[place].clone(), document)),
             Err(failures) => {

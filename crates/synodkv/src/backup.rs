@@ -365,8 +365,7 @@ mod tests {
 
     #[test]
     fn rows_alone_have_no_marks() {
-        let mut reader =
-            Reader::without_marks("rows", &b"a\t1\nb\t2"[..], &Limits::default(), Notation::Escaped);
+        let mut reader = Reader::without_marks("rows", &b"a\t1\nb\t2"[..], &Limits::default(), Notation::Escaped);
         assert_eq!(reader.next().expect("a row"), Some((b"a".to_vec(), b"1".to_vec())));
         assert_eq!(reader.next().expect("a row"), Some((b"b".to_vec(), b"2".to_vec())));
         assert_eq!(reader.next().expect("the end"), None);

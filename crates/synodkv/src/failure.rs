@@ -173,7 +173,9 @@ mod tests {
             };
             matches!(Failure::from(error), Failure::Failed(_))
         };
-        for code in [ErrorCode::Conflict, ErrorCode::ValueTooLarge, ErrorCode::UnknownColumnFamily, ErrorCode::Forbidden] {
+        for code in
+            [ErrorCode::Conflict, ErrorCode::ValueTooLarge, ErrorCode::UnknownColumnFamily, ErrorCode::Forbidden]
+        {
             assert!(is_no(code.clone()), "{code}");
         }
         for code in [ErrorCode::NoPrimary, ErrorCode::Timeout, ErrorCode::StorageFull, ErrorCode::PutFailed] {

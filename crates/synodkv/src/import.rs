@@ -25,11 +25,12 @@ const COMMIT_BYTES: usize = 64;
 pub async fn run(args: ImportArgs) -> Result<ExitCode, Failure> {
     let mut input = Input::open(args.file.as_deref())?;
     let (client, limits) = args.target.connect_with_limits().await?;
+    let nothing = |failure: Failure| failure.with_text(|text| format!("{text}; nothing was written"));
     if let Some(rows) = input.again()? {
         // Nothing is written of what is not right as a whole.
-        check(&mut open(&args, rows, &limits)?.0)?;
+        open(&args, rows, &limits).and_then(|(mut rows, _)| check(&mut rows)).map_err(nothing)?;
     }
-    let (mut rows, named) = open(&args, input.into_rows()?, &limits)?;
+    let (mut rows, named) = open(&args, input.into_rows()?, &limits).map_err(nothing)?;
     let target = Target {
         database: client.database(),
         family: args.family.clone().or(named).unwrap_or_default(),
@@ -48,7 +49,11 @@ pub async fn run(args: ImportArgs) -> Result<ExitCode, Failure> {
 type Rows = Reader<BufReader<Box<dyn Read>>>;
 
 /// The rows, and the column family that their header names.
-fn open(args: &ImportArgs, (name, source): (String, Box<dyn Read>), limits: &Limits) -> Result<(Rows, Option<String>), Failure> {
+fn open(
+    args: &ImportArgs,
+    (name, source): (String, Box<dyn Read>),
+    limits: &Limits,
+) -> Result<(Rows, Option<String>), Failure> {
     let source = BufReader::new(source);
     if args.no_header {
         let notation = if args.hex { Notation::Hex } else { Notation::Escaped };
@@ -60,8 +65,7 @@ fn open(args: &ImportArgs, (name, source): (String, Box<dyn Read>), limits: &Lim
 
 fn check(rows: &mut Rows) -> Result<(), Failure> {
     let bar = output::progress("rows checked", None);
-    let nothing = |failure: Failure| failure.with_text(|text| format!("{text}; nothing was written"));
-    while rows.next().map_err(nothing)?.is_some() {
+    while rows.next()?.is_some() {
         bar.inc(1);
     }
     bar.finish_and_clear();
@@ -87,7 +91,10 @@ impl Input {
             Some(path) => {
                 let name = path.display().to_string();
                 let file = File::open(path);
-                (name.clone(), file.map_err(|error| Failure::Usage(format!("cannot read the rows in {name}: {error}")))?)
+                (
+                    name.clone(),
+                    file.map_err(|error| Failure::Usage(format!("cannot read the rows in {name}: {error}")))?,
+                )
             }
             None => {
                 if std::io::stdin().is_terminal() {

@@ -42,15 +42,15 @@ fn main() -> ExitCode {
     let serves = matches!(cli.command, Command::Serve(_));
     match run(cli.command) {
         Ok(code) => code,
-        Err(failure) => {
-            output::remark(format!("error: {failure}"));
-            match failure {
-                // Whoever starts a server asks for no answer.
-                Failure::Unsure(_) if serves => ExitCode::FAILURE,
-                failure => failure.exit_code(),
-            }
-        }
+        // Whoever starts a server asks for no answer.
+        Err(Failure::Unsure(reason)) if serves => fail(&Failure::Failed(reason)),
+        Err(failure) => fail(&failure),
     }
+}
+
+fn fail(failure: &Failure) -> ExitCode {
+    output::remark(format!("error: {failure}"));
+    failure.exit_code()
 }
 
 /// Help, the version, or what is wrong with the command line.
@@ -58,7 +58,10 @@ fn explain(error: &clap::Error) -> ExitCode {
     let text = error.render();
     if !error.use_stderr() {
         let shown = if output::is_terminal() { text.ansi().to_string() } else { text.to_string() };
-        return output::write(shown.as_bytes()).map_or_else(|failure| failure.exit_code(), |()| ExitCode::SUCCESS);
+        return match output::write(shown.as_bytes()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(failure) => fail(&failure),
+        };
     }
     let in_colour = std::io::stderr().is_terminal();
     let shown = if in_colour { text.ansi().to_string() } else { text.to_string() };

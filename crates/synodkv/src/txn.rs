@@ -57,7 +57,8 @@ impl Source {
             Some(file) => {
                 let name = file.display().to_string();
                 let opened = std::fs::File::open(file);
-                let opened = opened.map_err(|error| Failure::Usage(format!("cannot read the script {name}: {error}")))?;
+                let opened =
+                    opened.map_err(|error| Failure::Usage(format!("cannot read the script {name}: {error}")))?;
                 Source::of(name, opened)
             }
             None => {

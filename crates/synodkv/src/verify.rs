@@ -11,7 +11,7 @@ use kv_client::Version;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::admin::{AdminClient, NoAnswer, Replica, Status};
+use crate::admin::{AdminClient, Replica, Status};
 use crate::cli::VerifyArgs;
 use crate::failure::Failure;
 use crate::output::{self, Format};
@@ -19,8 +19,6 @@ use crate::text::{Notation, from_hex};
 
 /// Longer than a server waits for a version that it has not applied yet, and takes for a page.
 const PAGE_TIMEOUT: Duration = Duration::from_secs(30);
-/// A server that takes so long is asked whether it lives.
-const DOUBT_AFTER: Duration = Duration::from_secs(2);
 
 /// A replica's answer about one page of rows.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -187,7 +185,9 @@ impl Comparison {
                 ("replica", subject.id.to_string()),
             ];
             let (admin, address) = (self.admin.clone(), subject.admin.clone());
-            tasks.spawn(async move { (index, ask_page(&admin, &address, &query).await) });
+            tasks.spawn(async move {
+                (index, admin.get_slowly::<Page>(&address, "/rows/hash", &query, PAGE_TIMEOUT).await)
+            });
         }
         let answers = tasks.join_all().await;
         let mut pages = Vec::new();
@@ -234,22 +234,6 @@ impl Comparison {
         let has_it = |(index, page): &(usize, Page)| (page.next.as_ref() == Some(&key)).then_some(*index);
         let holders = before.iter().filter_map(has_it).collect();
         (key, holders)
-    }
-}
-
-/// Pages may take long at a server that works, and for ever at one that hangs.
-async fn ask_page(admin: &AdminClient, address: &str, query: &[(&str, String)]) -> Result<Page, NoAnswer> {
-    let hangs = async {
-        loop {
-            tokio::time::sleep(DOUBT_AFTER).await;
-            if !admin.is_alive(address).await {
-                return NoAnswer::Silent("it hangs: it takes connections and does not answer".to_string());
-            }
-        }
-    };
-    tokio::select! {
-        page = admin.get(address, "/rows/hash", query, PAGE_TIMEOUT) => page,
-        reason = hangs => Err(reason),
     }
 }
 

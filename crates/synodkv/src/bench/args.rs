@@ -154,7 +154,8 @@ pub struct Shape {
 impl Shape {
     /// Whether the servers take such records, and `rows` of them in one commit.
     pub fn check_limits(self, limits: &Limits, rows: u64) -> Result<(), Failure> {
-        let (key_size, commit) = (self.naming.key_size() as u64, rows * (self.naming.key_size() + self.value_size) as u64);
+        let (key_size, commit) =
+            (self.naming.key_size() as u64, rows * (self.naming.key_size() + self.value_size) as u64);
         let checks = [
             ("a key", key_size, limits.max_key_bytes, "max_key_bytes"),
             ("a value", self.value_size as u64, limits.max_value_bytes, "max_value_bytes"),

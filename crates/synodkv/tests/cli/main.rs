@@ -189,6 +189,27 @@ fn status_names_the_primary() {
 }
 
 #[test]
+fn status_shows_problems_with_their_remedies() {
+    let fakes = FakeReplicas::start(vec![rows(1); 3]);
+    fakes.list_problem(serde_json::json!({
+        "kind": "disk_full", "replica": 1, "text": "3 MB are free", "remedy": "make space in /data"
+    }));
+    let status = |options: &[&str]| {
+        let mut command = Command::new(PROGRAM);
+        printed(command.args(["status", "--admin", &fakes.address]).args(options).output().expect("the program runs"))
+    };
+    let shown = status(&[]);
+    assert_eq!(
+        shown.matches("PROBLEM: replica 1: 3 MB are free\n  What to do: make space in /data").count(),
+        1,
+        "{shown}"
+    );
+    let json: Value = serde_json::from_str(&status(&["--format", "json"])).expect("JSON");
+    assert_eq!(json["problems"][0]["servers"][0], fakes.address[..], "{json}");
+    assert_eq!(json["problems"][0]["remedy"], "make space in /data");
+}
+
+#[test]
 fn an_unreachable_server_is_an_error_that_says_what_to_do() {
     let nobody = server::unused_address();
     for command in [&["get", "k", "--addr", &nobody][..], &["status", "--admin", &nobody]] {
@@ -203,7 +224,9 @@ fn an_unreachable_server_is_an_error_that_says_what_to_do() {
 #[test]
 fn wrong_usage_exits_with_2() {
     let server = Server::start();
-    for command in [&["get", "--escape", "a\\q"][..], &["get", "--hex", "abc"], &["get"], &["get", "k", "--addr", "nowhere"]] {
+    for command in
+        [&["get", "--escape", "a\\q"][..], &["get", "--hex", "abc"], &["get"], &["get", "k", "--addr", "nowhere"]]
+    {
         assert_exit(&run(&server, command), 2);
     }
 }

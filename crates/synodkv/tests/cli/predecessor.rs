@@ -7,11 +7,9 @@ use crate::{assert_exit, text};
 
 #[test]
 fn flags_of_the_predecessor_are_answered_with_those_of_today() {
-    for words in [
-        &["--port", "9090", "--db-path", "./d"][..],
-        &["serve", "--port", "9090"],
-        &["serve", "--db-path", "./d"],
-    ] {
+    for words in
+        [&["--port", "9090", "--db-path", "./d"][..], &["serve", "--port", "9090"], &["serve", "--db-path", "./d"]]
+    {
         let output = Command::new(PROGRAM).args(words).output().expect("the program runs");
         assert_exit(&output, 2);
         let error = text(&output.stderr);
