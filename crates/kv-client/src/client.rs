@@ -8,7 +8,7 @@ use kv_api::thrift::generated::{
     GetClusterHealthRequest, GetReadVersionRequest, PinSnapshotRequest, PingRequest, UnpinSnapshotRequest,
 };
 use kv_api::thrift::{ApplicationErrorKind, ThriftCall, ThriftReply, ThriftRequest};
-use kv_api::{AtomicCommit, KeyRef, Limits, Rows, Version};
+use kv_api::{AtomicCommit, KeyRef, Limits, MutationKind, Rows, Version};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::backoff::Backoff;
@@ -224,7 +224,12 @@ impl Client {
     }
 
     /// Commits a transaction: all or nothing.
-    pub async fn commit(&self, commit: AtomicCommit) -> Result<Committed, ClientError> {
+    pub async fn commit(&self, mut commit: AtomicCommit) -> Result<Committed, ClientError> {
+        let limits = &self.shared.limits;
+        let clears = commit.mutations.iter_mut().filter(|mutation| mutation.kind == MutationKind::ClearRange as i32);
+        clears.for_each(|clear| clear.value = limits.bound(std::mem::take(&mut clear.value)));
+        let ranges = commit.read_conflict_ranges.iter_mut();
+        ranges.for_each(|range| range.end = limits.bound(std::mem::take(&mut range.end)));
         let request = convert::commit(commit, self.shared.options.request_timeout)?;
         let (response, _) = self.call(request, Kind::Write).await?;
         convert::committed(response)

@@ -49,8 +49,8 @@ fn whom_to_tell(gathered: &Gathered) -> Result<&str, Failure> {
         Some((address, reason)) => Err(Failure::Unsure(format!(
             "replica {primary} leads, and its server does not answer ({address}: {reason}), so it was not told; where a \
              primary hangs, the others elect another one by themselves within some seconds: see `synodkv status`. If \
-             replica {primary} still leads then, only its admin interface is out of reach from here: end its process in \
-             good order (SIGTERM), or with kill -9 if that has no effect"
+             replica {primary} still leads then, only its admin interface is out of reach from here: to make another one \
+             lead, stop its process (SIGTERM; kill -9 if that has no effect)"
         ))),
     }
 }
