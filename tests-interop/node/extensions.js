@@ -258,4 +258,11 @@ module.exports = {
     assert.ok((await add(2)) > first);
     same(await kv.get(key), [0x03]);
   },
+
+  "the limits of the server are told": async (kv) => {
+    const { limits } = succeeded(await kv.call("getClusterHealth"));
+    const told = [limits.max_key_bytes, limits.max_value_bytes, limits.max_transaction_bytes];
+    assert.deepEqual(told.map(Number), [10_000, 100_000, 10_000_000]);
+    assert.deepEqual([limits.max_conflicts, limits.max_reply_bytes].map(Number), [100_000, 67_108_864]);
+  },
 };

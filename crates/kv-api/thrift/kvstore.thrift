@@ -20,8 +20,9 @@
  * A column family that is absent or empty means the default family. Others are created and dropped by an operator (admin
  * interface, `synodkv family`), or created by the first write where the server's configuration names them.
  *
- * Limits (defaults; the server's settings rule): key 10,000 bytes, value 100,000 bytes; transaction 10,000,000 bytes
- * counting keys, values, both ends of ranges to clear, conflict keys and conflict ranges; 100,000 conflict keys and ranges.
+ * Limits (defaults; the server's settings rule, and getClusterHealth tells them): key 10,000 bytes, value 100,000 bytes;
+ * transaction 10,000,000 bytes counting keys, values, both ends of ranges to clear, conflict keys and conflict ranges;
+ * 100,000 conflict keys and ranges.
  *
  * Error codes. "Not committed" means certainly so; "perhaps" means that the commit may have happened.
  *
@@ -531,6 +532,20 @@ struct DatabaseStats {
   10: optional i64 compaction_pending_bytes
 }
 
+/** The limits of the server that answers: what it takes and gives at most, in bytes unless said otherwise. */
+struct ServerLimits {
+  /** Longest key. */
+  1: required i64 max_key_bytes,
+  /** Longest value. */
+  2: required i64 max_value_bytes,
+  /** Largest transaction: keys, values, both ends of ranges to clear, conflict keys, both ends of conflict ranges. */
+  3: required i64 max_transaction_bytes,
+  /** Most conflict keys and ranges of one commit; a number. */
+  4: required i64 max_conflicts,
+  /** Largest reply of a range. */
+  5: required i64 max_reply_bytes
+}
+
 struct GetClusterHealthRequest {
   1: optional string auth_token
 }
@@ -539,7 +554,9 @@ struct GetClusterHealthResponse {
   1: required bool success,
   2: optional ClusterHealth cluster_health,
   3: optional string error,
-  100: optional string error_code
+  100: optional string error_code,
+  /** Present on success. Servers of one cluster should have the same, and each tells its own. */
+  101: optional ServerLimits limits
 }
 
 struct GetDatabaseStatsRequest {

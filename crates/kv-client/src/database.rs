@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use crate::client::{Client, Committed, Kind, RangeRead};
 use crate::cluster::{Answer, Cluster, Errand, Target};
 use crate::idempotency::Ids;
+use crate::limits::KnownLimits;
 use crate::options::{Options, ReadFrom, TransactionOptions};
 use crate::transaction::Transaction;
 use crate::versions::ReadVersions;
@@ -37,7 +38,12 @@ impl Database {
         addresses: impl IntoIterator<Item = impl Into<String>>,
         options: Options,
     ) -> Result<Database, ClientError> {
-        Ok(Client::connect(addresses, options).await?.database())
+        let client = Client::connect(addresses, options).await?;
+        if client.options().discovery {
+            // An older server does not tell; then the defaults stand in.
+            client.limits().await?;
+        }
+        Ok(client.database())
     }
 
     pub(crate) fn new(cluster: Cluster, options: Options) -> Self {
@@ -90,6 +96,14 @@ impl std::fmt::Debug for Database {
 const REPLY_BYTES: usize = 256;
 
 impl Shared {
+    pub fn limits(&self) -> &KnownLimits {
+        self.cluster.limits()
+    }
+
+    pub fn max_transaction_bytes(&self) -> usize {
+        self.options.max_transaction_bytes.unwrap_or_else(|| self.limits().get().max_transaction_bytes)
+    }
+
     fn read_errand(&self, deadline: Instant, cost_bytes: usize) -> Errand {
         let target = match self.options.read_from {
             ReadFrom::AnyReplica => Target::Any,

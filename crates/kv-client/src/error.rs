@@ -52,7 +52,7 @@ pub enum ClientError {
         /// That key, or where the range begins in which one may come to lie.
         key: Bytes,
     },
-    /// The transaction holds more than [`crate::Options::max_transaction_bytes`]; nothing was sent.
+    /// The transaction holds more than the server takes, or [`crate::Options::max_transaction_bytes`] allows; nothing was sent.
     #[error("transaction of {size_bytes} bytes is larger than the limit of {limit_bytes} bytes")]
     TransactionTooLarge { size_bytes: usize, limit_bytes: usize },
     /// The transaction is used after its commit began, or after it was given up; nothing was sent.

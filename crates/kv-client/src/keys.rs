@@ -1,9 +1,18 @@
 //! Keys and values as callers have them, and positions between keys.
 
+use std::sync::LazyLock;
+
 use bytes::Bytes;
 
-/// Lies behind every key of a server with the default limits: no key is longer.
-pub(crate) const END_OF_KEYS: Bytes = Bytes::from_static(&[0xFF; 10_000]);
+/// The largest `limits.max_key_bytes` that a server can be given.
+const LONGEST_KEY_BYTES: usize = 1 << 20;
+
+/// Lies behind every key of every server. What is sent of it is no longer than the server's own limit asks for: see
+/// `KnownLimits::bound`.
+pub(crate) fn end_of_keys() -> Bytes {
+    static END: LazyLock<Bytes> = LazyLock::new(|| vec![0xFF; LONGEST_KEY_BYTES + 1].into());
+    END.clone()
+}
 
 /// What can be a key, a value or an operand. What is owned is moved, what is borrowed is copied.
 pub trait IntoBytes {
@@ -64,7 +73,8 @@ pub(crate) fn holds_one_key(begin: &[u8], end: &[u8]) -> bool {
     end.len() == begin.len() + 1 && end.last() == Some(&0) && end.starts_with(begin)
 }
 
-/// The end of the range of all keys that begin with `prefix`.
+/// The end of the range of all keys that begin with `prefix`: the first possible key behind them. Where there is none, because
+/// the prefix is empty or of `0xFF` only, it is longer than every key; this client then sends no more of it than it must.
 ///
 /// ```
 /// assert_eq!(kv_client::prefix_end("jobs/"), "jobs0");
@@ -78,7 +88,7 @@ pub fn prefix_end(prefix: impl IntoBytes) -> Bytes {
             end[last] += 1;
             end.into()
         }
-        None => END_OF_KEYS,
+        None => end_of_keys(),
     }
 }
 
@@ -90,8 +100,8 @@ mod tests {
     fn the_end_of_a_prefix_lies_behind_all_its_keys_and_before_all_others() {
         assert_eq!(prefix_end("a"), "b");
         assert_eq!(prefix_end([b'a', 0xFF]), "b");
-        assert_eq!(prefix_end([0xFF, 0xFF]), END_OF_KEYS);
-        assert_eq!(prefix_end(""), END_OF_KEYS);
+        assert_eq!(prefix_end([0xFF, 0xFF]), end_of_keys());
+        assert_eq!(prefix_end(""), end_of_keys());
     }
 
     #[test]

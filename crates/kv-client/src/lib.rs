@@ -41,7 +41,7 @@
 //! read in pages ([`Options::range_page_bytes`]). What is too much waits.
 //!
 //! **What a [`Client`] sends again.** A request that surely was not sent goes to the next endpoint. A read goes there also
-//! when its connection broke. A write whose connection broke under way may have happened: it ends with
+//! when its connection broke, or when there was no answer for [`Options::hedge_after`]. A write whose connection broke under way may have happened: it ends with
 //! [`ClientError::ConnectionLost`] and is never repeated. An error that the server itself answered is handed to the caller as
 //! it is.
 //!
@@ -56,8 +56,11 @@ mod convert;
 mod database;
 mod endpoint;
 mod error;
+mod hedge;
+mod hold;
 mod idempotency;
 mod keys;
+mod limits;
 mod options;
 mod range;
 mod run;
@@ -70,9 +73,11 @@ pub use bytes::Bytes;
 pub use client::{Client, Committed, Pong, RangeRead};
 pub use database::Database;
 pub use error::{ClientError, ErrorCode};
+pub use hedge::first_answer;
+pub use hold::Hold;
 pub use keys::{IntoBytes, prefix_end};
 pub use kv_api::thrift::generated::{ClusterHealth, NodeStatus};
-pub use kv_api::{AtomicCommit, KeyRange, KeyRef, Mutation, MutationKind, Row, Rows, Version};
+pub use kv_api::{AtomicCommit, KeyRange, KeyRef, Limits, Mutation, MutationKind, Row, Rows, Version};
 pub use options::{Options, ReadFrom, TransactionOptions};
 pub use range::{KeySelector, Range};
 pub use stamped::{Stamped, VERSIONSTAMP_BYTES};

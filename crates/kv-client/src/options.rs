@@ -10,6 +10,9 @@ pub struct Options {
     /// How long a request of a [`crate::Client`] may take in all, connecting and trying other endpoints included. A little
     /// more than the server's own deadline, so that the server's answer, which knows more, comes first.
     pub request_timeout: Duration,
+    /// How long a [`crate::Client`] waits for one address before it asks the next one, too; the first answer counts. Only of
+    /// what may happen twice, which writes may not.
+    pub hedge_after: Duration,
     /// The pause before a second attempt; it doubles with each failure.
     pub backoff_min: Duration,
     /// The longest such pause.
@@ -37,8 +40,8 @@ pub struct Options {
     pub max_in_flight_bytes: usize,
     /// Most bytes of one page of a range; pages begin small and grow.
     pub range_page_bytes: u32,
-    /// Largest transaction, in bytes of keys and values: the server's limit.
-    pub max_transaction_bytes: usize,
+    /// Largest transaction, in bytes of keys and values; `None`: what the server says that it takes.
+    pub max_transaction_bytes: Option<usize>,
     /// What transactions do that are not told otherwise.
     pub transaction: TransactionOptions,
 }
@@ -48,6 +51,7 @@ impl Default for Options {
         Options {
             connect_timeout: Duration::from_secs(3),
             request_timeout: Duration::from_secs(12),
+            hedge_after: Duration::from_secs(1),
             backoff_min: Duration::from_millis(10),
             backoff_max: Duration::from_secs(1),
             max_in_flight: 1024,
@@ -60,7 +64,7 @@ impl Default for Options {
             read_from: ReadFrom::AnyReplica,
             max_in_flight_bytes: 64 << 20,
             range_page_bytes: 1 << 20,
-            max_transaction_bytes: 10_000_000,
+            max_transaction_bytes: None,
             transaction: TransactionOptions::default(),
         }
     }

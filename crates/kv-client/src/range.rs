@@ -4,7 +4,7 @@ use std::ops;
 
 use bytes::Bytes;
 
-use crate::keys::{END_OF_KEYS, IntoBytes, key_after, prefix_end};
+use crate::keys::{IntoBytes, end_of_keys, key_after, prefix_end};
 
 /// Names a key by its place among the keys that exist: take the last key less than `key` (less or equal, when
 /// `or_equal`), then go `offset` keys forward (backward when negative).
@@ -85,7 +85,7 @@ impl Range {
 
     /// All keys of the column family.
     pub fn all() -> Self {
-        Range::new(Bytes::new(), END_OF_KEYS)
+        Range::new(Bytes::new(), end_of_keys())
     }
 
     /// At most so many rows.
@@ -114,7 +114,7 @@ impl<K: IntoBytes> From<ops::RangeInclusive<K>> for Range {
 
 impl<K: IntoBytes> From<ops::RangeFrom<K>> for Range {
     fn from(range: ops::RangeFrom<K>) -> Self {
-        Range::new(range.start, END_OF_KEYS)
+        Range::new(range.start, end_of_keys())
     }
 }
 

@@ -1,19 +1,34 @@
 //! The admin HTTP interface, as a client sees it.
+//!
+//! A server that hangs is not one that is down: it takes connections and never answers. So nobody is waited for alone.
+//! Questions go to the next address after a short pause, or to all at the same time. What changes something goes to one server
+//! that has just given a sign of life, and is sent once.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use kv_client::{Client, Options};
+use kv_client::{Client, Options, first_answer};
 use reqwest::{Method, StatusCode};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout_at};
 
 use crate::cli::{AdminTarget, check_addresses};
 use crate::failure::Failure;
 
-/// Longer than a server waits for a version that it has not applied yet.
-const TIMEOUT: Duration = Duration::from_secs(30);
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a server may take to tell its status, for which it asks nobody.
+const STATUS_TIMEOUT: Duration = Duration::from_secs(5);
+/// The next address is asked when there was no answer for so long.
+const HEDGE_AFTER: Duration = Duration::from_secs(1);
+/// How long the other servers are waited for once one has told its status.
+const GATHERING: Duration = Duration::from_secs(1);
+/// A server that works tells within this time that it does.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(2);
+/// Longer than a server takes for a failover or a change of column families.
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long an address that gave no answer may take to show that it is a Thrift address.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -22,11 +37,25 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 pub struct Status {
     pub mode: String,
     pub cluster_id: Option<String>,
+    /// The replica that answered for its process.
+    pub node_id: Option<u32>,
     pub primary: Option<u32>,
     pub view: Option<u64>,
     #[serde(default)]
     pub column_families: Vec<String>,
+    #[serde(default)]
+    pub problems: Vec<Problem>,
     pub replicas: Vec<Replica>,
+}
+
+/// Something that is wrong at a server, and what to do about it.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Problem {
+    pub kind: String,
+    /// `None`: it concerns the whole process.
+    pub replica: Option<u32>,
+    pub text: String,
+    pub remedy: String,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -47,6 +76,51 @@ pub struct Replica {
     pub admin: Option<String>,
 }
 
+/// Why there is no document.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NoAnswer {
+    /// It surely was not asked.
+    NotSent(String),
+    /// It may have been asked, and says nothing.
+    Silent(String),
+    /// It said something else.
+    Refused(StatusCode, String),
+}
+
+impl std::fmt::Display for NoAnswer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            NoAnswer::NotSent(reason) | NoAnswer::Silent(reason) => f.write_str(reason),
+            NoAnswer::Refused(status, reason) if reason.is_empty() => write!(f, "{status}"),
+            NoAnswer::Refused(status, reason) => write!(f, "{status}: {reason}"),
+        }
+    }
+}
+
+/// What a server told of itself and the others.
+pub struct Answer {
+    pub address: String,
+    pub document: Value,
+    pub status: Status,
+}
+
+/// What all servers of a cluster told.
+pub struct Gathered {
+    /// At least one, in the order of the addresses.
+    pub answers: Vec<Answer>,
+    /// Who did not answer, and why.
+    pub unanswered: Vec<(String, String)>,
+}
+
+impl Gathered {
+    /// The answer of whoever knows most: a primary, in the newest view.
+    pub fn best(&self) -> &Answer {
+        let knows = |answer: &&Answer| (answer.status.primary.is_some(), answer.status.view);
+        // Of equals the first.
+        self.answers.iter().rev().max_by_key(knows).expect("somebody answered")
+    }
+}
+
 #[derive(Clone)]
 pub struct AdminClient {
     http: reqwest::Client,
@@ -54,79 +128,182 @@ pub struct AdminClient {
 
 impl AdminClient {
     pub fn new() -> Result<Self, Failure> {
-        AdminClient::with_timeout(TIMEOUT)
+        let http = reqwest::Client::builder().connect_timeout(CONNECT_TIMEOUT).no_proxy().build();
+        Ok(AdminClient { http: http.map_err(|e| Failure::Unsure(e.to_string()))? })
     }
 
-    /// An answer that takes longer than `timeout` is not waited for.
-    pub fn with_timeout(timeout: Duration) -> Result<Self, Failure> {
-        let http = reqwest::Client::builder().timeout(timeout).connect_timeout(CONNECT_TIMEOUT).no_proxy().build();
-        Ok(AdminClient { http: http.map_err(|e| Failure::Failed(e.to_string()))? })
+    async fn send<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        (address, path): (&str, &str),
+        query: &[(&str, String)],
+        timeout: Duration,
+    ) -> Result<T, NoAnswer> {
+        let request = self.http.request(method, url(address, path, query)).timeout(timeout);
+        let response = request.send().await.map_err(|error| match error.is_connect() {
+            true => NoAnswer::NotSent(plain_reason(&error)),
+            false => NoAnswer::Silent(plain_reason(&error)),
+        })?;
+        let status = response.status();
+        let body = response.bytes().await.map_err(|error| NoAnswer::Silent(plain_reason(&error)))?;
+        if !status.is_success() {
+            return Err(NoAnswer::Refused(status, refusal(&body)));
+        }
+        serde_json::from_slice(&body)
+            .map_err(|error| NoAnswer::Silent(format!("an answer that makes no sense: {error}")))
     }
 
-    /// GETs a JSON document; an error says what the server said.
+    /// GETs a JSON document.
     pub async fn get<T: DeserializeOwned>(
         &self,
         address: &str,
         path: &str,
         query: &[(&str, String)],
-    ) -> Result<T, String> {
-        let response = self.http.get(url(address, path, query)).send().await.map_err(|error| plain_reason(&error))?;
-        answer(response).await
+        timeout: Duration,
+    ) -> Result<T, NoAnswer> {
+        self.send(Method::GET, (address, path), query, timeout).await
     }
 
-    /// POSTs to the first address that can be reached: see [`Self::ask_first`].
-    pub async fn post_first<T: DeserializeOwned>(
+    /// GETs a document that a server may take long for, from one that works: it must give signs of life meanwhile.
+    pub async fn get_slowly<T: DeserializeOwned>(
         &self,
-        target: &AdminTarget,
+        address: &str,
         path: &str,
         query: &[(&str, String)],
-    ) -> Result<T, Failure> {
-        self.ask_first(Method::POST, target, path, query).await
+        timeout: Duration,
+    ) -> Result<T, NoAnswer> {
+        let hangs = async {
+            loop {
+                tokio::time::sleep(SIGN_OF_LIFE).await;
+                let alive = self.get::<Value>(address, "/health/live", &[], SIGN_OF_LIFE).await;
+                if let Err(NoAnswer::NotSent(_) | NoAnswer::Silent(_)) = alive {
+                    return NoAnswer::Silent("it hangs: it takes connections and does not answer".to_string());
+                }
+            }
+        };
+        tokio::select! {
+            document = self.get(address, path, query, timeout) => document,
+            reason = hangs => Err(reason),
+        }
     }
 
-    /// Asks the first address that can be reached, and where that one points. Where an answer stays away, it is not asked
-    /// again: what was asked for may have happened.
-    pub async fn ask_first<T: DeserializeOwned>(
+    /// GETs a document of the first server that answers, with its address.
+    pub async fn first<T: DeserializeOwned>(&self, target: &AdminTarget, path: &str) -> Result<(String, T), Failure> {
+        check_addresses("--admin", &target.admin_addresses)?;
+        let addresses = &target.admin_addresses;
+        let questions: Vec<_> =
+            addresses.iter().map(|address| self.get_slowly::<T>(address, path, &[], CHANGE_TIMEOUT)).collect();
+        match first_answer(questions, HEDGE_AFTER).await {
+            Ok((place, document)) => Ok((addresses[place].clone(), document)),
+            Err(failures) => {
+                let named = failures.into_iter().map(|(place, no_answer)| (addresses[place].clone(), no_answer));
+                let named: Vec<_> = named.collect();
+                // Whoever refuses knows more than whoever is not there.
+                let refused = named.iter().find(|(_, no_answer)| matches!(no_answer, NoAnswer::Refused(..)));
+                match refused {
+                    Some((address, no_answer)) => Err(failure_of(address, no_answer.clone())),
+                    None => Err(unreachable_failure(named).await),
+                }
+            }
+        }
+    }
+
+    /// Changes something, at a server that has just given a sign of life. It is asked once: where an answer stays away, what
+    /// was asked for may have happened.
+    pub async fn change<T: DeserializeOwned>(
         &self,
         method: Method,
         target: &AdminTarget,
         path: &str,
-        query: &[(&str, String)],
     ) -> Result<T, Failure> {
-        check_addresses("--admin", &target.admin_addresses)?;
-        let mut reasons = Vec::new();
-        for address in &target.admin_addresses {
-            match self.http.request(method.clone(), url(address, path, query)).send().await {
-                Ok(response) => {
-                    let asked = response.url().authority().to_string();
-                    return answer(response).await.map_err(|reason| Failure::Failed(format!("{asked}: {reason}")));
-                }
-                Err(error) if error.is_connect() => {
-                    // Perhaps not this one, but where it points.
-                    let asked = error.url().map_or(address.clone(), |url| url.authority().to_string());
-                    reasons.push((asked, plain_reason(&error)));
-                }
-                Err(_) if speaks_thrift(address).await => return Err(thrift_address(address)),
-                Err(error) => {
-                    let reason = plain_reason(&error);
-                    return Err(Failure::Failed(format!("{address}: {reason}; see `synodkv status`, and try again")));
-                }
-            }
-        }
-        Err(unreachable_failure(reasons).await)
+        let (address, _) = self.first::<Value>(target, "/health/live").await?;
+        self.change_at(method, &address, path, &[]).await
     }
 
-    /// The status as the first address tells it that answers, with that address.
-    pub async fn first_status<T: DeserializeOwned>(&self, target: &AdminTarget) -> Result<(String, T), Failure> {
+    /// The same, at this server.
+    pub async fn change_at<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        address: &str,
+        path: &str,
+        query: &[(&str, String)],
+    ) -> Result<T, Failure> {
+        let changed = self.send(method, (address, path), query, CHANGE_TIMEOUT).await;
+        changed.map_err(|no_answer| failure_of(address, no_answer))
+    }
+
+    /// The status of every server, as far as they answer: of the given ones, and of those that they name.
+    pub async fn gather(&self, target: &AdminTarget) -> Result<Gathered, Failure> {
         check_addresses("--admin", &target.admin_addresses)?;
-        let mut reasons = Vec::new();
+        let mut asking = JoinSet::new();
+        let mut asked: Vec<String> = Vec::new();
+        let ask = |address: &str, asked: &mut Vec<String>, asking: &mut JoinSet<_>| {
+            if asked.iter().any(|other| other == address) {
+                return false;
+            }
+            asked.push(address.to_string());
+            let (client, address) = (self.clone(), address.to_string());
+            asking.spawn(async move { (client.status(&address).await, address) });
+            true
+        };
         for address in &target.admin_addresses {
-            match self.get(address, "/status", &[]).await {
-                Ok(status) => return Ok((address.clone(), status)),
-                Err(reason) => reasons.push((address.clone(), reason)),
+            ask(address, &mut asked, &mut asking);
+        }
+        let (mut answers, mut missing) = (Vec::new(), Vec::new());
+        // Everybody may take their time until somebody has answered.
+        let mut ends_at = Instant::now() + STATUS_TIMEOUT + HEDGE_AFTER;
+        while let Ok(Some(finished)) = timeout_at(ends_at, asking.join_next()).await {
+            let (answer, address) = finished.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
+            match answer {
+                Err(no_answer) => missing.push((address, no_answer)),
+                Ok((document, status)) => {
+                    let named: BTreeSet<&str> = status.replicas.iter().filter_map(|r| r.admin.as_deref()).collect();
+                    let new = named.into_iter().filter(|address| is_place(address));
+                    let has_new = new.fold(false, |has_new, address| ask(address, &mut asked, &mut asking) || has_new);
+                    if has_new || answers.is_empty() {
+                        ends_at = Instant::now() + GATHERING;
+                    }
+                    answers.push(Answer { address, document, status });
+                }
             }
         }
-        Err(unreachable_failure(reasons).await)
+        if answers.is_empty() {
+            return Err(unreachable_failure(missing).await);
+        }
+        let place = |address: &str| asked.iter().position(|other| other == address);
+        answers.sort_by_key(|answer| place(&answer.address));
+        let silent = format!("no answer for {} s", GATHERING.as_secs());
+        let unanswered = asked.iter().filter(|address| answers.iter().all(|answer| answer.address != **address));
+        let unanswered = unanswered.map(|address| {
+            let reason = missing.iter().find(|(other, _)| other == address).map(|(_, reason)| reason.to_string());
+            (address.clone(), reason.unwrap_or_else(|| silent.clone()))
+        });
+        Ok(Gathered { unanswered: unanswered.collect(), answers })
+    }
+
+    async fn status(&self, address: &str) -> Result<(Value, Status), NoAnswer> {
+        let document: Value = self.get(address, "/status", &[], STATUS_TIMEOUT).await?;
+        let status = serde_json::from_value(document.clone())
+            .map_err(|error| NoAnswer::Silent(format!("a status that makes no sense: {error}")))?;
+        Ok((document, status))
+    }
+}
+
+/// Whether an address can be one to connect to: a server that listens everywhere names no place.
+fn is_place(address: &str) -> bool {
+    address.rsplit_once(':').is_some_and(|(host, port)| {
+        !matches!(host, "" | "0.0.0.0" | "[::]") && port.parse::<u16>().is_ok_and(|port| port != 0)
+    })
+}
+
+fn failure_of(address: &str, no_answer: NoAnswer) -> Failure {
+    match no_answer {
+        NoAnswer::NotSent(_) => Failure::Unsure(format!("cannot reach {address}: {no_answer}; nothing was done")),
+        NoAnswer::Silent(_) => Failure::Unsure(format!(
+            "{address}: {no_answer}; what was asked for may have been done: see `synodkv status` before you try again"
+        )),
+        NoAnswer::Refused(status, _) if status.is_client_error() => Failure::Failed(format!("{address}: {no_answer}")),
+        NoAnswer::Refused(..) => Failure::Unsure(format!("{address}: {no_answer}")),
     }
 }
 
@@ -137,34 +314,21 @@ fn url(address: &str, path: &str, query: &[(&str, String)]) -> String {
     format!("http://{address}{path}{separator}{}", query.join("&"))
 }
 
-/// The document that a server answered with; an error says what it said instead.
-async fn answer<T: DeserializeOwned>(response: reqwest::Response) -> Result<T, String> {
-    let status = response.status();
-    let body = response.bytes().await.map_err(|error| plain_reason(&error))?;
-    if !status.is_success() {
-        return Err(refusal(status, &body));
-    }
-    serde_json::from_slice(&body).map_err(|error| format!("an answer that makes no sense: {error}"))
-}
-
 /// Of addresses where no admin interface could be asked, each with the reason.
-async fn unreachable_failure(reasons: Vec<(String, String)>) -> Failure {
+async fn unreachable_failure(reasons: Vec<(String, NoAnswer)>) -> Failure {
     for (address, _) in &reasons {
         if speaks_thrift(address).await {
-            return thrift_address(address);
+            return Failure::Unsure(format!(
+                "{address} is a Thrift address; --admin takes the admin address, by default 127.0.0.1:9190 \
+                 (server.admin_addr)"
+            ));
         }
     }
     let reasons: Vec<String> = reasons.iter().map(|(address, reason)| format!("{address}: {reason}")).collect();
-    Failure::Failed(format!(
+    Failure::Unsure(format!(
         "cannot reach the admin interface at {}; is the server running? start one with `synodkv serve`, or say where it is \
          with --admin HOST:PORT",
         reasons.join("; ")
-    ))
-}
-
-fn thrift_address(address: &str) -> Failure {
-    Failure::Failed(format!(
-        "{address} is a Thrift address; --admin takes the admin address, by default 127.0.0.1:9190 (server.admin_addr)"
     ))
 }
 
@@ -189,9 +353,9 @@ fn plain_reason(error: &reqwest::Error) -> String {
     }
 }
 
-fn refusal(status: StatusCode, body: &[u8]) -> String {
+/// What the server said instead of doing it.
+fn refusal(body: &[u8]) -> String {
     let said =
         serde_json::from_slice::<Value>(body).ok().and_then(|json| Some(json.get("error")?.as_str()?.to_string()));
-    let said = said.unwrap_or_else(|| String::from_utf8_lossy(&body[..body.len().min(500)]).trim().to_string());
-    if said.is_empty() { status.to_string() } else { format!("{status}: {said}") }
+    said.unwrap_or_else(|| String::from_utf8_lossy(&body[..body.len().min(500)]).trim().to_string())
 }

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use serde::Serialize;
 
+use crate::cli::epilogue;
 use crate::failure::Failure;
 use crate::output::{self, Format};
 
@@ -20,9 +21,9 @@ use crate::output::{self, Format};
 /// of its own. Then raw RocksDB: as many threads as `--concurrency` says hand one row at a time to one writer, which writes
 /// a synced batch of all rows that wait: what a server would reach that costs nothing else.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  \
+#[command(after_help = epilogue("Examples:\n  \
     synodkv bench-disk --data-dir ./bench-data\n  \
-    synodkv bench-disk --data-dir ./bench-data --concurrency 64 --seconds 10 --format json")]
+    synodkv bench-disk --data-dir ./bench-data --concurrency 64 --seconds 10 --format json", "never"))]
 pub struct BenchDiskArgs {
     /// A directory on the disk to measure; made if need be. What is written there is removed afterwards.
     #[arg(long, value_name = "DIR")]
@@ -65,7 +66,7 @@ pub fn run(args: BenchDiskArgs) -> Result<ExitCode, Failure> {
         ));
     }
     std::fs::create_dir_all(&args.data_dir)
-        .map_err(|error| Failure::Failed(format!("{}: {error}", args.data_dir.display())))?;
+        .map_err(|error| Failure::Unsure(format!("{}: {error}", args.data_dir.display())))?;
     let scratch = Scratch::create(&args.data_dir)?;
     let seconds = Duration::from_secs(args.seconds);
     let bar = output::progress("", None);
@@ -103,7 +104,7 @@ struct Scratch {
 impl Scratch {
     fn create(parent: &Path) -> Result<Self, Failure> {
         let path = parent.join(format!("bench-disk-{}", std::process::id()));
-        std::fs::create_dir(&path).map_err(|error| Failure::Failed(format!("{}: {error}", path.display())))?;
+        std::fs::create_dir(&path).map_err(|error| Failure::Unsure(format!("{}: {error}", path.display())))?;
         Ok(Scratch { path })
     }
 }
@@ -111,7 +112,7 @@ impl Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         if let Err(error) = std::fs::remove_dir_all(&self.path) {
-            eprintln!("cannot remove {}: {error}", self.path.display());
+            output::remark(format!("cannot remove {}: {error}", self.path.display()));
         }
     }
 }
@@ -186,7 +187,7 @@ fn zero_filled(path: &Path) -> Result<File, Failure> {
 
 #[cfg(not(feature = "rocksdb"))]
 fn raw_engine(_: &Path, _: usize, _: &BenchDiskArgs) -> Result<Option<Measured>, Failure> {
-    eprintln!("skipped: raw RocksDB (this program was built without the cargo feature \"rocksdb\")");
+    output::remark("skipped: raw RocksDB (this program was built without the cargo feature \"rocksdb\")");
     Ok(None)
 }
 
@@ -194,7 +195,7 @@ fn raw_engine(_: &Path, _: usize, _: &BenchDiskArgs) -> Result<Option<Measured>,
 fn raw_engine(folder: &Path, concurrency: usize, args: &BenchDiskArgs) -> Result<Option<Measured>, Failure> {
     use kv_store::{Durability, ResourceOptions, RocksEngine, RocksOptions, SharedResources};
 
-    let failed = |error: kv_api::KvError| Failure::Failed(error.to_string());
+    let failed = |error: kv_api::KvError| Failure::Unsure(error.to_string());
     let path = folder.join(format!("rocksdb-{concurrency}"));
     let resources = SharedResources::new(ResourceOptions::default()).map_err(failed)?;
     let engine = RocksEngine::open(&path, RocksOptions::new(Durability::EveryWrite, resources)).map_err(failed)?;
@@ -208,7 +209,7 @@ fn raw_engine(folder: &Path, concurrency: usize, args: &BenchDiskArgs) -> Result
             // Spread like the keys of the server's benchmark.
             let mut key = vec![b'0'; args.key_size as usize];
             key[..8].copy_from_slice(&row.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes());
-            group.write(key, value.clone()).map_err(Failure::Failed)
+            group.write(key, value.clone()).map_err(Failure::Unsure)
         });
         group.close();
         writer.join().unwrap_or_else(|error| std::panic::resume_unwind(error));

@@ -1,10 +1,11 @@
 //! The command line.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use kv_client::{Client, Options};
+use kv_client::{Client, ClientError, Limits, Options};
 
 use crate::bench::BenchArgs;
 use crate::bench_disk::BenchDiskArgs;
@@ -26,7 +27,8 @@ use crate::text::Notation;
         synodkv get hello\n  \
         synodkv status\n  \
         synodkv verify\n\n\
-        Exit status: 0 done; 1 a negative answer or a failure; 2 wrong usage or configuration."
+        Exit status, of every command but `serve`: 0 done; 1 the answer is no; 2 wrong usage or input, nothing was done;\n\
+        3 no answer, not now, or an outcome that is unknown. All outputs, escapes and statuses: docs/CLI.md."
 )]
 pub struct Cli {
     #[command(subcommand)]
@@ -96,10 +98,25 @@ pub struct ServeArgs {
     pub log_level: Option<String>,
 }
 
+/// What stands below the help of a command: examples, and what its exit statuses mean. `no` says what the answer "no" is.
+pub fn epilogue(examples: &str, no: &str) -> String {
+    format!(
+        "{examples}\n\n\
+        Exit status:\n  \
+        0  done\n  \
+        1  {no}\n  \
+        2  wrong usage or input; nothing was done\n  \
+        3  it cannot be told, or not now: no server reached, no answer in time, no primary, no space, an unknown outcome"
+    )
+}
+
+/// What the answer "no" of a command that reads or writes means.
+const REFUSED: &str = "the server refused it, for good: a wrong family, a value that is too large, …";
+
 /// Where the Thrift servers are.
 #[derive(Clone, Debug, Args)]
 pub struct ThriftTarget {
-    /// Thrift addresses of the cluster; any one will do, more are tried when one is down.
+    /// Thrift addresses of the cluster; any one will do, more are tried when one is down or hangs.
     #[arg(
         long = "addr",
         value_name = "HOST:PORT[,…]",
@@ -113,21 +130,51 @@ pub struct ThriftTarget {
     pub timeout_seconds: u64,
 }
 
+/// A server that has not answered for so long may hang: another one is asked, too.
+const HEDGE_AFTER: Duration = Duration::from_secs(1);
+
+/// The largest reply that a server can be set to send, and what a message has beside its rows.
+const MAX_REPLY_BYTES: usize = (1 << 30) + (1 << 20);
+
 impl ThriftTarget {
+    pub fn timeout(&self) -> Duration {
+        Duration::from_secs(self.timeout_seconds)
+    }
+
     pub fn options(&self) -> Options {
-        Options { request_timeout: Duration::from_secs(self.timeout_seconds), ..Options::default() }
+        let timeout = self.timeout();
+        let defaults = Options::default();
+        Options {
+            request_timeout: timeout,
+            connect_timeout: defaults.connect_timeout.min(timeout),
+            hedge_after: HEDGE_AFTER,
+            attempt_timeout: HEDGE_AFTER,
+            max_reply_bytes: MAX_REPLY_BYTES,
+            ..defaults
+        }
     }
 
     pub async fn connect(&self) -> Result<Client, Failure> {
+        Ok(self.connect_with_limits().await?.0)
+    }
+
+    /// Connects, and tells what the servers take at most.
+    pub async fn connect_with_limits(&self) -> Result<(Client, Limits), Failure> {
         check_addresses("--addr", &self.addresses)?;
-        Ok(Client::connect(self.addresses.iter().cloned(), self.options()).await?)
+        let client = Client::connect(self.addresses.iter().cloned(), self.options()).await?;
+        let limits = match client.limits().await {
+            // Not every server of this interface tells: then the defaults stand in.
+            Err(ClientError::Refused { .. } | ClientError::Exception { .. }) => Limits::default(),
+            limits => limits?,
+        };
+        Ok((client, limits))
     }
 }
 
 /// Where the admin servers are.
 #[derive(Clone, Debug, Args)]
 pub struct AdminTarget {
-    /// Admin HTTP addresses of the cluster; the first that answers tells about the others.
+    /// Admin HTTP addresses of the cluster; one that answers tells about the others. One that hangs holds up nothing.
     #[arg(
         long = "admin",
         value_name = "HOST:PORT[,…]",
@@ -166,6 +213,30 @@ pub fn check_addresses(flag: &str, addresses: &[String]) -> Result<(), Failure> 
     }
 }
 
+/// How the bytes of arguments and results are written.
+#[derive(Clone, Debug, Args)]
+pub struct ByteArgs {
+    /// Keys and values are text with escapes: \xNN, \\, \n, \t, \r, \0. Without, arguments are the bytes that they are.
+    #[arg(long, conflicts_with = "hex")]
+    pub escape: bool,
+    /// Keys and values are hexadecimal.
+    #[arg(long)]
+    pub hex: bool,
+    /// How results are printed. In JSON, keys and values are text with escapes, or hexadecimal with --hex.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
+}
+
+impl ByteArgs {
+    pub fn notation(&self) -> Notation {
+        match (self.hex, self.escape) {
+            (true, _) => Notation::Hex,
+            (false, true) => Notation::Escaped,
+            (false, false) => Notation::Plain,
+        }
+    }
+}
+
 #[derive(Clone, Debug, Args)]
 pub struct Presentation {
     /// Keys and values are hexadecimal, instead of text with \xNN, \\, \n, \t for other bytes.
@@ -178,28 +249,30 @@ pub struct Presentation {
 
 impl Presentation {
     pub fn notation(&self) -> Notation {
-        Notation::of(self.hex)
+        if self.hex { Notation::Hex } else { Notation::Escaped }
     }
 }
 
-/// Show the cluster: mode, primary, and how far each replica is.
+/// Show the cluster: mode, primary, how far each replica is, and the problems of every server with what to do about them.
 ///
-/// Exit status 1 when there is no primary. With `--watch` it is shown again and again until Ctrl-C (exit status 0): in place
-/// on a terminal, otherwise one after the other. When nobody answers, that is said, and asking goes on.
+/// All servers are asked at the same time, and those that --admin leaves out, too: the one that knows most is shown. With
+/// `--watch` it is shown again and again until Ctrl-C (exit status 0): in place on a terminal, otherwise one after the other.
+/// When nobody answers, that is said, and asking goes on.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  \
+#[command(after_help = epilogue("Examples:\n  \
     synodkv status\n  \
     synodkv status --admin 127.0.0.1:9190,127.0.0.1:9191,127.0.0.1:9192\n  \
     synodkv status --watch                 every 2 seconds\n  \
     synodkv status --watch 0.5 --format json | jq -c '.replicas[].committed'\n  \
-    synodkv status --format json")]
+    synodkv status --format json | jq -r '.problems[] | .text, .remedy'", "there is no primary"))]
 pub struct StatusArgs {
     #[command(flatten)]
     pub admin: AdminTarget,
     /// Show it again every SECONDS (0.1 to 3600) until Ctrl-C. [default when given without a number: 2]
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2", value_parser = interval)]
     pub watch: Option<Duration>,
-    /// How results are printed. `json` is the server's own answer, on one line.
+    /// How results are printed. `json` is the server's own answer on one line, with the problems that all servers told, and
+    /// `unanswered`: who did not answer.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub format: Format,
 }
@@ -213,15 +286,16 @@ fn interval(text: &str) -> Result<Duration, String> {
 
 /// Let another replica lead.
 ///
-/// Writes wait for some milliseconds meanwhile, and none is refused. Any replica may be asked: it says which one leads, and
-/// that one is asked then. Exit status 0 also when the replica that shall lead does already; 1 when the primary is the same
-/// as before, with the reason.
+/// Writes wait for some milliseconds meanwhile, and none is refused. Any replica may be named: all are asked which one leads,
+/// and that one is told, once. Exit status 0 also when the replica that shall lead does already. When the primary hangs, the
+/// others elect another one by themselves within some seconds.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  \
+#[command(after_help = epilogue("Examples:\n  \
     synodkv failover                       to the replica that is furthest along\n  \
     synodkv failover --to 1\n  \
     synodkv failover --to 1 --admin 10.0.0.1:9190,10.0.0.2:9190,10.0.0.3:9190\n\n\
-    A server that is stopped in good order (SIGTERM, Ctrl-C) hands over by itself.")]
+    A server that is stopped in good order (SIGTERM, Ctrl-C) hands over by itself.",
+    "the primary is the same as before, with the reason"))]
 pub struct FailoverArgs {
     /// The replica that shall lead. [default: the one that is furthest along]
     #[arg(long, value_name = "N", value_parser = whole_number::<u32>)]
@@ -235,16 +309,19 @@ pub struct FailoverArgs {
 
 /// Print the value of a key.
 ///
-/// Sees every write acknowledged before. Exit status 1 when the key does not exist.
+/// Sees every write acknowledged before. On a terminal the value is shown with escapes for what cannot be printed, and a
+/// newline behind it. To a file or a pipe its bytes are written as they are, and nothing else, so that `synodkv get a |
+/// synodkv set b -` is a copy. With --escape or --hex it is one line of text, wherever it goes.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  \
+#[command(after_help = epilogue("Examples:\n  \
     synodkv get hello\n  \
-    synodkv get 'user\\x00\\x01' --format json\n  \
-    synodkv get --hex 75736572 --at 1200\n  \
-    synodkv get picture --raw > picture.png")]
+    synodkv get picture > picture.png\n  \
+    synodkv get a | synodkv set b -\n  \
+    synodkv get --escape 'user\\x00\\x01' --format json\n  \
+    synodkv get --hex 75736572 --at 1200", "the key does not exist, or the server refused, for good"))]
 pub struct GetArgs {
-    /// The key: text, or bytes as \xNN; see --hex.
-    pub key: String,
+    /// The key, as it is; see --escape and --hex.
+    pub key: OsString,
     /// The column family. [default: default]
     #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
     pub family: String,
@@ -252,74 +329,84 @@ pub struct GetArgs {
     /// last minute can be read (storage.readable_window_ms of the servers).
     #[arg(long, value_name = "VERSION", value_parser = whole_number::<u64>)]
     pub at: Option<u64>,
-    /// Write the value's bytes as they are, without a newline.
+    /// Write the value's bytes as they are, without a newline, on a terminal, too.
     #[arg(long, conflicts_with = "format")]
     pub raw: bool,
     #[command(flatten)]
     pub target: ThriftTarget,
     #[command(flatten)]
-    pub presentation: Presentation,
+    pub bytes: ByteArgs,
 }
 
 /// Set a key to a value.
+///
+/// Key and value are taken as they are: `C:\temp\new` has two backslashes and no line feed. Standard input always is.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  \
+#[command(after_help = epilogue("Examples:\n  \
     synodkv set hello world\n  \
-    synodkv set 'user\\x00\\x01' 'first line\\nsecond line'\n  \
-    synodkv set --hex 75736572 00ff")]
+    synodkv set settings '{\"separator\": \"\\n\"}'\n  \
+    synodkv set picture - < picture.png\n  \
+    synodkv set --escape 'user\\x00\\x01' 'first line\\nsecond line'\n  \
+    synodkv set --hex 75736572 00ff", REFUSED))]
 pub struct SetArgs {
-    /// The key: text, or bytes as \xNN; see --hex.
-    pub key: String,
-    /// The value; `-` reads it from standard input, as it is.
+    /// The key, as it is; see --escape and --hex.
+    pub key: OsString,
+    /// The value, as it is; `-` reads it from standard input. (The value `-` itself: --hex 2d.)
     #[arg(allow_hyphen_values = true)]
-    pub value: String,
+    pub value: OsString,
     /// The column family. [default: default]
     #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
     pub family: String,
     #[command(flatten)]
     pub target: ThriftTarget,
     #[command(flatten)]
-    pub presentation: Presentation,
+    pub bytes: ByteArgs,
 }
 
 /// Delete a key. A key that does not exist is no error.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  synodkv delete hello")]
+#[command(after_help = epilogue("Example:\n  synodkv delete hello", REFUSED))]
 pub struct DeleteArgs {
-    /// The key: text, or bytes as \xNN; see --hex.
-    pub key: String,
+    /// The key, as it is; see --escape and --hex.
+    pub key: OsString,
     /// The column family. [default: default]
     #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
     pub family: String,
     #[command(flatten)]
     pub target: ThriftTarget,
     #[command(flatten)]
-    pub presentation: Presentation,
+    pub bytes: ByteArgs,
 }
 
 /// Print the rows between two keys, in key order, as of one version.
 ///
-/// One row per line: the key, a tab, the value. A long range pins its version at the server that it reads from, so that it
-/// stays readable while others write. Give one address then: another server does not know of the pin, and there the range
-/// ends with TRANSACTION_TOO_OLD once it takes longer than storage.readable_window_ms (by default a minute).
+/// One row per line: the key, a tab, the value; both with escapes for what is not printable (\xNN, \\, \n, \t, \r), or as
+/// hexadecimal digits with --hex. So a line is always a row and a tab always separates, whatever the bytes are.
+///
+/// `--format backup` is for `synodkv import`: all rows unless told otherwise, with a header and an end mark, by which a file
+/// that was cut short or changed is recognised.
+///
+/// A long range pins its version at the server that it reads from, so that it stays readable as long as it takes, also when
+/// whoever reads the rows pauses. Another server does not know of the pin.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  \
+#[command(after_help = epilogue("Examples:\n  \
     synodkv range                          the first 100 rows\n  \
     synodkv range user/ user0              from `user/` up to, not including, `user0`\n  \
     synodkv range --prefix user/ --limit 0\n  \
-    synodkv range --reverse --limit 1      the last row")]
+    synodkv range --reverse --limit 1      the last row\n  \
+    synodkv range --format backup > rows   all rows, to be restored by `synodkv import rows`", REFUSED))]
 pub struct RangeArgs {
     /// The first key. [default: the very first]
     #[arg(default_value = "", hide_default_value = true)]
-    pub begin: String,
-    /// The key before which the range ends. [default: \xff]
-    pub end: Option<String>,
+    pub begin: OsString,
+    /// The key before which the range ends. [default: the very last, which is in]
+    pub end: Option<OsString>,
     /// All keys that begin so, instead of BEGIN and END.
     #[arg(long, conflicts_with_all = ["begin", "end"])]
-    pub prefix: Option<String>,
-    /// The most rows to print; 0 means all.
-    #[arg(long, value_name = "ROWS", default_value_t = 100, allow_negative_numbers = true, value_parser = whole_number::<u64>)]
-    pub limit: u64,
+    pub prefix: Option<OsString>,
+    /// The most rows to print; 0 means all. [default: 100; all with `--format backup`]
+    #[arg(long, value_name = "ROWS", allow_negative_numbers = true, value_parser = whole_number::<u64>)]
+    pub limit: Option<u64>,
     /// The last row first.
     #[arg(long)]
     pub reverse: bool,
@@ -331,41 +418,80 @@ pub struct RangeArgs {
     pub family: String,
     #[command(flatten)]
     pub target: ThriftTarget,
-    #[command(flatten)]
-    pub presentation: Presentation,
+    /// Keys in arguments are text with escapes: \xNN, \\, \n, \t, \r, \0. Without, they are the bytes that they are.
+    #[arg(long, conflicts_with = "hex")]
+    pub escape: bool,
+    /// Keys in arguments, and keys and values in results, are hexadecimal.
+    #[arg(long)]
+    pub hex: bool,
+    /// How rows are printed.
+    #[arg(long, value_enum, default_value_t = RangeFormat::Text)]
+    pub format: RangeFormat,
 }
 
-/// Write rows as `synodkv range` prints them: one per line, the key, a tab, the value.
+/// How `range` prints rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum RangeFormat {
+    /// One row per line.
+    Text,
+    /// One JSON document.
+    Json,
+    /// One row per line between a header and an end mark, for `import`.
+    Backup,
+}
+
+impl RangeArgs {
+    pub fn notation(&self) -> Notation {
+        match (self.hex, self.escape) {
+            (true, _) => Notation::Hex,
+            (false, true) => Notation::Escaped,
+            (false, false) => Notation::Plain,
+        }
+    }
+}
+
+/// Write rows that `synodkv range --format backup` has printed.
 ///
-/// A thousand rows are one transaction, and the next one begins when it is committed. A wrong line ends it; the rows before it
-/// are written then. To repeat it changes nothing: rows that are there are written over.
+/// The rows of a file are checked before the first one is written: a file that was cut short, changed (by another
+/// program's line ends, for example), or that holds what the servers do not take, is refused as a whole. Rows from a pipe
+/// are written as they come; when the end shows that something is missing, the exit status is 1, and it says how many rows
+/// are written.
+///
+/// Rows are written in transactions of up to a thousand. An import may be repeated: rows that are there are written over.
+/// Rows that are there and not in the file stay.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  \
-    synodkv range --prefix '' --limit 0 > rows\n  \
+#[command(after_help = epilogue("Examples:\n  \
+    synodkv range --format backup > rows\n  \
     synodkv import rows --addr other-cluster:9090\n  \
-    synodkv range --prefix '' --limit 0 --family users | synodkv import --family users --addr other-cluster:9090\n  \
-    printf 'a\\t1\\nb\\t2\\n' | synodkv import")]
+    synodkv range --format backup --family users | synodkv import --addr other-cluster:9090\n  \
+    printf 'a\\t1\\nb\\t2\\n' | synodkv import --no-header",
+    "rows are missing, wrong or refused, and those before them are written"))]
 pub struct ImportArgs {
     /// The rows. [default: `-`, standard input]
     pub file: Option<std::path::PathBuf>,
-    /// The column family. [default: default]
-    #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
-    pub family: String,
+    /// The column family. [default: the one that the header names]
+    #[arg(long, value_name = "NAME")]
+    pub family: Option<String>,
+    /// The rows have neither header nor end mark, as `range` prints them for people, or as they were made by hand: a key, a
+    /// tab, a value. Whether any are missing nobody can tell then.
+    #[arg(long)]
+    pub no_header: bool,
+    /// With --no-header: keys and values are hexadecimal, instead of text with \xNN, \\, \n, \t for other bytes.
+    #[arg(long, requires = "no_header")]
+    pub hex: bool,
     #[command(flatten)]
     pub target: ThriftTarget,
-    #[command(flatten)]
-    pub presentation: Presentation,
+    /// How the result is printed.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
 }
 
 /// Run a script as one transaction: all of it happens at once, or nothing does.
 ///
 /// One statement per line; `#` begins a comment. Everything is read at one version, with the script's own writes on top. What
 /// was read counts: if somebody writes it before the commit, the whole script runs again, until the timeout. An `assert` that
-/// does not hold ends the script. Keys and values are written as for `get` and `set`, in quotes where they have blanks. Prints
-/// the rows that were read (key, tab, value) and the version of the commit.
-///
-/// Exit status 0: committed; 1: an assert did not hold, or nothing was written for another reason; 2: the script is wrong, and
-/// nothing was sent.
+/// does not hold ends the script. Keys and values are text with escapes (\xNN, \\, \n, \t, \r, \0), in quotes where they have
+/// blanks. Prints the rows that were read (key, tab, value; escaped likewise) and the version of the commit.
 #[derive(Debug, Args)]
 #[command(after_help = txn_help())]
 pub struct TxnArgs {
@@ -391,7 +517,7 @@ pub struct TxnArgs {
 }
 
 fn txn_help() -> String {
-    format!(
+    let text = format!(
         "Statements:\n{}\n\n\
         `synodkv shell -e 'help range'` explains one, with its options.\n\n\
         Examples:\n  \
@@ -399,7 +525,8 @@ fn txn_help() -> String {
         synodkv txn migrate.txn --format json\n  \
         printf 'get a\\nclear --prefix tmp/\\n' | synodkv txn --no-retry",
         commands::list(|command| !command.is_for_shell_only())
-    )
+    );
+    epilogue(&text, "nothing was written: an assert did not hold, others interfered, or the server refused")
 }
 
 /// Type commands, and see at once what they do.
@@ -407,13 +534,14 @@ fn txn_help() -> String {
 /// With history, completion by Tab, `help`, and transactions: what stands between `begin` and `commit` happens all at once,
 /// and reads see its writes before. Outside of a transaction each command is one of its own, and is repeated where others
 /// interfere. When standard input is no terminal, its lines are executed without a prompt, and the first that fails ends the
-/// shell with exit status 1.
+/// shell with its exit status.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  \
+#[command(after_help = epilogue("Examples:\n  \
     synodkv shell\n  \
     synodkv shell -e 'help' -e 'help range'\n  \
     printf 'begin\\nset a 1\\nget a\\ncommit\\n' | synodkv shell\n\n\
-    The history is kept in $XDG_STATE_HOME/synodkv/history, by default ~/.local/state/synodkv/history.")]
+    The history is kept in $XDG_STATE_HOME/synodkv/history, by default ~/.local/state/synodkv/history.",
+    "a line failed for good, or the input ended inside a transaction; without a terminal only"))]
 pub struct ShellArgs {
     /// Execute this line instead of those of standard input; may be repeated.
     #[arg(short = 'e', long = "execute", value_name = "LINE", allow_hyphen_values = true)]
@@ -433,12 +561,12 @@ pub struct ShellArgs {
 /// Check that all replicas hold the same rows.
 ///
 /// Takes one version and compares counts and hashes of all rows of every column family, page by page, at that version on
-/// each replica, so it may run under load. On a difference it prints the first row that differs. Exit status 1 when replicas
-/// differ or one could not be asked.
+/// each replica, so it may run under load. On a difference it prints the first row that differs.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  \
+#[command(after_help = epilogue("Examples:\n  \
     synodkv verify\n  \
-    synodkv verify --addr 127.0.0.1:9090,127.0.0.1:9091 --admin 127.0.0.1:9190,127.0.0.1:9191 --format json")]
+    synodkv verify --addr 127.0.0.1:9090,127.0.0.1:9091 --admin 127.0.0.1:9190,127.0.0.1:9191 --format json",
+    "replicas differ, or the cluster itself knows that one is not well (3 when one could not be asked)"))]
 pub struct VerifyArgs {
     #[command(flatten)]
     pub target: ThriftTarget,
@@ -468,6 +596,7 @@ mod tests {
             assert!(command.get_about().is_some(), "{} has no description", command.get_name());
             let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
             assert!(help.contains("Example"), "{} has no example", command.get_name());
+            assert!(help.contains("Exit status"), "{} does not tell its exit status", command.get_name());
         }
     }
 

@@ -2,10 +2,11 @@
 
 use std::process::ExitCode;
 
+use reqwest::Method;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::admin::AdminClient;
+use crate::admin::{AdminClient, Gathered};
 use crate::cli::FailoverArgs;
 use crate::failure::Failure;
 use crate::output::{self, Format};
@@ -21,15 +22,37 @@ struct Done {
 
 pub async fn run(args: FailoverArgs) -> Result<ExitCode, Failure> {
     let client = AdminClient::new()?;
+    let gathered = client.gather(&args.admin).await?;
+    let address = whom_to_tell(&gathered)?;
     let query: Vec<(&str, String)> = args.to.map(|id| ("to", id.to_string())).into_iter().collect();
-    let document: Value = client.post_first(&args.admin, "/failover", &query).await?;
-    let done: Done = serde_json::from_value(document.clone())
-        .map_err(|error| Failure::Failed(format!("the server answered with what makes no sense: {error}")))?;
+    let document: Value = client.change_at(Method::POST, address, "/failover", &query).await?;
+    let done: Done = serde_json::from_value(document.clone()).map_err(Failure::of_answer)?;
     match args.format {
         Format::Json => output::write_json(&document)?,
         Format::Text => output::write_line(&show(&done))?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The primary's server. It is told once, so it must be one that has just answered.
+fn whom_to_tell(gathered: &Gathered) -> Result<&str, Failure> {
+    let best = gathered.best();
+    // Somebody has to say why there is no primary.
+    let Some(primary) = best.status.primary else { return Ok(&best.address) };
+    // By its own word, wherever it was reached.
+    if let Some(own) = gathered.answers.iter().find(|answer| answer.status.node_id == Some(primary)) {
+        return Ok(&own.address);
+    }
+    let admin = best.status.replicas.iter().find(|replica| replica.id == primary).and_then(|r| r.admin.as_ref());
+    match gathered.unanswered.iter().find(|(address, _)| Some(address) == admin) {
+        None => Ok(&best.address),
+        Some((address, reason)) => Err(Failure::Unsure(format!(
+            "replica {primary} leads, and its server does not answer ({address}: {reason}), so it was not told; where a \
+             primary hangs, the others elect another one by themselves within some seconds: see `synodkv status`. If \
+             replica {primary} still leads then, only its admin interface is out of reach from here: to make another one \
+             lead, stop its process (SIGTERM; kill -9 if that has no effect)"
+        ))),
+    }
 }
 
 fn show(done: &Done) -> String {
@@ -45,7 +68,10 @@ fn show(done: &Done) -> String {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+    use crate::admin::Answer;
 
     #[test]
     fn what_was_done_is_told_in_one_line() {
@@ -53,5 +79,32 @@ mod tests {
         assert_eq!(show(&done), "replica 2 leads now (view 514), and replica 0 follows; writes waited 12 ms at most");
         let same = Done { old_primary: 2, ..done };
         assert_eq!(show(&same), "replica 2 leads already (view 514): nothing was changed");
+    }
+
+    fn answer(node: u32, primary: Option<u32>, view: u64) -> Answer {
+        let replicas = (0..3).map(|id| json!({"id": id, "role": "x", "reachable": true, "admin": format!("h{id}:1")}));
+        let document = json!({
+            "mode": "replicated", "node_id": node, "primary": primary, "view": view, "replicas": replicas.collect::<Vec<_>>()
+        });
+        let status = serde_json::from_value(document.clone()).expect("a status");
+        Answer { address: format!("h{node}:1"), document, status }
+    }
+
+    #[test]
+    fn the_primary_is_told_as_the_newest_view_names_it() {
+        let answers = vec![answer(0, Some(0), 7), answer(1, Some(2), 8), answer(2, Some(2), 8)];
+        assert_eq!(whom_to_tell(&Gathered { answers, unanswered: Vec::new() }).expect("replica 2"), "h2:1");
+        let answers = vec![answer(1, None, 9), answer(0, None, 9)];
+        assert_eq!(whom_to_tell(&Gathered { answers, unanswered: Vec::new() }).expect("it says why"), "h1:1");
+    }
+
+    #[test]
+    fn a_primary_that_hangs_is_not_told_and_one_elsewhere_is_found_by_the_others() {
+        let answers = || vec![answer(1, Some(0), 7), answer(2, Some(0), 7)];
+        let unanswered = vec![("h0:1".to_string(), "no answer for 1 s".to_string())];
+        let failure = whom_to_tell(&Gathered { answers: answers(), unanswered }).expect_err("it hangs");
+        assert!(matches!(&failure, Failure::Unsure(text) if text.contains("h0:1: no answer for 1 s")), "{failure}");
+        let address = Gathered { answers: answers(), unanswered: Vec::new() };
+        assert_eq!(whom_to_tell(&address).expect("somebody who redirects"), "h1:1");
     }
 }

@@ -1,44 +1,67 @@
-//! Why a command ends without having done its work, in words that say what to do next.
+//! Why a command ends without having done its work, in words that say what to do next, and with the exit status that
+//! programs go by. docs/CLI.md has the table.
 
 use std::process::ExitCode;
 
 use kv_client::{ClientError, ErrorCode};
 
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum Failure {
-    /// The command line or the configuration is wrong; nothing was opened.
+    /// The command line, the configuration or the input is wrong; nothing was done.
     #[error("{0}")]
     Usage(String),
+    /// The answer is no.
     #[error("{0}")]
     Failed(String),
+    /// Whether the answer is yes or no cannot be told, or not now: nobody can be reached, or answers in time, or leads; or it is
+    /// unknown whether a write happened.
+    #[error("{0}")]
+    Unsure(String),
 }
 
 impl Failure {
     pub fn exit_code(&self) -> ExitCode {
+        ExitCode::from(match self {
+            Failure::Failed(_) => 1,
+            Failure::Usage(_) => 2,
+            Failure::Unsure(_) => 3,
+        })
+    }
+
+    /// The same, with other words.
+    pub fn with_text(self, change: impl FnOnce(String) -> String) -> Self {
         match self {
-            Failure::Usage(_) => ExitCode::from(2),
-            Failure::Failed(_) => ExitCode::from(1),
+            Failure::Usage(text) => Failure::Usage(change(text)),
+            Failure::Failed(text) => Failure::Failed(change(text)),
+            Failure::Unsure(text) => Failure::Unsure(change(text)),
         }
     }
 
     /// The same, behind what was done before.
     pub fn after(self, done: &str) -> Self {
-        Failure::Failed(format!("{done}{self}"))
+        match self.with_text(|text| format!("{done}{text}")) {
+            // Something was done.
+            Failure::Usage(text) => Failure::Failed(text),
+            other => other,
+        }
     }
 
     /// Of a write: says also that it did not happen, where that is sure and a user may wonder.
     pub fn of_write(error: ClientError) -> Self {
         let is_void = error.code() == Some(&ErrorCode::NoPrimary) && !error.maybe_committed();
-        match Failure::from(error) {
-            Failure::Failed(text) if is_void => Failure::Failed(format!("{text}; nothing was written")),
-            other => other,
-        }
+        let failure = Failure::from(error);
+        if is_void { failure.with_text(|text| format!("{text}; nothing was written")) } else { failure }
+    }
+
+    /// An answer of a server that this program does not understand.
+    pub fn of_answer(error: impl std::fmt::Display) -> Self {
+        Failure::Unsure(format!("the server answered with what makes no sense: {error}"))
     }
 }
 
 impl From<std::io::Error> for Failure {
     fn from(error: std::io::Error) -> Self {
-        Failure::Failed(error.to_string())
+        Failure::Unsure(error.to_string())
     }
 }
 
@@ -56,7 +79,40 @@ impl From<ClientError> for Failure {
         };
         let code = error.code().map(ErrorCode::as_str).filter(|code| !code.is_empty());
         let code = code.map(|code| format!(" ({code})")).unwrap_or_default();
-        Failure::Failed(format!("{error}{code}{hint}"))
+        let text = format!("{error}{code}{hint}");
+        if is_no(&error) { Failure::Failed(text) } else { Failure::Unsure(text) }
+    }
+}
+
+/// Whether somebody who knows has said no, and would say it again.
+fn is_no(error: &ClientError) -> bool {
+    match error {
+        ClientError::Refused { code, maybe_committed, .. } => {
+            !maybe_committed
+                && !matches!(
+                    code,
+                    ErrorCode::NoPrimary
+                        | ErrorCode::Timeout
+                        | ErrorCode::Overloaded
+                        | ErrorCode::StorageFull
+                        | ErrorCode::CommitUnknownResult
+                        | ErrorCode::OperationFailed
+                        | ErrorCode::CommitFailed
+                        | ErrorCode::PutFailed
+                        | ErrorCode::DeleteFailed
+                        | ErrorCode::Other(_)
+                )
+        }
+        ClientError::InvalidArgument(_)
+        | ClientError::Unreadable { .. }
+        | ClientError::TransactionTooLarge { .. }
+        | ClientError::TransactionEnded(_) => true,
+        ClientError::Unreachable { .. }
+        | ClientError::ConnectionLost { .. }
+        | ClientError::DeadlineExceeded { .. }
+        | ClientError::Exception { .. }
+        | ClientError::Malformed { .. }
+        | ClientError::CommitUnknown { .. } => false,
     }
 }
 
@@ -71,7 +127,9 @@ fn hint_of_code(code: &ErrorCode) -> &'static str {
         ErrorCode::ValueTooLarge => "; the setting of the server is limits.max_value_bytes",
         ErrorCode::StorageFull => "; nothing was written; has_space in /status of each server tells where",
         ErrorCode::Overloaded => "; wait a little, and try again",
-        ErrorCode::TransactionTooLarge => "; make it several transactions",
+        ErrorCode::TransactionTooLarge => {
+            "; make it several transactions; the setting of the server is limits.max_transaction_bytes"
+        }
         _ => "",
     }
 }
@@ -101,6 +159,30 @@ mod tests {
         };
         let text = Failure::from(error).to_string();
         assert!(text.starts_with("too old (TRANSACTION_TOO_OLD); ") && text.contains("readable_window_ms"), "{text}");
+    }
+
+    #[test]
+    fn the_status_tells_a_no_from_not_knowing() {
+        let is_no = |code: ErrorCode| {
+            let error = ClientError::Refused {
+                code,
+                message: String::new(),
+                retryable: false,
+                maybe_committed: false,
+                conflicting_keys: Vec::new(),
+            };
+            matches!(Failure::from(error), Failure::Failed(_))
+        };
+        for code in
+            [ErrorCode::Conflict, ErrorCode::ValueTooLarge, ErrorCode::UnknownColumnFamily, ErrorCode::Forbidden]
+        {
+            assert!(is_no(code.clone()), "{code}");
+        }
+        for code in [ErrorCode::NoPrimary, ErrorCode::Timeout, ErrorCode::StorageFull, ErrorCode::PutFailed] {
+            assert!(!is_no(code.clone()), "{code}");
+        }
+        let unreachable = Failure::from(ClientError::Unreachable { attempts: Vec::new() });
+        assert!(matches!(unreachable, Failure::Unsure(_)), "{unreachable}");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::admin::AdminClient;
-use crate::cli::AdminTarget;
+use crate::cli::{AdminTarget, epilogue};
 use crate::failure::Failure;
 use crate::output::{self, Format};
 
@@ -17,21 +17,25 @@ use crate::output::{self, Format};
 /// Every replica knows of a change once it is agreed, as with a write. A family that exists may be created again, which
 /// changes nothing. Dropping one removes all its rows at once, for good.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  \
+#[command(after_help = epilogue("Examples:\n  \
     synodkv family list\n  \
     synodkv family create orders\n  \
     synodkv set --family orders 1 paid\n  \
-    synodkv family drop orders")]
+    synodkv family drop orders", NO))]
 pub struct FamilyArgs {
     #[command(subcommand)]
     pub action: FamilyAction,
 }
 
+const NO: &str = "the server refused it, for good: no such family, or one that may not be dropped";
+
 #[derive(Debug, Subcommand)]
 pub enum FamilyAction {
     /// Show the column families.
+    #[command(after_help = epilogue("Example:\n  synodkv family list", NO))]
     List(FamilyTarget),
     /// Create a column family.
+    #[command(after_help = epilogue("Example:\n  synodkv family create orders", NO))]
     Create {
         /// Its name: 1 to 64 letters, digits, or any of `_`, `-`, `.`
         name: String,
@@ -41,6 +45,7 @@ pub enum FamilyAction {
     /// Drop a column family with all its rows.
     ///
     /// Not one that `storage.column_families` names: the next write would create it again.
+    #[command(after_help = epilogue("Example:\n  synodkv family drop orders", NO))]
     Drop {
         /// Its name, as `family list` shows it.
         name: String,
@@ -74,9 +79,8 @@ pub async fn run(args: FamilyArgs) -> Result<ExitCode, Failure> {
     let client = AdminClient::new()?;
     match args.action {
         FamilyAction::List(target) => {
-            let document: Value = client.ask_first(Method::GET, &target.admin, "/column-families", &[]).await?;
-            let families: Families = serde_json::from_value(document.clone())
-                .map_err(|error| Failure::Failed(format!("the server answered with what makes no sense: {error}")))?;
+            let (_, document): (String, Value) = client.first(&target.admin, "/column-families").await?;
+            let families: Families = serde_json::from_value(document.clone()).map_err(Failure::of_answer)?;
             tell(&target, &document, &show(&families))
         }
         FamilyAction::Create { name, target } => {
@@ -103,7 +107,7 @@ async fn change(client: &AdminClient, method: Method, target: &AdminTarget, name
     if let Some(fault) = kv_api::family_name_fault(name) {
         return Err(Failure::Usage(format!("column family `{name}`: {fault}")));
     }
-    client.ask_first(method, target, &format!("/column-families/{name}"), &[]).await
+    client.change(method, target, &format!("/column-families/{name}")).await
 }
 
 fn show(families: &Families) -> String {

@@ -1,52 +1,44 @@
-//! `import`: writes rows as `range` prints them.
+//! `import`: writes rows as `range --format backup` prints them.
 
-use std::io::{BufRead, BufReader, IsTerminal, Read};
+use std::fs::File;
+use std::io::{BufReader, IsTerminal, Read, Seek, SeekFrom};
+use std::os::fd::AsFd;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use kv_client::{ClientError, Database, TransactionOptions, Version};
+use kv_client::{ClientError, Database, Limits, TransactionOptions, Version};
 use serde_json::json;
 
+use crate::backup::{Pair, Reader};
 use crate::cli::ImportArgs;
 use crate::failure::Failure;
 use crate::output::{self, Format};
 use crate::text::Notation;
 
-/// Rows and bytes of one transaction: far below the limits of the servers, and enough that commits cost little.
+/// Rows and bytes of one transaction: enough that commits cost little.
 const BATCH_ROWS: usize = 1_000;
 const BATCH_BYTES: usize = 1 << 20;
-
-/// Longest line, in bytes: the longest key and value, each byte written as `\xNN`, and something over.
-const MAX_LINE_BYTES: u64 = 1 << 20;
-
-type Pair = (Vec<u8>, Vec<u8>);
+/// What a commit has beside its rows that counts as a part of the transaction.
+const COMMIT_BYTES: usize = 64;
 
 pub async fn run(args: ImportArgs) -> Result<ExitCode, Failure> {
-    let mut rows = Rows::open(&args)?;
-    let target = Target {
-        database: args.target.connect().await?.database(),
-        family: args.family,
-        timeout: Duration::from_secs(args.target.timeout_seconds),
-    };
-    let bar = output::progress("rows imported", None);
-    let (mut written, mut last) = (0_u64, Version::default());
-    loop {
-        // What is right before a wrong line is written like everything before it.
-        let (batch, outcome) = rows.batch();
-        if !batch.is_empty() {
-            let stopped = |failure: Failure| failure.after(&format!("{written} rows are written; "));
-            last = target.write(&batch).await.map_err(stopped)?;
-            written += batch.len() as u64;
-            bar.inc(batch.len() as u64);
-        }
-        match outcome {
-            Ok(true) => {}
-            Ok(false) => break,
-            Err(failure) => return Err(failure.after(&format!("{written} rows before it are written; "))),
-        }
+    let mut input = Input::open(args.file.as_deref())?;
+    let (client, limits) = args.target.connect_with_limits().await?;
+    let nothing = |failure: Failure| failure.with_text(|text| format!("{text}; nothing was written"));
+    if let Some(rows) = input.again()? {
+        // Nothing is written of what is not right as a whole.
+        open(&args, rows, &limits).and_then(|(mut rows, _)| check(&mut rows)).map_err(nothing)?;
     }
-    bar.finish_and_clear();
-    match args.presentation.format {
+    let (mut rows, named) = open(&args, input.into_rows()?, &limits).map_err(nothing)?;
+    let target = Target {
+        database: client.database(),
+        family: args.family.clone().or(named).unwrap_or_default(),
+        timeout: args.target.timeout(),
+        batch_bytes: BATCH_BYTES.min(limits.max_transaction_bytes.saturating_sub(COMMIT_BYTES)),
+    };
+    let (written, last) = target.write_all(&mut rows).await?;
+    match args.format {
         Format::Json => output::write_json(&json!({ "rows": written, "version": last.0 }))?,
         Format::Text if written == 0 => output::write_line("there is no row, so nothing was written")?,
         Format::Text => output::write_line(&format!("{written} rows imported, the last ones at version {}", last.0))?,
@@ -54,13 +46,132 @@ pub async fn run(args: ImportArgs) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
+type Rows = Reader<BufReader<Box<dyn Read>>>;
+
+/// The rows, and the column family that their header names.
+fn open(
+    args: &ImportArgs,
+    (name, source): (String, Box<dyn Read>),
+    limits: &Limits,
+) -> Result<(Rows, Option<String>), Failure> {
+    let source = BufReader::new(source);
+    if args.no_header {
+        let notation = if args.hex { Notation::Hex } else { Notation::Escaped };
+        return Ok((Reader::without_marks(&name, source, limits, notation), None));
+    }
+    let (rows, header) = Reader::begin(&name, source, limits)?;
+    Ok((rows, Some(header.family)))
+}
+
+fn check(rows: &mut Rows) -> Result<(), Failure> {
+    let bar = output::progress("rows checked", None);
+    while rows.next()?.is_some() {
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    Ok(())
+}
+
+/// Where the rows come from.
+struct Input {
+    /// For messages.
+    name: String,
+    source: Source,
+}
+
+enum Source {
+    /// Can be read twice, from this place on.
+    File(File, u64),
+    Stream(Box<dyn Read>),
+}
+
+impl Input {
+    fn open(path: Option<&Path>) -> Result<Input, Failure> {
+        let (name, file) = match path.filter(|path| path.as_os_str() != "-") {
+            Some(path) => {
+                let name = path.display().to_string();
+                let file = File::open(path);
+                (
+                    name.clone(),
+                    file.map_err(|error| Failure::Usage(format!("cannot read the rows in {name}: {error}")))?,
+                )
+            }
+            None => {
+                if std::io::stdin().is_terminal() {
+                    output::remark("reading rows from the terminal (key, tab, value); Ctrl-D ends it");
+                }
+                // The same open file, without a buffer of its own.
+                ("standard input".to_string(), File::from(std::io::stdin().as_fd().try_clone_to_owned()?))
+            }
+        };
+        let is_file = file.metadata().is_ok_and(|metadata| metadata.is_file());
+        let source = match (&file).stream_position() {
+            Ok(place) if is_file => Source::File(file, place),
+            Ok(_) | Err(_) => Source::Stream(Box::new(file)),
+        };
+        Ok(Input { name, source })
+    }
+
+    /// What can be read twice, for the first time.
+    fn again(&mut self) -> Result<Option<(String, Box<dyn Read>)>, Failure> {
+        match &self.source {
+            Source::File(file, _) => Ok(Some((self.name.clone(), Box::new(file.try_clone()?)))),
+            Source::Stream(_) => Ok(None),
+        }
+    }
+
+    fn into_rows(self) -> Result<(String, Box<dyn Read>), Failure> {
+        Ok((
+            self.name,
+            match self.source {
+                Source::File(mut file, place) => {
+                    file.seek(SeekFrom::Start(place))?;
+                    Box::new(file)
+                }
+                Source::Stream(stream) => stream,
+            },
+        ))
+    }
+}
+
 struct Target {
     database: Database,
     family: String,
     timeout: Duration,
+    batch_bytes: usize,
 }
 
 impl Target {
+    /// How many rows were written, and the last version.
+    async fn write_all(&self, rows: &mut Rows) -> Result<(u64, Version), Failure> {
+        let bar = output::progress("rows imported", None);
+        let (mut written, mut last) = (0_u64, Version::default());
+        let mut batch = Batch::default();
+        loop {
+            // What is right before a wrong line is written like everything before it.
+            let next = batch.fill(rows, self.batch_bytes);
+            if !batch.rows.is_empty() {
+                let stopped = |failure: Failure| match written {
+                    0 => failure.with_text(|text| format!("0 rows are written; {text}")),
+                    _ => failure.after(&format!("{written} rows are written; ")),
+                };
+                last = self.write(&batch.rows).await.map_err(stopped)?;
+                written += batch.rows.len() as u64;
+                bar.inc(batch.rows.len() as u64);
+            }
+            match next {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(failure) if written == 0 => {
+                    return Err(failure.with_text(|text| format!("{text}; nothing was written")));
+                }
+                Err(failure) => return Err(failure.after(&format!("{written} rows before it are written; "))),
+            }
+        }
+        bar.finish_and_clear();
+        Ok((written, last))
+    }
+
     async fn write(&self, batch: &[Pair]) -> Result<Version, Failure> {
         let options = TransactionOptions { timeout: self.timeout, ..TransactionOptions::default() };
         let body = |transaction: kv_client::Transaction| {
@@ -73,68 +184,32 @@ impl Target {
     }
 }
 
-/// Reads rows line by line.
-struct Rows {
-    /// For messages.
-    name: String,
-    source: Box<dyn BufRead>,
-    notation: Notation,
-    line: u64,
+/// The rows of one transaction.
+#[derive(Default)]
+struct Batch {
+    rows: Vec<Pair>,
+    /// Had no room in it.
+    next: Option<Pair>,
 }
 
-impl Rows {
-    fn open(args: &ImportArgs) -> Result<Rows, Failure> {
-        let (name, source): (String, Box<dyn BufRead>) = match args.file.as_ref().filter(|file| file.as_os_str() != "-")
-        {
-            Some(file) => {
-                let name = file.display().to_string();
-                let opened = std::fs::File::open(file);
-                let opened =
-                    opened.map_err(|error| Failure::Usage(format!("cannot read the rows in {name}: {error}")))?;
-                (name, Box::new(BufReader::new(opened)))
+impl Batch {
+    /// Takes the next rows; whether more may come, or why there are none behind them.
+    fn fill(&mut self, rows: &mut Rows, most_bytes: usize) -> Result<bool, Failure> {
+        self.rows.clear();
+        let mut bytes = 0;
+        while self.rows.len() < BATCH_ROWS {
+            let next = match self.next.take() {
+                Some(row) => Some(row),
+                None => rows.next()?,
+            };
+            let Some(row) = next else { return Ok(false) };
+            bytes += row.0.len() + row.1.len();
+            if bytes > most_bytes && !self.rows.is_empty() {
+                self.next = Some(row);
+                return Ok(true);
             }
-            None => {
-                if std::io::stdin().is_terminal() {
-                    eprintln!("reading rows from the terminal (key, tab, value); Ctrl-D ends it");
-                }
-                ("standard input".to_string(), Box::new(BufReader::new(std::io::stdin())))
-            }
-        };
-        Ok(Rows { name, source, notation: args.presentation.notation(), line: 0 })
-    }
-
-    /// The next rows, and whether more may come, or why there are none behind them.
-    fn batch(&mut self) -> (Vec<Pair>, Result<bool, Failure>) {
-        let (mut rows, mut bytes) = (Vec::new(), 0);
-        while rows.len() < BATCH_ROWS && bytes < BATCH_BYTES {
-            match self.next() {
-                Ok(Some(row)) => {
-                    bytes += row.0.len() + row.1.len();
-                    rows.push(row);
-                }
-                Ok(None) => return (rows, Ok(false)),
-                Err(failure) => return (rows, Err(failure)),
-            }
+            self.rows.push(row);
         }
-        (rows, Ok(true))
-    }
-
-    fn next(&mut self) -> Result<Option<Pair>, Failure> {
-        let mut text = Vec::new();
-        self.source.by_ref().take(MAX_LINE_BYTES).read_until(b'\n', &mut text)?;
-        if text.is_empty() {
-            return Ok(None);
-        }
-        self.line += 1;
-        let wrong = |reason: &str| Failure::Usage(format!("{}, line {}: {reason}", self.name, self.line));
-        if text.pop_if(|byte| *byte == b'\n').is_none() && text.len() as u64 >= MAX_LINE_BYTES {
-            return Err(wrong(&format!("it is longer than {MAX_LINE_BYTES} bytes, and no row is")));
-        }
-        let text = String::from_utf8(text).map_err(|_| wrong("it is not UTF-8; other bytes are written as \\xNN"))?;
-        let Some((key, value)) = text.split_once('\t') else {
-            return Err(wrong("expected a key, a tab and a value, as `synodkv range` prints them"));
-        };
-        let parse = |what, text| self.notation.parse(what, text).map_err(|failure| wrong(&failure.to_string()));
-        Ok(Some((parse("key", key)?, parse("value", value)?)))
+        Ok(true)
     }
 }

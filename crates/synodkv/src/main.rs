@@ -1,9 +1,11 @@
 //! SynodKV in one binary: the server (`serve`), the client commands (`get`, `set`, …), transactions (`txn`, `shell`), the
 //! check that all replicas hold the same rows (`verify`) and the benchmarks (`bench`, `bench-disk`).
 //!
-//! Exit statuses: 0 done; 1 a negative answer or a failure; 2 wrong usage or configuration, before anything was opened.
+//! Exit statuses: 0 done; 1 the answer is no; 2 wrong usage, configuration or input, before anything was done; 3 it cannot be
+//! told, or not now (`serve`: 1 for all that goes wrong later than 2). docs/CLI.md has the table.
 
 mod admin;
+mod backup;
 mod bench;
 mod bench_disk;
 mod cli;
@@ -13,6 +15,8 @@ mod failure;
 mod family;
 mod import;
 mod output;
+mod predecessor;
+mod range;
 mod screen;
 mod serve;
 mod shell;
@@ -23,6 +27,7 @@ mod text;
 mod txn;
 mod verify;
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -30,14 +35,41 @@ use cli::{Cli, Command};
 use failure::Failure;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return explain(&error),
+    };
+    let serves = matches!(cli.command, Command::Serve(_));
     match run(cli.command) {
         Ok(code) => code,
-        Err(failure) => {
-            eprintln!("error: {failure}");
-            failure.exit_code()
-        }
+        // Whoever starts a server asks for no answer.
+        Err(Failure::Unsure(reason)) if serves => fail(&Failure::Failed(reason)),
+        Err(failure) => fail(&failure),
     }
+}
+
+fn fail(failure: &Failure) -> ExitCode {
+    output::remark(format!("error: {failure}"));
+    failure.exit_code()
+}
+
+/// Help, the version, or what is wrong with the command line.
+fn explain(error: &clap::Error) -> ExitCode {
+    let text = error.render();
+    if !error.use_stderr() {
+        let shown = if output::is_terminal() { text.ansi().to_string() } else { text.to_string() };
+        return match output::write(shown.as_bytes()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(failure) => fail(&failure),
+        };
+    }
+    let in_colour = std::io::stderr().is_terminal();
+    let shown = if in_colour { text.ansi().to_string() } else { text.to_string() };
+    output::remark(shown.trim_end());
+    if let Some(hint) = predecessor::hint(error) {
+        output::remark(format!("\n{hint}"));
+    }
+    Failure::Usage(String::new()).exit_code()
 }
 
 fn run(command: Command) -> Result<ExitCode, Failure> {
@@ -51,7 +83,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Get(args) => on_one_thread()?.block_on(data::get(args)),
         Command::Set(args) => on_one_thread()?.block_on(data::set(args)),
         Command::Delete(args) => on_one_thread()?.block_on(data::delete(args)),
-        Command::Range(args) => on_one_thread()?.block_on(data::range(args)),
+        Command::Range(args) => on_one_thread()?.block_on(range::run(args)),
         Command::Import(args) => on_one_thread()?.block_on(import::run(args)),
         Command::Txn(args) => on_one_thread()?.block_on(txn::run(args)),
         Command::Shell(args) => on_one_thread()?.block_on(shell::run(args)),

@@ -1,6 +1,11 @@
 //! Results on standard output, for people or for programs; everything else goes to standard error.
+//!
+//! Nothing here panics, whatever the outputs are. A reader of standard output that went away, as `head` does, is no failure:
+//! the rest is not written, and the command ends with the status that it would have had. An output that is full is one.
 
-use std::io::{IsTerminal, Write};
+use std::fmt::Display;
+use std::io::{ErrorKind, IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use clap::ValueEnum;
@@ -17,13 +22,33 @@ pub enum Format {
     Json,
 }
 
-/// Writes bytes to standard output. A reader that went away, as `head` does, ends the program quietly.
+/// Whether the reader of standard output has gone.
+static IS_CLOSED: AtomicBool = AtomicBool::new(false);
+
+/// Nobody reads any more: what goes on for its output alone may end.
+pub fn is_closed() -> bool {
+    IS_CLOSED.load(Ordering::Relaxed)
+}
+
+/// Writes bytes to standard output.
 pub fn write(bytes: &[u8]) -> Result<(), Failure> {
+    if is_closed() {
+        return Ok(());
+    }
     let mut out = std::io::stdout().lock();
     match out.write_all(bytes).and_then(|()| out.flush()) {
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
-        result => result.map_err(Failure::from),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => {
+            IS_CLOSED.store(true, Ordering::Relaxed);
+            Ok(())
+        }
+        result => result.map_err(|error| Failure::Unsure(format!("cannot write to standard output: {error}"))),
     }
+}
+
+/// The same, while timers and connections go on: a reader may take its time.
+pub async fn write_aside(bytes: Vec<u8>) -> Result<(), Failure> {
+    let written = tokio::task::spawn_blocking(move || write(&bytes)).await;
+    written.unwrap_or_else(|error| Err(Failure::Unsure(format!("cannot write to standard output: {error}"))))
 }
 
 pub fn write_line(line: &str) -> Result<(), Failure> {
@@ -31,8 +56,20 @@ pub fn write_line(line: &str) -> Result<(), Failure> {
 }
 
 pub fn write_json(value: &impl Serialize) -> Result<(), Failure> {
-    let text = serde_json::to_string(value).map_err(|e| Failure::Failed(e.to_string()))?;
+    let text = serde_json::to_string(value).map_err(|e| Failure::Unsure(e.to_string()))?;
     write_line(&text)
+}
+
+/// Tells people something beside the result, on standard error. When that cannot be had, there is nobody to tell.
+pub fn remark(text: impl Display) {
+    let mut line = text.to_string();
+    line.push('\n');
+    let _ = std::io::stderr().lock().write_all(line.as_bytes());
+}
+
+/// Whether a person looks at standard output.
+pub fn is_terminal() -> bool {
+    std::io::stdout().is_terminal()
 }
 
 /// A bar on standard error when that is a terminal, and nothing otherwise. `length` `None`: not known.

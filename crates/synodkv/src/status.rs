@@ -3,56 +3,96 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::time::{Instant, MissedTickBehavior};
 
-use crate::admin::{AdminClient, Replica, Status};
+use crate::admin::{AdminClient, Gathered, Problem, Replica, Status};
 use crate::cli::{StatusArgs, check_addresses};
 use crate::failure::Failure;
 use crate::output::{self, Format};
 use crate::screen::Screen;
 use crate::signals::Signals;
 
-/// How long `--watch` waits for an answer before it says that there is none.
-const WATCH_TIMEOUT: Duration = Duration::from_secs(5);
-
 pub async fn run(args: StatusArgs) -> Result<ExitCode, Failure> {
     if let Some(interval) = args.watch {
         return watch(&args, interval).await;
     }
-    let (document, status) = ask(&AdminClient::new()?, &args).await?;
+    let seen = Seen::of(&AdminClient::new()?.gather(&args.admin).await?);
     match args.format {
-        Format::Json => output::write_json(&document)?,
-        Format::Text => output::write_line(&show(&status))?,
+        Format::Json => output::write_json(&seen.document)?,
+        Format::Text => output::write_line(&seen.show())?,
     }
-    Ok(ExitCode::from(u8::from(status.primary.is_none())))
+    Ok(ExitCode::from(u8::from(seen.status.primary.is_none())))
 }
 
-async fn ask(client: &AdminClient, args: &StatusArgs) -> Result<(Value, Status), Failure> {
-    let (address, document): (String, Value) = client.first_status(&args.admin).await?;
-    let status: Status = serde_json::from_value(document.clone())
-        .map_err(|error| Failure::Failed(format!("{address} answered with a status that makes no sense: {error}")))?;
-    Ok((document, status))
+/// The cluster as whoever knows most sees it, and what all servers say of themselves.
+struct Seen {
+    /// That server's own answer, with what the others added.
+    document: Value,
+    status: Status,
+    /// Each with the servers that have it.
+    problems: Vec<(Problem, Vec<String>)>,
+    unanswered: Vec<(String, String)>,
+}
+
+impl Seen {
+    fn of(gathered: &Gathered) -> Seen {
+        let mut problems: Vec<(Problem, Vec<String>)> = Vec::new();
+        for answer in &gathered.answers {
+            for problem in &answer.status.problems {
+                match problems.iter_mut().find(|(known, _)| known == problem) {
+                    Some((_, servers)) => servers.push(answer.address.clone()),
+                    None => problems.push((problem.clone(), vec![answer.address.clone()])),
+                }
+            }
+        }
+        let best = gathered.best();
+        let mut document = best.document.clone();
+        let listed = problems.iter().map(|(Problem { kind, replica, text, remedy }, servers)| {
+            json!({ "kind": kind, "replica": replica, "text": text, "remedy": remedy, "servers": servers })
+        });
+        document["problems"] = listed.collect();
+        let unanswered = gathered.unanswered.clone();
+        document["unanswered"] =
+            unanswered.iter().map(|(address, reason)| json!({ "admin": address, "reason": reason })).collect();
+        Seen { document, status: best.status.clone(), problems, unanswered }
+    }
+
+    fn show(&self) -> String {
+        let mut text = show(&self.status);
+        for (problem, servers) in &self.problems {
+            let whose = match problem.replica {
+                Some(id) => format!("replica {id}"),
+                None => servers.join(", "),
+            };
+            text += &format!("\n\nPROBLEM: {whose}: {}\n  What to do: {}", problem.text, problem.remedy);
+        }
+        for (address, reason) in &self.unanswered {
+            text += &format!("\n\nNO ANSWER from {address}: {reason}");
+        }
+        text
+    }
 }
 
 async fn watch(args: &StatusArgs, interval: Duration) -> Result<ExitCode, Failure> {
     check_addresses("--admin", &args.admin.admin_addresses)?;
-    let client = AdminClient::with_timeout(WATCH_TIMEOUT)?;
+    let client = AdminClient::new()?;
     let mut signals = Signals::listen()?;
     let screen = if args.format == Format::Text { Screen::open()? } else { None };
     let mut page = Page { interval, last: None };
     let mut ticks = tokio::time::interval(interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
+    while !output::is_closed() {
         let answer = tokio::select! {
             _ = signals.next() => break,
-            answer = async { ticks.tick().await; ask(&client, args).await } => answer,
+            answer = async { ticks.tick().await; client.gather(&args.admin).await } => answer,
         };
+        let answer = answer.map(|gathered| Seen::of(&gathered));
         match (&screen, args.format, answer) {
-            (Some(screen), _, answer) => screen.draw(&page.of(answer.map(|(_, status)| status)))?,
-            (None, Format::Json, Ok((document, _))) => output::write_json(&document)?,
-            (None, Format::Text, Ok((_, status))) => output::write_line(&format!("{}\n", show(&status)))?,
-            (None, _, Err(failure)) => eprintln!("error: {failure}"),
+            (Some(screen), _, answer) => screen.draw(&page.of(answer))?,
+            (None, Format::Json, Ok(seen)) => output::write_json(&seen.document)?,
+            (None, Format::Text, Ok(seen)) => output::write_line(&format!("{}\n", seen.show()))?,
+            (None, _, Err(failure)) => output::remark(format!("error: {failure}")),
         }
     }
     if screen.is_some() {
@@ -66,14 +106,14 @@ async fn watch(args: &StatusArgs, interval: Duration) -> Result<ExitCode, Failur
 /// What is on the screen: the last status that there was, and since when there is none.
 struct Page {
     interval: Duration,
-    last: Option<(Instant, Status)>,
+    last: Option<(Instant, Seen)>,
 }
 
 impl Page {
-    fn of(&mut self, answer: Result<Status, Failure>) -> String {
+    fn of(&mut self, answer: Result<Seen, Failure>) -> String {
         let heading = match answer {
-            Ok(status) => {
-                self.last = Some((Instant::now(), status));
+            Ok(seen) => {
+                self.last = Some((Instant::now(), seen));
                 format!("every {} s; Ctrl-C ends", self.interval.as_secs_f64())
             }
             Err(failure) => match &self.last {
@@ -85,7 +125,7 @@ impl Page {
     }
 
     fn body(&self) -> String {
-        self.last.as_ref().map(|(_, status)| show(status)).unwrap_or_default()
+        self.last.as_ref().map(|(_, seen)| seen.show()).unwrap_or_default()
     }
 }
 
@@ -110,7 +150,10 @@ fn show(status: &Status) -> String {
     let mut rows = vec![heading.map(str::to_string).to_vec()];
     rows.extend(status.replicas.iter().map(show_replica));
     lines.push(output::table(&rows));
-    for (id, problem) in status.replicas.iter().filter_map(|replica| Some((replica.id, replica.problem.as_ref()?))) {
+    // What the replica's own server tells, with a remedy, need not be said twice.
+    let is_told = |id: u32, text: &String| status.problems.iter().any(|p| p.replica == Some(id) && p.text == *text);
+    let problems = status.replicas.iter().filter_map(|replica| Some((replica.id, replica.problem.as_ref()?)));
+    for (id, problem) in problems.filter(|(id, problem)| !is_told(*id, problem)) {
         lines.extend([String::new(), format!("PROBLEM: replica {id}: {problem}")]);
     }
     lines.join("\n")
@@ -138,9 +181,35 @@ fn show_replica(replica: &Replica) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
+    use crate::admin::Answer;
+
+    #[test]
+    fn a_problem_is_shown_once_with_its_remedy_whoever_tells_it() {
+        let answer = |address: &str, view: u64, problems: Value| {
+            let document = json!({
+                "mode": "replicated", "primary": 0, "view": view, "problems": problems,
+                "replicas": [{"id": 0, "role": "primary", "reachable": true, "problem": "its disk is full"}]
+            });
+            let status = serde_json::from_value(document.clone()).expect("a status");
+            Answer { address: address.to_string(), document, status }
+        };
+        let full = json!({"kind": "disk_full", "replica": 0, "text": "its disk is full", "remedy": "make space"});
+        let few = json!({"kind": "few_descriptors", "replica": null, "text": "256 are few", "remedy": "ulimit -n"});
+        let gathered = Gathered {
+            answers: vec![answer("a:1", 7, json!([full, few])), answer("b:1", 8, json!([full]))],
+            unanswered: vec![("c:1".to_string(), "no answer for 1 s".to_string())],
+        };
+        let seen = Seen::of(&gathered);
+        let text = seen.show();
+        assert_eq!(text.matches("its disk is full").count(), 1, "{text}");
+        assert!(text.contains("PROBLEM: replica 0: its disk is full\n  What to do: make space"), "{text}");
+        assert!(text.contains("PROBLEM: a:1: 256 are few\n  What to do: ulimit -n"), "{text}");
+        assert!(text.ends_with("NO ANSWER from c:1: no answer for 1 s"), "{text}");
+        assert_eq!(seen.document["view"], 8, "who knows most is shown");
+        assert_eq!(seen.document["problems"][0]["servers"], json!(["a:1", "b:1"]));
+        assert_eq!(seen.document["unanswered"][0]["admin"], "c:1");
+    }
 
     #[test]
     fn a_status_shows_the_primary_and_a_line_for_each_replica() {
@@ -182,7 +251,8 @@ mod tests {
         let mut page = Page { interval: Duration::from_millis(500), last: None };
         let nobody = || Err(Failure::Failed("connection refused".to_string()));
         assert_eq!(page.of(nobody()), "NO ANSWER: connection refused\n\n");
-        assert!(page.of(Ok(status)).starts_with("every 0.5 s; Ctrl-C ends\n\nmode     replicated\n"));
+        let seen = Seen { document: Value::Null, status, problems: Vec::new(), unanswered: Vec::new() };
+        assert!(page.of(Ok(seen)).starts_with("every 0.5 s; Ctrl-C ends\n\nmode     replicated\n"));
         let stale = page.of(nobody());
         assert!(stale.starts_with("NO ANSWER for 0 s: connection refused\n\nmode "), "{stale}");
     }

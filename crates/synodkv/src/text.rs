@@ -1,35 +1,50 @@
-//! Keys and values on the command line: text in which any byte can be written.
+//! Keys and values on the command line.
 //!
-//! Read: `\xNN` is the byte NN, `\\` a backslash, `\n`, `\t`, `\r` and `\0` as usual; everything else stands for itself, in
-//! UTF-8. Written: what is printable stays as it is, so that written text can be read back to the same bytes. With
-//! `--hex` both are pairs of hexadecimal digits instead.
+//! An argument is taken as the bytes that it is. What has to be printable, such as a line of rows, a message or a statement of
+//! `txn` and `shell`, is *escaped* text, in which any byte can be written: `\xNN` is the byte NN, `\\` a backslash, `\n`, `\t`,
+//! `\r` and `\0` as usual; everything else stands for itself, in UTF-8. What is printable stays as it is, so that escaped text
+//! can be read back to the same bytes. `--escape` asks for it in arguments and results, `--hex` for hexadecimal digits.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 
 use crate::failure::Failure;
 
 /// How bytes look on the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Notation {
+    /// As they are. Where they must be printable, they are escaped.
+    Plain,
     Escaped,
     Hex,
 }
 
 impl Notation {
-    pub fn of(hex: bool) -> Self {
-        if hex { Notation::Hex } else { Notation::Escaped }
+    /// An argument; `what` names it in the error.
+    pub fn argument(self, what: &str, argument: &OsStr) -> Result<Vec<u8>, Failure> {
+        if self == Notation::Plain {
+            return Ok(argument.as_bytes().to_vec());
+        }
+        let text = argument.to_str().ok_or_else(|| {
+            let shown = argument.to_string_lossy();
+            Failure::Usage(format!("{what} `{shown}`: it is not UTF-8; other bytes are written as \\xNN"))
+        })?;
+        self.parse(what, text).map_err(Failure::Usage)
     }
 
-    /// `what` names the argument in the error.
-    pub fn parse(self, what: &str, text: &str) -> Result<Vec<u8>, Failure> {
+    /// A part of a line of text, which is escaped unless it is hexadecimal.
+    pub fn parse(self, what: &str, text: &str) -> Result<Vec<u8>, String> {
         let parsed = match self {
-            Notation::Escaped => unescape(text),
+            Notation::Plain | Notation::Escaped => unescape(text),
             Notation::Hex => from_hex(text),
         };
-        parsed.map_err(|reason| Failure::Usage(format!("{what} `{text}`: {reason}")))
+        parsed.map_err(|reason| format!("{what} `{text}`: {reason}"))
     }
 
+    /// Printable, on one line, without a tab.
     pub fn show(self, bytes: &[u8]) -> String {
         match self {
-            Notation::Escaped => escape(bytes),
+            Notation::Plain | Notation::Escaped => escape(bytes),
             Notation::Hex => to_hex(bytes),
         }
     }
@@ -124,6 +139,16 @@ mod tests {
     }
 
     #[test]
+    fn an_argument_is_taken_as_it_is_unless_told_otherwise() {
+        let argument = OsStr::from_bytes(b"C:\\temp\\new\xff");
+        assert_eq!(Notation::Plain.argument("KEY", argument).expect("any bytes"), argument.as_bytes());
+        let escaped = Notation::Escaped.argument("KEY", OsStr::new("a\\nb")).expect("an escape");
+        assert_eq!(escaped, b"a\nb");
+        let error = Notation::Escaped.argument("KEY", argument).expect_err("no UTF-8");
+        assert!(matches!(error, Failure::Usage(_)), "{error}");
+    }
+
+    #[test]
     fn plain_text_is_shown_as_it_is() {
         assert_eq!(escape("hello wörld".as_bytes()), "hello wörld");
     }
@@ -132,7 +157,7 @@ mod tests {
     fn odd_or_strange_hex_is_an_error_that_names_the_argument() {
         for wrong in ["0", "0g", "é"] {
             let error = Notation::Hex.parse("KEY", wrong).expect_err("not hexadecimal");
-            assert!(error.to_string().starts_with(&format!("KEY `{wrong}`")), "{error}");
+            assert!(error.starts_with(&format!("KEY `{wrong}`")), "{error}");
         }
     }
 }

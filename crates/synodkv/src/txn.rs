@@ -3,7 +3,6 @@
 use std::cell::Cell;
 use std::io::{IsTerminal, Read};
 use std::process::ExitCode;
-use std::time::Duration;
 
 use kv_client::{ClientError, Committed, ErrorCode, Transaction, TransactionOptions, Version};
 use serde_json::{Map, Value, json};
@@ -22,7 +21,7 @@ pub async fn run(args: TxnArgs) -> Result<ExitCode, Failure> {
     let script = Script::parse(&source, notation, &args.family)?;
     let database = args.target.connect().await?.database();
     let options = TransactionOptions {
-        timeout: Duration::from_secs(args.target.timeout_seconds.max(1)),
+        timeout: args.target.timeout(),
         // What was read at a version that is given stays as it was: repeating would end the same way.
         max_retries: (args.no_retry || args.at.is_some()).then_some(0),
         ..TransactionOptions::default()
@@ -39,6 +38,9 @@ pub async fn run(args: TxnArgs) -> Result<ExitCode, Failure> {
     }
 }
 
+/// Longest script. A transaction that is larger is seldom meant, and a script is escaped text.
+const MAX_SCRIPT_BYTES: u64 = 256 << 20;
+
 /// Where the script comes from.
 struct Source {
     /// For messages.
@@ -54,19 +56,29 @@ impl Source {
         match args.file.as_ref().filter(|file| file.as_os_str() != "-") {
             Some(file) => {
                 let name = file.display().to_string();
-                let text = std::fs::read_to_string(file);
-                let text = text.map_err(|error| Failure::Usage(format!("cannot read the script {name}: {error}")))?;
-                Ok(Source { name, text })
+                let opened = std::fs::File::open(file);
+                let opened =
+                    opened.map_err(|error| Failure::Usage(format!("cannot read the script {name}: {error}")))?;
+                Source::of(name, opened)
             }
             None => {
                 if std::io::stdin().is_terminal() {
-                    eprintln!("reading the script from the terminal; Ctrl-D ends it");
+                    output::remark("reading the script from the terminal; Ctrl-D ends it");
                 }
-                let mut text = String::new();
-                std::io::stdin().lock().read_to_string(&mut text)?;
-                Ok(Source { name: "standard input".to_string(), text })
+                Source::of("standard input".to_string(), std::io::stdin().lock())
             }
         }
+    }
+
+    /// All of it is held in memory, so there is an end to it.
+    fn of(name: String, script: impl Read) -> Result<Self, Failure> {
+        let mut text = String::new();
+        let read = script.take(MAX_SCRIPT_BYTES + 1).read_to_string(&mut text);
+        read.map_err(|error| Failure::Usage(format!("cannot read the script {name}: {error}")))?;
+        if text.len() as u64 > MAX_SCRIPT_BYTES {
+            return Err(Failure::Usage(format!("{name}: a script has at most {MAX_SCRIPT_BYTES} bytes")));
+        }
+        Ok(Source { name, text })
     }
 }
 
@@ -162,7 +174,7 @@ impl Report<'_> {
         for outcome in outcomes {
             let text = present::text(outcome, self.notation, true);
             output::write(text.output.as_bytes())?;
-            text.remark.iter().for_each(|remark| eprintln!("{remark}"));
+            text.remark.iter().for_each(output::remark);
         }
         output::write(present::commit_text(committed, self.script.writes(), self.notation).as_bytes())
     }
@@ -180,12 +192,12 @@ impl Report<'_> {
     }
 
     fn failure(&self, stop: Stop, attempts: u32) -> Result<ExitCode, Failure> {
-        let (reason, code, maybe_committed) = match stop.reason {
-            execute::Stop::Assert(reason) | execute::Stop::NoNumber(reason) => (reason, None, false),
+        let (failure, code, maybe_committed) = match stop.reason {
+            execute::Stop::Assert(reason) | execute::Stop::NoNumber(reason) => (Failure::Failed(reason), None, false),
             execute::Stop::Client(error) => {
                 let (code, maybe_committed) = (error.code().cloned(), error.maybe_committed());
                 let meanwhile = present::conflicting(&error, self.notation);
-                (format!("{}{meanwhile}", Failure::from(error)), code, maybe_committed)
+                (Failure::from(error).with_text(|text| format!("{text}{meanwhile}")), code, maybe_committed)
             }
         };
         let place = stop.line.map(|line| format!("{}, line {line}: ", self.source)).unwrap_or_default();
@@ -194,11 +206,11 @@ impl Report<'_> {
             // Null: nobody knows.
             let committed = if maybe_committed { Value::Null } else { false.into() };
             output::write_json(&json!({
-                "committed": committed, "line": stop.line, "error": reason,
+                "committed": committed, "line": stop.line, "error": failure.to_string(),
                 "error_code": code.as_ref().map(ErrorCode::as_str), "attempts": attempts
             }))?;
         }
-        Err(Failure::Failed(format!("{place}{reason}{void}")))
+        Err(failure.with_text(|reason| format!("{place}{reason}{void}")))
     }
 }
 

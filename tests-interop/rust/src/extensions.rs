@@ -30,6 +30,7 @@ pub const STEPS: &[Step] = &[
     ("operations of a commit are executed in their order", operations_of_a_commit_are_executed_in_their_order),
     ("a repeated commit returns the first result", a_repeated_commit_returns_the_first_result),
     ("a finished idempotency id is forgotten", a_finished_idempotency_id_is_forgotten),
+    ("the limits of the server are told", the_limits_of_the_server_are_told),
 ];
 
 fn set_all(names: &[Vec<u8>], value: impl AsRef<[u8]>) -> Vec<Operation> {
@@ -324,4 +325,11 @@ fn a_finished_idempotency_id_is_forgotten(kv: &mut Kv, key: &[u8]) {
     succeeded(kv.commit(AtomicCommitRequest { finished_idempotency_ids: Some(vec![id.clone()]), ..other }));
     assert!(succeeded(kv.commit(add(2))).committed_version > first);
     assert_eq!(kv.get(key), Some(vec![3]));
+}
+
+fn the_limits_of_the_server_are_told(kv: &mut Kv, _: &[u8]) {
+    let request = GetClusterHealthRequest { auth_token: None };
+    let reply = succeeded(kv.next().get_cluster_health(request).expect("a reply"));
+    let told = ServerLimits::new(10_000, 100_000, 10_000_000, 100_000, 64 << 20);
+    assert_eq!(reply.limits, Some(told));
 }

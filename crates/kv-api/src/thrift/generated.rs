@@ -4935,6 +4935,122 @@ impl TSerializable for DatabaseStats {
 }
 
 //
+// ServerLimits
+//
+
+/// The limits of the server that answers: what it takes and gives at most, in bytes unless said otherwise.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct ServerLimits {
+    /// Longest key.
+    pub max_key_bytes: i64,
+    /// Longest value.
+    pub max_value_bytes: i64,
+    /// Largest transaction: keys, values, both ends of ranges to clear, conflict keys, both ends of conflict ranges.
+    pub max_transaction_bytes: i64,
+    /// Most conflict keys and ranges of one commit; a number.
+    pub max_conflicts: i64,
+    /// Largest reply of a range.
+    pub max_reply_bytes: i64,
+}
+
+impl ServerLimits {
+    pub fn new(
+        max_key_bytes: i64,
+        max_value_bytes: i64,
+        max_transaction_bytes: i64,
+        max_conflicts: i64,
+        max_reply_bytes: i64,
+    ) -> ServerLimits {
+        ServerLimits { max_key_bytes, max_value_bytes, max_transaction_bytes, max_conflicts, max_reply_bytes }
+    }
+}
+
+impl TSerializable for ServerLimits {
+    fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<ServerLimits> {
+        i_prot.read_struct_begin()?;
+        let mut f_1: Option<i64> = None;
+        let mut f_2: Option<i64> = None;
+        let mut f_3: Option<i64> = None;
+        let mut f_4: Option<i64> = None;
+        let mut f_5: Option<i64> = None;
+        loop {
+            let field_ident = i_prot.read_field_begin()?;
+            if field_ident.field_type == TType::Stop {
+                break;
+            }
+            let field_id = field_id(&field_ident)?;
+            match field_id {
+                1 => {
+                    super::expect_type(field_ident.field_type, TType::I64)?;
+                    let val = i_prot.read_i64()?;
+                    f_1 = Some(val);
+                }
+                2 => {
+                    super::expect_type(field_ident.field_type, TType::I64)?;
+                    let val = i_prot.read_i64()?;
+                    f_2 = Some(val);
+                }
+                3 => {
+                    super::expect_type(field_ident.field_type, TType::I64)?;
+                    let val = i_prot.read_i64()?;
+                    f_3 = Some(val);
+                }
+                4 => {
+                    super::expect_type(field_ident.field_type, TType::I64)?;
+                    let val = i_prot.read_i64()?;
+                    f_4 = Some(val);
+                }
+                5 => {
+                    super::expect_type(field_ident.field_type, TType::I64)?;
+                    let val = i_prot.read_i64()?;
+                    f_5 = Some(val);
+                }
+                _ => {
+                    i_prot.skip(field_ident.field_type)?;
+                }
+            };
+            i_prot.read_field_end()?;
+        }
+        i_prot.read_struct_end()?;
+        verify_required_field_exists("ServerLimits.max_key_bytes", &f_1)?;
+        verify_required_field_exists("ServerLimits.max_value_bytes", &f_2)?;
+        verify_required_field_exists("ServerLimits.max_transaction_bytes", &f_3)?;
+        verify_required_field_exists("ServerLimits.max_conflicts", &f_4)?;
+        verify_required_field_exists("ServerLimits.max_reply_bytes", &f_5)?;
+        let ret = ServerLimits {
+            max_key_bytes: f_1.expect("auto-generated code should have checked for presence of required fields"),
+            max_value_bytes: f_2.expect("auto-generated code should have checked for presence of required fields"),
+            max_transaction_bytes: f_3
+                .expect("auto-generated code should have checked for presence of required fields"),
+            max_conflicts: f_4.expect("auto-generated code should have checked for presence of required fields"),
+            max_reply_bytes: f_5.expect("auto-generated code should have checked for presence of required fields"),
+        };
+        Ok(ret)
+    }
+    fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+        let struct_ident = TStructIdentifier { name: String::new() };
+        o_prot.write_struct_begin(&struct_ident)?;
+        o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(1) })?;
+        o_prot.write_i64(self.max_key_bytes)?;
+        o_prot.write_field_end()?;
+        o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(2) })?;
+        o_prot.write_i64(self.max_value_bytes)?;
+        o_prot.write_field_end()?;
+        o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(3) })?;
+        o_prot.write_i64(self.max_transaction_bytes)?;
+        o_prot.write_field_end()?;
+        o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(4) })?;
+        o_prot.write_i64(self.max_conflicts)?;
+        o_prot.write_field_end()?;
+        o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(5) })?;
+        o_prot.write_i64(self.max_reply_bytes)?;
+        o_prot.write_field_end()?;
+        o_prot.write_field_stop()?;
+        o_prot.write_struct_end()
+    }
+}
+
+//
 // GetClusterHealthRequest
 //
 
@@ -5007,20 +5123,30 @@ pub struct GetClusterHealthResponse {
     pub cluster_health: Option<ClusterHealth>,
     pub error: Option<String>,
     pub error_code: Option<String>,
+    /// Present on success. Servers of one cluster should have the same, and each tells its own.
+    pub limits: Option<ServerLimits>,
 }
 
 impl GetClusterHealthResponse {
-    pub fn new<F2, F3, F100>(success: bool, cluster_health: F2, error: F3, error_code: F100) -> GetClusterHealthResponse
+    pub fn new<F2, F3, F100, F101>(
+        success: bool,
+        cluster_health: F2,
+        error: F3,
+        error_code: F100,
+        limits: F101,
+    ) -> GetClusterHealthResponse
     where
         F2: Into<Option<ClusterHealth>>,
         F3: Into<Option<String>>,
         F100: Into<Option<String>>,
+        F101: Into<Option<ServerLimits>>,
     {
         GetClusterHealthResponse {
             success,
             cluster_health: cluster_health.into(),
             error: error.into(),
             error_code: error_code.into(),
+            limits: limits.into(),
         }
     }
 }
@@ -5032,6 +5158,7 @@ impl TSerializable for GetClusterHealthResponse {
         let mut f_2: Option<ClusterHealth> = None;
         let mut f_3: Option<String> = None;
         let mut f_100: Option<String> = None;
+        let mut f_101: Option<ServerLimits> = None;
         loop {
             let field_ident = i_prot.read_field_begin()?;
             if field_ident.field_type == TType::Stop {
@@ -5059,6 +5186,11 @@ impl TSerializable for GetClusterHealthResponse {
                     let val = i_prot.read_string()?;
                     f_100 = Some(val);
                 }
+                101 => {
+                    super::expect_type(field_ident.field_type, TType::Struct)?;
+                    let val = ServerLimits::read_from_in_protocol(i_prot)?;
+                    f_101 = Some(val);
+                }
                 _ => {
                     i_prot.skip(field_ident.field_type)?;
                 }
@@ -5072,6 +5204,7 @@ impl TSerializable for GetClusterHealthResponse {
             cluster_health: f_2,
             error: f_3,
             error_code: f_100,
+            limits: f_101,
         };
         Ok(ret)
     }
@@ -5094,6 +5227,11 @@ impl TSerializable for GetClusterHealthResponse {
         if let Some(ref fld_var) = self.error_code {
             o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(100) })?;
             o_prot.write_string(fld_var)?;
+            o_prot.write_field_end()?
+        }
+        if let Some(ref fld_var) = self.limits {
+            o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(101) })?;
+            fld_var.write_to_out_protocol(o_prot)?;
             o_prot.write_field_end()?
         }
         o_prot.write_field_stop()?;

@@ -47,9 +47,9 @@ impl Shared {
                 return;
             }
         };
-        if let Ok(response) = GetClusterHealthRequest::response_of(reply)
-            && let Some(health) = response.cluster_health
-        {
+        let Ok(response) = GetClusterHealthRequest::response_of(reply) else { return };
+        response.limits.iter().for_each(|told| self.limits.learn(told));
+        if let Some(health) = response.cluster_health {
             self.members().adopt(&health, |address| Replica::named(address, &self.options));
         }
     }

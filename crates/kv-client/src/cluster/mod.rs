@@ -18,6 +18,7 @@ use tokio::task::JoinHandle;
 
 use crate::Options;
 use crate::endpoint::Endpoint;
+use crate::limits::KnownLimits;
 
 pub(crate) use attempts::{Errand, Target};
 pub(crate) use call::Answer;
@@ -33,6 +34,7 @@ pub(crate) struct Cluster {
 
 struct Shared {
     options: Options,
+    limits: KnownLimits,
     members: Mutex<Members>,
     /// Something failed: what is known may be outdated.
     doubt: Notify,
@@ -82,17 +84,22 @@ impl Replica {
 }
 
 impl Cluster {
-    pub fn start(endpoints: impl IntoIterator<Item = Endpoint>, options: &Options) -> Self {
+    pub fn start(endpoints: impl IntoIterator<Item = Endpoint>, options: &Options, limits: KnownLimits) -> Self {
         let units = (options.max_in_flight_bytes / ROOM_UNIT_BYTES).clamp(1, u32::MAX as usize);
         let replicas = endpoints.into_iter().map(Replica::given).collect();
         let shared = Arc::new(Shared {
             options: options.clone(),
+            limits,
             members: Mutex::new(Members { replicas, primary: None, view: 0 }),
             doubt: Notify::new(),
             room: Semaphore::new(units.min(Semaphore::MAX_PERMITS)),
         });
         let looking_after = tokio::spawn(discovery::look_after(shared.clone()));
         Cluster { shared, looking_after }
+    }
+
+    pub fn limits(&self) -> &KnownLimits {
+        &self.shared.limits
     }
 
     /// The addresses in use.

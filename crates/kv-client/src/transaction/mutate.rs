@@ -66,7 +66,7 @@ impl Transaction {
 
     /// Deletes the keys `begin <= key < end`, however many there are.
     pub fn clear_range(&self, begin: impl IntoBytes, end: impl IntoBytes) {
-        let (begin, end) = (begin.into_bytes(), end.into_bytes());
+        let (begin, end) = (begin.into_bytes(), self.bound(end.into_bytes()));
         // There is no empty key, and the server takes none.
         let begin = if begin.is_empty() { Bytes::from_static(&[0]) } else { begin };
         self.change(&[], |state, family| state.writes.clear_range(family, begin, end));
@@ -100,7 +100,7 @@ impl Transaction {
 
     /// Lets the commit fail if anything in `begin <= key < end` is written meanwhile, as if it had been read.
     pub fn add_read_conflict_range(&self, begin: impl IntoBytes, end: impl IntoBytes) {
-        let (begin, end) = (begin.into_bytes(), end.into_bytes());
+        let (begin, end) = (begin.into_bytes(), self.bound(end.into_bytes()));
         self.change(&[], |state, family| state.conflicts.add_range(family, begin, end));
     }
 
@@ -123,7 +123,7 @@ impl Transaction {
             return;
         }
         change(&mut state, &self.family);
-        let (size_bytes, limit_bytes) = (state.writes.size_bytes(), self.inner.database.options.max_transaction_bytes);
+        let (size_bytes, limit_bytes) = (state.writes.size_bytes(), self.inner.database.max_transaction_bytes());
         if size_bytes > limit_bytes {
             state.misuse = Some(ClientError::TransactionTooLarge { size_bytes, limit_bytes });
         }

@@ -7,7 +7,7 @@ use super::stream::{RangeStream, Walk};
 use super::writes::Local;
 use super::{Inner, Transaction};
 use crate::ClientError;
-use crate::keys::{END_OF_KEYS, IntoBytes};
+use crate::keys::{IntoBytes, end_of_keys};
 use crate::range::{KeySelector, Range};
 
 /// Whether what is read can make the commit fail.
@@ -105,9 +105,9 @@ impl Transaction {
     }
 
     pub(super) async fn find(&self, selector: &KeySelector, noted: Noted) -> Result<Option<Bytes>, ClientError> {
-        let origin = selector.origin();
+        let origin = self.bound(selector.origin());
         let (walk, count) = if selector.offset > 0 {
-            (Walk { begin: origin, end: END_OF_KEYS, reverse: false }, i64::from(selector.offset))
+            (Walk { begin: origin, end: self.bound(end_of_keys()), reverse: false }, i64::from(selector.offset))
         } else {
             (Walk { begin: Bytes::new(), end: origin, reverse: true }, 1 - i64::from(selector.offset))
         };
@@ -120,14 +120,20 @@ impl Transaction {
         Ok(key.filter(|_| found == count))
     }
 
+    /// The same end of a range, no longer than the server has to know.
+    pub(super) fn bound(&self, end: Bytes) -> Bytes {
+        self.inner.database.limits().bound(end)
+    }
+
     /// A place between keys: right before the key that the selector names. The nearest ones need no look at the database.
     pub(super) async fn place(&self, selector: &KeySelector, noted: Noted) -> Result<Bytes, ClientError> {
         match selector.offset {
-            1 => Ok(selector.origin()),
+            1 => Ok(self.bound(selector.origin())),
             2.. => {
                 // Right behind the key before it is the same place, and is found by reading one key less.
                 let before = selector.clone().offset_by(-1);
-                Ok(self.find(&before, noted).await?.map_or(END_OF_KEYS, |key| crate::keys::key_after(&key)))
+                let found = self.find(&before, noted).await?;
+                Ok(found.map_or_else(|| self.bound(end_of_keys()), |key| crate::keys::key_after(&key)))
             }
             ..=0 => Ok(self.find(selector, noted).await?.unwrap_or_default()),
         }

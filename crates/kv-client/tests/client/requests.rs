@@ -310,3 +310,83 @@ async fn a_version_is_pinned_for_as_long_as_asked() {
     let error = client.unpin_snapshot(Version(7)).await.expect_err("it is refused");
     assert_eq!(error.code(), Some(&ErrorCode::NotSupported));
 }
+
+#[tokio::test]
+async fn a_read_goes_to_the_next_endpoint_while_the_first_one_hangs() {
+    let hangs = Peer::start(|_| Action::Silence).await;
+    let answers = Peer::start(|_| Action::Reply(found(b"from the second"))).await;
+    let options = Options { hedge_after: Duration::from_millis(20), ..options() };
+    let client = Client::connect([hangs.address(), answers.address()], options).await.expect("both are there");
+    assert_eq!(client.get(key("k")).await, Ok(Some("from the second".into())));
+    // The next one does not wait for it at all.
+    assert_eq!(client.get(key("k")).await, Ok(Some("from the second".into())));
+}
+
+#[tokio::test]
+async fn a_version_is_too_old_only_where_every_endpoint_says_so() {
+    let too_old = |_| {
+        let error = (Some("too old".to_string()), Some("TRANSACTION_TOO_OLD".to_string()));
+        let (value, found) = (Vec::new(), false);
+        Action::Reply(SnapshotGetResponse { value, found, error: error.0, error_code: error.1 }.into())
+    };
+    let pinned = |_| {
+        let value = b"pinned".to_vec();
+        Action::Reply(SnapshotGetResponse { value, found: true, error: None, error_code: None }.into())
+    };
+    let (first, second, third) = (Peer::start(too_old).await, Peer::start(pinned).await, Peer::start(too_old).await);
+    let client = Client::connect([first.address(), second.address()], options()).await.expect("both are there");
+    assert_eq!(client.snapshot_get(key("k"), Version(7)).await, Ok(Some("pinned".into())));
+    let client = Client::connect([first.address(), third.address()], options()).await.expect("both are there");
+    let error = client.snapshot_get(key("k"), Version(7)).await.expect_err("nobody has it");
+    assert_eq!(error.code(), Some(&ErrorCode::TransactionTooOld));
+}
+
+#[tokio::test]
+async fn the_limits_of_the_server_bound_the_ends_of_ranges() {
+    let peer = Peer::start(|call| match call {
+        ThriftCall::GetClusterHealth(_) => {
+            let limits = ServerLimits::new(20, 200, 2000, 7, 3000);
+            Action::Reply(GetClusterHealthResponse::new(true, None, None, None, limits).into())
+        }
+        ThriftCall::GetRange(request) => {
+            assert_eq!(request.end_key, Some(vec![0xFF; 21]), "one byte behind the longest key");
+            Action::Reply(GetRangeResponse::new(Vec::new(), true, None, false, None).into())
+        }
+        other => no_reply(other),
+    })
+    .await;
+    let client = Client::connect([peer.address()], options()).await.expect("the peer is there");
+    let limits = client.limits().await.expect("limits");
+    assert_eq!((limits.max_key_bytes, limits.max_value_bytes, limits.max_transaction_bytes), (20, 200, 2000));
+    let all = RangeRead { end: kv_client::prefix_end(""), ..RangeRead::default() };
+    assert_eq!(client.get_range(all).await.expect("rows").rows, []);
+}
+
+#[tokio::test]
+async fn a_hold_renews_its_pin_by_a_timer_until_it_is_released() {
+    let pins = Arc::new(AtomicUsize::new(0));
+    let most = Arc::new(AtomicUsize::new(0));
+    let (counted, total) = (pins.clone(), most.clone());
+    let peer = Peer::start(move |call| match call {
+        ThriftCall::PinSnapshot(request) => {
+            assert_eq!((request.read_version, request.ttl_ms), (7, Some(60)));
+            counted.fetch_add(1, Ordering::SeqCst);
+            total.fetch_add(1, Ordering::SeqCst);
+            Action::Reply(PinSnapshotResponse::new(true, None, None, None).into())
+        }
+        ThriftCall::UnpinSnapshot(_) => {
+            counted.fetch_sub(1, Ordering::SeqCst);
+            Action::Reply(UnpinSnapshotResponse::new(true, None, None).into())
+        }
+        other => no_reply(other),
+    })
+    .await;
+    let client = Client::connect([peer.address()], options()).await.expect("the peer is there");
+    let hold = client.hold_snapshot(Version(7), Duration::from_millis(60)).await.expect("a pin");
+    // Nobody reads meanwhile.
+    while most.load(Ordering::SeqCst) < 5 {
+        tokio::task::yield_now().await;
+    }
+    hold.release().await;
+    assert!(pins.load(Ordering::SeqCst) <= 1, "a renewal that was under way may leave one behind");
+}

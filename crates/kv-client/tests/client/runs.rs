@@ -244,7 +244,7 @@ async fn a_loop_by_hand_gets_a_new_transaction_after_a_conflict() {
 #[tokio::test]
 async fn misuse_is_told_by_every_later_call() {
     let store = Store::default();
-    let db = connect(&store.honest().await, Options { max_transaction_bytes: 10, ..alone() }).await;
+    let db = connect(&store.honest().await, Options { max_transaction_bytes: Some(10), ..alone() }).await;
     let tx = db.transaction();
     tx.set("", "v");
     assert!(matches!(tx.get("k").await, Err(ClientError::InvalidArgument(_))));

@@ -244,6 +244,12 @@ impl Contents {
             cluster_status: "healthy".to_string(),
             current_term: self.view,
         };
-        GetClusterHealthResponse { success: true, cluster_health: Some(health), error: None, error_code: None }
+        GetClusterHealthResponse {
+            success: true,
+            cluster_health: Some(health),
+            error: None,
+            error_code: None,
+            limits: None,
+        }
     }
 }

@@ -37,7 +37,13 @@ impl ConfigError {
                     }
                     Some(_) => (format!("{}.{name}", key_text(section)), format!("in [{}]", key_text(section))),
                 };
-                format!("unknown key `{key}`{origin}: allowed {place} are {}", list(allowed))
+                // A whole file of another server differs at the top level already.
+                let hint = if section.is_empty() {
+                    "; docs/MIGRATE.md tells what became of the predecessor's settings"
+                } else {
+                    ""
+                };
+                format!("unknown key `{key}`{origin}: allowed {place} are {}{hint}", list(allowed))
             }
             Kind::UnknownVariant(_, allowed) => format!("{place}: allowed are {}", list(allowed)),
             Kind::InvalidType(_, wanted) | Kind::InvalidValue(_, wanted) if value.is_some() => {

@@ -325,6 +325,7 @@ impl UnifiedThriftHandler {
             cluster_health: Some(reply::cluster_health(&health)),
             error: None,
             error_code: None,
+            limits: Some(reply::server_limits(self.core.limits())),
         })
     }
 

@@ -4,7 +4,7 @@ use std::time::UNIX_EPOCH;
 
 use kv_api::thrift::OrderedFloat;
 use kv_api::thrift::generated as wire;
-use kv_api::{KvError, Rows};
+use kv_api::{KvError, Limits, Rows};
 
 use super::signed;
 use crate::cluster::{ClusterSnapshot, ReplicaStatus};
@@ -167,6 +167,17 @@ pub(super) fn cluster_health(cluster: &ClusterSnapshot) -> wire::ClusterHealth {
         leader: cluster.primary.and_then(|id| cluster.replica(id)).map(status),
         cluster_status: cluster.cluster_status().to_string(),
         current_term: signed(cluster.view),
+    }
+}
+
+pub(super) fn server_limits(limits: &Limits) -> wire::ServerLimits {
+    let field = |limit: usize| i64::try_from(limit).unwrap_or(i64::MAX);
+    wire::ServerLimits {
+        max_key_bytes: field(limits.max_key_bytes),
+        max_value_bytes: field(limits.max_value_bytes),
+        max_transaction_bytes: field(limits.max_transaction_bytes),
+        max_conflicts: field(limits.max_conflicts),
+        max_reply_bytes: field(limits.max_reply_bytes),
     }
 }
 

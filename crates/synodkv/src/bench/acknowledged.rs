@@ -30,7 +30,7 @@ pub struct Recorder {
 
 impl Recorder {
     pub fn create(path: &Path) -> Result<Self, Failure> {
-        let file = File::create(path).map_err(|error| Failure::Failed(format!("{}: {error}", path.display())))?;
+        let file = File::create(path).map_err(|error| Failure::Usage(format!("{}: {error}", path.display())))?;
         Ok(Recorder { file: BufWriter::new(file), failed: None })
     }
 
@@ -46,7 +46,7 @@ impl Recorder {
             Some(error) => Err(error),
             None => self.file.flush(),
         };
-        result.map_err(|error| Failure::Failed(format!("cannot record acknowledged keys: {error}")))
+        result.map_err(|error| Failure::Unsure(format!("cannot record acknowledged keys: {error}")))
     }
 }
 
@@ -87,13 +87,13 @@ pub async fn check(args: CheckArgs) -> Result<ExitCode, Failure> {
         }
     }
     for key in lost.iter().chain(&wrong).take(SHOWN) {
-        eprintln!("acknowledged, yet missing or wrong: {key}");
+        output::remark(format!("acknowledged, yet missing or wrong: {key}"));
     }
     Ok(ExitCode::from(u8::from(!(lost.is_empty() && wrong.is_empty()))))
 }
 
 fn read(path: &Path) -> Result<Vec<(String, usize)>, Failure> {
-    let at = |reason: String| Failure::Failed(format!("{}: {reason}", path.display()));
+    let at = |reason: String| Failure::Usage(format!("{}: {reason}", path.display()));
     let file =
         File::open(path).map_err(|error| at(format!("cannot read what `bench --acknowledged` wrote: {error}")))?;
     let record = |(index, line): (usize, std::io::Result<String>)| {

@@ -3,11 +3,12 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
+use kv_client::Limits;
 
 use super::distribution::Distribution;
 use super::keys::{Naming, UNIQUE_DIGITS, YCSB_KEY_BYTES, hex_digits};
 use super::workload::Workload;
-use crate::cli::{ThriftTarget, check_addresses};
+use crate::cli::{ThriftTarget, check_addresses, epilogue};
 use crate::failure::Failure;
 use crate::output::Format;
 
@@ -24,7 +25,7 @@ use crate::output::Format;
 #[derive(Debug, Args)]
 #[command(
     args_conflicts_with_subcommands = true,
-    after_help = "Examples:\n  \
+    after_help = epilogue("Examples:\n  \
     synodkv bench --workload put --concurrency 64 --seconds 10\n  \
     synodkv bench --workload mixed --rate 5000 --format json\n  \
     synodkv bench load --records 1000000                 once, then\n  \
@@ -32,7 +33,7 @@ use crate::output::Format;
     synodkv bench --workload ycsb-e --value-size 1000    loads 100000 records first\n  \
     synodkv bench --workload txn --keys 1000             few records: many conflicts\n  \
     synodkv bench --workload put --unique --acknowledged keys.txt --addr 127.0.0.1:9090,127.0.0.1:9091\n  \
-    synodkv bench check --acknowledged keys.txt          was anything acknowledged lost?"
+    synodkv bench check --acknowledged keys.txt          was anything acknowledged lost?", "not one request succeeded")
 )]
 pub struct BenchArgs {
     #[command(subcommand)]
@@ -52,9 +53,9 @@ pub enum BenchCommand {
 /// A workload that needs records loads them by itself, unless told `--no-load`. Inserts of `ycsb-d` and `ycsb-e` add
 /// records behind those.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  \
+#[command(after_help = epilogue("Examples:\n  \
     synodkv bench load --records 1000000\n  \
-    synodkv bench load --workload txn --records 1000")]
+    synodkv bench load --workload txn --records 1000", "the server refused a record"))]
 pub struct FillArgs {
     /// Whose records. Those of all YCSB workloads are the same.
     #[arg(long, value_enum, default_value_t = Workload::YcsbA)]
@@ -69,10 +70,11 @@ pub struct FillArgs {
 }
 
 /// Read back every key that `bench --unique --acknowledged` recorded.
-///
-/// Exit status 1 when one is missing or has another value.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  synodkv bench check --acknowledged keys.txt")]
+#[command(after_help = epilogue(
+    "Example:\n  synodkv bench check --acknowledged keys.txt",
+    "a key is missing or has another value"
+))]
 pub struct CheckArgs {
     /// The file that the benchmark wrote.
     #[arg(long, value_name = "FILE")]
@@ -97,10 +99,10 @@ pub struct RecordArgs {
     )]
     pub keys: u64,
     /// Length of a key. [default: 16; with YCSB always 23]
-    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
     pub key_size: Option<u32>,
     /// Length of a value. [default: 100; with YCSB all fields together]
-    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(0..=100_000))]
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(0..=1 << 30))]
     pub value_size: Option<u32>,
     /// YCSB: fields of a record, one after the other in its value. [default: 10]
     #[arg(long, value_name = "N", conflicts_with = "value_size", value_parser = clap::value_parser!(u32).range(1..=1000))]
@@ -109,9 +111,6 @@ pub struct RecordArgs {
     #[arg(long, value_name = "BYTES", conflicts_with = "value_size", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub field_length: Option<u32>,
 }
-
-/// Longest value that a server with the default limits takes.
-const MAX_VALUE_BYTES: u32 = 100_000;
 
 impl RecordArgs {
     pub fn check(&self, workload: Workload) -> Result<(), Failure> {
@@ -125,10 +124,6 @@ impl RecordArgs {
         }
         if let Some(size) = self.key_size {
             return refuse(format!("--key-size {size}: keys of YCSB have {YCSB_KEY_BYTES} bytes"));
-        }
-        let value_size = self.value_size(workload);
-        if value_size > MAX_VALUE_BYTES {
-            return refuse(format!("fields of {value_size} bytes in all: a value has at most {MAX_VALUE_BYTES}"));
         }
         Ok(())
     }
@@ -157,6 +152,23 @@ pub struct Shape {
 }
 
 impl Shape {
+    /// Whether the servers take such records, and `rows` of them in one commit.
+    pub fn check_limits(self, limits: &Limits, rows: u64) -> Result<(), Failure> {
+        let (key_size, commit) =
+            (self.naming.key_size() as u64, rows * (self.naming.key_size() + self.value_size) as u64);
+        let checks = [
+            ("a key", key_size, limits.max_key_bytes, "max_key_bytes"),
+            ("a value", self.value_size as u64, limits.max_value_bytes, "max_value_bytes"),
+            ("a commit", commit, limits.max_transaction_bytes, "max_transaction_bytes"),
+        ];
+        match checks.into_iter().find(|(_, bytes, limit, _)| *bytes > *limit as u64) {
+            Some((what, bytes, limit, setting)) => Err(Failure::Usage(format!(
+                "{what} would have {bytes} bytes, and the servers take at most {limit} (limits.{setting})"
+            ))),
+            None => Ok(()),
+        }
+    }
+
     /// Whether keys are long enough for so many records.
     pub fn check_names(self, records: u64) -> Result<(), Failure> {
         self.check_digits(hex_digits(records - 1), &format!("{records} keys"))
@@ -282,10 +294,20 @@ pub mod tests {
         let refused = |arguments: &[&str]| load_args(arguments).check().expect_err("refused").to_string();
         assert!(refused(&["--field-count", "3"]).starts_with("--field-count goes with"));
         assert!(refused(&["--workload", "ycsb-a", "--key-size", "16"]).contains("23 bytes"));
-        assert!(refused(&["--workload", "ycsb-a", "--field-length", "10001"]).contains("at most 100000"));
         assert!(refused(&["--key-size", "2"]).contains("100000 keys need at least 5 bytes"));
         assert!(refused(&["--key-size", "15", "--unique"]).contains("at least 16 bytes"));
         assert!(refused(&["--workload", "get", "--unique"]).starts_with("--unique goes with"));
+    }
+
+    #[test]
+    fn records_that_the_servers_do_not_take_are_refused_with_the_setting() {
+        let limits = Limits { max_value_bytes: 99, max_transaction_bytes: 1000, ..Limits::default() };
+        let check = |arguments: &[&str], rows| load_args(arguments).shape().check_limits(&limits, rows);
+        let refused = |arguments: &[&str], rows| check(arguments, rows).expect_err("refused").to_string();
+        assert!(refused(&[], 1).contains("a value would have 100 bytes, and the servers take at most 99"));
+        assert!(refused(&["--key-size", "20000"], 1).contains("limits.max_key_bytes"));
+        assert!(refused(&["--value-size", "99"], 9).contains("a commit would have 1035 bytes"));
+        check(&["--value-size", "99"], 8).expect("it is allowed");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use kv_client::{AtomicCommit, Client, ClientError, Mutation};
+use kv_client::{AtomicCommit, Client, ClientError, Limits, Mutation};
 use serde_json::json;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -18,11 +18,11 @@ const COMMIT_BYTES: u64 = 256 << 10;
 const COMMITS_UNDER_WAY: usize = 8;
 
 /// Writes the records 0 to `count` - 1.
-pub async fn load(client: &Client, shape: Shape, count: u64) -> Result<(), Failure> {
+pub async fn load(client: &Client, limits: &Limits, shape: Shape, count: u64) -> Result<(), Failure> {
     let bar = output::progress("loading keys", Some(count));
     let value = noise(shape.value_size);
     let record_bytes = (shape.naming.key_size() + shape.value_size + 64) as u64;
-    let rows = (COMMIT_BYTES / record_bytes).max(1);
+    let rows = (COMMIT_BYTES.min(limits.max_transaction_bytes as u64) / record_bytes).max(1);
     let mut under_way: JoinSet<Result<(), ClientError>> = JoinSet::new();
     let mut from = 0;
     while from < count {
@@ -57,9 +57,10 @@ pub async fn run(args: FillArgs) -> Result<ExitCode, Failure> {
     args.records.check(args.workload)?;
     let (shape, records) = (args.records.shape(args.workload), args.records.keys);
     shape.check_names(records)?;
-    let client = args.target.connect().await?;
+    let (client, limits) = args.target.connect_with_limits().await?;
+    shape.check_limits(&limits, 1)?;
     let begun = Instant::now();
-    load(&client, shape, records).await?;
+    load(&client, &limits, shape, records).await?;
     let seconds = begun.elapsed().as_secs_f64();
     let rate = records as f64 / seconds.max(1e-3);
     let (key_size, value_size) = (shape.naming.key_size(), shape.value_size);

@@ -70,8 +70,11 @@ async fn measure(args: LoadArgs) -> Result<ExitCode, Failure> {
         Workload::Txn => transactions::connect(&args).await?,
         _ => args.target.connect().await?,
     };
+    let rows = if args.workload == Workload::Commit { args.operations } else { 1 };
+    let limits = client.limits().await?;
+    args.shape().check_limits(&limits, rows.into())?;
     if args.workload.needs_records() && !args.no_load {
-        load::load(&client, args.shape(), args.records.keys).await?;
+        load::load(&client, &limits, args.shape(), args.records.keys).await?;
     }
     let recorder = args.acknowledged.as_deref().map(Recorder::create).transpose()?;
     let begins_at = Instant::now();

@@ -13,6 +13,7 @@ use rustyline::{CompletionType, Config, Context, Editor, Helper};
 
 use super::input::{Input, Source};
 use crate::failure::Failure;
+use crate::output;
 use crate::statement::commands::{COMMANDS, find};
 
 const HISTORY_LINES: usize = 10_000;
@@ -34,7 +35,7 @@ pub fn open(with_history: bool) -> Result<Box<dyn Source>, Failure> {
 }
 
 fn failure(error: ReadlineError) -> Failure {
-    Failure::Failed(format!("the terminal: {error}"))
+    Failure::Unsure(format!("the terminal: {error}"))
 }
 
 /// Where the XDG base directory specification wants it. `None`: there is no home.
@@ -61,7 +62,7 @@ impl Terminal {
             false => Ok(()),
         });
         if let Err(error) = loaded {
-            eprintln!("no history: {}: {error}", path.display());
+            output::remark(format!("no history: {}: {error}", path.display()));
             self.history = None;
         }
     }
@@ -73,7 +74,7 @@ impl Terminal {
         // At once, so that neither a crash nor another shell takes it away.
         let append = |path: &PathBuf| self.editor.append_history(Path::new(path));
         if let Some(Err(error)) = self.history.as_ref().map(append) {
-            eprintln!("no more history: {error}");
+            output::remark(format!("no more history: {error}"));
             self.history = None;
         }
     }

@@ -1,6 +1,6 @@
 //! Where lines come from. Reading blocks, so it has a thread of its own, and connections are looked after meanwhile.
 
-use std::io::{BufRead, StdinLock};
+use std::io::{BufRead, Read, StdinLock};
 
 use tokio::sync::mpsc;
 
@@ -34,7 +34,7 @@ impl Inputs {
             for prompt in questions {
                 let answer = match &mut source {
                     Ok(source) => source.next(&prompt),
-                    Err(failure) => Err(Failure::Failed(failure.to_string())),
+                    Err(failure) => Err(failure.clone()),
                 };
                 if answers.send(answer).is_err() {
                     return;
@@ -67,11 +67,21 @@ impl Source for Given {
     }
 }
 
+/// Longest line. A statement that is larger is seldom meant, and it is escaped text.
+const MAX_LINE_BYTES: u64 = 256 << 20;
+
 struct StandardInput(StdinLock<'static>);
 
 impl Source for StandardInput {
     fn next(&mut self, _: &str) -> Result<Input, Failure> {
         let mut line = String::new();
-        Ok(if self.0.read_line(&mut line)? == 0 { Input::End } else { Input::Line(line) })
+        let read = self.0.by_ref().take(MAX_LINE_BYTES + 1).read_line(&mut line);
+        match read.map_err(|error| Failure::Usage(format!("cannot read standard input: {error}")))? {
+            0 => Ok(Input::End),
+            length if length as u64 > MAX_LINE_BYTES => {
+                Err(Failure::Usage(format!("a line has at most {MAX_LINE_BYTES} bytes")))
+            }
+            _ => Ok(Input::Line(line)),
+        }
     }
 }

@@ -12,6 +12,7 @@ use std::process::ExitCode;
 
 use crate::cli::ShellArgs;
 use crate::failure::Failure;
+use crate::output;
 use input::{Input, Inputs};
 use session::{Next, Session};
 
@@ -24,21 +25,21 @@ pub async fn run(args: ShellArgs) -> Result<ExitCode, Failure> {
 async fn converse(session: &mut Session, with_history: bool) -> Result<ExitCode, Failure> {
     // Says right away when nobody is there.
     session.connect().await?;
-    println!("connected to {}; `help` lists the commands, Ctrl-D ends", session.address());
+    output::write_line(&format!("connected to {}; `help` lists the commands, Ctrl-D ends", session.address()))?;
     let mut inputs = Inputs::start(move || editor::open(with_history));
     loop {
         match inputs.next(session.prompt()).await? {
             Input::Line(line) => match session.execute(&line).await {
                 Ok(Next::GoOn) => {}
                 Ok(Next::Quit) => break,
-                Err(failure) => eprintln!("error: {failure}"),
+                Err(failure) => output::remark(format!("error: {failure}")),
             },
             Input::Interrupted => {}
             Input::End => break,
         }
     }
     if session.is_in_transaction() {
-        eprintln!("the open transaction was given up: nothing of it was written");
+        output::remark("the open transaction was given up: nothing of it was written");
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -55,7 +56,9 @@ async fn execute_all(session: &mut Session, args: ShellArgs) -> Result<ExitCode,
         match session.execute(&line).await {
             Ok(Next::GoOn) => {}
             Ok(Next::Quit) => break,
-            Err(failure) => return Err(Failure::Failed(format!("line {number}: {failure}"))),
+            Err(failure) if number == 1 => return Err(failure.with_text(|text| format!("line 1: {text}"))),
+            // The lines before it are done.
+            Err(failure) => return Err(failure.after(&format!("line {number}: "))),
         }
     }
     match session.is_in_transaction() {

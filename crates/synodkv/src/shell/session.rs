@@ -54,7 +54,7 @@ impl Session {
         let interrupts = is_interactive.then(|| signal(SignalKind::interrupt())).transpose()?;
         Ok(Session {
             target: args.target.clone(),
-            timeout: Duration::from_secs(args.target.timeout_seconds.max(1)),
+            timeout: args.target.timeout(),
             notation: args.presentation.notation(),
             format: args.presentation.format,
             interrupts,
@@ -140,7 +140,7 @@ impl Session {
         }
         let committed = self.bounded(open.transaction.commit()).await;
         let committed = committed.map_err(|cut| match cut {
-            Cut::Short(reason) => Failure::Failed(format!("{reason}: it is unknown whether the commit happened")),
+            Cut::Short(reason) => Failure::Unsure(format!("{reason}: it is unknown whether the commit happened")),
             Cut::Failed(error) => commit_failure(error, self.notation),
         })?;
         self.tell_commit("commit", &committed, open.has_written)
@@ -174,7 +174,7 @@ impl Session {
                 Err(Failure::Failed(format!("{reason}; {FAILED}")))
             }
             Err(Cut::Failed(stop)) => Err(failure_of(stop)),
-            Err(Cut::Short(reason)) => Err(Failure::Failed(reason)),
+            Err(Cut::Short(reason)) => Err(Failure::Unsure(reason)),
         }
     }
 
@@ -198,7 +198,7 @@ impl Session {
             done = database.run_with(options, body) => done.map_err(failure_of),
             () = interruption(&mut self.interrupts) => {
                 let what = if statement.action.writes() { "interrupted; the write may have happened" } else { "interrupted" };
-                Err(Failure::Failed(what.to_string()))
+                Err(Failure::Unsure(what.to_string()))
             }
         };
         let (outcome, committed) = done?;
@@ -225,7 +225,7 @@ impl Session {
         }
         let text = present::text(outcome, self.notation, false);
         output::write(text.output.as_bytes())?;
-        text.remark.iter().for_each(|remark| eprintln!("{remark}"));
+        text.remark.iter().for_each(output::remark);
         Ok(())
     }
 
@@ -282,7 +282,7 @@ fn commit_failure(error: ClientError, notation: Notation) -> Failure {
     let void = if error.maybe_committed() { "" } else { "; nothing was written" };
     let again = if error.code() == Some(&ErrorCode::Conflict) { ": begin again" } else { "" };
     let meanwhile = present::conflicting(&error, notation);
-    Failure::Failed(format!("{}{meanwhile}{void}{again}", Failure::from(error)))
+    Failure::from(error).with_text(|text| format!("{text}{meanwhile}{void}{again}"))
 }
 
 fn help() -> String {

@@ -79,7 +79,7 @@ pub const COMMANDS: &[Command] = &[
             FAMILY,
         ],
         about: "print the rows between two keys",
-        details: "From BEGIN up to, not including, END; by default from the very first key up to \\xff. What was printed \
+        details: "From BEGIN up to, not including, END; by default from the very first key to the very last. What was printed \
             counts as read, and the gaps between.",
         example: "range --prefix user/ --limit 10",
         build: Build::Statement(parse::range),

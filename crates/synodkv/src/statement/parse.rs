@@ -7,11 +7,8 @@ use kv_client::{Bytes, MutationKind, Stamped, Version, prefix_end};
 use super::commands::{Build, COMMANDS, Command, find};
 use super::words::{Word, split};
 use super::{Action, Expected, Line, Scan, SessionCommand, Statement};
-use crate::failure::Failure;
 use crate::text::Notation;
 
-/// Where a range ends unless told otherwise, as in the interface.
-const DEFAULT_END: &[u8] = b"\xff";
 const DEFAULT_LIMIT: usize = 100;
 
 /// What a line says; `None`: nothing. Keys belong to `family` unless it names another.
@@ -99,10 +96,7 @@ impl Arguments {
     }
 
     fn bytes_of(&self, what: &str, word: &Word) -> Result<Bytes, String> {
-        match self.notation.parse(what, &word.text) {
-            Ok(bytes) => Ok(bytes.into()),
-            Err(Failure::Usage(reason) | Failure::Failed(reason)) => Err(reason),
-        }
+        self.notation.parse(what, &word.text).map(Bytes::from)
     }
 
     fn bytes(&mut self, what: &str) -> Result<Bytes, String> {
@@ -169,7 +163,7 @@ pub fn range(arguments: &mut Arguments) -> Result<Action, String> {
         None => {
             let has = |arguments: &Arguments| !arguments.operands.is_empty();
             let begin = if has(arguments) { arguments.bytes("BEGIN")? } else { Bytes::new() };
-            let end = if has(arguments) { arguments.bytes("END")? } else { Bytes::from_static(DEFAULT_END) };
+            let end = if has(arguments) { arguments.bytes("END")? } else { prefix_end("") };
             (begin, end)
         }
     };

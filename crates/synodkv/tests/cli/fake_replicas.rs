@@ -41,6 +41,16 @@ impl FakeReplicas {
         status["replicas"].as_array_mut().expect("a list").push(replica_status(id, admin));
     }
 
+    /// Nobody leads.
+    pub fn lose_the_primary(&self) {
+        self.status.lock().expect("no panic while locked")["primary"] = Value::Null;
+    }
+
+    /// The status lists this problem.
+    pub fn list_problem(&self, problem: Value) {
+        self.status.lock().expect("no panic while locked")["problems"] = json!([problem]);
+    }
+
     /// The status says this of the replica.
     pub fn set_problem(&self, id: usize, problem: &str) {
         let mut status = self.status.lock().expect("no panic while locked");

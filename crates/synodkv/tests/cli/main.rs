@@ -1,7 +1,12 @@
 //! The program as a user meets it: real processes, their output and their exit status.
 
 mod bench;
+mod bytes;
+mod exit_status;
 mod fake_replicas;
+mod import;
+mod outputs;
+mod predecessor;
 mod replicated;
 mod server;
 mod shell;
@@ -45,10 +50,10 @@ fn printed_json(output: &Output) -> Value {
 }
 
 #[test]
-fn a_value_that_was_set_is_printed_with_a_newline() {
+fn a_value_that_was_set_is_printed_as_it_is() {
     let server = Server::start();
     assert_eq!(printed(run(&server, &["set", "hello", "world"])), "");
-    assert_eq!(printed(run(&server, &["get", "hello"])), "world\n");
+    assert_eq!(printed(run(&server, &["get", "hello"])), "world");
 }
 
 #[test]
@@ -69,7 +74,7 @@ fn families_are_created_used_listed_and_dropped() {
     assert!(error.contains("`synodkv family create orders` creates it"), "{error}");
     assert_eq!(printed(run(&server, &["family", "create", "orders"])), "column family orders exists\n");
     assert_eq!(printed(run(&server, &["set", "--family", "orders", "1", "paid"])), "");
-    assert_eq!(printed(run(&server, &["get", "--family", "orders", "1"])), "paid\n");
+    assert_eq!(printed(run(&server, &["get", "--family", "orders", "1"])), "paid");
     assert_eq!(printed(run(&server, &["family", "list"])), "default\norders\n");
     let listed = printed_json(&run(&server, &["family", "list", "--format", "json"]));
     assert_eq!(listed["column_families"][1]["name"], "orders");
@@ -90,15 +95,6 @@ fn a_deleted_key_is_gone() {
     printed(run(&server, &["set", "k", "v"]));
     printed(run(&server, &["delete", "k"]));
     assert_exit(&run(&server, &["get", "k"]), 1);
-}
-
-#[test]
-fn any_bytes_can_be_written_as_escapes_and_read_as_hex() {
-    let server = Server::start();
-    printed(run(&server, &["set", "k\\x00\\xff", "a\\nb\\\\"]));
-    assert_eq!(printed(run(&server, &["get", "k\\x00\\xff"])), "a\\nb\\\\\n");
-    assert_eq!(printed(run(&server, &["get", "--hex", "6b00ff"])), "610a625c\n");
-    assert_eq!(run(&server, &["get", "--raw", "k\\x00\\xff"]).stdout, b"a\nb\\");
 }
 
 #[test]
@@ -160,7 +156,7 @@ fn a_long_range_keeps_its_version_readable_while_others_write() {
 }
 
 /// Runs a client command with something on its standard input.
-fn run_with(server: &Server, command: &[&str], input: &[u8]) -> Output {
+fn run_with(server: &Server, command: &[impl AsRef<std::ffi::OsStr>], input: &[u8]) -> Output {
     let mut process = Command::new(PROGRAM)
         .args(command)
         .args(["--addr", &server.thrift])
@@ -177,47 +173,12 @@ fn run_with(server: &Server, command: &[&str], input: &[u8]) -> Output {
 }
 
 #[test]
-fn what_range_prints_can_be_imported_elsewhere() {
-    let (from, to) = (Server::start(), Server::start());
-    let load = ["bench", "--workload", "get", "--keys", "2500", "--seconds", "1", "--concurrency", "1"];
-    printed(run(&from, &load));
-    printed(run(&from, &["set", "any\\x00\\tbytes\\xff", "tab\\t, line\\n, backslash \\\\, \\xfe and ü"]));
-    printed(run(&from, &["set", "empty", ""]));
-    printed(run(&to, &["family", "create", "copy"]));
-    for notation in [&[][..], &["--hex"]] {
-        let all = |family| [&["range", "--prefix", "", "--limit", "0", "--family", family], notation].concat();
-        let rows = printed(run(&from, &all("default")));
-        let imported = run_with(&to, &[&["import", "--family", "copy"], notation].concat(), rows.as_bytes());
-        assert!(printed(imported).starts_with("2502 rows imported"));
-        assert_eq!(printed(run(&to, &all("copy"))), rows);
-    }
-    assert_eq!(printed(run(&to, &["range"])), "", "nothing in another family");
-}
-
-#[test]
-fn an_import_ends_at_a_wrong_line_and_says_what_is_written() {
-    let server = Server::start();
-    let output = run_with(&server, &["import"], b"a\t1\nb\t2\nc 3\nd\t4\n");
-    assert_exit(&output, 1);
-    let error = text(&output.stderr);
-    assert!(error.contains("2 rows before it are written; standard input, line 3: expected a key, a tab"), "{error}");
-    assert_eq!(printed(run(&server, &["range"])), "a\t1\nb\t2\n");
-    let nothing = run_with(&server, &["import"], b"");
-    assert!(printed(nothing).contains("no row"));
-    let unknown = run_with(&server, &["import", "--family", "nope"], b"a\t1");
-    assert_exit(&unknown, 1);
-    assert!(text(&unknown.stderr).contains("0 rows are written; Column family 'nope' not found"));
-    let missing = run_with(&server, &["import", "/no/such/file"], b"");
-    assert_exit(&missing, 2);
-}
-
-#[test]
 fn an_old_version_can_still_be_read() {
     let server = Server::start();
     printed(run(&server, &["set", "k", "old"]));
     let version = printed_json(&run(&server, &["range", "--format", "json"]))["version"].to_string();
     printed(run(&server, &["set", "k", "new"]));
-    assert_eq!(printed(run(&server, &["get", "k", "--at", &version])), "old\n");
+    assert_eq!(printed(run(&server, &["get", "k", "--at", &version])), "old");
 }
 
 #[test]
@@ -228,11 +189,32 @@ fn status_names_the_primary() {
 }
 
 #[test]
+fn status_shows_problems_with_their_remedies() {
+    let fakes = FakeReplicas::start(vec![rows(1); 3]);
+    fakes.list_problem(serde_json::json!({
+        "kind": "disk_full", "replica": 1, "text": "3 MB are free", "remedy": "make space in /data"
+    }));
+    let status = |options: &[&str]| {
+        let mut command = Command::new(PROGRAM);
+        printed(command.args(["status", "--admin", &fakes.address]).args(options).output().expect("the program runs"))
+    };
+    let shown = status(&[]);
+    assert_eq!(
+        shown.matches("PROBLEM: replica 1: 3 MB are free\n  What to do: make space in /data").count(),
+        1,
+        "{shown}"
+    );
+    let json: Value = serde_json::from_str(&status(&["--format", "json"])).expect("JSON");
+    assert_eq!(json["problems"][0]["servers"][0], fakes.address[..], "{json}");
+    assert_eq!(json["problems"][0]["remedy"], "make space in /data");
+}
+
+#[test]
 fn an_unreachable_server_is_an_error_that_says_what_to_do() {
     let nobody = server::unused_address();
     for command in [&["get", "k", "--addr", &nobody][..], &["status", "--admin", &nobody]] {
         let output = Command::new(PROGRAM).args(command).output().expect("the program runs");
-        assert_exit(&output, 1);
+        assert_exit(&output, 3);
         let error = text(&output.stderr);
         let expected = format!("{nobody}: connection refused; is the server running? start one with `synodkv serve`");
         assert!(error.contains(&expected), "{error}");
@@ -242,7 +224,9 @@ fn an_unreachable_server_is_an_error_that_says_what_to_do() {
 #[test]
 fn wrong_usage_exits_with_2() {
     let server = Server::start();
-    for command in [&["get", "a\\q"][..], &["get", "--hex", "abc"], &["get"], &["get", "k", "--addr", "nowhere"]] {
+    for command in
+        [&["get", "--escape", "a\\q"][..], &["get", "--hex", "abc"], &["get"], &["get", "k", "--addr", "nowhere"]]
+    {
         assert_exit(&run(&server, command), 2);
     }
 }
@@ -251,7 +235,7 @@ fn wrong_usage_exits_with_2() {
 fn the_wrong_port_is_recognised() {
     let server = Server::start();
     let output = run(&server, &["get", "k", "--addr", &server.admin]);
-    assert_exit(&output, 1);
+    assert_exit(&output, 3);
     assert!(text(&output.stderr).contains("is this the Thrift address?"), "{}", text(&output.stderr));
 }
 
@@ -259,7 +243,7 @@ fn the_wrong_port_is_recognised() {
 fn the_thrift_port_in_place_of_the_admin_port_is_recognised() {
     let server = Server::start();
     let output = run(&server, &["status", "--admin", &server.thrift]);
-    assert_exit(&output, 1);
+    assert_exit(&output, 3);
     let error = text(&output.stderr);
     assert!(error.contains(&format!("{} is a Thrift address; --admin takes", server.thrift)), "{error}");
 }
@@ -306,7 +290,7 @@ fn what_was_written_is_there_after_a_restart() {
     printed(run(&server, &["set", "hello", "world"]));
     assert_eq!(server.stop("TERM"), Some(0));
     let server = Server::start_in(folder.path(), "rocksdb");
-    assert_eq!(printed(run(&server, &["get", "hello"])), "world\n");
+    assert_eq!(printed(run(&server, &["get", "hello"])), "world");
 }
 
 #[test]
@@ -316,10 +300,10 @@ fn a_failover_that_cannot_be_says_why() {
     assert_exit(&output, 1);
     assert!(text(&output.stderr).contains("standalone: there is no other replica"), "{}", text(&output.stderr));
     let output = run(&server, &["failover", "--admin", &server.thrift]);
-    assert_exit(&output, 1);
+    assert_exit(&output, 3);
     assert!(text(&output.stderr).contains("is a Thrift address"), "{}", text(&output.stderr));
     let output = run(&server, &["failover", "--admin", &server::unused_address()]);
-    assert_exit(&output, 1);
+    assert_exit(&output, 3);
     assert!(text(&output.stderr).contains("cannot reach the admin interface"), "{}", text(&output.stderr));
 }
 
@@ -397,7 +381,7 @@ fn a_replica_that_cannot_be_asked_is_reported() {
     let fakes = FakeReplicas::start(vec![rows(5), rows(5)]);
     fakes.announce_unreachable(2, &server::unused_address());
     let output = run(&server, &["verify", "--admin", &fakes.address]);
-    assert_exit(&output, 1);
+    assert_exit(&output, 3);
     let report = text(&output.stdout);
     assert!(report.contains("not compared: cannot ask") && report.contains("connection refused"), "{report}");
     assert!(report.contains("INCOMPLETE"), "{report}");

@@ -86,13 +86,13 @@ fn a_first_start_that_is_not_complete_says_what_it_waits_for() {
     let server = Server::start_by(&mut file.serve(&["--node-id", "0"]), file.data_dir());
     assert!(server.ready.contains("Waiting for the other replicas"), "{}", server.ready);
     let set = run(&server, &["set", "k", "v"]);
-    assert_exit(&set, 1);
+    assert_exit(&set, 3);
     let error = text(&set.stderr);
     assert!(error.starts_with("error: no primary: waited 3"), "{error}");
     assert!(error.contains("a first start needs all 3 configured replicas"), "{error}");
     assert!(error.contains("see `synodkv status`; nothing was written"), "{error}");
     let get = run(&server, &["get", "k"]);
-    assert_exit(&get, 1);
+    assert_exit(&get, 3);
     let error = text(&get.stderr);
     assert!(error.contains("a first start needs all 3 configured replicas"), "{error}");
     assert!(!error.contains("nothing was written") && error.matches("no primary").count() == 1, "{error}");
@@ -110,7 +110,7 @@ fn without_a_majority_the_error_says_how_many_are_needed() {
     let alone = start(0);
     assert!(!alone.ready.contains("Waiting"), "{}", alone.ready);
     let get = run(&alone, &["get", "k"]);
-    assert_exit(&get, 1);
+    assert_exit(&get, 3);
     let error = text(&get.stderr);
     assert!(error.contains("2 of the 3 replicas must be running and reach each other"), "{error}");
     assert!(error.contains("see `synodkv status`"), "{error}");

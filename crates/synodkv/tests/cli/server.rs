@@ -23,11 +23,37 @@ pub fn unused_address() -> String {
     listener.local_addr().expect("bound").to_string()
 }
 
+/// An address that takes connections and never answers, as a process that hangs does.
+pub fn silent_address() -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("bound").to_string();
+    // Ends with the test's process.
+    std::thread::spawn(move || {
+        let connections: Vec<_> = listener.incoming().collect();
+        drop(connections);
+    });
+    address
+}
+
 impl Server {
     /// A standalone server that keeps its rows in memory.
     pub fn start() -> Server {
         let folder = tempfile::tempdir().expect("a folder");
         let mut server = Server::start_in(folder.path(), "memory");
+        server._folder = Some(folder);
+        server
+    }
+
+    /// The same, with settings from the environment.
+    pub fn start_with(settings: &[(&str, &str)]) -> Server {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut command = Command::new(PROGRAM);
+        command
+            .args(["serve", "--mode", "standalone", "--thrift-addr", "127.0.0.1:0", "--admin-addr", "127.0.0.1:0"])
+            .env("SYNODKV_STORAGE_ENGINE", "memory")
+            .envs(settings.iter().copied())
+            .stderr(Stdio::null());
+        let mut server = Server::start_by(&mut command, folder.path().join("data"));
         server._folder = Some(folder);
         server
     }

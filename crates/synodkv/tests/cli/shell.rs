@@ -17,7 +17,7 @@ fn lines_from_a_pipe_are_executed_without_a_prompt() {
     let output = run_with_input(&server, &["shell"], input);
     assert_eq!(text(&output.stderr), "no such key: b\n");
     assert_eq!(printed(output), "1\n2\n1\n");
-    assert_eq!(printed(run(&server, &["get", "a"])), "1\n");
+    assert_eq!(printed(run(&server, &["get", "a"])), "1");
 }
 
 #[test]
@@ -29,7 +29,7 @@ fn a_transaction_is_seen_by_others_only_after_its_commit() {
     let output = run_with_input(&server, &["shell"], "begin\nset a 9\n");
     assert_exit(&output, 1);
     assert!(text(&output.stderr).contains("the input ended inside a transaction"), "{}", text(&output.stderr));
-    assert_eq!(printed(run(&server, &["get", "a"])), "1\n");
+    assert_eq!(printed(run(&server, &["get", "a"])), "1");
 }
 
 #[test]
@@ -46,7 +46,7 @@ fn the_first_line_that_fails_ends_a_shell_without_a_terminal() {
         assert_exit(&output, 1);
         let error = text(&output.stderr);
         assert!(error.contains(expected), "{error}");
-        assert_eq!(printed(run(&server, &["get", "a"])), "1\n");
+        assert_eq!(printed(run(&server, &["get", "a"])), "1");
     }
 }
 
@@ -140,7 +140,7 @@ fn on_a_terminal_the_prompt_tells_of_a_transaction_and_errors_do_not_end_the_she
     terminal.wait_for("synodkv> ");
     terminal.type_text("\x04");
     assert_eq!(terminal.wait().0, Some(0));
-    assert_eq!(printed(run(&server, &["get", "a"])), "1\n");
+    assert_eq!(printed(run(&server, &["get", "a"])), "1");
 }
 
 #[test]

@@ -42,10 +42,10 @@ fn a_script_is_a_file_or_lines_of_the_command_line() {
     let file = folder.path().join("script");
     std::fs::write(&file, "set a\\x00b 'two words'\n").expect("written");
     printed(run(&server, &["txn", file.to_str().expect("UTF-8")]));
-    assert_eq!(printed(run(&server, &["get", "a\\x00b"])), "two words\n");
+    assert_eq!(printed(run(&server, &["get", "--escape", "a\\x00b"])), "two words\n");
     printed(run(&server, &["txn", "--hex", "-e", "set 6b 00ff", "-e", "delete 610062"]));
-    assert_eq!(printed(run(&server, &["get", "k"])), "\\x00\\xff\n");
-    assert_exit(&run(&server, &["get", "a\\x00b"]), 1);
+    assert_eq!(printed(run(&server, &["get", "--escape", "k"])), "\\x00\\xff\n");
+    assert_exit(&run(&server, &["get", "--escape", "a\\x00b"]), 1);
 }
 
 #[test]
@@ -61,7 +61,7 @@ fn an_assert_that_does_not_hold_writes_nothing_and_names_its_line() {
     );
     let report = printed_json(&output);
     assert_eq!((&report["committed"], &report["line"]), (&json!(false), &json!(3)));
-    assert_eq!(printed(run(&server, &["get", "balance"])), "100\n");
+    assert_eq!(printed(run(&server, &["get", "balance"])), "100");
 }
 
 #[test]
@@ -115,7 +115,7 @@ fn json_tells_results_line_by_line_and_what_was_stamped() {
     assert_eq!(report["results"], expected);
     let stamped = report["generated_keys"][0].as_str().expect("a key");
     assert!(stamped.starts_with("q/\\x00"), "{stamped}");
-    assert_eq!(printed(run(&server, &["get", stamped])), "job\n");
+    assert_eq!(printed(run(&server, &["get", "--escape", stamped])), "job\n");
     assert_eq!(report["versionstamp"].as_str().map(str::len), Some(20));
 }
 

@@ -145,7 +145,7 @@ pub fn replies() -> Vec<ThriftReply> {
         SetVersionstampedValueResponse::new(vec![1; 10], true, error(), code()).into(),
         FaultInjectionResponse::new(true, error(), code()).into(),
         PingResponse::new(bytes("pong"), 0, 1_700_000_000_000_000).into(),
-        GetClusterHealthResponse::new(true, health, error(), code()).into(),
+        GetClusterHealthResponse::new(true, health, error(), code(), ServerLimits::new(1, 2, 3, 4, 5)).into(),
         GetDatabaseStatsResponse::new(true, stats, error(), code()).into(),
         GetNodeInfoResponse::new(true, node(), error(), code()).into(),
         PinSnapshotResponse::new(true, error(), 99, code()).into(),

@@ -1,0 +1,84 @@
+//! Asking several who know the same, without waiting long for one that hangs.
+
+use std::time::Duration;
+
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use tokio::time::{Instant, sleep_until};
+
+/// Asks one after the other until somebody answers: the next one as soon as one has failed, or when nobody has answered for
+/// `pause`. Earlier questions stay open meanwhile; the first success ends them all. Each question keeps its own deadline.
+///
+/// What is asked must be allowed to happen more than once: reads, and whatever changes nothing when it is repeated.
+///
+/// # Errors
+/// All failures, each with the place of its question, in the order in which they came.
+pub async fn first_answer<T, E, F>(
+    questions: impl IntoIterator<Item = F>,
+    pause: Duration,
+) -> Result<(usize, T), Vec<(usize, E)>>
+where
+    F: Future<Output = Result<T, E>>,
+{
+    let mut questions = questions.into_iter().enumerate();
+    let mut asked = FuturesUnordered::new();
+    let mut failures = Vec::new();
+    let mut are_left = true;
+    loop {
+        match questions.next() {
+            Some((place, question)) => asked.push(async move { (place, question.await) }),
+            None => are_left = false,
+        }
+        if asked.is_empty() {
+            return Err(failures);
+        }
+        let next_at = Instant::now() + pause;
+        tokio::select! {
+            Some((place, answer)) = asked.next() => match answer {
+                Ok(answer) => return Ok((place, answer)),
+                Err(failure) => failures.push((place, failure)),
+            },
+            () = sleep_until(next_at), if are_left => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use tokio::time::sleep;
+
+    use super::*;
+
+    const PAUSE: Duration = Duration::from_secs(1);
+
+    /// Answers after some milliseconds, or never.
+    async fn answer(after_ms: Option<u64>, answer: Result<u8, u8>) -> Result<u8, u8> {
+        match after_ms {
+            Some(ms) => sleep(Duration::from_millis(ms)).await,
+            None => pending().await,
+        }
+        answer
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_hangs_costs_one_pause_and_one_that_fails_costs_nothing() {
+        let begun = Instant::now();
+        let questions = [answer(None, Ok(0)), answer(Some(0), Err(1)), answer(Some(0), Ok(2))];
+        assert_eq!(first_answer(questions, PAUSE).await, Ok((2, 2)));
+        assert!(begun.elapsed() < PAUSE * 2, "{:?}", begun.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_is_slow_may_still_win() {
+        let questions = [answer(Some(1500), Ok(0)), answer(None, Ok(1))];
+        assert_eq!(first_answer(questions, PAUSE).await, Ok((0, 0)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn when_all_fail_every_failure_is_told() {
+        let questions = [answer(Some(2000), Err(10)), answer(Some(0), Err(11))];
+        assert_eq!(first_answer(questions, PAUSE).await, Err(vec![(1, 11), (0, 10)]));
+        assert_eq!(first_answer(Vec::<std::future::Ready<Result<u8, u8>>>::new(), PAUSE).await, Err(vec![]));
+    }
+}

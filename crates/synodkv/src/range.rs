@@ -1,0 +1,191 @@
+//! `range`: rows of one version, page by page.
+
+use std::ffi::OsStr;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use kv_client::{Client, Hold, RangeRead, Row, Version, prefix_end};
+use serde_json::{Value, json};
+
+use crate::backup::{self, row_line};
+use crate::cli::{RangeArgs, RangeFormat};
+use crate::failure::Failure;
+use crate::output;
+use crate::text::Notation;
+
+/// Rows and bytes asked for at a time: the server never has to build a huge reply.
+const PAGE_ROWS: u64 = 1000;
+const PAGE_BYTES: u32 = 1 << 20;
+
+/// A pin of a long read ends so long after this program does.
+const HOLD: Duration = Duration::from_secs(60);
+
+/// Rows printed for people who do not say how many.
+const SOME_ROWS: u64 = 100;
+
+pub async fn run(args: RangeArgs) -> Result<ExitCode, Failure> {
+    let notation = args.notation();
+    let (begin, end) = ends(&args, notation)?;
+    let client = args.target.connect().await?;
+    let version = match args.at {
+        Some(version) => Version(version),
+        None => client.read_version().await?,
+    };
+    let all = args.format == RangeFormat::Backup;
+    let mut pages = Pages {
+        range: RangeRead {
+            begin: begin.into(),
+            end: end.into(),
+            column_family: args.family.clone(),
+            limit: None,
+            reverse: args.reverse,
+            target_bytes: Some(PAGE_BYTES),
+        },
+        version,
+        remaining: match args.limit {
+            Some(0) => u64::MAX,
+            Some(rows) => rows,
+            None if all => u64::MAX,
+            None => SOME_ROWS,
+        },
+        has_more: true,
+    };
+    let mut printer = Printer::new(args.format, notation, &args.family, version);
+    let mut hold = None;
+    printer.flush().await?;
+    while let Some(rows) = pages.next(&client).await? {
+        if hold.is_none() && pages.has_more && pages.remaining > 0 {
+            // Before anything is printed: whoever reads it may take time.
+            hold = begin_hold(&client, version).await;
+        }
+        printer.rows(rows).await?;
+        if output::is_closed() {
+            break;
+        }
+    }
+    if let Some(hold) = hold {
+        hold.release().await;
+    }
+    printer.end(pages.has_more).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Without a pin the read goes on as long as its version lies within the readable window, and then says so.
+async fn begin_hold(client: &Client, version: Version) -> Option<Hold> {
+    match client.hold_snapshot(version, HOLD).await {
+        Ok(hold) => Some(hold),
+        Err(error) => {
+            output::remark(format!("the version could not be pinned, and may get too old under a long read: {error}"));
+            None
+        }
+    }
+}
+
+fn ends(args: &RangeArgs, notation: Notation) -> Result<(Vec<u8>, Vec<u8>), Failure> {
+    let argument = |what, argument: &OsStr| notation.argument(what, argument);
+    if let Some(prefix) = &args.prefix {
+        let prefix = argument("--prefix", prefix)?;
+        let end = prefix_end(&prefix).to_vec();
+        return Ok((prefix, end));
+    }
+    let end = match &args.end {
+        Some(end) => argument("END", end)?,
+        None => prefix_end("").to_vec(),
+    };
+    Ok((argument("BEGIN", &args.begin)?, end))
+}
+
+/// Reads a range page by page at one version, so that what is printed is one state.
+struct Pages {
+    /// What is left to read.
+    range: RangeRead,
+    version: Version,
+    /// Rows that may still be printed.
+    remaining: u64,
+    has_more: bool,
+}
+
+impl Pages {
+    async fn next(&mut self, client: &Client) -> Result<Option<Vec<Row>>, Failure> {
+        if !self.has_more || self.remaining == 0 {
+            return Ok(None);
+        }
+        let limit = self.remaining.min(PAGE_ROWS) as u32;
+        let range = RangeRead { limit: Some(limit), ..self.range.clone() };
+        let rows = client.snapshot_get_range(range, self.version).await?;
+        self.has_more = rows.has_more && !rows.rows.is_empty();
+        self.remaining -= (rows.rows.len() as u64).min(self.remaining);
+        if let Some(last) = rows.rows.last() {
+            if self.range.reverse {
+                self.range.end = last.key.clone();
+            } else {
+                // The next possible key: the same with a zero byte behind it.
+                self.range.begin = [&last.key[..], b"\0"].concat().into();
+            }
+        }
+        Ok(Some(rows.rows))
+    }
+}
+
+/// Prints rows as they come. The connections and the pin are looked after while somebody reads slowly.
+struct Printer {
+    notation: Notation,
+    version: Version,
+    kind: Kind,
+    /// To be written.
+    text: String,
+}
+
+enum Kind {
+    Text,
+    Json(Vec<Value>),
+    Backup(backup::Writer),
+}
+
+impl Printer {
+    fn new(format: RangeFormat, notation: Notation, family: &str, version: Version) -> Self {
+        let (kind, text) = match format {
+            RangeFormat::Text => (Kind::Text, String::new()),
+            RangeFormat::Json => (Kind::Json(Vec::new()), String::new()),
+            RangeFormat::Backup => {
+                let (writer, header) = backup::Writer::begin(notation, family, version.0);
+                (Kind::Backup(writer), header)
+            }
+        };
+        Printer { notation, version, kind, text }
+    }
+
+    async fn rows(&mut self, rows: Vec<Row>) -> Result<(), Failure> {
+        for row in rows {
+            match &mut self.kind {
+                Kind::Text => self.text += &row_line(&row.key, &row.value, self.notation),
+                Kind::Backup(writer) => self.text += &writer.row(&row.key, &row.value),
+                Kind::Json(rows) => {
+                    rows.push(json!({ "key": self.notation.show(&row.key), "value": self.notation.show(&row.value) }));
+                }
+            }
+        }
+        self.flush().await
+    }
+
+    async fn flush(&mut self) -> Result<(), Failure> {
+        match self.text.is_empty() {
+            true => Ok(()),
+            false => output::write_aside(std::mem::take(&mut self.text).into_bytes()).await,
+        }
+    }
+
+    async fn end(self, has_more: bool) -> Result<(), Failure> {
+        match self.kind {
+            Kind::Json(rows) => {
+                output::write_json(&json!({ "rows": rows, "has_more": has_more, "version": self.version.0 }))?;
+            }
+            Kind::Backup(writer) => output::write_aside(writer.end().into_bytes()).await?,
+            Kind::Text => {}
+        }
+        if has_more && !output::is_closed() {
+            output::remark("there are more rows: see --limit");
+        }
+        Ok(())
+    }
+}
