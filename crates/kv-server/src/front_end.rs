@@ -59,6 +59,8 @@ pub struct FrontEnd {
     thrift_addr: SocketAddr,
     admin_addr: SocketAddr,
     core: Arc<KvServiceCore>,
+    metrics: Arc<ServerMetrics>,
+    problems: Arc<Problems>,
     stop_thrift: CancellationToken,
     stop_admin: CancellationToken,
     thrift: JoinHandle<()>,
@@ -115,11 +117,19 @@ impl FrontEnd {
             let window = Duration::from_millis(config.storage.readable_window_ms);
             tokio::spawn(passing_time::run(time_router, local.reader, window, stop_thrift.clone()))
         });
-        let interface = AdminInterface { core: core.clone(), metrics, space, problems, failover };
+        let interface = AdminInterface {
+            core: core.clone(),
+            metrics: metrics.clone(),
+            space,
+            problems: problems.clone(),
+            failover,
+        };
         Ok(FrontEnd {
             thrift_addr,
             admin_addr,
             core,
+            metrics,
+            problems,
             thrift: tokio::spawn(thrift.serve(stop_thrift.clone())),
             admin: tokio::spawn(admin::serve(listener, interface, stop_admin.clone())),
             time,
@@ -154,6 +164,16 @@ impl FrontEnd {
 
     pub fn admin_addr(&self) -> SocketAddr {
         self.admin_addr
+    }
+
+    /// What `/metrics` shows.
+    pub fn metrics(&self) -> &ServerMetrics {
+        &self.metrics
+    }
+
+    /// What `/status` asks for problems.
+    pub fn problems(&self) -> &Problems {
+        &self.problems
     }
 
     /// The service, for callers in this process.

@@ -15,6 +15,7 @@ use crate::data_dir::{DataDir, DataDirError};
 use crate::failover::{Failover, FailoverControl, FailoverError};
 use crate::front_end::{BackEnd, FrontEnd, ListenAddresses};
 use crate::metrics::ServerMetrics;
+use crate::problems::Problems;
 use crate::router::{DirectRouter, LocalReader, ReadSlots, WriteSettings};
 use crate::space::{DISK_FULL, SpaceWatch};
 
@@ -61,6 +62,12 @@ pub trait ServerManager: Send + Sync {
     fn awaits_founding(&self) -> bool {
         false
     }
+
+    /// Where the program registers figures of its own.
+    fn metrics(&self) -> &ServerMetrics;
+
+    /// Where the program registers what it knows of problems.
+    fn problems(&self) -> &Problems;
 
     fn thrift_addr(&self) -> SocketAddr;
 
@@ -173,6 +180,14 @@ impl ServerManager for StandaloneServerManager {
 
     fn is_healthy(&self) -> bool {
         self.front_end.is_serving() && self.database.damage().is_none()
+    }
+
+    fn metrics(&self) -> &ServerMetrics {
+        self.front_end.metrics()
+    }
+
+    fn problems(&self) -> &Problems {
+        self.front_end.problems()
     }
 
     fn thrift_addr(&self) -> SocketAddr {

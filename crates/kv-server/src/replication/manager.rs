@@ -18,6 +18,7 @@ use crate::data_dir::DataDir;
 use crate::front_end::{BackEnd, FrontEnd, ListenAddresses};
 use crate::manager::{ServerError, ServerManager};
 use crate::metrics::ServerMetrics;
+use crate::problems::Problems;
 use crate::router::WriteSettings;
 
 /// How long a start waits for a primary when all replicas are in this process. The server works without: requests wait.
@@ -142,6 +143,14 @@ impl ServerManager for ReplicatedServerManager {
 
     fn is_healthy(&self) -> bool {
         self.front_end.is_serving() && self.store.is_healthy()
+    }
+
+    fn metrics(&self) -> &ServerMetrics {
+        self.front_end.metrics()
+    }
+
+    fn problems(&self) -> &Problems {
+        self.front_end.problems()
     }
 
     fn awaits_founding(&self) -> bool {
