@@ -10,6 +10,7 @@
 
 mod failure;
 mod inbox;
+mod leadership;
 mod network;
 mod replica;
 mod seat;

@@ -14,6 +14,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Mutex, MutexGuard, TryLockError};
 use std::time::{Duration, Instant as Clock};
 
+use super::leadership::Leadership;
 use super::network::{NetworkManager, received_bytes};
 use super::replica::{RoleChange, Shared};
 use super::snapshots::SnapshotWork;
@@ -40,6 +41,7 @@ pub struct Seat {
     next_warning: Clock,
     /// The diverged peers that were named in the log.
     strays: BTreeMap<ReplicaId, Stray>,
+    leadership: Leadership,
 }
 
 /// Empty until the replica is started, and again once it has stopped.
@@ -48,7 +50,8 @@ pub type SeatLock = Mutex<Option<Seat>>;
 impl Seat {
     pub fn new(core: Replica, network: NetworkManager) -> Self {
         let now = Clock::now();
-        Seat { core, network, next_tick: now, next_warning: now + UNBORN_PATIENCE, strays: BTreeMap::new() }
+        let (strays, leadership) = (BTreeMap::new(), Leadership::new());
+        Seat { core, network, next_tick: now, next_warning: now + UNBORN_PATIENCE, strays, leadership }
     }
 
     pub fn network(&self) -> &NetworkManager {
@@ -192,9 +195,11 @@ impl Seat {
             }
             changed
         });
-        if changed {
-            tracing::info!(replica = %self.core.id(), view = %role.view, primary = ?role.primary.map(|p| p.0),
-                established = role.established, "view or role changed");
+        // Those that wait for their cluster to be founded are told of elsewhere.
+        if (changed || ticks) && self.core.hard_state().cluster_id != ClusterId::NONE {
+            if let Some(news) = self.leadership.observe(&role, Clock::now()) {
+                news.log(self.core.id());
+            }
         }
         if changed || ticks {
             let core = self.core.status();

@@ -140,6 +140,13 @@ mod tests {
             self.throttle.admit(line(&format!("at {ms}"), distinction), now).map(|record| record.held_back)
         }
 
+        /// A line per millisecond, whatever becomes of it.
+        fn storm(&mut self, times: std::ops::Range<u64>, distinction: &str) {
+            for ms in times {
+                self.log(ms, distinction);
+            }
+        }
+
         fn overdue(&mut self, ms: u64) -> Vec<(String, u64)> {
             let now = self.at(ms);
             told(self.throttle.overdue(now))
@@ -179,7 +186,7 @@ mod tests {
     #[test]
     fn when_repeats_stop_the_newest_is_written_after_the_pause() {
         let mut scene = Scene::new();
-        (0..20).for_each(|ms| drop(scene.log(ms, "")));
+        scene.storm(0..20, "");
         assert_eq!(scene.overdue(9_000), []);
         assert_eq!(scene.overdue(10_000), [("at 19".to_string(), 14)]);
         assert_eq!(scene.overdue(30_000), []);
@@ -188,14 +195,14 @@ mod tests {
     #[test]
     fn one_replica_does_not_hide_another() {
         let mut scene = Scene::new();
-        (0..100).for_each(|ms| drop(scene.log(ms, "replica=1 ")));
+        scene.storm(0..100, "replica=1 ");
         assert_eq!(scene.log(100, "replica=2 "), Some(0));
     }
 
     #[test]
     fn what_a_call_site_held_back_itself_is_counted_too() {
         let mut scene = Scene::new();
-        (0..5).for_each(|ms| drop(scene.log(ms, "")));
+        scene.storm(0..5, "");
         let mut record = line("mine", "");
         record.held_back = 10;
         let now = scene.at(6);
@@ -206,7 +213,7 @@ mod tests {
     #[test]
     fn the_rest_is_told_at_the_end() {
         let mut scene = Scene::new();
-        (0..8).for_each(|ms| drop(scene.log(ms, "")));
+        scene.storm(0..8, "");
         assert_eq!(told(scene.throttle.rest()), [("at 7".to_string(), 2)]);
         assert_eq!(told(scene.throttle.rest()), []);
     }
@@ -214,7 +221,9 @@ mod tests {
     #[test]
     fn kinds_are_forgotten_and_never_too_many() {
         let mut scene = Scene::new();
-        (0..MAX_KINDS + 100).for_each(|peer| drop(scene.log(0, &format!("peer={peer} "))));
+        for peer in 0..MAX_KINDS + 100 {
+            scene.storm(0..1, &format!("peer={peer} "));
+        }
         assert_eq!(scene.throttle.kinds.len(), MAX_KINDS + 1);
         assert_eq!(scene.log(1, "peer=5000 "), None, "those beyond share one budget");
         scene.overdue(60_000);
