@@ -75,10 +75,15 @@ async fn serves(server: &Server) {
     assert_eq!(server.get("/health/live").await.expect("an answer").0, 200);
 }
 
-/// Makes the server log at level trace until it drops lines.
+/// Makes a server that logs at level debug drop lines: each call of a method that does not exist is a line.
 async fn overflow(server: &Server) {
+    let name = "unknown_".repeat(25);
+    let (one_way, length) = (0x8001_0004_u32.to_be_bytes(), (name.len() as u32).to_be_bytes());
+    let call = [&one_way[..], &length, name.as_bytes(), &[0; 4], &[0]].concat();
+    let calls = call.repeat(1000);
+    let mut connection = std::net::TcpStream::connect(&server.thrift).expect("a connection");
     eventually("the queue is full", async || {
-        server.cli(&["bench", "put", "--seconds", "1"]);
+        connection.write_all(&calls).map_err(|error| error.to_string())?;
         match dropped_lines(server).await? {
             0 => Err("no line was dropped".to_string()),
             _ => Ok(()),
@@ -90,7 +95,7 @@ async fn overflow(server: &Server) {
 #[test]
 fn a_pipe_that_nobody_reads_holds_up_nothing() {
     run(async {
-        let mut server = Server::not_started(level("trace"));
+        let mut server = Server::not_started(level("debug"));
         server.start_with(|command| command.stderr(Stdio::piped()));
         let mut unread = server.child().stderr.take().expect("piped");
         server.live().await;
@@ -122,7 +127,7 @@ fn a_pipe_that_nobody_reads_holds_up_nothing() {
 #[test]
 fn a_server_stops_while_nobody_reads_its_log() {
     run(async {
-        let mut server = Server::not_started(level("trace"));
+        let mut server = Server::not_started(level("debug"));
         server.start_with(|command| command.stderr(Stdio::piped()));
         let _unread = server.child().stderr.take().expect("piped");
         server.live().await;
