@@ -185,9 +185,9 @@ impl FrontEnd {
 async fn end(name: &str, task: &mut JoinHandle<()>, patience: Duration) {
     match tokio::time::timeout(patience, &mut *task).await {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::error!(%error, "the {name} ended badly"),
+        Ok(Err(error)) => tracing::error!(%error, "the {name} failed"),
         Err(_) => {
-            tracing::warn!("the {name} did not end in time and is cut off");
+            tracing::warn!("the {name} did not stop in time and is aborted");
             task.abort();
         }
     }

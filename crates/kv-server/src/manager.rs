@@ -85,7 +85,7 @@ fn open_database(
         source => ServerError::Database { path: path.display().to_string(), source },
     };
     if config.storage.engine == EngineKind::Memory {
-        tracing::warn!("storage.engine = \"memory\": the data is lost at exit");
+        tracing::warn!("storage.engine = \"memory\" is for tests: the data is lost when this process ends");
     } else {
         std::fs::create_dir_all(path).map_err(|error| failed(KvError::Storage(error.to_string())))?;
     }
@@ -142,7 +142,10 @@ impl ServerManager for StandaloneServerManager {
             started: Instant::now(),
         });
         database.on_damage(|reason| {
-            tracing::error!("the database is damaged, and this server stops: {reason}. Restore it from a backup");
+            tracing::error!(
+                "the database is damaged, and this server stops: {reason}. Restore it from a backup, then start the \
+                 server again"
+            );
         });
         let back_end = BackEnd {
             router: Arc::new(DirectRouter::new(database.clone(), reader, WriteSettings::new(&config), space.clone())),
@@ -172,8 +175,10 @@ impl ServerManager for StandaloneServerManager {
         let closing = tokio::task::spawn_blocking(move || Arc::into_inner(database).is_some());
         match closing.await {
             Ok(true) => {}
-            Ok(false) => tracing::warn!("a request that was cut off still holds the database open"),
-            Err(error) => tracing::error!(%error, "the database was not closed well"),
+            Ok(false) => {
+                tracing::warn!("an aborted request still holds the database open; it is closed when the process ends")
+            }
+            Err(error) => tracing::error!(%error, "closing the database failed; the next start recovers it"),
         }
         tracing::info!("standalone server stopped");
     }

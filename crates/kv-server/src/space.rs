@@ -96,15 +96,18 @@ impl SpaceWatch {
         let free_bytes = match (self.ask)() {
             Ok(free_bytes) => free_bytes,
             Err(error) => {
-                tracing::warn!(%error, "cannot ask how much space is free in {}", self.path.display());
+                tracing::warn!(%error, "cannot find out how much space is free in {}", self.path.display());
                 return;
             }
         };
         self.free_bytes.store(free_bytes, Ordering::Relaxed);
         let has_space = self.min_free_bytes == 0 || free_bytes >= self.min_free_bytes;
         match (self.has_space.swap(has_space, Ordering::Relaxed), has_space) {
-            (true, false) => tracing::error!("too little space: {}", self.describe(free_bytes)),
-            (false, true) => tracing::info!("enough space again: {}", self.describe(free_bytes)),
+            (true, false) => tracing::error!(
+                "too little disk space: {}. Free some, or lower storage.min_free_mb",
+                self.describe(free_bytes)
+            ),
+            (false, true) => tracing::info!("enough disk space again: {}", self.describe(free_bytes)),
             _ => {}
         }
     }

@@ -98,7 +98,7 @@ async fn wait_for_primary(store: &ReplicatedKvStore) {
     let mut watch = store.replicas()[0].consensus.watch();
     let primary = watch.wait_for(|role| role.primary.is_some() || role.failed.is_some());
     if tokio::time::timeout(FIRST_PRIMARY_WAIT, primary).await.is_err() {
-        tracing::warn!("no primary yet: requests wait for one");
+        tracing::warn!("no primary yet; the server starts all the same, and requests wait for one");
     }
 }
 
@@ -110,7 +110,10 @@ async fn remember_identity(store: Arc<ReplicatedKvStore>, data_dir: Arc<DataDir>
         let status = consensus.status();
         if status.core.cluster_id != rsml::ClusterId::NONE {
             if let Err(error) = data_dir.remember_cluster_id(&status.core.cluster_id.to_string()) {
-                tracing::error!(%error, "the data directory does not remember its cluster");
+                tracing::error!(
+                    %error,
+                    "cannot record the id of the cluster in the data directory; the next start tries again"
+                );
             }
             return;
         }
@@ -136,7 +139,7 @@ impl ServerManager for ReplicatedServerManager {
             drop((router, store));
         });
         if let Err(error) = closed.await {
-            tracing::error!(%error, "the replicas were not closed well");
+            tracing::error!(%error, "closing the replicas failed; the next start recovers them");
         }
         tracing::info!("replicated server stopped");
     }

@@ -196,10 +196,11 @@ impl Seat {
             changed
         });
         // Those that wait for their cluster to be founded are told of elsewhere.
-        if (changed || ticks) && self.core.hard_state().cluster_id != ClusterId::NONE {
-            if let Some(news) = self.leadership.observe(&role, Clock::now()) {
-                news.log(self.core.id());
-            }
+        if (changed || ticks)
+            && self.core.hard_state().cluster_id != ClusterId::NONE
+            && let Some(news) = self.leadership.observe(&role, Clock::now())
+        {
+            news.log(self.core.id());
         }
         if changed || ticks {
             let core = self.core.status();
@@ -299,7 +300,8 @@ impl Shared {
         let failed = self.status().failed.clone();
         let failure = failed.clone().unwrap_or_else(Failure::shut_down);
         if let Some(failed) = &failed {
-            tracing::error!("the replica stops: {failed}");
+            let replica = seat.as_ref().map(|seat| seat.core.id().0);
+            tracing::error!(replica, "the replica stops: {failed}");
         }
         self.inbox.close();
         if let Some(mut seat) = seat {

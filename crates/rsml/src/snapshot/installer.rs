@@ -32,7 +32,10 @@ impl SnapshotInstaller {
         match self.try_carry_out(step) {
             Ok(event) => event,
             Err(error) => {
-                tracing::warn!(generation, %error, "building a database from a peer's copy came to nothing");
+                tracing::warn!(
+                    generation, %error,
+                    "cannot build a database from a peer's copy; another copy is fetched"
+                );
                 self.building = None;
                 Some(InstallEvent::Failed { generation })
             }

@@ -40,7 +40,10 @@ impl SnapshotServer {
     /// made, or it is too old, a piece without id.
     pub fn read(&mut self, want: &SnapshotRead) -> SnapshotPiece {
         self.try_read(want).unwrap_or_else(|error| {
-            tracing::warn!(peer = %want.peer, %error, "no snapshot for a peer that needs one");
+            tracing::warn!(
+                peer = %want.peer, %error,
+                "cannot give a peer the copy of the database that it needs; it asks again"
+            );
             let (id, sequence) = (0, Sequence::ZERO);
             SnapshotPiece { peer: want.peer, id, offset: 0, total_bytes: 0, sequence, bytes: Bytes::new() }
         })

@@ -69,7 +69,7 @@ impl Shared {
         if prepared.is_none() && progress.refused.is_none() {
             tracing::warn!(
                 path = disk.describe(&file_name(number)),
-                "there is no space for the next segment of the log"
+                "no space for the next segment of the log; writes wait until there is some. Free some on this disk"
             );
         }
         progress.refused = prepared.is_none().then_some((number, bytes));
@@ -181,7 +181,7 @@ fn or_remove(
         Err(StorageError::Full { path }) => {
             let removed = disk.remove(&file_name(number)).and_then(|()| disk.sync_dir());
             if let Err(error) = removed {
-                tracing::warn!(path, %error, "half a segment could not be removed");
+                tracing::warn!(path, %error, "cannot remove an unfinished segment of the log");
             }
             Ok(false)
         }
