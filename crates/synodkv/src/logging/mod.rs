@@ -14,7 +14,9 @@ mod record;
 mod throttle;
 mod writer;
 
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::{IsTerminal, Write};
+use std::panic::PanicHookInfo;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
@@ -79,7 +81,7 @@ impl Logging {
         tracing_subscriber::registry().with(filter).with(layer).init();
         let writer = Writer::new(shared.clone(), file);
         std::thread::Builder::new().name("log-writer".to_string()).spawn(move || writer.run())?;
-        log_panics(shared.clone());
+        std::panic::set_hook(Box::new(panic_logger(shared.clone())));
         Ok(Logging { control: Control { shared, filter: handle } })
     }
 
@@ -160,24 +162,24 @@ pub fn say(mut stream: impl Write + Send + 'static, text: String, patience: Dura
     }
 }
 
-/// The standard hook would write to standard error itself, and wait there for whoever does not read.
-fn log_panics(shared: Arc<Shared>) {
-    std::panic::set_hook(Box::new(move |panic| {
+/// What to do when a thread panics. The standard hook would write to standard error itself, and wait there for whoever does not
+/// read.
+fn panic_logger(shared: Arc<Shared>) -> impl Fn(&PanicHookInfo<'_>) + Send + Sync + 'static {
+    move |panic| {
         let payload = panic.payload();
         let words = payload.downcast_ref::<&str>().copied().or(payload.downcast_ref::<String>().map(String::as_str));
         let thread = std::thread::current();
+        let thread = thread.name().unwrap_or("unnamed");
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
-        let message = format!("a thread panicked: {}", words.unwrap_or("without words"));
-        let mut record = Record::new(Level::ERROR, "synodkv::panic", message)
-            .with("thread", thread.name().unwrap_or("unnamed"))
-            .with("location", &place);
+        let message = format!("thread '{thread}' panicked at {place}: {}", words.unwrap_or("(no message)"));
+        let mut record = Record::new(Level::ERROR, "synodkv::panic", message);
         record.kind.distinction = place;
-        let backtrace = std::backtrace::Backtrace::capture();
-        if backtrace.status() == std::backtrace::BacktraceStatus::Captured {
+        let backtrace = Backtrace::capture();
+        if backtrace.status() == BacktraceStatus::Captured {
             record = record.with("backtrace", backtrace);
         }
         shared.log(record);
-    }));
+    }
 }
 
 impl Shared {
@@ -248,5 +250,60 @@ struct Recording(Arc<Shared>);
 impl<S: Subscriber> Layer<S> for Recording {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         self.0.log(Record::of(event));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shared() -> Arc<Shared> {
+        Arc::new(Shared::new(Target::StandardError, Format { kind: LogFormat::Text, colours: false }))
+    }
+
+    /// What waits to be written.
+    fn waiting(shared: &Shared) -> String {
+        String::from_utf8(shared.queue.take(Duration::ZERO).lines).expect("UTF-8")
+    }
+
+    #[test]
+    fn a_panic_is_a_line_of_the_log() {
+        let shared = shared();
+        let (ours, before) = (panic_logger(shared.clone()), std::panic::take_hook());
+        // Other tests of this process that panic go on saying so.
+        std::panic::set_hook(Box::new(move |panic| {
+            ours(panic);
+            before(panic);
+        }));
+        let thread = std::thread::Builder::new().name("a-thread".to_string()).spawn(|| panic!("on purpose\nand so on"));
+        assert!(thread.expect("it starts").join().is_err());
+        let log = waiting(&shared);
+        let line = log.lines().find(|line| line.contains("a-thread")).expect("a line");
+        assert!(line.contains("ERROR synodkv::panic: thread 'a-thread' panicked at "), "{line}");
+        assert!(line.contains(&format!("{}:", file!())) && line.contains("on purpose\\nand so on"), "{line}");
+    }
+
+    #[test]
+    fn details_are_never_held_back() {
+        let shared = shared();
+        for _ in 0..100 {
+            shared.log(Record::new(Level::DEBUG, "here", "a detail".to_string()));
+            shared.log(Record::new(Level::INFO, "here", "some news".to_string()));
+        }
+        let log = waiting(&shared);
+        let count = |words| log.lines().filter(|line| line.contains(words)).count();
+        assert_eq!((count("a detail"), count("some news")), (100, throttle::AT_ONCE as usize));
+    }
+
+    #[test]
+    fn a_queue_that_is_full_is_a_problem_with_a_remedy() {
+        let shared = shared();
+        assert_eq!(shared.problems(), []);
+        let long = "x".repeat(5 << 20);
+        shared.log(Record::new(Level::INFO, "here", long));
+        let problems = shared.problems();
+        assert_eq!((problems.len(), problems[0].kind, shared.dropped.get()), (1, "log_lines_dropped", 1));
+        assert!(problems[0].text.starts_with("1 lines of the log were dropped: standard error is not read"));
+        assert!(problems[0].remedy.contains("log.file"), "{}", problems[0].remedy);
     }
 }

@@ -60,11 +60,13 @@ pub struct Writer {
     file: File,
     /// What was written last is a part of a line.
     is_within_line: bool,
+    /// When lines that were held back are looked after next.
+    next_look: Instant,
 }
 
 impl Writer {
     pub fn new(shared: Arc<Shared>, file: File) -> Writer {
-        Writer { shared, file, is_within_line: false }
+        Writer { shared, file, is_within_line: false, next_look: Instant::now() + TICK }
     }
 
     /// Writes for as long as the process lives.
@@ -83,7 +85,11 @@ impl Writer {
             self.reopen();
         }
         self.shared.queue.done(&batch);
-        self.shared.log_overdue(Instant::now());
+        let now = Instant::now();
+        if now >= self.next_look {
+            self.next_look = now + TICK;
+            self.shared.log_overdue(now);
+        }
     }
 
     fn write_all(&mut self, lines: &[u8]) {
