@@ -1,12 +1,13 @@
 //! What a server does when its configuration may have changed: SIGHUP.
 //!
-//! The log file is opened again and the level of the log takes effect. Certificates of peers need nothing: they are read for
-//! each new connection. Everything else is read once, at start; what differs is named. A configuration that is wrong changes
-//! nothing: the server goes on with the one that it has.
+//! The log file is opened again and the level of the log takes effect. Certificates of replicas are read for each new
+//! connection anyway; here it is only said whether the next one can use them. Everything else is read once, at start; what
+//! differs is named. A configuration that is wrong changes nothing: the server goes on with the one that it has.
 
 use std::path::PathBuf;
 
 use kv_server::config::{Config, ConfigError, Environment, Overrides};
+use kv_server::replication::check_certificates;
 
 use crate::logging::Control;
 
@@ -38,6 +39,9 @@ impl Reload {
     /// Blocks while it reads the file.
     pub fn run(&mut self) {
         self.log.reopen();
+        if let Err(error) = check_certificates(&self.config) {
+            tracing::warn!("SIGHUP: {error}. New connections go on with the certificates that were read before");
+        }
         let new = match self.origin.load() {
             Ok(new) => new,
             Err(error) => {

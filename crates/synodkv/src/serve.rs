@@ -41,7 +41,10 @@ pub fn run(args: ServeArgs) -> Result<ExitCode, Failure> {
     // Told here, because standard error may be a pipe that nobody reads.
     Ok(ended.unwrap_or_else(|failure| {
         log.say_at_the_end(&failure);
-        failure.exit_code()
+        match failure {
+            Failure::Usage(_) => ExitCode::from(2),
+            _ => ExitCode::FAILURE,
+        }
     }))
 }
 

@@ -221,6 +221,16 @@ fn connect(
     Ok(Arc::new(transport))
 }
 
+/// Whether the files of `[replication.tls]` could be used by the replicas of this process now. Reads them.
+///
+/// # Errors
+/// Names the first that could not, and its key.
+pub fn check_certificates(config: &Config) -> Result<(), ServerError> {
+    let Some(tls) = &config.replication.tls else { return Ok(()) };
+    let ids = config.local_replica_ids();
+    ids.into_iter().try_for_each(|id| peer_tls(tls, ReplicaId(id as u8)).map(|_| ()))
+}
+
 /// Where the certificates are, which are known to be good.
 fn peer_tls(config: &PeerTlsConfig, me: ReplicaId) -> Result<PeerTls, ServerError> {
     let names = config.names.iter().map(|(id, name)| (ReplicaId(*id as u8), name.clone())).collect();

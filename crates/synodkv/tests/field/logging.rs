@@ -13,6 +13,11 @@ use tempfile::TempDir;
 use crate::harness::{Cluster, PROGRAM, Server, Setup, assert_exit, run, signal, text};
 use crate::waiting::eventually;
 
+#[path = "../cluster/clusters/certificates.rs"]
+mod certificates;
+
+use certificates::Authority;
+
 /// As much as a pipe holds that nobody has changed.
 const PIPE_BYTES: usize = 64 << 10;
 
@@ -346,6 +351,30 @@ fn sighup_with_a_wrong_configuration_changes_nothing() {
         .await;
         serves(&server).await;
         assert_eq!(server.stop().await.code(), Some(0));
+    });
+}
+
+#[test]
+fn sighup_says_whether_renewed_certificates_can_be_used() {
+    run(async {
+        let folder = tempfile::tempdir().expect("a folder");
+        let authority = Authority::new(folder.path());
+        let mut cluster = Cluster::not_started(Setup::default());
+        for (id, server) in cluster.servers.iter().enumerate() {
+            let with_tls = format!("{}\n{}", read(&server.config), authority.section(&[id]));
+            std::fs::write(&server.config, with_tls).expect("written");
+        }
+        cluster.servers.iter_mut().for_each(Server::start);
+        cluster.ready().await;
+        let (server, log) = (&cluster.servers[0], cluster.servers[0].log.clone());
+        signal(server.id(), "HUP");
+        wait_for(&log, "SIGHUP: read the configuration again").await;
+        assert!(!server.log_text().contains("certificate"), "{}", server.log_text());
+        std::fs::write(folder.path().join("certificates/replica-0.pem"), "nothing").expect("written");
+        signal(server.id(), "HUP");
+        wait_for(&log, "replication.tls.certificate: ").await;
+        wait_for(&log, "New connections go on with the certificates that were read before").await;
+        server.ready().await;
     });
 }
 
