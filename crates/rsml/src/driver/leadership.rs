@@ -53,8 +53,10 @@ impl Leadership {
 impl News {
     pub fn log(&self, replica: ReplicaId) {
         match self {
-            News::Leads { primary, view, .. } => tracing::info!(%replica, %view, %primary, "{self}"),
-            News::NobodyLeads => tracing::warn!(%replica, "{self}"),
+            News::Leads { primary, view, .. } => {
+                tracing::info!(replica = replica.0, view = view.0, primary = primary.0, "{self}");
+            }
+            News::NobodyLeads => tracing::warn!(replica = replica.0, "{self}"),
         }
     }
 }

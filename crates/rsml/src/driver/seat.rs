@@ -100,14 +100,22 @@ impl Seat {
         if now >= self.next_warning {
             self.next_warning = now + UNBORN_PATIENCE;
             if let Some((from, to)) = self.core.status().blocked {
-                tracing::error!(replica = %self.core.id(), %from, %to, "nobody can lead: these entries may have been \
+                tracing::error!(
+                    replica = self.core.id().0,
+                    from = from.0,
+                    to = to.0,
+                    "nobody can lead: these entries may have been \
                     acknowledged, and so many disks have lost them that no replica has them any more. Bring back a disk \
-                    that has them, or restore a backup of all replicas");
+                    that has them, or restore a backup of all replicas"
+                );
             }
             if self.core.hard_state().cluster_id == ClusterId::NONE {
-                tracing::warn!(replica = %self.core.id(), "this replica belongs to no cluster yet: one is founded when all \
+                tracing::warn!(
+                    replica = self.core.id().0,
+                    "this replica belongs to no cluster yet: one is founded when all \
                     configured replicas run and all their disks are empty. If the others have a cluster already, this \
-                    replica follows it without a vote as soon as one of them answers");
+                    replica follows it without a vote as soon as one of them answers"
+                );
             }
         }
     }
@@ -215,8 +223,11 @@ impl Seat {
     fn name_strays(&mut self, strays: &BTreeMap<ReplicaId, Stray>) {
         for (peer, stray) in strays.iter().filter(|(peer, stray)| self.strays.get(peer) != Some(stray)) {
             let Stray { sequence, expected, found } = stray;
-            tracing::error!(replica = %self.core.id(), "the database of replica {peer} has diverged: its digest at \
-                sequence {sequence} is {found:016x}, a majority of the replicas, this one among them, has {expected:016x}");
+            tracing::error!(
+                replica = self.core.id().0,
+                "the database of replica {peer} has diverged: its digest at \
+                sequence {sequence} is {found:016x}, a majority of the replicas, this one among them, has {expected:016x}"
+            );
         }
         if self.strays != *strays {
             self.strays.clone_from(strays);

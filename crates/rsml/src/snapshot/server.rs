@@ -41,7 +41,7 @@ impl SnapshotServer {
     pub fn read(&mut self, want: &SnapshotRead) -> SnapshotPiece {
         self.try_read(want).unwrap_or_else(|error| {
             tracing::warn!(
-                peer = %want.peer, %error,
+                peer = want.peer.0, %error,
                 "cannot give a peer the copy of the database that it needs; it asks again"
             );
             let (id, sequence) = (0, Sequence::ZERO);

@@ -109,7 +109,9 @@ impl WalStorage {
         let number = self.state().segments[segment].number;
         let path = self.disk.describe(&file_name(number));
         tracing::error!(
-            path, %from, %to,
+            path,
+            from = from.0,
+            to = to.0,
             "entries of the log are damaged or cannot be read; they are fetched from the other replicas. Check the disk"
         );
         self.state().index.mark_lost(from, to);

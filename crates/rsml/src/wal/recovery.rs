@@ -311,7 +311,7 @@ impl Replay<'_> {
         }
         let first = header.context.map_or(Sequence::BIRTH, |context| context.first_after).max(Sequence::BIRTH);
         let first = first.min(last.next());
-        tracing::error!(path = window.path, from = %first, to = %last, "the oldest entries of the log are lost");
+        tracing::error!(path = window.path, from = first.0, to = last.0, "the oldest entries of the log are lost");
         self.index.start_after(first.previous());
         self.index.lose(first, last, true);
     }
