@@ -69,7 +69,7 @@ pub struct AdminInterface {
 pub async fn serve(listener: TcpListener, interface: AdminInterface, stop: CancellationToken) {
     let serving = axum::serve(listener, routes(interface)).with_graceful_shutdown(stop.cancelled_owned());
     if let Err(error) = serving.await {
-        tracing::error!(%error, "the admin interface stopped");
+        tracing::error!(%error, "the admin interface failed");
     }
 }
 

@@ -16,7 +16,7 @@ use crate::failover::FailoverControl;
 use crate::fault_injection::{FaultInjector, FaultyRouter};
 use crate::handler::UnifiedThriftHandler;
 use crate::health::{Liveness, WriteProbe};
-use crate::manager::ServerError;
+use crate::manager::{Extension, ServerError};
 use crate::metrics::ServerMetrics;
 use crate::passing_time;
 use crate::problems::Problems;
@@ -62,6 +62,8 @@ pub struct FrontEnd {
     thrift_addr: SocketAddr,
     admin_addr: SocketAddr,
     core: Arc<KvServiceCore>,
+    metrics: Arc<ServerMetrics>,
+    problems: Arc<Problems>,
     stop_thrift: CancellationToken,
     stop_admin: CancellationToken,
     thrift: JoinHandle<()>,
@@ -118,12 +120,21 @@ impl FrontEnd {
             let window = Duration::from_millis(config.storage.readable_window_ms);
             tokio::spawn(passing_time::run(time_router, local.reader, window, stop_thrift.clone()))
         });
-        let writes = WriteProbe::new(probe_router);
-        let interface = AdminInterface { core: core.clone(), metrics, space, problems, liveness, writes, failover };
+        let interface = AdminInterface {
+            core: core.clone(),
+            metrics: metrics.clone(),
+            space,
+            problems: problems.clone(),
+            liveness,
+            writes: WriteProbe::new(probe_router),
+            failover,
+        };
         Ok(FrontEnd {
             thrift_addr,
             admin_addr,
             core,
+            metrics,
+            problems,
             thrift: tokio::spawn(thrift.serve(stop_thrift.clone())),
             admin: tokio::spawn(admin::serve(listener, interface, stop_admin.clone())),
             time,
@@ -160,6 +171,11 @@ impl FrontEnd {
         self.admin_addr
     }
 
+    /// Lets a program show figures and problems of its own.
+    pub fn extend(&self, extension: &Extension) {
+        extension(&self.problems, &self.metrics);
+    }
+
     /// The service, for callers in this process.
     pub fn core(&self) -> &Arc<KvServiceCore> {
         &self.core
@@ -169,9 +185,9 @@ impl FrontEnd {
 async fn end(name: &str, task: &mut JoinHandle<()>, patience: Duration) {
     match tokio::time::timeout(patience, &mut *task).await {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::error!(%error, "the {name} ended badly"),
+        Ok(Err(error)) => tracing::error!(%error, "the {name} failed"),
         Err(_) => {
-            tracing::warn!("the {name} did not end in time and is cut off");
+            tracing::warn!("the {name} did not stop in time and is aborted");
             task.abort();
         }
     }

@@ -46,6 +46,9 @@ impl ServerError {
     }
 }
 
+/// Registers what a program shows of its own in a server's `/metrics` and `/status`.
+pub type Extension = Arc<dyn Fn(&Problems, &ServerMetrics) + Send + Sync>;
+
 /// A running server of either mode.
 #[async_trait]
 pub trait ServerManager: Send + Sync {
@@ -65,6 +68,9 @@ pub trait ServerManager: Send + Sync {
         false
     }
 
+    /// Lets the program show figures and problems of its own, beside the server's.
+    fn extend(&self, extension: Extension);
+
     fn thrift_addr(&self) -> SocketAddr;
 
     fn admin_addr(&self) -> SocketAddr;
@@ -81,7 +87,7 @@ fn open_database(
         source => ServerError::Database { path: path.display().to_string(), source },
     };
     if config.storage.engine == EngineKind::Memory {
-        tracing::warn!("storage.engine = \"memory\": the data is lost at exit");
+        tracing::warn!("storage.engine = \"memory\" is for tests: the data is lost when this process ends");
     } else {
         make_directory(path)?;
     }
@@ -154,7 +160,10 @@ impl ServerManager for StandaloneServerManager {
             started: Instant::now(),
         });
         database.on_damage(|reason| {
-            tracing::error!("the database is damaged, and this server stops: {reason}. Restore it from a backup");
+            tracing::error!(
+                "the database is damaged, and this server stops: {reason}. Restore it from a backup, then start the \
+                 server again"
+            );
         });
         let (problems, liveness) = (Arc::<Problems>::default(), Arc::<Liveness>::default());
         let (problem, reading) = (standalone.clone(), standalone.clone());
@@ -190,8 +199,10 @@ impl ServerManager for StandaloneServerManager {
         let closing = tokio::task::spawn_blocking(move || Arc::into_inner(database).is_some());
         match closing.await {
             Ok(true) => {}
-            Ok(false) => tracing::warn!("a request that was cut off still holds the database open"),
-            Err(error) => tracing::error!(%error, "the database was not closed well"),
+            Ok(false) => {
+                tracing::warn!("an aborted request still holds the database open; it is closed when the process ends")
+            }
+            Err(error) => tracing::error!(%error, "closing the database failed; the next start recovers it"),
         }
         tracing::info!("standalone server stopped");
     }
@@ -204,6 +215,10 @@ impl ServerManager for StandaloneServerManager {
         let gone = || self.data_dir.check_presence().err().map(|error| error.to_string());
         let stopped = || self.database.write_failure().filter(|_| !self.restarts);
         damage().or_else(gone).or_else(stopped)
+    }
+
+    fn extend(&self, extension: Extension) {
+        self.front_end.extend(&extension);
     }
 
     fn thrift_addr(&self) -> SocketAddr {

@@ -147,7 +147,7 @@ impl ServerMetrics {
     pub fn page(&self) -> String {
         let mut page = Vec::new();
         if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut page) {
-            tracing::error!(%error, "metrics cannot be written");
+            tracing::error!(%error, "cannot write the page of metrics");
         }
         String::from_utf8_lossy(&page).into_owned()
     }

@@ -28,7 +28,7 @@ pub async fn run(router: Arc<dyn RequestRouter>, reader: LocalReader, window: Du
             let context = RequestContext::internal(Instant::now() + DEADLINE);
             let passed = stop.run_until_cancelled(router.route(KvOperation::PassTime, &context)).await;
             if let Some(Err(error)) = passed {
-                tracing::debug!(%error, "time does not pass now; it will later");
+                tracing::debug!(%error, "cannot advance replicated time; the next attempt follows");
             }
         }
         before = now;

@@ -7,7 +7,7 @@
 //! With `storage.on_write_failure = "exit"` the server fails instead, and its supervisor starts it again.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
-use crate::manager::{ServerError, ServerManager, StandaloneServerManager};
+use crate::manager::{Extension, ServerError, ServerManager, StandaloneServerManager};
 
 /// How often the server is looked at.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
@@ -30,9 +30,26 @@ const CALM: Duration = Duration::from_secs(120);
 pub struct RestartingServer {
     thrift_addr: SocketAddr,
     admin_addr: SocketAddr,
-    failure: Arc<Mutex<Option<String>>>,
+    shared: Arc<Shared>,
     stop: CancellationToken,
     running: JoinHandle<()>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Why no further start will help.
+    failure: Option<String>,
+    /// Made known to each server that is started.
+    extensions: Vec<Extension>,
+}
+
+#[derive(Default)]
+struct Shared(Mutex<State>);
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 #[async_trait]
@@ -43,9 +60,9 @@ impl ServerManager for RestartingServer {
         // Where it listens must not change, also when the system chose the ports.
         config.server.thrift_addr = thrift_addr.into();
         config.server.admin_addr = admin_addr.into();
-        let (failure, stop) = (Arc::<Mutex<Option<String>>>::default(), CancellationToken::new());
-        let running = tokio::spawn(run(config, server, failure.clone(), stop.clone()));
-        Ok(RestartingServer { thrift_addr, admin_addr, failure, stop, running })
+        let (shared, stop) = (Arc::<Shared>::default(), CancellationToken::new());
+        let running = tokio::spawn(run(config, server, shared.clone(), stop.clone()));
+        Ok(RestartingServer { thrift_addr, admin_addr, shared, stop, running })
     }
 
     async fn shutdown(self: Box<Self>) {
@@ -58,8 +75,13 @@ impl ServerManager for RestartingServer {
     fn failure(&self) -> Option<String> {
         match self.running.is_finished() {
             true => Some("the server has ended; the log says why".to_string()),
-            false => self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            false => self.shared.state().failure.clone(),
         }
+    }
+
+    /// Takes effect a moment later, and again after each restart.
+    fn extend(&self, extension: Extension) {
+        self.shared.state().extensions.push(extension);
     }
 
     fn thrift_addr(&self) -> SocketAddr {
@@ -71,15 +93,10 @@ impl ServerManager for RestartingServer {
     }
 }
 
-async fn run(
-    config: Config,
-    mut server: StandaloneServerManager,
-    failure: Arc<Mutex<Option<String>>>,
-    stop: CancellationToken,
-) {
+async fn run(config: Config, mut server: StandaloneServerManager, shared: Arc<Shared>, stop: CancellationToken) {
     let mut pauses = Pauses::default();
     loop {
-        let Some(reason) = stop.run_until_cancelled(restart_is_due(&server, &failure)).await else {
+        let Some(reason) = stop.run_until_cancelled(restart_is_due(&server, &shared)).await else {
             return Box::new(server).shutdown().await;
         };
         let pause = pauses.next();
@@ -92,7 +109,7 @@ async fn run(
         if waited.is_none() {
             return;
         }
-        let Some(started) = stop.run_until_cancelled(start_again(&config, &failure, &mut pauses)).await else { return };
+        let Some(started) = stop.run_until_cancelled(start_again(&config, &shared, &mut pauses)).await else { return };
         let Some(started) = started else { return stop.cancelled().await };
         tracing::info!(
             version = started.database().applied_version().0,
@@ -103,10 +120,14 @@ async fn run(
 }
 
 /// Returns when a write has failed and it makes sense to start again. Notes what is beyond that.
-async fn restart_is_due(server: &StandaloneServerManager, failure: &Mutex<Option<String>>) -> String {
+async fn restart_is_due(server: &StandaloneServerManager, shared: &Shared) -> String {
+    let mut extended = 0;
     loop {
+        let new: Vec<Extension> = shared.state().extensions.iter().skip(extended).cloned().collect();
+        extended += new.len();
+        new.into_iter().for_each(|extension| server.extend(extension));
         if let Some(reason) = server.failure() {
-            *failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason);
+            shared.state().failure = Some(reason);
         } else if let Some(reason) = server.wants_restart() {
             return reason;
         }
@@ -115,16 +136,12 @@ async fn restart_is_due(server: &StandaloneServerManager, failure: &Mutex<Option
 }
 
 /// Tries until it succeeds; `None` when it never will.
-async fn start_again(
-    config: &Config,
-    failure: &Mutex<Option<String>>,
-    pauses: &mut Pauses,
-) -> Option<StandaloneServerManager> {
+async fn start_again(config: &Config, shared: &Shared, pauses: &mut Pauses) -> Option<StandaloneServerManager> {
     loop {
         match StandaloneServerManager::start(config.clone()).await {
             Ok(server) => return Some(server),
             Err(error @ ServerError::Damaged { .. }) => {
-                *failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
+                shared.state().failure = Some(error.to_string());
                 return None;
             }
             Err(error) => {

@@ -131,7 +131,7 @@ impl SpaceWatch {
         let free_bytes = match (self.ask)() {
             Ok(free_bytes) => free_bytes,
             Err(error) => {
-                tracing::warn!(%error, "cannot ask how much space is free in {}", self.path.display());
+                tracing::warn!(%error, "cannot find out how much space is free in {}", self.path.display());
                 return;
             }
         };
@@ -141,8 +141,11 @@ impl SpaceWatch {
         let allowance = i64::try_from(to_spare.max(LOOK_AFTER_BYTES)).unwrap_or(i64::MAX);
         self.allowance.store(allowance, Ordering::Relaxed);
         match (self.has_space.swap(has_space, Ordering::Relaxed), has_space) {
-            (true, false) => tracing::error!("too little space: {}", self.describe(free_bytes)),
-            (false, true) => tracing::info!("enough space again: {}", self.describe(free_bytes)),
+            (true, false) => tracing::error!(
+                "too little disk space: {}. Free some, or lower storage.min_free_mb",
+                self.describe(free_bytes)
+            ),
+            (false, true) => tracing::info!("enough disk space again: {}", self.describe(free_bytes)),
             _ => {}
         }
     }

@@ -36,7 +36,7 @@ impl Damage {
         if state.found.is_some() {
             return;
         }
-        tracing::error!("damage was found: {reason}");
+        tracing::error!("found damage in the database: {reason}");
         state.found = Some(reason.to_owned());
         let tell = state.tell.take();
         drop(state);

@@ -479,7 +479,7 @@ impl Core {
 
     /// Notes an error after which nothing is written any more. The caller holds the writer.
     fn stop_after(&self, error: &KvError) {
-        tracing::error!(%error, "writing failed; the database takes no more writes");
+        tracing::error!(%error, "a write to the database failed; it accepts no more writes until it is opened again");
         // Only the holder of the writer's lock sets it, once.
         let _ = self.failure.set(error.to_string());
     }

@@ -30,7 +30,7 @@ impl SpaceWait {
             match engine.write(batch) {
                 Err(KvError::StorageFull(reason)) => {
                     if !waited {
-                        tracing::error!("no space; applying waits until there is some: {reason}");
+                        tracing::error!("the disk is full, and writes wait until there is space: {reason}. Free some");
                         waited = true;
                     }
                     if self.pause() {
@@ -39,7 +39,7 @@ impl SpaceWait {
                 }
                 result => {
                     if waited {
-                        tracing::info!("there is space again");
+                        tracing::info!("the disk has space again; writes go on");
                     }
                     return result;
                 }

@@ -57,7 +57,8 @@ pub enum Command {
 ///
 /// A setting comes from, strongest first: a flag, an environment variable (SYNODKV_<SECTION>_<KEY>, for example
 /// SYNODKV_SERVER_THRIFT_ADDR; also REPLICATED_MODE=true and THRIFT_PORT), the configuration file, the default. Prints one
-/// line that begins with `ready` once it serves; logs go to standard error. Ctrl-C stops it.
+/// line that begins with `ready` once it serves; logs go to standard error. Ctrl-C and SIGTERM stop it; SIGHUP opens the log file
+/// again and reads the configuration file again, of which `log.level` takes effect at once.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     synodkv serve                                          one database in ./data\n  \
@@ -96,6 +97,12 @@ pub struct ServeArgs {
     /// error, warn, info, debug, trace, or a list such as info,rsml=debug. [default: info]
     #[arg(long, value_name = "LEVEL")]
     pub log_level: Option<String>,
+    /// Log to this file instead of standard error. SIGHUP opens it again, for logrotate and its like.
+    #[arg(long, value_name = "FILE")]
+    pub log_file: Option<PathBuf>,
+    /// text (for people) or json (one object per line). [default: text]
+    #[arg(long, value_name = "FORMAT")]
+    pub log_format: Option<String>,
 }
 
 /// What stands below the help of a command: examples, and what its exit statuses mean. `no` says what the answer "no" is.

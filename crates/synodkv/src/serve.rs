@@ -1,22 +1,26 @@
 //! `serve`: a server from its configuration until a signal stops it.
 
-use std::io::{IsTerminal, Write};
 use std::path::Path;
+use std::pin::pin;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use kv_server::ReplicatedServerManager;
-use kv_server::config::{Config, Environment, Mode, Overrides};
+use kv_server::config::{Config, Mode, Overrides};
 use kv_server::manager::{ServerError, ServerManager};
 use kv_server::restarting::RestartingServer;
-use tracing_subscriber::EnvFilter;
 
 use crate::cli::ServeArgs;
 use crate::failure::Failure;
-use crate::signals::Signals;
+use crate::logging::{self, Logging};
+use crate::reload::{Origin, Reload};
+use crate::signals::{self, Signals};
 
 /// How often the server is asked whether it still does its work.
 const HEALTH_INTERVAL: Duration = Duration::from_secs(1);
+/// How long the end waits for what still blocks, on a disk that hangs for example, after everything was closed.
+const LEFTOVERS_PATIENCE: Duration = Duration::from_secs(1);
 
 pub fn run(args: ServeArgs) -> Result<ExitCode, Failure> {
     let overrides = Overrides {
@@ -26,44 +30,47 @@ pub fn run(args: ServeArgs) -> Result<ExitCode, Failure> {
         thrift_addr: args.thrift_addr,
         admin_addr: args.admin_addr,
         log_level: args.log_level,
+        log_format: args.log_format,
+        log_file: args.log_file,
         ..Overrides::default()
     };
-    let config = Config::load(args.config.as_deref(), &Environment::of_process(), &overrides)
-        .and_then(|config| config.refuse_forgotten_node_id().map(|()| config))
-        .map_err(|error| Failure::Usage(error.to_string()))?;
-    log_to_stderr(&config.log.level)?;
+    let origin = Origin { file: args.config, overrides };
+    let config = origin.load().map_err(|error| Failure::Usage(error.to_string()))?;
+    let log = Logging::start(&config.log)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(serve(config))
+    let ended = runtime.block_on(serve(config, origin, &log));
+    runtime.shutdown_timeout(LEFTOVERS_PATIENCE);
+    // Told here, because standard error may be a pipe that nobody reads.
+    Ok(ended.unwrap_or_else(|failure| {
+        log.say_at_the_end(&failure);
+        match failure {
+            Failure::Usage(_) => ExitCode::from(2),
+            _ => ExitCode::FAILURE,
+        }
+    }))
 }
 
-fn log_to_stderr(level: &str) -> Result<(), Failure> {
-    let filter = EnvFilter::try_new(level).map_err(|error| Failure::Usage(format!("log.level = {level}: {error}")))?;
-    let colours = std::io::stderr().is_terminal();
-    // When nobody reads the log any more, to complain about that would end the thread that writes it.
-    let to_stderr = tracing_subscriber::fmt().with_writer(std::io::stderr).log_internal_errors(false);
-    to_stderr.with_env_filter(filter).with_ansi(colours).init();
-    Ok(())
-}
-
-async fn start(config: Config) -> Result<Box<dyn ServerManager>, ServerError> {
-    Ok(match config.mode {
-        Mode::Standalone => Box::new(RestartingServer::start(config).await?),
-        Mode::Replicated => Box::new(ReplicatedServerManager::start(config).await?),
-    })
-}
-
-async fn serve(config: Config) -> Result<ExitCode, Failure> {
+async fn serve(config: Config, origin: Origin, log: &Logging) -> Result<ExitCode, Failure> {
     // From here on a signal waits for the server to be there, so that it can stop in good order.
-    let mut signals = Signals::listen()?;
+    let mut signals = Signals::listen_as_server()?;
+    signals::ignore_others()?;
+    let mut reload = Reload::new(origin, config.clone(), log.control());
+    signals::on_hangup(move || reload.run())?;
     let (mode, data_dir) = (config.mode, config.storage.data_dir.clone());
-    let server = start(config).await.map_err(|error| Failure::Failed(error.to_string()))?;
-    if let Err(error) = writeln!(std::io::stdout(), "{}", ready_line(mode, &data_dir, server.as_ref())) {
-        tracing::warn!(%error, "nobody reads that this server is ready; it serves all the same");
-    }
+    let (server, mut asked) = start(config, &mut signals).await?;
+    let (dropped, control) = (log.dropped(), log.control());
+    server.extend(Arc::new(move |problems, metrics| {
+        problems.watch(control.problems());
+        metrics.registry().register(Box::new(dropped.clone())).expect("registered once for each server");
+    }));
+    logging::say(std::io::stdout(), ready_line(mode, &data_dir, server.as_ref()), Duration::ZERO);
     let mut health = tokio::time::interval(HEALTH_INTERVAL);
     let stopped = loop {
+        if let Some(name) = asked {
+            break Ok(name);
+        }
         tokio::select! {
-            name = signals.next() => break Ok(name),
+            name = signals.next() => asked = Some(name),
             _ = health.tick() => if let Some(reason) = server.failure() {
                 tracing::error!("this server can do its work no longer, and stops: {reason}");
                 break Err(Failure::Failed(reason));
@@ -75,9 +82,43 @@ async fn serve(config: Config) -> Result<ExitCode, Failure> {
     }
     tokio::select! {
         () = server.shutdown() => {}
-        name = signals.next() => return Err(Failure::Failed(format!("second signal ({name}): stopped at once"))),
+        name = signals.next() => return Err(second_signal(name)),
     }
     stopped.map(|_| ExitCode::SUCCESS)
+}
+
+fn second_signal(name: &str) -> Failure {
+    Failure::Failed(format!("second signal ({name}): stopped at once"))
+}
+
+/// The server, and the signal that came meanwhile. To break off a start would leave nothing better than to end it.
+async fn start(
+    config: Config,
+    signals: &mut Signals,
+) -> Result<(Box<dyn ServerManager>, Option<&'static str>), Failure> {
+    let mut starting = pin!(manager(config));
+    let mut asked = None;
+    loop {
+        tokio::select! {
+            server = &mut starting => {
+                return server.map(|server| (server, asked)).map_err(|error| Failure::Failed(error.to_string()));
+            }
+            name = signals.next() => {
+                if asked.is_some() {
+                    return Err(second_signal(name));
+                }
+                tracing::info!("{name}: stopping as soon as the start is complete; a second signal stops at once");
+                asked = Some(name);
+            }
+        }
+    }
+}
+
+async fn manager(config: Config) -> Result<Box<dyn ServerManager>, ServerError> {
+    Ok(match config.mode {
+        Mode::Standalone => Box::new(RestartingServer::start(config).await?),
+        Mode::Replicated => Box::new(ReplicatedServerManager::start(config).await?),
+    })
 }
 
 /// One line, and the only one on standard output. Whoever waits for a server waits for its first word.
@@ -91,7 +132,7 @@ fn ready_line(mode: Mode, data_dir: &Path, server: &dyn ServerManager) -> String
     };
     format!(
         "ready: {mode}, Thrift on {thrift}, admin on http://{admin}, data in {}.{waits} Try: {program} set{target} hello \
-         world",
+         world\n",
         data_dir.display()
     )
 }

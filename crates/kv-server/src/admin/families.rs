@@ -35,7 +35,7 @@ pub(super) async fn create(
 ) -> Result<Json<Value>, Refusal> {
     refuse_web_pages(&headers)?;
     let result = interface.core.create_family(&name, &context()).await.map_err(unsure)?;
-    tracing::info!(name, version = result.version, "column family created as asked for");
+    tracing::info!(name, version = result.version, "column family created, as requested");
     Ok(Json(json!({ "column_family": name, "exists": true, "version": result.version })))
 }
 
@@ -46,7 +46,7 @@ pub(super) async fn remove(
 ) -> Result<Json<Value>, Refusal> {
     refuse_web_pages(&headers)?;
     let result = interface.core.drop_family(&name, &context()).await.map_err(unsure)?;
-    tracing::info!(name, version = result.version, "column family dropped as asked for");
+    tracing::info!(name, version = result.version, "column family dropped, as requested");
     Ok(Json(json!({ "column_family": name, "exists": false, "version": result.version })))
 }
 

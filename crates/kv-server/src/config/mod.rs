@@ -8,6 +8,7 @@
 //! It opens no file but the configuration itself, resolves no host name and binds nothing.
 
 mod address;
+mod changes;
 mod consistency;
 mod error;
 mod settings;
@@ -23,7 +24,7 @@ pub use address::Address;
 pub use error::ConfigError;
 use kv_api::Limits;
 use serde::{Deserialize, Serialize};
-pub use settings::{EngineKind, LogSettings, Mode, OnWriteFailure, ServerSettings, StorageSettings};
+pub use settings::{EngineKind, LogFormat, LogSettings, Mode, OnWriteFailure, ServerSettings, StorageSettings};
 pub use sources::Environment;
 
 /// What the command line gave; the strongest source.
@@ -35,6 +36,8 @@ pub struct Overrides {
     pub thrift_addr: Option<String>,
     pub admin_addr: Option<String>,
     pub log_level: Option<String>,
+    pub log_format: Option<String>,
+    pub log_file: Option<PathBuf>,
     /// Any other key, as `section.key` and text as the environment would give it.
     pub other: Vec<(String, String)>,
 }

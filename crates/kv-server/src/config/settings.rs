@@ -274,10 +274,23 @@ pub(super) struct TlsSettings {
 pub struct LogSettings {
     /// `error`, `warn`, `info`, `debug` or `trace`, or directives such as `info,rsml=debug`.
     pub level: String,
+    pub format: LogFormat,
+    /// Where the log is written to; `None`: standard error.
+    pub file: Option<PathBuf>,
 }
 
 impl Default for LogSettings {
     fn default() -> Self {
-        LogSettings { level: "info".to_string() }
+        LogSettings { level: "info".to_string(), format: LogFormat::Text, file: None }
     }
+}
+
+/// How lines of the log look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object per line.
+    Json,
 }

@@ -22,8 +22,14 @@ const FOREIGN_VARIABLES: &[&str] =
     &["ADDR", "ADMIN", "TARGET_DIR", "CONFIG", "FORMAT", "BIN", "SEED", "BENCH_", "TEST_"];
 const SECTIONS: &[&str] = &["server", "storage", "limits", "replication", "log"];
 /// Keys whose value is text even where it looks like a number or a list.
-const TEXT_KEYS: &[&str] =
-    &["storage.data_dir", "replication.tls.ca", "replication.tls.certificate", "replication.tls.key", "log.level"];
+const TEXT_KEYS: &[&str] = &[
+    "storage.data_dir",
+    "replication.tls.ca",
+    "replication.tls.certificate",
+    "replication.tls.key",
+    "log.level",
+    "log.file",
+];
 
 /// The environment variables that matter, taken once.
 #[derive(Clone, Debug, Default)]
@@ -296,6 +302,9 @@ fn from_flags(overrides: &Overrides) -> Vec<Setting> {
     flag("--thrift-addr", "server.thrift_addr", text(&overrides.thrift_addr));
     flag("--admin-addr", "server.admin_addr", text(&overrides.admin_addr));
     flag("--log-level", "log.level", text(&overrides.log_level));
+    flag("--log-format", "log.format", text(&overrides.log_format));
+    let log_file = overrides.log_file.as_ref().map(|path| Value::from(path.to_string_lossy().into_owned()));
+    flag("--log-file", "log.file", log_file);
     for (key, value) in &overrides.other {
         flag(&format!("for {key}"), key, Some(typed(key, value)));
     }

@@ -413,3 +413,41 @@ fn names_in_certificates_are_checked() {
     }
     with("Replica-0").fails_with(&["replication.replicas[1].tls_name", "cannot have the same name"]);
 }
+
+#[test]
+fn the_log_can_be_a_file_of_json() {
+    let config = case("[log]\nfile = \"/var/log/synodkv.log\"\nformat = \"json\"\n").config();
+    assert_eq!((config.log.file, config.log.format), (Some(PathBuf::from("/var/log/synodkv.log")), LogFormat::Json));
+    let config = no_file().variable("SYNODKV_LOG_FILE", "17").variable("SYNODKV_LOG_FORMAT", "json").config();
+    assert_eq!((config.log.file, config.log.format), (Some(PathBuf::from("17")), LogFormat::Json));
+    let flags = Overrides { log_file: Some("a".into()), log_format: Some("text".to_string()), ..Overrides::default() };
+    let config =
+        no_file().variable("SYNODKV_LOG_FILE", "b").variable("SYNODKV_LOG_FORMAT", "json").flags(flags).config();
+    assert_eq!((config.log.file, config.log.format), (Some(PathBuf::from("a")), LogFormat::Text));
+    no_file().variable("SYNODKV_LOG_FORMAT", "xml").fails_with(&["log.format", "xml", "`text`, `json`"]);
+    no_file().variable("SYNODKV_LOG_FILE", "").fails_with(&["log.file", "a path is needed"]);
+}
+
+#[test]
+fn two_configurations_differ_in_keys_that_a_file_may_hold() {
+    let before = case(THREE).node_id(1).config();
+    assert_eq!(before.differing_keys(&before), [] as [&str; 0]);
+    let mut after = before.clone();
+    after.log.level = "debug".to_string();
+    after.server.max_connections = 7;
+    after.replication.replicas[0].thrift = "10.0.0.9:9090".parse().expect("an address");
+    after.replication.lacks_node_id = true;
+    assert_eq!(before.differing_keys(&after), ["log.level", "replication.replicas", "server.max_connections"]);
+}
+
+#[test]
+fn a_section_that_came_is_a_difference() {
+    let before = no_file().config();
+    let mut after = before.clone();
+    let names = [(1, "one".to_string())].into();
+    after.replication.tls = Some(PeerTlsConfig { ca: "a".into(), certificate: "b".into(), key: "c".into(), names });
+    assert_eq!(before.differing_keys(&after), ["replication.tls"]);
+    let mut renamed = after.clone();
+    renamed.replication.tls.as_mut().expect("given").names.insert(2, "two".to_string());
+    assert_eq!(after.differing_keys(&renamed), ["replication.replicas"]);
+}

@@ -9,7 +9,7 @@ use super::consistency;
 use super::settings::{ReplicaEntry, ReplicationSettings, Settings, TlsSettings};
 use super::sources::Sources;
 use super::{
-    Address, Config, ConfigError, Mode, PeerTlsConfig, ReplicaConfig, ReplicationConfig, ServerSettings,
+    Address, Config, ConfigError, LogSettings, Mode, PeerTlsConfig, ReplicaConfig, ReplicationConfig, ServerSettings,
     StorageSettings,
 };
 
@@ -37,7 +37,7 @@ pub(super) fn complete(raw: Settings, sources: &Sources) -> Result<Config, Confi
     check_timing(&replication, sources)?;
     let replication = complete_replication(replication, &server, sources)?;
     let replication = ReplicationConfig { lacks_node_id, ..replication };
-    check_log_level(&log.level, sources)?;
+    check_log(&log, sources)?;
     if mode == Mode::Replicated {
         consistency::check_addresses(&server, &replication, sources)?;
     }
@@ -372,7 +372,12 @@ fn check_lease(raw: &ReplicationSettings, sources: &Sources) -> Result<(), Confi
     Err(ConfigError::value(key, raw.lease_ms, &wanted, &sources.origin(key)))
 }
 
-fn check_log_level(level: &str, sources: &Sources) -> Result<(), ConfigError> {
+fn check_log(log: &LogSettings, sources: &Sources) -> Result<(), ConfigError> {
+    if log.file.as_ref().is_some_and(|path| path.as_os_str().is_empty()) {
+        let wanted = "a path is needed; leave it out to log to standard error";
+        return Err(ConfigError::value("log.file", "\"\"", wanted, &sources.origin("log.file")));
+    }
+    let level = &log.level;
     let is_level = |text: &str| {
         matches!(text.to_ascii_lowercase().as_str(), "off" | "error" | "warn" | "info" | "debug" | "trace")
     };

@@ -246,7 +246,8 @@ impl FailoverControl for ReplicatedCluster {
                 "replica {new_primary} leads now: ask it, if another one shall"
             )));
         }
-        tracing::info!(from = old_primary, to = %new_primary, took_ms = took.as_millis() as u64, "failover as asked for");
+        let took_ms = took.as_millis() as u64;
+        tracing::info!(from = old_primary, to = new_primary.0, took_ms, "failover done, as requested");
         let view = consensus.view().0;
         Ok(Failover { old_primary: *old_primary, new_primary: u32::from(new_primary.0), view, took })
     }

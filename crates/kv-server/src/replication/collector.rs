@@ -114,7 +114,7 @@ impl Collector for ConsensusCollector {
 
     fn collect(&self) -> Vec<MetricFamily> {
         self.families().unwrap_or_else(|error| {
-            tracing::error!(%error, "figures of consensus cannot be collected");
+            tracing::error!(%error, "cannot collect the metrics of consensus");
             Vec::new()
         })
     }

@@ -118,13 +118,16 @@ impl ReplicaDatabases {
         };
         tracing::error!(
             replica = self.replica,
-            "the database is of no use any more, and this replica stops: {reason}. At its next start it is rebuilt from \
+            "the database is damaged, and this replica stops: {reason}. Start it again: it is then rebuilt from \
              another replica"
         );
         if self.survive_exit()
             && let Err(error) = self.write_marker(&Marker { generation, reason: reason.to_owned() })
         {
-            tracing::error!(replica = self.replica, %error, "the damage could not be noted; it has to be found again");
+            tracing::error!(
+                replica = self.replica, %error,
+                "cannot record that the database is damaged; the next start has to find out again"
+            );
         }
         if let Some(alarm) = alarm {
             alarm(reason);
@@ -172,8 +175,8 @@ impl ReplicaDatabases {
         self.sync_folder()?;
         tracing::error!(
             replica = self.replica,
-            "the database is damaged ({reason}); it is set aside as {}, and this replica is rebuilt from another one. \
-             Remove that directory when nobody wants to look at it",
+            "the database is damaged ({reason}). It is kept as {}, and this replica is rebuilt from another one. \
+             Remove that directory when it is not needed for an investigation",
             to.display()
         );
         aside.iter().for_each(|name| self.remove(name));
@@ -186,7 +189,7 @@ impl ReplicaDatabases {
             let is_other = generation_of(&name).is_some_and(|generation| generation != live);
             let is_copy = name.starts_with(GENERATION_0) && name.contains(COPY_MARK);
             if is_other || is_copy {
-                tracing::info!(replica = self.replica, "removing {name}, which is left over");
+                tracing::info!(replica = self.replica, "removing the leftover directory {name}");
                 self.remove(&name);
             }
         }
@@ -202,7 +205,10 @@ impl ReplicaDatabases {
     /// What cannot be removed now is in nobody's way, and removed at the next start.
     fn remove(&self, name: &str) {
         if let Err(error) = fs::remove_dir_all(self.folder.join(name)) {
-            tracing::warn!(replica = self.replica, %error, "cannot remove {name}");
+            tracing::warn!(
+                replica = self.replica, %error,
+                "cannot remove the directory {name}; the next start tries again"
+            );
         }
     }
 
@@ -259,12 +265,17 @@ impl DatabasePlace for ReplicaDatabases {
         }
         let flush = move || {
             if let Err(error) = database.flush() {
-                tracing::error!(%error, "the database cannot be written out; the log cannot be trimmed");
+                tracing::error!(
+                    %error,
+                    "flushing the database failed; the log cannot be trimmed, and grows until a flush succeeds"
+                );
             }
         };
         match std::thread::Builder::new().name("kv-flush".to_string()).spawn(flush) {
             Ok(thread) => *flushing = Some(thread),
-            Err(error) => tracing::error!(%error, "no thread to write the database out"),
+            Err(error) => {
+                tracing::error!(%error, "cannot start a thread to flush the database; the next flush tries again")
+            }
         }
     }
 
@@ -278,7 +289,7 @@ impl DatabasePlace for ReplicaDatabases {
             }
         };
         if let Err(error) = std::thread::Builder::new().name("kv-close".to_string()).spawn(close) {
-            tracing::warn!(%error, "no thread to close the former database; its last reader does it");
+            tracing::warn!(%error, "cannot start a thread to close the former database; its last reader closes it");
         }
     }
 }

@@ -123,7 +123,7 @@ impl ExecutionNotifier for KvStoreExecutor {
         self.databases.clone().watch(generation, &database);
         let old = self.reader.switch(database);
         self.reader.applied_advanced();
-        tracing::info!(generation, version = after.0, "another database is the live one");
+        tracing::info!(generation, version = after.0, "switched to another database");
         self.databases.close(old);
         Ok(())
     }

@@ -17,7 +17,7 @@ use crate::config::{Address, Config, Mode};
 use crate::data_dir::DataDir;
 use crate::front_end::{BackEnd, FrontEnd, ListenAddresses};
 use crate::health::Liveness;
-use crate::manager::{ServerError, ServerManager};
+use crate::manager::{Extension, ServerError, ServerManager};
 use crate::metrics::ServerMetrics;
 use crate::ports;
 use crate::problems::Problems;
@@ -126,7 +126,7 @@ async fn wait_for_primary(store: &ReplicatedKvStore) {
     let mut watch = store.replicas()[0].consensus.watch();
     let primary = watch.wait_for(|role| role.primary.is_some() || role.failed.is_some());
     if tokio::time::timeout(FIRST_PRIMARY_WAIT, primary).await.is_err() {
-        tracing::warn!("no primary yet: requests wait for one");
+        tracing::warn!("no primary yet; the server starts all the same, and requests wait for one");
     }
 }
 
@@ -138,7 +138,10 @@ async fn remember_identity(store: Arc<ReplicatedKvStore>, data_dir: Arc<DataDir>
         let status = consensus.status();
         if status.core.cluster_id != rsml::ClusterId::NONE {
             if let Err(error) = data_dir.remember_cluster_id(&status.core.cluster_id.to_string()) {
-                tracing::error!(%error, "the data directory does not remember its cluster");
+                tracing::error!(
+                    %error,
+                    "cannot record the id of the cluster in the data directory; the next start tries again"
+                );
             }
             return;
         }
@@ -164,7 +167,7 @@ impl ServerManager for ReplicatedServerManager {
             drop((router, store));
         });
         if let Err(error) = closed.await {
-            tracing::error!(%error, "the replicas were not closed well");
+            tracing::error!(%error, "closing the replicas failed; the next start recovers them");
         }
         tracing::info!("replicated server stopped");
     }
@@ -175,6 +178,10 @@ impl ServerManager for ReplicatedServerManager {
         }
         let gone = || self.data_dir.check_presence().err().map(|error| error.to_string());
         self.store.failure().or_else(gone)
+    }
+
+    fn extend(&self, extension: Extension) {
+        self.front_end.extend(&extension);
     }
 
     fn awaits_founding(&self) -> bool {

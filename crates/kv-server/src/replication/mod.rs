@@ -28,4 +28,4 @@ pub use executor::KvStoreExecutor;
 pub use manager::ReplicatedServerManager;
 pub use place::DatabasePlace;
 pub use router::ConsensusRouter;
-pub use store::{LocalReplicaParts, Network, ReplicatedKvStore};
+pub use store::{LocalReplicaParts, Network, ReplicatedKvStore, check_certificates};

@@ -46,7 +46,7 @@ impl LocalReplicaParts {
         if watch.wait_for(|role| role.failed.is_some()).await.is_ok()
             && let Err(error) = tokio::task::spawn_blocking(move || self.give_up_if_diverged()).await
         {
-            tracing::error!(%error, "that a database is wrong was not noted");
+            tracing::error!(%error, "cannot record that the database has diverged");
         }
     }
 
@@ -57,7 +57,8 @@ impl LocalReplicaParts {
             Some(Failure { kind: FailureKind::Diverged, reason }) => self.databases.note_damage(&reason),
             Some(Failure { kind: FailureKind::DivergedWithoutMajority, .. }) => tracing::error!(
                 replica = self.id,
-                "somebody has to say which database is right: see the manual, \"Replicas that disagree\""
+                "an operator has to decide which database is right: see \"Replicas that disagree\" in \
+                 docs/OPERATIONS.md"
             ),
             _ => {}
         }
@@ -93,8 +94,7 @@ impl ReplicatedKvStore {
     ) -> Result<ReplicatedKvStore, ServerError> {
         if config.storage.engine == EngineKind::Memory {
             tracing::warn!(
-                "storage.engine = \"memory\": rows are kept in memory only; the log is never trimmed, and every start \
-                 applies all of it"
+                "storage.engine = \"memory\" is for tests: the log is never trimmed, and every start applies all of it"
             );
         }
         let space = Arc::new(SpaceWatch::new(data_dir.root(), config.storage.min_free_bytes()));
@@ -147,7 +147,10 @@ impl ReplicatedKvStore {
         for replica in &self.replicas {
             replica.give_up_if_diverged();
             if let Err(error) = replica.reader.database().flush() {
-                tracing::error!(replica = replica.id, %error, "the database was not written out; the log will be applied again");
+                tracing::error!(
+                    replica = replica.id, %error,
+                    "flushing the database failed; the next start applies the log again"
+                );
             }
         }
     }
@@ -251,6 +254,16 @@ fn listen_now(address: &Address) -> std::io::Result<Option<std::net::TcpListener
         }
         Err(error) => Err(error),
     }
+}
+
+/// Whether the files of `[replication.tls]` could be used by the replicas of this process now. Reads them.
+///
+/// # Errors
+/// Names the first that could not, and its key.
+pub fn check_certificates(config: &Config) -> Result<(), ServerError> {
+    let Some(tls) = &config.replication.tls else { return Ok(()) };
+    let ids = config.local_replica_ids();
+    ids.into_iter().try_for_each(|id| peer_tls(tls, ReplicaId(id as u8)).map(|_| ()))
 }
 
 /// Where the certificates are, which are known to be good.

@@ -12,6 +12,7 @@ mod copy_log;
 mod failure;
 mod heartbeat;
 mod inbox;
+mod leadership;
 mod network;
 mod replica;
 mod seat;

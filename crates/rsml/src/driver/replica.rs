@@ -396,9 +396,11 @@ impl ConsensusReplica {
             let (reply, result) = mpsc::channel();
             self.start_transfer(None, Clock::now() + HAND_OVER_WAIT, Box::new(move |r| drop(reply.send(r))));
             match result.recv_timeout(HAND_OVER_WAIT) {
-                Ok(Ok(primary)) => tracing::info!(replica = %self.id(), %primary, "another replica leads now"),
-                Ok(Err(error)) => tracing::warn!(replica = %self.id(), %error, "stops without handing over"),
-                Err(_) => tracing::warn!(replica = %self.id(), "stops without handing over: nobody took over in time"),
+                Ok(Ok(primary)) => tracing::info!(replica = self.id().0, "handed over to replica {primary}"),
+                Ok(Err(error)) => tracing::warn!(replica = self.id().0, %error, "stopping without a hand-over"),
+                Err(_) => {
+                    tracing::warn!(replica = self.id().0, "stopping without a hand-over: no replica took over in time")
+                }
             }
         }
         self.shared.inbox.close();
@@ -412,12 +414,15 @@ impl ConsensusReplica {
 fn warn_of_losses(id: ReplicaId, recovered: &Recovered, entries: &[Option<Bytes>], needs_database: bool) {
     let lost = entries.iter().filter(|entry| entry.is_none()).count();
     if lost > 0 || !recovered.lost.is_empty() {
-        tracing::warn!(replica = %id, ranges = ?recovered.lost, entries_to_apply = lost,
-            "parts of the log are damaged: they are fetched from the other replicas");
+        tracing::warn!(replica = id.0, ranges = ?recovered.lost, entries_to_apply = lost,
+            "parts of the log are damaged; they are fetched from the other replicas. Check the disk");
     }
     if needs_database {
-        tracing::warn!(replica = %id, log_begins_at = %recovered.first,
-            "the database holds too little to go on from the log: a copy of a peer's takes its place");
+        tracing::warn!(
+            replica = id.0,
+            log_begins_at = recovered.first.0,
+            "the log begins after the end of the database; a copy of a peer's database will replace it"
+        );
     }
 }
 

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant as Clock};
 
 use super::copy_log::CopyLog;
 use super::heartbeat::ThreadKind;
+use super::leadership::Leadership;
 use super::network::{NetworkManager, received_bytes};
 use super::replica::{RoleChange, Shared};
 use super::snapshots::SnapshotWork;
@@ -43,6 +44,7 @@ pub struct Seat {
     /// The diverged peers that were named in the log.
     strays: BTreeMap<ReplicaId, Stray>,
     copies: CopyLog,
+    leadership: Leadership,
 }
 
 /// Empty until the replica is started, and again once it has stopped.
@@ -51,8 +53,8 @@ pub type SeatLock = Mutex<Option<Seat>>;
 impl Seat {
     pub fn new(core: Replica, network: NetworkManager) -> Self {
         let now = Clock::now();
-        let (strays, copies) = (BTreeMap::new(), CopyLog::default());
-        Seat { core, network, next_tick: now, next_warning: now + UNBORN_PATIENCE, strays, copies }
+        let (strays, copies, leadership) = (BTreeMap::new(), CopyLog::default(), Leadership::new());
+        Seat { core, network, next_tick: now, next_warning: now + UNBORN_PATIENCE, strays, copies, leadership }
     }
 
     pub fn network(&self) -> &NetworkManager {
@@ -101,14 +103,22 @@ impl Seat {
         if now >= self.next_warning {
             self.next_warning = now + UNBORN_PATIENCE;
             if let Some((from, to)) = self.core.status().blocked {
-                tracing::error!(replica = %self.core.id(), %from, %to, "nobody can lead: these entries may have been \
+                tracing::error!(
+                    replica = self.core.id().0,
+                    from = from.0,
+                    to = to.0,
+                    "nobody can lead: these entries may have been \
                     acknowledged, and so many disks have lost them that no replica has them any more. Bring back a disk \
-                    that has them, or restore a backup of all replicas");
+                    that has them, or restore a backup of all replicas"
+                );
             }
             if self.core.hard_state().cluster_id == ClusterId::NONE {
-                tracing::warn!(replica = %self.core.id(), "this replica belongs to no cluster yet: one is founded when all \
+                tracing::warn!(
+                    replica = self.core.id().0,
+                    "this replica belongs to no cluster yet: one is founded when all \
                     configured replicas run and all their disks are empty. If the others have a cluster already, this \
-                    replica follows it without a vote as soon as one of them answers");
+                    replica follows it without a vote as soon as one of them answers"
+                );
             }
         }
     }
@@ -196,9 +206,12 @@ impl Seat {
             }
             changed
         });
-        if changed {
-            tracing::info!(replica = %self.core.id(), view = %role.view, primary = ?role.primary.map(|p| p.0),
-                established = role.established, "view or role changed");
+        // Those that wait for their cluster to be founded are told of elsewhere.
+        if (changed || ticks)
+            && self.core.hard_state().cluster_id != ClusterId::NONE
+            && let Some(news) = self.leadership.observe(&role, Clock::now())
+        {
+            news.log(self.core.id());
         }
         if changed || ticks {
             let core = self.core.status();
@@ -216,8 +229,11 @@ impl Seat {
     fn name_strays(&mut self, strays: &BTreeMap<ReplicaId, Stray>) {
         for (peer, stray) in strays.iter().filter(|(peer, stray)| self.strays.get(peer) != Some(stray)) {
             let Stray { sequence, expected, found } = stray;
-            tracing::error!(replica = %self.core.id(), "the database of replica {peer} has diverged: its digest at \
-                sequence {sequence} is {found:016x}, a majority of the replicas, this one among them, has {expected:016x}");
+            tracing::error!(
+                replica = self.core.id().0,
+                "the database of replica {peer} has diverged: its digest at \
+                sequence {sequence} is {found:016x}, a majority of the replicas, this one among them, has {expected:016x}"
+            );
         }
         if self.strays != *strays {
             self.strays.clone_from(strays);
@@ -306,7 +322,8 @@ impl Shared {
         let failed = self.status().failed.clone();
         let failure = failed.clone().unwrap_or_else(Failure::shut_down);
         if let Some(failed) = &failed {
-            tracing::error!("the replica stops: {failed}");
+            let replica = seat.as_ref().map(|seat| seat.core.id().0);
+            tracing::error!(replica, "the replica stops: {failed}");
         }
         self.inbox.close();
         if let Some(mut seat) = seat {

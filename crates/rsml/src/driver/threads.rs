@@ -261,7 +261,7 @@ impl<E: ExecutionNotifier> ApplyThread<'_, E> {
     fn switch_to(&mut self, generation: u64) -> Result<(), ExecutionError> {
         self.applier.switch_to(generation)?;
         let state = self.applier.state();
-        tracing::info!(generation, sequence = %state.sequence, "a copy of a peer's database took the place of the own one");
+        tracing::info!(generation, sequence = state.sequence.0, "a copy of a peer's database has replaced the own one");
         self.shared.applied.store(state.sequence.0, Ordering::Release);
         let own = state.sessions.get(&self.own.0).filter(|session| session.boot == self.own.1);
         if let Some(last) = own.map(|session| session.last) {

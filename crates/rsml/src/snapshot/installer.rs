@@ -35,7 +35,10 @@ impl SnapshotInstaller {
             Ok(event) => event,
             Err(error) => {
                 if let Some(held_back) = self.complaints.may_speak() {
-                    tracing::warn!(generation, %error, held_back, "building a database from a peer's copy came to nothing");
+                    tracing::warn!(
+                        generation, %error, held_back,
+                        "cannot build a database from a peer's copy; another copy is fetched"
+                    );
                 }
                 self.building = None;
                 Some(InstallEvent::Failed { generation })

@@ -43,7 +43,10 @@ impl SnapshotServer {
     pub fn read(&mut self, want: &SnapshotRead) -> SnapshotPiece {
         self.try_read(want).unwrap_or_else(|error| {
             if let Some(held_back) = self.complaints.may_speak() {
-                tracing::warn!(peer = %want.peer, %error, held_back, "no snapshot for a peer that needs one");
+                tracing::warn!(
+                    peer = want.peer.0, %error, held_back,
+                    "cannot give a peer the copy of the database that it needs; it asks again"
+                );
             }
             let (id, sequence) = (0, Sequence::ZERO);
             SnapshotPiece { peer: want.peer, id, offset: 0, total_bytes: 0, sequence, bytes: Bytes::new() }

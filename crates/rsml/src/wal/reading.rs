@@ -108,7 +108,12 @@ impl WalStorage {
     fn note_lost(&mut self, segment: usize, from: Sequence, to: Sequence) {
         let number = self.state().segments[segment].number;
         let path = self.disk.describe(&file_name(number));
-        tracing::error!(path, %from, %to, "entries of the log are lost: they can't be read, or are not what was written");
+        tracing::error!(
+            path,
+            from = from.0,
+            to = to.0,
+            "entries of the log are damaged or cannot be read; they are fetched from the other replicas. Check the disk"
+        );
         self.state().index.mark_lost(from, to);
     }
 

@@ -173,7 +173,7 @@ impl Replay<'_> {
             }
             None if is_newest => return Err(damaged(&window, "there is not one group in its newest part")),
             None => {
-                tracing::error!(path = window.path, "a segment of the log holds nothing that can be read");
+                tracing::error!(path = window.path, "a segment of the log is damaged as a whole");
                 self.misses_beginning |= self.position.is_none();
             }
         }
@@ -202,7 +202,11 @@ impl Replay<'_> {
             let before = layout.groups.iter().rev().nth(1).map(|group| group.header.place.group_number + 1);
             if self.may_be_torn && before.or(self.next_group()) == Some(number) {
                 layout.groups.pop();
-                tracing::info!(path = window.path, offset, "the last group of the log is torn and is cut off");
+                tracing::info!(
+                    path = window.path,
+                    offset,
+                    "cut off the last group of the log, which was not written completely"
+                );
                 return Ok(offset);
             }
             // The group before it is damaged: then this one's header is the newest that tells what was promised.
@@ -253,7 +257,7 @@ impl Replay<'_> {
                 path = window.path,
                 offset,
                 group = header.place.group_number,
-                "a group of the log lies in a foreign place; its entries are lost"
+                "a group of the log is in the wrong place; its entries are lost"
             );
             self.arrive(window, *offset, header, false)?;
             self.lose_content(header);
@@ -307,7 +311,7 @@ impl Replay<'_> {
         }
         let first = header.context.map_or(Sequence::BIRTH, |context| context.first_after).max(Sequence::BIRTH);
         let first = first.min(last.next());
-        tracing::error!(path = window.path, from = %first, to = %last, "the oldest entries of the log are lost");
+        tracing::error!(path = window.path, from = first.0, to = last.0, "the oldest entries of the log are lost");
         self.index.start_after(first.previous());
         self.index.lose(first, last, true);
     }
@@ -465,7 +469,7 @@ fn clear(file: &dyn DiskFile, window: &mut Window, range: Range<u64>) -> Result<
     }
     if cleared > 0 {
         let offset = range.start;
-        tracing::info!(path = window.path, offset, cleared_bytes = cleared, "cleared what lay behind the log");
+        tracing::info!(path = window.path, offset, cleared_bytes = cleared, "cleared what followed the end of the log");
     }
     Ok(())
 }

@@ -74,7 +74,10 @@ impl Shared {
         if let Some(shortage) = &shortage
             && progress.refused.is_none()
         {
-            tracing::warn!("the next segment of the log has to wait: {shortage}");
+            tracing::warn!(
+                path = disk.describe(&file_name(number)),
+                "writes wait for the next segment of the log: {shortage}"
+            );
         }
         progress.lacks_descriptors = matches!(shortage, Some(StorageError::NoDescriptors { .. }));
         progress.refused = shortage.map(|_| (number, bytes));
@@ -202,7 +205,7 @@ fn or_remove(
                 Ok(()) => {}
                 // It was not even created.
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-                Err(error) => tracing::warn!(%shortage, %error, "half a segment could not be removed"),
+                Err(error) => tracing::warn!(%shortage, %error, "cannot remove an unfinished segment of the log"),
             }
             Ok(Some(shortage))
         }

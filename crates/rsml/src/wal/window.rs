@@ -43,7 +43,7 @@ impl<'a> Window<'a> {
         let mut at = self.start;
         for sector in self.content.chunks_mut(SECTOR_BYTES) {
             if let Err(error) = self.file.read_at(sector, at) {
-                tracing::error!(path = self.path, offset = at, %error, "a sector of the log can't be read");
+                tracing::error!(path = self.path, offset = at, %error, "cannot read the log. Check the disk");
                 sector.fill(UNREADABLE);
             }
             at += sector.len() as u64;

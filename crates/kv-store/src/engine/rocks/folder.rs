@@ -109,7 +109,7 @@ pub(super) fn file_error(what: &str, path: &Path, error: &io::Error) -> KvError 
 fn remove(path: &Path) {
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            tracing::warn!(%error, "cannot remove {}", path.display());
+            tracing::warn!(%error, "cannot remove {}; the next start tries again", path.display());
         }
         _ => {}
     }

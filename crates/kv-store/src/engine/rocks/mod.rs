@@ -140,7 +140,7 @@ impl RocksEngine {
         }
         // The batch is written; what stands in the way of flushing, the next write or flush meets, too.
         if let Err(error) = self.flush_all(false) {
-            tracing::debug!(%error, "write buffers with many deletes are not flushed");
+            tracing::debug!(%error, "cannot flush write buffers with many deletes");
         }
     }
 

@@ -1,0 +1,132 @@
+//! What the log says about who leads: one line per view, and one when nobody has led for long.
+
+use std::fmt;
+use std::time::{Duration, Instant as Clock};
+
+use super::replica::RoleChange;
+use crate::{ReplicaId, View};
+
+/// Elections take a fraction of a second. Without a primary for so long, something is wrong.
+const NO_PRIMARY_PATIENCE: Duration = Duration::from_secs(10);
+
+/// What is worth a line.
+#[derive(Debug, PartialEq, Eq)]
+pub enum News {
+    /// `primary` serves in `view`.
+    Leads { primary: ReplicaId, view: View, former: Option<ReplicaId> },
+    /// Nobody has led for [`NO_PRIMARY_PATIENCE`].
+    NobodyLeads,
+}
+
+/// What was said last.
+pub struct Leadership {
+    said: Option<(View, ReplicaId)>,
+    /// Since when there is no primary.
+    missing_since: Option<Clock>,
+    said_missing: bool,
+}
+
+impl Leadership {
+    pub fn new() -> Self {
+        Leadership { said: None, missing_since: None, said_missing: false }
+    }
+
+    pub fn observe(&mut self, role: &RoleChange, now: Clock) -> Option<News> {
+        let Some(primary) = role.primary.filter(|_| role.established) else {
+            let since = *self.missing_since.get_or_insert(now);
+            if self.said_missing || now.saturating_duration_since(since) < NO_PRIMARY_PATIENCE {
+                return None;
+            }
+            self.said_missing = true;
+            return Some(News::NobodyLeads);
+        };
+        self.missing_since = None;
+        let was_missing = std::mem::take(&mut self.said_missing);
+        if self.said == Some((role.view, primary)) && !was_missing {
+            return None;
+        }
+        let former = self.said.replace((role.view, primary)).map(|(_, former)| former);
+        Some(News::Leads { primary, view: role.view, former })
+    }
+}
+
+impl News {
+    pub fn log(&self, replica: ReplicaId) {
+        match self {
+            News::Leads { primary, view, .. } => {
+                tracing::info!(replica = replica.0, view = view.0, primary = primary.0, "{self}");
+            }
+            News::NobodyLeads => tracing::warn!(replica = replica.0, "{self}"),
+        }
+    }
+}
+
+impl fmt::Display for News {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            News::Leads { primary, view, former: None } => write!(f, "replica {primary} is primary of view {view}"),
+            News::Leads { primary, view, former: Some(former) } if former == primary => {
+                write!(f, "replica {primary} is primary of view {view} (as before)")
+            }
+            News::Leads { primary, view, former: Some(former) } => {
+                write!(f, "replica {primary} is primary of view {view} (was replica {former})")
+            }
+            News::NobodyLeads => write!(
+                f,
+                "no primary for {} s, and writes wait for one: this needs a majority of the replicas, running and connected. \
+                 Start those that are missing; /status names them",
+                NO_PRIMARY_PATIENCE.as_secs()
+            ),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn role(view: u64, primary: Option<u8>, established: bool) -> RoleChange {
+        let primary = primary.map(ReplicaId);
+        RoleChange { view: View(view), primary, is_primary: false, established, recovered: false, failed: None }
+    }
+
+    /// What is said about each of the roles, one per second.
+    fn said(roles: &[RoleChange]) -> Vec<String> {
+        let (mut leadership, start) = (Leadership::new(), Clock::now());
+        let at = |seconds: usize| start + Duration::from_secs(seconds as u64);
+        let news = roles.iter().enumerate().filter_map(|(second, role)| leadership.observe(role, at(second)));
+        news.map(|news| news.to_string()).collect()
+    }
+
+    #[test]
+    fn an_election_is_one_line_however_many_steps_it_takes() {
+        let steps = [
+            role(256, Some(0), true),
+            role(256, Some(0), true),
+            role(256, None, false),
+            role(513, None, false),
+            role(513, Some(1), false),
+            role(513, Some(1), true),
+            role(768, Some(0), true),
+            role(1024, Some(0), true),
+        ];
+        let lines = [
+            "replica 0 is primary of view 256",
+            "replica 1 is primary of view 513 (was replica 0)",
+            "replica 0 is primary of view 768 (was replica 1)",
+            "replica 0 is primary of view 1024 (as before)",
+        ];
+        assert_eq!(said(&steps), lines);
+    }
+
+    #[test]
+    fn a_cluster_that_nobody_leads_says_so_once_and_when_it_is_over() {
+        let mut steps = vec![role(256, Some(0), true)];
+        steps.resize(30, role(256, None, false));
+        steps.push(role(256, Some(0), true));
+        let lines = said(&steps);
+        assert_eq!(lines.len(), 3, "{lines:?}");
+        assert!(lines[1].starts_with("no primary for 10 s"), "{lines:?}");
+        assert_eq!(lines[2], "replica 0 is primary of view 256 (as before)");
+    }
+}

@@ -1,0 +1,182 @@
+//! Lines on their way to the thread that writes them.
+//!
+//! Whoever logs only ever copies a line into memory. When a reader does not keep up, or the disk is full, the queue fills and
+//! further lines are dropped and counted; the count is told once there is room again.
+//!
+//! A queue of our own, because those of the usual libraries are bounded in lines and not in bytes, lose what cannot be written
+//! without a count, and do not let a file be opened again.
+
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How much may wait to be written.
+const CAPACITY_BYTES: usize = 4 << 20;
+
+#[derive(Default)]
+pub struct Queue {
+    state: Mutex<State>,
+    /// Wakes the writer.
+    arrived: Condvar,
+    /// Wakes those who wait until everything is written.
+    written: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    lines: Vec<u8>,
+    /// The newest batch that the writer took.
+    batch: u64,
+    /// The newest batch that the writer is done with.
+    done: u64,
+    reopen: bool,
+    drops: Drops,
+}
+
+/// Lines that are lost and not yet told of in the log.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Drops {
+    pub lines: u64,
+    /// Why they could not be written; `None`: nobody took them in time.
+    pub error: Option<String>,
+}
+
+/// What the writer has to do.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Batch {
+    pub lines: Vec<u8>,
+    /// Open the file again behind the lines.
+    pub reopen: bool,
+    number: u64,
+}
+
+impl Queue {
+    /// Takes a line, with its end. False: there is no room for it, and it is dropped.
+    pub fn push(&self, line: &[u8]) -> bool {
+        let mut state = self.state();
+        if state.lines.len() + line.len() > CAPACITY_BYTES {
+            state.drops.lines += 1;
+            return false;
+        }
+        state.lines.extend_from_slice(line);
+        self.arrived.notify_one();
+        true
+    }
+
+    /// Asks the writer to open the file again behind what waits now.
+    pub fn reopen(&self) {
+        self.state().reopen = true;
+        self.arrived.notify_one();
+    }
+
+    /// What waits, as soon as something does, or nothing after `patience`. [`Queue::done`] must follow.
+    pub fn take(&self, patience: Duration) -> Batch {
+        let state = self.state();
+        let is_idle = |state: &mut State| state.lines.is_empty() && !state.reopen;
+        let waited = self.arrived.wait_timeout_while(state, patience, is_idle);
+        let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        state.batch += 1;
+        Batch {
+            lines: std::mem::take(&mut state.lines),
+            reopen: std::mem::take(&mut state.reopen),
+            number: state.batch,
+        }
+    }
+
+    pub fn done(&self, batch: &Batch) {
+        self.state().done = batch.number;
+        self.written.notify_all();
+    }
+
+    /// Waits until all that was pushed before is written, or lost, for `patience` at most. False: it took longer.
+    pub fn flush(&self, patience: Duration) -> bool {
+        let mut state = self.state();
+        // What waits now will be the next batch.
+        let last = state.batch + u64::from(!state.lines.is_empty());
+        let deadline = Instant::now() + patience;
+        while state.done < last {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            state = self.written.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        true
+    }
+
+    /// What is lost and not yet told of.
+    pub fn drops(&self) -> Drops {
+        self.state().drops.clone()
+    }
+
+    /// The same, for somebody who tells of it now.
+    pub fn take_drops(&self) -> Drops {
+        std::mem::take(&mut self.state().drops)
+    }
+
+    /// Adds lines that were taken and could not be written.
+    pub fn lost(&self, drops: Drops) {
+        let mut state = self.state();
+        state.drops.lines += drops.lines;
+        state.drops.error = drops.error.or(state.drops.error.take());
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing in here panics half way.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    const NOW: Duration = Duration::ZERO;
+
+    #[test]
+    fn lines_come_out_together_in_their_order() {
+        let queue = Queue::default();
+        assert!(queue.push(b"one\n") && queue.push(b"two\n"));
+        queue.reopen();
+        let batch = queue.take(NOW);
+        assert_eq!((batch.lines.as_slice(), batch.reopen), (&b"one\ntwo\n"[..], true));
+        queue.done(&batch);
+        assert_eq!(queue.take(NOW).lines, b"");
+    }
+
+    #[test]
+    fn what_does_not_fit_is_dropped_and_counted_and_nothing_blocks() {
+        let queue = Queue::default();
+        let line = vec![b'x'; 1 << 20];
+        let kept = (0..10).filter(|_| queue.push(&line)).count();
+        assert_eq!(kept, 4);
+        assert_eq!(queue.drops(), Drops { lines: 6, error: None });
+        queue.take(NOW);
+        assert!(queue.push(&line), "there is room again");
+        queue.lost(Drops { lines: 1, error: Some("full".to_string()) });
+        assert_eq!(queue.take_drops(), Drops { lines: 7, error: Some("full".to_string()) });
+        assert_eq!(queue.drops(), Drops::default());
+    }
+
+    #[test]
+    fn flushing_waits_for_the_writer_but_never_for_ever() {
+        let queue = Arc::new(Queue::default());
+        queue.push(b"one\n");
+        let taken = queue.take(NOW);
+        queue.push(b"two\n");
+        assert!(!queue.flush(NOW), "nobody writes");
+        queue.done(&taken);
+        assert!(!queue.flush(NOW), "the second line is not written");
+        let writer = {
+            let queue = queue.clone();
+            std::thread::spawn(move || {
+                let batch = queue.take(Duration::from_secs(60));
+                queue.done(&batch);
+                batch.lines
+            })
+        };
+        assert!(queue.flush(Duration::from_secs(60)));
+        assert_eq!(writer.join().expect("it ends"), b"two\n");
+    }
+}
