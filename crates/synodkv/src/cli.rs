@@ -94,6 +94,9 @@ pub struct ServeArgs {
     /// error, warn, info, debug, trace, or a list such as info,rsml=debug. [default: info]
     #[arg(long, value_name = "LEVEL")]
     pub log_level: Option<String>,
+    /// Print every setting that would hold, with where it comes from, and the resource budget of this process; then exit.
+    #[arg(long)]
+    pub print_config: bool,
 }
 
 /// Where the Thrift servers are.

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use kv_server::ReplicatedServerManager;
+use kv_server::budget::{Budget, Host, Threads};
 use kv_server::config::{Config, Environment, Mode, Overrides};
 use kv_server::manager::{ServerError, ServerManager, StandaloneServerManager};
 use tracing_subscriber::EnvFilter;
@@ -30,9 +31,27 @@ pub fn run(args: ServeArgs) -> Result<ExitCode, Failure> {
     let config = Config::load(args.config.as_deref(), &Environment::of_process(), &overrides)
         .and_then(|config| config.refuse_forgotten_node_id().map(|()| config))
         .map_err(|error| Failure::Usage(error.to_string()))?;
+    if args.print_config {
+        return print_config(config);
+    }
     log_to_stderr(&config.log.level)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let (workers, blocking) = Threads::of_runtime(Host::of_process().processors);
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.worker_threads(workers).max_blocking_threads(blocking).enable_all().build()?;
     runtime.block_on(serve(config))
+}
+
+/// What holds, as a configuration file that would say the same, and the budget behind it.
+fn print_config(config: Config) -> Result<ExitCode, Failure> {
+    let mut effective = config.clone();
+    let budget =
+        Budget::plan(&mut effective, &Host::of_process()).map_err(|error| Failure::Usage(error.to_string()))?;
+    let mut out = std::io::stdout().lock();
+    write!(out, "{}\n{}", effective.describe(&config, "the resource budget"), budget.describe())?;
+    for problem in budget.problems() {
+        writeln!(out, "#\n# {}: {problem}", problem.kind)?;
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn log_to_stderr(level: &str) -> Result<(), Failure> {
@@ -55,7 +74,10 @@ async fn serve(config: Config) -> Result<ExitCode, Failure> {
     // From here on a signal waits for the server to be there, so that it can stop in good order.
     let mut signals = Signals::listen()?;
     let (mode, data_dir) = (config.mode, config.storage.data_dir.clone());
-    let server = start(config).await.map_err(|error| Failure::Failed(error.to_string()))?;
+    let server = start(config).await.map_err(|error| match error {
+        ServerError::TooSmall(_) => Failure::Usage(error.to_string()),
+        _ => Failure::Failed(error.to_string()),
+    })?;
     if let Err(error) = writeln!(std::io::stdout(), "{}", ready_line(mode, &data_dir, server.as_ref())) {
         tracing::warn!(%error, "nobody reads that this server is ready; it serves all the same");
     }

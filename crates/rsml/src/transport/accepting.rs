@@ -27,18 +27,16 @@ use super::tls::{PeerCertificate, is_tls_error};
 use super::{Envelope, TransportEvent};
 use crate::{ClusterId, ReplicaId};
 
-/// Connections whose dialler has not said who it is. More are closed at once: each takes a socket and some memory.
-const MAX_STRANGERS: usize = 128;
 /// What a TLS connection begins with.
 const TLS_HANDSHAKE: u8 = 0x16;
 
 pub(super) async fn accept(shared: Arc<Shared>, listener: TcpListener, runtime: Handle) {
-    let strangers = Arc::new(Semaphore::new(MAX_STRANGERS));
+    let strangers = Arc::new(Semaphore::new(shared.max_strangers));
     loop {
         match listener.accept().await {
             Ok((stream, address)) => match strangers.clone().try_acquire_owned() {
                 Ok(place) => shared.spawn(&runtime, Incoming::new(shared.clone(), address, place).run(stream)),
-                Err(_) => shared.tell_of_rejection(address, &Rejection::Crowd),
+                Err(_) => shared.tell_of_rejection(address, &Rejection::Crowd(shared.max_strangers)),
             },
             Err(error) => {
                 // Out of file descriptors, for instance; trying at once would only burn time.
@@ -56,8 +54,8 @@ enum Rejection {
     Frame(#[from] FrameError),
     #[error("it said nothing")]
     Silent,
-    #[error("{MAX_STRANGERS} others have not said yet who they are")]
-    Crowd,
+    #[error("{0} others have not said yet who they are")]
+    Crowd(usize),
     #[error("replica {0} is not among the peers")]
     Unknown(ReplicaId),
     #[error("it took us for replica {0}")]
@@ -85,7 +83,9 @@ impl Rejection {
     fn answer(&self) -> Option<Answer> {
         match self {
             Rejection::Frame(FrameError::Version { .. }) => Some(Answer::Refused),
-            Rejection::Frame(_) | Rejection::Silent | Rejection::Crowd | Rejection::Tls(_) | Rejection::Plain => None,
+            Rejection::Frame(_) | Rejection::Silent | Rejection::Crowd(_) | Rejection::Tls(_) | Rejection::Plain => {
+                None
+            }
             _ => Some(Answer::Refused),
         }
     }

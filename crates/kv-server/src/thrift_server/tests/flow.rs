@@ -152,7 +152,8 @@ async fn a_client_that_does_not_read_is_not_read_from() {
 
 #[tokio::test]
 async fn held_replies_count_as_buffered() {
-    let server = TestServer::with_defaults().await;
+    let options = ThriftServerOptions { max_buffered_reply_bytes: 1 << 20, ..Default::default() };
+    let server = TestServer::start(options).await;
     let mut client = server.client().await;
     let key = format!("big-{}", 1 << 20);
     let mut keys = vec!["wait-1"];

@@ -66,11 +66,11 @@ impl FakeService {
 
 #[async_trait]
 impl ThriftService for FakeService {
-    async fn call(&self, _: &ConnectionContext, call: ThriftCall, terms: CallTerms) -> ThriftReply {
+    async fn call(&self, _: &ConnectionContext, call: ThriftCall, terms: CallTerms) -> Served {
         match call {
             ThriftCall::Get(request) => {
                 self.deadlines.lock().expect("no panic while locked").push(terms.deadline);
-                self.get(request).await
+                self.get(request).await.into()
             }
             ThriftCall::Ping(request) => {
                 let message = request.message.unwrap_or_else(|| b"pong".to_vec());
@@ -79,7 +79,7 @@ impl ThriftService for FakeService {
             ThriftCall::SetKey(request) => SetResponse::new(true, request.value.len().to_string(), None).into(),
             other => {
                 let text = format!("not in this service: {}", other.method().name());
-                ThriftReply::Exception(ThriftException::new(ApplicationErrorKind::InternalError, text))
+                ThriftReply::Exception(ThriftException::new(ApplicationErrorKind::InternalError, text)).into()
             }
         }
     }
