@@ -22,7 +22,7 @@ const CONFLICT_INDEX: u64 = 64 * MIB;
 /// Commits that wait for the thread of a standalone database.
 const GROUP_COMMIT_QUEUE: u64 = 64 * MIB;
 /// An id that is remembered, with its result, in two maps.
-const IDEMPOTENCY_RECORD: u64 = 300;
+const IDEMPOTENCY_RECORD: u64 = 200;
 
 /// Sizes that were decided.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -311,7 +311,7 @@ fn growing(config: &Config, shape: Shape) -> Vec<Growing> {
         Growing {
             name: "idempotency ids",
             at_most_bytes: Some(shape.databases * ids * IDEMPOTENCY_RECORD),
-            bound: "1,000,000 ids for each database, of some 300 bytes; more are refused, and clients report what is done",
+            bound: "1,000,000 ids for each database, of some 200 bytes; more are refused, and clients report what is done",
         },
         Growing {
             name: "keys of the conflict index",
