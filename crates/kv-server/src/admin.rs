@@ -15,9 +15,9 @@
 //! Every error is JSON with a field, `error`, that says what is allowed. It never writes rows.
 
 mod families;
+mod serving;
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,10 +28,11 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use kv_api::{DEFAULT_COLUMN_FAMILY, KvError, Version};
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
+pub use serving::{bind, serve};
+
+use crate::budget::Budget;
 use crate::cluster::{ClusterSnapshot, LocalReplica, ReplicaStatus};
 use crate::failover::{Failover, FailoverControl, FailoverError};
 use crate::health::{Liveness, WriteProbe};
@@ -40,6 +41,7 @@ use crate::problems::Problems;
 use crate::router::RequestContext;
 use crate::service_core::KvServiceCore;
 use crate::space::SpaceWatch;
+use crate::thrift_server::Pools;
 
 const PATHS: &str = "/health/live, /health/ready, /status, /metrics, /rows/hash, /column-families, \
                      /column-families/NAME (POST, DELETE) and /failover (POST)";
@@ -63,19 +65,9 @@ pub struct AdminInterface {
     pub liveness: Arc<Liveness>,
     pub writes: WriteProbe,
     pub failover: Arc<dyn FailoverControl>,
-}
-
-/// Serves until `stop` is cancelled and the requests in hand are answered.
-pub async fn serve(listener: TcpListener, interface: AdminInterface, stop: CancellationToken) {
-    let serving = axum::serve(listener, routes(interface)).with_graceful_shutdown(stop.cancelled_owned());
-    if let Err(error) = serving.await {
-        tracing::error!(%error, "the admin interface failed");
-    }
-}
-
-/// Takes the address of the interface.
-pub async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
-    TcpListener::bind(address).await
+    pub budget: Budget,
+    /// What of the budget the clients' requests and replies take now.
+    pub pools: Pools,
 }
 
 fn routes(interface: AdminInterface) -> Router {
@@ -181,8 +173,19 @@ fn status_json(cluster: &ClusterSnapshot, interface: &AdminInterface) -> Value {
         "has_space": interface.space.has_space(),
         "free_bytes": interface.space.free_bytes(),
         "problems": interface.problems.list(),
+        "budget": budget_json(interface),
         "replicas": cluster.replicas.iter().map(|r| replica_json(r, cluster.primary)).collect::<Vec<_>>(),
     })
+}
+
+fn budget_json(interface: &AdminInterface) -> Value {
+    let mut budget = interface.budget.to_json();
+    let Pools { input, large_input, replies, large_replies } = &interface.pools;
+    budget["in_use_bytes"] = json!({
+        "requests": input.used_bytes() + large_input.used_bytes(),
+        "replies": replies.used_bytes() + large_replies.used_bytes(),
+    });
+    budget
 }
 
 fn replica_json(replica: &ReplicaStatus, primary: Option<u32>) -> Value {

@@ -10,6 +10,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, AdminInterface};
+use crate::budget::{self, Budget};
 use crate::cluster::{ClusterView, LocalReplicas};
 use crate::config::{Address, Config};
 use crate::failover::FailoverControl;
@@ -82,7 +83,7 @@ impl FrontEnd {
     ///
     /// # Errors
     /// [`ServerError::Listen`], naming the address, its key and the reason.
-    pub async fn start(config: &Config, back_end: BackEnd) -> Result<FrontEnd, ServerError> {
+    pub async fn start(config: &Config, budget: Budget, back_end: BackEnd) -> Result<FrontEnd, ServerError> {
         let BackEnd { router, cluster, replicas, failover, metrics, space, problems, liveness, addresses } = back_end;
         let (time_router, probe_router, local) = (router.clone(), router.clone(), replicas.replicas());
         let faults = Arc::new(FaultInjector::new(config.server.allow_fault_injection));
@@ -115,11 +116,14 @@ impl FrontEnd {
         let collector = Box::new(SpaceCollector::new(space.clone()));
         metrics.registry().register(collector).expect("registered once for each server");
 
+        let most_admin = config.server.max_admin_connections;
         let (stop_thrift, stop_admin) = (CancellationToken::new(), CancellationToken::new());
         let time = local.into_iter().next().map(|local| {
             let window = Duration::from_millis(config.storage.readable_window_ms);
             tokio::spawn(passing_time::run(time_router, local.reader, window, stop_thrift.clone()))
         });
+        let (found, limit) = (budget.problems(), budget.memory.limit.clone());
+        problems.watch(move || found.iter().cloned().chain(budget::memory_short(&limit)).collect());
         let interface = AdminInterface {
             core: core.clone(),
             metrics: metrics.clone(),
@@ -128,6 +132,8 @@ impl FrontEnd {
             liveness,
             writes: WriteProbe::new(probe_router),
             failover,
+            budget,
+            pools: thrift.pools(),
         };
         Ok(FrontEnd {
             thrift_addr,
@@ -136,7 +142,7 @@ impl FrontEnd {
             metrics,
             problems,
             thrift: tokio::spawn(thrift.serve(stop_thrift.clone())),
-            admin: tokio::spawn(admin::serve(listener, interface, stop_admin.clone())),
+            admin: tokio::spawn(admin::serve(listener, interface, most_admin, stop_admin.clone())),
             time,
             stop_thrift,
             stop_admin,

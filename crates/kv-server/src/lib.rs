@@ -9,7 +9,9 @@
 //! A mode is a [`ServerManager`] that puts a [`BackEnd`] (a router, a view of the cluster, the local databases) under the
 //! one [`FrontEnd`]. Nothing above the router knows the mode.
 
+mod accepting;
 pub mod admin;
+pub mod budget;
 pub mod cluster;
 pub mod config;
 pub mod connection_order;

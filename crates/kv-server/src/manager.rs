@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use kv_api::KvError;
 use kv_store::{Durability, SharedResources, StoreOptions, TransactionalKvDatabase, open_engine};
 
+use crate::budget::{Budget, Host, TooSmall};
 use crate::cluster::{ClusterSnapshot, ClusterView, LocalReplica, LocalReplicas, ReplicaStatus, Role};
 use crate::config::{Config, EngineKind, Mode, OnWriteFailure};
 use crate::data_dir::{DataDir, DataDirError, make_directory};
@@ -37,6 +38,9 @@ pub enum ServerError {
     Listen { key: String, address: String, source: std::io::Error },
     #[error("cannot start replication: {0}")]
     Replication(String),
+    /// Before anything was opened.
+    #[error(transparent)]
+    TooSmall(#[from] TooSmall),
 }
 
 impl ServerError {
@@ -95,10 +99,21 @@ fn open_database(
     TransactionalKvDatabase::open(engine, StoreOptions::standalone()).map_err(failed)
 }
 
+/// Brings the settings down to what this process may take, and says so.
+pub(crate) fn plan_budget(config: &mut Config) -> Result<Budget, ServerError> {
+    let budget = Budget::plan(config, &Host::of_process())?;
+    for problem in budget.problems() {
+        tracing::warn!("{problem}");
+    }
+    Ok(budget)
+}
+
 /// The resources that all databases of this process share.
-pub(crate) fn shared_resources(config: &Config) -> Result<SharedResources, ServerError> {
+pub(crate) fn shared_resources(config: &Config, budget: &Budget) -> Result<SharedResources, ServerError> {
     let path = config.storage.data_dir.display().to_string();
-    SharedResources::new(config.storage.resources()).map_err(|source| ServerError::Database { path, source })
+    let max_open_files = u32::try_from(budget.descriptors.database_files).unwrap_or(u32::MAX);
+    SharedResources::new(config.storage.resources(max_open_files))
+        .map_err(|source| ServerError::Database { path, source })
 }
 
 /// One database, no consensus.
@@ -133,7 +148,8 @@ impl StandaloneServerManager {
 
 #[async_trait]
 impl ServerManager for StandaloneServerManager {
-    async fn start(config: Config) -> Result<Self, ServerError> {
+    async fn start(mut config: Config) -> Result<Self, ServerError> {
+        let budget = plan_budget(&mut config)?;
         config.log_warnings();
         let data_dir = DataDir::open(&config.storage.data_dir, Mode::Standalone, &[])?;
         ports::check_free(vec![
@@ -142,7 +158,7 @@ impl ServerManager for StandaloneServerManager {
         ])
         .await?;
         data_dir.claim()?;
-        let resources = shared_resources(&config)?;
+        let resources = shared_resources(&config, &budget)?;
         let path = data_dir.database();
         let opening = {
             let config = config.clone();
@@ -180,7 +196,7 @@ impl ServerManager for StandaloneServerManager {
             liveness,
             addresses,
         };
-        let front_end = FrontEnd::start(&config, back_end).await?;
+        let front_end = FrontEnd::start(&config, budget, back_end).await?;
         tracing::info!(
             thrift = %front_end.thrift_addr(),
             admin = %front_end.admin_addr(),

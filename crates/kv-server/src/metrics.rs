@@ -186,9 +186,12 @@ struct ConnectionCollector {
 
 impl ConnectionCollector {
     fn new(counters: Arc<ThriftServerCounters>) -> Self {
-        let table: [(&str, &str, ReadCounter); 8] = [
+        let table: [(&str, &str, ReadCounter); 9] = [
             ("synodkv_connections_total", "Connections accepted", |c| &c.connections_total),
             ("synodkv_connections_refused_total", "Connections beyond max_connections", |c| &c.connections_refused),
+            ("synodkv_connections_displaced_total", "Idle connections closed for new ones", |c| {
+                &c.connections_displaced
+            }),
             ("synodkv_connections_timed_out_total", "Connections closed for silence", |c| &c.connections_timed_out),
             ("synodkv_received_bytes_total", "Bytes of requests", |c| &c.bytes_in),
             ("synodkv_sent_bytes_total", "Bytes of replies", |c| &c.bytes_out),

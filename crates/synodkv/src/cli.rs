@@ -103,6 +103,9 @@ pub struct ServeArgs {
     /// text (for people) or json (one object per line). [default: text]
     #[arg(long, value_name = "FORMAT")]
     pub log_format: Option<String>,
+    /// Print every setting that would hold, with where it comes from, and the resource budget of this process; then exit.
+    #[arg(long)]
+    pub print_config: bool,
 }
 
 /// What stands below the help of a command: examples, and what its exit statuses mean. `no` says what the answer "no" is.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kv_server::ReplicatedServerManager;
+use kv_server::budget::{Budget, Host, Threads};
 use kv_server::config::{Config, Mode, Overrides};
 use kv_server::manager::{ServerError, ServerManager};
 use kv_server::restarting::RestartingServer;
@@ -14,6 +15,7 @@ use kv_server::restarting::RestartingServer;
 use crate::cli::ServeArgs;
 use crate::failure::Failure;
 use crate::logging::{self, Logging};
+use crate::output;
 use crate::reload::{Origin, Reload};
 use crate::signals::{self, Signals};
 
@@ -36,8 +38,13 @@ pub fn run(args: ServeArgs) -> Result<ExitCode, Failure> {
     };
     let origin = Origin { file: args.config, overrides };
     let config = origin.load().map_err(|error| Failure::Usage(error.to_string()))?;
+    if args.print_config {
+        return print_config(config);
+    }
     let log = Logging::start(&config.log)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let (workers, blocking) = Threads::of_runtime(Host::of_process().processors);
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.worker_threads(workers).max_blocking_threads(blocking).enable_all().build()?;
     let ended = runtime.block_on(serve(config, origin, &log));
     runtime.shutdown_timeout(LEFTOVERS_PATIENCE);
     // Told here, because standard error may be a pipe that nobody reads.
@@ -48,6 +55,19 @@ pub fn run(args: ServeArgs) -> Result<ExitCode, Failure> {
             _ => ExitCode::FAILURE,
         }
     }))
+}
+
+/// What holds, as a configuration file that would say the same, and the budget behind it.
+fn print_config(config: Config) -> Result<ExitCode, Failure> {
+    let mut effective = config.clone();
+    let budget =
+        Budget::plan(&mut effective, &Host::of_process()).map_err(|error| Failure::Usage(error.to_string()))?;
+    let mut text = format!("{}\n{}", effective.describe(&config, "the resource budget"), budget.describe());
+    for problem in budget.problems() {
+        text += &format!("#\n# {}: {problem}\n", problem.kind);
+    }
+    output::write(text.as_bytes())?;
+    Ok(ExitCode::SUCCESS)
 }
 
 async fn serve(config: Config, origin: Origin, log: &Logging) -> Result<ExitCode, Failure> {
@@ -101,7 +121,10 @@ async fn start(
     loop {
         tokio::select! {
             server = &mut starting => {
-                return server.map(|server| (server, asked)).map_err(|error| Failure::Failed(error.to_string()));
+                return server.map(|server| (server, asked)).map_err(|error| match error {
+                    ServerError::TooSmall(_) => Failure::Usage(error.to_string()),
+                    _ => Failure::Failed(error.to_string()),
+                });
             }
             name = signals.next() => {
                 if asked.is_some() {

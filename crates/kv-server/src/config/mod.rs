@@ -20,6 +20,8 @@ mod validate;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use serde_json::Value;
+
 pub use address::Address;
 pub use error::ConfigError;
 use kv_api::Limits;
@@ -55,6 +57,9 @@ pub struct Config {
     /// What was ignored, in words for people. Whoever starts a server logs it.
     #[serde(skip)]
     pub warnings: Vec<String>,
+    /// Where the values of keys that somebody set came from, for people.
+    #[serde(skip)]
+    pub origins: BTreeMap<String, String>,
 }
 
 /// `[replication]`, completed: the replica list is never empty.
@@ -143,7 +148,42 @@ impl Config {
     ) -> Result<Config, ConfigError> {
         let sources = sources::Sources::gather(file, environment, overrides)?;
         let raw: settings::Settings = sources.extract()?;
-        validate::complete(raw, &sources)
+        let mut config = validate::complete(raw, &sources)?;
+        let keys = flat(&config);
+        let origin = |key: String| Some((key.clone(), sources.origin(&key))).filter(|(_, origin)| !origin.is_empty());
+        config.origins = keys.into_iter().filter_map(|(key, _)| origin(key)).collect();
+        Ok(config)
+    }
+
+    /// Whether somebody set this key (`section.key`), so that its value is no default.
+    pub fn is_set(&self, key: &str) -> bool {
+        self.origins.contains_key(key)
+    }
+
+    /// What holds, as a file that would say the same: each value with where it came from. `lowered`: the configuration
+    /// before something else lowered values of it, named `by`.
+    pub fn describe(&self, lowered: &Config, by: &str) -> String {
+        let before: BTreeMap<String, Value> = flat(lowered).into_iter().collect();
+        let mut text = String::new();
+        let mut section = "";
+        let values = flat(self);
+        for (key, value) in &values {
+            let (own, name) = key.rsplit_once('.').unwrap_or(("", key));
+            if own != section {
+                text.push_str(&format!("\n[{own}]\n"));
+                section = own;
+            }
+            let origin = match (before.get(key), self.origins.get(key)) {
+                (Some(old), _) if old != value => format!("lowered from {} by {by}", toml(old)),
+                (_, Some(origin)) => origin.trim().trim_start_matches('(').trim_end_matches(')').to_string(),
+                (_, None) => "default".to_string(),
+            };
+            match value {
+                Value::Null => text.push_str(&format!("# {name} is not set\n")),
+                value => text.push_str(&format!("{name} = {}  # {origin}\n", toml(value))),
+            }
+        }
+        text
     }
 
     /// Refuses a list that describes one process for each replica when none of them was chosen: nearly always a forgotten
@@ -180,5 +220,39 @@ impl Config {
             Mode::Standalone => Vec::new(),
             Mode::Replicated => self.replication.local_ids(),
         }
+    }
+}
+
+/// What follows from other keys and cannot be written into a file.
+const DERIVED: &[&str] = &["replication.is_listed", "replication.lacks_node_id", "replication.tls.names"];
+
+/// Every key with its value, those outside a section first.
+fn flat(config: &Config) -> Vec<(String, Value)> {
+    fn collect(prefix: &str, value: Value, into: &mut Vec<(String, Value)>) {
+        let Value::Object(table) = value else { return into.push((prefix.to_string(), value)) };
+        // A table within a table ends it in TOML, so it comes last.
+        let (tables, plain): (Vec<_>, Vec<_>) = table.into_iter().partition(|(_, value)| value.is_object());
+        for (key, value) in plain.into_iter().chain(tables) {
+            let key = if prefix.is_empty() { key } else { format!("{prefix}.{key}") };
+            if !DERIVED.contains(&key.as_str()) {
+                collect(&key, value, into);
+            }
+        }
+    }
+    let mut keys = Vec::new();
+    collect("", serde_json::to_value(config).expect("a configuration is plain data"), &mut keys);
+    keys
+}
+
+/// A value as TOML has it on one line.
+fn toml(value: &Value) -> String {
+    match value {
+        Value::Array(elements) => format!("[{}]", elements.iter().map(toml).collect::<Vec<_>>().join(", ")),
+        Value::Object(table) => {
+            let pairs: Vec<String> = table.iter().map(|(key, value)| format!("{key} = {}", toml(value))).collect();
+            format!("{{ {} }}", pairs.join(", "))
+        }
+        // Strings of TOML and JSON are written alike where they hold no control characters, and numbers are.
+        value => value.to_string(),
     }
 }

@@ -86,12 +86,23 @@ pub struct ServerSettings {
     pub shutdown_timeout_ms: u64,
     /// Longest time for which a client may pin a version.
     pub max_pin_seconds: u64,
-    /// Client connections beyond this are closed at once.
+    /// Most client connections. One more closes the one that has been idle for longest; where none has been idle for some
+    /// seconds, it is refused.
     pub max_connections: usize,
-    /// A connection on which nothing has moved for so long is closed. 0: never.
+    /// The same of the admin interface.
+    pub max_admin_connections: usize,
+    /// A connection whose client asks nothing for so long is closed. 0: never.
     pub idle_timeout_seconds: u64,
     /// A request that has begun to arrive has to be complete after this. 0: never too late.
     pub message_timeout_ms: u64,
+    /// A client that takes nothing of its replies for so long is disconnected. 0: never.
+    pub write_timeout_ms: u64,
+    /// Memory for replies that are made or wait to be taken, of all clients together.
+    pub max_reply_memory_mb: usize,
+    /// Memory for requests of more than a few KiB that are arriving or worked on, of all clients together.
+    pub max_request_memory_mb: usize,
+    /// Memory that this process may take. 0: as much as its control group allows, or the machine has.
+    pub memory_limit_mb: usize,
     /// Longest request.
     pub max_message_bytes: usize,
     /// Most elements of one list in a request.
@@ -116,8 +127,13 @@ impl Default for ServerSettings {
             shutdown_timeout_ms: 5_000,
             max_pin_seconds: 3_600,
             max_connections: thrift.max_connections,
+            max_admin_connections: 64,
             idle_timeout_seconds: thrift.idle_timeout_s,
             message_timeout_ms: thrift.message_timeout_ms,
+            write_timeout_ms: thrift.write_timeout_ms,
+            max_reply_memory_mb: thrift.max_reply_memory_bytes >> 20,
+            max_request_memory_mb: thrift.max_request_memory_bytes >> 20,
+            memory_limit_mb: 0,
             max_message_bytes: thrift.max_message_bytes,
             max_list_elements: thrift.max_container,
             max_pipelined_requests: thrift.max_pipelined,
@@ -137,6 +153,11 @@ impl ServerSettings {
             idle_timeout_s: self.idle_timeout_seconds,
             request_timeout_ms: self.request_timeout_ms,
             message_timeout_ms: self.message_timeout_ms,
+            write_timeout_ms: self.write_timeout_ms,
+            max_reply_memory_bytes: self.max_reply_memory_mb << 20,
+            max_request_memory_bytes: self.max_request_memory_mb << 20,
+            max_key_bytes: limits.max_key_bytes,
+            max_value_bytes: limits.max_value_bytes,
             drain_timeout_ms: self.shutdown_timeout_ms,
             max_message_bytes: self.max_message_bytes,
             max_container: self.max_list_elements,
@@ -177,8 +198,10 @@ impl StorageSettings {
         self.min_free_mb << 20
     }
 
-    pub fn resources(&self) -> ResourceOptions {
+    /// `max_open_files`: of each database.
+    pub fn resources(&self, max_open_files: u32) -> ResourceOptions {
         ResourceOptions {
+            max_open_files,
             block_cache_bytes: self.block_cache_mb << 20,
             write_buffers_bytes: self.write_buffer_mb << 20,
             background_threads: self.background_threads,

@@ -41,7 +41,8 @@ pub(super) fn complete(raw: Settings, sources: &Sources) -> Result<Config, Confi
     if mode == Mode::Replicated {
         consistency::check_addresses(&server, &replication, sources)?;
     }
-    Ok(Config { mode, server, storage, limits, replication, log, warnings: sources.warnings.clone() })
+    let (warnings, origins) = (sources.warnings.clone(), BTreeMap::new());
+    Ok(Config { mode, server, storage, limits, replication, log, warnings, origins })
 }
 
 /// Naming a node means replicated mode, unless the same user also says otherwise.
@@ -257,7 +258,12 @@ fn check_server(server: &ServerSettings, sources: &Sources) -> Result<(), Config
         &[
             ("server.max_connections", server.max_connections as u64, 1..=1_000_000),
             ("server.idle_timeout_seconds", server.idle_timeout_seconds, 0..=365 * 86_400),
+            ("server.max_admin_connections", server.max_admin_connections as u64, 1..=10_000),
             ("server.message_timeout_ms", server.message_timeout_ms, 0..=HOUR_MS),
+            ("server.write_timeout_ms", server.write_timeout_ms, 0..=HOUR_MS),
+            ("server.max_reply_memory_mb", server.max_reply_memory_mb as u64, 1..=1_048_576),
+            ("server.max_request_memory_mb", server.max_request_memory_mb as u64, 1..=1_048_576),
+            ("server.memory_limit_mb", server.memory_limit_mb as u64, 0..=1_048_576),
             ("server.max_message_bytes", server.max_message_bytes as u64, 1024..=GIB),
             ("server.max_list_elements", server.max_list_elements as u64, 1..=100_000_000),
             ("server.max_pipelined_requests", server.max_pipelined_requests as u64, 1..=65_536),

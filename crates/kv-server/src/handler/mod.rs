@@ -20,10 +20,13 @@ use crate::fault_injection::FaultRequest;
 use crate::metrics::{MethodKind, ServerMetrics, Stopwatch, kind_of};
 use crate::router::RequestContext;
 use crate::service_core::{CommitRequest, KvServiceCore, OperationRequest, RangeRequest, micros_since_1970};
-use crate::thrift_server::{CallTerms, ConnectionContext, Method, ThriftCall, ThriftReply, ThriftService};
+use crate::thrift_server::{CallTerms, ConnectionContext, Method, Served, ThriftCall, ThriftReply, ThriftService};
 
 /// Room in a reply for what surrounds the rows of a range, in any encoding.
 const RANGE_ENVELOPE_BYTES: usize = 256;
+
+/// The code of [`KvError::ResultTooLarge`].
+const RESULT_TOO_LARGE: &str = "RESULT_TOO_LARGE";
 
 /// What the old stateful calls have always answered.
 const CONFLICTS_AT_CLIENT: &str = "Conflict detection handled client-side in FoundationDB model";
@@ -45,16 +48,20 @@ impl UnifiedThriftHandler {
 
 #[async_trait]
 impl ThriftService for UnifiedThriftHandler {
-    async fn call(&self, connection: &ConnectionContext, call: ThriftCall, terms: CallTerms) -> ThriftReply {
+    async fn call(&self, connection: &ConnectionContext, call: ThriftCall, terms: CallTerms) -> Served {
         let (method, stopwatch) = (call.method(), Stopwatch::start());
         let context = RequestContext { deadline: terms.deadline, connection_id: connection.connection_id };
         // Before anything waits, so that writes begin in the order in which they came.
         let write = (kind_of(method) == MethodKind::Write).then(|| self.order.begin_write(context.connection_id));
-        let max_rows_bytes = terms.max_reply_bytes.saturating_sub(RANGE_ENVELOPE_BYTES) as u64;
+        let max_rows_bytes = terms.room_bytes.saturating_sub(RANGE_ENVELOPE_BYTES) as u64;
         let answer = self.answer(call, &context, max_rows_bytes).await;
         drop(write);
+        let is_first_try = terms.room_bytes < terms.max_reply_bytes;
+        if is_first_try && answer.code.as_deref() == Some(RESULT_TOO_LARGE) {
+            return Served::NeedsRoom;
+        }
         self.metrics.request_ended(method, stopwatch.elapsed(), answer.code.as_deref());
-        answer.reply
+        answer.reply.into()
     }
 }
 

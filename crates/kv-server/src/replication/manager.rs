@@ -17,7 +17,7 @@ use crate::config::{Address, Config, Mode};
 use crate::data_dir::DataDir;
 use crate::front_end::{BackEnd, FrontEnd, ListenAddresses};
 use crate::health::Liveness;
-use crate::manager::{Extension, ServerError, ServerManager};
+use crate::manager::{Extension, ServerError, ServerManager, plan_budget};
 use crate::metrics::ServerMetrics;
 use crate::ports;
 use crate::problems::Problems;
@@ -45,16 +45,20 @@ impl ReplicatedServerManager {
     }
 
     /// Starts on the given network.
-    pub async fn start_on(config: Config, network: Network) -> Result<Self, ServerError> {
+    pub async fn start_on(mut config: Config, network: Network) -> Result<Self, ServerError> {
+        let budget = plan_budget(&mut config)?;
         let ids = config.replication.local_ids();
         config.log_warnings();
         let data_dir = Arc::new(DataDir::open(&config.storage.data_dir, Mode::Replicated, &ids)?);
         ports::check_free(listeners(&config, &network)).await?;
         data_dir.claim()?;
         let starting = {
-            let (config, data_dir, runtime) = (config.clone(), data_dir.clone(), Handle::current());
+            let (config, budget) = (config.clone(), budget.clone());
+            let (data_dir, runtime) = (data_dir.clone(), Handle::current());
             // Recovering databases and logs may take long, and blocks.
-            tokio::task::spawn_blocking(move || ReplicatedKvStore::start(&config, &data_dir, &network, &runtime))
+            tokio::task::spawn_blocking(move || {
+                ReplicatedKvStore::start(&config, &budget, &data_dir, &network, &runtime)
+            })
         };
         let store = Arc::new(starting.await.expect("starting replicas does not panic")?);
         let members = config.replication.replicas.clone();
@@ -81,7 +85,7 @@ impl ReplicatedServerManager {
             liveness,
             addresses,
         };
-        let front_end = FrontEnd::start(&config, back_end).await?;
+        let front_end = FrontEnd::start(&config, budget, back_end).await?;
         if ids.len() == members.len() {
             wait_for_primary(&store).await;
         }

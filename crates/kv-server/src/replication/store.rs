@@ -15,6 +15,7 @@ use tokio::runtime::Handle;
 
 use super::databases::ReplicaDatabases;
 use super::executor::KvStoreExecutor;
+use crate::budget::Budget;
 use crate::config::{Address, Config, EngineKind, PeerTlsConfig};
 use crate::data_dir::DataDir;
 use crate::manager::{ServerError, shared_resources};
@@ -76,6 +77,7 @@ pub struct ReplicatedKvStore {
 /// What all replicas of the process are started with.
 struct Start<'s> {
     config: &'s Config,
+    budget: &'s Budget,
     data_dir: &'s DataDir,
     network: &'s Network,
     runtime: &'s Handle,
@@ -88,6 +90,7 @@ impl ReplicatedKvStore {
     /// Opens the databases and logs and starts the replicas. Blocks while they recover.
     pub fn start(
         config: &Config,
+        budget: &Budget,
         data_dir: &DataDir,
         network: &Network,
         runtime: &Handle,
@@ -98,8 +101,8 @@ impl ReplicatedKvStore {
             );
         }
         let space = Arc::new(SpaceWatch::new(data_dir.root(), config.storage.min_free_bytes()));
-        let (resources, slots) = (shared_resources(config)?, ReadSlots::per_processor());
-        let start = Start { config, data_dir, network, runtime, resources, slots, space: space.clone() };
+        let (resources, slots) = (shared_resources(config, budget)?, ReadSlots::per_processor());
+        let start = Start { config, budget, data_dir, network, runtime, resources, slots, space: space.clone() };
         let ids = config.replication.local_ids();
         let has_remote_replicas = ids.len() < config.replication.replicas.len();
         let replicas = ids.into_iter().map(|id| start.replica(id)).collect::<Result<_, _>>()?;
@@ -172,13 +175,13 @@ impl Start<'_> {
         let options = ReplicaOptions {
             has_space: Arc::new(move || space.has_space()),
             is_roomy: Arc::new(move || room.is_roomy()),
-            ..replica_options(self.config, id)?
+            ..replica_options(self.config, self.budget, id)?
         };
         let me = options.core.me;
         // The library knows addresses and no keys: an error that names the key goes past it.
         let mut not_connected = None;
         let started = ConsensusReplica::start(options, storage, open, |sink| {
-            connect(self.config, self.network, self.runtime, me, sink).map_err(|error| {
+            connect(self.config, self.budget, self.network, self.runtime, me, sink).map_err(|error| {
                 let shown = std::io::Error::other(error.to_string());
                 not_connected = Some(error);
                 shown
@@ -206,6 +209,7 @@ impl Start<'_> {
 
 fn connect(
     config: &Config,
+    budget: &Budget,
     network: &Network,
     runtime: &Handle,
     me: ReplicaId,
@@ -228,6 +232,8 @@ fn connect(
     let mut options = TcpOptions::new(me, own.as_str(), peers);
     options.listener = listen_now(own).map_err(ServerError::listen(&key, own))?;
     options.reconnect_max_ms = replication.retry_ms;
+    options.queue_bytes = budget.memory.replica.peer_queue;
+    options.max_strangers = budget.descriptors.strangers as usize;
     options.tls = config.replication.tls.as_ref().map(|tls| peer_tls(tls, me)).transpose()?;
     let transport = TcpTransport::start(options, sink, runtime).map_err(ServerError::listen(&key, own))?;
     Ok(Arc::new(transport))
@@ -282,7 +288,7 @@ fn peer_tls(config: &PeerTlsConfig, me: ReplicaId) -> Result<PeerTls, ServerErro
     Ok(tls)
 }
 
-fn replica_options(config: &Config, id: u32) -> Result<ReplicaOptions, ServerError> {
+fn replica_options(config: &Config, budget: &Budget, id: u32) -> Result<ReplicaOptions, ServerError> {
     let replication = &config.replication;
     let replica_id = |id: u32| ReplicaId(u8::try_from(id).expect("the configuration bounds replica ids"));
     let ids = replication.replicas.iter().map(|replica| replica_id(replica.id)).collect();
@@ -296,8 +302,13 @@ fn replica_options(config: &Config, id: u32) -> Result<ReplicaOptions, ServerErr
     core.max_in_flight_values = replication.max_in_flight_values as u64;
     core.log_keep_bytes = replication.log_keep_mb << 20;
     core.snapshot_bytes_per_second = replication.snapshot_mb_per_second << 20;
+    let memory = &budget.memory.replica;
+    core.log_cache_bytes = memory.log_cache;
+    core.max_unapplied_bytes = memory.unapplied;
+    core.max_request_bytes = memory.requests;
     Ok(ReplicaOptions {
         flush_after_log_bytes: replication.log_flush_mb << 20,
+        max_waiting_bytes: memory.received,
         no_primary_wait: Duration::from_millis(config.server.no_primary_wait_ms),
         ..ReplicaOptions::new(core, random()?, random()?)
     })

@@ -13,12 +13,20 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::counters::add;
 use super::listener::Shared;
-use super::pipeline::{Origin, Pipeline};
-use super::{ApplicationErrorKind, CallTerms, ConnectionContext, ThriftException};
+use super::pipeline::{Again, Origin, Pipeline, Start};
+use super::room::{Cost, INPUT_BYTES, OWN_BYTES, OWN_INPUT_BYTES};
+use super::{ApplicationErrorKind, CallTerms, ConnectionContext, ThriftCall, ThriftException};
+use crate::accepting::{Idleness, Incoming};
+use crate::budget::{ByteBudget, Reserved};
 
-/// A buffer begins at this size and keeps at most `BUFFER_KEPT_BYTES` when it is empty.
-const BUFFER_FIRST_BYTES: usize = 8 << 10;
-const BUFFER_KEPT_BYTES: usize = 64 << 10;
+/// A buffer is read into when it has room for so much.
+const LEAST_READ_BYTES: usize = 4 << 10;
+/// A buffer of small requests grows up to this while reads fill it.
+const BUSY_INPUT_BYTES: usize = 64 << 10;
+/// Requests from this on are counted in the reservation they came with.
+const COUNTED_REQUEST_BYTES: usize = 4 << 10;
+/// What of the output was written is cut off once it is so much.
+const CUT_BYTES: usize = 64 << 10;
 /// Ready replies leave after so much time or so many bytes, even when more calls are waiting to be started.
 const BATCH_TIME: Duration = Duration::from_micros(200);
 const BATCH_BYTES: usize = 256 << 10;
@@ -32,6 +40,7 @@ const LONG_TIME: Duration = Duration::from_secs(3_600);
 #[allow(dead_code, reason = "the reasons are logged through Debug")]
 pub(super) enum Ended {
     Client,
+    /// The server stops, or another connection needs the place of this one.
     Shutdown,
     Timeout,
     Refusal(WireError),
@@ -39,13 +48,9 @@ pub(super) enum Ended {
 }
 
 /// Serves one connection until it ends.
-pub(super) async fn serve(
-    shared: &Shared,
-    context: &ConnectionContext,
-    mut stream: TcpStream,
-    shutdown: CancellationToken,
-) -> Ended {
-    let mut connection = Connection::new(shared, context, &mut stream, shutdown);
+pub(super) async fn serve(shared: &Shared, context: &ConnectionContext, incoming: Incoming) -> Ended {
+    let Incoming { mut stream, idleness, end, .. } = incoming;
+    let mut connection = Connection::new(shared, context, &mut stream, &idleness, end);
     let ended = std::future::poll_fn(|cx| connection.poll(cx)).await;
     drop(connection);
     match ended {
@@ -70,23 +75,57 @@ async fn linger(mut stream: TcpStream) {
     let _ = tokio::time::timeout(LINGER, throw_away).await;
 }
 
+/// Memory that is waited for.
+type Waiting = Pin<Box<dyn Future<Output = Reserved> + Send>>;
+
+/// What the input buffer may grow to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum InputSize {
+    Own,
+    Medium,
+    Largest,
+}
+
+/// A call that is decoded and waits for room for its reply.
+struct Next {
+    call: ThriftCall,
+    start: Start,
+    deadline: Instant,
+}
+
 struct Connection<'a> {
     shared: &'a Shared,
     context: &'a ConnectionContext,
     stream: &'a mut TcpStream,
+    idleness: &'a Idleness,
     limits: WireLimits,
     scanner: Scanner,
     /// Bytes read; those before `consumed` are done with.
     input: Vec<u8>,
     consumed: usize,
+    input_size: InputSize,
+    /// For an input buffer beyond [`InputSize::Own`], and the requests in it.
+    input_room: Option<Reserved>,
+    input_waiting: Option<Waiting>,
+    /// The last read filled the buffer.
+    was_filled: bool,
     /// Replies; those before `written` have been sent.
     output: Vec<u8>,
     written: usize,
     pipeline: Pipeline<'a>,
+    next: Option<Next>,
+    /// For small replies, running, held and unsent.
+    small: Option<Reserved>,
+    /// For one large reply, until it is sent.
+    large: Option<Reserved>,
+    /// For `next`, or for the first call, which is to be made again.
+    waiting: Option<Waiting>,
     /// Set when nothing more is to be read; the connection ends once the last reply has left.
     ending: Option<Ended>,
     /// When the first bytes of an incomplete message were seen.
     partial_since: Option<Instant>,
+    /// Since when the client has taken nothing of the output.
+    unsent_since: Option<Instant>,
     /// When a byte last moved.
     active_at: Instant,
     /// Fires at the nearest timeout or before; it is not moved for every message.
@@ -99,6 +138,7 @@ impl<'a> Connection<'a> {
         shared: &'a Shared,
         context: &'a ConnectionContext,
         stream: &'a mut TcpStream,
+        idleness: &'a Idleness,
         shutdown: CancellationToken,
     ) -> Self {
         let limits = shared.options.wire_limits();
@@ -107,15 +147,25 @@ impl<'a> Connection<'a> {
             shared,
             context,
             stream,
+            idleness,
             limits,
             scanner: Scanner::new(limits),
             input: Vec::new(),
             consumed: 0,
+            input_size: InputSize::Own,
+            input_room: None,
+            input_waiting: None,
+            was_filled: false,
             output: Vec::new(),
             written: 0,
             pipeline: Pipeline::new(&shared.options, &shared.counters),
+            next: None,
+            small: None,
+            large: None,
+            waiting: None,
             ending: None,
             partial_since: None,
+            unsent_since: None,
             active_at: Instant::now(),
             timer: Box::pin(tokio::time::sleep(timeout)),
             shutdown: Box::pin(shutdown.cancelled_owned()),
@@ -125,15 +175,18 @@ impl<'a> Connection<'a> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
         if self.ending.is_none() && self.shutdown.as_mut().poll(cx).is_ready() {
             self.ending = Some(Ended::Shutdown);
+            self.next = None;
         }
         loop {
-            let more = self.start_calls();
+            let more = self.start_calls(cx);
+            let again = self.start_again(cx);
             // After the starts, so that calls that are pending leave their wakers.
             let finished = self.pipeline.poll(cx, &mut self.output);
             let written = match self.write(cx) {
                 Ok(written) => written,
                 Err(error) => return Poll::Ready(Ended::Fault(error)),
             };
+            self.give_back();
             if self.pipeline.is_empty()
                 && self.output.is_empty()
                 && let Some(ended) = self.ending.take()
@@ -141,27 +194,48 @@ impl<'a> Connection<'a> {
                 return Poll::Ready(ended);
             }
             // With complete messages still in the buffer there is no need to read.
-            if !(more || self.read(cx) || written || finished) {
+            if !(more || again || self.read(cx) || written || finished) {
                 break;
             }
         }
+        match self.is_idle() {
+            true => self.idleness.idle_since(self.active_at),
+            false => self.idleness.busy(),
+        }
         self.poll_timeouts(cx)
+    }
+
+    /// Nothing was asked that is not answered, and nothing has begun to arrive.
+    fn is_idle(&self) -> bool {
+        self.pipeline.is_empty() && self.output.is_empty() && self.next.is_none() && self.consumed == self.input.len()
     }
 
     /// Back-pressure: whether another call may be started, or read.
     fn has_room(&self) -> bool {
         let options = &self.shared.options;
-        let waiting = self.output.len() - self.written + self.pipeline.held_bytes();
+        let waiting = self.unsent() + self.pipeline.held_bytes();
         self.ending.is_none()
+            && self.next.is_none()
+            && !self.pipeline.has_again()
             && self.pipeline.len() < options.max_pipelined
             && waiting < options.max_buffered_reply_bytes
     }
 
     /// Starts the calls whose messages are complete, until the batch should be flushed: then the answer is true, and more
     /// may be waiting.
-    fn start_calls(&mut self) -> bool {
+    fn start_calls(&mut self, cx: &mut Context<'_>) -> bool {
         let mut batch_began = None;
-        while self.has_room() && self.consumed < self.input.len() {
+        loop {
+            if let Some(next) = self.next.take() {
+                if !self.admit(next.start.cost, cx) {
+                    self.next = Some(next);
+                    break;
+                }
+                self.launch(next);
+            }
+            if !self.has_room() || self.consumed >= self.input.len() {
+                break;
+            }
             match self.scanner.scan(&self.input[self.consumed..]) {
                 Ok(None) => {
                     self.partial_since.get_or_insert_with(Instant::now);
@@ -174,7 +248,7 @@ impl<'a> Connection<'a> {
                         return true;
                     }
                     self.partial_since = None;
-                    self.start_call(envelope, now);
+                    self.take_call(envelope, now);
                 }
                 Err(error) => self.refuse_rest(error),
             }
@@ -184,7 +258,8 @@ impl<'a> Connection<'a> {
         false
     }
 
-    fn start_call(&mut self, envelope: wire::Envelope, now: Instant) {
+    /// Decodes a message. What it asks for is `next`.
+    fn take_call(&mut self, envelope: wire::Envelope, now: Instant) {
         let message = &self.input[self.consumed..self.consumed + envelope.end];
         let encoding = envelope.encoding;
         let IncomingCall { name, sequence_id, one_way, call } = match wire::decode_call(message, encoding, self.limits)
@@ -197,12 +272,15 @@ impl<'a> Connection<'a> {
             Ok(call) => {
                 let origin = Origin { method: call.method(), encoding, sequence_id, one_way };
                 let options = &self.shared.options;
-                let terms = CallTerms {
-                    deadline: now + Duration::from_millis(options.request_timeout_ms),
-                    max_reply_bytes: options.reply_limit(encoding),
-                };
-                let (service, context) = (&self.shared.service, self.context);
-                self.pipeline.start(origin, || service.call(context, call, terms), &mut self.output);
+                let input = room_of_request(&mut self.input_room, envelope.end, self.input.capacity());
+                let reply_limit = options.reply_limit(encoding);
+                let cost = Cost::of(&call, envelope.end, input.is_some(), reply_limit, options);
+                let deadline = now + Duration::from_millis(options.request_timeout_ms);
+                let again = (cost.room_bytes < reply_limit).then(|| {
+                    let cost = Cost::largest(reply_limit, reply_limit);
+                    Box::new(Again { call: call.clone(), deadline, cost })
+                });
+                self.next = Some(Next { call, start: Start { origin, cost, again, _input: input }, deadline });
             }
             Err(exception) => {
                 add(&self.shared.counters.protocol_errors, 1);
@@ -210,6 +288,97 @@ impl<'a> Connection<'a> {
                 if !one_way {
                     self.pipeline.refuse(encoding, name, sequence_id, exception, &mut self.output);
                 }
+            }
+        }
+    }
+
+    fn launch(&mut self, next: Next) {
+        let Next { call, start, deadline } = next;
+        let max_reply_bytes = self.shared.options.reply_limit(start.origin.encoding);
+        let terms = CallTerms { deadline, max_reply_bytes, room_bytes: start.cost.room_bytes };
+        let (service, context) = (&self.shared.service, self.context);
+        self.pipeline.start(start, || service.call(context, call, terms), &mut self.output);
+    }
+
+    /// Makes the first call again that had too little room, once there is room for its reply.
+    fn start_again(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(cost) = self.pipeline.first_again() else { return false };
+        if !self.admit_large(cost, cx) {
+            return false;
+        }
+        let (service, context) = (&self.shared.service, self.context);
+        self.pipeline.start_again(|again| {
+            let Again { call, deadline, cost } = again;
+            let terms = CallTerms { deadline, max_reply_bytes: cost.room_bytes, room_bytes: cost.room_bytes };
+            service.call(context, call, terms)
+        });
+        true
+    }
+
+    /// Whether a call may start: what it needs is reserved now. If not, it waits: for what this connection has in hand, or
+    /// in turn for what others have.
+    fn admit(&mut self, cost: Cost, cx: &mut Context<'_>) -> bool {
+        if cost.is_large {
+            return self.pipeline.is_empty() && self.admit_large(cost, cx);
+        }
+        let own = self.small_bytes();
+        if own > 0 && own + cost.bytes > self.shared.options.max_buffered_reply_bytes {
+            return false;
+        }
+        let reserved = self.small.as_ref().map_or(0, Reserved::bytes);
+        let missing = (own + cost.bytes).saturating_sub(OWN_BYTES + reserved);
+        if missing == 0 {
+            return true;
+        }
+        let pool = &self.shared.pools.replies;
+        if self.waiting.is_none()
+            && let Some(more) = pool.try_reserve(missing)
+        {
+            match &mut self.small {
+                Some(small) => small.merge(more),
+                None => self.small = Some(more),
+            }
+            return true;
+        }
+        // Who waits holds nothing of what is waited for. What is in hand will end, and wakes us.
+        if self.small.is_some() {
+            return false;
+        }
+        self.small = wait(&mut self.waiting, pool, missing, cx);
+        self.small.is_some()
+    }
+
+    fn admit_large(&mut self, cost: Cost, cx: &mut Context<'_>) -> bool {
+        // The one before is not yet taken by the client.
+        if self.large.is_some() {
+            return false;
+        }
+        self.large = wait(&mut self.waiting, &self.shared.pools.large_replies, cost.bytes, cx);
+        self.large.is_some()
+    }
+
+    fn unsent(&self) -> usize {
+        self.output.len() - self.written
+    }
+
+    /// What counts as small: all but what is reserved for a large reply.
+    fn small_bytes(&self) -> usize {
+        let large = self.large.as_ref().map_or(0, Reserved::bytes);
+        self.pipeline.costs() + self.pipeline.held_bytes() + self.unsent().saturating_sub(large)
+    }
+
+    /// Gives back what is not needed any more.
+    fn give_back(&mut self) {
+        if self.large.is_some() && !self.pipeline.is_large_running() {
+            match self.unsent() {
+                0 => self.large = None,
+                unsent => self.large.iter_mut().for_each(|large| large.shrink_to(unsent)),
+            }
+        }
+        if self.small.is_some() {
+            match self.small_bytes().saturating_sub(OWN_BYTES) {
+                0 => self.small = None,
+                needed => self.small.iter_mut().for_each(|small| small.shrink_to(needed)),
             }
         }
     }
@@ -232,21 +401,21 @@ impl<'a> Connection<'a> {
 
     /// Reads what the socket holds, as far as the buffer reaches. Whether anything came, the end included.
     fn read(&mut self, cx: &mut Context<'_>) -> bool {
-        if !self.has_room() {
+        if !self.has_room() || !self.prepare_input(cx) {
             return false;
         }
-        self.prepare_input();
         let spare = self.input.capacity() - self.input.len();
         let read = pin!(self.stream.read_buf(&mut self.input)).poll(cx);
         match read {
-            Poll::Pending => return false,
+            Poll::Pending => {
+                self.shrink_input();
+                return false;
+            }
             Poll::Ready(Ok(0)) => self.ending = Some(Ended::Client),
             Poll::Ready(Ok(length)) => {
                 self.active_at = Instant::now();
+                self.was_filled = length == spare;
                 add(&self.shared.counters.bytes_in, length as u64);
-                if length == spare && self.input.capacity() < BUFFER_KEPT_BYTES {
-                    self.input.reserve(self.input.capacity());
-                }
             }
             // What was started is still answered, as far as the socket takes it.
             Poll::Ready(Err(_)) => self.ending = Some(Ended::Client),
@@ -254,19 +423,62 @@ impl<'a> Connection<'a> {
         true
     }
 
-    /// Drops what is consumed and makes room. The buffer grows with what has come, never with what was declared.
-    fn prepare_input(&mut self) {
-        if self.consumed == self.input.len() {
-            self.input.clear();
-            if self.input.capacity() > 4 * BUFFER_KEPT_BYTES {
-                self.input.shrink_to(BUFFER_KEPT_BYTES);
-            }
-        } else if self.consumed > 0 {
-            self.input.drain(..self.consumed);
-        }
+    /// Drops what is consumed and makes room, if need be once it is reserved. The buffer grows with what has come, never
+    /// with what was declared.
+    fn prepare_input(&mut self, cx: &mut Context<'_>) -> bool {
+        self.input.drain(..self.consumed);
         self.consumed = 0;
-        if self.input.capacity() - self.input.len() < BUFFER_FIRST_BYTES / 2 {
-            self.input.reserve(BUFFER_FIRST_BYTES.max(self.input.len()));
+        let length = self.input.len();
+        if length >= self.most_input() && !self.enlarge_input(cx) {
+            // The client is not to blame for the time that this takes.
+            self.partial_since = None;
+            return false;
+        }
+        let mut wanted = length + LEAST_READ_BYTES.max(length);
+        if self.was_filled && length < LEAST_READ_BYTES && self.input_size != InputSize::Largest {
+            wanted = wanted.max((2 * self.input.capacity()).min(BUSY_INPUT_BYTES));
+            if wanted > self.most_input()
+                && let Some(room) = self.shared.pools.input.try_reserve(2 * INPUT_BYTES)
+            {
+                (self.input_size, self.input_room) = (InputSize::Medium, Some(room));
+            }
+        }
+        let wanted = wanted.max(OWN_INPUT_BYTES).min(self.most_input());
+        if self.input.capacity() < wanted && self.input.capacity() - length < LEAST_READ_BYTES
+            || self.was_filled && self.input.capacity() < wanted
+        {
+            self.input.reserve_exact(wanted - length);
+        }
+        true
+    }
+
+    fn most_input(&self) -> usize {
+        match self.input_size {
+            InputSize::Own => OWN_INPUT_BYTES,
+            InputSize::Medium => INPUT_BYTES,
+            // What is longer the scanner has refused.
+            InputSize::Largest => usize::MAX,
+        }
+    }
+
+    /// Reserves room for a longer request: as it comes, and decoded.
+    fn enlarge_input(&mut self, cx: &mut Context<'_>) -> bool {
+        let pools = &self.shared.pools;
+        let (size, pool, bytes) = match self.input_size {
+            InputSize::Own => (InputSize::Medium, &pools.input, 2 * INPUT_BYTES),
+            _ => (InputSize::Largest, &pools.large_input, 2 * self.shared.options.max_message_bytes),
+        };
+        let Some(room) = wait(&mut self.input_waiting, pool, bytes, cx) else { return false };
+        (self.input_size, self.input_room) = (size, Some(room));
+        true
+    }
+
+    /// A connection that waits for its client keeps little.
+    fn shrink_input(&mut self) {
+        self.was_filled = false;
+        if self.input.is_empty() && self.input_size != InputSize::Own {
+            self.input.shrink_to(OWN_INPUT_BYTES);
+            (self.input_size, self.input_room) = (InputSize::Own, None);
         }
     }
 
@@ -276,10 +488,15 @@ impl<'a> Connection<'a> {
         while self.written < self.output.len() {
             match Pin::new(&mut *self.stream).poll_write(cx, &self.output[self.written..]) {
                 Poll::Pending => {
-                    if self.written > BUFFER_KEPT_BYTES && self.written > self.output.len() / 2 {
+                    if self.written > CUT_BYTES && self.written > self.output.len() / 2 {
                         self.output.drain(..self.written);
+                        self.output.shrink_to(2 * self.output.len());
                         self.written = 0;
                     }
+                    if any {
+                        self.unsent_since = None;
+                    }
+                    self.unsent_since.get_or_insert_with(Instant::now);
                     return Ok(any);
                 }
                 Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
@@ -292,11 +509,10 @@ impl<'a> Connection<'a> {
                 Poll::Ready(Err(error)) => return Err(error),
             }
         }
+        self.unsent_since = None;
         self.written = 0;
         self.output.clear();
-        if self.output.capacity() > 4 * BUFFER_KEPT_BYTES {
-            self.output.shrink_to(BUFFER_KEPT_BYTES);
-        }
+        self.output.shrink_to(OWN_BYTES);
         Ok(any)
     }
 
@@ -322,12 +538,34 @@ impl<'a> Connection<'a> {
     /// When the client will have been silent for too long, if it is for the client to act.
     fn due(&self) -> Option<Instant> {
         let options = &self.shared.options;
-        if let Some(since) = self.partial_since {
-            return options.message_timeout().map(|timeout| since + timeout);
-        }
-        if !self.pipeline.is_empty() && self.output.is_empty() {
-            return None;
-        }
-        options.idle_timeout().map(|timeout| self.active_at + timeout)
+        let after = |since: Option<Instant>, timeout: Option<Duration>| Some(since? + timeout?);
+        let partial = after(self.partial_since, options.message_timeout());
+        let unsent = after(self.unsent_since, options.write_timeout());
+        let idle = after(self.is_idle().then_some(self.active_at), options.idle_timeout());
+        [partial, unsent, idle].into_iter().flatten().min()
     }
+}
+
+/// At once if possible; else in turn, and the task is woken then.
+fn wait(waiting: &mut Option<Waiting>, pool: &ByteBudget, bytes: usize, cx: &mut Context<'_>) -> Option<Reserved> {
+    if waiting.is_none()
+        && let Some(room) = pool.try_reserve(bytes)
+    {
+        return Some(room);
+    }
+    let turn = waiting.get_or_insert_with(|| Box::pin(pool.reserve(bytes)));
+    match turn.as_mut().poll(cx) {
+        Poll::Pending => None,
+        Poll::Ready(room) => {
+            *waiting = None;
+            Some(room)
+        }
+    }
+}
+
+/// Takes what a decoded request needs out of what was reserved for the buffer, as long as that leaves enough for the buffer.
+fn room_of_request(room: &mut Option<Reserved>, bytes: usize, buffer_bytes: usize) -> Option<Reserved> {
+    let room = room.as_mut()?;
+    let is_enough = bytes >= COUNTED_REQUEST_BYTES && room.bytes() >= bytes + buffer_bytes;
+    is_enough.then(|| room.split(bytes)).flatten()
 }

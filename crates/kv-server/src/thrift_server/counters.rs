@@ -9,7 +9,9 @@ pub struct ThriftServerCounters {
     pub connections_total: AtomicU64,
     /// Closed at once, because `max_connections` were open.
     pub connections_refused: AtomicU64,
-    /// Closed by the server, because the client was idle or stuck in the middle of a message.
+    /// Idle ones that were closed for new ones, because `max_connections` were open.
+    pub connections_displaced: AtomicU64,
+    /// Closed by the server, because the client was idle, stuck in the middle of a message, or took no replies.
     pub connections_timed_out: AtomicU64,
     pub bytes_in: AtomicU64,
     pub bytes_out: AtomicU64,

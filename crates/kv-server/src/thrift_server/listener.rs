@@ -1,19 +1,17 @@
-//! Accepts connections and ends them when the server stops.
+//! The server: its address, its connections, and its end.
 
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream, ToSocketAddrs};
-use tokio::task::JoinSet;
+use tokio::net::{TcpListener, ToSocketAddrs};
 use tokio_util::sync::CancellationToken;
 
 use super::counters::{OpenConnection, add};
+use super::room::Pools;
 use super::{ConnectionContext, ThriftServerCounters, ThriftServerOptions, ThriftService, connection};
-
-/// How long to wait after a failed accept: it usually fails for want of file descriptors, and at once again.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+use crate::accepting::{AcceptTerms, Accepted, Incoming, accept_until};
 
 /// A bound server; [`ThriftServer::serve`] runs it.
 pub struct ThriftServer {
@@ -27,6 +25,7 @@ pub(super) struct Shared {
     pub options: ThriftServerOptions,
     pub service: Arc<dyn ThriftService>,
     pub counters: Arc<ThriftServerCounters>,
+    pub pools: Pools,
 }
 
 impl ThriftServer {
@@ -39,7 +38,8 @@ impl ThriftServer {
         options.validate().map_err(|problem| io::Error::new(io::ErrorKind::InvalidInput, problem))?;
         let listener = TcpListener::bind(address).await?;
         let local_address = listener.local_addr()?;
-        let shared = Arc::new(Shared { options, service, counters: Arc::default() });
+        let pools = Pools::new(&options);
+        let shared = Arc::new(Shared { options, service, counters: Arc::default(), pools });
         Ok(ThriftServer { listener, local_address, shared })
     }
 
@@ -51,38 +51,31 @@ impl ThriftServer {
         Arc::clone(&self.shared.counters)
     }
 
+    /// The memory that connections share, for those who show how much of it is in use.
+    pub fn pools(&self) -> Pools {
+        self.shared.pools.clone()
+    }
+
     /// Serves until `shutdown` is cancelled. Then it accepts and reads no more, gives running calls `drain_timeout_ms` to
     /// end, sends their replies, closes every connection and returns.
     pub async fn serve(self, shutdown: CancellationToken) {
         let ThriftServer { listener, shared, .. } = self;
-        let mut connections = JoinSet::new();
+        let terms = AcceptTerms {
+            name: "client",
+            max_connections: shared.options.max_connections,
+            spared: Duration::from_millis(shared.options.spared_idle_ms),
+            refusal: &[],
+        };
         let mut last_id = 0;
-        loop {
-            tokio::select! {
-                () = shutdown.cancelled() => break,
-                Some(ended) = connections.join_next() => log_panic(ended),
-                accepted = listener.accept() => match accepted {
-                    Ok((stream, peer)) => {
-                        while let Some(ended) = connections.try_join_next() {
-                            log_panic(ended);
-                        }
-                        if connections.len() >= shared.options.max_connections {
-                            add(&shared.counters.connections_refused, 1);
-                            tracing::debug!(%peer, "connection refused: max_connections are open");
-                            continue;
-                        }
-                        last_id += 1;
-                        let context = ConnectionContext { connection_id: last_id, peer };
-                        connections.spawn(serve_one(Arc::clone(&shared), context, stream, shutdown.child_token()));
-                    }
-                    Err(error) => {
-                        tracing::warn!(%error, "cannot accept a connection");
-                        tokio::time::sleep(ACCEPT_PAUSE).await;
-                    }
-                },
-            }
-        }
-        drop(listener);
+        let serve = |incoming: Incoming| {
+            last_id += 1;
+            serve_one(Arc::clone(&shared), last_id, incoming)
+        };
+        let tell = |accepted| match accepted {
+            Accepted::Refused => add(&shared.counters.connections_refused, 1),
+            Accepted::InPlaceOfIdle => add(&shared.counters.connections_displaced, 1),
+        };
+        let mut connections = accept_until(listener, terms, shutdown, serve, tell).await;
         let drain = Duration::from_millis(shared.options.drain_timeout_ms);
         let all_ended = async { while connections.join_next().await.is_some() {} };
         if tokio::time::timeout(drain, all_ended).await.is_err() {
@@ -92,20 +85,9 @@ impl ThriftServer {
     }
 }
 
-async fn serve_one(shared: Arc<Shared>, context: ConnectionContext, stream: TcpStream, shutdown: CancellationToken) {
+async fn serve_one(shared: Arc<Shared>, connection_id: u64, incoming: Incoming) {
     let _open = OpenConnection::new(&shared.counters);
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(peer = %context.peer, %error, "cannot set TCP_NODELAY");
-    }
-    let ended = connection::serve(&shared, &context, stream, shutdown).await;
+    let context = ConnectionContext { connection_id, peer: incoming.peer };
+    let ended = connection::serve(&shared, &context, incoming).await;
     tracing::debug!(peer = %context.peer, connection = context.connection_id, ?ended, "connection closed");
-}
-
-/// Handlers cannot get here, they are caught one by one: this would be a fault of the server itself.
-fn log_panic(ended: Result<(), tokio::task::JoinError>) {
-    if let Err(error) = ended
-        && error.is_panic()
-    {
-        tracing::error!(%error, "the task of a connection panicked");
-    }
 }

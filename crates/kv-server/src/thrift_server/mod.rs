@@ -7,7 +7,8 @@
 //! - nothing is decoded before a message is complete, and no declared size makes the server allocate;
 //! - input that cannot be understood costs its sender an exception or the connection, and nobody else anything;
 //! - a handler that panics costs one reply;
-//! - a client that sends faster than it reads is no longer read from.
+//! - a client that sends faster than it reads is no longer read from;
+//! - memory beyond a few KiB for each connection is reserved before it is used (`room.rs`).
 //!
 //! No meaning is attached to calls here, and no call is cut short: that is the service's.
 
@@ -16,6 +17,7 @@ mod counters;
 mod listener;
 mod options;
 mod pipeline;
+mod room;
 #[cfg(test)]
 mod tests;
 
@@ -28,6 +30,7 @@ pub use counters::ThriftServerCounters;
 pub use kv_api::thrift::{ApplicationErrorKind, Method, ThriftCall, ThriftException, ThriftReply};
 pub use listener::ThriftServer;
 pub use options::ThriftServerOptions;
+pub use room::Pools;
 
 /// Who is asking.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +49,24 @@ pub struct CallTerms {
     /// The longest reply that can be sent the way this call came, in bytes of the whole message; a longer one becomes an
     /// exception.
     pub max_reply_bytes: usize,
+    /// What was set aside for this reply. One that turns out longer is not made: the answer is [`Served::NeedsRoom`]. Never
+    /// more than `max_reply_bytes`.
+    pub room_bytes: usize,
+}
+
+/// How a call ended.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Served {
+    Reply(ThriftReply),
+    /// The reply is longer than `room_bytes`. Nothing was done; the call is made again when there is room for the longest
+    /// reply that is allowed.
+    NeedsRoom,
+}
+
+impl<R: Into<ThriftReply>> From<R> for Served {
+    fn from(reply: R) -> Self {
+        Served::Reply(reply.into())
+    }
 }
 
 /// Answers calls. Failures of an operation stand inside its reply; [`ThriftReply::Exception`] is for what the interface
@@ -57,5 +78,5 @@ pub struct CallTerms {
 /// its calls are dropped where they stand.
 #[async_trait]
 pub trait ThriftService: Send + Sync + 'static {
-    async fn call(&self, connection: &ConnectionContext, call: ThriftCall, terms: CallTerms) -> ThriftReply;
+    async fn call(&self, connection: &ConnectionContext, call: ThriftCall, terms: CallTerms) -> Served;
 }

@@ -9,15 +9,18 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ThriftServerOptions {
-    /// Most open connections; one more is accepted and closed at once.
+    /// Most open connections; one more closes the one that has been idle for longest, or is closed at once.
     pub max_connections: usize,
-    /// A connection on which nothing has moved for so long is closed: no call is running, or the client does not take its
-    /// replies. 0: never.
+    /// A connection that has been idle for less is not closed for a new one.
+    pub spared_idle_ms: u64,
+    /// A connection whose client asks nothing for so long is closed. 0: never; TCP keep-alive finds clients that are gone.
     pub idle_timeout_s: u64,
     /// The deadline that each call carries, counted from its arrival.
     pub request_timeout_ms: u64,
     /// A message that has begun must be complete within this time. 0: never too late.
     pub message_timeout_ms: u64,
+    /// A client that takes nothing of its replies for so long is disconnected. 0: never.
+    pub write_timeout_ms: u64,
     /// How long running calls may take to end when the server shuts down.
     pub drain_timeout_ms: u64,
     /// Longest message that is read, in bytes.
@@ -30,30 +33,44 @@ pub struct ThriftServerOptions {
     pub max_depth: usize,
     /// Most calls of one connection that run or wait for their turn to reply; beyond, nothing more is read from it.
     pub max_pipelined: usize,
-    /// Bytes of replies that wait for the client to take them; beyond, nothing more is read from it.
+    /// Bytes of replies of one connection that are made or wait for the client to take them; beyond, nothing more is read
+    /// from it. A reply that may be longer is made alone.
     pub max_buffered_reply_bytes: usize,
     /// Longest reply that is sent unframed, in bytes; a longer one becomes an exception.
     pub max_reply_bytes: usize,
     /// The same with frames: existing clients refuse longer ones.
     pub max_framed_reply_bytes: usize,
+    /// Memory for replies that are made or wait to be taken, of all connections together.
+    pub max_reply_memory_bytes: usize,
+    /// Memory for requests of more than a few KiB that are arriving or worked on, of all connections together.
+    pub max_request_memory_bytes: usize,
+    /// Longest key and value that a reply holds: what a read of one row may need.
+    pub max_key_bytes: usize,
+    pub max_value_bytes: usize,
 }
 
 impl Default for ThriftServerOptions {
     fn default() -> Self {
         ThriftServerOptions {
             max_connections: 10_000,
-            idle_timeout_s: 600,
+            spared_idle_ms: 5_000,
+            idle_timeout_s: 0,
             request_timeout_ms: 10_000,
             message_timeout_ms: 30_000,
+            write_timeout_ms: 30_000,
             drain_timeout_ms: 5_000,
             max_message_bytes: 16 << 20,
             max_string_bytes: 0,
             max_container: 1_000_000,
             max_depth: 32,
             max_pipelined: 1_024,
-            max_buffered_reply_bytes: 1 << 20,
+            max_buffered_reply_bytes: 8 << 20,
             max_reply_bytes: 64 << 20,
             max_framed_reply_bytes: 16_384_000,
+            max_reply_memory_bytes: 256 << 20,
+            max_request_memory_bytes: 128 << 20,
+            max_key_bytes: 10_000,
+            max_value_bytes: 100_000,
         }
     }
 }
@@ -71,6 +88,8 @@ impl ThriftServerOptions {
             ("max_buffered_reply_bytes", self.max_buffered_reply_bytes, 1),
             ("max_reply_bytes", self.max_reply_bytes, 1_024),
             ("max_framed_reply_bytes", self.max_framed_reply_bytes, 1_024),
+            ("max_reply_memory_bytes", self.max_reply_memory_bytes, 1 << 20),
+            ("max_request_memory_bytes", self.max_request_memory_bytes, 1 << 20),
         ];
         for (name, value, least) in least {
             if value < least {
@@ -116,6 +135,10 @@ impl ThriftServerOptions {
     /// `None`: never.
     pub(super) fn idle_timeout(&self) -> Option<Duration> {
         (self.idle_timeout_s > 0).then(|| Duration::from_secs(self.idle_timeout_s))
+    }
+
+    pub(super) fn write_timeout(&self) -> Option<Duration> {
+        (self.write_timeout_ms > 0).then(|| Duration::from_millis(self.write_timeout_ms))
     }
 
     pub(super) fn message_timeout(&self) -> Option<Duration> {

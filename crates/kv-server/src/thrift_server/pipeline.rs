@@ -1,10 +1,12 @@
 //! The calls of one connection: started in order, running together, answered in order.
 //!
 //! Invariants:
-//! - `slots` are the unanswered calls, oldest first; the front one is always running, because a finished front is encoded
-//!   into the output at once;
+//! - `slots` are the unanswered calls, oldest first; the front one runs or is to be made again, because a finished front is
+//!   encoded into the output at once;
 //! - each running slot has exactly one future in `running`, under its number;
-//! - `held_bytes` is the sum of the lengths of the held replies.
+//! - a call with a large reply only runs as the front;
+//! - `held_bytes` is the sum of the lengths of the held replies, `costs` that of what the running calls have reserved among
+//!   small replies, `again` the number of calls that are to be made again.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -14,10 +16,17 @@ use std::task::{Context, Poll, Waker};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use kv_api::thrift::wire::{self, Encoding};
 
-use super::counters::add;
-use super::{ApplicationErrorKind, Method, ThriftException, ThriftReply, ThriftServerCounters, ThriftServerOptions};
+use tokio::time::Instant;
 
-type CallFuture<'a> = Pin<Box<dyn Future<Output = ThriftReply> + Send + 'a>>;
+use super::counters::add;
+use super::room::Cost;
+use super::{
+    ApplicationErrorKind, Method, Served, ThriftCall, ThriftException, ThriftReply, ThriftServerCounters,
+    ThriftServerOptions,
+};
+use crate::budget::Reserved;
+
+type CallFuture<'a> = Pin<Box<dyn Future<Output = Served> + Send + 'a>>;
 
 /// What a call's reply must carry.
 #[derive(Clone, Copy, Debug)]
@@ -29,14 +38,34 @@ pub(super) struct Origin {
     pub one_way: bool,
 }
 
+/// A call that may have to be made once more, with more room for its reply.
+pub(super) struct Again {
+    pub call: ThriftCall,
+    pub deadline: Instant,
+    /// What it needs then.
+    pub cost: Cost,
+}
+
+/// What is known of a call when it starts.
+pub(super) struct Start {
+    pub origin: Origin,
+    pub cost: Cost,
+    /// For a call that is tried with little room.
+    pub again: Option<Box<Again>>,
+    /// Held for as long as the call runs: what its request takes, where that was reserved.
+    pub _input: Option<Reserved>,
+}
+
 enum Slot {
-    Running(Origin),
+    Running(Start),
+    /// Had too little room.
+    Again(Origin, Box<Again>),
     /// Encoded, but an earlier call is still running.
     Held(Vec<u8>),
 }
 
 /// `None`: the handler panicked.
-type Outcome = Option<ThriftReply>;
+type Outcome = Option<Served>;
 
 struct Running<'a> {
     number: u64,
@@ -67,6 +96,8 @@ pub(super) struct Pipeline<'a> {
     first: u64,
     running: FuturesUnordered<Running<'a>>,
     held_bytes: usize,
+    costs: usize,
+    again: usize,
 }
 
 impl<'a> Pipeline<'a> {
@@ -78,6 +109,8 @@ impl<'a> Pipeline<'a> {
             first: 0,
             running: FuturesUnordered::new(),
             held_bytes: 0,
+            costs: 0,
+            again: 0,
         }
     }
 
@@ -95,26 +128,66 @@ impl<'a> Pipeline<'a> {
         self.held_bytes
     }
 
+    /// What the running calls have reserved among small replies.
+    pub fn costs(&self) -> usize {
+        self.costs
+    }
+
+    /// Whether a call waits to be made again.
+    pub fn has_again(&self) -> bool {
+        self.again > 0
+    }
+
+    /// Whether a call with a large reply is running.
+    pub fn is_large_running(&self) -> bool {
+        matches!(self.slots.front(), Some(Slot::Running(start)) if start.cost.is_large)
+    }
+
+    /// What the first call needs in order to be made again, if that is what it waits for.
+    pub fn first_again(&self) -> Option<Cost> {
+        match self.slots.front() {
+            Some(Slot::Again(_, again)) => Some(again.cost),
+            _ => None,
+        }
+    }
+
+    /// Makes the first call again. To be polled afterwards.
+    pub fn start_again(&mut self, call: impl FnOnce(Again) -> CallFuture<'a>) {
+        let Some(Slot::Again(origin, again)) = self.slots.pop_front() else { panic!("the first call runs already") };
+        let start = Start { origin, cost: again.cost, again: None, _input: None };
+        self.again -= 1;
+        self.slots.push_front(Slot::Running(start));
+        // A panic of the handler before its future is there is caught where others are.
+        let future = catch_unwind(AssertUnwindSafe(|| call(*again)))
+            .unwrap_or_else(|_| Box::pin(async { panic!("the handler panicked") }));
+        self.running.push(Running { number: self.first, future });
+    }
+
     /// Makes a call and polls it once. If that suffices it costs no bookkeeping.
     ///
     /// The first poll is not asked to wake anybody: a call that stays pending is polled once more when it has been filed,
     /// and leaves its waker then.
-    pub fn start(&mut self, origin: Origin, call: impl FnOnce() -> CallFuture<'a>, output: &mut Vec<u8>) {
+    pub fn start(&mut self, start: Start, call: impl FnOnce() -> CallFuture<'a>, output: &mut Vec<u8>) {
         let started = catch_unwind(AssertUnwindSafe(|| {
             let mut future = call();
             match future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-                Poll::Ready(reply) => Ok(reply),
+                Poll::Ready(served) => Ok(served),
                 Poll::Pending => Err(future),
             }
         }));
         match started {
             Ok(Err(future)) => {
                 let number = self.first + self.slots.len() as u64;
-                self.slots.push_back(Slot::Running(origin));
+                self.costs += small_cost(&start);
+                self.slots.push_back(Slot::Running(start));
                 self.running.push(Running { number, future });
             }
-            Ok(Ok(reply)) => self.append(origin, Some(reply), output),
-            Err(_) => self.append(origin, None, output),
+            Ok(Ok(Served::NeedsRoom)) if start.again.is_some() => {
+                let slot = self.once_more(start);
+                self.slots.push_back(slot);
+            }
+            Ok(Ok(served)) => self.append(start.origin, Some(served), output),
+            Err(_) => self.append(start.origin, None, output),
         }
     }
 
@@ -141,17 +214,28 @@ impl<'a> Pipeline<'a> {
         any
     }
 
+    fn once_more(&mut self, start: Start) -> Slot {
+        self.again += 1;
+        Slot::Again(start.origin, start.again.expect("it is known how to make the call again"))
+    }
+
     fn finish(&mut self, number: u64, outcome: Outcome, output: &mut Vec<u8>) {
         let index = (number - self.first) as usize;
-        let Slot::Running(origin) = self.slots[index] else { panic!("call {number} ended twice") };
+        let slot = std::mem::replace(&mut self.slots[index], Slot::Held(Vec::new()));
+        let Slot::Running(start) = slot else { panic!("call {number} ended twice") };
+        self.costs -= small_cost(&start);
+        if outcome == Some(Served::NeedsRoom) && start.again.is_some() {
+            self.slots[index] = self.once_more(start);
+            return;
+        }
         if index > 0 {
             let mut held = Vec::new();
-            self.encode(origin, outcome, &mut held);
+            self.encode(start.origin, outcome, &mut held);
             self.held_bytes += held.len();
             self.slots[index] = Slot::Held(held);
             return;
         }
-        self.encode(origin, outcome, output);
+        self.encode(start.origin, outcome, output);
         self.slots.pop_front();
         self.first += 1;
         while let Some(Slot::Held(held)) = self.slots.front() {
@@ -184,6 +268,21 @@ impl<'a> Pipeline<'a> {
     }
 }
 
+fn small_cost(start: &Start) -> usize {
+    if start.cost.is_large { 0 } else { start.cost.bytes }
+}
+
+/// Bytes of the rows of a reply with what surrounds them in the longer encoding; 0 for replies without rows.
+fn rows_bytes(reply: &ThriftReply) -> usize {
+    const AROUND_ROW: usize = 15;
+    let rows = match reply {
+        ThriftReply::GetRange(reply) => &reply.key_values,
+        ThriftReply::SnapshotGetRange(reply) => &reply.key_values,
+        _ => return 0,
+    };
+    rows.iter().map(|row| row.key.len() + row.value.len() + AROUND_ROW).sum()
+}
+
 fn encode(
     options: &ThriftServerOptions,
     counters: &ThriftServerCounters,
@@ -201,16 +300,21 @@ fn encode(
             add(&counters.handler_panics, 1);
             internal(format!("{}: internal error: the handler panicked", method.name()))
         }
-        Some(reply) if reply.method().is_some_and(|answered| answered != method) => {
+        Some(Served::Reply(reply)) if reply.method().is_some_and(|answered| answered != method) => {
             internal(format!("{}: internal error: answered as another method", method.name()))
         }
-        Some(reply) => reply,
+        Some(Served::Reply(reply)) => reply,
+        Some(Served::NeedsRoom) => {
+            internal(format!("{}: internal error: there was room for the longest reply", method.name()))
+        }
     };
     if one_way {
         return;
     }
     let name = method.name().as_bytes();
     let start = output.len();
+    // Growing step by step would take twice as much in the end.
+    output.reserve(rows_bytes(&reply));
     wire::encode_reply(output, encoding, name, sequence_id, &reply);
     let limit = options.reply_limit(encoding);
     let length = output.len() - start;

@@ -12,11 +12,19 @@ pub struct ResourceOptions {
     pub write_buffers_bytes: usize,
     /// Threads that flush and compact, all engines together; at least 2 (one flushes, the others compact).
     pub background_threads: u32,
+    /// Table files that each engine keeps open; RocksDB takes 20 at least. Those that are closed are opened again when they
+    /// are read.
+    pub max_open_files: u32,
 }
 
 impl Default for ResourceOptions {
     fn default() -> Self {
-        ResourceOptions { block_cache_bytes: 256 << 20, write_buffers_bytes: 768 << 20, background_threads: 2 }
+        ResourceOptions {
+            block_cache_bytes: 256 << 20,
+            write_buffers_bytes: 768 << 20,
+            background_threads: 2,
+            max_open_files: 1000,
+        }
     }
 }
 

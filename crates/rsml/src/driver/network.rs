@@ -12,8 +12,6 @@ use crate::{Message, ReplicaId};
 
 /// More messages than this waiting for a replica that cannot keep up are dropped; peers send again.
 const MAX_WAITING: usize = 100_000;
-/// The same for the bytes of the entries and requests that come with them.
-const MAX_WAITING_BYTES: usize = 256 << 20;
 
 /// Owns a replica's transport.
 pub struct NetworkManager {
@@ -43,7 +41,7 @@ impl NetworkManager {
             };
             let bytes = received_bytes(&input);
             let waiting = shared.waiting_bytes.load(Ordering::Relaxed);
-            if shared.inbox.len() < MAX_WAITING && (bytes == 0 || waiting + bytes <= MAX_WAITING_BYTES) {
+            if shared.inbox.len() < MAX_WAITING && (bytes == 0 || waiting + bytes <= shared.max_waiting_bytes) {
                 shared.waiting_bytes.fetch_add(bytes, Ordering::Relaxed);
                 shared.bring(Event::Input(input));
             }

@@ -40,6 +40,9 @@ pub struct ReplicaOptions {
     pub core: CoreOptions,
     /// The database is asked to flush when so much was written to the log since the last time.
     pub flush_after_log_bytes: u64,
+    /// Most bytes of entries and requests that came from peers and are not taken yet; more are dropped, and peers send
+    /// again. At least the longest message.
+    pub max_waiting_bytes: usize,
     /// A request that finds no primary for this long is surely not executed.
     pub no_primary_wait: Duration,
     /// Random; become the disk's and the cluster's name if they have none yet.
@@ -54,11 +57,15 @@ pub struct ReplicaOptions {
 }
 
 impl ReplicaOptions {
+    /// The default of `max_waiting_bytes`.
+    pub const MAX_WAITING_BYTES: usize = 256 << 20;
+
     /// The defaults around `core`.
     pub fn new(core: CoreOptions, new_disk_id: u128, new_cluster_id: u128) -> Self {
         ReplicaOptions {
             core,
             flush_after_log_bytes: 256 << 20,
+            max_waiting_bytes: Self::MAX_WAITING_BYTES,
             no_primary_wait: Duration::from_secs(5),
             new_disk_id,
             new_cluster_id,
@@ -122,6 +129,8 @@ pub(super) struct Shared {
     pub inbox: Inbox<Event>,
     /// Bytes of entries and requests in `inbox` that came from peers.
     pub waiting_bytes: AtomicUsize,
+    /// The bound of it.
+    pub max_waiting_bytes: usize,
     pub seat: SeatLock,
     pub beats: Heartbeats,
     pub log: Inbox<LogWork>,
@@ -225,6 +234,7 @@ impl ConsensusReplica {
         let shared = Arc::new(Shared {
             inbox: Inbox::new(),
             waiting_bytes: AtomicUsize::new(0),
+            max_waiting_bytes: options.max_waiting_bytes,
             seat: Mutex::new(None),
             beats: Heartbeats::new(),
             log: Inbox::new(),

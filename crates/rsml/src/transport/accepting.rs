@@ -22,7 +22,7 @@ use super::frame::{Decoder, Frame, FrameError, FrameKind};
 use super::gate::count;
 use super::greeting::{ALIVE, Answer, Greeting};
 use super::peer::Peer;
-use super::strangers::{MAX_STRANGERS, Place, Strangers};
+use super::strangers::{Place, Strangers};
 use super::tcp::Shared;
 use super::tls::{PeerCertificate, is_tls_error};
 use super::{Envelope, TransportEvent};
@@ -36,7 +36,7 @@ const TLS_HANDSHAKE: u8 = 0x16;
 const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
 pub(super) async fn accept(shared: Arc<Shared>, listener: TcpListener, runtime: Handle) {
-    let strangers = Arc::new(Strangers::default());
+    let strangers = Arc::new(Strangers::new(shared.max_strangers));
     let mut pause = Backoff::new(PAUSE.0, PAUSE.1);
     loop {
         match listener.accept().await {
@@ -45,7 +45,7 @@ pub(super) async fn accept(shared: Arc<Shared>, listener: TcpListener, runtime: 
                 let end = CancellationToken::new();
                 let (place, gone) = strangers.enter(address, end.clone());
                 if let Some(gone) = gone {
-                    shared.tell_of_rejection(gone, &Rejection::Crowd);
+                    shared.tell_of_rejection(gone, &Rejection::Crowd(shared.max_strangers));
                 }
                 shared.spawn(&runtime, Incoming::new(shared.clone(), address, place, end).run(stream));
             }
@@ -66,8 +66,8 @@ enum Rejection {
     Frame(#[from] FrameError),
     #[error("it said nothing")]
     Silent,
-    #[error("it has not said who it is, and {MAX_STRANGERS} newer ones have not either")]
-    Crowd,
+    #[error("it has not said who it is, and {0} newer ones have not either")]
+    Crowd(usize),
     #[error("replica {0} is not among the peers")]
     Unknown(ReplicaId),
     #[error("it took us for replica {0}")]
@@ -95,7 +95,9 @@ impl Rejection {
     fn answer(&self) -> Option<Answer> {
         match self {
             Rejection::Frame(FrameError::Version { .. }) => Some(Answer::Refused),
-            Rejection::Frame(_) | Rejection::Silent | Rejection::Crowd | Rejection::Tls(_) | Rejection::Plain => None,
+            Rejection::Frame(_) | Rejection::Silent | Rejection::Crowd(_) | Rejection::Tls(_) | Rejection::Plain => {
+                None
+            }
             _ => Some(Answer::Refused),
         }
     }

@@ -9,10 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio_util::sync::CancellationToken;
 
-pub(super) const MAX_STRANGERS: usize = 128;
-
-#[derive(Default)]
 pub(super) struct Strangers {
+    most: usize,
     all: Mutex<All>,
 }
 
@@ -30,6 +28,11 @@ pub(super) struct Place {
 }
 
 impl Strangers {
+    /// At most `most` at a time.
+    pub fn new(most: usize) -> Self {
+        Strangers { most, all: Mutex::default() }
+    }
+
     fn all(&self) -> MutexGuard<'_, All> {
         self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -37,7 +40,7 @@ impl Strangers {
     /// Takes in a connection that `end` ends; also returns the address of the one that had to go for it, which was ended.
     pub fn enter(self: &Arc<Self>, address: SocketAddr, end: CancellationToken) -> (Place, Option<SocketAddr>) {
         let mut all = self.all();
-        let gone = if all.waiting.len() < MAX_STRANGERS { None } else { all.waiting.pop_first() };
+        let gone = if all.waiting.len() < self.most { None } else { all.waiting.pop_first() };
         let number = all.next;
         all.next += 1;
         all.waiting.insert(number, (address, end));

@@ -49,6 +49,9 @@ pub struct TcpOptions {
     pub cluster_id: ClusterId,
     /// How much may wait for one peer, what is being written included; more is dropped.
     pub queue_bytes: usize,
+    /// Incoming connections whose dialler has not said who it is. More are closed at once: each takes a socket and some
+    /// memory. At least 1.
+    pub max_strangers: usize,
     /// The wait before dialling again doubles from here...
     pub reconnect_min_ms: u64,
     /// ...up to here, and is shortened by up to half at random.
@@ -63,6 +66,11 @@ pub struct TcpOptions {
 }
 
 impl TcpOptions {
+    /// The default of `queue_bytes`.
+    pub const QUEUE_BYTES: usize = 64 << 20;
+    /// The default of `max_strangers`.
+    pub const MAX_STRANGERS: usize = 128;
+
     pub fn new<A: Into<PeerAddress>>(me: ReplicaId, listen: A, peers: Vec<(ReplicaId, A)>) -> Self {
         TcpOptions {
             me,
@@ -70,7 +78,8 @@ impl TcpOptions {
             listener: None,
             peers: peers.into_iter().map(|(id, address)| (id, address.into())).collect(),
             cluster_id: ClusterId::NONE,
-            queue_bytes: 64 << 20,
+            queue_bytes: Self::QUEUE_BYTES,
+            max_strangers: Self::MAX_STRANGERS,
             reconnect_min_ms: 10,
             reconnect_max_ms: 1000,
             connect_timeout_ms: 2000,
@@ -92,6 +101,7 @@ pub struct TcpTransport {
 /// What the tasks of a transport have in common.
 pub(super) struct Shared {
     pub me: ReplicaId,
+    pub max_strangers: usize,
     pub cluster_id: ClusterId,
     pub connect_timeout: Duration,
     pub alive_interval: Duration,
@@ -229,6 +239,7 @@ impl Shared {
         let others = options.peers.iter().filter(|(id, _)| *id != options.me);
         Shared {
             me: options.me,
+            max_strangers: options.max_strangers.max(1),
             cluster_id: options.cluster_id,
             connect_timeout: Duration::from_millis(options.connect_timeout_ms),
             alive_interval: Duration::from_millis(options.alive_interval_ms.max(1)),

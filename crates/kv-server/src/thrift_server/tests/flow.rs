@@ -6,6 +6,11 @@ use kv_api::thrift::wire::Encoding;
 use super::client::get;
 use super::*;
 
+/// So many reads may run at a time as their longest replies fit into what a connection may hold.
+fn of_short_values() -> ThriftServerOptions {
+    ThriftServerOptions { max_value_bytes: 100, ..Default::default() }
+}
+
 #[tokio::test]
 async fn replies_leave_in_the_order_of_the_calls() {
     let server = TestServer::with_defaults().await;
@@ -46,7 +51,7 @@ async fn a_slow_call_does_not_keep_later_ones_from_starting() {
 
 #[tokio::test]
 async fn replies_that_become_ready_together_come_with_their_sequence_ids() {
-    let server = TestServer::with_defaults().await;
+    let server = TestServer::start(of_short_values()).await;
     let mut client = server.client().await;
     client.send_gets(&["wait-1"; 500]).await;
     server.service.until_started(500).await;
@@ -59,7 +64,7 @@ async fn replies_that_become_ready_together_come_with_their_sequence_ids() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn calls_of_a_connection_start_in_the_order_of_arrival() {
-    let server = TestServer::with_defaults().await;
+    let server = TestServer::start(of_short_values()).await;
     let mut client = server.client().await;
     let keys: Vec<String> =
         (0..900).map(|i| if i % 3 == 0 { format!("wait-{}", i % 7) } else { format!("ready {i}") }).collect();
@@ -152,7 +157,8 @@ async fn a_client_that_does_not_read_is_not_read_from() {
 
 #[tokio::test]
 async fn held_replies_count_as_buffered() {
-    let server = TestServer::with_defaults().await;
+    let options = ThriftServerOptions { max_buffered_reply_bytes: 1 << 20, ..Default::default() };
+    let server = TestServer::start(options).await;
     let mut client = server.client().await;
     let key = format!("big-{}", 1 << 20);
     let mut keys = vec!["wait-1"];

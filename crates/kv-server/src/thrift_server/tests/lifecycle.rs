@@ -66,6 +66,38 @@ async fn a_connection_above_the_limit_is_closed_at_once() {
 }
 
 #[tokio::test]
+async fn at_the_limit_the_longest_idle_connection_makes_room() {
+    let options = ThriftServerOptions { max_connections: 2, spared_idle_ms: 0, ..Default::default() };
+    let server = TestServer::start(options).await;
+    let (mut busy, mut idle) = (server.client().await, server.client().await);
+    idle.assert_alive().await;
+    busy.send(get("wait-1")).await;
+    server.service.until_started(2).await;
+    server.client().await.assert_alive().await;
+    idle.assert_closed().await;
+    assert_eq!((value(&server.counters.connections_displaced), value(&server.counters.connections_refused)), (1, 0));
+    server.service.release(1);
+    assert_eq!(busy.receive_value().await, "wait-1");
+    server.stop().await;
+}
+
+#[test]
+fn idle_connections_stay_unless_somebody_wants_otherwise() {
+    assert_eq!(ThriftServerOptions::default().idle_timeout(), None);
+}
+
+#[tokio::test]
+async fn a_client_that_takes_no_replies_is_disconnected() {
+    let server = TestServer::start(ThriftServerOptions { write_timeout_ms: 50, ..Default::default() }).await;
+    let mut client = server.client().await;
+    let key = format!("big-{}", 1 << 20);
+    client.send_gets(&vec![key.as_str(); 100]).await;
+    until("it is disconnected", || value(&server.counters.connections_timed_out) == 1).await;
+    until("its memory is free", || server.pools.replies.used_bytes() == 0).await;
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn an_idle_connection_is_closed() {
     let server = TestServer::start(ThriftServerOptions { idle_timeout_s: 1, ..Default::default() }).await;
     let mut client = server.client().await;

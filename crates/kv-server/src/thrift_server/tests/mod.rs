@@ -4,6 +4,7 @@ mod client;
 mod flow;
 mod hostile;
 mod lifecycle;
+mod memory;
 mod service;
 mod speed;
 
@@ -24,6 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 struct TestServer {
     service: Arc<FakeService>,
     counters: Arc<ThriftServerCounters>,
+    pools: Pools,
     address: SocketAddr,
     shutdown: CancellationToken,
     serving: JoinHandle<()>,
@@ -35,9 +37,10 @@ impl TestServer {
         let server = ThriftServer::bind("127.0.0.1:0", options, Arc::clone(&service) as Arc<dyn ThriftService>)
             .await
             .expect("a free port");
-        let (counters, address, shutdown) = (server.counters(), server.local_addr(), CancellationToken::new());
+        let (counters, pools) = (server.counters(), server.pools());
+        let (address, shutdown) = (server.local_addr(), CancellationToken::new());
         let serving = tokio::spawn(server.serve(shutdown.clone()));
-        TestServer { service, counters, address, shutdown, serving }
+        TestServer { service, counters, pools, address, shutdown, serving }
     }
 
     async fn with_defaults() -> TestServer {

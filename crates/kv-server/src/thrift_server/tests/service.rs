@@ -2,19 +2,22 @@
 
 use std::sync::Mutex;
 
-use kv_api::thrift::generated::{GetRequest, GetResponse, PingResponse, SetResponse};
+use kv_api::thrift::generated::{GetRangeResponse, GetRequest, GetResponse, KeyValue, PingResponse, SetResponse};
 use tokio::sync::watch;
 
 use super::*;
 
 /// `get` of `wait-N` waits until `release(N)`, `panic` and `panic-later` panic, `big-N` answers N bytes, `wrong` answers
-/// as another method; every other key answers itself. `setKey` answers the length of the value in `error`.
+/// as another method; every other key answers itself. `setKey` answers the length of the value in `error`. `getRange` answers
+/// one row, with a value of as many bytes as its begin key says.
 pub struct FakeService {
     /// The keys in the order in which `get` was first polled.
     pub started: watch::Sender<Vec<String>>,
     released: watch::Sender<u64>,
     /// Deadlines as they came.
     pub deadlines: Mutex<Vec<Instant>>,
+    /// The room of each range that was asked for.
+    pub rooms: Mutex<Vec<usize>>,
 }
 
 impl Default for FakeService {
@@ -23,6 +26,7 @@ impl Default for FakeService {
             started: watch::Sender::new(vec![]),
             released: watch::Sender::new(0),
             deadlines: Mutex::default(),
+            rooms: Mutex::default(),
         }
     }
 }
@@ -66,11 +70,22 @@ impl FakeService {
 
 #[async_trait]
 impl ThriftService for FakeService {
-    async fn call(&self, _: &ConnectionContext, call: ThriftCall, terms: CallTerms) -> ThriftReply {
+    async fn call(&self, _: &ConnectionContext, call: ThriftCall, terms: CallTerms) -> Served {
         match call {
             ThriftCall::Get(request) => {
                 self.deadlines.lock().expect("no panic while locked").push(terms.deadline);
-                self.get(request).await
+                self.get(request).await.into()
+            }
+            ThriftCall::GetRange(request) => {
+                self.rooms.lock().expect("no panic while locked").push(terms.room_bytes);
+                let length = request.begin_key.as_deref().map(String::from_utf8_lossy).expect("a key");
+                let length: usize = length.parse().expect("a number");
+                if length > terms.room_bytes {
+                    return Served::NeedsRoom;
+                }
+                // As if it were read.
+                tokio::task::yield_now().await;
+                GetRangeResponse::new(vec![KeyValue::new(vec![], vec![7; length])], true, None, false, None).into()
             }
             ThriftCall::Ping(request) => {
                 let message = request.message.unwrap_or_else(|| b"pong".to_vec());
@@ -79,7 +94,7 @@ impl ThriftService for FakeService {
             ThriftCall::SetKey(request) => SetResponse::new(true, request.value.len().to_string(), None).into(),
             other => {
                 let text = format!("not in this service: {}", other.method().name());
-                ThriftReply::Exception(ThriftException::new(ApplicationErrorKind::InternalError, text))
+                ThriftReply::Exception(ThriftException::new(ApplicationErrorKind::InternalError, text)).into()
             }
         }
     }

@@ -21,8 +21,6 @@ pub struct RocksOptions {
     pub resources: SharedResources,
     /// Size at which one table's write buffer is written to a file.
     pub write_buffer_bytes: usize,
-    /// Files kept open at a time.
-    pub max_open_files: i32,
 }
 
 impl RocksOptions {
@@ -30,7 +28,7 @@ impl RocksOptions {
     pub fn new(durability: Durability, resources: SharedResources) -> Self {
         // Three databases of two large tables each may share the budget: one buffer must not fill it before it holds a row.
         let share = resources.options().write_buffers_bytes / 6;
-        RocksOptions { durability, resources, write_buffer_bytes: share.clamp(1 << 20, 64 << 20), max_open_files: 1000 }
+        RocksOptions { durability, resources, write_buffer_bytes: share.clamp(1 << 20, 64 << 20) }
     }
 }
 
@@ -79,7 +77,7 @@ pub(super) fn database_options(options: &RocksOptions, create: Create) -> Option
     db_options.set_env(&resources.env);
     db_options.set_write_buffer_manager(&resources.write_buffers);
     db_options.set_max_background_jobs(i32::try_from(resources.options().background_threads).unwrap_or(i32::MAX));
-    db_options.set_max_open_files(options.max_open_files);
+    db_options.set_max_open_files(i32::try_from(resources.options().max_open_files).unwrap_or(i32::MAX));
     db_options.set_unordered_write(false);
     db_options.set_atomic_flush(options.durability == Durability::UntilFlush);
     // Smooth the writing of large files, so that a sync of the log does not wait behind them.

@@ -1,0 +1,342 @@
+//! Connections of a listener: accepted up to a bound, watched while they are idle, ended with the server.
+//!
+//! Every listener for clients and operators accepts through here, so that each has a bound, finds dead clients by TCP
+//! keep-alive, survives failing accepts, and at its bound gives up the connection that has been idle for longest rather than
+//! turn somebody away.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use rustix::net::sockopt;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::{Id, JoinError, JoinSet};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// How long to wait after a failed accept: it usually fails for want of file descriptors, and at once again.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// A fault that lasts is logged again after so long.
+const COMPLAINT_INTERVAL: Duration = Duration::from_secs(10);
+
+/// A client that says nothing for this long is asked whether it is there…
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+/// …again after this…
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
+/// …and given up after so many times without an answer.
+const KEEPALIVE_PROBES: u32 = 4;
+/// The same for what was sent to it and is not acknowledged.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(120);
+
+const BUSY: u64 = u64::MAX;
+
+/// The terms of a listener.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AcceptTerms {
+    /// For the log: what it is that connects.
+    pub name: &'static str,
+    pub max_connections: usize,
+    /// At the bound, a connection that has been idle for so long is closed for a new one.
+    pub spared: Duration,
+    /// What a client is told that is turned away; nothing if empty.
+    pub refusal: &'static [u8],
+}
+
+/// What became of somebody who wanted to connect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Accepted {
+    /// Turned away.
+    Refused,
+    /// Let in, and another one was closed for it.
+    InPlaceOfIdle,
+}
+
+/// Since when a connection has waited for its client to ask something.
+#[derive(Debug)]
+pub(crate) struct Idleness {
+    origin: Instant,
+    /// Milliseconds after `origin`, or [`BUSY`].
+    since_ms: AtomicU64,
+}
+
+impl Idleness {
+    fn new(origin: Instant) -> Arc<Self> {
+        let idleness = Idleness { origin, since_ms: AtomicU64::new(BUSY) };
+        idleness.idle_since(Instant::now());
+        Arc::new(idleness)
+    }
+
+    /// The client has not asked anything since then.
+    pub fn idle_since(&self, since: Instant) {
+        self.since_ms.store((since - self.origin).as_millis() as u64, Ordering::Relaxed);
+    }
+
+    pub fn is_busy(&self) -> bool {
+        self.since_ms.load(Ordering::Relaxed) == BUSY
+    }
+
+    /// Something is being done for the client.
+    pub fn busy(&self) {
+        self.since_ms.store(BUSY, Ordering::Relaxed);
+    }
+}
+
+/// An accepted connection, to be served.
+pub(crate) struct Incoming {
+    pub stream: TcpStream,
+    pub peer: SocketAddr,
+    pub idleness: Arc<Idleness>,
+    /// Cancelled when the connection shall end, once what is in hand is done: the server stops, or another one needs its
+    /// place.
+    pub end: CancellationToken,
+}
+
+struct Known {
+    idleness: Arc<Idleness>,
+    end: CancellationToken,
+}
+
+/// The connections that are open.
+struct Connections {
+    terms: AcceptTerms,
+    origin: Instant,
+    tasks: JoinSet<()>,
+    known: HashMap<Id, Known>,
+}
+
+/// Accepts until `shutdown` is cancelled, and gives what is still served then.
+pub(crate) async fn accept_until<S>(
+    listener: TcpListener,
+    terms: AcceptTerms,
+    shutdown: CancellationToken,
+    mut serve: impl FnMut(Incoming) -> S,
+    mut tell: impl FnMut(Accepted),
+) -> JoinSet<()>
+where
+    S: Future<Output = ()> + Send + 'static,
+{
+    let mut connections = Connections { terms, origin: Instant::now(), tasks: JoinSet::new(), known: HashMap::new() };
+    let mut complaints = Complaints::default();
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => break,
+            Some(ended) = connections.tasks.join_next_with_id() => connections.forget(ended),
+            accepted = listener.accept() => match accepted {
+                Ok((stream, peer)) => {
+                    while let Some(ended) = connections.tasks.try_join_next_with_id() {
+                        connections.forget(ended);
+                    }
+                    match connections.make_room() {
+                        Room::Free => {}
+                        Room::Made => tell(Accepted::InPlaceOfIdle),
+                        Room::None => {
+                            tell(Accepted::Refused);
+                            tracing::debug!(%peer, "{} connection refused: {} are open", terms.name, terms.max_connections);
+                            // A socket that is new has room for a line. Nobody waits for one that has not.
+                            let _ = rustix::io::write(&stream, terms.refusal);
+                            continue;
+                        }
+                    }
+                    prepare(&stream, peer);
+                    connections.add(stream, peer, shutdown.child_token(), &mut serve);
+                }
+                Err(error) => {
+                    if let Some(times) = complaints.may_speak() {
+                        tracing::warn!(%error, times, "cannot accept a {} connection", terms.name);
+                    }
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            },
+        }
+    }
+    connections.tasks
+}
+
+enum Room {
+    Free,
+    /// The connection that had been idle for longest ends now.
+    Made,
+    None,
+}
+
+impl Connections {
+    fn make_room(&mut self) -> Room {
+        if self.known.len() < self.terms.max_connections {
+            return Room::Free;
+        }
+        let now_ms = self.origin.elapsed().as_millis() as u64;
+        let since = |known: &Known| known.idleness.since_ms.load(Ordering::Relaxed);
+        // Most of the time nobody is at the bound; there, to look at all is cheaper than to keep them in order always.
+        let longest = self.known.iter().map(|(id, known)| (since(known), *id)).min_by_key(|(since, _)| *since);
+        match longest {
+            Some((since, id))
+                if since != BUSY && now_ms.saturating_sub(since) >= self.terms.spared.as_millis() as u64 =>
+            {
+                let known = self.known.remove(&id).expect("it was found there");
+                known.end.cancel();
+                Room::Made
+            }
+            _ => Room::None,
+        }
+    }
+
+    fn add<S: Future<Output = ()> + Send + 'static>(
+        &mut self,
+        stream: TcpStream,
+        peer: SocketAddr,
+        end: CancellationToken,
+        serve: &mut impl FnMut(Incoming) -> S,
+    ) {
+        let idleness = Idleness::new(self.origin);
+        let known = Known { idleness: idleness.clone(), end: end.clone() };
+        let task = self.tasks.spawn(serve(Incoming { stream, peer, idleness, end }));
+        self.known.insert(task.id(), known);
+    }
+
+    /// Handlers are caught one by one: a panic that gets here is a fault of the server itself.
+    fn forget(&mut self, ended: Result<(Id, ()), JoinError>) {
+        let id = match ended {
+            Ok((id, ())) => id,
+            Err(error) => {
+                if error.is_panic() {
+                    tracing::error!(%error, "the task of a {} connection panicked", self.terms.name);
+                }
+                error.id()
+            }
+        };
+        self.known.remove(&id);
+    }
+}
+
+/// What cannot be set is done without.
+fn prepare(stream: &TcpStream, peer: SocketAddr) {
+    let set = || -> rustix::io::Result<()> {
+        sockopt::set_tcp_nodelay(stream, true)?;
+        sockopt::set_socket_keepalive(stream, true)?;
+        sockopt::set_tcp_keepidle(stream, KEEPALIVE_IDLE)?;
+        sockopt::set_tcp_keepintvl(stream, KEEPALIVE_INTERVAL)?;
+        sockopt::set_tcp_keepcnt(stream, KEEPALIVE_PROBES)?;
+        sockopt::set_tcp_user_timeout(stream, UNACKNOWLEDGED.as_millis() as u32)
+    };
+    if let Err(error) = set() {
+        tracing::debug!(%peer, %error, "cannot set the options of a socket");
+    }
+}
+
+/// Says a lasting fault seldom.
+#[derive(Default)]
+struct Complaints {
+    spoke_at: Option<Instant>,
+    /// Since then.
+    unsaid: u64,
+}
+
+impl Complaints {
+    /// Whether to speak now, and for how many times.
+    fn may_speak(&mut self) -> Option<u64> {
+        self.unsaid += 1;
+        if self.spoke_at.is_some_and(|at| at.elapsed() < COMPLAINT_INTERVAL) {
+            return None;
+        }
+        self.spoke_at = Some(Instant::now());
+        Some(std::mem::take(&mut self.unsaid))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    /// A listener whose connections stay until they are ended, and are idle unless they said something.
+    struct Fixture {
+        address: SocketAddr,
+        told: mpsc::UnboundedReceiver<Accepted>,
+        shutdown: CancellationToken,
+        serving: tokio::task::JoinHandle<JoinSet<()>>,
+    }
+
+    async fn fixture(max_connections: usize, spared: Duration) -> Fixture {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("an address");
+        let terms = AcceptTerms { name: "test", max_connections, spared, refusal: b"full" };
+        let (tell, told) = mpsc::unbounded_channel();
+        let shutdown = CancellationToken::new();
+        let serve = |Incoming { mut stream, idleness, end, .. }: Incoming| async move {
+            let mut byte = [0];
+            tokio::select! {
+                () = end.cancelled() => return,
+                _ = stream.read_exact(&mut byte) => idleness.busy(),
+            }
+            stream.write_all(b"busy").await.expect("a client");
+            end.cancelled().await;
+        };
+        let tell = move |accepted| tell.send(accepted).expect("the test lives");
+        let serving = tokio::spawn(accept_until(listener, terms, shutdown.clone(), serve, tell));
+        Fixture { address, told, shutdown, serving }
+    }
+
+    async fn connect(address: SocketAddr) -> TcpStream {
+        TcpStream::connect(address).await.expect("it listens")
+    }
+
+    async fn busy(address: SocketAddr) -> TcpStream {
+        let mut client = connect(address).await;
+        client.write_all(b"x").await.expect("it reads");
+        let mut answer = [0; 4];
+        client.read_exact(&mut answer).await.expect("an answer");
+        client
+    }
+
+    async fn rest(mut client: TcpStream) -> String {
+        let mut text = String::new();
+        client.read_to_string(&mut text).await.expect("it closes in good order");
+        text
+    }
+
+    #[tokio::test]
+    async fn at_the_bound_the_longest_idle_one_goes() {
+        let mut fixture = fixture(2, Duration::ZERO).await;
+        let busy = busy(fixture.address).await;
+        let idle = connect(fixture.address).await;
+        let newest = connect(fixture.address).await;
+        assert_eq!(fixture.told.recv().await, Some(Accepted::InPlaceOfIdle));
+        assert_eq!(rest(idle).await, "");
+        fixture.shutdown.cancel();
+        fixture.serving.await.expect("it ends").join_all().await;
+        drop((busy, newest));
+    }
+
+    #[tokio::test]
+    async fn who_is_busy_or_idle_for_a_moment_only_stays_and_the_new_one_is_told() {
+        let mut fixture = fixture(2, Duration::from_secs(3600)).await;
+        let (busy, idle) = (busy(fixture.address).await, connect(fixture.address).await);
+        assert_eq!(rest(connect(fixture.address).await).await, "full");
+        assert_eq!(fixture.told.recv().await, Some(Accepted::Refused));
+        drop((busy, idle));
+    }
+
+    #[tokio::test]
+    async fn dead_clients_are_found_by_the_system() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let _client = connect(listener.local_addr().expect("an address")).await;
+        let (stream, peer) = listener.accept().await.expect("a connection");
+        prepare(&stream, peer);
+        assert!(sockopt::socket_keepalive(&stream).expect("an option"));
+        assert_eq!(sockopt::tcp_keepidle(&stream), Ok(KEEPALIVE_IDLE));
+        assert_eq!(sockopt::tcp_user_timeout(&stream), Ok(120_000));
+    }
+
+    #[test]
+    fn a_lasting_fault_is_said_once_and_counted() {
+        let mut complaints = Complaints::default();
+        assert_eq!(complaints.may_speak(), Some(1));
+        assert_eq!((complaints.may_speak(), complaints.may_speak()), (None, None));
+        complaints.spoke_at = Instant::now().checked_sub(COMPLAINT_INTERVAL);
+        assert_eq!(complaints.may_speak(), Some(3));
+    }
+}

@@ -1,0 +1,73 @@
+//! The listener of the admin interface: HTTP/1.1 with a bound for everything a client can leave half done.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::TcpListener;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::{AdminInterface, routes};
+use crate::accepting::{AcceptTerms, Incoming, accept_until};
+
+/// How long a client may take for the head of a request, the first and every later one of its connection.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest head of a request. There is no request with a body.
+const MAX_BUFFER_BYTES: usize = 64 << 10;
+/// When the server stops: time for an answer that is made already to leave.
+const LINGER: Duration = Duration::from_millis(500);
+const NO_PLACE: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+
+/// Takes the address of the interface.
+pub async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
+    TcpListener::bind(address).await
+}
+
+/// Serves until `stop` is cancelled and the requests in hand are answered. At `max_connections` the connection that has
+/// been idle, or in the middle of a request, for longest makes room for a new one; where all are being answered, the new one
+/// gets a 503.
+pub async fn serve(listener: TcpListener, interface: AdminInterface, max_connections: usize, stop: CancellationToken) {
+    let router = routes(interface);
+    let terms = AcceptTerms { name: "admin", max_connections, spared: Duration::ZERO, refusal: NO_PLACE };
+    let serve = |incoming| serve_one(router.clone(), incoming, stop.clone());
+    let mut connections = accept_until(listener, terms, stop.clone(), serve, |_| {}).await;
+    while connections.join_next().await.is_some() {}
+}
+
+async fn serve_one(router: Router, incoming: Incoming, stop: CancellationToken) {
+    let Incoming { stream, peer, idleness, end } = incoming;
+    let router = TowerToHyperService::new(router);
+    let (asked, seen) = (idleness.clone(), idleness);
+    let service = service_fn(move |request| {
+        asked.busy();
+        let (answer, answered) = (router.call(request), asked.clone());
+        async move {
+            let answer = answer.await;
+            answered.idle_since(Instant::now());
+            answer
+        }
+    });
+    let mut server = http1::Builder::new();
+    server.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(MAX_BUFFER_BYTES);
+    let mut connection = std::pin::pin!(server.serve_connection(TokioIo::new(stream), service));
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = end.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            match (seen.is_busy(), stop.is_cancelled()) {
+                (true, _) => connection.await,
+                (false, true) => tokio::time::timeout(LINGER, connection).await.unwrap_or(Ok(())),
+                // Its place is needed now, and it waits for the client.
+                (false, false) => Ok(()),
+            }
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%peer, %error, "an admin connection ended");
+    }
+}
