@@ -5,6 +5,7 @@ mod damage;
 mod faults;
 mod files;
 mod golden;
+mod interrupted;
 mod odd_files;
 mod property;
 mod space;
