@@ -5,6 +5,7 @@
 //! | checker | fed with | rejects |
 //! |---|---|---|
 //! | [`agreement`] | every delivery of every replica | two values at one sequence, holes, going back |
+//! | [`chosen`] | durable logs, deliveries, commit points told | what no majority held durably in one view |
 //! | [`promises`] | durable hard states, votes, who leads | a promise that goes back, two primaries in a view |
 //! | [`digests`] | digests after each apply | different ones at one sequence |
 //! | [`durability`] | acknowledgements, later observations | an acknowledged write that is not there |
@@ -15,12 +16,13 @@
 //! | [`queue`] | versionstamped pushes, scans, pops | order, losses, duplicates |
 //! | [`bank`] | transfers and readings of all balances | a total that changes |
 //!
-//! [`agreement`], [`promises`], [`digests`], [`durability`] and [`exactly_once`] are fed while the run goes on, so that
+//! [`agreement`], [`chosen`], [`promises`], [`digests`], [`durability`] and [`exactly_once`] are fed while the run goes on, so that
 //! it can stop at the first violation; the others judge a finished history. Two moments that are equal count as
 //! overlapping: a clock of microseconds cannot tell them apart, and no checker may reject what may have been right.
 
 pub mod agreement;
 pub mod bank;
+pub mod chosen;
 mod cycles;
 pub mod digests;
 pub mod durability;

@@ -5,9 +5,10 @@ use std::collections::BTreeSet;
 use std::hash::{Hash, Hasher};
 
 use rsml::core::{CoreOptions, Input, Outputs, Refusal};
-use rsml::{Divergence, ReplicaId, Sequence, View};
+use rsml::{Boot, Divergence, ReplicaId, Sequence, View};
 use xxhash_rust::xxh3::Xxh3;
 
+use super::claims::Origin;
 use super::clients::Client;
 use super::clock::Clock;
 use super::events::{Event, Process, Queue};
@@ -43,8 +44,6 @@ pub struct Cluster {
     pub(super) corrupted: Option<usize>,
     /// Whose disk was replaced.
     pub(super) wiped: Option<usize>,
-    /// Where the log on that voter's first disk ended.
-    pub(super) lost_with_disk: Sequence,
     /// Nodes that stay down until all heals.
     pub(super) kept_down: BTreeSet<usize>,
     next_id: u64,
@@ -82,7 +81,6 @@ impl Cluster {
             faults_ended: false,
             corrupted: None,
             wiped: None,
-            lost_with_disk: Sequence::ZERO,
             kept_down: BTreeSet::new(),
             next_id: 1,
             trace: None,
@@ -173,6 +171,9 @@ impl Cluster {
         let state = running.applier.state();
         let (hard, applied, digest) = (*running.core.hard_state(), state.sequence, state.digest);
         self.watch.started(ReplicaId(node as u8), &hard, applied, digest);
+        if hard.boot > Boot(1) {
+            self.disk_reported(node);
+        }
         let is_tainted = self.watch.is_tainted(applied, digest);
         self.nodes[node].running.as_mut().expect("it was started").is_tainted = is_tainted;
         let process = self.nodes[node].process();
@@ -271,26 +272,17 @@ impl Cluster {
         self.nodes.iter().filter_map(|node| node.running.as_ref()).filter_map(relied_on).collect()
     }
 
-    /// What is executed anywhere is durable on a majority of the voters, or was, where a disk was replaced since.
-    fn check_that_a_quorum_holds(&self, outputs: &Outputs) {
-        let Some((sequence, _)) = outputs.deliver.last().filter(|_| !self.faults.beyond_budget) else { return };
-        let holds = |node: &&Node| Some(node.place) != self.wiped && node.log.ledger.last() >= *sequence;
-        let holders = self.nodes.iter().filter(holds).count() + usize::from(self.lost_with_disk >= *sequence);
-        // The birth record counts as chosen as soon as its founder has it.
-        let is_chosen = *sequence <= Sequence::BIRTH || 2 * holders > self.nodes.len();
-        assert!(is_chosen, "committed without a quorum: {sequence} is delivered, and durable on {holders} voters");
-    }
-
     /// True when the core was given something new.
     fn carry_out(&mut self, node: usize, outputs: Outputs) -> bool {
-        self.check_that_a_quorum_holds(&outputs);
         if let Some(trace) = &mut self.trace {
             (self.now, node, &outputs).hash(trace.as_mut());
         }
         let id = ReplicaId(node as u8);
-        let running = self.nodes[node].running.as_mut().expect("it was just asked");
+        let Node { running, log, .. } = &mut self.nodes[node];
+        let running = running.as_mut().expect("it was just asked");
         let sender = running.core.sender();
         let promised = running.core.hard_state().promised;
+        let has_lease = running.core.relies_on(running.clock.read(self.now)).is_some();
         if let Some(divergence) = &outputs.diverged {
             for outgoing in outputs.send {
                 self.transmit(node, sender, outgoing.to.0 as usize, outgoing.message, outgoing.payload);
@@ -331,7 +323,7 @@ impl Cluster {
             self.watch.installed(id, running.core.status().applied);
         }
         for (sequence, entry) in &outputs.deliver {
-            self.watch.delivered(id, *sequence, entry);
+            self.watch.delivered(id, *sequence, entry, &log.ledger);
         }
         running.unapplied.extend(outputs.switch.map(ApplyWork::Switch));
         running
@@ -340,7 +332,9 @@ impl Cluster {
         running.snapshot_work.extend(outputs.read_snapshot.into_iter().map(SnapshotWork::Read));
         running.snapshot_work.extend(outputs.install.into_iter().map(SnapshotWork::Install));
         for outgoing in outputs.send {
-            self.watch.claims(&outgoing.message, promised, &self.nodes[node].log.ledger);
+            let Node { log, persisted, .. } = &self.nodes[node];
+            let origin = Origin { sender, promised, log: &log.ledger, persisted: *persisted, has_lease };
+            self.watch.claims(&outgoing.message, &outgoing.payload, &origin);
             self.transmit(node, sender, outgoing.to.0 as usize, outgoing.message, outgoing.payload);
         }
         self.nodes[node].log.take_orders(outputs.persist, outputs.read_log);

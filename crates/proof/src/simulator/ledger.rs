@@ -2,8 +2,10 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use rsml::{HardState, Persist, Sequence};
-use xxhash_rust::xxh3::xxh3_64;
+use rsml::{HardState, Persist, Sequence, View};
+
+use super::claims::hash_of;
+use crate::checkers::chosen::DurableLog;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ledger {
@@ -16,11 +18,20 @@ pub struct Ledger {
     lost: BTreeSet<Sequence>,
     /// Nothing of the log was read at the start: nothing is vouched for until another base is set.
     unread: bool,
+    /// A copied database became the live one, with everything through here; nobody has looked at that yet.
+    installed: Option<Sequence>,
 }
 
 impl Ledger {
     pub fn new() -> Ledger {
-        Ledger { hard_state: None, first: 1, hashes: VecDeque::new(), lost: BTreeSet::new(), unread: false }
+        Ledger {
+            hard_state: None,
+            first: 1,
+            hashes: VecDeque::new(),
+            lost: BTreeSet::new(),
+            unread: false,
+            installed: None,
+        }
     }
 
     pub fn first(&self) -> Sequence {
@@ -36,8 +47,10 @@ impl Ledger {
     }
 
     pub fn apply(&mut self, order: &Persist) {
+        let generation = self.promised().generation;
         self.hard_state = Some(order.hard_state);
         if let Some(base) = order.base {
+            self.installed = Some(base).filter(|_| order.hard_state.generation > generation).or(self.installed);
             self.trim(base.next());
             self.lost = self.lost.split_off(&base.next());
             self.unread = false;
@@ -47,7 +60,7 @@ impl Ledger {
             assert!(keep <= self.hashes.len() as u64, "an order would leave a hole before {}", order.from);
             self.hashes.truncate(keep as usize);
             self.lost.split_off(&order.from);
-            self.hashes.extend(order.entries.iter().map(|entry| Some(xxh3_64(entry))));
+            self.hashes.extend(order.entries.iter().map(|entry| Some(hash_of(entry))));
         }
     }
 
@@ -89,8 +102,39 @@ impl Ledger {
 
     /// Whether the log may hold this entry there: it is the one that was ordered, or nothing is expected any more.
     pub fn allows(&self, sequence: Sequence, entry: &[u8]) -> bool {
-        let place = sequence.0.checked_sub(self.first);
-        let hash = place.and_then(|place| self.hashes.get(place as usize)).copied().flatten();
-        hash.is_none_or(|hash| hash == xxh3_64(entry))
+        self.hash(sequence).is_none_or(|hash| hash == hash_of(entry))
+    }
+
+    /// What the last copied database holds, once.
+    pub fn take_installed(&mut self) -> Option<Sequence> {
+        self.installed.take()
+    }
+
+    /// What the replica knows as lost.
+    pub fn lost(&self) -> &BTreeSet<Sequence> {
+        &self.lost
+    }
+}
+
+impl DurableLog for Ledger {
+    fn accepted_view(&self) -> View {
+        self.promised().accepted_view
+    }
+
+    fn first(&self) -> Sequence {
+        Ledger::first(self)
+    }
+
+    fn last(&self) -> Sequence {
+        Ledger::last(self)
+    }
+
+    fn sound_last(&self) -> Sequence {
+        Ledger::sound_last(self)
+    }
+
+    fn hash(&self, sequence: Sequence) -> Option<u64> {
+        let place = sequence.0.checked_sub(self.first)?;
+        self.hashes.get(place as usize).copied().flatten()
     }
 }

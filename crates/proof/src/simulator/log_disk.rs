@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use rsml::core::{LogRead, ReadPurpose};
 use rsml::wal::{Fault, SimulatedDisk, WalOptions, WalStorage};
-use rsml::{HardState, Persist, Recovered, Sequence, Storage, StorageError, Ticket};
+use rsml::{Persist, Recovered, Sequence, Storage, StorageError, Ticket};
 
 use super::ledger::Ledger;
 use super::random::Random;
@@ -44,7 +44,7 @@ pub struct LogDisk {
 
 /// Work that ended: what became durable, and what was read.
 pub struct Done {
-    pub durable: Option<(Ticket, HardState)>,
+    pub durable: Option<Ticket>,
     pub entries: Vec<(LogRead, Vec<Bytes>)>,
 }
 
@@ -128,7 +128,7 @@ impl LogDisk {
             // That may have made space.
             self.full_until = 0;
         }
-        Ok(Done { durable: orders.last().map(|order| (order.ticket, order.hard_state)), entries })
+        Ok(Done { durable: orders.last().map(|order| order.ticket), entries })
     }
 
     /// Whether orders find space, and more would.
@@ -322,7 +322,7 @@ impl LogDisk {
 
 #[cfg(test)]
 mod tests {
-    use rsml::{Boot, ClusterId, DiskId, View};
+    use rsml::{Boot, ClusterId, DiskId, HardState, View};
 
     use super::*;
 

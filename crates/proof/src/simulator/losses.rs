@@ -38,9 +38,6 @@ impl Cluster {
         let may_wipe = self.faults.beyond_budget || self.wiped.is_none_or(|wiped| wiped == node);
         if is_born && may_wipe && self.random.one_in(self.faults.wipe) {
             self.note("disk replaced", || format!("of {node}"));
-            if self.wiped.is_none() {
-                self.lost_with_disk = self.nodes[node].log.ledger.last();
-            }
             self.wiped = Some(node);
             self.nodes[node].wipe(&mut self.random);
             return;

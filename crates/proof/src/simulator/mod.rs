@@ -12,6 +12,7 @@
 
 mod campaign;
 mod chaos;
+mod claims;
 mod clients;
 mod clock;
 mod cluster;

@@ -121,6 +121,7 @@ impl Node {
         let state = applier.state().clone();
         let (found, persisted) = (state.sequence, self.persisted);
         assert!(found >= persisted, "the database holds everything through {found}, and had persisted {persisted}");
+        self.persisted = found;
         let needs_database = recovered.first > state.sequence.next();
         let entries = if needs_database { Vec::new() } else { self.log.load(&recovered, state.sequence.next()) };
         let recovered_promise = recovered.hard_state.map_or(View::BIRTH, |hard| hard.promised);

@@ -6,7 +6,7 @@ use rsml::{ReplicaId, Sequence};
 use super::cluster::Cluster;
 use super::events::Event;
 use super::log_disk::{Done, SPACE_INTERVAL_US};
-use super::node::{ApplyWork, SnapshotWork};
+use super::node::{ApplyWork, Node, SnapshotWork};
 
 impl Cluster {
     /// True when something was applied, which the core was told.
@@ -180,8 +180,8 @@ impl Cluster {
             return self.stop_after_failure(node);
         };
         let process = self.nodes[node].process();
-        if let Some((ticket, hard_state)) = durable {
-            self.watch.durable(&hard_state);
+        if let Some(ticket) = durable {
+            self.disk_reported(node);
             self.input(node, Input::Durable(ticket));
         }
         for (read, entries) in entries {
@@ -196,6 +196,15 @@ impl Cluster {
         }
         self.look_for_space(node);
         self.start_log(node);
+    }
+
+    /// What is durable on a node has changed.
+    pub(super) fn disk_reported(&mut self, node: usize) {
+        let Node { log, persisted, .. } = &mut self.nodes[node];
+        *persisted = log.ledger.take_installed().map_or(*persisted, |base| base.max(*persisted));
+        let ledgers = self.nodes.iter().map(|node| &node.log.ledger);
+        let logs: Vec<_> = ledgers.map(|ledger| (ledger.promised().disk_id, ledger)).collect();
+        self.watch.durable(&self.nodes[node].log.ledger, &logs);
     }
 
     /// Tells the core when space runs out, and when there is some again.

@@ -5,9 +5,11 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use rsml::{DiskId, Divergence, DivergenceKind, HardState, Message, ReplicaId, Sequence, Value, View};
 
+use super::claims::{Claims, Origin, hash_of};
 use super::ledger::Ledger;
 use super::workload::OpId;
 use crate::checkers::agreement::Agreement;
+use crate::checkers::chosen::Chosen;
 use crate::checkers::digests::Digests;
 use crate::checkers::exactly_once::ExactlyOnce;
 use crate::checkers::promises::Promises;
@@ -24,6 +26,8 @@ pub fn hold(verdict: Verdict) {
 pub struct Watch {
     pub agreement: Agreement,
     promises: Promises,
+    chosen: Chosen,
+    claims: Claims,
     digests: Digests,
     exactly_once: ExactlyOnce<u64>,
     /// The disks of the cluster, once it is born.
@@ -48,11 +52,18 @@ impl Watch {
         hold(self.agreement.installed(replica, sequence));
     }
 
-    pub fn durable(&mut self, hard: &HardState) {
+    /// A disk reported orders as done, or was found so at a start. `logs`: what all disks of the cluster reported.
+    pub fn durable(&mut self, ledger: &Ledger, logs: &[(DiskId, &Ledger)]) {
+        let hard = ledger.promised();
         hold(self.promises.durable(hard.disk_id, hard.promised));
+        let all: Vec<DiskId> = logs.iter().map(|(disk, _)| *disk).collect();
+        let voters = if self.voters.is_empty() { &all } else { &self.voters };
+        hold(self.chosen.durable(hard.disk_id, logs, voters));
     }
 
-    pub fn delivered(&mut self, replica: ReplicaId, sequence: Sequence, entry: &Bytes) {
+    /// `log`: what the replica's own disk reported.
+    pub fn delivered(&mut self, replica: ReplicaId, sequence: Sequence, entry: &Bytes, log: &Ledger) {
+        hold(self.chosen.delivered(sequence, hash_of(entry), log));
         hold(self.agreement.delivered(replica, sequence, entry));
         if self.voters.is_empty() && sequence == Sequence::BIRTH {
             let birth = Value::from_bytes(entry.clone()).birth.expect("the first entry is the birth record");
@@ -84,35 +95,9 @@ impl Watch {
         );
     }
 
-    /// A message is about to leave: what it claims is durable, and exactly what is durable at this moment (rule 3 of the
-    /// protocol). `promised` is the promise in memory, `ledger` what the disk reported.
-    pub fn claims(&self, message: &Message, promised: View, ledger: &Ledger) {
-        let durable = ledger.promised();
-        let is_log = |view: u64, end: u64| (View(view), Sequence(end)) == (durable.accepted_view, ledger.last());
-        let demand = |holds: bool, anomaly: &'static str| {
-            if !holds {
-                let story = format!("{message:?}; durable: {durable:?} to {}", ledger.last());
-                hold(Err(Violation { checker: "claims", anomaly, story }));
-            }
-        };
-        match message {
-            Message::Prepare(m) => {
-                demand(durable.promised.0 >= m.view, "a 1a leaves before the own promise is durable")
-            }
-            Message::Promise(m) => {
-                hold(self.promises.promises(durable.disk_id, View(m.view)));
-                demand(durable.promised.0 == m.view, "a 1b leaves before its promise, or after a higher one");
-                demand(is_log(m.accepted_view, m.last), "a 1b tells of another log than the durable one");
-            }
-            Message::Accepted(m) => {
-                hold(self.promises.votes(durable.disk_id, View(m.view)));
-                demand(promised.0 == m.view, "a 2b leaves in another view than the promised one");
-                let sound = (durable.accepted_view, ledger.sound_last());
-                let is_sound = (View(m.durable_view), Sequence(m.durable_last)) == sound;
-                demand(is_sound, "a 2b tells of another log than the durable one");
-            }
-            _ => {}
-        }
+    /// A message is about to leave.
+    pub fn claims(&mut self, message: &Message, payload: &[Bytes], origin: &Origin) {
+        self.claims.check(message, payload, origin, &self.promises, &self.chosen);
     }
 
     /// A replica begins to lead: nobody else ever led that view, and a quorum has promised it for good.

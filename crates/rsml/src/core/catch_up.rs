@@ -202,10 +202,12 @@ impl Replica {
         let wanted = self.catch_up.required.max(through);
         self.catch_up.wanted = Some(wanted);
         self.catch_up.preferred = preferred;
+        // What a primary has trimmed meanwhile is no reason to begin anew: where the log is trimmed faster than a copy
+        // comes, no copy would ever be finished, and each that is takes this replica forward. In phase 1 nobody trims.
         let is_outdated = self.catch_up.transfer.as_ref().is_some_and(|t| t.id != 0 && t.sequence < wanted);
         let came_in_vain =
             was_content && self.catch_up.installed > 0 && self.catch_up.last_installed == self.learner.commit();
-        if is_outdated {
+        if is_outdated && preferred.is_some() {
             self.drop_transfer(None);
         }
         if is_outdated || came_in_vain {
@@ -403,7 +405,9 @@ impl Replica {
         let wanted = self.catch_up.wanted.unwrap_or_default();
         let Some(transfer) = self.catch_up.transfer.as_mut().filter(|t| t.source == from) else { return };
         let is_other = transfer.id != 0 && transfer.id != message.id;
-        let is_useful = Sequence(message.sequence) >= wanted.max(commit.next());
+        // Of a copy that was begun the rest is wanted, too, though more is wanted by now.
+        let least = if transfer.id == 0 { wanted.max(commit.next()) } else { commit.next() };
+        let is_useful = Sequence(message.sequence) >= least;
         if message.id == 0 || is_other || !is_useful {
             // What was received is of a copy that is gone.
             let shun = (!is_other).then_some(from);

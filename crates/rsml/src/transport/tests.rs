@@ -97,6 +97,10 @@ impl Network {
     fn options(&mut self, me: ReplicaId) -> TcpOptions {
         let mut options = TcpOptions::new(me, self.peers[usize::from(me.0)].1, self.peers.clone());
         options.listener = self.listeners[usize::from(me.0)].take();
+        // On a busy machine all takes long. A dialler that gave up meanwhile would leave behind a connection that a test
+        // accepts in vain, and one that took its peer for silent would drop what was sent.
+        options.connect_timeout_ms = 60_000;
+        options.silence_ms = 60_000;
         options
     }
 
@@ -260,7 +264,6 @@ fn what_exceeds_the_queue_of_a_slow_peer_is_dropped() {
     let listener = network.listeners[1].take().expect("not used yet");
     let mut options = network.options(A);
     options.queue_bytes = 1 << 20;
-    options.silence_ms = 60_000;
     let mut a = network.start_with(options);
     let mut stream = accept_as_replica(&listener);
     a.events.wait_for(&network.runtime, &TransportEvent::Connected(B));

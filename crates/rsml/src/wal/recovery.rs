@@ -15,10 +15,18 @@
 //! Nothing is recorded of losses: as long as the damaged place is among the segments, each recovery comes to the same
 //! conclusion, until the lost entries are replaced or trimmed.
 //!
-//! Entries in the middle are not read here; whoever reads them checks them. Three things are done to the disk: when the
-//! newest header lies in a foreign place, the state is written once more, in a group without orders, the *seal*; what
-//! lies behind the last group is zeroed, so that it can never be taken for a group later; and the last group is written
-//! again and synchronised, because it may have been seen in the page cache without being on the device.
+//! Entries in the middle are not read here; whoever reads them checks them.
+//!
+//! # What recovery writes
+//! A crash at any of these writes leaves a log from which the next recovery reads the same:
+//!
+//! 1. When the newest header lies in a foreign place, the state is written once more, in a group without orders, the
+//!    *seal*. That header stays until the seal is durable; all else behind the groups is zeroed before.
+//! 2. Blank sectors in damaged parts of the last group are overwritten. That a later group was begun tells that such a
+//!    group is damaged, not torn; once the later one is zeroed, or the segment behind is made anew, nothing else would.
+//! 3. The last group is written again, because it may have been seen in the page cache without being on the device. 2 and
+//!    3 are synchronised before
+//! 4. what lies behind the last group is zeroed, so that it can never be taken for a group later.
 
 use std::collections::VecDeque;
 use std::num::NonZeroU32;
@@ -37,10 +45,12 @@ use crate::{Sequence, StorageError};
 
 /// The number of a log's very first segment.
 pub(super) const FIRST_SEGMENT: u64 = 1;
+/// What blank sectors of damaged entries are filled with.
+const DEFACED: u8 = 0xdd;
 
 pub(super) struct Recovery {
     pub state: LogState,
-    /// The state must be written once more before anything else, because it stands only where it can't stay, or looks torn.
+    /// The state must be written once more before anything else, because it stands only where it can't stay.
     pub seal: Option<Seal>,
 }
 
@@ -196,21 +206,20 @@ impl Replay<'_> {
         let end = layout.groups.last().map_or(0, Group::end);
         self.judge_behind(window, layout, end)?;
         let Some(last) = layout.groups.last().filter(|_| layout.stray.is_none()) else { return Ok(end) };
-        if looks_torn(window, last) {
-            let number = last.header.place.group_number;
-            let offset = last.offset;
-            let before = layout.groups.iter().rev().nth(1).map(|group| group.header.place.group_number + 1);
-            if self.may_be_torn && before.or(self.next_group()) == Some(number) {
-                layout.groups.pop();
-                tracing::info!(
-                    path = window.path,
-                    offset,
-                    "cut off the last group of the log, which was not written completely"
-                );
-                return Ok(offset);
-            }
-            // The group before it is damaged: then this one's header is the newest that tells what was promised.
-            self.seal = Some(Seal { offset: end, groups_end: end });
+        let (number, offset) = (last.header.place.group_number, last.offset);
+        let before = layout.groups.iter().rev().nth(1).map(|group| group.header.place.group_number + 1);
+        // Otherwise the group before it is damaged, and this one's header is the newest that tells what was promised.
+        let follows = before.or(self.next_group()) == Some(number);
+        // What was begun behind a group shows that it was durable.
+        let is_last = self.may_be_torn && window.is_blank(end..window.bytes);
+        if follows && is_last && looks_torn(window, last) {
+            layout.groups.pop();
+            tracing::info!(
+                path = window.path,
+                offset,
+                "cut off the last group of the log, which was not written completely"
+            );
+            return Ok(offset);
         }
         Ok(end)
     }
@@ -237,7 +246,8 @@ impl Replay<'_> {
             return if is_alone { Ok(()) } else { Err(damaged(window, reason)) };
         }
         match window.header(end)? {
-            Err(HeaderFault::Blank) if self.may_be_torn || window.is_blank(end..window.bytes) => Ok(()),
+            Err(HeaderFault::Blank) if self.may_be_torn => Ok(()),
+            Err(HeaderFault::Blank) if holds_only(window, end..window.bytes, is_misplaced)? => Ok(()),
             Ok(header) if is_misplaced(&header) => Ok(()),
             _ => Err(damaged(
                 window,
@@ -267,7 +277,7 @@ impl Replay<'_> {
 
     /// Of the last group the entries are read: those of them that are damaged, and not replaced within the group.
     fn mark_damaged(&mut self, window: &mut Window, group: &Group) {
-        for ordinal in damaged_entries(window, group) {
+        for (ordinal, _) in damaged_entries(window, group) {
             let sequence = group.table.as_ref().and_then(|table| table.sequence_of(ordinal));
             let Some(sequence) = sequence else { continue };
             let location = self.index.locate(sequence);
@@ -407,23 +417,41 @@ impl Replay<'_> {
         end: u64,
     ) -> Result<(), StorageError> {
         self.write_offset = end.min(window.bytes);
-        if let Some((_, stray)) = &layout.stray {
+        if let Some((stray_at, stray)) = &layout.stray {
             let last = layout.groups.last().map_or(0, |group| group.header.place.group_number);
             let missing = stray.place.group_number - last;
             let offset = end.saturating_add(missing.saturating_mul(BLOCK_BYTES)).min(window.bytes);
-            self.seal = Some(Seal { offset, groups_end: end });
-        }
-        if self.seal.is_some() {
+            let seal = Seal { offset, groups_end: end };
+            // Part of what the stray group wrote may lie behind the seal, where it would pass for damage.
+            clear_around(file, window, &seal, &[*stray_at])?;
+            self.seal = Some(seal);
             return Ok(());
         }
-        let behind = end..window.bytes;
-        clear(file, window, behind)?;
         if let Some(group) = layout.groups.last() {
+            deface(file, window, group)?;
             rewrite(file, window, group)?;
         }
-        file.sync_data().map_err(|e| failure("synchronising the log", window.path.clone(), e))?;
+        synchronise(file, window)?;
+        if clear(file, window, end..window.bytes)? {
+            synchronise(file, window)?;
+        }
         self.disk.sync_dir().map_err(|e| failure("synchronising the directory", self.disk.describe(""), e))
     }
+}
+
+/// Whether all blocks are blank but for some that begin with a header that `accept` takes.
+fn holds_only(
+    window: &mut Window,
+    range: Range<u64>,
+    accept: impl Fn(&GroupHeader) -> bool,
+) -> Result<bool, StorageError> {
+    for offset in range.clone().step_by(BLOCK_BYTES as usize) {
+        let block = offset..range.end.min(offset + BLOCK_BYTES);
+        if !window.is_blank(block) && !window.header(offset)?.is_ok_and(|header| accept(&header)) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 fn damaged(window: &Window, reason: &str) -> StorageError {
@@ -433,31 +461,50 @@ fn damaged(window: &Window, reason: &str) -> StorageError {
 /// Whether the group may be the remains of a write that was interrupted: something doesn't match, and a sector of it is
 /// as it was before.
 fn looks_torn(window: &mut Window, group: &Group) -> bool {
-    if group.table.is_some() && damaged_entries(window, group).is_empty() {
+    if unwritten(window, group).is_empty() {
         return false;
     }
-    let content = window.get(group.offset + SECTOR_BYTES as u64, group.header.group_bytes - SECTOR_BYTES as u64);
-    let padding = group.header.group_bytes - group.header.payload_offset() - group.header.payload_bytes;
     // Version 1 doesn't tell: it takes zeros in an entry for a sector that was never written.
-    let blank_by_content = group.header.context.map_or(padding / SECTOR_BYTES as u64, |context| context.blank_sectors);
-    blank_sectors(content) > blank_by_content
+    let Some(context) = group.header.context else { return true };
+    let content = window.get(group.offset + SECTOR_BYTES as u64, group.header.group_bytes - SECTOR_BYTES as u64);
+    blank_sectors(content) > context.blank_sectors
 }
 
-/// The places in the group of the entries that are damaged.
-fn damaged_entries(window: &mut Window, group: &Group) -> Vec<usize> {
+/// Where the damaged parts of a group lie in blank sectors.
+fn unwritten(window: &mut Window, group: &Group) -> Vec<Range<u64>> {
+    let payload = group.offset + group.header.payload_offset();
+    let damaged: Vec<Range<u64>> = match &group.table {
+        None => vec![group.offset + SECTOR_BYTES as u64..payload + group.header.payload_bytes],
+        Some(_) => damaged_entries(window, group).into_iter().map(|(_, range)| range).collect(),
+    };
+    let mut unwritten = Vec::new();
+    for range in damaged {
+        let sectors = range.start / SECTOR_BYTES as u64..range.end.div_ceil(SECTOR_BYTES as u64);
+        for start in sectors.map(|sector| sector * SECTOR_BYTES as u64) {
+            if is_blank(window.get(start, SECTOR_BYTES as u64)) {
+                unwritten.push(range.start.max(start)..range.end.min(start + SECTOR_BYTES as u64));
+            }
+        }
+    }
+    unwritten
+}
+
+/// The entries of the group that are damaged: which ones of the group, and where they lie.
+fn damaged_entries(window: &mut Window, group: &Group) -> Vec<(usize, Range<u64>)> {
     let mut offset = group.offset + group.header.payload_offset();
     let mut damaged = Vec::new();
     for (ordinal, entry) in group.table.iter().flat_map(|table| &table.entries).enumerate() {
+        let end = offset + u64::from(entry.length);
         if !window.matches(offset, entry) {
-            damaged.push(ordinal);
+            damaged.push((ordinal, offset..end));
         }
-        offset += u64::from(entry.length);
+        offset = end;
     }
     damaged
 }
 
-/// Zeroes what lies outside of all groups, wherever it isn't zero already.
-fn clear(file: &dyn DiskFile, window: &mut Window, range: Range<u64>) -> Result<(), StorageError> {
+/// Zeroes what lies outside of all groups, wherever it isn't zero already; whether there was anything.
+fn clear(file: &dyn DiskFile, window: &mut Window, range: Range<u64>) -> Result<bool, StorageError> {
     let mut cleared = 0;
     for offset in range.clone().step_by(BLOCK_BYTES as usize) {
         let length = BLOCK_BYTES.min(window.bytes - offset);
@@ -471,17 +518,40 @@ fn clear(file: &dyn DiskFile, window: &mut Window, range: Range<u64>) -> Result<
         let offset = range.start;
         tracing::info!(path = window.path, offset, cleared_bytes = cleared, "cleared what followed the end of the log");
     }
-    Ok(())
+    Ok(cleared > 0)
 }
 
-/// Clears what lies around a seal, once that is written.
-pub(super) fn clear_around(disk: &dyn Disk, segment: &Segment, seal: &Seal) -> Result<(), StorageError> {
-    let path = disk.describe(&file_name(segment.number));
-    let mut window = Window::new(&*segment.file, path.clone())?;
-    clear(&*segment.file, &mut window, seal.groups_end..seal.offset)?;
-    let behind = seal.offset + BLOCK_BYTES..window.bytes;
-    clear(&*segment.file, &mut window, behind)?;
-    segment.file.sync_data().map_err(|e| failure("synchronising the log", path, e))
+/// Clears what lies behind the groups but for the blocks at `kept`, and makes that durable.
+fn clear_around(file: &dyn DiskFile, window: &mut Window, seal: &Seal, kept: &[u64]) -> Result<(), StorageError> {
+    for block in (seal.groups_end..window.bytes).step_by(BLOCK_BYTES as usize) {
+        if !kept.contains(&block) {
+            clear(file, window, block..window.bytes.min(block + BLOCK_BYTES))?;
+        }
+    }
+    synchronise(file, window)
+}
+
+/// Clears what lies around a seal, once that is durable.
+pub(super) fn clear_around_seal(disk: &dyn Disk, segment: &Segment, seal: &Seal) -> Result<(), StorageError> {
+    let mut window = Window::new(&*segment.file, disk.describe(&file_name(segment.number)))?;
+    clear_around(&*segment.file, &mut window, seal, &[seal.offset])
+}
+
+fn synchronise(file: &dyn DiskFile, window: &Window) -> Result<(), StorageError> {
+    file.sync_data().map_err(|e| failure("synchronising the log", window.path.clone(), e))
+}
+
+/// Makes of a damaged group that looks torn one that doesn't, whatever lies behind it.
+fn deface(file: &dyn DiskFile, window: &mut Window, group: &Group) -> Result<(), StorageError> {
+    if !looks_torn(window, group) {
+        return Ok(());
+    }
+    for range in unwritten(window, group) {
+        let bytes = vec![DEFACED; (range.end - range.start) as usize];
+        let written = file.write_at(&bytes, range.start);
+        written.map_err(|e| failure("marking damage in the log", window.path.clone(), e))?;
+    }
+    Ok(())
 }
 
 /// Writes a group, which was checked, once more; what of it can't be read stays as it is.

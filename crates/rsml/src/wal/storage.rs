@@ -335,7 +335,7 @@ impl WalStorage {
         Ok(())
     }
 
-    /// Writes the state as recovery found it, before anything is cleared. Where there is no room, the opening of a new
+    /// Writes the state as recovery found it, before the header that told it is cleared. Where there is no room, the opening of a new
     /// segment says it all.
     fn write_seal(&mut self, seal: &Seal) -> Result<(), StorageError> {
         let segments = self.state().segments.len();
@@ -349,7 +349,7 @@ impl WalStorage {
         let (hard_state, bounds) = (self.state().position.hard_state, self.state().index.bounds());
         self.write_group(&[], hard_state, bounds, Sequence::ZERO)?;
         let disk = self.disk.clone();
-        recovery::clear_around(&*disk, self.state().segments.back().expect("a log has a segment"), seal)
+        recovery::clear_around_seal(&*disk, self.state().segments.back().expect("a log has a segment"), seal)
     }
 
     fn full(&self) -> StorageError {

@@ -22,9 +22,8 @@ fn flood(node: &Node, to: ReplicaId) {
     }
 }
 
-fn patient(mut options: TcpOptions) -> TcpOptions {
+fn with_a_small_queue(mut options: TcpOptions) -> TcpOptions {
     options.queue_bytes = QUEUE_BYTES;
-    options.silence_ms = 60_000;
     options
 }
 
@@ -32,7 +31,7 @@ fn patient(mut options: TcpOptions) -> TcpOptions {
 fn a_peer_that_never_reads_costs_its_queue_and_others_do_not_notice() {
     let mut network = Network::new(3);
     let listener = network.listeners[1].take().expect("not used yet");
-    let options = patient(network.options(A));
+    let options = with_a_small_queue(network.options(A));
     let (mut a, mut c) = (network.start_with(options), network.start(C));
     let _never_read = accept_as_replica(&listener);
     a.events.wait_for_all(&network.runtime, [B, C].map(TransportEvent::Connected).to_vec());
@@ -58,7 +57,7 @@ fn a_peer_that_never_reads_costs_its_queue_with_tls_too() {
     let authority = Authority::new("peers");
     let listener = network.listeners[1].take().expect("not used yet");
     let (folder_a, folder_c) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
-    let mut options = patient(network.options(A));
+    let mut options = with_a_small_queue(network.options(A));
     options.tls = Some(authority.files(folder_a.path(), "replica-0"));
     let mut a = network.start_with(options);
     let mut options = network.options(C);
@@ -75,7 +74,6 @@ fn a_peer_that_never_reads_costs_its_queue_with_tls_too() {
 fn connections_of_strangers_are_limited_and_peers_still_get_through() {
     let mut network = Network::new(2);
     let mut options = network.options(A);
-    options.connect_timeout_ms = 60_000;
     let mut a = network.start_with(options);
     // They connect and say nothing.
     let strangers: Vec<TcpStream> = (0..200)

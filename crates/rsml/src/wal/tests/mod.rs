@@ -6,6 +6,7 @@ mod descriptors;
 mod faults;
 mod files;
 mod golden;
+mod interrupted;
 mod odd_files;
 mod property;
 mod space;

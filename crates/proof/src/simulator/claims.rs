@@ -1,0 +1,129 @@
+//! What messages assert, compared with an independent bookkeeping of the sender's disk (rule 3) and with what the disks say
+//! is chosen; and what answers give back, compared with what was asked.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use rsml::transport::Sender;
+use rsml::{Message, Sequence, View};
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::ledger::Ledger;
+use super::watch::hold;
+use crate::checkers::Violation;
+use crate::checkers::chosen::Chosen;
+use crate::checkers::promises::Promises;
+
+/// Who sends, as somebody sees it who looks at its disks.
+pub struct Origin<'a> {
+    pub sender: Sender,
+    /// The promise in memory.
+    pub promised: View,
+    pub log: &'a Ledger,
+    /// What its database was reported to have persisted.
+    pub persisted: Sequence,
+    /// Whether the sender relies on leases at this moment.
+    pub has_lease: bool,
+}
+
+/// What primaries asked for, by view.
+#[derive(Default)]
+struct Asked {
+    tokens: BTreeSet<u64>,
+    leases: BTreeSet<u64>,
+}
+
+#[derive(Default)]
+pub struct Claims {
+    asked: BTreeMap<View, Asked>,
+}
+
+impl Claims {
+    /// A message is about to leave: what it claims is durable, and exactly what is durable at this moment.
+    pub fn check(
+        &mut self,
+        message: &Message,
+        payload: &[Bytes],
+        origin: &Origin,
+        promises: &Promises,
+        chosen: &Chosen,
+    ) {
+        let (ledger, durable) = (origin.log, origin.log.promised());
+        let demand = |holds: bool, anomaly: &'static str| {
+            if !holds {
+                let bounds = format!("{} to {}, {:?} lost", ledger.first(), ledger.last(), ledger.lost());
+                let story = format!("{message:?}; durable: {durable:?}, {bounds}");
+                hold(Err(Violation { checker: "claims", anomaly, story }));
+            }
+        };
+        let is_log = |view: u64, end: u64| (View(view), Sequence(end)) == (durable.accepted_view, ledger.last());
+        let can_supply = |first: u64| first >= ledger.first().0;
+        let named = (origin.sender.disk_id, origin.sender.boot);
+        demand(named == (durable.disk_id, durable.boot), "a message leaves before the number of its start is durable");
+        match message {
+            Message::Born(m) if m.birth.is_some() => {
+                demand(durable.cluster_id == origin.sender.cluster_id, "the birth is told before it is durable");
+            }
+            Message::Prepare(m) => {
+                demand(durable.promised.0 >= m.view, "a 1a leaves before the own promise is durable");
+            }
+            Message::Promise(m) => {
+                hold(promises.promises(durable.disk_id, View(m.view)));
+                demand(durable.promised.0 == m.view, "a 1b leaves before its promise, or after a higher one");
+                demand(is_log(m.accepted_view, m.last), "a 1b tells of another log than the durable one");
+                demand(can_supply(m.first), "a 1b offers what is gone");
+                let names = |lost: &Sequence| m.lost.iter().any(|range| (range.from..=range.to).contains(&lost.0));
+                demand(ledger.lost().iter().all(names), "a 1b leaves out what is lost");
+                hold(chosen.claims(Sequence(m.commit), View(m.view)));
+            }
+            Message::Fetched(m) => {
+                demand(durable.accepted_view.0 == m.accepted_view, "entries are told to be of another log");
+                let mut places = (m.from..).map(Sequence).zip(payload);
+                let is_held = |(at, entry): (Sequence, &Bytes)| ledger.holds(at) && ledger.allows(at, entry);
+                demand(places.all(is_held), "entries are supplied that are not durable");
+            }
+            Message::Accept(m) => {
+                let asked = self.asked.entry(View(m.view)).or_default();
+                asked.tokens.insert(m.token);
+                asked.leases.extend((m.lease_us > 0).then_some(m.lease_from_us));
+                hold(chosen.claims(Sequence(m.commit), View(m.view)));
+            }
+            Message::Accepted(m) => {
+                hold(promises.votes(durable.disk_id, View(m.view)));
+                demand(origin.promised.0 == m.view, "a 2b leaves in another view than the promised one");
+                let sound = (durable.accepted_view, ledger.sound_last());
+                let is_sound = (View(m.durable_view), Sequence(m.durable_last)) == sound;
+                demand(is_sound, "a 2b tells of another log than the durable one");
+                let asked = self.asked.get(&View(m.view));
+                let has_asked = |of: fn(&Asked) -> &BTreeSet<u64>, what| asked.is_some_and(|a| of(a).contains(&what));
+                demand(m.token == 0 || has_asked(|a| &a.tokens, m.token), "a 2b confirms a round of another view");
+                let is_granted = m.lease_from_us == 0 || has_asked(|a| &a.leases, m.lease_from_us);
+                demand(is_granted, "a 2b grants a lease that nobody asked for in its view");
+                hold(chosen.claims(Sequence(m.commit), View(m.view)));
+            }
+            Message::ReadPointReply(m) => hold(chosen.claims(Sequence(m.sequence), View(m.view))),
+            Message::SnapshotChunk(m) if m.id != 0 => hold(chosen.claims(Sequence(m.sequence), View(m.view))),
+            Message::Report(m) => {
+                demand(m.applied <= m.commit, "more is applied than chosen");
+                demand(m.persisted <= origin.persisted.0, "a database is said to have persisted more than it has");
+                demand(can_supply(m.first), "a report offers what is gone");
+                hold(chosen.claims(Sequence(m.commit), View(m.view)));
+            }
+            Message::Behind(m) => demand(can_supply(m.first), "a primary offers what is gone"),
+            Message::Transfer(_) => demand(!origin.has_lease, "a primary hands over, and relies on its leases"),
+            _ => {}
+        }
+    }
+}
+
+impl Ledger {
+    /// Whether the log holds an entry there.
+    fn holds(&self, sequence: Sequence) -> bool {
+        (self.first()..=self.last()).contains(&sequence)
+    }
+}
+
+/// How entries are told apart.
+pub fn hash_of(entry: &[u8]) -> u64 {
+    xxh3_64(entry)
+}
