@@ -10,3 +10,4 @@ pub mod history;
 #[cfg(feature = "model")]
 pub mod model;
 pub mod simulator;
+pub mod soak;

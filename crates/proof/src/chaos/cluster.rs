@@ -53,7 +53,7 @@ pub struct Cluster {
 const PORTS: Range<u16> = 12_000..32_000;
 
 /// Ports that are free now, in an order that depends on the process.
-fn free_addresses() -> impl Iterator<Item = String> {
+pub fn free_addresses() -> impl Iterator<Item = String> {
     let begin = (std::process::id() % u32::from(PORTS.end - PORTS.start)) as u16;
     let ports = PORTS.skip(usize::from(begin)).chain(PORTS);
     ports.map(|port| format!("127.0.0.1:{port}")).filter(|address| TcpListener::bind(address).is_ok())

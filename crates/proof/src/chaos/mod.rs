@@ -13,7 +13,7 @@
 pub mod clients;
 pub mod cluster;
 mod disk;
-mod http;
+pub mod http;
 pub mod judgement;
 pub mod links;
 pub mod nemesis;
