@@ -13,6 +13,9 @@ use crate::space::disk_full;
 /// Peers are not missed before a server has run for so long: they may be starting, too.
 const MISSED_AFTER: Duration = Duration::from_secs(5);
 
+/// A disk that takes so long for one write is not just busy.
+const DISK_PATIENCE_US: u64 = 5_000_000;
+
 /// Of a replica of this process; the gravest first.
 pub(super) fn of_local(id: u32, status: &DriverStatus) -> Vec<Problem> {
     let core = &status.core;
@@ -30,6 +33,15 @@ pub(super) fn of_local(id: u32, status: &DriverStatus) -> Vec<Problem> {
     }
     if let Some(stalled) = &status.stalled {
         found.push(standing_still(stalled));
+    }
+    let hangs = !core.storage_full && core.disk_waits_us >= DISK_PATIENCE_US && status.failed.is_none();
+    if hangs && status.stalled.is_none() {
+        found.push(Problem::new(
+            "disk_hangs",
+            format!("its disk has not finished a write to the log for {} s", core.disk_waits_us / 1_000_000),
+            "look at the disk and at the kernel's log of this machine. The others go on without it; a primary whose disk \
+             hangs lets another one lead",
+        ));
     }
     if core.is_catching_up {
         found.push(copy_under_way(status));
