@@ -16,6 +16,13 @@ const MISSED_AFTER: Duration = Duration::from_secs(5);
 /// A disk that takes so long for one write is not just busy.
 const DISK_PATIENCE_US: u64 = 5_000_000;
 
+const NO_VOTE: &str = "no_vote";
+
+/// What makes a replica count as not well. Without a vote one may be as well as any other.
+pub(super) fn gravest(problems: Vec<Problem>) -> Option<Problem> {
+    problems.into_iter().find(|problem| problem.kind != NO_VOTE)
+}
+
 /// Of a replica of this process; the gravest first.
 pub(super) fn of_local(id: u32, status: &DriverStatus) -> Vec<Problem> {
     let core = &status.core;
@@ -132,7 +139,7 @@ fn after(kind: FailureKind) -> &'static str {
 
 fn without_vote() -> Problem {
     Problem::new(
-        "no_vote",
+        NO_VOTE,
         "it follows without a vote: its disk is not one of those that the cluster was founded with",
         "put its old directory back if that can be recovered as it was (see \"A lost disk\" in docs/OPERATIONS.md)",
     )
