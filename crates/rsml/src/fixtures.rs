@@ -177,6 +177,17 @@ fn messages_1() -> Vec<(&'static str, Message)> {
             }),
         ),
         (
+            "report_of_one_that_gets_a_copy",
+            Message::Report(Report {
+                is_copying: true,
+                copy_bytes: 1 << 20,
+                copy_total: 1 << 33,
+                copy_source: 3,
+                log_grown: 300,
+                ..Default::default()
+            }),
+        ),
+        (
             "report_of_one_that_cannot_lead",
             Message::Report(Report { storage_full: true, is_ineligible: true, ..Default::default() }),
         ),

@@ -12,7 +12,7 @@ use rsml::wal::InMemoryStorage;
 use rsml::{
     CommittedValue, ConsensusReplica, ExecutionError, ExecutionNotifier, Failure, FailureKind, Persist, Recovered,
     ReplicaId, ReplicaOptions, RequestError, SealedState, Sequence, Snapshot, SnapshotSink, SnapshotSource, Snapshots,
-    Storage, StorageError, StorageStatistics, TransferError,
+    Storage, StorageError, StorageStatistics, ThreadKind, TransferError,
 };
 
 /// Counts requests; the outcome of a request is its place. Panics on request.
@@ -139,10 +139,11 @@ impl SnapshotSink for CounterSink {
     }
 }
 
-/// Storage that fails once it is told to.
+/// Storage that fails once it is told to, and hangs while somebody else has its lock.
 struct Fragile {
     inner: InMemoryStorage,
     broken: Arc<AtomicBool>,
+    hangs: Arc<Mutex<()>>,
 }
 
 impl Storage for Fragile {
@@ -155,6 +156,7 @@ impl Storage for Fragile {
     }
 
     fn persist(&mut self, orders: &[Persist]) -> Result<usize, StorageError> {
+        drop(lock(&self.hangs));
         if self.broken.load(Ordering::SeqCst) {
             return Err(StorageError::Io { what: "fdatasync", path: "test".into(), error: "broken".into() });
         }
@@ -181,16 +183,26 @@ impl Storage for Fragile {
 struct Cluster {
     replicas: BTreeMap<u8, ConsensusReplica>,
     broken: Vec<Arc<AtomicBool>>,
+    hangs: Vec<Arc<Mutex<()>>>,
     storages: Vec<InMemoryStorage>,
 }
 
-fn start(id: u8, bus: &SharedMessageBus, inner: &InMemoryStorage, broken: &Arc<AtomicBool>) -> ConsensusReplica {
+fn start(
+    id: u8,
+    bus: &SharedMessageBus,
+    inner: &InMemoryStorage,
+    broken: &Arc<AtomicBool>,
+    hangs: &Arc<Mutex<()>>,
+) -> ConsensusReplica {
     let replicas = (0..3).map(ReplicaId).collect();
     let mut core = CoreOptions::new(ReplicaId(id), replicas, u64::from(id));
     core.digest_interval = 4;
-    let options =
-        ReplicaOptions { flush_after_log_bytes: 1 << 20, ..ReplicaOptions::new(core, 100 + u128::from(id), 7) };
-    let storage = Fragile { inner: inner.clone(), broken: broken.clone() };
+    let options = ReplicaOptions {
+        flush_after_log_bytes: 1 << 20,
+        stands_still_after: Duration::from_millis(500),
+        ..ReplicaOptions::new(core, 100 + u128::from(id), 7)
+    };
+    let storage = Fragile { inner: inner.clone(), broken: broken.clone(), hangs: hangs.clone() };
     let connect = |sink| Ok(Arc::new(InMemoryTransport::new(ReplicaId(id), bus, sink)) as Arc<dyn Transport>);
     let counter = Counter { is_odd: id == 2, ..Counter::default() };
     ConsensusReplica::start(options, storage, |_| Ok(counter), connect).expect("an empty replica starts")
@@ -201,9 +213,13 @@ impl Cluster {
         let bus = create_shared_message_bus();
         let broken: Vec<_> = (0..3).map(|_| Arc::new(AtomicBool::new(false))).collect();
         let storages: Vec<_> = (0..3).map(|_| InMemoryStorage::new()).collect();
-        let start = |id: u8| start(id, &bus, &storages[usize::from(id)], &broken[usize::from(id)]);
+        let hangs: Vec<_> = (0..3).map(|_| Arc::default()).collect();
+        let start = |id: u8| {
+            let place = usize::from(id);
+            start(id, &bus, &storages[place], &broken[place], &hangs[place])
+        };
         let replicas = (0..3).map(|id| (id, start(id))).collect();
-        Cluster { replicas, broken, storages }
+        Cluster { replicas, broken, hangs, storages }
     }
 
     async fn execute(&self, id: u8, payload: &'static str) -> Result<Bytes, RequestError> {
@@ -248,6 +264,26 @@ async fn a_read_point_covers_what_was_acknowledged_before_on_every_replica() {
         let point = replica.read_barrier(Instant::now() + Duration::from_secs(20)).await.expect("a quorum confirms");
         assert!(point >= acknowledged && replica.applied() >= point, "{point} {acknowledged}");
     }
+}
+
+#[test]
+fn a_disk_that_hangs_is_seen_until_it_goes_on() {
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let cluster = Cluster::new();
+    runtime.block_on(cluster.execute(1, "before")).expect("executed");
+    let hangs = lock(&cluster.hangs[2]);
+    runtime.block_on(cluster.execute(1, "meanwhile")).expect("executed by the others");
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let wait_until = |what: &dyn Fn(&ConsensusReplica) -> bool| {
+        while !what(&cluster.replicas[&2]) {
+            assert!(Instant::now() < deadline, "{:?}", cluster.replicas[&2].status().stalled);
+            std::thread::yield_now();
+        }
+    };
+    let names_log = |replica: &ConsensusReplica| replica.stalled().is_some_and(|found| found.thread == ThreadKind::Log);
+    wait_until(&names_log);
+    drop(hangs);
+    wait_until(&|replica| !names_log(replica));
 }
 
 #[tokio::test(flavor = "multi_thread")]

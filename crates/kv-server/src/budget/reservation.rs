@@ -1,6 +1,7 @@
 //! Bytes that are reserved before they are used: what does not fit waits, in the order of asking.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -13,6 +14,23 @@ const UNIT_BYTES: usize = 1 << 10;
 pub struct ByteBudget {
     units: Arc<Semaphore>,
     all: u32,
+    waiters: Arc<AtomicUsize>,
+}
+
+/// Counts somebody who waits, for as long as they do.
+struct Waiter(Arc<AtomicUsize>);
+
+impl Waiter {
+    fn new(waiters: &Arc<AtomicUsize>) -> Self {
+        waiters.fetch_add(1, Ordering::Relaxed);
+        Waiter(waiters.clone())
+    }
+}
+
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl ByteBudget {
@@ -20,7 +38,7 @@ impl ByteBudget {
         let all = u32::try_from(bytes.div_ceil(UNIT_BYTES).max(1)).unwrap_or(u32::MAX);
         // The semaphore's own bound is above that on 64 bits, and what matters on 32.
         let all = all.min(u32::try_from(Semaphore::MAX_PERMITS).unwrap_or(u32::MAX));
-        ByteBudget { units: Arc::new(Semaphore::new(all as usize)), all }
+        ByteBudget { units: Arc::new(Semaphore::new(all as usize)), all, waiters: Arc::default() }
     }
 
     pub fn bytes(&self) -> usize {
@@ -46,7 +64,16 @@ impl ByteBudget {
     /// In turn, once there is room. Who gives up waiting drops the future.
     pub fn reserve(&self, bytes: usize) -> impl Future<Output = Reserved> + Send + 'static {
         let reserving = self.units.clone().acquire_many_owned(self.units_of(bytes));
-        async move { Reserved(reserving.await.expect("the semaphore is never closed")) }
+        let waiter = Waiter::new(&self.waiters);
+        async move {
+            let _waiter = waiter;
+            Reserved(reserving.await.expect("the semaphore is never closed"))
+        }
+    }
+
+    /// Whether somebody waits: who holds something needlessly should let go of it.
+    pub fn is_short(&self) -> bool {
+        self.waiters.load(Ordering::Relaxed) > 0
     }
 }
 
@@ -114,10 +141,11 @@ mod tests {
         let budget = ByteBudget::new(4 * KIB);
         let small = budget.try_reserve(KIB).expect("there is room");
         let mut large = Box::pin(budget.reserve(4 * KIB));
-        assert!(large.as_mut().now_or_never().is_none());
+        assert!(large.as_mut().now_or_never().is_none() && budget.is_short());
         assert!(budget.try_reserve(KIB).is_none(), "somebody waits");
         drop(small);
         assert_eq!(large.now_or_never().expect("its turn").bytes(), 4 * KIB);
+        assert!(!budget.is_short());
     }
 
     #[test]

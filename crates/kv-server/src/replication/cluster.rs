@@ -66,7 +66,7 @@ impl ReplicatedCluster {
             oldest_readable: Some(kept.oldest_readable),
             pending_clears: Some(kept.pending_clears),
             uptime: Some(self.started.elapsed()),
-            problem: problems::of_local(member.id, status).into_iter().next(),
+            problem: problems::gravest(problems::of_local(member.id, status)),
             copy: own_copy(status),
             sends_copies: status.sending.iter().map(sent_copy).collect(),
             ..self.unknown(member)
@@ -83,7 +83,7 @@ impl ReplicatedCluster {
         };
         let status = self.with_report(status, seen_by);
         ReplicaStatus {
-            problem: problems::of_peer(&status, seen_by, self.started.elapsed()).into_iter().next(),
+            problem: problems::gravest(problems::of_peer(&status, seen_by, self.started.elapsed())),
             ..status
         }
     }

@@ -41,12 +41,17 @@ const COUNTERS: [Figure; 14] = [
     }),
 ];
 
-const GAUGES: [Figure; 10] = [
+const GAUGES: [Figure; 13] = [
     ("synodkv_view", "The view promised.", |s| s.core.view.0),
     ("synodkv_is_primary", "1 on the primary.", |s| u64::from(s.core.role == "primary")),
     ("synodkv_is_catching_up", "1 while this replica gets a copy of another's database.", |s| {
         u64::from(s.core.is_catching_up)
     }),
+    ("synodkv_copy_received_bytes", "What has come of that copy.", |s| s.core.copy.as_ref().map_or(0, |c| c.received)),
+    ("synodkv_log_held_for", "Replicas that get a copy, and for which the log is kept whatever its size.", |s| {
+        s.core.log_held_for.len() as u64
+    }),
+    ("synodkv_is_stalled", "1 while a thread of this replica does not get on.", |s| u64::from(s.stalled.is_some())),
     (
         "synodkv_log_lost_entries",
         "Entries that the disk has lost and that were not fetched from the others yet.",

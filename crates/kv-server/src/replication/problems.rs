@@ -13,6 +13,16 @@ use crate::space::disk_full;
 /// Peers are not missed before a server has run for so long: they may be starting, too.
 const MISSED_AFTER: Duration = Duration::from_secs(5);
 
+/// A disk that takes so long for one write is not just busy.
+const DISK_PATIENCE_US: u64 = 5_000_000;
+
+const NO_VOTE: &str = "no_vote";
+
+/// What makes a replica count as not well. Without a vote one may be as well as any other.
+pub(super) fn gravest(problems: Vec<Problem>) -> Option<Problem> {
+    problems.into_iter().find(|problem| problem.kind != NO_VOTE)
+}
+
 /// Of a replica of this process; the gravest first.
 pub(super) fn of_local(id: u32, status: &DriverStatus) -> Vec<Problem> {
     let core = &status.core;
@@ -30,6 +40,15 @@ pub(super) fn of_local(id: u32, status: &DriverStatus) -> Vec<Problem> {
     }
     if let Some(stalled) = &status.stalled {
         found.push(standing_still(stalled));
+    }
+    let hangs = !core.storage_full && core.disk_waits_us >= DISK_PATIENCE_US && status.failed.is_none();
+    if hangs && status.stalled.is_none() {
+        found.push(Problem::new(
+            "disk_hangs",
+            format!("its disk has not finished a write to the log for {} s", core.disk_waits_us / 1_000_000),
+            "look at the disk and at the kernel's log of this machine. The others go on without it; a primary whose disk \
+             hangs lets another one lead",
+        ));
     }
     if core.is_catching_up {
         found.push(copy_under_way(status));
@@ -120,7 +139,7 @@ fn after(kind: FailureKind) -> &'static str {
 
 fn without_vote() -> Problem {
     Problem::new(
-        "no_vote",
+        NO_VOTE,
         "it follows without a vote: its disk is not one of those that the cluster was founded with",
         "put its old directory back if that can be recovered as it was (see \"A lost disk\" in docs/OPERATIONS.md)",
     )

@@ -32,6 +32,8 @@ const BATCH_TIME: Duration = Duration::from_micros(200);
 const BATCH_BYTES: usize = 256 << 10;
 /// How long to wait for a refused client to take its exception before the connection is reset.
 const LINGER: Duration = Duration::from_secs(2);
+/// How often a connection whose client takes nothing looks whether others wait for its memory.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// What to wait for when nothing times out.
 const LONG_TIME: Duration = Duration::from_secs(3_600);
 
@@ -126,6 +128,8 @@ struct Connection<'a> {
     partial_since: Option<Instant>,
     /// Since when the client has taken nothing of the output.
     unsent_since: Option<Instant>,
+    /// When it was last looked whether others wait for what this connection holds.
+    looked_at: Option<Instant>,
     /// When a byte last moved.
     active_at: Instant,
     /// Fires at the nearest timeout or before; it is not moved for every message.
@@ -166,6 +170,7 @@ impl<'a> Connection<'a> {
             ending: None,
             partial_since: None,
             unsent_since: None,
+            looked_at: None,
             active_at: Instant::now(),
             timer: Box::pin(tokio::time::sleep(timeout)),
             shutdown: Box::pin(shutdown.cancelled_owned()),
@@ -276,10 +281,7 @@ impl<'a> Connection<'a> {
                 let reply_limit = options.reply_limit(encoding);
                 let cost = Cost::of(&call, envelope.end, input.is_some(), reply_limit, options);
                 let deadline = now + Duration::from_millis(options.request_timeout_ms);
-                let again = (cost.room_bytes < reply_limit).then(|| {
-                    let cost = Cost::largest(reply_limit, reply_limit);
-                    Box::new(Again { call: call.clone(), deadline, cost })
-                });
+                let again = Again::after(&call, cost, deadline, reply_limit);
                 self.next = Some(Next { call, start: Start { origin, cost, again, _input: input }, deadline });
             }
             Err(exception) => {
@@ -308,8 +310,8 @@ impl<'a> Connection<'a> {
         }
         let (service, context) = (&self.shared.service, self.context);
         self.pipeline.start_again(|again| {
-            let Again { call, deadline, cost } = again;
-            let terms = CallTerms { deadline, max_reply_bytes: cost.room_bytes, room_bytes: cost.room_bytes };
+            let Again { call, deadline, cost, reply_limit } = again;
+            let terms = CallTerms { deadline, max_reply_bytes: reply_limit, room_bytes: cost.room_bytes };
             service.call(context, call, terms)
         });
         true
@@ -519,10 +521,11 @@ impl<'a> Connection<'a> {
     fn poll_timeouts(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
         loop {
             let due = self.due();
-            if let Some(due) = due
-                && due < self.timer.deadline()
+            let wake = due.into_iter().chain(self.next_look()).min();
+            if let Some(wake) = wake
+                && wake < self.timer.deadline()
             {
-                self.timer.as_mut().reset(due);
+                self.timer.as_mut().reset(wake);
             }
             if self.timer.as_mut().poll(cx).is_pending() {
                 return Poll::Pending;
@@ -531,8 +534,26 @@ impl<'a> Connection<'a> {
             if due.is_some_and(|due| due <= now) {
                 return Poll::Ready(Ended::Timeout);
             }
-            self.timer.as_mut().reset(due.unwrap_or(now + LONG_TIME));
+            self.looked_at = Some(now);
+            let wake = due.into_iter().chain(self.next_look()).min();
+            self.timer.as_mut().reset(wake.unwrap_or(now + LONG_TIME));
         }
+    }
+
+    /// When to look whether somebody waits for the memory of replies that this client does not take.
+    fn next_look(&self) -> Option<Instant> {
+        let first = self.unsent_since? + self.spared();
+        Some(self.looked_at.map_or(first, |at| first.max(at + LOOK_INTERVAL)))
+    }
+
+    fn spared(&self) -> Duration {
+        Duration::from_millis(self.shared.options.spared_idle_ms)
+    }
+
+    /// Whether others wait for what this connection holds.
+    fn is_pressed(&self) -> bool {
+        let pools = &self.shared.pools;
+        (self.large.is_some() && pools.large_replies.is_short()) || (self.small.is_some() && pools.replies.is_short())
     }
 
     /// When the client will have been silent for too long, if it is for the client to act.
@@ -540,7 +561,9 @@ impl<'a> Connection<'a> {
         let options = &self.shared.options;
         let after = |since: Option<Instant>, timeout: Option<Duration>| Some(since? + timeout?);
         let partial = after(self.partial_since, options.message_timeout());
-        let unsent = after(self.unsent_since, options.write_timeout());
+        let patience = options.write_timeout();
+        let patience = if self.is_pressed() { patience.into_iter().chain([self.spared()]).min() } else { patience };
+        let unsent = after(self.unsent_since, patience);
         let idle = after(self.is_idle().then_some(self.active_at), options.idle_timeout());
         [partial, unsent, idle].into_iter().flatten().min()
     }

@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 pub struct ThriftServerOptions {
     /// Most open connections; one more closes the one that has been idle for longest, or is closed at once.
     pub max_connections: usize,
-    /// A connection that has been idle for less is not closed for a new one.
+    /// A connection that has been idle for less is not closed for a new one; nor one whose client has taken nothing for
+    /// less, when others wait for the memory of its replies.
     pub spared_idle_ms: u64,
     /// A connection whose client asks nothing for so long is closed. 0: never; TCP keep-alive finds clients that are gone.
     pub idle_timeout_s: u64,

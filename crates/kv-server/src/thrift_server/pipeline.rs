@@ -44,6 +44,15 @@ pub(super) struct Again {
     pub deadline: Instant,
     /// What it needs then.
     pub cost: Cost,
+    pub reply_limit: usize,
+}
+
+impl Again {
+    /// How to make a call again that is made at `cost` now.
+    pub fn after(call: &ThriftCall, cost: Cost, deadline: Instant, reply_limit: usize) -> Option<Box<Again>> {
+        let cost = cost.next(reply_limit)?;
+        Some(Box::new(Again { call: call.clone(), deadline, cost, reply_limit }))
+    }
 }
 
 /// What is known of a call when it starts.
@@ -154,7 +163,9 @@ impl<'a> Pipeline<'a> {
     /// Makes the first call again. To be polled afterwards.
     pub fn start_again(&mut self, call: impl FnOnce(Again) -> CallFuture<'a>) {
         let Some(Slot::Again(origin, again)) = self.slots.pop_front() else { panic!("the first call runs already") };
-        let start = Start { origin, cost: again.cost, again: None, _input: None };
+        let Again { call: asked, deadline, cost, reply_limit } = &*again;
+        let once_more = Again::after(asked, *cost, *deadline, *reply_limit);
+        let start = Start { origin, cost: *cost, again: once_more, _input: None };
         self.again -= 1;
         self.slots.push_front(Slot::Running(start));
         // A panic of the handler before its future is there is caught where others are.

@@ -14,7 +14,11 @@
 //! back, then `replies`, then input.
 //!
 //! How long the reply to a range will be is not known before. Few are long: so it is tried with [`TRY_BYTES`], and only
-//! where that does not suffice it is made again, alone, with room for the longest that is allowed.
+//! where that does not suffice it is made again, alone, with [`MORE_ROOM`] times as much, and so on up to the longest that is
+//! allowed. Room for the longest at once would keep everybody else waiting.
+//!
+//! A client that takes nothing of its replies holds what it was sent. While somebody waits for that memory, it is
+//! disconnected sooner (`spared_idle_ms`).
 
 use kv_api::thrift::ThriftCall;
 use kv_api::thrift::generated::{AtomicCommitRequest, Operation};
@@ -31,6 +35,8 @@ pub(super) const OWN_INPUT_BYTES: usize = 8 << 10;
 pub(super) const INPUT_BYTES: usize = 256 << 10;
 /// With how much room a range is tried.
 const TRY_BYTES: usize = 256 << 10;
+/// The step from one try to the next: what was read in vain is then little beside what is read in the end.
+const MORE_ROOM: usize = 8;
 /// Reservations for one reply beyond this are made in the pool of large ones.
 const SMALL_BYTES: usize = 4 << 20;
 /// Rows as they were read, the reply's struct, and its encoding.
@@ -99,7 +105,9 @@ impl Cost {
                 };
             }
             match target {
-                Some(_) => Cost::largest(longest, reply_limit),
+                Some(_) => {
+                    Cost { bytes: longest.saturating_mul(FORMS_OF_ROWS), is_large: true, room_bytes: reply_limit }
+                }
                 None => {
                     let room_bytes = TRY_BYTES.min(reply_limit);
                     Cost { bytes: FORMS_OF_ROWS * room_bytes + message_bytes, is_large: false, room_bytes }
@@ -124,9 +132,11 @@ impl Cost {
         Cost { bytes, is_large: bytes > SMALL_BYTES, room_bytes: reply_limit }
     }
 
-    /// For a range that did not fit where it was tried.
-    pub fn largest(longest: usize, reply_limit: usize) -> Cost {
-        Cost { bytes: longest.saturating_mul(FORMS_OF_ROWS), is_large: true, room_bytes: reply_limit }
+    /// For a range that did not fit, if a longer reply is allowed.
+    pub fn next(self, reply_limit: usize) -> Option<Cost> {
+        let room_bytes = self.room_bytes.saturating_mul(MORE_ROOM).min(reply_limit);
+        let cost = Cost { bytes: room_bytes.saturating_mul(FORMS_OF_ROWS), is_large: true, room_bytes };
+        (room_bytes > self.room_bytes).then_some(cost)
     }
 }
 
@@ -199,6 +209,13 @@ mod tests {
         assert!(page.bytes > 3 << 20);
         let large = range(None, Some(10 << 20));
         assert!(large.is_large && large.bytes > 30 << 20, "{large:?}");
+    }
+
+    #[test]
+    fn room_grows_up_to_the_limit() {
+        let steps = std::iter::successors(Some(range(None, None)), |cost| cost.next(LIMIT));
+        let rooms: Vec<usize> = steps.map(|cost| cost.room_bytes).collect();
+        assert_eq!(rooms, [256 << 10, 2 << 20, 16 << 20, 64 << 20]);
     }
 
     #[test]

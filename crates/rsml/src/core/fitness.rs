@@ -42,6 +42,11 @@ impl DiskWatch {
         (self.waits_us, self.behind_us) = (0, 0);
     }
 
+    /// How long the oldest order has been on its way.
+    pub fn waits_us(&self) -> u64 {
+        self.waits_us
+    }
+
     /// So much later than usual counts as hanging.
     fn patience_us(&self, min_us: u64, max_us: u64) -> u64 {
         min_us.max(2 * self.usual_us.min(max_us))

@@ -30,6 +30,8 @@ pub struct ReplicaStatus {
     pub handing_over_to: Option<ReplicaId>,
     pub is_eligible: bool,
     pub storage_full: bool,
+    /// How long the oldest write to the log has been on its way to the disk.
+    pub disk_waits_us: u64,
     pub last: Sequence,
     pub durable: Sequence,
     pub commit: Sequence,
@@ -81,6 +83,7 @@ impl Replica {
             handing_over_to: self.handover_target(),
             is_eligible: self.is_eligible,
             storage_full: self.is_full,
+            disk_waits_us: self.disk.waits_us(),
             last: self.acceptor.log().last(),
             durable: self.acceptor.durable_last(),
             commit: self.learner.commit(),

@@ -9,9 +9,9 @@
 //! # Invariants
 //! - Nothing is let go of that the own database has not persisted.
 //! - While a hold is in force, no entry above [`Hold::above`] is let go of.
-//! - A hold is in force only while its peer makes progress and the disk has ample space. Without one in force the log is
-//!   cut down to `log_keep_bytes`, or to a multiple of that while a peer gets a copy. So neither a peer that hangs nor one that
-//!   begins again and again makes the log grow for long, and none makes it fill the disk.
+//! - A hold is in force only while its peer makes progress, has not begun too often, and the disk has ample space. Without one
+//!   in force the log is cut down to `log_keep_bytes`, or to a multiple of that while a peer that gets a copy makes progress. So
+//!   neither a peer that hangs nor one that begins again and again makes the log grow for long, and none makes it fill the disk.
 
 use std::collections::BTreeMap;
 
@@ -25,6 +25,9 @@ const KEPT_DURING_CATCH_UP: u64 = 8;
 /// A peer that got nothing for so many `retry_us` (a minute by default) makes no progress: the source of a copy may need a
 /// while to make it.
 const PATIENCE: u64 = 300;
+
+/// A peer that has caught up with what was committed so many `retry_us` ago (a second by default) lags like any other.
+const SOON: u64 = 5;
 
 /// So many copies may come to nothing before a peer is not waited for any more.
 const MOST_ATTEMPTS: u32 = 8;
@@ -41,11 +44,13 @@ struct Hold {
     progress: Instant,
     /// Copies that it has begun.
     attempts: u32,
+    /// Since its copy is in: what was committed here at some moment, and when that was.
+    goal: Option<(Sequence, Instant)>,
 }
 
 impl Hold {
     fn new(above: Sequence, report: &Report, now: Instant) -> Hold {
-        Hold { above, copied: report.copy_bytes, reached: reached(report), progress: now, attempts: 1 }
+        Hold { above, copied: report.copy_bytes, reached: reached(report), progress: now, attempts: 1, goal: None }
     }
 
     fn update(&mut self, report: &Report, now: Instant) {
@@ -62,8 +67,23 @@ impl Hold {
         self.above = self.above.max(self.reached).max(Sequence(report.persisted.max(report.installing)));
     }
 
+    /// Whether it has the entries behind its copy too, but for those of the last moment. Those that came while it fetched the
+    /// others are a goal of their own.
+    fn has_caught_up(&mut self, report: &Report, commit: Sequence, now: Instant, soon_us: u64) -> bool {
+        if is_copying(report) {
+            self.goal = None;
+            return false;
+        }
+        let (goal, since) = *self.goal.get_or_insert((commit, now));
+        if self.reached < goal {
+            return false;
+        }
+        self.goal = Some((commit, now));
+        now.since_us(since) <= soon_us
+    }
+
     fn makes_progress(&self, now: Instant, patience_us: u64) -> bool {
-        self.attempts <= MOST_ATTEMPTS && now.since_us(self.progress) < patience_us
+        now.since_us(self.progress) < patience_us
     }
 }
 
@@ -80,15 +100,13 @@ fn is_copying(report: &Report) -> bool {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Retention {
     holds: BTreeMap<ReplicaId, Hold>,
-    /// The own commit point when it was looked last: who has reached that needs no hold any more.
-    commit: Sequence,
     /// The disk has far more space than it must.
     pub is_roomy: bool,
 }
 
 impl Retention {
     pub fn new() -> Self {
-        Retention { holds: BTreeMap::new(), commit: Sequence::ZERO, is_roomy: true }
+        Retention { holds: BTreeMap::new(), is_roomy: true }
     }
 }
 
@@ -126,8 +144,8 @@ impl Replica {
     }
 
     fn look_after_holds(&mut self) {
-        let goal = std::mem::replace(&mut self.retention.commit, self.learner.commit());
-        let (now, above) = (self.now, self.first_stored.previous());
+        let (now, commit, above) = (self.now, self.learner.commit(), self.first_stored.previous());
+        let soon_us = SOON * self.options.retry_us;
         for (id, report) in &self.reports {
             let is_voter = self.configuration.disks.contains_key(id);
             match self.retention.holds.get_mut(id) {
@@ -135,34 +153,41 @@ impl Replica {
                     self.retention.holds.insert(*id, Hold::new(above, report, now));
                 }
                 None => {}
-                Some(_) if !is_copying(report) && reached(report) >= goal => {
-                    self.retention.holds.remove(id);
+                Some(hold) => {
+                    hold.update(report, now);
+                    if hold.has_caught_up(report, commit, now, soon_us) {
+                        self.retention.holds.remove(id);
+                    }
                 }
-                Some(hold) => hold.update(report, now),
             }
         }
     }
 
-    fn is_held_for(&self, hold: &Hold) -> bool {
+    fn makes_progress(&self, hold: &Hold) -> bool {
         hold.makes_progress(self.now, PATIENCE * self.options.retry_us)
     }
 
-    fn held_above(&self) -> Option<Sequence> {
-        let in_force = self.retention.holds.values().filter(|hold| self.retention.is_roomy && self.is_held_for(hold));
-        in_force.map(|hold| hold.above).min()
+    fn in_force(&self) -> impl Iterator<Item = (&ReplicaId, &Hold)> {
+        let is_in_force =
+            |hold: &Hold| self.retention.is_roomy && hold.attempts <= MOST_ATTEMPTS && self.makes_progress(hold);
+        self.retention.holds.iter().filter(move |(_, hold)| is_in_force(hold))
     }
 
-    /// Whether a peer gets a copy, or the entries behind one.
-    fn is_any_copying(&self) -> bool {
-        let is_installing = |id| self.reports.get(id).is_some_and(|report| report.installing > 0);
-        self.configuration.disks.keys().any(is_installing)
-            || self.retention.holds.values().any(|hold| self.is_held_for(hold))
+    fn held_above(&self) -> Option<Sequence> {
+        self.in_force().map(|(_, hold)| hold.above).min()
     }
 
     /// For whom the log is held now, whatever its size.
     pub(super) fn held_for(&self) -> Vec<ReplicaId> {
-        let holds = self.retention.holds.iter().filter(|(_, hold)| self.retention.is_roomy && self.is_held_for(hold));
-        holds.map(|(id, _)| *id).collect()
+        self.in_force().map(|(id, _)| *id).collect()
+    }
+
+    /// Whether a peer gets a copy, or the entries behind one, and makes progress. Peers of earlier versions do not tell how
+    /// much of their copy has come.
+    fn is_any_copying(&self) -> bool {
+        let is_silent = |report: &Report| report.installing > 0 && !report.is_copying;
+        self.configuration.disks.keys().filter_map(|id| self.reports.get(id)).any(is_silent)
+            || self.retention.holds.values().any(|hold| self.makes_progress(hold))
     }
 
     fn persisted_at(&self, id: ReplicaId) -> Sequence {

@@ -25,11 +25,12 @@ impl ThreadKind {
         }
     }
 
-    /// How long one piece of work may take. Making a copy of a large database, or checking one that came, takes minutes.
-    fn patience(self) -> Duration {
+    /// How many times longer than usual one piece of work may take. Making a copy of a large database, or checking one that
+    /// came, takes minutes.
+    fn slowness(self) -> u32 {
         match self {
-            ThreadKind::Snapshot => Duration::from_secs(30 * 60),
-            _ => Duration::from_secs(30),
+            ThreadKind::Snapshot => 60,
+            _ => 1,
         }
     }
 }
@@ -56,12 +57,14 @@ const ENDED: u64 = 1;
 #[derive(Debug)]
 pub struct Heartbeats {
     started: Clock,
+    /// How long one piece of work may take.
+    patience: Duration,
     states: [AtomicU64; 4],
 }
 
 impl Heartbeats {
-    pub fn new() -> Self {
-        Heartbeats { started: Clock::now(), states: Default::default() }
+    pub fn new(patience: Duration) -> Self {
+        Heartbeats { started: Clock::now(), patience, states: Default::default() }
     }
 
     fn set(&self, thread: ThreadKind, now: Clock, ended: u64) {
@@ -93,7 +96,7 @@ impl Heartbeats {
             let since = self.started + Duration::from_millis((state >> 1) - 1);
             let has_ended = state & ENDED != 0;
             let is_excused = lacks_space && matches!(thread, ThreadKind::Apply | ThreadKind::Snapshot) && !has_ended;
-            let patience = if has_ended { LAST_WORDS } else { thread.patience() };
+            let patience = if has_ended { LAST_WORDS } else { self.patience * thread.slowness() };
             let is_stalled = !is_excused && now.saturating_duration_since(since) >= patience;
             is_stalled.then_some(StalledThread { thread, since, has_ended })
         });
@@ -113,7 +116,7 @@ mod tests {
 
     #[test]
     fn a_thread_that_waits_for_work_may_wait_for_ever() {
-        let beats = Heartbeats::new();
+        let beats = Heartbeats::new(PATIENCE);
         beats.works(ThreadKind::Log);
         beats.waits(ThreadKind::Log);
         assert_eq!(stalled_after(&beats, PATIENCE * 1000), None);
@@ -121,7 +124,7 @@ mod tests {
 
     #[test]
     fn a_thread_that_does_not_finish_is_named_once_it_has_taken_long() {
-        let beats = Heartbeats::new();
+        let beats = Heartbeats::new(PATIENCE);
         beats.works(ThreadKind::Log);
         assert_eq!(stalled_after(&beats, PATIENCE / 2), None);
         assert_eq!(stalled_after(&beats, PATIENCE), Some(ThreadKind::Log));
@@ -131,7 +134,7 @@ mod tests {
 
     #[test]
     fn a_thread_that_has_ended_is_named_soon() {
-        let beats = Heartbeats::new();
+        let beats = Heartbeats::new(PATIENCE);
         beats.has_ended(ThreadKind::Snapshot);
         let stalled = beats.stalled(Clock::now() + LAST_WORDS, true).expect("it is missed");
         assert_eq!((stalled.thread, stalled.has_ended), (ThreadKind::Snapshot, true));
@@ -139,7 +142,7 @@ mod tests {
 
     #[test]
     fn who_waits_for_space_in_the_database_is_not_to_blame() {
-        let beats = Heartbeats::new();
+        let beats = Heartbeats::new(PATIENCE);
         beats.works(ThreadKind::Apply);
         assert!(beats.stalled(Clock::now() + PATIENCE, true).is_none());
         beats.works(ThreadKind::Log);

@@ -54,6 +54,8 @@ pub struct ReplicaOptions {
     /// Whether they have far more than that: enough to keep the log for a replica that gets a copy of the database, however
     /// much is written meanwhile. Asked like `has_space`.
     pub is_roomy: Arc<dyn Fn() -> bool + Send + Sync>,
+    /// A thread that has not finished one piece of work for so long stands still: see [`ConsensusReplica::stalled`].
+    pub stands_still_after: Duration,
 }
 
 impl ReplicaOptions {
@@ -71,6 +73,7 @@ impl ReplicaOptions {
             new_cluster_id,
             has_space: Arc::new(|| true),
             is_roomy: Arc::new(|| true),
+            stands_still_after: Duration::from_secs(30),
         }
     }
 }
@@ -236,7 +239,7 @@ impl ConsensusReplica {
             waiting_bytes: AtomicUsize::new(0),
             max_waiting_bytes: options.max_waiting_bytes,
             seat: Mutex::new(None),
-            beats: Heartbeats::new(),
+            beats: Heartbeats::new(options.stands_still_after),
             log: Inbox::new(),
             apply: Inbox::new(),
             snapshots: Inbox::new(),
@@ -351,7 +354,7 @@ impl ConsensusReplica {
     }
 
     /// A thread that does not get on though it has work: it has ended although the replica has not stopped, or it has not
-    /// finished one piece of work for half a minute, as where a disk hangs in a synchronisation. Not where it waits for
+    /// finished one piece of work for [`ReplicaOptions::stands_still_after`], as where a disk hangs in a synchronisation. Not where it waits for
     /// space. Such a replica is of no use to its clients before its process is started anew.
     pub fn stalled(&self) -> Option<StalledThread> {
         let (is_stopped, lacks_space) = {

@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use kv_client::{Client, KeyRef, Options};
 use serde_json::Value;
+use tokio::task::JoinSet;
 
-use crate::harness::{Cluster, ENGINE, Server, Setup, assert_exit, run, skip};
+use crate::harness::{Cluster, ENGINE, Server, Setup, assert_exit, is_root, run, skip};
 use crate::waiting::eventually;
 
 /// From its next start on the server finds this peer at another address.
@@ -91,6 +92,70 @@ fn a_replica_whose_own_name_is_gone_is_up_and_says_so() {
         assert_eq!(problem["replica"], 2, "{problem}");
         assert!(problem["remedy"].as_str().is_some_and(|remedy| remedy.contains("no restart is needed")), "{problem}");
         assert_exit(&cluster.servers[0].cli(&["set", "k", "v"]), 0);
+    });
+}
+
+/// Names that mean something only to processes that are started with [`Hosts::setup`].
+struct Hosts {
+    file: tempfile::NamedTempFile,
+}
+
+impl Hosts {
+    /// `None` where a process cannot have such names of its own.
+    fn new() -> Option<Hosts> {
+        let hosts = Hosts { file: tempfile::NamedTempFile::new().expect("a file") };
+        let test = std::process::Command::new("sh").args(["-c", &format!("{}; true", hosts.setup().before)]).output();
+        (is_root() && test.is_ok_and(|output| output.status.success())).then_some(hosts)
+    }
+
+    /// The program in place of the shell, in a mount namespace with this file as `/etc/hosts`.
+    fn setup(&self) -> Setup {
+        let mount = format!("mount --bind {} /etc/hosts", self.file.path().display());
+        Setup::default().before(&format!("exec unshare --mount sh -c '{mount} && exec \"$0\" \"$@\"' \"$0\" \"$@\""))
+    }
+
+    /// From now on, and without a moment in which the file is not there.
+    fn set(&self, names: &[(&str, &str)]) {
+        let lines: Vec<String> = names.iter().map(|(name, address)| format!("{address} {name}\n")).collect();
+        std::fs::write(self.file.path(), lines.concat()).expect("a file");
+    }
+}
+
+const NAMES: [&str; 3] = ["replica-0.test", "replica-1.test", "replica-2.test"];
+
+#[test]
+fn a_replica_that_moves_to_another_address_is_found_there_without_a_restart_of_the_others() {
+    let Some(hosts) = Hosts::new() else { return skip("it needs root, and mount namespaces") };
+    run(async {
+        hosts.set(&[(NAMES[0], "127.0.0.1"), (NAMES[1], "127.0.0.1"), (NAMES[2], "127.0.0.8")]);
+        let peers: Vec<String> = (0..3).map(|_| crate::ports::free_address()).collect();
+        let names: Vec<String> = peers.iter().zip(NAMES).map(|(peer, name)| under_name(peer, name)).collect();
+        let mut cluster = Cluster::with_peers(peers, &names, hosts.setup());
+        for server in &mut cluster.servers {
+            server.start();
+        }
+        cluster.ready().await;
+        assert_exit(&cluster.cli(&["set", "k", "v"]), 0);
+        cluster.servers[2].stop().await;
+        // For a while it has no address at all: neither for the others nor, when it starts, for itself.
+        hosts.set(&[(NAMES[0], "127.0.0.1"), (NAMES[1], "127.0.0.1")]);
+        problem(&cluster.servers[0], "name_unresolved").await;
+        cluster.servers[2].start();
+        cluster.servers[2].live().await;
+        problem(&cluster.servers[2], "name_unresolved").await;
+        hosts.set(&[(NAMES[0], "127.0.0.1"), (NAMES[1], "127.0.0.1"), (NAMES[2], "127.0.0.9")]);
+        cluster.ready().await;
+        eventually("nobody misses anybody any more", async || {
+            for server in &cluster.servers {
+                let problems = server.status().await?["problems"].clone();
+                if problems != serde_json::json!([]) {
+                    return Err(problems.to_string());
+                }
+            }
+            Ok(())
+        })
+        .await;
+        assert_exit(&cluster.cli(&["verify"]), 0);
     });
 }
 
@@ -200,9 +265,17 @@ fn value(seed: u64) -> Vec<u8> {
     std::iter::repeat_with(next).take(ROW).collect()
 }
 
+/// Eight at a time.
 async fn write_rows(client: &Client, name: &str, rows: usize) {
-    for row in 0..rows {
-        client.set(KeyRef::new(format!("{name}/{row}")), value(row as u64)).await.expect("set");
+    for first in (0..rows).step_by(8) {
+        let mut writes = JoinSet::new();
+        for row in first..rows.min(first + 8) {
+            let (client, key) = (client.clone(), format!("{name}/{row}"));
+            writes.spawn(async move { client.set(KeyRef::new(key), value(row as u64)).await });
+        }
+        for write in writes.join_all().await {
+            write.expect("set");
+        }
     }
 }
 
@@ -217,10 +290,19 @@ fn one_copy_of_a_large_database_is_enough_while_writes_go_on() {
         let toml = "[replication]\nlog_keep_mb = 1\nlog_flush_mb = 1\nsnapshot_mb_per_second = 1\n\
                     [storage]\nwrite_buffer_mb = 8\n";
         let mut cluster = Cluster::start(Setup::toml(toml)).await;
-        let thrift = cluster.servers[0].thrift.clone();
-        let client = Client::connect([thrift], Options::default()).await.expect("a client");
+        let connect = async |cluster: &Cluster| {
+            let thrift = cluster.servers[0].thrift.clone();
+            Client::connect([thrift], Options::default()).await.expect("a client")
+        };
         cluster.servers[2].kill().await;
-        write_rows(&client, "before", 800).await;
+        write_rows(&connect(&cluster).await, "before", 800).await;
+        // Started anew, so that nothing of it is in memory.
+        for server in &mut cluster.servers[..2] {
+            server.stop().await;
+            server.start();
+        }
+        cluster.ready().await;
+        let client = connect(&cluster).await;
         let stop = Arc::new(AtomicBool::new(false));
         let (stopped, writer) = (stop.clone(), client.clone());
         let writing = tokio::spawn(async move {

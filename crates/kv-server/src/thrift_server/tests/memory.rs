@@ -40,8 +40,7 @@ async fn a_short_range_is_read_once_and_a_long_one_again_with_room_for_it() {
     client.send(range(3 * MIB)).await;
     assert_eq!(receive_rows(&mut client).await, 3 * MIB);
     let rooms = server.service.rooms.lock().expect("no panic while locked").clone();
-    let limit = ThriftServerOptions::default().max_reply_bytes;
-    assert_eq!(rooms, [256 << 10, 256 << 10, limit]);
+    assert_eq!(rooms, [256 << 10, 256 << 10, 2 * MIB, 16 * MIB]);
     until_free(&server).await;
     server.stop().await;
 }
@@ -75,7 +74,8 @@ async fn who_asks_for_much_and_reads_nothing_gets_one_reply_made() {
         bytes.extend(greedy.encode(range(10 * MIB)));
     }
     greedy.send_bytes(&bytes).await;
-    let made = || server.service.rooms.lock().expect("no panic while locked").iter().filter(|r| **r > MIB).count();
+    let made =
+        || server.service.rooms.lock().expect("no panic while locked").iter().filter(|room| **room > 10 * MIB).count();
     until("the first reply is made", || made() == 1).await;
     let mut other = server.client().await;
     for _ in 0..20 {
@@ -89,6 +89,26 @@ async fn who_asks_for_much_and_reads_nothing_gets_one_reply_made() {
     for _ in 0..100 {
         assert_eq!(receive_rows(&mut greedy).await, 10 * MIB);
     }
+    until_free(&server).await;
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn who_takes_nothing_is_disconnected_when_others_need_the_memory() {
+    let options = ThriftServerOptions {
+        max_reply_memory_bytes: 16 * MIB,
+        spared_idle_ms: 50,
+        write_timeout_ms: 0,
+        ..Default::default()
+    };
+    let server = TestServer::start(options).await;
+    let mut greedy = server.client().await;
+    greedy.send(range(11 * MIB)).await;
+    until("its reply is made", || server.service.rooms.lock().expect("no panic while locked").len() == 3).await;
+    let mut other = server.client().await;
+    other.send(range(10 * MIB)).await;
+    assert_eq!(receive_rows(&mut other).await, 10 * MIB);
+    assert_eq!(value(&server.counters.connections_timed_out), 1);
     until_free(&server).await;
     server.stop().await;
 }
