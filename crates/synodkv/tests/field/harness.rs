@@ -279,7 +279,8 @@ pub struct Cluster {
     pub servers: Vec<Server>,
     /// Their peer addresses.
     pub peers: Vec<String>,
-    folder: TempDir,
+    /// Removed with the cluster.
+    _folder: TempDir,
 }
 
 impl Cluster {
@@ -315,11 +316,7 @@ impl Cluster {
                 format!("mode = \"replicated\"\n[replication]\nnode_id = {id}\nwal_segment_mb = 1\n{storage}{members}");
             Server::at(folder.path(), &name, thrift, admin, &toml, setup.clone())
         });
-        Cluster { servers: servers.collect(), peers, folder }
-    }
-
-    pub fn folder(&self) -> &Path {
-        self.folder.path()
+        Cluster { servers: servers.collect(), peers, _folder: folder }
     }
 
     /// Waits until every replica that runs serves linearizable reads.

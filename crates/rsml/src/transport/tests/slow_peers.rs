@@ -73,7 +73,7 @@ fn a_peer_that_never_reads_costs_its_queue_with_tls_too() {
 #[test]
 fn connections_of_strangers_are_limited_and_peers_still_get_through() {
     let mut network = Network::new(2);
-    let mut options = network.options(A);
+    let options = network.options(A);
     let mut a = network.start_with(options);
     // They connect and say nothing.
     let strangers: Vec<TcpStream> = (0..200)
