@@ -57,8 +57,8 @@ pub enum Command {
 ///
 /// A setting comes from, strongest first: a flag, an environment variable (SYNODKV_<SECTION>_<KEY>, for example
 /// SYNODKV_SERVER_THRIFT_ADDR; also REPLICATED_MODE=true and THRIFT_PORT), the configuration file, the default. Prints one
-/// line that begins with `ready` once it serves; logs go to standard error. Ctrl-C and SIGTERM stop it; SIGHUP opens the log file
-/// again and reads the configuration file again, of which `log.level` takes effect at once.
+/// line that begins with `ready` once it serves; logs go to standard error. Ctrl-C and SIGTERM stop it. SIGHUP opens the
+/// log file again and reads the configuration file again, of which `log.level` takes effect.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     synodkv serve                                          one database in ./data\n  \

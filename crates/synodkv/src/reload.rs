@@ -1,8 +1,8 @@
-//! What a server does when its configuration may have changed: SIGHUP.
+//! The reaction of a server to SIGHUP.
 //!
-//! The log file is opened again and the level of the log takes effect. Certificates of replicas are read for each new
-//! connection anyway; here it is only said whether the next one can use them. Everything else is read once, at start; what
-//! differs is named. A configuration that is wrong changes nothing: the server goes on with the one that it has.
+//! The log file is opened again, and a new log level takes effect. Certificates are read for each new connection
+//! anyway; here they are only checked, so that the operator learns at once whether they work. Every other setting is
+//! read once, at start; those that differ are named. An invalid configuration changes nothing.
 
 use std::path::PathBuf;
 
@@ -11,7 +11,7 @@ use kv_server::replication::check_certificates;
 
 use crate::logging::Control;
 
-/// Where the configuration of this process comes from.
+/// The sources of this process's configuration.
 pub struct Origin {
     pub file: Option<PathBuf>,
     pub overrides: Overrides,
@@ -26,7 +26,7 @@ impl Origin {
 
 pub struct Reload {
     origin: Origin,
-    /// What is in force.
+    /// The configuration in force.
     config: Config,
     log: Control,
 }
@@ -40,20 +40,20 @@ impl Reload {
     pub fn run(&mut self) {
         self.log.reopen();
         if let Err(error) = check_certificates(&self.config) {
-            tracing::warn!("SIGHUP: {error}. New connections go on with the certificates that were read before");
+            tracing::warn!("SIGHUP: {error}. New connections use the certificates that were read before");
         }
         let new = match self.origin.load() {
             Ok(new) => new,
             Err(error) => {
                 return tracing::warn!(
-                    "SIGHUP: {error}. The settings in force stay as they are; correct this, and send SIGHUP again"
+                    "SIGHUP: {error}. The settings in force remain; correct the configuration, then send SIGHUP again"
                 );
             }
         };
         if new.log.level != self.config.log.level {
             if let Err(error) = self.log.set_level(&new.log.level) {
                 return tracing::warn!(
-                    "SIGHUP: {error}. The level stays as it is; correct this, and send SIGHUP again"
+                    "SIGHUP: {error}. The log level remains; correct the configuration, then send SIGHUP again"
                 );
             }
             self.config.log.level.clone_from(&new.log.level);
@@ -61,7 +61,10 @@ impl Reload {
         tracing::info!(log_level = %self.config.log.level, "SIGHUP: read the configuration again");
         let others = self.config.differing_keys(&new);
         if !others.is_empty() {
-            tracing::warn!("SIGHUP: the configuration has changed in what needs a restart: {}", others.join(", "));
+            tracing::warn!(
+                "SIGHUP: the configuration has changed in settings whose change needs a restart: {}",
+                others.join(", ")
+            );
         }
     }
 }

@@ -21,7 +21,7 @@ use crate::signals::{self, Signals};
 
 /// How often the server is asked whether it still does its work.
 const HEALTH_INTERVAL: Duration = Duration::from_secs(1);
-/// How long the end waits for what still blocks, on a disk that hangs for example, after everything was closed.
+/// How long the process waits at its end for threads that still block, for example on a disk that hangs.
 const LEFTOVERS_PATIENCE: Duration = Duration::from_secs(1);
 
 pub fn run(args: ServeArgs) -> Result<ExitCode, Failure> {
@@ -47,7 +47,7 @@ pub fn run(args: ServeArgs) -> Result<ExitCode, Failure> {
     let runtime = runtime.worker_threads(workers).max_blocking_threads(blocking).enable_all().build()?;
     let ended = runtime.block_on(serve(config, origin, &log));
     runtime.shutdown_timeout(LEFTOVERS_PATIENCE);
-    // Told here, because standard error may be a pipe that nobody reads.
+    // Reported here and not by the caller, because writing to standard error may block for ever.
     Ok(ended.unwrap_or_else(|failure| {
         log.say_at_the_end(&failure);
         match failure {
@@ -111,7 +111,8 @@ fn second_signal(name: &str) -> Failure {
     Failure::Failed(format!("second signal ({name}): stopped at once"))
 }
 
-/// The server, and the signal that came meanwhile. To break off a start would leave nothing better than to end it.
+/// Starts the server. Also returns the signal that arrived meanwhile: a start is completed first, so that the server
+/// can stop in good order.
 async fn start(
     config: Config,
     signals: &mut Signals,

@@ -1,14 +1,14 @@
-//! What signals do.
+//! The effect of signals.
 //!
 //! | signal | a server | a command that watches |
 //! |---|---|---|
-//! | SIGINT, SIGTERM | stops in good order; a second one stops at once | ends well |
-//! | SIGQUIT | the same | ends at once, as every program |
+//! | SIGINT, SIGTERM | stops in good order; a second one stops at once | ends with status 0 |
+//! | SIGQUIT | the same | ends at once, the default |
 //! | SIGHUP | opens its log file and reads its configuration again | ends at once: its terminal is gone |
-//! | SIGUSR1, SIGUSR2, SIGALRM | nothing, and says so | ends at once |
-//! | SIGPIPE | nothing | nothing; it ends when it finds that nobody reads |
+//! | SIGUSR1, SIGUSR2, SIGALRM | ignored, with a line in the log | ends at once |
+//! | SIGPIPE | ignored | ignored; the write that fails ends it |
 //!
-//! No signal that administrators' scripts send to other servers may cost this one a hand-over that it could have made.
+//! Scripts send such signals to servers of all kinds. None of them may end this one without a hand-over.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -18,18 +18,18 @@ use crate::failure::Failure;
 pub struct Signals {
     interrupt: Signal,
     terminate: Signal,
-    /// Left alone by commands.
+    /// `None` for commands, which keep the default action.
     quit: Option<Signal>,
 }
 
 impl Signals {
-    /// Those of a command. From here on they no longer end the process by themselves.
+    /// For a command. From here on these signals no longer end the process by themselves.
     pub fn listen() -> Result<Self, Failure> {
         let (interrupt, terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
         Ok(Signals { interrupt, terminate, quit: None })
     }
 
-    /// Those of a server.
+    /// For a server.
     pub fn listen_as_server() -> Result<Self, Failure> {
         Ok(Signals { quit: Some(signal(SignalKind::quit())?), ..Self::listen()? })
     }
@@ -50,7 +50,7 @@ impl Signals {
     }
 }
 
-/// Calls `action` for each SIGHUP from here on, on a thread that may block, and never twice at a time.
+/// Calls `action` for each SIGHUP from here on, one call at a time, on a thread that may block.
 pub fn on_hangup(mut action: impl FnMut() + Send + 'static) -> Result<(), Failure> {
     let mut hangup = signal(SignalKind::hangup())?;
     tokio::spawn(async move {
@@ -61,7 +61,7 @@ pub fn on_hangup(mut action: impl FnMut() + Send + 'static) -> Result<(), Failur
             });
             match acting.await {
                 Ok(again) => action = again,
-                // It has panicked, which stands in the log.
+                // It panicked, which is logged.
                 Err(_) => break,
             }
         }
@@ -69,7 +69,7 @@ pub fn on_hangup(mut action: impl FnMut() + Send + 'static) -> Result<(), Failur
     Ok(())
 }
 
-/// Signals that mean nothing to a server, and would end it.
+/// Ignores signals that have no meaning for a server and would end it by default.
 pub fn ignore_others() -> Result<(), Failure> {
     let others = [
         ("SIGUSR1", SignalKind::user_defined1()),
@@ -81,7 +81,7 @@ pub fn ignore_others() -> Result<(), Failure> {
         tokio::spawn(async move {
             while signals.recv().await.is_some() {
                 tracing::warn!(
-                    "{name} means nothing here and is ignored; SIGHUP opens the log file again, SIGTERM stops"
+                    "{name} has no meaning here and is ignored; SIGHUP opens the log file again, SIGTERM stops"
                 );
             }
         });

@@ -1,12 +1,12 @@
-//! What differs between two configurations, by the keys that a file has for it.
+//! Compares two configurations by the keys of the configuration file.
 
 use serde_json::Value;
 
 use super::Config;
 
-/// Facts that follow from other keys, and have none of their own.
+/// Derived values, which have no key in a file.
 const DERIVED: &[&str] = &["replication.is_listed", "replication.lacks_node_id"];
-/// What stands in the list of replicas in a file.
+/// In a file these are part of the list of replicas.
 const OF_THE_LIST: &str = "replication.tls.names";
 
 impl Config {

@@ -1,4 +1,4 @@
-//! What the log says about who leads: one line per view, and one when nobody has led for long.
+//! Log lines about leadership: one per view, and one when there has been no primary for a while.
 
 use std::fmt;
 use std::time::{Duration, Instant as Clock};
@@ -6,22 +6,22 @@ use std::time::{Duration, Instant as Clock};
 use super::replica::RoleChange;
 use crate::{ReplicaId, View};
 
-/// Elections take a fraction of a second. Without a primary for so long, something is wrong.
+/// Elections take a fraction of a second; without a primary for this long, something is wrong.
 const NO_PRIMARY_PATIENCE: Duration = Duration::from_secs(10);
 
-/// What is worth a line.
+/// An event worth a line.
 #[derive(Debug, PartialEq, Eq)]
 pub enum News {
     /// `primary` serves in `view`.
     Leads { primary: ReplicaId, view: View, former: Option<ReplicaId> },
-    /// Nobody has led for [`NO_PRIMARY_PATIENCE`].
+    /// There has been no primary for [`NO_PRIMARY_PATIENCE`].
     NobodyLeads,
 }
 
-/// What was said last.
+/// Remembers what was logged last.
 pub struct Leadership {
     said: Option<(View, ReplicaId)>,
-    /// Since when there is no primary.
+    /// When the primary was lost.
     missing_since: Option<Clock>,
     said_missing: bool,
 }
@@ -73,8 +73,8 @@ impl fmt::Display for News {
             }
             News::NobodyLeads => write!(
                 f,
-                "no primary for {} s, and writes wait for one: this needs a majority of the replicas, running and connected. \
-                 Start those that are missing; /status names them",
+                "no primary for {} s, and writes wait for one. It takes a majority of the replicas, running and connected: \
+                 start those that are missing; /status names them",
                 NO_PRIMARY_PATIENCE.as_secs()
             ),
         }
@@ -90,7 +90,7 @@ mod tests {
         RoleChange { view: View(view), primary, is_primary: false, established, recovered: false, failed: None }
     }
 
-    /// What is said about each of the roles, one per second.
+    /// The lines logged for these roles, observed one per second.
     fn said(roles: &[RoleChange]) -> Vec<String> {
         let (mut leadership, start) = (Leadership::new(), Clock::now());
         let at = |seconds: usize| start + Duration::from_secs(seconds as u64);

@@ -232,7 +232,7 @@ impl Seat {
             tracing::error!(
                 replica = self.core.id().0,
                 "the database of replica {peer} has diverged: its digest at \
-                sequence {sequence} is {found:016x}, a majority of the replicas, this one among them, has {expected:016x}"
+                sequence {sequence} is {found:016x}; a majority, this replica among it, has {expected:016x}"
             );
         }
         if self.strays != *strays {

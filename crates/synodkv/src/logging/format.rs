@@ -1,7 +1,7 @@
-//! Records as lines: for people, or one JSON object each.
+//! Formats records as lines: text for people, or one JSON object each.
 //!
-//! Whatever a value holds, a record is one line: control characters are escaped, so that no client can forge a line or
-//! send commands to the terminal of somebody who reads the log.
+//! A record is always exactly one line. Control characters are escaped, so that a client cannot forge a line or send
+//! escape sequences to the terminal of the person who reads the log.
 
 use std::fmt::Write;
 
@@ -12,16 +12,16 @@ use tracing::Level;
 
 use super::record::{Record, Value};
 
-/// How lines look.
+/// The output format.
 #[derive(Clone, Copy, Debug)]
 pub struct Format {
     pub kind: LogFormat,
-    /// Only for terminals.
+    /// ANSI colours; only for terminals.
     pub colours: bool,
 }
 
 impl Format {
-    /// The line, with its end.
+    /// The line, including the newline.
     pub fn line(self, record: &Record) -> String {
         let mut line = match self.kind {
             LogFormat::Text => text(record, self.colours),
@@ -43,7 +43,7 @@ fn paint(line: &mut String, colours: bool, code: &str, text: &str) {
     .expect("a string takes whatever is written to it");
 }
 
-/// As `tracing-subscriber` writes them.
+/// The same format as `tracing-subscriber`'s default; a test compares them.
 fn text(record: &Record, colours: bool) -> String {
     let mut line = String::with_capacity(128);
     paint(&mut line, colours, DIM, &record.time);
@@ -97,12 +97,12 @@ fn escape(line: &mut String, text: &str) {
     }
 }
 
-/// A field may be named with a word of the language.
+/// The name without the `r#` of a raw identifier.
 fn plain(name: &str) -> &str {
     name.strip_prefix("r#").unwrap_or(name)
 }
 
-/// Names that a field must not have, because every object has them.
+/// Names reserved for the parts that every object has.
 const TAKEN: &[&str] = &["timestamp", "level", "target", "message", "held_back"];
 
 fn json(record: &Record) -> String {
@@ -145,7 +145,7 @@ mod tests {
 
     use super::*;
 
-    /// Keeps what is written.
+    /// Collects the output.
     #[derive(Clone, Default)]
     struct Kept(Arc<Mutex<Vec<u8>>>);
 
@@ -244,7 +244,7 @@ mod tests {
 
     #[test]
     fn what_was_held_back_is_counted_in_the_line() {
-        // Once by the mechanism and once by the call site.
+        // Both counts are covered: that of the throttle and that of a call site.
         for kind in [LogFormat::Text, LogFormat::Json] {
             let format = Format { kind, colours: false };
             let mut record = Record::new(Level::WARN, "here", "cannot accept a connection".to_string());

@@ -1,12 +1,12 @@
-//! The log of a server. It never holds up what serves.
+//! The log of a server. Logging never blocks the threads that serve.
 //!
-//! An event becomes a [`Record`](record::Record); the [`throttle`] lets it pass or counts it; as a line it goes into a bounded
-//! [`queue`], from which one thread ([`writer`]) writes it to standard error or to a file. Whoever logs copies some bytes and
-//! goes on: with a pipe that nobody reads, a full disk or a terminal that is gone, lines are lost and counted, and nothing
-//! else happens.
+//! An event becomes a [`Record`](record::Record). The [`throttle`] admits it or counts it. Its line is appended to a
+//! bounded [`queue`], and one thread ([`writer`]) writes the queue to standard error or to a file. The logging thread
+//! only copies bytes into memory: when a pipe is not read, a disk is full or a terminal is gone, lines are dropped and
+//! counted, and nothing else happens.
 //!
-//! Left out on purpose: spans (nothing in this program opens one), and files of several sizes or days, which `logrotate` and
-//! its like do better.
+//! Left out on purpose: spans, because nothing in this program opens one; and rotation by size or date, because
+//! `logrotate` does it.
 
 mod format;
 mod queue;
@@ -37,22 +37,22 @@ use crate::failure::Failure;
 
 /// The target of lines about the log itself.
 const TARGET: &str = "synodkv::logging";
-/// How long the end of the process waits for the log to be written.
+/// How long the process waits at its end for the log to be written.
 const LAST_PATIENCE: Duration = Duration::from_secs(2);
 
-/// The running log. Dropping it writes out what waits, as far as somebody takes it within [`LAST_PATIENCE`].
+/// The running log. Dropping it flushes the queue, for [`LAST_PATIENCE`] at most.
 pub struct Logging {
     control: Control,
 }
 
-/// Changes a running log.
+/// A handle to change the running log.
 #[derive(Clone)]
 pub struct Control {
     shared: Arc<Shared>,
     filter: reload::Handle<EnvFilter, Registry>,
 }
 
-/// What the layer, the writer and the handle share.
+/// Shared by the layer, the writer and the handles.
 struct Shared {
     target: Target,
     format: Format,
@@ -62,10 +62,10 @@ struct Shared {
 }
 
 impl Logging {
-    /// Opens the log and makes it that of the whole process, panics included.
+    /// Opens the log and installs it for the whole process, including panics.
     ///
     /// # Errors
-    /// [`Failure::Usage`] when the file cannot be opened, or the level is none.
+    /// [`Failure::Usage`] if the file cannot be opened or the level is invalid.
     pub fn start(settings: &LogSettings) -> Result<Logging, Failure> {
         let target = settings.file.clone().map_or(Target::StandardError, Target::File);
         let file = target.open().map_err(|error| {
@@ -89,13 +89,13 @@ impl Logging {
         self.control.clone()
     }
 
-    /// Lines that were lost since the start.
+    /// The number of lines dropped since the start.
     pub fn dropped(&self) -> IntCounter {
         self.control.shared.dropped.clone()
     }
 
-    /// Says why the program ends, in the log and, in plain words, on standard error, unless that is the same or would break
-    /// the format of the log.
+    /// Reports why the program ends: in the log, and as plain text on standard error. Where the log is text on standard
+    /// error the plain text is enough; where it is JSON there, plain text would break the format and is left out.
     pub fn say_at_the_end(&self, failure: &Failure) {
         let is_on_stderr = self.control.shared.target == Target::StandardError;
         let is_text = self.control.shared.format.kind == LogFormat::Text;
@@ -112,13 +112,13 @@ impl Logging {
         for record in self.control.shared.throttle().rest() {
             self.control.shared.write(&record);
         }
-        // Who does not read has been told on `/status`; there is nobody left to tell now.
+        // A flush that times out has no one left to report to; `/status` has shown the problem before.
         let _ = self.control.shared.queue.flush(LAST_PATIENCE);
     }
 }
 
 impl Control {
-    /// What is wrong with the log now, for as long as it is.
+    /// A source of problems for `/status`.
     pub fn problems(&self) -> impl Fn() -> Vec<Problem> + Send + Sync + 'static {
         let shared = self.shared.clone();
         move || shared.problems()
@@ -128,7 +128,7 @@ impl Control {
         self.filter.reload(filter(level)?).map_err(|error| Failure::Failed(error.to_string()))
     }
 
-    /// Opens the file again, in the writer's thread; what comes of it stands in the log.
+    /// Asks the writer's thread to open the file again. The result is logged.
     pub fn reopen(&self) {
         self.shared.queue.reopen();
     }
@@ -144,26 +144,25 @@ fn filter(level: &str) -> Result<EnvFilter, Failure> {
     EnvFilter::try_new(level).map_err(|error| Failure::Usage(format!("log.level = {level}: {error}")))
 }
 
-/// Writes to a stream that may be a pipe which nobody reads. After `patience` the text is left to a thread that goes on trying
-/// until the process ends.
+/// Writes to a stream that may block for ever, such as a pipe that is not read. Returns after `patience` at the latest;
+/// a thread keeps trying until the process ends.
 pub fn say(mut stream: impl Write + Send + 'static, text: String, patience: Duration) {
     let (done, is_done) = mpsc::channel();
     let writing = move || {
         if let Err(error) = stream.write_all(text.as_bytes()).and_then(|()| stream.flush()) {
-            tracing::warn!(%error, "nobody takes what the server says besides its log: {}", text.trim_end());
+            tracing::warn!(%error, "cannot write to standard output or standard error: {}", text.trim_end());
         }
-        // Nobody may be waiting any more.
+        // The receiver is gone after its timeout.
         let _ = done.send(());
     };
     match std::thread::Builder::new().name("say".to_string()).spawn(writing) {
-        // Whether it came to an end or not, there is nothing else to do.
+        // A timeout needs no action: the thread goes on.
         Ok(_) => drop(is_done.recv_timeout(patience)),
         Err(error) => tracing::warn!(%error, "cannot start a thread that writes to standard output"),
     }
 }
 
-/// What to do when a thread panics. The standard hook would write to standard error itself, and wait there for whoever does not
-/// read.
+/// The panic hook. The standard one writes to standard error itself, and would block there while nothing reads it.
 fn panic_logger(shared: Arc<Shared>) -> impl Fn(&PanicHookInfo<'_>) + Send + Sync + 'static {
     move |panic| {
         let payload = panic.payload();
@@ -197,7 +196,7 @@ impl Shared {
     fn log(&self, record: Record) {
         let admitted = match record.is_for_operators() {
             true => self.throttle().admit(record, Instant::now()),
-            // Who asks for details wants them all.
+            // Details are for debugging, where a gap would mislead.
             false => Some(record),
         };
         if let Some(record) = admitted {
@@ -205,7 +204,7 @@ impl Shared {
         }
     }
 
-    /// Writes lines that were held back and are due.
+    /// Writes the lines that were held back and are due now.
     fn log_overdue(&self, now: Instant) {
         let due = self.throttle().overdue(now);
         due.iter().for_each(|record| self.write(record));
@@ -229,22 +228,22 @@ impl Shared {
         let (why, remedy) = match (&drops.error, &self.target) {
             (Some(error), target) => (
                 format!("{target} cannot be written: {error}"),
-                "make that possible, by space on the disk for example; the log then goes on by itself",
+                "remove the cause, for example by freeing disk space; logging resumes by itself",
             ),
             (None, Target::StandardError) => (
                 "standard error is not read, or not fast enough".to_string(),
-                "let the program at the other end of standard error read on, or log to a file (log.file), or less (log.level)",
+                "make the program at the other end of standard error read it, or log to a file (log.file)",
             ),
             (None, Target::File(path)) => (
-                format!("{} takes lines too slowly", path.display()),
-                "log to a faster disk (log.file), or less (log.level)",
+                format!("writing to {} is too slow", path.display()),
+                "log to a faster disk (log.file), or log less (log.level)",
             ),
         };
-        vec![Problem::new("log_lines_dropped", format!("{} lines of the log were dropped: {why}", drops.lines), remedy)]
+        vec![Problem::new("log_lines_dropped", format!("{} log lines were dropped: {why}", drops.lines), remedy)]
     }
 }
 
-/// Makes lines of events.
+/// The layer of the subscriber.
 struct Recording(Arc<Shared>);
 
 impl<S: Subscriber> Layer<S> for Recording {
@@ -261,7 +260,7 @@ mod tests {
         Arc::new(Shared::new(Target::StandardError, Format { kind: LogFormat::Text, colours: false }))
     }
 
-    /// What waits to be written.
+    /// The content of the queue.
     fn waiting(shared: &Shared) -> String {
         String::from_utf8(shared.queue.take(Duration::ZERO).lines).expect("UTF-8")
     }
@@ -303,7 +302,7 @@ mod tests {
         shared.log(Record::new(Level::INFO, "here", long));
         let problems = shared.problems();
         assert_eq!((problems.len(), problems[0].kind, shared.dropped.get()), (1, "log_lines_dropped", 1));
-        assert!(problems[0].text.starts_with("1 lines of the log were dropped: standard error is not read"));
+        assert!(problems[0].text.starts_with("1 log lines were dropped: standard error is not read"));
         assert!(problems[0].remedy.contains("log.file"), "{}", problems[0].remedy);
     }
 }

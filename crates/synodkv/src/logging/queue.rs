@@ -1,15 +1,16 @@
-//! Lines on their way to the thread that writes them.
+//! The queue between the threads that log and the writer.
 //!
-//! Whoever logs only ever copies a line into memory. When a reader does not keep up, or the disk is full, the queue fills and
-//! further lines are dropped and counted; the count is told once there is room again.
+//! Pushing a line only copies it into memory. When the output is not read, or the disk is full, the queue fills up;
+//! further lines are dropped and counted, and the count is logged once there is room again.
 //!
-//! A queue of our own, because those of the usual libraries are bounded in lines and not in bytes, lose what cannot be written
-//! without a count, and do not let a file be opened again.
+//! This is our own queue because the usual library (`tracing-appender`) is bounded in lines instead of bytes, discards
+//! what it cannot write without counting it, cannot reopen a file, and prints to standard output when it is dropped
+//! while full.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How much may wait to be written.
+/// The capacity of the queue. As much again may be in the writer's hands.
 const CAPACITY_BYTES: usize = 4 << 20;
 
 #[derive(Default)]
@@ -17,7 +18,7 @@ pub struct Queue {
     state: Mutex<State>,
     /// Wakes the writer.
     arrived: Condvar,
-    /// Wakes those who wait until everything is written.
+    /// Wakes threads that flush.
     written: Condvar,
 }
 
@@ -26,31 +27,31 @@ struct State {
     lines: Vec<u8>,
     /// The newest batch that the writer took.
     batch: u64,
-    /// The newest batch that the writer is done with.
+    /// The newest batch that the writer has finished.
     done: u64,
     reopen: bool,
     drops: Drops,
 }
 
-/// Lines that are lost and not yet told of in the log.
+/// Dropped lines that the log does not mention yet.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Drops {
     pub lines: u64,
-    /// Why they could not be written; `None`: nobody took them in time.
+    /// The error of the write; `None`: there was no room in the queue.
     pub error: Option<String>,
 }
 
-/// What the writer has to do.
+/// Work for the writer.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Batch {
     pub lines: Vec<u8>,
-    /// Open the file again behind the lines.
+    /// Open the file again after writing the lines.
     pub reopen: bool,
     number: u64,
 }
 
 impl Queue {
-    /// Takes a line, with its end. False: there is no room for it, and it is dropped.
+    /// Appends a line, including its newline. Returns false if there is no room; the line is then dropped.
     pub fn push(&self, line: &[u8]) -> bool {
         let mut state = self.state();
         if state.lines.len() + line.len() > CAPACITY_BYTES {
@@ -62,13 +63,13 @@ impl Queue {
         true
     }
 
-    /// Asks the writer to open the file again behind what waits now.
+    /// Asks the writer to open the file again after the lines queued so far.
     pub fn reopen(&self) {
         self.state().reopen = true;
         self.arrived.notify_one();
     }
 
-    /// What waits, as soon as something does, or nothing after `patience`. [`Queue::done`] must follow.
+    /// Waits for work, and takes all of it; an empty batch after `patience`. [`Queue::done`] must follow.
     pub fn take(&self, patience: Duration) -> Batch {
         let state = self.state();
         let is_idle = |state: &mut State| state.lines.is_empty() && !state.reopen;
@@ -87,10 +88,10 @@ impl Queue {
         self.written.notify_all();
     }
 
-    /// Waits until all that was pushed before is written, or lost, for `patience` at most. False: it took longer.
+    /// Waits until every line pushed before is written or dropped. Returns false if that takes longer than `patience`.
     pub fn flush(&self, patience: Duration) -> bool {
         let mut state = self.state();
-        // What waits now will be the next batch.
+        // The lines queued now will be the next batch.
         let last = state.batch + u64::from(!state.lines.is_empty());
         let deadline = Instant::now() + patience;
         while state.done < last {
@@ -103,17 +104,17 @@ impl Queue {
         true
     }
 
-    /// What is lost and not yet told of.
+    /// The drops that the log does not mention yet.
     pub fn drops(&self) -> Drops {
         self.state().drops.clone()
     }
 
-    /// The same, for somebody who tells of it now.
+    /// The same, taken by the writer to mention them.
     pub fn take_drops(&self) -> Drops {
         std::mem::take(&mut self.state().drops)
     }
 
-    /// Adds lines that were taken and could not be written.
+    /// Adds lines that could not be written, or mentioned.
     pub fn lost(&self, drops: Drops) {
         let mut state = self.state();
         state.drops.lines += drops.lines;
@@ -121,7 +122,7 @@ impl Queue {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Nothing in here panics half way.
+        // No holder of this lock panics between two changes.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,4 +1,4 @@
-//! One event, taken apart: what the throttle compares and the formats write out.
+//! A log event in parts, as the throttle compares and the formats write them.
 
 use std::fmt;
 
@@ -7,34 +7,34 @@ use tracing::{Event, Level};
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 
-/// Fields that tell lines of one call site apart: a line about one replica never holds back a line about another.
+/// Fields that distinguish lines of one call site: a line about one replica must not hold back a line about another.
 const DISTINGUISHING: &[&str] = &["peer", "replica", "location"];
-/// What a call site has held back itself; see [`Record::held_back`].
+/// The count of a call site with a throttle of its own; added to [`Record::held_back`].
 const HELD_BACK: &str = "held_back";
 
-/// A value with as much of its type as JSON keeps.
+/// The value of a field. JSON keeps these types.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value {
     Bool(bool),
     Signed(i64),
     Unsigned(u64),
     Float(f64),
-    /// A string, which people see in quotes.
+    /// A string; quoted in text.
     Text(String),
-    /// Whatever a value prints of itself.
+    /// The output of `Debug` or `Display`.
     Printed(String),
 }
 
-/// Lines of the same kind are throttled together.
+/// The key of the throttle: lines of the same kind share a budget.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Kind {
-    /// Target and name of the call site. The name holds file and line.
+    /// Target and name of the call site. The name contains file and line.
     pub call_site: (&'static str, &'static str),
-    /// The distinguishing fields, written out. Empty where there are none.
+    /// The distinguishing fields and their values; empty if there are none.
     pub distinction: String,
 }
 
-/// A line of the log before it is text.
+/// A log line before formatting.
 #[derive(Clone, Debug)]
 pub struct Record {
     pub kind: Kind,
@@ -44,12 +44,12 @@ pub struct Record {
     pub target: String,
     pub message: String,
     pub fields: Vec<(&'static str, Value)>,
-    /// How many lines of this kind were not written since the last one that was.
+    /// The number of lines of this kind that were held back since the last one written.
     pub held_back: u64,
 }
 
 impl Record {
-    /// A line that does not come from an event: the logging itself has something to say.
+    /// A line that the logging itself produces.
     pub fn new(level: Level, target: &'static str, message: String) -> Record {
         let kind = Kind { call_site: (target, "no call site"), distinction: message.clone() };
         let target = target.to_string();
@@ -74,7 +74,7 @@ impl Record {
         record
     }
 
-    /// Whether the line is one of those that people read all the time, and are throttled.
+    /// Whether the line is throttled: `info` and above, which operators read.
     pub fn is_for_operators(&self) -> bool {
         self.level <= Level::INFO
     }
@@ -86,7 +86,7 @@ impl Record {
         match (name, value) {
             ("message", value) => self.message = value.printed(),
             (HELD_BACK, Value::Unsigned(count)) => self.held_back += count,
-            // Events of libraries that use `log` share one call site per level, and bring their own with them.
+            // Events of the `log` crate share one call site per level; these fields carry the real one.
             ("log.target", Value::Text(target)) => {
                 self.kind.distinction += &target;
                 self.target = target;
@@ -99,7 +99,7 @@ impl Record {
 }
 
 impl Value {
-    /// Without quotes.
+    /// The plain value, without quotes.
     fn printed(&self) -> String {
         match self {
             Value::Bool(value) => value.to_string(),

@@ -1,21 +1,21 @@
-//! Lets the first lines of a kind through, then one per pause, and counts the others.
+//! Limits repeated lines: the first few of a kind are written, then one per pause, with a count of the others.
 //!
-//! Sits between all call sites and the log, so that none of them has to think of it: a fault that lasts for hours is a line
-//! every ten seconds. Each line that is written says how many of its kind were held back since the last one. When the
-//! repeats stop, the newest line that was held back is written after the pause, so that the count is complete.
+//! It sits between all call sites and the log, so no call site can forget it: a fault that lasts for hours costs a line
+//! every ten seconds. Each written line says how many of its kind were held back since the previous one. When the
+//! repeats stop, the newest held-back line is written after the pause, so that the count is complete.
 //!
-//! Has no clock: the caller says what time it is.
+//! The throttle has no clock; the caller passes the time.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use super::record::{Kind, Record};
 
-/// How many lines of a kind are written at once.
+/// The number of lines of a kind that are written without a pause.
 pub const AT_ONCE: u32 = 5;
 /// After that, one is written per pause.
 pub const PAUSE: Duration = Duration::from_secs(10);
-/// More kinds than this are not told apart by their fields, so that peers without number cost no memory without end.
+/// Bounds memory: beyond this number of kinds, new ones share a budget per call site.
 const MAX_KINDS: usize = 4096;
 
 #[derive(Default)]
@@ -23,11 +23,11 @@ pub struct Throttle {
     kinds: HashMap<Kind, Budget>,
 }
 
-/// How many lines of a kind may pass.
+/// How many lines of a kind may be written: a token bucket.
 struct Budget {
     /// At most [`AT_ONCE`]; grows by one per pause.
     left: u32,
-    /// When it grew last; the present while it is full.
+    /// When `left` grew last, or was full last.
     grown: Instant,
     held_back: u64,
     /// The newest line that was held back.
@@ -35,7 +35,7 @@ struct Budget {
 }
 
 impl Throttle {
-    /// The record when it may be written now.
+    /// Returns the record if it may be written now.
     pub fn admit(&mut self, record: Record, now: Instant) -> Option<Record> {
         let mut kind = record.kind.clone();
         if self.kinds.len() >= MAX_KINDS && !self.kinds.contains_key(&kind) {
@@ -44,14 +44,14 @@ impl Throttle {
         self.kinds.entry(kind).or_insert_with(|| Budget::full(now)).admit(record, now)
     }
 
-    /// Lines that were held back and may be written now. Asked about once a second.
+    /// The held-back lines that may be written now. Called about once a second.
     pub fn overdue(&mut self, now: Instant) -> Vec<Record> {
         let due = self.kinds.values_mut().filter_map(|budget| budget.overdue(now)).collect();
         self.kinds.retain(|_, budget| !budget.is_unused());
         due
     }
 
-    /// All that was held back and is not yet told, because nothing is written after it.
+    /// All held-back lines, for the end of the process.
     pub fn rest(&mut self) -> Vec<Record> {
         self.kinds.drain().filter_map(|(_, mut budget)| budget.release()).collect()
     }
@@ -99,7 +99,7 @@ impl Budget {
         self.release()
     }
 
-    /// The newest line stands for itself, and counts the others.
+    /// The newest held-back line, with the count of the others.
     fn release(&mut self) -> Option<Record> {
         let mut record = self.newest.take()?;
         record.held_back = std::mem::take(&mut self.held_back) - 1;

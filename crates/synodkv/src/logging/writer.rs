@@ -14,9 +14,9 @@ use super::Shared;
 use super::queue::Drops;
 use super::record::Record;
 
-/// How often lines that were held back, and lost ones, are looked after when nothing else happens.
+/// How often held-back and dropped lines are checked while nothing is logged.
 const TICK: Duration = Duration::from_secs(1);
-/// Between attempts to write to a pipe that another process has set to non-blocking.
+/// The pause between attempts to write to a full pipe that another process has made non-blocking.
 const NON_BLOCKING_PAUSE: Duration = Duration::from_millis(20);
 
 /// Where the log goes.
@@ -38,8 +38,8 @@ impl std::fmt::Display for Target {
 impl Target {
     pub fn open(&self) -> io::Result<File> {
         match self {
-            // Not through the standard library's handle: its lock would be held while a write blocks, and whoever else has
-            // something to say on standard error would wait for it.
+            // The standard library's handle would hold its lock while a write blocks, and every other use of standard
+            // error would block with it.
             Target::StandardError => Ok(File::from(io::stderr().as_fd().try_clone_to_owned()?)),
             Target::File(path) => open_file(path),
         }
@@ -47,20 +47,20 @@ impl Target {
 }
 
 fn open_file(path: &Path) -> io::Result<File> {
-    // To open a pipe waits for its reader.
+    // Opening a named pipe would block until it has a reader.
     if std::fs::metadata(path).is_ok_and(|found| found.file_type().is_fifo()) {
-        return Err(io::Error::other("it is a pipe, and only a file can be opened again"));
+        return Err(io::Error::other("it is a named pipe, and only a file can be opened again"));
     }
     OpenOptions::new().create(true).append(true).open(path)
 }
 
-/// Owns the open file.
+/// Owns the open file; the body of the writer's thread.
 pub struct Writer {
     shared: Arc<Shared>,
     file: File,
-    /// What was written last is a part of a line.
+    /// The last write ended within a line.
     is_within_line: bool,
-    /// When lines that were held back are looked after next.
+    /// When to check for held-back lines next.
     next_look: Instant,
 }
 
@@ -79,7 +79,7 @@ impl Writer {
     fn round(&mut self, patience: Duration) {
         let batch = self.shared.queue.take(patience);
         self.write_all(&batch.lines);
-        // Behind the lines that had still room, before those that had room again.
+        // After the lines that still fitted into the queue, and before those that fit again.
         self.tell_of_drops();
         if batch.reopen {
             self.reopen();
@@ -100,7 +100,7 @@ impl Writer {
         }
     }
 
-    /// The error says how much was written before.
+    /// On an error, also returns how many bytes were written.
     fn write(&mut self, lines: &[u8]) -> Result<(), (usize, io::Error)> {
         if lines.is_empty() {
             return Ok(());
@@ -133,7 +133,7 @@ impl Writer {
         }
     }
 
-    /// Tries again with each round until it gets through, so that the problem also ends where nothing else is logged.
+    /// Retried in each round until it succeeds, so that the problem ends even if nothing else is logged.
     fn tell_of_drops(&mut self) {
         let drops = self.shared.queue.take_drops();
         if drops.lines == 0 {
@@ -141,9 +141,9 @@ impl Writer {
         }
         let because = match &drops.error {
             Some(error) => format!("they could not be written: {error}"),
-            None => "nobody took them in time".to_string(),
+            None => "the output was not read in time".to_string(),
         };
-        let message = format!("lines of the log were dropped, because {because}");
+        let message = format!("log lines were dropped here: {because}");
         let record = Record::new(Level::WARN, super::TARGET, message).with_count("dropped", drops.lines);
         if let Err((_, error)) = self.write(self.shared.format.line(&record).as_bytes()) {
             self.shared.queue.lost(Drops { error: Some(error.to_string()), ..drops });
@@ -159,8 +159,8 @@ impl Writer {
                 Record::new(Level::INFO, super::TARGET, "opened the log file again".to_string())
             }
             Err(error) => {
-                let message = "cannot open the log file again, and go on writing to the old one; send SIGHUP again when the \
-                               cause is gone";
+                let message = "cannot open the log file again, and continue with the old one. Remove the cause, then \
+                               send SIGHUP again";
                 Record::new(Level::WARN, super::TARGET, message.to_string()).with("error", error)
             }
         };
@@ -183,7 +183,7 @@ mod tests {
         Arc::new(Shared::new(target, Format { kind: LogFormat::Text, colours: false }))
     }
 
-    /// A writer to the file, and what it shares.
+    /// A writer to this file.
     fn writer_to(path: &Path) -> (Writer, Arc<Shared>) {
         let shared = shared(Target::File(path.to_path_buf()));
         (Writer::new(shared.clone(), shared.target.open().expect("it opens")), shared)
@@ -208,7 +208,7 @@ mod tests {
         assert!(drops.error.is_some_and(|error| error.contains("No space left")));
         assert_eq!(shared.problems().len(), 1);
 
-        // Also where nothing is logged meanwhile.
+        // Nothing else is logged meanwhile.
         writer.file = shared.target.open().expect("it opens");
         writer.round(NOW);
         let text = read(&path);
@@ -262,6 +262,6 @@ mod tests {
         let made = std::process::Command::new("mkfifo").arg(&path).status().expect("mkfifo runs");
         assert!(made.success());
         let error = Target::File(path).open().expect_err("a pipe").to_string();
-        assert!(error.contains("it is a pipe"), "{error}");
+        assert!(error.contains("it is a named pipe"), "{error}");
     }
 }

@@ -124,7 +124,7 @@ fn a_pipe_that_nobody_reads_holds_up_nothing() {
         assert_eq!(server.stop().await.code(), Some(0));
         reading.join().expect("it ends");
         let log = text(&kept.lock().expect("sound"));
-        assert!(log.contains("lines of the log were dropped, because nobody took them in time dropped="), "no notice");
+        assert!(log.contains("log lines were dropped here: the output was not read in time dropped="), "no notice");
         assert!(log.contains("standalone server stopped"), "the end is missing");
     });
 }
@@ -270,7 +270,7 @@ fn the_reason_for_a_failed_start_is_json_too() {
 #[test]
 fn a_line_that_repeats_is_held_back_and_counted() {
     run(async {
-        const REPEATED: &str = "SIGUSR1 means nothing here";
+        const REPEATED: &str = "SIGUSR1 has no meaning here";
         let mut server = Server::standalone(level("info")).await;
         let begun = Instant::now();
         let count = |log: &str| log.lines().filter(|line| line.contains(REPEATED)).count();
@@ -345,7 +345,7 @@ fn sighup_with_a_wrong_configuration_changes_nothing() {
         std::fs::write(&server.config, "this is no TOML").expect("written");
         signal(server.id(), "HUP");
         eventually("both are told", async || match read(&log) {
-            log if log.matches("settings in force stay").count() == 2 => Ok(()),
+            log if log.matches("settings in force remain").count() == 2 => Ok(()),
             log => Err(log),
         })
         .await;
@@ -373,7 +373,7 @@ fn sighup_says_whether_renewed_certificates_can_be_used() {
         std::fs::write(folder.path().join("certificates/replica-0.pem"), "nothing").expect("written");
         signal(server.id(), "HUP");
         wait_for(&log, "replication.tls.certificate: ").await;
-        wait_for(&log, "New connections go on with the certificates that were read before").await;
+        wait_for(&log, "New connections use the certificates that were read before").await;
         server.ready().await;
     });
 }
@@ -386,7 +386,7 @@ fn a_signal_without_meaning_ends_no_server() {
             signal(server.id(), name);
         }
         let log = server.log.clone();
-        for name in ["SIGUSR1 means nothing", "SIGUSR2 means nothing", "SIGALRM means nothing", "SIGHUP: read"] {
+        for name in ["SIGUSR1 has no", "SIGUSR2 has no", "SIGALRM has no", "SIGHUP: read"] {
             wait_for(&log, name).await;
         }
         serves(&server).await;
