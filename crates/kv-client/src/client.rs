@@ -307,7 +307,7 @@ impl Client {
             async move {
                 match endpoint.call(Lane::Main, call, deadline).await {
                     // Another server may have it pinned.
-                    Ok(reply) if is_too_old(&reply) => Err(NoAnswer::TooOld(reply)),
+                    Ok(reply) if is_too_old(&reply) => Err(NoAnswer::TooOld(Box::new(reply))),
                     Ok(reply) => Ok(reply),
                     Err(failure) => Err(NoAnswer::Failure(failure)),
                 }
@@ -324,7 +324,7 @@ impl Client {
                 let mut rest = Vec::new();
                 for (place, no_answer) in failures {
                     match no_answer {
-                        NoAnswer::TooOld(reply) => return Ok((reply, order[place])),
+                        NoAnswer::TooOld(reply) => return Ok((*reply, order[place])),
                         NoAnswer::Failure(failure) => rest.push((order[place], failure)),
                     }
                 }
@@ -416,7 +416,7 @@ impl Shared {
 
 /// Why somebody else should be asked.
 enum NoAnswer {
-    TooOld(ThriftReply),
+    TooOld(Box<ThriftReply>),
     Failure(Failure),
 }
 

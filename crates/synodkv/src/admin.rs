@@ -4,7 +4,6 @@
 //! Questions go to the next address after a short pause, or to all at the same time. What changes something goes to one server
 //! that has just given a sign of life, and is sent once.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use kv_client::{Client, Options, first_answer};
@@ -235,43 +234,36 @@ impl AdminClient {
     /// The status of every server, as far as they answer: of the given ones, and of those that they name.
     pub async fn gather(&self, target: &AdminTarget) -> Result<Gathered, Failure> {
         check_addresses("--admin", &target.admin_addresses)?;
-        let mut asking = JoinSet::new();
-        let mut asked: Vec<String> = Vec::new();
-        let ask = |address: &str, asked: &mut Vec<String>, asking: &mut JoinSet<_>| {
-            if asked.iter().any(|other| other == address) {
-                return false;
-            }
-            asked.push(address.to_string());
-            let (client, address) = (self.clone(), address.to_string());
-            asking.spawn(async move { (client.status(&address).await, address) });
-            true
-        };
-        for address in &target.admin_addresses {
-            ask(address, &mut asked, &mut asking);
-        }
+        let mut asking = Asking { client: self.clone(), asked: Vec::new(), answers: JoinSet::new() };
+        target.admin_addresses.iter().for_each(|address| {
+            asking.ask(address);
+        });
         let (mut answers, mut missing) = (Vec::new(), Vec::new());
         // Everybody may take their time until somebody has answered.
         let mut ends_at = Instant::now() + STATUS_TIMEOUT + HEDGE_AFTER;
-        while let Ok(Some(finished)) = timeout_at(ends_at, asking.join_next()).await {
-            let (answer, address) = finished.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
-            match answer {
-                Err(no_answer) => missing.push((address, no_answer)),
-                Ok((document, status)) => {
-                    let named: BTreeSet<&str> = status.replicas.iter().filter_map(|r| r.admin.as_deref()).collect();
-                    let new = named.into_iter().filter(|address| is_place(address));
-                    let has_new = new.fold(false, |has_new, address| ask(address, &mut asked, &mut asking) || has_new);
-                    if has_new || answers.is_empty() {
-                        ends_at = Instant::now() + GATHERING;
-                    }
-                    answers.push(Answer { address, document, status });
+        while let Ok(Some(finished)) = timeout_at(ends_at, asking.answers.join_next()).await {
+            let (address, answer) = finished.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
+            let (document, status) = match answer {
+                Ok(answer) => answer,
+                Err(no_answer) => {
+                    missing.push((address, no_answer));
+                    continue;
                 }
+            };
+            let mut has_new = answers.is_empty();
+            for named in status.replicas.iter().filter_map(|replica| replica.admin.as_deref()) {
+                has_new |= is_place(named) && asking.ask(named);
             }
+            if has_new {
+                ends_at = Instant::now() + GATHERING;
+            }
+            answers.push(Answer { address, document, status });
         }
         if answers.is_empty() {
             return Err(unreachable_failure(missing).await);
         }
-        let place = |address: &str| asked.iter().position(|other| other == address);
-        answers.sort_by_key(|answer| place(&answer.address));
+        let asked = asking.asked;
+        answers.sort_by_key(|answer| asked.iter().position(|address| *address == answer.address));
         let silent = format!("no answer for {} s", GATHERING.as_secs());
         let unanswered = asked.iter().filter(|address| answers.iter().all(|answer| answer.address != **address));
         let unanswered = unanswered.map(|address| {
@@ -286,6 +278,29 @@ impl AdminClient {
         let status = serde_json::from_value(document.clone())
             .map_err(|error| NoAnswer::Silent(format!("a status that makes no sense: {error}")))?;
         Ok((document, status))
+    }
+}
+
+/// Servers that are asked for their status at the same time.
+struct Asking {
+    client: AdminClient,
+    asked: Vec<String>,
+    answers: JoinSet<(String, Result<(Value, Status), NoAnswer>)>,
+}
+
+impl Asking {
+    /// Each once; whether this one is new.
+    fn ask(&mut self, address: &str) -> bool {
+        if self.asked.iter().any(|other| other == address) {
+            return false;
+        }
+        self.asked.push(address.to_string());
+        let (client, address) = (self.client.clone(), address.to_string());
+        self.answers.spawn(async move {
+            let answer = client.status(&address).await;
+            (address, answer)
+        });
+        true
     }
 }
 

@@ -46,14 +46,13 @@ pub async fn run(args: ImportArgs) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// What is read, and its name for messages.
+type Named = (String, Box<dyn Read>);
+
 type Rows = Reader<BufReader<Box<dyn Read>>>;
 
 /// The rows, and the column family that their header names.
-fn open(
-    args: &ImportArgs,
-    (name, source): (String, Box<dyn Read>),
-    limits: &Limits,
-) -> Result<(Rows, Option<String>), Failure> {
+fn open(args: &ImportArgs, (name, source): Named, limits: &Limits) -> Result<(Rows, Option<String>), Failure> {
     let source = BufReader::new(source);
     if args.no_header {
         let notation = if args.hex { Notation::Hex } else { Notation::Escaped };
@@ -113,14 +112,14 @@ impl Input {
     }
 
     /// What can be read twice, for the first time.
-    fn again(&mut self) -> Result<Option<(String, Box<dyn Read>)>, Failure> {
+    fn again(&mut self) -> Result<Option<Named>, Failure> {
         match &self.source {
             Source::File(file, _) => Ok(Some((self.name.clone(), Box::new(file.try_clone()?)))),
             Source::Stream(_) => Ok(None),
         }
     }
 
-    fn into_rows(self) -> Result<(String, Box<dyn Read>), Failure> {
+    fn into_rows(self) -> Result<Named, Failure> {
         Ok((
             self.name,
             match self.source {

@@ -352,6 +352,11 @@ async fn the_limits_of_the_server_bound_the_ends_of_ranges() {
             assert_eq!(request.end_key, Some(vec![0xFF; 21]), "one byte behind the longest key");
             Action::Reply(GetRangeResponse::new(Vec::new(), true, None, false, None).into())
         }
+        ThriftCall::AtomicCommit(request) => {
+            assert_eq!(request.operations[0].value, Some(vec![0xFF; 21]));
+            assert_eq!(request.read_conflict_ranges.expect("a range")[0].end_key, [0xFF; 21]);
+            Action::Reply(AtomicCommitResponse::new(true, None, None, 8, None, None, None, None, None, None).into())
+        }
         other => no_reply(other),
     })
     .await;
@@ -360,6 +365,12 @@ async fn the_limits_of_the_server_bound_the_ends_of_ranges() {
     assert_eq!((limits.max_key_bytes, limits.max_value_bytes, limits.max_transaction_bytes), (20, 200, 2000));
     let all = RangeRead { end: kv_client::prefix_end(""), ..RangeRead::default() };
     assert_eq!(client.get_range(all).await.expect("rows").rows, []);
+    let end = kv_client::prefix_end("");
+    let everything = kv_client::KeyRange { begin: "a".into(), end: end.clone(), column_family: String::new() };
+    let kind = kv_client::MutationKind::ClearRange as i32;
+    let clear = AtomicCommit::of(vec![Mutation { kind, value: end, ..Mutation::delete("a") }]);
+    let clear = AtomicCommit { read_version: 7, read_conflict_ranges: vec![everything], ..clear };
+    client.commit(clear).await.expect("committed");
 }
 
 #[tokio::test]

@@ -342,7 +342,7 @@ mod tests {
             other => panic!("{other:?}"),
         };
         let all = scan("range");
-        assert_eq!((&all.begin[..], &all.end, all.limit), (&b""[..], &prefix_end(""), Some(100)));
+        assert_eq!((&all.begin[..], all.end == prefix_end(""), all.limit), (&b""[..], true, Some(100)));
         let some = scan("range a --limit 0 b --reverse --snapshot");
         assert_eq!((&some.begin[..], &some.end[..], some.limit), (&b"a"[..], &b"b"[..], None));
         assert!(some.is_reverse && some.is_snapshot && !all.is_reverse && !all.is_snapshot);
