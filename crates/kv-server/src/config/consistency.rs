@@ -100,8 +100,8 @@ fn refuse_unspecified(listeners: &[Listener<'_>], origin: &str) -> Result<(), Co
         None => Ok(()),
         Some(Listener { key, address, .. }) => {
             let wanted = "the others connect to it, and cannot connect to that: give the address or the name at which \
-                          they reach this replica (to listen on all interfaces set server.thrift_addr and \
-                          server.admin_addr outside of the list)";
+                          they reach this replica (to listen elsewhere, as on all interfaces, set replication.listen_addr, \
+                          server.thrift_addr and server.admin_addr outside of the list)";
             Err(ConfigError::value(key, address, wanted, origin))
         }
     }

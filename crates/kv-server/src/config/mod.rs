@@ -71,6 +71,8 @@ pub struct ReplicationConfig {
     pub replicas: Vec<ReplicaConfig>,
     /// The replicas were listed; otherwise their peer addresses follow from `replication.first_peer_addr`.
     pub is_listed: bool,
+    /// Where the one replica of this process listens for its peers; `None`: at its `peer` address.
+    pub listen_addr: Option<Address>,
     /// The list describes a process for each replica, and nobody said which one this process runs.
     pub lacks_node_id: bool,
     pub heartbeat_ms: u64,
@@ -118,9 +120,15 @@ impl ReplicationConfig {
         self.replicas.iter().find(|replica| replica.id == id)
     }
 
+    /// Where a replica of this process listens for its peers.
+    pub fn listens_at<'c>(&'c self, replica: &'c ReplicaConfig) -> &'c Address {
+        self.listen_addr.as_ref().unwrap_or(&replica.peer)
+    }
+
     /// Where the peer address of a replica was configured, for messages about it.
     pub fn peer_key(&self, id: u32) -> String {
         match self.is_listed {
+            _ if self.listen_addr.is_some() => "replication.listen_addr".to_string(),
             true => format!("replication.replicas[].peer of id {id}"),
             false => "replication.first_peer_addr and the two ports after it".to_string(),
         }

@@ -235,6 +235,8 @@ pub(super) struct ReplicationSettings {
     /// Where the first of three replicas in one process listens for its peers when `replicas` is empty; the others take
     /// the ports after it.
     pub first_peer_addr: Address,
+    /// Where this process listens for its peers, where that is not the `peer` address that the list gives them.
+    pub listen_addr: Option<Address>,
     pub heartbeat_ms: u64,
     pub election_timeout_min_ms: u64,
     pub election_timeout_max_ms: u64,
@@ -255,6 +257,7 @@ impl Default for ReplicationSettings {
             node_id: None,
             replicas: Vec::new(),
             first_peer_addr: "127.0.0.1:6001".parse().expect("a valid default"),
+            listen_addr: None,
             heartbeat_ms: 50,
             election_timeout_min_ms: 300,
             election_timeout_max_ms: 600,

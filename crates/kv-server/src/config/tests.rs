@@ -319,7 +319,15 @@ fn no_two_listeners_share_an_address() {
     }
     // Listening on all interfaces is said outside of the list.
     let listen = Overrides { node_id: Some(1), thrift_addr: Some("0.0.0.0:9090".into()), ..Overrides::default() };
-    case(THREE).flags(listen).config();
+    let config = case(THREE).flags(listen).variable("SYNODKV_REPLICATION_LISTEN_ADDR", "0.0.0.0:7000").config();
+    let replica = config.replication.replica(1).expect("it is listed");
+    assert_eq!(
+        (replica.peer.as_str(), config.replication.listens_at(replica).as_str()),
+        ("node-1:6000", "0.0.0.0:7000")
+    );
+    let all =
+        no_file().variable("SYNODKV_MODE", "replicated").variable("SYNODKV_REPLICATION_LISTEN_ADDR", "0.0.0.0:7000");
+    all.fails_with(&["replication.listen_addr", "one replica per process"]);
     // All in one process.
     no_file()
         .variable("SYNODKV_MODE", "replicated")

@@ -110,6 +110,11 @@ fn complete_replication(
     check_replica_list(&entries, raw.node_id.is_some(), &origin)?;
     let tls = raw.tls.map(|tls| complete_tls(tls, &entries, sources)).transpose()?;
     let one_per_process = raw.node_id.is_some();
+    if let Some(address) = raw.listen_addr.as_ref().filter(|_| !one_per_process) {
+        let wanted = "is for one replica per process: give replication.node_id, too, or leave it out";
+        let key = "replication.listen_addr";
+        return Err(ConfigError::value(key, address, wanted, &sources.origin(key)));
+    }
     let complete = |entry: ReplicaEntry| {
         // The list is how others reach a replica, also where it listens on another address (0.0.0.0, say). Replicas that
         // share a process share its listeners.
@@ -127,6 +132,7 @@ fn complete_replication(
         node_id: raw.node_id,
         replicas,
         is_listed,
+        listen_addr: raw.listen_addr,
         lacks_node_id: false,
         heartbeat_ms: raw.heartbeat_ms,
         election_timeout_min_ms: raw.election_timeout_min_ms,

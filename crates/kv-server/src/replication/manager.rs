@@ -120,8 +120,8 @@ fn listeners<'c>(config: &'c Config, network: &Network) -> Vec<(String, &'c Addr
     if matches!(network, Network::Tcp) {
         // A name may get its address later: the transport waits for that.
         let own = replication.local_ids().into_iter().filter_map(|id| replication.replica(id));
-        let own = own.filter(|replica| replica.peer.is_literal());
-        listeners.extend(own.map(|replica| (replication.peer_key(replica.id), &replica.peer)));
+        let own = own.map(|replica| (replication.peer_key(replica.id), replication.listens_at(replica)));
+        listeners.extend(own.filter(|(_, address)| address.is_literal()));
     }
     listeners
 }

@@ -223,7 +223,7 @@ fn connect(
     let mut peers = Vec::new();
     for replica in &replication.replicas {
         match replica.id == u32::from(me.0) {
-            true => own = Some(&replica.peer),
+            true => own = Some(replication.listens_at(replica)),
             false => peers.push((ReplicaId(replica.id as u8), replica.peer.as_str())),
         }
     }

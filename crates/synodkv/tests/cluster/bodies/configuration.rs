@@ -146,8 +146,6 @@ fn a_wrong_configuration_exits_with_2_and_opens_nothing() {
         (&["--mode", "standalone", "--node-id", "0"], "", "", &["replication.node_id", "standalone"]),
         (&["--thrift-addr", "9090"], "", "", &["server.thrift_addr", "9090", "HOST:PORT"]),
         (&[], "SYNODKV_SERVER_REQUEST_TIMEOUT_MS", "soon", &["SYNODKV_SERVER_REQUEST_TIMEOUT_MS", "soon"]),
-        (&[], "SYNODKV_SERVER_NO_SUCH_KEY", "1", &["no_such_key"]),
-        (&[], "SYNODKV_NOWHERE", "1", &["SYNODKV_NOWHERE"]),
         (&[], "REPLICATED_MODE", "perhaps", &["REPLICATED_MODE", "perhaps", "true", "false"]),
         (&[], "THRIFT_PORT", "70000", &["THRIFT_PORT", "70000"]),
     ];
