@@ -4,6 +4,7 @@
 //! Exit statuses: 0 done; 1 a negative answer or a failure; 2 wrong usage or configuration, before anything was opened.
 
 mod admin;
+mod allocator;
 mod bench;
 mod bench_disk;
 mod cli;

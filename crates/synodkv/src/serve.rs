@@ -11,6 +11,7 @@ use kv_server::config::{Config, Environment, Mode, Overrides};
 use kv_server::manager::{ServerError, ServerManager, StandaloneServerManager};
 use tracing_subscriber::EnvFilter;
 
+use crate::allocator;
 use crate::cli::ServeArgs;
 use crate::failure::Failure;
 use crate::signals::Signals;
@@ -34,8 +35,10 @@ pub fn run(args: ServeArgs) -> Result<ExitCode, Failure> {
     if args.print_config {
         return print_config(config);
     }
+    let processors = Host::of_process().processors;
+    allocator::limit_arenas(processors);
     log_to_stderr(&config.log.level)?;
-    let (workers, blocking) = Threads::of_runtime(Host::of_process().processors);
+    let (workers, blocking) = Threads::of_runtime(processors);
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     let runtime = runtime.worker_threads(workers).max_blocking_threads(blocking).enable_all().build()?;
     runtime.block_on(serve(config))

@@ -268,6 +268,22 @@ fn clients_that_ask_for_much_and_read_nothing_take_no_more_than_the_budget_says(
 }
 
 #[test]
+fn the_allocator_keeps_little_of_what_was_freed() {
+    if cfg!(not(target_env = "gnu")) {
+        return skip("other allocators have no arenas");
+    }
+    run(async {
+        let mut server = Server::standalone(Setup::default()).await;
+        let of_process =
+            |file: &str| std::fs::read(format!("/proc/{}/{file}", server.id())).expect("a process of ours");
+        assert!(text(&of_process("environ")).contains("MALLOC_ARENA_MAX="));
+        // It started itself once more, and is still the process that its parent knows, by its name.
+        assert_eq!(text(&of_process("comm")).trim(), "synodkv");
+        assert_eq!(server.stop().await.code(), Some(0));
+    });
+}
+
+#[test]
 fn an_idle_client_stays_until_its_place_is_needed() {
     run(async {
         let server = Server::standalone(Setup::toml("[server]\nmax_connections = 2\n")).await;
