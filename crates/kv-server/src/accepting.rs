@@ -57,29 +57,29 @@ pub(crate) enum Accepted {
 #[derive(Debug)]
 pub(crate) struct Idleness {
     origin: Instant,
-    /// Milliseconds after `origin`, or [`BUSY`].
-    since_ms: AtomicU64,
+    /// Microseconds after `origin`, or [`BUSY`].
+    since_us: AtomicU64,
 }
 
 impl Idleness {
     fn new(origin: Instant) -> Arc<Self> {
-        let idleness = Idleness { origin, since_ms: AtomicU64::new(BUSY) };
+        let idleness = Idleness { origin, since_us: AtomicU64::new(BUSY) };
         idleness.idle_since(Instant::now());
         Arc::new(idleness)
     }
 
     /// The client has not asked anything since then.
     pub fn idle_since(&self, since: Instant) {
-        self.since_ms.store((since - self.origin).as_millis() as u64, Ordering::Relaxed);
+        self.since_us.store((since - self.origin).as_micros() as u64, Ordering::Relaxed);
     }
 
     pub fn is_busy(&self) -> bool {
-        self.since_ms.load(Ordering::Relaxed) == BUSY
+        self.since_us.load(Ordering::Relaxed) == BUSY
     }
 
     /// Something is being done for the client.
     pub fn busy(&self) {
-        self.since_ms.store(BUSY, Ordering::Relaxed);
+        self.since_us.store(BUSY, Ordering::Relaxed);
     }
 }
 
@@ -166,13 +166,13 @@ impl Connections {
         if self.known.len() < self.terms.max_connections {
             return Room::Free;
         }
-        let now_ms = self.origin.elapsed().as_millis() as u64;
-        let since = |known: &Known| known.idleness.since_ms.load(Ordering::Relaxed);
+        let now_us = self.origin.elapsed().as_micros() as u64;
+        let since = |known: &Known| known.idleness.since_us.load(Ordering::Relaxed);
         // Most of the time nobody is at the bound; there, to look at all is cheaper than to keep them in order always.
         let longest = self.known.iter().map(|(id, known)| (since(known), *id)).min_by_key(|(since, _)| *since);
         match longest {
             Some((since, id))
-                if since != BUSY && now_ms.saturating_sub(since) >= self.terms.spared.as_millis() as u64 =>
+                if since != BUSY && now_us.saturating_sub(since) >= self.terms.spared.as_micros() as u64 =>
             {
                 let known = self.known.remove(&id).expect("it was found there");
                 known.end.cancel();

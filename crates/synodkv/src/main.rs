@@ -5,6 +5,7 @@
 //! told, or not now (`serve`: 1 for all that goes wrong later than 2). docs/CLI.md has the table.
 
 mod admin;
+mod allocator;
 mod backup;
 mod bench;
 mod bench_disk;

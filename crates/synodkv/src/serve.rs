@@ -12,6 +12,7 @@ use kv_server::config::{Config, Mode, Overrides};
 use kv_server::manager::{ServerError, ServerManager};
 use kv_server::restarting::RestartingServer;
 
+use crate::allocator;
 use crate::cli::ServeArgs;
 use crate::failure::Failure;
 use crate::logging::{self, Logging};
@@ -41,8 +42,10 @@ pub fn run(args: ServeArgs) -> Result<ExitCode, Failure> {
     if args.print_config {
         return print_config(config);
     }
+    let processors = Host::of_process().processors;
+    allocator::limit_arenas(processors);
     let log = Logging::start(&config.log)?;
-    let (workers, blocking) = Threads::of_runtime(Host::of_process().processors);
+    let (workers, blocking) = Threads::of_runtime(processors);
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     let runtime = runtime.worker_threads(workers).max_blocking_threads(blocking).enable_all().build()?;
     let ended = runtime.block_on(serve(config, origin, &log));

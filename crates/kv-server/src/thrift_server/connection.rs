@@ -120,8 +120,10 @@ struct Connection<'a> {
     small: Option<Reserved>,
     /// For one large reply, until it is sent.
     large: Option<Reserved>,
+    /// For `next`.
+    small_waiting: Option<Waiting>,
     /// For `next`, or for the first call, which is to be made again.
-    waiting: Option<Waiting>,
+    large_waiting: Option<Waiting>,
     /// Set when nothing more is to be read; the connection ends once the last reply has left.
     ending: Option<Ended>,
     /// When the first bytes of an incomplete message were seen.
@@ -166,7 +168,8 @@ impl<'a> Connection<'a> {
             next: None,
             small: None,
             large: None,
-            waiting: None,
+            small_waiting: None,
+            large_waiting: None,
             ending: None,
             partial_since: None,
             unsent_since: None,
@@ -333,7 +336,7 @@ impl<'a> Connection<'a> {
             return true;
         }
         let pool = &self.shared.pools.replies;
-        if self.waiting.is_none()
+        if self.small_waiting.is_none()
             && let Some(more) = pool.try_reserve(missing)
         {
             match &mut self.small {
@@ -346,7 +349,7 @@ impl<'a> Connection<'a> {
         if self.small.is_some() {
             return false;
         }
-        self.small = wait(&mut self.waiting, pool, missing, cx);
+        self.small = wait(&mut self.small_waiting, pool, missing, cx);
         self.small.is_some()
     }
 
@@ -355,7 +358,7 @@ impl<'a> Connection<'a> {
         if self.large.is_some() {
             return false;
         }
-        self.large = wait(&mut self.waiting, &self.shared.pools.large_replies, cost.bytes, cx);
+        self.large = wait(&mut self.large_waiting, &self.shared.pools.large_replies, cost.bytes, cx);
         self.large.is_some()
     }
 

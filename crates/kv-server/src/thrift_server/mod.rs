@@ -56,6 +56,7 @@ pub struct CallTerms {
 
 /// How a call ended.
 #[derive(Clone, Debug, PartialEq)]
+#[allow(clippy::large_enum_variant, reason = "nearly all are replies, and a box would cost each of them")]
 pub enum Served {
     Reply(ThriftReply),
     /// The reply is longer than `room_bytes`. Nothing was done; the call is made again when there is room for the longest

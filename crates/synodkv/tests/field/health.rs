@@ -1,7 +1,8 @@
 //! Health, readiness and problems tell the truth, about writes too.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use kv_api::KeyRef;
@@ -253,5 +254,103 @@ fn writes_are_refused_before_they_fail_also_where_they_come_fast() {
         writes_go_on(&server).await;
         assert!(!server.log_text().contains("writing failed"), "{}", server.log_text());
         server.stop().await;
+    });
+}
+
+/// A file system that can be frozen: whoever writes to it stands still until it thaws.
+struct FreezableDisk {
+    place: PathBuf,
+    /// Holds the file behind the file system.
+    _folder: tempfile::TempDir,
+}
+
+impl FreezableDisk {
+    fn mount(at: &Path) -> Option<FreezableDisk> {
+        if !is_root() {
+            skip("only root mounts file systems");
+            return None;
+        }
+        let folder = tempfile::tempdir().expect("a folder");
+        let image = folder.path().join("disk");
+        File::create(&image).and_then(|file| file.set_len(512 << 20)).expect("a file");
+        std::fs::create_dir_all(at).expect("a folder");
+        let runs = |command: &mut Command| command.output().is_ok_and(|output| output.status.success());
+        let made = runs(Command::new("mkfs.ext4").args(["-q", "-F"]).arg(&image))
+            && runs(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(at));
+        if !made {
+            skip("no file system in a file can be made and mounted here");
+            return None;
+        }
+        // A new file system is not quite empty, and the data directory has to be.
+        let _ = std::fs::remove_dir(at.join("lost+found"));
+        Some(FreezableDisk { place: at.to_path_buf(), _folder: folder })
+    }
+
+    fn freeze(&self) {
+        assert!(Command::new("fsfreeze").arg("-f").arg(&self.place).status().expect("fsfreeze runs").success());
+    }
+
+    fn thaw(&self) -> bool {
+        Command::new("fsfreeze").arg("-u").arg(&self.place).stderr(Stdio::null()).status().is_ok_and(|s| s.success())
+    }
+}
+
+impl Drop for FreezableDisk {
+    fn drop(&mut self) {
+        // It may be thawed already.
+        let _ = self.thaw();
+        let _ = Command::new("umount").arg("-l").arg(&self.place).status();
+    }
+}
+
+/// Half a minute of standing still is what is tried here, so that these tests take as long.
+async fn is_live_again_after_a_freeze(server: &Server, disk: &FreezableDisk, thread: &str) {
+    let client = client(server).await;
+    disk.freeze();
+    let stuck = tokio::spawn(async move { client.set(KeyRef::new("stuck"), "1").await });
+    eventually("the process is not live", async || match server.get("/health/live").await? {
+        (503, body) if body.contains(thread) && body.contains("stood still") => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await;
+    assert!(disk.thaw());
+    eventually("the process is live again", async || match server.get("/health/live").await? {
+        (200, _) => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await;
+    // It was given up by then, and may have happened.
+    let _ = stuck.await.expect("no panic");
+    writes_go_on(server).await;
+}
+
+#[cfg(feature = "rocksdb")]
+#[test]
+fn a_standalone_server_whose_disk_hangs_is_not_live_until_it_goes_on() {
+    run(async {
+        let mut server = Server::not_started(Setup::default());
+        let Some(disk) = FreezableDisk::mount(&server.data_dir) else { return };
+        server.start();
+        server.live().await;
+        server.ready().await;
+        is_live_again_after_a_freeze(&server, &disk, "group-commit").await;
+        server.stop().await;
+    });
+}
+
+#[test]
+fn a_replica_whose_disk_hangs_is_not_live_and_the_others_serve_on() {
+    run(async {
+        let mut cluster = Cluster::not_started(Setup::default());
+        let Some(disk) = FreezableDisk::mount(&cluster.servers[1].data_dir) else { return };
+        for server in &mut cluster.servers {
+            server.start();
+        }
+        cluster.ready().await;
+        is_live_again_after_a_freeze(&cluster.servers[1], &disk, "rsml-log-1").await;
+        cluster.ready().await;
+        for server in &mut cluster.servers {
+            server.stop().await;
+        }
     });
 }

@@ -181,11 +181,11 @@ fn a_soft_limit_is_raised_to_the_hard_one() {
 #[test]
 fn too_few_descriptors_are_refused_before_anything_is_opened() {
     run(async {
-        let mut server = Server::not_started(Setup::default().before("ulimit -n 64"));
+        let mut server = Server::not_started(Setup::default().before("ulimit -n 40"));
         server.start();
         assert_eq!(server.ended().await.code(), Some(2));
         let log = server.log_text();
-        assert!(log.contains("RLIMIT_NOFILE") && log.contains("is 64, and at least"), "{log}");
+        assert!(log.contains("RLIMIT_NOFILE") && log.contains("is 40, and at least"), "{log}");
         assert!(!server.data_dir.exists());
     });
 }
@@ -268,6 +268,22 @@ fn clients_that_ask_for_much_and_read_nothing_take_no_more_than_the_budget_says(
 }
 
 #[test]
+fn the_allocator_keeps_little_of_what_was_freed() {
+    if cfg!(not(target_env = "gnu")) {
+        return skip("other allocators have no arenas");
+    }
+    run(async {
+        let mut server = Server::standalone(Setup::default()).await;
+        let of_process =
+            |file: &str| std::fs::read(format!("/proc/{}/{file}", server.id())).expect("a process of ours");
+        assert!(text(&of_process("environ")).contains("MALLOC_ARENA_MAX="));
+        // It started itself once more, and is still the process that its parent knows, by its name.
+        assert_eq!(text(&of_process("comm")).trim(), "synodkv");
+        assert_eq!(server.stop().await.code(), Some(0));
+    });
+}
+
+#[test]
 fn an_idle_client_stays_until_its_place_is_needed() {
     run(async {
         let server = Server::standalone(Setup::toml("[server]\nmax_connections = 2\n")).await;
@@ -325,7 +341,7 @@ fn the_printed_configuration_names_origins_and_the_budget_and_can_be_used() {
 #[test]
 fn little_memory_lowers_what_has_a_default_and_serves() {
     run(async {
-        let server = Server::standalone(Setup::toml("[server]\nmemory_limit_mb = 1024\n")).await;
+        let server = Server::standalone(Setup::toml("[server]\nmemory_limit_mb = 700\n")).await;
         server.ready().await;
         let status = server.status().await.expect("a status");
         assert_eq!(problem_kinds(&status), ["little_memory"]);
