@@ -117,7 +117,9 @@ fn entries_behind_a_copy_are_kept_while_it_is_under_way() {
     let mut stage = with_c_behind();
     tell_c(&mut stage);
     exchange(&mut stage, C, B);
-    stage.note("A and B hear what C gets. Then more is chosen, and persisted; their logs are longer than is kept usually.");
+    stage.note(
+        "A and B hear what C gets. Then more is chosen, and persisted; their logs are longer than is kept usually.",
+    );
     stage.off_stage(|stage| {
         stage.tick(C, 200_000);
         stage.tell(C, A);
