@@ -187,19 +187,24 @@ struct Cluster {
     storages: Vec<InMemoryStorage>,
 }
 
+fn core_options(id: u8) -> CoreOptions {
+    let replicas = (0..3).map(ReplicaId).collect();
+    CoreOptions { digest_interval: 4, ..CoreOptions::new(ReplicaId(id), replicas, u64::from(id)) }
+}
+
 fn start(
-    id: u8,
+    core: CoreOptions,
     bus: &SharedMessageBus,
     inner: &InMemoryStorage,
     broken: &Arc<AtomicBool>,
     hangs: &Arc<Mutex<()>>,
 ) -> ConsensusReplica {
-    let replicas = (0..3).map(ReplicaId).collect();
-    let mut core = CoreOptions::new(ReplicaId(id), replicas, u64::from(id));
-    core.digest_interval = 4;
+    let id = core.me.0;
     let options = ReplicaOptions {
         flush_after_log_bytes: 1 << 20,
         stands_still_after: Duration::from_millis(500),
+        // On a busy machine anything may take long.
+        no_primary_wait: Duration::from_secs(60),
         ..ReplicaOptions::new(core, 100 + u128::from(id), 7)
     };
     let storage = Fragile { inner: inner.clone(), broken: broken.clone(), hangs: hangs.clone() };
@@ -210,13 +215,18 @@ fn start(
 
 impl Cluster {
     fn new() -> Cluster {
+        Self::with(core_options)
+    }
+
+    /// Each replica with options of its own.
+    fn with(options: impl Fn(u8) -> CoreOptions) -> Cluster {
         let bus = create_shared_message_bus();
         let broken: Vec<_> = (0..3).map(|_| Arc::new(AtomicBool::new(false))).collect();
         let storages: Vec<_> = (0..3).map(|_| InMemoryStorage::new()).collect();
         let hangs: Vec<_> = (0..3).map(|_| Arc::default()).collect();
         let start = |id: u8| {
             let place = usize::from(id);
-            start(id, &bus, &storages[place], &broken[place], &hangs[place])
+            start(options(id), &bus, &storages[place], &broken[place], &hangs[place])
         };
         let replicas = (0..3).map(|id| (id, start(id))).collect();
         Cluster { replicas, broken, hangs, storages }
@@ -445,7 +455,10 @@ async fn a_primary_that_may_not_lead_any_more_hands_over() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn writes_are_refused_while_no_majority_has_space_and_reads_go_on() {
-    let cluster = Cluster::new();
+    // A new primary needs durable promises, for which there is no space: who leads must not change meanwhile, as it does
+    // on a busy machine when a heartbeat is late.
+    let patient = |id| CoreOptions { election_min_us: 60_000_000, election_max_us: 90_000_000, ..core_options(id) };
+    let cluster = Cluster::with(patient);
     cluster.execute(0, "x").await.expect("executed");
     let attempt =
         || cluster.replicas[&0].execute_request_async(Bytes::new(), Instant::now() + Duration::from_millis(50));

@@ -311,8 +311,10 @@ impl Replica {
     }
 
     fn ask_for_snapshot(&mut self, id: u64, offset: u64) {
-        let (at_least, rate) = (self.catch_up.wanted.unwrap_or_default().0, self.rate());
+        let (wanted, rate) = (self.catch_up.wanted.unwrap_or_default(), self.rate());
         let Some(transfer) = &mut self.catch_up.transfer else { return };
+        // The rest of a copy that was begun is wanted as it is.
+        let at_least = if id == 0 { wanted.0 } else { transfer.sequence.0 };
         let length = transfer.piece_bytes;
         let takes_us = length.saturating_mul(1_000_000).checked_div(rate);
         transfer.ask_at = transfer.ask_at.max(self.now).plus_us(takes_us.unwrap_or(0));

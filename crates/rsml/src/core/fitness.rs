@@ -143,7 +143,8 @@ impl Replica {
             self.resign();
             return true;
         }
-        let should_lead = self.may_lead() && !self.is_full;
+        // A new primary needs durable promises of a majority: where too few have space, nobody would lead, and reads end.
+        let should_lead = self.may_lead() && (!self.is_full || self.lacks_space());
         if !should_lead && self.now >= self.next_handover && self.handover.is_none() {
             let next = self.now.plus_us(4 * self.options.election_max_us);
             // Without a successor this replica leads on.

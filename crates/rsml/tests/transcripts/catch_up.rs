@@ -111,6 +111,73 @@ fn a_copy_goes_on_where_it_was_interrupted() {
     compare("a_copy_goes_on_where_it_was_interrupted", &stage);
 }
 
+/// While a copy is under way the log may be longer, so that entries follow it and not another copy.
+#[test]
+fn entries_behind_a_copy_are_kept_while_it_is_under_way() {
+    let mut stage = with_c_behind();
+    tell_c(&mut stage);
+    exchange(&mut stage, C, B);
+    stage.note(
+        "A and B hear what C gets. Then more is chosen, and persisted; their logs are longer than is kept usually.",
+    );
+    stage.off_stage(|stage| {
+        stage.tick(C, 200_000);
+        stage.tell(C, A);
+        stage.tell(C, B);
+        stage.propose(B, "z");
+        stage.play_among(&[A, B]);
+        stage.tick(A, 50_000);
+        stage.play_among(&[A, B]);
+        for node in [A, B] {
+            stage.flush(node, 5_000);
+            stage.tick(node, 200_000);
+        }
+        stage.play_among(&[A, B]);
+    });
+    stage.tick(C, 200_000);
+    fetch_from_b(&mut stage);
+    stage.sync(C);
+    heartbeat(&mut stage);
+    heartbeat(&mut stage);
+    assert_eq!(stage.executed(C), ["w", "x", "y", "z"]);
+    assert_eq!(stage.core(C).hard_state().generation, 1);
+    compare("entries_behind_a_copy_are_kept_while_it_is_under_way", &stage);
+}
+
+/// Where logs are cut faster than a copy comes, one that was begun anew each time would never be complete.
+#[test]
+fn a_copy_is_finished_though_the_logs_begin_behind_it_by_then() {
+    let mut stage = with_c_behind();
+    tell_c(&mut stage);
+    exchange(&mut stage, C, B);
+    stage.note("Before C has all pieces, more is chosen, and the logs of A and B begin behind that, too.");
+    stage.off_stage(|stage| {
+        stage.propose(B, "z");
+        stage.play_among(&[A, B]);
+        stage.tick(A, 50_000);
+        stage.play_among(&[A, B]);
+        for node in [A, B] {
+            stage.flush(node, 50_000);
+            stage.tick(node, 200_000);
+        }
+    });
+    tell_c(&mut stage);
+    stage.tick(C, 200_000);
+    fetch_from_b(&mut stage);
+    stage.sync(C);
+    assert_eq!(stage.executed(C), ["w", "x", "y"]);
+    stage.note("Then C gets another one, with the rest.");
+    for node in [A, B] {
+        stage.tick(node, 200_000);
+        stage.tell(node, C);
+    }
+    tell_c(&mut stage);
+    stage.play();
+    assert_eq!(stage.executed(C), ["w", "x", "y", "z"]);
+    assert_eq!(stage.core(C).hard_state().generation, 2);
+    compare("a_copy_is_finished_though_the_logs_begin_behind_it_by_then", &stage);
+}
+
 #[test]
 fn a_replica_that_dies_before_the_record_is_durable_has_its_old_database() {
     let mut stage = with_c_behind();

@@ -142,3 +142,31 @@ fn an_ineligible_primary_hands_over() {
     assert_eq!(stage.core(A).status().role, "secondary");
     compare("an_ineligible_primary_hands_over", &stage);
 }
+
+/// Whoever is told to lead needs durable promises of a majority.
+#[test]
+fn who_lacks_space_hands_over_only_while_a_majority_has_some() {
+    let mut stage = Stage::led_by_a(usual);
+    stage.off_stage(|stage| {
+        for node in [A, C] {
+            stage.set_space(node, false);
+            stage.tick(node, 10_000);
+        }
+        stage.tick(B, 10_000);
+        stage.tell(C, A);
+        stage.tell(B, A);
+        let goes_on = |stage: &mut Stage| {
+            for _ in 0..40 {
+                stage.tick(A, 50_000);
+                stage.play();
+            }
+        };
+        goes_on(stage);
+        assert_eq!(stage.core(A).status().role, "primary");
+        stage.set_space(C, true);
+        stage.tick(C, 10_000);
+        stage.tell(C, A);
+        goes_on(stage);
+        assert_eq!(stage.core(A).status().role, "secondary");
+    });
+}

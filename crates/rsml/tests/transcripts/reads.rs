@@ -77,6 +77,51 @@ fn an_answer_to_a_former_start_confirms_no_read() {
     compare("an_answer_to_a_former_start_confirms_no_read", &stage);
 }
 
+/// A commit point is one of the view in which it was told, and says nothing about the log of another view.
+#[test]
+fn a_read_point_of_a_later_view_commits_nothing_of_an_older_log() {
+    let mut stage = Stage::led_by_a(usual);
+    stage.note("B alone holds x: A dies before it has written it itself.");
+    stage.propose(A, "x");
+    stage.carry(A, B);
+    stage.lose(A, C);
+    stage.sync(B);
+    stage.lose(B, A);
+    stage.off_stage(|stage| {
+        stage.kill(A);
+        stage.start(A);
+        stage.sync(A);
+        stand(stage, C, &[A]);
+        stage.play_among(&[A, C]);
+        stage.propose(C, "y");
+        stage.play_among(&[A, C]);
+        stage.kill(C);
+        stage.start(C);
+        stage.sync(C);
+        stand(stage, A, &[C]);
+        stage.play_among(&[A, C]);
+    });
+    assert_eq!(stage.core(A).status().role, "primary");
+    assert_eq!(stage.executed(A), ["y"]);
+    stage.note("C has led, and has y in the place of x. Now A leads again, and B has heard of nothing. B asks A.");
+    stage.read(B);
+    stage.carry(B, A);
+    stage.carry(A, C);
+    stage.carry(C, A);
+    assert_eq!(stage.executed(B).len(), 0);
+    stage.note("The answer is all that B hears at first.");
+    stage.carry_answer(A, B);
+    assert_eq!(stage.executed(B).len(), 0);
+    stage.off_stage(|stage| {
+        for _ in 0..4 {
+            stage.tick(A, 200_000);
+            stage.play();
+        }
+    });
+    assert_eq!(stage.executed(B), ["y"]);
+    compare("a_read_point_of_a_later_view_commits_nothing_of_an_older_log", &stage);
+}
+
 fn leased(options: &mut CoreOptions) {
     options.lease_us = 200_000;
 }

@@ -382,6 +382,17 @@ impl Stage {
         }
     }
 
+    /// Delivers the answers to questions for read points, ahead of all else that is under way there.
+    pub fn carry_answer(&mut self, from: usize, to: usize) {
+        let is_answer = |(_, outgoing): &(Sender, Outgoing)| matches!(outgoing.message, Message::ReadPointReply(_));
+        let (answers, rest): (Vec<_>, Vec<_>) = self.take(from, to).into_iter().partition(is_answer);
+        self.wire.extend(rest);
+        assert!(!answers.is_empty(), "no answer is under way");
+        for (sender, outgoing) in answers {
+            self.receive(sender, outgoing);
+        }
+    }
+
     /// Delivers it, and everything of it once more.
     pub fn carry_twice(&mut self, from: usize, to: usize) {
         for (sender, outgoing) in self.take(from, to) {
