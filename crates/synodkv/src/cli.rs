@@ -11,7 +11,9 @@ use crate::bench::BenchArgs;
 use crate::bench_disk::BenchDiskArgs;
 use crate::failure::Failure;
 use crate::family::FamilyArgs;
+use crate::import::ImportArgs;
 use crate::output::Format;
+use crate::range::RangeArgs;
 use crate::statement::commands;
 use crate::text::Notation;
 
@@ -121,7 +123,7 @@ pub fn epilogue(examples: &str, no: &str) -> String {
 }
 
 /// What the answer "no" of a command that reads or writes means.
-const REFUSED: &str = "the server refused it, for good: a wrong family, a value that is too large, …";
+pub const REFUSED: &str = "the server refused it, for good: a wrong family, a value that is too large, …";
 
 /// Where the Thrift servers are.
 #[derive(Clone, Debug, Args)]
@@ -386,114 +388,6 @@ pub struct DeleteArgs {
     pub target: ThriftTarget,
     #[command(flatten)]
     pub bytes: ByteArgs,
-}
-
-/// Print the rows between two keys, in key order, as of one version.
-///
-/// One row per line: the key, a tab, the value; both with escapes for what is not printable (\xNN, \\, \n, \t, \r), or as
-/// hexadecimal digits with --hex. So a line is always a row and a tab always separates, whatever the bytes are.
-///
-/// `--format backup` is for `synodkv import`: all rows unless told otherwise, with a header and an end mark, by which a file
-/// that was cut short or changed is recognised.
-///
-/// A long range pins its version at the server that it reads from, so that it stays readable as long as it takes, also when
-/// whoever reads the rows pauses. Another server does not know of the pin.
-#[derive(Debug, Args)]
-#[command(after_help = epilogue("Examples:\n  \
-    synodkv range                          the first 100 rows\n  \
-    synodkv range user/ user0              from `user/` up to, not including, `user0`\n  \
-    synodkv range --prefix user/ --limit 0\n  \
-    synodkv range --reverse --limit 1      the last row\n  \
-    synodkv range --format backup > rows   all rows, to be restored by `synodkv import rows`", REFUSED))]
-pub struct RangeArgs {
-    /// The first key. [default: the very first]
-    #[arg(default_value = "", hide_default_value = true)]
-    pub begin: OsString,
-    /// The key before which the range ends. [default: the very last, which is in]
-    pub end: Option<OsString>,
-    /// All keys that begin so, instead of BEGIN and END.
-    #[arg(long, conflicts_with_all = ["begin", "end"])]
-    pub prefix: Option<OsString>,
-    /// The most rows to print; 0 means all. [default: 100; all with `--format backup`]
-    #[arg(long, value_name = "ROWS", allow_negative_numbers = true, value_parser = whole_number::<u64>)]
-    pub limit: Option<u64>,
-    /// The last row first.
-    #[arg(long)]
-    pub reverse: bool,
-    /// The rows as of this version, not the newest; see `get --help`.
-    #[arg(long, value_name = "VERSION", value_parser = whole_number::<u64>)]
-    pub at: Option<u64>,
-    /// The column family. [default: default]
-    #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
-    pub family: String,
-    #[command(flatten)]
-    pub target: ThriftTarget,
-    /// Keys in arguments are text with escapes: \xNN, \\, \n, \t, \r, \0. Without, they are the bytes that they are.
-    #[arg(long, conflicts_with = "hex")]
-    pub escape: bool,
-    /// Keys in arguments, and keys and values in results, are hexadecimal.
-    #[arg(long)]
-    pub hex: bool,
-    /// How rows are printed.
-    #[arg(long, value_enum, default_value_t = RangeFormat::Text)]
-    pub format: RangeFormat,
-}
-
-/// How `range` prints rows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum RangeFormat {
-    /// One row per line.
-    Text,
-    /// One JSON document.
-    Json,
-    /// One row per line between a header and an end mark, for `import`.
-    Backup,
-}
-
-impl RangeArgs {
-    pub fn notation(&self) -> Notation {
-        match (self.hex, self.escape) {
-            (true, _) => Notation::Hex,
-            (false, true) => Notation::Escaped,
-            (false, false) => Notation::Plain,
-        }
-    }
-}
-
-/// Write rows that `synodkv range --format backup` has printed.
-///
-/// The rows of a file are checked before the first one is written: a file that was cut short, changed (by another
-/// program's line ends, for example), or that holds what the servers do not take, is refused as a whole. Rows from a pipe
-/// are written as they come; when the end shows that something is missing, the exit status is 1, and it says how many rows
-/// are written.
-///
-/// Rows are written in transactions of up to a thousand. An import may be repeated: rows that are there are written over.
-/// Rows that are there and not in the file stay.
-#[derive(Debug, Args)]
-#[command(after_help = epilogue("Examples:\n  \
-    synodkv range --format backup > rows\n  \
-    synodkv import rows --addr other-cluster:9090\n  \
-    synodkv range --format backup --family users | synodkv import --addr other-cluster:9090\n  \
-    printf 'a\\t1\\nb\\t2\\n' | synodkv import --no-header",
-    "rows are missing, wrong or refused, and those before them are written"))]
-pub struct ImportArgs {
-    /// The rows. [default: `-`, standard input]
-    pub file: Option<std::path::PathBuf>,
-    /// The column family. [default: the one that the header names]
-    #[arg(long, value_name = "NAME")]
-    pub family: Option<String>,
-    /// The rows have neither header nor end mark, as `range` prints them for people, or as they were made by hand: a key, a
-    /// tab, a value. Whether any are missing nobody can tell then.
-    #[arg(long)]
-    pub no_header: bool,
-    /// With --no-header: keys and values are hexadecimal, instead of text with \xNN, \\, \n, \t for other bytes.
-    #[arg(long, requires = "no_header")]
-    pub hex: bool,
-    #[command(flatten)]
-    pub target: ThriftTarget,
-    /// How the result is printed.
-    #[arg(long, value_enum, default_value_t = Format::Text)]
-    pub format: Format,
 }
 
 /// Run a script as one transaction: all of it happens at once, or nothing does.

@@ -3,15 +3,16 @@
 use std::fs::File;
 use std::io::{BufReader, IsTerminal, Read, Seek, SeekFrom};
 use std::os::fd::AsFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use clap::Args;
 use kv_client::{ClientError, Database, Limits, TransactionOptions, Version};
 use serde_json::json;
 
 use crate::backup::{Pair, Reader};
-use crate::cli::ImportArgs;
+use crate::cli::{ThriftTarget, epilogue};
 use crate::failure::Failure;
 use crate::output::{self, Format};
 use crate::text::Notation;
@@ -21,6 +22,42 @@ const BATCH_ROWS: usize = 1_000;
 const BATCH_BYTES: usize = 1 << 20;
 /// What a commit has beside its rows that counts as a part of the transaction.
 const COMMIT_BYTES: usize = 64;
+
+/// Write rows that `synodkv range --format backup` has printed.
+///
+/// The rows of a file are checked before the first one is written: a file that was cut short, changed (by another
+/// program's line ends, for example), or that holds what the servers do not take, is refused as a whole. Rows from a pipe
+/// are written as they come; when the end shows that something is missing, the exit status is 1, and it says how many rows
+/// are written.
+///
+/// Rows are written in transactions of up to a thousand. An import may be repeated: rows that are there are written over.
+/// Rows that are there and not in the file stay.
+#[derive(Debug, Args)]
+#[command(after_help = epilogue("Examples:\n  \
+    synodkv range --format backup > rows\n  \
+    synodkv import rows --addr other-cluster:9090\n  \
+    synodkv range --format backup --family users | synodkv import --addr other-cluster:9090\n  \
+    printf 'a\\t1\\nb\\t2\\n' | synodkv import --no-header",
+    "rows are missing, wrong or refused, and those before them are written"))]
+pub struct ImportArgs {
+    /// The rows. [default: `-`, standard input]
+    pub file: Option<PathBuf>,
+    /// The column family. [default: the one that the header names]
+    #[arg(long, value_name = "NAME")]
+    pub family: Option<String>,
+    /// The rows have neither header nor end mark, as `range` prints them for people, or as they were made by hand: a key, a
+    /// tab, a value. Whether any are missing nobody can tell then.
+    #[arg(long)]
+    pub no_header: bool,
+    /// With --no-header: keys and values are hexadecimal, instead of text with \xNN, \\, \n, \t for other bytes.
+    #[arg(long, requires = "no_header")]
+    pub hex: bool,
+    #[command(flatten)]
+    pub target: ThriftTarget,
+    /// How the result is printed.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
+}
 
 pub async fn run(args: ImportArgs) -> Result<ExitCode, Failure> {
     let mut input = Input::open(args.file.as_deref())?;

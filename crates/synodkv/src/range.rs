@@ -1,14 +1,15 @@
 //! `range`: rows of one version, page by page.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use clap::{Args, ValueEnum};
 use kv_client::{Client, Hold, RangeRead, Row, Version, prefix_end};
 use serde_json::{Value, json};
 
 use crate::backup::{self, row_line};
-use crate::cli::{RangeArgs, RangeFormat};
+use crate::cli::{REFUSED, ThriftTarget, epilogue, whole_number};
 use crate::failure::Failure;
 use crate::output;
 use crate::text::Notation;
@@ -22,6 +23,78 @@ const HOLD: Duration = Duration::from_secs(60);
 
 /// Rows printed for people who do not say how many.
 const SOME_ROWS: u64 = 100;
+
+/// Print the rows between two keys, in key order, as of one version.
+///
+/// One row per line: the key, a tab, the value; both with escapes for what is not printable (\xNN, \\, \n, \t, \r), or as
+/// hexadecimal digits with --hex. So a line is always a row and a tab always separates, whatever the bytes are.
+///
+/// `--format backup` is for `synodkv import`: all rows unless told otherwise, with a header and an end mark, by which a file
+/// that was cut short or changed is recognised.
+///
+/// A long range pins its version at the server that it reads from, so that it stays readable as long as it takes, also when
+/// whoever reads the rows pauses. Another server does not know of the pin.
+#[derive(Debug, Args)]
+#[command(after_help = epilogue("Examples:\n  \
+    synodkv range                          the first 100 rows\n  \
+    synodkv range user/ user0              from `user/` up to, not including, `user0`\n  \
+    synodkv range --prefix user/ --limit 0\n  \
+    synodkv range --reverse --limit 1      the last row\n  \
+    synodkv range --format backup > rows   all rows, to be restored by `synodkv import rows`", REFUSED))]
+pub struct RangeArgs {
+    /// The first key. [default: the very first]
+    #[arg(default_value = "", hide_default_value = true)]
+    pub begin: OsString,
+    /// The key before which the range ends. [default: the very last, which is in]
+    pub end: Option<OsString>,
+    /// All keys that begin so, instead of BEGIN and END.
+    #[arg(long, conflicts_with_all = ["begin", "end"])]
+    pub prefix: Option<OsString>,
+    /// The most rows to print; 0 means all. [default: 100; all with `--format backup`]
+    #[arg(long, value_name = "ROWS", allow_negative_numbers = true, value_parser = whole_number::<u64>)]
+    pub limit: Option<u64>,
+    /// The last row first.
+    #[arg(long)]
+    pub reverse: bool,
+    /// The rows as of this version, not the newest; see `get --help`.
+    #[arg(long, value_name = "VERSION", value_parser = whole_number::<u64>)]
+    pub at: Option<u64>,
+    /// The column family. [default: default]
+    #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
+    pub family: String,
+    #[command(flatten)]
+    pub target: ThriftTarget,
+    /// Keys in arguments are text with escapes: \xNN, \\, \n, \t, \r, \0. Without, they are the bytes that they are.
+    #[arg(long, conflicts_with = "hex")]
+    pub escape: bool,
+    /// Keys in arguments, and keys and values in results, are hexadecimal.
+    #[arg(long)]
+    pub hex: bool,
+    /// How rows are printed.
+    #[arg(long, value_enum, default_value_t = RangeFormat::Text)]
+    pub format: RangeFormat,
+}
+
+/// How `range` prints rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum RangeFormat {
+    /// One row per line.
+    Text,
+    /// One JSON document.
+    Json,
+    /// One row per line between a header and an end mark, for `import`.
+    Backup,
+}
+
+impl RangeArgs {
+    pub fn notation(&self) -> Notation {
+        match (self.hex, self.escape) {
+            (true, _) => Notation::Hex,
+            (false, true) => Notation::Escaped,
+            (false, false) => Notation::Plain,
+        }
+    }
+}
 
 pub async fn run(args: RangeArgs) -> Result<ExitCode, Failure> {
     let notation = args.notation();
