@@ -25,76 +25,90 @@ pub(super) fn gravest(problems: Vec<Problem>) -> Option<Problem> {
 
 /// Of a replica of this process; the gravest first.
 pub(super) fn of_local(id: u32, status: &DriverStatus) -> Vec<Problem> {
-    let core = &status.core;
-    let mut found = Vec::new();
-    if let Some(failure) = &status.failed {
-        found.push(Problem::new("stopped", format!("it has stopped: {failure}"), after(failure.kind)));
-    }
-    if let Some((from, to)) = core.blocked {
-        found.push(Problem::new(
-            "log_blocked",
-            format!("nobody can lead: entries {from} to {to} are blocked, all disks that had them have lost them"),
-            "bring back a disk that has them, or restore a backup of all replicas (see \"A damaged log or database\" in \
-             docs/OPERATIONS.md)",
-        ));
-    }
-    if let Some(stalled) = &status.stalled {
-        found.push(standing_still(stalled));
-    }
-    let hangs = !core.storage_full && core.disk_waits_us >= DISK_PATIENCE_US && status.failed.is_none();
-    if hangs && status.stalled.is_none() {
-        found.push(Problem::new(
-            "disk_hangs",
-            format!("its disk has not finished a write to the log for {} s", core.disk_waits_us / 1_000_000),
-            "look at the disk and at the kernel's log of this machine. The others go on without it; a primary whose disk \
-             hangs lets another one lead",
-        ));
-    }
-    if core.is_catching_up {
-        found.push(copy_under_way(status));
-    }
-    if let Some((first, last)) = core.lost.first().zip(core.lost.last()) {
-        let (from, to) = (first.0, last.1);
-        found.push(Problem::new(
-            "log_damaged",
-            format!("its disk has lost entries between {from} and {to} of the log; it gets them from the others"),
-            "wait until it has them; test the disk if that happens again",
-        ));
-    }
+    let stopped = status
+        .failed
+        .as_ref()
+        .map(|failure| Problem::new("stopped", format!("it has stopped: {failure}"), after(failure.kind)));
+    let copy = status.core.is_catching_up.then(|| copy_under_way(status));
+    let unreachable = status.troubles.get(&status.core.id).map(|trouble| disconnected(trouble));
+    let found = [
+        stopped,
+        log_blocked(status),
+        standing_still(status),
+        copy,
+        log_damaged(status),
+        shortage(status),
+        unreachable,
+        no_member(status),
+    ];
+    found.into_iter().flatten().map(|problem| problem.of_replica(id)).collect()
+}
+
+fn log_blocked(status: &DriverStatus) -> Option<Problem> {
+    let (from, to) = status.core.blocked?;
+    Some(Problem::new(
+        "log_blocked",
+        format!("nobody can lead: entries {from} to {to} are blocked, all disks that had them have lost them"),
+        "bring back a disk that has them, or restore a backup of all replicas (see \"A damaged log or database\" in \
+         docs/OPERATIONS.md)",
+    ))
+}
+
+fn log_damaged(status: &DriverStatus) -> Option<Problem> {
+    let (first, last) = status.core.lost.first().zip(status.core.lost.last())?;
+    let (from, to) = (first.0, last.1);
+    Some(Problem::new(
+        "log_damaged",
+        format!("its disk has lost entries between {from} and {to} of the log; it gets them from the others"),
+        "wait until it has them; test the disk if that happens again",
+    ))
+}
+
+fn shortage(status: &DriverStatus) -> Option<Problem> {
     if status.lacks_descriptors {
-        found.push(Problem::new(
+        return Some(Problem::new(
             "descriptors",
             "its log has no file descriptor for its next file, and waits",
             "close connections, or raise the limit (`ulimit -n`, LimitNOFILE= of systemd) and restart; writes go on by \
              themselves once one is free",
         ));
-    } else if core.storage_full {
-        found.push(disk_full());
     }
-    if let Some(trouble) = status.troubles.get(&core.id) {
-        found.push(disconnected(trouble));
+    status.core.storage_full.then(disk_full)
+}
+
+/// Whether it takes part in agreeing on writes.
+fn no_member(status: &DriverStatus) -> Option<Problem> {
+    if status.failed.is_some() {
+        return None;
     }
-    if core.cluster_id == rsml::ClusterId::NONE && status.failed.is_none() {
-        found.push(Problem::new(
+    if status.core.cluster_id == rsml::ClusterId::NONE {
+        return Some(Problem::new(
             "not_founded",
             "it belongs to no cluster yet",
             "start all configured replicas: they found a cluster once all of them run with empty directories. Where the \
              others have a cluster already, this one joins it without a vote as soon as one of them answers",
         ));
-    } else if !core.is_voter && status.failed.is_none() {
-        found.push(without_vote());
     }
-    found.into_iter().map(|problem| problem.of_replica(id)).collect()
+    (!status.core.is_voter).then(without_vote)
 }
 
-fn standing_still(stalled: &StalledThread) -> Problem {
-    let (name, since_s) = (stalled.thread.name(), stalled.since.elapsed().as_secs());
-    let text = match (stalled.has_ended, stalled.thread) {
+/// A thread that does not get on, or, sooner, a disk that does not.
+fn standing_still(status: &DriverStatus) -> Option<Problem> {
+    let remedy = "look at the disk and at the kernel's log of this machine";
+    let Some(StalledThread { thread, since, has_ended }) = &status.stalled else {
+        let waits_us = status.core.disk_waits_us;
+        let hangs = waits_us >= DISK_PATIENCE_US && !status.core.storage_full && status.failed.is_none();
+        let text = format!("its disk has not finished a write to the log for {} s", waits_us / 1_000_000);
+        let remedy = format!("{remedy}. The others go on without it; a primary whose disk hangs lets another one lead");
+        return hangs.then(|| Problem::new("disk_hangs", text, remedy));
+    };
+    let (name, since_s) = (thread.name(), since.elapsed().as_secs());
+    let text = match (has_ended, thread) {
         (true, _) => format!("its thread {name} ended {since_s} s ago, though it has not stopped"),
         (false, ThreadKind::Log) => format!("its disk hangs: its thread {name} has waited for it for {since_s} s"),
         (false, _) => format!("its thread {name} has stood still for {since_s} s"),
     };
-    Problem::new("stalled", text, "look at the disk and at the kernel's log of this machine; then restart the server")
+    Some(Problem::new("stalled", text, format!("{remedy}; then restart the server")))
 }
 
 fn copy_under_way(status: &DriverStatus) -> Problem {

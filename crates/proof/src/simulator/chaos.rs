@@ -146,6 +146,9 @@ impl Cluster {
         let log_bytes = self.nodes[node].log.bytes();
         self.nodes[node].persisted = persisted.max(self.nodes[node].persisted);
         self.input(node, Input::Persisted { sequence: persisted, log_bytes });
+        // Whether there is space to spare changes how much of the log is kept, and nothing else.
+        let is_roomy = !self.random.one_in(8);
+        self.input(node, Input::Room(is_roomy));
     }
 
     /// Cuts one direction, one link, or a whole node.

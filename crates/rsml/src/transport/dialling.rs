@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ::dial::Name;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
@@ -77,16 +78,30 @@ impl DialError {
     }
 }
 
+/// Peers that are down are dialled several times a second; name servers are spared that.
+const LOOK_UP_PAUSE: Duration = Duration::from_secs(1);
+
 /// The way to a peer: what its name means now.
 struct Route {
     name: Name,
+    looked_up: Option<Instant>,
     /// Took a connection last time, and did not greet: the others are tried before it.
     unfriendly: Option<SocketAddr>,
 }
 
 impl Route {
     fn new(peer: &Peer) -> Self {
-        Route { name: Name::new(peer.address.as_str()), unfriendly: None }
+        Route { name: Name::new(peer.address.as_str()), looked_up: None, unfriendly: None }
+    }
+
+    /// What the name means, as of a moment ago.
+    async fn look_up(&mut self, patience: Duration) -> io::Result<Vec<SocketAddr>> {
+        if self.looked_up.is_some_and(|at| at.elapsed() < LOOK_UP_PAUSE) {
+            return Ok(self.name.last_known().to_vec());
+        }
+        let found = self.name.look_up(patience).await?;
+        self.looked_up = Some(Instant::now());
+        Ok(found)
     }
 
     fn in_order(&self, mut addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
@@ -97,7 +112,7 @@ impl Route {
     /// Connects, and waits to be taken. The look-up has as much time as everything else together.
     async fn connect(&mut self, shared: &Shared, peer: &Peer) -> Result<Connection, DialError> {
         let patience = shared.connect_timeout;
-        match self.name.look_up(patience).await {
+        match self.look_up(patience).await {
             Ok(addresses) => {
                 let addresses = self.in_order(addresses);
                 let connecting = time::timeout(patience, self.connect_to(addresses, shared, peer)).await;
@@ -144,7 +159,12 @@ pub(super) async fn dial(shared: Arc<Shared>, peer: Arc<Peer>) {
                     backoff.reset();
                 }
             }
-            Err(error) => complain(&shared, &peer, &error),
+            Err(error) => {
+                complain(&shared, &peer, &error);
+                if error.kind() == TroubleKind::Unresolved {
+                    time::sleep(LOOK_UP_PAUSE).await;
+                }
+            }
         }
         // A sign of life shortens the wait, but never to nothing.
         time::sleep(shared.reconnect_min).await;

@@ -80,6 +80,22 @@ fn replicas_find_each_other_by_name() {
 }
 
 #[test]
+fn replicas_reach_each_other_over_ipv6() {
+    if std::net::TcpListener::bind("[::1]:0").is_err() {
+        return skip("this machine has no IPv6");
+    }
+    run(async {
+        let peers: Vec<String> = (0..3).map(|_| under_name(&crate::ports::free_address(), "[::1]")).collect();
+        let mut cluster = Cluster::with_peers(peers.clone(), &peers, Setup::default());
+        for server in &mut cluster.servers {
+            server.start();
+        }
+        cluster.ready().await;
+        assert_exit(&cluster.cli(&["set", "k", "v"]), 0);
+    });
+}
+
+#[test]
 fn a_replica_whose_own_name_is_gone_is_up_and_says_so() {
     run(async {
         let mut cluster = Cluster::start(Setup::default()).await;
