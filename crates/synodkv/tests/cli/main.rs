@@ -10,6 +10,8 @@ mod predecessor;
 mod replicated;
 mod server;
 mod shell;
+#[path = "../cluster/signals.rs"]
+mod signals;
 mod terminal;
 mod txn;
 mod watch;

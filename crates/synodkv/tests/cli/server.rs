@@ -4,6 +4,8 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+pub use crate::signals::send_signal;
+
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_synodkv");
 
 pub struct Server {
@@ -107,11 +109,6 @@ impl Server {
     pub fn resume(&self) {
         send_signal(self.process.id(), "CONT");
     }
-}
-
-pub fn send_signal(process: u32, signal: &str) {
-    let sent = Command::new("kill").args(["-s", signal, &process.to_string()]).status().expect("kill runs");
-    assert!(sent.success());
 }
 
 impl Drop for Server {

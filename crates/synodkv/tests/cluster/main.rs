@@ -17,6 +17,7 @@ mod journal;
 mod links;
 mod load;
 mod ports;
+mod signals;
 mod thrift;
 mod waiting;
 

@@ -10,6 +10,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::ports::free_address;
+pub use crate::signals::send_signal as signal;
 use crate::waiting::eventually;
 
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_synodkv");
@@ -29,11 +30,6 @@ pub fn is_root() -> bool {
 pub fn run(body: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     runtime.expect("a runtime").block_on(body);
-}
-
-pub fn signal(process: u32, name: &str) {
-    let sent = Command::new("kill").args(["-s", name, &process.to_string()]).status().expect("kill runs");
-    assert!(sent.success(), "signal {name} was not sent");
 }
 
 /// How a server is started: a configuration file, and what surrounds the process.

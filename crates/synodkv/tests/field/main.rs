@@ -7,6 +7,8 @@
 mod harness;
 #[path = "../cluster/ports.rs"]
 mod ports;
+#[path = "../cluster/signals.rs"]
+mod signals;
 #[path = "../cluster/waiting.rs"]
 mod waiting;
 

@@ -12,6 +12,7 @@ use super::certificates::Authority;
 use super::configuration::{Member, configuration};
 use crate::cluster::{Partitionable, RowsHash, Settings, TestCluster, http_get};
 use crate::links::{Link, LinkState};
+use crate::signals::send_signal;
 use crate::waiting::eventually;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_synodkv");
@@ -29,8 +30,7 @@ pub fn program() -> Command {
 
 /// Sends a signal by its name.
 pub fn signal(process: &Child, name: &str) {
-    let sent = Command::new("kill").args(["-s", name, &process.id().to_string()]).status().expect("kill runs");
-    assert!(sent.success(), "signal {name} was not sent");
+    send_signal(process.id(), name);
 }
 
 struct Process {
