@@ -118,7 +118,7 @@ pub fn epilogue(examples: &str, no: &str) -> String {
         0  done\n  \
         1  {no}\n  \
         2  wrong usage or input; nothing was done\n  \
-        3  it cannot be told, or not now: no server reached, no answer in time, no primary, no space, an unknown outcome"
+        3  it cannot be told, or not now: no server, no answer, no primary, an unknown outcome"
     )
 }
 

@@ -4,7 +4,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 /// A flag of the predecessor, and what to type instead.
 const FLAGS: &[(&str, &str)] = &[
-    ("--port", "serve --thrift-addr 0.0.0.0:PORT"),
+    ("--port", "serve --thrift-addr HOST:PORT"),
     ("--db-path", "serve --data-dir DIR"),
     ("--data-path", "serve --data-dir DIR"),
 ];
@@ -17,7 +17,7 @@ pub fn hint(error: &clap::Error) -> Option<String> {
     let (flag, now) = FLAGS.iter().find(|(flag, _)| *flag == name)?;
     Some(format!(
         "{flag} is no flag of SynodKV: `synodkv {now}` says the same. A server is started with\n  \
-        synodkv serve --thrift-addr 0.0.0.0:9090 --data-dir ./data\n\
+        synodkv serve --thrift-addr 127.0.0.1:9090 --data-dir ./data\n\
         docs/MIGRATE.md has a table of all settings, and how to move the data."
     ))
 }
