@@ -64,10 +64,13 @@ impl Chosen {
     /// Whether a log of a higher view holds what was chosen from `from` through `to`.
     fn contains<L: DurableLog>(&self, disk: DiskId, log: &L, from: Sequence, to: Sequence) -> Verdict {
         if log.last() < to {
-            let story = format!("{disk:?} has a log of {} to {}; chosen before is {to}", log.accepted_view(), log.last());
+            let story =
+                format!("{disk:?} has a log of {} to {}; chosen before is {to}", log.accepted_view(), log.last());
             return Err(Violation::new("chosen", "a log lacks what is chosen", story));
         }
-        for (sequence, chosen) in self.entries.range(from.max(log.first())..).take_while(|(sequence, _)| **sequence <= to) {
+        for (sequence, chosen) in
+            self.entries.range(from.max(log.first())..).take_while(|(sequence, _)| **sequence <= to)
+        {
             if log.hash(*sequence).is_some_and(|hash| hash != *chosen) {
                 let story = format!("{disk:?} has a log of {} with another entry {sequence}", log.accepted_view());
                 return Err(Violation::new("chosen", "a log contradicts what is chosen", story));
@@ -192,9 +195,13 @@ mod tests {
 
     #[test]
     fn what_a_majority_holds_in_one_view_is_chosen() {
-        let (chosen, verdict) = judge(vec![(0, log(256, &[1, 2, 3])), (1, log(256, &[1, 2])), (2, log(513, &[1, 2, 9]))]);
+        let (chosen, verdict) =
+            judge(vec![(0, log(256, &[1, 2, 3])), (1, log(256, &[1, 2])), (2, log(513, &[1, 2, 9]))]);
         verdict.expect("the third adopted what is chosen");
-        assert_eq!((chosen.by(View(255)), chosen.by(View(256)), chosen.by(View(600))), (Sequence(0), Sequence(2), Sequence(2)));
+        assert_eq!(
+            (chosen.by(View(255)), chosen.by(View(256)), chosen.by(View(600))),
+            (Sequence(0), Sequence(2), Sequence(2))
+        );
         chosen.delivered(Sequence(2), 2, &log(256, &[1, 2])).expect("it is chosen");
         chosen.claims(Sequence(2), View(256)).expect("as it is");
     }

@@ -24,7 +24,14 @@ pub struct Ledger {
 
 impl Ledger {
     pub fn new() -> Ledger {
-        Ledger { hard_state: None, first: 1, hashes: VecDeque::new(), lost: BTreeSet::new(), unread: false, installed: None }
+        Ledger {
+            hard_state: None,
+            first: 1,
+            hashes: VecDeque::new(),
+            lost: BTreeSet::new(),
+            unread: false,
+            installed: None,
+        }
     }
 
     pub fn first(&self) -> Sequence {
