@@ -161,6 +161,8 @@ pub fn sample_damages() -> Vec<Vec<u8>> {
     let one = |kind: u8, rest: &[u8]| [&[1, 0, 0, 0, 1, 0, kind][..], rest].concat();
     let mut damages: Vec<Vec<u8>> = (0..9).map(|kind| one(kind, &[2, 0, 3, 0, 5])).collect();
     damages.extend((0..20).map(|field| one(1, &[field, 0, 1, field])));
+    // A blank sector in any block, as a write leaves one that is torn.
+    damages.extend((0..6).flat_map(|block| (1..3).map(move |sector| vec![1, 0, 0, 0, block, 0, 2, sector, 0])));
     damages.push(vec![0, 0]);
     damages
 }

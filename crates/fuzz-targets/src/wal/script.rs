@@ -10,6 +10,9 @@ use super::{Found, damage::BLOCK_BYTES, recover};
 use crate::Input;
 
 const MAX_STEPS: usize = 24;
+/// The steps that end a script are multiples of 8; one in four of them in the middle of a write.
+const ENDS: u8 = 8;
+const ENDS_TORN: u8 = 3;
 
 /// A log, and all that was ever written to it.
 pub struct Script {
@@ -23,10 +26,12 @@ pub struct Script {
     last: u64,
     /// A sector full of zeros can't be told from one that was never written.
     has_blank_entries: bool,
+    /// Whether the last order was being written when power was lost.
+    is_torn: bool,
 }
 
 impl Script {
-    /// Steps until one that ends it; the log is closed afterwards, nothing is lost.
+    /// Steps until one that ends it. Nothing is lost then, or the last order is torn.
     pub fn play(input: &mut Input) -> Script {
         let segment_bytes = BLOCK_BYTES << (1 + input.below(3));
         let disk = SimulatedDisk::new(1);
@@ -38,11 +43,16 @@ impl Script {
             current: BTreeMap::new(),
             last: 0,
             has_blank_entries: false,
+            is_torn: false,
         };
         let mut log = script.open();
         for _ in 0..MAX_STEPS {
-            match input.byte() % 8 {
-                0 => break,
+            let step = input.byte();
+            match step % ENDS {
+                0 => {
+                    script.is_torn = step / ENDS % 4 == ENDS_TORN;
+                    break;
+                }
                 1 => log.trim(Sequence(script.last.saturating_sub(u64::from(input.byte())))).expect("healthy"),
                 2 => {
                     drop(log);
@@ -54,9 +64,20 @@ impl Script {
                 }
             }
         }
+        if script.is_torn {
+            script.tear(&mut log, input);
+        }
         drop(log);
         script.disk.crash();
         script
+    }
+
+    /// Power is lost while one more order is written.
+    fn tear(&mut self, log: &mut WalStorage, input: &mut Input) {
+        let order = self.order(input);
+        self.disk.reseed(u64::from(input.byte()));
+        self.disk.stop_after(input.below(3) as u64);
+        let _interrupted = log.persist(&[order]);
     }
 
     fn open(&self) -> WalStorage {
@@ -129,7 +150,7 @@ impl Script {
     }
 
     pub fn check_nothing_forgotten(&self, found: &Found) {
-        if self.has_blank_entries {
+        if self.has_blank_entries || self.is_torn {
             return;
         }
         assert_eq!((found.last.0, found.hard_state.as_ref()), (self.last, self.hard_states.last()));
@@ -156,11 +177,12 @@ pub fn sample_scripts() -> Vec<Vec<u8>> {
         vec![append(2), anew, append(1), long, replace],
         vec![append(3), base, append(2), base_beyond, append(1)],
     ];
-    let encoded = scripts.into_iter().zip(0u8..).map(|(steps, size)| {
-        let mut script = vec![size % 3, 0];
-        script.extend(steps.concat());
-        script.push(0);
-        script
-    });
-    encoded.collect()
+    let mut encoded = Vec::new();
+    for (steps, size) in scripts.into_iter().zip(0u8..) {
+        let script = |end: &[u8]| [&[size % 3, 0][..], &steps.concat(), end].concat();
+        encoded.push(script(&[0]));
+        // One more entry of 4,000 bytes, of which some sectors are there.
+        encoded.push(script(&[ENDS * ENDS_TORN, 7, 0, 1, 0, 0xa0, 0x0f, size, 0, 0]));
+    }
+    encoded
 }

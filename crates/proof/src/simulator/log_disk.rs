@@ -176,7 +176,12 @@ impl LogDisk {
         }
         for _ in 0..sectors {
             let (name, offset) = &written[random.below(written.len() as u64) as usize];
-            self.disk.rot(name, *offset as u64..(*offset + SECTOR_BYTES) as u64);
+            let sector = *offset as u64..(*offset + SECTOR_BYTES) as u64;
+            // A sector that reads as zeros looks like one that was never written.
+            match random.one_in(3) {
+                true => self.disk.blank(name, sector),
+                false => self.disk.rot(name, sector),
+            }
         }
         self.is_damaged = true;
         self.damaged.extend(self.find_damage());

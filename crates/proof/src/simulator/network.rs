@@ -21,7 +21,10 @@ impl Cluster {
             self.figures.count("message lost");
             return;
         }
-        let is_answer = matches!(message, Message::Promise(_) | Message::Accepted(_) | Message::Fetched(_));
+        let is_answer = matches!(
+            message,
+            Message::Promise(_) | Message::Accepted(_) | Message::Fetched(_) | Message::ReadPointReply(_)
+        );
         let may_straggle = is_answer && !self.faults.keeps_order;
         let is_promise = matches!(message, Message::Promise(_));
         // What arrives went over the wire.

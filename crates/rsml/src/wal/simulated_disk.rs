@@ -188,6 +188,12 @@ impl SimulatedDisk {
         }
     }
 
+    /// The device forgets what it was given there: it reads as zeros, as if nothing had ever been written.
+    pub fn blank(&self, name: &str, range: Range<u64>) {
+        let zeros = vec![0; (range.end - range.start) as usize];
+        self.overwrite(name, range.start, &zeros);
+    }
+
     /// Bit rot in a sector that chance chooses among all that are durable and not blank; returns where, if there is one.
     pub fn rot_somewhere(&self) -> Option<(String, Range<u64>)> {
         let (name, range) = {
