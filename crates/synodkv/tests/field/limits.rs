@@ -53,9 +53,8 @@ impl Client {
                 return Ok(decode_reply(&message, envelope.encoding, limits, method).expect("a reply").1);
             }
             let read = tokio::time::timeout(PATIENCE, self.stream.read_buf(&mut self.input)).await;
-            match read.map_err(|_| "no answer".to_string())?.map_err(|error| error.to_string())? {
-                0 => return Err("the server closed the connection".into()),
-                _ => {}
+            if read.map_err(|_| "no answer".to_string())?.map_err(|error| error.to_string())? == 0 {
+                return Err("the server closed the connection".into());
             }
         }
     }
@@ -371,7 +370,7 @@ impl ControlGroup {
         let own = std::fs::read_to_string("/proc/self/cgroup").ok()?;
         let name = format!("synodkv-test-{}", std::process::id());
         own.lines().find_map(|line| {
-            let (mount, file) = match line.splitn(3, ':').nth(1)? {
+            let (mount, file) = match line.split(':').nth(1)? {
                 "" => ("/sys/fs/cgroup", "memory.max"),
                 "memory" => ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
                 _ => return None,
