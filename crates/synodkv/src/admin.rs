@@ -273,7 +273,7 @@ impl AdminClient {
         Ok(Gathered { unanswered: unanswered.collect(), answers })
     }
 
-    async fn status(&self, address: &str) -> Result<(Value, Status), NoAnswer> {
+    async fn status(&self, address: &str) -> StatusAnswer {
         let document: Value = self.get(address, "/status", &[], STATUS_TIMEOUT).await?;
         let status = serde_json::from_value(document.clone())
             .map_err(|error| NoAnswer::Silent(format!("a status that makes no sense: {error}")))?;
@@ -281,11 +281,14 @@ impl AdminClient {
     }
 }
 
+/// A status as it came, and what this program reads of it.
+type StatusAnswer = Result<(Value, Status), NoAnswer>;
+
 /// Servers that are asked for their status at the same time.
 struct Asking {
     client: AdminClient,
     asked: Vec<String>,
-    answers: JoinSet<(String, Result<(Value, Status), NoAnswer>)>,
+    answers: JoinSet<(String, StatusAnswer)>,
 }
 
 impl Asking {

@@ -12,6 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
 /// What the peer does about a call.
+#[allow(clippy::large_enum_variant, reason = "one at a time, in tests")]
 pub enum Action {
     Reply(ThriftReply),
     /// Leaves it without an answer, and those after it too, as a server that hangs.

@@ -75,7 +75,7 @@ async fn requests_share_one_connection_and_do_not_wait_for_each_other() {
 #[tokio::test]
 async fn nobody_reachable_is_an_error_that_names_every_address() {
     let addresses = [unreachable_address(), unreachable_address()];
-    let error = Client::connect(addresses.clone(), options()).await.err().expect("nobody listens");
+    let error = Client::connect(addresses.clone(), options()).await.expect_err("nobody listens");
     assert!(error.is_retryable() && !error.maybe_committed());
     for address in addresses {
         assert!(error.to_string().contains(&format!("{address}: connection refused")), "{error}");
@@ -84,7 +84,7 @@ async fn nobody_reachable_is_an_error_that_names_every_address() {
 
 #[tokio::test]
 async fn no_address_is_an_error() {
-    let error = Client::connect(Vec::<String>::new(), options()).await.err().expect("no address");
+    let error = Client::connect(Vec::<String>::new(), options()).await.expect_err("no address");
     assert!(matches!(error, ClientError::InvalidArgument(_)), "{error:?}");
 }
 

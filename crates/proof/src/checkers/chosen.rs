@@ -99,8 +99,8 @@ impl Chosen {
             }
         }
         if end > before {
-            let later = logs.iter().filter(|(id, log)| voters.contains(id) && log.accepted_view() > view);
-            return later.map(|(id, log)| self.contains(*id, *log, before.next(), end)).collect();
+            let mut later = logs.iter().filter(|(id, log)| voters.contains(id) && log.accepted_view() > view);
+            return later.try_for_each(|(id, log)| self.contains(*id, *log, before.next(), end));
         }
         Ok(())
     }

@@ -474,7 +474,7 @@ fn looks_torn(window: &mut Window, group: &Group) -> bool {
 fn unwritten(window: &mut Window, group: &Group) -> Vec<Range<u64>> {
     let payload = group.offset + group.header.payload_offset();
     let damaged: Vec<Range<u64>> = match &group.table {
-        None => vec![group.offset + SECTOR_BYTES as u64..payload + group.header.payload_bytes],
+        None => std::iter::once(group.offset + SECTOR_BYTES as u64..payload + group.header.payload_bytes).collect(),
         Some(_) => damaged_entries(window, group).into_iter().map(|(_, range)| range).collect(),
     };
     let mut unwritten = Vec::new();
