@@ -133,6 +133,10 @@ fn entries_behind_a_copy_are_kept_while_it_is_under_way() {
             stage.tick(node, 200_000);
         }
         stage.play_among(&[A, B]);
+        // A knows that B needs nothing of it any more.
+        stage.tell(B, A);
+        stage.tick(A, 10_000);
+        stage.play_among(&[A, B]);
     });
     stage.tick(C, 200_000);
     fetch_from_b(&mut stage);
