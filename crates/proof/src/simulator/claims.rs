@@ -79,7 +79,8 @@ impl Claims {
             Message::Fetched(m) => {
                 demand(durable.accepted_view.0 == m.accepted_view, "entries are told to be of another log");
                 let mut places = (m.from..).map(Sequence).zip(payload);
-                let is_held = |(at, entry): (Sequence, &Bytes)| ledger.holds(at) && ledger.allows(at, entry);
+                // What was trimmed since it was read is committed, and not known any more.
+                let is_held = |(at, entry): (Sequence, &Bytes)| at <= ledger.last() && ledger.allows(at, entry);
                 demand(places.all(is_held), "entries are supplied that are not durable");
             }
             Message::Accept(m) => {
@@ -113,13 +114,6 @@ impl Claims {
             Message::Transfer(_) => demand(!origin.has_lease, "a primary hands over, and relies on its leases"),
             _ => {}
         }
-    }
-}
-
-impl Ledger {
-    /// Whether the log holds an entry there.
-    fn holds(&self, sequence: Sequence) -> bool {
-        (self.first()..=self.last()).contains(&sequence)
     }
 }
 

@@ -6,7 +6,14 @@
 //! was the commit point of the confirmed view at some moment after the read came.
 
 use super::ReadId;
-use crate::{Instant, ReplicaId, Sequence};
+use crate::{Boot, DiskId, Instant, ReplicaId, Sequence};
+
+/// Where the numbers of rounds begin: above those of former starts of the disk, and elsewhere than on any other disk, whose
+/// starts are counted anew, so that no answer to a disk that was replaced is taken for one to this one.
+pub fn first_round(disk: DiskId, boot: Boot) -> u64 {
+    let bits = |from: u32| (disk.0 >> from) as u64 & 0x7fff;
+    (bits(0) << 48) + (boot.0 << 32) + (bits(15) << 16)
+}
 
 /// Who waits for a read point: a reader here, or a round of another replica.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -133,6 +140,16 @@ mod tests {
         assert!(second > first);
         assert_eq!(reads.finish(first), None, "an old token confirms nothing");
         assert_eq!(reads.finish(second), Some((vec![Reader::Local(ReadId(2))], Sequence(9))));
+    }
+
+    #[test]
+    fn rounds_of_later_starts_are_later_and_those_of_another_disk_are_others() {
+        let disk = DiskId(0x1234_5678_9abc_def0);
+        let of_start = |boot: u64| first_round(disk, Boot(boot));
+        assert!((1..100).all(|boot| of_start(boot + 1) > of_start(boot) + (1 << 31)));
+        for other in [DiskId(disk.0 ^ 1), DiskId(disk.0 ^ 1 << 29), DiskId(0)] {
+            assert!(first_round(other, Boot(1)).abs_diff(of_start(1)) >= 1 << 16, "{other:?}");
+        }
     }
 
     #[test]

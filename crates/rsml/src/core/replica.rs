@@ -11,7 +11,7 @@ use super::fitness::DiskWatch;
 use super::learner::Learner;
 use super::lease::Grant;
 use super::log::Log;
-use super::reads::{Reader, Reads};
+use super::reads::{Reader, Reads, first_round};
 use super::requests::Requests;
 use super::transfer::Handover;
 use super::trimming::Retention;
@@ -128,21 +128,21 @@ impl Replica {
         }
         let role = if is_born { Role::Secondary } else { Role::Unborn { empty_peers: BTreeMap::new() } };
         let boot = Boot(found.boot.0 + 1);
+        let disk_id = if found.boot == Boot(0) { new_disk_id } else { found.disk_id };
+        let first_round = first_round(disk_id, boot);
         let views = ViewManager::new(
             role,
             now,
             options.election_min_us,
             options.election_max_us,
             options.seed ^ boot.0,
-            boot.0 << 32,
+            first_round,
         );
         let granted = Grant::at_start(found.promised, now, options.lease_us);
         let log_holds_birth = applied >= Sequence::BIRTH || log.get(Sequence::BIRTH).is_some();
         let mut acceptor = Acceptor::new(found, found, log, lost);
         acceptor.identify(|hard| {
-            if hard.boot == Boot(0) {
-                hard.disk_id = new_disk_id;
-            }
+            hard.disk_id = disk_id;
             hard.boot = boot;
         });
         let mut learner = Learner::new(applied, found.promised);
@@ -166,7 +166,7 @@ impl Replica {
             learner,
             views,
             requests: Requests::new(now),
-            reads: Reads::new(boot.0 << 32),
+            reads: Reads::new(first_round),
             outputs: Outputs::default(),
             boots: BTreeMap::new(),
             heard: BTreeMap::new(),
