@@ -67,6 +67,11 @@ pub trait ServerManager: Send + Sync {
     /// Why the server can do its work no longer; `None` while it does. Asked about once a second.
     fn failure(&self) -> Option<String>;
 
+    /// Why the server has to be started again, where that gets over what happened; for [`crate::restarting`].
+    fn wants_restart(&self) -> Option<String> {
+        None
+    }
+
     /// Whether the cluster has yet to be founded, for which other processes have to start, too.
     fn awaits_founding(&self) -> bool {
         false
@@ -137,12 +142,6 @@ impl StandaloneServerManager {
 
     pub fn database(&self) -> &Arc<TransactionalKvDatabase> {
         &self.database
-    }
-
-    /// Why nothing is written any more until this server is started again; `None` as long as writes go on, and while a
-    /// start would be of no use because the disk is full.
-    pub fn wants_restart(&self) -> Option<String> {
-        self.database.write_failure().filter(|_| self.space.has_space())
     }
 }
 
@@ -231,6 +230,11 @@ impl ServerManager for StandaloneServerManager {
         let gone = || self.data_dir.check_presence().err().map(|error| error.to_string());
         let stopped = || self.database.write_failure().filter(|_| !self.restarts);
         damage().or_else(gone).or_else(stopped)
+    }
+
+    /// Not while the disk is full: a start would be in vain.
+    fn wants_restart(&self) -> Option<String> {
+        self.database.write_failure().filter(|_| self.restarts && self.space.has_space())
     }
 
     fn extend(&self, extension: Extension) {

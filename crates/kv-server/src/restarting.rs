@@ -1,11 +1,14 @@
-//! A standalone server that gets over a failed write: it closes its database, opens it again, and serves on.
+//! A server that gets over what a new start gets over: it stops, and starts again in the same process.
 //!
-//! After a failed write nobody knows what is in the database's log; reading the log again, as after a crash, tells. What was
-//! acknowledged was synchronised before, so it is all there; of what was under way the clients were told that its result is
-//! unknown. Until then reads go on and writes are refused. While the disk is full nothing is tried: it would be in vain.
+//! After a failed write of a *standalone* database nobody knows what is in its log; reading the log again, as after a crash,
+//! tells. What was acknowledged was synchronised before, so it is all there; of what was under way the clients were told that
+//! its result is unknown. Until then reads go on and writes are refused. While the disk is full nothing is tried: it would be
+//! in vain. With `storage.on_write_failure = "exit"` the server fails instead, and its supervisor starts it again.
 //!
-//! With `storage.on_write_failure = "exit"` the server fails instead, and its supervisor starts it again.
+//! A *replica* stops when its database lacks file descriptors. It has lost nothing, and goes on from its log. After any other
+//! failure the process ends, because nothing says that another start would help.
 
+use std::marker::PhantomData;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -16,7 +19,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
-use crate::manager::{Extension, ServerError, ServerManager, StandaloneServerManager};
+use crate::manager::{Extension, ServerError, ServerManager};
 
 /// How often the server is looked at.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
@@ -26,8 +29,11 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// After so long without a failure the pause is the first one again.
 const CALM: Duration = Duration::from_secs(120);
 
-/// A standalone server and whoever starts it again.
-pub struct RestartingServer {
+/// A server of either mode, and whoever starts it again.
+pub struct RestartingServer<M> {
+    server: PhantomData<fn() -> M>,
+    /// Whether the cluster had yet to be founded at the first start.
+    awaits_founding: bool,
     thrift_addr: SocketAddr,
     admin_addr: SocketAddr,
     shared: Arc<Shared>,
@@ -53,16 +59,22 @@ impl Shared {
 }
 
 #[async_trait]
-impl ServerManager for RestartingServer {
+impl<M: ServerManager + 'static> ServerManager for RestartingServer<M> {
     async fn start(mut config: Config) -> Result<Self, ServerError> {
-        let server = StandaloneServerManager::start(config.clone()).await?;
+        let server = M::start(config.clone()).await?;
         let (thrift_addr, admin_addr) = (server.thrift_addr(), server.admin_addr());
-        // Where it listens must not change, also when the system chose the ports.
-        config.server.thrift_addr = thrift_addr.into();
-        config.server.admin_addr = admin_addr.into();
+        let awaits_founding = server.awaits_founding();
+        // Where it listens must not change when the system chose the ports.
+        for (configured, bound) in
+            [(&mut config.server.thrift_addr, thrift_addr), (&mut config.server.admin_addr, admin_addr)]
+        {
+            if configured.port() == 0 {
+                *configured = bound.into();
+            }
+        }
         let (shared, stop) = (Arc::<Shared>::default(), CancellationToken::new());
         let running = tokio::spawn(run(config, server, shared.clone(), stop.clone()));
-        Ok(RestartingServer { thrift_addr, admin_addr, shared, stop, running })
+        Ok(RestartingServer { server: PhantomData, awaits_founding, thrift_addr, admin_addr, shared, stop, running })
     }
 
     async fn shutdown(self: Box<Self>) {
@@ -79,6 +91,10 @@ impl ServerManager for RestartingServer {
         }
     }
 
+    fn awaits_founding(&self) -> bool {
+        self.awaits_founding
+    }
+
     /// Takes effect a moment later, and again after each restart.
     fn extend(&self, extension: Extension) {
         self.shared.state().extensions.push(extension);
@@ -93,17 +109,14 @@ impl ServerManager for RestartingServer {
     }
 }
 
-async fn run(config: Config, mut server: StandaloneServerManager, shared: Arc<Shared>, stop: CancellationToken) {
+async fn run<M: ServerManager>(config: Config, mut server: M, shared: Arc<Shared>, stop: CancellationToken) {
     let mut pauses = Pauses::default();
     loop {
         let Some(reason) = stop.run_until_cancelled(restart_is_due(&server, &shared)).await else {
             return Box::new(server).shutdown().await;
         };
         let pause = pauses.next();
-        tracing::error!(
-            pause_s = pause.as_secs(),
-            "writes are refused, and the database will be opened again: {reason}"
-        );
+        tracing::error!(pause_s = pause.as_secs(), "the server stops and starts again in this process: {reason}");
         let waited = stop.run_until_cancelled(tokio::time::sleep(pause)).await;
         Box::new(server).shutdown().await;
         if waited.is_none() {
@@ -111,34 +124,32 @@ async fn run(config: Config, mut server: StandaloneServerManager, shared: Arc<Sh
         }
         let Some(started) = stop.run_until_cancelled(start_again(&config, &shared, &mut pauses)).await else { return };
         let Some(started) = started else { return stop.cancelled().await };
-        tracing::info!(
-            version = started.database().applied_version().0,
-            "the database is open again, and writes go on"
-        );
+        tracing::info!("the server has started again, and serves on");
         server = started;
     }
 }
 
 /// Returns when a write has failed and it makes sense to start again. Notes what is beyond that.
-async fn restart_is_due(server: &StandaloneServerManager, shared: &Shared) -> String {
+async fn restart_is_due(server: &impl ServerManager, shared: &Shared) -> String {
     let mut extended = 0;
     loop {
         let new: Vec<Extension> = shared.state().extensions.iter().skip(extended).cloned().collect();
         extended += new.len();
         new.into_iter().for_each(|extension| server.extend(extension));
+        if let Some(reason) = server.wants_restart() {
+            return reason;
+        }
         if let Some(reason) = server.failure() {
             shared.state().failure = Some(reason);
-        } else if let Some(reason) = server.wants_restart() {
-            return reason;
         }
         tokio::time::sleep(LOOK_INTERVAL).await;
     }
 }
 
 /// Tries until it succeeds; `None` when it never will.
-async fn start_again(config: &Config, shared: &Shared, pauses: &mut Pauses) -> Option<StandaloneServerManager> {
+async fn start_again<M: ServerManager>(config: &Config, shared: &Shared, pauses: &mut Pauses) -> Option<M> {
     loop {
-        match StandaloneServerManager::start(config.clone()).await {
+        match M::start(config.clone()).await {
             Ok(server) => return Some(server),
             Err(error @ ServerError::Damaged { .. }) => {
                 shared.state().failure = Some(error.to_string());
@@ -146,7 +157,7 @@ async fn start_again(config: &Config, shared: &Shared, pauses: &mut Pauses) -> O
             }
             Err(error) => {
                 let pause = pauses.next();
-                tracing::error!(pause_s = pause.as_secs(), "the database cannot be opened yet: {error}");
+                tracing::error!(pause_s = pause.as_secs(), "the server cannot start again yet: {error}");
                 tokio::time::sleep(pause).await;
             }
         }

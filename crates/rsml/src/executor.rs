@@ -39,6 +39,9 @@ pub struct SealedState {
 pub enum ExecutionErrorKind {
     /// Something failed; what the database holds is as sound as before.
     Failed,
+    /// The process lacks something that others may give back, such as file descriptors. The database is sound, and a new
+    /// start gets over it.
+    Starved,
     /// The database holds what was never written: it is of no use any more, and is rebuilt from a peer.
     Corrupt,
 }
@@ -55,6 +58,7 @@ impl ExecutionErrorKind {
     fn words(self) -> &'static str {
         match self {
             ExecutionErrorKind::Failed => "execution failed",
+            ExecutionErrorKind::Starved => "execution lacks something that it needs",
             ExecutionErrorKind::Corrupt => "the database is damaged",
         }
     }
@@ -63,6 +67,10 @@ impl ExecutionErrorKind {
 impl ExecutionError {
     pub fn failed(reason: impl Into<String>) -> Self {
         ExecutionError { kind: ExecutionErrorKind::Failed, reason: reason.into() }
+    }
+
+    pub fn starved(reason: impl Into<String>) -> Self {
+        ExecutionError { kind: ExecutionErrorKind::Starved, reason: reason.into() }
     }
 
     pub fn corrupt(reason: impl Into<String>) -> Self {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use kv_server::ReplicatedServerManager;
 use kv_server::budget::{Budget, Host, Threads};
 use kv_server::config::{Config, Mode, Overrides};
-use kv_server::manager::{ServerError, ServerManager};
+use kv_server::manager::{ServerError, ServerManager, StandaloneServerManager};
 use kv_server::restarting::RestartingServer;
 
 use crate::allocator;
@@ -143,8 +143,8 @@ async fn start(
 
 async fn manager(config: Config) -> Result<Box<dyn ServerManager>, ServerError> {
     Ok(match config.mode {
-        Mode::Standalone => Box::new(RestartingServer::start(config).await?),
-        Mode::Replicated => Box::new(ReplicatedServerManager::start(config).await?),
+        Mode::Standalone => Box::new(RestartingServer::<StandaloneServerManager>::start(config).await?),
+        Mode::Replicated => Box::new(RestartingServer::<ReplicatedServerManager>::start(config).await?),
     })
 }
 

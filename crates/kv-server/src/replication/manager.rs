@@ -184,6 +184,10 @@ impl ServerManager for ReplicatedServerManager {
         self.store.failure().or_else(gone)
     }
 
+    fn wants_restart(&self) -> Option<String> {
+        self.store.wants_restart()
+    }
+
     fn extend(&self, extension: Extension) {
         self.front_end.extend(&extension);
     }

@@ -147,6 +147,9 @@ fn after(kind: FailureKind) -> &'static str {
         FailureKind::Execution | FailureKind::Invariant => {
             "keep the server's log and report it; then start the server again"
         }
+        FailureKind::Starved => {
+            "let the process have more (LimitNOFILE= of systemd, fs.file-max); it starts again by itself"
+        }
         FailureKind::ShutDown => "start the server again",
     }
 }

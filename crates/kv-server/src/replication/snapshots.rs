@@ -16,6 +16,7 @@ use crate::router::LocalReader;
 pub(super) fn failed(error: KvError) -> ExecutionError {
     match error {
         KvError::Corruption(reason) => ExecutionError::corrupt(reason),
+        KvError::Overloaded(reason) => ExecutionError::starved(reason),
         other => ExecutionError::failed(other.to_string()),
     }
 }

@@ -119,6 +119,14 @@ impl ReplicatedKvStore {
         &self.replicas
     }
 
+    /// Why, when a replica of this process has stopped for want of something that it may have by now.
+    pub fn wants_restart(&self) -> Option<String> {
+        self.replicas.iter().find_map(|replica| {
+            let failure = replica.consensus.watch().borrow().failed.clone()?;
+            (failure.kind == FailureKind::Starved).then(|| format!("replica {} has stopped: {failure}", replica.id))
+        })
+    }
+
     /// Why, once most replicas of this process have stopped for good.
     pub fn failure(&self) -> Option<String> {
         let failed = |replica: &LocalReplicaParts| {

@@ -11,6 +11,8 @@ pub enum FailureKind {
     Storage,
     /// The executor could not go on.
     Execution,
+    /// The executor lacked something that others may give back, such as file descriptors: starting again gets over it.
+    Starved,
     /// The database holds what was never written to it: it must be rebuilt from a peer.
     Damaged,
     /// A majority of the replicas agrees on another state than this one's: its database must be rebuilt from a peer.
@@ -57,6 +59,7 @@ impl From<ExecutionError> for Failure {
     fn from(error: ExecutionError) -> Self {
         let kind = match error.kind {
             ExecutionErrorKind::Failed => FailureKind::Execution,
+            ExecutionErrorKind::Starved => FailureKind::Starved,
             ExecutionErrorKind::Corrupt => FailureKind::Damaged,
         };
         Failure { kind, reason: error.to_string() }

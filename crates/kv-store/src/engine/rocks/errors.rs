@@ -1,4 +1,4 @@
-//! What RocksDB's errors mean: damage, lack of space, or something else.
+//! What RocksDB's errors mean: damage, lack of space or of file descriptors, or something else.
 
 use std::path::Path;
 
@@ -31,6 +31,8 @@ fn classify(error: &Error, text: String) -> KvError {
         ErrorKind::Corruption => KvError::Corruption(text),
         ErrorKind::IOError if misses_own_file => KvError::Corruption(text),
         ErrorKind::IOError if message.contains("No space left on device") => KvError::StorageFull(text),
+        // Of this process (EMFILE), or of the system (ENFILE, which goes on with `in system`).
+        ErrorKind::IOError if message.contains("Too many open files") => KvError::Overloaded(text),
         _ => KvError::Storage(text),
     }
 }
