@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::Mode;
+use crate::config::{Config, Mode};
 
 const LOCK_FILE: &str = "lock";
 const IDENTITY_FILE: &str = "identity.json";
@@ -115,16 +115,26 @@ pub struct DataDir {
     /// Nothing says yet whose directory this is.
     is_new: bool,
     /// The root and the lock file, as they were when this process opened them.
-    opened: [(PathBuf, FileId); 2],
+    opened: [(PathBuf, DirectoryId); 2],
     /// The lock lasts as long as this file is open, also when the process dies.
     _lock: File,
 }
 
-/// What a path stood for: device and inode.
-type FileId = (u64, u64);
+/// What a path stands for: device and inode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DirectoryId {
+    device: u64,
+    inode: u64,
+}
 
-fn file_id(metadata: &fs::Metadata) -> FileId {
-    (metadata.dev(), metadata.ino())
+impl DirectoryId {
+    pub fn of(path: &Path) -> io::Result<DirectoryId> {
+        fs::metadata(path).map(|metadata| DirectoryId::of_metadata(&metadata))
+    }
+
+    fn of_metadata(metadata: &fs::Metadata) -> DirectoryId {
+        DirectoryId { device: metadata.dev(), inode: metadata.ino() }
+    }
 }
 
 impl DataDir {
@@ -134,8 +144,8 @@ impl DataDir {
         make_directory(root)?;
         let lock = lock(root)?;
         let opened = [
-            (root.to_path_buf(), file_id(&fs::metadata(root).map_err(io_error("look at", root))?)),
-            (root.join(LOCK_FILE), file_id(&lock.metadata().map_err(io_error("look at", root))?)),
+            (root.to_path_buf(), DirectoryId::of(root).map_err(io_error("look at", root))?),
+            (root.join(LOCK_FILE), DirectoryId::of_metadata(&lock.metadata().map_err(io_error("look at", root))?)),
         ];
         let mut replicas = replicas.to_vec();
         replicas.sort_unstable();
@@ -156,6 +166,21 @@ impl DataDir {
         Ok(DataDir { root: root.to_path_buf(), identity: Mutex::new(identity), is_new, opened, _lock: lock })
     }
 
+    /// The same for a server: where an earlier start in this process had the directory open, it must still be that one. An
+    /// empty directory in its place, as below a volume that was unmounted, would be taken for a new one.
+    pub(crate) fn open_expecting(config: &Config, mode: Mode, replicas: &[u32]) -> Result<DataDir, DataDirError> {
+        let root = &config.storage.data_dir;
+        if let Some(expected) = config.same_data_dir {
+            let found = DirectoryId::of(root);
+            match found {
+                Ok(found) if found == expected => {}
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io_error("look at", root)(error)),
+                _ => return Err(DataDirError::Gone { path: root.clone() }),
+            }
+        }
+        DataDir::open(root, mode, replicas)
+    }
+
     /// Says for good whose directory this is; to be called before anything else is written to it.
     pub fn claim(&self) -> Result<(), DataDirError> {
         match self.is_new {
@@ -170,8 +195,8 @@ impl DataDir {
     /// [`DataDirError::Gone`] when something else is there, or nothing. An error of looking is no proof, and none here.
     pub fn check_presence(&self) -> Result<(), DataDirError> {
         for (path, opened) in &self.opened {
-            let is_gone = match fs::metadata(path) {
-                Ok(found) => file_id(&found) != *opened,
+            let is_gone = match DirectoryId::of(path) {
+                Ok(found) => found != *opened,
                 Err(error) => error.kind() == io::ErrorKind::NotFound,
             };
             if is_gone {

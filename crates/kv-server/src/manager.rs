@@ -150,7 +150,7 @@ impl ServerManager for StandaloneServerManager {
     async fn start(mut config: Config) -> Result<Self, ServerError> {
         let budget = plan_budget(&mut config)?;
         config.log_warnings();
-        let data_dir = DataDir::open(&config.storage.data_dir, Mode::Standalone, &[])?;
+        let data_dir = DataDir::open_expecting(&config, Mode::Standalone, &[])?;
         ports::check_free(vec![
             ("server.thrift_addr".to_string(), &config.server.thrift_addr),
             ("server.admin_addr".to_string(), &config.server.admin_addr),
@@ -232,9 +232,10 @@ impl ServerManager for StandaloneServerManager {
         damage().or_else(gone).or_else(stopped)
     }
 
-    /// Not while the disk is full: a start would be in vain.
+    /// Not while the disk is full, when a start would be in vain, and not a database that is damaged.
     fn wants_restart(&self) -> Option<String> {
-        self.database.write_failure().filter(|_| self.restarts && self.space.has_space())
+        let helps = self.restarts && self.database.damage().is_none() && self.space.has_space();
+        self.database.write_failure().filter(|_| helps)
     }
 
     fn extend(&self, extension: Extension) {

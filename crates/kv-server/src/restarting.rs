@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
+use crate::data_dir::{DataDirError, DirectoryId};
 use crate::manager::{Extension, ServerError, ServerManager};
 
 /// How often the server is looked at.
@@ -72,6 +73,8 @@ impl<M: ServerManager + 'static> ServerManager for RestartingServer<M> {
                 *configured = bound.into();
             }
         }
+        // Who was just started has it open; if it cannot be looked at now, nothing else has taken its place either.
+        config.same_data_dir = DirectoryId::of(&config.storage.data_dir).ok();
         let (shared, stop) = (Arc::<Shared>::default(), CancellationToken::new());
         let running = tokio::spawn(run(config, server, shared.clone(), stop.clone()));
         Ok(RestartingServer { server: PhantomData, awaits_founding, thrift_addr, admin_addr, shared, stop, running })
@@ -146,12 +149,12 @@ async fn restart_is_due(server: &impl ServerManager, shared: &Shared) -> String 
     }
 }
 
-/// Tries until it succeeds; `None` when it never will.
+/// Tries until it succeeds; `None` when it never will: the database is damaged, or its directory is gone.
 async fn start_again<M: ServerManager>(config: &Config, shared: &Shared, pauses: &mut Pauses) -> Option<M> {
     loop {
         match M::start(config.clone()).await {
             Ok(server) => return Some(server),
-            Err(error @ ServerError::Damaged { .. }) => {
+            Err(error @ (ServerError::Damaged { .. } | ServerError::DataDir(DataDirError::Gone { .. }))) => {
                 shared.state().failure = Some(error.to_string());
                 return None;
             }

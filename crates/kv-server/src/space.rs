@@ -18,8 +18,9 @@ const INTERVAL: Duration = Duration::from_secs(1);
 
 /// What a byte of a request may take on the disk before anything of it is freed again: log, table file, compaction.
 const DISK_BYTES_PER_BYTE: u64 = 4;
-/// It is not worth while to look again for less than this.
-const LOOK_AFTER_BYTES: u64 = 8 << 20;
+/// Others may write to the same file system, so that a look is due after so many bytes at the latest, however much was free;
+/// and it is not worth while for less than the first.
+const LOOK_AFTER_BYTES: (u64, u64) = (64 << 10, 8 << 20);
 /// With less than this free nothing is kept that need not be, whatever the minimum.
 const ROOMY_BYTES: u64 = 512 << 20;
 
@@ -138,7 +139,7 @@ impl SpaceWatch {
         self.free_bytes.store(free_bytes, Ordering::Relaxed);
         let has_space = self.min_free_bytes == 0 || free_bytes >= self.min_free_bytes;
         let to_spare = free_bytes.saturating_sub(self.min_free_bytes) / DISK_BYTES_PER_BYTE;
-        let allowance = i64::try_from(to_spare.max(LOOK_AFTER_BYTES)).unwrap_or(i64::MAX);
+        let allowance = to_spare.clamp(LOOK_AFTER_BYTES.0, LOOK_AFTER_BYTES.1) as i64;
         self.allowance.store(allowance, Ordering::Relaxed);
         match (self.has_space.swap(has_space, Ordering::Relaxed), has_space) {
             (true, false) => tracing::error!(
@@ -218,16 +219,17 @@ mod tests {
 
     #[test]
     fn writes_that_use_up_what_was_free_at_the_last_look_make_it_look_again() {
-        let free = Arc::new(AtomicU64::new(256 * MIB + 400 * MIB));
-        let watch = watch(256 * MIB, &free);
         let mib = MIB as usize;
-        assert!(watch.admit(50 * mib));
-        free.store(255 * MIB, Ordering::Relaxed);
-        // A quarter of the 400 MiB may be written before the next look.
-        assert!(watch.admit(50 * mib));
-        assert!(!watch.admit(1));
-        free.store(300 * MIB, Ordering::Relaxed);
-        assert!(watch.admit(50 * mib));
+        // A quarter of the 20 MiB may be written before the next look, and 8 MiB at most.
+        for (free_mib, before) in [(256 + 20, 5), (256 + 4000, 8)] {
+            let free = Arc::new(AtomicU64::new(free_mib * MIB));
+            let watch = watch(256 * MIB, &free);
+            free.store(255 * MIB, Ordering::Relaxed);
+            assert!(watch.admit((before - 1) * mib) && watch.admit(mib), "{before}");
+            assert!(!watch.admit(1), "{before}");
+            free.store(300 * MIB, Ordering::Relaxed);
+            assert!(watch.admit(50 * mib));
+        }
     }
 
     #[test]

@@ -122,8 +122,8 @@ impl TransactionalKvDatabase {
     /// # Errors
     /// [`KvError::NoPrimary`] after a failed write, [`KvError::Overloaded`] when too much waits.
     pub fn submit(&self, write: LoggedWrite) -> Result<PendingWrite, KvError> {
-        if let Some(reason) = self.core.failure.get() {
-            return Err(KvError::NoPrimary(writing_stopped(reason)));
+        if let Some(reason) = self.core.write_failure() {
+            return Err(KvError::NoPrimary(writing_stopped(&reason)));
         }
         match &self.group_commit {
             Some(group_commit) => group_commit.submit(write),
@@ -351,7 +351,7 @@ pub(crate) struct Core {
     engine: Arc<dyn Engine>,
     writer: Mutex<Writer>,
     /// Why applying has ended for good.
-    failure: OnceLock<String>,
+    failure: OnceLock<KvError>,
     damage: Damage,
     space: SpaceWait,
     readers: Arc<Readers>,
@@ -463,25 +463,28 @@ impl Core {
     fn writer(&self) -> Result<MutexGuard<'_, Writer>, KvError> {
         let writer = self.writer.lock().map_err(|_| KvError::Storage("an earlier apply panicked".into()))?;
         match self.failure.get() {
-            Some(reason) => Err(KvError::Storage(format!("writing has stopped after an error: {reason}"))),
+            // Who asks learns what kind of trouble it was.
+            Some(KvError::Overloaded(reason)) => Err(KvError::Overloaded(writing_stopped(reason))),
+            Some(error) => Err(KvError::Storage(writing_stopped(&error.to_string()))),
             None => Ok(writer),
         }
     }
 
     pub fn write_failure(&self) -> Option<String> {
-        self.failure.get().cloned()
+        let panicked = || self.writer.is_poisoned().then(|| "a thread panicked while it was writing".to_string());
+        self.failure.get().map(KvError::to_string).or_else(panicked)
     }
 
     /// Whether writing has ended for good.
     pub fn has_stopped(&self) -> bool {
-        self.failure.get().is_some() || self.damage.found().is_some() || self.writer.is_poisoned()
+        self.write_failure().is_some() || self.damage.found().is_some()
     }
 
     /// Notes an error after which nothing is written any more. The caller holds the writer.
     fn stop_after(&self, error: &KvError) {
         tracing::error!(%error, "a write to the database failed; it accepts no more writes until it is opened again");
         // Only the holder of the writer's lock sets it, once.
-        let _ = self.failure.set(error.to_string());
+        let _ = self.failure.set(error.clone());
     }
 
     pub fn apply<'c>(

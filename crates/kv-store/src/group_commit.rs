@@ -195,10 +195,10 @@ impl Clock {
 
 /// What an error of a batch means to those whose commits were in it.
 fn explain(error: KvError, had_failed: Option<String>) -> KvError {
-    match (error, had_failed) {
-        (damage @ KvError::Corruption(_), _) => damage,
-        (_, Some(reason)) => KvError::NoPrimary(writing_stopped(&reason)),
-        (error, None) => KvError::CommitUnknown(format!("{error}; the database has to be opened again")),
+    match had_failed {
+        Some(reason) => KvError::NoPrimary(writing_stopped(&reason)),
+        // Damage, too: it may have been found only behind the write.
+        None => KvError::CommitUnknown(format!("{error}; the database has to be opened again")),
     }
 }
 

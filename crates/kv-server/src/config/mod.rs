@@ -29,6 +29,8 @@ use serde::{Deserialize, Serialize};
 pub use settings::{EngineKind, LogFormat, LogSettings, Mode, OnWriteFailure, ServerSettings, StorageSettings};
 pub use sources::Environment;
 
+use crate::data_dir::DirectoryId;
+
 /// What the command line gave; the strongest source.
 #[derive(Clone, Debug, Default)]
 pub struct Overrides {
@@ -54,6 +56,9 @@ pub struct Config {
     /// Meaningful in replicated mode only; the defaults otherwise.
     pub replication: ReplicationConfig,
     pub log: LogSettings,
+    /// The data directory that an earlier start in this process used, and that must not be another one by now.
+    #[serde(skip)]
+    pub same_data_dir: Option<DirectoryId>,
     /// What was ignored, in words for people. Whoever starts a server logs it.
     #[serde(skip)]
     pub warnings: Vec<String>,

@@ -42,7 +42,7 @@ pub(super) fn complete(raw: Settings, sources: &Sources) -> Result<Config, Confi
         consistency::check_addresses(&server, &replication, sources)?;
     }
     let (warnings, origins) = (sources.warnings.clone(), BTreeMap::new());
-    Ok(Config { mode, server, storage, limits, replication, log, warnings, origins })
+    Ok(Config { mode, server, storage, limits, replication, log, same_data_dir: None, warnings, origins })
 }
 
 /// Naming a node means replicated mode, unless the same user also says otherwise.

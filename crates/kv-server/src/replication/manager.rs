@@ -49,7 +49,7 @@ impl ReplicatedServerManager {
         let budget = plan_budget(&mut config)?;
         let ids = config.replication.local_ids();
         config.log_warnings();
-        let data_dir = Arc::new(DataDir::open(&config.storage.data_dir, Mode::Replicated, &ids)?);
+        let data_dir = Arc::new(DataDir::open_expecting(&config, Mode::Replicated, &ids)?);
         ports::check_free(listeners(&config, &network)).await?;
         data_dir.claim()?;
         let starting = {

@@ -184,6 +184,7 @@ impl<'a> Connection<'a> {
         if self.ending.is_none() && self.shutdown.as_mut().poll(cx).is_ready() {
             self.ending = Some(Ended::Shutdown);
             self.next = None;
+            (self.small_waiting, self.large_waiting) = (None, None);
         }
         loop {
             let more = self.start_calls(cx);
@@ -333,6 +334,8 @@ impl<'a> Connection<'a> {
         let reserved = self.small.as_ref().map_or(0, Reserved::bytes);
         let missing = (own + cost.bytes).saturating_sub(OWN_BYTES + reserved);
         if missing == 0 {
+            // It fits after all: what it waited for must not come later, when nobody asks for it.
+            self.small_waiting = None;
             return true;
         }
         let pool = &self.shared.pools.replies;

@@ -94,6 +94,26 @@ fn a_server_whose_data_directory_is_removed_ends_and_says_why() {
     });
 }
 
+#[cfg(feature = "rocksdb")]
+#[test]
+fn a_start_in_place_takes_no_other_directory_for_its_own() {
+    run(async {
+        let mut server = Server::standalone(Setup::default()).await;
+        server.ready().await;
+        let client = client(&server).await;
+        let aside = server.data_dir.with_extension("gone");
+        // The write fails, and before the database is opened again its directory is exchanged for an empty one.
+        limit_files(&server, "3");
+        write_until_failure(&client).await;
+        std::fs::rename(&server.data_dir, &aside).expect("renamed");
+        std::fs::create_dir(&server.data_dir).expect("a folder");
+        limit_files(&server, "1024");
+        assert_eq!(server.ended().await.code(), Some(1));
+        assert!(server.log_text().contains("is gone: the data directory was removed"), "{}", server.log_text());
+        assert_eq!(std::fs::read_dir(&server.data_dir).expect("a folder").count(), 0);
+    });
+}
+
 #[test]
 fn a_replica_whose_data_directory_is_removed_ends_and_the_others_serve_on() {
     run(async {
@@ -181,8 +201,8 @@ fn a_standalone_server_gets_over_a_failed_write_by_itself() {
 #[test]
 fn a_replica_that_lacks_descriptors_comes_back_by_itself_and_the_others_serve_on() {
     run(async {
-        // Written out often, so that the database needs new files.
-        let cluster = Cluster::start(Setup::toml("[replication]\nlog_flush_mb = 1\n")).await;
+        // Written out often, so that the database needs new files long before the log does.
+        let cluster = Cluster::start(Setup::toml("[replication]\nlog_flush_mb = 1\nwal_segment_mb = 64\n")).await;
         let primary = cluster.primary().await;
         let (victim, other) = ((primary + 1) % 3, (primary + 2) % 3);
         let process = cluster.servers[victim].id();
@@ -190,7 +210,6 @@ fn a_replica_that_lacks_descriptors_comes_back_by_itself_and_the_others_serve_on
         limit_files(&cluster.servers[victim], "3");
         let value: Vec<u8> = (0..50_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
         let mut row = 0;
-        // The database fails sooner or later; until then its replica follows as far as its log has room.
         while !cluster.servers[victim].log_text().contains("stops and starts again in this process") {
             assert!(row < 20_000, "a gigabyte was written, and no file had to be opened");
             row += 1;
@@ -275,6 +294,11 @@ fn writes_are_refused_before_they_fail_also_where_they_come_fast() {
         server.ready().await;
         let client = client(&server).await;
         let ballast = disk.fill(140);
+        eventually("the server has seen that", async || match server.status().await?["free_bytes"].as_u64() {
+            Some(free) if free <= 140 << 20 => Ok(()),
+            free => Err(format!("{free:?} bytes are free")),
+        })
+        .await;
         let failure = write_until_failure(&client).await;
         assert_eq!(failure.code(), Some(&ErrorCode::StorageFull), "{failure:?}");
         assert_eq!(problems(&server).await, ["disk_full"]);

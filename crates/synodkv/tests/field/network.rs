@@ -318,6 +318,16 @@ fn one_copy_of_a_large_database_is_enough_while_writes_go_on() {
             server.start();
         }
         cluster.ready().await;
+        for id in [0, 1] {
+            let name = format!("synodkv_log_disk_bytes{{replica=\"{id}\"}}");
+            eventually("the log is cut down to what is kept", async || {
+                match metric(&cluster.servers[id], &name).await? {
+                    bytes if bytes < 9e6 => Ok(()),
+                    bytes => Err(format!("the log takes {bytes} bytes")),
+                }
+            })
+            .await;
+        }
         let client = connect(&cluster).await;
         let stop = Arc::new(AtomicBool::new(false));
         let (stopped, writer) = (stop.clone(), client.clone());
