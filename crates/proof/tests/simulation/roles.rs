@@ -39,13 +39,14 @@ fn a_primary_whose_disk_hangs_is_replaced_as_fast_as_one_that_falls_silent() {
 
 #[test]
 fn slow_disks_everywhere_do_not_make_views_change_again_and_again() {
-    for seed in 1..41 {
+    for seed in 1..101 {
         let (mut cluster, _) = led_cluster(3, seed);
         cluster.faults.disk_us = vec![900_000];
-        let views = cluster.views_led();
-        cluster.run(20_000_000);
-        // The first order that takes so long may look like one that hangs.
-        assert!(cluster.views_led() <= views + 1, "seed {seed}: views go on changing");
+        let before = cluster.views_led();
+        cluster.run(60_000_000);
+        // To each replica the first order that takes so long may look like one that hangs, when it leads; and no later one.
+        let after = cluster.views_led();
+        assert!(after <= before + 3, "seed {seed}: views go on changing: {before}, {after}");
         cluster.heal_and_converge(30_000_000);
     }
 }
