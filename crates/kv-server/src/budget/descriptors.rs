@@ -18,6 +18,9 @@ const LEAST_LOG_FILES: u64 = 8;
 const STRANGERS: u64 = 128;
 const LEAST_STRANGERS: u64 = 4;
 
+/// What a replica's log may take beyond its share while it is held for a copy; see `rsml`'s log thread.
+const HELD_LOG_FILES: u64 = 256;
+
 /// How the descriptors of the process are shared out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Descriptors {
@@ -116,6 +119,13 @@ impl Descriptors {
         })
     }
 
+    /// Whether the logs of so many replicas may grow beyond their shares while peers get copies of databases. Where
+    /// descriptors are short they may not: clients would be let in only to find that the log cannot go on.
+    pub fn has_room_for_held_logs(&self, replicas: u64) -> bool {
+        let given: u64 = self.lines.iter().map(|line| line.amount).sum();
+        self.limit.saturating_sub(given) >= replicas * HELD_LOG_FILES
+    }
+
     /// Brings the settings down to what was given. A shorter log means copies of databases sooner, and nothing worse.
     pub(super) fn lower(&self, config: &mut Config) {
         let lower = |setting: &mut usize, to: u64| *setting = (*setting).min(to as usize);
@@ -167,6 +177,13 @@ mod tests {
             assert!(planned.connections >= 300, "{planned:?}");
             assert!(planned.database_files >= LEAST_DATABASE_FILES, "{planned:?}");
         }
+    }
+
+    #[test]
+    fn logs_are_held_for_copies_only_where_descriptors_are_left_over() {
+        let allows = |limit| plan(ONE_OF_THREE, limit).expect("enough").has_room_for_held_logs(1);
+        let wanted = plan(ONE_OF_THREE, 1 << 20).expect("enough").wanted;
+        assert!(!allows(1_024) && !allows(wanted + HELD_LOG_FILES - 1) && allows(wanted + HELD_LOG_FILES));
     }
 
     #[test]

@@ -180,9 +180,11 @@ impl Start<'_> {
             Ok(executor)
         };
         let (space, room) = (self.space.clone(), self.space.clone());
+        let local = self.config.replication.local_ids().len() as u64;
+        let has_files = self.budget.descriptors.has_room_for_held_logs(local);
         let options = ReplicaOptions {
             has_space: Arc::new(move || space.has_space()),
-            is_roomy: Arc::new(move || room.is_roomy()),
+            is_roomy: Arc::new(move || has_files && room.is_roomy()),
             ..replica_options(self.config, self.budget, id)?
         };
         let me = options.core.me;

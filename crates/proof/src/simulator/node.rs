@@ -90,6 +90,8 @@ pub struct Node {
     pub stopped: bool,
     /// It is down, and its database is gone.
     pub has_losses: bool,
+    /// Its databases were lost since it ran last.
+    lost_database: bool,
 }
 
 impl Node {
@@ -104,6 +106,7 @@ impl Node {
             paused_until: 0,
             stopped: false,
             has_losses: false,
+            lost_database: false,
         }
     }
 
@@ -119,7 +122,11 @@ impl Node {
         let (database, executor) = self.files.open(generation, random);
         let applier = Applier::new(executor).expect("the database is sound").recording_every(options.digest_interval);
         let state = applier.state().clone();
-        let (found, persisted) = (state.sequence, self.persisted);
+        // That a copy became the live database may turn out only now, by the last order that the log holds; where the
+        // databases were lost meanwhile, that one was, too.
+        let installed = self.log.ledger.take_installed().filter(|_| !self.lost_database);
+        self.lost_database = false;
+        let (found, persisted) = (state.sequence, self.persisted.max(installed.unwrap_or(Sequence::ZERO)));
         assert!(found >= persisted, "the database holds everything through {found}, and had persisted {persisted}");
         self.persisted = found;
         let needs_database = recovered.first > state.sequence.next();
@@ -177,6 +184,7 @@ impl Node {
     pub fn lose_database(&mut self) {
         self.files.wipe();
         self.persisted = Sequence::ZERO;
+        self.lost_database = true;
     }
 
     /// Whether everything that this node ever held is still there.
