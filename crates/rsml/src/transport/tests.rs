@@ -8,8 +8,9 @@ mod slow_peers;
 mod tls;
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
@@ -85,9 +86,23 @@ struct Network {
     listeners: Vec<Option<TcpListener>>,
 }
 
+/// A loopback address that no other test has: a port that one test gives up may be another's next, and a transport that still
+/// dials there would be taken for the one that is waited for.
+fn own_loopback() -> Ipv4Addr {
+    static NEXT: AtomicU16 = AtomicU16::new(1);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let [_, process] = (std::process::id() as u16).to_be_bytes();
+    let [high, low] = number.to_be_bytes();
+    Ipv4Addr::new(127, process | 1, high, low)
+}
+
 impl Network {
     fn new(count: u8) -> Self {
-        let listeners: Vec<_> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port")).collect();
+        Network::on(own_loopback(), count)
+    }
+
+    fn on(own: Ipv4Addr, count: u8) -> Self {
+        let listeners: Vec<_> = (0..count).map(|_| TcpListener::bind((own, 0)).expect("a free port")).collect();
         let addresses = listeners.iter().map(|listener| listener.local_addr().expect("it is bound"));
         let peers = (0..count).map(ReplicaId).zip(addresses).collect();
         let runtime = Runtime::new().expect("a runtime");

@@ -1,5 +1,7 @@
 //! Peers that are known by name.
 
+use std::net::Ipv4Addr;
+
 use super::*;
 
 /// `.invalid` is reserved for names that are nobody's.
@@ -29,7 +31,7 @@ fn options_with_b_at(network: &mut Network, b: &str) -> TcpOptions {
 
 #[test]
 fn a_peer_is_found_by_its_name() {
-    let mut network = Network::new(2);
+    let mut network = Network::on(Ipv4Addr::LOCALHOST, 2);
     let port = network.peers[1].1.port();
     let options = options_with_b_at(&mut network, &format!("localhost:{port}"));
     let (mut a, mut b) = (network.start_with(options), network.start(B));
@@ -40,7 +42,7 @@ fn a_peer_is_found_by_its_name() {
 
 #[test]
 fn a_name_that_does_not_resolve_is_told_and_keeps_nobody_else_away() {
-    let mut network = Network::new(2);
+    let mut network = Network::on(Ipv4Addr::LOCALHOST, 2);
     let port = network.peers[1].1.port();
     let options = options_with_b_at(&mut network, &format!("127.0.0.1:{port}"));
     let (mut a, _b) = (network.start_with(options), network.start(B));
@@ -52,7 +54,7 @@ fn a_name_that_does_not_resolve_is_told_and_keeps_nobody_else_away() {
 
 #[test]
 fn a_peer_that_is_down_is_told_until_it_is_up() {
-    let mut network = Network::new(2);
+    let mut network = Network::on(Ipv4Addr::LOCALHOST, 2);
     let b_options = network.options(B);
     let listener = b_options.listener.expect("a listener");
     let mut a = network.start(A);
@@ -65,7 +67,7 @@ fn a_peer_that_is_down_is_told_until_it_is_up() {
 
 #[test]
 fn a_replica_whose_own_name_does_not_resolve_runs_and_reaches_the_others() {
-    let mut network = Network::new(2);
+    let mut network = Network::on(Ipv4Addr::LOCALHOST, 2);
     let mut options = network.options(A);
     options.listener = None;
     options.listen = "replica-0.invalid:9290".into();
@@ -78,7 +80,7 @@ fn a_replica_whose_own_name_does_not_resolve_runs_and_reaches_the_others() {
 
 #[test]
 fn a_replica_listens_on_what_its_own_name_means() {
-    let mut network = Network::new(1);
+    let mut network = Network::on(Ipv4Addr::LOCALHOST, 1);
     let mut options = network.options(A);
     drop(options.listener.take());
     options.listen = format!("localhost:{}", network.peers[0].1.port()).as_str().into();
