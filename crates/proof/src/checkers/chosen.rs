@@ -5,6 +5,9 @@
 //! may deliver anything else or more (rule 5), and no commit point that is said to be of a view may exceed what was chosen
 //! in that view or before.
 //!
+//! A log may also take in an entry that was chosen in a higher view while it stays a log of its own view (rule 10: what
+//! lies below the commit point is installed, and the accepted view stays). From there on it is no vote in its view.
+//!
 //! A vote that was durable once counts for good, though the disk loses the entry later: whoever counted it was right.
 //! O(replicas) per event, and O(log) when a disk goes over to another view.
 
@@ -36,6 +39,8 @@ pub struct Chosen {
     votes: BTreeMap<View, BTreeMap<DiskId, Sequence>>,
     /// For each view, how far a majority ever did.
     through: BTreeMap<View, Sequence>,
+    /// For each view, the hashes of its entries beyond what was chosen before, as the first log that held each has it.
+    logs: BTreeMap<View, BTreeMap<Sequence, u64>>,
     /// Hashes of the chosen entries, where they are known.
     entries: BTreeMap<Sequence, u64>,
     /// The accepted view that each disk was last seen with.
@@ -52,13 +57,46 @@ impl Chosen {
     pub fn durable<L: DurableLog>(&mut self, disk: DiskId, logs: &[(DiskId, &L)], voters: &[DiskId]) -> Verdict {
         let Some((_, log)) = logs.iter().find(|(id, _)| *id == disk) else { return Ok(()) };
         let view = log.accepted_view();
-        let vote = self.votes.entry(view).or_default().entry(disk).or_default();
-        *vote = log.sound_last().max(*vote);
         if self.accepted.insert(disk, view) != Some(view) {
-            let before = self.through.range(..view).map(|(_, through)| *through).max().unwrap_or_default();
-            self.contains(disk, *log, Sequence::BIRTH, before)?;
+            self.contains(disk, *log, Sequence::BIRTH, self.before(view))?;
         }
+        self.vote(disk, view, *log)?;
         self.choose(view, logs, voters)
+    }
+
+    /// How far entries were ever chosen in views below `view`.
+    fn before(&self, view: View) -> Sequence {
+        self.through.range(..view).map(|(_, through)| *through).max().unwrap_or_default()
+    }
+
+    /// Counts how far the log of `disk` is one of `view`: there is one such log only (rule 1).
+    fn vote<L: DurableLog>(&mut self, disk: DiskId, view: View, log: &L) -> Verdict {
+        let (before, chosen, end) = (self.before(view), self.by(view), log.sound_last());
+        let counted = self.votes.get(&view).and_then(|votes| votes.get(&disk)).copied();
+        let mut vote = counted.unwrap_or(before.min(end));
+        let (entries, of_view) = (&self.entries, self.logs.entry(view).or_default());
+        for sequence in (vote.next().0..=end.0).map(Sequence) {
+            // A copied database has taken the place of what lies before: chosen, but not by this log.
+            if sequence < log.first() && sequence > chosen {
+                break;
+            }
+            if let Some(hash) = log.hash(sequence) {
+                let is_chosen = sequence > before && entries.get(&sequence) == Some(&hash);
+                match of_view.get(&sequence) {
+                    Some(held) if *held == hash => {}
+                    // Chosen in a higher view, and installed into a log of this one.
+                    _ if is_chosen => break,
+                    Some(_) => {
+                        let story = format!("{disk:?} holds another entry {sequence} in {view} than a log of that view");
+                        return Err(Violation::new("chosen", "two logs of one view", story));
+                    }
+                    None => _ = of_view.insert(sequence, hash),
+                }
+            }
+            vote = sequence;
+        }
+        self.votes.entry(view).or_default().insert(disk, vote);
+        Ok(())
     }
 
     /// Whether a log of a higher view holds what was chosen from `from` through `to`.
@@ -88,14 +126,10 @@ impl Chosen {
         let before = self.by(view);
         let through = self.through.entry(view).or_default();
         *through = end.max(*through);
-        for sequence in (before.next().0..=end.0).map(Sequence) {
-            for (disk, log) in logs.iter().filter(|(_, log)| log.accepted_view() == view) {
-                let Some(hash) = log.hash(sequence) else { continue };
-                let chosen = *self.entries.entry(sequence).or_insert(hash);
-                if chosen != hash {
-                    let story = format!("{disk:?} holds another entry {sequence} in {view} than a majority");
-                    return Err(Violation::new("chosen", "two values chosen", story));
-                }
+        for (sequence, hash) in self.logs[&view].range(before.next()..).take_while(|(sequence, _)| **sequence <= end) {
+            if *self.entries.entry(*sequence).or_insert(*hash) != *hash {
+                let story = format!("entry {sequence} of {view} is held by a majority, and another one was chosen");
+                return Err(Violation::new("chosen", "two values chosen", story));
             }
         }
         if end > before {
@@ -142,8 +176,10 @@ mod tests {
 
     const DISKS: [DiskId; 3] = [DiskId(10), DiskId(11), DiskId(12)];
 
+    #[derive(Clone)]
     struct Log {
         view: u64,
+        first: u64,
         entries: Vec<u64>,
         lost_from: Option<u64>,
     }
@@ -154,7 +190,7 @@ mod tests {
         }
 
         fn first(&self) -> Sequence {
-            Sequence::BIRTH
+            Sequence(self.first)
         }
 
         fn last(&self) -> Sequence {
@@ -166,12 +202,12 @@ mod tests {
         }
 
         fn hash(&self, sequence: Sequence) -> Option<u64> {
-            self.entries.get(sequence.0 as usize - 1).copied()
+            self.entries.get(sequence.0 as usize - 1).copied().filter(|_| sequence.0 >= self.first)
         }
     }
 
     fn log(view: u64, entries: &[u64]) -> Log {
-        Log { view, entries: entries.to_vec(), lost_from: None }
+        Log { view, first: 1, entries: entries.to_vec(), lost_from: None }
     }
 
     /// Each step is a disk, and what it holds then.
@@ -235,7 +271,22 @@ mod tests {
 
     #[test]
     fn two_entries_at_one_place_of_a_view_are_found() {
-        assert_eq!(anomaly(vec![(0, log(256, &[1, 2])), (1, log(256, &[1, 3]))]), "two values chosen");
+        assert_eq!(anomaly(vec![(0, log(256, &[1, 2])), (1, log(256, &[1, 3]))]), "two logs of one view");
+    }
+
+    /// Only 1 held entry 2 of view 256. Another one was chosen in 513, and 0, still at its log of 256, installs that.
+    #[test]
+    fn what_is_chosen_later_and_installed_is_no_vote_in_the_view_of_the_log() {
+        let chosen = vec![(1, log(256, &[1, 2, 3])), (0, log(256, &[1])), (2, log(513, &[1, 9])), (1, log(513, &[1, 9]))];
+        let then = |log: Log| judge(chosen.iter().cloned().chain([(0, log)]).collect());
+        let (seen, verdict) = then(log(256, &[1, 9]));
+        verdict.expect("it may hold what is chosen");
+        assert_eq!((seen.by(View(256)), seen.by(View(513))), (Sequence(1), Sequence(2)));
+        let (seen, verdict) = then(Log { first: 3, ..log(256, &[1, 9]) });
+        verdict.expect("it may be replaced by a copied database");
+        assert_eq!((seen.by(View(256)), seen.by(View(513))), (Sequence(1), Sequence(2)));
+        let violation = then(log(256, &[1, 8])).1.expect_err("nobody ever proposed that in 256");
+        assert_eq!(violation.anomaly, "two logs of one view");
     }
 
     #[test]
