@@ -17,7 +17,9 @@ mod types;
 mod value;
 pub mod wal;
 
-pub use core::{Acceptor, Divergence, DivergenceKind, Learner, Proposer, Stray, TransferError, ViewManager};
+pub use core::{
+    Acceptor, Divergence, DivergenceKind, Learner, Proposer, RefusedCopy, Stray, TransferError, ViewManager,
+};
 pub use driver::{
     ConsensusReplica, CopySent, DriverStatus, Failure, FailureKind, NetworkManager, ReadError, ReplicaOptions,
     RequestError, RoleChange, StalledThread, StartError, ThreadKind,

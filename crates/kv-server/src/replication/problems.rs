@@ -29,7 +29,7 @@ pub(super) fn of_local(id: u32, status: &DriverStatus) -> Vec<Problem> {
         .failed
         .as_ref()
         .map(|failure| Problem::new("stopped", format!("it has stopped: {failure}"), after(failure.kind)));
-    let copy = status.core.is_catching_up.then(|| copy_under_way(status));
+    let copy = copy_refused(status).or_else(|| status.core.is_catching_up.then(|| copy_under_way(status)));
     let unreachable = status.troubles.get(&status.core.id).map(|trouble| disconnected(trouble));
     let found = [
         stopped,
@@ -109,6 +109,17 @@ fn standing_still(status: &DriverStatus) -> Option<Problem> {
         (false, _) => format!("its thread {name} has stood still for {since_s} s"),
     };
     Some(Problem::new("stalled", text, format!("{remedy}; then restart the server")))
+}
+
+/// It needs a copy, and the databases of the others differ.
+fn copy_refused(status: &DriverStatus) -> Option<Problem> {
+    let refused = status.core.refused_copy.as_ref()?;
+    Some(Problem::new(
+        "copy_refused",
+        refused.to_string(),
+        "start all replicas; if no majority agrees then, choose which database to keep (see \"Replicas that disagree\" in \
+         docs/OPERATIONS.md)",
+    ))
 }
 
 fn copy_under_way(status: &DriverStatus) -> Problem {

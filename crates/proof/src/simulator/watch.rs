@@ -86,6 +86,10 @@ impl Watch {
         self.tainted.contains(&(sequence, digest))
     }
 
+    pub fn has_taint(&self) -> bool {
+        !self.tainted.is_empty()
+    }
+
     /// A replica stopped because digests differ: never without reason, and a sound one only where nobody can know better.
     pub fn diverged(&self, replica: ReplicaId, is_tainted: bool, divergence: &Divergence) {
         assert!(!self.tainted.is_empty(), "false alarm: replica {replica} says {divergence}");

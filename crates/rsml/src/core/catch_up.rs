@@ -16,6 +16,7 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 
+use super::digests::RefusedCopy;
 use super::replica::Replica;
 use super::view_manager::Role;
 use super::{LogRead, ReadPurpose};
@@ -279,8 +280,9 @@ impl Replica {
             (self.catch_up.preferred == Some(*id), self.views.primary != Some(*id), applied)
         };
         let able = self.reports.iter().filter(|(id, r)| r.applied >= wanted.0 && !r.is_learner && is_fresh(id));
-        let not_shunned = able.filter(|(id, _)| !self.catch_up.shunned.contains(id));
-        let Some((source, _)) = not_shunned.max_by_key(|(id, report)| rank(id, report.applied)) else {
+        let untried =
+            able.filter(|(id, _)| !self.catch_up.shunned.contains(id) && self.digests.refused(**id).is_none());
+        let Some((source, _)) = untried.max_by_key(|(id, report)| rank(id, report.applied)) else {
             if !std::mem::take(&mut self.catch_up.shunned).is_empty() {
                 self.catch_up.rest_until = self.now.plus_us(self.options.retry_us);
             }
@@ -337,6 +339,7 @@ impl Replica {
             // It came as entries after all, or as the snapshot.
             self.catch_up.wanted = None;
             self.catch_up.shunned.clear();
+            self.digests.forget_refusals();
             self.drop_transfer(None);
         }
         if self.catch_up.wanted.is_none() && self.learner.commit() > self.catch_up.last_installed {
@@ -491,23 +494,21 @@ impl Replica {
         }
     }
 
-    /// Whether others say that the copied database is not what the log says.
-    fn is_contradicted(&self, source: ReplicaId, state: &ReplicatedState) -> bool {
-        let is_contradicted = self.digests.contradict(source, &state.recorded);
-        if is_contradicted {
-            coverage!("rule12.copy_contradicted");
-        }
-        is_contradicted
+    /// The copy that this replica needs, and that nobody can vouch for.
+    pub(super) fn refused_copy(&self) -> Option<RefusedCopy> {
+        self.catch_up.wanted?;
+        self.reports.keys().find_map(|id| self.digests.refused(*id))
     }
 
     /// Whether a database with this state is what was promised, and takes this replica forward.
-    fn fits(&self, state: &ReplicatedState) -> bool {
+    fn fits(&mut self, state: &ReplicatedState) -> bool {
         let Some(transfer) = &self.catch_up.transfer else { return false };
+        let source = transfer.source;
         state.cluster_id == self.acceptor.hard().cluster_id
             && state.sequence == transfer.sequence
             && state.sequence > self.learner.commit()
-            && !self.is_contradicted(transfer.source, state)
             && !matches!(self.views.role, Role::Primary(_))
+            && !self.digests.refuse(source, &state.recorded)
     }
 
     /// The database is complete. Where nothing of the log is in memory, its tail is read first.

@@ -94,6 +94,39 @@ pub struct Stray {
     pub found: u64,
 }
 
+/// A copy of a peer's database that this replica needs and did not take: another one's digests contradict it, and nobody
+/// knows yet who is right.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct RefusedCopy {
+    /// Whose database it is.
+    pub source: ReplicaId,
+    pub sequence: Sequence,
+    /// The copy's digest at that sequence.
+    pub found: u64,
+    /// What others told of it.
+    pub others: BTreeMap<ReplicaId, u64>,
+}
+
+impl fmt::Display for RefusedCopy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let RefusedCopy { source, sequence, found, others } = self;
+        write!(
+            f,
+            "it needs a copy of the database of replica {source}, whose digest at sequence {sequence} is {found:016x}"
+        )?;
+        others.iter().try_for_each(|(id, digest)| write!(f, ", {digest:016x} on replica {id}"))?;
+        f.write_str("; no majority agrees")
+    }
+}
+
+/// What a refused copy recorded, and of which disk it was; `inherited` changes when that replica itself gets a copy.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Refusal {
+    disk: DiskId,
+    inherited: Sequence,
+    recorded: Vec<(Sequence, u64)>,
+}
+
 /// What one start of a peer told.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Peer {
@@ -115,6 +148,7 @@ pub struct Digests {
     /// The own database came from a peer through here.
     inherited: Sequence,
     peers: BTreeMap<ReplicaId, Peer>,
+    refusals: BTreeMap<ReplicaId, Refusal>,
     /// The last own value that was told to the peers.
     told: Sequence,
     reports: u64,
@@ -136,6 +170,7 @@ impl Digests {
             own: recorded.iter().copied().collect(),
             inherited,
             peers: BTreeMap::new(),
+            refusals: BTreeMap::new(),
             told: Sequence::ZERO,
             reports: 0,
             undecided_us: 0,
@@ -145,19 +180,45 @@ impl Digests {
         }
     }
 
-    /// Whether a peer other than `source` has another value than a copy of the source's database with these values, and
+    /// Whether a copy of the source's database with these values must not be taken. Such a copy is not worth another
+    /// transfer before more is known: see [`Digests::refused`].
+    pub fn refuse(&mut self, source: ReplicaId, recorded: &[(Sequence, u64)]) -> bool {
+        if self.contradiction(source, recorded).is_none() {
+            return false;
+        }
+        coverage!("rule12.copy_contradicted");
+        if let Some(peer) = self.peers.get(&source) {
+            let refusal = Refusal { disk: peer.disk, inherited: peer.inherited, recorded: recorded.to_vec() };
+            self.refusals.insert(source, refusal);
+        }
+        true
+    }
+
+    /// The copy of that peer's database that was refused, if it would be refused again.
+    pub fn refused(&self, source: ReplicaId) -> Option<RefusedCopy> {
+        self.contradiction(source, &self.refusals.get(&source)?.recorded)
+    }
+
+    /// What was refused is of no interest any more: this replica has caught up.
+    pub fn forget_refusals(&mut self) {
+        self.refusals.clear();
+    }
+
+    /// Where a peer other than `source` has another value than a copy of the source's database with these values, and
     /// no majority, the source among it, has the same: that could go on without this replica anyway.
-    pub fn contradict(&self, source: ReplicaId, recorded: &[(Sequence, u64)]) -> bool {
-        let others = || self.peers.iter().filter(|(id, _)| **id != source).map(|(_, peer)| &peer.values);
-        let differs = |(sequence, digest): &&(Sequence, u64)| {
-            others().any(|values| values.get(sequence).is_some_and(|other| other != digest))
+    fn contradiction(&self, source: ReplicaId, recorded: &[(Sequence, u64)]) -> Option<RefusedCopy> {
+        let others = || self.peers.iter().filter(|(id, _)| **id != source);
+        let told = |sequence: &Sequence| -> BTreeMap<ReplicaId, u64> {
+            others().filter_map(|(id, peer)| Some((*id, *peer.values.get(sequence)?))).collect()
         };
-        let Some((first, _)) = recorded.iter().find(differs) else { return false };
-        let agrees = |values: &&BTreeMap<Sequence, u64>| {
-            recorded.iter().any(|(sequence, digest)| sequence >= first && values.get(sequence) == Some(digest))
+        let differs = |(sequence, digest): &&(Sequence, u64)| told(sequence).values().any(|other| other != digest);
+        let (sequence, found) = *recorded.iter().find(differs)?;
+        let agrees = |(_, peer): &(&ReplicaId, &Peer)| {
+            recorded.iter().any(|(at, digest)| *at >= sequence && peer.values.get(at) == Some(digest))
         };
         let with_the_same = 1 + others().filter(agrees).count();
-        with_the_same < self.replicas / 2 + 1
+        let is_refused = with_the_same < self.replicas / 2 + 1;
+        is_refused.then(|| RefusedCopy { source, sequence, found, others: told(&sequence) })
     }
 
     /// A copy of a peer's database, which has applied everything through `inherited`, takes the place of the own one:
@@ -204,6 +265,8 @@ impl Digests {
     pub fn hear(&mut self, from: &Sender, inherited: Sequence, values: impl Iterator<Item = (Sequence, u64)>) {
         let (disk, boot) = (from.disk_id, from.boot);
         let fresh = || Peer { disk, boot, values: BTreeMap::new(), inherited, stray: None };
+        self.refusals
+            .retain(|id, refusal| *id != from.replica || (refusal.disk, refusal.inherited) == (disk, inherited));
         let known = self.peers.entry(from.replica).or_insert_with(fresh);
         if (known.disk, known.boot, known.inherited) != (disk, boot, inherited) {
             *known = fresh();
@@ -222,6 +285,7 @@ impl Digests {
     /// What that peer told is over: another disk is in its place.
     pub fn forget(&mut self, peer: ReplicaId) {
         self.peers.remove(&peer);
+        self.refusals.remove(&peer);
     }
 
     /// Time passed. Counts towards the patience only as far as this replica ran: one that was stalled has not waited.

@@ -40,7 +40,7 @@ use bytes::Bytes;
 
 pub use acceptor::Acceptor;
 pub use catch_up::{CopyStatus, InstallEvent, InstallStep, SnapshotPiece, SnapshotRead};
-pub use digests::{Divergence, DivergenceKind, Stray};
+pub use digests::{Divergence, DivergenceKind, RefusedCopy, Stray};
 pub use learner::Learner;
 pub use proposer::Proposer;
 pub use replica::{Replica, Start};

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::catch_up::CopyStatus;
-use super::digests::Stray;
+use super::digests::{RefusedCopy, Stray};
 use super::replica::Replica;
 use super::view_manager::Role;
 use crate::message::Report;
@@ -49,6 +49,8 @@ pub struct ReplicaStatus {
     pub is_catching_up: bool,
     /// What has come of it; `None` before anybody was asked.
     pub copy: Option<CopyStatus>,
+    /// Such a copy came, and was not taken.
+    pub refused_copy: Option<RefusedCopy>,
     /// Peers that get a copy, and for which the log is kept whatever its size.
     pub log_held_for: Vec<ReplicaId>,
     /// Such a copy is complete; the record that makes it the live database is not durable yet.
@@ -95,6 +97,7 @@ impl Replica {
             view_changes: self.counters.view_changes,
             is_catching_up: self.is_catching_up(),
             copy: self.copy_status(),
+            refused_copy: self.refused_copy(),
             log_held_for: self.held_for(),
             is_switching: self.is_switching(),
             snapshots_installed: self.catch_up.installed,

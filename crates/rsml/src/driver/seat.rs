@@ -102,7 +102,14 @@ impl Seat {
         self.core.step(shared.now(), Input::Tick);
         if now >= self.next_warning {
             self.next_warning = now + UNBORN_PATIENCE;
-            if let Some((from, to)) = self.core.status().blocked {
+            let status = self.core.status();
+            if let Some(refused) = &status.refused_copy {
+                tracing::error!(
+                    replica = self.core.id().0,
+                    "the databases of the others have diverged, so that none can be copied here: {refused}. Start all                      replicas; if they do not agree then, choose which database to keep"
+                );
+            }
+            if let Some((from, to)) = status.blocked {
                 tracing::error!(
                     replica = self.core.id().0,
                     from = from.0,

@@ -178,8 +178,37 @@ fn a_copy_that_others_contradict_is_known() {
     let mut digests = digests(3, &[]);
     hear(&mut digests, 1, 1, &[(1024, 1), (2048, 9)]);
     hear(&mut digests, 2, 1, &[(1024, 1), (2048, 2)]);
-    assert!(digests.contradict(ReplicaId(1), &values(&[(1024, 1), (2048, 9)])));
-    assert!(!digests.contradict(ReplicaId(1), &values(&[(1024, 1), (3072, 9)])));
+    assert!(digests.refuse(ReplicaId(1), &values(&[(1024, 1), (2048, 9)])));
+    assert!(!digests.refuse(ReplicaId(1), &values(&[(1024, 1), (3072, 9)])));
+}
+
+#[test]
+fn a_refused_copy_is_worth_another_transfer_once_more_is_known() {
+    let refused = || {
+        let mut digests = digests(3, &[]);
+        hear(&mut digests, 1, 1, &[(1024, 1), (2048, 9)]);
+        hear(&mut digests, 2, 1, &[(1024, 1), (2048, 2)]);
+        assert!(digests.refuse(ReplicaId(1), &values(&[(1024, 1), (2048, 9)])));
+        let refused = digests.refused(ReplicaId(1)).expect("nothing is known since");
+        assert_eq!((refused.sequence, refused.found), (Sequence(2048), 9));
+        assert_eq!(refused.others, BTreeMap::from([(ReplicaId(2), 2)]));
+        digests
+    };
+    let mut digests = refused();
+    hear(&mut digests, 1, 2, &[]);
+    assert!(digests.refused(ReplicaId(1)).is_some(), "a new start changes no database");
+    assert!(digests.refused(ReplicaId(2)).is_none(), "that one's copy was not seen");
+    hear(&mut digests, 2, 2, &[(2048, 9)]);
+    assert!(digests.refused(ReplicaId(1)).is_none(), "who contradicted has another database now");
+    let mut digests = refused();
+    digests.hear(&sender(1, 1), Sequence(2048), [].into_iter());
+    assert!(digests.refused(ReplicaId(1)).is_none(), "the source has got a copy itself");
+    let mut digests = refused();
+    digests.forget(ReplicaId(1));
+    assert!(digests.refused(ReplicaId(1)).is_none(), "another disk is in the place of the source's");
+    let mut digests = refused();
+    digests.forget_refusals();
+    assert!(digests.refused(ReplicaId(1)).is_none(), "none is needed any more");
 }
 
 #[test]
@@ -188,14 +217,14 @@ fn a_copy_like_the_databases_of_a_majority_is_taken_though_one_contradicts() {
     hear(&mut digests, 0, 1, &[(1024, 1), (2048, 9)]);
     hear(&mut digests, 1, 1, &[(2048, 2), (3072, 3)]);
     let copy = values(&[(1024, 1), (2048, 2), (3072, 3)]);
-    assert!(digests.contradict(ReplicaId(1), &copy), "one against one");
+    assert!(digests.refuse(ReplicaId(1), &copy), "one against one");
     hear(&mut digests, 2, 1, &[(512, 7), (3072, 3)]);
-    assert!(digests.contradict(ReplicaId(1), &copy), "two of five");
+    assert!(digests.refuse(ReplicaId(1), &copy), "two of five");
     hear(&mut digests, 3, 1, &[(1024, 1)]);
-    assert!(digests.contradict(ReplicaId(1), &copy), "the third tells only what was before the difference");
+    assert!(digests.refuse(ReplicaId(1), &copy), "the third tells only what was before the difference");
     hear(&mut digests, 3, 1, &[(2048, 2)]);
-    assert!(!digests.contradict(ReplicaId(1), &copy));
-    assert!(digests.contradict(ReplicaId(0), &values(&[(1024, 1), (2048, 9)])));
+    assert!(!digests.refuse(ReplicaId(1), &copy));
+    assert!(digests.refuse(ReplicaId(0), &values(&[(1024, 1), (2048, 9)])));
 }
 
 #[test]
