@@ -22,6 +22,9 @@ pub struct HardState {
     pub accepted_view: View,
     /// Which database belongs to this log: the one in the directory `db-<generation>`.
     pub generation: u64,
+    /// No lease that this replica has granted and that may still run is longer, in microseconds. 0: none, or a log of a
+    /// version that did not write it.
+    pub lease_us: u64,
 }
 
 /// The order in which persist orders complete.

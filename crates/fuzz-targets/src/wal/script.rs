@@ -94,6 +94,7 @@ impl Script {
             boot: Boot(2),
             promised: View(number),
             accepted_view: View(number / 2),
+            lease_us: number % 7,
             ..HardState::default()
         };
         self.hard_states.push(hard_state);

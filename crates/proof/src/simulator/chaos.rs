@@ -145,9 +145,10 @@ impl Cluster {
         let persisted = running.applier.executor().persisted_sequence().expect("the executor never fails");
         let log_bytes = self.nodes[node].log.bytes();
         self.nodes[node].persisted = persisted.max(self.nodes[node].persisted);
+        self.nodes[node].running.as_mut().expect("it runs").log_bytes = log_bytes;
         self.input(node, Input::Persisted { sequence: persisted, log_bytes });
         // Whether there is space to spare changes how much of the log is kept, and nothing else.
-        let is_roomy = !self.random.one_in(8);
+        let is_roomy = self.random.one_in(8) == self.faults.cramped;
         self.input(node, Input::Room(is_roomy));
     }
 

@@ -144,9 +144,17 @@ impl Cluster {
         options.log_cache_bytes = random.between(0, 6000) as usize;
         options.log_keep_bytes = if self.faults.short_logs { random.below(100_000) } else { u64::MAX };
         options.snapshot_chunk_bytes = random.between(1_000, 50_000) as usize;
-        options.snapshot_bytes_per_second = if random.one_in(2) { 0 } else { random.between(200_000, 10_000_000) };
+        options.snapshot_bytes_per_second = match self.faults.slow_copies {
+            true => random.between(10_000, 200_000),
+            false if random.one_in(2) => 0,
+            false => random.between(200_000, 10_000_000),
+        };
         options.digest_interval = self.faults.digest_interval;
         options.lease_us = self.faults.lease_us;
+        if self.faults.unequal_leases && options.lease_us > 0 {
+            let shorter = random.below(options.lease_us);
+            options.lease_us = random.pick(&[options.lease_us, options.lease_us, shorter, 0]);
+        }
         options.max_request_bytes = if random.one_in(10) { random.between(200, 3_000) as usize } else { 1 << 20 };
         for time_us in [
             &mut options.heartbeat_us,
@@ -340,6 +348,7 @@ impl Cluster {
         self.nodes[node].log.take_orders(outputs.persist, outputs.read_log);
         if let Some(below) = outputs.trim {
             self.figures.count("trim");
+            self.check_trim(node, below);
             self.nodes[node].log.trim(below);
         }
         self.start_log(node);
@@ -348,6 +357,25 @@ impl Cluster {
         }
         let served = self.serve_or_plan(node);
         self.apply_or_plan(node) || served
+    }
+
+    /// While the log is no larger than it may be, nothing is let go of that some replica needs: what its database has not
+    /// persisted, by its last report, and no copy on its way to it holds.
+    fn check_trim(&self, node: usize, below: Sequence) {
+        let running = self.nodes[node].running.as_ref().expect("it trims");
+        // Where inputs are gathered, a report may have come since.
+        if running.log_bytes > running.log_keep_bytes || self.faults.gather_us > 0 {
+            return;
+        }
+        let status = running.core.status();
+        for peer in (0..self.nodes.len()).filter(|peer| *peer != node).map(|peer| ReplicaId(peer as u8)) {
+            let has = status.reports.get(&peer).map_or(0, |report| report.persisted.max(report.installing));
+            assert!(
+                below.0 <= has + 1,
+                "replica {node} lets go of what is before {below}, and {peer} needs {}",
+                has + 1
+            );
+        }
     }
 
     /// A replica says that digests differ, and stops for good.

@@ -67,8 +67,10 @@ pub struct Faults {
     pub transfer: u64,
     pub stop: u64,
     pub veto: u64,
-    /// Leases of this length; 0: none.
+    /// The longest leases; 0: none.
     pub lease_us: u64,
+    /// Each start of a node has a length of leases of its own, up to the longest, or none.
+    pub unequal_leases: bool,
     /// Per fault event, with leases: as few as possible are left to grant the primary leases, and one of these is given
     /// reason to let another one lead.
     pub trap_lessor: u64,
@@ -78,6 +80,10 @@ pub struct Faults {
     pub beyond_budget: bool,
     /// Logs are cut soon, however far others lag behind.
     pub short_logs: bool,
+    /// Disks seldom have so much space that a log may be kept for a copy under way.
+    pub cramped: bool,
+    /// Copies of databases take their time.
+    pub slow_copies: bool,
     /// Digests are compared at multiples of this sequence.
     pub digest_interval: u64,
     /// Heartbeats, timeouts and ticks are so many times as long as by default.
@@ -124,10 +130,13 @@ impl Faults {
             stop: 0,
             veto: 0,
             lease_us: 0,
+            unequal_leases: false,
             trap_lessor: 0,
             late_successor: 0,
             beyond_budget: false,
             short_logs: false,
+            cramped: false,
+            slow_copies: false,
             digest_interval: 5,
             slowness: 1,
         }
@@ -140,6 +149,7 @@ impl Faults {
             slowness: self.slowness,
             short_logs: self.short_logs,
             lease_us: self.lease_us,
+            unequal_leases: self.unequal_leases,
             drift_ppm: self.drift_ppm,
             collect: self.collect,
             beyond_budget: self.beyond_budget,
@@ -194,10 +204,13 @@ impl Faults {
             stop: weight(5, 100),
             veto: weight(5, 100),
             lease_us,
+            unequal_leases: weight(0, 1) == 1,
             trap_lessor: weight(5, 60),
             late_successor: weight(1, 4),
             beyond_budget: false,
             short_logs: weight(0, 1) == 1,
+            cramped: weight(0, 2) == 1,
+            slow_copies: weight(0, 2) == 1,
             corrupt: 0,
             digest_interval: random.between(1, 30),
             slowness: random.pick(&[1, 1, 1, 2, 2, 3]),

@@ -46,6 +46,9 @@ pub struct Running {
     pub reads: BTreeMap<ReadId, Barrier>,
     /// Transfers that it was asked for.
     pub transfers: BTreeSet<TransferId>,
+    /// What the core was told last about the size of its log, and how much of that it should keep for those that lag.
+    pub log_bytes: u64,
+    pub log_keep_bytes: u64,
     /// What the core was told last about space.
     pub had_space: bool,
     /// Its database is not what the log says.
@@ -132,6 +135,7 @@ impl Node {
         let needs_database = recovered.first > state.sequence.next();
         let entries = if needs_database { Vec::new() } else { self.log.load(&recovered, state.sequence.next()) };
         let recovered_promise = recovered.hard_state.map_or(View::BIRTH, |hard| hard.promised);
+        let log_keep_bytes = options.log_keep_bytes;
         let boot = Boot(recovered.hard_state.map_or(0, |hard| hard.boot.0) + 1);
         let snapshots = applier.executor().snapshots();
         let (disk_id, cluster_id) = (random.draw(), random.draw());
@@ -151,6 +155,8 @@ impl Node {
             numbered: BTreeMap::new(),
             reads: BTreeMap::new(),
             transfers: BTreeSet::new(),
+            log_bytes: 0,
+            log_keep_bytes,
             had_space: true,
             is_tainted: false,
             points: Vec::new(),

@@ -157,6 +157,11 @@ impl Acceptor {
         self.order(self.log.last().next(), false, Vec::new());
     }
 
+    /// No longer leases run from now on; durable with the next order.
+    pub fn grants_leases_of(&mut self, lease_us: u64) {
+        self.hard.lease_us = lease_us;
+    }
+
     /// Takes the birth record as first entry, in the write that makes the cluster's id durable.
     pub fn be_born(&mut self, cluster_id: ClusterId, epoch: Epoch, birth: Bytes) {
         assert_eq!(self.log.last(), Sequence::ZERO, "born twice");

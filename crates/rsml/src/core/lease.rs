@@ -7,10 +7,12 @@
 //!
 //! Invariants:
 //! - Who granted a lease in a view promises nothing to another replica before the grant is over: neither in a 1b, nor to
-//!   itself as a candidate, nor by installing a copy of a database. The only exception is a candidate to which the primary of that very view handed over: it gave
-//!   up its lease before, for good. Following a higher view in a 2a is no such promise: a quorum has made it already.
-//! - Grants are not durable. At each start a replica assumes that it has just granted a full lease in the view that it
-//!   promised last: no older one can be running, since it was over before that promise.
+//!   itself as a candidate, nor by installing a copy of a database. The only exception is a candidate to which the primary
+//!   of that very view handed over: it gave up its lease before, for good. Following a higher view in a 2a is no such
+//!   promise: a quorum has made it already.
+//! - Grants are not durable, but the longest that may run is. At each start a replica assumes that it has just granted such
+//!   a lease in the view that it promised last: no older one can be running, since it was over before that promise. So the
+//!   length may be changed, or leases switched off, with any restart.
 //! - A primary that gives up its lease never uses one again in that view, so a transfer that arrives late, and all that
 //!   comes of it, finds no lease that it could break.
 
@@ -26,7 +28,7 @@ pub(super) struct Grant {
 }
 
 impl Grant {
-    /// What a former start of this replica may have granted last.
+    /// What a former start of this replica may have granted last, `lease_us` being the longest.
     pub fn at_start(promised: View, now: Instant, lease_us: u64) -> Option<Grant> {
         (lease_us > 0 && promised > View::BIRTH).then(|| Grant { view: promised, until: now.plus_us(lease_us) })
     }
@@ -57,8 +59,22 @@ impl Replica {
         if !keeps || !self.is_voter() || self.catch_up.will_promise_above(self.acceptor.promised()) {
             return 0;
         }
-        self.granted = Some(Grant { view: View(message.view), until: self.now.plus_us(message.lease_us) });
+        assert!(
+            message.lease_us <= self.acceptor.hard().lease_us,
+            "the next start would not wait for the end of this lease"
+        );
+        let view = View(message.view);
+        let before = self.granted.filter(|grant| grant.view == view).map_or(self.now, |grant| grant.until);
+        self.granted = Some(Grant { view, until: before.max(self.now.plus_us(message.lease_us)) });
         message.lease_from_us
+    }
+
+    /// Once what a former start granted is over, the next start need not wait for more than this one grants.
+    pub(super) fn forget_former_leases(&mut self) {
+        if self.former_leases_until.is_some_and(|until| self.now >= until) {
+            self.former_leases_until = None;
+            self.acceptor.grants_leases_of(self.options.lease_us);
+        }
     }
 
     /// What to ask for in a 2a of `view`.

@@ -87,6 +87,8 @@ pub struct Replica {
     pub(super) next_handover: Instant,
     /// The lease that others may rely on.
     pub(super) granted: Option<Grant>,
+    /// Until then a former start's leases may run that are longer than those granted now.
+    pub(super) former_leases_until: Option<Instant>,
     /// The last view in which this primary gave up its own lease.
     pub(super) voided: View,
     pub(super) counters: Counters,
@@ -138,12 +140,15 @@ impl Replica {
             options.seed ^ boot.0,
             first_round,
         );
-        let granted = Grant::at_start(found.promised, now, options.lease_us);
+        let lease_us = found.lease_us.max(options.lease_us);
+        let granted = Grant::at_start(found.promised, now, lease_us);
+        let former_leases_until = (lease_us > options.lease_us).then(|| now.plus_us(lease_us));
         let log_holds_birth = applied >= Sequence::BIRTH || log.get(Sequence::BIRTH).is_some();
         let mut acceptor = Acceptor::new(found, found, log, lost);
         acceptor.identify(|hard| {
             hard.disk_id = disk_id;
             hard.boot = boot;
+            hard.lease_us = lease_us;
         });
         let mut learner = Learner::new(applied, found.promised);
         if is_born && log_holds_birth {
@@ -196,6 +201,7 @@ impl Replica {
             handover: None,
             next_handover: now,
             granted,
+            former_leases_until,
             voided: View::BIRTH,
             counters: Counters::default(),
             options,
@@ -296,6 +302,7 @@ impl Replica {
     }
 
     fn tick(&mut self) {
+        self.forget_former_leases();
         self.digests.tick(self.now, self.options.heartbeat_us);
         self.report();
         self.watch_disk();

@@ -8,10 +8,10 @@
 //!  64  payload bytes 8 | last sequence before 8 | last sequence after 8
 //!  88  lowest sequence changed 8 (0: none) | the same of the group before 8
 //! 104  hard state: cluster id 16 | epoch 8 | disk id 16 | boot 8 | promised 8 | accepted view 8
-//! 168  generation 8 (the last field of the hard state) | first sequence stored after 8 | segment bytes 8
+//! 168  generation 8 | first sequence stored after 8 | segment bytes 8
 //! 192  how many sectors of the group are zeros 8
 //! 200  the newest cuts before this group, newest first, 8 times: group number 8 | lowest sequence cut 8 (zeros: none)
-//! 328  zeros
+//! 328  longest lease that may run 8 (the last field of the hard state; 0: not known) | zeros
 //! table     per record: from 8 | entries 4 | flags 4 (1: truncate, 2: base); then per entry: length 4 | CRC32C 4
 //! payload   the entries, without gaps
 //! padding   zeros up to a multiple of 4,096 bytes
@@ -20,6 +20,7 @@
 //! *cut* is a group that removed what groups before it had written; groups that are no cuts only added at the end.
 //!
 //! An order is one record, or two when it sets a base: first one with the base as `from` and nothing else.
+//! Programs that do not know the longest lease write zeros there and look at nothing behind the cuts.
 //! Version 1 has neither bases, nor anything but zeros from offset 168 on. Its groups may stand before ones of version 2.
 
 use std::array;
@@ -158,6 +159,7 @@ impl GroupHeader {
         if let Some(context) = &self.context {
             out.put_u64s(&[context.first_after.0, context.segment_bytes, context.blank_sectors]);
             context.cuts.0.iter().for_each(|cut| out.put_u64s(&[cut.group_number, cut.from.0]));
+            out.put_u64s(&[hard_state.lease_us]);
         }
         let crc = crc32c::crc32c(&sector);
         sector[12..16].copy_from_slice(&crc.to_le_bytes());
@@ -191,7 +193,7 @@ impl GroupHeader {
         let group_bytes = input.u64();
         let (record_count, entry_count, table_crc) = (input.u32(), input.u32(), input.u32());
         let has_hard_state = input.u32() & FLAG_HARD_STATE != 0;
-        GroupHeader {
+        let mut header = GroupHeader {
             place,
             group_bytes,
             record_count,
@@ -210,6 +212,7 @@ impl GroupHeader {
                 promised: View(input.u64()),
                 accepted_view: View(input.u64()),
                 generation: input.u64(),
+                lease_us: 0,
             })
             .filter(|_| has_hard_state),
             context: Some(Context {
@@ -219,7 +222,10 @@ impl GroupHeader {
                 cuts: Cuts(array::from_fn(|_| Cut { group_number: input.u64(), from: Sequence(input.u64()) })),
             })
             .filter(|_| version > 1),
-        }
+        };
+        let lease_us = input.u64();
+        header.hard_state.iter_mut().for_each(|hard_state| hard_state.lease_us = lease_us);
+        header
     }
 
     /// Nothing that adds up to an overflow, and the lengths agree.

@@ -194,6 +194,49 @@ fn after_a_start_nobody_is_promised_a_view_for_the_length_of_a_lease() {
     compare("after_a_start_nobody_is_promised_a_view_for_the_length_of_a_lease", &stage);
 }
 
+/// With leases of 200 ms before, and of this length after it.
+fn restart_with_leases_of(options: fn(&mut CoreOptions)) {
+    let mut stage = Stage::led_by_a(leased);
+    lease_from_b(&mut stage);
+    stage.kill(B);
+    stage.set_options(options);
+    stage.start(B);
+    stage.sync(B);
+    for wait_us in [190_000, 5_000] {
+        stage.wait(B, wait_us);
+        stage.tick(C, ELECTION_US);
+        stage.lose(C, A);
+        stage.carry(C, B);
+        stage.carry(B, C);
+        assert_eq!(stage.core(C).status().role, "candidate", "what B granted before may still run");
+        // That was the same start with shorter leases; so is the next.
+        stage.kill(B);
+        stage.start(B);
+        stage.sync(B);
+    }
+    stage.wait(B, 200_000);
+    stage.tick(B, 1);
+    stage.tick(C, ELECTION_US);
+    stage.lose(C, A);
+    stage.play_among(&[B, C]);
+    assert_eq!(stage.core(B).primary(), Some(ReplicaId(2)));
+    let granted_us = stage.core(B).hard_state().lease_us;
+    stage.kill(B);
+    stage.start(B);
+    assert_eq!(stage.core(B).hard_state().lease_us, granted_us, "the former length is forgotten once it is over");
+    assert!(granted_us < 200_000);
+}
+
+#[test]
+fn leases_of_a_former_start_are_waited_for_though_they_were_longer() {
+    restart_with_leases_of(|options| options.lease_us = 70_000);
+}
+
+#[test]
+fn leases_of_a_former_start_are_waited_for_though_there_are_none_any_more() {
+    restart_with_leases_of(|options| options.lease_us = 0);
+}
+
 #[test]
 fn who_hands_over_gives_up_its_lease_before() {
     let mut stage = Stage::led_by_a(leased);

@@ -120,6 +120,11 @@ impl Stage {
         self.nodes[node].core.as_ref().expect("it runs")
     }
 
+    /// What whoever starts from now on is told.
+    pub fn set_options(&mut self, options: fn(&mut CoreOptions)) {
+        self.options = options;
+    }
+
     pub fn start(&mut self, node: usize) {
         let mut options =
             CoreOptions::new(ReplicaId(node as u8), (0..self.nodes.len() as u8).map(ReplicaId).collect(), node as u64);

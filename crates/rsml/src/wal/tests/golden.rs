@@ -6,6 +6,7 @@ const VERSION_1: &str = include_str!("../fixtures/version_1.hex");
 const VERSION_2: &str = include_str!("../fixtures/version_2.hex");
 const SEGMENT_BYTES: u64 = 20480;
 const FILE: &str = "0000000000000001.wal";
+const BLOCK: usize = 4096;
 
 fn orders() -> [Persist; 3] {
     [
@@ -13,6 +14,13 @@ fn orders() -> [Persist; 3] {
         Persist { entries: Vec::new(), ..append(2, 0, &[]) },
         Persist { base: Some(Sequence(1)), ..replace(3, 3, &entries(30, 2, 33)) },
     ]
+    .map(without_lease)
+}
+
+/// As a program writes it that grants none, or does not know of them.
+fn without_lease(mut order: Persist) -> Persist {
+    order.hard_state.lease_us = 0;
+    order
 }
 
 fn write() -> SimulatedDisk {
@@ -67,6 +75,22 @@ fn a_file_of_version_1_is_read() {
 #[test]
 fn a_file_of_version_2_is_read() {
     check(VERSION_2, &orders());
+}
+
+/// The length of leases took the place of zeros, which older programs do not look at.
+#[test]
+fn the_length_of_leases_changes_nothing_else() {
+    let [mut order, ..] = orders();
+    order.hard_state.lease_us = 0x1234;
+    let disk = SimulatedDisk::new(1);
+    let mut storage = wal_over(&disk, SEGMENT_BYTES);
+    storage.recover().expect("the disk is healthy");
+    storage.persist(std::slice::from_ref(&order)).expect("the disk is healthy");
+    let (with, without) = (disk.contents(FILE), write().contents(FILE));
+    let group = BLOCK..2 * BLOCK;
+    let changed: Vec<usize> = group.filter(|at| with[*at] != without[*at]).map(|at| at - BLOCK).collect();
+    assert!(changed.iter().all(|at| (12..16).contains(at) || (328..336).contains(at)), "{changed:?}");
+    assert_eq!(recover(&disk, SEGMENT_BYTES).expect("it is sound").hard_state, Some(order.hard_state));
 }
 
 #[test]

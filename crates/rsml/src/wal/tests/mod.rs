@@ -74,6 +74,7 @@ fn hard_state(number: u64) -> HardState {
         promised: View(number),
         accepted_view: View(number / 2),
         generation: number / 3,
+        lease_us: number % 7,
     }
 }
 
