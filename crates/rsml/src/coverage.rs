@@ -96,21 +96,42 @@ const fn is_same(a: &[u8], b: &[u8]) -> bool {
     place == a.len() && place == b.len()
 }
 
+struct Taken {
+    counts: [u64; POINTS.len()],
+    /// The last point, and which have followed which at once, other than themselves.
+    last: usize,
+    pairs: [bool; POINTS.len() * POINTS.len()],
+}
+
+impl Taken {
+    const NOTHING: Taken = Taken { counts: [0; POINTS.len()], last: 0, pairs: [false; POINTS.len() * POINTS.len()] };
+}
+
 thread_local! {
-    static COUNTS: RefCell<[u64; POINTS.len()]> = const { RefCell::new([0; POINTS.len()]) };
+    static TAKEN: RefCell<Taken> = const { RefCell::new(Taken::NOTHING) };
 }
 
 /// A path was taken; called by `coverage!`.
 #[inline(always)]
 pub fn hit(point: usize) {
     if cfg!(feature = "coverage") {
-        COUNTS.with_borrow_mut(|counts| counts[point] += 1);
+        TAKEN.with_borrow_mut(|taken| {
+            taken.counts[point] += 1;
+            if taken.last != point {
+                taken.pairs[taken.last * POINTS.len() + point] = true;
+                taken.last = point;
+            }
+        });
     }
 }
 
-/// How often each of [`POINTS`] was taken in this thread since the last call; all zero without the cargo feature.
-pub fn take() -> [u64; POINTS.len()] {
-    COUNTS.with_borrow_mut(|counts| std::mem::replace(counts, [0; POINTS.len()]))
+/// What was taken in this thread since the last call: how often each of [`POINTS`], and which pairs of two that follow each
+/// other at once, as numbers. Nothing without the cargo feature.
+pub fn take() -> ([u64; POINTS.len()], Vec<usize>) {
+    TAKEN.with_borrow_mut(|taken| {
+        let Taken { counts, pairs, .. } = std::mem::replace(taken, Taken::NOTHING);
+        (counts, (0..pairs.len()).filter(|pair| pairs[*pair]).collect())
+    })
 }
 
 macro_rules! coverage {

@@ -1,117 +1,136 @@
 //! Runs simulations: one seed to look at, or many.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::{Duration, SystemTime};
+use std::str::FromStr;
+use std::time::{Duration, Instant, SystemTime};
 
-use proof::simulator::{Mode, Settings, Until, campaign, run};
+use clap::{Args, Parser};
+use proof::simulator::{Campaign, Figures, Mode, Plan, Settings, Until, campaign, run};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-const USAGE: &str =
-    "sim --seed N [--verbose] | --seeds N | --minutes M  [--first-seed N] [--replicas 1|3|5|mix] [--threads N]
-  --seed N        replays one seed, twice, and compares what happened
-  --verbose       prints what happens (with --seed)
-  --messages      ... and every message that arrives
-  --seeds N       runs N fresh seeds
-  --minutes M     runs fresh seeds for M minutes
-  --first-seed N  begins with seed N instead of one that the clock names
-  --replicas R    1, 3 or 5; mix (the default): the seed decides
-  --threads N     default: one per processor
-  --beyond-budget losses that nobody can make good: refusal is expected, wrong data is not
-  --failures N    goes on until so many seeds have failed
-  --leases        with leases in every run
-  --corruption    one replica once executes otherwise than the log says
-  --require-coverage  fails when a marked path of the core was never taken";
-
-#[derive(Default)]
+/// Simulates whole clusters with faults: one seed to look at, or many.
+///
+/// Exit status: 0 if every promise was kept, 1 if a seed failed (what it did and how to replay it is printed), 2 if the
+/// arguments are wrong.
+#[derive(Parser)]
+#[command(name = "sim")]
 struct Arguments {
-    seed: Option<u64>,
+    #[command(flatten)]
+    what: What,
+    /// Prints what happens (with --seed)
+    #[arg(long, requires = "seed")]
     verbose: bool,
+    /// Prints every message that arrives, too (with --verbose)
+    #[arg(long, requires = "verbose")]
     messages: bool,
-    seeds: Option<u64>,
-    minutes: Option<f64>,
+    /// Begins with seed N instead of one that the clock names
+    #[arg(long, value_name = "N")]
     first_seed: Option<u64>,
-    replicas: Option<u8>,
+    /// 1 to 7; mix: the seed decides, mostly three
+    #[arg(long, value_name = "R", default_value = "mix")]
+    replicas: Replicas,
+    /// One per processor if not given
+    #[arg(long, value_name = "N")]
     threads: Option<usize>,
+    /// Ends with the Nth seed that fails
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    failures: usize,
+    /// Half of the seeds are variations of those that took rare ways (with --seeds or --minutes)
+    #[arg(long)]
+    steer: bool,
+    /// Writes what --hours has seen to this file, as Markdown
+    #[arg(long, value_name = "FILE", requires = "hours")]
+    summary: Option<PathBuf>,
+    /// Fails when a marked path of the core was never taken
+    #[arg(long)]
     require_coverage: bool,
-    mode: Mode,
-    failures: Option<u64>,
+    /// With leases in every run
+    #[arg(long, group = "mode")]
+    leases: bool,
+    /// One replica once executes otherwise than the log says
+    #[arg(long, group = "mode")]
+    corruption: bool,
+    /// Losses that nobody can make good: refusal is expected, wrong data is not
+    #[arg(long, group = "mode")]
+    beyond_budget: bool,
 }
 
-fn parse() -> Result<Arguments, String> {
-    let mut parsed = Arguments::default();
-    let mut arguments = std::env::args().skip(1);
-    while let Some(name) = arguments.next() {
-        if name == "--verbose" {
-            parsed.verbose = true;
-            continue;
-        }
-        if name == "--messages" {
-            parsed.messages = true;
-            continue;
-        }
-        if name == "--require-coverage" {
-            parsed.require_coverage = true;
-            continue;
-        }
-        let mode = match name.as_str() {
-            "--corruption" => Some(Mode::Corruption),
-            "--leases" => Some(Mode::Leases),
-            "--beyond-budget" => Some(Mode::BeyondBudget),
-            _ => None,
-        };
-        if let Some(mode) = mode {
-            parsed.mode = mode;
-            continue;
-        }
-        let value = arguments.next().ok_or_else(|| format!("{name}: unknown, or its value is missing"))?;
-        let wrong = || format!("{name} {value}: not a number that fits");
-        let number = || value.parse::<u64>().map_err(|_| wrong());
-        match name.as_str() {
-            "--seed" => parsed.seed = Some(number()?),
-            "--seeds" => parsed.seeds = Some(number()?),
-            "--minutes" => parsed.minutes = Some(value.parse().map_err(|_| wrong())?),
-            "--first-seed" => parsed.first_seed = Some(number()?),
-            "--failures" => parsed.failures = Some(number()?),
-            "--threads" => parsed.threads = Some(number()? as usize),
-            "--replicas" if value == "mix" => parsed.replicas = None,
-            "--replicas" => {
-                parsed.replicas = Some(value.parse().ok().filter(|r| (1..=7).contains(r)).ok_or_else(wrong)?)
-            }
-            _ => return Err(format!("{name} is unknown")),
+#[derive(Args)]
+#[group(required = true, multiple = false)]
+struct What {
+    /// Replays one seed, twice, and compares what happened
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// Runs N seeds
+    #[arg(long, value_name = "N")]
+    seeds: Option<u64>,
+    /// Runs seeds for M minutes
+    #[arg(long, value_name = "M", value_parser = positive)]
+    minutes: Option<f64>,
+    /// Runs seeds for H hours: all modes in turns, steered
+    #[arg(long, value_name = "H", value_parser = positive, conflicts_with = "mode")]
+    hours: Option<f64>,
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    let number = text.parse::<f64>().ok().filter(|number| number.is_finite() && *number > 0.0);
+    number.ok_or_else(|| "must be a number greater than 0".into())
+}
+
+#[derive(Clone, Copy)]
+struct Replicas(Option<u8>);
+
+impl FromStr for Replicas {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Replicas, &'static str> {
+        let number = || text.parse().ok().filter(|count| (1..=7).contains(count));
+        match text {
+            "mix" => Ok(Replicas(None)),
+            _ => number().map(|count| Replicas(Some(count))).ok_or("must be 1 to 7, or mix"),
         }
     }
-    if [parsed.seed.is_some(), parsed.seeds.is_some(), parsed.minutes.is_some()].iter().filter(|given| **given).count()
-        != 1
-    {
-        return Err("one of --seed, --seeds and --minutes is needed".into());
+}
+
+impl Arguments {
+    fn mode(&self) -> Mode {
+        match (self.leases, self.corruption, self.beyond_budget) {
+            (true, _, _) => Mode::Leases,
+            (_, true, _) => Mode::Corruption,
+            (_, _, true) => Mode::BeyondBudget,
+            _ => Mode::Any,
+        }
     }
-    Ok(parsed)
+
+    fn settings(&self, mode: Mode) -> Settings {
+        Settings { replicas: self.replicas.0, mode, ..Settings::default() }
+    }
+
+    fn plan(&self, first: u64, until: Until, steered: bool) -> Plan {
+        let threads = self.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(2, usize::from));
+        Plan { first, until, threads, most_failures: self.failures, steered }
+    }
 }
 
 fn main() -> ExitCode {
-    let arguments = match parse() {
-        Ok(arguments) => arguments,
-        Err(error) => {
-            eprintln!("{error}\n{USAGE}");
-            return ExitCode::from(2);
-        }
-    };
-    match arguments.seed {
-        Some(seed) => replay(seed, &arguments),
-        None => run_many(&arguments),
+    let arguments = Arguments::parse();
+    match (arguments.what.seed, arguments.what.hours) {
+        (Some(seed), _) => replay(seed, &arguments),
+        (None, Some(hours)) => run_for_hours(hours, &arguments),
+        (None, None) => run_many(&arguments),
     }
 }
 
 /// The same seed twice must be the same run, to the last byte.
 fn replay(seed: u64, arguments: &Arguments) -> ExitCode {
     let settings = Settings {
-        replicas: arguments.replicas,
-        mode: arguments.mode,
         verbose: arguments.verbose,
         messages: arguments.messages,
         trace: true,
+        ..arguments.settings(arguments.mode())
     };
     let first = run(seed, settings);
     let second = run(seed, Settings { verbose: false, ..settings });
@@ -136,32 +155,119 @@ fn replay(seed: u64, arguments: &Arguments) -> ExitCode {
     }
 }
 
-fn run_many(arguments: &Arguments) -> ExitCode {
+/// A seed that no campaign before began with.
+fn fresh_seed() -> u64 {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970").as_nanos() as u64;
-    let first = arguments.first_seed.unwrap_or(now % 1_000_000_000_000);
-    let until = match (arguments.seeds, arguments.minutes) {
+    now % 1_000_000_000_000
+}
+
+fn run_many(arguments: &Arguments) -> ExitCode {
+    let first = arguments.first_seed.unwrap_or_else(fresh_seed);
+    let until = match (arguments.what.seeds, arguments.what.minutes) {
         (Some(count), _) => Until::Seeds(count),
         (None, minutes) => Until::Time(Duration::from_secs_f64(minutes.unwrap_or(1.0) * 60.0)),
     };
-    let threads = arguments.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(2, usize::from));
-    println!("seeds from {first} on, {threads} threads");
-    let settings = Settings { replicas: arguments.replicas, mode: arguments.mode, ..Settings::default() };
-    let done = campaign(first, until, threads, settings, arguments.failures.unwrap_or(1) as usize);
+    let plan = arguments.plan(first, until, arguments.steer);
+    println!("seeds from {first} on, {} threads", plan.threads);
+    let settings = arguments.settings(arguments.mode());
+    let done = campaign(plan, settings);
     print!("{}", done.figures);
-    let seconds = done.took.as_secs_f64();
-    println!(
-        "{seconds:.1} s: {:.1} seeds/s, {:.0} simulated seconds per second",
-        done.figures.seeds as f64 / seconds,
-        done.figures.simulated_us as f64 / 1e6 / seconds
-    );
-    for failure in &done.failures {
-        println!("seed {} FAILED: {}", failure.seed, failure.reason);
-        println!("replay: scripts/sim.sh --seed {} {settings} --verbose", failure.seed);
-    }
+    println!("{:.1} s: {}", done.took.as_secs_f64(), pace(&done));
+    print_failures(&done, settings);
     let uncovered = done.figures.uncovered();
     if arguments.require_coverage && (!uncovered.is_empty() || done.figures.coverage.is_empty()) {
         println!("never taken: {uncovered:?}");
         return ExitCode::FAILURE;
     }
     if done.failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn pace(done: &Campaign) -> String {
+    let seconds = done.took.as_secs_f64();
+    format!(
+        "{:.1} seeds/s, {:.0} simulated seconds per second",
+        done.figures.seeds as f64 / seconds,
+        done.figures.simulated_us as f64 / 1e6 / seconds
+    )
+}
+
+fn print_failures(done: &Campaign, settings: Settings) {
+    for failure in &done.failures {
+        println!("seed {} FAILED: {}", failure.seed, failure.reason);
+        println!("replay: scripts/sim.sh --seed {} {settings} --verbose", failure.seed);
+    }
+}
+
+/// How long each mode runs at a time, in turns, and which share of the time it gets.
+const TURNS: [Mode; 5] = [Mode::Any, Mode::Leases, Mode::Any, Mode::Corruption, Mode::BeyondBudget];
+const TURN: Duration = Duration::from_secs(300);
+
+fn run_for_hours(hours: f64, arguments: &Arguments) -> ExitCode {
+    let whole = Duration::from_secs_f64(hours * 3600.0);
+    let turn = TURN.min(whole / TURNS.len() as u32);
+    let mut first = arguments.first_seed.unwrap_or_else(fresh_seed);
+    let began = first;
+    let mut sums: Vec<(Mode, Campaign)> = Vec::new();
+    let started = Instant::now();
+    for mode in TURNS.into_iter().cycle() {
+        let left = whole.saturating_sub(started.elapsed());
+        let failures: usize = sums.iter().map(|(_, sum)| sum.failures.len()).sum();
+        if left < turn / 2 || failures >= arguments.failures {
+            break;
+        }
+        let settings = arguments.settings(mode);
+        let done = campaign(arguments.plan(first, Until::Time(turn.min(left)), true), settings);
+        println!(
+            "{:>6.0} s: {settings}: {} seeds, {}",
+            started.elapsed().as_secs_f64(),
+            done.figures.seeds,
+            pace(&done)
+        );
+        print_failures(&done, settings);
+        first += done.figures.seeds + done.failures.len() as u64;
+        match sums.iter_mut().find(|(known, _)| *known == mode) {
+            Some((_, sum)) => sum.add(done),
+            None => sums.push((mode, done)),
+        }
+    }
+    let summary = summary(began, started.elapsed(), &sums, arguments);
+    print!("{summary}");
+    if let Some(path) = &arguments.summary
+        && let Err(error) = std::fs::write(path, &summary)
+    {
+        eprintln!("{} cannot be written: {error}", path.display());
+        return ExitCode::FAILURE;
+    }
+    if sums.iter().all(|(_, sum)| sum.failures.is_empty()) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn summary(first: u64, took: Duration, sums: &[(Mode, Campaign)], arguments: &Arguments) -> String {
+    let minutes = took.as_secs_f64() / 60.0;
+    let mut text = format!("{minutes:.0} minutes, seeds from {first} on, half of them steered\n\n");
+    text += "| arguments | seeds | simulated seconds | views led | commits acknowledged | pace | failed |\n";
+    text += "|---|---|---|---|---|---|---|\n";
+    for (mode, sum) in sums {
+        let Campaign { figures, failures, .. } = sum;
+        let settings = arguments.settings(*mode);
+        let simulated = figures.simulated_us / 1_000_000;
+        let failed: Vec<String> = failures.iter().map(|failure| failure.seed.to_string()).collect();
+        let failed = if failed.is_empty() { "none".into() } else { failed.join(", ") };
+        text += &format!(
+            "| `{settings}` | {} | {simulated} | {} | {} | {} | {failed} |\n",
+            figures.seeds,
+            figures.views_led,
+            figures.acknowledged,
+            pace(sum),
+        );
+    }
+    let mut all = Figures::default();
+    sums.iter().for_each(|(_, sum)| all.add(&sum.figures));
+    if !all.coverage.is_empty() {
+        text += &format!("\nmarked paths never taken: {}\n", join_or_none(&all.uncovered()));
+    }
+    text
+}
+
+fn join_or_none(names: &[&str]) -> String {
+    if names.is_empty() { "none".into() } else { names.join(", ") }
 }

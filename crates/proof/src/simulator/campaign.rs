@@ -1,4 +1,4 @@
-//! Many seeds, on all cores: each run has one thread, threads share nothing but the next seed.
+//! Many seeds, on all cores: each run has one thread, threads share nothing but the choice of the next seed.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::figures::Figures;
 use super::run::{Failure, Settings, run};
+use super::steering::Steering;
 
 /// When a campaign ends, if nothing fails before.
 #[derive(Clone, Copy, Debug)]
@@ -20,25 +21,54 @@ pub struct Campaign {
     pub took: Duration,
 }
 
-/// Runs seeds from `first` on, until the first failure, or so many of them.
-pub fn campaign(first: u64, until: Until, threads: usize, settings: Settings, most_failures: usize) -> Campaign {
+impl Campaign {
+    pub fn add(&mut self, other: Campaign) {
+        self.figures.add(&other.figures);
+        self.failures.extend(other.failures);
+        self.took += other.took;
+    }
+}
+
+/// What a campaign is besides its runs.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    /// Seeds from here on.
+    pub first: u64,
+    pub until: Until,
+    pub threads: usize,
+    /// Ends with so many of them.
+    pub most_failures: usize,
+    /// Half of the seeds are variations of those that took rare ways. Needs the cargo feature `coverage`.
+    pub steered: bool,
+}
+
+pub fn campaign(plan: Plan, settings: Settings) -> Campaign {
+    let Plan { first, until, threads, most_failures, steered } = plan;
     let started = Instant::now();
     let next = AtomicU64::new(first);
+    let steering = Mutex::new(Steering::new(first));
     let stopped = AtomicBool::new(false);
     let gathered = Mutex::new((Figures::default(), Vec::new()));
     let work = || {
         let mut figures = Figures::default();
         while !stopped.load(Ordering::Relaxed) {
-            let seed = next.fetch_add(1, Ordering::Relaxed);
+            let fresh = next.fetch_add(1, Ordering::Relaxed);
             let is_over = match until {
-                Until::Seeds(count) => seed >= first + count,
+                Until::Seeds(count) => fresh >= first + count,
                 Until::Time(time) => started.elapsed() >= time,
             };
             if is_over {
                 break;
             }
+            let variation = steered.then(|| steering.lock().expect("no holder panics").choose()).flatten();
+            let seed = variation.unwrap_or(fresh);
             match run(seed, settings) {
-                Ok(success) => figures.add(&success.figures),
+                Ok(success) => {
+                    figures.add(&success.figures);
+                    if steered {
+                        steering.lock().expect("no holder panics").learn(seed, success.figures.pairs);
+                    }
+                }
                 Err(failure) => {
                     let failures = &mut gathered.lock().expect("no holder panics").1;
                     failures.push(failure);

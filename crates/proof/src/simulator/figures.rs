@@ -19,6 +19,8 @@ pub struct Figures {
     pub counts: BTreeMap<&'static str, u64>,
     /// How often each of [`POINTS`] was taken; empty without the cargo feature `coverage`.
     pub coverage: Vec<u64>,
+    /// Pairs of these that were taken one after the other, as numbers; of one run only.
+    pub pairs: Vec<usize>,
     /// Operations of clients: Ok, Fail, Unknown.
     pub operations: BTreeMap<Kind, [u64; 3]>,
 }

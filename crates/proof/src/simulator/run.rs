@@ -8,7 +8,9 @@ use std::sync::Once;
 use super::cluster::Cluster;
 use super::faults::Faults;
 use super::figures::Figures;
+use super::openings::Opening;
 use super::random::Random;
+use super::steering::kind_of;
 use super::workload::Habits;
 
 /// What a run is besides its seed.
@@ -97,7 +99,7 @@ pub fn run(seed: u64, settings: Settings) -> Result<Success, Failure> {
 }
 
 fn run_phases(seed: u64, settings: Settings) -> Success {
-    let mut random = Random::new(!seed);
+    let mut random = Random::new(!kind_of(seed));
     let drawn = random.pick(&[3, 3, 3, 3, 3, 3, 5, 5, 5, 1]);
     // A single one that lost all is another cluster.
     let least = if settings.mode == Mode::BeyondBudget { 3 } else { 1 };
@@ -109,8 +111,9 @@ fn run_phases(seed: u64, settings: Settings) -> Success {
         Mode::BeyondBudget => Faults::any_beyond_budget(&mut random),
     };
     let habits = Habits::any(&mut random);
+    let opening = Opening::any(&mut random);
     if settings.verbose {
-        println!("{replicas} replicas\n{faults:?}\n{habits:?}");
+        println!("{replicas} replicas\n{faults:?}\n{habits:?}\n{opening:?}");
     }
     let mut cluster = Cluster::new(replicas, seed, faults, habits);
     if settings.verbose {
@@ -123,12 +126,14 @@ fn run_phases(seed: u64, settings: Settings) -> Success {
         cluster.record_trace();
     }
     let faulty_us = random.pick(&[3_000_000, 10_000_000, 10_000_000, 20_000_000]);
+    cluster.open(opening);
     cluster.run(faulty_us);
     cluster.expect_progress_of_a_core();
     cluster.heal_and_converge(30_000_000);
     let mut figures = cluster.figures();
     if cfg!(feature = "coverage") {
-        figures.coverage = rsml::coverage::take().to_vec();
+        let (counts, pairs) = rsml::coverage::take();
+        (figures.coverage, figures.pairs) = (counts.to_vec(), pairs);
     }
     Success { figures, trace_hash: settings.trace.then(|| cluster.trace_hash()) }
 }

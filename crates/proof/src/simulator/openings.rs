@@ -1,0 +1,158 @@
+//! How a run begins: situations that random schedules hardly reach are brought about on purpose, and chance goes on from
+//! there.
+//!
+//! An opening is a starting point, not a scene: faults that come by themselves come during it too, its times are drawn, and
+//! nothing is expected of it.
+
+use super::cluster::Cluster;
+use super::events::Event;
+use super::random::Random;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Opening {
+    /// None: chance from the first moment on.
+    Chance,
+    /// A replica that was cut off while the primary changed returns with a log of an older view, and the primary changes
+    /// again while it catches up.
+    OldLogReturns,
+    /// Followers are cut off one after the other, so that a candidate meets logs of the same view that end at different
+    /// places, beside some of older ones.
+    SplitLogs,
+    /// A replica that lags far behind gets what it lacks, until it is cut off in the middle, from one primary after the
+    /// other.
+    StagedTwice,
+}
+
+/// The longest that somebody may take to lead: a few elections.
+const LED_WITHIN_US: u64 = 3_000_000;
+
+impl Opening {
+    /// Mostly chance.
+    pub fn any(random: &mut Random) -> Opening {
+        let openings = [Opening::OldLogReturns, Opening::SplitLogs, Opening::StagedTwice];
+        if random.one_in(4) { random.pick(&openings) } else { Opening::Chance }
+    }
+}
+
+impl Cluster {
+    pub fn open(&mut self, opening: Opening) {
+        if opening == Opening::Chance || self.nodes.len() < 3 {
+            return;
+        }
+        self.say(|| format!("opening: {opening:?}"));
+        let rounds = self.random.between(1, 3);
+        match opening {
+            Opening::Chance => {}
+            Opening::OldLogReturns => self.return_with_an_old_log(rounds),
+            Opening::SplitLogs => (0..rounds).for_each(|_| self.split_logs()),
+            Opening::StagedTwice => self.stage_again_and_again(rounds + 1),
+        }
+        self.cut.clear();
+    }
+
+    /// Lets time pass until somebody other than `not` leads.
+    fn run_until_led(&mut self, not: Option<usize>) -> Option<usize> {
+        let until = self.now + LED_WITHIN_US * self.faults.slowness;
+        while self.now < until {
+            let leads = (0..self.nodes.len()).find(|node| Some(*node) != not && self.nodes[*node].is_primary());
+            if leads.is_some() {
+                return leads;
+            }
+            self.run(10_000);
+        }
+        None
+    }
+
+    fn run_for_up_to(&mut self, most_us: u64) {
+        let for_us = self.random.between(1, most_us);
+        self.run(for_us);
+    }
+
+    /// Clients that do not wait leave this many notes at a node within 100 ms.
+    fn leave_notes(&mut self, node: usize, most: u64) {
+        for _ in 0..self.random.between(most / 3, most) {
+            let after = self.random.below(100_000);
+            self.schedule(after, Event::BlindNote(node));
+        }
+    }
+
+    fn any_but(&mut self, node: usize) -> usize {
+        let step = self.random.between(1, self.nodes.len() as u64 - 1) as usize;
+        (node + step) % self.nodes.len()
+    }
+
+    fn cut_off(&mut self, node: usize) {
+        for peer in (0..self.nodes.len()).filter(|peer| *peer != node) {
+            self.cut.extend([(node, peer), (peer, node)]);
+        }
+    }
+
+    /// The primary is gone, for a while or until it is started again, or is only cut off.
+    fn depose(&mut self, primary: usize) {
+        if self.random.one_in(2) {
+            self.cut_off(primary);
+        } else {
+            self.crash(primary);
+            let (process, after) = (self.nodes[primary].process(), self.random.below(1_500_000));
+            self.schedule(after, Event::Restart(process));
+        }
+    }
+
+    fn return_with_an_old_log(&mut self, changes: u64) {
+        let Some(first) = self.run_until_led(None) else { return };
+        let late = self.any_but(first);
+        self.leave_notes(first, 20);
+        self.run_for_up_to(100_000);
+        self.cut_off(late);
+        let mut primary = first;
+        for _ in 0..changes {
+            self.leave_notes(primary, 20);
+            self.run_for_up_to(300_000);
+            self.depose(primary);
+            let Some(next) = self.run_until_led(Some(primary)) else { break };
+            self.cut.clear();
+            self.cut_off(late);
+            primary = next;
+        }
+        self.cut.clear();
+        self.run_for_up_to(60_000);
+        self.depose(primary);
+        self.run_for_up_to(400_000);
+    }
+
+    fn split_logs(&mut self) {
+        let Some(primary) = self.run_until_led(None) else { return };
+        self.leave_notes(primary, 40);
+        let first = self.any_but(primary);
+        let count = self.nodes.len();
+        for follower in (0..count).map(|place| (first + place) % count).filter(|node| *node != primary) {
+            self.run_for_up_to(25_000);
+            self.cut.insert((primary, follower));
+        }
+        self.run_for_up_to(50_000);
+        self.depose(primary);
+        self.cut.retain(|(from, to)| *from == primary || *to == primary);
+        if self.run_until_led(Some(primary)).is_some() {
+            self.run_for_up_to(30_000);
+        }
+    }
+
+    fn stage_again_and_again(&mut self, times: u64) {
+        let Some(first) = self.run_until_led(None) else { return };
+        let late = self.any_but(first);
+        self.cut_off(late);
+        self.leave_notes(first, 100);
+        self.run_for_up_to(600_000);
+        let mut primary = first;
+        for _ in 0..times {
+            self.cut.clear();
+            self.run_for_up_to(60_000);
+            self.cut_off(late);
+            self.depose(primary);
+            self.cut_off(late);
+            let Some(next) = self.run_until_led(Some(primary)) else { return };
+            self.leave_notes(next, 30);
+            primary = next;
+        }
+    }
+}
