@@ -2,8 +2,8 @@
 
 Each patch is applied to a copy of the working tree outside of the repository, built there, and then hunted: by the fast
 tests of what it changes, then by the simulator with fresh seeds, and, if neither finds it, by the simulator's chosen
-scenes and, where the patch says so, the model check. Most patches are built together, each behind a switch (`switched.py`); the others, and with
-`--apart` all, one by one.
+scenes, where the patch says so the model check, and with `--glue` the tests of whole servers. Most patches are built
+together, each behind a switch (`switched.py`); the others, and with `--apart` all, one by one.
 
 A patch that does not apply or does not compile is an error, never a kill. A seed on which the program fails without the
 patch as well kills nothing: each seed that fails is run once more without it. Tests that fail without any patch end the
@@ -43,6 +43,18 @@ TESTS = {
     "kv-client": ["-p", "kv-client"],
     SCENES: ["-p", "proof", "--test", "simulation"],
 }
+# With --glue also these, in this order: what is around the core, with RocksDB, sockets, threads and processes.
+GLUE = {
+    "rsml": {"rsml driver": ["-p", "rsml", "--test", "driver"]},
+    "kv-store": {"kv-store with RocksDB": ["-p", "kv-store"]},
+    "kv-server": {"kv-server with RocksDB": ["-p", "kv-server"]},
+    "synodkv": {"synodkv": ["-p", "synodkv"]},
+}
+# Whatever the patch changes.
+EVERYWHERE = {"processes": ["-p", "synodkv", "--test", "cluster"]}
+
+
+SUITES = {name: told for suites in [*GLUE.values(), EVERYWHERE] for name, told in suites.items()}
 
 
 class Broken(Exception):
@@ -74,7 +86,14 @@ class Patch:
         return sorted({name.split("/")[1] for name in self.touches if name.startswith("crates/")})
 
     def simulations(self):
-        return self.fields["Simulate"] or [[]]
+        """The arguments of the simulator, one after the other; `Simulate: none`: it never runs what the patch changes."""
+        return [] if self.fields["Simulate"] == [["none"]] else self.fields["Simulate"] or [[]]
+
+    def glue(self):
+        suites = {}
+        for crate in self.crates():
+            suites |= GLUE.get(crate, {})
+        return suites | EVERYWHERE
 
 
 def run(command, cwd, seconds, env=None):
@@ -176,8 +195,9 @@ class Programs:
         return self.get("model", self.copy.build_model)
 
     def tests(self, crate):
-        """(program, directory, arguments) of the tests of this crate, or of the scenes."""
-        built = self.get(f"tests of {crate}", lambda: self.copy.build_tests(TESTS[crate])) if crate in TESTS else []
+        """(program, directory, arguments) of the tests of this crate, of the scenes, or of a suite of the glue."""
+        told = TESTS.get(crate) or SUITES.get(crate)
+        built = self.get(f"tests of {crate}", lambda: self.copy.build_tests(told)) if told else []
         return [(*program, SCENES_FILTER if crate == SCENES else []) for program in built]
 
     def seconds_of_tests(self, crate):
@@ -215,7 +235,7 @@ class Hunt:
 
     def tests(self, crate):
         """The tests of this crate, or the scenes, that fail."""
-        if crate not in TESTS or self.options.no_tests:
+        if crate not in TESTS | SUITES or self.options.no_tests:
             return []
         # A patch may make them slower, but one that does so by this much makes them hang.
         return self.programs.run_tests(crate, self.number, 60 + 5 * self.sound.seconds_of_tests(crate))
@@ -259,7 +279,7 @@ class Hunt:
         tests = next(filter(None, map(self.tests, patch.crates())), [])
         if options.all or not tests:
             seeds, reasons = [], []
-            for number in range(options.runs):
+            for number in range(options.runs if patch.simulations() else 0):
                 for arguments in patch.simulations():
                     needed, why = self.simulate(arguments, first_seed + number * 1_000_000)
                     if needed is not None:
@@ -271,10 +291,12 @@ class Hunt:
                 reasons.append(why)
             result["seeds"] = seeds
             result["reasons"] = reasons
-            tests = tests or ([] if seeds else self.tests(SCENES))
+            tests = tests or ([] if seeds or not patch.simulations() else self.tests(SCENES))
             model = patch.fields.get("Model")
             if model is not None and (options.all or not (tests or seeds)):
                 result["model"] = self.check_model(model)
+            if options.glue and not (tests or seeds or result.get("model")):
+                tests = next(filter(None, map(self.tests, patch.glue())), [])
         result["tests"] = tests
         return result
 
@@ -294,6 +316,8 @@ def parse():
     parser.add_argument("--apart", action="store_true", help="a build for each patch, instead of one with switches")
     parser.add_argument("--all", action="store_true", help="the simulator must try also what a test has found already")
     parser.add_argument("--no-tests", action="store_true", help="the simulator alone")
+    parser.add_argument("--glue", action="store_true", help="what nothing else has found, the tests with RocksDB, "
+                        "sockets, threads and processes must find; builds RocksDB in the copy first")
     parser.add_argument("--check", action="store_true", help="only whether every patch applies")
     parser.add_argument("--markdown", action="store_true", help="the table as Markdown, at the end")
     parser.add_argument("--results", metavar="FILE", help="adds each result to this file, a line of JSON each")

@@ -6,6 +6,7 @@
 #   scripts/mutations.sh --patch FILE...       patches from outside
 #   scripts/mutations.sh --sample 3            three, drawn at random
 #   scripts/mutations.sh --all --markdown      the simulator tries all of them, five times; the table for the manual
+#   scripts/mutations.sh --glue                what nothing else finds, the tests of whole servers must find
 #   scripts/mutations.sh --help                the other options
 #
 # Exit status 1 if a mutation survives, or can't be planted.
