@@ -4,8 +4,8 @@
 #   scripts/sim.sh --seed N [--verbose]     one seed, twice, with the hash of everything that happened
 #   scripts/sim.sh --minutes M              fresh seeds on all cores
 #   scripts/sim.sh --seeds N
-#
-# Further options: --replicas 1|3|5|mix, --first-seed N, --threads N, --require-coverage.
+#   scripts/sim.sh --hours H --summary FILE all modes in turns, half of the seeds steered by coverage
+#   scripts/sim.sh --help                   all options
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export CARGO_TARGET_DIR="${SYNODKV_TARGET_DIR:-$HOME/.cache/synodkv/target}"
