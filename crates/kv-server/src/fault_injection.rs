@@ -11,6 +11,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use kv_api::{KvError, KvOperation, KvOutcome};
 
+use crate::problems::Problem;
 use crate::router::{RequestContext, RequestRouter};
 
 /// The operations that a fault can aim at. `commit` is every write, however it was asked for.
@@ -68,6 +69,14 @@ impl FaultInjector {
         Ok(())
     }
 
+    /// That operations are made to fail, while they are: whoever sees that wants to know why.
+    pub fn problem(&self) -> Option<Problem> {
+        let faults = self.faults.read().expect("no code panics while holding this lock");
+        let text = format!("operations are made to fail, as a tester asked for: {}", show_all(&faults));
+        let remedy = "call setFaultInjection with fault_type \"none\" and probability 0";
+        (!faults.is_empty()).then(|| Problem::new("faults_injected", text, remedy))
+    }
+
     /// The fault that strikes this operation now, if one does.
     fn strike(&self, target: &str) -> Option<FaultRequest> {
         if !self.active.load(Ordering::Acquire) {
@@ -84,16 +93,22 @@ const ALL_CODES: &[&str] = &["", "none", "all"];
 
 /// Something is set, and it is not what is to be cleared: to say that it worked would leave a tester with faults.
 fn nothing_to_clear(request: &FaultRequest, faults: &[FaultRequest]) -> KvError {
-    let shown = |fault: &FaultRequest| match &fault.target {
-        Some(target) => format!("{} of {target}", fault.code),
-        None => fault.code.clone(),
-    };
-    let set: Vec<String> = faults.iter().map(shown).collect();
     KvError::InvalidOperation(format!(
         "no fault {} is set, so that none is cleared: there are {}; fault_type = \"none\" clears all",
-        shown(request),
-        set.join(", ")
+        show(request),
+        show_all(faults)
     ))
+}
+
+fn show(fault: &FaultRequest) -> String {
+    match &fault.target {
+        Some(target) => format!("{} of {target}", fault.code),
+        None => fault.code.clone(),
+    }
+}
+
+fn show_all(faults: &[FaultRequest]) -> String {
+    faults.iter().map(show).collect::<Vec<_>>().join(", ")
 }
 
 fn check(request: &mut FaultRequest) -> Result<(), KvError> {
@@ -167,6 +182,17 @@ mod tests {
     fn fault(code: &str, probability: f64, target: Option<&str>) -> FaultRequest {
         let target = target.map(str::to_string);
         FaultRequest { code: code.to_string(), probability, delay: Duration::ZERO, target }
+    }
+
+    #[test]
+    fn active_faults_are_a_problem_that_status_names() {
+        let injector = FaultInjector::new(true);
+        assert_eq!(injector.problem(), None);
+        injector.set(fault("TIMEOUT", 0.5, Some("get"))).expect("it is allowed");
+        let problem = injector.problem().expect("there is a fault");
+        assert!(problem.text.ends_with("TIMEOUT of get"), "{}", problem.text);
+        injector.set(fault("none", 0.0, None)).expect("it is allowed");
+        assert_eq!(injector.problem(), None);
     }
 
     #[test]

@@ -96,7 +96,7 @@ impl FrontEnd {
             cluster,
             replicas: replicas.clone(),
             metrics: metrics.clone(),
-            faults,
+            faults: faults.clone(),
             limits: config.limits.clone(),
             column_families: config.storage.column_families.clone(),
             max_pin: Duration::from_secs(config.server.max_pin_seconds),
@@ -124,6 +124,7 @@ impl FrontEnd {
         });
         let (found, limit) = (budget.problems(), budget.memory.limit.clone());
         problems.watch(move || found.iter().cloned().chain(budget::memory_short(&limit)).collect());
+        problems.watch(move || faults.problem().into_iter().collect());
         let interface = AdminInterface {
             core: core.clone(),
             metrics: metrics.clone(),

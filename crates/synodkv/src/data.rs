@@ -102,7 +102,7 @@ pub async fn delete(args: DeleteArgs) -> Result<ExitCode, Failure> {
 /// A write that succeeded says nothing to people, as usual in a shell.
 fn confirm(format: Format, key: &str) -> Result<ExitCode, Failure> {
     if format == Format::Json {
-        output::write_json(&json!({ "key": key, "success": true }))?;
+        return output::done(format, &json!({ "key": key, "success": true }), key);
     }
     Ok(ExitCode::SUCCESS)
 }

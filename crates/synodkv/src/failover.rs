@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::admin::{AdminClient, Gathered};
 use crate::cli::FailoverArgs;
 use crate::failure::Failure;
-use crate::output::{self, Format};
+use crate::output;
 
 /// What the server says it did.
 #[derive(Debug, Deserialize)]
@@ -27,11 +27,7 @@ pub async fn run(args: FailoverArgs) -> Result<ExitCode, Failure> {
     let query: Vec<(&str, String)> = args.to.map(|id| ("to", id.to_string())).into_iter().collect();
     let document: Value = client.change_at(Method::POST, address, "/failover", &query).await?;
     let done: Done = serde_json::from_value(document.clone()).map_err(Failure::of_answer)?;
-    match args.format {
-        Format::Json => output::write_json(&document)?,
-        Format::Text => output::write_line(&show(&done))?,
-    }
-    Ok(ExitCode::SUCCESS)
+    output::done(args.format, &document, &show(&done))
 }
 
 /// The primary's server. It is told once, so it must be one that has just answered.

@@ -81,25 +81,21 @@ pub async fn run(args: FamilyArgs) -> Result<ExitCode, Failure> {
         FamilyAction::List(target) => {
             let (_, document): (String, Value) = client.first(&target.admin, "/column-families").await?;
             let families: Families = serde_json::from_value(document.clone()).map_err(Failure::of_answer)?;
-            tell(&target, &document, &show(&families))
+            match target.format {
+                Format::Json => output::write_json(&document)?,
+                Format::Text => output::write_line(&show(&families))?,
+            }
+            Ok(ExitCode::SUCCESS)
         }
         FamilyAction::Create { name, target } => {
             let document = change(&client, Method::POST, &target.admin, &name).await?;
-            tell(&target, &document, &format!("column family {name} exists"))
+            output::done(target.format, &document, &format!("column family {name} exists"))
         }
         FamilyAction::Drop { name, target } => {
             let document = change(&client, Method::DELETE, &target.admin, &name).await?;
-            tell(&target, &document, &format!("column family {name} is gone, with all its rows"))
+            output::done(target.format, &document, &format!("column family {name} is gone, with all its rows"))
         }
     }
-}
-
-fn tell(target: &FamilyTarget, document: &Value, text: &str) -> Result<ExitCode, Failure> {
-    match target.format {
-        Format::Json => output::write_json(document)?,
-        Format::Text => output::write_line(text)?,
-    }
-    Ok(ExitCode::SUCCESS)
 }
 
 async fn change(client: &AdminClient, method: Method, target: &AdminTarget, name: &str) -> Result<Value, Failure> {

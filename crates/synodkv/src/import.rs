@@ -75,12 +75,11 @@ pub async fn run(args: ImportArgs) -> Result<ExitCode, Failure> {
         batch_bytes: BATCH_BYTES.min(limits.max_transaction_bytes.saturating_sub(COMMIT_BYTES)),
     };
     let (written, last) = target.write_all(&mut rows).await?;
-    match args.format {
-        Format::Json => output::write_json(&json!({ "rows": written, "version": last.0 }))?,
-        Format::Text if written == 0 => output::write_line("there is no row, so nothing was written")?,
-        Format::Text => output::write_line(&format!("{written} rows imported, the last ones at version {}", last.0))?,
-    }
-    Ok(ExitCode::SUCCESS)
+    let text = match written {
+        0 => "there is no row, so nothing was written".to_string(),
+        _ => format!("{written} rows imported, the last ones at version {}", last.0),
+    };
+    output::done(args.format, &json!({ "rows": written, "version": last.0 }), &text)
 }
 
 /// What is read, and its name for messages.

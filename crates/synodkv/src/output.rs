@@ -5,6 +5,7 @@
 
 use std::fmt::Display;
 use std::io::{ErrorKind, IsTerminal, Write};
+use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -58,6 +59,16 @@ pub fn write_line(line: &str) -> Result<(), Failure> {
 pub fn write_json(value: &impl Serialize) -> Result<(), Failure> {
     let text = serde_json::to_string(value).map_err(|e| Failure::Unsure(e.to_string()))?;
     write_line(&text)
+}
+
+/// The result of a change that is made: when it can't be written, the message says what was done.
+pub fn done(format: Format, document: &impl Serialize, text: &str) -> Result<ExitCode, Failure> {
+    let written = match format {
+        Format::Json => write_json(document),
+        Format::Text => write_line(text),
+    };
+    written.map_err(|failure| failure.after(&format!("it was done, but not told: {text}; ")))?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Tells people something beside the result, on standard error. When that cannot be had, there is nobody to tell.

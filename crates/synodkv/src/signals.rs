@@ -6,6 +6,7 @@
 //! | SIGQUIT | the same | ends at once, the default |
 //! | SIGHUP | opens its log file and reads its configuration again | ends at once: its terminal is gone |
 //! | SIGUSR1, SIGUSR2, SIGALRM | ignored, with a line in the log | ends at once |
+//! | SIGXFSZ | caught, with a line in the log; the write that fails is handled like any other | ends at once |
 //! | SIGPIPE | ignored | ignored; the write that fails ends it |
 //!
 //! Scripts send such signals to servers of all kinds. None of them may end this one without a hand-over.
@@ -86,5 +87,14 @@ pub fn ignore_others() -> Result<(), Failure> {
             }
         });
     }
+    let mut files_too_large = signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))?;
+    tokio::spawn(async move {
+        while files_too_large.recv().await.is_some() {
+            tracing::error!(
+                "a file has reached the limit on the size of files (`ulimit -f`, LimitFSIZE= of systemd), and cannot grow; \
+                 raise the limit and restart"
+            );
+        }
+    });
     Ok(())
 }

@@ -158,16 +158,24 @@ struct Report<'s> {
 
 impl Report<'_> {
     fn success(&self, outcomes: &[Outcome], committed: &Committed, attempts: u32) -> Result<ExitCode, Failure> {
+        let is_written = self.script.writes();
+        self.tell(outcomes, committed, attempts).map_err(|failure| match is_written {
+            true => failure.after(&format!("it is committed at version {}, but not told: ", committed.version.0)),
+            false => failure,
+        })?;
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn tell(&self, outcomes: &[Outcome], committed: &Committed, attempts: u32) -> Result<(), Failure> {
         match self.format {
-            Format::Text => self.success_text(outcomes, committed)?,
+            Format::Text => self.success_text(outcomes, committed),
             Format::Json => {
                 let mut fields = present::commit_json(committed, self.script.writes(), self.notation);
                 fields.insert("attempts".to_string(), attempts.into());
                 fields.insert("results".to_string(), self.results(outcomes).into());
-                output::write_json(&fields)?;
+                output::write_json(&fields)
             }
         }
-        Ok(ExitCode::SUCCESS)
     }
 
     fn success_text(&self, outcomes: &[Outcome], committed: &Committed) -> Result<(), Failure> {

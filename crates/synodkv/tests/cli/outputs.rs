@@ -142,3 +142,21 @@ fn a_long_range_ends_early_when_nobody_reads_any_more() {
     let output = output(command(&server, &["range", "--limit", "0"]).stdout(closed()));
     assert_eq!((output.status.code(), &text(&output.stderr)[..]), (Some(0), ""));
 }
+
+#[test]
+fn a_change_that_is_made_and_cannot_be_told_says_that_it_was_made() {
+    let server = server_with_rows();
+    let told = |words: &[&str]| {
+        let failed = output(command(&server, words).stdout(full()));
+        assert_eq!(failed.status.code(), Some(3), "{words:?}");
+        text(&failed.stderr)
+    };
+    let committed = told(&["txn", "-e", "set k w"]);
+    assert!(committed.contains("it is committed at version ") && committed.contains("standard output"), "{committed}");
+    let read = told(&["txn", "-e", "get k"]);
+    assert!(!read.contains("committed"), "{read}");
+    let created = told(&["family", "create", "new"]);
+    assert!(created.contains("it was done, but not told: column family new exists"), "{created}");
+    let set = told(&["set", "k", "x", "--format", "json"]);
+    assert!(set.contains("it was done, but not told: k; "), "{set}");
+}

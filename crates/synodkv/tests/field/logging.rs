@@ -382,11 +382,12 @@ fn sighup_says_whether_renewed_certificates_can_be_used() {
 fn a_signal_without_meaning_ends_no_server() {
     run(async {
         let mut server = Server::standalone(level("info")).await;
-        for name in ["USR1", "USR2", "ALRM", "PIPE", "HUP"] {
+        for name in ["USR1", "USR2", "ALRM", "PIPE", "XFSZ", "HUP"] {
             signal(server.id(), name);
         }
         let log = server.log.clone();
-        for name in ["SIGUSR1 has no", "SIGUSR2 has no", "SIGALRM has no", "SIGHUP: read"] {
+        for name in ["SIGUSR1 has no", "SIGUSR2 has no", "SIGALRM has no", "limit on the size of files", "SIGHUP: read"]
+        {
             wait_for(&log, name).await;
         }
         serves(&server).await;
