@@ -21,18 +21,43 @@ pub struct ConsensusRouter {
     store: Arc<ReplicatedKvStore>,
     members: Vec<ReplicaConfig>,
     settings: WriteSettings,
-    pins: Mutex<HashMap<u64, Pin>>,
+    pins: Pins,
 }
 
+/// Where connections have writes under way.
+#[derive(Default)]
+struct Pins(Mutex<HashMap<u64, Pin>>);
+
 /// The replica that has a connection's unanswered writes, and how many these are.
+#[derive(Debug, PartialEq, Eq)]
 struct Pin {
     replica: usize,
     writes: usize,
 }
 
+impl Pins {
+    /// A write of the connection begins: the replica for it is that of the connection's other writes, or `preferred`.
+    fn begin(&self, connection: u64, preferred: usize) -> usize {
+        let mut pins = self.0.lock().expect("no holder of this lock panics");
+        let pin = pins.entry(connection).or_insert(Pin { replica: preferred, writes: 0 });
+        pin.writes += 1;
+        pin.replica
+    }
+
+    fn end(&self, connection: u64) {
+        let mut pins = self.0.lock().expect("no holder of this lock panics");
+        if let Some(pin) = pins.get_mut(&connection) {
+            pin.writes -= 1;
+            if pin.writes == 0 {
+                pins.remove(&connection);
+            }
+        }
+    }
+}
+
 impl ConsensusRouter {
     pub fn new(store: Arc<ReplicatedKvStore>, members: Vec<ReplicaConfig>, settings: WriteSettings) -> Self {
-        ConsensusRouter { store, members, settings, pins: Mutex::new(HashMap::new()) }
+        ConsensusRouter { store, members, settings, pins: Pins::default() }
     }
 
     /// The place of the replica to ask: a local primary, otherwise the first that has not failed.
@@ -170,27 +195,39 @@ impl<'a> PinnedWrite<'a> {
         if router.store.replicas().len() == 1 || connection == 0 {
             return PinnedWrite { router, connection: 0, replica: preferred };
         }
-        let mut pins = router.pins.lock().expect("no holder of this lock panics");
-        let pin = pins.entry(connection).or_insert(Pin { replica: preferred, writes: 0 });
-        pin.writes += 1;
-        PinnedWrite { router, connection, replica: pin.replica }
+        PinnedWrite { router, connection, replica: router.pins.begin(connection, preferred) }
     }
 }
 
 impl Drop for PinnedWrite<'_> {
     fn drop(&mut self) {
-        if self.connection == 0 {
-            return;
-        }
-        let mut pins = self.router.pins.lock().expect("no holder of this lock panics");
-        if let Some(pin) = pins.get_mut(&self.connection) {
-            pin.writes -= 1;
-            if pin.writes == 0 {
-                pins.remove(&self.connection);
-            }
+        if self.connection != 0 {
+            self.router.pins.end(self.connection);
         }
     }
 }
 
 /// Long enough for an inner caller that set no deadline of its own.
 pub(super) const INNER_DEADLINE: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn writes_of_a_connection_stay_with_the_replica_that_has_earlier_ones() {
+        let pins = Pins::default();
+        assert_eq!(pins.begin(7, 0), 0);
+        // Another replica leads from here on.
+        assert_eq!(pins.begin(7, 2), 0, "the first is still under way");
+        assert_eq!(pins.begin(8, 2), 2, "another connection has none");
+        pins.end(7);
+        assert_eq!(pins.begin(7, 1), 0, "one is still under way");
+        pins.end(7);
+        pins.end(7);
+        assert_eq!(pins.begin(7, 1), 1, "all have ended");
+        pins.end(7);
+        pins.end(8);
+        assert!(pins.0.lock().expect("no panic").is_empty(), "what has ended leaves nothing behind");
+    }
+}

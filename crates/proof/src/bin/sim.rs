@@ -172,6 +172,9 @@ fn run_many(arguments: &Arguments) -> ExitCode {
     let settings = arguments.settings(arguments.mode());
     let done = campaign(plan, settings);
     print!("{}", done.figures);
+    if done.pairs > 0 {
+        println!("{} pairs of these, one right after the other", done.pairs);
+    }
     println!("{:.1} s: {}", done.took.as_secs_f64(), pace(&done));
     print_failures(&done, settings);
     let uncovered = done.figures.uncovered();

@@ -76,23 +76,24 @@ impl Chosen {
         let mut vote = counted.unwrap_or(before.min(end));
         let (entries, of_view) = (&self.entries, self.logs.entry(view).or_default());
         for sequence in (vote.next().0..=end.0).map(Sequence) {
-            // A copied database has taken the place of what lies before: chosen, but not by this log.
-            if sequence < log.first() && sequence > chosen {
-                break;
-            }
-            if let Some(hash) = log.hash(sequence) {
-                let is_chosen = sequence > before && entries.get(&sequence) == Some(&hash);
-                match of_view.get(&sequence) {
-                    Some(held) if *held == hash => {}
-                    // Chosen in a higher view, and installed into a log of this one.
-                    _ if is_chosen => break,
-                    Some(_) => {
-                        let story =
-                            format!("{disk:?} holds another entry {sequence} in {view} than a log of that view");
-                        return Err(Violation::new("chosen", "two logs of one view", story));
-                    }
-                    None => _ = of_view.insert(sequence, hash),
+            let Some(hash) = log.hash(sequence) else {
+                // It was let go of, or a copied database took its place: chosen, and a vote only if it was one before.
+                if sequence > chosen {
+                    break;
                 }
+                vote = sequence;
+                continue;
+            };
+            let is_chosen = sequence > before && entries.get(&sequence) == Some(&hash);
+            match of_view.get(&sequence) {
+                Some(held) if *held == hash => {}
+                // Chosen in a higher view, and installed into a log of this one.
+                _ if is_chosen => break,
+                Some(_) => {
+                    let story = format!("{disk:?} holds another entry {sequence} in {view} than a log of that view");
+                    return Err(Violation::new("chosen", "two logs of one view", story));
+                }
+                None => _ = of_view.insert(sequence, hash),
             }
             vote = sequence;
         }

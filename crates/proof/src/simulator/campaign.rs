@@ -19,6 +19,8 @@ pub struct Campaign {
     pub figures: Figures,
     pub failures: Vec<Failure>,
     pub took: Duration,
+    /// Different pairs of marked paths that were taken one after the other: how much a campaign has seen.
+    pub pairs: usize,
 }
 
 impl Campaign {
@@ -26,6 +28,7 @@ impl Campaign {
         self.figures.add(&other.figures);
         self.failures.extend(other.failures);
         self.took += other.took;
+        self.pairs = self.pairs.max(other.pairs);
     }
 }
 
@@ -65,9 +68,7 @@ pub fn campaign(plan: Plan, settings: Settings) -> Campaign {
             match run(seed, settings) {
                 Ok(success) => {
                     figures.add(&success.figures);
-                    if steered {
-                        steering.lock().expect("no holder panics").learn(seed, success.figures.pairs);
-                    }
+                    steering.lock().expect("no holder panics").learn(seed, success.figures.pairs);
                 }
                 Err(failure) => {
                     let failures = &mut gathered.lock().expect("no holder panics").1;
@@ -84,5 +85,6 @@ pub fn campaign(plan: Plan, settings: Settings) -> Campaign {
         }
     });
     let (figures, failures) = gathered.into_inner().expect("no holder panics");
-    Campaign { figures, failures, took: started.elapsed() }
+    let pairs = steering.into_inner().expect("no holder panics").pairs();
+    Campaign { figures, failures, took: started.elapsed(), pairs }
 }

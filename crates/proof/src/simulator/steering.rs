@@ -80,6 +80,11 @@ impl Steering {
         }
     }
 
+    /// Different pairs that any run took.
+    pub fn pairs(&self) -> usize {
+        self.taken.iter().filter(|runs| **runs > 0).count()
+    }
+
     fn rarity(&self, place: usize) -> f64 {
         rarity(&self.taken, &self.kept[place].pairs)
     }

@@ -50,6 +50,27 @@ fn damage_that_a_read_meets_is_noted_told_and_ends_in_an_empty_database() {
 }
 
 #[test]
+fn damage_of_a_database_that_was_replaced_says_nothing_about_the_live_one() {
+    let place = Place::new(EngineKind::RocksDb);
+    let mut executor = place.open(0);
+    let keys: Vec<String> = (0..500).map(|i| format!("key {i:0100}")).collect();
+    apply(&mut executor, &keys.iter().map(String::as_str).collect::<Vec<_>>(), "1");
+    executor.reader().database().flush().expect("flushed");
+    drop(executor);
+    flip_a_byte(&place.replica().join("db"));
+
+    let databases = place.databases();
+    let former = databases.clone().open(0).expect("damage in rows is not found at once");
+    let live = Place::new(EngineKind::Memory).open(1);
+    databases.clone().watch(1, &live.reader().database());
+    databases.on_damage(|reason| panic!("the live database is sound: {reason}"));
+    // A reader that began before the switch goes on with the former one.
+    let read = former.hash_rows("", b"", former.applied_version(), u64::MAX);
+    assert!(matches!(read, Err(KvError::Corruption(_))), "{read:?}");
+    assert_eq!(place.names(), ["db"], "no mark");
+}
+
+#[test]
 fn an_error_of_damage_is_told_apart_from_others() {
     let place = Place::new(EngineKind::RocksDb);
     let mut executor = place.open(0);

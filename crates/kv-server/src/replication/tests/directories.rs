@@ -7,6 +7,7 @@ use rsml::{ExecutionNotifier, Sequence};
 
 use super::{Place, apply};
 use crate::replication::{DatabasePlace, KvStoreExecutor};
+use crate::router::ReadSlots;
 
 /// A replica's directory whose database of `generation` has applied three values.
 fn filled(generation: u64) -> Place {
@@ -59,6 +60,34 @@ fn a_marked_database_is_set_aside_and_an_empty_one_opened() {
     // Set aside once: what is there now is another database.
     assert_eq!(applied(&place.open(2)), 0);
     assert_eq!(place.names(), ["db-2", "db-2.damaged-1"]);
+}
+
+#[test]
+fn a_mark_stays_until_the_database_is_set_aside() {
+    let place = filled(0);
+    mark(&place, r#"{"generation": 0, "reason": "x"}"#);
+    // The highest number there is, taken: nothing can be renamed to the next one.
+    let obstacle = place.replica().join(format!("db.damaged-{}", u64::MAX));
+    fs::create_dir_all(obstacle.join("kept")).expect("created");
+    let opened = KvStoreExecutor::open(place.databases(), ReadSlots::new(1), 0);
+    assert!(opened.err().expect("it cannot be set aside").to_string().contains("cannot rename"));
+    assert!(place.replica().join("damaged").exists(), "the next start has to know");
+    fs::remove_dir_all(obstacle).expect("removed");
+    assert_eq!(applied(&place.open(0)), 0);
+    assert_eq!(place.names(), ["db", "db.damaged-1"]);
+}
+
+#[test]
+fn a_mark_whose_database_is_set_aside_already_speaks_of_nothing() {
+    let place = filled(0);
+    fs::rename(place.replica().join("db"), place.replica().join("db.damaged-1")).expect("renamed");
+    mark(&place, r#"{"generation": 0, "reason": "x"}"#);
+    let mut executor = place.open(0);
+    apply(&mut executor, &["a"], "1");
+    executor.reader().database().flush().expect("flushed");
+    drop(executor);
+    assert_eq!(applied(&place.open(0)), 1, "it is another database");
+    assert_eq!(place.names(), ["db", "db.damaged-1"]);
 }
 
 #[test]
