@@ -249,9 +249,12 @@ impl DataDir {
     }
 }
 
-/// Makes a directory, and those above it. What stands in the way is named.
+/// Makes a directory, and those above it, so that they survive a loss of power. What stands in the way is named.
 pub(crate) fn make_directory(path: &Path) -> Result<(), DataDirError> {
-    let Err(error) = fs::create_dir_all(path) else { return Ok(()) };
+    let missing = path.ancestors().filter(|path| !path.as_os_str().is_empty()).take_while(|path| !path.exists());
+    // One that is there already may have been made by a process that was killed before it synchronised anything.
+    let entries: Vec<&Path> = std::iter::once(path).chain(missing).collect();
+    let Err(error) = fs::create_dir_all(path) else { return entries.into_iter().rev().try_for_each(sync_entry) };
     // From the top, so that the first fault is named and not what follows from it.
     let mut above: Vec<&Path> = path.ancestors().filter(|path| !path.as_os_str().is_empty()).collect();
     above.reverse();
@@ -271,6 +274,14 @@ pub(crate) fn make_directory(path: &Path) -> Result<(), DataDirError> {
         });
     }
     Err(io_error("create", path)(error))
+}
+
+/// Makes the entry of `path` in the directory above it survive a loss of power.
+fn sync_entry(path: &Path) -> Result<(), DataDirError> {
+    let Some(above) = path.parent() else { return Ok(()) };
+    // A path of one part lies in the working directory.
+    let above = if above.as_os_str().is_empty() { Path::new(".") } else { above };
+    File::open(above).and_then(|above| above.sync_all()).map_err(io_error("synchronise", above))
 }
 
 fn name_of_kind(kind: fs::FileType) -> &'static str {

@@ -26,6 +26,7 @@ use kv_store::{
 use serde::{Deserialize, Serialize};
 
 use super::place::DatabasePlace;
+use crate::data_dir::make_directory;
 
 const GENERATION_0: &str = "db";
 const LATER_PREFIX: &str = "db-";
@@ -222,7 +223,7 @@ impl DatabasePlace for ReplicaDatabases {
     /// that is opened is empty.
     fn open(self: Arc<Self>, generation: u64) -> Result<Arc<TransactionalKvDatabase>, KvError> {
         if self.survive_exit() {
-            fs::create_dir_all(&self.folder).map_err(failed_to("create", &self.folder))?;
+            make_directory(&self.folder).map_err(|error| KvError::Storage(error.to_string()))?;
             self.remove_leftovers(generation)?;
             self.obey_marker(generation)?;
         }

@@ -17,7 +17,7 @@ use super::databases::ReplicaDatabases;
 use super::executor::KvStoreExecutor;
 use crate::budget::Budget;
 use crate::config::{Address, Config, EngineKind, PeerTlsConfig};
-use crate::data_dir::DataDir;
+use crate::data_dir::{DataDir, make_directory};
 use crate::manager::{ServerError, shared_resources};
 use crate::router::{LocalReader, ReadSlots};
 use crate::space::SpaceWatch;
@@ -212,7 +212,8 @@ impl Start<'_> {
     fn log(&self, id: u32) -> std::io::Result<WalStorage> {
         let segment_bytes = self.config.replication.wal_segment_mb << 20;
         let path = self.data_dir.replica_wal(id);
-        std::fs::create_dir_all(&path)?;
+        let replica = path.parent().expect("it lies in the replica's directory");
+        make_directory(replica).map_err(std::io::Error::other)?;
         WalStorage::open(path, WalOptions { segment_bytes, ..WalOptions::default() }).map_err(std::io::Error::other)
     }
 }

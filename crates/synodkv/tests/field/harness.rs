@@ -112,6 +112,11 @@ impl Server {
         Server { thrift, admin, data_dir, config, log, setup, child: None, _folder: None }
     }
 
+    /// What surrounds its next starts.
+    pub fn surround(&mut self, change: impl FnOnce(Setup) -> Setup) {
+        self.setup = change(std::mem::take(&mut self.setup));
+    }
+
     /// The command that starts it, its environment empty but for what the set-up says.
     pub fn command(&self) -> Command {
         let mut command = Command::new("sh");

@@ -18,4 +18,6 @@ mod health;
 mod limits;
 mod logging;
 mod network;
+#[cfg(feature = "rocksdb")]
+mod power;
 mod tools;

@@ -78,6 +78,8 @@ impl RocksEngine {
         let filter_floor = FilterFloor::default();
         let db = DB::open_cf_descriptors(&db_options, folder.path(), families(&options, &filter_floor))
             .map_err(|error| open_error(folder.path(), &error))?;
+        // RocksDB synchronises its folder, and not the entry of it in the folder above.
+        folder.sync()?;
         let mut write_options = WriteOptions::default();
         match options.durability {
             Durability::EveryWrite => write_options.set_sync(true),
