@@ -1,13 +1,19 @@
 //! The client against peers that answer, or misbehave, as each test says: single requests against one, transactions
 //! against a few replicas of one small database.
 
+mod clock;
 mod commits;
+mod doubt;
+mod exchanges;
+mod pages;
 mod peer;
 mod reads;
 mod replicas;
 mod requests;
+mod rounds;
 mod runs;
 mod store;
+mod storm;
 
 use std::time::Duration;
 

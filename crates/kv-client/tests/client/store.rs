@@ -8,7 +8,7 @@ use kv_api::thrift::{ThriftCall, ThriftReply};
 
 use crate::peer::{Action, Peer};
 
-type Map = BTreeMap<Vec<u8>, Vec<u8>>;
+pub type Map = BTreeMap<Vec<u8>, Vec<u8>>;
 
 /// What a replica does instead of serving a call; `None`: it serves.
 type Fault = Box<dyn FnMut(&ThriftCall, &Store) -> Option<Action> + Send>;
@@ -24,6 +24,10 @@ pub struct Contents {
     /// Keys and ranges that each version wrote.
     written: Vec<Vec<(Vec<u8>, Vec<u8>)>>,
     once: HashMap<Vec<u8>, AtomicCommitResponse>,
+    /// Commits that took effect, each with its version.
+    pub executed: Vec<(i64, AtomicCommitRequest)>,
+    /// Commits that depend on an older version are refused.
+    oldest: i64,
     /// Every commit that arrived, in order.
     pub commits: Vec<AtomicCommitRequest>,
     /// How often each replica was asked, by the name of the method.
@@ -39,6 +43,8 @@ impl Default for Contents {
             versions: vec![Map::new(), Map::new()],
             written: vec![Vec::new(), Vec::new()],
             once: HashMap::new(),
+            executed: Vec::new(),
+            oldest: 0,
             commits: Vec::new(),
             calls: Vec::new(),
             addresses: Vec::new(),
@@ -75,6 +81,8 @@ impl Store {
     pub fn serve(&self, call: ThriftCall) -> ThriftReply {
         let mut contents = self.contents();
         match call {
+            ThriftCall::Get(request) => contents.get_newest(&request.key).into(),
+            ThriftCall::SetKey(request) => contents.set(request).into(),
             ThriftCall::GetReadVersion(_) => contents.read_version().into(),
             ThriftCall::SnapshotGet(request) => contents.get(&request).into(),
             ThriftCall::SnapshotGetRange(request) => contents.range(&request).into(),
@@ -86,18 +94,14 @@ impl Store {
 
     /// Writes as somebody else would.
     pub fn set(&self, key: &str, value: &str) {
-        let operation = Operation::new("set".to_string(), key.into(), Vec::from(value), None, None);
-        self.contents().execute(&AtomicCommitRequest::new(
-            0,
-            vec![operation],
-            Vec::new(),
-            None,
-            None,
-            None,
-            None,
-            None,
-            None,
-        ));
+        self.contents().set(SetRequest { key: key.into(), value: value.into(), column_family: None });
+    }
+
+    /// So much time passes that no result is remembered and no version of now can be depended on.
+    pub fn let_much_time_pass(&self) {
+        let mut contents = self.contents();
+        contents.once.clear();
+        contents.oldest = contents.newest() + 1;
     }
 
     pub fn value(&self, key: &str) -> Option<String> {
@@ -124,7 +128,7 @@ pub fn refused(code: &str) -> AtomicCommitResponse {
 }
 
 impl Contents {
-    fn newest(&self) -> i64 {
+    pub fn newest(&self) -> i64 {
         self.versions.len() as i64 - 1
     }
 
@@ -162,6 +166,23 @@ impl Contents {
         SnapshotGetRangeResponse { key_values: page, success: true, error: None, has_more, error_code: None }
     }
 
+    /// The rows as of a version.
+    pub fn rows(&self, version: i64) -> &Map {
+        &self.versions[version as usize]
+    }
+
+    fn get_newest(&self, key: &[u8]) -> GetResponse {
+        let value = self.rows(self.newest()).get(key).cloned();
+        GetResponse { found: value.is_some(), value: value.unwrap_or_default(), error: None, error_code: None }
+    }
+
+    fn set(&mut self, request: SetRequest) -> SetResponse {
+        let operation = Operation::new("set".to_string(), request.key, request.value, None, None);
+        let operations = vec![operation];
+        self.execute(&AtomicCommitRequest::new(0, operations, Vec::new(), None, None, None, None, None, None));
+        SetResponse { success: true, error: None, error_code: None }
+    }
+
     /// As a server does: a known id first, then conflicts, then the operations.
     fn commit(&mut self, request: AtomicCommitRequest) -> AtomicCommitResponse {
         self.commits.push(request.clone());
@@ -170,6 +191,10 @@ impl Contents {
         }
         if let Some(known) = request.idempotency_id.as_ref().and_then(|id| self.once.get(id)) {
             return known.clone();
+        }
+        let depends = request.read_conflicts.is_some() || request.read_conflict_ranges.is_some();
+        if depends && request.read_version < self.oldest {
+            return refused("TRANSACTION_TOO_OLD");
         }
         if self.has_conflict(&request) {
             return refused("CONFLICT");
@@ -181,6 +206,7 @@ impl Contents {
         response
     }
 
+    /// Whether something that the commit depends on was written since.
     fn has_conflict(&self, request: &AtomicCommitRequest) -> bool {
         let single =
             request.read_conflicts.iter().flatten().map(|key| (key.key.clone(), [&key.key[..], &[0]].concat()));
@@ -220,6 +246,7 @@ impl Contents {
         }
         self.versions.push(rows);
         self.written.push(written);
+        self.executed.push((version as i64, request.clone()));
         let stamp = [&version.to_be_bytes()[..], &[0, 0]].concat();
         let generated = (!generated.is_empty()).then_some(generated);
         AtomicCommitResponse::new(true, None, None, version as i64, stamp, generated, None, None, None, None)

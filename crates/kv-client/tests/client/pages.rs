@@ -1,0 +1,150 @@
+//! Ranges in many pages, with trouble at each boundary between two of them: all rows come, once, or an error does.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use kv_api::thrift::ThriftCall;
+use kv_api::thrift::generated::SnapshotGetRangeResponse;
+use kv_client::{ErrorCode, Options, Range};
+
+use crate::clock::passing;
+use crate::peer::{Action, Gate};
+use crate::store::Store;
+use crate::{alone, connect};
+
+const ROWS: usize = 60;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Trouble {
+    Close,
+    Silence,
+    Halves,
+    HalfAndClose,
+    Twice,
+    AsAnother,
+    TooOld,
+}
+
+const TROUBLES: [Trouble; 7] = [
+    Trouble::Close,
+    Trouble::Silence,
+    Trouble::Halves,
+    Trouble::HalfAndClose,
+    Trouble::Twice,
+    Trouble::AsAnother,
+    Trouble::TooOld,
+];
+
+impl Trouble {
+    fn befalls(self, call: ThriftCall, store: &Store) -> Action {
+        let reply = store.serve(call);
+        match self {
+            Trouble::Close => Action::Close,
+            Trouble::Silence => Action::Silence,
+            Trouble::Halves => Action::Halves(reply, Gate::closed()),
+            Trouble::HalfAndClose => Action::HalfAndClose(reply),
+            Trouble::Twice => Action::Twice(reply),
+            Trouble::AsAnother => Action::AsAnEarlierOne(reply, 1),
+            Trouble::TooOld => {
+                let (error, code) = ("too old".to_string(), "TRANSACTION_TOO_OLD".to_string());
+                Action::Reply(SnapshotGetRangeResponse::new(Vec::new(), false, error, false, code).into())
+            }
+        }
+    }
+}
+
+fn key(number: usize) -> String {
+    format!("k{number:03}")
+}
+
+/// Pages of a few rows: the server ends each as soon as it has so many bytes.
+fn small_pages() -> Options {
+    let short = Duration::from_millis(50);
+    Options { range_page_bytes: 40, attempt_timeout: short, stall_timeout: short, ..alone() }
+}
+
+/// What the client asked for, page by page.
+type Pages = Arc<Mutex<Vec<(Vec<u8>, Vec<u8>)>>>;
+
+#[tokio::test(start_paused = true)]
+async fn no_row_is_lost_or_doubled_at_a_boundary_where_an_answer_goes_astray() {
+    for (trouble, at_page) in TROUBLES.iter().flat_map(|trouble| (0..6).map(|page| (*trouble, page))) {
+        let store = Store::default();
+        (0..ROWS).for_each(|number| store.set(&key(number), "some value"));
+        let pages = Pages::default();
+        let asked = pages.clone();
+        let peer = store
+            .replica(move |call, store| {
+                let ThriftCall::SnapshotGetRange(request) = call else { return None };
+                let mut asked = asked.lock().expect("no panic");
+                asked.push((request.begin_key.clone()?, request.end_key.clone()?));
+                // A refusal is believed only when it comes twice: another replica may know more.
+                let times = if trouble == Trouble::TooOld { 2 } else { 1 };
+                let is_hit = (at_page..at_page + times).contains(&(asked.len() - 1));
+                is_hit.then(|| trouble.befalls(call.clone(), store))
+            })
+            .await;
+        let db = passing(connect(&peer, small_pages())).await;
+        for (reverse, limit) in [(false, None), (true, None), (false, Some(23)), (true, Some(23))] {
+            pages.lock().expect("no panic").clear();
+            let mut range = Range::prefix("k");
+            let mut expected: Vec<String> = (0..ROWS).map(key).collect();
+            if reverse {
+                (range, expected) = (range.reverse(), expected.into_iter().rev().collect());
+            }
+            if let Some(limit) = limit {
+                range = range.limit(limit);
+                expected.truncate(limit);
+            }
+            let result = passing(db.transaction().get_range(range).all()).await;
+            assert!(pages.lock().expect("no panic").len() > at_page, "it was not tested");
+            match result {
+                Ok(rows) => {
+                    let keys: Vec<&[u8]> = rows.iter().map(|row| &row.key[..]).collect();
+                    let expected: Vec<&[u8]> = expected.iter().map(String::as_bytes).collect();
+                    assert_eq!(keys, expected, "{trouble:?} at page {at_page}, reverse: {reverse}, {limit:?}");
+                    assert_ne!(trouble, Trouble::TooOld, "that page did not come");
+                }
+                Err(error) => {
+                    assert_eq!(error.code(), Some(&ErrorCode::TransactionTooOld), "{trouble:?}: {error:?}");
+                    assert_eq!(trouble, Trouble::TooOld);
+                }
+            }
+        }
+    }
+}
+
+/// Right before, at, and right behind the last key of a page there is something: a row, nothing, or an own write.
+#[tokio::test(start_paused = true)]
+async fn own_writes_and_gaps_at_the_boundaries_of_pages_are_seen_once() {
+    let store = Store::default();
+    // Keys that are each other's nearest neighbours.
+    let keys = ["a", "a\0", "a\0\0", "a\x01", "b", "b\0", "c", "c\u{7f}", "d", "d\0", "e", "e\0", "f", "g"];
+    keys.iter().for_each(|key| store.set(key, "v"));
+    let peer = store.honest().await;
+    for range_page_bytes in 1..12 {
+        let db = passing(connect(&peer, Options { range_page_bytes, ..small_pages() })).await;
+        for own in keys.iter().flat_map(|key| [key.to_string(), format!("{key}\0\x01")]) {
+            for (reverse, delete) in [(false, false), (true, false), (false, true), (true, true)] {
+                let tx = db.transaction();
+                let mut expected: Vec<String> = keys.iter().map(|key| key.to_string()).collect();
+                expected.retain(|key| *key != own);
+                if delete {
+                    tx.delete(&own);
+                } else {
+                    tx.set(&own, "mine");
+                    expected.push(own.clone());
+                }
+                expected.sort();
+                let mut range = Range::all();
+                if reverse {
+                    (range, expected) = (range.reverse(), expected.into_iter().rev().collect());
+                }
+                let rows = passing(tx.get_range(range).all()).await.expect("rows");
+                let found: Vec<String> =
+                    rows.iter().map(|row| String::from_utf8_lossy(&row.key).into_owned()).collect();
+                assert_eq!(found, expected, "{own:?}, pages of {range_page_bytes} bytes, reverse: {reverse}");
+            }
+        }
+    }
+}
