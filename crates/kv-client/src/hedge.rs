@@ -76,6 +76,13 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_failure_ends_nothing_while_another_one_may_still_answer() {
+        // The second one fails long after the last one was asked.
+        let questions = [answer(Some(10_000), Ok(0)), answer(Some(5_000), Err(1)), answer(Some(100), Err(2))];
+        assert_eq!(first_answer(questions, PAUSE).await, Ok((0, 0)));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn when_all_fail_every_failure_is_told() {
         let questions = [answer(Some(2000), Err(10)), answer(Some(0), Err(11))];
         assert_eq!(first_answer(questions, PAUSE).await, Err(vec![(1, 11), (0, 10)]));

@@ -1,8 +1,8 @@
 //! Time that passes only when nothing else happens.
 //!
-//! Tests of deadlines run on a paused clock, in one thread. The clock moves by a step whenever nothing has happened for a
-//! number of turns of the runtime, so a timeout comes before an answer only where the answer is held back. (The runtime's
-//! own way to move a paused clock does not wait for sockets.)
+//! Tests of deadlines run on a paused clock, in one thread. The clock moves by a step whenever nothing has happened
+//! for a number of turns of the runtime, so a timeout comes before an answer only where the answer is held back. (The
+//! runtime's own way to move a paused clock does not wait for sockets.)
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};

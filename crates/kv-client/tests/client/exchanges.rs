@@ -215,25 +215,30 @@ async fn whatever_is_waited_for_ends_at_the_deadline() {
     }
 }
 
-/// The first one hangs with its answer ready; the second one fails; the third one is behind a connection that breaks.
+/// The first one hangs with its answer ready; the second one breaks off late, and the third one in the middle.
 #[tokio::test(start_paused = true)]
 async fn a_read_of_many_endpoints_is_answered_by_whichever_can() {
-    let gate = Gate::closed();
-    let late = |gate: &Gate| {
-        let gate = gate.clone();
-        move |call: ThriftCall| {
-            let reply = value_of(call);
-            Action::after(&gate, move || Action::Reply(reply))
-        }
-    };
-    let (first, second) = (Peer::start(late(&gate)).await, Peer::start(|_| Action::Close).await);
+    let (gate, breaking) = (Gate::closed(), Gate::closed());
+    let asked = Arc::new(AtomicUsize::new(0));
+    let (late, end, count) = (gate.clone(), breaking.clone(), asked.clone());
+    let first = Peer::start(move |call| {
+        count.fetch_add(1, Ordering::SeqCst);
+        let reply = value_of(call);
+        Action::after(&late, move || Action::Reply(reply))
+    })
+    .await;
+    let second = Peer::start(move |_| Action::after(&end, || Action::Close)).await;
     let third = Peer::start(|call| Action::HalfAndClose(value_of(call))).await;
     let options = Options { hedge_after: SHORT / 10, ..timing(LONG, LONG) };
     let client = client(&[&first, &second, &third], options).await;
     let mut reading = pin!(get(&client, "a"));
-    assert_eq!(standing_still(reading.as_mut()).await, None);
-    advance(SHORT).await;
+    for _ in 0..3 {
+        assert_eq!(standing_still(reading.as_mut()).await, None);
+        advance(SHORT).await;
+    }
+    breaking.open();
     assert_eq!(standing_still(reading.as_mut()).await, None, "two have failed, and the first one may still answer");
+    assert_eq!(asked.load(Ordering::SeqCst), 1, "its first answer is waited for");
     gate.open();
     assert_eq!(standing_still(reading.as_mut()).await, Some(Ok(Some("a".into()))));
     assert_eq!(passing(get(&client, "b")).await, Ok(Some("b".into())));

@@ -3,11 +3,11 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use kv_api::thrift::ThriftCall;
 use kv_api::thrift::generated::SnapshotGetRangeResponse;
+use kv_api::thrift::{ThriftCall, ThriftReply};
 use kv_client::{ErrorCode, Options, Range};
 
-use crate::clock::passing;
+use crate::clock::{passing, settle};
 use crate::peer::{Action, Gate};
 use crate::store::Store;
 use crate::{alone, connect};
@@ -111,6 +111,37 @@ async fn no_row_is_lost_or_doubled_at_a_boundary_where_an_answer_goes_astray() {
                 }
             }
         }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_row_is_asked_for_twice_where_all_goes_well() {
+    for (reverse, limit) in [(false, ROWS), (true, ROWS), (false, 23), (true, 23)] {
+        let store = Store::default();
+        (0..ROWS).for_each(|number| store.set(&key(number), "some value"));
+        let served = Arc::new(Mutex::new(Vec::new()));
+        let of_peer = served.clone();
+        let peer = store
+            .replica(move |call, store| {
+                let ThriftCall::SnapshotGetRange(_) = call else { return None };
+                let reply = store.serve(call.clone());
+                let ThriftReply::SnapshotGetRange(page) = &reply else { panic!("another reply: {reply:?}") };
+                of_peer.lock().expect("no panic").extend(page.key_values.iter().map(|row| row.key.clone()));
+                Some(Action::Reply(reply))
+            })
+            .await;
+        let db = passing(connect(&peer, small_pages())).await;
+        let range = Range::prefix("k").limit(limit);
+        let range = if reverse { range.reverse() } else { range };
+        let mut rows = db.transaction().get_range(range);
+        let mut keys = Vec::new();
+        while let Some(row) = passing(rows.next()).await.expect("no failure") {
+            keys.push(row.key);
+            // The page ahead has time to come.
+            settle().await;
+        }
+        assert_eq!(keys.len(), limit);
+        assert_eq!(*served.lock().expect("no panic"), keys, "reverse: {reverse}");
     }
 }
 

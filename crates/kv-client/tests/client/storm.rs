@@ -1,9 +1,9 @@
 //! Many clients at once, and replicas that lose, delay, double and cut whatever they please.
 //!
-//! Each seed draws the number of replicas, the client's settings, what the programs do, and how often each kind of trouble
-//! happens (some never, so that runs differ in kind). The replicas share one small database, which also is the judge: it
-//! keeps every version and every commit that took effect. Which replica a client prefers, and how long it pauses, is the
-//! client's own draw: a seed repeats the troubles, not each turn of the run.
+//! Each seed draws the number of replicas, the client's settings, what the programs do, and how often each kind of
+//! trouble happens (some never, so that runs differ in kind). The replicas share one small database, which also is the
+//! judge: it keeps every version and every commit that took effect. Which replica a client prefers, and how long it
+//! pauses, is the client's own draw: a seed repeats the troubles, not each turn of the run.
 
 mod history;
 mod programs;
@@ -23,14 +23,16 @@ use trouble::{Draw, Troubles};
 
 /// Set to run one seed alone.
 const SEED: &str = "CLIENT_SEED";
-const SEEDS: u64 = 60;
-const PROGRAMS: usize = 10;
+/// Set to run so many seeds.
+const SEEDS: &str = "CLIENT_SEEDS";
+const USUAL_SEEDS: u64 = 60;
 const TIMEOUT: Duration = Duration::from_millis(250);
 
 #[test]
 fn whatever_goes_astray_every_result_is_true_and_comes_in_time() {
-    let only: Option<u64> = std::env::var(SEED).ok().map(|seed| seed.parse().expect("a number"));
-    for seed in only.map_or(0..SEEDS, |seed| seed..seed + 1) {
+    let number = |name| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
+    let seeds = number(SEED).map_or(0..number(SEEDS).unwrap_or(USUAL_SEEDS), |seed| seed..seed + 1);
+    for seed in seeds {
         let replay = Replay(seed);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
         runtime.expect("a runtime").block_on(run(seed));
@@ -84,7 +86,7 @@ async fn run(seed: u64) {
         let options = options(&mut draw);
         let db = passing(Database::connect(addresses.clone(), options.clone())).await.expect("they are there");
         let client = passing(Client::connect(addresses.clone(), options)).await.expect("they are there");
-        for _ in 0..PROGRAMS / 2 {
+        for _ in 0..2 + draw.below(14) {
             let (db, client) = (db.clone(), client.clone());
             programs.push(Program::new(db, client, store.clone(), history.clone(), draw.fork()));
         }

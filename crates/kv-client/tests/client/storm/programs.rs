@@ -49,7 +49,7 @@ impl Program {
             match self.below(10) {
                 0 => self.get_one().await,
                 1 => self.set_one().await,
-                2 => self.ask_version().await,
+                2 | 3 => self.ask_version().await,
                 _ => self.transact(self.below(4) > 0).await,
             }
         }
@@ -122,15 +122,18 @@ impl Program {
     async fn ask_version(&self) {
         let acknowledged = self.history.acknowledged();
         let under_way = self.history.begin(TIMEOUT);
-        let result = self.client.read_version().await;
+        let result = match self.below(2) {
+            0 => self.client.read_version().await,
+            _ => self.db.transaction().read_version().await,
+        };
         drop(under_way);
         let Ok(version) = result else { return };
         assert!(version.0 as i64 >= acknowledged, "{version:?} does not cover {acknowledged}");
         self.history.acknowledge(version.0 as i64);
     }
 
-    /// When the replicas serve again, connections and rounds that hang have been given up before a new transaction's time
-    /// is.
+    /// When the replicas serve again, connections and rounds that hang have been given up before a new transaction's
+    /// time is.
     pub async fn check_that_all_works(&self) {
         let (number, attempts) = (self.history.new_write(), Cell::new(0));
         let result = self.db.run_with(

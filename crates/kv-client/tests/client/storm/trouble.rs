@@ -174,7 +174,8 @@ fn action(kind: Kind, call: ThriftCall, store: &Store, gate: Gate, draw: &mut Dr
         Kind::Twice => Action::Twice(serve()),
         Kind::Halves => Action::Halves(serve(), gate),
         Kind::HalfAndClosed => Action::HalfAndClose(serve()),
-        Kind::AsAnother => Action::AsAnEarlierOne(serve(), if draw.below(2) == 0 { 1 } else { -1 }),
+        // Not as the call before: if the answer to that has strayed, nobody could tell.
+        Kind::AsAnother => Action::AsAnEarlierOne(serve(), if draw.below(2) == 0 { 1000 } else { -1 }),
         Kind::Strayed => Action::Stray(serve()),
         Kind::Refused => refusal(&call, draw).map_or_else(|| Action::Reply(serve()), Action::Reply),
         Kind::Unknown => match call {
