@@ -384,7 +384,7 @@ fn one_copy_of_a_large_database_is_enough_while_writes_go_on() {
     });
 }
 
-async fn metric(server: &Server, name: &str) -> Result<f64, String> {
+pub async fn metric(server: &Server, name: &str) -> Result<f64, String> {
     let (_, page) = server.get("/metrics").await?;
     let line = page.lines().find_map(|line| line.strip_prefix(name)).ok_or_else(|| format!("no {name}"))?;
     line.trim().parse().map_err(|error| format!("{name}{line}: {error}"))
