@@ -12,11 +12,14 @@ mod copy_log;
 mod failure;
 mod heartbeat;
 mod inbox;
+#[cfg(test)]
+mod interleavings;
 mod leadership;
 mod network;
 mod replica;
 mod seat;
 mod snapshots;
+mod sync;
 mod threads;
 mod waiters;
 

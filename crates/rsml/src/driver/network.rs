@@ -1,11 +1,11 @@
 //! The network manager: messages of the core become envelopes of a transport, and back.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 
 use super::Event;
 use super::replica::Shared;
+use super::sync::atomic::Ordering;
 use crate::core::{Input, Outgoing};
 use crate::transport::{Envelope, EventSink, Sender, Transport, TransportEvent, TransportStatistics, Trouble};
 use crate::{Message, ReplicaId};

@@ -1,9 +1,7 @@
 //! The handle of a running replica.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
-use std::thread::JoinHandle;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant as Clock};
 
 use bytes::Bytes;
@@ -15,14 +13,17 @@ use super::inbox::Inbox;
 use super::network::NetworkManager;
 use super::seat::{Seat, SeatLock};
 use super::snapshots::SnapshotWork;
+use super::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use super::sync::thread::JoinHandle;
+use super::sync::{Mutex, MutexGuard, mpsc};
 use super::threads::{self, ApplyWork, LogWork};
 use super::waiters::{ReadWaiters, RequestWaiters, TransferReply, TransferWaiters};
-use super::{Event, Failure, ReadError, RequestError, StartError, Storage};
+use super::{Event, Failure, ReadError, RequestError, StartError, Storage, sync};
 use crate::core::{CoreOptions, Input, ReadId, Replica, ReplicaStatus, RequestId, Start, TransferError, TransferId};
 use crate::transport::{EventSink, Transport, TransportStatistics, Trouble};
 use crate::{
-    Applier, DiskId, ExecutionError, ExecutionNotifier, Instant, Recovered, ReplicaId, Sequence, StorageStatistics,
-    View,
+    Applier, DiskId, ExecutionError, ExecutionNotifier, Instant, Recovered, ReplicaId, ReplicatedState, Sequence,
+    StorageStatistics, View,
 };
 
 /// How long after its deadline a request that was sent may still be found out about.
@@ -128,6 +129,28 @@ pub struct DriverStatus {
     pub failed: Option<Failure>,
 }
 
+impl DriverStatus {
+    /// Before anything has happened.
+    fn first(core: ReplicaStatus, storage: StorageStatistics, state: &ReplicatedState) -> Self {
+        DriverStatus {
+            core,
+            storage,
+            network: TransportStatistics::default(),
+            troubles: BTreeMap::new(),
+            copy_bytes_per_second: None,
+            sending: Vec::new(),
+            stalled: None,
+            lacks_descriptors: false,
+            messages_unknown: 0,
+            digest: state.digest,
+            digest_sequence: state.sequence,
+            requests_executed: 0,
+            batch_sizes: vec![0; 24],
+            failed: None,
+        }
+    }
+}
+
 pub(super) struct Shared {
     pub inbox: Inbox<Event>,
     /// Bytes of entries and requests in `inbox` that came from peers.
@@ -153,8 +176,38 @@ pub(super) struct Shared {
 
 /// Locks stay usable after a panic: it ends the replica, and whoever waits must still be told.
 impl Shared {
+    fn new(options: &ReplicaOptions, started: Clock, status: DriverStatus) -> Self {
+        let role = RoleChange {
+            view: status.core.view,
+            primary: None,
+            is_primary: false,
+            established: false,
+            recovered: false,
+            failed: None,
+        };
+        Shared {
+            inbox: Inbox::new(),
+            waiting_bytes: AtomicUsize::new(0),
+            max_waiting_bytes: options.max_waiting_bytes,
+            seat: Mutex::new(None),
+            beats: Heartbeats::new(options.stands_still_after),
+            log: Inbox::new(),
+            apply: Inbox::new(),
+            snapshots: Inbox::new(),
+            requests: Mutex::new(RequestWaiters::new()),
+            reads: Mutex::new(ReadWaiters::default()),
+            transfers: Mutex::new(TransferWaiters::default()),
+            applied: AtomicU64::new(status.digest_sequence.0),
+            status: Mutex::new(status),
+            watch: watch::Sender::new(role),
+            started,
+            next_id: AtomicU64::new(1),
+            unfinished: AtomicUsize::new(0),
+        }
+    }
+
     pub fn now(&self) -> Instant {
-        Instant(self.started.elapsed().as_micros() as u64)
+        Instant((sync::now() - self.started).as_micros() as u64)
     }
 
     pub fn status(&self) -> MutexGuard<'_, DriverStatus> {
@@ -176,7 +229,7 @@ impl Shared {
 
 /// A running replica. Dropping it stops it; requests that were sent then end as unknown.
 pub struct ConsensusReplica {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     options: ReplicaOptions,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -208,51 +261,22 @@ impl ConsensusReplica {
         let new_disk_id = DiskId(options.new_disk_id);
         let start =
             Start { recovered, entries, state: state.clone(), new_disk_id, new_cluster_id: options.new_cluster_id };
-        let started = Clock::now();
+        let started = sync::now();
         let core = Replica::new(options.core.clone(), start, Instant(0));
-        let status = DriverStatus {
-            core: core.status(),
-            storage: storage.statistics(),
-            network: TransportStatistics::default(),
-            troubles: BTreeMap::new(),
-            copy_bytes_per_second: None,
-            sending: Vec::new(),
-            stalled: None,
-            lacks_descriptors: false,
-            messages_unknown: 0,
-            digest: state.digest,
-            digest_sequence: state.sequence,
-            requests_executed: 0,
-            batch_sizes: vec![0; 24],
-            failed: None,
-        };
-        let role = RoleChange {
-            view: status.core.view,
-            primary: None,
-            is_primary: false,
-            established: false,
-            recovered: false,
-            failed: None,
-        };
-        let shared = Arc::new(Shared {
-            inbox: Inbox::new(),
-            waiting_bytes: AtomicUsize::new(0),
-            max_waiting_bytes: options.max_waiting_bytes,
-            seat: Mutex::new(None),
-            beats: Heartbeats::new(options.stands_still_after),
-            log: Inbox::new(),
-            apply: Inbox::new(),
-            snapshots: Inbox::new(),
-            requests: Mutex::new(RequestWaiters::new()),
-            reads: Mutex::new(ReadWaiters::default()),
-            transfers: Mutex::new(TransferWaiters::default()),
-            applied: AtomicU64::new(state.sequence.0),
-            status: Mutex::new(status),
-            watch: watch::Sender::new(role),
-            started,
-            next_id: AtomicU64::new(1),
-            unfinished: AtomicUsize::new(0),
-        });
+        Self::run(options, core, started, storage, applier, connect)
+    }
+
+    /// Runs a core that has counted its time from `started`.
+    pub(super) fn run<S: Storage, E: ExecutionNotifier>(
+        options: ReplicaOptions,
+        core: Replica,
+        started: Clock,
+        storage: S,
+        applier: Applier<E>,
+        connect: impl FnOnce(EventSink) -> std::io::Result<Arc<dyn Transport>>,
+    ) -> Result<ConsensusReplica, StartError> {
+        let status = DriverStatus::first(core.status(), storage.statistics(), applier.state());
+        let shared = Arc::new(Shared::new(&options, started, status));
         let network = NetworkManager::new(connect(NetworkManager::sink(Arc::downgrade(&shared)))?);
         *shared.seat.lock().expect("nobody holds it yet") = Some(Seat::new(core, network));
         let threads = threads::spawn(&shared, &options, storage, applier);
@@ -272,7 +296,7 @@ impl ConsensusReplica {
     ) -> impl Future<Output = Result<Bytes, RequestError>> + Send + 'static {
         let id = RequestId(self.next_id());
         let (reply, outcome) = oneshot::channel();
-        let give_up = deadline.min(Clock::now() + self.options.no_primary_wait);
+        let give_up = deadline.min(sync::now() + self.options.no_primary_wait);
         self.shared.requests().add(id, give_up, deadline, reply);
         let unfinished = Unfinished::begin(&self.shared);
         if unfinished.is_too_many {
@@ -295,7 +319,7 @@ impl ConsensusReplica {
     /// A linearizable read point: returns once this replica's database has applied everything that was committed when
     /// the call was made.
     pub async fn read_barrier(&self, deadline: Clock) -> Result<Sequence, ReadError> {
-        let started = Clock::now();
+        let started = sync::now();
         let deadline = deadline.min(started + self.options.no_primary_wait);
         let id = ReadId(self.next_id());
         let (reply, point) = oneshot::channel();
@@ -315,7 +339,7 @@ impl ConsensusReplica {
             Err(_) => {
                 self.shared.reads().remove(id);
                 self.shared.inbox.push(Event::Input(Input::CancelRead(id)));
-                Err(ReadError::NoPrimary { waited_ms: started.elapsed().as_millis() as u64 })
+                Err(ReadError::NoPrimary { waited_ms: (sync::now() - started).as_millis() as u64 })
             }
         }
     }
@@ -361,7 +385,7 @@ impl ConsensusReplica {
             let status = self.shared.status();
             (status.failed.is_some(), status.core.storage_full)
         };
-        if is_stopped { None } else { self.shared.beats.stalled(Clock::now(), lacks_space) }
+        if is_stopped { None } else { self.shared.beats.stalled(sync::now(), lacks_space) }
     }
 
     /// Lets another replica lead: `to`, or the voter that is furthest along. Returns who leads then. Only the primary can.
@@ -407,7 +431,7 @@ impl ConsensusReplica {
     pub fn stop(&self, hand_over: bool) {
         if hand_over && self.is_primary() {
             let (reply, result) = mpsc::channel();
-            self.start_transfer(None, Clock::now() + HAND_OVER_WAIT, Box::new(move |r| drop(reply.send(r))));
+            self.start_transfer(None, sync::now() + HAND_OVER_WAIT, Box::new(move |r| drop(reply.send(r))));
             match result.recv_timeout(HAND_OVER_WAIT) {
                 Ok(Ok(primary)) => tracing::info!(replica = self.id().0, "handed over to replica {primary}"),
                 Ok(Err(error)) => tracing::warn!(replica = self.id().0, %error, "stopping without a hand-over"),

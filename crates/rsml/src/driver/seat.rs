@@ -10,8 +10,7 @@
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::Ordering;
-use std::sync::{Mutex, MutexGuard, TryLockError};
+use std::sync::TryLockError;
 use std::time::{Duration, Instant as Clock};
 
 use super::copy_log::CopyLog;
@@ -20,8 +19,10 @@ use super::leadership::Leadership;
 use super::network::{NetworkManager, received_bytes};
 use super::replica::{RoleChange, Shared};
 use super::snapshots::SnapshotWork;
+use super::sync::atomic::Ordering;
+use super::sync::{Mutex, MutexGuard};
 use super::threads::{ApplyWork, LogWork};
-use super::{Event, Failure, RequestError};
+use super::{Event, Failure, RequestError, sync};
 use crate::core::{Input, Outputs, Refusal, Replica};
 use crate::{ClusterId, Message, ReplicaId, Sequence, Stray};
 
@@ -52,7 +53,7 @@ pub type SeatLock = Mutex<Option<Seat>>;
 
 impl Seat {
     pub fn new(core: Replica, network: NetworkManager) -> Self {
-        let now = Clock::now();
+        let now = sync::now();
         let (strays, copies, leadership) = (BTreeMap::new(), CopyLog::default(), Leadership::new());
         Seat { core, network, next_tick: now, next_warning: now + UNBORN_PATIENCE, strays, copies, leadership }
     }
@@ -74,7 +75,7 @@ impl Seat {
                 Event::Failed(reason) => return Err(reason),
             }
         }
-        let ticks = Clock::now() >= self.next_tick;
+        let ticks = sync::now() >= self.next_tick;
         if ticks {
             self.tick(shared);
         }
@@ -89,7 +90,7 @@ impl Seat {
     }
 
     fn tick(&mut self, shared: &Shared) {
-        let now = Clock::now();
+        let now = sync::now();
         self.next_tick = now + TICK;
         let expired = shared.requests().expired(now);
         for id in expired {
@@ -216,14 +217,14 @@ impl Seat {
         // Those that wait for their cluster to be founded are told of elsewhere.
         if (changed || ticks)
             && self.core.hard_state().cluster_id != ClusterId::NONE
-            && let Some(news) = self.leadership.observe(&role, Clock::now())
+            && let Some(news) = self.leadership.observe(&role, sync::now())
         {
             news.log(self.core.id());
         }
         if changed || ticks {
             let core = self.core.status();
             self.name_strays(&core.strays);
-            let copy_bytes_per_second = self.copies.look(&core, Clock::now());
+            let copy_bytes_per_second = self.copies.look(&core, sync::now());
             let mut status = shared.status();
             status.core = core;
             status.copy_bytes_per_second = copy_bytes_per_second;

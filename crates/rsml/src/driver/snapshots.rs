@@ -1,12 +1,12 @@
 //! The snapshot thread: copies of the database for peers, and the database that is being built from a peer's copy.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant as Clock};
+use std::time::Duration;
 
-use super::Event;
 use super::copy_log::SentLog;
 use super::heartbeat::ThreadKind;
 use super::replica::Shared;
+use super::{Event, sync};
 use crate::core::{Input, InstallStep, SnapshotRead};
 use crate::{SnapshotInstaller, SnapshotServer, Snapshots};
 
@@ -39,7 +39,7 @@ pub fn run_snapshots(shared: &Shared, snapshots: Arc<dyn Snapshots>) {
             match item {
                 SnapshotWork::Read(read) => {
                     let piece = server.read(&read);
-                    let now = Clock::now();
+                    let now = sync::now();
                     sent.sent(id, &piece, now);
                     shared.status().sending = sent.under_way(now);
                     shared.bring(Event::Input(Input::SnapshotRead(piece)));

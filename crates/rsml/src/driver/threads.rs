@@ -2,8 +2,6 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant as Clock};
 
 use bytes::Bytes;
@@ -11,7 +9,9 @@ use bytes::Bytes;
 use super::heartbeat::ThreadKind;
 use super::replica::{ReplicaOptions, Shared};
 use super::snapshots::run_snapshots;
-use super::{Event, Failure, Storage};
+use super::sync::atomic::Ordering;
+use super::sync::thread::{self, JoinHandle};
+use super::{Event, Failure, Storage, sync};
 use crate::core::{Input, LogRead};
 use crate::{Applier, Boot, DiskId, ExecutionError, ExecutionNotifier, Persist, Sequence, StorageError};
 
@@ -36,7 +36,7 @@ pub fn spawn<S: Storage, E: ExecutionNotifier>(
     let id = options.core.me;
     let disks = DiskQuestions { has_space: options.has_space.clone(), is_roomy: options.is_roomy.clone() };
     let flush_after_bytes = options.flush_after_log_bytes;
-    let named = |what: &str| std::thread::Builder::new().name(format!("rsml-{what}-{id}"));
+    let named = |what: &str| thread::Builder::new().name(format!("rsml-{what}-{id}"));
     let (a, b, c, d) = (shared.clone(), shared.clone(), shared.clone(), shared.clone());
     let snapshots = applier.executor().snapshots();
     [
@@ -67,12 +67,12 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Makes everything that queued up durable with one synchronisation.
 fn run_log(shared: &Shared, storage: impl Storage, disks: &DiskQuestions) {
-    let now = Clock::now();
+    let now = sync::now();
     let (waiting, had_space, was_roomy) = (Vec::new(), true, true);
     let mut log = LogThread { shared, storage, waiting, try_at: now, disks, look_at: now, had_space, was_roomy };
     loop {
         let until = if log.waiting.is_empty() { log.look_at } else { log.look_at.min(log.try_at) };
-        let Some(work) = shared.log.drain_within(until.saturating_duration_since(Clock::now())) else { return };
+        let Some(work) = shared.log.drain_within(until.saturating_duration_since(sync::now())) else { return };
         shared.beats.works(ThreadKind::Log);
         if let Err(error) = log.carry_out(work) {
             shared.bring(Event::Failed(error.into()));
@@ -120,7 +120,7 @@ impl<S: Storage> LogThread<'_, S> {
                 LogWork::Trim(below) => trim = Some(below),
             }
         }
-        if !found_no_space || Clock::now() >= self.try_at {
+        if !found_no_space || sync::now() >= self.try_at {
             self.persist()?;
         }
         for read in reads {
@@ -131,7 +131,7 @@ impl<S: Storage> LogThread<'_, S> {
             self.storage.trim(below)?;
             self.shared.status().storage = self.storage.statistics();
             // That may have made space.
-            self.try_at = Clock::now();
+            self.try_at = sync::now();
         }
         Ok(())
     }
@@ -139,7 +139,7 @@ impl<S: Storage> LogThread<'_, S> {
     /// Tells the core when space runs out, at once where orders wait for it, and when there is some again.
     fn look_for_space(&mut self) {
         let is_blocked = !self.waiting.is_empty();
-        let now = Clock::now();
+        let now = sync::now();
         if now < self.look_at && !(is_blocked && self.had_space) {
             return;
         }
@@ -162,7 +162,7 @@ impl<S: Storage> LogThread<'_, S> {
             return Ok(());
         }
         let durable = self.storage.persist(&self.waiting)?;
-        self.try_at = Clock::now() + SPACE_INTERVAL;
+        self.try_at = sync::now() + SPACE_INTERVAL;
         if let Some(last) = self.waiting.drain(..durable).next_back() {
             self.shared.bring(Event::Input(Input::Durable(last.ticket)));
             self.shared.status().storage = self.storage.statistics();
@@ -177,7 +177,7 @@ const PERSISTED_INTERVAL: Duration = Duration::from_secs(1);
 /// Applies everything that queued up, between two switches of the database in one atomic write.
 fn run_apply<E: ExecutionNotifier>(shared: &Shared, applier: Applier<E>, flush_after_bytes: u64) {
     let own = shared.status().core.clone();
-    let (persisted_at, own) = (Clock::now(), (own.disk_id, own.boot));
+    let (persisted_at, own) = (sync::now(), (own.disk_id, own.boot));
     let mut apply = ApplyThread { shared, applier, own, persisted_at, flush_after_bytes, flushed_at_bytes: 0 };
     while let Some(work) = shared.apply.drain() {
         shared.beats.works(ThreadKind::Apply);
@@ -286,10 +286,10 @@ impl<E: ExecutionNotifier> ApplyThread<'_, E> {
 
     /// Now and then: asks for a flush when the log has grown, and tells what the database has persisted.
     fn look_after_persistence(&mut self) -> Result<(), ExecutionError> {
-        if self.persisted_at.elapsed() < PERSISTED_INTERVAL {
+        if sync::now() - self.persisted_at < PERSISTED_INTERVAL {
             return Ok(());
         }
-        self.persisted_at = Clock::now();
+        self.persisted_at = sync::now();
         let storage = self.shared.status().storage;
         if storage.bytes_written - self.flushed_at_bytes >= self.flush_after_bytes {
             self.flushed_at_bytes = storage.bytes_written;
