@@ -155,7 +155,8 @@ impl Queue {
                     written.bytes += bytes;
                     written.frames += self.advance(bytes);
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                // What was written is told first; an error is found again.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock || written.bytes > 0 => break,
                 Err(error) => return Err(error),
             }
         }
@@ -187,5 +188,101 @@ impl Queue {
             }
         }
         whole
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+
+    use super::super::frame::Frame;
+    use super::super::{Envelope, Sender};
+    use super::*;
+    use crate::{Boot, ClusterId, DiskId, Epoch, ReplicaId};
+
+    /// Takes so many bytes, a few at a time, and then fails.
+    struct Narrow {
+        room: usize,
+        taken: Vec<u8>,
+    }
+
+    impl AsyncWrite for Narrow {
+        fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+            let step = bytes.len().min(self.room).min(70);
+            if step == 0 {
+                return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+            }
+            self.room -= step;
+            self.taken.extend_from_slice(&bytes[..step]);
+            Poll::Ready(Ok(step))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(if self.room > 0 { Ok(()) } else { Err(io::ErrorKind::BrokenPipe.into()) })
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    fn frame(body: &'static str, payload_bytes: usize) -> EncodedFrame {
+        let (replica, cluster_id) = (ReplicaId(0), ClusterId(7));
+        let sender = Sender { replica, cluster_id, epoch: Epoch(1), disk_id: DiskId(5), boot: Boot(2) };
+        let payload = vec![Bytes::from(vec![b'.'; payload_bytes]), Bytes::from_static(b"end")];
+        let envelope = Envelope { sender, to: ReplicaId(1), body: body.into(), payload };
+        Frame::message(envelope).encode().expect("it is small")
+    }
+
+    /// Pushes the frames into a new connection that takes `room` bytes. Returns what it took, and how much was told.
+    fn write_into(outgoing: &Outgoing, frames: &[EncodedFrame], room: usize) -> (Vec<u8>, Written) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime without a thread");
+        outgoing.open(Way::ByTask);
+        frames.iter().for_each(|frame| assert_eq!(outgoing.push(frame.clone()), Some(Written::default())));
+        let (mut writer, mut told) = (Narrow { room, taken: Vec::new() }, Written::default());
+        runtime.block_on(outgoing.write_all(&mut writer, |written| {
+            told.frames += written.frames;
+            told.bytes += written.bytes;
+        }));
+        (writer.taken, told)
+    }
+
+    #[test]
+    fn a_connection_that_takes_any_number_of_bytes_leaves_nothing_of_them_to_the_next() {
+        // One payload is copied behind its head, the other is a piece of its own.
+        let frames = [frame("first", 10), frame("second", 600), frame("third", 0)];
+        let next = [frame("next", 20)];
+        let bytes_of = |frames: &[EncodedFrame]| frames.iter().flat_map(|f| f.pieces.concat()).collect::<Vec<u8>>();
+        let (all, outgoing) = (bytes_of(&frames), Outgoing::new(1 << 20));
+        for room in 0..=all.len() {
+            let (taken, told) = write_into(&outgoing, &frames, room);
+            assert!(taken == all[..room] && told.bytes == room, "of {room} bytes: {told:?}");
+            let ends = frames.iter().scan(0, |end, frame| {
+                *end += frame.bytes;
+                Some(*end)
+            });
+            assert_eq!(told.frames, ends.filter(|end| *end <= room).count(), "whole frames in {room} bytes");
+            assert_eq!(outgoing.bytes(), all.len() - room);
+            assert_eq!(outgoing.close(), frames.len() - told.frames, "frames dropped after {room} bytes");
+            assert_eq!((outgoing.bytes(), outgoing.push(frames[0].clone())), (0, None), "no connection stands");
+            let (taken, told) = write_into(&outgoing, &next, next[0].bytes);
+            assert!(taken == bytes_of(&next), "what the one before left after {room} bytes went into the next");
+            assert_eq!((told.frames, outgoing.close()), (1, 0));
+        }
+    }
+
+    #[test]
+    fn a_queue_takes_frames_up_to_its_limit_and_again_when_some_were_written() {
+        let (one, other) = (frame("one", 600), frame("other", 600));
+        let outgoing = Outgoing::new(one.bytes + other.bytes);
+        outgoing.open(Way::ByTask);
+        assert!(outgoing.push(one.clone()).is_some() && outgoing.push(other.clone()).is_some());
+        assert_eq!(outgoing.push(frame("more", 0)), None, "a full queue took more");
+        outgoing.close();
+        let (taken, _) = write_into(&outgoing, &[one.clone(), other], one.bytes);
+        assert_eq!(taken, one.pieces.concat());
+        assert!(outgoing.push(one).is_some(), "there is room for as much as was written");
+        assert_eq!(outgoing.push(frame("more", 0)), None, "a full queue took more");
     }
 }

@@ -4,6 +4,7 @@
 mod bus;
 mod frames;
 mod names;
+mod raw_peers;
 mod slow_peers;
 mod tls;
 

@@ -1,0 +1,107 @@
+//! A peer made of bare sockets: it breaks off anywhere, sends what no replica sends, and is there twice.
+
+mod breaking_off;
+mod not_a_replica;
+mod twice;
+
+use std::net::Shutdown;
+
+use super::*;
+
+/// Closes its connections in order, says what it likes, and knows where frames begin.
+struct RawPeer {
+    listener: TcpListener,
+    target: SocketAddr,
+}
+
+impl RawPeer {
+    /// B, for a transport A.
+    fn of(network: &mut Network) -> RawPeer {
+        let listener = network.listeners[1].take().expect("not used yet");
+        RawPeer { listener, target: network.peers[0].1 }
+    }
+
+    fn dial(&self) -> TcpStream {
+        let stream = TcpStream::connect(self.target).expect("the port is open");
+        stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a socket");
+        stream.set_nodelay(true).expect("a socket");
+        stream
+    }
+
+    /// Dials, and says these bytes.
+    fn say(&self, bytes: &[u8]) -> TcpStream {
+        let mut stream = self.dial();
+        stream.write_all(bytes).expect("the connection stands");
+        stream
+    }
+
+    fn accept(&self) -> TcpStream {
+        accept_as_replica(&self.listener)
+    }
+}
+
+fn hello() -> Vec<u8> {
+    Frame::hello(envelope(B, A, "", vec![]).sender, A).encode().expect("small").pieces.concat()
+}
+
+fn message(body: &str) -> Vec<u8> {
+    bytes_of(envelope(B, A, body.to_owned(), vec![]))
+}
+
+fn bytes_of(envelope: Envelope) -> Vec<u8> {
+    Frame::message(envelope).encode().expect("small enough").pieces.concat()
+}
+
+/// Makes the checksum of a frame's header fit again.
+fn seal_header(frame: &mut [u8]) {
+    let crc = crc32c::crc32c(&frame[..72]);
+    frame[72..76].copy_from_slice(&crc.to_le_bytes());
+}
+
+impl Events {
+    /// The bodies of the messages that come before the end of the connection is told.
+    fn bodies_until_the_end(&mut self, runtime: &Runtime) -> Vec<String> {
+        let mut bodies = Vec::new();
+        loop {
+            match self.next(runtime) {
+                TransportEvent::Received(envelope) => bodies.push(body_of(&envelope)),
+                TransportEvent::Disconnected(_) => return bodies,
+                TransportEvent::Connected(peer) => panic!("{peer} was not accepted"),
+            }
+        }
+    }
+
+    fn body(&mut self, runtime: &Runtime) -> String {
+        body_of(&self.message(runtime))
+    }
+}
+
+fn body_of(envelope: &Envelope) -> String {
+    String::from_utf8(envelope.body.to_vec()).expect("text")
+}
+
+/// Reads frames off a stream.
+struct Reader {
+    stream: TcpStream,
+    decoder: Decoder,
+}
+
+impl Reader {
+    fn of(stream: TcpStream) -> Reader {
+        stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a socket");
+        Reader { stream, decoder: Decoder::default() }
+    }
+
+    /// Reads at most `most` bytes at a time.
+    fn next(&mut self, most: usize) -> Envelope {
+        let mut bytes = vec![0; most];
+        loop {
+            if let Some(frame) = self.decoder.next_frame().expect("the stream is intact") {
+                return frame.envelope;
+            }
+            let count = self.stream.read(&mut bytes).expect("the connection stands");
+            assert!(count > 0, "the connection was closed");
+            self.decoder.buffer().extend_from_slice(&bytes[..count]);
+        }
+    }
+}

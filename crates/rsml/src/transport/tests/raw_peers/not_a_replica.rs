@@ -1,0 +1,173 @@
+//! Bytes that no replica sends, from one that has said who it is.
+
+use super::super::super::frame::{HEADER_BYTES, MAX_FRAME_BYTES};
+use super::*;
+
+/// Says hello, one message, and then `bytes`, behind which there is one more message. The first is taken, the connection
+/// closed, and nothing behind it taken.
+fn is_closed_for(network: &Network, peer: &RawPeer, a: &mut Node, bytes: &[u8], what: &str) {
+    let rejected = a.transport.statistics().connections_rejected;
+    let mut stream = peer.say(&[hello(), message("before")].concat());
+    assert_eq!(a.events.body(&network.runtime), "before");
+    // It may be closed before everything is written.
+    let _closed_early = stream.write_all(&[bytes, &message("behind")].concat());
+    let said = said_until_closed(&mut stream);
+    let (greeting, signs) = said.split_at_checked(8).unwrap_or((&said, &[]));
+    // The answers may be lost with what was not read.
+    assert!(greeting.is_empty() || greeting == Greeting::with(Answer::Accepted).to_bytes(), "{what}: {said:?}");
+    assert!(signs.iter().all(|sign| *sign == super::super::super::greeting::ALIVE), "{what}: {said:?}");
+    assert_eq!(a.events.bodies_until_the_end(&network.runtime), Vec::<String>::new(), "{what}");
+    assert_eq!(a.transport.statistics().connections_rejected, rejected + 1, "{what}");
+}
+
+#[test]
+fn garbage_behind_a_hello_ends_the_connection_and_nothing_behind_it_is_taken() {
+    let mut network = Network::new(2);
+    let peer = RawPeer::of(&mut network);
+    let mut a = network.start(A);
+    let mut of_another_kind = message("of another kind");
+    of_another_kind[6] = 2;
+    seal_header(&mut of_another_kind);
+    let of_another = bytes_of(envelope(C, A, "of another replica", vec![]));
+    let garbage = [
+        ("zeros", vec![0; 80]),
+        ("text", b"GET / HTTP/1.1\r\n\r\n".to_vec()),
+        ("a handshake of TLS", vec![0x16, 3, 1, 2, 0, 1]),
+        ("a frame without its first byte", message("shifted")[1..].to_vec()),
+        ("a frame without its last byte", message("short").split_last().expect("bytes").1.to_vec()),
+        ("one byte too many", vec![0]),
+        ("an unknown kind", of_another_kind),
+        ("another replica's message", of_another),
+        (
+            "another replica's hello",
+            Frame::hello(envelope(C, A, "", vec![]).sender, A).encode().expect("small").pieces.concat(),
+        ),
+        (
+            "a hello to another replica",
+            Frame::hello(envelope(B, C, "", vec![]).sender, C).encode().expect("small").pieces.concat(),
+        ),
+    ];
+    for (what, bytes) in &garbage {
+        is_closed_for(&network, &peer, &mut a, bytes, what);
+    }
+}
+
+#[test]
+fn a_checksum_that_is_wrong_by_any_one_bit_ends_the_connection() {
+    let mut network = Network::new(2);
+    let peer = RawPeer::of(&mut network);
+    let mut a = network.start(A);
+    let sound = bytes_of(envelope(B, A, "damaged", vec![Bytes::from_static(b"payload")]));
+    for bit in 72 * 8..80 * 8 {
+        let mut damaged = sound.clone();
+        damaged[bit / 8] ^= 1 << (bit % 8);
+        is_closed_for(&network, &peer, &mut a, &damaged, &format!("bit {bit}"));
+    }
+    for byte in [HEADER_BYTES, HEADER_BYTES + 4, sound.len() - 1] {
+        let mut damaged = sound.clone();
+        damaged[byte] ^= 0x80;
+        is_closed_for(&network, &peer, &mut a, &damaged, &format!("byte {byte}"));
+    }
+}
+
+#[test]
+fn lengths_that_contradict_each_other_end_the_connection_however_sound_the_checksums_are() {
+    let mut network = Network::new(2);
+    let peer = RawPeer::of(&mut network);
+    let mut a = network.start(A);
+    let sound = bytes_of(envelope(B, A, "body", vec![Bytes::from_static(b"payload"), Bytes::new()]));
+    let fields = [("content", 12, -1), ("body", 16, 1), ("body", 16, -1), ("payloads", 20, 1), ("payloads", 20, -1)];
+    for (name, at, change) in fields {
+        let mut wrong = sound.clone();
+        let length = u32::from_le_bytes(wrong[at..at + 4].try_into().expect("four bytes"));
+        wrong[at..at + 4].copy_from_slice(&length.wrapping_add_signed(change).to_le_bytes());
+        if name == "content" {
+            wrong.pop();
+            let crc = crc32c::crc32c(&wrong[HEADER_BYTES..]);
+            wrong[76..80].copy_from_slice(&crc.to_le_bytes());
+        }
+        seal_header(&mut wrong);
+        is_closed_for(&network, &peer, &mut a, &wrong, &format!("{name} {change:+}"));
+    }
+    let mut wrong = sound.clone();
+    wrong[HEADER_BYTES..HEADER_BYTES + 4].copy_from_slice(&u32::MAX.to_le_bytes());
+    let crc = crc32c::crc32c(&wrong[HEADER_BYTES..]);
+    wrong[76..80].copy_from_slice(&crc.to_le_bytes());
+    seal_header(&mut wrong);
+    is_closed_for(&network, &peer, &mut a, &wrong, "a payload longer than everything");
+}
+
+#[test]
+fn a_message_of_the_greatest_length_is_taken_and_one_byte_more_is_refused_by_its_header() {
+    let mut network = Network::new(2);
+    let peer = RawPeer::of(&mut network);
+    let mut a = network.start(A);
+    let largest = envelope(B, A, "largest", vec![Bytes::from(vec![b'.'; MAX_FRAME_BYTES - HEADER_BYTES - 4 - 7])]);
+    // The hello is taken together with the beginning of what only a peer may send.
+    let _stream = peer.say(&[hello(), bytes_of(largest.clone()), message("next")].concat());
+    assert!(a.events.message(&network.runtime) == largest, "it was changed");
+    assert_eq!(a.events.body(&network.runtime), "next");
+    let mut header = message("");
+    header[12..16].copy_from_slice(&((MAX_FRAME_BYTES - HEADER_BYTES) as u32 + 1).to_le_bytes());
+    seal_header(&mut header);
+    let mut stream = peer.say(&[hello(), header].concat());
+    said_until_closed(&mut stream);
+    assert_eq!(a.transport.statistics().connections_rejected, 1);
+}
+
+#[test]
+fn a_stranger_s_first_frame_has_a_limit_of_its_own() {
+    const LIMIT: usize = 4 << 10;
+    let mut network = Network::new(2);
+    let peer = RawPeer::of(&mut network);
+    let mut a = network.start(A);
+    let first = |bytes: usize| message(&"x".repeat(bytes - HEADER_BYTES));
+    let _stream = peer.say(&first(LIMIT));
+    assert_eq!(a.events.body(&network.runtime).len(), LIMIT - HEADER_BYTES);
+    let mut stream = peer.say(&first(LIMIT + 1));
+    assert_eq!(said_until_closed(&mut stream), b"");
+    assert_eq!(a.transport.statistics().connections_rejected, 1);
+    assert_eq!(a.events.drain(), []);
+}
+
+#[test]
+fn a_listener_that_says_anything_but_signs_of_life_is_dialled_anew() {
+    let mut network = Network::new(2);
+    let peer = RawPeer::of(&mut network);
+    let mut options = network.options(A);
+    options.reconnect_max_ms = 10;
+    let mut a = network.start_with(options);
+    let greeting = Greeting::with(Answer::Accepted).to_bytes();
+    let alive = super::super::super::greeting::ALIVE;
+    for said in [&greeting[..], &hello(), &[0], &[alive, alive, alive ^ 1], &[0xff; 4096]] {
+        let mut stream = peer.accept();
+        a.events.wait_for(&network.runtime, &TransportEvent::Connected(B));
+        stream.write_all(said).expect("the connection stands");
+        a.events.wait_for(&network.runtime, &TransportEvent::Disconnected(B));
+        assert_eq!(said_until_closed(&mut stream), b"");
+    }
+    let mut stream = peer.accept();
+    a.events.wait_for(&network.runtime, &TransportEvent::Connected(B));
+    stream.write_all(&[alive; 1000]).expect("the connection stands");
+    a.transport.send(envelope(A, B, "still here", vec![]));
+    assert_eq!(body_of(&Reader::of(stream).next(100)), "still here");
+    assert_eq!(a.events.drain(), []);
+}
+
+#[test]
+fn a_greeting_that_is_wrong_in_any_byte_of_its_mark_makes_no_connection() {
+    let mut network = Network::new(2);
+    let peer = RawPeer::of(&mut network);
+    let mut options = network.options(A);
+    options.reconnect_max_ms = 10;
+    let mut a = network.start_with(options);
+    for byte in [0, 1, 2, 3, 6] {
+        let (mut stream, _) = peer.listener.accept().expect("the transport dials");
+        stream.read_exact(&mut [0; 80]).expect("a hello");
+        let mut greeting = Greeting::with(Answer::Accepted).to_bytes();
+        greeting[byte] ^= 1;
+        stream.write_all(&greeting).expect("the dialler waits for it");
+        assert_eq!(said_until_closed(&mut stream), b"", "byte {byte}");
+    }
+    assert_eq!(a.events.drain(), []);
+}

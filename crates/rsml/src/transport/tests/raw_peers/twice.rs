@@ -1,0 +1,108 @@
+//! A peer that introduces itself twice, or is there twice.
+
+use super::super::super::greeting::ALIVE;
+use super::*;
+
+#[test]
+fn a_second_hello_on_a_connection_is_passed_over_and_not_greeted_again() {
+    let mut network = Network::new(2);
+    let peer = RawPeer::of(&mut network);
+    let mut a = network.start(A);
+    let mut stream = peer.say(&[hello(), hello(), message("first")].concat());
+    assert_eq!(a.events.body(&network.runtime), "first");
+    stream.write_all(&[hello(), message("second")].concat()).expect("the connection stands");
+    assert_eq!(a.events.body(&network.runtime), "second");
+    stream.shutdown(Shutdown::Write).expect("the connection stands");
+    let said = said_until_closed(&mut stream);
+    let (greeting, signs) = said.split_at(8);
+    assert_eq!(greeting, Greeting::with(Answer::Accepted).to_bytes());
+    assert!(signs.iter().all(|sign| *sign == ALIVE), "{signs:?}");
+    assert_eq!(a.events.bodies_until_the_end(&network.runtime), Vec::<String>::new());
+    assert_eq!(a.transport.statistics().connections_rejected, 0);
+}
+
+/// However far the old connection has come: nothing, half a frame, or a whole one.
+#[test]
+fn a_new_connection_ends_the_old_one_of_which_nothing_is_delivered_any_more() {
+    let mut network = Network::new(2);
+    let peer = RawPeer::of(&mut network);
+    let mut a = network.start(A);
+    let late = message("late");
+    for half in [0, 1, 40, 80, late.len() - 1] {
+        let mut old = peer.say(&[&hello()[..], &message("old"), &late[..half]].concat());
+        assert_eq!(a.events.body(&network.runtime), "old");
+        let mut new = peer.say(&[hello(), message("new")].concat());
+        assert_eq!(a.events.next(&network.runtime), received("new"), "after {half} bytes");
+        // It may be closed already.
+        let _closed = old.write_all(&[&late[half..], &message("later")].concat());
+        said_until_closed(&mut old);
+        new.write_all(&message("newer")).expect("the new connection stands");
+        assert_eq!(a.events.next(&network.runtime), received("newer"), "after {half} bytes");
+        drop(new);
+        assert_eq!(a.events.next(&network.runtime), TransportEvent::Disconnected(B), "once, and of the new one");
+    }
+    assert_eq!(a.transport.statistics().connections_rejected, 0);
+}
+
+fn received(body: &str) -> TransportEvent {
+    TransportEvent::Received(envelope(B, A, body.to_owned(), vec![]))
+}
+
+#[test]
+fn of_many_connections_at_once_the_newest_stands_and_its_end_is_told_once() {
+    let mut network = Network::new(2);
+    let peer = RawPeer::of(&mut network);
+    let mut a = network.start(A);
+    let mut connections = Vec::new();
+    for number in 0..20 {
+        connections.push(peer.say(&[hello(), message(&format!("{number}"))].concat()));
+        assert_eq!(a.events.next(&network.runtime), received(&format!("{number}")));
+    }
+    let newest = connections.pop().expect("there are some");
+    for mut superseded in connections {
+        said_until_closed(&mut superseded);
+    }
+    drop(newest);
+    assert_eq!(a.events.next(&network.runtime), TransportEvent::Disconnected(B));
+    network.stop(&a);
+    assert_eq!(a.events.drain(), []);
+}
+
+#[test]
+fn a_stranger_that_claims_nothing_does_not_disturb_a_connection_that_stands() {
+    let mut network = Network::new(2);
+    let peer = RawPeer::of(&mut network);
+    let mut a = network.start(A);
+    let mut stands = peer.say(&[hello(), message("first")].concat());
+    assert_eq!(a.events.next(&network.runtime), received("first"));
+    for bytes in [&hello()[..79], b"", b"GET / HTTP/1.1\r\n\r\n"] {
+        drop(peer.say(bytes));
+    }
+    let to_another = Frame::hello(envelope(B, C, "", vec![]).sender, C).encode().expect("small").pieces.concat();
+    said_until_closed(&mut peer.say(&to_another));
+    stands.write_all(&message("second")).expect("the connection stands");
+    assert_eq!(a.events.next(&network.runtime), received("second"));
+}
+
+/// A dialler that takes its peer for dead leaves the old connection for the new one, and sends over that alone.
+#[test]
+fn what_is_sent_after_a_peer_was_dialled_anew_goes_into_the_new_connection_alone() {
+    let mut network = Network::new(2);
+    let peer = RawPeer::of(&mut network);
+    let mut options = network.options(A);
+    options.reconnect_max_ms = 10;
+    let mut a = network.start_with(options);
+    let mut old = peer.accept();
+    a.events.wait_for(&network.runtime, &TransportEvent::Connected(B));
+    a.transport.send(envelope(A, B, "old", vec![]));
+    // The old one stays open on this side.
+    old.write_all(b"no sign of life").expect("the connection stands");
+    a.events.wait_for(&network.runtime, &TransportEvent::Disconnected(B));
+    a.transport.send(envelope(A, B, "between", vec![]));
+    let mut new = Reader::of(peer.accept());
+    a.events.wait_for(&network.runtime, &TransportEvent::Connected(B));
+    a.transport.send(envelope(A, B, "new", vec![]));
+    assert_eq!(body_of(&new.next(4096)), "new");
+    assert_eq!(a.transport.statistics().messages_dropped, 1, "what was sent in between");
+    assert_eq!(said_until_closed(&mut old), bytes_of(envelope(A, B, "old", vec![])));
+}
