@@ -257,6 +257,10 @@ impl Incoming {
 
     fn take_frames(&mut self) -> Result<(), Rejection> {
         while let Some(frame) = self.next_frame()? {
+            if self.end.is_cancelled() {
+                // Its peer speaks over a newer connection, and what was sent over this one since comes too late.
+                break;
+            }
             self.check_sender(&frame)?;
             let Frame { kind, envelope } = frame;
             if kind == FrameKind::Hello {

@@ -196,7 +196,10 @@ mod tests {
     use std::pin::Pin;
     use std::task::{Context, Poll};
 
+    use tokio::net::{TcpListener, TcpStream};
+
     use super::super::frame::Frame;
+    use super::super::tests::own_loopback;
     use super::super::{Envelope, Sender};
     use super::*;
     use crate::{Boot, ClusterId, DiskId, Epoch, ReplicaId};
@@ -284,5 +287,60 @@ mod tests {
         assert_eq!(taken, one.pieces.concat());
         assert!(outgoing.push(one).is_some(), "there is room for as much as was written");
         assert_eq!(outgoing.push(frame("more", 0)), None, "a full queue took more");
+    }
+
+    /// What has arrived so far.
+    fn read_all_there_is(stream: &TcpStream) -> Vec<u8> {
+        let (mut read, mut bytes) = (Vec::new(), vec![0; 1 << 16]);
+        while let Ok(count) = stream.try_read(&mut bytes) {
+            assert!(count > 0, "the connection was closed");
+            read.extend_from_slice(&bytes[..count]);
+        }
+        read
+    }
+
+    /// There is room, and it is known, but the connection's task has not come to write what waits.
+    #[test]
+    fn a_frame_that_finds_room_again_waits_behind_those_that_found_none() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().expect("a runtime");
+        runtime.block_on(async {
+            let listener = TcpListener::bind((own_loopback(), 0)).await.expect("a free port");
+            let stream = TcpStream::connect(listener.local_addr().expect("bound")).await.expect("it listens");
+            let (peer, _) = listener.accept().await.expect("it was dialled");
+            let (_answers, socket) = stream.into_split();
+            let (socket, outgoing) = (Arc::new(socket), Outgoing::new(1 << 30));
+            outgoing.open(Way::InPlace(socket.clone()));
+            let (large, small) = (frame("large", 100_003), frame("small", 0));
+            let mut sent = Vec::new();
+            while outgoing.bytes() == 0 {
+                assert!(outgoing.push(large.clone()).is_some());
+                sent.extend(large.pieces.concat());
+            }
+            // Until so much has been read that there is room for the small one.
+            let mut arrived = Vec::new();
+            let make_room = async {
+                loop {
+                    peer.readable().await.expect("the connection stands");
+                    arrived.extend(read_all_there_is(&peer));
+                }
+            };
+            tokio::select! {
+                found = socket.writable() => found.expect("the connection stands"),
+                () = make_room => {}
+            }
+            assert_eq!(outgoing.push(small.clone()), Some(Written::default()), "it overtook those that wait");
+            sent.extend(small.pieces.concat());
+            let rest = async {
+                while arrived.len() < sent.len() {
+                    peer.readable().await.expect("the connection stands");
+                    arrived.extend(read_all_there_is(&peer));
+                }
+            };
+            tokio::select! {
+                error = outgoing.write_rest(&socket, |_| {}) => panic!("{error}"),
+                () = rest => {}
+            }
+            assert!(arrived == sent, "what arrived is not what was sent");
+        });
     }
 }

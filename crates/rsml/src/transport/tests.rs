@@ -89,7 +89,7 @@ struct Network {
 
 /// A loopback address that no other test has: a port that one test gives up may be another's next, and a transport that still
 /// dials there would be taken for the one that is waited for.
-fn own_loopback() -> Ipv4Addr {
+pub(super) fn own_loopback() -> Ipv4Addr {
     static NEXT: AtomicU16 = AtomicU16::new(1);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     let [_, process] = (std::process::id() as u16).to_be_bytes();
@@ -221,12 +221,20 @@ fn arrives_soon(network: &Network, from: &Node, to: &mut Node, message: Envelope
 }
 
 fn said_until_closed(stream: &mut TcpStream) -> Vec<u8> {
-    stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a socket");
+    let deadline = Instant::now() + Duration::from_secs(20);
     let mut said = Vec::new();
-    match stream.read_to_end(&mut said) {
-        Ok(_) => said,
-        Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => said,
-        Err(error) => panic!("it stays open: {error}"),
+    let mut bytes = [0; 4096];
+    loop {
+        // Signs of life go on for as long as it is open.
+        let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+        stream.set_read_timeout(Some(left)).expect("a socket");
+        match stream.read(&mut bytes) {
+            Ok(0) => return said,
+            Ok(count) => said.extend_from_slice(&bytes[..count]),
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return said,
+            Err(error) => panic!("it stays open: {error}"),
+        }
+        assert!(Instant::now() < deadline, "it stays open, and says {said:?}");
     }
 }
 

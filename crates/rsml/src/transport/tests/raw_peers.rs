@@ -99,9 +99,13 @@ impl Reader {
             if let Some(frame) = self.decoder.next_frame().expect("the stream is intact") {
                 return frame.envelope;
             }
-            let count = self.stream.read(&mut bytes).expect("the connection stands");
-            assert!(count > 0, "the connection was closed");
-            self.decoder.buffer().extend_from_slice(&bytes[..count]);
+            self.read(&mut bytes);
         }
+    }
+
+    fn read(&mut self, bytes: &mut [u8]) {
+        let count = self.stream.read(bytes).expect("the connection stands");
+        assert!(count > 0, "the connection was closed");
+        self.decoder.buffer().extend_from_slice(&bytes[..count]);
     }
 }

@@ -115,8 +115,7 @@ fn what_a_connection_left_unwritten_is_dropped_and_counted_and_the_next_one_begi
         let before = a.transport.statistics();
         let sent = fill(&a, round, 10_007 + 97 * round) as u64;
         for _ in 0..round % 4 {
-            let read = reader.stream.read(&mut vec![0; 1 + 7919 * round]).expect("the connection stands");
-            assert!(read > 0, "the connection was closed");
+            reader.read(&mut vec![0; 1 + 7919 * round]);
         }
         drop(reader);
         a.events.wait_for(&network.runtime, &TransportEvent::Disconnected(B));

@@ -1,5 +1,7 @@
 //! A peer that introduces itself twice, or is there twice.
 
+use std::sync::atomic::AtomicBool;
+
 use super::super::super::greeting::ALIVE;
 use super::*;
 
@@ -42,6 +44,35 @@ fn a_new_connection_ends_the_old_one_of_which_nothing_is_delivered_any_more() {
         assert_eq!(a.events.next(&network.runtime), TransportEvent::Disconnected(B), "once, and of the new one");
     }
     assert_eq!(a.transport.statistics().connections_rejected, 0);
+}
+
+/// The old connection is so busy that its end finds it in the middle of reading, as often as not.
+#[test]
+fn what_a_peer_sends_over_an_old_connection_once_the_new_one_is_taken_is_never_delivered() {
+    let mut network = Network::new(2);
+    let peer = RawPeer::of(&mut network);
+    let mut a = network.start(A);
+    for round in 0..400 {
+        let is_taken = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let mut old = peer.say(&[hello(), message("old")].concat());
+            assert_eq!(a.events.next(&network.runtime), received("old"));
+            let is_taken = &is_taken;
+            scope.spawn(move || {
+                let (before, after) = (message("before").repeat(100), message("after").repeat(100));
+                // Until it is closed.
+                while old.write_all(if is_taken.load(Ordering::SeqCst) { &after } else { &before }).is_ok() {}
+            });
+            let new = peer.say(&[hello(), message("new")].concat());
+            while a.events.body(&network.runtime) != "new" {}
+            is_taken.store(true, Ordering::SeqCst);
+            new.shutdown(Shutdown::Write).expect("the new connection stands");
+            let late = a.events.bodies_until_the_end(&network.runtime);
+            assert!(late.iter().all(|body| body == "before"), "in round {round}");
+        });
+        let last: Vec<_> = a.events.drain().into_iter().filter(|event| *event != received("before")).collect();
+        assert_eq!(last, [], "in round {round}");
+    }
 }
 
 fn received(body: &str) -> TransportEvent {
