@@ -460,6 +460,8 @@ async fn writes_are_refused_while_no_majority_has_space_and_reads_go_on() {
     let patient = |id| CoreOptions { election_min_us: 60_000_000, election_max_us: 90_000_000, ..core_options(id) };
     let cluster = Cluster::with(patient);
     cluster.execute(0, "x").await.expect("executed");
+    // A replica serves reads of what its own disk holds: the one that is read from later must not have missed this yet.
+    cluster.replicas[&1].read_barrier(soon()).await.expect("a quorum confirms");
     let attempt =
         || cluster.replicas[&0].execute_request_async(Bytes::new(), Instant::now() + Duration::from_millis(50));
     for full in [1, 2] {

@@ -60,8 +60,11 @@ fn what_a_peer_sends_over_an_old_connection_once_the_new_one_is_taken_is_never_d
             let is_taken = &is_taken;
             scope.spawn(move || {
                 let (before, after) = (message("before").repeat(100), message("after").repeat(100));
-                // Until it is closed.
-                while old.write_all(if is_taken.load(Ordering::SeqCst) { &after } else { &before }).is_ok() {}
+                // Until it is closed; where it is not, the test is to fail, and not to go on for ever.
+                let mut late = 0;
+                while late < 1000 && old.write_all(if late > 0 { &after } else { &before }).is_ok() {
+                    late += usize::from(is_taken.load(Ordering::SeqCst));
+                }
             });
             let new = peer.say(&[hello(), message("new")].concat());
             while a.events.body(&network.runtime) != "new" {}
