@@ -33,7 +33,6 @@ TEST_SECONDS = 600
 BUILD_SECONDS = 3600
 # Chosen scenes of the simulator: all that is in modules. The rest draws seeds, which is the simulator's own part.
 SCENES = "scenes"
-SCENES_FILTER = ["::"]
 # What `cargo test` is told per crate that a patch changes. Without RocksDB everywhere: it takes longer than all else.
 TESTS = {
     "rsml": ["-p", "rsml", "--lib", "--test", "transcripts"],
@@ -51,7 +50,10 @@ GLUE = {
     "synodkv": {"synodkv": ["-p", "synodkv"]},
 }
 # Whatever the patch changes.
-EVERYWHERE = {"processes": ["-p", "synodkv", "--test", "cluster"]}
+POWER = "loss of power"
+EVERYWHERE = {POWER: ["-p", "synodkv", "--test", "field"], "processes": ["-p", "synodkv", "--test", "cluster"]}
+# Of these not all tests: what the program of the tests is told.
+FILTERS = {SCENES: ["::"], POWER: ["power::"]}
 
 
 SUITES = {name: told for suites in [*GLUE.values(), EVERYWHERE] for name, told in suites.items()}
@@ -198,7 +200,7 @@ class Programs:
         """(program, directory, arguments) of the tests of this crate, of the scenes, or of a suite of the glue."""
         told = TESTS.get(crate) or SUITES.get(crate)
         built = self.get(f"tests of {crate}", lambda: self.copy.build_tests(told)) if told else []
-        return [(*program, SCENES_FILTER if crate == SCENES else []) for program in built]
+        return [(*program, FILTERS.get(crate, [])) for program in built]
 
     def seconds_of_tests(self, crate):
         """How long the tests of this crate take without any patch; they are run for it, once."""
