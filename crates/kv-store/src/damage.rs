@@ -1,8 +1,10 @@
 //! Whether the database was found to be damaged, and who wants to know.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::PoisonError;
 
 use kv_api::KvError;
+
+use crate::sync::{Mutex, MutexGuard};
 
 /// Called once, with what was found.
 type Tell = Box<dyn FnOnce(&str) + Send>;
@@ -64,9 +66,10 @@ impl Damage {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, Mutex};
+    use std::sync::Arc;
 
     use super::*;
+    use crate::sync::orders::{Scene, every_order};
 
     fn listener() -> (Tell, Arc<Mutex<Vec<String>>>) {
         let heard = Arc::new(Mutex::new(Vec::new()));
@@ -94,5 +97,21 @@ mod tests {
         let (tell, heard) = listener();
         damage.tell(tell);
         assert_eq!(*heard.lock().unwrap(), ["first"]);
+    }
+
+    #[test]
+    fn damage_that_two_find_while_somebody_begins_to_listen_is_told_once() {
+        every_order(3, || {
+            let damage = Arc::new(Damage::default());
+            let (tell, heard) = listener();
+            let find = |reason: &'static str| {
+                let damage = damage.clone();
+                move || drop(damage.watch(Err::<(), _>(KvError::Corruption(reason.into()))).unwrap_err())
+            };
+            let (first, second) = (find("first"), find("second"));
+            let found = damage.clone();
+            let check = move || assert_eq!(*heard.lock().unwrap(), [found.found().unwrap()]);
+            Scene::default().thread(first).thread(second).thread(move || damage.tell(tell)).end(check)
+        });
     }
 }

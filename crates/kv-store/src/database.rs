@@ -7,13 +7,14 @@
 //! - after a failed apply no further one is tried: what the engine holds is then unknown. For lack of space none fails
 //!   on a replica: it waits.
 
+#[cfg(test)]
+mod races;
 mod retention;
 
-use std::sync::{
-    Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    sync::{Arc, OnceLock, PoisonError, atomic::Ordering},
+    time::Duration,
 };
-use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -36,6 +37,7 @@ use crate::{
     space_wait::SpaceWait,
     state_machine::StateMachine,
     sweep::{self, SweepProgress},
+    sync::{AtomicU64, Mutex, MutexGuard, RwLock, RwLockReadGuard},
 };
 
 pub use retention::RetentionStatistics;
@@ -367,7 +369,7 @@ pub(crate) struct Core {
     remembered_ids: AtomicU64,
 }
 
-fn read<T>(lock: &RwLock<T>) -> std::sync::RwLockReadGuard<'_, T> {
+fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
     lock.read().unwrap_or_else(PoisonError::into_inner)
 }
 

@@ -41,6 +41,7 @@ mod space_wait;
 mod state_machine;
 mod superseded;
 mod sweep;
+mod sync;
 mod window;
 
 pub use collector::Collected;

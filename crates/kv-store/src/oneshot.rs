@@ -4,9 +4,11 @@
 use std::{
     future::Future,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, PoisonError},
     task::{Context, Poll, Waker},
 };
+
+use crate::sync::{Mutex, MutexGuard};
 
 /// The two ends. A receiver whose sender is dropped without a value gets `None`.
 pub(crate) fn channel<T>() -> (Sender<T>, Receiver<T>) {
@@ -117,7 +119,33 @@ impl<T> Future for Receiver<T> {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        sync::atomic::{AtomicBool, Ordering},
+        task::Wake,
+    };
+
     use super::*;
+    use crate::sync::orders::{Scene, every_order};
+
+    /// Something happened.
+    #[derive(Default)]
+    struct Flag(AtomicBool);
+
+    impl Flag {
+        fn raise(&self) {
+            self.0.store(true, Ordering::SeqCst);
+        }
+
+        fn is_raised(&self) -> bool {
+            self.0.load(Ordering::SeqCst)
+        }
+    }
+
+    impl Wake for Flag {
+        fn wake(self: Arc<Self>) {
+            self.raise();
+        }
+    }
 
     #[test]
     fn a_value_can_be_given_up_until_it_is_begun() {
@@ -134,5 +162,51 @@ mod tests {
         assert!(sender.begin());
         sender.send(7);
         assert_eq!(receiver.give_up(), GivenUp::Done(7));
+    }
+
+    #[test]
+    fn whoever_has_to_wait_is_woken_in_whatever_order_question_and_value_come() {
+        for is_sent in [true, false] {
+            every_order(4, || {
+                let (sender, mut receiver) = channel::<u8>();
+                let (waits, woken) = (Arc::new(Flag::default()), Arc::new(Flag::default()));
+                let (waited, waker) = (waits.clone(), Waker::from(woken.clone()));
+                let ask = move || match Pin::new(&mut receiver).poll(&mut Context::from_waker(&waker)) {
+                    Poll::Ready(value) => assert_eq!(value, is_sent.then_some(7)),
+                    Poll::Pending => waits.raise(),
+                };
+                let answer = move || {
+                    sender.begin();
+                    if is_sent {
+                        sender.send(7);
+                    }
+                };
+                Scene::default()
+                    .thread(ask)
+                    .thread(answer)
+                    .end(move || assert_eq!(waited.is_raised(), woken.is_raised()))
+            });
+        }
+    }
+
+    #[test]
+    fn what_is_given_up_is_either_never_begun_or_said_to_be_under_way_or_done() {
+        every_order(4, || {
+            let (sender, receiver) = channel();
+            let (begun, said) = (Arc::new(Flag::default()), Arc::new(Mutex::new(None)));
+            let (was_begun, was_said) = (begun.clone(), said.clone());
+            let give_up = move || *said.lock().unwrap() = Some(receiver.give_up());
+            let work = move || {
+                if sender.begin() {
+                    begun.raise();
+                    sender.send(7);
+                }
+            };
+            let check = move || {
+                let said = was_said.lock().unwrap().take().expect("it was given up");
+                assert_eq!(said != GivenUp::NotBegun, was_begun.is_raised(), "{said:?}");
+            };
+            Scene::default().thread(give_up).thread(work).end(check)
+        });
     }
 }

@@ -4,14 +4,19 @@
 //! The floor is the oldest version that must stay readable. A reader enlists first and then looks whether its version is
 //! still at or above the horizon: so either the floor already counts it, or it was computed from a horizon at or below the
 //! reader's version.
+//!
+//! Invariant: a version that is pinned or held is readable. So a pin looks before it enlists, while no floor is computed: one
+//! that came too late must never be there for others to rely on.
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, PoisonError},
     time::{Duration, Instant},
 };
 
 use kv_api::{KvError, Version};
+
+use crate::sync::{Mutex, MutexGuard};
 
 /// Most pins of one database at a time.
 pub const MAX_PINS: usize = 1_000;
@@ -60,17 +65,25 @@ impl Readers {
         [active, pinned, held].into_iter().flatten().fold(horizon(), u64::min)
     }
 
-    /// True when the version was kept already.
-    pub fn pin(&self, version: Version, lifetime: Duration) -> Result<bool, KvError> {
+    /// `look` says whether the version can be read. It is asked while no floor is computed, unless the version is kept
+    /// already.
+    pub fn pin(
+        &self,
+        version: Version,
+        lifetime: Duration,
+        look: impl FnOnce() -> Result<(), KvError>,
+    ) -> Result<(), KvError> {
         let (mut state, now) = (self.state(), Instant::now());
         state.drop_ended(now);
         let pins = state.count_pins();
         if pins >= MAX_PINS {
             return Err(KvError::Overloaded(format!("{pins} snapshots are pinned; at most {MAX_PINS} may be")));
         }
-        let was_kept = state.keeps(version.0);
+        if !state.keeps(version.0) {
+            look()?;
+        }
         state.pins.entry(version.0).or_default().push(now + lifetime);
-        Ok(was_kept)
+        Ok(())
     }
 
     pub fn pins(&self) -> usize {
@@ -91,21 +104,23 @@ impl Readers {
         }
     }
 
-    /// Holds `version` for `lifetime` from now on, however long it was held before; not counted. True when the version was
-    /// kept already.
-    pub fn hold(&self, version: Version, lifetime: Duration) -> Result<bool, KvError> {
+    /// Holds `version` for `lifetime` from now on, however long it was held before; not counted. `look` as of [`Self::pin`].
+    pub fn hold(
+        &self,
+        version: Version,
+        lifetime: Duration,
+        look: impl FnOnce() -> Result<(), KvError>,
+    ) -> Result<(), KvError> {
         let (mut state, now) = (self.state(), Instant::now());
         state.drop_ended(now);
         if state.held.len() >= MAX_HELD && !state.held.contains_key(&version.0) {
             return Err(KvError::Overloaded(format!("{MAX_HELD} versions are read page by page already")));
         }
-        let was_kept = state.keeps(version.0);
+        if !state.keeps(version.0) {
+            look()?;
+        }
         state.held.insert(version.0, now + lifetime);
-        Ok(was_kept)
-    }
-
-    pub fn release(&self, version: Version) {
-        self.state().held.remove(&version.0);
+        Ok(())
     }
 
     /// Whether the version is pinned or held.
@@ -151,6 +166,12 @@ impl Drop for ActiveRead {
 mod tests {
     use super::*;
 
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    fn too_old() -> Result<(), KvError> {
+        Err(KvError::TransactionTooOld { read_version: 5, oldest: 6 })
+    }
+
     #[test]
     fn the_floor_is_the_oldest_of_horizon_reads_and_pins() {
         let readers = Arc::new(Readers::default());
@@ -163,8 +184,9 @@ mod tests {
         drop(second);
         assert_eq!(readers.floor(|| 10), 10);
         drop(later);
-        assert_eq!(readers.pin(Version(5), Duration::from_secs(3600)), Ok(false));
-        assert_eq!(readers.pin(Version(5), Duration::from_secs(3600)), Ok(true));
+        let is_asked = || -> Result<(), KvError> { panic!("what is kept already is readable") };
+        assert_eq!(readers.pin(Version(5), HOUR, || Ok(())), Ok(()));
+        assert_eq!(readers.pin(Version(5), HOUR, is_asked), Ok(()));
         assert_eq!(readers.pins(), 2);
         assert_eq!(readers.floor(|| 10), 5);
         readers.unpin(Version(5));
@@ -177,7 +199,7 @@ mod tests {
     #[test]
     fn a_pin_ends_by_itself() {
         let readers = Readers::default();
-        readers.pin(Version(5), Duration::ZERO).unwrap();
+        readers.pin(Version(5), Duration::ZERO, || Ok(())).unwrap();
         assert!(!readers.keeps(5));
         assert_eq!(readers.floor(|| 10), 10);
     }
@@ -185,26 +207,32 @@ mod tests {
     #[test]
     fn a_version_that_is_read_page_by_page_is_held_from_page_to_page() {
         let readers = Readers::default();
-        readers.hold(Version(5), Duration::from_secs(60)).unwrap();
-        readers.hold(Version(5), Duration::from_secs(60)).unwrap();
+        readers.hold(Version(5), HOUR, || Ok(())).unwrap();
+        readers.hold(Version(5), HOUR, too_old).unwrap();
         assert!(readers.keeps(5));
         assert_eq!(readers.floor(|| 10), 5);
-        readers.hold(Version(5), Duration::ZERO).unwrap();
+        readers.hold(Version(5), Duration::ZERO, || Ok(())).unwrap();
         assert!(!readers.keeps(5));
-        (0..MAX_HELD as u64)
-            .for_each(|version| assert!(readers.hold(Version(version), Duration::from_secs(60)).is_ok()));
-        assert!(readers.hold(Version(1), Duration::from_secs(60)).is_ok());
-        assert!(matches!(readers.hold(Version(99), Duration::from_secs(60)), Err(KvError::Overloaded(_))));
-        readers.release(Version(1));
-        assert!(!readers.keeps(1));
+        (0..MAX_HELD as u64).for_each(|version| readers.hold(Version(version), HOUR, || Ok(())).unwrap());
+        assert_eq!(readers.hold(Version(1), HOUR, || Ok(())), Ok(()));
+        assert!(matches!(readers.hold(Version(99), HOUR, || Ok(())), Err(KvError::Overloaded(_))));
+    }
+
+    #[test]
+    fn a_version_that_cannot_be_read_any_more_is_not_kept() {
+        let readers = Readers::default();
+        assert_eq!(readers.pin(Version(5), HOUR, too_old), too_old());
+        assert_eq!(readers.hold(Version(5), HOUR, too_old), too_old());
+        assert!(!readers.keeps(5));
+        assert_eq!((readers.pins(), readers.floor(|| 10)), (0, 10));
     }
 
     #[test]
     fn there_are_so_many_pins_and_no_more() {
         let readers = Readers::default();
         (0..MAX_PINS as u64).for_each(|version| {
-            readers.pin(Version(version), Duration::from_secs(60)).unwrap();
+            readers.pin(Version(version), HOUR, || Ok(())).unwrap();
         });
-        assert!(matches!(readers.pin(Version(1), Duration::from_secs(60)), Err(KvError::Overloaded(_))));
+        assert!(matches!(readers.pin(Version(1), HOUR, || Ok(())), Err(KvError::Overloaded(_))));
     }
 }

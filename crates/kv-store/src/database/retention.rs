@@ -51,11 +51,7 @@ impl TransactionalKvDatabase {
     /// [`KvError::TransactionTooOld`] when the version can't be read any more, [`KvError::Overloaded`] when there are
     /// [`MAX_PINS`](crate::MAX_PINS) already.
     pub fn pin(&self, version: Version, lifetime: Duration) -> Result<(), KvError> {
-        // First the pin, then the look: what is readable behind it stays so.
-        if self.core.readers.pin(version, lifetime)? {
-            return Ok(());
-        }
-        self.core.check_within_window(version).inspect_err(|_| self.core.readers.unpin(version))
+        self.core.readers.pin(version, lifetime, || self.core.check_within_window(version))
     }
 
     /// Pins of all versions.
@@ -66,9 +62,8 @@ impl TransactionalKvDatabase {
     /// Keeps `version` readable for `lifetime` from now on, for whoever reads it page by page; not counted, and renewed by
     /// the next call. Errors as of [`Self::pin`].
     pub fn hold(&self, version: Version, lifetime: Duration) -> Result<(), KvError> {
-        let was_kept = self.core.readers.hold(version, lifetime)?;
-        let readable = if was_kept { Ok(()) } else { self.core.check_within_window(version) };
-        readable.and_then(|()| self.core.check_applied(version)).inspect_err(|_| self.core.readers.release(version))
+        self.core.check_applied(version)?;
+        self.core.readers.hold(version, lifetime, || self.core.check_within_window(version))
     }
 
     /// Whether replicated time must pass before all that is needless can be removed: some of what was written is still

@@ -12,11 +12,7 @@ mod compaction;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    collections::BTreeMap,
-    ops::Bound,
-    sync::{RwLock, RwLockReadGuard, RwLockWriteGuard},
-};
+use std::{collections::BTreeMap, ops::Bound};
 
 use bytes::Bytes;
 use kv_api::KvError;
@@ -24,6 +20,7 @@ use kv_api::KvError;
 use super::{
     BatchEntry, Cursor, Durability, Engine, EngineCopy, EngineStatistics, Table, WriteBatch, memory_copy::MemoryCopy,
 };
+use crate::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use compaction::Compaction;
 
 /// A table.

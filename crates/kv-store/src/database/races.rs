@@ -1,0 +1,319 @@
+//! Readers, pins, copies and the sweeper against a writer, in every order of their steps with few switches between them.
+
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use kv_api::{
+    AtomicCommit, KeyRef, KvError, LoggedWrite, Mutation, MutationKind, RangeQuery, Row, Rows, TimedWrite, Version,
+};
+
+use super::{StoreOptions, TransactionalKvDatabase};
+use crate::{
+    DatabaseInstall, Durability, MemoryEngine, MemoryInstall, StateBlob,
+    sync::orders::{Scene, every_order},
+};
+
+const HOUR: Duration = Duration::from_secs(3600);
+/// A version whose rows are all deleted, cleared or overwritten since.
+const OLD: Version = Version(2);
+/// The newest one that [`filled`] leaves.
+const NEW: Version = Version(4);
+const TOO_OLD: KvError = KvError::TransactionTooOld { read_version: OLD.0, oldest: NEW.0 };
+
+fn set(key: &'static str, value: &'static str) -> Mutation {
+    Mutation::set(key, value)
+}
+
+fn clear(begin: &'static str, end: &'static str) -> Mutation {
+    Mutation { kind: MutationKind::ClearRange as i32, ..Mutation::set(begin, end) }
+}
+
+fn write(time_ms: u64, write: LoggedWrite) -> TimedWrite {
+    TimedWrite { time_us: time_ms * 1_000, write: write.within(10) }
+}
+
+fn commit(time_ms: u64, mutations: impl Into<Vec<Mutation>>) -> TimedWrite {
+    write(time_ms, LoggedWrite::commit(AtomicCommit::of(mutations.into())))
+}
+
+/// Far beyond the readable window of all that was written before.
+fn much_later() -> TimedWrite {
+    write(2_000, LoggedWrite { passes_time: true, ..LoggedWrite::default() })
+}
+
+fn apply(database: &TransactionalKvDatabase, sequence: u64, writes: &[TimedWrite]) {
+    let verdicts = database.apply(writes, &mut |_| StateBlob { sequence, blob: Bytes::new() }).unwrap();
+    verdicts.into_iter().for_each(|verdict| drop(verdict.unwrap()));
+}
+
+fn options() -> StoreOptions {
+    let options = StoreOptions::replicated();
+    StoreOptions { conflict_index_entries: 8, known_keys: 8, collect_every: None, ..options }
+}
+
+/// Of the rows of [`OLD`] one is deleted since, one overwritten, and one cleared.
+fn filled() -> Arc<TransactionalKvDatabase> {
+    let engine = Arc::new(MemoryEngine::new(Durability::UntilFlush));
+    let database = TransactionalKvDatabase::open(engine, options()).unwrap();
+    apply(&database, 1, &[commit(1_000, [set("a", "old"), set("b", "old"), set("c", "old")])]);
+    apply(&database, 2, &[commit(1_001, [Mutation::delete("a"), set("b", "new")]), commit(1_001, [clear("c", "d")])]);
+    database
+}
+
+/// Lets the window pass and removes all that nobody can ask for then.
+fn sweep_all(database: &TransactionalKvDatabase) {
+    apply(database, 3, &[much_later()]);
+    while database.collect_garbage(100).unwrap().more {}
+    database.flush().unwrap();
+    database.collect_garbage(100).unwrap();
+    database.core.engine.compact_data(&[], &[0xff]).unwrap();
+}
+
+fn rows(keys: &[(&'static str, &'static str)]) -> Vec<Row> {
+    keys.iter().map(|(key, value)| Row { key: (*key).into(), value: (*value).into() }).collect()
+}
+
+fn old_rows() -> Vec<Row> {
+    rows(&[("a", "old"), ("b", "old"), ("c", "old")])
+}
+
+fn everything() -> RangeQuery {
+    RangeQuery::between(Bytes::new(), Bytes::from_static(&[0xff]))
+}
+
+fn all_rows(database: &TransactionalKvDatabase, version: Version) -> Result<Vec<Row>, KvError> {
+    database.range_at(&everything(), version).map(|Rows { rows, .. }| rows)
+}
+
+/// Which of the outcomes there may be there were, over all runs.
+#[derive(Clone, Default)]
+struct Outcomes(Arc<Mutex<BTreeSet<&'static str>>>);
+
+impl Outcomes {
+    fn note(&self, outcome: &'static str) {
+        self.0.lock().unwrap().insert(outcome);
+    }
+
+    /// Notes whether a read was answered, which must be as `expected`, or came too late.
+    fn note_read<T: PartialEq + std::fmt::Debug>(&self, read: Result<T, KvError>, expected: T) {
+        match read {
+            Ok(found) => {
+                assert_eq!(found, expected);
+                self.note("answered");
+            }
+            Err(error) => {
+                assert_eq!(error, TOO_OLD);
+                self.note("too old");
+            }
+        }
+    }
+
+    #[track_caller]
+    fn assert_all(&self, all: &[&'static str]) {
+        assert_eq!(*self.0.lock().unwrap(), all.iter().copied().collect());
+    }
+}
+
+/// Tries reads of [`OLD`] while everything is removed that they look for.
+fn sweep_beside(read: fn(&TransactionalKvDatabase, &Outcomes)) {
+    let outcomes = Outcomes::default();
+    every_order(2, || {
+        let (database, outcomes) = (filled(), outcomes.clone());
+        let sweeper = database.clone();
+        Scene::default().thread(move || read(&database, &outcomes)).thread(move || sweep_all(&sweeper))
+    });
+    outcomes.assert_all(&["answered", "too old"]);
+}
+
+#[test]
+fn a_range_read_beside_the_sweeper_finds_all_of_its_version_or_is_too_old() {
+    sweep_beside(|database, outcomes| outcomes.note_read(all_rows(database, OLD), old_rows()));
+}
+
+#[test]
+fn a_backward_range_read_beside_the_sweeper_finds_all_of_its_version_or_is_too_old() {
+    sweep_beside(|database, outcomes| {
+        let query = RangeQuery { reverse: true, ..everything() };
+        let found = database.range_at(&query, OLD).map(|found| found.rows);
+        outcomes.note_read(found, old_rows().into_iter().rev().collect());
+    });
+}
+
+#[test]
+fn rows_that_are_hashed_beside_the_sweeper_are_all_of_their_version_or_too_old() {
+    sweep_beside(|database, outcomes| {
+        let hashed = database.hash_rows("", b"", OLD, 10);
+        outcomes.note_read(hashed.map(|hash| hash.count), 3);
+    });
+}
+
+#[test]
+fn a_key_read_beside_the_sweeper_is_that_of_its_version_or_too_old() {
+    for key in ["a", "b", "c"] {
+        let outcomes = Outcomes::default();
+        every_order(2, || {
+            let (database, outcomes) = (filled(), outcomes.clone());
+            let sweeper = database.clone();
+            let read = move || outcomes.note_read(database.read_at(&KeyRef::new(key), OLD), Some("old".into()));
+            Scene::default().thread(read).thread(move || sweep_all(&sweeper))
+        });
+        outcomes.assert_all(&["answered", "too old"]);
+    }
+}
+
+#[test]
+fn a_reader_that_ends_lets_go_of_nobody_elses_version() {
+    let outcomes = Outcomes::default();
+    every_order(2, || {
+        let database = filled();
+        let read = || {
+            let (database, outcomes) = (database.clone(), outcomes.clone());
+            move || outcomes.note_read(all_rows(&database, OLD), old_rows())
+        };
+        let scene = Scene::default().thread(read()).thread(read());
+        let sweeper = database.clone();
+        scene.thread(move || sweep_all(&sweeper))
+    });
+    outcomes.assert_all(&["answered", "too old"]);
+}
+
+#[test]
+fn whoever_sees_a_version_sees_all_that_came_with_it() {
+    let outcomes = Outcomes::default();
+    every_order(2, || {
+        let (database, outcomes) = (filled(), outcomes.clone());
+        let writer = database.clone();
+        let look = move || match database.applied_version() {
+            NEW => {
+                assert_eq!(all_rows(&database, NEW), Ok(rows(&[("b", "new")])));
+                outcomes.note("before");
+            }
+            version => {
+                assert_eq!(version, Version(NEW.0 + 1));
+                assert_eq!(database.oldest_readable(), NEW, "the horizon came with it");
+                assert_eq!(database.column_families().as_slice(), ["f"]);
+                assert_eq!(all_rows(&database, version), Ok(rows(&[("x", "1")])));
+                let in_family = KeyRef { column_family: "f".into(), ..KeyRef::new("y") };
+                assert_eq!(database.read_at(&in_family, version), Ok(Some("1".into())));
+                assert_eq!(database.statistics_now().total_keys, 4, "two of them hidden by clears");
+                outcomes.note("after");
+            }
+        };
+        let in_family = Mutation { column_family: "f".into(), ..set("y", "1") };
+        let commit = AtomicCommit::of(vec![clear("a", "d"), set("x", "1"), in_family]);
+        let with_family = LoggedWrite { creates: vec!["f".into()], ..LoggedWrite::commit(commit) };
+        Scene::default().thread(look).thread(move || apply(&writer, 3, &[write(2_000, with_family)]))
+    });
+    outcomes.assert_all(&["before", "after"]);
+}
+
+/// How a version is kept beyond the window.
+type Keep = fn(&TransactionalKvDatabase) -> Result<(), KvError>;
+
+const WAYS_TO_KEEP: [Keep; 2] = [|database| database.pin(OLD, HOUR), |database| database.hold(OLD, HOUR)];
+
+#[test]
+fn a_version_that_was_kept_in_time_stays_readable_and_another_is_refused() {
+    for keep in WAYS_TO_KEEP {
+        let outcomes = Outcomes::default();
+        every_order(2, || {
+            let (database, outcomes) = (filled(), outcomes.clone());
+            let (sweeper, end) = (database.clone(), database.clone());
+            let is_kept = Arc::new(Mutex::new(false));
+            let is_kept_at_end = is_kept.clone();
+            let keep = move || {
+                let kept = keep(&database);
+                *is_kept.lock().unwrap() = kept.is_ok();
+                outcomes.note_read(kept, ());
+            };
+            let check = move || {
+                let expected = if *is_kept_at_end.lock().unwrap() { Ok(old_rows()) } else { Err(TOO_OLD) };
+                assert_eq!(all_rows(&end, OLD), expected);
+            };
+            Scene::default().thread(keep).thread(move || sweep_all(&sweeper)).end(check)
+        });
+        outcomes.assert_all(&["answered", "too old"]);
+    }
+}
+
+#[test]
+fn an_attempt_to_keep_what_is_gone_makes_it_readable_to_nobody() {
+    for (keep, other) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+        every_order(2, || {
+            let database = filled();
+            sweep_all(&database);
+            let attempt = |keep: Keep| {
+                let database = database.clone();
+                move || assert_eq!(keep(&database), Err(TOO_OLD))
+            };
+            let (keeper, other) = (attempt(WAYS_TO_KEEP[keep]), attempt(WAYS_TO_KEEP[other]));
+            let read = move || {
+                assert_eq!(database.read_at(&KeyRef::new("a"), OLD), Err(TOO_OLD));
+                assert_eq!(all_rows(&database, OLD), Err(TOO_OLD));
+            };
+            Scene::default().thread(keeper).thread(other).thread(read)
+        });
+    }
+}
+
+#[test]
+fn what_is_written_while_old_versions_are_removed_stays_and_counts() {
+    every_order(2, || {
+        let database = filled();
+        apply(&database, 3, &[much_later()]);
+        let (writer, sweeper) = (database.clone(), database.clone());
+        let write = move || {
+            apply(&writer, 4, &[commit(2_001, [set("a", "again"), set("c", "again")])]);
+            apply(&writer, 5, &[commit(2_002, [clear("b", "c")])]);
+        };
+        let sweep = move || while sweeper.collect_garbage(2).unwrap().more {};
+        let check = move || {
+            let left = rows(&[("a", "again"), ("c", "again")]);
+            let newest = database.applied_version();
+            assert_eq!(all_rows(&database, newest), Ok(left.clone()));
+            apply(&database, 6, &[TimedWrite { time_us: 3_000_000, ..much_later() }]);
+            while database.collect_garbage(100).unwrap().more {}
+            assert_eq!(all_rows(&database, newest), Ok(left));
+            assert_eq!((database.statistics_now().total_keys, database.retention().stored_versions), (2, Some(2)));
+        };
+        Scene::default().thread(write).thread(sweep).end(check)
+    });
+}
+
+#[test]
+fn a_copy_that_is_made_beside_a_writer_and_a_sweeper_is_of_one_moment() {
+    let outcomes = Outcomes::default();
+    every_order(2, || {
+        let (database, outcomes) = (filled(), outcomes.clone());
+        let writer = database.clone();
+        let copy = move || {
+            let mut copy = database.copy().unwrap();
+            let bytes = copy.read(0, copy.total_bytes() as usize).unwrap();
+            let install = Box::new(MemoryInstall::new(Durability::UntilFlush));
+            let mut install = DatabaseInstall::new(install, options());
+            install.write(&bytes).unwrap();
+            let (copied, state) = install.finish().unwrap();
+            let before = rows(&[("b", "new")]);
+            let (outcome, version, expected) = match state.sequence {
+                2 => ("before", NEW, before),
+                3 => ("swept", NEW, before),
+                _ => ("written", Version(NEW.0 + 1), rows(&[("b", "new"), ("c", "again")])),
+            };
+            assert_eq!(copied.applied_version(), version);
+            assert_eq!(all_rows(&copied, version), Ok(expected.clone()));
+            while copied.collect_garbage(100).unwrap().more {}
+            assert_eq!(all_rows(&copied, version), Ok(expected));
+            outcomes.note(outcome);
+        };
+        let write = move || {
+            sweep_all(&writer);
+            apply(&writer, 4, &[commit(2_001, [set("c", "again")])]);
+        };
+        Scene::default().thread(copy).thread(write)
+    });
+    outcomes.assert_all(&["before", "swept", "written"]);
+}

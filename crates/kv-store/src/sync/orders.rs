@@ -1,0 +1,345 @@
+//! Tries the orders in which the steps of a few threads can come, one run for each.
+//!
+//! Of the threads of a [`Scene`] one runs at a time. At each of its steps (a use of what [`crate::sync`] holds) another one may
+//! go on instead: that is a *switch*. A thread that ends, or waits for a lock, makes room for another without counting.
+//! [`every_order`] runs the scene once for each order with at most so many switches, depth first, and always the same ones:
+//! nearly every race shows with two (Musuvathi, Qadeer, *Iterative Context Bounding for Systematic Testing of
+//! Multithreaded Programs*). What happens between two steps is as if it happened at once, and everybody sees what the others did in
+//! the order in which they did it: weaker orders of memory are not tried.
+
+use std::{
+    any::Any,
+    cell::RefCell,
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+};
+
+/// Threads that share something made afresh for each run, and what must hold once all have ended.
+#[derive(Default)]
+pub(crate) struct Scene {
+    threads: Vec<Box<dyn FnOnce() + Send>>,
+    end: Option<Box<dyn FnOnce()>>,
+}
+
+impl Scene {
+    pub fn thread(mut self, run: impl FnOnce() + Send + 'static) -> Self {
+        self.threads.push(Box::new(run));
+        self
+    }
+
+    pub fn end(mut self, check: impl FnOnce() + 'static) -> Self {
+        self.end = Some(Box::new(check));
+        self
+    }
+}
+
+/// Runs what `scene` makes in every order with at most so many switches, and returns how many there are.
+///
+/// # Panics
+/// As the first run does in which a thread or the check at the end panics; the order is printed.
+pub(crate) fn every_order(switches: usize, mut scene: impl FnMut() -> Scene) -> usize {
+    let mut choices = Vec::new();
+    for runs in 1.. {
+        let (made, failure) = run(scene(), choices, switches);
+        if let Some(panic) = failure {
+            eprintln!("run {runs}, in which these threads go on at each step: {:?}", trace(&made));
+            resume_unwind(panic);
+        }
+        choices = made;
+        // The last choice that could have been another one becomes the next one.
+        while choices.last().is_some_and(|choice| choice.taken + 1 == choice.options.len()) {
+            choices.pop();
+        }
+        match choices.last_mut() {
+            Some(choice) => choice.taken += 1,
+            None => return runs,
+        }
+    }
+    unreachable!("the loop ends with the last order")
+}
+
+fn trace(choices: &[Choice]) -> Vec<usize> {
+    choices.iter().map(|choice| choice.options[choice.taken]).collect()
+}
+
+/// Which of several threads goes on.
+#[derive(Debug)]
+struct Choice {
+    options: Vec<usize>,
+    taken: usize,
+}
+
+type Failure = Box<dyn Any + Send>;
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Thread {
+    Ready,
+    /// For a lock that another one holds.
+    Waits,
+    Ended,
+}
+
+struct Run {
+    state: Mutex<State>,
+    /// One for each thread.
+    turns: Vec<Condvar>,
+}
+
+struct State {
+    threads: Vec<Thread>,
+    /// Whose turn it is.
+    running: usize,
+    switches_left: usize,
+    /// Those of an earlier run that are made again first, then new ones.
+    choices: Vec<Choice>,
+    made: usize,
+    /// A thread panics: all others are to end at their next steps.
+    failed: bool,
+    /// What it panicked with.
+    failure: Option<Failure>,
+}
+
+/// What threads end with because another one failed.
+struct Stopped;
+
+thread_local! {
+    /// The run that this thread belongs to, and its number there.
+    static PLACE: RefCell<Option<(Arc<Run>, usize)>> = const { RefCell::new(None) };
+}
+
+fn run(scene: Scene, choices: Vec<Choice>, switches_left: usize) -> (Vec<Choice>, Option<Failure>) {
+    let threads = vec![Thread::Ready; scene.threads.len()];
+    let turns = threads.iter().map(|_| Condvar::new()).collect();
+    let mut state = State { threads, running: 0, switches_left, choices, made: 0, failed: false, failure: None };
+    state.running = state.choose((0..scene.threads.len()).collect());
+    let run = Arc::new(Run { state: Mutex::new(state), turns });
+    let begin = |(number, body): (usize, Box<dyn FnOnce() + Send>)| {
+        let run = run.clone();
+        std::thread::spawn(move || run.thread(number, body))
+    };
+    let threads: Vec<_> = scene.threads.into_iter().enumerate().map(begin).collect();
+    threads.into_iter().for_each(|thread| thread.join().expect("its panics are caught"));
+    let mut state = run.state();
+    let choices = std::mem::take(&mut state.choices);
+    let failure = state.failure.take();
+    let check = || catch_unwind(AssertUnwindSafe(scene.end?)).err();
+    (choices, failure.or_else(check))
+}
+
+impl Run {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn thread(self: Arc<Self>, number: usize, body: Box<dyn FnOnce() + Send>) {
+        PLACE.set(Some((self.clone(), number)));
+        drop(self.wait_for_turn(self.state(), number));
+        let result = catch_unwind(AssertUnwindSafe(body));
+        PLACE.set(None);
+        let mut state = self.state();
+        state.threads[number] = Thread::Ended;
+        match result {
+            Err(panic) => state.fail(Some(panic).filter(|panic| !panic.is::<Stopped>())),
+            Ok(()) if state.threads.iter().any(|thread| *thread != Thread::Ended) => state.pass_on(None),
+            Ok(()) => {}
+        }
+        self.wake(&state);
+    }
+
+    /// Whoever is to go on.
+    fn wake(&self, state: &State) {
+        let woken = if state.failed { 0..self.turns.len() } else { state.running..state.running + 1 };
+        self.turns[woken].iter().for_each(Condvar::notify_one);
+    }
+
+    /// Lets the next thread go on, and waits until it is this one's turn again.
+    fn take_turns(&self, number: usize, go_on: Thread) {
+        let mut state = self.state();
+        if !state.failed {
+            state.threads[number] = go_on;
+            state.pass_on((go_on == Thread::Ready).then_some(number));
+            if state.running != number || state.failed {
+                self.wake(&state);
+                state = self.wait_for_turn(state, number);
+            }
+        }
+        if state.failed {
+            drop(state);
+            resume_unwind(Box::new(Stopped));
+        }
+    }
+
+    fn wait_for_turn<'s>(&self, state: MutexGuard<'s, State>, number: usize) -> MutexGuard<'s, State> {
+        let waits = |state: &mut State| state.running != number && !state.failed;
+        self.turns[number].wait_while(state, waits).unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn fail(&mut self, failure: Option<Failure>) {
+        self.failed = true;
+        self.failure = self.failure.take().or(failure);
+    }
+
+    /// Decides whose turn it is; `current` could go on.
+    fn pass_on(&mut self, current: Option<usize>) {
+        if current.is_some() && self.switches_left == 0 {
+            return;
+        }
+        let is_ready = |number: &usize| self.threads[*number] == Thread::Ready && Some(*number) != current;
+        let others = (0..self.threads.len()).filter(is_ready);
+        let options: Vec<usize> = current.into_iter().chain(others).collect();
+        if options.is_empty() {
+            return self.fail(Some(Box::new("every thread waits for a lock")));
+        }
+        self.running = self.choose(options);
+        self.switches_left -= usize::from(current.is_some_and(|current| current != self.running));
+    }
+
+    fn choose(&mut self, options: Vec<usize>) -> usize {
+        if options.len() == 1 {
+            return options[0];
+        }
+        match self.choices.get(self.made) {
+            Some(choice) => assert_eq!(choice.options, options, "the scene differs from run to run"),
+            None => self.choices.push(Choice { options, taken: 0 }),
+        }
+        let choice = &self.choices[self.made];
+        self.made += 1;
+        choice.options[choice.taken]
+    }
+}
+
+fn place() -> Option<(Arc<Run>, usize)> {
+    PLACE.with_borrow(Clone::clone)
+}
+
+/// Before each use of a lock or an atomic: another thread may go on here.
+pub(super) fn step() {
+    if is_tried()
+        && let Some((run, number)) = place()
+    {
+        run.take_turns(number, Thread::Ready);
+    }
+}
+
+/// Whether this thread is one of a scene. One that panics is not any more: what it does until its end it does at once.
+pub(super) fn is_tried() -> bool {
+    let Some((run, _)) = place() else { return false };
+    if std::thread::panicking() {
+        // Others may hold what it will ask for.
+        let mut state = run.state();
+        state.fail(None);
+        run.wake(&state);
+        return false;
+    }
+    true
+}
+
+/// The lock that this thread wants is held: another one goes on.
+pub(super) fn wait_for_a_lock() {
+    if let Some((run, number)) = place() {
+        run.take_turns(number, Thread::Waits);
+    }
+}
+
+/// A lock was let go of.
+pub(super) fn let_waiting_try() {
+    if let Some((run, _)) = place() {
+        let mut state = run.state();
+        let waiting = state.threads.iter_mut().filter(|thread| **thread == Thread::Waits);
+        waiting.for_each(|thread| *thread = Thread::Ready);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeSet, sync::atomic::Ordering};
+
+    use super::*;
+    use crate::sync;
+
+    #[test]
+    fn each_order_of_few_steps_comes_once() {
+        // Of three steps of one thread and two of another there are ten orders, begins included.
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let runs = every_order(9, || {
+            let (order, number) = (Arc::new(Mutex::new(String::new())), Arc::new(sync::AtomicU64::new(0)));
+            let steps = |name: char, steps: usize| {
+                let (order, number) = (order.clone(), number.clone());
+                move || {
+                    for _ in 0..steps {
+                        number.fetch_add(1, Ordering::SeqCst);
+                        order.lock().unwrap().push(name);
+                    }
+                }
+            };
+            let (order, seen) = (order.clone(), seen.clone());
+            let end = move || seen.lock().unwrap().push(order.lock().unwrap().clone());
+            Scene::default().thread(steps('a', 3)).thread(steps('b', 2)).end(end)
+        });
+        let seen = seen.lock().unwrap();
+        assert_eq!(seen.iter().collect::<BTreeSet<_>>().len(), 10, "{seen:?}");
+        assert_eq!(seen.len(), runs);
+    }
+
+    /// Two threads that add one in two steps each.
+    fn add_twice() -> (Arc<sync::AtomicU64>, Scene) {
+        let number = Arc::new(sync::AtomicU64::new(0));
+        let add = || {
+            let number = number.clone();
+            move || number.store(number.load(Ordering::SeqCst) + 1, Ordering::SeqCst)
+        };
+        let scene = Scene::default().thread(add()).thread(add());
+        (number, scene)
+    }
+
+    #[test]
+    fn a_lost_update_is_found_with_a_single_switch_and_not_without() {
+        let checked = |switches| {
+            every_order(switches, || {
+                let (number, scene) = add_twice();
+                scene.end(move || assert_eq!(number.load(Ordering::SeqCst), 2))
+            })
+        };
+        assert_eq!(checked(0), 2);
+        assert!(catch_unwind(|| checked(1)).is_err());
+    }
+
+    #[test]
+    fn a_lock_keeps_others_out_and_lets_them_in_again() {
+        every_order(3, || {
+            let number = Arc::new(sync::Mutex::new(0));
+            let add = || {
+                let number = number.clone();
+                move || {
+                    let mut number = number.lock().unwrap();
+                    *number += 1;
+                }
+            };
+            Scene::default()
+                .thread(add())
+                .thread(add())
+                .thread(add())
+                .end(move || assert_eq!(*number.lock().unwrap(), 3))
+        });
+    }
+
+    #[test]
+    fn locks_that_are_taken_in_two_orders_are_found_to_be_a_deadlock() {
+        let found = catch_unwind(|| {
+            every_order(1, || {
+                let locks = [Arc::new(sync::Mutex::new(())), Arc::new(sync::Mutex::new(()))];
+                let take = |first: usize, second: usize| {
+                    let (first, second) = (locks[first].clone(), locks[second].clone());
+                    move || {
+                        let first = first.lock().unwrap();
+                        drop((second.lock().unwrap(), first));
+                    }
+                };
+                Scene::default().thread(take(0, 1)).thread(take(1, 0))
+            })
+        });
+        assert_eq!(found.unwrap_err().downcast_ref::<&str>(), Some(&"every thread waits for a lock"));
+    }
+}
