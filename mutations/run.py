@@ -36,7 +36,7 @@ SCENES = "scenes"
 # What `cargo test` is told per crate that a patch changes. Without RocksDB everywhere: it takes longer than all else.
 TESTS = {
     "rsml": ["-p", "rsml", "--lib", "--test", "transcripts"],
-    "kv-store": ["-p", "kv-store", "--no-default-features", "--lib"],
+    "kv-store": ["-p", "kv-store", "--no-default-features", "--tests"],
     "kv-server": ["-p", "kv-server", "--no-default-features", "--lib"],
     "kv-api": ["-p", "kv-api"],
     "kv-client": ["-p", "kv-client"],

@@ -255,3 +255,19 @@ impl Committer {
         (writes, replies)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_goes_on_from_what_is_stored() {
+        let clock = Clock { stored_us: 1 << 50, since: Instant::now() };
+        let first_us = clock.now_us();
+        assert!(first_us >= clock.stored_us);
+        while clock.now_us() == first_us {
+            std::thread::yield_now();
+        }
+        assert!(clock.now_us() > first_us);
+    }
+}

@@ -181,6 +181,20 @@ fn a_reader_that_ends_lets_go_of_nobody_elses_version() {
     outcomes.assert_all(&["answered", "too old"]);
 }
 
+/// The version behind [`NEW`]: it brings a family, a clear, and a later horizon.
+const NEXT: Version = Version(NEW.0 + 1);
+
+fn write_next(database: &TransactionalKvDatabase) {
+    let in_family = Mutation { column_family: "f".into(), ..set("y", "1") };
+    let commit = AtomicCommit::of(vec![clear("a", "d"), set("x", "1"), in_family]);
+    let with_family = LoggedWrite { creates: vec!["f".into()], ..LoggedWrite::commit(commit) };
+    apply(database, 3, &[write(2_000, with_family)]);
+}
+
+fn key_of_next() -> KeyRef {
+    KeyRef { column_family: "f".into(), ..KeyRef::new("y") }
+}
+
 #[test]
 fn whoever_sees_a_version_sees_all_that_came_with_it() {
     let outcomes = Outcomes::default();
@@ -193,22 +207,47 @@ fn whoever_sees_a_version_sees_all_that_came_with_it() {
                 outcomes.note("before");
             }
             version => {
-                assert_eq!(version, Version(NEW.0 + 1));
+                assert_eq!(version, NEXT);
                 assert_eq!(database.oldest_readable(), NEW, "the horizon came with it");
                 assert_eq!(database.column_families().as_slice(), ["f"]);
-                assert_eq!(all_rows(&database, version), Ok(rows(&[("x", "1")])));
-                let in_family = KeyRef { column_family: "f".into(), ..KeyRef::new("y") };
-                assert_eq!(database.read_at(&in_family, version), Ok(Some("1".into())));
+                assert_eq!(all_rows(&database, NEXT), Ok(rows(&[("x", "1")])));
+                assert_eq!(database.read_at(&key_of_next(), NEXT), Ok(Some("1".into())));
                 assert_eq!(database.statistics_now().total_keys, 4, "two of them hidden by clears");
                 outcomes.note("after");
             }
         };
-        let in_family = Mutation { column_family: "f".into(), ..set("y", "1") };
-        let commit = AtomicCommit::of(vec![clear("a", "d"), set("x", "1"), in_family]);
-        let with_family = LoggedWrite { creates: vec!["f".into()], ..LoggedWrite::commit(commit) };
-        Scene::default().thread(look).thread(move || apply(&writer, 3, &[write(2_000, with_family)]))
+        Scene::default().thread(look).thread(move || write_next(&writer))
     });
     outcomes.assert_all(&["before", "after"]);
+}
+
+#[test]
+fn a_read_at_a_version_that_is_just_being_applied_finds_all_of_it_or_is_refused() {
+    let reads: [fn(&TransactionalKvDatabase) -> Result<bool, KvError>; 4] = [
+        |database| all_rows(database, NEXT).map(|found| found == rows(&[("x", "1")])),
+        |database| database.read_at(&KeyRef::new("b"), NEXT).map(|found| found.is_none()),
+        |database| database.read_at(&key_of_next(), NEXT).map(|found| found.is_some()),
+        |database| database.hash_rows("", b"", NEXT, 10).map(|hash| hash.count == 1),
+    ];
+    for read in reads {
+        let outcomes = Outcomes::default();
+        every_order(2, || {
+            let (database, outcomes) = (filled(), outcomes.clone());
+            let writer = database.clone();
+            let look = move || match read(&database) {
+                Ok(is_right) => {
+                    assert!(is_right);
+                    outcomes.note("applied");
+                }
+                Err(error) => {
+                    assert_eq!(error, KvError::FutureVersion { read_version: NEXT.0, current: NEW.0 });
+                    outcomes.note("to come");
+                }
+            };
+            Scene::default().thread(look).thread(move || write_next(&writer))
+        });
+        outcomes.assert_all(&["applied", "to come"]);
+    }
 }
 
 /// How a version is kept beyond the window.
