@@ -104,3 +104,39 @@ impl Families {
         self.any_dropped = self.named.values().any(|state| *state != State::Exists);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::{Durability, MemoryEngine};
+
+    #[test]
+    fn a_dropped_family_is_remembered_until_the_horizon_reaches_the_drop_and_then_forgotten_for_good() {
+        let engine = MemoryEngine::new(Durability::EveryWrite);
+        let write = |change: &mut dyn FnMut(&mut Families, &mut WriteBatch)| {
+            let (mut families, mut batch) = (Families::load(&engine).unwrap(), WriteBatch::new());
+            change(&mut families, &mut batch);
+            engine.write(&batch).unwrap();
+            let again = Families::load(&engine).unwrap();
+            assert_eq!((again.names(), &again.named), (families.names(), &families.named));
+            families.named.len()
+        };
+        write(&mut |families, batch| {
+            assert_eq!((families.create(batch, "f"), families.create(batch, "f")), (Ok(true), Ok(false)));
+            families.create(batch, "g").unwrap();
+        });
+        assert_eq!(write(&mut |families, batch| families.drop_at(batch, "f", 7)), 2);
+        assert_eq!(write(&mut |families, batch| families.forget_dropped(batch, 6)), 2);
+        assert_eq!(write(&mut |families, batch| families.forget_dropped(batch, 7)), 1);
+    }
+
+    #[test]
+    fn so_many_families_fit_and_no_more() {
+        let (mut families, mut batch) = (Families::default(), WriteBatch::new());
+        (0..MAX_COLUMN_FAMILIES)
+            .for_each(|number| assert_eq!(families.create(&mut batch, &number.to_string()), Ok(true)));
+        assert!(matches!(families.create(&mut batch, "one more"), Err(KvError::InvalidOperation(_))));
+        families.drop_at(&mut batch, "0", 7);
+        assert_eq!(families.create(&mut batch, "one more"), Ok(true));
+    }
+}

@@ -141,3 +141,117 @@ fn decode(mut stored: &[u8]) -> Result<(Record, &[u8]), KvError> {
 fn damaged(length: usize) -> KvError {
     KvError::Corruption(format!("its record of {length} bytes about an idempotency id cannot be read"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::{Durability, MemoryEngine};
+
+    fn commit(id: &'static str, value: &'static str) -> AtomicCommit {
+        AtomicCommit { idempotency_id: id.into(), ..AtomicCommit::of(vec![kv_api::Mutation::set("key", value)]) }
+    }
+
+    fn result(version: u64) -> CommitResult {
+        CommitResult { version, ..CommitResult::default() }
+    }
+
+    /// What is remembered, and the engine it stands in.
+    struct Kept {
+        once: Once,
+        engine: MemoryEngine,
+    }
+
+    impl Kept {
+        fn new() -> Self {
+            Kept { once: Once::default(), engine: MemoryEngine::new(Durability::EveryWrite) }
+        }
+
+        /// One batch.
+        fn write(&mut self, change: impl FnOnce(&mut Once, &mut WriteBatch)) {
+            let mut batch = WriteBatch::new();
+            change(&mut self.once, &mut batch);
+            self.engine.write(&batch).unwrap();
+            self.once.written();
+        }
+
+        fn earlier(&self, commit: &AtomicCommit) -> Result<Earlier, KvError> {
+            self.once.earlier(&self.engine, commit)
+        }
+
+        fn found(&self, commit: &AtomicCommit) -> Option<CommitResult> {
+            match self.earlier(commit).unwrap() {
+                Earlier::Succeeded(result) => Some(result),
+                Earlier::Nothing => None,
+                Earlier::Another => panic!("it is the same commit"),
+            }
+        }
+
+        fn open_again(&mut self) {
+            self.once = Once::load(&self.engine).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_result_is_there_for_exactly_its_lifetime_also_over_a_restart() {
+        let mut kept = Kept::new();
+        for (id, version, time_us) in [("a", 2, 5), ("b", 3, 5), ("c", 4, 6)] {
+            kept.write(|once, batch| once.remember(batch, &commit(id, "1"), &result(version), time_us));
+        }
+        let there = |kept: &Kept| ["a", "b", "c"].map(|id| kept.found(&commit(id, "1")).map(|result| result.version));
+        for (now_us, expected) in [
+            (LIFETIME_US + 4, [Some(2), Some(3), Some(4)]),
+            (LIFETIME_US + 5, [None, None, Some(4)]),
+            (LIFETIME_US + 6, [None, None, None]),
+        ] {
+            kept.write(|once, batch| once.expire(batch, now_us));
+            assert_eq!(there(&kept), expected, "at {now_us}");
+            kept.open_again();
+            assert_eq!((there(&kept), kept.once.len()), (expected, expected.iter().flatten().count()));
+        }
+        assert!(kept.once.by_version.is_empty());
+    }
+
+    #[test]
+    fn a_result_is_found_in_its_own_batch_and_behind_it_and_only_by_the_same_commit() {
+        let mut kept = Kept::new();
+        kept.write(|once, batch| {
+            let engine = MemoryEngine::new(Durability::EveryWrite);
+            once.remember(batch, &commit("a", "1"), &result(2), 5);
+            let found = once.earlier(&engine, &commit("a", "1"));
+            assert!(
+                matches!(found, Ok(Earlier::Succeeded(found)) if found == result(2)),
+                "it is not in the engine yet"
+            );
+        });
+        let finishing = AtomicCommit { finished_ids: vec!["x".into()], ..commit("a", "1") };
+        assert_eq!((kept.found(&commit("a", "1")), kept.found(&finishing)), (Some(result(2)), Some(result(2))));
+        assert!(matches!(kept.earlier(&commit("a", "2")), Ok(Earlier::Another)));
+        assert!(matches!(kept.earlier(&commit("b", "1")), Ok(Earlier::Nothing)));
+    }
+
+    #[test]
+    fn what_clients_are_done_with_is_forgotten_for_good() {
+        let mut kept = Kept::new();
+        kept.write(|once, batch| once.remember(batch, &commit("a", "1"), &result(2), 5));
+        kept.write(|once, batch| once.forget(batch, &["a".into(), "never seen".into()]));
+        assert_eq!((kept.found(&commit("a", "1")), kept.once.len()), (None, 0));
+        kept.open_again();
+        assert_eq!((kept.found(&commit("a", "1")), kept.once.len()), (None, 0));
+    }
+
+    #[test]
+    fn a_record_that_is_cut_is_damage() {
+        let whole = [&5_u64.to_be_bytes()[..], &2_u64.to_be_bytes(), &body(&commit("a", "1")).to_be_bytes()].concat();
+        for length in [0, 31, 32] {
+            let mut kept = Kept::new();
+            kept.write(|_, batch| batch.put(Table::Meta, &meta::once_key(b"a"), &whole[..length]));
+            let loaded = Once::load(&kept.engine);
+            assert_eq!(loaded.is_err(), length < 32, "{length} bytes");
+            if let Ok(once) = loaded {
+                // The result is missing.
+                let read = once.earlier(&kept.engine, &commit("a", "1"));
+                assert!(matches!(read, Err(KvError::Corruption(_))));
+            }
+        }
+    }
+}

@@ -164,7 +164,13 @@ impl Drop for ActiveRead {
 
 #[cfg(test)]
 mod tests {
+    use std::{collections::BTreeSet, sync::atomic::Ordering};
+
     use super::*;
+    use crate::sync::{
+        AtomicU64,
+        orders::{Scene, every_order},
+    };
 
     const HOUR: Duration = Duration::from_secs(3600);
 
@@ -205,6 +211,34 @@ mod tests {
     }
 
     #[test]
+    fn a_pin_and_a_hold_last_until_their_end_and_not_at_it() {
+        let now = Instant::now();
+        let one = Duration::from_nanos(1);
+        let mut state = State::default();
+        state.pins.insert(5, vec![now, now + one]);
+        state.pins.insert(6, vec![now]);
+        state.held.insert(7, now);
+        state.held.insert(8, now + one);
+        state.drop_ended(now);
+        assert_eq!([5, 6, 7, 8].map(|version| state.keeps(version)), [true, false, false, true]);
+        assert_eq!(state.count_pins(), 1);
+        state.drop_ended(now + one);
+        assert_eq!([5, 8].map(|version| state.keeps(version)), [false, false]);
+    }
+
+    #[test]
+    fn of_two_pins_the_one_that_ends_first_is_taken_away() {
+        for lifetimes in [[HOUR, 2 * HOUR], [2 * HOUR, HOUR]] {
+            let readers = Readers::default();
+            let begun = Instant::now();
+            lifetimes.into_iter().for_each(|lifetime| readers.pin(Version(5), lifetime, || Ok(())).unwrap());
+            readers.unpin(Version(5));
+            let left = &readers.state().pins[&5];
+            assert!(left.len() == 1 && left[0] >= begun + 2 * HOUR, "{left:?}");
+        }
+    }
+
+    #[test]
     fn a_version_that_is_read_page_by_page_is_held_from_page_to_page() {
         let readers = Readers::default();
         readers.hold(Version(5), HOUR, || Ok(())).unwrap();
@@ -234,5 +268,53 @@ mod tests {
             readers.pin(Version(version), HOUR, || Ok(())).unwrap();
         });
         assert!(matches!(readers.pin(Version(1), HOUR, || Ok(())), Err(KvError::Overloaded(_))));
+    }
+
+    /// Begins to rely on version 5, if the horizon lets it: by a read, which lasts as long as what is returned, or a pin.
+    type Rely = fn(&Arc<Readers>, &AtomicU64) -> Option<Option<ActiveRead>>;
+
+    #[test]
+    fn no_floor_is_above_a_version_that_somebody_has_found_readable_and_still_reads() {
+        fn look(horizon: &AtomicU64) -> Result<(), KvError> {
+            if horizon.load(Ordering::Acquire) <= 5 { Ok(()) } else { too_old() }
+        }
+        let read: Rely = |readers, horizon| {
+            let reading = readers.begin(5);
+            look(horizon).is_ok().then_some(Some(reading))
+        };
+        let pin: Rely = |readers, horizon| readers.pin(Version(5), HOUR, || look(horizon)).ok().map(|()| None);
+        let hold: Rely = |readers, horizon| readers.hold(Version(5), HOUR, || look(horizon)).ok().map(|()| None);
+        for rely in [read, pin, hold] {
+            let outcomes = Arc::new(std::sync::Mutex::new(BTreeSet::new()));
+            every_order(3, || {
+                let (readers, horizon) = (Arc::new(Readers::default()), Arc::new(AtomicU64::new(4)));
+                let (relied, floor) = (Arc::new(std::sync::Mutex::new(None)), Arc::new(AtomicU64::new(0)));
+                let first = {
+                    let (readers, horizon, relied) = (readers.clone(), horizon.clone(), relied.clone());
+                    move || *relied.lock().unwrap() = rely(&readers, &horizon)
+                };
+                let second = {
+                    let readers = readers.clone();
+                    move || drop(readers.begin(5))
+                };
+                let writer = {
+                    let horizon = horizon.clone();
+                    move || horizon.store(10, Ordering::Release)
+                };
+                let sweeper = {
+                    let floor = floor.clone();
+                    move || floor.store(readers.floor(|| horizon.load(Ordering::Acquire)), Ordering::Release)
+                };
+                let outcomes = outcomes.clone();
+                let check = move || {
+                    let (relies, floor) = (relied.lock().unwrap().is_some(), floor.load(Ordering::Acquire));
+                    assert!(!relies || floor <= 5, "the floor is {floor}");
+                    outcomes.lock().unwrap().insert((relies, floor));
+                };
+                Scene::default().thread(first).thread(second).thread(writer).thread(sweeper).end(check)
+            });
+            let all = [(false, 4), (false, 5), (false, 10), (true, 4), (true, 5)];
+            assert_eq!(*outcomes.lock().unwrap(), all.into());
+        }
     }
 }

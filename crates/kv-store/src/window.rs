@@ -113,7 +113,9 @@ mod tests {
             let mut history = vec![(0, version)];
             for (pause_us, commits) in steps {
                 time_us += pause_us;
-                window.advance(time_us, window_us, version);
+                let before = window.marks.clone();
+                let is_changed = window.advance(time_us, window_us, version);
+                prop_assert_eq!(is_changed, window.marks != before, "what is not said to have changed is not stored");
                 version += commits;
                 history.push((time_us, version));
                 let newest_at = |time_us: u64| {
@@ -130,6 +132,10 @@ mod tests {
                     }
                 }
                 prop_assert!(window.marks.len() as u64 <= 2 * MARKS_PER_WINDOW + 2);
+                let is_apart = |older: &Mark, newer: &Mark| {
+                    newer.time_us - older.time_us >= interval_us(window_us) && newer.version > older.version
+                };
+                prop_assert!(window.marks.iter().zip(window.marks.iter().skip(1)).all(|(a, b)| is_apart(a, b)));
                 let again = Window::new(window.time_us(), window.horizon(), &window.encoded_marks());
                 prop_assert_eq!(again.as_ref(), Some(&window));
             }
@@ -145,6 +151,37 @@ mod tests {
             window.advance(step * step_us, window_us, step);
         }
         assert_eq!(window.horizon(), 1_000 - 64);
+    }
+
+    #[test]
+    fn a_version_is_left_behind_when_its_mark_is_exactly_a_window_old() {
+        let window_us = 64_000;
+        let mut window = Window::default();
+        window.advance(1_000, window_us, 2);
+        window.advance(2_000, window_us, 3);
+        for (time_us, horizon) in [(64_999, 0), (65_000, 2), (65_999, 2), (66_000, 3)] {
+            window.advance(time_us, window_us, 4);
+            assert_eq!(window.horizon(), horizon, "at {time_us}");
+        }
+    }
+
+    #[test]
+    fn a_mark_comes_exactly_an_interval_after_the_one_before_if_there_is_a_newer_version() {
+        let mut window = Window::default();
+        window.advance(1_000, 64_000, 2);
+        for (time_us, version, marks) in [(1_999, 3, 1), (2_000, 2, 1), (2_000, 3, 2), (2_000, 4, 2), (3_000, 4, 3)] {
+            window.advance(time_us, 64_000, version);
+            assert_eq!(window.marks.len(), marks, "at {time_us} with version {version}");
+        }
+    }
+
+    #[test]
+    fn time_that_goes_back_changes_nothing() {
+        let mut window = Window::default();
+        window.advance(1_000_000, 64_000, 2);
+        let before = window.clone();
+        assert!(!window.advance(999_999, 64_000, 2));
+        assert_eq!(window, before);
     }
 
     #[test]

@@ -12,12 +12,15 @@ use std::{
     cell::RefCell,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    thread::JoinHandle,
 };
+
+type Body = Box<dyn FnOnce() + Send>;
 
 /// Threads that share something made afresh for each run, and what must hold once all have ended.
 #[derive(Default)]
 pub(crate) struct Scene {
-    threads: Vec<Box<dyn FnOnce() + Send>>,
+    threads: Vec<Body>,
     end: Option<Box<dyn FnOnce()>>,
 }
 
@@ -71,8 +74,9 @@ struct Choice {
 
 type Failure = Box<dyn Any + Send>;
 
-#[derive(Clone, Copy, PartialEq, Eq)]
 enum Thread {
+    /// It comes to be when its turn does, so that a run takes few changes from one thread to another.
+    Unborn(Body),
     Ready,
     /// For a lock that another one holds.
     Waits,
@@ -87,6 +91,7 @@ struct Run {
 
 struct State {
     threads: Vec<Thread>,
+    started: Vec<JoinHandle<()>>,
     /// Whose turn it is.
     running: usize,
     switches_left: usize,
@@ -108,17 +113,23 @@ thread_local! {
 }
 
 fn run(scene: Scene, choices: Vec<Choice>, switches_left: usize) -> (Vec<Choice>, Option<Failure>) {
-    let threads = vec![Thread::Ready; scene.threads.len()];
-    let turns = threads.iter().map(|_| Condvar::new()).collect();
-    let mut state = State { threads, running: 0, switches_left, choices, made: 0, failed: false, failure: None };
-    state.running = state.choose((0..scene.threads.len()).collect());
-    let run = Arc::new(Run { state: Mutex::new(state), turns });
-    let begin = |(number, body): (usize, Box<dyn FnOnce() + Send>)| {
-        let run = run.clone();
-        std::thread::spawn(move || run.thread(number, body))
+    let turns = scene.threads.iter().map(|_| Condvar::new()).collect();
+    let mut state = State {
+        threads: scene.threads.into_iter().map(Thread::Unborn).collect(),
+        started: Vec::new(),
+        running: 0,
+        switches_left,
+        choices,
+        made: 0,
+        failed: false,
+        failure: None,
     };
-    let threads: Vec<_> = scene.threads.into_iter().enumerate().map(begin).collect();
-    threads.into_iter().for_each(|thread| thread.join().expect("its panics are caught"));
+    state.pass_on(None);
+    let run = Arc::new(Run { state: Mutex::new(state), turns });
+    run.work();
+    while let Some(thread) = { run.state().started.pop() } {
+        thread.join().expect("its panics are caught");
+    }
     let mut state = run.state();
     let choices = std::mem::take(&mut state.choices);
     let failure = state.failure.take();
@@ -131,17 +142,21 @@ impl Run {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn thread(self: Arc<Self>, number: usize, body: Box<dyn FnOnce() + Send>) {
-        PLACE.set(Some((self.clone(), number)));
-        drop(self.wait_for_turn(self.state(), number));
-        let result = catch_unwind(AssertUnwindSafe(body));
-        PLACE.set(None);
+    /// Is the thread whose turn it is, from its birth to its end, and then the next one that was not born before.
+    fn work(self: &Arc<Self>) {
         let mut state = self.state();
-        state.threads[number] = Thread::Ended;
-        match result {
-            Err(panic) => state.fail(Some(panic).filter(|panic| !panic.is::<Stopped>())),
-            Ok(()) if state.threads.iter().any(|thread| *thread != Thread::Ended) => state.pass_on(None),
-            Ok(()) => {}
+        while let Some((number, body)) = state.take_unborn() {
+            drop(state);
+            PLACE.set(Some((self.clone(), number)));
+            let result = catch_unwind(AssertUnwindSafe(body));
+            PLACE.set(None);
+            state = self.state();
+            state.threads[number] = Thread::Ended;
+            match result {
+                Err(panic) => state.fail(Some(panic).filter(|panic| !panic.is::<Stopped>())),
+                Ok(()) if state.threads.iter().any(|thread| !matches!(thread, Thread::Ended)) => state.pass_on(None),
+                Ok(()) => {}
+            }
         }
         self.wake(&state);
     }
@@ -153,13 +168,20 @@ impl Run {
     }
 
     /// Lets the next thread go on, and waits until it is this one's turn again.
-    fn take_turns(&self, number: usize, go_on: Thread) {
+    fn take_turns(self: &Arc<Self>, number: usize, go_on: Thread) {
         let mut state = self.state();
         if !state.failed {
+            let current = matches!(go_on, Thread::Ready).then_some(number);
             state.threads[number] = go_on;
-            state.pass_on((go_on == Thread::Ready).then_some(number));
+            state.pass_on(current);
             if state.running != number || state.failed {
-                self.wake(&state);
+                match state.threads[state.running] {
+                    Thread::Unborn(_) if !state.failed => {
+                        let run = self.clone();
+                        state.started.push(std::thread::spawn(move || run.work()));
+                    }
+                    _ => self.wake(&state),
+                }
                 state = self.wait_for_turn(state, number);
             }
         }
@@ -176,6 +198,18 @@ impl Run {
 }
 
 impl State {
+    /// The thread whose turn it is, if it is not born.
+    fn take_unborn(&mut self) -> Option<(usize, Body)> {
+        let thread = self.threads.get_mut(self.running).filter(|_| !self.failed)?;
+        match std::mem::replace(thread, Thread::Ready) {
+            Thread::Unborn(body) => Some((self.running, body)),
+            born => {
+                *thread = born;
+                None
+            }
+        }
+    }
+
     fn fail(&mut self, failure: Option<Failure>) {
         self.failed = true;
         self.failure = self.failure.take().or(failure);
@@ -186,7 +220,9 @@ impl State {
         if current.is_some() && self.switches_left == 0 {
             return;
         }
-        let is_ready = |number: &usize| self.threads[*number] == Thread::Ready && Some(*number) != current;
+        let is_ready = |number: &usize| {
+            matches!(self.threads[*number], Thread::Unborn(_) | Thread::Ready) && Some(*number) != current
+        };
         let others = (0..self.threads.len()).filter(is_ready);
         let options: Vec<usize> = current.into_iter().chain(others).collect();
         if options.is_empty() {
@@ -247,7 +283,7 @@ pub(super) fn wait_for_a_lock() {
 pub(super) fn let_waiting_try() {
     if let Some((run, _)) = place() {
         let mut state = run.state();
-        let waiting = state.threads.iter_mut().filter(|thread| **thread == Thread::Waits);
+        let waiting = state.threads.iter_mut().filter(|thread| matches!(thread, Thread::Waits));
         waiting.for_each(|thread| *thread = Thread::Ready);
     }
 }
