@@ -114,4 +114,29 @@ mod tests {
             Scene::default().thread(first).thread(second).thread(move || damage.tell(tell)).end(check)
         });
     }
+
+    #[test]
+    fn whoever_is_told_may_ask() {
+        for is_found_before in [false, true] {
+            // A lock that is asked for by who holds it is found here, and does not hang.
+            every_order(0, || {
+                let damage = Arc::new(Damage::default());
+                let (asked, heard) = (damage.clone(), Arc::new(Mutex::new(None)));
+                let keep = heard.clone();
+                let tell = Box::new(move |_: &str| *keep.lock().unwrap() = asked.found());
+                let run = move || {
+                    let find = || drop(damage.watch(Err::<(), _>(KvError::Corruption("first".into()))).unwrap_err());
+                    if is_found_before {
+                        find();
+                        damage.tell(tell);
+                    } else {
+                        damage.tell(tell);
+                        find();
+                    }
+                };
+                let check = move || assert_eq!(heard.lock().unwrap().as_deref(), Some("first"));
+                Scene::default().thread(run).end(check)
+            });
+        }
+    }
 }

@@ -234,3 +234,17 @@ fn the_row_count_is_exact_through_deletes_and_restarts() {
         assert_eq!(database.statistics_now().total_keys, 1);
     }
 }
+
+#[test]
+fn a_range_with_nothing_in_it_conflicts_with_nothing() {
+    on_every_engine(|database| {
+        apply_one(database, commit([set("a", "1"), set("b", "1"), set("c", "1")])).unwrap();
+        apply_one(database, commit([of_kind(MutationKind::ClearRange, b"a", b"c"), set("b", "2")])).unwrap();
+        for empty in [("b", "b"), ("c", "a"), ("aa", "aa")] {
+            assert!(apply_one(database, commit_having_read_range(empty, 2, [set("x", "1")])).is_ok(), "{empty:?}");
+        }
+        let found = |range| apply_one(database, commit_having_read_range(range, 2, [set("x", "1")]));
+        assert_eq!(found(("aa", "ab")), Err(conflict_of(&["aa"])));
+        assert!(found(("c", "d")).is_ok(), "a range ends before its end");
+    });
+}

@@ -162,3 +162,30 @@ impl Walk<'_> {
         Ok(Some((key_codec::split(key)?.1, stored)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_held_back_begins_with_its_first_key_and_ends_before_the_next() {
+        let key = |name: &[u8], version| {
+            let mut key = Vec::new();
+            key_codec::set_versioned(&mut key, &key_codec::prefix("", name), version);
+            key
+        };
+        let mut run = Run::default();
+        run.push(&key(b"b", 7), 2);
+        let next = key_codec::prefix("", b"d");
+        let mut clear = ClearProgress { version: 9, number: 0, next: next.clone(), run, is_written_to: false };
+        assert!(!clear.is_holding_back(), "one entry is no long run");
+        clear.run.push(&key(b"c", 7), 2);
+        assert!(clear.is_holding_back());
+        // Of one key newer versions come first.
+        let keys = [key(b"a", 7), key(b"b", 8), key(b"b", 7), key(b"b", 6), key(b"c", 9), next, key(b"d", 9)];
+        let passed = keys.map(|key| clear.has_passed(&key));
+        assert_eq!(passed, [false, false, true, true, true, false, false]);
+        clear.walk_again();
+        assert_eq!((clear.next, clear.is_written_to), (key_codec::prefix("", b"b"), true));
+    }
+}

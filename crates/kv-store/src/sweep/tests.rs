@@ -532,3 +532,54 @@ fn values_are_dropped_below_every_clear_that_is_not_swept_in_the_persisted_state
     world.engine.flush().unwrap();
     assert_eq!(floor(&world), 3, "the horizon is still there");
 }
+
+#[test]
+fn a_run_is_removed_as_a_range_from_exactly_so_many_entries_on() {
+    for (keys, expected) in [(31, [31, 0]), (32, [0, 1]), (33, [0, 1])] {
+        let mut world = World::new(testing::memory(Durability::UntilFlush));
+        world.act(&Action::SetAll);
+        world.commit(&[Write::Clear(0..keys)], 0);
+        let (swept, deletes) = world.step(1_000);
+        assert_eq!((swept.removed_versions, deletes), (u64::from(keys), expected));
+    }
+}
+
+#[test]
+fn a_step_of_deleted_keys_takes_as_many_as_its_budget_allows() {
+    let mut world = World::new(testing::memory(Durability::UntilFlush));
+    world.act(&Action::SetAll);
+    world.commit(&(0..10).map(Write::Delete).collect::<Vec<_>>(), 0);
+    // Each costs its note, its tombstone and the value before.
+    let mut step = |budget: u64| {
+        let (swept, deletes) = world.step(budget);
+        (swept.entries_looked_at, swept.removed_versions, deletes, swept.more)
+    };
+    assert_eq!(step(12), (12, 8, [8, 0], true));
+    assert_eq!(step(11), (9 + 3, 6 + 2, [8, 0], true));
+    assert_eq!(step(1), (3, 2, [2, 0], true));
+    assert_eq!(step(100), (3, 2, [2, 0], false));
+    assert_eq!(step(100), (0, 0, [0, 0], false));
+}
+
+#[test]
+fn a_sweep_that_finds_nothing_writes_nothing() {
+    let mut world = cleared(testing::memory(Durability::UntilFlush));
+    while world.sweep(10).more {}
+    for progress in [&mut world.progress, &mut progress()] {
+        let mut batch = WriteBatch::new();
+        assert!(!sweep(&*world.engine, world.counters.horizon, 10, progress, &mut batch).unwrap().more);
+        assert!(batch.is_empty());
+    }
+}
+
+#[test]
+fn ranges_side_by_side_are_swept_in_one_step_and_overlapping_ones_in_two() {
+    for (second, steps) in [(20..30, 1), (19..30, 2), (0..10, 1), (0..11, 2), (12..13, 2)] {
+        let mut world = World::new(testing::memory(Durability::UntilFlush));
+        world.act(&Action::SetAll);
+        world.commit(&[Write::Clear(10..20)], 0);
+        world.commit(&[Write::Clear(second.clone())], 0);
+        let steps_made = 1 + (0..9).take_while(|_| world.step(1_000).0.more).count();
+        assert_eq!(steps_made, steps, "{second:?}");
+    }
+}

@@ -1,0 +1,137 @@
+"""Changes comparisons, sums and conditions of a crate, one at a time, and tells which changes no test notices; called by
+scripts/boundaries.sh, where the options are told.
+
+cargo-mutants says what can be changed. All changes are built at once, each behind a switch (`switched.py`), in a copy of
+the tree; then the tests are run once for each, those of the changed module first, until one fails. A change that does not
+compile is none. Where the tests fail without any change, the run ends.
+"""
+
+import argparse
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+from run import ROOT, Broken, Copy, run, sources
+from switched import VARIABLE, NotSwitchable, Switched
+
+# What is compared in these files decides something.
+FILES = {
+    "kv-store": ["window", "readers", "conflict_index", "conflicts", "once", "range_clears", "selectors", "superseded", "sweep",
+                 "sweep/clears", "sweep/run", "sweep/tombstones"],
+    "rsml": ["core/*", "wal/*"],
+}
+TESTS = {
+    "kv-store": ["-p", "kv-store", "--no-default-features", "--tests"],
+    "rsml": ["-p", "rsml", "--lib", "--test", "transcripts"],
+}
+OPERATORS = r"replace (==|!=|<|<=|>|>=|&&|\|\||[-+*/%|&^]|<<|>>|[-+*/%|&]=) with|delete !"
+
+
+def options():
+    parser = argparse.ArgumentParser(prog="scripts/boundaries.sh", description=__doc__.split("\n\n")[0],
+                                     epilog="Needs cargo-mutants: cargo install cargo-mutants --locked. The exit status is 2 if a "
+                                            "change was left.")
+    parser.add_argument("crate", choices=sorted(FILES))
+    parser.add_argument("files", nargs="*", metavar="FILE", help="in the crate's src, such as window.rs; else those of its list")
+    parser.add_argument("--survivors", action="store_true", help="only what the last run left")
+    parser.add_argument("--place", type=Path, help="folder for the copy, what is built and the results")
+    return parser.parse_args()
+
+
+def mutants(crate, files):
+    """What cargo-mutants would change."""
+    command = ["cargo", "mutants", "--list", "--json", "--package", crate, "--re", OPERATORS]
+    paths = [f"crates/{crate}/src/{file}" for file in files or [name + ".rs" for name in FILES[crate]]]
+    listed = subprocess.run([*command, *(word for path in paths for word in ("--file", path))], cwd=ROOT, check=True,
+                            stdout=subprocess.PIPE, text=True).stdout
+    return json.loads(listed)
+
+
+def changed(text, mutant):
+    """The file with the change."""
+    lines = text.splitlines(keepends=True)
+    ends = [sum(map(len, lines[:at["line"] - 1])) + at["column"] - 1 for at in (mutant["span"]["start"], mutant["span"]["end"])]
+    return text[:ends[0]] + mutant["replacement"] + text[ends[1]:]
+
+
+def build(copy, crate, found):
+    """Builds all changes into one program. Returns it as (program, directory) for each kind of test, and the numbers of the changes
+    that it holds."""
+    originals = sources()
+    texts = {name: content.decode() for name, content in originals.items() if name.endswith(".rs")}
+    switched, planted = Switched(texts), {}
+    for number, mutant in enumerate(found, 1):
+        try:
+            switched.add(number, {mutant["file"]: changed(texts[mutant["file"]], mutant)})
+            planted[number] = mutant
+        except NotSwitchable as reason:
+            print(f"not tried: {mutant['name']}: it {reason}", flush=True)
+    while True:
+        copy.fill({**originals, **{name: text.encode() for name, text in switched.files().items()}})
+        try:
+            return copy.build_tests(TESTS[crate]), planted
+        except Broken as reason:
+            culprits = switched.culprits(str(reason)) & planted.keys()
+            if not culprits:
+                raise
+            for number in culprits:
+                switched.drop(number)
+                del planted[number]
+
+
+def module_of(file):
+    """The filter of the tests of a file's module."""
+    return re.sub(r"(/mod)?\.rs$", "", file.split("/src/")[1]).replace("/", "::").split("::")[0] + "::"
+
+
+def is_noticed(programs, env, filters, seconds):
+    """Whether a test fails, or does not end."""
+    return any(run([program, "--quiet", *filters], directory, seconds, env)[0] != 0 for program, directory in programs)
+
+
+def main():
+    opts = options()
+    if shutil.which("cargo-mutants") is None:
+        sys.exit("error: cargo-mutants is not installed: cargo install cargo-mutants --locked")
+    place = opts.place or Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "boundaries" / opts.crate
+    place.mkdir(parents=True, exist_ok=True)
+    left_file = place / "left.txt"
+    found = mutants(opts.crate, opts.files)
+    if opts.survivors:
+        left = [re.sub(r":\d+:\d+:", ":", line) for line in left_file.read_text().splitlines()]
+        found = [mutant for mutant in found if re.sub(r":\d+:\d+:", ":", mutant["name"]) in left]
+    copy = Copy(place / "tree")
+    programs, planted = build(copy, opts.crate, found)
+    # The unit tests first.
+    programs.sort(key=lambda program: not Path(program[0]).name.startswith(opts.crate.replace("-", "_")))
+    started = time.monotonic()
+    if is_noticed(programs, copy.env, [], 1800):
+        sys.exit("error: tests fail without any change")
+    seconds = 30 + 10 * (time.monotonic() - started)
+    left, noticed, all_of = [], Counter(), Counter()
+    for number, mutant in planted.items():
+        env = {**copy.env, VARIABLE: str(number)}
+        file = mutant["file"]
+        caught = is_noticed(programs[:1], env, [module_of(file)], seconds) or is_noticed(programs, env, [], seconds)
+        noticed[file] += caught
+        all_of[file] += 1
+        if not caught:
+            left.append(mutant["name"])
+            print(f"not noticed: {mutant['name']}", flush=True)
+    left_file.write_text("".join(f"{name}\n" for name in left))
+    for file in sorted(all_of):
+        print(f"{noticed[file]:4} of {all_of[file]:4}  {file}")
+    total = all_of.total()
+    print(f"{noticed.total():4} of {total:4}  in all, {100 * noticed.total() / max(total, 1):.1f} %; {len(found) - total} do not compile "
+          "or cannot be switched")
+    sys.exit(2 if left else 0)
+
+
+if __name__ == "__main__":
+    main()
