@@ -2,8 +2,8 @@
 scripts/boundaries.sh, where the options are told.
 
 cargo-mutants says what can be changed. All changes are built at once, each behind a switch (`switched.py`), in a copy of
-the tree; then the tests are run once for each, those of the changed module first, until one fails. A change that does not
-compile is none. Where the tests fail without any change, the run ends.
+the tree; then the tests are run for each, those of the changed module first and then the quick ones, until one fails. A change
+that does not compile is none. Where the tests fail without any change, the run ends.
 """
 
 import argparse
@@ -61,8 +61,7 @@ def changed(text, mutant):
 
 
 def build(copy, crate, found):
-    """Builds all changes into one program. Returns it as (program, directory) for each kind of test, and the numbers of the changes
-    that it holds."""
+    """Builds all changes at once. Returns (program, directory) of each kind of test, and the changes in them by number."""
     originals = sources()
     texts = {name: content.decode() for name, content in originals.items() if name.endswith(".rs")}
     switched, planted = Switched(texts), {}
@@ -108,17 +107,21 @@ def main():
         found = [mutant for mutant in found if re.sub(r":\d+:\d+:", ":", mutant["name"]) in left]
     copy = Copy(place / "tree")
     programs, planted = build(copy, opts.crate, found)
-    # The unit tests first.
-    programs.sort(key=lambda program: not Path(program[0]).name.startswith(opts.crate.replace("-", "_")))
-    started = time.monotonic()
-    if is_noticed(programs, copy.env, [], 1800):
-        sys.exit("error: tests fail without any change")
-    seconds = 30 + 10 * (time.monotonic() - started)
+    units = [program for program in programs if Path(program[0]).name.startswith(opts.crate.replace("-", "_"))]
+    lasted = {}
+    for program in programs:
+        started = time.monotonic()
+        if is_noticed([program], copy.env, [], 1800):
+            sys.exit(f"error: tests fail without any change: {program[0]}")
+        lasted[program] = time.monotonic() - started
+    # The quick ones first.
+    programs.sort(key=lasted.get)
+    seconds = 30 + 10 * max(lasted.values())
     left, noticed, all_of = [], Counter(), Counter()
     for number, mutant in planted.items():
         env = {**copy.env, VARIABLE: str(number)}
         file = mutant["file"]
-        caught = is_noticed(programs[:1], env, [module_of(file)], seconds) or is_noticed(programs, env, [], seconds)
+        caught = is_noticed(units, env, [module_of(file)], seconds) or is_noticed(programs, env, [], seconds)
         noticed[file] += caught
         all_of[file] += 1
         if not caught:

@@ -234,4 +234,50 @@ mod tests {
         index.trim();
         assert!(index.ordered.is_none());
     }
+
+    /// An index of so many keys `k0000` and so on, the first written at version 2, that forgets nothing.
+    fn index_of_many(count: u64) -> ConflictIndex {
+        let mut index = ConflictIndex::new(1, usize::MAX);
+        for version in 2..count + 2 {
+            let write = NewestWrite { version, exists: true, entry: 0 };
+            index.record(format!("k{:04}", version - 2).as_bytes(), write);
+        }
+        index
+    }
+
+    #[test]
+    fn keys_are_ordered_when_more_than_few_writes_would_have_to_be_looked_at() {
+        let (few, all) = (FEW_WRITES as u64, 3 * FEW_WRITES as u64);
+        let mut index = index_of_many(all);
+        // Writes since then: those of the versions up to `all` + 1.
+        written(&mut index, "k", "l", all + 1 - few, 10);
+        assert!(index.ordered.is_none());
+        written(&mut index, "k", "l", all - few, 10);
+        assert!(index.ordered.is_some());
+    }
+
+    #[test]
+    fn the_ordered_keys_are_walked_up_to_exactly_as_many_as_there_are_writes() {
+        let mut index = index_of_many(10);
+        index.order_keys();
+        let walk = |end: &str, most, steps| {
+            let found = index.written_in_short_range(b"k0002", end.as_bytes(), 1, most, steps);
+            found.map(|found| found.len())
+        };
+        assert_eq!((walk("k0005", 9, 3), walk("k0005", 9, 2)), (Some(3), None));
+        assert_eq!((walk("k0005", 2, 2), walk("k0005", 3, 3)), (Some(2), Some(3)));
+    }
+
+    #[test]
+    fn ordered_keys_go_once_the_floor_is_beyond_their_last_use_and_not_at_it() {
+        let mut index = index_of_many(10);
+        index.order_keys();
+        let used_at = index.latest_version();
+        for (written, is_kept) in [(used_at + 1, true), (used_at + 2, false)] {
+            index.record(b"other", NewestWrite { version: written, exists: true, entry: 0 });
+            index.capacity = 1;
+            index.trim();
+            assert_eq!((index.floor(), index.ordered.is_some()), (written - 1, is_kept));
+        }
+    }
 }
