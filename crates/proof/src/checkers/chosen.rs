@@ -279,8 +279,7 @@ mod tests {
     /// Only 1 held entry 2 of view 256. Another one was chosen in 513, and 0, still at its log of 256, installs that.
     #[test]
     fn what_is_chosen_later_and_installed_is_no_vote_in_the_view_of_the_log() {
-        let chosen =
-            vec![(1, log(256, &[1, 2, 3])), (0, log(256, &[1])), (2, log(513, &[1, 9])), (1, log(513, &[1, 9]))];
+        let chosen = [(1, log(256, &[1, 2, 3])), (0, log(256, &[1])), (2, log(513, &[1, 9])), (1, log(513, &[1, 9]))];
         let then = |log: Log| judge(chosen.iter().cloned().chain([(0, log)]).collect());
         let (seen, verdict) = then(log(256, &[1, 9]));
         verdict.expect("it may hold what is chosen");
