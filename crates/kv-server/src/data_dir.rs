@@ -251,14 +251,18 @@ impl DataDir {
 
 /// Makes a directory, and those above it, so that they survive a loss of power. What stands in the way is named.
 pub(crate) fn make_directory(path: &Path) -> Result<(), DataDirError> {
-    let missing = path.ancestors().filter(|path| !path.as_os_str().is_empty()).take_while(|path| !path.exists());
-    // One that is there already may have been made by a process that was killed before it synchronised anything.
-    let entries: Vec<&Path> = std::iter::once(path).chain(missing).collect();
-    let Err(error) = fs::create_dir_all(path) else { return entries.into_iter().rev().try_for_each(sync_entry) };
+    let above: Vec<&Path> = path.ancestors().filter(|path| !path.as_os_str().is_empty()).collect();
+    let made = above.iter().take_while(|path| !path.exists()).count();
+    let Err(error) = fs::create_dir_all(path) else {
+        // Those that are there already may have been made by a process that was killed before it synchronised anything. Where
+        // it may not look, somebody else has made them.
+        return above.into_iter().enumerate().try_for_each(|(place, path)| match sync_entry(path) {
+            Err(error) if place >= made && cannot_be_asked(&error) => Ok(()),
+            synchronised => synchronised,
+        });
+    };
     // From the top, so that the first fault is named and not what follows from it.
-    let mut above: Vec<&Path> = path.ancestors().filter(|path| !path.as_os_str().is_empty()).collect();
-    above.reverse();
-    for path in above {
+    for path in above.into_iter().rev() {
         let Ok(found) = fs::symlink_metadata(path) else { continue };
         if found.is_dir() || path.is_dir() {
             continue;
@@ -282,6 +286,13 @@ fn sync_entry(path: &Path) -> Result<(), DataDirError> {
     // A path of one part lies in the working directory.
     let above = if above.as_os_str().is_empty() { Path::new(".") } else { above };
     File::open(above).and_then(|above| above.sync_all()).map_err(io_error("synchronise", above))
+}
+
+/// Whether the file system, or who may do what on it, leaves no way to synchronise a directory.
+fn cannot_be_asked(error: &DataDirError) -> bool {
+    use io::ErrorKind::{InvalidInput, PermissionDenied, ReadOnlyFilesystem, Unsupported};
+    let DataDirError::Io { source, .. } = error else { return false };
+    matches!(source.kind(), PermissionDenied | ReadOnlyFilesystem | InvalidInput | Unsupported)
 }
 
 fn name_of_kind(kind: fs::FileType) -> &'static str {
@@ -347,12 +358,7 @@ fn write_identity(root: &Path, identity: &Identity) -> Result<(), DataDirError> 
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
         fs::rename(&draft, root.join(IDENTITY_FILE))?;
-        File::open(root)?.sync_all()?;
-        // The directory itself may be new, too.
-        match root.canonicalize()?.parent() {
-            Some(parent) => File::open(parent)?.sync_all(),
-            None => Ok(()),
-        }
+        File::open(root)?.sync_all()
     };
     write().map_err(io_error("write", &root.join(IDENTITY_FILE)))
 }

@@ -497,6 +497,10 @@ impl Replica {
     /// The copy that this replica needs, and that nobody can vouch for.
     pub(super) fn refused_copy(&self) -> Option<RefusedCopy> {
         self.catch_up.wanted?;
+        if self.catch_up.transfer.is_some() {
+            // Somebody else's is on its way.
+            return None;
+        }
         self.reports.keys().find_map(|id| self.digests.refused(*id))
     }
 
@@ -565,6 +569,7 @@ impl Replica {
         self.first_stored = base.next();
         self.answer.due = true;
         self.catch_up.wanted = None;
+        self.catch_up.shunned.clear();
         self.catch_up.installed += 1;
         self.catch_up.last_installed = base;
         coverage!("snapshot.installed");

@@ -194,9 +194,13 @@ impl Digests {
         true
     }
 
-    /// The copy of that peer's database that was refused, if it would be refused again.
+    /// The copy of that peer's database that was refused, if it would be refused again. Once the peer tells nothing any more
+    /// of what was recorded then, nothing is known of the copies that it sends now.
     pub fn refused(&self, source: ReplicaId) -> Option<RefusedCopy> {
-        self.contradiction(source, &self.refusals.get(&source)?.recorded)
+        let recorded = &self.refusals.get(&source)?.recorded;
+        let told = self.peers.get(&source).and_then(|peer| peer.values.keys().next());
+        let is_outdated = told.is_some_and(|first| recorded.iter().all(|(sequence, _)| sequence < first));
+        self.contradiction(source, recorded).filter(|_| !is_outdated)
     }
 
     /// What was refused is of no interest any more: this replica has caught up.
@@ -226,6 +230,7 @@ impl Digests {
     pub fn replace(&mut self, inherited: Sequence, recorded: &[(Sequence, u64)]) {
         coverage!("rule12.database_replaced");
         self.own.clear();
+        self.refusals.clear();
         self.inherited = Sequence::ZERO;
         self.told = Sequence::ZERO;
         self.undecided_us = 0;

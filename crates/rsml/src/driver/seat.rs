@@ -107,7 +107,8 @@ impl Seat {
             if let Some(refused) = &status.refused_copy {
                 tracing::error!(
                     replica = self.core.id().0,
-                    "the databases of the others have diverged, so that none can be copied here: {refused}. Start all                      replicas; if they do not agree then, choose which database to keep"
+                    "the databases of the others have diverged, so that none can be copied here: {refused}. Start all \
+                     replicas; if they do not agree then, choose which database to keep"
                 );
             }
             if let Some((from, to)) = status.blocked {

@@ -258,7 +258,8 @@ impl Incoming {
     fn take_frames(&mut self) -> Result<(), Rejection> {
         while let Some(frame) = self.next_frame()? {
             if self.end.is_cancelled() {
-                // Its peer speaks over a newer connection, and what was sent over this one since comes too late.
+                // Its peer speaks over a newer connection, and what was sent over this one since comes too late. One message
+                // may have passed here just before.
                 break;
             }
             self.check_sender(&frame)?;

@@ -207,6 +207,13 @@ fn a_refused_copy_is_worth_another_transfer_once_more_is_known() {
     digests.forget(ReplicaId(1));
     assert!(digests.refused(ReplicaId(1)).is_none(), "another disk is in the place of the source's");
     let mut digests = refused();
+    let later: Vec<(u64, u64)> = (3..=2 + KEPT as u64).map(|place| (1024 * place, place)).collect();
+    hear(&mut digests, 1, 1, &later);
+    assert!(digests.refused(ReplicaId(1)).is_none(), "the source tells nothing any more of what was recorded then");
+    let mut digests = refused();
+    digests.replace(Sequence(3000), &values(&[(2048, 2)]));
+    assert!(digests.refused(ReplicaId(1)).is_none(), "another one's copy was taken");
+    let mut digests = refused();
     digests.forget_refusals();
     assert!(digests.refused(ReplicaId(1)).is_none(), "none is needed any more");
 }
