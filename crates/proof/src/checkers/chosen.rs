@@ -6,7 +6,8 @@
 //! in that view or before.
 //!
 //! A log may also take in an entry that was chosen in a higher view while it stays a log of its own view (rule 10: what
-//! lies below the commit point is installed, and the accepted view stays). From there on it is no vote in its view.
+//! lies below the commit point is installed, and the accepted view stays). From there on it is no vote in its view. Nor is what was
+//! written after a higher view was promised.
 //!
 //! A vote that was durable once counts for good, though the disk loses the entry later: whoever counted it was right.
 //! O(replicas) per event, and O(log) when a disk goes over to another view.
@@ -26,8 +27,9 @@ pub trait DurableLog {
 
     fn last(&self) -> Sequence;
 
-    /// Where the entries end that follow each other without a loss.
-    fn sound_last(&self) -> Sequence;
+    /// Where the entries end that are votes in the accepted view: without a loss before them, and written before a higher
+    /// view was promised.
+    fn voted_last(&self) -> Sequence;
 
     /// `None` where it is not known.
     fn hash(&self, sequence: Sequence) -> Option<u64>;
@@ -71,7 +73,7 @@ impl Chosen {
 
     /// Counts how far the log of `disk` is one of `view`: there is one such log only (rule 1).
     fn vote<L: DurableLog>(&mut self, disk: DiskId, view: View, log: &L) -> Verdict {
-        let (before, chosen, end) = (self.before(view), self.by(view), log.sound_last());
+        let (before, chosen, end) = (self.before(view), self.by(view), log.voted_last());
         let counted = self.votes.get(&view).and_then(|votes| votes.get(&disk)).copied();
         let mut vote = counted.unwrap_or(before.min(end));
         let (entries, of_view) = (&self.entries, self.logs.entry(view).or_default());
@@ -199,7 +201,7 @@ mod tests {
             Sequence(self.entries.len() as u64)
         }
 
-        fn sound_last(&self) -> Sequence {
+        fn voted_last(&self) -> Sequence {
             self.lost_from.map_or(self.last(), |lost| Sequence(lost - 1))
         }
 

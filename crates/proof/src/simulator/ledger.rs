@@ -14,6 +14,9 @@ pub struct Ledger {
     first: u64,
     /// `None`: not known, but there.
     hashes: VecDeque<Option<u64>>,
+    /// Where the log ended when an order was last done that promised no view above the log's own: what was written under a
+    /// higher promise is no vote.
+    voted: Sequence,
     /// Entries that the replica knows as lost, and has not replaced since.
     lost: BTreeSet<Sequence>,
     /// Nothing of the log was read at the start: nothing is vouched for until another base is set.
@@ -28,6 +31,7 @@ impl Ledger {
             hard_state: None,
             first: 1,
             hashes: VecDeque::new(),
+            voted: Sequence::ZERO,
             lost: BTreeSet::new(),
             unread: false,
             installed: None,
@@ -61,6 +65,9 @@ impl Ledger {
             self.hashes.truncate(keep as usize);
             self.lost.split_off(&order.from);
             self.hashes.extend(order.entries.iter().map(|entry| Some(hash_of(entry))));
+        }
+        if order.hard_state.promised == order.hard_state.accepted_view {
+            self.voted = self.last();
         }
     }
 
@@ -129,8 +136,8 @@ impl DurableLog for Ledger {
         Ledger::last(self)
     }
 
-    fn sound_last(&self) -> Sequence {
-        Ledger::sound_last(self)
+    fn voted_last(&self) -> Sequence {
+        self.sound_last().min(self.voted)
     }
 
     fn hash(&self, sequence: Sequence) -> Option<u64> {
