@@ -310,6 +310,43 @@ fn three_replicas_that_lose_power_together_keep_what_they_acknowledged() {
     });
 }
 
+async fn log_is_cut(server: &Server, id: usize) {
+    let name = format!("synodkv_log_disk_bytes{{replica=\"{id}\"}}");
+    eventually("the log is cut down to what is kept", async || match metric(server, &name).await? {
+        bytes if bytes < 9e6 => Ok(()),
+        bytes => Err(format!("the log takes {bytes} bytes")),
+    })
+    .await;
+}
+
+#[test]
+fn databases_survive_their_first_loss_of_power_when_most_of_them_is_in_no_log() {
+    run(async {
+        let mut cluster = Cluster::not_started(Setup::toml("[replication]\nlog_keep_mb = 1\nlog_flush_mb = 1\n"));
+        let data: Vec<PathBuf> = cluster.servers.iter().map(|server| server.data_dir.clone()).collect();
+        let Some(power) = Power::watch(data[0].parent().expect("a folder")) else { return };
+        for server in &mut cluster.servers {
+            server.surround(|setup| power.setup(setup));
+            server.start();
+        }
+        cluster.ready().await;
+        let addresses = cluster.thrift();
+        let client = Client::connect(addresses.split(','), Options::default()).await.expect("they serve");
+        for number in 1..=60 {
+            client.commit(large(number)).await.expect("committed");
+        }
+        for (id, server) in cluster.servers.iter().enumerate() {
+            log_is_cut(server, id).await;
+        }
+        kill_all(&mut cluster).await;
+        data.iter().for_each(|data| power.fail(data));
+        cluster.servers.iter_mut().for_each(Server::start);
+        cluster.ready().await;
+        check(&cluster.servers[0].thrift, &Told { together: 60, tried: 60, ..Told::default() }).await;
+        assert_exit(&cluster.cli(&["verify"]), 0);
+    });
+}
+
 #[test]
 fn a_copied_database_survives_a_loss_of_power_as_soon_as_it_is_used() {
     run(async {
@@ -336,14 +373,7 @@ fn a_copied_database_survives_a_loss_of_power_as_soon_as_it_is_used() {
         }
         cluster.ready().await;
         for id in (0..3).filter(|id| *id != late) {
-            let name = format!("synodkv_log_disk_bytes{{replica=\"{id}\"}}");
-            eventually("the log is cut down to what is kept", async || {
-                match metric(&cluster.servers[id], &name).await? {
-                    bytes if bytes < 9e6 => Ok(()),
-                    bytes => Err(format!("the log takes {bytes} bytes")),
-                }
-            })
-            .await;
+            log_is_cut(&cluster.servers[id], id).await;
         }
         cluster.servers[late].start();
         cluster.servers[late].live().await;
