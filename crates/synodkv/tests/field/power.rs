@@ -273,6 +273,15 @@ fn a_standalone_server_keeps_what_it_acknowledged() {
     });
 }
 
+/// Three replicas, not started, that keep little of their logs, with their data directories.
+fn watched_cluster() -> Option<(Cluster, Vec<PathBuf>, Power)> {
+    let mut cluster = Cluster::not_started(Setup::toml("[replication]\nlog_keep_mb = 1\nlog_flush_mb = 1\n"));
+    let data: Vec<PathBuf> = cluster.servers.iter().map(|server| server.data_dir.clone()).collect();
+    let power = Power::watch(data[0].parent().expect("a folder"))?;
+    cluster.servers.iter_mut().for_each(|server| server.surround(|setup| power.setup(setup)));
+    Some((cluster, data, power))
+}
+
 /// All at once, so that none hears of the end of another.
 async fn kill_all(cluster: &mut Cluster) {
     for server in &mut cluster.servers {
@@ -286,17 +295,10 @@ async fn kill_all(cluster: &mut Cluster) {
 #[test]
 fn three_replicas_that_lose_power_together_keep_what_they_acknowledged() {
     run(async {
-        let mut cluster = Cluster::not_started(Setup::toml("[replication]\nlog_keep_mb = 1\nlog_flush_mb = 1\n"));
-        let data: Vec<PathBuf> = cluster.servers.iter().map(|server| server.data_dir.clone()).collect();
-        let Some(power) = Power::watch(data[0].parent().expect("a folder")) else { return };
+        let Some((mut cluster, data, power)) = watched_cluster() else { return };
         let mut told = Told::default();
         for round in 1..=3 {
-            for server in &mut cluster.servers {
-                if round == 1 {
-                    server.surround(|setup| power.setup(setup));
-                }
-                server.start();
-            }
+            cluster.servers.iter_mut().for_each(Server::start);
             cluster.ready().await;
             check(&cluster.servers[0].thrift, &told).await;
             let addresses = cluster.servers.iter().map(|server| server.thrift.clone()).collect();
@@ -322,13 +324,8 @@ async fn log_is_cut(server: &Server, id: usize) {
 #[test]
 fn databases_survive_their_first_loss_of_power_when_most_of_them_is_in_no_log() {
     run(async {
-        let mut cluster = Cluster::not_started(Setup::toml("[replication]\nlog_keep_mb = 1\nlog_flush_mb = 1\n"));
-        let data: Vec<PathBuf> = cluster.servers.iter().map(|server| server.data_dir.clone()).collect();
-        let Some(power) = Power::watch(data[0].parent().expect("a folder")) else { return };
-        for server in &mut cluster.servers {
-            server.surround(|setup| power.setup(setup));
-            server.start();
-        }
+        let Some((mut cluster, data, power)) = watched_cluster() else { return };
+        cluster.servers.iter_mut().for_each(Server::start);
         cluster.ready().await;
         let addresses = cluster.thrift();
         let client = Client::connect(addresses.split(','), Options::default()).await.expect("they serve");
@@ -350,13 +347,8 @@ fn databases_survive_their_first_loss_of_power_when_most_of_them_is_in_no_log() 
 #[test]
 fn a_copied_database_survives_a_loss_of_power_as_soon_as_it_is_used() {
     run(async {
-        let mut cluster = Cluster::not_started(Setup::toml("[replication]\nlog_keep_mb = 1\nlog_flush_mb = 1\n"));
-        let data: Vec<PathBuf> = cluster.servers.iter().map(|server| server.data_dir.clone()).collect();
-        let Some(power) = Power::watch(data[0].parent().expect("a folder")) else { return };
-        for server in &mut cluster.servers {
-            server.surround(|setup| power.setup(setup));
-            server.start();
-        }
+        let Some((mut cluster, data, power)) = watched_cluster() else { return };
+        cluster.servers.iter_mut().for_each(Server::start);
         cluster.ready().await;
         let late = (cluster.primary().await + 1) % 3;
         cluster.servers[late].kill().await;
