@@ -500,6 +500,15 @@ impl<'a> Connection<'a> {
             self.input.shrink_to(OWN_INPUT_BYTES);
             (self.input_size, self.input_room) = (InputSize::Own, None);
         }
+        let pools = &self.shared.pools;
+        if self.input.len() < INPUT_BYTES
+            && self.input_size == InputSize::Largest
+            && pools.large_input.is_short()
+            && let Some(room) = pools.input.try_reserve(2 * INPUT_BYTES)
+        {
+            self.input.shrink_to(INPUT_BYTES);
+            (self.input_size, self.input_room) = (InputSize::Medium, Some(room));
+        }
     }
 
     /// Writes as much as the socket takes. Whether anything has left.

@@ -166,3 +166,28 @@ async fn a_connection_gives_back_the_memory_of_a_long_request_though_the_next_on
     }
     stage.stop().await;
 }
+
+/// There is room for one longest request at a time.
+#[tokio::test]
+async fn a_connection_in_a_request_that_is_still_short_leaves_the_memory_of_a_long_one_to_who_waits_for_it() {
+    let options =
+        ThriftServerOptions { max_message_bytes: MIB, max_request_memory_bytes: 4 * MIB, ..of_short_values() };
+    let stage = Stage::with(options).await;
+    stage.script.plan("long", [End::Reply(is_set())]);
+    stage.script.release("long");
+    let call = message(Encoding::default(), 1, &set("long", vec![1; 900_000]));
+    let reply = reply_bytes(Encoding::default(), Method::SetKey, 1, &is_set());
+    let mut busy = stage.dial().await;
+    busy.write_all(&[&call[..], &call[..100_000]].concat()).await.expect("the server reads");
+    assert_eq!(exactly(&mut busy, reply.len()).await, reply);
+    let mut other = stage.dial().await;
+    other.write_all(&call).await.expect("the server reads");
+    until("it waits for memory", || stage.server.pools.large_input.is_short()).await;
+    busy.write_all(&call[100_000..100_001]).await.expect("the server reads");
+    assert_eq!(exactly(&mut other, reply.len()).await, reply);
+    busy.write_all(&call[100_001..]).await.expect("the server reads");
+    assert_eq!(exactly(&mut busy, reply.len()).await, reply);
+    drop((busy, other));
+    stage.until_nothing_is_left().await;
+    stage.stop().await;
+}

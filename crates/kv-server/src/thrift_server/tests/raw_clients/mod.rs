@@ -56,12 +56,16 @@ impl Stage {
 
     /// No connection, no reserved byte and no socket is left.
     async fn until_nothing_is_left(&self) {
-        let ServerAtWork { counters, pools, address, .. } = &self.server;
+        self.until_no_connection_is_left().await;
+        until("no socket is left", || open_sockets(self.server.address.port()) == 0).await;
+    }
+
+    async fn until_no_connection_is_left(&self) {
+        let ServerAtWork { counters, pools, .. } = &self.server;
         until("no connection is left", || value(&counters.connections_open) == 0).await;
         for pool in [&pools.input, &pools.large_input, &pools.replies, &pools.large_replies] {
             assert_eq!((pool.used_bytes(), pool.is_short()), (0, false), "memory that nobody uses any more");
         }
-        until("no socket is left", || open_sockets(address.port()) == 0).await;
     }
 
     async fn stop(self) {
