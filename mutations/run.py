@@ -42,6 +42,9 @@ TESTS = {
     "kv-client": ["-p", "kv-client"],
     SCENES: ["-p", "proof", "--test", "simulation"],
 }
+# The simulator runs none of it: threads, sockets, RocksDB, servers, clients.
+NOT_SIMULATED = re.compile(r"crates/(kv-client|synodkv|rsml/src/(driver|transport)|kv-api/src/thrift|kv-store/src/engine/rocks|"
+                           r"kv-server/src(?!/(?:replication|router)))/")
 # With --glue also these, in this order: what is around the core, with RocksDB, sockets, threads and processes.
 GLUE = {
     "rsml": {"rsml driver": ["-p", "rsml", "--test", "driver"]},
@@ -89,7 +92,9 @@ class Patch:
 
     def simulations(self):
         """The arguments of the simulator, one after the other; `Simulate: none`: it never runs what the patch changes."""
-        return [] if self.fields["Simulate"] == [["none"]] else self.fields["Simulate"] or [[]]
+        if self.fields["Simulate"] == [["none"]] or all(map(NOT_SIMULATED.match, self.touches)):
+            return []
+        return self.fields["Simulate"] or [[]]
 
     def glue(self):
         suites = {}
