@@ -16,7 +16,10 @@ use std::{
 
 use kv_api::{KvError, Version};
 
-use crate::sync::{Mutex, MutexGuard};
+use crate::{
+    clock::Clock,
+    sync::{Mutex, MutexGuard},
+};
 
 /// Most pins of one database at a time.
 pub const MAX_PINS: usize = 1_000;
@@ -27,6 +30,7 @@ const MAX_HELD: usize = 16;
 #[derive(Debug, Default)]
 pub(crate) struct Readers {
     state: Mutex<State>,
+    clock: Clock,
 }
 
 #[derive(Debug, Default)]
@@ -46,6 +50,10 @@ pub(crate) struct ActiveRead {
 }
 
 impl Readers {
+    pub fn new(clock: Clock) -> Readers {
+        Readers { state: Mutex::default(), clock }
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -58,7 +66,7 @@ impl Readers {
     /// The oldest version that must stay readable. `horizon` is asked while nobody can enlist.
     pub fn floor(&self, horizon: impl FnOnce() -> u64) -> u64 {
         let mut state = self.state();
-        state.drop_ended(Instant::now());
+        state.drop_ended(self.clock.now());
         let active = state.active.first_key_value().map(|(version, _)| *version);
         let pinned = state.pins.first_key_value().map(|(version, _)| *version);
         let held = state.held.first_key_value().map(|(version, _)| *version);
@@ -73,7 +81,7 @@ impl Readers {
         lifetime: Duration,
         look: impl FnOnce() -> Result<(), KvError>,
     ) -> Result<(), KvError> {
-        let (mut state, now) = (self.state(), Instant::now());
+        let (mut state, now) = (self.state(), self.clock.now());
         state.drop_ended(now);
         let pins = state.count_pins();
         if pins >= MAX_PINS {
@@ -88,7 +96,7 @@ impl Readers {
 
     pub fn pins(&self) -> usize {
         let mut state = self.state();
-        state.drop_ended(Instant::now());
+        state.drop_ended(self.clock.now());
         state.count_pins()
     }
 
@@ -111,7 +119,7 @@ impl Readers {
         lifetime: Duration,
         look: impl FnOnce() -> Result<(), KvError>,
     ) -> Result<(), KvError> {
-        let (mut state, now) = (self.state(), Instant::now());
+        let (mut state, now) = (self.state(), self.clock.now());
         state.drop_ended(now);
         if state.held.len() >= MAX_HELD && !state.held.contains_key(&version.0) {
             return Err(KvError::Overloaded(format!("{MAX_HELD} versions are read page by page already")));
@@ -125,7 +133,7 @@ impl Readers {
 
     /// Whether the version is pinned or held.
     pub fn keeps(&self, version: u64) -> bool {
-        let (mut state, now) = (self.state(), Instant::now());
+        let (mut state, now) = (self.state(), self.clock.now());
         state.drop_ended(now);
         state.keeps(version)
     }

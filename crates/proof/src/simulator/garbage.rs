@@ -56,7 +56,7 @@ impl Cluster {
         }
         // Some of them can't be pinned any more, or not yet.
         let version = self.random.between(oldest.saturating_sub(1), moment.version + 1);
-        running.database.pin(version);
+        running.database.pin(version, &mut self.random);
         self.figures.count("version pinned");
     }
 
