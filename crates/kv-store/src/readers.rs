@@ -100,9 +100,11 @@ impl Readers {
         state.count_pins()
     }
 
-    /// Takes away the pin of `version` that would have ended first; without one it does nothing.
+    /// Takes away the pin of `version` that would end next; without one it does nothing. A pin that has ended is none, whether
+    /// anybody has looked since or not.
     pub fn unpin(&self, version: Version) {
-        let mut state = self.state();
+        let (mut state, now) = (self.state(), self.clock.now());
+        state.drop_ended(now);
         if let Some(ends) = state.pins.get_mut(&version.0) {
             let first = (0..ends.len()).min_by_key(|index| ends[*index]);
             first.map(|index| ends.swap_remove(index));
@@ -244,6 +246,21 @@ mod tests {
             let left = &readers.state().pins[&5];
             assert!(left.len() == 1 && left[0] >= begun + 2 * HOUR, "{left:?}");
         }
+    }
+
+    #[test]
+    fn a_pin_that_has_ended_is_not_the_one_that_is_taken_away() {
+        let readers = Readers::default();
+        [HOUR, Duration::ZERO].into_iter().for_each(|lifetime| readers.pin(Version(5), lifetime, || Ok(())).unwrap());
+        readers.unpin(Version(5));
+        assert!(!readers.keeps(5));
+    }
+
+    #[test]
+    fn pins_end_by_the_clock_that_was_given() {
+        let readers = Readers::new(Clock::new(|| Instant::now() + 2 * HOUR));
+        readers.state().pins.insert(5, vec![Instant::now() + HOUR]);
+        assert!(!readers.keeps(5));
     }
 
     #[test]
