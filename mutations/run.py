@@ -157,6 +157,14 @@ class Copy:
         present = [name for name in patch.touches if (self.tree / name).is_file()]
         return {name: (self.tree / name).read_text() for name in present}
 
+    def restore(self, patch, wanted):
+        """Takes a patch out of a copy that was filled with these files."""
+        for name in patch.touches:
+            (self.tree / name).unlink(missing_ok=True)
+            if name in wanted:
+                (self.tree / name).parent.mkdir(parents=True, exist_ok=True)
+                (self.tree / name).write_bytes(wanted[name])
+
     def cargo(self, *arguments):
         """What cargo says, as JSON, after an error of the compiler in its short form."""
         command = ["cargo", *arguments, "--release", "--locked", "--quiet"]
@@ -361,10 +369,11 @@ def plant_together(together, scratch, originals, patches, apart):
     that can't be planted at all. `apart`: plant none, but see whether each applies."""
     texts = {name: content.decode() for name, content in originals.items() if name.endswith(".rs")}
     switched, numbers, broken = Switched(texts), {}, {}
+    scratch.fill(originals)
     for number, patch in enumerate(patches, 1):
-        scratch.fill(originals)
         try:
             changed = scratch.apply(patch)
+            scratch.restore(patch, originals)
             if not apart:
                 switched.add(number, changed)
                 numbers[patch.path] = number
@@ -459,10 +468,11 @@ class Runner:
 def check(patches, place):
     """Whether every patch applies."""
     originals, copy, bad = sources(), Copy(place / "0"), 0
+    copy.fill(originals)
     for patch in patches:
-        copy.fill(originals)
         try:
             copy.apply(patch)
+            copy.restore(patch, originals)
         except Broken as broken:
             bad += 1
             print(f"{patch.name}: {broken}")
