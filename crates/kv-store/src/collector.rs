@@ -1,15 +1,14 @@
 //! A thread that removes what has left the readable window, in steps that are small enough for writers not to notice, and
 //! has the data table rewritten where that pays.
 
-use std::{
-    sync::{Arc, mpsc},
-    thread::JoinHandle,
-    time::Duration,
-};
+use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
 use kv_api::KvError;
 
-use crate::{data_compaction::DataCompaction, database::Core};
+use crate::data_compaction::DataCompaction;
+use crate::database::Core;
 
 /// Entries per step: about a millisecond, in which nobody writes.
 const STEP_ENTRIES: u64 = 2_000;

@@ -6,11 +6,10 @@
 //! - nothing is evicted between two calls of [`ConflictIndex::trim`], so within a batch, whose writes are not in the engine
 //!   yet, the index also serves as the overlay that lets operations of one batch see each other.
 
-use std::{
-    collections::{BTreeSet, HashMap, VecDeque, hash_map::Entry},
-    ops::Bound,
-    sync::Arc,
-};
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::ops::Bound;
+use std::sync::Arc;
 
 /// Up to this many recent writes are looked at one by one for a range; beyond that the ordered keys are worth their keep.
 const FEW_WRITES: usize = 1024;

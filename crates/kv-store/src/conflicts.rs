@@ -1,16 +1,15 @@
 //! Whether something that a commit has read was written since. Exact at every read version from the horizon on, whatever
 //! old versions are still there: what is newer than the horizon is never removed.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use kv_api::{AtomicCommit, KeyRef, KvError};
 
-use crate::{
-    key_codec,
-    scan::{self, Bounds},
-    state_machine::Deciding,
-};
+use crate::key_codec;
+use crate::scan::{self, Bounds};
+use crate::state_machine::Deciding;
 
 /// Most keys that a conflict names; of more, the first in order of key and family.
 pub const MAX_REPORTED_CONFLICTS: usize = 100;

@@ -7,7 +7,8 @@
 
 use kv_api::KvError;
 
-use crate::{engine::Engine, key_codec};
+use crate::engine::Engine;
+use crate::key_codec;
 
 /// More versions than rows that are never worth rewriting everything.
 const SPARE_VERSIONS: u64 = 1_000_000;

@@ -12,10 +12,9 @@ mod prepared;
 mod races;
 mod retention;
 
-use std::{
-    sync::{Arc, OnceLock, PoisonError, atomic::Ordering},
-    time::Duration,
-};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -24,22 +23,20 @@ use kv_api::{
     RangeQuery, ReadAt, Rows, TimedWrite, Version,
 };
 
-use crate::{
-    collector::{Collected, Collector},
-    damage::Damage,
-    data_compaction::DataCompaction,
-    database_copy::DatabaseCopy,
-    engine::{Engine, EngineStatistics, WriteBatch},
-    group_commit::{GroupCommit, GroupCommitOptions, PendingWrite, writing_stopped},
-    meta,
-    range_clears::RangeClears,
-    readers::Readers,
-    reads::{self, RowsHash},
-    space_wait::SpaceWait,
-    state_machine::StateMachine,
-    sweep::{self, SweepProgress},
-    sync::{AtomicU64, Mutex, MutexGuard, RwLock, RwLockReadGuard},
-};
+use crate::collector::{Collected, Collector};
+use crate::damage::Damage;
+use crate::data_compaction::DataCompaction;
+use crate::database_copy::DatabaseCopy;
+use crate::engine::{Engine, EngineStatistics, WriteBatch};
+use crate::group_commit::{GroupCommit, GroupCommitOptions, PendingWrite, writing_stopped};
+use crate::meta;
+use crate::range_clears::RangeClears;
+use crate::readers::Readers;
+use crate::reads::{self, RowsHash};
+use crate::space_wait::SpaceWait;
+use crate::state_machine::StateMachine;
+use crate::sweep::{self, SweepProgress};
+use crate::sync::{AtomicU64, Mutex, MutexGuard, RwLock, RwLockReadGuard};
 
 pub use prepared::PreparedBatch;
 pub use retention::RetentionStatistics;

@@ -5,12 +5,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use kv_api::KvError;
 
-use crate::{
-    TransactionalKvDatabase,
-    database::StoreOptions,
-    engine::{EngineCopy, EngineInstall},
-    meta::StateBlob,
-};
+use crate::TransactionalKvDatabase;
+use crate::database::StoreOptions;
+use crate::engine::{EngineCopy, EngineInstall};
+use crate::meta::StateBlob;
 
 /// A database as one batch left it. Dropping it lets go of the copy.
 pub struct DatabaseCopy {

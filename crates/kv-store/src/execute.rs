@@ -4,12 +4,12 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use kv_api::{
-    CommitResult, KvError, Mutation, MutationKind,
-    atomic::{self, AtomicChange},
-};
+use kv_api::atomic::{self, AtomicChange};
+use kv_api::{CommitResult, KvError, Mutation, MutationKind};
 
-use crate::{key_codec, resolve::Stamps, state_machine::Deciding};
+use crate::key_codec;
+use crate::resolve::Stamps;
+use crate::state_machine::Deciding;
 
 /// Keys are encoded prefixes, so that families lie apart.
 pub(crate) struct Execution {
@@ -101,7 +101,8 @@ impl Execution {
 
 #[cfg(test)]
 mod tests {
-    use proptest::{collection::vec, prelude::*};
+    use proptest::collection::vec;
+    use proptest::prelude::*;
 
     use super::*;
 

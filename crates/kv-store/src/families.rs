@@ -7,10 +7,8 @@ use std::collections::BTreeMap;
 
 use kv_api::KvError;
 
-use crate::{
-    engine::{Engine, WriteBatch},
-    meta,
-};
+use crate::engine::{Engine, WriteBatch};
+use crate::meta;
 
 /// Most families besides the default one. Part of what replicas agree on, and so no setting: a conflict key without a family
 /// costs a look into each.

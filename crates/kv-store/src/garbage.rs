@@ -18,10 +18,8 @@
 use bytes::{Buf, Bytes};
 use kv_api::KvError;
 
-use crate::{
-    engine::{Cursor, Engine, Table, WriteBatch},
-    key_codec,
-};
+use crate::engine::{Cursor, Engine, Table, WriteBatch};
+use crate::key_codec;
 
 const KEY_TAG: u8 = b'k';
 const RANGE_TAG: u8 = b'r';
@@ -192,7 +190,8 @@ fn damaged(what: &str, length: usize) -> KvError {
 
 #[cfg(test)]
 mod tests {
-    use proptest::{collection::vec, prelude::*};
+    use proptest::collection::vec;
+    use proptest::prelude::*;
 
     use super::*;
     use crate::engine::{Durability, MemoryEngine};

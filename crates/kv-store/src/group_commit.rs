@@ -8,25 +8,18 @@
 //! After a failed write the database takes no more ([`Core::write_failure`]). The commits of the batch that failed may turn
 //! up when the database is opened again, so their result is unknown; those behind it were never tried.
 
-use std::{
-    future::Future,
-    pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
-        mpsc,
-    },
-    task::{Context, Poll},
-    thread::JoinHandle,
-    time::{Duration, Instant},
-};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
+use std::task::{Context, Poll};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use kv_api::{CommitVerdict, KvError, LoggedWrite, TimedWrite};
 
-use crate::{
-    database::Core,
-    oneshot::{self, GivenUp},
-};
+use crate::database::Core;
+use crate::oneshot::{self, GivenUp};
 
 /// Bounds of the queue and of one batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -166,7 +166,8 @@ fn damaged(encoded: &[u8]) -> KvError {
 
 #[cfg(test)]
 mod tests {
-    use proptest::{collection::vec, prelude::*};
+    use proptest::collection::vec;
+    use proptest::prelude::*;
 
     use super::*;
 

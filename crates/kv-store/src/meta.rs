@@ -16,11 +16,9 @@ use std::collections::BTreeMap;
 use bytes::{Buf, Bytes};
 use kv_api::{KvError, Version};
 
-use crate::{
-    engine::{Engine, EngineCopy, Table, WriteBatch},
-    families::State,
-    window::Window,
-};
+use crate::engine::{Engine, EngineCopy, Table, WriteBatch};
+use crate::families::State;
+use crate::window::Window;
 
 const FORMAT_KEY: &[u8] = b"format";
 const STATE_KEY: &[u8] = b"state";

@@ -11,10 +11,8 @@ use bytes::{Buf, Bytes};
 use kv_api::{AtomicCommit, CommitResult, IDEMPOTENCY_SECONDS, KvError, LoggedWrite, decode_verdict, encode_verdict};
 use xxhash_rust::xxh3::xxh3_128;
 
-use crate::{
-    engine::{Engine, Table, WriteBatch},
-    meta,
-};
+use crate::engine::{Engine, Table, WriteBatch};
+use crate::meta;
 
 /// Most results that are remembered; beyond it new ids are refused, and none is forgotten early. Part of what replicas
 /// agree on, and so no setting.

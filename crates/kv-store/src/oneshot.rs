@@ -1,12 +1,10 @@
 //! One value handed from a thread to a future, whatever runtime polls it. Until the thread begins to work on it, whoever
 //! waits may give it up. Dropping the future does not: whoever is gone without a word may want it all the same.
 
-use std::{
-    future::Future,
-    pin::Pin,
-    sync::{Arc, PoisonError},
-    task::{Context, Poll, Waker},
-};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, PoisonError};
+use std::task::{Context, Poll, Waker};
 
 use crate::sync::{Mutex, MutexGuard};
 
@@ -119,10 +117,8 @@ impl<T> Future for Receiver<T> {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        sync::atomic::{AtomicBool, Ordering},
-        task::Wake,
-    };
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::task::Wake;
 
     use super::*;
     use crate::sync::orders::{Scene, every_order};

@@ -15,11 +15,9 @@
 //! are those of the whole subtree. (Seidel, Aragon, *Randomized Search Trees*.) Priorities are random to everybody outside, because keys come
 //! from clients: nobody can make the tree deep, and recursion with it. No answer depends on the shape.
 
-use std::{
-    cmp::Ordering,
-    hash::{BuildHasher, RandomState},
-    sync::{Arc, LazyLock},
-};
+use std::cmp::Ordering;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
 
@@ -327,7 +325,8 @@ impl Node {
 
 #[cfg(test)]
 mod tests {
-    use proptest::{collection::vec, prelude::*};
+    use proptest::collection::vec;
+    use proptest::prelude::*;
 
     use super::*;
 

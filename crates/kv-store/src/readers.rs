@@ -8,11 +8,9 @@
 //! Invariant: a version that is pinned or held is readable. So a pin looks before it enlists, while no floor is computed: one
 //! that came too late must never be there for others to rely on.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, PoisonError},
-    time::{Duration, Instant},
-};
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
 
 use kv_api::{KvError, Version};
 
@@ -164,13 +162,12 @@ impl Drop for ActiveRead {
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeSet, sync::atomic::Ordering};
+    use std::collections::BTreeSet;
+    use std::sync::atomic::Ordering;
 
     use super::*;
-    use crate::sync::{
-        AtomicU64,
-        orders::{Scene, every_order},
-    };
+    use crate::sync::AtomicU64;
+    use crate::sync::orders::{Scene, every_order};
 
     const HOUR: Duration = Duration::from_secs(3600);
 

@@ -8,12 +8,10 @@
 
 use kv_api::{KeySelector, KvError, RangeQuery};
 
-use crate::{
-    engine::Engine,
-    key_codec,
-    range_clears::RangeClears,
-    scan::{Bounds, GoesOn, VisibleRows},
-};
+use crate::engine::Engine;
+use crate::key_codec;
+use crate::range_clears::RangeClears;
+use crate::scan::{Bounds, GoesOn, VisibleRows};
 
 /// Where the selectors of one read look: its engine, its clears, its version.
 pub(crate) struct Resolver<'r> {

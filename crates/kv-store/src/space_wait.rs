@@ -1,9 +1,7 @@
 //! Writing on when the disk was full: a replica's batch is agreed, and cannot be refused any more; it waits for space.
 
-use std::{
-    sync::{Condvar, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use kv_api::KvError;
 

@@ -12,21 +12,17 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 use kv_api::{AtomicCommit, CommitResult, CommitVerdict, FamilyChange, KvError, TimedWrite};
 
-use crate::{
-    conflict_index::{ConflictIndex, NewestWrite},
-    conflicts,
-    engine::{Cursor, Engine, Table, WriteBatch},
-    execute::Execution,
-    families::Families,
-    garbage, key_codec,
-    known_keys::{self, KeyHash, KnownKeys},
-    meta::{self, Counters},
-    once::{self, Earlier, Once},
-    range_clears::{RangeClear, RangeClears},
-    resolve, scan,
-    sweep::Swept,
-    window::Window,
-};
+use crate::conflict_index::{ConflictIndex, NewestWrite};
+use crate::engine::{Cursor, Engine, Table, WriteBatch};
+use crate::execute::Execution;
+use crate::families::Families;
+use crate::known_keys::{self, KeyHash, KnownKeys};
+use crate::meta::{self, Counters};
+use crate::once::{self, Earlier, Once};
+use crate::range_clears::{RangeClear, RangeClears};
+use crate::sweep::Swept;
+use crate::window::Window;
+use crate::{conflicts, garbage, key_codec, resolve, scan};
 
 /// Most range clears that may lie within the readable window; beyond it commits with more are refused. Part of what
 /// replicas agree on, and so no setting.

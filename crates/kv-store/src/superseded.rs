@@ -55,7 +55,8 @@ impl Superseded {
 mod tests {
     use std::collections::BTreeMap;
 
-    use proptest::{collection::btree_map, prelude::*};
+    use proptest::collection::btree_map;
+    use proptest::prelude::*;
 
     use super::*;
 

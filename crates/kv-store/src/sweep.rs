@@ -29,10 +29,8 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use kv_api::KvError;
 
-use crate::{
-    engine::{BatchEntry, Engine, Table, WriteBatch},
-    garbage::{self, Notes, RangeClear},
-};
+use crate::engine::{BatchEntry, Engine, Table, WriteBatch};
+use crate::garbage::{self, Notes, RangeClear};
 use clears::ClearProgress;
 
 /// Entries of one key that are passed one by one before a seek jumps over the rest.

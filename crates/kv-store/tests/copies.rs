@@ -2,19 +2,14 @@
 
 mod support;
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
-};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use kv_api::{KvError, Version};
 use kv_store::{DatabaseCopy, Durability, StateBlob, TransactionalKvDatabase};
-use support::{
-    apply, apply_one, commit, commit_having_read, delete, in_family,
-    place::{self, Home},
-    set,
-};
+use support::place::{self, Home};
+use support::{apply, apply_one, commit, commit_having_read, delete, in_family, set};
 
 /// All rows of a family at the newest version, as count and hash.
 fn rows(database: &TransactionalKvDatabase, family: &str, version: Version) -> (u64, u64) {

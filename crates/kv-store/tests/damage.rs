@@ -3,15 +3,14 @@
 
 mod support;
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    sync::{Arc, Mutex},
-};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 
 use kv_api::{KeyRef, KvError, Version};
 use kv_store::{StateBlob, StoreOptions, TransactionalKvDatabase};
-use support::{apply_one, commit, commit_having_read, place::rocks::RocksHome, set, timeless};
+use support::place::rocks::RocksHome;
+use support::{apply_one, commit, commit_having_read, set, timeless};
 
 /// A closed database of two flushed batches' worth of rows, in two files of each table.
 fn filled() -> RocksHome {

@@ -2,19 +2,15 @@
 
 mod support;
 
-use std::{
-    future::Future,
-    sync::{
-        Arc, Condvar, Mutex,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
-};
+use std::future::Future;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
 
 use bytes::Bytes;
 use kv_api::{KeyRef, KvDatabase, KvError, ReadAt, Version};
+use kv_store::engine::{Cursor, EngineCopy, EngineStatistics, Table, WriteBatch};
 use kv_store::{
     Durability, Engine, GroupCommitOptions, MemoryEngine, StateBlob, StoreOptions, TransactionalKvDatabase,
-    engine::{Cursor, EngineCopy, EngineStatistics, Table, WriteBatch},
 };
 use support::{apply, apply_one, block_on, commit, commit_having_read, conflict_of, delete, place, set, timeless};
 

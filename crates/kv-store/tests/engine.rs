@@ -2,14 +2,14 @@
 
 mod support;
 
-use std::{collections::BTreeMap, ops::Bound};
+use std::collections::BTreeMap;
+use std::ops::Bound;
 
 use bytes::Bytes;
-use kv_store::{
-    Durability, Engine, MemoryInstall,
-    engine::{EngineInstall, Table, WriteBatch},
-};
-use proptest::{collection::vec, prelude::*};
+use kv_store::engine::{EngineInstall, Table, WriteBatch};
+use kv_store::{Durability, Engine, MemoryInstall};
+use proptest::collection::vec;
+use proptest::prelude::*;
 use support::place::{self, Place};
 
 type Content = BTreeMap<(Table, Vec<u8>), Vec<u8>>;

@@ -6,12 +6,11 @@ mod support;
 use bytes::Bytes;
 use kv_api::{KvError, RangeQuery, Version};
 use kv_store::{Durability, TransactionalKvDatabase};
-use proptest::{collection::vec, prelude::*};
-use support::{
-    apply, create_family,
-    model::{FAMILIES, Log, Model, log, range_query},
-    place::{self, Place},
-};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use support::model::{FAMILIES, Log, Model, log, range_query};
+use support::place::{self, Place};
+use support::{apply, create_family};
 
 /// How a log is given to a database.
 #[derive(Clone, Debug)]

@@ -3,11 +3,9 @@
 
 mod support;
 
-use std::{
-    ops::Deref,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::ops::Deref;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use kv_api::{
@@ -15,11 +13,11 @@ use kv_api::{
     RangeQuery, Rows, TimedWrite, Version,
 };
 use kv_store::{Durability, Engine, MAX_RECENT_CLEARS, StoreOptions, TransactionalKvDatabase};
-use proptest::{collection::vec, prelude::*};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use support::place::{self, Place};
 use support::{
-    apply_writes, block_on, commit, commit_having_read, conflict_of, creating, delete, in_family, of_kind,
-    place::{self, Place},
-    set,
+    apply_writes, block_on, commit, commit_having_read, conflict_of, creating, delete, in_family, of_kind, set,
 };
 
 const SECOND_US: u64 = 1_000_000;

@@ -7,14 +7,11 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use kv_api::{KeySelector, KvError, Mutation, MutationKind, RangeQuery, Row, Version};
 use kv_store::{Durability, TransactionalKvDatabase};
-use proptest::{collection::vec, prelude::*};
-use support::{
-    apply, apply_one, commit, create_family, delete, in_family,
-    model::{self, FAMILIES, range_query},
-    of_kind,
-    place::{self, Place},
-    set,
-};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use support::model::{self, FAMILIES, range_query};
+use support::place::{self, Place};
+use support::{apply, apply_one, commit, create_family, delete, in_family, of_kind, set};
 
 fn on_every_engine(test: impl Fn(&TransactionalKvDatabase)) {
     for place in place::all(Durability::UntilFlush) {

@@ -8,11 +8,9 @@ use std::sync::atomic::Ordering;
 use kv_api::{CommitVerdict, KvError, TimedWrite};
 
 use super::{Core, Writer};
-use crate::{
-    engine::WriteBatch,
-    meta::{self, StateBlob},
-    sync::MutexGuard,
-};
+use crate::engine::WriteBatch;
+use crate::meta::{self, StateBlob};
+use crate::sync::MutexGuard;
 
 /// A batch buffer above this is given back instead of kept.
 const MAX_KEPT_BATCH_BYTES: usize = 16 << 20;

@@ -1,10 +1,8 @@
 //! Readers, pins, copies and the sweeper against a writer, in every order of their steps with few switches between them.
 
-use std::{
-    collections::BTreeSet,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
 use kv_api::{
@@ -12,10 +10,8 @@ use kv_api::{
 };
 
 use super::{StoreOptions, TransactionalKvDatabase};
-use crate::{
-    DatabaseInstall, Durability, MemoryEngine, MemoryInstall, StateBlob,
-    sync::orders::{Scene, every_order},
-};
+use crate::sync::orders::{Scene, every_order};
+use crate::{DatabaseInstall, Durability, MemoryEngine, MemoryInstall, StateBlob};
 
 const HOUR: Duration = Duration::from_secs(3600);
 /// A version whose rows are all deleted, cleared or overwritten since.

@@ -1,6 +1,7 @@
 //! What a database keeps of the past, and for whom.
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use kv_api::{KvError, Version};
 

@@ -12,14 +12,14 @@ mod compaction;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeMap, ops::Bound};
+use std::collections::BTreeMap;
+use std::ops::Bound;
 
 use bytes::Bytes;
 use kv_api::KvError;
 
-use super::{
-    BatchEntry, Cursor, Durability, Engine, EngineCopy, EngineStatistics, Table, WriteBatch, memory_copy::MemoryCopy,
-};
+use super::memory_copy::MemoryCopy;
+use super::{BatchEntry, Cursor, Durability, Engine, EngineCopy, EngineStatistics, Table, WriteBatch};
 use crate::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use compaction::Compaction;
 

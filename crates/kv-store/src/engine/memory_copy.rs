@@ -4,7 +4,9 @@
 //! numbers big-endian. The same content gives the same bytes. A copy of a former layout ends before the garbage table; its
 //! table is empty.
 
-use std::{collections::BTreeMap, ops::Bound, sync::Arc};
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::Arc;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use kv_api::KvError;

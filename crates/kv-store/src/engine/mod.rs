@@ -20,7 +20,8 @@ mod rocks;
 #[cfg(test)]
 pub(crate) mod testing;
 
-use std::{path::Path, sync::Arc};
+use std::path::Path;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use kv_api::KvError;

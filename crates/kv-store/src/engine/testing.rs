@@ -58,10 +58,8 @@ mod left_behind;
 
 #[cfg(feature = "rocksdb")]
 pub(crate) mod rocks {
-    use std::{
-        path::Path,
-        sync::{Arc, LazyLock},
-    };
+    use std::path::Path;
+    use std::sync::{Arc, LazyLock};
 
     use tempfile::TempDir;
 

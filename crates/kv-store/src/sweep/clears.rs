@@ -7,12 +7,11 @@
 
 use kv_api::KvError;
 
-use super::{STEPS_BEFORE_SEEK, Step, run::Run};
-use crate::{
-    engine::{Cursor, Table},
-    garbage::{self, RangeClear},
-    key_codec,
-};
+use super::run::Run;
+use super::{STEPS_BEFORE_SEEK, Step};
+use crate::engine::{Cursor, Table};
+use crate::garbage::{self, RangeClear};
+use crate::key_codec;
 
 /// A run is not held back beyond this: what is held back is walked over again after a restart.
 const LONGEST_RUN_ENTRIES: u64 = 500_000;

@@ -1,22 +1,17 @@
 //! A small database around the sweeper, compared with one that keeps everything: whatever order commits, sweeps,
 //! compactions, flushes and crashes come in, what can be read stays the same, and in the end nothing is left over.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    ops::Range,
-    sync::Arc,
-};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::sync::Arc;
 
-use proptest::{collection::vec, prelude::*};
+use proptest::collection::vec;
+use proptest::prelude::*;
 
 use super::*;
-use crate::{
-    engine::{
-        Durability,
-        testing::{self, Place},
-    },
-    key_codec,
-};
+use crate::engine::Durability;
+use crate::engine::testing::{self, Place};
+use crate::key_codec;
 
 /// More than one run that is removed as a range holds.
 const KEYS: u8 = 60;

@@ -6,11 +6,9 @@ use std::cmp::Reverse;
 use kv_api::KvError;
 
 use super::{STEPS_BEFORE_SEEK, Step};
-use crate::{
-    engine::{Cursor, Table},
-    garbage::{self, KeyTombstone, Notes},
-    key_codec,
-};
+use crate::engine::{Cursor, Table};
+use crate::garbage::{self, KeyTombstone, Notes};
+use crate::key_codec;
 
 /// What a note costs, roughly: itself, its tombstone, and the value before.
 const ENTRIES_OF_NOTE: u64 = 3;

@@ -1,9 +1,8 @@
 //! Covers of the standard library's locks and atomics that ask [`orders`] before each use.
 
-use std::{
-    ops::{Deref, DerefMut},
-    sync::{self, LockResult, PoisonError, TryLockError, TryLockResult, atomic::Ordering},
-};
+use std::ops::{Deref, DerefMut};
+use std::sync::atomic::Ordering;
+use std::sync::{self, LockResult, PoisonError, TryLockError, TryLockResult};
 
 use super::orders;
 

@@ -7,13 +7,11 @@
 //! Multithreaded Programs*). What happens between two steps is as if it happened at once, and everybody sees what the others did in
 //! the order in which they did it: weaker orders of memory are not tried.
 
-use std::{
-    any::Any,
-    cell::RefCell,
-    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
-    thread::JoinHandle,
-};
+use std::any::Any;
+use std::cell::RefCell;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
 
 type Body = Box<dyn FnOnce() + Send>;
 
@@ -290,7 +288,8 @@ pub(super) fn let_waiting_try() {
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeSet, sync::atomic::Ordering};
+    use std::collections::BTreeSet;
+    use std::sync::atomic::Ordering;
 
     use super::*;
     use crate::sync;

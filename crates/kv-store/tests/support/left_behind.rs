@@ -1,6 +1,9 @@
 //! The files of an open RocksDB database as a killed process would leave them.
 
-use std::{collections::BTreeMap, ffi::OsString, fs, io, path::Path};
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::Path;
+use std::{fs, io};
 
 /// Copies them. Background work of the database may add and remove files meanwhile; then what was copied is no state that
 /// ever was, and it is done again.

@@ -7,13 +7,11 @@ pub mod left_behind;
 pub mod model;
 pub mod place;
 
-use std::{
-    future::Future,
-    pin::pin,
-    sync::Arc,
-    task::{Context, Poll, Wake, Waker},
-    thread::Thread,
-};
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::Thread;
 
 use kv_api::{
     AtomicCommit, CommitVerdict, FamilyChange, KeyRange, KeyRef, KvError, LoggedWrite, Mutation, MutationKind,

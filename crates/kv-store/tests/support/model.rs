@@ -8,7 +8,9 @@ use kv_api::{
     AtomicCommit, CommitResult, CommitVerdict, KeyRange, KeyRef, KeySelector, KvError, Mutation, MutationKind,
     RangeQuery, Row, Rows,
 };
-use proptest::{collection::vec, option, prelude::*};
+use proptest::collection::vec;
+use proptest::option;
+use proptest::prelude::*;
 
 pub const FAMILIES: [&str; 3] = ["", "f", "fg"];
 

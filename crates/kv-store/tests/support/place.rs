@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use std::sync::Mutex;
 
+use kv_store::engine::EngineInstall;
 use kv_store::{
     DatabaseInstall, Durability, Engine, MemoryEngine, MemoryInstall, StoreOptions, TransactionalKvDatabase,
-    engine::EngineInstall,
 };
 
 /// An engine under test. At most one database is open on it at a time.
@@ -181,15 +181,14 @@ impl EngineInstall for KeptInstall {
 
 #[cfg(feature = "rocksdb")]
 pub mod rocks {
-    use std::{
-        path::PathBuf,
-        sync::{Arc, LazyLock},
-    };
+    use std::path::PathBuf;
+    use std::sync::{Arc, LazyLock};
 
     use kv_api::KvError;
+    use kv_store::engine::EngineInstall;
     use kv_store::{
         Durability, Engine, EngineKind, ResourceOptions, SharedResources, TransactionalKvDatabase, begin_install,
-        engine::EngineInstall, open_engine,
+        open_engine,
     };
     use tempfile::TempDir;
 

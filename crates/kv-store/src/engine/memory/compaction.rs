@@ -7,7 +7,8 @@ use bytes::Bytes;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::State;
-use crate::{engine::Table, superseded::Superseded};
+use crate::engine::Table;
+use crate::superseded::Superseded;
 
 /// Entries that one part of a pass looks at.
 const SLICE_ENTRIES: usize = 1_000;

@@ -1,6 +1,7 @@
 //! Copies that are read in small steps while entries come and go, and what the compactions of this engine do.
 
-use proptest::{collection::vec, prelude::*};
+use proptest::collection::vec;
+use proptest::prelude::*;
 
 use super::*;
 use crate::key_codec;

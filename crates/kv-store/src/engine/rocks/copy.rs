@@ -4,16 +4,15 @@
 //! checkpoint ends with some whole batch. It holds on to the space of files that are compacted away meanwhile, until it
 //! is dropped.
 
-use std::{
-    fs::{self, File},
-    io::{self, Read},
-    os::unix::fs::FileExt,
-    path::Path,
-};
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
 
 use bytes::{Bytes, BytesMut};
 use kv_api::KvError;
-use rocksdb::{DB, checkpoint::Checkpoint};
+use rocksdb::DB;
+use rocksdb::checkpoint::Checkpoint;
 
 use super::filter::FilterFloor;
 use super::folder::{Folder, file_error};

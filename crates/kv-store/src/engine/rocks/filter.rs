@@ -3,19 +3,13 @@
 //! Compactions see files only, so what they drop is superseded in the persisted state. Under
 //! [`crate::Durability::UntilFlush`] the floor must be one that holds there: see [`crate::Engine::set_filter_floor`].
 
-use std::{
-    ffi::CStr,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-};
+use std::ffi::CStr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use rocksdb::{
-    CompactionDecision,
-    compaction_filter::CompactionFilter,
-    compaction_filter_factory::{CompactionFilterContext, CompactionFilterFactory},
-};
+use rocksdb::CompactionDecision;
+use rocksdb::compaction_filter::CompactionFilter;
+use rocksdb::compaction_filter_factory::{CompactionFilterContext, CompactionFilterFactory};
 
 use crate::superseded::Superseded;
 

@@ -1,11 +1,9 @@
 //! A RocksDB database built from a copy: its files written one after the other, then opened and read through.
 
-use std::{
-    fs::{self, File},
-    io::{self, Write},
-    path::Path,
-    sync::Arc,
-};
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::Path;
+use std::sync::Arc;
 
 use kv_api::KvError;
 

@@ -19,16 +19,15 @@ mod options;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    path::Path,
-    sync::atomic::{AtomicU64, Ordering},
-};
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use kv_api::KvError;
+use rocksdb::statistics::Ticker;
 use rocksdb::{
     BottommostLevelCompaction, ColumnFamily, CompactOptions, DB, DBRawIterator, FlushOptions, Options, ReadOptions,
-    ReadTier, WriteOptions, properties, statistics::Ticker,
+    ReadTier, WriteOptions, properties,
 };
 
 use super::{BatchEntry, Cursor, Durability, Engine, EngineCopy, EngineStatistics, Table, WriteBatch};

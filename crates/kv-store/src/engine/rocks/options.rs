@@ -1,8 +1,7 @@
 //! How RocksDB is set up.
 
-use rocksdb::{
-    BlockBasedOptions, ColumnFamilyDescriptor, DBCompressionType, Options, SliceTransform, statistics::StatsLevel,
-};
+use rocksdb::statistics::StatsLevel;
+use rocksdb::{BlockBasedOptions, ColumnFamilyDescriptor, DBCompressionType, Options, SliceTransform};
 
 use super::super::{Durability, SharedResources, Table};
 use super::filter::{FilterFloor, SupersededFactory};

@@ -3,10 +3,8 @@
 use tempfile::TempDir;
 
 use super::*;
-use crate::{
-    engine::{EngineInstall, ResourceOptions, SharedResources},
-    key_codec,
-};
+use crate::engine::{EngineInstall, ResourceOptions, SharedResources};
+use crate::key_codec;
 
 struct Home {
     folder: TempDir,
