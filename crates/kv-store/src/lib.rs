@@ -14,51 +14,31 @@
 //!
 //! Left out here: consensus, requests and their limits.
 
-mod collector;
-mod conflict_index;
-mod conflicts;
-mod damage;
-mod data_compaction;
+mod commit;
 mod database;
-mod database_copy;
 pub mod engine;
-mod execute;
-mod families;
-mod garbage;
-mod group_commit;
+mod gc;
 pub mod key_codec;
-mod known_keys;
 mod meta;
-mod once;
-mod oneshot;
-mod range_clears;
-mod readers;
-mod reads;
-mod resolve;
-mod scan;
-mod selectors;
-mod space_wait;
-mod state_machine;
-mod superseded;
-mod sweep;
+mod read;
 mod sync;
-mod window;
 
-pub use collector::Collected;
-pub use conflicts::MAX_REPORTED_CONFLICTS;
-pub use database::{PreparedBatch, RetentionStatistics, StoreOptions, TransactionalKvDatabase};
-pub use database_copy::{DatabaseCopy, DatabaseInstall};
+pub use commit::conflicts::MAX_REPORTED_CONFLICTS;
+pub use commit::families::MAX_COLUMN_FAMILIES;
+pub use commit::idempotency::MAX_RECORDS as MAX_IDEMPOTENCY_RECORDS;
+pub use commit::resolve::STAMP_BYTES;
+pub use commit::state_machine::MAX_RECENT_CLEARS;
+pub use database::{
+    DatabaseCopy, DatabaseInstall, GroupCommitOptions, PendingWrite, PreparedBatch, RetentionStatistics, StoreOptions,
+    TransactionalKvDatabase,
+};
 pub use engine::{
     Durability, Engine, EngineKind, MemoryEngine, MemoryInstall, ResourceOptions, SharedResources, begin_install,
     open_engine,
 };
 #[cfg(feature = "rocksdb")]
 pub use engine::{RocksEngine, RocksOptions};
-pub use families::MAX_COLUMN_FAMILIES;
-pub use group_commit::{GroupCommitOptions, PendingWrite};
+pub use gc::collector::Collected;
 pub use meta::StateBlob;
-pub use once::MAX_RECORDS as MAX_IDEMPOTENCY_RECORDS;
-pub use readers::MAX_PINS;
-pub use reads::RowsHash;
-pub use resolve::STAMP_BYTES;
-pub use state_machine::MAX_RECENT_CLEARS;
+pub use read::readers::MAX_PINS;
+pub use read::reads::RowsHash;

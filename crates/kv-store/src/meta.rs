@@ -17,8 +17,7 @@ use bytes::{Buf, Bytes};
 use kv_api::{KvError, Version};
 
 use crate::engine::{Engine, EngineCopy, Table, WriteBatch};
-use crate::families::State;
-use crate::window::Window;
+use crate::gc::window::Window;
 
 const FORMAT_KEY: &[u8] = b"format";
 const STATE_KEY: &[u8] = b"state";
@@ -56,6 +55,14 @@ pub struct StateBlob {
     /// The log is applied up to and including this.
     pub sequence: u64,
     pub blob: Bytes,
+}
+
+/// Whether a family exists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FamilyState {
+    Exists,
+    /// By the commit of this version.
+    Dropped(u64),
 }
 
 /// Marks an empty database, or one of the format before, with the layout's number; refuses one with another number.
@@ -133,11 +140,11 @@ fn decode_blob(mut stored: Bytes) -> Result<StateBlob, KvError> {
     Ok(StateBlob { sequence: stored.get_u64(), blob: stored })
 }
 
-pub(crate) fn put_family(batch: &mut WriteBatch, family: &str, state: State) {
+pub(crate) fn put_family(batch: &mut WriteBatch, family: &str, state: FamilyState) {
     let key: [&[u8]; 2] = [FAMILY_PREFIX, family.as_bytes()];
     match state {
-        State::Exists => batch.put_parts(Table::Meta, &key, &[]),
-        State::Dropped(version) => batch.put_parts(Table::Meta, &key, &[&version.to_be_bytes()]),
+        FamilyState::Exists => batch.put_parts(Table::Meta, &key, &[]),
+        FamilyState::Dropped(version) => batch.put_parts(Table::Meta, &key, &[&version.to_be_bytes()]),
     };
 }
 
@@ -145,13 +152,13 @@ pub(crate) fn delete_family(batch: &mut WriteBatch, family: &str) {
     batch.delete(Table::Meta, &[FAMILY_PREFIX, family.as_bytes()].concat());
 }
 
-pub(crate) fn load_families(engine: &dyn Engine) -> Result<BTreeMap<String, State>, KvError> {
+pub(crate) fn load_families(engine: &dyn Engine) -> Result<BTreeMap<String, FamilyState>, KvError> {
     let mut families = BTreeMap::new();
     each_with(engine, FAMILY_PREFIX, FAMILY_END, |name, value| {
         let name = std::str::from_utf8(name).map_err(|_| damaged("family", name.len()))?;
         let state = match value.len() {
-            0 => State::Exists,
-            8 => State::Dropped((&*value).get_u64()),
+            0 => FamilyState::Exists,
+            8 => FamilyState::Dropped((&*value).get_u64()),
             length => return Err(damaged("family", length)),
         };
         // An older layout noted the default family, too.

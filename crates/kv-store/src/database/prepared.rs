@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 
 use kv_api::{CommitVerdict, KvError, TimedWrite};
 
-use super::{Core, Writer};
+use super::core::{Core, Writer};
 use crate::engine::WriteBatch;
 use crate::meta::{self, StateBlob};
 use crate::sync::MutexGuard;

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use kv_api::{KvError, Version};
 
-use super::{TransactionalKvDatabase, read};
+use super::TransactionalKvDatabase;
+use super::core::read;
 
 /// What of the past is kept, and how much of it was let go.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -8,15 +8,15 @@
 //!
 //! An engine knows nothing of versions, families or transactions, with two exceptions: for speed [`Engine::key_cursor`]
 //! may use that keys of [`Table::Data`] are laid out by [`crate::key_codec`], and when an engine rewrites its files, it
-//! leaves out what [`crate::superseded`] says nobody can ask for any more ([`Engine::set_filter_floor`]).
+//! leaves out what [`crate::engine::superseded`] says nobody can ask for any more ([`Engine::set_filter_floor`]).
 
 mod batch;
 mod copy;
 mod memory;
-mod memory_copy;
 mod resources;
 #[cfg(feature = "rocksdb")]
 mod rocks;
+mod superseded;
 #[cfg(test)]
 pub(crate) mod testing;
 
@@ -28,8 +28,7 @@ use kv_api::KvError;
 
 pub use batch::{BatchEntry, WriteBatch};
 pub use copy::{EngineCopy, EngineInstall};
-pub use memory::MemoryEngine;
-pub use memory_copy::MemoryInstall;
+pub use memory::{MemoryEngine, MemoryInstall};
 pub use resources::{ResourceOptions, SharedResources};
 #[cfg(feature = "rocksdb")]
 pub use rocks::{RocksEngine, RocksInstall, RocksOptions};
@@ -40,7 +39,7 @@ pub enum Table {
     Data,
     /// Records about the database itself.
     Meta,
-    /// What is to be removed from the data table once nobody can see it: a queue (see [`crate::garbage`]). Databases of a
+    /// What is to be removed from the data table once nobody can see it: a queue (see [`crate::gc::entries`]). Databases of a
     /// layout without this table open with an empty one.
     Garbage,
 }
@@ -108,7 +107,7 @@ pub trait Engine: Send + Sync + 'static {
     fn statistics(&self) -> EngineStatistics;
 
     /// From now on the engine may drop, whenever it rewrites its files, every value of [`Table::Data`] that a newer version
-    /// of the same key supersedes at `version` ([`crate::superseded`]). What it drops is gone after a crash, too, so the
+    /// of the same key supersedes at `version` ([`crate::engine::superseded`]). What it drops is gone after a crash, too, so the
     /// caller sees to it that what makes these values needless is persisted. A lower version than before changes
     /// nothing. An engine that was just opened drops nothing.
     fn set_filter_floor(&self, version: u64);

@@ -8,7 +8,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::State;
 use crate::engine::Table;
-use crate::superseded::Superseded;
+use crate::engine::superseded::Superseded;
 
 /// Entries that one part of a pass looks at.
 const SLICE_ENTRIES: usize = 1_000;

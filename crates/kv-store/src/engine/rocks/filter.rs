@@ -11,7 +11,7 @@ use rocksdb::CompactionDecision;
 use rocksdb::compaction_filter::CompactionFilter;
 use rocksdb::compaction_filter_factory::{CompactionFilterContext, CompactionFilterFactory};
 
-use crate::superseded::Superseded;
+use crate::engine::superseded::Superseded;
 
 /// The version that [`Superseded`] goes by; 0: nothing may go. Clones are the same one.
 #[derive(Clone, Default)]

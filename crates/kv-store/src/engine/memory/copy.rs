@@ -11,9 +11,9 @@ use std::sync::Arc;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use kv_api::KvError;
 
-use super::copy::{EngineCopy, EngineInstall, Header, Kind, Part, PartHash, PartsTarget, Receiver};
-use super::memory::{ActiveCopy, MemoryEngine, Rows, Tables};
-use super::{Durability, Engine, Table};
+use super::super::copy::{EngineCopy, EngineInstall, Header, Kind, Part, PartHash, PartsTarget, Receiver};
+use super::super::{Durability, Engine, Table};
+use super::{ActiveCopy, MemoryEngine, Rows, Tables};
 
 /// Entries that are copied under one hold of the lock.
 const CHUNK_ENTRIES: usize = 256;

@@ -7,9 +7,9 @@ use bytes::Bytes;
 use kv_api::atomic::{self, AtomicChange};
 use kv_api::{CommitResult, KvError, Mutation, MutationKind};
 
+use super::deciding::Deciding;
+use super::resolve::Stamps;
 use crate::key_codec;
-use crate::resolve::Stamps;
-use crate::state_machine::Deciding;
 
 /// Keys are encoded prefixes, so that families lie apart.
 pub(crate) struct Execution {
@@ -32,7 +32,7 @@ impl Execution {
         }
     }
 
-    /// The mutation has passed [`crate::resolve::check`].
+    /// The mutation has passed [`crate::commit::resolve::check`].
     pub fn execute(&mut self, deciding: &mut Deciding<'_, '_>, mutation: &Mutation) -> Result<(), KvError> {
         let prefix = |key: &[u8]| key_codec::prefix(&mutation.column_family, key);
         match mutation.kind() {

@@ -9,6 +9,7 @@
 //!   written since. They are gone from there, and from the present state unless they were changed.
 
 mod compaction;
+mod copy;
 #[cfg(test)]
 mod tests;
 
@@ -18,10 +19,12 @@ use std::ops::Bound;
 use bytes::Bytes;
 use kv_api::KvError;
 
-use super::memory_copy::MemoryCopy;
 use super::{BatchEntry, Cursor, Durability, Engine, EngineCopy, EngineStatistics, Table, WriteBatch};
 use crate::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use compaction::Compaction;
+use copy::MemoryCopy;
+
+pub use copy::MemoryInstall;
 
 /// A table.
 pub(super) type Rows = BTreeMap<Bytes, Bytes>;

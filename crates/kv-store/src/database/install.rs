@@ -1,40 +1,13 @@
-//! Copies of a database, and databases from copies: what a replica that is far behind gets from another.
+//! Databases from copies of others.
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use kv_api::KvError;
 
-use crate::TransactionalKvDatabase;
-use crate::database::StoreOptions;
-use crate::engine::{EngineCopy, EngineInstall};
+use super::TransactionalKvDatabase;
+use super::options::StoreOptions;
+use crate::engine::EngineInstall;
 use crate::meta::StateBlob;
-
-/// A database as one batch left it. Dropping it lets go of the copy.
-pub struct DatabaseCopy {
-    state: StateBlob,
-    copy: Box<dyn EngineCopy>,
-}
-
-impl DatabaseCopy {
-    pub(crate) fn new(state: StateBlob, copy: Box<dyn EngineCopy>) -> Self {
-        DatabaseCopy { state, copy }
-    }
-
-    /// The record sealed with the last batch that is in the copy.
-    pub fn state(&self) -> &StateBlob {
-        &self.state
-    }
-
-    pub fn total_bytes(&self) -> u64 {
-        self.copy.total_bytes()
-    }
-
-    /// Exactly the bytes `offset..offset + length`; the same ones each time.
-    pub fn read(&mut self, offset: u64, length: usize) -> Result<Bytes, KvError> {
-        self.copy.read(offset, length)
-    }
-}
 
 /// A database that is being built from a copy. Dropping it unfinished removes what was written.
 pub struct DatabaseInstall {

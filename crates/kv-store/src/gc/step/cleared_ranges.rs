@@ -10,7 +10,7 @@ use kv_api::KvError;
 use super::run::Run;
 use super::{STEPS_BEFORE_SEEK, Step};
 use crate::engine::{Cursor, Table};
-use crate::garbage::{self, RangeClear};
+use crate::gc::entries::{self, RangeClear};
 use crate::key_codec;
 
 /// A run is not held back beyond this: what is held back is walked over again after a restart.
@@ -88,7 +88,7 @@ impl Step<'_, '_> {
             }
         }
         walk.run.end(self.batch, &mut self.swept);
-        garbage::remove_range_clear(self.batch, version, number);
+        entries::remove_range_clear(self.batch, version, number);
         self.swept.range_clears_done.push((version, number));
         Ok(None)
     }

@@ -2,11 +2,11 @@
 //!
 //! At a floor F every read is at a version >= F, and finds of each key the newest entry that is not newer than its
 //! version. So of the entries of a key that are not newer than F only the newest can be found; the values among the
-//! others may go. Tombstones stay: each of them is noted in the garbage table, and goes by way of [`crate::sweep`], which
+//! others may go. Tombstones stay: each of them is noted in the garbage table, and goes by way of [`crate::gc::step`], which
 //! relies on it. The newest one of a key stays even where it is hidden by a clear of its range: the sweep of the clear
 //! counts it.
 //!
-//! That count is why F must lie below every range clear that is not swept yet, see [`crate::sweep::filter_floor`].
+//! That count is why F must lie below every range clear that is not swept yet, see [`crate::gc::step::filter_floor`].
 //!
 //! Engines use this where they rewrite what is persisted; entries that are damaged stay for whoever reads them to find.
 

@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use kv_api::{AtomicCommit, CommitResult, KvError, MAX_IDEMPOTENCY_ID_BYTES, Mutation, MutationKind};
 
-use crate::families::Families;
+use super::families::Families;
 
 /// Bytes of a versionstamp: the commit version and the number of the stamped operation within the commit, big-endian.
 pub const STAMP_BYTES: usize = 10;

@@ -4,11 +4,11 @@ use bytes::Bytes;
 use kv_api::{KeyRef, KvError, RangeQuery, Row, Rows};
 use xxhash_rust::xxh3::Xxh3;
 
+use super::scan::{self, Bounds, GoesOn, VisibleRow, VisibleRows};
+use super::selectors::Resolver;
 use crate::engine::Engine;
+use crate::gc::range_clears::RangeClears;
 use crate::key_codec;
-use crate::range_clears::RangeClears;
-use crate::scan::{self, Bounds, GoesOn, VisibleRow, VisibleRows};
-use crate::selectors::Resolver;
 
 /// What a row takes in a reply beside its key and value, in bytes, so that a reply of very many tiny rows counts too.
 const ROW_OVERHEAD_BYTES: u64 = 16;

@@ -7,7 +7,7 @@ use kv_api::KvError;
 
 use super::{STEPS_BEFORE_SEEK, Step};
 use crate::engine::{Cursor, Table};
-use crate::garbage::{self, KeyTombstone, Notes};
+use crate::gc::entries::{self, KeyTombstone, Notes};
 use crate::key_codec;
 
 /// What a note costs, roughly: itself, its tombstone, and the value before.
@@ -33,7 +33,7 @@ impl Step<'_, '_> {
                 break;
             }
             self.sweep_deleted_key(&mut walk, &of_key[0])?;
-            of_key.iter().for_each(|note| garbage::remove_key_tombstone(self.batch, note.version, note.number));
+            of_key.iter().for_each(|note| entries::remove_key_tombstone(self.batch, note.version, note.number));
             done += of_key.len();
         }
         let left = &gathered[done..];

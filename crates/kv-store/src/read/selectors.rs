@@ -8,10 +8,10 @@
 
 use kv_api::{KeySelector, KvError, RangeQuery};
 
+use super::scan::{Bounds, GoesOn, VisibleRows};
 use crate::engine::Engine;
+use crate::gc::range_clears::RangeClears;
 use crate::key_codec;
-use crate::range_clears::RangeClears;
-use crate::scan::{Bounds, GoesOn, VisibleRows};
 
 /// Where the selectors of one read look: its engine, its clears, its version.
 pub(crate) struct Resolver<'r> {

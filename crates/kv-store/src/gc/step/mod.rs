@@ -4,9 +4,9 @@
 //! older version than that. Of one version, range clears come first, because a tombstone of the same commit goes with
 //! everything older, also with rows that the clear has yet to count.
 //!
-//! - [`tombstones`]: of a deleted key every version up to the tombstone goes, the tombstone and its note included, in one
+//! - [`deleted_keys`]: of a deleted key every version up to the tombstone goes, the tombstone and its note included, in one
 //!   batch.
-//! - [`clears`]: of a cleared range every version older than the clear goes. A write of the clear's own version is that
+//! - [`cleared_ranges`]: of a cleared range every version older than the clear goes. A write of the clear's own version is that
 //!   of the same commit, behind the clear, and stays. The note goes in the batch in which the walk reaches the end, so
 //!   that the clear hides what is left until then. A walk that a restart interrupts begins anew.
 //!
@@ -20,18 +20,18 @@
 //! Whoever keeps the range clears in memory drops a clear only when the batch that ends it is written, and a reader looks
 //! at the clears before it makes its cursor: then it knows each clear whose rows it may still find.
 
-mod clears;
+mod cleared_ranges;
+mod deleted_keys;
 mod run;
-mod tombstones;
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use kv_api::KvError;
 
+use super::entries::{self, Notes, RangeClear};
 use crate::engine::{BatchEntry, Engine, Table, WriteBatch};
-use crate::garbage::{self, Notes, RangeClear};
-use clears::ClearProgress;
+use cleared_ranges::ClearProgress;
 
 /// Entries of one key that are passed one by one before a seek jumps over the rest.
 const STEPS_BEFORE_SEEK: usize = 8;
@@ -105,7 +105,7 @@ pub(crate) struct Swept {
 /// written since. As it is persisted: what compactions drop, they drop from the persisted state, and a crash goes back
 /// to it.
 pub(crate) fn filter_floor(engine: &dyn Engine) -> Result<u64, KvError> {
-    garbage::load_persisted_swept(engine)
+    entries::load_persisted_swept(engine)
 }
 
 /// Adds the next deletes to `batch`, looking at `budget_entries` entries, or more where one key has
@@ -173,11 +173,11 @@ fn note_swept(
 ) -> Result<(), KvError> {
     let known = match progress.swept {
         Some(known) => known,
-        None => garbage::load_swept(engine)?,
+        None => entries::load_swept(engine)?,
     };
     progress.swept = Some(known.max(version));
     if version > known {
-        garbage::put_swept(batch, version);
+        entries::put_swept(batch, version);
     }
     Ok(())
 }

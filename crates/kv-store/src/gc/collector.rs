@@ -7,8 +7,7 @@ use std::time::Duration;
 
 use kv_api::KvError;
 
-use crate::data_compaction::DataCompaction;
-use crate::database::Core;
+use super::data_compaction::DataCompaction;
 
 /// Entries per step: about a millisecond, in which nobody writes.
 const STEP_ENTRIES: u64 = 2_000;
@@ -26,6 +25,18 @@ pub struct Collected {
     pub more: bool,
 }
 
+/// A database as the thread sees it.
+pub(crate) trait Collectable: Send + Sync + 'static {
+    /// Removes what nobody can ask for any more, looking at `budget_entries` entries or a few dozen more.
+    fn collect_garbage(&self, budget_entries: u64) -> Result<Collected, KvError>;
+
+    /// One step of rewriting the data table, if that is due; returns whether there is more to do. Nobody waits for it.
+    fn compact(&self, compaction: &mut DataCompaction) -> Result<bool, KvError>;
+
+    /// Whether writing has ended for good.
+    fn has_stopped(&self) -> bool;
+}
+
 /// Dropping it ends the thread, at the end of a step.
 pub(crate) struct Collector {
     /// `None` only while it is being dropped.
@@ -34,28 +45,28 @@ pub(crate) struct Collector {
 }
 
 impl Collector {
-    pub fn start(core: Arc<Core>, every: Duration) -> Result<Self, KvError> {
+    pub fn start(database: Arc<dyn Collectable>, every: Duration) -> Result<Self, KvError> {
         let (stop, stopped) = mpsc::channel();
-        let thread = std::thread::Builder::new()
-            .name("kv-gc".into())
-            .spawn(move || run(&core, every, &stopped))
-            .map_err(|error| KvError::Storage(format!("cannot start the thread that removes old versions: {error}")))?;
+        let thread =
+            std::thread::Builder::new().name("kv-gc".into()).spawn(move || run(&*database, every, &stopped)).map_err(
+                |error| KvError::Storage(format!("cannot start the thread that removes old versions: {error}")),
+            )?;
         Ok(Collector { stop: Some(stop), thread: Some(thread) })
     }
 }
 
-fn run(core: &Core, every: Duration, stopped: &mpsc::Receiver<()>) {
+fn run(database: &dyn Collectable, every: Duration, stopped: &mpsc::Receiver<()>) {
     let mut compaction = DataCompaction::default();
     let mut pause = every;
     while stopped.recv_timeout(pause) == Err(mpsc::RecvTimeoutError::Timeout) {
-        let step = core.collect_garbage(STEP_ENTRIES).and_then(|collected| match collected.more {
+        let step = database.collect_garbage(STEP_ENTRIES).and_then(|collected| match collected.more {
             true => Ok(PAUSE_BETWEEN_STEPS),
-            false => core.compact(&mut compaction).map(|_| every),
+            false => database.compact(&mut compaction).map(|_| every),
         });
         pause = match step {
             Ok(next) => next,
             // Nothing is written any more; whoever noticed has said so.
-            Err(_) if core.has_stopped() => return,
+            Err(_) if database.has_stopped() => return,
             Err(error) => {
                 tracing::warn!(%error, "old versions cannot be removed now; it is tried again");
                 PAUSE_AFTER_ERROR

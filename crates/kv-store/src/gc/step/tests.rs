@@ -120,7 +120,7 @@ impl World {
     /// The newest version that the engine holds of a key, and its value.
     fn stored(&self, key: u8, version: u64) -> Option<(u64, Option<u64>)> {
         let (mut cursor, mut target) = (self.engine.key_cursor().unwrap(), Vec::new());
-        let found = crate::scan::newest_at(cursor.as_mut(), &prefix(key), version, &mut target).unwrap()?;
+        let found = crate::read::scan::newest_at(cursor.as_mut(), &prefix(key), version, &mut target).unwrap()?;
         Some((found.version, found.value.map(|value| u64::from_be_bytes(value.try_into().unwrap()))))
     }
 
@@ -150,7 +150,7 @@ impl World {
         let mut batch = WriteBatch::new();
         for (number, keys) in (0..).zip(&cleared) {
             let (begin, end) = (prefix(keys.start), prefix(keys.end));
-            garbage::put_range_clear(&mut batch, version, number, &begin, &end);
+            entries::put_range_clear(&mut batch, version, number, &begin, &end);
             self.clears.push(RangeClear { version, number, begin: begin.into(), end: end.into() });
             for key in keys.clone() {
                 if self.model(key, before).is_some() {
@@ -167,7 +167,7 @@ impl World {
             let stored = key_codec::row_parts(stored.as_ref().map(|value| &value[..]));
             batch.put_parts(Table::Data, &[&encoded], &stored);
             if value.is_none() {
-                garbage::put_key_tombstone(&mut batch, version, number, &prefix(key));
+                entries::put_key_tombstone(&mut batch, version, number, &prefix(key));
             }
             // At the same version a write stands for what the clear left, too.
             self.everything.entry(key).or_default().insert(version, value);
@@ -207,7 +207,7 @@ impl World {
         let lost = self.counters.version + 1;
         self.everything.values_mut().for_each(|versions| drop(versions.split_off(&lost)));
         self.written.values_mut().for_each(|versions| drop(versions.split_off(&lost)));
-        self.clears = garbage::load_range_clears(&*self.engine).unwrap();
+        self.clears = entries::load_range_clears(&*self.engine).unwrap();
         let range_delete_entries = self.progress.range_delete_entries;
         self.progress = SweepProgress::new(range_delete_entries);
     }
@@ -227,7 +227,7 @@ impl World {
     }
 
     fn notes(&self) -> usize {
-        self.entries(Table::Garbage) - usize::from(garbage::load_swept(&*self.engine).unwrap() > 0)
+        self.entries(Table::Garbage) - usize::from(entries::load_swept(&*self.engine).unwrap() > 0)
     }
 
     fn entries(&self, table: Table) -> usize {
@@ -497,10 +497,10 @@ fn a_note_without_its_tombstone_removes_no_value() {
         Ok(swept)
     };
     // A key of which nothing is left is no damage.
-    let swept = step(&|batch| garbage::put_key_tombstone(batch, 5, 0, &prefix(1))).unwrap();
+    let swept = step(&|batch| entries::put_key_tombstone(batch, 5, 0, &prefix(1))).unwrap();
     assert_eq!((swept.entries_looked_at, swept.more), (1, false));
     let error: KvError = step(&|batch| {
-        garbage::put_key_tombstone(batch, 7, 0, &prefix(2));
+        entries::put_key_tombstone(batch, 7, 0, &prefix(2));
         for version in [6, 7] {
             let key = [&prefix(2)[..], &key_codec::version_suffix(version)].concat();
             batch.put_parts(Table::Data, &[&key], &key_codec::row_parts(Some(b"value")));

@@ -1,6 +1,6 @@
 //! What lies in the garbage table: notes of what is to be removed from the data table once nobody can see it any more,
 //! oldest first. Each is written in the batch of the commit that makes something needless, and removed in the batch that
-//! removes the last of it ([`crate::sweep`]). And one record of how far that has got.
+//! removes the last of it ([`crate::gc::step`]). And one record of how far that has got.
 //!
 //! ```text
 //! key   = 'k' | version (u64) | number (u32)     a key was deleted at this version

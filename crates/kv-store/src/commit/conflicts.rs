@@ -7,9 +7,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use kv_api::{AtomicCommit, KeyRef, KvError};
 
+use super::deciding::Deciding;
 use crate::key_codec;
-use crate::scan::{self, Bounds};
-use crate::state_machine::Deciding;
+use crate::read::scan::{self, Bounds};
 
 /// Most keys that a conflict names; of more, the first in order of key and family.
 pub const MAX_REPORTED_CONFLICTS: usize = 100;

@@ -8,22 +8,15 @@ use std::collections::BTreeMap;
 use kv_api::KvError;
 
 use crate::engine::{Engine, WriteBatch};
-use crate::meta;
+use crate::meta::{self, FamilyState};
 
 /// Most families besides the default one. Part of what replicas agree on, and so no setting: a conflict key without a family
 /// costs a look into each.
 pub const MAX_COLUMN_FAMILIES: usize = 100;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum State {
-    Exists,
-    /// By the commit of this version.
-    Dropped(u64),
-}
-
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Families {
-    named: BTreeMap<String, State>,
+    named: BTreeMap<String, FamilyState>,
     /// Whether any of them is a dropped one: most times there is nothing to forget.
     any_dropped: bool,
     /// Goes up with every change of what exists.
@@ -33,7 +26,7 @@ pub(crate) struct Families {
 impl Families {
     pub fn load(engine: &dyn Engine) -> Result<Families, KvError> {
         let named = meta::load_families(engine)?;
-        let any_dropped = named.values().any(|state| *state != State::Exists);
+        let any_dropped = named.values().any(|state| *state != FamilyState::Exists);
         Ok(Families { named, any_dropped, changes: 1 })
     }
 
@@ -42,12 +35,12 @@ impl Families {
     }
 
     pub fn exists(&self, name: &str) -> bool {
-        name.is_empty() || self.named.get(name) == Some(&State::Exists)
+        name.is_empty() || self.named.get(name) == Some(&FamilyState::Exists)
     }
 
     /// Existing families without the default one, in order.
     pub fn names(&self) -> Vec<String> {
-        let existing = self.named.iter().filter(|(_, state)| **state == State::Exists);
+        let existing = self.named.iter().filter(|(_, state)| **state == FamilyState::Exists);
         existing.map(|(name, _)| name.clone()).collect()
     }
 
@@ -68,17 +61,17 @@ impl Families {
                 "there are {existing} column families already: no more fit"
             )));
         }
-        self.set(batch, name, State::Exists);
+        self.set(batch, name, FamilyState::Exists);
         Ok(true)
     }
 
     /// A family that exists is gone from `version` on.
     pub fn drop_at(&mut self, batch: &mut WriteBatch, name: &str, version: u64) {
-        self.set(batch, name, State::Dropped(version));
+        self.set(batch, name, FamilyState::Dropped(version));
         self.any_dropped = true;
     }
 
-    fn set(&mut self, batch: &mut WriteBatch, name: &str, state: State) {
+    fn set(&mut self, batch: &mut WriteBatch, name: &str, state: FamilyState) {
         self.named.insert(name.to_owned(), state);
         self.changes += 1;
         meta::put_family(batch, name, state);
@@ -91,15 +84,15 @@ impl Families {
         }
         self.named.retain(|name, state| {
             let keeps = match state {
-                State::Exists => true,
-                State::Dropped(version) => *version > horizon,
+                FamilyState::Exists => true,
+                FamilyState::Dropped(version) => *version > horizon,
             };
             if !keeps {
                 meta::delete_family(batch, name);
             }
             keeps
         });
-        self.any_dropped = self.named.values().any(|state| *state != State::Exists);
+        self.any_dropped = self.named.values().any(|state| *state != FamilyState::Exists);
     }
 }
 

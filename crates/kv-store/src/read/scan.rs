@@ -10,8 +10,8 @@
 use kv_api::KvError;
 
 use crate::engine::{Cursor, Engine, Table};
+use crate::gc::range_clears::RangeClears;
 use crate::key_codec;
-use crate::range_clears::RangeClears;
 
 /// Entries of one key that are stepped over one by one before a seek jumps over the rest: a step costs a small fraction
 /// of a seek, and most keys have few versions.

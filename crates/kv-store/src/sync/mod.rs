@@ -4,8 +4,8 @@
 //! another thread go on ([`orders`]), so that it tries the orders in which threads can come, instead of hoping for the right
 //! one. Outside of such a test the covers do what is under them.
 
-pub(crate) use std::sync::atomic::AtomicU64;
 #[cfg(not(test))]
+pub(crate) use std::sync::atomic::AtomicU64;
 #[cfg(not(test))]
 pub(crate) use std::sync::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 

@@ -18,25 +18,9 @@ use std::time::{Duration, Instant};
 
 use kv_api::{CommitVerdict, KvError, LoggedWrite, TimedWrite};
 
-use crate::database::Core;
-use crate::oneshot::{self, GivenUp};
-
-/// Bounds of the queue and of one batch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct GroupCommitOptions {
-    /// Commits that may wait.
-    pub max_queued_commits: usize,
-    /// Bytes of commits that may wait; a single commit above it is still let in when nothing waits.
-    pub max_queued_bytes: usize,
-    /// A batch takes no more commits once it has this many bytes.
-    pub max_batch_bytes: usize,
-}
-
-impl Default for GroupCommitOptions {
-    fn default() -> Self {
-        GroupCommitOptions { max_queued_commits: 16_384, max_queued_bytes: 64 << 20, max_batch_bytes: 4 << 20 }
-    }
-}
+use super::core::{Core, writing_stopped};
+use super::oneshot::{self, GivenUp};
+use super::options::GroupCommitOptions;
 
 /// What a commit costs in the queue beside its keys and values, in bytes.
 const COMMIT_OVERHEAD_BYTES: usize = 128;
@@ -193,11 +177,6 @@ fn explain(error: KvError, had_failed: Option<String>) -> KvError {
         // Damage, too: it may have been found only behind the write.
         None => KvError::CommitUnknown(format!("{error}; the database has to be opened again")),
     }
-}
-
-/// For writes that are refused because an earlier one failed.
-pub(crate) fn writing_stopped(reason: &str) -> String {
-    format!("writing has stopped until the database is opened again, because {reason}")
 }
 
 struct Committer {

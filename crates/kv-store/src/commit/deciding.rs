@@ -1,0 +1,150 @@
+//! One batch while it is decided: lookups of what is there, and the changes that commits make.
+
+use bytes::Bytes;
+use kv_api::KvError;
+
+use super::conflict_index::NewestWrite;
+use super::known_keys::{self, KeyHash};
+use super::state_machine::StateMachine;
+use crate::engine::{Cursor, Engine, Table, WriteBatch};
+use crate::gc::entries;
+use crate::gc::range_clears::RangeClear;
+use crate::key_codec;
+use crate::read::scan;
+
+/// A version and its value.
+type NewestEntry<'v> = (u64, Option<&'v [u8]>);
+
+/// Lookups of single keys in the engine, by one cursor that is made when first needed.
+pub(crate) struct Lookup<'e> {
+    pub engine: &'e dyn Engine,
+    cursor: Option<Box<dyn Cursor + 'e>>,
+    scratch: Vec<u8>,
+}
+
+impl<'e> Lookup<'e> {
+    fn new(engine: &'e dyn Engine) -> Self {
+        Lookup { engine, cursor: None, scratch: Vec::new() }
+    }
+
+    /// The newest version of a key in the engine and its value, `None` for a tombstone.
+    pub fn newest(&mut self, prefix: &[u8]) -> Result<Option<NewestEntry<'_>>, KvError> {
+        if self.cursor.is_none() {
+            self.cursor = Some(self.engine.key_cursor()?);
+        }
+        let cursor = self.cursor.as_mut().expect("it was just made");
+        let found = scan::newest_at(cursor.as_mut(), prefix, u64::MAX, &mut self.scratch)?;
+        Ok(found.map(|entry| (entry.version, entry.value)))
+    }
+}
+
+/// One batch being decided. Errors of its methods are the storage's; refusals are verdicts.
+pub(crate) struct Deciding<'a, 'e> {
+    pub state: &'a mut StateMachine,
+    pub lookup: Lookup<'e>,
+    pub batch: &'a mut WriteBatch,
+    /// The newest version before the batch: what is newer is in `batch` and not in the engine.
+    pub before: u64,
+    /// Notes for the sweeper that the commit at hand has made so far.
+    pub notes: u32,
+    pub marks_changed: bool,
+    /// Scratch memory.
+    pub prefix: Vec<u8>,
+}
+
+impl<'a, 'e> Deciding<'a, 'e> {
+    /// A batch in which nothing is decided yet.
+    pub fn new(state: &'a mut StateMachine, engine: &'e dyn Engine, batch: &'a mut WriteBatch) -> Self {
+        let before = state.counters.version;
+        let lookup = Lookup::new(engine);
+        Deciding { state, lookup, batch, before, notes: 0, marks_changed: false, prefix: Vec::new() }
+    }
+}
+
+impl Deciding<'_, '_> {
+    /// Adds a version of a key: a value or a tombstone.
+    pub fn write(&mut self, prefix: &[u8], value: Option<&[u8]>) -> Result<(), KvError> {
+        let hash = known_keys::hash(prefix);
+        let existed = self.exists(prefix, hash)?;
+        let exists = value.is_some();
+        self.state.known_keys.set(hash, exists);
+        match (existed, exists) {
+            (false, true) => self.state.counters.rows += 1,
+            // Saturating, because "existed" is certain only up to a collision of hashes: see `known_keys`.
+            (true, false) => self.state.counters.rows = self.state.counters.rows.saturating_sub(1),
+            _ => {}
+        }
+        let version = self.state.counters.version;
+        let entry = self.batch.put_parts(
+            Table::Data,
+            &[prefix, &key_codec::version_suffix(version)],
+            &key_codec::row_parts(value),
+        );
+        if !exists {
+            entries::put_key_tombstone(self.batch, version, self.notes, prefix);
+            self.notes += 1;
+        }
+        self.state.index.record(prefix, NewestWrite { version, exists, entry });
+        self.state.clears.note_write(prefix, version);
+        Ok(())
+    }
+
+    /// Adds a range clear over encoded prefixes.
+    pub fn clear(&mut self, begin: Bytes, end: Bytes) {
+        let version = self.state.counters.version;
+        entries::put_range_clear(self.batch, version, self.notes, &begin, &end);
+        self.state.unswept.insert((version, self.notes), begin.clone());
+        self.notes += 1;
+        self.state.recent_clears.push_back(version);
+        self.state.clears.insert(RangeClear { begin, end, version });
+    }
+
+    /// The newest version of a key. With `after`, only writes newer than that matter, and the engine is not asked where
+    /// the index alone knows that there is none.
+    pub fn newest_version(&mut self, prefix: &[u8], after: u64) -> Result<Option<u64>, KvError> {
+        if let Some(newest) = self.state.index.get(prefix) {
+            return Ok(Some(newest.version));
+        }
+        if after >= self.state.index.floor() {
+            return Ok(None);
+        }
+        Ok(self.lookup.newest(prefix)?.map(|(version, _)| version))
+    }
+
+    /// Whether the key has a value now.
+    fn exists(&mut self, prefix: &[u8], hash: KeyHash) -> Result<bool, KvError> {
+        let covered = self.covered(prefix);
+        if covered == 0 && self.state.known_keys.contains(hash) {
+            return Ok(true);
+        }
+        if let Some(newest) = self.state.index.get(prefix).filter(|newest| newest.version > self.state.swept) {
+            return Ok(newest.exists && newest.version >= covered);
+        }
+        let newest = self.lookup.newest(prefix)?;
+        Ok(newest.is_some_and(|(version, value)| value.is_some() && version >= covered))
+    }
+
+    /// The key's value now.
+    pub fn current_value(&mut self, prefix: &[u8]) -> Result<Option<Bytes>, KvError> {
+        let covered = self.covered(prefix);
+        if let Some(newest) = self.state.index.get(prefix).filter(|newest| newest.version > self.state.swept) {
+            if !newest.exists || newest.version < covered {
+                return Ok(None);
+            }
+            if newest.version > self.before {
+                let value = key_codec::row_value(self.batch.value(newest.entry))?;
+                return Ok(value.map(Bytes::copy_from_slice));
+            }
+        }
+        let newest = self.lookup.newest(prefix)?.filter(|(version, _)| *version >= covered);
+        Ok(newest.and_then(|(_, value)| value).map(Bytes::copy_from_slice))
+    }
+
+    /// Version of the newest range clear over the key, 0 where there is none.
+    fn covered(&self, prefix: &[u8]) -> u64 {
+        match self.state.clears.is_empty() {
+            true => 0,
+            false => self.state.clears.newest_covering(prefix, u64::MAX).unwrap_or(0),
+        }
+    }
+}
