@@ -3,7 +3,7 @@
 //! | key | value |
 //! |---|---|
 //! | `format` | number of this layout (u32, big-endian) |
-//! | `state` | newest commit version, number of rows, replicated time in µs, horizon (u64 each, big-endian); format 1: the first two |
+//! | `state` | newest commit version, number of rows, replicated time in µs, oldest_readable (u64 each, big-endian); format 1: the first two |
 //! | `marks` | the marks of the readable window |
 //! | `blob` | sequence (u64, big-endian), then what the replication layer keeps beside the data |
 //! | `family/NAME` | empty: the family NAME exists; a version (u64, big-endian): it was dropped then |
@@ -21,11 +21,11 @@ use crate::gc::window::Window;
 
 const FORMAT_KEY: &[u8] = b"format";
 const STATE_KEY: &[u8] = b"state";
-const MARKS_KEY: &[u8] = b"marks";
+const SAMPLES_KEY: &[u8] = b"marks";
 const BLOB_KEY: &[u8] = b"blob";
-const ONCE_PREFIX: &[u8] = b"once/";
-/// Sorts behind every key with [`ONCE_PREFIX`].
-const ONCE_END: &[u8] = b"once0";
+const IDEMPOTENCY_PREFIX: &[u8] = b"once/";
+/// Sorts behind every key with [`IDEMPOTENCY_PREFIX`].
+const IDEMPOTENCY_END: &[u8] = b"once0";
 const FAMILY_PREFIX: &[u8] = b"family/";
 /// Sorts behind every key with [`FAMILY_PREFIX`].
 const FAMILY_END: &[u8] = b"family0";
@@ -90,9 +90,9 @@ pub(crate) fn load_counters(engine: &dyn Engine) -> Result<(Counters, Window), K
     let Some(stored) = engine.get(Table::Meta, STATE_KEY)? else {
         return Ok((Counters::default(), Window::default()));
     };
-    let (counters, time_us, horizon) = decode_state(stored)?;
-    let marks = engine.get(Table::Meta, MARKS_KEY)?.unwrap_or_default();
-    let window = Window::new(time_us, horizon, &marks).ok_or_else(|| damaged("marks", marks.len()))?;
+    let (counters, time_us, oldest_readable) = decode_state(stored)?;
+    let marks = engine.get(Table::Meta, SAMPLES_KEY)?.unwrap_or_default();
+    let window = Window::new(time_us, oldest_readable, &marks).ok_or_else(|| damaged("marks", marks.len()))?;
     Ok((counters, window))
 }
 
@@ -108,12 +108,12 @@ fn decode_state(mut stored: Bytes) -> Result<(Counters, u64, u64), KvError> {
 }
 
 pub(crate) fn put_counters(batch: &mut WriteBatch, counters: Counters, window: &Window) {
-    let numbers = [counters.version, counters.rows, window.time_us(), window.horizon()].map(u64::to_be_bytes);
+    let numbers = [counters.version, counters.rows, window.time_us(), window.oldest_readable()].map(u64::to_be_bytes);
     batch.put(Table::Meta, STATE_KEY, numbers.as_flattened());
 }
 
-pub(crate) fn put_marks(batch: &mut WriteBatch, window: &Window) {
-    batch.put(Table::Meta, MARKS_KEY, &window.encoded_marks());
+pub(crate) fn put_samples(batch: &mut WriteBatch, window: &Window) {
+    batch.put(Table::Meta, SAMPLES_KEY, &window.encoded_samples());
 }
 
 pub(crate) fn put_blob(batch: &mut WriteBatch, state: &StateBlob) {
@@ -170,16 +170,16 @@ pub(crate) fn load_families(engine: &dyn Engine) -> Result<BTreeMap<String, Fami
     Ok(families)
 }
 
-pub(crate) fn once_key(id: &[u8]) -> Vec<u8> {
-    [ONCE_PREFIX, id].concat()
+pub(crate) fn record_key(id: &[u8]) -> Vec<u8> {
+    [IDEMPOTENCY_PREFIX, id].concat()
 }
 
 /// Visits every record of an idempotency id.
-pub(crate) fn each_once(
+pub(crate) fn each_idempotency_record(
     engine: &dyn Engine,
     mut visit: impl FnMut(Bytes, &[u8]) -> Result<(), KvError>,
 ) -> Result<(), KvError> {
-    each_with(engine, ONCE_PREFIX, ONCE_END, |id, value| visit(Bytes::copy_from_slice(id), value))
+    each_with(engine, IDEMPOTENCY_PREFIX, IDEMPOTENCY_END, |id, value| visit(Bytes::copy_from_slice(id), value))
 }
 
 /// Visits every record whose key begins with `prefix`, with the rest of its key.

@@ -243,8 +243,8 @@ impl Engine for TestedEngine {
         self.inner.statistics()
     }
 
-    fn set_filter_floor(&self, version: u64) {
-        self.inner.set_filter_floor(version);
+    fn set_filter_watermark(&self, version: u64) {
+        self.inner.set_filter_watermark(version);
     }
 
     fn data_splits(&self, slice_bytes: u64) -> Result<Vec<Vec<u8>>, KvError> {

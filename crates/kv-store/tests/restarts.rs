@@ -80,7 +80,7 @@ impl Session {
         rows.into_iter().map(|row| row.key).collect()
     }
 
-    fn sweep_all(&self) {
+    fn collect_all(&self) {
         while self.collect_garbage(100).unwrap().more {}
     }
 
@@ -289,7 +289,7 @@ fn cleared_ranges_stay_cleared_whether_they_are_swept_or_not() {
             check(session);
         }
         session.open_again();
-        session.sweep_all();
+        session.collect_all();
         session.open_again();
         check(session);
         let figures = (session.pending_clears(), session.statistics_now().total_keys);
@@ -307,7 +307,7 @@ fn what_was_deleted_is_swept_by_whoever_comes_next_and_nothing_else() {
         session.open_again();
         session.collect_garbage(1).unwrap();
         session.open_again();
-        session.sweep_all();
+        session.collect_all();
         assert_eq!(session.rows(4), ["b", "c"].map(Bytes::from));
         assert_eq!(session.statistics_now().total_keys, 2);
         session.open_again();
@@ -322,10 +322,10 @@ fn what_compactions_dropped_is_too_old_for_whoever_comes_next() {
         session.commit(SECOND_US, commit([set("a", "1")])).unwrap();
         session.commit(2 * SECOND_US, commit([set("a", "2")])).unwrap();
         session.pass_time(10 * SECOND_US);
-        session.sweep_all();
+        session.collect_all();
         session.flush().unwrap();
         session.open_again();
-        session.sweep_all();
+        session.collect_all();
         session.compact();
         session.open_again();
         assert_eq!((session.read("a", 2), session.read("a", 3)), (Err(too_old(2, 3)), Ok(Some("2".into()))));
@@ -454,8 +454,8 @@ fn compare(place: Place, is_killed: bool, steps: &[(u64, Step)]) {
             Step::DropFamily(name) => LoggedWrite::family(FamilyChange { name: (*name).into(), drop: true }),
             Step::PassTime => LoggedWrite::passing_time(),
             Step::Sweep => {
-                lasting.sweep_all();
-                session.sweep_all();
+                lasting.collect_all();
+                session.collect_all();
                 continue;
             }
             Step::OpenAgain => {

@@ -2,7 +2,7 @@
 //!
 //! It is a cache over the data table and gives the verdict the table would. Invariants:
 //! - a key that is in the index has no version newer than the one the index holds;
-//! - every write with a version above [`ConflictIndex::floor`] is in the index;
+//! - every write with a version above [`ConflictIndex::complete_after`] is in the index;
 //! - nothing is evicted between two calls of [`ConflictIndex::trim`], so within a batch, whose writes are not in the engine
 //!   yet, the index also serves as the overlay that lets operations of one batch see each other.
 
@@ -22,7 +22,7 @@ pub(crate) struct ConflictIndex {
     /// The keys of `newest` in order, from the first range check that wants them until none did for long: most databases
     /// are never asked, and ordering costs more than all else here.
     ordered: Option<OrderedKeys>,
-    floor: u64,
+    complete_after: u64,
     capacity: usize,
 }
 
@@ -48,14 +48,14 @@ pub(crate) struct NewestWrite {
 }
 
 impl ConflictIndex {
-    /// An index that knows of no write up to `floor`, and keeps at most `capacity` writes when trimmed.
-    pub fn new(floor: u64, capacity: usize) -> Self {
-        ConflictIndex { newest: HashMap::new(), log: VecDeque::new(), ordered: None, floor, capacity }
+    /// An index that knows of no write up to `complete_after`, and keeps at most `capacity` writes when trimmed.
+    pub fn new(complete_after: u64, capacity: usize) -> Self {
+        ConflictIndex { newest: HashMap::new(), log: VecDeque::new(), ordered: None, complete_after, capacity }
     }
 
     /// A check with a read version at or above this needs the index alone.
-    pub fn floor(&self) -> u64 {
-        self.floor
+    pub fn complete_after(&self) -> u64 {
+        self.complete_after
     }
 
     /// The newest write of a key, where the index has it.
@@ -63,7 +63,7 @@ impl ConflictIndex {
         self.newest.get(prefix).map(|indexed| indexed.newest)
     }
 
-    /// Notes a write; versions never go back.
+    /// GcEntries a write; versions never go back.
     pub fn record(&mut self, prefix: &[u8], write: NewestWrite) {
         let latest = self.latest_version();
         assert!(write.version >= latest, "a write at version {} came after one at {latest}", write.version);
@@ -135,15 +135,15 @@ impl ConflictIndex {
     }
 
     fn latest_version(&self) -> u64 {
-        self.log.back().map_or(self.floor, |(version, _)| *version)
+        self.log.back().map_or(self.complete_after, |(version, _)| *version)
     }
 
-    /// Forgets the oldest writes until the capacity is kept, and raises the floor accordingly. To be called only once
+    /// Forgets the oldest writes until the capacity is kept, and raises the complete_after accordingly. To be called only once
     /// all recorded writes are in the engine.
     pub fn trim(&mut self) {
         while self.log.len() > self.capacity {
             let (version, key) = self.log.pop_front().expect("the log is longer than its capacity");
-            self.floor = self.floor.max(version);
+            self.complete_after = self.complete_after.max(version);
             // A key written again since then stays.
             if let Entry::Occupied(indexed) = self.newest.entry(key)
                 && indexed.get().newest.version == version
@@ -154,7 +154,7 @@ impl ConflictIndex {
                 }
             }
         }
-        if self.ordered.as_ref().is_some_and(|ordered| ordered.used_at < self.floor) {
+        if self.ordered.as_ref().is_some_and(|ordered| ordered.used_at < self.complete_after) {
             self.ordered = None;
         }
     }
@@ -181,7 +181,7 @@ mod tests {
     fn the_oldest_writes_are_forgotten_first_and_raise_the_floor() {
         let mut index = index_of(&[("a", 2), ("b", 3), ("c", 4)], 2);
         index.trim();
-        assert_eq!(index.floor(), 2);
+        assert_eq!(index.complete_after(), 2);
         assert_eq!(index.get(b"a"), None);
         assert_eq!(index.get(b"b"), Some(NewestWrite { version: 3, exists: true, entry: 0 }));
     }
@@ -190,7 +190,7 @@ mod tests {
     fn a_key_written_again_outlives_its_older_write() {
         let mut index = index_of(&[("a", 2), ("b", 3), ("a", 4)], 2);
         index.trim();
-        assert_eq!(index.floor(), 2);
+        assert_eq!(index.complete_after(), 2);
         assert_eq!(index.get(b"a"), Some(NewestWrite { version: 4, exists: true, entry: 0 }));
     }
 
@@ -227,8 +227,8 @@ mod tests {
         let write = |version| NewestWrite { version, exists: true, entry: 0 };
         index.record(b"k0001x", write(4000));
         index.trim();
-        let floor = index.floor();
-        assert_eq!(written(&mut index, "k0000", "k0002", floor, 10), ["k0001x"]);
+        let complete_after = index.complete_after();
+        assert_eq!(written(&mut index, "k0000", "k0002", complete_after, 10), ["k0001x"]);
         (4001..=6001).for_each(|version| index.record(b"other", write(version)));
         index.trim();
         assert!(index.ordered.is_none());
@@ -276,7 +276,7 @@ mod tests {
             index.record(b"other", NewestWrite { version: written, exists: true, entry: 0 });
             index.capacity = 1;
             index.trim();
-            assert_eq!((index.floor(), index.ordered.is_some()), (written - 1, is_kept));
+            assert_eq!((index.complete_after(), index.ordered.is_some()), (written - 1, is_kept));
         }
     }
 }

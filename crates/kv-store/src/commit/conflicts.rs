@@ -1,5 +1,5 @@
-//! Whether something that a commit has read was written since. Exact at every read version from the horizon on, whatever
-//! old versions are still there: what is newer than the horizon is never removed.
+//! Whether something that a commit has read was written since. Exact at every read version from the oldest_readable on, whatever
+//! old versions are still there: what is newer than the oldest_readable is never removed.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ pub(crate) fn check(deciding: &mut Deciding<'_, '_>, commit: &AtomicCommit) -> R
     if read_version > current {
         return Ok(Err(KvError::FutureVersion { read_version, current }));
     }
-    let oldest = deciding.state.window.horizon();
+    let oldest = deciding.state.window.oldest_readable();
     if read_version < oldest {
         return Ok(Err(KvError::TransactionTooOld { read_version, oldest }));
     }
@@ -88,7 +88,7 @@ fn collect_ranges(
         let bounds = Bounds::range(&range.column_family, &range.begin, &range.end);
         let index = &mut deciding.state.index;
         let mut written = index.written_in(&bounds.begin, &bounds.end, read_version, most);
-        if read_version < index.floor() {
+        if read_version < index.complete_after() {
             let older = scan::written_after(deciding.lookup.engine, &bounds, read_version, most)?;
             written.extend(older.into_iter().map(Arc::from));
         }

@@ -2,7 +2,7 @@
 //! not on time but the log's, batch borders, restarts, the removal of old versions, or what the conflict index still
 //! remembers.
 //!
-//! First of all a write moves replicated time on, and with it the horizon, and what is too old is forgotten. Then, of one
+//! First of all a write moves replicated time on, and with it the oldest_readable, and what is too old is forgotten. Then, of one
 //! commit, in this order: the result of an earlier commit under its idempotency id; malformed operations and unknown
 //! families; limits of what is remembered; conflicts. A refused commit takes no version and leaves no trace. An empty one
 //! succeeds at its read version and leaves none either.
@@ -31,12 +31,12 @@ impl StateMachine {
     ) -> Result<Vec<CommitVerdict>, KvError> {
         let mut deciding = Deciding::new(self, engine, batch);
         let verdicts = writes.into_iter().map(|write| deciding.decide(write)).collect::<Result<Vec<_>, _>>()?;
-        let marks_changed = deciding.marks_changed;
+        let samples_changed = deciding.samples_changed;
         if !verdicts.is_empty() {
             meta::put_counters(batch, self.counters, &self.window);
         }
-        if marks_changed {
-            meta::put_marks(batch, &self.window);
+        if samples_changed {
+            meta::put_samples(batch, &self.window);
         }
         Ok(verdicts)
     }
@@ -45,7 +45,7 @@ impl StateMachine {
 impl Deciding<'_, '_> {
     fn decide(&mut self, timed: &TimedWrite) -> Result<CommitVerdict, KvError> {
         self.advance(timed);
-        self.notes = 0;
+        self.gc_entries = 0;
         for name in &timed.write.creates {
             if let Err(refusal) = self.create_family(name) {
                 return Ok(Err(refusal));
@@ -62,20 +62,20 @@ impl Deciding<'_, '_> {
     fn advance(&mut self, timed: &TimedWrite) {
         let state = &mut *self.state;
         let version = state.counters.version;
-        self.marks_changed |= state.window.advance(timed.time_us, timed.write.window_us(), version);
-        let horizon = state.window.horizon();
-        while state.recent_clears.front().is_some_and(|version| *version <= horizon) {
+        self.samples_changed |= state.window.advance(timed.time_us, timed.write.window_us(), version);
+        let oldest_readable = state.window.oldest_readable();
+        while state.recent_clears.front().is_some_and(|version| *version <= oldest_readable) {
             state.recent_clears.pop_front();
         }
-        state.families.forget_dropped(self.batch, horizon);
-        state.once.expire(self.batch, state.window.time_us());
+        state.families.forget_dropped(self.batch, oldest_readable);
+        state.idempotency.expire(self.batch, state.window.time_us());
     }
 
     fn decide_commit(&mut self, commit: &AtomicCommit) -> Result<CommitVerdict, KvError> {
-        self.state.once.forget(self.batch, &commit.finished_ids);
+        self.state.idempotency.forget(self.batch, &commit.finished_ids);
         let has_id = !commit.idempotency_id.is_empty();
         if has_id {
-            match self.state.once.earlier(self.lookup.engine, commit)? {
+            match self.state.idempotency.earlier(self.lookup.engine, commit)? {
                 Earlier::Nothing => {}
                 Earlier::Succeeded(result) => return Ok(Ok(result)),
                 Earlier::Another => return Ok(Err(another_commit())),
@@ -94,7 +94,7 @@ impl Deciding<'_, '_> {
         }
         let result = self.commit(commit)?;
         if has_id {
-            self.state.once.remember(self.batch, commit, &result, self.state.window.time_us());
+            self.state.idempotency.remember(self.batch, commit, &result, self.state.window.time_us());
         }
         Ok(Ok(result))
     }
@@ -108,7 +108,7 @@ impl Deciding<'_, '_> {
                 "{recent} range clears lie within the readable window; at most {MAX_RECENT_CLEARS} may"
             )));
         }
-        if !commit.idempotency_id.is_empty() && self.state.once.len() >= idempotency::MAX_RECORDS {
+        if !commit.idempotency_id.is_empty() && self.state.idempotency.len() >= idempotency::MAX_RECORDS {
             return Err(KvError::Overloaded(format!(
                 "{} results of idempotency ids are remembered, and no more fit; they are forgotten after ten minutes, or when \
                  clients finish them",

@@ -45,9 +45,9 @@ pub(crate) struct Deciding<'a, 'e> {
     pub batch: &'a mut WriteBatch,
     /// The newest version before the batch: what is newer is in `batch` and not in the engine.
     pub before: u64,
-    /// Notes for the sweeper that the commit at hand has made so far.
-    pub notes: u32,
-    pub marks_changed: bool,
+    /// GcEntries for the sweeper that the commit at hand has made so far.
+    pub gc_entries: u32,
+    pub samples_changed: bool,
     /// Scratch memory.
     pub prefix: Vec<u8>,
 }
@@ -57,7 +57,7 @@ impl<'a, 'e> Deciding<'a, 'e> {
     pub fn new(state: &'a mut StateMachine, engine: &'e dyn Engine, batch: &'a mut WriteBatch) -> Self {
         let before = state.counters.version;
         let lookup = Lookup::new(engine);
-        Deciding { state, lookup, batch, before, notes: 0, marks_changed: false, prefix: Vec::new() }
+        Deciding { state, lookup, batch, before, gc_entries: 0, samples_changed: false, prefix: Vec::new() }
     }
 }
 
@@ -81,20 +81,20 @@ impl Deciding<'_, '_> {
             &key_codec::row_parts(value),
         );
         if !exists {
-            entries::put_key_tombstone(self.batch, version, self.notes, prefix);
-            self.notes += 1;
+            entries::put_key_tombstone(self.batch, version, self.gc_entries, prefix);
+            self.gc_entries += 1;
         }
         self.state.index.record(prefix, NewestWrite { version, exists, entry });
-        self.state.clears.note_write(prefix, version);
+        self.state.clears.record_write(prefix, version);
         Ok(())
     }
 
     /// Adds a range clear over encoded prefixes.
     pub fn clear(&mut self, begin: Bytes, end: Bytes) {
         let version = self.state.counters.version;
-        entries::put_range_clear(self.batch, version, self.notes, &begin, &end);
-        self.state.unswept.insert((version, self.notes), begin.clone());
-        self.notes += 1;
+        entries::put_range_clear(self.batch, version, self.gc_entries, &begin, &end);
+        self.state.uncollected.insert((version, self.gc_entries), begin.clone());
+        self.gc_entries += 1;
         self.state.recent_clears.push_back(version);
         self.state.clears.insert(RangeClear { begin, end, version });
     }
@@ -105,7 +105,7 @@ impl Deciding<'_, '_> {
         if let Some(newest) = self.state.index.get(prefix) {
             return Ok(Some(newest.version));
         }
-        if after >= self.state.index.floor() {
+        if after >= self.state.index.complete_after() {
             return Ok(None);
         }
         Ok(self.lookup.newest(prefix)?.map(|(version, _)| version))
@@ -117,7 +117,8 @@ impl Deciding<'_, '_> {
         if covered == 0 && self.state.known_keys.contains(hash) {
             return Ok(true);
         }
-        if let Some(newest) = self.state.index.get(prefix).filter(|newest| newest.version > self.state.swept) {
+        if let Some(newest) = self.state.index.get(prefix).filter(|newest| newest.version > self.state.collected_up_to)
+        {
             return Ok(newest.exists && newest.version >= covered);
         }
         let newest = self.lookup.newest(prefix)?;
@@ -127,7 +128,8 @@ impl Deciding<'_, '_> {
     /// The key's value now.
     pub fn current_value(&mut self, prefix: &[u8]) -> Result<Option<Bytes>, KvError> {
         let covered = self.covered(prefix);
-        if let Some(newest) = self.state.index.get(prefix).filter(|newest| newest.version > self.state.swept) {
+        if let Some(newest) = self.state.index.get(prefix).filter(|newest| newest.version > self.state.collected_up_to)
+        {
             if !newest.exists || newest.version < covered {
                 return Ok(None);
             }

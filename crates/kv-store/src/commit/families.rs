@@ -77,15 +77,15 @@ impl Families {
         meta::put_family(batch, name, state);
     }
 
-    /// Nobody commits any more who read below `horizon`.
-    pub fn forget_dropped(&mut self, batch: &mut WriteBatch, horizon: u64) {
+    /// Nobody commits any more who read below `oldest_readable`.
+    pub fn forget_dropped(&mut self, batch: &mut WriteBatch, oldest_readable: u64) {
         if !self.any_dropped {
             return;
         }
         self.named.retain(|name, state| {
             let keeps = match state {
                 FamilyState::Exists => true,
-                FamilyState::Dropped(version) => *version > horizon,
+                FamilyState::Dropped(version) => *version > oldest_readable,
             };
             if !keeps {
                 meta::delete_family(batch, name);

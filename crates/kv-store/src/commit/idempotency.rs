@@ -29,7 +29,7 @@ struct Record {
 }
 
 #[derive(Debug, Default)]
-pub(crate) struct Once {
+pub(crate) struct IdempotencyTable {
     records: HashMap<Bytes, Record>,
     by_version: BTreeMap<u64, Bytes>,
     /// Results of the batch that is being decided: not in the table yet.
@@ -45,16 +45,16 @@ pub(crate) enum Earlier {
     Another,
 }
 
-impl Once {
-    pub fn load(engine: &dyn Engine) -> Result<Once, KvError> {
-        let mut once = Once::default();
-        meta::each_once(engine, |id, stored| {
+impl IdempotencyTable {
+    pub fn load(engine: &dyn Engine) -> Result<IdempotencyTable, KvError> {
+        let mut table = IdempotencyTable::default();
+        meta::each_idempotency_record(engine, |id, stored| {
             let (record, _) = decode(stored)?;
-            once.by_version.insert(record.version, id.clone());
-            once.records.insert(id, record);
+            table.by_version.insert(record.version, id.clone());
+            table.records.insert(id, record);
             Ok(())
         })?;
-        Ok(once)
+        Ok(table)
     }
 
     pub fn len(&self) -> usize {
@@ -72,7 +72,7 @@ impl Once {
         if let Some(result) = self.fresh.get(id) {
             return Ok(Earlier::Succeeded(result.clone()));
         }
-        let stored = engine.get(Table::Meta, &meta::once_key(id))?;
+        let stored = engine.get(Table::Meta, &meta::record_key(id))?;
         let missing = || KvError::Corruption("the result of an idempotency id is gone".into());
         let stored = stored.ok_or_else(missing)?;
         let (_, verdict) = decode(&stored)?;
@@ -87,7 +87,11 @@ impl Once {
         let id = commit.idempotency_id.clone();
         let record = Record { time_us, version: result.version, body: body(commit) };
         let head = [&record.time_us.to_be_bytes()[..], &record.version.to_be_bytes(), &record.body.to_be_bytes()];
-        batch.put_parts(Table::Meta, &[&meta::once_key(&id)], &[&head.concat(), &encode_verdict(&Ok(result.clone()))]);
+        batch.put_parts(
+            Table::Meta,
+            &[&meta::record_key(&id)],
+            &[&head.concat(), &encode_verdict(&Ok(result.clone()))],
+        );
         self.by_version.insert(record.version, id.clone());
         self.fresh.insert(id.clone(), result.clone());
         let before = self.records.insert(id, record);
@@ -100,7 +104,7 @@ impl Once {
             if let Some(record) = self.records.remove(id) {
                 self.by_version.remove(&record.version);
                 self.fresh.remove(id);
-                batch.delete(Table::Meta, &meta::once_key(id));
+                batch.delete(Table::Meta, &meta::record_key(id));
             }
         }
     }
@@ -155,25 +159,25 @@ mod tests {
 
     /// What is remembered, and the engine it stands in.
     struct Kept {
-        once: Once,
+        table: IdempotencyTable,
         engine: MemoryEngine,
     }
 
     impl Kept {
         fn new() -> Self {
-            Kept { once: Once::default(), engine: MemoryEngine::new(Durability::EveryWrite) }
+            Kept { table: IdempotencyTable::default(), engine: MemoryEngine::new(Durability::EveryWrite) }
         }
 
         /// One batch.
-        fn write(&mut self, change: impl FnOnce(&mut Once, &mut WriteBatch)) {
+        fn write(&mut self, change: impl FnOnce(&mut IdempotencyTable, &mut WriteBatch)) {
             let mut batch = WriteBatch::new();
-            change(&mut self.once, &mut batch);
+            change(&mut self.table, &mut batch);
             self.engine.write(&batch).unwrap();
-            self.once.written();
+            self.table.written();
         }
 
         fn earlier(&self, commit: &AtomicCommit) -> Result<Earlier, KvError> {
-            self.once.earlier(&self.engine, commit)
+            self.table.earlier(&self.engine, commit)
         }
 
         fn found(&self, commit: &AtomicCommit) -> Option<CommitResult> {
@@ -185,7 +189,7 @@ mod tests {
         }
 
         fn open_again(&mut self) {
-            self.once = Once::load(&self.engine).unwrap();
+            self.table = IdempotencyTable::load(&self.engine).unwrap();
         }
     }
 
@@ -193,7 +197,7 @@ mod tests {
     fn a_result_is_there_for_exactly_its_lifetime_also_over_a_restart() {
         let mut kept = Kept::new();
         for (id, version, time_us) in [("a", 2, 5), ("b", 3, 5), ("c", 4, 6)] {
-            kept.write(|once, batch| once.remember(batch, &commit(id, "1"), &result(version), time_us));
+            kept.write(|table, batch| table.remember(batch, &commit(id, "1"), &result(version), time_us));
         }
         let there = |kept: &Kept| ["a", "b", "c"].map(|id| kept.found(&commit(id, "1")).map(|result| result.version));
         for (now_us, expected) in [
@@ -201,21 +205,21 @@ mod tests {
             (LIFETIME_US + 5, [None, None, Some(4)]),
             (LIFETIME_US + 6, [None, None, None]),
         ] {
-            kept.write(|once, batch| once.expire(batch, now_us));
+            kept.write(|table, batch| table.expire(batch, now_us));
             assert_eq!(there(&kept), expected, "at {now_us}");
             kept.open_again();
-            assert_eq!((there(&kept), kept.once.len()), (expected, expected.iter().flatten().count()));
+            assert_eq!((there(&kept), kept.table.len()), (expected, expected.iter().flatten().count()));
         }
-        assert!(kept.once.by_version.is_empty());
+        assert!(kept.table.by_version.is_empty());
     }
 
     #[test]
     fn a_result_is_found_in_its_own_batch_and_behind_it_and_only_by_the_same_commit() {
         let mut kept = Kept::new();
-        kept.write(|once, batch| {
+        kept.write(|table, batch| {
             let engine = MemoryEngine::new(Durability::EveryWrite);
-            once.remember(batch, &commit("a", "1"), &result(2), 5);
-            let found = once.earlier(&engine, &commit("a", "1"));
+            table.remember(batch, &commit("a", "1"), &result(2), 5);
+            let found = table.earlier(&engine, &commit("a", "1"));
             assert!(
                 matches!(found, Ok(Earlier::Succeeded(found)) if found == result(2)),
                 "it is not in the engine yet"
@@ -230,11 +234,11 @@ mod tests {
     #[test]
     fn what_clients_are_done_with_is_forgotten_for_good() {
         let mut kept = Kept::new();
-        kept.write(|once, batch| once.remember(batch, &commit("a", "1"), &result(2), 5));
-        kept.write(|once, batch| once.forget(batch, &["a".into(), "never seen".into()]));
-        assert_eq!((kept.found(&commit("a", "1")), kept.once.len()), (None, 0));
+        kept.write(|table, batch| table.remember(batch, &commit("a", "1"), &result(2), 5));
+        kept.write(|table, batch| table.forget(batch, &["a".into(), "never seen".into()]));
+        assert_eq!((kept.found(&commit("a", "1")), kept.table.len()), (None, 0));
         kept.open_again();
-        assert_eq!((kept.found(&commit("a", "1")), kept.once.len()), (None, 0));
+        assert_eq!((kept.found(&commit("a", "1")), kept.table.len()), (None, 0));
     }
 
     #[test]
@@ -242,12 +246,12 @@ mod tests {
         let whole = [&5_u64.to_be_bytes()[..], &2_u64.to_be_bytes(), &body(&commit("a", "1")).to_be_bytes()].concat();
         for length in [0, 31, 32] {
             let mut kept = Kept::new();
-            kept.write(|_, batch| batch.put(Table::Meta, &meta::once_key(b"a"), &whole[..length]));
-            let loaded = Once::load(&kept.engine);
+            kept.write(|_, batch| batch.put(Table::Meta, &meta::record_key(b"a"), &whole[..length]));
+            let loaded = IdempotencyTable::load(&kept.engine);
             assert_eq!(loaded.is_err(), length < 32, "{length} bytes");
-            if let Ok(once) = loaded {
+            if let Ok(table) = loaded {
                 // The result is missing.
-                let read = once.earlier(&kept.engine, &commit("a", "1"));
+                let read = table.earlier(&kept.engine, &commit("a", "1"));
                 assert!(matches!(read, Err(KvError::Corruption(_))));
             }
         }

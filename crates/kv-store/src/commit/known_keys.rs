@@ -44,7 +44,7 @@ impl KnownKeys {
         key.0 != FREE && self.buckets[self.bucket(key)].contains(&key.0)
     }
 
-    /// Notes that the key has a value from now on, or none.
+    /// GcEntries that the key has a value from now on, or none.
     pub fn set(&mut self, key: KeyHash, exists: bool) {
         let key = self.salted(key);
         let bucket = self.bucket(key);

@@ -7,12 +7,12 @@ use kv_api::KvError;
 
 use super::conflict_index::ConflictIndex;
 use super::families::Families;
-use super::idempotency::Once;
+use super::idempotency::IdempotencyTable;
 use super::known_keys::KnownKeys;
 use crate::engine::{Engine, WriteBatch};
 use crate::gc::entries;
 use crate::gc::range_clears::{RangeClear, RangeClears};
-use crate::gc::step::Swept;
+use crate::gc::step::StepResult;
 use crate::gc::window::Window;
 use crate::meta::{self, Counters};
 
@@ -27,28 +27,28 @@ pub(crate) struct StateMachine {
     pub(crate) families: Families,
     pub(crate) index: ConflictIndex,
     pub(crate) known_keys: KnownKeys,
-    /// Every clear that is newer than the horizon, and older ones that are not carried out yet.
+    /// Every clear that is newer than the oldest_readable, and older ones that are not carried out yet.
     pub(crate) clears: RangeClears,
     /// The same by version and number, with where they begin.
-    pub(crate) unswept: BTreeMap<(u64, u32), Bytes>,
-    /// Versions of the clears above the horizon, one for each.
+    pub(crate) uncollected: BTreeMap<(u64, u32), Bytes>,
+    /// Versions of the clears above the oldest_readable, one for each.
     pub(crate) recent_clears: VecDeque<u64>,
-    pub(crate) once: Once,
+    pub(crate) idempotency: IdempotencyTable,
     /// What was written up to this version may have been removed by a range clear that is carried out.
-    pub(crate) swept: u64,
+    pub(crate) collected_up_to: u64,
 }
 
 impl StateMachine {
     pub fn load(engine: &dyn Engine, conflict_index_entries: usize, known_keys: usize) -> Result<Self, KvError> {
         let (counters, window) = meta::load_counters(engine)?;
-        let (mut clears, mut unswept) = (RangeClears::default(), BTreeMap::new());
+        let (mut clears, mut uncollected) = (RangeClears::default(), BTreeMap::new());
         let mut recent_clears = VecDeque::new();
-        for note in entries::load_range_clears(engine)? {
-            if note.version > window.horizon() {
-                recent_clears.push_back(note.version);
+        for entry in entries::load_range_clears(engine)? {
+            if entry.version > window.oldest_readable() {
+                recent_clears.push_back(entry.version);
             }
-            unswept.insert((note.version, note.number), note.begin.clone());
-            clears.restore(RangeClear { begin: note.begin, end: note.end, version: note.version });
+            uncollected.insert((entry.version, entry.number), entry.begin.clone());
+            clears.restore(RangeClear { begin: entry.begin, end: entry.end, version: entry.version });
         }
         Ok(StateMachine {
             counters,
@@ -56,10 +56,10 @@ impl StateMachine {
             index: ConflictIndex::new(counters.version, conflict_index_entries),
             known_keys: KnownKeys::new(known_keys),
             clears,
-            unswept,
+            uncollected,
             recent_clears,
-            once: Once::load(engine)?,
-            swept: window.horizon(),
+            idempotency: IdempotencyTable::load(engine)?,
+            collected_up_to: window.oldest_readable(),
             window,
         })
     }
@@ -70,30 +70,30 @@ impl StateMachine {
 
     /// Results that are remembered under an idempotency id.
     pub fn remembered_ids(&self) -> u64 {
-        self.once.len() as u64
+        self.idempotency.len() as u64
     }
 
     /// The batch of the last [`Self::decide`] is in the engine.
     pub fn written(&mut self) {
         self.index.trim();
-        self.once.written();
+        self.idempotency.written();
     }
 
     /// Adds to `batch` what the sweeper did: it has carried out some range clears, and found rows that they had hidden.
-    pub fn sweep(&mut self, batch: &mut WriteBatch, swept: &Swept) {
-        if swept.rows_cleared > 0 {
-            self.counters.rows = self.counters.rows.saturating_sub(swept.rows_cleared);
+    pub fn record_collection(&mut self, batch: &mut WriteBatch, step: &StepResult) {
+        if step.rows_cleared > 0 {
+            self.counters.rows = self.counters.rows.saturating_sub(step.rows_cleared);
             meta::put_counters(batch, self.counters, &self.window);
         }
-        for place in &swept.range_clears_done {
-            let begin = self.unswept.remove(place).expect("every note of a range clear is known");
+        for place in &step.range_clears_done {
+            let begin = self.uncollected.remove(place).expect("every entry of a range clear is known");
             let version = place.0;
-            assert!(version <= self.window.horizon(), "a range clear of {version} was carried out too early");
+            assert!(version <= self.window.oldest_readable(), "a range clear of {version} was carried out too early");
             let known = self.clears.remove(&begin, version);
             assert!(known, "every range clear is known");
-            self.swept = self.swept.max(version);
+            self.collected_up_to = self.collected_up_to.max(version);
         }
-        if !swept.range_clears_done.is_empty() {
+        if !step.range_clears_done.is_empty() {
             // What was known to exist may have been removed.
             self.known_keys.forget_all();
         }

@@ -12,7 +12,7 @@ use super::space_wait::SpaceWait;
 use crate::commit::state_machine::StateMachine;
 use crate::engine::{Engine, WriteBatch};
 use crate::gc::range_clears::RangeClears;
-use crate::gc::step::SweepProgress;
+use crate::gc::step::GcProgress;
 use crate::meta;
 use crate::read::readers::Readers;
 use crate::sync::{AtomicU64, Mutex, MutexGuard, RwLock, RwLockReadGuard};
@@ -29,12 +29,12 @@ pub(super) struct Core {
     /// Everything at or below the applied version, and perhaps more. Published before that version is.
     pub clears: RwLock<RangeClears>,
     pub families: RwLock<Arc<Vec<String>>>,
-    pub horizon: AtomicU64,
+    pub oldest_readable: AtomicU64,
     pub applied: AtomicU64,
     pub rows: AtomicU64,
     pub committed: AtomicU64,
     pub aborted: AtomicU64,
-    pub swept_versions: AtomicU64,
+    pub collected_versions: AtomicU64,
     pub remembered_ids: AtomicU64,
 }
 
@@ -46,7 +46,7 @@ pub(super) struct Writer {
     pub state: StateMachine,
     /// Kept for its memory.
     pub batch: WriteBatch,
-    pub sweep: SweepProgress,
+    pub gc: GcProgress,
     /// State of the families that was published.
     pub families: u64,
 }
@@ -64,18 +64,18 @@ impl Core {
             readers: Arc::default(),
             clears: RwLock::new(state.clears.clone()),
             families: RwLock::new(Arc::new(state.families.names())),
-            horizon: AtomicU64::new(state.window.horizon()),
+            oldest_readable: AtomicU64::new(state.window.oldest_readable()),
             applied: AtomicU64::new(counters.version),
             rows: AtomicU64::new(counters.rows),
             committed: AtomicU64::new(0),
             aborted: AtomicU64::new(0),
-            swept_versions: AtomicU64::new(0),
+            collected_versions: AtomicU64::new(0),
             remembered_ids: AtomicU64::new(state.remembered_ids()),
             writer: Mutex::new(Writer {
                 families: state.families.changes(),
                 state,
                 batch: WriteBatch::new(),
-                sweep: SweepProgress::new(options.range_delete_entries),
+                gc: GcProgress::new(options.range_delete_entries),
             }),
         })
     }
@@ -85,8 +85,8 @@ impl Core {
         self.writer.lock().unwrap_or_else(PoisonError::into_inner).state.window.time_us()
     }
 
-    pub fn horizon(&self) -> u64 {
-        self.horizon.load(Ordering::Acquire)
+    pub fn oldest_readable(&self) -> u64 {
+        self.oldest_readable.load(Ordering::Acquire)
     }
 
     pub fn clears(&self) -> RangeClears {
@@ -121,7 +121,7 @@ impl Core {
     }
 
     pub fn check_within_window(&self, version: Version) -> Result<(), KvError> {
-        let oldest = self.horizon();
+        let oldest = self.oldest_readable();
         match version.0 < oldest {
             true => Err(KvError::TransactionTooOld { read_version: version.0, oldest }),
             false => Ok(()),
@@ -143,7 +143,7 @@ impl Core {
         self.failure.get().map(KvError::to_string).or_else(panicked)
     }
 
-    /// Notes an error after which nothing is written any more. The caller holds the writer.
+    /// GcEntries an error after which nothing is written any more. The caller holds the writer.
     pub fn stop_after(&self, error: &KvError) {
         tracing::error!(%error, "a write to the database failed; it accepts no more writes until it is opened again");
         // Only the holder of the writer's lock sets it, once.
@@ -165,7 +165,7 @@ impl Core {
         assert!(counters.version >= applied, "the version went back: {applied} -> {}", counters.version);
         self.rows.store(counters.rows, Ordering::Relaxed);
         self.remembered_ids.store(state.remembered_ids(), Ordering::Relaxed);
-        self.horizon.store(state.window.horizon(), Ordering::Release);
+        self.oldest_readable.store(state.window.oldest_readable(), Ordering::Release);
         self.applied.store(counters.version, Ordering::Release);
     }
 }

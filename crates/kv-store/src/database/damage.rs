@@ -28,12 +28,12 @@ impl Damage {
     /// Looks at what a use of the engine led to, and hands it on.
     pub fn watch<T>(&self, result: Result<T, KvError>) -> Result<T, KvError> {
         if let Err(KvError::Corruption(reason)) = &result {
-            self.note(reason);
+            self.record(reason);
         }
         result
     }
 
-    fn note(&self, reason: &str) {
+    fn record(&self, reason: &str) {
         let mut state = self.state();
         if state.found.is_some() {
             return;

@@ -11,11 +11,11 @@ use crate::gc::step;
 
 impl Collectable for Core {
     fn collect_garbage(&self, budget_entries: u64) -> Result<Collected, KvError> {
-        // A floor from before is as good: it only rises.
-        let floor = self.readers.floor(|| self.horizon());
-        self.engine.set_filter_floor(self.damage.watch(step::filter_floor(&*self.engine))?);
+        // A watermark from before is as good: it only rises.
+        let watermark = self.readers.gc_watermark(|| self.oldest_readable());
+        self.engine.set_filter_watermark(self.damage.watch(step::filter_watermark(&*self.engine))?);
         let mut writer = self.writer()?;
-        let collected = self.damage.watch(self.sweep_with(&mut writer, floor, budget_entries));
+        let collected = self.damage.watch(self.collect_with(&mut writer, watermark, budget_entries));
         collected.inspect_err(|error| self.stop_after(error))
     }
 
@@ -30,17 +30,17 @@ impl Collectable for Core {
 
 impl Core {
     /// Nobody else writes while what the sweeper reads becomes what it removes.
-    fn sweep_with(&self, writer: &mut Writer, floor: u64, budget_entries: u64) -> Result<Collected, KvError> {
-        let Writer { state, batch, sweep, .. } = writer;
+    fn collect_with(&self, writer: &mut Writer, watermark: u64, budget_entries: u64) -> Result<Collected, KvError> {
+        let Writer { state, batch, gc, .. } = writer;
         batch.clear();
-        let swept = step::sweep(&*self.engine, floor, budget_entries, sweep, batch)?;
-        state.sweep(batch, &swept);
+        let result = step::collect(&*self.engine, watermark, budget_entries, gc, batch)?;
+        state.record_collection(batch, &result);
         if !batch.is_empty() {
             self.space.write(&*self.engine, batch)?;
-            sweep.written(batch);
+            gc.written(batch);
         }
         self.publish(writer);
-        self.swept_versions.fetch_add(swept.removed_versions, Ordering::Relaxed);
-        Ok(Collected { removed_versions: swept.removed_versions, more: swept.more })
+        self.collected_versions.fetch_add(result.removed_versions, Ordering::Relaxed);
+        Ok(Collected { removed_versions: result.removed_versions, more: result.more })
     }
 }

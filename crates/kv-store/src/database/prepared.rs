@@ -79,13 +79,13 @@ impl Core {
     }
 
     fn write_prepared(&self, writer: &mut Writer, blob: Option<&StateBlob>) -> Result<(), KvError> {
-        let Writer { state, batch, sweep, .. } = writer;
+        let Writer { state, batch, gc, .. } = writer;
         if let Some(blob) = blob {
             meta::put_blob(batch, blob);
         }
         if !batch.is_empty() {
             self.space.write(&*self.engine, batch)?;
-            sweep.written(batch);
+            gc.written(batch);
         }
         state.written();
         if batch.size_bytes() > MAX_KEPT_BATCH_BYTES {

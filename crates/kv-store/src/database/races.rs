@@ -61,7 +61,7 @@ fn filled() -> Arc<TransactionalKvDatabase> {
 }
 
 /// Lets the window pass and removes all that nobody can ask for then.
-fn sweep_all(database: &TransactionalKvDatabase) {
+fn collect_all(database: &TransactionalKvDatabase) {
     apply(database, 3, &[much_later()]);
     while database.collect_garbage(100).unwrap().more {}
     database.flush().unwrap();
@@ -94,7 +94,7 @@ impl Outcomes {
         self.0.lock().unwrap().insert(outcome);
     }
 
-    /// Notes whether a read was answered, which must be as `expected`, or came too late.
+    /// GcEntries whether a read was answered, which must be as `expected`, or came too late.
     fn note_read<T: PartialEq + std::fmt::Debug>(&self, read: Result<T, KvError>, expected: T) {
         match read {
             Ok(found) => {
@@ -115,24 +115,24 @@ impl Outcomes {
 }
 
 /// Tries a read of [`OLD`] while everything is removed that it looks for.
-fn sweep_beside(switches: usize, read: fn(&TransactionalKvDatabase, &Outcomes)) {
+fn collect_during(switches: usize, read: fn(&TransactionalKvDatabase, &Outcomes)) {
     let outcomes = Outcomes::default();
     every_order(switches, || {
         let (database, outcomes) = (filled(), outcomes.clone());
         let sweeper = database.clone();
-        Scene::default().thread(move || read(&database, &outcomes)).thread(move || sweep_all(&sweeper))
+        Scene::default().thread(move || read(&database, &outcomes)).thread(move || collect_all(&sweeper))
     });
     outcomes.assert_all(&["answered", "too old"]);
 }
 
 #[test]
 fn a_range_read_beside_the_sweeper_finds_all_of_its_version_or_is_too_old() {
-    sweep_beside(2, |database, outcomes| outcomes.note_read(all_rows(database, OLD), old_rows()));
+    collect_during(2, |database, outcomes| outcomes.note_read(all_rows(database, OLD), old_rows()));
 }
 
 #[test]
 fn a_backward_range_read_beside_the_sweeper_finds_all_of_its_version_or_is_too_old() {
-    sweep_beside(1, |database, outcomes| {
+    collect_during(1, |database, outcomes| {
         let query = RangeQuery { reverse: true, ..everything() };
         let found = database.range_at(&query, OLD).map(|found| found.rows);
         outcomes.note_read(found, old_rows().into_iter().rev().collect());
@@ -141,7 +141,7 @@ fn a_backward_range_read_beside_the_sweeper_finds_all_of_its_version_or_is_too_o
 
 #[test]
 fn rows_that_are_hashed_beside_the_sweeper_are_all_of_their_version_or_too_old() {
-    sweep_beside(1, |database, outcomes| {
+    collect_during(1, |database, outcomes| {
         let hashed = database.hash_rows("", b"", OLD, 10);
         outcomes.note_read(hashed.map(|hash| hash.count), 3);
     });
@@ -155,13 +155,13 @@ fn a_key_read_beside_the_sweeper_is_that_of_its_version_or_too_old() {
             let (database, outcomes) = (filled(), outcomes.clone());
             let sweeper = database.clone();
             let read = move || outcomes.note_read(database.read_at(&KeyRef::new(key), OLD), Some("old".into()));
-            Scene::default().thread(read).thread(move || sweep_all(&sweeper))
+            Scene::default().thread(read).thread(move || collect_all(&sweeper))
         });
         outcomes.assert_all(&["answered", "too old"]);
     }
 }
 
-/// The version behind [`NEW`]: it brings a family, a clear, and a later horizon.
+/// The version behind [`NEW`]: it brings a family, a clear, and a later oldest_readable.
 const NEXT: Version = Version(NEW.0 + 1);
 
 fn write_next(database: &TransactionalKvDatabase) {
@@ -188,7 +188,7 @@ fn whoever_sees_a_version_sees_all_that_came_with_it() {
             }
             version => {
                 assert_eq!(version, NEXT);
-                assert_eq!(database.oldest_readable(), NEW, "the horizon came with it");
+                assert_eq!(database.oldest_readable(), NEW, "the oldest_readable came with it");
                 assert_eq!(database.column_families().as_slice(), ["f"]);
                 assert_eq!(all_rows(&database, NEXT), Ok(rows(&[("x", "1")])));
                 assert_eq!(database.read_at(&key_of_next(), NEXT), Ok(Some("1".into())));
@@ -256,7 +256,7 @@ fn a_version_that_was_kept_in_time_stays_readable_and_another_is_refused() {
                 let expected = if *is_kept_at_end.lock().unwrap() { Ok(old_rows()) } else { Err(TOO_OLD) };
                 assert_eq!(all_rows(&end, OLD), expected);
             };
-            Scene::default().thread(keep).thread(move || sweep_all(&sweeper)).end(check)
+            Scene::default().thread(keep).thread(move || collect_all(&sweeper)).end(check)
         });
         outcomes.assert_all(&["answered", "too old"]);
     }
@@ -267,7 +267,7 @@ fn an_attempt_to_keep_what_is_gone_makes_it_readable_to_nobody() {
     for (keep, other) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
         every_order(1, || {
             let database = filled();
-            sweep_all(&database);
+            collect_all(&database);
             let attempt = |keep: Keep| {
                 let database = database.clone();
                 move || assert_eq!(keep(&database), Err(TOO_OLD))
@@ -333,7 +333,7 @@ fn a_copy_that_is_made_beside_a_writer_and_a_sweeper_is_of_one_moment() {
             outcomes.note(outcome);
         };
         let write = move || {
-            sweep_all(&writer);
+            collect_all(&writer);
             apply(&writer, 4, &[commit(2_001, [set("c", "again")])]);
         };
         Scene::default().thread(copy).thread(write)

@@ -18,7 +18,7 @@ pub struct RetentionStatistics {
     /// Versions of rows that the engine holds, tombstones among them: an estimate. `None`: it cannot tell.
     pub stored_versions: Option<u64>,
     /// Versions that were removed behind deletes and range clears since the process started.
-    pub swept_versions: u64,
+    pub collected_versions: u64,
     /// Results of commits that are remembered under an idempotency id.
     pub remembered_ids: u64,
     pub pins: u64,
@@ -27,7 +27,7 @@ pub struct RetentionStatistics {
 impl TransactionalKvDatabase {
     /// The oldest version that can be read: the start of the readable window. Pinned versions may be older.
     pub fn oldest_readable(&self) -> Version {
-        Version(self.core.horizon().max(Version::EMPTY.0))
+        Version(self.core.oldest_readable().max(Version::EMPTY.0))
     }
 
     /// Range clears that are not carried out yet.
@@ -40,7 +40,7 @@ impl TransactionalKvDatabase {
             oldest_readable: self.oldest_readable().0,
             pending_clears: self.pending_clears(),
             stored_versions: self.core.engine.statistics().data_entries,
-            swept_versions: self.core.swept_versions.load(Ordering::Relaxed),
+            collected_versions: self.core.collected_versions.load(Ordering::Relaxed),
             remembered_ids: self.core.remembered_ids.load(Ordering::Relaxed),
             pins: self.pins(),
         }
@@ -71,7 +71,7 @@ impl TransactionalKvDatabase {
     /// Whether replicated time must pass before all that is needless can be removed: some of what was written is still
     /// within the readable window.
     pub fn waits_for_time(&self) -> bool {
-        self.core.horizon() < self.applied_version().0
+        self.core.oldest_readable() < self.applied_version().0
     }
 
     /// Takes one pin of the version away; without a pin it does nothing.

@@ -8,7 +8,7 @@
 //!
 //! An engine knows nothing of versions, families or transactions, with two exceptions: for speed [`Engine::key_cursor`]
 //! may use that keys of [`Table::Data`] are laid out by [`crate::key_codec`], and when an engine rewrites its files, it
-//! leaves out what [`crate::engine::superseded`] says nobody can ask for any more ([`Engine::set_filter_floor`]).
+//! leaves out what [`crate::engine::superseded`] says nobody can ask for any more ([`Engine::set_filter_watermark`]).
 
 mod batch;
 mod copy;
@@ -110,7 +110,7 @@ pub trait Engine: Send + Sync + 'static {
     /// of the same key supersedes at `version` ([`crate::engine::superseded`]). What it drops is gone after a crash, too, so the
     /// caller sees to it that what makes these values needless is persisted. A lower version than before changes
     /// nothing. An engine that was just opened drops nothing.
-    fn set_filter_floor(&self, version: u64);
+    fn set_filter_watermark(&self, version: u64);
 
     /// Rewrites the files of [`Table::Data`] that hold keys `begin <= key < end`, so that what may be dropped there is. May
     /// flush, and may take long; reads and writes go on meanwhile.

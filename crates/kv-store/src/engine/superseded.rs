@@ -1,12 +1,12 @@
 //! Which values of the data table nobody can ask for any more because a newer version took their place.
 //!
-//! At a floor F every read is at a version >= F, and finds of each key the newest entry that is not newer than its
+//! At a watermark F every read is at a version >= F, and finds of each key the newest entry that is not newer than its
 //! version. So of the entries of a key that are not newer than F only the newest can be found; the values among the
 //! others may go. Tombstones stay: each of them is noted in the garbage table, and goes by way of [`crate::gc::step`], which
 //! relies on it. The newest one of a key stays even where it is hidden by a clear of its range: the sweep of the clear
 //! counts it.
 //!
-//! That count is why F must lie below every range clear that is not swept yet, see [`crate::gc::step::filter_floor`].
+//! That count is why F must lie below every range clear that is not swept yet, see [`crate::gc::step::filter_watermark`].
 //!
 //! Engines use this where they rewrite what is persisted; entries that are damaged stay for whoever reads them to find.
 
@@ -14,23 +14,23 @@ use crate::key_codec;
 
 /// Looks at the entries of the data table in their order, all or some, and says of each whether it may go.
 pub(crate) struct Superseded {
-    floor: u64,
+    watermark: u64,
     /// Of the entry looked at last.
     prefix: Vec<u8>,
-    /// Version of the newest entry of that key that is not newer than the floor, once it was there.
+    /// Version of the newest entry of that key that is not newer than the watermark, once it was there.
     newest: Option<u64>,
 }
 
 impl Superseded {
-    /// With a floor of 0 nothing may go.
-    pub fn new(floor: u64) -> Self {
-        Superseded { floor, prefix: Vec::new(), newest: None }
+    /// With a watermark of 0 nothing may go.
+    pub fn new(watermark: u64) -> Self {
+        Superseded { watermark, prefix: Vec::new(), newest: None }
     }
 
     /// Only what was seen here before, and stays, makes an entry needless: an entry that the engine does not show costs
     /// space and nothing else.
     pub fn may_go(&mut self, key: &[u8], stored: &[u8]) -> bool {
-        if self.floor == 0 {
+        if self.watermark == 0 {
             return false;
         }
         let (Ok((prefix, version)), Ok(value)) = (key_codec::split(key), key_codec::row_value(stored)) else {
@@ -44,7 +44,7 @@ impl Superseded {
         match self.newest {
             Some(newest) => version < newest && value.is_some(),
             None => {
-                self.newest = (version <= self.floor).then_some(version);
+                self.newest = (version <= self.watermark).then_some(version);
                 false
             }
         }
@@ -68,8 +68,8 @@ mod tests {
         (encoded, key_codec::row_parts(value.map(str::as_bytes)).concat())
     }
 
-    fn filtered(entries: &Entries, floor: u64) -> Entries {
-        let mut filter = Superseded::new(floor);
+    fn filtered(entries: &Entries, watermark: u64) -> Entries {
+        let mut filter = Superseded::new(watermark);
         entries
             .iter()
             .filter(|(key, stored)| !filter.may_go(key, stored))
@@ -96,12 +96,12 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_found_from_the_floor_on_stays_and_nothing_else_but_tombstones_does(
-            entries in entries(), floor in 0..22_u64,
+            entries in entries(), watermark in 0..22_u64,
         ) {
-            let left = filtered(&entries, floor);
+            let left = filtered(&entries, watermark);
             let keys = ["a", "b", "aa", "ab", "ba", "bb"];
             let mut needed = Entries::new();
-            for (key, version) in keys.iter().flat_map(|key| (floor..22).map(move |version| (key, version))) {
+            for (key, version) in keys.iter().flat_map(|key| (watermark..22).map(move |version| (key, version))) {
                 let before = found(&entries, key, version);
                 prop_assert_eq!(&found(&left, key, version), &before);
                 needed.extend(before);
@@ -110,24 +110,24 @@ mod tests {
             let dropped_all = left.iter().all(|(key, stored)| needed.contains_key(key) || is_tombstone(stored));
             let tombstones = entries.iter().filter(|(_, stored)| is_tombstone(stored)).count();
             prop_assert_eq!(left.values().filter(|stored| is_tombstone(stored)).count(), tombstones);
-            prop_assert!(floor == 0 || dropped_all);
-            if floor == 0 {
+            prop_assert!(watermark == 0 || dropped_all);
+            if watermark == 0 {
                 prop_assert_eq!(left, entries);
             }
         }
 
         #[test]
         fn an_engine_that_shows_only_some_entries_drops_nothing_that_is_needed(
-            entries in entries(), floor in 1..22_u64, shown in any::<u64>(),
+            entries in entries(), watermark in 1..22_u64, shown in any::<u64>(),
         ) {
-            let mut filter = Superseded::new(floor);
+            let mut filter = Superseded::new(watermark);
             let mut left = Entries::new();
             for (place, (key, stored)) in entries.iter().enumerate() {
                 if shown & (1 << (place % 64)) == 0 || !filter.may_go(key, stored) {
                     left.insert(key.clone(), stored.clone());
                 }
             }
-            for (key, version) in ["a", "b", "aa", "ab"].iter().flat_map(|key| (floor..22).map(move |v| (key, v))) {
+            for (key, version) in ["a", "b", "aa", "ab"].iter().flat_map(|key| (watermark..22).map(move |v| (key, v))) {
                 prop_assert_eq!(found(&left, key, version), found(&entries, key, version));
             }
         }

@@ -95,7 +95,7 @@ mod tests {
                 engine.write(&batch).unwrap();
                 engine.flush().unwrap();
             }
-            engine.set_filter_floor(2);
+            engine.set_filter_watermark(2);
             let mut compaction = DataCompaction::default();
             compaction.begin_pass(&*engine, 1).unwrap();
             while compaction.step(&*engine, 0).unwrap() {}

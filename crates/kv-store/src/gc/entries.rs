@@ -23,9 +23,9 @@ use crate::key_codec;
 
 const KEY_TAG: u8 = b'k';
 const RANGE_TAG: u8 = b'r';
-const SWEPT_KEY: &[u8] = b"s";
+const COLLECTED_KEY: &[u8] = b"s";
 /// Tag, version, number.
-const NOTE_BYTES: usize = 13;
+const ENTRY_KEY_BYTES: usize = 13;
 
 /// A key was deleted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,30 +45,30 @@ pub(crate) struct RangeClear {
     pub end: Bytes,
 }
 
-fn note_key(tag: u8, version: u64, number: u32) -> [u8; NOTE_BYTES] {
-    let mut key = [tag; NOTE_BYTES];
+fn entry_key(tag: u8, version: u64, number: u32) -> [u8; ENTRY_KEY_BYTES] {
+    let mut key = [tag; ENTRY_KEY_BYTES];
     key[1..9].copy_from_slice(&version.to_be_bytes());
     key[9..].copy_from_slice(&number.to_be_bytes());
     key
 }
 
-/// Notes that the batch writes a tombstone of `version` for the key that `prefix` belongs to. No two notes of a commit have
+/// GcEntries that the batch writes a tombstone of `version` for the key that `prefix` belongs to. No two notes of a commit have
 /// the same number.
 pub(crate) fn put_key_tombstone(batch: &mut WriteBatch, version: u64, number: u32, prefix: &[u8]) {
-    batch.put(Table::Garbage, &note_key(KEY_TAG, version, number), prefix);
+    batch.put(Table::Garbage, &entry_key(KEY_TAG, version, number), prefix);
 }
 
-/// Notes that the batch clears the keys `begin <= key < end` at `version`. No two clears of a commit have the same number.
+/// GcEntries that the batch clears the keys `begin <= key < end` at `version`. No two clears of a commit have the same number.
 pub(crate) fn put_range_clear(batch: &mut WriteBatch, version: u64, number: u32, begin: &[u8], end: &[u8]) {
     assert!(begin < end, "an empty range is cleared");
     let length = |bound: &[u8]| u32::try_from(bound.len()).expect("keys are far shorter").to_be_bytes();
     let value = [&length(begin)[..], begin, &length(end), end];
-    batch.put_parts(Table::Garbage, &[&note_key(RANGE_TAG, version, number)], &value);
+    batch.put_parts(Table::Garbage, &[&entry_key(RANGE_TAG, version, number)], &value);
 }
 
 /// All range clears that are not swept yet, by version and number.
 pub(crate) fn load_range_clears(engine: &dyn Engine) -> Result<Vec<RangeClear>, KvError> {
-    let mut notes = Notes::range_clears(engine, 0)?;
+    let mut notes = GcEntries::range_clears(engine, 0)?;
     let mut clears = Vec::new();
     while let Some(clear) = notes.range_clear()? {
         clears.push(clear);
@@ -78,63 +78,63 @@ pub(crate) fn load_range_clears(engine: &dyn Engine) -> Result<Vec<RangeClear>, 
 }
 
 pub(crate) fn remove_key_tombstone(batch: &mut WriteBatch, version: u64, number: u32) {
-    batch.delete(Table::Garbage, &note_key(KEY_TAG, version, number));
+    batch.delete(Table::Garbage, &entry_key(KEY_TAG, version, number));
 }
 
 pub(crate) fn remove_range_clear(batch: &mut WriteBatch, version: u64, number: u32) {
-    batch.delete(Table::Garbage, &note_key(RANGE_TAG, version, number));
+    batch.delete(Table::Garbage, &entry_key(RANGE_TAG, version, number));
 }
 
 /// Records that all ranges cleared up to `version` are swept, and that nobody reads below it.
-pub(crate) fn put_swept(batch: &mut WriteBatch, version: u64) {
-    batch.put(Table::Garbage, SWEPT_KEY, &version.to_be_bytes());
+pub(crate) fn put_collected_up_to(batch: &mut WriteBatch, version: u64) {
+    batch.put(Table::Garbage, COLLECTED_KEY, &version.to_be_bytes());
 }
 
-/// The version of [`put_swept`], 0 before the first.
-pub(crate) fn load_swept(engine: &dyn Engine) -> Result<u64, KvError> {
-    decode_swept(engine.get(Table::Garbage, SWEPT_KEY)?)
+/// The version of [`put_collected_up_to`], 0 before the first.
+pub(crate) fn load_collected_up_to(engine: &dyn Engine) -> Result<u64, KvError> {
+    decode_collected_up_to(engine.get(Table::Garbage, COLLECTED_KEY)?)
 }
 
 /// The same as a crash now would leave it.
-pub(crate) fn load_persisted_swept(engine: &dyn Engine) -> Result<u64, KvError> {
-    decode_swept(engine.persisted_get(Table::Garbage, SWEPT_KEY)?)
+pub(crate) fn load_persisted_collected_up_to(engine: &dyn Engine) -> Result<u64, KvError> {
+    decode_collected_up_to(engine.persisted_get(Table::Garbage, COLLECTED_KEY)?)
 }
 
-fn decode_swept(stored: Option<Bytes>) -> Result<u64, KvError> {
+fn decode_collected_up_to(stored: Option<Bytes>) -> Result<u64, KvError> {
     let Some(stored) = stored else { return Ok(0) };
     let version = <[u8; 8]>::try_from(stored.as_ref());
     version.map(u64::from_be_bytes).map_err(|_| damaged("record of what is swept", stored.len()))
 }
 
 /// A note of either kind.
-struct Note<'c> {
+struct GcEntry<'c> {
     version: u64,
     number: u32,
     value: &'c [u8],
 }
 
 /// The notes of one kind, by version and number.
-pub(crate) struct Notes<'e> {
+pub(crate) struct GcEntries<'e> {
     cursor: Box<dyn Cursor + 'e>,
 }
 
-impl<'e> Notes<'e> {
+impl<'e> GcEntries<'e> {
     /// Those of deleted keys from a version on.
     pub fn key_tombstones(engine: &'e dyn Engine, from: u64) -> Result<Self, KvError> {
-        Notes::open(engine, KEY_TAG, from)
+        GcEntries::open(engine, KEY_TAG, from)
     }
 
     /// Those of cleared ranges from a version on.
     pub fn range_clears(engine: &'e dyn Engine, from: u64) -> Result<Self, KvError> {
-        Notes::open(engine, RANGE_TAG, from)
+        GcEntries::open(engine, RANGE_TAG, from)
     }
 
     fn open(engine: &'e dyn Engine, tag: u8, from: u64) -> Result<Self, KvError> {
         // A damaged key may be too short to have a version.
-        let begin = if from == 0 { vec![tag] } else { note_key(tag, from, 0).to_vec() };
+        let begin = if from == 0 { vec![tag] } else { entry_key(tag, from, 0).to_vec() };
         let mut cursor = engine.cursor(Table::Garbage, &begin, &[tag + 1])?;
         cursor.seek(&begin)?;
-        Ok(Notes { cursor })
+        Ok(GcEntries { cursor })
     }
 
     pub fn next(&mut self) -> Result<(), KvError> {
@@ -146,16 +146,16 @@ impl<'e> Notes<'e> {
         Ok(self.note()?.map(|note| note.version))
     }
 
-    fn note(&self) -> Result<Option<Note<'_>>, KvError> {
+    fn note(&self) -> Result<Option<GcEntry<'_>>, KvError> {
         let Some((key, value)) = self.cursor.entry() else { return Ok(None) };
-        let rest = <[u8; NOTE_BYTES]>::try_from(key).map_err(|_| damaged("key", key.len()))?;
+        let rest = <[u8; ENTRY_KEY_BYTES]>::try_from(key).map_err(|_| damaged("key", key.len()))?;
         let mut rest = &rest[1..];
-        Ok(Some(Note { version: rest.get_u64(), number: rest.get_u32(), value }))
+        Ok(Some(GcEntry { version: rest.get_u64(), number: rest.get_u32(), value }))
     }
 
     /// The note here, of a deleted key.
     pub fn key_tombstone(&self) -> Result<Option<KeyTombstone>, KvError> {
-        let Some(Note { version, number, value: prefix }) = self.note()? else { return Ok(None) };
+        let Some(GcEntry { version, number, value: prefix }) = self.note()? else { return Ok(None) };
         if key_codec::prefix_length(prefix) != Some(prefix.len()) {
             return Err(damaged("deleted key", prefix.len()));
         }
@@ -164,7 +164,7 @@ impl<'e> Notes<'e> {
 
     /// The note here, of a cleared range.
     pub fn range_clear(&self) -> Result<Option<RangeClear>, KvError> {
-        let Some(Note { version, number, value }) = self.note()? else { return Ok(None) };
+        let Some(GcEntry { version, number, value }) = self.note()? else { return Ok(None) };
         // Nothing is older than version 0.
         let found = bounds(value).filter(|_| version > 0);
         let (begin, end) = found.ok_or_else(|| damaged("cleared range", value.len()))?;
@@ -205,7 +205,7 @@ mod tests {
     }
 
     fn tombstones(engine: &dyn Engine, from: u64) -> Result<Vec<KeyTombstone>, KvError> {
-        let mut notes = Notes::key_tombstones(engine, from)?;
+        let mut notes = GcEntries::key_tombstones(engine, from)?;
         let mut found = Vec::new();
         while let Some(note) = notes.key_tombstone()? {
             found.push(note);
@@ -277,15 +277,15 @@ mod tests {
     #[test]
     fn what_is_swept_is_remembered_and_is_no_note() {
         let engine = engine_with(|_| {});
-        assert_eq!(load_swept(&engine), Ok(0));
+        assert_eq!(load_collected_up_to(&engine), Ok(0));
         let mut batch = WriteBatch::new();
-        put_swept(&mut batch, 7);
+        put_collected_up_to(&mut batch, 7);
         engine.write(&batch).unwrap();
-        assert_eq!((load_swept(&engine), load_persisted_swept(&engine)), (Ok(7), Ok(0)));
+        assert_eq!((load_collected_up_to(&engine), load_persisted_collected_up_to(&engine)), (Ok(7), Ok(0)));
         engine.flush().unwrap();
-        assert_eq!(load_persisted_swept(&engine), Ok(7));
+        assert_eq!(load_persisted_collected_up_to(&engine), Ok(7));
         assert_eq!((load_range_clears(&engine), tombstones(&engine, 0)), (Ok(vec![]), Ok(vec![])));
-        let engine = engine_with(|batch| batch.put(Table::Garbage, SWEPT_KEY, &[7]));
-        assert!(matches!(load_swept(&engine), Err(KvError::Corruption(_))));
+        let engine = engine_with(|batch| batch.put(Table::Garbage, COLLECTED_KEY, &[7]));
+        assert!(matches!(load_collected_up_to(&engine), Err(KvError::Corruption(_))));
     }
 }

@@ -89,12 +89,12 @@ impl RangeClears {
     }
 
     /// A row with this key is written at `version`, which no clear in the set is newer than.
-    pub fn note_write(&mut self, prefix: &[u8], version: u64) {
+    pub fn record_write(&mut self, prefix: &[u8], version: u64) {
         // Most writes change nothing, and then nothing that readers share is copied.
         let mut is_first = false;
         search_empty(self.root.as_deref(), prefix, NEVER, &mut |_| is_first = true);
         if is_first {
-            mark_written(&mut self.root, prefix, version);
+            record_first_write(&mut self.root, prefix, version);
         }
     }
 
@@ -261,7 +261,7 @@ fn search_empty<'n>(node: Option<&'n Node>, prefix: &[u8], at: u64, visit: &mut 
     search_empty(node.left.as_deref(), prefix, at, visit);
 }
 
-fn mark_written(side: &mut Side, prefix: &[u8], version: u64) {
+fn record_first_write(side: &mut Side, prefix: &[u8], version: u64) {
     let Some(root) = side.as_mut().filter(|node| node.max_first_write == NEVER && node.max_end.as_ref() > prefix)
     else {
         return;
@@ -272,9 +272,9 @@ fn mark_written(side: &mut Side, prefix: &[u8], version: u64) {
             assert!(node.clear.version <= version, "a row is written before a clear that is there already");
             node.first_write = version;
         }
-        mark_written(&mut node.right, prefix, version);
+        record_first_write(&mut node.right, prefix, version);
     }
-    mark_written(&mut node.left, prefix, version);
+    record_first_write(&mut node.left, prefix, version);
     node.update();
 }
 
@@ -407,7 +407,7 @@ mod tests {
                 // Also by the commit that clears.
                 if !*clears || length % 2 == 0 {
                     rows.push((*key, version));
-                    set.note_write(&[*key], version);
+                    set.record_write(&[*key], version);
                 }
                 copies.push(set.clone());
             }

@@ -1,11 +1,11 @@
 //! Who still reads old versions: range reads under way, pinned snapshots, and whoever reads one version page by page. They
 //! hold back the removal of versions, and nothing else: no verdict depends on them.
 //!
-//! The floor is the oldest version that must stay readable. A reader enlists first and then looks whether its version is
-//! still at or above the horizon: so either the floor already counts it, or it was computed from a horizon at or below the
+//! The watermark is the oldest version that must stay readable. A reader enlists first and then looks whether its version is
+//! still at or above the oldest_readable: so either the watermark already counts it, or it was computed from a oldest_readable at or below the
 //! reader's version.
 //!
-//! Invariant: a version that is pinned or held is readable. So a pin looks before it enlists, while no floor is computed: one
+//! Invariant: a version that is pinned or held is readable. So a pin looks before it enlists, while no watermark is computed: one
 //! that came too late must never be there for others to rely on.
 
 use std::collections::BTreeMap;
@@ -53,17 +53,17 @@ impl Readers {
         ActiveRead { readers: self.clone(), version }
     }
 
-    /// The oldest version that must stay readable. `horizon` is asked while nobody can enlist.
-    pub fn floor(&self, horizon: impl FnOnce() -> u64) -> u64 {
+    /// The oldest version that must stay readable. `oldest_readable` is asked while nobody can enlist.
+    pub fn gc_watermark(&self, oldest_readable: impl FnOnce() -> u64) -> u64 {
         let mut state = self.state();
         state.drop_ended(Instant::now());
         let active = state.active.first_key_value().map(|(version, _)| *version);
         let pinned = state.pins.first_key_value().map(|(version, _)| *version);
         let held = state.held.first_key_value().map(|(version, _)| *version);
-        [active, pinned, held].into_iter().flatten().fold(horizon(), u64::min)
+        [active, pinned, held].into_iter().flatten().fold(oldest_readable(), u64::min)
     }
 
-    /// `look` says whether the version can be read. It is asked while no floor is computed, unless the version is kept
+    /// `look` says whether the version can be read. It is asked while no watermark is computed, unless the version is kept
     /// already.
     pub fn pin(
         &self,
@@ -178,25 +178,25 @@ mod tests {
     #[test]
     fn the_floor_is_the_oldest_of_horizon_reads_and_pins() {
         let readers = Arc::new(Readers::default());
-        assert_eq!(readers.floor(|| 10), 10);
+        assert_eq!(readers.gc_watermark(|| 10), 10);
         let (first, second) = (readers.begin(7), readers.begin(7));
         let later = readers.begin(12);
-        assert_eq!(readers.floor(|| 10), 7);
+        assert_eq!(readers.gc_watermark(|| 10), 7);
         drop(first);
-        assert_eq!(readers.floor(|| 10), 7);
+        assert_eq!(readers.gc_watermark(|| 10), 7);
         drop(second);
-        assert_eq!(readers.floor(|| 10), 10);
+        assert_eq!(readers.gc_watermark(|| 10), 10);
         drop(later);
         let is_asked = || -> Result<(), KvError> { panic!("what is kept already is readable") };
         assert_eq!(readers.pin(Version(5), HOUR, || Ok(())), Ok(()));
         assert_eq!(readers.pin(Version(5), HOUR, is_asked), Ok(()));
         assert_eq!(readers.pins(), 2);
-        assert_eq!(readers.floor(|| 10), 5);
+        assert_eq!(readers.gc_watermark(|| 10), 5);
         readers.unpin(Version(5));
         assert!(readers.keeps(5));
         readers.unpin(Version(5));
         readers.unpin(Version(5));
-        assert_eq!(readers.floor(|| 10), 10);
+        assert_eq!(readers.gc_watermark(|| 10), 10);
     }
 
     #[test]
@@ -204,7 +204,7 @@ mod tests {
         let readers = Readers::default();
         readers.pin(Version(5), Duration::ZERO, || Ok(())).unwrap();
         assert!(!readers.keeps(5));
-        assert_eq!(readers.floor(|| 10), 10);
+        assert_eq!(readers.gc_watermark(|| 10), 10);
     }
 
     #[test]
@@ -241,7 +241,7 @@ mod tests {
         readers.hold(Version(5), HOUR, || Ok(())).unwrap();
         readers.hold(Version(5), HOUR, too_old).unwrap();
         assert!(readers.keeps(5));
-        assert_eq!(readers.floor(|| 10), 5);
+        assert_eq!(readers.gc_watermark(|| 10), 5);
         readers.hold(Version(5), Duration::ZERO, || Ok(())).unwrap();
         assert!(!readers.keeps(5));
         (0..MAX_HELD as u64).for_each(|version| readers.hold(Version(version), HOUR, || Ok(())).unwrap());
@@ -255,7 +255,7 @@ mod tests {
         assert_eq!(readers.pin(Version(5), HOUR, too_old), too_old());
         assert_eq!(readers.hold(Version(5), HOUR, too_old), too_old());
         assert!(!readers.keeps(5));
-        assert_eq!((readers.pins(), readers.floor(|| 10)), (0, 10));
+        assert_eq!((readers.pins(), readers.gc_watermark(|| 10)), (0, 10));
     }
 
     #[test]
@@ -267,46 +267,51 @@ mod tests {
         assert!(matches!(readers.pin(Version(1), HOUR, || Ok(())), Err(KvError::Overloaded(_))));
     }
 
-    /// Begins to rely on version 5, if the horizon lets it: by a read, which lasts as long as what is returned, or a pin.
+    /// Begins to rely on version 5, if the oldest_readable lets it: by a read, which lasts as long as what is returned, or a pin.
     type Rely = fn(&Arc<Readers>, &AtomicU64) -> Option<Option<ActiveRead>>;
 
     #[test]
     fn no_floor_is_above_a_version_that_somebody_has_found_readable_and_still_reads() {
-        fn look(horizon: &AtomicU64) -> Result<(), KvError> {
-            if horizon.load(Ordering::Acquire) <= 5 { Ok(()) } else { too_old() }
+        fn look(oldest_readable: &AtomicU64) -> Result<(), KvError> {
+            if oldest_readable.load(Ordering::Acquire) <= 5 { Ok(()) } else { too_old() }
         }
-        let read: Rely = |readers, horizon| {
+        let read: Rely = |readers, oldest_readable| {
             let reading = readers.begin(5);
-            look(horizon).is_ok().then_some(Some(reading))
+            look(oldest_readable).is_ok().then_some(Some(reading))
         };
-        let pin: Rely = |readers, horizon| readers.pin(Version(5), HOUR, || look(horizon)).ok().map(|()| None);
-        let hold: Rely = |readers, horizon| readers.hold(Version(5), HOUR, || look(horizon)).ok().map(|()| None);
+        let pin: Rely =
+            |readers, oldest_readable| readers.pin(Version(5), HOUR, || look(oldest_readable)).ok().map(|()| None);
+        let hold: Rely =
+            |readers, oldest_readable| readers.hold(Version(5), HOUR, || look(oldest_readable)).ok().map(|()| None);
         for rely in [read, pin, hold] {
             let outcomes = Arc::new(std::sync::Mutex::new(BTreeSet::new()));
             every_order(3, || {
-                let (readers, horizon) = (Arc::new(Readers::default()), Arc::new(AtomicU64::new(4)));
-                let (relied, floor) = (Arc::new(std::sync::Mutex::new(None)), Arc::new(AtomicU64::new(0)));
+                let (readers, oldest_readable) = (Arc::new(Readers::default()), Arc::new(AtomicU64::new(4)));
+                let (relied, watermark) = (Arc::new(std::sync::Mutex::new(None)), Arc::new(AtomicU64::new(0)));
                 let first = {
-                    let (readers, horizon, relied) = (readers.clone(), horizon.clone(), relied.clone());
-                    move || *relied.lock().unwrap() = rely(&readers, &horizon)
+                    let (readers, oldest_readable, relied) = (readers.clone(), oldest_readable.clone(), relied.clone());
+                    move || *relied.lock().unwrap() = rely(&readers, &oldest_readable)
                 };
                 let second = {
                     let readers = readers.clone();
                     move || drop(readers.begin(5))
                 };
                 let writer = {
-                    let horizon = horizon.clone();
-                    move || horizon.store(10, Ordering::Release)
+                    let oldest_readable = oldest_readable.clone();
+                    move || oldest_readable.store(10, Ordering::Release)
                 };
                 let sweeper = {
-                    let floor = floor.clone();
-                    move || floor.store(readers.floor(|| horizon.load(Ordering::Acquire)), Ordering::Release)
+                    let watermark = watermark.clone();
+                    move || {
+                        watermark
+                            .store(readers.gc_watermark(|| oldest_readable.load(Ordering::Acquire)), Ordering::Release)
+                    }
                 };
                 let outcomes = outcomes.clone();
                 let check = move || {
-                    let (relies, floor) = (relied.lock().unwrap().is_some(), floor.load(Ordering::Acquire));
-                    assert!(!relies || floor <= 5, "the floor is {floor}");
-                    outcomes.lock().unwrap().insert((relies, floor));
+                    let (relies, watermark) = (relied.lock().unwrap().is_some(), watermark.load(Ordering::Acquire));
+                    assert!(!relies || watermark <= 5, "the watermark is {watermark}");
+                    outcomes.lock().unwrap().insert((relies, watermark));
                 };
                 Scene::default().thread(first).thread(second).thread(writer).thread(sweeper).end(check)
             });

@@ -50,7 +50,7 @@ impl Pass {
 }
 
 impl Compaction {
-    pub fn raise_floor(&mut self, version: u64) {
+    pub fn raise_watermark(&mut self, version: u64) {
         self.floor = self.floor.max(version);
     }
 

@@ -239,8 +239,8 @@ impl Engine for MemoryEngine {
         }
     }
 
-    fn set_filter_floor(&self, version: u64) {
-        self.write_lock().compaction.raise_floor(version);
+    fn set_filter_watermark(&self, version: u64) {
+        self.write_lock().compaction.raise_watermark(version);
     }
 
     /// Flushes, as RocksDB's does.

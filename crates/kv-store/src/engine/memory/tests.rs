@@ -84,8 +84,8 @@ fn a_flush_drops_what_is_superseded_at_the_floor_and_a_crash_does_not_bring_it_b
     write(&engine, |batch| (1..=5).for_each(|version| put_version(batch, "a", version)));
     engine.flush().unwrap();
     assert_eq!(versions(&engine), [5, 4, 3, 2, 1], "an engine that was just opened drops nothing");
-    engine.set_filter_floor(3);
-    engine.set_filter_floor(1);
+    engine.set_filter_watermark(3);
+    engine.set_filter_watermark(1);
     engine.flush().unwrap();
     assert_eq!(versions(&engine), [5, 4, 3]);
     write(&engine, |batch| put_version(batch, "a", 6));
@@ -103,7 +103,7 @@ fn each_flush_goes_on_where_the_last_one_stopped_also_within_a_key() {
         (1..=10).for_each(|version| put_version(batch, "b", version));
     });
     // More versions above the floor than one flush looks at.
-    engine.set_filter_floor(1_200);
+    engine.set_filter_watermark(1_200);
     let mut left = Vec::new();
     for _ in 0..4 {
         engine.flush().unwrap();
@@ -120,7 +120,7 @@ fn what_is_not_flushed_neither_goes_nor_makes_anything_needless() {
     let engine = MemoryEngine::new(Durability::UntilFlush);
     write(&engine, |batch| (1..=3).for_each(|version| put_version(batch, "a", version)));
     engine.flush().unwrap();
-    engine.set_filter_floor(10);
+    engine.set_filter_watermark(10);
     write(&engine, |batch| {
         (4..=6).for_each(|version| put_version(batch, "a", version));
         (1..=2).for_each(|version| put_version(batch, "b", version));
@@ -138,7 +138,7 @@ fn what_is_not_flushed_neither_goes_nor_makes_anything_needless() {
 #[test]
 fn compacting_a_range_flushes_and_looks_at_nothing_else() {
     let engine = MemoryEngine::new(Durability::UntilFlush);
-    engine.set_filter_floor(10);
+    engine.set_filter_watermark(10);
     write(&engine, |batch| {
         for key in ["a", "b", "c"] {
             (1..=3).for_each(|version| put_version(batch, key, version));

@@ -14,7 +14,7 @@ use kv_api::KvError;
 use rocksdb::DB;
 use rocksdb::checkpoint::Checkpoint;
 
-use super::filter::FilterFloor;
+use super::filter::FilterWatermark;
 use super::folder::{Folder, file_error};
 use super::options::{Create, RocksOptions, database_options, families, family_name};
 use super::{RocksEngine, open_error, storage_error};
@@ -102,7 +102,7 @@ impl EngineCopy for RocksCopy {
         let path = self.folder.path();
         let options = database_options(&self.opened_with, Create::Nothing);
         // Nothing is compacted here.
-        let families = families(&self.opened_with, &FilterFloor::default());
+        let families = families(&self.opened_with, &FilterWatermark::default());
         let db = DB::open_cf_descriptors_read_only(&options, path, families, false)
             .map_err(|error| open_error(path, &error))?;
         let family = db.cf_handle(family_name(table)).expect("all column families are opened");

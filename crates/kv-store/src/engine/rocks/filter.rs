@@ -1,7 +1,7 @@
 //! Drops superseded values while RocksDB compacts the data table.
 //!
 //! Compactions see files only, so what they drop is superseded in the persisted state. Under
-//! [`crate::Durability::UntilFlush`] the floor must be one that holds there: see [`crate::Engine::set_filter_floor`].
+//! [`crate::Durability::UntilFlush`] the watermark must be one that holds there: see [`crate::Engine::set_filter_watermark`].
 
 use std::ffi::CStr;
 use std::sync::Arc;
@@ -15,9 +15,9 @@ use crate::engine::superseded::Superseded;
 
 /// The version that [`Superseded`] goes by; 0: nothing may go. Clones are the same one.
 #[derive(Clone, Default)]
-pub(super) struct FilterFloor(Arc<AtomicU64>);
+pub(super) struct FilterWatermark(Arc<AtomicU64>);
 
-impl FilterFloor {
+impl FilterWatermark {
     pub fn raise(&self, version: u64) {
         self.0.fetch_max(version, Ordering::Relaxed);
     }
@@ -28,12 +28,12 @@ impl FilterFloor {
 }
 
 pub(super) struct SupersededFactory {
-    floor: FilterFloor,
+    watermark: FilterWatermark,
 }
 
 impl SupersededFactory {
-    pub fn new(floor: FilterFloor) -> Self {
-        SupersededFactory { floor }
+    pub fn new(watermark: FilterWatermark) -> Self {
+        SupersededFactory { watermark }
     }
 }
 
@@ -42,9 +42,9 @@ const NAME: &CStr = c"synodkv.superseded.1";
 impl CompactionFilterFactory for SupersededFactory {
     type Filter = SupersededFilter;
 
-    /// One for each compaction, or part of one, which keeps the floor of its beginning.
+    /// One for each compaction, or part of one, which keeps the watermark of its beginning.
     fn create(&mut self, _context: CompactionFilterContext) -> SupersededFilter {
-        SupersededFilter(Superseded::new(self.floor.get()))
+        SupersededFilter(Superseded::new(self.watermark.get()))
     }
 
     fn name(&self) -> &CStr {

@@ -33,7 +33,7 @@ use rocksdb::{
 use super::{BatchEntry, Cursor, Durability, Engine, EngineCopy, EngineStatistics, Table, WriteBatch};
 use copy::RocksCopy;
 use errors::{open_error, storage_error};
-use filter::FilterFloor;
+use filter::FilterWatermark;
 use folder::Folder;
 use options::{Create, database_options, families, family_name, is_former_layout};
 
@@ -55,7 +55,7 @@ pub struct RocksEngine {
     /// Before the folder, so that it is closed when the files go.
     db: DB,
     folder: Folder,
-    filter_floor: FilterFloor,
+    filter_watermark: FilterWatermark,
     opened_with: RocksOptions,
     /// Kept for its statistics.
     options: Options,
@@ -74,8 +74,8 @@ impl RocksEngine {
         let folder = Folder::new(path.as_ref());
         folder.remove_leftover_copies();
         let db_options = database_options(&options, what_to_create(&folder, &options));
-        let filter_floor = FilterFloor::default();
-        let db = DB::open_cf_descriptors(&db_options, folder.path(), families(&options, &filter_floor))
+        let filter_watermark = FilterWatermark::default();
+        let db = DB::open_cf_descriptors(&db_options, folder.path(), families(&options, &filter_watermark))
             .map_err(|error| open_error(folder.path(), &error))?;
         // RocksDB synchronises its folder, and not the entry of it in the folder above.
         folder.sync()?;
@@ -87,7 +87,7 @@ impl RocksEngine {
         Ok(RocksEngine {
             db,
             folder,
-            filter_floor,
+            filter_watermark,
             opened_with: options,
             options: db_options,
             write_options,
@@ -264,8 +264,8 @@ impl Engine for RocksEngine {
         Ok(value.map(Bytes::from))
     }
 
-    fn set_filter_floor(&self, version: u64) {
-        self.filter_floor.raise(version);
+    fn set_filter_watermark(&self, version: u64) {
+        self.filter_watermark.raise(version);
     }
 
     fn compact_data(&self, begin: &[u8], end: &[u8]) -> Result<(), KvError> {

@@ -4,7 +4,7 @@ use rocksdb::statistics::StatsLevel;
 use rocksdb::{BlockBasedOptions, ColumnFamilyDescriptor, DBCompressionType, Options, SliceTransform};
 
 use super::super::{Durability, SharedResources, Table};
-use super::filter::{FilterFloor, SupersededFactory};
+use super::filter::{FilterWatermark, SupersededFactory};
 use crate::key_codec;
 
 /// Every file of the data table is rewritten this often even if nothing else leads to it.
@@ -48,10 +48,10 @@ pub(super) fn is_former_layout(families: &[String]) -> bool {
 
 /// The default family is always there and holds nothing. It is set up like the others all the same: after the disk was
 /// full, RocksDB goes on only once the largest buffer that it knows of fits.
-pub(super) fn families(options: &RocksOptions, filter_floor: &FilterFloor) -> Vec<ColumnFamilyDescriptor> {
+pub(super) fn families(options: &RocksOptions, filter_watermark: &FilterWatermark) -> Vec<ColumnFamilyDescriptor> {
     vec![
         ColumnFamilyDescriptor::new(rocksdb::DEFAULT_COLUMN_FAMILY_NAME, family_options(options)),
-        ColumnFamilyDescriptor::new(family_name(Table::Data), data_options(options, filter_floor)),
+        ColumnFamilyDescriptor::new(family_name(Table::Data), data_options(options, filter_watermark)),
         ColumnFamilyDescriptor::new(family_name(Table::Meta), family_options(options)),
         ColumnFamilyDescriptor::new(family_name(Table::Garbage), garbage_options(options)),
     ]
@@ -117,7 +117,7 @@ fn family_options(options: &RocksOptions) -> Options {
 
 /// The data table's filters hold key prefixes (the key without its version): every lookup asks for "the newest version
 /// up to V", and none for one exact version.
-fn data_options(options: &RocksOptions, filter_floor: &FilterFloor) -> Options {
+fn data_options(options: &RocksOptions, filter_watermark: &FilterWatermark) -> Options {
     let mut family = family_options(options);
     let mut blocks = block_options(options);
     blocks.set_whole_key_filtering(false);
@@ -128,7 +128,7 @@ fn data_options(options: &RocksOptions, filter_floor: &FilterFloor) -> Options {
         Some(|key| key_codec::prefix_length(key).is_some()),
     ));
     family.set_memtable_prefix_bloom_ratio(0.05);
-    family.set_compaction_filter_factory(SupersededFactory::new(filter_floor.clone()));
+    family.set_compaction_filter_factory(SupersededFactory::new(filter_watermark.clone()));
     // Where nothing is written any more, nothing is compacted by itself, and superseded values would stay for ever.
     family.set_periodic_compaction_seconds(PERIODIC_COMPACTION_S);
     compact_where_much_is_deleted(&mut family);

@@ -109,8 +109,8 @@ fn a_compaction_drops_what_is_superseded_at_the_floor_for_good() {
     }
     engine.compact_data(&[], &key_codec::END).unwrap();
     assert_eq!(entries(&engine, Table::Data), 5, "an engine that was just opened drops nothing");
-    engine.set_filter_floor(3);
-    engine.set_filter_floor(1);
+    engine.set_filter_watermark(3);
+    engine.set_filter_watermark(1);
     engine.compact_data(&[], &key_codec::END).unwrap();
     assert_eq!(entries(&engine, Table::Data), 3);
     drop(engine);
@@ -141,7 +141,7 @@ fn endless_overwriting_of_a_few_rows_takes_bounded_space() {
                 put_version(batch, &format!("{:03}", version % 500), version, &value(version));
             }
         });
-        engine.set_filter_floor((round * 1_000).saturating_sub(2_000));
+        engine.set_filter_watermark((round * 1_000).saturating_sub(2_000));
         largest = largest.max(engine.statistics().size_bytes);
     }
     assert!(largest < 8 << 20, "{largest} bytes");

@@ -2,7 +2,7 @@
 //!
 //! Each deleted range that an engine holds costs whoever reads, and a seek into many adjacent ones goes through them all. So
 //! entries are removed one by one where they are few, and a large run of them as few ranges: over several steps the walk
-//! only counts, and holds the run back. For that nobody may write into what it has passed, and [`SweepProgress::written`](super::SweepProgress::written)
+//! only counts, and holds the run back. For that nobody may write into what it has passed, and [`GcProgress::written`](super::GcProgress::written)
 //! watches over it. Where somebody does, the walk goes over it once more, and removes with each step what it has found.
 
 use kv_api::KvError;
@@ -52,14 +52,14 @@ impl ClearProgress {
 
 impl Step<'_, '_> {
     /// Returns where to go on; `None` when the clear is done.
-    pub(super) fn sweep_clear(
+    pub(super) fn collect_range(
         &mut self,
         clear: &RangeClear,
         begun: Option<ClearProgress>,
     ) -> Result<Option<ClearProgress>, KvError> {
-        assert!(clear.version <= self.floor, "a clear at {} is still seen from {}", clear.version, self.floor);
-        self.swept.entries_looked_at += 1;
-        self.swept_ranges.insert(clear.begin.clone(), clear.end.clone());
+        assert!(clear.version <= self.watermark, "a clear at {} is still seen from {}", clear.version, self.watermark);
+        self.result.entries_looked_at += 1;
+        self.collected_ranges.insert(clear.begin.clone(), clear.end.clone());
         let RangeClear { version, number, .. } = *clear;
         let begun = begun.filter(|begun| (begun.version, begun.number) == (version, number));
         let begin =
@@ -75,26 +75,26 @@ impl Step<'_, '_> {
         walk.cursor.seek(&next)?;
         // One key at least, so that the smallest budget leads on.
         while walk.take_key()? {
-            self.sweep_key(&mut walk)?;
+            self.collect_key(&mut walk)?;
             if walk.run.entries >= LONGEST_RUN_ENTRIES {
-                walk.run.end(self.batch, &mut self.swept);
+                walk.run.end(self.batch, &mut self.result);
             }
             if self.is_over() && walk.take_key()? {
                 if is_written_to || !walk.run.is_long() {
-                    walk.run.end(self.batch, &mut self.swept);
+                    walk.run.end(self.batch, &mut self.result);
                 }
                 let Walk { prefix: next, run, .. } = walk;
                 return Ok(Some(ClearProgress { version, number, next, run, is_written_to }));
             }
         }
-        walk.run.end(self.batch, &mut self.swept);
+        walk.run.end(self.batch, &mut self.result);
         entries::remove_range_clear(self.batch, version, number);
-        self.swept.range_clears_done.push((version, number));
+        self.result.range_clears_done.push((version, number));
         Ok(None)
     }
 
     /// From the newest entry of a key to that of the next.
-    fn sweep_key(&mut self, walk: &mut Walk<'_>) -> Result<(), KvError> {
+    fn collect_key(&mut self, walk: &mut Walk<'_>) -> Result<(), KvError> {
         self.pass_survivors(walk)?;
         let mut of_key = 0;
         while let Some((_, stored)) = walk.entry()? {
@@ -102,7 +102,7 @@ impl Step<'_, '_> {
                 walk.run.rows += 1;
             }
             of_key += 1;
-            self.swept.entries_looked_at += 1;
+            self.result.entries_looked_at += 1;
             let (key, _) = walk.cursor.entry().expect("the entry just looked at");
             walk.run.push(key, self.range_delete_entries);
             if of_key == self.range_delete_entries {
@@ -120,8 +120,8 @@ impl Step<'_, '_> {
         for _ in 0..STEPS_BEFORE_SEEK {
             match walk.entry()? {
                 Some((version, _)) if version >= walk.clear_version => {
-                    self.swept.entries_looked_at += 1;
-                    walk.run.end(self.batch, &mut self.swept);
+                    self.result.entries_looked_at += 1;
+                    walk.run.end(self.batch, &mut self.result);
                     walk.cursor.next()?;
                 }
                 _ => return Ok(()),

@@ -1,6 +1,6 @@
 //! Removes from the data table what deletes and range clears have made needless, in small steps.
 //!
-//! The notes of the garbage table are worked off in order of version, up to a floor: no read and no conflict check is at an
+//! The notes of the garbage table are worked off in order of version, up to a watermark: no read and no conflict check is at an
 //! older version than that. Of one version, range clears come first, because a tombstone of the same commit goes with
 //! everything older, also with rows that the clear has yet to count.
 //!
@@ -10,7 +10,7 @@
 //!   of the same commit, behind the clear, and stays. The note goes in the batch in which the walk reaches the end, so
 //!   that the clear hides what is left until then. A walk that a restart interrupts begins anew.
 //!
-//! So after every batch each read and each check at or above the floor finds what it found before. Rows that a clear hides
+//! So after every batch each read and each check at or above the watermark finds what it found before. Rows that a clear hides
 //! still count as rows until they are swept; each step says how many it removes, and they must be counted down in the
 //! same batch.
 //!
@@ -29,7 +29,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use kv_api::KvError;
 
-use super::entries::{self, Notes, RangeClear};
+use super::entries::{self, GcEntries, RangeClear};
 use crate::engine::{BatchEntry, Engine, Table, WriteBatch};
 use cleared_ranges::ClearProgress;
 
@@ -42,21 +42,21 @@ pub(crate) const RANGE_DELETE_ENTRIES: u64 = 1_000;
 
 /// Where sweeping has got to. Begins anew with each opening of a database.
 #[derive(Debug)]
-pub(crate) struct SweepProgress {
+pub(crate) struct GcProgress {
     /// Version of the oldest note that may be there.
     version: u64,
     /// The version up to which all clears are known to be swept; `None`: not looked up yet.
-    swept: Option<u64>,
+    collected_up_to: Option<u64>,
     clear: Option<ClearProgress>,
     /// As many batches had been written to the engine when the last one was looked at.
     batches_seen: u64,
     range_delete_entries: u64,
 }
 
-impl SweepProgress {
+impl GcProgress {
     /// So many adjacent entries are removed as a range.
     pub fn new(range_delete_entries: u64) -> Self {
-        SweepProgress { version: 0, swept: None, clear: None, batches_seen: 0, range_delete_entries }
+        GcProgress { version: 0, collected_up_to: None, clear: None, batches_seen: 0, range_delete_entries }
     }
 
     /// `batch` was written to the engine. To be told of every batch from one step to the next, so that a range of which
@@ -87,8 +87,8 @@ impl SweepProgress {
 
 /// What one step does, once its batch is written.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Swept {
-    /// Notes and versions that the step has looked at.
+pub(crate) struct StepResult {
+    /// GcEntries and versions that the step has looked at.
     pub entries_looked_at: u64,
     /// Versions that it removes; of a key with very many, only those that were looked at.
     pub removed_versions: u64,
@@ -96,113 +96,113 @@ pub(crate) struct Swept {
     pub rows_cleared: u64,
     /// Clears that are done: version and number.
     pub range_clears_done: Vec<(u64, u32)>,
-    /// Whether there is more to do at this floor.
+    /// Whether there is more to do at this watermark.
     pub more: bool,
 }
 
-/// The floor for [`Engine::set_filter_floor`]: the last floor of a sweep, but below every range clear that was not swept then,
+/// The watermark for [`Engine::set_filter_watermark`]: the last watermark of a sweep, but below every range clear that was not swept then,
 /// because its sweep counts the newest version of each key that is older than the clear, also where a newer one was
 /// written since. As it is persisted: what compactions drop, they drop from the persisted state, and a crash goes back
 /// to it.
-pub(crate) fn filter_floor(engine: &dyn Engine) -> Result<u64, KvError> {
-    entries::load_persisted_swept(engine)
+pub(crate) fn filter_watermark(engine: &dyn Engine) -> Result<u64, KvError> {
+    entries::load_persisted_collected_up_to(engine)
 }
 
 /// Adds the next deletes to `batch`, looking at `budget_entries` entries, or more where one key has
 /// very many. The caller writes the batch
 /// before anybody else writes, and before the next step.
-pub(crate) fn sweep(
+pub(crate) fn collect(
     engine: &dyn Engine,
-    floor: u64,
+    watermark: u64,
     budget_entries: u64,
-    progress: &mut SweepProgress,
+    progress: &mut GcProgress,
     batch: &mut WriteBatch,
-) -> Result<Swept, KvError> {
-    let mut tombstones = Notes::key_tombstones(engine, progress.version)?;
-    let mut clears = Notes::range_clears(engine, progress.version)?;
+) -> Result<StepResult, KvError> {
+    let mut tombstones = GcEntries::key_tombstones(engine, progress.version)?;
+    let mut clears = GcEntries::range_clears(engine, progress.version)?;
     let mut clear_begun = progress.take_clear(engine);
     let mut step = Step {
         engine,
-        floor,
+        watermark,
         budget_entries,
         range_delete_entries: progress.range_delete_entries,
         batch,
-        swept: Swept::default(),
-        swept_ranges: BTreeMap::new(),
+        result: StepResult::default(),
+        collected_ranges: BTreeMap::new(),
     };
     loop {
-        let next_clear = clears.range_clear()?.filter(|clear| clear.version <= floor);
+        let next_clear = clears.range_clear()?.filter(|clear| clear.version <= watermark);
         let Some(version) =
             tombstones.version()?.into_iter().chain(next_clear.as_ref().map(|clear| clear.version)).min()
         else {
             break;
         };
-        if version > floor {
+        if version > watermark {
             break;
         }
-        if step.is_over() || next_clear.as_ref().is_some_and(|clear| step.has_swept_in(clear)) {
-            step.swept.more = true;
+        if step.is_over() || next_clear.as_ref().is_some_and(|clear| step.has_collected_in(clear)) {
+            step.result.more = true;
             break;
         }
         progress.version = version;
         match next_clear {
             Some(clear) if clear.version == version => {
-                progress.clear = step.sweep_clear(&clear, clear_begun.take())?;
+                progress.clear = step.collect_range(&clear, clear_begun.take())?;
                 if progress.clear.is_none() {
                     clears.next()?;
                 }
             }
             next_clear => {
-                let end = next_clear.map_or(floor.saturating_add(1), |clear| clear.version);
-                progress.version = step.sweep_tombstones(&mut tombstones, end)?;
+                let end = next_clear.map_or(watermark.saturating_add(1), |clear| clear.version);
+                progress.version = step.collect_deleted_keys(&mut tombstones, end)?;
             }
         }
     }
-    let Step { swept, batch, .. } = step;
-    let cleared = clears.version()?.filter(|version| *version <= floor).map_or(floor, |left| left - 1);
-    note_swept(engine, cleared, progress, batch)?;
-    Ok(swept)
+    let Step { result, batch, .. } = step;
+    let cleared = clears.version()?.filter(|version| *version <= watermark).map_or(watermark, |left| left - 1);
+    record_collected(engine, cleared, progress, batch)?;
+    Ok(result)
 }
 
 /// Records that all clears up to `version` are swept.
-fn note_swept(
+fn record_collected(
     engine: &dyn Engine,
     version: u64,
-    progress: &mut SweepProgress,
+    progress: &mut GcProgress,
     batch: &mut WriteBatch,
 ) -> Result<(), KvError> {
-    let known = match progress.swept {
+    let known = match progress.collected_up_to {
         Some(known) => known,
-        None => entries::load_swept(engine)?,
+        None => entries::load_collected_up_to(engine)?,
     };
-    progress.swept = Some(known.max(version));
+    progress.collected_up_to = Some(known.max(version));
     if version > known {
-        entries::put_swept(batch, version);
+        entries::put_collected_up_to(batch, version);
     }
     Ok(())
 }
 
 struct Step<'a, 'e> {
     engine: &'e dyn Engine,
-    floor: u64,
+    watermark: u64,
     budget_entries: u64,
     range_delete_entries: u64,
     batch: &'a mut WriteBatch,
-    swept: Swept,
+    result: StepResult,
     /// The ranges swept in this step, by their begin; they do not overlap.
-    swept_ranges: BTreeMap<Bytes, Bytes>,
+    collected_ranges: BTreeMap<Bytes, Bytes>,
 }
 
 impl Step<'_, '_> {
     /// Whether the engine still shows, in the range of this clear, what the batch removes for another one: it would be
     /// counted once more.
-    fn has_swept_in(&self, clear: &RangeClear) -> bool {
-        let last_before_end = self.swept_ranges.range(..clear.end.clone()).next_back();
+    fn has_collected_in(&self, clear: &RangeClear) -> bool {
+        let last_before_end = self.collected_ranges.range(..clear.end.clone()).next_back();
         last_before_end.is_some_and(|(_, end)| *end > clear.begin)
     }
 
     fn is_over(&self) -> bool {
-        self.swept.entries_looked_at >= self.budget_entries
+        self.result.entries_looked_at >= self.budget_entries
     }
 }
 

@@ -1,6 +1,6 @@
 //! Adjacent entries that are removed together.
 
-use super::Swept;
+use super::StepResult;
 use crate::engine::{Table, WriteBatch};
 
 /// Entries to remove, with nothing between them.
@@ -49,10 +49,10 @@ impl Run {
     }
 
     /// Removes it; it is empty then.
-    pub fn end(&mut self, batch: &mut WriteBatch, swept: &mut Swept) {
+    pub fn end(&mut self, batch: &mut WriteBatch, result: &mut StepResult) {
         let run = std::mem::take(self);
-        swept.removed_versions += run.entries;
-        swept.rows_cleared += run.rows;
+        result.removed_versions += run.entries;
+        result.rows_cleared += run.rows;
         match run.first() {
             Some(first) if run.is_long => batch.delete_range(Table::Data, first, &run.behind),
             _ => run.keys().for_each(|key| batch.delete(Table::Data, key)),

@@ -17,8 +17,8 @@ use crate::key_codec;
 const KEYS: u8 = 60;
 
 /// Runs that these tests reach are long enough.
-fn progress() -> SweepProgress {
-    SweepProgress::new(32)
+fn progress() -> GcProgress {
+    GcProgress::new(32)
 }
 
 fn prefix(key: u8) -> Vec<u8> {
@@ -34,7 +34,7 @@ enum Write {
 
 #[derive(Clone, Debug)]
 enum Action {
-    /// The horizon goes to this many versions before the commit, if that is further than it was.
+    /// The oldest_readable goes to this many versions before the commit, if that is further than it was.
     Commit {
         writes: Vec<Write>,
         age: u64,
@@ -54,15 +54,15 @@ enum Action {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Counters {
     version: u64,
-    horizon: u64,
+    oldest_readable: u64,
     rows: u64,
 }
 
 impl Counters {
     fn decode(stored: Option<Bytes>) -> Counters {
-        let Some(stored) = stored else { return Counters { version: 1, horizon: 1, rows: 0 } };
+        let Some(stored) = stored else { return Counters { version: 1, oldest_readable: 1, rows: 0 } };
         let number = |place: usize| u64::from_be_bytes(stored[8 * place..8 * place + 8].try_into().unwrap());
-        Counters { version: number(0), horizon: number(1), rows: number(2) }
+        Counters { version: number(0), oldest_readable: number(1), rows: number(2) }
     }
 }
 
@@ -71,7 +71,7 @@ struct World {
     engine: Arc<dyn Engine>,
     counters: Counters,
     clears: Vec<RangeClear>,
-    progress: SweepProgress,
+    progress: GcProgress,
     /// Whether the sweeper is told of every batch.
     tells_all: bool,
     /// Every version of every key, written or cleared.
@@ -101,7 +101,7 @@ impl World {
             Action::Commit { writes, age } => self.commit(writes, *age),
             Action::SetAll => self.commit(&(0..KEYS).map(Write::Set).collect::<Vec<_>>(), u64::MAX),
             Action::SetOften(key) => (0..40).for_each(|_| self.commit(&[Write::Set(*key)], 20)),
-            Action::Sweep { budget } => drop(self.sweep(*budget)),
+            Action::Sweep { budget } => drop(self.collect(*budget)),
             Action::Flush => self.engine.flush().unwrap(),
             Action::Compact(keys) => self.engine.compact_data(&prefix(keys.start), &prefix(keys.end)).unwrap(),
             Action::Restart => self.open_again(Place::restart),
@@ -174,28 +174,29 @@ impl World {
             self.written.entry(key).or_default().insert(version);
         }
         self.counters.version = version;
-        self.counters.horizon = self.counters.horizon.max(version.saturating_sub(age));
+        self.counters.oldest_readable = self.counters.oldest_readable.max(version.saturating_sub(age));
         self.write(batch);
     }
 
     fn write(&mut self, mut batch: WriteBatch) {
-        let Counters { version, horizon, rows } = self.counters;
-        batch.put(Table::Meta, b"counters", &[version, horizon, rows].map(u64::to_be_bytes).concat());
+        let Counters { version, oldest_readable, rows } = self.counters;
+        batch.put(Table::Meta, b"counters", &[version, oldest_readable, rows].map(u64::to_be_bytes).concat());
         self.engine.write(&batch).unwrap();
         if self.tells_all || batch.len().is_multiple_of(3) {
             self.progress.written(&batch);
         }
     }
 
-    fn sweep(&mut self, budget: u64) -> Swept {
-        self.engine.set_filter_floor(filter_floor(&*self.engine).unwrap());
+    fn collect(&mut self, budget: u64) -> StepResult {
+        self.engine.set_filter_watermark(filter_watermark(&*self.engine).unwrap());
         let mut batch = WriteBatch::new();
-        let swept = sweep(&*self.engine, self.counters.horizon, budget, &mut self.progress, &mut batch).unwrap();
-        assert!(swept.entries_looked_at < budget + 80, "{swept:?} with a budget of {budget}");
-        self.counters.rows -= swept.rows_cleared;
-        self.clears.retain(|clear| !swept.range_clears_done.contains(&(clear.version, clear.number)));
+        let result =
+            collect(&*self.engine, self.counters.oldest_readable, budget, &mut self.progress, &mut batch).unwrap();
+        assert!(result.entries_looked_at < budget + 80, "{result:?} with a budget of {budget}");
+        self.counters.rows -= result.rows_cleared;
+        self.clears.retain(|clear| !result.range_clears_done.contains(&(clear.version, clear.number)));
         self.write(batch);
-        swept
+        result
     }
 
     fn open_again(&mut self, how: impl Fn(&mut Place)) {
@@ -209,16 +210,20 @@ impl World {
         self.written.values_mut().for_each(|versions| drop(versions.split_off(&lost)));
         self.clears = entries::load_range_clears(&*self.engine).unwrap();
         let range_delete_entries = self.progress.range_delete_entries;
-        self.progress = SweepProgress::new(range_delete_entries);
+        self.progress = GcProgress::new(range_delete_entries);
     }
 
-    /// From the horizon on everything reads as if nothing had ever been removed, and conflicts are found.
+    /// From the oldest_readable on everything reads as if nothing had ever been removed, and conflicts are found.
     fn check(&self) {
-        let Counters { version, horizon, .. } = self.counters;
-        let between = horizon + (version - horizon) / 2;
-        for at in [horizon, between, version] {
+        let Counters { version, oldest_readable, .. } = self.counters;
+        let between = oldest_readable + (version - oldest_readable) / 2;
+        for at in [oldest_readable, between, version] {
             for key in 0..KEYS {
-                assert_eq!(self.read(key, at), self.model(key, at), "key {key} at {at} of {horizon}..={version}");
+                assert_eq!(
+                    self.read(key, at),
+                    self.model(key, at),
+                    "key {key} at {at} of {oldest_readable}..={version}"
+                );
                 let written_after = self.stored(key, version).is_some_and(|(written, _)| written > at);
                 let expected = self.written.get(&key).is_some_and(|versions| versions.range(at + 1..).next().is_some());
                 assert_eq!(written_after, expected, "a write to key {key} after {at}");
@@ -227,7 +232,7 @@ impl World {
     }
 
     fn notes(&self) -> usize {
-        self.entries(Table::Garbage) - usize::from(entries::load_swept(&*self.engine).unwrap() > 0)
+        self.entries(Table::Garbage) - usize::from(entries::load_collected_up_to(&*self.engine).unwrap() > 0)
     }
 
     fn entries(&self, table: Table) -> usize {
@@ -244,11 +249,11 @@ impl World {
     /// With nothing to be seen but the newest version, that is all that is left.
     fn finish(&mut self, budget: u64) {
         self.commit(&[], 0);
-        while self.sweep(budget).more {
+        while self.collect(budget).more {
             self.check();
         }
         self.engine.flush().unwrap();
-        self.sweep(budget);
+        self.collect(budget);
         self.engine.compact_data(&[], &[0xff]).unwrap();
         self.check();
         let rows = self.visible_rows(self.counters.version);
@@ -328,7 +333,7 @@ fn a_large_clear_goes_on_where_it_was_and_its_note_goes_last() {
         let mut steps = Vec::new();
         loop {
             assert_eq!(world.notes(), 1);
-            steps.push(world.sweep(10));
+            steps.push(world.collect(10));
             world.check();
             if !steps[steps.len() - 1].more {
                 break;
@@ -346,9 +351,9 @@ fn a_large_clear_goes_on_where_it_was_and_its_note_goes_last() {
 fn a_sweep_that_a_crash_interrupts_begins_again_and_counts_no_row_twice() {
     for place in testing::all(Durability::UntilFlush) {
         let mut world = cleared(place);
-        world.sweep(10);
+        world.collect(10);
         world.engine.flush().unwrap();
-        world.sweep(20);
+        world.collect(20);
         world.act(&Action::Crash);
         assert_eq!(world.counters.rows, u64::from(KEYS) - 9);
         world.check();
@@ -365,41 +370,42 @@ fn deletes(batch: &WriteBatch) -> [usize; 2] {
 
 impl World {
     /// A step whose deletes are looked at.
-    fn step(&mut self, budget: u64) -> (Swept, [usize; 2]) {
+    fn step(&mut self, budget: u64) -> (StepResult, [usize; 2]) {
         let mut batch = WriteBatch::new();
-        let swept = sweep(&*self.engine, self.counters.horizon, budget, &mut self.progress, &mut batch).unwrap();
+        let result =
+            collect(&*self.engine, self.counters.oldest_readable, budget, &mut self.progress, &mut batch).unwrap();
         let deletes = deletes(&batch);
-        self.counters.rows -= swept.rows_cleared;
-        self.clears.retain(|clear| !swept.range_clears_done.contains(&(clear.version, clear.number)));
+        self.counters.rows -= result.rows_cleared;
+        self.clears.retain(|clear| !result.range_clears_done.contains(&(clear.version, clear.number)));
         self.write(batch);
         self.check();
-        (swept, deletes)
+        (result, deletes)
     }
 }
 
 #[test]
 fn many_adjacent_entries_are_removed_as_a_range_and_few_one_by_one() {
     let mut world = cleared(testing::memory(Durability::UntilFlush));
-    let (swept, deletes) = world.step(1_000);
-    assert_eq!((swept.rows_cleared, swept.removed_versions, swept.more), (u64::from(KEYS), u64::from(KEYS), false));
+    let (result, deletes) = world.step(1_000);
+    assert_eq!((result.rows_cleared, result.removed_versions, result.more), (u64::from(KEYS), u64::from(KEYS), false));
     assert_eq!(deletes, [0, 1]);
     let mut world = cleared(testing::memory(Durability::UntilFlush));
     world.commit(&[Write::Set(30)], 0);
-    let (swept, deletes) = world.step(1_000);
+    let (result, deletes) = world.step(1_000);
     // 30 keys before what was written since; its old version with the 29 keys behind it.
-    assert_eq!((swept.removed_versions, deletes), (u64::from(KEYS), [60, 0]));
+    assert_eq!((result.removed_versions, deletes), (u64::from(KEYS), [60, 0]));
 }
 
 #[test]
 fn a_long_run_is_removed_at_once_though_it_takes_steps_to_walk_over() {
     let mut world = cleared(testing::memory(Durability::UntilFlush));
-    world.sweep(1);
+    world.collect(1);
     assert_eq!(world.counters.rows, u64::from(KEYS) - 1);
     // From one step to the next others write elsewhere.
     let step = |world: &mut World| {
-        let (swept, deletes) = world.step(34);
+        let (result, deletes) = world.step(34);
         world.commit(&[Write::Set(0)], 1);
-        (swept.rows_cleared, deletes)
+        (result.rows_cleared, deletes)
     };
     assert_eq!(step(&mut world), (0, [0, 0]));
     assert_eq!(step(&mut world), (u64::from(KEYS) - 1, [0, 1]));
@@ -410,14 +416,14 @@ fn a_long_run_is_removed_at_once_though_it_takes_steps_to_walk_over() {
 fn a_run_into_which_somebody_writes_is_walked_over_again_and_removed_in_pieces() {
     for told in [true, false] {
         let mut world = cleared(testing::memory(Durability::UntilFlush));
-        let (swept, deletes) = world.step(41);
-        assert_eq!((swept.rows_cleared, deletes), (0, [0, 0]));
+        let (result, deletes) = world.step(41);
+        assert_eq!((result.rows_cleared, deletes), (0, [0, 0]));
         world.tells_all = told;
         world.commit(&[Write::Set(39), Write::Delete(5), Write::Set(41)], 2);
         world.tells_all = true;
         // 0 to 4, 5 to 38 as a range, 39 and 40, 41; what was written is passed over.
-        let (swept, deletes) = world.step(46);
-        assert_eq!((swept.rows_cleared, deletes), (42, [5 + 2 + 1, 1]), "{swept:?}");
+        let (result, deletes) = world.step(46);
+        assert_eq!((result.rows_cleared, deletes), (42, [5 + 2 + 1, 1]), "{result:?}");
         world.finish(100);
     }
 }
@@ -430,9 +436,9 @@ fn deleted_neighbours_go_whatever_order_they_were_deleted_in() {
         (10..50).rev().for_each(|key| world.commit(&[Write::Delete(key)], 0));
         (0..20).for_each(|_| world.commit(&[Write::Set(12), Write::Set(45)], 0));
         world.commit(&[Write::Delete(3), Write::Delete(12)], 0);
-        let (swept, deletes) = world.step(1_000);
+        let (result, deletes) = world.step(1_000);
         // 41 keys of two versions; 12 and what was written of it since.
-        assert_eq!((swept.removed_versions, swept.rows_cleared, swept.more), (82 + 21, 0, false));
+        assert_eq!((result.removed_versions, result.rows_cleared, result.more), (82 + 21, 0, false));
         assert_eq!(deletes, [82 + 21, 0]);
         assert_eq!((world.notes(), world.entries(Table::Data)), (0, usize::from(KEYS) - 41 + 20));
         world.finish(100);
@@ -461,8 +467,8 @@ fn a_deleted_key_of_many_versions_goes_at_once_with_its_note() {
         world.act(&Action::SetOften(1));
         world.commit(&[Write::Set(0), Write::Set(2)], 0);
         world.commit(&[Write::Delete(1)], 0);
-        let (swept, deletes) = world.step(1);
-        assert_eq!((swept.entries_looked_at, swept.rows_cleared, swept.more), (33, 0, false));
+        let (result, deletes) = world.step(1);
+        assert_eq!((result.entries_looked_at, result.rows_cleared, result.more), (33, 0, false));
         assert_eq!(deletes, [32, 1]);
         assert_eq!((world.entries(Table::Data), world.notes()), (2, 0));
         world.check();
@@ -475,12 +481,12 @@ fn nothing_above_the_floor_is_swept() {
     world.commit(&[Write::Set(1)], u64::MAX);
     world.commit(&[Write::Delete(1)], u64::MAX);
     let mut batch = WriteBatch::new();
-    for (floor, notes_done) in [(2, 0), (3, 1), (4, 1), (5, 2)] {
+    for (watermark, entries_done) in [(2, 0), (3, 1), (4, 1), (5, 2)] {
         batch.clear();
-        let mut progress = SweepProgress::new(RANGE_DELETE_ENTRIES);
-        assert!(!sweep(&*world.engine, floor, 1_000, &mut progress, &mut batch).unwrap().more);
+        let mut progress = GcProgress::new(RANGE_DELETE_ENTRIES);
+        assert!(!collect(&*world.engine, watermark, 1_000, &mut progress, &mut batch).unwrap().more);
         let notes = |entry: &BatchEntry<'_>| matches!(entry, BatchEntry::Delete { table: Table::Garbage, .. });
-        assert_eq!(batch.iter().filter(notes).count(), notes_done, "at {floor}");
+        assert_eq!(batch.iter().filter(notes).count(), entries_done, "at {watermark}");
     }
 }
 
@@ -492,13 +498,13 @@ fn a_note_without_its_tombstone_removes_no_value() {
         fill(&mut batch);
         engine.write(&batch).unwrap();
         batch.clear();
-        let swept = sweep(&*engine, 9, 100, &mut SweepProgress::new(RANGE_DELETE_ENTRIES), &mut batch)?;
+        let result = collect(&*engine, 9, 100, &mut GcProgress::new(RANGE_DELETE_ENTRIES), &mut batch)?;
         engine.write(&batch).unwrap();
-        Ok(swept)
+        Ok(result)
     };
     // A key of which nothing is left is no damage.
-    let swept = step(&|batch| entries::put_key_tombstone(batch, 5, 0, &prefix(1))).unwrap();
-    assert_eq!((swept.entries_looked_at, swept.more), (1, false));
+    let result = step(&|batch| entries::put_key_tombstone(batch, 5, 0, &prefix(1))).unwrap();
+    assert_eq!((result.entries_looked_at, result.more), (1, false));
     let error: KvError = step(&|batch| {
         entries::put_key_tombstone(batch, 7, 0, &prefix(2));
         for version in [6, 7] {
@@ -513,19 +519,19 @@ fn a_note_without_its_tombstone_removes_no_value() {
 #[test]
 fn values_are_dropped_below_every_clear_that_is_not_swept_in_the_persisted_state() {
     let mut world = cleared(testing::memory(Durability::UntilFlush));
-    let floor = |world: &World| filter_floor(&*world.engine).unwrap();
-    world.sweep(10);
-    assert_eq!(floor(&world), 0);
+    let watermark = |world: &World| filter_watermark(&*world.engine).unwrap();
+    world.collect(10);
+    assert_eq!(watermark(&world), 0);
     world.engine.flush().unwrap();
-    assert_eq!(floor(&world), 2, "the clear of version 3 is under way");
-    while world.sweep(10).more {}
-    assert_eq!(floor(&world), 2);
+    assert_eq!(watermark(&world), 2, "the clear of version 3 is under way");
+    while world.collect(10).more {}
+    assert_eq!(watermark(&world), 2);
     world.engine.flush().unwrap();
-    assert_eq!(floor(&world), 3);
+    assert_eq!(watermark(&world), 3);
     world.commit(&[Write::Clear(0..1)], 1);
-    world.sweep(10);
+    world.collect(10);
     world.engine.flush().unwrap();
-    assert_eq!(floor(&world), 3, "the horizon is still there");
+    assert_eq!(watermark(&world), 3, "the oldest_readable is still there");
 }
 
 #[test]
@@ -534,8 +540,8 @@ fn a_run_is_removed_as_a_range_from_exactly_so_many_entries_on() {
         let mut world = World::new(testing::memory(Durability::UntilFlush));
         world.act(&Action::SetAll);
         world.commit(&[Write::Clear(0..keys)], 0);
-        let (swept, deletes) = world.step(1_000);
-        assert_eq!((swept.removed_versions, deletes), (u64::from(keys), expected));
+        let (result, deletes) = world.step(1_000);
+        assert_eq!((result.removed_versions, deletes), (u64::from(keys), expected));
     }
 }
 
@@ -546,8 +552,8 @@ fn a_step_of_deleted_keys_takes_as_many_as_its_budget_allows() {
     world.commit(&(0..10).map(Write::Delete).collect::<Vec<_>>(), 0);
     // Each costs its note, its tombstone and the value before.
     let mut step = |budget: u64| {
-        let (swept, deletes) = world.step(budget);
-        (swept.entries_looked_at, swept.removed_versions, deletes, swept.more)
+        let (result, deletes) = world.step(budget);
+        (result.entries_looked_at, result.removed_versions, deletes, result.more)
     };
     assert_eq!(step(12), (12, 8, [8, 0], true));
     assert_eq!(step(11), (9 + 3, 6 + 2, [8, 0], true));
@@ -559,10 +565,10 @@ fn a_step_of_deleted_keys_takes_as_many_as_its_budget_allows() {
 #[test]
 fn a_sweep_that_finds_nothing_writes_nothing() {
     let mut world = cleared(testing::memory(Durability::UntilFlush));
-    while world.sweep(10).more {}
+    while world.collect(10).more {}
     for progress in [&mut world.progress, &mut progress()] {
         let mut batch = WriteBatch::new();
-        assert!(!sweep(&*world.engine, world.counters.horizon, 10, progress, &mut batch).unwrap().more);
+        assert!(!collect(&*world.engine, world.counters.oldest_readable, 10, progress, &mut batch).unwrap().more);
         assert!(batch.is_empty());
     }
 }
