@@ -1,18 +1,19 @@
 //! A multi-version transactional database over a small storage engine.
 //!
-//! - [`engine`]: ordered tables with atomic batches; [`MemoryEngine`] for simulation and tests, `RocksEngine` (cargo feature
-//!   `rocksdb`, on by default) for data on disk.
-//! - [`key_codec`]: how keys, versions and values lie in the engine.
-//! - [`TransactionalKvDatabase`]: commits, conflict checks, reads at a version.
-//! - [`DatabaseCopy`], [`DatabaseInstall`]: a database as one row of bytes, and back.
+//! - [`engine`]: ordered tables with atomic batches; [`MemoryEngine`] for simulation and tests,
+//!   `RocksEngine` (cargo feature `rocksdb`, on by default) for data on disk.
+//! - [`key_codec`]: how the engine's tables encode keys, versions and values.
+//! - [`TransactionalKvDatabase`]: commits, conflict checks, and reads at a version.
+//! - [`DatabaseCopy`], [`DatabaseInstall`]: a database as one stream of bytes, and back.
 //!
-//! What a commit does is decided by a deterministic state machine: the same commits in the same order give the same
-//! verdicts, versions and rows on every replica, however they are split into batches and whatever restarts lie between.
+//! A deterministic state machine decides each commit: the same commits in the same order give the
+//! same verdicts, versions and rows on every replica, however they are batched and wherever a
+//! process restarts.
 //!
-//! Versions that have left the readable window are removed behind the scenes; nothing that can still be asked for depends
-//! on when.
+//! A background thread removes versions that have left the readable window. No result depends on
+//! when it does.
 //!
-//! Left out here: consensus, requests and their limits.
+//! Not in this crate: consensus, requests and their limits.
 
 mod commit;
 mod database;

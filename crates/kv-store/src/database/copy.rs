@@ -1,4 +1,4 @@
-//! Copies of a database: what a replica that is far behind gets from another.
+//! Copies of a database, which a replica that is far behind fetches from another.
 
 use bytes::Bytes;
 use kv_api::KvError;
@@ -6,7 +6,8 @@ use kv_api::KvError;
 use crate::engine::EngineCopy;
 use crate::meta::StateBlob;
 
-/// A database as one batch left it. Dropping it lets go of the copy.
+/// The content of a database after one batch. Dropping the copy releases what the engine holds for
+/// it.
 pub struct DatabaseCopy {
     state: StateBlob,
     copy: Box<dyn EngineCopy>,
@@ -17,16 +18,21 @@ impl DatabaseCopy {
         DatabaseCopy { state, copy }
     }
 
-    /// The record sealed with the last batch that is in the copy.
+    /// The state blob that was committed with the last batch in the copy.
     pub fn state(&self) -> &StateBlob {
         &self.state
     }
 
+    /// Length of the copy in bytes.
     pub fn total_bytes(&self) -> u64 {
         self.copy.total_bytes()
     }
 
-    /// Exactly the bytes `offset..offset + length`; the same ones each time.
+    /// The bytes `offset..offset + length`, which must lie within the copy. A range may be read
+    /// more than once, and is the same each time.
+    ///
+    /// # Errors
+    /// Those of the storage.
     pub fn read(&mut self, offset: u64, length: usize) -> Result<Bytes, KvError> {
         self.copy.read(offset, length)
     }

@@ -1,4 +1,5 @@
-//! What the threads of a database share: the engine, the writer's state, and what readers see of it.
+//! State that a database shares with its threads: the engine, the writer, and what the writer
+//! publishes to readers.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock, PoisonError};
@@ -17,24 +18,33 @@ use crate::meta;
 use crate::read::readers::Readers;
 use crate::sync::{AtomicU64, Mutex, MutexGuard, RwLock, RwLockReadGuard};
 
-/// What the group commit thread shares with the database.
+/// Shared by the public face, the group commit thread and the garbage collector.
 pub(super) struct Core {
     pub engine: Arc<dyn Engine>,
     pub writer: Mutex<Writer>,
-    /// Why applying has ended for good.
+    /// The error after which no write is accepted any more.
     pub failure: OnceLock<KvError>,
     pub damage: Damage,
     pub space: SpaceWait,
     pub readers: Arc<Readers>,
-    /// Everything at or below the applied version, and perhaps more. Published before that version is.
+    /// Range clears up to the applied version, and perhaps newer ones: published before the
+    /// version.
     pub clears: RwLock<RangeClears>,
+    /// Names of the existing families, without the default one, in order.
     pub families: RwLock<Arc<Vec<String>>>,
+    /// The window's oldest readable version.
     pub oldest_readable: AtomicU64,
+    /// The newest version that readers see.
     pub applied: AtomicU64,
+    /// Rows at the applied version, including those that an uncollected range clear hides.
     pub rows: AtomicU64,
+    /// Commits that took a version since the database was opened.
     pub committed: AtomicU64,
+    /// Refused commits since the database was opened.
     pub aborted: AtomicU64,
+    /// Versions that the garbage collector has removed since the database was opened.
     pub collected_versions: AtomicU64,
+    /// Results that the idempotency table holds.
     pub remembered_ids: AtomicU64,
 }
 
@@ -42,12 +52,13 @@ pub(super) fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
     lock.read().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Only the holder of the lock writes to the engine.
 pub(super) struct Writer {
     pub state: StateMachine,
-    /// Kept for its memory.
+    /// Kept between batches to reuse its memory.
     pub batch: WriteBatch,
     pub gc: GcProgress,
-    /// State of the families that was published.
+    /// [`Families::changes`](crate::commit::families::Families::changes) as of the published names.
     pub families: u64,
 }
 
@@ -99,9 +110,9 @@ impl Core {
 
     pub fn copy(&self) -> Result<DatabaseCopy, KvError> {
         let copy = self.engine.copy()?;
-        // From the copy itself: whatever was applied meanwhile is not in it.
+        // Read the blob from the copy: the database may have applied more batches since.
         let state = meta::load_copied_blob(&*copy)?;
-        let empty = || KvError::InvalidOperation("a database without a sealed state is not copied".into());
+        let empty = || KvError::InvalidOperation("a database without a state blob cannot be copied".into());
         Ok(DatabaseCopy::new(state.ok_or_else(empty)?, copy))
     }
 
@@ -131,7 +142,7 @@ impl Core {
     pub fn writer(&self) -> Result<MutexGuard<'_, Writer>, KvError> {
         let writer = self.writer.lock().map_err(|_| KvError::Storage("an earlier apply panicked".into()))?;
         match self.failure.get() {
-            // Who asks learns what kind of trouble it was.
+            // Keep the kind of error: the caller tells a lack of resources from a fault by it.
             Some(KvError::Overloaded(reason)) => Err(KvError::Overloaded(writing_stopped(reason))),
             Some(error) => Err(KvError::Storage(writing_stopped(&error.to_string()))),
             None => Ok(writer),
@@ -143,14 +154,15 @@ impl Core {
         self.failure.get().map(KvError::to_string).or_else(panicked)
     }
 
-    /// GcEntries an error after which nothing is written any more. The caller holds the writer.
+    /// Ends writing for good because of `error`. The caller must hold the writer's lock.
     pub fn stop_after(&self, error: &KvError) {
-        tracing::error!(%error, "a write to the database failed; it accepts no more writes until it is opened again");
-        // Only the holder of the writer's lock sets it, once.
+        tracing::error!(%error, "a write to the database failed; no more writes are accepted until it is opened again");
+        // Set at most once, because only the holder of the writer's lock sets it.
         let _ = self.failure.set(error.clone());
     }
 
-    /// Shows readers what the writer has written. The version comes last: who sees it sees all that belongs to it.
+    /// Publishes the writer's state to readers. The version comes last: a reader that sees it also
+    /// sees everything that belongs to it.
     pub fn publish(&self, writer: &mut Writer) {
         let state = &writer.state;
         if !read(&self.clears).is_same_as(&state.clears) {
@@ -170,7 +182,7 @@ impl Core {
     }
 }
 
-/// For writes that are refused because an earlier one failed.
+/// The message for writes that are refused after an earlier one failed.
 pub(super) fn writing_stopped(reason: &str) -> String {
     format!("writing has stopped until the database is opened again, because {reason}")
 }

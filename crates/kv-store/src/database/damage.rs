@@ -1,4 +1,5 @@
-//! Whether the database was found to be damaged, and who wants to know.
+//! Detects damage: remembers the first corruption that a use of the engine reports, and notifies
+//! the owner of the database.
 
 use std::sync::PoisonError;
 
@@ -6,8 +7,8 @@ use kv_api::KvError;
 
 use crate::sync::{Mutex, MutexGuard};
 
-/// Called once, with what was found.
-type Tell = Box<dyn FnOnce(&str) + Send>;
+/// Called once, with a description of the damage.
+type Report = Box<dyn FnOnce(&str) + Send>;
 
 #[derive(Default)]
 pub(crate) struct Damage {
@@ -17,7 +18,7 @@ pub(crate) struct Damage {
 #[derive(Default)]
 struct State {
     found: Option<String>,
-    tell: Option<Tell>,
+    report: Option<Report>,
 }
 
 impl Damage {
@@ -25,7 +26,7 @@ impl Damage {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Looks at what a use of the engine led to, and hands it on.
+    /// Passes the result through, and records a corruption.
     pub fn watch<T>(&self, result: Result<T, KvError>) -> Result<T, KvError> {
         if let Err(KvError::Corruption(reason)) = &result {
             self.record(reason);
@@ -40,21 +41,21 @@ impl Damage {
         }
         tracing::error!("found damage in the database: {reason}");
         state.found = Some(reason.to_owned());
-        let tell = state.tell.take();
+        let report = state.report.take();
         drop(state);
-        if let Some(tell) = tell {
-            tell(reason);
+        if let Some(report) = report {
+            report(reason);
         }
     }
 
-    /// Calls `tell` once there is damage: now, if some was found already.
-    pub fn tell(&self, tell: Tell) {
+    /// Calls `report` once damage is found; at once if it was found before.
+    pub fn report_to(&self, report: Report) {
         let mut state = self.state();
         match state.found.clone() {
-            None => state.tell = Some(tell),
+            None => state.report = Some(report),
             Some(reason) => {
                 drop(state);
-                tell(&reason);
+                report(&reason);
             }
         }
     }
@@ -71,70 +72,70 @@ mod tests {
     use super::*;
     use crate::sync::orders::{Scene, every_order};
 
-    fn listener() -> (Tell, Arc<Mutex<Vec<String>>>) {
-        let heard = Arc::new(Mutex::new(Vec::new()));
-        let keep = heard.clone();
-        (Box::new(move |reason: &str| keep.lock().unwrap().push(reason.to_owned())), heard)
+    fn listener() -> (Report, Arc<Mutex<Vec<String>>>) {
+        let reports = Arc::new(Mutex::new(Vec::new()));
+        let keep = reports.clone();
+        (Box::new(move |reason: &str| keep.lock().unwrap().push(reason.to_owned())), reports)
     }
 
     #[test]
-    fn only_damage_is_told_and_only_the_first() {
+    fn only_damage_is_reported_and_only_the_first() {
         let damage = Damage::default();
-        let (tell, heard) = listener();
-        damage.tell(tell);
+        let (report, reports) = listener();
+        damage.report_to(report);
         damage.watch(Err::<(), _>(KvError::Storage("slow".into()))).unwrap_err();
         assert_eq!(damage.found(), None);
         damage.watch(Err::<(), _>(KvError::Corruption("first".into()))).unwrap_err();
         damage.watch(Err::<(), _>(KvError::Corruption("second".into()))).unwrap_err();
-        assert_eq!(*heard.lock().unwrap(), ["first"]);
+        assert_eq!(*reports.lock().unwrap(), ["first"]);
         assert_eq!(damage.found().as_deref(), Some("first"));
     }
 
     #[test]
-    fn who_asks_late_is_told_at_once() {
+    fn a_late_listener_gets_a_report_at_once() {
         let damage = Damage::default();
         damage.watch(Err::<(), _>(KvError::Corruption("first".into()))).unwrap_err();
-        let (tell, heard) = listener();
-        damage.tell(tell);
-        assert_eq!(*heard.lock().unwrap(), ["first"]);
+        let (report, reports) = listener();
+        damage.report_to(report);
+        assert_eq!(*reports.lock().unwrap(), ["first"]);
     }
 
     #[test]
-    fn damage_that_two_find_while_somebody_begins_to_listen_is_told_once() {
+    fn damage_that_two_threads_find_is_reported_once_to_a_listener_that_comes_meanwhile() {
         every_order(3, || {
             let damage = Arc::new(Damage::default());
-            let (tell, heard) = listener();
+            let (report, reports) = listener();
             let find = |reason: &'static str| {
                 let damage = damage.clone();
                 move || drop(damage.watch(Err::<(), _>(KvError::Corruption(reason.into()))).unwrap_err())
             };
             let (first, second) = (find("first"), find("second"));
             let found = damage.clone();
-            let check = move || assert_eq!(*heard.lock().unwrap(), [found.found().unwrap()]);
-            Scene::default().thread(first).thread(second).thread(move || damage.tell(tell)).end(check)
+            let check = move || assert_eq!(*reports.lock().unwrap(), [found.found().unwrap()]);
+            Scene::default().thread(first).thread(second).thread(move || damage.report_to(report)).end(check)
         });
     }
 
     #[test]
-    fn whoever_is_told_may_ask() {
+    fn a_report_may_ask_for_the_damage() {
         for is_found_before in [false, true] {
-            // A lock that is asked for by who holds it is found here, and does not hang.
+            // A lock that its own holder asks for shows up here as a failure instead of a hang.
             every_order(0, || {
                 let damage = Arc::new(Damage::default());
-                let (asked, heard) = (damage.clone(), Arc::new(Mutex::new(None)));
-                let keep = heard.clone();
-                let tell = Box::new(move |_: &str| *keep.lock().unwrap() = asked.found());
+                let (asked, reports) = (damage.clone(), Arc::new(Mutex::new(None)));
+                let keep = reports.clone();
+                let report = Box::new(move |_: &str| *keep.lock().unwrap() = asked.found());
                 let run = move || {
                     let find = || drop(damage.watch(Err::<(), _>(KvError::Corruption("first".into()))).unwrap_err());
                     if is_found_before {
                         find();
-                        damage.tell(tell);
+                        damage.report_to(report);
                     } else {
-                        damage.tell(tell);
+                        damage.report_to(report);
                         find();
                     }
                 };
-                let check = move || assert_eq!(heard.lock().unwrap().as_deref(), Some("first"));
+                let check = move || assert_eq!(reports.lock().unwrap().as_deref(), Some("first"));
                 Scene::default().thread(run).end(check)
             });
         }

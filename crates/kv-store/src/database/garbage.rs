@@ -1,4 +1,4 @@
-//! The database's side of garbage collection: steps that take the writer's lock.
+//! Garbage collection as seen from the database: each step takes the writer's lock.
 
 use std::sync::atomic::Ordering;
 
@@ -11,7 +11,7 @@ use crate::gc::step;
 
 impl Collectable for Core {
     fn collect_garbage(&self, budget_entries: u64) -> Result<Collected, KvError> {
-        // A watermark from before is as good: it only rises.
+        // Taking the watermark before the lock is safe: it only rises.
         let watermark = self.readers.gc_watermark(|| self.oldest_readable());
         self.engine.set_filter_watermark(self.damage.watch(step::filter_watermark(&*self.engine))?);
         let mut writer = self.writer()?;
@@ -29,7 +29,7 @@ impl Collectable for Core {
 }
 
 impl Core {
-    /// Nobody else writes while what the sweeper reads becomes what it removes.
+    /// The writer's lock keeps others from writing between reading the garbage and removing it.
     fn collect_with(&self, writer: &mut Writer, watermark: u64, budget_entries: u64) -> Result<Collected, KvError> {
         let Writer { state, batch, gc, .. } = writer;
         batch.clear();

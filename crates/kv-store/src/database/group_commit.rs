@@ -1,12 +1,15 @@
-//! Group commit of a standalone database: one thread takes every commit that waits, decides them as one batch, writes that
-//! with one sync, and wakes all who wait. While it syncs, the next batch gathers.
+//! Group commit of a standalone database. One thread takes all waiting commits, decides them as one
+//! batch, writes the batch with one sync, and wakes the callers. The next batch gathers during the
+//! sync.
 //!
-//! A commit that its caller gives up before a batch takes it is not executed.
+//! A commit whose caller gives up before a batch takes it is not executed.
 //!
-//! The queue is bounded in commits and bytes; beyond that a commit is refused with [`KvError::Overloaded`] at once.
+//! The queue is bounded in commits and in bytes. A commit that does not fit is refused at once with
+//! [`KvError::Overloaded`].
 //!
-//! After a failed write the database takes no more ([`Core::write_failure`]). The commits of the batch that failed may turn
-//! up when the database is opened again, so their result is unknown; those behind it were never tried.
+//! After a failed write the database accepts no more ([`Core::write_failure`]). The commits of the
+//! failed batch may turn out to be durable when the database is opened again, so their outcome is
+//! unknown; those behind it were not tried.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -22,7 +25,7 @@ use super::core::{Core, writing_stopped};
 use super::oneshot::{self, GivenUp};
 use super::options::GroupCommitOptions;
 
-/// What a commit costs in the queue beside its keys and values, in bytes.
+/// Bytes that a queued commit is charged in addition to its keys and values.
 const COMMIT_OVERHEAD_BYTES: usize = 128;
 
 struct Waiting {
@@ -31,10 +34,10 @@ struct Waiting {
     reply: oneshot::Sender<CommitVerdict>,
 }
 
-/// Dropping it ends the thread, once all that waits is committed.
+/// Dropping it ends the thread after it has committed everything in the queue.
 pub(crate) struct GroupCommit {
     options: GroupCommitOptions,
-    /// `None` only while it is being dropped.
+    /// `None` only during the drop.
     queue: Option<mpsc::SyncSender<Waiting>>,
     queued_bytes: Arc<AtomicUsize>,
     busy: Arc<Busy>,
@@ -56,7 +59,8 @@ impl GroupCommit {
         Ok(GroupCommit { options, queue: Some(queue), queued_bytes, busy, thread: Some(thread) })
     }
 
-    /// Queues a commit at once, in the order of the calls; the future has its verdict once it is durable.
+    /// Queues a commit. Commits are decided in the order of the calls; the future resolves once the
+    /// commit is durable.
     pub fn submit(&self, write: LoggedWrite) -> Result<PendingWrite, KvError> {
         let size_bytes = write.size_bytes() + COMMIT_OVERHEAD_BYTES;
         let before = self.queued_bytes.fetch_add(size_bytes, Ordering::Relaxed);
@@ -78,21 +82,21 @@ impl GroupCommit {
         Ok(PendingWrite(verdict))
     }
 
-    /// How long the thread has been at its present batch; `None` while it waits for work.
+    /// How long the thread has worked on its current batch; `None` while it waits for commits.
     pub fn busy_for(&self) -> Option<Duration> {
         self.busy.lasted()
     }
 
-    /// Whether the thread still takes work.
+    /// Whether the thread is alive.
     pub fn is_running(&self) -> bool {
         self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
     }
 }
 
-/// Since when a thread has been at a piece of work.
+/// When a thread began its current piece of work.
 struct Busy {
     started: Instant,
-    /// Milliseconds after the start, plus 1; 0 while the thread waits for work.
+    /// Milliseconds from `started` to the begin of the work, plus 1; 0 while the thread is idle.
     since_ms: AtomicU64,
 }
 
@@ -123,15 +127,16 @@ impl Busy {
     }
 }
 
-/// A write that was queued: its verdict, once it is durable.
+/// A queued write. Resolves to its verdict once the write is durable.
 pub struct PendingWrite(oneshot::Receiver<CommitVerdict>);
 
 impl PendingWrite {
-    /// The caller waits no longer. [`KvError::Timeout`]: it surely does not happen; [`KvError::CommitUnknown`]: it may.
+    /// Stops waiting. [`KvError::Timeout`]: the write will not be executed;
+    /// [`KvError::CommitUnknown`]: it may be.
     pub fn give_up(self) -> CommitVerdict {
         match self.0.give_up() {
-            GivenUp::NotBegun => Err(KvError::Timeout("the deadline passed before the commit was begun".into())),
-            GivenUp::UnderWay => Err(KvError::CommitUnknown("the deadline passed while it was being written".into())),
+            GivenUp::NotBegun => Err(KvError::Timeout("the deadline passed before the commit began".into())),
+            GivenUp::UnderWay => Err(KvError::CommitUnknown("the deadline passed while the commit was being written".into())),
             GivenUp::Done(verdict) => verdict,
         }
     }
@@ -141,7 +146,7 @@ impl Future for PendingWrite {
     type Output = CommitVerdict;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<CommitVerdict> {
-        let ended = || KvError::CommitUnknown("the database stopped before it answered".into());
+        let ended = || KvError::CommitUnknown("the database stopped before the commit was answered".into());
         Pin::new(&mut self.0).poll(context).map(|verdict| verdict.unwrap_or_else(|| Err(ended())))
     }
 }
@@ -157,7 +162,8 @@ impl Drop for GroupCommit {
     }
 }
 
-/// What replicated time is to a replica: it goes on from the last time stored, at the pace of the monotonic clock.
+/// Replicated time of a standalone database: continues from the last stored time at the pace of the
+/// monotonic clock.
 struct Clock {
     stored_us: u64,
     since: Instant,
@@ -170,11 +176,11 @@ impl Clock {
     }
 }
 
-/// What an error of a batch means to those whose commits were in it.
+/// The error that the callers of a failed batch get.
 fn explain(error: KvError, had_failed: Option<String>) -> KvError {
     match had_failed {
         Some(reason) => KvError::NoPrimary(writing_stopped(&reason)),
-        // Damage, too: it may have been found only behind the write.
+        // Corruption is reported this way, too: it may have been found after the write.
         None => KvError::CommitUnknown(format!("{error}; the database has to be opened again")),
     }
 }
@@ -209,7 +215,7 @@ impl Committer {
         }
     }
 
-    /// `first` and what waits behind it.
+    /// `first` and the commits queued behind it, up to the size of a batch.
     fn take_batch(&self, first: Waiting) -> (Vec<TimedWrite>, Vec<oneshot::Sender<CommitVerdict>>) {
         let time_us = self.clock.now_us();
         let (mut writes, mut replies) = (Vec::new(), Vec::new());
@@ -233,7 +239,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn time_goes_on_from_what_is_stored() {
+    fn time_continues_from_the_stored_time() {
         let clock = Clock { stored_us: 1 << 50, since: Instant::now() };
         let first_us = clock.now_us();
         assert!(first_us >= clock.stored_us);

@@ -1,4 +1,4 @@
-//! Databases from copies of others.
+//! Builds a database from a copy of another.
 
 use std::sync::Arc;
 
@@ -9,32 +9,38 @@ use super::options::StoreOptions;
 use crate::engine::EngineInstall;
 use crate::meta::StateBlob;
 
-/// A database that is being built from a copy. Dropping it unfinished removes what was written.
+/// A database under construction. Dropping it before [`Self::finish`] removes what was written.
 pub struct DatabaseInstall {
     install: Box<dyn EngineInstall>,
     options: StoreOptions,
 }
 
 impl DatabaseInstall {
-    /// `install` is where the engine is built; see [`crate::engine::begin_install`].
+    /// `install` builds the engine; see [`crate::engine::begin_install`].
     pub fn new(install: Box<dyn EngineInstall>, options: StoreOptions) -> Self {
         DatabaseInstall { install, options }
     }
 
-    /// The next bytes of the copy, in pieces of any size. After an error every further call fails, too.
+    /// Takes the next bytes of the copy, in pieces of any size. After an error every further call
+    /// fails, too.
     ///
     /// # Errors
-    /// [`KvError::Corruption`] when they are the bytes of no sound copy; anything else is a fault of this place.
+    /// [`KvError::Corruption`] when the bytes are not those of a sound copy; any other error is a
+    /// local fault.
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), KvError> {
         self.install.write(bytes)
     }
 
-    /// All bytes were written. The database is open, and survives a crash from here on.
+    /// Ends the copy: all bytes were written. The returned database is open and survives a crash.
+    ///
+    /// # Errors
+    /// [`KvError::Corruption`] when the copy is incomplete or damaged; any other error is a local
+    /// fault.
     pub fn finish(self) -> Result<(Arc<TransactionalKvDatabase>, StateBlob), KvError> {
         let engine = self.install.finish()?;
         let opened = TransactionalKvDatabase::open(engine.clone(), self.options).and_then(|database| {
             let state = database.state_blob()?;
-            let missing = || KvError::Corruption("the copy of a database: it holds no sealed state".into());
+            let missing = || KvError::Corruption("the copy of a database: it has no state blob".into());
             let (sequence, blob) = state.ok_or_else(missing)?;
             Ok((database, StateBlob { sequence, blob }))
         });

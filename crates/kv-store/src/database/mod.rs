@@ -1,11 +1,11 @@
-//! The database: one writer that applies batches of commits, and readers that never wait for it.
+//! A database: one writer applies batches of commits, and readers never wait for it.
 //!
 //! Invariants:
 //! - all effects of a batch (rows, counters, replication blob) are in one engine batch;
 //! - the applied version is published after that batch is in the engine, so a reader at a published version finds
 //!   everything of it, and everything newer is invisible to it;
-//! - after a failed apply no further one is tried: what the engine holds is then unknown. For lack of space none fails
-//!   on a replica: it waits.
+//! - after a failed write no further one is tried, because the content of the engine is unknown
+//!   then. A full disk is no failure on a replica: the write waits for space.
 
 mod copy;
 mod core;
@@ -48,17 +48,22 @@ pub use retention::RetentionStatistics;
 
 /// A multi-version transactional database on an [`Engine`].
 ///
-/// Families are plain names here, the default one the empty string. Which families exist is part of the database; the limits
-/// of [`kv_api::Limits`] are checked above.
+/// Families are plain names here, the default one the empty string. The database records which
+/// families exist; the layers above check the limits of [`kv_api::Limits`].
 pub struct TransactionalKvDatabase {
-    /// First, so that they end before the rest goes.
+    /// First, so that the threads end before the engine is dropped.
     group_commit: Option<GroupCommit>,
     _collector: Option<Collector>,
     core: Arc<Core>,
 }
 
 impl TransactionalKvDatabase {
-    /// Opens the database on `engine`, creating it where the engine is empty. One database per engine at a time.
+    /// Opens the database on `engine`, and creates it in an empty engine. An engine serves one
+    /// database at a time.
+    ///
+    /// # Errors
+    /// [`KvError::Storage`] for a database of an unknown format, [`KvError::Corruption`] for a
+    /// damaged one, and other errors of the storage.
     pub fn open(engine: Arc<dyn Engine>, options: StoreOptions) -> Result<Arc<Self>, KvError> {
         let core = Arc::new(Core::open(engine, options)?);
         let group_commit = options.group_commit.map(|options| GroupCommit::start(core.clone(), options)).transpose()?;
@@ -66,25 +71,28 @@ impl TransactionalKvDatabase {
         Ok(Arc::new(TransactionalKvDatabase { group_commit, _collector: collector, core }))
     }
 
-    /// Decides `writes` in order, each seeing the ones before it, and writes nothing yet: the caller reads the verdicts
-    /// and then calls [`PreparedBatch::commit`]. For replicas. Until then every other writer waits, the garbage
-    /// collector among them; readers do not.
+    /// Decides `writes` in order, each seeing the effects of the ones before it, and writes nothing
+    /// yet. The caller reads the verdicts and then calls [`PreparedBatch::commit`]. Until then all
+    /// other writers wait, including the garbage collector; readers do not. For replicas.
     ///
     /// # Errors
-    /// Those of the storage. They are final: every later call fails too.
+    /// Those of the storage. They are final: every later call fails, too.
     pub fn prepare<'c>(&self, writes: impl IntoIterator<Item = &'c TimedWrite>) -> Result<PreparedBatch<'_>, KvError> {
         self.core.prepare(writes)
     }
 
-    /// Decides a write of a standalone database, and returns once it is durable. Writes are in the order of the calls.
+    /// Executes a write on a standalone database, and returns once it is durable. Writes are
+    /// decided in the order of the calls.
     pub async fn write(&self, write: LoggedWrite) -> CommitVerdict {
         self.submit(write)?.await
     }
 
-    /// The same for callers that may give up: it takes its place in the order at once.
+    /// Like [`Self::write`], for callers that may give up: the write is queued when the call
+    /// returns.
     ///
     /// # Errors
-    /// [`KvError::NoPrimary`] after a failed write, [`KvError::Overloaded`] when too much waits.
+    /// [`KvError::NoPrimary`] after a failed write, [`KvError::Overloaded`] when the queue is full,
+    /// [`KvError::NotSupported`] on a replica's database.
     pub fn submit(&self, write: LoggedWrite) -> Result<PendingWrite, KvError> {
         if let Some(reason) = self.core.write_failure() {
             return Err(KvError::NoPrimary(writing_stopped(&reason)));
@@ -95,89 +103,104 @@ impl TransactionalKvDatabase {
         }
     }
 
-    /// Removes what nobody can ask for any more, looking at `budget_entries` entries or a few dozen more. Writes wait
-    /// meanwhile, so the budget should be small; reads do not.
+    /// Removes garbage, looking at about `budget_entries` entries. Writes wait during the call, so
+    /// the budget should be small; reads do not.
+    ///
+    /// # Errors
+    /// Those of the storage. After a failed write they are final.
     pub fn collect_garbage(&self, budget_entries: u64) -> Result<Collected, KvError> {
         self.core.collect_garbage(budget_entries)
     }
 
-    /// The record of the last sealed batch.
+    /// Sequence and blob of the last committed batch; `None` before the first.
+    ///
+    /// # Errors
+    /// Those of the storage.
     pub fn state_blob(&self) -> Result<Option<(u64, Bytes)>, KvError> {
         let state = self.core.damage.watch(meta::load_blob(&*self.core.engine))?;
         Ok(state.map(|state| (state.sequence, state.blob)))
     }
 
-    /// Sequence of the last sealed batch that would survive a crash now; 0 when none would.
+    /// Sequence of the last batch that would survive a crash now; 0 when none would.
+    ///
+    /// # Errors
+    /// Those of the storage.
     pub fn persisted_sequence(&self) -> Result<u64, KvError> {
         let state = self.core.damage.watch(meta::load_persisted_blob(&*self.core.engine))?;
         Ok(state.map_or(0, |state| state.sequence))
     }
 
     /// Makes everything applied so far survive a crash.
+    ///
+    /// # Errors
+    /// Those of the storage.
     pub fn flush(&self) -> Result<(), KvError> {
         self.core.damage.watch(self.core.engine.flush())
     }
 
-    /// A copy of what some recent batch left; writes go on meanwhile. May take long.
+    /// A copy of the database as some recent batch left it. Writes continue meanwhile. May take
+    /// long.
     ///
     /// # Errors
-    /// [`KvError::InvalidOperation`] when no batch was ever sealed.
+    /// [`KvError::InvalidOperation`] before the first batch with a state blob.
     pub fn copy(&self) -> Result<DatabaseCopy, KvError> {
         self.core.damage.watch(self.core.copy())
     }
 
-    /// Has `tell` called, once, when the database is found to be damaged; at once, if it was found already. Not every
-    /// damage is found: only what is read.
-    pub fn on_damage(&self, tell: impl FnOnce(&str) + Send + 'static) {
-        self.core.damage.tell(Box::new(tell));
+    /// Calls `report` once, when damage to the database is found; at once if it was found before.
+    /// Damage is found only in data that is read.
+    pub fn on_damage(&self, report: impl FnOnce(&str) + Send + 'static) {
+        self.core.damage.report_to(Box::new(report));
     }
 
-    /// Why nothing is written any more: an earlier write failed, and what it left behind is known only after the database
-    /// was opened again. Reads go on.
+    /// Why the database accepts no writes: an earlier one failed, and only opening the database
+    /// again shows what became of it. Reads still work. `None` while it accepts writes.
     pub fn write_failure(&self) -> Option<String> {
         self.core.write_failure()
     }
 
-    /// How long the thread that commits has been at its present batch; `None` while it waits for work, and on a replica.
+    /// How long the group commit thread has worked on its current batch; `None` while it is idle,
+    /// and on a replica.
     pub fn committing_for(&self) -> Option<Duration> {
         self.group_commit.as_ref().and_then(GroupCommit::busy_for)
     }
 
-    /// False once the thread that commits has ended, which it does only in a panic.
+    /// Whether the group commit thread is alive; it ends only in a panic. True on a replica.
     pub fn can_commit(&self) -> bool {
         self.group_commit.as_ref().is_none_or(GroupCommit::is_running)
     }
 
-    /// What was found to be damaged.
+    /// The first damage found.
     pub fn damage(&self) -> Option<String> {
         self.core.damage.found()
     }
 
-    /// Another database has taken its place: its files are removed once the last owner drops it.
+    /// Another database replaces this one: its files are removed once the last owner drops it.
     pub fn remove_when_closed(&self) {
         self.core.engine.remove_when_closed();
     }
 
-    /// The process stops: a batch that waits for space on the disk fails instead, now and later.
+    /// The process is stopping: a batch that waits for disk space fails instead, now and later.
     pub fn stop_waiting_for_space(&self) {
         self.core.space.give_up();
     }
 
-    /// Bytes applied that the engine has not written to files yet, roughly: what a flush would write.
+    /// Approximate bytes that are applied and not in files yet: what a flush would write.
     pub fn unflushed_bytes(&self) -> u64 {
         self.core.engine.statistics().unflushed_bytes
     }
 
+    /// Size, cache and compaction figures of the engine.
     pub fn engine_statistics(&self) -> EngineStatistics {
         self.core.engine.statistics()
     }
 
-    /// Whether requests may name the family; the default one is the empty string.
+    /// Whether requests may name the family. The default one is the empty string.
     pub fn has_family(&self, name: &str) -> bool {
         name.is_empty() || self.column_families().iter().any(|family| family == name)
     }
 
-    /// Column families besides the default one, in order.
+    /// Existing column families in order, without the default one.
     pub fn column_families(&self) -> Arc<Vec<String>> {
         read(&self.core.families).clone()
     }
@@ -187,6 +210,7 @@ impl TransactionalKvDatabase {
         self.core.applied_version()
     }
 
+    /// Counts of rows and transactions, and figures of the engine, at this moment.
     pub fn statistics_now(&self) -> DatabaseStatistics {
         let engine = self.core.engine.statistics();
         DatabaseStatistics {
@@ -199,8 +223,8 @@ impl TransactionalKvDatabase {
         }
     }
 
-    /// [`ReadAt::Linearizable`] is the newest applied version: all that this database knows. On a replica the caller has
-    /// waited for a read point before.
+    /// [`ReadAt::Linearizable`] means the newest applied version here. On a replica the caller
+    /// waits for a read point first.
     fn version_of(&self, at: ReadAt) -> Version {
         match at {
             ReadAt::Linearizable | ReadAt::Stale => self.applied_version(),
@@ -219,7 +243,7 @@ impl KvDatabase for TransactionalKvDatabase {
         self.read_at(&key, self.version_of(at))
     }
 
-    /// Runs on the calling thread: for large ranges call it from one that may block.
+    /// Runs on the calling thread: call it for large ranges where blocking is allowed.
     async fn get_range(&self, query: RangeQuery, at: ReadAt) -> Result<Rows, KvError> {
         self.range_at(&query, self.version_of(at))
     }

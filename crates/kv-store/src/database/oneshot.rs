@@ -1,5 +1,6 @@
-//! One value handed from a thread to a future, whatever runtime polls it. Until the thread begins to work on it, whoever
-//! waits may give it up. Dropping the future does not: whoever is gone without a word may want it all the same.
+//! Hands one value from a thread to a future, for any runtime. The receiver may give the value up
+//! until the sender begins to work on it. Dropping the future does not give it up: the caller may
+//! still want the effect.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -8,7 +9,7 @@ use std::task::{Context, Poll, Waker};
 
 use crate::sync::{Mutex, MutexGuard};
 
-/// The two ends. A receiver whose sender is dropped without a value gets `None`.
+/// The two ends of a channel. The receiver gets `None` if the sender is dropped without a value.
 pub(crate) fn channel<T>() -> (Sender<T>, Receiver<T>) {
     let slot = Arc::new(Slot(Mutex::new(Progress::Pending { begun: false, waker: None })));
     (Sender(slot.clone()), Receiver(slot))
@@ -21,29 +22,29 @@ struct Slot<T>(Mutex<Progress<T>>);
 
 enum Progress<T> {
     Pending {
-        /// Whether the sender works on the value already.
+        /// Whether the sender has begun to work on the value.
         begun: bool,
-        /// Of a receiver that waits already.
+        /// Of a receiver that has been polled.
         waker: Option<Waker>,
     },
-    /// The receiver wants no value any more.
+    /// The receiver does not want the value any more.
     GivenUp,
-    /// `None`: no value will come, or it was taken.
+    /// `None`: there will be no value, or the receiver has taken it.
     Done(Option<T>),
 }
 
-/// What has become of a value that was given up.
+/// The state of a value at the moment the receiver gave it up.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum GivenUp<T> {
-    /// Nobody will begin to work on it.
+    /// The sender will not begin to work on it.
     NotBegun,
-    /// It may still be made.
+    /// The sender has begun, and may produce it.
     UnderWay,
     Done(T),
 }
 
 impl<T> Slot<T> {
-    /// Nothing under this lock can panic half-way, so a poisoned one is as good as any.
+    /// A poisoned lock is sound: no code panics between two related changes under it.
     fn lock(&self) -> MutexGuard<'_, Progress<T>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -63,7 +64,8 @@ impl<T> Slot<T> {
 }
 
 impl<T> Sender<T> {
-    /// From now on the value cannot be given up any more; false when it was.
+    /// The sender begins to work, and the receiver can't give the value up any more; false if it
+    /// has already.
     pub fn begin(&self) -> bool {
         match &mut *self.0.lock() {
             Progress::Pending { begun, .. } => {
@@ -86,7 +88,7 @@ impl<T> Drop for Sender<T> {
 }
 
 impl<T> Receiver<T> {
-    /// The value is not waited for any longer.
+    /// Stops waiting for the value.
     pub fn give_up(self) -> GivenUp<T> {
         let mut progress = self.0.lock();
         match &mut *progress {
@@ -123,7 +125,7 @@ mod tests {
     use super::*;
     use crate::sync::orders::{Scene, every_order};
 
-    /// Something happened.
+    /// Whether a waker was called.
     #[derive(Default)]
     struct Flag(AtomicBool);
 
@@ -161,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_has_to_wait_is_woken_in_whatever_order_question_and_value_come() {
+    fn a_waiting_receiver_is_woken_whether_the_poll_or_the_value_comes_first() {
         for is_sent in [true, false] {
             every_order(4, || {
                 let (sender, mut receiver) = channel::<u8>();
@@ -186,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_given_up_is_either_never_begun_or_said_to_be_under_way_or_done() {
+    fn giving_up_finds_a_value_never_begun_or_under_way_or_done() {
         every_order(4, || {
             let (sender, receiver) = channel();
             let (begun, said) = (Arc::new(Flag::default()), Arc::new(Mutex::new(None)));

@@ -1,4 +1,4 @@
-//! How a database is opened.
+//! Options of a database.
 
 use std::time::Duration;
 
@@ -7,28 +7,31 @@ use crate::gc::step;
 /// How a database is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StoreOptions {
-    /// Recent writes that the conflict index remembers. A check of older ones, and a write to a key whose last write is
-    /// older, asks the engine. One entry takes about 150 bytes and the key. Never changes a verdict.
+    /// Recent writes that the conflict index remembers. Checks against older ones, and writes to
+    /// keys that were last written before them, read the engine. An entry takes about 150 bytes
+    /// plus the key. The number never changes a verdict.
     pub conflict_index_entries: usize,
-    /// Existing keys that are remembered, at 16 bytes each, so that overwriting one needs no lookup to keep the row count.
+    /// Existing keys that are remembered, at 16 bytes each: overwriting one needs no lookup to keep
+    /// the row count.
     pub known_keys: usize,
-    /// `Some`: [`KvDatabase::atomic_commit`] commits here. `None`: this is a replica, which only applies what was agreed.
+    /// `Some`: [`KvDatabase::atomic_commit`](kv_api::KvDatabase::atomic_commit) commits here.
+    /// `None`: this is a replica, which applies only what the log has committed.
     pub group_commit: Option<GroupCommitOptions>,
-    /// From so many adjacent entries on, what range clears have made needless is removed from the engine as a range, and may
-    /// be held back for that until the end of the run is known. At least 1.
+    /// A run of at least this many adjacent garbage entries is removed from the engine as a range,
+    /// and may be held back until its end is known. At least 1.
     pub range_delete_entries: u64,
-    /// How often a thread looks for what can be removed. `None`: whoever owns the database calls
-    /// [`TransactionalKvDatabase::collect_garbage`].
+    /// The interval at which a thread looks for garbage. `None`: the owner calls
+    /// [`TransactionalKvDatabase::collect_garbage`](crate::TransactionalKvDatabase::collect_garbage).
     pub collect_every: Option<Duration>,
 }
 
 impl StoreOptions {
-    /// For a database that takes commits itself.
+    /// For a database that commits by itself.
     pub fn standalone() -> Self {
         StoreOptions { group_commit: Some(GroupCommitOptions::default()), ..StoreOptions::replicated() }
     }
 
-    /// For a replica's database.
+    /// For the database of a replica.
     pub fn replicated() -> Self {
         StoreOptions {
             conflict_index_entries: 200_000,
@@ -40,14 +43,15 @@ impl StoreOptions {
     }
 }
 
-/// Bounds of the queue and of one batch.
+/// Bounds of the group commit queue and of one batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GroupCommitOptions {
-    /// Commits that may wait.
+    /// Most commits in the queue.
     pub max_queued_commits: usize,
-    /// Bytes of commits that may wait; a single commit above it is still let in when nothing waits.
+    /// Most bytes of commits in the queue. A larger single commit is accepted when the queue is
+    /// empty.
     pub max_queued_bytes: usize,
-    /// A batch takes no more commits once it has this many bytes.
+    /// A batch that has reached this many bytes takes no more commits.
     pub max_batch_bytes: usize,
 }
 

@@ -1,4 +1,4 @@
-//! Reads of the database at a version.
+//! Reads at a version.
 
 use bytes::Bytes;
 use kv_api::{KeyRef, KvError, RangeQuery, Rows, Version};
@@ -17,27 +17,30 @@ impl TransactionalKvDatabase {
         self.check_family(&key.column_family)?;
         let clears = self.core.clears();
         let value = self.core.damage.watch(reads::read_key(&*self.core.engine, &clears, key, version.0))?;
-        // Asked afterwards: what was readable at this moment was there a moment before.
+        // Check after the read: if the version is still readable now, it was readable during the
+        // read.
         self.core.check_readable(version)?;
         Ok(value)
     }
 
-    /// The rows of `query` at `version`. Rows of the reply, never the whole range, are held in memory.
+    /// The rows of `query` at `version`. Only the rows of the reply are held in memory, not the
+    /// whole range.
     ///
-    /// `max_bytes` counts each row with 16 bytes more than its key and value; a caller that set `target_bytes` gets a
-    /// shorter reply there instead of [`KvError::ResultTooLarge`], unless the first row alone is too large.
+    /// `max_bytes` counts each row as its key, its value and 16 bytes more. Where a reply would
+    /// exceed it, a caller that set `target_bytes` gets a shorter reply, and others get
+    /// [`KvError::ResultTooLarge`]; so does a first row that alone is too large.
     ///
     /// # Errors
-    /// Those of [`Self::read_at`], too.
+    /// Those of [`Self::read_at`], and [`KvError::ResultTooLarge`].
     pub fn range_at(&self, query: &RangeQuery, version: Version) -> Result<Rows, KvError> {
         self.range_at_while(query, version, &|| true)
     }
 
-    /// The same, for callers that may lose patience: after every thousand keys or so `goes_on` is asked, and the read is
-    /// given up when it says no.
+    /// Like [`Self::range_at`], for callers that may stop waiting: about every thousand keys the
+    /// read calls `goes_on`, and ends when that returns false.
     ///
     /// # Errors
-    /// [`KvError::Timeout`] then.
+    /// Those of [`Self::range_at`], and [`KvError::Timeout`] when `goes_on` returned false.
     pub fn range_at_while(
         &self,
         query: &RangeQuery,
@@ -52,13 +55,17 @@ impl TransactionalKvDatabase {
         self.core.damage.watch(reads::read_range(&*self.core.engine, clears, query, version.0, goes_on))
     }
 
-    /// Hashes the rows of one family at `version`, from the key `begin` on, at most `limit` of them. A family that does not
-    /// exist has no rows.
+    /// Hashes at most `limit` rows of one family at `version`, beginning at the key `begin`. A
+    /// family that does not exist has no rows.
+    ///
+    /// # Errors
+    /// [`KvError::FutureVersion`] above the applied version, [`KvError::TransactionTooOld`] before
+    /// the readable window.
     pub fn hash_rows(&self, family: &str, begin: &[u8], version: Version, limit: u64) -> Result<RowsHash, KvError> {
         self.hash_rows_while(family, begin, version, limit, &|| true)
     }
 
-    /// The same, as [`Self::range_at_while`].
+    /// Like [`Self::hash_rows`], and may end early as [`Self::range_at_while`] does.
     pub fn hash_rows_while(
         &self,
         family: &str,

@@ -1,4 +1,5 @@
-//! Writing on when the disk was full: a replica's batch is agreed, and cannot be refused any more; it waits for space.
+//! Waits for disk space. A replica cannot refuse a batch that the log has committed, so a write to
+//! a full disk is retried until there is space.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -7,7 +8,7 @@ use kv_api::KvError;
 
 use crate::engine::{Engine, WriteBatch};
 
-/// How often a write that found no space is tried again.
+/// The pause between two attempts.
 const RETRY_INTERVAL: Duration = Duration::from_millis(200);
 
 #[derive(Default)]
@@ -21,14 +22,15 @@ impl SpaceWait {
         self.given_up.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes the batch, if need be once there is space again.
+    /// Writes the batch; on a full disk, retries until there is space or [`Self::give_up`] is
+    /// called.
     pub fn write(&self, engine: &dyn Engine, batch: &WriteBatch) -> Result<(), KvError> {
         let mut waited = false;
         loop {
             match engine.write(batch) {
                 Err(KvError::StorageFull(reason)) => {
                     if !waited {
-                        tracing::error!("the disk is full, and writes wait until there is space: {reason}. Free some");
+                        tracing::error!("the disk is full: writes wait until space is freed: {reason}");
                         waited = true;
                     }
                     if self.pause() {
@@ -37,7 +39,7 @@ impl SpaceWait {
                 }
                 result => {
                     if waited {
-                        tracing::info!("the disk has space again; writes go on");
+                        tracing::info!("the disk has space again; writes continue");
                     }
                     return result;
                 }
@@ -45,14 +47,14 @@ impl SpaceWait {
         }
     }
 
-    /// True when waiting is of no use any more.
+    /// Waits before the next attempt. True when waiting was given up.
     fn pause(&self) -> bool {
         let given_up = self.given_up();
         let waiting = self.changed.wait_timeout_while(given_up, RETRY_INTERVAL, |given_up| !*given_up);
         *waiting.unwrap_or_else(PoisonError::into_inner).0
     }
 
-    /// The process stops: whoever waits gets the error.
+    /// The process is stopping: a waiting write fails.
     pub fn give_up(&self) {
         *self.given_up() = true;
         self.changed.notify_all();
