@@ -1,15 +1,15 @@
-//! Records about the database itself, in the meta table.
+//! The meta table: records about the database itself.
 //!
 //! | key | value |
 //! |---|---|
 //! | `format` | number of this layout (u32, big-endian) |
-//! | `state` | newest commit version, number of rows, replicated time in µs, oldest_readable (u64 each, big-endian); format 1: the first two |
-//! | `marks` | the marks of the readable window |
-//! | `blob` | sequence (u64, big-endian), then what the replication layer keeps beside the data |
+//! | `state` | newest commit version, number of rows, replicated time in µs, oldest readable version (u64 each, big-endian); format 1: the first two |
+//! | `marks` | the time samples of the readable window |
+//! | `blob` | sequence (u64, big-endian), then the state of the replication layer |
 //! | `family/NAME` | empty: the family NAME exists; a version (u64, big-endian): it was dropped then |
-//! | `once/ID` | what became of the commit with this idempotency id |
+//! | `once/ID` | the idempotency record of the commit with this id |
 //!
-//! All of them are written in the batch of the data they describe.
+//! Each is written in the batch of the data that it describes.
 
 use std::collections::BTreeMap;
 
@@ -24,22 +24,23 @@ const STATE_KEY: &[u8] = b"state";
 const SAMPLES_KEY: &[u8] = b"marks";
 const BLOB_KEY: &[u8] = b"blob";
 const IDEMPOTENCY_PREFIX: &[u8] = b"once/";
-/// Sorts behind every key with [`IDEMPOTENCY_PREFIX`].
+/// Sorts after every key with [`IDEMPOTENCY_PREFIX`].
 const IDEMPOTENCY_END: &[u8] = b"once0";
 const FAMILY_PREFIX: &[u8] = b"family/";
-/// Sorts behind every key with [`FAMILY_PREFIX`].
+/// Sorts after every key with [`FAMILY_PREFIX`].
 const FAMILY_END: &[u8] = b"family0";
 
-/// The layout of the tables that this code writes. It reads the one before, too.
+/// The layout that this code writes. It also reads the one before.
 const FORMAT: u32 = 2;
 const OLDEST_FORMAT: u32 = 1;
 
-/// What the state machine counts.
+/// Counters of the state machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Counters {
     /// Version of the newest commit.
     pub version: u64,
-    /// Rows visible at that version, but those that a range clear hides and the sweeper has not removed yet.
+    /// Rows visible at that version, plus those that a range clear hides and the garbage collector
+    /// has not removed yet.
     pub rows: u64,
 }
 
@@ -49,23 +50,27 @@ impl Default for Counters {
     }
 }
 
-/// What the replication layer stores with the data: how far the log is applied, and its own state at that point.
+/// What the replication layer stores with the data: how far the log is applied, and its own state
+/// at that point.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StateBlob {
-    /// The log is applied up to and including this.
+    /// The last applied sequence.
     pub sequence: u64,
+    /// The replication layer's state, in its own encoding.
     pub blob: Bytes,
 }
 
 /// Whether a family exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FamilyState {
+    /// It can be used.
     Exists,
-    /// By the commit of this version.
+    /// Dropped by the commit of this version.
     Dropped(u64),
 }
 
-/// Marks an empty database, or one of the format before, with the layout's number; refuses one with another number.
+/// Writes the number of the layout into an empty database or one of the older layout; refuses any
+/// other number.
 pub(crate) fn claim_format(engine: &dyn Engine) -> Result<(), KvError> {
     let claim = || {
         let mut batch = WriteBatch::new();
@@ -77,7 +82,8 @@ pub(crate) fn claim_format(engine: &dyn Engine) -> Result<(), KvError> {
     };
     match <[u8; 4]>::try_from(stored.as_ref()).map(u32::from_be_bytes) {
         Ok(FORMAT) => Ok(()),
-        // What the new layout adds is absent in the old one, which means just what it did.
+        // The new layout only adds records, and their absence has the meaning it had in the old
+        // one.
         Ok(OLDEST_FORMAT) => claim(),
         Ok(other) => Err(KvError::Storage(format!(
             "the database has format {other}; this version of the program reads formats {OLDEST_FORMAT} to {FORMAT}"
@@ -91,8 +97,8 @@ pub(crate) fn load_counters(engine: &dyn Engine) -> Result<(Counters, Window), K
         return Ok((Counters::default(), Window::default()));
     };
     let (counters, time_us, oldest_readable) = decode_state(stored)?;
-    let marks = engine.get(Table::Meta, SAMPLES_KEY)?.unwrap_or_default();
-    let window = Window::new(time_us, oldest_readable, &marks).ok_or_else(|| damaged("marks", marks.len()))?;
+    let samples = engine.get(Table::Meta, SAMPLES_KEY)?.unwrap_or_default();
+    let window = Window::new(time_us, oldest_readable, &samples).ok_or_else(|| damaged("marks", samples.len()))?;
     Ok((counters, window))
 }
 
@@ -128,7 +134,7 @@ pub(crate) fn load_copied_blob(copy: &dyn EngineCopy) -> Result<Option<StateBlob
     copy.get(Table::Meta, BLOB_KEY)?.map(decode_blob).transpose()
 }
 
-/// The blob as a crash now would leave it.
+/// The blob that would survive a crash now.
 pub(crate) fn load_persisted_blob(engine: &dyn Engine) -> Result<Option<StateBlob>, KvError> {
     engine.persisted_get(Table::Meta, BLOB_KEY)?.map(decode_blob).transpose()
 }
@@ -161,7 +167,7 @@ pub(crate) fn load_families(engine: &dyn Engine) -> Result<BTreeMap<String, Fami
             8 => FamilyState::Dropped((&*value).get_u64()),
             length => return Err(damaged("family", length)),
         };
-        // An older layout noted the default family, too.
+        // An older layout recorded the default family, too.
         if !name.is_empty() {
             families.insert(name.to_owned(), state);
         }
@@ -174,7 +180,7 @@ pub(crate) fn record_key(id: &[u8]) -> Vec<u8> {
     [IDEMPOTENCY_PREFIX, id].concat()
 }
 
-/// Visits every record of an idempotency id.
+/// Visits every idempotency record.
 pub(crate) fn each_idempotency_record(
     engine: &dyn Engine,
     mut visit: impl FnMut(Bytes, &[u8]) -> Result<(), KvError>,
@@ -182,7 +188,7 @@ pub(crate) fn each_idempotency_record(
     each_with(engine, IDEMPOTENCY_PREFIX, IDEMPOTENCY_END, |id, value| visit(Bytes::copy_from_slice(id), value))
 }
 
-/// Visits every record whose key begins with `prefix`, with the rest of its key.
+/// Visits every record whose key begins with `prefix`, passing the rest of the key.
 fn each_with(
     engine: &dyn Engine,
     prefix: &[u8],

@@ -1,69 +1,73 @@
-//! Recent writes in memory: for each key its newest version and whether it is a value or a tombstone.
+//! An index of recent writes: for each key its newest version, and whether that is a value or a
+//! tombstone.
 //!
-//! It is a cache over the data table and gives the verdict the table would. Invariants:
+//! It is a cache of the data table and gives the same verdicts. Invariants:
 //! - a key that is in the index has no version newer than the one the index holds;
 //! - every write with a version above [`ConflictIndex::complete_after`] is in the index;
-//! - nothing is evicted between two calls of [`ConflictIndex::trim`], so within a batch, whose writes are not in the engine
-//!   yet, the index also serves as the overlay that lets operations of one batch see each other.
+//! - nothing is evicted between two calls of [`ConflictIndex::trim`]. The writes of the current
+//!   batch are not in the engine yet; the index is how later commits of the batch see them.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::ops::Bound;
 use std::sync::Arc;
 
-/// Up to this many recent writes are looked at one by one for a range; beyond that the ordered keys are worth their keep.
+/// Up to this many recent writes a range check visits one by one. For more, ordering the keys pays.
 const FEW_WRITES: usize = 1024;
 
-/// Keys are prefixes as [`crate::key_codec`] makes them: family and user key.
+/// Keys are prefixes in the encoding of [`crate::key_codec`]: family and user key.
 pub(crate) struct ConflictIndex {
     newest: HashMap<Arc<[u8]>, Indexed>,
-    /// Every write in version order; its length is what the capacity bounds.
+    /// Every write in version order. The capacity bounds its length.
     log: VecDeque<(u64, Arc<[u8]>)>,
-    /// The keys of `newest` in order, from the first range check that wants them until none did for long: most databases
-    /// are never asked, and ordering costs more than all else here.
+    /// The keys of `newest` in order. Built by the first range check that needs them, and dropped
+    /// when none has for long: most databases check no ranges, and keeping the order is the most
+    /// expensive part of the index.
     ordered: Option<OrderedKeys>,
     complete_after: u64,
     capacity: usize,
 }
 
 struct Indexed {
-    /// The map's own key, shared with the log.
+    /// The key of the map, shared with the log.
     key: Arc<[u8]>,
     newest: NewestWrite,
 }
 
 struct OrderedKeys {
     keys: BTreeSet<Arc<[u8]>>,
-    /// The newest version in the index when they were used last.
+    /// The newest version in the index at their last use.
     used_at: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct NewestWrite {
     pub version: u64,
-    /// Whether the key has a value at that version, if no range clear of it hides it.
+    /// Whether the key has a value at that version, unless a range clear hides it.
     pub exists: bool,
-    /// Where its value stands in the batch that is being decided; of older writes it means nothing.
+    /// Position of its value in the current batch. Meaningless for writes of earlier batches.
     pub entry: usize,
 }
 
 impl ConflictIndex {
-    /// An index that knows of no write up to `complete_after`, and keeps at most `capacity` writes when trimmed.
+    /// An index that is complete after the version `complete_after`, and that [`Self::trim`]
+    /// reduces to `capacity` writes.
     pub fn new(complete_after: u64, capacity: usize) -> Self {
         ConflictIndex { newest: HashMap::new(), log: VecDeque::new(), ordered: None, complete_after, capacity }
     }
 
-    /// A check with a read version at or above this needs the index alone.
+    /// Every write above this version is in the index: it suffices for a check at this read version
+    /// or a later one.
     pub fn complete_after(&self) -> u64 {
         self.complete_after
     }
 
-    /// The newest write of a key, where the index has it.
+    /// The newest write of a key, if the index has it.
     pub fn get(&self, prefix: &[u8]) -> Option<NewestWrite> {
         self.newest.get(prefix).map(|indexed| indexed.newest)
     }
 
-    /// GcEntries a write; versions never go back.
+    /// Records a write. Versions never go back.
     pub fn record(&mut self, prefix: &[u8], write: NewestWrite) {
         let latest = self.latest_version();
         assert!(write.version >= latest, "a write at version {} came after one at {latest}", write.version);
@@ -84,8 +88,8 @@ impl ConflictIndex {
         self.log.push_back((write.version, key));
     }
 
-    /// The keys in `[begin, end)` that the index knows to be written after `read_version`: at least the first `most` of them
-    /// in key order, perhaps more.
+    /// The keys in `[begin, end)` that were written after `read_version`, as far as the index
+    /// knows: at least the first `most` in key order, perhaps more.
     pub fn written_in(&mut self, begin: &[u8], end: &[u8], read_version: u64, most: usize) -> BTreeSet<Arc<[u8]>> {
         if begin >= end {
             return BTreeSet::new();
@@ -95,14 +99,14 @@ impl ConflictIndex {
         if writes > FEW_WRITES {
             self.order_keys();
         }
-        // Either walk the range or the writes since the read version, whichever is shorter.
+        // Walk either the range, or the writes since the read version, whichever is shorter.
         self.written_in_short_range(begin, end, read_version, most, writes).unwrap_or_else(|| {
             let recent = self.log.range(since..).map(|(_, key)| key);
             recent.filter(|key| key.as_ref() >= begin && key.as_ref() < end).cloned().collect()
         })
     }
 
-    /// `None` when the keys are not ordered, or more than `most_steps` of them lie in the range.
+    /// `None` when the keys are not ordered, or when the range has more than `most_steps` of them.
     fn written_in_short_range(
         &self,
         begin: &[u8],
@@ -138,13 +142,13 @@ impl ConflictIndex {
         self.log.back().map_or(self.complete_after, |(version, _)| *version)
     }
 
-    /// Forgets the oldest writes until the capacity is kept, and raises the complete_after accordingly. To be called only once
-    /// all recorded writes are in the engine.
+    /// Evicts the oldest writes beyond the capacity, and raises [`Self::complete_after`]
+    /// accordingly. Call it only when all recorded writes are in the engine.
     pub fn trim(&mut self) {
         while self.log.len() > self.capacity {
             let (version, key) = self.log.pop_front().expect("the log is longer than its capacity");
             self.complete_after = self.complete_after.max(version);
-            // A key written again since then stays.
+            // A key that was written again since stays.
             if let Entry::Occupied(indexed) = self.newest.entry(key)
                 && indexed.get().newest.version == version
             {
@@ -178,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_writes_are_forgotten_first_and_raise_the_floor() {
+    fn the_oldest_writes_are_evicted_first_and_the_index_is_complete_after_them() {
         let mut index = index_of(&[("a", 2), ("b", 3), ("c", 4)], 2);
         index.trim();
         assert_eq!(index.complete_after(), 2);
@@ -195,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_forgotten_before_trimming() {
+    fn nothing_is_evicted_before_trimming() {
         let mut index = index_of(&[("a", 2), ("b", 3)], 0);
         assert_eq!(written(&mut index, "a", "z", 1, 10), ["a", "b"]);
     }
@@ -210,7 +214,7 @@ mod tests {
             assert_eq!(written(&mut index, "k0000", "k9999", 5999, 10), ["k0005", "k0010"]);
             assert_eq!(written(&mut index, "k0000", "k9999", 5999, 1), ["k0005"]);
             assert!(written(&mut index, "k0011", "k9999", 5999, 10).is_empty());
-            // Many writes since then: few of them in the first range, all in the second.
+            // Many writes since this version: few of them in the first range, all in the second.
             assert_eq!(written(&mut index, "k0010", "k0012", 2, 10), ["k0010", "k0011"]);
             assert_eq!(written(&mut index, "k0000", "k9999", 2, 2), ["k0001", "k0002"]);
             assert!(written(&mut index, "k9999", "k0000", 1, 10).is_empty());
@@ -234,7 +238,8 @@ mod tests {
         assert!(index.ordered.is_none());
     }
 
-    /// An index of so many keys `k0000` and so on, the first written at version 2, that forgets nothing.
+    /// An index of `count` keys `k0000` and so on, the first written at version 2, that evicts
+    /// nothing.
     fn index_of_many(count: u64) -> ConflictIndex {
         let mut index = ConflictIndex::new(1, usize::MAX);
         for version in 2..count + 2 {
@@ -245,10 +250,10 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_ordered_when_more_than_few_writes_would_have_to_be_looked_at() {
+    fn keys_are_ordered_when_a_check_would_visit_more_than_few_writes() {
         let (few, all) = (FEW_WRITES as u64, 3 * FEW_WRITES as u64);
         let mut index = index_of_many(all);
-        // Writes since then: those of the versions up to `all` + 1.
+        // These writes have the versions up to `all` + 1.
         written(&mut index, "k", "l", all + 1 - few, 10);
         assert!(index.ordered.is_none());
         written(&mut index, "k", "l", all - few, 10);
@@ -256,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn the_ordered_keys_are_walked_up_to_exactly_as_many_as_there_are_writes() {
+    fn a_walk_over_ordered_keys_takes_exactly_as_many_steps_as_there_are_writes() {
         let mut index = index_of_many(10);
         index.order_keys();
         let walk = |end: &str, most, steps| {
@@ -268,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn ordered_keys_go_once_the_floor_is_beyond_their_last_use_and_not_at_it() {
+    fn ordered_keys_are_dropped_once_the_index_is_complete_only_after_their_last_use() {
         let mut index = index_of_many(10);
         index.order_keys();
         let used_at = index.latest_version();

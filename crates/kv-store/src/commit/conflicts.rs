@@ -1,5 +1,6 @@
-//! Whether something that a commit has read was written since. Exact at every read version from the oldest_readable on, whatever
-//! old versions are still there: what is newer than the oldest_readable is never removed.
+//! Whether a key or range that a commit has read was written since. Exact for every read version
+//! from the oldest readable one on, however far garbage collection is: it never removes what is
+//! newer than the oldest readable version.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -11,10 +12,10 @@ use super::deciding::Deciding;
 use crate::key_codec;
 use crate::read::scan::{self, Bounds};
 
-/// Most keys that a conflict names; of more, the first in order of key and family.
+/// Most keys that a conflict names: the first ones in order of key and family.
 pub const MAX_REPORTED_CONFLICTS: usize = 100;
 
-/// The outer error is the storage's, the inner one the refusal.
+/// The outer error is the storage's, the inner one is the refusal.
 pub(crate) fn check(deciding: &mut Deciding<'_, '_>, commit: &AtomicCommit) -> Result<Result<(), KvError>, KvError> {
     let (read_version, current) = (commit.read_version, deciding.state.counters.version);
     if read_version > current {
@@ -62,7 +63,7 @@ fn collect_keys(
     Ok(())
 }
 
-/// By a write of the key or by a range clear over it.
+/// Whether a write of the key, or a range clear over it, is newer than `read_version`.
 fn written_after(
     deciding: &mut Deciding<'_, '_>,
     family: &str,

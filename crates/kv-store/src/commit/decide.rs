@@ -1,11 +1,12 @@
-//! Decides writes. The verdicts, versions and rows depend only on the database's content and the writes in their order:
-//! not on time but the log's, batch borders, restarts, the removal of old versions, or what the conflict index still
-//! remembers.
+//! Decides writes. Verdicts, versions and rows depend only on the content of the database and on
+//! the writes in their order. They do not depend on any time but the log's, on how writes are
+//! batched, on restarts, on garbage collection, or on what the conflict index still remembers.
 //!
-//! First of all a write moves replicated time on, and with it the oldest_readable, and what is too old is forgotten. Then, of one
-//! commit, in this order: the result of an earlier commit under its idempotency id; malformed operations and unknown
-//! families; limits of what is remembered; conflicts. A refused commit takes no version and leaves no trace. An empty one
-//! succeeds at its read version and leaves none either.
+//! A write first advances replicated time and with it the oldest readable version, and what has
+//! become too old is forgotten. A commit then passes these checks, in this order: the result of an
+//! earlier commit under its idempotency id; malformed mutations and unknown families; limits of
+//! what is remembered; conflicts. A refused commit takes no version and leaves no trace. A commit
+//! without mutations succeeds at its read version and leaves no trace either.
 
 use kv_api::{AtomicCommit, CommitResult, CommitVerdict, FamilyChange, KvError, TimedWrite};
 
@@ -19,10 +20,10 @@ use crate::key_codec;
 use crate::meta;
 
 impl StateMachine {
-    /// Decides all writes in order, each seeing the ones before it, and adds what they change to `batch`. The engine is
-    /// read but not written: its content must be the state before this batch.
+    /// Decides all writes in order, each seeing the effects of the ones before it, and adds their
+    /// effects to `batch`. The engine is only read; it must hold the state before this batch.
     ///
-    /// Call [`Self::written`] once the batch is in the engine, before anything else.
+    /// Call [`Self::written`] once the batch is in the engine, before any other method.
     pub fn decide<'c>(
         &mut self,
         engine: &dyn Engine,
@@ -58,7 +59,7 @@ impl Deciding<'_, '_> {
         }
     }
 
-    /// Takes over the time of a write, and forgets what is too old by it.
+    /// Advances time to that of a write, and forgets what is too old then.
     fn advance(&mut self, timed: &TimedWrite) {
         let state = &mut *self.state;
         let version = state.counters.version;
@@ -99,7 +100,7 @@ impl Deciding<'_, '_> {
         Ok(Ok(result))
     }
 
-    /// All that can be wrong with a commit, but conflicts.
+    /// Every check but that for conflicts.
     fn check(&self, commit: &AtomicCommit) -> Result<(), KvError> {
         let clears = resolve::check(commit, &self.state.families)?;
         let recent = self.state.recent_clears.len();
@@ -118,7 +119,7 @@ impl Deciding<'_, '_> {
         Ok(())
     }
 
-    /// Carries out a commit that nothing speaks against.
+    /// Executes a commit that has passed every check.
     fn commit(&mut self, commit: &AtomicCommit) -> Result<CommitResult, KvError> {
         self.state.counters.version += 1;
         let version = self.state.counters.version;

@@ -1,4 +1,5 @@
-//! One batch while it is decided: lookups of what is there, and the changes that commits make.
+//! The state of one batch while it is decided: reads of the current state, and the changes that
+//! commits make to it.
 
 use bytes::Bytes;
 use kv_api::KvError;
@@ -15,7 +16,7 @@ use crate::read::scan;
 /// A version and its value.
 type NewestEntry<'v> = (u64, Option<&'v [u8]>);
 
-/// Lookups of single keys in the engine, by one cursor that is made when first needed.
+/// Looks up single keys in the engine, with one cursor that is made when it is first needed.
 pub(crate) struct Lookup<'e> {
     pub engine: &'e dyn Engine,
     cursor: Option<Box<dyn Cursor + 'e>>,
@@ -27,7 +28,7 @@ impl<'e> Lookup<'e> {
         Lookup { engine, cursor: None, scratch: Vec::new() }
     }
 
-    /// The newest version of a key in the engine and its value, `None` for a tombstone.
+    /// The newest version of a key in the engine, and its value: `None` for a tombstone.
     pub fn newest(&mut self, prefix: &[u8]) -> Result<Option<NewestEntry<'_>>, KvError> {
         if self.cursor.is_none() {
             self.cursor = Some(self.engine.key_cursor()?);
@@ -38,22 +39,24 @@ impl<'e> Lookup<'e> {
     }
 }
 
-/// One batch being decided. Errors of its methods are the storage's; refusals are verdicts.
+/// One batch while it is decided. Its methods return the storage's errors as errors, and refusals
+/// as verdicts.
 pub(crate) struct Deciding<'a, 'e> {
     pub state: &'a mut StateMachine,
     pub lookup: Lookup<'e>,
     pub batch: &'a mut WriteBatch,
-    /// The newest version before the batch: what is newer is in `batch` and not in the engine.
+    /// The newest version before the batch. Newer versions are in `batch` and not in the engine.
     pub before: u64,
-    /// GcEntries for the sweeper that the commit at hand has made so far.
+    /// GC entries that the current commit has written: the number of the next one.
     pub gc_entries: u32,
+    /// Whether the window's time samples differ from the stored ones.
     pub samples_changed: bool,
-    /// Scratch memory.
+    /// Scratch memory for an encoded key.
     pub prefix: Vec<u8>,
 }
 
 impl<'a, 'e> Deciding<'a, 'e> {
-    /// A batch in which nothing is decided yet.
+    /// Begins a batch.
     pub fn new(state: &'a mut StateMachine, engine: &'e dyn Engine, batch: &'a mut WriteBatch) -> Self {
         let before = state.counters.version;
         let lookup = Lookup::new(engine);
@@ -62,7 +65,7 @@ impl<'a, 'e> Deciding<'a, 'e> {
 }
 
 impl Deciding<'_, '_> {
-    /// Adds a version of a key: a value or a tombstone.
+    /// Writes a version of a key: a value, or a tombstone for `None`.
     pub fn write(&mut self, prefix: &[u8], value: Option<&[u8]>) -> Result<(), KvError> {
         let hash = known_keys::hash(prefix);
         let existed = self.exists(prefix, hash)?;
@@ -70,7 +73,8 @@ impl Deciding<'_, '_> {
         self.state.known_keys.set(hash, exists);
         match (existed, exists) {
             (false, true) => self.state.counters.rows += 1,
-            // Saturating, because "existed" is certain only up to a collision of hashes: see `known_keys`.
+            // Saturating, because `existed` may be wrong when two keys share a hash: see
+            // `known_keys`.
             (true, false) => self.state.counters.rows = self.state.counters.rows.saturating_sub(1),
             _ => {}
         }
@@ -89,7 +93,7 @@ impl Deciding<'_, '_> {
         Ok(())
     }
 
-    /// Adds a range clear over encoded prefixes.
+    /// Clears a range of encoded prefixes.
     pub fn clear(&mut self, begin: Bytes, end: Bytes) {
         let version = self.state.counters.version;
         entries::put_range_clear(self.batch, version, self.gc_entries, &begin, &end);
@@ -99,8 +103,8 @@ impl Deciding<'_, '_> {
         self.state.clears.insert(RangeClear { begin, end, version });
     }
 
-    /// The newest version of a key. With `after`, only writes newer than that matter, and the engine is not asked where
-    /// the index alone knows that there is none.
+    /// The newest version of a key. The caller only needs versions above `after`: where the index
+    /// alone proves that there is none, the engine is not read.
     pub fn newest_version(&mut self, prefix: &[u8], after: u64) -> Result<Option<u64>, KvError> {
         if let Some(newest) = self.state.index.get(prefix) {
             return Ok(Some(newest.version));
@@ -111,7 +115,7 @@ impl Deciding<'_, '_> {
         Ok(self.lookup.newest(prefix)?.map(|(version, _)| version))
     }
 
-    /// Whether the key has a value now.
+    /// Whether the key has a value at this point of the batch.
     fn exists(&mut self, prefix: &[u8], hash: KeyHash) -> Result<bool, KvError> {
         let covered = self.covered(prefix);
         if covered == 0 && self.state.known_keys.contains(hash) {
@@ -125,7 +129,7 @@ impl Deciding<'_, '_> {
         Ok(newest.is_some_and(|(version, value)| value.is_some() && version >= covered))
     }
 
-    /// The key's value now.
+    /// The key's value at this point of the batch.
     pub fn current_value(&mut self, prefix: &[u8]) -> Result<Option<Bytes>, KvError> {
         let covered = self.covered(prefix);
         if let Some(newest) = self.state.index.get(prefix).filter(|newest| newest.version > self.state.collected_up_to)
@@ -142,7 +146,7 @@ impl Deciding<'_, '_> {
         Ok(newest.and_then(|(_, value)| value).map(Bytes::copy_from_slice))
     }
 
-    /// Version of the newest range clear over the key, 0 where there is none.
+    /// Version of the newest range clear over the key; 0 if there is none.
     fn covered(&self, prefix: &[u8]) -> u64 {
         match self.state.clears.is_empty() {
             true => 0,

@@ -1,5 +1,6 @@
-//! Carries out the mutations of one commit in their order, each seeing the ones before it. What is left in the end is one
-//! version per key and disjoint range clears: a key that was written behind a clear over it stays.
+//! Executes the mutations of one commit in order, each seeing the effects of the ones before it.
+//! The result is at most one version per key, and disjoint range clears; a key that was written
+//! after a clear over it is kept.
 
 use std::collections::BTreeMap;
 
@@ -11,18 +12,18 @@ use super::deciding::Deciding;
 use super::resolve::Stamps;
 use crate::key_codec;
 
-/// Keys are encoded prefixes, so that families lie apart.
+/// Keys are encoded prefixes, which keeps families apart.
 pub(crate) struct Execution {
-    /// What keys hold in the end: those that were written, and are not cleared behind that.
+    /// The final value of each key that was written and not cleared afterwards; `None` is a delete.
     pub points: BTreeMap<Vec<u8>, Option<Bytes>>,
-    /// Disjoint and not adjacent, each from its begin to its end.
+    /// Disjoint, non-adjacent ranges: begin to end.
     pub clears: BTreeMap<Vec<u8>, Vec<u8>>,
     pub result: CommitResult,
     stamps: Stamps,
 }
 
 impl Execution {
-    /// Of a commit that gets `version`.
+    /// For a commit that gets `version`.
     pub fn new(version: u64) -> Self {
         Execution {
             points: BTreeMap::new(),
@@ -32,7 +33,7 @@ impl Execution {
         }
     }
 
-    /// The mutation has passed [`crate::commit::resolve::check`].
+    /// Executes one mutation, which has passed [`crate::commit::resolve::check`].
     pub fn execute(&mut self, deciding: &mut Deciding<'_, '_>, mutation: &Mutation) -> Result<(), KvError> {
         let prefix = |key: &[u8]| key_codec::prefix(&mutation.column_family, key);
         match mutation.kind() {
@@ -55,7 +56,7 @@ impl Execution {
             MutationKind::ClearRange if mutation.key < mutation.value => {
                 self.clear(prefix(&mutation.key), prefix(&mutation.value));
             }
-            // From a key to itself.
+            // An empty range.
             MutationKind::ClearRange => {}
             kind => {
                 let prefix = prefix(&mutation.key);
@@ -70,7 +71,7 @@ impl Execution {
         Ok(())
     }
 
-    /// The key's value after the mutations so far.
+    /// The key's value after the mutations executed so far.
     fn value(&self, deciding: &mut Deciding<'_, '_>, prefix: &[u8]) -> Result<Option<Bytes>, KvError> {
         match self.points.get(prefix) {
             Some(value) => Ok(value.clone()),
@@ -87,7 +88,8 @@ impl Execution {
     fn clear(&mut self, mut begin: Vec<u8>, mut end: Vec<u8>) {
         let covered: Vec<Vec<u8>> = self.points.range(begin.clone()..end.clone()).map(|(key, _)| key.clone()).collect();
         covered.iter().for_each(|key| drop(self.points.remove(key)));
-        // One with those that it touches. Ends are in the order of begins, because they are disjoint.
+        // Merge the range with all that it touches. They are disjoint, so their ends are in the
+        // order of their begins.
         let touched = self.clears.range(..=end.clone()).rev().take_while(|(_, other)| **other >= begin);
         let touched: Vec<Vec<u8>> = touched.map(|(key, _)| key.clone()).collect();
         for other in touched {

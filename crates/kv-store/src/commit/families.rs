@@ -1,7 +1,7 @@
-//! Which column families exist. The default one (the empty name) always does.
+//! Which column families exist. The default family, whose name is empty, always does.
 //!
-//! A dropped family is remembered as long as a commit may still depend on what it held: a key without a family that was
-//! read is checked in it, too.
+//! A dropped family is remembered as long as a commit may depend on what it held: a conflict key
+//! without a family is checked in dropped families, too.
 
 use std::collections::BTreeMap;
 
@@ -10,30 +10,33 @@ use kv_api::KvError;
 use crate::engine::{Engine, WriteBatch};
 use crate::meta::{self, FamilyState};
 
-/// Most families besides the default one. Part of what replicas agree on, and so no setting: a conflict key without a family
-/// costs a look into each.
+/// Most families in addition to the default one. Replicas must agree on it, so it is no setting: a
+/// conflict key without a family costs one lookup in each.
 pub const MAX_COLUMN_FAMILIES: usize = 100;
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Families {
     named: BTreeMap<String, FamilyState>,
-    /// Whether any of them is a dropped one: most times there is nothing to forget.
+    /// Whether a dropped family is remembered; most of the time none is.
     any_dropped: bool,
-    /// Goes up with every change of what exists.
+    /// Counts the changes to which families exist.
     changes: u64,
 }
 
 impl Families {
+    /// Loads the families that the engine has.
     pub fn load(engine: &dyn Engine) -> Result<Families, KvError> {
         let named = meta::load_families(engine)?;
         let any_dropped = named.values().any(|state| *state != FamilyState::Exists);
         Ok(Families { named, any_dropped, changes: 1 })
     }
 
+    /// A number that grows with every change to which families exist.
     pub fn changes(&self) -> u64 {
         self.changes
     }
 
+    /// Whether requests may name the family.
     pub fn exists(&self, name: &str) -> bool {
         name.is_empty() || self.named.get(name) == Some(&FamilyState::Exists)
     }
@@ -44,13 +47,16 @@ impl Families {
         existing.map(|(name, _)| name.clone()).collect()
     }
 
-    /// Where a key that was read in whatever family may have been written: the default family, existing ones, and dropped
-    /// ones that are still remembered.
+    /// Families in which a conflict key without a family must be checked: the default one, existing
+    /// ones, and dropped ones that are still remembered.
     pub fn readable(&self) -> impl Iterator<Item = &str> {
         std::iter::once("").chain(self.named.keys().map(String::as_str))
     }
 
-    /// False when it exists already.
+    /// Creates a family; false if it exists already.
+    ///
+    /// # Errors
+    /// [`KvError::InvalidOperation`] when there are [`MAX_COLUMN_FAMILIES`] already.
     pub fn create(&mut self, batch: &mut WriteBatch, name: &str) -> Result<bool, KvError> {
         if self.exists(name) {
             return Ok(false);
@@ -65,7 +71,7 @@ impl Families {
         Ok(true)
     }
 
-    /// A family that exists is gone from `version` on.
+    /// Drops an existing family at `version`.
     pub fn drop_at(&mut self, batch: &mut WriteBatch, name: &str, version: u64) {
         self.set(batch, name, FamilyState::Dropped(version));
         self.any_dropped = true;
@@ -77,7 +83,8 @@ impl Families {
         meta::put_family(batch, name, state);
     }
 
-    /// Nobody commits any more who read below `oldest_readable`.
+    /// Forgets the families that were dropped up to `oldest_readable`: no later commit reads below
+    /// it.
     pub fn forget_dropped(&mut self, batch: &mut WriteBatch, oldest_readable: u64) {
         if !self.any_dropped {
             return;
@@ -102,7 +109,7 @@ mod tests {
     use crate::engine::{Durability, MemoryEngine};
 
     #[test]
-    fn a_dropped_family_is_remembered_until_the_horizon_reaches_the_drop_and_then_forgotten_for_good() {
+    fn a_dropped_family_is_remembered_until_the_oldest_readable_version_reaches_the_drop_and_then_forgotten_for_good() {
         let engine = MemoryEngine::new(Durability::EveryWrite);
         let write = |change: &mut dyn FnMut(&mut Families, &mut WriteBatch)| {
             let (mut families, mut batch) = (Families::load(&engine).unwrap(), WriteBatch::new());
@@ -122,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn so_many_families_fit_and_no_more() {
+    fn families_are_refused_beyond_the_most_that_fit() {
         let (mut families, mut batch) = (Families::default(), WriteBatch::new());
         (0..MAX_COLUMN_FAMILIES)
             .for_each(|number| assert_eq!(families.create(&mut batch, &number.to_string()), Ok(true)));

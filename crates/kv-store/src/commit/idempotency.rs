@@ -1,9 +1,12 @@
-//! Results of commits that carry an idempotency id, so that a repeat gets the first result instead of committing again.
+//! The idempotency table: results of commits that carry an idempotency id. A repeated commit gets
+//! the first result instead of being executed again.
 //!
-//! A record lives for [`IDEMPOTENCY_SECONDS`] of replicated time, or until the client says that it is done with it. What is
-//! here follows from the log alone. In memory is what finding and expiring takes; results are in the meta table.
+//! A record lives for [`IDEMPOTENCY_SECONDS`] of replicated time, or until the client reports that
+//! it is done with the id. The content of the table follows from the log alone. Memory holds what
+//! it takes to find and expire records; the results are in the meta table.
 //!
-//! Invariants: `by_version` has exactly the ids of `records`; commit versions order records by time, too.
+//! Invariants: `by_version` has exactly the ids of `records`; records in order of commit version
+//! are in order of time, too.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -14,8 +17,8 @@ use xxhash_rust::xxh3::xxh3_128;
 use crate::engine::{Engine, Table, WriteBatch};
 use crate::meta;
 
-/// Most results that are remembered; beyond it new ids are refused, and none is forgotten early. Part of what replicas
-/// agree on, and so no setting.
+/// Most records. Beyond it commits with new ids are refused, and no record is dropped early.
+/// Replicas must agree on it, so it is no setting.
 pub const MAX_RECORDS: usize = 1_000_000;
 
 const LIFETIME_US: u64 = IDEMPOTENCY_SECONDS * 1_000_000;
@@ -24,7 +27,7 @@ const LIFETIME_US: u64 = IDEMPOTENCY_SECONDS * 1_000_000;
 struct Record {
     time_us: u64,
     version: u64,
-    /// Hash of all of the commit but its ids.
+    /// Hash of the commit without its ids.
     body: u128,
 }
 
@@ -32,11 +35,11 @@ struct Record {
 pub(crate) struct IdempotencyTable {
     records: HashMap<Bytes, Record>,
     by_version: BTreeMap<u64, Bytes>,
-    /// Results of the batch that is being decided: not in the table yet.
+    /// Results of the current batch, which are not in the meta table yet.
     fresh: HashMap<Bytes, CommitResult>,
 }
 
-/// What is known of an id.
+/// What the table has about an id.
 pub(crate) enum Earlier {
     Nothing,
     /// The same commit succeeded.
@@ -46,6 +49,7 @@ pub(crate) enum Earlier {
 }
 
 impl IdempotencyTable {
+    /// Loads the table from the meta table.
     pub fn load(engine: &dyn Engine) -> Result<IdempotencyTable, KvError> {
         let mut table = IdempotencyTable::default();
         meta::each_idempotency_record(engine, |id, stored| {
@@ -57,10 +61,12 @@ impl IdempotencyTable {
         Ok(table)
     }
 
+    /// The number of records.
     pub fn len(&self) -> usize {
         self.records.len()
     }
 
+    /// What the table has about the commit's id.
     pub fn earlier(&self, engine: &dyn Engine, commit: &AtomicCommit) -> Result<Earlier, KvError> {
         let id = &commit.idempotency_id;
         let Some(record) = self.records.get(id) else {
@@ -73,7 +79,7 @@ impl IdempotencyTable {
             return Ok(Earlier::Succeeded(result.clone()));
         }
         let stored = engine.get(Table::Meta, &meta::record_key(id))?;
-        let missing = || KvError::Corruption("the result of an idempotency id is gone".into());
+        let missing = || KvError::Corruption("the result of an idempotency id is missing".into());
         let stored = stored.ok_or_else(missing)?;
         let (_, verdict) = decode(&stored)?;
         match decode_verdict(verdict) {
@@ -82,7 +88,7 @@ impl IdempotencyTable {
         }
     }
 
-    /// The commit succeeded with `result` at `time_us`.
+    /// Records that the commit succeeded with `result` at `time_us`.
     pub fn remember(&mut self, batch: &mut WriteBatch, commit: &AtomicCommit, result: &CommitResult, time_us: u64) {
         let id = commit.idempotency_id.clone();
         let record = Record { time_us, version: result.version, body: body(commit) };
@@ -98,7 +104,7 @@ impl IdempotencyTable {
         assert_eq!(before, None, "an id is looked up before it is used");
     }
 
-    /// Forgets what clients are done with.
+    /// Removes records that clients are done with.
     pub fn forget(&mut self, batch: &mut WriteBatch, ids: &[Bytes]) {
         for id in ids {
             if let Some(record) = self.records.remove(id) {
@@ -109,7 +115,7 @@ impl IdempotencyTable {
         }
     }
 
-    /// Forgets what is too old at `now_us`.
+    /// Removes records that are too old at `now_us`.
     pub fn expire(&mut self, batch: &mut WriteBatch, now_us: u64) {
         while let Some((_, id)) = self.by_version.first_key_value() {
             if self.records[id].time_us.saturating_add(LIFETIME_US) > now_us {
@@ -126,7 +132,7 @@ impl IdempotencyTable {
     }
 }
 
-/// Everything that the commit does and depends on, but not its ids.
+/// Hashes all that the commit does and depends on, without its ids.
 fn body(commit: &AtomicCommit) -> u128 {
     let bare = AtomicCommit { idempotency_id: Bytes::new(), finished_ids: Vec::new(), ..commit.clone() };
     xxh3_128(&LoggedWrite::commit(bare).to_bytes())
@@ -157,7 +163,7 @@ mod tests {
         CommitResult { version, ..CommitResult::default() }
     }
 
-    /// What is remembered, and the engine it stands in.
+    /// A table and the engine that stores it.
     struct Kept {
         table: IdempotencyTable,
         engine: MemoryEngine,
@@ -168,7 +174,7 @@ mod tests {
             Kept { table: IdempotencyTable::default(), engine: MemoryEngine::new(Durability::EveryWrite) }
         }
 
-        /// One batch.
+        /// Writes one batch.
         fn write(&mut self, change: impl FnOnce(&mut IdempotencyTable, &mut WriteBatch)) {
             let mut batch = WriteBatch::new();
             change(&mut self.table, &mut batch);
@@ -194,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn a_result_is_there_for_exactly_its_lifetime_also_over_a_restart() {
+    fn a_result_is_kept_for_exactly_its_lifetime_across_restarts() {
         let mut kept = Kept::new();
         for (id, version, time_us) in [("a", 2, 5), ("b", 3, 5), ("c", 4, 6)] {
             kept.write(|table, batch| table.remember(batch, &commit(id, "1"), &result(version), time_us));
@@ -214,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn a_result_is_found_in_its_own_batch_and_behind_it_and_only_by_the_same_commit() {
+    fn a_result_is_found_in_its_own_batch_and_later_and_only_by_the_same_commit() {
         let mut kept = Kept::new();
         kept.write(|table, batch| {
             let engine = MemoryEngine::new(Durability::EveryWrite);
@@ -232,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn what_clients_are_done_with_is_forgotten_for_good() {
+    fn results_that_clients_are_done_with_are_forgotten_for_good() {
         let mut kept = Kept::new();
         kept.write(|table, batch| table.remember(batch, &commit("a", "1"), &result(2), 5));
         kept.write(|table, batch| table.forget(batch, &["a".into(), "never seen".into()]));
@@ -242,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_that_is_cut_is_damage() {
+    fn a_truncated_record_is_damage() {
         let whole = [&5_u64.to_be_bytes()[..], &2_u64.to_be_bytes(), &body(&commit("a", "1")).to_be_bytes()].concat();
         for length in [0, 31, 32] {
             let mut kept = Kept::new();

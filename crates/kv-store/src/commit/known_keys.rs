@@ -1,26 +1,26 @@
-//! Which keys are known to have a value right now, so that an overwrite needs no lookup to keep the row count.
+//! Keys that are known to have a value: overwriting one needs no lookup to keep the row count.
 //!
-//! A fixed table of 128-bit hashes: 16 bytes per key whatever its length, and the oldest neighbour gives way when a place
-//! is full. Invariant: a key whose hash is in the table has a value in the state machine's current state. That two keys
-//! of one database share a hash is possible (about once in 10²⁰ databases of a billion keys); the row count would then be
-//! off by one. Nothing else depends on this table.
+//! A fixed table of 128-bit hashes: 16 bytes per key of any length. In a full bucket the oldest
+//! hash is replaced. Invariant: a key whose hash is in the table has a value in the current state.
+//! Two keys of one database may share a hash (about once in 10²⁰ databases of a billion keys); the
+//! row count is then off by one. Nothing else depends on this table.
 
 use xxhash_rust::xxh3::xxh3_128;
 
-/// Places per bucket: a hash may stand in any place of its bucket. Four are one cache line.
+/// Slots per bucket; a hash may be in any slot of its bucket. Four fill one cache line.
 const WAYS: usize = 4;
 
-/// No key: the one hash in 2¹²⁸ that cannot be kept.
+/// Marks a free slot: the one hash in 2¹²⁸ that can't be kept.
 const FREE: u128 = 0;
 
 pub(crate) struct KnownKeys {
     /// Newest first within each bucket.
     buckets: Vec<[u128; WAYS]>,
-    /// Mixed into every hash, so that another one makes all that is known unknown at once.
+    /// Mixed into every hash: a new salt forgets all keys at once.
     salt: u128,
 }
 
-/// A key's hash.
+/// The hash of a key.
 #[derive(Clone, Copy)]
 pub(crate) struct KeyHash(u128);
 
@@ -29,22 +29,23 @@ pub(crate) fn hash(prefix: &[u8]) -> KeyHash {
 }
 
 impl KnownKeys {
-    /// A table for about `keys` keys; its memory is used as keys come.
+    /// A table for about `keys` keys. Its memory is touched only as keys come.
     pub fn new(keys: usize) -> Self {
         KnownKeys { buckets: vec![[FREE; WAYS]; keys.div_ceil(WAYS).max(1)], salt: 0 }
     }
 
-    /// Nothing is known from now on.
+    /// Forgets every key.
     pub fn forget_all(&mut self) {
         self.salt = xxh3_128(&self.salt.to_be_bytes());
     }
 
+    /// Whether the key is known to have a value.
     pub fn contains(&self, key: KeyHash) -> bool {
         let key = self.salted(key);
         key.0 != FREE && self.buckets[self.bucket(key)].contains(&key.0)
     }
 
-    /// GcEntries that the key has a value from now on, or none.
+    /// Records that the key has a value from now on, or has none.
     pub fn set(&mut self, key: KeyHash, exists: bool) {
         let key = self.salted(key);
         let bucket = self.bucket(key);
@@ -77,12 +78,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_it_knows_is_true_even_when_it_is_far_too_small() {
+    fn known_keys_have_values_even_when_the_table_is_far_too_small() {
         let mut known = KnownKeys::new(16);
         let mut truth = HashSet::new();
         let mut hits = 0;
         for step in 0..10_000_u64 {
-            // A walk over 40 keys, each now and then deleted.
+            // A walk over 40 keys; each is deleted now and then.
             let key = (step * 7 % 40).to_be_bytes();
             let exists = step % 3 != 0;
             known.set(hash(&key), exists);
@@ -112,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn all_can_be_forgotten_at_once() {
+    fn all_keys_can_be_forgotten_at_once() {
         let mut known = KnownKeys::new(100);
         known.set(hash(b"a"), true);
         known.forget_all();

@@ -1,4 +1,4 @@
-//! What becomes of a commit: whether it conflicts, what it writes, and its result.
+//! Commits: checks, conflicts, effects and results. [`decide`] is where to begin reading.
 
 pub(crate) mod conflict_index;
 pub(crate) mod conflicts;

@@ -1,18 +1,19 @@
-//! What a commit says: whether it makes sense, and its versionstamps. Depends on nothing but the commit, its version and
-//! which families exist.
+//! Checks whether a commit is well formed, and fills in its versionstamps. Depends only on the
+//! commit, its version, and which families exist.
 
 use bytes::Bytes;
 use kv_api::{AtomicCommit, CommitResult, KvError, MAX_IDEMPOTENCY_ID_BYTES, Mutation, MutationKind};
 
 use super::families::Families;
 
-/// Bytes of a versionstamp: the commit version and the number of the stamped operation within the commit, big-endian.
+/// Bytes of a versionstamp: the commit version (u64), then the number of the stamped mutation
+/// within the commit (u16), both big-endian.
 pub const STAMP_BYTES: usize = 10;
 
-/// Most versionstamped operations of one commit: their numbers have two bytes.
+/// Most versionstamped mutations of one commit: their numbers have two bytes.
 const MAX_STAMPS: usize = 1 << 16;
 
-/// Refuses what can never be carried out. Returns how many ranges are cleared.
+/// Refuses a commit that can never be executed. Returns the number of its range clears.
 pub(crate) fn check(commit: &AtomicCommit, families: &Families) -> Result<usize, KvError> {
     let length = commit.idempotency_id.len();
     if length > MAX_IDEMPOTENCY_ID_BYTES {
@@ -77,7 +78,7 @@ fn check_stamp(what: &str, buffer: &[u8], offset: Option<u32>) -> Result<(), KvE
     )))
 }
 
-/// Where the stamp begins: at `offset`, by default so that it ends the buffer.
+/// Where the stamp begins: at `offset`, or by default such that it ends the buffer.
 fn stamp_place(buffer: &[u8], offset: Option<u32>) -> Option<usize> {
     let place = match offset {
         Some(offset) => usize::try_from(offset).ok()?,
@@ -86,7 +87,7 @@ fn stamp_place(buffer: &[u8], offset: Option<u32>) -> Option<usize> {
     (place.checked_add(STAMP_BYTES)? <= buffer.len()).then_some(place)
 }
 
-/// The versionstamps of one commit.
+/// Makes the versionstamps of one commit.
 pub(crate) struct Stamps {
     version: u64,
     given: usize,
@@ -97,7 +98,7 @@ impl Stamps {
         Stamps { version, given: 0 }
     }
 
-    /// `buffer`, which was checked to have room, with the next stamp in its place.
+    /// `buffer` with the next stamp in its place. The commit was checked, so there is room.
     pub fn fill(&mut self, buffer: &[u8], offset: Option<u32>) -> Bytes {
         let place = stamp_place(buffer, offset).expect("the commit was checked");
         let number = u16::try_from(self.given).expect("bounded by MAX_STAMPS");
@@ -116,13 +117,13 @@ pub(crate) struct Write<'c> {
     pub value: Option<Bytes>,
 }
 
-/// What the only mutation of a commit writes.
+/// What the only mutation of a commit writes, and the commit's result.
 pub(crate) struct Single<'c> {
     pub write: Write<'c>,
     pub result: CommitResult,
 }
 
-/// The short way for most commits: a single mutation that depends on nothing. The commit was checked.
+/// The fast path for most commits: a single mutation that needs no read. The commit was checked.
 pub(crate) fn single_write(commit: &AtomicCommit, version: u64) -> Option<Single<'_>> {
     let [mutation] = commit.mutations.as_slice() else {
         return None;

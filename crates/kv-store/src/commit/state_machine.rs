@@ -1,4 +1,5 @@
-//! The state that decides writes: the database's counters and window, and what is kept in memory of its content.
+//! The state machine's memory: the counters and the readable window, and indexes over the content
+//! of the database.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -16,29 +17,32 @@ use crate::gc::step::StepResult;
 use crate::gc::window::Window;
 use crate::meta::{self, Counters};
 
-/// Most range clears that may lie within the readable window; beyond it commits with more are refused. Part of what
-/// replicas agree on, and so no setting.
+/// Most range clears within the readable window. A commit that would exceed it is refused. Replicas
+/// must agree on it, so it is no setting.
 pub const MAX_RECENT_CLEARS: usize = 200_000;
 
-/// The state that decides writes. After an error of any method it no longer agrees with the engine: drop it.
+/// The state that decides writes. After an error of any method it differs from the engine and must
+/// not be used again.
 pub(crate) struct StateMachine {
     pub(crate) counters: Counters,
     pub(crate) window: Window,
     pub(crate) families: Families,
     pub(crate) index: ConflictIndex,
     pub(crate) known_keys: KnownKeys,
-    /// Every clear that is newer than the oldest_readable, and older ones that are not carried out yet.
+    /// Every clear above the oldest readable version, and older ones that are not collected yet.
     pub(crate) clears: RangeClears,
-    /// The same by version and number, with where they begin.
+    /// The begin of each of these clears, by its version and its number within the commit.
     pub(crate) uncollected: BTreeMap<(u64, u32), Bytes>,
-    /// Versions of the clears above the oldest_readable, one for each.
+    /// Versions of the clears above the oldest readable version, one for each clear.
     pub(crate) recent_clears: VecDeque<u64>,
     pub(crate) idempotency: IdempotencyTable,
-    /// What was written up to this version may have been removed by a range clear that is carried out.
+    /// A collected range clear may have removed anything written up to this version, so the index
+    /// can't be trusted about such writes.
     pub(crate) collected_up_to: u64,
 }
 
 impl StateMachine {
+    /// Loads the state that the engine holds.
     pub fn load(engine: &dyn Engine, conflict_index_entries: usize, known_keys: usize) -> Result<Self, KvError> {
         let (counters, window) = meta::load_counters(engine)?;
         let (mut clears, mut uncollected) = (RangeClears::default(), BTreeMap::new());
@@ -64,11 +68,12 @@ impl StateMachine {
         })
     }
 
+    /// The counters after the last decided write.
     pub fn counters(&self) -> Counters {
         self.counters
     }
 
-    /// Results that are remembered under an idempotency id.
+    /// Results in the idempotency table.
     pub fn remembered_ids(&self) -> u64 {
         self.idempotency.len() as u64
     }
@@ -79,7 +84,8 @@ impl StateMachine {
         self.idempotency.written();
     }
 
-    /// Adds to `batch` what the sweeper did: it has carried out some range clears, and found rows that they had hidden.
+    /// Adds the effects of a garbage collection step to `batch`: collected range clears, and rows
+    /// that they had hidden.
     pub fn record_collection(&mut self, batch: &mut WriteBatch, step: &StepResult) {
         if step.rows_cleared > 0 {
             self.counters.rows = self.counters.rows.saturating_sub(step.rows_cleared);
@@ -88,13 +94,13 @@ impl StateMachine {
         for place in &step.range_clears_done {
             let begin = self.uncollected.remove(place).expect("every entry of a range clear is known");
             let version = place.0;
-            assert!(version <= self.window.oldest_readable(), "a range clear of {version} was carried out too early");
+            assert!(version <= self.window.oldest_readable(), "a range clear of {version} was collected too early");
             let known = self.clears.remove(&begin, version);
             assert!(known, "every range clear is known");
             self.collected_up_to = self.collected_up_to.max(version);
         }
         if !step.range_clears_done.is_empty() {
-            // What was known to exist may have been removed.
+            // Keys that were known to exist may be gone.
             self.known_keys.forget_all();
         }
     }
