@@ -136,7 +136,9 @@ impl PendingWrite {
     pub fn give_up(self) -> CommitVerdict {
         match self.0.give_up() {
             GivenUp::NotBegun => Err(KvError::Timeout("the deadline passed before the commit began".into())),
-            GivenUp::UnderWay => Err(KvError::CommitUnknown("the deadline passed while the commit was being written".into())),
+            GivenUp::UnderWay => {
+                Err(KvError::CommitUnknown("the deadline passed while the commit was being written".into()))
+            }
             GivenUp::Done(verdict) => verdict,
         }
     }

@@ -1,4 +1,4 @@
-//! A thread that removes what has left the readable window, in steps that are small enough for writers not to notice, and
+//! The garbage collection thread. It runs steps that are small enough not to disturb writers, and
 //! has the data table rewritten where that pays.
 
 use std::sync::{Arc, mpsc};
@@ -9,37 +9,40 @@ use kv_api::KvError;
 
 use super::data_compaction::DataCompaction;
 
-/// Entries per step: about a millisecond, in which nobody writes.
+/// Entries per step. A step takes about a millisecond, during which nobody writes.
 const STEP_ENTRIES: u64 = 2_000;
-/// Between two steps while there is more to do, so that a large clear takes no more than a part of one processor.
+/// The pause between two steps while garbage is left, so that collecting a large clear takes only
+/// part of one processor.
 const PAUSE_BETWEEN_STEPS: Duration = Duration::from_millis(2);
 
-/// What fails may fail for a while only: for want of file descriptors, say.
+/// The pause after an error, which may pass: a lack of file descriptors, for instance.
 const PAUSE_AFTER_ERROR: Duration = Duration::from_secs(5);
 
-/// What one step did.
+/// The result of one step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Collected {
+    /// Versions that the step removed.
     pub removed_versions: u64,
-    /// Whether there is more that could be removed now.
+    /// Whether more could be removed now.
     pub more: bool,
 }
 
-/// A database as the thread sees it.
+/// What the thread needs of a database.
 pub(crate) trait Collectable: Send + Sync + 'static {
-    /// Removes what nobody can ask for any more, looking at `budget_entries` entries or a few dozen more.
+    /// Removes garbage, looking at about `budget_entries` entries.
     fn collect_garbage(&self, budget_entries: u64) -> Result<Collected, KvError>;
 
-    /// One step of rewriting the data table, if that is due; returns whether there is more to do. Nobody waits for it.
+    /// Does one step of rewriting the data table, if that is due; returns whether more is to do.
+    /// Writers don't wait for it.
     fn compact(&self, compaction: &mut DataCompaction) -> Result<bool, KvError>;
 
     /// Whether writing has ended for good.
     fn has_stopped(&self) -> bool;
 }
 
-/// Dropping it ends the thread, at the end of a step.
+/// The running thread. Dropping it ends the thread after the current step.
 pub(crate) struct Collector {
-    /// `None` only while it is being dropped.
+    /// `None` only during the drop.
     stop: Option<mpsc::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -65,10 +68,10 @@ fn run(database: &dyn Collectable, every: Duration, stopped: &mpsc::Receiver<()>
         });
         pause = match step {
             Ok(next) => next,
-            // Nothing is written any more; whoever noticed has said so.
+            // Nothing is written any more. The code that found the error has logged it.
             Err(_) if database.has_stopped() => return,
             Err(error) => {
-                tracing::warn!(%error, "old versions cannot be removed now; it is tried again");
+                tracing::warn!(%error, "cannot remove old versions now; retrying later");
                 PAUSE_AFTER_ERROR
             }
         };

@@ -1,41 +1,44 @@
-//! When the data table is compacted though nothing in the engine asks for it.
+//! Decides when to compact the data table although nothing in the engine asks for it.
 //!
-//! While rows are overwritten, the engine's own compactions bring old and new versions of them together and drop the old
-//! ones. But what was overwritten shortly before the writing ends, or was merged while readers could still see it, stays
-//! in files that nothing rewrites. So when there are far more versions than rows, and they have had time to become
-//! needless, the whole table is rewritten once, slice by slice.
+//! While rows are overwritten, the engine's own compactions meet old and new versions and drop the
+//! old ones. Some old versions remain: those overwritten shortly before the writing ends, and those
+//! that were compacted while readers could still see them. Nothing rewrites their files. So once
+//! far more versions than rows exist, and have had time to become garbage, the whole table is
+//! rewritten once, slice by slice.
 
 use kv_api::KvError;
 
 use crate::engine::Engine;
 use crate::key_codec;
 
-/// More versions than rows that are never worth rewriting everything.
+/// Up to this many versions beyond the rows never justify rewriting the table.
 const SPARE_VERSIONS: u64 = 1_000_000;
 
-/// Bytes of files that one step rewrites, roughly: a second of work, for which a shutdown may have to wait.
+/// Approximate bytes of files that one step rewrites: about a second of work, for which a shutdown
+/// may have to wait.
 const SLICE_BYTES: u64 = 64 << 20;
 
 /// Rewrites the data table from time to time.
 #[derive(Debug, Default)]
 pub(crate) struct DataCompaction {
-    /// Where the slices of the pass under way end; the one to be compacted next comes last.
+    /// The ends of the remaining slices of the current pass; the next slice's is last.
     ends: Vec<Vec<u8>>,
     /// Where the next slice begins.
     begin: Vec<u8>,
-    /// Versions that the last pass could not drop: they count like rows.
+    /// Versions that the last pass could not drop. They count like rows.
     left: u64,
 }
 
 impl DataCompaction {
-    /// Whether a pass is under way, or would be worth it now: at least every second version must be one that neither is a
-    /// row nor stayed the last time.
+    /// Whether a pass has begun or should begin: at least half of the versions are neither rows nor
+    /// left over from the last pass.
     pub fn is_due(&self, versions: u64, rows: u64) -> bool {
         let needed = rows.max(self.left).saturating_add(SPARE_VERSIONS / 2);
         !self.ends.is_empty() || versions / 2 > needed
     }
 
-    /// Compacts one slice, if that is due; returns whether there is more to do. May take a second or so, in which writes go on.
+    /// Compacts one slice, if that is due; returns whether more is to do. May take about a second,
+    /// during which writes continue.
     pub fn step(&mut self, engine: &dyn Engine, rows: u64) -> Result<bool, KvError> {
         let Some(versions) = engine.statistics().data_entries else { return Ok(false) };
         if !self.is_due(versions, rows) {

@@ -1,19 +1,21 @@
-//! The range clears that hide rows: those that the sweeper has not carried out yet.
+//! The range clears that hide rows: those that garbage collection has not collected yet.
 //!
-//! A range clear is a tombstone for a whole range at one version. At a version `R` a row written at `V` is hidden iff some
-//! clear that covers its key has a version in `(V, R]`. (In one commit only writes behind the clear are left, so at equal
-//! versions the row is the later one.)
+//! A range clear is a tombstone of one version for a whole range. At a version `R`, a row written
+//! at `V` is hidden iff a clear that covers its key has a version in `(V, R]`. (A commit keeps only
+//! the writes that follow its clears, so at equal versions the row is the later one.)
 //!
-//! The set is a treap ordered by where clears begin; every node also knows the greatest end and version below it, so that
-//! questions pass over what cannot matter. Nodes are shared between copies: a reader's copy costs one reference count, and
-//! the writer's next change leaves it alone. Memory is proportional to the number of clears, however they overlap.
+//! The set is a treap ordered by the begin of each clear. Each node also knows the greatest end and
+//! version in its subtree, so that searches skip subtrees that cannot matter. Copies share nodes: a
+//! reader's copy costs one reference count, and the writer's changes do not affect it. Memory is
+//! proportional to the number of clears, however they overlap.
 //!
-//! Of each clear it is known, too, when its range was first written to after it. At versions between the two no row is
-//! visible there, and a read jumps over the whole range.
+//! The set also knows when the range of a clear was first written to after the clear. Between these
+//! two versions no row is visible in the range, and a read jumps over all of it.
 //!
-//! Invariants: begins are in order (then versions), priorities are a heap, `max_end`, `max_version` and `max_first_write`
-//! are those of the whole subtree. (Seidel, Aragon, *Randomized Search Trees*.) Priorities are random to everybody outside, because keys come
-//! from clients: nobody can make the tree deep, and recursion with it. No answer depends on the shape.
+//! Invariants: nodes are in order of begin, then version; priorities form a heap; `max_end`,
+//! `max_version` and `max_first_write` are the maxima of the subtree. (Seidel, Aragon, *Randomized
+//! Search Trees*.) Keys come from clients, so priorities depend on a secret of the process: nobody
+//! can make the tree, and with it the recursion, deep. No answer depends on the shape of the tree.
 
 use std::cmp::Ordering;
 use std::hash::{BuildHasher, RandomState};
@@ -21,12 +23,13 @@ use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
 
-/// Keys of the hash that priorities are made of, drawn when the process first needs them.
+/// The secret that priorities depend on, drawn on first use.
 static PRIORITIES: LazyLock<RandomState> = LazyLock::new(RandomState::new);
 
 const NEVER: u64 = u64::MAX;
 
-/// All rows with `begin <= prefix < end` in encoded form, which may lie in one family or be all of it.
+/// Hides all rows with `begin <= prefix < end` in encoded form. The range lies within one family or
+/// is all of one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct RangeClear {
     pub begin: Bytes,
@@ -43,7 +46,8 @@ pub(crate) struct RangeClears {
 #[derive(Clone, Debug)]
 struct Node {
     clear: RangeClear,
-    /// No row was written to the range from the clear's version up to before this one; [`NEVER`]: none at all.
+    /// The version of the first write to the range at or after the clear's own version; [`NEVER`]:
+    /// there was none.
     first_write: u64,
     priority: u64,
     max_end: Bytes,
@@ -62,7 +66,7 @@ impl RangeClears {
         self.count
     }
 
-    /// Whether nothing was changed since one was cloned from the other.
+    /// Whether neither of two copies has changed since one was cloned from the other.
     pub fn is_same_as(&self, other: &RangeClears) -> bool {
         match (&self.root, &other.root) {
             (None, None) => true,
@@ -71,12 +75,13 @@ impl RangeClears {
         }
     }
 
-    /// Adds one to whose range nothing was written since. Clears of one version must not overlap.
+    /// Adds a clear to whose range nothing was written since. Clears of the same version must not
+    /// overlap.
     pub fn insert(&mut self, clear: RangeClear) {
         self.add(clear, NEVER);
     }
 
-    /// Adds one of which it is not known whether its range was written to since.
+    /// Adds a clear whose range may have been written to since.
     pub fn restore(&mut self, clear: RangeClear) {
         let first_write = clear.version;
         self.add(clear, first_write);
@@ -88,9 +93,10 @@ impl RangeClears {
         self.count += 1;
     }
 
-    /// A row with this key is written at `version`, which no clear in the set is newer than.
+    /// Records that a row with this key is written at `version`. No clear in the set is newer than
+    /// that.
     pub fn record_write(&mut self, prefix: &[u8], version: u64) {
-        // Most writes change nothing, and then nothing that readers share is copied.
+        // Most writes change nothing: search first, and copy no nodes that readers share.
         let mut is_first = false;
         search_empty(self.root.as_deref(), prefix, NEVER, &mut |_| is_first = true);
         if is_first {
@@ -98,7 +104,7 @@ impl RangeClears {
         }
     }
 
-    /// The range around `prefix`, as far as it is known, in which no row is visible at `at`.
+    /// The range around `prefix` in which no row is visible at `at`, as far as the set knows.
     pub fn empty_around(&self, prefix: &[u8], at: u64) -> Option<(&Bytes, &Bytes)> {
         let mut empty: Option<(&Bytes, &Bytes)> = None;
         search_empty(self.root.as_deref(), prefix, at, &mut |clear| {
@@ -110,7 +116,7 @@ impl RangeClears {
         empty
     }
 
-    /// Takes out the clear of `version` that begins at `begin`; false when there is none.
+    /// Removes the clear of `version` that begins at `begin`; false if there is none.
     pub fn remove(&mut self, begin: &[u8], version: u64) -> bool {
         let removed = remove(&mut self.root, begin, version);
         self.count -= usize::from(removed);
@@ -124,12 +130,13 @@ impl RangeClears {
         (newest > 0).then_some(newest)
     }
 
-    /// Whether a row written at `written` is hidden to readers at `at`.
+    /// Whether readers at `at` do not see a row written at `written`.
     pub fn hide(&self, prefix: &[u8], written: u64, at: u64) -> bool {
         self.root.is_some() && self.newest_covering(prefix, at).is_some_and(|cleared| cleared > written)
     }
 
-    /// Where clears newer than `after` begin to overlap `[begin, end)`: the first `most` places in order, each once.
+    /// Where clears newer than `after` begin to overlap `[begin, end)`: the first `most` such keys
+    /// in order, without repeats.
     pub fn cleared_in(&self, begin: &[u8], end: &[u8], after: u64, most: usize) -> Vec<Bytes> {
         let mut found = Vec::new();
         search_overlapping(self.root.as_deref(), begin, end, after, &mut |clear| {
@@ -171,7 +178,7 @@ fn insert(root: Option<Arc<Node>>, clear: RangeClear, first_write: u64) -> Arc<N
 
 type Side = Option<Arc<Node>>;
 
-/// What is before the place and what is behind it.
+/// Divides a tree into the nodes before a position and those at or after it.
 fn split(root: Side, begin: &[u8], version: u64) -> (Side, Side) {
     let Some(mut root) = root else {
         return (None, None);
@@ -193,7 +200,7 @@ fn split(root: Side, begin: &[u8], version: u64) -> (Side, Side) {
     }
 }
 
-/// Everything in `left` is before everything in `right`.
+/// Joins two trees. Everything in `left` is before everything in `right`.
 fn merge(left: Side, right: Side) -> Side {
     let (Some(mut left), Some(mut right)) = (left.clone(), right.clone()) else {
         return left.or(right);
@@ -243,8 +250,8 @@ fn search_covering(node: Option<&Node>, prefix: &[u8], at: u64, newest: &mut u64
     search_covering(node.left.as_deref(), prefix, at, newest);
 }
 
-/// Visits every clear over the key that is not newer than `at`, and whose range was not written to up to there. With
-/// [`NEVER`]: to this day.
+/// Visits every clear of `prefix` up to version `at` whose range was not written to up to `at`;
+/// with [`NEVER`], never.
 fn search_empty<'n>(node: Option<&'n Node>, prefix: &[u8], at: u64, visit: &mut dyn FnMut(&'n RangeClear)) {
     let Some(node) = node else { return };
     let is_unwritten = |first_write: u64| first_write > at || first_write == NEVER;
@@ -349,7 +356,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_answers_as_a_plain_list_does(
+        fn the_set_answers_as_a_plain_list_does(
             ranges in vec((0u8..20, 1u8..8), 1..60),
             removed in vec(any::<prop::sample::Index>(), 0..30),
             questions in vec((0u8..28, 0u8..28, 0u64..70), 20),
@@ -392,7 +399,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_row_is_visible_where_it_says_that_there_is_none(
+        fn no_row_is_visible_where_the_set_says_that_there_is_none(
             steps in vec((any::<bool>(), 0u8..20, 1u8..8), 1..60),
             removed in vec(any::<prop::sample::Index>(), 0..10),
             questions in vec((0u8..28, 0u64..70), 30),
@@ -404,7 +411,7 @@ mod tests {
                     list.push(clear(*key, key + length, version));
                     set.insert(list.last().unwrap().clone());
                 }
-                // Also by the commit that clears.
+                // Writes also by the commit that clears.
                 if !*clears || length % 2 == 0 {
                     rows.push((*key, version));
                     set.record_write(&[*key], version);
@@ -425,7 +432,7 @@ mod tests {
                 let empty: Vec<&RangeClear> = list.iter().filter(covers).filter(|c| is_empty(c, at)).collect();
                 let expected = empty.iter().map(|c| &c.begin).min().zip(empty.iter().map(|c| &c.end).max());
                 prop_assert_eq!(set.empty_around(&[key], at), expected);
-                // A reader's copy is of any moment when the version was there already.
+                // A reader's copy may be of any moment at which its version was applied.
                 let known = |copy: &RangeClears| copy.empty_around(&[key], at).map(|(b, e)| (b.clone(), e.clone()));
                 let later: Vec<_> = copies.iter().skip(at as usize).map(known).collect();
                 prop_assert!(later.windows(2).all(|pair| pair[0] == pair[1]), "later changes matter to earlier readers");
@@ -434,7 +441,7 @@ mod tests {
     }
 
     #[test]
-    fn of_one_that_was_there_at_the_start_nothing_is_known() {
+    fn nothing_is_known_about_writes_after_a_restored_clear() {
         let mut set = RangeClears::default();
         set.restore(clear(1, 9, 5));
         assert_eq!(set.empty_around(&[3], 7), None);

@@ -1,18 +1,22 @@
-//! The readable window: which versions can still be read and committed against.
+//! The readable window: which versions can still be read, and be the read version of a commit.
 //!
-//! A *sample* says which version was the newest at some replicated time. The *oldest_readable* is the version of the newest sample that
-//! is at least a window old: whoever took a read version within the window has that version or a later one. So the
-//! oldest_readable never passes a version that somebody may have got less than a window ago; it may lag by a 64th of the window.
+//! A *time sample* says which version was the newest at some replicated time. The *oldest readable
+//! version* is the version of the newest sample that is at least a window old. A read version that
+//! was taken within the window is that version or a later one. So no version becomes unreadable
+//! less than a window after somebody may have got it as the newest; it may stay readable for a 64th
+//! of the window longer.
 //!
-//! Time is the log's. Everything here follows from the log and is stored with the data, so that replicas agree on it.
+//! Time is the log's. All of this state follows from the log and is stored with the data, so that
+//! replicas agree on it.
 //!
-//! Invariants: times and versions of samples ascend; the oldest_readable never goes back and is never above the newest version.
+//! Invariants: times and versions of samples ascend; the oldest readable version never goes back
+//! and is never above the newest version.
 
 use std::collections::VecDeque;
 
 use bytes::{Buf, Bytes};
 
-/// Marks are this part of a window apart.
+/// Samples are at least this part of a window apart.
 const SAMPLES_PER_WINDOW: u64 = 64;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +33,8 @@ pub(crate) struct Window {
 }
 
 impl Window {
+    /// From the stored time, oldest readable version and [`Self::encoded_samples`]; `None` if these
+    /// are damaged.
     pub fn new(time_us: u64, oldest_readable: u64, samples: &[u8]) -> Option<Window> {
         let mut samples = Bytes::copy_from_slice(samples);
         if !samples.len().is_multiple_of(16) {
@@ -46,27 +52,29 @@ impl Window {
         self.samples.iter().flat_map(|sample| [sample.time_us, sample.version]).flat_map(u64::to_be_bytes).collect()
     }
 
-    /// The oldest version that can be read; 0 or 1 while that is every one.
+    /// The oldest readable version; 0 or 1 while every version is readable.
     pub fn oldest_readable(&self) -> u64 {
         self.oldest_readable
     }
 
-    /// The latest time known, in microseconds.
+    /// The latest replicated time, in microseconds.
     pub fn time_us(&self) -> u64 {
         self.time_us
     }
 
-    /// A write of time `time_us` is about to be decided; `version` is the newest so far. True when the samples have changed.
+    /// Advances time to that of a write that is about to be decided; `version` is the newest so
+    /// far. Returns whether the samples have changed.
     pub fn advance(&mut self, time_us: u64, window_us: u64, version: u64) -> bool {
-        // While nobody wrote, the version stayed the newest: however long that was, it is as old as that now.
+        // While nobody wrote, the version stayed the newest. However long that was, take a sample
+        // an interval after the last write, so that the version ages from then on.
         let still_newest_us = self.time_us.saturating_add(interval_us(window_us));
-        let mut marked = still_newest_us < time_us && self.sample(still_newest_us, window_us, version);
+        let mut is_sampled = still_newest_us < time_us && self.take_sample(still_newest_us, window_us, version);
         self.time_us = self.time_us.max(time_us);
-        marked |= self.sample(self.time_us, window_us, version);
+        is_sampled |= self.take_sample(self.time_us, window_us, version);
         let Some(cutoff) = self.time_us.checked_sub(window_us) else {
-            return marked;
+            return is_sampled;
         };
-        let mut changed = marked;
+        let mut changed = is_sampled;
         while self.samples.get(1).is_some_and(|next| next.time_us <= cutoff) {
             self.samples.pop_front();
             changed = true;
@@ -76,14 +84,15 @@ impl Window {
         }
         assert!(
             self.oldest_readable <= version,
-            "the oldest_readable {} is above the newest version {version}",
+            "the oldest readable version {} is above the newest version {version}",
             self.oldest_readable
         );
         changed
     }
 
-    /// At `time_us`, which has come, `version` is the newest.
-    fn sample(&mut self, time_us: u64, window_us: u64, version: u64) -> bool {
+    /// At `time_us`, which has passed or is now, `version` is the newest: takes a sample if one is
+    /// due.
+    fn take_sample(&mut self, time_us: u64, window_us: u64, version: u64) -> bool {
         let interval_us = interval_us(window_us);
         let is_due = |last: &TimeSample| time_us >= last.time_us.saturating_add(interval_us) && version > last.version;
         let is_due = self.samples.back().is_none_or(is_due);
@@ -94,7 +103,7 @@ impl Window {
     }
 }
 
-/// How far samples are apart, at least.
+/// The shortest time between two samples.
 fn interval_us(window_us: u64) -> u64 {
     (window_us / SAMPLES_PER_WINDOW).max(1)
 }
@@ -108,19 +117,19 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_was_newest_within_the_window_stays_readable_and_older_ones_go(
+        fn versions_that_were_newest_within_the_window_stay_readable_and_older_ones_do_not(
             steps in vec((0u64..3_000, 0u64..3), 1..400),
             window_us in prop_oneof![Just(1u64), Just(100), Just(6_400), Just(100_000)],
         ) {
             let mut window = Window::default();
             let (mut time_us, mut version) = (5, 1);
-            // What was the newest version since when.
+            // Since when which version was the newest.
             let mut history = vec![(0, version)];
             for (pause_us, commits) in steps {
                 time_us += pause_us;
                 let before = window.samples.clone();
                 let is_changed = window.advance(time_us, window_us, version);
-                prop_assert_eq!(is_changed, window.samples != before, "what is not said to have changed is not stored");
+                prop_assert_eq!(is_changed, window.samples != before, "unreported changes are not stored");
                 version += commits;
                 history.push((time_us, version));
                 let newest_at = |time_us: u64| {
@@ -128,11 +137,11 @@ mod tests {
                 };
                 if let Some(cutoff) = time_us.checked_sub(window_us) {
                     prop_assert!(window.oldest_readable() <= newest_at(cutoff), "too early");
-                    // A version is marked by the first write that comes an interval after it.
+                    // The first write at least an interval after a version samples it.
                     let interval_us = interval_us(window_us);
                     for (since, version) in &history {
-                        let marked = history.iter().find(|(at, _)| *at >= since + interval_us);
-                        let is_due = marked.is_some_and(|(at, _)| *at <= cutoff && *at > 0);
+                        let sampled_by = history.iter().find(|(at, _)| *at >= since + interval_us);
+                        let is_due = sampled_by.is_some_and(|(at, _)| *at <= cutoff && *at > 0);
                         prop_assert!(!is_due || window.oldest_readable() >= *version, "too late");
                     }
                 }
@@ -148,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn the_horizon_follows_a_window_behind() {
+    fn the_oldest_readable_version_follows_a_window_behind() {
         let (window_us, step_us) = (64_000, 1_000);
         let mut window = Window::default();
         for step in 1..=1_000u64 {
@@ -159,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn a_version_is_left_behind_when_its_mark_is_exactly_a_window_old() {
+    fn a_version_becomes_the_oldest_readable_when_its_sample_is_exactly_a_window_old() {
         let window_us = 64_000;
         let mut window = Window::default();
         window.advance(1_000, window_us, 2);
@@ -171,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mark_comes_exactly_an_interval_after_the_one_before_if_there_is_a_newer_version() {
+    fn a_sample_is_taken_exactly_an_interval_after_the_last_if_there_is_a_newer_version() {
         let mut window = Window::default();
         window.advance(1_000, 64_000, 2);
         for (time_us, version, samples) in [(1_999, 3, 1), (2_000, 2, 1), (2_000, 3, 2), (2_000, 4, 2), (3_000, 4, 3)] {
@@ -190,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shorter_window_and_a_longer_one_take_over_at_once() {
+    fn a_shorter_or_longer_window_takes_effect_at_once() {
         let mut window = Window::default();
         (1..=100).for_each(|second| {
             window.advance(second * 1_000_000, 60_000_000, second);
@@ -204,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_read_before_a_long_silence_is_too_old_after_it() {
+    fn a_read_version_from_before_a_long_silence_is_too_old_after_it() {
         let mut window = Window::default();
         // Within one interval, so that no sample comes between them.
         (1..=5).for_each(|version| {
@@ -216,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn damaged_marks_are_refused() {
+    fn damaged_samples_are_refused() {
         assert_eq!(Window::new(0, 0, &[1, 2, 3]), None);
     }
 }
