@@ -1,35 +1,38 @@
-//! Which values of the data table nobody can ask for any more because a newer version took their place.
+//! Superseded values: those in the data table that a newer version hides from every reader.
 //!
-//! At a watermark F every read is at a version >= F, and finds of each key the newest entry that is not newer than its
-//! version. So of the entries of a key that are not newer than F only the newest can be found; the values among the
-//! others may go. Tombstones stay: each of them is noted in the garbage table, and goes by way of [`crate::gc::step`], which
-//! relies on it. The newest one of a key stays even where it is hidden by a clear of its range: the sweep of the clear
-//! counts it.
+//! With a watermark F every read is at a version >= F, and finds the newest version of each key up
+//! to its own. So among the versions of a key up to F only the newest can be found, and the other
+//! values may be dropped. Tombstones stay: each has a GC entry, and is removed by
+//! [`crate::gc::step`], which relies on finding it. The newest version stays even where a range
+//! clear hides it: collecting the clear counts it.
 //!
-//! That count is why F must lie below every range clear that is not swept yet, see [`crate::gc::step::filter_watermark`].
+//! Because of that count, F must be below every range clear that is not collected yet; see
+//! [`crate::gc::step::filter_watermark`].
 //!
-//! Engines use this where they rewrite what is persisted; entries that are damaged stay for whoever reads them to find.
+//! Engines use this when they rewrite persisted data. Damaged entries stay, so that readers find
+//! the damage.
 
 use crate::key_codec;
 
-/// Looks at the entries of the data table in their order, all or some, and says of each whether it may go.
+/// Decides for each entry of the data table whether it may be dropped. Entries must come in order;
+/// some may be left out.
 pub(crate) struct Superseded {
     watermark: u64,
-    /// Of the entry looked at last.
+    /// Prefix of the last entry.
     prefix: Vec<u8>,
-    /// Version of the newest entry of that key that is not newer than the watermark, once it was there.
+    /// The newest version of that key up to the watermark, once it has come.
     newest: Option<u64>,
 }
 
 impl Superseded {
-    /// With a watermark of 0 nothing may go.
+    /// With a watermark of 0 nothing may be dropped.
     pub fn new(watermark: u64) -> Self {
         Superseded { watermark, prefix: Vec::new(), newest: None }
     }
 
-    /// Only what was seen here before, and stays, makes an entry needless: an entry that the engine does not show costs
-    /// space and nothing else.
-    pub fn may_go(&mut self, key: &[u8], stored: &[u8]) -> bool {
+    /// Whether this entry may be dropped. Only an entry that came before, and stays, makes another
+    /// superseded: an entry that the engine leaves out costs space and nothing else.
+    pub fn may_drop(&mut self, key: &[u8], stored: &[u8]) -> bool {
         if self.watermark == 0 {
             return false;
         }
@@ -72,7 +75,7 @@ mod tests {
         let mut filter = Superseded::new(watermark);
         entries
             .iter()
-            .filter(|(key, stored)| !filter.may_go(key, stored))
+            .filter(|(key, stored)| !filter.may_drop(key, stored))
             .map(|(k, v)| (k.clone(), v.clone()))
             .collect()
     }
@@ -85,7 +88,7 @@ mod tests {
         next.map(|(k, v)| (k.clone(), v.clone()))
     }
 
-    /// Few keys of many versions; one in three is a tombstone.
+    /// Many versions of few keys; one version in three is a tombstone.
     fn entries() -> impl Strategy<Value = Entries> {
         btree_map(("[ab]{1,2}", 1..20_u64), 0..3_u8, 0..40).prop_map(|all| {
             let value = |kind: u8| (kind > 0).then_some("value");
@@ -95,7 +98,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_found_from_the_floor_on_stays_and_nothing_else_but_tombstones_does(
+        fn values_found_from_the_watermark_on_stay_and_else_only_tombstones_do(
             entries in entries(), watermark in 0..22_u64,
         ) {
             let left = filtered(&entries, watermark);
@@ -117,13 +120,13 @@ mod tests {
         }
 
         #[test]
-        fn an_engine_that_shows_only_some_entries_drops_nothing_that_is_needed(
+        fn an_engine_that_leaves_out_entries_drops_nothing_that_is_needed(
             entries in entries(), watermark in 1..22_u64, shown in any::<u64>(),
         ) {
             let mut filter = Superseded::new(watermark);
             let mut left = Entries::new();
             for (place, (key, stored)) in entries.iter().enumerate() {
-                if shown & (1 << (place % 64)) == 0 || !filter.may_go(key, stored) {
+                if shown & (1 << (place % 64)) == 0 || !filter.may_drop(key, stored) {
                     left.insert(key.clone(), stored.clone());
                 }
             }
@@ -133,12 +136,12 @@ mod tests {
         }
 
         #[test]
-        fn damaged_entries_stay_and_take_nothing_along(key: Vec<u8>, stored: Vec<u8>) {
+        fn damaged_entries_stay_and_cause_no_drop(key: Vec<u8>, stored: Vec<u8>) {
             let mut filter = Superseded::new(u64::MAX);
             let (older, value) = entry("k", 5, Some("v"));
-            prop_assert!(!filter.may_go(&entry("k", 9, None).0, &[7]));
-            prop_assert!(!filter.may_go(&key, &stored));
-            prop_assert!(!filter.may_go(&older, &value));
+            prop_assert!(!filter.may_drop(&entry("k", 9, None).0, &[7]));
+            prop_assert!(!filter.may_drop(&key, &stored));
+            prop_assert!(!filter.may_drop(&older, &value));
         }
     }
 }

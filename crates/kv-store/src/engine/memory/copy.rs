@@ -1,8 +1,8 @@
-//! Copies of the memory engine: its tables as of one moment, and engines built from them.
+//! Copies of the memory engine: its tables at one moment, and engines built from them.
 //!
-//! Each table is a part: its entries by ascending key, each `key length (u32) | key | value length (u32) | value`,
-//! numbers big-endian. The same content gives the same bytes. A copy of a former layout ends before the garbage table; its
-//! table is empty.
+//! Each table is a part: its entries in order of key, each `key length (u32) | key | value length
+//! (u32) | value`, numbers big-endian. The same content gives the same bytes. A copy of the former
+//! layout ends before the garbage table, which is empty then.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -20,14 +20,14 @@ const CHUNK_ENTRIES: usize = 256;
 
 const TABLES: [(Table, &str); 3] = [(Table::Data, "data"), (Table::Meta, "meta"), (Table::Garbage, "garbage")];
 
-/// How many of them there were in the former layout.
+/// The number of tables in the former layout.
 const FORMER_TABLES: usize = 2;
 
-/// Everything that the engine held at one moment, encoded.
+/// The content of an engine at one moment, encoded.
 pub(super) struct MemoryCopy {
     /// In the order of [`TABLES`].
     tables: Vec<Bytes>,
-    row: Bytes,
+    stream: Bytes,
 }
 
 impl MemoryCopy {
@@ -41,19 +41,19 @@ impl MemoryCopy {
             hash: PartHash::of(bytes),
         };
         let parts = TABLES.iter().zip(&tables).map(part).collect();
-        let mut row = BytesMut::from(Header { kind: Kind::MemoryTables, parts }.encode());
-        // The row holds the tables; they are views of it.
+        let mut stream = BytesMut::from(Header { kind: Kind::MemoryTables, parts }.encode());
+        // The tables are views of the one buffer.
         let starts: Vec<usize> = tables
             .iter()
             .map(|table| {
-                let start = row.len();
-                row.extend_from_slice(table);
+                let start = stream.len();
+                stream.extend_from_slice(table);
                 start
             })
             .collect();
-        let row = row.freeze();
-        let tables = starts.into_iter().zip(tables).map(|(start, table)| row.slice(start..start + table.len()));
-        Ok(MemoryCopy { tables: tables.collect(), row })
+        let stream = stream.freeze();
+        let tables = starts.into_iter().zip(tables).map(|(start, table)| stream.slice(start..start + table.len()));
+        Ok(MemoryCopy { tables: tables.collect(), stream })
     }
 }
 
@@ -82,7 +82,7 @@ fn put(into: &mut BytesMut, field: &[u8]) -> Result<(), KvError> {
     Ok(())
 }
 
-/// The next key or value; `None` when `from` does not begin with one.
+/// Takes the next key or value; `None` if `from` does not begin with one.
 fn take(from: &mut Bytes) -> Option<Bytes> {
     let length = from.clone().try_get_u32().ok()? as usize;
     if from.len() - 4 < length {
@@ -99,15 +99,15 @@ impl EngineCopy for MemoryCopy {
     }
 
     fn total_bytes(&self) -> u64 {
-        self.row.len() as u64
+        self.stream.len() as u64
     }
 
     fn read(&mut self, offset: u64, length: usize) -> Result<Bytes, KvError> {
-        let start = usize::try_from(offset).ok().filter(|start| *start <= self.row.len());
-        let end = start.and_then(|start| start.checked_add(length)).filter(|end| *end <= self.row.len());
+        let start = usize::try_from(offset).ok().filter(|start| *start <= self.stream.len());
+        let end = start.and_then(|start| start.checked_add(length)).filter(|end| *end <= self.stream.len());
         match (start, end) {
-            (Some(start), Some(end)) => Ok(self.row.slice(start..end)),
-            _ => Err(KvError::Storage(format!("the copy has {} bytes, none at {offset}", self.row.len()))),
+            (Some(start), Some(end)) => Ok(self.stream.slice(start..end)),
+            _ => Err(KvError::Storage(format!("the copy has {} bytes, none at {offset}", self.stream.len()))),
         }
     }
 }
@@ -156,15 +156,23 @@ impl PartsTarget for Received {
 }
 
 impl MemoryInstall {
+    /// An empty engine to be built.
     pub fn new(durability: Durability) -> Self {
         MemoryInstall { durability, receiver: Receiver::new(Kind::MemoryTables, Received::default()) }
     }
 
+    /// Takes the next bytes of the copy. After an error every further call fails, too.
+    ///
+    /// # Errors
+    /// [`KvError::Corruption`] when the bytes are not those of a sound copy.
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), KvError> {
         self.receiver.write(bytes)
     }
 
-    /// The engine, with all of the copy flushed.
+    /// The engine, with the whole copy flushed.
+    ///
+    /// # Errors
+    /// [`KvError::Corruption`] when the copy is incomplete.
     pub fn into_engine(self) -> Result<MemoryEngine, KvError> {
         let Received { names, bytes } = self.receiver.finish()?;
         let expected = TABLES.map(|(_, name)| name);
@@ -195,16 +203,16 @@ mod tests {
 
     #[test]
     fn a_copy_of_the_former_layout_becomes_an_engine_with_an_empty_garbage_table() {
-        let mut row = BytesMut::new();
-        put(&mut row, b"key").unwrap();
-        put(&mut row, b"value").unwrap();
-        let part = |name: &str| Part { name: name.into(), length: row.len() as u64, hash: PartHash::of(&row) };
+        let mut stream = BytesMut::new();
+        put(&mut stream, b"key").unwrap();
+        put(&mut stream, b"value").unwrap();
+        let part = |name: &str| Part { name: name.into(), length: stream.len() as u64, hash: PartHash::of(&stream) };
         let header =
             |names: &[&str]| Header { kind: Kind::MemoryTables, parts: names.iter().map(|name| part(name)).collect() };
         let install = |names: &[&str]| {
             let mut install = MemoryInstall::new(Durability::UntilFlush);
             install.write(&header(names).encode()).unwrap();
-            names.iter().for_each(|_| install.write(&row).unwrap());
+            names.iter().for_each(|_| install.write(&stream).unwrap());
             install.into_engine()
         };
         let engine = install(&["data", "meta"]).unwrap();
@@ -212,7 +220,7 @@ mod tests {
             assert_eq!(engine.get(table, b"key").unwrap().as_deref(), expected.map(str::as_bytes));
         }
         let mut batch = WriteBatch::new();
-        batch.put(Table::Garbage, b"note", b"");
+        batch.put(Table::Garbage, b"entry", b"");
         engine.write(&batch).unwrap();
         for names in [&["data"][..], &["data", "garbage"], &["data", "meta", "other"]] {
             let error = install(names).err().expect("refused").to_string();

@@ -1,12 +1,13 @@
-//! An engine in memory, for simulation and tests, whose crashes can be played.
+//! An engine in memory, for simulation and tests, that can simulate crashes.
 //!
 //! Invariants:
-//! - under [`Durability::UntilFlush`] `undo` holds, for each key changed since the last flush, what the key was at that
-//!   flush; so undoing it all gives exactly the flushed state;
-//! - in the same way each entry of `copies` holds what keys were at the moment when that copy was begun, so that a copy
-//!   reads one moment in small steps while writes go on;
-//! - as RocksDB's compactions do, [`compaction`] drops superseded values of the flushed state, now and then, whatever was
-//!   written since. They are gone from there, and from the present state unless they were changed.
+//! - under [`Durability::UntilFlush`], `undo` holds for each key changed since the last flush its
+//!   value at that flush, so that undoing all changes restores the flushed state;
+//! - in the same way each entry of `copies` holds the values that keys had when that copy began, so
+//!   that a copy reads one moment in small steps while writes continue;
+//! - like RocksDB's compactions, [`compaction`] now and then drops superseded values of the flushed
+//!   state, whatever was written since. They are gone from there, and from the current state unless
+//!   they were changed.
 
 mod compaction;
 mod copy;
@@ -54,10 +55,10 @@ impl Tables {
     }
 }
 
-/// What keys were before they were changed; `None`: they were not.
+/// The values that keys had before they were changed; `None`: no value.
 type Before = BTreeMap<(Table, Bytes), Option<Bytes>>;
 
-/// Ordered maps behind one lock.
+/// A storage engine of ordered maps behind one lock.
 pub struct MemoryEngine {
     durability: Durability,
     state: RwLock<State>,
@@ -67,7 +68,7 @@ pub struct MemoryEngine {
 struct State {
     tables: Tables,
     undo: Before,
-    /// Of each copy under way, by its number.
+    /// The changes since the begin of each running copy, by its number.
     copies: BTreeMap<u64, Before>,
     copies_begun: u64,
     compaction: Compaction,
@@ -77,7 +78,7 @@ struct State {
 }
 
 impl State {
-    /// Sets or removes an entry and returns what was there. Copies under way keep what was.
+    /// Sets or removes an entry, and returns the value before. Running copies keep that value.
     fn replace(&mut self, table: Table, key: Bytes, value: Option<Bytes>) -> Option<Bytes> {
         let rows = self.tables.of_mut(table);
         let entry_bytes = |value: &Option<Bytes>| value.as_ref().map_or(0, |value| (key.len() + value.len()) as u64);
@@ -93,7 +94,7 @@ impl State {
         old
     }
 
-    /// The same, in a way that a crash undoes where it is to.
+    /// Sets or removes an entry such that a crash undoes it where it should.
     fn change(&mut self, durability: Durability, table: Table, key: Bytes, value: Option<Bytes>) {
         let before = self.replace(table, key.clone(), value);
         if durability == Durability::UntilFlush {
@@ -107,8 +108,8 @@ impl State {
         self.tables.of(table).range::<[u8], _>(bounds).map(|(key, _)| key.clone()).collect()
     }
 
-    /// The keys of a table behind `after`, those of today and those of a former moment, with what they were then. `before`
-    /// holds what has changed since.
+    /// Keys of a table after `after` that exist now or existed at an earlier moment, with their
+    /// value then. `before` holds the changes since that moment.
     fn then<'s>(
         &'s self,
         table: Table,
@@ -125,9 +126,9 @@ impl State {
         let mut changed = changed.map(|((_, key), value)| (key, value.as_ref())).peekable();
         std::iter::from_fn(move || match (today.peek(), changed.peek()) {
             (Some((now, _)), Some((then, _))) if now < then => today.next(),
-            // Of a key that was changed since, what it was counts.
+            // The earlier value of a key that was changed since counts.
             (Some((now, _)), Some((then, _))) if now == then => today.next().and(changed.next()),
-            // A key that went since is found only there.
+            // Only `before` has a key that was removed since.
             (_, Some(_)) => changed.next(),
             (_, None) => today.next(),
         })
@@ -140,25 +141,27 @@ impl State {
 }
 
 impl MemoryEngine {
+    /// An empty engine.
     pub fn new(durability: Durability) -> Self {
         MemoryEngine { durability, state: RwLock::default() }
     }
 
-    /// An engine that holds these entries, flushed.
+    /// An engine with these entries, flushed.
     pub(super) fn holding(durability: Durability, tables: Tables) -> Self {
         let entries = Table::ALL.iter().flat_map(|table| tables.of(*table));
         let size_bytes = entries.map(|(key, value)| (key.len() + value.len()) as u64).sum();
         MemoryEngine { durability, state: RwLock::new(State { tables, size_bytes, ..State::default() }) }
     }
 
-    /// From now on every second pass of its compactions is shown only some of the entries.
+    /// Makes every second compaction pass leave out some of the entries from now on.
     pub fn show_parts_to_compactions(&self) {
         self.write_lock().compaction.shows_parts = true;
     }
 
-    /// Loses what a crash would lose: under [`Durability::UntilFlush`] everything since the last flush.
+    /// Loses what a crash would lose: under [`Durability::UntilFlush`] everything since the last
+    /// flush.
     ///
-    /// Call it when no database is open on this engine, then open one again.
+    /// Call it when no database is open on this engine; then open one again.
     pub fn crash(&self) {
         let mut state = self.write_lock();
         for ((table, key), before) in std::mem::take(&mut state.undo) {
@@ -168,7 +171,7 @@ impl MemoryEngine {
         state.compaction = state.compaction.reopened();
     }
 
-    /// A panic inside one of the few locked lines below would be a defect; the data is then not to be trusted.
+    /// A panic within the few locked lines would be a defect that leaves the data untrustworthy.
     fn read_lock(&self) -> RwLockReadGuard<'_, State> {
         self.state.read().expect("no thread panics while it holds the memory engine")
     }
@@ -243,7 +246,7 @@ impl Engine for MemoryEngine {
         self.write_lock().compaction.raise_watermark(version);
     }
 
-    /// Flushes, as RocksDB's does.
+    /// Flushes first, as RocksDB does.
     fn compact_data(&self, begin: &[u8], end: &[u8]) -> Result<(), KvError> {
         let mut state = self.write_lock();
         state.keep_all();
@@ -251,7 +254,7 @@ impl Engine for MemoryEngine {
         Ok(())
     }
 
-    /// There are no files.
+    /// The engine has no files.
     fn data_splits(&self, _slice_bytes: u64) -> Result<Vec<Vec<u8>>, KvError> {
         Ok(Vec::new())
     }
@@ -260,7 +263,7 @@ impl Engine for MemoryEngine {
         Ok(Box::new(MemoryCopy::take(self)?))
     }
 
-    /// There are no files.
+    /// The engine has no files.
     fn remove_when_closed(&self) {}
 
     fn statistics(&self) -> EngineStatistics {
@@ -275,16 +278,17 @@ impl Engine for MemoryEngine {
     }
 }
 
-/// A moment of the engine that can still be read while writes go on. Dropping it lets go of it.
+/// A moment of the engine that stays readable while writes continue. Dropping it releases what is
+/// kept for it.
 pub(super) struct ActiveCopy<'e> {
     engine: &'e MemoryEngine,
     number: u64,
 }
 
-/// A step of reading a moment.
+/// What one step of reading a moment has found.
 pub(super) struct Chunk {
     pub entries: Vec<(Bytes, Bytes)>,
-    /// Where to go on; `None` at the end of the table.
+    /// The key after which the next step continues; `None` at the end of the table.
     pub last: Option<Bytes>,
 }
 
@@ -297,7 +301,8 @@ impl<'e> ActiveCopy<'e> {
         ActiveCopy { engine, number }
     }
 
-    /// What the table held at that moment behind `after`, looking at no more than `most` keys of then and today.
+    /// The entries that the table had at that moment after the key `after`, visiting at most `most`
+    /// keys.
     pub fn entries(&self, table: Table, after: Bound<Bytes>, most: usize) -> Chunk {
         let state = self.engine.read_lock();
         let mut chunk = Chunk { entries: Vec::new(), last: None };
@@ -315,8 +320,8 @@ impl Drop for ActiveCopy<'_> {
     }
 }
 
-/// Holds a copy of its entry instead of the lock, so that a long scan never blocks a write. Each step sees the map as it
-/// then is.
+/// Holds a copy of its entry instead of the lock, so that a long scan never blocks a write. Each
+/// step sees the current map.
 struct MemoryCursor<'e> {
     engine: &'e MemoryEngine,
     table: Table,

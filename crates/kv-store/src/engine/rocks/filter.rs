@@ -1,7 +1,8 @@
 //! Drops superseded values while RocksDB compacts the data table.
 //!
-//! Compactions see files only, so what they drop is superseded in the persisted state. Under
-//! [`crate::Durability::UntilFlush`] the watermark must be one that holds there: see [`crate::Engine::set_filter_watermark`].
+//! Compactions see files only, so a value that they drop is superseded in the persisted state.
+//! Under [`crate::Durability::UntilFlush`] the watermark must be one that holds there: see
+//! [`crate::Engine::set_filter_watermark`].
 
 use std::ffi::CStr;
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use rocksdb::compaction_filter_factory::{CompactionFilterContext, CompactionFilt
 
 use crate::engine::superseded::Superseded;
 
-/// The version that [`Superseded`] goes by; 0: nothing may go. Clones are the same one.
+/// The watermark of [`Superseded`]; 0: nothing may be dropped. Clones share it.
 #[derive(Clone, Default)]
 pub(super) struct FilterWatermark(Arc<AtomicU64>);
 
@@ -42,7 +43,7 @@ const NAME: &CStr = c"synodkv.superseded.1";
 impl CompactionFilterFactory for SupersededFactory {
     type Filter = SupersededFilter;
 
-    /// One for each compaction, or part of one, which keeps the watermark of its beginning.
+    /// A filter for one compaction, or a part of one. It keeps the watermark of its beginning.
     fn create(&mut self, _context: CompactionFilterContext) -> SupersededFilter {
         SupersededFilter(Superseded::new(self.watermark.get()))
     }
@@ -56,7 +57,7 @@ pub(super) struct SupersededFilter(Superseded);
 
 impl CompactionFilter for SupersededFilter {
     fn filter(&mut self, _level: u32, key: &[u8], stored: &[u8]) -> CompactionDecision {
-        match self.0.may_go(key, stored) {
+        match self.0.may_drop(key, stored) {
             true => CompactionDecision::Remove,
             false => CompactionDecision::Keep,
         }

@@ -1,9 +1,10 @@
-//! Cleared ranges: a walk over the entries of the range, that goes on from step to step.
+//! Collects cleared ranges: a walk over the entries of a range, continued from step to step.
 //!
-//! Each deleted range that an engine holds costs whoever reads, and a seek into many adjacent ones goes through them all. So
-//! entries are removed one by one where they are few, and a large run of them as few ranges: over several steps the walk
-//! only counts, and holds the run back. For that nobody may write into what it has passed, and [`GcProgress::written`](super::GcProgress::written)
-//! watches over it. Where somebody does, the walk goes over it once more, and removes with each step what it has found.
+//! Each deleted range in an engine makes reads slower, and a seek into many adjacent ones passes
+//! them all. So a few entries are removed one by one, and a long run as few ranges: the walk holds
+//! a run back over several steps and only counts it. This is sound only while nobody writes into
+//! the part that was passed, which [`GcProgress::written`](super::GcProgress::written) watches. If
+//! somebody does, the walk passes that part again, and each step removes what it has found.
 
 use kv_api::KvError;
 
@@ -13,36 +14,37 @@ use crate::engine::{Cursor, Table};
 use crate::gc::entries::{self, RangeClear};
 use crate::key_codec;
 
-/// A run is not held back beyond this: what is held back is walked over again after a restart.
+/// A run is held back up to this length: after a restart the walk has to pass it again.
 const LONGEST_RUN_ENTRIES: u64 = 500_000;
 
-/// A clear of which a part is done.
+/// A clear that is partly collected.
 #[derive(Debug)]
 pub(super) struct ClearProgress {
     version: u64,
     number: u32,
-    /// Prefix of the key to go on at.
+    /// Prefix of the key at which the walk continues.
     next: Vec<u8>,
-    /// What lies before that and is to be removed: a long run, or none.
+    /// What lies before that and is not removed yet: a long run, or nothing.
     run: Run,
-    /// Whether somebody writes into the range, so that nothing is held back.
+    /// Whether somebody wrote into the range: then nothing is held back.
     is_written_to: bool,
 }
 
 impl ClearProgress {
+    /// Whether a long run is held back.
     pub fn is_holding_back(&self) -> bool {
         self.run.is_long()
     }
 
-    /// Whether a key lies within what is held back.
+    /// Whether a key lies within the run that is held back.
     pub fn has_passed(&self, key: &[u8]) -> bool {
         self.run.first().is_some_and(|first| first <= key) && key < self.next.as_slice()
     }
 
-    /// Forgets what is held back: it is not known any more to have nothing between.
+    /// Forgets the run that is held back: a write may have come between its entries.
     pub fn walk_again(&mut self) {
         if let Some(first) = self.run.first() {
-            // Its first key is one that was found in the table, and split then.
+            // This key was read from the table and could be split then.
             self.next = key_codec::prefix_length(first).map_or(first.to_vec(), |length| first[..length].to_vec());
             self.run = Run::default();
             self.is_written_to = true;
@@ -51,14 +53,15 @@ impl ClearProgress {
 }
 
 impl Step<'_, '_> {
-    /// Returns where to go on; `None` when the clear is done.
+    /// Continues to collect a clear. Returns where the next step continues; `None` when the clear
+    /// is finished.
     pub(super) fn collect_range(
         &mut self,
         clear: &RangeClear,
         begun: Option<ClearProgress>,
     ) -> Result<Option<ClearProgress>, KvError> {
         assert!(clear.version <= self.watermark, "a clear at {} is still seen from {}", clear.version, self.watermark);
-        self.result.entries_looked_at += 1;
+        self.result.entries_read += 1;
         self.collected_ranges.insert(clear.begin.clone(), clear.end.clone());
         let RangeClear { version, number, .. } = *clear;
         let begun = begun.filter(|begun| (begun.version, begun.number) == (version, number));
@@ -73,7 +76,7 @@ impl Step<'_, '_> {
             target: Vec::new(),
         };
         walk.cursor.seek(&next)?;
-        // One key at least, so that the smallest budget leads on.
+        // Take at least one key, so that the smallest budget makes progress.
         while walk.take_key()? {
             self.collect_key(&mut walk)?;
             if walk.run.entries >= LONGEST_RUN_ENTRIES {
@@ -93,7 +96,7 @@ impl Step<'_, '_> {
         Ok(None)
     }
 
-    /// From the newest entry of a key to that of the next.
+    /// Passes one key: from its newest entry to that of the next key.
     fn collect_key(&mut self, walk: &mut Walk<'_>) -> Result<(), KvError> {
         self.pass_survivors(walk)?;
         let mut of_key = 0;
@@ -102,7 +105,7 @@ impl Step<'_, '_> {
                 walk.run.rows += 1;
             }
             of_key += 1;
-            self.result.entries_looked_at += 1;
+            self.result.entries_read += 1;
             let (key, _) = walk.cursor.entry().expect("the entry just looked at");
             walk.run.push(key, self.range_delete_entries);
             if of_key == self.range_delete_entries {
@@ -115,12 +118,12 @@ impl Step<'_, '_> {
         Ok(())
     }
 
-    /// To the newest entry of the key that is older than the clear, or beyond the key.
+    /// Moves to the newest entry of the key that is older than the clear, or beyond the key.
     fn pass_survivors(&mut self, walk: &mut Walk<'_>) -> Result<(), KvError> {
         for _ in 0..STEPS_BEFORE_SEEK {
             match walk.entry()? {
                 Some((version, _)) if version >= walk.clear_version => {
-                    self.result.entries_looked_at += 1;
+                    self.result.entries_read += 1;
                     walk.run.end(self.batch, &mut self.result);
                     walk.cursor.next()?;
                 }
@@ -136,15 +139,15 @@ impl Step<'_, '_> {
 struct Walk<'e> {
     cursor: Box<dyn Cursor + 'e>,
     clear_version: u64,
-    /// Of the current key.
+    /// Prefix of the current key.
     prefix: Vec<u8>,
     run: Run,
-    /// Where to seek: kept for its memory.
+    /// The target of a seek; kept to reuse its memory.
     target: Vec<u8>,
 }
 
 impl Walk<'_> {
-    /// Makes the key under the cursor the current one; false at the end.
+    /// Makes the key under the cursor the current one; false at the end of the range.
     fn take_key(&mut self) -> Result<bool, KvError> {
         let Some((key, _)) = self.cursor.entry() else { return Ok(false) };
         let (prefix, _) = key_codec::split(key)?;
@@ -153,7 +156,7 @@ impl Walk<'_> {
         Ok(true)
     }
 
-    /// Version and stored value under the cursor; `None` beyond the current key.
+    /// Version and stored row under the cursor; `None` beyond the current key.
     fn entry(&self) -> Result<Option<(u64, &[u8])>, KvError> {
         let Some((key, stored)) = self.cursor.entry().filter(|(key, _)| key.starts_with(&self.prefix)) else {
             return Ok(None);
@@ -167,7 +170,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_held_back_begins_with_its_first_key_and_ends_before_the_next() {
+    fn a_run_that_is_held_back_begins_with_its_first_key_and_ends_before_the_next() {
         let key = |name: &[u8], version| {
             let mut key = Vec::new();
             key_codec::set_versioned(&mut key, &key_codec::prefix("", name), version);
@@ -180,7 +183,7 @@ mod tests {
         assert!(!clear.is_holding_back(), "one entry is no long run");
         clear.run.push(&key(b"c", 7), 2);
         assert!(clear.is_holding_back());
-        // Of one key newer versions come first.
+        // Newer versions of a key sort first.
         let keys = [key(b"a", 7), key(b"b", 8), key(b"b", 7), key(b"b", 6), key(b"c", 9), next, key(b"d", 9)];
         let passed = keys.map(|key| clear.has_passed(&key));
         assert_eq!(passed, [false, false, true, true, true, false, false]);

@@ -1,5 +1,5 @@
-//! Deleted keys. The tombstones of many are worked off in order of the keys, so that neighbours, as a queue leaves them behind, are
-//! found by stepping from one to the next.
+//! Collects deleted keys. Many GC entries are processed in order of their keys: neighbours, such as
+//! the deleted keys of a queue, are then found by stepping from one to the next.
 
 use std::cmp::Reverse;
 
@@ -10,18 +10,19 @@ use crate::engine::{Cursor, Table};
 use crate::gc::entries::{self, GcEntries, KeyTombstone};
 use crate::key_codec;
 
-/// What a tombstone costs, roughly: itself, its tombstone, and the value before.
+/// Approximate cost of one GC entry: the entry itself, the tombstone, and the value before it.
 const ENTRIES_PER_TOMBSTONE: u64 = 3;
 
 impl Step<'_, '_> {
-    /// Works off tombstones of versions before `end`. Returns the version of the oldest one that is left, or of the last one done.
+    /// Processes GC entries of versions before `end`. Returns the version of the oldest one that is
+    /// left, or of the last one processed.
     pub(super) fn collect_deleted_keys(&mut self, tombstones: &mut GcEntries<'_>, end: u64) -> Result<u64, KvError> {
-        let most = (self.budget_entries.saturating_sub(self.result.entries_looked_at) / ENTRIES_PER_TOMBSTONE).max(1);
+        let most = (self.budget_entries.saturating_sub(self.result.entries_read) / ENTRIES_PER_TOMBSTONE).max(1);
         let mut gathered = gather(tombstones, end, most)?;
-        self.result.entries_looked_at += gathered.len() as u64;
+        self.result.entries_read += gathered.len() as u64;
         let last = gathered[gathered.len() - 1].version;
         assert!(last <= self.watermark, "a delete at {last} is still seen from {}", self.watermark);
-        // Of one key the newest first: everything up to it goes with it.
+        // Of one key the newest comes first: removing up to it removes the others.
         gathered.sort_by(|left, right| {
             left.prefix.cmp(&right.prefix).then_with(|| Reverse(left.version).cmp(&Reverse(right.version)))
         });
@@ -43,7 +44,7 @@ impl Step<'_, '_> {
         Ok(left.iter().map(|tombstone| tombstone.version).min().unwrap_or(last))
     }
 
-    /// Removes the tombstone of `tombstone` and all that is older of its key.
+    /// Removes the tombstone of this GC entry and all older versions of the key.
     fn collect_deleted_key(&mut self, walk: &mut Walk<'_>, tombstone: &KeyTombstone) -> Result<(), KvError> {
         walk.go_to_tombstone(tombstone)?;
         let mut of_key = 0;
@@ -58,13 +59,13 @@ impl Step<'_, '_> {
             of_key += 1;
             walk.cursor.next()?;
         }
-        self.result.entries_looked_at += of_key;
+        self.result.entries_read += of_key;
         self.result.removed_versions += of_key;
         Ok(())
     }
 }
 
-/// The next tombstones before version `end`, at most so many; one at least.
+/// The next GC entries before version `end`: at least one, at most `most`.
 fn gather(tombstones: &mut GcEntries<'_>, end: u64, most: u64) -> Result<Vec<KeyTombstone>, KvError> {
     let mut gathered = Vec::new();
     while (gathered.len() as u64) < most {
@@ -72,23 +73,24 @@ fn gather(tombstones: &mut GcEntries<'_>, end: u64, most: u64) -> Result<Vec<Key
         gathered.push(tombstone);
         tombstones.next()?;
     }
-    assert!(!gathered.is_empty(), "tombstones before version {end} were seen, and are gone");
+    assert!(!gathered.is_empty(), "GC entries before version {end} were seen, and are gone");
     Ok(gathered)
 }
 
-/// A walk over the entries of deleted keys, in their order.
+/// A walk over the entries of deleted keys, in order.
 struct Walk<'e> {
     cursor: Box<dyn Cursor + 'e>,
-    /// Whether the cursor is where the walk has come to, and not yet anywhere.
+    /// Whether the cursor is at the end of the part walked so far; false while it has no position.
     is_on_entry: bool,
-    /// Where to seek: kept for its memory.
+    /// The target of a seek; kept to reuse its memory.
     target: Vec<u8>,
 }
 
 impl Walk<'_> {
-    /// To the newest entry of the key that is not newer than the tombstone.
+    /// Moves to the newest version of the key that is not newer than the GC entry.
     ///
-    /// A tombstone that finds no tombstone has nothing to remove; but what it finds instead must not be removed.
+    /// If the key has no such version, nothing is to be removed. If that version is no tombstone,
+    /// the GC entry is wrong and the value must stay.
     fn go_to_tombstone(&mut self, tombstone: &KeyTombstone) -> Result<(), KvError> {
         if !self.step_to_tombstone(tombstone)? {
             key_codec::set_versioned(&mut self.target, &tombstone.prefix, tombstone.version);
@@ -108,7 +110,8 @@ impl Walk<'_> {
         }
     }
 
-    /// From the entry behind the key before, if this key comes there; whether that led to an entry that is not newer.
+    /// Steps forward from the current entry to a version of this key that is not newer than the GC
+    /// entry; false if none is near.
     fn step_to_tombstone(&mut self, tombstone: &KeyTombstone) -> Result<bool, KvError> {
         if !self.is_on_entry {
             return Ok(false);

@@ -1,24 +1,27 @@
-//! Removes from the data table what deletes and range clears have made needless, in small steps.
+//! One step of garbage collection: removes from the data table what deletes and range clears have
+//! made invisible.
 //!
-//! The notes of the garbage table are worked off in order of version, up to a watermark: no read and no conflict check is at an
-//! older version than that. Of one version, range clears come first, because a tombstone of the same commit goes with
-//! everything older, also with rows that the clear has yet to count.
+//! A step works through the GC entries in order of version, up to a watermark: no read and no
+//! conflict check is at an older version. Of one version, range clears come first. A tombstone of
+//! the same commit takes everything older with it, also rows that the clear has yet to count.
 //!
-//! - [`deleted_keys`]: of a deleted key every version up to the tombstone goes, the tombstone and its note included, in one
-//!   batch.
-//! - [`cleared_ranges`]: of a cleared range every version older than the clear goes. A write of the clear's own version is that
-//!   of the same commit, behind the clear, and stays. The note goes in the batch in which the walk reaches the end, so
-//!   that the clear hides what is left until then. A walk that a restart interrupts begins anew.
+//! - [`deleted_keys`]: removes every version of a deleted key up to the tombstone, the tombstone,
+//!   and its GC entry, in one batch.
+//! - [`cleared_ranges`]: removes every version in a cleared range that is older than the clear. A
+//!   write of the clear's own version is one that followed the clear in the same commit, and stays.
+//!   The GC entry is removed in the batch in which the walk reaches the end of the range, so that
+//!   the clear hides the rest until then. After a restart the walk begins again.
 //!
-//! So after every batch each read and each check at or above the watermark finds what it found before. Rows that a clear hides
-//! still count as rows until they are swept; each step says how many it removes, and they must be counted down in the
-//! same batch.
+//! So after every batch each read and each check at or above the watermark finds what it found
+//! before. Rows that a clear hides count as rows until they are collected: each step reports how
+//! many it removes, and the caller subtracts them in the same batch.
 //!
-//! A step decides on what it has read: from its begin until its batch is written, nobody else may write to the engine. A
-//! row that was written into a range meanwhile would be removed with it.
+//! A step decides on what it has read. From its begin until its batch is written nobody else may
+//! write to the engine: a row written into a range meanwhile would be removed with it.
 //!
-//! Whoever keeps the range clears in memory drops a clear only when the batch that ends it is written, and a reader looks
-//! at the clears before it makes its cursor: then it knows each clear whose rows it may still find.
+//! The caller drops a range clear from memory only when the batch that ends it is written. A reader
+//! takes the clears before it makes its cursor, and so knows every clear whose rows it may still
+//! find.
 
 mod cleared_ranges;
 mod deleted_keys;
@@ -33,34 +36,35 @@ use super::entries::{self, GcEntries, RangeClear};
 use crate::engine::{BatchEntry, Engine, Table, WriteBatch};
 use cleared_ranges::ClearProgress;
 
-/// Entries of one key that are passed one by one before a seek jumps over the rest.
+/// Entries of one key that are passed one by one before a seek skips the rest.
 const STEPS_BEFORE_SEEK: usize = 8;
 
-/// From so many adjacent entries on they are removed as a range. RocksDB passes over a few thousand deleted entries about as
-/// fast as over a deleted range, and keys beside them are found at once.
+/// A run of at least this many adjacent entries is removed as a range. RocksDB skips a few thousand
+/// deleted entries about as fast as a deleted range, and finds the keys next to them at once.
 pub(crate) const RANGE_DELETE_ENTRIES: u64 = 1_000;
 
-/// Where sweeping has got to. Begins anew with each opening of a database.
+/// How far collection is. Not stored: begins at zero when a database is opened.
 #[derive(Debug)]
 pub(crate) struct GcProgress {
-    /// Version of the oldest note that may be there.
+    /// No GC entry has an older version.
     version: u64,
-    /// The version up to which all clears are known to be swept; `None`: not looked up yet.
+    /// The version up to which all clears are recorded as collected; `None`: not read yet.
+    /// The clear that the last step has not finished.
     collected_up_to: Option<u64>,
     clear: Option<ClearProgress>,
-    /// As many batches had been written to the engine when the last one was looked at.
+    /// The engine's number of batches at the last step, plus those reported since.
     batches_seen: u64,
     range_delete_entries: u64,
 }
 
 impl GcProgress {
-    /// So many adjacent entries are removed as a range.
+    /// Runs of at least `range_delete_entries` are removed as a range.
     pub fn new(range_delete_entries: u64) -> Self {
         GcProgress { version: 0, collected_up_to: None, clear: None, batches_seen: 0, range_delete_entries }
     }
 
-    /// `batch` was written to the engine. To be told of every batch from one step to the next, so that a range of which
-    /// nothing has changed meanwhile is removed as one; if not, it is removed in more pieces.
+    /// Reports that `batch` was written to the engine. A range can be removed as one only if every
+    /// batch between two steps is reported; otherwise it is removed in more pieces.
     pub fn written(&mut self, batch: &WriteBatch) {
         self.batches_seen += 1;
         let Some(clear) = self.clear.as_mut().filter(|clear| clear.is_holding_back()) else { return };
@@ -73,7 +77,7 @@ impl GcProgress {
         }
     }
 
-    /// The clear under way. What it holds back counts on having seen all batches.
+    /// The unfinished clear. If a batch was not reported, it holds nothing back.
     fn take_clear(&mut self, engine: &dyn Engine) -> Option<ClearProgress> {
         let mut clear = self.clear.take();
         let written = engine.batches_written();
@@ -85,32 +89,32 @@ impl GcProgress {
     }
 }
 
-/// What one step does, once its batch is written.
+/// The effects of a step, once its batch is written.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct StepResult {
-    /// GcEntries and versions that the step has looked at.
-    pub entries_looked_at: u64,
-    /// Versions that it removes; of a key with very many, only those that were looked at.
+    /// GC entries and versions that the step has read.
+    pub entries_read: u64,
+    /// Removed versions. Of a key with very many, only those that were read count.
     pub removed_versions: u64,
-    /// Rows that a clear has made invisible: they are counted down in the same batch.
+    /// Rows that a clear had hidden. The caller subtracts them in the same batch.
     pub rows_cleared: u64,
-    /// Clears that are done: version and number.
+    /// Version and number of each clear that is finished.
     pub range_clears_done: Vec<(u64, u32)>,
-    /// Whether there is more to do at this watermark.
+    /// Whether more is to do up to this watermark.
     pub more: bool,
 }
 
-/// The watermark for [`Engine::set_filter_watermark`]: the last watermark of a sweep, but below every range clear that was not swept then,
-/// because its sweep counts the newest version of each key that is older than the clear, also where a newer one was
-/// written since. As it is persisted: what compactions drop, they drop from the persisted state, and a crash goes back
-/// to it.
+/// The version for [`Engine::set_filter_watermark`]: the watermark of the last step, but below
+/// every range clear that was not collected then. Collecting a clear counts the newest version of
+/// each key that is older than the clear, also where a newer one was written since. Taken from the
+/// persisted state: compactions drop versions from there, and a crash returns to it.
 pub(crate) fn filter_watermark(engine: &dyn Engine) -> Result<u64, KvError> {
     entries::load_persisted_collected_up_to(engine)
 }
 
-/// Adds the next deletes to `batch`, looking at `budget_entries` entries, or more where one key has
-/// very many. The caller writes the batch
-/// before anybody else writes, and before the next step.
+/// Adds the next deletes to `batch`. Reads about `budget_entries` entries, or more where one key
+/// has very many. The caller must write the batch before anybody else writes, and before the next
+/// step.
 pub(crate) fn collect(
     engine: &dyn Engine,
     watermark: u64,
@@ -164,7 +168,7 @@ pub(crate) fn collect(
     Ok(result)
 }
 
-/// Records that all clears up to `version` are swept.
+/// Records that all clears up to `version` are collected.
 fn record_collected(
     engine: &dyn Engine,
     version: u64,
@@ -189,20 +193,20 @@ struct Step<'a, 'e> {
     range_delete_entries: u64,
     batch: &'a mut WriteBatch,
     result: StepResult,
-    /// The ranges swept in this step, by their begin; they do not overlap.
+    /// The ranges that this step has begun to collect, by begin. They do not overlap.
     collected_ranges: BTreeMap<Bytes, Bytes>,
 }
 
 impl Step<'_, '_> {
-    /// Whether the engine still shows, in the range of this clear, what the batch removes for another one: it would be
-    /// counted once more.
+    /// Whether the engine still shows entries in the range of this clear that the batch removes for
+    /// another one: they would be counted twice.
     fn has_collected_in(&self, clear: &RangeClear) -> bool {
         let last_before_end = self.collected_ranges.range(..clear.end.clone()).next_back();
         last_before_end.is_some_and(|(_, end)| *end > clear.begin)
     }
 
     fn is_over(&self) -> bool {
-        self.result.entries_looked_at >= self.budget_entries
+        self.result.entries_read >= self.budget_entries
     }
 }
 

@@ -1,25 +1,27 @@
-//! Adjacent entries that are removed together.
+//! Runs of adjacent entries, which are removed together.
 
 use super::StepResult;
 use crate::engine::{Table, WriteBatch};
 
-/// Entries to remove, with nothing between them.
+/// Adjacent entries to remove.
 #[derive(Debug, Default)]
 pub(super) struct Run {
+    /// Entries in the run; of a part that was skipped, none.
     pub entries: u64,
-    /// How many of them were rows until now.
+    /// Entries that count as rows until they are removed.
     pub rows: u64,
-    /// The first keys, one after the other, and where each ends.
+    /// Keys of the first entries, concatenated, and where each ends.
     keys: Vec<u8>,
     ends: Vec<usize>,
-    /// As many entries, or a part that was not looked at: it is removed as a range.
+    /// Whether the run is removed as a range: it has enough entries, or contains a part that was
+    /// skipped.
     is_long: bool,
-    /// Sorts behind the last one.
+    /// Sorts after the last entry.
     behind: Vec<u8>,
 }
 
 impl Run {
-    /// A run of `range_delete_entries` is removed as a range.
+    /// Appends an entry. A run of at least `range_delete_entries` is removed as a range.
     pub fn push(&mut self, key: &[u8], range_delete_entries: u64) {
         self.entries += 1;
         self.is_long |= self.entries >= range_delete_entries;
@@ -32,23 +34,24 @@ impl Run {
         self.behind.push(0);
     }
 
-    /// Everything up to `end` goes, too.
+    /// Extends the run up to `end`, without reading the entries there.
     pub fn reach(&mut self, end: &[u8]) {
         self.is_long = true;
         self.behind.clear();
         self.behind.extend_from_slice(end);
     }
 
-    /// Whether it is removed as a range.
+    /// Whether the run is removed as a range.
     pub fn is_long(&self) -> bool {
         self.is_long
     }
 
+    /// The key of the first entry.
     pub fn first(&self) -> Option<&[u8]> {
         self.ends.first().map(|end| &self.keys[..*end])
     }
 
-    /// Removes it; it is empty then.
+    /// Ends the run: adds its removal to `batch`, and empties it.
     pub fn end(&mut self, batch: &mut WriteBatch, result: &mut StepResult) {
         let run = std::mem::take(self);
         result.removed_versions += run.entries;

@@ -1,5 +1,6 @@
-//! A small database around the sweeper, compared with one that keeps everything: whatever order commits, sweeps,
-//! compactions, flushes and crashes come in, what can be read stays the same, and in the end nothing is left over.
+//! A small database with garbage collection, compared with a model that keeps everything. Whatever
+//! the order of commits, collection, compactions, flushes and crashes, reads stay the same, and in
+//! the end no garbage is left.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -13,10 +14,10 @@ use crate::engine::Durability;
 use crate::engine::testing::{self, Place};
 use crate::key_codec;
 
-/// More than one run that is removed as a range holds.
+/// More entries than a run that is removed as a range needs.
 const KEYS: u8 = 60;
 
-/// Runs that these tests reach are long enough.
+/// Short enough that runs in these tests are long.
 fn progress() -> GcProgress {
     GcProgress::new(32)
 }
@@ -34,7 +35,8 @@ enum Write {
 
 #[derive(Clone, Debug)]
 enum Action {
-    /// The oldest_readable goes to this many versions before the commit, if that is further than it was.
+    /// The oldest readable version becomes this many versions older than the commit, if that
+    /// advances it.
     Commit {
         writes: Vec<Write>,
         age: u64,
@@ -50,7 +52,7 @@ enum Action {
     Crash,
 }
 
-/// What a crash or a restart finds again.
+/// What is stored in the meta table, and found again after a crash or restart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Counters {
     version: u64,
@@ -72,11 +74,11 @@ struct World {
     counters: Counters,
     clears: Vec<RangeClear>,
     progress: GcProgress,
-    /// Whether the sweeper is told of every batch.
+    /// Whether the collection learns of every batch.
     tells_all: bool,
-    /// Every version of every key, written or cleared.
+    /// Every version of every key; range clears are in it as tombstones.
     everything: BTreeMap<u8, BTreeMap<u64, Option<u64>>>,
-    /// The same, without what clears did to it.
+    /// The same without range clears.
     written: BTreeMap<u8, BTreeSet<u64>>,
 }
 
@@ -117,7 +119,7 @@ impl World {
         (0..KEYS).filter(|key| self.model(*key, version).is_some()).count() as u64
     }
 
-    /// The newest version that the engine holds of a key, and its value.
+    /// The newest version of a key in the engine, and its value.
     fn stored(&self, key: u8, version: u64) -> Option<(u64, Option<u64>)> {
         let (mut cursor, mut target) = (self.engine.key_cursor().unwrap(), Vec::new());
         let found = crate::read::scan::newest_at(cursor.as_mut(), &prefix(key), version, &mut target).unwrap()?;
@@ -169,7 +171,7 @@ impl World {
             if value.is_none() {
                 entries::put_key_tombstone(&mut batch, version, number, &prefix(key));
             }
-            // At the same version a write stands for what the clear left, too.
+            // A write of the same version as the clear replaces the tombstone.
             self.everything.entry(key).or_default().insert(version, value);
             self.written.entry(key).or_default().insert(version);
         }
@@ -192,7 +194,7 @@ impl World {
         let mut batch = WriteBatch::new();
         let result =
             collect(&*self.engine, self.counters.oldest_readable, budget, &mut self.progress, &mut batch).unwrap();
-        assert!(result.entries_looked_at < budget + 80, "{result:?} with a budget of {budget}");
+        assert!(result.entries_read < budget + 80, "{result:?} with a budget of {budget}");
         self.counters.rows -= result.rows_cleared;
         self.clears.retain(|clear| !result.range_clears_done.contains(&(clear.version, clear.number)));
         self.write(batch);
@@ -200,7 +202,7 @@ impl World {
     }
 
     fn open_again(&mut self, how: impl Fn(&mut Place)) {
-        // Nobody holds on to the engine meanwhile.
+        // Nobody holds the engine meanwhile.
         self.engine = testing::memory(Durability::UntilFlush).engine();
         how(&mut self.place);
         self.engine = self.place.engine();
@@ -213,7 +215,8 @@ impl World {
         self.progress = GcProgress::new(range_delete_entries);
     }
 
-    /// From the oldest_readable on everything reads as if nothing had ever been removed, and conflicts are found.
+    /// From the oldest readable version on, every read finds what it would if nothing had been
+    /// removed, and every conflict is found.
     fn check(&self) {
         let Counters { version, oldest_readable, .. } = self.counters;
         let between = oldest_readable + (version - oldest_readable) / 2;
@@ -231,7 +234,7 @@ impl World {
         }
     }
 
-    fn notes(&self) -> usize {
+    fn gc_entries(&self) -> usize {
         self.entries(Table::Garbage) - usize::from(entries::load_collected_up_to(&*self.engine).unwrap() > 0)
     }
 
@@ -246,7 +249,7 @@ impl World {
         entries
     }
 
-    /// With nothing to be seen but the newest version, that is all that is left.
+    /// When only the newest version is readable, nothing else is left.
     fn finish(&mut self, budget: u64) {
         self.commit(&[], 0);
         while self.collect(budget).more {
@@ -257,7 +260,7 @@ impl World {
         self.engine.compact_data(&[], &[0xff]).unwrap();
         self.check();
         let rows = self.visible_rows(self.counters.version);
-        assert_eq!((self.clears.len(), self.notes()), (0, 0));
+        assert_eq!((self.clears.len(), self.gc_entries()), (0, 0));
         assert_eq!((self.counters.rows, self.entries(Table::Data) as u64), (rows, rows));
     }
 }
@@ -300,7 +303,7 @@ fn run(place: Place, actions: &[Action], budget: u64, long_run: u64, tells_all: 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
     #[test]
-    fn whatever_is_swept_reads_stay_and_nothing_is_left_over(
+    fn collection_changes_no_read_and_leaves_no_garbage(
         actions in vec(action(), 1..40), budget in 1..200_u64, long_run in 2..40_u64, tells_all: bool,
     ) {
         run(testing::memory(Durability::UntilFlush), &actions, budget, long_run, tells_all);
@@ -327,12 +330,12 @@ fn cleared(place: Place) -> World {
 }
 
 #[test]
-fn a_large_clear_goes_on_where_it_was_and_its_note_goes_last() {
+fn a_large_clear_continues_where_it_stopped_and_its_entry_is_removed_last() {
     for place in testing::all(Durability::UntilFlush) {
         let mut world = cleared(place);
         let mut steps = Vec::new();
         loop {
-            assert_eq!(world.notes(), 1);
+            assert_eq!(world.gc_entries(), 1);
             steps.push(world.collect(10));
             world.check();
             if !steps[steps.len() - 1].more {
@@ -340,15 +343,15 @@ fn a_large_clear_goes_on_where_it_was_and_its_note_goes_last() {
             }
             assert_eq!(world.clears.len(), 1);
         }
-        // The first entry of each step is the note.
+        // The first entry of each step is the GC entry.
         assert_eq!(steps.iter().map(|step| step.rows_cleared).collect::<Vec<_>>(), [9, 9, 9, 9, 9, 9, 6]);
         assert_eq!(steps[6].range_clears_done, [(3, 0)]);
-        assert_eq!((world.notes(), world.entries(Table::Data), world.counters.rows), (0, 0, 0));
+        assert_eq!((world.gc_entries(), world.entries(Table::Data), world.counters.rows), (0, 0, 0));
     }
 }
 
 #[test]
-fn a_sweep_that_a_crash_interrupts_begins_again_and_counts_no_row_twice() {
+fn collection_that_a_crash_interrupts_begins_again_and_counts_no_row_twice() {
     for place in testing::all(Durability::UntilFlush) {
         let mut world = cleared(place);
         world.collect(10);
@@ -361,7 +364,7 @@ fn a_sweep_that_a_crash_interrupts_begins_again_and_counts_no_row_twice() {
     }
 }
 
-/// Deletes of single rows and of ranges of them.
+/// Deletes of single rows, and of ranges.
 fn deletes(batch: &WriteBatch) -> [usize; 2] {
     let ranges = |entry: &BatchEntry<'_>| matches!(entry, BatchEntry::DeleteRange { table: Table::Data, .. });
     let single = |entry: &BatchEntry<'_>| matches!(entry, BatchEntry::Delete { table: Table::Data, .. });
@@ -369,7 +372,7 @@ fn deletes(batch: &WriteBatch) -> [usize; 2] {
 }
 
 impl World {
-    /// A step whose deletes are looked at.
+    /// One step, and the deletes in its batch.
     fn step(&mut self, budget: u64) -> (StepResult, [usize; 2]) {
         let mut batch = WriteBatch::new();
         let result =
@@ -392,16 +395,16 @@ fn many_adjacent_entries_are_removed_as_a_range_and_few_one_by_one() {
     let mut world = cleared(testing::memory(Durability::UntilFlush));
     world.commit(&[Write::Set(30)], 0);
     let (result, deletes) = world.step(1_000);
-    // 30 keys before what was written since; its old version with the 29 keys behind it.
+    // 30 keys before the later write; the old version of its key, with the 29 keys after it.
     assert_eq!((result.removed_versions, deletes), (u64::from(KEYS), [60, 0]));
 }
 
 #[test]
-fn a_long_run_is_removed_at_once_though_it_takes_steps_to_walk_over() {
+fn a_long_run_is_removed_in_one_delete_though_walking_it_takes_several_steps() {
     let mut world = cleared(testing::memory(Durability::UntilFlush));
     world.collect(1);
     assert_eq!(world.counters.rows, u64::from(KEYS) - 1);
-    // From one step to the next others write elsewhere.
+    // Others write elsewhere between the steps.
     let step = |world: &mut World| {
         let (result, deletes) = world.step(34);
         world.commit(&[Write::Set(0)], 1);
@@ -413,7 +416,7 @@ fn a_long_run_is_removed_at_once_though_it_takes_steps_to_walk_over() {
 }
 
 #[test]
-fn a_run_into_which_somebody_writes_is_walked_over_again_and_removed_in_pieces() {
+fn a_run_that_is_written_into_is_walked_again_and_removed_in_pieces() {
     for told in [true, false] {
         let mut world = cleared(testing::memory(Durability::UntilFlush));
         let (result, deletes) = world.step(41);
@@ -421,7 +424,7 @@ fn a_run_into_which_somebody_writes_is_walked_over_again_and_removed_in_pieces()
         world.tells_all = told;
         world.commit(&[Write::Set(39), Write::Delete(5), Write::Set(41)], 2);
         world.tells_all = true;
-        // 0 to 4, 5 to 38 as a range, 39 and 40, 41; what was written is passed over.
+        // 0 to 4; 5 to 38 as a range; 39 and 40; 41. The later writes are passed.
         let (result, deletes) = world.step(46);
         assert_eq!((result.rows_cleared, deletes), (42, [5 + 2 + 1, 1]), "{result:?}");
         world.finish(100);
@@ -429,7 +432,7 @@ fn a_run_into_which_somebody_writes_is_walked_over_again_and_removed_in_pieces()
 }
 
 #[test]
-fn deleted_neighbours_go_whatever_order_they_were_deleted_in() {
+fn deleted_neighbours_are_removed_whatever_order_they_were_deleted_in() {
     for place in testing::all(Durability::UntilFlush) {
         let mut world = World::new(place);
         world.act(&Action::SetAll);
@@ -437,16 +440,16 @@ fn deleted_neighbours_go_whatever_order_they_were_deleted_in() {
         (0..20).for_each(|_| world.commit(&[Write::Set(12), Write::Set(45)], 0));
         world.commit(&[Write::Delete(3), Write::Delete(12)], 0);
         let (result, deletes) = world.step(1_000);
-        // 41 keys of two versions; 12 and what was written of it since.
+        // 41 keys of two versions; the key 12 and its later write.
         assert_eq!((result.removed_versions, result.rows_cleared, result.more), (82 + 21, 0, false));
         assert_eq!(deletes, [82 + 21, 0]);
-        assert_eq!((world.notes(), world.entries(Table::Data)), (0, usize::from(KEYS) - 41 + 20));
+        assert_eq!((world.gc_entries(), world.entries(Table::Data)), (0, usize::from(KEYS) - 41 + 20));
         world.finish(100);
     }
 }
 
 #[test]
-fn notes_that_exceed_the_budget_are_left_for_the_next_step() {
+fn entries_that_exceed_the_budget_are_left_for_the_next_step() {
     let mut world = World::new(testing::memory(Durability::UntilFlush));
     (0..10).for_each(|key| (0..40).for_each(|_| world.commit(&[Write::Set(key)], 0)));
     (0..10).rev().for_each(|key| world.commit(&[Write::Delete(key)], 0));
@@ -454,29 +457,29 @@ fn notes_that_exceed_the_budget_are_left_for_the_next_step() {
     let mut steps = 0;
     while world.step(60).0.more {
         steps += 1;
-        assert!(world.notes() > 0);
+        assert!(world.gc_entries() > 0);
     }
     assert!((3..=9).contains(&steps), "{steps}");
     world.finish(100);
 }
 
 #[test]
-fn a_deleted_key_of_many_versions_goes_at_once_with_its_note() {
+fn a_deleted_key_of_many_versions_is_removed_in_one_step_with_its_entry() {
     for place in testing::all(Durability::UntilFlush) {
         let mut world = World::new(place);
         world.act(&Action::SetOften(1));
         world.commit(&[Write::Set(0), Write::Set(2)], 0);
         world.commit(&[Write::Delete(1)], 0);
         let (result, deletes) = world.step(1);
-        assert_eq!((result.entries_looked_at, result.rows_cleared, result.more), (33, 0, false));
+        assert_eq!((result.entries_read, result.rows_cleared, result.more), (33, 0, false));
         assert_eq!(deletes, [32, 1]);
-        assert_eq!((world.entries(Table::Data), world.notes()), (2, 0));
+        assert_eq!((world.entries(Table::Data), world.gc_entries()), (2, 0));
         world.check();
     }
 }
 
 #[test]
-fn nothing_above_the_floor_is_swept() {
+fn nothing_above_the_watermark_is_collected() {
     let mut world = cleared(testing::memory(Durability::UntilFlush));
     world.commit(&[Write::Set(1)], u64::MAX);
     world.commit(&[Write::Delete(1)], u64::MAX);
@@ -485,13 +488,13 @@ fn nothing_above_the_floor_is_swept() {
         batch.clear();
         let mut progress = GcProgress::new(RANGE_DELETE_ENTRIES);
         assert!(!collect(&*world.engine, watermark, 1_000, &mut progress, &mut batch).unwrap().more);
-        let notes = |entry: &BatchEntry<'_>| matches!(entry, BatchEntry::Delete { table: Table::Garbage, .. });
-        assert_eq!(batch.iter().filter(notes).count(), entries_done, "at {watermark}");
+        let is_gc_entry = |entry: &BatchEntry<'_>| matches!(entry, BatchEntry::Delete { table: Table::Garbage, .. });
+        assert_eq!(batch.iter().filter(is_gc_entry).count(), entries_done, "at {watermark}");
     }
 }
 
 #[test]
-fn a_note_without_its_tombstone_removes_no_value() {
+fn an_entry_without_its_tombstone_removes_no_value() {
     let engine = testing::memory(Durability::UntilFlush).engine();
     let step = |fill: &dyn Fn(&mut WriteBatch)| {
         let mut batch = WriteBatch::new();
@@ -502,9 +505,9 @@ fn a_note_without_its_tombstone_removes_no_value() {
         engine.write(&batch).unwrap();
         Ok(result)
     };
-    // A key of which nothing is left is no damage.
+    // A key without any version is no damage.
     let result = step(&|batch| entries::put_key_tombstone(batch, 5, 0, &prefix(1))).unwrap();
-    assert_eq!((result.entries_looked_at, result.more), (1, false));
+    assert_eq!((result.entries_read, result.more), (1, false));
     let error: KvError = step(&|batch| {
         entries::put_key_tombstone(batch, 7, 0, &prefix(2));
         for version in [6, 7] {
@@ -517,7 +520,7 @@ fn a_note_without_its_tombstone_removes_no_value() {
 }
 
 #[test]
-fn values_are_dropped_below_every_clear_that_is_not_swept_in_the_persisted_state() {
+fn values_are_dropped_only_below_every_clear_that_is_not_collected_in_the_persisted_state() {
     let mut world = cleared(testing::memory(Durability::UntilFlush));
     let watermark = |world: &World| filter_watermark(&*world.engine).unwrap();
     world.collect(10);
@@ -531,11 +534,11 @@ fn values_are_dropped_below_every_clear_that_is_not_swept_in_the_persisted_state
     world.commit(&[Write::Clear(0..1)], 1);
     world.collect(10);
     world.engine.flush().unwrap();
-    assert_eq!(watermark(&world), 3, "the oldest_readable is still there");
+    assert_eq!(watermark(&world), 3, "the oldest readable version is still there");
 }
 
 #[test]
-fn a_run_is_removed_as_a_range_from_exactly_so_many_entries_on() {
+fn a_run_is_removed_as_a_range_from_exactly_the_configured_length_on() {
     for (keys, expected) in [(31, [31, 0]), (32, [0, 1]), (33, [0, 1])] {
         let mut world = World::new(testing::memory(Durability::UntilFlush));
         world.act(&Action::SetAll);
@@ -550,10 +553,10 @@ fn a_step_of_deleted_keys_takes_as_many_as_its_budget_allows() {
     let mut world = World::new(testing::memory(Durability::UntilFlush));
     world.act(&Action::SetAll);
     world.commit(&(0..10).map(Write::Delete).collect::<Vec<_>>(), 0);
-    // Each costs its note, its tombstone and the value before.
+    // Each costs its GC entry, its tombstone and the value before it.
     let mut step = |budget: u64| {
         let (result, deletes) = world.step(budget);
-        (result.entries_looked_at, result.removed_versions, deletes, result.more)
+        (result.entries_read, result.removed_versions, deletes, result.more)
     };
     assert_eq!(step(12), (12, 8, [8, 0], true));
     assert_eq!(step(11), (9 + 3, 6 + 2, [8, 0], true));
@@ -563,7 +566,7 @@ fn a_step_of_deleted_keys_takes_as_many_as_its_budget_allows() {
 }
 
 #[test]
-fn a_sweep_that_finds_nothing_writes_nothing() {
+fn a_step_that_finds_nothing_writes_nothing() {
     let mut world = cleared(testing::memory(Durability::UntilFlush));
     while world.collect(10).more {}
     for progress in [&mut world.progress, &mut progress()] {
@@ -574,7 +577,7 @@ fn a_sweep_that_finds_nothing_writes_nothing() {
 }
 
 #[test]
-fn ranges_side_by_side_are_swept_in_one_step_and_overlapping_ones_in_two() {
+fn adjacent_ranges_are_collected_in_one_step_and_overlapping_ones_in_two() {
     for (second, steps) in [(20..30, 1), (19..30, 2), (0..10, 1), (0..11, 2), (12..13, 2)] {
         let mut world = World::new(testing::memory(Durability::UntilFlush));
         world.act(&Action::SetAll);
