@@ -75,7 +75,8 @@ pub fn prefix(family: &str, user_key: &[u8]) -> Vec<u8> {
 pub fn family_end(family: &str) -> Vec<u8> {
     let mut end = Vec::with_capacity(1 + family.len());
     push_family(&mut end, family);
-    // A length of 255 is followed by a name, whose UTF-8 never holds 0xFF: the last byte can always be raised.
+    // A length of 255 is followed by a name, whose UTF-8 never holds 0xFF: the last byte can always
+    // be raised.
     *end.last_mut().expect("the length byte is there") += 1;
     end
 }

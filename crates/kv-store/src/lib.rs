@@ -15,6 +15,8 @@
 //!
 //! Not in this crate: consensus, requests and their limits.
 
+#![warn(missing_docs)]
+
 mod commit;
 mod database;
 pub mod engine;

@@ -50,8 +50,8 @@ impl Default for Counters {
     }
 }
 
-/// What the replication layer stores with the data: how far the log is applied, and its own state
-/// at that point.
+/// The record that the replication layer stores with the data: how far the log is applied, and its own
+/// state at that point.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StateBlob {
     /// The last applied sequence.

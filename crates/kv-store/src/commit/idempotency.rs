@@ -39,7 +39,7 @@ pub(crate) struct IdempotencyTable {
     fresh: HashMap<Bytes, CommitResult>,
 }
 
-/// What the table has about an id.
+/// An answer of the table about an id.
 pub(crate) enum Earlier {
     Nothing,
     /// The same commit succeeded.
@@ -66,7 +66,7 @@ impl IdempotencyTable {
         self.records.len()
     }
 
-    /// What the table has about the commit's id.
+    /// Looks the commit's id up.
     pub fn earlier(&self, engine: &dyn Engine, commit: &AtomicCommit) -> Result<Earlier, KvError> {
         let id = &commit.idempotency_id;
         let Some(record) = self.records.get(id) else {

@@ -117,7 +117,7 @@ pub(crate) struct Write<'c> {
     pub value: Option<Bytes>,
 }
 
-/// What the only mutation of a commit writes, and the commit's result.
+/// The effect of a commit's only mutation, and the commit's result.
 pub(crate) struct Single<'c> {
     pub write: Write<'c>,
     pub result: CommitResult,

@@ -70,7 +70,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::sync::orders::{Scene, every_order};
+    use crate::sync::schedules::{Scene, every_schedule};
 
     fn listener() -> (Report, Arc<Mutex<Vec<String>>>) {
         let reports = Arc::new(Mutex::new(Vec::new()));
@@ -102,7 +102,7 @@ mod tests {
 
     #[test]
     fn damage_that_two_threads_find_is_reported_once_to_a_listener_that_comes_meanwhile() {
-        every_order(3, || {
+        every_schedule(3, || {
             let damage = Arc::new(Damage::default());
             let (report, reports) = listener();
             let find = |reason: &'static str| {
@@ -120,7 +120,7 @@ mod tests {
     fn a_report_may_ask_for_the_damage() {
         for is_found_before in [false, true] {
             // A lock that its own holder asks for shows up here as a failure instead of a hang.
-            every_order(0, || {
+            every_schedule(0, || {
                 let damage = Arc::new(Damage::default());
                 let (asked, reports) = (damage.clone(), Arc::new(Mutex::new(None)));
                 let keep = reports.clone();

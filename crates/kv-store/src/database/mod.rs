@@ -2,8 +2,8 @@
 //!
 //! Invariants:
 //! - all effects of a batch (rows, counters, replication blob) are in one engine batch;
-//! - the applied version is published after that batch is in the engine, so a reader at a published version finds
-//!   everything of it, and everything newer is invisible to it;
+//! - the applied version is published after that batch is in the engine, so a reader at a published
+//!   version finds everything of it, and everything newer is invisible to it;
 //! - after a failed write no further one is tried, because the content of the engine is unknown
 //!   then. A full disk is no failure on a replica: the write waits for space.
 

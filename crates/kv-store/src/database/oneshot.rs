@@ -123,7 +123,7 @@ mod tests {
     use std::task::Wake;
 
     use super::*;
-    use crate::sync::orders::{Scene, every_order};
+    use crate::sync::schedules::{Scene, every_schedule};
 
     /// Whether a waker was called.
     #[derive(Default)]
@@ -165,7 +165,7 @@ mod tests {
     #[test]
     fn a_waiting_receiver_is_woken_whether_the_poll_or_the_value_comes_first() {
         for is_sent in [true, false] {
-            every_order(4, || {
+            every_schedule(4, || {
                 let (sender, mut receiver) = channel::<u8>();
                 let (waits, woken) = (Arc::new(Flag::default()), Arc::new(Flag::default()));
                 let (waited, waker) = (waits.clone(), Waker::from(woken.clone()));
@@ -189,7 +189,7 @@ mod tests {
 
     #[test]
     fn giving_up_finds_a_value_never_begun_or_under_way_or_done() {
-        every_order(4, || {
+        every_schedule(4, || {
             let (sender, receiver) = channel();
             let (begun, said) = (Arc::new(Flag::default()), Arc::new(Mutex::new(None)));
             let (was_begun, was_said) = (begun.clone(), said.clone());

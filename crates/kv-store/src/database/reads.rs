@@ -10,8 +10,8 @@ impl TransactionalKvDatabase {
     /// The value of `key` at `version`.
     ///
     /// # Errors
-    /// [`KvError::FutureVersion`] above the applied version, [`KvError::TransactionTooOld`] before the readable window,
-    /// [`KvError::UnknownColumnFamily`].
+    /// [`KvError::FutureVersion`] above the applied version, [`KvError::TransactionTooOld`] before
+    /// the readable window, [`KvError::UnknownColumnFamily`].
     pub fn read_at(&self, key: &KeyRef, version: Version) -> Result<Option<Bytes>, KvError> {
         self.core.check_applied(version)?;
         self.check_family(&key.column_family)?;

@@ -36,7 +36,7 @@ impl TransactionalKvDatabase {
         read(&self.core.clears).len() as u64
     }
 
-    /// What the database keeps at this moment.
+    /// Counts of old versions, pins and results at this moment.
     pub fn retention(&self) -> RetentionStatistics {
         RetentionStatistics {
             oldest_readable: self.oldest_readable().0,

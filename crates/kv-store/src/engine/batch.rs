@@ -33,19 +33,29 @@ struct EntryPlace {
 /// One entry of a [`WriteBatch`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BatchEntry<'a> {
+    /// Sets the value of a key.
     Put {
+        /// The table of the key.
         table: Table,
+        /// The key.
         key: &'a [u8],
+        /// Its new value.
         value: &'a [u8],
     },
+    /// Removes a key, if the table has it.
     Delete {
+        /// The table of the key.
         table: Table,
+        /// The key.
         key: &'a [u8],
     },
     /// Removes the keys `begin <= key < end`; the range is never empty.
     DeleteRange {
+        /// The table of the keys.
         table: Table,
+        /// The first key of the range.
         begin: &'a [u8],
+        /// The first key after the range.
         end: &'a [u8],
     },
 }

@@ -80,7 +80,7 @@ mod tests {
             .collect()
     }
 
-    /// What a read finds.
+    /// The entry that a read finds.
     fn found(entries: &Entries, key: &str, version: u64) -> Option<(Vec<u8>, Vec<u8>)> {
         let (from, _) = entry(key, version, None);
         let next =

@@ -27,7 +27,7 @@ pub struct Collected {
     pub more: bool,
 }
 
-/// What the thread needs of a database.
+/// A database, as the thread uses it.
 pub(crate) trait Collectable: Send + Sync + 'static {
     /// Removes garbage, looking at about `budget_entries` entries.
     fn collect_garbage(&self, budget_entries: u64) -> Result<Collected, KvError>;

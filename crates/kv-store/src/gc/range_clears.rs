@@ -285,7 +285,8 @@ fn record_first_write(side: &mut Side, prefix: &[u8], version: u64) {
     node.update();
 }
 
-/// Visits, in order, every clear newer than `after` that overlaps `[begin, end)`, until `visit` returns false.
+/// Visits, in order, every clear newer than `after` that overlaps `[begin, end)`, until `visit`
+/// returns false.
 fn search_overlapping(
     node: Option<&Node>,
     begin: &[u8],

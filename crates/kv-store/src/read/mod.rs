@@ -1,4 +1,4 @@
-//! Reads at a version, and who reads.
+//! Reads at a version, and the readers that keep old versions from being removed.
 
 pub(crate) mod readers;
 pub(crate) mod reads;

@@ -1,12 +1,15 @@
-//! Who still reads old versions: range reads under way, pinned snapshots, and whoever reads one version page by page. They
-//! hold back the removal of versions, and nothing else: no verdict depends on them.
+//! Readers of old versions: running range reads, pinned versions, and versions that are held for
+//! page-by-page reads. They hold back garbage collection and affect nothing else: no verdict
+//! depends on them.
 //!
-//! The watermark is the oldest version that must stay readable. A reader enlists first and then looks whether its version is
-//! still at or above the oldest_readable: so either the watermark already counts it, or it was computed from a oldest_readable at or below the
-//! reader's version.
+//! The GC watermark is the oldest version that must stay readable. A reader first registers, and
+//! then checks that its version is still at or above the oldest readable one. So either the
+//! watermark takes the reader into account, or it was computed from an oldest readable version at
+//! or below the reader's.
 //!
-//! Invariant: a version that is pinned or held is readable. So a pin looks before it enlists, while no watermark is computed: one
-//! that came too late must never be there for others to rely on.
+//! Invariant: a version that is pinned or held is readable. Therefore a pin checks before it
+//! registers, while no watermark is computed: a pin that came too late must never be there for
+//! others to rely on.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
@@ -19,7 +22,7 @@ use crate::sync::{Mutex, MutexGuard};
 /// Most pins of one database at a time.
 pub const MAX_PINS: usize = 1_000;
 
-/// Most versions that are held for page-wise readers at a time.
+/// Most versions that are held for page-by-page reads at a time.
 const MAX_HELD: usize = 16;
 
 #[derive(Debug, Default)]
@@ -29,15 +32,15 @@ pub(crate) struct Readers {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Range reads under way at each version.
+    /// The number of running range reads at each version.
     active: BTreeMap<u64, usize>,
-    /// When each pin of a version ends.
+    /// The end of each pin, by version.
     pins: BTreeMap<u64, Vec<Instant>>,
-    /// Until when versions are held for page-wise readers.
+    /// The end of each hold, by version.
     held: BTreeMap<u64, Instant>,
 }
 
-/// A range read under way; ends with its drop.
+/// A running range read. Dropping it ends it.
 pub(crate) struct ActiveRead {
     readers: Arc<Readers>,
     version: u64,
@@ -48,12 +51,15 @@ impl Readers {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Registers a range read at `version`. The caller checks afterwards that the version is
+    /// readable.
     pub fn begin(self: &Arc<Self>, version: u64) -> ActiveRead {
         *self.state().active.entry(version).or_default() += 1;
         ActiveRead { readers: self.clone(), version }
     }
 
-    /// The oldest version that must stay readable. `oldest_readable` is asked while nobody can enlist.
+    /// The oldest version that must stay readable. Calls `oldest_readable` while no reader can
+    /// register.
     pub fn gc_watermark(&self, oldest_readable: impl FnOnce() -> u64) -> u64 {
         let mut state = self.state();
         state.drop_ended(Instant::now());
@@ -63,13 +69,16 @@ impl Readers {
         [active, pinned, held].into_iter().flatten().fold(oldest_readable(), u64::min)
     }
 
-    /// `look` says whether the version can be read. It is asked while no watermark is computed, unless the version is kept
-    /// already.
+    /// Pins `version` for `lifetime`. Calls `check`, which says whether the version can be read,
+    /// while no watermark is computed, unless the version is pinned or held already.
+    ///
+    /// # Errors
+    /// [`KvError::Overloaded`] beyond [`MAX_PINS`], and that of `check`.
     pub fn pin(
         &self,
         version: Version,
         lifetime: Duration,
-        look: impl FnOnce() -> Result<(), KvError>,
+        check: impl FnOnce() -> Result<(), KvError>,
     ) -> Result<(), KvError> {
         let (mut state, now) = (self.state(), Instant::now());
         state.drop_ended(now);
@@ -78,19 +87,20 @@ impl Readers {
             return Err(KvError::Overloaded(format!("{pins} snapshots are pinned; at most {MAX_PINS} may be")));
         }
         if !state.keeps(version.0) {
-            look()?;
+            check()?;
         }
         state.pins.entry(version.0).or_default().push(now + lifetime);
         Ok(())
     }
 
+    /// The number of pins of all versions.
     pub fn pins(&self) -> usize {
         let mut state = self.state();
         state.drop_ended(Instant::now());
         state.count_pins()
     }
 
-    /// Takes away the pin of `version` that would have ended first; without one it does nothing.
+    /// Removes the pin of `version` that would end first, if there is one.
     pub fn unpin(&self, version: Version) {
         let mut state = self.state();
         if let Some(ends) = state.pins.get_mut(&version.0) {
@@ -102,12 +112,16 @@ impl Readers {
         }
     }
 
-    /// Holds `version` for `lifetime` from now on, however long it was held before; not counted. `look` as of [`Self::pin`].
+    /// Holds `version` for `lifetime` from now on, replacing an earlier hold. `check` as for
+    /// [`Self::pin`].
+    ///
+    /// # Errors
+    /// [`KvError::Overloaded`] beyond [`MAX_HELD`], and that of `check`.
     pub fn hold(
         &self,
         version: Version,
         lifetime: Duration,
-        look: impl FnOnce() -> Result<(), KvError>,
+        check: impl FnOnce() -> Result<(), KvError>,
     ) -> Result<(), KvError> {
         let (mut state, now) = (self.state(), Instant::now());
         state.drop_ended(now);
@@ -115,7 +129,7 @@ impl Readers {
             return Err(KvError::Overloaded(format!("{MAX_HELD} versions are read page by page already")));
         }
         if !state.keeps(version.0) {
-            look()?;
+            check()?;
         }
         state.held.insert(version.0, now + lifetime);
         Ok(())
@@ -167,7 +181,7 @@ mod tests {
 
     use super::*;
     use crate::sync::AtomicU64;
-    use crate::sync::orders::{Scene, every_order};
+    use crate::sync::schedules::{Scene, every_schedule};
 
     const HOUR: Duration = Duration::from_secs(3600);
 
@@ -176,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn the_floor_is_the_oldest_of_horizon_reads_and_pins() {
+    fn the_watermark_is_the_oldest_of_the_oldest_readable_version_reads_and_pins() {
         let readers = Arc::new(Readers::default());
         assert_eq!(readers.gc_watermark(|| 10), 10);
         let (first, second) = (readers.begin(7), readers.begin(7));
@@ -187,9 +201,9 @@ mod tests {
         drop(second);
         assert_eq!(readers.gc_watermark(|| 10), 10);
         drop(later);
-        let is_asked = || -> Result<(), KvError> { panic!("what is kept already is readable") };
+        let unexpected = || -> Result<(), KvError> { panic!("what is kept already is readable") };
         assert_eq!(readers.pin(Version(5), HOUR, || Ok(())), Ok(()));
-        assert_eq!(readers.pin(Version(5), HOUR, is_asked), Ok(()));
+        assert_eq!(readers.pin(Version(5), HOUR, unexpected), Ok(()));
         assert_eq!(readers.pins(), 2);
         assert_eq!(readers.gc_watermark(|| 10), 5);
         readers.unpin(Version(5));
@@ -224,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn of_two_pins_the_one_that_ends_first_is_taken_away() {
+    fn unpinning_removes_the_pin_that_ends_first() {
         for lifetimes in [[HOUR, 2 * HOUR], [2 * HOUR, HOUR]] {
             let readers = Readers::default();
             let begun = Instant::now();
@@ -259,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn there_are_so_many_pins_and_no_more() {
+    fn pins_are_refused_beyond_the_most_allowed() {
         let readers = Readers::default();
         (0..MAX_PINS as u64).for_each(|version| {
             readers.pin(Version(version), HOUR, || Ok(())).unwrap();
@@ -267,25 +281,26 @@ mod tests {
         assert!(matches!(readers.pin(Version(1), HOUR, || Ok(())), Err(KvError::Overloaded(_))));
     }
 
-    /// Begins to rely on version 5, if the oldest_readable lets it: by a read, which lasts as long as what is returned, or a pin.
+    /// Begins to rely on version 5, if it is readable: by a read, which lasts as long as the
+    /// returned value, or by a pin or hold.
     type Rely = fn(&Arc<Readers>, &AtomicU64) -> Option<Option<ActiveRead>>;
 
     #[test]
-    fn no_floor_is_above_a_version_that_somebody_has_found_readable_and_still_reads() {
-        fn look(oldest_readable: &AtomicU64) -> Result<(), KvError> {
+    fn the_watermark_never_passes_a_version_that_was_found_readable_and_is_still_read() {
+        fn check(oldest_readable: &AtomicU64) -> Result<(), KvError> {
             if oldest_readable.load(Ordering::Acquire) <= 5 { Ok(()) } else { too_old() }
         }
         let read: Rely = |readers, oldest_readable| {
             let reading = readers.begin(5);
-            look(oldest_readable).is_ok().then_some(Some(reading))
+            check(oldest_readable).is_ok().then_some(Some(reading))
         };
         let pin: Rely =
-            |readers, oldest_readable| readers.pin(Version(5), HOUR, || look(oldest_readable)).ok().map(|()| None);
+            |readers, oldest_readable| readers.pin(Version(5), HOUR, || check(oldest_readable)).ok().map(|()| None);
         let hold: Rely =
-            |readers, oldest_readable| readers.hold(Version(5), HOUR, || look(oldest_readable)).ok().map(|()| None);
+            |readers, oldest_readable| readers.hold(Version(5), HOUR, || check(oldest_readable)).ok().map(|()| None);
         for rely in [read, pin, hold] {
             let outcomes = Arc::new(std::sync::Mutex::new(BTreeSet::new()));
-            every_order(3, || {
+            every_schedule(3, || {
                 let (readers, oldest_readable) = (Arc::new(Readers::default()), Arc::new(AtomicU64::new(4)));
                 let (relied, watermark) = (Arc::new(std::sync::Mutex::new(None)), Arc::new(AtomicU64::new(0)));
                 let first = {
@@ -300,7 +315,7 @@ mod tests {
                     let oldest_readable = oldest_readable.clone();
                     move || oldest_readable.store(10, Ordering::Release)
                 };
-                let sweeper = {
+                let collector = {
                     let watermark = watermark.clone();
                     move || {
                         watermark
@@ -313,7 +328,7 @@ mod tests {
                     assert!(!relies || watermark <= 5, "the watermark is {watermark}");
                     outcomes.lock().unwrap().insert((relies, watermark));
                 };
-                Scene::default().thread(first).thread(second).thread(writer).thread(sweeper).end(check)
+                Scene::default().thread(first).thread(second).thread(writer).thread(collector).end(check)
             });
             let all = [(false, 4), (false, 5), (false, 10), (true, 4), (true, 5)];
             assert_eq!(*outcomes.lock().unwrap(), all.into());

@@ -1,4 +1,4 @@
-//! Reads of the database at one version: a key, a range, and hashes of rows for comparing replicas.
+//! Reads at a version: of a key, of a range, and hashes of rows with which replicas are compared.
 
 use bytes::Bytes;
 use kv_api::{KeyRef, KvError, RangeQuery, Row, Rows};
@@ -10,17 +10,19 @@ use crate::engine::Engine;
 use crate::gc::range_clears::RangeClears;
 use crate::key_codec;
 
-/// What a row takes in a reply beside its key and value, in bytes, so that a reply of very many tiny rows counts too.
+/// Bytes that a row counts in a reply in addition to its key and value, so that a reply of many
+/// tiny rows is bounded, too.
 const ROW_OVERHEAD_BYTES: u64 = 16;
 
-/// Hash of consecutive rows of one family; see [`crate::TransactionalKvDatabase::hash_rows`].
+/// The hash of consecutive rows of one family; see [`crate::TransactionalKvDatabase::hash_rows`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RowsHash {
-    /// Rows covered.
+    /// The number of rows.
     pub count: u64,
-    /// XXH3 (64 bits, seed 0) over each row's key and value, each preceded by its length (u64, little-endian).
+    /// XXH3 (64 bits, seed 0) over each row's key and value, each preceded by its length (u64,
+    /// little-endian).
     pub hash: u64,
-    /// The first key that is not covered; `None`: the family ends here.
+    /// The first key after the hashed rows; `None`: the family has no more.
     pub next: Option<Bytes>,
 }
 
@@ -61,7 +63,7 @@ pub(crate) fn read_range(
     }
     let mut reply = Reply { query, rows: Vec::new(), row_bytes: 0, reply_bytes: 0 };
     while let Some(VisibleRow { prefix, value }) = visible.next_row()? {
-        // With a row in hand and no wish for it, `has_more` is exactly known.
+        // There is one more row than the caller asked for, so `has_more` is exact.
         if reply.is_full() {
             return Ok(Rows { rows: reply.rows, has_more: true });
         }
@@ -76,21 +78,23 @@ pub(crate) fn read_range(
 struct Reply<'q> {
     query: &'q RangeQuery,
     rows: Vec<Row>,
-    /// Of keys and values.
+    /// Bytes of keys and values.
     row_bytes: u64,
-    /// The same with each row's overhead.
+    /// The same plus the overhead of each row.
     reply_bytes: u64,
 }
 
 impl Reply<'_> {
-    /// Whether the caller asked for no more than this. Even the smallest byte target gets one row.
+    /// Whether the reply has all that the caller asked for. Even the smallest byte target gets one
+    /// row.
     fn is_full(&self) -> bool {
         let rows_reached = self.query.limit.is_some_and(|limit| self.rows.len() as u64 >= limit);
         let bytes_reached = self.query.target_bytes.is_some_and(|target| self.row_bytes >= target);
         rows_reached || (bytes_reached && !self.rows.is_empty())
     }
 
-    /// False when the row does not fit and the caller lets the reply end early; an error when it must not.
+    /// Adds a row. False when it does not fit and the caller allows the reply to end early; an
+    /// error when the caller does not.
     fn add(&mut self, row: Row) -> Result<bool, KvError> {
         let row_bytes = (row.key.len() + row.value.len()) as u64;
         let reply_bytes = self.reply_bytes + row_bytes + ROW_OVERHEAD_BYTES;
@@ -105,7 +109,7 @@ impl Reply<'_> {
     }
 }
 
-/// Hashes up to `limit` rows of a family from `begin` on.
+/// Hashes at most `limit` rows of a family from the key `begin` on.
 pub(crate) fn hash_rows(
     engine: &dyn Engine,
     clears: RangeClears,

@@ -1,11 +1,12 @@
-//! Walks over the data table that make rows of versions: the rows visible at a version, in either direction, and the keys
+//! Scans of the data table: the rows visible at a version, in either direction, and the keys
 //! written after a version.
 //!
-//! A row that a range clear hides is passed over like a deleted one; with all others that the clear hides, where nothing
-//! was written to its range since.
+//! A row that a range clear hides is skipped like a deleted one. Where nothing was written to the
+//! range since, the scan skips all of it.
 //!
-//! Versions above the one asked for may be written while a walk goes on; they are passed over, so a walk needs no
-//! engine snapshot. At most one entry is held at a time. A key with many versions costs a few steps and then one seek.
+//! Newer versions than the one asked for may be written during a scan. They are skipped, so a scan
+//! needs no engine snapshot. At most one entry is held in memory. A key with many versions costs a
+//! few steps and then one seek.
 
 use kv_api::KvError;
 
@@ -13,14 +14,14 @@ use crate::engine::{Cursor, Engine, Table};
 use crate::gc::range_clears::RangeClears;
 use crate::key_codec;
 
-/// Entries of one key that are stepped over one by one before a seek jumps over the rest: a step costs a small fraction
-/// of a seek, and most keys have few versions.
+/// Entries of one key that are stepped over before a seek skips the rest. A step costs a small
+/// fraction of a seek, and most keys have few versions.
 const STEPS_BEFORE_SEEK: usize = 8;
 
-/// Asked by a long read, now and then, whether anybody still waits for it.
+/// A long read calls it now and then; false ends the read.
 pub(crate) type GoesOn<'r> = &'r dyn Fn() -> bool;
 
-/// Keys between two such questions: some hundred microseconds.
+/// Keys between two such calls: some hundred microseconds.
 const KEYS_BEFORE_ASKING: u32 = 1024;
 
 /// Encoded keys `begin <= key < end`.
@@ -41,20 +42,20 @@ impl Bounds {
     }
 }
 
-/// One version of a key as the cursor shows it; without a value it is a tombstone.
+/// A version of a key under the cursor. Without a value it is a tombstone.
 pub(crate) struct VersionEntry<'c> {
     pub version: u64,
     pub value: Option<&'c [u8]>,
 }
 
-/// One visible row as the walk shows it.
+/// A visible row under the cursor.
 pub(crate) struct VisibleRow<'w> {
     /// Encoded family and user key.
     pub prefix: &'w [u8],
     pub value: &'w [u8],
 }
 
-/// The newest entry of one key that is not newer than `version`.
+/// The newest version of a key that is not newer than `version`.
 pub(crate) fn newest_at<'c>(
     cursor: &'c mut dyn Cursor,
     prefix: &[u8],
@@ -72,8 +73,8 @@ pub(crate) fn newest_at<'c>(
     }
 }
 
-/// The encoded prefixes of the keys in `bounds` that have an entry newer than `version`, tombstones included: the first
-/// `most` in key order.
+/// The prefixes of the keys in `bounds` that have a version newer than `version`, tombstones
+/// included: the first `most` in order.
 pub(crate) fn written_after(
     engine: &dyn Engine,
     bounds: &Bounds,
@@ -94,21 +95,22 @@ pub(crate) fn written_after(
     Ok(written)
 }
 
-/// The rows visible at one version, one after the other.
+/// Iterates over the rows visible at a version.
 pub(crate) struct VisibleRows<'e> {
     walk: Walk<'e>,
     clears: RangeClears,
     version: u64,
     reverse: bool,
     goes_on: GoesOn<'e>,
-    /// Keys passed since it was asked last.
+    /// Keys passed since the last call of `goes_on`.
     passed: u32,
-    /// The value of the row found last: walking backwards, the cursor has already left it.
+    /// The value of the current row: a backward scan's cursor has already left it.
     value: Vec<u8>,
 }
 
 impl<'e> VisibleRows<'e> {
-    /// `clears`: as they were at some moment before this call, or later than `version`.
+    /// Begins a scan. `clears` must be of a moment before this call, or of one at which `version`
+    /// was applied.
     pub fn new(
         engine: &'e dyn Engine,
         clears: RangeClears,
@@ -124,13 +126,13 @@ impl<'e> VisibleRows<'e> {
     /// The next row; `None` at the end.
     ///
     /// # Errors
-    /// [`KvError::Timeout`], once nobody waits any more.
+    /// [`KvError::Timeout`] when `goes_on` returned false.
     pub fn next_row(&mut self) -> Result<Option<VisibleRow<'_>>, KvError> {
         let found = if self.reverse { self.advance_backward()? } else { self.advance_forward()? };
         Ok(found.then_some(VisibleRow { prefix: &self.walk.prefix, value: &self.value }))
     }
 
-    /// Also where no row is visible for long.
+    /// Calls `goes_on` when it is time, also in long stretches without a visible row.
     fn ask(&mut self) -> Result<(), KvError> {
         self.passed += 1;
         if self.passed < KEYS_BEFORE_ASKING {
@@ -143,7 +145,8 @@ impl<'e> VisibleRows<'e> {
         }
     }
 
-    /// From the newest entry of a key. Afterwards the cursor is on the newest entry of the next key.
+    /// Begins at the newest entry of a key; ends with the cursor on the newest entry of the next
+    /// key.
     fn advance_forward(&mut self) -> Result<bool, KvError> {
         while let Some(newest) = self.walk.entry_version()? {
             self.ask()?;
@@ -163,7 +166,8 @@ impl<'e> VisibleRows<'e> {
         Ok(false)
     }
 
-    /// From the oldest entry of a key. Afterwards the cursor is on the oldest entry of the key before.
+    /// Begins at the oldest entry of a key; ends with the cursor on the oldest entry of the key
+    /// before.
     fn advance_backward(&mut self) -> Result<bool, KvError> {
         while let Some(oldest) = self.walk.entry_version()? {
             self.ask()?;
@@ -180,7 +184,7 @@ impl<'e> VisibleRows<'e> {
         Ok(false)
     }
 
-    /// Goes back over the entries of the key up to the newest one that is visible, and keeps that one's value.
+    /// Moves back over the entries of the key up to the newest visible one, and keeps its value.
     fn keep_newest_backward(&mut self) -> Result<bool, KvError> {
         let mut found = self.keep_value()?;
         for _ in 0..STEPS_BEFORE_SEEK {
@@ -198,7 +202,7 @@ impl<'e> VisibleRows<'e> {
         Ok(found)
     }
 
-    /// Keeps the value under the cursor; false for a tombstone, and for what is cleared.
+    /// Keeps the value under the cursor; false for a tombstone, and for a row that a clear hides.
     fn keep_value(&mut self) -> Result<bool, KvError> {
         let (key, stored) = self.walk.cursor.entry().expect("the cursor is on an entry of the key");
         self.value.clear();
@@ -213,12 +217,12 @@ impl<'e> VisibleRows<'e> {
     }
 }
 
-/// A cursor and the key it is at.
+/// A cursor and its current key.
 struct Walk<'e> {
     cursor: Box<dyn Cursor + 'e>,
     /// Prefix of the current key.
     prefix: Vec<u8>,
-    /// Where to seek next: kept for its memory.
+    /// The target of the next seek; kept to reuse its memory.
     target: Vec<u8>,
 }
 
@@ -232,7 +236,7 @@ impl<'e> Walk<'e> {
         Ok(Walk { cursor, prefix: Vec::new(), target: Vec::new() })
     }
 
-    /// Makes the key under the cursor the current one and returns the version there; `None` at the end.
+    /// Makes the key under the cursor the current one, and returns its version; `None` at the end.
     fn entry_version(&mut self) -> Result<Option<u64>, KvError> {
         let Some((key, _)) = self.cursor.entry() else {
             return Ok(None);
@@ -247,13 +251,14 @@ impl<'e> Walk<'e> {
         self.cursor.entry().is_some_and(|(key, _)| key.starts_with(&self.prefix))
     }
 
-    /// Version of the entry under the cursor, of which there is one.
+    /// Version of the entry under the cursor. There must be one.
     fn version_here(&self) -> Result<u64, KvError> {
         let (key, _) = self.cursor.entry().expect("the cursor is on an entry of the key");
         Ok(key_codec::split(key)?.1)
     }
 
-    /// Goes to the newest entry of the current key that is not newer than `version`; false when there is none.
+    /// Moves to the newest entry of the current key that is not newer than `version`; false if
+    /// there is none.
     fn skip_newer(&mut self, version: u64) -> Result<bool, KvError> {
         for _ in 0..STEPS_BEFORE_SEEK {
             self.cursor.next()?;
@@ -269,7 +274,7 @@ impl<'e> Walk<'e> {
         Ok(self.on_same_key())
     }
 
-    /// Forward to the newest entry of the next key.
+    /// Moves to the newest entry of the next key.
     fn go_to_next_key(&mut self) -> Result<(), KvError> {
         for _ in 0..STEPS_BEFORE_SEEK {
             if !self.on_same_key() {
@@ -284,7 +289,7 @@ impl<'e> Walk<'e> {
         Ok(())
     }
 
-    /// Back to the oldest entry of the key before.
+    /// Moves to the oldest entry of the previous key.
     fn go_to_previous_key(&mut self) -> Result<(), KvError> {
         for _ in 0..STEPS_BEFORE_SEEK {
             if !self.on_same_key() {

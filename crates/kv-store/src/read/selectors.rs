@@ -1,10 +1,11 @@
-//! Key selectors: keys named by their place among the rows visible at a version.
+//! Key selectors: keys named by their position among the rows visible at a version.
 //!
-//! A selector cuts the keys of its family in two: those before `key` (with it, where `or_equal`), and the rest. From there
-//! it counts rows, forward or backward. What it finds is an end of a range: the place of a key, or an end of the family
-//! where that is reached first, as in FoundationDB an end of the whole key space is.
+//! A selector divides the keys of its family at `key`, which belongs to the first part if
+//! `or_equal` is set, and counts rows from there, forward or backward. It resolves to a bound of a
+//! range: a key, or the end of the family where the rows run out, as FoundationDB resolves to the
+//! end of the key space.
 //!
-//! Only one row is held at a time, however far a selector goes.
+//! Only one row is held in memory, whatever the offset.
 
 use kv_api::{KeySelector, KvError, RangeQuery};
 
@@ -13,7 +14,7 @@ use crate::engine::Engine;
 use crate::gc::range_clears::RangeClears;
 use crate::key_codec;
 
-/// Where the selectors of one read look: its engine, its clears, its version.
+/// The context in which the selectors of a read are resolved.
 pub(crate) struct Resolver<'r> {
     pub engine: &'r dyn Engine,
     pub clears: &'r RangeClears,
@@ -22,7 +23,8 @@ pub(crate) struct Resolver<'r> {
 }
 
 impl Resolver<'_> {
-    /// The encoded ends of the range that `query` means at the version. They may be equal or swapped: then it is empty.
+    /// The encoded bounds of the range that `query` asks for. If they are equal or in the wrong
+    /// order the range is empty.
     pub fn bounds(&self, query: &RangeQuery) -> Result<Bounds, KvError> {
         let family = query.column_family.as_str();
         let begin = match &query.begin_selector {
@@ -36,14 +38,14 @@ impl Resolver<'_> {
         Ok(Bounds { begin, end })
     }
 
-    /// The encoded place of the key that a selector names.
+    /// The encoded key that a selector resolves to.
     fn place(&self, family: &str, selector: &KeySelector) -> Result<Vec<u8>, KvError> {
         let mut cut = key_codec::prefix(family, &selector.key);
         if selector.or_equal {
             let key = cut.clone();
             key_codec::set_behind(&mut cut, &key);
         }
-        // The key before the cut is at offset 0, the one behind it at 1.
+        // Offset 0 is the key before the division, offset 1 the key after it.
         let forward = selector.offset > 0;
         let (bounds, rows) = match forward {
             true => (Bounds { begin: cut, end: key_codec::family_end(family) }, i64::from(selector.offset)),

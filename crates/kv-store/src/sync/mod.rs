@@ -1,8 +1,8 @@
-//! Locks and atomics by which the threads that share a database meet: those of the standard library.
+//! Locks and atomics of the state that threads share: those of the standard library.
 //!
-//! In this crate's own tests they are thin covers of the same. Each use of one is then a step at which a test may let
-//! another thread go on ([`orders`]), so that it tries the orders in which threads can come, instead of hoping for the right
-//! one. Outside of such a test the covers do what is under them.
+//! In this crate's own tests they are thin wrappers. Each use is then a step at which a test may
+//! let another thread run ([`schedules`]), so that it tries all schedules instead of hoping for the
+//! right one. Outside such a test the wrappers only forward.
 
 #[cfg(not(test))]
 pub(crate) use std::sync::atomic::AtomicU64;
@@ -10,9 +10,9 @@ pub(crate) use std::sync::atomic::AtomicU64;
 pub(crate) use std::sync::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 #[cfg(test)]
-pub(crate) use covers::{AtomicU64, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
+pub(crate) use wrappers::{AtomicU64, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 #[cfg(test)]
-mod covers;
+pub(crate) mod schedules;
 #[cfg(test)]
-pub(crate) mod orders;
+mod wrappers;

@@ -5,8 +5,8 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::{fs, io};
 
-/// Copies them. Background work of the database may add and remove files meanwhile; then what was copied is no state that
-/// ever was, and it is done again.
+/// Copies the files. The database's background work may add and remove files meanwhile; then the
+/// copy is of no single moment, and is made again.
 pub fn copy(from: &Path, to: &Path) {
     loop {
         let before = lengths(from);
@@ -27,7 +27,7 @@ fn lengths(folder: &Path) -> BTreeMap<OsString, u64> {
     let matters = |name: &OsString| name != "LOCK" && !name.as_encoded_bytes().starts_with(b"LOG");
     entries
         .filter(|entry| matters(&entry.file_name()))
-        // What is gone by now makes the comparison fail.
+        // A file that is gone by now makes the comparison fail.
         .map(|entry| (entry.file_name(), entry.metadata().map_or(u64::MAX, |file| file.len())))
         .collect()
 }

@@ -19,7 +19,7 @@ const BATCHES_BETWEEN: u32 = 16;
 
 #[derive(Default)]
 pub(super) struct Compaction {
-    floor: u64,
+    watermark: u64,
     /// The pass that has begun.
     pass: Option<Pass>,
     batches: u32,
@@ -43,8 +43,8 @@ struct Pass {
 }
 
 impl Pass {
-    fn new(floor: u64, part: u64) -> Pass {
-        Pass { filter: Superseded::new(floor), last: None, part }
+    fn new(watermark: u64, part: u64) -> Pass {
+        Pass { filter: Superseded::new(watermark), last: None, part }
     }
 
     fn is_shown(&self, key: &[u8]) -> bool {
@@ -54,7 +54,7 @@ impl Pass {
 
 impl Compaction {
     pub fn raise_watermark(&mut self, version: u64) {
-        self.floor = self.floor.max(version);
+        self.watermark = self.watermark.max(version);
     }
 
     /// The state after the engine was reopened.
@@ -65,7 +65,7 @@ impl Compaction {
     fn begin_pass(&mut self) -> Pass {
         self.passes += 1;
         let is_partial = self.shows_parts && self.passes.is_multiple_of(2);
-        Pass::new(self.floor, if is_partial { self.passes } else { 0 })
+        Pass::new(self.watermark, if is_partial { self.passes } else { 0 })
     }
 }
 
@@ -81,7 +81,7 @@ impl State {
     /// Does the next part of a pass.
     pub(super) fn compact_slice(&mut self) {
         self.compaction.batches = 0;
-        if self.compaction.floor == 0 {
+        if self.compaction.watermark == 0 {
             return;
         }
         let mut pass = self.compaction.pass.take().unwrap_or_else(|| self.compaction.begin_pass());
@@ -92,7 +92,7 @@ impl State {
 
     /// Visits all entries `begin <= key < end`.
     pub(super) fn compact_range(&mut self, begin: &[u8], end: &[u8]) {
-        let mut pass = Pass::new(self.compaction.floor, 0);
+        let mut pass = Pass::new(self.compaction.watermark, 0);
         self.filter(Bound::Included(Bytes::copy_from_slice(begin)), Some(end), usize::MAX, &mut pass);
     }
 

@@ -285,7 +285,7 @@ pub(super) struct ActiveCopy<'e> {
     number: u64,
 }
 
-/// What one step of reading a moment has found.
+/// The entries that one step of reading a moment has found.
 pub(super) struct Chunk {
     pub entries: Vec<(Bytes, Bytes)>,
     /// The key after which the next step continues; `None` at the end of the table.

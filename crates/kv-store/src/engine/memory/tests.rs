@@ -108,7 +108,7 @@ fn each_flush_continues_where_the_last_one_stopped_also_within_a_key() {
     for _ in 0..4 {
         engine.flush().unwrap();
         left.push(versions(&engine).len());
-        // What is written into the visited part is left to the next pass.
+        // The next pass visits what is written into the part that this pass has visited.
         write(&engine, |batch| put_version(batch, "a", 3_000 + left.len() as u64));
     }
     // Visited: 2,500 to 1,501; to 501, of which 1,200 stays; the rest and all of `b`; then again

@@ -57,8 +57,8 @@ impl Folder {
     /// Removes copies that an earlier process left next to the database.
     pub fn remove_leftover_copies(&self) {
         let prefix = self.copy_name("");
-        let beside = self.path.parent().and_then(|parent| fs::read_dir(parent).ok());
-        for entry in beside.into_iter().flatten().flatten() {
+        let siblings = self.path.parent().and_then(|parent| fs::read_dir(parent).ok());
+        for entry in siblings.into_iter().flatten().flatten() {
             if entry.file_name().as_encoded_bytes().starts_with(prefix.as_encoded_bytes()) {
                 remove(&entry.path());
             }

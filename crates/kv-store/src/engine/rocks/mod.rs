@@ -8,7 +8,8 @@
 //! - under [`Durability::UntilFlush`] no write uses the write-ahead log, and the column families
 //!   are flushed only together (`atomic_flush`, and `flush_cfs_opt` over all): after a crash,
 //!   flushing one alone would leave an applied sequence that disagrees with the data;
-//! - under [`Durability::EveryWrite`] every write is synced to the write-ahead log before it returns;
+//! - under [`Durability::EveryWrite`] every write is synced to the write-ahead log before it
+//!   returns;
 //! - scans use total order; only [`RocksEngine::key_cursor`] uses prefix filters.
 
 mod copy;
@@ -178,8 +179,8 @@ impl RocksEngine {
     }
 }
 
-/// What may be created on opening. If rows were written before, anything missing is damage and must
-/// not be created, except the table that the former layout did not have.
+/// The parts that opening may create. If rows were written before, anything missing is damage and
+/// must not be created, except the table that the former layout did not have.
 /// former layout did not have.
 fn what_to_create(folder: &Folder, options: &RocksOptions) -> Create {
     if !folder.holds_rows() {

@@ -62,7 +62,7 @@ pub(super) fn families(options: &RocksOptions, filter_watermark: &FilterWatermar
     ]
 }
 
-/// What opening a database creates if it is missing.
+/// The parts of a database that opening it creates if they are missing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Create {
     Nothing,

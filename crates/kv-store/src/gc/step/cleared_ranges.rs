@@ -24,7 +24,7 @@ pub(super) struct ClearProgress {
     number: u32,
     /// Prefix of the key at which the walk continues.
     next: Vec<u8>,
-    /// What lies before that and is not removed yet: a long run, or nothing.
+    /// The run before that which is not removed yet: a long one, or none.
     run: Run,
     /// Whether somebody wrote into the range: then nothing is held back.
     is_written_to: bool,

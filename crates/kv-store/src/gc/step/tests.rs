@@ -52,7 +52,7 @@ enum Action {
     Crash,
 }
 
-/// What is stored in the meta table, and found again after a crash or restart.
+/// Counters that are stored in the meta table, and found again after a crash or restart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Counters {
     version: u64,
@@ -75,7 +75,7 @@ struct World {
     clears: Vec<RangeClear>,
     progress: GcProgress,
     /// Whether the collection learns of every batch.
-    tells_all: bool,
+    reports_all: bool,
     /// Every version of every key; range clears are in it as tombstones.
     everything: BTreeMap<u8, BTreeMap<u64, Option<u64>>>,
     /// The same without range clears.
@@ -92,7 +92,7 @@ impl World {
             counters: Counters::decode(None),
             clears: vec![],
             progress: progress(),
-            tells_all: true,
+            reports_all: true,
             everything,
             written,
         }
@@ -184,7 +184,7 @@ impl World {
         let Counters { version, oldest_readable, rows } = self.counters;
         batch.put(Table::Meta, b"counters", &[version, oldest_readable, rows].map(u64::to_be_bytes).concat());
         self.engine.write(&batch).unwrap();
-        if self.tells_all || batch.len().is_multiple_of(3) {
+        if self.reports_all || batch.len().is_multiple_of(3) {
             self.progress.written(&batch);
         }
     }
@@ -290,8 +290,8 @@ fn action() -> impl Strategy<Value = Action> {
     ]
 }
 
-fn run(place: Place, actions: &[Action], budget: u64, long_run: u64, tells_all: bool) {
-    let mut world = World { tells_all, ..World::new(place) };
+fn run(place: Place, actions: &[Action], budget: u64, long_run: u64, reports_all: bool) {
+    let mut world = World { reports_all, ..World::new(place) };
     world.progress.range_delete_entries = long_run;
     for action in actions {
         world.act(action);
@@ -304,9 +304,9 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
     #[test]
     fn collection_changes_no_read_and_leaves_no_garbage(
-        actions in vec(action(), 1..40), budget in 1..200_u64, long_run in 2..40_u64, tells_all: bool,
+        actions in vec(action(), 1..40), budget in 1..200_u64, long_run in 2..40_u64, reports_all: bool,
     ) {
-        run(testing::memory(Durability::UntilFlush), &actions, budget, long_run, tells_all);
+        run(testing::memory(Durability::UntilFlush), &actions, budget, long_run, reports_all);
     }
 }
 
@@ -315,9 +315,9 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
     #[test]
     fn the_same_on_rocksdb(
-        actions in vec(action(), 1..40), budget in 1..200_u64, long_run in 2..40_u64, tells_all: bool,
+        actions in vec(action(), 1..40), budget in 1..200_u64, long_run in 2..40_u64, reports_all: bool,
     ) {
-        run(testing::all(Durability::UntilFlush).remove(1), &actions, budget, long_run, tells_all);
+        run(testing::all(Durability::UntilFlush).remove(1), &actions, budget, long_run, reports_all);
     }
 }
 
@@ -417,13 +417,13 @@ fn a_long_run_is_removed_in_one_delete_though_walking_it_takes_several_steps() {
 
 #[test]
 fn a_run_that_is_written_into_is_walked_again_and_removed_in_pieces() {
-    for told in [true, false] {
+    for is_reported in [true, false] {
         let mut world = cleared(testing::memory(Durability::UntilFlush));
         let (result, deletes) = world.step(41);
         assert_eq!((result.rows_cleared, deletes), (0, [0, 0]));
-        world.tells_all = told;
+        world.reports_all = is_reported;
         world.commit(&[Write::Set(39), Write::Delete(5), Write::Set(41)], 2);
-        world.tells_all = true;
+        world.reports_all = true;
         // 0 to 4; 5 to 38 as a range; 39 and 40; 41. The later writes are passed.
         let (result, deletes) = world.step(46);
         assert_eq!((result.rows_cleared, deletes), (42, [5 + 2 + 1, 1]), "{result:?}");

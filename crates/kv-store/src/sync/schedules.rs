@@ -1,11 +1,12 @@
-//! Tries the orders in which the steps of a few threads can come, one run for each.
+//! Tries the schedules of a few threads systematically, one run for each.
 //!
-//! Of the threads of a [`Scene`] one runs at a time. At each of its steps (a use of what [`crate::sync`] holds) another one may
-//! go on instead: that is a *switch*. A thread that ends, or waits for a lock, makes room for another without counting.
-//! [`every_order`] runs the scene once for each order with at most so many switches, depth first, and always the same ones:
-//! nearly every race shows with two (Musuvathi, Qadeer, *Iterative Context Bounding for Systematic Testing of
-//! Multithreaded Programs*). What happens between two steps is as if it happened at once, and everybody sees what the others did in
-//! the order in which they did it: weaker orders of memory are not tried.
+//! One thread of a [`Scene`] runs at a time. At each of its steps (a use of a type of
+//! [`crate::sync`]) another one may run instead: that is a *switch*. When a thread ends or waits
+//! for a lock, another one runs, which does not count as a switch. [`every_schedule`] runs the
+//! scene once for each schedule up to a number of switches, depth first, and always the same ones.
+//! Nearly every race shows with two switches (Musuvathi, Qadeer, *Iterative Context Bounding for
+//! Systematic Testing of Multithreaded Programs*). Everything between two steps is atomic, and
+//! all threads see writes in the order in which they were made: weaker memory orders are not tried.
 
 use std::any::Any;
 use std::cell::RefCell;
@@ -15,7 +16,7 @@ use std::thread::JoinHandle;
 
 type Body = Box<dyn FnOnce() + Send>;
 
-/// Threads that share something made afresh for each run, and what must hold once all have ended.
+/// Threads that share state made for one run, and a check at the end.
 #[derive(Default)]
 pub(crate) struct Scene {
     threads: Vec<Body>,
@@ -34,20 +35,21 @@ impl Scene {
     }
 }
 
-/// Runs what `scene` makes in every order with at most so many switches, and returns how many there are.
+/// Runs the scene that `scene` makes in every schedule with at most `switches` switches, and
+/// returns the number of schedules.
 ///
 /// # Panics
-/// As the first run does in which a thread or the check at the end panics; the order is printed.
-pub(crate) fn every_order(switches: usize, mut scene: impl FnMut() -> Scene) -> usize {
+/// When a thread or the check at the end panics in a run; the schedule is printed.
+pub(crate) fn every_schedule(switches: usize, mut scene: impl FnMut() -> Scene) -> usize {
     let mut choices = Vec::new();
     for runs in 1.. {
         let (made, failure) = run(scene(), choices, switches);
         if let Some(panic) = failure {
-            eprintln!("run {runs}, in which these threads go on at each step: {:?}", trace(&made));
+            eprintln!("run {runs}, in which these threads ran at each step: {:?}", trace(&made));
             resume_unwind(panic);
         }
         choices = made;
-        // The last choice that could have been another one becomes the next one.
+        // The last choice with an untried option takes that option next.
         while choices.last().is_some_and(|choice| choice.taken + 1 == choice.options.len()) {
             choices.pop();
         }
@@ -56,14 +58,14 @@ pub(crate) fn every_order(switches: usize, mut scene: impl FnMut() -> Scene) -> 
             None => return runs,
         }
     }
-    unreachable!("the loop ends with the last order")
+    unreachable!("the loop ends with the last schedule")
 }
 
 fn trace(choices: &[Choice]) -> Vec<usize> {
     choices.iter().map(|choice| choice.options[choice.taken]).collect()
 }
 
-/// Which of several threads goes on.
+/// Which of several threads runs next.
 #[derive(Debug)]
 struct Choice {
     options: Vec<usize>,
@@ -73,10 +75,10 @@ struct Choice {
 type Failure = Box<dyn Any + Send>;
 
 enum Thread {
-    /// It comes to be when its turn does, so that a run takes few changes from one thread to another.
-    Unborn(Body),
+    /// Started when it is first scheduled, so that a run needs few changes between threads.
+    NotStarted(Body),
     Ready,
-    /// For a lock that another one holds.
+    /// Waits for a lock that another thread holds.
     Waits,
     Ended,
 }
@@ -90,19 +92,19 @@ struct Run {
 struct State {
     threads: Vec<Thread>,
     started: Vec<JoinHandle<()>>,
-    /// Whose turn it is.
+    /// The thread that runs now.
     running: usize,
     switches_left: usize,
-    /// Those of an earlier run that are made again first, then new ones.
+    /// The choices of an earlier run, which are repeated first, then new ones.
     choices: Vec<Choice>,
     made: usize,
-    /// A thread panics: all others are to end at their next steps.
+    /// A thread has panicked: all others end at their next step.
     failed: bool,
-    /// What it panicked with.
+    /// The panic's payload.
     failure: Option<Failure>,
 }
 
-/// What threads end with because another one failed.
+/// The payload with which threads end after another one has panicked.
 struct Stopped;
 
 thread_local! {
@@ -113,7 +115,7 @@ thread_local! {
 fn run(scene: Scene, choices: Vec<Choice>, switches_left: usize) -> (Vec<Choice>, Option<Failure>) {
     let turns = scene.threads.iter().map(|_| Condvar::new()).collect();
     let mut state = State {
-        threads: scene.threads.into_iter().map(Thread::Unborn).collect(),
+        threads: scene.threads.into_iter().map(Thread::NotStarted).collect(),
         started: Vec::new(),
         running: 0,
         switches_left,
@@ -140,10 +142,11 @@ impl Run {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Is the thread whose turn it is, from its birth to its end, and then the next one that was not born before.
+    /// Runs the scheduled thread from its start to its end, and then others that are scheduled and
+    /// not started.
     fn work(self: &Arc<Self>) {
         let mut state = self.state();
-        while let Some((number, body)) = state.take_unborn() {
+        while let Some((number, body)) = state.take_not_started() {
             drop(state);
             PLACE.set(Some((self.clone(), number)));
             let result = catch_unwind(AssertUnwindSafe(body));
@@ -159,13 +162,13 @@ impl Run {
         self.wake(&state);
     }
 
-    /// Whoever is to go on.
+    /// Wakes the thread that runs next.
     fn wake(&self, state: &State) {
         let woken = if state.failed { 0..self.turns.len() } else { state.running..state.running + 1 };
         self.turns[woken].iter().for_each(Condvar::notify_one);
     }
 
-    /// Lets the next thread go on, and waits until it is this one's turn again.
+    /// Lets the next thread run, and waits until this one is scheduled again.
     fn take_turns(self: &Arc<Self>, number: usize, go_on: Thread) {
         let mut state = self.state();
         if !state.failed {
@@ -174,7 +177,7 @@ impl Run {
             state.pass_on(current);
             if state.running != number || state.failed {
                 match state.threads[state.running] {
-                    Thread::Unborn(_) if !state.failed => {
+                    Thread::NotStarted(_) if !state.failed => {
                         let run = self.clone();
                         state.started.push(std::thread::spawn(move || run.work()));
                     }
@@ -196,13 +199,13 @@ impl Run {
 }
 
 impl State {
-    /// The thread whose turn it is, if it is not born.
-    fn take_unborn(&mut self) -> Option<(usize, Body)> {
+    /// The scheduled thread, if it is not started.
+    fn take_not_started(&mut self) -> Option<(usize, Body)> {
         let thread = self.threads.get_mut(self.running).filter(|_| !self.failed)?;
         match std::mem::replace(thread, Thread::Ready) {
-            Thread::Unborn(body) => Some((self.running, body)),
-            born => {
-                *thread = born;
+            Thread::NotStarted(body) => Some((self.running, body)),
+            started => {
+                *thread = started;
                 None
             }
         }
@@ -213,13 +216,13 @@ impl State {
         self.failure = self.failure.take().or(failure);
     }
 
-    /// Decides whose turn it is; `current` could go on.
+    /// Chooses the thread that runs next. `current` is the present one, if it could continue.
     fn pass_on(&mut self, current: Option<usize>) {
         if current.is_some() && self.switches_left == 0 {
             return;
         }
         let is_ready = |number: &usize| {
-            matches!(self.threads[*number], Thread::Unborn(_) | Thread::Ready) && Some(*number) != current
+            matches!(self.threads[*number], Thread::NotStarted(_) | Thread::Ready) && Some(*number) != current
         };
         let others = (0..self.threads.len()).filter(is_ready);
         let options: Vec<usize> = current.into_iter().chain(others).collect();
@@ -248,20 +251,21 @@ fn place() -> Option<(Arc<Run>, usize)> {
     PLACE.with_borrow(Clone::clone)
 }
 
-/// Before each use of a lock or an atomic: another thread may go on here.
+/// Called before each use of a lock or an atomic: another thread may run here.
 pub(super) fn step() {
-    if is_tried()
+    if is_scheduled()
         && let Some((run, number)) = place()
     {
         run.take_turns(number, Thread::Ready);
     }
 }
 
-/// Whether this thread is one of a scene. One that panics is not any more: what it does until its end it does at once.
-pub(super) fn is_tried() -> bool {
+/// Whether this thread belongs to a scene. After a panic it does not any more, and runs to its end
+/// at once.
+pub(super) fn is_scheduled() -> bool {
     let Some((run, _)) = place() else { return false };
     if std::thread::panicking() {
-        // Others may hold what it will ask for.
+        // Other threads may hold locks that this one asks for while it unwinds.
         let mut state = run.state();
         state.fail(None);
         run.wake(&state);
@@ -270,14 +274,14 @@ pub(super) fn is_tried() -> bool {
     true
 }
 
-/// The lock that this thread wants is held: another one goes on.
+/// Called when a lock is held by another thread: lets others run.
 pub(super) fn wait_for_a_lock() {
     if let Some((run, number)) = place() {
         run.take_turns(number, Thread::Waits);
     }
 }
 
-/// A lock was let go of.
+/// Called after a lock was released.
 pub(super) fn let_waiting_try() {
     if let Some((run, _)) = place() {
         let mut state = run.state();
@@ -295,10 +299,10 @@ mod tests {
     use crate::sync;
 
     #[test]
-    fn each_order_of_few_steps_comes_once() {
-        // Of three steps of one thread and two of another there are ten orders, begins included.
+    fn each_schedule_of_few_steps_is_scheduled_once() {
+        // Three steps of one thread and two of another can be ordered in ten ways.
         let seen = Arc::new(Mutex::new(Vec::new()));
-        let runs = every_order(9, || {
+        let runs = every_schedule(9, || {
             let (order, number) = (Arc::new(Mutex::new(String::new())), Arc::new(sync::AtomicU64::new(0)));
             let steps = |name: char, steps: usize| {
                 let (order, number) = (order.clone(), number.clone());
@@ -318,7 +322,7 @@ mod tests {
         assert_eq!(seen.len(), runs);
     }
 
-    /// Two threads that add one in two steps each.
+    /// Two threads that each add one, in two steps.
     fn add_twice() -> (Arc<sync::AtomicU64>, Scene) {
         let number = Arc::new(sync::AtomicU64::new(0));
         let add = || {
@@ -332,7 +336,7 @@ mod tests {
     #[test]
     fn a_lost_update_is_found_with_a_single_switch_and_not_without() {
         let checked = |switches| {
-            every_order(switches, || {
+            every_schedule(switches, || {
                 let (number, scene) = add_twice();
                 scene.end(move || assert_eq!(number.load(Ordering::SeqCst), 2))
             })
@@ -343,7 +347,7 @@ mod tests {
 
     #[test]
     fn a_lock_keeps_others_out_and_lets_them_in_again() {
-        every_order(3, || {
+        every_schedule(3, || {
             let number = Arc::new(sync::Mutex::new(0));
             let add = || {
                 let number = number.clone();
@@ -361,9 +365,9 @@ mod tests {
     }
 
     #[test]
-    fn locks_that_are_taken_in_two_orders_are_found_to_be_a_deadlock() {
+    fn locks_that_are_taken_in_different_orders_are_found_to_deadlock() {
         let found = catch_unwind(|| {
-            every_order(1, || {
+            every_schedule(1, || {
                 let locks = [Arc::new(sync::Mutex::new(())), Arc::new(sync::Mutex::new(()))];
                 let take = |first: usize, second: usize| {
                     let (first, second) = (locks[first].clone(), locks[second].clone());

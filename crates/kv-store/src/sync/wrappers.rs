@@ -1,10 +1,10 @@
-//! Covers of the standard library's locks and atomics that ask [`orders`] before each use.
+//! Wrappers of the standard library's locks and atomics that call [`schedules`] before each use.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::Ordering;
 use std::sync::{self, LockResult, PoisonError, TryLockError, TryLockResult};
 
-use super::orders;
+use super::schedules;
 
 #[derive(Debug, Default)]
 pub(crate) struct Mutex<T>(sync::Mutex<T>);
@@ -12,7 +12,7 @@ pub(crate) struct Mutex<T>(sync::Mutex<T>);
 #[derive(Debug, Default)]
 pub(crate) struct RwLock<T>(sync::RwLock<T>);
 
-/// A lock that is held. Whoever waits for it may try again once it is dropped.
+/// A guard of a held lock. After its drop, threads that wait for the lock may try again.
 pub(crate) struct Held<G>(Option<G>);
 
 pub(crate) type MutexGuard<'a, T> = Held<sync::MutexGuard<'a, T>>;
@@ -47,16 +47,16 @@ impl<T> RwLock<T> {
     }
 }
 
-/// Takes a lock: where orders are tried by looking whether it is free, elsewhere by waiting for it.
+/// Takes a lock: in a scheduled test by trying until it is free, elsewhere by waiting for it.
 fn held<G>(try_lock: impl Fn() -> TryLockResult<G>, lock: impl FnOnce() -> LockResult<G>) -> LockResult<Held<G>> {
-    orders::step();
-    while orders::is_tried() {
+    schedules::step();
+    while schedules::is_scheduled() {
         match try_lock() {
             Ok(guard) => return Ok(Held(Some(guard))),
             Err(TryLockError::Poisoned(poisoned)) => {
                 return Err(PoisonError::new(Held(Some(poisoned.into_inner()))));
             }
-            Err(TryLockError::WouldBlock) => orders::wait_for_a_lock(),
+            Err(TryLockError::WouldBlock) => schedules::wait_for_a_lock(),
         }
     }
     let held = |guard| Held(Some(guard));
@@ -66,7 +66,7 @@ fn held<G>(try_lock: impl Fn() -> TryLockResult<G>, lock: impl FnOnce() -> LockR
 impl<G> Drop for Held<G> {
     fn drop(&mut self) {
         self.0 = None;
-        orders::let_waiting_try();
+        schedules::let_waiting_try();
     }
 }
 
@@ -93,17 +93,17 @@ impl AtomicU64 {
     }
 
     pub fn load(&self, ordering: Ordering) -> u64 {
-        orders::step();
+        schedules::step();
         self.0.load(ordering)
     }
 
     pub fn store(&self, value: u64, ordering: Ordering) {
-        orders::step();
+        schedules::step();
         self.0.store(value, ordering);
     }
 
     pub fn fetch_add(&self, value: u64, ordering: Ordering) -> u64 {
-        orders::step();
+        schedules::step();
         self.0.fetch_add(value, ordering)
     }
 }
