@@ -91,9 +91,9 @@ impl StateMachine {
             self.counters.rows = self.counters.rows.saturating_sub(step.rows_cleared);
             meta::put_counters(batch, self.counters, &self.window);
         }
-        for place in &step.range_clears_done {
-            let begin = self.uncollected.remove(place).expect("every entry of a range clear is known");
-            let version = place.0;
+        for id in &step.range_clears_done {
+            let begin = self.uncollected.remove(id).expect("every entry of a range clear is known");
+            let version = id.0;
             assert!(version <= self.window.oldest_readable(), "a range clear of {version} was collected too early");
             let known = self.clears.remove(&begin, version);
             assert!(known, "every range clear is known");

@@ -182,7 +182,7 @@ fn a_reader_that_sees_a_version_sees_all_that_came_with_it() {
     every_schedule(2, || {
         let (database, outcomes) = (filled(), outcomes.clone());
         let writer = database.clone();
-        let look = move || match database.applied_version() {
+        let observe = move || match database.applied_version() {
             NEW => {
                 assert_eq!(all_rows(&database, NEW), Ok(rows(&[("b", "new")])));
                 outcomes.add("before");
@@ -197,7 +197,7 @@ fn a_reader_that_sees_a_version_sees_all_that_came_with_it() {
                 outcomes.add("after");
             }
         };
-        Scene::default().thread(look).thread(move || write_next(&writer))
+        Scene::default().thread(observe).thread(move || write_next(&writer))
     });
     outcomes.assert_all(&["before", "after"]);
 }
@@ -218,7 +218,7 @@ fn a_read_at_a_version_that_is_being_applied_finds_all_of_it_or_is_refused() {
         every_schedule(2, || {
             let (database, outcomes) = (filled(), outcomes.clone());
             let writer = database.clone();
-            let look = move || match read(&database) {
+            let observe = move || match read(&database) {
                 Ok(is_right) => {
                     assert!(is_right);
                     outcomes.add("applied");
@@ -228,7 +228,7 @@ fn a_read_at_a_version_that_is_being_applied_finds_all_of_it_or_is_refused() {
                     outcomes.add("to come");
                 }
             };
-            Scene::default().thread(look).thread(move || write_next(&writer))
+            Scene::default().thread(observe).thread(move || write_next(&writer))
         });
         outcomes.assert_all(&["applied", "to come"]);
     }
@@ -324,7 +324,7 @@ fn a_copy_made_during_writes_and_collection_is_of_one_moment() {
             let before = rows(&[("b", "new")]);
             let (outcome, version, expected) = match state.sequence {
                 2 => ("before", NEW, before),
-                3 => ("swept", NEW, before),
+                3 => ("collected", NEW, before),
                 _ => ("written", Version(NEW.0 + 1), rows(&[("b", "new"), ("c", "again")])),
             };
             assert_eq!(copied.applied_version(), version);
@@ -339,5 +339,5 @@ fn a_copy_made_during_writes_and_collection_is_of_one_moment() {
         };
         Scene::default().thread(copy).thread(write)
     });
-    outcomes.assert_all(&["before", "swept", "written"]);
+    outcomes.assert_all(&["before", "collected", "written"]);
 }

@@ -37,22 +37,22 @@ impl TransactionalKvDatabase {
     }
 
     /// Like [`Self::range_at`], for callers that may stop waiting: about every thousand keys the
-    /// read calls `goes_on`, and ends when that returns false.
+    /// read calls `may_continue`, and ends when that returns false.
     ///
     /// # Errors
-    /// Those of [`Self::range_at`], and [`KvError::Timeout`] when `goes_on` returned false.
+    /// Those of [`Self::range_at`], and [`KvError::Timeout`] when `may_continue` returned false.
     pub fn range_at_while(
         &self,
         query: &RangeQuery,
         version: Version,
-        goes_on: &dyn Fn() -> bool,
+        may_continue: &dyn Fn() -> bool,
     ) -> Result<Rows, KvError> {
         let _reading = self.core.readers.begin(version.0);
         self.core.check_applied(version)?;
         self.core.check_readable(version)?;
         self.check_family(&query.column_family)?;
         let clears = self.core.clears();
-        self.core.damage.watch(reads::read_range(&*self.core.engine, clears, query, version.0, goes_on))
+        self.core.damage.watch(reads::read_range(&*self.core.engine, clears, query, version.0, may_continue))
     }
 
     /// Hashes at most `limit` rows of one family at `version`, beginning at the key `begin`. A
@@ -72,13 +72,21 @@ impl TransactionalKvDatabase {
         begin: &[u8],
         version: Version,
         limit: u64,
-        goes_on: &dyn Fn() -> bool,
+        may_continue: &dyn Fn() -> bool,
     ) -> Result<RowsHash, KvError> {
         let _reading = self.core.readers.begin(version.0);
         self.core.check_applied(version)?;
         self.core.check_readable(version)?;
         let clears = self.core.clears();
-        self.core.damage.watch(reads::hash_rows(&*self.core.engine, clears, family, begin, version.0, limit, goes_on))
+        self.core.damage.watch(reads::hash_rows(
+            &*self.core.engine,
+            clears,
+            family,
+            begin,
+            version.0,
+            limit,
+            may_continue,
+        ))
     }
 
     fn check_family(&self, name: &str) -> Result<(), KvError> {

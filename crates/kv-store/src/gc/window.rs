@@ -16,7 +16,7 @@ use std::collections::VecDeque;
 
 use bytes::{Buf, Bytes};
 
-/// Samples are at least this part of a window apart.
+/// At most this many samples are taken per window.
 const SAMPLES_PER_WINDOW: u64 = 64;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,7 +47,7 @@ impl Window {
         Some(window)
     }
 
-    /// What [`Self::new`] reads.
+    /// The samples in the encoding that [`Self::new`] reads.
     pub fn encoded_samples(&self) -> Vec<u8> {
         self.samples.iter().flat_map(|sample| [sample.time_us, sample.version]).flat_map(u64::to_be_bytes).collect()
     }
@@ -90,8 +90,8 @@ impl Window {
         changed
     }
 
-    /// At `time_us`, which has passed or is now, `version` is the newest: takes a sample if one is
-    /// due.
+    /// Takes a sample, if one is due: at `time_us`, which is not in the future, `version` is the
+    /// newest.
     fn take_sample(&mut self, time_us: u64, window_us: u64, version: u64) -> bool {
         let interval_us = interval_us(window_us);
         let is_due = |last: &TimeSample| time_us >= last.time_us.saturating_add(interval_us) && version > last.version;

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use kv_api::{KeyRef, KvError, RangeQuery, Row, Rows};
 use xxhash_rust::xxh3::Xxh3;
 
-use super::scan::{self, Bounds, GoesOn, VisibleRow, VisibleRows};
+use super::scan::{self, Bounds, MayContinue, VisibleRow, VisibleRows};
 use super::selectors::Resolver;
 use crate::engine::Engine;
 use crate::gc::range_clears::RangeClears;
@@ -48,14 +48,14 @@ pub(crate) fn read_range(
     clears: RangeClears,
     query: &RangeQuery,
     version: u64,
-    goes_on: GoesOn<'_>,
+    may_continue: MayContinue<'_>,
 ) -> Result<Rows, KvError> {
     key_codec::check_family(&query.column_family)?;
-    let bounds = Resolver { engine, clears: &clears, version, goes_on }.bounds(query)?;
+    let bounds = Resolver { engine, clears: &clears, version, may_continue }.bounds(query)?;
     if bounds.begin >= bounds.end {
         return Ok(Rows::default());
     }
-    let mut visible = VisibleRows::new(engine, clears, &bounds, version, query.reverse, goes_on)?;
+    let mut visible = VisibleRows::new(engine, clears, &bounds, version, query.reverse, may_continue)?;
     for _ in 0..query.skip {
         if visible.next_row()?.is_none() {
             return Ok(Rows::default());
@@ -117,11 +117,11 @@ pub(crate) fn hash_rows(
     begin: &[u8],
     version: u64,
     limit: u64,
-    goes_on: GoesOn<'_>,
+    may_continue: MayContinue<'_>,
 ) -> Result<RowsHash, KvError> {
     key_codec::check_family(family)?;
     let bounds = Bounds::rest_of_family(family, begin);
-    let mut visible = VisibleRows::new(engine, clears, &bounds, version, false, goes_on)?;
+    let mut visible = VisibleRows::new(engine, clears, &bounds, version, false, may_continue)?;
     let mut hasher = Xxh3::new();
     let mut count = 0;
     while let Some(VisibleRow { prefix, value }) = visible.next_row()? {

@@ -19,7 +19,7 @@ use crate::key_codec;
 const STEPS_BEFORE_SEEK: usize = 8;
 
 /// A long read calls it now and then; false ends the read.
-pub(crate) type GoesOn<'r> = &'r dyn Fn() -> bool;
+pub(crate) type MayContinue<'r> = &'r dyn Fn() -> bool;
 
 /// Keys between two such calls: some hundred microseconds.
 const KEYS_BEFORE_ASKING: u32 = 1024;
@@ -101,8 +101,8 @@ pub(crate) struct VisibleRows<'e> {
     clears: RangeClears,
     version: u64,
     reverse: bool,
-    goes_on: GoesOn<'e>,
-    /// Keys passed since the last call of `goes_on`.
+    may_continue: MayContinue<'e>,
+    /// Keys passed since the last call of `may_continue`.
     passed: u32,
     /// The value of the current row: a backward scan's cursor has already left it.
     value: Vec<u8>,
@@ -117,29 +117,29 @@ impl<'e> VisibleRows<'e> {
         bounds: &Bounds,
         version: u64,
         reverse: bool,
-        goes_on: GoesOn<'e>,
+        may_continue: MayContinue<'e>,
     ) -> Result<Self, KvError> {
         let walk = Walk::new(engine, bounds, reverse)?;
-        Ok(VisibleRows { walk, clears, version, reverse, goes_on, passed: 0, value: Vec::new() })
+        Ok(VisibleRows { walk, clears, version, reverse, may_continue, passed: 0, value: Vec::new() })
     }
 
     /// The next row; `None` at the end.
     ///
     /// # Errors
-    /// [`KvError::Timeout`] when `goes_on` returned false.
+    /// [`KvError::Timeout`] when `may_continue` returned false.
     pub fn next_row(&mut self) -> Result<Option<VisibleRow<'_>>, KvError> {
         let found = if self.reverse { self.advance_backward()? } else { self.advance_forward()? };
         Ok(found.then_some(VisibleRow { prefix: &self.walk.prefix, value: &self.value }))
     }
 
-    /// Calls `goes_on` when it is time, also in long stretches without a visible row.
+    /// Calls `may_continue` when it is time, also in long stretches without a visible row.
     fn ask(&mut self) -> Result<(), KvError> {
         self.passed += 1;
         if self.passed < KEYS_BEFORE_ASKING {
             return Ok(());
         }
         self.passed = 0;
-        match (self.goes_on)() {
+        match (self.may_continue)() {
             true => Ok(()),
             false => Err(KvError::Timeout("the range took too long to read: ask for fewer rows".into())),
         }

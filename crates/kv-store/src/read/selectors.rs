@@ -9,7 +9,7 @@
 
 use kv_api::{KeySelector, KvError, RangeQuery};
 
-use super::scan::{Bounds, GoesOn, VisibleRows};
+use super::scan::{Bounds, MayContinue, VisibleRows};
 use crate::engine::Engine;
 use crate::gc::range_clears::RangeClears;
 use crate::key_codec;
@@ -19,7 +19,7 @@ pub(crate) struct Resolver<'r> {
     pub engine: &'r dyn Engine,
     pub clears: &'r RangeClears,
     pub version: u64,
-    pub goes_on: GoesOn<'r>,
+    pub may_continue: MayContinue<'r>,
 }
 
 impl Resolver<'_> {
@@ -29,30 +29,30 @@ impl Resolver<'_> {
         let family = query.column_family.as_str();
         let begin = match &query.begin_selector {
             None => key_codec::prefix(family, &query.begin),
-            Some(selector) => self.place(family, selector)?,
+            Some(selector) => self.resolve(family, selector)?,
         };
         let end = match &query.end_selector {
             None => key_codec::prefix(family, &query.end),
-            Some(selector) => self.place(family, selector)?,
+            Some(selector) => self.resolve(family, selector)?,
         };
         Ok(Bounds { begin, end })
     }
 
     /// The encoded key that a selector resolves to.
-    fn place(&self, family: &str, selector: &KeySelector) -> Result<Vec<u8>, KvError> {
-        let mut cut = key_codec::prefix(family, &selector.key);
+    fn resolve(&self, family: &str, selector: &KeySelector) -> Result<Vec<u8>, KvError> {
+        let mut division = key_codec::prefix(family, &selector.key);
         if selector.or_equal {
-            let key = cut.clone();
-            key_codec::set_behind(&mut cut, &key);
+            let key = division.clone();
+            key_codec::set_behind(&mut division, &key);
         }
         // Offset 0 is the key before the division, offset 1 the key after it.
         let forward = selector.offset > 0;
         let (bounds, rows) = match forward {
-            true => (Bounds { begin: cut, end: key_codec::family_end(family) }, i64::from(selector.offset)),
-            false => (Bounds { begin: key_codec::prefix(family, b""), end: cut }, 1 - i64::from(selector.offset)),
+            true => (Bounds { begin: division, end: key_codec::family_end(family) }, i64::from(selector.offset)),
+            false => (Bounds { begin: key_codec::prefix(family, b""), end: division }, 1 - i64::from(selector.offset)),
         };
         let clears = self.clears.clone();
-        let mut visible = VisibleRows::new(self.engine, clears, &bounds, self.version, !forward, self.goes_on)?;
+        let mut visible = VisibleRows::new(self.engine, clears, &bounds, self.version, !forward, self.may_continue)?;
         for row in 1..=rows {
             match visible.next_row()? {
                 Some(found) if row == rows => return Ok(found.prefix.to_vec()),

@@ -49,8 +49,8 @@ pub(crate) struct GcProgress {
     /// No GC entry has an older version.
     version: u64,
     /// The version up to which all clears are recorded as collected; `None`: not read yet.
-    /// The clear that the last step has not finished.
     collected_up_to: Option<u64>,
+    /// The clear that the last step has not finished.
     clear: Option<ClearProgress>,
     /// The engine's number of batches at the last step, plus those reported since.
     batches_seen: u64,
