@@ -28,8 +28,8 @@ pub use executor::{
     Applied, Applier, CommittedRequest, CommittedValue, DIGEST_INTERVAL, ExecutionError, ExecutionErrorKind,
     ExecutionNotifier, SealedState,
 };
-pub use message::{Message, Report};
+pub use message::{Message, MessageHeader, Report};
 pub use snapshot::{Snapshot, SnapshotInstaller, SnapshotServer, SnapshotSink, SnapshotSource, Snapshots};
-pub use storage::{HardState, Persist, Recovered, Storage, StorageError, StorageStatistics, Ticket};
+pub use storage::{HardState, Persist, Recovered, Storage, StorageError, StorageStatistics, WriteId};
 pub use types::{Boot, ClusterId, DiskId, Epoch, Instant, ReplicaId, Sequence, View};
 pub use value::{BirthRecord, Configuration, DigestAt, ReplicatedState, RequestBatch, SessionState, Sessions, Value};

@@ -155,12 +155,12 @@ impl Storage for Fragile {
         self.inner.load(from)
     }
 
-    fn persist(&mut self, orders: &[Persist]) -> Result<usize, StorageError> {
+    fn persist(&mut self, writes: &[Persist]) -> Result<usize, StorageError> {
         drop(lock(&self.hangs));
         if self.broken.load(Ordering::SeqCst) {
             return Err(StorageError::Io { what: "fdatasync", path: "test".into(), error: "broken".into() });
         }
-        self.inner.persist(orders)
+        self.inner.persist(writes)
     }
 
     fn read(&mut self, from: Sequence, to: Sequence, max_bytes: usize) -> Result<Vec<Bytes>, StorageError> {

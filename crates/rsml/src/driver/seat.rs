@@ -1,7 +1,7 @@
 //! Who runs the core: whoever brings it something, if nobody else does.
 //!
 //! The core is pure computation, so the thread that completes a disk write, or reads a message from a socket, can run it
-//! in place instead of waking another thread: what follows (messages, orders, entries to apply) leaves at once. Only one
+//! in place instead of waking another thread: what follows (messages, writes, entries to apply) leaves at once. Only one
 //! thread runs it at a time; the others leave their input in the inbox and go on, and the one that runs takes it along.
 //! A thread of its own looks after time, and takes over where another would have to stay too long.
 //!
