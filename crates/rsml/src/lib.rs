@@ -3,6 +3,7 @@
 #[macro_use]
 pub mod coverage;
 
+mod address;
 pub mod core;
 mod driver;
 mod executor;
@@ -17,8 +18,9 @@ mod types;
 mod value;
 pub mod wal;
 
+pub use address::PeerAddress;
 pub use core::{
-    Acceptor, Divergence, DivergenceKind, Learner, Proposer, RefusedCopy, Stray, TransferError, ViewManager,
+    Acceptor, Divergence, DivergenceKind, Learner, Membership, Proposer, RefusedCopy, Stray, TransferError, ViewManager,
 };
 pub use driver::{
     ConsensusReplica, CopySent, DriverStatus, Failure, FailureKind, NetworkManager, ReadError, ReplicaOptions,

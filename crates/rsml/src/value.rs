@@ -50,6 +50,11 @@ pub struct BirthRecord {
 }
 
 impl BirthRecord {
+    /// The record of a cluster with these voters.
+    pub fn new(cluster_id: ClusterId, voters: &BTreeMap<ReplicaId, DiskId>) -> BirthRecord {
+        BirthRecord { cluster_id: cluster_id.0.into(), members: members(voters) }
+    }
+
     pub fn cluster_id(&self) -> ClusterId {
         ClusterId(self.cluster_id.into())
     }
@@ -60,22 +65,15 @@ impl BirthRecord {
     }
 }
 
-/// Who votes.
+fn members(voters: &BTreeMap<ReplicaId, DiskId>) -> Vec<Member> {
+    voters.iter().map(|(id, disk)| Member { replica: u32::from(id.0), disk_id: disk.0.into() }).collect()
+}
+
+/// The replicated part of a [`crate::Membership`]: who votes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Configuration {
     pub epoch: Epoch,
     pub disks: BTreeMap<ReplicaId, DiskId>,
-}
-
-impl Configuration {
-    pub fn is_voter(&self, replica: ReplicaId, disk: DiskId) -> bool {
-        self.disks.get(&replica) == Some(&disk)
-    }
-
-    /// How many voters are a majority.
-    pub fn quorum(&self) -> usize {
-        self.disks.len() / 2 + 1
-    }
 }
 
 /// Consecutive requests of one session.
@@ -230,12 +228,11 @@ struct StoredState {
 
 impl ReplicatedState {
     pub fn to_bytes(&self) -> Bytes {
-        let members = self.configuration.disks.iter();
         let stored = StoredState {
             cluster_id: self.cluster_id.0.into(),
             sequence: self.sequence.0,
             epoch: self.configuration.epoch.0,
-            members: members.map(|(r, d)| Member { replica: u32::from(r.0), disk_id: d.0.into() }).collect(),
+            members: members(&self.configuration.disks),
             sessions: self
                 .sessions
                 .iter()
@@ -273,11 +270,7 @@ impl ReplicatedState {
 
     /// The birth record that this state began with.
     pub fn birth(&self) -> BirthRecord {
-        let members = self.configuration.disks.iter();
-        BirthRecord {
-            cluster_id: self.cluster_id.0.into(),
-            members: members.map(|(r, d)| Member { replica: u32::from(r.0), disk_id: d.0.into() }).collect(),
-        }
+        BirthRecord::new(self.cluster_id, &self.configuration.disks)
     }
 }
 

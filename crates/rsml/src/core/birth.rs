@@ -11,8 +11,8 @@ use super::replica::Replica;
 use super::view_manager::Role;
 use crate::message::MessageHeader;
 use crate::message::{Born, Hello, Message};
-use crate::value::{BirthRecord, Member, Value};
-use crate::{DiskId, Epoch, Sequence, View};
+use crate::value::{BirthRecord, Value};
+use crate::{ClusterId, Epoch, Sequence, View};
 
 impl Replica {
     /// Calls the other founders, now and then.
@@ -26,13 +26,13 @@ impl Replica {
 
     pub(super) fn on_hello(&mut self, sender: MessageHeader) {
         let Role::Unborn { empty_peers } = &mut self.views.role else {
-            if !self.configuration.is_voter(sender.replica, sender.disk_id) {
+            if !self.membership.is_voter(sender.replica, sender.disk_id) {
                 // Another disk in the place of one that belongs: what that one told is over.
                 self.reports.remove(&sender.replica);
                 self.digests.forget(sender.replica);
                 self.heard.remove(&sender.replica);
             }
-            if self.is_birth_durable() && !self.configuration.disks.is_empty() {
+            if self.is_birth_durable() && self.membership.knows_voters() {
                 coverage!("birth.told_again");
                 let birth = self.birth_record();
                 self.send(sender.replica, Message::Born(Born { birth: Some(birth) }), Vec::new());
@@ -48,26 +48,20 @@ impl Replica {
     }
 
     fn birth_record(&self) -> BirthRecord {
-        let members = self.configuration.disks.iter();
-        BirthRecord {
-            cluster_id: self.acceptor.hard().cluster_id.0.into(),
-            members: members.map(|(r, d)| Member { replica: u32::from(r.0), disk_id: d.0.into() }).collect(),
-        }
+        self.membership.birth_record(self.acceptor.hard().cluster_id)
     }
 
     fn try_to_found(&mut self) {
         let Role::Unborn { empty_peers } = &self.views.role else { return };
         let hard = *self.acceptor.hard();
-        let is_lowest = self.options.replicas.iter().min() == Some(&self.options.me);
+        let is_lowest = self.membership.members().next() == Some(self.options.me);
         let is_durable = self.acceptor.durable().boot == hard.boot;
-        if !is_lowest || !is_durable || empty_peers.len() + 1 < self.options.replicas.len() {
+        if !is_lowest || !is_durable || empty_peers.len() + 1 < self.membership.members().len() {
             return;
         }
         let own = [(self.options.me, hard.disk_id)];
-        let mut disks: Vec<(crate::ReplicaId, DiskId)> = empty_peers.iter().map(|(r, d)| (*r, *d)).chain(own).collect();
-        disks.sort_unstable();
-        let members = disks.iter().map(|(r, d)| Member { replica: u32::from(r.0), disk_id: d.0.into() }).collect();
-        self.be_born(BirthRecord { cluster_id: self.new_cluster_id.into(), members });
+        let disks = empty_peers.iter().map(|(id, disk)| (*id, *disk)).chain(own).collect();
+        self.be_born(BirthRecord::new(ClusterId(self.new_cluster_id), &disks));
         self.is_founder = true;
         coverage!("birth.founded");
     }
@@ -91,7 +85,7 @@ impl Replica {
 
     /// Takes the birth record as the first entry, in the same durable write as the cluster's id.
     fn be_born(&mut self, birth: BirthRecord) {
-        self.configuration = birth.configuration();
+        self.membership.adopt(&birth.configuration());
         let cluster_id = birth.cluster_id();
         let value = Value { birth: Some(birth), ..Value::default() };
         self.acceptor.be_born(cluster_id, Epoch(1), value.to_bytes());

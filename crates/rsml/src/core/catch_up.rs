@@ -280,8 +280,9 @@ impl Replica {
             (self.catch_up.preferred == Some(*id), self.views.primary != Some(*id), applied)
         };
         let able = self.reports.iter().filter(|(id, r)| r.applied >= wanted.0 && !r.is_observer && is_fresh(id));
-        let untried =
-            able.filter(|(id, _)| !self.catch_up.shunned.contains(id) && self.digests.refused(**id).is_none());
+        let untried = able.filter(|(id, _)| {
+            !self.catch_up.shunned.contains(id) && self.digests.refused(**id, &self.membership).is_none()
+        });
         let Some((source, _)) = untried.max_by_key(|(id, report)| rank(id, report.applied)) else {
             if !std::mem::take(&mut self.catch_up.shunned).is_empty() {
                 self.catch_up.rest_until = self.now.plus_us(self.options.retry_us);
@@ -501,7 +502,7 @@ impl Replica {
             // Somebody else's is on its way.
             return None;
         }
-        self.reports.keys().find_map(|id| self.digests.refused(*id))
+        self.reports.keys().find_map(|id| self.digests.refused(*id, &self.membership))
     }
 
     /// Whether a database with this state is what was promised, and takes this replica forward.
@@ -512,7 +513,7 @@ impl Replica {
             && state.sequence == transfer.sequence
             && state.sequence > self.learner.commit()
             && !matches!(self.views.role, Role::Primary(_))
-            && !self.digests.refuse(source, &state.recorded)
+            && !self.digests.refuse(source, &state.recorded, &self.membership)
     }
 
     /// The database is complete. Where nothing of the log is in memory, its tail is read first.
@@ -557,12 +558,12 @@ impl Replica {
             self.become_secondary(None);
         }
         self.views.see(view);
-        self.configuration = state.configuration;
+        self.membership.adopt(&state.configuration);
         let hard = self.acceptor.hard();
         if let Some(own) = state.sessions.get(&hard.disk_id).filter(|session| session.boot == hard.boot) {
             self.requests.executed(own.last, self.now);
         }
-        self.digests.replace(base, &state.recorded);
+        self.digests.replace(base, &state.recorded, &self.membership);
         self.applied_sessions = state.sessions;
         self.applied_time_us = state.time_us;
         self.applied_digest = state.digest;

@@ -18,7 +18,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use super::CoreOptions;
+use super::{CoreOptions, Membership};
 use crate::message::MessageHeader;
 use crate::{Boot, DiskId, Instant, ReplicaId, Sequence};
 
@@ -141,7 +141,6 @@ struct Peer {
 /// The values of this replica and its peers, and what follows from them.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Digests {
-    replicas: usize,
     interval: u64,
     patience_us: u64,
     own: BTreeMap<Sequence, u64>,
@@ -164,7 +163,6 @@ impl Digests {
     /// `recorded`: the newest values of the own database, which came from a peer through `inherited`.
     pub fn new(options: &CoreOptions, recorded: &[(Sequence, u64)], inherited: Sequence, now: Instant) -> Digests {
         Digests {
-            replicas: options.replicas.len(),
             interval: options.digest_interval,
             patience_us: PATIENCE * options.election_max_us,
             own: recorded.iter().copied().collect(),
@@ -182,8 +180,8 @@ impl Digests {
 
     /// Whether a copy of the source's database with these values must not be taken. Such a copy is not worth another
     /// transfer before more is known: see [`Digests::refused`].
-    pub fn refuse(&mut self, source: ReplicaId, recorded: &[(Sequence, u64)]) -> bool {
-        if self.contradiction(source, recorded).is_none() {
+    pub fn refuse(&mut self, source: ReplicaId, recorded: &[(Sequence, u64)], membership: &Membership) -> bool {
+        if self.contradiction(source, recorded, membership).is_none() {
             return false;
         }
         coverage!("rule12.copy_contradicted");
@@ -196,11 +194,11 @@ impl Digests {
 
     /// The copy of that peer's database that was refused, if it would be refused again. Once the peer tells nothing any more
     /// of what was recorded then, nothing is known of the copies that it sends now.
-    pub fn refused(&self, source: ReplicaId) -> Option<RefusedCopy> {
+    pub fn refused(&self, source: ReplicaId, membership: &Membership) -> Option<RefusedCopy> {
         let recorded = &self.refusals.get(&source)?.recorded;
         let told = self.peers.get(&source).and_then(|peer| peer.values.keys().next());
         let is_outdated = told.is_some_and(|first| recorded.iter().all(|(sequence, _)| sequence < first));
-        self.contradiction(source, recorded).filter(|_| !is_outdated)
+        self.contradiction(source, recorded, membership).filter(|_| !is_outdated)
     }
 
     /// What was refused is of no interest any more: this replica has caught up.
@@ -210,7 +208,12 @@ impl Digests {
 
     /// Where a peer other than `source` has another value than a copy of the source's database with these values, and
     /// no majority, the source among it, has the same: that could go on without this replica anyway.
-    fn contradiction(&self, source: ReplicaId, recorded: &[(Sequence, u64)]) -> Option<RefusedCopy> {
+    fn contradiction(
+        &self,
+        source: ReplicaId,
+        recorded: &[(Sequence, u64)],
+        membership: &Membership,
+    ) -> Option<RefusedCopy> {
         let others = || self.peers.iter().filter(|(id, _)| **id != source);
         let told = |sequence: &Sequence| -> BTreeMap<ReplicaId, u64> {
             others().filter_map(|(id, peer)| Some((*id, *peer.values.get(sequence)?))).collect()
@@ -221,20 +224,20 @@ impl Digests {
             recorded.iter().any(|(at, digest)| *at >= sequence && peer.values.get(at) == Some(digest))
         };
         let with_the_same = 1 + others().filter(agrees).count();
-        let is_refused = with_the_same < self.replicas / 2 + 1;
+        let is_refused = with_the_same < membership.quorum();
         is_refused.then(|| RefusedCopy { source, sequence, found, others: told(&sequence) })
     }
 
     /// A copy of a peer's database, which has applied everything through `inherited`, takes the place of the own one:
     /// what was recorded before says nothing about it.
-    pub fn replace(&mut self, inherited: Sequence, recorded: &[(Sequence, u64)]) {
+    pub fn replace(&mut self, inherited: Sequence, recorded: &[(Sequence, u64)], membership: &Membership) {
         coverage!("rule12.database_replaced");
         self.own.clear();
         self.refusals.clear();
         self.inherited = Sequence::ZERO;
         self.told = Sequence::ZERO;
         self.undecided_us = 0;
-        self.record(recorded);
+        self.record(recorded, membership);
         self.inherited = inherited;
     }
 
@@ -244,14 +247,14 @@ impl Digests {
 
     /// The own database reached these sequences with these digests. What comes of those that are inherited by now is of
     /// the database before.
-    pub fn record(&mut self, recorded: &[(Sequence, u64)]) {
+    pub fn record(&mut self, recorded: &[(Sequence, u64)], membership: &Membership) {
         for (sequence, digest) in recorded.iter().filter(|(sequence, _)| *sequence > self.inherited) {
             self.own.insert(*sequence, *digest);
             let theirs = self.peers.values().filter_map(|peer| peer.values.get(sequence));
             self.differs |= theirs.into_iter().any(|value| value != digest);
         }
         keep_newest(&mut self.own);
-        self.judge();
+        self.judge(membership);
     }
 
     /// What to tell the peers now: what is new, and some of what was told before, oldest first.
@@ -267,7 +270,13 @@ impl Digests {
     }
 
     /// A peer told its values, and what of its database it inherited.
-    pub fn hear(&mut self, from: &MessageHeader, inherited: Sequence, values: impl Iterator<Item = (Sequence, u64)>) {
+    pub fn hear(
+        &mut self,
+        from: &MessageHeader,
+        inherited: Sequence,
+        values: impl Iterator<Item = (Sequence, u64)>,
+        membership: &Membership,
+    ) {
         let (disk, boot) = (from.disk_id, from.boot);
         let fresh = || Peer { disk, boot, values: BTreeMap::new(), inherited, stray: None };
         self.refusals
@@ -284,7 +293,7 @@ impl Digests {
             self.differs |= self.own.get(&sequence).is_some_and(|own| *own != digest);
         }
         keep_newest(&mut known.values);
-        self.judge();
+        self.judge(membership);
     }
 
     /// What that peer told is over: another disk is in its place.
@@ -294,12 +303,12 @@ impl Digests {
     }
 
     /// Time passed. Counts towards the patience only as far as this replica ran: one that was stalled has not waited.
-    pub fn tick(&mut self, now: Instant, most_us: u64) {
+    pub fn tick(&mut self, now: Instant, most_us: u64, membership: &Membership) {
         let passed = now.since_us(self.judged).min(most_us);
         self.judged = now;
         if self.differs {
             self.undecided_us += passed;
-            self.judge();
+            self.judge(membership);
         } else {
             self.undecided_us = 0;
         }
@@ -316,7 +325,7 @@ impl Digests {
     }
 
     /// Compares all values of equal sequences, if any differ.
-    fn judge(&mut self) {
+    fn judge(&mut self, membership: &Membership) {
         if !self.differs || self.verdict.is_some() {
             return;
         }
@@ -328,7 +337,7 @@ impl Digests {
             if others.values().all(|value| *value == own) {
                 continue;
             }
-            match self.decide(sequence, own, &others) {
+            match self.decide(sequence, own, &others, membership) {
                 Decision::OwnIsRight => self.cast_out(sequence, own, &others),
                 Decision::OwnIsWrong { agreed } => {
                     coverage!("rule12.minority");
@@ -376,8 +385,14 @@ impl Digests {
         }
     }
 
-    fn decide(&self, sequence: Sequence, own: u64, others: &BTreeMap<ReplicaId, u64>) -> Decision {
-        let majority = self.replicas / 2 + 1;
+    fn decide(
+        &self,
+        sequence: Sequence,
+        own: u64,
+        others: &BTreeMap<ReplicaId, u64>,
+        membership: &Membership,
+    ) -> Decision {
+        let majority = membership.quorum();
         let peers = others.iter().map(|(id, value)| (&self.peers[id], *value));
         let mut votes: Vec<(u64, Standing)> =
             peers.map(|(peer, value)| (value, self.standing(&peer.values, peer.inherited, sequence))).collect();
@@ -397,7 +412,7 @@ impl Digests {
         }
         // One that was cast out disagreed before, and can support nobody any more.
         let strays = self.peers.values().filter(|peer| peer.stray.is_some()).count();
-        let silent = self.replicas.saturating_sub(1 + others.len() + strays);
+        let silent = membership.electorate().saturating_sub(1 + others.len() + strays);
         let most = others.values().copied().chain([own]).map(votes_for).max().unwrap_or(0);
         if most + silent + open < majority { Decision::Never } else { Decision::NotYet }
     }

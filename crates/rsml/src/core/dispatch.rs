@@ -48,7 +48,7 @@ impl Replica {
     /// not belong, an observer's, only what helps it to follow.
     fn admits(&mut self, sender: &MessageHeader, message: &Message) -> bool {
         let me = self.options.me;
-        if sender.replica == me || !self.options.replicas.contains(&sender.replica) {
+        if sender.replica == me || !self.membership.contains(sender.replica) {
             return false;
         }
         let mine = self.acceptor.hard();
@@ -60,7 +60,7 @@ impl Replica {
         if !is_of_cluster || !self.admits_disk(sender, message) {
             return false;
         }
-        let is_voter = self.configuration.is_voter(sender.replica, sender.disk_id);
+        let is_voter = self.membership.is_voter(sender.replica, sender.disk_id);
         let (disk, newest) = self.boots.entry((sender.replica, is_voter)).or_insert((sender.disk_id, sender.boot));
         if *disk != sender.disk_id {
             (*disk, *newest) = (sender.disk_id, sender.boot);
@@ -77,10 +77,10 @@ impl Replica {
         match message {
             Message::Hello(_) | Message::Born(_) => true,
             // Without its database a replica does not know who votes; all it does is to get a copy of another's.
-            _ if self.configuration.disks.is_empty() => {
+            _ if !self.membership.knows_voters() => {
                 matches!(message, Message::Report(_) | Message::SnapshotChunk(_) | Message::SnapshotRequest(_))
             }
-            _ if self.configuration.is_voter(sender.replica, sender.disk_id) => true,
+            _ if self.membership.is_voter(sender.replica, sender.disk_id) => true,
             Message::Accepted(_) | Message::Report(_) | Message::SnapshotRequest(_) => true,
             Message::Requests(_) | Message::ReadPoint(_) => true,
             _ => false,
@@ -89,7 +89,7 @@ impl Replica {
 
     /// A primary follows whichever disk speaks under an id; the votes of one that does not belong don't count.
     fn meet(&mut self, sender: &MessageHeader) {
-        let is_voter = self.configuration.is_voter(sender.replica, sender.disk_id);
+        let is_voter = self.membership.is_voter(sender.replica, sender.disk_id);
         let now = self.now;
         if let Some(proposer) = self.views.proposer_mut() {
             proposer.meet(sender.replica, sender.disk_id, is_voter, now);
@@ -106,13 +106,10 @@ impl Replica {
     }
 
     pub(super) fn send_all(&mut self, message: Message) {
-        for to in self.peers() {
+        let peers: Vec<ReplicaId> = self.membership.peers().collect();
+        for to in peers {
             self.send(to, message.clone(), Vec::new());
         }
-    }
-
-    pub(super) fn peers(&self) -> Vec<ReplicaId> {
-        self.options.replicas.iter().copied().filter(|r| *r != self.options.me).collect()
     }
 
     /// The envelope's sender for everything this replica sends.

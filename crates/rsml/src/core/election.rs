@@ -204,7 +204,7 @@ impl Replica {
 
     /// With a quorum of promises: adopts the greatest log, fetching what is missing.
     fn conclude_phase_1(&mut self) {
-        let (me, voters, commit) = (self.options.me, self.configuration.disks.len(), self.learner.commit());
+        let (me, voters, commit) = (self.options.me, self.membership.electorate(), self.learner.commit());
         let Role::Preparing(campaign) = &mut self.views.role else { return };
         if !campaign.promises.contains_key(&me) || campaign.best.is_some() {
             return;
@@ -371,9 +371,9 @@ impl Replica {
         assert_eq!(self.acceptor.log().last(), best.last.next(), "the adopted log ends elsewhere than it was promised");
         let committed = campaign.promises.values().map(|p| p.commit).max().unwrap_or(Sequence::ZERO);
         self.learner.hear(view, committed, &self.acceptor);
-        for peer in self.peers() {
-            if self.configuration.disks.contains_key(&peer) {
-                proposer.peers.insert(peer, self.first_progress(&campaign, best, peer));
+        for peer in self.membership.peers() {
+            if let Some(disk) = self.membership.voting_disk(peer) {
+                proposer.peers.insert(peer, self.first_progress(&campaign, best, peer, disk));
             }
         }
         self.views.role = Role::Primary(Box::new(proposer));
@@ -386,8 +386,7 @@ impl Replica {
     }
 
     /// Where to begin with a peer: right after what its promise shows to agree, or by asking.
-    fn first_progress(&self, campaign: &Campaign, best: Best, peer: ReplicaId) -> Progress {
-        let disk = self.configuration.disks[&peer];
+    fn first_progress(&self, campaign: &Campaign, best: Best, peer: ReplicaId, disk: DiskId) -> Progress {
         match campaign.promises.get(&peer) {
             Some(p) if p.accepted_view == best.accepted_view => {
                 let sound = p.lost.first().map_or(p.last, |(from, _)| from.previous());

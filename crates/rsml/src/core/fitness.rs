@@ -77,7 +77,7 @@ impl Replica {
 
     /// Too few replicas have space for what is not proposed yet.
     pub(super) fn lacks_space(&self) -> bool {
-        let voters = || self.configuration.disks.keys().copied();
+        let voters = || self.membership.voters();
         let is_full = |id: ReplicaId| match id == self.options.me {
             true => self.is_full,
             false => self.reports.get(&id).is_some_and(|report| report.storage_full),

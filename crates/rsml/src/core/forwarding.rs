@@ -32,7 +32,7 @@ impl Replica {
     }
 
     pub(super) fn on_requests(&mut self, sender: MessageHeader, message: Requests, payloads: Vec<Bytes>) {
-        let is_voter = self.configuration.is_voter(sender.replica, sender.disk_id);
+        let is_voter = self.membership.is_voter(sender.replica, sender.disk_id);
         let max_bytes = self.options.max_request_bytes;
         let Some(proposer) = self.views.proposer_mut() else { return };
         if !proposer.has_room(sender.disk_id, is_voter, max_bytes) {

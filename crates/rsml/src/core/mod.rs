@@ -26,6 +26,7 @@ mod forwarding;
 mod learner;
 mod lease;
 mod log;
+mod membership;
 mod proposer;
 mod reads;
 mod replica;
@@ -42,6 +43,7 @@ pub use acceptor::Acceptor;
 pub use catch_up::{CopyStatus, InstallEvent, InstallStep, SnapshotPiece, SnapshotRead};
 pub use digests::{Divergence, DivergenceKind, RefusedCopy, Stray};
 pub use learner::Learner;
+pub use membership::Membership;
 pub use proposer::Proposer;
 pub use replica::{Replica, Start};
 pub use status::ReplicaStatus;
@@ -67,8 +69,8 @@ pub struct TransferId(pub u64);
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct CoreOptions {
     pub me: ReplicaId,
-    /// Every replica of the cluster, this one included: 1 to 7.
-    pub replicas: Vec<ReplicaId>,
+    /// The members of the cluster as the settings name them. The voters among them come from the log.
+    pub membership: Membership,
     pub heartbeat_us: u64,
     /// A secondary that hears nothing for a random time between these two stands for election.
     pub election_min_us: u64,
@@ -114,7 +116,7 @@ impl CoreOptions {
     pub fn new(me: ReplicaId, replicas: Vec<ReplicaId>, seed: u64) -> CoreOptions {
         CoreOptions {
             me,
-            replicas,
+            membership: Membership::new(me, replicas),
             heartbeat_us: 50_000,
             election_min_us: 300_000,
             election_max_us: 600_000,

@@ -11,6 +11,7 @@ use super::fitness::DiskWatch;
 use super::learner::Learner;
 use super::lease::Grant;
 use super::log::Log;
+use super::membership::Membership;
 use super::reads::{Reader, Reads, first_round};
 use super::requests::Requests;
 use super::transfer::Handover;
@@ -18,7 +19,7 @@ use super::trimming::Retention;
 use super::view_manager::{Role, ViewManager};
 use super::{CoreOptions, Input, LogRead, Outputs, ReadPurpose, Refusal};
 use crate::message::Report;
-use crate::value::{Configuration, ReplicatedState, Sessions, Value};
+use crate::value::{ReplicatedState, Sessions, Value};
 use crate::{Boot, ClusterId, DiskId, HardState, Instant, Recovered, ReplicaId, Sequence, View};
 
 /// What a replica starts from.
@@ -40,7 +41,7 @@ pub struct Start {
 pub struct Replica {
     pub(super) options: CoreOptions,
     pub(super) now: Instant,
-    pub(super) configuration: Configuration,
+    pub(super) membership: Membership,
     pub(super) acceptor: Acceptor,
     pub(super) learner: Learner,
     pub(super) views: ViewManager,
@@ -123,10 +124,11 @@ impl Replica {
         let known = if needs_database { recovered.last } else { Sequence(recovered.last.0 - entries.len() as u64) };
         assert!(needs_database || known <= applied, "entries between {applied} and {known} are missing");
         let log = Log::new(known.next(), entries);
-        let mut configuration = state.configuration.clone();
+        let mut membership = options.membership.clone();
+        membership.adopt(&state.configuration);
         if let Some(birth) = log.get(Sequence::BIRTH) {
             let birth = Value::from_bytes(birth.clone()).birth.expect("the first entry is the birth record");
-            configuration = birth.configuration();
+            membership.adopt(&birth.configuration());
         }
         let role = if is_born { Role::Secondary } else { Role::Unborn { empty_peers: BTreeMap::new() } };
         let boot = Boot(found.boot.0 + 1);
@@ -166,7 +168,7 @@ impl Replica {
         let inherited = if found.generation > 0 { applied } else { Sequence::ZERO };
         Replica {
             now,
-            configuration,
+            membership,
             acceptor,
             learner,
             views,
@@ -260,7 +262,7 @@ impl Replica {
                     self.applied_digest = digest;
                 }
             }
-            Input::Digests(recorded) => self.digests.record(&recorded),
+            Input::Digests(recorded) => self.digests.record(&recorded, &self.membership),
             Input::Persisted { sequence, log_bytes } => self.note_persisted(sequence, log_bytes),
             Input::SnapshotRead(piece) => self.snapshot_read(piece),
             Input::Installed(event) => self.installed(event),
@@ -303,7 +305,7 @@ impl Replica {
 
     fn tick(&mut self) {
         self.forget_former_leases();
-        self.digests.tick(self.now, self.options.heartbeat_us);
+        self.digests.tick(self.now, self.options.heartbeat_us, &self.membership);
         self.report();
         self.watch_disk();
         self.tick_handover();
@@ -336,12 +338,12 @@ impl Replica {
     }
 
     pub(super) fn quorum(&self) -> usize {
-        self.configuration.quorum()
+        self.membership.quorum()
     }
 
     /// Whether this replica may vote: a disk that is not in the configuration only watches.
     pub(super) fn is_voter(&self) -> bool {
-        self.configuration.is_voter(self.options.me, self.acceptor.hard().disk_id)
+        self.membership.is_voter(self.options.me, self.acceptor.hard().disk_id)
     }
 
     fn after_durable(&mut self) {

@@ -252,7 +252,7 @@ impl Replica {
             in_flight += 1;
             let sequence = Sequence(last.0 + values.len() as u64 + 1);
             for (peer, progress) in &mut proposer.peers {
-                let disk = self.configuration.disks.get(peer).copied();
+                let disk = self.membership.voting_disk(*peer);
                 if value.batches.iter().any(|batch| Some(DiskId(batch.disk_id.into())) == disk) {
                     progress.awaits = sequence;
                 }

@@ -148,7 +148,7 @@ impl Replica {
 
     pub(super) fn on_report(&mut self, sender: &MessageHeader, mut report: Report) {
         let digests = std::mem::take(&mut report.digests).into_iter().map(From::from);
-        self.digests.hear(sender, Sequence(report.inherited), digests);
+        self.digests.hear(sender, Sequence(report.inherited), digests, &self.membership);
         self.reports.insert(sender.replica, report);
     }
 }

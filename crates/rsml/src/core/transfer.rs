@@ -108,7 +108,7 @@ impl Replica {
         if to == self.options.me {
             return Err(TransferError::LeadsAlready(to));
         }
-        if !self.configuration.disks.contains_key(&to) {
+        if !self.membership.has_voter(to) {
             return Err(TransferError::NotAVoter(to));
         }
         self.obstacle(to).map_or(Ok(to), Err)

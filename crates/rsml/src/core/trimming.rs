@@ -122,7 +122,7 @@ impl Replica {
     /// one has. Never what somebody needs whose hold is in force.
     pub(super) fn trim(&mut self) {
         self.look_after_holds();
-        let kept_for_all = self.configuration.disks.keys().map(|id| self.persisted_at(*id)).min();
+        let kept_for_all = self.membership.voters().map(|id| self.persisted_at(id)).min();
         let keep =
             self.options.log_keep_bytes.saturating_mul(if self.is_any_copying() { KEPT_DURING_CATCH_UP } else { 1 });
         let upto = match kept_for_all {
@@ -147,7 +147,7 @@ impl Replica {
         let (now, commit, above) = (self.now, self.learner.commit(), self.first_stored.previous());
         let soon_us = SOON * self.options.retry_us;
         for (id, report) in &self.reports {
-            let is_voter = self.configuration.disks.contains_key(id);
+            let is_voter = self.membership.has_voter(*id);
             match self.retention.holds.get_mut(id) {
                 None if is_voter && is_copying(report) => {
                     self.retention.holds.insert(*id, Hold::new(above, report, now));
@@ -186,7 +186,7 @@ impl Replica {
     /// much of their copy has come.
     fn is_any_copying(&self) -> bool {
         let is_silent = |report: &Report| report.installing > 0 && !report.is_copying;
-        self.configuration.disks.keys().filter_map(|id| self.reports.get(id)).any(is_silent)
+        self.membership.voters().filter_map(|id| self.reports.get(&id)).any(is_silent)
             || self.retention.holds.values().any(|hold| self.makes_progress(hold))
     }
 

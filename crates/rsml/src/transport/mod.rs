@@ -5,7 +5,6 @@
 //! certificates ([`PeerTls`]): then they prove it, and everything is encrypted.
 
 mod accepting;
-mod address;
 mod backoff;
 mod dialling;
 mod frame;
@@ -29,7 +28,7 @@ use bytes::Bytes;
 use crate::ReplicaId;
 use crate::message::MessageHeader;
 
-pub use address::PeerAddress;
+pub use crate::address::PeerAddress;
 pub use frame::{Decoder, EncodedFrame, Frame, FrameError, FrameKind};
 pub use in_memory::{InMemoryTransport, SharedMessageBus, create_shared_message_bus};
 pub use tcp::{TcpOptions, TcpTransport};

@@ -3,21 +3,67 @@ use crate::{ClusterId, Epoch};
 
 const ELECTION_US: u64 = 600_000;
 
-fn digests(replicas: usize, recorded: &[(u64, u64)]) -> Digests {
-    let mut options = CoreOptions::new(ReplicaId(0), (0..replicas as u8).map(ReplicaId).collect(), 0);
+/// The digests of replica 0, with the membership that its `Replica` would pass to them.
+struct Watched {
+    digests: Digests,
+    membership: Membership,
+}
+
+impl std::ops::Deref for Watched {
+    type Target = Digests;
+    fn deref(&self) -> &Digests {
+        &self.digests
+    }
+}
+
+impl std::ops::DerefMut for Watched {
+    fn deref_mut(&mut self) -> &mut Digests {
+        &mut self.digests
+    }
+}
+
+impl Watched {
+    fn record(&mut self, recorded: &[(Sequence, u64)]) {
+        self.digests.record(recorded, &self.membership);
+    }
+
+    fn hear(&mut self, from: &MessageHeader, inherited: Sequence, values: impl Iterator<Item = (Sequence, u64)>) {
+        self.digests.hear(from, inherited, values, &self.membership);
+    }
+
+    fn tick(&mut self, now: Instant, most_us: u64) {
+        self.digests.tick(now, most_us, &self.membership);
+    }
+
+    fn replace(&mut self, inherited: Sequence, recorded: &[(Sequence, u64)]) {
+        self.digests.replace(inherited, recorded, &self.membership);
+    }
+
+    fn refuse(&mut self, source: ReplicaId, recorded: &[(Sequence, u64)]) -> bool {
+        self.digests.refuse(source, recorded, &self.membership)
+    }
+
+    fn refused(&self, source: ReplicaId) -> Option<RefusedCopy> {
+        self.digests.refused(source, &self.membership)
+    }
+}
+
+fn digests(replicas: u8, recorded: &[(u64, u64)]) -> Watched {
+    let mut options = CoreOptions::new(ReplicaId(0), (0..replicas).map(ReplicaId).collect(), 0);
     options.election_max_us = ELECTION_US;
-    Digests::new(&options, &values(recorded), Sequence::ZERO, Instant(0))
+    let digests = Digests::new(&options, &values(recorded), Sequence::ZERO, Instant(0));
+    Watched { digests, membership: options.membership }
 }
 
 fn values(raw: &[(u64, u64)]) -> Vec<(Sequence, u64)> {
     raw.iter().map(|(sequence, digest)| (Sequence(*sequence), *digest)).collect()
 }
 
-fn hear(digests: &mut Digests, peer: u8, boot: u64, raw: &[(u64, u64)]) {
+fn hear(digests: &mut Watched, peer: u8, boot: u64, raw: &[(u64, u64)]) {
     hear_heir(digests, peer, boot, 0, raw);
 }
 
-fn hear_heir(digests: &mut Digests, peer: u8, boot: u64, inherited: u64, raw: &[(u64, u64)]) {
+fn hear_heir(digests: &mut Watched, peer: u8, boot: u64, inherited: u64, raw: &[(u64, u64)]) {
     digests.hear(&sender(peer, boot), Sequence(inherited), values(raw).into_iter());
 }
 
@@ -56,6 +102,17 @@ fn the_minority_stops_and_names_sequence_digests_and_who_agrees() {
         "its database has diverged: its digest at sequence 1024 is 000000000000000a, replicas 0 and 2 agree on \
          000000000000000b"
     );
+}
+
+#[test]
+fn the_majority_is_one_of_the_voters_and_not_of_all_members() {
+    let mut digests = digests(5, &[(1024, 0xA)]);
+    let disks = (0..3).map(|id| (ReplicaId(id), DiskId(u128::from(id)))).collect();
+    digests.membership.adopt(&crate::Configuration { epoch: Epoch(1), disks });
+    hear(&mut digests, 1, 1, &[(1024, 0xB)]);
+    assert_eq!(digests.verdict(), None, "one against one decides nothing");
+    hear(&mut digests, 2, 1, &[(1024, 0xB)]);
+    assert_eq!(kind(&digests), Some(DivergenceKind::Minority { agreed: 0xB }));
 }
 
 #[test]
@@ -239,7 +296,7 @@ fn values_of_a_database_that_was_replaced_count_no_more() {
     let mut digests = digests(3, &[(1024, 1)]);
     digests.replace(Sequence(3000), &values(&[(2048, 2)]));
     digests.record(&values(&[(1024, 1), (2048, 3), (3072, 4)]));
-    let own: Vec<(Sequence, u64)> = digests.own.into_iter().collect();
+    let own: Vec<(Sequence, u64)> = digests.digests.own.into_iter().collect();
     assert_eq!(own, values(&[(2048, 2), (3072, 4)]));
 }
 
