@@ -121,7 +121,7 @@ fn messages_1() -> Vec<(&'static str, Message)> {
                 from: 301,
                 agreed_view: 0x100,
                 commit: 298,
-                token: 11,
+                read_round: 11,
                 probe: 12,
                 answer: true,
                 ..Default::default()
@@ -136,8 +136,8 @@ fn messages_1() -> Vec<(&'static str, Message)> {
                 commit: 298,
                 memory_view: 0x200,
                 expected: 303,
-                settled: 302,
-                token: 11,
+                acknowledged: 302,
+                read_round: 11,
                 probe: 12,
                 gap: true,
                 ..Default::default()

@@ -196,7 +196,7 @@ pub struct Accept {
     pub commit: u64,
     /// Of the newest round that confirms the primary's view for reads.
     #[prost(uint64, tag = "6")]
-    pub token: u64,
+    pub read_round: u64,
     /// Of the newest question where the receiver's log ends.
     #[prost(uint64, tag = "7")]
     pub probe: u64,
@@ -229,9 +229,9 @@ pub struct Accepted {
     pub expected: u64,
     /// What the sender no longer holds in a queue: the flow-control window starts here.
     #[prost(uint64, tag = "7")]
-    pub settled: u64,
+    pub acknowledged: u64,
     #[prost(uint64, tag = "8")]
-    pub token: u64,
+    pub read_round: u64,
     #[prost(uint64, tag = "9")]
     pub probe: u64,
     /// Entries arrived that do not follow what is held; they were dropped.
@@ -415,7 +415,7 @@ mod tests {
     #[test]
     fn a_message_survives_its_encoding() {
         let message =
-            Message::Accept(Accept { view: 257, adopted: 3, from: 4, commit: 2, token: 9, ..Accept::default() });
+            Message::Accept(Accept { view: 257, adopted: 3, from: 4, commit: 2, read_round: 9, ..Accept::default() });
         assert_eq!(Message::from_bytes(&message.clone().to_bytes()), Some(message));
     }
 

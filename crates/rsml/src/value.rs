@@ -95,6 +95,17 @@ pub struct RequestBatch {
 }
 
 impl RequestBatch {
+    /// Advances `session`, which must be that of this batch, over the requests that come next in it, and passes those to
+    /// `take` with their numbers; `None` for a void. Repetitions and requests behind a gap are skipped.
+    pub(crate) fn advance_session(self, session: &mut SessionState, mut take: impl FnMut(u64, Option<Bytes>)) {
+        let boot = Boot(self.boot);
+        for (number, payload) in self.into_requests() {
+            if session.admit(boot, number) {
+                take(number, payload);
+            }
+        }
+    }
+
     /// Each request with its number; `None` for a void.
     pub fn into_requests(self) -> impl Iterator<Item = (u64, Option<Bytes>)> {
         let mut voids = self.voids.into_iter().peekable();
@@ -123,6 +134,21 @@ pub struct Value {
 impl Value {
     pub fn to_bytes(&self) -> Bytes {
         self.encode_to_vec().into()
+    }
+
+    /// Advances `sessions` over the requests of this value, and passes those that are to be executed, and the voids among
+    /// them, to `take`: disk and boot of the session, number, payload. The executor, and a primary that works out how the
+    /// end of its log leaves the sessions, agree because both use this.
+    pub(crate) fn advance_sessions(
+        self,
+        sessions: &mut Sessions,
+        mut take: impl FnMut(DiskId, Boot, u64, Option<Bytes>),
+    ) {
+        for batch in self.batches {
+            let (disk, boot) = (DiskId(batch.disk_id.into()), Boot(batch.boot));
+            let session = sessions.entry(disk).or_default();
+            batch.advance_session(session, |number, payload| take(disk, boot, number, payload));
+        }
     }
 
     /// # Panics

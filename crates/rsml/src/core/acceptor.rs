@@ -126,7 +126,7 @@ impl Acceptor {
     }
 
     /// Entries that were lost are being taken from peers; they are written once none is missing.
-    pub fn is_mending(&self) -> bool {
+    pub fn is_repairing(&self) -> bool {
         !self.lost.is_empty()
     }
 
@@ -213,20 +213,20 @@ impl Acceptor {
 
     /// Takes entries of the accepted view where the log has lost them. Written once none is lost any more: in one write,
     /// from the first that was, so that what is intact behind them never goes.
-    pub fn fill(&mut self, view: View, from: Sequence, entries: Vec<Bytes>) {
+    pub fn repair(&mut self, view: View, from: Sequence, entries: Vec<Bytes>) {
         assert_eq!(view, self.hard.accepted_view, "an entry of another view than the log's");
         for (sequence, entry) in (from.0..).map(Sequence).zip(entries) {
             self.log.fill(sequence, entry);
         }
-        self.heal();
+        self.write_repaired();
     }
 
     /// Writes what was lost on disk, once all of it is in memory again.
-    fn heal(&mut self) {
+    fn write_repaired(&mut self) {
         let Some((first, _)) = self.lost.first().copied().filter(|_| self.log.first_hole().is_none()) else { return };
         coverage!("rule7.filled");
         let entries = self.log.read(first, self.log.last(), usize::MAX);
-        self.order_replacement(first, true, entries);
+        self.write_replacement(first, true, entries);
     }
 
     /// The database of `generation` takes the place of the present one. It holds everything through `base`, known to be
@@ -263,7 +263,7 @@ impl Acceptor {
         let write_id = self.write(base.next(), false, Vec::new());
         let write = self.writes.last_mut().expect("it was given just now");
         write.base = Some(base);
-        self.heal();
+        self.write_repaired();
         write_id
     }
 
@@ -293,13 +293,13 @@ impl Acceptor {
             // Filled in memory, and not written yet.
             Some((lost, _)) => {
                 let entries = self.log.read(lost, self.log.last(), usize::MAX);
-                self.order_replacement(lost, true, entries);
+                self.write_replacement(lost, true, entries);
             }
-            None => self.order_replacement(from, truncate, entries),
+            None => self.write_replacement(from, truncate, entries),
         }
     }
 
-    fn order_replacement(&mut self, from: Sequence, truncate: bool, entries: Vec<Bytes>) {
+    fn write_replacement(&mut self, from: Sequence, truncate: bool, entries: Vec<Bytes>) {
         self.lost.clear();
         self.stable = self.stable.min(from.previous());
         for pending in &mut self.pending {

@@ -17,20 +17,20 @@ use crate::{ClusterId, Epoch, Sequence, View};
 impl Replica {
     /// Calls the other founders, now and then.
     pub(super) fn call_founders(&mut self) {
-        if self.now >= self.next_call {
-            self.next_call = self.now.plus_us(self.options.heartbeat_us);
+        if self.now >= self.timers.next_beat {
+            self.timers.next_beat = self.now.plus_us(self.options.heartbeat_us);
             self.send_all(Message::Hello(Hello {}));
             self.try_to_found();
         }
     }
 
     pub(super) fn on_hello(&mut self, sender: MessageHeader) {
-        let Role::Unborn { empty_peers } = &mut self.views.role else {
+        let Some(empty_peers) = self.views.empty_peers_mut() else {
             if !self.membership.is_voter(sender.replica, sender.disk_id) {
                 // Another disk in the place of one that belongs: what that one told is over.
-                self.reports.remove(&sender.replica);
+                self.peers.reports.remove(&sender.replica);
                 self.digests.forget(sender.replica);
-                self.heard.remove(&sender.replica);
+                self.peers.heard.remove(&sender.replica);
             }
             if self.is_birth_durable() && self.membership.knows_voters() {
                 coverage!("birth.told_again");
@@ -52,7 +52,7 @@ impl Replica {
     }
 
     fn try_to_found(&mut self) {
-        let Role::Unborn { empty_peers } = &self.views.role else { return };
+        let Role::Unborn { empty_peers } = self.views.role() else { return };
         let hard = *self.acceptor.hard();
         let is_lowest = self.membership.members().next() == Some(self.options.me);
         let is_durable = self.acceptor.durable().boot == hard.boot;
@@ -61,18 +61,18 @@ impl Replica {
         }
         let own = [(self.options.me, hard.disk_id)];
         let disks = empty_peers.iter().map(|(id, disk)| (*id, *disk)).chain(own).collect();
-        self.be_born(BirthRecord::new(ClusterId(self.new_cluster_id), &disks));
-        self.is_founder = true;
+        self.be_born(BirthRecord::new(ClusterId(self.bootstrap.new_cluster_id), &disks));
+        self.bootstrap.is_unannounced = true;
         coverage!("birth.founded");
     }
 
     /// The founder tells the others once the record is durable, and stands for election.
     pub(super) fn announce_birth(&mut self) {
-        if self.is_founder && self.is_birth_durable() {
-            self.is_founder = false;
+        if self.bootstrap.is_unannounced && self.is_birth_durable() {
+            self.bootstrap.is_unannounced = false;
             let birth = self.birth_record();
             self.send_all(Message::Born(Born { birth: Some(birth) }));
-            self.views.suspect(self.now, 1);
+            self.views.expire_election_timer_soon(self.now, 1);
         }
     }
 

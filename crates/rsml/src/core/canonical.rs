@@ -4,12 +4,10 @@
 //! caller has a use for this, and what it forgets (how long ago a peer was heard, jitter, numbers of pre-vote rounds) is
 //! never part of a safety rule.
 
-use super::Jitter;
 use super::digests::Digests;
 use super::fitness::DiskWatch;
-use super::replica::{Counters, Replica};
+use super::replica::{Counters, Replica, Timers};
 use super::trimming::Retention;
-use super::view_manager::Role;
 use crate::{Instant, Sequence};
 
 impl Replica {
@@ -23,28 +21,20 @@ impl Replica {
     pub fn canonicalize(&mut self, at: Instant) {
         assert_eq!(self.options.lease_us, 0, "leases are about time");
         self.now = at;
-        self.next_report = at;
-        self.next_call = at;
-        self.heard.clear();
-        self.reports.clear();
-        self.log_grown = 0;
+        self.timers = Timers::new(at);
+        self.peers.heard.clear();
+        self.peers.reports.clear();
+        self.stored.log_grown = 0;
         self.retention = Retention::new();
         self.counters = Counters::default();
         self.acceptor.renumber_writes();
         self.digests = Digests::new(&self.options, &[], Sequence::ZERO, at);
-        self.disk = DiskWatch::new(at);
-        self.next_handover = at;
+        self.duty.disk = DiskWatch::new(at);
         self.requests.restart_clocks(at);
         self.reads.restart_clock(at);
-        self.views.jitter = Jitter(0);
-        self.views.deadline = at.plus_us(self.options.election_max_us);
-        self.views.quiet_until = at;
-        self.views.round = 0;
-        match &mut self.views.role {
-            Role::Preparing(campaign) => campaign.fetched = at,
-            Role::Primary(proposer) => proposer.restart_clocks(at),
-            Role::PreVoting { round, .. } => *round = 0,
-            Role::Secondary | Role::Unborn { .. } => {}
+        self.views.canonicalize(at);
+        if let Some(proposer) = &mut self.proposer {
+            proposer.restart_clocks(at);
         }
     }
 }

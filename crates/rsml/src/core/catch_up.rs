@@ -18,7 +18,6 @@ use bytes::Bytes;
 
 use super::digests::RefusedCopy;
 use super::replica::Replica;
-use super::view_manager::Role;
 use super::{LogRead, ReadPurpose};
 use crate::message::{Behind, Message, SnapshotChunk, SnapshotRequest};
 use crate::value::ReplicatedState;
@@ -110,7 +109,7 @@ struct Pace {
 
 /// A snapshot under way.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Transfer {
+struct SnapshotFetch {
     source: ReplicaId,
     generation: u64,
     /// The source's name for its copy; 0 until its first piece has come.
@@ -142,7 +141,7 @@ pub(super) struct CatchUp {
     required: Sequence,
     /// A snapshot must reach at least there, as far as the others can supply entries now.
     wanted: Option<Sequence>,
-    transfer: Option<Box<Transfer>>,
+    fetch: Option<Box<SnapshotFetch>>,
     /// Whom to ask first, if it can be.
     preferred: Option<ReplicaId>,
     /// Did not bring what was asked of them since everybody was asked last.
@@ -165,8 +164,8 @@ impl CatchUp {
     /// Whether a database is complete whose view is above `promised`: it will be promised soon, so that no lease may be
     /// granted any more.
     pub fn will_promise_above(&self, promised: View) -> bool {
-        let complete = self.transfer.as_ref().filter(|t| t.held_back.is_some() || t.state.is_some());
-        complete.is_some_and(|transfer| transfer.view > promised)
+        let complete = self.fetch.as_ref().filter(|t| t.held_back.is_some() || t.state.is_some());
+        complete.is_some_and(|fetch| fetch.view > promised)
     }
 
     /// From the start on a snapshot is needed that reaches at least there.
@@ -177,7 +176,7 @@ impl CatchUp {
 
     /// What the snapshot under way holds everything through.
     pub fn installing(&self) -> Sequence {
-        self.transfer.as_ref().map_or(Sequence::ZERO, |transfer| transfer.sequence)
+        self.fetch.as_ref().map_or(Sequence::ZERO, |fetch| fetch.sequence)
     }
 }
 
@@ -205,21 +204,21 @@ impl Replica {
         self.catch_up.preferred = preferred;
         // What a primary has trimmed meanwhile is no reason to begin anew: where the log is trimmed faster than a copy
         // comes, no copy would ever be finished, and each that is takes this replica forward. In phase 1 nobody trims.
-        let is_outdated = self.catch_up.transfer.as_ref().is_some_and(|t| t.id != 0 && t.sequence < wanted);
+        let is_outdated = self.catch_up.fetch.as_ref().is_some_and(|t| t.id != 0 && t.sequence < wanted);
         let came_in_vain =
             was_content && self.catch_up.installed > 0 && self.catch_up.last_installed == self.learner.commit();
         if is_outdated && preferred.is_some() {
-            self.drop_transfer(None);
+            self.drop_fetch(None);
         }
         if is_outdated || came_in_vain {
             coverage!("snapshot.came_too_late");
             self.hurry();
         }
-        self.begin_transfer();
+        self.begin_fetch();
     }
 
     pub(super) fn on_behind(&mut self, message: &Behind) {
-        let is_leading = matches!(self.views.role, Role::Primary(_));
+        let is_leading = self.views.is_primary();
         if View(message.view) == self.acceptor.promised() && !is_leading {
             coverage!("snapshot.behind");
             self.want_snapshot(Sequence(message.first).previous(), None);
@@ -237,12 +236,12 @@ impl Replica {
 
     /// A snapshot must outrun the log: what is written meanwhile has to be fetched after it, and kept for that long.
     fn keep_pace(&mut self) {
-        let Some(transfer) = self.catch_up.transfer.as_ref().filter(|t| t.id != 0 && t.received < t.total_bytes) else {
+        let Some(fetch) = self.catch_up.fetch.as_ref().filter(|t| t.id != 0 && t.received < t.total_bytes) else {
             return;
         };
-        let of = self.views.primary.filter(|id| self.reports.contains_key(id)).unwrap_or(transfer.source);
-        let Some(log_grown) = self.reports.get(&of).map(|report| report.log_grown) else { return };
-        let (generation, received) = (transfer.generation, transfer.received);
+        let of = self.views.primary().filter(|id| self.peers.reports.contains_key(id)).unwrap_or(fetch.source);
+        let Some(log_grown) = self.peers.reports.get(&of).map(|report| report.log_grown) else { return };
+        let (generation, received) = (fetch.generation, fetch.received);
         if let Some(pace) = self.catch_up.pace.as_ref().filter(|p| p.generation == generation && p.of == of) {
             if self.now.since_us(pace.at) < PACE_INTERVAL * self.options.retry_us {
                 return;
@@ -257,29 +256,30 @@ impl Replica {
     }
 
     pub(super) fn copy_status(&self) -> Option<CopyStatus> {
-        let transfer = self.catch_up.transfer.as_ref()?;
+        let fetch = self.catch_up.fetch.as_ref()?;
         Some(CopyStatus {
-            source: transfer.source,
-            generation: transfer.generation,
-            sequence: transfer.sequence,
-            received: transfer.received,
-            total: transfer.total_bytes,
+            source: fetch.source,
+            generation: fetch.generation,
+            sequence: fetch.sequence,
+            received: fetch.received,
+            total: fetch.total_bytes,
             bytes_per_second: self.rate(),
         })
     }
 
     /// Picks whom to ask: a secondary if possible, and whoever has applied most.
-    fn begin_transfer(&mut self) {
-        if self.catch_up.transfer.is_some() || self.catch_up.switch.is_some() || self.now < self.catch_up.rest_until {
+    fn begin_fetch(&mut self) {
+        if self.catch_up.fetch.is_some() || self.catch_up.switch.is_some() || self.now < self.catch_up.rest_until {
             return;
         }
         let Some(wanted) = self.catch_up.wanted else { return };
-        let is_fresh =
-            |id: &ReplicaId| self.heard.get(id).is_some_and(|at| self.now.since_us(*at) < self.options.election_max_us);
-        let rank = |id: &ReplicaId, applied: u64| {
-            (self.catch_up.preferred == Some(*id), self.views.primary != Some(*id), applied)
+        let is_fresh = |id: &ReplicaId| {
+            self.peers.heard.get(id).is_some_and(|at| self.now.since_us(*at) < self.options.election_max_us)
         };
-        let able = self.reports.iter().filter(|(id, r)| r.applied >= wanted.0 && !r.is_observer && is_fresh(id));
+        let rank = |id: &ReplicaId, applied: u64| {
+            (self.catch_up.preferred == Some(*id), self.views.primary() != Some(*id), applied)
+        };
+        let able = self.peers.reports.iter().filter(|(id, r)| r.applied >= wanted.0 && !r.is_observer && is_fresh(id));
         let untried = able.filter(|(id, _)| {
             !self.catch_up.shunned.contains(id) && self.digests.refused(**id, &self.membership).is_none()
         });
@@ -292,7 +292,7 @@ impl Replica {
         let source = *source;
         self.catch_up.last_generation = self.catch_up.last_generation.max(self.acceptor.hard().generation) + 1;
         let generation = self.catch_up.last_generation;
-        self.catch_up.transfer = Some(Box::new(Transfer {
+        self.catch_up.fetch = Some(Box::new(SnapshotFetch {
             source,
             generation,
             id: 0,
@@ -315,20 +315,20 @@ impl Replica {
 
     fn ask_for_snapshot(&mut self, id: u64, offset: u64) {
         let (wanted, rate) = (self.catch_up.wanted.unwrap_or_default(), self.rate());
-        let Some(transfer) = &mut self.catch_up.transfer else { return };
+        let Some(fetch) = &mut self.catch_up.fetch else { return };
         // The rest of a copy that was begun is wanted as it is.
-        let at_least = if id == 0 { wanted.0 } else { transfer.sequence.0 };
-        let length = transfer.piece_bytes;
+        let at_least = if id == 0 { wanted.0 } else { fetch.sequence.0 };
+        let length = fetch.piece_bytes;
         let takes_us = length.saturating_mul(1_000_000).checked_div(rate);
-        transfer.ask_at = transfer.ask_at.max(self.now).plus_us(takes_us.unwrap_or(0));
-        transfer.asked = offset + length;
-        let source = transfer.source;
+        fetch.ask_at = fetch.ask_at.max(self.now).plus_us(takes_us.unwrap_or(0));
+        fetch.asked = offset + length;
+        let source = fetch.source;
         self.send(source, Message::SnapshotRequest(SnapshotRequest { id, offset, length, at_least }), Vec::new());
     }
 
-    /// Ends the transfer under way. `shun`: its source is not asked again before all others.
-    fn drop_transfer(&mut self, shun: Option<ReplicaId>) {
-        if self.catch_up.transfer.take().is_some() {
+    /// Ends the fetch under way. `shun`: its source is not asked again before all others.
+    fn drop_fetch(&mut self, shun: Option<ReplicaId>) {
+        if self.catch_up.fetch.take().is_some() {
             coverage!("snapshot.dropped");
             self.outputs.install.push(InstallStep::Abort);
         }
@@ -341,26 +341,26 @@ impl Replica {
             self.catch_up.wanted = None;
             self.catch_up.shunned.clear();
             self.digests.forget_refusals();
-            self.drop_transfer(None);
+            self.drop_fetch(None);
         }
         if self.catch_up.wanted.is_none() && self.learner.commit() > self.catch_up.last_installed {
             self.catch_up.doublings = 0;
         }
         self.keep_pace();
         self.resume_held_back();
-        let Some(transfer) = &mut self.catch_up.transfer else { return self.begin_transfer() };
-        let is_all_received = transfer.id != 0 && transfer.received == transfer.total_bytes;
-        if !is_all_received && self.now.since_us(transfer.last_progress) >= self.options.retry_us {
-            transfer.last_progress = self.now;
-            transfer.repeated += 1;
+        let Some(fetch) = &mut self.catch_up.fetch else { return self.begin_fetch() };
+        let is_all_received = fetch.id != 0 && fetch.received == fetch.total_bytes;
+        if !is_all_received && self.now.since_us(fetch.last_progress) >= self.options.retry_us {
+            fetch.last_progress = self.now;
+            fetch.repeated += 1;
             coverage!("snapshot.repeated");
-            let (source, id, received) = (transfer.source, transfer.id, transfer.received);
+            let (source, id, received) = (fetch.source, fetch.id, fetch.received);
             // What was received is worth some patience with its source; where there is nothing yet, another one will do.
-            let silent_us = self.heard.get(&source).map_or(u64::MAX, |at| self.now.since_us(*at));
+            let silent_us = self.peers.heard.get(&source).map_or(u64::MAX, |at| self.now.since_us(*at));
             let is_pointless = id == 0 && silent_us >= self.options.election_max_us;
-            if transfer.repeated > PATIENCE || is_pointless {
-                self.drop_transfer(Some(source));
-                self.begin_transfer();
+            if fetch.repeated > PATIENCE || is_pointless {
+                self.drop_fetch(Some(source));
+                self.begin_fetch();
             } else {
                 self.ask_for_snapshot(id, received);
             }
@@ -370,13 +370,13 @@ impl Replica {
 
     /// Asks for the next pieces, as far as window and rate allow.
     pub(super) fn ask_for_more(&mut self) {
-        while let Some(transfer) = &self.catch_up.transfer {
-            let window = PIECES_UNDER_WAY * transfer.piece_bytes;
-            let has_room = transfer.asked < transfer.written + window;
-            if transfer.id == 0 || transfer.asked >= transfer.total_bytes || !has_room || self.now < transfer.ask_at {
+        while let Some(fetch) = &self.catch_up.fetch {
+            let window = PIECES_UNDER_WAY * fetch.piece_bytes;
+            let has_room = fetch.asked < fetch.written + window;
+            if fetch.id == 0 || fetch.asked >= fetch.total_bytes || !has_room || self.now < fetch.ask_at {
                 return;
             }
-            self.ask_for_snapshot(transfer.id, transfer.asked);
+            self.ask_for_snapshot(fetch.id, fetch.asked);
         }
     }
 
@@ -409,34 +409,34 @@ impl Replica {
     pub(super) fn on_snapshot_chunk(&mut self, from: ReplicaId, message: &SnapshotChunk, payload: Vec<Bytes>) {
         let commit = self.learner.commit();
         let wanted = self.catch_up.wanted.unwrap_or_default();
-        let Some(transfer) = self.catch_up.transfer.as_mut().filter(|t| t.source == from) else { return };
-        let is_other = transfer.id != 0 && transfer.id != message.id;
+        let Some(fetch) = self.catch_up.fetch.as_mut().filter(|t| t.source == from) else { return };
+        let is_other = fetch.id != 0 && fetch.id != message.id;
         // Of a copy that was begun the rest is wanted, too, though more is wanted by now.
-        let least = if transfer.id == 0 { wanted.max(commit.next()) } else { commit.next() };
+        let least = if fetch.id == 0 { wanted.max(commit.next()) } else { commit.next() };
         let is_useful = Sequence(message.sequence) >= least;
         if message.id == 0 || is_other || !is_useful {
             // What was received is of a copy that is gone.
             let shun = (!is_other).then_some(from);
-            self.drop_transfer(shun);
-            return self.begin_transfer();
+            self.drop_fetch(shun);
+            return self.begin_fetch();
         }
         let bytes = payload.into_iter().next().unwrap_or_default();
-        if message.offset != transfer.received || bytes.is_empty() || crc32c::crc32c(&bytes) != message.crc {
+        if message.offset != fetch.received || bytes.is_empty() || crc32c::crc32c(&bytes) != message.crc {
             return;
         }
-        if transfer.id == 0 {
-            transfer.piece_bytes = bytes.len() as u64;
-            transfer.asked = bytes.len() as u64;
+        if fetch.id == 0 {
+            fetch.piece_bytes = bytes.len() as u64;
+            fetch.asked = bytes.len() as u64;
         }
-        transfer.id = message.id;
-        transfer.sequence = Sequence(message.sequence);
-        transfer.view = transfer.view.max(View(message.view));
-        transfer.total_bytes = message.total_bytes;
-        transfer.received += bytes.len() as u64;
-        transfer.asked = transfer.asked.max(transfer.received);
-        transfer.last_progress = self.now;
-        transfer.repeated = 0;
-        let is_complete = transfer.received >= transfer.total_bytes;
+        fetch.id = message.id;
+        fetch.sequence = Sequence(message.sequence);
+        fetch.view = fetch.view.max(View(message.view));
+        fetch.total_bytes = message.total_bytes;
+        fetch.received += bytes.len() as u64;
+        fetch.asked = fetch.asked.max(fetch.received);
+        fetch.last_progress = self.now;
+        fetch.repeated = 0;
+        let is_complete = fetch.received >= fetch.total_bytes;
         self.outputs.install.push(InstallStep::Write(bytes));
         if is_complete {
             self.outputs.install.push(InstallStep::Finish);
@@ -448,17 +448,17 @@ impl Replica {
         let (InstallEvent::Written { generation, .. }
         | InstallEvent::Finished { generation, .. }
         | InstallEvent::Failed { generation }) = &event;
-        let Some(transfer) = self.catch_up.transfer.as_mut().filter(|t| t.generation == *generation) else { return };
-        let source = transfer.source;
+        let Some(fetch) = self.catch_up.fetch.as_mut().filter(|t| t.generation == *generation) else { return };
+        let source = fetch.source;
         match event {
             InstallEvent::Written { bytes, .. } => {
-                transfer.written = bytes;
+                fetch.written = bytes;
                 self.ask_for_more();
             }
-            InstallEvent::Failed { .. } => self.drop_transfer(Some(source)),
+            InstallEvent::Failed { .. } => self.drop_fetch(Some(source)),
             InstallEvent::Finished { state, .. } => match ReplicatedState::from_bytes(&state) {
                 Some(state) if self.fits(&state) => self.finish_when_free(state),
-                _ => self.drop_transfer(Some(source)),
+                _ => self.drop_fetch(Some(source)),
             },
         }
     }
@@ -468,14 +468,14 @@ impl Replica {
     fn finish_when_free(&mut self, state: ReplicatedState) {
         if self.lease_forbids_install() {
             coverage!("snapshot.waits_for_lease");
-            self.catch_up.transfer.as_mut().expect("it is being finished").held_back = Some(Box::new(state));
+            self.catch_up.fetch.as_mut().expect("it is being finished").held_back = Some(Box::new(state));
         } else {
             self.finish_catch_up(state);
         }
     }
 
     fn lease_forbids_install(&self) -> bool {
-        self.catch_up.transfer.as_ref().is_some_and(|transfer| self.lease_forbids_install_of(transfer.view))
+        self.catch_up.fetch.as_ref().is_some_and(|fetch| self.lease_forbids_install_of(fetch.view))
     }
 
     fn lease_forbids_install_of(&self, view: View) -> bool {
@@ -487,32 +487,32 @@ impl Replica {
         if self.lease_forbids_install() {
             return;
         }
-        let Some(transfer) = &mut self.catch_up.transfer else { return };
-        let Some(state) = transfer.held_back.take() else { return };
+        let Some(fetch) = &mut self.catch_up.fetch else { return };
+        let Some(state) = fetch.held_back.take() else { return };
         match self.fits(&state) {
             true => self.finish_catch_up(*state),
-            false => self.drop_transfer(None),
+            false => self.drop_fetch(None),
         }
     }
 
     /// The copy that this replica needs, and that nobody can vouch for.
     pub(super) fn refused_copy(&self) -> Option<RefusedCopy> {
         self.catch_up.wanted?;
-        if self.catch_up.transfer.is_some() {
+        if self.catch_up.fetch.is_some() {
             // Somebody else's is on its way.
             return None;
         }
-        self.reports.keys().find_map(|id| self.digests.refused(*id, &self.membership))
+        self.peers.reports.keys().find_map(|id| self.digests.refused(*id, &self.membership))
     }
 
     /// Whether a database with this state is what was promised, and takes this replica forward.
     fn fits(&mut self, state: &ReplicatedState) -> bool {
-        let Some(transfer) = &self.catch_up.transfer else { return false };
-        let source = transfer.source;
+        let Some(fetch) = &self.catch_up.fetch else { return false };
+        let source = fetch.source;
         state.cluster_id == self.acceptor.hard().cluster_id
-            && state.sequence == transfer.sequence
+            && state.sequence == fetch.sequence
             && state.sequence > self.learner.commit()
-            && !matches!(self.views.role, Role::Primary(_))
+            && !self.views.is_primary()
             && !self.digests.refuse(source, &state.recorded, &self.membership)
     }
 
@@ -524,8 +524,8 @@ impl Replica {
             let (from, view) = (base.next(), self.acceptor.promised());
             let max_bytes = usize::MAX;
             self.outputs.read_log.push(LogRead { purpose: ReadPurpose::Tail, view, from, to: last, max_bytes });
-            let transfer = self.catch_up.transfer.as_mut().expect("it is being finished");
-            transfer.state = Some(Box::new(state));
+            let fetch = self.catch_up.fetch.as_mut().expect("it is being finished");
+            fetch.state = Some(Box::new(state));
         } else {
             self.install(state, None);
         }
@@ -533,54 +533,49 @@ impl Replica {
 
     /// The log's tail was read: what of it can't be is lost.
     pub(super) fn tail_read(&mut self, read: &LogRead, entries: Vec<Bytes>) {
-        let Some(transfer) = &mut self.catch_up.transfer else { return };
-        let Some(state) = transfer.state.take_if(|state| state.sequence.next() == read.from) else { return };
+        let Some(fetch) = &mut self.catch_up.fetch else { return };
+        let Some(state) = fetch.state.take_if(|state| state.sequence.next() == read.from) else { return };
         if self.fits(&state) {
             self.install(*state, Some((read.to, entries)));
         } else {
-            self.drop_transfer(None);
+            self.drop_fetch(None);
         }
     }
 
     /// One record of the log makes the new database the live one.
     fn install(&mut self, state: ReplicatedState, tail: Option<(Sequence, Vec<Bytes>)>) {
-        let transfer = self.catch_up.transfer.take().expect("it is being finished");
-        if matches!(self.views.role, Role::PreVoting { .. } | Role::Preparing(_)) {
+        let fetch = self.catch_up.fetch.take().expect("it is being finished");
+        if self.views.is_candidate() {
             self.become_secondary(None);
         }
-        let (base, view) = (state.sequence, transfer.view);
+        let (base, view) = (state.sequence, fetch.view);
         let is_raised = view > self.acceptor.promised();
         assert!(!self.lease_forbids_install_of(view), "a copy raises the promise to {view} under a lease");
-        let write_id = self.acceptor.install_snapshot(transfer.generation, base, view, tail);
+        let write_id = self.acceptor.install_snapshot(fetch.generation, base, view, tail);
         self.learner.install_snapshot(base, view);
         if is_raised {
-            self.granted = None;
+            self.leases.granted = None;
             self.become_secondary(None);
         }
-        self.views.see(view);
+        self.views.observe_view(view);
         self.membership.adopt(&state.configuration);
-        let hard = self.acceptor.hard();
-        if let Some(own) = state.sessions.get(&hard.disk_id).filter(|session| session.boot == hard.boot) {
-            self.requests.executed(own.last, self.now);
-        }
+        self.finish_requests(&state.sessions);
         self.digests.replace(base, &state.recorded, &self.membership);
-        self.applied_sessions = state.sessions;
-        self.applied_time_us = state.time_us;
-        self.applied_digest = state.digest;
-        self.first_stored = base.next();
-        self.answer.due = true;
+        self.applied = state.into();
+        self.stored.first = base.next();
+        self.replies.answer.due = true;
         self.catch_up.wanted = None;
         self.catch_up.shunned.clear();
         self.catch_up.installed += 1;
         self.catch_up.last_installed = base;
         coverage!("snapshot.installed");
-        self.catch_up.switch = Some((write_id, transfer.generation));
+        self.catch_up.switch = Some((write_id, fetch.generation));
     }
 
     /// Writes through `write_id` are durable: the database is switched if the record of it is among them.
     pub(super) fn switch_database(&mut self, durable: WriteId) {
         if let Some((_, generation)) = self.catch_up.switch.take_if(|(write_id, _)| *write_id <= durable) {
-            self.persisted = self.persisted.max(self.learner.applied());
+            self.stored.persisted = self.stored.persisted.max(self.learner.applied());
             self.outputs.switch = Some(generation);
         }
     }

@@ -270,7 +270,7 @@ impl Digests {
     }
 
     /// A peer told its values, and what of its database it inherited.
-    pub fn hear(
+    pub fn observe(
         &mut self,
         from: &MessageHeader,
         inherited: Sequence,

@@ -16,7 +16,7 @@ impl Replica {
         }
         let from = sender.replica;
         if !matches!(message, Message::Hello(_)) {
-            self.heard.insert(from, self.now);
+            self.peers.heard.insert(from, self.now);
             self.meet(&sender);
         }
         match message {
@@ -54,14 +54,15 @@ impl Replica {
         let mine = self.acceptor.hard();
         let is_of_cluster = match message {
             Message::Hello(_) => true,
-            Message::Born(m) => self.is_unborn() && m.birth.is_some(),
-            _ => !self.is_unborn() && sender.cluster_id == mine.cluster_id && sender.epoch == mine.epoch,
+            Message::Born(m) => self.views.is_unborn() && m.birth.is_some(),
+            _ => !self.views.is_unborn() && sender.cluster_id == mine.cluster_id && sender.epoch == mine.epoch,
         };
         if !is_of_cluster || !self.admits_disk(sender, message) {
             return false;
         }
         let is_voter = self.membership.is_voter(sender.replica, sender.disk_id);
-        let (disk, newest) = self.boots.entry((sender.replica, is_voter)).or_insert((sender.disk_id, sender.boot));
+        let (disk, newest) =
+            self.peers.boots.entry((sender.replica, is_voter)).or_insert((sender.disk_id, sender.boot));
         if *disk != sender.disk_id {
             (*disk, *newest) = (sender.disk_id, sender.boot);
         }
@@ -91,7 +92,7 @@ impl Replica {
     fn meet(&mut self, sender: &MessageHeader) {
         let is_voter = self.membership.is_voter(sender.replica, sender.disk_id);
         let now = self.now;
-        if let Some(proposer) = self.views.proposer_mut() {
+        if let Some(proposer) = self.proposer.as_mut() {
             proposer.meet(sender.replica, sender.disk_id, is_voter, now);
         }
     }

@@ -51,7 +51,7 @@ impl Learner {
     }
 
     /// The primary of `view` said, or a quorum's votes in it showed, that its log is chosen through `commit`.
-    pub fn hear(&mut self, view: View, commit: Sequence, acceptor: &Acceptor) {
+    pub fn observe_commit(&mut self, view: View, commit: Sequence, acceptor: &Acceptor) {
         self.heard = self.heard.max((view, commit));
         self.advance(acceptor);
     }

@@ -29,8 +29,28 @@ pub(super) struct Grant {
 
 impl Grant {
     /// What a former start of this replica may have granted last, `lease_us` being the longest.
-    pub fn at_start(promised: View, now: Instant, lease_us: u64) -> Option<Grant> {
+    fn at_start(promised: View, now: Instant, lease_us: u64) -> Option<Grant> {
         (lease_us > 0 && promised > View::BIRTH).then(|| Grant { view: promised, until: now.plus_us(lease_us) })
+    }
+}
+
+/// The lease that this replica granted, and those that it uses no more.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Leases {
+    /// The newest lease granted, on which a primary may rely.
+    pub granted: Option<Grant>,
+    /// Until then, leases that a former start granted may be valid that are longer than those granted now.
+    pub former_until: Option<Instant>,
+    /// The last view in which this primary gave up its own lease.
+    revoked: View,
+}
+
+impl Leases {
+    /// At a start. `longest_us`: the longest lease that may be valid; `lease_us`: the length of those granted from now on.
+    pub fn at_start(promised: View, now: Instant, longest_us: u64, lease_us: u64) -> Leases {
+        let granted = Grant::at_start(promised, now, longest_us);
+        let former_until = (longest_us > lease_us).then(|| now.plus_us(longest_us));
+        Leases { granted, former_until, revoked: View::BIRTH }
     }
 }
 
@@ -42,7 +62,7 @@ pub(super) fn usable_us(lease_us: u64) -> u64 {
 impl Replica {
     /// Whether a lease forbids to promise `candidate` a view. `handed_over`: the view whose primary told it to stand.
     pub(super) fn lease_forbids(&self, candidate: ReplicaId, handed_over: View) -> bool {
-        let forbids = self.granted.is_some_and(|grant| {
+        let forbids = self.leases.granted.is_some_and(|grant| {
             self.now < grant.until && grant.view.owner() != Some(candidate) && grant.view != handed_over
         });
         if forbids {
@@ -64,26 +84,27 @@ impl Replica {
             "the next start would not wait for the end of this lease"
         );
         let view = View(message.view);
-        let before = self.granted.filter(|grant| grant.view == view).map_or(self.now, |grant| grant.until);
-        self.granted = Some(Grant { view, until: before.max(self.now.plus_us(message.lease_us)) });
+        let before = self.leases.granted.filter(|grant| grant.view == view).map_or(self.now, |grant| grant.until);
+        self.leases.granted = Some(Grant { view, until: before.max(self.now.plus_us(message.lease_us)) });
         message.lease_from_us
     }
 
     /// Once what a former start granted is over, the next start need not wait for more than this one grants.
     pub(super) fn forget_former_leases(&mut self) {
-        if self.former_leases_until.is_some_and(|until| self.now >= until) {
-            self.former_leases_until = None;
+        if self.leases.former_until.is_some_and(|until| self.now >= until) {
+            self.leases.former_until = None;
             self.acceptor.grants_leases_of(self.options.lease_us);
         }
     }
 
     /// What to ask for in a 2a of `view`.
     pub(super) fn wanted_lease_us(&self, view: View) -> u64 {
-        if self.voided == view { 0 } else { self.options.lease_us }
+        if self.leases.revoked == view { 0 } else { self.options.lease_us }
     }
 
-    pub(super) fn void_lease(&mut self, view: View) {
-        self.voided = view;
+    /// Gives up the lease of this primary, for as long as it leads `view`.
+    pub(super) fn revoke_lease(&mut self, view: View) {
+        self.leases.revoked = view;
     }
 
     /// Whether nobody else can lead at this moment.
@@ -92,22 +113,22 @@ impl Replica {
     }
 
     fn holds_lease_at(&self, now: Instant) -> bool {
-        let holds = self.lessors(now).is_some_and(|lessors| lessors.count() + 1 >= self.quorum());
+        let holds = self.grantors(now).is_some_and(|grantors| grantors.count() + 1 >= self.membership.quorum());
         if holds {
             coverage!("rule9.lease_serves");
         }
         holds
     }
 
-    fn lessors(&self, now: Instant) -> Option<impl Iterator<Item = ReplicaId>> {
-        let proposer = self.views.proposer().filter(|p| self.wanted_lease_us(p.view) > 0)?;
-        Some(proposer.lessors(now))
+    fn grantors(&self, now: Instant) -> Option<impl Iterator<Item = ReplicaId>> {
+        let proposer = self.proposer.as_ref().filter(|p| self.wanted_lease_us(p.view) > 0)?;
+        Some(proposer.grantors(now))
     }
 
     /// For checks from outside: the peers whose leases let this primary serve reads at `now` without asking anybody;
     /// `None` where it has to ask.
     pub fn relies_on(&self, now: Instant) -> Option<Vec<ReplicaId>> {
-        let lessors = self.lessors(now)?.collect();
-        (self.is_established() && self.holds_lease_at(now)).then_some(lessors)
+        let grantors = self.grantors(now)?.collect();
+        (self.is_established() && self.holds_lease_at(now)).then_some(grantors)
     }
 }

@@ -24,7 +24,7 @@ pub enum Reader {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Round {
-    token: u64,
+    number: u64,
     readers: Vec<Reader>,
     /// The commit point when the round began; for a round asked of the primary, unused.
     point: Sequence,
@@ -35,13 +35,14 @@ struct Round {
 pub struct Reads {
     waiting: Vec<Reader>,
     in_flight: Option<Round>,
-    token: u64,
+    /// The number of the last round.
+    round: u64,
 }
 
 impl Reads {
-    /// `token`: the last one that a former start of this replica may have used.
-    pub fn new(token: u64) -> Reads {
-        Reads { token, ..Reads::default() }
+    /// `round`: the last one that a former start of this replica may have used.
+    pub fn new(round: u64) -> Reads {
+        Reads { round, ..Reads::default() }
     }
 
     pub fn push(&mut self, reader: Reader) {
@@ -65,8 +66,8 @@ impl Reads {
         }
     }
 
-    pub fn token(&self) -> u64 {
-        self.token
+    pub fn round(&self) -> u64 {
+        self.round
     }
 
     /// Starts the next round, if one may start and anyone waits. Returns its token.
@@ -77,20 +78,20 @@ impl Reads {
         if self.in_flight.is_some() || self.waiting.is_empty() {
             return None;
         }
-        self.token += 1;
+        self.round += 1;
         let readers = std::mem::take(&mut self.waiting);
-        self.in_flight = Some(Round { token: self.token, readers, point, started: now });
-        Some(self.token)
+        self.in_flight = Some(Round { number: self.round, readers, point, started: now });
+        Some(self.round)
     }
 
     /// The token that the round in flight waits for.
     pub fn awaited(&self) -> Option<u64> {
-        self.in_flight.as_ref().map(|round| round.token)
+        self.in_flight.as_ref().map(|round| round.number)
     }
 
-    /// The round `token` is confirmed: its readers, and the point captured when it began.
-    pub fn finish(&mut self, token: u64) -> Option<(Vec<Reader>, Sequence)> {
-        if self.awaited() != Some(token) {
+    /// The round `round` is confirmed: its readers, and the point captured when it began.
+    pub fn finish(&mut self, round: u64) -> Option<(Vec<Reader>, Sequence)> {
+        if self.awaited() != Some(round) {
             return None;
         }
         self.in_flight.take().map(|round| (round.readers, round.point))
@@ -120,7 +121,7 @@ impl Reads {
         let round = self.in_flight.as_mut().filter(|round| now.since_us(round.started) >= retry_us)?;
         coverage!("rule8.round_repeated");
         round.started = now;
-        Some(round.token)
+        Some(round.number)
     }
 }
 

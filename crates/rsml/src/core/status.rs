@@ -5,10 +5,9 @@ use std::collections::BTreeMap;
 use super::catch_up::CopyStatus;
 use super::digests::{RefusedCopy, Stray};
 use super::replica::Replica;
-use super::view_manager::Role;
 use crate::message::MessageHeader;
 use crate::message::Report;
-use crate::value::DigestAt;
+use crate::value::{DigestAt, Value};
 use crate::{Boot, DiskId, Message, ReplicaId, Sequence, View};
 
 /// A view from outside.
@@ -82,18 +81,18 @@ impl Replica {
             primary: self.primary(),
             established: self.is_established(),
             recovered: self.is_recovered(),
-            handing_over_to: self.handover_target(),
-            is_eligible: self.is_eligible,
-            storage_full: self.is_full,
-            disk_waits_us: self.disk.waits_us(),
+            handing_over_to: self.transfer_target(),
+            is_eligible: self.duty.is_eligible,
+            storage_full: self.duty.is_full,
+            disk_waits_us: self.duty.disk.waits_us(),
             last: self.acceptor.log().last(),
             durable: self.acceptor.durable_last(),
             commit: self.learner.commit(),
             applied: self.learner.applied(),
-            reports: self.reports.clone(),
+            reports: self.peers.reports.clone(),
             strays: self.digests.strays(),
             is_voter: self.is_voter(),
-            heard_us: self.heard.iter().map(|(id, at)| (*id, self.now.since_us(*at))).collect(),
+            heard_us: self.peers.heard.iter().map(|(id, at)| (*id, self.now.since_us(*at))).collect(),
             view_changes: self.counters.view_changes,
             is_catching_up: self.is_catching_up(),
             copy: self.copy_status(),
@@ -109,12 +108,22 @@ impl Replica {
         }
     }
 
+    /// Whether a read asked for now would find a primary that can serve it, as far as this replica knows.
+    pub fn is_ready_to_read(&self) -> bool {
+        self.is_established() || (self.primary().is_some() && self.primary() != Some(self.id()))
+    }
+
+    /// The value of an entry in memory; for status and tests.
+    pub fn value_at(&self, sequence: Sequence) -> Option<Value> {
+        self.acceptor.log().get(sequence).cloned().map(Value::from_bytes)
+    }
+
     /// Tells the peers how this replica is, a few times a second.
     pub(super) fn report(&mut self) {
-        if self.is_unborn() || self.now < self.next_report {
+        if self.views.is_unborn() || self.now < self.timers.next_report {
             return;
         }
-        self.next_report = self.now.plus_us(4 * self.options.heartbeat_us);
+        self.timers.next_report = self.now.plus_us(4 * self.options.heartbeat_us);
         self.trim();
         self.send_report();
     }
@@ -126,13 +135,13 @@ impl Replica {
             last: self.acceptor.log().last().0,
             commit: self.learner.commit().0,
             applied: self.learner.applied().0,
-            digest: self.applied_digest,
-            is_primary: matches!(self.views.role, Role::Primary(_)),
-            is_candidate: matches!(self.views.role, Role::PreVoting { .. } | Role::Preparing(_)),
-            persisted: self.persisted.0,
-            storage_full: self.is_full,
-            is_ineligible: !self.is_eligible,
-            first: self.first_stored.0,
+            digest: self.applied.digest,
+            is_primary: self.views.is_primary(),
+            is_candidate: self.views.is_candidate(),
+            persisted: self.stored.persisted.0,
+            storage_full: self.duty.is_full,
+            is_ineligible: !self.duty.is_eligible,
+            first: self.stored.first.0,
             is_observer: !self.is_voter(),
             installing: self.catch_up.installing().0,
             inherited: self.digests.inherited().0,
@@ -140,7 +149,7 @@ impl Replica {
             copy_bytes: copy.as_ref().map_or(0, |copy| copy.received),
             copy_total: copy.as_ref().map_or(0, |copy| copy.total),
             copy_source: copy.as_ref().map_or(0, |copy| u32::from(copy.source.0) + 1),
-            log_grown: self.log_grown,
+            log_grown: self.stored.log_grown,
             digests: self.digests.publish().into_iter().map(DigestAt::from).collect(),
         };
         self.send_all(Message::Report(report));
@@ -148,7 +157,7 @@ impl Replica {
 
     pub(super) fn on_report(&mut self, sender: &MessageHeader, mut report: Report) {
         let digests = std::mem::take(&mut report.digests).into_iter().map(From::from);
-        self.digests.hear(sender, Sequence(report.inherited), digests, &self.membership);
-        self.reports.insert(sender.replica, report);
+        self.digests.observe(sender, Sequence(report.inherited), digests, &self.membership);
+        self.peers.reports.insert(sender.replica, report);
     }
 }

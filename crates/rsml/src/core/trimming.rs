@@ -114,8 +114,8 @@ impl Replica {
     /// The own database survives a crash through `sequence`.
     pub(super) fn note_persisted(&mut self, sequence: Sequence, log_bytes: u64) {
         assert!(sequence <= self.learner.applied(), "{sequence} was never applied");
-        self.persisted = self.persisted.max(sequence);
-        self.log_bytes = log_bytes;
+        self.stored.persisted = self.stored.persisted.max(sequence);
+        self.stored.log_bytes = log_bytes;
     }
 
     /// Below what every voter's database has persisted, always; else, when the log has grown too long, below what the own
@@ -126,8 +126,8 @@ impl Replica {
         let keep =
             self.options.log_keep_bytes.saturating_mul(if self.is_any_copying() { KEPT_DURING_CATCH_UP } else { 1 });
         let upto = match kept_for_all {
-            Some(upto) if self.log_bytes <= keep => upto.min(self.persisted),
-            _ => self.persisted,
+            Some(upto) if self.stored.log_bytes <= keep => upto.min(self.stored.persisted),
+            _ => self.stored.persisted,
         };
         let upto = match self.held_above() {
             Some(above) if above < upto => {
@@ -137,16 +137,16 @@ impl Replica {
             _ => upto,
         };
         let below = upto.next();
-        if below > self.first_stored {
-            self.first_stored = below;
+        if below > self.stored.first {
+            self.stored.first = below;
             self.outputs.trim = Some(below);
         }
     }
 
     fn look_after_holds(&mut self) {
-        let (now, commit, above) = (self.now, self.learner.commit(), self.first_stored.previous());
+        let (now, commit, above) = (self.now, self.learner.commit(), self.stored.first.previous());
         let soon_us = SOON * self.options.retry_us;
-        for (id, report) in &self.reports {
+        for (id, report) in &self.peers.reports {
             let is_voter = self.membership.has_voter(*id);
             match self.retention.holds.get_mut(id) {
                 None if is_voter && is_copying(report) => {
@@ -186,14 +186,14 @@ impl Replica {
     /// much of their copy has come.
     fn is_any_copying(&self) -> bool {
         let is_silent = |report: &Report| report.installing > 0 && !report.is_copying;
-        self.membership.voters().filter_map(|id| self.reports.get(&id)).any(is_silent)
+        self.membership.voters().filter_map(|id| self.peers.reports.get(&id)).any(is_silent)
             || self.retention.holds.values().any(|hold| self.makes_progress(hold))
     }
 
     fn persisted_at(&self, id: ReplicaId) -> Sequence {
-        let reported = self.reports.get(&id);
+        let reported = self.peers.reports.get(&id);
         match id == self.options.me {
-            true => self.persisted,
+            true => self.stored.persisted,
             false => reported.map_or(Sequence::ZERO, |report| Sequence(report.persisted.max(report.installing))),
         }
     }

@@ -27,8 +27,8 @@ impl Watched {
         self.digests.record(recorded, &self.membership);
     }
 
-    fn hear(&mut self, from: &MessageHeader, inherited: Sequence, values: impl Iterator<Item = (Sequence, u64)>) {
-        self.digests.hear(from, inherited, values, &self.membership);
+    fn observe(&mut self, from: &MessageHeader, inherited: Sequence, values: impl Iterator<Item = (Sequence, u64)>) {
+        self.digests.observe(from, inherited, values, &self.membership);
     }
 
     fn tick(&mut self, now: Instant, most_us: u64) {
@@ -64,7 +64,7 @@ fn hear(digests: &mut Watched, peer: u8, boot: u64, raw: &[(u64, u64)]) {
 }
 
 fn hear_heir(digests: &mut Watched, peer: u8, boot: u64, inherited: u64, raw: &[(u64, u64)]) {
-    digests.hear(&sender(peer, boot), Sequence(inherited), values(raw).into_iter());
+    digests.observe(&sender(peer, boot), Sequence(inherited), values(raw).into_iter());
 }
 
 fn sender(peer: u8, boot: u64) -> MessageHeader {
@@ -258,7 +258,7 @@ fn a_refused_copy_is_worth_another_transfer_once_more_is_known() {
     hear(&mut digests, 2, 2, &[(2048, 9)]);
     assert!(digests.refused(ReplicaId(1)).is_none(), "who contradicted has another database now");
     let mut digests = refused();
-    digests.hear(&sender(1, 1), Sequence(2048), [].into_iter());
+    digests.observe(&sender(1, 1), Sequence(2048), [].into_iter());
     assert!(digests.refused(ReplicaId(1)).is_none(), "the source has got a copy itself");
     let mut digests = refused();
     digests.forget(ReplicaId(1));
@@ -328,6 +328,6 @@ fn what_is_told_is_what_is_new_and_a_few_older_ones() {
 #[test]
 fn a_peer_that_tells_endlessly_many_values_costs_little() {
     let mut digests = digests(3, &[]);
-    digests.hear(&sender(1, 1), Sequence::ZERO, (0..1_000_000).map(|n| (Sequence(n), n)));
+    digests.observe(&sender(1, 1), Sequence::ZERO, (0..1_000_000).map(|n| (Sequence(n), n)));
     assert!(digests.peers[&ReplicaId(1)].values.len() <= KEPT);
 }
