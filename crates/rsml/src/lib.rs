@@ -20,7 +20,8 @@ pub mod wal;
 
 pub use address::PeerAddress;
 pub use core::{
-    Acceptor, Divergence, DivergenceKind, Learner, Membership, Proposer, RefusedCopy, Stray, TransferError, ViewManager,
+    Acceptor, DivergedPeer, Divergence, DivergenceKind, Learner, Membership, Proposer, RefusedCopy, TransferError,
+    ViewManager,
 };
 pub use driver::{
     ConsensusReplica, CopySent, DriverStatus, Failure, FailureKind, NetworkManager, ReadError, ReplicaOptions,

@@ -346,7 +346,7 @@ async fn a_replica_that_executes_otherwise_stops_and_the_others_name_it() {
     for id in [0, 1] {
         let replica = &cluster.replicas[&id];
         let named = async {
-            while !replica.status().core.strays.contains_key(&ReplicaId(2)) {
+            while !replica.status().core.diverged_peers.contains_key(&ReplicaId(2)) {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };

@@ -1,10 +1,11 @@
-//! How a cluster is born, once.
+//! How a cluster is born (bootstrapped), once.
 //!
-//! Replicas with empty disks call each other. When the one with the lowest id has heard from *all* others that theirs
-//! are empty too, it mints the cluster: an id, and which disks belong. That record is the first entry of every log, in
-//! view 0, and counts as chosen, because nobody votes before holding it, and it is minted by one replica only, which
-//! makes it durable before it tells. A disk that is not in the record (a replaced one) is told the record as well: it
-//! becomes an *observer*, which follows and applies like the others, and has no vote, since nobody knows what its
+//! A replica with an empty disk is *unborn*: it belongs to no cluster. Unborn replicas call each other. When the one with
+//! the lowest number has heard from *all* others that their disks are empty too, it bootstraps the cluster: it mints the
+//! *birth record*, which holds the cluster's id and the disks that vote. That record is the first entry of every log, in
+//! view 0. It counts as chosen, because no replica votes before it holds the record, and because only one replica mints it,
+//! which makes it durable before it sends it. A disk that is not in the record (a replaced one) gets the record as well: it
+//! becomes an *observer*, which follows and applies like the others. It has no vote, since nobody knows what its
 //! predecessor promised.
 
 use super::replica::Replica;
@@ -15,7 +16,7 @@ use crate::value::{BirthRecord, Value};
 use crate::{ClusterId, Epoch, Sequence, View};
 
 impl Replica {
-    /// Calls the other founders, now and then.
+    /// Calls the other unborn replicas, once per heartbeat.
     pub(super) fn call_founders(&mut self) {
         if self.now >= self.timers.next_beat {
             self.timers.next_beat = self.now.plus_us(self.options.heartbeat_us);
@@ -24,10 +25,11 @@ impl Replica {
         }
     }
 
+    /// A peer has an empty disk.
     pub(super) fn on_hello(&mut self, sender: MessageHeader) {
         let Some(empty_peers) = self.views.empty_peers_mut() else {
             if !self.membership.is_voter(sender.replica, sender.disk_id) {
-                // Another disk in the place of one that belongs: what that one told is over.
+                // The peer's disk was replaced: forget what the former disk reported.
                 self.peers.reports.remove(&sender.replica);
                 self.digests.forget(sender.replica);
                 self.peers.heard.remove(&sender.replica);
@@ -66,7 +68,7 @@ impl Replica {
         coverage!("birth.founded");
     }
 
-    /// The founder tells the others once the record is durable, and stands for election.
+    /// The replica that bootstrapped the cluster sends the record to the others once it is durable, and stands for election.
     pub(super) fn announce_birth(&mut self) {
         if self.bootstrap.is_unannounced && self.is_birth_durable() {
             self.bootstrap.is_unannounced = false;
@@ -76,14 +78,14 @@ impl Replica {
         }
     }
 
-    /// A disk that is not in the record is an observer's: it follows this cluster from now on, and does not vote.
+    /// This replica belongs to a cluster from now on: as a voter if its disk is in the record, and otherwise as an observer.
     pub(super) fn on_born(&mut self, message: Born) {
         if let Some(birth) = message.birth {
             self.be_born(birth);
         }
     }
 
-    /// Takes the birth record as the first entry, in the same durable write as the cluster's id.
+    /// Takes the birth record as the first entry, in the log write that makes the cluster's id durable.
     fn be_born(&mut self, birth: BirthRecord) {
         self.membership.adopt(&birth.configuration());
         let cluster_id = birth.cluster_id();

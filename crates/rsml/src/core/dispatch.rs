@@ -1,4 +1,4 @@
-//! Messages in and out: which are taken, who handles them, and under whose name they leave.
+//! Messages in and out: which ones are admitted, what handles them, and the header with which they leave.
 
 use bytes::Bytes;
 
@@ -8,6 +8,7 @@ use crate::message::MessageHeader;
 use crate::{Message, ReplicaId, View};
 
 impl Replica {
+    /// Takes a message, or drops it.
     pub(super) fn receive(&mut self, sender: MessageHeader, message: Message, payload: Vec<Bytes>) {
         if !self.admits(&sender, &message) {
             coverage!("foreign.not_of_this_cluster");
@@ -44,8 +45,8 @@ impl Replica {
         }
     }
 
-    /// Whether a message is of this cluster, of a disk that belongs, and not of a former start of it. Of a disk that does
-    /// not belong, an observer's, only what helps it to follow.
+    /// Whether a message is of this cluster, of a disk that belongs, and not of a former start of it. From a disk that does
+    /// not belong, an observer's, only messages that help it to follow are admitted.
     fn admits(&mut self, sender: &MessageHeader, message: &Message) -> bool {
         let me = self.options.me;
         if sender.replica == me || !self.membership.contains(sender.replica) {
@@ -77,7 +78,7 @@ impl Replica {
     fn admits_disk(&self, sender: &MessageHeader, message: &Message) -> bool {
         match message {
             Message::Hello(_) | Message::Born(_) => true,
-            // Without its database a replica does not know who votes; all it does is to get a copy of another's.
+            // A replica without a database does not know the voters. All it does is to install a snapshot.
             _ if !self.membership.knows_voters() => {
                 matches!(message, Message::Report(_) | Message::SnapshotChunk(_) | Message::SnapshotRequest(_))
             }
@@ -88,7 +89,7 @@ impl Replica {
         }
     }
 
-    /// A primary follows whichever disk speaks under an id; the votes of one that does not belong don't count.
+    /// A primary follows the disk that now speaks under a number. Answers of a disk that does not belong are no votes.
     fn meet(&mut self, sender: &MessageHeader) {
         let is_voter = self.membership.is_voter(sender.replica, sender.disk_id);
         let now = self.now;
@@ -97,7 +98,8 @@ impl Replica {
         }
     }
 
-    /// Sends, unless this start of the replica is not durable yet: its messages could be taken for those of the former.
+    /// Sends a message, unless this start of the replica is not durable yet: after a crash, the next start would have the same
+    /// number, and this message could be taken for one of that start.
     pub(super) fn send(&mut self, to: ReplicaId, message: Message, payload: Vec<Bytes>) {
         let hard = self.acceptor.hard();
         let durable = self.acceptor.durable();
@@ -106,6 +108,7 @@ impl Replica {
         }
     }
 
+    /// Sends a message to all peers.
     pub(super) fn send_all(&mut self, message: Message) {
         let peers: Vec<ReplicaId> = self.membership.peers().collect();
         for to in peers {
@@ -113,7 +116,7 @@ impl Replica {
         }
     }
 
-    /// The envelope's sender for everything this replica sends.
+    /// The header of everything that this replica sends.
     pub fn sender(&self) -> MessageHeader {
         let hard = self.acceptor.hard();
         MessageHeader {

@@ -44,12 +44,13 @@ impl Replica {
         }
     }
 
+    /// Requests of another replica's session, for this primary.
     pub(super) fn on_requests(&mut self, sender: MessageHeader, message: Requests, payloads: Vec<Bytes>) {
         let is_voter = self.membership.is_voter(sender.replica, sender.disk_id);
         let max_bytes = self.options.max_request_bytes;
         let Some(proposer) = self.proposer.as_mut() else { return };
         if !proposer.has_room(sender.disk_id, is_voter, max_bytes) {
-            // It sends again after a while.
+            // The sender repeats them after a while.
             return;
         }
         let Requests { first, voids } = message;
@@ -58,12 +59,14 @@ impl Replica {
         }
     }
 
+    /// Another replica asks this primary for a read point.
     pub(super) fn on_read_point(&mut self, replica: ReplicaId, round: u64) {
         if self.views.is_primary() {
             self.reads.push_remote(replica, round);
         }
     }
 
+    /// The primary has confirmed a read point.
     pub(super) fn on_read_point_reply(&mut self, message: ReadPointReply) {
         let point = Sequence(message.sequence);
         if View(message.view) == self.acceptor.promised() {
@@ -77,7 +80,7 @@ impl Replica {
         }
     }
 
-    /// Begins a read round when one is due, and ends the one that a quorum has confirmed.
+    /// Begins a read round when one is due, and ends the one in flight once it is confirmed.
     pub(super) fn run_reads(&mut self) {
         if self.is_established() {
             let has_lease = self.holds_lease();
@@ -96,7 +99,7 @@ impl Replica {
         }
     }
 
-    /// Asks the primary again for a round that seems lost. A primary's own rounds are repeated by its heartbeats.
+    /// Asks the primary again for a round that seems lost. Heartbeats repeat the rounds of a primary.
     pub(super) fn retry_reads(&mut self) {
         let Some(round) = self.reads.retry(self.now, self.options.retry_us) else { return };
         if let Some(primary) = self.primary().filter(|primary| *primary != self.options.me) {
@@ -104,8 +107,8 @@ impl Replica {
         }
     }
 
-    /// A quorum, this replica included, has answered the round in flight, or lets nobody else lead now: it led when the
-    /// round began.
+    /// Ends the round in flight once it is certain that this primary led when the round began: a quorum, this replica
+    /// included, has answered it, or lets nobody else lead now.
     fn confirm_reads(&mut self) {
         let quorum = self.membership.quorum();
         let Some(round) = self.reads.awaited() else { return };

@@ -1,26 +1,27 @@
 //! Leases, if switched on: a primary serves reads at once while a quorum has promised to let nobody else lead.
 //!
-//! Each 2a asks for a lease and carries the time at which it left, on the primary's clock; who grants it sends that time
-//! back. The primary counts from that moment, and only nine tenths of the length: the grant, counted from its arrival,
-//! surely lasts longer as long as the rates of any two clocks differ by less than a tenth. So while a primary holds leases
-//! of a quorum (itself included), no candidate gets the promises of one, and nothing can be chosen that it does not know.
+//! Each 2a asks for a lease, and carries the time at which it was sent, on the primary's clock; a replica that grants the
+//! lease (a *grantor*) returns that time. The primary counts from that moment, and only nine tenths of the length: the
+//! grant, which counts from its arrival, lasts longer as long as the rates of any two clocks differ by less than a tenth. So
+//! while a primary holds leases of a quorum (itself included), no candidate gets the promises of a quorum, and nothing can
+//! be chosen that the primary does not know.
 //!
-//! Invariants:
-//! - Who granted a lease in a view promises nothing to another replica before the grant is over: neither in a 1b, nor to
-//!   itself as a candidate, nor by installing a copy of a database. The only exception is a candidate to which the primary
-//!   of that very view handed over: it gave up its lease before, for good. Following a higher view in a 2a is no such
-//!   promise: a quorum has made it already.
-//! - Grants are not durable, but the longest that may run is. At each start a replica assumes that it has just granted such
-//!   a lease in the view that it promised last: no older one can be running, since it was over before that promise. So the
-//!   length may be changed, or leases switched off, with any restart.
-//! - A primary that gives up its lease never uses one again in that view, so a transfer that arrives late, and all that
-//!   comes of it, finds no lease that it could break.
+//! Invariants (rule 9):
+//! - A replica that granted a lease in a view promises nothing to another replica before the grant is over: neither in a
+//!   1b, nor to itself as a candidate, nor by installing a snapshot. The only exception is a candidate to which the primary
+//!   of that very view transferred its leadership: the primary has revoked its lease before, for good. Following a higher
+//!   view in a 2a is no such promise: a quorum has made it already.
+//! - Grants are not durable, but the length of the longest one that may be valid is. At each start a replica assumes that it
+//!   has just granted such a lease in the view that it promised last: no older one can be valid, since it was over before
+//!   that promise. So the length may be changed, or leases switched off, with any restart.
+//! - A primary that revokes its lease never uses one again in that view, so a transfer message that arrives late finds no
+//!   lease that it could break.
 
 use super::replica::Replica;
 use crate::message::Accept;
 use crate::{Instant, ReplicaId, View};
 
-/// Nobody but the owner of `view` is promised anything before `until`.
+/// A granted lease: only the owner of `view` is promised anything before `until`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Grant {
     view: View,
@@ -60,10 +61,11 @@ pub(super) fn usable_us(lease_us: u64) -> u64 {
 }
 
 impl Replica {
-    /// Whether a lease forbids to promise `candidate` a view. `handed_over`: the view whose primary told it to stand.
-    pub(super) fn lease_forbids(&self, candidate: ReplicaId, handed_over: View) -> bool {
+    /// Whether a lease forbids to promise `candidate` a view. `transferred_from`: the view whose primary transferred its
+    /// leadership to the candidate.
+    pub(super) fn lease_forbids(&self, candidate: ReplicaId, transferred_from: View) -> bool {
         let forbids = self.leases.granted.is_some_and(|grant| {
-            self.now < grant.until && grant.view.owner() != Some(candidate) && grant.view != handed_over
+            self.now < grant.until && grant.view.owner() != Some(candidate) && grant.view != transferred_from
         });
         if forbids {
             coverage!("rule9.lease_forbids");
@@ -72,10 +74,10 @@ impl Replica {
     }
 
     /// Grants the primary of the promised view the lease that it asks for, if this replica keeps leases of that length.
-    /// Returns what to send back.
+    /// Returns the time to send back; 0 for none.
     pub(super) fn grant_lease(&mut self, message: &Accept) -> u64 {
         let keeps = message.lease_us > 0 && message.lease_us <= self.options.lease_us;
-        // A lease would hold off what is about to be promised, again and again.
+        // A lease would delay the promise that is about to be made, again and again.
         if !keeps || !self.is_voter() || self.catch_up.will_promise_above(self.acceptor.promised()) {
             return 0;
         }
@@ -89,7 +91,7 @@ impl Replica {
         message.lease_from_us
     }
 
-    /// Once what a former start granted is over, the next start need not wait for more than this one grants.
+    /// Once the leases of a former start are over, the next start need not wait for longer ones than this start grants.
     pub(super) fn forget_former_leases(&mut self) {
         if self.leases.former_until.is_some_and(|until| self.now >= until) {
             self.leases.former_until = None;
@@ -97,7 +99,7 @@ impl Replica {
         }
     }
 
-    /// What to ask for in a 2a of `view`.
+    /// The length of the lease to ask for in a 2a of `view`; 0: none.
     pub(super) fn wanted_lease_us(&self, view: View) -> u64 {
         if self.leases.revoked == view { 0 } else { self.options.lease_us }
     }
@@ -107,7 +109,7 @@ impl Replica {
         self.leases.revoked = view;
     }
 
-    /// Whether nobody else can lead at this moment.
+    /// Whether leases of a quorum keep all others from leading at this moment.
     pub(super) fn holds_lease(&self) -> bool {
         self.holds_lease_at(self.now)
     }
@@ -125,8 +127,8 @@ impl Replica {
         Some(proposer.grantors(now))
     }
 
-    /// For checks from outside: the peers whose leases let this primary serve reads at `now` without asking anybody;
-    /// `None` where it has to ask.
+    /// For checks from outside: the peers whose leases let this primary serve reads at `now` without asking anybody; `None`
+    /// if it has to ask.
     pub fn relies_on(&self, now: Instant) -> Option<Vec<ReplicaId>> {
         let grantors = self.grantors(now)?.collect();
         (self.is_established() && self.holds_lease_at(now)).then_some(grantors)

@@ -108,7 +108,7 @@ mod view_manager;
 
 pub use acceptor::Acceptor;
 pub use catch_up::{CopyStatus, InstallEvent, InstallStep, SnapshotPiece, SnapshotRead};
-pub use digests::{Divergence, DivergenceKind, RefusedCopy, Stray};
+pub use digests::{DivergedPeer, Divergence, DivergenceKind, RefusedCopy};
 pub use input::{Input, ReadId, RequestId, TransferId};
 pub use learner::Learner;
 pub use membership::Membership;

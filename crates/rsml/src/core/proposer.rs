@@ -126,7 +126,7 @@ impl Proposer {
         !self.waiting.is_empty()
     }
 
-    /// Packs what waits into one value, up to `max_bytes` of payload (at least one request).
+    /// Packs waiting requests into one value, up to `max_bytes` of payload but at least one request.
     pub fn pack(&mut self, now: Instant, max_bytes: usize) -> Value {
         let mut batches = Vec::new();
         let mut bytes = 0;
@@ -267,7 +267,7 @@ mod tests {
     fn voids_go_into_the_log_by_number_wherever_a_batch_is_cut() {
         let mut proposer = proposer();
         proposer.admit(DiskId(1), Boot(1), 1, payloads(2), Vec::new());
-        // Of what comes again some is known, and a sender may say anything.
+        // Some of the repeated requests are known, and a sender may claim anything.
         proposer.admit(DiskId(1), Boot(1), 1, payloads(6), vec![6, 1, 4, 4, 0, 99]);
         let mut seen = Vec::new();
         while proposer.has_waiting() {

@@ -60,10 +60,10 @@ fn values(raw: &[(u64, u64)]) -> Vec<(Sequence, u64)> {
 }
 
 fn hear(digests: &mut Watched, peer: u8, boot: u64, raw: &[(u64, u64)]) {
-    hear_heir(digests, peer, boot, 0, raw);
+    hear_inherited(digests, peer, boot, 0, raw);
 }
 
-fn hear_heir(digests: &mut Watched, peer: u8, boot: u64, inherited: u64, raw: &[(u64, u64)]) {
+fn hear_inherited(digests: &mut Watched, peer: u8, boot: u64, inherited: u64, raw: &[(u64, u64)]) {
     digests.observe(&sender(peer, boot), Sequence(inherited), values(raw).into_iter());
 }
 
@@ -86,7 +86,7 @@ fn values_of_unequal_sequences_are_not_compared() {
     let mut digests = digests(3, &[(1024, 7), (2048, 8)]);
     hear(&mut digests, 1, 1, &[(1024, 7), (3072, 9)]);
     hear(&mut digests, 2, 1, &[(512, 1), (4096, 2)]);
-    assert_eq!((digests.verdict(), digests.strays().len()), (None, 0));
+    assert_eq!((digests.verdict(), digests.diverged_peers().len()), (None, 0));
     assert!(!digests.differs);
 }
 
@@ -116,17 +116,17 @@ fn the_majority_is_one_of_the_voters_and_not_of_all_members() {
 }
 
 #[test]
-fn the_majority_goes_on_and_casts_the_other_out_until_it_starts_again() {
+fn the_majority_goes_on_and_outvotes_the_other_until_it_starts_again() {
     let mut digests = digests(3, &[(1024, 0xA), (2048, 0xA)]);
     hear(&mut digests, 1, 1, &[(1024, 0xA)]);
     hear(&mut digests, 2, 1, &[(1024, 0xB), (2048, 0xC)]);
-    let stray = Stray { sequence: Sequence(1024), expected: 0xA, found: 0xB };
-    assert_eq!(digests.strays(), [(ReplicaId(2), stray)].into());
+    let diverged = DivergedPeer { sequence: Sequence(1024), expected: 0xA, found: 0xB };
+    assert_eq!(digests.diverged_peers(), [(ReplicaId(2), diverged)].into());
     hear(&mut digests, 2, 1, &[(2048, 0xC), (3072, 0xD)]);
     digests.tick(Instant(1 << 40), 1 << 40);
     assert_eq!(digests.verdict(), None, "what it says meanwhile does not count");
     hear(&mut digests, 2, 2, &[(2048, 0xA)]);
-    assert!(digests.strays().is_empty(), "its next start is judged anew");
+    assert!(digests.diverged_peers().is_empty(), "its next start is judged anew");
 }
 
 #[test]
@@ -153,7 +153,7 @@ fn where_no_majority_can_come_about_everyone_stops_at_once() {
     }
     assert_eq!(kind(&five), None, "the fifth decides");
     hear(&mut five, 4, 1, &[(1024, 1)]);
-    assert_eq!((kind(&five), five.strays().len()), (None, 2));
+    assert_eq!((kind(&five), five.diverged_peers().len()), (None, 2));
 }
 
 #[test]
@@ -169,30 +169,30 @@ fn a_mismatch_that_stays_undecided_stops_whoever_sees_it_but_not_for_having_slep
 }
 
 #[test]
-fn who_copied_the_wrong_database_is_no_witness_for_it() {
+fn a_replica_that_installed_a_wrong_snapshot_has_no_vote_for_it() {
     let mut digests = digests(3, &[(1024, 1), (2048, 2)]);
     hear(&mut digests, 1, 1, &[(1024, 1), (2048, 9)]);
     // It took the copy between the two: whatever it says about 2048 is what it was given.
-    hear_heir(&mut digests, 2, 1, 1500, &[(1024, 1), (2048, 9), (3072, 10)]);
+    hear_inherited(&mut digests, 2, 1, 1500, &[(1024, 1), (2048, 9), (3072, 10)]);
     assert_eq!(kind(&digests), Some(DivergenceKind::NoMajority), "it is one against one");
 }
 
 #[test]
-fn who_agreed_since_it_copied_with_whom_it_contradicts_now_is_a_witness() {
+fn a_replica_that_agreed_since_its_snapshot_with_the_one_it_contradicts_now_has_a_vote() {
     for agreed in [3072, 4096] {
         let mut digests = digests(3, &[(agreed, 1), (5120, 2)]);
         hear(&mut digests, 1, 1, &[(5120, 9)]);
-        hear_heir(&mut digests, 2, 1, 3072, &[(agreed, 1), (5120, 9)]);
+        hear_inherited(&mut digests, 2, 1, 3072, &[(agreed, 1), (5120, 9)]);
         assert_eq!(kind(&digests), Some(DivergenceKind::Minority { agreed: 9 }));
     }
 }
 
 #[test]
-fn that_no_value_is_known_to_differ_in_a_copy_makes_nobody_a_witness() {
+fn an_inherited_digest_is_no_vote_though_none_is_known_to_differ() {
     // Values from before may come yet; if they do not, nobody knows any more whether the copy was right.
     let mut digests = digests(3, &[(2048, 1), (5120, 2)]);
     hear(&mut digests, 1, 1, &[(5120, 9)]);
-    hear_heir(&mut digests, 2, 1, 3072, &[(2048, 1), (5120, 9)]);
+    hear_inherited(&mut digests, 2, 1, 3072, &[(2048, 1), (5120, 9)]);
     assert_eq!(kind(&digests), None, "what it had at 4096 would decide");
     for tick in 1..=60 {
         digests.tick(Instant(tick * 50_000), 50_000);
@@ -204,26 +204,26 @@ fn that_no_value_is_known_to_differ_in_a_copy_makes_nobody_a_witness() {
 fn a_difference_in_the_interval_of_the_copy_is_taken_for_inherited() {
     let mut digests = digests(3, &[(2048, 1), (3072, 2)]);
     hear(&mut digests, 1, 1, &[(3072, 9)]);
-    hear_heir(&mut digests, 2, 1, 2500, &[(2048, 1), (3072, 9)]);
+    hear_inherited(&mut digests, 2, 1, 2500, &[(2048, 1), (3072, 9)]);
     assert_eq!(kind(&digests), Some(DivergenceKind::NoMajority));
 }
 
 #[test]
-fn agreeing_with_the_source_of_the_copy_makes_no_witness() {
+fn agreeing_with_the_source_of_the_snapshot_makes_no_vote() {
     let mut digests = digests(3, &[(4096, 2)]);
     hear(&mut digests, 1, 1, &[(3072, 8), (4096, 9)]);
-    hear_heir(&mut digests, 2, 1, 3072, &[(3072, 8), (4096, 9)]);
+    hear_inherited(&mut digests, 2, 1, 3072, &[(3072, 8), (4096, 9)]);
     assert_eq!(kind(&digests), None, "the own value at 3072, which is lost, would decide");
 }
 
 #[test]
-fn an_heir_accuses_itself_only_where_it_knows_that_its_copy_was_right() {
+fn a_replica_with_an_inherited_database_stops_only_if_it_knows_that_its_snapshot_was_right() {
     for (agreed, verdict) in [(3072, Some(DivergenceKind::Minority { agreed: 9 })), (2048, None)] {
         let mut digests = digests(5, &[]);
         digests.replace(Sequence(3072), &values(&[(2048, 1), (3072, 1)]));
         digests.record(&values(&[(4096, 2)]));
         for peer in [1, 2] {
-            hear_heir(&mut digests, peer, 1, 3072, &[(agreed, 1), (4096, 9)]);
+            hear_inherited(&mut digests, peer, 1, 3072, &[(agreed, 1), (4096, 9)]);
         }
         hear(&mut digests, 3, 1, &[(4096, 9)]);
         assert_eq!(kind(&digests), verdict, "agreed at {agreed}");
