@@ -1,12 +1,13 @@
 //! Counts how often rare paths are taken, so that a simulation can show that it takes them.
 //!
-//! `coverage!("rule2.staged")` marks a path. Without the cargo feature `coverage` it compiles to nothing; with it, it counts
-//! in the present thread. A name that is not in [`POINTS`] does not compile, so the list is complete. The rules are those
-//! of [`crate::core`].
+//! `coverage!("rule2.staged")` marks a path. Without the cargo feature `coverage` it compiles to
+//! nothing; with it, it counts in the present thread. A name that is not in [`POINTS`] does not
+//! compile, so the list is complete. The rules are those of [`crate::core`].
 
 use std::cell::RefCell;
 
-/// Every marked path: an exceptional branch of a rule, or a branch of liveness, recovery and sessions.
+/// Every marked path: an exceptional branch of a rule, or a branch of liveness, recovery and
+/// sessions.
 pub const POINTS: [&str; 63] = [
     "birth.founded",
     "birth.told_again",
@@ -126,8 +127,9 @@ pub fn hit(point: usize) {
     }
 }
 
-/// The paths taken in this thread since the last call: how often each of [`POINTS`] was, and the pairs of points that
-/// directly followed each other, as `first * POINTS.len() + second`. Nothing without the cargo feature.
+/// The paths taken in this thread since the last call: how often each of [`POINTS`] was, and the
+/// pairs of points that directly followed each other, as `first * POINTS.len() + second`. Nothing
+/// without the cargo feature.
 pub fn take() -> ([u64; POINTS.len()], Vec<usize>) {
     TAKEN.with_borrow_mut(|taken| {
         let Taken { counts, pairs, .. } = std::mem::replace(taken, Taken::NOTHING);

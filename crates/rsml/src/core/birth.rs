@@ -1,12 +1,13 @@
 //! How a cluster is born (bootstrapped), once.
 //!
-//! A replica with an empty disk is *unborn*: it belongs to no cluster. Unborn replicas call each other. When the one with
-//! the lowest number has heard from *all* others that their disks are empty too, it bootstraps the cluster: it mints the
-//! *birth record*, which holds the cluster's id and the disks that vote. That record is the first entry of every log, in
-//! view 0. It counts as chosen, because no replica votes before it holds the record, and because only one replica mints it,
-//! which makes it durable before it sends it. A disk that is not in the record (a replaced one) gets the record as well: it
-//! becomes an *observer*, which follows and applies like the others. It has no vote, since nobody knows what its
-//! predecessor promised.
+//! A replica with an empty disk is *unborn*: it belongs to no cluster. Unborn replicas call each
+//! other. When the one with the lowest number has heard from *all* others that their disks are
+//! empty too, it bootstraps the cluster: it mints the *birth record*, which holds the cluster's id
+//! and the disks that vote. That record is the first entry of every log, in view 0. It counts as
+//! chosen, because no replica votes before it holds the record, and because only one replica mints
+//! it, which makes it durable before it sends it. A disk that is not in the record (a replaced one)
+//! gets the record as well: it becomes an *observer*, which follows and applies like the others. It
+//! has no vote, since nobody knows what its predecessor promised.
 
 use super::replica::Replica;
 use super::view_manager::Role;
@@ -68,7 +69,8 @@ impl Replica {
         coverage!("birth.founded");
     }
 
-    /// The replica that bootstrapped the cluster sends the record to the others once it is durable, and stands for election.
+    /// The replica that bootstrapped the cluster sends the record to the others once it is durable,
+    /// and stands for election.
     pub(super) fn announce_birth(&mut self) {
         if self.bootstrap.is_unannounced && self.is_birth_durable() {
             self.bootstrap.is_unannounced = false;
@@ -78,14 +80,16 @@ impl Replica {
         }
     }
 
-    /// This replica belongs to a cluster from now on: as a voter if its disk is in the record, and otherwise as an observer.
+    /// This replica belongs to a cluster from now on: as a voter if its disk is in the record, and
+    /// otherwise as an observer.
     pub(super) fn on_born(&mut self, message: Born) {
         if let Some(birth) = message.birth {
             self.be_born(birth);
         }
     }
 
-    /// Takes the birth record as the first entry, in the log write that makes the cluster's id durable.
+    /// Takes the birth record as the first entry, in the log write that makes the cluster's id
+    /// durable.
     fn be_born(&mut self, birth: BirthRecord) {
         self.membership.adopt(&birth.configuration());
         let cluster_id = birth.cluster_id();

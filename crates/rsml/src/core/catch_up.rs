@@ -1,16 +1,20 @@
-//! Catching up with a snapshot of a peer's database, when the entries that a replica needs are gone from the logs (rule 10).
+//! Catching up with a snapshot of a peer's database, when the entries that a replica needs are gone
+//! from the logs (rule 10).
 //!
-//! A lagging replica finds out from the primary ([`Behind`]), during its own phase 1, or at its start, when its database is
-//! gone and its log does not reach back to the beginning. It picks a peer whose database is new enough, a secondary if
-//! possible, and asks it for one piece after the other. The pieces become a new database next to the present one. When the
-//! new database is complete and durable, one record of the log switches to it: the record names the database's directory,
-//! drops the log through the sequence that the database holds, and raises the promise to the view in which the sender knew
-//! all of that as committed. The accepted view and the log's tail stay as they are, so no vote changes.
+//! A lagging replica finds out from the primary ([`Behind`]), during its own phase 1, or at its
+//! start, when its database is gone and its log does not reach back to the beginning. It picks a
+//! peer whose database is new enough, a secondary if possible, and asks it for one piece after the
+//! other. The pieces become a new database next to the present one. When the new database is
+//! complete and durable, one record of the log switches to it: the record names the database's
+//! directory, drops the log through the sequence that the database holds, and raises the promise to
+//! the view in which the sender knew all of that as committed. The accepted view and the log's tail
+//! stay as they are, so no vote changes.
 //!
-//! Invariants: a snapshot only takes a replica forward, beyond its commit point; the new database is used, and the former
-//! one removed, only after the record is durable.
+//! Invariants: a snapshot only takes a replica forward, beyond its commit point; the new database
+//! is used, and the former one removed, only after the record is durable.
 //!
-//! The serving side keeps no state here: the driver holds the snapshot, and makes a new one when it has to.
+//! The serving side keeps no state here: the driver holds the snapshot, and makes a new one when it
+//! has to.
 
 use std::collections::BTreeSet;
 
@@ -32,7 +36,8 @@ const PACE_INTERVAL: u64 = 5;
 /// How often the rate is doubled at most: after that it is no limit any more.
 const MOST_DOUBLINGS: u32 = 16;
 
-/// A source is abandoned after this many retry intervals without progress. Making the snapshot may take a while.
+/// A source is abandoned after this many retry intervals without progress. Making the snapshot may
+/// take a while.
 const PATIENCE: u64 = 50;
 
 /// A piece of this replica's database that a peer wants.
@@ -169,12 +174,13 @@ struct SnapshotFetch {
     state: Option<Box<ReplicatedState>>,
 }
 
-/// What a lagging replica does to catch up.
+/// The state of a lagging replica.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct CatchUp {
     /// A snapshot must reach at least here, whoever leads: this replica's log begins only after it.
     required: Sequence,
-    /// A snapshot must reach at least here, since the others can supply entries only after it. `None`: none is needed.
+    /// A snapshot must reach at least here, since the others can supply entries only after it.
+    /// `None`: none is needed.
     wanted: Option<Sequence>,
     fetch: Option<Box<SnapshotFetch>>,
     /// The replica to ask first, if it has a snapshot.
@@ -197,8 +203,8 @@ pub(super) struct CatchUp {
 }
 
 impl CatchUp {
-    /// Whether a database is complete whose view is above `promised`: this replica will soon promise it, and may grant no
-    /// lease any more.
+    /// Whether a database is complete whose view is above `promised`: this replica will soon
+    /// promise it, and may grant no lease any more.
     pub fn will_promise_above(&self, promised: View) -> bool {
         let complete = self.fetch.as_ref().filter(|t| t.held_back.is_some() || t.state.is_some());
         complete.is_some_and(|fetch| fetch.view > promised)
@@ -217,13 +223,13 @@ impl CatchUp {
 }
 
 impl Replica {
-    /// Whether the record that switches to another database is on its way to the disk. Until it is durable, nothing is
-    /// delivered to the present database.
+    /// Whether the record that switches to another database is on its way to the disk. Until it is
+    /// durable, nothing is delivered to the present database.
     pub(super) fn is_switching(&self) -> bool {
         self.catch_up.switch.is_some()
     }
 
-    /// Whether this replica needs a snapshot to go on.
+    /// Whether this replica needs a snapshot.
     pub(super) fn is_catching_up(&self) -> bool {
         self.catch_up.wanted.is_some()
     }
@@ -234,13 +240,14 @@ impl Replica {
             return;
         }
         let was_content = self.catch_up.wanted.is_none();
-        // The newest answer counts: the replica that required more may be gone, and with it all that have so much.
+        // The newest answer counts: the replica that required more may be gone, and with it all
+        // that have so much.
         let wanted = self.catch_up.required.max(through);
         self.catch_up.wanted = Some(wanted);
         self.catch_up.preferred = preferred;
-        // Entries that a primary has trimmed meanwhile are no reason to start over: if the log is trimmed faster than a
-        // snapshot is fetched, no snapshot would ever be finished, and each one that is takes this replica forward. In
-        // phase 1 nobody trims.
+        // Entries that a primary has trimmed meanwhile are no reason to start over: if the log is
+        // trimmed faster than a snapshot is fetched, no snapshot would ever be finished, and each
+        // one that is takes this replica forward. In phase 1 nobody trims.
         let is_outdated = self.catch_up.fetch.as_ref().is_some_and(|t| t.id != 0 && t.sequence < wanted);
         let came_in_vain =
             was_content && self.catch_up.installed > 0 && self.catch_up.last_installed == self.learner.commit();
@@ -272,7 +279,8 @@ impl Replica {
         self.catch_up.doublings = (self.catch_up.doublings + 1).min(MOST_DOUBLINGS);
     }
 
-    /// A snapshot must outrun the log: entries written meanwhile have to be fetched after it, and kept for that long.
+    /// A snapshot must outrun the log: entries written meanwhile have to be fetched after it, and
+    /// kept for that long.
     fn keep_pace(&mut self) {
         let Some(fetch) = self.catch_up.fetch.as_ref().filter(|t| t.id != 0 && t.received < t.total_bytes) else {
             return;
@@ -395,7 +403,8 @@ impl Replica {
             fetch.repeated += 1;
             coverage!("snapshot.repeated");
             let (source, id, received) = (fetch.source, fetch.id, fetch.received);
-            // The pieces received are worth some patience with their source. Without any, another source will do.
+            // The pieces received are worth some patience with their source. Without any, another
+            // source will do.
             let silent_us = self.peers.heard.get(&source).map_or(u64::MAX, |at| self.now.since_us(*at));
             let is_pointless = id == 0 && silent_us >= self.options.election_max_us;
             if fetch.repeated > PATIENCE || is_pointless {
@@ -507,9 +516,9 @@ impl Replica {
         }
     }
 
-    /// Installing a snapshot may promise a view for which no candidate has a quorum of promises, since a source that has
-    /// started again knows no better view than the one it promised. So it waits for the end of a lease like any other
-    /// promise.
+    /// Installing a snapshot may promise a view for which no candidate has a quorum of promises,
+    /// since a source that has started again knows no better view than the one it promised. So it
+    /// waits for the end of a lease like any other promise.
     fn finish_when_free(&mut self, state: ReplicatedState) {
         if self.lease_forbids_install() {
             coverage!("snapshot.waits_for_lease");
@@ -550,7 +559,8 @@ impl Replica {
         self.peers.reports.keys().find_map(|id| self.digests.refused(*id, &self.membership))
     }
 
-    /// Whether a database with this state is the one that was announced, and takes this replica forward.
+    /// Whether a database with this state is the one that was announced, and takes this replica
+    /// forward.
     fn fits(&mut self, state: &ReplicatedState) -> bool {
         let Some(fetch) = &self.catch_up.fetch else { return false };
         let source = fetch.source;

@@ -189,7 +189,8 @@ fn a_replica_that_agreed_since_its_snapshot_with_the_one_it_contradicts_now_has_
 
 #[test]
 fn an_inherited_digest_is_no_vote_though_none_is_known_to_differ() {
-    // Values from before may come yet; if they do not, nobody knows any more whether the copy was right.
+    // Earlier digests may still arrive. Without them it stays unknown whether the snapshot was
+    // right.
     let mut digests = digests(3, &[(2048, 1), (5120, 2)]);
     hear(&mut digests, 1, 1, &[(5120, 9)]);
     hear_inherited(&mut digests, 2, 1, 3072, &[(2048, 1), (5120, 9)]);
