@@ -1,4 +1,4 @@
-//! A replica that needs what the others' logs hold no more gets a copy of a database.
+//! A replica that needs entries which are gone from the others' logs installs a snapshot.
 
 use rsml::View;
 use rsml::core::CoreOptions;
@@ -6,7 +6,7 @@ use rsml::core::CoreOptions;
 use crate::stage::{A, B, C, Stage};
 use crate::{ELECTION_US, compare};
 
-/// Small pieces, and logs that are cut as soon as they may be, and not kept in memory.
+/// Small pieces, and logs that are trimmed as soon as possible and not kept in memory.
 fn small_pieces(options: &mut CoreOptions) {
     options.snapshot_chunk_bytes = 100;
     options.snapshot_bytes_per_second = 0;
@@ -23,7 +23,8 @@ fn with_c_behind() -> Stage {
     with_c_behind_and(small_pieces)
 }
 
-/// C misses three entries, which the logs of A and B let go of. A has told C so; C knows what the others have.
+/// C lacks three entries, which are trimmed from the logs of A and B. A has told C so, and C knows
+/// what the others have.
 fn with_c_behind_and(options: fn(&mut CoreOptions)) -> Stage {
     let mut stage = Stage::led_by_a(options);
     stage.off_stage(|stage| {
@@ -48,7 +49,7 @@ fn with_c_behind_and(options: fn(&mut CoreOptions)) -> Stage {
     stage
 }
 
-/// A hears that C lacks what is gone, and says so.
+/// A learns that C lacks trimmed entries, and says so.
 fn tell_c(stage: &mut Stage) {
     stage.tick(A, 50_000);
     stage.carry(A, C);
@@ -63,14 +64,14 @@ fn exchange(stage: &mut Stage, from: usize, to: usize) {
     stage.carry(to, from);
 }
 
-/// C fetches the copy from B, piece by piece, and builds it.
+/// C fetches the snapshot from B, piece by piece, and builds a database of it.
 fn fetch_from_b(stage: &mut Stage) {
     for _ in 0..4 {
         exchange(stage, C, B);
     }
 }
 
-/// The primary speaks to everybody, and hears how they are.
+/// The primary sends heartbeats to all, and gets their answers and reports.
 fn heartbeat(stage: &mut Stage) {
     stage.tick(A, 50_000);
     stage.play();
@@ -111,7 +112,8 @@ fn a_copy_goes_on_where_it_was_interrupted() {
     compare("a_copy_goes_on_where_it_was_interrupted", &stage);
 }
 
-/// While a copy is under way the log may be longer, so that entries follow it and not another copy.
+/// While a snapshot is being fetched the log may be longer, so that entries follow it and not
+/// another snapshot.
 #[test]
 fn entries_behind_a_copy_are_kept_while_it_is_under_way() {
     let mut stage = with_c_behind();
@@ -133,7 +135,7 @@ fn entries_behind_a_copy_are_kept_while_it_is_under_way() {
             stage.tick(node, 200_000);
         }
         stage.play_among(&[A, B]);
-        // A knows that B needs nothing of it any more.
+        // A knows that B needs none of its entries any more.
         stage.tell(B, A);
         stage.tick(A, 10_000);
         stage.play_among(&[A, B]);
@@ -148,7 +150,8 @@ fn entries_behind_a_copy_are_kept_while_it_is_under_way() {
     compare("entries_behind_a_copy_are_kept_while_it_is_under_way", &stage);
 }
 
-/// Where logs are cut faster than a copy comes, one that was begun anew each time would never be complete.
+/// If logs are trimmed faster than a snapshot is fetched, starting over each time would never
+/// complete one.
 #[test]
 fn a_copy_is_finished_though_the_logs_begin_behind_it_by_then() {
     let mut stage = with_c_behind();
@@ -206,7 +209,7 @@ fn a_replica_that_dies_before_the_record_is_durable_has_its_old_database() {
     compare("a_replica_that_dies_before_the_record_is_durable_has_its_old_database", &stage);
 }
 
-/// A database that was begun for an attempt that was given up is never taken for that of a later one.
+/// A database that was begun for an abandoned attempt is never taken for that of a later one.
 #[test]
 fn each_attempt_builds_a_database_of_its_own() {
     let mut stage = with_c_behind();
@@ -232,8 +235,8 @@ fn each_attempt_builds_a_database_of_its_own() {
     compare("each_attempt_builds_a_database_of_its_own", &stage);
 }
 
-/// What the copied database has executed of each session is known as soon as its record is given to the log, not only
-/// when the database is in use.
+/// The sessions of the installed database are known as soon as its record is given to the log, not
+/// only when the database is in use.
 #[test]
 fn who_leads_before_it_uses_its_new_database_knows_its_sessions() {
     let mut stage = with_c_behind();
@@ -260,7 +263,7 @@ fn who_leads_before_it_uses_its_new_database_knows_its_sessions() {
     compare("who_leads_before_it_uses_its_new_database_knows_its_sessions", &stage);
 }
 
-/// Nothing that it holds tells it who votes, and its log has no beginning: a copy is all that helps.
+/// The replica does not know the voters, and its log has no beginning: only a snapshot helps.
 #[test]
 fn a_replica_that_lost_its_database_gets_another() {
     let mut stage = Stage::led_by_a(small_pieces);
@@ -296,8 +299,8 @@ fn a_replica_that_lost_its_database_gets_another() {
     compare("a_replica_that_lost_its_database_gets_another", &stage);
 }
 
-/// A source that has started again knows no better view for its database than the one that it promised itself. To promise
-/// that would break a lease.
+/// A source that has started again knows no better view for its database than the one that it has
+/// promised. Promising that view would break a lease.
 #[test]
 fn a_copy_waits_for_the_end_of_a_lease() {
     let mut stage = with_c_behind_and(small_pieces_and_leases);

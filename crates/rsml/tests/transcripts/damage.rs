@@ -1,4 +1,5 @@
-//! Disks that lose entries of the log: these count as lost, not as absent, and come back from the others.
+//! Disks that lose entries of the log: these count as lost, not as absent, and are repaired from
+//! the others.
 
 use rsml::{ReplicaId, Sequence};
 
@@ -103,7 +104,8 @@ fn an_entry_that_no_quorum_can_have_held_is_cut() {
     compare("an_entry_that_no_quorum_can_have_held_is_cut", &stage);
 }
 
-/// Nobody leads while what may have been chosen is nowhere; and whoever brings a copy of it back ends that.
+/// No replica leads while an entry that may have been chosen is nowhere. A replica that has it
+/// again ends that.
 #[test]
 fn what_all_have_lost_blocks_until_a_disk_has_it_again() {
     let mut stage = with_three_entries();
@@ -132,7 +134,7 @@ fn what_all_have_lost_blocks_until_a_disk_has_it_again() {
     compare("what_all_have_lost_blocks_until_a_disk_has_it_again", &stage);
 }
 
-/// A loss below what the database has persisted hinders nobody: the database is the copy.
+/// Losing entries that the database has persisted has no effect: they are in the database.
 #[test]
 fn what_the_database_holds_is_not_missed_in_the_log() {
     let mut stage = Stage::led_by_a(usual);

@@ -1,4 +1,4 @@
-//! Who leads: birth, pre-votes, phase 1.
+//! Elections: birth, pre-votes, phase 1.
 
 use rsml::{ReplicaId, View};
 

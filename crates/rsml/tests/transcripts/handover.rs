@@ -1,4 +1,5 @@
-//! Primaries that let another replica lead, because they were asked to or because they should.
+//! Transfers of leadership: primaries that let another replica lead, because they were asked to or
+//! because they should.
 
 use rsml::ReplicaId;
 
@@ -69,7 +70,7 @@ fn a_primary_that_is_about_to_stop_is_replaced_at_once() {
     compare("a_primary_that_is_about_to_stop_is_replaced_at_once", &stage);
 }
 
-/// Lets time pass at the pace at which a replica looks at its disk.
+/// Lets time pass at the pace at which a replica measures its disk.
 fn tick_often(stage: &mut Stage, node: usize, ticks: usize) {
     for _ in 0..ticks {
         stage.tick(node, 10_000);
@@ -143,7 +144,7 @@ fn an_ineligible_primary_hands_over() {
     compare("an_ineligible_primary_hands_over", &stage);
 }
 
-/// Whoever is told to lead needs durable promises of a majority.
+/// A replica that is asked to stand needs durable promises of a majority.
 #[test]
 fn who_lacks_space_hands_over_only_while_a_majority_has_some() {
     let mut stage = Stage::led_by_a(usual);

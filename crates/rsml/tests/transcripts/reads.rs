@@ -77,7 +77,8 @@ fn an_answer_to_a_former_start_confirms_no_read() {
     compare("an_answer_to_a_former_start_confirms_no_read", &stage);
 }
 
-/// A commit point is one of the view in which it was told, and says nothing about the log of another view.
+/// A commit point belongs to the view in which it was sent, and says nothing about the log of
+/// another view.
 #[test]
 fn a_read_point_of_a_later_view_commits_nothing_of_an_older_log() {
     let mut stage = Stage::led_by_a(usual);
