@@ -256,7 +256,7 @@ impl Acceptor {
     /// Writes the entries that are lost on disk, once all of them are in memory again.
     fn write_repaired(&mut self) {
         let Some((first, _)) = self.lost.first().copied().filter(|_| self.log.first_hole().is_none()) else { return };
-        coverage!("rule7.filled");
+        coverage!("rule7.repaired");
         let entries = self.log.read(first, self.log.last(), usize::MAX);
         self.write_replacement(first, true, entries);
     }

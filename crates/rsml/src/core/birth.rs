@@ -18,11 +18,11 @@ use crate::{ClusterId, Epoch, Sequence, View};
 
 impl Replica {
     /// Calls the other unborn replicas, once per heartbeat.
-    pub(super) fn call_founders(&mut self) {
+    pub(super) fn call_unborn_peers(&mut self) {
         if self.now >= self.timers.next_beat {
             self.timers.next_beat = self.now.plus_us(self.options.heartbeat_us);
             self.send_all(Message::Hello(Hello {}));
-            self.try_to_found();
+            self.try_to_bootstrap();
         }
     }
 
@@ -36,14 +36,14 @@ impl Replica {
                 self.peers.heard.remove(&sender.replica);
             }
             if self.is_birth_durable() && self.membership.knows_voters() {
-                coverage!("birth.told_again");
+                coverage!("birth.record_sent_again");
                 let birth = self.birth_record();
                 self.send(sender.replica, Message::Born(Born { birth: Some(birth) }), Vec::new());
             }
             return;
         };
         empty_peers.insert(sender.replica, sender.disk_id);
-        self.try_to_found();
+        self.try_to_bootstrap();
     }
 
     fn is_birth_durable(&self) -> bool {
@@ -54,7 +54,7 @@ impl Replica {
         self.membership.birth_record(self.acceptor.hard().cluster_id)
     }
 
-    fn try_to_found(&mut self) {
+    fn try_to_bootstrap(&mut self) {
         let Role::Unborn { empty_peers } = self.views.role() else { return };
         let hard = *self.acceptor.hard();
         let is_lowest = self.membership.members().next() == Some(self.options.me);
@@ -66,7 +66,7 @@ impl Replica {
         let disks = empty_peers.iter().map(|(id, disk)| (*id, *disk)).chain(own).collect();
         self.be_born(BirthRecord::new(ClusterId(self.bootstrap.new_cluster_id), &disks));
         self.bootstrap.is_unannounced = true;
-        coverage!("birth.founded");
+        coverage!("birth.bootstrapped");
     }
 
     /// The replica that bootstrapped the cluster sends the record to the others once it is durable,

@@ -294,7 +294,7 @@ impl Replica {
             }
             let grew = log_grown.saturating_sub(pace.log_grown);
             if grew > 0 && grew >= received - pace.received {
-                coverage!("snapshot.hurries");
+                coverage!("snapshot.rate_doubled");
                 self.hurry();
             }
         }

@@ -173,7 +173,7 @@ impl Replica {
             let next = self.now.plus_us(4 * self.options.election_max_us);
             // Without a successor this replica goes on leading.
             if self.begin_transfer(None, next).is_ok() {
-                coverage!("liveness.hands_over_unfit");
+                coverage!("liveness.transfers_when_unfit");
                 self.timers.next_transfer = next;
             }
         }

@@ -373,7 +373,7 @@ impl Replica {
         self.retry_reads();
         let timed_out = self.views.election_timed_out(self.now);
         match self.views.role() {
-            Role::Unborn { .. } => self.call_founders(),
+            Role::Unborn { .. } => self.call_unborn_peers(),
             Role::Primary => self.tick_primary(),
             Role::Secondary => {
                 // A replica that waits for a snapshot could not lead, and would only keep others

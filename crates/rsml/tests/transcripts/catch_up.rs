@@ -78,7 +78,7 @@ fn heartbeat(stage: &mut Stage) {
 }
 
 #[test]
-fn a_replica_behind_the_logs_of_all_gets_a_database() {
+fn a_replica_behind_all_logs_installs_a_snapshot() {
     let mut stage = with_c_behind();
     tell_c(&mut stage);
     stage.note("C asks B, which does not lead.");
@@ -94,11 +94,11 @@ fn a_replica_behind_the_logs_of_all_gets_a_database() {
     heartbeat(&mut stage);
     assert_eq!(stage.executed(C), ["w", "x", "y", "z"]);
     stage.show(C);
-    compare("a_replica_behind_the_logs_of_all_gets_a_database", &stage);
+    compare("a_replica_behind_all_logs_installs_a_snapshot", &stage);
 }
 
 #[test]
-fn a_copy_goes_on_where_it_was_interrupted() {
+fn a_snapshot_resumes_where_it_was_interrupted() {
     let mut stage = with_c_behind();
     tell_c(&mut stage);
     exchange(&mut stage, C, B);
@@ -109,13 +109,13 @@ fn a_copy_goes_on_where_it_was_interrupted() {
     fetch_from_b(&mut stage);
     stage.sync(C);
     assert_eq!(stage.executed(C), ["w", "x", "y"]);
-    compare("a_copy_goes_on_where_it_was_interrupted", &stage);
+    compare("a_snapshot_resumes_where_it_was_interrupted", &stage);
 }
 
 /// While a snapshot is being fetched the log may be longer, so that entries follow it and not
 /// another snapshot.
 #[test]
-fn entries_behind_a_copy_are_kept_while_it_is_under_way() {
+fn entries_after_a_snapshot_are_kept_while_it_is_fetched() {
     let mut stage = with_c_behind();
     tell_c(&mut stage);
     exchange(&mut stage, C, B);
@@ -147,13 +147,13 @@ fn entries_behind_a_copy_are_kept_while_it_is_under_way() {
     heartbeat(&mut stage);
     assert_eq!(stage.executed(C), ["w", "x", "y", "z"]);
     assert_eq!(stage.core(C).hard_state().generation, 1);
-    compare("entries_behind_a_copy_are_kept_while_it_is_under_way", &stage);
+    compare("entries_after_a_snapshot_are_kept_while_it_is_fetched", &stage);
 }
 
 /// If logs are trimmed faster than a snapshot is fetched, starting over each time would never
 /// complete one.
 #[test]
-fn a_copy_is_finished_though_the_logs_begin_behind_it_by_then() {
+fn a_snapshot_is_finished_though_the_logs_begin_after_it_by_then() {
     let mut stage = with_c_behind();
     tell_c(&mut stage);
     exchange(&mut stage, C, B);
@@ -182,7 +182,7 @@ fn a_copy_is_finished_though_the_logs_begin_behind_it_by_then() {
     stage.play();
     assert_eq!(stage.executed(C), ["w", "x", "y", "z"]);
     assert_eq!(stage.core(C).hard_state().generation, 2);
-    compare("a_copy_is_finished_though_the_logs_begin_behind_it_by_then", &stage);
+    compare("a_snapshot_is_finished_though_the_logs_begin_after_it_by_then", &stage);
 }
 
 #[test]
@@ -238,7 +238,7 @@ fn each_attempt_builds_a_database_of_its_own() {
 /// The sessions of the installed database are known as soon as its record is given to the log, not
 /// only when the database is in use.
 #[test]
-fn who_leads_before_it_uses_its_new_database_knows_its_sessions() {
+fn a_primary_that_does_not_use_its_new_database_yet_knows_its_sessions() {
     let mut stage = with_c_behind();
     tell_c(&mut stage);
     fetch_from_b(&mut stage);
@@ -260,12 +260,12 @@ fn who_leads_before_it_uses_its_new_database_knows_its_sessions() {
     stage.release_applier(C);
     stage.play();
     assert_eq!(stage.executed(C), ["w", "x", "y", "z"]);
-    compare("who_leads_before_it_uses_its_new_database_knows_its_sessions", &stage);
+    compare("a_primary_that_does_not_use_its_new_database_yet_knows_its_sessions", &stage);
 }
 
 /// The replica does not know the voters, and its log has no beginning: only a snapshot helps.
 #[test]
-fn a_replica_that_lost_its_database_gets_another() {
+fn a_replica_that_lost_its_database_installs_a_snapshot() {
     let mut stage = Stage::led_by_a(small_pieces);
     stage.off_stage(|stage| {
         for payload in ["w", "x"] {
@@ -296,13 +296,13 @@ fn a_replica_that_lost_its_database_gets_another() {
     stage.play();
     heartbeat(&mut stage);
     assert_eq!(stage.executed(C), ["w", "x", "y"]);
-    compare("a_replica_that_lost_its_database_gets_another", &stage);
+    compare("a_replica_that_lost_its_database_installs_a_snapshot", &stage);
 }
 
 /// A source that has started again knows no better view for its database than the one that it has
 /// promised. Promising that view would break a lease.
 #[test]
-fn a_copy_waits_for_the_end_of_a_lease() {
+fn a_snapshot_waits_for_the_end_of_a_lease() {
     let mut stage = with_c_behind_and(small_pieces_and_leases);
     stage.note(
         "B, which C would let lead, has promised itself a view of which nobody else has heard, and starts again.",
@@ -338,5 +338,5 @@ fn a_copy_waits_for_the_end_of_a_lease() {
     stage.sync(C);
     assert_eq!(stage.executed(C), ["w", "x", "y"]);
     stage.show(C);
-    compare("a_copy_waits_for_the_end_of_a_lease", &stage);
+    compare("a_snapshot_waits_for_the_end_of_a_lease", &stage);
 }

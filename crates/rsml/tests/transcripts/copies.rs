@@ -111,7 +111,7 @@ fn heartbeat(stage: &mut Stage) {
 }
 
 #[test]
-fn the_log_behind_a_copy_is_kept_until_it_was_fetched() {
+fn the_log_after_a_snapshot_is_kept_until_it_was_fetched() {
     let mut stage = with_a_copy_under_way(small_pieces);
     let kept_from = stage.log_begins(A);
     write_more_than_is_kept(&mut stage);
@@ -134,7 +134,7 @@ fn the_log_behind_a_copy_is_kept_until_it_was_fetched() {
     }
     assert!(stage.log_begins(A) > kept_from + 4, "the log begins at {}", stage.log_begins(A));
     assert!(stage.core(A).status().log_held_for.is_empty());
-    compare("the_log_behind_a_copy_is_kept_until_it_was_fetched", &stage);
+    compare("the_log_after_a_snapshot_is_kept_until_it_was_fetched", &stage);
 }
 
 #[test]

@@ -7,12 +7,13 @@ mod copies;
 mod damage;
 mod elections;
 mod executor;
-mod handover;
+
 mod reads;
 mod replication;
 mod requests;
 mod stage;
 mod text;
+mod transfers;
 
 use rsml::core::CoreOptions;
 use stage::Stage;

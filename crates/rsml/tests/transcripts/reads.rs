@@ -149,7 +149,7 @@ fn under_a_lease_a_read_asks_nobody() {
 }
 
 #[test]
-fn who_granted_a_lease_promises_nobody_else_a_view() {
+fn a_grantor_of_a_lease_promises_nobody_else_a_view() {
     let mut stage = Stage::led_by_a(leased);
     stage.note("B and C have not heard A for long. B would promise C a view, and then hears A again.");
     stage.wait(B, ELECTION_US);
@@ -170,7 +170,7 @@ fn who_granted_a_lease_promises_nobody_else_a_view() {
     stage.lose(C, A);
     stage.play_among(&[B, C]);
     assert_eq!(stage.core(B).primary(), Some(ReplicaId(2)));
-    compare("who_granted_a_lease_promises_nobody_else_a_view", &stage);
+    compare("a_grantor_of_a_lease_promises_nobody_else_a_view", &stage);
 }
 
 #[test]
@@ -239,7 +239,7 @@ fn leases_of_a_former_start_are_waited_for_though_there_are_none_any_more() {
 }
 
 #[test]
-fn who_hands_over_gives_up_its_lease_before() {
+fn a_primary_revokes_its_lease_before_a_transfer() {
     let mut stage = Stage::led_by_a(leased);
     lease_from_b(&mut stage);
     stage.read(A);
@@ -254,5 +254,5 @@ fn who_hands_over_gives_up_its_lease_before() {
     stage.note("C's grant to A still runs, and does not stand in B's way.");
     stage.play_among(&[B, C]);
     assert_eq!(stage.core(C).primary(), Some(ReplicaId(1)));
-    compare("who_hands_over_gives_up_its_lease_before", &stage);
+    compare("a_primary_revokes_its_lease_before_a_transfer", &stage);
 }
