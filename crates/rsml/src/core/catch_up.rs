@@ -22,6 +22,7 @@ use bytes::Bytes;
 
 use super::digests::RefusedCopy;
 use super::replica::Replica;
+use super::snapshot::{CopyStatus, InstallEvent, InstallStep, SnapshotPiece, SnapshotRead};
 use super::{LogRead, ReadPurpose};
 use crate::message::{Behind, Message, SnapshotChunk, SnapshotRequest};
 use crate::value::ReplicatedState;
@@ -39,95 +40,6 @@ const MOST_DOUBLINGS: u32 = 16;
 /// A source is abandoned after this many retry intervals without progress. Making the snapshot may
 /// take a while.
 const PATIENCE: u64 = 50;
-
-/// A piece of this replica's database that a peer wants.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct SnapshotRead {
-    /// The peer.
-    pub peer: ReplicaId,
-    /// The snapshot; 0: any that is new enough.
-    pub id: u64,
-    /// The offset of the first byte.
-    pub offset: u64,
-    /// Most bytes wanted.
-    pub max_bytes: usize,
-    /// The snapshot must hold everything through this sequence.
-    pub at_least: Sequence,
-}
-
-/// A piece of this replica's database for a peer.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct SnapshotPiece {
-    /// The peer.
-    pub peer: ReplicaId,
-    /// The snapshot, for further questions; 0: there is no such snapshot, and none can be made.
-    pub id: u64,
-    /// The offset of the first byte.
-    pub offset: u64,
-    /// The bytes of the whole snapshot.
-    pub total_bytes: u64,
-    /// The snapshot holds everything through this sequence.
-    pub sequence: Sequence,
-    /// The bytes.
-    pub bytes: Bytes,
-}
-
-/// A step of building a database from a peer's snapshot.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum InstallStep {
-    /// Begins a database; another one that was begun is dropped.
-    Begin {
-        /// The number of the database, higher than that of any before.
-        generation: u64,
-    },
-    /// The next bytes.
-    Write(Bytes),
-    /// There are no more bytes.
-    Finish,
-    /// The database is not wanted any more.
-    Abort,
-}
-
-/// Progress of building a database from a peer's snapshot.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum InstallEvent {
-    /// Bytes were written.
-    Written {
-        /// The database.
-        generation: u64,
-        /// The bytes written so far.
-        bytes: u64,
-    },
-    /// The database is complete and durable.
-    Finished {
-        /// The database.
-        generation: u64,
-        /// Its encoded [`ReplicatedState`].
-        state: Bytes,
-    },
-    /// The database could not be built.
-    Failed {
-        /// The database.
-        generation: u64,
-    },
-}
-
-/// A snapshot that is being fetched, for operators.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CopyStatus {
-    /// The replica that sends it.
-    pub source: ReplicaId,
-    /// The number of the database that it becomes: differs for each attempt.
-    pub generation: u64,
-    /// It holds everything through this sequence; 0 before its first piece has come.
-    pub sequence: Sequence,
-    /// The bytes received so far.
-    pub received: u64,
-    /// The bytes of the whole snapshot; 0: not known yet.
-    pub total: u64,
-    /// Most bytes asked for per second; 0: no limit.
-    pub bytes_per_second: u64,
-}
 
 /// How far a snapshot and the log had come when they were last compared.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -256,7 +168,7 @@ impl Replica {
         }
         if is_outdated || came_in_vain {
             coverage!("snapshot.came_too_late");
-            self.hurry();
+            self.double_rate();
         }
         self.begin_fetch();
     }
@@ -275,7 +187,7 @@ impl Replica {
     }
 
     /// Doubles the rate at which snapshots are fetched.
-    fn hurry(&mut self) {
+    fn double_rate(&mut self) {
         self.catch_up.doublings = (self.catch_up.doublings + 1).min(MOST_DOUBLINGS);
     }
 
@@ -295,7 +207,7 @@ impl Replica {
             let grew = log_grown.saturating_sub(pace.log_grown);
             if grew > 0 && grew >= received - pace.received {
                 coverage!("snapshot.rate_doubled");
-                self.hurry();
+                self.double_rate();
             }
         }
         self.catch_up.pace = Some(Pace { at: self.now, generation, received, of, log_grown });

@@ -3,8 +3,8 @@
 
 use bytes::Bytes;
 
-use super::catch_up::{InstallEvent, SnapshotPiece};
 use super::output::LogRead;
+use super::snapshot::{InstallEvent, SnapshotPiece};
 use crate::message::MessageHeader;
 use crate::{Instant, Message, ReplicaId, Sequence, Sessions, WriteId};
 

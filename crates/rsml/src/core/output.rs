@@ -2,9 +2,9 @@
 
 use bytes::Bytes;
 
-use super::catch_up::{InstallStep, SnapshotRead};
 use super::digests::Divergence;
 use super::input::{ReadId, RequestId, TransferId};
+use super::snapshot::{InstallStep, SnapshotRead};
 use super::transfer::TransferError;
 use crate::{Message, Persist, ReplicaId, Sequence, View};
 

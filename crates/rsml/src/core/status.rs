@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::catch_up::CopyStatus;
 use super::digests::{DivergedPeer, RefusedCopy};
 use super::replica::Replica;
+use super::snapshot::CopyStatus;
 use crate::message::MessageHeader;
 use crate::message::Report;
 use crate::value::{DigestAt, Value};
