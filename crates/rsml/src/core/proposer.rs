@@ -108,7 +108,8 @@ impl Proposer {
         // A sender may claim anything, so voids of requests that are not among these are dropped.
         voids.retain(|number| *number >= first);
         let received = RequestBatch { disk_id: disk.0.into(), boot: boot.0, first, payloads, voids };
-        let mut fresh = RequestBatch { first: last + 1, payloads: Vec::new(), voids: Vec::new(), ..received };
+        let payloads = Vec::with_capacity(received.payloads.len());
+        let mut fresh = RequestBatch { first: last + 1, payloads, voids: Vec::new(), ..received };
         received.advance_session(&mut session, |number, payload| {
             if payload.is_none() {
                 fresh.voids.push(number);
