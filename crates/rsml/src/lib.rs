@@ -3,6 +3,7 @@
 #[macro_use]
 pub mod coverage;
 
+mod address;
 pub mod core;
 mod driver;
 mod executor;
@@ -17,8 +18,10 @@ mod types;
 mod value;
 pub mod wal;
 
+pub use address::PeerAddress;
 pub use core::{
-    Acceptor, Divergence, DivergenceKind, Learner, Proposer, RefusedCopy, Stray, TransferError, ViewManager,
+    Acceptor, DivergedPeer, Divergence, DivergenceKind, Learner, Membership, Proposer, RefusedCopy, TransferError,
+    ViewManager,
 };
 pub use driver::{
     ConsensusReplica, CopySent, DriverStatus, Failure, FailureKind, NetworkManager, ReadError, ReplicaOptions,
@@ -28,8 +31,8 @@ pub use executor::{
     Applied, Applier, CommittedRequest, CommittedValue, DIGEST_INTERVAL, ExecutedBatch, ExecutionError,
     ExecutionErrorKind, ExecutionNotifier, SealedState,
 };
-pub use message::{Message, Report};
+pub use message::{Message, MessageHeader, Report};
 pub use snapshot::{Snapshot, SnapshotInstaller, SnapshotServer, SnapshotSink, SnapshotSource, Snapshots};
-pub use storage::{HardState, Persist, Recovered, Storage, StorageError, StorageStatistics, Ticket};
+pub use storage::{HardState, Persist, Recovered, Storage, StorageError, StorageStatistics, WriteId};
 pub use types::{Boot, ClusterId, DiskId, Epoch, Instant, ReplicaId, Sequence, View};
 pub use value::{BirthRecord, Configuration, DigestAt, ReplicatedState, RequestBatch, SessionState, Sessions, Value};

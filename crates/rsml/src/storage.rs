@@ -1,8 +1,8 @@
 //! What the consensus core asks of durable storage, and what storage gives back at start.
 //!
-//! The core hands out [`Persist`] orders, each with a ticket; they are carried out strictly in the order of their
-//! tickets, and the completion of a ticket means that everything up to and including it would survive a crash now.
-//! One synchronisation may complete many tickets. A ticket is never used twice, so that the completion of something
+//! The core hands out log writes ([`Persist`]), each with a [`WriteId`]; storage performs them strictly in the order of their
+//! write ids, and the completion of an id means that everything up to and including it would survive a crash now.
+//! One synchronisation may complete many of them. An id is never used twice, so that the completion of something
 //! since replaced cannot be mistaken for that of its replacement.
 
 use bytes::Bytes;
@@ -27,18 +27,18 @@ pub struct HardState {
     pub lease_us: u64,
 }
 
-/// The order in which persist orders complete.
+/// Identifies a log write. Log writes complete in the order of their ids.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Ticket(pub u64);
+pub struct WriteId(pub u64);
 
 /// One atomic change of durable state: after a crash either all of it is there or none of it (and nothing later).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Persist {
-    pub ticket: Ticket,
-    /// The hard state from this order on.
+    pub write_id: WriteId,
+    /// The hard state from this write on.
     pub hard_state: HardState,
     /// First of all the log lets go for good of what it holds through this sequence; where it ended before, it goes on
-    /// after it. What lies above stays. The rest of the order is relative to the log after that.
+    /// after it. What lies above stays. The rest of the write is relative to the log after that.
     pub base: Option<Sequence>,
     /// The sequence of `entries[0]`. Whatever the log holds at or above it is removed first. When `entries` is empty
     /// and `truncate` is false, the log is left as it is.
@@ -78,7 +78,7 @@ pub enum StorageError {
     /// The newest part of the log is damaged, or contradicts itself. What this replica promised may be gone.
     #[error(
         "the log in {path} is damaged: {reason}. What this replica promised last may be gone, so it must not vote. Remove \
-         all that it stores, log and database, and start it with empty directories: it comes back as a learner, which \
+         all that it stores, log and database, and start it with empty directories: it comes back as an observer, which \
          fetches everything from the others"
     )]
     Damaged { path: String, reason: String },
@@ -106,10 +106,10 @@ pub trait Storage: Send + 'static {
     /// Called once, after [`Storage::recover`].
     fn load(&mut self, from: Sequence) -> Result<Vec<Option<Bytes>>, StorageError>;
 
-    /// Writes `orders` in order and makes them durable; all or a prefix survives a crash. Returns how many of them are
+    /// Performs `writes` in sequence and makes them durable; all or a prefix survives a crash. Returns how many of them are
     /// durable now. Fewer than all: there is no space for the rest, of which nothing was written; they are to be brought
     /// again later. After an error storage has failed for good.
-    fn persist(&mut self, orders: &[Persist]) -> Result<usize, StorageError>;
+    fn persist(&mut self, writes: &[Persist]) -> Result<usize, StorageError>;
 
     /// Reads stored entries `from..`, until `to` (inclusive), `max_bytes`, or a damaged one is reached; at least one,
     /// but none when `from` itself is damaged or not stored.

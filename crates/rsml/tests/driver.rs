@@ -169,12 +169,12 @@ impl Storage for Fragile {
         self.inner.load(from)
     }
 
-    fn persist(&mut self, orders: &[Persist]) -> Result<usize, StorageError> {
+    fn persist(&mut self, writes: &[Persist]) -> Result<usize, StorageError> {
         drop(lock(&self.hangs));
         if self.broken.load(Ordering::SeqCst) {
             return Err(StorageError::Io { what: "fdatasync", path: "test".into(), error: "broken".into() });
         }
-        self.inner.persist(orders)
+        self.inner.persist(writes)
     }
 
     fn read(&mut self, from: Sequence, to: Sequence, max_bytes: usize) -> Result<Vec<Bytes>, StorageError> {
@@ -360,7 +360,7 @@ async fn a_replica_that_executes_otherwise_stops_and_the_others_name_it() {
     for id in [0, 1] {
         let replica = &cluster.replicas[&id];
         let named = async {
-            while !replica.status().core.strays.contains_key(&ReplicaId(2)) {
+            while !replica.status().core.diverged_peers.contains_key(&ReplicaId(2)) {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };

@@ -1,10 +1,10 @@
 //! The driver: a [`ConsensusReplica`] runs the core on real threads, storage, network and clock.
 //!
-//! Four threads per replica. The *log* thread makes all orders that queued up durable with one synchronisation; the
+//! Four threads per replica. The *log* thread makes all writes that queued up durable with one synchronisation; the
 //! *apply* thread applies all entries that queued up in one atomic write and wakes whoever waits for an outcome; the
 //! *core* thread looks after time. The core itself is run by whichever thread brings it something (see `seat`): it takes
 //! all inputs that wait, judges timeouts only after them (a replica that was stalled must not accuse its peers), and
-//! hands orders to the log thread and messages to the network at the same time.
+//! hands writes to the log thread and messages to the network at the same time.
 //!
 //! A fault of the storage or of the executor stops the replica: nothing is retried.
 
@@ -74,7 +74,7 @@ pub enum StartError {
     Network(#[from] std::io::Error),
     #[error(
         "{}, and the database has applied sequence {applied}: they do not belong together. Restore both as they were when \
-         this replica last ran, or remove both: the replica then comes back as a learner, which follows and does not vote",
+         this replica last ran, or remove both: the replica then comes back as an observer, which follows and does not vote",
         held(*.first, *.last)
     )]
     LogApartFromDatabase { first: Sequence, last: Sequence, applied: Sequence },

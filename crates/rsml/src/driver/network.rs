@@ -7,7 +7,8 @@ use super::Event;
 use super::replica::Shared;
 use super::sync::atomic::Ordering;
 use crate::core::{Input, Outgoing};
-use crate::transport::{Envelope, EventSink, Sender, Transport, TransportEvent, TransportStatistics, Trouble};
+use crate::message::MessageHeader;
+use crate::transport::{Envelope, EventSink, Transport, TransportEvent, TransportStatistics, Trouble};
 use crate::{Message, ReplicaId};
 
 /// More messages than this waiting for a replica that cannot keep up are dropped; peers send again.
@@ -48,7 +49,7 @@ impl NetworkManager {
         })
     }
 
-    pub(super) fn send(&self, sender: Sender, outgoing: Outgoing) {
+    pub(super) fn send(&self, sender: MessageHeader, outgoing: Outgoing) {
         let Outgoing { to, message, payload } = outgoing;
         self.transport.send(Envelope { sender, to, body: message.to_bytes(), payload });
     }

@@ -1,7 +1,7 @@
 //! Who runs the core: whoever brings it something, if nobody else does.
 //!
 //! The core is pure computation, so the thread that completes a disk write, or reads a message from a socket, can run it
-//! in place instead of waking another thread: what follows (messages, orders, entries to apply) leaves at once. Only one
+//! in place instead of waking another thread: what follows (messages, writes, entries to apply) leaves at once. Only one
 //! thread runs it at a time; the others leave their input in the inbox and go on, and the one that runs takes it along.
 //! A thread of its own looks after time, and takes over where another would have to stay too long.
 //!
@@ -24,7 +24,7 @@ use super::sync::{Mutex, MutexGuard};
 use super::threads::{ApplyWork, LogWork};
 use super::{Event, Failure, RequestError, sync};
 use crate::core::{Input, Outputs, Refusal, Replica};
-use crate::{ClusterId, Message, ReplicaId, Sequence, Stray};
+use crate::{ClusterId, DivergedPeer, Message, ReplicaId, Sequence};
 
 /// How often time is looked at when nothing happens.
 pub const TICK: Duration = Duration::from_millis(10);
@@ -43,7 +43,7 @@ pub struct Seat {
     /// When to say again that this replica belongs to no cluster.
     next_warning: Clock,
     /// The diverged peers that were named in the log.
-    strays: BTreeMap<ReplicaId, Stray>,
+    diverged_peers: BTreeMap<ReplicaId, DivergedPeer>,
     copies: CopyLog,
     leadership: Leadership,
 }
@@ -54,8 +54,8 @@ pub type SeatLock = Mutex<Option<Seat>>;
 impl Seat {
     pub fn new(core: Replica, network: NetworkManager) -> Self {
         let now = sync::now();
-        let (strays, copies, leadership) = (BTreeMap::new(), CopyLog::default(), Leadership::new());
-        Seat { core, network, next_tick: now, next_warning: now + UNBORN_PATIENCE, strays, copies, leadership }
+        let (diverged_peers, copies, leadership) = (BTreeMap::new(), CopyLog::default(), Leadership::new());
+        Seat { core, network, next_tick: now, next_warning: now + UNBORN_PATIENCE, diverged_peers, copies, leadership }
     }
 
     pub fn network(&self) -> &NetworkManager {
@@ -224,7 +224,7 @@ impl Seat {
         }
         if changed || ticks {
             let core = self.core.status();
-            self.name_strays(&core.strays);
+            self.name_diverged_peers(&core.diverged_peers);
             let copy_bytes_per_second = self.copies.look(&core, sync::now());
             let mut status = shared.status();
             status.core = core;
@@ -235,17 +235,19 @@ impl Seat {
     }
 
     /// Says once of each peer whose database has diverged that it has.
-    fn name_strays(&mut self, strays: &BTreeMap<ReplicaId, Stray>) {
-        for (peer, stray) in strays.iter().filter(|(peer, stray)| self.strays.get(peer) != Some(stray)) {
-            let Stray { sequence, expected, found } = stray;
+    fn name_diverged_peers(&mut self, diverged_peers: &BTreeMap<ReplicaId, DivergedPeer>) {
+        for (peer, diverged) in
+            diverged_peers.iter().filter(|(peer, diverged)| self.diverged_peers.get(peer) != Some(diverged))
+        {
+            let DivergedPeer { sequence, expected, found } = diverged;
             tracing::error!(
                 replica = self.core.id().0,
                 "the database of replica {peer} has diverged: its digest at \
                 sequence {sequence} is {found:016x}; a majority, this replica among it, has {expected:016x}"
             );
         }
-        if self.strays != *strays {
-            self.strays.clone_from(strays);
+        if self.diverged_peers != *diverged_peers {
+            self.diverged_peers.clone_from(diverged_peers);
         }
     }
 }

@@ -59,7 +59,7 @@ fn guard(shared: &Shared, thread: ThreadKind, run: impl FnOnce()) {
     }
 }
 
-/// When orders that found no space are tried again.
+/// When writes that found no space are tried again.
 const SPACE_INTERVAL: Duration = Duration::from_millis(500);
 
 /// How often it is looked whether there is space.
@@ -96,7 +96,7 @@ const MOST_FILES_KEPT: u64 = 256;
 struct LogThread<'a, S> {
     shared: &'a Shared,
     storage: S,
-    /// Orders that are not durable yet: those just given, behind those that found no space.
+    /// Writes that are not durable yet: those just given, behind those that found no space.
     waiting: Vec<Persist>,
     /// When to try again what found no space.
     try_at: Clock,
@@ -136,7 +136,7 @@ impl<S: Storage> LogThread<'_, S> {
         Ok(())
     }
 
-    /// Tells the core when space runs out, at once where orders wait for it, and when there is some again.
+    /// Tells the core when space runs out, at once where writes wait for it, and when there is some again.
     fn look_for_space(&mut self) {
         let is_blocked = !self.waiting.is_empty();
         let now = sync::now();
@@ -164,7 +164,7 @@ impl<S: Storage> LogThread<'_, S> {
         let durable = self.storage.persist(&self.waiting)?;
         self.try_at = sync::now() + SPACE_INTERVAL;
         if let Some(last) = self.waiting.drain(..durable).next_back() {
-            self.shared.bring(Event::Input(Input::Durable(last.ticket)));
+            self.shared.bring(Event::Input(Input::Durable(last.write_id)));
             self.shared.status().storage = self.storage.statistics();
         }
         Ok(())

@@ -13,7 +13,6 @@ use tokio::time::{self, Instant};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::Sender;
 use super::backoff::Backoff;
 use super::frame::{EncodedFrame, Frame, VERSION};
 use super::gate::count;
@@ -23,6 +22,7 @@ use super::peer::Peer;
 use super::tcp::Shared;
 use super::tls::{Credentials, is_not_tls, is_tls_error};
 use super::trouble::TroubleKind;
+use crate::message::MessageHeader;
 use crate::{Boot, DiskId, Epoch};
 
 /// A connection that the other side took.
@@ -208,9 +208,9 @@ async fn greet(stream: TcpStream, shared: &Shared, peer: &Peer) -> Result<Connec
     }
 }
 
-/// Says who speaks. The rest of a [`Sender`] goes with every message.
+/// Says who speaks. The rest of a [`MessageHeader`] goes with every message.
 fn hello(shared: &Shared, peer: &Peer) -> EncodedFrame {
-    let sender = Sender {
+    let sender = MessageHeader {
         replica: shared.me,
         cluster_id: shared.cluster_id,
         epoch: Epoch(0),

@@ -14,7 +14,8 @@
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-use super::{Envelope, Sender};
+use super::Envelope;
+use crate::message::MessageHeader;
 use crate::{Boot, ClusterId, DiskId, Epoch, ReplicaId};
 
 pub(super) const HEADER_BYTES: usize = 80;
@@ -65,7 +66,7 @@ pub struct EncodedFrame {
 
 impl Frame {
     /// The frame that opens a connection.
-    pub fn hello(sender: Sender, to: ReplicaId) -> Self {
+    pub fn hello(sender: MessageHeader, to: ReplicaId) -> Self {
         Frame { kind: FrameKind::Hello, envelope: Envelope { sender, to, body: Bytes::new(), payload: Vec::new() } }
     }
 
@@ -148,7 +149,7 @@ fn pieces(mut head: BytesMut, payload: &[Bytes]) -> Vec<Bytes> {
 #[derive(Clone, Copy, Debug)]
 struct Header {
     kind: FrameKind,
-    sender: Sender,
+    sender: MessageHeader,
     to: ReplicaId,
     content_bytes: usize,
     body_bytes: usize,
@@ -172,7 +173,7 @@ impl Header {
         let (from, to) = (ReplicaId(input.get_u8()), ReplicaId(input.get_u8()));
         input.advance(3);
         let [content_bytes, body_bytes, payload_count] = [(); 3].map(|()| input.get_u32_le() as usize);
-        let sender = Sender {
+        let sender = MessageHeader {
             replica: from,
             epoch: Epoch(input.get_u64_le()),
             boot: Boot(input.get_u64_le()),

@@ -5,7 +5,6 @@
 //! certificates ([`PeerTls`]): then they prove it, and everything is encrypted.
 
 mod accepting;
-mod address;
 mod backoff;
 mod dialling;
 mod frame;
@@ -26,30 +25,21 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::{Boot, ClusterId, DiskId, Epoch, ReplicaId};
+use crate::ReplicaId;
+use crate::message::MessageHeader;
 
-pub use address::PeerAddress;
+pub use crate::address::PeerAddress;
 pub use frame::{Decoder, EncodedFrame, Frame, FrameError, FrameKind};
 pub use in_memory::{InMemoryTransport, SharedMessageBus, create_shared_message_bus};
 pub use tcp::{TcpOptions, TcpTransport};
 pub use tls::{PeerTls, TlsError, TlsFile};
 pub use trouble::{Trouble, TroubleKind};
 
-/// Who sent a message, as which disk and in which start of it. Every message carries it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Sender {
-    pub replica: ReplicaId,
-    pub cluster_id: ClusterId,
-    pub epoch: Epoch,
-    pub disk_id: DiskId,
-    pub boot: Boot,
-}
-
 /// One message on its way. `body` is the encoded [`crate::Message`]; `payload` are the entries or requests that travel
 /// with it, kept apart so that they are never copied into the body.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Envelope {
-    pub sender: Sender,
+    pub sender: MessageHeader,
     pub to: ReplicaId,
     pub body: Bytes,
     pub payload: Vec<Bytes>,

@@ -198,10 +198,11 @@ mod tests {
 
     use tokio::net::{TcpListener, TcpStream};
 
+    use super::super::Envelope;
     use super::super::frame::Frame;
     use super::super::tests::own_loopback;
-    use super::super::{Envelope, Sender};
     use super::*;
+    use crate::message::MessageHeader;
     use crate::{Boot, ClusterId, DiskId, Epoch, ReplicaId};
 
     /// Takes so many bytes, a few at a time, and then fails.
@@ -232,7 +233,7 @@ mod tests {
 
     fn frame(body: &'static str, payload_bytes: usize) -> EncodedFrame {
         let (replica, cluster_id) = (ReplicaId(0), ClusterId(7));
-        let sender = Sender { replica, cluster_id, epoch: Epoch(1), disk_id: DiskId(5), boot: Boot(2) };
+        let sender = MessageHeader { replica, cluster_id, epoch: Epoch(1), disk_id: DiskId(5), boot: Boot(2) };
         let payload = vec![Bytes::from(vec![b'.'; payload_bytes]), Bytes::from_static(b"end")];
         let envelope = Envelope { sender, to: ReplicaId(1), body: body.into(), payload };
         Frame::message(envelope).encode().expect("it is small")

@@ -6,10 +6,10 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::TransportEvent;
-use super::address::PeerAddress;
 use super::gate::Gate;
 use super::outgoing::{Outgoing, Way};
 use super::trouble::TroubleSlot;
+use crate::PeerAddress;
 use crate::ReplicaId;
 use crate::seldom::Seldom;
 

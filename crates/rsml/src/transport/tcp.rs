@@ -23,7 +23,6 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::accepting::accept;
-use super::address::PeerAddress;
 use super::backoff::Backoff;
 use super::dialling::dial;
 use super::frame::Frame;
@@ -33,6 +32,7 @@ use super::peer::Peer;
 use super::tls::{Credentials, PeerTls};
 use super::trouble::{Trouble, TroubleKind, TroubleSlot};
 use super::{Envelope, EventSink, Transport, TransportStatistics};
+use crate::PeerAddress;
 use crate::seldom::Seldom;
 use crate::{ClusterId, ReplicaId};
 

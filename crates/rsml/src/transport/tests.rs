@@ -20,6 +20,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::greeting::{Answer, Greeting};
 use super::*;
+use crate::{Boot, ClusterId, DiskId, Epoch};
 
 const A: ReplicaId = ReplicaId(0);
 const B: ReplicaId = ReplicaId(1);
@@ -27,7 +28,7 @@ const C: ReplicaId = ReplicaId(2);
 
 fn envelope(from: ReplicaId, to: ReplicaId, body: impl Into<Bytes>, payload: Vec<Bytes>) -> Envelope {
     let sender =
-        Sender { replica: from, cluster_id: ClusterId(77), epoch: Epoch(1), disk_id: DiskId(5), boot: Boot(2) };
+        MessageHeader { replica: from, cluster_id: ClusterId(77), epoch: Epoch(1), disk_id: DiskId(5), boot: Boot(2) };
     Envelope { sender, to, body: body.into(), payload }
 }
 

@@ -19,7 +19,7 @@
 //! The "before" fields and the cuts say what damaged groups in front of this one did, so that the loss can be named. A
 //! *cut* is a group that removed what groups before it had written; groups that are no cuts only added at the end.
 //!
-//! An order is one record, or two when it sets a base: first one with the base as `from` and nothing else.
+//! A write is one record, or two when it sets a base: first one with the base as `from` and nothing else.
 //! Programs that do not know the longest lease write zeros there and look at nothing behind the cuts.
 //! Version 1 has neither bases, nor anything but zeros from offset 168 on. Its groups may stand before ones of version 2.
 
@@ -64,10 +64,10 @@ pub(super) struct GroupHeader {
     pub payload_bytes: u64,
     pub last_before: Sequence,
     pub last_after: Sequence,
-    /// [`Sequence::ZERO`] when the orders leave the log as it is.
+    /// [`Sequence::ZERO`] when the writes leave the log as it is.
     pub lowest_changed: Sequence,
     pub previous_lowest_changed: Sequence,
-    /// `None` until the first order of the log's life.
+    /// `None` until the first write of the log's life.
     pub hard_state: Option<HardState>,
     /// `None` in version 1.
     pub context: Option<Context>,
@@ -250,19 +250,19 @@ pub(super) enum Change {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct OrderRecord {
+pub(super) struct WriteRecord {
     pub from: Sequence,
     pub count: u32,
     pub change: Change,
 }
 
-impl OrderRecord {
-    /// The records of an order, in the order in which they are carried out.
-    pub fn of(order: &Persist) -> impl Iterator<Item = Self> {
-        let base = order.base.map(|base| OrderRecord { from: base, count: 0, change: Change::Base });
-        let count = u32::try_from(order.entries.len()).expect("an order has fewer than 2^32 entries");
-        let change = if order.truncate { Change::Replace } else { Change::Append };
-        base.into_iter().chain([OrderRecord { from: order.from, count, change }])
+impl WriteRecord {
+    /// The records of a write, in the order in which they are carried out.
+    pub fn of(write: &Persist) -> impl Iterator<Item = Self> {
+        let base = write.base.map(|base| WriteRecord { from: base, count: 0, change: Change::Base });
+        let count = u32::try_from(write.entries.len()).expect("a write has fewer than 2^32 entries");
+        let change = if write.truncate { Change::Replace } else { Change::Append };
+        base.into_iter().chain([WriteRecord { from: write.from, count, change }])
     }
 
     pub fn changes_log(&self) -> bool {
@@ -284,10 +284,10 @@ pub(super) struct EntryRecord {
     pub crc: u32,
 }
 
-/// What a group holds: the records of its orders, and the entries of all of them in a row.
+/// What a group holds: the records of its writes, and the entries of all of them in a row.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Table {
-    pub records: Vec<OrderRecord>,
+    pub records: Vec<WriteRecord>,
     pub entries: Vec<EntryRecord>,
 }
 
@@ -310,7 +310,7 @@ impl Table {
             return None;
         }
         let mut input = FieldReader { bytes };
-        let records = (0..header.record_count).map(|_| OrderRecord {
+        let records = (0..header.record_count).map(|_| WriteRecord {
             from: Sequence(input.u64()),
             count: input.u32(),
             change: match input.u32() {
@@ -329,28 +329,28 @@ impl Table {
     }
 }
 
-/// The bytes of a group that holds these orders.
-pub(super) fn group_bytes(orders: &[Persist]) -> u64 {
-    let entries = orders.iter().map(|order| order.entries.len()).sum::<usize>();
-    let payload = orders.iter().flat_map(|order| &order.entries).map(|entry| entry.len() as u64).sum::<u64>();
-    let records = orders.iter().flat_map(OrderRecord::of).count();
+/// The bytes of a group that holds these writes.
+pub(super) fn group_bytes(writes: &[Persist]) -> u64 {
+    let entries = writes.iter().map(|write| write.entries.len()).sum::<usize>();
+    let payload = writes.iter().flat_map(|write| &write.entries).map(|entry| entry.len() as u64).sum::<u64>();
+    let records = writes.iter().flat_map(WriteRecord::of).count();
     let content = (SECTOR_BYTES + records * ORDER_BYTES + entries * ENTRY_BYTES) as u64 + payload;
     content.next_multiple_of(BLOCK_BYTES)
 }
 
-/// Writes a group with `orders` into `buffer`, replacing what it holds; `header` gives place, hard state and the
+/// Writes a group with `writes` into `buffer`, replacing what it holds; `header` gives place, hard state and the
 /// sequences, the rest is filled in and returned.
-pub(super) fn encode_group(mut header: GroupHeader, orders: &[Persist], buffer: &mut Vec<u8>) -> GroupHeader {
+pub(super) fn encode_group(mut header: GroupHeader, writes: &[Persist], buffer: &mut Vec<u8>) -> GroupHeader {
     buffer.clear();
     buffer.resize(SECTOR_BYTES, 0);
     let mut records = 0;
-    for record in orders.iter().flat_map(OrderRecord::of) {
+    for record in writes.iter().flat_map(WriteRecord::of) {
         buffer.extend_from_slice(&record.from.0.to_le_bytes());
         buffer.extend_from_slice(&record.count.to_le_bytes());
         buffer.extend_from_slice(&record.flags().to_le_bytes());
         records += 1;
     }
-    let entries = || orders.iter().flat_map(|order| &order.entries);
+    let entries = || writes.iter().flat_map(|write| &write.entries);
     for entry in entries() {
         let length = u32::try_from(entry.len()).expect("an entry is shorter than 4 GiB");
         buffer.extend_from_slice(&length.to_le_bytes());

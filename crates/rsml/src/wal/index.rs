@@ -1,4 +1,4 @@
-//! Where each entry of the log lies: what the orders so far made of it, without the entries themselves.
+//! Where each entry of the log lies: what the writes so far made of it, without the entries themselves.
 //!
 //! An index costs 24 bytes for each *run*, entries that follow each other in the log and in one group. Every group
 //! takes at least 4 KiB on disk, so that the index has at most 1/170 of the log's size. Entries that are lost (there
@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::num::NonZeroU32;
 
-use super::format::{Change, OrderRecord};
+use super::format::{Change, WriteRecord};
 use crate::Sequence;
 
 /// The ends of the log. Entries `first..=last` are stored, none when `last` is `first.previous()`.
@@ -23,15 +23,15 @@ impl Bounds {
         Bounds { first: last.next(), last }
     }
 
-    /// Why a record can't follow; one that can't is an error of whoever gave its order.
-    pub fn objection(&self, record: &OrderRecord) -> Option<String> {
+    /// Why a record can't follow; one that can't is an error of whoever gave its write.
+    pub fn objection(&self, record: &WriteRecord) -> Option<String> {
         let from = record.from;
         match record.change {
             Change::Append if record.count > 0 && from != self.last.next() => {
-                Some(format!("an order appends at {from}, but the log ends at {}", self.last))
+                Some(format!("a write appends at {from}, but the log ends at {}", self.last))
             }
             Change::Replace if from == Sequence::ZERO => {
-                Some("an order begins at sequence 0, sequences count from 1".to_owned())
+                Some("a write begins at sequence 0, sequences count from 1".to_owned())
             }
             Change::Base if record.count > 0 => Some("a base with entries".to_owned()),
             Change::Append | Change::Replace | Change::Base => None,
@@ -39,7 +39,7 @@ impl Bounds {
     }
 
     /// Carries out a record. A truncation beyond the end starts the log anew there: entries are stored without gaps.
-    pub fn apply(&mut self, record: &OrderRecord) {
+    pub fn apply(&mut self, record: &WriteRecord) {
         self.change(record.change, record.from, u64::from(record.count));
     }
 
@@ -137,12 +137,12 @@ impl LogIndex {
     }
 
     /// Carries out a record whose entries lie in the newest segment, in the given group, from entry `ordinal` on.
-    pub fn apply(&mut self, record: &OrderRecord, spot: GroupSpot, ordinal: u32) {
+    pub fn apply(&mut self, record: &WriteRecord, spot: GroupSpot, ordinal: u32) {
         self.change(record.change, record.from, u64::from(record.count));
         if record.count == 0 {
             return;
         }
-        let runs = self.segments.back_mut().expect("an order lies in a segment");
+        let runs = self.segments.back_mut().expect("a write lies in a segment");
         let continues = runs.last().is_some_and(|run| {
             run.block == Some(spot.block)
                 && u64::from(run.ordinal) + (record.from.0 - run.first.0) == u64::from(ordinal)
@@ -152,7 +152,7 @@ impl LogIndex {
         }
     }
 
-    /// Orders that are lost replaced what was at or above `from` by entries through `to`, if any. They count as part of
+    /// Writes that are lost replaced what was at or above `from` by entries through `to`, if any. They count as part of
     /// the segment before the newest if nothing of the newest is indexed yet: that one must stay as long as they do.
     pub fn lose(&mut self, from: Sequence, to: Sequence, before_newest: bool) {
         let from = from.min(to.next());

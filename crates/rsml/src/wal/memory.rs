@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
-use super::format::{Change, OrderRecord, group_bytes};
+use super::format::{Change, WriteRecord, group_bytes};
 use super::index::Bounds;
 use crate::{HardState, Persist, Recovered, Sequence, Storage, StorageError, StorageStatistics};
 
@@ -38,9 +38,9 @@ impl Default for Content {
 }
 
 impl Content {
-    fn apply(&mut self, order: &Persist) {
-        self.hard_state = Some(order.hard_state);
-        for record in OrderRecord::of(order) {
+    fn apply(&mut self, write: &Persist) {
+        self.hard_state = Some(write.hard_state);
+        for record in WriteRecord::of(write) {
             let objection = self.bounds.objection(&record);
             assert!(objection.is_none(), "{}", objection.unwrap_or_default());
             let Bounds { first, last } = self.bounds;
@@ -55,7 +55,7 @@ impl Content {
             }
             self.bounds.apply(&record);
         }
-        self.entries.extend(order.entries.iter().cloned().map(Some));
+        self.entries.extend(write.entries.iter().cloned().map(Some));
     }
 
     fn load(&self, from: Sequence) -> Vec<Option<Bytes>> {
@@ -127,18 +127,18 @@ impl Storage for InMemoryStorage {
         Ok(self.content().load(from))
     }
 
-    fn persist(&mut self, orders: &[Persist]) -> Result<usize, StorageError> {
+    fn persist(&mut self, writes: &[Persist]) -> Result<usize, StorageError> {
         let mut content = self.content();
         if content.is_full {
             return Ok(0);
         }
-        for order in orders {
-            content.apply(order);
-            content.statistics.entries_written += order.entries.len() as u64;
+        for write in writes {
+            content.apply(write);
+            content.statistics.entries_written += write.entries.len() as u64;
         }
-        content.statistics.bytes_written += group_bytes(orders);
+        content.statistics.bytes_written += group_bytes(writes);
         content.statistics.fsyncs += 1;
-        Ok(orders.len())
+        Ok(writes.len())
     }
 
     fn read(&mut self, from: Sequence, to: Sequence, max_bytes: usize) -> Result<Vec<Bytes>, StorageError> {

@@ -6,8 +6,8 @@
 //! two), and so that what was never written reads as zeros.
 //!
 //! What one `fdatasync` covers is a *group* (see `format`): it starts on a 4 KiB boundary with a header of one sector,
-//! then a table of the orders and entries in it, then the entries. Groups are numbered without gaps through all
-//! segments. The first group of a segment, its *opening*, holds no orders; it repeats the hard state, so that older
+//! then a table of the writes and entries in it, then the entries. Groups are numbered without gaps through all
+//! segments. The first group of a segment, its *opening*, holds no writes; it repeats the hard state, so that older
 //! segments may go at any time after.
 //!
 //! # Invariants
@@ -28,7 +28,7 @@
 //!
 //! # Space
 //! A segment is begun only when it is prepared to its full size, so that a full disk is noticed before anything is
-//! written: orders without space are left out, to be brought again. What was prepared in part is removed. Space is
+//! written: writes without space are left out, to be brought again. What was prepared in part is removed. Space is
 //! looked for again once a second by the thread that prepares, or with every call where there is no such thread. A
 //! disk that is full within a prepared segment has broken its word: that is a failure.
 //!

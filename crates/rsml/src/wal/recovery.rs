@@ -20,7 +20,7 @@
 //! # What recovery writes
 //! A crash at any of these writes leaves a log from which the next recovery reads the same:
 //!
-//! 1. When the newest header lies in a foreign place, the state is written once more, in a group without orders, the
+//! 1. When the newest header lies in a foreign place, the state is written once more, in a group without writes, the
 //!    *seal*. That header stays until the seal is durable; all else behind the groups is zeroed before.
 //! 2. Blank sectors in damaged parts of the last group are overwritten. That a later group was begun tells that such a
 //!    group is damaged, not torn; once the later one is zeroed, or the segment behind is made anew, nothing else would.
@@ -54,7 +54,7 @@ pub(super) struct Recovery {
     pub seal: Option<Seal>,
 }
 
-/// Where a group without orders is to repeat the state.
+/// Where a group without writes is to repeat the state.
 pub(super) struct Seal {
     pub offset: u64,
     /// Where the last group that counts ends: between it and the seal each group that is missing has a block, as if it

@@ -99,7 +99,7 @@ fn group_at(window: &mut Window, offset: u64, place: GroupPlace) -> Result<Optio
     Ok(header.map(|header| Group { offset, table: table_of(window, offset, &header), header }))
 }
 
-/// The first block of a segment never holds orders.
+/// The first block of a segment never holds writes.
 fn is_possible(offset: u64, header: &GroupHeader) -> bool {
     offset > 0 || header.record_count == 0
 }

@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use super::disk::{Disk, DiskFile, FileDisk, failure};
 use super::format::{
-    BLOCK_BYTES, Change, Context, Cuts, GroupHeader, GroupPlace, OrderRecord, SECTOR_BYTES, encode_group, group_bytes,
+    BLOCK_BYTES, Change, Context, Cuts, GroupHeader, GroupPlace, SECTOR_BYTES, WriteRecord, encode_group, group_bytes,
 };
 use super::index::{Bounds, GroupSpot, LogIndex};
 use super::reading::CachedTable;
@@ -136,31 +136,31 @@ impl WalStorage {
         result
     }
 
-    /// As many orders as fit into an empty segment, but at least one: an order is never divided.
-    fn orders_for_one_group(&self, orders: &[Persist]) -> usize {
+    /// As many writes as fit into an empty segment, but at least one: a write is never divided.
+    fn writes_for_one_group(&self, writes: &[Persist]) -> usize {
         let limit = self.options.segment_bytes - BLOCK_BYTES;
-        if group_bytes(orders) <= limit {
-            return orders.len();
+        if group_bytes(writes) <= limit {
+            return writes.len();
         }
         let mut bytes = SECTOR_BYTES as u64;
-        let fits = |order: &&Persist| {
-            bytes += group_bytes(std::slice::from_ref(*order));
+        let fits = |write: &&Persist| {
+            bytes += group_bytes(std::slice::from_ref(*write));
             bytes <= limit
         };
-        orders.iter().take_while(fits).count().max(1)
+        writes.iter().take_while(fits).count().max(1)
     }
 
-    /// Writes `orders` as one group, or only as many of the first ones as there is space for; returns how many.
-    fn write_orders(&mut self, mut orders: &[Persist]) -> Result<usize, StorageError> {
-        if !self.make_room(group_bytes(orders))? {
-            orders = self.those_that_fit(orders);
-            if orders.is_empty() {
+    /// Writes `writes` as one group, or only as many of the first ones as there is space for; returns how many.
+    fn append_writes(&mut self, mut writes: &[Persist]) -> Result<usize, StorageError> {
+        if !self.make_room(group_bytes(writes))? {
+            writes = self.those_that_fit(writes);
+            if writes.is_empty() {
                 return Ok(0);
             }
         }
         let mut after = self.state().index.bounds();
         let mut lowest_changed = Sequence::ZERO;
-        for record in orders.iter().flat_map(OrderRecord::of).filter(OrderRecord::changes_log) {
+        for record in writes.iter().flat_map(WriteRecord::of).filter(WriteRecord::changes_log) {
             let objection = after.objection(&record);
             assert!(objection.is_none(), "{}", objection.unwrap_or_default());
             after.apply(&record);
@@ -169,42 +169,42 @@ impl WalStorage {
                 lowest_changed = lowest.min(record.from);
             }
         }
-        let hard_state = orders.last().map(|order| order.hard_state);
-        let spot = self.write_group(orders, hard_state, after, lowest_changed)?;
-        self.index_orders(orders, spot);
+        let hard_state = writes.last().map(|write| write.hard_state);
+        let spot = self.write_group(writes, hard_state, after, lowest_changed)?;
+        self.index_writes(writes, spot);
         let state = self.state();
         assert_eq!(state.index.bounds(), after, "the index disagrees with what was written");
-        self.statistics.entries_written += orders.iter().map(|order| order.entries.len() as u64).sum::<u64>();
+        self.statistics.entries_written += writes.iter().map(|write| write.entries.len() as u64).sum::<u64>();
         self.prepare_ahead();
-        Ok(orders.len())
+        Ok(writes.len())
     }
 
-    /// The first ones of `orders` for which the newest segment has room.
-    fn those_that_fit<'a>(&mut self, orders: &'a [Persist]) -> &'a [Persist] {
+    /// The first ones of `writes` for which the newest segment has room.
+    fn those_that_fit<'a>(&mut self, writes: &'a [Persist]) -> &'a [Persist] {
         let state = self.state();
         let room = state.segments.back().expect("a log has a segment").bytes - state.write_offset;
-        let (mut fits, mut too_many) = (0, orders.len() + 1);
+        let (mut fits, mut too_many) = (0, writes.len() + 1);
         while too_many - fits > 1 {
             let middle = fits.midpoint(too_many);
-            if group_bytes(&orders[..middle]) <= room { fits = middle } else { too_many = middle }
+            if group_bytes(&writes[..middle]) <= room { fits = middle } else { too_many = middle }
         }
-        &orders[..fits]
+        &writes[..fits]
     }
 
-    fn index_orders(&mut self, orders: &[Persist], spot: GroupSpot) {
+    fn index_writes(&mut self, writes: &[Persist], spot: GroupSpot) {
         let index = &mut self.state().index;
         let mut ordinal = 0;
-        for record in orders.iter().flat_map(OrderRecord::of) {
+        for record in writes.iter().flat_map(WriteRecord::of) {
             index.apply(&record, spot, ordinal);
             ordinal += record.count;
         }
     }
 
-    /// Writes one group at the end of the newest segment and makes it durable; returns where it lies. A place for orders
+    /// Writes one group at the end of the newest segment and makes it durable; returns where it lies. A place for writes
     /// is never the first block.
     fn write_group(
         &mut self,
-        orders: &[Persist],
+        writes: &[Persist],
         hard_state: Option<HardState>,
         after: Bounds,
         lowest_changed: Sequence,
@@ -236,7 +236,7 @@ impl WalStorage {
             table_crc: 0,
             payload_bytes: 0,
         };
-        let header = encode_group(header, orders, &mut buffer);
+        let header = encode_group(header, writes, &mut buffer);
         let bytes = header.group_bytes;
         let offset = state.write_offset;
         assert!(offset + bytes <= segment.bytes, "a group doesn't fit into its segment");
@@ -272,7 +272,7 @@ impl WalStorage {
         Ok(true)
     }
 
-    /// Begins a segment with its opening: the hard state as it stands, and no orders.
+    /// Begins a segment with its opening: the hard state as it stands, and no writes.
     pub(super) fn open_segment(&mut self, prepared: SegmentFile) -> Result<(), StorageError> {
         let seed = self.options.segment_id_seed;
         let state = self.state();
@@ -377,13 +377,13 @@ impl Storage for WalStorage {
     }
 
     /// # Panics
-    /// When an order without `truncate` doesn't begin at the end of the log.
-    fn persist(&mut self, orders: &[Persist]) -> Result<usize, StorageError> {
+    /// When a write without `truncate` doesn't begin at the end of the log.
+    fn persist(&mut self, writes: &[Persist]) -> Result<usize, StorageError> {
         self.check_usable()?;
         let mut durable = 0;
-        while durable < orders.len() {
-            let rest = &orders[durable..];
-            let written = self.write_orders(&rest[..self.orders_for_one_group(rest)]);
+        while durable < writes.len() {
+            let rest = &writes[durable..];
+            let written = self.append_writes(&rest[..self.writes_for_one_group(rest)]);
             match self.poison(written)? {
                 0 => break,
                 count => durable += count,

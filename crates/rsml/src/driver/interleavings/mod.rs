@@ -6,7 +6,7 @@
 //! some milliseconds later, or never.
 //!
 //! The replica leads a cluster of which it is the only voter. What the other one in its list sends is taken as a
-//! learner's: it may have requests executed, ask for read points, and get a copy of the database.
+//! observer's: it may have requests executed, ask for read points, and get a copy of the database.
 
 mod closing;
 mod one_replica;

@@ -7,7 +7,8 @@ use super::super::sync;
 use super::super::sync::thread::{self, JoinHandle};
 use super::*;
 use crate::core::{CoreOptions, Replica, Start};
-use crate::transport::{Envelope, EventSink, Sender, Transport, TransportEvent};
+use crate::message::MessageHeader;
+use crate::transport::{Envelope, EventSink, Transport, TransportEvent};
 use crate::wal::InMemoryStorage;
 use crate::{
     Applier, Boot, CommittedValue, DiskId, ExecutedBatch, ExecutionError, ExecutionNotifier, Instant, Message, Persist,
@@ -130,11 +131,11 @@ impl Storage for Log {
         self.inner.load(from)
     }
 
-    fn persist(&mut self, orders: &[Persist]) -> Result<usize, StorageError> {
+    fn persist(&mut self, writes: &[Persist]) -> Result<usize, StorageError> {
         if self.is_broken.load(std::sync::atomic::Ordering::SeqCst) {
             return Err(StorageError::Io { what: "fdatasync", path: "test".into(), error: "asked for".into() });
         }
-        self.inner.persist(orders)
+        self.inner.persist(writes)
     }
 
     fn read(&mut self, from: Sequence, to: Sequence, max_bytes: usize) -> Result<Vec<Bytes>, StorageError> {
@@ -190,7 +191,7 @@ fn step_until(
             }
             log.persist(&outputs.persist).expect("memory does not fail");
             if let Some(last) = outputs.persist.last() {
-                core.step(*now, Input::Durable(last.ticket));
+                core.step(*now, Input::Durable(last.write_id));
             }
             if !outputs.deliver.is_empty() {
                 applier.apply(outputs.deliver).expect("the counter does not fail");
@@ -218,7 +219,7 @@ pub struct Harness {
     pub sink: EventSink,
     /// What was sent to the peer.
     pub received: sync::mpsc::Receiver<(Message, Vec<Bytes>)>,
-    peer: Sender,
+    peer: MessageHeader,
     is_broken: Arc<std::sync::atomic::AtomicBool>,
 }
 
@@ -234,7 +235,7 @@ impl Harness {
         let mut core = new_core(&[ME, PEER], &mut log, &applier, now);
         step_until(&mut core, (&mut log, &mut applier), &mut now, Replica::is_recovered);
         let hard = *core.hard_state();
-        let peer = Sender {
+        let peer = MessageHeader {
             replica: PEER,
             disk_id: DiskId(200),
             boot: Boot(1),
@@ -261,10 +262,10 @@ impl Harness {
 
     /// The connection of somebody who is no replica of this cluster does.
     pub fn stranger_says(&self, messages: Vec<(Message, Vec<Bytes>)>) -> JoinHandle<()> {
-        self.bring_from(Sender { replica: ReplicaId(9), ..self.peer }, messages)
+        self.bring_from(MessageHeader { replica: ReplicaId(9), ..self.peer }, messages)
     }
 
-    fn bring_from(&self, sender: Sender, messages: Vec<(Message, Vec<Bytes>)>) -> JoinHandle<()> {
+    fn bring_from(&self, sender: MessageHeader, messages: Vec<(Message, Vec<Bytes>)>) -> JoinHandle<()> {
         let sink = self.sink.clone();
         thread::spawn(move || {
             for (message, payload) in messages {
