@@ -7,7 +7,8 @@ use std::time::Duration;
 use kv_store::SharedResources;
 use rsml::core::CoreOptions;
 use rsml::transport::{
-    EventSink, InMemoryTransport, PeerTls, SharedMessageBus, TcpOptions, TcpTransport, TlsError, TlsFile, Transport,
+    EventSink, FileError, InMemoryTransport, PeerTls, SharedMessageBus, TcpOptions, TcpTransport, TlsError, TlsFile,
+    Transport,
 };
 use rsml::wal::{WalOptions, WalStorage};
 use rsml::{ConsensusReplica, Failure, FailureKind, ReplicaId, ReplicaOptions, StalledThread};
@@ -289,9 +290,9 @@ fn peer_tls(config: &PeerTlsConfig, me: ReplicaId) -> Result<PeerTls, ServerErro
     let tls = PeerTls { names, ..PeerTls::new(&config.ca, &config.certificate, &config.key) };
     tls.check(me).map_err(|error| {
         let key = match &error {
-            TlsError::File { file: TlsFile::Ca, .. } => "replication.tls.ca",
-            TlsError::File { file: TlsFile::Certificate, .. } => "replication.tls.certificate",
-            TlsError::File { file: TlsFile::Key, .. } => "replication.tls.key",
+            TlsError::File(FileError { file: TlsFile::Ca, .. }) => "replication.tls.ca",
+            TlsError::File(FileError { file: TlsFile::Certificate, .. }) => "replication.tls.certificate",
+            TlsError::File(FileError { file: TlsFile::Key, .. }) => "replication.tls.key",
             TlsError::Name { .. } => "replication.replicas[].tls_name",
         };
         ServerError::Replication(format!("{key}: {error}"))

@@ -50,6 +50,7 @@ mod recovery;
 mod scan;
 mod segment;
 mod simulated_disk;
+mod state;
 mod storage;
 #[cfg(test)]
 mod tests;

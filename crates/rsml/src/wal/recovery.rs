@@ -39,7 +39,7 @@ use super::format::{
 use super::index::{Bounds, GroupSpot, LogIndex};
 use super::scan::{Group, Layout, scan};
 use super::segment::{file_name, number_of};
-use super::storage::{LogState, Position, Segment};
+use super::state::{LogState, LogTail, Segment};
 use super::window::Window;
 use crate::{Sequence, StorageError};
 
@@ -69,7 +69,7 @@ pub(super) fn recover(disk: &dyn Disk) -> Result<Option<Recovery>, StorageError>
         disk,
         segments: VecDeque::new(),
         index: LogIndex::new(Bounds::empty_after(Sequence::ZERO)),
-        position: None,
+        tail: None,
         misses_beginning: false,
         may_be_torn: true,
         write_offset: 0,
@@ -95,9 +95,9 @@ pub(super) fn recover(disk: &dyn Disk) -> Result<Option<Recovery>, StorageError>
     if newest.is_none() {
         return Ok(None);
     }
-    let Replay { segments, index, position, write_offset, seal, .. } = replay;
-    let position = position.expect("the newest segment has a header");
-    Ok(Some(Recovery { state: LogState { segments, index, position, write_offset }, seal }))
+    let Replay { segments, index, tail, write_offset, seal, .. } = replay;
+    let tail = tail.expect("the newest segment has a header");
+    Ok(Some(Recovery { state: LogState { segments, index, tail, write_offset }, seal }))
 }
 
 fn list_segments(disk: &dyn Disk) -> Result<Vec<u64>, StorageError> {
@@ -149,7 +149,7 @@ struct Replay<'a> {
     segments: VecDeque<Segment>,
     index: LogIndex,
     /// `None` until there was a header.
-    position: Option<Position>,
+    tail: Option<LogTail>,
     /// Older segments are there, but not one header in them.
     misses_beginning: bool,
     /// Whether the last group of the newest segment may be torn.
@@ -184,7 +184,7 @@ impl Replay<'_> {
             None if is_newest => return Err(damaged(&window, "there is not one group in its newest part")),
             None => {
                 tracing::error!(path = window.path, "a segment of the log is damaged as a whole");
-                self.misses_beginning |= self.position.is_none();
+                self.misses_beginning |= self.tail.is_none();
             }
         }
         let bytes = window.bytes;
@@ -193,7 +193,7 @@ impl Replay<'_> {
     }
 
     fn next_group(&self) -> Option<u64> {
-        self.position.as_ref().map(|position| position.next_group)
+        self.tail.as_ref().map(|tail| tail.next_group)
     }
 
     /// Takes the last group out of the layout of the newest segment if it is torn, and returns where the groups end.
@@ -297,7 +297,7 @@ impl Replay<'_> {
         is_first: bool,
     ) -> Result<(), StorageError> {
         let found = header.place.group_number;
-        match self.position.as_mut().map(|position| position.next_group) {
+        match self.tail.as_mut().map(|tail| tail.next_group) {
             None => self.begin(window, offset, header),
             Some(next) if next < found => self.close_gap(window, next, header, is_first),
             Some(_) => {}
@@ -313,7 +313,7 @@ impl Replay<'_> {
 
     /// The first header of all. The opening says where the log begins; behind it something may be missing.
     fn begin(&mut self, window: &Window, offset: u64, header: &GroupHeader) {
-        self.position = Some(Position::default());
+        self.tail = Some(LogTail::default());
         let last = header.last_before;
         if !self.misses_beginning && offset <= BLOCK_BYTES {
             self.index.start_after(last);
@@ -343,8 +343,8 @@ impl Replay<'_> {
             Some(_) | None => first.min(to.next()).max(Sequence::BIRTH),
         };
         if header.context.is_none() && from <= last {
-            let position = self.position.as_mut().expect("there was a header");
-            position.cuts.push(found - 1, from);
+            let tail = self.tail.as_mut().expect("there was a header");
+            tail.cuts.push(found - 1, from);
         }
         self.index.lose(from, to, is_first);
         tracing::error!(path = window.path, groups = %format!("{next} to {}", found - 1),
@@ -392,7 +392,7 @@ impl Replay<'_> {
         {
             self.index.forget_through(context.first_after.previous().min(last));
         }
-        self.position.as_mut().expect("there was a header").pass(header);
+        self.tail.as_mut().expect("there was a header").pass(header);
     }
 
     /// Each entry takes eight bytes at least, so that a log that is only said to be long is none.

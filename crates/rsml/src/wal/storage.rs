@@ -9,18 +9,21 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::disk::{Disk, DiskFile, FileDisk, failure};
+use super::disk::{Disk, FileDisk, failure};
 use super::format::{
-    BLOCK_BYTES, Change, Context, Cuts, GroupHeader, GroupPlace, SECTOR_BYTES, WriteRecord, encode_group, group_bytes,
+    BLOCK_BYTES, Change, Context, GroupHeader, GroupPlace, SECTOR_BYTES, WriteRecord, encode_group, group_bytes,
 };
 use super::index::{Bounds, GroupSpot, LogIndex};
-use super::reading::CachedTable;
+use super::reading::EntryReader;
 use super::recovery::{self, Recovery, Seal};
 use super::segment::{Preparer, SegmentFile, file_name};
+use super::state::{LogState, LogTail, Segment};
 use crate::{HardState, Persist, Recovered, Sequence, Storage, StorageError, StorageStatistics};
 
 /// The write buffer is given back when a large group grew it beyond this.
 const BUFFER_KEPT_BYTES: usize = 8 << 20;
+
+const UNRECOVERED: &str = "recover() comes before any other use of a log";
 
 #[derive(Clone, Debug)]
 pub struct WalOptions {
@@ -42,58 +45,15 @@ impl Default for WalOptions {
     }
 }
 
-/// A segment in use.
-pub(super) struct Segment {
-    pub number: u64,
-    pub id: u64,
-    pub bytes: u64,
-    pub file: Box<dyn DiskFile>,
-}
-
-/// What [`recovery`] found, and all that writing goes on from.
-pub(super) struct LogState {
-    /// Oldest first; never empty. The newest one is written to.
-    pub segments: VecDeque<Segment>,
-    /// Lists the same segments in the same order.
-    pub index: LogIndex,
-    pub position: Position,
-    /// Where the next group goes in the newest segment.
-    pub write_offset: u64,
-}
-
-/// What the groups so far leave to the next one.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Position {
-    pub next_group: u64,
-    pub hard_state: Option<HardState>,
-    pub previous_lowest_changed: Sequence,
-    pub cuts: Cuts,
-}
-
-impl Position {
-    pub fn pass(&mut self, header: &GroupHeader) {
-        let number = header.place.group_number;
-        self.next_group = number + 1;
-        self.hard_state = header.hard_state;
-        self.previous_lowest_changed = header.lowest_changed;
-        if let Some(context) = &header.context {
-            self.cuts = context.cuts;
-        }
-        if let Some(from) = header.cut() {
-            self.cuts.push(number, from);
-        }
-    }
-}
-
 /// A write-ahead log over a [`Disk`]. See the module for the rules it keeps.
 pub struct WalStorage {
-    pub(super) disk: Arc<dyn Disk>,
+    disk: Arc<dyn Disk>,
     options: WalOptions,
     preparer: Preparer,
     /// `None` until recovered.
     state: Option<LogState>,
     buffer: Vec<u8>,
-    pub(super) cached_table: Option<CachedTable>,
+    reader: EntryReader,
     /// The first failure of a write; nothing is done after it.
     failure: Option<StorageError>,
     statistics: StorageStatistics,
@@ -110,18 +70,18 @@ impl WalStorage {
         options.segment_bytes = options.segment_bytes.max(2 * BLOCK_BYTES).next_multiple_of(BLOCK_BYTES);
         WalStorage {
             preparer: Preparer::new(disk.clone(), options.background_preparation),
+            reader: EntryReader::new(disk.clone()),
             disk,
             options,
             state: None,
             buffer: Vec::new(),
-            cached_table: None,
             failure: None,
             statistics: StorageStatistics::default(),
         }
     }
 
-    pub(super) fn state(&mut self) -> &mut LogState {
-        self.state.as_mut().expect("recover() comes before any other use of a log")
+    fn state(&mut self) -> &mut LogState {
+        self.state.as_mut().expect(UNRECOVERED)
     }
 
     fn check_usable(&self) -> Result<(), StorageError> {
@@ -217,18 +177,18 @@ impl WalStorage {
             place: GroupPlace {
                 segment_number: segment.number,
                 segment_id: segment.id,
-                group_number: state.position.next_group,
+                group_number: state.tail.next_group,
             },
             last_before: state.index.bounds().last,
             last_after: after.last,
             lowest_changed,
-            previous_lowest_changed: state.position.previous_lowest_changed,
+            previous_lowest_changed: state.tail.previous_lowest_changed,
             hard_state,
             context: Some(Context {
                 first_after: after.first,
                 segment_bytes: segment.bytes,
                 blank_sectors: 0,
-                cuts: state.position.cuts,
+                cuts: state.tail.cuts,
             }),
             group_bytes: 0,
             record_count: 0,
@@ -243,7 +203,7 @@ impl WalStorage {
         segment.file.write_at(&buffer, offset).map_err(|e| failure("writing the log", path.clone(), e))?;
         segment.file.sync_data().map_err(|e| failure("synchronising the log", path, e))?;
         state.write_offset += bytes;
-        state.position.pass(&header);
+        state.tail.pass(&header);
         self.statistics.fsyncs += 1;
         self.statistics.bytes_written += bytes;
         buffer.clear();
@@ -273,15 +233,15 @@ impl WalStorage {
     }
 
     /// Begins a segment with its opening: the hard state as it stands, and no writes.
-    pub(super) fn open_segment(&mut self, prepared: SegmentFile) -> Result<(), StorageError> {
+    fn open_segment(&mut self, prepared: SegmentFile) -> Result<(), StorageError> {
         let seed = self.options.segment_id_seed;
         let state = self.state();
-        let id_source = [seed, prepared.number, state.position.next_group].map(u64::to_le_bytes).concat();
+        let id_source = [seed, prepared.number, state.tail.next_group].map(u64::to_le_bytes).concat();
         let SegmentFile { number, bytes, file } = prepared;
         state.segments.push_back(Segment { number, id: xxhash_rust::xxh3::xxh3_64(&id_source), bytes, file });
         state.index.open_segment();
         state.write_offset = 0;
-        let (hard_state, bounds) = (state.position.hard_state, state.index.bounds());
+        let (hard_state, bounds) = (state.tail.hard_state, state.index.bounds());
         self.write_group(&[], hard_state, bounds, Sequence::ZERO)?;
         Ok(())
     }
@@ -324,7 +284,7 @@ impl WalStorage {
                 self.state = Some(LogState {
                     segments: VecDeque::new(),
                     index: LogIndex::new(Bounds::empty_after(Sequence::ZERO)),
-                    position: Position { next_group: 1, ..Position::default() },
+                    tail: LogTail { next_group: 1, ..LogTail::default() },
                     write_offset: 0,
                 });
                 let first = self.preparer.take(recovery::FIRST_SEGMENT, self.options.segment_bytes)?;
@@ -346,7 +306,7 @@ impl WalStorage {
         if self.state().segments.len() > segments {
             return Ok(());
         }
-        let (hard_state, bounds) = (self.state().position.hard_state, self.state().index.bounds());
+        let (hard_state, bounds) = (self.state().tail.hard_state, self.state().index.bounds());
         self.write_group(&[], hard_state, bounds, Sequence::ZERO)?;
         let disk = self.disk.clone();
         recovery::clear_around_seal(&*disk, self.state().segments.back().expect("a log has a segment"), seal)
@@ -368,12 +328,13 @@ impl Storage for WalStorage {
         self.poison(recovered)?;
         let state = self.state();
         let Bounds { first, last } = state.index.bounds();
-        Ok(Recovered { hard_state: state.position.hard_state, first, last, lost: state.index.lost() })
+        Ok(Recovered { hard_state: state.tail.hard_state, first, last, lost: state.index.lost() })
     }
 
     fn load(&mut self, from: Sequence) -> Result<Vec<Option<Bytes>>, StorageError> {
         self.check_usable()?;
-        Ok(self.load_entries(from))
+        let log = self.state.as_mut().expect(UNRECOVERED);
+        Ok(self.reader.load(log, from))
     }
 
     /// # Panics
@@ -395,7 +356,8 @@ impl Storage for WalStorage {
     /// Nothing when `from` is no longer, or not yet, stored.
     fn read(&mut self, from: Sequence, to: Sequence, max_bytes: usize) -> Result<Vec<Bytes>, StorageError> {
         self.check_usable()?;
-        Ok(self.read_entries(from, to, max_bytes))
+        let log = self.state.as_mut().expect(UNRECOVERED);
+        Ok(self.reader.read(log, from, to, max_bytes))
     }
 
     /// Removes whole segments only.
