@@ -83,22 +83,19 @@ impl ExecutionError {
 /// What a request decides may depend on nothing but the requests before it and the replicated time: the same log must
 /// give the same bytes on every replica.
 pub trait ExecutionNotifier: Send + 'static {
-    /// Executes all requests of `values` in order. `seal` must be called once, with the outcome of every request in
-    /// order; what it returns must be written atomically with the data, so that data and state never disagree after a
-    /// crash. Returns the outcomes.
-    fn notify_commit_batch(
-        &mut self,
-        values: &[CommittedValue],
-        seal: &mut dyn FnMut(&[Bytes]) -> SealedState,
-    ) -> Result<Vec<Bytes>, ExecutionError>;
+    /// Executes all requests of `values` in order, and writes nothing yet: the library computes its own state from the
+    /// outcomes, and then calls [`ExecutedBatch::commit`] with it.
+    fn notify_commit_batch<'e>(
+        &'e mut self,
+        values: &'e [CommittedValue],
+    ) -> Result<Box<dyn ExecutedBatch + 'e>, ExecutionError>;
 
     /// The same for one value.
-    fn notify_commit(
-        &mut self,
-        value: &CommittedValue,
-        seal: &mut dyn FnMut(&[Bytes]) -> SealedState,
-    ) -> Result<Vec<Bytes>, ExecutionError> {
-        self.notify_commit_batch(std::slice::from_ref(value), seal)
+    fn notify_commit<'e>(
+        &'e mut self,
+        value: &'e CommittedValue,
+    ) -> Result<Box<dyn ExecutedBatch + 'e>, ExecutionError> {
+        self.notify_commit_batch(std::slice::from_ref(value))
     }
 
     /// The state sealed last; `None` in an empty database.
@@ -125,6 +122,17 @@ pub trait ExecutionNotifier: Send + 'static {
     /// returned; every other method speaks of it. The one before is removed as soon as nobody reads it. Called when the
     /// log says durably that this generation is the live one.
     fn switch_to(&mut self, generation: u64) -> Result<(), ExecutionError>;
+}
+
+/// Requests that are executed and not written yet; implemented by the state machine. The library commits every batch that it
+/// gets, unless the process ends first.
+pub trait ExecutedBatch {
+    /// The outcome of every request, in order.
+    fn outcomes(&self) -> &[Bytes];
+
+    /// Writes what the requests changed and `sealed` in one atomic write, so that data and state never disagree after a
+    /// crash. Returns the outcomes.
+    fn commit(self: Box<Self>, sealed: SealedState) -> Result<Vec<Bytes>, ExecutionError>;
 }
 
 /// What applying some entries led to.
@@ -205,12 +213,10 @@ impl<E: ExecutionNotifier> Applier<E> {
         let admit = |(sequence, entry)| admit(&mut state, sequence, entry, &mut voided);
         let values: Vec<CommittedValue> = entries.into_iter().map(admit).collect();
         let requests = || values.iter().flat_map(|v| &v.requests);
-        let mut digests = Vec::new();
-        let outcomes = self.executor.notify_commit_batch(&values, &mut |outcomes| {
-            assert_eq!(outcomes.len(), requests().count(), "one outcome per request");
-            digests = fold_digest(&mut state, &values, outcomes, self.digest_interval);
-            SealedState { sequence: state.sequence, state: state.to_bytes() }
-        })?;
+        let executed = self.executor.notify_commit_batch(&values)?;
+        assert_eq!(executed.outcomes().len(), requests().count(), "one outcome per request");
+        let digests = fold_digest(&mut state, &values, executed.outcomes(), self.digest_interval);
+        let outcomes = executed.commit(SealedState { sequence: state.sequence, state: state.to_bytes() })?;
         self.state = state;
         let outcomes = requests().zip(outcomes).map(|(r, o)| (r.disk_id, r.boot, r.number, o)).collect();
         Ok(Applied { outcomes, voided, batch_sizes: values.iter().map(|v| v.requests.len()).collect(), digests })

@@ -25,8 +25,8 @@ pub use driver::{
     RequestError, RoleChange, StalledThread, StartError, ThreadKind,
 };
 pub use executor::{
-    Applied, Applier, CommittedRequest, CommittedValue, DIGEST_INTERVAL, ExecutionError, ExecutionErrorKind,
-    ExecutionNotifier, SealedState,
+    Applied, Applier, CommittedRequest, CommittedValue, DIGEST_INTERVAL, ExecutedBatch, ExecutionError,
+    ExecutionErrorKind, ExecutionNotifier, SealedState,
 };
 pub use message::{Message, MessageHeader, Report};
 pub use snapshot::{Snapshot, SnapshotInstaller, SnapshotServer, SnapshotSink, SnapshotSource, Snapshots};

@@ -10,9 +10,9 @@ use rsml::core::CoreOptions;
 use rsml::transport::{InMemoryTransport, SharedMessageBus, Transport, create_shared_message_bus};
 use rsml::wal::InMemoryStorage;
 use rsml::{
-    CommittedValue, ConsensusReplica, ExecutionError, ExecutionNotifier, Failure, FailureKind, Persist, Recovered,
-    ReplicaId, ReplicaOptions, RequestError, SealedState, Sequence, Snapshot, SnapshotSink, SnapshotSource, Snapshots,
-    Storage, StorageError, StorageStatistics, ThreadKind, TransferError,
+    CommittedValue, ConsensusReplica, ExecutedBatch, ExecutionError, ExecutionNotifier, Failure, FailureKind, Persist,
+    Recovered, ReplicaId, ReplicaOptions, RequestError, SealedState, Sequence, Snapshot, SnapshotSink, SnapshotSource,
+    Snapshots, Storage, StorageError, StorageStatistics, ThreadKind, TransferError,
 };
 
 /// Counts requests; the outcome of a request is its place. Panics on request.
@@ -36,12 +36,29 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Requests that were counted, until they are committed.
+struct Counted<'e> {
+    live: MutexGuard<'e, Count>,
+    outcomes: Vec<Bytes>,
+}
+
+impl ExecutedBatch for Counted<'_> {
+    fn outcomes(&self) -> &[Bytes] {
+        &self.outcomes
+    }
+
+    fn commit(mut self: Box<Self>, sealed: SealedState) -> Result<Vec<Bytes>, ExecutionError> {
+        self.live.sequence = sealed.sequence;
+        self.live.state = Some(sealed.state);
+        Ok(self.outcomes)
+    }
+}
+
 impl ExecutionNotifier for Counter {
-    fn notify_commit_batch(
-        &mut self,
-        values: &[CommittedValue],
-        seal: &mut dyn FnMut(&[Bytes]) -> SealedState,
-    ) -> Result<Vec<Bytes>, ExecutionError> {
+    fn notify_commit_batch<'e>(
+        &'e mut self,
+        values: &'e [CommittedValue],
+    ) -> Result<Box<dyn ExecutedBatch + 'e>, ExecutionError> {
         let mut live = lock(&self.live);
         let mut outcomes = Vec::new();
         for request in values.iter().flat_map(|value| &value.requests) {
@@ -49,10 +66,7 @@ impl ExecutionNotifier for Counter {
             live.executed += if self.is_odd && request.payload == "differ" { 2 } else { 1 };
             outcomes.push(Bytes::from(live.executed.to_string()));
         }
-        let sealed = seal(&outcomes);
-        live.sequence = sealed.sequence;
-        live.state = Some(sealed.state);
-        Ok(outcomes)
+        Ok(Box::new(Counted { live, outcomes }))
     }
 
     fn sealed_state(&self) -> Result<Option<Bytes>, ExecutionError> {

@@ -11,8 +11,8 @@ use crate::message::MessageHeader;
 use crate::transport::{Envelope, EventSink, Transport, TransportEvent};
 use crate::wal::InMemoryStorage;
 use crate::{
-    Applier, Boot, CommittedValue, DiskId, ExecutionError, ExecutionNotifier, Instant, Message, Persist, Recovered,
-    ReplicaId, SealedState, Snapshot, SnapshotSink, SnapshotSource, Snapshots, StorageStatistics,
+    Applier, Boot, CommittedValue, DiskId, ExecutedBatch, ExecutionError, ExecutionNotifier, Instant, Message, Persist,
+    Recovered, ReplicaId, SealedState, Snapshot, SnapshotSink, SnapshotSource, Snapshots, StorageStatistics,
 };
 
 pub const ME: ReplicaId = ReplicaId(0);
@@ -27,12 +27,29 @@ struct Counter {
     copied: Arc<Plain<Option<Bytes>>>,
 }
 
+/// Requests that were counted, until they are committed.
+struct Counted<'e> {
+    counter: &'e mut Counter,
+    outcomes: Vec<Bytes>,
+}
+
+impl ExecutedBatch for Counted<'_> {
+    fn outcomes(&self) -> &[Bytes] {
+        &self.outcomes
+    }
+
+    fn commit(self: Box<Self>, sealed: SealedState) -> Result<Vec<Bytes>, ExecutionError> {
+        *self.counter.copied.lock().expect("nobody panics") = Some(sealed.state.clone());
+        self.counter.sealed = Some(sealed);
+        Ok(self.outcomes)
+    }
+}
+
 impl ExecutionNotifier for Counter {
-    fn notify_commit_batch(
-        &mut self,
-        values: &[CommittedValue],
-        seal: &mut dyn FnMut(&[Bytes]) -> SealedState,
-    ) -> Result<Vec<Bytes>, ExecutionError> {
+    fn notify_commit_batch<'e>(
+        &'e mut self,
+        values: &'e [CommittedValue],
+    ) -> Result<Box<dyn ExecutedBatch + 'e>, ExecutionError> {
         let mut outcomes = Vec::new();
         for request in values.iter().flat_map(|value| &value.requests) {
             if request.payload == "fail" {
@@ -42,10 +59,7 @@ impl ExecutionNotifier for Counter {
             self.executed += 1;
             outcomes.push(Bytes::from(self.executed.to_string()));
         }
-        let sealed = seal(&outcomes);
-        *self.copied.lock().expect("nobody panics") = Some(sealed.state.clone());
-        self.sealed = Some(sealed);
-        Ok(outcomes)
+        Ok(Box::new(Counted { counter: self, outcomes }))
     }
 
     fn sealed_state(&self) -> Result<Option<Bytes>, ExecutionError> {
