@@ -51,7 +51,7 @@ pub(super) async fn accept(shared: Arc<TransportShared>, listener: TcpListener, 
                 shared.spawn(&runtime, Incoming::new(shared.clone(), address, place, end).run(stream));
             }
             Err(error) => {
-                if let Some(held_back) = shared.complaints.may_speak() {
+                if let Some(held_back) = shared.complaints.allow() {
                     tracing::warn!(%error, held_back, "cannot accept a connection of a peer");
                 }
                 time::sleep(pause.next_wait()).await;
@@ -108,7 +108,7 @@ impl TransportShared {
     fn report_rejection(&self, address: SocketAddr, rejection: &Rejection) {
         count(&self.counters.connections_rejected, 1);
         count(&self.counters.tls_failures, usize::from(rejection.is_of_tls()));
-        if let Some(held_back) = self.complaints.may_speak() {
+        if let Some(held_back) = self.complaints.allow() {
             tracing::warn!(%address, %rejection, held_back, "closed an incoming connection");
         }
     }

@@ -184,7 +184,7 @@ fn report(shared: &TransportShared, peer: &Peer, error: &DialError) {
         return tracing::debug!(peer = peer.id.0, %error, "cannot connect");
     }
     count(&shared.counters.tls_failures, usize::from(error.is_of_tls()));
-    if let Some(held_back) = peer.complaints.may_speak() {
+    if let Some(held_back) = peer.complaints.allow() {
         tracing::warn!(peer = peer.id.0, address = %peer.address, %error, held_back, "cannot connect to a peer");
     }
 }

@@ -45,7 +45,7 @@ impl TransportShared {
                 },
             };
             let (kind, error) = failure;
-            if let Some(held_back) = self.complaints.may_speak() {
+            if let Some(held_back) = self.complaints.allow() {
                 tracing::warn!(%address, %error, held_back, "cannot listen for peers yet; trying again");
             }
             self.trouble.set(address.as_str(), kind, error.to_string());

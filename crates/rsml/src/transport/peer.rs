@@ -11,7 +11,7 @@ use super::closable_sink::ClosableSink;
 use super::outgoing::{Outgoing, WriteMode};
 use super::trouble::TroubleSlot;
 use crate::ReplicaId;
-use crate::seldom::Seldom;
+use crate::log_throttle::LogThrottle;
 
 pub(super) struct Peer {
     pub id: ReplicaId,
@@ -20,7 +20,7 @@ pub(super) struct Peer {
     /// Signalled when the peer connects to this replica: dialling it is worth a try at once.
     pub seen: Notify,
     /// Limits log lines about connections to the peer.
-    pub complaints: Seldom,
+    pub complaints: LogThrottle,
     /// Why there is no connection to the peer.
     pub trouble: TroubleSlot,
     link: Mutex<Link>,
@@ -47,7 +47,7 @@ impl Peer {
             address,
             outgoing: Outgoing::new(queue_bytes),
             seen: Notify::new(),
-            complaints: Seldom::new(),
+            complaints: LogThrottle::new(),
             trouble: TroubleSlot::default(),
             link: Mutex::default(),
         }

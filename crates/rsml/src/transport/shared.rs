@@ -17,7 +17,7 @@ use super::outgoing::Written;
 use super::peer::Peer;
 use super::tls::Credentials;
 use super::trouble::TroubleSlot;
-use crate::seldom::Seldom;
+use crate::log_throttle::LogThrottle;
 use crate::{ClusterId, ReplicaId};
 
 pub(super) struct TransportShared {
@@ -35,7 +35,7 @@ pub(super) struct TransportShared {
     pub sink: ClosableSink,
     pub counters: Counters,
     /// Limits log lines about incoming connections.
-    pub complaints: Seldom,
+    pub complaints: LogThrottle,
     /// The address that the transport listens on, once it does.
     pub listen_address: OnceLock<SocketAddr>,
     /// Why the transport does not listen.
@@ -60,7 +60,7 @@ impl TransportShared {
             credentials,
             sink: ClosableSink::new(sink),
             counters: Counters::default(),
-            complaints: Seldom::new(),
+            complaints: LogThrottle::new(),
             listen_address: OnceLock::new(),
             trouble: TroubleSlot::default(),
             stop: CancellationToken::new(),

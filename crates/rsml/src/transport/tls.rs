@@ -15,7 +15,7 @@ use tls_files::{Configurations, FileError, RenewedTls, Subject, TlsFiles};
 use tokio_rustls::rustls::pki_types::ServerName;
 
 use crate::ReplicaId;
-use crate::seldom::Seldom;
+use crate::log_throttle::LogThrottle;
 
 /// A replica's certificates, and the names that the replicas have in theirs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -107,11 +107,11 @@ impl Credentials {
 
 /// Logs what happens to renewed files.
 fn report(tls: &PeerTls, me: ReplicaId) -> impl Fn(Result<(), FileError>) + Send + Sync + 'static {
-    let (complaints, certificate) = (Seldom::new(), tls.files.certificate.clone());
+    let (complaints, certificate) = (LogThrottle::new(), tls.files.certificate.clone());
     move |renewed| match renewed {
         Ok(()) => tracing::info!(replica = me.0, certificate = %certificate.display(), "read renewed certificates"),
         Err(error) => {
-            if let Some(held_back) = complaints.may_speak() {
+            if let Some(held_back) = complaints.allow() {
                 tracing::warn!(
                     replica = me.0, %error, held_back,
                     "the certificates have changed and cannot be used; those read before stay in force"
