@@ -1,6 +1,6 @@
 //! The errors of the state machine.
 
-/// What an error of the executor says about the database.
+/// The state of the database after an error of the executor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExecutionErrorKind {
     /// An operation failed; the database is as sound as before.
@@ -16,7 +16,7 @@ pub enum ExecutionErrorKind {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{}: {reason}", .kind.words())]
 pub struct ExecutionError {
-    /// What the error says about the database.
+    /// The state of the database.
     pub kind: ExecutionErrorKind,
     /// The cause, for people.
     pub reason: String,

@@ -245,7 +245,7 @@ impl CoreRunner {
     }
 }
 
-/// Reports what became of local requests in the core.
+/// Reports the progress of local requests to their callers.
 fn answer_requests(shared: &ReplicaShared, outputs: &mut Outputs) {
     if outputs.numbered.is_empty() && outputs.refused.is_empty() && outputs.withdrawn.is_empty() {
         return;

@@ -59,7 +59,7 @@ const WAITING: u64 = 0;
 /// bits are the time of that, in milliseconds since the start plus one.
 const ENDED: u64 = 1;
 
-/// What each thread does, and since when. Each change costs one store.
+/// The activity of each thread, and since when. Each change costs one store.
 #[derive(Debug)]
 pub struct Heartbeats {
     started: StdInstant,

@@ -53,7 +53,7 @@ struct LogThread<'a, S> {
     disks: &'a DiskSpace,
     /// When to check for space again.
     check_at: StdInstant,
-    /// What was last reported to the core.
+    /// The last report to the core.
     had_space: bool,
     was_roomy: bool,
 }

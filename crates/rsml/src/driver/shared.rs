@@ -1,4 +1,4 @@
-//! What the threads of a replica share, except for the core itself.
+//! The state that the threads of a replica share, except for the core itself.
 
 use std::sync::PoisonError;
 use std::time::Instant as StdInstant;

@@ -1,4 +1,4 @@
-//! What a replica reports to its users and operators.
+//! A replica's reports to its users and operators.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! What the threads of a replica pass to each other.
+//! The messages between the threads of a replica.
 
 use bytes::Bytes;
 

@@ -40,9 +40,9 @@ pub enum FrameKind {
 /// A decoded frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frame {
-    /// What the frame is for.
+    /// The purpose of the frame.
     pub kind: FrameKind,
-    /// What it carries.
+    /// The message, or only its header in a hello.
     pub envelope: Envelope,
 }
 

@@ -1,4 +1,4 @@
-//! Gets a socket to listen on, even if the own name cannot be resolved yet.
+//! Gets a socket to listen on, even if this replica's name cannot be resolved yet.
 
 use std::io;
 use std::net::SocketAddr;
@@ -13,7 +13,7 @@ use super::backoff::Backoff;
 use super::shared::TransportShared;
 use super::trouble::TroubleKind;
 
-/// The first and the longest wait before the own name is resolved again.
+/// The first and the longest wait before this replica's name is resolved again.
 const LISTEN_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
 
 impl TransportShared {

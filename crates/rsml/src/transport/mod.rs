@@ -57,7 +57,7 @@ pub struct Envelope {
     pub payload: Vec<Bytes>,
 }
 
-/// What a transport reports to the replica that owns it.
+/// A report of a transport to the replica that owns it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TransportEvent {
     /// A message has arrived.

@@ -1,4 +1,4 @@
-//! What the tasks of a [`TcpTransport`](super::TcpTransport) share.
+//! The state that the tasks of a [`TcpTransport`](super::TcpTransport) share.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

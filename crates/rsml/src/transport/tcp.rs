@@ -43,7 +43,7 @@ impl TcpTransport {
     /// resolve the name to listen on.
     ///
     /// # Errors
-    /// The own address is not a name and cannot be listened on, or the certificates cannot be used.
+    /// The address to listen on is not a name and cannot be listened on, or the certificates cannot be used.
     pub fn start(mut options: TcpOptions, sink: EventSink, runtime: &Handle) -> io::Result<Self> {
         let listener = match (options.listener.take(), options.listen.literal()) {
             (None, Some(address)) => Some(

@@ -39,7 +39,7 @@ pub enum TlsError {
         replica: ReplicaId,
         /// The name as configured.
         name: String,
-        /// What is wrong with it.
+        /// The problem with the name.
         reason: String,
     },
 }

@@ -68,7 +68,7 @@ impl FileDisk {
         let error = |what, error| failure(what, directory.display().to_string(), error);
         fs::create_dir_all(directory).map_err(|e| error("creating the directory", e))?;
         if let Some(parent) = directory.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-            sync_directory(parent).map_err(|e| error("synchronising the parent directory", e))?;
+            sync_directory(parent).map_err(|e| error("syncing the parent directory", e))?;
         }
         let lock = OpenOptions::new()
             .create(true)

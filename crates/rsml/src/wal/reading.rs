@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::disk::Disk;
 use super::format::{BLOCK_BYTES, EntryRecord, GroupHeader, SECTOR_BYTES, Table};
-use super::index::{GroupSpot, Location};
+use super::index::{GroupRef, Location};
 use super::segment::file_name;
 use super::state::LogState;
 use crate::Sequence;
@@ -77,9 +77,9 @@ impl EntryReader {
         at_least_one: bool,
     ) -> Vec<Option<Bytes>> {
         let available = (location.run_last.min(to).0 - from.0 + 1) as usize;
-        let Some(spot) = location.spot else { return vec![None; available] };
+        let Some(group) = location.group else { return vec![None; available] };
         let first = location.ordinal as usize;
-        let table = self.table(log, location, spot).filter(|(_, table)| table.sequence_of(first) == Some(from));
+        let table = self.table(log, location, group).filter(|(_, table)| table.sequence_of(first) == Some(from));
         let Some((payload_offset, table)) = table.filter(|(_, table)| table.entries.len() >= first + available) else {
             self.note_lost(log, location.segment, from, location.run_last);
             return vec![None; available];
@@ -107,24 +107,24 @@ impl EntryReader {
 
     /// The offset of the group's payload in the file, and the group's table; `None` if that place holds
     /// no intact header and table of this group.
-    fn table(&mut self, log: &LogState, location: &Location, spot: GroupSpot) -> Option<(u64, Arc<Table>)> {
-        if let Some(cached) = self.cached_table.as_ref().filter(|cached| cached.group_number == spot.number) {
+    fn table(&mut self, log: &LogState, location: &Location, group: GroupRef) -> Option<(u64, Arc<Table>)> {
+        if let Some(cached) = self.cached_table.as_ref().filter(|cached| cached.group_number == group.number) {
             return Some((cached.payload_offset, cached.table.clone()));
         }
         let segment = &log.segments[location.segment];
-        let offset = u64::from(spot.block.get()) * BLOCK_BYTES;
+        let offset = u64::from(group.block.get()) * BLOCK_BYTES;
         let mut sector = [0; SECTOR_BYTES];
         segment.file.read_at(&mut sector, offset).ok()?;
         let header = GroupHeader::decode(&sector).ok()?;
-        let place = (header.place.segment_number, header.place.segment_id, header.place.group_number);
-        if place != (segment.number, segment.id, spot.number) {
+        let position = (header.position.segment_number, header.position.segment_id, header.position.group_number);
+        if position != (segment.number, segment.id, group.number) {
             return None;
         }
         let mut bytes = vec![0; header.table_bytes()];
         segment.file.read_at(&mut bytes, offset + SECTOR_BYTES as u64).ok()?;
         let table = Arc::new(Table::decode(&header, &bytes)?);
         let payload_offset = offset + header.payload_offset();
-        self.cached_table = Some(CachedTable { group_number: spot.number, payload_offset, table: table.clone() });
+        self.cached_table = Some(CachedTable { group_number: group.number, payload_offset, table: table.clone() });
         Some((payload_offset, table))
     }
 }

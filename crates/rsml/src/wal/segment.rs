@@ -44,7 +44,7 @@ pub(super) struct Preparer {
     shared: Arc<Preparation>,
 }
 
-/// What the preparer and its thread share.
+/// The state that the preparer and its thread share.
 #[derive(Default)]
 struct Preparation {
     progress: Mutex<Progress>,
@@ -187,7 +187,7 @@ fn prepare(disk: &dyn Disk, number: u64, bytes: u64) -> Result<Prepared, Storage
         let file = disk.create(&name).map_err(|e| failure("creating a segment", disk.describe(&name), e))?;
         let segment = prepared.insert(SegmentFile { number, bytes: 0, file });
         fill(disk, segment, bytes)?;
-        disk.sync_dir().map_err(|e| failure("synchronising the directory", disk.describe(""), e))
+        disk.sync_dir().map_err(|e| failure("syncing the directory", disk.describe(""), e))
     };
     Ok(match or_remove(disk, number, &mut create)? {
         None => Prepared::Done(prepared.expect("it was created")),
@@ -227,7 +227,7 @@ fn fill(disk: &dyn Disk, segment: &mut SegmentFile, bytes: u64) -> Result<(), St
         let length = (bytes - at).min(FILL_BYTES);
         let written = segment.file.write_at(&zeros[..length as usize], at);
         written.map_err(|e| failure("zero-filling a segment", path(), e))?;
-        segment.file.sync_data().map_err(|e| failure("synchronising a new segment", path(), e))?;
+        segment.file.sync_data().map_err(|e| failure("syncing a new segment", path(), e))?;
         at += length;
     }
     segment.bytes = bytes;

@@ -1,9 +1,9 @@
-//! What a recovered log consists of: its segments, the index of its entries, and where it continues.
+//! The parts of a recovered log: its segments, the index of its entries, and where it continues.
 
 use std::collections::VecDeque;
 
 use super::disk::DiskFile;
-use super::format::{Cuts, GroupHeader};
+use super::format::{GroupHeader, Truncations};
 use super::index::LogIndex;
 use crate::{HardState, Sequence};
 
@@ -26,27 +26,27 @@ pub(super) struct LogState {
     pub write_offset: u64,
 }
 
-/// What the header of the next group must continue or repeat.
+/// The values that the header of the next group must continue or repeat.
 #[derive(Clone, Debug, Default)]
 pub(super) struct LogTail {
     pub next_group: u64,
     pub hard_state: Option<HardState>,
     pub previous_lowest_changed: Sequence,
-    pub cuts: Cuts,
+    pub truncations: Truncations,
 }
 
 impl LogTail {
-    /// Moves on to the end of the group with this header.
+    /// Advances to the end of the group with this header.
     pub fn pass(&mut self, header: &GroupHeader) {
-        let number = header.place.group_number;
+        let number = header.position.group_number;
         self.next_group = number + 1;
         self.hard_state = header.hard_state;
         self.previous_lowest_changed = header.lowest_changed;
         if let Some(context) = &header.context {
-            self.cuts = context.cuts;
+            self.truncations = context.truncations;
         }
-        if let Some(from) = header.cut() {
-            self.cuts.push(number, from);
+        if let Some(from) = header.truncated_from() {
+            self.truncations.push(number, from);
         }
     }
 }
