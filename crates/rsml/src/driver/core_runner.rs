@@ -55,8 +55,8 @@ impl CoreRunner {
     }
 
     /// One round: steps the core with all events, and then dispatches its outputs. The core judges
-    /// timeouts only after it has seen all events, so that a replica that was stalled does not blame its
-    /// peers.
+    /// timeouts only after it has seen all events, so that a replica that was stalled does not
+    /// blame its peers.
     ///
     /// # Errors
     /// Why the replica must stop.
@@ -165,16 +165,16 @@ impl CoreRunner {
         if !outputs.read_ready.is_empty() {
             let mut reads = shared.reads();
             for (id, point) in outputs.read_ready {
-                // Load this while holding the lock: otherwise an apply that ends now could miss a reader
-                // that starts to wait now.
+                // Load this while holding the lock: otherwise an apply that ends now could miss a
+                // reader that starts to wait now.
                 let applied = Sequence(shared.applied.load(Ordering::Acquire));
                 reads.point(id, point, applied);
             }
         }
     }
 
-    /// Ends the core: announces that this replica no longer leads, and closes the connections. `is_sound`
-    /// is false if the core panicked; it is not used again then.
+    /// Ends the core: announces that this replica no longer leads, and closes the connections.
+    /// `is_sound` is false if the core panicked; it is not used again then.
     pub fn stop(&mut self, shared: &ReplicaShared, is_sound: bool) {
         if is_sound {
             self.resign(shared);

@@ -3,8 +3,8 @@
 use std::fmt;
 use std::net::SocketAddr;
 
-/// `HOST:PORT`. The host may be a name. It is resolved again for each connection, so a peer may move to
-/// another address, or get one only later.
+/// `HOST:PORT`. The host may be a name. It is resolved again for each connection, so a peer may
+/// move to another address, or get one only later.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PeerAddress(String);
 
