@@ -157,21 +157,13 @@ fn admit(
     }
     state.time_us = state.time_us.max(value.time_us);
     let mut requests = Vec::new();
-    for batch in value.batches {
-        let (disk_id, boot) = (DiskId(batch.disk_id.into()), Boot(batch.boot));
-        let session = state.sessions.entry(disk_id).or_default();
-        for (number, payload) in batch.into_requests() {
-            if session.admit(boot, number) {
-                match payload {
-                    Some(payload) => requests.push(CommittedRequest { disk_id, boot, number, payload }),
-                    None => {
-                        coverage!("requests.voided");
-                        voided.push((disk_id, boot, number));
-                    }
-                }
-            }
+    value.advance_sessions(&mut state.sessions, |disk_id, boot, number, payload| match payload {
+        Some(payload) => requests.push(CommittedRequest { disk_id, boot, number, payload }),
+        None => {
+            coverage!("requests.voided");
+            voided.push((disk_id, boot, number));
         }
-    }
+    });
     CommittedValue { sequence, time_us: state.time_us, requests }
 }
 

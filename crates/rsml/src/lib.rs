@@ -20,6 +20,7 @@
 #[macro_use]
 pub mod coverage;
 
+mod address;
 mod applier;
 pub mod core;
 mod driver;
@@ -36,9 +37,11 @@ mod types;
 mod value;
 pub mod wal;
 
+pub use address::PeerAddress;
 pub use applier::{Applied, Applier, DIGEST_INTERVAL};
 pub use core::{
-    Acceptor, Divergence, DivergenceKind, Learner, Proposer, RefusedCopy, Stray, TransferError, ViewManager,
+    Acceptor, DivergedPeer, Divergence, DivergenceKind, Learner, Membership, Proposer, RefusedCopy, TransferError,
+    ViewManager,
 };
 pub use driver::{
     ConsensusReplica, CopySent, DriverStatus, Failure, FailureKind, NetworkManager, ReadError, ReadyReplica,

@@ -366,7 +366,7 @@ async fn a_replica_that_executes_differently_stops_and_the_others_report_it() {
     for id in [0, 1] {
         let replica = &cluster.replicas[&id];
         let reported = async {
-            while !replica.status().core.strays.contains_key(&ReplicaId(2)) {
+            while !replica.status().core.diverged_peers.contains_key(&ReplicaId(2)) {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };

@@ -16,7 +16,7 @@ use super::sync;
 use super::sync::atomic::Ordering;
 use super::work::{ApplyWork, Event, LogWork, SnapshotWork, received_bytes};
 use crate::core::{Input, Outputs, Refusal, Replica};
-use crate::{ClusterId, Message, ReplicaId, Sequence, Stray};
+use crate::{ClusterId, DivergedPeer, Message, ReplicaId, Sequence};
 
 /// How often the core handles the passage of time when nothing else happens.
 pub const TICK: Duration = Duration::from_millis(10);
@@ -31,7 +31,7 @@ pub struct CoreRunner {
     next_tick: StdInstant,
     next_warning: StdInstant,
     /// The diverged peers that were logged.
-    diverged_peers: BTreeMap<ReplicaId, Stray>,
+    diverged_peers: BTreeMap<ReplicaId, DivergedPeer>,
     copies: CopyLog,
     leadership: Leadership,
 }
@@ -219,7 +219,7 @@ impl CoreRunner {
         }
         if changed || ticks {
             let core = self.core.status();
-            self.log_diverged_peers(&core.strays);
+            self.log_diverged_peers(&core.diverged_peers);
             let copy_bytes_per_second = self.copies.observe(&core, sync::now());
             let mut status = shared.status();
             status.core = core;
@@ -230,9 +230,9 @@ impl CoreRunner {
     }
 
     /// Logs each diverged peer once.
-    fn log_diverged_peers(&mut self, peers: &BTreeMap<ReplicaId, Stray>) {
-        for (peer, stray) in peers.iter().filter(|(peer, stray)| self.diverged_peers.get(peer) != Some(stray)) {
-            let Stray { sequence, expected, found } = stray;
+    fn log_diverged_peers(&mut self, peers: &BTreeMap<ReplicaId, DivergedPeer>) {
+        for (peer, diverged) in peers.iter().filter(|(peer, diverged)| self.diverged_peers.get(peer) != Some(diverged)) {
+            let DivergedPeer { sequence, expected, found } = diverged;
             tracing::error!(
                 replica = self.core.id().0,
                 "the database of replica {peer} has diverged: its digest at \

@@ -8,10 +8,10 @@ use ::dial::Name;
 use tokio::net::TcpListener;
 use tokio::time;
 
-use super::address::PeerAddress;
 use super::backoff::Backoff;
 use super::shared::TransportShared;
 use super::trouble::TroubleKind;
+use crate::PeerAddress;
 
 /// The first and the longest wait before this replica's name is resolved again.
 const LISTEN_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));

@@ -7,7 +7,6 @@
 //! encrypted.
 
 mod accepting;
-mod address;
 mod backoff;
 mod closable_sink;
 mod counters;
@@ -35,7 +34,7 @@ use bytes::Bytes;
 use crate::ReplicaId;
 use crate::message::MessageHeader;
 
-pub use address::PeerAddress;
+pub use crate::address::PeerAddress;
 pub use frame::{Decoder, EncodedFrame, Frame, FrameError, FrameKind};
 pub use in_memory::{InMemoryTransport, SharedMessageBus, create_shared_message_bus};
 pub use options::TcpOptions;

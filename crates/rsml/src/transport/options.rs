@@ -1,8 +1,7 @@
 //! How a [`TcpTransport`](super::TcpTransport) is set up.
 
-use super::address::PeerAddress;
 use super::tls::PeerTls;
-use crate::{ClusterId, ReplicaId};
+use crate::{ClusterId, PeerAddress, ReplicaId};
 
 /// The settings of a [`TcpTransport`](super::TcpTransport).
 #[derive(Debug)]

@@ -6,12 +6,11 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::TransportEvent;
-use super::address::PeerAddress;
 use super::closable_sink::ClosableSink;
 use super::outgoing::{Outgoing, WriteMode};
 use super::trouble::TroubleSlot;
-use crate::ReplicaId;
 use crate::log_throttle::LogThrottle;
+use crate::{PeerAddress, ReplicaId};
 
 pub(super) struct Peer {
     pub id: ReplicaId,
