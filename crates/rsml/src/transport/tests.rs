@@ -99,6 +99,14 @@ pub(super) fn own_loopback() -> Ipv4Addr {
     Ipv4Addr::new(127, process | 1, high, low)
 }
 
+fn membership(me: ReplicaId, members: &[(ReplicaId, SocketAddr)]) -> Membership {
+    let mut membership = Membership::new(me, members.iter().map(|(id, _)| *id));
+    for (id, address) in members {
+        membership.set_address(*id, (*address).into());
+    }
+    membership
+}
+
 impl Network {
     fn new(count: u8) -> Self {
         Network::on(own_loopback(), count)
@@ -113,7 +121,7 @@ impl Network {
     }
 
     fn options(&mut self, me: ReplicaId) -> TcpOptions {
-        let mut options = TcpOptions::new(me, self.peers[usize::from(me.0)].1, self.peers.clone());
+        let mut options = TcpOptions::new(self.peers[usize::from(me.0)].1, membership(me, &self.peers));
         options.listener = self.listeners[usize::from(me.0)].take();
         // On a busy machine everything takes long. A dialler that gave up would leave a dead
         // connection for the test to accept, and one that believed its peer silent would drop
@@ -216,6 +224,33 @@ fn a_peer_that_restarts_is_connected_again() {
         while !arrives_soon(&network, &a, &mut b, envelope(A, B, vec![round], vec![])) {}
     }
     assert!(a.transport.statistics().reconnects >= 3);
+}
+
+#[test]
+fn a_replica_that_becomes_a_member_is_connected_and_one_that_leaves_is_disconnected() {
+    let mut network = Network::new(3);
+    let (of_two, of_three) = (membership(A, &network.peers[..2]), membership(A, &network.peers));
+    let mut options = network.options(A);
+    options.membership = of_two.clone();
+    let mut a = network.start_with(options);
+    let (mut b, mut c) = (network.start(B), network.start(C));
+    a.events.wait_for(&network.runtime, &TransportEvent::Connected(B));
+    a.transport.send(envelope(A, C, "too early", vec![]));
+    assert_eq!(a.transport.statistics().messages_dropped, 1);
+    a.transport.set_peers(&of_three);
+    a.events.wait_for(&network.runtime, &TransportEvent::Connected(C));
+    while !arrives_soon(&network, &a, &mut c, envelope(A, C, "welcome", vec![])) {}
+    while !arrives_soon(&network, &c, &mut a, envelope(C, A, "thank you", vec![])) {}
+
+    a.transport.set_peers(&of_two);
+    a.events.wait_for(&network.runtime, &TransportEvent::Disconnected(C));
+    c.events.wait_for(&network.runtime, &TransportEvent::Disconnected(A));
+    let dropped = a.transport.statistics().messages_dropped;
+    a.transport.send(envelope(A, C, "too late", vec![]));
+    assert_eq!(a.transport.statistics().messages_dropped, dropped + 1);
+    // The connection to the peer that stays was not touched.
+    a.transport.send(envelope(A, B, "still here", vec![]));
+    assert_eq!(b.events.message(&network.runtime).body, "still here");
 }
 
 fn arrives_soon(network: &Network, from: &Node, to: &mut Node, message: Envelope) -> bool {
@@ -417,7 +452,8 @@ fn a_port_in_use_is_named_in_the_error() {
     let network = Network::new(1);
     let address = network.peers[0].1;
     let (sink, _events) = sink();
-    let started = TcpTransport::start(TcpOptions::new(A, address, vec![]), sink, network.runtime.handle());
+    let started =
+        TcpTransport::start(TcpOptions::new(address, membership(A, &network.peers)), sink, network.runtime.handle());
     let Err(error) = started else { panic!("the port is in use") };
     assert!(error.to_string().starts_with(&format!("cannot listen on {address}: ")), "{error}");
 }

@@ -11,8 +11,9 @@ use crate::message::MessageHeader;
 use crate::transport::{Envelope, EventSink, Transport, TransportEvent};
 use crate::wal::InMemoryStorage;
 use crate::{
-    Applier, Boot, CommittedValue, DiskId, ExecutedBatch, ExecutionError, ExecutionNotifier, Instant, Message, Persist,
-    Recovered, ReplicaId, SealedState, Snapshot, SnapshotSink, SnapshotSource, Snapshots, StorageStatistics,
+    Applier, Boot, CommittedValue, DiskId, ExecutedBatch, ExecutionError, ExecutionNotifier, Instant, Membership,
+    Message, Persist, Recovered, ReplicaId, SealedState, Snapshot, SnapshotSink, SnapshotSource, Snapshots,
+    StorageStatistics,
 };
 
 pub const ME: ReplicaId = ReplicaId(0);
@@ -166,6 +167,8 @@ impl Transport for Wire {
         // Fails only after the test has ended.
         let _unheard = self.sent.send((message, envelope.payload));
     }
+
+    fn set_peers(&self, _: &Membership) {}
 
     fn shutdown(&self) {}
 }
