@@ -259,21 +259,21 @@ fn arrives_soon(network: &Network, from: &Node, to: &mut Node, message: Envelope
     network.runtime.block_on(async { tokio::time::timeout(Duration::from_millis(100), arrival).await }).is_ok()
 }
 
-fn said_until_closed(stream: &mut TcpStream) -> Vec<u8> {
+fn received_until_closed(stream: &mut TcpStream) -> Vec<u8> {
     let deadline = Instant::now() + Duration::from_secs(20);
-    let mut said = Vec::new();
+    let mut received = Vec::new();
     let mut bytes = [0; 4096];
     loop {
         // Signs of life arrive as long as the connection is open.
         let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
         stream.set_read_timeout(Some(left)).expect("a socket");
         match stream.read(&mut bytes) {
-            Ok(0) => return said,
-            Ok(count) => said.extend_from_slice(&bytes[..count]),
-            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return said,
+            Ok(0) => return received,
+            Ok(count) => received.extend_from_slice(&bytes[..count]),
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return received,
             Err(error) => panic!("the connection stays open: {error}"),
         }
-        assert!(Instant::now() < deadline, "the connection stays open, and {said:?} has arrived");
+        assert!(Instant::now() < deadline, "the connection stays open, and {received:?} has arrived");
     }
 }
 
@@ -293,7 +293,7 @@ fn garbage_on_the_port_is_counted_and_does_no_harm() {
         stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a socket");
         // The connection may be closed before everything is written.
         let _closed_early = stream.write_all(bytes);
-        let answer = said_until_closed(&mut stream);
+        let answer = received_until_closed(&mut stream);
         assert!(answer.is_empty() || answer == Greeting::with(Answer::Refused).to_bytes(), "{answer:?}");
     }
     assert_eq!(b.transport.statistics().connections_rejected, garbage.len() as u64);
@@ -335,13 +335,13 @@ fn messages_that_exceed_the_queue_of_a_slow_peer_are_dropped() {
         a.transport.send(envelope(A, B, "", vec![payload.clone()]));
     }
     let dropped = a.transport.statistics().messages_dropped;
-    assert!(dropped > 500, "only {dropped} were dropped, though nobody reads");
+    assert!(dropped > 500, "only {dropped} were dropped, although the peer reads nothing");
     let mut decoder = Decoder::default();
     let mut received = 0;
     while received < 1000 - dropped {
         let buffer: &mut BytesMut = decoder.buffer();
         let mut bytes = vec![0; 65536];
-        let count = stream.read(&mut bytes).expect("the connection stands");
+        let count = stream.read(&mut bytes).expect("the connection is open");
         buffer.extend_from_slice(&bytes[..count]);
         while decoder.next_frame().expect("the stream is intact").is_some() {
             received += 1;
@@ -399,7 +399,7 @@ fn a_message_meant_for_another_replica_is_not_delivered() {
     let misdirected = Frame::message(envelope(A, C, "not yours", vec![]));
     let mine = Frame::message(envelope(A, B, "yours", vec![]));
     for frame in [misdirected, mine] {
-        stream.write_all(&frame.encode().expect("small").pieces.concat()).expect("the connection stands");
+        stream.write_all(&frame.encode().expect("small").pieces.concat()).expect("the connection is open");
     }
     assert_eq!(b.events.message(&network.runtime).body, "yours");
     assert_eq!(b.transport.statistics().messages_misdirected, 1);
@@ -414,8 +414,8 @@ fn replicas_of_different_clusters_do_not_connect() {
     let mut stream = TcpStream::connect(b.transport.local_address().expect("it listens")).expect("the port is open");
     stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a socket");
     let hello = Frame::hello(envelope(A, B, "", vec![]).sender, B);
-    stream.write_all(&hello.encode().expect("small").pieces.concat()).expect("the connection stands");
-    assert_eq!(said_until_closed(&mut stream), Greeting::with(Answer::Refused).to_bytes());
+    stream.write_all(&hello.encode().expect("small").pieces.concat()).expect("the connection is open");
+    assert_eq!(received_until_closed(&mut stream), Greeting::with(Answer::Refused).to_bytes());
 }
 
 #[test]
@@ -425,8 +425,8 @@ fn a_dialler_of_another_version_is_refused_and_learns_which_version_is_spoken() 
     let mut stream = TcpStream::connect(b.transport.local_address().expect("it listens")).expect("the port is open");
     let mut hello = Frame::hello(envelope(A, B, "", vec![]).sender, B).encode().expect("small").pieces.concat();
     hello[4] = 9;
-    stream.write_all(&hello).expect("the connection stands");
-    assert_eq!(said_until_closed(&mut stream), *b"RSML\x01\0\x15\0");
+    stream.write_all(&hello).expect("the connection is open");
+    assert_eq!(received_until_closed(&mut stream), *b"RSML\x01\0\x15\0");
     assert_eq!(b.transport.statistics().connections_rejected, 1);
 }
 
@@ -442,7 +442,7 @@ fn a_listener_of_a_later_version_may_accept_or_refuse() {
         stream
     };
     let mut refused = greet(*b"RSML\x09\0\x15\0");
-    assert_eq!(said_until_closed(&mut refused), b"");
+    assert_eq!(received_until_closed(&mut refused), b"");
     let _accepted = greet(*b"RSML\x09\0\x06\0");
     assert_eq!(a.events.next(&network.runtime), TransportEvent::Connected(B));
 }

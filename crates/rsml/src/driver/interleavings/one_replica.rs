@@ -40,7 +40,7 @@ impl ExecutedBatch for Counted<'_> {
     }
 
     fn commit(self: Box<Self>, sealed: SealedState) -> Result<Vec<Bytes>, ExecutionError> {
-        *self.counter.copied.lock().expect("nobody panics") = Some(sealed.state.clone());
+        *self.counter.copied.lock().expect("no test panics here") = Some(sealed.state.clone());
         self.counter.sealed = Some(sealed);
         Ok(self.outcomes)
     }
@@ -95,7 +95,7 @@ struct Copies(Arc<Plain<Option<Bytes>>>);
 
 impl Snapshots for Copies {
     fn take(&self) -> Result<Snapshot, ExecutionError> {
-        let state = self.0.lock().expect("nobody panics").clone().expect("the cluster is bootstrapped");
+        let state = self.0.lock().expect("no test panics here").clone().expect("the cluster is bootstrapped");
         Ok(Snapshot { state, source: Box::new(Rows) })
     }
 
