@@ -159,7 +159,7 @@ impl Cluster {
                     running.core.step(running.clock.read(self.now), Input::SnapshotRead(piece));
                 }
                 SnapshotWork::Install(step) => {
-                    if let Some(event) = running.installer.carry_out(step) {
+                    if let Some(event) = running.installer.perform(step) {
                         running.core.step(running.clock.read(self.now), Input::Installed(event));
                     }
                 }

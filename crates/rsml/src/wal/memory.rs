@@ -1,4 +1,4 @@
-//! [`InMemoryStorage`]: the exact semantics of a log, kept in memory; for tests and for replicas that keep nothing.
+//! [`InMemoryStorage`]: a log with the exact semantics of one on disk, but in memory.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,7 +9,8 @@ use super::format::{Change, WriteRecord, group_bytes};
 use super::index::Bounds;
 use crate::{HardState, Persist, Recovered, Sequence, Storage, StorageError, StorageStatistics};
 
-/// A log in memory. Clones share it, so that a test can keep one and start a replica on it again.
+/// A log in memory, for tests, and for replicas that keep nothing. Clones share the log, so a test
+/// can keep one and restart a replica with it.
 #[derive(Clone, Debug, Default)]
 pub struct InMemoryStorage {
     content: Arc<Mutex<Content>>,
@@ -94,11 +95,12 @@ impl Content {
 }
 
 impl InMemoryStorage {
+    /// An empty log.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Damages the stored entries among `from..=to`.
+    /// Damages the stored entries in `from..=to`.
     pub fn damage(&self, from: Sequence, to: Sequence) {
         let mut content = self.content();
         let first = content.bounds.first.0;
@@ -106,7 +108,7 @@ impl InMemoryStorage {
         content.entries.iter_mut().enumerate().filter(|(position, _)| is_meant(*position)).for_each(|(_, e)| *e = None);
     }
 
-    /// From now on there is no space, or there is again.
+    /// Sets whether the storage is full. While it is, writes are left out.
     pub fn set_full(&self, is_full: bool) {
         self.content().is_full = is_full;
     }

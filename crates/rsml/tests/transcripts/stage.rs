@@ -293,7 +293,7 @@ impl Stage {
 
     fn install_step(&mut self, node: usize, step: InstallStep) {
         self.write(&format!("{} {}", name(node), step_text(&step)));
-        if let Some(event) = self.nodes[node].installer.carry_out(step) {
+        if let Some(event) = self.nodes[node].installer.perform(step) {
             self.step(node, Input::Installed(event));
         }
     }
