@@ -11,7 +11,7 @@
  *
  * Any replica serves any request: one that is not primary passes it on. Only when there has been no primary for the
  * server's `no_primary_wait` does a reply say `NO_PRIMARY`. When a primary is known but could not be reached, `error`
- * reads `Not leader, try leader at: HOST:PORT (node N)`.
+ * reads `Not leader, try leader at: HOST:PORT (node N)`, and `leader_endpoint` holds that HOST:PORT for programs.
  *
  * Versions count committed transactions; they start at 1 (the empty database), never go back and mean the same on every
  * replica. They stay readable for a window (60 seconds, unless the server's settings say otherwise), and beyond that while
@@ -112,7 +112,9 @@ struct GetResponse {
   1: required binary value,
   2: required bool found,
   3: optional string error,
-  100: optional string error_code
+  100: optional string error_code,
+  /** With NO_PRIMARY, when a primary is known but could not be reached: its HOST:PORT, as in `error`. */
+  110: optional string leader_endpoint
 }
 
 struct SetRequest {
@@ -124,7 +126,9 @@ struct SetRequest {
 struct SetResponse {
   1: required bool success,
   2: optional string error,
-  3: optional string error_code
+  3: optional string error_code,
+  /** As in GetResponse. */
+  110: optional string leader_endpoint
 }
 
 struct DeleteRequest {
@@ -136,7 +140,9 @@ struct DeleteRequest {
 struct DeleteResponse {
   1: required bool success,
   2: optional string error,
-  3: optional string error_code
+  3: optional string error_code,
+  /** As in GetResponse. */
+  110: optional string leader_endpoint
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -178,7 +184,9 @@ struct GetRangeResponse {
   3: optional string error,
   /** True exactly when another row exists in range. */
   4: required bool has_more = false,
-  100: optional string error_code
+  100: optional string error_code,
+  /** As in GetResponse. */
+  110: optional string leader_endpoint
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -195,7 +203,9 @@ struct SnapshotGetResponse {
   1: required binary value,
   2: required bool found,
   3: optional string error,
-  100: optional string error_code
+  100: optional string error_code,
+  /** As in GetResponse. */
+  110: optional string leader_endpoint
 }
 
 /** Like GetRangeRequest, as of `read_version`. */
@@ -220,7 +230,9 @@ struct SnapshotGetRangeResponse {
   2: required bool success,
   3: optional string error,
   4: required bool has_more = false,
-  100: optional string error_code
+  100: optional string error_code,
+  /** As in GetResponse. */
+  110: optional string leader_endpoint
 }
 
 struct SnapshotReadRequest {
@@ -233,7 +245,9 @@ struct SnapshotReadResponse {
   1: required binary value,
   2: required bool found,
   3: optional string error,
-  100: optional string error_code
+  100: optional string error_code,
+  /** As in GetResponse. */
+  110: optional string leader_endpoint
 }
 
 struct GetReadVersionRequest {
@@ -243,7 +257,9 @@ struct GetReadVersionResponse {
   1: required i64 read_version,
   2: required bool success,
   3: optional string error,
-  100: optional string error_code
+  100: optional string error_code,
+  /** As in GetResponse. */
+  110: optional string leader_endpoint
 }
 
 /**
@@ -266,7 +282,9 @@ struct PinSnapshotResponse {
   2: optional string error,
   /** When the pin ends by itself, in milliseconds since 1970 by the server's clock. */
   3: optional i64 expires_at_ms,
-  100: optional string error_code
+  100: optional string error_code,
+  /** As in GetResponse. */
+  110: optional string leader_endpoint
 }
 
 struct UnpinSnapshotRequest {
@@ -365,7 +383,9 @@ struct AtomicCommitResponse {
   /** Whether the transaction may succeed when it is run again from its reads. */
   104: optional bool retryable,
   /** Whether the commit may have happened all the same. */
-  105: optional bool maybe_committed
+  105: optional bool maybe_committed,
+  /** As in GetResponse. */
+  110: optional string leader_endpoint
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -385,7 +405,9 @@ struct SetVersionstampedKeyResponse {
   1: required binary generated_key,
   2: required bool success,
   3: optional string error,
-  100: optional string error_code
+  100: optional string error_code,
+  /** As in GetResponse. */
+  110: optional string leader_endpoint
 }
 
 /** `value_prefix` is the whole value, in spite of its name; otherwise as SetVersionstampedKeyRequest. */
@@ -399,7 +421,9 @@ struct SetVersionstampedValueResponse {
   1: required binary generated_value,
   2: required bool success,
   3: optional string error,
-  100: optional string error_code
+  100: optional string error_code,
+  /** As in GetResponse. */
+  110: optional string leader_endpoint
 }
 
 // ---------------------------------------------------------------------------------------------------------------------

@@ -428,15 +428,30 @@ pub struct GetResponse {
     pub found: bool,
     pub error: Option<String>,
     pub error_code: Option<String>,
+    /// With NO_PRIMARY, when a primary is known but could not be reached: its HOST:PORT, as in `error`.
+    pub leader_endpoint: Option<String>,
 }
 
 impl GetResponse {
-    pub fn new<F3, F100>(value: Vec<u8>, found: bool, error: F3, error_code: F100) -> GetResponse
+    pub fn new<F3, F100, F110>(
+        value: Vec<u8>,
+        found: bool,
+        error: F3,
+        error_code: F100,
+        leader_endpoint: F110,
+    ) -> GetResponse
     where
         F3: Into<Option<String>>,
         F100: Into<Option<String>>,
+        F110: Into<Option<String>>,
     {
-        GetResponse { value, found, error: error.into(), error_code: error_code.into() }
+        GetResponse {
+            value,
+            found,
+            error: error.into(),
+            error_code: error_code.into(),
+            leader_endpoint: leader_endpoint.into(),
+        }
     }
 }
 
@@ -447,6 +462,7 @@ impl TSerializable for GetResponse {
         let mut f_2: Option<bool> = None;
         let mut f_3: Option<String> = None;
         let mut f_100: Option<String> = None;
+        let mut f_110: Option<String> = None;
         loop {
             let field_ident = i_prot.read_field_begin()?;
             if field_ident.field_type == TType::Stop {
@@ -474,6 +490,11 @@ impl TSerializable for GetResponse {
                     let val = i_prot.read_string()?;
                     f_100 = Some(val);
                 }
+                110 => {
+                    super::expect_type(field_ident.field_type, TType::String)?;
+                    let val = i_prot.read_string()?;
+                    f_110 = Some(val);
+                }
                 _ => {
                     i_prot.skip(field_ident.field_type)?;
                 }
@@ -488,6 +509,7 @@ impl TSerializable for GetResponse {
             found: f_2.expect("auto-generated code should have checked for presence of required fields"),
             error: f_3,
             error_code: f_100,
+            leader_endpoint: f_110,
         };
         Ok(ret)
     }
@@ -507,6 +529,11 @@ impl TSerializable for GetResponse {
         }
         if let Some(ref fld_var) = self.error_code {
             o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(100) })?;
+            o_prot.write_string(fld_var)?;
+            o_prot.write_field_end()?
+        }
+        if let Some(ref fld_var) = self.leader_endpoint {
+            o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(110) })?;
             o_prot.write_string(fld_var)?;
             o_prot.write_field_end()?
         }
@@ -607,15 +634,23 @@ pub struct SetResponse {
     pub success: bool,
     pub error: Option<String>,
     pub error_code: Option<String>,
+    /// As in GetResponse.
+    pub leader_endpoint: Option<String>,
 }
 
 impl SetResponse {
-    pub fn new<F2, F3>(success: bool, error: F2, error_code: F3) -> SetResponse
+    pub fn new<F2, F3, F110>(success: bool, error: F2, error_code: F3, leader_endpoint: F110) -> SetResponse
     where
         F2: Into<Option<String>>,
         F3: Into<Option<String>>,
+        F110: Into<Option<String>>,
     {
-        SetResponse { success, error: error.into(), error_code: error_code.into() }
+        SetResponse {
+            success,
+            error: error.into(),
+            error_code: error_code.into(),
+            leader_endpoint: leader_endpoint.into(),
+        }
     }
 }
 
@@ -625,6 +660,7 @@ impl TSerializable for SetResponse {
         let mut f_1: Option<bool> = None;
         let mut f_2: Option<String> = None;
         let mut f_3: Option<String> = None;
+        let mut f_110: Option<String> = None;
         loop {
             let field_ident = i_prot.read_field_begin()?;
             if field_ident.field_type == TType::Stop {
@@ -647,6 +683,11 @@ impl TSerializable for SetResponse {
                     let val = i_prot.read_string()?;
                     f_3 = Some(val);
                 }
+                110 => {
+                    super::expect_type(field_ident.field_type, TType::String)?;
+                    let val = i_prot.read_string()?;
+                    f_110 = Some(val);
+                }
                 _ => {
                     i_prot.skip(field_ident.field_type)?;
                 }
@@ -659,6 +700,7 @@ impl TSerializable for SetResponse {
             success: f_1.expect("auto-generated code should have checked for presence of required fields"),
             error: f_2,
             error_code: f_3,
+            leader_endpoint: f_110,
         };
         Ok(ret)
     }
@@ -675,6 +717,11 @@ impl TSerializable for SetResponse {
         }
         if let Some(ref fld_var) = self.error_code {
             o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(3) })?;
+            o_prot.write_string(fld_var)?;
+            o_prot.write_field_end()?
+        }
+        if let Some(ref fld_var) = self.leader_endpoint {
+            o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(110) })?;
             o_prot.write_string(fld_var)?;
             o_prot.write_field_end()?
         }
@@ -764,15 +811,23 @@ pub struct DeleteResponse {
     pub success: bool,
     pub error: Option<String>,
     pub error_code: Option<String>,
+    /// As in GetResponse.
+    pub leader_endpoint: Option<String>,
 }
 
 impl DeleteResponse {
-    pub fn new<F2, F3>(success: bool, error: F2, error_code: F3) -> DeleteResponse
+    pub fn new<F2, F3, F110>(success: bool, error: F2, error_code: F3, leader_endpoint: F110) -> DeleteResponse
     where
         F2: Into<Option<String>>,
         F3: Into<Option<String>>,
+        F110: Into<Option<String>>,
     {
-        DeleteResponse { success, error: error.into(), error_code: error_code.into() }
+        DeleteResponse {
+            success,
+            error: error.into(),
+            error_code: error_code.into(),
+            leader_endpoint: leader_endpoint.into(),
+        }
     }
 }
 
@@ -782,6 +837,7 @@ impl TSerializable for DeleteResponse {
         let mut f_1: Option<bool> = None;
         let mut f_2: Option<String> = None;
         let mut f_3: Option<String> = None;
+        let mut f_110: Option<String> = None;
         loop {
             let field_ident = i_prot.read_field_begin()?;
             if field_ident.field_type == TType::Stop {
@@ -804,6 +860,11 @@ impl TSerializable for DeleteResponse {
                     let val = i_prot.read_string()?;
                     f_3 = Some(val);
                 }
+                110 => {
+                    super::expect_type(field_ident.field_type, TType::String)?;
+                    let val = i_prot.read_string()?;
+                    f_110 = Some(val);
+                }
                 _ => {
                     i_prot.skip(field_ident.field_type)?;
                 }
@@ -816,6 +877,7 @@ impl TSerializable for DeleteResponse {
             success: f_1.expect("auto-generated code should have checked for presence of required fields"),
             error: f_2,
             error_code: f_3,
+            leader_endpoint: f_110,
         };
         Ok(ret)
     }
@@ -832,6 +894,11 @@ impl TSerializable for DeleteResponse {
         }
         if let Some(ref fld_var) = self.error_code {
             o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(3) })?;
+            o_prot.write_string(fld_var)?;
+            o_prot.write_field_end()?
+        }
+        if let Some(ref fld_var) = self.leader_endpoint {
+            o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(110) })?;
             o_prot.write_string(fld_var)?;
             o_prot.write_field_end()?
         }
@@ -1139,21 +1206,32 @@ pub struct GetRangeResponse {
     /// True exactly when another row exists in range.
     pub has_more: bool,
     pub error_code: Option<String>,
+    /// As in GetResponse.
+    pub leader_endpoint: Option<String>,
 }
 
 impl GetRangeResponse {
-    pub fn new<F3, F100>(
+    pub fn new<F3, F100, F110>(
         key_values: Vec<KeyValue>,
         success: bool,
         error: F3,
         has_more: bool,
         error_code: F100,
+        leader_endpoint: F110,
     ) -> GetRangeResponse
     where
         F3: Into<Option<String>>,
         F100: Into<Option<String>>,
+        F110: Into<Option<String>>,
     {
-        GetRangeResponse { key_values, success, error: error.into(), has_more, error_code: error_code.into() }
+        GetRangeResponse {
+            key_values,
+            success,
+            error: error.into(),
+            has_more,
+            error_code: error_code.into(),
+            leader_endpoint: leader_endpoint.into(),
+        }
     }
 }
 
@@ -1165,6 +1243,7 @@ impl TSerializable for GetRangeResponse {
         let mut f_3: Option<String> = None;
         let mut f_4: Option<bool> = None;
         let mut f_100: Option<String> = None;
+        let mut f_110: Option<String> = None;
         loop {
             let field_ident = i_prot.read_field_begin()?;
             if field_ident.field_type == TType::Stop {
@@ -1204,6 +1283,11 @@ impl TSerializable for GetRangeResponse {
                     let val = i_prot.read_string()?;
                     f_100 = Some(val);
                 }
+                110 => {
+                    super::expect_type(field_ident.field_type, TType::String)?;
+                    let val = i_prot.read_string()?;
+                    f_110 = Some(val);
+                }
                 _ => {
                     i_prot.skip(field_ident.field_type)?;
                 }
@@ -1220,6 +1304,7 @@ impl TSerializable for GetRangeResponse {
             error: f_3,
             has_more: f_4.expect("auto-generated code should have checked for presence of required fields"),
             error_code: f_100,
+            leader_endpoint: f_110,
         };
         Ok(ret)
     }
@@ -1246,6 +1331,11 @@ impl TSerializable for GetRangeResponse {
         o_prot.write_field_end()?;
         if let Some(ref fld_var) = self.error_code {
             o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(100) })?;
+            o_prot.write_string(fld_var)?;
+            o_prot.write_field_end()?
+        }
+        if let Some(ref fld_var) = self.leader_endpoint {
+            o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(110) })?;
             o_prot.write_string(fld_var)?;
             o_prot.write_field_end()?
         }
@@ -1348,15 +1438,30 @@ pub struct SnapshotGetResponse {
     pub found: bool,
     pub error: Option<String>,
     pub error_code: Option<String>,
+    /// As in GetResponse.
+    pub leader_endpoint: Option<String>,
 }
 
 impl SnapshotGetResponse {
-    pub fn new<F3, F100>(value: Vec<u8>, found: bool, error: F3, error_code: F100) -> SnapshotGetResponse
+    pub fn new<F3, F100, F110>(
+        value: Vec<u8>,
+        found: bool,
+        error: F3,
+        error_code: F100,
+        leader_endpoint: F110,
+    ) -> SnapshotGetResponse
     where
         F3: Into<Option<String>>,
         F100: Into<Option<String>>,
+        F110: Into<Option<String>>,
     {
-        SnapshotGetResponse { value, found, error: error.into(), error_code: error_code.into() }
+        SnapshotGetResponse {
+            value,
+            found,
+            error: error.into(),
+            error_code: error_code.into(),
+            leader_endpoint: leader_endpoint.into(),
+        }
     }
 }
 
@@ -1367,6 +1472,7 @@ impl TSerializable for SnapshotGetResponse {
         let mut f_2: Option<bool> = None;
         let mut f_3: Option<String> = None;
         let mut f_100: Option<String> = None;
+        let mut f_110: Option<String> = None;
         loop {
             let field_ident = i_prot.read_field_begin()?;
             if field_ident.field_type == TType::Stop {
@@ -1394,6 +1500,11 @@ impl TSerializable for SnapshotGetResponse {
                     let val = i_prot.read_string()?;
                     f_100 = Some(val);
                 }
+                110 => {
+                    super::expect_type(field_ident.field_type, TType::String)?;
+                    let val = i_prot.read_string()?;
+                    f_110 = Some(val);
+                }
                 _ => {
                     i_prot.skip(field_ident.field_type)?;
                 }
@@ -1408,6 +1519,7 @@ impl TSerializable for SnapshotGetResponse {
             found: f_2.expect("auto-generated code should have checked for presence of required fields"),
             error: f_3,
             error_code: f_100,
+            leader_endpoint: f_110,
         };
         Ok(ret)
     }
@@ -1427,6 +1539,11 @@ impl TSerializable for SnapshotGetResponse {
         }
         if let Some(ref fld_var) = self.error_code {
             o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(100) })?;
+            o_prot.write_string(fld_var)?;
+            o_prot.write_field_end()?
+        }
+        if let Some(ref fld_var) = self.leader_endpoint {
+            o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(110) })?;
             o_prot.write_string(fld_var)?;
             o_prot.write_field_end()?
         }
@@ -1700,21 +1817,32 @@ pub struct SnapshotGetRangeResponse {
     pub error: Option<String>,
     pub has_more: bool,
     pub error_code: Option<String>,
+    /// As in GetResponse.
+    pub leader_endpoint: Option<String>,
 }
 
 impl SnapshotGetRangeResponse {
-    pub fn new<F3, F100>(
+    pub fn new<F3, F100, F110>(
         key_values: Vec<KeyValue>,
         success: bool,
         error: F3,
         has_more: bool,
         error_code: F100,
+        leader_endpoint: F110,
     ) -> SnapshotGetRangeResponse
     where
         F3: Into<Option<String>>,
         F100: Into<Option<String>>,
+        F110: Into<Option<String>>,
     {
-        SnapshotGetRangeResponse { key_values, success, error: error.into(), has_more, error_code: error_code.into() }
+        SnapshotGetRangeResponse {
+            key_values,
+            success,
+            error: error.into(),
+            has_more,
+            error_code: error_code.into(),
+            leader_endpoint: leader_endpoint.into(),
+        }
     }
 }
 
@@ -1726,6 +1854,7 @@ impl TSerializable for SnapshotGetRangeResponse {
         let mut f_3: Option<String> = None;
         let mut f_4: Option<bool> = None;
         let mut f_100: Option<String> = None;
+        let mut f_110: Option<String> = None;
         loop {
             let field_ident = i_prot.read_field_begin()?;
             if field_ident.field_type == TType::Stop {
@@ -1765,6 +1894,11 @@ impl TSerializable for SnapshotGetRangeResponse {
                     let val = i_prot.read_string()?;
                     f_100 = Some(val);
                 }
+                110 => {
+                    super::expect_type(field_ident.field_type, TType::String)?;
+                    let val = i_prot.read_string()?;
+                    f_110 = Some(val);
+                }
                 _ => {
                     i_prot.skip(field_ident.field_type)?;
                 }
@@ -1781,6 +1915,7 @@ impl TSerializable for SnapshotGetRangeResponse {
             error: f_3,
             has_more: f_4.expect("auto-generated code should have checked for presence of required fields"),
             error_code: f_100,
+            leader_endpoint: f_110,
         };
         Ok(ret)
     }
@@ -1807,6 +1942,11 @@ impl TSerializable for SnapshotGetRangeResponse {
         o_prot.write_field_end()?;
         if let Some(ref fld_var) = self.error_code {
             o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(100) })?;
+            o_prot.write_string(fld_var)?;
+            o_prot.write_field_end()?
+        }
+        if let Some(ref fld_var) = self.leader_endpoint {
+            o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(110) })?;
             o_prot.write_string(fld_var)?;
             o_prot.write_field_end()?
         }
@@ -1908,15 +2048,30 @@ pub struct SnapshotReadResponse {
     pub found: bool,
     pub error: Option<String>,
     pub error_code: Option<String>,
+    /// As in GetResponse.
+    pub leader_endpoint: Option<String>,
 }
 
 impl SnapshotReadResponse {
-    pub fn new<F3, F100>(value: Vec<u8>, found: bool, error: F3, error_code: F100) -> SnapshotReadResponse
+    pub fn new<F3, F100, F110>(
+        value: Vec<u8>,
+        found: bool,
+        error: F3,
+        error_code: F100,
+        leader_endpoint: F110,
+    ) -> SnapshotReadResponse
     where
         F3: Into<Option<String>>,
         F100: Into<Option<String>>,
+        F110: Into<Option<String>>,
     {
-        SnapshotReadResponse { value, found, error: error.into(), error_code: error_code.into() }
+        SnapshotReadResponse {
+            value,
+            found,
+            error: error.into(),
+            error_code: error_code.into(),
+            leader_endpoint: leader_endpoint.into(),
+        }
     }
 }
 
@@ -1927,6 +2082,7 @@ impl TSerializable for SnapshotReadResponse {
         let mut f_2: Option<bool> = None;
         let mut f_3: Option<String> = None;
         let mut f_100: Option<String> = None;
+        let mut f_110: Option<String> = None;
         loop {
             let field_ident = i_prot.read_field_begin()?;
             if field_ident.field_type == TType::Stop {
@@ -1954,6 +2110,11 @@ impl TSerializable for SnapshotReadResponse {
                     let val = i_prot.read_string()?;
                     f_100 = Some(val);
                 }
+                110 => {
+                    super::expect_type(field_ident.field_type, TType::String)?;
+                    let val = i_prot.read_string()?;
+                    f_110 = Some(val);
+                }
                 _ => {
                     i_prot.skip(field_ident.field_type)?;
                 }
@@ -1968,6 +2129,7 @@ impl TSerializable for SnapshotReadResponse {
             found: f_2.expect("auto-generated code should have checked for presence of required fields"),
             error: f_3,
             error_code: f_100,
+            leader_endpoint: f_110,
         };
         Ok(ret)
     }
@@ -1987,6 +2149,11 @@ impl TSerializable for SnapshotReadResponse {
         }
         if let Some(ref fld_var) = self.error_code {
             o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(100) })?;
+            o_prot.write_string(fld_var)?;
+            o_prot.write_field_end()?
+        }
+        if let Some(ref fld_var) = self.leader_endpoint {
+            o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(110) })?;
             o_prot.write_string(fld_var)?;
             o_prot.write_field_end()?
         }
@@ -2052,15 +2219,30 @@ pub struct GetReadVersionResponse {
     pub success: bool,
     pub error: Option<String>,
     pub error_code: Option<String>,
+    /// As in GetResponse.
+    pub leader_endpoint: Option<String>,
 }
 
 impl GetReadVersionResponse {
-    pub fn new<F3, F100>(read_version: i64, success: bool, error: F3, error_code: F100) -> GetReadVersionResponse
+    pub fn new<F3, F100, F110>(
+        read_version: i64,
+        success: bool,
+        error: F3,
+        error_code: F100,
+        leader_endpoint: F110,
+    ) -> GetReadVersionResponse
     where
         F3: Into<Option<String>>,
         F100: Into<Option<String>>,
+        F110: Into<Option<String>>,
     {
-        GetReadVersionResponse { read_version, success, error: error.into(), error_code: error_code.into() }
+        GetReadVersionResponse {
+            read_version,
+            success,
+            error: error.into(),
+            error_code: error_code.into(),
+            leader_endpoint: leader_endpoint.into(),
+        }
     }
 }
 
@@ -2071,6 +2253,7 @@ impl TSerializable for GetReadVersionResponse {
         let mut f_2: Option<bool> = None;
         let mut f_3: Option<String> = None;
         let mut f_100: Option<String> = None;
+        let mut f_110: Option<String> = None;
         loop {
             let field_ident = i_prot.read_field_begin()?;
             if field_ident.field_type == TType::Stop {
@@ -2098,6 +2281,11 @@ impl TSerializable for GetReadVersionResponse {
                     let val = i_prot.read_string()?;
                     f_100 = Some(val);
                 }
+                110 => {
+                    super::expect_type(field_ident.field_type, TType::String)?;
+                    let val = i_prot.read_string()?;
+                    f_110 = Some(val);
+                }
                 _ => {
                     i_prot.skip(field_ident.field_type)?;
                 }
@@ -2112,6 +2300,7 @@ impl TSerializable for GetReadVersionResponse {
             success: f_2.expect("auto-generated code should have checked for presence of required fields"),
             error: f_3,
             error_code: f_100,
+            leader_endpoint: f_110,
         };
         Ok(ret)
     }
@@ -2131,6 +2320,11 @@ impl TSerializable for GetReadVersionResponse {
         }
         if let Some(ref fld_var) = self.error_code {
             o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(100) })?;
+            o_prot.write_string(fld_var)?;
+            o_prot.write_field_end()?
+        }
+        if let Some(ref fld_var) = self.leader_endpoint {
+            o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(110) })?;
             o_prot.write_string(fld_var)?;
             o_prot.write_field_end()?
         }
@@ -2229,20 +2423,30 @@ pub struct PinSnapshotResponse {
     /// When the pin ends by itself, in milliseconds since 1970 by the server's clock.
     pub expires_at_ms: Option<i64>,
     pub error_code: Option<String>,
+    /// As in GetResponse.
+    pub leader_endpoint: Option<String>,
 }
 
 impl PinSnapshotResponse {
-    pub fn new<F2, F3, F100>(success: bool, error: F2, expires_at_ms: F3, error_code: F100) -> PinSnapshotResponse
+    pub fn new<F2, F3, F100, F110>(
+        success: bool,
+        error: F2,
+        expires_at_ms: F3,
+        error_code: F100,
+        leader_endpoint: F110,
+    ) -> PinSnapshotResponse
     where
         F2: Into<Option<String>>,
         F3: Into<Option<i64>>,
         F100: Into<Option<String>>,
+        F110: Into<Option<String>>,
     {
         PinSnapshotResponse {
             success,
             error: error.into(),
             expires_at_ms: expires_at_ms.into(),
             error_code: error_code.into(),
+            leader_endpoint: leader_endpoint.into(),
         }
     }
 }
@@ -2254,6 +2458,7 @@ impl TSerializable for PinSnapshotResponse {
         let mut f_2: Option<String> = None;
         let mut f_3: Option<i64> = None;
         let mut f_100: Option<String> = None;
+        let mut f_110: Option<String> = None;
         loop {
             let field_ident = i_prot.read_field_begin()?;
             if field_ident.field_type == TType::Stop {
@@ -2281,6 +2486,11 @@ impl TSerializable for PinSnapshotResponse {
                     let val = i_prot.read_string()?;
                     f_100 = Some(val);
                 }
+                110 => {
+                    super::expect_type(field_ident.field_type, TType::String)?;
+                    let val = i_prot.read_string()?;
+                    f_110 = Some(val);
+                }
                 _ => {
                     i_prot.skip(field_ident.field_type)?;
                 }
@@ -2294,6 +2504,7 @@ impl TSerializable for PinSnapshotResponse {
             error: f_2,
             expires_at_ms: f_3,
             error_code: f_100,
+            leader_endpoint: f_110,
         };
         Ok(ret)
     }
@@ -2315,6 +2526,11 @@ impl TSerializable for PinSnapshotResponse {
         }
         if let Some(ref fld_var) = self.error_code {
             o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(100) })?;
+            o_prot.write_string(fld_var)?;
+            o_prot.write_field_end()?
+        }
+        if let Some(ref fld_var) = self.leader_endpoint {
+            o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(110) })?;
             o_prot.write_string(fld_var)?;
             o_prot.write_field_end()?
         }
@@ -2876,10 +3092,12 @@ pub struct AtomicCommitResponse {
     pub retryable: Option<bool>,
     /// Whether the commit may have happened all the same.
     pub maybe_committed: Option<bool>,
+    /// As in GetResponse.
+    pub leader_endpoint: Option<String>,
 }
 
 impl AtomicCommitResponse {
-    pub fn new<F2, F3, F4, F100, F101, F102, F103, F104, F105>(
+    pub fn new<F2, F3, F4, F100, F101, F102, F103, F104, F105, F110>(
         success: bool,
         error: F2,
         error_code: F3,
@@ -2890,6 +3108,7 @@ impl AtomicCommitResponse {
         conflicting_keys: F103,
         retryable: F104,
         maybe_committed: F105,
+        leader_endpoint: F110,
     ) -> AtomicCommitResponse
     where
         F2: Into<Option<String>>,
@@ -2901,6 +3120,7 @@ impl AtomicCommitResponse {
         F103: Into<Option<Vec<KeyRef>>>,
         F104: Into<Option<bool>>,
         F105: Into<Option<bool>>,
+        F110: Into<Option<String>>,
     {
         AtomicCommitResponse {
             success,
@@ -2913,6 +3133,7 @@ impl AtomicCommitResponse {
             conflicting_keys: conflicting_keys.into(),
             retryable: retryable.into(),
             maybe_committed: maybe_committed.into(),
+            leader_endpoint: leader_endpoint.into(),
         }
     }
 }
@@ -2930,6 +3151,7 @@ impl TSerializable for AtomicCommitResponse {
         let mut f_103: Option<Vec<KeyRef>> = None;
         let mut f_104: Option<bool> = None;
         let mut f_105: Option<bool> = None;
+        let mut f_110: Option<String> = None;
         loop {
             let field_ident = i_prot.read_field_begin()?;
             if field_ident.field_type == TType::Stop {
@@ -3008,6 +3230,11 @@ impl TSerializable for AtomicCommitResponse {
                     let val = i_prot.read_bool()?;
                     f_105 = Some(val);
                 }
+                110 => {
+                    super::expect_type(field_ident.field_type, TType::String)?;
+                    let val = i_prot.read_string()?;
+                    f_110 = Some(val);
+                }
                 _ => {
                     i_prot.skip(field_ident.field_type)?;
                 }
@@ -3027,6 +3254,7 @@ impl TSerializable for AtomicCommitResponse {
             conflicting_keys: f_103,
             retryable: f_104,
             maybe_committed: f_105,
+            leader_endpoint: f_110,
         };
         Ok(ret)
     }
@@ -3091,6 +3319,11 @@ impl TSerializable for AtomicCommitResponse {
         if let Some(fld_var) = self.maybe_committed {
             o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Bool, id: Some(105) })?;
             o_prot.write_bool(fld_var)?;
+            o_prot.write_field_end()?
+        }
+        if let Some(ref fld_var) = self.leader_endpoint {
+            o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(110) })?;
+            o_prot.write_string(fld_var)?;
             o_prot.write_field_end()?
         }
         o_prot.write_field_stop()?;
@@ -3193,20 +3426,30 @@ pub struct SetVersionstampedKeyResponse {
     pub success: bool,
     pub error: Option<String>,
     pub error_code: Option<String>,
+    /// As in GetResponse.
+    pub leader_endpoint: Option<String>,
 }
 
 impl SetVersionstampedKeyResponse {
-    pub fn new<F3, F100>(
+    pub fn new<F3, F100, F110>(
         generated_key: Vec<u8>,
         success: bool,
         error: F3,
         error_code: F100,
+        leader_endpoint: F110,
     ) -> SetVersionstampedKeyResponse
     where
         F3: Into<Option<String>>,
         F100: Into<Option<String>>,
+        F110: Into<Option<String>>,
     {
-        SetVersionstampedKeyResponse { generated_key, success, error: error.into(), error_code: error_code.into() }
+        SetVersionstampedKeyResponse {
+            generated_key,
+            success,
+            error: error.into(),
+            error_code: error_code.into(),
+            leader_endpoint: leader_endpoint.into(),
+        }
     }
 }
 
@@ -3217,6 +3460,7 @@ impl TSerializable for SetVersionstampedKeyResponse {
         let mut f_2: Option<bool> = None;
         let mut f_3: Option<String> = None;
         let mut f_100: Option<String> = None;
+        let mut f_110: Option<String> = None;
         loop {
             let field_ident = i_prot.read_field_begin()?;
             if field_ident.field_type == TType::Stop {
@@ -3244,6 +3488,11 @@ impl TSerializable for SetVersionstampedKeyResponse {
                     let val = i_prot.read_string()?;
                     f_100 = Some(val);
                 }
+                110 => {
+                    super::expect_type(field_ident.field_type, TType::String)?;
+                    let val = i_prot.read_string()?;
+                    f_110 = Some(val);
+                }
                 _ => {
                     i_prot.skip(field_ident.field_type)?;
                 }
@@ -3258,6 +3507,7 @@ impl TSerializable for SetVersionstampedKeyResponse {
             success: f_2.expect("auto-generated code should have checked for presence of required fields"),
             error: f_3,
             error_code: f_100,
+            leader_endpoint: f_110,
         };
         Ok(ret)
     }
@@ -3277,6 +3527,11 @@ impl TSerializable for SetVersionstampedKeyResponse {
         }
         if let Some(ref fld_var) = self.error_code {
             o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(100) })?;
+            o_prot.write_string(fld_var)?;
+            o_prot.write_field_end()?
+        }
+        if let Some(ref fld_var) = self.leader_endpoint {
+            o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(110) })?;
             o_prot.write_string(fld_var)?;
             o_prot.write_field_end()?
         }
@@ -3379,20 +3634,30 @@ pub struct SetVersionstampedValueResponse {
     pub success: bool,
     pub error: Option<String>,
     pub error_code: Option<String>,
+    /// As in GetResponse.
+    pub leader_endpoint: Option<String>,
 }
 
 impl SetVersionstampedValueResponse {
-    pub fn new<F3, F100>(
+    pub fn new<F3, F100, F110>(
         generated_value: Vec<u8>,
         success: bool,
         error: F3,
         error_code: F100,
+        leader_endpoint: F110,
     ) -> SetVersionstampedValueResponse
     where
         F3: Into<Option<String>>,
         F100: Into<Option<String>>,
+        F110: Into<Option<String>>,
     {
-        SetVersionstampedValueResponse { generated_value, success, error: error.into(), error_code: error_code.into() }
+        SetVersionstampedValueResponse {
+            generated_value,
+            success,
+            error: error.into(),
+            error_code: error_code.into(),
+            leader_endpoint: leader_endpoint.into(),
+        }
     }
 }
 
@@ -3403,6 +3668,7 @@ impl TSerializable for SetVersionstampedValueResponse {
         let mut f_2: Option<bool> = None;
         let mut f_3: Option<String> = None;
         let mut f_100: Option<String> = None;
+        let mut f_110: Option<String> = None;
         loop {
             let field_ident = i_prot.read_field_begin()?;
             if field_ident.field_type == TType::Stop {
@@ -3430,6 +3696,11 @@ impl TSerializable for SetVersionstampedValueResponse {
                     let val = i_prot.read_string()?;
                     f_100 = Some(val);
                 }
+                110 => {
+                    super::expect_type(field_ident.field_type, TType::String)?;
+                    let val = i_prot.read_string()?;
+                    f_110 = Some(val);
+                }
                 _ => {
                     i_prot.skip(field_ident.field_type)?;
                 }
@@ -3444,6 +3715,7 @@ impl TSerializable for SetVersionstampedValueResponse {
             success: f_2.expect("auto-generated code should have checked for presence of required fields"),
             error: f_3,
             error_code: f_100,
+            leader_endpoint: f_110,
         };
         Ok(ret)
     }
@@ -3463,6 +3735,11 @@ impl TSerializable for SetVersionstampedValueResponse {
         }
         if let Some(ref fld_var) = self.error_code {
             o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(100) })?;
+            o_prot.write_string(fld_var)?;
+            o_prot.write_field_end()?
+        }
+        if let Some(ref fld_var) = self.leader_endpoint {
+            o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(110) })?;
             o_prot.write_string(fld_var)?;
             o_prot.write_field_end()?
         }

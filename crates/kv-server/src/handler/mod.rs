@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use kv_api::thrift::generated as wire;
 use kv_api::{KeyRange, KeyRef, KeySelector, KvError};
-use reply::{Answer, answer, node_status};
+use reply::{Answer, answer, node_status, succeeded};
 
 use crate::connection_order::ConnectionOrder;
 use crate::fault_injection::FaultRequest;
@@ -122,12 +122,7 @@ impl UnifiedThriftHandler {
         };
         answer(
             Method::GetReadVersion,
-            read.await.map(|version| wire::GetReadVersionResponse {
-                read_version: signed(version.0),
-                success: true,
-                error: None,
-                error_code: None,
-            }),
+            read.await.map(|version| wire::GetReadVersionResponse { read_version: signed(version.0), ..succeeded() }),
         )
     }
 
@@ -141,7 +136,7 @@ impl UnifiedThriftHandler {
             Method::Get,
             read.await.map(|value| {
                 let (value, found) = value_and_found(value);
-                wire::GetResponse { value, found, error: None, error_code: None }
+                wire::GetResponse { value, found, ..succeeded() }
             }),
         )
     }
@@ -171,9 +166,7 @@ impl UnifiedThriftHandler {
             read.await.map(|rows| wire::GetRangeResponse {
                 has_more: rows.has_more,
                 key_values: reply::key_values(rows),
-                success: true,
-                error: None,
-                error_code: None,
+                ..succeeded()
             }),
         )
     }
@@ -185,7 +178,7 @@ impl UnifiedThriftHandler {
             Method::SnapshotRead,
             read.map(|value| {
                 let (value, found) = value_and_found(value);
-                wire::SnapshotReadResponse { value, found, error: None, error_code: None }
+                wire::SnapshotReadResponse { value, found, ..succeeded() }
             }),
         )
     }
@@ -197,7 +190,7 @@ impl UnifiedThriftHandler {
             Method::SnapshotGet,
             read.map(|value| {
                 let (value, found) = value_and_found(value);
-                wire::SnapshotGetResponse { value, found, error: None, error_code: None }
+                wire::SnapshotGetResponse { value, found, ..succeeded() }
             }),
         )
     }
@@ -228,9 +221,7 @@ impl UnifiedThriftHandler {
             read.map(|rows| wire::SnapshotGetRangeResponse {
                 has_more: rows.has_more,
                 key_values: reply::key_values(rows),
-                success: true,
-                error: None,
-                error_code: None,
+                ..succeeded()
             }),
         )
     }
@@ -238,16 +229,13 @@ impl UnifiedThriftHandler {
     async fn set_key(&self, request: wire::SetRequest, context: &RequestContext) -> Answer {
         let wire::SetRequest { key, value, column_family } = request;
         let set = self.core.set(key.into(), value.into(), column_family, context).await;
-        answer(Method::SetKey, set.map(|_| wire::SetResponse { success: true, error: None, error_code: None }))
+        answer(Method::SetKey, set.map(|_| succeeded::<wire::SetResponse>()))
     }
 
     async fn delete_key(&self, request: wire::DeleteRequest, context: &RequestContext) -> Answer {
         let wire::DeleteRequest { key, column_family } = request;
         let deleted = self.core.delete(key.into(), column_family, context).await;
-        answer(
-            Method::DeleteKey,
-            deleted.map(|_| wire::DeleteResponse { success: true, error: None, error_code: None }),
-        )
+        answer(Method::DeleteKey, deleted.map(|_| succeeded::<wire::DeleteResponse>()))
     }
 
     async fn atomic_commit(&self, request: wire::AtomicCommitRequest, context: &RequestContext) -> Answer {
@@ -269,12 +257,7 @@ impl UnifiedThriftHandler {
         let set = self.core.set_versionstamped_key(key_prefix.into(), value.into(), column_family, context).await;
         answer(
             Method::SetVersionstampedKey,
-            set.map(|key| wire::SetVersionstampedKeyResponse {
-                generated_key: key.into(),
-                success: true,
-                error: None,
-                error_code: None,
-            }),
+            set.map(|key| wire::SetVersionstampedKeyResponse { generated_key: key.into(), ..succeeded() }),
         )
     }
 
@@ -287,29 +270,22 @@ impl UnifiedThriftHandler {
         let set = self.core.set_versionstamped_value(key.into(), value_prefix.into(), column_family, context).await;
         answer(
             Method::SetVersionstampedValue,
-            set.map(|value| wire::SetVersionstampedValueResponse {
-                generated_value: value.into(),
-                success: true,
-                error: None,
-                error_code: None,
-            }),
+            set.map(|value| wire::SetVersionstampedValueResponse { generated_value: value.into(), ..succeeded() }),
         )
     }
 
     async fn pin_snapshot(&self, request: wire::PinSnapshotRequest, context: &RequestContext) -> Answer {
         let pinned = self.core.pin_snapshot(request.read_version, request.ttl_ms, context).await;
         let response = pinned.map(|ends| wire::PinSnapshotResponse {
-            success: true,
-            error: None,
             expires_at_ms: Some(micros_since_1970(ends) / 1000),
-            error_code: None,
+            ..succeeded()
         });
         answer(Method::PinSnapshot, response)
     }
 
     fn unpin_snapshot(&self, request: wire::UnpinSnapshotRequest) -> Answer {
         let unpinned = self.core.unpin_snapshot(request.read_version);
-        let response = unpinned.map(|()| wire::UnpinSnapshotResponse { success: true, error: None, error_code: None });
+        let response = unpinned.map(|()| succeeded::<wire::UnpinSnapshotResponse>());
         answer(Method::UnpinSnapshot, response)
     }
 
@@ -321,18 +297,16 @@ impl UnifiedThriftHandler {
             delay: Duration::from_millis(u64::try_from(delay_ms).unwrap_or(0)),
             target: request.target_operation,
         });
-        let response = set.map(|()| wire::FaultInjectionResponse { success: true, error: None, error_code: None });
+        let response = set.map(|()| succeeded::<wire::FaultInjectionResponse>());
         answer(Method::SetFaultInjection, response)
     }
 
     async fn get_cluster_health(&self) -> Answer {
         let health = self.core.cluster_health().await;
         Answer::success(wire::GetClusterHealthResponse {
-            success: true,
             cluster_health: Some(reply::cluster_health(&health)),
-            error: None,
-            error_code: None,
             limits: Some(reply::server_limits(self.core.limits())),
+            ..succeeded()
         })
     }
 
@@ -341,10 +315,8 @@ impl UnifiedThriftHandler {
         answer(
             Method::GetNodeInfo,
             info.map(|(replica, cluster)| wire::GetNodeInfoResponse {
-                success: true,
                 node_info: Some(node_status(&replica, cluster.primary)),
-                error: None,
-                error_code: None,
+                ..succeeded()
             }),
         )
     }
@@ -355,10 +327,8 @@ impl UnifiedThriftHandler {
         answer(
             Method::GetDatabaseStats,
             figures.map(|figures| wire::GetDatabaseStatsResponse {
-                success: true,
                 database_stats: Some(reply::database_stats(&figures, detailed)),
-                error: None,
-                error_code: None,
+                ..succeeded()
             }),
         )
     }

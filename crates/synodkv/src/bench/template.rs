@@ -82,7 +82,8 @@ impl Templates {
             }
             .into()
         });
-        let done: ThriftReply = SetResponse { success: true, error: None, error_code: None }.into();
+        let done: ThriftReply =
+            SetResponse { success: true, error: None, error_code: None, leader_endpoint: None }.into();
         let mut put_done = Vec::new();
         encode_reply(&mut put_done, Encoding::default(), Method::SetKey.name().as_bytes(), 0, &done);
         Templates {

@@ -57,14 +57,14 @@ impl FakeService {
             tokio::task::yield_now().await;
             panic!("as ordered, later");
         } else if key == "wrong" {
-            return SetResponse::new(true, None, None).into();
+            return SetResponse::new(true, None, None, None).into();
         } else if let Some(number) = key.strip_prefix("wait-") {
             let number: u64 = number.parse().expect("a number");
             self.released.subscribe().wait_for(|released| *released >= number).await.expect("the service lives");
         } else if let Some(length) = key.strip_prefix("big-") {
             value = vec![7; length.parse().expect("a number")];
         }
-        GetResponse::new(value, true, None, None).into()
+        GetResponse::new(value, true, None, None, None).into()
     }
 }
 
@@ -85,13 +85,14 @@ impl ThriftService for FakeService {
                 }
                 // As if it were read.
                 tokio::task::yield_now().await;
-                GetRangeResponse::new(vec![KeyValue::new(vec![], vec![7; length])], true, None, false, None).into()
+                GetRangeResponse::new(vec![KeyValue::new(vec![], vec![7; length])], true, None, false, None, None)
+                    .into()
             }
             ThriftCall::Ping(request) => {
                 let message = request.message.unwrap_or_else(|| b"pong".to_vec());
                 PingResponse::new(message, request.timestamp.unwrap_or(0), 1).into()
             }
-            ThriftCall::SetKey(request) => SetResponse::new(true, request.value.len().to_string(), None).into(),
+            ThriftCall::SetKey(request) => SetResponse::new(true, request.value.len().to_string(), None, None).into(),
             other => {
                 let text = format!("not in this service: {}", other.method().name());
                 ThriftReply::Exception(ThriftException::new(ApplicationErrorKind::InternalError, text)).into()
