@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use kv_api::thrift::MethodKind;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{
@@ -21,32 +22,6 @@ use crate::thrift_server::{Method, ThriftServerCounters};
 const LATENCY_BUCKETS: &[f64] = &[
     0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 ];
-
-/// What a method does, for the figures that sum methods up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MethodKind {
-    Read,
-    Write,
-    Other,
-}
-
-/// Which methods read rows, which write them.
-pub fn kind_of(method: Method) -> MethodKind {
-    match method {
-        Method::Get
-        | Method::GetRange
-        | Method::SnapshotRead
-        | Method::SnapshotGet
-        | Method::SnapshotGetRange
-        | Method::GetReadVersion => MethodKind::Read,
-        Method::SetKey
-        | Method::DeleteKey
-        | Method::AtomicCommit
-        | Method::SetVersionstampedKey
-        | Method::SetVersionstampedValue => MethodKind::Write,
-        _ => MethodKind::Other,
-    }
-}
 
 /// Sums over reads and writes since the server started.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -119,7 +94,7 @@ impl ServerMetrics {
     pub fn traffic(&self) -> Traffic {
         let (mut traffic, mut seconds) = (Traffic::default(), 0.0);
         for (method, metrics) in Method::ALL.iter().zip(&self.methods) {
-            match kind_of(*method) {
+            match method.kind() {
                 MethodKind::Read => traffic.reads += metrics.requests.get(),
                 MethodKind::Write => traffic.writes += metrics.requests.get(),
                 MethodKind::Other => continue,

@@ -13,7 +13,7 @@ mod calls;
 pub mod generated;
 pub mod wire;
 
-pub use calls::{Method, ThriftCall, ThriftException, ThriftReply, ThriftRequest};
+pub use calls::{Method, MethodKind, ThriftCall, ThriftException, ThriftReply, ThriftRequest};
 use thrift::protocol::TType;
 pub use thrift::{ApplicationErrorKind, OrderedFloat};
 use thrift::{ProtocolError, ProtocolErrorKind};

@@ -5,21 +5,22 @@
 //! on success, because existing clients take any text there for a failure.
 
 mod reply;
+mod request;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use kv_api::thrift::generated as wire;
-use kv_api::{KeyRange, KeyRef, KeySelector, KvError};
+use kv_api::KvError;
+use kv_api::thrift::{MethodKind, generated as wire};
 use reply::{Answer, answer, node_status, succeeded};
 
 use crate::connection_order::ConnectionOrder;
 use crate::fault_injection::FaultRequest;
-use crate::metrics::{MethodKind, ServerMetrics, Stopwatch, kind_of};
+use crate::metrics::{ServerMetrics, Stopwatch};
 use crate::router::RequestContext;
-use crate::service_core::{CommitRequest, KvServiceCore, OperationRequest, RangeRequest, micros_since_1970};
+use crate::service_core::{KvServiceCore, micros_since_1970};
 use crate::thrift_server::{CallTerms, ConnectionContext, Method, Served, ThriftCall, ThriftReply, ThriftService};
 
 /// Room in a reply for what surrounds the rows of a range, in any encoding.
@@ -52,7 +53,7 @@ impl ThriftService for UnifiedThriftHandler {
         let (method, stopwatch) = (call.method(), Stopwatch::start());
         let context = RequestContext { deadline: terms.deadline, connection_id: connection.connection_id };
         // Before anything waits, so that writes begin in the order in which they came.
-        let write = (kind_of(method) == MethodKind::Write).then(|| self.order.begin_write(context.connection_id));
+        let write = (method.kind() == MethodKind::Write).then(|| self.order.begin_write(context.connection_id));
         let max_rows_bytes = terms.room_bytes.saturating_sub(RANGE_ENVELOPE_BYTES) as u64;
         let answer = self.answer(call, &context, max_rows_bytes).await;
         drop(write);
@@ -141,22 +142,13 @@ impl UnifiedThriftHandler {
         )
     }
 
-    async fn get_range(&self, request: wire::GetRangeRequest, max_rows_bytes: u64, context: &RequestContext) -> Answer {
-        let consistency = request.consistency;
-        let range = RangeRequest {
-            begin: request.begin_key.map(Bytes::from),
-            end: request.end_key.map(Bytes::from),
-            begin_offset: request.begin_offset,
-            begin_or_equal: request.begin_or_equal,
-            end_offset: request.end_offset,
-            end_or_equal: request.end_or_equal,
-            limit: request.limit,
-            column_family: request.column_family,
-            reverse: request.reverse.unwrap_or(false),
-            target_bytes: request.target_bytes,
-            begin_selector: request.begin_selector.map(selector),
-            end_selector: request.end_selector.map(selector),
-        };
+    async fn get_range(
+        &self,
+        mut request: wire::GetRangeRequest,
+        max_rows_bytes: u64,
+        context: &RequestContext,
+    ) -> Answer {
+        let (consistency, range) = (request.consistency.take(), request.into());
         let read = async {
             self.after_own_writes(context).await?;
             self.core.get_range(range, consistency.as_deref(), max_rows_bytes, context).await
@@ -201,21 +193,8 @@ impl UnifiedThriftHandler {
         max_rows_bytes: u64,
         context: &RequestContext,
     ) -> Answer {
-        let range = RangeRequest {
-            begin: request.begin_key.map(Bytes::from),
-            end: request.end_key.map(Bytes::from),
-            begin_offset: request.begin_offset,
-            begin_or_equal: request.begin_or_equal,
-            end_offset: request.end_offset,
-            end_or_equal: request.end_or_equal,
-            limit: request.limit,
-            column_family: request.column_family,
-            reverse: request.reverse.unwrap_or(false),
-            target_bytes: request.target_bytes,
-            begin_selector: request.begin_selector.map(selector),
-            end_selector: request.end_selector.map(selector),
-        };
-        let read = self.core.snapshot_get_range(range, request.read_version, max_rows_bytes, context).await;
+        let read_version = request.read_version;
+        let read = self.core.snapshot_get_range(request.into(), read_version, max_rows_bytes, context).await;
         answer(
             Method::SnapshotGetRange,
             read.map(|rows| wire::SnapshotGetRangeResponse {
@@ -239,8 +218,8 @@ impl UnifiedThriftHandler {
     }
 
     async fn atomic_commit(&self, request: wire::AtomicCommitRequest, context: &RequestContext) -> Answer {
-        let details = wants_details(&request);
-        let committed = self.core.atomic_commit(commit_request(request), context).await;
+        let details = request::wants_details(&request);
+        let committed = self.core.atomic_commit(request.into(), context).await;
         let mut answer = answer(Method::AtomicCommit, committed.map(reply::committed));
         if let (false, ThriftReply::AtomicCommit(response)) = (details, &mut answer.reply) {
             reply::leave_out_details(response);
@@ -343,51 +322,9 @@ fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
-fn selector(selector: wire::KeySelector) -> KeySelector {
-    KeySelector { key: selector.key.into(), or_equal: selector.or_equal, offset: selector.offset }
-}
-
 fn value_and_found(value: Option<Bytes>) -> (Vec<u8>, bool) {
     match value {
         Some(value) => (value.into(), true),
         None => (Vec::new(), false),
-    }
-}
-
-/// Whether the client can read the binary fields that were added to the reply: stock Thrift libraries of Python and Rust
-/// take a field that they do not know for text, and fail when it is none.
-fn wants_details(request: &wire::AtomicCommitRequest) -> bool {
-    let knows_additions = request.read_conflict_ranges.is_some()
-        || request.idempotency_id.is_some()
-        || request.read_conflicts.is_some()
-        || request.finished_idempotency_ids.is_some()
-        || request.operations.iter().any(|operation| operation.stamp_offset.is_some());
-    request.include_details.unwrap_or(knows_additions)
-}
-
-fn commit_request(request: wire::AtomicCommitRequest) -> CommitRequest {
-    let operation = |operation: wire::Operation| OperationRequest {
-        kind: operation.type_,
-        key: operation.key.into(),
-        value: operation.value.map(Bytes::from),
-        column_family: operation.column_family,
-        stamp_offset: operation.stamp_offset,
-    };
-    let key_ref =
-        |key: wire::KeyRef| KeyRef { key: key.key.into(), column_family: key.column_family.unwrap_or_default() };
-    let key_range = |range: wire::KeyRange| KeyRange {
-        begin: range.begin_key.into(),
-        end: range.end_key.into(),
-        column_family: range.column_family.unwrap_or_default(),
-    };
-    CommitRequest {
-        read_version: request.read_version,
-        operations: request.operations.into_iter().map(operation).collect(),
-        read_conflict_keys: request.read_conflict_keys.into_iter().map(Bytes::from).collect(),
-        read_conflicts: request.read_conflicts.unwrap_or_default().into_iter().map(key_ref).collect(),
-        read_conflict_ranges: request.read_conflict_ranges.unwrap_or_default().into_iter().map(key_range).collect(),
-        timeout_seconds: request.timeout_seconds,
-        idempotency_id: request.idempotency_id.map(Bytes::from),
-        finished_ids: request.finished_idempotency_ids.into_iter().flatten().map(Bytes::from).collect(),
     }
 }
