@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 use serde::Serialize;
 
-use crate::config::Mode;
+use crate::mode::Mode;
 use crate::problems::Problem;
 use crate::router::LocalReader;
 

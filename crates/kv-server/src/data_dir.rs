@@ -17,14 +17,16 @@
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Config, Mode};
+use crate::config::Config;
+use crate::directory_id::DirectoryId;
+use crate::mode::Mode;
 
 const LOCK_FILE: &str = "lock";
 const IDENTITY_FILE: &str = "identity.json";
@@ -118,23 +120,6 @@ pub struct DataDir {
     opened: [(PathBuf, DirectoryId); 2],
     /// The lock lasts as long as this file is open, also when the process dies.
     _lock: File,
-}
-
-/// What a path stands for: device and inode.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DirectoryId {
-    device: u64,
-    inode: u64,
-}
-
-impl DirectoryId {
-    pub fn of(path: &Path) -> io::Result<DirectoryId> {
-        fs::metadata(path).map(|metadata| DirectoryId::of_metadata(&metadata))
-    }
-
-    fn of_metadata(metadata: &fs::Metadata) -> DirectoryId {
-        DirectoryId { device: metadata.dev(), inode: metadata.ino() }
-    }
 }
 
 impl DataDir {

@@ -4,7 +4,7 @@
 use std::net::TcpListener;
 
 use crate::config::Address;
-use crate::manager::ServerError;
+use crate::error::ServerError;
 
 /// Takes each address and lets go of it again, but for port 0, which is always free.
 ///

@@ -19,8 +19,10 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
-use crate::data_dir::{DataDirError, DirectoryId};
-use crate::manager::{Extension, ServerError, ServerManager};
+use crate::data_dir::DataDirError;
+use crate::directory_id::DirectoryId;
+use crate::error::ServerError;
+use crate::manager::{Extension, ServerManager};
 
 /// How often the server is looked at.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);

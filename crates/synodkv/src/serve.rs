@@ -8,9 +8,8 @@ use std::time::Duration;
 
 use kv_server::ReplicatedServerManager;
 use kv_server::budget::{Budget, Host, Threads};
-use kv_server::config::{Config, Mode, Overrides};
-use kv_server::manager::{ServerError, ServerManager, StandaloneServerManager};
 use kv_server::restarting::RestartingServer;
+use kv_server::{Config, Mode, Overrides, ServerError, ServerManager, StandaloneServerManager};
 
 use crate::allocator;
 use crate::cli::ServeArgs;

@@ -2,7 +2,8 @@
 
 use super::fit::{Want, fit};
 use super::{Line, Shape, TooSmall};
-use crate::config::{Config, EngineKind};
+use crate::config::Config;
+use kv_store::EngineKind;
 
 /// Standard streams, listeners, the poller of the runtime, the lock of the data directory, what is opened for a moment.
 const PROCESS: u64 = 32;
@@ -45,7 +46,7 @@ impl Descriptors {
 
     pub(super) fn plan(config: &Config, shape: Shape, limit: u64) -> Result<Descriptors, TooSmall> {
         let Shape { databases, replicas, peers } = shape;
-        let has_files = config.storage.engine == EngineKind::Rocksdb;
+        let has_files = config.storage.engine == EngineKind::RocksDb;
         // A copy that comes from a peer is a database beside the live one.
         let open_databases = if has_files { databases + u64::from(replicas > 0) } else { 0 };
         let replication = &config.replication;

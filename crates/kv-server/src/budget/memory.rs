@@ -6,7 +6,9 @@
 use super::fit::{Want, fit};
 use super::host::{MemoryLimit, MemoryOrigin};
 use super::{Line, Shape, Threads, TooSmall};
-use crate::config::{Config, EngineKind, Mode};
+use crate::config::Config;
+use crate::mode::Mode;
+use kv_store::EngineKind;
 
 pub(super) const MIB: u64 = 1 << 20;
 /// The program itself, the runtime, metrics, and what RocksDB takes besides caches and buffers.
@@ -161,7 +163,7 @@ impl Memory {
     /// Brings the settings down to what was given.
     pub(super) fn lower(&self, config: &mut Config) {
         let lower_mb = |setting: &mut usize, bytes: u64| *setting = (*setting).min((bytes / MIB).max(1) as usize);
-        if config.storage.engine == EngineKind::Rocksdb {
+        if config.storage.engine == EngineKind::RocksDb {
             lower_mb(&mut config.storage.block_cache_mb, self.block_cache);
             lower_mb(&mut config.storage.write_buffer_mb, self.write_buffers);
         }
@@ -181,7 +183,7 @@ fn rows(config: &Config, shape: Shape, threads: Threads, connections: u64) -> Ve
         enforced: "by its kind",
         key: None,
     };
-    let has_files = config.storage.engine == EngineKind::Rocksdb;
+    let has_files = config.storage.engine == EngineKind::RocksDb;
     let files = |megabytes: usize, least: u64| match has_files {
         true => at_least(least * MIB, megabytes as u64 * MIB),
         false => Want::fixed(0),

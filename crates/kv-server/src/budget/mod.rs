@@ -5,13 +5,12 @@
 //! descriptor each) and warned about. A limit that is too small for the minimum is an error. The page "Resource budget" in
 //! docs/OPERATIONS.md is the same table for people; `serve --print-config` and `/status` show the figures.
 //!
-//! What is decided here is enforced by its owners: the listeners, the reservations of [`ByteBudget`], RocksDB, `rsml`.
+//! What is decided here is enforced by its owners: the listeners, the reservations of [`ByteBudget`](crate::byte_budget::ByteBudget), RocksDB, `rsml`.
 
 mod descriptors;
 mod fit;
 mod host;
 mod memory;
-mod reservation;
 
 use std::fmt::Write;
 
@@ -21,7 +20,6 @@ use serde_json::{Value, json};
 pub use descriptors::Descriptors;
 pub use host::{Host, MemoryLimit, MemoryOrigin};
 pub use memory::{Memory, ReplicaMemory};
-pub use reservation::{ByteBudget, Reserved};
 
 use crate::config::Config;
 use crate::problems::Problem;

@@ -26,10 +26,12 @@ pub use address::Address;
 pub use error::ConfigError;
 use kv_api::Limits;
 use serde::{Deserialize, Serialize};
-pub use settings::{EngineKind, LogFormat, LogSettings, Mode, OnWriteFailure, ServerSettings, StorageSettings};
+pub(crate) use settings::DEFAULT_PIN_SECONDS;
+pub use settings::{LogFormat, LogSettings, OnWriteFailure, ServerSettings, StorageSettings};
 pub use sources::Environment;
 
-use crate::data_dir::DirectoryId;
+use crate::directory_id::DirectoryId;
+use crate::mode::Mode;
 
 /// What the command line gave; the strongest source.
 #[derive(Clone, Debug, Default)]

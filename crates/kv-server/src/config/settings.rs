@@ -3,48 +3,12 @@
 use std::path::PathBuf;
 
 use kv_api::Limits;
-use kv_store::ResourceOptions;
+use kv_store::{EngineKind, ResourceOptions};
 use serde::{Deserialize, Serialize};
 
 use super::Address;
+use crate::mode::Mode;
 use crate::thrift_server::ThriftServerOptions;
-
-/// How writes become durable.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Mode {
-    /// One database, no consensus.
-    Standalone,
-    /// Every write is agreed by a quorum of replicas.
-    Replicated,
-}
-
-impl std::fmt::Display for Mode {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Mode::Standalone => "standalone",
-            Mode::Replicated => "replicated",
-        })
-    }
-}
-
-/// Where rows are kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum EngineKind {
-    Rocksdb,
-    /// For tests. The rows are lost at exit; in replicated mode the log, which is then never trimmed, brings them back.
-    Memory,
-}
-
-impl From<EngineKind> for kv_store::EngineKind {
-    fn from(kind: EngineKind) -> Self {
-        match kind {
-            EngineKind::Rocksdb => kv_store::EngineKind::RocksDb,
-            EngineKind::Memory => kv_store::EngineKind::Memory,
-        }
-    }
-}
 
 /// What a standalone server does after a write to its database failed. What that write left behind is known only once the
 /// database is opened again.
@@ -69,6 +33,9 @@ pub(super) struct Settings {
     pub replication: ReplicationSettings,
     pub log: LogSettings,
 }
+
+/// How long a pin lasts if its request says nothing about it.
+pub(crate) const DEFAULT_PIN_SECONDS: u64 = 60;
 
 /// `[server]`: what clients and operators connect to.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -175,6 +142,8 @@ impl ServerSettings {
 #[serde(default, deny_unknown_fields)]
 pub struct StorageSettings {
     pub data_dir: PathBuf,
+    /// `memory` is for tests: the rows are lost at exit. In replicated mode the log, which is then never trimmed, brings
+    /// them back.
     pub engine: EngineKind,
     /// Families besides `default` that the first write to them creates.
     pub column_families: Vec<String>,
@@ -214,7 +183,7 @@ impl Default for StorageSettings {
         let resources = ResourceOptions::default();
         StorageSettings {
             data_dir: PathBuf::from("./data"),
-            engine: EngineKind::Rocksdb,
+            engine: EngineKind::RocksDb,
             column_families: Vec::new(),
             readable_window_ms: kv_api::DEFAULT_READABLE_WINDOW_MS,
             write_buffer_mb: resources.write_buffers_bytes >> 20,

@@ -9,11 +9,11 @@ use super::consistency;
 use super::settings::{ReplicaEntry, ReplicationSettings, Settings, TlsSettings};
 use super::sources::Sources;
 use super::{
-    Address, Config, ConfigError, LogSettings, Mode, PeerTlsConfig, ReplicaConfig, ReplicationConfig, ServerSettings,
-    StorageSettings,
+    Address, Config, ConfigError, DEFAULT_PIN_SECONDS, LogSettings, PeerTlsConfig, ReplicaConfig, ReplicationConfig,
+    ServerSettings, StorageSettings,
 };
 
-use crate::service_core::DEFAULT_PIN_SECONDS;
+use crate::mode::Mode;
 
 const MAX_REPLICAS: usize = 7;
 /// How many replicas one process runs when no list is given.

@@ -12,9 +12,10 @@ use super::store::{LocalReplicaParts, ReplicatedKvStore};
 use crate::cluster::{
     AppliedDigest, ClusterSnapshot, ClusterView, CopyProgress, LocalReplica, LocalReplicas, ReplicaStatus, Role,
 };
-use crate::config::{Mode, ReplicaConfig};
+use crate::config::ReplicaConfig;
 use crate::failover::{Failover, FailoverControl, FailoverError};
 use crate::front_end::ListenAddresses;
+use crate::mode::Mode;
 use crate::problems::Problem;
 
 /// A peer that was not heard for this long counts as unreachable; reports come several times a second.

@@ -4,7 +4,7 @@ use std::io::Read;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kv_store::SharedResources;
+use kv_store::{EngineKind, SharedResources};
 use rsml::core::CoreOptions;
 use rsml::transport::{
     EventSink, InMemoryTransport, PeerTls, SharedMessageBus, TcpOptions, TcpTransport, TlsError, TlsFile, Transport,
@@ -16,9 +16,10 @@ use tokio::runtime::Handle;
 use super::databases::ReplicaDatabases;
 use super::executor::KvStoreExecutor;
 use crate::budget::Budget;
-use crate::config::{Address, Config, EngineKind, PeerTlsConfig};
+use crate::config::{Address, Config, PeerTlsConfig};
 use crate::data_dir::{DataDir, make_directory};
-use crate::manager::{ServerError, shared_resources};
+use crate::error::ServerError;
+use crate::manager::shared_resources;
 use crate::router::{LocalReader, ReadSlots};
 use crate::space::SpaceWatch;
 
@@ -171,7 +172,7 @@ impl Start<'_> {
     fn replica(&self, id: u32) -> Result<LocalReplicaParts, ServerError> {
         let failed = |error: &dyn std::fmt::Display| ServerError::Replication(format!("replica {id}: {error}"));
         let storage = self.log(id).map_err(|error| failed(&error))?;
-        let (folder, engine) = (self.data_dir.replica(id), self.config.storage.engine.into());
+        let (folder, engine) = (self.data_dir.replica(id), self.config.storage.engine);
         let databases = ReplicaDatabases::new(id, folder, engine, self.resources.clone());
         let mut opened = None;
         let open = |generation| {

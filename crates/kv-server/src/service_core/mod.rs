@@ -22,7 +22,6 @@ use kv_api::{
     MutationKind, ReadAt, Rows, Version,
 };
 use kv_store::{STAMP_BYTES, key_codec::MAX_FAMILY_BYTES};
-pub use pins::DEFAULT_PIN_SECONDS;
 pub use range::RangeRequest;
 
 use crate::cluster::{ClusterView, LocalReplicas};

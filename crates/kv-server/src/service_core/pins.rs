@@ -5,10 +5,8 @@ use std::time::{Duration, SystemTime};
 use kv_api::{KvError, Version};
 
 use super::{KvServiceCore, snapshot_version};
+use crate::config::DEFAULT_PIN_SECONDS;
 use crate::router::RequestContext;
-
-/// How long a pin lasts that says nothing about it.
-pub const DEFAULT_PIN_SECONDS: u64 = 60;
 
 impl KvServiceCore {
     /// Keeps a version readable, and tells until when. A version that does not exist yet is waited for as a read would.

@@ -16,8 +16,10 @@ mod shutdown;
 use client::Client;
 use kv_api::thrift::generated::{self as wire};
 
-use crate::config::{Config, EngineKind};
-use crate::manager::{ServerManager, StandaloneServerManager};
+use crate::config::Config;
+use crate::manager::ServerManager;
+use crate::standalone::StandaloneServerManager;
+use kv_store::EngineKind;
 
 /// Far longer than anything takes: only a hang reaches it.
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);

@@ -1,7 +1,7 @@
 //! Starting and stopping.
 
 use super::*;
-use crate::manager::ServerError;
+use crate::error::ServerError;
 
 #[tokio::test]
 async fn a_server_that_was_shut_down_has_closed_its_doors_and_its_data() {
@@ -55,7 +55,7 @@ async fn rows_and_versions_survive_a_restart() {
     let folder = tempfile::tempdir().expect("a temporary directory");
     let start = || {
         let mut config = memory_config(folder.path());
-        config.storage.engine = crate::config::EngineKind::Rocksdb;
+        config.storage.engine = kv_store::EngineKind::RocksDb;
         StandaloneServerManager::start(config)
     };
     let first = start().await.expect("the server starts");

@@ -17,7 +17,7 @@ use super::pipeline::{Again, Origin, Pipeline, Start};
 use super::room::{Cost, INPUT_BYTES, OWN_BYTES, OWN_INPUT_BYTES};
 use super::{ApplicationErrorKind, CallTerms, ConnectionContext, ThriftCall, ThriftException};
 use crate::accepting::{Idleness, Incoming};
-use crate::budget::{ByteBudget, Reserved};
+use crate::byte_budget::{ByteBudget, Reserved};
 
 /// A buffer is read into when it has room for so much.
 const LEAST_READ_BYTES: usize = 4 << 10;

@@ -24,7 +24,7 @@ use super::{
     ApplicationErrorKind, Method, Served, ThriftCall, ThriftException, ThriftReply, ThriftServerCounters,
     ThriftServerOptions,
 };
-use crate::budget::Reserved;
+use crate::byte_budget::Reserved;
 
 type CallFuture<'a> = Pin<Box<dyn Future<Output = Served> + Send + 'a>>;
 

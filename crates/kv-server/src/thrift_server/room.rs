@@ -25,7 +25,7 @@ use kv_api::thrift::generated::{AtomicCommitRequest, Operation};
 use kv_store::{MAX_REPORTED_CONFLICTS, STAMP_BYTES};
 
 use super::ThriftServerOptions;
-use crate::budget::ByteBudget;
+use crate::byte_budget::ByteBudget;
 
 /// What a connection may hold of calls and replies without reserving.
 pub(super) const OWN_BYTES: usize = 8 << 10;

@@ -24,6 +24,7 @@ use std::{path::Path, sync::Arc};
 
 use bytes::Bytes;
 use kv_api::KvError;
+use serde::{Deserialize, Serialize};
 
 pub use batch::{BatchEntry, WriteBatch};
 pub use copy::{EngineCopy, EngineInstall};
@@ -140,12 +141,13 @@ pub trait Cursor {
     fn entry(&self) -> Option<(&[u8], &[u8])>;
 }
 
-/// Which engine a database stands on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Which engine a database stands on. Configurations name it in lower case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum EngineKind {
     /// On disk. Only in builds with the cargo feature `rocksdb`, which is on by default.
     RocksDb,
-    /// Gone when the process ends.
+    /// For tests: the rows are lost when the process ends.
     Memory,
 }
 

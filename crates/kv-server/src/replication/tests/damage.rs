@@ -9,8 +9,9 @@ use kv_store::EngineKind;
 use rsml::{ExecutionErrorKind, ExecutionNotifier, FailureKind};
 
 use super::{Place, apply};
-use crate::config::{Config, Environment, Mode, Overrides};
+use crate::config::{Config, Environment, Overrides};
 use crate::manager::{ServerError, ServerManager, StandaloneServerManager};
+use crate::mode::Mode;
 use crate::replication::{DatabasePlace, ReplicatedServerManager};
 
 /// Changes a byte in the middle of the largest table file of a database.

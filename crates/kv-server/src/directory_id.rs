@@ -1,0 +1,24 @@
+//! Which directory a path leads to, so that another one in the same place is noticed.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::{fs, io};
+
+/// The identity of a file or directory: its device and inode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DirectoryId {
+    device: u64,
+    inode: u64,
+}
+
+impl DirectoryId {
+    /// The identity of what the path leads to now.
+    pub fn of(path: &Path) -> io::Result<DirectoryId> {
+        fs::metadata(path).map(|metadata| DirectoryId::of_metadata(&metadata))
+    }
+
+    /// The same, of a file that is open.
+    pub(crate) fn of_metadata(metadata: &fs::Metadata) -> DirectoryId {
+        DirectoryId { device: metadata.dev(), inode: metadata.ino() }
+    }
+}
