@@ -4,6 +4,7 @@
 use bytes::Bytes;
 use prost::Message;
 
+use crate::keys::{KeyRange, KeyRef};
 use crate::{KvError, Version};
 
 /// What a mutation does to its key. Operands of arithmetic and bitwise kinds are little-endian, as in FoundationDB.
@@ -55,34 +56,6 @@ impl Mutation {
     pub fn delete(key: impl Into<Bytes>) -> Self {
         Mutation { kind: MutationKind::Delete as i32, key: key.into(), ..Mutation::default() }
     }
-}
-
-/// A key of one column family.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Message)]
-pub struct KeyRef {
-    #[prost(bytes = "bytes", tag = "1")]
-    pub key: Bytes,
-    /// Empty: the default family.
-    #[prost(string, tag = "2")]
-    pub column_family: String,
-}
-
-impl KeyRef {
-    pub fn new(key: impl Into<Bytes>) -> Self {
-        KeyRef { key: key.into(), column_family: String::new() }
-    }
-}
-
-/// The keys `begin <= key < end` of one column family.
-#[derive(Clone, PartialEq, Eq, Message)]
-pub struct KeyRange {
-    #[prost(bytes = "bytes", tag = "1")]
-    pub begin: Bytes,
-    #[prost(bytes = "bytes", tag = "2")]
-    pub end: Bytes,
-    /// Empty: the default family.
-    #[prost(string, tag = "3")]
-    pub column_family: String,
 }
 
 /// A transaction: all its mutations happen at one version, or none does.

@@ -1,6 +1,7 @@
 //! The one error type of the program. A variant says what the caller should do next.
 
-use crate::{KeyRef, family_name_fault};
+use crate::families::family_name_fault;
+use crate::keys::KeyRef;
 
 /// Why an operation failed. `retryable`: the same request may succeed later. `maybe committed`: it may have happened.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -11,6 +11,7 @@ mod error;
 mod families;
 #[cfg(test)]
 mod fixtures;
+mod keys;
 mod limits;
 mod logged;
 mod operation;
@@ -18,12 +19,12 @@ pub mod thrift;
 mod verdict;
 
 pub use commit::{
-    AtomicCommit, CommitResult, CommitVerdict, IDEMPOTENCY_SECONDS, KeyRange, KeyRef, MAX_IDEMPOTENCY_ID_BYTES,
-    Mutation, MutationKind,
+    AtomicCommit, CommitResult, CommitVerdict, IDEMPOTENCY_SECONDS, MAX_IDEMPOTENCY_ID_BYTES, Mutation, MutationKind,
 };
 pub use database::{DatabaseStatistics, KvDatabase};
 pub use error::KvError;
 pub use families::{MAX_FAMILY_NAME_BYTES, family_name_fault};
+pub use keys::{KeyRange, KeyRef};
 pub use limits::Limits;
 pub use logged::{DEFAULT_READABLE_WINDOW_MS, FamilyChange, LoggedWrite, TimedWrite, UnreadableWrite};
 pub use operation::{KeySelector, KvOperation, KvOutcome, MAX_SELECTOR_OFFSET, RangeQuery, ReadAt, Row, Rows};

@@ -14,8 +14,8 @@ use serde_json::Value;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
-use crate::cli::{AdminTarget, check_addresses};
 use crate::failure::Failure;
+use crate::targets::{AdminTarget, check_addresses};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a server may take to tell its status, for which it asks nobody.

@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use serde::Serialize;
 
-use crate::cli::epilogue;
 use crate::failure::Failure;
 use crate::output::{self, Format};
+use crate::usage::epilogue;
 
 /// Measure the disk: syncs per second, and synced group writes of a plain storage engine.
 ///

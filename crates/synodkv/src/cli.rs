@@ -5,17 +5,17 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use kv_client::{Client, ClientError, Limits, Options};
 
 use crate::bench::BenchArgs;
 use crate::bench_disk::BenchDiskArgs;
-use crate::failure::Failure;
 use crate::family::FamilyArgs;
 use crate::import::ImportArgs;
 use crate::output::Format;
 use crate::range::RangeArgs;
 use crate::statement::commands;
+use crate::targets::{AdminTarget, ThriftTarget};
 use crate::text::Notation;
+use crate::usage::{REFUSED, epilogue, whole_number};
 
 /// A replicated transactional key-value store: server, client and benchmark.
 #[derive(Debug, Parser)]
@@ -108,121 +108,6 @@ pub struct ServeArgs {
     /// Print every setting that would hold, with where it comes from, and the resource budget of this process; then exit.
     #[arg(long)]
     pub print_config: bool,
-}
-
-/// What stands below the help of a command: examples, and what its exit statuses mean. `no` says what the answer "no" is.
-pub fn epilogue(examples: &str, no: &str) -> String {
-    format!(
-        "{examples}\n\n\
-        Exit status:\n  \
-        0  done\n  \
-        1  {no}\n  \
-        2  wrong usage or input; nothing was done\n  \
-        3  it cannot be told, or not now: no server, no answer, no primary, an unknown outcome"
-    )
-}
-
-/// What the answer "no" of a command that reads or writes means.
-pub const REFUSED: &str = "the server refused it, for good: a wrong family, a value that is too large, …";
-
-/// Where the Thrift servers are.
-#[derive(Clone, Debug, Args)]
-pub struct ThriftTarget {
-    /// Thrift addresses of the cluster; any one will do, more are tried when one is down or hangs.
-    #[arg(
-        long = "addr",
-        value_name = "HOST:PORT[,…]",
-        env = "SYNODKV_ADDR",
-        value_delimiter = ',',
-        default_value = "127.0.0.1:9090"
-    )]
-    pub addresses: Vec<String>,
-    /// How long to wait for an answer, in seconds, 1 to 86400.
-    #[arg(long, value_name = "SECONDS", default_value_t = 12, value_parser = seconds)]
-    pub timeout_seconds: u64,
-}
-
-/// A server that has not answered for so long may hang: another one is asked, too.
-const HEDGE_AFTER: Duration = Duration::from_secs(1);
-
-/// The largest reply that a server can be set to send, and what a message has beside its rows.
-const MAX_REPLY_BYTES: usize = (1 << 30) + (1 << 20);
-
-impl ThriftTarget {
-    pub fn timeout(&self) -> Duration {
-        Duration::from_secs(self.timeout_seconds)
-    }
-
-    pub fn options(&self) -> Options {
-        let timeout = self.timeout();
-        let defaults = Options::default();
-        Options {
-            request_timeout: timeout,
-            connect_timeout: defaults.connect_timeout.min(timeout),
-            hedge_after: HEDGE_AFTER,
-            attempt_timeout: HEDGE_AFTER,
-            max_reply_bytes: MAX_REPLY_BYTES,
-            ..defaults
-        }
-    }
-
-    pub async fn connect(&self) -> Result<Client, Failure> {
-        Ok(self.connect_with_limits().await?.0)
-    }
-
-    /// Connects, and tells what the servers take at most.
-    pub async fn connect_with_limits(&self) -> Result<(Client, Limits), Failure> {
-        check_addresses("--addr", &self.addresses)?;
-        let client = Client::connect(self.addresses.iter().cloned(), self.options()).await?;
-        let limits = match client.limits().await {
-            // Not every server of this interface tells: then the defaults stand in.
-            Err(ClientError::Refused { .. } | ClientError::Exception { .. }) => Limits::default(),
-            limits => limits?,
-        };
-        Ok((client, limits))
-    }
-}
-
-/// Where the admin servers are.
-#[derive(Clone, Debug, Args)]
-pub struct AdminTarget {
-    /// Admin HTTP addresses of the cluster; one that answers tells about the others. One that hangs holds up nothing.
-    #[arg(
-        long = "admin",
-        value_name = "HOST:PORT[,…]",
-        env = "SYNODKV_ADMIN",
-        value_delimiter = ',',
-        default_value = "127.0.0.1:9190"
-    )]
-    pub admin_addresses: Vec<String>,
-}
-
-/// What stands behind a flag that takes a number, with the library's "invalid digit" in words.
-pub fn whole_number<N: std::str::FromStr>(text: &str) -> Result<N, String> {
-    text.parse().map_err(|_| "expected a whole number, 0 or more".to_string())
-}
-
-fn seconds(text: &str) -> Result<u64, String> {
-    match text.parse() {
-        Ok(seconds) if (1..=86_400).contains(&seconds) => Ok(seconds),
-        _ => Err("expected whole seconds, from 1 to 86400".to_string()),
-    }
-}
-
-/// Catches a forgotten port before it becomes an unclear network error.
-pub fn check_addresses(flag: &str, addresses: &[String]) -> Result<(), Failure> {
-    let valid = |address: &str| {
-        address.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
-    };
-    match addresses.iter().find(|address| !valid(address)) {
-        None => Ok(()),
-        Some(wrong) => {
-            let port = if flag == "--admin" { 9190 } else { 9090 };
-            Err(Failure::Usage(format!(
-                "{flag} `{wrong}`: expected HOST:PORT, or several with commas between them, for example 127.0.0.1:{port}"
-            )))
-        }
-    }
 }
 
 /// How the bytes of arguments and results are written.
@@ -517,11 +402,5 @@ mod tests {
         }
         let error = Cli::try_parse_from(["synodkv", "get", "k", "--timeout-seconds", "0"]).expect_err("no time");
         assert!(error.to_string().contains("from 1 to 86400"), "{error}");
-    }
-
-    #[test]
-    fn an_address_without_port_is_refused_with_an_example() {
-        let error = check_addresses("--addr", &["localhost".to_string()]).expect_err("no port");
-        assert!(error.to_string().contains("--addr `localhost`: expected HOST:PORT"), "{error}");
     }
 }

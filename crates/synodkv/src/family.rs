@@ -8,9 +8,10 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::admin::AdminClient;
-use crate::cli::{AdminTarget, epilogue};
 use crate::failure::Failure;
 use crate::output::{self, Format};
+use crate::targets::AdminTarget;
+use crate::usage::epilogue;
 
 /// Create, drop and list column families.
 ///

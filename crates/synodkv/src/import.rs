@@ -12,10 +12,11 @@ use kv_client::{ClientError, Database, Limits, TransactionOptions, Version};
 use serde_json::json;
 
 use crate::backup::{Pair, Reader};
-use crate::cli::{ThriftTarget, epilogue};
 use crate::failure::Failure;
 use crate::output::{self, Format};
+use crate::targets::ThriftTarget;
 use crate::text::Notation;
+use crate::usage::epilogue;
 
 /// Rows and bytes of one transaction: enough that commits cost little.
 const BATCH_ROWS: usize = 1_000;

@@ -26,8 +26,10 @@ mod shell;
 mod signals;
 mod statement;
 mod status;
+mod targets;
 mod text;
 mod txn;
+mod usage;
 mod verify;
 
 use std::io::IsTerminal;

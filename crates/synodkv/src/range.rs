@@ -9,10 +9,11 @@ use kv_client::{Client, Hold, RangeRead, Row, Version, prefix_end};
 use serde_json::{Value, json};
 
 use crate::backup::{self, row_line};
-use crate::cli::{REFUSED, ThriftTarget, epilogue, whole_number};
 use crate::failure::Failure;
 use crate::output;
+use crate::targets::ThriftTarget;
 use crate::text::Notation;
+use crate::usage::{REFUSED, epilogue, whole_number};
 
 /// Rows and bytes asked for at a time: the server never has to build a huge reply.
 const PAGE_ROWS: u64 = 1000;

@@ -7,11 +7,12 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::admin::{AdminClient, Gathered, Problem, Replica, Status};
-use crate::cli::{StatusArgs, check_addresses};
+use crate::cli::StatusArgs;
 use crate::failure::Failure;
 use crate::output::{self, Format};
 use crate::screen::Screen;
 use crate::signals::Signals;
+use crate::targets::check_addresses;
 
 pub async fn run(args: StatusArgs) -> Result<ExitCode, Failure> {
     if let Some(interval) = args.watch {

@@ -12,7 +12,7 @@ use serde_json::json;
 use tokio::task::JoinSet;
 
 use super::args::CheckArgs;
-use super::keys::write_value_of;
+use super::naming::write_value_of;
 use crate::failure::Failure;
 use crate::output::{self, Format};
 

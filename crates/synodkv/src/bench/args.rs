@@ -6,11 +6,12 @@ use clap::{Args, Subcommand};
 use kv_client::Limits;
 
 use super::distribution::Distribution;
-use super::keys::{Naming, UNIQUE_DIGITS, YCSB_KEY_BYTES, hex_digits};
+use super::naming::{Naming, UNIQUE_DIGITS, YCSB_KEY_BYTES, hex_digits};
 use super::workload::Workload;
-use crate::cli::{ThriftTarget, check_addresses, epilogue};
 use crate::failure::Failure;
 use crate::output::Format;
+use crate::targets::{ThriftTarget, check_addresses};
+use crate::usage::epilogue;
 
 /// Measure throughput and latency.
 ///

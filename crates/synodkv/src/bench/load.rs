@@ -9,9 +9,9 @@ use tokio::time::Instant;
 
 use super::args::{FillArgs, Shape};
 use super::random::noise;
-use crate::cli::check_addresses;
 use crate::failure::Failure;
 use crate::output::{self, Format};
+use crate::targets::check_addresses;
 
 /// Bytes of one commit, about.
 const COMMIT_BYTES: u64 = 256 << 10;

@@ -13,6 +13,7 @@ mod connection;
 mod distribution;
 mod keys;
 mod load;
+mod naming;
 mod random;
 mod statistics;
 mod template;

@@ -5,7 +5,7 @@ use kv_api::thrift::wire::{Encoding, encode_call, encode_reply};
 use kv_api::thrift::{Method, ThriftCall, ThriftReply};
 
 use super::args::{LoadArgs, Shape};
-use super::keys::write_value_of;
+use super::naming::write_value_of;
 use super::random::noise;
 
 /// Values are cut from a longer stretch of noise, so that rows differ and do not compress.

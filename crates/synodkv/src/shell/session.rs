@@ -9,13 +9,14 @@ use kv_client::{ClientError, Committed, Database, ErrorCode, Transaction, Transa
 use serde_json::{Map, Value};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::cli::{ShellArgs, ThriftTarget, check_addresses};
+use crate::cli::ShellArgs;
 use crate::failure::Failure;
 use crate::output::{self, Format};
 use crate::statement::commands::{self, find};
 use crate::statement::execute::{Outcome, Stop, execute};
 use crate::statement::parse::parse;
 use crate::statement::{Line, SessionCommand, Statement, present};
+use crate::targets::{ThriftTarget, check_addresses};
 use crate::text::Notation;
 
 /// People take their time. The server's readable window ends a transaction earlier.

@@ -1,7 +1,7 @@
 //! The table of commands: their syntax, what they do, an example of each.
 
-use super::parse::{self, Arguments};
-use super::{Action, SessionCommand};
+use super::arguments::{Arguments, Opt};
+use super::{Action, SessionCommand, actions};
 
 /// One command of the table.
 pub struct Command {
@@ -21,14 +21,6 @@ pub enum Build {
     Statement(fn(&mut Arguments) -> Result<Action, String>),
     /// Understood by the shell only.
     Session(fn(&mut Arguments) -> Result<SessionCommand, String>),
-}
-
-#[derive(Clone, Copy)]
-pub struct Opt {
-    pub name: &'static str,
-    /// What its value is called; `None`: it has none.
-    pub value: Option<&'static str>,
-    pub about: &'static str,
 }
 
 const fn flag(name: &'static str, about: &'static str) -> Opt {
@@ -65,7 +57,7 @@ pub const COMMANDS: &[Command] = &[
         about: "print the value of a key",
         details: "A key that does not exist is no error.",
         example: "get 'user\\x00\\x01'",
-        build: Build::Statement(parse::get),
+        build: Build::Statement(actions::get),
     },
     Command {
         name: "range",
@@ -82,7 +74,7 @@ pub const COMMANDS: &[Command] = &[
         details: "From BEGIN up to, not including, END; by default from the very first key to the very last. What was printed \
             counts as read, and the gaps between.",
         example: "range --prefix user/ --limit 10",
-        build: Build::Statement(parse::range),
+        build: Build::Statement(actions::range),
     },
     Command {
         name: "assert",
@@ -97,7 +89,7 @@ pub const COMMANDS: &[Command] = &[
         about: "go on only if a key has this value",
         details: "Otherwise the transaction ends, and nothing of it is written.",
         example: "assert balance 100",
-        build: Build::Statement(parse::assert),
+        build: Build::Statement(actions::assert),
     },
     Command {
         name: "conflict",
@@ -106,7 +98,7 @@ pub const COMMANDS: &[Command] = &[
         about: "count a key, or a range, as read",
         details: "The commit fails if it is written meanwhile. With END: everything from KEY up to, not including, END.",
         example: "conflict lock",
-        build: Build::Statement(parse::conflict),
+        build: Build::Statement(actions::conflict),
     },
     Command {
         name: "set",
@@ -115,7 +107,7 @@ pub const COMMANDS: &[Command] = &[
         about: "set a key to a value",
         details: "",
         example: "set greeting 'hello world'",
-        build: Build::Statement(parse::set),
+        build: Build::Statement(actions::set),
     },
     Command {
         name: "delete",
@@ -124,7 +116,7 @@ pub const COMMANDS: &[Command] = &[
         about: "delete a key",
         details: "A key that does not exist is no error.",
         example: "delete greeting",
-        build: Build::Statement(parse::delete),
+        build: Build::Statement(actions::delete),
     },
     Command {
         name: "clear",
@@ -133,7 +125,7 @@ pub const COMMANDS: &[Command] = &[
         about: "delete all keys of a range",
         details: "From BEGIN up to, not including, END. Costs the same for ten keys and for ten million.",
         example: "clear --prefix session/",
-        build: Build::Statement(parse::clear),
+        build: Build::Statement(actions::clear),
     },
     Command {
         name: "add",
@@ -143,7 +135,7 @@ pub const COMMANDS: &[Command] = &[
         details: "NUMBER may be negative. Numbers are little-endian: NUMBER stands for 8 bytes. A missing value becomes the \
             operand. The value changes where it is: no conflict, however many do the same. `get KEY --number` shows it.",
         example: "add visits 1",
-        build: Build::Statement(parse::add),
+        build: Build::Statement(actions::add),
     },
     Command {
         name: "min",
@@ -152,7 +144,7 @@ pub const COMMANDS: &[Command] = &[
         about: "keep the smaller number",
         details: ARITHMETIC,
         example: "min lowest 7",
-        build: Build::Statement(parse::min),
+        build: Build::Statement(actions::min),
     },
     Command {
         name: "max",
@@ -161,7 +153,7 @@ pub const COMMANDS: &[Command] = &[
         about: "keep the larger number",
         details: ARITHMETIC,
         example: "max highest 7",
-        build: Build::Statement(parse::max),
+        build: Build::Statement(actions::max),
     },
     Command {
         name: "byte-min",
@@ -170,7 +162,7 @@ pub const COMMANDS: &[Command] = &[
         about: "keep what comes first in the order of keys",
         details: "A missing value becomes OPERAND.",
         example: "byte-min first apple",
-        build: Build::Statement(parse::byte_min),
+        build: Build::Statement(actions::byte_min),
     },
     Command {
         name: "byte-max",
@@ -179,7 +171,7 @@ pub const COMMANDS: &[Command] = &[
         about: "keep what comes last in the order of keys",
         details: "A missing value becomes OPERAND.",
         example: "byte-max last pear",
-        build: Build::Statement(parse::byte_max),
+        build: Build::Statement(actions::byte_max),
     },
     Command {
         name: "bit-and",
@@ -188,7 +180,7 @@ pub const COMMANDS: &[Command] = &[
         about: "keep the bits that are set in both",
         details: BITWISE,
         example: "bit-and flags '\\x0f'",
-        build: Build::Statement(parse::bit_and),
+        build: Build::Statement(actions::bit_and),
     },
     Command {
         name: "bit-or",
@@ -197,7 +189,7 @@ pub const COMMANDS: &[Command] = &[
         about: "set the bits that are set in either",
         details: BITWISE,
         example: "bit-or flags '\\x01'",
-        build: Build::Statement(parse::bit_or),
+        build: Build::Statement(actions::bit_or),
     },
     Command {
         name: "bit-xor",
@@ -206,7 +198,7 @@ pub const COMMANDS: &[Command] = &[
         about: "flip bits",
         details: BITWISE,
         example: "bit-xor flags '\\xff'",
-        build: Build::Statement(parse::bit_xor),
+        build: Build::Statement(actions::bit_xor),
     },
     Command {
         name: "append-if-fits",
@@ -215,7 +207,7 @@ pub const COMMANDS: &[Command] = &[
         about: "append to a value",
         details: "Unless it would become longer than a value may be (100,000 bytes): then nothing happens.",
         example: "append-if-fits log 'one more line\\n'",
-        build: Build::Statement(parse::append_if_fits),
+        build: Build::Statement(actions::append_if_fits),
     },
     Command {
         name: "compare-and-clear",
@@ -224,7 +216,7 @@ pub const COMMANDS: &[Command] = &[
         about: "delete a key if it has this value",
         details: "",
         example: "compare-and-clear lock me",
-        build: Build::Statement(parse::compare_and_clear),
+        build: Build::Statement(actions::compare_and_clear),
     },
     Command {
         name: "set-versionstamped-key",
@@ -234,7 +226,7 @@ pub const COMMANDS: &[Command] = &[
         details: "The key is PREFIX and a stamp of 10 bytes, which grows with the order of commits; it is printed after the \
             commit. It cannot be read before.",
         example: "set-versionstamped-key queue/ job",
-        build: Build::Statement(parse::set_versionstamped_key),
+        build: Build::Statement(actions::set_versionstamped_key),
     },
     Command {
         name: "set-versionstamped-value",
@@ -244,7 +236,7 @@ pub const COMMANDS: &[Command] = &[
         details: "The value is PREFIX, if any, and a stamp of 10 bytes, which grows with the order of commits; it is printed \
             after the commit. It cannot be read before.",
         example: "set-versionstamped-value last-change",
-        build: Build::Statement(parse::set_versionstamped_value),
+        build: Build::Statement(actions::set_versionstamped_value),
     },
     Command {
         name: "begin",
@@ -254,7 +246,7 @@ pub const COMMANDS: &[Command] = &[
         details: "What follows happens all at once when `commit` comes, or not at all. Reads see the state at the first of \
             them, and the transaction's own writes. Outside of a transaction each command is one of its own.",
         example: "begin",
-        build: Build::Session(parse::begin),
+        build: Build::Session(actions::begin),
     },
     Command {
         name: "commit",
@@ -263,7 +255,7 @@ pub const COMMANDS: &[Command] = &[
         about: "let the transaction happen",
         details: "Fails with CONFLICT if something that it read was written meanwhile: then begin again.",
         example: "commit",
-        build: Build::Session(parse::commit),
+        build: Build::Session(actions::commit),
     },
     Command {
         name: "rollback",
@@ -272,7 +264,7 @@ pub const COMMANDS: &[Command] = &[
         about: "give the transaction up",
         details: "Nothing of it was written.",
         example: "rollback",
-        build: Build::Session(parse::rollback),
+        build: Build::Session(actions::rollback),
     },
     Command {
         name: "use",
@@ -281,7 +273,7 @@ pub const COMMANDS: &[Command] = &[
         about: "choose the column family of what follows",
         details: "Without FAMILY: the default one.",
         example: "use sessions",
-        build: Build::Session(parse::use_family),
+        build: Build::Session(actions::use_family),
     },
     Command {
         name: "help",
@@ -290,7 +282,7 @@ pub const COMMANDS: &[Command] = &[
         about: "list the commands, or explain one",
         details: "",
         example: "help range",
-        build: Build::Session(parse::help),
+        build: Build::Session(help),
     },
     Command {
         name: "quit",
@@ -299,7 +291,7 @@ pub const COMMANDS: &[Command] = &[
         about: "end the shell",
         details: "So do `exit` and Ctrl-D. An open transaction is given up.",
         example: "quit",
-        build: Build::Session(parse::quit),
+        build: Build::Session(actions::quit),
     },
 ];
 
@@ -371,6 +363,20 @@ pub fn list(is_wanted: impl Fn(&Command) -> bool) -> String {
     let width = wanted.iter().map(|command| head(command).len()).max().unwrap_or(0);
     let line = |command: &&Command| format!("  {:<width$}  {}", head(command), command.about);
     wanted.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+fn help(arguments: &mut Arguments) -> Result<SessionCommand, String> {
+    let command = arguments.next_operand();
+    match &command {
+        Some(name) if find(name).is_none() => Err(unknown(name)),
+        _ => Ok(SessionCommand::Help { command }),
+    }
+}
+
+/// The error about a command that does not exist.
+pub fn unknown(name: &str) -> String {
+    let names: Vec<&str> = COMMANDS.iter().map(|command| command.name).collect();
+    format!("no such command: `{name}`; there are {}", names.join(", "))
 }
 
 #[cfg(test)]

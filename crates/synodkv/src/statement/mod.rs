@@ -1,9 +1,11 @@
 //! Statements: the lines of `synodkv txn` and of `synodkv shell`.
 //!
-//! `words` takes a line apart, `commands` is the table of what can be said, with its help, `parse` makes a [`Statement`] of
-//! it, `execute` does it in a transaction, and `present` shows what came of it. Nothing here knows where lines come from or
-//! when a transaction is committed.
+//! `words` splits a line into words, and `arguments` tells options from operands. `commands` is the table of all commands
+//! with their help, and `actions` has the function of each. `parse` makes a [`Statement`] of a line, `execute` runs it in a
+//! transaction, and `present` prints its outcome. Nothing here knows where lines come from or when a transaction commits.
 
+mod actions;
+mod arguments;
 pub mod commands;
 pub mod execute;
 pub mod parse;

@@ -1,0 +1,32 @@
+//! Keys and ranges of keys, each within a column family. They are part of the bytes that replicas agree on, as commits are.
+
+use bytes::Bytes;
+use prost::Message;
+
+/// A key of one column family.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Message)]
+pub struct KeyRef {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub key: Bytes,
+    /// Empty: the default family.
+    #[prost(string, tag = "2")]
+    pub column_family: String,
+}
+
+impl KeyRef {
+    pub fn new(key: impl Into<Bytes>) -> Self {
+        KeyRef { key: key.into(), column_family: String::new() }
+    }
+}
+
+/// The keys `begin <= key < end` of one column family.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct KeyRange {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub begin: Bytes,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub end: Bytes,
+    /// Empty: the default family.
+    #[prost(string, tag = "3")]
+    pub column_family: String,
+}
