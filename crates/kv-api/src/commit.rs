@@ -1,5 +1,5 @@
-//! The one write operation and its result. These are also the bytes that replicas agree on: every field has a number
-//! that is never reused, so that a later version can read an older log.
+//! A commit, which is the only operation that writes rows, and its result. Replicas agree on the
+//! encoded bytes. Field numbers are never reused, so that a later version can read an older log.
 
 use bytes::Bytes;
 use prost::Message;
@@ -74,13 +74,15 @@ pub struct AtomicCommit {
     pub read_conflicts: Vec<KeyRef>,
     #[prost(message, repeated, tag = "5")]
     pub read_conflict_ranges: Vec<KeyRange>,
-    /// Empty: none. At most [`MAX_IDEMPOTENCY_ID_BYTES`]. A repeat of a commit that succeeded gets the first result again
-    /// and changes nothing, for [`IDEMPOTENCY_SECONDS`] of replicated time.
+    /// Empty if the commit has none; at most [`MAX_IDEMPOTENCY_ID_BYTES`]. For
+    /// [`IDEMPOTENCY_SECONDS`] of replicated time, a repeat of a successful commit returns the
+    /// first result and changes nothing.
     #[prost(bytes = "bytes", tag = "6")]
     pub idempotency_id: Bytes,
-    /// Ids of earlier commits whose results the caller has got and will never ask for again: they are forgotten at once. Only
-    /// of commits that were sent once: a copy of one that is still under way would be carried out anew.
-    /// (Acknowledged results: Lee et al., *Implementing Linearizability at Large Scale and Low Latency*, SOSP 2015.)
+    /// Ids of earlier commits whose results have reached the caller, which will never ask for them
+    /// again: replicas forget them at once. Only commits that were sent once belong here, because a
+    /// copy still in flight would be executed again. (Acknowledged results: Lee et al.,
+    /// *Implementing Linearizability at Large Scale and Low Latency*, SOSP 2015.)
     #[prost(bytes = "bytes", repeated, tag = "7")]
     pub finished_ids: Vec<Bytes>,
 }
@@ -101,8 +103,9 @@ impl AtomicCommit {
         !(self.read_conflict_keys.is_empty() && self.read_conflicts.is_empty() && self.read_conflict_ranges.is_empty())
     }
 
-    /// Keys, values, conflict keys and conflict ranges, in bytes: what the transaction limit counts. Of a range clear both
-    /// ends count. Ids do not: their length and number have limits of their own.
+    /// The bytes that the transaction limit counts: keys, values, conflict keys, and both ends of
+    /// conflict ranges and range clears. Ids do not count; their length and number have limits of
+    /// their own.
     pub fn size_bytes(&self) -> usize {
         let mutations: usize = self.mutations.iter().map(|m| m.key.len() + m.value.len()).sum();
         let keys: usize = self.read_conflict_keys.iter().map(Bytes::len).sum();
@@ -111,22 +114,22 @@ impl AtomicCommit {
         mutations + keys + refs + ranges
     }
 
-    /// Of the idempotency id and those that are finished.
+    /// Bytes of the idempotency id and of the finished ids.
     pub fn ids_bytes(&self) -> usize {
         self.idempotency_id.len() + self.finished_ids.iter().map(Bytes::len).sum::<usize>()
     }
 }
 
-/// What a successful commit tells its caller.
+/// The result of a successful commit.
 #[derive(Clone, PartialEq, Message)]
 pub struct CommitResult {
     /// See [`CommitResult::version`].
     #[prost(uint64, tag = "1")]
     pub version: u64,
-    /// Keys made by `SetVersionstampedKey`, in the order of the mutations.
+    /// Keys completed by `SetVersionstampedKey`, in the order of the mutations.
     #[prost(bytes = "bytes", repeated, tag = "2")]
     pub generated_keys: Vec<Bytes>,
-    /// Values made by `SetVersionstampedValue`, in the order of the mutations.
+    /// Values completed by `SetVersionstampedValue`, in the order of the mutations.
     #[prost(bytes = "bytes", repeated, tag = "3")]
     pub generated_values: Vec<Bytes>,
 }
@@ -137,5 +140,5 @@ impl CommitResult {
     }
 }
 
-/// What the state machine decided about one commit: the same bytes on every replica.
+/// The state machine's decision about one commit; the same on every replica.
 pub type CommitVerdict = Result<CommitResult, KvError>;

@@ -1,4 +1,5 @@
-//! Keys and ranges of keys, each within a column family. They are part of the bytes that replicas agree on, as commits are.
+//! Keys and ranges of keys, each within a column family. Like commits, they are part of the bytes
+//! that replicas agree on.
 
 use bytes::Bytes;
 use prost::Message;

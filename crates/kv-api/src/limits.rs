@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Limits that the service checks before it routes a request. All are settable; the defaults are the interface's.
+/// Limits that the server checks before it routes a request. All are settings; the defaults are
+/// those of the Thrift interface.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {

@@ -1,5 +1,5 @@
-//! What a server knows about its cluster and about the databases in its own process, as traits: the front end shows both
-//! without knowing the mode.
+//! What a server knows about its cluster and about the databases in its own process. The front end
+//! shows both through these traits, without knowing the mode.
 
 use std::time::{Duration, SystemTime};
 
@@ -10,28 +10,28 @@ use crate::mode::Mode;
 use crate::problems::Problem;
 use crate::router::LocalReader;
 
-/// What a replica does at the moment.
+/// The present role of a replica.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
     Primary,
     Secondary,
-    /// Stands for primary.
+    /// It campaigns to become primary.
     Candidate,
-    /// Holds data but has no vote.
+    /// An observer: it holds data but has no vote.
     Learner,
-    /// Nothing has been heard from it.
+    /// No message from it has arrived yet.
     Unknown,
 }
 
-/// How well a replica is, in the words of the interface.
+/// The health of a replica, in the words of the Thrift interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReplicaHealth {
     Healthy,
     /// Reachable, but it follows no primary.
     Degraded,
     Unreachable,
-    /// Not heard of since this server started.
+    /// No message from it since this server started.
     Unknown,
 }
 
@@ -46,27 +46,28 @@ impl ReplicaHealth {
     }
 }
 
-/// The running digest of what a replica has applied, and up to where.
+/// The running digest of the entries that a replica has applied, and the last sequence that it
+/// covers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AppliedDigest {
     pub sequence: u64,
     pub value: u64,
 }
 
-/// A copy of a database on its way from one replica to another.
+/// The progress of a database copy from one replica to another.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct CopyProgress {
-    /// The other side; `None` before a replica that can send it was found.
+    /// The other replica; `None` until one that can send the copy was found.
     pub peer: Option<u32>,
     pub bytes: u64,
-    /// `None` as long as that is not known.
+    /// Size of the copy; `None` until it is known.
     pub total_bytes: Option<u64>,
-    /// So far, as one of the two sides in this process measures it.
+    /// Average rate so far, as measured by the side in this process.
     pub bytes_per_second: Option<u64>,
 }
 
-/// One replica as this server sees it. `None` is what this server cannot know, such as the applied point of a replica that
-/// has not told.
+/// One replica as this server sees it. A field is `None` if this server cannot know it, for example
+/// the applied sequence of a replica that has not reported it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ReplicaStatus {
     pub id: u32,
@@ -79,18 +80,21 @@ pub struct ReplicaStatus {
     pub committed: Option<u64>,
     pub applied: Option<u64>,
     pub digest: Option<AppliedDigest>,
-    /// The oldest version that its database can read, pinned ones aside; of a replica in this process.
+    /// The oldest version that its database can read, apart from pinned ones. Known for replicas in
+    /// this process only.
     pub oldest_readable: Option<u64>,
-    /// Range clears that its database has not carried out yet; of a replica in this process.
+    /// Range clears that its database has not finished yet. Known for replicas in this process
+    /// only.
     pub pending_clears: Option<u64>,
     pub uptime: Option<Duration>,
-    /// The gravest of what is known to be wrong with it: it stopped, its disk is full, others found its database to differ.
+    /// Its most serious known problem: for example it stopped, its disk is full, or others found
+    /// that its database differs.
     pub problem: Option<Problem>,
-    /// The copy of another replica's database that it gets.
+    /// The copy of another replica's database that it is receiving.
     pub copy: Option<CopyProgress>,
-    /// Copies of its database that others get; of a replica in this process.
+    /// Copies of its database that others are fetching. Known for replicas in this process only.
     pub sends_copies: Vec<CopyProgress>,
-    /// Where it listens; `None` where it has no such listener.
+    /// Where it listens for peers; `None` in standalone mode.
     pub peer: Option<String>,
     pub thrift: String,
     pub admin: String,
@@ -114,7 +118,8 @@ impl ReplicaStatus {
 pub struct ClusterSnapshot {
     pub mode: Mode,
     pub cluster_id: Option<String>,
-    /// The replica whose view this is; where several live in one process, the one that answers for them.
+    /// The replica that reports this state. If several run in one process, one of them reports for
+    /// all.
     pub node_id: u32,
     pub primary: Option<u32>,
     pub view: u64,
@@ -127,7 +132,8 @@ impl ClusterSnapshot {
         self.replicas.iter().find(|replica| replica.id == id)
     }
 
-    /// `healthy`: every replica is; `degraded`: some are not, but writes go on; `unhealthy`: no primary.
+    /// `healthy` if every replica is; `degraded` if some are not but writes continue; `unhealthy`
+    /// without a primary or a majority of healthy replicas.
     pub fn cluster_status(&self) -> &'static str {
         let healthy = self.healthy_count();
         if self.primary.is_none() || healthy <= self.replicas.len() / 2 {
@@ -144,7 +150,7 @@ impl ClusterSnapshot {
     }
 }
 
-/// Tells what the cluster looks like from here.
+/// Reports the cluster as seen from this server.
 #[async_trait]
 pub trait ClusterView: Send + Sync + 'static {
     async fn snapshot(&self) -> ClusterSnapshot;
@@ -157,8 +163,9 @@ pub struct LocalReplica {
     pub reader: LocalReader,
 }
 
-/// The databases of this process. The list may change, as a rebuilt replica gets a new database.
+/// The databases of this process. The list may change, because a rebuilt replica gets a new
+/// database.
 pub trait LocalReplicas: Send + Sync + 'static {
-    /// By ascending id; never empty while the server runs.
+    /// All of them by ascending id; never empty while the server runs.
     fn replicas(&self) -> Vec<LocalReplica>;
 }

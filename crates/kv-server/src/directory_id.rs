@@ -1,4 +1,4 @@
-//! Which directory a path leads to, so that another one in the same place is noticed.
+//! Identifies the directory at a path, so that another directory in its place is noticed.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -12,12 +12,12 @@ pub struct DirectoryId {
 }
 
 impl DirectoryId {
-    /// The identity of what the path leads to now.
+    /// The identity of the file or directory at `path` now.
     pub fn of(path: &Path) -> io::Result<DirectoryId> {
         fs::metadata(path).map(|metadata| DirectoryId::of_metadata(&metadata))
     }
 
-    /// The same, of a file that is open.
+    /// The identity of an open file, from its metadata.
     pub(crate) fn of_metadata(metadata: &fs::Metadata) -> DirectoryId {
         DirectoryId { device: metadata.dev(), inode: metadata.ino() }
     }

@@ -21,7 +21,7 @@ pub enum ServerError {
     Listen { key: String, address: String, source: std::io::Error },
     #[error("cannot start replication: {0}")]
     Replication(String),
-    /// Before anything was opened.
+    /// A limit of the system is too small. Nothing was opened yet.
     #[error(transparent)]
     TooSmall(#[from] TooSmall),
 }

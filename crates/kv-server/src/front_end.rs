@@ -1,5 +1,5 @@
-//! Everything of a server that does not depend on its mode: the Thrift server, the admin interface and the metrics, over
-//! a router, a view of the cluster and the databases in this process.
+//! The part of a server that does not depend on its mode: the Thrift server, the admin interface
+//! and the metrics. It works on a router, a view of the cluster and the databases in this process.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,7 +27,8 @@ use crate::service_core::{CoreParts, KvServiceCore};
 use crate::space::{SpaceCollector, SpaceWatch};
 use crate::thrift_server::ThriftServer;
 
-/// Where the front end listens: known once it has bound its addresses, which may have been port 0.
+/// The addresses of the front end, known once it has bound them, because a port may be configured
+/// as 0.
 #[derive(Debug, Default)]
 pub struct ListenAddresses(OnceLock<(SocketAddr, SocketAddr)>);
 
@@ -43,7 +44,7 @@ impl ListenAddresses {
     }
 }
 
-/// What the mode provides.
+/// The parts that the mode provides.
 pub struct BackEnd {
     pub router: Arc<dyn RequestRouter>,
     pub cluster: Arc<dyn ClusterView>,
@@ -51,11 +52,11 @@ pub struct BackEnd {
     pub failover: Arc<dyn FailoverControl>,
     pub metrics: Arc<ServerMetrics>,
     pub space: Arc<SpaceWatch>,
-    /// What `/status` asks; the mode registers what it knows.
+    /// The problems for `/status`. The mode registers those that it knows.
     pub problems: Arc<Problems>,
-    /// What `/health/live` asks.
+    /// The signs of life for `/health/live`.
     pub liveness: Arc<Liveness>,
-    /// Filled in by the front end, for a cluster view that shows them.
+    /// Set by the front end, for the cluster view to show.
     pub addresses: Arc<ListenAddresses>,
 }
 
@@ -70,13 +71,13 @@ pub struct FrontEnd {
     stop_admin: CancellationToken,
     thrift: JoinHandle<()>,
     admin: JoinHandle<()>,
-    /// Lets time pass; it holds a database open.
+    /// The task that advances replicated time. It holds a database open.
     time: Option<JoinHandle<()>>,
     stopping: AtomicBool,
     shutdown_timeout: Duration,
 }
 
-/// Time for the tasks to notice what they have been told, on top of what they wait for themselves.
+/// Time for the tasks to notice the shutdown, in addition to their own timeouts.
 const STOP_MARGIN: Duration = Duration::from_secs(1);
 
 impl FrontEnd {
@@ -153,8 +154,8 @@ impl FrontEnd {
         })
     }
 
-    /// Stops accepting, lets the requests in hand end within `shutdown_timeout_ms`, and closes. The admin interface goes
-    /// last, so that an operator can watch. The back end must still be running.
+    /// Stops accepting, gives running requests `shutdown_timeout_ms` to end, and closes. The admin
+    /// interface stops last, so that an operator can watch. The back end must still be running.
     pub async fn shutdown(mut self) {
         self.stopping.store(true, Ordering::Release);
         self.stop_thrift.cancel();
@@ -179,7 +180,7 @@ impl FrontEnd {
         self.admin_addr
     }
 
-    /// Lets a program show figures and problems of its own.
+    /// Lets the program register its own metrics and problems.
     pub fn extend(&self, extension: &Extension) {
         extension(&self.problems, &self.metrics);
     }

@@ -1,4 +1,5 @@
-//! A whole server of either mode, as the program sees it: started from a configuration, watched, and shut down.
+//! The program's interface to a whole server of either mode: started from a configuration, watched,
+//! and shut down.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use crate::error::ServerError;
 use crate::metrics::ServerMetrics;
 use crate::problems::Problems;
 
-/// Registers what a program shows of its own in a server's `/metrics` and `/status`.
+/// Registers the program's own metrics and problems with a server.
 pub type Extension = Arc<dyn Fn(&Problems, &ServerMetrics) + Send + Sync>;
 
 /// A running server of either mode.
@@ -23,23 +24,25 @@ pub trait ServerManager: Send + Sync {
     where
         Self: Sized;
 
-    /// Stops accepting, finishes the requests in hand (bounded by `shutdown_timeout_ms`) and closes the data.
+    /// Stops accepting, finishes running requests (within `shutdown_timeout_ms`) and closes the
+    /// data.
     async fn shutdown(self: Box<Self>);
 
-    /// Why the server can do its work no longer; `None` while it does. Asked about once a second.
+    /// Why the server cannot do its work any more; `None` while it can. Called about once a second.
     fn failure(&self) -> Option<String>;
 
-    /// Why the server has to be started again, where that gets over what happened; for [`crate::restarting`].
+    /// The failure that a restart of the server would cure, for [`crate::restarting`]; `None` if
+    /// there is none.
     fn wants_restart(&self) -> Option<String> {
         None
     }
 
-    /// Whether the cluster has yet to be founded, for which other processes have to start, too.
+    /// Whether the cluster is not bootstrapped yet, for which other processes must start, too.
     fn awaits_founding(&self) -> bool {
         false
     }
 
-    /// Lets the program show figures and problems of its own, beside the server's.
+    /// Lets the program register its own metrics and problems with those of the server.
     fn extend(&self, extension: Extension);
 
     fn thrift_addr(&self) -> SocketAddr;
@@ -47,7 +50,7 @@ pub trait ServerManager: Send + Sync {
     fn admin_addr(&self) -> SocketAddr;
 }
 
-/// Brings the settings down to what this process may take, and says so.
+/// Plans the resource budget, lowers the settings to it, and logs what was lowered.
 pub(crate) fn plan_budget(config: &mut Config) -> Result<Budget, ServerError> {
     let budget = Budget::plan(config, &Host::of_process())?;
     for problem in budget.problems() {

@@ -1,7 +1,7 @@
-//! What the server measures, as one Prometheus registry per server; also the source of the traffic figures that
-//! `getDatabaseStats` gives.
+//! The metrics of a server, in one Prometheus registry. They are also the source of the traffic
+//! counts that `getDatabaseStats` returns.
 //!
-//! Other parts (replication, say) register collectors of their own at [`ServerMetrics::registry`].
+//! Other parts, such as replication, register their own collectors at [`ServerMetrics::registry`].
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -75,7 +75,7 @@ impl ServerMetrics {
         &self.registry
     }
 
-    /// Counts one request that ended; `code` is its error's, if it failed.
+    /// Counts a request that ended. `code` is the code of its error, if it failed.
     pub fn request_ended(&self, method: Method, took: Duration, code: Option<&str>) {
         let metrics = &self.methods[method as usize];
         metrics.requests.inc();
@@ -85,7 +85,7 @@ impl ServerMetrics {
         }
     }
 
-    /// A transaction is active until the returned value is dropped.
+    /// Counts an active transaction until the returned value is dropped.
     pub fn begin_transaction(&self) -> ActiveTransaction<'_> {
         self.active_transactions.fetch_add(1, Ordering::Relaxed);
         ActiveTransaction(&self.active_transactions)
@@ -109,7 +109,8 @@ impl ServerMetrics {
         traffic
     }
 
-    /// Adds the figures of the sockets, and those of the databases in this process, which are asked when scraped.
+    /// Adds the metrics of the sockets and of the databases in this process, which are read at each
+    /// scrape.
     pub fn watch(&self, counters: Arc<ThriftServerCounters>, replicas: Arc<dyn LocalReplicas>) {
         let register = |collector: Box<dyn Collector>| {
             self.registry.register(collector).expect("called once for each server");
@@ -118,7 +119,7 @@ impl ServerMetrics {
         register(Box::new(DatabaseCollector::new(replicas)));
     }
 
-    /// The page that Prometheus reads.
+    /// The metrics page in the Prometheus text format.
     pub fn page(&self) -> String {
         let mut page = Vec::new();
         if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut page) {
@@ -128,7 +129,7 @@ impl ServerMetrics {
     }
 }
 
-/// Ends a transaction's time when dropped.
+/// An active transaction, counted until it is dropped.
 pub struct ActiveTransaction<'a>(&'a AtomicU64);
 
 impl Drop for ActiveTransaction<'_> {
@@ -192,7 +193,7 @@ impl Collector for ConnectionCollector {
         self.open.set(self.counters.connections_open.load(Ordering::Relaxed) as i64);
         let mut families = self.open.collect();
         for (counter, read) in &self.totals {
-            // Two scrapes at a time may both add the difference; the next one puts it right.
+            // Two concurrent scrapes may both add the difference; the next one corrects that.
             let (shown, now) = (counter.get(), read(&self.counters).load(Ordering::Relaxed));
             if now >= shown {
                 counter.inc_by(now - shown);
@@ -206,7 +207,7 @@ impl Collector for ConnectionCollector {
     }
 }
 
-/// The databases' own figures.
+/// The metrics of the databases.
 struct DatabaseCollector {
     replicas: Arc<dyn LocalReplicas>,
     gauges: Vec<IntGaugeVec>,

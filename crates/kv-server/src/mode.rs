@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 pub enum Mode {
     /// One database, no consensus.
     Standalone,
-    /// Every write is agreed by a quorum of replicas.
+    /// A quorum of replicas agrees on every write.
     Replicated,
 }
 

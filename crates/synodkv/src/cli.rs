@@ -57,10 +57,12 @@ pub enum Command {
 
 /// Start a server.
 ///
-/// A setting comes from, strongest first: a flag, an environment variable (SYNODKV_<SECTION>_<KEY>, for example
-/// SYNODKV_SERVER_THRIFT_ADDR; also REPLICATED_MODE=true and THRIFT_PORT), the configuration file, the default. Prints one
-/// line that begins with `ready` once it serves; logs go to standard error. Ctrl-C and SIGTERM stop it. SIGHUP opens the
-/// log file again and reads the configuration file again, of which `log.level` takes effect.
+/// A setting comes from the first of these that has it: a flag, an environment variable
+/// (SYNODKV_<SECTION>_<KEY>, for example SYNODKV_SERVER_THRIFT_ADDR; also REPLICATED_MODE=true and
+/// THRIFT_PORT), the configuration file, the default. The server prints one line that begins with
+/// `ready` once it serves, and logs to standard error. Ctrl-C and SIGTERM stop it. SIGHUP makes it
+/// open the log file again and read the configuration file again, from which only `log.level` takes
+/// effect.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     synodkv serve                                          one database in ./data\n  \
@@ -80,14 +82,15 @@ pub struct ServeArgs {
     /// Configuration file (TOML).
     #[arg(long, value_name = "FILE", env = "SYNODKV_CONFIG")]
     pub config: Option<PathBuf>,
-    /// `standalone` (one database) or `replicated` (every write agreed by a quorum of replicas). [default: standalone, or
-    /// replicated with --node-id]
+    /// `standalone` (one database) or `replicated` (a quorum of replicas agrees on every write).
+    /// [default: standalone, or replicated with --node-id]
     #[arg(long, value_name = "MODE")]
     pub mode: Option<String>,
     /// Run only this replica of [[replication.replicas]] in this process. Ids start at 0.
     #[arg(long, value_name = "N", value_parser = whole_number::<u32>)]
     pub node_id: Option<u32>,
-    /// Where the data lies. One process at a time; it remembers cluster, replica and mode. [default: ./data]
+    /// The directory of the data. Only one process can use it at a time. It belongs to one cluster,
+    /// replica and mode. [default: ./data]
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
     /// Where Thrift clients connect. [default: 127.0.0.1:9090]
@@ -99,13 +102,15 @@ pub struct ServeArgs {
     /// error, warn, info, debug, trace, or a list such as info,rsml=debug. [default: info]
     #[arg(long, value_name = "LEVEL")]
     pub log_level: Option<String>,
-    /// Log to this file instead of standard error. SIGHUP opens it again, for logrotate and its like.
+    /// Log to this file instead of standard error. SIGHUP opens it again, for logrotate and similar
+    /// tools.
     #[arg(long, value_name = "FILE")]
     pub log_file: Option<PathBuf>,
     /// text (for people) or json (one object per line). [default: text]
     #[arg(long, value_name = "FORMAT")]
     pub log_format: Option<String>,
-    /// Print every setting that would hold, with where it comes from, and the resource budget of this process; then exit.
+    /// Print every effective setting with its origin, and the resource budget of this process; then
+    /// exit.
     #[arg(long)]
     pub print_config: bool,
 }
@@ -113,7 +118,8 @@ pub struct ServeArgs {
 /// How the bytes of arguments and results are written.
 #[derive(Clone, Debug, Args)]
 pub struct ByteArgs {
-    /// Keys and values are text with escapes: \xNN, \\, \n, \t, \r, \0. Without, arguments are the bytes that they are.
+    /// Keys and values are text with escapes: \xNN, \\, \n, \t, \r, \0. Without this flag,
+    /// arguments are taken literally.
     #[arg(long, conflicts_with = "hex")]
     pub escape: bool,
     /// Keys and values are hexadecimal.
@@ -150,11 +156,13 @@ impl Presentation {
     }
 }
 
-/// Show the cluster: mode, primary, how far each replica is, and the problems of every server with what to do about them.
+/// Show the cluster: its mode and primary, the progress of each replica, and the problems of every
+/// server with their remedies.
 ///
-/// All servers are asked at the same time, and those that --admin leaves out, too: the one that knows most is shown. With
-/// `--watch` it is shown again and again until Ctrl-C (exit status 0): in place on a terminal, otherwise one after the other.
-/// When nobody answers, that is said, and asking goes on.
+/// Asks all servers at the same time, including those that --admin leaves out, and shows the most
+/// informed answer. With `--watch` it repeats this until Ctrl-C (exit status 0): in place on a
+/// terminal, otherwise one answer after the other. If no server answers, it says so and continues
+/// to ask.
 #[derive(Debug, Args)]
 #[command(after_help = epilogue("Examples:\n  \
     synodkv status\n  \
@@ -165,11 +173,11 @@ impl Presentation {
 pub struct StatusArgs {
     #[command(flatten)]
     pub admin: AdminTarget,
-    /// Show it again every SECONDS (0.1 to 3600) until Ctrl-C. [default when given without a number: 2]
+    /// Repeat every SECONDS (0.1 to 3600) until Ctrl-C. [default when given without a number: 2]
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2", value_parser = interval)]
     pub watch: Option<Duration>,
-    /// How results are printed. `json` is the server's own answer on one line, with the problems that all servers told, and
-    /// `unanswered`: who did not answer.
+    /// How results are printed. `json` is the server's own answer on one line, with the problems
+    /// reported by all servers, and `unanswered`: the servers that did not answer.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub format: Format,
 }
@@ -181,11 +189,12 @@ fn interval(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// Let another replica lead.
+/// Make another replica the primary.
 ///
-/// Writes wait for some milliseconds meanwhile, and none is refused. Any replica may be named: all are asked which one leads,
-/// and that one is told, once. Exit status 0 also when the replica that shall lead does already. When the primary hangs, the
-/// others elect another one by themselves within some seconds.
+/// Writes wait for some milliseconds meanwhile, and none is refused. --admin may name any replica:
+/// the command finds the primary and sends it one request. The exit status is also 0 if the
+/// requested replica is primary already. If the primary hangs, the others elect another one by
+/// themselves within some seconds.
 #[derive(Debug, Args)]
 #[command(after_help = epilogue("Examples:\n  \
     synodkv failover                       to the replica that is furthest along\n  \
@@ -194,7 +203,7 @@ fn interval(text: &str) -> Result<Duration, String> {
     A server that is stopped in good order (SIGTERM, Ctrl-C) hands over by itself.",
     "the primary is the same as before, with the reason"))]
 pub struct FailoverArgs {
-    /// The replica that shall lead. [default: the one that is furthest along]
+    /// The replica that becomes primary. [default: the most up-to-date one]
     #[arg(long, value_name = "N", value_parser = whole_number::<u32>)]
     pub to: Option<u32>,
     #[command(flatten)]
@@ -237,7 +246,8 @@ pub struct GetArgs {
 
 /// Set a key to a value.
 ///
-/// Key and value are taken as they are: `C:\temp\new` has two backslashes and no line feed. Standard input always is.
+/// Key and value are taken literally: `C:\temp\new` has two backslashes and no line feed. Standard
+/// input always is.
 #[derive(Debug, Args)]
 #[command(after_help = epilogue("Examples:\n  \
     synodkv set hello world\n  \
@@ -277,10 +287,12 @@ pub struct DeleteArgs {
 
 /// Run a script as one transaction: all of it happens at once, or nothing does.
 ///
-/// One statement per line; `#` begins a comment. Everything is read at one version, with the script's own writes on top. What
-/// was read counts: if somebody writes it before the commit, the whole script runs again, until the timeout. An `assert` that
-/// does not hold ends the script. Keys and values are text with escapes (\xNN, \\, \n, \t, \r, \0), in quotes where they have
-/// blanks. Prints the rows that were read (key, tab, value; escaped likewise) and the version of the commit.
+/// One statement per line; `#` begins a comment. Everything is read at one version, with the
+/// script's own writes on top. Reads count: if another client writes something that was read before
+/// the commit, the whole script runs again, until the timeout. A failed `assert` ends the script.
+/// Keys and values are text with escapes (\xNN, \\, \n, \t, \r, \0), in quotes if they contain
+/// blanks. Prints the rows that were read (key, tab, value; escaped likewise) and the version of
+/// the commit.
 #[derive(Debug, Args)]
 #[command(after_help = txn_help())]
 pub struct TxnArgs {
@@ -290,7 +302,7 @@ pub struct TxnArgs {
     /// A line of the script, instead of a file; may be repeated.
     #[arg(short = 'e', long = "execute", value_name = "STATEMENT", allow_hyphen_values = true)]
     pub lines: Vec<String>,
-    /// Fail at once where others interfere, instead of running the script again.
+    /// Fail at once on a conflict, instead of running the script again.
     #[arg(long)]
     pub no_retry: bool,
     /// Read as of this version: the commit fails if anything that was read has been written since. Implies --no-retry.
@@ -318,12 +330,13 @@ fn txn_help() -> String {
     epilogue(&text, "nothing was written: an assert did not hold, others interfered, or the server refused")
 }
 
-/// Type commands, and see at once what they do.
+/// Enter commands interactively.
 ///
-/// With history, completion by Tab, `help`, and transactions: what stands between `begin` and `commit` happens all at once,
-/// and reads see its writes before. Outside of a transaction each command is one of its own, and is repeated where others
-/// interfere. When standard input is no terminal, its lines are executed without a prompt, and the first that fails ends the
-/// shell with its exit status.
+/// The shell has a history, completion by Tab, `help`, and transactions: the commands between
+/// `begin` and `commit` take effect together, and reads among them see the writes before. Outside
+/// of a transaction each command is a transaction of its own, and is retried on conflicts. If
+/// standard input is not a terminal, the shell executes its lines without a prompt, and the first
+/// that fails ends it with its exit status.
 #[derive(Debug, Args)]
 #[command(after_help = epilogue("Examples:\n  \
     synodkv shell\n  \
@@ -349,8 +362,9 @@ pub struct ShellArgs {
 
 /// Check that all replicas hold the same rows.
 ///
-/// Takes one version and compares counts and hashes of all rows of every column family, page by page, at that version on
-/// each replica, so it may run under load. On a difference it prints the first row that differs.
+/// Compares counts and hashes of all rows of every column family at one version on each replica,
+/// page by page, so it can run under load. If replicas differ, it prints the first row that
+/// differs.
 #[derive(Debug, Args)]
 #[command(after_help = epilogue("Examples:\n  \
     synodkv verify\n  \

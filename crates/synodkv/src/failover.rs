@@ -11,7 +11,7 @@ use crate::cli::FailoverArgs;
 use crate::failure::Failure;
 use crate::output;
 
-/// What the server says it did.
+/// The server's report of a failover.
 #[derive(Debug, Deserialize)]
 struct Done {
     old_primary: u32,
@@ -30,12 +30,12 @@ pub async fn run(args: FailoverArgs) -> Result<ExitCode, Failure> {
     output::done(args.format, &document, &show(&done))
 }
 
-/// The primary's server. It is told once, so it must be one that has just answered.
+/// The primary's server. The request is sent once, so this must be a server that has just answered.
 fn whom_to_tell(gathered: &Gathered) -> Result<&str, Failure> {
     let best = gathered.best();
-    // Somebody has to say why there is no primary.
+    // Any server can say why there is no primary.
     let Some(primary) = best.status.primary else { return Ok(&best.address) };
-    // By its own word, wherever it was reached.
+    // The server that reports itself as primary, at the address where it answered.
     if let Some(own) = gathered.answers.iter().find(|answer| answer.status.node_id == Some(primary)) {
         return Ok(&own.address);
     }

@@ -1,4 +1,4 @@
-//! `family`: which column families there are, and changing that.
+//! `family`: lists, creates and drops column families.
 
 use std::process::ExitCode;
 
@@ -15,8 +15,8 @@ use crate::usage::epilogue;
 
 /// Create, drop and list column families.
 ///
-/// Every replica knows of a change once it is agreed, as with a write. A family that exists may be created again, which
-/// changes nothing. Dropping one removes all its rows at once, for good.
+/// Like a write, a change takes effect on all replicas. Creating a family that exists changes
+/// nothing. Dropping one removes all its rows at once, permanently.
 #[derive(Debug, Args)]
 #[command(after_help = epilogue("Examples:\n  \
     synodkv family list\n  \
@@ -45,7 +45,8 @@ pub enum FamilyAction {
     },
     /// Drop a column family with all its rows.
     ///
-    /// Not one that `storage.column_families` names: the next write would create it again.
+    /// A family that `storage.column_families` names cannot be dropped, because the next write
+    /// would create it again.
     #[command(after_help = epilogue("Example:\n  synodkv family drop orders", NO))]
     Drop {
         /// Its name, as `family list` shows it.
@@ -100,7 +101,7 @@ pub async fn run(args: FamilyArgs) -> Result<ExitCode, Failure> {
 }
 
 async fn change(client: &AdminClient, method: Method, target: &AdminTarget, name: &str) -> Result<Value, Failure> {
-    // It becomes a part of a path: what no name may hold must not change where that leads.
+    // The name becomes part of a URL path, so invalid characters must not change where it leads.
     if let Some(fault) = kv_api::family_name_fault(name) {
         return Err(Failure::Usage(format!("column family `{name}`: {fault}")));
     }

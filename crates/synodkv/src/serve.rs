@@ -1,4 +1,4 @@
-//! `serve`: a server from its configuration until a signal stops it.
+//! `serve`: runs a server, from its configuration until a signal stops it.
 
 use std::path::Path;
 use std::pin::pin;
@@ -19,9 +19,9 @@ use crate::output;
 use crate::reload::{Origin, Reload};
 use crate::signals::{self, Signals};
 
-/// How often the server is asked whether it still does its work.
+/// How often to check whether the server still works.
 const HEALTH_INTERVAL: Duration = Duration::from_secs(1);
-/// How long the process waits at its end for threads that still block, for example on a disk that hangs.
+/// How long the process waits at its end for blocked threads, for example on a disk that hangs.
 const LEFTOVERS_PATIENCE: Duration = Duration::from_secs(1);
 
 pub fn run(args: ServeArgs) -> Result<ExitCode, Failure> {
@@ -59,7 +59,7 @@ pub fn run(args: ServeArgs) -> Result<ExitCode, Failure> {
     }))
 }
 
-/// What holds, as a configuration file that would say the same, and the budget behind it.
+/// Prints the effective configuration as a file, and the resource budget.
 fn print_config(config: Config) -> Result<ExitCode, Failure> {
     let mut effective = config.clone();
     let budget =
@@ -73,7 +73,7 @@ fn print_config(config: Config) -> Result<ExitCode, Failure> {
 }
 
 async fn serve(config: Config, origin: Origin, log: &Logging) -> Result<ExitCode, Failure> {
-    // From here on a signal waits for the server to be there, so that it can stop in good order.
+    // From here on, a signal waits until the server has started, so that it can stop in good order.
     let mut signals = Signals::listen_as_server()?;
     signals::ignore_others()?;
     let mut reload = Reload::new(origin, config.clone(), log.control());
@@ -147,7 +147,7 @@ async fn manager(config: Config) -> Result<Box<dyn ServerManager>, ServerError> 
     })
 }
 
-/// One line, and the only one on standard output. Whoever waits for a server waits for its first word.
+/// The only line on standard output. Scripts wait for its first word, `ready`.
 fn ready_line(mode: Mode, data_dir: &Path, server: &dyn ServerManager) -> String {
     let (thrift, admin) = (server.thrift_addr(), server.admin_addr());
     let program = std::env::args().next().unwrap_or_else(|| "synodkv".to_string());

@@ -7,10 +7,11 @@ use kv_client::{Client, ClientError, Limits, Options};
 
 use crate::failure::Failure;
 
-/// Where the Thrift servers are.
+/// The addresses of the Thrift servers.
 #[derive(Clone, Debug, Args)]
 pub struct ThriftTarget {
-    /// Thrift addresses of the cluster; any one will do, more are tried when one is down or hangs.
+    /// Thrift addresses of the cluster. One is enough; further ones are tried if it is down or
+    /// hangs.
     #[arg(
         long = "addr",
         value_name = "HOST:PORT[,…]",
@@ -24,10 +25,10 @@ pub struct ThriftTarget {
     pub timeout_seconds: u64,
 }
 
-/// A server that has not answered for so long may hang: another one is asked, too.
+/// If a server has not answered for this long, it may hang, and another one is asked, too.
 const HEDGE_AFTER: Duration = Duration::from_secs(1);
 
-/// The largest reply that a server can be set to send, and what a message has beside its rows.
+/// The largest reply that a server can be configured to send, with the overhead of the message.
 const MAX_REPLY_BYTES: usize = (1 << 30) + (1 << 20);
 
 impl ThriftTarget {
@@ -52,12 +53,12 @@ impl ThriftTarget {
         Ok(self.connect_with_limits().await?.0)
     }
 
-    /// Connects, and tells what the servers take at most.
+    /// Connects, and returns the limits of the servers.
     pub async fn connect_with_limits(&self) -> Result<(Client, Limits), Failure> {
         check_addresses("--addr", &self.addresses)?;
         let client = Client::connect(self.addresses.iter().cloned(), self.options()).await?;
         let limits = match client.limits().await {
-            // Not every server of this interface tells: then the defaults stand in.
+            // Some servers of this interface do not report limits; the defaults apply then.
             Err(ClientError::Refused { .. } | ClientError::Exception { .. }) => Limits::default(),
             limits => limits?,
         };
@@ -65,10 +66,11 @@ impl ThriftTarget {
     }
 }
 
-/// Where the admin servers are.
+/// The addresses of the admin servers.
 #[derive(Clone, Debug, Args)]
 pub struct AdminTarget {
-    /// Admin HTTP addresses of the cluster; one that answers tells about the others. One that hangs holds up nothing.
+    /// Admin HTTP addresses of the cluster. One is enough, because servers know each other's; one
+    /// that hangs delays nothing.
     #[arg(
         long = "admin",
         value_name = "HOST:PORT[,…]",

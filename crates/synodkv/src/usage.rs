@@ -1,6 +1,7 @@
-//! What the usage texts of all commands share.
+//! Parts of the usage texts that all commands share.
 
-/// What stands below the help of a command: examples, and what its exit statuses mean. `no` says what the answer "no" is.
+/// The text below the help of a command: examples, and the meaning of its exit statuses. `no`
+/// describes the answer "no".
 pub fn epilogue(examples: &str, no: &str) -> String {
     format!(
         "{examples}\n\n\
@@ -12,10 +13,10 @@ pub fn epilogue(examples: &str, no: &str) -> String {
     )
 }
 
-/// What the answer "no" of a command that reads or writes means.
+/// The meaning of the answer "no" for a command that reads or writes.
 pub const REFUSED: &str = "the server refused it, for good: a wrong family, a value that is too large, …";
 
-/// What stands behind a flag that takes a number, with the library's "invalid digit" in words.
+/// Parses the number after a flag, with a clearer error than the library's "invalid digit".
 pub fn whole_number<N: std::str::FromStr>(text: &str) -> Result<N, String> {
     text.parse().map_err(|_| "expected a whole number, 0 or more".to_string())
 }

@@ -1,6 +1,6 @@
-//! The arithmetic of sharing something out that may be too little for all.
+//! Divides an amount among demands that may exceed it.
 
-/// What somebody would like, and what is the least of use.
+/// A demand: the amount wanted, and the least amount that is of use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Want {
     pub least: u64,
@@ -8,14 +8,14 @@ pub(super) struct Want {
 }
 
 impl Want {
-    /// This much, or nothing at all.
+    /// A demand that only its full amount can meet.
     pub fn fixed(amount: u64) -> Want {
         Want { least: amount, wanted: amount }
     }
 }
 
-/// Everybody gets the least, and of what is left the same part of what they would like beyond that. `None`: `available` is
-/// less than the sum of the least.
+/// Gives every demand its least amount, and divides the rest in proportion to what each wants
+/// beyond that. `None` if `available` is less than the sum of the least amounts.
 pub(super) fn fit(available: u64, wants: &[Want]) -> Option<Vec<u64>> {
     let least: u64 = wants.iter().map(|want| want.least.min(want.wanted)).sum();
     let left = available.checked_sub(least)?;

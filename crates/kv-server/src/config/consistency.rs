@@ -1,15 +1,17 @@
-//! Rules between settings: each value is within its own bounds already.
+//! Checks settings against each other. Each value is already within its own bounds.
 
 use kv_api::Limits;
 
 use super::sources::Sources;
 use super::{Address, ConfigError, ReplicationConfig, ServerSettings};
 
-/// Room beside key and value in a transaction, a message and a reply that hold nothing else.
+/// Bytes around one key and one value in a transaction, a message or a reply that holds nothing
+/// else.
 const ENVELOPE_BYTES: usize = 4096;
 
-/// Whatever fits a value must fit the transaction that writes it and the reply that reads it, and a transaction must fit
-/// its message. A limit that nobody set is lowered where another one leaves it no room.
+/// A largest value must fit the transaction that writes it and the reply that reads it, and a
+/// largest transaction must fit its message. A default limit is lowered if another limit leaves no
+/// room for it.
 pub(super) fn fit_limits(
     mut limits: Limits,
     server: &ServerSettings,
@@ -30,7 +32,7 @@ pub(super) fn fit_limits(
     Ok(limits)
 }
 
-/// `inner` and `beside` have to fit `outer`.
+/// Checks that `inner` and `beside` together fit `outer`.
 fn fit(
     key: &str,
     inner: &mut usize,
@@ -64,7 +66,8 @@ struct Listener<'a> {
     address: &'a Address,
 }
 
-/// No two listeners share an address, and every replica can be reached at those that the list tells the others.
+/// Checks that no two listeners share an address, and that replicas can be reached at the addresses
+/// in the list.
 pub(super) fn check_addresses(
     server: &ServerSettings,
     replication: &ReplicationConfig,
@@ -94,7 +97,7 @@ pub(super) fn check_addresses(
     refuse_shared(&listeners, &origin)
 }
 
-/// `0.0.0.0` is a place to listen on, and nowhere to connect to.
+/// Nobody can connect to `0.0.0.0`; it is only an address to listen on.
 fn refuse_unspecified(listeners: &[Listener<'_>], origin: &str) -> Result<(), ConfigError> {
     match listeners.iter().find(|listener| listener.address.is_unspecified()) {
         None => Ok(()),

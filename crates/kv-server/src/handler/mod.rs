@@ -1,8 +1,9 @@
-//! Between Thrift and the core: decoded calls in, in-band replies out. The one handler for both modes.
+//! Connects Thrift to the core: takes decoded calls and returns in-band replies. Both modes use
+//! this handler.
 //!
-//! No decision about data is made here. What is: the order between a connection's writes and reads
-//! ([`crate::connection_order`]), the measurement of every call, and the wire's way of telling failures. `error` is absent
-//! on success, because existing clients take any text there for a failure.
+//! It decides nothing about data. It orders a connection's writes and reads
+//! ([`crate::connection_order`]), measures every call, and converts failures to their form on the
+//! wire. `error` is absent on success, because existing clients take any text there for a failure.
 
 mod reply;
 mod request;
@@ -23,13 +24,13 @@ use crate::router::RequestContext;
 use crate::service_core::{KvServiceCore, micros_since_1970};
 use crate::thrift_server::{CallTerms, ConnectionContext, Method, Served, ThriftCall, ThriftReply, ThriftService};
 
-/// Room in a reply for what surrounds the rows of a range, in any encoding.
+/// Bytes of a range's reply besides its rows, in any encoding.
 const RANGE_ENVELOPE_BYTES: usize = 256;
 
 /// The code of [`KvError::ResultTooLarge`].
 const RESULT_TOO_LARGE: &str = "RESULT_TOO_LARGE";
 
-/// What the old stateful calls have always answered.
+/// The fixed answers of the calls of the old stateful protocol.
 const CONFLICTS_AT_CLIENT: &str = "Conflict detection handled client-side in FoundationDB model";
 const READ_VERSION_AT_CLIENT: &str = "Read version managed client-side in FoundationDB model";
 const COMMITTED_VERSION_AT_CLIENT: &str = "Committed version managed client-side in FoundationDB model";
@@ -52,7 +53,7 @@ impl ThriftService for UnifiedThriftHandler {
     async fn call(&self, connection: &ConnectionContext, call: ThriftCall, terms: CallTerms) -> Served {
         let (method, stopwatch) = (call.method(), Stopwatch::start());
         let context = RequestContext { deadline: terms.deadline, connection_id: connection.connection_id };
-        // Before anything waits, so that writes begin in the order in which they came.
+        // This comes before any wait, so that writes begin in the order of their arrival.
         let write = (method.kind() == MethodKind::Write).then(|| self.order.begin_write(context.connection_id));
         let max_rows_bytes = terms.room_bytes.saturating_sub(RANGE_ENVELOPE_BYTES) as u64;
         let answer = self.answer(call, &context, max_rows_bytes).await;
@@ -67,7 +68,7 @@ impl ThriftService for UnifiedThriftHandler {
 }
 
 impl UnifiedThriftHandler {
-    /// `max_rows_bytes`: of the rows of a range in its reply.
+    /// `max_rows_bytes` bounds the rows in the reply of a range.
     async fn answer(&self, call: ThriftCall, context: &RequestContext, max_rows_bytes: u64) -> Answer {
         match call {
             ThriftCall::Ping(request) => self.ping(request),
@@ -111,7 +112,7 @@ impl UnifiedThriftHandler {
         Answer::success(wire::PingResponse { message: message.into(), timestamp, server_timestamp: now })
     }
 
-    /// Reads of the newest state first wait for what this connection has written.
+    /// Reads of the newest state first wait for the earlier writes of this connection.
     async fn after_own_writes(&self, context: &RequestContext) -> Result<(), KvError> {
         self.order.earlier_writes(context.connection_id, context.deadline).await
     }
@@ -317,7 +318,7 @@ fn text(text: &str) -> Option<String> {
     Some(text.to_string())
 }
 
-/// Versions and counts as the wire has them.
+/// Versions and counts as signed numbers, as on the wire.
 fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }

@@ -1,4 +1,4 @@
-//! How outcomes and failures look on the wire.
+//! Converts outcomes and failures to their form on the wire.
 
 use std::time::UNIX_EPOCH;
 
@@ -11,10 +11,10 @@ use crate::cluster::{ClusterSnapshot, ReplicaStatus};
 use crate::service_core::{Committed, DatabaseFigures, micros_since_1970};
 use crate::thrift_server::{Method, ThriftReply};
 
-/// A reply, and what the metrics say about it.
+/// A reply, and its error code for the metrics.
 pub(super) struct Answer {
     pub reply: ThriftReply,
-    /// Of a failure.
+    /// The label of a failure; `None` for a success.
     pub code: Option<String>,
 }
 
@@ -23,13 +23,13 @@ impl Answer {
         Answer { reply: response.into(), code: None }
     }
 
-    /// What the interface refuses by design is no error of this server.
+    /// A call that the interface refuses by design does not count as an error of this server.
     pub fn refusal(response: impl Into<ThriftReply>) -> Self {
         Answer::success(response)
     }
 }
 
-/// The fields that every response has, or most of them: how the call ended.
+/// The fields that tell how a call ended, which all or most responses have.
 pub(super) struct Status {
     success: bool,
     error: Option<String>,
@@ -56,13 +56,13 @@ pub(super) trait Response: Into<ThriftReply> {
     /// The response with this status and nothing else: numbers are 0, lists are empty, optional fields are absent.
     fn with_status(status: Status) -> Self;
 
-    /// `code`: what `error_code` says.
+    /// The response to a failed call. `code` becomes `error_code`.
     fn failed(error: KvError, code: String) -> Self {
         Self::with_status(Status::of_failure(&error, code))
     }
 }
 
-/// The fields of a success that carry no result; the caller sets those that do.
+/// A successful response without a result; the caller sets the fields of the result.
 pub(super) fn succeeded<R: Response>() -> R {
     R::with_status(Status::of_success())
 }
@@ -72,14 +72,16 @@ pub(super) fn answer<R: Response>(method: Method, result: Result<R, KvError>) ->
         Ok(response) => Answer::success(response),
         Err(error) => {
             let code = wire_code(method, &error).to_string();
-            // Injected codes are a client's free text; as labels they would grow without bound.
+            // Injected codes are free text from clients. As labels, their number would be
+            // unbounded.
             let label = if matches!(error, KvError::Injected { .. }) { "INJECTED".to_string() } else { code.clone() };
             Answer { reply: R::failed(error, code).into(), code: Some(label) }
         }
     }
 }
 
-/// Storage faults have a code for each kind of write, which existing clients know.
+/// The `error_code` of an error. For storage faults, existing clients expect a code per kind of
+/// write.
 fn wire_code(method: Method, error: &KvError) -> &str {
     match (method, error) {
         (Method::SetKey, KvError::Storage(_) | KvError::Corruption(_)) => "PUT_FAILED",
@@ -89,8 +91,8 @@ fn wire_code(method: Method, error: &KvError) -> &str {
     }
 }
 
-/// One row per response: the fields of [`Status`] that it has in addition to `error` and `error_code`, and its other
-/// fields as they are without a result.
+/// One row per response: the fields of [`Status`] that it has in addition to `error` and
+/// `error_code`, and the values of its other fields without a result.
 macro_rules! responses {
     ($($response:ident [$($of_status:ident),*] { $($field:ident: $value:expr),* };)*) => {$(
         impl Response for wire::$response {
@@ -222,7 +224,7 @@ pub(super) fn server_limits(limits: &Limits) -> wire::ServerLimits {
     }
 }
 
-/// The figures of the storage engine are given on request only.
+/// Statistics of the storage engine are included on request only.
 pub(super) fn database_stats(figures: &DatabaseFigures, detailed: bool) -> wire::DatabaseStats {
     let detail = |figure: Option<u64>| figure.filter(|_| detailed).map(signed);
     wire::DatabaseStats {
@@ -234,7 +236,8 @@ pub(super) fn database_stats(figures: &DatabaseFigures, detailed: bool) -> wire:
         active_transactions: signed(figures.active_transactions),
         committed_transactions: signed(figures.committed_transactions),
         aborted_transactions: signed(figures.aborted_transactions),
-        // Existing clients want a number where they ask for details: of a cache that nobody asked yet, nothing was found.
+        // Existing clients expect a number if they ask for details, so a cache without lookups
+        // reports 0.
         cache_hit_rate_percent: detail(Some(figures.cache_hit_rate_percent.unwrap_or(0).min(100))),
         compaction_pending_bytes: detail(figures.compaction_pending_bytes),
     }

@@ -1,4 +1,4 @@
-//! Requests as the wire has them, converted to those of the core.
+//! Converts requests from their form on the wire to those of the core.
 
 use bytes::Bytes;
 use kv_api::thrift::generated as wire;

@@ -1,4 +1,5 @@
-//! What the cluster looks like from this process: its own replicas as they are, the others as they last reported.
+//! The cluster as seen from this process: its own replicas as they are, the others as they last
+//! reported.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -18,10 +19,11 @@ use crate::front_end::ListenAddresses;
 use crate::mode::Mode;
 use crate::problems::Problem;
 
-/// A peer that was not heard for this long counts as unreachable; reports come several times a second.
+/// A peer that has sent nothing for this long counts as unreachable. Reports come several times a
+/// second.
 const REACHABLE_WITHIN: Duration = Duration::from_secs(1);
 
-/// How long a failover waits for somebody who can take over, and how often it looks.
+/// How long a failover waits for a replica that can take over, and how often it checks.
 const CANDIDATE_WAIT: Duration = Duration::from_secs(1);
 const CANDIDATE_LOOK: Duration = Duration::from_millis(10);
 
@@ -37,7 +39,7 @@ impl ReplicatedCluster {
         ReplicatedCluster { store, members, addresses, started: Instant::now() }
     }
 
-    /// The replica that answers for this process: its primary, otherwise the first.
+    /// The replica that reports for this process: its primary, or else the first.
     fn spokesman(&self) -> &LocalReplicaParts {
         let replicas = self.store.replicas();
         replicas.iter().find(|replica| replica.consensus.is_primary()).unwrap_or(&replicas[0])
@@ -53,7 +55,8 @@ impl ReplicatedCluster {
             _ => Role::Secondary,
         };
         let runs = status.failed.is_none();
-        // The core's figures are refreshed now and then, what is applied at once; and only what is committed is applied.
+        // The core's status is refreshed periodically, the applied sequence at once. Only committed
+        // entries are applied, so the commit point is at least that.
         let committed = status.core.commit.max(status.digest_sequence);
         ReplicaStatus {
             role: if runs { role } else { Role::Unknown },
@@ -89,7 +92,7 @@ impl ReplicatedCluster {
         }
     }
 
-    /// What the peer last told about itself.
+    /// Adds the peer's last report about itself.
     fn with_report(&self, status: ReplicaStatus, seen_by: &DriverStatus) -> ReplicaStatus {
         let Some(report) = seen_by.core.reports.get(&ReplicaId(status.id as u8)) else { return status };
         let role = match () {
@@ -195,7 +198,7 @@ impl ReplicatedCluster {
         }
     }
 
-    /// Everything that is wrong with the cluster and its replicas, as far as it is known here.
+    /// All problems of the cluster and its replicas that this process knows.
     pub fn problems(&self) -> Vec<Problem> {
         let (snapshot, seen_by) = (self.look(), self.spokesman().consensus.status());
         let up = self.started.elapsed();
@@ -208,7 +211,7 @@ impl ReplicatedCluster {
         of_cluster.into_iter().chain(snapshot.replicas.iter().flat_map(of_replica)).collect()
     }
 
-    /// For a replica that does not lead.
+    /// The error of a replica that does not lead.
     fn whom_to_ask(&self, primary: Option<u32>) -> FailoverError {
         let primary = primary.or_else(|| self.spokesman().consensus.primary().map(|id| u32::from(id.0)));
         match primary.and_then(|id| self.members.iter().find(|member| member.id == id)) {
@@ -254,7 +257,8 @@ impl FailoverControl for ReplicatedCluster {
     }
 }
 
-/// A primary that has just begun to lead has heard nobody yet who could take over: that comes within milliseconds, if it comes.
+/// A new primary has not heard yet from any replica that could take over. If there is one, its
+/// message arrives within milliseconds.
 async fn transfer(
     consensus: &ConsensusReplica,
     target: Option<ReplicaId>,

@@ -1,4 +1,4 @@
-//! Figures of consensus for Prometheus, read from the replicas when scraped.
+//! Exports the metrics of consensus to Prometheus. They are read from the replicas at each scrape.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use rsml::DriverStatus;
 
 use super::store::ReplicatedKvStore;
 
-/// Name, help, and where the figure is found.
+/// Name, help text and reader of a metric.
 type Figure = (&'static str, &'static str, fn(&DriverStatus) -> u64);
 
 const COUNTERS: [Figure; 14] = [
@@ -67,7 +67,7 @@ const GAUGES: [Figure; 13] = [
     ("synodkv_log_disk_bytes", "Bytes of the consensus log on disk.", |s| s.storage.bytes_on_disk),
 ];
 
-/// The values of the log by how many operations they hold, as a cumulative count per upper bound.
+/// The values of the log by their number of operations, as a cumulative count per upper bound.
 const BATCH_SIZES: (&str, &str) =
     ("synodkv_batch_size_values_total", "Values applied with at most `le` operations, cumulative.");
 

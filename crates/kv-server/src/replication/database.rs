@@ -1,4 +1,4 @@
-//! The replicated database as a `KvDatabase`: no logic of its own.
+//! The replicated database as a `KvDatabase`. It has no logic of its own.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use super::router::{ConsensusRouter, INNER_DEADLINE};
 use super::store::ReplicatedKvStore;
 use crate::router::{RequestContext, RequestRouter};
 
-/// For embedders and tests; each call ends within ten seconds.
+/// The cluster's database, for embedders and tests. Each call ends within ten seconds.
 pub struct ReplicatedKvDatabase {
     router: Arc<ConsensusRouter>,
     store: Arc<ReplicatedKvStore>,
@@ -30,7 +30,7 @@ impl ReplicatedKvDatabase {
     }
 }
 
-/// The router's outcome is of the operation's kind: that is its contract.
+/// By contract, the router returns the outcome of the operation's kind.
 fn mismatch(outcome: KvOutcome) -> ! {
     panic!("the router answered with an outcome of another kind: {outcome:?}")
 }

@@ -1,4 +1,4 @@
-//! A server whose writes are agreed by its cluster.
+//! The server of replicated mode.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -25,23 +25,25 @@ use crate::ports;
 use crate::problems::Problems;
 use crate::router::WriteSettings;
 
-/// How long a start waits for a primary when all replicas are in this process. The server works without: requests wait.
+/// How long a start waits for a primary if all replicas are in this process. The server also works
+/// without one: requests wait.
 const FIRST_PRIMARY_WAIT: Duration = Duration::from_secs(5);
 
-/// All replicas of a cluster in one process, or one of them.
+/// A server that runs all replicas of a cluster, or one of them.
 pub struct ReplicatedServerManager {
     front_end: FrontEnd,
     router: Arc<ConsensusRouter>,
     store: Arc<ReplicatedKvStore>,
     identity: tokio::task::JoinHandle<()>,
-    /// Note which databases are wrong, when replicas stop because of that.
+    /// Tasks that record which databases have diverged, if replicas stop because of that.
     marking: tokio::task::JoinSet<()>,
-    /// Last, so that the directory is free only when everything in it is closed.
+    /// The last field, so that the lock is released only after everything in the directory is
+    /// closed.
     data_dir: Arc<DataDir>,
 }
 
 impl ReplicatedServerManager {
-    /// Starts with replicas that reach each other without sockets: all must be in this process.
+    /// Starts with replicas that communicate without sockets; all must be in this process.
     pub async fn start_in_memory(config: Config) -> Result<Self, ServerError> {
         Self::start_on(config, Network::InMemory(create_shared_message_bus())).await
     }
@@ -112,7 +114,7 @@ impl ReplicatedServerManager {
     }
 }
 
-/// Everything that this process listens on.
+/// All addresses that this process listens on, with their keys.
 fn listeners<'c>(config: &'c Config, network: &Network) -> Vec<(String, &'c Address)> {
     let replication = &config.replication;
     let mut listeners = vec![
@@ -120,7 +122,7 @@ fn listeners<'c>(config: &'c Config, network: &Network) -> Vec<(String, &'c Addr
         ("server.admin_addr".to_string(), &config.server.admin_addr),
     ];
     if matches!(network, Network::Tcp) {
-        // A name may get its address later: the transport waits for that.
+        // A name may resolve later; the transport waits for that.
         let own = replication.local_ids().into_iter().filter_map(|id| replication.replica(id));
         let own = own.map(|replica| (replication.peer_key(replica.id), replication.listens_at(replica)));
         listeners.extend(own.filter(|(_, address)| address.is_literal()));

@@ -1,4 +1,4 @@
-//! What is wrong with the replicas of a cluster, as far as this process can tell, and what to do about it.
+//! The problems of a cluster's replicas that this process can detect, each with its remedy.
 
 use std::time::Duration;
 
@@ -10,20 +10,20 @@ use crate::config::ReplicaConfig;
 use crate::problems::Problem;
 use crate::space::disk_full;
 
-/// Peers are not missed before a server has run for so long: they may be starting, too.
+/// How long a server must have run before a silent peer is a problem; peers may be starting, too.
 const MISSED_AFTER: Duration = Duration::from_secs(5);
 
-/// A disk that takes so long for one write is not just busy.
+/// A single write that takes this long means more than a busy disk.
 const DISK_PATIENCE_US: u64 = 5_000_000;
 
 const NO_VOTE: &str = "no_vote";
 
-/// What makes a replica count as not well. Without a vote one may be as well as any other.
+/// The most serious problem, which makes a replica unhealthy. Being an observer is not one.
 pub(super) fn gravest(problems: Vec<Problem>) -> Option<Problem> {
     problems.into_iter().find(|problem| problem.kind != NO_VOTE)
 }
 
-/// Of a replica of this process; the gravest first.
+/// The problems of a replica of this process, the most serious first.
 pub(super) fn of_local(id: u32, status: &DriverStatus) -> Vec<Problem> {
     let stopped = status
         .failed
@@ -76,7 +76,7 @@ fn shortage(status: &DriverStatus) -> Option<Problem> {
     status.core.storage_full.then(disk_full)
 }
 
-/// Whether it takes part in agreeing on writes.
+/// A problem if the replica takes no part in agreeing on writes.
 fn no_member(status: &DriverStatus) -> Option<Problem> {
     if status.failed.is_some() {
         return None;
@@ -92,7 +92,7 @@ fn no_member(status: &DriverStatus) -> Option<Problem> {
     (!status.core.is_voter).then(without_vote)
 }
 
-/// A thread that does not get on, or, sooner, a disk that does not.
+/// A stalled thread or, reported sooner, a disk that does not answer.
 fn standing_still(status: &DriverStatus) -> Option<Problem> {
     let remedy = "look at the disk and at the kernel's log of this machine";
     let Some(StalledThread { thread, since, has_ended }) = &status.stalled else {
@@ -111,7 +111,7 @@ fn standing_still(status: &DriverStatus) -> Option<Problem> {
     Some(Problem::new("stalled", text, format!("{remedy}; then restart the server")))
 }
 
-/// It needs a copy, and the databases of the others differ.
+/// The replica needs a copy, but the databases of the others differ.
 fn copy_refused(status: &DriverStatus) -> Option<Problem> {
     let refused = status.core.refused_copy.as_ref()?;
     Some(Problem::new(
@@ -173,7 +173,8 @@ fn without_vote() -> Problem {
     )
 }
 
-/// Of a replica in another process, as `seen_by` sees it; the gravest first. `up` is how long this process has run.
+/// The problems of a replica in another process, as `seen_by` sees it, the most serious first. `up`
+/// is how long this process has run.
 pub(super) fn of_peer(peer: &ReplicaStatus, seen_by: &DriverStatus, up: Duration) -> Vec<Problem> {
     let id = ReplicaId(u8::try_from(peer.id).expect("the configuration bounds replica ids"));
     let mut found = Vec::new();
@@ -197,7 +198,7 @@ pub(super) fn of_peer(peer: &ReplicaStatus, seen_by: &DriverStatus, up: Duration
     found.into_iter().map(|problem| problem.of_replica(peer.id)).collect()
 }
 
-/// Why there is no connection, other than that nobody answers.
+/// The problem of a missing connection whose cause is known.
 fn disconnected(trouble: &Trouble) -> Problem {
     let Trouble { address, reason, .. } = trouble;
     let since_s = trouble.since.elapsed().as_secs();
@@ -233,7 +234,7 @@ fn unreachable(id: ReplicaId, peer: &ReplicaStatus, seen_by: &DriverStatus, up: 
     Problem::new("peer_unreachable", text, remedy)
 }
 
-/// What the others say about a replica that has most likely stopped by now.
+/// The report of the others about a diverged replica, which has most likely stopped by now.
 fn divergence(stray: &Stray) -> Problem {
     let Stray { sequence, expected, found } = stray;
     Problem::new(
@@ -246,7 +247,7 @@ fn divergence(stray: &Stray) -> Problem {
     )
 }
 
-/// Of the cluster as a whole: too few replicas that can vote are there.
+/// A problem of the whole cluster: too few voting replicas are available.
 pub(super) fn of_cluster(members: &[ReplicaConfig], replicas: &[ReplicaStatus], is_founded: bool) -> Option<Problem> {
     let votes = |replica: &&ReplicaStatus| replica.reachable && replica.role != Role::Learner;
     let (there, needed) = (replicas.iter().filter(votes).count(), members.len() / 2 + 1);

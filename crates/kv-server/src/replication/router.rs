@@ -1,5 +1,6 @@
-//! The router of replicated mode: every write is agreed before it is answered, every linearizable read takes a read point
-//! first. Any replica serves any client: what only the primary can do, consensus forwards.
+//! The router of replicated mode. A write is answered after the replicas have agreed on it, and a
+//! linearizable read first obtains a read point. Any replica serves any client, because consensus
+//! forwards to the primary what only the primary can do.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -13,10 +14,10 @@ use super::store::{LocalReplicaParts, ReplicatedKvStore};
 use crate::config::ReplicaConfig;
 use crate::router::{RequestContext, RequestRouter, WriteSettings};
 
-/// Gives writes to consensus and reads from a local database after a read point.
+/// Passes writes to consensus, and reads from a local database after it has obtained a read point.
 ///
-/// A local primary is asked directly. While a connection has writes under way it stays with the replica that took them, so
-/// that its writes keep their order when the primary changes.
+/// A primary in this process is used directly. While a connection has writes in flight, it stays
+/// with the replica that received them, so that its writes keep their order if the primary changes.
 pub struct ConsensusRouter {
     store: Arc<ReplicatedKvStore>,
     members: Vec<ReplicaConfig>,
@@ -24,11 +25,11 @@ pub struct ConsensusRouter {
     pins: Pins,
 }
 
-/// Where connections have writes under way.
+/// The connections with writes in flight, and their replicas.
 #[derive(Default)]
 struct Pins(Mutex<HashMap<u64, Pin>>);
 
-/// The replica that has a connection's unanswered writes, and how many these are.
+/// The replica that has a connection's unanswered writes, and their number.
 #[derive(Debug, PartialEq, Eq)]
 struct Pin {
     replica: usize,
@@ -36,7 +37,8 @@ struct Pin {
 }
 
 impl Pins {
-    /// A write of the connection begins: the replica for it is that of the connection's other writes, or `preferred`.
+    /// Begins a write of the connection. Returns the replica of the connection's other writes, or
+    /// `preferred`.
     fn begin(&self, connection: u64, preferred: usize) -> usize {
         let mut pins = self.0.lock().expect("no holder of this lock panics");
         let pin = pins.entry(connection).or_insert(Pin { replica: preferred, writes: 0 });
@@ -60,7 +62,7 @@ impl ConsensusRouter {
         ConsensusRouter { store, members, settings, pins: Pins::default() }
     }
 
-    /// The place of the replica to ask: a local primary, otherwise the first that has not failed.
+    /// The index of the replica to use: a local primary, or else the first that has not failed.
     fn preferred(&self) -> usize {
         let replicas = self.store.replicas();
         if replicas.len() == 1 {
@@ -71,7 +73,8 @@ impl ConsensusRouter {
         primary.or_else(sound).unwrap_or(0)
     }
 
-    /// Proposes before it first waits: the caller's order of first polls is the order of the writes.
+    /// Proposes before its first wait, so that writes happen in the order in which the caller polls
+    /// them first.
     async fn write(
         &self,
         write: impl FnOnce(&LocalReplicaParts) -> LoggedWrite + Send,
@@ -93,8 +96,8 @@ impl ConsensusRouter {
         }
     }
 
-    /// The error for a request that surely did not happen; it names the primary if one is known, and otherwise what would
-    /// bring one about.
+    /// The error for a request that was definitely not executed. It names the primary if one is
+    /// known, or else explains what a primary needs.
     fn no_primary(&self, replica: &LocalReplicaParts, waited: Duration) -> KvError {
         let primary = replica.consensus.primary().map(|id| u32::from(id.0)).filter(|id| *id != replica.id);
         match primary.and_then(|id| self.members.iter().find(|member| member.id == id)) {
@@ -141,7 +144,7 @@ impl ConsensusRouter {
     async fn read(&self, operation: KvOperation, at: ReadAt, context: &RequestContext) -> Result<KvOutcome, KvError> {
         let replica = &self.store.replicas()[self.preferred()];
         if let Some(failure) = &replica.consensus.watch().borrow().failed {
-            // Whatever stopped it: its rows are no longer vouched for.
+            // Its rows cannot be trusted, whatever stopped it.
             return Err(KvError::Storage(format!("replica {} has stopped: {failure}", replica.id)));
         }
         let applied = || replica.reader.database().applied_version();
@@ -149,7 +152,8 @@ impl ConsensusRouter {
             ReadAt::Stale => applied(),
             ReadAt::Version(version) => {
                 if version > applied() {
-                    // Everything acknowledged so far is applied after this: what is newer still does not exist.
+                    // After this barrier everything acknowledged so far is applied, so a newer
+                    // version does not exist.
                     self.barrier(replica, context).await?;
                 }
                 if version > applied() {
@@ -182,7 +186,7 @@ impl RequestRouter for ConsensusRouter {
     }
 }
 
-/// Holds a connection to its replica while a write of it is under way.
+/// Keeps a connection with its replica while a write of it is in flight.
 struct PinnedWrite<'a> {
     router: &'a ConsensusRouter,
     connection: u64,
@@ -207,7 +211,7 @@ impl Drop for PinnedWrite<'_> {
     }
 }
 
-/// Long enough for an inner caller that set no deadline of its own.
+/// The deadline of internal callers that set none.
 pub(super) const INNER_DEADLINE: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
@@ -218,7 +222,7 @@ mod tests {
     fn writes_of_a_connection_stay_with_the_replica_that_has_earlier_ones() {
         let pins = Pins::default();
         assert_eq!(pins.begin(7, 0), 0);
-        // Another replica leads from here on.
+        // Another replica leads from now on.
         assert_eq!(pins.begin(7, 2), 0, "the first is still under way");
         assert_eq!(pins.begin(8, 2), 2, "another connection has none");
         pins.end(7);

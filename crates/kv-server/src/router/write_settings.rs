@@ -1,5 +1,5 @@
-//! What the configuration of this server adds to every write that it takes. It goes into the log with the write, so that
-//! replicas with different configurations still decide alike.
+//! The settings that this server adds to every write that it receives. They are logged with the
+//! write, so that replicas with different configurations still decide alike.
 
 use kv_api::{AtomicCommit, FamilyChange, LoggedWrite};
 use kv_store::TransactionalKvDatabase;
@@ -9,7 +9,7 @@ use crate::config::Config;
 #[derive(Clone, Debug)]
 pub struct WriteSettings {
     readable_window_ms: u64,
-    /// Made by the first write that uses them.
+    /// Column families that the first write to them creates.
     column_families: Vec<String>,
 }
 
@@ -21,7 +21,8 @@ impl WriteSettings {
         }
     }
 
-    /// `database`: any replica's. It tells which families surely exist.
+    /// Adds the settings to a commit. `database` is that of any replica, and shows which families
+    /// certainly exist.
     pub fn commit(&self, commit: AtomicCommit, database: &TransactionalKvDatabase) -> LoggedWrite {
         let creates = self.missing_families(&commit, database);
         LoggedWrite { creates, ..LoggedWrite::commit(commit).within(self.readable_window_ms) }

@@ -1,4 +1,4 @@
-//! Column families: which there are, and changing that. A change is agreed on like a commit.
+//! Lists, creates and drops column families. Replicas agree on such a change like on a commit.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use crate::router::RequestContext;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Family {
     pub name: String,
-    /// Not yet, where the first write creates it.
+    /// False for a family that its first write will create.
     pub exists: bool,
     /// Whether this server's `storage.column_families` names it.
     pub is_configured: bool,
@@ -25,7 +25,7 @@ impl KvServiceCore {
         self.families_here().into_iter().map(|family| family.name).collect()
     }
 
-    /// The same, with every change that was acknowledged before.
+    /// The same families, with every change that was acknowledged before the call.
     pub async fn families(&self, context: &RequestContext) -> Result<Vec<Family>, KvError> {
         let version = self.read_version(context).await?;
         for local in self.parts.replicas.replicas().iter().take(1) {
@@ -48,7 +48,8 @@ impl KvServiceCore {
         std::iter::once(default).chain(others).collect()
     }
 
-    /// Refuses a family, by its name on the inside, that neither exists in `database` nor is created by the first write.
+    /// Refuses a family, given by its internal name, that neither exists in `database` nor is
+    /// created by its first write.
     pub fn check_family(&self, name: &str, database: &TransactionalKvDatabase) -> Result<(), KvError> {
         match database.has_family(name) || self.parts.column_families.iter().any(|configured| configured == name) {
             true => Ok(()),
@@ -56,7 +57,7 @@ impl KvServiceCore {
         }
     }
 
-    /// Creating one that exists changes nothing, and succeeds.
+    /// Creates a family. If it exists already, this succeeds and changes nothing.
     pub async fn create_family(&self, name: &str, context: &RequestContext) -> Result<CommitResult, KvError> {
         if let Some(fault) = family_name_fault(name) {
             return Err(KvError::InvalidOperation(format!("column family '{name}' cannot be created: {fault}")));

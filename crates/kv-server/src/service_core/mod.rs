@@ -1,8 +1,9 @@
-//! All that the service knows about requests: what is valid, what is assumed where nothing is said, which limits hold,
-//! and what existing clients expect of old calls. Each request becomes at most one [`KvOperation`], which is routed.
+//! The rules for requests: what is valid, the defaults, the limits, and what existing clients
+//! expect of old calls. Each request becomes at most one [`KvOperation`], which is routed.
 //!
-//! No protocol and no mode in here: requests come as plain values, from Thrift, from the admin interface or from a test,
-//! and failures leave as [`KvError`]. Nothing waits before a write has been routed (see [`crate::router`]).
+//! This module knows no protocol and no mode. Requests are plain values, from Thrift, from the
+//! admin interface or from a test, and failures are [`KvError`]s. Nothing waits before a write has
+//! been routed (see [`crate::router`]).
 
 mod cluster_info;
 mod commit;
@@ -29,7 +30,7 @@ use crate::fault_injection::{FaultInjector, FaultRequest};
 use crate::metrics::ServerMetrics;
 use crate::router::{RequestContext, RequestRouter};
 
-/// What the core stands on.
+/// The parts that the core uses.
 pub struct CoreParts {
     pub router: Arc<dyn RequestRouter>,
     pub cluster: Arc<dyn ClusterView>,
@@ -37,13 +38,13 @@ pub struct CoreParts {
     pub metrics: Arc<ServerMetrics>,
     pub faults: Arc<FaultInjector>,
     pub limits: Limits,
-    /// Families that the first write to them creates.
+    /// Column families that the first write to them creates.
     pub column_families: Vec<String>,
-    /// Longest time for which a version may be pinned.
+    /// Longest time that a version may be pinned.
     pub max_pin: Duration,
 }
 
-/// The service behind every interface.
+/// The service behind all interfaces.
 pub struct KvServiceCore {
     parts: CoreParts,
 }
@@ -69,7 +70,7 @@ impl KvServiceCore {
         }
     }
 
-    /// `consistency`: see [`read_at`].
+    /// Reads a key. For `consistency` see [`read_at`].
     pub async fn get(
         &self,
         key: Bytes,
@@ -105,7 +106,8 @@ impl KvServiceCore {
         }
     }
 
-    /// `max_rows_bytes`: what the reply can carry, where that is less than the limit of the server.
+    /// Reads a range. `max_rows_bytes` is how much the reply can hold, if that is less than the
+    /// server's limit.
     pub async fn get_range(
         &self,
         request: RangeRequest,
@@ -137,7 +139,7 @@ impl KvServiceCore {
         let family = self.family(request.column_family.take())?;
         let limits = &self.parts.limits;
         let max_bytes = max_rows_bytes.min(limits.max_reply_bytes as u64);
-        // Also one that holds no key: whether its family exists, the database says.
+        // An empty range is read, too, because only the database knows whether its family exists.
         let query = range::normalise(request, family, limits.max_key_bytes, max_bytes)?;
         match self.route(KvOperation::GetRange { query, at }, context).await {
             Ok(KvOutcome::Rows(rows)) => Ok(rows),
@@ -173,8 +175,8 @@ impl KvServiceCore {
         self.commit(AtomicCommit::of(vec![mutation]), context).await
     }
 
-    /// The old call with one key: where the last 10 bytes of `buffer` are zero the stamp replaces them, otherwise the
-    /// buffer is the key. Returns the key as stored.
+    /// The old call for one key. If the last 10 bytes of `buffer` are zero, the versionstamp
+    /// replaces them; otherwise the buffer is the key. Returns the key as stored.
     pub async fn set_versionstamped_key(
         &self,
         buffer: Bytes,
@@ -195,7 +197,7 @@ impl KvServiceCore {
         Ok(result.generated_keys.into_iter().next().unwrap_or(buffer))
     }
 
-    /// As [`Self::set_versionstamped_key`], for the value. Returns the value as stored.
+    /// Like [`Self::set_versionstamped_key`], for the value. Returns the value as stored.
     pub async fn set_versionstamped_value(
         &self,
         key: Bytes,
@@ -220,7 +222,8 @@ impl KvServiceCore {
         self.parts.faults.set(request)
     }
 
-    /// What `ping` answers: the echoed message and timestamp, and the server's clock in microseconds since 1970.
+    /// The answer to `ping`: the echoed message and timestamp, and the server's clock in
+    /// microseconds since 1970.
     pub fn ping(&self, message: Option<Bytes>, timestamp: Option<i64>) -> (Bytes, i64, i64) {
         (
             message.unwrap_or_else(|| Bytes::from_static(b"pong")),
@@ -229,7 +232,7 @@ impl KvServiceCore {
         )
     }
 
-    /// A commit that is complete and valid.
+    /// Routes a complete and valid commit.
     async fn commit(&self, commit: AtomicCommit, context: &RequestContext) -> Result<CommitResult, KvError> {
         let _active = self.parts.metrics.begin_transaction();
         match self.route(KvOperation::AtomicCommit(commit), context).await {
@@ -239,7 +242,8 @@ impl KvServiceCore {
         }
     }
 
-    /// What a read finds in a family that does not exist: nothing, if the first write would create it.
+    /// The result of a read in a family that does not exist: nothing, if the first write would
+    /// create the family.
     fn nothing_yet<T: Default>(&self, error: KvError) -> Result<T, KvError> {
         match error {
             KvError::UnknownColumnFamily { name, .. } if self.parts.column_families.contains(&name) => Ok(T::default()),
@@ -247,7 +251,8 @@ impl KvServiceCore {
         }
     }
 
-    /// Names the families that there are, where one was unknown: what replicas agree on does not say.
+    /// Adds the existing families to an error about an unknown one. Replicas do not agree on that
+    /// list, so their verdict lacks it.
     fn with_families(&self, error: KvError) -> KvError {
         match error {
             KvError::UnknownColumnFamily { name, .. } => {
@@ -278,7 +283,8 @@ impl KvServiceCore {
         if length > limit { Err(KvError::ValueTooLarge { length, limit }) } else { Ok(value) }
     }
 
-    /// The family's name on the inside: empty for the default one. Whether it exists, the database says.
+    /// The internal name of a family: empty for the default one. Only the database checks whether
+    /// it exists.
     pub fn family(&self, name: Option<String>) -> Result<String, KvError> {
         match name {
             None => Ok(String::new()),
@@ -292,12 +298,12 @@ impl KvServiceCore {
     }
 }
 
-/// A router that answers with something else than it was asked is broken.
+/// The error for a router that broke its contract and returned another kind of outcome.
 fn mismatch(wanted: &str, found: &KvOutcome) -> KvError {
     KvError::Storage(format!("asked the router for {wanted}, got {found:?}"))
 }
 
-/// `linearizable`, which is meant where nothing is said, or `stale`.
+/// Parses a consistency: `linearizable`, the default, or `stale`.
 fn read_at(consistency: Option<&str>) -> Result<ReadAt, KvError> {
     match consistency {
         None | Some("" | "linearizable") => Ok(ReadAt::Linearizable),
@@ -326,7 +332,7 @@ fn asks_for_stamp(field: &str, buffer: &[u8]) -> Result<bool, KvError> {
     }
 }
 
-/// For the wire's timestamps. Before 1970 is 0.
+/// A timestamp for the wire, in microseconds since 1970; earlier times become 0.
 pub(crate) fn micros_since_1970(time: SystemTime) -> i64 {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
     i64::try_from(since.as_micros()).unwrap_or(i64::MAX)

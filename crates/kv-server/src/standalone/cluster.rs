@@ -1,4 +1,4 @@
-//! The cluster of one replica that a standalone server shows.
+//! The cluster of one replica that a standalone server reports.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,10 +15,10 @@ use crate::problems::Problem;
 use crate::router::LocalReader;
 use crate::space::SpaceWatch;
 
-/// The id under which a standalone server shows itself.
+/// The replica id that a standalone server reports.
 const STANDALONE_ID: u32 = 0;
 
-/// The cluster of one.
+/// A cluster of one replica.
 pub(super) struct StandaloneCluster {
     reader: LocalReader,
     addresses: Arc<ListenAddresses>,
@@ -27,12 +27,12 @@ pub(super) struct StandaloneCluster {
 }
 
 impl StandaloneCluster {
-    /// The uptime that it shows counts from now.
+    /// A cluster whose uptime counts from now.
     pub fn new(reader: LocalReader, addresses: Arc<ListenAddresses>, space: Arc<SpaceWatch>) -> Self {
         StandaloneCluster { reader, addresses, space, started: Instant::now() }
     }
 
-    /// The first thing that is wrong, the worst before the others.
+    /// The most serious problem, if there is one.
     pub fn problem(&self) -> Option<Problem> {
         let database = self.reader.database();
         let problem = if let Some(reason) = database.damage() {
@@ -51,7 +51,7 @@ impl StandaloneCluster {
         Some(problem.of_replica(STANDALONE_ID))
     }
 
-    /// Why this process can do its work no more.
+    /// Why this process cannot do its work any more; `None` while it can.
     pub fn failure(&self) -> Option<String> {
         let database = self.reader.database();
         match database.can_commit() {
@@ -78,7 +78,7 @@ impl ClusterView for StandaloneCluster {
                 reachable: true,
                 last_seen: Some(SystemTime::now()),
                 view: 0,
-                // There is no log.
+                // There is no consensus log.
                 last_sequence: None,
                 committed: None,
                 applied: None,

@@ -29,9 +29,9 @@ pub struct StandaloneServerManager {
     front_end: FrontEnd,
     database: Arc<TransactionalKvDatabase>,
     space: Arc<SpaceWatch>,
-    /// Whoever runs this server starts it again after a failed write.
+    /// Whether a failed write leads to a restart, so that it is not a failure of the server.
     restarts: bool,
-    /// Last, so that the directory is free only when its database is closed.
+    /// The last field, so that the lock is released only after the database is closed.
     data_dir: DataDir,
 }
 
@@ -127,7 +127,7 @@ impl ServerManager for StandaloneServerManager {
         damage().or_else(gone).or_else(stopped)
     }
 
-    /// Not while the disk is full, when a start would be in vain, and not a database that is damaged.
+    /// A restart does not help while the disk is full, or if the database is damaged.
     fn wants_restart(&self) -> Option<String> {
         let helps = self.restarts && self.database.damage().is_none() && self.space.has_space();
         self.database.write_failure().filter(|_| helps)
@@ -146,7 +146,7 @@ impl ServerManager for StandaloneServerManager {
     }
 }
 
-/// Opens the database of a standalone server as the configuration says. `path` is made if need be.
+/// Opens the database of a standalone server as configured. Creates `path` if necessary.
 fn open_database(
     config: &Config,
     path: &Path,

@@ -1,4 +1,4 @@
-//! The admin interface over HTTP.
+//! Tests of the admin interface over HTTP.
 
 use serde_json::Value;
 

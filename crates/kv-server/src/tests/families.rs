@@ -1,4 +1,4 @@
-//! Column families, created and dropped over HTTP.
+//! Tests of column families that are created and dropped over HTTP.
 
 use reqwest::Method;
 use serde_json::Value;
@@ -49,7 +49,7 @@ async fn a_family_can_be_used_from_its_creation_until_it_is_dropped() {
     assert_eq!((status, &dropped["exists"]), (200, &false.into()));
     assert_eq!(dropped["version"].as_i64(), Some(version + 1), "it takes a version, like every change of rows");
     assert_eq!(get_in(&mut client, "orders", b"k").await.error_code.as_deref(), unknown);
-    // A new one under the old name is empty.
+    // A new family with the old name is empty.
     assert_eq!(ask(&server, Method::POST, "/column-families/orders").await.0, 200);
     let reply = get_in(&mut client, "orders", b"k").await;
     assert_eq!((reply.found, reply.error), (false, None));

@@ -1,4 +1,4 @@
-//! Faults on demand, as clients see them.
+//! Tests of fault injection through a client.
 
 use std::time::{Duration, Instant};
 
@@ -26,7 +26,7 @@ fn cleared(code: &str) -> wire::FaultInjectionRequest {
     wire::FaultInjectionRequest { probability: Some(OrderedFloat(0.0)), ..fault(code, None) }
 }
 
-/// The codes that a read version, a value, a range and a write fail with.
+/// The error codes of a read version, a value, a range and a write.
 async fn codes(client: &mut Client) -> [Option<String>; 4] {
     [
         client.call(wire::GetReadVersionRequest {}).await.error_code,
@@ -113,7 +113,7 @@ async fn faults_are_cleared_whatever_the_case_of_their_names() {
         assert!(client.call(cleared(name)).await.success, "{name}");
         assert_eq!(codes(&mut client).await, [None, None, None, None], "{name}");
     }
-    // Nothing is set, and nothing is left behind.
+    // No fault is set, and none is left behind.
     assert!(client.call(cleared("OTHER")).await.success);
 }
 

@@ -1,4 +1,4 @@
-//! Limits of requests, and what the replies of `atomicCommit` say about each refusal.
+//! Tests of the limits of requests, and of the replies of `atomicCommit` to each refusal.
 
 use super::commits::{commit, operation};
 use super::*;

@@ -1,5 +1,5 @@
-//! The standalone server with the memory engine, through real sockets: what clients see of the handler, the core and the
-//! router together.
+//! Tests of the standalone server with the memory engine through real sockets: the handler, the
+//! core and the router together, as clients see them.
 
 mod admin;
 mod client;
@@ -21,7 +21,7 @@ use crate::manager::ServerManager;
 use crate::standalone::StandaloneServerManager;
 use kv_store::EngineKind;
 
-/// Far longer than anything takes: only a hang reaches it.
+/// A timeout that only a hang reaches.
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);
 
 struct TestServer {
@@ -77,7 +77,7 @@ fn snapshot_get(key: &[u8], read_version: i64) -> wire::SnapshotGetRequest {
     wire::SnapshotGetRequest { key: key.to_vec(), read_version, column_family: None }
 }
 
-/// A request without any field: everything, with all defaults.
+/// A range request without any field: all rows, with all defaults.
 fn everything() -> wire::GetRangeRequest {
     wire::GetRangeRequest {
         begin_key: None,

@@ -1,4 +1,4 @@
-//! Starting and stopping.
+//! Tests of starting and stopping.
 
 use super::*;
 use crate::error::ServerError;
@@ -35,7 +35,7 @@ async fn requests_in_hand_are_answered_before_the_server_stops() {
     let server = TestServer::start().await;
     let mut client = server.client().await;
     let TestServer { manager, _folder } = server;
-    // The ping tells that the server has the connection.
+    // The reply to a ping proves that the server has accepted the connection.
     client.call(wire::PingRequest { message: None, timestamp: None }).await;
     let calls = (0..200u16).map(|n| set(&n.to_be_bytes(), b"v").into()).collect();
     let writing = tokio::spawn(async move { client.call_all(calls).await });

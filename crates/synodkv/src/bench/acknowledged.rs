@@ -17,11 +17,11 @@ use crate::failure::Failure;
 use crate::output::{self, Format};
 
 const READS_UNDER_WAY: usize = 256;
-/// Losses that are shown one by one.
+/// Most lost keys that are shown one by one.
 const SHOWN: usize = 10;
 
-/// Writes the record. A line may reach the disk later than its acknowledgement came: then the check knows of less than was
-/// acknowledged, never of more.
+/// Writes the record. A line may reach the disk after its acknowledgement arrived, so the record
+/// may lack acknowledged keys but never holds others.
 pub struct Recorder {
     file: BufWriter<File>,
     /// The first failure to write; later lines are dropped, and the run ends with this error.

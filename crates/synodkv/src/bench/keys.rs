@@ -1,4 +1,4 @@
-//! Records: which one comes next, and what is done to it.
+//! Chooses the next record and operation of a run.
 
 use std::collections::BTreeSet;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -8,17 +8,18 @@ use super::distribution::Chooser;
 use super::random::SplitMix64;
 use super::workload::{Mix, Operation};
 
-/// Bits of a unique key's number that count; those above name the run, so that no run writes the keys of another.
+/// Bits of a unique key's number that hold a counter. The bits above identify the run, so that no
+/// run writes the keys of another.
 const COUNTER_BITS: u32 = 36;
 
-/// Says what comes next.
+/// Chooses the next operation and record.
 pub struct KeySpace {
     random: SplitMix64,
     chooser: Chooser,
     records: Records,
     mix: Mix,
     scan_rows: u64,
-    /// The next unique key; `None`: keys are drawn.
+    /// The next unique key; `None` if keys are drawn at random.
     next_unique: Option<u64>,
 }
 
@@ -62,7 +63,7 @@ impl KeySpace {
         }
     }
 
-    /// Two different records; the same one twice, where there is only one.
+    /// Two different records, or the same one twice if there is only one.
     pub fn next_two(&mut self) -> (u64, u64) {
         let one = self.next_number();
         let mut other = self.next_number();
@@ -85,9 +86,10 @@ impl KeySpace {
     }
 }
 
-/// Which records exist while some are inserted.
+/// Tracks which records exist while some are being inserted.
 ///
-/// Invariant: all below `existing` exist. `ahead` holds those inserted above it, `failed` those that are to be tried again.
+/// Invariant: all records below `existing` exist. `ahead` holds those inserted above it, and
+/// `failed` those to be tried again.
 #[derive(Debug)]
 struct Records {
     existing: u64,

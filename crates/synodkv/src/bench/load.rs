@@ -1,4 +1,4 @@
-//! Writes the records that a workload is going to ask for.
+//! Writes the records that a workload will request.
 
 use std::process::ExitCode;
 
@@ -13,7 +13,7 @@ use crate::failure::Failure;
 use crate::output::{self, Format};
 use crate::targets::check_addresses;
 
-/// Bytes of one commit, about.
+/// Approximate bytes of one commit.
 const COMMIT_BYTES: u64 = 256 << 10;
 const COMMITS_UNDER_WAY: usize = 8;
 

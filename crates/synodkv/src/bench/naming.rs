@@ -1,8 +1,9 @@
-//! The keys of records, and the values that can be told from their keys.
+//! The keys of records, and values derived from keys.
 //!
-//! The key of record N is N in hexadecimal, padded on the left with zeros to the key's length; with YCSB `user` and the
-//! hash of N in decimal, so that neighbours in the order of keys are strangers. The value of a recorded key repeats the
-//! key, so that a check needs only the key to know the value.
+//! The key of record N is N in hexadecimal, padded on the left with zeros to the key's length; with
+//! YCSB `user` and the hash of N in decimal, so that neighbours in the order of keys are strangers.
+//! The value of a recorded key repeats the key, so that a check needs only the key to know the
+//! value.
 
 use super::distribution::fnv_hash;
 
@@ -13,7 +14,7 @@ const YCSB_PREFIX: &[u8] = b"user";
 const YCSB_DIGITS: usize = 19;
 pub const YCSB_KEY_BYTES: usize = YCSB_PREFIX.len() + YCSB_DIGITS;
 
-/// How records are called.
+/// The scheme of the records' keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Naming {
     Hexadecimal { key_size: usize },

@@ -1,4 +1,4 @@
-//! One function per command, which makes an action of its arguments.
+//! One function per command, which converts its arguments to an action.
 
 use kv_client::{Bytes, MutationKind, Stamped, prefix_end};
 

@@ -1,4 +1,4 @@
-//! The words behind a command's name, told apart: options, and the operands in their order.
+//! The arguments of a command: its options, and its operands in order.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -11,14 +11,14 @@ use crate::text::Notation;
 #[derive(Clone, Copy)]
 pub struct Opt {
     pub name: &'static str,
-    /// What its value is called; `None`: it has none.
+    /// The name of its value in usage texts; `None` if it has none.
     pub value: Option<&'static str>,
     pub about: &'static str,
 }
 
-/// The words behind a command's name.
+/// The arguments of a command that are not consumed yet.
 pub struct Arguments {
-    /// Said in every error.
+    /// The usage of the command, which every error shows.
     usage: String,
     notation: Notation,
     operands: VecDeque<Word>,
@@ -26,7 +26,7 @@ pub struct Arguments {
 }
 
 impl Arguments {
-    /// Tells options from operands.
+    /// Separates options from operands.
     pub fn sort(
         mut words: VecDeque<Word>,
         options: &'static [Opt],
@@ -59,7 +59,7 @@ impl Arguments {
         format!("{what}; usage: {}", self.usage)
     }
 
-    /// Everything has a meaning.
+    /// Checks that every argument was consumed.
     pub fn finish(&self) -> Result<(), String> {
         if let Some(word) = self.operands.front() {
             return Err(self.wrong(&format!("`{}` is too much: put quotes around what has blanks in it", word.text)));
@@ -100,7 +100,7 @@ impl Arguments {
         if key.is_empty() { Err(self.wrong("KEY cannot be empty")) } else { Ok(key) }
     }
 
-    /// An operand, or `--number N`.
+    /// A value: an operand, or `--number N`.
     pub fn value(&mut self) -> Result<Bytes, String> {
         match self.option("--number") {
             Some(word) => self.number_of("--number", &word, true),
@@ -108,7 +108,7 @@ impl Arguments {
         }
     }
 
-    /// A number as an operand, or `--bytes OPERAND`.
+    /// A number: an operand, or `--bytes OPERAND`.
     pub fn number(&mut self, may_be_negative: bool) -> Result<Bytes, String> {
         if let Some(bytes) = self.bytes_option("--bytes")? {
             return Ok(bytes);
@@ -117,7 +117,7 @@ impl Arguments {
         self.number_of("NUMBER", &word, may_be_negative)
     }
 
-    /// 8 bytes, little-endian; of a negative number its two's complement.
+    /// A number as 8 bytes, little-endian; a negative one as two's complement.
     pub fn number_of(&self, what: &str, word: &Word, may_be_negative: bool) -> Result<Bytes, String> {
         let least = if may_be_negative { i128::from(i64::MIN) } else { 0 };
         let number = word.text.parse::<i128>().ok().filter(|number| (least..=i128::from(u64::MAX)).contains(number));
@@ -139,7 +139,7 @@ impl Arguments {
         self.operands.pop_front().map(|word| word.text)
     }
 
-    /// How many operands have not been taken yet.
+    /// The number of remaining operands.
     pub fn operand_count(&self) -> usize {
         self.operands.len()
     }

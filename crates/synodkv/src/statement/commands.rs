@@ -1,4 +1,4 @@
-//! The table of commands: their syntax, what they do, an example of each.
+//! The table of commands: syntax, description and an example of each.
 
 use super::arguments::{Arguments, Opt};
 use super::{Action, SessionCommand, actions};
@@ -6,20 +6,20 @@ use super::{Action, SessionCommand, actions};
 /// One command of the table.
 pub struct Command {
     pub name: &'static str,
-    /// Without the options that many have: see [`Command::usage`].
+    /// Operands as in the usage text, without options; see [`Command::usage`].
     operands: &'static str,
     pub options: &'static [Opt],
-    /// A word or two more than the name says.
+    /// A short description.
     pub about: &'static str,
     pub details: &'static str,
     pub example: &'static str,
     pub build: Build,
 }
 
-/// How a command is made of its arguments.
+/// The function that builds a command from its arguments.
 pub enum Build {
     Statement(fn(&mut Arguments) -> Result<Action, String>),
-    /// Understood by the shell only.
+    /// A command of the shell only.
     Session(fn(&mut Arguments) -> Result<SessionCommand, String>),
 }
 
@@ -295,7 +295,7 @@ pub const COMMANDS: &[Command] = &[
     },
 ];
 
-/// Names that mean another command.
+/// Other names of commands.
 const ALIASES: &[(&str, &str)] = &[("exit", "quit")];
 
 /// Finds a command; `_` may stand for `-`, as in the names of the Thrift interface.
@@ -320,7 +320,7 @@ impl Command {
         parts.filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ")
     }
 
-    /// All about it.
+    /// The full help of the command.
     pub fn help(&self) -> String {
         let mut lines = vec![self.usage(), format!("  {}", sentence(self.about))];
         if !self.details.is_empty() {
@@ -356,7 +356,7 @@ fn sentence(about: &str) -> String {
     first.into_iter().chain(letters).chain(['.']).collect()
 }
 
-/// A line for each command.
+/// A list of commands, one line each.
 pub fn list(is_wanted: impl Fn(&Command) -> bool) -> String {
     let head = |command: &Command| format!("{} {}", command.name, command.operands).trim_end().to_string();
     let wanted: Vec<&Command> = COMMANDS.iter().filter(|command| is_wanted(command)).collect();
@@ -373,7 +373,7 @@ fn help(arguments: &mut Arguments) -> Result<SessionCommand, String> {
     }
 }
 
-/// The error about a command that does not exist.
+/// The error for an unknown command.
 pub fn unknown(name: &str) -> String {
     let names: Vec<&str> = COMMANDS.iter().map(|command| command.name).collect();
     format!("no such command: `{name}`; there are {}", names.join(", "))

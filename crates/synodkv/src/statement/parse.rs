@@ -1,4 +1,4 @@
-//! Lines to statements. An error says what was expected; which line it was, the caller knows.
+//! Parses lines. An error says what was expected; the caller adds the line number.
 
 use std::collections::VecDeque;
 
@@ -8,7 +8,8 @@ use super::words::split;
 use super::{Line, Statement};
 use crate::text::Notation;
 
-/// What a line says; `None`: nothing. Keys belong to `family` unless it names another.
+/// Parses a line; `None` if it is blank or a comment. Keys belong to `family` unless the line names
+/// another.
 pub fn parse(line: &str, notation: Notation, family: &str) -> Result<Option<Line>, String> {
     let mut words = VecDeque::from(split(line)?);
     let Some(name) = words.pop_front() else { return Ok(None) };

@@ -1,4 +1,4 @@
-//! Bytes that change on a disk under a running replica, and under a standalone server.
+//! Tests of bytes that change on the disk under a running replica or standalone server.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -65,7 +65,7 @@ fn damage_of_a_database_that_was_replaced_says_nothing_about_the_live_one() {
     let live = Place::new(EngineKind::Memory).open(1);
     databases.clone().watch(1, &live.reader().database());
     databases.on_damage(|reason| panic!("the live database is sound: {reason}"));
-    // A reader that began before the switch goes on with the former one.
+    // A reader that began before the switch continues with the former one.
     let read = former.hash_rows("", b"", former.applied_version(), u64::MAX);
     assert!(matches!(read, Err(KvError::Corruption(_))), "{read:?}");
     assert_eq!(place.names(), ["db"], "no mark");
@@ -83,7 +83,7 @@ fn an_error_of_damage_is_told_apart_from_others() {
     let executor = place.open(0);
     let database = executor.reader().database();
     database.hash_rows("", b"", database.applied_version(), u64::MAX).expect_err("damaged");
-    // The copy itself is made of files, and does not look into them: the receiver does.
+    // The sender copies files without reading them; the receiver checks them.
     let mut snapshot = executor.snapshots().take().expect("copied");
     let row = snapshot.source.read(0, snapshot.source.total_bytes() as usize).expect("read");
     let other = Place::new(EngineKind::RocksDb).open(0);
@@ -129,7 +129,7 @@ async fn a_replica_with_a_damaged_database_stops_and_is_rebuilt_at_its_next_star
         watch.wait_for(|role| role.failed.is_some()).await.expect("it tells").failed.clone().expect("waited for");
     assert_eq!(failed.kind, FailureKind::Damaged, "{failed}");
     assert!(replica.join("damaged").exists());
-    // The others go on.
+    // The other replicas continue.
     fill(&server.database()).await;
     drop(damaged);
     Box::new(server).shutdown().await;

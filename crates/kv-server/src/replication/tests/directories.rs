@@ -1,4 +1,4 @@
-//! What is found in a replica's directory at a start, and what becomes of it.
+//! Tests of a start with different contents of a replica's directory.
 
 use std::fs;
 
@@ -26,7 +26,7 @@ fn applied(executor: &KvStoreExecutor) -> u64 {
     executor.next_expected_sequence().0 - 1
 }
 
-/// Makes a database that cannot be opened.
+/// Damages a database so that it cannot be opened.
 fn spoil(place: &Place, name: &str) {
     fs::write(place.replica().join(name).join("CURRENT"), "nonsense").expect("written");
 }
@@ -57,7 +57,7 @@ fn a_marked_database_is_set_aside_and_an_empty_one_opened() {
     assert_eq!(executor.persisted_sequence().expect("sound"), Sequence::ZERO);
     drop(executor);
     assert_eq!(place.names(), ["db-2", "db-2.damaged-1"]);
-    // Set aside once: what is there now is another database.
+    // It was set aside once; the present one is another database.
     assert_eq!(applied(&place.open(2)), 0);
     assert_eq!(place.names(), ["db-2", "db-2.damaged-1"]);
 }
@@ -66,7 +66,7 @@ fn a_marked_database_is_set_aside_and_an_empty_one_opened() {
 fn a_mark_stays_until_the_database_is_set_aside() {
     let place = filled(0);
     mark(&place, r#"{"generation": 0, "reason": "x"}"#);
-    // The highest number there is, taken: nothing can be renamed to the next one.
+    // The highest number is taken, so nothing can be renamed to the next one.
     let obstacle = place.replica().join(format!("db.damaged-{}", u64::MAX));
     fs::create_dir_all(obstacle.join("kept")).expect("created");
     let opened = KvStoreExecutor::open(place.databases(), ReadSlots::new(1), 0);

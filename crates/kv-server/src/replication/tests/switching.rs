@@ -1,4 +1,4 @@
-//! A replica that gets the database of another, while it is read.
+//! Tests of a replica that switches to a copy of another's database while it is read.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -79,7 +79,7 @@ fn readers_never_see_an_older_version_while_databases_are_switched() {
                 copy(&peer, &behind, generation);
                 behind.switch_to(generation).expect("it was built");
                 apply(&mut behind, &["left", "right"], "own");
-                // The log says the same to all.
+                // All replicas apply the same log.
                 apply(&mut peer, &["left", "right"], "own");
             }
             done.store(true, Ordering::Relaxed);

@@ -17,7 +17,7 @@ fn binary_header(name: &str) -> Vec<u8> {
     header
 }
 
-/// A binary call whose arguments begin with these bytes, as far as they go.
+/// A binary call whose arguments begin with these bytes.
 fn binary_call(name: &str, arguments: &[u8]) -> Vec<u8> {
     [&binary_header(name), arguments].concat()
 }
@@ -30,7 +30,7 @@ fn scan(bytes: &[u8]) -> Result<Option<Envelope>, WireError> {
     Scanner::new(LIMITS).scan(bytes)
 }
 
-/// The exception that a complete call gets, and the sequence id it carries.
+/// The exception that answers a complete call, with its sequence id checked.
 fn exception(message: &[u8], encoding: Encoding) -> ThriftException {
     let incoming = decode_call(message, encoding, LIMITS).expect("header is well formed");
     incoming.call.expect_err("the call makes no sense")
@@ -133,7 +133,7 @@ fn a_missing_argument_is_an_exception() {
 
 #[test]
 fn a_field_of_another_type_is_an_exception() {
-    // The key as an i64 whose first half could pass for the length of a string.
+    // A key sent as an i64 whose first half could pass for the length of a string.
     let key = [12, 0, 1, 10, 0, 1, 0, 0, 0, 4, 1, 2, 3, 4, 0, 0];
     let refused = exception(&binary_call("get", &key), Encoding::default());
     assert_eq!(refused.kind, ApplicationErrorKind::ProtocolError);
@@ -209,7 +209,7 @@ fn a_scanner_is_ready_again_after_an_error() {
     assert_eq!(scanner.scan(&message), Ok(Some(Envelope { encoding: Encoding::default(), end: message.len() })));
 }
 
-/// Scans and decodes whatever this is; it must neither panic nor be understood beyond its end.
+/// Scans and decodes arbitrary bytes. This must not panic, and must not read beyond the end.
 fn digest(bytes: &[u8]) {
     let mut scanner = Scanner::new(LIMITS);
     let mut position = 0;
