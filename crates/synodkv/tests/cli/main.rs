@@ -1,4 +1,4 @@
-//! The program as a user meets it: real processes, their output and their exit status.
+//! Tests of the program as users see it: real processes, their output and their exit status.
 
 mod bench;
 mod bytes;
@@ -39,7 +39,7 @@ fn assert_exit(output: &Output, status: i32) {
     assert_eq!(output.status.code(), Some(status), "{}{}", text(&output.stdout), text(&output.stderr));
 }
 
-/// What a successful command prints.
+/// The output of a command, which must succeed.
 #[track_caller]
 fn printed(output: Output) -> String {
     assert_exit(&output, 0);
@@ -141,7 +141,7 @@ fn a_long_range_keeps_its_version_readable_while_others_write() {
         .stdout(std::process::Stdio::piped())
         .spawn()
         .expect("the program runs");
-    // More than a pipe holds: it stands still in the middle of its rows.
+    // The output exceeds the pipe's buffer, so the command blocks in the middle of its rows.
     let mut rows = BufReader::new(range.stdout.take().expect("piped"));
     let mut first = String::new();
     rows.read_line(&mut first).expect("a row");
@@ -168,7 +168,7 @@ fn run_with(server: &Server, command: &[impl AsRef<std::ffi::OsStr>], input: &[u
         .spawn()
         .expect("the program runs");
     let mut stdin = process.stdin.take().expect("piped");
-    // It may have ended before it read everything.
+    // The command may end before it has read everything.
     let _ = stdin.write_all(input);
     drop(stdin);
     process.wait_with_output().expect("it ends")
@@ -320,7 +320,7 @@ fn rows(count: usize) -> Vec<(String, String)> {
     (0..count).map(|i| (format!("key {i:04}"), format!("value {i}"))).collect()
 }
 
-/// Verifies made-up replicas with pages of ten rows.
+/// Verifies fake replicas with pages of ten rows.
 fn verify_fakes(replicas: Vec<Vec<(String, String)>>) -> Output {
     let server = Server::start();
     let fakes = FakeReplicas::start(replicas);

@@ -1,4 +1,4 @@
-//! Outputs that are full or closed: no command panics.
+//! Tests that no command panics if its outputs are full or closed.
 
 use std::fs::OpenOptions;
 use std::process::{Command, Output, Stdio};
@@ -6,7 +6,7 @@ use std::process::{Command, Output, Stdio};
 use crate::server::{PROGRAM, Server, unused_address};
 use crate::text;
 
-/// Where nothing can be written.
+/// An output that is full.
 fn full() -> Stdio {
     OpenOptions::new().write(true).open("/dev/full").expect("a device").into()
 }
@@ -28,7 +28,7 @@ fn output(command: &mut Command) -> Output {
     command.output().expect("the program runs")
 }
 
-/// Commands that print something, with their exit status where it can be printed.
+/// Commands that print something, with their exit status if printing works.
 const PRINTING: &[(&[&str], i32)] = &[
     (&["get", "k"], 0),
     (&["get", "nothing", "--format", "json"], 1),
@@ -50,7 +50,7 @@ const PRINTING: &[(&[&str], i32)] = &[
     (&["--version"], 0),
 ];
 
-/// Commands that say something on standard error.
+/// Commands that print something on standard error.
 const REMARKING: &[(&[&str], i32)] = &[
     (&["get", "nothing"], 1),
     (&["get", "--escape", "\\q"], 2),

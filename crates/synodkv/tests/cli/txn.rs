@@ -1,4 +1,4 @@
-//! `txn`: scripts as transactions.
+//! Tests of `txn`.
 
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
@@ -18,7 +18,7 @@ pub fn run_with_input(server: &Server, command: &[&str], input: &str) -> Output 
         .stderr(Stdio::piped())
         .spawn()
         .expect("the program runs");
-    // A program that has failed already reads no more.
+    // A program that has failed reads no more.
     let _ = process.stdin.take().expect("piped").write_all(input.as_bytes());
     process.wait_with_output().expect("it was started here")
 }

@@ -1,4 +1,4 @@
-//! `status --watch`.
+//! Tests of `status --watch`.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, ChildStdout, Command, Stdio};

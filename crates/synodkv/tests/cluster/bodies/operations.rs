@@ -1,4 +1,5 @@
-//! The operations of a commit and the ranges of the interface: the same through every server of every kind of cluster.
+//! Tests of the operations of a commit and of ranges, which behave the same through every server of
+//! every kind of cluster.
 
 use kv_api::thrift::generated as wire;
 use tokio::task::JoinSet;
@@ -25,7 +26,7 @@ async fn a_range_clear_hides_what_was_there_and_conflicts_with_who_read_it<C: Te
     let last = clients.len() - 1;
     clients[0].commit((b'a'..=b'h').map(|key| put(&[key], b"old")).collect()).await;
     let before = clients[last].read_version().await;
-    // In the same commit: what was written before the clear goes with it, what is written behind it stays.
+    // Within one commit, writes before the clear are removed by it, and writes after it stay.
     let clear = operation("clear_range", b"c", Some(b"g"));
     let version = clients[last].commit(vec![put(b"d", b"gone"), clear, put(b"e", b"new")]).await;
     for client in &mut clients {
@@ -34,7 +35,7 @@ async fn a_range_clear_hides_what_was_there_and_conflicts_with_who_read_it<C: Te
         assert_eq!(client.keys(reversed).await, ["g", "e", "b"]);
         assert_eq!(client.get(b"d").await, None);
         assert_eq!(client.get(b"e").await, Some(b"new".to_vec()));
-        // The past is as it was.
+        // The past is unchanged.
         let then = client.call(range_at(range(b"", b"z"), before)).await;
         assert_eq!(then.key_values.len(), 8, "{then:?}");
         assert_eq!(client.get_at(b"d", before).await.value, b"old");
@@ -54,7 +55,7 @@ async fn a_range_clear_hides_what_was_there_and_conflicts_with_who_read_it<C: Te
             assert_eq!(named, [key]);
         }
     }
-    // A range that held nothing when it was read, and a clear that found nothing there.
+    // A range that was empty when it was read, and a clear that removed nothing there.
     let empty = wire::KeyRange { begin_key: b"x".to_vec(), end_key: b"y".to_vec(), column_family: None };
     let before = clients[0].read_version().await;
     clients[last].commit(vec![operation("clear_range", b"w", Some(b"z"))]).await;
@@ -103,7 +104,7 @@ async fn atomic_mutations_change_what_is_stored_without_reading_it<C: TestCluste
         let found = clients[(number + 2) % servers].get(&key).await;
         assert_eq!(found.as_deref(), after, "{kind} {operand:?} on {before:?}");
     }
-    // They see what the same commit did before them.
+    // They see the earlier operations of the same commit.
     let operations = vec![
         put(b"several", &[1]),
         operation("add", b"several", Some(&[2])),
@@ -194,7 +195,7 @@ async fn single_versionstamped_keys_and_values_are_unique_and_in_order<C: TestCl
     for client in &mut clients {
         let rows = client.call(range(b"log/", b"log0")).await;
         assert_eq!(rows.key_values.into_iter().map(|row| row.key).collect::<Vec<_>>(), made);
-        // A tail that is not all zero is no place for a stamp.
+        // A tail that is not all zero does not get a stamp.
         let kept = wire::SetVersionstampedKeyRequest {
             key_prefix: b"as it is, not stamped".to_vec(),
             value: Vec::new(),

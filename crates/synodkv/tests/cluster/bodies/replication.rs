@@ -1,4 +1,4 @@
-//! Every write is in every database, and any server serves any client.
+//! Tests that every write reaches every database, and that any server serves any client.
 
 use std::collections::BTreeMap;
 
@@ -73,7 +73,7 @@ async fn requests_of_one_connection_happen_in_their_order<C: TestCluster>(cluste
     for client in cluster.each_client().await {
         for round in 0..20 {
             let (key, value) = (KeyRef::new("the key"), format!("value {round}"));
-            // Polled in this order, so that they take their places in the connection in this order.
+            // They are polled in this order, so that they are sent on the connection in this order.
             let (first, gone, last, got) = tokio::join!(
                 biased;
                 client.set(key.clone(), "overwritten"),

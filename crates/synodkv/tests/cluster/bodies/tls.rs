@@ -1,4 +1,4 @@
-//! Replicas that prove to each other who they are.
+//! Tests of replicas that authenticate each other by TLS.
 
 use std::fs;
 

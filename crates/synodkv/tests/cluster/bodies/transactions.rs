@@ -1,4 +1,4 @@
-//! Transactions of the client library against servers: what it makes of them is what they do.
+//! Tests of the client library's transactions against real servers.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -79,8 +79,8 @@ async fn what_a_transaction_reads_of_itself_is_what_it_commits<C: TestCluster>(c
     }
 }
 
-/// Numbers that are added blindly, which would show every commit that happens twice, and transfers, which would show every
-/// one that is lost by half.
+/// Blind additions would show every commit that happened twice, and transfers every one that was
+/// lost or half applied.
 async fn transactions_happen_once_whichever_replicas_are_killed<C: TestCluster>(cluster: &mut C) {
     const ACCOUNTS: usize = 8;
     let db = cluster.database().await;
@@ -93,7 +93,7 @@ async fn transactions_happen_once_whichever_replicas_are_killed<C: TestCluster>(
             let mut choices = Choices(task);
             while !*stopped.borrow() {
                 let (from, to) = (choices.below(ACCOUNTS), choices.below(ACCOUNTS));
-                // No failure of the cluster is one of theirs.
+                // No failure of the cluster may reach these transactions.
                 db.run(|tx| async move {
                     tx.add("added", 1u64.to_le_bytes());
                     Ok::<_, ClientError>(())
@@ -132,7 +132,7 @@ async fn transfer(tx: &Transaction, from: usize, to: usize) -> Result<(), Client
     let key = |account: usize| format!("account/{account}");
     let left = number(tx.get(key(from)).await?);
     tx.set(key(from), (left - 1).to_le_bytes());
-    // The own write, when both are the same.
+    // Sees its own write if both accounts are the same.
     let right = number(tx.get(key(to)).await?);
     tx.set(key(to), (right + 1).to_le_bytes());
     Ok(())
@@ -181,7 +181,7 @@ async fn every_job_of_a_queue_is_taken_by_one_worker_in_order<C: TestCluster>(cl
     }
 }
 
-/// Takes jobs from the head of the queue until all workers together have taken so many.
+/// Takes jobs from the head of the queue until all workers together have taken `all` jobs.
 async fn work(db: Database, all: usize) -> Vec<(Bytes, String)> {
     let mut taken = Vec::new();
     loop {
