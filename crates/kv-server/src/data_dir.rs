@@ -41,7 +41,7 @@ pub enum DataDirError {
     #[error("data directory {dir} is in use by another process; stop that one, or choose another --data-dir")]
     InUse { dir: PathBuf },
     #[error(
-        "data directory {dir} belongs to {found}; this is {wanted}; start it as what it is ({flags}), or choose another \
+        "data directory {dir} belongs to {found}; this is {wanted}; start it with the right mode ({flags}), or choose another \
          --data-dir"
     )]
     BelongsToAnother { dir: PathBuf, found: String, wanted: String, flags: String },
@@ -67,8 +67,8 @@ pub enum DataDirError {
     )]
     DanglingLink { path: PathBuf, target: PathBuf },
     #[error(
-        "{path} is gone: the data directory was removed, or its volume was unmounted, while this process was using it. What \
-         was written is still in the open files, and lost when they close"
+        "{path} is gone: the data directory was removed, or its volume was unmounted, while this process was using it. Written \
+         data is still in the open files, and is lost when they are closed"
     )]
     Gone { path: PathBuf },
     #[error(

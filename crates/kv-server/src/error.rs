@@ -14,10 +14,10 @@ pub enum ServerError {
     Database { path: String, source: KvError },
     #[error(
         "{reason}; restore {path} from a backup (or repair the disk), and start again: a standalone server has no other \
-         copy of its data, and begins no empty database by itself"
+         copy of its data, and does not start with an empty database by itself"
     )]
     Damaged { path: String, reason: String },
-    #[error("cannot listen on {address} ({key}): {source}; choose another address, or stop who uses it")]
+    #[error("cannot listen on {address} ({key}): {source}; choose another address, or stop the process that uses it")]
     Listen { key: String, address: String, source: std::io::Error },
     #[error("cannot start replication: {0}")]
     Replication(String),

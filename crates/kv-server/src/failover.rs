@@ -22,10 +22,10 @@ pub struct Failover {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FailoverError {
     /// Only the primary can transfer leadership; `admin` is its admin address.
-    #[error("replica {primary} leads and has to be asked, at http://{admin}")]
+    #[error("replica {primary} is the primary: ask it, at http://{admin}")]
     AskPrimary { primary: u32, admin: String },
     #[error(
-        "no primary is known, so that none can hand over: one is elected as soon as a majority of the replicas runs"
+        "no primary is known that could transfer leadership: one is elected as soon as a majority of the replicas runs"
     )]
     NoPrimary,
     /// The request is invalid.

@@ -75,7 +75,7 @@ impl FaultInjector {
     /// A problem for `/status` while faults are set, so that operators see why operations fail.
     pub fn problem(&self) -> Option<Problem> {
         let faults = self.faults.read().expect("no code panics while holding this lock");
-        let text = format!("operations are made to fail, as a tester asked for: {}", show_all(&faults));
+        let text = format!("operations fail, because faults are injected: {}", show_all(&faults));
         let remedy = "call setFaultInjection with fault_type \"none\" and probability 0";
         (!faults.is_empty()).then(|| Problem::new("faults_injected", text, remedy))
     }
@@ -98,7 +98,7 @@ const ALL_CODES: &[&str] = &["", "none", "all"];
 /// tester with faults.
 fn nothing_to_clear(request: &FaultRequest, faults: &[FaultRequest]) -> KvError {
     KvError::InvalidOperation(format!(
-        "no fault {} is set, so that none is cleared: there are {}; fault_type = \"none\" clears all",
+        "no fault {} is set, so none was cleared: there are {}; fault_type = \"none\" clears all",
         show(request),
         show_all(faults)
     ))

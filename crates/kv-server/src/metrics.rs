@@ -168,10 +168,10 @@ impl ConnectionCollector {
             ("synodkv_connections_displaced_total", "Idle connections closed for new ones", |c| {
                 &c.connections_displaced
             }),
-            ("synodkv_connections_timed_out_total", "Connections closed for silence", |c| &c.connections_timed_out),
+            ("synodkv_connections_timed_out_total", "Connections closed by a timeout", |c| &c.connections_timed_out),
             ("synodkv_received_bytes_total", "Bytes of requests", |c| &c.bytes_in),
             ("synodkv_sent_bytes_total", "Bytes of replies", |c| &c.bytes_out),
-            ("synodkv_protocol_errors_total", "Messages that could not be understood", |c| &c.protocol_errors),
+            ("synodkv_protocol_errors_total", "Invalid messages", |c| &c.protocol_errors),
             ("synodkv_handler_panics_total", "Requests whose handler panicked", |c| &c.handler_panics),
             ("synodkv_oversized_replies_total", "Replies too long to be sent", |c| &c.oversized_replies),
         ];
@@ -223,7 +223,7 @@ impl DatabaseCollector {
             ("synodkv_database_applied_version", "Newest commit version that readers see"),
             ("synodkv_database_compaction_pending_bytes", "Bytes waiting for compaction"),
             ("synodkv_database_oldest_readable_version", "Start of the readable window; pinned versions may be older"),
-            ("synodkv_database_pending_range_clears", "Range clears that are not carried out yet"),
+            ("synodkv_database_pending_range_clears", "Range clears that are not finished yet"),
             ("synodkv_database_stored_versions", "Versions of rows that are stored, an estimate"),
             ("synodkv_database_swept_versions", "Versions removed behind deletes and range clears since the start"),
             ("synodkv_database_idempotency_ids", "Results of commits remembered under an idempotency id"),

@@ -91,7 +91,7 @@ impl<M: ServerManager + 'static> ServerManager for RestartingServer<M> {
     async fn shutdown(self: Box<Self>) {
         self.stop.cancel();
         if let Err(error) = self.running.await {
-            tracing::error!(%error, "the server did not stop well");
+            tracing::error!(%error, "the server did not stop cleanly");
         }
     }
 
@@ -135,7 +135,7 @@ async fn run<M: ServerManager>(config: Config, mut server: M, shared: Arc<Shared
         }
         let Some(started) = stop.run_until_cancelled(start_again(&config, &shared, &mut pauses)).await else { return };
         let Some(started) = started else { return stop.cancelled().await };
-        tracing::info!("the server has started again, and serves on");
+        tracing::info!("the server has started again, and serves");
         server = started;
     }
 }

@@ -34,7 +34,7 @@ type FreeBytes = Box<dyn Fn() -> std::io::Result<u64> + Send + Sync>;
 pub fn disk_full() -> Problem {
     Problem::new(
         "disk_full",
-        "its disk is full (storage.min_free_mb): it takes no writes until there is space again",
+        "its disk is full (storage.min_free_mb): it refuses writes until there is space again",
         "make space on that file system; no restart is needed",
     )
 }
@@ -138,7 +138,7 @@ impl SpaceWatch {
         let free_bytes = match (self.ask)() {
             Ok(free_bytes) => free_bytes,
             Err(error) => {
-                tracing::warn!(%error, "cannot find out how much space is free in {}", self.path.display());
+                tracing::warn!(%error, "cannot measure the free space of {}", self.path.display());
                 return;
             }
         };

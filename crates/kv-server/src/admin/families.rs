@@ -54,7 +54,7 @@ pub(super) async fn remove(
 fn unsure(error: KvError) -> Refusal {
     let (may_have_happened, mut refusal) = (error.maybe_committed(), Refusal::from(error));
     if may_have_happened {
-        refusal.1 += "; it may have been done: list the column families to see";
+        refusal.1 += "; it may have happened: list the column families to check";
     }
     refusal
 }

@@ -319,7 +319,7 @@ fn growing(config: &Config, shape: Shape) -> Vec<Growing> {
         Growing {
             name: "idempotency ids",
             at_most_bytes: Some(shape.databases * ids * IDEMPOTENCY_RECORD),
-            bound: "1,000,000 ids for each database, of some 200 bytes; more are refused, and clients report what is done",
+            bound: "1,000,000 ids for each database, of some 200 bytes; more are refused, and clients report finished ones",
         },
         Growing {
             name: "keys of the conflict index",

@@ -193,7 +193,7 @@ impl Budget {
                     "{wanted} MiB may be needed by default, and {usable} MiB can be shared out of {limit} MiB \
                      ({origin}): lowered to {sizes}"
                 ),
-                "raise the limit, or set what matters to you: see \"Resource budget\" in docs/OPERATIONS.md",
+                "raise the limit, or set the values that matter to you: see \"Resource budget\" in docs/OPERATIONS.md",
             )),
             (false, false) => None,
         }

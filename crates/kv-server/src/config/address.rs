@@ -45,7 +45,7 @@ impl Address {
                 Err(error) if Instant::now() >= deadline => return Err(error),
                 Err(error) if !has_spoken => {
                     has_spoken = true;
-                    tracing::warn!(address = %self, %error, "cannot resolve a name to listen on; tries again for {} s",
+                    tracing::warn!(address = %self, %error, "cannot resolve a name to listen on; trying again for {} s",
                         LISTEN_PATIENCE.as_secs());
                 }
                 Err(_) => {}

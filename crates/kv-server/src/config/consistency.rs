@@ -52,7 +52,7 @@ fn fit(
     }
     let with = if beside > 0 { format!(" with a key of limits.max_key_bytes = {beside}") } else { String::new() };
     let wanted = format!(
-        "has to fit{with} into {outer_key} = {outer}{}: allowed are 1 to {room}, or make {outer_key} larger",
+        "must fit{with} into {outer_key} = {outer}{}: allowed are 1 to {room}, or make {outer_key} larger",
         sources.origin(outer_key)
     );
     Err(ConfigError::value(key, *inner, &wanted, &sources.origin(key)))
@@ -102,7 +102,7 @@ fn refuse_unspecified(listeners: &[Listener<'_>], origin: &str) -> Result<(), Co
     match listeners.iter().find(|listener| listener.address.is_unspecified()) {
         None => Ok(()),
         Some(Listener { key, address, .. }) => {
-            let wanted = "the others connect to it, and cannot connect to that: give the address or the name at which \
+            let wanted = "the other replicas cannot connect to it: give the address or the name at which \
                           they reach this replica (to listen elsewhere, as on all interfaces, set replication.listen_addr, \
                           server.thrift_addr and server.admin_addr outside of the list)";
             Err(ConfigError::value(key, address, wanted, origin))

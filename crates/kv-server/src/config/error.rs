@@ -40,7 +40,7 @@ impl ConfigError {
                 };
                 // A file of another server differs already at the top level.
                 let hint = if section.is_empty() {
-                    "; docs/MIGRATE.md tells what became of the predecessor's settings"
+                    "; docs/MIGRATE.md lists what replaced the predecessor's settings"
                 } else {
                     ""
                 };

@@ -256,7 +256,7 @@ fn warning_of(unknown: &[&str], keys: &[String]) -> Option<String> {
     let guesses: Vec<String> = unknown.iter().filter_map(|name| closest(name, keys)).collect();
     let meant = if guesses.is_empty() { String::new() } else { format!("; was {} meant?", guesses.join(", ")) };
     Some(format!(
-        "ignored, because they are no settings: the environment variables {}{meant} Settings are SYNODKV_MODE and \
+        "ignored, because they are not settings: the environment variables {}{meant} Settings are SYNODKV_MODE and \
          SYNODKV_<SECTION>_<KEY> with one of the sections {}",
         unknown.join(", "),
         SECTIONS.join(", ")

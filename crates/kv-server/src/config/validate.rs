@@ -192,7 +192,7 @@ fn tls_names(entries: &[ReplicaEntry], origin: &str) -> Result<BTreeMap<u32, Str
             other.id != entry.id && other.tls_name.clone().unwrap_or_else(default).eq_ignore_ascii_case(name)
         });
         if is_taken {
-            return invalid("two replicas cannot have the same name: each could speak as the other");
+            return invalid("two replicas cannot have the same name: each could impersonate the other");
         }
         names.insert(entry.id, name.clone());
     }

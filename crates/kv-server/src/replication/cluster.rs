@@ -247,7 +247,7 @@ impl FailoverControl for ReplicatedCluster {
         let took = started.elapsed();
         if target.is_some_and(|target| target != new_primary) {
             return Err(FailoverError::NotNow(format!(
-                "replica {new_primary} leads now: ask it, if another one shall"
+                "replica {new_primary} leads now: ask it to choose another one"
             )));
         }
         let took_ms = took.as_millis() as u64;

@@ -128,7 +128,7 @@ impl ReplicaDatabases {
         {
             tracing::error!(
                 replica = self.replica, %error,
-                "cannot record that the database is damaged; the next start has to find out again"
+                "cannot record that the database is damaged; the next start must detect it again"
             );
         }
         if let Some(alarm) = alarm {

@@ -134,7 +134,7 @@ async fn wait_for_primary(store: &ReplicatedKvStore) {
     let mut watch = store.replicas()[0].consensus.watch();
     let primary = watch.wait_for(|role| role.primary.is_some() || role.failed.is_some());
     if tokio::time::timeout(FIRST_PRIMARY_WAIT, primary).await.is_err() {
-        tracing::warn!("no primary yet; the server starts all the same, and requests wait for one");
+        tracing::warn!("no primary yet; the server starts anyway, and requests wait for one");
     }
 }
 

@@ -120,7 +120,7 @@ impl ConsensusRouter {
         }
         if status.core.role == "primary" && !status.core.recovered {
             return format!(
-                "waited {waited_ms} ms, and replica {} has just begun to lead: it is still applying what was chosen before, \
+                "waited {waited_ms} ms, and replica {} has just begun to lead: it is still applying earlier entries, \
                  at sequence {} of {}",
                 status.core.id, status.digest_sequence, status.core.commit
             );

@@ -264,14 +264,14 @@ fn listen_now(address: &Address) -> std::io::Result<Option<std::net::TcpListener
     let resolved = match address.resolve_within(OWN_NAME_PATIENCE) {
         Ok(resolved) => resolved,
         Err(error) => {
-            tracing::warn!(%address, %error, "the own peer address cannot be resolved yet; tries again");
+            tracing::warn!(%address, %error, "the server's own peer address cannot be resolved yet; trying again");
             return Ok(None);
         }
     };
     match std::net::TcpListener::bind(resolved) {
         Ok(listener) => Ok(Some(listener)),
         Err(error) if error.kind() == std::io::ErrorKind::AddrNotAvailable && !address.is_literal() => {
-            tracing::warn!(%address, %resolved, %error, "the own peer address is none of this machine's yet; tries again");
+            tracing::warn!(%address, %resolved, %error, "this machine does not have the server's own peer address yet; trying again");
             Ok(None)
         }
         Err(error) => Err(error),

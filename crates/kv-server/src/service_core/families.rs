@@ -73,7 +73,7 @@ impl KvServiceCore {
         if self.parts.column_families.iter().any(|configured| configured == name) {
             return Err(KvError::InvalidOperation(format!(
                 "storage.column_families of this server names '{name}', so that the next write to it would create it again: \
-                 take it out of the configuration of every server, restart them, and then drop it"
+                 remove it from the configuration of every server, restart them, and then drop it"
             )));
         }
         self.change_family(FamilyChange { name: self.family(Some(name.into()))?, drop: true }, context).await

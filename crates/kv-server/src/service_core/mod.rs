@@ -264,7 +264,7 @@ impl KvServiceCore {
 
     async fn route(&self, operation: KvOperation, context: &RequestContext) -> Result<KvOutcome, KvError> {
         if tokio::time::Instant::now() >= context.deadline {
-            return Err(KvError::Timeout("the deadline passed before the request was handed on".to_string()));
+            return Err(KvError::Timeout("the deadline passed before the request was passed on".to_string()));
         }
         self.parts.router.route(operation, context).await
     }

@@ -38,12 +38,12 @@ impl StandaloneCluster {
         let problem = if let Some(reason) = database.damage() {
             Problem::new("damaged", format!("the database is damaged: {reason}"), "restore it from a backup")
         } else if let Some(reason) = database.write_failure() {
-            let text = format!("writes are refused, and reads go on: a write failed ({reason})");
+            let text = format!("writes are refused, but reads continue: a write failed ({reason})");
             let remedy = "remove the cause (space, file descriptors, the disk); the server opens its database again by \
                           itself, or ends, as storage.on_write_failure says";
             Problem::new("writes_failed", text, remedy)
         } else if !self.space.has_space() {
-            let remedy = "make space, or lower storage.min_free_mb; writes go on by themselves then";
+            let remedy = "make space, or lower storage.min_free_mb; writes then continue by themselves";
             Problem::new("disk_full", format!("writes are refused: {}", self.space.refusal()), remedy)
         } else {
             return None;

@@ -290,7 +290,7 @@ impl<'a> Connection<'a> {
             }
             Err(exception) => {
                 add(&self.shared.counters.protocol_errors, 1);
-                tracing::debug!(peer = %self.context.peer, %exception, "a message could not be understood");
+                tracing::debug!(peer = %self.context.peer, %exception, "a message is invalid");
                 if !one_way {
                     self.pipeline.refuse(encoding, name, sequence_id, exception, &mut self.output);
                 }
@@ -394,7 +394,7 @@ impl<'a> Connection<'a> {
     /// Nobody knows where the next message would begin: answer this one if its header can be read, and close.
     fn refuse_rest(&mut self, error: WireError) {
         add(&self.shared.counters.protocol_errors, 1);
-        tracing::debug!(peer = %self.context.peer, %error, "closing the connection: its input is not understood");
+        tracing::debug!(peer = %self.context.peer, %error, "closing the connection: its input is invalid");
         let rest = &self.input[self.consumed.min(self.input.len())..];
         let header = Encoding::of_first_bytes(rest)
             .and_then(|encoding| wire::read_header(rest, encoding).ok().map(|header| (encoding, header)));

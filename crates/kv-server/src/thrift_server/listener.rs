@@ -79,7 +79,7 @@ impl ThriftServer {
         let drain = Duration::from_millis(shared.options.drain_timeout_ms);
         let all_ended = async { while connections.join_next().await.is_some() {} };
         if tokio::time::timeout(drain, all_ended).await.is_err() {
-            tracing::warn!(connections = connections.len(), "calls still running after drain_timeout_ms are given up");
+            tracing::warn!(connections = connections.len(), "calls still running after drain_timeout_ms are aborted");
             connections.shutdown().await;
         }
     }

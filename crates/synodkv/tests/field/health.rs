@@ -190,7 +190,7 @@ fn a_standalone_server_gets_over_a_failed_write_by_itself() {
         assert_eq!(text(&server.cli(&["get", "before"]).stdout).trim_end(), "1");
         let log = server.log_text();
         assert!(log.contains("the server stops and starts again in this process"), "{log}");
-        assert!(log.contains("the server has started again, and serves on"), "{log}");
+        assert!(log.contains("the server has started again, and serves"), "{log}");
         eventually("the problem has passed", async || match server.status().await?["problems"].as_array() {
             Some(problems) if problems.is_empty() => Ok(()),
             problems => Err(format!("{problems:?}")),

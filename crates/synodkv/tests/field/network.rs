@@ -244,7 +244,7 @@ fn the_survivor_of_a_lost_majority_says_what_is_missing_and_what_to_do() {
         cluster.servers[0].start();
         cluster.servers[0].live().await;
         let alone = problem(&cluster.servers[0], "no_majority").await;
-        assert!(alone["text"].as_str().is_some_and(|text| text.contains("replica 1 is not heard")), "{alone}");
+        assert!(alone["text"].as_str().is_some_and(|text| text.contains("replica 1 is silent")), "{alone}");
         let remedy = alone["remedy"].as_str().expect("a remedy");
         assert!(
             remedy.contains("Two replicas of three are gone") && remedy.contains("Remove no directory"),
