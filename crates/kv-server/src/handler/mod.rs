@@ -5,6 +5,8 @@
 //! ([`crate::connection_order`]), measures every call, and converts failures to their form on the
 //! wire. `error` is absent on success, because existing clients take any text there for a failure.
 
+#[cfg(test)]
+mod own_writes;
 mod reply;
 mod request;
 

@@ -27,9 +27,11 @@ const COUNTERS: [Figure; 14] = [
     ("synodkv_peer_messages_dropped_total", "Messages to other replicas that were dropped.", |s| {
         s.network.messages_dropped
     }),
-    ("synodkv_peer_connections_rejected_total", "Connections to the peer port that were closed because they came from no peer.", |s| {
-        s.network.connections_rejected
-    }),
+    (
+        "synodkv_peer_connections_rejected_total",
+        "Connections to the peer port that were closed because they came from no peer.",
+        |s| s.network.connections_rejected,
+    ),
     ("synodkv_peer_tls_failures_total", "Connections between replicas, either way, that failed over TLS.", |s| {
         s.network.tls_failures
     }),
@@ -47,16 +49,16 @@ const GAUGES: [Figure; 13] = [
     ("synodkv_is_catching_up", "1 while this replica receives a copy of another's database.", |s| {
         u64::from(s.core.is_catching_up)
     }),
-    ("synodkv_copy_received_bytes", "Bytes of that copy received so far.", |s| s.core.copy.as_ref().map_or(0, |c| c.received)),
+    ("synodkv_copy_received_bytes", "Bytes of that copy received so far.", |s| {
+        s.core.copy.as_ref().map_or(0, |c| c.received)
+    }),
     ("synodkv_log_held_for", "Replicas that fetch a copy, for which the log is kept whatever its size.", |s| {
         s.core.log_held_for.len() as u64
     }),
     ("synodkv_is_stalled", "1 while a thread of this replica is stalled.", |s| u64::from(s.stalled.is_some())),
-    (
-        "synodkv_log_lost_entries",
-        "Lost log entries that were not fetched from other replicas yet.",
-        |s| s.core.lost.iter().map(|(from, to)| to.0 - from.0 + 1).sum(),
-    ),
+    ("synodkv_log_lost_entries", "Lost log entries that were not fetched from other replicas yet.", |s| {
+        s.core.lost.iter().map(|(from, to)| to.0 - from.0 + 1).sum()
+    }),
     ("synodkv_log_last_sequence", "The last entry of the log.", |s| s.core.last.0),
     ("synodkv_committed_sequence", "The last entry known to be committed.", |s| s.core.commit.0),
     ("synodkv_applied_sequence", "The last entry applied to the database.", |s| s.digest_sequence.0),

@@ -99,7 +99,8 @@ fn standing_still(status: &DriverStatus) -> Option<Problem> {
         let waits_us = status.core.disk_waits_us;
         let hangs = waits_us >= DISK_PATIENCE_US && !status.core.storage_full && status.failed.is_none();
         let text = format!("its disk has not finished a write to the log for {} s", waits_us / 1_000_000);
-        let remedy = format!("{remedy}. The others continue without it; a primary whose disk hangs lets another one lead");
+        let remedy =
+            format!("{remedy}. The others continue without it; a primary whose disk hangs lets another one lead");
         return hangs.then(|| Problem::new("disk_hangs", text, remedy));
     };
     let (name, since_s) = (thread.name(), since.elapsed().as_secs());

@@ -2,6 +2,7 @@
 //! core and the router together, as clients see them.
 
 mod admin;
+mod breaking_off;
 mod client;
 mod commits;
 mod families;
