@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use rustix::net::sockopt;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::Instant;
@@ -85,9 +86,15 @@ impl Idleness {
     }
 }
 
+/// The bytes of a connection, whatever carries them. Servers are generic over it, so that only the code that accepts a
+/// connection knows whether it is plain TCP.
+pub(crate) trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> ByteStream for S {}
+
 /// An accepted connection that is to be served.
-pub(crate) struct Incoming {
-    pub stream: TcpStream,
+pub(crate) struct Incoming<S = TcpStream> {
+    pub stream: S,
     pub peer: SocketAddr,
     pub idleness: Arc<Idleness>,
     /// Cancelled when the connection should end once its running requests are answered, because the

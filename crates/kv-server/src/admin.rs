@@ -34,7 +34,7 @@ use tokio::time::Instant;
 pub use serving::{bind, serve};
 
 use crate::budget::Budget;
-use crate::cluster::{ClusterSnapshot, LocalReplica, ReplicaStatus};
+use crate::cluster::{ClusterSnapshot, LocalDatabase, ReplicaStatus};
 use crate::failover::{Failover, FailoverControl, FailoverError};
 use crate::health::{Liveness, WriteProbe};
 use crate::metrics::ServerMetrics;
@@ -257,9 +257,9 @@ impl HashRequest {
         Ok(HashRequest { version, family, begin, limit, replica })
     }
 
-    fn pick(&self, replicas: Vec<LocalReplica>) -> Result<LocalReplica, Refusal> {
+    fn pick(&self, replicas: Vec<LocalDatabase>) -> Result<LocalDatabase, Refusal> {
         let ids: Vec<String> = replicas.iter().map(|replica| replica.id.to_string()).collect();
-        let wanted = |replica: &LocalReplica| self.replica.is_none_or(|id| id == replica.id);
+        let wanted = |replica: &LocalDatabase| self.replica.is_none_or(|id| id == replica.id);
         replicas.into_iter().find(wanted).ok_or_else(|| {
             let id = self.replica.map_or("any".to_string(), |id| id.to_string());
             let message = format!("replica {id} has no database in this process: there are {}", ids.join(", "));

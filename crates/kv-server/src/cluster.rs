@@ -156,16 +156,16 @@ pub trait ClusterView: Send + Sync + 'static {
     async fn snapshot(&self) -> ClusterSnapshot;
 }
 
-/// A replica whose database is in this process.
+/// A database of this process, with the id of its replica.
 #[derive(Clone)]
-pub struct LocalReplica {
+pub struct LocalDatabase {
     pub id: u32,
     pub reader: LocalReader,
 }
 
 /// The databases of this process. The list may change, because a rebuilt replica gets a new
 /// database.
-pub trait LocalReplicas: Send + Sync + 'static {
+pub trait LocalDatabases: Send + Sync + 'static {
     /// All of them by ascending id; never empty while the server runs.
-    fn replicas(&self) -> Vec<LocalReplica>;
+    fn replicas(&self) -> Vec<LocalDatabase>;
 }

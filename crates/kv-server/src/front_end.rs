@@ -11,7 +11,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, AdminInterface};
 use crate::budget::{self, Budget};
-use crate::cluster::{ClusterView, LocalReplicas};
+use crate::clock_tick;
+use crate::cluster::{ClusterView, LocalDatabases};
 use crate::config::{Address, Config};
 use crate::error::ServerError;
 use crate::failover::FailoverControl;
@@ -20,7 +21,6 @@ use crate::handler::UnifiedThriftHandler;
 use crate::health::{Liveness, WriteProbe};
 use crate::manager::Extension;
 use crate::metrics::ServerMetrics;
-use crate::passing_time;
 use crate::problems::Problems;
 use crate::router::RequestRouter;
 use crate::service_core::{CoreParts, KvServiceCore};
@@ -48,7 +48,7 @@ impl ListenAddresses {
 pub struct BackEnd {
     pub router: Arc<dyn RequestRouter>,
     pub cluster: Arc<dyn ClusterView>,
-    pub replicas: Arc<dyn LocalReplicas>,
+    pub replicas: Arc<dyn LocalDatabases>,
     pub failover: Arc<dyn FailoverControl>,
     pub metrics: Arc<ServerMetrics>,
     pub space: Arc<SpaceWatch>,
@@ -122,7 +122,7 @@ impl FrontEnd {
         let (stop_thrift, stop_admin) = (CancellationToken::new(), CancellationToken::new());
         let time = local.into_iter().next().map(|local| {
             let window = Duration::from_millis(config.storage.readable_window_ms);
-            tokio::spawn(passing_time::run(time_router, local.reader, window, stop_thrift.clone()))
+            tokio::spawn(clock_tick::run(time_router, local.reader, window, stop_thrift.clone()))
         });
         let (found, limit) = (budget.problems(), budget.memory.limit.clone());
         problems.watch(move || found.iter().cloned().chain(budget::memory_short(&limit)).collect());

@@ -15,7 +15,7 @@ use prometheus::{
     TextEncoder,
 };
 
-use crate::cluster::LocalReplicas;
+use crate::cluster::LocalDatabases;
 use crate::thrift_server::{Method, ThriftServerCounters};
 
 /// From a cached read to the default deadline, in seconds.
@@ -111,7 +111,7 @@ impl ServerMetrics {
 
     /// Adds the metrics of the sockets and of the databases in this process, which are read at each
     /// scrape.
-    pub fn watch(&self, counters: Arc<ThriftServerCounters>, replicas: Arc<dyn LocalReplicas>) {
+    pub fn watch(&self, counters: Arc<ThriftServerCounters>, replicas: Arc<dyn LocalDatabases>) {
         let register = |collector: Box<dyn Collector>| {
             self.registry.register(collector).expect("called once for each server");
         };
@@ -209,12 +209,12 @@ impl Collector for ConnectionCollector {
 
 /// The metrics of the databases.
 struct DatabaseCollector {
-    replicas: Arc<dyn LocalReplicas>,
+    replicas: Arc<dyn LocalDatabases>,
     gauges: Vec<IntGaugeVec>,
 }
 
 impl DatabaseCollector {
-    fn new(replicas: Arc<dyn LocalReplicas>) -> Self {
+    fn new(replicas: Arc<dyn LocalDatabases>) -> Self {
         let names = [
             ("synodkv_database_keys", "Visible rows"),
             ("synodkv_database_bytes", "Bytes of live files and write buffers"),

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{AdminInterface, routes};
-use crate::accepting::{AcceptTerms, Incoming, accept_until};
+use crate::accepting::{AcceptTerms, ByteStream, Incoming, accept_until};
 
 /// How long a client may take for the head of a request, the first and every later one of its connection.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -40,7 +40,7 @@ pub async fn serve(listener: TcpListener, interface: AdminInterface, max_connect
     while connections.join_next().await.is_some() {}
 }
 
-async fn serve_one(router: Router, incoming: Incoming, stop: CancellationToken) {
+async fn serve_one(router: Router, incoming: Incoming<impl ByteStream>, stop: CancellationToken) {
     let Incoming { stream, peer, idleness, end } = incoming;
     let router = TowerToHyperService::new(router);
     let (asked, seen) = (idleness.clone(), idleness);

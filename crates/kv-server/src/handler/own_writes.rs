@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::cluster::{ClusterSnapshot, ClusterView, LocalReplica, LocalReplicas};
+use crate::cluster::{ClusterSnapshot, ClusterView, LocalDatabase, LocalDatabases};
 use crate::fault_injection::FaultInjector;
 use crate::router::RequestRouter;
 use crate::service_core::CoreParts;
@@ -141,8 +141,8 @@ impl ClusterView for Nobody {
     }
 }
 
-impl LocalReplicas for Nobody {
-    fn replicas(&self) -> Vec<LocalReplica> {
+impl LocalDatabases for Nobody {
+    fn replicas(&self) -> Vec<LocalDatabase> {
         Vec::new()
     }
 }

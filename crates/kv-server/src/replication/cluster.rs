@@ -8,10 +8,10 @@ use async_trait::async_trait;
 use rsml::core::TransferError;
 use rsml::{ConsensusReplica, CopySent, DriverStatus, ReplicaId};
 
+use super::local_replicas::{LocalReplica, LocalReplicas};
 use super::problems;
-use super::store::{LocalReplicaParts, ReplicatedKvStore};
 use crate::cluster::{
-    AppliedDigest, ClusterSnapshot, ClusterView, CopyProgress, LocalReplica, LocalReplicas, ReplicaStatus, Role,
+    AppliedDigest, ClusterSnapshot, ClusterView, CopyProgress, LocalDatabase, LocalDatabases, ReplicaStatus, Role,
 };
 use crate::config::ReplicaConfig;
 use crate::failover::{Failover, FailoverControl, FailoverError};
@@ -28,24 +28,24 @@ const CANDIDATE_WAIT: Duration = Duration::from_secs(1);
 const CANDIDATE_LOOK: Duration = Duration::from_millis(10);
 
 pub struct ReplicatedCluster {
-    store: Arc<ReplicatedKvStore>,
+    local: Arc<LocalReplicas>,
     members: Vec<ReplicaConfig>,
     addresses: Arc<ListenAddresses>,
     started: Instant,
 }
 
 impl ReplicatedCluster {
-    pub fn new(store: Arc<ReplicatedKvStore>, members: Vec<ReplicaConfig>, addresses: Arc<ListenAddresses>) -> Self {
-        ReplicatedCluster { store, members, addresses, started: Instant::now() }
+    pub fn new(local: Arc<LocalReplicas>, members: Vec<ReplicaConfig>, addresses: Arc<ListenAddresses>) -> Self {
+        ReplicatedCluster { local, members, addresses, started: Instant::now() }
     }
 
     /// The replica that reports for this process: its primary, or else the first.
-    fn spokesman(&self) -> &LocalReplicaParts {
-        let replicas = self.store.replicas();
+    fn spokesman(&self) -> &LocalReplica {
+        let replicas = self.local.replicas();
         replicas.iter().find(|replica| replica.consensus.is_primary()).unwrap_or(&replicas[0])
     }
 
-    fn local(&self, member: &ReplicaConfig, replica: &LocalReplicaParts) -> ReplicaStatus {
+    fn status_of_local(&self, member: &ReplicaConfig, replica: &LocalReplica) -> ReplicaStatus {
         let (status, kept) = (&replica.consensus.status(), replica.reader.database().retention());
         let role = match status.core.role {
             "primary" => Role::Primary,
@@ -120,7 +120,7 @@ impl ReplicatedCluster {
     }
 
     fn unknown(&self, member: &ReplicaConfig) -> ReplicaStatus {
-        let is_local = self.store.replicas().iter().any(|replica| replica.id == member.id);
+        let is_local = self.local.replicas().iter().any(|replica| replica.id == member.id);
         let shown = |bound: Option<std::net::SocketAddr>, configured: &crate::config::Address| match bound {
             Some(bound) if is_local => bound.to_string(),
             _ => configured.to_string(),
@@ -182,8 +182,8 @@ impl ReplicatedCluster {
         let spokesman = self.spokesman();
         let seen_by = spokesman.consensus.status();
         let replicas = self.members.iter().map(|member| {
-            match self.store.replicas().iter().find(|replica| replica.id == member.id) {
-                Some(replica) => self.local(member, replica),
+            match self.local.replicas().iter().find(|replica| replica.id == member.id) {
+                Some(replica) => self.status_of_local(member, replica),
                 None => self.remote(member, &seen_by),
             }
         });
@@ -204,7 +204,7 @@ impl ReplicatedCluster {
         let up = self.started.elapsed();
         let of_cluster = problems::of_cluster(&self.members, &snapshot.replicas, snapshot.cluster_id.is_some());
         let of_replica =
-            |replica: &ReplicaStatus| match self.store.replicas().iter().find(|local| local.id == replica.id) {
+            |replica: &ReplicaStatus| match self.local.replicas().iter().find(|local| local.id == replica.id) {
                 Some(local) => problems::of_local(replica.id, &local.consensus.status()),
                 None => problems::of_peer(replica, &seen_by, up),
             };
@@ -237,8 +237,8 @@ impl FailoverControl for ReplicatedCluster {
             return Err(FailoverError::Impossible(format!("there is no replica {id}: there are {}", ids.join(", "))));
         }
         let started = Instant::now();
-        let leading = self.store.replicas().iter().find(|replica| replica.consensus.is_primary());
-        let LocalReplicaParts { id: old_primary, consensus, .. } = leading.ok_or_else(|| self.whom_to_ask(None))?;
+        let leading = self.local.replicas().iter().find(|replica| replica.consensus.is_primary());
+        let LocalReplica { id: old_primary, consensus, .. } = leading.ok_or_else(|| self.whom_to_ask(None))?;
         let target = to.map(|id| ReplicaId(u8::try_from(id).expect("the configuration bounds replica ids")));
         let new_primary = match transfer(consensus, target, deadline).await {
             Ok(id) | Err(TransferError::LeadsAlready(id)) => id,
@@ -275,9 +275,9 @@ async fn transfer(
     }
 }
 
-impl LocalReplicas for ReplicatedCluster {
-    fn replicas(&self) -> Vec<LocalReplica> {
-        let replicas = self.store.replicas().iter();
-        replicas.map(|replica| LocalReplica { id: replica.id, reader: replica.reader.clone() }).collect()
+impl LocalDatabases for ReplicatedCluster {
+    fn replicas(&self) -> Vec<LocalDatabase> {
+        let replicas = self.local.replicas().iter();
+        replicas.map(|replica| LocalDatabase { id: replica.id, reader: replica.reader.clone() }).collect()
     }
 }

@@ -10,19 +10,19 @@ use kv_api::{
 };
 use tokio::time::Instant;
 
+use super::local_replicas::LocalReplicas;
 use super::router::{ConsensusRouter, INNER_DEADLINE};
-use super::store::ReplicatedKvStore;
 use crate::router::{RequestContext, RequestRouter};
 
 /// The cluster's database, for embedders and tests. Each call ends within ten seconds.
 pub struct ReplicatedKvDatabase {
     router: Arc<ConsensusRouter>,
-    store: Arc<ReplicatedKvStore>,
+    local: Arc<LocalReplicas>,
 }
 
 impl ReplicatedKvDatabase {
-    pub fn new(router: Arc<ConsensusRouter>, store: Arc<ReplicatedKvStore>) -> Self {
-        ReplicatedKvDatabase { router, store }
+    pub fn new(router: Arc<ConsensusRouter>, local: Arc<LocalReplicas>) -> Self {
+        ReplicatedKvDatabase { router, local }
     }
 
     async fn route(&self, operation: KvOperation) -> Result<KvOutcome, KvError> {
@@ -66,6 +66,6 @@ impl KvDatabase for ReplicatedKvDatabase {
     }
 
     async fn statistics(&self) -> Result<DatabaseStatistics, KvError> {
-        Ok(self.store.replicas()[0].reader.database().statistics_now())
+        Ok(self.local.replicas()[0].reader.database().statistics_now())
     }
 }

@@ -9,10 +9,10 @@ use rsml::transport::create_shared_message_bus;
 use tokio::runtime::Handle;
 
 use super::cluster::ReplicatedCluster;
-use super::collector::ConsensusCollector;
 use super::database::ReplicatedKvDatabase;
+use super::local_replicas::{LocalReplica, LocalReplicas, Network};
+use super::prometheus::ConsensusCollector;
 use super::router::ConsensusRouter;
-use super::store::{LocalReplicaParts, Network, ReplicatedKvStore};
 use crate::config::{Address, Config};
 use crate::data_dir::DataDir;
 use crate::error::ServerError;
@@ -33,7 +33,7 @@ const FIRST_PRIMARY_WAIT: Duration = Duration::from_secs(5);
 pub struct ReplicatedServerManager {
     front_end: FrontEnd,
     router: Arc<ConsensusRouter>,
-    store: Arc<ReplicatedKvStore>,
+    local: Arc<LocalReplicas>,
     identity: tokio::task::JoinHandle<()>,
     /// Tasks that record which databases have diverged, if replicas stop because of that.
     marking: tokio::task::JoinSet<()>,
@@ -60,23 +60,21 @@ impl ReplicatedServerManager {
             let (config, budget) = (config.clone(), budget.clone());
             let (data_dir, runtime) = (data_dir.clone(), Handle::current());
             // Recovering databases and logs may take long, and blocks.
-            tokio::task::spawn_blocking(move || {
-                ReplicatedKvStore::start(&config, &budget, &data_dir, &network, &runtime)
-            })
+            tokio::task::spawn_blocking(move || LocalReplicas::start(&config, &budget, &data_dir, &network, &runtime))
         };
-        let store = Arc::new(starting.await.expect("starting replicas does not panic")?);
+        let local = Arc::new(starting.await.expect("starting replicas does not panic")?);
         let members = config.replication.replicas.clone();
         let addresses = Arc::new(ListenAddresses::default());
-        let router = Arc::new(ConsensusRouter::new(store.clone(), members.clone(), WriteSettings::new(&config)));
-        let cluster = Arc::new(ReplicatedCluster::new(store.clone(), members.clone(), addresses.clone()));
+        let router = Arc::new(ConsensusRouter::new(local.clone(), members.clone(), WriteSettings::new(&config)));
+        let cluster = Arc::new(ReplicatedCluster::new(local.clone(), members.clone(), addresses.clone()));
         let metrics = ServerMetrics::new();
-        let collector = Box::new(ConsensusCollector::new(store.clone()));
+        let collector = Box::new(ConsensusCollector::new(local.clone()));
         metrics.registry().register(collector).expect("registered once for each server");
         let problems = Arc::new(Problems::default());
         let seen = cluster.clone();
         problems.watch(move || seen.problems());
         let liveness = Arc::new(Liveness::default());
-        let watched = store.clone();
+        let watched = local.clone();
         liveness.watch(move || watched.stalled());
         let back_end = BackEnd {
             router: router.clone(),
@@ -84,33 +82,33 @@ impl ReplicatedServerManager {
             replicas: cluster.clone(),
             failover: cluster,
             metrics,
-            space: store.space().clone(),
+            space: local.space().clone(),
             problems,
             liveness,
             addresses,
         };
         let front_end = FrontEnd::start(&config, budget, back_end).await?;
         if ids.len() == members.len() {
-            wait_for_primary(&store).await;
+            wait_for_primary(&local).await;
         }
-        let marking = store.replicas().iter().cloned().map(LocalReplicaParts::give_up_when_diverged).collect();
-        let identity = tokio::spawn(remember_identity(store.clone(), data_dir.clone()));
+        let marking = local.replicas().iter().cloned().map(LocalReplica::give_up_when_diverged).collect();
+        let identity = tokio::spawn(remember_identity(local.clone(), data_dir.clone()));
         tracing::info!(thrift = %front_end.thrift_addr(), admin = %front_end.admin_addr(), replicas = ?ids,
             data_dir = %config.storage.data_dir.display(), "replicated server started");
-        Ok(ReplicatedServerManager { front_end, router, store, identity, marking, data_dir })
+        Ok(ReplicatedServerManager { front_end, router, local, identity, marking, data_dir })
     }
 
     pub fn front_end(&self) -> &FrontEnd {
         &self.front_end
     }
 
-    pub fn store(&self) -> &Arc<ReplicatedKvStore> {
-        &self.store
+    pub fn local_replicas(&self) -> &Arc<LocalReplicas> {
+        &self.local
     }
 
     /// The cluster's database, for callers in this process.
     pub fn database(&self) -> ReplicatedKvDatabase {
-        ReplicatedKvDatabase::new(self.router.clone(), self.store.clone())
+        ReplicatedKvDatabase::new(self.router.clone(), self.local.clone())
     }
 }
 
@@ -130,8 +128,8 @@ fn listeners<'c>(config: &'c Config, network: &Network) -> Vec<(String, &'c Addr
     listeners
 }
 
-async fn wait_for_primary(store: &ReplicatedKvStore) {
-    let mut watch = store.replicas()[0].consensus.watch();
+async fn wait_for_primary(local: &LocalReplicas) {
+    let mut watch = local.replicas()[0].consensus.watch();
     let primary = watch.wait_for(|role| role.primary.is_some() || role.failed.is_some());
     if tokio::time::timeout(FIRST_PRIMARY_WAIT, primary).await.is_err() {
         tracing::warn!("no primary yet; the server starts anyway, and requests wait for one");
@@ -139,8 +137,8 @@ async fn wait_for_primary(store: &ReplicatedKvStore) {
 }
 
 /// Writes the cluster's id into the data directory once it is known.
-async fn remember_identity(store: Arc<ReplicatedKvStore>, data_dir: Arc<DataDir>) {
-    let consensus = &store.replicas()[0].consensus;
+async fn remember_identity(local: Arc<LocalReplicas>, data_dir: Arc<DataDir>) {
+    let consensus = &local.replicas()[0].consensus;
     let mut watch = consensus.watch();
     loop {
         let status = consensus.status();
@@ -166,13 +164,13 @@ impl ServerManager for ReplicatedServerManager {
     }
 
     async fn shutdown(self: Box<Self>) {
-        let ReplicatedServerManager { front_end, router, store, identity, mut marking, data_dir: _data_dir } = *self;
+        let ReplicatedServerManager { front_end, router, local, identity, mut marking, data_dir: _data_dir } = *self;
         front_end.shutdown().await;
         identity.abort();
         marking.shutdown().await;
         let closed = tokio::task::spawn_blocking(move || {
-            store.shutdown();
-            drop((router, store));
+            local.shutdown();
+            drop((router, local));
         });
         if let Err(error) = closed.await {
             tracing::error!(%error, "closing the replicas failed; the next start recovers them");
@@ -185,11 +183,11 @@ impl ServerManager for ReplicatedServerManager {
             return Some("a listener has stopped; the log says why".to_string());
         }
         let gone = || self.data_dir.check_presence().err().map(|error| error.to_string());
-        self.store.failure().or_else(gone)
+        self.local.failure().or_else(gone)
     }
 
     fn wants_restart(&self) -> Option<String> {
-        self.store.wants_restart()
+        self.local.wants_restart()
     }
 
     fn extend(&self, extension: Extension) {
@@ -197,7 +195,7 @@ impl ServerManager for ReplicatedServerManager {
     }
 
     fn awaits_founding(&self) -> bool {
-        self.store.replicas().iter().all(|replica| replica.consensus.status().core.cluster_id == rsml::ClusterId::NONE)
+        self.local.replicas().iter().all(|replica| replica.consensus.status().core.cluster_id == rsml::ClusterId::NONE)
     }
 
     fn thrift_addr(&self) -> SocketAddr {

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use kv_api::{KvError, KvOperation, KvOutcome, LoggedWrite, ReadAt, decode_verdict};
 use rsml::{DriverStatus, ReadError, RequestError};
 
-use super::store::{LocalReplicaParts, ReplicatedKvStore};
+use super::local_replicas::{LocalReplica, LocalReplicas};
 use crate::config::ReplicaConfig;
 use crate::router::{RequestContext, RequestRouter, WriteSettings};
 
@@ -19,7 +19,7 @@ use crate::router::{RequestContext, RequestRouter, WriteSettings};
 /// A primary in this process is used directly. While a connection has writes in flight, it stays
 /// with the replica that received them, so that its writes keep their order if the primary changes.
 pub struct ConsensusRouter {
-    store: Arc<ReplicatedKvStore>,
+    local: Arc<LocalReplicas>,
     members: Vec<ReplicaConfig>,
     settings: WriteSettings,
     pins: Pins,
@@ -58,13 +58,13 @@ impl Pins {
 }
 
 impl ConsensusRouter {
-    pub fn new(store: Arc<ReplicatedKvStore>, members: Vec<ReplicaConfig>, settings: WriteSettings) -> Self {
-        ConsensusRouter { store, members, settings, pins: Pins::default() }
+    pub fn new(local: Arc<LocalReplicas>, members: Vec<ReplicaConfig>, settings: WriteSettings) -> Self {
+        ConsensusRouter { local, members, settings, pins: Pins::default() }
     }
 
     /// The index of the replica to use: a local primary, or else the first that has not failed.
     fn preferred(&self) -> usize {
-        let replicas = self.store.replicas();
+        let replicas = self.local.replicas();
         if replicas.len() == 1 {
             return 0;
         }
@@ -77,11 +77,11 @@ impl ConsensusRouter {
     /// them first.
     async fn write(
         &self,
-        write: impl FnOnce(&LocalReplicaParts) -> LoggedWrite + Send,
+        write: impl FnOnce(&LocalReplica) -> LoggedWrite + Send,
         context: &RequestContext,
     ) -> Result<KvOutcome, KvError> {
         let pinned = PinnedWrite::begin(self, context.connection_id);
-        let replica = &self.store.replicas()[pinned.replica];
+        let replica = &self.local.replicas()[pinned.replica];
         let payload = write(replica).to_bytes();
         let started = Instant::now();
         let outcome = replica.consensus.execute_request_async(payload, context.deadline.into_std()).await;
@@ -98,7 +98,7 @@ impl ConsensusRouter {
 
     /// The error for a request that was definitely not executed. It names the primary if one is
     /// known, or else explains what a primary needs.
-    fn no_primary(&self, replica: &LocalReplicaParts, waited: Duration) -> KvError {
+    fn no_primary(&self, replica: &LocalReplica, waited: Duration) -> KvError {
         let primary = replica.consensus.primary().map(|id| u32::from(id.0)).filter(|id| *id != replica.id);
         match primary.and_then(|id| self.members.iter().find(|member| member.id == id)) {
             Some(member) => KvError::NotPrimary { endpoint: member.thrift.to_string(), node: member.id },
@@ -132,7 +132,7 @@ impl ConsensusRouter {
         )
     }
 
-    async fn barrier(&self, replica: &LocalReplicaParts, context: &RequestContext) -> Result<(), KvError> {
+    async fn barrier(&self, replica: &LocalReplica, context: &RequestContext) -> Result<(), KvError> {
         match replica.consensus.read_barrier(context.deadline.into_std()).await {
             Ok(_) => Ok(()),
             Err(ReadError::NoPrimary { waited_ms }) => Err(self.no_primary(replica, Duration::from_millis(waited_ms))),
@@ -142,7 +142,7 @@ impl ConsensusRouter {
     }
 
     async fn read(&self, operation: KvOperation, at: ReadAt, context: &RequestContext) -> Result<KvOutcome, KvError> {
-        let replica = &self.store.replicas()[self.preferred()];
+        let replica = &self.local.replicas()[self.preferred()];
         if let Some(failure) = &replica.consensus.watch().borrow().failed {
             // Its rows cannot be trusted, whatever stopped it.
             return Err(KvError::Storage(format!("replica {} has stopped: {failure}", replica.id)));
@@ -175,11 +175,11 @@ impl RequestRouter for ConsensusRouter {
     async fn route(&self, operation: KvOperation, context: &RequestContext) -> Result<KvOutcome, KvError> {
         match operation {
             KvOperation::AtomicCommit(commit) => {
-                let write = |replica: &LocalReplicaParts| self.settings.commit(commit, &replica.reader.database());
+                let write = |replica: &LocalReplica| self.settings.commit(commit, &replica.reader.database());
                 self.write(write, context).await
             }
             KvOperation::ChangeFamily(change) => self.write(|_| self.settings.family(change), context).await,
-            KvOperation::PassTime => self.write(|_| self.settings.passing_time(), context).await,
+            KvOperation::PassTime => self.write(|_| self.settings.clock_tick(), context).await,
             KvOperation::ReadVersion => self.read(operation, ReadAt::Linearizable, context).await,
             KvOperation::Get { at, .. } | KvOperation::GetRange { at, .. } => self.read(operation, at, context).await,
         }
@@ -196,7 +196,7 @@ struct PinnedWrite<'a> {
 impl<'a> PinnedWrite<'a> {
     fn begin(router: &'a ConsensusRouter, connection: u64) -> Self {
         let preferred = router.preferred();
-        if router.store.replicas().len() == 1 || connection == 0 {
+        if router.local.replicas().len() == 1 || connection == 0 {
             return PinnedWrite { router, connection: 0, replica: preferred };
         }
         PinnedWrite { router, connection, replica: router.pins.begin(connection, preferred) }

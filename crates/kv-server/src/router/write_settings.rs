@@ -32,8 +32,8 @@ impl WriteSettings {
         LoggedWrite::family(change).within(self.readable_window_ms)
     }
 
-    pub fn passing_time(&self) -> LoggedWrite {
-        LoggedWrite::passing_time().within(self.readable_window_ms)
+    pub fn clock_tick(&self) -> LoggedWrite {
+        LoggedWrite::clock_tick().within(self.readable_window_ms)
     }
 
     fn missing_families(&self, commit: &AtomicCommit, database: &TransactionalKvDatabase) -> Vec<String> {

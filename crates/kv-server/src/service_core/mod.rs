@@ -25,7 +25,7 @@ use kv_api::{
 use kv_store::{STAMP_BYTES, key_codec::MAX_FAMILY_BYTES};
 pub use range::RangeRequest;
 
-use crate::cluster::{ClusterView, LocalReplicas};
+use crate::cluster::{ClusterView, LocalDatabases};
 use crate::fault_injection::{FaultInjector, FaultRequest};
 use crate::metrics::ServerMetrics;
 use crate::router::{RequestContext, RequestRouter};
@@ -34,7 +34,7 @@ use crate::router::{RequestContext, RequestRouter};
 pub struct CoreParts {
     pub router: Arc<dyn RequestRouter>,
     pub cluster: Arc<dyn ClusterView>,
-    pub replicas: Arc<dyn LocalReplicas>,
+    pub replicas: Arc<dyn LocalDatabases>,
     pub metrics: Arc<ServerMetrics>,
     pub faults: Arc<FaultInjector>,
     pub limits: Limits,
@@ -58,7 +58,7 @@ impl KvServiceCore {
         &self.parts.limits
     }
 
-    pub fn replicas(&self) -> &Arc<dyn LocalReplicas> {
+    pub fn replicas(&self) -> &Arc<dyn LocalDatabases> {
         &self.parts.replicas
     }
 

@@ -52,7 +52,7 @@ impl KvServiceCore {
     /// Replicas that have not applied the version yet do not delay this: the pin holds once they
     /// have applied it.
     async fn wait_until_it_exists(&self, version: Version, context: &RequestContext) -> Result<(), KvError> {
-        let applied = |local: &crate::cluster::LocalReplica| local.reader.database().applied_version();
+        let applied = |local: &crate::cluster::LocalDatabase| local.reader.database().applied_version();
         if self.parts.replicas.replicas().iter().map(applied).max() >= Some(version) {
             return Ok(());
         }

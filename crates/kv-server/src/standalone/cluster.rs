@@ -6,7 +6,7 @@ use std::time::{Instant, SystemTime};
 
 use async_trait::async_trait;
 
-use crate::cluster::{ClusterSnapshot, ClusterView, LocalReplica, LocalReplicas, ReplicaStatus, Role};
+use crate::cluster::{ClusterSnapshot, ClusterView, LocalDatabase, LocalDatabases, ReplicaStatus, Role};
 use crate::failover::{Failover, FailoverControl, FailoverError};
 use crate::front_end::ListenAddresses;
 use crate::health;
@@ -104,8 +104,8 @@ impl FailoverControl for StandaloneCluster {
     }
 }
 
-impl LocalReplicas for StandaloneCluster {
-    fn replicas(&self) -> Vec<LocalReplica> {
-        vec![LocalReplica { id: STANDALONE_ID, reader: self.reader.clone() }]
+impl LocalDatabases for StandaloneCluster {
+    fn replicas(&self) -> Vec<LocalDatabase> {
+        vec![LocalDatabase { id: STANDALONE_ID, reader: self.reader.clone() }]
     }
 }

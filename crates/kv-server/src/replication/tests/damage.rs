@@ -120,7 +120,7 @@ async fn a_replica_with_a_damaged_database_stops_and_is_rebuilt_at_its_next_star
     flip_a_byte(&replica.join("db"));
 
     let server = ReplicatedServerManager::start_in_memory(config.clone()).await.expect("it starts");
-    let damaged = server.store().replicas()[2].clone();
+    let damaged = server.local_replicas().replicas()[2].clone();
     let database = damaged.reader.database();
     database.hash_rows("", b"", database.applied_version(), u64::MAX).expect_err("damaged");
     drop(database);
@@ -136,7 +136,7 @@ async fn a_replica_with_a_damaged_database_stops_and_is_rebuilt_at_its_next_star
 
     let server = ReplicatedServerManager::start_in_memory(config).await.expect("it starts");
     let newest = server.database().read_version().await.expect("a read point");
-    let rows: Vec<_> = server.store().replicas().iter().map(|replica| replica.reader.clone()).collect();
+    let rows: Vec<_> = server.local_replicas().replicas().iter().map(|replica| replica.reader.clone()).collect();
     let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(30);
     let mut hashes = Vec::new();
     for reader in rows {

@@ -1,4 +1,4 @@
-//! Input that makes no sense, and handlers that break.
+//! Tests of invalid input, and of handlers that panic.
 
 use kv_api::thrift::generated::SetRequest;
 use kv_api::thrift::wire::{Encoding, Protocol};

@@ -1,4 +1,4 @@
-//! Connections begin and end.
+//! Tests of how connections begin and end.
 
 use super::client::get;
 use super::*;

@@ -1,4 +1,4 @@
-//! A service whose `get` does what the key says.
+//! A service whose `get` behaves as its key says.
 
 use std::sync::Mutex;
 
@@ -7,16 +7,17 @@ use tokio::sync::watch;
 
 use super::*;
 
-/// `get` of `wait-N` waits until `release(N)`, `panic` and `panic-later` panic, `big-N` answers N bytes, `wrong` answers
-/// as another method; every other key answers itself. `setKey` answers the length of the value in `error`. `getRange` answers
-/// one row, with a value of as many bytes as its begin key says.
+/// `get` of `wait-N` waits until `release(N)`, `panic` and `panic-later` panic, `big-N` answers N
+/// bytes, `wrong` answers as another method; every other key answers with itself. `setKey` answers
+/// with the length of the value in `error`. `getRange` answers with one row, whose value has as
+/// many bytes as its begin key says.
 pub struct FakeService {
     /// The keys in the order in which `get` was first polled.
     pub started: watch::Sender<Vec<String>>,
     released: watch::Sender<u64>,
-    /// Deadlines as they came.
+    /// The deadlines of the calls, in order.
     pub deadlines: Mutex<Vec<Instant>>,
-    /// The room of each range that was asked for.
+    /// The memory reserved for the reply of each range.
     pub rooms: Mutex<Vec<usize>>,
 }
 
@@ -83,7 +84,7 @@ impl ThriftService for FakeService {
                 if length > terms.room_bytes {
                     return Served::NeedsRoom;
                 }
-                // As if it were read.
+                // As if the value were being read.
                 tokio::task::yield_now().await;
                 GetRangeResponse::new(vec![KeyValue::new(vec![], vec![7; length])], true, None, false, None, None)
                     .into()

@@ -90,7 +90,7 @@ impl InProcessServer {
     fn database(&self, place: usize) -> Arc<TransactionalKvDatabase> {
         match &self.running.as_ref().expect("a running server").1 {
             Manager::Standalone(manager) => manager.database().clone(),
-            Manager::Replicated(manager) => manager.store().replicas()[place].reader.database(),
+            Manager::Replicated(manager) => manager.local_replicas().replicas()[place].reader.database(),
         }
     }
 

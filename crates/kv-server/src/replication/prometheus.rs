@@ -7,7 +7,7 @@ use prometheus::proto::MetricFamily;
 use prometheus::{IntCounterVec, IntGaugeVec, Opts};
 use rsml::DriverStatus;
 
-use super::store::ReplicatedKvStore;
+use super::local_replicas::LocalReplicas;
 
 /// Name, help text and reader of a metric.
 type Figure = (&'static str, &'static str, fn(&DriverStatus) -> u64);
@@ -74,17 +74,17 @@ const BATCH_SIZES: (&str, &str) =
     ("synodkv_batch_size_values_total", "Values applied with at most `le` operations, cumulative.");
 
 pub struct ConsensusCollector {
-    store: Arc<ReplicatedKvStore>,
+    local: Arc<LocalReplicas>,
 }
 
 impl ConsensusCollector {
-    pub fn new(store: Arc<ReplicatedKvStore>) -> Self {
-        ConsensusCollector { store }
+    pub fn new(local: Arc<LocalReplicas>) -> Self {
+        ConsensusCollector { local }
     }
 
     fn families(&self) -> prometheus::Result<Vec<MetricFamily>> {
         let statuses: Vec<(String, DriverStatus)> =
-            self.store.replicas().iter().map(|r| (r.id.to_string(), r.consensus.status())).collect();
+            self.local.replicas().iter().map(|r| (r.id.to_string(), r.consensus.status())).collect();
         let mut families = Vec::new();
         for (name, help, figure) in COUNTERS {
             let counter = IntCounterVec::new(Opts::new(name, help), &["replica"])?;

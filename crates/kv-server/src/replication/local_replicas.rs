@@ -34,14 +34,14 @@ pub enum Network {
 
 /// One replica of this process.
 #[derive(Clone)]
-pub struct LocalReplicaParts {
+pub struct LocalReplica {
     pub id: u32,
     pub reader: LocalReader,
     pub consensus: Arc<ConsensusReplica>,
     databases: Arc<ReplicaDatabases>,
 }
 
-impl LocalReplicaParts {
+impl LocalReplica {
     /// Waits until the replica has stopped, and marks its database as damaged if the reason was
     /// that it diverged.
     pub async fn give_up_when_diverged(self) {
@@ -69,8 +69,8 @@ impl LocalReplicaParts {
 }
 
 /// Owns the replicas of this process: database, executor, log, transport, consensus.
-pub struct ReplicatedKvStore {
-    replicas: Vec<LocalReplicaParts>,
+pub struct LocalReplicas {
+    replicas: Vec<LocalReplica>,
     /// Whether the cluster has replicas in other processes, which may continue without this one.
     has_remote_replicas: bool,
     space: Arc<SpaceWatch>,
@@ -88,7 +88,7 @@ struct Start<'s> {
     space: Arc<SpaceWatch>,
 }
 
-impl ReplicatedKvStore {
+impl LocalReplicas {
     /// Opens the databases and logs and starts the replicas. Blocks while they recover.
     pub fn start(
         config: &Config,
@@ -96,7 +96,7 @@ impl ReplicatedKvStore {
         data_dir: &DataDir,
         network: &Network,
         runtime: &Handle,
-    ) -> Result<ReplicatedKvStore, ServerError> {
+    ) -> Result<LocalReplicas, ServerError> {
         if config.storage.engine == EngineKind::Memory {
             tracing::warn!(
                 "storage.engine = \"memory\" is for tests: the log is never trimmed, and every start applies all of it"
@@ -108,7 +108,7 @@ impl ReplicatedKvStore {
         let ids = config.replication.local_ids();
         let has_remote_replicas = ids.len() < config.replication.replicas.len();
         let replicas = ids.into_iter().map(|id| start.replica(id)).collect::<Result<_, _>>()?;
-        Ok(ReplicatedKvStore { replicas, has_remote_replicas, space })
+        Ok(LocalReplicas { replicas, has_remote_replicas, space })
     }
 
     /// The watch over the disk space of this process.
@@ -117,7 +117,7 @@ impl ReplicatedKvStore {
     }
 
     /// By ascending id; never empty.
-    pub fn replicas(&self) -> &[LocalReplicaParts] {
+    pub fn replicas(&self) -> &[LocalReplica] {
         &self.replicas
     }
 
@@ -132,7 +132,7 @@ impl ReplicatedKvStore {
 
     /// The reasons once most replicas of this process have stopped for good.
     pub fn failure(&self) -> Option<String> {
-        let failed = |replica: &LocalReplicaParts| {
+        let failed = |replica: &LocalReplica| {
             let failure = replica.consensus.watch().borrow().failed.clone()?;
             Some(format!("replica {} has stopped: {failure}", replica.id))
         };
@@ -171,7 +171,7 @@ impl ReplicatedKvStore {
 }
 
 impl Start<'_> {
-    fn replica(&self, id: u32) -> Result<LocalReplicaParts, ServerError> {
+    fn replica(&self, id: u32) -> Result<LocalReplica, ServerError> {
         let failed = |error: &dyn std::fmt::Display| ServerError::Replication(format!("replica {id}: {error}"));
         let storage = self.log(id).map_err(|error| failed(&error))?;
         let (folder, engine) = (self.data_dir.replica(id), self.config.storage.engine);
@@ -210,7 +210,7 @@ impl Start<'_> {
             }
         });
         let reader = opened.expect("a replica that runs has opened its database");
-        Ok(LocalReplicaParts { id, reader, consensus, databases })
+        Ok(LocalReplica { id, reader, consensus, databases })
     }
 
     fn log(&self, id: u32) -> std::io::Result<WalStorage> {
