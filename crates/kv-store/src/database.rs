@@ -7,6 +7,7 @@
 //! - after a failed apply no further one is tried: what the engine holds is then unknown. For lack of space none fails
 //!   on a replica: it waits.
 
+mod prepared;
 #[cfg(test)]
 mod races;
 mod retention;
@@ -30,7 +31,7 @@ use crate::{
     database_copy::DatabaseCopy,
     engine::{Engine, EngineStatistics, WriteBatch},
     group_commit::{GroupCommit, GroupCommitOptions, PendingWrite, writing_stopped},
-    meta::{self, StateBlob},
+    meta,
     range_clears::RangeClears,
     readers::Readers,
     reads::{self, RowsHash},
@@ -40,6 +41,7 @@ use crate::{
     sync::{AtomicU64, Mutex, MutexGuard, RwLock, RwLockReadGuard},
 };
 
+pub use prepared::PreparedBatch;
 pub use retention::RetentionStatistics;
 
 /// How a database is opened.
@@ -78,9 +80,6 @@ impl StoreOptions {
     }
 }
 
-/// Makes the replication layer's record of a batch from the batch's verdicts.
-pub type Seal<'s> = &'s mut dyn FnMut(&[CommitVerdict]) -> StateBlob;
-
 /// A multi-version transactional database on an [`Engine`].
 ///
 /// Families are plain names here, the default one the empty string. Which families exist is part of the database; the limits
@@ -101,17 +100,14 @@ impl TransactionalKvDatabase {
         Ok(Arc::new(TransactionalKvDatabase { group_commit, _collector: collector, core }))
     }
 
-    /// Decides `writes` in order, each seeing the ones before it, and writes what they change together with the record
-    /// that `seal` makes of the verdicts, in one engine batch. For replicas: how durable that is, is the engine's
-    /// durability.
+    /// Decides `writes` in order, each seeing the ones before it, and writes nothing yet: the caller reads the verdicts
+    /// and then calls [`PreparedBatch::commit`]. For replicas. Until then every other writer waits, the garbage
+    /// collector among them; readers do not.
     ///
-    /// An error is the storage's and final: every later call fails too.
-    pub fn apply<'c>(
-        &self,
-        writes: impl IntoIterator<Item = &'c TimedWrite>,
-        seal: Seal<'_>,
-    ) -> Result<Vec<CommitVerdict>, KvError> {
-        self.core.apply(writes, Some(seal))
+    /// # Errors
+    /// Those of the storage. They are final: every later call fails too.
+    pub fn prepare<'c>(&self, writes: impl IntoIterator<Item = &'c TimedWrite>) -> Result<PreparedBatch<'_>, KvError> {
+        self.core.prepare(writes)
     }
 
     /// Decides a write of a standalone database, and returns once it is durable. Writes are in the order of the calls.
@@ -382,9 +378,6 @@ struct Writer {
     families: u64,
 }
 
-/// A batch buffer above this is given back instead of kept.
-const MAX_KEPT_BATCH_BYTES: usize = 16 << 20;
-
 impl Core {
     fn open(engine: Arc<dyn Engine>, options: StoreOptions) -> Result<Self, KvError> {
         meta::claim_format(&*engine)?;
@@ -487,45 +480,6 @@ impl Core {
         tracing::error!(%error, "a write to the database failed; it accepts no more writes until it is opened again");
         // Only the holder of the writer's lock sets it, once.
         let _ = self.failure.set(error.clone());
-    }
-
-    pub fn apply<'c>(
-        &self,
-        writes: impl IntoIterator<Item = &'c TimedWrite>,
-        seal: Option<Seal<'_>>,
-    ) -> Result<Vec<CommitVerdict>, KvError> {
-        let mut writer = self.writer()?;
-        self.damage.watch(self.apply_with(&mut writer, writes, seal)).inspect_err(|error| self.stop_after(error))
-    }
-
-    fn apply_with<'c>(
-        &self,
-        writer: &mut Writer,
-        writes: impl IntoIterator<Item = &'c TimedWrite>,
-        seal: Option<Seal<'_>>,
-    ) -> Result<Vec<CommitVerdict>, KvError> {
-        let Writer { state, batch, sweep, .. } = writer;
-        batch.clear();
-        let version_before = state.counters().version;
-        let verdicts = state.decide(&*self.engine, writes, batch)?;
-        // Neither a repeat nor the passing of time takes a version.
-        let committed = state.counters().version - version_before;
-        if let Some(seal) = seal {
-            meta::put_blob(batch, &seal(&verdicts));
-        }
-        if !batch.is_empty() {
-            self.space.write(&*self.engine, batch)?;
-            sweep.written(batch);
-        }
-        state.written();
-        if batch.size_bytes() > MAX_KEPT_BATCH_BYTES {
-            *batch = WriteBatch::new();
-        }
-        self.publish(writer);
-        let aborted = verdicts.iter().filter(|verdict| verdict.is_err()).count() as u64;
-        self.committed.fetch_add(committed, Ordering::Relaxed);
-        self.aborted.fetch_add(aborted, Ordering::Relaxed);
-        Ok(verdicts)
     }
 
     pub fn collect_garbage(&self, budget_entries: u64) -> Result<Collected, KvError> {

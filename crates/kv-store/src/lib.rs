@@ -46,7 +46,7 @@ mod window;
 
 pub use collector::Collected;
 pub use conflicts::MAX_REPORTED_CONFLICTS;
-pub use database::{RetentionStatistics, Seal, StoreOptions, TransactionalKvDatabase};
+pub use database::{PreparedBatch, RetentionStatistics, StoreOptions, TransactionalKvDatabase};
 pub use database_copy::{DatabaseCopy, DatabaseInstall};
 pub use engine::{
     Durability, Engine, EngineKind, MemoryEngine, MemoryInstall, ResourceOptions, SharedResources, begin_install,

@@ -90,11 +90,10 @@ fn an_apply_that_meets_damage_says_so_and_no_further_one_is_tried() {
     let reads: Vec<String> =
         ["a", "b"].iter().flat_map(|part| (0..300).map(move |i| format!("{part}{i:04}"))).collect();
     let reads: Vec<&str> = reads.iter().map(String::as_str).collect();
-    let mut seal = |_: &[_]| StateBlob { sequence: 601, blob: "601".into() };
-    let applied = database.apply(&timeless(&[commit_having_read(&reads, 2, [set("c", "1")])]), &mut seal);
-    assert!(is_damage(applied.map(drop)));
+    let prepared = database.prepare(&timeless(&[commit_having_read(&reads, 2, [set("c", "1")])]));
+    assert!(is_damage(prepared.map(drop)));
     assert!(database.damage().is_some());
-    assert!(database.apply(&timeless(&[commit([set("c", "1")])]), &mut seal).is_err());
+    assert!(database.prepare(&timeless(&[commit([set("c", "1")])])).is_err());
 }
 
 #[test]

@@ -42,20 +42,35 @@ fn the_blob_is_that_of_the_last_batch_even_of_an_empty_one() {
 }
 
 #[test]
-fn the_seal_sees_the_verdicts_of_its_batch() {
+fn a_prepared_batch_has_its_verdicts_before_anything_of_it_is_written() {
     for place in place::all(Durability::UntilFlush) {
         let database = place.open();
-        let mut seen = Vec::new();
         let commits = [commit([set("a", "1")]), commit_having_read(&["a"], 1, [set("a", "2")])];
-        let verdicts = database
-            .apply(&timeless(&commits), &mut |verdicts| {
-                seen = verdicts.to_vec();
-                StateBlob { sequence: 7, blob: Bytes::new() }
-            })
-            .unwrap();
-        assert_eq!(seen, verdicts);
-        assert_eq!(verdicts[1], Err(conflict_of(&["a"])));
+        let before = database.applied_version();
+        let prepared = database.prepare(&timeless(&commits)).unwrap();
+        let seen = prepared.verdicts().to_vec();
+        assert_eq!(seen[1], Err(conflict_of(&["a"])));
+        assert_eq!((database.applied_version(), database.state_blob().unwrap()), (before, None));
+        assert_eq!(prepared.commit(StateBlob { sequence: 7, blob: Bytes::new() }).unwrap(), seen);
+        assert!(database.applied_version() > before);
         assert_eq!(database.state_blob().unwrap(), Some((7, Bytes::new())));
+    }
+}
+
+#[test]
+fn a_prepared_batch_that_is_dropped_changes_nothing_and_ends_writing_until_the_database_is_opened_again() {
+    for place in place::all(Durability::UntilFlush) {
+        let database = place.open();
+        apply_one(&database, commit([set("a", "1")])).unwrap();
+        let newest = database.applied_version();
+        drop(database.prepare(&timeless(&[commit([set("a", "2")])])).unwrap());
+        assert!(database.write_failure().unwrap().contains("never written"));
+        assert!(database.prepare(&timeless(&[commit([set("a", "3")])])).is_err());
+        assert_eq!(database.read_at(&KeyRef::new("a"), newest).unwrap().as_deref(), Some(&b"1"[..]));
+        drop(database);
+        let database = place.open();
+        assert_eq!(database.applied_version(), newest);
+        apply_one(&database, commit([set("a", "4")])).unwrap();
     }
 }
 

@@ -96,8 +96,8 @@ impl Drop for Released<'_> {
 
 fn apply(database: &TransactionalKvDatabase, sequence: u64) -> Result<(), KvError> {
     let row = set(&format!("{sequence:08}"), &noise(sequence));
-    let mut seal = |_: &[_]| StateBlob { sequence, blob: sequence.to_string().into() };
-    database.apply(&timeless(&[commit([row])]), &mut seal).map(drop)
+    let blob = StateBlob { sequence, blob: sequence.to_string().into() };
+    database.prepare(&timeless(&[commit([row])]))?.commit(blob).map(drop)
 }
 
 /// Applies until no more is taken; the sequence of each applied batch is sent.

@@ -15,8 +15,9 @@ use std::fmt::Debug;
 
 use bytes::Bytes;
 
+use crate::message::MessageHeader;
 use crate::message::*;
-use crate::transport::{Decoder, Envelope, Frame, Sender};
+use crate::transport::{Decoder, Envelope, Frame};
 use crate::value::*;
 use crate::{Boot, ClusterId, DiskId, Epoch, ReplicaId, Sequence};
 
@@ -167,7 +168,7 @@ fn messages_1() -> Vec<(&'static str, Message)> {
             "report_of_a_learner",
             Message::Report(Report {
                 first: 7,
-                is_learner: true,
+                is_observer: true,
                 digests: vec![
                     DigestAt { sequence: 256, digest: 0x0123_4567_89ab_cdef },
                     DigestAt { sequence: 512, digest: 1 },
@@ -271,7 +272,7 @@ fn state_1() -> ReplicatedState {
 }
 
 fn frames_1() -> Vec<(&'static str, Frame)> {
-    let sender = Sender {
+    let sender = MessageHeader {
         replica: ReplicaId(1),
         cluster_id: ClusterId(ONE_ID),
         epoch: Epoch(1),

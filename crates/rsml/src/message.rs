@@ -8,6 +8,22 @@ use bytes::Bytes;
 use prost::{Message as _, Oneof};
 
 use crate::value::{BirthRecord, DigestAt};
+use crate::{Boot, ClusterId, DiskId, Epoch, ReplicaId};
+
+/// The header of every message: the replica that sent it, and the cluster, disk and start of that replica.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct MessageHeader {
+    /// The replica that sent the message.
+    pub replica: ReplicaId,
+    /// The cluster that the sender belongs to; [`ClusterId::NONE`] before it is bootstrapped.
+    pub cluster_id: ClusterId,
+    /// The number of the sender's configuration.
+    pub epoch: Epoch,
+    /// The disk on which the sender keeps its log.
+    pub disk_id: DiskId,
+    /// How often that disk has been started.
+    pub boot: Boot,
+}
 
 /// One message. Its fields are raw numbers; `view`, `…_view` are [`crate::View`]s, and sequences are
 /// [`crate::Sequence`]s.
@@ -285,7 +301,7 @@ pub struct Report {
     pub first: u64,
     /// The sender's disk is not one of the cluster's: it follows and does not vote.
     #[prost(bool, tag = "10")]
-    pub is_learner: bool,
+    pub is_observer: bool,
     /// The sender's storage has no space to speak of.
     #[prost(bool, tag = "11")]
     pub storage_full: bool,

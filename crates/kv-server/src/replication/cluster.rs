@@ -99,7 +99,7 @@ impl ReplicatedCluster {
             () if !status.reachable => Role::Unknown,
             () if report.is_primary => Role::Primary,
             () if report.is_candidate => Role::Candidate,
-            () if report.is_learner => Role::Learner,
+            () if report.is_observer => Role::Learner,
             () => Role::Secondary,
         };
         ReplicaStatus {

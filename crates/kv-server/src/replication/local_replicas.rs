@@ -7,7 +7,8 @@ use std::time::Duration;
 use kv_store::{EngineKind, SharedResources};
 use rsml::core::CoreOptions;
 use rsml::transport::{
-    EventSink, InMemoryTransport, PeerTls, SharedMessageBus, TcpOptions, TcpTransport, TlsError, TlsFile, Transport,
+    EventSink, FileError, InMemoryTransport, PeerTls, SharedMessageBus, TcpOptions, TcpTransport, TlsError, TlsFile,
+    Transport,
 };
 use rsml::wal::{WalOptions, WalStorage};
 use rsml::{ConsensusReplica, Failure, FailureKind, ReplicaId, ReplicaOptions, StalledThread};
@@ -176,12 +177,6 @@ impl Start<'_> {
         let storage = self.log(id).map_err(|error| failed(&error))?;
         let (folder, engine) = (self.data_dir.replica(id), self.config.storage.engine);
         let databases = ReplicaDatabases::new(id, folder, engine, self.resources.clone());
-        let mut opened = None;
-        let open = |generation| {
-            let executor = KvStoreExecutor::open(databases.clone(), self.slots.clone(), generation)?;
-            opened = Some(executor.reader().clone());
-            Ok(executor)
-        };
         let (space, room) = (self.space.clone(), self.space.clone());
         let local = self.config.replication.local_ids().len() as u64;
         let has_files = self.budget.descriptors.has_room_for_held_logs(local);
@@ -191,17 +186,13 @@ impl Start<'_> {
             ..replica_options(self.config, self.budget, id)?
         };
         let me = options.core.me;
-        // rsml's error cannot carry a configuration key, so the detailed error is returned through
-        // `not_connected`.
-        let mut not_connected = None;
-        let started = ConsensusReplica::start(options, storage, open, |sink| {
-            connect(self.config, self.budget, self.network, self.runtime, me, sink).map_err(|error| {
-                let shown = std::io::Error::other(error.to_string());
-                not_connected = Some(error);
-                shown
-            })
-        });
-        let consensus = Arc::new(started.map_err(|error| not_connected.unwrap_or_else(|| failed(&error)))?);
+        let recovered = ConsensusReplica::recover(options, storage).map_err(|error| failed(&error))?;
+        let executor = KvStoreExecutor::open(databases.clone(), self.slots.clone(), recovered.generation());
+        let executor = executor.map_err(|error| failed(&error))?;
+        let reader = executor.reader().clone();
+        let ready = recovered.with_database(executor).map_err(|error| failed(&error))?;
+        let transport = connect(self.config, self.budget, self.network, self.runtime, me, ready.sink())?;
+        let consensus = Arc::new(ready.start(transport));
         let failing = Arc::downgrade(&consensus);
         databases.on_damage(move |reason| {
             if let Some(consensus) = failing.upgrade() {
@@ -209,7 +200,6 @@ impl Start<'_> {
                 consensus.fail(Failure { kind: FailureKind::Damaged, reason });
             }
         });
-        let reader = opened.expect("a replica that runs has opened its database");
         Ok(LocalReplica { id, reader, consensus, databases })
     }
 
@@ -295,9 +285,9 @@ fn peer_tls(config: &PeerTlsConfig, me: ReplicaId) -> Result<PeerTls, ServerErro
     let tls = PeerTls { names, ..PeerTls::new(&config.ca, &config.certificate, &config.key) };
     tls.check(me).map_err(|error| {
         let key = match &error {
-            TlsError::File { file: TlsFile::Ca, .. } => "replication.tls.ca",
-            TlsError::File { file: TlsFile::Certificate, .. } => "replication.tls.certificate",
-            TlsError::File { file: TlsFile::Key, .. } => "replication.tls.key",
+            TlsError::File(FileError { file: TlsFile::Ca, .. }) => "replication.tls.ca",
+            TlsError::File(FileError { file: TlsFile::Certificate, .. }) => "replication.tls.certificate",
+            TlsError::File(FileError { file: TlsFile::Key, .. }) => "replication.tls.key",
             TlsError::Name { .. } => "replication.replicas[].tls_name",
         };
         ServerError::Replication(format!("{key}: {error}"))

@@ -192,7 +192,7 @@ pub(super) fn of_peer(peer: &ReplicaStatus, seen_by: &DriverStatus, up: Duration
         if report.storage_full {
             found.push(disk_full());
         }
-        if report.is_learner {
+        if report.is_observer {
             found.push(without_vote());
         }
     }

@@ -46,7 +46,7 @@ fn much_later() -> TimedWrite {
 }
 
 fn apply(database: &TransactionalKvDatabase, sequence: u64, writes: &[TimedWrite]) {
-    let verdicts = database.apply(writes, &mut |_| StateBlob { sequence, blob: Bytes::new() }).unwrap();
+    let verdicts = database.prepare(writes).unwrap().commit(StateBlob { sequence, blob: Bytes::new() }).unwrap();
     verdicts.into_iter().for_each(|verdict| drop(verdict.unwrap()));
 }
 

@@ -63,8 +63,8 @@ pub fn apply(database: &TransactionalKvDatabase, commits: &[AtomicCommit]) -> Ve
 /// The same, for any writes.
 pub fn apply_writes(database: &TransactionalKvDatabase, writes: &[TimedWrite]) -> Vec<CommitVerdict> {
     let sequence = database.state_blob().unwrap().map_or(0, |(sequence, _)| sequence) + 1;
-    let mut seal = |_: &[CommitVerdict]| StateBlob { sequence, blob: sequence.to_string().into() };
-    database.apply(writes, &mut seal).unwrap()
+    let blob = StateBlob { sequence, blob: sequence.to_string().into() };
+    database.prepare(writes).unwrap().commit(blob).unwrap()
 }
 
 pub fn create_family(database: &TransactionalKvDatabase, name: &str) {

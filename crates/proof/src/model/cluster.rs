@@ -34,11 +34,11 @@ pub struct Bounds {
 /// How finely disks are modelled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Disks {
-    /// Orders complete one by one.
-    Orders,
-    /// All orders under way complete together; a crash keeps any number of them all the same.
+    /// Writes complete one by one.
+    Writes,
+    /// All writes under way complete together; a crash keeps any number of them all the same.
     Groups,
-    /// Orders are durable as soon as they are given.
+    /// Writes are durable as soon as they are given.
     Instant,
 }
 
@@ -143,7 +143,7 @@ impl Cluster {
                 let entries = packet.payload.len();
                 format!("{node} receives from {}: {:?} with {entries} entries", packet.sender.replica, packet.message)
             }
-            Step::Complete(count) => format!("{node}: its {count} oldest orders are durable"),
+            Step::Complete(count) => format!("{node}: its {count} oldest writes are durable"),
             Step::Pass(us) if us == HEARTBEAT_US => format!("{node}: a heartbeat is due"),
             Step::Pass(us) if us == RETRY_US => format!("{node}: retries are due"),
             Step::Pass(_) => format!("{node}: the election timeout fires"),
@@ -152,7 +152,7 @@ impl Cluster {
             Step::Read(read) => format!("{node}: a client begins read {read}"),
             Step::Restart { kept, keeps_database } => {
                 let database = if keeps_database { "whole" } else { "as it was born" };
-                format!("{node} crashes, keeps {kept} orders under way, and starts with its database {database}")
+                format!("{node} crashes, keeps {kept} writes under way, and starts with its database {database}")
             }
         }
     }
@@ -160,8 +160,8 @@ impl Cluster {
     fn local_actions(&self, state: &State, node: u8, actions: &mut Vec<Action>) {
         let face = &self.world.nodes.get(state.nodes[usize::from(node)]).face;
         let mut act = |step| actions.push(Action { node, step });
-        if face.orders > 0 {
-            act(Step::Complete(if self.bounds.disks == Disks::Orders { 1 } else { face.orders }));
+        if face.writes > 0 {
+            act(Step::Complete(if self.bounds.disks == Disks::Writes { 1 } else { face.writes }));
         }
         if state.ticks < self.bounds.ticks {
             act(Step::Pass(RETRY_US));
@@ -186,7 +186,7 @@ impl Cluster {
             }
         }
         if state.restarted < self.bounds.restarts {
-            for kept in 0..=face.orders {
+            for kept in 0..=face.writes {
                 act(Step::Restart { kept, keeps_database: true });
                 act(Step::Restart { kept, keeps_database: false });
             }

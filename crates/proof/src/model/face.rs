@@ -17,8 +17,8 @@ pub struct Face {
     pub disk: Vec<u64>,
     /// What this replica believes to be chosen, in the same way.
     pub chosen: Vec<u64>,
-    /// Orders on their way to the disk.
-    pub orders: usize,
+    /// Writes on their way to the disk.
+    pub writes: usize,
 }
 
 pub fn hash(entry: &[u8]) -> u64 {
@@ -26,7 +26,7 @@ pub fn hash(entry: &[u8]) -> u64 {
 }
 
 impl Face {
-    pub fn of(replica: &Replica, disk: &Disk, orders: usize) -> Face {
+    pub fn of(replica: &Replica, disk: &Disk, writes: usize) -> Face {
         let status = replica.status();
         let chosen = (1..=status.commit.0).map(|sequence| {
             let value = replica.value_at(Sequence(sequence)).expect("small logs stay in memory");
@@ -39,7 +39,7 @@ impl Face {
             is_primary: replica.primary() == Some(replica.id()),
             disk: disk.entries.iter().map(|entry| hash(entry)).collect(),
             chosen: chosen.collect(),
-            orders,
+            writes,
         }
     }
 }

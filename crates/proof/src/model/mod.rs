@@ -4,8 +4,8 @@
 //! all states within the bounds. Around the replicas stands as little as possible:
 //!
 //! - **Network**: the set of all messages ever sent. Any of them may arrive at any time, any number of times, or never:
-//!   loss, duplication and every order in one.
-//! - **Disks**: the orders of each replica complete one by one, whenever the checker likes. A crash keeps any number of
+//!   loss, duplication and every write in one.
+//! - **Disks**: the writes of each replica complete one by one, whenever the checker likes. A crash keeps any number of
 //!   them, in order.
 //! - **Databases**: execute at once. A crash leaves either all that was executed or the state at the cluster's birth.
 //! - **Time** does not exist: every timeout fires whenever the checker likes, see [`Replica::canonicalize`].

@@ -5,8 +5,8 @@ use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use bytes::Bytes;
+use rsml::MessageHeader;
 use rsml::core::{CoreOptions, Input, Outgoing, Outputs, ReadId, Replica, RequestId, Start};
-use rsml::transport::Sender;
 use rsml::{
     BirthRecord, ClusterId, Configuration, DiskId, Epoch, HardState, Instant, Message, Persist, Recovered, ReplicaId,
     ReplicatedState, Sequence, Value, View,
@@ -27,7 +27,7 @@ pub struct Settings {
     pub replicas: u8,
     /// Most values proposed and not yet committed.
     pub pipeline: u64,
-    /// Orders are durable as soon as they are given.
+    /// Writes are durable as soon as they are given.
     pub instant_disk: bool,
 }
 
@@ -43,14 +43,14 @@ pub struct Node {
     pub replica: Replica,
     pub disk: Disk,
     /// On their way to the disk.
-    orders: VecDeque<Persist>,
+    writes: VecDeque<Persist>,
     database: ReplicatedState,
     pub face: Face,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Packet {
-    pub sender: Sender,
+    pub sender: MessageHeader,
     pub to: ReplicaId,
     pub message: Message,
     pub payload: Vec<Bytes>,
@@ -61,7 +61,7 @@ pub struct Packet {
 pub enum Step {
     /// A message of this number arrives.
     Receive(u32),
-    /// So many of the oldest orders are durable, by one synchronisation.
+    /// So many of the oldest writes are durable, by one synchronisation.
     Complete(usize),
     /// Time passes, by this much.
     Pass(u64),
@@ -69,7 +69,7 @@ pub enum Step {
     Stand(View),
     Propose(u8),
     Read(u8),
-    /// A crash that keeps so many of the orders under way, and the database or not; and a start.
+    /// A crash that keeps so many of the writes under way, and the database or not; and a start.
     Restart {
         kept: usize,
         keeps_database: bool,
@@ -157,7 +157,7 @@ pub fn born(me: u8, settings: Settings) -> Node {
     let hard = HardState { cluster_id, epoch: Epoch(1), disk_id: disk_id(me), ..HardState::default() };
     let disk = Disk { hard, entries };
     let mut node = Node::start(ReplicaId(me), settings, disk, state);
-    node.orders = node.replica.ready(NOW).persist.into();
+    node.writes = node.replica.ready(NOW).persist.into();
     node.complete(1).expect("the first write of a start changes no promise");
     node.settle();
     node
@@ -180,16 +180,16 @@ impl Node {
         };
         let replica = Replica::new(options(me, settings), start, NOW);
         let face = Face::of(&replica, &disk, 0);
-        Node { replica, disk, orders: VecDeque::new(), database, face }
+        Node { replica, disk, writes: VecDeque::new(), database, face }
     }
 
     /// Brings the node into the one form that equal nodes have.
     fn settle(&mut self) {
         self.replica.canonicalize(NOW);
-        for (ticket, order) in (1..).zip(&mut self.orders) {
-            order.ticket = rsml::Ticket(ticket);
+        for (write_id, write) in (1..).zip(&mut self.writes) {
+            write.write_id = rsml::WriteId(write_id);
         }
-        self.face = Face::of(&self.replica, &self.disk, self.orders.len());
+        self.face = Face::of(&self.replica, &self.disk, self.writes.len());
     }
 
     /// The node after `step`, with everything that happened. An assertion that fails leaves the node as it was.
@@ -234,36 +234,36 @@ impl Node {
         Ok(())
     }
 
-    /// The oldest orders become durable, and the replica hears of it.
+    /// The oldest writes become durable, and the replica hears of it.
     fn complete(&mut self, count: usize) -> Result<(), (Broken, String)> {
         let mut last = None;
-        for order in self.orders.drain(..count).collect::<Vec<_>>() {
-            last = Some(order.ticket);
-            self.write(order)?;
+        for write in self.writes.drain(..count).collect::<Vec<_>>() {
+            last = Some(write.write_id);
+            self.write(write)?;
         }
-        if let Some(ticket) = last {
-            self.replica.step(NOW, Input::Durable(ticket));
+        if let Some(write_id) = last {
+            self.replica.step(NOW, Input::Durable(write_id));
         }
         Ok(())
     }
 
     fn complete_all(&mut self) -> Result<bool, (Broken, String)> {
-        let count = self.orders.len();
+        let count = self.writes.len();
         self.complete(count)?;
         Ok(count > 0)
     }
 
-    fn write(&mut self, order: Persist) -> Result<(), (Broken, String)> {
-        let (before, after) = (&self.disk.hard, &order.hard_state);
+    fn write(&mut self, write: Persist) -> Result<(), (Broken, String)> {
+        let (before, after) = (&self.disk.hard, &write.hard_state);
         if after.promised < before.promised || after.accepted_view > after.promised {
             let story = format!("the disk's promise goes from {} to {}", before.promised, after.promised);
             return Err((Broken::Promises, story));
         }
-        self.disk.hard = order.hard_state;
-        if order.truncate || !order.entries.is_empty() {
-            self.disk.entries.truncate(order.from.0 as usize - 1);
-            assert_eq!(self.disk.entries.len() as u64 + 1, order.from.0, "an order leaves a hole in the log");
-            self.disk.entries.extend(order.entries);
+        self.disk.hard = write.hard_state;
+        if write.truncate || !write.entries.is_empty() {
+            self.disk.entries.truncate(write.from.0 as usize - 1);
+            assert_eq!(self.disk.entries.len() as u64 + 1, write.from.0, "a write leaves a hole in the log");
+            self.disk.entries.extend(write.entries);
         }
         Ok(())
     }
@@ -285,7 +285,7 @@ impl Node {
             if let Message::PreVoteReply(answer) = &mut answer {
                 (answer.round, answer.granted, answer.promised) = (question.round, true, promised.0);
             }
-            let sender = Sender { replica: peer, disk_id: disk_id(peer.0), ..self.replica.sender() };
+            let sender = MessageHeader { replica: peer, disk_id: disk_id(peer.0), ..self.replica.sender() };
             // A former boot would be turned away; which one it is now is not known here, and a grant has no boot.
             self.replica.step(NOW, Input::Receive { sender, message: answer, payload: Vec::new() });
         }
@@ -294,8 +294,8 @@ impl Node {
 
     fn restart(&mut self, kept: usize, keeps_database: bool, settings: Settings) -> Result<(), (Broken, String)> {
         for _ in 0..kept {
-            let order = self.orders.pop_front().expect("no more are kept than there are");
-            self.write(order)?;
+            let write = self.writes.pop_front().expect("no more are kept than there are");
+            self.write(write)?;
         }
         let database = match keeps_database {
             true => self.database.clone(),
@@ -313,7 +313,7 @@ impl Node {
 
     fn carry(&mut self, outputs: Outputs, world: &World, effect: &mut Effect) -> Result<bool, (Broken, String)> {
         assert!(outputs.read_log.is_empty(), "small logs stay in memory");
-        self.orders.extend(outputs.persist);
+        self.writes.extend(outputs.persist);
         for Outgoing { to, message, payload } in outputs.send {
             let promised = self.replica.hard_state().promised;
             check_claim(&message, promised, &self.disk).map_err(|text| (Broken::Promises, text.to_string()))?;

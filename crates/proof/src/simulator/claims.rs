@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use rsml::transport::Sender;
+use rsml::MessageHeader;
 use rsml::{Message, Sequence, View};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -16,7 +16,7 @@ use crate::checkers::promises::Promises;
 
 /// Who sends, as somebody sees it who looks at its disks.
 pub struct Origin<'a> {
-    pub sender: Sender,
+    pub sender: MessageHeader,
     /// The promise in memory.
     pub promised: View,
     pub log: &'a Ledger,

@@ -157,7 +157,7 @@ impl Cluster {
                     running.core.step(running.clock.read(self.now), Input::SnapshotRead(piece));
                 }
                 SnapshotWork::Install(step) => {
-                    if let Some(event) = running.installer.carry_out(step) {
+                    if let Some(event) = running.installer.perform(step) {
                         running.core.step(running.clock.read(self.now), Input::Installed(event));
                     }
                 }
@@ -180,9 +180,9 @@ impl Cluster {
             return self.stop_after_failure(node);
         };
         let process = self.nodes[node].process();
-        if let Some(ticket) = durable {
+        if let Some(write_id) = durable {
             self.disk_reported(node);
-            self.input(node, Input::Durable(ticket));
+            self.input(node, Input::Durable(write_id));
         }
         for (read, entries) in entries {
             self.input(node, Input::LogRead { read, entries });
@@ -191,7 +191,7 @@ impl Cluster {
             return;
         }
         if self.nodes[node].log.waits_for_space(self.now) {
-            self.figures.count("orders waited for space");
+            self.figures.count("writes waited for space");
             self.schedule(SPACE_INTERVAL_US, Event::Space(process));
         }
         self.look_for_space(node);

@@ -18,7 +18,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 
 use super::log::Log;
-use crate::{ClusterId, Epoch, HardState, Persist, Sequence, Ticket, View};
+use crate::{ClusterId, Epoch, HardState, Persist, Sequence, View, WriteId};
 
 /// Entries of `view` from `from` on that do not yet reach the length with which that view's log may be adopted.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -37,13 +37,13 @@ impl Staging {
     }
 }
 
-/// An order on its way to the disk, and what is durable once it is done.
+/// A write on its way to the disk, and what is durable once it is done.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Pending {
-    ticket: Ticket,
+    write_id: WriteId,
     hard: HardState,
     last: Sequence,
-    /// How much of the log in memory is then durable: lowered when entries of this order are replaced.
+    /// How much of the log in memory is then durable: lowered when entries of this write are replaced.
     stable: Sequence,
     /// Entries that are lost on disk all the same.
     lost: Vec<Range>,
@@ -59,13 +59,13 @@ pub struct Acceptor {
     durable: HardState,
     durable_last: Sequence,
     durable_lost: Vec<Range>,
-    /// What of the log is lost on disk once every order given is done.
+    /// What of the log is lost on disk once every write given is done.
     lost: Vec<Range>,
     stable: Sequence,
     pending: VecDeque<Pending>,
-    next_ticket: Ticket,
+    next_write_id: WriteId,
     staging: Option<Staging>,
-    orders: Vec<Persist>,
+    writes: Vec<Persist>,
 }
 
 impl Acceptor {
@@ -82,9 +82,9 @@ impl Acceptor {
             lost,
             stable,
             pending: VecDeque::new(),
-            next_ticket: Ticket(1),
+            next_write_id: WriteId(1),
             staging: None,
-            orders: Vec::new(),
+            writes: Vec::new(),
         }
     }
 
@@ -140,13 +140,13 @@ impl Acceptor {
         (self.durable.accepted_view == view).then(|| self.durable_sound_last())
     }
 
-    /// The oldest order on its way to the disk, and where the log will end once it is done.
-    pub fn oldest_pending(&self) -> Option<(Ticket, Sequence)> {
-        self.pending.front().map(|p| (p.ticket, p.last))
+    /// The oldest write on its way to the disk, and where the log will end once it is done.
+    pub fn oldest_pending(&self) -> Option<(WriteId, Sequence)> {
+        self.pending.front().map(|p| (p.write_id, p.last))
     }
 
-    pub fn take_orders(&mut self) -> Vec<Persist> {
-        std::mem::take(&mut self.orders)
+    pub fn take_writes(&mut self) -> Vec<Persist> {
+        std::mem::take(&mut self.writes)
     }
 
     /// Changes identity: a new disk, a new boot.
@@ -154,10 +154,10 @@ impl Acceptor {
         let views = (self.hard.promised, self.hard.accepted_view);
         change(&mut self.hard);
         assert_eq!(views, (self.hard.promised, self.hard.accepted_view), "identity carries no promise");
-        self.order(self.log.last().next(), false, Vec::new());
+        self.write(self.log.last().next(), false, Vec::new());
     }
 
-    /// No longer leases run from now on; durable with the next order.
+    /// No longer leases run from now on; durable with the next write.
     pub fn grants_leases_of(&mut self, lease_us: u64) {
         self.hard.lease_us = lease_us;
     }
@@ -168,14 +168,14 @@ impl Acceptor {
         self.hard.cluster_id = cluster_id;
         self.hard.epoch = epoch;
         self.log.append(birth.clone());
-        self.order(Sequence::BIRTH, false, vec![birth]);
+        self.write(Sequence::BIRTH, false, vec![birth]);
     }
 
     /// Promises `view`. Staged entries of lower views are of no use any more.
     pub fn promise(&mut self, view: View) {
         assert!(view > self.hard.promised, "promise went back: {} -> {view}", self.hard.promised);
         self.raise_promise(view);
-        self.order(self.log.last().next(), false, Vec::new());
+        self.write(self.log.last().next(), false, Vec::new());
     }
 
     fn raise_promise(&mut self, view: View) {
@@ -196,7 +196,7 @@ impl Acceptor {
         for entry in &entries {
             self.log.append(entry.clone());
         }
-        self.order(from, false, entries);
+        self.write(from, false, entries);
     }
 
     /// Makes this the log of `view` in one durable write: everything at or above `from` is replaced by `entries`
@@ -211,7 +211,7 @@ impl Acceptor {
         self.replace(from, commit, entries);
     }
 
-    /// Takes entries of the accepted view where the log has lost them. Written once none is lost any more: in one order,
+    /// Takes entries of the accepted view where the log has lost them. Written once none is lost any more: in one write,
     /// from the first that was, so that what is intact behind them never goes.
     pub fn fill(&mut self, view: View, from: Sequence, entries: Vec<Bytes>) {
         assert_eq!(view, self.hard.accepted_view, "an entry of another view than the log's");
@@ -238,7 +238,7 @@ impl Acceptor {
         base: Sequence,
         view: View,
         tail: Option<(Sequence, Vec<Bytes>)>,
-    ) -> Ticket {
+    ) -> WriteId {
         assert!(
             generation > self.hard.generation,
             "the generation went back: {} -> {generation}",
@@ -260,11 +260,11 @@ impl Acceptor {
         self.lost.retain(|(_, to)| *to > base);
         self.lost.iter_mut().for_each(|(from, _)| *from = base.next().max(*from));
         self.stable = self.stable.max(base);
-        let ticket = self.order(base.next(), false, Vec::new());
-        let order = self.orders.last_mut().expect("it was given just now");
-        order.base = Some(base);
+        let write_id = self.write(base.next(), false, Vec::new());
+        let write = self.writes.last_mut().expect("it was given just now");
+        write.base = Some(base);
         self.heal();
-        ticket
+        write_id
     }
 
     /// Writes entries known to be committed over the log, keeping its tail and its accepted view (rule 10: below L_v).
@@ -305,7 +305,7 @@ impl Acceptor {
         for pending in &mut self.pending {
             pending.stable = pending.stable.min(from.previous());
         }
-        self.order(from, truncate, entries);
+        self.write(from, truncate, entries);
     }
 
     /// Starts or goes on staging. Returns false when `from` does not follow what is staged.
@@ -340,32 +340,32 @@ impl Acceptor {
         self.log.evict(upto.min(self.stable), keep_bytes);
     }
 
-    fn order(&mut self, from: Sequence, truncate: bool, entries: Vec<Bytes>) -> Ticket {
-        let ticket = self.next_ticket;
-        self.next_ticket = Ticket(ticket.0 + 1);
+    fn write(&mut self, from: Sequence, truncate: bool, entries: Vec<Bytes>) -> WriteId {
+        let write_id = self.next_write_id;
+        self.next_write_id = WriteId(write_id.0 + 1);
         let last = self.log.last();
         let lost = self.lost.clone();
         let stable = lost.first().map_or(last, |(from, _)| from.previous());
-        self.pending.push_back(Pending { ticket, hard: self.hard, last, stable, lost });
-        self.orders.push(Persist { ticket, hard_state: self.hard, base: None, from, truncate, entries });
-        ticket
+        self.pending.push_back(Pending { write_id, hard: self.hard, last, stable, lost });
+        self.writes.push(Persist { write_id, hard_state: self.hard, base: None, from, truncate, entries });
+        write_id
     }
 
-    /// Numbers the orders on their way to the disk from 1.
-    pub fn renumber_orders(&mut self) {
-        for (ticket, pending) in (1..).zip(&mut self.pending) {
-            pending.ticket = Ticket(ticket);
+    /// Numbers the writes on their way to the disk from 1.
+    pub fn renumber_writes(&mut self) {
+        for (write_id, pending) in (1..).zip(&mut self.pending) {
+            pending.write_id = WriteId(write_id);
         }
-        let given_out = self.pending.len() - self.orders.len();
-        for (ticket, order) in (given_out as u64 + 1..).zip(&mut self.orders) {
-            order.ticket = Ticket(ticket);
+        let given_out = self.pending.len() - self.writes.len();
+        for (write_id, write) in (given_out as u64 + 1..).zip(&mut self.writes) {
+            write.write_id = WriteId(write_id);
         }
-        self.next_ticket = Ticket(self.pending.len() as u64 + 1);
+        self.next_write_id = WriteId(self.pending.len() as u64 + 1);
     }
 
-    /// Everything up to `ticket` is durable.
-    pub fn complete(&mut self, ticket: Ticket) {
-        while self.pending.front().is_some_and(|p| p.ticket <= ticket) {
+    /// Everything up to `write_id` is durable.
+    pub fn complete(&mut self, write_id: WriteId) {
+        while self.pending.front().is_some_and(|p| p.write_id <= write_id) {
             let done = self.pending.pop_front().expect("front was there");
             assert!(done.hard.promised >= self.durable.promised, "a durable promise went back");
             if done.stable < done.last {
@@ -385,7 +385,7 @@ impl Acceptor {
         let sound = self.log.sound_last();
         assert!(commit <= sound, "commit point {commit} lies beyond the log's end, or what is lost of it, {sound}");
         assert!(self.stable <= self.log.sound_last(), "what is lost counts as durable");
-        assert!(self.log.first_hole().is_none() || !self.lost.is_empty(), "a hole that no order left");
+        assert!(self.log.first_hole().is_none() || !self.lost.is_empty(), "a hole that no write left");
         if let Some(staging) = &self.staging {
             assert_eq!(staging.view, self.hard.promised, "staged for another view than the promised one");
             assert!(staging.view > self.hard.accepted_view, "staged for a view that is held");

@@ -4,13 +4,13 @@
 //! are empty too, it mints the cluster: an id, and which disks belong. That record is the first entry of every log, in
 //! view 0, and counts as chosen, because nobody votes before holding it, and it is minted by one replica only, which
 //! makes it durable before it tells. A disk that is not in the record (a replaced one) is told the record as well: it
-//! becomes a *learner*, which follows and applies like the others, and has no vote, since nobody knows what its
+//! becomes an *observer*, which follows and applies like the others, and has no vote, since nobody knows what its
 //! predecessor promised.
 
 use super::replica::Replica;
 use super::view_manager::Role;
+use crate::message::MessageHeader;
 use crate::message::{Born, Hello, Message};
-use crate::transport::Sender;
 use crate::value::{BirthRecord, Member, Value};
 use crate::{DiskId, Epoch, Sequence, View};
 
@@ -24,7 +24,7 @@ impl Replica {
         }
     }
 
-    pub(super) fn on_hello(&mut self, sender: Sender) {
+    pub(super) fn on_hello(&mut self, sender: MessageHeader) {
         let Role::Unborn { empty_peers } = &mut self.views.role else {
             if !self.configuration.is_voter(sender.replica, sender.disk_id) {
                 // Another disk in the place of one that belongs: what that one told is over.
@@ -82,7 +82,7 @@ impl Replica {
         }
     }
 
-    /// A disk that is not in the record is a learner's: it follows this cluster from now on, and does not vote.
+    /// A disk that is not in the record is an observer's: it follows this cluster from now on, and does not vote.
     pub(super) fn on_born(&mut self, message: Born) {
         if let Some(birth) = message.birth {
             self.be_born(birth);

@@ -14,7 +14,7 @@ use crate::{Instant, Sequence};
 
 impl Replica {
     /// As if everything that happened so far had happened at `at`, which may lie before the present: every timeout begins
-    /// anew there, pre-votes are granted, reports and digests are forgotten, and the orders on their way to the disk are numbered
+    /// anew there, pre-votes are granted, reports and digests are forgotten, and the writes on their way to the disk are numbered
     /// from 1: whoever carries them out must renumber them in the same way. Answers to earlier pre-votes must not arrive
     /// any more, since rounds of them are numbered anew.
     ///
@@ -30,7 +30,7 @@ impl Replica {
         self.log_grown = 0;
         self.retention = Retention::new();
         self.counters = Counters::default();
-        self.acceptor.renumber_orders();
+        self.acceptor.renumber_writes();
         self.digests = Digests::new(&self.options, &[], Sequence::ZERO, at);
         self.disk = DiskWatch::new(at);
         self.next_handover = at;

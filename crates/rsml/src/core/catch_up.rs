@@ -22,7 +22,7 @@ use super::view_manager::Role;
 use super::{LogRead, ReadPurpose};
 use crate::message::{Behind, Message, SnapshotChunk, SnapshotRequest};
 use crate::value::ReplicatedState;
-use crate::{Instant, ReplicaId, Sequence, Ticket, View};
+use crate::{Instant, ReplicaId, Sequence, View, WriteId};
 
 /// So many pieces may be on their way at a time, received and not yet written included.
 const PIECES_UNDER_WAY: u64 = 4;
@@ -155,8 +155,8 @@ pub(super) struct CatchUp {
     last_installed: Sequence,
     /// Everybody was asked, to no avail: not before this again.
     rest_until: Instant,
-    /// Switches to the database once this order is durable.
-    switch: Option<(Ticket, u64)>,
+    /// Switches to the database once this write is durable.
+    switch: Option<(WriteId, u64)>,
     /// Snapshots that took the place of the database since the start.
     pub installed: u64,
 }
@@ -279,7 +279,7 @@ impl Replica {
         let rank = |id: &ReplicaId, applied: u64| {
             (self.catch_up.preferred == Some(*id), self.views.primary != Some(*id), applied)
         };
-        let able = self.reports.iter().filter(|(id, r)| r.applied >= wanted.0 && !r.is_learner && is_fresh(id));
+        let able = self.reports.iter().filter(|(id, r)| r.applied >= wanted.0 && !r.is_observer && is_fresh(id));
         let untried =
             able.filter(|(id, _)| !self.catch_up.shunned.contains(id) && self.digests.refused(**id).is_none());
         let Some((source, _)) = untried.max_by_key(|(id, report)| rank(id, report.applied)) else {
@@ -550,7 +550,7 @@ impl Replica {
         let (base, view) = (state.sequence, transfer.view);
         let is_raised = view > self.acceptor.promised();
         assert!(!self.lease_forbids_install_of(view), "a copy raises the promise to {view} under a lease");
-        let ticket = self.acceptor.install_snapshot(transfer.generation, base, view, tail);
+        let write_id = self.acceptor.install_snapshot(transfer.generation, base, view, tail);
         self.learner.install_snapshot(base, view);
         if is_raised {
             self.granted = None;
@@ -573,12 +573,12 @@ impl Replica {
         self.catch_up.installed += 1;
         self.catch_up.last_installed = base;
         coverage!("snapshot.installed");
-        self.catch_up.switch = Some((ticket, transfer.generation));
+        self.catch_up.switch = Some((write_id, transfer.generation));
     }
 
-    /// Orders through `ticket` are durable: the database is switched if the record of it is among them.
-    pub(super) fn switch_database(&mut self, durable: Ticket) {
-        if let Some((_, generation)) = self.catch_up.switch.take_if(|(ticket, _)| *ticket <= durable) {
+    /// Writes through `write_id` are durable: the database is switched if the record of it is among them.
+    pub(super) fn switch_database(&mut self, durable: WriteId) {
+        if let Some((_, generation)) = self.catch_up.switch.take_if(|(write_id, _)| *write_id <= durable) {
             self.persisted = self.persisted.max(self.learner.applied());
             self.outputs.switch = Some(generation);
         }

@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use super::CoreOptions;
-use crate::transport::Sender;
+use crate::message::MessageHeader;
 use crate::{Boot, DiskId, Instant, ReplicaId, Sequence};
 
 /// How many values are kept per replica.
@@ -267,7 +267,7 @@ impl Digests {
     }
 
     /// A peer told its values, and what of its database it inherited.
-    pub fn hear(&mut self, from: &Sender, inherited: Sequence, values: impl Iterator<Item = (Sequence, u64)>) {
+    pub fn hear(&mut self, from: &MessageHeader, inherited: Sequence, values: impl Iterator<Item = (Sequence, u64)>) {
         let (disk, boot) = (from.disk_id, from.boot);
         let fresh = || Peer { disk, boot, values: BTreeMap::new(), inherited, stray: None };
         self.refusals

@@ -4,11 +4,11 @@ use bytes::Bytes;
 
 use super::Outgoing;
 use super::replica::Replica;
-use crate::transport::Sender;
+use crate::message::MessageHeader;
 use crate::{Message, ReplicaId, View};
 
 impl Replica {
-    pub(super) fn receive(&mut self, sender: Sender, message: Message, payload: Vec<Bytes>) {
+    pub(super) fn receive(&mut self, sender: MessageHeader, message: Message, payload: Vec<Bytes>) {
         if !self.admits(&sender, &message) {
             coverage!("foreign.not_of_this_cluster");
             self.counters.foreign += 1;
@@ -45,8 +45,8 @@ impl Replica {
     }
 
     /// Whether a message is of this cluster, of a disk that belongs, and not of a former start of it. Of a disk that does
-    /// not belong, a learner's, only what helps it to follow.
-    fn admits(&mut self, sender: &Sender, message: &Message) -> bool {
+    /// not belong, an observer's, only what helps it to follow.
+    fn admits(&mut self, sender: &MessageHeader, message: &Message) -> bool {
         let me = self.options.me;
         if sender.replica == me || !self.options.replicas.contains(&sender.replica) {
             return false;
@@ -73,7 +73,7 @@ impl Replica {
         is_newest
     }
 
-    fn admits_disk(&self, sender: &Sender, message: &Message) -> bool {
+    fn admits_disk(&self, sender: &MessageHeader, message: &Message) -> bool {
         match message {
             Message::Hello(_) | Message::Born(_) => true,
             // Without its database a replica does not know who votes; all it does is to get a copy of another's.
@@ -88,7 +88,7 @@ impl Replica {
     }
 
     /// A primary follows whichever disk speaks under an id; the votes of one that does not belong don't count.
-    fn meet(&mut self, sender: &Sender) {
+    fn meet(&mut self, sender: &MessageHeader) {
         let is_voter = self.configuration.is_voter(sender.replica, sender.disk_id);
         let now = self.now;
         if let Some(proposer) = self.views.proposer_mut() {
@@ -116,9 +116,9 @@ impl Replica {
     }
 
     /// The envelope's sender for everything this replica sends.
-    pub fn sender(&self) -> Sender {
+    pub fn sender(&self) -> MessageHeader {
         let hard = self.acceptor.hard();
-        Sender {
+        MessageHeader {
             replica: self.options.me,
             cluster_id: hard.cluster_id,
             epoch: hard.epoch,

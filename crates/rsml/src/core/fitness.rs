@@ -6,19 +6,19 @@
 use super::replica::Replica;
 use super::view_manager::Role;
 use crate::message::Report;
-use crate::{Instant, ReplicaId, Ticket};
+use crate::{Instant, ReplicaId, WriteId};
 
 /// Looks at how long the disk takes, once per tick. Time in which this replica itself stood still does not count: each
 /// look adds no more than `most_us`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct DiskWatch {
-    /// The oldest order that is not done.
-    oldest: Option<Ticket>,
+    /// The oldest write that is not done.
+    oldest: Option<WriteId>,
     looked: Instant,
     /// How long it has been the oldest, and for how much of that time it held this primary back behind the others.
     waits_us: u64,
     behind_us: u64,
-    /// The longest that orders took lately.
+    /// The longest that writes took lately.
     usual_us: u64,
 }
 
@@ -27,7 +27,7 @@ impl DiskWatch {
         DiskWatch { oldest: None, looked: now, waits_us: 0, behind_us: 0, usual_us: 0 }
     }
 
-    fn look(&mut self, now: Instant, most_us: u64, oldest: Option<Ticket>, is_behind: bool) {
+    fn look(&mut self, now: Instant, most_us: u64, oldest: Option<WriteId>, is_behind: bool) {
         let passed_us = now.since_us(self.looked).min(most_us);
         self.looked = now;
         if oldest.is_some() && oldest == self.oldest {
@@ -42,7 +42,7 @@ impl DiskWatch {
         (self.waits_us, self.behind_us) = (0, 0);
     }
 
-    /// How long the oldest order has been on its way.
+    /// How long the oldest write has been on its way.
     pub fn waits_us(&self) -> u64 {
         self.waits_us
     }
@@ -66,7 +66,7 @@ impl Replica {
     }
 
     fn is_peer_fit(&self) -> bool {
-        let is_fit = |report: &Report| !report.storage_full && !report.is_ineligible && !report.is_learner;
+        let is_fit = |report: &Report| !report.storage_full && !report.is_ineligible && !report.is_observer;
         self.reports.iter().any(|(id, report)| self.is_heard(*id) && is_fit(report))
     }
 
@@ -84,7 +84,7 @@ impl Replica {
         };
         let votes = |id: ReplicaId| match id == self.options.me {
             true => self.is_voter(),
-            false => self.is_heard(id) && self.reports.get(&id).is_none_or(|report| !report.is_learner),
+            false => self.is_heard(id) && self.reports.get(&id).is_none_or(|report| !report.is_observer),
         };
         let has_space = |id: ReplicaId| votes(id) && !is_full(id);
         // Where nobody is full, it is not for want of space that too few are there.
@@ -120,7 +120,7 @@ impl Replica {
         let owed = self.acceptor.oldest_pending();
         let others = self.views.proposer().and_then(|proposer| proposer.chosen(None, self.quorum()));
         let is_behind = owed.is_some_and(|(_, last)| others >= Some(last));
-        self.disk.look(self.now, self.options.heartbeat_us, owed.map(|(ticket, _)| ticket), is_behind);
+        self.disk.look(self.now, self.options.heartbeat_us, owed.map(|(write_id, _)| write_id), is_behind);
     }
 
     /// Nothing gets durable here, so nothing would come of standing.

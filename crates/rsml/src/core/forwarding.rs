@@ -7,8 +7,8 @@ use super::reads::Reader;
 use super::replica::Replica;
 use super::requests::Portion;
 use super::view_manager::Role;
+use crate::message::MessageHeader;
 use crate::message::{Message, ReadPoint, ReadPointReply, Requests, RequestsGap};
-use crate::transport::Sender;
 use crate::{ReplicaId, Sequence, View};
 
 impl Replica {
@@ -31,7 +31,7 @@ impl Replica {
         }
     }
 
-    pub(super) fn on_requests(&mut self, sender: Sender, message: Requests, payloads: Vec<Bytes>) {
+    pub(super) fn on_requests(&mut self, sender: MessageHeader, message: Requests, payloads: Vec<Bytes>) {
         let is_voter = self.configuration.is_voter(sender.replica, sender.disk_id);
         let max_bytes = self.options.max_request_bytes;
         let Some(proposer) = self.views.proposer_mut() else { return };

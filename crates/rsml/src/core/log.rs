@@ -1,7 +1,7 @@
 //! The part of the log that is held in memory.
 //!
 //! Contiguous from `first` to `last`; entries below `first` are on disk only. Holds what storage will hold once every
-//! order given to it is done. Entries that the disk has lost are *holes*: they count in the log's length, and nothing
+//! write given to it is done. Entries that the disk has lost are *holes*: they count in the log's length, and nothing
 //! else is known of them until they are filled from a peer.
 
 use std::collections::{BTreeSet, VecDeque};

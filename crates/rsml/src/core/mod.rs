@@ -48,8 +48,8 @@ pub use status::ReplicaStatus;
 pub use transfer::TransferError;
 pub use view_manager::{Role, ViewManager};
 
-use crate::transport::Sender;
-use crate::{Instant, Message, Persist, ReplicaId, Sequence, Sessions, Ticket, View};
+use crate::message::MessageHeader;
+use crate::{Instant, Message, Persist, ReplicaId, Sequence, Sessions, View, WriteId};
 
 /// Names a request of a local caller; chosen by the driver, never used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -143,7 +143,7 @@ pub enum Input {
     /// Time passed: at least every fifth of a heartbeat.
     Tick,
     Receive {
-        sender: Sender,
+        sender: MessageHeader,
         message: Message,
         payload: Vec<Bytes>,
     },
@@ -177,8 +177,8 @@ pub enum Input {
     Room(bool),
     /// This replica is about to stop: it leads no more.
     Stopping,
-    /// Storage completed every order up to this one.
-    Durable(Ticket),
+    /// Storage completed every write up to this one.
+    Durable(WriteId),
     /// The executor applied everything through `sequence`, which left these sessions, time and digest.
     Applied {
         sequence: Sequence,
@@ -242,7 +242,7 @@ pub enum Refusal {
     StorageFull,
 }
 
-/// What is to be done now. Messages and orders may be carried out at the same time: a message that claims something
+/// What is to be done now. Messages and writes may be carried out at the same time: a message that claims something
 /// durable is only made once it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Outputs {

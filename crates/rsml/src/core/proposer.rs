@@ -291,7 +291,7 @@ impl Proposer {
         self.peers.values().filter(|p| p.is_voter)
     }
 
-    /// Follows `disk` under that replica's id from now on, whatever disk was followed before: a learner's in the place
+    /// Follows `disk` under that replica's id from now on, whatever disk was followed before: an observer's in the place
     /// of one that is lost, or the voter's own again.
     pub fn meet(&mut self, replica: ReplicaId, disk: DiskId, is_voter: bool, now: Instant) {
         if self.peers.get(&replica).is_none_or(|progress| progress.disk != disk) {

@@ -247,9 +247,9 @@ impl Replica {
             Input::Space(has_space) => self.set_space(has_space),
             Input::Room(is_roomy) => self.retention.is_roomy = is_roomy,
             Input::Stopping => self.stop_leading(),
-            Input::Durable(ticket) => {
-                self.acceptor.complete(ticket);
-                self.switch_database(ticket);
+            Input::Durable(write_id) => {
+                self.acceptor.complete(write_id);
+                self.switch_database(write_id);
                 self.after_durable();
             }
             Input::Applied { sequence, sessions, time_us, digest } => {
@@ -285,8 +285,8 @@ impl Replica {
         self.learner.advance(&self.acceptor);
         self.deliver();
         self.acceptor.evict(self.learner.applied(), self.options.log_cache_bytes);
-        self.outputs.persist = self.acceptor.take_orders();
-        let entries = self.outputs.persist.iter().flat_map(|order| &order.entries);
+        self.outputs.persist = self.acceptor.take_writes();
+        let entries = self.outputs.persist.iter().flat_map(|write| &write.entries);
         self.log_grown += entries.map(|entry| entry.len() as u64).sum::<u64>();
         std::mem::take(&mut self.outputs)
     }

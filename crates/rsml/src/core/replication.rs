@@ -7,8 +7,8 @@ use super::proposer::Progress;
 use super::replica::Replica;
 use super::view_manager::Role;
 use super::{LogRead, Outgoing, ReadPurpose};
+use crate::message::MessageHeader;
 use crate::message::{Accept, Accepted, Behind, Message, Refuse};
-use crate::transport::Sender;
 use crate::value::Value;
 use crate::{DiskId, ReplicaId, Sequence, View};
 
@@ -202,8 +202,8 @@ impl Replica {
 
     // --- the primary's side ---
 
-    /// A vote, when it is a voter's; a learner answers in the same way how far it follows.
-    pub(super) fn on_accepted(&mut self, sender: &Sender, message: Accepted) {
+    /// A vote, when it is a voter's; an observer answers in the same way how far it follows.
+    pub(super) fn on_accepted(&mut self, sender: &MessageHeader, message: Accepted) {
         let (from, now, lease_us) = (sender.replica, self.now, self.options.lease_us);
         let last = self.acceptor.log().last();
         let Some(proposer) = self.views.proposer_mut().filter(|p| p.view == View(message.view)) else { return };

@@ -6,8 +6,8 @@ use super::catch_up::CopyStatus;
 use super::digests::{RefusedCopy, Stray};
 use super::replica::Replica;
 use super::view_manager::Role;
+use crate::message::MessageHeader;
 use crate::message::Report;
-use crate::transport::Sender;
 use crate::value::DigestAt;
 use crate::{Boot, DiskId, Message, ReplicaId, Sequence, View};
 
@@ -133,7 +133,7 @@ impl Replica {
             storage_full: self.is_full,
             is_ineligible: !self.is_eligible,
             first: self.first_stored.0,
-            is_learner: !self.is_voter(),
+            is_observer: !self.is_voter(),
             installing: self.catch_up.installing().0,
             inherited: self.digests.inherited().0,
             is_copying: self.is_catching_up(),
@@ -146,7 +146,7 @@ impl Replica {
         self.send_all(Message::Report(report));
     }
 
-    pub(super) fn on_report(&mut self, sender: &Sender, mut report: Report) {
+    pub(super) fn on_report(&mut self, sender: &MessageHeader, mut report: Report) {
         let digests = std::mem::take(&mut report.digests).into_iter().map(From::from);
         self.digests.hear(sender, Sequence(report.inherited), digests);
         self.reports.insert(sender.replica, report);

@@ -1,19 +1,20 @@
-//! Where replicas listen, as text: names are looked up when they are needed.
+//! Addresses of replicas as text: names are resolved when they are needed.
 
 use std::fmt;
 use std::net::SocketAddr;
 
-/// `HOST:PORT`. The host may be a name, which is looked up again at each connection, so that a peer may move to another
-/// address, or get one only later.
+/// `HOST:PORT`. The host may be a name. It is resolved again for each connection, so a peer may move to
+/// another address, or get one only later.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PeerAddress(String);
 
 impl PeerAddress {
+    /// The address as configured.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The address, where it is no name.
+    /// The socket address; `None` if the host is a name.
     pub fn literal(&self) -> Option<SocketAddr> {
         self.0.parse().ok()
     }
@@ -25,7 +26,7 @@ impl From<SocketAddr> for PeerAddress {
     }
 }
 
-/// Text that is no address at all is noticed only when it is looked up.
+/// Text that is not an address is noticed only when it is resolved.
 impl From<&str> for PeerAddress {
     fn from(address: &str) -> Self {
         PeerAddress(address.to_owned())

@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
+use rsml::MessageHeader;
 use rsml::core::{CoreOptions, Input, InstallStep, Outgoing, Outputs, ReadId, Replica, RequestId, Start, TransferId};
-use rsml::transport::Sender;
 use rsml::wal::InMemoryStorage;
 use rsml::{
     Applier, Boot, DiskId, ExecutionNotifier, Instant, Message, Persist, ReplicaId, Sequence, SnapshotInstaller,
@@ -13,7 +13,7 @@ use rsml::{
 };
 
 use crate::executor::ListExecutor;
-use crate::text::{disk_name, entry_text, message_text, name, order_text, step_text, value_text, view};
+use crate::text::{disk_name, entry_text, message_text, name, step_text, value_text, view, write_text};
 
 struct Node {
     core: Option<Replica>,
@@ -29,7 +29,7 @@ struct Node {
     /// What waits for a slow applier.
     held_work: Option<Vec<ApplyWork>>,
     /// The last report to each.
-    reports: BTreeMap<ReplicaId, (Sender, Outgoing)>,
+    reports: BTreeMap<ReplicaId, (MessageHeader, Outgoing)>,
     /// Each replica has a clock of its own, so that a scene decides whose time runs out.
     now: u64,
 }
@@ -37,7 +37,7 @@ struct Node {
 pub struct Stage {
     nodes: Vec<Node>,
     /// Messages under way, in the order in which they were sent.
-    wire: VecDeque<(Sender, Outgoing)>,
+    wire: VecDeque<(MessageHeader, Outgoing)>,
     text: String,
     silent: bool,
     next_id: u64,
@@ -184,9 +184,9 @@ impl Stage {
             for (id, number) in outputs.numbered {
                 self.write(&format!("{who} numbers request {} as its {number}", id.0));
             }
-            for order in outputs.persist {
-                self.write(&format!("{who} writes {}", order_text(&order)));
-                self.nodes[node].pending.push(order);
+            for write in outputs.persist {
+                self.write(&format!("{who} writes {}", write_text(&write)));
+                self.nodes[node].pending.push(write);
             }
             for outgoing in outputs.send {
                 // Reports come with the clock, and are told by hand: see `tell`.
@@ -292,7 +292,7 @@ impl Stage {
 
     fn install_step(&mut self, node: usize, step: InstallStep) {
         self.write(&format!("{} {}", name(node), step_text(&step)));
-        if let Some(event) = self.nodes[node].installer.carry_out(step) {
+        if let Some(event) = self.nodes[node].installer.perform(step) {
             self.step(node, Input::Installed(event));
         }
     }
@@ -362,12 +362,12 @@ impl Stage {
 
     /// Everything that the replica wants written is durable.
     pub fn sync(&mut self, node: usize) {
-        let orders = std::mem::take(&mut self.nodes[node].pending);
-        let Some(last) = orders.last() else { return };
-        let ticket = last.ticket;
-        self.nodes[node].storage.persist(&orders).expect("memory never fails");
+        let writes = std::mem::take(&mut self.nodes[node].pending);
+        let Some(last) = writes.last() else { return };
+        let write_id = last.write_id;
+        self.nodes[node].storage.persist(&writes).expect("memory never fails");
         self.write(&format!("{} has written it", name(node)));
-        self.input(node, Input::Durable(ticket));
+        self.input(node, Input::Durable(write_id));
     }
 
     /// Delivers what is under way from one replica to another.
@@ -389,7 +389,8 @@ impl Stage {
 
     /// Delivers the answers to questions for read points, ahead of all else that is under way there.
     pub fn carry_answer(&mut self, from: usize, to: usize) {
-        let is_answer = |(_, outgoing): &(Sender, Outgoing)| matches!(outgoing.message, Message::ReadPointReply(_));
+        let is_answer =
+            |(_, outgoing): &(MessageHeader, Outgoing)| matches!(outgoing.message, Message::ReadPointReply(_));
         let (answers, rest): (Vec<_>, Vec<_>) = self.take(from, to).into_iter().partition(is_answer);
         self.wire.extend(rest);
         assert!(!answers.is_empty(), "no answer is under way");
@@ -414,16 +415,17 @@ impl Stage {
         }
     }
 
-    fn take(&mut self, from: usize, to: usize) -> Vec<(Sender, Outgoing)> {
-        let is_wanted =
-            |(sender, outgoing): &(Sender, Outgoing)| (sender.replica.0 as usize, outgoing.to.0 as usize) == (from, to);
+    fn take(&mut self, from: usize, to: usize) -> Vec<(MessageHeader, Outgoing)> {
+        let is_wanted = |(sender, outgoing): &(MessageHeader, Outgoing)| {
+            (sender.replica.0 as usize, outgoing.to.0 as usize) == (from, to)
+        };
         let (wanted, rest): (VecDeque<_>, VecDeque<_>) =
             std::mem::take(&mut self.wire).into_iter().partition(is_wanted);
         self.wire = rest;
         wanted.into()
     }
 
-    fn receive(&mut self, sender: Sender, outgoing: Outgoing) {
+    fn receive(&mut self, sender: MessageHeader, outgoing: Outgoing) {
         let message = Message::from_bytes(&outgoing.message.to_bytes()).expect("it was encoded just now");
         self.input(outgoing.to.0 as usize, Input::Receive { sender, message, payload: outgoing.payload });
     }

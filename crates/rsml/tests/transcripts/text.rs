@@ -40,16 +40,16 @@ pub fn value_text(value: &Value) -> String {
     format!("[{what} of {}]", view(value.proposed_view))
 }
 
-pub fn order_text(order: &Persist) -> String {
-    let hard = &order.hard_state;
+pub fn write_text(write: &Persist) -> String {
+    let hard = &write.hard_state;
     let mut text = format!("promised {}, accepted {}", view(hard.promised.0), view(hard.accepted_view.0));
-    if let Some(base) = order.base {
+    if let Some(base) = write.base {
         text += &format!(", drops through {base}, database {}", hard.generation);
     }
-    if order.truncate {
-        text += &format!(", cuts at {}", order.from);
+    if write.truncate {
+        text += &format!(", cuts at {}", write.from);
     }
-    for (sequence, entry) in (order.from.0..).zip(&order.entries) {
+    for (sequence, entry) in (write.from.0..).zip(&write.entries) {
         text += &format!(", {sequence} {}", entry_text(entry));
     }
     text

@@ -355,7 +355,7 @@ fn one_copy_of_a_large_database_is_enough_while_writes_go_on() {
         .await;
         eventually("the replica has caught up under load", async || {
             let log = cluster.servers[2].log_text();
-            match log.contains("the copy of a database is in") {
+            match log.contains("fetched and installed a copy of a database") {
                 true => cluster.servers[2].get("/health/ready").await.and_then(|(code, body)| match code {
                     200 => Ok(()),
                     _ => Err(body),
@@ -370,11 +370,11 @@ fn one_copy_of_a_large_database_is_enough_while_writes_go_on() {
         let installed = metric(&cluster.servers[2], "synodkv_snapshots_installed_total{replica=\"2\"}").await;
         assert_eq!(installed, Ok(1.0));
         let told = cluster.servers[2].log_text();
-        for words in ["gets a copy of another replica's database", "the copy of a database is under way"] {
+        for words in ["fetching a copy of another replica's database", "fetching a copy of a database"] {
             assert!(told.contains(words), "the log does not say `{words}`");
         }
         let senders =
-            cluster.servers[..2].iter().filter(|server| server.log_text().contains("sends a copy of its database"));
+            cluster.servers[..2].iter().filter(|server| server.log_text().contains("sending a copy of the database"));
         assert_eq!(senders.count(), 1);
         eventually("the log is let go of when nobody needs it", async || {
             write_rows(&client, "after", 40).await;

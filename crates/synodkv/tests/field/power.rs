@@ -371,7 +371,8 @@ fn a_copied_database_survives_a_loss_of_power_as_soon_as_it_is_used() {
         cluster.servers[late].start();
         cluster.servers[late].live().await;
         cluster.servers[late].ready().await;
-        let copies = |server: &Server| server.log_text().matches("gets a copy of another replica's database").count();
+        let copies =
+            |server: &Server| server.log_text().matches("fetching a copy of another replica's database").count();
         let before = copies(&cluster.servers[late]);
         assert!(before > 0, "it needed a copy: {}", cluster.servers[late].log_text());
         cluster.servers[late].kill().await;

@@ -87,8 +87,8 @@ fn apply(executor: &mut KvStoreExecutor, keys: &[&str], value: &str) -> Vec<Byte
         payload: LoggedWrite::commit(AtomicCommit::of(mutations)).to_bytes(),
     };
     let value = CommittedValue { sequence, time_us: 0, requests: vec![request] };
-    let mut seal = |_: &[Bytes]| SealedState { sequence, state: state_at(sequence) };
-    executor.notify_commit(&value, &mut seal).expect("applied")
+    let executed = executor.notify_commit(&value).expect("decided");
+    executed.commit(SealedState { sequence, state: state_at(sequence) }).expect("applied")
 }
 
 fn state_at(sequence: Sequence) -> Bytes {

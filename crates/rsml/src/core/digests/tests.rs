@@ -21,8 +21,8 @@ fn hear_heir(digests: &mut Digests, peer: u8, boot: u64, inherited: u64, raw: &[
     digests.hear(&sender(peer, boot), Sequence(inherited), values(raw).into_iter());
 }
 
-fn sender(peer: u8, boot: u64) -> Sender {
-    Sender {
+fn sender(peer: u8, boot: u64) -> MessageHeader {
+    MessageHeader {
         replica: ReplicaId(peer),
         cluster_id: ClusterId(1),
         epoch: Epoch(1),

@@ -5,10 +5,10 @@ use crate::wal::Fault;
 
 const SEGMENT_BYTES: u64 = 16384;
 
-/// A history of orders in groups, with bases, truncations, large entries and trims, the same for the same seed.
+/// A history of writes in groups, with bases, truncations, large entries and trims, the same for the same seed.
 struct Scenario {
     groups: Vec<Vec<Persist>>,
-    /// The states after each order; the first one is the empty log.
+    /// The states after each write; the first one is the empty log.
     states: Vec<Model>,
 }
 
@@ -30,22 +30,22 @@ impl Scenario {
                 let back = next(4);
                 let base = (next(5) == 0).then(|| Sequence((model.last + next(6)).saturating_sub(3)));
                 let last = model.last.max(base.map_or(0, |base| base.0));
-                let order = if next(4) == 0 {
+                let write = if next(4) == 0 {
                     replace(number, (last + 1).saturating_sub(back).max(1), &entries)
                 } else {
                     append(number, last + 1, &entries)
                 };
-                let order = Persist { base, ..order };
-                model.apply(&order);
+                let write = Persist { base, ..write };
+                model.apply(&write);
                 scenario.states.push(model);
-                group.push(order);
+                group.push(write);
             }
             scenario.groups.push(group);
         }
         scenario
     }
 
-    /// Carries the groups out until storage fails; returns how many orders were acknowledged, and what was trimmed.
+    /// Carries the groups out until storage fails; returns how many writes were acknowledged, and what was trimmed.
     fn run(&self, storage: &mut WalStorage) -> (usize, u64) {
         let (mut acknowledged, mut trimmed_below) = (0, 0);
         for (position, group) in self.groups.iter().enumerate() {
@@ -118,8 +118,8 @@ fn recovery_may_be_interrupted_at_every_operation() {
     let (acknowledged, trimmed) = scenario.run(&mut storage);
     disk.inject(Fault::FailWrite);
     let number = scenario.states.len() as u64;
-    let order = append(number, scenario.states[acknowledged].last + 1, &entries(900, 3, 3000));
-    storage.persist(std::slice::from_ref(&order)).expect_err("the write fails");
+    let write = append(number, scenario.states[acknowledged].last + 1, &entries(900, 3, 3000));
+    storage.persist(std::slice::from_ref(&write)).expect_err("the write fails");
     for seed in 0..40 {
         for operations in 0.. {
             let disk = disk.duplicate();
@@ -129,9 +129,9 @@ fn recovery_may_be_interrupted_at_every_operation() {
             let interrupted = recover(&disk, SEGMENT_BYTES).is_err();
             disk.crash();
             let recovered = recover(&disk, SEGMENT_BYTES).expect("a torn tail is cut");
-            let mut with_order = scenario.states[acknowledged].clone();
-            with_order.apply(&order);
-            if !with_order.matches(&recovered, trimmed) {
+            let mut with_write = scenario.states[acknowledged].clone();
+            with_write.apply(&write);
+            if !with_write.matches(&recovered, trimmed) {
                 scenario.check(&recovered, acknowledged, trimmed, &format!("seed {seed}, {operations} operations"));
             }
             if !interrupted {
@@ -174,7 +174,7 @@ fn after_a_failed_synchronisation_nothing_is_written_any_more() {
     storage.recover().expect("the disk is healthy");
     disk.inject(Fault::FailSync);
     let failed = storage.persist(&[append(1, 1, &entries(1, 1, 10))]).expect_err("the synchronisation fails");
-    assert!(matches!(failed, StorageError::Io { what: "synchronising the log", .. }), "{failed}");
+    assert!(matches!(failed, StorageError::Io { what: "syncing the log", .. }), "{failed}");
     let operations = disk.operations();
     storage.persist(&[append(2, 1, &entries(1, 1, 10))]).expect_err("the log is unusable");
     storage.read(Sequence(1), Sequence(1), 10).expect_err("the log is unusable");

@@ -89,7 +89,7 @@ fn a_flipped_bit_in_the_last_header_may_have_hit_a_promise_and_is_refused() {
         let disk = whole.duplicate();
         disk.flip_bit(FIRST, LAST_GROUP + offset, (offset % 8) as u8);
         let text = refused(&disk, &format!("byte {offset} of the last header"));
-        assert!(text.contains("must not vote") && text.contains("learner"), "{text}");
+        assert!(text.contains("must not vote") && text.contains("observer"), "{text}");
     }
 }
 

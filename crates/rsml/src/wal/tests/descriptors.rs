@@ -66,7 +66,7 @@ impl Disk for FewDescriptors {
     }
 }
 
-fn orders(range: std::ops::RangeInclusive<u64>) -> Vec<Persist> {
+fn writes(range: std::ops::RangeInclusive<u64>) -> Vec<Persist> {
     range.map(|number| append(number, number, &entries(number, 1, 3000))).collect()
 }
 
@@ -76,13 +76,13 @@ fn orders_that_need_another_segment_wait_for_a_descriptor() {
     let mut storage = disk.storage();
     storage.recover().expect("the first segment is made");
     disk.set_free(false);
-    let orders = orders(1..=9);
-    let durable = storage.persist(&orders).expect("that none is free is no failure");
-    assert!((1..9).contains(&durable), "{durable} orders fit into the first segment");
+    let writes = writes(1..=9);
+    let durable = storage.persist(&writes).expect("that none is free is no failure");
+    assert!((1..9).contains(&durable), "{durable} writes fit into the first segment");
     assert!(!storage.has_space() && storage.lacks_descriptors());
     disk.set_free(true);
     assert!(storage.has_space() && !storage.lacks_descriptors());
-    assert_eq!(storage.persist(&orders[durable..]).expect("one is free"), orders.len() - durable);
+    assert_eq!(storage.persist(&writes[durable..]).expect("one is free"), writes.len() - durable);
     drop(storage);
     disk.disk.crash();
     assert_eq!(recover(&disk.disk, SEGMENT_BYTES).expect("sound").entries, intact(&entries(1, 9, 3000)));
@@ -93,7 +93,7 @@ fn reading_and_trimming_need_no_descriptor() {
     let disk = FewDescriptors::new();
     let mut storage = disk.storage();
     storage.recover().expect("the first segment is made");
-    assert_eq!(storage.persist(&orders(1..=9)).expect("some are free"), 9);
+    assert_eq!(storage.persist(&writes(1..=9)).expect("some are free"), 9);
     disk.set_free(false);
     let read = storage.read(Sequence(1), Sequence(9), usize::MAX).expect("the files are open");
     assert_eq!(read, entries(1, 9, 3000));
@@ -108,7 +108,7 @@ fn a_start_without_a_descriptor_says_so_and_finds_no_damage() {
     let disk = FewDescriptors::new();
     let mut storage = disk.storage();
     storage.recover().expect("the first segment is made");
-    storage.persist(&orders(1..=9)).expect("some are free");
+    storage.persist(&writes(1..=9)).expect("some are free");
     drop(storage);
     disk.set_free(false);
     let error = disk.storage().recover().expect_err("none is free");
@@ -125,11 +125,11 @@ fn a_segment_that_cannot_be_removed_now_goes_later() {
     let disk = FewDescriptors::new();
     let mut storage = disk.storage();
     storage.recover().expect("the first segment is made");
-    storage.persist(&orders(1..=20)).expect("some are free");
+    storage.persist(&writes(1..=20)).expect("some are free");
     // Removed by an attempt that could not make it durable.
     let oldest = disk.disk.names().into_iter().min().expect("segments");
     disk.disk.remove(&oldest).expect("it is there");
     storage.trim(Sequence(20)).expect("that it is gone is what was wanted");
-    storage.persist(&orders(21..=22)).expect("the log goes on");
+    storage.persist(&writes(21..=22)).expect("the log goes on");
     assert!(storage.statistics().files < 4);
 }

@@ -6,7 +6,7 @@ use std::ops::Range;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use super::property::{OrderPlan, order, order_plan};
+use super::property::{WritePlan, write, write_plan};
 use super::*;
 use crate::wal::Fault;
 
@@ -14,9 +14,9 @@ const SEGMENT_BYTES: u64 = 32768;
 
 #[derive(Clone, Debug)]
 enum Step {
-    Persist(Vec<OrderPlan>),
+    Persist(Vec<WritePlan>),
     /// Power is lost after so many operations of writing this.
-    CrashIn(Vec<OrderPlan>, u64),
+    CrashIn(Vec<WritePlan>, u64),
     Trim(u64),
     Reopen,
     Read(u64, u64),
@@ -33,8 +33,8 @@ fn step() -> impl Strategy<Value = Step> {
     let damage = (1..4usize, any::<bool>()).prop_map(|(sectors, reads_fail)| Step::Damage { sectors, reads_fail });
     let misplaced = (1..9u64).prop_map(|blocks| Fault::MisdirectWrite { by: blocks * 4096 });
     prop_oneof![
-        10 => vec(order_plan(), 1..4).prop_map(Step::Persist),
-        2 => (vec(order_plan(), 1..4), 0..6u64).prop_map(|(plans, operations)| Step::CrashIn(plans, operations)),
+        10 => vec(write_plan(), 1..4).prop_map(Step::Persist),
+        2 => (vec(write_plan(), 1..4), 0..6u64).prop_map(|(plans, operations)| Step::CrashIn(plans, operations)),
         1 => (0..15u64).prop_map(Step::Trim),
         3 => Just(Step::Reopen),
         3 => (0..20u64, 1..10u64).prop_map(|(back, count)| Step::Read(back, count)),
@@ -49,10 +49,10 @@ struct Run {
     storage: WalStorage,
     /// What is durable.
     model: Model,
-    /// What will be, once all orders that wait for space are.
+    /// What will be, once all writes that wait for space are.
     queued: Model,
     waiting: Vec<Persist>,
-    orders: u64,
+    writes: u64,
     trimmed_below: u64,
     /// The newest header was hit, or its write was lost: the log may refuse to open, or take the last group for torn.
     newest_in_doubt: bool,
@@ -72,7 +72,7 @@ impl Run {
             model: Model::default(),
             queued: Model::default(),
             waiting: Vec::new(),
-            orders: 0,
+            writes: 0,
             trimmed_below: 0,
             newest_in_doubt: false,
             has_remains: false,
@@ -80,17 +80,17 @@ impl Run {
         }
     }
 
-    fn queue(&mut self, plans: &[OrderPlan]) {
+    fn queue(&mut self, plans: &[WritePlan]) {
         for plan in plans {
-            self.orders += 1;
-            self.waiting.push(order(plan, &mut self.queued, self.orders));
+            self.writes += 1;
+            self.waiting.push(write(plan, &mut self.queued, self.writes));
         }
     }
 
     fn persist(&mut self) {
         let durable = self.storage.persist(&self.waiting).expect("no write fails");
-        for order in self.waiting.drain(..durable) {
-            self.model.apply(&order);
+        for write in self.waiting.drain(..durable) {
+            self.model.apply(&write);
             // What was in doubt is no longer the newest.
             self.newest_in_doubt = false;
         }
@@ -103,8 +103,8 @@ impl Run {
             return;
         }
         self.disk.inject(fault);
-        self.orders += 1;
-        self.waiting.push(append(self.orders, self.model.last + 1, &entries(self.orders * 10, 2, 600)));
+        self.writes += 1;
+        self.waiting.push(append(self.writes, self.model.last + 1, &entries(self.writes * 10, 2, 600)));
         self.queued.apply(&self.waiting[0]);
         self.persist();
         self.newest_in_doubt = true;
@@ -122,7 +122,7 @@ impl Run {
         self.disk.stop_after(operations);
         let durable = self.storage.persist(&in_doubt).unwrap_or(0);
         let mut in_doubt = in_doubt.into_iter();
-        in_doubt.by_ref().take(durable).for_each(|order| self.model.apply(&order));
+        in_doubt.by_ref().take(durable).for_each(|write| self.model.apply(&write));
         self.disk.crash();
         self.open(in_doubt.collect())
     }
@@ -139,7 +139,7 @@ impl Run {
         let mut model = self.model.clone();
         let mut in_doubt = in_doubt.iter();
         while !model.agrees(&found, self.trimmed_below) {
-            let Some(order) = in_doubt.next() else {
+            let Some(write) = in_doubt.next() else {
                 let stored: Vec<u64> = self.model.entries.keys().copied().collect();
                 assert!(
                     self.newest_in_doubt,
@@ -154,7 +154,7 @@ impl Run {
                 );
                 return false;
             };
-            model.apply(order);
+            model.apply(write);
         }
         // Recovery clears what lies behind the end.
         self.has_remains = false;

@@ -1,5 +1,5 @@
 //! A recovery that is interrupted at any of its writes changes nothing about what the next one finds: neither does one that is
-//! interrupted again, nor a crash at any write of the first order after it.
+//! interrupted again, nor a crash at any disk write of the first log write after it.
 
 use super::*;
 use crate::wal::format::{BLOCK_BYTES, SECTOR_BYTES};
@@ -21,8 +21,8 @@ fn one_segment() -> SimulatedDisk {
     let disk = SimulatedDisk::new(1);
     let mut storage = wal_over(&disk, SEGMENT_BYTES);
     storage.recover().expect("the disk is healthy");
-    for order in [append(1, 1, &entries(1, 2, 900)), append(2, 3, &entries(3, 1, 5000))] {
-        storage.persist(&[order]).expect("the disk is healthy");
+    for write in [append(1, 1, &entries(1, 2, 900)), append(2, 3, &entries(3, 1, 5000))] {
+        storage.persist(&[write]).expect("the disk is healthy");
     }
     storage.persist(&[append(3, 4, &entries(4, 2, 5000))]).expect("the disk is healthy");
     disk
@@ -99,20 +99,20 @@ fn check(disk: &SimulatedDisk, seeds: u64, again: u32, what: &str) {
     let recovered = disk.duplicate();
     recover_or_stop(&recovered);
     recovered.crash();
-    let order = append(90, expected.last.0 + 1, &entries(90, 1, 5000));
+    let next = append(90, expected.last.0 + 1, &entries(90, 1, 5000));
     let write = |disk: &SimulatedDisk| {
         let mut storage = wal_over(disk, SEGMENT_BYTES);
         if storage.recover().is_ok() {
-            let _stopped = storage.persist(std::slice::from_ref(&order));
+            let _stopped = storage.persist(std::slice::from_ref(&next));
         }
     };
-    let mut longer = Found { hard_state: Some(order.hard_state), last: order.from, ..expected.clone() };
-    longer.entries.extend(intact(&order.entries));
+    let mut longer = Found { hard_state: Some(next.hard_state), last: next.from, ..expected.clone() };
+    longer.entries.extend(intact(&next.entries));
     for outcome in stopped(&recovered, seeds, write) {
         let found = look(&outcome);
         assert!(
             [&expected, &longer].contains(&found.as_ref().unwrap_or_else(|| panic!("{what}: refused"))),
-            "{what}, first order: {found:?}\ninstead of {expected:?}"
+            "{what}, first write: {found:?}\ninstead of {expected:?}"
         );
     }
 }
@@ -184,8 +184,8 @@ fn after_the_last_group_went_to_a_foreign_place() {
             for number in 1..kept {
                 storage.persist(&[append(number, number, &entries(number, 1, 900))]).expect("the disk is healthy");
             }
-            let order = append(kept, kept, &entries(kept, 1, (blocks as usize - 1) * 4096 + 900));
-            storage.persist(&[order]).expect("the disk is healthy");
+            let write = append(kept, kept, &entries(kept, 1, (blocks as usize - 1) * 4096 + 900));
+            storage.persist(&[write]).expect("the disk is healthy");
             drop(storage);
             let (from, bytes) = ((kept * BLOCK_BYTES) as usize, (blocks * BLOCK_BYTES) as usize);
             let group = disk.contents(FIRST)[from..from + bytes].to_vec();

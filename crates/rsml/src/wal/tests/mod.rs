@@ -18,7 +18,7 @@ use bytes::Bytes;
 
 use super::{SimulatedDisk, WalOptions, WalStorage};
 use crate::{
-    Boot, ClusterId, DiskId, Epoch, HardState, Persist, Recovered, Sequence, Storage, StorageError, Ticket, View,
+    Boot, ClusterId, DiskId, Epoch, HardState, Persist, Recovered, Sequence, Storage, StorageError, View, WriteId,
 };
 
 fn options(segment_bytes: u64) -> WalOptions {
@@ -80,7 +80,7 @@ fn hard_state(number: u64) -> HardState {
 
 fn append(number: u64, from: u64, entries: &[Bytes]) -> Persist {
     Persist {
-        ticket: Ticket(number),
+        write_id: WriteId(number),
         hard_state: hard_state(number),
         base: None,
         from: Sequence(from),
@@ -93,9 +93,9 @@ fn replace(number: u64, from: u64, entries: &[Bytes]) -> Persist {
     Persist { truncate: true, ..append(number, from, entries) }
 }
 
-/// An order that lets go of everything through `through` first.
-fn base(number: u64, through: u64, order: Persist) -> Persist {
-    Persist { ticket: Ticket(number), hard_state: hard_state(number), base: Some(Sequence(through)), ..order }
+/// A write that lets go of everything through `through` first.
+fn base(number: u64, through: u64, write: Persist) -> Persist {
+    Persist { write_id: WriteId(number), hard_state: hard_state(number), base: Some(Sequence(through)), ..write }
 }
 
 /// Bytes without a zero among them, told apart by `tag`.
@@ -107,7 +107,7 @@ fn entries(first_tag: u64, count: u64, length: usize) -> Vec<Bytes> {
     (first_tag..first_tag + count).map(|tag| entry(tag, length)).collect()
 }
 
-/// The log as its orders define it.
+/// The log as its writes define it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Model {
     hard_state: Option<HardState>,
@@ -116,20 +116,20 @@ struct Model {
 }
 
 impl Model {
-    fn apply(&mut self, order: &Persist) {
-        self.hard_state = Some(order.hard_state);
-        if let Some(base) = order.base {
+    fn apply(&mut self, write: &Persist) {
+        self.hard_state = Some(write.hard_state);
+        if let Some(base) = write.base {
             self.entries.retain(|&sequence, _| sequence > base.0);
             self.last = self.last.max(base.0);
         }
-        if order.truncate {
-            if order.from.0 > self.last + 1 {
+        if write.truncate {
+            if write.from.0 > self.last + 1 {
                 self.entries.clear();
             }
-            self.entries.retain(|&sequence, _| sequence < order.from.0);
-            self.last = order.from.0 - 1;
+            self.entries.retain(|&sequence, _| sequence < write.from.0);
+            self.last = write.from.0 - 1;
         }
-        for entry in &order.entries {
+        for entry in &write.entries {
             self.last += 1;
             self.entries.insert(self.last, entry.clone());
         }

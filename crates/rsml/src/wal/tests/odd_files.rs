@@ -43,7 +43,7 @@ fn a_file_that_ends_in_the_middle_of_a_sector_is_recovered_and_goes_on() {
 fn a_header_that_speaks_of_absurdly_many_lost_entries_is_refused() {
     let disk = log();
     let mut content = disk.contents(FIRST);
-    // A second group without orders, of a number that leaves room for a lost one, and of a log that ended far away.
+    // A second group without writes, of a number that leaves room for a lost one, and of a log that ended far away.
     let (last_before, last_after) = (64, 72);
     let mut header = content[4096..4096 + 512].to_vec();
     header[32..40].copy_from_slice(&4u64.to_le_bytes());

@@ -1,10 +1,10 @@
-//! Bytes that no replica sends, from one that has said who it is.
+//! Bytes that no replica sends, from a dialler that has identified itself.
 
 use super::super::super::frame::{HEADER_BYTES, MAX_FRAME_BYTES};
 use super::*;
 
-/// Says hello, one message, and then `bytes`, behind which there is one more message. The first is taken, the connection
-/// closed, and nothing behind it taken.
+/// Sends a hello, a message, then `bytes`, and another message. Checks that the first message is
+/// delivered, the connection closed, and the last message not delivered.
 fn is_closed_for(network: &Network, peer: &RawPeer, a: &mut Node, bytes: &[u8], what: &str) {
     let rejected = a.transport.statistics().connections_rejected;
     let mut stream = peer.say(&[hello(), message("before")].concat());
@@ -13,7 +13,7 @@ fn is_closed_for(network: &Network, peer: &RawPeer, a: &mut Node, bytes: &[u8], 
     let _closed_early = stream.write_all(&[bytes, &message("behind")].concat());
     let said = said_until_closed(&mut stream);
     let (greeting, signs) = said.split_at_checked(8).unwrap_or((&said, &[]));
-    // The answers may be lost with what was not read.
+    // The answers may be lost, since the replica closes the connection with unread bytes.
     assert!(greeting.is_empty() || greeting == Greeting::with(Answer::Accepted).to_bytes(), "{what}: {said:?}");
     assert!(signs.iter().all(|sign| *sign == super::super::super::greeting::ALIVE), "{what}: {said:?}");
     assert_eq!(a.events.bodies_until_the_end(&network.runtime), Vec::<String>::new(), "{what}");
@@ -21,7 +21,7 @@ fn is_closed_for(network: &Network, peer: &RawPeer, a: &mut Node, bytes: &[u8], 
 }
 
 #[test]
-fn garbage_behind_a_hello_ends_the_connection_and_nothing_behind_it_is_taken() {
+fn garbage_behind_a_hello_ends_the_connection_and_nothing_behind_it_is_delivered() {
     let mut network = Network::new(2);
     let peer = RawPeer::of(&mut network);
     let mut a = network.start(A);
@@ -98,12 +98,12 @@ fn lengths_that_contradict_each_other_end_the_connection_however_sound_the_check
 }
 
 #[test]
-fn a_message_of_the_greatest_length_is_taken_and_one_byte_more_is_refused_by_its_header() {
+fn a_message_of_the_maximum_length_is_accepted_and_one_byte_more_is_refused_by_its_header() {
     let mut network = Network::new(2);
     let peer = RawPeer::of(&mut network);
     let mut a = network.start(A);
     let largest = envelope(B, A, "largest", vec![Bytes::from(vec![b'.'; MAX_FRAME_BYTES - HEADER_BYTES - 4 - 7])]);
-    // The hello is taken together with the beginning of what only a peer may send.
+    // One read returns the hello and the beginning of a frame that only a peer may send.
     let _stream = peer.say(&[hello(), bytes_of(largest.clone()), message("next")].concat());
     assert!(a.events.message(&network.runtime) == largest, "it was changed");
     assert_eq!(a.events.body(&network.runtime), "next");
@@ -116,7 +116,7 @@ fn a_message_of_the_greatest_length_is_taken_and_one_byte_more_is_refused_by_its
 }
 
 #[test]
-fn a_stranger_s_first_frame_has_a_limit_of_its_own() {
+fn the_first_frame_of_a_stranger_has_a_limit_of_its_own() {
     const LIMIT: usize = 4 << 10;
     let mut network = Network::new(2);
     let peer = RawPeer::of(&mut network);
@@ -131,7 +131,7 @@ fn a_stranger_s_first_frame_has_a_limit_of_its_own() {
 }
 
 #[test]
-fn a_listener_that_says_anything_but_signs_of_life_is_dialled_anew() {
+fn a_listener_that_sends_anything_but_signs_of_life_is_dialled_again() {
     let mut network = Network::new(2);
     let peer = RawPeer::of(&mut network);
     let mut options = network.options(A);
@@ -155,7 +155,7 @@ fn a_listener_that_says_anything_but_signs_of_life_is_dialled_anew() {
 }
 
 #[test]
-fn a_greeting_that_is_wrong_in_any_byte_of_its_mark_makes_no_connection() {
+fn a_greeting_with_any_wrong_byte_in_its_magic_number_makes_no_connection() {
     let mut network = Network::new(2);
     let peer = RawPeer::of(&mut network);
     let mut options = network.options(A);

@@ -1,4 +1,4 @@
-//! A peer that introduces itself twice, or is there twice.
+//! A peer that says hello twice, or connects twice.
 
 use std::sync::atomic::AtomicBool;
 
@@ -6,7 +6,7 @@ use super::super::super::greeting::ALIVE;
 use super::*;
 
 #[test]
-fn a_second_hello_on_a_connection_is_passed_over_and_not_greeted_again() {
+fn a_second_hello_on_a_connection_is_ignored_and_not_greeted_again() {
     let mut network = Network::new(2);
     let peer = RawPeer::of(&mut network);
     let mut a = network.start(A);
@@ -23,9 +23,9 @@ fn a_second_hello_on_a_connection_is_passed_over_and_not_greeted_again() {
     assert_eq!(a.transport.statistics().connections_rejected, 0);
 }
 
-/// However far the old connection has come: nothing, half a frame, or a whole one.
+/// The old connection has sent nothing more, half a frame, or a whole one.
 #[test]
-fn a_new_connection_ends_the_old_one_of_which_nothing_is_delivered_any_more() {
+fn a_new_connection_ends_the_old_one_and_nothing_more_of_the_old_one_is_delivered() {
     let mut network = Network::new(2);
     let peer = RawPeer::of(&mut network);
     let mut a = network.start(A);
@@ -35,20 +35,24 @@ fn a_new_connection_ends_the_old_one_of_which_nothing_is_delivered_any_more() {
         assert_eq!(a.events.body(&network.runtime), "old");
         let mut new = peer.say(&[hello(), message("new")].concat());
         assert_eq!(a.events.next(&network.runtime), received("new"), "after {half} bytes");
-        // It may be closed already.
+        // The connection may be closed already.
         let _closed = old.write_all(&[&late[half..], &message("later")].concat());
         said_until_closed(&mut old);
         new.write_all(&message("newer")).expect("the new connection stands");
         assert_eq!(a.events.next(&network.runtime), received("newer"), "after {half} bytes");
         drop(new);
-        assert_eq!(a.events.next(&network.runtime), TransportEvent::Disconnected(B), "once, and of the new one");
+        assert_eq!(
+            a.events.next(&network.runtime),
+            TransportEvent::Disconnected(B),
+            "reported once, for the new connection"
+        );
     }
     assert_eq!(a.transport.statistics().connections_rejected, 0);
 }
 
-/// The old connection is so busy that its end finds it in the middle of reading, as often as not.
+/// The old connection is so busy that it is often ended in the middle of a read.
 #[test]
-fn what_a_peer_sends_over_an_old_connection_once_the_new_one_is_taken_is_never_delivered() {
+fn messages_sent_over_an_old_connection_after_the_new_one_is_accepted_are_never_delivered() {
     let mut network = Network::new(2);
     let peer = RawPeer::of(&mut network);
     let mut a = network.start(A);
@@ -60,7 +64,7 @@ fn what_a_peer_sends_over_an_old_connection_once_the_new_one_is_taken_is_never_d
             let is_taken = &is_taken;
             scope.spawn(move || {
                 let (before, after) = (message("before").repeat(100), message("after").repeat(100));
-                // Until it is closed; where it is not, the test is to fail, and not to go on for ever.
+                // Until the connection is closed. The limit makes the test fail, rather than run for ever, if it is not.
                 let mut late = 0;
                 while late < 1000 && old.write_all(if late > 0 { &after } else { &before }).is_ok() {
                     late += usize::from(is_taken.load(Ordering::SeqCst));
@@ -83,7 +87,7 @@ fn received(body: &str) -> TransportEvent {
 }
 
 #[test]
-fn of_many_connections_at_once_the_newest_stands_and_its_end_is_told_once() {
+fn the_newest_of_many_connections_survives_and_its_end_is_reported_once() {
     let mut network = Network::new(2);
     let peer = RawPeer::of(&mut network);
     let mut a = network.start(A);
@@ -103,7 +107,7 @@ fn of_many_connections_at_once_the_newest_stands_and_its_end_is_told_once() {
 }
 
 #[test]
-fn a_stranger_that_claims_nothing_does_not_disturb_a_connection_that_stands() {
+fn a_stranger_that_sends_no_hello_does_not_affect_an_existing_connection() {
     let mut network = Network::new(2);
     let peer = RawPeer::of(&mut network);
     let mut a = network.start(A);
@@ -118,9 +122,9 @@ fn a_stranger_that_claims_nothing_does_not_disturb_a_connection_that_stands() {
     assert_eq!(a.events.next(&network.runtime), received("second"));
 }
 
-/// A dialler that takes its peer for dead leaves the old connection for the new one, and sends over that alone.
+/// A dialler that believes its peer dead abandons the old connection, and sends over the new one only.
 #[test]
-fn what_is_sent_after_a_peer_was_dialled_anew_goes_into_the_new_connection_alone() {
+fn after_a_peer_was_dialled_again_messages_are_sent_over_the_new_connection_only() {
     let mut network = Network::new(2);
     let peer = RawPeer::of(&mut network);
     let mut options = network.options(A);
@@ -129,7 +133,7 @@ fn what_is_sent_after_a_peer_was_dialled_anew_goes_into_the_new_connection_alone
     let mut old = peer.accept();
     a.events.wait_for(&network.runtime, &TransportEvent::Connected(B));
     a.transport.send(envelope(A, B, "old", vec![]));
-    // The old one stays open on this side.
+    // The old connection stays open on this side.
     old.write_all(b"no sign of life").expect("the connection stands");
     a.events.wait_for(&network.runtime, &TransportEvent::Disconnected(B));
     a.transport.send(envelope(A, B, "between", vec![]));
@@ -137,6 +141,6 @@ fn what_is_sent_after_a_peer_was_dialled_anew_goes_into_the_new_connection_alone
     a.events.wait_for(&network.runtime, &TransportEvent::Connected(B));
     a.transport.send(envelope(A, B, "new", vec![]));
     assert_eq!(body_of(&new.next(4096)), "new");
-    assert_eq!(a.transport.statistics().messages_dropped, 1, "what was sent in between");
+    assert_eq!(a.transport.statistics().messages_dropped, 1, "the message sent in between");
     assert_eq!(said_until_closed(&mut old), bytes_of(envelope(A, B, "old", vec![])));
 }

@@ -1,37 +1,38 @@
-//! Complaints that would fill the log: a misconfigured peer tries several times a second, for hours; so does one that asks
-//! for what cannot be had.
+//! Limits repeated log lines, which would otherwise fill the log: a misconfigured peer, for instance,
+//! reconnects several times a second for hours.
 
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant as StdInstant};
 
-/// Lets a few through, then one per pause, and knows how many it held back.
+/// Allows a few lines at once and then one per pause, and counts the suppressed ones.
 #[derive(Debug)]
-pub(crate) struct Seldom {
+pub(crate) struct LogThrottle {
     state: Mutex<State>,
 }
 
 #[derive(Debug)]
 struct State {
-    /// How many may pass now.
+    /// How many lines are allowed now.
     left: u32,
-    refilled: Instant,
+    refilled: StdInstant,
     held_back: u64,
 }
 
-impl Seldom {
+impl LogThrottle {
     const AT_ONCE: u32 = 3;
     const PAUSE: Duration = Duration::from_secs(10);
 
     pub fn new() -> Self {
-        Seldom { state: Mutex::new(State { left: Self::AT_ONCE, refilled: Instant::now(), held_back: 0 }) }
+        LogThrottle { state: Mutex::new(State { left: Self::AT_ONCE, refilled: StdInstant::now(), held_back: 0 }) }
     }
 
-    /// Whether to speak now; if so, how many times it was forbidden since it was allowed last.
-    pub fn may_speak(&self) -> Option<u64> {
-        self.may_speak_at(Instant::now())
+    /// Whether to log now. If so, returns how many lines were suppressed since the last one that was
+    /// allowed.
+    pub fn allow(&self) -> Option<u64> {
+        self.allow_at(StdInstant::now())
     }
 
-    fn may_speak_at(&self, now: Instant) -> Option<u64> {
+    fn allow_at(&self, now: StdInstant) -> Option<u64> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let pauses = now.saturating_duration_since(state.refilled).as_secs() / Self::PAUSE.as_secs();
         if pauses > 0 {
@@ -52,10 +53,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn after_a_few_at_once_one_passes_per_pause_and_says_how_many_did_not() {
-        let seldom = Seldom::new();
-        let start = Instant::now();
-        let at = |seconds| seldom.may_speak_at(start + Duration::from_secs(seconds));
+    fn after_a_few_lines_at_once_one_per_pause_is_allowed_with_the_count_of_suppressed_ones() {
+        let throttle = LogThrottle::new();
+        let start = StdInstant::now();
+        let at = |seconds| throttle.allow_at(start + Duration::from_secs(seconds));
         assert_eq!([at(0), at(0), at(0), at(0), at(1)], [Some(0), Some(0), Some(0), None, None]);
         assert_eq!([at(11), at(12)], [Some(2), None]);
         assert_eq!([at(1000), at(1000), at(1000), at(1000)], [Some(1), Some(0), Some(0), None]);

@@ -1,24 +1,22 @@
-//! The snapshot thread: copies of the database for peers, and the database that is being built from a peer's copy.
+//! The snapshot thread: reads copies of the database for peers, and builds a database from a peer's copy.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::copy_log::SentLog;
+use super::core_lock::CoreLock;
 use super::heartbeat::ThreadKind;
-use super::replica::Shared;
-use super::{Event, sync};
-use crate::core::{Input, InstallStep, SnapshotRead};
+use super::sync;
+use super::work::{Event, SnapshotWork};
+use crate::core::Input;
 use crate::{SnapshotInstaller, SnapshotServer, Snapshots};
 
-pub enum SnapshotWork {
-    Read(SnapshotRead),
-    Install(InstallStep),
-}
-
-/// A copy that nobody has asked for this long is let go of: it holds files that the database has replaced since.
+/// A copy that no peer has asked for during this time is released: it keeps files that the database has
+/// replaced since.
 const KEPT_FOR: Duration = Duration::from_secs(30);
 
-pub fn run_snapshots(shared: &Shared, snapshots: Arc<dyn Snapshots>) {
+pub fn run_snapshots(core: &CoreLock, snapshots: Arc<dyn Snapshots>) {
+    let shared = core.shared();
     let (id, boot) = {
         let status = shared.status();
         (status.core.id, status.core.boot)
@@ -32,7 +30,7 @@ pub fn run_snapshots(shared: &Shared, snapshots: Arc<dyn Snapshots>) {
         shared.beats.works(ThreadKind::Snapshot);
         if work.is_empty() {
             server.release();
-            sent.let_go(id);
+            sent.abandon(id);
             shared.status().sending.clear();
         }
         for item in work {
@@ -41,12 +39,12 @@ pub fn run_snapshots(shared: &Shared, snapshots: Arc<dyn Snapshots>) {
                     let piece = server.read(&read);
                     let now = sync::now();
                     sent.sent(id, &piece, now);
-                    shared.status().sending = sent.under_way(now);
-                    shared.bring(Event::Input(Input::SnapshotRead(piece)));
+                    shared.status().sending = sent.in_progress(now);
+                    core.submit(Event::Input(Input::SnapshotRead(piece)));
                 }
                 SnapshotWork::Install(step) => {
-                    if let Some(event) = installer.carry_out(step) {
-                        shared.bring(Event::Input(Input::Installed(event)));
+                    if let Some(event) = installer.perform(step) {
+                        core.submit(Event::Input(Input::Installed(event)));
                     }
                 }
             }

@@ -1,37 +1,10 @@
-//! The way into a replica: an [`EventSink`] that can be closed for good, and counters.
+//! The counters behind [`TransportStatistics`].
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{PoisonError, RwLock};
 
-use super::{EventSink, TransportEvent, TransportStatistics};
+use super::TransportStatistics;
 
-pub(super) struct Gate {
-    sink: EventSink,
-    is_open: RwLock<bool>,
-}
-
-impl Gate {
-    pub fn new(sink: EventSink) -> Self {
-        Gate { sink, is_open: RwLock::new(true) }
-    }
-
-    /// False when the gate is closed.
-    pub fn deliver(&self, event: TransportEvent) -> bool {
-        // Held during delivery, so that `close` waits for it.
-        let is_open = self.is_open.read().unwrap_or_else(PoisonError::into_inner);
-        if *is_open {
-            (self.sink)(event);
-        }
-        *is_open
-    }
-
-    /// Nothing is delivered after this returns. Returns whether the gate was open.
-    pub fn close(&self) -> bool {
-        std::mem::replace(&mut *self.is_open.write().unwrap_or_else(PoisonError::into_inner), false)
-    }
-}
-
-/// [`TransportStatistics`] that many tasks count in.
+/// The fields of [`TransportStatistics`] that only grow, shared by all tasks of a transport.
 #[derive(Default)]
 pub(super) struct Counters {
     pub bytes_sent: AtomicU64,
