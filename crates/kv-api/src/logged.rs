@@ -69,7 +69,7 @@ impl LoggedWrite {
         LoggedWrite { family: Some(change), ..LoggedWrite::default() }
     }
 
-    pub fn passing_time() -> Self {
+    pub fn clock_tick() -> Self {
         LoggedWrite { passes_time: true, ..LoggedWrite::default() }
     }
 
@@ -146,7 +146,7 @@ mod tests {
         finishing.finished_ids = vec!["one".into(), "two".into()];
         let creating = LoggedWrite { creates: vec!["listed".into()], ..LoggedWrite::commit(AtomicCommit::default()) };
         let finishing = LoggedWrite::commit(finishing).within(90_000);
-        vec![change("made", false), change("gone", true), finishing, creating, LoggedWrite::passing_time()]
+        vec![change("made", false), change("gone", true), finishing, creating, LoggedWrite::clock_tick()]
     }
 
     fn hex(bytes: &[u8]) -> String {

@@ -108,7 +108,7 @@ pub enum KvOperation {
     /// Creates or drops a column family. Ordered among the commits and answered like one.
     ChangeFamily(FamilyChange),
     /// Changes no rows but advances replicated time; answered like a commit.
-    PassTime,
+    ClockTick,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

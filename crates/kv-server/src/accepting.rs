@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use rustix::io::ioctl_fionread;
 use rustix::net::sockopt;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
@@ -88,9 +89,16 @@ impl Idleness {
 
 /// The bytes of a connection, whatever carries them. Servers are generic over it, so that only the code that accepts a
 /// connection knows whether it is plain TCP.
-pub(crate) trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
+pub(crate) trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin + 'static {
+    /// Whether the socket holds input that was not read. Closing it then resets the connection.
+    fn has_unread_input(&self) -> bool;
+}
 
-impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> ByteStream for S {}
+impl ByteStream for TcpStream {
+    fn has_unread_input(&self) -> bool {
+        ioctl_fionread(self).is_ok_and(|unread| unread > 0)
+    }
+}
 
 /// An accepted connection that is to be served.
 pub(crate) struct Incoming<S = TcpStream> {

@@ -26,7 +26,7 @@ pub async fn run(router: Arc<dyn RequestRouter>, reader: LocalReader, window: Du
         let now = reader.database().applied_version();
         if now == before && reader.database().waits_for_time() {
             let context = RequestContext::internal(Instant::now() + DEADLINE);
-            let passed = stop.run_until_cancelled(router.route(KvOperation::PassTime, &context)).await;
+            let passed = stop.run_until_cancelled(router.route(KvOperation::ClockTick, &context)).await;
             if let Some(Err(error)) = passed {
                 tracing::debug!(%error, "cannot advance replicated time; the next attempt follows");
             }

@@ -153,7 +153,7 @@ fn target_of(operation: &KvOperation) -> &'static str {
         KvOperation::ReadVersion => "read_version",
         KvOperation::Get { .. } => "get",
         KvOperation::GetRange { .. } => "range",
-        KvOperation::AtomicCommit(_) | KvOperation::ChangeFamily(_) | KvOperation::PassTime => "commit",
+        KvOperation::AtomicCommit(_) | KvOperation::ChangeFamily(_) | KvOperation::ClockTick => "commit",
     }
 }
 

@@ -82,7 +82,7 @@ impl WriteProbe {
             return outcome.clone();
         }
         let context = RequestContext::internal(Instant::now() + PROBE_TIMEOUT);
-        let outcome = self.router.route(KvOperation::PassTime, &context).await.map(drop);
+        let outcome = self.router.route(KvOperation::ClockTick, &context).await.map(drop);
         *last = Some((Instant::now(), outcome.clone()));
         outcome
     }
@@ -106,7 +106,7 @@ mod tests {
     #[async_trait]
     impl RequestRouter for Counting {
         async fn route(&self, operation: KvOperation, _: &RequestContext) -> Result<KvOutcome, KvError> {
-            assert!(matches!(operation, KvOperation::PassTime));
+            assert!(matches!(operation, KvOperation::ClockTick));
             self.writes.fetch_add(1, Ordering::Relaxed);
             tokio::time::sleep(Duration::from_millis(100)).await;
             match self.fails.load(Ordering::Relaxed) {

@@ -179,7 +179,7 @@ impl RequestRouter for ConsensusRouter {
                 self.write(write, context).await
             }
             KvOperation::ChangeFamily(change) => self.write(|_| self.settings.family(change), context).await,
-            KvOperation::PassTime => self.write(|_| self.settings.clock_tick(), context).await,
+            KvOperation::ClockTick => self.write(|_| self.settings.clock_tick(), context).await,
             KvOperation::ReadVersion => self.read(operation, ReadAt::Linearizable, context).await,
             KvOperation::Get { at, .. } | KvOperation::GetRange { at, .. } => self.read(operation, at, context).await,
         }

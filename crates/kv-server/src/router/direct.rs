@@ -51,7 +51,7 @@ impl RequestRouter for DirectRouter {
                 self.write(self.settings.commit(commit, &self.database), context).await
             }
             KvOperation::ChangeFamily(change) => self.write(self.settings.family(change), context).await,
-            KvOperation::PassTime => self.write(self.settings.clock_tick(), context).await,
+            KvOperation::ClockTick => self.write(self.settings.clock_tick(), context).await,
             KvOperation::Get { at: ReadAt::Version(version), .. }
             | KvOperation::GetRange { at: ReadAt::Version(version), .. } => {
                 if version > newest {

@@ -136,7 +136,7 @@ impl LocalReader {
                 self.read_range(database, query, version, deadline).await.map(KvOutcome::Rows)
             }
             KvOperation::ReadVersion => Ok(KvOutcome::ReadVersion(version)),
-            KvOperation::AtomicCommit(_) | KvOperation::ChangeFamily(_) | KvOperation::PassTime => {
+            KvOperation::AtomicCommit(_) | KvOperation::ChangeFamily(_) | KvOperation::ClockTick => {
                 Err(KvError::InvalidOperation("a write is not a read: it must be routed".to_string()))
             }
         }

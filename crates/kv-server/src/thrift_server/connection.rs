@@ -6,8 +6,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use kv_api::thrift::wire::{self, Encoding, IncomingCall, MessageKind, Scanner, WireError, WireLimits};
-use rustix::io::ioctl_fionread;
-use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
@@ -58,8 +57,8 @@ pub(super) async fn serve<S: ByteStream>(shared: &Shared, context: &ConnectionCo
         Ended::Fault(_) => {}
         Ended::Refusal(_) => linger(stream).await,
         Ended::Timeout => add(&shared.counters.connections_timed_out, 1),
-        // Its client goes on asking.
-        Ended::Shutdown if ioctl_fionread(&stream).is_ok_and(|unread| unread > 0) => linger(stream).await,
+        // Its client continues to send requests.
+        Ended::Shutdown if stream.has_unread_input() => linger(stream).await,
         Ended::Client | Ended::Shutdown => {
             let _ = stream.shutdown().await;
         }

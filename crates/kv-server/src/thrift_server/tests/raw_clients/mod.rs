@@ -106,15 +106,15 @@ fn range(key: &str) -> ThriftCall {
 }
 
 fn found(value: Vec<u8>) -> ThriftReply {
-    GetResponse::new(value, true, None, None).into()
+    GetResponse::new(value, true, None, None, None).into()
 }
 
 fn is_set() -> ThriftReply {
-    SetResponse::new(true, None, None).into()
+    SetResponse::new(true, None, None, None).into()
 }
 
 fn rows(value: Vec<u8>) -> ThriftReply {
-    GetRangeResponse::new(vec![KeyValue::new(b"row".to_vec(), value)], true, None, false, None).into()
+    GetRangeResponse::new(vec![KeyValue::new(b"row".to_vec(), value)], true, None, false, None, None).into()
 }
 
 /// Bytes that say where they are, so that one that is lost, doubled or out of place shows.
