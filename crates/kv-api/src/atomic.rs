@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_appended_fits_or_is_left_out() {
+    fn an_appended_operand_fits_or_is_left_out() {
         use MutationKind::AppendIfFits;
         assert_eq!(on(AppendIfFits, b"ab", b"c"), set(b"abc"));
         let full = vec![1; MAX_APPENDED_BYTES];

@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_family_says_which_there_are_and_how_to_create_one() {
+    fn an_unknown_family_is_refused_with_the_existing_ones_and_how_to_create_one() {
         let error = |name: &str, existing: &[&str]| {
             let existing = existing.iter().map(ToString::to_string).collect();
             KvError::UnknownColumnFamily { name: name.into(), existing }.to_string()

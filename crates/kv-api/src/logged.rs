@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn the_usual_window_takes_no_bytes() {
+    fn the_default_window_takes_no_bytes() {
         let write = LoggedWrite::commit(AtomicCommit::of(vec![Mutation::delete("k")]));
         let usual = write.clone().within(DEFAULT_READABLE_WINDOW_MS);
         assert_eq!(usual, write);

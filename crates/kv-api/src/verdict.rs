@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn every_refusal_comes_back_as_it_was() {
+    fn every_refusal_decodes_to_itself() {
         for error in every_refusal() {
             let verdict: CommitVerdict = Err(error);
             assert_eq!(decode_verdict(&encode_verdict(&verdict)), Ok(verdict));

@@ -334,7 +334,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_is_busy_or_idle_for_a_moment_only_stays_and_the_new_one_is_told() {
+    async fn busy_and_briefly_idle_connections_stay_and_the_new_one_is_refused() {
         let mut fixture = fixture(2, Duration::from_secs(3600)).await;
         let (busy, idle) = (busy(fixture.address).await, connect(fixture.address).await);
         assert_eq!(rest(connect(fixture.address).await).await, "full");
@@ -354,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lasting_fault_is_said_once_and_counted() {
+    fn a_lasting_fault_is_logged_once_and_counted() {
         let mut complaints = Complaints::default();
         assert_eq!(complaints.may_speak(), Some(1));
         assert_eq!((complaints.may_speak(), complaints.may_speak()), (None, None));

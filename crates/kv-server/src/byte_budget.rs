@@ -116,7 +116,7 @@ mod tests {
     const KIB: usize = 1 << 10;
 
     #[test]
-    fn what_is_reserved_is_missing_until_it_is_dropped() {
+    fn a_reservation_is_taken_from_the_budget_until_it_is_dropped() {
         let budget = ByteBudget::new(10 * KIB);
         let mut first = budget.try_reserve(6 * KIB).expect("there is room");
         assert!(budget.try_reserve(5 * KIB).is_none());
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn more_than_all_gets_all_once_nobody_has_any() {
+    fn a_reservation_above_the_budget_gets_all_once_it_is_free() {
         let budget = ByteBudget::new(4 * KIB);
         let small = budget.try_reserve(1).expect("there is room");
         let mut waiting = Box::pin(budget.reserve(1 << 40));
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn who_gives_up_waiting_leaves_nothing_behind() {
+    fn an_abandoned_wait_leaves_nothing_behind() {
         let budget = ByteBudget::new(4 * KIB);
         let small = budget.try_reserve(KIB).expect("there is room");
         let mut waiting = Box::pin(budget.reserve(4 * KIB));
@@ -163,7 +163,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_is_done_never_is_more_out_than_there_is_and_all_comes_back(
+        fn reservations_never_exceed_the_budget_and_all_are_returned(
             steps in prop::collection::vec((0usize..4, 0usize..40 * KIB), 1..200),
         ) {
             let budget = ByteBudget::new(32 * KIB);

@@ -383,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_opens_again_as_what_it_was() {
+    fn a_directory_opens_again_with_its_own_identity() {
         let root = new_root();
         let path = root.path().join("nested/data");
         drop(claimed(&path, Mode::Replicated, &[2, 0, 1]).unwrap());
@@ -430,7 +430,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_directory_belongs_to_nobody_until_it_is_claimed() {
+    fn a_new_directory_has_no_identity_until_it_is_claimed() {
         let root = new_root();
         drop(DataDir::open(root.path(), Mode::Replicated, &[1]).unwrap());
         // That start failed, and then the user changed the mode.
@@ -440,7 +440,7 @@ mod tests {
     }
 
     #[test]
-    fn what_stands_in_the_way_of_a_directory_is_named() {
+    fn an_obstacle_to_a_directory_is_named() {
         let root = new_root();
         let (link, file, pipe) = (root.path().join("link"), root.path().join("file"), root.path().join("pipe"));
         std::os::unix::fs::symlink("/nowhere/at/all", &link).unwrap();
@@ -498,7 +498,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_no_data_directory() {
+    fn a_file_is_refused_as_a_data_directory() {
         let dir = tempfile::tempdir().expect("a directory");
         let file = dir.path().join("file");
         std::fs::write(&file, "").expect("a file");

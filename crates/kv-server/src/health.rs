@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_stands_still_after_thirty_seconds_at_one_thing() {
+    fn a_thread_counts_as_stalled_after_thirty_seconds_on_one_task() {
         assert_eq!(stalled("x", None), None);
         assert_eq!(stalled("x", Some(STALLED_AFTER - Duration::from_millis(1))), None);
         assert_eq!(stalled("x", Some(STALLED_AFTER)).as_deref(), Some("the thread x has stood still for 30 s"));

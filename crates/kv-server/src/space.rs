@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn writes_that_use_up_what_was_free_at_the_last_look_make_it_look_again() {
+    fn writes_that_use_up_the_measured_space_lead_to_another_measurement() {
         let mib = MIB as usize;
         // A quarter of the 20 MiB may be written before the next measurement, and at most 8 MiB.
         for (free_mib, before) in [(256 + 20, 5), (256 + 4000, 8)] {
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn a_real_directory_tells_what_is_free() {
+    fn the_free_space_of_a_real_directory_is_measured() {
         let folder = tempfile::tempdir().expect("a temporary directory");
         assert!(SpaceWatch::new(folder.path(), 1).free_bytes() > 0);
     }

@@ -149,8 +149,7 @@ impl AdminClient {
         if !status.is_success() {
             return Err(NoAnswer::Refused(status, refusal(&body)));
         }
-        serde_json::from_slice(&body)
-            .map_err(|error| NoAnswer::Silent(format!("an answer that makes no sense: {error}")))
+        serde_json::from_slice(&body).map_err(|error| NoAnswer::Silent(format!("an invalid answer: {error}")))
     }
 
     /// GETs a JSON document.
@@ -178,7 +177,7 @@ impl AdminClient {
                 tokio::time::sleep(SIGN_OF_LIFE).await;
                 let alive = self.get::<Value>(address, "/health/live", &[], SIGN_OF_LIFE).await;
                 if let Err(NoAnswer::NotSent(_) | NoAnswer::Silent(_)) = alive {
-                    return NoAnswer::Silent("it hangs: it takes connections and does not answer".to_string());
+                    return NoAnswer::Silent("it hangs: it accepts connections but does not answer".to_string());
                 }
             }
         };
@@ -278,7 +277,7 @@ impl AdminClient {
     async fn status(&self, address: &str) -> StatusAnswer {
         let document: Value = self.get(address, "/status", &[], STATUS_TIMEOUT).await?;
         let status = serde_json::from_value(document.clone())
-            .map_err(|error| NoAnswer::Silent(format!("a status that makes no sense: {error}")))?;
+            .map_err(|error| NoAnswer::Silent(format!("an invalid status: {error}")))?;
         Ok((document, status))
     }
 }
@@ -321,7 +320,7 @@ fn failure_of(address: &str, no_answer: NoAnswer) -> Failure {
     match no_answer {
         NoAnswer::NotSent(_) => Failure::Unsure(format!("cannot reach {address}: {no_answer}; nothing was done")),
         NoAnswer::Silent(_) => Failure::Unsure(format!(
-            "{address}: {no_answer}; what was asked for may have been done: see `synodkv status` before you try again"
+            "{address}: {no_answer}; the change may have happened: see `synodkv status` before you try again"
         )),
         NoAnswer::Refused(status, _) if status.is_client_error() => Failure::Failed(format!("{address}: {no_answer}")),
         NoAnswer::Refused(..) => Failure::Unsure(format!("{address}: {no_answer}")),
@@ -347,7 +346,7 @@ async fn unreachable_failure(reasons: Vec<(String, NoAnswer)>) -> Failure {
     }
     let reasons: Vec<String> = reasons.iter().map(|(address, reason)| format!("{address}: {reason}")).collect();
     Failure::Unsure(format!(
-        "cannot reach the admin interface at {}; is the server running? start one with `synodkv serve`, or say where it is \
+        "cannot reach the admin interface at {}; is the server running? start one with `synodkv serve`, or give its address \
          with --admin HOST:PORT",
         reasons.join("; ")
     ))

@@ -136,7 +136,7 @@ impl<S: BufRead> Reader<S> {
         if line.len() > longest {
             let Limits { max_key_bytes, max_value_bytes, .. } = self.limits;
             return Err(self.wrong(&format!(
-                "it is longer than any row that the servers take: a key has at most {max_key_bytes} bytes \
+                "it is longer than any row that the servers accept: a key has at most {max_key_bytes} bytes \
                  (limits.max_key_bytes), a value {max_value_bytes} (limits.max_value_bytes)"
             )));
         }
@@ -156,7 +156,7 @@ impl<S: BufRead> Reader<S> {
 
     fn header(&mut self) -> Result<Header, Failure> {
         let Some(line) = self.read_line()? else {
-            return Err(Failure::Usage(format!("{}: it is empty, and not even a header stands there", self.name)));
+            return Err(Failure::Usage(format!("{}: it is empty, and does not even have a header", self.name)));
         };
         let text = self.text(&line)?;
         let fields: Vec<&str> = text.split(' ').collect();
@@ -195,7 +195,7 @@ impl<S: BufRead> Reader<S> {
             return match self.has_marks {
                 false => Ok(None),
                 true => Err(Failure::Usage(format!(
-                    "{}: the end mark is missing behind line {}: the file was cut short, or whoever wrote it failed",
+                    "{}: the end mark is missing behind line {}: the file was cut short, or its writer failed",
                     self.name, self.line
                 ))),
             };
@@ -239,7 +239,7 @@ impl<S: BufRead> Reader<S> {
         let Limits { max_key_bytes, max_value_bytes, max_transaction_bytes, .. } = self.limits;
         let too_long = |what: &str, length: usize, limit: usize, setting: &str| {
             let reason =
-                format!("the {what} has {length} bytes, and the servers take at most {limit} (limits.{setting})");
+                format!("the {what} has {length} bytes, and the servers accept at most {limit} (limits.{setting})");
             Err(self.wrong(&reason))
         };
         if key.is_empty() {
@@ -269,7 +269,7 @@ impl<S: BufRead> Reader<S> {
             return Err(self.wrong("this is neither a row nor an end mark; two files in one?"));
         };
         if rows != self.rows {
-            return Err(self.wrong(&format!("there were {rows} rows, and {} stand here: some were lost", self.rows)));
+            return Err(self.wrong(&format!("there were {rows} rows, and {} are here: some were lost", self.rows)));
         }
         if hash != self.hash.digest() {
             return Err(self.wrong("the checksum does not fit: something before this line was changed"));
@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read_back() {
+    fn written_rows_are_read_back() {
         let all: Vec<u8> = (0..=255).collect();
         let rows: [(&[u8], &[u8]); 4] =
             [(b"a", b""), (b"synodkv-rows end", b"tab\t"), (&all, b"\r\n"), (b"\xff", &all)];
@@ -354,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_servers_do_not_take_is_refused_with_the_setting() {
+    fn rows_that_the_servers_do_not_accept_are_refused_with_the_setting() {
         let value = vec![0; 100_001];
         refused(backup(Notation::Hex, &[(b"a", &value)]).as_bytes(), "line 2: the value has 100001 bytes");
         let key = vec![0; 10_001];

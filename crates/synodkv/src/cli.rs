@@ -197,10 +197,10 @@ fn interval(text: &str) -> Result<Duration, String> {
 /// themselves within some seconds.
 #[derive(Debug, Args)]
 #[command(after_help = epilogue("Examples:\n  \
-    synodkv failover                       to the replica that is furthest along\n  \
+    synodkv failover                       to the most up-to-date replica\n  \
     synodkv failover --to 1\n  \
     synodkv failover --to 1 --admin 10.0.0.1:9190,10.0.0.2:9190,10.0.0.3:9190\n\n\
-    A server that is stopped in good order (SIGTERM, Ctrl-C) hands over by itself.",
+    A server that is stopped in good order (SIGTERM, Ctrl-C) transfers leadership by itself.",
     "the primary is the same as before, with the reason"))]
 pub struct FailoverArgs {
     /// The replica that becomes primary. [default: the most up-to-date one]
@@ -224,7 +224,7 @@ pub struct FailoverArgs {
     synodkv get picture > picture.png\n  \
     synodkv get a | synodkv set b -\n  \
     synodkv get --escape 'user\\x00\\x01' --format json\n  \
-    synodkv get --hex 75736572 --at 1200", "the key does not exist, or the server refused, for good"))]
+    synodkv get --hex 75736572 --at 1200", "the key does not exist, or the server refused permanently"))]
 pub struct GetArgs {
     /// The key, as it is; see --escape and --hex.
     pub key: OsString,
@@ -327,7 +327,7 @@ fn txn_help() -> String {
         printf 'get a\\nclear --prefix tmp/\\n' | synodkv txn --no-retry",
         commands::list(|command| !command.is_for_shell_only())
     );
-    epilogue(&text, "nothing was written: an assert did not hold, others interfered, or the server refused")
+    epilogue(&text, "nothing was written: an assert failed, there was a conflict, or the server refused")
 }
 
 /// Enter commands interactively.
@@ -343,7 +343,7 @@ fn txn_help() -> String {
     synodkv shell -e 'help' -e 'help range'\n  \
     printf 'begin\\nset a 1\\nget a\\ncommit\\n' | synodkv shell\n\n\
     The history is kept in $XDG_STATE_HOME/synodkv/history, by default ~/.local/state/synodkv/history.",
-    "a line failed for good, or the input ended inside a transaction; without a terminal only"))]
+    "a line failed permanently, or the input ended inside a transaction; without a terminal only"))]
 pub struct ShellArgs {
     /// Execute this line instead of those of standard input; may be repeated.
     #[arg(short = 'e', long = "execute", value_name = "LINE", allow_hyphen_values = true)]
@@ -369,7 +369,7 @@ pub struct ShellArgs {
 #[command(after_help = epilogue("Examples:\n  \
     synodkv verify\n  \
     synodkv verify --addr 127.0.0.1:9090,127.0.0.1:9091 --admin 127.0.0.1:9190,127.0.0.1:9191 --format json",
-    "replicas differ, or the cluster itself knows that one is not well (3 when one could not be asked)"))]
+    "replicas differ, or the cluster itself reports a problem of one (3 if one could not be read)"))]
 pub struct VerifyArgs {
     #[command(flatten)]
     pub target: ThriftTarget,
@@ -404,7 +404,7 @@ mod tests {
     }
 
     #[test]
-    fn a_number_that_is_none_is_refused_in_words() {
+    fn an_invalid_number_is_refused_in_words() {
         for arguments in [
             &["get", "k", "--at", "x"][..],
             &["range", "--limit", "-1"],

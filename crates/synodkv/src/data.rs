@@ -73,7 +73,7 @@ fn check(key: &[u8], value: &[u8], limits: &Limits) -> Result<(), Failure> {
     if key.len() > limits.max_key_bytes {
         let (length, limit) = (key.len(), limits.max_key_bytes);
         return Err(Failure::Failed(format!(
-            "the key has {length} bytes, more than the {limit} that the server takes (KEY_TOO_LARGE); its setting is \
+            "the key has {length} bytes, more than the {limit} that the server accepts (KEY_TOO_LARGE); its setting is \
              limits.max_key_bytes; nothing was written"
         )));
     }
@@ -85,7 +85,7 @@ fn check(key: &[u8], value: &[u8], limits: &Limits) -> Result<(), Failure> {
 
 fn too_large(what: &str, limits: &Limits) -> Failure {
     Failure::Failed(format!(
-        "{what} the {} bytes that the server takes (VALUE_TOO_LARGE); its setting is limits.max_value_bytes; nothing was \
+        "{what} the {} bytes that the server accepts (VALUE_TOO_LARGE); its setting is limits.max_value_bytes; nothing was \
          written",
         limits.max_value_bytes
     ))

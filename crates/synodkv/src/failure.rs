@@ -56,7 +56,7 @@ impl Failure {
 
     /// A failure to understand the answer of a server.
     pub fn of_answer(error: impl std::fmt::Display) -> Self {
-        Failure::Unsure(format!("the server answered with what makes no sense: {error}"))
+        Failure::Unsure(format!("the server's answer is invalid: {error}"))
     }
 }
 
@@ -70,11 +70,11 @@ impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
         let hint = match &error {
             ClientError::Unreachable { .. } => {
-                "; is the server running? start one with `synodkv serve`, or say where it is with --addr HOST:PORT"
+                "; is the server running? start one with `synodkv serve`, or give its address with --addr HOST:PORT"
             }
             ClientError::Malformed { .. } => "; is this the Thrift address? the admin address takes --admin",
             ClientError::InvalidArgument(_) => return Failure::Usage(error.to_string()),
-            error if error.maybe_committed() => "; the write may have happened: read the key to see",
+            error if error.maybe_committed() => "; the write may have happened: read the key to check",
             error if error.code() == Some(&ErrorCode::NoPrimary) => "; see `synodkv status`",
             error => error.code().map(hint_of_code).unwrap_or_default(),
         };
@@ -121,15 +121,15 @@ fn is_no(error: &ClientError) -> bool {
 fn hint_of_code(code: &ErrorCode) -> &'static str {
     match code {
         ErrorCode::TransactionTooOld => {
-            "; versions stay readable for storage.readable_window_ms of the servers, by default a minute: take a newer one"
+            "; versions stay readable for the servers' storage.readable_window_ms, by default a minute: use a newer one"
         }
-        ErrorCode::FutureVersion => "; take an older one, or see with --addr whether this is the right cluster",
+        ErrorCode::FutureVersion => "; use an older one, or check with --addr whether this is the right cluster",
         ErrorCode::KeyTooLarge => "; the setting of the server is limits.max_key_bytes",
         ErrorCode::ValueTooLarge => "; the setting of the server is limits.max_value_bytes",
-        ErrorCode::StorageFull => "; nothing was written; has_space in /status of each server tells where",
+        ErrorCode::StorageFull => "; nothing was written; has_space in /status of each server shows where",
         ErrorCode::Overloaded => "; wait a little, and try again",
         ErrorCode::TransactionTooLarge => {
-            "; make it several transactions; the setting of the server is limits.max_transaction_bytes"
+            "; split it into several transactions; the setting of the server is limits.max_transaction_bytes"
         }
         _ => "",
     }
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn the_status_tells_a_no_from_not_knowing() {
+    fn the_status_distinguishes_no_from_unknown() {
         let is_no = |code: ErrorCode| {
             let error = ClientError::Refused {
                 code,

@@ -28,7 +28,7 @@ pub struct FamilyArgs {
     pub action: FamilyAction,
 }
 
-const NO: &str = "the server refused it, for good: no such family, or one that may not be dropped";
+const NO: &str = "the server refused it permanently: no such family, or one that cannot be dropped";
 
 #[derive(Debug, Subcommand)]
 pub enum FamilyAction {
@@ -122,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_for_each_family_says_where_it_comes_from() {
+    fn a_line_for_each_family_names_its_origin() {
         let family = |name: &str, exists, configured| Family { name: name.into(), exists, configured };
         let column_families =
             vec![family("default", true, false), family("later", false, true), family("users", true, true)];

@@ -40,7 +40,7 @@ const COMMIT_BYTES: usize = 64;
     synodkv import rows --addr other-cluster:9090\n  \
     synodkv range --format backup --family users | synodkv import --addr other-cluster:9090\n  \
     printf 'a\\t1\\nb\\t2\\n' | synodkv import --no-header",
-    "rows are missing, wrong or refused, and those before them are written"))]
+    "rows are missing, invalid or refused, and those before them were written"))]
 pub struct ImportArgs {
     /// The rows. [default: `-`, standard input]
     pub file: Option<PathBuf>,

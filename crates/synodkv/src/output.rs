@@ -69,7 +69,7 @@ pub fn done(format: Format, document: &impl Serialize, text: &str) -> Result<Exi
         Format::Json => write_json(document),
         Format::Text => write_line(text),
     };
-    written.map_err(|failure| failure.after(&format!("it was done, but not told: {text}; ")))?;
+    written.map_err(|failure| failure.after(&format!("it was done, but its result was not printed: {text}; ")))?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -30,7 +30,7 @@ mod tests {
     use crate::cli::Cli;
 
     #[test]
-    fn what_the_predecessor_took_is_answered_with_what_to_type_instead() {
+    fn flags_of_the_predecessor_are_answered_with_their_replacements() {
         for words in [
             &["synodkv", "--port", "9090", "--db-path", "./d"][..],
             &["synodkv", "serve", "--port", "9090"],

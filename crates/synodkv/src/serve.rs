@@ -94,7 +94,7 @@ async fn serve(config: Config, origin: Origin, log: &Logging) -> Result<ExitCode
         tokio::select! {
             name = signals.next() => asked = Some(name),
             _ = health.tick() => if let Some(reason) = server.failure() {
-                tracing::error!("this server can do its work no longer, and stops: {reason}");
+                tracing::error!("this server cannot work any more, and stops: {reason}");
                 break Err(Failure::Failed(reason));
             },
         }

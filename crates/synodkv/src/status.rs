@@ -186,7 +186,7 @@ mod tests {
     use crate::admin::Answer;
 
     #[test]
-    fn a_problem_is_shown_once_with_its_remedy_whoever_tells_it() {
+    fn a_problem_is_shown_once_with_its_remedy_whichever_servers_report_it() {
         let answer = |address: &str, view: u64, problems: Value| {
             let document = json!({
                 "mode": "replicated", "primary": 0, "view": view, "problems": problems,
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_with_a_replica_is_said_below_the_table() {
+    fn the_problem_of_a_replica_is_shown_below_the_table() {
         let status: Status = serde_json::from_value(json!({
             "mode": "replicated", "primary": 0,
             "replicas": [
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_keeps_the_last_status_while_nobody_answers() {
+    fn a_page_keeps_the_last_status_while_no_server_answers() {
         let status: Status =
             serde_json::from_value(json!({"mode": "replicated", "primary": 2, "replicas": []})).expect("a status");
         let mut page = Page { interval: Duration::from_millis(500), last: None };

@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_shown_can_be_read_back() {
+    fn printed_bytes_can_be_read_back() {
         let all: Vec<u8> = (0..=255).chain("käse \u{85} \u{7f}".bytes()).collect();
         for notation in [Notation::Escaped, Notation::Hex] {
             let shown = notation.show(&all);
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn an_argument_is_taken_as_it_is_unless_told_otherwise() {
+    fn an_argument_is_taken_literally_by_default() {
         let argument = OsStr::from_bytes(b"C:\\temp\\new\xff");
         assert_eq!(Notation::Plain.argument("KEY", argument).expect("any bytes"), argument.as_bytes());
         let escaped = Notation::Escaped.argument("KEY", OsStr::new("a\\nb")).expect("an escape");

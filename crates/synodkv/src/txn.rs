@@ -160,7 +160,10 @@ impl Report<'_> {
     fn success(&self, outcomes: &[Outcome], committed: &Committed, attempts: u32) -> Result<ExitCode, Failure> {
         let is_written = self.script.writes();
         self.tell(outcomes, committed, attempts).map_err(|failure| match is_written {
-            true => failure.after(&format!("it is committed at version {}, but not told: ", committed.version.0)),
+            true => failure.after(&format!(
+                "it is committed at version {}, but its result was not printed: ",
+                committed.version.0
+            )),
             false => failure,
         })?;
         Ok(ExitCode::SUCCESS)
@@ -239,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_said_with_its_line() {
+    fn an_error_names_its_line() {
         let refused = |text: &str| script(text).err().expect("refused").to_string();
         assert!(refused("get a\nset b").starts_with("s, line 2: VALUE is missing; usage: set"));
         assert!(refused("begin\n").starts_with("s, line 1: `begin` is for `synodkv shell`"));
@@ -248,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn conflicts_and_asserts_are_no_writes() {
+    fn conflicts_and_asserts_do_not_count_as_writes() {
         assert!(!script("assert a b\nconflict c\nrange").expect("a script").writes());
     }
 }

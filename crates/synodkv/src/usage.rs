@@ -9,12 +9,12 @@ pub fn epilogue(examples: &str, no: &str) -> String {
         0  done\n  \
         1  {no}\n  \
         2  wrong usage or input; nothing was done\n  \
-        3  it cannot be told, or not now: no server, no answer, no primary, an unknown outcome"
+        3  unknown, at least now: no server, no answer, no primary, or an unknown outcome"
     )
 }
 
 /// The meaning of the answer "no" for a command that reads or writes.
-pub const REFUSED: &str = "the server refused it, for good: a wrong family, a value that is too large, …";
+pub const REFUSED: &str = "the server refused it permanently: a wrong family, a value that is too large, …";
 
 /// Parses the number after a flag, with a clearer error than the library's "invalid digit".
 pub fn whole_number<N: std::str::FromStr>(text: &str) -> Result<N, String> {

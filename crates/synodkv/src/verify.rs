@@ -200,7 +200,7 @@ impl Comparison {
                 Ok(page) => pages.push((index, page)),
                 Err(reason) => {
                     let subject = &mut self.subjects[index];
-                    subject.error = Some(format!("cannot ask {}: {reason}", subject.admin));
+                    subject.error = Some(format!("cannot read {}: {reason}", subject.admin));
                 }
             }
         }
@@ -269,7 +269,7 @@ fn show(report: &Report) -> String {
         None if report.replicas.iter().any(|subject| subject.error.is_some()) => {
             "INCOMPLETE: not every replica could be compared".to_string()
         }
-        None => format!("the replicas hold the same rows at version {}, and yet one is not well", report.version),
+        None => format!("the replicas hold the same rows at version {}, but one has a problem", report.version),
     });
     lines.join("\n")
 }

@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_beyond_the_machine_is_none() {
+    fn a_limit_beyond_the_machine_means_no_limit() {
         let files = [
             ("proc/self/cgroup", "4:memory:/a\n"),
             ("sys/fs/cgroup/memory/a/memory.limit_in_bytes", "9223372036854771712\n"),

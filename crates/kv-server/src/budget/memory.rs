@@ -393,7 +393,7 @@ mod tests {
     }
 
     #[test]
-    fn what_somebody_set_holds_and_the_rest_is_lowered() {
+    fn explicit_settings_are_kept_and_the_rest_is_lowered() {
         let config = config(&[("storage.block_cache_mb", "400")]);
         let planned = plan(&config, STANDALONE, 1024).expect("enough to serve");
         assert_eq!(planned.block_cache, 400 * MIB);
@@ -401,7 +401,7 @@ mod tests {
     }
 
     #[test]
-    fn what_somebody_set_holds_even_when_it_does_not_fit_and_that_is_said() {
+    fn explicit_settings_are_kept_even_if_they_do_not_fit_with_a_warning() {
         let config = config(&[("storage.block_cache_mb", "4096")]);
         let planned = plan(&config, STANDALONE, 1024).expect("the minimum would fit");
         assert!(planned.is_overcommitted);

@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn a_small_machine_makes_the_settings_smaller_and_says_so_once_for_each_limit() {
+    fn a_small_machine_lowers_the_settings_with_one_problem_for_each_limit() {
         let mut config = Config::standalone();
         let budget = Budget::plan(&mut config, &host(1_024, 1_024)).expect("enough to serve");
         assert!(config.server.max_connections < 1_024 && config.storage.block_cache_mb < 256);
@@ -318,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn the_setting_beats_what_the_system_says() {
+    fn the_setting_overrides_the_limit_of_the_system() {
         let mut config = Config::standalone();
         config.server.memory_limit_mb = 600;
         let budget = Budget::plan(&mut config, &host(1 << 20, 64 << 10)).expect("enough to serve");

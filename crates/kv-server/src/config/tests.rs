@@ -203,7 +203,7 @@ fn variables_of_the_client_commands_are_left_alone() {
 }
 
 #[test]
-fn variables_that_are_no_settings_are_ignored_with_one_warning() {
+fn variables_that_are_not_settings_are_ignored_with_one_warning() {
     let config = no_file().variable("SYNODKV_SEVER_THRIFT_ADDR", "1").variable("SYNODKV_HOME", "/x").config();
     assert_eq!(config.server, no_file().config().server);
     let [warning] = config.warnings.as_slice() else { panic!("{:?}", config.warnings) };
@@ -213,7 +213,7 @@ fn variables_that_are_no_settings_are_ignored_with_one_warning() {
 }
 
 #[test]
-fn what_kubernetes_injects_for_services_counts_for_nothing() {
+fn variables_that_kubernetes_injects_for_services_are_ignored() {
     let config = no_file()
         .variable("SYNODKV_PORT", "tcp://10.96.3.7:9090")
         .variable("SYNODKV_SERVICE_HOST", "10.96.3.7")
@@ -363,7 +363,7 @@ fn a_file_that_cannot_be_read_or_understood_is_named() {
 }
 
 #[test]
-fn a_list_and_a_first_port_that_do_not_fit_say_what_does() {
+fn an_invalid_list_or_first_port_is_refused_with_what_is_allowed() {
     case("[storage]\ncolumn_families = \"a\"\n")
         .fails_with(&["storage.column_families = \"a\"", "a list, in brackets"]);
     case("[replication]\nfirst_peer_addr = \"127.0.0.1:65534\"\n").fails_with(&["65533 or less", "synodkv.toml"]);
@@ -449,7 +449,7 @@ fn two_configurations_differ_in_keys_that_a_file_may_hold() {
 }
 
 #[test]
-fn a_section_that_came_is_a_difference() {
+fn an_added_section_is_a_difference() {
     let before = no_file().config();
     let mut after = before.clone();
     let names = [(1, "one".to_string())].into();

@@ -212,7 +212,7 @@ impl ReplicatedCluster {
     }
 
     /// The error of a replica that does not lead.
-    fn whom_to_ask(&self, primary: Option<u32>) -> FailoverError {
+    fn ask_the_primary(&self, primary: Option<u32>) -> FailoverError {
         let primary = primary.or_else(|| self.spokesman().consensus.primary().map(|id| u32::from(id.0)));
         match primary.and_then(|id| self.members.iter().find(|member| member.id == id)) {
             Some(member) => FailoverError::AskPrimary { primary: member.id, admin: member.admin.to_string() },
@@ -222,7 +222,7 @@ impl ReplicatedCluster {
 
     fn explain(&self, error: TransferError) -> FailoverError {
         match error {
-            TransferError::NotPrimary { primary } => self.whom_to_ask(primary.map(|id| u32::from(id.0))),
+            TransferError::NotPrimary { primary } => self.ask_the_primary(primary.map(|id| u32::from(id.0))),
             TransferError::TimedOut(_) => FailoverError::TimedOut(error.to_string()),
             error => FailoverError::NotNow(error.to_string()),
         }
@@ -238,7 +238,7 @@ impl FailoverControl for ReplicatedCluster {
         }
         let started = Instant::now();
         let leading = self.local.replicas().iter().find(|replica| replica.consensus.is_primary());
-        let LocalReplica { id: old_primary, consensus, .. } = leading.ok_or_else(|| self.whom_to_ask(None))?;
+        let LocalReplica { id: old_primary, consensus, .. } = leading.ok_or_else(|| self.ask_the_primary(None))?;
         let target = to.map(|id| ReplicaId(u8::try_from(id).expect("the configuration bounds replica ids")));
         let new_primary = match transfer(consensus, target, deadline).await {
             Ok(id) | Err(TransferError::LeadsAlready(id)) => id,

@@ -120,7 +120,7 @@ async fn a_read_version_matters_only_with_conflicts() {
 }
 
 #[tokio::test]
-async fn operations_that_make_no_sense_are_refused_and_nothing_is_written() {
+async fn invalid_operations_are_refused_and_nothing_is_written() {
     let server = TestServer::start().await;
     let mut client = server.client().await;
     let with = |bad: wire::Operation| commit(0, vec![put(b"good", b"v"), bad]);

@@ -56,7 +56,7 @@ async fn a_family_can_be_used_from_its_creation_until_it_is_dropped() {
 }
 
 #[tokio::test]
-async fn the_list_tells_which_families_are_configured_and_which_exist() {
+async fn the_list_shows_which_families_are_configured_and_which_exist() {
     let server = TestServer::start().await;
     let mut client = server.client().await;
     ask(&server, Method::POST, "/column-families/orders").await;
@@ -72,7 +72,7 @@ async fn the_list_tells_which_families_are_configured_and_which_exist() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_created_or_dropped_is_refused_with_the_next_step() {
+async fn an_invalid_creation_or_drop_is_refused_with_the_next_step() {
     let server = TestServer::start().await;
     let create = |name: &str| format!("/column-families/{name}");
     let error = refusal(&server, Method::POST, &create("a%20b"), 400).await;
@@ -96,7 +96,7 @@ async fn what_cannot_be_created_or_dropped_is_refused_with_the_next_step() {
 }
 
 #[tokio::test]
-async fn there_are_so_many_families_and_no_more() {
+async fn the_number_of_families_is_limited() {
     let server = TestServer::start().await;
     for number in 0..kv_store::MAX_COLUMN_FAMILIES {
         assert_eq!(ask(&server, Method::POST, &format!("/column-families/f{number}")).await.0, 200);

@@ -37,7 +37,7 @@ async fn codes(client: &mut Client) -> [Option<String>; 4] {
 }
 
 #[tokio::test]
-async fn a_fault_strikes_what_it_aims_at_and_nothing_else() {
+async fn a_fault_strikes_its_target_and_nothing_else() {
     let (_server, mut client) = server().await;
     let struck = Some("MY_FAULT".to_string());
     let targets = [Some("read_version"), Some("get"), Some("range"), Some("commit")];
@@ -118,7 +118,7 @@ async fn faults_are_cleared_whatever_the_case_of_their_names() {
 }
 
 #[tokio::test]
-async fn to_clear_a_fault_that_is_not_set_while_others_are_says_which_there_are() {
+async fn clearing_a_fault_that_is_not_set_names_those_that_are() {
     let (_server, mut client) = server().await;
     assert!(client.call(fault("MY_FAULT", Some("get"))).await.success);
     let reply = client.call(cleared("OTHER")).await;

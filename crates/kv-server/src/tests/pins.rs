@@ -35,7 +35,7 @@ async fn let_it_pass(server: &TestServer, client: &mut Client, version: i64) {
 }
 
 #[tokio::test]
-async fn what_has_left_the_window_is_too_old_for_reads_and_for_commits() {
+async fn versions_that_have_left_the_window_are_too_old_for_reads_and_commits() {
     let (server, mut client) = forgetful().await;
     client.call(set(b"k", b"old")).await;
     let version = read_version(&mut client).await;
@@ -113,7 +113,7 @@ async fn a_pin_says_when_it_ends_and_ends_then() {
 }
 
 #[tokio::test]
-async fn senseless_pins_are_refused_with_what_is_allowed() {
+async fn invalid_pins_are_refused_with_what_is_allowed() {
     let (_server, mut client) = forgetful().await;
     for ttl_ms in [0, -1, 3_600_001, i64::MAX] {
         let reply = pin(&mut client, 1, Some(ttl_ms)).await;

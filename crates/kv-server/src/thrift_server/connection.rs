@@ -28,7 +28,8 @@ const CUT_BYTES: usize = 64 << 10;
 /// started.
 const BATCH_TIME: Duration = Duration::from_micros(200);
 const BATCH_BYTES: usize = 256 << 10;
-/// How long to wait for a client that goes on sending to take its last replies before the connection is reset.
+/// How long a client that continues to send may take to read its last replies before the connection
+/// is reset.
 const LINGER: Duration = Duration::from_secs(2);
 /// How often a connection whose client reads nothing checks whether others wait for its memory.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -66,8 +67,8 @@ pub(super) async fn serve<S: ByteStream>(shared: &Shared, context: &ConnectionCo
     ended
 }
 
-/// Closing a socket that has unread input resets it, and the client might never see the exception that explains why, or
-/// the last replies. So what it still sends is thrown away for a while.
+/// Discards what the client still sends, for a while. Closing a socket with unread input resets it,
+/// and the client might never see the last replies, or the exception that explains the end.
 async fn linger(mut stream: impl ByteStream) {
     let throw_away = async {
         let _ = stream.shutdown().await;
@@ -85,14 +86,14 @@ enum InputSize {
     Largest,
 }
 
-/// What is left of the input when calls were started.
+/// The rest of the input after calls were started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Left {
-    /// Nothing, or the beginning of a message: more has to come.
+    /// Nothing, or the beginning of a message.
     Beginning,
-    /// Messages that wait until something in hand has ended or left.
+    /// Messages that wait until a running call has ended or a reply has left.
     Waiting,
-    /// Messages that can be started as soon as ready replies have left.
+    /// Messages whose calls can start as soon as ready replies have left.
     Ready,
 }
 
@@ -210,8 +211,8 @@ impl<'a, S: ByteStream> Connection<'a, S> {
             {
                 return Poll::Ready(ended);
             }
-            // With complete messages still in the buffer there is no need to read, and the end of the input must not be
-            // met before them.
+            // No read is needed while the buffer holds complete messages, and the end of the input
+            // must not be seen before they are processed.
             let goes_on = left == Left::Ready || again || (left == Left::Beginning && self.read(cx));
             if !(goes_on || written || finished) {
                 break;
@@ -240,7 +241,7 @@ impl<'a, S: ByteStream> Connection<'a, S> {
             && waiting < options.max_buffered_reply_bytes
     }
 
-    /// Starts the calls whose messages are complete, until the batch should be flushed.
+    /// Starts the calls whose messages are complete. Stops early when the batch should be flushed.
     fn start_calls(&mut self, cx: &mut Context<'_>) -> Left {
         let mut batch_began = None;
         loop {
@@ -401,8 +402,8 @@ impl<'a, S: ByteStream> Connection<'a, S> {
         }
     }
 
-    /// Nobody knows where the next message would begin: answer this one, which reaches no further than `end`, if its header
-    /// can be read, and close.
+    /// Answers the present message, which ends at `end` at the latest, if its header can be read,
+    /// and closes: the beginning of the next message is unknown.
     fn refuse_rest(&mut self, error: WireError, end: usize) {
         add(&self.shared.counters.protocol_errors, 1);
         tracing::debug!(peer = %self.context.peer, %error, "closing the connection: its input is invalid");
@@ -493,8 +494,9 @@ impl<'a, S: ByteStream> Connection<'a, S> {
         true
     }
 
-    /// A connection that waits for its client keeps little, also where a short message has begun: else one that always
-    /// begins another would keep the memory of a long one for ever.
+    /// Shrinks the buffer of a connection that waits for its client, even if a short message has
+    /// begun. Otherwise a client that always begins another message would keep the memory of a long
+    /// one for ever.
     fn shrink_input(&mut self) {
         self.was_filled = false;
         if self.input.len() < OWN_INPUT_BYTES && self.input_size != InputSize::Own {

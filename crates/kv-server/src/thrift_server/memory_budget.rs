@@ -52,10 +52,10 @@ const ENVELOPE_BYTES: usize = 512;
 /// Overhead of a row in a reply.
 const ROW_BYTES: usize = 32;
 
-/// Requests from this on are counted in the reservation they came with.
+/// Requests of at least this size keep their part of the input buffer's reservation while they run.
 const COUNTED_REQUEST_BYTES: usize = 4 << 10;
 
-/// Memory that is waited for.
+/// A reservation that is being waited for.
 pub(super) type Waiting = Pin<Box<dyn Future<Output = Reserved> + Send>>;
 
 /// The memory pools that all connections share.
@@ -169,7 +169,7 @@ fn commit_reply_bytes(request: &AtomicCommitRequest, max_key_bytes: usize) -> us
     stamped.map(completed).sum::<usize>().max(reported) + ENVELOPE_BYTES
 }
 
-/// At once if possible; else in turn, and the task is woken then.
+/// Reserves at once if possible; otherwise waits its turn, which wakes the task.
 pub(super) fn wait(
     waiting: &mut Option<Waiting>,
     pool: &ByteBudget,
@@ -191,7 +191,8 @@ pub(super) fn wait(
     }
 }
 
-/// Takes what a decoded request needs out of what was reserved for the buffer, as long as that leaves enough for the buffer.
+/// Splits the memory of a decoded request off the buffer's reservation, if that leaves enough for
+/// the buffer.
 pub(super) fn room_of_request(room: &mut Option<Reserved>, bytes: usize, buffer_bytes: usize) -> Option<Reserved> {
     let room = room.as_mut()?;
     let is_enough = bytes >= COUNTED_REQUEST_BYTES && room.bytes() >= bytes + buffer_bytes;
@@ -270,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_echoed_is_counted_and_large_ones_go_to_their_own_pool() {
+    fn an_echo_is_counted_and_a_large_one_uses_the_large_pool() {
         let call = ThriftCall::from(PingRequest { message: Some(vec![0; 10 << 20]), timestamp: None });
         let cost = Cost::of(&call, 10 << 20, true, LIMIT, &ThriftServerOptions::default());
         assert!(cost.is_large && cost.bytes > 10 << 20);

@@ -18,7 +18,7 @@ use crate::{Instant, ReplicaId, View};
 /// Why the primary is the same as before.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum TransferError {
-    #[error("this replica does not lead: {}", whom_to_ask(*.primary))]
+    #[error("this replica does not lead: {}", ask_the_primary(*.primary))]
     NotPrimary { primary: Option<ReplicaId> },
     #[error("replica {0} leads already")]
     LeadsAlready(ReplicaId),
@@ -40,7 +40,7 @@ pub enum TransferError {
     Stopped(String),
 }
 
-fn whom_to_ask(primary: Option<ReplicaId>) -> String {
+fn ask_the_primary(primary: Option<ReplicaId>) -> String {
     match primary {
         Some(primary) => format!("ask replica {primary}, which does"),
         None => "no primary is known now; try again once there is one".to_string(),

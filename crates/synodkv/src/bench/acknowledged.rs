@@ -121,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_recorded_is_read_back() {
+    fn recorded_keys_are_read_back() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("keys");
         let mut recorder = Recorder::create(&path).expect("a file");
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_is_no_record_is_named_by_its_number() {
+    fn an_invalid_line_of_the_record_is_named_by_its_number() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("keys");
         std::fs::write(&path, "00a1\t7\nnonsense\n").expect("written");

@@ -165,7 +165,7 @@ impl Shape {
         ];
         match checks.into_iter().find(|(_, bytes, limit, _)| *bytes > *limit as u64) {
             Some((what, bytes, limit, setting)) => Err(Failure::Usage(format!(
-                "{what} would have {bytes} bytes, and the servers take at most {limit} (limits.{setting})"
+                "{what} would have {bytes} bytes, and the servers accept at most {limit} (limits.{setting})"
             ))),
             None => Ok(()),
         }
@@ -285,7 +285,7 @@ pub mod tests {
     }
 
     #[test]
-    fn a_record_of_ycsb_has_ten_fields_of_a_hundred_bytes_unless_told_otherwise() {
+    fn a_record_of_ycsb_has_ten_fields_of_a_hundred_bytes_by_default() {
         let size = |arguments: &[&str]| load_args(&[&["--workload", "ycsb-a"], arguments].concat()).shape().value_size;
         assert_eq!(size(&[]), 1000);
         assert_eq!(size(&["--field-count", "3", "--field-length", "7"]), 21);
@@ -307,7 +307,7 @@ pub mod tests {
         let limits = Limits { max_value_bytes: 99, max_transaction_bytes: 1000, ..Limits::default() };
         let check = |arguments: &[&str], rows| load_args(arguments).shape().check_limits(&limits, rows);
         let refused = |arguments: &[&str], rows| check(arguments, rows).expect_err("refused").to_string();
-        assert!(refused(&[], 1).contains("a value would have 100 bytes, and the servers take at most 99"));
+        assert!(refused(&[], 1).contains("a value would have 100 bytes, and the servers accept at most 99"));
         assert!(refused(&["--key-size", "20000"], 1).contains("limits.max_key_bytes"));
         assert!(refused(&["--value-size", "99"], 9).contains("a commit would have 1035 bytes"));
         check(&["--value-size", "99"], 8).expect("it is allowed");

@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn a_put_carries_its_key_and_a_value_that_tells_it() {
+    fn a_put_carries_its_key_and_a_value_that_repeats_it() {
         let ThriftCall::SetKey(request) = made(|t| &t.put, &["--unique", "--key-size", "16", "--value-size", "20"])
         else {
             panic!("not a put")
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_value_is_no_trouble() {
+    fn an_empty_value_works() {
         let ThriftCall::SetKey(request) = made(|t| &t.put, &["--value-size", "0"]) else { panic!("not a put") };
         assert!(request.value.is_empty());
     }

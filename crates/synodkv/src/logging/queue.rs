@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_dropped_and_counted_and_nothing_blocks() {
+    fn lines_that_do_not_fit_are_dropped_and_counted_and_nothing_blocks() {
         let queue = Queue::default();
         let line = vec![b'x'; 1 << 20];
         let kept = (0..10).filter(|_| queue.push(&line)).count();

@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn after_the_first_lines_one_passes_per_pause_and_says_how_many_did_not() {
+    fn after_the_first_lines_one_passes_per_pause_with_a_count_of_the_others() {
         let mut scene = Scene::new();
         let first: Vec<_> = (0..7).map(|ms| scene.log(ms, "")).collect();
         assert_eq!(first, [Some(0), Some(0), Some(0), Some(0), Some(0), None, None]);
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_call_site_held_back_itself_is_counted_too() {
+    fn lines_that_a_call_site_held_back_itself_are_counted_too() {
         let mut scene = Scene::new();
         scene.storm(0..5, "");
         let mut record = line("mine", "");
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn the_rest_is_told_at_the_end() {
+    fn the_remaining_counts_are_logged_at_the_end() {
         let mut scene = Scene::new();
         scene.storm(0..8, "");
         assert_eq!(told(scene.throttle.rest()), [("at 7".to_string(), 2)]);

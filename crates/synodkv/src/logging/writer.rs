@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_disk_costs_lines_that_are_counted_and_told_of_when_there_is_space() {
+    fn a_full_disk_costs_lines_that_are_counted_and_reported_once_there_is_space() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("log");
         let (mut writer, shared) = writer_to(&path);

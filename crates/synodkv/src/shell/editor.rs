@@ -74,7 +74,7 @@ impl Terminal {
         // Saves the line at once, so that neither a crash nor another shell loses it.
         let append = |path: &PathBuf| self.editor.append_history(Path::new(path));
         if let Some(Err(error)) = self.history.as_ref().map(append) {
-            output::remark(format!("no more history: {error}"));
+            output::remark(format!("no history any more: {error}"));
             self.history = None;
         }
     }

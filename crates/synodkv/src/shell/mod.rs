@@ -40,7 +40,7 @@ async fn converse(session: &mut Session, with_history: bool) -> Result<ExitCode,
         }
     }
     if session.is_in_transaction() {
-        output::remark("the open transaction was given up: nothing of it was written");
+        output::remark("the open transaction was rolled back: nothing of it was written");
     }
     Ok(ExitCode::SUCCESS)
 }

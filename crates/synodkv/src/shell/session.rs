@@ -271,7 +271,7 @@ async fn interruption(interrupts: &mut Option<Signal>) {
 }
 
 fn no_transaction() -> Failure {
-    Failure::Failed("no transaction is open: `begin` begins one".to_string())
+    Failure::Failed("no transaction is open: `begin` starts one".to_string())
 }
 
 fn failure_of(stop: Stop) -> Failure {
@@ -291,7 +291,7 @@ fn commit_failure(error: ClientError, notation: Notation) -> Failure {
 fn help() -> String {
     format!(
         "Data:\n{}\n\nTransactions and the shell:\n{}\n\n\
-        `help COMMAND` tells more. Keys and values: \\xNN is the byte NN; \\\\, \\n, \\t, \\r, \\0 as usual; quotes around what \
+        `help COMMAND` explains one. Keys and values: \\xNN is the byte NN; \\\\, \\n, \\t, \\r, \\0 as usual; quotes around what \
         has blanks.\n`#` begins a comment. Tab completes, the arrows and Ctrl-R bring back earlier lines, Ctrl-D ends.",
         commands::list(|command| !command.is_for_shell_only()),
         commands::list(commands::Command::is_for_shell_only)

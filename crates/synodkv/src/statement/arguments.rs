@@ -49,7 +49,7 @@ impl Arguments {
                 }
             };
             if sorted.options.insert(option.name, value).is_some() {
-                return Err(sorted.wrong(&format!("{} stands there twice", option.name)));
+                return Err(sorted.wrong(&format!("{} is given twice", option.name)));
             }
         }
         Ok(sorted)
@@ -62,10 +62,12 @@ impl Arguments {
     /// Checks that every argument was consumed.
     pub fn finish(&self) -> Result<(), String> {
         if let Some(word) = self.operands.front() {
-            return Err(self.wrong(&format!("`{}` is too much: put quotes around what has blanks in it", word.text)));
+            return Err(
+                self.wrong(&format!("`{}` is one argument too many: put quotes around text with blanks", word.text))
+            );
         }
         match self.options.keys().next() {
-            Some(name) => Err(self.wrong(&format!("{name} does not go with the rest"))),
+            Some(name) => Err(self.wrong(&format!("{name} does not apply here"))),
             None => Ok(()),
         }
     }

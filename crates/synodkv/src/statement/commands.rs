@@ -32,12 +32,12 @@ const fn option(name: &'static str, value: &'static str, about: &'static str) ->
 }
 
 const FAMILY: Opt = option("--family", "NAME", "the column family");
-const AT: Opt = option("--at", "VERSION", "as of this version; not inside a transaction");
+const AT: Opt = option("--at", "VERSION", "at this version; not inside a transaction");
 const SNAPSHOT: Opt = flag("--snapshot", "does not count as read: later writes there are no conflict");
 const NUMBER: Opt = option("--number", "N", "instead of VALUE: N as 8 bytes, little-endian");
 const BYTES: Opt = option("--bytes", "OPERAND", "instead of NUMBER: bytes of any length");
-const PREFIX: Opt = option("--prefix", "PREFIX", "all keys that begin so, instead of BEGIN and END");
-const SUFFIX: Opt = option("--suffix", "SUFFIX", "what comes after the stamp");
+const PREFIX: Opt = option("--prefix", "PREFIX", "all keys with this prefix, instead of BEGIN and END");
+const SUFFIX: Opt = option("--suffix", "SUFFIX", "text after the stamp");
 
 const WITH_FAMILY: &[Opt] = &[FAMILY];
 const WITH_NUMBER: &[Opt] = &[NUMBER, FAMILY];
@@ -80,13 +80,13 @@ pub const COMMANDS: &[Command] = &[
         name: "assert",
         operands: "KEY VALUE",
         options: &[
-            option("--not", "VALUE", "the value is another one, or there is none"),
-            flag("--exists", "there is a value"),
-            flag("--missing", "there is none"),
+            option("--not", "VALUE", "the value is a different one, or none exists"),
+            flag("--exists", "a value exists"),
+            flag("--missing", "no value exists"),
             NUMBER,
             FAMILY,
         ],
-        about: "go on only if a key has this value",
+        about: "continue only if a key has this value",
         details: "Otherwise the transaction ends, and nothing of it is written.",
         example: "assert balance 100",
         build: Build::Statement(actions::assert),
@@ -159,7 +159,7 @@ pub const COMMANDS: &[Command] = &[
         name: "byte-min",
         operands: "KEY OPERAND",
         options: WITH_FAMILY,
-        about: "keep what comes first in the order of keys",
+        about: "keep the value that sorts first",
         details: "A missing value becomes OPERAND.",
         example: "byte-min first apple",
         build: Build::Statement(actions::byte_min),
@@ -168,7 +168,7 @@ pub const COMMANDS: &[Command] = &[
         name: "byte-max",
         operands: "KEY OPERAND",
         options: WITH_FAMILY,
-        about: "keep what comes last in the order of keys",
+        about: "keep the value that sorts last",
         details: "A missing value becomes OPERAND.",
         example: "byte-max last pear",
         build: Build::Statement(actions::byte_max),
@@ -243,7 +243,7 @@ pub const COMMANDS: &[Command] = &[
         operands: "",
         options: &[option("--at", "VERSION", "reads as of this version")],
         about: "begin a transaction",
-        details: "What follows happens all at once when `commit` comes, or not at all. Reads see the state at the first of \
+        details: "The following commands take effect together at `commit`, or not at all. Reads see the state at the first of \
             them, and the transaction's own writes. Outside of a transaction each command is one of its own.",
         example: "begin",
         build: Build::Session(actions::begin),
@@ -252,7 +252,7 @@ pub const COMMANDS: &[Command] = &[
         name: "commit",
         operands: "",
         options: &[],
-        about: "let the transaction happen",
+        about: "commit the transaction",
         details: "Fails with CONFLICT if something that it read was written meanwhile: then begin again.",
         example: "commit",
         build: Build::Session(actions::commit),
@@ -261,7 +261,7 @@ pub const COMMANDS: &[Command] = &[
         name: "rollback",
         operands: "",
         options: &[],
-        about: "give the transaction up",
+        about: "roll the transaction back",
         details: "Nothing of it was written.",
         example: "rollback",
         build: Build::Session(actions::rollback),
@@ -270,7 +270,7 @@ pub const COMMANDS: &[Command] = &[
         name: "use",
         operands: "[FAMILY]",
         options: &[],
-        about: "choose the column family of what follows",
+        about: "choose the column family of the following commands",
         details: "Without FAMILY: the default one.",
         example: "use sessions",
         build: Build::Session(actions::use_family),
@@ -289,7 +289,7 @@ pub const COMMANDS: &[Command] = &[
         operands: "",
         options: &[],
         about: "end the shell",
-        details: "So do `exit` and Ctrl-D. An open transaction is given up.",
+        details: "So do `exit` and Ctrl-D. An open transaction is rolled back.",
         example: "quit",
         build: Build::Session(actions::quit),
     },

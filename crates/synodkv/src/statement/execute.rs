@@ -175,7 +175,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_assert_that_does_not_hold_says_what_is_there() {
+    fn a_failed_assert_shows_the_actual_value() {
         let unmet = |found: Option<&'static str>, expected: Expected| {
             unmet(found.map(Bytes::from).as_ref(), &expected, Notation::Escaped)
         };

@@ -58,7 +58,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_without_words_says_nothing() {
+    fn a_blank_line_has_no_statement() {
         for line in ["", "  \t", "# get a"] {
             assert_eq!(parse(line, Notation::Escaped, ""), Ok(None), "{line}");
         }
@@ -119,16 +119,17 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_with_a_line_is_said_with_the_usage() {
+    fn an_error_in_a_line_shows_the_usage() {
         assert_eq!(refused("set k"), "VALUE is missing; usage: set KEY VALUE [--number N] [--family NAME]");
         assert!(
-            refused("set k v w").starts_with("`w` is too much: put quotes around what has blanks in it; usage: set")
+            refused("set k v w")
+                .starts_with("`w` is one argument too many: put quotes around text with blanks; usage: set")
         );
         assert!(refused("get k --hurry").starts_with("there is no option --hurry; usage: get KEY"));
         assert!(refused("get k --family").starts_with("--family needs NAME; usage"));
-        assert!(refused("get k --snapshot --snapshot").starts_with("--snapshot stands there twice"));
-        assert!(refused("assert k --exists --missing").starts_with("--missing does not go with the rest"));
-        assert!(refused("assert k v --exists").starts_with("`v` is too much"));
+        assert!(refused("get k --snapshot --snapshot").starts_with("--snapshot is given twice"));
+        assert!(refused("assert k --exists --missing").starts_with("--missing does not apply here"));
+        assert!(refused("assert k v --exists").starts_with("`v` is one argument too many"));
         assert!(refused("range --limit few").starts_with("--limit `few`: expected a number of rows"));
         assert!(refused("clear b a").starts_with("BEGIN comes after END"));
         assert!(refused("get ''").starts_with("KEY cannot be empty"));

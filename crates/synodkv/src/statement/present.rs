@@ -127,7 +127,7 @@ mod tests {
     const NOTATION: Notation = Notation::Escaped;
 
     #[test]
-    fn a_value_is_shown_alone_or_behind_its_key() {
+    fn a_value_is_shown_alone_or_after_its_key() {
         let found = Outcome::Value { key: "k".into(), value: Some("v\0".into()) };
         assert_eq!(text(&found, NOTATION, false).output, "v\\x00\n");
         assert_eq!(text(&found, NOTATION, true).output, "k\tv\\x00\n");
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn json_tells_what_was_found() {
+    fn json_holds_the_result() {
         let shown = |outcome| Value::from(json(&outcome, NOTATION).expect("something"));
         assert_eq!(
             shown(Outcome::Number { key: "k".into(), number: Some(7) }),
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn a_commit_tells_its_version_and_what_was_stamped() {
+    fn a_commit_reports_its_version_and_its_stamped_keys() {
         let committed = Committed {
             version: Version(7),
             versionstamp: Some([0; 10][..].to_vec().into()),

@@ -121,7 +121,7 @@ fn two_means_wrong_usage() {
 }
 
 #[test]
-fn three_means_that_it_cannot_be_told() {
+fn three_means_that_the_answer_is_unknown() {
     let nobody = unused_address();
     for words in DATA.iter().chain(ADMIN).chain([&["failover"][..]].iter()) {
         check(run_at(&nobody, &nobody, words), words, 3);
@@ -129,7 +129,7 @@ fn three_means_that_it_cannot_be_told() {
 }
 
 #[test]
-fn three_also_means_that_nobody_answers_in_time() {
+fn three_also_means_that_no_server_answers_in_time() {
     let silent = silent_address();
     for words in DATA {
         let words = [words, &["--timeout-seconds", "1"][..]].concat();
@@ -162,7 +162,7 @@ fn a_write_that_may_have_happened_is_neither_done_nor_refused() {
 }
 
 #[test]
-fn every_command_tells_its_exit_statuses() {
+fn every_command_documents_its_exit_statuses() {
     for words in [
         &["--help"][..],
         &["get", "--help"],

@@ -50,7 +50,7 @@ fn a_backup_can_be_imported_elsewhere_from_a_file_and_from_a_pipe() {
 }
 
 #[test]
-fn the_header_names_the_family_unless_told_otherwise() {
+fn the_header_names_the_family_by_default() {
     let server = Server::start();
     printed(run(&server, &["family", "create", "users"]));
     printed(run(&server, &["set", "--family", "users", "ada", "1"]));
@@ -88,7 +88,7 @@ fn a_file_that_is_not_as_it_was_written_is_refused_as_a_whole() {
 }
 
 #[test]
-fn rows_from_a_pipe_are_written_until_something_is_wrong_and_that_is_said() {
+fn rows_from_a_pipe_are_written_up_to_the_first_invalid_one_which_is_reported() {
     let (from, to) = (server_with_rows(), Server::start());
     let rows = backup(&from, &[]);
     let cut = rows.rfind("synodkv-rows end").expect("an end mark");
@@ -129,7 +129,7 @@ fn rows_without_a_header_are_taken_when_asked_for() {
 }
 
 #[test]
-fn what_cannot_be_imported_is_refused_with_the_reason() {
+fn an_invalid_import_is_refused_with_the_reason() {
     let server = Server::start();
     let missing = run(&server, &["import", "/no/such/file"]);
     assert_exit(&missing, 2);

@@ -286,7 +286,7 @@ fn an_interrupt_stops_the_server_cleanly() {
 
 #[cfg(feature = "rocksdb")]
 #[test]
-fn what_was_written_is_there_after_a_restart() {
+fn writes_survive_a_restart() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut server = Server::start_in(folder.path(), "rocksdb");
     printed(run(&server, &["set", "hello", "world"]));
@@ -296,7 +296,7 @@ fn what_was_written_is_there_after_a_restart() {
 }
 
 #[test]
-fn a_failover_that_cannot_be_says_why() {
+fn a_failover_that_is_not_possible_reports_the_reason() {
     let server = Server::start();
     let output = run(&server, &["failover"]);
     assert_exit(&output, 1);
@@ -352,7 +352,7 @@ fn the_first_row_that_differs_is_found_wherever_it_is() {
 }
 
 #[test]
-fn a_row_that_one_replica_lacks_is_found_even_right_behind_a_page() {
+fn a_row_that_one_replica_lacks_is_found_even_right_after_a_page() {
     for missing in [0, 1, 20, 94] {
         let mut short = rows(95);
         short.remove(missing);
@@ -374,7 +374,7 @@ fn a_replica_that_the_cluster_knows_to_have_diverged_is_named_though_the_rows_ag
     assert_exit(&output, 1);
     let report = text(&output.stdout);
     assert!(report.contains("PROBLEM: replica 1: its database has diverged"), "{report}");
-    assert!(report.contains("the same rows") && report.contains("one is not well"), "{report}");
+    assert!(report.contains("the same rows") && report.contains("one has a problem"), "{report}");
 }
 
 #[test]

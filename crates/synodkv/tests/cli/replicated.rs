@@ -82,7 +82,7 @@ fn a_peer_address_in_use_is_named_with_its_key() {
 }
 
 #[test]
-fn a_first_start_that_is_not_complete_says_what_it_waits_for() {
+fn an_incomplete_first_start_says_what_it_waits_for() {
     let file = ClusterFile::new();
     let server = Server::start_by(&mut file.serve(&["--node-id", "0"]), file.data_dir());
     assert!(server.ready.contains("Waiting for the other replicas"), "{}", server.ready);
@@ -118,7 +118,7 @@ fn without_a_majority_the_error_says_how_many_are_needed() {
 }
 
 #[test]
-fn a_server_whose_log_nobody_reads_any_more_goes_on_and_stops_cleanly() {
+fn a_server_whose_log_nobody_reads_any_more_serves_and_stops_cleanly() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut command = Command::new(PROGRAM);
     command

@@ -12,7 +12,7 @@ fn refused(server: &Server) -> Output {
 }
 
 #[test]
-fn a_pod_beside_services_called_synodkv_and_thrift_starts() {
+fn a_pod_next_to_services_called_synodkv_and_thrift_starts() {
     run(async {
         let setup = Setup::default()
             .env("SYNODKV_PORT", "tcp://10.96.3.7:9090")

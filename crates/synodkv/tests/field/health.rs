@@ -96,7 +96,7 @@ fn a_server_whose_data_directory_is_removed_ends_and_says_why() {
 
 #[cfg(feature = "rocksdb")]
 #[test]
-fn a_start_in_place_takes_no_other_directory_for_its_own() {
+fn a_restart_in_place_refuses_another_directory() {
     run(async {
         let mut server = Server::standalone(Setup::default()).await;
         server.ready().await;
@@ -172,7 +172,7 @@ fn limit_files(server: &Server, soft: &str) {
 
 #[cfg(feature = "rocksdb")]
 #[test]
-fn a_standalone_server_gets_over_a_failed_write_by_itself() {
+fn a_standalone_server_recovers_from_a_failed_write_by_itself() {
     run(async {
         let server = Server::standalone(Setup::default()).await;
         server.ready().await;
@@ -201,7 +201,7 @@ fn a_standalone_server_gets_over_a_failed_write_by_itself() {
 
 #[cfg(feature = "rocksdb")]
 #[test]
-fn a_replica_that_lacks_descriptors_comes_back_by_itself_and_the_others_serve_on() {
+fn a_replica_that_lacks_descriptors_recovers_by_itself_while_the_others_serve() {
     run(async {
         // Frequent flushes, so that the database needs new files long before the log does.
         let cluster = Cluster::start(Setup::toml("[replication]\nlog_flush_mb = 1\nwal_segment_mb = 64\n")).await;
@@ -266,7 +266,7 @@ impl Drop for SmallDisk {
 
 #[cfg(feature = "rocksdb")]
 #[test]
-fn a_standalone_server_whose_disk_filled_up_goes_on_when_there_is_space() {
+fn a_standalone_server_whose_disk_filled_up_continues_once_there_is_space() {
     run(async {
         let mut server = Server::not_started(Setup::toml("[storage]\nmin_free_mb = 0\n"));
         let Some(disk) = SmallDisk::mount(&server.data_dir, 200) else { return };
@@ -382,7 +382,7 @@ async fn is_live_again_after_a_freeze(server: &Server, disk: &FreezableDisk, thr
 
 #[cfg(feature = "rocksdb")]
 #[test]
-fn a_standalone_server_whose_disk_hangs_is_not_live_until_it_goes_on() {
+fn a_standalone_server_is_not_live_while_its_disk_hangs() {
     run(async {
         let mut server = Server::not_started(Setup::default());
         let Some(disk) = FreezableDisk::mount(&server.data_dir) else { return };

@@ -213,7 +213,7 @@ fn half_sent_requests_keep_no_operator_out_and_are_closed() {
 }
 
 #[test]
-fn an_admin_connection_on_which_nothing_comes_is_closed() {
+fn an_admin_connection_without_input_is_closed() {
     run(async {
         let server = Server::standalone(Setup::default()).await;
         let mut silent = TcpStream::connect(&server.admin).await.expect("it listens");
@@ -223,7 +223,7 @@ fn an_admin_connection_on_which_nothing_comes_is_closed() {
 }
 
 #[test]
-fn clients_that_ask_for_much_and_read_nothing_take_no_more_than_the_budget_says() {
+fn clients_that_ask_for_much_and_read_nothing_use_no_more_than_the_budget() {
     run(async {
         let server = Server::standalone(Setup::toml("[server]\nmax_reply_memory_mb = 200\n")).await;
         let mut client = Client::let_in(&server.thrift).await;
@@ -269,7 +269,7 @@ fn clients_that_ask_for_much_and_read_nothing_take_no_more_than_the_budget_says(
 }
 
 #[test]
-fn the_allocator_keeps_little_of_what_was_freed() {
+fn the_allocator_keeps_little_freed_memory() {
     if cfg!(not(target_env = "gnu")) {
         return skip("other allocators have no arenas");
     }
@@ -341,7 +341,7 @@ fn the_printed_configuration_names_origins_and_the_budget_and_can_be_used() {
 }
 
 #[test]
-fn little_memory_lowers_what_has_a_default_and_serves() {
+fn a_server_with_little_memory_lowers_defaults_and_serves() {
     run(async {
         let server = Server::standalone(Setup::toml("[server]\nmemory_limit_mb = 700\n")).await;
         server.ready().await;
@@ -357,7 +357,7 @@ fn little_memory_lowers_what_has_a_default_and_serves() {
 }
 
 #[test]
-fn too_little_memory_is_refused_with_what_is_needed() {
+fn too_little_memory_is_refused_with_the_amount_needed() {
     let server = Server::not_started(Setup::toml("[server]\nmemory_limit_mb = 100\n"));
     let (code, _, errors) = print_config(&server, &[]);
     assert_eq!(code, 2);

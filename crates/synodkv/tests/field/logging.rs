@@ -99,7 +99,7 @@ async fn overflow(server: &Server) {
 }
 
 #[test]
-fn a_pipe_that_nobody_reads_holds_up_nothing() {
+fn a_pipe_that_nobody_reads_blocks_nothing() {
     run(async {
         let mut server = Server::not_started(level("debug"));
         server.start_with(|command| command.stderr(Stdio::piped()));
@@ -131,7 +131,7 @@ fn a_pipe_that_nobody_reads_holds_up_nothing() {
 }
 
 #[test]
-fn a_server_stops_while_nobody_reads_its_log() {
+fn a_server_can_stop_while_nobody_reads_its_log() {
     run(async {
         let mut server = Server::not_started(level("debug"));
         server.start_with(|command| command.stderr(Stdio::piped()));
@@ -155,7 +155,7 @@ fn a_server_starts_and_stops_with_full_pipes_for_outputs() {
 }
 
 #[test]
-fn a_start_that_fails_ends_although_nobody_reads_why() {
+fn a_start_that_fails_ends_although_nobody_reads_the_reason() {
     run(async {
         let server = Server::standalone(Setup::default()).await;
         let mut second = Server::not_started(Setup::default().arg("--thrift-addr").arg(&server.thrift));
@@ -297,7 +297,7 @@ fn a_line_that_repeats_is_held_back_and_counted() {
 }
 
 #[test]
-fn replicas_that_are_gone_do_not_fill_the_log_of_the_last_one() {
+fn absent_replicas_do_not_fill_the_log_of_the_last_one() {
     run(async {
         let mut cluster = Cluster::start(Setup::default()).await;
         let begun = Instant::now();

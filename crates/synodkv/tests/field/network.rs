@@ -40,7 +40,7 @@ async fn problem(server: &Server, kind: &str) -> Value {
 }
 
 #[test]
-fn a_majority_starts_though_the_name_of_the_third_replica_is_gone() {
+fn a_majority_starts_although_the_name_of_the_third_replica_does_not_resolve() {
     run(async {
         let mut cluster = Cluster::start(Setup::default()).await;
         assert_exit(&cluster.cli(&["set", "k", "v"]), 0);
@@ -97,7 +97,7 @@ fn replicas_reach_each_other_over_ipv6() {
 }
 
 #[test]
-fn a_replica_whose_own_name_is_gone_is_up_and_says_so() {
+fn a_replica_whose_own_name_does_not_resolve_runs_and_reports_it() {
     run(async {
         let mut cluster = Cluster::start(Setup::default()).await;
         cluster.servers[2].stop().await;
@@ -301,7 +301,7 @@ async fn write_rows(client: &Client, name: &str, rows: usize) {
 /// The copy takes twenty times as long as it takes to write more log than is kept for a lagging
 /// replica. Without a retained log it would be outdated when it arrives, and so would the next one.
 #[test]
-fn one_copy_of_a_large_database_is_enough_while_writes_go_on() {
+fn one_copy_of_a_large_database_is_enough_under_continuous_writes() {
     if ENGINE == "memory" {
         return skip("in memory the log is never trimmed, so that nobody needs a copy");
     }

@@ -94,7 +94,7 @@ fn a_primary_that_hangs_is_replaced_and_the_tools_find_the_next_one() {
 }
 
 #[test]
-fn a_watch_goes_on_while_the_first_server_hangs() {
+fn a_watch_continues_while_the_first_server_hangs() {
     run(async {
         let cluster = Cluster::start(Setup::default()).await;
         let hung = (cluster.primary().await + 1) % 3;

@@ -26,7 +26,7 @@ fn flip_a_byte(database: &Path) {
 }
 
 #[test]
-fn damage_that_a_read_meets_is_noted_told_and_ends_in_an_empty_database() {
+fn damage_found_by_a_read_is_recorded_and_leads_to_an_empty_database() {
     let place = Place::new(EngineKind::RocksDb);
     let mut executor = place.open(0);
     let keys: Vec<String> = (0..500).map(|i| format!("key {i:0100}")).collect();
@@ -51,7 +51,7 @@ fn damage_that_a_read_meets_is_noted_told_and_ends_in_an_empty_database() {
 }
 
 #[test]
-fn damage_of_a_database_that_was_replaced_says_nothing_about_the_live_one() {
+fn damage_of_a_replaced_database_does_not_affect_the_live_one() {
     let place = Place::new(EngineKind::RocksDb);
     let mut executor = place.open(0);
     let keys: Vec<String> = (0..500).map(|i| format!("key {i:0100}")).collect();
@@ -72,7 +72,7 @@ fn damage_of_a_database_that_was_replaced_says_nothing_about_the_live_one() {
 }
 
 #[test]
-fn an_error_of_damage_is_told_apart_from_others() {
+fn an_error_of_damage_is_distinct_from_others() {
     let place = Place::new(EngineKind::RocksDb);
     let mut executor = place.open(0);
     let keys: Vec<String> = (0..500).map(|i| format!("key {i:0100}")).collect();
@@ -160,7 +160,7 @@ async fn standalone_with_rows(folder: &Path) -> (Config, PathBuf) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_standalone_server_never_begins_anew_where_data_was() {
+async fn a_standalone_server_never_starts_empty_where_data_was() {
     let folder = tempfile::tempdir().expect("a temporary directory");
     let (config, database) = standalone_with_rows(folder.path()).await;
     fs::remove_file(database.join("CURRENT")).expect("removed");
@@ -170,7 +170,7 @@ async fn a_standalone_server_never_begins_anew_where_data_was() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_standalone_server_that_meets_damage_says_that_it_is_not_well() {
+async fn a_standalone_server_that_finds_damage_reports_it() {
     let folder = tempfile::tempdir().expect("a temporary directory");
     let (config, database) = standalone_with_rows(folder.path()).await;
     flip_a_byte(&database);

@@ -63,7 +63,7 @@ fn a_marked_database_is_set_aside_and_an_empty_one_opened() {
 }
 
 #[test]
-fn a_mark_stays_until_the_database_is_set_aside() {
+fn a_marker_stays_until_the_database_is_set_aside() {
     let place = filled(0);
     mark(&place, r#"{"generation": 0, "reason": "x"}"#);
     // The highest number is taken, so nothing can be renamed to the next one.
@@ -78,7 +78,7 @@ fn a_mark_stays_until_the_database_is_set_aside() {
 }
 
 #[test]
-fn a_mark_whose_database_is_set_aside_already_speaks_of_nothing() {
+fn a_marker_whose_database_was_set_aside_already_has_no_effect() {
     let place = filled(0);
     fs::rename(place.replica().join("db"), place.replica().join("db.damaged-1")).expect("renamed");
     mark(&place, r#"{"generation": 0, "reason": "x"}"#);
@@ -91,7 +91,7 @@ fn a_mark_whose_database_is_set_aside_already_speaks_of_nothing() {
 }
 
 #[test]
-fn what_was_set_aside_is_all_there() {
+fn a_database_set_aside_is_complete() {
     let place = filled(0);
     mark(&place, r#"{"generation": 0, "reason": "x"}"#);
     drop(place.open(0));
@@ -117,7 +117,7 @@ fn a_marker_that_cannot_be_read_speaks_of_the_live_database() {
 }
 
 #[test]
-fn a_crash_after_setting_aside_and_before_the_marker_went_changes_nothing() {
+fn a_crash_between_setting_aside_and_removing_the_marker_changes_nothing() {
     let place = filled(0);
     mark(&place, r#"{"generation": 0, "reason": "x"}"#);
     fs::rename(place.replica().join("db"), place.replica().join("db.damaged-1")).expect("renamed");
@@ -126,7 +126,7 @@ fn a_crash_after_setting_aside_and_before_the_marker_went_changes_nothing() {
 }
 
 #[test]
-fn a_database_that_cannot_be_opened_for_damage_is_set_aside_and_only_the_last_is_kept() {
+fn a_database_too_damaged_to_open_is_set_aside_and_only_the_last_one_is_kept() {
     let place = filled(0);
     for round in 1..=3 {
         spoil(&place, "db");
@@ -136,7 +136,7 @@ fn a_database_that_cannot_be_opened_for_damage_is_set_aside_and_only_the_last_is
 }
 
 #[test]
-fn a_database_that_is_in_use_is_no_damaged_one() {
+fn a_database_in_use_does_not_count_as_damaged() {
     let place = filled(0);
     let _open = place.open(0);
     assert!(place.databases().open(0).is_err());

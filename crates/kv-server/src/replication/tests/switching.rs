@@ -15,7 +15,7 @@ fn value_of(executor: &KvStoreExecutor, key: &'static str) -> Option<bytes::Byte
 }
 
 #[test]
-fn after_the_switch_the_replica_is_where_its_peer_was_and_goes_on_alike() {
+fn after_the_switch_the_replica_continues_from_the_state_of_its_peer() {
     for place in Place::all() {
         let peer_place = Place::new(place.engine);
         let (mut peer, mut behind) = (peer_place.open(0), place.open(0));
@@ -136,7 +136,7 @@ fn a_database_that_was_not_built_or_is_older_is_not_switched_to() {
 }
 
 #[test]
-fn what_is_no_sound_copy_is_told_apart_and_leaves_nothing() {
+fn an_unsound_copy_is_recognised_and_leaves_nothing() {
     for place in Place::all() {
         let behind = place.open(0);
         let before = place.names();

@@ -94,7 +94,7 @@ async fn each_encoding_is_answered_in_kind() {
 }
 
 #[tokio::test]
-async fn a_message_that_comes_byte_by_byte_is_understood() {
+async fn a_message_that_arrives_byte_by_byte_is_understood() {
     let server = TestServer::with_defaults().await;
     for encoding in Encoding::ALL {
         let mut client = server.client().await;

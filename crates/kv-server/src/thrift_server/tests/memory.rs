@@ -67,7 +67,7 @@ async fn long_ranges_among_other_calls_are_answered_in_order() {
 }
 
 #[tokio::test]
-async fn who_asks_for_much_and_reads_nothing_gets_one_reply_made() {
+async fn a_client_that_asks_for_much_and_reads_nothing_gets_one_reply_made() {
     let server = TestServer::with_defaults().await;
     let mut greedy = server.client().await;
     let mut bytes = Vec::new();
@@ -95,7 +95,7 @@ async fn who_asks_for_much_and_reads_nothing_gets_one_reply_made() {
 }
 
 #[tokio::test]
-async fn who_takes_nothing_is_disconnected_when_others_need_the_memory() {
+async fn a_client_that_reads_nothing_is_disconnected_when_others_need_the_memory() {
     let options = ThriftServerOptions {
         max_reply_memory_bytes: 16 * MIB,
         spared_idle_ms: 50,

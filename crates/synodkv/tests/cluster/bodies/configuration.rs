@@ -15,7 +15,7 @@ use crate::ports::{free_address, free_ports};
 use crate::waiting::eventually;
 
 on_clusters! {
-    data_is_not_opened_as_what_it_is_not(Settings::default()): processes;
+    data_is_not_opened_under_another_identity(Settings::default()): processes;
     data_of_another_cluster_is_not_mixed_in(Settings::impatient()): processes;
 }
 
@@ -44,7 +44,7 @@ fn files(folder: &Path) -> Vec<String> {
     names
 }
 
-async fn data_is_not_opened_as_what_it_is_not(cluster: &mut ProcessTestCluster) {
+async fn data_is_not_opened_under_another_identity(cluster: &mut ProcessTestCluster) {
     let free = [free_address(), free_address()];
     let elsewhere = ["--thrift-addr", &free[0], "--admin-addr", &free[1]];
     let serve = |file: Option<&Path>, data_dir: &Path, words: &[&str]| {

@@ -14,7 +14,7 @@ use crate::waiting::eventually;
 
 on_clusters! {
     killing_the_primary_under_load_loses_no_acknowledged_write(Settings::default()): in_memory, processes;
-    writes_go_on_without_one_secondary(Settings::default()): in_memory, processes;
+    writes_continue_without_one_secondary(Settings::default()): in_memory, processes;
     a_counter_stays_exact_when_the_primary_is_killed(Settings::default()): in_memory, processes;
     a_client_of_a_secondary_sees_a_failover_as_a_pause(Settings::default()): in_memory, processes;
     pipelined_commits_of_one_connection_keep_their_order_over_a_failover(Settings::default()): in_memory, processes;
@@ -41,7 +41,7 @@ async fn killing_the_primary_under_load_loses_no_acknowledged_write<C: TestClust
     cluster.assert_replicas_agree().await;
 }
 
-async fn writes_go_on_without_one_secondary<C: TestCluster>(cluster: &mut C) {
+async fn writes_continue_without_one_secondary<C: TestCluster>(cluster: &mut C) {
     let primary = cluster.primary().await;
     let secondary = (primary + 1) % cluster.servers();
     let load = Load::on_all(cluster).await;

@@ -12,7 +12,7 @@ on_clusters! {
     a_repeat_gets_the_first_result_from_every_server_and_after_a_restart(Settings::default()):
         standalone, in_memory, tcp, processes;
     a_repeat_after_a_failover_gets_the_first_result(Settings::default()): in_memory, processes;
-    what_is_finished_is_forgotten_at_every_replica(Settings::default()): standalone, in_memory, tcp, processes;
+    finished_ids_are_forgotten_at_every_replica(Settings::default()): standalone, in_memory, tcp, processes;
 }
 
 fn once(id: &[u8], operations: Vec<wire::Operation>) -> wire::AtomicCommitRequest {
@@ -108,7 +108,7 @@ async fn a_repeat_after_a_failover_gets_the_first_result<C: TestCluster>(cluster
     cluster.assert_replicas_agree().await;
 }
 
-async fn what_is_finished_is_forgotten_at_every_replica<C: TestCluster>(cluster: &mut C) {
+async fn finished_ids_are_forgotten_at_every_replica<C: TestCluster>(cluster: &mut C) {
     let mut clients = RawClient::to_each(cluster).await;
     let last = clients.len() - 1;
     for number in 0..10u8 {

@@ -9,11 +9,11 @@ use crate::on_clusters;
 use crate::thrift::{RawClient, commit, operation, put, range, range_at};
 
 on_clusters! {
-    a_range_clear_hides_what_was_there_and_conflicts_with_who_read_it(Settings::default()):
+    a_range_clear_hides_rows_and_conflicts_with_their_readers(Settings::default()):
         standalone, in_memory, tcp, processes;
     atomic_mutations_change_what_is_stored_without_reading_it(Settings::default()):
         standalone, in_memory, tcp, processes;
-    additions_through_all_servers_never_conflict_and_none_is_lost(Settings::default()):
+    additions_through_all_servers_never_conflict_and_are_never_lost(Settings::default()):
         standalone, in_memory, tcp, processes;
     key_selectors_are_resolved_at_the_version_of_the_read(Settings::default()): standalone, in_memory, tcp, processes;
     single_versionstamped_keys_and_values_are_unique_and_in_order(Settings::default()):
@@ -21,7 +21,7 @@ on_clusters! {
     a_large_range_is_read_page_by_page_at_one_version(Settings::default()): standalone, in_memory, tcp, processes;
 }
 
-async fn a_range_clear_hides_what_was_there_and_conflicts_with_who_read_it<C: TestCluster>(cluster: &mut C) {
+async fn a_range_clear_hides_rows_and_conflicts_with_their_readers<C: TestCluster>(cluster: &mut C) {
     let mut clients = RawClient::to_each(cluster).await;
     let last = clients.len() - 1;
     clients[0].commit((b'a'..=b'h').map(|key| put(&[key], b"old")).collect()).await;
@@ -118,7 +118,7 @@ async fn atomic_mutations_change_what_is_stored_without_reading_it<C: TestCluste
     cluster.assert_replicas_agree().await;
 }
 
-async fn additions_through_all_servers_never_conflict_and_none_is_lost<C: TestCluster>(cluster: &mut C) {
+async fn additions_through_all_servers_never_conflict_and_are_never_lost<C: TestCluster>(cluster: &mut C) {
     const EACH: u64 = 40;
     let mut adding = JoinSet::new();
     let clients = RawClient::to_each(cluster).await;

@@ -13,11 +13,11 @@ use crate::on_clusters;
 use crate::waiting::eventually;
 
 on_clusters! {
-    the_status_tells_the_truth(Settings::default()): standalone, in_memory, tcp, processes;
+    the_status_is_correct(Settings::default()): standalone, in_memory, tcp, processes;
     the_status_shows_figures_that_fit_together(Settings::default()): in_memory, tcp, processes;
     the_metrics_count_what_happened(Settings::default()): standalone, in_memory, tcp, processes;
     a_replica_without_a_majority_is_alive_and_not_ready(Settings::impatient()): in_memory, processes;
-    the_status_shows_who_is_gone(Settings::default()): in_memory, processes;
+    the_status_shows_missing_replicas(Settings::default()): in_memory, processes;
     the_client_commands_work_with_any_server_that_is_left(Settings::default()): processes;
     the_failover_command_finds_the_primary_and_says_what_it_did(Settings::default()): processes;
     verify_agrees_under_load_and_fails_without_a_replica(Settings::default()): processes;
@@ -71,7 +71,7 @@ pub async fn values_with_several_operations(cluster: &impl TestCluster) -> Optio
     Some(several as u64)
 }
 
-async fn the_status_tells_the_truth<C: TestCluster>(cluster: &mut C) {
+async fn the_status_is_correct<C: TestCluster>(cluster: &mut C) {
     for number in 0..20 {
         cluster.client(0).await.set(KeyRef::new(format!("{number}")), "value").await.expect("set");
     }
@@ -206,7 +206,7 @@ async fn a_replica_without_a_majority_is_alive_and_not_ready<C: TestCluster>(clu
     cluster.restart_all().await;
 }
 
-async fn the_status_shows_who_is_gone<C: TestCluster>(cluster: &mut C) {
+async fn the_status_shows_missing_replicas<C: TestCluster>(cluster: &mut C) {
     let gone = (cluster.primary().await + 1) % cluster.servers();
     cluster.kill(gone).await;
     let seen_by = cluster.running()[0];

@@ -15,10 +15,10 @@ on_clusters! {
     an_isolated_primary_refuses_and_comes_back(Settings::impatient()): in_memory, processes;
     a_primary_whose_messages_are_only_delayed_refuses_and_comes_back(Settings::impatient().with_silence()): processes;
     a_primary_is_isolated_again_and_again_under_load(Settings::impatient()): in_memory, processes;
-    writes_go_on_when_a_secondary_and_the_primary_do_not_hear_each_other(Settings::impatient()): in_memory, processes;
-    a_primary_that_nobody_hears_is_replaced(Settings::impatient()): in_memory, processes;
-    a_primary_that_hears_nobody_is_replaced(Settings::impatient()): in_memory, processes;
-    a_primary_that_nobody_hears_for_a_while_is_replaced(Settings::impatient().with_silence()): processes;
+    writes_continue_when_a_secondary_and_the_primary_are_cut_off_from_each_other(Settings::impatient()): in_memory, processes;
+    a_primary_whose_messages_are_lost_is_replaced(Settings::impatient()): in_memory, processes;
+    a_primary_that_receives_nothing_is_replaced(Settings::impatient()): in_memory, processes;
+    a_primary_whose_messages_are_lost_for_a_while_is_replaced(Settings::impatient().with_silence()): processes;
     without_any_two_that_hear_each_other_nothing_is_acknowledged(Settings::impatient()): in_memory, processes;
     a_primary_that_stood_still_answers_nothing_out_of_date(Settings::impatient()): processes;
 }
@@ -171,7 +171,9 @@ async fn a_primary_is_isolated_again_and_again_under_load<C: Partitionable>(clus
     assert_nothing_lost(cluster, &acknowledged).await;
 }
 
-async fn writes_go_on_when_a_secondary_and_the_primary_do_not_hear_each_other<C: Partitionable>(cluster: &mut C) {
+async fn writes_continue_when_a_secondary_and_the_primary_are_cut_off_from_each_other<C: Partitionable>(
+    cluster: &mut C,
+) {
     let primary = cluster.primary().await;
     let (cut_off, hub) = ((primary + 1) % 3, (primary + 2) % 3);
     let clients = [primary, hub, primary, hub];
@@ -195,16 +197,16 @@ async fn writes_go_on_when_a_secondary_and_the_primary_do_not_hear_each_other<C:
     assert_nothing_lost(cluster, &acknowledged).await;
 }
 
-async fn a_primary_that_nobody_hears_is_replaced<C: Partitionable>(cluster: &mut C) {
+async fn a_primary_whose_messages_are_lost_is_replaced<C: Partitionable>(cluster: &mut C) {
     assert_half_deaf_primary_is_replaced(cluster, |cluster, primary, other| cluster.cut_one_way(primary, other)).await;
 }
 
-async fn a_primary_that_hears_nobody_is_replaced<C: Partitionable>(cluster: &mut C) {
+async fn a_primary_that_receives_nothing_is_replaced<C: Partitionable>(cluster: &mut C) {
     assert_half_deaf_primary_is_replaced(cluster, |cluster, primary, other| cluster.cut_one_way(other, primary)).await;
 }
 
-async fn a_primary_that_nobody_hears_for_a_while_is_replaced<C: Partitionable>(cluster: &mut C) {
-    a_primary_that_nobody_hears_is_replaced(cluster).await;
+async fn a_primary_whose_messages_are_lost_for_a_while_is_replaced<C: Partitionable>(cluster: &mut C) {
+    a_primary_whose_messages_are_lost_is_replaced(cluster).await;
 }
 
 /// The others elect a primary and continue although the old primary can still send, or still

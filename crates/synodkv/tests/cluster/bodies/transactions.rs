@@ -11,7 +11,7 @@ use crate::cluster::{Settings, TestCluster};
 use crate::on_clusters;
 
 on_clusters! {
-    what_a_transaction_reads_of_itself_is_what_it_commits(Settings::default()): standalone, tcp;
+    a_transaction_commits_what_it_read_of_its_own_writes(Settings::default()): standalone, tcp;
     transactions_happen_once_whichever_replicas_are_killed(Settings::default()): in_memory, processes;
     every_job_of_a_queue_is_taken_by_one_worker_in_order(Settings::default()): standalone, in_memory, processes;
     a_range_is_streamed_from_all_replicas_at_one_version(Settings::default()): standalone, processes;
@@ -63,7 +63,7 @@ async fn everything(tx: &Transaction) -> Result<Vec<(Bytes, Bytes)>, ClientError
     Ok(forward.into_iter().map(|row| (row.key, row.value)).collect())
 }
 
-async fn what_a_transaction_reads_of_itself_is_what_it_commits<C: TestCluster>(cluster: &mut C) {
+async fn a_transaction_commits_what_it_read_of_its_own_writes<C: TestCluster>(cluster: &mut C) {
     let db = cluster.database().await;
     let mut choices = Choices(1);
     for round in 0..60 {

@@ -9,9 +9,9 @@ use crate::thrift::{RawClient, commit, operation, put, range, range_at};
 use crate::waiting::eventually;
 
 on_clusters! {
-    what_has_left_the_window_is_too_old_at_every_server(brief()): standalone, in_memory, tcp, processes;
+    versions_that_have_left_the_window_are_too_old_at_every_server(brief()): standalone, in_memory, tcp, processes;
     a_pinned_version_stays_readable_where_it_is_pinned(brief()): standalone, in_memory, tcp, processes;
-    what_was_deleted_and_cleared_is_removed_once_the_window_is_past(brief()): standalone, in_memory, tcp, processes;
+    deleted_and_cleared_rows_are_removed_after_the_window(brief()): standalone, in_memory, tcp, processes;
     a_version_that_does_not_exist_yet_is_refused_after_asking(Settings::default()):
         standalone, in_memory, tcp, processes;
 }
@@ -38,7 +38,7 @@ async fn has_left(clients: &mut [RawClient], version: i64) {
     }
 }
 
-async fn what_has_left_the_window_is_too_old_at_every_server<C: TestCluster>(cluster: &mut C) {
+async fn versions_that_have_left_the_window_are_too_old_at_every_server<C: TestCluster>(cluster: &mut C) {
     let mut clients = RawClient::to_each(cluster).await;
     clients[0].set(b"k", b"old").await;
     let version = clients[0].read_version().await;
@@ -94,7 +94,7 @@ async fn figures<C: TestCluster>(cluster: &C, server: usize, name: &str) -> Vec<
     of_replica.map(|line| line.rsplit(' ').next().and_then(|n| n.parse().ok()).expect("a number")).collect()
 }
 
-async fn what_was_deleted_and_cleared_is_removed_once_the_window_is_past<C: TestCluster>(cluster: &mut C) {
+async fn deleted_and_cleared_rows_are_removed_after_the_window<C: TestCluster>(cluster: &mut C) {
     const ROWS: u64 = 500;
     let mut client = RawClient::connect(cluster, 0).await;
     client.commit((0..ROWS).map(|row| put(format!("a{row:04}").as_bytes(), b"v")).collect()).await;

@@ -92,7 +92,7 @@ fn deep_nesting_is_refused() {
 }
 
 #[test]
-fn what_is_not_thrift_is_refused_at_once() {
+fn bytes_that_are_not_thrift_are_refused_at_once() {
     assert_eq!(scan(b"GET / HTTP/1.1\r\n"), Err(WireError::MessageTooLong { size: 0x4745_5424, limit: 4096 }));
     assert_eq!(scan(b"G"), Err(WireError::NotThrift([b'G', 0])));
     assert_eq!(scan(&[0x80, 2]), Err(WireError::NotThrift([0x80, 2])));
@@ -182,7 +182,7 @@ fn a_reply_sent_to_a_server_is_an_exception() {
 }
 
 #[test]
-fn a_one_way_call_says_so() {
+fn a_one_way_call_is_recognised() {
     let mut message = binary_call("getReadVersion", &[12, 0, 1, 0, 0]);
     message[3] = 4;
     let incoming = decode_call(&message, Encoding::default(), LIMITS).expect("header is well formed");

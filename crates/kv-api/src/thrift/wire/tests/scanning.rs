@@ -62,7 +62,7 @@ proptest! {
     }
 
     #[test]
-    fn messages_one_behind_the_other_are_told_apart(
+    fn consecutive_messages_are_separated(
         messages in prop::collection::vec((message(), 0..4usize), 1..5),
     ) {
         let mut stream = Vec::new();
