@@ -7,7 +7,8 @@ use prost::Message;
 use crate::keys::{KeyRange, KeyRef};
 use crate::{KvError, Version};
 
-/// What a mutation does to its key. Operands of arithmetic and bitwise kinds are little-endian, as in FoundationDB.
+/// The effect of a mutation on its key. Operands of arithmetic and bitwise kinds are little-endian,
+/// as in FoundationDB.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, prost::Enumeration)]
 #[repr(i32)]
 pub enum MutationKind {

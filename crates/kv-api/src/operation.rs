@@ -9,7 +9,7 @@ use crate::{AtomicCommit, CommitResult, FamilyChange, KeyRef, Version};
 pub enum ReadAt {
     /// Everything acknowledged before the call, by any replica.
     Linearizable,
-    /// Whatever this replica has applied: may lag behind.
+    /// The state that this replica has applied, which may lag behind.
     Stale,
     /// Exactly this version.
     Version(Version),

@@ -1,5 +1,5 @@
-//! What a server knows about its cluster and about the databases in its own process. The front end
-//! shows both through these traits, without knowing the mode.
+//! The traits through which the front end shows the cluster and the databases of this process,
+//! without knowing the mode.
 
 use std::time::{Duration, SystemTime};
 

@@ -5,7 +5,7 @@
 //! |---|---|
 //! | live? | no once a thread that the process needs has ended, or has stood still for [`STALLED_AFTER`] with work to do, or the server has failed for good. Never depends on other replicas |
 //! | ready? | yes when a linearizable read succeeds now |
-//! | ready for writes? | yes when, beside that, an empty write is agreed and durable now |
+//! | ready for writes? | yes when, in addition, an empty write is agreed and durable now |
 //!
 //! Only a real write proves that writes work, because only it passes through every part that can
 //! fail. The probe commits an empty write. Concurrent probes share one write, so that many load

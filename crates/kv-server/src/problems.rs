@@ -17,7 +17,7 @@ pub struct Problem {
     pub replica: Option<u32>,
     /// The problem, with numbers.
     pub text: String,
-    /// What the operator can do about it.
+    /// The remedy that the operator can apply.
     pub remedy: String,
 }
 

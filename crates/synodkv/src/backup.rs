@@ -218,8 +218,8 @@ impl<S: BufRead> Reader<S> {
         let (Some(key), Some(value), None) = (parts.next(), parts.next(), parts.next()) else {
             return Err(self.wrong("expected a key, a tab and a value, as `synodkv range` prints them"));
         };
-        // The writer escapes all control characters. Whoever wrote these by hand would not get the
-        // same bytes back.
+        // The writer escapes all control characters, so these were written by hand and would not
+        // read back as the same bytes.
         if let Some(c) = text.chars().find(|c| c.is_control() && *c != '\t') {
             return Err(self.wrong(&format!("a control character, {}, stands in it; write \\xNN", c.escape_unicode())));
         }

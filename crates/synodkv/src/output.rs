@@ -73,8 +73,8 @@ pub fn done(format: Format, document: &impl Serialize, text: &str) -> Result<Exi
     Ok(ExitCode::SUCCESS)
 }
 
-/// Prints a remark for people on standard error. Ignores a failure to write, because nobody could
-/// be told.
+/// Prints a remark for people on standard error. Ignores a failure to write, because there is no
+/// other place to report it.
 pub fn remark(text: impl Display) {
     let mut line = text.to_string();
     line.push('\n');

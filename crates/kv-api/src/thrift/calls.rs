@@ -1,5 +1,5 @@
-//! The table of the service's methods: each has one row with its name on the wire, what it does to rows, its request and its
-//! reply. Everything else about methods is generated from these rows.
+//! The table of the service's methods: each has one row with its name on the wire, its effect on
+//! rows, its request and its reply. Everything else about methods is generated from these rows.
 
 use thrift::ApplicationErrorKind;
 use thrift::protocol::{TInputProtocol, TOutputProtocol, TSerializable};
@@ -39,9 +39,10 @@ pub trait ThriftRequest: Sized + Into<ThriftCall> {
     fn response_of(reply: ThriftReply) -> Result<Self::Response, ThriftReply>;
 }
 
-/// What a method does to rows.
+/// The effect of a method on rows.
 ///
-/// The server orders by it: a read sees every earlier write of its own connection. It also sums its metrics up by it.
+/// The server orders by it: a read sees every earlier write of its own connection. It also sums its
+/// metrics up by it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MethodKind {
     /// Reads rows, or the version that later reads use.
@@ -67,7 +68,7 @@ macro_rules! methods {
                 match self { $(Method::$variant => $name,)* }
             }
 
-            /// What the method does to rows.
+            /// The effect of the method on rows.
             pub fn kind(self) -> MethodKind {
                 match self { $(Method::$variant => MethodKind::$kind,)* }
             }

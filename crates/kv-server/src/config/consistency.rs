@@ -32,16 +32,16 @@ pub(super) fn fit_limits(
     Ok(limits)
 }
 
-/// Checks that `inner` and `beside` together fit `outer`.
+/// Checks that `inner` fits into `outer` together with `with_key` bytes of a key.
 fn fit(
     key: &str,
     inner: &mut usize,
-    beside: usize,
+    with_key: usize,
     (outer_key, outer): (&str, usize),
     sources: &Sources,
 ) -> Result<(), ConfigError> {
     let envelope = if outer_key == "limits.max_transaction_bytes" { 0 } else { ENVELOPE_BYTES.min(outer / 4) };
-    let room = outer.saturating_sub(beside + envelope);
+    let room = outer.saturating_sub(with_key + envelope);
     if *inner <= room {
         return Ok(());
     }
@@ -50,7 +50,7 @@ fn fit(
         *inner = room;
         return Ok(());
     }
-    let with = if beside > 0 { format!(" with a key of limits.max_key_bytes = {beside}") } else { String::new() };
+    let with = if with_key > 0 { format!(" with a key of limits.max_key_bytes = {with_key}") } else { String::new() };
     let wanted = format!(
         "must fit{with} into {outer_key} = {outer}{}: allowed are 1 to {room}, or make {outer_key} larger",
         sources.origin(outer_key)

@@ -63,7 +63,7 @@ pub struct Config {
     /// same one.
     #[serde(skip)]
     pub same_data_dir: Option<DirectoryId>,
-    /// What was ignored, in words for people; logged when a server starts.
+    /// Ignored settings, in words for people; logged when a server starts.
     #[serde(skip)]
     pub warnings: Vec<String>,
     /// Where the values of explicitly set keys came from, for people.

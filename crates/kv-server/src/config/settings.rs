@@ -10,7 +10,7 @@ use super::Address;
 use crate::mode::Mode;
 use crate::thrift_server::ThriftServerOptions;
 
-/// What a standalone server does after a write to its database failed. Only opening the database
+/// The reaction of a standalone server to a failed write of its database. Only opening the database
 /// again shows what that write left behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

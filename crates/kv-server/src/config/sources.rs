@@ -87,7 +87,7 @@ pub(super) struct Sources {
     /// Keys that a flag or a variable gave: these beat what `--node-id` picks from the file.
     pub overridden: Vec<String>,
     pub thrift_port: Option<u16>,
-    /// What was ignored, in words for people.
+    /// Ignored settings, in words for people.
     pub warnings: Vec<String>,
 }
 

@@ -272,7 +272,7 @@ impl<'a, S: ByteStream> Connection<'a, S> {
                 Err(error) => self.refuse_rest(error, self.input.len()),
             }
         }
-        // What is left in the buffer waits for this server, not for the client.
+        // The rest of the buffer waits for this server, not for the client.
         self.partial_since = None;
         if self.consumed < self.input.len() { Left::Waiting } else { Left::Beginning }
     }

@@ -156,7 +156,7 @@ pub fn say(mut stream: impl Write + Send + 'static, text: String, patience: Dura
         let _ = done.send(());
     };
     match std::thread::Builder::new().name("say".to_string()).spawn(writing) {
-        // A timeout needs no action: the thread goes on.
+        // A timeout needs no action, because the thread continues.
         Ok(_) => drop(is_done.recv_timeout(patience)),
         Err(error) => tracing::warn!(%error, "cannot start a thread that writes to standard output"),
     }
@@ -269,7 +269,7 @@ mod tests {
     fn a_panic_is_a_line_of_the_log() {
         let shared = shared();
         let (ours, before) = (panic_logger(shared.clone()), std::panic::take_hook());
-        // Other tests of this process that panic go on saying so.
+        // Other tests of this process that panic still report it.
         std::panic::set_hook(Box::new(move |panic| {
             ours(panic);
             before(panic);

@@ -140,7 +140,7 @@ mod tests {
             self.throttle.admit(line(&format!("at {ms}"), distinction), now).map(|record| record.held_back)
         }
 
-        /// A line per millisecond, whatever becomes of it.
+        /// One line per millisecond, written or held back.
         fn storm(&mut self, times: std::ops::Range<u64>, distinction: &str) {
             for ms in times {
                 self.log(ms, distinction);

@@ -44,7 +44,7 @@ struct Open {
     has_failed: bool,
 }
 
-/// What the shell does after a line.
+/// The next step of the shell after a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
     GoOn,

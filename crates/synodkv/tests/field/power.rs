@@ -359,7 +359,7 @@ fn a_copied_database_survives_a_loss_of_power_as_soon_as_it_is_used() {
         for number in 1..=60 {
             client.commit(large(number)).await.expect("committed");
         }
-        // Started anew, so that nothing of it is in memory.
+        // Restarts them, so that no memory holds the entries.
         for id in (0..3).filter(|id| *id != late) {
             cluster.servers[id].stop().await;
             cluster.servers[id].start();

@@ -108,7 +108,7 @@ async fn a_replaced_disk_learns_and_does_not_vote(cluster: &mut ProcessTestClust
     cluster.kill(last).await;
     let alone = cluster.client(voter).await;
     let refused = alone.set(KeyRef::new("without a majority"), "value").await;
-    assert!(refused.is_err(), "a write was acknowledged by one voter and a learner");
+    assert!(refused.is_err(), "a write was acknowledged by one voter and an observer");
     cluster.restart(last).await;
     cluster.ready().await;
     write(&client, rounds).await;
