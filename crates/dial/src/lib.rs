@@ -1,9 +1,9 @@
 //! TCP connections to `HOST:PORT`, where the host may be a name.
 //!
-//! A name is resolved each time it is needed, because its addresses change, and on a thread of its own,
-//! because the system's resolver may block for minutes. If a name has several addresses and one does not
-//! answer soon, the next one is tried in parallel (RFC 8305, *Happy Eyeballs*). The first connection that
-//! is established is used.
+//! A name is resolved each time it is needed, because its addresses change, and on a thread of its
+//! own, because the system's resolver may block for minutes. If a name has several addresses and
+//! one does not answer soon, the next one is tried in parallel (RFC 8305, *Happy Eyeballs*). The
+//! first connection that is established is used.
 //!
 //! Left out on purpose: a timeout for a whole attempt, and retries. Both depend on the caller.
 
@@ -24,7 +24,8 @@ use tokio::time;
 /// How long an address may take to answer before the next one is tried as well.
 pub const HEAD_START: Duration = Duration::from_millis(250);
 
-/// Resolves the name of a `HOST:PORT` and connects to the address that answers first. Has no time limit.
+/// Resolves the name of a `HOST:PORT` and connects to the address that answers first. Has no time
+/// limit.
 ///
 /// # Errors
 /// The resolver's error, or the error of the address that failed last.
@@ -36,8 +37,8 @@ pub async fn connect(address: &str) -> io::Result<TcpStream> {
 /// Resolves the name of a `HOST:PORT`. Blocks, but not for longer than `patience`.
 ///
 /// # Errors
-/// The resolver's error; `TimedOut` if it takes longer than `patience`; `NotFound` for a name without
-/// addresses.
+/// The resolver's error; `TimedOut` if it takes longer than `patience`; `NotFound` for a name
+/// without addresses.
 pub fn look_up_blocking(address: &str, patience: Duration) -> io::Result<Vec<SocketAddr>> {
     let (reply, answer) = mpsc::channel();
     begin(address.to_owned(), move |found| drop(reply.send(found)));
@@ -48,9 +49,9 @@ pub fn look_up_blocking(address: &str, patience: Duration) -> io::Result<Vec<Soc
     }
 }
 
-/// Connects to the one of `addresses` that answers first. They are tried in their order, except that IPv4
-/// and IPv6 alternate. Each is tried `head_start` after the one before it, or as soon as that one has
-/// failed.
+/// Connects to the one of `addresses` that answers first. They are tried in their order, except
+/// that IPv4 and IPv6 alternate. Each is tried `head_start` after the one before it, or as soon as
+/// that one has failed.
 ///
 /// # Errors
 /// The error of the address that failed last; `NotFound` if there is no address.
@@ -74,8 +75,8 @@ pub async fn connect_to_any(addresses: &[SocketAddr], head_start: Duration) -> i
     }
 }
 
-/// Alternates IPv4 and IPv6, beginning with the family of the first address. The order within each family
-/// stays.
+/// Alternates IPv4 and IPv6, beginning with the family of the first address. The order within each
+/// family stays.
 fn families_in_turn(addresses: &[SocketAddr]) -> Vec<SocketAddr> {
     let Some(first) = addresses.first() else { return Vec::new() };
     let (mut preferred, mut other): (VecDeque<SocketAddr>, VecDeque<SocketAddr>) =
@@ -96,8 +97,8 @@ fn begin_lookup(address: String) -> oneshot::Receiver<Answer> {
     answer
 }
 
-/// Resolves on a thread of its own, so that nothing waits for a resolver that hangs, not even the end of
-/// the process. If no thread can be started, `reply` is dropped without being called.
+/// Resolves on a thread of its own, so that nothing waits for a resolver that hangs, not even the
+/// end of the process. If no thread can be started, `reply` is dropped without being called.
 fn begin(address: String, reply: impl FnOnce(Answer) + Send + 'static) {
     if let Ok(literal) = address.parse() {
         return reply(Ok(vec![literal]));
@@ -126,8 +127,8 @@ fn gone() -> io::Error {
 #[derive(Debug)]
 pub struct Name {
     address: String,
-    /// A look-up that took longer than its caller waited. The next call waits for it instead of starting
-    /// another one.
+    /// A look-up that took longer than its caller waited. The next call waits for it instead of
+    /// starting another one.
     pending: Option<oneshot::Receiver<Answer>>,
     last_known: Vec<SocketAddr>,
 }
@@ -141,8 +142,8 @@ impl Name {
     /// Resolves the name.
     ///
     /// # Errors
-    /// The resolver's error; `TimedOut` if it takes longer than `patience`; `NotFound` for a name without
-    /// addresses.
+    /// The resolver's error; `TimedOut` if it takes longer than `patience`; `NotFound` for a name
+    /// without addresses.
     pub async fn look_up(&mut self, patience: Duration) -> io::Result<Vec<SocketAddr>> {
         let pending = self.pending.get_or_insert_with(|| begin_lookup(self.address.clone()));
         let Ok(answer) = time::timeout(patience, pending).await else {

@@ -19,8 +19,8 @@ async fn dead_address() -> SocketAddr {
     listener().await.1
 }
 
-/// Neither accepts nor refuses connections: its queue is full, so the system drops the first packet of
-/// every further connection.
+/// Neither accepts nor refuses connections: its queue is full, so the system drops the first packet
+/// of every further connection.
 struct Hung {
     address: SocketAddr,
     _listener: TcpListener,

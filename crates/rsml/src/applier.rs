@@ -11,7 +11,8 @@ use crate::{Boot, CommittedRequest, CommittedValue, DiskId, ExecutionError, Exec
 pub struct Applied {
     /// The session, number and outcome of every request that was executed.
     pub outcomes: Vec<(DiskId, Boot, u64, Bytes)>,
-    /// The session and number of every request whose slot was taken by a void: it will never be executed.
+    /// The session and number of every request whose slot was taken by a void: it will never be
+    /// executed.
     pub voided: Vec<(DiskId, Boot, u64)>,
     /// The number of requests in each value.
     pub batch_sizes: Vec<usize>,
@@ -22,8 +23,9 @@ pub struct Applied {
 /// The running digest is recorded at every multiple of this sequence number.
 pub const DIGEST_INTERVAL: u64 = 1024;
 
-/// Decodes entries, passes each request of a session to the executor once and in order, and maintains the
-/// replicated state: sessions, replicated time, configuration and the running digest. Deterministic.
+/// Decodes entries, passes each request of a session to the executor once and in order, and
+/// maintains the replicated state: sessions, replicated time, configuration and the running digest.
+/// Deterministic.
 pub struct Applier<E> {
     executor: E,
     state: ReplicatedState,
@@ -54,7 +56,8 @@ impl<E: ExecutionNotifier> Applier<E> {
         Ok(state)
     }
 
-    /// Records digests at another interval than [`DIGEST_INTERVAL`]. It must be the same on all replicas.
+    /// Records digests at another interval than [`DIGEST_INTERVAL`]. It must be the same on all
+    /// replicas.
     pub fn recording_every(mut self, digest_interval: u64) -> Self {
         self.digest_interval = digest_interval.max(1);
         self
@@ -116,8 +119,8 @@ impl<E: ExecutionNotifier> Applier<E> {
     }
 }
 
-/// Adds requests and outcomes to the running digest, and records the digest exactly at each multiple of
-/// `interval`, wherever the batch begins and ends.
+/// Adds requests and outcomes to the running digest, and records the digest exactly at each
+/// multiple of `interval`, wherever the batch begins and ends.
 fn fold_digest(
     state: &mut ReplicatedState,
     values: &[CommittedValue],
@@ -154,21 +157,13 @@ fn admit(
     }
     state.time_us = state.time_us.max(value.time_us);
     let mut requests = Vec::new();
-    for batch in value.batches {
-        let (disk_id, boot) = (DiskId(batch.disk_id.into()), Boot(batch.boot));
-        let session = state.sessions.entry(disk_id).or_default();
-        for (number, payload) in batch.into_requests() {
-            if session.admit(boot, number) {
-                match payload {
-                    Some(payload) => requests.push(CommittedRequest { disk_id, boot, number, payload }),
-                    None => {
-                        coverage!("requests.voided");
-                        voided.push((disk_id, boot, number));
-                    }
-                }
-            }
+    value.advance_sessions(&mut state.sessions, |disk_id, boot, number, payload| match payload {
+        Some(payload) => requests.push(CommittedRequest { disk_id, boot, number, payload }),
+        None => {
+            coverage!("requests.voided");
+            voided.push((disk_id, boot, number));
         }
-    }
+    });
     CommittedValue { sequence, time_us: state.time_us, requests }
 }
 

@@ -5,10 +5,11 @@
 pub enum ExecutionErrorKind {
     /// An operation failed; the database is as sound as before.
     Failed,
-    /// The process lacks a resource that may be available again later, such as file descriptors. The
-    /// database is sound, and a restart helps.
+    /// The process lacks a resource that may be available again later, such as file descriptors.
+    /// The database is sound, and a restart helps.
     Starved,
-    /// The database holds data that was never written to it. It is useless, and is rebuilt from a peer.
+    /// The database holds data that was never written to it. It is useless, and is rebuilt from a
+    /// peer.
     Corrupt,
 }
 

@@ -15,12 +15,13 @@ pub struct CommittedRequest {
     pub boot: Boot,
     /// The request's number in its session, counted from 1.
     pub number: u64,
-    /// The request as passed to [`execute_request_async`](crate::ConsensusReplica::execute_request_async).
+    /// The request as passed to
+    /// [`execute_request_async`](crate::ConsensusReplica::execute_request_async).
     pub payload: Bytes,
 }
 
-/// One entry of the log, without the requests that must not be executed: duplicates, and requests whose
-/// predecessors are missing, which will come again.
+/// One entry of the log, without the requests that must not be executed: duplicates, and requests
+/// whose predecessors are missing, which will come again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CommittedValue {
     /// The entry's position in the log.
@@ -31,7 +32,8 @@ pub struct CommittedValue {
     pub requests: Vec<CommittedRequest>,
 }
 
-/// The library's own state, which the executor must store in the same atomic write as the data it changed.
+/// The library's own state, which the executor must store in the same atomic write as the data it
+/// changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SealedState {
     /// The last sequence whose effects the write contains.
@@ -40,14 +42,14 @@ pub struct SealedState {
     pub state: Bytes,
 }
 
-/// The state machine. Its methods are called on one thread, in log order, and each request is executed
-/// exactly once.
+/// The state machine. Its methods are called on one thread, in log order, and each request is
+/// executed exactly once.
 ///
-/// The outcome of a request may depend only on earlier requests and the replicated time: the same log must
-/// lead to the same bytes on every replica.
+/// The outcome of a request may depend only on earlier requests and the replicated time: the same
+/// log must lead to the same bytes on every replica.
 pub trait ExecutionNotifier: Send + 'static {
-    /// Executes all requests of `values` in order, but writes nothing yet. The library computes its own
-    /// state from the outcomes, and then passes it to [`ExecutedBatch::commit`].
+    /// Executes all requests of `values` in order, but writes nothing yet. The library computes its
+    /// own state from the outcomes, and then passes it to [`ExecutedBatch::commit`].
     ///
     /// # Errors
     /// The replica stops.
@@ -82,34 +84,36 @@ pub trait ExecutionNotifier: Send + 'static {
     /// The replica stops.
     fn persisted_sequence(&self) -> Result<Sequence, ExecutionError>;
 
-    /// Makes everything that was applied durable, so that the log can be trimmed. Called from time to time,
-    /// when the log has grown much. May return before that is done, and must not block for long.
+    /// Makes everything that was applied durable, so that the log can be trimmed. Called from time
+    /// to time, when the log has grown much. May return before that is done, and must not block for
+    /// long.
     fn start_flush(&mut self);
 
     /// Whether the database is open and sound, so that requests can be executed.
     fn is_ready(&self) -> bool;
 
-    /// Makes copies of this database, and databases from the copies of peers. The returned object is used
-    /// until the replica stops, so it must follow [`ExecutionNotifier::switch_to`].
+    /// Makes copies of this database, and databases from the copies of peers. The returned object
+    /// is used until the replica stops, so it must follow [`ExecutionNotifier::switch_to`].
     fn snapshots(&self) -> Arc<dyn Snapshots>;
 
-    /// Switches to the database of `generation`, whose [`SnapshotSink::finish`](crate::SnapshotSink::finish)
-    /// has returned. From then on, every other method refers to it. The database before it is removed as
-    /// soon as nobody reads it. Called once the log durably names this generation as the present one.
+    /// Switches to the database of `generation`, whose
+    /// [`SnapshotSink::finish`](crate::SnapshotSink::finish) has returned. From then on, every
+    /// other method refers to it. The database before it is removed as soon as nobody reads it.
+    /// Called once the log durably names this generation as the present one.
     ///
     /// # Errors
     /// The replica stops.
     fn switch_to(&mut self, generation: u64) -> Result<(), ExecutionError>;
 }
 
-/// Requests that are executed but not written yet; implemented by the state machine. The library commits
-/// every batch that it gets, unless the process ends first.
+/// Requests that are executed but not written yet; implemented by the state machine. The library
+/// commits every batch that it gets, unless the process ends first.
 pub trait ExecutedBatch {
     /// The outcome of every request, in order.
     fn outcomes(&self) -> &[Bytes];
 
-    /// Writes the changes of the requests and `sealed` in one atomic write, so that data and state agree
-    /// even after a crash. Returns the outcomes.
+    /// Writes the changes of the requests and `sealed` in one atomic write, so that data and state
+    /// agree even after a crash. Returns the outcomes.
     ///
     /// # Errors
     /// The replica stops.

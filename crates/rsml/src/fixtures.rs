@@ -1,12 +1,12 @@
-//! What released versions wrote stays readable: messages, frames, values and replicated state, byte by byte. (Files of the
-//! log have fixtures of their own, beside the log.)
+//! Messages, frames, values and replicated states of released versions stay readable, byte by byte. (Files of the log have
+//! fixtures of their own, in `wal`.)
 //!
-//! A fixture file is never changed once its version is released: whoever adds a message or a field adds a file
-//! (`version_2.txt`, …) with samples of what is new, and a test like the one below. Fields that a file does not know are
-//! absent from its bytes, so its samples get their defaults (`..Default::default()`). Where a later version writes
-//! something in another way, the old sample is still read, and a new one in the later file is what is written.
+//! A fixture file is never changed once its version is released. A new message or field gets a new file (`version_2.txt`,
+//! …) with samples of the additions, and a test like the one below. Fields that a file does not know are absent from its
+//! bytes, so its samples get their defaults (`..Default::default()`). If a later version writes something in another way,
+//! the old sample is still read, and a new sample in the later file is what is written.
 //!
-//! Samples that have no line in their file fail the test, which prints the lines.
+//! A sample that has no line in its file fails the test, which prints the line.
 
 #![allow(clippy::needless_update)] // Later versions add fields.
 
@@ -23,10 +23,10 @@ use crate::{Boot, ClusterId, DiskId, Epoch, ReplicaId, Sequence};
 
 const VERSION_1: &str = include_str!("fixtures/version_1.txt");
 
-/// The lines of a file that have not been looked at, by name.
+/// The lines of a file that have not been checked yet, by name.
 struct Fixtures {
     lines: BTreeMap<&'static str, &'static str>,
-    /// What the file lacks.
+    /// The lines that the file lacks.
     missing: Vec<String>,
 }
 
@@ -55,7 +55,7 @@ impl Fixtures {
     #[track_caller]
     fn all_are_checked(&self) {
         assert!(self.missing.is_empty(), "no fixtures of these names:\n{}", self.missing.join("\n"));
-        assert!(self.lines.is_empty(), "nobody reads {:?}", self.lines.keys());
+        assert!(self.lines.is_empty(), "no sample for {:?}", self.lines.keys());
     }
 }
 
@@ -121,7 +121,7 @@ fn messages_1() -> Vec<(&'static str, Message)> {
                 from: 301,
                 agreed_view: 0x100,
                 commit: 298,
-                token: 11,
+                read_round: 11,
                 probe: 12,
                 answer: true,
                 ..Default::default()
@@ -136,8 +136,8 @@ fn messages_1() -> Vec<(&'static str, Message)> {
                 commit: 298,
                 memory_view: 0x200,
                 expected: 303,
-                settled: 302,
-                token: 11,
+                acknowledged: 302,
+                read_round: 11,
                 probe: 12,
                 gap: true,
                 ..Default::default()

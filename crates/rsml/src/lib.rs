@@ -1,23 +1,26 @@
 //! RSML, a replicated state machine library: Multi-Paxos over opaque values, for clusters of 1 to 7
 //! replicas.
 //!
-//! The user implements the state machine ([`ExecutionNotifier`], with [`Snapshots`] for copies of it). A
-//! replica is started in three steps, between which the user opens the database and the network:
+//! The user implements the state machine ([`ExecutionNotifier`], with [`Snapshots`] for copies of
+//! it). A replica is started in three steps, between which the user opens the database and the
+//! network:
 //!
-//! 1. [`ConsensusReplica::recover`] reads the log from a [`Storage`], usually a [`wal::WalStorage`], and
-//!    names the database that belongs to it.
+//! 1. [`ConsensusReplica::recover`] reads the log from a [`Storage`], usually a
+//!    [`wal::WalStorage`], and names the database that belongs to it.
 //! 2. [`RecoveredReplica::with_database`] joins the log and the opened database.
 //! 3. [`ReadyReplica::start`] connects the replica to its peers through a [`transport::Transport`].
 //!
-//! [`ConsensusReplica::execute_request_async`] has a request executed on all replicas, each request at most
-//! once and in the same order everywhere. [`ConsensusReplica::read_barrier`] returns a point from which a
-//! read of the local database is linearizable.
+//! [`ConsensusReplica::execute_request_async`] has a request executed on all replicas, each request
+//! at most once and in the same order everywhere. [`ConsensusReplica::read_barrier`] returns a
+//! point from which a read of the local database is linearizable.
 //!
-//! The protocol itself is in [`core`]: one deterministic state machine without I/O, clock or threads.
+//! The protocol itself is in [`core`]: one deterministic state machine without I/O, clock or
+//! threads.
 
 #[macro_use]
 pub mod coverage;
 
+mod address;
 mod applier;
 pub mod core;
 mod driver;
@@ -34,9 +37,11 @@ mod types;
 mod value;
 pub mod wal;
 
+pub use address::PeerAddress;
 pub use applier::{Applied, Applier, DIGEST_INTERVAL};
 pub use core::{
-    Acceptor, Divergence, DivergenceKind, Learner, Proposer, RefusedCopy, Stray, TransferError, ViewManager,
+    Acceptor, DivergedPeer, Divergence, DivergenceKind, Learner, Membership, Proposer, RefusedCopy, TransferError,
+    ViewManager,
 };
 pub use driver::{
     ConsensusReplica, CopySent, DriverStatus, Failure, FailureKind, NetworkManager, ReadError, ReadyReplica,

@@ -1,5 +1,5 @@
-//! Limits repeated log lines, which would otherwise fill the log: a misconfigured peer, for instance,
-//! reconnects several times a second for hours.
+//! Limits repeated log lines, which would otherwise fill the log: a misconfigured peer, for
+//! instance, reconnects several times a second for hours.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant as StdInstant};
@@ -26,8 +26,8 @@ impl LogThrottle {
         LogThrottle { state: Mutex::new(State { left: Self::AT_ONCE, refilled: StdInstant::now(), held_back: 0 }) }
     }
 
-    /// Whether to log now. If so, returns how many lines were suppressed since the last one that was
-    /// allowed.
+    /// Whether to log now. If so, returns how many lines were suppressed since the last one that
+    /// was allowed.
     pub fn allow(&self) -> Option<u64> {
         self.allow_at(StdInstant::now())
     }

@@ -366,7 +366,7 @@ async fn a_replica_that_executes_differently_stops_and_the_others_report_it() {
     for id in [0, 1] {
         let replica = &cluster.replicas[&id];
         let reported = async {
-            while !replica.status().core.strays.contains_key(&ReplicaId(2)) {
+            while !replica.status().core.diverged_peers.contains_key(&ReplicaId(2)) {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
@@ -475,12 +475,13 @@ async fn a_primary_that_may_no_longer_lead_hands_over() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn writes_are_refused_and_reads_continue_while_no_majority_has_space() {
-    // A new primary needs durable promises, for which there is no space. So the primary must not change
-    // during this test, as it does on a busy machine when a heartbeat is late.
+    // A new primary needs durable promises, for which there is no space. So the primary must not
+    // change during this test, as it does on a busy machine when a heartbeat is late.
     let patient = |id| CoreOptions { election_min_us: 60_000_000, election_max_us: 90_000_000, ..core_options(id) };
     let cluster = Cluster::with(patient);
     cluster.execute(0, "x").await.expect("executed");
-    // A replica serves reads from its own disk, so the one that serves the later read must have this write.
+    // A replica serves reads from its own disk, so the one that serves the later read must have
+    // this write.
     cluster.replicas[&1].read_barrier(soon()).await.expect("a quorum confirms");
     let attempt =
         || cluster.replicas[&0].execute_request_async(Bytes::new(), Instant::now() + Duration::from_millis(50));

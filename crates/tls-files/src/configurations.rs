@@ -89,8 +89,8 @@ impl Contents {
     }
 }
 
-/// Verifies this side's certificate as its peers would: one error at startup is better than one from
-/// every peer.
+/// Verifies this side's certificate as its peers would: one error at startup is better than one
+/// from every peer.
 fn check_own(
     files: &TlsFiles,
     subject: &Subject,

@@ -1,12 +1,12 @@
-//! Mutual TLS from PEM files: reads and checks the certificates, and picks up renewed ones while the
-//! process runs.
+//! Mutual TLS from PEM files: reads and checks the certificates, and picks up renewed ones while
+//! the process runs.
 //!
 //! Both sides of a connection present a certificate that a common authority signed. This crate
 //! verifies the signature, the validity period and, through [`PeerCertificate::check_name`], the
 //! name. The caller decides which name a peer must have.
 //!
-//! [`RenewedTls`] reads the files again for every new connection, so a renewal needs no restart.
-//! If the new files cannot be used, or only one of certificate and key has been replaced so far, the
+//! [`RenewedTls`] reads the files again for every new connection, so a renewal needs no restart. If
+//! the new files cannot be used, or only one of certificate and key has been replaced so far, the
 //! certificates read before stay in use. Established connections are left alone. Sessions are never
 //! resumed, so every new connection verifies the certificates again.
 //!

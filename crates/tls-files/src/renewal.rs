@@ -39,11 +39,11 @@ impl RenewedTls {
         &self.files
     }
 
-    /// The configurations for the present contents of the files, or for the last contents that could
-    /// be used. Reads the files on tokio's blocking threads.
+    /// The configurations for the present contents of the files, or for the last contents that
+    /// could be used. Reads the files on tokio's blocking threads.
     pub async fn current(self: &Arc<Self>) -> Configurations {
-        // A disk that hangs must block only one thread and delay only one connection. Until that read
-        // returns, later connections use the configurations that were built last.
+        // A disk that hangs must block only one thread and delay only one connection. Until that
+        // read returns, later connections use the configurations that were built last.
         let Ok(reading) = self.reading.clone().try_lock_owned() else { return self.in_use().1 };
         let renewed = self.clone();
         let read = tokio::task::spawn_blocking(move || {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use rsml::transport::{Trouble, TroubleKind};
-use rsml::{DriverStatus, FailureKind, ReplicaId, StalledThread, Stray, ThreadKind};
+use rsml::{DivergedPeer, DriverStatus, FailureKind, ReplicaId, StalledThread, ThreadKind};
 
 use crate::cluster::{ReplicaStatus, Role};
 use crate::config::ReplicaConfig;
@@ -179,8 +179,8 @@ fn without_vote() -> Problem {
 pub(super) fn of_peer(peer: &ReplicaStatus, seen_by: &DriverStatus, up: Duration) -> Vec<Problem> {
     let id = ReplicaId(u8::try_from(peer.id).expect("the configuration bounds replica ids"));
     let mut found = Vec::new();
-    if let Some(stray) = seen_by.core.strays.get(&id) {
-        found.push(divergence(stray));
+    if let Some(diverged) = seen_by.core.diverged_peers.get(&id) {
+        found.push(divergence(diverged));
     }
     let trouble = seen_by.troubles.get(&id).filter(|trouble| trouble.kind != TroubleKind::Unreachable);
     if let Some(trouble) = trouble {
@@ -236,8 +236,8 @@ fn unreachable(id: ReplicaId, peer: &ReplicaStatus, seen_by: &DriverStatus, up: 
 }
 
 /// The report of the others about a diverged replica, which has most likely stopped by now.
-fn divergence(stray: &Stray) -> Problem {
-    let Stray { sequence, expected, found } = stray;
+fn divergence(diverged: &DivergedPeer) -> Problem {
+    let DivergedPeer { sequence, expected, found } = diverged;
     Problem::new(
         "diverged",
         format!(

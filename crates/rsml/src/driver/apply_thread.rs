@@ -1,5 +1,5 @@
-//! The apply thread: applies all entries that have queued up in one atomic write, and answers the callers
-//! that wait for an outcome.
+//! The apply thread: applies all entries that have queued up in one atomic write, and answers the
+//! callers that wait for an outcome.
 
 use std::time::{Duration, Instant as StdInstant};
 
@@ -83,8 +83,8 @@ impl<E: ExecutionNotifier> ApplyThread<'_, E> {
         Ok(())
     }
 
-    /// Answers the callers whose requests belong to this replica's session. Executed requests and voids
-    /// are answered in the order of their numbers.
+    /// Answers the callers whose requests belong to this replica's session. Executed requests and
+    /// voids are answered in the order of their numbers.
     fn finish_own(&self, outcomes: Vec<(DiskId, Boot, u64, Bytes)>, voided: Vec<(DiskId, Boot, u64)>) {
         let executed = outcomes.into_iter().map(|(disk, boot, number, outcome)| (disk, boot, number, Some(outcome)));
         let is_own = |disk: DiskId, boot: Boot| (disk, boot) == self.own;
@@ -101,8 +101,8 @@ impl<E: ExecutionNotifier> ApplyThread<'_, E> {
         }
     }
 
-    /// Continues with a database that was copied from a peer. This replica does not know the outcomes of
-    /// its own requests that are already executed in that database.
+    /// Continues with a database that was copied from a peer. This replica does not know the
+    /// outcomes of its own requests that are already executed in that database.
     fn switch_to(&mut self, generation: u64) -> Result<(), ExecutionError> {
         self.applier.switch_to(generation)?;
         let state = self.applier.state();
@@ -129,8 +129,8 @@ impl<E: ExecutionNotifier> ApplyThread<'_, E> {
         self.core.submit(Event::Input(Input::Applied { sequence, sessions, time_us, digest }));
     }
 
-    /// From time to time: starts a flush if the log has grown much, and reports which sequence the database
-    /// has persisted.
+    /// From time to time: starts a flush if the log has grown much, and reports which sequence the
+    /// database has persisted.
     fn check_persisted(&mut self) -> Result<(), ExecutionError> {
         if sync::now() - self.persisted_at < PERSISTED_INTERVAL {
             return Ok(());

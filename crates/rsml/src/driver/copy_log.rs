@@ -1,4 +1,5 @@
-//! Logs the progress of copies of databases: on the replica that fetches one, and on the one that sends it.
+//! Logs the progress of copies of databases: on the replica that fetches one, and on the one that
+//! sends it.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant as StdInstant};
@@ -59,8 +60,8 @@ pub struct CopyLog {
 }
 
 impl CopyLog {
-    /// Takes note of the replica's status. Returns the average speed of the present copy, in bytes per
-    /// second.
+    /// Takes note of the replica's status. Returns the average speed of the present copy, in bytes
+    /// per second.
     pub fn observe(&mut self, core: &ReplicaStatus, now: StdInstant) -> Option<u64> {
         let is_same = |copy: &CopyStatus| core.copy.as_ref().is_some_and(|c| c.generation == copy.generation);
         if let Some((copy, progress)) = self.current.take_if(|(copy, _)| !is_same(copy)) {

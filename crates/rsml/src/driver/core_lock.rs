@@ -1,13 +1,14 @@
 //! Runs the core on the thread that delivers an input, under a try-lock.
 //!
-//! The core is pure computation, so the thread that completes a disk write, or reads a message from a
-//! socket, can run it in place instead of waking another thread: the outputs (messages, writes, entries to
-//! apply) leave at once. Only one thread runs the core at a time. If another one is running it, a thread
-//! leaves its input in the inbox, and the running thread processes that, too. The core thread handles the
-//! passage of time, and takes over if another thread would have to run the core for too long.
+//! The core is pure computation, so the thread that completes a disk write, or reads a message from
+//! a socket, can run it in place instead of waking another thread: the outputs (messages, writes,
+//! entries to apply) leave at once. Only one thread runs the core at a time. If another one is
+//! running it, a thread leaves its input in the inbox, and the running thread processes that, too.
+//! The core thread handles the passage of time, and takes over if another thread would have to run
+//! the core for too long.
 //!
-//! Invariant: no input stays in the inbox unnoticed. The thread that runs the core looks into the inbox
-//! again after it has released the lock, or wakes the core thread.
+//! Invariant: no input stays in the inbox unnoticed. The thread that runs the core looks into the
+//! inbox again after it has released the lock, or wakes the core thread.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, TryLockError};
@@ -19,8 +20,8 @@ use super::shared::ReplicaShared;
 use super::sync::{Mutex, MutexGuard};
 use super::work::Event;
 
-/// How many rounds a thread that delivers an input runs the core before it leaves the rest to the core
-/// thread.
+/// How many rounds a thread that delivers an input runs the core before it leaves the rest to the
+/// core thread.
 const MAX_ROUNDS: usize = 2;
 
 /// The core runner under its lock, and what the threads share.
@@ -56,7 +57,8 @@ impl CoreLock {
                     return;
                 }
             }
-            // A thread that found the lock taken has left its event, and relies on this second look.
+            // A thread that found the lock taken has left its event, and relies on this second
+            // look.
             if self.shared.inbox.is_empty() {
                 return;
             }
@@ -76,8 +78,8 @@ impl CoreLock {
         }
     }
 
-    /// Returns false if the replica has failed. The inbox is then closed, so that the core thread stops
-    /// the replica.
+    /// Returns false if the replica has failed. The inbox is then closed, so that the core thread
+    /// stops the replica.
     fn run_round(&self, runner: &mut CoreRunner, events: Vec<Event>) -> bool {
         match runner.run_round(&self.shared, events) {
             Ok(()) => true,
@@ -89,11 +91,11 @@ impl CoreLock {
         }
     }
 
-    /// The core thread: handles the passage of time, and runs the core when it is woken, until the inbox
-    /// is closed. Then stops the replica.
+    /// The core thread: handles the passage of time, and runs the core when it is woken, until the
+    /// inbox is closed. Then stops the replica.
     pub fn run(&self) {
-        // A panic of the core, here or on another thread, poisons the lock, and ends the replica like a
-        // failure.
+        // A panic of the core, here or on another thread, poisons the lock, and ends the replica
+        // like a failure.
         let _ = catch_unwind(AssertUnwindSafe(|| self.run_until_closed()));
         self.stop();
         self.shared.beats.has_ended(ThreadKind::Core);
@@ -101,7 +103,8 @@ impl CoreLock {
 
     fn run_until_closed(&self) {
         while self.shared.inbox.wait(TICK) {
-            // Before the lock: if another thread hangs while it runs the core, this one counts as stalled.
+            // Before the lock: if another thread hangs while it runs the core, this one counts as
+            // stalled.
             self.shared.beats.works(ThreadKind::Core);
             let Ok(mut guard) = self.runner.lock() else { break };
             let Some(runner) = guard.as_mut() else { break };

@@ -16,7 +16,7 @@ use super::sync;
 use super::sync::atomic::Ordering;
 use super::work::{ApplyWork, Event, LogWork, SnapshotWork, received_bytes};
 use crate::core::{Input, Outputs, Refusal, Replica};
-use crate::{ClusterId, Message, ReplicaId, Sequence, Stray};
+use crate::{ClusterId, DivergedPeer, Message, ReplicaId, Sequence};
 
 /// How often the core handles the passage of time when nothing else happens.
 pub const TICK: Duration = Duration::from_millis(10);
@@ -31,7 +31,7 @@ pub struct CoreRunner {
     next_tick: StdInstant,
     next_warning: StdInstant,
     /// The diverged peers that were logged.
-    diverged_peers: BTreeMap<ReplicaId, Stray>,
+    diverged_peers: BTreeMap<ReplicaId, DivergedPeer>,
     copies: CopyLog,
     leadership: Leadership,
 }
@@ -55,8 +55,8 @@ impl CoreRunner {
     }
 
     /// One round: steps the core with all events, and then dispatches its outputs. The core judges
-    /// timeouts only after it has seen all events, so that a replica that was stalled does not blame its
-    /// peers.
+    /// timeouts only after it has seen all events, so that a replica that was stalled does not
+    /// blame its peers.
     ///
     /// # Errors
     /// Why the replica must stop.
@@ -165,16 +165,16 @@ impl CoreRunner {
         if !outputs.read_ready.is_empty() {
             let mut reads = shared.reads();
             for (id, point) in outputs.read_ready {
-                // Load this while holding the lock: otherwise an apply that ends now could miss a reader
-                // that starts to wait now.
+                // Load this while holding the lock: otherwise an apply that ends now could miss a
+                // reader that starts to wait now.
                 let applied = Sequence(shared.applied.load(Ordering::Acquire));
                 reads.point(id, point, applied);
             }
         }
     }
 
-    /// Ends the core: announces that this replica no longer leads, and closes the connections. `is_sound`
-    /// is false if the core panicked; it is not used again then.
+    /// Ends the core: announces that this replica no longer leads, and closes the connections.
+    /// `is_sound` is false if the core panicked; it is not used again then.
     pub fn stop(&mut self, shared: &ReplicaShared, is_sound: bool) {
         if is_sound {
             self.resign(shared);
@@ -219,7 +219,7 @@ impl CoreRunner {
         }
         if changed || ticks {
             let core = self.core.status();
-            self.log_diverged_peers(&core.strays);
+            self.log_diverged_peers(&core.diverged_peers);
             let copy_bytes_per_second = self.copies.observe(&core, sync::now());
             let mut status = shared.status();
             status.core = core;
@@ -230,9 +230,9 @@ impl CoreRunner {
     }
 
     /// Logs each diverged peer once.
-    fn log_diverged_peers(&mut self, peers: &BTreeMap<ReplicaId, Stray>) {
-        for (peer, stray) in peers.iter().filter(|(peer, stray)| self.diverged_peers.get(peer) != Some(stray)) {
-            let Stray { sequence, expected, found } = stray;
+    fn log_diverged_peers(&mut self, peers: &BTreeMap<ReplicaId, DivergedPeer>) {
+        for (peer, diverged) in peers.iter().filter(|(peer, diverged)| self.diverged_peers.get(peer) != Some(diverged)) {
+            let DivergedPeer { sequence, expected, found } = diverged;
             tracing::error!(
                 replica = self.core.id().0,
                 "the database of replica {peer} has diverged: its digest at \

@@ -48,8 +48,8 @@ pub enum StartError {
     /// The database is not sound.
     #[error(transparent)]
     Execution(#[from] ExecutionError),
-    /// The log ends before the last sequence that the database has applied, so it is not this database's
-    /// log, or part of it was lost.
+    /// The log ends before the last sequence that the database has applied, so it is not this
+    /// database's log, or part of it was lost.
     #[error(
         "{}, and the database has applied sequence {applied}: they do not belong together. Restore both as they were when \
          this replica last ran, or remove both: the replica then comes back as an observer, which follows and does not vote",

@@ -11,16 +11,16 @@ pub enum FailureKind {
     Storage,
     /// The executor could not continue.
     Execution,
-    /// The executor lacked a resource that may be available again later, such as file descriptors. A
-    /// restart helps.
+    /// The executor lacked a resource that may be available again later, such as file descriptors.
+    /// A restart helps.
     Starved,
     /// The database holds data that was never written to it: it must be rebuilt from a peer.
     Damaged,
-    /// A majority of the replicas agrees on a state that differs from this one's: its database must be
-    /// rebuilt from a peer.
+    /// A majority of the replicas agrees on a state that differs from this one's: its database must
+    /// be rebuilt from a peer.
     Diverged,
-    /// The replicas' states differ, and no majority agrees. It is unknown which database is right, so none
-    /// may be discarded.
+    /// The replicas' states differ, and no majority agrees. It is unknown which database is right,
+    /// so none may be discarded.
     DivergedWithoutMajority,
     /// A bug in this program.
     Invariant,

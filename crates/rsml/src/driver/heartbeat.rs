@@ -29,8 +29,8 @@ impl ThreadKind {
         }
     }
 
-    /// How many times longer than usual one piece of work may take. Copying a large database, or checking a
-    /// copy that has arrived, takes minutes.
+    /// How many times longer than usual one piece of work may take. Copying a large database, or
+    /// checking a copy that has arrived, takes minutes.
     fn slowness(self) -> u32 {
         match self {
             ThreadKind::Snapshot => 60,
@@ -55,8 +55,8 @@ const STOP_PATIENCE: Duration = Duration::from_secs(1);
 
 /// The state of a thread that waits for work.
 const WAITING: u64 = 0;
-/// In all other states, the lowest bit is set if the thread has ended, and clear if it works. The other
-/// bits are the time of that, in milliseconds since the start plus one.
+/// In all other states, the lowest bit is set if the thread has ended, and clear if it works. The
+/// other bits are the time of that, in milliseconds since the start plus one.
 const ENDED: u64 = 1;
 
 /// The activity of each thread, and since when. Each change costs one store.
@@ -93,8 +93,8 @@ impl Heartbeats {
         self.set(thread, StdInstant::now(), ENDED);
     }
 
-    /// The thread that has been stalled for longest. With `lacks_space`, a thread that writes to the
-    /// database may wait for space, and does not count.
+    /// The thread that has been stalled for longest. With `lacks_space`, a thread that writes to
+    /// the database may wait for space, and does not count.
     pub fn stalled(&self, now: StdInstant, lacks_space: bool) -> Option<StalledThread> {
         let stalled = ThreadKind::ALL.into_iter().filter_map(|thread| {
             let state = self.states[thread as usize].load(Ordering::Relaxed);

@@ -1,4 +1,5 @@
-//! A queue to one thread, which takes all waiting items at once: under load, one wake-up serves many items.
+//! A queue to one thread, which takes all waiting items at once: under load, one wake-up serves
+//! many items.
 
 use std::time::Duration;
 
@@ -90,8 +91,8 @@ impl<T> Inbox<T> {
         Some(std::mem::take(&mut state.items))
     }
 
-    /// Waits for items, but not longer than `timeout`, and takes all that there are, if any. `None` if the
-    /// inbox is closed and empty.
+    /// Waits for items, but not longer than `timeout`, and takes all that there are, if any. `None`
+    /// if the inbox is closed and empty.
     pub fn drain_within(&self, timeout: Duration) -> Option<Vec<T>> {
         let mut state = self.lock();
         if state.items.is_empty() && !state.closed {
@@ -102,8 +103,8 @@ impl<T> Inbox<T> {
         (!state.items.is_empty() || !state.closed).then(|| std::mem::take(&mut state.items))
     }
 
-    /// Waits until the thread is woken or there are items, but not longer than `timeout`. Takes nothing.
-    /// Returns false if the inbox is closed.
+    /// Waits until the thread is woken or there are items, but not longer than `timeout`. Takes
+    /// nothing. Returns false if the inbox is closed.
     pub fn wait(&self, timeout: Duration) -> bool {
         let mut state = self.lock();
         // Items that were pushed without waking while the thread was busy are left to it.

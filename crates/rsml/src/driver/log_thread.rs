@@ -16,8 +16,8 @@ const SPACE_INTERVAL: Duration = Duration::from_millis(500);
 /// How often to check whether there is space.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Every file of the log takes a file descriptor, and a process has few. With this many files, the log is
-/// no longer kept for a replica that is fetching a copy of the database.
+/// Every file of the log takes a file descriptor, and a process has few. With this many files, the
+/// log is no longer kept for a replica that is fetching a copy of the database.
 const MOST_FILES_KEPT: u64 = 256;
 
 /// The user's questions about the disks: see [`ReplicaOptions`](super::ReplicaOptions).
@@ -87,8 +87,8 @@ impl<S: Storage> LogThread<'_, S> {
         Ok(())
     }
 
-    /// Reports to the core when space runs out, and when there is some again. If writes wait for space,
-    /// that is reported at once.
+    /// Reports to the core when space runs out, and when there is some again. If writes wait for
+    /// space, that is reported at once.
     fn check_space(&mut self) {
         let is_blocked = !self.waiting.is_empty();
         let now = sync::now();

@@ -1,13 +1,15 @@
 //! The driver: a [`ConsensusReplica`] runs the core on real threads, storage, network and clock.
 //!
-//! Each replica has four threads. The *log* thread makes all writes that have queued up durable with one
-//! sync. The *apply* thread applies all entries that have queued up in one atomic write, and answers the
-//! callers that wait for an outcome. The *snapshot* thread reads copies of the database for peers, and
-//! builds a database from a peer's copy. The *core* thread handles the passage of time.
+//! Each replica has four threads. The *log* thread makes all writes that have queued up durable
+//! with one sync. The *apply* thread applies all entries that have queued up in one atomic write,
+//! and answers the callers that wait for an outcome. The *snapshot* thread reads copies of the
+//! database for peers, and builds a database from a peer's copy. The *core* thread handles the
+//! passage of time.
 //!
-//! Any thread that delivers an input may run the core (see `core_lock`). It processes all inputs that wait,
-//! judges timeouts only after them (a replica that was stalled must not blame its peers), and then
-//! dispatches the outputs: writes to the log thread and messages to the network at the same time.
+//! Any thread that delivers an input may run the core (see `core_lock`). It processes all inputs
+//! that wait, judges timeouts only after them (a replica that was stalled must not blame its
+//! peers), and then dispatches the outputs: writes to the log thread and messages to the network at
+//! the same time.
 //!
 //! A failure of the storage or of the executor stops the replica: nothing is retried.
 

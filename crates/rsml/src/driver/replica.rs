@@ -22,7 +22,8 @@ use super::work::Event;
 use crate::core::{Input, ReadId, RequestId, TransferError, TransferId};
 use crate::{ReplicaId, Sequence, View};
 
-/// Grace period after the deadline in which the outcome of a request already sent is still reported.
+/// Grace period after the deadline in which the outcome of a request already sent is still
+/// reported.
 const GRACE: Duration = Duration::from_millis(100);
 
 /// The most requests and reads without an answer; more are refused.
@@ -31,8 +32,8 @@ const MAX_UNFINISHED: usize = 1 << 20;
 /// How long a primary that is about to stop waits for another replica to lead.
 const HAND_OVER_WAIT: Duration = Duration::from_millis(500);
 
-/// A running replica. Start one with [`ConsensusReplica::recover`]. Dropping it stops it; the outcome of
-/// requests that were sent is unknown then.
+/// A running replica. Start one with [`ConsensusReplica::recover`]. Dropping it stops it; the
+/// outcome of requests that were sent is unknown then.
 pub struct ConsensusReplica {
     core: Arc<CoreLock>,
     options: ReplicaOptions,
@@ -52,9 +53,10 @@ impl ConsensusReplica {
         self.shared().next_id.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Has `payload` executed by all replicas, and returns the outcome. The request takes its place in
-    /// this replica's session when this function is called, not when the future is first polled. The
-    /// future ends shortly after `deadline` at the latest. Dropping it does not cancel the request.
+    /// Has `payload` executed by all replicas, and returns the outcome. The request takes its place
+    /// in this replica's session when this function is called, not when the future is first polled.
+    /// The future ends shortly after `deadline` at the latest. Dropping it does not cancel the
+    /// request.
     ///
     /// # Errors
     /// Only [`RequestError::Unknown`] leaves open whether the request is executed.
@@ -75,8 +77,9 @@ impl ConsensusReplica {
         }
         async move {
             let _unfinished = unfinished;
-            // The core cancels requests that it could not send in time, so only a request that was sent is
-            // left at the deadline. A void may still take its place: then it is known not to be executed.
+            // The core cancels requests that it could not send in time, so only a request that was
+            // sent is left at the deadline. A void may still take its place: then it is known not
+            // to be executed.
             match tokio::time::timeout_at((deadline + GRACE).into(), outcome).await {
                 Ok(Ok(outcome)) => outcome,
                 Ok(Err(_)) => Err(RequestError::Unknown("the replica has stopped".into())),
@@ -85,12 +88,12 @@ impl ConsensusReplica {
         }
     }
 
-    /// Returns a linearizable read point, once this replica's database has applied everything that was
-    /// committed when this function was called.
+    /// Returns a linearizable read point, once this replica's database has applied everything that
+    /// was committed when this function was called.
     ///
     /// # Errors
-    /// There was no read point before `deadline` or within [`ReplicaOptions::no_primary_wait`], or the
-    /// replica is overloaded or has stopped.
+    /// There was no read point before `deadline` or within [`ReplicaOptions::no_primary_wait`], or
+    /// the replica is overloaded or has stopped.
     pub async fn read_barrier(&self, deadline: StdInstant) -> Result<Sequence, ReadError> {
         let started = sync::now();
         let deadline = deadline.min(started + self.options.no_primary_wait);
@@ -153,10 +156,10 @@ impl ConsensusReplica {
         DriverStatus { stalled, ..self.shared().status().clone() }
     }
 
-    /// A thread that makes no progress although it has work: it has ended although the replica has not
-    /// stopped, or it has not finished one piece of work for [`ReplicaOptions::stalled_after`], for
-    /// instance because a disk hangs in a sync. A thread that waits for space does not count. Only a
-    /// restart of the process helps such a replica.
+    /// A thread that makes no progress although it has work: it has ended although the replica has
+    /// not stopped, or it has not finished one piece of work for [`ReplicaOptions::stalled_after`],
+    /// for instance because a disk hangs in a sync. A thread that waits for space does not count.
+    /// Only a restart of the process helps such a replica.
     pub fn stalled(&self) -> Option<StalledThread> {
         let (is_stopped, lacks_space) = {
             let status = self.shared().status();
@@ -165,8 +168,9 @@ impl ConsensusReplica {
         if is_stopped { None } else { self.shared().beats.stalled(sync::now(), lacks_space) }
     }
 
-    /// Lets another replica lead: `to`, or the voter that is furthest along. Only the primary can do that.
-    /// Returns the new primary. Requests wait for some milliseconds during the transfer; none is refused.
+    /// Lets another replica lead: `to`, or the voter that is furthest along. Only the primary can
+    /// do that. Returns the new primary. Requests wait for some milliseconds during the transfer;
+    /// none is refused.
     ///
     /// # Errors
     /// The primary is the same as before.
@@ -199,18 +203,18 @@ impl ConsensusReplica {
         }
     }
 
-    /// Ends this replica like a failure of its own parts: for callers that find something unsound that it
-    /// depends on.
+    /// Ends this replica like a failure of its own parts: for callers that find something unsound
+    /// that it depends on.
     pub fn fail(&self, failure: Failure) {
         self.shared().inbox.push(Event::Failed(failure));
     }
 
-    /// Stops all threads and closes the connections. Blocks until they have ended. Durable data stays;
-    /// the outcome of requests that were sent is unknown.
+    /// Stops all threads and closes the connections. Blocks until they have ended. Durable data
+    /// stays; the outcome of requests that were sent is unknown.
     ///
-    /// A primary announces that it no longer leads. With `hand_over` it first lets another replica lead,
-    /// if one can soon: then the cluster's requests are delayed only by some milliseconds. That is useless
-    /// if all replicas stop.
+    /// A primary announces that it no longer leads. With `hand_over` it first lets another replica
+    /// lead, if one can soon: then the cluster's requests are delayed only by some milliseconds.
+    /// That is useless if all replicas stop.
     pub fn stop(&self, hand_over: bool) {
         if hand_over && self.is_primary() {
             let (reply, result) = mpsc::channel();
@@ -244,9 +248,9 @@ impl Unfinished {
         Unfinished { core: core.clone(), is_alone: others == 0, is_too_many: others >= MAX_UNFINISHED }
     }
 
-    /// If there are no others, runs the core at once. Otherwise wakes the core thread: until it runs, more
-    /// may arrive, and then all share a value of the log or a round of confirmations. Returns false if the
-    /// replica has stopped.
+    /// If there are no others, runs the core at once. Otherwise wakes the core thread: until it
+    /// runs, more may arrive, and then all share a value of the log or a round of confirmations.
+    /// Returns false if the replica has stopped.
     fn submit(&self, input: Input) -> bool {
         if self.core.shared().inbox.is_closed() {
             return false;

@@ -38,8 +38,8 @@ pub struct ReplicaShared {
     pub started: StdInstant,
     /// The next [`RequestId`](crate::core::RequestId), `ReadId` or `TransferId`.
     pub next_id: AtomicU64,
-    /// The number of requests and reads without an answer. If it is 0, a new one has no others to share a
-    /// batch with.
+    /// The number of requests and reads without an answer. If it is 0, a new one has no others to
+    /// share a batch with.
     pub unfinished: AtomicUsize,
 }
 
@@ -84,8 +84,8 @@ impl ReplicaShared {
     }
 }
 
-/// The locks stay usable after a panic: the panic ends the replica, and the callers that wait must still be
-/// answered.
+/// The locks stay usable after a panic: the panic ends the replica, and the callers that wait must
+/// still be answered.
 impl ReplicaShared {
     pub fn status(&self) -> MutexGuard<'_, DriverStatus> {
         self.status.lock().unwrap_or_else(PoisonError::into_inner)

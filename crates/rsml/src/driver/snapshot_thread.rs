@@ -1,4 +1,5 @@
-//! The snapshot thread: reads copies of the database for peers, and builds a database from a peer's copy.
+//! The snapshot thread: reads copies of the database for peers, and builds a database from a peer's
+//! copy.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,8 +12,8 @@ use super::work::{Event, SnapshotWork};
 use crate::core::Input;
 use crate::{SnapshotInstaller, SnapshotServer, Snapshots};
 
-/// A copy that no peer has asked for during this time is released: it keeps files that the database has
-/// replaced since.
+/// A copy that no peer has asked for during this time is released: it keeps files that the database
+/// has replaced since.
 const KEPT_FOR: Duration = Duration::from_secs(30);
 
 pub fn run_snapshots(core: &CoreLock, snapshots: Arc<dyn Snapshots>) {

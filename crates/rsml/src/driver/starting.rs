@@ -44,13 +44,15 @@ impl<S: Storage> RecoveredReplica<S> {
         self.recovered.hard_state.map_or(0, |hard| hard.generation)
     }
 
-    /// Continues with `executor`, which must have opened the database of [`RecoveredReplica::generation`].
+    /// Continues with `executor`, which must have opened the database of
+    /// [`RecoveredReplica::generation`].
     ///
-    /// If the log begins after the end of the database (because the log was lost, and is empty), the
-    /// replica will fetch a copy of a peer's database.
+    /// If the log begins after the end of the database (because the log was lost, and is empty),
+    /// the replica will fetch a copy of a peer's database.
     ///
     /// # Errors
-    /// The entries cannot be read, the database is not sound, or log and database do not belong together.
+    /// The entries cannot be read, the database is not sound, or log and database do not belong
+    /// together.
     pub fn with_database<E: ExecutionNotifier>(self, executor: E) -> Result<ReadyReplica<S, E>, StartError> {
         let RecoveredReplica { options, mut storage, recovered } = self;
         let applier = Applier::new(executor)?.recording_every(options.core.digest_interval);

@@ -19,7 +19,8 @@ pub struct RoleChange {
     pub primary: Option<ReplicaId>,
     /// Whether this replica leads.
     pub is_primary: bool,
-    /// Whether the primary serves reads: everything chosen before its view is applied or about to be.
+    /// Whether the primary serves reads: everything chosen before its view is applied or about to
+    /// be.
     pub established: bool,
     /// Whether this replica leads and has applied everything chosen before its view.
     pub recovered: bool,
@@ -36,8 +37,8 @@ pub struct DriverStatus {
     pub storage: StorageStatistics,
     /// Counters of the transport.
     pub network: TransportStatistics,
-    /// For each peer without a connection, why there is none; under this replica's own id, why no peer
-    /// can connect to it.
+    /// For each peer without a connection, why there is none; under this replica's own id, why no
+    /// peer can connect to it.
     pub troubles: BTreeMap<ReplicaId, Arc<Trouble>>,
     /// If this replica is fetching a copy of a peer's database: how fast, in bytes per second.
     pub copy_bytes_per_second: Option<u64>,

@@ -1,10 +1,11 @@
 //! The locks, condition variables, atomics, channels, threads and clock that the driver uses.
 //!
-//! In production they are the standard library's. In unit tests they belong to a scheduler, which decides
-//! at each use of them which thread runs next. So a test tries thousands of interleavings, and the same
-//! ones in each run (see `interleavings`). In these tests timeouts never expire, and the clock stands
-//! still: a thread that only a timeout would have woken waits forever, and the test fails. All atomics are
-//! sequentially consistent there, so these tests cannot detect an ordering that is too weak.
+//! In production they are the standard library's. In unit tests they belong to a scheduler, which
+//! decides at each use of them which thread runs next. So a test tries thousands of interleavings,
+//! and the same ones in each run (see `interleavings`). In these tests timeouts never expire, and
+//! the clock stands still: a thread that only a timeout would have woken waits forever, and the
+//! test fails. All atomics are sequentially consistent there, so these tests cannot detect an
+//! ordering that is too weak.
 
 #[cfg(test)]
 pub use shuttle::{

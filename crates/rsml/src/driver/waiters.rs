@@ -1,4 +1,5 @@
-//! The callers that wait for the outcome of a request, for a read point, or for the end of a transfer.
+//! The callers that wait for the outcome of a request, for a read point, or for the end of a
+//! transfer.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Instant as StdInstant;
@@ -17,8 +18,8 @@ pub type ReadReply = oneshot::Sender<Result<Sequence, ReadError>>;
 #[derive(Default)]
 pub struct RequestWaiters {
     unnumbered: HashMap<RequestId, Waiter>,
-    /// In order of arrival, with the time at which each is cancelled if it has no number by then. Requests
-    /// that got a number may still be listed; they are skipped.
+    /// In order of arrival, with the time at which each is cancelled if it has no number by then.
+    /// Requests that got a number may still be listed; they are skipped.
     expiry: VecDeque<(RequestId, StdInstant)>,
     numbered: VecDeque<Waiter>,
     /// The number of `numbered[0]`.
@@ -49,8 +50,8 @@ impl RequestWaiters {
         RequestWaiters { first: 1, ..Self::default() }
     }
 
-    /// Adds a request. If it has no number at `cancel_at`, it is cancelled; if it has one, it is given up
-    /// at `deadline`.
+    /// Adds a request. If it has no number at `cancel_at`, it is cancelled; if it has one, it is
+    /// given up at `deadline`.
     pub fn add(&mut self, id: RequestId, cancel_at: StdInstant, deadline: StdInstant, reply: RequestReply) {
         self.unnumbered.insert(id, Waiter { deadline, reply: Some(reply), given_up: false });
         self.expiry.push_back((id, cancel_at));
@@ -121,8 +122,8 @@ impl RequestWaiters {
         waiter.answer(outcome.ok_or(RequestError::GivenUp));
     }
 
-    /// The requests through `number` were already executed in a snapshot that was installed, so this
-    /// replica does not know their outcomes.
+    /// The requests through `number` were already executed in a snapshot that was installed, so
+    /// this replica does not know their outcomes.
     pub fn lost_through(&mut self, number: u64) {
         while self.first <= number {
             let Some(mut waiter) = self.numbered.pop_front() else { break };

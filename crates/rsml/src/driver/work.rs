@@ -36,8 +36,8 @@ pub enum SnapshotWork {
     Install(InstallStep),
 }
 
-/// How many of [`max_waiting_bytes`](super::ReplicaOptions::max_waiting_bytes) an input takes until the
-/// core has processed it.
+/// How many of [`max_waiting_bytes`](super::ReplicaOptions::max_waiting_bytes) an input takes until
+/// the core has processed it.
 pub fn received_bytes(input: &Input) -> usize {
     match input {
         Input::Receive { payload, .. } => payload.iter().map(Bytes::len).sum(),

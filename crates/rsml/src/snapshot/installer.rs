@@ -26,8 +26,8 @@ impl SnapshotInstaller {
         SnapshotInstaller { snapshots, building: None, complaints: LogThrottle::new() }
     }
 
-    /// Performs a step, and returns its result if the core needs to know it. Ignores further steps for a
-    /// database that has failed.
+    /// Performs a step, and returns its result if the core needs to know it. Ignores further steps
+    /// for a database that has failed.
     pub fn perform(&mut self, step: InstallStep) -> Option<InstallEvent> {
         let generation = match (&step, &self.building) {
             (InstallStep::Begin { generation }, _) => *generation,

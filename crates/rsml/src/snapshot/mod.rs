@@ -1,7 +1,9 @@
-//! Snapshots: a replica whose missing entries were trimmed from all logs copies the database of a peer.
+//! Snapshots: a replica whose missing entries were trimmed from all logs copies the database of a
+//! peer.
 //!
-//! The database is the snapshot. A copy is made only if a peer needs one. It is sent in pieces, and becomes
-//! a new database next to the present one. One record in the log then switches to it (safety rule 10).
+//! The database is the snapshot. A copy is made only if a peer needs one. It is sent in pieces, and
+//! becomes a new database next to the present one. One record in the log then switches to it
+//! (safety rule 10).
 
 mod installer;
 mod server;
@@ -13,18 +15,18 @@ pub use server::SnapshotServer;
 
 use crate::ExecutionError;
 
-/// Makes copies of the present database, and new databases from copies. Called on a thread of its own while
-/// batches are applied.
+/// Makes copies of the present database, and new databases from copies. Called on a thread of its
+/// own while batches are applied.
 pub trait Snapshots: Send + Sync + 'static {
-    /// Makes a consistent copy of the database as of some recent batch. May take long, but must not delay
-    /// the application of batches.
+    /// Makes a consistent copy of the database as of some recent batch. May take long, but must not
+    /// delay the application of batches.
     ///
     /// # Errors
     /// The peer asks again.
     fn take(&self) -> Result<Snapshot, ExecutionError>;
 
-    /// Begins to build the database of `generation` next to the present one. Removes the rest of an earlier
-    /// attempt with that number.
+    /// Begins to build the database of `generation` next to the present one. Removes the rest of an
+    /// earlier attempt with that number.
     ///
     /// # Errors
     /// The replica fetches another copy.
@@ -52,7 +54,8 @@ pub trait SnapshotSource: Send {
     fn read(&mut self, offset: u64, length: usize) -> Result<Bytes, ExecutionError>;
 }
 
-/// A database that is being built from a copy. Dropping it before [`SnapshotSink::finish`] discards it.
+/// A database that is being built from a copy. Dropping it before [`SnapshotSink::finish`] discards
+/// it.
 pub trait SnapshotSink: Send {
     /// Writes the next bytes of the copy. There are no gaps.
     ///
@@ -60,8 +63,8 @@ pub trait SnapshotSink: Send {
     /// The replica fetches another copy.
     fn write(&mut self, bytes: Bytes) -> Result<(), ExecutionError>;
 
-    /// After all bytes were written: checks that they are a sound database, makes it durable, and returns
-    /// its sealed state.
+    /// After all bytes were written: checks that they are a sound database, makes it durable, and
+    /// returns its sealed state.
     ///
     /// # Errors
     /// The replica fetches another copy.

@@ -1,4 +1,5 @@
-//! Serves pieces of a copy of the database. There is one copy at a time, made when a peer first asks for it.
+//! Serves pieces of a copy of the database. There is one copy at a time, made when a peer first
+//! asks for it.
 
 use std::sync::Arc;
 
@@ -25,7 +26,8 @@ struct HeldCopy {
 }
 
 impl SnapshotServer {
-    /// `boot` is part of the copies' ids, so that a copy is never mistaken for one of an earlier start.
+    /// `boot` is part of the copies' ids, so that a copy is never mistaken for one of an earlier
+    /// start.
     pub fn new(snapshots: Arc<dyn Snapshots>, boot: Boot) -> Self {
         SnapshotServer { snapshots, held: None, last_id: boot.0 << 32, complaints: LogThrottle::new() }
     }
@@ -40,8 +42,9 @@ impl SnapshotServer {
         self.held = None;
     }
 
-    /// Returns the wanted piece. If its copy no longer exists, returns the beginning of another copy. If no
-    /// copy can be made, or the copy is too old for the peer, returns a piece with id 0.
+    /// Returns the wanted piece. If its copy no longer exists, returns the beginning of another
+    /// copy. If no copy can be made, or the copy is too old for the peer, returns a piece with id
+    /// 0.
     pub fn read(&mut self, want: &SnapshotRead) -> SnapshotPiece {
         self.try_read(want).unwrap_or_else(|error| {
             if let Some(held_back) = self.complaints.allow() {

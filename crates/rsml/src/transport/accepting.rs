@@ -32,8 +32,8 @@ use crate::{ClusterId, ReplicaId};
 /// The first byte of a TLS connection.
 const TLS_HANDSHAKE: u8 = 0x16;
 
-/// The first and the longest wait after `accept` has failed, for instance for lack of file descriptors.
-/// Retrying at once would only waste processor time.
+/// The first and the longest wait after `accept` has failed, for instance for lack of file
+/// descriptors. Retrying at once would only waste processor time.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
 pub(super) async fn accept(shared: Arc<TransportShared>, listener: TcpListener, runtime: Handle) {
@@ -114,8 +114,8 @@ impl TransportShared {
     }
 }
 
-/// The writing half of a connection. Answers for which the socket has no room are dropped: the dialler
-/// does not read them, and will notice that they are missing.
+/// The writing half of a connection. Answers for which the socket has no room are dropped: the
+/// dialler does not read them, and will notice that they are missing.
 enum Answers {
     Plain(OwnedWriteHalf),
     Tls(WriteHalf<TlsStream<TcpStream>>),
@@ -259,8 +259,8 @@ impl Incoming {
     fn take_frames(&mut self) -> Result<(), Rejection> {
         while let Some(frame) = self.next_frame()? {
             if self.end.is_cancelled() {
-                // The peer has opened a newer connection: what it sent over this one comes too late. One
-                // message may have passed this check just before.
+                // The peer has opened a newer connection: what it sent over this one comes too
+                // late. One message may have passed this check just before.
                 break;
             }
             self.check_sender(&frame)?;
@@ -323,8 +323,8 @@ impl Incoming {
     }
 }
 
-/// Whether the first byte is that of a TLS handshake. If not, the dialler may be a replica without TLS,
-/// or anything else.
+/// Whether the first byte is that of a TLS handshake. If not, the dialler may be a replica without
+/// TLS, or anything else.
 async fn wants_tls(stream: &TcpStream) -> io::Result<bool> {
     let mut first = [0];
     match stream.peek(&mut first).await? {

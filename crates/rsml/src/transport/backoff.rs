@@ -4,8 +4,8 @@ use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::time::Duration;
 
-/// Waits that double from `least` to `most`. Each is shortened by up to half at random, so that replicas
-/// that lost each other at the same moment don't retry in step.
+/// Waits that double from `least` to `most`. Each is shortened by up to half at random, so that
+/// replicas that lost each other at the same moment don't retry in step.
 pub(super) struct Backoff {
     least: Duration,
     most: Duration,

@@ -25,8 +25,8 @@ impl ClosableSink {
         *is_open
     }
 
-    /// Waits for deliveries in progress; nothing is delivered after this returns. Returns whether the
-    /// sink was open.
+    /// Waits for deliveries in progress; nothing is delivered after this returns. Returns whether
+    /// the sink was open.
     pub fn close(&self) -> bool {
         std::mem::replace(&mut *self.is_open.write().unwrap_or_else(PoisonError::into_inner), false)
     }

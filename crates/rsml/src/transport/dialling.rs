@@ -1,5 +1,5 @@
-//! The outgoing connection to a peer: dials the peer, sends over the connection, and dials again when it
-//! ends.
+//! The outgoing connection to a peer: dials the peer, sends over the connection, and dials again
+//! when it ends.
 
 use std::io;
 use std::net::SocketAddr;
@@ -87,7 +87,8 @@ const LOOK_UP_PAUSE: Duration = Duration::from_secs(1);
 struct Route {
     name: Name,
     looked_up: Option<Instant>,
-    /// The address that accepted a connection last time but did not greet: the others are tried first.
+    /// The address that accepted a connection last time but did not greet: the others are tried
+    /// first.
     silent: Option<SocketAddr>,
 }
 
@@ -111,8 +112,8 @@ impl Route {
         addresses
     }
 
-    /// Connects, and waits until the peer accepts. The look-up may take `connect_timeout`, and so may all
-    /// the rest.
+    /// Connects, and waits until the peer accepts. The look-up may take `connect_timeout`, and so
+    /// may all the rest.
     async fn connect(&mut self, shared: &TransportShared, peer: &Peer) -> Result<Connection, DialError> {
         let patience = shared.connect_timeout;
         match self.look_up(patience).await {
@@ -122,7 +123,8 @@ impl Route {
                 connecting.unwrap_or(Err(DialError::Silent(patience.as_millis())))
             }
             Err(error) => {
-                // If only the name server is down, the address that the peer had last may still work.
+                // If only the name server is down, the address that the peer had last may still
+                // work.
                 let addresses = self.in_order(self.name.last_known().to_vec());
                 let connecting = time::timeout(patience, self.connect_to(addresses, shared, peer)).await;
                 connecting.ok().and_then(Result::ok).ok_or(DialError::Unresolved(error))
@@ -203,8 +205,8 @@ async fn greet(stream: TcpStream, shared: &TransportShared, peer: &Peer) -> Resu
         Some(credentials) => {
             let stream = secure(credentials, peer, stream).await.map_err(DialError::of_tls)?;
             let (mut reader, mut writer) = tokio::io::split(stream);
-            // The accepting side verifies the certificate only now, and may send a TLS alert instead of a
-            // greeting.
+            // The accepting side verifies the certificate only now, and may send a TLS alert
+            // instead of a greeting.
             let greeting = introduce(hello, &mut reader, &mut writer).await.map_err(DialError::of_tls)?;
             accepted(greeting)?;
             Ok(Connection::Tls(reader, writer))

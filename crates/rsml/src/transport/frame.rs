@@ -8,9 +8,9 @@
 //!  72  CRC32C 4 of the header up to here | CRC32C 4 of the content
 //! content  payload lengths, 4 bytes each | body | payloads
 //! ```
-//! The header has a checksum of its own, so a length is used only if it is intact. Memory grows with the
-//! bytes that have arrived, not with the length announced. Neither the encoder nor the decoder copies
-//! payloads; decoded payloads keep the buffer alive in which they arrived.
+//! The header has a checksum of its own, so a length is used only if it is intact. Memory grows
+//! with the bytes that have arrived, not with the length announced. Neither the encoder nor the
+//! decoder copies payloads; decoded payloads keep the buffer alive in which they arrived.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
@@ -46,8 +46,8 @@ pub struct Frame {
     pub envelope: Envelope,
 }
 
-/// Bytes that are no frame, or a frame that is too large. After a decoding error the stream is of no
-/// further use.
+/// Bytes that are no frame, or a frame that is too large. After a decoding error the stream is of
+/// no further use.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FrameError {
     /// The first bytes are not the magic number.
@@ -276,8 +276,8 @@ impl Decoder {
     /// If there is less room than this in the buffer, it grows before the next read.
     const LEAST_ROOM_BYTES: usize = 4 << 10;
 
-    /// A decoder for a stream from an unknown sender: takes little memory, and accepts no large frames
-    /// until [`Decoder::trust`].
+    /// A decoder for a stream from an unknown sender: takes little memory, and accepts no large
+    /// frames until [`Decoder::trust`].
     pub fn of_stranger() -> Self {
         Decoder { max_frame_bytes: Self::STRANGER_BYTES, ..Decoder::default() }
     }
@@ -287,8 +287,8 @@ impl Decoder {
         self.max_frame_bytes = MAX_FRAME_BYTES;
     }
 
-    /// The buffer to append to, with room for more. While a large frame arrives, the buffer grows in
-    /// proportion to the bytes that have arrived.
+    /// The buffer to append to, with room for more. While a large frame arrives, the buffer grows
+    /// in proportion to the bytes that have arrived.
     pub fn buffer(&mut self) -> &mut BytesMut {
         let missing = self.header.map_or(0, |header| HEADER_BYTES + header.content_bytes - self.buffer.len());
         let growth = missing.min(self.buffer.len()).max(Self::READ_BYTES.min(self.max_frame_bytes));

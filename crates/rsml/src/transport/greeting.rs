@@ -4,9 +4,9 @@
 //!   0  magic 4 | version 2, little-endian | answer 1 | zero 1
 //! ```
 //! These bytes mean the same in every version, so that any two programs can tell which version the
-//! other one speaks. The dialler's version is in the header of its hello; the version here is the newest
-//! one that the accepting side speaks. The accepting side takes a hello of any version that it
-//! understands. After an acceptance it sends nothing but [`ALIVE`], at regular intervals.
+//! other one speaks. The dialler's version is in the header of its hello; the version here is the
+//! newest one that the accepting side speaks. The accepting side takes a hello of any version that
+//! it understands. After an acceptance it sends nothing but [`ALIVE`], at regular intervals.
 
 use super::frame::{MAGIC, VERSION};
 

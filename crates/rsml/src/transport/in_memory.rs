@@ -1,7 +1,8 @@
-//! [`InMemoryTransport`]: replicas of one process, connected by a [`SharedMessageBus`] that tests can cut.
+//! [`InMemoryTransport`]: connects the replicas of one process by a [`SharedMessageBus`] that tests
+//! can cut.
 //!
-//! `send` delivers an envelope to its receiver at once, on the sender's thread. An [`EventSink`] must
-//! therefore not call a transport; it should only queue events.
+//! `send` delivers an envelope to its receiver at once, on the sender's thread. An [`EventSink`]
+//! must therefore not call a transport; it should only queue events.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -8,10 +8,10 @@ use ::dial::Name;
 use tokio::net::TcpListener;
 use tokio::time;
 
-use super::address::PeerAddress;
 use super::backoff::Backoff;
 use super::shared::TransportShared;
 use super::trouble::TroubleKind;
+use crate::PeerAddress;
 
 /// The first and the longest wait before this replica's name is resolved again.
 const LISTEN_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
@@ -25,8 +25,8 @@ impl TransportShared {
         Ok(())
     }
 
-    /// Tries again while the name has no address, or none of this machine. Meanwhile this replica dials
-    /// the others, and none of them can reach it.
+    /// Tries again while the name has no address, or none of this machine. Meanwhile this replica
+    /// dials the others, and none of them can reach it.
     pub async fn listen_eventually(&self, address: &PeerAddress) -> TcpListener {
         let mut name = Name::new(address.as_str());
         let mut backoff = Backoff::new(LISTEN_PAUSE.0, LISTEN_PAUSE.1);
@@ -54,8 +54,8 @@ impl TransportShared {
     }
 }
 
-/// Listens on the first address that belongs to this machine. IPv4 addresses come first, since other
-/// replicas most often expect those.
+/// Listens on the first address that belongs to this machine. IPv4 addresses come first, since
+/// other replicas most often expect those.
 async fn listen_on_one(addresses: &[SocketAddr]) -> io::Result<TcpListener> {
     let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     let (v4, v6): (Vec<SocketAddr>, Vec<SocketAddr>) = addresses.iter().copied().partition(|address| address.is_ipv4());

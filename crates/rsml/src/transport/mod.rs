@@ -2,11 +2,11 @@
 //! connection.
 //!
 //! [`TcpTransport`] connects processes, [`InMemoryTransport`] connects the replicas of one process.
-//! Neither interprets, stores or resends messages. Over plain TCP, a peer is believed to be the replica
-//! that it claims to be. With certificates ([`PeerTls`]) peers prove it, and everything is encrypted.
+//! Neither interprets, stores or resends messages. Over plain TCP, a peer is believed to be the
+//! replica that it claims to be. With certificates ([`PeerTls`]) peers prove it, and everything is
+//! encrypted.
 
 mod accepting;
-mod address;
 mod backoff;
 mod closable_sink;
 mod counters;
@@ -34,7 +34,7 @@ use bytes::Bytes;
 use crate::ReplicaId;
 use crate::message::MessageHeader;
 
-pub use address::PeerAddress;
+pub use crate::address::PeerAddress;
 pub use frame::{Decoder, EncodedFrame, Frame, FrameError, FrameKind};
 pub use in_memory::{InMemoryTransport, SharedMessageBus, create_shared_message_bus};
 pub use options::TcpOptions;
@@ -52,8 +52,8 @@ pub struct Envelope {
     pub to: ReplicaId,
     /// The encoded [`crate::Message`].
     pub body: Bytes,
-    /// The entries or requests that travel with the message, kept apart so that they are never copied
-    /// into the body.
+    /// The entries or requests that travel with the message, kept apart so that they are never
+    /// copied into the body.
     pub payload: Vec<Bytes>,
 }
 
@@ -68,15 +68,15 @@ pub enum TransportEvent {
     Disconnected(ReplicaId),
 }
 
-/// Receives the events of a transport. Must not block; events that it cannot accept are lost, and peers
-/// send again.
+/// Receives the events of a transport. Must not block; events that it cannot accept are lost, and
+/// peers send again.
 pub type EventSink = Arc<dyn Fn(TransportEvent) + Send + Sync>;
 
 /// Sends envelopes to peers.
 pub trait Transport: Send + Sync + 'static {
-    /// Sends an envelope to its receiver if that is possible at once, or queues it. Never blocks: if
-    /// there is no connection, or the queue is full, the envelope is dropped, and the protocol above
-    /// repeats what matters.
+    /// Sends an envelope to its receiver if that is possible at once, or queues it. Never blocks:
+    /// if there is no connection, or the queue is full, the envelope is dropped, and the protocol
+    /// above repeats what matters.
     fn send(&self, envelope: Envelope);
 
     /// Stops all tasks and closes all connections. Nothing is delivered after it returns.
@@ -87,8 +87,8 @@ pub trait Transport: Send + Sync + 'static {
         TransportStatistics::default()
     }
 
-    /// For each peer without a connection, why there is none; under this replica's own id, why no peer
-    /// can connect to it.
+    /// For each peer without a connection, why there is none; under this replica's own id, why no
+    /// peer can connect to it.
     fn troubles(&self) -> BTreeMap<ReplicaId, Arc<Trouble>> {
         BTreeMap::new()
     }
@@ -115,7 +115,7 @@ pub struct TransportStatistics {
     pub messages_misdirected: u64,
     /// Incoming connections that this replica closed because it did not accept what came over them.
     pub connections_rejected: u64,
-    /// Connections, in either direction, that failed because of TLS: a certificate was not accepted or
-    /// named another replica, or only one side used TLS.
+    /// Connections, in either direction, that failed because of TLS: a certificate was not accepted
+    /// or named another replica, or only one side used TLS.
     pub tls_failures: u64,
 }

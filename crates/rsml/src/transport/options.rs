@@ -1,16 +1,15 @@
 //! How a [`TcpTransport`](super::TcpTransport) is set up.
 
-use super::address::PeerAddress;
 use super::tls::PeerTls;
-use crate::{ClusterId, ReplicaId};
+use crate::{ClusterId, PeerAddress, ReplicaId};
 
 /// The settings of a [`TcpTransport`](super::TcpTransport).
 #[derive(Debug)]
 pub struct TcpOptions {
     /// The replica that the transport sends and receives for.
     pub me: ReplicaId,
-    /// Where to listen; ignored if there is a `listener`. A name is resolved, and listened on, again
-    /// and again until that works.
+    /// Where to listen; ignored if there is a `listener`. A name is resolved, and listened on,
+    /// again and again until that works.
     pub listen: PeerAddress,
     /// A socket that already listens, for instance on a port that the system chose.
     pub listener: Option<std::net::TcpListener>,
@@ -18,11 +17,11 @@ pub struct TcpOptions {
     pub peers: Vec<(ReplicaId, PeerAddress)>,
     /// If both sides know theirs, connections between different clusters are refused.
     pub cluster_id: ClusterId,
-    /// The most bytes that may be queued for one peer, including those being written. Messages that do
-    /// not fit are dropped.
+    /// The most bytes that may be queued for one peer, including those being written. Messages that
+    /// do not fit are dropped.
     pub queue_bytes: usize,
-    /// The most incoming connections whose dialler has not identified itself. If there are more, the
-    /// oldest is closed: each takes a socket and some memory. At least 1.
+    /// The most incoming connections whose dialler has not identified itself. If there are more,
+    /// the oldest is closed: each takes a socket and some memory. At least 1.
     pub max_strangers: usize,
     /// The wait before dialling again doubles from here...
     pub reconnect_min_ms: u64,

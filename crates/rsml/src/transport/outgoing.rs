@@ -1,12 +1,12 @@
 //! The queue of frames to one peer, and the socket that they are written to.
 //!
-//! The sending thread writes to the socket itself if nothing is queued and the socket has room: a message
-//! then leaves without waking another thread. Frames that do not fit are queued, and the connection's
-//! task writes them when there is room again. Frames leave whole and in order, because both write only
-//! while they hold the lock of the queue.
+//! The sending thread writes to the socket itself if nothing is queued and the socket has room: a
+//! message then leaves without waking another thread. Frames that do not fit are queued, and the
+//! connection's task writes them when there is room again. Frames leave whole and in order, because
+//! both write only while they hold the lock of the queue.
 //!
-//! Over TLS only the connection's task writes ([`WriteMode::ByTask`]), so only it removes frames from the
-//! queue.
+//! Over TLS only the connection's task writes ([`WriteMode::ByTask`]), so only it removes frames
+//! from the queue.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -32,8 +32,8 @@ pub(super) struct Outgoing {
 
 /// Which thread writes to a connection.
 pub(super) enum WriteMode {
-    /// The sending thread writes as much as the socket has room for; [`Outgoing::write_rest`] does the
-    /// rest.
+    /// The sending thread writes as much as the socket has room for; [`Outgoing::write_rest`] does
+    /// the rest.
     BySender(Arc<OwnedWriteHalf>),
     /// Only [`Outgoing::write_all`] writes.
     ByTask,
@@ -307,7 +307,8 @@ mod tests {
         read
     }
 
-    /// The socket has room again, but the connection's task has not run yet to write the queued frames.
+    /// The socket has room again, but the connection's task has not run yet to write the queued
+    /// frames.
     #[test]
     fn a_frame_that_would_fit_waits_behind_queued_ones() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().expect("a runtime");

@@ -6,12 +6,11 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::TransportEvent;
-use super::address::PeerAddress;
 use super::closable_sink::ClosableSink;
 use super::outgoing::{Outgoing, WriteMode};
 use super::trouble::TroubleSlot;
-use crate::ReplicaId;
 use crate::log_throttle::LogThrottle;
+use crate::{PeerAddress, ReplicaId};
 
 pub(super) struct Peer {
     pub id: ReplicaId,
@@ -32,11 +31,12 @@ struct Link {
     /// The newest incoming connection: its number, and how to end it.
     incoming: Option<(u64, CancellationToken)>,
     incoming_count: u64,
-    /// The number of the newest incoming connection when a disconnection was reported last. The end of
-    /// that connection, or of one before it, is not reported again, even if the peer is back by then.
+    /// The number of the newest incoming connection when a disconnection was reported last. The end
+    /// of that connection, or of one before it, is not reported again, even if the peer is back by
+    /// then.
     reported_dead: u64,
-    /// Whether the end of a connection is to be reported. The death of a peer ends two connections, but
-    /// is reported once.
+    /// Whether the end of a connection is to be reported. The death of a peer ends two connections,
+    /// but is reported once.
     is_alive: bool,
 }
 
@@ -74,8 +74,8 @@ impl Peer {
         dropped
     }
 
-    /// Returns the connection's number. Ends the previous connection: a peer has only one, so that one is
-    /// dead.
+    /// Returns the connection's number. Ends the previous connection: a peer has only one, so that
+    /// one is dead.
     pub fn incoming_began(&self, end: CancellationToken, sink: &ClosableSink) -> u64 {
         let mut link = self.link();
         link.incoming_count += 1;

@@ -1,8 +1,8 @@
-//! Strangers: incoming connections whose dialler has not identified itself. Each takes a descriptor and
-//! some memory, so their number is limited.
+//! Strangers: incoming connections whose dialler has not identified itself. Each takes a descriptor
+//! and some memory, so their number is limited.
 //!
-//! If there are too many, the oldest one is closed. A peer identifies itself within milliseconds, so it
-//! gets in however many others stay silent.
+//! If there are too many, the oldest one is closed. A peer identifies itself within milliseconds,
+//! so it gets in however many others stay silent.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -38,8 +38,8 @@ impl Strangers {
         self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds a connection that `end` closes. If the oldest one had to be closed to make room, also returns
-    /// its address.
+    /// Adds a connection that `end` closes. If the oldest one had to be closed to make room, also
+    /// returns its address.
     pub fn enter(self: &Arc<Self>, address: SocketAddr, end: CancellationToken) -> (Place, Option<SocketAddr>) {
         let mut all = self.all();
         let gone = if all.waiting.len() < self.most { None } else { all.waiting.pop_first() };

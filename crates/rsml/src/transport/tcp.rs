@@ -1,14 +1,14 @@
-//! [`TcpTransport`]: two connections per pair of peers, one in each direction. Each replica sends over
-//! the connections that it dials, and only receives over those that it accepts.
+//! [`TcpTransport`]: two connections per pair of peers, one in each direction. Each replica sends
+//! over the connections that it dials, and only receives over those that it accepts.
 //!
-//! The dialler says hello. The accepting side greets it when it accepts the connection, and then sends
-//! a sign of life every `alive_interval_ms`. A dialler that hears none for `silence_ms` dials again:
-//! after a partition the kernel would wait up to minutes before it sends again over the old
+//! The dialler says hello. The accepting side greets it when it accepts the connection, and then
+//! sends a sign of life every `alive_interval_ms`. A dialler that hears none for `silence_ms` dials
+//! again: after a partition the kernel would wait up to minutes before it sends again over the old
 //! connection.
 //!
 //! The transport reports [`TransportEvent::Connected`] when a peer has accepted an outgoing
-//! connection, and [`TransportEvent::Disconnected`] when the outgoing or the incoming connection of a
-//! peer ends, but only once if the peer's death ends both. While there is no outgoing connection,
+//! connection, and [`TransportEvent::Disconnected`] when the outgoing or the incoming connection of
+//! a peer ends, but only once if the peer's death ends both. While there is no outgoing connection,
 //! envelopes are dropped: the protocol above repeats what matters, and stale messages help nobody.
 //!
 //! [`TransportEvent::Connected`]: super::TransportEvent::Connected
@@ -43,7 +43,8 @@ impl TcpTransport {
     /// resolve the name to listen on.
     ///
     /// # Errors
-    /// The address to listen on is not a name and cannot be listened on, or the certificates cannot be used.
+    /// The address to listen on is not a name and cannot be listened on, or the certificates cannot
+    /// be used.
     pub fn start(mut options: TcpOptions, sink: EventSink, runtime: &Handle) -> io::Result<Self> {
         let listener = match (options.listener.take(), options.listen.literal()) {
             (None, Some(address)) => Some(

@@ -1,5 +1,5 @@
-//! Both transports: over real sockets of this machine, and over a bus. The tests wait for events, and fail
-//! if one takes far too long.
+//! Both transports: over real sockets of this machine, and over a bus. The tests wait for events,
+//! and fail if one takes far too long.
 
 mod bus;
 mod frames;
@@ -88,8 +88,9 @@ struct Network {
     listeners: Vec<Option<TcpListener>>,
 }
 
-/// A loopback address that no other test uses. If tests shared one, a port that one test gives up could be
-/// the next test's, and that test could mistake a transport that still dials there for its own.
+/// A loopback address that no other test uses. If tests shared one, a port that one test gives up
+/// could be the next test's, and that test could mistake a transport that still dials there for its
+/// own.
 pub(super) fn own_loopback() -> Ipv4Addr {
     static NEXT: AtomicU16 = AtomicU16::new(1);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -114,8 +115,9 @@ impl Network {
     fn options(&mut self, me: ReplicaId) -> TcpOptions {
         let mut options = TcpOptions::new(me, self.peers[usize::from(me.0)].1, self.peers.clone());
         options.listener = self.listeners[usize::from(me.0)].take();
-        // On a busy machine everything takes long. A dialler that gave up would leave a dead connection
-        // for the test to accept, and one that believed its peer silent would drop messages.
+        // On a busy machine everything takes long. A dialler that gave up would leave a dead
+        // connection for the test to accept, and one that believed its peer silent would drop
+        // messages.
         options.connect_timeout_ms = 60_000;
         options.silence_ms = 60_000;
         options
@@ -209,7 +211,8 @@ fn a_peer_that_restarts_is_connected_again() {
         a.events.wait_for(&network.runtime, &TransportEvent::Disconnected(B));
         b = network.start(B);
         a.events.wait_for(&network.runtime, &TransportEvent::Connected(B));
-        // A message sent over a connection that is about to end is lost, so send it again until it arrives.
+        // A message sent over a connection that is about to end is lost, so send it again until it
+        // arrives.
         while !arrives_soon(&network, &a, &mut b, envelope(A, B, vec![round], vec![])) {}
     }
     assert!(a.transport.statistics().reconnects >= 3);

@@ -1,4 +1,5 @@
-//! The file operations that the log is built on, and their implementation for a directory of real files.
+//! The file operations that the log is built on, and their implementation for a directory of real
+//! files.
 //!
 //! There are few of them, so that a simulated disk can replace a real one in tests (see
 //! [`super::SimulatedDisk`]).
@@ -46,8 +47,8 @@ pub trait DiskFile: Send + Sync {
     fn size(&self) -> io::Result<u64>;
 }
 
-/// A directory of the file system. It is locked while this value exists: two writers would destroy the
-/// log.
+/// A directory of the file system. It is locked while this value exists: two writers would destroy
+/// the log.
 #[derive(Debug)]
 pub struct FileDisk {
     directory: PathBuf,
@@ -150,8 +151,8 @@ pub(super) fn failure(what: &'static str, path: String, error: io::Error) -> Sto
     }
 }
 
-/// ENFILE and EMFILE. The standard library has no names for them; their numbers are the same on every
-/// Unix.
+/// ENFILE and EMFILE. The standard library has no names for them; their numbers are the same on
+/// every Unix.
 const NO_DESCRIPTORS: [i32; 2] = [23, 24];
 
 fn lacks_descriptors(error: &io::Error) -> bool {

@@ -17,14 +17,14 @@
 //! payload   the entries, without gaps
 //! padding   zeros up to a multiple of 4,096 bytes
 //! ```
-//! The "before" fields and the truncations describe what damaged groups before this one did, so that the
-//! lost entries are known. A *truncation* is a group that removed entries of earlier groups. All other groups
-//! only append.
+//! The "before" fields and the truncations describe what damaged groups before this one did, so
+//! that the lost entries are known. A *truncation* is a group that removed entries of earlier
+//! groups. All other groups only append.
 //!
-//! A write is one record, or two if it sets a base: the first one then has the base as `from`, and nothing
-//! else. Programs that do not know the longest lease write zeros there, and ignore everything behind the
-//! truncations. In version 1 there are no bases, and only zeros from offset 168 on. Groups of version 1 may
-//! precede groups of version 2.
+//! A write is one record, or two if it sets a base: the first one then has the base as `from`, and
+//! nothing else. Programs that do not know the longest lease write zeros there, and ignore
+//! everything behind the truncations. In version 1 there are no bases, and only zeros from offset
+//! 168 on. Groups of version 1 may precede groups of version 2.
 
 use std::array;
 
@@ -83,8 +83,8 @@ pub(super) struct Context {
     pub first_after: Sequence,
     /// The length with which the file was created.
     pub segment_bytes: u64,
-    /// The number of sectors of this group that are all zeros. If more of them read as zeros, some were
-    /// never written.
+    /// The number of sectors of this group that are all zeros. If more of them read as zeros, some
+    /// were never written.
     pub blank_sectors: u64,
     /// The newest truncations before this group.
     pub truncations: Truncations,
@@ -107,8 +107,8 @@ impl Truncations {
         self.0[0] = Truncation { group_number, from };
     }
 
-    /// The lowest sequence removed by truncations from group `group_number` on; `u64::MAX` if there were
-    /// none. `None` if there may have been more truncations than are known.
+    /// The lowest sequence removed by truncations from group `group_number` on; `u64::MAX` if there
+    /// were none. `None` if there may have been more truncations than are known.
     pub fn lowest_since(&self, group_number: u64) -> Option<Sequence> {
         let oldest = self.0[TRUNCATIONS_KEPT - 1].group_number;
         let since = self.0.iter().filter(|truncation| truncation.group_number >= group_number);
@@ -128,7 +128,8 @@ pub(super) enum HeaderFault {
 }
 
 impl GroupHeader {
-    /// If this group is a truncation: the lowest sequence of an earlier group's entry that it removed.
+    /// If this group is a truncation: the lowest sequence of an earlier group's entry that it
+    /// removed.
     pub fn truncated_from(&self) -> Option<Sequence> {
         Some(self.lowest_changed).filter(|&lowest| lowest != Sequence::ZERO && lowest <= self.last_before)
     }
@@ -356,9 +357,9 @@ pub(super) fn group_bytes(writes: &[Persist]) -> u64 {
     content.next_multiple_of(BLOCK_BYTES)
 }
 
-/// Replaces the contents of `buffer` by a group with these writes. The caller fills in the position, the
-/// hard state, the sequences and the context of `header`; the rest is filled in here, and the complete
-/// header returned.
+/// Replaces the contents of `buffer` by a group with these writes. The caller fills in the
+/// position, the hard state, the sequences and the context of `header`; the rest is filled in here,
+/// and the complete header returned.
 pub(super) fn encode_group(mut header: GroupHeader, writes: &[Persist], buffer: &mut Vec<u8>) -> GroupHeader {
     buffer.clear();
     buffer.resize(SECTOR_BYTES, 0);

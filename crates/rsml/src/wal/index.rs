@@ -1,8 +1,8 @@
 //! The location of each entry of the log, but not the entries themselves.
 //!
-//! An index takes 24 bytes for each *run* of consecutive entries in one group. Since every group takes at
-//! least 4 KiB on disk, the index has at most 1/170 of the log's size. Lost entries form runs, too, without
-//! a location.
+//! An index takes 24 bytes for each *run* of consecutive entries in one group. Since every group
+//! takes at least 4 KiB on disk, the index has at most 1/170 of the log's size. Lost entries form
+//! runs, too, without a location.
 
 use std::collections::VecDeque;
 use std::num::NonZeroU32;
@@ -23,8 +23,8 @@ impl Bounds {
         Bounds { first: last.next(), last }
     }
 
-    /// Why a record can't be applied; `None` if it can. A record that can't is a bug in the caller that
-    /// passed the write.
+    /// Why a record can't be applied; `None` if it can. A record that can't is a bug in the caller
+    /// that passed the write.
     pub fn objection(&self, record: &WriteRecord) -> Option<String> {
         let from = record.from;
         match record.change {
@@ -39,7 +39,8 @@ impl Bounds {
         }
     }
 
-    /// Applies a record. If a truncation lies beyond the end, the log restarts there, since it has no gaps.
+    /// Applies a record. If a truncation lies beyond the end, the log restarts there, since it has
+    /// no gaps.
     pub fn apply(&mut self, record: &WriteRecord) {
         self.change(record.change, record.from, u64::from(record.count));
     }
@@ -61,8 +62,8 @@ impl Bounds {
     }
 }
 
-/// Where a group lies. Its number is compared with the header whenever it is read, so that another group is
-/// never mistaken for it.
+/// Where a group lies. Its number is compared with the header whenever it is read, so that another
+/// group is never mistaken for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct GroupRef {
     pub number: u64,
@@ -111,8 +112,8 @@ pub(super) struct Location {
     pub run_last: Sequence,
 }
 
-/// The location of every entry. Invariant: the runs of all segments are strictly ascending, begin at
-/// `bounds.first` and end at `bounds.last`. An empty log has no runs.
+/// The location of every entry. Invariant: the runs of all segments are strictly ascending, begin
+/// at `bounds.first` and end at `bounds.last`. An empty log has no runs.
 #[derive(Debug)]
 pub(super) struct LogIndex {
     bounds: Bounds,
@@ -139,7 +140,8 @@ impl LogIndex {
         self.segments.push_back(Vec::new());
     }
 
-    /// Applies a record. Its entries lie in the newest segment, in the given group, from index `ordinal` on.
+    /// Applies a record. Its entries lie in the newest segment, in the given group, from index
+    /// `ordinal` on.
     pub fn apply(&mut self, record: &WriteRecord, group: GroupRef, ordinal: u32) {
         self.change(record.change, record.from, u64::from(record.count));
         if record.count == 0 {
@@ -155,9 +157,9 @@ impl LogIndex {
         }
     }
 
-    /// Lost groups replaced the entries at or above `from` by entries through `to`, if any, which are lost.
-    /// With `before_newest`, the lost entries count as part of the segment before the newest one, which must
-    /// then stay as long as they do.
+    /// Lost groups replaced the entries at or above `from` by entries through `to`, if any, which
+    /// are lost. With `before_newest`, the lost entries count as part of the segment before the
+    /// newest one, which must then stay as long as they do.
     pub fn lose(&mut self, from: Sequence, to: Sequence, before_newest: bool) {
         let from = from.min(to.next());
         self.change(Change::Replace, from, to.next().0 - from.0);
@@ -180,7 +182,8 @@ impl LogIndex {
         runs.splice(position..=position, before.into_iter().chain([Run::lost(from)]).chain(after));
     }
 
-    /// Removes all entries at or below `base`. If the log ended before `base`, it continues after it.
+    /// Removes all entries at or below `base`. If the log ended before `base`, it continues after
+    /// it.
     pub fn discard_through(&mut self, base: Sequence) {
         self.change(Change::Base, base, 0);
     }

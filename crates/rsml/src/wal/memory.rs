@@ -9,8 +9,8 @@ use super::format::{Change, WriteRecord, group_bytes};
 use super::index::Bounds;
 use crate::{HardState, Persist, Recovered, Sequence, Storage, StorageError, StorageStatistics};
 
-/// A log in memory, for tests, and for replicas that keep nothing. Clones share the log, so a test can keep
-/// one and restart a replica with it.
+/// A log in memory, for tests, and for replicas that keep nothing. Clones share the log, so a test
+/// can keep one and restart a replica with it.
 #[derive(Clone, Debug, Default)]
 pub struct InMemoryStorage {
     content: Arc<Mutex<Content>>,

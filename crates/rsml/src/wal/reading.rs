@@ -1,5 +1,6 @@
-//! Reads entries back. An entry that can't be read, or doesn't match its checksum, is lost from then on:
-//! the index remembers that, and the entry is never returned, even if the device should deliver it later.
+//! Reads entries back. An entry that can't be read, or doesn't match its checksum, is lost from
+//! then on: the index remembers that, and the entry is never returned, even if the device should
+//! deliver it later.
 
 use std::sync::Arc;
 
@@ -30,8 +31,8 @@ impl EntryReader {
         EntryReader { disk, cached_table: None }
     }
 
-    /// The stored entries from `from` on, until `to`, `max_bytes` or a lost entry. At least one entry, if
-    /// `from` is stored.
+    /// The stored entries from `from` on, until `to`, `max_bytes` or a lost entry. At least one
+    /// entry, if `from` is stored.
     pub fn read(&mut self, log: &mut LogState, from: Sequence, to: Sequence, max_bytes: usize) -> Vec<Bytes> {
         let mut entries = Vec::new();
         let mut bytes = 0;
@@ -65,8 +66,8 @@ impl EntryReader {
         entries
     }
 
-    /// Entries of one run from `from` on, as many as fit into `max_bytes`. If `at_least_one`, the first
-    /// one is returned whatever its length.
+    /// Entries of one run from `from` on, as many as fit into `max_bytes`. If `at_least_one`, the
+    /// first one is returned whatever its length.
     fn read_run(
         &mut self,
         log: &mut LogState,
@@ -105,8 +106,8 @@ impl EntryReader {
         log.index.mark_lost(from, to);
     }
 
-    /// The offset of the group's payload in the file, and the group's table; `None` if that place holds
-    /// no intact header and table of this group.
+    /// The offset of the group's payload in the file, and the group's table; `None` if that place
+    /// holds no intact header and table of this group.
     fn table(&mut self, log: &LogState, location: &Location, group: GroupRef) -> Option<(u64, Arc<Table>)> {
         if let Some(cached) = self.cached_table.as_ref().filter(|cached| cached.group_number == group.number) {
             return Some((cached.payload_offset, cached.table.clone()));

@@ -1,19 +1,24 @@
-//! Reads a log back at start: finds its valid groups, its end, its lost entries, and a torn last group.
+//! Reads a log back at start: finds its valid groups, its end, its lost entries, and a torn last
+//! group.
 //!
-//! Only the last group can be torn, since each group is durable before the next one is written. If the last
-//! group looks torn, it is removed. Any other damage was done by the device. Entries that it may have hit
-//! are *lost*: known to have existed, but not readable. Recovery continues behind the damage:
+//! Only the last group can be torn, since each group is durable before the next one is written. If
+//! the last group looks torn, it is removed. Any other damage was done by the device. Entries that
+//! it may have hit are *lost*: known to have existed, but not readable. Recovery continues behind
+//! the damage:
 //!
-//! - A group with an intact header and a damaged table says in the header which sequences it changed.
-//! - For groups without an intact header, the next intact header says where the log ended before it, where
-//!   it begins, and which earlier groups were truncations. If that is not enough, everything stored before
-//!   it counts as lost: an entry that was replaced is never mistaken for its replacement.
-//! - The newest header has the hard state. Everything behind the last group must be blank, or part of a torn
-//!   group. Otherwise a later header may have been there, and with it a promise: that is an error
-//!   ([`StorageError::Damaged`]). So is a newest segment that is too short or has no header.
+//! - A group with an intact header and a damaged table says in the header which sequences it
+//!   changed.
+//! - For groups without an intact header, the next intact header says where the log ended before
+//!   it, where it begins, and which earlier groups were truncations. If that is not enough,
+//!   everything stored before it counts as lost: an entry that was replaced is never mistaken for
+//!   its replacement.
+//! - The newest header has the hard state. Everything behind the last group must be blank, or part
+//!   of a torn group. Otherwise a later header may have been there, and with it a promise: that is
+//!   an error ([`StorageError::Damaged`]). So is a newest segment that is too short or has no
+//!   header.
 //!
-//! Losses are not recorded anywhere: while the damaged segment exists, each recovery comes to the same
-//! conclusion, until the lost entries are replaced or trimmed.
+//! Losses are not recorded anywhere: while the damaged segment exists, each recovery comes to the
+//! same conclusion, until the lost entries are replaced or trimmed.
 //!
 //! Recovery reads only the entries of the last group. All others are verified when they are read.
 //!
@@ -21,14 +26,15 @@
 //! After a crash at any of these writes, the next recovery comes to the same result:
 //!
 //! 1. If the newest header is misplaced, the state is written again, in a group without writes, the
-//!    *recovery marker*. The misplaced header stays until the marker is durable. Everything else behind the
-//!    groups is zeroed before the marker is written.
-//! 2. Blank sectors in damaged parts of the last group are overwritten. If a later group, or a later
-//!    segment, was begun, such a group is damaged and not torn; but that evidence disappears once the later
-//!    group is zeroed or the later segment recreated.
-//! 3. The last group is written again, because recovery may have read it from the page cache although it is
-//!    not on the device. Steps 2 and 3 are synced before step 4.
-//! 4. Everything behind the last group is zeroed, so that it can never be mistaken for a group later.
+//!    *recovery marker*. The misplaced header stays until the marker is durable. Everything else
+//!    behind the groups is zeroed before the marker is written.
+//! 2. Blank sectors in damaged parts of the last group are overwritten. If a later group, or a
+//!    later segment, was begun, such a group is damaged and not torn; but that evidence disappears
+//!    once the later group is zeroed or the later segment recreated.
+//! 3. The last group is written again, because recovery may have read it from the page cache
+//!    although it is not on the device. Steps 2 and 3 are synced before step 4.
+//! 4. Everything behind the last group is zeroed, so that it can never be mistaken for a group
+//!    later.
 
 use std::collections::VecDeque;
 use std::num::NonZeroU32;
@@ -53,14 +59,16 @@ const DAMAGE_FILL: u8 = 0xdd;
 /// A recovered log.
 pub(super) struct Recovery {
     pub state: LogState,
-    /// Set if the state must be written again before anything else, because only a misplaced group holds it.
+    /// Set if the state must be written again before anything else, because only a misplaced group
+    /// holds it.
     pub marker: Option<RecoveryMarker>,
 }
 
 /// Where to write a group without writes that repeats the state.
 pub(super) struct RecoveryMarker {
     pub offset: u64,
-    /// The end of the last valid group. Between it and the marker, each missing group is left one block.
+    /// The end of the last valid group. Between it and the marker, each missing group is left one
+    /// block.
     pub groups_end: u64,
 }
 
@@ -90,8 +98,8 @@ pub(super) fn recover(disk: &dyn Disk) -> Result<Option<Recovery>, StorageError>
     for number in numbers {
         replay.read_segment(number, Some(number) == newest)?;
     }
-    // Remove the unused segment only now: if recovery fails above, the next attempt must see the same
-    // files.
+    // Remove the unused segment only now: if recovery fails above, the next attempt must see the
+    // same files.
     if let Some(number) = unused {
         remove_unused(disk, number)?;
     }
@@ -115,9 +123,9 @@ enum Newest {
     InUse,
     /// The segment was prepared but never used.
     Unused,
-    /// The segment's header was written and is damaged, and nothing else was written to the segment. So
-    /// nothing before it is torn, and the header only repeated the state before it. The file stays until it
-    /// is recreated.
+    /// The segment's header was written and is damaged, and nothing else was written to the
+    /// segment. So nothing before it is torn, and the header only repeated the state before it. The
+    /// file stays until it is recreated.
     HeaderDamaged,
 }
 
@@ -200,8 +208,8 @@ impl Replay<'_> {
         self.tail.as_ref().map(|tail| tail.next_group)
     }
 
-    /// Removes the last group from the layout of the newest segment if it is torn. Returns the end of the
-    /// groups.
+    /// Removes the last group from the layout of the newest segment if it is torn. Returns the end
+    /// of the groups.
     fn judge_end(&mut self, window: &mut Window, layout: &mut Layout) -> Result<u64, StorageError> {
         let created_bytes = |header: &GroupHeader| header.context.map_or(0, |context| context.segment_bytes);
         let is_too_short = |group: &Group| group.end().max(created_bytes(&group.header)) > window.bytes;
@@ -213,7 +221,8 @@ impl Replay<'_> {
         let Some(last) = layout.groups.last().filter(|_| layout.misplaced.is_none()) else { return Ok(end) };
         let (number, offset) = (last.header.position.group_number, last.offset);
         let before = layout.groups.iter().rev().nth(1).map(|group| group.header.position.group_number + 1);
-        // Otherwise the group before it is damaged, and this header is the newest one with a promise.
+        // Otherwise the group before it is damaged, and this header is the newest one with a
+        // promise.
         let follows = before.or(self.next_group()) == Some(number);
         // If anything was written behind this group, the group was durable.
         let is_last = self.may_be_torn && window.is_blank(end..window.bytes);
@@ -234,8 +243,8 @@ impl Replay<'_> {
         if end >= window.bytes {
             return Ok(());
         }
-        // An earlier group, which is missing at its position, was written here instead. The group that
-        // belongs here was never written.
+        // An earlier group, which is missing at its position, was written here instead. The group
+        // that belongs here was never written.
         let is_misplaced = |header: &GroupHeader| {
             let number = header.position.group_number;
             let numbers = || layout.groups.iter().map(|group| group.header.position.group_number);
@@ -281,8 +290,8 @@ impl Replay<'_> {
         Ok(())
     }
 
-    /// Reads the entries of the last group, and marks the damaged ones as lost, unless the group replaces
-    /// them itself.
+    /// Reads the entries of the last group, and marks the damaged ones as lost, unless the group
+    /// replaces them itself.
     fn mark_damaged(&mut self, window: &mut Window, group: &Group) {
         for (ordinal, _) in damaged_entries(window, group) {
             let sequence = group.table.as_ref().and_then(|table| table.sequence_of(ordinal));
@@ -294,8 +303,8 @@ impl Replay<'_> {
         }
     }
 
-    /// Advances the log to the state before the group with this header, whatever groups are missing before
-    /// it. `is_first`: the group is the first one found in its segment.
+    /// Advances the log to the state before the group with this header, whatever groups are missing
+    /// before it. `is_first`: the group is the first one found in its segment.
     fn advance_to(
         &mut self,
         window: &Window,
@@ -318,8 +327,8 @@ impl Replay<'_> {
         Ok(())
     }
 
-    /// The first header of the log. A segment header says where the log begins. If the first header is
-    /// another one, groups before it may be missing.
+    /// The first header of the log. A segment header says where the log begins. If the first header
+    /// is another one, groups before it may be missing.
     fn begin(&mut self, window: &Window, offset: u64, header: &GroupHeader) {
         self.tail = Some(LogTail::default());
         let last = header.last_before;
@@ -403,7 +412,8 @@ impl Replay<'_> {
         self.tail.as_mut().expect("there was a header").pass(header);
     }
 
-    /// Refuses a log whose headers claim more entries than fit. Each entry takes at least eight bytes.
+    /// Refuses a log whose headers claim more entries than fit. Each entry takes at least eight
+    /// bytes.
     fn check_plausible(&self, window: &Window) -> Result<(), StorageError> {
         let segment_bytes = self.segments.iter().map(|segment| segment.bytes).chain([window.bytes]).max();
         // As many segments as there are may be missing, and a few more.
@@ -416,8 +426,8 @@ impl Replay<'_> {
         Ok(())
     }
 
-    /// Makes the newest segment durable, and zeroes everything behind its groups. If the newest group is
-    /// misplaced, a recovery marker must be written first.
+    /// Makes the newest segment durable, and zeroes everything behind its groups. If the newest
+    /// group is misplaced, a recovery marker must be written first.
     fn finish(
         &mut self,
         file: &dyn DiskFile,
@@ -431,7 +441,8 @@ impl Replay<'_> {
             let missing = misplaced.position.group_number - last;
             let offset = end.saturating_add(missing.saturating_mul(BLOCK_BYTES)).min(window.bytes);
             let marker = RecoveryMarker { offset, groups_end: end };
-            // Part of the misplaced group may lie behind the marker, where it would look like damage.
+            // Part of the misplaced group may lie behind the marker, where it would look like
+            // damage.
             clear_around(file, window, &marker, &[*misplaced_at])?;
             self.marker = Some(marker);
             return Ok(());
@@ -467,14 +478,14 @@ fn damaged(window: &Window, reason: &str) -> StorageError {
     StorageError::Damaged { path: window.path.clone(), reason: reason.to_owned() }
 }
 
-/// Whether the group may be the result of an interrupted write: a part of it is damaged, and a sector of
-/// that part is still blank.
+/// Whether the group may be the result of an interrupted write: a part of it is damaged, and a
+/// sector of that part is still blank.
 fn looks_torn(window: &mut Window, group: &Group) -> bool {
     if unwritten(window, group).is_empty() {
         return false;
     }
-    // Version 1 doesn't record the number of blank sectors, so an entry of zeros looks as if it was never
-    // written.
+    // Version 1 doesn't record the number of blank sectors, so an entry of zeros looks as if it was
+    // never written.
     let Some(context) = group.header.context else { return true };
     let content = window.get(group.offset + SECTOR_BYTES as u64, group.header.group_bytes - SECTOR_BYTES as u64);
     blank_sectors(content) > context.blank_sectors
@@ -513,7 +524,8 @@ fn damaged_entries(window: &mut Window, group: &Group) -> Vec<(usize, Range<u64>
     damaged
 }
 
-/// Zeroes a range outside of all groups where it isn't zero already. Returns whether anything was written.
+/// Zeroes a range outside of all groups where it isn't zero already. Returns whether anything was
+/// written.
 fn clear(file: &dyn DiskFile, window: &mut Window, range: Range<u64>) -> Result<bool, StorageError> {
     let mut cleared = 0;
     for offset in range.clone().step_by(BLOCK_BYTES as usize) {

@@ -1,11 +1,12 @@
 //! Finds the groups in a segment, however damaged it is.
 //!
-//! Groups are adjacent, so each intact header says where the next group begins. Behind damage, every block
-//! is checked for a header. A header found there may be misplaced, because the device wrote it to the wrong
-//! offset. So the scan accepts the longest chain of headers that can have been written in this order at
-//! these offsets: numbers ascend with offsets, consecutive groups are adjacent, and each missing group takes
-//! at least one block. If a header outside the chain has a higher number than all in it, that is a misplaced
-//! group: its entries are not used, but its hard state is the newest.
+//! Groups are adjacent, so each intact header says where the next group begins. Behind damage,
+//! every block is checked for a header. A header found there may be misplaced, because the device
+//! wrote it to the wrong offset. So the scan accepts the longest chain of headers that can have
+//! been written in this order at these offsets: numbers ascend with offsets, consecutive groups are
+//! adjacent, and each missing group takes at least one block. If a header outside the chain has a
+//! higher number than all in it, that is a misplaced group: its entries are not used, but its hard
+//! state is the newest.
 
 use super::format::{BLOCK_BYTES, GroupHeader, GroupPosition, SECTOR_BYTES, Table};
 use super::window::Window;
@@ -33,8 +34,9 @@ pub(super) struct Layout {
     pub misplaced: Option<(u64, GroupHeader)>,
 }
 
-/// Finds the groups of a segment from number `next_group` on, or from any number if that isn't known. `None`
-/// if there is not a single header that belongs to the segment. The newest segment is read completely.
+/// Finds the groups of a segment from number `next_group` on, or from any number if that isn't
+/// known. `None` if there is not a single header that belongs to the segment. The newest segment is
+/// read completely.
 pub(super) fn scan(
     window: &mut Window,
     segment_number: u64,
@@ -48,8 +50,8 @@ pub(super) fn scan(
     };
     let mut groups = Vec::new();
     let mut offset = 0;
-    // If groups at the end of older segments are missing, the number of the segment header is higher than
-    // `next_group`.
+    // If groups at the end of older segments are missing, the number of the segment header is
+    // higher than `next_group`.
     let segment_header = window.header(0)?.ok().filter(|header| belongs(header) && is_possible(0, header));
     let mut number = segment_header.map(|header| header.position.group_number);
     while let Some(group_number) = number {
@@ -112,11 +114,11 @@ fn table_of(window: &mut Window, offset: u64, header: &GroupHeader) -> Option<Ta
     fits.then(|| Table::decode(header, window.get(offset + SECTOR_BYTES as u64, bytes))).flatten()
 }
 
-/// The longest chain of headers that can have been written in this order from `offset` on. The first group
-/// there was to be `next`, if that is known.
+/// The longest chain of headers that can have been written in this order from `offset` on. The
+/// first group there was to be `next`, if that is known.
 fn longest_chain(headers: &[(u64, GroupHeader)], offset: u64, next: Option<u64>) -> Vec<(u64, GroupHeader)> {
-    // For each header: the length of the longest chain that begins with it, and the second header of that
-    // chain.
+    // For each header: the length of the longest chain that begins with it, and the second header
+    // of that chain.
     let mut chains: Vec<(usize, Option<usize>)> = vec![(1, None); headers.len()];
     for index in (0..headers.len()).rev() {
         let (offset, header) = &headers[index];
@@ -128,8 +130,8 @@ fn longest_chain(headers: &[(u64, GroupHeader)], offset: u64, next: Option<u64>)
     std::iter::successors(first, |index| chains[*index].1).map(|index| headers[index]).collect()
 }
 
-/// The header that begins the longest chain, among those from index `from` on that can follow a group
-/// that ends at `end`. The first of several.
+/// The header that begins the longest chain, among those from index `from` on that can follow a
+/// group that ends at `end`. The first of several.
 fn longest(
     headers: &[(u64, GroupHeader)],
     chains: &[(usize, Option<usize>)],

@@ -9,8 +9,8 @@ use super::format::GREATEST;
 use crate::StorageError;
 
 const EXTENSION: &str = ".wal";
-/// How many bytes are zero-filled between two syncs, so that a sync of the log never has to wait for a
-/// whole segment.
+/// How many bytes are zero-filled between two syncs, so that a sync of the log never has to wait
+/// for a whole segment.
 const FILL_BYTES: u64 = 4 << 20;
 
 /// How long the thread waits for space before it tries again.
@@ -35,8 +35,8 @@ pub(super) fn number_of(name: &str) -> Option<u64> {
     (file_name(number) == name && number <= GREATEST).then_some(number)
 }
 
-/// Prepares segments: on a thread ahead of need, or on demand. If there is no space it tries again: the
-/// thread every second, otherwise on each call.
+/// Prepares segments: on a thread ahead of need, or on demand. If there is no space it tries again:
+/// the thread every second, otherwise on each call.
 pub(super) struct Preparer {
     disk: Arc<dyn Disk>,
     in_background: bool,
@@ -66,7 +66,8 @@ impl Preparation {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tries to prepare a segment. Returns whether there is an outcome; if not, there is no space now.
+    /// Tries to prepare a segment. Returns whether there is an outcome; if not, there is no space
+    /// now.
     fn prepare(&self, disk: &dyn Disk, number: u64, bytes: u64) -> bool {
         let (prepared, shortage) = match prepare(disk, number, bytes) {
             Ok(Prepared::Done(segment)) => (Some(Ok(segment)), None),
@@ -117,8 +118,8 @@ impl Preparer {
         self.thread = thread::Builder::new().name("wal-prepare".to_owned()).spawn(prepare).ok();
     }
 
-    /// The segment with this number, durable and at least `bytes` long; `None` if there is no space for it
-    /// now.
+    /// The segment with this number, durable and at least `bytes` long; `None` if there is no space
+    /// for it now.
     pub fn take(&mut self, number: u64, bytes: u64) -> Result<Option<SegmentFile>, StorageError> {
         self.start(number, bytes);
         if self.thread.is_none() && self.shared.progress().outcome.is_none() {
@@ -139,7 +140,8 @@ impl Preparer {
         Ok(Some(segment))
     }
 
-    /// Whether the last attempt to prepare a segment found space. Without a thread, tries again first.
+    /// Whether the last attempt to prepare a segment found space. Without a thread, tries again
+    /// first.
     pub fn has_space(&self) -> bool {
         let refused = self.shared.progress().refused;
         match refused {
@@ -195,9 +197,9 @@ fn prepare(disk: &dyn Disk, number: u64, bytes: u64) -> Result<Prepared, Storage
     })
 }
 
-/// Does `work` on a segment. Returns the shortage of space or descriptors that it met, if any, and then
-/// removes the file: half a segment only takes space from others. If the removal fails, too, the next
-/// attempt creates the file again, or recovery removes it, since it is blank.
+/// Does `work` on a segment. Returns the shortage of space or descriptors that it met, if any, and
+/// then removes the file: half a segment only takes space from others. If the removal fails, too,
+/// the next attempt creates the file again, or recovery removes it, since it is blank.
 fn or_remove(
     disk: &dyn Disk,
     number: u64,

@@ -1,12 +1,12 @@
-//! A disk in memory that fails like a real one: it loses, tears and damages writes that were not synced,
-//! and on request fails writes, or writes to the wrong place. All randomness comes from a seed, so each
-//! seed gives one history.
+//! A disk in memory that fails like a real one: it loses, tears and damages writes that were not
+//! synced, and on request fails writes, or writes to the wrong place. All randomness comes from a
+//! seed, so each seed gives one history.
 //!
-//! Readers see a write at once, and it survives [`SimulatedDisk::kill`] (the process dies). It is certain
-//! to survive [`SimulatedDisk::crash`] (a loss of power) only once it is synced; otherwise chance decides,
-//! for each sector of 512 bytes. A failed sync marks writes as clean although not all of them were
-//! written, as on Linux (Rebello et al., *Can Applications Recover from fsync Failures?*, ATC 2020). Files
-//! are held in memory twice, so use small segments.
+//! Readers see a write at once, and it survives [`SimulatedDisk::kill`] (the process dies). It is
+//! certain to survive [`SimulatedDisk::crash`] (a loss of power) only once it is synced; otherwise
+//! chance decides, for each sector of 512 bytes. A failed sync marks writes as clean although not
+//! all of them were written, as on Linux (Rebello et al., *Can Applications Recover from fsync
+//! Failures?*, ATC 2020). Files are held in memory twice, so use small segments.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
@@ -21,7 +21,8 @@ use super::format::{SECTOR_BYTES, is_blank};
 pub enum Fault {
     /// A write fails after part of it was done.
     FailWrite,
-    /// A sync fails. Some of the writes that it was to cover are lost, although they can still be read.
+    /// A sync fails. Some of the writes that it was to cover are lost, although they can still be
+    /// read.
     FailSync,
     /// A write fails for lack of space.
     DiskFull,
@@ -135,8 +136,8 @@ impl SimulatedDisk {
         self.state().operations
     }
 
-    /// After `operations` more operations, every further one fails until a crash or kill. If the first one
-    /// that fails is a write, part of it is done.
+    /// After `operations` more operations, every further one fails until a crash or kill. If the
+    /// first one that fails is a write, part of it is done.
     pub fn stop_after(&self, operations: u64) {
         let mut state = self.state();
         state.stop_at = Some(state.operations + operations);
@@ -203,8 +204,8 @@ impl SimulatedDisk {
         self.overwrite(name, range.start, &zeros);
     }
 
-    /// Bit rot in a random sector that is durable and not blank. Returns its file and range; `None` if
-    /// there is no such sector.
+    /// Bit rot in a random sector that is durable and not blank. Returns its file and range; `None`
+    /// if there is no such sector.
     pub fn rot_somewhere(&self) -> Option<(String, Range<u64>)> {
         let (name, range) = {
             let mut state = self.state();
@@ -271,7 +272,8 @@ impl State {
         written
     }
 
-    /// Decides which of `count` consecutive changes survive: none, all, only the first ones, or any.
+    /// Decides which of `count` consecutive changes survive: none, all, only the first ones, or
+    /// any.
     fn survivors(&mut self, count: usize) -> Vec<bool> {
         match self.next_random() % 4 {
             0 => vec![false; count],

@@ -1,4 +1,4 @@
-//! [`WalStorage`]: writes groups and removes old segments. See `reading` for how entries are read back.
+//! [`WalStorage`]: writes groups and removes old segments. The module `reading` reads entries back.
 
 use std::collections::VecDeque;
 use std::collections::hash_map::RandomState;
@@ -28,13 +28,13 @@ const UNRECOVERED: &str = "recover() comes before any other use of a log";
 /// The settings of a [`WalStorage`].
 #[derive(Clone, Debug)]
 pub struct WalOptions {
-    /// The length of a segment, rounded up to 4 KiB; at least 8 KiB. A larger group gets a segment of its
-    /// own length.
+    /// The length of a segment, rounded up to 4 KiB; at least 8 KiB. A larger group gets a segment
+    /// of its own length.
     pub segment_bytes: u64,
     /// Whether a thread prepares the next segment ahead of need. Otherwise a write waits for it.
     pub background_preparation: bool,
-    /// The seed of the segments' ids. Random by default, so that segments of another log are never mistaken
-    /// for this log's.
+    /// The seed of the segments' ids. Random by default, so that segments of another log are never
+    /// mistaken for this log's.
     pub segment_id_seed: u64,
 }
 
@@ -63,8 +63,8 @@ pub struct WalStorage {
 }
 
 impl WalStorage {
-    /// Opens the log in a directory, which is created if it does not exist. [`Storage::recover`] must be
-    /// called next.
+    /// Opens the log in a directory, which is created if it does not exist. [`Storage::recover`]
+    /// must be called next.
     ///
     /// # Errors
     /// Those of [`FileDisk::open`].
@@ -117,7 +117,8 @@ impl WalStorage {
         writes.iter().take_while(fits).count().max(1)
     }
 
-    /// Writes `writes` as one group, or only the first ones if there is no space for all. Returns how many.
+    /// Writes `writes` as one group, or only the first ones if there is no space for all. Returns
+    /// how many.
     fn append_writes(&mut self, mut writes: &[Persist]) -> Result<usize, StorageError> {
         if !self.make_room(group_bytes(writes))? {
             writes = self.those_that_fit(writes);
@@ -167,8 +168,8 @@ impl WalStorage {
         }
     }
 
-    /// Writes one group at the end of the newest segment and makes it durable. Returns where it lies. For a
-    /// segment header, which holds no writes, the returned block is meaningless.
+    /// Writes one group at the end of the newest segment and makes it durable. Returns where it
+    /// lies. For a segment header, which holds no writes, the returned block is meaningless.
     fn write_group(
         &mut self,
         writes: &[Persist],
@@ -225,8 +226,8 @@ impl WalStorage {
         self.disk.describe(&file_name(number))
     }
 
-    /// Opens a new segment if `bytes` more don't fit into the newest one. Returns false if there is no space
-    /// for a new one.
+    /// Opens a new segment if `bytes` more don't fit into the newest one. Returns false if there is
+    /// no space for a new one.
     fn make_room(&mut self, bytes: u64) -> Result<bool, StorageError> {
         let state = self.state();
         let newest = state.segments.back().expect("a log has a segment");
@@ -303,8 +304,8 @@ impl WalStorage {
         Ok(())
     }
 
-    /// Writes the recovered state before the misplaced header that holds it is cleared. If there is no room
-    /// for that, the header of a new segment holds the state.
+    /// Writes the recovered state before the misplaced header that holds it is cleared. If there is
+    /// no room for that, the header of a new segment holds the state.
     fn write_marker(&mut self, marker: &RecoveryMarker) -> Result<(), StorageError> {
         let segments = self.state().segments.len();
         self.state().write_offset = marker.offset;

@@ -1,5 +1,5 @@
-//! Reads a segment front to back in large pieces. Sectors that the device can't read count as damaged;
-//! they are not an error.
+//! Reads a segment front to back in large pieces. Sectors that the device can't read count as
+//! damaged; they are not an error.
 
 use std::ops::Range;
 
@@ -53,7 +53,8 @@ impl<'a> Window<'a> {
         }
     }
 
-    /// The group header at `offset`. A rest of the file that is too short for one is blank or damaged.
+    /// The group header at `offset`. A rest of the file that is too short for one is blank or
+    /// damaged.
     pub fn header(&mut self, offset: u64) -> Result<Result<GroupHeader, HeaderFault>, StorageError> {
         if offset + SECTOR_BYTES as u64 > self.bytes {
             let is_blank = offset >= self.bytes || self.is_blank(offset..self.bytes);
@@ -84,8 +85,8 @@ impl<'a> Window<'a> {
         Ok(found)
     }
 
-    /// Whether all bytes of this range are zero, as if nothing was ever written there. The range begins at
-    /// a block.
+    /// Whether all bytes of this range are zero, as if nothing was ever written there. The range
+    /// begins at a block.
     pub fn is_blank(&mut self, range: Range<u64>) -> bool {
         let mut blocks = range.clone().step_by(BLOCK_BYTES as usize);
         blocks.all(|at| is_blank(self.get(at, BLOCK_BYTES.min(range.end - at))))

@@ -83,7 +83,7 @@ pub fn message_text(message: &Message, payload: &[Bytes]) -> String {
         Message::Refuse(m) => format!("refused, promised {}", view(m.promised)),
         Message::Accept(m) => {
             let agreed = format!("L {}, after {} of {}", m.adopted, m.from - 1, view(m.agreed_view));
-            let marks = format!("commit {}, token {}, probe {}", m.commit, m.token & 0xFFFF, m.probe);
+            let marks = format!("commit {}, token {}, probe {}", m.commit, m.read_round & 0xFFFF, m.probe);
             let lease =
                 if m.lease_us > 0 { format!(", lease {} from {}", m.lease_us, m.lease_from_us) } else { String::new() };
             let answer = if m.answer { ", answer!" } else { "" };
@@ -99,9 +99,9 @@ pub fn message_text(message: &Message, payload: &[Bytes]) -> String {
                 view(m.durable_view),
                 m.expected,
                 view(m.memory_view),
-                m.settled,
+                m.acknowledged,
                 m.commit,
-                m.token & 0xFFFF,
+                m.read_round & 0xFFFF,
                 m.probe
             )
         }

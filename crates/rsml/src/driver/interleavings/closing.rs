@@ -1,7 +1,8 @@
 //! No caller waits forever for a replica that stops, for whatever reason it stops.
 //!
-//! A panic of the core, under its lock, is not tested: here all tasks run on one thread of the system, and if
-//! one unwinds, tasks that release a lock in the meantime poison it as if they had panicked.
+//! A panic of the core, under its lock, is not tested: here all tasks run on one thread of the
+//! system, and if one unwinds, tasks that release a lock in the meantime poison it as if they had
+//! panicked.
 
 use super::one_replica::deadline;
 use super::*;
@@ -11,8 +12,8 @@ fn execute(replica: &ConsensusReplica, payload: &'static [u8]) -> Result<Bytes, 
     block_on(replica.execute_request_async(Bytes::from_static(payload), deadline()))
 }
 
-/// Callers of every kind wait for a replica while `end` ends it. Each must get an answer, and later callers
-/// must be refused.
+/// Callers of every kind wait for a replica while `end` ends it. Each must get an answer, and later
+/// callers must be refused.
 fn all_callers_are_answered(end: fn(&Harness)) {
     let harness = Harness::start();
     let writers = [(); 2].map(|()| harness.spawn(|replica| execute(replica, b"x")));

@@ -1,13 +1,13 @@
-//! A whole replica under a scheduler that decides which thread runs next: its core, log, apply and snapshot
-//! threads, clients, and a connection. Each test tries thousands of interleavings, the same ones in each
-//! run.
+//! A whole replica under a scheduler that decides which thread runs next: its core, log, apply and
+//! snapshot threads, clients, and a connection. Each test tries thousands of interleavings, the
+//! same ones in each run.
 //!
-//! The clock stands still, and no timeout expires (see `sync`), so a thread that is not woken when it should
-//! be waits forever. The scheduler then has no thread left to run, and reports a deadlock. In production, a
-//! timeout would hide that mistake some milliseconds later, or never.
+//! The clock stands still, and no timeout expires (see `sync`), so a thread that is not woken when
+//! it should be waits forever. The scheduler then has no thread left to run, and reports a
+//! deadlock. In production, a timeout would hide that mistake some milliseconds later, or never.
 //!
-//! The replica leads a cluster of which it is the only voter. Its peer is an observer: the peer may have
-//! requests executed, ask for read points, and fetch a copy of the database.
+//! The replica leads a cluster of which it is the only voter. Its peer is an observer: the peer may
+//! have requests executed, ask for read points, and fetch a copy of the database.
 
 mod closing;
 mod one_replica;
@@ -35,9 +35,10 @@ static TIMERS: LazyLock<tokio::runtime::Runtime> = LazyLock::new(|| {
     tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime without a thread")
 });
 
-/// Runs `body` many times. In half of the runs, the next thread is drawn at random at each step: that finds
-/// bugs that need many switches between threads. In the other half, each thread runs as long as it can, and
-/// is interrupted at few places: that finds bugs that need one switch at an unlikely place.
+/// Runs `body` many times. In half of the runs, the next thread is drawn at random at each step:
+/// that finds bugs that need many switches between threads. In the other half, each thread runs as
+/// long as it can, and is interrupted at few places: that finds bugs that need one switch at an
+/// unlikely place.
 fn explore(body: fn()) {
     let _context = TIMERS.enter();
     run(RandomScheduler::new_from_seed(1, INTERLEAVINGS), body);

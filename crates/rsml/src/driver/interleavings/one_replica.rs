@@ -224,8 +224,8 @@ pub struct Harness {
 }
 
 impl Harness {
-    /// Bootstraps a cluster of one replica, restarts the replica with a peer that does not vote, lets it
-    /// become primary, and only then starts its threads.
+    /// Bootstraps a cluster of one replica, restarts the replica with a peer that does not vote,
+    /// lets it become primary, and only then starts its threads.
     pub fn start() -> Harness {
         let mut log = Log::default();
         let mut applier = Applier::new(Counter::default()).expect("it is empty");

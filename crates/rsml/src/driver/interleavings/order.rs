@@ -10,7 +10,8 @@ fn requests(first: u64, count: usize) -> (Message, Vec<Bytes>) {
     (message, vec![Bytes::from_static(b"of the peer"); count])
 }
 
-/// Checks that no bytes count as waiting, and that the core saw no request of the peer before an earlier one.
+/// Checks that no bytes count as waiting, and that the core saw no request of the peer before an
+/// earlier one.
 fn all_inputs_are_processed(harness: &Harness) {
     let waiting = harness.replica.shared().waiting_bytes.load(Ordering::SeqCst);
     assert_eq!(waiting, 0, "bytes that were processed count as waiting");

@@ -1,5 +1,5 @@
-//! A peer made of bare sockets: it breaks off anywhere, sends bytes that no replica sends, and connects
-//! twice.
+//! A peer made of bare sockets: it breaks off anywhere, sends bytes that no replica sends, and
+//! connects twice.
 
 mod breaking_off;
 mod not_a_replica;
@@ -9,7 +9,8 @@ use std::net::Shutdown;
 
 use super::*;
 
-/// A peer that sends any bytes, knows where frames begin, and closes its connections in an orderly way.
+/// A peer that sends any bytes, knows where frames begin, and closes its connections in an orderly
+/// way.
 struct RawPeer {
     listener: TcpListener,
     target: SocketAddr,

@@ -1,5 +1,5 @@
-//! Peers that are stopped, slow or silent, and strangers, cost bounded memory and do not affect other
-//! peers.
+//! Peers that are stopped, slow or silent, and strangers, cost bounded memory and do not affect
+//! other peers.
 
 use super::tls::Authority;
 use super::*;

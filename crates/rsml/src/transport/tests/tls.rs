@@ -96,7 +96,8 @@ impl Authority {
         TlsAcceptor::from(Arc::new(config))
     }
 
-    /// Accepts a connection as a replica whose certificate has this name. Reads nothing after the hello.
+    /// Accepts a connection as a replica whose certificate has this name. Reads nothing after the
+    /// hello.
     pub fn accept_as_replica(
         &self,
         runtime: &Runtime,
@@ -153,8 +154,8 @@ impl Secured {
         node.events.wait_for(&self.network.runtime, &event);
     }
 
-    /// Waits until `count` connections of a node have failed because of TLS. Checks that the node never
-    /// connected to `stranger`.
+    /// Waits until `count` connections of a node have failed because of TLS. Checks that the node
+    /// never connected to `stranger`.
     fn wait_for_failures(&self, node: &mut Node, count: u64, stranger: ReplicaId) {
         let deadline = Instant::now() + Duration::from_secs(20);
         while node.transport.statistics().tls_failures < count {

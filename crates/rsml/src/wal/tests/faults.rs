@@ -1,5 +1,6 @@
-//! Random histories with crashes, bit rot, lost and misplaced writes, and a disk that fills up: what the log gives out is
-//! right or nothing, and it refuses to go on only where its newest header may be gone.
+//! Random histories with crashes, bit rot, lost and misplaced writes, and a disk that fills up. The
+//! log returns the right entries or none, and refuses to continue only if its newest header may be
+//! gone.
 
 use std::ops::Range;
 
@@ -15,7 +16,7 @@ const SEGMENT_BYTES: u64 = 32768;
 #[derive(Clone, Debug)]
 enum Step {
     Persist(Vec<WritePlan>),
-    /// Power is lost after so many operations of writing this.
+    /// Power is lost after this number of operations while these writes are performed.
     CrashIn(Vec<WritePlan>, u64),
     Trim(u64),
     Reopen,
@@ -47,14 +48,15 @@ fn step() -> impl Strategy<Value = Step> {
 struct Run {
     disk: SimulatedDisk,
     storage: WalStorage,
-    /// What is durable.
+    /// The durable state.
     model: Model,
-    /// What will be, once all writes that wait for space are.
+    /// The durable state once all writes that wait for space are performed.
     queued: Model,
     waiting: Vec<Persist>,
     writes: u64,
     trimmed_below: u64,
-    /// The newest header was hit, or its write was lost: the log may refuse to open, or take the last group for torn.
+    /// The newest header was damaged, or its write was lost: the log may refuse to open, or regard
+    /// the last group as torn.
     newest_in_doubt: bool,
     /// A misplaced write may lie behind the end of the log.
     has_remains: bool,
@@ -91,13 +93,13 @@ impl Run {
         let durable = self.storage.persist(&self.waiting).expect("no write fails");
         for write in self.waiting.drain(..durable) {
             self.model.apply(&write);
-            // What was in doubt is no longer the newest.
+            // The header in doubt is no longer the newest.
             self.newest_in_doubt = false;
         }
         assert!(self.waiting.is_empty() || !self.storage.has_space());
     }
 
-    /// The next write goes wrong, and nobody notices.
+    /// The next write goes wrong unnoticed.
     fn misplace(&mut self, fault: Fault) {
         if !self.waiting.is_empty() || self.is_full {
             return;
@@ -111,7 +113,7 @@ impl Run {
         self.has_remains |= fault != Fault::LoseWrite;
     }
 
-    /// Returns false when the log refuses to go on, as it may.
+    /// Returns false if the log refuses to continue, in a case where it may.
     fn reopen(&mut self) -> bool {
         self.disk.crash();
         self.open(Vec::new())
@@ -132,7 +134,7 @@ impl Run {
         let found = match open(&mut self.storage) {
             Ok(found) => found,
             Err(StorageError::Damaged { .. }) if self.newest_in_doubt || self.has_remains => return false,
-            // A state that can't stay where it is needs a place.
+            // There must be room for a recovery marker.
             Err(StorageError::Full { .. }) if self.is_full => return false,
             Err(error) => panic!("{error}"),
         };
@@ -156,7 +158,7 @@ impl Run {
             };
             model.apply(write);
         }
-        // Recovery clears what lies behind the end.
+        // Recovery clears everything behind the end.
         self.has_remains = false;
         self.model = model.clone();
         self.queued = model;
@@ -181,7 +183,7 @@ impl Run {
         self.newest_in_doubt |= newest == Some((name, range));
     }
 
-    /// False when the log refuses to go on.
+    /// Returns false if the log refuses to continue.
     fn take(&mut self, step: &Step) -> bool {
         match step {
             Step::Persist(plans) => {
@@ -210,7 +212,7 @@ impl Run {
     }
 }
 
-/// Where the sector of the newest header lies.
+/// The file and range of the newest header.
 fn newest_header(disk: &SimulatedDisk) -> Option<(String, Range<u64>)> {
     let mut newest = None;
     for name in disk.names() {
@@ -228,7 +230,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
 
     #[test]
-    fn a_damaged_log_gives_out_what_is_right_or_nothing(steps in vec(step(), 1..60)) {
+    fn a_damaged_log_returns_the_right_entries_or_none(steps in vec(step(), 1..60)) {
         let mut run = Run::new();
         for step in steps {
             if !run.take(&step) {

@@ -1,4 +1,4 @@
-//! The log over real files, and what it does with its segments.
+//! The log in real files, and how it uses its segments.
 
 use tempfile::tempdir;
 
@@ -39,7 +39,7 @@ fn a_log_in_use_is_not_opened_a_second_time() {
     };
     assert!(error.to_string().contains("in use by another process"), "{error}");
     drop(first);
-    WalStorage::open(directory.path(), WalOptions::default()).expect("the lock went with its owner");
+    WalStorage::open(directory.path(), WalOptions::default()).expect("the lock was released");
 }
 
 #[test]
@@ -93,7 +93,7 @@ fn a_prepared_segment_that_is_too_small_is_extended() {
 }
 
 #[test]
-fn orders_of_one_call_that_fill_more_than_a_segment_are_divided_between_orders() {
+fn one_call_whose_writes_fill_more_than_a_segment_writes_several_groups() {
     let disk = SimulatedDisk::new(1);
     let mut storage = wal_over(&disk, 65536);
     storage.recover().expect("the disk is healthy");
@@ -105,7 +105,7 @@ fn orders_of_one_call_that_fill_more_than_a_segment_are_divided_between_orders()
 }
 
 #[test]
-fn one_call_costs_one_synchronisation() {
+fn one_call_costs_one_sync() {
     let disk = SimulatedDisk::new(1);
     let mut storage = wal_over(&disk, 65536);
     storage.recover().expect("the disk is healthy");
@@ -115,7 +115,7 @@ fn one_call_costs_one_synchronisation() {
     assert_eq!(storage.statistics().fsyncs, before + 1);
 }
 
-/// Gives writes of two entries each the places that follow each other.
+/// Gives writes of two entries each consecutive sequences.
 trait EnumerateFrom {
     fn enumerate_from(self) -> Vec<Persist>;
 }

@@ -1,4 +1,5 @@
-//! Files of every released format version stay readable, and this version's bytes never change unnoticed.
+//! Files of every released format version stay readable, and this version's bytes never change
+//! unnoticed.
 
 use super::*;
 
@@ -17,7 +18,7 @@ fn writes() -> [Persist; 3] {
     .map(without_lease)
 }
 
-/// As a program writes it that grants none, or does not know of them.
+/// The write as a program performs it that grants no leases, or does not know them.
 fn without_lease(mut write: Persist) -> Persist {
     write.hard_state.lease_us = 0;
     write
@@ -77,7 +78,7 @@ fn a_file_of_version_2_is_read() {
     check(VERSION_2, &writes());
 }
 
-/// The length of leases took the place of zeros, which older programs do not look at.
+/// The length of leases replaced zeros that older programs ignore.
 #[test]
 fn the_length_of_leases_changes_nothing_else() {
     let [mut changed, ..] = writes();

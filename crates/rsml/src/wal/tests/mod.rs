@@ -1,4 +1,4 @@
-//! Tests of the log over simulated and real disks, against a model that is as plain as possible.
+//! Tests of the log on simulated and real disks, against a model that is as simple as possible.
 
 mod crash;
 mod damage;
@@ -29,7 +29,7 @@ fn wal_over(disk: &SimulatedDisk, segment_bytes: u64) -> WalStorage {
     WalStorage::over(Arc::new(disk.clone()), options(segment_bytes))
 }
 
-/// What a log that was opened holds.
+/// The contents of a log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Found {
     hard_state: Option<HardState>,
@@ -46,7 +46,8 @@ fn recover(disk: &SimulatedDisk, segment_bytes: u64) -> Result<Found, StorageErr
 fn open(storage: &mut impl Storage) -> Result<Found, StorageError> {
     let Recovered { hard_state, first, last, lost } = storage.recover()?;
     let entries = storage.load(Sequence::BIRTH)?;
-    // What is named as lost is not there. More may be damaged: entries are checked only when they are read.
+    // Entries reported as lost are not there. More may be damaged: entries are verified only when
+    // they are read.
     assert!(
         lost.iter().all(|(from, to)| (from.0..=to.0).all(|n| entries[(n - first.0) as usize].is_none())),
         "{lost:?}"
@@ -93,12 +94,12 @@ fn replace(number: u64, from: u64, entries: &[Bytes]) -> Persist {
     Persist { truncate: true, ..append(number, from, entries) }
 }
 
-/// A write that lets go of everything through `through` first.
+/// A write that first discards everything through `through`.
 fn base(number: u64, through: u64, write: Persist) -> Persist {
     Persist { write_id: WriteId(number), hard_state: hard_state(number), base: Some(Sequence(through)), ..write }
 }
 
-/// Bytes without a zero among them, told apart by `tag`.
+/// Bytes without any zero, which depend on `tag`.
 fn entry(tag: u64, length: usize) -> Bytes {
     (0..length).map(|position| ((tag.wrapping_mul(31) as usize + position * 7) % 255 + 1) as u8).collect()
 }
@@ -135,7 +136,7 @@ impl Model {
         }
     }
 
-    /// Whether nothing in `found` contradicts this state, though entries may be damaged.
+    /// Whether nothing in `found` contradicts this state. Entries may be damaged.
     fn agrees(&self, found: &Found, trimmed_below: u64) -> bool {
         let mut repaired = found.clone();
         for (sequence, entry) in (found.first.0..).zip(&mut repaired.entries).filter(|(_, entry)| entry.is_none()) {
@@ -144,7 +145,7 @@ impl Model {
         self.matches(&repaired, trimmed_below)
     }
 
-    /// Whether `found` is this state; what lies below `trimmed_below` may be missing.
+    /// Whether `found` is this state. Entries below `trimmed_below` may be missing.
     fn matches(&self, found: &Found, trimmed_below: u64) -> bool {
         let stored = self.entries.range(found.first.0..).map(|(_, entry)| Some(entry.clone()));
         let must_have = self.entries.range(trimmed_below..).next();

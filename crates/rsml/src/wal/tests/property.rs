@@ -10,7 +10,7 @@ pub(super) struct WritePlan {
     base_back: Option<i64>,
     /// How far behind the end the write truncates, if it does.
     truncate_back: Option<u64>,
-    /// How far beyond the end it starts the log anew, if it does.
+    /// How far beyond the end it restarts the log, if it does.
     skip: Option<u64>,
     entry_lengths: Vec<usize>,
 }
@@ -51,7 +51,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// Turns a plan into a write that may follow `model`, and applies it there.
+/// Turns a plan into a write that may follow `model`, and applies it to the model.
 pub(super) fn write(plan: &WritePlan, model: &mut Model, number: u64) -> Persist {
     let entries: Vec<Bytes> =
         plan.entry_lengths.iter().enumerate().map(|(i, &length)| entry(number * 10 + i as u64, length)).collect();
@@ -120,7 +120,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
 
     #[test]
-    fn a_log_on_disk_holds_what_its_orders_say(steps in vec(step(), 1..60)) {
+    fn a_log_on_disk_holds_what_its_writes_say(steps in vec(step(), 1..60)) {
         let disk = SimulatedDisk::new(1);
         let mut run =
             Run { storage: wal_over(&disk, 32768), model: Model::default(), trimmed_below: 0, writes: 0 };
@@ -142,7 +142,7 @@ proptest! {
     }
 
     #[test]
-    fn a_log_in_memory_holds_what_its_orders_say(steps in vec(step(), 1..60)) {
+    fn a_log_in_memory_holds_what_its_writes_say(steps in vec(step(), 1..60)) {
         let mut run =
             Run { storage: InMemoryStorage::new(), model: Model::default(), trimmed_below: 0, writes: 0 };
         for step in steps {

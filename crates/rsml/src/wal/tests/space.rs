@@ -1,4 +1,5 @@
-//! A full disk: what was written stays, what was not is brought again, and nothing half done remains.
+//! A full disk: durable writes stay, writes without space can be passed again, and nothing half
+//! done remains.
 
 use super::*;
 use crate::wal::Fault;
@@ -19,7 +20,7 @@ fn writes(range: std::ops::RangeInclusive<u64>, length: usize) -> Vec<Persist> {
 }
 
 #[test]
-fn orders_without_space_are_left_out_and_can_be_brought_again() {
+fn writes_without_space_are_left_out_and_can_be_passed_again() {
     let (disk, mut storage) = log_with_space_for(2);
     let writes = writes(1..=20, 3000);
     let mut durable = 0;
@@ -39,7 +40,7 @@ fn orders_without_space_are_left_out_and_can_be_brought_again() {
 }
 
 #[test]
-fn what_fits_into_the_newest_segment_is_written_though_there_is_no_space_for_another() {
+fn writes_that_fit_into_the_newest_segment_are_performed_although_there_is_no_space_for_another() {
     let (_, mut storage) = log_with_space_for(1);
     assert_eq!(storage.persist(&writes(1..=1, 3000)).expect("there is space"), 1);
     let rest = [writes(2..=4, 1000), writes(5..=5, 9000), writes(6..=6, 10)].concat();
@@ -58,7 +59,7 @@ fn trimming_makes_space() {
 }
 
 #[test]
-fn a_segment_that_can_not_be_made_larger_goes() {
+fn a_segment_that_cannot_be_made_larger_is_removed() {
     let (disk, mut storage) = log_with_space_for(2);
     assert_eq!(storage.persist(&writes(1..=2, 3000)).expect("there is space"), 2);
     assert_eq!(storage.persist(&writes(3..=3, 40_000)).expect("a full disk is no failure"), 0);
@@ -72,13 +73,13 @@ fn a_segment_that_can_not_be_made_larger_goes() {
 fn a_full_disk_in_the_middle_of_a_prepared_segment_is_a_failure() {
     let (disk, mut storage) = log_with_space_for(2);
     disk.inject(Fault::DiskFull);
-    let error = storage.persist(&writes(1..=1, 100)).expect_err("what was promised to be there is not");
+    let error = storage.persist(&writes(1..=1, 100)).expect_err("the promised space is not there");
     assert!(matches!(error, StorageError::Full { .. }), "{error}");
     storage.persist(&writes(1..=1, 100)).expect_err("the log is unusable");
 }
 
 #[test]
-fn a_log_can_not_begin_on_a_full_disk_but_goes_on_there() {
+fn a_log_cannot_begin_on_a_full_disk_but_can_continue_there() {
     let disk = SimulatedDisk::new(1);
     disk.set_capacity_bytes(Some(1000));
     assert!(matches!(recover(&disk, SEGMENT_BYTES), Err(StorageError::Full { .. })));
@@ -89,7 +90,7 @@ fn a_log_can_not_begin_on_a_full_disk_but_goes_on_there() {
 }
 
 #[test]
-fn the_thread_that_prepares_says_when_there_is_no_space_and_goes_on_when_there_is() {
+fn the_preparing_thread_reports_a_lack_of_space_and_continues_when_there_is_some() {
     let disk = SimulatedDisk::new(9);
     disk.set_capacity_bytes(Some(3 * SEGMENT_BYTES / 2));
     let options = WalOptions { background_preparation: true, ..options(SEGMENT_BYTES) };

@@ -20,7 +20,8 @@ fn a_connection_that_ends_at_any_byte_delivers_its_complete_frames_and_leaves_no
         stream.shutdown(Shutdown::Write).expect("the connection stands");
         said_until_closed(&mut stream);
         if cut < frames[0].len() {
-            // The dialler is unknown, so nothing may be reported. If something is, the next connection shows it.
+            // The dialler is unknown, so nothing may be reported. If something is, the next
+            // connection shows it.
             continue;
         }
         let mut end = 0;
@@ -86,7 +87,8 @@ fn a_greeting_that_ends_at_any_byte_makes_no_connection() {
     assert_eq!(a.transport.statistics().reconnects, 0);
 }
 
-/// Sends frames of this size until the socket is full and some are queued. Returns how many were sent.
+/// Sends frames of this size until the socket is full and some are queued. Returns how many were
+/// sent.
 fn fill(a: &Node, round: usize, payload_bytes: usize) -> usize {
     let payload = Bytes::from(vec![b'.'; payload_bytes]);
     for sent in 1.. {
@@ -99,7 +101,8 @@ fn fill(a: &Node, round: usize, payload_bytes: usize) -> usize {
     unreachable!("it is filled or it is not")
 }
 
-/// Before it goes away, the peer reads a few bytes, so that the connection breaks at another place in a frame each time.
+/// Before it goes away, the peer reads a few bytes, so that the connection breaks at another place
+/// in a frame each time.
 #[test]
 fn frames_that_a_connection_left_unwritten_are_dropped_and_counted_and_the_next_one_begins_with_a_new_frame() {
     let mut network = Network::new(2);
@@ -166,7 +169,8 @@ fn frames_written_in_parts_arrive_whole_and_in_the_order_of_each_sender() {
                 }
             });
         }
-        // Read slowly, so that the socket is full most of the time, and in pieces that end anywhere.
+        // Read slowly, so that the socket is full most of the time, and in pieces that end
+        // anywhere.
         let mut next = std::collections::BTreeMap::from([(b'x', 0), (b'y', 0)]);
         for read in 0..2 * EACH {
             let envelope = reader.next(1 + read * 7919 % 100_000);

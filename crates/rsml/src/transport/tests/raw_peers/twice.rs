@@ -64,7 +64,8 @@ fn messages_sent_over_an_old_connection_after_the_new_one_is_accepted_are_never_
             let is_taken = &is_taken;
             scope.spawn(move || {
                 let (before, after) = (message("before").repeat(100), message("after").repeat(100));
-                // Until the connection is closed. The limit makes the test fail, rather than run for ever, if it is not.
+                // Until the connection is closed. The limit makes the test fail, rather than run
+                // for ever, if it is not.
                 let mut late = 0;
                 while late < 1000 && old.write_all(if late > 0 { &after } else { &before }).is_ok() {
                     late += usize::from(is_taken.load(Ordering::SeqCst));
@@ -122,7 +123,8 @@ fn a_stranger_that_sends_no_hello_does_not_affect_an_existing_connection() {
     assert_eq!(a.events.next(&network.runtime), received("second"));
 }
 
-/// A dialler that believes its peer dead abandons the old connection, and sends over the new one only.
+/// A dialler that believes its peer dead abandons the old connection, and sends over the new one
+/// only.
 #[test]
 fn after_a_peer_was_dialled_again_messages_are_sent_over_the_new_connection_only() {
     let mut network = Network::new(2);

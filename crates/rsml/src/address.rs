@@ -1,20 +1,20 @@
-//! Addresses of replicas as text: names are resolved when they are needed.
+//! The addresses of replicas, as text: names are looked up when they are needed.
 
 use std::fmt;
 use std::net::SocketAddr;
 
-/// `HOST:PORT`. The host may be a name. It is resolved again for each connection, so a peer may move to
-/// another address, or get one only later.
+/// `HOST:PORT`, where a replica listens for its peers. The host may be a name, which is looked up again for each connection,
+/// so that a peer may move to another address, or get its address later.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PeerAddress(String);
 
 impl PeerAddress {
-    /// The address as configured.
+    /// The text as it was given.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The socket address; `None` if the host is a name.
+    /// The address, if it is no name.
     pub fn literal(&self) -> Option<SocketAddr> {
         self.0.parse().ok()
     }
@@ -26,7 +26,7 @@ impl From<SocketAddr> for PeerAddress {
     }
 }
 
-/// Text that is not an address is noticed only when it is resolved.
+/// Any text is taken. One that is no address is noticed when it is looked up.
 impl From<&str> for PeerAddress {
     fn from(address: &str) -> Self {
         PeerAddress(address.to_owned())

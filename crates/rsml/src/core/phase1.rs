@@ -1,122 +1,55 @@
-//! Changing the primary: pre-vote, phase 1, and adopting the log that phase 1 found.
-
-use std::collections::{BTreeMap, BTreeSet};
+//! Phase 1: a candidate collects promises (1a, 1b), adopts the log that they lead to, and leads.
 
 use bytes::Bytes;
 
 use super::acceptor::Staging;
 use super::choice::{Best, Choice, Promised, Source, choose_log, source};
-use super::proposer::{Progress, Proposer};
+use super::progress::Progress;
+use super::proposer::Proposer;
 use super::replica::Replica;
-use super::view_manager::{Campaign, Role};
-use super::{LogRead, ReadPurpose, Refusal, TransferError};
-use crate::message::{Fetch, Fetched, LostEntries, Message, PreVote, PreVoteReply, Prepare, Promise, Refuse};
+use super::view_manager::Campaign;
+use super::{LogRead, ReadPurpose, TransferError};
+use crate::message::{Fetch, Fetched, LostEntries, Message, Prepare, Promise, Refuse};
 use crate::value::{Sessions, Value};
-use crate::{Boot, DiskId, ReplicaId, Sequence, View};
+use crate::{DiskId, ReplicaId, Sequence, View};
 
 impl Replica {
-    pub(super) fn start_pre_vote(&mut self) {
-        self.views.wait(self.now);
-        if !self.may_stand() {
-            return;
-        }
-        if self.lease_forbids(self.options.me, View::BIRTH) {
-            let over = self.granted.map_or(self.now, |grant| grant.until);
-            self.views.suspect(over, self.options.heartbeat_us);
-            return;
-        }
-        self.views.round += 1;
-        let round = self.views.round;
-        self.views.role = Role::PreVoting { round, granted: BTreeSet::from([self.options.me]) };
-        let view = self.next_view().0;
-        self.send_all(Message::PreVote(PreVote { view, round }));
-        self.count_pre_votes();
-    }
-
-    fn next_view(&self) -> View {
-        self.views.highest_seen.max(self.acceptor.promised()).next_owned_by(self.options.me)
-    }
-
-    /// Grants unless a primary (other than the asker) was heard lately, or this replica leads or is about to: two that
-    /// grant each other what they are doing themselves interrupt each other for as long as their disks are slow.
-    pub(super) fn on_pre_vote(&mut self, from: ReplicaId, message: PreVote) {
-        let is_busy = matches!(self.views.role, Role::Primary(_) | Role::Preparing(_));
-        let is_asker_primary = self.views.primary == Some(from);
-        let is_quiet = self.now < self.views.quiet_until || self.lease_forbids(from, View::BIRTH);
-        let granted = self.is_voter() && !is_busy && (is_asker_primary || !is_quiet);
-        if !granted {
-            coverage!("liveness.pre_vote_denied");
-        }
-        let promised = self.acceptor.promised().0;
-        self.send(from, Message::PreVoteReply(PreVoteReply { round: message.round, granted, promised }), Vec::new());
-    }
-
-    pub(super) fn on_pre_vote_reply(&mut self, from: ReplicaId, message: PreVoteReply) {
-        self.views.see(View(message.promised));
-        let Role::PreVoting { round, granted } = &mut self.views.role else { return };
-        if message.granted && message.round == *round {
-            granted.insert(from);
-            self.count_pre_votes();
-        }
-    }
-
-    fn count_pre_votes(&mut self) {
-        if matches!(&self.views.role, Role::PreVoting { granted, .. } if granted.len() >= self.quorum()) {
-            self.start_campaign(View::BIRTH);
-        }
-    }
-
-    /// Phase 1: promises the new view itself; the 1a leaves once that is durable. `handed_over`: the view whose primary
-    /// wants it so.
-    pub(super) fn start_campaign(&mut self, handed_over: View) {
-        self.become_secondary(None);
-        if self.lease_forbids(self.options.me, handed_over) {
-            return;
-        }
-        let view = self.next_view();
-        self.views.see(view);
-        self.promise(view);
-        let (promises, fetched) = (BTreeMap::new(), self.now);
-        let campaign = Campaign { view, handed_over, promises, asked: false, best: None, source: None, fetched };
-        self.views.role = Role::Preparing(campaign);
-        self.views.wait(self.now);
-    }
-
-    /// Whatever lease was granted is over by now, or was given up by its holder.
+    /// Promises `view`. Any lease that this replica granted is over by now, or was given up by the primary that held it.
     pub(super) fn promise(&mut self, view: View) {
-        self.granted = None;
+        self.leases.granted = None;
         self.acceptor.promise(view);
     }
 
-    /// What this replica's promise tells: read from durable state, at the moment it is told.
+    /// What this replica's promise reports, read from durable state at the moment it is sent.
     fn own_promise(&self) -> Promised {
         Promised {
             accepted_view: self.acceptor.durable().accepted_view,
             last: self.acceptor.durable_last(),
             commit: self.learner.commit(),
-            first: self.first_stored,
+            first: self.stored.first,
             lost: self.acceptor.durable_lost().to_vec(),
         }
     }
 
-    /// Sends the 1a of the campaign, and counts the own promise, once it is durable.
+    /// Sends the 1a of the campaign, and counts the promise of this replica, once that promise is durable.
     pub(super) fn ask_for_promises(&mut self) {
         let own = self.own_promise();
         let durable = self.acceptor.durable().promised;
-        let Role::Preparing(campaign) = &mut self.views.role else { return };
+        let Some(campaign) = self.views.campaign_mut() else { return };
         if campaign.asked || durable < campaign.view {
             return;
         }
         campaign.asked = true;
         campaign.promises.insert(self.options.me, own);
-        let (view, transfer) = (campaign.view.0, campaign.handed_over.0);
+        let (view, transfer) = (campaign.view.0, campaign.transferred_from.0);
         self.send_all(Message::Prepare(Prepare { view, transfer }));
         self.conclude_phase_1();
     }
 
+    /// Takes a 1a: promises the view, unless this replica has promised more or a lease forbids it.
     pub(super) fn on_prepare(&mut self, from: ReplicaId, message: Prepare) {
         let view = View(message.view);
-        self.views.see(view);
+        self.views.observe_view(view);
         let promised = self.acceptor.promised();
         if view.owner() != Some(from) || !self.is_voter() {
             return;
@@ -132,21 +65,21 @@ impl Replica {
             self.become_secondary(None);
             self.promise(view);
         }
-        self.views.hush(self.now);
-        self.owed_promise = Some((view, from));
+        self.views.reset_election_timer(self.now);
+        self.replies.promise = Some((view, from));
     }
 
-    /// Sends the 1b that is owed, once the promise is durable. The log in it is read from durable state now, when all
-    /// inputs that waited have been taken and the message leaves: whatever was on its way to the disk when the 1a came, or
-    /// was given after it, is part of it.
-    pub(super) fn pay_promise(&mut self) {
-        let Some((view, to)) = self.owed_promise else { return };
+    /// Sends the pending 1b once the promise is durable (rule 3). The log in it is read from durable state now, when all
+    /// inputs that waited have been taken and the message leaves: it covers everything that was on its way to the disk when
+    /// the 1a came, or was written after it.
+    pub(super) fn send_pending_promise(&mut self) {
+        let Some((view, to)) = self.replies.promise else { return };
         let durable = *self.acceptor.durable();
         if self.acceptor.promised() != view {
             coverage!("rule3.promise_overtaken");
-            self.owed_promise = None;
+            self.replies.promise = None;
         } else if durable.promised == view {
-            self.owed_promise = None;
+            self.replies.promise = None;
             let own = self.own_promise();
             let promise = Promise {
                 view: view.0,
@@ -160,8 +93,9 @@ impl Replica {
         }
     }
 
+    /// Counts a 1b.
     pub(super) fn on_promise(&mut self, from: ReplicaId, message: Promise) {
-        let Role::Preparing(campaign) = &mut self.views.role else { return };
+        let Some(campaign) = self.views.campaign_mut() else { return };
         if campaign.view != View(message.view) || campaign.best.is_some() {
             coverage!("rule3.late_promise");
             return;
@@ -177,35 +111,32 @@ impl Replica {
         self.conclude_phase_1();
     }
 
+    /// A peer has promised more than the view of a message that this replica sent.
     pub(super) fn on_refuse(&mut self, promised: View) {
-        self.views.see(promised);
+        self.views.observe_view(promised);
         if promised <= self.acceptor.promised() {
             return;
         }
-        match &self.views.role {
-            // A peer has promised more than this primary's view: it can only follow a higher one. The primary may have
-            // lost its quorum to another without knowing, so it asks like everybody before it stands.
-            Role::Primary(_) => {
-                coverage!("liveness.refused_primary");
-                let is_expected = self.has_asked_successor();
-                self.become_secondary(None);
-                if !is_expected {
-                    self.start_pre_vote();
-                }
+        if self.views.is_primary() {
+            // The peer can follow only a higher view than this primary's. The primary may have lost its quorum to another
+            // one without knowing, so it asks for pre-votes like everybody before it stands.
+            coverage!("liveness.refused_primary");
+            let is_expected = self.has_asked_successor();
+            self.become_secondary(None);
+            if !is_expected {
+                self.start_pre_vote();
             }
-            Role::Preparing(_) => {
-                coverage!("liveness.refused_candidate");
-                self.become_secondary(None);
-                self.views.suspect(self.now, self.options.heartbeat_us);
-            }
-            _ => {}
+        } else if self.views.campaign().is_some() {
+            coverage!("liveness.refused_candidate");
+            self.become_secondary(None);
+            self.views.expire_election_timer_soon(self.now, self.options.heartbeat_us);
         }
     }
 
-    /// With a quorum of promises: adopts the greatest log, fetching what is missing.
+    /// With a quorum of promises: adopts the greatest log (rules 2 and 7), and fetches the entries that are missing here.
     fn conclude_phase_1(&mut self) {
-        let (me, voters, commit) = (self.options.me, self.configuration.disks.len(), self.learner.commit());
-        let Role::Preparing(campaign) = &mut self.views.role else { return };
+        let (me, voters, commit) = (self.options.me, self.membership.electorate(), self.learner.commit());
+        let Some(campaign) = self.views.campaign_mut() else { return };
         if !campaign.promises.contains_key(&me) || campaign.best.is_some() {
             return;
         }
@@ -238,7 +169,7 @@ impl Replica {
         }
     }
 
-    /// Where the log `best` may first differ from the own one.
+    /// Where the log `best` may first differ from the log of this replica.
     fn first_to_fetch(&self, best: Best) -> Sequence {
         if self.acceptor.accepted_view() == best.accepted_view {
             self.acceptor.log().sound_last().min(best.last).next()
@@ -247,6 +178,7 @@ impl Replica {
         }
     }
 
+    /// A candidate asks for entries of this log, which it adopts.
     pub(super) fn on_fetch(&mut self, from: ReplicaId, message: Fetch) {
         let view = View(message.view);
         if view != self.acceptor.promised() || view == self.acceptor.accepted_view() || view.owner() != Some(from) {
@@ -254,7 +186,7 @@ impl Replica {
         }
         let log = self.acceptor.log();
         let (first, last) = (Sequence(message.from), log.last());
-        if first > last || first < self.first_stored {
+        if first > last || first < self.stored.first {
             return;
         }
         let max_bytes = self.options.max_message_bytes;
@@ -272,20 +204,22 @@ impl Replica {
         self.send(to, Message::Fetched(Fetched { view: view.0, accepted_view, from: from.0 }), entries);
     }
 
+    /// Entries that a candidate asked for were read from storage.
     pub(super) fn fetch_read(&mut self, peer: ReplicaId, read: LogRead, entries: Vec<Bytes>) {
         if read.view == self.acceptor.promised() && read.view != self.acceptor.accepted_view() && !entries.is_empty() {
             self.send_fetched(peer, read.view, read.from, entries);
         }
     }
 
+    /// Stages entries of the log that is being adopted.
     pub(super) fn on_fetched(&mut self, from: ReplicaId, message: Fetched, entries: Vec<Bytes>) {
-        let Role::Preparing(campaign) = &self.views.role else { return };
+        let Some(campaign) = self.views.campaign() else { return };
         let view = View(message.view);
         if campaign.view != view || campaign.source != Some(from) {
             return;
         }
         let (Some(best), Some(promised)) = (campaign.best, campaign.promises.get(&from)) else { return };
-        // What it holds was promised; only that is of the log to adopt.
+        // Only entries that the sender reported in its promise belong to the log to adopt.
         let end = match promised.accepted_view {
             accepted_view if accepted_view != View(message.accepted_view) => return,
             accepted_view if accepted_view == best.accepted_view => promised.last.min(best.last),
@@ -301,18 +235,18 @@ impl Replica {
         }
         let staged = self.acceptor.staging().expect("it was staged just now").last();
         if Some(staged) == before {
-            // A repetition: were it answered, every message delivered twice would double all that follow.
+            // A repetition. If it were answered, each message delivered twice would double all the following ones.
             return;
         }
-        self.views.wait(self.now);
+        self.views.start_election_timer(self.now);
         self.install_staged(committed.min(staged), view);
         self.fetch_more();
     }
 
-    /// Goes on with the entries that follow those staged: asks whoever has them, or leads when none is missing.
+    /// Continues with the entries that follow the staged ones: asks a replica that has them, or leads when none is missing.
     fn fetch_more(&mut self) {
         loop {
-            let Role::Preparing(campaign) = &mut self.views.role else { return };
+            let Some(campaign) = self.views.campaign_mut() else { return };
             let (Some(best), Some(staging)) = (campaign.best, self.acceptor.staging()) else { return };
             let next = staging.last().next();
             if next > best.last {
@@ -335,21 +269,21 @@ impl Replica {
                     self.become_secondary(None);
                     return self.want_snapshot(through, Some(from));
                 }
-                None => unreachable!("a log was chosen in which entry {next} is not to be had"),
+                None => unreachable!("a log was chosen in which entry {next} that nobody can supply"),
             }
         }
     }
 
-    /// Stages entries of the own log, where it agrees with the one being adopted.
+    /// Stages entries of this replica's log, where it agrees with the one being adopted.
     fn stage_own(&mut self, view: View, best: Best, from: Sequence, end: Sequence) -> bool {
         let entries = self.acceptor.log().read(from, end, usize::MAX);
         assert!(!entries.is_empty(), "entry {from} was promised and is not held");
         self.acceptor.stage(view, best.last, from, entries)
     }
 
-    /// Asks again when question or answer seem lost.
+    /// Asks again when the question or its answer seems lost.
     pub(super) fn retry_fetch(&mut self) {
-        let Role::Preparing(campaign) = &self.views.role else { return };
+        let Some(campaign) = self.views.campaign() else { return };
         if campaign.best.is_some() && self.now.since_us(campaign.fetched) >= self.options.retry_us {
             coverage!("phase1.fetch_repeated");
             self.fetch_more();
@@ -358,8 +292,7 @@ impl Replica {
 
     /// Phase 1 is done: the log becomes this view's, with `entries` from `from` on and a no-op of the view's own.
     fn lead(&mut self, from: Sequence, entries: Vec<Bytes>) {
-        let role = std::mem::replace(&mut self.views.role, Role::Secondary);
-        let Role::Preparing(campaign) = role else { unreachable!("only a campaign ends in leading") };
+        let campaign = self.views.lead(self.options.me);
         let best = campaign.best.expect("the log was chosen");
         let view = campaign.view;
         let (sessions, time_us) = self.log_end_state(from, &entries);
@@ -370,93 +303,43 @@ impl Replica {
         self.acceptor.adopt(view, best.last, self.learner.commit(), from, entries);
         assert_eq!(self.acceptor.log().last(), best.last.next(), "the adopted log ends elsewhere than it was promised");
         let committed = campaign.promises.values().map(|p| p.commit).max().unwrap_or(Sequence::ZERO);
-        self.learner.hear(view, committed, &self.acceptor);
-        for peer in self.peers() {
-            if self.configuration.disks.contains_key(&peer) {
-                proposer.peers.insert(peer, self.first_progress(&campaign, best, peer));
+        self.learner.observe_commit(view, committed, &self.acceptor);
+        for peer in self.membership.peers() {
+            if let Some(disk) = self.membership.voting_disk(peer) {
+                proposer.peers.insert(peer, self.first_progress(&campaign, best, peer, disk));
             }
         }
-        self.views.role = Role::Primary(Box::new(proposer));
-        self.views.primary = Some(self.options.me);
-        if let Some(to) = self.handover_target() {
-            self.end_handover(Err(TransferError::TimedOut(to)));
+        self.proposer = Some(Box::new(proposer));
+        if let Some(to) = self.transfer_target() {
+            self.end_transfer(Err(TransferError::TimedOut(to)));
         }
         self.counters.view_changes += 1;
         self.reads.restart();
     }
 
-    /// Where to begin with a peer: right after what its promise shows to agree, or by asking.
-    fn first_progress(&self, campaign: &Campaign, best: Best, peer: ReplicaId) -> Progress {
-        let disk = self.configuration.disks[&peer];
+    /// Where to begin with a peer: right after the part of its log that agrees according to its promise, or with a probe.
+    fn first_progress(&self, campaign: &Campaign, best: Best, peer: ReplicaId, disk: DiskId) -> Progress {
         match campaign.promises.get(&peer) {
             Some(p) if p.accepted_view == best.accepted_view => {
                 let sound = p.lost.first().map_or(p.last, |(from, _)| from.previous());
-                Progress::new(disk, sound.min(best.last).next(), p.accepted_view, false, self.now)
+                Progress::streaming(disk, sound.min(best.last).next(), p.accepted_view, self.now)
             }
-            Some(p) => Progress::new(disk, p.commit.next(), View::BIRTH, false, self.now),
-            None => Progress::new(disk, self.acceptor.log().last().next(), View::BIRTH, true, self.now),
+            Some(p) => Progress::streaming(disk, p.commit.next(), View::BIRTH, self.now),
+            None => Progress::probing(disk, self.acceptor.log().last().next(), self.now),
         }
     }
 
     /// Sessions and time as they will be once the whole log, with `entries` from `from` on, is applied.
     fn log_end_state(&self, from: Sequence, entries: &[Bytes]) -> (Sessions, u64) {
-        let mut sessions = self.applied_sessions.clone();
-        let mut time_us = self.applied_time_us;
+        let mut sessions = self.applied.sessions.clone();
+        let mut time_us = self.applied.time_us;
         let log = self.acceptor.log();
         let kept = log.read(self.learner.applied().next().max(log.first()), from.previous(), usize::MAX);
         for entry in kept.iter().chain(entries) {
             let value = Value::from_bytes(entry.clone());
             time_us = time_us.max(value.time_us);
-            for batch in &value.batches {
-                let session = sessions.entry(DiskId(batch.disk_id.into())).or_default();
-                for number in batch.first..batch.first + batch.payloads.len() as u64 {
-                    session.admit(Boot(batch.boot), number);
-                }
-            }
+            value.advance_sessions(&mut sessions, |_, _, _, _| {});
         }
         (sessions, time_us)
-    }
-
-    /// Ends whatever role there was. `primary`: whom to follow, if known.
-    pub(super) fn become_secondary(&mut self, primary: Option<ReplicaId>) {
-        self.views.role = Role::Secondary;
-        if self.views.primary != primary {
-            self.views.primary = primary;
-            self.reads.restart();
-        }
-        match primary {
-            Some(primary) => {
-                // Whoever leads had what was missing.
-                self.blocked = None;
-                self.end_handover(Ok(primary));
-            }
-            None => self.requests.forget_target(),
-        }
-        self.views.wait(self.now);
-    }
-
-    pub(super) fn lost_connection(&mut self, peer: ReplicaId) {
-        if let Role::Primary(proposer) = &mut self.views.role {
-            if let Some(progress) = proposer.peers.get_mut(&peer) {
-                progress.ask_end(self.now);
-            }
-        } else if self.views.primary == Some(peer) {
-            coverage!("liveness.connection_hint");
-            self.requests.resend(0, self.now);
-            self.reads.restart();
-            self.views.suspect(self.now, self.options.heartbeat_us);
-        }
-    }
-
-    pub(super) fn propose(&mut self, id: super::RequestId, payload: Bytes) {
-        if self.lacks_space() {
-            coverage!("requests.storage_full");
-            self.outputs.refused.push((id, Refusal::StorageFull));
-        } else if self.requests.is_full(payload.len(), self.options.max_request_bytes) {
-            coverage!("requests.overloaded");
-            self.outputs.refused.push((id, Refusal::Overloaded));
-        } else {
-            self.requests.push(id, payload);
-        }
     }
 }
