@@ -14,7 +14,8 @@ use crate::{KvError, Version};
 pub enum MutationKind {
     Set = 0,
     Delete = 1,
-    /// The 10 bytes at `stamp_offset` of the key (absent: its last 10) are replaced by the versionstamp.
+    /// The 10 bytes at `stamp_offset` of the key (absent: its last 10) are replaced by the
+    /// versionstamp.
     SetVersionstampedKey = 2,
     /// The same for the value.
     SetVersionstampedValue = 3,
@@ -62,8 +63,8 @@ impl Mutation {
 /// A transaction: all its mutations happen at one version, or none does.
 #[derive(Clone, PartialEq, Message)]
 pub struct AtomicCommit {
-    /// Examined only when there are read conflicts: the commit fails with [`KvError::Conflict`] iff one of them was
-    /// written in `(read_version, commit version)`.
+    /// Examined only when there are read conflicts: the commit fails with [`KvError::Conflict`] iff
+    /// one of them was written in `(read_version, commit version)`.
     #[prost(uint64, tag = "1")]
     pub read_version: u64,
     #[prost(message, repeated, tag = "2")]
@@ -91,7 +92,8 @@ pub struct AtomicCommit {
 /// Longest idempotency id, in bytes.
 pub const MAX_IDEMPOTENCY_ID_BYTES: usize = 255;
 
-/// How long the result of a commit with an idempotency id is remembered, in seconds of replicated time.
+/// How long the result of a commit with an idempotency id is remembered, in seconds of replicated
+/// time.
 pub const IDEMPOTENCY_SECONDS: u64 = 600;
 
 impl AtomicCommit {

@@ -3,7 +3,8 @@
 use crate::families::family_name_fault;
 use crate::keys::KeyRef;
 
-/// Why an operation failed. `retryable`: the same request may succeed later. `maybe committed`: it may have happened.
+/// Why an operation failed. `retryable`: the same request may succeed later. `maybe committed`: it
+/// may have happened.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KvError {
     /// A key that the transaction read was written after its read version. Retryable with a new

@@ -9,7 +9,8 @@ use crate::AtomicCommit;
 /// The readable window of a write that names none, in milliseconds of replicated time.
 pub const DEFAULT_READABLE_WINDOW_MS: u64 = 60_000;
 
-/// Creates a column family, or drops one with all its rows. Creating one that exists changes nothing.
+/// Creates a column family, or drops one with all its rows. Creating one that exists changes
+/// nothing.
 #[derive(Clone, PartialEq, Eq, Message)]
 pub struct FamilyChange {
     #[prost(string, tag = "1")]

@@ -87,8 +87,8 @@ impl Idleness {
     }
 }
 
-/// The bytes of a connection, whatever carries them. Servers are generic over it, so that only the code that accepts a
-/// connection knows whether it is plain TCP.
+/// The bytes of a connection, whatever carries them. Servers are generic over it, so that only the
+/// code that accepts a connection knows whether it is plain TCP.
 pub(crate) trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin + 'static {
     /// Whether the socket holds input that was not read. Closing it then resets the connection.
     fn has_unread_input(&self) -> bool;

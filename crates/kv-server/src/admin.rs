@@ -34,7 +34,7 @@ use tokio::time::Instant;
 pub use serving::{bind, serve};
 
 use crate::budget::Budget;
-use crate::cluster::{ClusterSnapshot, LocalDatabase, ReplicaStatus};
+use crate::cluster::{ClusterSnapshot, LocalDatabase, ReplicaStatus, Role};
 use crate::failover::{Failover, FailoverControl, FailoverError};
 use crate::health::{Liveness, WriteProbe};
 use crate::metrics::ServerMetrics;
@@ -193,6 +193,7 @@ fn replica_json(replica: &ReplicaStatus, primary: Option<u32>) -> Value {
     json!({
         "id": replica.id,
         "role": replica.role,
+        "observer": replica.role == Role::Observer,
         "status": replica.health(primary).name(),
         "reachable": replica.reachable,
         "view": replica.view,

@@ -18,8 +18,10 @@ pub enum Role {
     Secondary,
     /// It campaigns to become primary.
     Candidate,
-    /// An observer: it holds data but has no vote.
-    Learner,
+    /// It holds data but has no vote. `/status` calls the role `learner`, its name in earlier
+    /// versions, and says `observer` in a field of its own.
+    #[serde(rename = "learner")]
+    Observer,
     /// No message from it has arrived yet.
     Unknown,
 }

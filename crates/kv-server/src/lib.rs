@@ -6,8 +6,8 @@
 //! admin ────────────────────────┘    fault_injection (on request)
 //! ```
 //!
-//! A mode is a [`ServerManager`] that puts a [`BackEnd`] (a router, a view of the cluster, the local databases) under the
-//! one [`FrontEnd`]. Nothing above the router knows the mode.
+//! A mode is a [`ServerManager`] that puts a [`BackEnd`] (a router, a view of the cluster, the
+//! local databases) under the one [`FrontEnd`]. Nothing above the router knows the mode.
 
 mod accepting;
 pub mod admin;

@@ -125,7 +125,8 @@ pub struct ByteArgs {
     /// Keys and values are hexadecimal.
     #[arg(long)]
     pub hex: bool,
-    /// How results are printed. In JSON, keys and values are text with escapes, or hexadecimal with --hex.
+    /// How results are printed. In JSON, keys and values are text with escapes, or hexadecimal with
+    /// --hex.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub format: Format,
 }
@@ -215,9 +216,10 @@ pub struct FailoverArgs {
 
 /// Print the value of a key.
 ///
-/// Sees every write acknowledged before. On a terminal the value is shown with escapes for what cannot be printed, and a
-/// newline behind it. To a file or a pipe its bytes are written as they are, and nothing else, so that `synodkv get a |
-/// synodkv set b -` is a copy. With --escape or --hex it is one line of text, wherever it goes.
+/// Sees every write acknowledged before. On a terminal the value is shown with escapes for what
+/// cannot be printed, and a newline behind it. To a file or a pipe its bytes are written as they
+/// are, and nothing else, so that `synodkv get a | synodkv set b -` is a copy. With --escape or
+/// --hex it is one line of text, wherever it goes.
 #[derive(Debug, Args)]
 #[command(after_help = epilogue("Examples:\n  \
     synodkv get hello\n  \
@@ -231,8 +233,8 @@ pub struct GetArgs {
     /// The column family. [default: default]
     #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
     pub family: String,
-    /// The value as of this version (as printed by `range --format json`), not the newest. By default versions of the
-    /// last minute can be read (storage.readable_window_ms of the servers).
+    /// The value as of this version (as printed by `range --format json`), not the newest. By
+    /// default versions of the last minute can be read (storage.readable_window_ms of the servers).
     #[arg(long, value_name = "VERSION", value_parser = whole_number::<u64>)]
     pub at: Option<u64>,
     /// Write the value's bytes as they are, without a newline, on a terminal, too.
@@ -305,7 +307,8 @@ pub struct TxnArgs {
     /// Fail at once on a conflict, instead of running the script again.
     #[arg(long)]
     pub no_retry: bool,
-    /// Read as of this version: the commit fails if anything that was read has been written since. Implies --no-retry.
+    /// Read as of this version: the commit fails if anything that was read has been written since.
+    /// Implies --no-retry.
     #[arg(long, value_name = "VERSION", value_parser = whole_number::<u64>)]
     pub at: Option<u64>,
     /// The column family of statements that name none. [default: default]

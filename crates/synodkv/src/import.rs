@@ -51,7 +51,8 @@ pub struct ImportArgs {
     /// rows written by hand: a key, a tab, a value. Missing rows are then not detected.
     #[arg(long)]
     pub no_header: bool,
-    /// With --no-header: keys and values are hexadecimal, instead of text with \xNN, \\, \n, \t for other bytes.
+    /// With --no-header: keys and values are hexadecimal, instead of text with \xNN, \\, \n, \t for
+    /// other bytes.
     #[arg(long, requires = "no_header")]
     pub hex: bool,
     #[command(flatten)]

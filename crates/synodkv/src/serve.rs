@@ -113,8 +113,8 @@ fn second_signal(name: &str) -> Failure {
     Failure::Failed(format!("second signal ({name}): stopped at once"))
 }
 
-/// Starts the server. Also returns the signal that arrived meanwhile: a start is completed first, so that the server
-/// can stop in good order.
+/// Starts the server. Also returns the signal that arrived meanwhile: a start is completed first,
+/// so that the server can stop in good order.
 async fn start(
     config: Config,
     signals: &mut Signals,

@@ -6,8 +6,8 @@ use thrift::protocol::{TInputProtocol, TOutputProtocol, TSerializable};
 
 use super::generated::*;
 
-/// Answers a call in place of its reply when the message cannot be understood or the handler panicked. Failures of an
-/// operation never come this way: they stand inside the reply.
+/// Answers a call in place of its reply when the message cannot be understood or the handler
+/// panicked. Failures of an operation never come this way: they stand inside the reply.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct ThriftException {
@@ -101,7 +101,8 @@ macro_rules! methods {
             }
         }
 
-        /// A reply, one variant per method. A call is answered by the variant of its own name, or by an exception.
+        /// A reply, one variant per method. A call is answered by the variant of its own name, or
+        /// by an exception.
         #[derive(Clone, Debug, PartialEq)]
         pub enum ThriftReply {
             $($variant($response),)*

@@ -16,7 +16,8 @@ use tokio_util::sync::CancellationToken;
 use super::{AdminInterface, routes};
 use crate::accepting::{AcceptTerms, ByteStream, Incoming, accept_until};
 
-/// How long a client may take for the head of a request, the first and every later one of its connection.
+/// How long a client may take for the head of a request, the first and every later one of its
+/// connection.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest head of a request. No request has a body.
 const MAX_BUFFER_BYTES: usize = 64 << 10;

@@ -106,7 +106,8 @@ fn key_text(path: &[String]) -> String {
     text
 }
 
-/// The parser's path of an unknown key sometimes ends in the key itself and sometimes in its section.
+/// The parser's path of an unknown key sometimes ends in the key itself and sometimes in its
+/// section.
 fn section_of<'a>(path: &'a [String], name: &str) -> &'a [String] {
     match path.split_last() {
         Some((last, section)) if last == name => section,

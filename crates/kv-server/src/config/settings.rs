@@ -146,8 +146,8 @@ impl ServerSettings {
 #[serde(default, deny_unknown_fields)]
 pub struct StorageSettings {
     pub data_dir: PathBuf,
-    /// `memory` is for tests: the rows are lost at exit. In replicated mode the log, which is then never trimmed, brings
-    /// them back.
+    /// `memory` is for tests: the rows are lost at exit. In replicated mode the log, which is then
+    /// never trimmed, brings them back.
     pub engine: EngineKind,
     /// Column families other than `default` that the first write to them creates.
     pub column_families: Vec<String>,
@@ -206,8 +206,8 @@ impl Default for StorageSettings {
 pub(super) struct ReplicationSettings {
     pub node_id: Option<u32>,
     pub replicas: Vec<ReplicaEntry>,
-    /// Where the first of three replicas in one process listens for its peers when `replicas` is empty; the others take
-    /// the ports after it.
+    /// Where the first of three replicas in one process listens for its peers when `replicas` is
+    /// empty; the others take the ports after it.
     pub first_peer_addr: Address,
     /// Where this process listens for its peers, if not at the `peer` address in the list.
     pub listen_addr: Option<Address>,
@@ -248,7 +248,8 @@ impl Default for ReplicationSettings {
     }
 }
 
-/// One `[[replication.replicas]]`. `thrift` and `admin` may be left out only where one process runs all replicas.
+/// One `[[replication.replicas]]`. `thrift` and `admin` may be left out only where one process runs
+/// all replicas.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ReplicaEntry {

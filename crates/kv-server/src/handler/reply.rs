@@ -53,7 +53,8 @@ impl Status {
 
 /// A response struct with a [`Status`].
 pub(super) trait Response: Into<ThriftReply> {
-    /// The response with this status and nothing else: numbers are 0, lists are empty, optional fields are absent.
+    /// The response with this status and nothing else: numbers are 0, lists are empty, optional
+    /// fields are absent.
     fn with_status(status: Status) -> Self;
 
     /// The response to a failed call. `code` becomes `error_code`.

@@ -36,8 +36,9 @@ fn selector(selector: wire::KeySelector) -> KeySelector {
     KeySelector { key: selector.key.into(), or_equal: selector.or_equal, offset: selector.offset }
 }
 
-/// Whether the client can read the binary fields that were added to the reply of a commit. Stock Thrift libraries of
-/// Python and Rust read an unknown string field as text, and fail when its bytes are not UTF-8.
+/// Whether the client can read the binary fields that were added to the reply of a commit. Stock
+/// Thrift libraries of Python and Rust read an unknown string field as text, and fail when its
+/// bytes are not UTF-8.
 pub(super) fn wants_details(request: &wire::AtomicCommitRequest) -> bool {
     let knows_additions = request.read_conflict_ranges.is_some()
         || request.idempotency_id.is_some()

@@ -51,7 +51,7 @@ impl ReplicatedCluster {
             "primary" => Role::Primary,
             "candidate" => Role::Candidate,
             "unborn" => Role::Unknown,
-            _ if !status.core.is_voter => Role::Learner,
+            _ if !status.core.is_voter => Role::Observer,
             _ => Role::Secondary,
         };
         let runs = status.failed.is_none();
@@ -99,7 +99,7 @@ impl ReplicatedCluster {
             () if !status.reachable => Role::Unknown,
             () if report.is_primary => Role::Primary,
             () if report.is_candidate => Role::Candidate,
-            () if report.is_observer => Role::Learner,
+            () if report.is_observer => Role::Observer,
             () => Role::Secondary,
         };
         ReplicaStatus {

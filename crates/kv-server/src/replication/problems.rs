@@ -250,14 +250,14 @@ fn divergence(diverged: &DivergedPeer) -> Problem {
 
 /// A problem of the whole cluster: too few voting replicas are available.
 pub(super) fn of_cluster(members: &[ReplicaConfig], replicas: &[ReplicaStatus], is_founded: bool) -> Option<Problem> {
-    let votes = |replica: &&ReplicaStatus| replica.reachable && replica.role != Role::Learner;
+    let votes = |replica: &&ReplicaStatus| replica.reachable && replica.role != Role::Observer;
     let (there, needed) = (replicas.iter().filter(votes).count(), members.len() / 2 + 1);
     if !is_founded || there >= needed {
         return None;
     }
     let missing = |replica: &ReplicaStatus| match replica.role {
         _ if !replica.reachable => Some(format!("replica {} is silent", replica.id)),
-        Role::Learner => Some(format!("replica {} has no vote, because its disk is another one", replica.id)),
+        Role::Observer => Some(format!("replica {} has no vote, because its disk is another one", replica.id)),
         _ => None,
     };
     let missing: Vec<String> = replicas.iter().filter_map(missing).collect();

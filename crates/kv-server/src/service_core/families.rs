@@ -19,8 +19,8 @@ pub struct Family {
 }
 
 impl KvServiceCore {
-    /// The families that requests may name, the default one first: those that exist in the database of this server's first
-    /// replica, and those that the first write creates.
+    /// The families that requests may name, the default one first: those that exist in the database
+    /// of this server's first replica, and those that the first write creates.
     pub fn column_families(&self) -> Vec<String> {
         self.families_here().into_iter().map(|family| family.name).collect()
     }

@@ -31,6 +31,7 @@ async fn the_status_shows_the_replica_and_its_families() {
     assert_eq!(body["column_families"], serde_json::json!(["default", "users"]));
     let replica = &body["replicas"][0];
     assert_eq!((&replica["id"], &replica["role"]), (&0.into(), &"primary".into()));
+    assert_eq!(replica["observer"], false, "it votes alone");
     assert_eq!(replica["reachable"], true);
     assert_eq!(replica["admin"], server.manager.admin_addr().to_string());
 }

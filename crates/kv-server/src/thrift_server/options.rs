@@ -5,7 +5,8 @@ use std::time::Duration;
 use kv_api::thrift::wire::{Encoding, WireLimits};
 use serde::{Deserialize, Serialize};
 
-/// Limits of the Thrift server. The defaults suit existing clients and the default transaction limit of 10 MB.
+/// Limits of the Thrift server. The defaults suit existing clients and the default transaction
+/// limit of 10 MB.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ThriftServerOptions {

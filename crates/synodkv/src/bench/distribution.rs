@@ -90,7 +90,8 @@ fn weight(place: u64) -> f64 {
     (place as f64).powf(-THETA)
 }
 
-/// The sum of the weights of all items: the first thousand one by one, the others by the formula of Euler and Maclaurin.
+/// The sum of the weights of all items: the first thousand one by one, the others by the formula of
+/// Euler and Maclaurin.
 fn zeta(items: u64) -> f64 {
     const COUNTED: u64 = 1000;
     let counted: f64 = (1..=items.min(COUNTED)).map(weight).sum();

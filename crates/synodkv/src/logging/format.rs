@@ -1,7 +1,7 @@
 //! Formats records as lines: text for people, or one JSON object each.
 //!
-//! A record is always exactly one line. Control characters are escaped, so that a client cannot forge a line or send
-//! escape sequences to the terminal of the person who reads the log.
+//! A record is always exactly one line. Control characters are escaped, so that a client cannot
+//! forge a line or send escape sequences to the terminal of the person who reads the log.
 
 use std::fmt::Write;
 

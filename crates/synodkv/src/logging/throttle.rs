@@ -1,8 +1,10 @@
-//! Limits repeated lines: the first few of a kind are written, then one per pause, with a count of the others.
+//! Limits repeated lines: the first few of a kind are written, then one per pause, with a count of
+//! the others.
 //!
-//! It sits between all call sites and the log, so no call site can forget it: a fault that lasts for hours costs a line
-//! every ten seconds. Each written line says how many of its kind were held back since the previous one. When the
-//! repeats stop, the newest held-back line is written after the pause, so that the count is complete.
+//! It sits between all call sites and the log, so no call site can forget it: a fault that lasts
+//! for hours costs a line every ten seconds. Each written line says how many of its kind were held
+//! back since the previous one. When the repeats stop, the newest held-back line is written after
+//! the pause, so that the count is complete.
 //!
 //! The throttle has no clock; the caller passes the time.
 

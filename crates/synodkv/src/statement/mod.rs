@@ -1,8 +1,9 @@
 //! Statements: the lines of `synodkv txn` and of `synodkv shell`.
 //!
-//! `words` splits a line into words, and `arguments` tells options from operands. `commands` is the table of all commands
-//! with their help, and `actions` has the function of each. `parse` makes a [`Statement`] of a line, `execute` runs it in a
-//! transaction, and `present` prints its outcome. Nothing here knows where lines come from or when a transaction commits.
+//! `words` splits a line into words, and `arguments` tells options from operands. `commands` is the
+//! table of all commands with their help, and `actions` has the function of each. `parse` makes a
+//! [`Statement`] of a line, `execute` runs it in a transaction, and `present` prints its outcome.
+//! Nothing here knows where lines come from or when a transaction commits.
 
 mod actions;
 mod arguments;

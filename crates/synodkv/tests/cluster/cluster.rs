@@ -71,7 +71,8 @@ pub struct RowsHash {
     pub hashes: Vec<String>,
 }
 
-/// A cluster of servers, numbered from 0. Where each runs one replica, the numbers are those of the replicas.
+/// A cluster of servers, numbered from 0. Where each runs one replica, the numbers are those of the
+/// replicas.
 pub trait TestCluster: Sized {
     /// Returns once every server is ready.
     async fn start(settings: Settings) -> Self;
@@ -242,7 +243,8 @@ pub trait TestCluster: Sized {
     }
 }
 
-/// A cluster in which servers can be cut off from each other. Clients reach all of them all the time.
+/// A cluster in which servers can be cut off from each other. Clients reach all of them all the
+/// time.
 pub trait Partitionable: TestCluster {
     /// Cuts all connections between this server and the others.
     fn isolate(&self, server: usize);

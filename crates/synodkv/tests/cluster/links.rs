@@ -1,4 +1,5 @@
-//! Links between processes: a small TCP proxy for each direction in which replicas dial each other, which can be cut.
+//! Links between processes: a small TCP proxy for each direction in which replicas dial each other,
+//! which can be cut.
 
 use std::net::SocketAddr;
 

@@ -1,4 +1,5 @@
-//! Real processes for the tests: one server or three, with their logs, and commands with a deadline.
+//! Real processes for the tests: one server or three, with their logs, and commands with a
+//! deadline.
 
 use std::fs::File;
 use std::io::Write;

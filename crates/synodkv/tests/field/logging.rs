@@ -81,7 +81,8 @@ async fn serves(server: &Server) {
     assert_eq!(server.get("/health/live").await.expect("an answer").0, 200);
 }
 
-/// Makes a server that logs at level debug drop lines: each call of a method that does not exist is a line.
+/// Makes a server that logs at level debug drop lines: each call of a method that does not exist is
+/// a line.
 async fn overflow(server: &Server) {
     let name = "unknown_".repeat(25);
     let (one_way, length) = (0x8001_0004_u32.to_be_bytes(), (name.len() as u32).to_be_bytes());

@@ -102,6 +102,7 @@ async fn a_replaced_disk_learns_and_does_not_vote(cluster: &mut ProcessTestClust
     for server in 0..cluster.servers() {
         let status = cluster.status(server).await.expect("the status");
         assert_eq!(status["replicas"][replaced]["role"], "learner", "as server {server} sees it: {status}");
+        assert_eq!(status["replicas"][replaced]["observer"], true, "as server {server} sees it: {status}");
     }
     // One of the two voting replicas is not a majority, with or without the observer.
     let [voter, last] = [1, 2].map(|step| (replaced + step) % cluster.servers());

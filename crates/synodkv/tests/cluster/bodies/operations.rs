@@ -70,7 +70,8 @@ async fn a_range_clear_hides_rows_and_conflicts_with_their_readers<C: TestCluste
 
 async fn atomic_mutations_change_what_is_stored_without_reading_it<C: TestCluster>(cluster: &mut C) {
     let mut clients = RawClient::to_each(cluster).await;
-    // Operation, what is stored, operand, what is stored then. Numbers are little-endian, and as long as the operand.
+    // Operation, what is stored, operand, what is stored then. Numbers are little-endian, and as
+    // long as the operand.
     type Stored = Option<&'static [u8]>;
     let table: [(&str, Stored, &[u8], Stored); 20] = [
         ("add", None, &[1, 0], Some(&[1, 0])),

@@ -67,8 +67,8 @@ async fn a_write_through_any_server_is_read_through_any_other_at_once<C: TestClu
     }
 }
 
-/// The requests are sent without waiting for the replies of those before. A read sees all writes before it; it may also see
-/// later ones.
+/// The requests are sent without waiting for the replies of those before. A read sees all writes
+/// before it; it may also see later ones.
 async fn requests_of_one_connection_happen_in_their_order<C: TestCluster>(cluster: &mut C) {
     for client in cluster.each_client().await {
         for round in 0..20 {

@@ -173,7 +173,8 @@ async fn every_job_of_a_queue_is_taken_by_one_worker_in_order<C: TestCluster>(cl
     producers.join_all().await;
     let taken: BTreeMap<Bytes, String> = workers.join_all().await.into_iter().flatten().collect();
     assert_eq!(taken.len(), PRODUCERS * JOBS, "no job is taken twice");
-    // Keys are in the order of commits, so each producer's jobs are in the order in which it put them in.
+    // Keys are in the order of commits, so each producer's jobs are in the order in which it put
+    // them in.
     for producer in 0..PRODUCERS {
         let own: Vec<&String> = taken.values().filter(|name| name.starts_with(&format!("{producer} "))).collect();
         let expected: Vec<String> = (0..JOBS).map(|job| format!("{producer} {job:03}")).collect();

@@ -23,7 +23,8 @@ impl Member {
     }
 }
 
-/// Without members: a standalone server at `listen`. The peers' addresses are those that this server dials.
+/// Without members: a standalone server at `listen`. The peers' addresses are those that this
+/// server dials.
 pub fn configuration(settings: &Settings, listen: &Member, members: &[Member], data_dir: &Path) -> String {
     let mode = if members.is_empty() { "standalone" } else { "replicated" };
     let mut text = format!(
