@@ -36,10 +36,13 @@ pub enum MutationKind {
 /// One change inside a commit.
 #[derive(Clone, PartialEq, Message)]
 pub struct Mutation {
+    /// A [`MutationKind`].
     #[prost(enumeration = "MutationKind", tag = "1")]
     pub kind: i32,
+    /// The key; of a range clear, the first key.
     #[prost(bytes = "bytes", tag = "2")]
     pub key: Bytes,
+    /// The value or operand; of a range clear, the end of the range (exclusive).
     #[prost(bytes = "bytes", tag = "3")]
     pub value: Bytes,
     /// Empty: the default family.
@@ -51,10 +54,12 @@ pub struct Mutation {
 }
 
 impl Mutation {
+    /// Sets a key of the default family.
     pub fn set(key: impl Into<Bytes>, value: impl Into<Bytes>) -> Self {
         Mutation { key: key.into(), value: value.into(), ..Mutation::default() }
     }
 
+    /// Deletes a key of the default family.
     pub fn delete(key: impl Into<Bytes>) -> Self {
         Mutation { kind: MutationKind::Delete as i32, key: key.into(), ..Mutation::default() }
     }
@@ -67,13 +72,16 @@ pub struct AtomicCommit {
     /// one of them was written in `(read_version, commit version)`.
     #[prost(uint64, tag = "1")]
     pub read_version: u64,
+    /// The changes, in the order in which they are applied.
     #[prost(message, repeated, tag = "2")]
     pub mutations: Vec<Mutation>,
     /// Keys without a family: a write in any family conflicts.
     #[prost(bytes = "bytes", repeated, tag = "3")]
     pub read_conflict_keys: Vec<Bytes>,
+    /// Keys that were read, each in its family.
     #[prost(message, repeated, tag = "4")]
     pub read_conflicts: Vec<KeyRef>,
+    /// Ranges that were read.
     #[prost(message, repeated, tag = "5")]
     pub read_conflict_ranges: Vec<KeyRange>,
     /// Empty if the commit has none; at most [`MAX_IDEMPOTENCY_ID_BYTES`]. For
@@ -97,6 +105,7 @@ pub const MAX_IDEMPOTENCY_ID_BYTES: usize = 255;
 pub const IDEMPOTENCY_SECONDS: u64 = 600;
 
 impl AtomicCommit {
+    /// A commit of these mutations without read conflicts.
     pub fn of(mutations: Vec<Mutation>) -> Self {
         AtomicCommit { mutations, ..AtomicCommit::default() }
     }
@@ -138,6 +147,7 @@ pub struct CommitResult {
 }
 
 impl CommitResult {
+    /// The commit version.
     pub fn version(&self) -> Version {
         Version(self.version)
     }

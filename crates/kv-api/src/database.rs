@@ -12,9 +12,13 @@ pub struct DatabaseStatistics {
     pub total_keys: u64,
     /// Bytes of live files and write buffers.
     pub total_size_bytes: u64,
+    /// Committed transactions of all clients of the cluster.
     pub committed_transactions: u64,
+    /// Refused transactions of all clients of the cluster.
     pub aborted_transactions: u64,
+    /// Bytes that wait for compaction, if the engine has it.
     pub compaction_pending_bytes: Option<u64>,
+    /// Hit rate of the block cache in percent; `None` before the first lookup or without a cache.
     pub cache_hit_rate_percent: Option<u64>,
 }
 

@@ -7,6 +7,7 @@ use prost::Message;
 /// A key of one column family.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Message)]
 pub struct KeyRef {
+    /// The key.
     #[prost(bytes = "bytes", tag = "1")]
     pub key: Bytes,
     /// Empty: the default family.
@@ -15,6 +16,7 @@ pub struct KeyRef {
 }
 
 impl KeyRef {
+    /// A key of the default family.
     pub fn new(key: impl Into<Bytes>) -> Self {
         KeyRef { key: key.into(), column_family: String::new() }
     }
@@ -23,8 +25,10 @@ impl KeyRef {
 /// The keys `begin <= key < end` of one column family.
 #[derive(Clone, PartialEq, Eq, Message)]
 pub struct KeyRange {
+    /// First key.
     #[prost(bytes = "bytes", tag = "1")]
     pub begin: Bytes,
+    /// End of the range, exclusive.
     #[prost(bytes = "bytes", tag = "2")]
     pub end: Bytes,
     /// Empty: the default family.

@@ -13,8 +13,10 @@ pub const DEFAULT_READABLE_WINDOW_MS: u64 = 60_000;
 /// nothing.
 #[derive(Clone, PartialEq, Eq, Message)]
 pub struct FamilyChange {
+    /// The family.
     #[prost(string, tag = "1")]
     pub name: String,
+    /// Whether it is dropped; otherwise it is created.
     #[prost(bool, tag = "2")]
     pub drop: bool,
 }
@@ -23,8 +25,10 @@ pub struct FamilyChange {
 /// column families, or only the passing of time.
 #[derive(Clone, PartialEq, Message)]
 pub struct LoggedWrite {
+    /// Set if this is a commit.
     #[prost(message, optional, tag = "1")]
     pub commit: Option<AtomicCommit>,
+    /// Set if this is a change of column families.
     #[prost(message, optional, tag = "2")]
     pub family: Option<FamilyChange>,
     /// How long versions stay readable, in milliseconds of replicated time; 0 means
@@ -48,6 +52,7 @@ pub struct LoggedWrite {
 pub struct TimedWrite {
     /// Replicated time in microseconds; it never decreases from one write to the next.
     pub time_us: u64,
+    /// The write.
     pub write: LoggedWrite,
 }
 
@@ -62,14 +67,17 @@ pub enum UnreadableWrite {
 }
 
 impl LoggedWrite {
+    /// A commit with the default settings.
     pub fn commit(commit: AtomicCommit) -> Self {
         LoggedWrite { commit: Some(commit), ..LoggedWrite::default() }
     }
 
+    /// A change of column families with the default settings.
     pub fn family(change: FamilyChange) -> Self {
         LoggedWrite { family: Some(change), ..LoggedWrite::default() }
     }
 
+    /// A clock tick: a write that only advances replicated time.
     pub fn clock_tick() -> Self {
         LoggedWrite { passes_time: true, ..LoggedWrite::default() }
     }
@@ -93,6 +101,7 @@ impl LoggedWrite {
         commit + names.map(String::len).sum::<usize>()
     }
 
+    /// The encoded write.
     pub fn to_bytes(&self) -> Bytes {
         self.encode_to_vec().into()
     }

@@ -20,7 +20,9 @@ pub enum ReadAt {
 /// or backward if that is negative.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeySelector {
+    /// The key that the selector starts from.
     pub key: Bytes,
+    /// Whether to start at `key` itself if it exists.
     pub or_equal: bool,
     /// At most [`MAX_SELECTOR_OFFSET`] either way.
     pub offset: i32,
@@ -54,7 +56,9 @@ impl KeySelector {
 /// A range read, already normalised: `begin` is inclusive and `end` exclusive.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RangeQuery {
+    /// First key.
     pub begin: Bytes,
+    /// End of the range, exclusive.
     pub end: Bytes,
     /// If set, the range begins at the key that it names, and `begin` is ignored. A selector that
     /// leaves the family's keys stops at the end that it has reached.
@@ -67,6 +71,7 @@ pub struct RangeQuery {
     pub skip: u64,
     /// Most rows to return; `None`: no limit.
     pub limit: Option<u64>,
+    /// Last row first.
     pub reverse: bool,
     /// The reply may end once it holds this many bytes; `has_more` is then true.
     pub target_bytes: Option<u64>,
@@ -111,14 +116,19 @@ pub enum KvOperation {
     ClockTick,
 }
 
+/// A key with its value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row {
+    /// The key.
     pub key: Bytes,
+    /// The value.
     pub value: Bytes,
 }
 
+/// The rows of a range.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rows {
+    /// In the order of the query.
     pub rows: Vec<Row>,
     /// True exactly when another row exists in range.
     pub has_more: bool,

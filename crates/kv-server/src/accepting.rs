@@ -41,6 +41,7 @@ const BUSY: u64 = u64::MAX;
 pub(crate) struct AcceptTerms {
     /// The kind of client, for the log.
     pub name: &'static str,
+    /// Most open connections.
     pub max_connections: usize,
     /// At the bound, a connection that has been idle for this long is closed to admit a new one.
     pub spared: Duration,
@@ -77,6 +78,7 @@ impl Idleness {
         self.since_us.store((since - self.origin).as_micros() as u64, Ordering::Relaxed);
     }
 
+    /// Whether the connection is working on a request.
     pub fn is_busy(&self) -> bool {
         self.since_us.load(Ordering::Relaxed) == BUSY
     }
@@ -102,8 +104,11 @@ impl ByteStream for TcpStream {
 
 /// An accepted connection that is to be served.
 pub(crate) struct Incoming<S = TcpStream> {
+    /// The bytes of the connection.
     pub stream: S,
+    /// The client's address.
     pub peer: SocketAddr,
+    /// To be kept up to date by the task that serves the connection.
     pub idleness: Arc<Idleness>,
     /// Cancelled when the connection should end once its running requests are answered, because the
     /// server stops or another connection needs its place.

@@ -59,13 +59,21 @@ const MAX_HASH_ROWS: u64 = 1_000_000;
 
 /// The parts of the server that the interface shows.
 pub struct AdminInterface {
+    /// Executes requests.
     pub core: Arc<KvServiceCore>,
+    /// For `/metrics`.
     pub metrics: Arc<ServerMetrics>,
+    /// For `has_space` and `free_bytes` in `/status`.
     pub space: Arc<SpaceWatch>,
+    /// For `/status`.
     pub problems: Arc<Problems>,
+    /// For `/health/live`.
     pub liveness: Arc<Liveness>,
+    /// For `/health/ready?writes=1`.
     pub writes: WriteProbe,
+    /// For `/failover`.
     pub failover: Arc<dyn FailoverControl>,
+    /// For `/status`.
     pub budget: Budget,
     /// The memory budgets of requests and replies, with their present use.
     pub pools: Pools,

@@ -35,6 +35,7 @@ impl Drop for Waiter {
 }
 
 impl ByteBudget {
+    /// A budget of this many bytes.
     pub fn new(bytes: usize) -> Self {
         let all = u32::try_from(bytes.div_ceil(UNIT_BYTES).max(1)).unwrap_or(u32::MAX);
         // On 64-bit systems the semaphore's own bound is larger; on 32-bit ones it is the smaller.

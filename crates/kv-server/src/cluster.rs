@@ -38,6 +38,7 @@ pub enum ReplicaHealth {
 }
 
 impl ReplicaHealth {
+    /// The name in the Thrift interface.
     pub fn name(self) -> &'static str {
         match self {
             ReplicaHealth::Healthy => "healthy",
@@ -52,7 +53,9 @@ impl ReplicaHealth {
 /// covers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AppliedDigest {
+    /// The last sequence that the digest covers.
     pub sequence: u64,
+    /// The digest.
     pub value: u64,
 }
 
@@ -61,6 +64,7 @@ pub struct AppliedDigest {
 pub struct CopyProgress {
     /// The other replica; `None` until one that can send the copy was found.
     pub peer: Option<u32>,
+    /// Bytes copied so far.
     pub bytes: u64,
     /// Size of the copy; `None` until it is known.
     pub total_bytes: Option<u64>,
@@ -72,15 +76,23 @@ pub struct CopyProgress {
 /// the applied sequence of a replica that has not reported it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ReplicaStatus {
+    /// The replica's id.
     pub id: u32,
+    /// Its role.
     pub role: Role,
+    /// Whether it runs and its messages arrive.
     pub reachable: bool,
+    /// When its last message arrived.
     pub last_seen: Option<SystemTime>,
+    /// The view.
     pub view: u64,
     /// The last sequence of its log.
     pub last_sequence: Option<u64>,
+    /// The last sequence that it knows to be committed.
     pub committed: Option<u64>,
+    /// The last sequence that its database has applied.
     pub applied: Option<u64>,
+    /// The digest of what it has applied.
     pub digest: Option<AppliedDigest>,
     /// The oldest version that its database can read, apart from pinned ones. Known for replicas in
     /// this process only.
@@ -88,6 +100,7 @@ pub struct ReplicaStatus {
     /// Range clears that its database has not finished yet. Known for replicas in this process
     /// only.
     pub pending_clears: Option<u64>,
+    /// Time since its process started.
     pub uptime: Option<Duration>,
     /// Its most serious known problem: for example it stopped, its disk is full, or others found
     /// that its database differs.
@@ -98,11 +111,14 @@ pub struct ReplicaStatus {
     pub sends_copies: Vec<CopyProgress>,
     /// Where it listens for peers; `None` in standalone mode.
     pub peer: Option<String>,
+    /// Its Thrift address.
     pub thrift: String,
+    /// Its admin address.
     pub admin: String,
 }
 
 impl ReplicaStatus {
+    /// Its health, given the primary of the cluster.
     pub fn health(&self, primary: Option<u32>) -> ReplicaHealth {
         match (self.reachable, self.last_seen) {
             (false, None) => ReplicaHealth::Unknown,
@@ -118,18 +134,23 @@ impl ReplicaStatus {
 /// The cluster at one moment.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ClusterSnapshot {
+    /// The mode of this server.
     pub mode: Mode,
+    /// The cluster's id; `None` in standalone mode and before the bootstrap.
     pub cluster_id: Option<String>,
     /// The replica that reports this state. If several run in one process, one of them reports for
     /// all.
     pub node_id: u32,
+    /// The primary, if one is known.
     pub primary: Option<u32>,
+    /// The view.
     pub view: u64,
     /// By ascending id.
     pub replicas: Vec<ReplicaStatus>,
 }
 
 impl ClusterSnapshot {
+    /// The replica with this id.
     pub fn replica(&self, id: u32) -> Option<&ReplicaStatus> {
         self.replicas.iter().find(|replica| replica.id == id)
     }
@@ -147,6 +168,7 @@ impl ClusterSnapshot {
         }
     }
 
+    /// Number of healthy replicas.
     pub fn healthy_count(&self) -> usize {
         self.replicas.iter().filter(|replica| replica.health(self.primary) == ReplicaHealth::Healthy).count()
     }
@@ -161,7 +183,9 @@ pub trait ClusterView: Send + Sync + 'static {
 /// A database of this process, with the id of its replica.
 #[derive(Clone)]
 pub struct LocalDatabase {
+    /// The replica's id.
     pub id: u32,
+    /// Reads the database.
     pub reader: LocalReader,
 }
 

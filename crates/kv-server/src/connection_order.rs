@@ -31,6 +31,7 @@ struct Outstanding {
 }
 
 impl ConnectionOrder {
+    /// An order without writes.
     pub fn new() -> Arc<Self> {
         Arc::default()
     }

@@ -194,6 +194,7 @@ impl DataDir {
         Ok(())
     }
 
+    /// The path of the directory.
     pub fn root(&self) -> &Path {
         &self.root
     }
@@ -208,6 +209,7 @@ impl DataDir {
         self.root.join(format!("replica-{id}"))
     }
 
+    /// The directory of a replica's log.
     pub fn replica_wal(&self, id: u32) -> PathBuf {
         self.replica(id).join("wal")
     }

@@ -9,9 +9,11 @@ use tokio::time::Instant;
 /// The result of a requested failover.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Failover {
+    /// The primary before it.
     pub old_primary: u32,
     /// The primary after it. Equal to `old_primary` if the requested replica led already.
     pub new_primary: u32,
+    /// The view of the new primary.
     pub view: u64,
     /// The time from the request until the new primary was known to lead. No write waited longer
     /// than this.

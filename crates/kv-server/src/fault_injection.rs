@@ -43,6 +43,7 @@ pub struct FaultInjector {
 }
 
 impl FaultInjector {
+    /// An injector without faults. Unless `allowed`, it refuses all requests for faults.
     pub fn new(allowed: bool) -> Self {
         FaultInjector { allowed, ..FaultInjector::default() }
     }
@@ -164,6 +165,7 @@ pub struct FaultyRouter {
 }
 
 impl FaultyRouter {
+    /// Injects the faults of `injector` in front of `inner`.
     pub fn new(inner: Arc<dyn RequestRouter>, injector: Arc<FaultInjector>) -> Self {
         FaultyRouter { inner, injector }
     }

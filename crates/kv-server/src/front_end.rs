@@ -46,11 +46,17 @@ impl ListenAddresses {
 
 /// The parts that the mode provides.
 pub struct BackEnd {
+    /// Executes operations.
     pub router: Arc<dyn RequestRouter>,
+    /// Reports the cluster.
     pub cluster: Arc<dyn ClusterView>,
+    /// The databases of this process.
     pub replicas: Arc<dyn LocalDatabases>,
+    /// Changes the primary.
     pub failover: Arc<dyn FailoverControl>,
+    /// The metrics of the server, to which the mode may have added its own.
     pub metrics: Arc<ServerMetrics>,
+    /// The watch over the disk space.
     pub space: Arc<SpaceWatch>,
     /// The problems for `/status`. The mode registers those that it knows.
     pub problems: Arc<Problems>,
@@ -172,10 +178,12 @@ impl FrontEnd {
         !self.stopping.load(Ordering::Acquire) && !self.thrift.is_finished() && !self.admin.is_finished()
     }
 
+    /// The Thrift address.
     pub fn thrift_addr(&self) -> SocketAddr {
         self.thrift_addr
     }
 
+    /// The admin address.
     pub fn admin_addr(&self) -> SocketAddr {
         self.admin_addr
     }

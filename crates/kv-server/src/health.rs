@@ -64,6 +64,7 @@ pub struct WriteProbe {
 }
 
 impl WriteProbe {
+    /// A probe that writes through `router`.
     pub fn new(router: Arc<dyn RequestRouter>) -> Self {
         WriteProbe { router, last: Mutex::new(None) }
     }

@@ -26,10 +26,13 @@ const LATENCY_BUCKETS: &[f64] = &[
 /// Sums over reads and writes since the server started.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Traffic {
+    /// Requests of methods that read rows.
     pub reads: u64,
+    /// Requests of methods that write rows.
     pub writes: u64,
     /// 0 before the first.
     pub average_response_time_ms: f64,
+    /// Commits in progress.
     pub active_transactions: u64,
 }
 
@@ -48,6 +51,7 @@ struct MethodMetrics {
 }
 
 impl ServerMetrics {
+    /// Metrics in a new registry.
     pub fn new() -> Arc<Self> {
         let registry = Registry::new();
         let requests =
@@ -91,6 +95,7 @@ impl ServerMetrics {
         ActiveTransaction(&self.active_transactions)
     }
 
+    /// The sums over all methods.
     pub fn traffic(&self) -> Traffic {
         let (mut traffic, mut seconds) = (Traffic::default(), 0.0);
         for (method, metrics) in Method::ALL.iter().zip(&self.methods) {
@@ -142,10 +147,12 @@ impl Drop for ActiveTransaction<'_> {
 pub struct Stopwatch(Instant);
 
 impl Stopwatch {
+    /// Starts to measure.
     pub fn start() -> Self {
         Stopwatch(Instant::now())
     }
 
+    /// The time since the start.
     pub fn elapsed(&self) -> Duration {
         self.0.elapsed()
     }

@@ -171,6 +171,7 @@ pub struct SpaceCollector {
 }
 
 impl SpaceCollector {
+    /// A collector for this watch.
     pub fn new(watch: std::sync::Arc<SpaceWatch>) -> Self {
         let gauge = |name: &str, help: &str| IntGauge::with_opts(Opts::new(name, help)).expect("a valid metric");
         SpaceCollector {

@@ -30,10 +30,13 @@ const HELD_LOG_FILES: u64 = 256;
 /// The distribution of the process's descriptors.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Descriptors {
+    /// The limit of the process.
     pub limit: u64,
     /// Descriptors needed for everything that the settings allow.
     pub wanted: u64,
+    /// Client connections that may be open.
     pub connections: u64,
+    /// Admin connections that may be open.
     pub admin_connections: u64,
     /// Table files that each database keeps open.
     pub database_files: u64,
@@ -41,10 +44,12 @@ pub struct Descriptors {
     pub log_files: u64,
     /// Unidentified peer connections of each replica.
     pub strangers: u64,
+    /// The shares, as a table.
     pub lines: Vec<Line>,
 }
 
 impl Descriptors {
+    /// Whether the limit is less than what is wanted.
     pub fn is_short(&self) -> bool {
         self.wanted > self.limit
     }

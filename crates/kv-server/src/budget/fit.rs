@@ -3,7 +3,9 @@
 /// A demand: the amount wanted, and the least amount that is of use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Want {
+    /// The least amount that is of use.
     pub least: u64,
+    /// The amount wanted.
     pub wanted: u64,
 }
 

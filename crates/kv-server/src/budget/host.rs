@@ -13,6 +13,7 @@ const MOST_DESCRIPTORS: u64 = 1 << 20;
 pub struct Host {
     /// Files and sockets that this process may have open (`RLIMIT_NOFILE`).
     pub descriptors: u64,
+    /// The memory that this process may use.
     pub memory: MemoryLimit,
     /// Processors that this process may use.
     pub processors: usize,
@@ -21,10 +22,13 @@ pub struct Host {
 /// The memory that this process may use, and the origin of that limit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MemoryLimit {
+    /// The limit.
     pub bytes: u64,
+    /// The origin of the limit.
     pub origin: MemoryOrigin,
 }
 
+/// The origin of a memory limit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MemoryOrigin {
     /// The key `server.memory_limit_mb`.

@@ -32,20 +32,28 @@ const IDEMPOTENCY_RECORD: u64 = 200;
 /// The sizes that were decided.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Memory {
+    /// The limit of the process.
     pub limit: MemoryLimit,
     /// The part of the limit that is distributed. The rest covers the allocator's overhead and
     /// errors of the estimates.
     pub usable: u64,
     /// Bytes needed for everything that the settings allow.
     pub wanted: u64,
+    /// Client connections that may be open.
     pub connections: u64,
+    /// Bytes of the block cache of all databases.
     pub block_cache: u64,
+    /// Bytes of the write buffers of all databases.
     pub write_buffers: u64,
+    /// Bytes of replies of all clients.
     pub replies: u64,
+    /// Bytes of requests of all clients.
     pub requests: u64,
     /// The share of each replica, in `rsml`.
     pub replica: ReplicaMemory,
+    /// The shares, as a table.
     pub lines: Vec<Line>,
+    /// Memory outside the sum.
     pub growing: Vec<Growing>,
     /// Explicit settings ask for more than the limit.
     pub is_overcommitted: bool,
@@ -69,8 +77,11 @@ pub struct ReplicaMemory {
 /// Memory that grows with use and is not part of the sum.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Growing {
+    /// Its name in the table.
     pub name: &'static str,
+    /// Its bound, if there is one.
     pub at_most_bytes: Option<u64>,
+    /// The bound in words.
     pub bound: &'static str,
 }
 
@@ -100,6 +111,7 @@ struct Row {
 }
 
 impl Memory {
+    /// Whether the limit is less than what is wanted.
     pub fn is_short(&self) -> bool {
         self.wanted > self.usable
     }

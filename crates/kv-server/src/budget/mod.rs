@@ -30,11 +30,13 @@ use memory::MIB;
 /// One line of the budget.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Line {
+    /// Its name in the table.
     pub name: &'static str,
     /// The amount that it gets.
     pub amount: u64,
     /// The amount that it would get if there were plenty.
     pub wanted: u64,
+    /// How the amount follows from the settings, in words.
     pub formula: String,
     /// The part of the program that enforces the amount.
     pub enforced: &'static str,
@@ -44,9 +46,13 @@ pub struct Line {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the limit of {what} is {limit}, and at least {needed} is needed; {remedy}")]
 pub struct TooSmall {
+    /// The limit, in words.
     pub what: &'static str,
+    /// Its value.
     pub limit: String,
+    /// The minimum.
     pub needed: String,
+    /// How to raise it.
     pub remedy: &'static str,
 }
 
@@ -54,6 +60,7 @@ pub struct TooSmall {
 /// process has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Shape {
+    /// Databases in this process.
     pub databases: u64,
     /// 0 in standalone mode.
     pub replicas: u64,
@@ -114,9 +121,13 @@ impl Threads {
 /// The budget as decided at the start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Budget {
+    /// Files and sockets.
     pub descriptors: Descriptors,
+    /// Memory.
     pub memory: Memory,
+    /// Threads.
     pub threads: Threads,
+    /// Processors that this process may use.
     pub processors: usize,
     connections_wanted: usize,
 }

@@ -59,10 +59,12 @@ impl Address {
         self.0.parse::<SocketAddr>().is_ok()
     }
 
+    /// The address as configured.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
+    /// The port.
     pub fn port(&self) -> u16 {
         self.0.rsplit_once(':').and_then(|(_, port)| port.parse().ok()).expect("the form was checked when parsed")
     }

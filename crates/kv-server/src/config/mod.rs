@@ -37,13 +37,21 @@ use crate::mode::Mode;
 /// The settings of the command line, which is the strongest source.
 #[derive(Clone, Debug, Default)]
 pub struct Overrides {
+    /// `--mode`.
     pub mode: Option<String>,
+    /// `--node-id`.
     pub node_id: Option<u32>,
+    /// `--data-dir`.
     pub data_dir: Option<PathBuf>,
+    /// `--thrift-addr`.
     pub thrift_addr: Option<String>,
+    /// `--admin-addr`.
     pub admin_addr: Option<String>,
+    /// `--log-level`.
     pub log_level: Option<String>,
+    /// `--log-format`.
     pub log_format: Option<String>,
+    /// `--log-file`.
     pub log_file: Option<PathBuf>,
     /// Any other key, as `section.key` and text as the environment would give it.
     pub other: Vec<(String, String)>,
@@ -52,12 +60,17 @@ pub struct Overrides {
 /// A checked configuration.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Config {
+    /// `mode`.
     pub mode: Mode,
+    /// `[server]`.
     pub server: ServerSettings,
+    /// `[storage]`.
     pub storage: StorageSettings,
+    /// `[limits]`.
     pub limits: Limits,
     /// Meaningful in replicated mode only; the defaults otherwise.
     pub replication: ReplicationConfig,
+    /// `[log]`.
     pub log: LogSettings,
     /// The data directory of an earlier start in this process. If set, the next start must find the
     /// same one.
@@ -86,9 +99,14 @@ pub struct ReplicationConfig {
     pub listen_addr: Option<Address>,
     /// The list describes one process per replica, and no setting says which one this process runs.
     pub lacks_node_id: bool,
+    /// Interval of the primary's heartbeats.
     pub heartbeat_ms: u64,
+    /// Shortest time without the primary after which a replica campaigns.
     pub election_timeout_min_ms: u64,
+    /// Longest time without the primary after which a replica campaigns.
     pub election_timeout_max_ms: u64,
+    /// Interval at which unanswered messages are sent again, and the longest pause between attempts to
+    /// reconnect.
     pub retry_ms: u64,
     /// Duration of a primary's lease; 0 means no leases.
     pub lease_ms: u64,
@@ -96,6 +114,7 @@ pub struct ReplicationConfig {
     pub max_batch_bytes: usize,
     /// Most values proposed and not yet committed.
     pub max_in_flight_values: usize,
+    /// Size of a log segment.
     pub wal_segment_mb: u64,
     /// The log keeps entries that lagging or absent replicas still need up to this size; beyond it
     /// they get a copy of a database.
@@ -112,8 +131,11 @@ pub struct ReplicationConfig {
 /// `[replication.tls]`: files in PEM, not opened yet.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct PeerTlsConfig {
+    /// Certificates of the authorities that sign the replicas' certificates.
     pub ca: PathBuf,
+    /// The certificate of this process's replicas, with its chain.
     pub certificate: PathBuf,
+    /// The private key of the certificate.
     pub key: PathBuf,
     /// The names in the certificates of those replicas whose name is not `replica-<id>`.
     pub names: BTreeMap<u32, String>,
@@ -128,6 +150,7 @@ impl ReplicationConfig {
         }
     }
 
+    /// The replica with this id.
     pub fn replica(&self, id: u32) -> Option<&ReplicaConfig> {
         self.replicas.iter().find(|replica| replica.id == id)
     }
@@ -150,9 +173,13 @@ impl ReplicationConfig {
 /// One replica and its addresses.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReplicaConfig {
+    /// The replica's id, from 0.
     pub id: u32,
+    /// Where the other replicas reach it.
     pub peer: Address,
+    /// Where Thrift clients reach it.
     pub thrift: Address,
+    /// Where its admin interface is.
     pub admin: Address,
 }
 

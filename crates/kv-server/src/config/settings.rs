@@ -41,7 +41,9 @@ pub(crate) const DEFAULT_PIN_SECONDS: u64 = 60;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ServerSettings {
+    /// Where Thrift clients connect.
     pub thrift_addr: Address,
+    /// Where the admin interface listens.
     pub admin_addr: Address,
     /// Lets clients inject faults through `setFaultInjection`. For tests.
     pub allow_fault_injection: bool,
@@ -118,6 +120,7 @@ impl Default for ServerSettings {
 const REPLY_ENVELOPE_BYTES: usize = 4096;
 
 impl ServerSettings {
+    /// The options of the Thrift server that follow from these settings and `limits`.
     pub fn thrift_options(&self, limits: &Limits) -> ThriftServerOptions {
         ThriftServerOptions {
             max_connections: self.max_connections,
@@ -145,6 +148,7 @@ impl ServerSettings {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct StorageSettings {
+    /// The data directory.
     pub data_dir: PathBuf,
     /// `memory` is for tests: the rows are lost at exit. In replicated mode the log, which is then
     /// never trimmed, brings them back.
@@ -168,6 +172,7 @@ pub struct StorageSettings {
 }
 
 impl StorageSettings {
+    /// `min_free_mb` in bytes.
     pub fn min_free_bytes(&self) -> u64 {
         self.min_free_mb << 20
     }
@@ -276,6 +281,7 @@ pub(super) struct TlsSettings {
 pub struct LogSettings {
     /// `error`, `warn`, `info`, `debug` or `trace`, or directives such as `info,rsml=debug`.
     pub level: String,
+    /// Text or JSON.
     pub format: LogFormat,
     /// The file that the log is written to; `None` for standard error.
     pub file: Option<PathBuf>,

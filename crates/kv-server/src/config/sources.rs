@@ -46,10 +46,12 @@ impl Environment {
         Self::from_pairs(std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))))
     }
 
+    /// No variables.
     pub fn empty() -> Self {
         Environment::default()
     }
 
+    /// The relevant ones of these variables.
     pub fn from_pairs(pairs: impl IntoIterator<Item = (String, String)>) -> Self {
         let ours = |name: &str| name.starts_with("SYNODKV_") || name == "REPLICATED_MODE" || name == "THRIFT_PORT";
         let mut variables: Vec<_> = pairs.into_iter().filter(|(name, _)| ours(name)).collect();

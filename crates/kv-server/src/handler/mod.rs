@@ -45,6 +45,7 @@ pub struct UnifiedThriftHandler {
 }
 
 impl UnifiedThriftHandler {
+    /// A handler that records its calls in `metrics`.
     pub fn new(core: Arc<KvServiceCore>, metrics: Arc<ServerMetrics>) -> Self {
         UnifiedThriftHandler { core, metrics, order: ConnectionOrder::new() }
     }

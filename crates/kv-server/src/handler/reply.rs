@@ -13,12 +13,14 @@ use crate::thrift_server::{Method, ThriftReply};
 
 /// A reply, and its error code for the metrics.
 pub(super) struct Answer {
+    /// The reply.
     pub reply: ThriftReply,
     /// The label of a failure; `None` for a success.
     pub code: Option<String>,
 }
 
 impl Answer {
+    /// The answer of a successful call.
     pub fn success(response: impl Into<ThriftReply>) -> Self {
         Answer { reply: response.into(), code: None }
     }

@@ -27,6 +27,7 @@ const REACHABLE_WITHIN: Duration = Duration::from_secs(1);
 const CANDIDATE_WAIT: Duration = Duration::from_secs(1);
 const CANDIDATE_LOOK: Duration = Duration::from_millis(10);
 
+/// The cluster as its replicas in this process see it.
 pub struct ReplicatedCluster {
     local: Arc<LocalReplicas>,
     members: Vec<ReplicaConfig>,
@@ -35,6 +36,7 @@ pub struct ReplicatedCluster {
 }
 
 impl ReplicatedCluster {
+    /// The cluster of `members`, of which `local` run here. `addresses` are those of this server.
     pub fn new(local: Arc<LocalReplicas>, members: Vec<ReplicaConfig>, addresses: Arc<ListenAddresses>) -> Self {
         ReplicatedCluster { local, members, addresses, started: Instant::now() }
     }

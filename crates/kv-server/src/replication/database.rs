@@ -21,6 +21,7 @@ pub struct ReplicatedKvDatabase {
 }
 
 impl ReplicatedKvDatabase {
+    /// The database that `router` reads and writes.
     pub fn new(router: Arc<ConsensusRouter>, local: Arc<LocalReplicas>) -> Self {
         ReplicatedKvDatabase { router, local }
     }

@@ -41,6 +41,7 @@ const UNREAD_INTERVAL: Duration = Duration::from_millis(20);
 /// Called once, with the reason, if the live database is found to be damaged.
 type Alarm = Box<dyn FnOnce(&str) + Send>;
 
+/// The files of one replica's databases.
 pub struct ReplicaDatabases {
     replica: u32,
     folder: PathBuf,
@@ -78,6 +79,7 @@ impl ReplicaDatabases {
         })
     }
 
+    /// The directory of a generation.
     pub fn path(&self, generation: u64) -> PathBuf {
         self.folder.join(name_of(generation))
     }

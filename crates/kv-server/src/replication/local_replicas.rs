@@ -36,8 +36,11 @@ pub enum Network {
 /// One replica of this process.
 #[derive(Clone)]
 pub struct LocalReplica {
+    /// The replica's id.
     pub id: u32,
+    /// Reads its database.
     pub reader: LocalReader,
+    /// Its part in consensus.
     pub consensus: Arc<ConsensusReplica>,
     databases: Arc<ReplicaDatabases>,
 }

@@ -98,10 +98,12 @@ impl ReplicatedServerManager {
         Ok(ReplicatedServerManager { front_end, router, local, identity, marking, data_dir })
     }
 
+    /// The front end.
     pub fn front_end(&self) -> &FrontEnd {
         &self.front_end
     }
 
+    /// The replicas of this process.
     pub fn local_replicas(&self) -> &Arc<LocalReplicas> {
         &self.local
     }

@@ -73,11 +73,13 @@ const GAUGES: [Figure; 13] = [
 const BATCH_SIZES: (&str, &str) =
     ("synodkv_batch_size_values_total", "Values applied with at most `le` operations, cumulative.");
 
+/// The Prometheus collector of consensus metrics.
 pub struct ConsensusCollector {
     local: Arc<LocalReplicas>,
 }
 
 impl ConsensusCollector {
+    /// A collector for these replicas.
     pub fn new(local: Arc<LocalReplicas>) -> Self {
         ConsensusCollector { local }
     }

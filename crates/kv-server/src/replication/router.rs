@@ -58,6 +58,7 @@ impl Pins {
 }
 
 impl ConsensusRouter {
+    /// A router over the replicas of this process. `members` are all replicas of the cluster.
     pub fn new(local: Arc<LocalReplicas>, members: Vec<ReplicaConfig>, settings: WriteSettings) -> Self {
         ConsensusRouter { local, members, settings, pins: Pins::default() }
     }

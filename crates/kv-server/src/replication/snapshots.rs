@@ -35,6 +35,7 @@ impl Installed {
         self.all().insert(generation, database);
     }
 
+    /// Removes the database of a generation and returns it.
     pub fn take(&self, generation: u64) -> Option<Arc<TransactionalKvDatabase>> {
         self.all().remove(&generation)
     }
@@ -51,8 +52,11 @@ impl Installed {
 }
 
 pub(super) struct ReplicaSnapshots {
+    /// Reads the live database, of which copies are made.
     pub reader: LocalReader,
+    /// Where received copies are written.
     pub databases: Arc<dyn DatabasePlace>,
+    /// Where complete ones wait.
     pub installed: Installed,
 }
 

@@ -19,6 +19,7 @@ pub struct DirectRouter {
 }
 
 impl DirectRouter {
+    /// A router over one database, which refuses writes while `space` has none.
     pub fn new(
         database: Arc<TransactionalKvDatabase>,
         reader: LocalReader,

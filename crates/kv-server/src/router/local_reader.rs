@@ -18,6 +18,7 @@ const INLINE_ROWS: u64 = 64;
 pub struct ReadSlots(Arc<Semaphore>);
 
 impl ReadSlots {
+    /// At most `concurrent` long reads at a time.
     pub fn new(concurrent: usize) -> Self {
         ReadSlots(Arc::new(Semaphore::new(concurrent.max(1))))
     }
@@ -71,6 +72,7 @@ pub struct LocalReader {
 }
 
 impl LocalReader {
+    /// Reads this database until another one replaces it.
     pub fn new(database: Arc<TransactionalKvDatabase>, slots: ReadSlots) -> Self {
         LocalReader { live: Arc::new(RwLock::new(database)), applied: Arc::new(Notify::new()), slots }
     }
@@ -86,6 +88,7 @@ impl LocalReader {
         std::mem::replace(&mut *self.live.write().unwrap_or_else(PoisonError::into_inner), database)
     }
 
+    /// The slots for long reads.
     pub fn slots(&self) -> &ReadSlots {
         &self.slots
     }

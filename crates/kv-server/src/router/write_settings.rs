@@ -6,6 +6,7 @@ use kv_store::TransactionalKvDatabase;
 
 use crate::config::Config;
 
+/// The settings of this server for writes.
 #[derive(Clone, Debug)]
 pub struct WriteSettings {
     readable_window_ms: u64,
@@ -14,6 +15,7 @@ pub struct WriteSettings {
 }
 
 impl WriteSettings {
+    /// The settings in this configuration.
     pub fn new(config: &Config) -> Self {
         WriteSettings {
             readable_window_ms: config.storage.readable_window_ms,
@@ -28,10 +30,12 @@ impl WriteSettings {
         LoggedWrite { creates, ..LoggedWrite::commit(commit).within(self.readable_window_ms) }
     }
 
+    /// Adds the settings to a change of column families.
     pub fn family(&self, change: FamilyChange) -> LoggedWrite {
         LoggedWrite::family(change).within(self.readable_window_ms)
     }
 
+    /// A clock tick with the settings.
     pub fn clock_tick(&self) -> LoggedWrite {
         LoggedWrite::clock_tick().within(self.readable_window_ms)
     }

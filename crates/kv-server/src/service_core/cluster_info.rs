@@ -12,21 +12,30 @@ pub type ClusterHealth = ClusterSnapshot;
 /// started.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct DatabaseFigures {
+    /// Visible rows, an estimate.
     pub total_keys: u64,
+    /// Bytes of live files and write buffers.
     pub total_size_bytes: u64,
+    /// Requests of methods that write rows.
     pub write_operations: u64,
+    /// Requests of methods that read rows.
     pub read_operations: u64,
     /// Average over reads and writes, from a request's arrival to its reply; 0 before the first.
     pub average_response_time_ms: f64,
     /// Commits in progress.
     pub active_transactions: u64,
+    /// Committed transactions of all clients of the cluster.
     pub committed_transactions: u64,
+    /// Refused transactions of all clients of the cluster.
     pub aborted_transactions: u64,
+    /// Hit rate of the block cache in percent.
     pub cache_hit_rate_percent: Option<u64>,
+    /// Bytes that wait for compaction.
     pub compaction_pending_bytes: Option<u64>,
 }
 
 impl KvServiceCore {
+    /// The cluster as seen from this server.
     pub async fn cluster_health(&self) -> ClusterHealth {
         self.parts.cluster.snapshot().await
     }

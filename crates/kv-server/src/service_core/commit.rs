@@ -22,23 +22,32 @@ const MAX_TIMEOUT_SECONDS: i64 = 3600;
 pub struct OperationRequest {
     /// The operation's name, in upper or lower case.
     pub kind: String,
+    /// The key; of `clear_range`, the first key.
     pub key: Bytes,
+    /// The value or operand; of `clear_range`, the end of the range (exclusive).
     pub value: Option<Bytes>,
+    /// The column family; absent or empty for the default one.
     pub column_family: Option<String>,
+    /// Where the versionstamp begins; absent for the last 10 bytes.
     pub stamp_offset: Option<i32>,
 }
 
 /// A request to commit a transaction. In conflicts, an empty column family means the default one.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct CommitRequest {
+    /// The version that the transaction read; used only if it has conflicts.
     pub read_version: i64,
+    /// The operations, in order.
     pub operations: Vec<OperationRequest>,
     /// Checked in every family.
     pub read_conflict_keys: Vec<Bytes>,
+    /// Checked in their families.
     pub read_conflicts: Vec<KeyRef>,
+    /// Checked in their families.
     pub read_conflict_ranges: Vec<KeyRange>,
     /// Shortens the request's deadline. 0 or less has no effect.
     pub timeout_seconds: Option<i64>,
+    /// The idempotency id, if the client chose one.
     pub idempotency_id: Option<Bytes>,
     /// Ids of earlier commits whose results may be forgotten.
     pub finished_ids: Vec<Bytes>,

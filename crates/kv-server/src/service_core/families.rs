@@ -11,6 +11,7 @@ use crate::router::RequestContext;
 /// A column family that requests may name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Family {
+    /// Its name as requests use it.
     pub name: String,
     /// False for a family that its first write will create.
     pub exists: bool,

@@ -32,11 +32,17 @@ use crate::router::{RequestContext, RequestRouter};
 
 /// The parts that the core uses.
 pub struct CoreParts {
+    /// Executes operations.
     pub router: Arc<dyn RequestRouter>,
+    /// Reports the cluster.
     pub cluster: Arc<dyn ClusterView>,
+    /// The databases of this process.
     pub replicas: Arc<dyn LocalDatabases>,
+    /// The metrics of the server.
     pub metrics: Arc<ServerMetrics>,
+    /// The injected faults.
     pub faults: Arc<FaultInjector>,
+    /// The limits of requests.
     pub limits: Limits,
     /// Column families that the first write to them creates.
     pub column_families: Vec<String>,
@@ -50,14 +56,17 @@ pub struct KvServiceCore {
 }
 
 impl KvServiceCore {
+    /// A core on these parts.
     pub fn new(parts: CoreParts) -> Self {
         KvServiceCore { parts }
     }
 
+    /// The limits of requests.
     pub fn limits(&self) -> &Limits {
         &self.parts.limits
     }
 
+    /// The databases of this process.
     pub fn replicas(&self) -> &Arc<dyn LocalDatabases> {
         &self.parts.replicas
     }
@@ -81,6 +90,7 @@ impl KvServiceCore {
         self.get_at(key, column_family, read_at(consistency)?, context).await
     }
 
+    /// Reads a key at a version.
     pub async fn snapshot_get(
         &self,
         key: Bytes,
@@ -118,6 +128,7 @@ impl KvServiceCore {
         self.get_range_at(request, read_at(consistency)?, max_rows_bytes, context).await
     }
 
+    /// Reads a range at a version. `max_rows_bytes`: see [`Self::get_range`].
     pub async fn snapshot_get_range(
         &self,
         request: RangeRequest,
@@ -148,6 +159,7 @@ impl KvServiceCore {
         }
     }
 
+    /// Sets a key without a conflict check.
     pub async fn set(
         &self,
         key: Bytes,
@@ -164,6 +176,7 @@ impl KvServiceCore {
         self.commit(AtomicCommit::of(vec![mutation]), context).await
     }
 
+    /// Deletes a key without a conflict check.
     pub async fn delete(
         &self,
         key: Bytes,
@@ -218,6 +231,7 @@ impl KvServiceCore {
         Ok(result.generated_values.into_iter().next().unwrap_or(buffer))
     }
 
+    /// Sets or clears a fault.
     pub fn set_fault_injection(&self, request: FaultRequest) -> Result<(), KvError> {
         self.parts.faults.set(request)
     }

@@ -7,15 +7,25 @@ use kv_api::{KeySelector, KvError, MAX_SELECTOR_OFFSET, RangeQuery};
 /// A range as clients describe it. `None` means that the client left the field out.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RangeRequest {
+    /// As in the Thrift interface.
     pub begin: Option<Bytes>,
+    /// As in the Thrift interface.
     pub end: Option<Bytes>,
+    /// As in the Thrift interface.
     pub begin_offset: Option<i32>,
+    /// As in the Thrift interface.
     pub begin_or_equal: Option<bool>,
+    /// As in the Thrift interface.
     pub end_offset: Option<i32>,
+    /// As in the Thrift interface.
     pub end_or_equal: Option<bool>,
+    /// Most rows; 1000 if absent, unlimited if 0 or less.
     pub limit: Option<i32>,
+    /// The column family; absent or empty for the default one.
     pub column_family: Option<String>,
+    /// Last row first.
     pub reverse: bool,
+    /// The reply may end once it holds this many bytes; 0 has no effect.
     pub target_bytes: Option<i32>,
     /// Replaces `begin`, `begin_offset` and `begin_or_equal`.
     pub begin_selector: Option<KeySelector>,

@@ -36,10 +36,12 @@ pub struct StandaloneServerManager {
 }
 
 impl StandaloneServerManager {
+    /// The front end.
     pub fn front_end(&self) -> &FrontEnd {
         &self.front_end
     }
 
+    /// The database.
     pub fn database(&self) -> &Arc<TransactionalKvDatabase> {
         &self.database
     }

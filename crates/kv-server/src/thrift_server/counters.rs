@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// Counters since the server was bound, except `connections_open`.
 #[derive(Debug, Default)]
 pub struct ThriftServerCounters {
+    /// Connections open now.
     pub connections_open: AtomicU64,
+    /// Connections accepted.
     pub connections_total: AtomicU64,
     /// Connections closed at once, because `max_connections` were open.
     pub connections_refused: AtomicU64,
@@ -14,7 +16,9 @@ pub struct ThriftServerCounters {
     /// Connections closed by the server because the client was idle, stopped in the middle of a
     /// message, or read no replies.
     pub connections_timed_out: AtomicU64,
+    /// Bytes received.
     pub bytes_in: AtomicU64,
+    /// Bytes sent.
     pub bytes_out: AtomicU64,
     /// Invalid messages, which were answered with an exception or closed their connection.
     pub protocol_errors: AtomicU64,
@@ -32,6 +36,7 @@ pub(super) fn add(counter: &AtomicU64, amount: u64) {
 pub(super) struct OpenConnection<'a>(&'a ThriftServerCounters);
 
 impl<'a> OpenConnection<'a> {
+    /// Counts a new connection.
     pub fn new(counters: &'a ThriftServerCounters) -> Self {
         add(&counters.connections_open, 1);
         add(&counters.connections_total, 1);

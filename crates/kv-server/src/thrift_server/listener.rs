@@ -37,10 +37,12 @@ impl ThriftServer {
         Ok(ThriftServer { listener, local_address, shared })
     }
 
+    /// The bound address.
     pub fn local_addr(&self) -> SocketAddr {
         self.local_address
     }
 
+    /// The counters of the server.
     pub fn counters(&self) -> Arc<ThriftServerCounters> {
         Arc::clone(&self.shared.counters)
     }

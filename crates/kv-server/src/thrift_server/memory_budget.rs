@@ -61,9 +61,13 @@ pub(super) type Waiting = Pin<Box<dyn Future<Output = Reserved> + Send>>;
 /// The memory pools that all connections share.
 #[derive(Clone, Debug)]
 pub struct Pools {
+    /// For requests of medium length.
     pub input: ByteBudget,
+    /// For long requests.
     pub large_input: ByteBudget,
+    /// For short replies.
     pub replies: ByteBudget,
+    /// For long replies.
     pub large_replies: ByteBudget,
 }
 
@@ -84,6 +88,7 @@ impl Pools {
 /// The memory that a call reserves before it starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Cost {
+    /// Bytes to reserve.
     pub bytes: usize,
     /// Whether it comes from the pool of large replies.
     pub is_large: bool,

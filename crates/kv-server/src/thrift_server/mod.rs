@@ -42,6 +42,7 @@ pub use options::ThriftServerOptions;
 pub struct ConnectionContext {
     /// Counted from 1 for each server; never reused.
     pub connection_id: u64,
+    /// The client's address.
     pub peer: SocketAddr,
 }
 

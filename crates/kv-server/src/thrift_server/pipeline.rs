@@ -31,8 +31,11 @@ type CallFuture<'a> = Pin<Box<dyn Future<Output = Served> + Send + 'a>>;
 /// The parts of a call that its reply must repeat or obey.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Origin {
+    /// The method called.
     pub method: Method,
+    /// The encoding of the call, and of its reply.
     pub encoding: Encoding,
+    /// The client's number for the call.
     pub sequence_id: i32,
     /// The client does not want a reply.
     pub one_way: bool,
@@ -40,10 +43,13 @@ pub(super) struct Origin {
 
 /// A call that may have to be made again, with more memory for its reply.
 pub(super) struct Again {
+    /// The call.
     pub call: ThriftCall,
+    /// Its deadline.
     pub deadline: Instant,
     /// The cost of the next attempt.
     pub cost: Cost,
+    /// Longest reply that can be sent.
     pub reply_limit: usize,
 }
 
@@ -57,7 +63,9 @@ impl Again {
 
 /// Everything about a call that the pipeline needs when it starts.
 pub(super) struct Start {
+    /// The parts that the reply needs.
     pub origin: Origin,
+    /// The reservation that was made for it.
     pub cost: Cost,
     /// Set if the call is first tried with little memory.
     pub again: Option<Box<Again>>,
@@ -110,6 +118,7 @@ pub(super) struct Pipeline<'a> {
 }
 
 impl<'a> Pipeline<'a> {
+    /// A pipeline without calls.
     pub fn new(options: &'a ThriftServerOptions, counters: &'a ThriftServerCounters) -> Self {
         Pipeline {
             options,
@@ -128,6 +137,7 @@ impl<'a> Pipeline<'a> {
         self.slots.len()
     }
 
+    /// Whether every call is answered.
     pub fn is_empty(&self) -> bool {
         self.slots.is_empty()
     }

@@ -19,6 +19,7 @@ const RESPONSE_FIELD: i16 = 0;
 const EXCEPTION_TEXT_FIELD: i16 = 1;
 const EXCEPTION_KIND_FIELD: i16 = 2;
 
+/// The kinds of messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MessageKind {
     Call,
@@ -61,9 +62,11 @@ impl MessageKind {
 /// The header of a message: everything before its arguments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header<'a> {
+    /// The kind.
     pub kind: MessageKind,
     /// The method's name as received.
     pub name: &'a [u8],
+    /// The number by which the client matches the reply.
     pub sequence_id: i32,
     /// Where the arguments begin.
     body: usize,
@@ -72,7 +75,9 @@ pub struct Header<'a> {
 /// A call whose header could be read.
 #[derive(Debug)]
 pub struct IncomingCall<'a> {
+    /// The method's name as received.
     pub name: &'a [u8],
+    /// The number by which the client matches the reply.
     pub sequence_id: i32,
     /// The client does not wait for a reply.
     pub one_way: bool,

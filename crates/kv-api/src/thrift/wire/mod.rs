@@ -23,6 +23,7 @@ pub use message::{
 };
 pub use scanner::{Envelope, Scanner};
 
+/// The protocols of the Thrift library that are understood.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Protocol {
     #[default]
@@ -34,11 +35,14 @@ pub enum Protocol {
 /// unframed binary.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Encoding {
+    /// Binary or compact.
     pub protocol: Protocol,
+    /// Whether each message has its length in front.
     pub framed: bool,
 }
 
 impl Encoding {
+    /// All encodings.
     pub const ALL: [Encoding; 4] = [
         Encoding { protocol: Protocol::Binary, framed: false },
         Encoding { protocol: Protocol::Binary, framed: true },

@@ -20,7 +20,9 @@ const NO_ELEMENT: Value = Value::Fixed(1);
 /// A complete message: the first `end` bytes of the buffer, in this encoding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Envelope {
+    /// The encoding of the message.
     pub encoding: Encoding,
+    /// Its length in bytes, the frame's length included.
     pub end: usize,
 }
 
@@ -77,6 +79,7 @@ pub struct Scanner {
 type Step<T> = Result<Option<T>, WireError>;
 
 impl Scanner {
+    /// A scanner at the beginning of a message.
     pub fn new(limits: WireLimits) -> Self {
         Scanner { limits, state: State::Start, position: 0, skip: 0, pending: None, stack: Vec::new() }
     }
