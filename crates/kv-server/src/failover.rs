@@ -36,6 +36,7 @@ pub enum FailoverError {
     /// The failover is not possible now.
     #[error("{0}")]
     NotNow(String),
+    /// The new primary did not take over before the deadline; it may still do so.
     #[error("{0}")]
     TimedOut(String),
 }

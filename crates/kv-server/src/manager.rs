@@ -38,7 +38,7 @@ pub trait ServerManager: Send + Sync {
     }
 
     /// Whether the cluster is not bootstrapped yet, for which other processes must start, too.
-    fn awaits_founding(&self) -> bool {
+    fn awaits_bootstrap(&self) -> bool {
         false
     }
 

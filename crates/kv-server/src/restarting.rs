@@ -41,7 +41,7 @@ const CALM: Duration = Duration::from_secs(120);
 pub struct RestartingServer<M> {
     server: PhantomData<fn() -> M>,
     /// Whether the cluster was not bootstrapped yet at the first start.
-    awaits_founding: bool,
+    awaits_bootstrap: bool,
     thrift_addr: SocketAddr,
     admin_addr: SocketAddr,
     shared: Arc<Shared>,
@@ -71,7 +71,7 @@ impl<M: ServerManager + 'static> ServerManager for RestartingServer<M> {
     async fn start(mut config: Config) -> Result<Self, ServerError> {
         let server = M::start(config.clone()).await?;
         let (thrift_addr, admin_addr) = (server.thrift_addr(), server.admin_addr());
-        let awaits_founding = server.awaits_founding();
+        let awaits_bootstrap = server.awaits_bootstrap();
         // If the system chose the ports, the next start must use the same ones.
         for (configured, bound) in
             [(&mut config.server.thrift_addr, thrift_addr), (&mut config.server.admin_addr, admin_addr)]
@@ -85,7 +85,7 @@ impl<M: ServerManager + 'static> ServerManager for RestartingServer<M> {
         config.same_data_dir = DirectoryId::of(&config.storage.data_dir).ok();
         let (shared, stop) = (Arc::<Shared>::default(), CancellationToken::new());
         let running = tokio::spawn(run(config, server, shared.clone(), stop.clone()));
-        Ok(RestartingServer { server: PhantomData, awaits_founding, thrift_addr, admin_addr, shared, stop, running })
+        Ok(RestartingServer { server: PhantomData, awaits_bootstrap, thrift_addr, admin_addr, shared, stop, running })
     }
 
     async fn shutdown(self: Box<Self>) {
@@ -102,8 +102,8 @@ impl<M: ServerManager + 'static> ServerManager for RestartingServer<M> {
         }
     }
 
-    fn awaits_founding(&self) -> bool {
-        self.awaits_founding
+    fn awaits_bootstrap(&self) -> bool {
+        self.awaits_bootstrap
     }
 
     /// Takes effect a moment later, and again after each restart.

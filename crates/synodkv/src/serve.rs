@@ -152,7 +152,7 @@ fn ready_line(mode: Mode, data_dir: &Path, server: &dyn ServerManager) -> String
     let (thrift, admin) = (server.thrift_addr(), server.admin_addr());
     let program = std::env::args().next().unwrap_or_else(|| "synodkv".to_string());
     let target = if thrift.port() == 9090 { String::new() } else { format!(" --addr {thrift}") };
-    let waits = match server.awaits_founding() {
+    let waits = match server.awaits_bootstrap() {
         true => " Waiting for the other replicas: the first start of a cluster needs all of them.",
         false => "",
     };

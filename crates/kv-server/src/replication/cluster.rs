@@ -42,7 +42,7 @@ impl ReplicatedCluster {
     }
 
     /// The replica that reports for this process: its primary, or else the first.
-    fn spokesman(&self) -> &LocalReplica {
+    fn reporter(&self) -> &LocalReplica {
         let replicas = self.local.replicas();
         replicas.iter().find(|replica| replica.consensus.is_primary()).unwrap_or(&replicas[0])
     }
@@ -72,7 +72,7 @@ impl ReplicatedCluster {
             oldest_readable: Some(kept.oldest_readable),
             pending_clears: Some(kept.pending_clears),
             uptime: Some(self.started.elapsed()),
-            problem: problems::gravest(problems::of_local(member.id, status)),
+            problem: problems::most_serious(problems::of_local(member.id, status)),
             copy: own_copy(status),
             sends_copies: status.sending.iter().map(sent_copy).collect(),
             ..self.unknown(member)
@@ -89,7 +89,7 @@ impl ReplicatedCluster {
         };
         let status = self.with_report(status, seen_by);
         ReplicaStatus {
-            problem: problems::gravest(problems::of_peer(&status, seen_by, self.started.elapsed())),
+            problem: problems::most_serious(problems::of_peer(&status, seen_by, self.started.elapsed())),
             ..status
         }
     }
@@ -181,8 +181,8 @@ impl ClusterView for ReplicatedCluster {
 
 impl ReplicatedCluster {
     fn look(&self) -> ClusterSnapshot {
-        let spokesman = self.spokesman();
-        let seen_by = spokesman.consensus.status();
+        let reporter = self.reporter();
+        let seen_by = reporter.consensus.status();
         let replicas = self.members.iter().map(|member| {
             match self.local.replicas().iter().find(|replica| replica.id == member.id) {
                 Some(replica) => self.status_of_local(member, replica),
@@ -193,8 +193,8 @@ impl ReplicatedCluster {
         ClusterSnapshot {
             mode: Mode::Replicated,
             cluster_id: is_born.then(|| seen_by.core.cluster_id.to_string()),
-            node_id: spokesman.id,
-            primary: spokesman.consensus.primary().map(|id| u32::from(id.0)),
+            node_id: reporter.id,
+            primary: reporter.consensus.primary().map(|id| u32::from(id.0)),
             view: seen_by.core.view.0,
             replicas: replicas.collect(),
         }
@@ -202,7 +202,7 @@ impl ReplicatedCluster {
 
     /// All problems of the cluster and its replicas that this process knows.
     pub fn problems(&self) -> Vec<Problem> {
-        let (snapshot, seen_by) = (self.look(), self.spokesman().consensus.status());
+        let (snapshot, seen_by) = (self.look(), self.reporter().consensus.status());
         let up = self.started.elapsed();
         let of_cluster = problems::of_cluster(&self.members, &snapshot.replicas, snapshot.cluster_id.is_some());
         let of_replica =
@@ -215,7 +215,7 @@ impl ReplicatedCluster {
 
     /// The error of a replica that does not lead.
     fn ask_the_primary(&self, primary: Option<u32>) -> FailoverError {
-        let primary = primary.or_else(|| self.spokesman().consensus.primary().map(|id| u32::from(id.0)));
+        let primary = primary.or_else(|| self.reporter().consensus.primary().map(|id| u32::from(id.0)));
         match primary.and_then(|id| self.members.iter().find(|member| member.id == id)) {
             Some(member) => FailoverError::AskPrimary { primary: member.id, admin: member.admin.to_string() },
             None => FailoverError::NoPrimary,

@@ -149,7 +149,7 @@ impl ReplicaDatabases {
     }
 
     /// Sets the live database aside if it was found to be damaged earlier.
-    fn obey_marker(&self, generation: u64) -> Result<(), KvError> {
+    fn apply_marker(&self, generation: u64) -> Result<(), KvError> {
         let path = self.folder.join(MARKER);
         let text = match fs::read(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -231,7 +231,7 @@ impl DatabasePlace for ReplicaDatabases {
         if self.survive_exit() {
             make_directory(&self.folder).map_err(|error| KvError::Storage(error.to_string()))?;
             self.remove_leftovers(generation)?;
-            self.obey_marker(generation)?;
+            self.apply_marker(generation)?;
         }
         let database = match self.try_open(generation) {
             Err(KvError::Corruption(reason)) if self.survive_exit() => {

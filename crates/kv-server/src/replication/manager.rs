@@ -196,7 +196,7 @@ impl ServerManager for ReplicatedServerManager {
         self.front_end.extend(&extension);
     }
 
-    fn awaits_founding(&self) -> bool {
+    fn awaits_bootstrap(&self) -> bool {
         self.local.replicas().iter().all(|replica| replica.consensus.status().core.cluster_id == rsml::ClusterId::NONE)
     }
 

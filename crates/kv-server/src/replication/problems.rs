@@ -19,7 +19,7 @@ const DISK_PATIENCE_US: u64 = 5_000_000;
 const NO_VOTE: &str = "no_vote";
 
 /// The most serious problem, which makes a replica unhealthy. Being an observer is not one.
-pub(super) fn gravest(problems: Vec<Problem>) -> Option<Problem> {
+pub(super) fn most_serious(problems: Vec<Problem>) -> Option<Problem> {
     problems.into_iter().find(|problem| problem.kind != NO_VOTE)
 }
 
@@ -34,12 +34,12 @@ pub(super) fn of_local(id: u32, status: &DriverStatus) -> Vec<Problem> {
     let found = [
         stopped,
         log_blocked(status),
-        standing_still(status),
+        stall(status),
         copy,
         log_damaged(status),
         shortage(status),
         unreachable,
-        no_member(status),
+        not_a_member(status),
     ];
     found.into_iter().flatten().map(|problem| problem.of_replica(id)).collect()
 }
@@ -77,7 +77,7 @@ fn shortage(status: &DriverStatus) -> Option<Problem> {
 }
 
 /// A problem if the replica takes no part in agreeing on writes.
-fn no_member(status: &DriverStatus) -> Option<Problem> {
+fn not_a_member(status: &DriverStatus) -> Option<Problem> {
     if status.failed.is_some() {
         return None;
     }
@@ -93,7 +93,7 @@ fn no_member(status: &DriverStatus) -> Option<Problem> {
 }
 
 /// A stalled thread or, reported sooner, a disk that does not answer.
-fn standing_still(status: &DriverStatus) -> Option<Problem> {
+fn stall(status: &DriverStatus) -> Option<Problem> {
     let remedy = "check the disk and the kernel's log of this machine";
     let Some(StalledThread { thread, since, has_ended }) = &status.stalled else {
         let waits_us = status.core.disk_waits_us;
@@ -249,10 +249,14 @@ fn divergence(diverged: &DivergedPeer) -> Problem {
 }
 
 /// A problem of the whole cluster: too few voting replicas are available.
-pub(super) fn of_cluster(members: &[ReplicaConfig], replicas: &[ReplicaStatus], is_founded: bool) -> Option<Problem> {
+pub(super) fn of_cluster(
+    members: &[ReplicaConfig],
+    replicas: &[ReplicaStatus],
+    is_bootstrapped: bool,
+) -> Option<Problem> {
     let votes = |replica: &&ReplicaStatus| replica.reachable && replica.role != Role::Observer;
     let (there, needed) = (replicas.iter().filter(votes).count(), members.len() / 2 + 1);
-    if !is_founded || there >= needed {
+    if !is_bootstrapped || there >= needed {
         return None;
     }
     let missing = |replica: &ReplicaStatus| match replica.role {

@@ -4,12 +4,12 @@
 //! A connection has a little of its own ([`OWN_BYTES`], [`OWN_INPUT_BYTES`]), so that small calls
 //! reserve nothing. There are four pools, and waiting for them cannot deadlock:
 //!
-//! | pool | for what | given back when | who waits for it |
+//! | pool | for what | returned when | what a waiter may hold |
 //! |---|---|---|---|
-//! | `input` | a request that is arriving, up to [`INPUT_BYTES`] | its call has ended | holds nothing, or replies |
-//! | `large_input` | a longer one | its call has ended | may hold `input` |
-//! | `replies` | replies that are short for sure, or tried | the client has taken them | may hold input, no replies |
-//! | `large_replies` | long replies, one for each connection | the client has taken it | may hold input and replies; its call is the first of its connection |
+//! | `input` | a request that is arriving, up to [`INPUT_BYTES`] | its call has ended | nothing, or replies |
+//! | `large_input` | a longer one | its call has ended | `input` |
+//! | `replies` | replies that are certainly short, and first attempts | the client has read them | input, no replies |
+//! | `large_replies` | long replies, one per connection | the client has read it | input and replies; only the first call of a connection waits |
 //!
 //! The first call of a connection depends only on its client, which `write_timeout_ms` bounds. So
 //! `large_replies` become free, then `replies`, then input.
