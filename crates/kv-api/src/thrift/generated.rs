@@ -183,12 +183,12 @@ impl TSerializable for KeyRange {
 // KeySelector
 //
 
-/// Names a key by its place among the existing keys, as FoundationDB's key selectors do. Take the last key that is less
+/// Names a key by its position among the existing keys, like FoundationDB's key selectors. Take the last key that is less
 /// than `key` (less or equal, when `or_equal`), then go `offset` keys forward (backward when negative). "First key >= k" is
 /// {k, false, 1}; "first key > k" is {k, true, 1}; "last key <= k" is {k, true, 0}; "last key < k" is {k, false, 0}.
 ///
-/// Keys are those of the request's column family that exist at the version of the read. Before the first and behind the last
-/// one a selector stops at that end of the family. `offset` is -100,000 to 100,000: every key on the way is looked at.
+/// Keys are those of the request's column family that exist at the version of the read. A selector that leaves them stops at
+/// that end of the family. `offset` is -100,000 to 100,000, because every key on the way is visited.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct KeySelector {
     pub key: Vec<u8>,
@@ -339,7 +339,7 @@ impl TSerializable for KeyValue {
 pub struct GetRequest {
     pub key: Vec<u8>,
     pub column_family: Option<String>,
-    /// `linearizable` (default): sees everything acknowledged before the call. `stale`: what this replica has applied.
+    /// `linearizable` (default): sees everything acknowledged before the call. `stale`: sees what this replica has applied.
     pub consistency: Option<String>,
 }
 
@@ -914,9 +914,9 @@ impl TSerializable for DeleteResponse {
 /// The rows between two keys, in key order.
 ///
 /// The range begins at `begin_key` (absent: before every key; excluded when `begin_or_equal` is false) and ends before
-/// `end_key` (absent: the one byte 0xFF; included when `end_or_equal`). `begin_offset` passes over that many rows of the range
+/// `end_key` (absent: the one byte 0xFF; included when `end_or_equal`). `begin_offset` skips that many rows of the range
 /// (negative: none). `end_offset` moves the end key itself: its bytes, read as one big-endian number, are increased or
-/// decreased by so much; a carry out of the first byte appends a zero byte to a key of all 0xFF. A selector replaces the
+/// decreased by this much; a carry out of the first byte appends a zero byte to a key of all 0xFF. A selector replaces the
 /// fields of its end: `begin_selector` 1, 3 and 4, `end_selector` 2, 5 and 6; the range is that from the one key up to, not
 /// including, the other. An inverted range is empty, which is a success.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -932,7 +932,7 @@ pub struct GetRangeRequest {
     pub column_family: Option<String>,
     /// Last row first; `limit` then keeps the rows nearest the end.
     pub reverse: Option<bool>,
-    /// Permission to end the reply once it holds about so many bytes; `has_more` is then true. Never cut without it.
+    /// Permission to end the reply once it holds about this many bytes; `has_more` is then true. Without it a reply is never cut.
     pub target_bytes: Option<i32>,
     pub begin_selector: Option<KeySelector>,
     pub end_selector: Option<KeySelector>,
@@ -2337,12 +2337,12 @@ impl TSerializable for GetReadVersionResponse {
 // PinSnapshotRequest
 //
 
-/// Keeps `read_version` readable for `ttl_ms` milliseconds, beyond the window in which every version is: at the server that
-/// is asked, and at no other. A pin ends with its time, with unpinSnapshot, with the server, and when the server's replica
+/// Keeps `read_version` readable for `ttl_ms` milliseconds, even after it has left the window in which every version is
+/// readable: at the server that is asked, and at no other. A pin ends with its time, with unpinSnapshot, with the server, and when the server's replica
 /// gets a copy of another one's database; then reads say TRANSACTION_TOO_OLD. It does not help commits: their read version
 /// must lie within the window.
 ///
-/// A version that is gone already is TRANSACTION_TOO_OLD, one that does not exist FUTURE_VERSION. Each pin is counted: a
+/// A version that is no longer readable is TRANSACTION_TOO_OLD, one that does not exist FUTURE_VERSION. Each pin is counted: a
 /// version pinned twice needs two unpins. A server keeps 1,000 pins at a time; more are OVERLOADED.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct PinSnapshotRequest {
@@ -2814,16 +2814,17 @@ impl TSerializable for Operation {
 // AtomicCommitRequest
 //
 
-/// All operations happen at one version, or none does.
+/// All operations take effect at one version, or none does.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct AtomicCommitRequest {
-    /// Examined only when conflicts are given.
+    /// Used only if the request has conflicts.
     pub read_version: i64,
     pub operations: Vec<Operation>,
     /// Keys that were read. They carry no family: a write of such a key in any family is a conflict.
     pub read_conflict_keys: Vec<Vec<u8>>,
     /// How long the caller waits. It can only shorten the server's own deadline (10 seconds, unless its settings say
-    /// otherwise); 0 or less says nothing. Then TIMEOUT: certainly not committed, or COMMIT_UNKNOWN_RESULT.
+    /// otherwise); 0 or less has no effect. After that, the reply is TIMEOUT (certainly not committed) or
+    /// COMMIT_UNKNOWN_RESULT.
     pub timeout_seconds: Option<i64>,
     /// Ranges that were read: any write, delete or clear within one is a conflict.
     pub read_conflict_ranges: Option<Vec<KeyRange>>,
@@ -2834,10 +2835,9 @@ pub struct AtomicCommitRequest {
     pub idempotency_id: Option<Vec<u8>>,
     /// Keys that were read, each in its family.
     pub read_conflicts: Option<Vec<KeyRef>>,
-    /// Idempotency ids of earlier commits whose replies have arrived: the server forgets their results at once instead of
-    /// after ten minutes, and so has room for more. Only of commits that were sent once: of one that was sent again, a
-    /// copy may still be under way, and would be carried out anew. At most 1,000. Without effect where the commit has no
-    /// operations.
+    /// Idempotency ids of earlier commits whose replies have arrived. The server forgets their results at once instead of
+    /// after ten minutes, and so has room for more. Only commits that were sent once belong here: a copy of one that was sent
+    /// again may still be in flight, and would be executed again. At most 1,000. No effect if the commit has no operations.
     pub finished_idempotency_ids: Option<Vec<Vec<u8>>>,
     /// Whether the reply may carry fields 100 to 103. Stock Thrift libraries (Python, Rust) fail on a binary field that they do
     /// not know, so clients that were made from an older file must not get them. Absent: yes if the request, or an
@@ -3079,18 +3079,18 @@ pub struct AtomicCommitResponse {
     pub error_code: Option<String>,
     /// Set on success. A commit without operations succeeds at its read version and writes nothing.
     pub committed_version: Option<i64>,
-    /// The 8 + 2 bytes of the first stamp that this commit gave, or would have given.
+    /// The 8 + 2 bytes of the first stamp of this commit, whether an operation used it or not.
     pub versionstamp: Option<Vec<u8>>,
-    /// Keys made by SET_VERSIONSTAMPED_KEY, in the order of the operations.
+    /// Keys completed by SET_VERSIONSTAMPED_KEY, in the order of the operations.
     pub generated_keys: Option<Vec<Vec<u8>>>,
-    /// Values made by SET_VERSIONSTAMPED_VALUE, in the order of the operations.
+    /// Values completed by SET_VERSIONSTAMPED_VALUE, in the order of the operations.
     pub generated_values: Option<Vec<Vec<u8>>>,
-    /// With CONFLICT: which of the keys read were written meanwhile, at most 100. For a range that was cleared, where the
-    /// clear begins in it.
+    /// With CONFLICT: those of the keys read that were written meanwhile, at most 100. For a cleared range, the place where
+    /// the clear begins in it.
     pub conflicting_keys: Option<Vec<KeyRef>>,
-    /// Whether the transaction may succeed when it is run again from its reads.
+    /// Whether the transaction may succeed if it is run again from its reads.
     pub retryable: Option<bool>,
-    /// Whether the commit may have happened all the same.
+    /// Whether the commit may have happened despite the error.
     pub maybe_committed: Option<bool>,
     /// As in GetResponse.
     pub leader_endpoint: Option<String>,
@@ -3335,7 +3335,7 @@ impl TSerializable for AtomicCommitResponse {
 // SetVersionstampedKeyRequest
 //
 
-/// `key_prefix` is the whole key, in spite of its name, and has at least 10 bytes. When its last 10 bytes are zero the stamp
+/// `key_prefix` is the whole key, despite its name, and has at least 10 bytes. When its last 10 bytes are zero the stamp
 /// replaces them; otherwise the key is stored as it is.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct SetVersionstampedKeyRequest {
@@ -3544,7 +3544,7 @@ impl TSerializable for SetVersionstampedKeyResponse {
 // SetVersionstampedValueRequest
 //
 
-/// `value_prefix` is the whole value, in spite of its name; otherwise as SetVersionstampedKeyRequest.
+/// `value_prefix` is the whole value, despite its name; otherwise as SetVersionstampedKeyRequest.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct SetVersionstampedValueRequest {
     pub key: Vec<u8>,
@@ -5015,7 +5015,7 @@ impl TSerializable for ClusterHealth {
 // DatabaseStats
 //
 
-/// Measured figures of the replica that answers, since its process started unless said otherwise.
+/// Statistics of the answering replica, since its process started unless stated otherwise.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct DatabaseStats {
     /// Visible rows; an estimate. Those of a cleared range count until they are removed.
@@ -5025,9 +5025,9 @@ pub struct DatabaseStats {
     pub read_operations_count: i64,
     /// Of reads and writes, from the request's arrival to its reply.
     pub average_response_time_ms: OrderedFloat<f64>,
-    /// Commits that this server is working on.
+    /// Commits in progress at this server.
     pub active_transactions: i64,
-    /// By any client of the cluster: every replica decides every commit.
+    /// Those of all clients of the cluster, because every replica decides every commit.
     pub committed_transactions: i64,
     pub aborted_transactions: i64,
     pub cache_hit_rate_percent: Option<i64>,
@@ -5215,7 +5215,7 @@ impl TSerializable for DatabaseStats {
 // ServerLimits
 //
 
-/// The limits of the server that answers: what it takes and gives at most, in bytes unless said otherwise.
+/// The limits of the answering server, in bytes unless stated otherwise.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct ServerLimits {
     /// Longest key.
@@ -5400,7 +5400,7 @@ pub struct GetClusterHealthResponse {
     pub cluster_health: Option<ClusterHealth>,
     pub error: Option<String>,
     pub error_code: Option<String>,
-    /// Present on success. Servers of one cluster should have the same, and each tells its own.
+    /// Present on success. Servers of one cluster should have the same limits, and each reports its own.
     pub limits: Option<ServerLimits>,
 }
 
@@ -5890,7 +5890,7 @@ pub trait TTransactionalKVSyncClient {
     /// Deletes one key, without conflict check.
     fn delete_key(&mut self, request: DeleteRequest) -> thrift::Result<DeleteResponse>;
     /// Reads a range. The reply is complete up to `limit`; one that would exceed the server's largest reply fails with
-    /// RESULT_TOO_LARGE unless `target_bytes` allowed to cut it.
+    /// RESULT_TOO_LARGE unless `target_bytes` allows the server to cut it.
     fn get_range(&mut self, request: GetRangeRequest) -> thrift::Result<GetRangeResponse>;
     /// The value as of a version.
     fn snapshot_get(&mut self, request: SnapshotGetRequest) -> thrift::Result<SnapshotGetResponse>;
@@ -6567,7 +6567,7 @@ pub trait TransactionalKVSyncHandler {
     /// Deletes one key, without conflict check.
     fn handle_delete_key(&self, request: DeleteRequest) -> thrift::Result<DeleteResponse>;
     /// Reads a range. The reply is complete up to `limit`; one that would exceed the server's largest reply fails with
-    /// RESULT_TOO_LARGE unless `target_bytes` allowed to cut it.
+    /// RESULT_TOO_LARGE unless `target_bytes` allows the server to cut it.
     fn handle_get_range(&self, request: GetRangeRequest) -> thrift::Result<GetRangeResponse>;
     /// The value as of a version.
     fn handle_snapshot_get(&self, request: SnapshotGetRequest) -> thrift::Result<SnapshotGetResponse>;
