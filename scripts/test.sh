@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs every check there is: format, lints, unit and cluster tests, dependency rules, and stock Thrift clients of Python and
-# Node.js.
+# Runs every check there is: format, lints, circles of imports, unit and cluster tests, dependency rules, and stock Thrift
+# clients of Python and Node.js.
 # Sets up what it needs. Arguments are passed on to `cargo test`, and then nothing else runs:
 #
 #   scripts/test.sh                    # everything
@@ -18,6 +18,13 @@ run_tests() {
 check_format() {
     say "cargo fmt --check"
     cargo fmt --all --check
+}
+
+# Circles of imports between modules.
+check_circles() {
+    say "check-circles"
+    scripts/check-circles.py --self-test
+    scripts/check-circles.py
 }
 
 check_lints() {
@@ -64,6 +71,7 @@ if [ "$#" -gt 0 ]; then
 fi
 check_format
 check_scripts
+check_circles
 check_dependencies
 build_release
 check_lints

@@ -231,6 +231,7 @@ mod tests {
             conflicting_keys: None,
             retryable: Some(true),
             maybe_committed: Some(true),
+            leader_endpoint: None,
         };
         let error = committed(response).expect_err("success is false");
         assert!(error.is_retryable() && error.maybe_committed());

@@ -68,7 +68,7 @@ impl Session {
 
     /// Advances replicated time, with a readable window of a second.
     fn pass_time(&self, time_us: u64) {
-        self.write(time_us, LoggedWrite::passing_time().within(1_000)).unwrap();
+        self.write(time_us, LoggedWrite::clock_tick().within(1_000)).unwrap();
     }
 
     fn read(&self, key: &'static str, version: u64) -> Result<Option<Bytes>, KvError> {
@@ -366,7 +366,7 @@ fn the_time_of_a_standalone_database_continues_where_it_was() {
             let deadline = Instant::now() + Duration::from_secs(60);
             while session.oldest_readable() < written.version() {
                 assert!(Instant::now() < deadline, "time stands still");
-                block_on(session.submit(LoggedWrite::passing_time().within(1)).unwrap()).unwrap();
+                block_on(session.submit(LoggedWrite::clock_tick().within(1)).unwrap()).unwrap();
             }
         }
     });
@@ -454,7 +454,7 @@ fn compare(place: Place, is_killed: bool, steps: &[(u64, Step)]) {
                 creating(AtomicCommit { read_version, ..commit.clone() })
             }
             Step::DropFamily(name) => LoggedWrite::family(FamilyChange { name: (*name).into(), drop: true }),
-            Step::PassTime => LoggedWrite::passing_time(),
+            Step::PassTime => LoggedWrite::clock_tick(),
             Step::Sweep => {
                 lasting.collect_all();
                 session.collect_all();

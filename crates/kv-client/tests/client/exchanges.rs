@@ -23,7 +23,7 @@ const SHORT: Duration = Duration::from_millis(100);
 /// The value of each key is its name.
 fn value_of(call: ThriftCall) -> ThriftReply {
     let ThriftCall::Get(request) = call else { panic!("a request that this test does not expect: {call:?}") };
-    GetResponse { value: request.key, found: true, error: None, error_code: None }.into()
+    GetResponse { value: request.key, found: true, error: None, error_code: None, leader_endpoint: None }.into()
 }
 
 /// Does something else with one of the calls, counted from 0; answers the others.

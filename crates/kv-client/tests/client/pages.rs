@@ -47,7 +47,7 @@ impl Trouble {
             Trouble::AsAnother => Action::AsAnEarlierOne(reply, 1),
             Trouble::TooOld => {
                 let (error, code) = ("too old".to_string(), "TRANSACTION_TOO_OLD".to_string());
-                Action::Reply(SnapshotGetRangeResponse::new(Vec::new(), false, error, false, code).into())
+                Action::Reply(SnapshotGetRangeResponse::new(Vec::new(), false, error, false, code, None).into())
             }
         }
     }

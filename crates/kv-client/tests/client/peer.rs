@@ -104,15 +104,22 @@ impl Peer {
                 ThriftCall::Get(request) => {
                     let value: Option<Vec<u8>> = rows.get(&request.key).cloned();
                     let found = value.is_some();
-                    GetResponse { value: value.unwrap_or_default(), found, error: None, error_code: None }.into()
+                    GetResponse {
+                        value: value.unwrap_or_default(),
+                        found,
+                        error: None,
+                        error_code: None,
+                        leader_endpoint: None,
+                    }
+                    .into()
                 }
                 ThriftCall::SetKey(request) => {
                     rows.insert(request.key, request.value);
-                    SetResponse { success: true, error: None, error_code: None }.into()
+                    SetResponse { success: true, error: None, error_code: None, leader_endpoint: None }.into()
                 }
                 ThriftCall::DeleteKey(request) => {
                     rows.remove(&request.key);
-                    DeleteResponse { success: true, error: None, error_code: None }.into()
+                    DeleteResponse { success: true, error: None, error_code: None, leader_endpoint: None }.into()
                 }
                 other => panic!("a request that this peer does not know: {other:?}"),
             })

@@ -277,6 +277,7 @@ async fn a_page_without_rows_that_says_there_are_more_is_no_endless_loop() {
                 error: None,
                 has_more: true,
                 error_code: None,
+                leader_endpoint: None,
             };
             Some(Action::Reply(page.into()))
         })

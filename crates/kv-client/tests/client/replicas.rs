@@ -36,6 +36,7 @@ fn behind(call: &ThriftCall) -> Option<Action> {
         found: false,
         error: Some("that version is newer than this replica".to_string()),
         error_code: Some("FUTURE_VERSION".to_string()),
+        leader_endpoint: None,
     })))
 }
 

@@ -19,11 +19,11 @@ fn key(text: &'static str) -> KeyRef {
 }
 
 fn found(value: &[u8]) -> ThriftReply {
-    GetResponse { value: value.to_vec(), found: true, error: None, error_code: None }.into()
+    GetResponse { value: value.to_vec(), found: true, error: None, error_code: None, leader_endpoint: None }.into()
 }
 
 fn set_done() -> ThriftReply {
-    SetResponse { success: true, error: None, error_code: None }.into()
+    SetResponse { success: true, error: None, error_code: None, leader_endpoint: None }.into()
 }
 
 fn no_reply(call: ThriftCall) -> Action {
@@ -188,6 +188,7 @@ async fn a_conflict_is_typed_and_names_its_keys() {
                     }]),
                     retryable: None,
                     maybe_committed: None,
+                    leader_endpoint: None,
                 }
                 .into(),
             )
@@ -229,6 +230,7 @@ async fn a_commit_tells_its_version() {
                     conflicting_keys: None,
                     retryable: None,
                     maybe_committed: None,
+                    leader_endpoint: None,
                 }
                 .into(),
             )
@@ -256,6 +258,7 @@ async fn a_range_comes_back_in_order_and_says_whether_there_is_more() {
                     error: None,
                     has_more: true,
                     error_code: None,
+                    leader_endpoint: None,
                 }
                 .into(),
             )
@@ -295,7 +298,7 @@ async fn a_version_is_pinned_for_as_long_as_asked() {
     let peer = Peer::start(|call| match call {
         ThriftCall::PinSnapshot(request) => {
             assert_eq!((request.read_version, request.ttl_ms), (7, Some(1500)));
-            Action::Reply(PinSnapshotResponse::new(true, None, None, None).into())
+            Action::Reply(PinSnapshotResponse::new(true, None, None, None, None).into())
         }
         ThriftCall::UnpinSnapshot(request) => {
             assert_eq!(request.read_version, 7);
@@ -327,11 +330,15 @@ async fn a_version_is_too_old_only_where_every_endpoint_says_so() {
     let too_old = |_| {
         let error = (Some("too old".to_string()), Some("TRANSACTION_TOO_OLD".to_string()));
         let (value, found) = (Vec::new(), false);
-        Action::Reply(SnapshotGetResponse { value, found, error: error.0, error_code: error.1 }.into())
+        Action::Reply(
+            SnapshotGetResponse { value, found, error: error.0, error_code: error.1, leader_endpoint: None }.into(),
+        )
     };
     let pinned = |_| {
         let value = b"pinned".to_vec();
-        Action::Reply(SnapshotGetResponse { value, found: true, error: None, error_code: None }.into())
+        Action::Reply(
+            SnapshotGetResponse { value, found: true, error: None, error_code: None, leader_endpoint: None }.into(),
+        )
     };
     let (first, second, third) = (Peer::start(too_old).await, Peer::start(pinned).await, Peer::start(too_old).await);
     let client = Client::connect([first.address(), second.address()], options()).await.expect("both are there");
@@ -350,12 +357,14 @@ async fn the_limits_of_the_server_bound_the_ends_of_ranges() {
         }
         ThriftCall::GetRange(request) => {
             assert_eq!(request.end_key, Some(vec![0xFF; 21]), "one byte behind the longest key");
-            Action::Reply(GetRangeResponse::new(Vec::new(), true, None, false, None).into())
+            Action::Reply(GetRangeResponse::new(Vec::new(), true, None, false, None, None).into())
         }
         ThriftCall::AtomicCommit(request) => {
             assert_eq!(request.operations[0].value, Some(vec![0xFF; 21]));
             assert_eq!(request.read_conflict_ranges.expect("a range")[0].end_key, [0xFF; 21]);
-            Action::Reply(AtomicCommitResponse::new(true, None, None, 8, None, None, None, None, None, None).into())
+            Action::Reply(
+                AtomicCommitResponse::new(true, None, None, 8, None, None, None, None, None, None, None).into(),
+            )
         }
         other => no_reply(other),
     })
@@ -383,7 +392,7 @@ async fn a_hold_renews_its_pin_by_a_timer_until_it_is_released() {
             assert_eq!((request.read_version, request.ttl_ms), (7, Some(60)));
             counted.fetch_add(1, Ordering::SeqCst);
             total.fetch_add(1, Ordering::SeqCst);
-            Action::Reply(PinSnapshotResponse::new(true, None, None, None).into())
+            Action::Reply(PinSnapshotResponse::new(true, None, None, None, None).into())
         }
         ThriftCall::UnpinSnapshot(_) => {
             counted.fetch_sub(1, Ordering::SeqCst);

@@ -150,7 +150,7 @@ async fn rounds_that_fail_leave_room_for_others() {
             let ThriftCall::GetReadVersion(_) = call else { return None };
             left = left.checked_sub(1)?;
             let (error, code) = ("not for you".to_string(), "FORBIDDEN".to_string());
-            Some(Action::Reply(GetReadVersionResponse::new(0, false, error, code).into()))
+            Some(Action::Reply(GetReadVersionResponse::new(0, false, error, code, None).into()))
         })
         .await;
     let db = passing(connect(&peer, alone())).await;

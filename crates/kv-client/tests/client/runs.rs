@@ -29,6 +29,7 @@ fn too_old() -> Action {
         found: false,
         error: Some("too old".to_string()),
         error_code: Some("TRANSACTION_TOO_OLD".to_string()),
+        leader_endpoint: None,
     }))
 }
 

@@ -124,7 +124,7 @@ impl Store {
 
 pub fn refused(code: &str) -> AtomicCommitResponse {
     let (message, code) = (format!("refused: {code}"), code.to_string());
-    AtomicCommitResponse::new(false, message, code, None, None, None, None, None, None, None)
+    AtomicCommitResponse::new(false, message, code, None, None, None, None, None, None, None, None)
 }
 
 impl Contents {
@@ -133,13 +133,25 @@ impl Contents {
     }
 
     fn read_version(&self) -> GetReadVersionResponse {
-        GetReadVersionResponse { read_version: self.newest(), success: true, error: None, error_code: None }
+        GetReadVersionResponse {
+            read_version: self.newest(),
+            success: true,
+            error: None,
+            error_code: None,
+            leader_endpoint: None,
+        }
     }
 
     fn get(&self, request: &SnapshotGetRequest) -> SnapshotGetResponse {
         let value = self.versions[request.read_version as usize].get(&request.key).cloned();
         let found = value.is_some();
-        SnapshotGetResponse { value: value.unwrap_or_default(), found, error: None, error_code: None }
+        SnapshotGetResponse {
+            value: value.unwrap_or_default(),
+            found,
+            error: None,
+            error_code: None,
+            leader_endpoint: None,
+        }
     }
 
     fn range(&self, request: &SnapshotGetRangeRequest) -> SnapshotGetRangeResponse {
@@ -163,7 +175,14 @@ impl Contents {
             page.push(row);
         }
         let has_more = page.len() < all;
-        SnapshotGetRangeResponse { key_values: page, success: true, error: None, has_more, error_code: None }
+        SnapshotGetRangeResponse {
+            key_values: page,
+            success: true,
+            error: None,
+            has_more,
+            error_code: None,
+            leader_endpoint: None,
+        }
     }
 
     /// The rows as of a version.
@@ -173,14 +192,20 @@ impl Contents {
 
     fn get_newest(&self, key: &[u8]) -> GetResponse {
         let value = self.rows(self.newest()).get(key).cloned();
-        GetResponse { found: value.is_some(), value: value.unwrap_or_default(), error: None, error_code: None }
+        GetResponse {
+            found: value.is_some(),
+            value: value.unwrap_or_default(),
+            error: None,
+            error_code: None,
+            leader_endpoint: None,
+        }
     }
 
     fn set(&mut self, request: SetRequest) -> SetResponse {
         let operation = Operation::new("set".to_string(), request.key, request.value, None, None);
         let operations = vec![operation];
         self.execute(&AtomicCommitRequest::new(0, operations, Vec::new(), None, None, None, None, None, None));
-        SetResponse { success: true, error: None, error_code: None }
+        SetResponse { success: true, error: None, error_code: None, leader_endpoint: None }
     }
 
     /// As a server does: a known id first, then conflicts, then the operations.
@@ -249,7 +274,7 @@ impl Contents {
         self.executed.push((version as i64, request.clone()));
         let stamp = [&version.to_be_bytes()[..], &[0, 0]].concat();
         let generated = (!generated.is_empty()).then_some(generated);
-        AtomicCommitResponse::new(true, None, None, version as i64, stamp, generated, None, None, None, None)
+        AtomicCommitResponse::new(true, None, None, version as i64, stamp, generated, None, None, None, None, None)
     }
 
     fn health(&self) -> GetClusterHealthResponse {

@@ -1,4 +1,4 @@
-//! From the consensus log to the database: in order, each operation once.
+//! Applies the consensus log to the database: in order, each operation once.
 
 use std::sync::Arc;
 
@@ -11,10 +11,11 @@ use super::place::DatabasePlace;
 use super::snapshots::{Installed, ReplicaSnapshots, failed};
 use crate::router::{LocalReader, ReadSlots};
 
-/// Applies committed operations to its replica's database. Verdicts, rows and RSML's own state go into one engine batch.
+/// Applies committed operations to its replica's database. Verdicts, rows and RSML's own state go
+/// into one engine batch.
 ///
-/// When the log says so, another database takes the place of the present one, under the readers: those that run keep the
-/// old one, and no reader ever finds an older version than before.
+/// When the log says so, another database replaces the present one under its readers. Running reads
+/// keep the old one, and no reader ever sees an older version than before.
 pub struct KvStoreExecutor {
     databases: Arc<dyn DatabasePlace>,
     /// The live database, the same that `reader` reads.
@@ -25,7 +26,8 @@ pub struct KvStoreExecutor {
 }
 
 impl KvStoreExecutor {
-    /// Opens the database of `generation`, which the log says is the live one. It is empty if it was damaged.
+    /// Opens the database of `generation`, which is live according to the log. It is empty if the
+    /// previous one was damaged.
     pub fn open(databases: Arc<dyn DatabasePlace>, slots: ReadSlots, generation: u64) -> Result<Self, ExecutionError> {
         let database = databases.clone().open(generation).map_err(failed)?;
         let next = expected_by(&database).map_err(failed)?;
@@ -33,7 +35,7 @@ impl KvStoreExecutor {
         Ok(KvStoreExecutor { databases, database, reader, next, installed: Installed::default() })
     }
 
-    /// Reads the database that is live at the time.
+    /// A reader of whichever database is live.
     pub fn reader(&self) -> &LocalReader {
         &self.reader
     }
@@ -96,7 +98,8 @@ impl ExecutionNotifier for KvStoreExecutor {
         self.next
     }
 
-    /// In memory nothing survives, and the log is all there is: nothing in it may ever be let go.
+    /// A database in memory does not survive a restart and depends on the whole log, so no entry
+    /// may be trimmed.
     fn persisted_sequence(&self) -> Result<Sequence, ExecutionError> {
         if !self.databases.survive_exit() {
             return Ok(Sequence::ZERO);

@@ -29,6 +29,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use kv_api::KvError;
+use serde::{Deserialize, Serialize};
 
 pub use batch::{BatchEntry, WriteBatch};
 pub use copy::{EngineCopy, EngineInstall};
@@ -156,8 +157,9 @@ pub trait Cursor {
     fn entry(&self) -> Option<(&[u8], &[u8])>;
 }
 
-/// The engines to choose from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The engines to choose from. Configurations name them in lower case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum EngineKind {
     /// On disk. Only in builds with the cargo feature `rocksdb`, which is on by default.
     RocksDb,

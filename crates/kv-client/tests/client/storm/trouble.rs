@@ -218,15 +218,15 @@ fn refusal(call: &ThriftCall, draw: &mut Draw) -> Option<ThriftReply> {
             refused(&code(&["NO_PRIMARY", "OVERLOADED", "TIMEOUT", "FUTURE_VERSION"])).into()
         }
         ThriftCall::GetReadVersion(_) => {
-            GetReadVersionResponse::new(0, false, error, code(&["NO_PRIMARY", "OVERLOADED", "TIMEOUT"])).into()
+            GetReadVersionResponse::new(0, false, error, code(&["NO_PRIMARY", "OVERLOADED", "TIMEOUT"]), None).into()
         }
         ThriftCall::SnapshotGet(_) => {
             let code = code(&["FUTURE_VERSION", "OVERLOADED", "TIMEOUT", "TRANSACTION_TOO_OLD"]);
-            SnapshotGetResponse::new(Vec::new(), false, error, code).into()
+            SnapshotGetResponse::new(Vec::new(), false, error, code, None).into()
         }
         ThriftCall::SnapshotGetRange(_) => {
             let code = code(&["FUTURE_VERSION", "OVERLOADED", "TIMEOUT", "TRANSACTION_TOO_OLD"]);
-            SnapshotGetRangeResponse::new(Vec::new(), false, error, false, code).into()
+            SnapshotGetRangeResponse::new(Vec::new(), false, error, false, code, None).into()
         }
         _ => return None,
     })

@@ -1,10 +1,10 @@
-//! The replicas of this process: opened together, stopped together.
+//! The replicas of this process, started together and stopped together.
 
 use std::io::Read;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kv_store::SharedResources;
+use kv_store::{EngineKind, SharedResources};
 use rsml::core::CoreOptions;
 use rsml::transport::{
     EventSink, FileError, InMemoryTransport, PeerTls, SharedMessageBus, TcpOptions, TcpTransport, TlsError, TlsFile,
@@ -17,32 +17,37 @@ use tokio::runtime::Handle;
 use super::databases::ReplicaDatabases;
 use super::executor::KvStoreExecutor;
 use crate::budget::Budget;
-use crate::config::{Address, Config, EngineKind, PeerTlsConfig};
+use crate::config::{Address, Config, PeerTlsConfig};
 use crate::data_dir::{DataDir, make_directory};
-use crate::manager::{ServerError, shared_resources};
+use crate::error::ServerError;
+use crate::manager::shared_resources;
 use crate::router::{LocalReader, ReadSlots};
 use crate::space::SpaceWatch;
 
-/// How the replicas reach each other.
+/// How the replicas communicate.
 #[derive(Clone)]
 pub enum Network {
-    /// At the `peer` addresses of the configuration.
+    /// By TCP, at the `peer` addresses of the configuration.
     Tcp,
-    /// All replicas are in this process.
+    /// In memory; all replicas must be in this process.
     InMemory(SharedMessageBus),
 }
 
 /// One replica of this process.
 #[derive(Clone)]
-pub struct LocalReplicaParts {
+pub struct LocalReplica {
+    /// The replica's id.
     pub id: u32,
+    /// Reads its database.
     pub reader: LocalReader,
+    /// Its part in consensus.
     pub consensus: Arc<ConsensusReplica>,
     databases: Arc<ReplicaDatabases>,
 }
 
-impl LocalReplicaParts {
-    /// Waits until the replica has stopped, and gives its database up if that is why. Never returns while it runs.
+impl LocalReplica {
+    /// Waits until the replica has stopped, and marks its database as damaged if the reason was
+    /// that it diverged.
     pub async fn give_up_when_diverged(self) {
         let mut watch = self.consensus.watch();
         if watch.wait_for(|role| role.failed.is_some()).await.is_ok()
@@ -52,8 +57,8 @@ impl LocalReplicaParts {
         }
     }
 
-    /// Only where the others agree that it is this one. Where nobody knows whose database is right, all would be thrown
-    /// away.
+    /// Gives the database up only if a majority agrees that this is the wrong one. If nobody knows
+    /// which database is right, this rule keeps all of them from being discarded.
     fn give_up_if_diverged(&self) {
         match self.consensus.status().failed {
             Some(Failure { kind: FailureKind::Diverged, reason }) => self.databases.note_damage(&reason),
@@ -68,14 +73,14 @@ impl LocalReplicaParts {
 }
 
 /// Owns the replicas of this process: database, executor, log, transport, consensus.
-pub struct ReplicatedKvStore {
-    replicas: Vec<LocalReplicaParts>,
-    /// Whether the cluster has replicas in other processes, which may go on without this one.
+pub struct LocalReplicas {
+    replicas: Vec<LocalReplica>,
+    /// Whether the cluster has replicas in other processes, which may continue without this one.
     has_remote_replicas: bool,
     space: Arc<SpaceWatch>,
 }
 
-/// What all replicas of the process are started with.
+/// The common parts with which all replicas of the process start.
 struct Start<'s> {
     config: &'s Config,
     budget: &'s Budget,
@@ -87,7 +92,7 @@ struct Start<'s> {
     space: Arc<SpaceWatch>,
 }
 
-impl ReplicatedKvStore {
+impl LocalReplicas {
     /// Opens the databases and logs and starts the replicas. Blocks while they recover.
     pub fn start(
         config: &Config,
@@ -95,7 +100,7 @@ impl ReplicatedKvStore {
         data_dir: &DataDir,
         network: &Network,
         runtime: &Handle,
-    ) -> Result<ReplicatedKvStore, ServerError> {
+    ) -> Result<LocalReplicas, ServerError> {
         if config.storage.engine == EngineKind::Memory {
             tracing::warn!(
                 "storage.engine = \"memory\" is for tests: the log is never trimmed, and every start applies all of it"
@@ -107,20 +112,21 @@ impl ReplicatedKvStore {
         let ids = config.replication.local_ids();
         let has_remote_replicas = ids.len() < config.replication.replicas.len();
         let replicas = ids.into_iter().map(|id| start.replica(id)).collect::<Result<_, _>>()?;
-        Ok(ReplicatedKvStore { replicas, has_remote_replicas, space })
+        Ok(LocalReplicas { replicas, has_remote_replicas, space })
     }
 
-    /// The space left for the data of this process.
+    /// The watch over the disk space of this process.
     pub fn space(&self) -> &Arc<SpaceWatch> {
         &self.space
     }
 
     /// By ascending id; never empty.
-    pub fn replicas(&self) -> &[LocalReplicaParts] {
+    pub fn replicas(&self) -> &[LocalReplica] {
         &self.replicas
     }
 
-    /// Why, when a replica of this process has stopped for want of something that it may have by now.
+    /// The reason if a replica of this process has stopped for lack of a resource that may be
+    /// available again.
     pub fn wants_restart(&self) -> Option<String> {
         self.replicas.iter().find_map(|replica| {
             let failure = replica.consensus.watch().borrow().failed.clone()?;
@@ -128,9 +134,9 @@ impl ReplicatedKvStore {
         })
     }
 
-    /// Why, once most replicas of this process have stopped for good.
+    /// The reasons once most replicas of this process have stopped for good.
     pub fn failure(&self) -> Option<String> {
-        let failed = |replica: &LocalReplicaParts| {
+        let failed = |replica: &LocalReplica| {
             let failure = replica.consensus.watch().borrow().failed.clone()?;
             Some(format!("replica {} has stopped: {failure}", replica.id))
         };
@@ -138,7 +144,7 @@ impl ReplicatedKvStore {
         (self.replicas.len() - failures.len() <= self.replicas.len() / 2).then(|| failures.join("; "))
     }
 
-    /// The first thread of a replica of this process that does not get on though it has work, in words.
+    /// Describes the first stalled thread of a replica of this process, if there is one.
     pub fn stalled(&self) -> Option<String> {
         self.replicas.iter().find_map(|replica| {
             let StalledThread { thread, since, has_ended } = replica.consensus.stalled()?;
@@ -148,11 +154,11 @@ impl ReplicatedKvStore {
         })
     }
 
-    /// Stops the replicas and writes their databases out, so that the next start need not apply the log again. Blocks. A
-    /// primary first lets a replica of another process lead.
+    /// Stops the replicas and flushes their databases, so that the next start need not apply the
+    /// log again. A primary first lets a replica in another process lead. Blocks.
     pub fn shutdown(&self) {
         for replica in &self.replicas {
-            // What waits for space would be waited for.
+            // Otherwise shutdown would block on a write that is waiting for disk space.
             replica.reader.database().stop_waiting_for_space();
             replica.consensus.stop(self.has_remote_replicas);
         }
@@ -169,10 +175,10 @@ impl ReplicatedKvStore {
 }
 
 impl Start<'_> {
-    fn replica(&self, id: u32) -> Result<LocalReplicaParts, ServerError> {
+    fn replica(&self, id: u32) -> Result<LocalReplica, ServerError> {
         let failed = |error: &dyn std::fmt::Display| ServerError::Replication(format!("replica {id}: {error}"));
         let storage = self.log(id).map_err(|error| failed(&error))?;
-        let (folder, engine) = (self.data_dir.replica(id), self.config.storage.engine.into());
+        let (folder, engine) = (self.data_dir.replica(id), self.config.storage.engine);
         let databases = ReplicaDatabases::new(id, folder, engine, self.resources.clone());
         let (space, room) = (self.space.clone(), self.space.clone());
         let local = self.config.replication.local_ids().len() as u64;
@@ -197,7 +203,7 @@ impl Start<'_> {
                 consensus.fail(Failure { kind: FailureKind::Damaged, reason });
             }
         });
-        Ok(LocalReplicaParts { id, reader, consensus, databases })
+        Ok(LocalReplica { id, reader, consensus, databases })
     }
 
     fn log(&self, id: u32) -> std::io::Result<WalStorage> {
@@ -235,40 +241,42 @@ fn connect(
     Ok(Arc::new(transport))
 }
 
-/// How long a start waits for the own name to be resolved before it goes on without.
+/// How long a start waits for this server's own name to resolve before it continues without it.
 const OWN_NAME_PATIENCE: Duration = Duration::from_secs(5);
 
-/// `None` where the name has no address yet, or one that is not this machine's yet: the transport tries again by itself, and
-/// meanwhile the server is up and says so. That another process has the port does not pass, and is an error.
+/// Binds the peer address. `None` if the name has no address yet, or one that this machine does not
+/// have yet: the transport tries again by itself, and meanwhile the server runs and reports it. A
+/// port in use by another process is an error, because waiting would not help.
 fn listen_now(address: &Address) -> std::io::Result<Option<std::net::TcpListener>> {
     let resolved = match address.resolve_within(OWN_NAME_PATIENCE) {
         Ok(resolved) => resolved,
         Err(error) => {
-            tracing::warn!(%address, %error, "the own peer address cannot be resolved yet; tries again");
+            tracing::warn!(%address, %error, "the server's own peer address cannot be resolved yet; trying again");
             return Ok(None);
         }
     };
     match std::net::TcpListener::bind(resolved) {
         Ok(listener) => Ok(Some(listener)),
         Err(error) if error.kind() == std::io::ErrorKind::AddrNotAvailable && !address.is_literal() => {
-            tracing::warn!(%address, %resolved, %error, "the own peer address is none of this machine's yet; tries again");
+            tracing::warn!(%address, %resolved, %error, "this machine does not have the server's own peer address yet; trying again");
             Ok(None)
         }
         Err(error) => Err(error),
     }
 }
 
-/// Whether the files of `[replication.tls]` could be used by the replicas of this process now. Reads them.
+/// Checks whether the replicas of this process could use the files of `[replication.tls]` now.
+/// Reads the files.
 ///
 /// # Errors
-/// Names the first that could not, and its key.
+/// The first file that could not be used, with its key.
 pub fn check_certificates(config: &Config) -> Result<(), ServerError> {
     let Some(tls) = &config.replication.tls else { return Ok(()) };
     let ids = config.local_replica_ids();
     ids.into_iter().try_for_each(|id| peer_tls(tls, ReplicaId(id as u8)).map(|_| ()))
 }
 
-/// Where the certificates are, which are known to be good.
+/// The locations of the certificates, after a check that they are usable.
 fn peer_tls(config: &PeerTlsConfig, me: ReplicaId) -> Result<PeerTls, ServerError> {
     let names = config.names.iter().map(|(id, name)| (ReplicaId(*id as u8), name.clone())).collect();
     let tls = PeerTls { names, ..PeerTls::new(&config.ca, &config.certificate, &config.key) };
@@ -313,7 +321,7 @@ fn replica_options(config: &Config, budget: &Budget, id: u32) -> Result<ReplicaO
     })
 }
 
-/// From the system's source of randomness: names of disks and clusters must never meet.
+/// A number from the system's source of randomness. Ids of disks and clusters must never collide.
 fn random() -> Result<u128, ServerError> {
     let mut bytes = [0; 16];
     std::fs::File::open("/dev/urandom")

@@ -1,4 +1,4 @@
-//! Figures of consensus for Prometheus, read from the replicas when scraped.
+//! Exports the metrics of consensus to Prometheus. They are read from the replicas at each scrape.
 
 use std::sync::Arc;
 
@@ -7,9 +7,9 @@ use prometheus::proto::MetricFamily;
 use prometheus::{IntCounterVec, IntGaugeVec, Opts};
 use rsml::DriverStatus;
 
-use super::store::ReplicatedKvStore;
+use super::local_replicas::LocalReplicas;
 
-/// Name, help, and where the figure is found.
+/// Name, help text and reader of a metric.
 type Figure = (&'static str, &'static str, fn(&DriverStatus) -> u64);
 
 const COUNTERS: [Figure; 14] = [
@@ -19,7 +19,7 @@ const COUNTERS: [Figure; 14] = [
         s.core.snapshots_installed
     }),
     ("synodkv_requests_executed_total", "Operations applied.", |s| s.requests_executed),
-    ("synodkv_fsyncs_total", "Synchronisations of the consensus log.", |s| s.storage.fsyncs),
+    ("synodkv_fsyncs_total", "Syncs of the consensus log.", |s| s.storage.fsyncs),
     ("synodkv_log_entries_written_total", "Entries written to the consensus log.", |s| s.storage.entries_written),
     ("synodkv_log_bytes_written_total", "Bytes written to the consensus log.", |s| s.storage.bytes_written),
     ("synodkv_peer_bytes_sent_total", "Bytes sent to other replicas.", |s| s.network.bytes_sent),
@@ -27,9 +27,11 @@ const COUNTERS: [Figure; 14] = [
     ("synodkv_peer_messages_dropped_total", "Messages to other replicas that were dropped.", |s| {
         s.network.messages_dropped
     }),
-    ("synodkv_peer_connections_rejected_total", "Connections to the peer port that were closed as no peer's.", |s| {
-        s.network.connections_rejected
-    }),
+    (
+        "synodkv_peer_connections_rejected_total",
+        "Connections to the peer port that were closed because they came from no peer.",
+        |s| s.network.connections_rejected,
+    ),
     ("synodkv_peer_tls_failures_total", "Connections between replicas, either way, that failed over TLS.", |s| {
         s.network.tls_failures
     }),
@@ -44,45 +46,47 @@ const COUNTERS: [Figure; 14] = [
 const GAUGES: [Figure; 13] = [
     ("synodkv_view", "The view promised.", |s| s.core.view.0),
     ("synodkv_is_primary", "1 on the primary.", |s| u64::from(s.core.role == "primary")),
-    ("synodkv_is_catching_up", "1 while this replica gets a copy of another's database.", |s| {
+    ("synodkv_is_catching_up", "1 while this replica receives a copy of another's database.", |s| {
         u64::from(s.core.is_catching_up)
     }),
-    ("synodkv_copy_received_bytes", "What has come of that copy.", |s| s.core.copy.as_ref().map_or(0, |c| c.received)),
-    ("synodkv_log_held_for", "Replicas that get a copy, and for which the log is kept whatever its size.", |s| {
+    ("synodkv_copy_received_bytes", "Bytes of that copy received so far.", |s| {
+        s.core.copy.as_ref().map_or(0, |c| c.received)
+    }),
+    ("synodkv_log_held_for", "Replicas that fetch a copy, for which the log is kept whatever its size.", |s| {
         s.core.log_held_for.len() as u64
     }),
-    ("synodkv_is_stalled", "1 while a thread of this replica does not get on.", |s| u64::from(s.stalled.is_some())),
-    (
-        "synodkv_log_lost_entries",
-        "Entries that the disk has lost and that were not fetched from the others yet.",
-        |s| s.core.lost.iter().map(|(from, to)| to.0 - from.0 + 1).sum(),
-    ),
+    ("synodkv_is_stalled", "1 while a thread of this replica is stalled.", |s| u64::from(s.stalled.is_some())),
+    ("synodkv_log_lost_entries", "Lost log entries that were not fetched from other replicas yet.", |s| {
+        s.core.lost.iter().map(|(from, to)| to.0 - from.0 + 1).sum()
+    }),
     ("synodkv_log_last_sequence", "The last entry of the log.", |s| s.core.last.0),
     ("synodkv_committed_sequence", "The last entry known to be committed.", |s| s.core.commit.0),
     ("synodkv_applied_sequence", "The last entry applied to the database.", |s| s.digest_sequence.0),
     ("synodkv_pending_request_bytes", "Bytes of operations without an outcome.", |s| {
         s.core.pending_request_bytes as u64
     }),
-    ("synodkv_peer_queued_bytes", "Bytes that wait for other replicas to take them.", |s| s.network.bytes_queued),
+    ("synodkv_peer_queued_bytes", "Bytes that wait to be sent to other replicas.", |s| s.network.bytes_queued),
     ("synodkv_log_disk_bytes", "Bytes of the consensus log on disk.", |s| s.storage.bytes_on_disk),
 ];
 
-/// The values of the log by how many operations they hold, as a cumulative count per upper bound.
+/// The values of the log by their number of operations, as a cumulative count per upper bound.
 const BATCH_SIZES: (&str, &str) =
     ("synodkv_batch_size_values_total", "Values applied with at most `le` operations, cumulative.");
 
+/// The Prometheus collector of consensus metrics.
 pub struct ConsensusCollector {
-    store: Arc<ReplicatedKvStore>,
+    local: Arc<LocalReplicas>,
 }
 
 impl ConsensusCollector {
-    pub fn new(store: Arc<ReplicatedKvStore>) -> Self {
-        ConsensusCollector { store }
+    /// A collector for these replicas.
+    pub fn new(local: Arc<LocalReplicas>) -> Self {
+        ConsensusCollector { local }
     }
 
     fn families(&self) -> prometheus::Result<Vec<MetricFamily>> {
         let statuses: Vec<(String, DriverStatus)> =
-            self.store.replicas().iter().map(|r| (r.id.to_string(), r.consensus.status())).collect();
+            self.local.replicas().iter().map(|r| (r.id.to_string(), r.consensus.status())).collect();
         let mut families = Vec::new();
         for (name, help, figure) in COUNTERS {
             let counter = IntCounterVec::new(Opts::new(name, help), &["replica"])?;

@@ -1,15 +1,16 @@
-//! Bytes that are reserved before they are used: what does not fit waits, in the order of asking.
+//! A budget of bytes that are reserved before use. A reservation that does not fit waits its turn.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Counted in units of this, so that the largest reservations can be counted at all.
+/// The unit of the semaphore, chosen so that the largest reservations can be counted.
 const UNIT_BYTES: usize = 1 << 10;
 
-/// So many bytes, shared by many. Who waits is served in turn, so that a large reservation is not kept waiting by an
-/// endless row of small ones; who waits must hold nothing of the same budget, or all may wait for each other.
+/// A number of bytes that many users share. Waiters are served in turn, so that a stream of small
+/// reservations cannot keep a large one waiting. A waiter must hold nothing of the same budget, or
+/// all may wait for each other.
 #[derive(Clone, Debug)]
 pub struct ByteBudget {
     units: Arc<Semaphore>,
@@ -17,7 +18,7 @@ pub struct ByteBudget {
     waiters: Arc<AtomicUsize>,
 }
 
-/// Counts somebody who waits, for as long as they do.
+/// Counts one waiter until it is dropped.
 struct Waiter(Arc<AtomicUsize>);
 
 impl Waiter {
@@ -34,9 +35,10 @@ impl Drop for Waiter {
 }
 
 impl ByteBudget {
+    /// A budget of this many bytes.
     pub fn new(bytes: usize) -> Self {
         let all = u32::try_from(bytes.div_ceil(UNIT_BYTES).max(1)).unwrap_or(u32::MAX);
-        // The semaphore's own bound is above that on 64 bits, and what matters on 32.
+        // On 64-bit systems the semaphore's own bound is larger; on 32-bit ones it is the smaller.
         let all = all.min(u32::try_from(Semaphore::MAX_PERMITS).unwrap_or(u32::MAX));
         ByteBudget { units: Arc::new(Semaphore::new(all as usize)), all, waiters: Arc::default() }
     }
@@ -45,23 +47,23 @@ impl ByteBudget {
         self.all as usize * UNIT_BYTES
     }
 
-    /// Reserved at this moment.
+    /// Bytes that are reserved now.
     pub fn used_bytes(&self) -> usize {
         (self.all as usize - self.units.available_permits().min(self.all as usize)) * UNIT_BYTES
     }
 
-    /// More than all there is waits until nobody else has any, and gets all.
+    /// A reservation larger than the budget waits until all of it is free, and takes all.
     fn units_of(&self, bytes: usize) -> u32 {
         u32::try_from(bytes.div_ceil(UNIT_BYTES)).unwrap_or(u32::MAX).min(self.all)
     }
 
-    /// At once, if there is room and nobody waits.
+    /// Reserves at once, if there is room and nobody waits.
     pub fn try_reserve(&self, bytes: usize) -> Option<Reserved> {
         let permit = self.units.clone().try_acquire_many_owned(self.units_of(bytes)).ok()?;
         Some(Reserved(permit))
     }
 
-    /// In turn, once there is room. Who gives up waiting drops the future.
+    /// Reserves in turn, once there is room. Dropping the future gives up the turn.
     pub fn reserve(&self, bytes: usize) -> impl Future<Output = Reserved> + Send + 'static {
         let reserving = self.units.clone().acquire_many_owned(self.units_of(bytes));
         let waiter = Waiter::new(&self.waiters);
@@ -71,13 +73,13 @@ impl ByteBudget {
         }
     }
 
-    /// Whether somebody waits: who holds something needlessly should let go of it.
+    /// Whether anybody waits. A holder that can do without its reservation should then release it.
     pub fn is_short(&self) -> bool {
         self.waiters.load(Ordering::Relaxed) > 0
     }
 }
 
-/// Part of a [`ByteBudget`]; goes back when it is dropped.
+/// A part of a [`ByteBudget`], returned when dropped.
 #[derive(Debug)]
 pub struct Reserved(OwnedSemaphorePermit);
 
@@ -86,7 +88,7 @@ impl Reserved {
         self.0.num_permits() * UNIT_BYTES
     }
 
-    /// Gives back what is not needed for `bytes`.
+    /// Returns what exceeds `bytes`.
     pub fn shrink_to(&mut self, bytes: usize) {
         let needless = self.0.num_permits().saturating_sub(bytes.div_ceil(UNIT_BYTES));
         if needless > 0 {
@@ -94,12 +96,12 @@ impl Reserved {
         }
     }
 
-    /// Adds another part of the same budget.
+    /// Merges another part of the same budget into this one.
     pub fn merge(&mut self, other: Reserved) {
         self.0.merge(other.0);
     }
 
-    /// Takes `bytes` out, if there are so many.
+    /// Splits off `bytes`, if there are that many.
     pub fn split(&mut self, bytes: usize) -> Option<Reserved> {
         self.0.split(bytes.div_ceil(UNIT_BYTES)).map(Reserved)
     }
@@ -115,7 +117,7 @@ mod tests {
     const KIB: usize = 1 << 10;
 
     #[test]
-    fn what_is_reserved_is_missing_until_it_is_dropped() {
+    fn a_reservation_is_taken_from_the_budget_until_it_is_dropped() {
         let budget = ByteBudget::new(10 * KIB);
         let mut first = budget.try_reserve(6 * KIB).expect("there is room");
         assert!(budget.try_reserve(5 * KIB).is_none());
@@ -127,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn more_than_all_gets_all_once_nobody_has_any() {
+    fn a_reservation_above_the_budget_gets_all_once_it_is_free() {
         let budget = ByteBudget::new(4 * KIB);
         let small = budget.try_reserve(1).expect("there is room");
         let mut waiting = Box::pin(budget.reserve(1 << 40));
@@ -149,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn who_gives_up_waiting_leaves_nothing_behind() {
+    fn an_abandoned_wait_leaves_nothing_behind() {
         let budget = ByteBudget::new(4 * KIB);
         let small = budget.try_reserve(KIB).expect("there is room");
         let mut waiting = Box::pin(budget.reserve(4 * KIB));
@@ -162,7 +164,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_is_done_never_is_more_out_than_there_is_and_all_comes_back(
+        fn reservations_never_exceed_the_budget_and_all_are_returned(
             steps in prop::collection::vec((0usize..4, 0usize..40 * KIB), 1..200),
         ) {
             let budget = ByteBudget::new(32 * KIB);

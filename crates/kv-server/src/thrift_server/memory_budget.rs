@@ -1,24 +1,26 @@
-//! Memory of the whole process that connections share: reserved before it is used, and waited for.
+//! The memory that all connections of the process share. A connection reserves memory before it
+//! uses it, and waits until it is available.
 //!
-//! A connection has a little of its own ([`OWN_BYTES`], [`OWN_INPUT_BYTES`]), so that small calls reserve nothing. There
-//! are four pools. None can be waited for in a circle:
+//! A connection has a little of its own ([`OWN_BYTES`], [`OWN_INPUT_BYTES`]), so that small calls
+//! reserve nothing. There are four pools, and waiting for them cannot deadlock:
 //!
-//! | pool | for what | given back when | who waits for it |
+//! | pool | for what | returned when | what a waiter may hold |
 //! |---|---|---|---|
-//! | `input` | a request that is arriving, up to [`INPUT_BYTES`] | its call has ended | holds nothing, or replies |
-//! | `large_input` | a longer one | its call has ended | may hold `input` |
-//! | `replies` | replies that are short for sure, or tried | the client has taken them | may hold input, no replies |
-//! | `large_replies` | long replies, one for each connection | the client has taken it | may hold input and replies; its call is the first of its connection |
+//! | `input` | a request that is arriving, up to [`INPUT_BYTES`] | its call has ended | nothing, or replies |
+//! | `large_input` | a longer one | its call has ended | `input` |
+//! | `replies` | replies that are certainly short, and first attempts | the client has read them | input, no replies |
+//! | `large_replies` | long replies, one per connection | the client has read it | input and replies; only the first call of a connection waits |
 //!
-//! The first call of a connection depends on nobody but its client, whom `write_timeout_ms` bounds; so `large_replies` come
-//! back, then `replies`, then input.
+//! The first call of a connection depends only on its client, which `write_timeout_ms` bounds. So
+//! `large_replies` become free, then `replies`, then input.
 //!
-//! How long the reply to a range will be is not known before. Few are long: so it is tried with [`TRY_BYTES`], and only
-//! where that does not suffice it is made again, alone, with [`MORE_ROOM`] times as much, and so on up to the longest that is
-//! allowed. Room for the longest at once would keep everybody else waiting.
+//! The length of a range's reply is not known in advance, and few are long. So a range is first
+//! tried with [`TRY_BYTES`]. If that is too little, the call is made again, alone, with
+//! [`MORE_ROOM`] times as much, and so on up to the longest reply allowed. Reserving the longest at
+//! once would keep all other calls waiting.
 //!
-//! A client that takes nothing of its replies holds what it was sent. While somebody waits for that memory, it is
-//! disconnected sooner (`spared_idle_ms`).
+//! A client that does not read its replies keeps their memory in use. While others wait for that
+//! memory, the client is disconnected sooner (`spared_idle_ms`).
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -28,46 +30,51 @@ use kv_api::thrift::generated::{AtomicCommitRequest, Operation};
 use kv_store::{MAX_REPORTED_CONFLICTS, STAMP_BYTES};
 
 use super::ThriftServerOptions;
-use crate::budget::{ByteBudget, Reserved};
+use crate::byte_budget::{ByteBudget, Reserved};
 
-/// What a connection may hold of calls and replies without reserving.
+/// Bytes of calls and replies that a connection may hold without a reservation.
 pub(super) const OWN_BYTES: usize = 8 << 10;
 /// Size of an input buffer that needs no reservation.
 pub(super) const OWN_INPUT_BYTES: usize = 8 << 10;
 /// Size of an input buffer that most requests fit in.
 pub(super) const INPUT_BYTES: usize = 256 << 10;
-/// With how much room a range is tried.
+/// Memory for the first attempt at a range.
 const TRY_BYTES: usize = 256 << 10;
-/// The step from one try to the next: what was read in vain is then little beside what is read in the end.
+/// The factor from one attempt to the next. It is large, so that the rows read in vain are few
+/// compared with those of the last attempt.
 const MORE_ROOM: usize = 8;
-/// Reservations for one reply beyond this are made in the pool of large ones.
+/// Larger reservations for one reply come from the pool of large replies.
 const SMALL_BYTES: usize = 4 << 20;
-/// Rows as they were read, the reply's struct, and its encoding.
+/// A reply's rows exist three times: as read, in the reply's struct, and encoded.
 const FORMS_OF_ROWS: usize = 3;
-/// What surrounds a value in a reply, an error text included.
+/// Overhead of a value in a reply, or of an error text.
 const ENVELOPE_BYTES: usize = 512;
-/// What surrounds a row in a reply.
+/// Overhead of a row in a reply.
 const ROW_BYTES: usize = 32;
 
-/// Requests from this on are counted in the reservation they came with.
+/// Requests of at least this size keep their part of the input buffer's reservation while they run.
 const COUNTED_REQUEST_BYTES: usize = 4 << 10;
 
-/// Memory that is waited for.
+/// A reservation that is being waited for.
 pub(super) type Waiting = Pin<Box<dyn Future<Output = Reserved> + Send>>;
 
-/// The memory that all connections share.
+/// The memory pools that all connections share.
 #[derive(Clone, Debug)]
 pub struct Pools {
+    /// For requests of medium length.
     pub input: ByteBudget,
+    /// For long requests.
     pub large_input: ByteBudget,
+    /// For short replies.
     pub replies: ByteBudget,
+    /// For long replies.
     pub large_replies: ByteBudget,
 }
 
 impl Pools {
     pub(super) fn new(options: &ThriftServerOptions) -> Pools {
         let (requests, replies) = (options.max_request_memory_bytes, options.max_reply_memory_bytes);
-        // The longest message needs twice its length: as it came, and decoded.
+        // The longest message needs twice its length: as received, and decoded.
         let large_input = (requests / 2).max((2 * options.max_message_bytes).min(requests / 4 * 3));
         Pools {
             input: ByteBudget::new(requests - large_input),
@@ -78,18 +85,20 @@ impl Pools {
     }
 }
 
-/// What a call reserves before it starts.
+/// The memory that a call reserves before it starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Cost {
+    /// Bytes to reserve.
     pub bytes: usize,
-    /// In which pool.
+    /// Whether it comes from the pool of large replies.
     pub is_large: bool,
-    /// How long its reply may be.
+    /// Longest reply that fits the reservation.
     pub room_bytes: usize,
 }
 
 impl Cost {
-    /// `is_reserved`: the request's own bytes are. `reply_limit`: the longest reply.
+    /// The cost of a call. `is_reserved` says whether the request's own bytes are reserved already.
+    /// `reply_limit` is the longest reply allowed.
     pub fn of(
         call: &ThriftCall,
         request_bytes: usize,
@@ -106,7 +115,8 @@ impl Cost {
             let by_target = target.map_or(usize::MAX, |target| target.saturating_add(row));
             let longest = by_rows.min(by_target).saturating_add(ENVELOPE_BYTES).min(reply_limit);
             if longest.saturating_mul(FORMS_OF_ROWS) <= SMALL_BYTES && (target.is_some() || longest <= TRY_BYTES) {
-                // With the full limit: a reply that is longer than it can be is for the service to refuse.
+                // With the full limit, because the reply cannot be longer than reserved; the
+                // service refuses one that is.
                 return Cost {
                     bytes: FORMS_OF_ROWS * longest + message_bytes,
                     is_large: false,
@@ -129,7 +139,7 @@ impl Cost {
             ThriftCall::Get(_) | ThriftCall::SnapshotGet(_) | ThriftCall::SnapshotRead(_) => {
                 options.max_value_bytes + ENVELOPE_BYTES
             }
-            // These answer with parts of the request, at most.
+            // These replies contain at most parts of the request.
             ThriftCall::Ping(request) => request.message.as_ref().map_or(0, Vec::len) + ENVELOPE_BYTES,
             ThriftCall::SetVersionstampedKey(_) | ThriftCall::SetVersionstampedValue(_) => {
                 request_bytes + ENVELOPE_BYTES
@@ -141,7 +151,7 @@ impl Cost {
         Cost { bytes, is_large: bytes > SMALL_BYTES, room_bytes: reply_limit }
     }
 
-    /// For a range that did not fit, if a longer reply is allowed.
+    /// The cost of the next attempt at a range that did not fit, if a longer reply is allowed.
     pub fn next(self, reply_limit: usize) -> Option<Cost> {
         let room_bytes = self.room_bytes.saturating_mul(MORE_ROOM).min(reply_limit);
         let cost = Cost { bytes: room_bytes.saturating_mul(FORMS_OF_ROWS), is_large: true, room_bytes };
@@ -149,7 +159,8 @@ impl Cost {
     }
 }
 
-/// Keys and values that were completed by the version, or keys that are in conflict: of ranges, any key within.
+/// The longest reply to a commit: keys and values completed by versionstamps, or conflicting keys,
+/// which for ranges may be any key within.
 fn commit_reply_bytes(request: &AtomicCommitRequest, max_key_bytes: usize) -> usize {
     let is_stamped = |operation: &&Operation| operation.type_.contains("versionstamp");
     let stamped = request.operations.iter().filter(is_stamped);
@@ -163,7 +174,7 @@ fn commit_reply_bytes(request: &AtomicCommitRequest, max_key_bytes: usize) -> us
     stamped.map(completed).sum::<usize>().max(reported) + ENVELOPE_BYTES
 }
 
-/// At once if possible; else in turn, and the task is woken then.
+/// Reserves at once if possible; otherwise waits its turn, which wakes the task.
 pub(super) fn wait(
     waiting: &mut Option<Waiting>,
     pool: &ByteBudget,
@@ -185,7 +196,8 @@ pub(super) fn wait(
     }
 }
 
-/// Takes what a decoded request needs out of what was reserved for the buffer, as long as that leaves enough for the buffer.
+/// Splits the memory of a decoded request off the buffer's reservation, if that leaves enough for
+/// the buffer.
 pub(super) fn room_of_request(room: &mut Option<Reserved>, bytes: usize, buffer_bytes: usize) -> Option<Reserved> {
     let room = room.as_mut()?;
     let is_enough = bytes >= COUNTED_REQUEST_BYTES && room.bytes() >= bytes + buffer_bytes;
@@ -264,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_echoed_is_counted_and_large_ones_go_to_their_own_pool() {
+    fn an_echo_is_counted_and_a_large_one_uses_the_large_pool() {
         let call = ThriftCall::from(PingRequest { message: Some(vec![0; 10 << 20]), timestamp: None });
         let cost = Cost::of(&call, 10 << 20, true, LIMIT, &ThriftServerOptions::default());
         assert!(cost.is_large && cost.bytes > 10 << 20);
