@@ -1,5 +1,5 @@
-//! A queue: jobs are put in under versionstamped keys, so they lie in the order in which they were committed, and are taken
-//! out by several workers, each job by one of them.
+//! A queue: jobs are put in under versionstamped keys, so they lie in the order in which they were
+//! committed, and are taken out by several workers, each job by one of them.
 //!
 //! ```sh
 //! cargo run -p kv-client --example job_queue -- 127.0.0.1:9090
@@ -10,7 +10,8 @@ use kv_client::{ClientError, Database, Options, Range, Stamped, Transaction};
 const QUEUE: &str = "example/jobs/";
 const JOBS: usize = 100;
 const WORKERS: usize = 4;
-/// A worker takes one of so many jobs at the head of the queue, so that workers seldom want the same one.
+/// A worker takes one of so many jobs at the head of the queue, so that workers seldom want the
+/// same one.
 const REACH: usize = 8;
 
 /// Puts a job at the end. The key is known once the transaction is committed.
@@ -20,7 +21,8 @@ fn put(tx: &Transaction, job: &str) {
 
 /// Takes a job, or none if there is none.
 async fn take(tx: &Transaction, worker: usize) -> Result<Option<String>, ClientError> {
-    // What is read in a snapshot makes no conflict: other workers may take the jobs beside ours meanwhile.
+    // What is read in a snapshot makes no conflict: other workers may take the jobs beside ours
+    // meanwhile.
     let head = tx.snapshot().get_range(Range::prefix(QUEUE).limit(REACH)).all().await?;
     if head.is_empty() {
         return Ok(None);

@@ -31,7 +31,8 @@ fn number(account: u64, value: Option<Bytes>) -> Result<u64, TransferError> {
     Ok(u64::from_le_bytes(bytes.try_into().map_err(|_| TransferError::NotANumber(account))?))
 }
 
-/// Takes part in a transaction that somebody else commits. It may run several times, and does nothing but read and write.
+/// Takes part in a transaction that somebody else commits. It may run several times, and does
+/// nothing but read and write.
 async fn transfer(tx: &Transaction, from: u64, to: u64, amount: u64) -> Result<(), TransferError> {
     let balance = number(from, tx.get(key(from)).await?)?;
     let Some(rest) = balance.checked_sub(amount) else {
