@@ -81,7 +81,7 @@ impl Client {
     /// Any [`ClientError`] of a read.
     pub async fn limits(&self) -> Result<Limits, ClientError> {
         let (response, _) = self.call(GetClusterHealthRequest { auth_token: None }, Access::Read).await?;
-        convert::success(response.success, response.error, response.error_code)?;
+        convert::success(response.success, response.error, response.error_code, None)?;
         response.limits.iter().for_each(|reported| self.shared.limits.learn(reported));
         Ok(self.shared.limits.get())
     }
@@ -109,7 +109,7 @@ impl Client {
     /// Any [`ClientError`] of a read.
     pub async fn get(&self, key: KeyRef) -> Result<Option<Bytes>, ClientError> {
         let (response, _) = self.call(convert::get(key), Access::Read).await?;
-        convert::value(response.found, response.value, response.error, response.error_code)
+        convert::value(response.found, response.value, response.error, response.error_code, response.leader_endpoint)
     }
 
     /// Sets a key to a value.
@@ -119,7 +119,7 @@ impl Client {
     /// happened all the same.
     pub async fn set(&self, key: KeyRef, value: impl Into<Bytes>) -> Result<(), ClientError> {
         let (response, _) = self.call(convert::set(key, value.into()), Access::Write).await?;
-        convert::success(response.success, response.error, response.error_code)
+        convert::success(response.success, response.error, response.error_code, response.leader_endpoint)
     }
 
     /// Deletes a key. Deleting a key that does not exist succeeds.
@@ -128,7 +128,7 @@ impl Client {
     /// As [`Client::set`].
     pub async fn delete(&self, key: KeyRef) -> Result<(), ClientError> {
         let (response, _) = self.call(convert::delete(key), Access::Write).await?;
-        convert::success(response.success, response.error, response.error_code)
+        convert::success(response.success, response.error, response.error_code, response.leader_endpoint)
     }
 
     /// A version that covers everything acknowledged before the call.
@@ -137,7 +137,7 @@ impl Client {
     /// Any [`ClientError`] of a read.
     pub async fn read_version(&self) -> Result<Version, ClientError> {
         let (response, _) = self.call(GetReadVersionRequest {}, Access::Read).await?;
-        convert::success(response.success, response.error, response.error_code)?;
+        convert::success(response.success, response.error, response.error_code, response.leader_endpoint)?;
         Ok(convert::version(response.read_version))
     }
 
@@ -148,7 +148,7 @@ impl Client {
     /// other [`ClientError`] of a read.
     pub async fn snapshot_get(&self, key: KeyRef, version: Version) -> Result<Option<Bytes>, ClientError> {
         let (response, _) = self.call(convert::snapshot_get(key, version), Access::Read).await?;
-        convert::value(response.found, response.value, response.error, response.error_code)
+        convert::value(response.found, response.value, response.error, response.error_code, response.leader_endpoint)
     }
 
     /// The rows of a range. The read sees everything that was acknowledged before the call.
@@ -158,7 +158,7 @@ impl Client {
     pub async fn get_range(&self, mut range: RangeRead) -> Result<Rows, ClientError> {
         range.end = self.shared.limits.bound(range.end);
         let (response, _) = self.call(convert::get_range(range), Access::Read).await?;
-        convert::success(response.success, response.error, response.error_code)?;
+        convert::success(response.success, response.error, response.error_code, response.leader_endpoint)?;
         Ok(convert::rows(response.key_values, response.has_more))
     }
 
@@ -169,7 +169,7 @@ impl Client {
     pub async fn snapshot_get_range(&self, mut range: RangeRead, version: Version) -> Result<Rows, ClientError> {
         range.end = self.shared.limits.bound(range.end);
         let (response, _) = self.call(convert::snapshot_get_range(range, version), Access::Read).await?;
-        convert::success(response.success, response.error, response.error_code)?;
+        convert::success(response.success, response.error, response.error_code, response.leader_endpoint)?;
         Ok(convert::rows(response.key_values, response.has_more))
     }
 
@@ -201,7 +201,7 @@ impl Client {
         let ttl_ms = i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX);
         let request = PinSnapshotRequest { read_version: convert::version_field(version.0), ttl_ms: Some(ttl_ms) };
         let (response, _) = self.call(request, Access::Write).await?;
-        convert::success(response.success, response.error, response.error_code)
+        convert::success(response.success, response.error, response.error_code, response.leader_endpoint)
     }
 
     /// Removes one pin that [`Client::pin_snapshot`] has set on a version. Does nothing if there is
@@ -212,7 +212,7 @@ impl Client {
     pub async fn unpin_snapshot(&self, version: Version) -> Result<(), ClientError> {
         let request = UnpinSnapshotRequest { read_version: convert::version_field(version.0) };
         let (response, _) = self.call(request, Access::Write).await?;
-        convert::success(response.success, response.error, response.error_code)
+        convert::success(response.success, response.error, response.error_code, None)
     }
 
     /// The state of the cluster as the server that answers sees it.
@@ -221,7 +221,7 @@ impl Client {
     /// Any [`ClientError`] of a read.
     pub async fn cluster_health(&self) -> Result<ClusterHealth, ClientError> {
         let (response, endpoint) = self.call(GetClusterHealthRequest { auth_token: None }, Access::Read).await?;
-        convert::success(response.success, response.error, response.error_code)?;
+        convert::success(response.success, response.error, response.error_code, None)?;
         response.cluster_health.ok_or_else(|| ClientError::Malformed {
             endpoint: endpoint.to_string(),
             reason: "a successful answer without the cluster's health".to_string(),

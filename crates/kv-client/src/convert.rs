@@ -147,27 +147,35 @@ pub(crate) fn commit(commit: AtomicCommit, timeout: Duration) -> Result<AtomicCo
     })
 }
 
-/// The error text, if there is one. Some servers of this interface send an empty text for "none".
-fn present(error: Option<String>) -> Option<String> {
-    error.filter(|text| !text.is_empty())
+/// The text, if there is one. Some servers of this interface send an empty text for "none".
+fn present(text: Option<String>) -> Option<String> {
+    text.filter(|text| !text.is_empty())
 }
 
-pub(crate) fn success(success: bool, error: Option<String>, code: Option<String>) -> Result<(), ClientError> {
+/// Checks a response that reports success or failure.
+pub(crate) fn success(
+    success: bool,
+    error: Option<String>,
+    code: Option<String>,
+    leader_endpoint: Option<String>,
+) -> Result<(), ClientError> {
     if success {
         return Ok(());
     }
     let message = present(error).unwrap_or_else(|| "the server gave no reason".to_string());
-    Err(ClientError::refused(code.as_deref(), message))
+    Err(ClientError::refused(code.as_deref(), message, present(leader_endpoint)))
 }
 
+/// The value in a response, or the error that it reports.
 pub(crate) fn value(
     found: bool,
     value: Vec<u8>,
     error: Option<String>,
     code: Option<String>,
+    leader_endpoint: Option<String>,
 ) -> Result<Option<Bytes>, ClientError> {
     match present(error) {
-        Some(message) => Err(ClientError::refused(code.as_deref(), message)),
+        Some(message) => Err(ClientError::refused(code.as_deref(), message, present(leader_endpoint))),
         None => Ok(found.then(|| value.into())),
     }
 }
@@ -179,7 +187,7 @@ pub(crate) fn rows(key_values: Vec<KeyValue>, has_more: bool) -> Rows {
 
 pub(crate) fn committed(response: AtomicCommitResponse) -> Result<Committed, ClientError> {
     let all = |list: Option<Vec<Vec<u8>>>| list.unwrap_or_default().into_iter().map(Bytes::from).collect();
-    if let Err(mut error) = success(response.success, response.error, response.error_code) {
+    if let Err(mut error) = success(response.success, response.error, response.error_code, response.leader_endpoint) {
         if let ClientError::Refused { retryable, maybe_committed, conflicting_keys, .. } = &mut error {
             // The server's own judgement takes precedence over the table of codes.
             *retryable = response.retryable.unwrap_or(*retryable);
@@ -216,7 +224,7 @@ mod tests {
 
     #[test]
     fn an_empty_error_text_next_to_a_value_is_no_error() {
-        assert_eq!(value(true, b"v".to_vec(), Some(String::new()), None), Ok(Some("v".into())));
+        assert_eq!(value(true, b"v".to_vec(), Some(String::new()), None, None), Ok(Some("v".into())));
     }
 
     #[test]

@@ -47,6 +47,9 @@ pub enum ClientError {
         /// With [`ErrorCode::Conflict`]: the keys written in the meantime, as far as the server
         /// reported them.
         conflicting_keys: Vec<KeyRef>,
+        /// With [`ErrorCode::NoPrimary`]: the `HOST:PORT` of the primary, if the server knows it but
+        /// could not reach it.
+        leader_endpoint: Option<String>,
     },
     /// The server could not understand the request, or failed while executing it.
     #[error("{endpoint} answered with an exception: {message}")]
@@ -113,10 +116,11 @@ fn join(attempts: &[(String, String)]) -> String {
 }
 
 impl ClientError {
-    pub(crate) fn refused(code: Option<&str>, message: String) -> Self {
+    pub(crate) fn refused(code: Option<&str>, message: String, leader_endpoint: Option<String>) -> Self {
         let code = ErrorCode::of(code.unwrap_or_default());
         let (retryable, maybe_committed) = (code.is_retryable(), code.maybe_committed());
-        ClientError::Refused { code, message, retryable, maybe_committed, conflicting_keys: Vec::new() }
+        let conflicting_keys = Vec::new();
+        ClientError::Refused { code, message, retryable, maybe_committed, conflicting_keys, leader_endpoint }
     }
 
     /// Whether the same request may succeed later. A transaction has to be run again from its
@@ -304,7 +308,7 @@ mod tests {
             KvError::Forbidden(String::new()),
         ];
         for error in errors {
-            let received = ClientError::refused(Some(error.code()), error.to_string());
+            let received = ClientError::refused(Some(error.code()), error.to_string(), None);
             assert_eq!(received.is_retryable(), error.is_retryable(), "{error:?}");
             assert_eq!(received.maybe_committed(), error.maybe_committed(), "{error:?}");
             assert!(!matches!(received.code(), Some(ErrorCode::Other(_))), "{error:?}");

@@ -57,7 +57,13 @@ impl DatabaseHandle {
         let options = self.read_options(deadline, key.key.len() + REPLY_BYTES);
         let request: SnapshotGetRequest = convert::snapshot_get(key, version);
         let answer = self.cluster.call(request, options, |response| {
-            convert::value(response.found, response.value, response.error, response.error_code)
+            convert::value(
+                response.found,
+                response.value,
+                response.error,
+                response.error_code,
+                response.leader_endpoint,
+            )
         });
         Ok(answer.await?.value)
     }
@@ -67,7 +73,7 @@ impl DatabaseHandle {
         let options = self.read_options(deadline, target_bytes + REPLY_BYTES);
         let request: SnapshotGetRangeRequest = convert::snapshot_get_range(range, version);
         let answer = self.cluster.call(request, options, |response| {
-            convert::success(response.success, response.error, response.error_code)?;
+            convert::success(response.success, response.error, response.error_code, response.leader_endpoint)?;
             Ok(convert::rows(response.key_values, response.has_more))
         });
         Ok(answer.await?.value)

@@ -200,3 +200,53 @@ fn ready<T>(poll: Poll<T>) -> Option<T> {
         Poll::Pending => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use kv_api::thrift::ThriftCall;
+    use kv_api::thrift::generated::{PingRequest, PingResponse};
+    use kv_api::thrift::wire::{self, Encoding, Scanner, WireLimits};
+    use tokio::io::{AsyncWriteExt, DuplexStream, duplex};
+
+    use super::*;
+
+    /// Reads one call, and answers it with the message that it carries.
+    async fn echo(stream: &mut DuplexStream) {
+        let (mut scanner, mut input) = (Scanner::new(WireLimits::default()), Vec::new());
+        let envelope = loop {
+            if let Some(envelope) = scanner.scan(&input).expect("the session sends calls") {
+                break envelope;
+            }
+            assert_ne!(stream.read_buf(&mut input).await.expect("the session is there"), 0);
+        };
+        let call = wire::decode_call(&input[..envelope.end], envelope.encoding, WireLimits::default());
+        let call = call.expect("the session sends calls");
+        let Ok(ThriftCall::Ping(ping)) = call.call else { panic!("another call than a ping") };
+        let message = ping.message.expect("the test sends a message");
+        let pong = PingResponse { message, timestamp: 0, server_timestamp: 1 }.into();
+        let mut output = Vec::new();
+        wire::encode_reply(&mut output, Encoding::default(), b"ping", call.sequence_id, &pong);
+        stream.write_all(&output).await.expect("the session is there");
+    }
+
+    /// The stream takes and gives only a few bytes at a time.
+    #[tokio::test]
+    async fn a_session_serves_requests_over_any_stream() {
+        let (near, mut far) = duplex(16);
+        let (requests, mut queue) = mpsc::channel(1);
+        let (answer, reply) = oneshot::channel();
+        let message = vec![b'm'; 1000];
+        let call = Arc::new(PingRequest { message: Some(message.clone()), timestamp: None }.into());
+        let first = PendingCall { call, deadline: Instant::now() + Duration::from_secs(60), answer };
+        let session = Session::new(near, &Options::default());
+        let serving = tokio::spawn(async move { session.run(first, &mut queue).await });
+        echo(&mut far).await;
+        let ThriftReply::Ping(pong) = reply.await.expect("an answer").expect("a reply") else { panic!("no pong") };
+        assert_eq!(pong.message, message);
+        drop(requests);
+        assert_eq!(serving.await.expect("no panic"), "the client is shutting down");
+    }
+}

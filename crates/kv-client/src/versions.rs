@@ -109,7 +109,7 @@ impl ReadVersions {
             let (target, access) = (Target::Primary, Access::Read);
             let options = CallOptions { target, access, has_id: false, deadline, cost_bytes: 0 };
             let answer = self.cluster.call(GetReadVersionRequest {}, options, |response| {
-                convert::success(response.success, response.error, response.error_code)?;
+                convert::success(response.success, response.error, response.error_code, response.leader_endpoint)?;
                 Ok(convert::version(response.read_version))
             });
             let answer = answer.await.map(|answer| answer.value);

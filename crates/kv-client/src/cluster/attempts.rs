@@ -50,11 +50,19 @@ fn holds_for_all_copies(error: &ClientError) -> bool {
     matches!(error.code(), Some(ErrorCode::Conflict | ErrorCode::TransactionTooOld))
 }
 
-/// The address in `Not leader, try leader at: HOST:PORT (node N)`.
+/// The primary's address, if the server that refused a request named it.
 pub(super) fn leader_hint(error: &ClientError) -> Option<&str> {
-    let ClientError::Refused { message, .. } = error else { return None };
-    let (_, hint) = message.split_once("try leader at: ")?;
-    hint.split_whitespace().next().filter(|address| address.contains(':'))
+    let ClientError::Refused { message, leader_endpoint, .. } = error else { return None };
+    let address = leader_endpoint.as_deref().or_else(|| leader_in_text(message));
+    address.filter(|address| address.contains(':'))
+}
+
+/// The address in `Not leader, try leader at: HOST:PORT (node N)`. Servers that are older than the
+/// field `leader_endpoint` name the primary only in this text. To be removed one release after the
+/// field was introduced.
+fn leader_in_text(message: &str) -> Option<&str> {
+    let (_, rest) = message.split_once("try leader at: ")?;
+    rest.split_whitespace().next()
 }
 
 pub(super) struct Attempts {
@@ -175,7 +183,7 @@ mod tests {
     use crate::request::Access;
 
     fn refused(code: &str) -> ClientError {
-        ClientError::refused(Some(code), code.to_string())
+        ClientError::refused(Some(code), code.to_string(), None)
     }
 
     fn call(access: Access, target: Target, has_id: bool) -> CallOptions {
@@ -187,11 +195,16 @@ mod tests {
     }
 
     #[test]
-    fn the_primary_is_found_in_the_text_of_an_error() {
-        let error =
-            ClientError::refused(Some("NO_PRIMARY"), "Not leader, try leader at: 10.0.0.1:9091 (node 2)".into());
-        assert_eq!(leader_hint(&error), Some("10.0.0.1:9091"));
-        assert_eq!(leader_hint(&refused("NO_PRIMARY")), None);
+    fn the_primary_is_named_by_the_field_or_else_by_the_text() {
+        let text = "Not leader, try leader at: 10.0.0.1:9091 (node 2)";
+        let hint = |text: &str, field: Option<&str>| {
+            let error = ClientError::refused(Some("NO_PRIMARY"), text.to_string(), field.map(str::to_string));
+            leader_hint(&error).map(str::to_string)
+        };
+        assert_eq!(hint(text, Some("10.0.0.2:9091")).as_deref(), Some("10.0.0.2:9091"));
+        assert_eq!(hint("no text of a known form", Some("10.0.0.2:9091")).as_deref(), Some("10.0.0.2:9091"));
+        assert_eq!(hint(text, None).as_deref(), Some("10.0.0.1:9091"));
+        assert_eq!(hint("no primary", None), None);
     }
 
     #[tokio::test(start_paused = true)]

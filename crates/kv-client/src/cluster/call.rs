@@ -34,7 +34,7 @@ impl Cluster {
         let mut attempts = Attempts::new(options, &state.options);
         let Ok(_memory) = timeout_at(options.deadline, state.reserve_memory(options.cost_bytes)).await else {
             let reason = "this client has too many requests in flight";
-            return Err(ClientError::refused(Some("OVERLOADED"), reason.to_string()));
+            return Err(ClientError::refused(Some("OVERLOADED"), reason.to_string(), None));
         };
         let call = Arc::new(request.into());
         loop {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use kv_api::thrift::generated::SnapshotGetResponse;
+use kv_api::thrift::generated::{AtomicCommitResponse, SnapshotGetResponse};
 use kv_api::thrift::{ThriftCall, ThriftReply};
 use kv_client::{Database, ErrorCode, Options, ReadFrom, TransactionOptions};
 
@@ -153,24 +153,40 @@ async fn a_silent_replica_costs_one_attempt() {
     db.transaction().get("k").await.expect("an answer");
 }
 
-#[tokio::test]
-async fn the_primary_that_a_replica_names_is_asked() {
+/// Connects to a secondary that refuses commits and names a primary which the client does not know.
+/// `refuse` makes the refusal of the primary's address. The commit must reach that primary.
+async fn check_that_the_named_primary_is_asked(refuse: impl Fn(&str) -> AtomicCommitResponse + Send + 'static) {
     let store = Store::default();
-    let hint = Arc::new(std::sync::Mutex::new(String::new()));
-    let told = hint.clone();
+    let elsewhere = Store::default();
+    let primary = elsewhere.faultless().await;
+    let address = primary.address();
     let fault = move |call: &ThriftCall, _: &Store| {
         let ThriftCall::AtomicCommit(_) = call else { return None };
-        let mut response = refused("NO_PRIMARY");
-        response.error = Some(format!("Not leader, try leader at: {} (node 1)", told.lock().expect("no panic")));
-        Some(Action::Reply(ThriftReply::AtomicCommit(response)))
+        Some(Action::Reply(ThriftReply::AtomicCommit(refuse(&address))))
     };
     let secondary = store.replica(fault).await;
-    let elsewhere = Store::default();
-    let leader = elsewhere.faultless().await;
-    *hint.lock().expect("no panic") = leader.address();
     let db = connect(&secondary, options()).await;
     set(&db, "k", "v").await.expect("it is committed");
     assert_eq!(elsewhere.value("k").as_deref(), Some("v"));
+}
+
+#[tokio::test]
+async fn the_primary_that_a_replica_names_in_a_field_is_asked() {
+    check_that_the_named_primary_is_asked(|address| AtomicCommitResponse {
+        leader_endpoint: Some(address.to_string()),
+        ..refused("NO_PRIMARY")
+    })
+    .await;
+}
+
+/// Servers that are older than the field name the primary only in the text of the error.
+#[tokio::test]
+async fn the_primary_that_a_replica_names_in_its_error_text_is_asked() {
+    check_that_the_named_primary_is_asked(|address| AtomicCommitResponse {
+        error: Some(format!("Not leader, try leader at: {address} (node 1)")),
+        ..refused("NO_PRIMARY")
+    })
+    .await;
 }
 
 #[tokio::test]
