@@ -145,6 +145,7 @@ mod tests {
             retryable: true,
             maybe_committed: false,
             conflicting_keys: Vec::new(),
+            leader_endpoint: None,
         }
     }
 
@@ -156,6 +157,7 @@ mod tests {
             retryable: true,
             maybe_committed: false,
             conflicting_keys: Vec::new(),
+            leader_endpoint: None,
         };
         let text = Failure::from(error).to_string();
         assert!(text.starts_with("too old (TRANSACTION_TOO_OLD); ") && text.contains("readable_window_ms"), "{text}");
@@ -170,6 +172,7 @@ mod tests {
                 retryable: false,
                 maybe_committed: false,
                 conflicting_keys: Vec::new(),
+                leader_endpoint: None,
             };
             matches!(Failure::from(error), Failure::Failed(_))
         };
