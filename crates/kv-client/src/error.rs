@@ -47,8 +47,8 @@ pub enum ClientError {
         /// With [`ErrorCode::Conflict`]: the keys written in the meantime, as far as the server
         /// reported them.
         conflicting_keys: Vec<KeyRef>,
-        /// With [`ErrorCode::NoPrimary`]: the `HOST:PORT` of the primary, if the server knows it but
-        /// could not reach it.
+        /// With [`ErrorCode::NoPrimary`]: the `HOST:PORT` of the primary, if the server knows it
+        /// but could not reach it.
         leader_endpoint: Option<String>,
     },
     /// The server could not understand the request, or failed while executing it.

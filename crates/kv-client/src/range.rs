@@ -15,7 +15,7 @@ pub struct KeySelector {
     pub key: Bytes,
     /// Whether `key` itself may be the starting position.
     pub or_equal: bool,
-    /// How many keys to go forward.
+    /// How many keys to go forward, or backward if negative.
     pub offset: i32,
 }
 

@@ -2,10 +2,10 @@
 //! writes on top.
 //!
 //! A merger scans the range from one end and takes one step for each row. It asks for a page when
-//! it comes to a position of which neither local writes nor the current page tell what is there.
-//! Each step looks at the writes as they are at that time, so a row reflects the writes up to the
-//! moment in which it is returned. The merger reports which part of the range the scan really took
-//! from the database: this is the only part in which a concurrent write could change the result.
+//! neither local writes nor the current page determine the next row. Each step looks at the writes
+//! as they are at that time, so a row reflects the writes up to the moment in which it is returned.
+//! The merger reports which part of the range the scan really took from the database: this is the
+//! only part in which a concurrent write could change the result.
 //!
 //! It does no I/O and has no limit: a caller that has enough rows stops asking.
 
@@ -20,13 +20,13 @@ use crate::keys::{holds_one_key, key_after};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
     Row(Row),
-    /// The next step needs a page of rows of `begin <= key < end`, from the end at which the scan
-    /// is.
+    /// The scan needs a page of rows of `begin <= key < end`: the first ones, or the last ones in
+    /// reverse.
     Fetch {
         begin: Bytes,
         end: Bytes,
     },
-    /// The key at this position, or one after it, will contain a versionstamp, or its value will.
+    /// The next key, at this position or after it, will contain a versionstamp, or its value will.
     Unreadable(Bytes),
     End,
 }

@@ -320,7 +320,7 @@ proptest! {
     }
 
     #[test]
-    fn rows_reflect_the_own_writes_at_the_moment_in_which_they_are_returned(
+    fn rows_reflect_own_writes_at_the_moment_in_which_they_are_returned(
         database in a_database(), before in mutations(), scan in a_scan(),
         between in prop::collection::vec(prop::collection::vec(a_mutation(), 0..3), 0..8),
     ) {
