@@ -74,8 +74,8 @@ impl Client {
         self.shared.endpoints.iter().cloned()
     }
 
-    /// The limits that the server which answers enforces. A server too old to know this question
-    /// does not report any; the result then holds the defaults of the interface.
+    /// The limits of the server that answers. A server that is too old to report them leaves the
+    /// defaults of the interface in the result.
     ///
     /// # Errors
     /// Any [`ClientError`] of a read.

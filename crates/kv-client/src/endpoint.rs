@@ -33,6 +33,7 @@ pub(crate) struct Endpoint {
     commit: Arc<[Connection]>,
 }
 
+/// A handle to the task of one connection.
 struct Connection {
     requests: mpsc::Sender<PendingCall>,
     /// Requests that this connection was given and has not answered yet.
@@ -65,8 +66,7 @@ impl Endpoint {
         let (answer, reply) = oneshot::channel();
         let stopped = || Failure::NotSent("the client is shutting down".to_string());
         connection.requests.send(PendingCall { call, deadline, answer }).await.map_err(|_| stopped())?;
-        // The task drops `answer` only when its runtime shuts down, perhaps in the middle of a
-        // send.
+        // The task drops `answer` only if its runtime shuts down, perhaps in the middle of a send.
         reply.await.unwrap_or_else(|_| Err(Failure::Lost("the client is shutting down".to_string())))
     }
 

@@ -1,5 +1,5 @@
-//! The fixed list of endpoints of a [`crate::Client`]: which one is asked first, and what one round
-//! of attempts over all of them amounts to.
+//! The fixed list of endpoints of a [`crate::Client`]: which one is asked first, and how one round of
+//! attempts over all of them ends.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 

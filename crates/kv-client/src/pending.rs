@@ -1,4 +1,4 @@
-//! A request on its way through one connection, and the reasons for which it may get no reply.
+//! A request on its way through one connection, and why it may get no reply.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! Picks the response to a request out of a server's reply.
+//! Extracts the response to a request from a server's reply.
 
 use kv_api::thrift::{ApplicationErrorKind, ThriftReply, ThriftRequest};
 

@@ -2,8 +2,8 @@
 //! come back in the same order.
 //!
 //! One task owns the stream, the bytes that are still to be written, and the requests that wait for
-//! a reply. It reads and writes at the same time: a server may stop reading until its replies are
-//! taken, and must not block the client by that.
+//! a reply. It reads and writes at the same time. Otherwise a server that stops reading until its
+//! replies are taken would block the client forever.
 //!
 //! Invariant: `waiting` holds exactly the requests that were encoded and not yet answered, in the
 //! order of their sequence ids. `written` never exceeds the end of the last of them.
@@ -117,7 +117,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         }
     }
 
-    /// Waits until the stream takes or gives bytes.
+    /// Waits until the stream has accepted or delivered bytes, or both.
     async fn exchange(&mut self) -> Moved {
         poll_fn(|context| {
             let (written, read) = (self.poll_write(context), self.poll_read(context));
@@ -188,7 +188,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     }
 }
 
-/// The result of one exchange with the stream; `None` where it was not ready.
+/// The bytes that one exchange has moved; `None` in a direction that was not ready.
 struct Moved {
     written: Option<io::Result<usize>>,
     read: Option<io::Result<usize>>,

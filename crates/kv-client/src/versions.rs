@@ -20,8 +20,8 @@ use crate::{ClientError, convert};
 /// readable for much longer.
 const RECENT: Duration = Duration::from_secs(2);
 
-/// How long a caller waits after its deadline: the error with which its round ends at that time
-/// says more than the caller's own timeout.
+/// How long a caller still waits after its deadline. Its round usually ends at the deadline, with an
+/// error that says more than a timeout of the caller.
 const GRACE: Duration = Duration::from_millis(100);
 
 /// Maximum number of concurrent rounds: a few callers each get a round of their own at once, many
@@ -121,8 +121,8 @@ impl ReadVersions {
         }
     }
 
-    /// The callers of the next round, and the latest of their deadlines. `None` if nobody waits:
-    /// then the task that asked is no longer needed.
+    /// The callers of the next round, and the latest of their deadlines. `None` if no caller waits;
+    /// the task that asked then ends.
     fn next_round(&self) -> Option<(Vec<Caller>, Instant)> {
         let mut rounds = self.rounds();
         let callers = std::mem::take(&mut rounds.waiting);

@@ -1,5 +1,5 @@
-//! The attempts at one request: what may be tried after a failure, and which error all failures
-//! together amount to.
+//! The attempts at one request: what may be tried after a failure, and which error sums up all
+//! failures.
 //!
 //! A commit with an idempotency id is sent again whenever it is unknown whether it happened. Once a
 //! copy of it may be in flight, an answer of "not committed" holds only for the attempt that got
@@ -58,8 +58,8 @@ pub(super) fn leader_hint(error: &ClientError) -> Option<&str> {
 }
 
 /// The address in `Not leader, try leader at: HOST:PORT (node N)`. Servers that are older than the
-/// field `leader_endpoint` name the primary only in this text. To be removed one release after the
-/// field was introduced.
+/// field `leader_endpoint` name the primary only in this text. Remove this one release after the field
+/// was introduced.
 fn leader_in_text(message: &str) -> Option<&str> {
     let (_, rest) = message.split_once("try leader at: ")?;
     rest.split_whitespace().next()
@@ -155,7 +155,7 @@ impl Attempts {
         if Instant::now() < self.call.deadline { Ok(()) } else { Err(self.final_error()) }
     }
 
-    /// The error that all failures together amount to.
+    /// The error that sums up all failures.
     fn final_error(&mut self) -> ClientError {
         match self.last.take() {
             Some(last) if self.is_in_doubt && self.call.has_id => {

@@ -36,8 +36,8 @@ pub(super) async fn maintain(state: Arc<ClusterState>) {
 }
 
 impl ClusterState {
-    /// Asks one replica about all of them. Without an answer nothing changes: requests find a
-    /// replica all the same.
+    /// Asks one replica about all of them. Without an answer nothing changes, and requests still find
+    /// a replica.
     async fn refresh(&self) {
         let Some(replica) = self.choose(Target::Any, &[]) else { return };
         let request = GetClusterHealthRequest { auth_token: None };

@@ -17,7 +17,7 @@ const MAX_RANGES: usize = 20_000;
 /// Maximum size of the ranges of one column family, in bytes.
 const MAX_BYTES: usize = 2_000_000;
 
-/// Whether a read counts for conflicts.
+/// Whether a read can make the commit fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ReadMode {
     /// The commit fails if what was read has been written since.
@@ -51,7 +51,7 @@ impl Conflicts {
         }
     }
 
-    /// The same, as single keys and ranges.
+    /// Everything that was read, as single keys and as ranges.
     pub fn parts(&self) -> (Vec<KeyRef>, Vec<KeyRange>) {
         let (mut keys, mut ranges) = (Vec::new(), Vec::new());
         for (family, set) in &self.families {

@@ -36,8 +36,8 @@ impl Transaction {
         self.find(selector, ReadMode::Tracked).await
     }
 
-    /// The rows of a range, as a stream that requests them page by page. Only rows that the stream
-    /// has returned count as read.
+    /// The rows of a range, as a stream that requests them page by page. The range counts as read only
+    /// up to the last row that the stream has returned.
     ///
     /// ```no_run
     /// # async fn example(tx: kv_client::Transaction) -> Result<(), kv_client::ClientError> {

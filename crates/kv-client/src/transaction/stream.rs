@@ -26,9 +26,9 @@ const PAGE_GROWTH: u32 = 4;
 /// The rows of a range, in order. This is a [`Stream`] that also has the few methods that most
 /// programs need.
 ///
-/// Each row shows the transaction's own writes as they are when the row is returned. Rows that were
-/// not returned do not count as read, so dropping the stream early causes no conflicts. The stream
-/// ends after an error.
+/// Each row shows the transaction's own writes as they are when the row is returned. The range counts
+/// as read only up to the last row that was returned, so dropping the stream early causes no
+/// conflicts in the rest. The stream ends after an error.
 pub struct RangeStream {
     rows: Pin<Box<dyn Stream<Item = Result<Row, ClientError>> + Send>>,
 }
@@ -120,7 +120,7 @@ struct Reader {
     mode: ReadMode,
     /// Maximum size of the next page.
     page_bytes: u32,
-    /// Whether an earlier page was not the last one of its range.
+    /// Whether an earlier page had more rows after it.
     is_long: bool,
     /// The page after the current one.
     ahead: Option<Ahead>,

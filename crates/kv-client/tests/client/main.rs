@@ -20,8 +20,8 @@ use std::time::Duration;
 use kv_client::{ClientError, Database, Options, TransactionOptions};
 use peer::Peer;
 
-/// Short pauses, so that tests of failures are quick. A test waits for the other times to pass only
-/// if that is its subject.
+/// Options with short pauses, so that tests of failures are quick. Tests wait for the longer timeouts
+/// only if those are what they test.
 fn options() -> Options {
     Options {
         backoff_min: Duration::from_millis(1),

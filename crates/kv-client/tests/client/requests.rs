@@ -9,8 +9,8 @@ use kv_api::thrift::generated::*;
 use kv_api::thrift::{ApplicationErrorKind, ThriftCall, ThriftException, ThriftReply};
 use kv_client::{AtomicCommit, Client, ClientError, ErrorCode, KeyRef, Mutation, Options, RangeRead, Version};
 
-/// Short pauses, so that tests of failures are quick. A test waits for the other times to pass only
-/// if that is its subject.
+/// Options with short pauses, so that tests of failures are quick. Tests wait for the longer timeouts
+/// only if those are what they test.
 fn options() -> Options {
     Options { request_timeout: Duration::from_secs(20), backoff_max: Duration::from_millis(20), ..Options::default() }
 }

@@ -23,9 +23,9 @@ use history::History;
 use programs::Program;
 use trouble::{Draw, Troubles};
 
-/// Set to run one seed alone.
+/// Environment variable that selects a single seed.
 const SEED: &str = "CLIENT_SEED";
-/// Set to run this number of seeds.
+/// Environment variable with the number of seeds to run.
 const SEEDS: &str = "CLIENT_SEEDS";
 const USUAL_SEEDS: u64 = 60;
 const TIMEOUT: Duration = Duration::from_millis(250);
@@ -82,7 +82,7 @@ async fn run(seed: u64) {
     }
     let addresses: Vec<String> = peers.iter().map(|peer| peer.address()).collect();
     let history = History::default();
-    // Two processes, as it were: their clients share nothing.
+    // Two sets of clients that share nothing, as in two processes.
     let mut programs = Vec::new();
     for _ in 0..2 {
         let options = options(&mut draw);
