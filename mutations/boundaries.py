@@ -22,8 +22,9 @@ from switched import VARIABLE, NotSwitchable, Switched
 
 # What is compared in these files decides something.
 FILES = {
-    "kv-store": ["window", "readers", "conflict_index", "conflicts", "once", "range_clears", "selectors", "superseded", "sweep",
-                 "sweep/clears", "sweep/run", "sweep/tombstones"],
+    "kv-store": ["commit/conflict_index", "commit/conflicts", "commit/idempotency", "engine/superseded", "gc/range_clears",
+                 "gc/step/cleared_ranges", "gc/step/deleted_keys", "gc/step/mod", "gc/step/run", "gc/window", "read/readers",
+                 "read/selectors"],
     "rsml": ["core/*", "wal/*"],
 }
 TESTS = {
@@ -38,7 +39,7 @@ def options():
                                      epilog="Needs cargo-mutants: cargo install cargo-mutants --locked. The exit status is 2 if a "
                                             "change was left.")
     parser.add_argument("crate", choices=sorted(FILES))
-    parser.add_argument("files", nargs="*", metavar="FILE", help="in the crate's src, such as window.rs; else those of its list")
+    parser.add_argument("files", nargs="*", metavar="FILE", help="in the crate's src, such as gc/window.rs; else those of its list")
     parser.add_argument("--survivors", action="store_true", help="only what the last run left")
     parser.add_argument("--place", type=Path, help="folder for the copy, what is built and the results")
     return parser.parse_args()

@@ -4,7 +4,7 @@
 #
 #   scripts/boundaries.sh kv-store                     where versions, times and bytes of the database are compared
 #   scripts/boundaries.sh rsml                         the consensus core and its log
-#   scripts/boundaries.sh kv-store window.rs once.rs   these files only
+#   scripts/boundaries.sh kv-store gc/window.rs  these files only
 #   scripts/boundaries.sh kv-store --survivors         only what the last run left, for instance with new tests
 #   scripts/boundaries.sh --help
 #

@@ -262,7 +262,7 @@ impl Collector for DatabaseCollector {
                 Some(kept.oldest_readable),
                 Some(kept.pending_clears),
                 kept.stored_versions,
-                Some(kept.swept_versions),
+                Some(kept.collected_versions),
                 Some(kept.remembered_ids),
                 Some(kept.pins),
             ];

@@ -1,26 +1,25 @@
-//! The two steps of applying writes: deciding them, and writing what they change.
+//! Applies writes in two steps: decides them, then writes their effects.
 //!
-//! Between the two the caller sees the verdicts, so that its own record of the batch can depend on them and still be part
-//! of the same engine batch.
+//! Between the steps the caller sees the verdicts, so that its state blob can depend on them and
+//! still be in the same engine batch.
 
 use std::sync::atomic::Ordering;
 
 use kv_api::{CommitVerdict, KvError, TimedWrite};
 
-use super::{Core, Writer};
-use crate::{
-    engine::WriteBatch,
-    meta::{self, StateBlob},
-    sync::MutexGuard,
-};
+use super::core::{Core, Writer};
+use crate::engine::WriteBatch;
+use crate::meta::{self, StateBlob};
+use crate::sync::MutexGuard;
 
-/// A batch buffer above this is given back instead of kept.
+/// A larger batch buffer is freed instead of kept.
 const MAX_KEPT_BATCH_BYTES: usize = 16 << 20;
 
-/// Writes that are decided and not written yet. No other batch is decided before this one is committed.
+/// Writes that are decided and not written yet. It holds the writer's lock: no other batch is
+/// decided until this one is committed.
 ///
-/// Dropping it uncommitted ends writing for good, because the state that decides writes is ahead of the engine by then: the
-/// database has to be opened again.
+/// Dropping it uncommitted ends writing for good. The state machine is ahead of the engine then,
+/// and the database has to be opened again.
 #[must_use = "a batch that is not committed ends writing for good"]
 pub struct PreparedBatch<'d> {
     core: &'d Core,
@@ -32,21 +31,22 @@ pub struct PreparedBatch<'d> {
 }
 
 impl PreparedBatch<'_> {
-    /// The verdict of each write, in the order of the writes.
+    /// The verdict of each write, in order.
     pub fn verdicts(&self) -> &[CommitVerdict] {
         &self.verdicts
     }
 
-    /// Writes what the batch changes together with `blob`, in one engine batch, and shows it to readers. Returns the
-    /// verdicts. How durable the batch is then, is the engine's [`Durability`](crate::Durability).
+    /// Writes the effects of the batch and `blob` in one engine batch, publishes them to readers,
+    /// and returns the verdicts. The engine's [`Durability`](crate::Durability) says when the batch
+    /// survives a crash.
     ///
     /// # Errors
-    /// Those of the storage. They are final: every later call fails too.
+    /// Those of the storage. They are final: every later call fails, too.
     pub fn commit(self, blob: StateBlob) -> Result<Vec<CommitVerdict>, KvError> {
         self.write(Some(&blob))
     }
 
-    /// [`Self::commit`] for a standalone database, which has no record of its own.
+    /// [`Self::commit`], also for a standalone database, which has no state blob.
     pub(crate) fn write(mut self, blob: Option<&StateBlob>) -> Result<Vec<CommitVerdict>, KvError> {
         self.is_written = true;
         let written = self.core.write_prepared(&mut self.writer, blob);
@@ -62,7 +62,7 @@ impl PreparedBatch<'_> {
 impl Drop for PreparedBatch<'_> {
     fn drop(&mut self) {
         if !self.is_written {
-            self.core.stop_after(&KvError::Storage("a batch was decided and never written".into()));
+            self.core.stop_after(&KvError::Storage("a prepared batch was never written".into()));
         }
     }
 }
@@ -75,19 +75,19 @@ impl Core {
         let version_before = state.counters().version;
         let decided = self.damage.watch(state.decide(&*self.engine, writes, batch));
         let verdicts = decided.inspect_err(|error| self.stop_after(error))?;
-        // Neither a repeat nor the passing of time takes a version.
+        // Repeats of earlier commits and clock ticks take no version.
         let committed = state.counters().version - version_before;
         Ok(PreparedBatch { core: self, writer, verdicts, committed, is_written: false })
     }
 
     fn write_prepared(&self, writer: &mut Writer, blob: Option<&StateBlob>) -> Result<(), KvError> {
-        let Writer { state, batch, sweep, .. } = writer;
+        let Writer { state, batch, gc, .. } = writer;
         if let Some(blob) = blob {
             meta::put_blob(batch, blob);
         }
         if !batch.is_empty() {
             self.space.write(&*self.engine, batch)?;
-            sweep.written(batch);
+            gc.written(batch);
         }
         state.written();
         if batch.size_bytes() > MAX_KEPT_BATCH_BYTES {
