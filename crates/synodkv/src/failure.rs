@@ -146,6 +146,7 @@ mod tests {
             retryable: true,
             maybe_committed: false,
             conflicting_keys: Vec::new(),
+            leader_endpoint: None,
         }
     }
 
@@ -157,6 +158,7 @@ mod tests {
             retryable: true,
             maybe_committed: false,
             conflicting_keys: Vec::new(),
+            leader_endpoint: None,
         };
         let text = Failure::from(error).to_string();
         assert!(text.starts_with("too old (TRANSACTION_TOO_OLD); ") && text.contains("readable_window_ms"), "{text}");
@@ -171,6 +173,7 @@ mod tests {
                 retryable: false,
                 maybe_committed: false,
                 conflicting_keys: Vec::new(),
+                leader_endpoint: None,
             };
             matches!(Failure::from(error), Failure::Failed(_))
         };

@@ -186,6 +186,7 @@ mod tests {
             retryable: true,
             maybe_committed: false,
             conflicting_keys: (0..count).map(|number| KeyRef::new(vec![b'a' + number])).collect(),
+            leader_endpoint: None,
         };
         assert_eq!(conflicting(&error(0), NOTATION), "");
         assert_eq!(conflicting(&error(2), NOTATION), "; written meanwhile: `a`, `b`");
