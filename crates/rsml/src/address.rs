@@ -3,8 +3,8 @@
 use std::fmt;
 use std::net::SocketAddr;
 
-/// `HOST:PORT`, where a replica listens for its peers. The host may be a name, which is looked up again for each connection,
-/// so that a peer may move to another address, or get its address later.
+/// `HOST:PORT`, where a replica listens for its peers. The host may be a name, which is looked up
+/// again for each connection, so that a peer may move to another address, or get its address later.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PeerAddress(String);
 

@@ -4,7 +4,10 @@ use bytes::Bytes;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::value::{ReplicatedState, Value};
-use crate::{Boot, CommittedRequest, CommittedValue, DiskId, ExecutionError, ExecutionNotifier, SealedState, Sequence};
+use crate::{
+    Boot, CommittedRequest, CommittedValue, DIGEST_INTERVAL, DiskId, ExecutionError, ExecutionNotifier, SealedState,
+    Sequence,
+};
 
 /// The result of applying some entries.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -19,9 +22,6 @@ pub struct Applied {
     /// The running digest at each multiple of the digest interval that was reached.
     pub digests: Vec<(Sequence, u64)>,
 }
-
-/// The running digest is recorded at every multiple of this sequence number.
-pub const DIGEST_INTERVAL: u64 = 1024;
 
 /// Decodes entries, passes each request of a session to the executor once and in order, and
 /// maintains the replicated state: sessions, replicated time, configuration and the running digest.
@@ -50,7 +50,10 @@ impl<E: ExecutionNotifier> Applier<E> {
         };
         let expected = executor.next_expected_sequence();
         if expected != state.sequence.next() {
-            let text = format!("the database expects sequence {expected}, its state is of {}", state.sequence);
+            let text = format!(
+                "the database expects sequence {expected}, but its state belongs to sequence {}",
+                state.sequence
+            );
             return Err(ExecutionError::failed(text));
         }
         Ok(state)

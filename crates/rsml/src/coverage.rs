@@ -1,34 +1,35 @@
 //! Counts how often rare paths are taken, so that a simulation can show that it takes them.
 //!
-//! `coverage!("rule2.staged")` marks a path. Without the cargo feature `coverage` it compiles to nothing; with it, it counts
-//! in the present thread. A name that is not in [`POINTS`] does not compile, so the list is complete. The rules are those
-//! of [`crate::core`].
+//! `coverage!("rule2.staged")` marks a path. Without the cargo feature `coverage` it compiles to
+//! nothing; with it, it counts in the present thread. A name that is not in [`POINTS`] does not
+//! compile, so the list is complete. The rules are those of [`crate::core`].
 
 use std::cell::RefCell;
 
-/// Every marked path: an exceptional branch of a rule, or a branch of liveness, recovery and sessions.
+/// Every marked path: an exceptional branch of a rule, or a branch of liveness, recovery and
+/// sessions.
 pub const POINTS: [&str; 63] = [
-    "birth.founded",
-    "birth.told_again",
+    "birth.bootstrapped",
+    "birth.record_sent_again",
     "foreign.former_boot",
     "foreign.not_of_this_cluster",
     "learner.commit_not_durable",
     "liveness.campaign_given_up",
     "liveness.connection_hint",
     "liveness.hanging_disk_resigns",
-    "liveness.hands_over_unfit",
     "liveness.pre_vote_denied",
     "liveness.quorum_lost_steps_down",
     "liveness.refused_candidate",
     "liveness.refused_primary",
+    "liveness.transfers_when_unfit",
     "phase1.fetch_repeated",
     "phase1.fetches",
     "phase1.own_log",
     "replication.asks_where_log_ends",
     "replication.from_storage",
     "requests.cancelled",
-    "requests.given_up",
     "requests.gap_filled",
+    "requests.given_up",
     "requests.overloaded",
     "requests.sent_again",
     "requests.sent_as_void",
@@ -54,8 +55,8 @@ pub const POINTS: [&str; 63] = [
     "rule4.vote_of_other_view",
     "rule5.commit_of_view_not_held",
     "rule7.blocked",
-    "rule7.filled",
     "rule7.lost_tail_behind_snapshot",
+    "rule7.repaired",
     "rule7.waits_for_more",
     "rule8.round_joined_later",
     "rule8.round_repeated",
@@ -65,9 +66,9 @@ pub const POINTS: [&str; 63] = [
     "snapshot.behind",
     "snapshot.came_too_late",
     "snapshot.dropped",
-    "snapshot.hurries",
     "snapshot.installed",
     "snapshot.needs_database",
+    "snapshot.rate_doubled",
     "snapshot.repeated",
     "snapshot.waits_for_lease",
     "trim.held_for_a_copy",
@@ -126,8 +127,9 @@ pub fn hit(point: usize) {
     }
 }
 
-/// The paths taken in this thread since the last call: how often each of [`POINTS`] was, and the pairs of points that
-/// directly followed each other, as `first * POINTS.len() + second`. Nothing without the cargo feature.
+/// The paths taken in this thread since the last call: how often each of [`POINTS`] was, and the
+/// pairs of points that directly followed each other, as `first * POINTS.len() + second`. Nothing
+/// without the cargo feature.
 pub fn take() -> ([u64; POINTS.len()], Vec<usize>) {
     TAKEN.with_borrow_mut(|taken| {
         let Taken { counts, pairs, .. } = std::mem::replace(taken, Taken::NOTHING);

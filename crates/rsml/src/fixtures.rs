@@ -1,10 +1,11 @@
-//! Messages, frames, values and replicated states of released versions stay readable, byte by byte. (Files of the log have
-//! fixtures of their own, in `wal`.)
+//! Messages, frames, values and replicated states of released versions stay readable, byte by byte.
+//! (Files of the log have fixtures of their own, in `wal`.)
 //!
-//! A fixture file is never changed once its version is released. A new message or field gets a new file (`version_2.txt`,
-//! …) with samples of the additions, and a test like the one below. Fields that a file does not know are absent from its
-//! bytes, so its samples get their defaults (`..Default::default()`). If a later version writes something in another way,
-//! the old sample is still read, and a new sample in the later file is what is written.
+//! A fixture file is never changed once its version is released. A new message or field gets a new
+//! file (`version_2.txt`, …) with samples of the additions, and a test like the one below. Fields
+//! that a file does not know are absent from its bytes, so its samples get their defaults
+//! (`..Default::default()`). If a later version writes something in another way, the old sample is
+//! still read, and a new sample in the later file is what is written.
 //!
 //! A sample that has no line in its file fails the test, which prints the line.
 

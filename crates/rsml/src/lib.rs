@@ -17,6 +17,8 @@
 //! The protocol itself is in [`core`]: one deterministic state machine without I/O, clock or
 //! threads.
 
+#![warn(missing_docs)]
+
 #[macro_use]
 pub mod coverage;
 
@@ -38,7 +40,7 @@ mod value;
 pub mod wal;
 
 pub use address::PeerAddress;
-pub use applier::{Applied, Applier, DIGEST_INTERVAL};
+pub use applier::{Applied, Applier};
 pub use core::{
     Acceptor, DivergedPeer, Divergence, DivergenceKind, Learner, Membership, Proposer, RefusedCopy, TransferError,
     ViewManager,
@@ -54,3 +56,7 @@ pub use snapshot::{Snapshot, SnapshotInstaller, SnapshotServer, SnapshotSink, Sn
 pub use storage::{HardState, Persist, Recovered, Storage, StorageError, StorageStatistics, WriteId};
 pub use types::{Boot, ClusterId, DiskId, Epoch, Instant, ReplicaId, Sequence, View};
 pub use value::{BirthRecord, Configuration, DigestAt, ReplicatedState, RequestBatch, SessionState, Sessions, Value};
+
+/// The default interval at which the running digest is recorded: at every multiple of this sequence
+/// number. It must be the same on all replicas.
+pub const DIGEST_INTERVAL: u64 = 1024;

@@ -1,8 +1,9 @@
-//! The messages between replicas. The encoding is that of protocol buffers: fields are added with new numbers, and
-//! numbers are never reused, so that replicas of neighbouring versions understand each other.
+//! The messages between replicas. The encoding is that of protocol buffers: fields are added with
+//! new numbers, and numbers are never reused, so that replicas of neighbouring versions understand
+//! each other.
 //!
-//! Entries and requests travel next to these bodies, as the payload of a [`crate::transport::Envelope`], so that their
-//! bytes are never copied for encoding.
+//! Entries and requests travel next to these bodies, as the payload of a
+//! [`crate::transport::Envelope`], so that their bytes are never copied for encoding.
 
 use bytes::Bytes;
 use prost::{Message as _, Oneof};
@@ -10,7 +11,8 @@ use prost::{Message as _, Oneof};
 use crate::value::{BirthRecord, DigestAt};
 use crate::{Boot, ClusterId, DiskId, Epoch, ReplicaId};
 
-/// The header of every message: the replica that sent it, and the cluster, disk and start of that replica.
+/// The header of every message: the replica that sent it, and the cluster, disk and start of that
+/// replica.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct MessageHeader {
     /// The replica that sent the message.
@@ -25,8 +27,8 @@ pub struct MessageHeader {
     pub boot: Boot,
 }
 
-/// One message. Its fields are raw numbers: `view` and `…_view` are [`crate::View`]s, and sequences are
-/// [`crate::Sequence`]s.
+/// One message. Its fields are raw numbers: `view` and `…_view` are [`crate::View`]s, and sequences
+/// are [`crate::Sequence`]s.
 #[derive(Clone, PartialEq, Eq, Hash, Oneof)]
 pub enum Message {
     /// "My disk is empty": sent to all by a replica that belongs to no cluster yet.
@@ -74,7 +76,8 @@ pub enum Message {
     /// The answer to [`ReadPoint`], once a quorum has confirmed the primary.
     #[prost(message, tag = "15")]
     ReadPointReply(ReadPointReply),
-    /// The state of the sender, to all a few times a second: for operators, and so that logs can be trimmed.
+    /// The state of the sender, to all a few times a second: for operators, and so that logs can be
+    /// trimmed.
     #[prost(message, tag = "16")]
     Report(Report),
     /// "The entries that you need next are gone from my log": the receiver needs a snapshot.
@@ -86,8 +89,8 @@ pub enum Message {
     /// The answer to [`SnapshotRequest`]; the bytes are its payload.
     #[prost(message, tag = "19")]
     SnapshotChunk(SnapshotChunk),
-    /// The primary transfers its leadership: the receiver shall stand at once. The primary proposes nothing meanwhile, and
-    /// has given up its lease.
+    /// The primary transfers its leadership: the receiver shall stand at once. The primary proposes
+    /// nothing meanwhile, and has given up its lease.
     #[prost(message, tag = "20")]
     Transfer(Transfer),
     /// "I no longer lead this view": primary to all.
@@ -138,7 +141,8 @@ pub struct Prepare {
     /// The view to promise.
     #[prost(uint64, tag = "1")]
     pub view: u64,
-    /// The view whose primary transferred its leadership to the sender, after it gave up its lease; 0: none did.
+    /// The view whose primary transferred its leadership to the sender, after it gave up its lease;
+    /// 0: none did.
     #[prost(uint64, tag = "2")]
     pub transfer: u64,
 }
@@ -219,7 +223,8 @@ pub struct Accept {
     /// L_v: the length of the log that the primary adopted in phase 1 of this view.
     #[prost(uint64, tag = "2")]
     pub adopted: u64,
-    /// The sequence of the first entry that travels with this message, or of the next one if there is none.
+    /// The sequence of the first entry that travels with this message, or of the next one if there
+    /// is none.
     #[prost(uint64, tag = "3")]
     pub from: u64,
     /// The receiver's log agrees with the primary's below `from`, if its accepted view is this one.
@@ -228,10 +233,12 @@ pub struct Accept {
     /// The commit point.
     #[prost(uint64, tag = "5")]
     pub commit: u64,
-    /// The number of the newest read round: an answer that carries it confirms that the sender still leads.
+    /// The number of the newest read round: an answer that carries it confirms that the sender
+    /// still leads.
     #[prost(uint64, tag = "6")]
     pub read_round: u64,
-    /// The number of the newest log-end probe: an answer that carries it says where the receiver's log ends.
+    /// The number of the newest log-end probe: an answer that carries it says where the receiver's
+    /// log ends.
     #[prost(uint64, tag = "7")]
     pub probe: u64,
     /// Whether an answer is wanted at once, and not only when something has become durable.
@@ -240,7 +247,8 @@ pub struct Accept {
     /// The length of the lease that the primary asks for, in microseconds; 0: it asks for none.
     #[prost(uint64, tag = "9")]
     pub lease_us: u64,
-    /// When this message was sent, on the primary's clock. A replica that grants the lease returns it.
+    /// When this message was sent, on the primary's clock. A replica that grants the lease returns
+    /// it.
     #[prost(uint64, tag = "10")]
     pub lease_from_us: u64,
 }
@@ -266,7 +274,8 @@ pub struct Accepted {
     /// The next entry that the sender can take, after those that are staged.
     #[prost(uint64, tag = "6")]
     pub expected: u64,
-    /// Flow control: the sender no longer holds entries through here in a queue, so they take nothing of its window.
+    /// Flow control: the sender no longer holds entries through here in a queue, so they take
+    /// nothing of its window.
     #[prost(uint64, tag = "7")]
     pub acknowledged: u64,
     /// The newest read round of this view that the sender has seen, and so confirms.
@@ -278,7 +287,8 @@ pub struct Accepted {
     /// Entries arrived that do not follow the sender's log; they were dropped.
     #[prost(bool, tag = "10")]
     pub gap: bool,
-    /// When the newest lease that the sender granted in this view was asked for, on the primary's clock; 0: none was.
+    /// When the newest lease that the sender granted in this view was asked for, on the primary's
+    /// clock; 0: none was.
     #[prost(uint64, tag = "11")]
     pub lease_from_us: u64,
 }
@@ -289,8 +299,8 @@ pub struct Requests {
     /// The number of the first request that travels with this message.
     #[prost(uint64, tag = "1")]
     pub first: u64,
-    /// The numbers of those that are voids, ascending: their callers gave up. Their payloads are empty, and they are not to
-    /// be executed.
+    /// The numbers of those that are voids, ascending: their callers gave up. Their payloads are
+    /// empty, and they are not to be executed.
     #[prost(uint64, repeated, tag = "2")]
     pub voids: Vec<u64>,
 }
@@ -349,7 +359,8 @@ pub struct Report {
     /// The sender stands for election.
     #[prost(bool, tag = "7")]
     pub is_candidate: bool,
-    /// The sender's database survives a crash through here: the sender will never ask for entries up to it.
+    /// The sender's database survives a crash through here: the sender will never ask for entries
+    /// up to it.
     #[prost(uint64, tag = "8")]
     pub persisted: u64,
     /// The first entry that the sender can still supply.
@@ -361,17 +372,19 @@ pub struct Report {
     /// The sender's storage lacks space.
     #[prost(bool, tag = "11")]
     pub storage_full: bool,
-    /// The sender's digests at multiples of the digest interval: the new ones, and some that were sent before.
+    /// The sender's digests at multiples of the digest interval: the new ones, and some that were
+    /// sent before.
     #[prost(message, repeated, tag = "12")]
     pub digests: Vec<DigestAt>,
-    /// The sender is installing a snapshot that holds everything through here, and will need the entries after it; 0: it is
-    /// installing none.
+    /// The sender is installing a snapshot that holds everything through here, and will need the
+    /// entries after it; 0: it is installing none.
     #[prost(uint64, tag = "13")]
     pub installing: u64,
     /// The sender may not lead.
     #[prost(bool, tag = "14")]
     pub is_ineligible: bool,
-    /// The sender's database was restored from a snapshot of a peer through here; 0: it has applied everything itself.
+    /// The sender's database was restored from a snapshot of a peer through here; 0: it has applied
+    /// everything itself.
     #[prost(uint64, tag = "15")]
     pub inherited: u64,
     /// The sender needs a snapshot of a peer's database.
@@ -458,8 +471,8 @@ pub struct Resign {
     pub view: u64,
 }
 
-/// What is encoded. Each variant of [`Message`] needs its tag in this list: prost does not check that, and a variant without
-/// its tag would be unknown to every receiver.
+/// The encoded form. Each variant of [`Message`] needs its tag in this list: prost does not check
+/// that, and a variant without its tag would be unknown to every receiver.
 #[derive(Clone, PartialEq, prost::Message)]
 struct Body {
     #[prost(oneof = "Message", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21")]
@@ -489,8 +502,8 @@ mod tests {
         assert_eq!(Message::from_bytes(&message.clone().to_bytes()), Some(message));
     }
 
-    /// An empty message of each kind. The macro makes the compiler name a variant that is missing from its list, since a
-    /// `match` must know them all.
+    /// An empty message of each kind. The macro makes the compiler name a variant that is missing
+    /// from its list, since a `match` must know them all.
     macro_rules! one_of_each {
         ($($kind:ident),* $(,)?) => {{
             fn is_listed(message: &Message) {

@@ -113,7 +113,7 @@ pub enum StorageError {
     Damaged {
         /// The file or directory.
         path: String,
-        /// What is damaged.
+        /// The damage.
         reason: String,
     },
     /// The log was written by a newer program.

@@ -2,13 +2,13 @@
 
 use std::fmt;
 
-/// The number of a replica in its cluster. Numbers start at 0, and no other replica gets the same number while the cluster
-/// exists.
+/// The number of a replica in its cluster. Numbers start at 0, and no other replica gets the same
+/// number while the cluster exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ReplicaId(pub u8);
 
-/// A ballot of Paxos (Raft: a term): the higher one wins. Each view has exactly one replica that may lead it, its
-/// [`View::owner`]. View 0 is the view of the birth record, and has no owner.
+/// A ballot of Paxos (Raft: a term): the higher one wins. Each view has exactly one replica that
+/// may lead it, its [`View::owner`]. View 0 is the view of the birth record, and has no owner.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct View(pub u64);
 
@@ -54,8 +54,9 @@ impl Sequence {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Epoch(pub u64);
 
-/// The random name of one replica's disk, written before the replica sends its first message. A replica whose disk was
-/// replaced has another one, and so cannot vote against what it promised before.
+/// The random name of one replica's disk, written before the replica sends its first message. A
+/// replica whose disk was replaced has another one, and so cannot vote against what it promised
+/// before.
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DiskId(pub u128);
 
@@ -68,7 +69,8 @@ impl ClusterId {
     pub const NONE: ClusterId = ClusterId(0);
 }
 
-/// The incarnation of a replica: how often its disk has been started. Together with the [`DiskId`] it names a session.
+/// The incarnation of a replica: how often its disk has been started. Together with the [`DiskId`]
+/// it names a session.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Boot(pub u64);
 

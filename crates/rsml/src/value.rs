@@ -1,8 +1,8 @@
 //! The values that replicas agree on, and the state of RSML itself that follows from them.
 //!
-//! A [`Value`] is one entry of the log: the birth record, a no-op, or requests of several sessions. [`ReplicatedState`]
-//! is the fold of all values applied so far. The executor stores it in the same atomic write as its own data, so that the
-//! two never disagree after a crash.
+//! A [`Value`] is one entry of the log: the birth record, a no-op, or requests of several sessions.
+//! [`ReplicatedState`] is the fold of all values applied so far. The executor stores it in the same
+//! atomic write as its own data, so that the two never disagree after a crash.
 
 use std::collections::BTreeMap;
 
@@ -99,18 +99,19 @@ pub struct RequestBatch {
     /// The number of `payloads[0]` in its session; the first of a session is 1.
     #[prost(uint64, tag = "3")]
     pub first: u64,
-    /// What to execute, request by request; opaque to RSML.
+    /// The requests to execute; opaque to RSML.
     #[prost(bytes = "bytes", repeated, tag = "4")]
     pub payloads: Vec<Bytes>,
-    /// The numbers of those among them that are *voids*, ascending: their callers gave up, and the void cancels the request
-    /// that had the same number in the session. Their payloads are empty.
+    /// The numbers of those among them that are *voids*, ascending: their callers gave up, and the
+    /// void cancels the request that had the same number in the session. Their payloads are empty.
     #[prost(uint64, repeated, tag = "5")]
     pub voids: Vec<u64>,
 }
 
 impl RequestBatch {
-    /// Advances `session`, which must be that of this batch, over the requests that come next in it, and passes those to
-    /// `take` with their numbers; `None` for a void. Repetitions and requests behind a gap are skipped.
+    /// Advances `session`, which must be that of this batch, over the requests that come next in
+    /// it, and passes those to `take` with their numbers; `None` for a void. Repetitions and
+    /// requests behind a gap are skipped.
     pub(crate) fn advance_session(self, session: &mut SessionState, mut take: impl FnMut(u64, Option<Bytes>)) {
         let boot = Boot(self.boot);
         for (number, payload) in self.into_requests() {
@@ -153,9 +154,10 @@ impl Value {
         self.encode_to_vec().into()
     }
 
-    /// Advances `sessions` over the requests of this value, and passes those that are to be executed, and the voids among
-    /// them, to `take`: disk and boot of the session, number, payload. The executor, and a primary that works out how the
-    /// end of its log leaves the sessions, agree because both use this.
+    /// Advances `sessions` over the requests of this value, and passes those that are to be
+    /// executed, and the voids among them, to `take`: disk and boot of the session, number,
+    /// payload. The executor, and a primary that works out how the end of its log leaves the
+    /// sessions, agree because both use this.
     pub(crate) fn advance_sessions(
         self,
         sessions: &mut Sessions,
@@ -171,7 +173,8 @@ impl Value {
     /// Decodes a value.
     ///
     /// # Panics
-    /// When the bytes are no value. Only bytes that a replica encoded, and that a checksum confirmed, get here.
+    /// When the bytes are no value. Only bytes that a replica encoded, and that a checksum
+    /// confirmed, get here.
     pub fn from_bytes(bytes: Bytes) -> Value {
         Value::decode(bytes).expect("a log entry is an encoded value")
     }
@@ -187,8 +190,9 @@ pub struct SessionState {
 }
 
 impl SessionState {
-    /// Whether request `number` of `boot` is the next one of the session; if so, it counts as executed. Requests with lower
-    /// numbers are duplicates, and those with higher numbers will be repeated.
+    /// Whether request `number` of `boot` is the next one of the session; if so, it counts as
+    /// executed. Requests with lower numbers are duplicates, and those with higher numbers will be
+    /// repeated.
     pub fn admit(&mut self, boot: Boot, number: u64) -> bool {
         let next = if boot > self.boot { SessionState { boot, last: 0 } } else { *self };
         if boot < self.boot || number != next.last + 1 {
@@ -213,12 +217,14 @@ pub struct ReplicatedState {
     pub configuration: Configuration,
     /// How far the requests of each session have been executed.
     pub sessions: Sessions,
-    /// Replicated time: microseconds since the cluster's birth, as counted by the monotonic clocks of its primaries.
+    /// Replicated time: microseconds since the cluster's birth, as counted by the monotonic clocks
+    /// of its primaries.
     pub time_us: u64,
-    /// A fold over every request executed and its outcome: equal on all replicas at equal sequences.
+    /// A fold over every request executed and its outcome: equal on all replicas at equal
+    /// sequences.
     pub digest: u64,
-    /// The newest digests at multiples of the digest interval, ascending: a replica that starts again reports them to the
-    /// others.
+    /// The newest digests at multiples of the digest interval, ascending: a replica that starts
+    /// again reports them to the others.
     pub recorded: Vec<(Sequence, u64)>,
 }
 

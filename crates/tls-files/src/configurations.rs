@@ -23,7 +23,7 @@ pub struct Subject {
     pub description: String,
 }
 
-/// What handshakes need, built from one state of the files.
+/// Everything that handshakes need, built from one state of the files.
 #[derive(Clone, Debug)]
 pub struct Configurations {
     /// For connections that this side opens.

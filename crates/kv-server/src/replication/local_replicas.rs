@@ -11,7 +11,7 @@ use rsml::transport::{
     Transport,
 };
 use rsml::wal::{WalOptions, WalStorage};
-use rsml::{ConsensusReplica, Failure, FailureKind, ReplicaId, ReplicaOptions, StalledThread};
+use rsml::{ConsensusReplica, Failure, FailureKind, Membership, ReplicaId, ReplicaOptions, StalledThread};
 use tokio::runtime::Handle;
 
 use super::databases::ReplicaDatabases;
@@ -188,13 +188,13 @@ impl Start<'_> {
             is_roomy: Arc::new(move || has_files && room.is_roomy()),
             ..replica_options(self.config, self.budget, id)?
         };
-        let me = options.core.me;
+        let members = options.core.membership.clone();
         let recovered = ConsensusReplica::recover(options, storage).map_err(|error| failed(&error))?;
         let executor = KvStoreExecutor::open(databases.clone(), self.slots.clone(), recovered.generation());
         let executor = executor.map_err(|error| failed(&error))?;
         let reader = executor.reader().clone();
         let ready = recovered.with_database(executor).map_err(|error| failed(&error))?;
-        let transport = connect(self.config, self.budget, self.network, self.runtime, me, ready.sink())?;
+        let transport = connect(self.config, self.budget, self.network, self.runtime, members, ready.sink())?;
         let consensus = Arc::new(ready.start(transport));
         let failing = Arc::downgrade(&consensus);
         databases.on_damage(move |reason| {
@@ -220,24 +220,18 @@ fn connect(
     budget: &Budget,
     network: &Network,
     runtime: &Handle,
-    me: ReplicaId,
+    members: Membership,
     sink: EventSink,
 ) -> Result<Arc<dyn Transport>, ServerError> {
+    let me = members.me();
     if let Network::InMemory(bus) = network {
         return Ok(Arc::new(InMemoryTransport::new(me, bus, sink)));
     }
     let replication = &config.replication;
-    let mut own = None;
-    let mut peers = Vec::new();
-    for replica in &replication.replicas {
-        match replica.id == u32::from(me.0) {
-            true => own = Some(replication.listens_at(replica)),
-            false => peers.push((ReplicaId(replica.id as u8), replica.peer.as_str())),
-        }
-    }
-    let own = own.expect("the configuration lists every local replica");
+    let own = replication.replicas.iter().find(|replica| replica.id == u32::from(me.0));
+    let own = replication.listens_at(own.expect("the configuration lists every local replica"));
     let key = replication.peer_key(u32::from(me.0));
-    let mut options = TcpOptions::new(me, own.as_str(), peers);
+    let mut options = TcpOptions::new(own.as_str(), members);
     options.listener = listen_now(own).map_err(ServerError::listen(&key, own))?;
     options.reconnect_max_ms = replication.retry_ms;
     options.queue_bytes = budget.memory.replica.peer_queue;
@@ -303,6 +297,9 @@ fn replica_options(config: &Config, budget: &Budget, id: u32) -> Result<ReplicaO
     let replica_id = |id: u32| ReplicaId(u8::try_from(id).expect("the configuration bounds replica ids"));
     let ids = replication.replicas.iter().map(|replica| replica_id(replica.id)).collect();
     let mut core = CoreOptions::new(replica_id(id), ids, random()? as u64);
+    for replica in &replication.replicas {
+        core.membership.set_address(replica_id(replica.id), replica.peer.as_str().into());
+    }
     core.heartbeat_us = replication.heartbeat_ms * 1000;
     core.election_min_us = replication.election_timeout_min_ms * 1000;
     core.election_max_us = replication.election_timeout_max_ms * 1000;

@@ -1,17 +1,20 @@
-//! The acceptor: what this replica has promised and accepted, in memory and durably.
+//! The acceptor: the promise and the log of this replica, in memory and on disk.
 //!
 //! Invariants, asserted in the mutators:
 //! - `promised` never goes back, and `accepted_view <= promised` (rule 3).
-//! - `accepted_view` is raised to v only by [`Acceptor::adopt`], whose single durable write leaves the log holding v's
-//!   entries through at least `max(L_v, commit)`, and nothing of the old log beyond (rule 2).
+//! - `accepted_view` is raised to v only by [`Acceptor::adopt`], whose single durable write leaves
+//!   the log holding v's entries through at least `max(L_v, commit)`, and nothing of the old log
+//!   beyond (rule 2).
 //! - Entries at or below the commit point are never cut (rule 2).
-//! - `stable` is the prefix of the log in memory that is durable; `durable`, `durable_last` and `durable_lost` are what
-//!   recovery would find. They differ while a replacement is on its way to the disk.
-//! - Entries that the disk has lost count in the log's length. Neither they nor the entries behind them are votes until all
-//!   of them are repaired and written (rule 7). Until then nothing is appended either.
+//! - `stable` is the prefix of the log in memory that is durable; `durable`, `durable_last` and
+//!   `durable_lost` are what recovery would find. They differ while a replacement is on its way to
+//!   the disk.
+//! - Entries that the disk has lost count in the log's length. Neither they nor the entries behind
+//!   them are votes until all of them are repaired and written (rule 7). Until then nothing is
+//!   appended either.
 //!
-//! Entries of a view whose log is not adopted yet are *staged*: they are kept apart, for one view, and do not touch the log
-//! that a promise would report meanwhile.
+//! Entries of a view whose log is not adopted yet are *staged*: they are kept apart, for one view,
+//! and do not touch the log that a promise would report meanwhile.
 
 use std::collections::VecDeque;
 
@@ -48,7 +51,8 @@ struct Pending {
     write_id: WriteId,
     hard: HardState,
     last: Sequence,
-    /// The prefix of the log in memory that is then durable: lowered when entries of this write are replaced.
+    /// The prefix of the log in memory that is then durable: lowered when entries of this write are
+    /// replaced.
     stable: Sequence,
     /// The entries that are lost on disk even then.
     lost: Vec<Range>,
@@ -57,7 +61,7 @@ struct Pending {
 /// Sequences, both ends included.
 type Range = (Sequence, Sequence);
 
-/// What this replica has promised and accepted.
+/// The promise and the log of this replica.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Acceptor {
     /// The hard state once every log write is done.
@@ -83,8 +87,8 @@ pub struct Acceptor {
 }
 
 impl Acceptor {
-    /// From what was found on disk. `log`: the part of the log that is in memory. `lost`: the entries that count as lost, at
-    /// least the holes of `log`.
+    /// From what was found on disk. `log`: the part of the log that is in memory. `lost`: the
+    /// entries that count as lost, at least the holes of `log`.
     pub fn new(hard: HardState, durable: HardState, log: Log, lost: Vec<(Sequence, Sequence)>) -> Acceptor {
         let last = log.last();
         let stable = lost.first().map_or(last, |(from, _)| from.previous());
@@ -148,7 +152,8 @@ impl Acceptor {
         &self.durable_lost
     }
 
-    /// Whether the log is being repaired: lost entries come from peers, and are written once none is missing.
+    /// Whether the log is being repaired: lost entries come from peers, and are written once none
+    /// is missing.
     pub fn is_repairing(&self) -> bool {
         !self.lost.is_empty()
     }
@@ -186,7 +191,8 @@ impl Acceptor {
         self.hard.lease_us = lease_us;
     }
 
-    /// Takes the birth record as the first entry, in the log write that makes the cluster's id durable.
+    /// Takes the birth record as the first entry, in the log write that makes the cluster's id
+    /// durable.
     pub fn be_born(&mut self, cluster_id: ClusterId, epoch: Epoch, birth: Bytes) {
         assert_eq!(self.log.last(), Sequence::ZERO, "born twice");
         self.hard.cluster_id = cluster_id;
@@ -211,7 +217,8 @@ impl Acceptor {
         }
     }
 
-    /// Adds entries of the accepted view at the end of the log (rule 1: only where the one before is held).
+    /// Adds entries of the accepted view at the end of the log (rule 1: only where the one before
+    /// is held).
     pub fn append(&mut self, view: View, entries: Vec<Bytes>) {
         assert_eq!(view, self.hard.accepted_view, "an entry of another view than the log's");
         assert_eq!(view, self.hard.promised, "an entry of a view below the promise");
@@ -223,8 +230,8 @@ impl Acceptor {
         self.write(from, false, entries);
     }
 
-    /// Makes this the log of `view` in one durable write: everything at or above `from` is replaced by `entries`
-    /// (rule 2).
+    /// Makes this the log of `view` in one durable write: everything at or above `from` is replaced
+    /// by `entries` (rule 2).
     pub fn adopt(&mut self, view: View, adopted: Sequence, commit: Sequence, from: Sequence, entries: Vec<Bytes>) {
         assert!(view > self.hard.accepted_view, "view {view} is held already");
         assert_eq!(view, self.hard.promised, "adopting a view that is not promised");
@@ -235,8 +242,9 @@ impl Acceptor {
         self.replace(from, commit, entries);
     }
 
-    /// Takes entries of the accepted view where the log has lost them (rule 7). They are written once none is missing, in
-    /// one log write from the first lost one on, so that the intact entries behind them are never removed.
+    /// Takes entries of the accepted view where the log has lost them (rule 7). They are written
+    /// once none is missing, in one log write from the first lost one on, so that the intact
+    /// entries behind them are never removed.
     pub fn repair(&mut self, view: View, from: Sequence, entries: Vec<Bytes>) {
         assert_eq!(view, self.hard.accepted_view, "an entry of another view than the log's");
         for (sequence, entry) in (from.0..).map(Sequence).zip(entries) {
@@ -248,15 +256,15 @@ impl Acceptor {
     /// Writes the entries that are lost on disk, once all of them are in memory again.
     fn write_repaired(&mut self) {
         let Some((first, _)) = self.lost.first().copied().filter(|_| self.log.first_hole().is_none()) else { return };
-        coverage!("rule7.filled");
+        coverage!("rule7.repaired");
         let entries = self.log.read(first, self.log.last(), usize::MAX);
         self.write_replacement(first, true, entries);
     }
 
-    /// The database of `generation` replaces the present one. It holds everything through `base`, known to be committed in
-    /// `view`: the log continues after it, and keeps its accepted view and the entries that it holds beyond (rule 10).
-    /// `tail`: if no entry of the log is in memory, where the log ends, and the entries beyond `base` that storage still
-    /// has.
+    /// The database of `generation` replaces the present one. It holds everything through `base`,
+    /// known to be committed in `view`: the log continues after it, and keeps its accepted view and
+    /// the entries that it holds beyond (rule 10). `tail`: if no entry of the log is in memory,
+    /// where the log ends, and the entries beyond `base` that storage still has.
     pub fn install_snapshot(
         &mut self,
         generation: u64,

@@ -1,12 +1,13 @@
 //! How a cluster is born (bootstrapped), once.
 //!
-//! A replica with an empty disk is *unborn*: it belongs to no cluster. Unborn replicas call each other. When the one with
-//! the lowest number has heard from *all* others that their disks are empty too, it bootstraps the cluster: it mints the
-//! *birth record*, which holds the cluster's id and the disks that vote. That record is the first entry of every log, in
-//! view 0. It counts as chosen, because no replica votes before it holds the record, and because only one replica mints it,
-//! which makes it durable before it sends it. A disk that is not in the record (a replaced one) gets the record as well: it
-//! becomes an *observer*, which follows and applies like the others. It has no vote, since nobody knows what its
-//! predecessor promised.
+//! A replica with an empty disk is *unborn*: it belongs to no cluster. Unborn replicas call each
+//! other. When the one with the lowest number has heard from *all* others that their disks are
+//! empty too, it bootstraps the cluster: it mints the *birth record*, which holds the cluster's id
+//! and the disks that vote. That record is the first entry of every log, in view 0. It counts as
+//! chosen, because no replica votes before it holds the record, and because only one replica mints
+//! it, which makes it durable before it sends it. A disk that is not in the record (a replaced one)
+//! gets the record as well: it becomes an *observer*, which follows and applies like the others. It
+//! has no vote, since nobody knows what its predecessor promised.
 
 use super::replica::Replica;
 use super::view_manager::Role;
@@ -17,11 +18,11 @@ use crate::{ClusterId, Epoch, Sequence, View};
 
 impl Replica {
     /// Calls the other unborn replicas, once per heartbeat.
-    pub(super) fn call_founders(&mut self) {
+    pub(super) fn call_unborn_peers(&mut self) {
         if self.now >= self.timers.next_beat {
             self.timers.next_beat = self.now.plus_us(self.options.heartbeat_us);
             self.send_all(Message::Hello(Hello {}));
-            self.try_to_found();
+            self.try_to_bootstrap();
         }
     }
 
@@ -35,14 +36,14 @@ impl Replica {
                 self.peers.heard.remove(&sender.replica);
             }
             if self.is_birth_durable() && self.membership.knows_voters() {
-                coverage!("birth.told_again");
+                coverage!("birth.record_sent_again");
                 let birth = self.birth_record();
                 self.send(sender.replica, Message::Born(Born { birth: Some(birth) }), Vec::new());
             }
             return;
         };
         empty_peers.insert(sender.replica, sender.disk_id);
-        self.try_to_found();
+        self.try_to_bootstrap();
     }
 
     fn is_birth_durable(&self) -> bool {
@@ -53,7 +54,7 @@ impl Replica {
         self.membership.birth_record(self.acceptor.hard().cluster_id)
     }
 
-    fn try_to_found(&mut self) {
+    fn try_to_bootstrap(&mut self) {
         let Role::Unborn { empty_peers } = self.views.role() else { return };
         let hard = *self.acceptor.hard();
         let is_lowest = self.membership.members().next() == Some(self.options.me);
@@ -65,10 +66,11 @@ impl Replica {
         let disks = empty_peers.iter().map(|(id, disk)| (*id, *disk)).chain(own).collect();
         self.be_born(BirthRecord::new(ClusterId(self.bootstrap.new_cluster_id), &disks));
         self.bootstrap.is_unannounced = true;
-        coverage!("birth.founded");
+        coverage!("birth.bootstrapped");
     }
 
-    /// The replica that bootstrapped the cluster sends the record to the others once it is durable, and stands for election.
+    /// The replica that bootstrapped the cluster sends the record to the others once it is durable,
+    /// and stands for election.
     pub(super) fn announce_birth(&mut self) {
         if self.bootstrap.is_unannounced && self.is_birth_durable() {
             self.bootstrap.is_unannounced = false;
@@ -78,14 +80,16 @@ impl Replica {
         }
     }
 
-    /// This replica belongs to a cluster from now on: as a voter if its disk is in the record, and otherwise as an observer.
+    /// This replica belongs to a cluster from now on: as a voter if its disk is in the record, and
+    /// otherwise as an observer.
     pub(super) fn on_born(&mut self, message: Born) {
         if let Some(birth) = message.birth {
             self.be_born(birth);
         }
     }
 
-    /// Takes the birth record as the first entry, in the log write that makes the cluster's id durable.
+    /// Takes the birth record as the first entry, in the log write that makes the cluster's id
+    /// durable.
     fn be_born(&mut self, birth: BirthRecord) {
         self.membership.adopt(&birth.configuration());
         let cluster_id = birth.cluster_id();

@@ -1,8 +1,9 @@
-//! One form for all states that differ only in details that decide nothing, so that a model checker recognises a state.
+//! One form for all states that differ only in details that decide nothing, so that a model checker
+//! recognises a state.
 //!
-//! Such details are mostly times: a checker fires timeouts as it likes, and does not care when they would have been due. No
-//! other caller has a use for this. Nothing that is forgotten here (how long ago a peer was heard, random timeouts, the
-//! numbers of pre-votes) is part of a safety rule.
+//! Such details are mostly times: a checker fires timeouts as it likes, and does not care when they
+//! would have been due. No other caller has a use for this. Nothing that is forgotten here (how
+//! long ago a peer was heard, random timeouts, the numbers of pre-votes) is part of a safety rule.
 
 use super::digests::Digests;
 use super::fitness::DiskWatch;
@@ -11,10 +12,11 @@ use super::trimming::Retention;
 use crate::{Instant, Sequence};
 
 impl Replica {
-    /// As if everything so far had happened at `at`, which may lie before the present. Every timeout starts again there,
-    /// pre-votes are granted, reports and digests are forgotten, and the log writes on their way to the disk are numbered
-    /// from 1: the caller must renumber them in the same way. Answers to earlier pre-votes must not arrive any more, since
-    /// pre-votes are numbered from 1 again.
+    /// As if everything so far had happened at `at`, which may lie before the present. Every
+    /// timeout starts again there, pre-votes are granted, reports and digests are forgotten, and
+    /// the log writes on their way to the disk are numbered from 1: the caller must renumber them
+    /// in the same way. Answers to earlier pre-votes must not arrive any more, since pre-votes are
+    /// numbered from 1 again.
     ///
     /// # Panics
     /// With leases, which are about time.

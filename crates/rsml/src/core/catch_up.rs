@@ -1,16 +1,20 @@
-//! Catching up with a snapshot of a peer's database, when the entries that a replica needs are gone from the logs (rule 10).
+//! Catching up with a snapshot of a peer's database, when the entries that a replica needs are gone
+//! from the logs (rule 10).
 //!
-//! A lagging replica finds out from the primary ([`Behind`]), during its own phase 1, or at its start, when its database is
-//! gone and its log does not reach back to the beginning. It picks a peer whose database is new enough, a secondary if
-//! possible, and asks it for one piece after the other. The pieces become a new database next to the present one. When the
-//! new database is complete and durable, one record of the log switches to it: the record names the database's directory,
-//! drops the log through the sequence that the database holds, and raises the promise to the view in which the sender knew
-//! all of that as committed. The accepted view and the log's tail stay as they are, so no vote changes.
+//! A lagging replica finds out from the primary ([`Behind`]), during its own phase 1, or at its
+//! start, when its database is gone and its log does not reach back to the beginning. It picks a
+//! peer whose database is new enough, a secondary if possible, and asks it for one piece after the
+//! other. The pieces become a new database next to the present one. When the new database is
+//! complete and durable, one record of the log switches to it: the record names the database's
+//! directory, drops the log through the sequence that the database holds, and raises the promise to
+//! the view in which the sender knew all of that as committed. The accepted view and the log's tail
+//! stay as they are, so no vote changes.
 //!
-//! Invariants: a snapshot only takes a replica forward, beyond its commit point; the new database is used, and the former
-//! one removed, only after the record is durable.
+//! Invariants: a snapshot only takes a replica forward, beyond its commit point; the new database
+//! is used, and the former one removed, only after the record is durable.
 //!
-//! The serving side keeps no state here: the driver holds the snapshot, and makes a new one when it has to.
+//! The serving side keeps no state here: the driver holds the snapshot, and makes a new one when it
+//! has to.
 
 use std::collections::BTreeSet;
 
@@ -18,6 +22,7 @@ use bytes::Bytes;
 
 use super::digests::RefusedCopy;
 use super::replica::Replica;
+use super::snapshot::{CopyStatus, InstallEvent, InstallStep, SnapshotPiece, SnapshotRead};
 use super::{LogRead, ReadPurpose};
 use crate::message::{Behind, Message, SnapshotChunk, SnapshotRequest};
 use crate::value::ReplicatedState;
@@ -32,97 +37,9 @@ const PACE_INTERVAL: u64 = 5;
 /// How often the rate is doubled at most: after that it is no limit any more.
 const MOST_DOUBLINGS: u32 = 16;
 
-/// A source is abandoned after this many retry intervals without progress. Making the snapshot may take a while.
+/// A source is abandoned after this many retry intervals without progress. Making the snapshot may
+/// take a while.
 const PATIENCE: u64 = 50;
-
-/// A piece of this replica's database that a peer wants.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct SnapshotRead {
-    /// The peer.
-    pub peer: ReplicaId,
-    /// The snapshot; 0: any that is new enough.
-    pub id: u64,
-    /// The offset of the first byte.
-    pub offset: u64,
-    /// Most bytes wanted.
-    pub max_bytes: usize,
-    /// The snapshot must hold everything through this sequence.
-    pub at_least: Sequence,
-}
-
-/// A piece of this replica's database for a peer.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct SnapshotPiece {
-    /// The peer.
-    pub peer: ReplicaId,
-    /// The snapshot, for further questions; 0: there is no such snapshot, and none can be made.
-    pub id: u64,
-    /// The offset of the first byte.
-    pub offset: u64,
-    /// The bytes of the whole snapshot.
-    pub total_bytes: u64,
-    /// The snapshot holds everything through this sequence.
-    pub sequence: Sequence,
-    /// The bytes.
-    pub bytes: Bytes,
-}
-
-/// A step of building a database from a peer's snapshot.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum InstallStep {
-    /// Begins a database; another one that was begun is dropped.
-    Begin {
-        /// The number of the database, higher than that of any before.
-        generation: u64,
-    },
-    /// The next bytes.
-    Write(Bytes),
-    /// There are no more bytes.
-    Finish,
-    /// The database is not wanted any more.
-    Abort,
-}
-
-/// Progress of building a database from a peer's snapshot.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum InstallEvent {
-    /// Bytes were written.
-    Written {
-        /// The database.
-        generation: u64,
-        /// The bytes written so far.
-        bytes: u64,
-    },
-    /// The database is complete and durable.
-    Finished {
-        /// The database.
-        generation: u64,
-        /// Its encoded [`ReplicatedState`].
-        state: Bytes,
-    },
-    /// The database could not be built.
-    Failed {
-        /// The database.
-        generation: u64,
-    },
-}
-
-/// A snapshot that is being fetched, for operators.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CopyStatus {
-    /// The replica that sends it.
-    pub source: ReplicaId,
-    /// The number of the database that it becomes: differs for each attempt.
-    pub generation: u64,
-    /// It holds everything through this sequence; 0 before its first piece has come.
-    pub sequence: Sequence,
-    /// The bytes received so far.
-    pub received: u64,
-    /// The bytes of the whole snapshot; 0: not known yet.
-    pub total: u64,
-    /// Most bytes asked for per second; 0: no limit.
-    pub bytes_per_second: u64,
-}
 
 /// How far a snapshot and the log had come when they were last compared.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -169,12 +86,13 @@ struct SnapshotFetch {
     state: Option<Box<ReplicatedState>>,
 }
 
-/// What a lagging replica does to catch up.
+/// The state of a lagging replica.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct CatchUp {
     /// A snapshot must reach at least here, whoever leads: this replica's log begins only after it.
     required: Sequence,
-    /// A snapshot must reach at least here, since the others can supply entries only after it. `None`: none is needed.
+    /// A snapshot must reach at least here, since the others can supply entries only after it.
+    /// `None`: none is needed.
     wanted: Option<Sequence>,
     fetch: Option<Box<SnapshotFetch>>,
     /// The replica to ask first, if it has a snapshot.
@@ -197,8 +115,8 @@ pub(super) struct CatchUp {
 }
 
 impl CatchUp {
-    /// Whether a database is complete whose view is above `promised`: this replica will soon promise it, and may grant no
-    /// lease any more.
+    /// Whether a database is complete whose view is above `promised`: this replica will soon
+    /// promise it, and may grant no lease any more.
     pub fn will_promise_above(&self, promised: View) -> bool {
         let complete = self.fetch.as_ref().filter(|t| t.held_back.is_some() || t.state.is_some());
         complete.is_some_and(|fetch| fetch.view > promised)
@@ -217,13 +135,13 @@ impl CatchUp {
 }
 
 impl Replica {
-    /// Whether the record that switches to another database is on its way to the disk. Until it is durable, nothing is
-    /// delivered to the present database.
+    /// Whether the record that switches to another database is on its way to the disk. Until it is
+    /// durable, nothing is delivered to the present database.
     pub(super) fn is_switching(&self) -> bool {
         self.catch_up.switch.is_some()
     }
 
-    /// Whether this replica needs a snapshot to go on.
+    /// Whether this replica needs a snapshot.
     pub(super) fn is_catching_up(&self) -> bool {
         self.catch_up.wanted.is_some()
     }
@@ -234,13 +152,14 @@ impl Replica {
             return;
         }
         let was_content = self.catch_up.wanted.is_none();
-        // The newest answer counts: the replica that required more may be gone, and with it all that have so much.
+        // The newest answer counts: the replica that required more may be gone, and with it all
+        // that have so much.
         let wanted = self.catch_up.required.max(through);
         self.catch_up.wanted = Some(wanted);
         self.catch_up.preferred = preferred;
-        // Entries that a primary has trimmed meanwhile are no reason to start over: if the log is trimmed faster than a
-        // snapshot is fetched, no snapshot would ever be finished, and each one that is takes this replica forward. In
-        // phase 1 nobody trims.
+        // Entries that a primary has trimmed meanwhile are no reason to start over: if the log is
+        // trimmed faster than a snapshot is fetched, no snapshot would ever be finished, and each
+        // one that is takes this replica forward. In phase 1 nobody trims.
         let is_outdated = self.catch_up.fetch.as_ref().is_some_and(|t| t.id != 0 && t.sequence < wanted);
         let came_in_vain =
             was_content && self.catch_up.installed > 0 && self.catch_up.last_installed == self.learner.commit();
@@ -249,7 +168,7 @@ impl Replica {
         }
         if is_outdated || came_in_vain {
             coverage!("snapshot.came_too_late");
-            self.hurry();
+            self.double_rate();
         }
         self.begin_fetch();
     }
@@ -268,11 +187,12 @@ impl Replica {
     }
 
     /// Doubles the rate at which snapshots are fetched.
-    fn hurry(&mut self) {
+    fn double_rate(&mut self) {
         self.catch_up.doublings = (self.catch_up.doublings + 1).min(MOST_DOUBLINGS);
     }
 
-    /// A snapshot must outrun the log: entries written meanwhile have to be fetched after it, and kept for that long.
+    /// A snapshot must outrun the log: entries written meanwhile have to be fetched after it, and
+    /// kept for that long.
     fn keep_pace(&mut self) {
         let Some(fetch) = self.catch_up.fetch.as_ref().filter(|t| t.id != 0 && t.received < t.total_bytes) else {
             return;
@@ -286,8 +206,8 @@ impl Replica {
             }
             let grew = log_grown.saturating_sub(pace.log_grown);
             if grew > 0 && grew >= received - pace.received {
-                coverage!("snapshot.hurries");
-                self.hurry();
+                coverage!("snapshot.rate_doubled");
+                self.double_rate();
             }
         }
         self.catch_up.pace = Some(Pace { at: self.now, generation, received, of, log_grown });
@@ -395,7 +315,8 @@ impl Replica {
             fetch.repeated += 1;
             coverage!("snapshot.repeated");
             let (source, id, received) = (fetch.source, fetch.id, fetch.received);
-            // The pieces received are worth some patience with their source. Without any, another source will do.
+            // The pieces received are worth some patience with their source. Without any, another
+            // source will do.
             let silent_us = self.peers.heard.get(&source).map_or(u64::MAX, |at| self.now.since_us(*at));
             let is_pointless = id == 0 && silent_us >= self.options.election_max_us;
             if fetch.repeated > PATIENCE || is_pointless {
@@ -507,9 +428,9 @@ impl Replica {
         }
     }
 
-    /// Installing a snapshot may promise a view for which no candidate has a quorum of promises, since a source that has
-    /// started again knows no better view than the one it promised. So it waits for the end of a lease like any other
-    /// promise.
+    /// Installing a snapshot may promise a view for which no candidate has a quorum of promises,
+    /// since a source that has started again knows no better view than the one it promised. So it
+    /// waits for the end of a lease like any other promise.
     fn finish_when_free(&mut self, state: ReplicatedState) {
         if self.lease_forbids_install() {
             coverage!("snapshot.waits_for_lease");
@@ -550,7 +471,8 @@ impl Replica {
         self.peers.reports.keys().find_map(|id| self.digests.refused(*id, &self.membership))
     }
 
-    /// Whether a database with this state is the one that was announced, and takes this replica forward.
+    /// Whether a database with this state is the one that was announced, and takes this replica
+    /// forward.
     fn fits(&mut self, state: &ReplicatedState) -> bool {
         let Some(fetch) = &self.catch_up.fetch else { return false };
         let source = fetch.source;

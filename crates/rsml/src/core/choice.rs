@@ -1,16 +1,18 @@
 //! Which log a candidate adopts (rules 2 and 7).
 //!
-//! The greatest log, by (accepted view, length), of any quorum that promised holds everything that may have been chosen.
-//! Entries that disks have lost count in that length, and some replica must supply them before the log is adopted: one
-//! with the same accepted view, or one that knows them to be committed. If that is impossible for the greatest log of all
-//! promises, it may be possible for that of another quorum among them. When all voters have promised and nobody can supply
-//! an entry, the entry can have been chosen only if a quorum holds or has lost it; otherwise the log is cut there.
+//! The greatest log, by (accepted view, length), of any quorum that promised holds everything that
+//! may have been chosen. Entries that disks have lost count in that length, and some replica must
+//! supply them before the log is adopted: one with the same accepted view, or one that knows them
+//! to be committed. If that is impossible for the greatest log of all promises, it may be possible
+//! for that of another quorum among them. When all voters have promised and nobody can supply an
+//! entry, the entry can have been chosen only if a quorum holds or has lost it; otherwise the log
+//! is cut there.
 
 use std::collections::BTreeMap;
 
 use crate::{ReplicaId, Sequence, View};
 
-/// What a voter reported in its promise.
+/// The contents of a voter's promise.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Promised {
     /// The view whose log it has.
@@ -37,7 +39,7 @@ pub struct Best {
     pub last: Sequence,
 }
 
-/// What follows from the promises.
+/// The conclusion from a set of promises.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Choice {
     /// Adopt this log.
@@ -58,7 +60,8 @@ pub enum Choice {
 pub enum Source {
     /// This replica's log has them through that sequence.
     Log(ReplicaId, Sequence),
-    /// They are gone from all logs that may supply them; this replica's database holds them through that sequence.
+    /// They are gone from all logs that may supply them; this replica's database holds them through
+    /// that sequence.
     Database(ReplicaId, Sequence),
 }
 
@@ -89,8 +92,8 @@ impl Promised {
     }
 }
 
-/// What a candidate does that knows everything through `commit` as committed, and holds it, given these promises out of
-/// `voters` voters.
+/// The conclusion of a candidate that holds everything through `commit` and knows it as committed,
+/// from these promises out of `voters` voters.
 pub fn choose_log(promises: &Promises, commit: Sequence, voters: usize) -> Choice {
     let quorum = voters / 2 + 1;
     let all: Vec<&Promised> = promises.values().collect();
@@ -129,8 +132,8 @@ fn first_unfillable(promises: &Promises, best: Best, commit: Sequence) -> Option
     None
 }
 
-/// The replica that supplies the entry `next` of the log `best`: `preferred` if it can, else the one that supplies most from
-/// there on.
+/// The replica that supplies the entry `next` of the log `best`: `preferred` if it can, else the
+/// one that supplies most from there on.
 pub fn source(promises: &Promises, best: Best, next: Sequence, preferred: Option<ReplicaId>) -> Option<Source> {
     let runs = promises.iter().filter_map(|(id, p)| Some((*id, p.run(best, next)?)));
     let from_log = runs.max_by_key(|(id, end)| (Some(*id) == preferred, *end)).map(|(id, end)| Source::Log(id, end));

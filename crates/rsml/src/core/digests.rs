@@ -1,19 +1,22 @@
 //! Whether every replica computes the same database from the same log (safety rule 12).
 //!
-//! Each replica records its running digest at every sequence that is a multiple of the digest interval, keeps the last
-//! [`KEPT`], and sends them to the others with its reports. Digests of *equal* sequences are compared, of the present start
-//! of each replica only. A replica whose digest a majority contradicts has *diverged*: it stops. If no majority is possible
-//! any more, or none appeared in the time that a few elections take, it is unknown which replica is right, and every
-//! replica that notices stops. A diverged peer sends nothing more; its last digests are excluded from later comparisons.
+//! Each replica records its running digest at every sequence that is a multiple of the digest
+//! interval, keeps the last [`KEPT`], and sends them to the others with its reports. Digests of
+//! *equal* sequences are compared, of the present start of each replica only. A replica whose
+//! digest a majority contradicts has *diverged*: it stops. If no majority is possible any more, or
+//! none appeared in the time that a few elections take, it is unknown which replica is right, and
+//! every replica that notices stops. A diverged peer sends nothing more; its last digests are
+//! excluded from later comparisons.
 //!
-//! A digest counts as a vote only if the replica computed it by executing the log. A replica restored from a snapshot
-//! *inherited* its digest from the donor, and says nothing about whether the donor is right. Its digests are votes again
-//! once it is known to have agreed, at the end of the inherited part or later, with a replica that it contradicts now: the
-//! two had computed the same until then, and everything after that it computed itself. A snapshot whose digests others
+//! A digest counts as a vote only if the replica computed it by executing the log. A replica
+//! restored from a snapshot *inherited* its digest from the donor, and says nothing about whether
+//! the donor is right. Its digests are votes again once it is known to have agreed, at the end of
+//! the inherited part or later, with a replica that it contradicts now: the two had computed the
+//! same until then, and everything after that it computed itself. A snapshot whose digests others
 //! contradict is not installed at all, unless a majority has the same digests.
 //!
-//! The digest is a fold over everything executed, so one difference shows at every later sequence as well. A digest that
-//! was lost, or is no longer kept, is made up for by the next one.
+//! The digest is a fold over everything executed, so one difference shows at every later sequence
+//! as well. A digest that was lost, or is no longer kept, is made up for by the next one.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -40,11 +43,11 @@ pub struct Divergence {
     pub own: u64,
     /// The digests of the others, as far as they have reported them.
     pub others: BTreeMap<ReplicaId, u64>,
-    /// What follows from them.
+    /// Whether a majority is known.
     pub kind: DivergenceKind,
 }
 
-/// What the comparison shows.
+/// The outcome of comparing digests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum DivergenceKind {
     /// A majority agrees on another digest: this replica's database is wrong.
@@ -104,8 +107,8 @@ pub struct DivergedPeer {
     pub found: u64,
 }
 
-/// A snapshot that this replica needs and did not install: the digests of another replica contradict it, and it is not known
-/// yet which of the two is right.
+/// A snapshot that this replica needs and did not install: the digests of another replica
+/// contradict it, and it is not known yet which of the two is right.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct RefusedCopy {
     /// The replica whose database it is.
@@ -130,8 +133,8 @@ impl fmt::Display for RefusedCopy {
     }
 }
 
-/// The digests in a refused snapshot, and the disk that it came from. `inherited` changes when that replica installs a
-/// snapshot itself.
+/// The digests in a refused snapshot, and the disk that it came from. `inherited` changes when that
+/// replica installs a snapshot itself.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Refusal {
     disk: DiskId,
@@ -164,7 +167,8 @@ pub struct Digests {
     /// The last digest of this replica that was sent to the peers.
     last_published: Sequence,
     reports: u64,
-    /// For how long a mismatch has been undecided while this replica ran, and when that was last judged.
+    /// For how long a mismatch has been undecided while this replica ran, and when that was last
+    /// judged.
     undecided_us: u64,
     judged: Instant,
     /// Some peer's digest differs from that of this replica at the same sequence.
@@ -173,7 +177,8 @@ pub struct Digests {
 }
 
 impl Digests {
-    /// `recorded`: the newest digests of this replica's database, which was restored from a snapshot through `inherited`.
+    /// `recorded`: the newest digests of this replica's database, which was restored from a
+    /// snapshot through `inherited`.
     pub fn new(options: &CoreOptions, recorded: &[(Sequence, u64)], inherited: Sequence, now: Instant) -> Digests {
         Digests {
             interval: options.digest_interval,
@@ -191,8 +196,8 @@ impl Digests {
         }
     }
 
-    /// Whether a snapshot of the source with these digests must not be installed. Such a snapshot is not worth fetching
-    /// again before more is known: see [`Digests::refused`].
+    /// Whether a snapshot of the source with these digests must not be installed. Such a snapshot
+    /// is not worth fetching again before more is known: see [`Digests::refused`].
     pub fn refuse(&mut self, source: ReplicaId, recorded: &[(Sequence, u64)], membership: &Membership) -> bool {
         if self.contradiction(source, recorded, membership).is_none() {
             return false;
@@ -205,8 +210,9 @@ impl Digests {
         true
     }
 
-    /// The snapshot of that peer that was refused, if it would be refused again. Once the peer no longer reports the
-    /// sequences that were recorded in it, nothing is known of the snapshots that it makes now.
+    /// The snapshot of that peer that was refused, if it would be refused again. Once the peer no
+    /// longer reports the sequences that were recorded in it, nothing is known of the snapshots
+    /// that it makes now.
     pub fn refused(&self, source: ReplicaId, membership: &Membership) -> Option<RefusedCopy> {
         let recorded = &self.refusals.get(&source)?.recorded;
         let told = self.peers.get(&source).and_then(|peer| peer.values.keys().next());
@@ -219,8 +225,9 @@ impl Digests {
         self.refusals.clear();
     }
 
-    /// Where a peer other than `source` has another digest than a snapshot of the source with these digests, unless a
-    /// majority, the source included, has the same: that majority could go on without this replica anyway.
+    /// Where a peer other than `source` has another digest than a snapshot of the source with these
+    /// digests, unless a majority, the source included, has the same: that majority could go on
+    /// without this replica anyway.
     fn contradiction(
         &self,
         source: ReplicaId,
@@ -241,8 +248,8 @@ impl Digests {
         is_refused.then(|| RefusedCopy { source, sequence, found, others: told(&sequence) })
     }
 
-    /// A snapshot of a peer, which has applied everything through `inherited`, replaces the database of this replica:
-    /// digests recorded before say nothing about it.
+    /// A snapshot of a peer, which has applied everything through `inherited`, replaces the
+    /// database of this replica: digests recorded before say nothing about it.
     pub fn replace(&mut self, inherited: Sequence, recorded: &[(Sequence, u64)], membership: &Membership) {
         coverage!("rule12.database_replaced");
         self.own.clear();
@@ -259,8 +266,8 @@ impl Digests {
         self.inherited
     }
 
-    /// The database of this replica reached these sequences with these digests. Digests of sequences that are inherited by
-    /// now are of the former database.
+    /// The database of this replica reached these sequences with these digests. Digests of
+    /// sequences that are inherited by now are of the former database.
     pub fn record(&mut self, recorded: &[(Sequence, u64)], membership: &Membership) {
         for (sequence, digest) in recorded.iter().filter(|(sequence, _)| *sequence > self.inherited) {
             self.own.insert(*sequence, *digest);
@@ -316,7 +323,8 @@ impl Digests {
         self.refusals.remove(&peer);
     }
 
-    /// Time passed. It counts towards [`PATIENCE`] only as far as this replica ran: a replica that was stalled has not waited.
+    /// Time passed. It counts towards [`PATIENCE`] only as far as this replica ran: a replica that
+    /// was stalled has not waited.
     pub fn tick(&mut self, now: Instant, most_us: u64, membership: &Membership) {
         let passed = now.since_us(self.judged).min(most_us);
         self.judged = now;
@@ -378,7 +386,8 @@ impl Digests {
         }
     }
 
-    /// How the digest at `at` counts of a replica that has these digests, and inherited its database through `inherited`.
+    /// How the digest at `at` counts of a replica that has these digests, and inherited its
+    /// database through `inherited`.
     fn vote(&self, values: &BTreeMap<Sequence, u64>, inherited: Sequence, at: Sequence) -> DigestVote {
         if inherited == Sequence::ZERO {
             return DigestVote::Computed;
@@ -457,7 +466,8 @@ enum Decision {
     OwnIsWrong {
         agreed: u64,
     },
-    /// No digest can get a majority any more, whatever the replicas report that have not been heard.
+    /// No digest can get a majority any more, whatever the replicas report that have not been
+    /// heard.
     Never,
     /// More reports may decide it.
     NotYet,

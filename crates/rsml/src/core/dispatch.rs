@@ -1,4 +1,5 @@
-//! Messages in and out: which ones are admitted, what handles them, and the header with which they leave.
+//! Messages in and out: which ones are admitted, what handles them, and the header with which they
+//! leave.
 
 use bytes::Bytes;
 
@@ -45,8 +46,9 @@ impl Replica {
         }
     }
 
-    /// Whether a message is of this cluster, of a disk that belongs, and not of a former start of it. From a disk that does
-    /// not belong, an observer's, only messages that help it to follow are admitted.
+    /// Whether a message is of this cluster, of a disk that belongs, and not of a former start of
+    /// it. From a disk that does not belong, an observer's, only messages that help it to follow
+    /// are admitted.
     fn admits(&mut self, sender: &MessageHeader, message: &Message) -> bool {
         let me = self.options.me;
         if sender.replica == me || !self.membership.contains(sender.replica) {
@@ -78,7 +80,8 @@ impl Replica {
     fn admits_disk(&self, sender: &MessageHeader, message: &Message) -> bool {
         match message {
             Message::Hello(_) | Message::Born(_) => true,
-            // A replica without a database does not know the voters. All it does is to install a snapshot.
+            // A replica without a database does not know the voters. All it does is to install a
+            // snapshot.
             _ if !self.membership.knows_voters() => {
                 matches!(message, Message::Report(_) | Message::SnapshotChunk(_) | Message::SnapshotRequest(_))
             }
@@ -89,7 +92,8 @@ impl Replica {
         }
     }
 
-    /// A primary follows the disk that now speaks under a number. Answers of a disk that does not belong are no votes.
+    /// A primary follows the disk that now speaks under a number. Answers of a disk that does not
+    /// belong are no votes.
     fn meet(&mut self, sender: &MessageHeader) {
         let is_voter = self.membership.is_voter(sender.replica, sender.disk_id);
         let now = self.now;
@@ -98,8 +102,9 @@ impl Replica {
         }
     }
 
-    /// Sends a message, unless this start of the replica is not durable yet: after a crash, the next start would have the same
-    /// number, and this message could be taken for one of that start.
+    /// Sends a message, unless this start of the replica is not durable yet: after a crash, the
+    /// next start would have the same number, and this message could be taken for one of that
+    /// start.
     pub(super) fn send(&mut self, to: ReplicaId, message: Message, payload: Vec<Bytes>) {
         let hard = self.acceptor.hard();
         let durable = self.acceptor.durable();

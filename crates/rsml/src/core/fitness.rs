@@ -1,7 +1,7 @@
 //! Whether this replica should lead: its user lets it, its disk works, and it has space.
 //!
-//! None of this bears on safety. A replica that should not lead votes and follows like any other, and leads if it must: a
-//! primary is replaced only if another replica can do better.
+//! None of this bears on safety. A replica that should not lead votes and follows like any other,
+//! and leads if it must: a primary is replaced only if another replica can do better.
 
 use super::replica::Replica;
 use crate::message::Report;
@@ -25,14 +25,15 @@ impl Duty {
     }
 }
 
-/// Measures how long the disk takes, once per tick. Time in which this replica itself was stalled does not count: each
-/// measurement adds no more than `most_us`.
+/// Measures how long the disk takes, once per tick. Time in which this replica itself was stalled
+/// does not count: each measurement adds no more than `most_us`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct DiskWatch {
     /// The oldest log write that is not done.
     oldest: Option<WriteId>,
     looked: Instant,
-    /// For how long it has been the oldest, and for how much of that time the others were ahead of this primary because of it.
+    /// For how long it has been the oldest, and for how much of that time the others were ahead of
+    /// this primary because of it.
     waits_us: u64,
     behind_us: u64,
     /// The longest time that a log write took lately.
@@ -71,8 +72,8 @@ impl DiskWatch {
 }
 
 impl Replica {
-    /// Whether to stand for election now. A replica without space leaves that to those that have some, unless nobody leads for
-    /// long.
+    /// Whether to stand for election now. A replica without space leaves that to those that have
+    /// some, unless nobody leads for long.
     pub(super) fn may_stand(&self) -> bool {
         let leaderless_us = self.views.leaderless_us(self.now);
         let defers = self.duty.is_full && leaderless_us < 4 * self.options.election_max_us && self.is_peer_fit();
@@ -149,29 +150,30 @@ impl Replica {
         self.duty.disk.waits_us >= self.options.election_min_us
     }
 
-    /// A quorum of others has long made durable what this replica's disk has not. If all disks are slow, or if the others are
-    /// no quorum, another primary would do no better. If space is lacking the disk does not hang: see
-    /// [`Replica::yield_if_unfit`].
+    /// A quorum of others has long made durable what this replica's disk has not. If all disks are
+    /// slow, or if the others are no quorum, another primary would do no better. If space is
+    /// lacking the disk does not hang: see [`Replica::yield_if_unfit`].
     fn disk_hangs(&self) -> bool {
         let patience_us = self.duty.disk.patience_us(self.options.election_min_us, self.options.election_max_us);
         !self.duty.is_full && self.duty.disk.behind_us >= patience_us
     }
 
-    /// A primary that should not lead lets another replica lead, if one should. True if it leads no more.
+    /// A primary that should not lead lets another replica lead, if one should. True if it leads no
+    /// more.
     pub(super) fn yield_if_unfit(&mut self) -> bool {
         if self.disk_hangs() && self.successor().is_some() {
             coverage!("liveness.hanging_disk_resigns");
             self.resign();
             return true;
         }
-        // A new primary needs durable promises of a quorum: if too few replicas have space, nobody would lead, and reads
-        // would stop.
+        // A new primary needs durable promises of a quorum: if too few replicas have space, nobody
+        // would lead, and reads would stop.
         let should_lead = self.may_lead() && (!self.duty.is_full || self.lacks_space());
         if !should_lead && self.now >= self.timers.next_transfer && self.transfer.is_none() {
             let next = self.now.plus_us(4 * self.options.election_max_us);
             // Without a successor this replica goes on leading.
             if self.begin_transfer(None, next).is_ok() {
-                coverage!("liveness.hands_over_unfit");
+                coverage!("liveness.transfers_when_unfit");
                 self.timers.next_transfer = next;
             }
         }

@@ -1,4 +1,5 @@
-//! Requests and reads of this replica's callers on their way to the primary, which may be this replica itself.
+//! Requests and reads of this replica's callers on their way to the primary, which may be this
+//! replica itself.
 
 use bytes::Bytes;
 
@@ -99,7 +100,8 @@ impl Replica {
         }
     }
 
-    /// Asks the primary again for a round that seems lost. Heartbeats repeat the rounds of a primary.
+    /// Asks the primary again for a round that seems lost. Heartbeats repeat the rounds of a
+    /// primary.
     pub(super) fn retry_reads(&mut self) {
         let Some(round) = self.reads.retry(self.now, self.options.retry_us) else { return };
         if let Some(primary) = self.primary().filter(|primary| *primary != self.options.me) {
@@ -107,8 +109,8 @@ impl Replica {
         }
     }
 
-    /// Ends the round in flight once it is certain that this primary led when the round began: a quorum, this replica
-    /// included, has answered it, or lets nobody else lead now.
+    /// Ends the round in flight once it is certain that this primary led when the round began: a
+    /// quorum, this replica included, has answered it, or lets nobody else lead now.
     fn confirm_reads(&mut self) {
         let quorum = self.membership.quorum();
         let Some(round) = self.reads.awaited() else { return };

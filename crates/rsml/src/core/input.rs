@@ -1,9 +1,10 @@
-//! What the core is told: messages, calls of local users, completions of its driver, and the passing of time.
+//! The inputs of the core: messages, calls of local users, completions of its driver, and the
+//! passing of time.
 
 use bytes::Bytes;
 
-use super::catch_up::{InstallEvent, SnapshotPiece};
 use super::output::LogRead;
+use super::snapshot::{InstallEvent, SnapshotPiece};
 use crate::message::MessageHeader;
 use crate::{Instant, Message, ReplicaId, Sequence, Sessions, WriteId};
 
@@ -15,7 +16,8 @@ pub struct RequestId(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ReadId(pub u64);
 
-/// Names a transfer of leadership that a local caller asked for; chosen by the driver, never used twice.
+/// Names a transfer of leadership that a local caller asked for; chosen by the driver, never used
+/// twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TransferId(pub u64);
 
@@ -39,13 +41,13 @@ pub enum Input {
     Propose {
         /// The name of the request in the outputs.
         id: RequestId,
-        /// What to execute; opaque to the core.
+        /// The request to execute; opaque to the core.
         payload: Bytes,
     },
     /// The caller of the request gave up: a request that has no number yet is taken back.
     Cancel(RequestId),
-    /// The caller of the request with this number in the replica's own session gave up: the request is replaced by a void,
-    /// as far as that is still possible.
+    /// The caller of the request with this number in the replica's own session gave up: the request
+    /// is replaced by a void, as far as that is still possible.
     GiveUp(u64),
     /// A local caller wants a linearizable read point.
     Read(ReadId),
@@ -64,14 +66,15 @@ pub enum Input {
     Eligible(bool),
     /// Whether storage has space for more writes. At start it has.
     Space(bool),
-    /// Whether storage has far more space than it needs: enough to keep the log for a peer that installs a snapshot, however
-    /// much is written meanwhile. At start it has.
+    /// Whether storage has far more space than it needs: enough to keep the log for a peer that
+    /// installs a snapshot, however much is written meanwhile. At start it has.
     Room(bool),
     /// This replica is about to stop: it stops leading.
     Stopping,
     /// Storage completed every log write up to and including this one.
     Durable(WriteId),
-    /// The executor applied everything through `sequence`, which left these sessions, time and digest.
+    /// The executor applied everything through `sequence`, which left these sessions, time and
+    /// digest.
     Applied {
         /// The last value applied.
         sequence: Sequence,

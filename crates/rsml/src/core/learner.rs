@@ -1,11 +1,12 @@
-//! The learner: how far the log is known to be chosen, and how far it has been handed out for execution.
+//! The learner: how far the log is known to be chosen, and how far it has been handed out for
+//! execution.
 //!
-//! A commit point learned in view w says something about this replica's log only once that log is w's, or a later view's
-//! (rule 5). Until then it is remembered and not acted on. Invariants: `delivered <= commit <= log.last()`, and neither
-//! goes back.
+//! A commit point learned in view w says something about this replica's log only once that log is
+//! w's, or a later view's (rule 5). Until then it is remembered and not acted on. Invariants:
+//! `delivered <= commit <= log.last()`, and neither goes back.
 //!
-//! *Learner* has the meaning of Paxos here. A replica that follows without a vote, which Raft calls a learner, is an
-//! observer.
+//! *Learner* has the meaning of Paxos here. A replica that follows without a vote, which Raft calls
+//! a learner, is an observer.
 
 use crate::{Sequence, View};
 
@@ -18,11 +19,13 @@ pub struct Learner {
     commit: Sequence,
     /// The view in which that was learned, for entries above `installed`.
     commit_view: View,
-    /// Entries through here were received as committed, and written as such whatever the log's view (rule 10).
+    /// Entries through here were received as committed, and written as such whatever the log's view
+    /// (rule 10).
     installed: Sequence,
     /// Those were chosen in this view or a lower one.
     installed_view: View,
-    /// The newest commit point that was heard, and its view. It is acted on once the log is that view's.
+    /// The newest commit point that was heard, and its view. It is acted on once the log is that
+    /// view's.
     heard: (View, Sequence),
     /// Entries through here were handed to the executor.
     delivered: Sequence,
@@ -31,7 +34,8 @@ pub struct Learner {
 }
 
 impl Learner {
-    /// `applied`: the last entry that the database has applied. All of these were committed, in views not above `promised`.
+    /// `applied`: the last entry that the database has applied. All of these were committed, in
+    /// views not above `promised`.
     pub fn new(applied: Sequence, promised: View) -> Learner {
         Learner {
             commit: applied,
@@ -59,7 +63,8 @@ impl Learner {
         self.applied
     }
 
-    /// The primary of `view` said, or the votes of a quorum in it showed, that its log is chosen through `commit`.
+    /// The primary of `view` said, or the votes of a quorum in it showed, that its log is chosen
+    /// through `commit`.
     pub fn observe_commit(&mut self, view: View, commit: Sequence, acceptor: &Acceptor) {
         self.heard = self.heard.max((view, commit));
         self.advance(acceptor);
@@ -99,7 +104,8 @@ impl Learner {
         self.commit_view.max(self.installed_view)
     }
 
-    /// The first and the last of the entries to execute next, as far as rule 5 allows; `None` when there are none.
+    /// The first and the last of the entries to execute next, as far as rule 5 allows; `None` when
+    /// there are none.
     pub fn deliverable(&self, acceptor: &Acceptor) -> Option<(Sequence, Sequence)> {
         let known = if acceptor.durable().accepted_view >= self.commit_view { self.commit } else { self.installed };
         let to = known.min(acceptor.stable());
@@ -109,7 +115,8 @@ impl Learner {
         (to > self.delivered).then(|| (self.delivered.next(), to))
     }
 
-    /// Entries through `to` are handed to the executor. `durable_view`: the view of the log on disk.
+    /// Entries through `to` are handed to the executor. `durable_view`: the view of the log on
+    /// disk.
     pub fn deliver(&mut self, to: Sequence, durable_view: View) {
         assert!(to > self.delivered && to <= self.commit, "delivering {to} beyond the commit point {}", self.commit);
         let vouches = to <= self.installed || durable_view >= self.commit_view;

@@ -1,8 +1,9 @@
 //! The part of the log that is held in memory.
 //!
-//! It is contiguous from `first` to `last`; entries below `first` are on disk only. It is the end of the log that storage
-//! will hold once every log write is done. Entries that the disk has lost are *holes*: they count in the log's length, and
-//! nothing else is known of them until a peer supplies them.
+//! It is contiguous from `first` to `last`; entries below `first` are on disk only. It is the end
+//! of the log that storage will hold once every log write is done. Entries that the disk has lost
+//! are *holes*: they count in the log's length, and nothing else is known of them until a peer
+//! supplies them.
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -74,7 +75,8 @@ impl Log {
         ranges
     }
 
-    /// The entries from `from` on, until `to`, a hole or `max_bytes` is reached; at least one if there is one.
+    /// The entries from `from` on, until `to`, a hole or `max_bytes` is reached; at least one if
+    /// there is one.
     pub fn read(&self, from: Sequence, to: Sequence, max_bytes: usize) -> Vec<Bytes> {
         assert!(from >= self.first, "entry {from} is not in memory, which starts at {}", self.first);
         let mut bytes = 0;

@@ -1,12 +1,13 @@
-//! Who belongs to the cluster, who votes, and how many votes are a majority.
+//! The members of the cluster, the voters among them, and how many votes are a majority.
 //!
-//! Every part of the core that counts votes or addresses peers asks the one [`Membership`] of its replica. Today the
-//! members come from the settings and never change; the voters come from the replicated [`Configuration`]. A change of
-//! members (a configuration of a later epoch, taken from the log) will only have to replace both in
-//! [`Membership::adopt`].
+//! Every part of the core that counts votes or addresses peers asks the one [`Membership`] of its
+//! replica. Today the members come from the settings and never change; the voters come from the
+//! replicated [`Configuration`]. A change of members (a configuration of a later epoch, taken from
+//! the log) will only have to replace both in [`Membership::adopt`].
 //!
-//! A member's number and a voter are not the same: when a disk is lost and replaced, the number stays a voter's, and the
-//! new disk is an *observer*, which follows the log under that number without a vote.
+//! A member's number and a voter are not the same: when a disk is lost and replaced, the number
+//! stays a voter's, and the new disk is an *observer*, which follows the log under that number
+//! without a vote.
 
 use std::collections::BTreeMap;
 
@@ -19,14 +20,17 @@ pub struct Membership {
     me: ReplicaId,
     /// The number of the configuration that names the voters; 0 before it is known.
     epoch: Epoch,
-    /// Every member, this replica included, and where its peers reach it, as far as that is known here.
+    /// Every member, this replica included, and where its peers reach it, as far as that is known
+    /// here.
     members: BTreeMap<ReplicaId, Option<PeerAddress>>,
-    /// The members that vote, each with the one disk whose answers count. Empty until the configuration is known.
+    /// The members that vote, each with the one disk whose answers count. Empty until the
+    /// configuration is known.
     voters: BTreeMap<ReplicaId, DiskId>,
 }
 
 impl Membership {
-    /// The members that the settings of replica `me` name, `me` included: 1 to 7. None is known as a voter yet.
+    /// The members that the settings of replica `me` name, `me` included: 1 to 7. None is known as
+    /// a voter yet.
     pub fn new(me: ReplicaId, members: impl IntoIterator<Item = ReplicaId>) -> Membership {
         let members = members.into_iter().map(|member| (member, None)).collect();
         Membership { me, epoch: Epoch(0), members, voters: BTreeMap::new() }
@@ -76,8 +80,8 @@ impl Membership {
         self.members.get(&member)?.as_ref()
     }
 
-    /// Whether the voters are known. A replica without a database does not know them, nor does one that belongs to no
-    /// cluster yet.
+    /// Whether the voters are known. A replica without a database does not know them, nor does one
+    /// that belongs to no cluster yet.
     pub fn knows_voters(&self) -> bool {
         !self.voters.is_empty()
     }
@@ -102,7 +106,8 @@ impl Membership {
         self.voting_disk(replica) == Some(disk)
     }
 
-    /// How many replicas the majority is counted of: the voters, or all members while the voters are not known.
+    /// How many replicas the majority is counted of: the voters, or all members while the voters
+    /// are not known.
     pub fn electorate(&self) -> usize {
         if self.knows_voters() { self.voters.len() } else { self.members.len() }
     }
@@ -112,7 +117,8 @@ impl Membership {
         self.electorate() / 2 + 1
     }
 
-    /// The record with which this cluster began: correct only as long as no change of members has taken place.
+    /// The record with which this cluster began: correct only as long as no change of members has
+    /// taken place.
     pub fn birth_record(&self, cluster_id: ClusterId) -> BirthRecord {
         BirthRecord::new(cluster_id, &self.voters)
     }
@@ -166,7 +172,7 @@ mod tests {
     #[test]
     fn only_the_disk_of_the_configuration_votes_under_a_number() {
         let mut membership = of_three();
-        assert!(!membership.is_voter(ME, DiskId(101)), "nobody votes before the configuration is known");
+        assert!(!membership.is_voter(ME, DiskId(101)), "no disk votes before the configuration is known");
         membership.adopt(&configuration(&[0, 1, 2]));
         assert_eq!(membership.epoch(), Epoch(1));
         assert!(membership.is_voter(ME, DiskId(101)));

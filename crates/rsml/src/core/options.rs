@@ -8,11 +8,13 @@ use crate::ReplicaId;
 pub struct CoreOptions {
     /// The replica that is run.
     pub me: ReplicaId,
-    /// The members of the cluster as the settings name them. The voters among them come from the log.
+    /// The members of the cluster as the settings name them. The voters among them come from the
+    /// log.
     pub membership: Membership,
     /// A primary sends something to each peer at least this often.
     pub heartbeat_us: u64,
-    /// A secondary that hears nothing for a random time from this one to `election_max_us` stands for election.
+    /// A secondary that hears nothing for a random time from this one to `election_max_us` stands
+    /// for election.
     pub election_min_us: u64,
     /// The longest such time.
     pub election_max_us: u64,
@@ -30,24 +32,26 @@ pub struct CoreOptions {
     pub stage_bytes: usize,
     /// Applied entries are kept in memory, for peers that lag behind, up to this many bytes.
     pub log_cache_bytes: usize,
-    /// While a replica lags behind or is away, the others keep entries for it in the log on disk up to about this many
-    /// bytes. A replica that needs older entries gets a snapshot instead; the entries that it needs after the snapshot are
-    /// kept in addition to these.
+    /// While a replica lags behind or is away, the others keep entries for it in the log on disk up
+    /// to about this many bytes. A replica that needs older entries gets a snapshot instead; the
+    /// entries that it needs after the snapshot are kept in addition to these.
     pub log_keep_bytes: u64,
     /// Most bytes in one piece of a snapshot.
     pub snapshot_chunk_bytes: usize,
-    /// Most bytes of a snapshot per second at first; 0: no limit. When the log grows faster than that, the rate is doubled
-    /// until the snapshot gains on the log.
+    /// Most bytes of a snapshot per second at first; 0: no limit. When the log grows faster than
+    /// that, the rate is doubled until the snapshot gains on the log.
     pub snapshot_bytes_per_second: u64,
     /// Most bytes of requests without an outcome; further requests are refused.
     pub max_request_bytes: usize,
     /// Most bytes of entries that are not applied yet; a primary proposes no more beyond that.
     pub max_unapplied_bytes: usize,
-    /// For how long secondaries let nobody else lead after they heard the primary, which meanwhile serves reads without
-    /// asking them. 0: no leases. Shorter than `election_min_us`, and the same on all replicas.
+    /// For how long secondaries let nobody else lead after they heard the primary, which meanwhile
+    /// serves reads without asking them. 0: no leases. Shorter than `election_min_us`, and the same
+    /// on all replicas.
     pub lease_us: u64,
-    /// The running digest is recorded at every multiple of this sequence, and compared with those of the other replicas.
-    /// The same on all replicas; the driver passes it to the [`crate::Applier`].
+    /// The running digest is recorded at every multiple of this sequence, and compared with those
+    /// of the other replicas. The same on all replicas; the driver passes it to the
+    /// [`crate::Applier`].
     pub digest_interval: u64,
     /// Differs from replica to replica; only timing depends on it.
     pub seed: u64,

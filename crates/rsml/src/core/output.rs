@@ -1,10 +1,10 @@
-//! What the core wants done.
+//! The outputs of the core: everything that its driver must do.
 
 use bytes::Bytes;
 
-use super::catch_up::{InstallStep, SnapshotRead};
 use super::digests::Divergence;
 use super::input::{ReadId, RequestId, TransferId};
+use super::snapshot::{InstallStep, SnapshotRead};
 use super::transfer::TransferError;
 use crate::{Message, Persist, ReplicaId, Sequence, View};
 
@@ -15,7 +15,8 @@ pub enum ReadPurpose {
     Follow(ReplicaId),
     /// A candidate that adopts this replica's log.
     Fetch(ReplicaId),
-    /// This replica, which has no entry in memory: the entries that follow the snapshot that it installs.
+    /// This replica, which has no entry in memory: the entries that follow the snapshot that it
+    /// installs.
     Tail,
 }
 
@@ -56,8 +57,8 @@ pub enum Refusal {
     StorageFull,
 }
 
-/// What is to be done now. Messages may be sent before the log writes are done: a message that claims something durable is
-/// only made once it is durable.
+/// Everything to be done now. Messages may be sent before the log writes are done: a message that
+/// claims something durable is only made once it is durable.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Outputs {
     /// Log writes, to be performed in this order.
@@ -70,25 +71,29 @@ pub struct Outputs {
     pub read_log: Vec<LogRead>,
     /// Reads that may be served from a database that has applied this sequence.
     pub read_ready: Vec<(ReadId, Sequence)>,
-    /// The number that each request got in this replica's session: it is executed under that number or never.
+    /// The number that each request got in this replica's session: it is executed under that number
+    /// or never.
     pub numbered: Vec<(RequestId, u64)>,
-    /// Requests of this replica's session that got a number and were never sent: they will not be executed. The voids that
-    /// replace them are still applied later.
+    /// Requests of this replica's session that got a number and were never sent: they will not be
+    /// executed. The voids that replace them are still applied later.
     pub withdrawn: Vec<u64>,
-    /// Entries below this are in this replica's database for good, and are no longer kept for others.
+    /// Entries below this are in this replica's database for good, and are no longer kept for
+    /// others.
     pub trim: Option<Sequence>,
     /// Pieces of this replica's database to read for peers.
     pub read_snapshot: Vec<SnapshotRead>,
-    /// Steps of building a database from a peer's snapshot, next to the present database, in this order.
+    /// Steps of building a database from a peer's snapshot, next to the present database, in this
+    /// order.
     pub install: Vec<InstallStep>,
-    /// The database of this generation replaces the present one, after everything delivered so far has been applied and
-    /// before anything delivered later is.
+    /// The database of this generation replaces the present one, after everything delivered so far
+    /// has been applied and before anything delivered later is.
     pub switch: Option<u64>,
     /// Requests that will not be executed, and why.
     pub refused: Vec<(RequestId, Refusal)>,
-    /// Transfers asked for here that have ended: the replica that leads now, or why the primary is the same as before.
+    /// Transfers asked for here that have ended: the replica that leads now, or why the primary is
+    /// the same as before.
     pub transferred: Vec<(TransferId, Result<ReplicaId, TransferError>)>,
-    /// This replica's database is not what the log says, or it is unknown whose database is: the replica must stop serving,
-    /// and does nothing any more.
+    /// This replica's database is not what the log says, or it is unknown whose database is: the
+    /// replica must stop serving, and does nothing any more.
     pub diverged: Option<Divergence>,
 }

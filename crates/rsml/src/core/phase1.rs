@@ -14,13 +14,14 @@ use crate::value::{Sessions, Value};
 use crate::{DiskId, ReplicaId, Sequence, View};
 
 impl Replica {
-    /// Promises `view`. Any lease that this replica granted is over by now, or was given up by the primary that held it.
+    /// Promises `view`. Any lease that this replica granted is over by now, or was given up by the
+    /// primary that held it.
     pub(super) fn promise(&mut self, view: View) {
         self.leases.granted = None;
         self.acceptor.promise(view);
     }
 
-    /// What this replica's promise reports, read from durable state at the moment it is sent.
+    /// The contents of this replica's promise, read from durable state at the moment it is sent.
     fn own_promise(&self) -> Promised {
         Promised {
             accepted_view: self.acceptor.durable().accepted_view,
@@ -31,7 +32,8 @@ impl Replica {
         }
     }
 
-    /// Sends the 1a of the campaign, and counts the promise of this replica, once that promise is durable.
+    /// Sends the 1a of the campaign, and counts the promise of this replica, once that promise is
+    /// durable.
     pub(super) fn ask_for_promises(&mut self) {
         let own = self.own_promise();
         let durable = self.acceptor.durable().promised;
@@ -69,9 +71,9 @@ impl Replica {
         self.replies.promise = Some((view, from));
     }
 
-    /// Sends the pending 1b once the promise is durable (rule 3). The log in it is read from durable state now, when all
-    /// inputs that waited have been taken and the message leaves: it covers everything that was on its way to the disk when
-    /// the 1a came, or was written after it.
+    /// Sends the pending 1b once the promise is durable (rule 3). The log in it is read from
+    /// durable state now, when all inputs that waited have been taken and the message leaves: it
+    /// covers everything that was on its way to the disk when the 1a came, or was written after it.
     pub(super) fn send_pending_promise(&mut self) {
         let Some((view, to)) = self.replies.promise else { return };
         let durable = *self.acceptor.durable();
@@ -118,8 +120,9 @@ impl Replica {
             return;
         }
         if self.views.is_primary() {
-            // The peer can follow only a higher view than this primary's. The primary may have lost its quorum to another
-            // one without knowing, so it asks for pre-votes like everybody before it stands.
+            // The peer can follow only a higher view than this primary's. The primary may have lost
+            // its quorum to another one without knowing, so it asks for pre-votes like everybody
+            // before it stands.
             coverage!("liveness.refused_primary");
             let is_expected = self.has_asked_successor();
             self.become_secondary(None);
@@ -133,7 +136,8 @@ impl Replica {
         }
     }
 
-    /// With a quorum of promises: adopts the greatest log (rules 2 and 7), and fetches the entries that are missing here.
+    /// With a quorum of promises: adopts the greatest log (rules 2 and 7), and fetches the entries
+    /// that are missing here.
     fn conclude_phase_1(&mut self) {
         let (me, voters, commit) = (self.options.me, self.membership.electorate(), self.learner.commit());
         let Some(campaign) = self.views.campaign_mut() else { return };
@@ -235,7 +239,8 @@ impl Replica {
         }
         let staged = self.acceptor.staging().expect("it was staged just now").last();
         if Some(staged) == before {
-            // A repetition. If it were answered, each message delivered twice would double all the following ones.
+            // A repetition. If it were answered, each message delivered twice would double all the
+            // following ones.
             return;
         }
         self.views.start_election_timer(self.now);
@@ -243,7 +248,8 @@ impl Replica {
         self.fetch_more();
     }
 
-    /// Continues with the entries that follow the staged ones: asks a replica that has them, or leads when none is missing.
+    /// Continues with the entries that follow the staged ones: asks a replica that has them, or
+    /// leads when none is missing.
     fn fetch_more(&mut self) {
         loop {
             let Some(campaign) = self.views.campaign_mut() else { return };
@@ -290,7 +296,8 @@ impl Replica {
         }
     }
 
-    /// Phase 1 is done: the log becomes this view's, with `entries` from `from` on and a no-op of the view's own.
+    /// Phase 1 is done: the log becomes this view's, with `entries` from `from` on and a no-op of
+    /// the view's own.
     fn lead(&mut self, from: Sequence, entries: Vec<Bytes>) {
         let campaign = self.views.lead(self.options.me);
         let best = campaign.best.expect("the log was chosen");
@@ -317,7 +324,8 @@ impl Replica {
         self.reads.restart();
     }
 
-    /// Where to begin with a peer: right after the part of its log that agrees according to its promise, or with a probe.
+    /// Where to begin with a peer: right after the part of its log that agrees according to its
+    /// promise, or with a probe.
     fn first_progress(&self, campaign: &Campaign, best: Best, peer: ReplicaId, disk: DiskId) -> Progress {
         match campaign.promises.get(&peer) {
             Some(p) if p.accepted_view == best.accepted_view => {
@@ -329,7 +337,8 @@ impl Replica {
         }
     }
 
-    /// Sessions and time as they will be once the whole log, with `entries` from `from` on, is applied.
+    /// Sessions and time as they will be once the whole log, with `entries` from `from` on, is
+    /// applied.
     fn log_end_state(&self, from: Sequence, entries: &[Bytes]) -> (Sessions, u64) {
         let mut sessions = self.applied.sessions.clone();
         let mut time_us = self.applied.time_us;

@@ -1,4 +1,5 @@
-//! The pre-vote: a replica that wants to stand for election first asks whether a quorum would elect it.
+//! The pre-vote: a replica that wants to stand for election first asks whether a quorum would elect
+//! it.
 
 use super::replica::Replica;
 use super::view_manager::{Campaign, Role};
@@ -27,8 +28,9 @@ impl Replica {
         self.views.next_view(self.acceptor.promised(), self.options.me)
     }
 
-    /// Grants unless a primary (other than the asker) was heard lately, or this replica leads or stands itself: two
-    /// candidates that grant each other pre-votes would keep pre-empting one another while their disks are slow.
+    /// Grants unless a primary (other than the asker) was heard lately, or this replica leads or
+    /// stands itself: two candidates that grant each other pre-votes would keep pre-empting one
+    /// another while their disks are slow.
     pub(super) fn on_pre_vote(&mut self, from: ReplicaId, message: PreVote) {
         let is_busy = matches!(self.views.role(), Role::Primary | Role::Preparing(_));
         let is_asker_primary = self.views.primary() == Some(from);
@@ -55,8 +57,8 @@ impl Replica {
         }
     }
 
-    /// Begins phase 1 by promising the new view; the 1a is sent once that promise is durable. `transferred_from`: the view
-    /// whose primary transferred its leadership to this replica.
+    /// Begins phase 1 by promising the new view; the 1a is sent once that promise is durable.
+    /// `transferred_from`: the view whose primary transferred its leadership to this replica.
     pub(super) fn start_campaign(&mut self, transferred_from: View) {
         self.become_secondary(None);
         if self.lease_forbids(self.options.me, transferred_from) {

@@ -1,5 +1,5 @@
-//! The primary: proposes values, sends its log to the peers (2a), counts their votes (2b), and steps down when it no longer
-//! hears a quorum.
+//! The primary: proposes values, sends its log to the peers (2a), counts their votes (2b), and
+//! steps down when it no longer hears a quorum.
 
 use bytes::Bytes;
 
@@ -82,7 +82,8 @@ impl Feed<'_> {
 }
 
 impl Replica {
-    /// Takes a 2b: a vote if it is a voter's. An observer reports in the same way how far it follows.
+    /// Takes a 2b: a vote if it is a voter's. An observer reports in the same way how far it
+    /// follows.
     pub(super) fn on_accepted(&mut self, sender: &MessageHeader, message: Accepted) {
         let (from, now, lease_us) = (sender.replica, self.now, self.options.lease_us);
         let last = self.acceptor.log().last();
@@ -145,8 +146,9 @@ impl Replica {
         }
     }
 
-    /// The commit rule (rule 4): an entry is chosen once a quorum holds it durably in the current view. A replica that
-    /// promises a higher view stops leading, so it chooses nothing in the lower one any more.
+    /// The commit rule (rule 4): an entry is chosen once a quorum holds it durably in the current
+    /// view. A replica that promises a higher view stops leading, so it chooses nothing in the
+    /// lower one any more.
     pub(super) fn choose(&mut self) {
         let quorum = self.membership.quorum();
         let Some(proposer) = &self.proposer else { return };
@@ -156,12 +158,14 @@ impl Replica {
         }
     }
 
-    /// Whether an entry of the current view is chosen, so that the commit point covers everything chosen before.
+    /// Whether an entry of the current view is chosen, so that the commit point covers everything
+    /// chosen before.
     pub(super) fn is_established(&self) -> bool {
         self.proposer.as_ref().is_some_and(|p| self.learner.commit() >= p.first_own())
     }
 
-    /// Whether this replica leads and has applied everything chosen before its view, and the first entry of its view.
+    /// Whether this replica leads and has applied everything chosen before its view, and the first
+    /// entry of its view.
     pub fn is_recovered(&self) -> bool {
         self.proposer.as_ref().is_some_and(|p| self.learner.applied() >= p.first_own())
     }
@@ -174,7 +178,7 @@ impl Replica {
         }
     }
 
-    /// What accepts are made of, and whom to send them; `None` unless this replica leads.
+    /// The contents of accepts, and the peers that get them; `None` unless this replica leads.
     fn feed(&mut self) -> Option<(Feed<'_>, &mut Proposer, &mut Outputs)> {
         let lease_us = self.wanted_lease_us(self.proposer.as_ref()?.view);
         let proposer = self.proposer.as_mut()?;
@@ -206,7 +210,7 @@ impl Replica {
         }
     }
 
-    /// Each tick while this replica leads: heartbeats, probes, and whether it should go on leading.
+    /// Each tick while this replica leads: heartbeats, probes, and whether it should keep leading.
     pub(super) fn tick_primary(&mut self) {
         let (now, election_us, retry_us) = (self.now, self.options.election_max_us, self.options.retry_us);
         let is_heartbeat = now >= self.timers.next_beat;
@@ -231,13 +235,15 @@ impl Replica {
             if is_heartbeat {
                 progress.request_answer();
             }
-            // A commit point that no entry carried, and that the peer does not wait for, is sent now.
+            // A commit point that no entry carried, and that the peer does not wait for, is sent
+            // now.
             progress.accept_due |= commit > progress.last_sent_commit;
         }
     }
 }
 
-/// Where to resume with a peer that said where its log ends, and the accepted view for which that holds.
+/// Where to resume with a peer that said where its log ends, and the accepted view for which that
+/// holds.
 fn resume_point(
     message: &Accepted,
     view: View,

@@ -4,51 +4,55 @@ use std::collections::VecDeque;
 
 use crate::{DiskId, Instant, Sequence, View};
 
-/// After this many `retry_us` without progress, entries that are being read from storage are taken for lost.
+/// After this many `retry_us` without progress, entries that are being read from storage are taken
+/// for lost.
 const LOG_READ_RETRIES: u64 = 10;
 
-/// What the primary does about one peer's log.
+/// The state of a peer, as its primary sees it.
 ///
 /// ```text
-///                 says where its log ends
-///     +---------+ -----------------------> +-----------+  next entry is on disk only   +------------+
-///     | Probing |                          | Streaming | ----------------------------> | ReadingLog |
-///     +---------+ <----------------------- +-----------+ <---------------------------- +------------+
-///       ^     ^     says there is a gap,         |          entries were read, or none       |
-///       |     |     or does not answer           | next entry is trimmed                     |
-///       |     |                                  v                                           |
-///       |     |     at the next heartbeat  +---------------+                                 |
-///       |     +--------------------------- | NeedsSnapshot |                                 |
-///       |                                  +---------------+                                 |
-///       |        reading takes too long, the peer says there is a gap, or does not answer    |
-///       +------------------------------------------------------------------------------------+
+///             says where its log ends
+/// +---------+ -----------------------> +-----------+  next entry is on disk only   +------------+
+/// | Probing |                          | Streaming | ----------------------------> | ReadingLog |
+/// +---------+ <----------------------- +-----------+ <---------------------------- +------------+
+///   ^     ^     says there is a gap,         |          entries were read, or none       |
+///   |     |     or does not answer           | next entry is trimmed                     |
+///   |     |                                  v                                           |
+///   |     |     at the next heartbeat  +---------------+                                 |
+///   |     +--------------------------- | NeedsSnapshot |                                 |
+///   |                                  +---------------+                                 |
+///   |        reading takes too long, the peer says there is a gap, or does not answer    |
+///   +------------------------------------------------------------------------------------+
 /// ```
 ///
 /// Etcd's raft draws the same states as probe, replicate and snapshot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum PeerState {
-    /// The end of its log is unknown: it is asked for that, and gets no entries until it has answered.
+    /// The end of its log is unknown: it is asked for that, and gets no entries until it has
+    /// answered.
     Probing {
-        /// What the question interrupted.
+        /// The state that the question interrupted.
         interrupted: Interrupted,
     },
     /// It gets entries from memory as they come, as many as its window has room for.
     Streaming,
     /// The entries that it needs next are being read from storage.
     ReadingLog,
-    /// The entries that it needs next are trimmed. It was told so, and gets a snapshot from another replica.
+    /// The entries that it needs next are trimmed. It has been notified, and fetches a snapshot
+    /// from another replica.
     NeedsSnapshot,
 }
 
-/// What a probe interrupted, which decides when an unanswered probe is replaced by a new one.
+/// The state that a probe interrupted, which decides when an unanswered probe is replaced by a new
+/// one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Interrupted {
     /// Nothing but streaming: a new probe once entries in flight make no progress.
     Streaming,
     /// A read of the log, which may still come to an end: a new probe after [`LOG_READ_RETRIES`].
     LogRead,
-    /// The peer installs a snapshot: a new probe with each heartbeat, since the answer to an old one may be from before the
-    /// snapshot.
+    /// The peer installs a snapshot: a new probe with each heartbeat, since the answer to an old
+    /// one may be from before the snapshot.
     Snapshot,
 }
 
@@ -65,7 +69,7 @@ pub struct Progress {
     pub matched: Sequence,
     /// Its log agrees with the primary's below `next`, provided that its accepted view is this one.
     pub agreed_view: View,
-    /// What the primary does about its log.
+    /// Whether entries can be sent to it now, and why not.
     state: PeerState,
     /// The number of the last log-end probe. An answer to an earlier probe does not count.
     pub probe: u64,
@@ -75,7 +79,8 @@ pub struct Progress {
     pub commit: Sequence,
     /// It lets nobody else lead before then, by this replica's clock: the lease that it granted.
     pub leased_until: Instant,
-    /// The messages with entries that it has not acknowledged: their last sequences and their bytes.
+    /// The messages with entries that it has not acknowledged: their last sequences and their
+    /// bytes.
     in_flight: VecDeque<(Sequence, usize)>,
     in_flight_bytes: usize,
     /// It no longer holds entries through here in a queue, so that they take nothing of its window.
@@ -126,7 +131,7 @@ impl Progress {
         Progress { state, probe: 1, ..Progress::streaming(disk, next, View::BIRTH, now) }
     }
 
-    /// What the primary does about its log.
+    /// Whether entries can be sent to it now, and why not.
     pub fn state(&self) -> PeerState {
         self.state
     }
@@ -141,8 +146,8 @@ impl Progress {
         self.state == PeerState::Streaming && self.in_flight_bytes < window_bytes
     }
 
-    /// Entries through `last` were sent in `view`. From here on its log agrees only as far as it receives them, in that
-    /// view: if it loses them, what it held before says nothing.
+    /// Entries through `last` were sent in `view`. From here on its log agrees only as far as it
+    /// receives them, in that view: if it loses them, what it held before says nothing.
     pub fn sent(&mut self, view: View, last: Sequence, bytes: usize, now: Instant) {
         self.agreed_view = view;
         if self.in_flight.is_empty() {
@@ -193,7 +198,8 @@ impl Progress {
         self.last_progress = now;
     }
 
-    /// It has answered the probe: its log ends before `next`, and agrees under accepted view `agreed_view`.
+    /// It has answered the probe: its log ends before `next`, and agrees under accepted view
+    /// `agreed_view`.
     pub fn resume_at(&mut self, next: Sequence, agreed_view: View) {
         self.state = PeerState::Streaming;
         self.next = next;
@@ -208,8 +214,8 @@ impl Progress {
         self.state = PeerState::ReadingLog;
     }
 
-    /// A read from storage is done. Whether it was for this peer, and the peer still waits for it: if it was probed
-    /// meanwhile, it does not.
+    /// A read from storage is done. Whether it was for this peer, and the peer still waits for it:
+    /// if it was probed meanwhile, it does not.
     pub fn finish_log_read(&mut self) -> bool {
         let is_awaited = self.state == PeerState::ReadingLog;
         match &mut self.state {

@@ -1,7 +1,8 @@
 //! The proposer: what only a primary knows. It lives exactly as long as the replica leads one view.
 //!
-//! Invariants: `matched` of a peer is only what the peer reported as durable *in this view*; the requests of a session
-//! enter the log in the order of their numbers, without holes and without repetition.
+//! Invariants: `matched` of a peer is only what the peer reported as durable *in this view*; the
+//! requests of a session enter the log in the order of their numbers, without holes and without
+//! repetition.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -11,7 +12,7 @@ use super::progress::Progress;
 use crate::value::{RequestBatch, Sessions, Value};
 use crate::{Boot, DiskId, Instant, ReplicaId, Sequence, View};
 
-/// What became of requests given to the proposer.
+/// The answer of the proposer to requests.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Admission {
     /// They will be proposed, except for those that are in the log already.
@@ -20,7 +21,8 @@ pub enum Admission {
     Gap(u64),
 }
 
-/// Most sessions, counting those of observers and of disks that are gone: each replaced disk leaves one.
+/// Most sessions, counting those of observers and of disks that are gone: each replaced disk leaves
+/// one.
 const MAX_SESSIONS: usize = 256;
 
 /// Most requests in one batch of a value.
@@ -48,8 +50,8 @@ pub struct Proposer {
 }
 
 impl Proposer {
-    /// A proposer of `view`, whose log was adopted with length `adopted` from a log of `adopted_view`. `sessions` and
-    /// `time_us`: as the end of that log leaves them.
+    /// A proposer of `view`, whose log was adopted with length `adopted` from a log of
+    /// `adopted_view`. `sessions` and `time_us`: as the end of that log leaves them.
     pub fn new(
         view: View,
         adopted: Sequence,
@@ -76,14 +78,15 @@ impl Proposer {
         self.adopted.next()
     }
 
-    /// Whether requests of that disk may be taken. Honest peers keep to a window, and each has one session.
+    /// Whether requests of that disk may be taken. Honest peers keep to a window, and each has one
+    /// session.
     pub fn has_room(&self, disk: DiskId, is_voter: bool, max_bytes: usize) -> bool {
         let is_known = is_voter || self.sessions.contains_key(&disk);
         self.waiting_bytes < max_bytes && (is_known || self.sessions.len() < MAX_SESSIONS)
     }
 
-    /// Takes the requests that come next in their session; those that are in the log already are skipped. `voids`: the
-    /// numbers of requests that are not to be executed.
+    /// Takes the requests that come next in their session; those that are in the log already are
+    /// skipped. `voids`: the numbers of requests that are not to be executed.
     pub fn admit(
         &mut self,
         disk: DiskId,
@@ -105,7 +108,8 @@ impl Proposer {
         // A sender may claim anything, so voids of requests that are not among these are dropped.
         voids.retain(|number| *number >= first);
         let received = RequestBatch { disk_id: disk.0.into(), boot: boot.0, first, payloads, voids };
-        let mut fresh = RequestBatch { first: last + 1, payloads: Vec::new(), voids: Vec::new(), ..received };
+        let payloads = Vec::with_capacity(received.payloads.len());
+        let mut fresh = RequestBatch { first: last + 1, payloads, voids: Vec::new(), ..received };
         received.advance_session(&mut session, |number, payload| {
             if payload.is_none() {
                 fresh.voids.push(number);
@@ -126,7 +130,8 @@ impl Proposer {
         !self.waiting.is_empty()
     }
 
-    /// Packs waiting requests into one value, up to `max_bytes` of payload but at least one request.
+    /// Packs waiting requests into one value, up to `max_bytes` of payload but at least one
+    /// request.
     pub fn pack(&mut self, now: Instant, max_bytes: usize) -> Value {
         let mut batches = Vec::new();
         let mut bytes = 0;
@@ -157,7 +162,8 @@ impl Proposer {
         Value { proposed_view: self.view.0, time_us: self.time(now), birth: None, batches }
     }
 
-    /// Replicated time continues from the last one in the log, at the pace of this replica's monotonic clock (rule 11).
+    /// Replicated time continues from the last one in the log, at the pace of this replica's
+    /// monotonic clock (rule 11).
     fn time(&mut self, now: Instant) -> u64 {
         self.time_us += now.since_us(self.time_at);
         self.time_at = self.time_at.max(now);
@@ -180,8 +186,8 @@ impl Proposer {
         self.peers.values().filter(|p| p.is_voter)
     }
 
-    /// Follows `disk` under that replica's number from now on, whatever disk was followed before: an observer's in place
-    /// of a lost one, or the voter's own again.
+    /// Follows `disk` under that replica's number from now on, whatever disk was followed before:
+    /// an observer's in place of a lost one, or the voter's own again.
     pub fn meet(&mut self, replica: ReplicaId, disk: DiskId, is_voter: bool, now: Instant) {
         if self.peers.get(&replica).is_none_or(|progress| progress.disk != disk) {
             let mut progress = Progress::probing(disk, self.first_own(), now);

@@ -1,7 +1,7 @@
 //! Random numbers for timing.
 
-/// A small deterministic generator (SplitMix64, Steele et al. 2014) that can be cloned, compared and hashed with the
-/// replica that owns it. Only timing depends on it.
+/// A small deterministic generator (SplitMix64, Steele et al. 2014) that can be cloned, compared
+/// and hashed with the replica that owns it. Only timing depends on it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Jitter(u64);
 

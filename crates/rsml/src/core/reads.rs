@@ -1,15 +1,17 @@
-//! Linearizable read points (Ongaro's thesis, section 6.4): before the primary names its commit point as one, a quorum
-//! confirms that it still leads.
+//! Linearizable read points (Ongaro's thesis, section 6.4): before the primary names its commit
+//! point as one, a quorum confirms that it still leads.
 //!
-//! A round that began before a read came may not serve it, so a read joins the next round (rule 8). One round is in flight,
-//! and the next one serves all reads that wait. A secondary asks the primary, in rounds of the same kind. The invariant: a
-//! read's point was the commit point of the confirmed view at some moment after the read came.
+//! A round that began before a read came may not serve it, so a read joins the next round (rule 8).
+//! One round is in flight, and the next one serves all reads that wait. A secondary asks the
+//! primary, in rounds of the same kind. The invariant: a read's point was the commit point of the
+//! confirmed view at some moment after the read came.
 
 use super::ReadId;
 use crate::{Boot, DiskId, Instant, ReplicaId, Sequence};
 
-/// Where the numbers of rounds begin: above those of former starts of the disk, and away from those of any other disk. A
-/// replaced disk counts its starts from 1 again, and an answer meant for the former disk must not be taken for one to this.
+/// Where the numbers of rounds begin: above those of former starts of the disk, and away from those
+/// of any other disk. A replaced disk counts its starts from 1 again, and an answer meant for the
+/// former disk must not be taken for one to this.
 pub fn first_round(disk: DiskId, boot: Boot) -> u64 {
     let bits = |from: u32| (disk.0 >> from) as u64 & 0x7fff;
     (bits(0) << 48) + (boot.0 << 32) + (bits(15) << 16)
@@ -59,8 +61,8 @@ impl Reads {
         self.waiting.push(reader);
     }
 
-    /// Takes a round of another replica. A replica has one round at a time, and asks again until it has an answer: a newer
-    /// question replaces the older one.
+    /// Takes a round of another replica. A replica has one round at a time, and asks again until it
+    /// has an answer: a newer question replaces the older one.
     pub fn push_remote(&mut self, replica: ReplicaId, round: u64) {
         let is_older = |reader: &&mut Reader| matches!(reader, Reader::Remote { replica: r, .. } if *r == replica);
         match self.waiting.iter_mut().find(is_older) {
@@ -102,7 +104,8 @@ impl Reads {
         self.in_flight.as_ref().map(|round| round.number)
     }
 
-    /// The round with this number is confirmed: returns its readers, and the commit point when it began.
+    /// The round with this number is confirmed: returns its readers, and the commit point when it
+    /// began.
     pub fn finish(&mut self, round: u64) -> Option<(Vec<Reader>, Sequence)> {
         if self.awaited() != Some(round) {
             return None;
@@ -110,8 +113,8 @@ impl Reads {
         self.in_flight.take().map(|round| (round.readers, round.point))
     }
 
-    /// The round in flight will get no answer: its local readers wait for the next one. Rounds of other replicas are dropped,
-    /// since those ask again.
+    /// The round in flight will get no answer: its local readers wait for the next one. Rounds of
+    /// other replicas are dropped, since those ask again.
     pub fn restart(&mut self) {
         if self.in_flight.is_some() {
             coverage!("rule8.rounds_restarted");
@@ -128,8 +131,9 @@ impl Reads {
         }
     }
 
-    /// The round to ask the primary for again, once it has had no answer for `retry_us`. It keeps its number: an answer to
-    /// the first question serves its readers as well, however long it takes.
+    /// The round to ask the primary for again, once it has had no answer for `retry_us`. It keeps
+    /// its number: an answer to the first question serves its readers as well, however long it
+    /// takes.
     pub fn retry(&mut self, now: Instant, retry_us: u64) -> Option<u64> {
         let round = self.in_flight.as_mut().filter(|round| now.since_us(round.started) >= retry_us)?;
         coverage!("rule8.round_repeated");

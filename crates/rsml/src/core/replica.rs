@@ -24,13 +24,13 @@ use crate::message::Report;
 use crate::value::{ReplicatedState, Sessions, Value};
 use crate::{Boot, ClusterId, DiskId, HardState, Instant, Recovered, ReplicaId, Sequence, View};
 
-/// What a replica starts from.
+/// Everything that a replica starts from.
 #[derive(Clone, Debug)]
 pub struct Start {
-    /// What storage found on the disk.
+    /// The log found on the disk.
     pub recovered: Recovered,
-    /// The entries after the last one that the database has applied; `None` for those that are lost. Empty if the log begins
-    /// later: the database is then installed from a peer's snapshot.
+    /// The entries after the last one that the database has applied; `None` for those that are
+    /// lost. Empty if the log begins later: the database is then installed from a peer's snapshot.
     pub entries: Vec<Option<Bytes>>,
     /// The state that the executor stored; the default for an empty database.
     pub state: ReplicatedState,
@@ -93,8 +93,8 @@ pub(super) struct PendingReplies {
     pub answer: Answer,
 }
 
-/// The replicated state as the last applied value left it. The rest of [`ReplicatedState`] is the membership, and the
-/// sequence up to which the learner knows everything as applied.
+/// The replicated state as the last applied value left it. The rest of [`ReplicatedState`] is the
+/// membership, and the sequence up to which the learner knows everything as applied.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Applied {
     pub sessions: Sessions,
@@ -108,7 +108,7 @@ impl From<ReplicatedState> for Applied {
     }
 }
 
-/// What this replica has on disk.
+/// The extent of log and database on disk.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Stored {
     /// The first entry of the log.
@@ -121,7 +121,7 @@ pub(super) struct Stored {
     pub log_grown: u64,
 }
 
-/// What is known of the peers.
+/// Facts known about the peers.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct PeerRecords {
     /// The newest start of each peer, by its number and whether its disk votes.
@@ -132,7 +132,7 @@ pub(super) struct PeerRecords {
     pub reports: BTreeMap<ReplicaId, Report>,
 }
 
-/// What bootstraps a cluster; see the module `birth`.
+/// The state of bootstrapping a cluster; see the module `birth`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Bootstrap {
     pub new_cluster_id: u128,
@@ -175,7 +175,8 @@ impl Replica {
         let Start { recovered, entries, state, new_disk_id, new_cluster_id } = start;
         let found = recovered.hard_state.unwrap_or_default();
         let is_born = found.cluster_id != ClusterId::NONE;
-        // The log does not continue where the database ends, or has lost the birth record: the voters are not known here.
+        // The log does not continue where the database ends, or has lost the birth record: the
+        // voters are not known here.
         let knows_nobody = is_born && state.sequence == Sequence::ZERO && matches!(entries.first(), None | Some(None));
         let needs_database = recovered.first > state.sequence.next() || knows_nobody;
         // Entries that were not read count as lost.
@@ -220,7 +221,8 @@ impl Replica {
         if is_born && log_holds_birth {
             learner.install(Sequence::BIRTH.max(applied), found.promised);
         }
-        // Peers cannot get entries that are lost; those that the database has not applied are holes of the log.
+        // Peers cannot get entries that are lost; those that the database has not applied are holes
+        // of the log.
         let lost_below = recovered.lost.iter().filter(|(from, _)| *from <= applied);
         let first_stored = lost_below.map(|(_, to)| to.next().min(applied.next())).max().unwrap_or(recovered.first);
         let first = first_stored.max(recovered.first).max(Sequence::BIRTH);
@@ -229,7 +231,8 @@ impl Replica {
             coverage!("snapshot.needs_database");
             catch_up.want(recovered.first.previous().max(Sequence::BIRTH));
         }
-        // It is not recorded which digests came with the snapshot, and which were computed after it was installed.
+        // It is not recorded which digests came with the snapshot, and which were computed after it
+        // was installed.
         let inherited = if found.generation > 0 { applied } else { Sequence::ZERO };
         Replica {
             now,
@@ -265,13 +268,14 @@ impl Replica {
         self.options.me
     }
 
-    /// What this replica's disk will hold besides the log, once every log write is done.
+    /// The hard state that the disk will hold once every log write is done.
     pub fn hard_state(&self) -> &HardState {
         self.acceptor.hard()
     }
 
-    /// Takes one input. Its effects are returned by the next [`Replica::ready`]. A driver that drains its queue before it
-    /// calls that lets many inputs share one batch, one disk write and one message.
+    /// Takes one input. Its effects are returned by the next [`Replica::ready`]. A driver that
+    /// drains its queue before it calls that lets many inputs share one batch, one disk write and
+    /// one message.
     pub fn step(&mut self, now: Instant, input: Input) {
         self.now = self.now.max(now);
         if self.digests.verdict().is_some() {
@@ -307,7 +311,8 @@ impl Replica {
                 self.after_durable();
             }
             Input::Applied { sequence, sessions, time_us, digest } => {
-                // The former database may still report what it applied before a snapshot replaced it.
+                // The former database may still report what it applied before a snapshot replaced
+                // it.
                 if sequence >= self.learner.applied() {
                     self.learner.apply(sequence);
                     self.finish_requests(&sessions);
@@ -322,7 +327,8 @@ impl Replica {
         }
     }
 
-    /// Everything to be done after the inputs taken since the last call. The driver must perform all of it.
+    /// Everything to be done after the inputs taken since the last call. The driver must perform
+    /// all of it.
     pub fn ready(&mut self, now: Instant) -> Outputs {
         self.now = self.now.max(now);
         if let Some(divergence) = self.digests.verdict().cloned() {
@@ -345,7 +351,8 @@ impl Replica {
         std::mem::take(&mut self.outputs)
     }
 
-    /// The last thing that a diverged replica does: it reports its digests, so that the others can name it.
+    /// The last thing that a diverged replica does: it reports its digests, so that the others can
+    /// name it.
     fn farewell(&mut self, divergence: Divergence) -> Outputs {
         self.outputs = Outputs::default();
         if !std::mem::replace(&mut self.has_left, true) {
@@ -366,10 +373,11 @@ impl Replica {
         self.retry_reads();
         let timed_out = self.views.election_timed_out(self.now);
         match self.views.role() {
-            Role::Unborn { .. } => self.call_founders(),
+            Role::Unborn { .. } => self.call_unborn_peers(),
             Role::Primary => self.tick_primary(),
             Role::Secondary => {
-                // A replica that waits for a snapshot could not lead, and would only keep others from it.
+                // A replica that waits for a snapshot could not lead, and would only keep others
+                // from it.
                 if timed_out && !self.is_catching_up() {
                     self.start_pre_vote();
                 }

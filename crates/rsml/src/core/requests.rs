@@ -1,12 +1,14 @@
 //! The requests of this replica's own session, from acceptance to outcome.
 //!
-//! A request gets its number only when there is a primary to send it to. Before that it can still be taken back, and is
-//! then never executed. Numbers are contiguous, so the outstanding requests are a queue: the present primary gets them in
-//! order, again from the first unanswered one whenever something may have been lost.
+//! A request gets its number only when there is a primary to send it to. Before that it can still
+//! be taken back, and is then never executed. Numbers are contiguous, so the outstanding requests
+//! are a queue: the present primary gets them in order, again from the first unanswered one
+//! whenever something may have been lost.
 //!
-//! A request with a number whose caller gives up becomes a *void*: its payload is dropped, and from then on a void is sent
-//! under its number. Whichever of the two is applied first counts, so the request is either executed or cancelled, and
-//! never both. A request that was never sent is cancelled from that moment on.
+//! A request with a number whose caller gives up becomes a *void*: its payload is dropped, and from
+//! then on a void is sent under its number. Whichever of the two is applied first counts, so the
+//! request is either executed or cancelled, and never both. A request that was never sent is
+//! cancelled from that moment on.
 
 use std::collections::VecDeque;
 
@@ -40,7 +42,8 @@ pub struct Requests {
     gap_filled: Option<Instant>,
 }
 
-/// Most requests without an outcome; more are refused. A request costs memory even when its payload is small or gone.
+/// Most requests without an outcome; more are refused. A request costs memory even when its payload
+/// is small or gone.
 const MAX_REQUESTS: usize = 1 << 20;
 
 /// Most requests in one message.
@@ -93,15 +96,16 @@ impl Requests {
         self.waiting.push_back((id, payload));
     }
 
-    /// Takes a request back. True if that was possible: the request had no number, and is never executed.
+    /// Takes a request back. True if that was possible: the request had no number, and is never
+    /// executed.
     pub fn cancel(&mut self, id: RequestId) -> bool {
         let Some(place) = self.waiting.iter().position(|(waiting, _)| *waiting == id) else { return false };
         self.bytes -= self.waiting.remove(place).map_or(0, |(_, payload)| payload.len());
         true
     }
 
-    /// Replaces the request with this number by a void, if it has no outcome yet. True if the request was never sent: it is
-    /// never executed.
+    /// Replaces the request with this number by a void, if it has no outcome yet. True if the
+    /// request was never sent: it is never executed.
     pub fn give_up(&mut self, number: u64) -> bool {
         let Some(place) = number.checked_sub(self.first) else { return false };
         let Some(request) = self.outstanding.get_mut(place as usize) else { return false };
@@ -114,9 +118,10 @@ impl Requests {
         number >= self.never_sent
     }
 
-    /// Numbers the requests that wait, and returns those that the target has not been sent yet: at most `max_bytes` (but at
-    /// least one), and no more than `window_bytes` sent without an outcome, so that a primary holds a bounded part of each
-    /// session. The numbers given now are added to `numbered`.
+    /// Numbers the requests that wait, and returns those that the target has not been sent yet: at
+    /// most `max_bytes` (but at least one), and no more than `window_bytes` sent without an
+    /// outcome, so that a primary holds a bounded part of each session. The numbers given now are
+    /// added to `numbered`.
     pub fn portion(
         &mut self,
         now: Instant,
@@ -169,8 +174,9 @@ impl Requests {
         self.last_progress = now;
     }
 
-    /// The primary lacks everything from `number` on. It says so for each message behind the gap, so the gap is filled only
-    /// once per `pause_us`; if that is lost, [`Requests::retry`] sends again.
+    /// The primary lacks everything from `number` on. It says so for each message behind the gap,
+    /// so the gap is filled only once per `pause_us`; if that is lost, [`Requests::retry`] sends
+    /// again.
     pub fn fill_gap(&mut self, number: u64, now: Instant, pause_us: u64) {
         if self.gap_filled.is_none_or(|at| now.since_us(at) >= pause_us) {
             coverage!("requests.gap_filled");

@@ -21,7 +21,8 @@ pub(super) struct Answer {
     pub due: bool,
     /// When the newest lease granted in this view was asked for, on the primary's clock.
     lease_from_us: u64,
-    /// What was last reported: the durable accepted view, the last entry that is durable, and the last one acknowledged.
+    /// The last report: the durable accepted view, the last entry that is durable, and the last one
+    /// acknowledged.
     last_sent: (View, Sequence, Sequence),
 }
 
@@ -70,8 +71,8 @@ impl Replica {
         self.views.reset_election_timer(self.now);
     }
 
-    /// The log is this view's: entries that follow its end are appended, and lost entries are repaired. False when there
-    /// would be a hole (rule 1).
+    /// The log is this view's: entries that follow its end are appended, and lost entries are
+    /// repaired. False when there would be a hole (rule 1).
     fn extend(&mut self, view: View, from: Sequence, entries: Vec<Bytes>) -> bool {
         let next = self.acceptor.log().sound_last().next();
         if from > next {
@@ -126,9 +127,10 @@ impl Replica {
         true
     }
 
-    /// Writes the committed part of the staged entries into the log once staging takes too much memory: below L_v this
-    /// leaves the accepted view and the log's tail as they are (rule 10). `view`: the one in which the commit point was
-    /// learned. A tail in which entries are lost cannot be written again, so everything stays staged in that case.
+    /// Writes the committed part of the staged entries into the log once staging takes too much
+    /// memory: below L_v this leaves the accepted view and the log's tail as they are (rule 10).
+    /// `view`: the one in which the commit point was learned. A tail in which entries are lost
+    /// cannot be written again, so everything stays staged in that case.
     pub(super) fn install_staged(&mut self, commit: Sequence, view: View) {
         let Some(staged) = self.acceptor.staging() else { return };
         let upto = commit.min(staged.last());
@@ -142,7 +144,8 @@ impl Replica {
         let count = (upto.0 + 1 - staging.from.0) as usize;
         let rest = staging.entries.split_off(count);
         let staged = std::mem::replace(&mut staging.entries, rest);
-        // Staging may begin above the commit point, where the log below agrees: that part is committed as well.
+        // Staging may begin above the commit point, where the log below agrees: that part is
+        // committed as well.
         let log = self.acceptor.log();
         let mut installed = log.read(commit.next().max(log.first()), staging.from.previous(), usize::MAX);
         installed.extend(staged);
@@ -188,9 +191,11 @@ impl Replica {
         self.send(primary, Message::Accepted(accepted), Vec::new());
     }
 
-    /// No entry received through here waits for the disk. Staged entries count, since staging has a bound of its own.
+    /// No entry received through here waits for the disk. Staged entries count, since staging has a
+    /// bound of its own.
     fn acknowledged(&self) -> Sequence {
-        // While the log is repaired, entries that were taken wait for missing entries, not for the disk.
+        // While the log is repaired, entries that were taken wait for missing entries, not for the
+        // disk.
         let stable = match self.acceptor.is_repairing() {
             true => self.acceptor.log().sound_last(),
             false => self.acceptor.stable(),
@@ -218,7 +223,8 @@ impl Replica {
         self.views.start_election_timer(self.now);
     }
 
-    /// The connection to `peer` ended, which may have lost messages, and may mean that the peer is dead.
+    /// The connection to `peer` ended, which may have lost messages, and may mean that the peer is
+    /// dead.
     pub(super) fn lost_connection(&mut self, peer: ReplicaId) {
         if let Some(proposer) = &mut self.proposer {
             if let Some(progress) = proposer.peers.get_mut(&peer) {

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::catch_up::CopyStatus;
 use super::digests::{DivergedPeer, RefusedCopy};
 use super::replica::Replica;
+use super::snapshot::CopyStatus;
 use crate::message::MessageHeader;
 use crate::message::Report;
 use crate::value::{DigestAt, Value};
@@ -17,7 +17,8 @@ pub struct ReplicaStatus {
     pub id: ReplicaId,
     /// `unborn`, `secondary`, `candidate` or `primary`.
     pub role: &'static str,
-    /// The cluster that it belongs to; [`ClusterId::NONE`](crate::ClusterId::NONE) while it is unborn.
+    /// The cluster that it belongs to; [`ClusterId::NONE`](crate::ClusterId::NONE) while it is
+    /// unborn.
     pub cluster_id: crate::ClusterId,
     /// The number of its configuration.
     pub epoch: crate::Epoch,
@@ -73,13 +74,15 @@ pub struct ReplicaStatus {
     pub snapshots_installed: u64,
     /// Entries of the log that its disk has lost and that it has not got from the others yet.
     pub lost: Vec<(Sequence, Sequence)>,
-    /// Entries that may have been chosen, and that no replica has any more: nobody can lead until one of them has.
+    /// Entries that may have been chosen, and that no replica has any more: nobody can lead until
+    /// one of them has.
     pub blocked: Option<(Sequence, Sequence)>,
     /// Values that it has proposed since its start.
     pub proposals: u64,
     /// The bytes of its callers' requests without an outcome.
     pub pending_request_bytes: usize,
-    /// Messages dropped because they came from another cluster, a former start, or a disk that does not belong.
+    /// Messages dropped because they came from another cluster, a former start, or a disk that does
+    /// not belong.
     pub foreign_messages: u64,
 }
 
@@ -125,7 +128,8 @@ impl Replica {
         }
     }
 
-    /// Whether a read asked for now would find a primary that can serve it, as far as this replica knows.
+    /// Whether a read asked for now would find a primary that can serve it, as far as this replica
+    /// knows.
     pub fn is_ready_to_read(&self) -> bool {
         self.is_established() || (self.primary().is_some() && self.primary() != Some(self.id()))
     }

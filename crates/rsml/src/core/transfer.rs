@@ -1,13 +1,16 @@
-//! Transfer of leadership: a primary lets another replica lead without waiting for a timeout (Ongaro's thesis, 3.10).
+//! Transfer of leadership: a primary lets another replica lead without waiting for a timeout
+//! (Ongaro's thesis, 3.10).
 //!
-//! The primary works as usual until the target is close behind. Then it drains: it proposes nothing new, for one election
-//! timeout at most, while requests wait and none is refused. Once the target holds the whole log durably in this view, and
-//! knows that all of it is chosen, the primary revokes its lease for the rest of this view and asks the target to stand,
-//! which needs no pre-vote. If no other replica leads in time, the primary resumes.
+//! The primary works as usual until the target is close behind. Then it drains: it proposes nothing
+//! new, for one election timeout at most, while requests wait and none is refused. Once the target
+//! holds the whole log durably in this view, and knows that all of it is chosen, the primary
+//! revokes its lease for the rest of this view and asks the target to stand, which needs no
+//! pre-vote. If no other replica leads in time, the primary resumes.
 //!
 //! Only the lease bears on safety: the target leads after a phase 1 like any other.
 //!
-//! Resigning is the blunt form: the primary stops leading and says so, and the others stand at once.
+//! Resigning is the blunt form: the primary stops leading and says so, and the others stand at
+//! once.
 
 use super::TransferId;
 use super::replica::Replica;
@@ -146,7 +149,8 @@ impl Replica {
         report.is_some_and(|report| report.storage_full).then_some(TransferError::StorageFull(peer))
     }
 
-    /// The voter that should lead instead of this primary: of those that can, the one that holds most of the log.
+    /// The voter that should lead instead of this primary: of those that can, the one that holds
+    /// most of the log.
     pub(super) fn successor(&self) -> Option<ReplicaId> {
         let peers = self.proposer.as_ref()?.peers.iter();
         let follows = peers.filter(|(_, p)| p.matched > crate::Sequence::ZERO);
@@ -160,7 +164,8 @@ impl Replica {
         self.transfer.as_ref().is_some_and(|h| Some(h.view) == view && h.stage != Stage::CatchingUp)
     }
 
-    /// Whether a replica that promised more than this primary's view is most likely the one that was asked to stand.
+    /// Whether a replica that promised more than this primary's view is most likely the one that
+    /// was asked to stand.
     pub(super) fn has_asked_successor(&self) -> bool {
         self.transfer.as_ref().is_some_and(|transfer| matches!(transfer.stage, Stage::Asked(_)))
     }

@@ -1,18 +1,21 @@
 //! Trimming: dropping the beginning of the log.
 //!
-//! The database is the snapshot: this replica does not need entries that the database has persisted. They are kept for
-//! lagging peers, up to `log_keep_bytes`. A peer that needs older ones gets a snapshot of the database.
+//! The database is the snapshot: this replica does not need entries that the database has
+//! persisted. They are kept for lagging peers, up to `log_keep_bytes`. A peer that needs older ones
+//! gets a snapshot of the database.
 //!
-//! A snapshot is of use only with the entries that follow it. While a peer installs one, and until it has those entries too,
-//! the log is *held* for it: no entry that it still needs is dropped, however large the log gets meanwhile.
+//! A snapshot is of use only with the entries that follow it. While a peer installs one, and until
+//! it has those entries too, the log is *held* for it: no entry that it still needs is dropped,
+//! however large the log gets meanwhile.
 //!
 //! # Invariants
 //! - No entry is dropped that the database of this replica has not persisted.
 //! - While a hold is in force, no entry above [`Hold::above`] is dropped.
-//! - A hold is in force only while its peer makes progress, has not started over too often, and the disk has ample space.
-//!   Without a hold in force the log is cut down to `log_keep_bytes`, or to a multiple of that while a peer that installs a
-//!   snapshot makes progress. So neither a peer that hangs nor one that starts over again and again makes the log grow for
-//!   long, and none makes it fill the disk.
+//! - A hold is in force only while its peer makes progress, has not started over too often, and the
+//!   disk has ample space. Without a hold in force the log is cut down to `log_keep_bytes`, or to a
+//!   multiple of that while a peer that installs a snapshot makes progress. So neither a peer that
+//!   hangs nor one that starts over again and again makes the log grow for long, and none makes it
+//!   fill the disk.
 
 use std::collections::BTreeMap;
 
@@ -20,14 +23,16 @@ use super::replica::Replica;
 use crate::message::Report;
 use crate::{Instant, ReplicaId, Sequence};
 
-/// The log is kept up to this multiple of `log_keep_bytes` while a replica installs a snapshot and its hold is not in force.
+/// The log is kept up to this multiple of `log_keep_bytes` while a replica installs a snapshot and
+/// its hold is not in force.
 const KEPT_DURING_CATCH_UP: u64 = 8;
 
-/// A peer that received nothing for this many retry intervals (a minute by default) makes no progress. The source of a
-/// snapshot may need a while to make it.
+/// A peer that received nothing for this many retry intervals (a minute by default) makes no
+/// progress. The source of a snapshot may need a while to make it.
 const PATIENCE: u64 = 300;
 
-/// A peer has caught up once it has the entries that were committed this many retry intervals ago (a second by default).
+/// A peer has caught up once it has the entries that were committed this many retry intervals ago
+/// (a second by default).
 const SOON: u64 = 5;
 
 /// Most snapshots that a peer may start before the log is no longer held for it.
@@ -36,7 +41,8 @@ const MOST_ATTEMPTS: u32 = 8;
 /// The log is kept for a peer that installs a snapshot.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Hold {
-    /// The peer has, or is getting, everything through here; until its snapshot is known, the entries that were trimmed then.
+    /// The peer has, or is getting, everything through here; until its snapshot is known, the
+    /// entries that were trimmed then.
     above: Sequence,
     /// The bytes of the snapshot that it had received, and how far its log reached.
     copied: u64,
@@ -68,8 +74,8 @@ impl Hold {
         self.above = self.above.max(self.reached).max(Sequence(report.persisted.max(report.installing)));
     }
 
-    /// Whether it has the entries after its snapshot too, except for the newest ones. Entries that were committed while it
-    /// fetched the others are the next goal.
+    /// Whether it has the entries after its snapshot too, except for the newest ones. Entries that
+    /// were committed while it fetched the others are the next goal.
     fn has_caught_up(&mut self, report: &Report, commit: Sequence, now: Instant, soon_us: u64) -> bool {
         if is_copying(report) {
             self.goal = None;
@@ -112,15 +118,17 @@ impl Retention {
 }
 
 impl Replica {
-    /// The database of this replica survives a crash through `sequence`; the log takes `log_bytes` on disk.
+    /// The database of this replica survives a crash through `sequence`; the log takes `log_bytes`
+    /// on disk.
     pub(super) fn note_persisted(&mut self, sequence: Sequence, log_bytes: u64) {
         assert!(sequence <= self.learner.applied(), "{sequence} was never applied");
         self.stored.persisted = self.stored.persisted.max(sequence);
         self.stored.log_bytes = log_bytes;
     }
 
-    /// Drops entries that every voter's database has persisted; if the log has grown too long, also those that only the
-    /// database of this replica has persisted. Never drops entries that a peer needs whose hold is in force.
+    /// Drops entries that every voter's database has persisted; if the log has grown too long, also
+    /// those that only the database of this replica has persisted. Never drops entries that a peer
+    /// needs whose hold is in force.
     pub(super) fn trim(&mut self) {
         self.look_after_holds();
         let kept_for_all = self.membership.voters().map(|id| self.persisted_at(id)).min();
@@ -183,8 +191,8 @@ impl Replica {
         self.in_force().map(|(id, _)| *id).collect()
     }
 
-    /// Whether a peer installs a snapshot, or fetches the entries after one, and makes progress. Peers of earlier versions do
-    /// not report how much of their snapshot they have received.
+    /// Whether a peer installs a snapshot, or fetches the entries after one, and makes progress.
+    /// Peers of earlier versions do not report how much of their snapshot they have received.
     fn is_any_copying(&self) -> bool {
         let is_silent = |report: &Report| report.installing > 0 && !report.is_copying;
         self.membership.voters().filter_map(|id| self.peers.reports.get(&id)).any(is_silent)

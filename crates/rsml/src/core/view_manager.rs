@@ -1,10 +1,11 @@
 //! The role that this replica plays, and the election timer that makes it stand for election.
 //!
-//! A replica stands only after a *pre-vote* (Ongaro's thesis, section 9.6): a quorum must confirm that it hears no primary
-//! either. A replica that cannot win, or that alone has lost the primary, therefore disturbs nobody.
+//! A replica stands only after a *pre-vote* (Ongaro's thesis, section 9.6): a quorum must confirm
+//! that it hears no primary either. A replica that cannot win, or that alone has lost the primary,
+//! therefore disturbs nobody.
 //!
-//! The proposer of a primary lives next to the role, in the replica: it exists exactly while the role is
-//! [`Role::Primary`].
+//! The proposer of a primary lives next to the role, in the replica: it exists exactly while the
+//! role is [`Role::Primary`].
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,7 +18,8 @@ use crate::{DiskId, Instant, ReplicaId, View};
 pub struct Campaign {
     /// The view that this replica wants to lead.
     pub view: View,
-    /// The view whose primary transferred its leadership to this replica; [`View::BIRTH`] if none did.
+    /// The view whose primary transferred its leadership to this replica; [`View::BIRTH`] if none
+    /// did.
     pub transferred_from: View,
     /// The promises received so far, that of this replica included.
     pub promises: Promises,
@@ -39,10 +41,11 @@ impl Campaign {
     }
 }
 
-/// What a replica does at the moment.
+/// The present task of a replica.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Role {
-    /// It belongs to no cluster yet. `empty_peers`: the disks of the peers that belong to none either.
+    /// It belongs to no cluster yet. `empty_peers`: the disks of the peers that belong to none
+    /// either.
     Unborn {
         /// The peers that said so, and their disks.
         empty_peers: BTreeMap<ReplicaId, DiskId>,
@@ -62,12 +65,13 @@ pub enum Role {
     Primary,
 }
 
-/// When to stand for election, and for how long others are told not to.
+/// When to stand for election, and for how long others are denied to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct ElectionTimer {
     /// When a secondary stands, and a candidate gives up.
     deadline: Instant,
-    /// Until then, pre-votes of others are denied: a primary, or a candidate that was promised a view, was heard lately.
+    /// Until then, pre-votes of others are denied: a primary, or a candidate that was promised a
+    /// view, was heard lately.
     quiet_until: Instant,
     random: Jitter,
     min_us: u64,
@@ -81,8 +85,8 @@ impl ElectionTimer {
     }
 }
 
-/// Knows the role of this replica, the primary that it follows and the views that were heard of, and decides when to stand
-/// for election.
+/// Knows the role of this replica, the primary that it follows and the views that were heard of,
+/// and decides when to stand for election.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ViewManager {
     role: Role,
@@ -96,8 +100,8 @@ pub struct ViewManager {
 }
 
 impl ViewManager {
-    /// Elections time out after a random time from `min_us` to `max_us`. `first_round`: above it, no pre-vote of a former
-    /// start was numbered.
+    /// Elections time out after a random time from `min_us` to `max_us`. `first_round`: above it,
+    /// no pre-vote of a former start was numbered.
     pub fn new(role: Role, now: Instant, min_us: u64, max_us: u64, seed: u64, first_round: u64) -> ViewManager {
         let random = Jitter::new(seed);
         let mut timer = ElectionTimer { deadline: now, quiet_until: now, random, min_us, max_us };
@@ -155,7 +159,8 @@ impl ViewManager {
         }
     }
 
-    /// Becomes a secondary of `primary`, or one without a primary. True when the primary was another one before.
+    /// Becomes a secondary of `primary`, or one without a primary. True when the primary was
+    /// another one before.
     pub fn follow(&mut self, primary: Option<ReplicaId>) -> bool {
         self.role = Role::Secondary;
         std::mem::replace(&mut self.primary, primary) != primary
@@ -168,7 +173,8 @@ impl ViewManager {
         self.round
     }
 
-    /// Counts the vote of `from` in the pre-vote `round`, unless that one is over. Returns whether it was counted.
+    /// Counts the vote of `from` in the pre-vote `round`, unless that one is over. Returns whether
+    /// it was counted.
     pub fn grant_pre_vote(&mut self, from: ReplicaId, round: u64) -> bool {
         match &mut self.role {
             Role::PreVoting { round: current, granted } if *current == round => {
@@ -227,7 +233,8 @@ impl ViewManager {
         self.highest_seen = self.highest_seen.max(view);
     }
 
-    /// The view that `me` would stand in now: above the one it has promised, and above all that it has heard of.
+    /// The view that `me` would stand in now: above the one it has promised, and above all that it
+    /// has heard of.
     pub fn next_view(&self, promised: View, me: ReplicaId) -> View {
         self.highest_seen.max(promised).next_owned_by(me)
     }
@@ -239,14 +246,15 @@ impl ViewManager {
         self.timer.start(now);
     }
 
-    /// A primary, or a candidate that was promised a view, is alive: starts the timeout again, and denies pre-votes for the
-    /// shortest one.
+    /// A primary, or a candidate that was promised a view, is alive: starts the timeout again, and
+    /// denies pre-votes for the shortest one.
     pub fn reset_election_timer(&mut self, now: Instant) {
         self.timer.quiet_until = now.plus_us(self.timer.min_us);
         self.timer.start(now);
     }
 
-    /// The primary seems gone: stands within `within_us`, after a random pause so that not all stand at once.
+    /// The primary seems gone: stands within `within_us`, after a random pause so that not all
+    /// stand at once.
     pub fn expire_election_timer_soon(&mut self, now: Instant, within_us: u64) {
         self.timer.quiet_until = now;
         let soon = now.plus_us(self.timer.random.below(within_us));
@@ -268,7 +276,8 @@ impl ViewManager {
         now.since_us(self.timer.quiet_until)
     }
 
-    /// Forgets all that decides nothing, as if everything had happened at `at`; see [`super::Replica::canonicalize`].
+    /// Forgets all that decides nothing, as if everything had happened at `at`; see
+    /// [`super::Replica::canonicalize`].
     pub fn canonicalize(&mut self, at: Instant) {
         self.timer.random = Jitter::new(0);
         self.timer.deadline = at.plus_us(self.timer.max_us);

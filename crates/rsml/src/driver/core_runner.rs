@@ -16,7 +16,7 @@ use super::sync;
 use super::sync::atomic::Ordering;
 use super::work::{ApplyWork, Event, LogWork, SnapshotWork, received_bytes};
 use crate::core::{Input, Outputs, Refusal, Replica};
-use crate::{ClusterId, DivergedPeer, Message, ReplicaId, Sequence};
+use crate::{ClusterId, DivergedPeer, Epoch, Message, ReplicaId, Sequence};
 
 /// How often the core handles the passage of time when nothing else happens.
 pub const TICK: Duration = Duration::from_millis(10);
@@ -28,6 +28,8 @@ const WARNING_INTERVAL: Duration = Duration::from_secs(10);
 pub struct CoreRunner {
     core: Replica,
     network: NetworkManager,
+    /// The configuration whose members the network connects.
+    connected: Epoch,
     next_tick: StdInstant,
     next_warning: StdInstant,
     /// The diverged peers that were logged.
@@ -39,7 +41,9 @@ pub struct CoreRunner {
 impl CoreRunner {
     pub fn new(core: Replica, network: NetworkManager) -> Self {
         let now = sync::now();
+        network.set_peers(core.membership());
         CoreRunner {
+            connected: core.membership().epoch(),
             core,
             network,
             next_tick: now,
@@ -77,12 +81,22 @@ impl CoreRunner {
         }
         let mut outputs = self.core.ready(now);
         let diverged = outputs.diverged.take();
+        self.follow_membership();
         self.dispatch(shared, outputs);
         if let Some(divergence) = diverged {
             return Err(divergence.into());
         }
         self.publish(shared, ticks);
         Ok(())
+    }
+
+    /// Has the network connect the members of the present configuration.
+    fn follow_membership(&mut self) {
+        let membership = self.core.membership();
+        if membership.epoch() != self.connected {
+            self.connected = membership.epoch();
+            self.network.set_peers(membership);
+        }
     }
 
     fn tick(&mut self, shared: &ReplicaShared) {
@@ -231,7 +245,8 @@ impl CoreRunner {
 
     /// Logs each diverged peer once.
     fn log_diverged_peers(&mut self, peers: &BTreeMap<ReplicaId, DivergedPeer>) {
-        for (peer, diverged) in peers.iter().filter(|(peer, diverged)| self.diverged_peers.get(peer) != Some(diverged)) {
+        for (peer, diverged) in peers.iter().filter(|(peer, diverged)| self.diverged_peers.get(peer) != Some(diverged))
+        {
             let DivergedPeer { sequence, expected, found } = diverged;
             tracing::error!(
                 replica = self.core.id().0,

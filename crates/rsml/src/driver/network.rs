@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::ReplicaId;
 use crate::core::Outgoing;
 use crate::message::MessageHeader;
 use crate::transport::{Envelope, Transport, TransportStatistics, Trouble};
+use crate::{Membership, ReplicaId};
 
 /// Owns a replica's transport.
 pub struct NetworkManager {
@@ -17,6 +17,10 @@ impl NetworkManager {
     /// Sends over `transport`.
     pub fn new(transport: Arc<dyn Transport>) -> Self {
         NetworkManager { transport }
+    }
+
+    pub(super) fn set_peers(&self, membership: &Membership) {
+        self.transport.set_peers(membership);
     }
 
     pub(super) fn send(&self, sender: MessageHeader, outgoing: Outgoing) {

@@ -12,7 +12,6 @@ use tls_files::{PeerCertificate, is_tls_error};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, WriteHalf};
 use tokio::net::tcp::OwnedWriteHalf;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::runtime::Handle;
 use tokio::time::{self, Instant};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::Error as TlsFailure;
@@ -36,7 +35,7 @@ const TLS_HANDSHAKE: u8 = 0x16;
 /// descriptors. Retrying at once would only waste processor time.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
-pub(super) async fn accept(shared: Arc<TransportShared>, listener: TcpListener, runtime: Handle) {
+pub(super) async fn accept(shared: Arc<TransportShared>, listener: TcpListener) {
     let strangers = Arc::new(Strangers::new(shared.max_strangers));
     let mut pause = Backoff::new(PAUSE.0, PAUSE.1);
     loop {
@@ -48,7 +47,7 @@ pub(super) async fn accept(shared: Arc<TransportShared>, listener: TcpListener, 
                 if let Some(gone) = gone {
                     shared.report_rejection(gone, &Rejection::Crowd(shared.max_strangers));
                 }
-                shared.spawn(&runtime, Incoming::new(shared.clone(), address, place, end).run(stream));
+                shared.spawn(Incoming::new(shared.clone(), address, place, end).run(stream));
             }
             Err(error) => {
                 if let Some(held_back) = shared.complaints.allow() {
@@ -301,10 +300,10 @@ impl Incoming {
             Some((peer, _)) if peer.id == sender.replica => Ok(()),
             Some((peer, _)) => Err(Rejection::Mixed { expected: peer.id, found: sender.replica }),
             None => {
-                let peer = self.shared.peers.get(&sender.replica).ok_or(Rejection::Unknown(sender.replica))?;
+                let peer = self.shared.peer(sender.replica).ok_or(Rejection::Unknown(sender.replica))?;
                 self.check_certificate(peer.id)?;
                 let number = peer.incoming_began(self.end.clone(), &self.shared.sink);
-                self.peer = Some((peer.clone(), number));
+                self.peer = Some((peer, number));
                 self.decoder.trust();
                 self.place = None;
                 Ok(())
@@ -315,10 +314,10 @@ impl Incoming {
     /// With TLS, the certificate must name the replica that the dialler claims to be.
     fn check_certificate(&self, claimed: ReplicaId) -> Result<(), Rejection> {
         let Some(credentials) = &self.shared.credentials else { return Ok(()) };
-        let name = credentials.name_of(claimed).expect("every peer has a name");
+        let name = credentials.name_of(claimed);
         let shown = self.certificate.as_ref().ok_or(TlsFailure::NoCertificatesPresented);
         shown
-            .and_then(|certificate| certificate.check_name(name))
+            .and_then(|certificate| certificate.check_name(&name))
             .map_err(|failure| Rejection::Identity { claimed, failure })
     }
 }

@@ -147,25 +147,31 @@ impl Route {
     }
 }
 
-/// Maintains the outgoing connection to a peer.
+/// Maintains the outgoing connection to a peer, until the peer is removed.
 pub(super) async fn dial(shared: Arc<TransportShared>, peer: Arc<Peer>) {
+    peer.removed.run_until_cancelled(dial_forever(&shared, &peer)).await;
+    let dropped = peer.outgoing_ended(&shared.sink);
+    count(&shared.counters.messages_dropped, dropped);
+}
+
+async fn dial_forever(shared: &TransportShared, peer: &Peer) {
     let mut backoff = Backoff::new(shared.reconnect_min, shared.reconnect_max);
-    let mut route = Route::new(&peer);
+    let mut route = Route::new(peer);
     let mut was_connected = false;
     loop {
-        match route.connect(&shared, &peer).await {
+        match route.connect(shared, peer).await {
             Ok(connection) => {
                 peer.trouble.clear();
                 let began = Instant::now();
                 count(&shared.counters.reconnects, usize::from(was_connected));
                 was_connected = true;
-                use_connection(&shared, &peer, connection).await;
+                use_connection(shared, peer, connection).await;
                 if began.elapsed() >= shared.reconnect_max {
                     backoff.reset();
                 }
             }
             Err(error) => {
-                report(&shared, &peer, &error);
+                report(shared, peer, &error);
                 if error.kind() == TroubleKind::Unresolved {
                     time::sleep(LOOK_UP_PAUSE).await;
                 }
@@ -227,7 +233,7 @@ fn hello(shared: &TransportShared, peer: &Peer) -> EncodedFrame {
 }
 
 async fn secure(credentials: &Credentials, peer: &Peer, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
-    let name = credentials.name_of(peer.id).expect("every peer that is dialled has a name").clone();
+    let name = credentials.name_of(peer.id);
     let connector = TlsConnector::from(credentials.current().await.client);
     connector.connect(name, stream).await
 }

@@ -11,7 +11,7 @@ use super::closable_sink::ClosableSink;
 use super::counters::{Counters, count};
 use super::frame::encoded_bytes;
 use super::{Envelope, EventSink, Transport, TransportEvent, TransportStatistics};
-use crate::ReplicaId;
+use crate::{Membership, ReplicaId};
 
 /// Creates a bus without replicas on it.
 pub fn create_shared_message_bus() -> SharedMessageBus {
@@ -154,6 +154,9 @@ impl Transport for InMemoryTransport {
             count(&counters.messages_dropped, 1);
         }
     }
+
+    /// Ignored: the bus connects all replicas on it.
+    fn set_peers(&self, _: &Membership) {}
 
     fn shutdown(&self) {
         if !self.endpoint.sink.close() {

@@ -31,8 +31,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::ReplicaId;
 use crate::message::MessageHeader;
+use crate::{Membership, ReplicaId};
 
 pub use crate::address::PeerAddress;
 pub use frame::{Decoder, EncodedFrame, Frame, FrameError, FrameKind};
@@ -78,6 +78,10 @@ pub trait Transport: Send + Sync + 'static {
     /// if there is no connection, or the queue is full, the envelope is dropped, and the protocol
     /// above repeats what matters.
     fn send(&self, envelope: Envelope);
+
+    /// Takes over the peers of `membership`: connects new ones, and disconnects those that are no
+    /// longer members. A transport that reaches every replica anyway may ignore this.
+    fn set_peers(&self, membership: &Membership);
 
     /// Stops all tasks and closes all connections. Nothing is delivered after it returns.
     fn shutdown(&self);

@@ -1,20 +1,20 @@
 //! How a [`TcpTransport`](super::TcpTransport) is set up.
 
 use super::tls::PeerTls;
-use crate::{ClusterId, PeerAddress, ReplicaId};
+use crate::{ClusterId, Membership, PeerAddress};
 
 /// The settings of a [`TcpTransport`](super::TcpTransport).
 #[derive(Debug)]
 pub struct TcpOptions {
-    /// The replica that the transport sends and receives for.
-    pub me: ReplicaId,
+    /// The replica that the transport sends and receives for, and its peers with their addresses.
+    /// [`Transport::set_peers`](super::Transport::set_peers) changes the peers later. A member
+    /// whose address is not known is not connected.
+    pub membership: Membership,
     /// Where to listen; ignored if there is a `listener`. A name is resolved, and listened on,
     /// again and again until that works.
     pub listen: PeerAddress,
     /// A socket that already listens, for instance on a port that the system chose.
     pub listener: Option<std::net::TcpListener>,
-    /// Where the other replicas listen. An entry for `me` is ignored.
-    pub peers: Vec<(ReplicaId, PeerAddress)>,
     /// If both sides know theirs, connections between different clusters are refused.
     pub cluster_id: ClusterId,
     /// The most bytes that may be queued for one peer, including those being written. Messages that
@@ -45,12 +45,11 @@ impl TcpOptions {
     pub const MAX_STRANGERS: usize = 128;
 
     /// The default settings, without TLS.
-    pub fn new<A: Into<PeerAddress>>(me: ReplicaId, listen: A, peers: Vec<(ReplicaId, A)>) -> Self {
+    pub fn new(listen: impl Into<PeerAddress>, membership: Membership) -> Self {
         TcpOptions {
-            me,
+            membership,
             listen: listen.into(),
             listener: None,
-            peers: peers.into_iter().map(|(id, address)| (id, address.into())).collect(),
             cluster_id: ClusterId::NONE,
             queue_bytes: Self::QUEUE_BYTES,
             max_strangers: Self::MAX_STRANGERS,

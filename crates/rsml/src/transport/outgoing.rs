@@ -22,7 +22,7 @@ use super::frame::EncodedFrame;
 /// The most pieces passed to the system in one call.
 const MAX_SLICES: usize = 64;
 
-/// Frames wait here only while a connection stands.
+/// Frames are queued only while there is a connection.
 pub(super) struct Outgoing {
     queue: Mutex<Queue>,
     max_bytes: usize,
@@ -329,19 +329,19 @@ mod tests {
             let mut arrived = Vec::new();
             let make_room = async {
                 loop {
-                    peer.readable().await.expect("the connection stands");
+                    peer.readable().await.expect("the connection is open");
                     arrived.extend(read_all_there_is(&peer));
                 }
             };
             tokio::select! {
-                found = socket.writable() => found.expect("the connection stands"),
+                found = socket.writable() => found.expect("the connection is open"),
                 () = make_room => {}
             }
             assert_eq!(outgoing.push(small.clone()), Some(Written::default()), "it overtook queued frames");
             sent.extend(small.pieces.concat());
             let rest = async {
                 while arrived.len() < sent.len() {
-                    peer.readable().await.expect("the connection stands");
+                    peer.readable().await.expect("the connection is open");
                     arrived.extend(read_all_there_is(&peer));
                 }
             };

@@ -22,6 +22,8 @@ pub(super) struct Peer {
     pub complaints: LogThrottle,
     /// Why there is no connection to the peer.
     pub trouble: TroubleSlot,
+    /// Cancelled once this is no longer a peer.
+    pub removed: CancellationToken,
     link: Mutex<Link>,
 }
 
@@ -49,6 +51,7 @@ impl Peer {
             seen: Notify::new(),
             complaints: LogThrottle::new(),
             trouble: TroubleSlot::default(),
+            removed: CancellationToken::new(),
             link: Mutex::default(),
         }
     }
@@ -80,6 +83,9 @@ impl Peer {
         let mut link = self.link();
         link.incoming_count += 1;
         let number = link.incoming_count;
+        if self.removed.is_cancelled() {
+            end.cancel();
+        }
         if let Some((_, superseded)) = link.incoming.replace((number, end)) {
             superseded.cancel();
         }
@@ -89,6 +95,15 @@ impl Peer {
         link.is_alive = true;
         self.seen.notify_one();
         number
+    }
+
+    /// Ends both connections: this is no longer a peer.
+    pub fn remove(&self) {
+        let link = self.link();
+        self.removed.cancel();
+        if let Some((_, end)) = &link.incoming {
+            end.cancel();
+        }
     }
 
     pub fn incoming_ended(&self, number: u64, sink: &ClosableSink) {

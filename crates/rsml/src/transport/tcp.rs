@@ -31,7 +31,7 @@ use super::shared::TransportShared;
 use super::tls::Credentials;
 use super::trouble::Trouble;
 use super::{Envelope, EventSink, Transport, TransportStatistics};
-use crate::ReplicaId;
+use crate::{Membership, ReplicaId};
 
 /// A [`Transport`] over TCP, with or without TLS. It shuts down when it is dropped.
 pub struct TcpTransport {
@@ -53,10 +53,9 @@ impl TcpTransport {
             ),
             (listener, _) => listener,
         };
-        let credentials = options.tls.take().map(|tls| {
-            let peers = options.peers.iter().map(|(id, _)| *id);
-            Credentials::new(&tls, options.me, peers).map(Arc::new).map_err(io::Error::other)
-        });
+        let me = options.membership.me();
+        let credentials =
+            options.tls.take().map(|tls| Credentials::new(tls, me).map(Arc::new).map_err(io::Error::other));
         let credentials = credentials.transpose()?;
         let _context = runtime.enter();
         let listener = listener.map(|listener| {
@@ -64,23 +63,22 @@ impl TcpTransport {
             TcpListener::from_std(listener)
         });
         let listener = listener.transpose()?;
-        let name = options.listen.clone();
-        let shared = Arc::new(TransportShared::new(options, credentials, sink));
+        let (name, membership) = (options.listen.clone(), options.membership.clone());
+        let shared = Arc::new(TransportShared::new(options, credentials, sink, runtime));
         if let Some(listener) = &listener {
             shared.note_listening(listener)?;
         }
-        for peer in shared.peers.values() {
-            shared.spawn(runtime, dial(shared.clone(), peer.clone()));
-        }
-        let (accepting, accepts_on) = (shared.clone(), runtime.clone());
-        shared.spawn(runtime, async move {
+        let transport = TcpTransport { shared: shared.clone() };
+        transport.set_peers(&membership);
+        let accepting = shared.clone();
+        shared.spawn(async move {
             let listener = match listener {
                 Some(listener) => listener,
                 None => accepting.listen_eventually(&name).await,
             };
-            accept(accepting, listener, accepts_on).await;
+            accept(accepting, listener).await;
         });
-        Ok(TcpTransport { shared })
+        Ok(transport)
     }
 
     /// Where the transport listens; `None` while the name to listen on is being resolved.
@@ -98,7 +96,7 @@ impl TcpTransport {
 impl Transport for TcpTransport {
     fn send(&self, envelope: Envelope) {
         let counters = &self.shared.counters;
-        let Some(peer) = self.shared.peers.get(&envelope.to) else {
+        let Some(peer) = self.shared.peer(envelope.to) else {
             return count(&counters.messages_dropped, 1);
         };
         let pushed = match Frame::message(envelope).encode() {
@@ -114,6 +112,17 @@ impl Transport for TcpTransport {
         }
     }
 
+    fn set_peers(&self, membership: &Membership) {
+        let known = membership.peers().filter_map(|peer| Some((peer, membership.address(peer)?.clone())));
+        let (added, removed) = self.shared.replace_peers(known.collect());
+        for peer in removed {
+            peer.remove();
+        }
+        for peer in added {
+            self.shared.spawn(dial(self.shared.clone(), peer));
+        }
+    }
+
     /// Must not be called from within the [`EventSink`].
     fn shutdown(&self) {
         self.shared.sink.close();
@@ -121,13 +130,14 @@ impl Transport for TcpTransport {
     }
 
     fn statistics(&self) -> TransportStatistics {
-        let bytes_queued = self.shared.peers.values().map(|peer| peer.outgoing.bytes() as u64).sum();
+        let bytes_queued = self.shared.peers().iter().map(|peer| peer.outgoing.bytes() as u64).sum();
         TransportStatistics { bytes_queued, ..self.shared.counters.statistics() }
     }
 
     fn troubles(&self) -> BTreeMap<ReplicaId, Arc<Trouble>> {
         let own = self.shared.trouble.get().map(|trouble| (self.shared.me, trouble));
-        let peers = self.shared.peers.iter().filter_map(|(id, peer)| Some((*id, peer.trouble.get()?)));
+        let peers = self.shared.peers();
+        let peers = peers.iter().filter_map(|peer| Some((peer.id, peer.trouble.get()?)));
         peers.chain(own).collect()
     }
 }

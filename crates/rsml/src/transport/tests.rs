@@ -99,6 +99,14 @@ pub(super) fn own_loopback() -> Ipv4Addr {
     Ipv4Addr::new(127, process | 1, high, low)
 }
 
+fn membership(me: ReplicaId, members: &[(ReplicaId, SocketAddr)]) -> Membership {
+    let mut membership = Membership::new(me, members.iter().map(|(id, _)| *id));
+    for (id, address) in members {
+        membership.set_address(*id, (*address).into());
+    }
+    membership
+}
+
 impl Network {
     fn new(count: u8) -> Self {
         Network::on(own_loopback(), count)
@@ -113,7 +121,7 @@ impl Network {
     }
 
     fn options(&mut self, me: ReplicaId) -> TcpOptions {
-        let mut options = TcpOptions::new(me, self.peers[usize::from(me.0)].1, self.peers.clone());
+        let mut options = TcpOptions::new(self.peers[usize::from(me.0)].1, membership(me, &self.peers));
         options.listener = self.listeners[usize::from(me.0)].take();
         // On a busy machine everything takes long. A dialler that gave up would leave a dead
         // connection for the test to accept, and one that believed its peer silent would drop
@@ -218,27 +226,54 @@ fn a_peer_that_restarts_is_connected_again() {
     assert!(a.transport.statistics().reconnects >= 3);
 }
 
+#[test]
+fn a_replica_that_becomes_a_member_is_connected_and_one_that_leaves_is_disconnected() {
+    let mut network = Network::new(3);
+    let (of_two, of_three) = (membership(A, &network.peers[..2]), membership(A, &network.peers));
+    let mut options = network.options(A);
+    options.membership = of_two.clone();
+    let mut a = network.start_with(options);
+    let (mut b, mut c) = (network.start(B), network.start(C));
+    a.events.wait_for(&network.runtime, &TransportEvent::Connected(B));
+    a.transport.send(envelope(A, C, "too early", vec![]));
+    assert_eq!(a.transport.statistics().messages_dropped, 1);
+    a.transport.set_peers(&of_three);
+    a.events.wait_for(&network.runtime, &TransportEvent::Connected(C));
+    while !arrives_soon(&network, &a, &mut c, envelope(A, C, "welcome", vec![])) {}
+    while !arrives_soon(&network, &c, &mut a, envelope(C, A, "thank you", vec![])) {}
+
+    a.transport.set_peers(&of_two);
+    a.events.wait_for(&network.runtime, &TransportEvent::Disconnected(C));
+    c.events.wait_for(&network.runtime, &TransportEvent::Disconnected(A));
+    let dropped = a.transport.statistics().messages_dropped;
+    a.transport.send(envelope(A, C, "too late", vec![]));
+    assert_eq!(a.transport.statistics().messages_dropped, dropped + 1);
+    // The connection to the peer that stays was not touched.
+    a.transport.send(envelope(A, B, "still here", vec![]));
+    assert_eq!(b.events.message(&network.runtime).body, "still here");
+}
+
 fn arrives_soon(network: &Network, from: &Node, to: &mut Node, message: Envelope) -> bool {
     from.transport.send(message.clone());
     let arrival = async { while to.events.0.recv().await != Some(TransportEvent::Received(message.clone())) {} };
     network.runtime.block_on(async { tokio::time::timeout(Duration::from_millis(100), arrival).await }).is_ok()
 }
 
-fn said_until_closed(stream: &mut TcpStream) -> Vec<u8> {
+fn received_until_closed(stream: &mut TcpStream) -> Vec<u8> {
     let deadline = Instant::now() + Duration::from_secs(20);
-    let mut said = Vec::new();
+    let mut received = Vec::new();
     let mut bytes = [0; 4096];
     loop {
         // Signs of life arrive as long as the connection is open.
         let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
         stream.set_read_timeout(Some(left)).expect("a socket");
         match stream.read(&mut bytes) {
-            Ok(0) => return said,
-            Ok(count) => said.extend_from_slice(&bytes[..count]),
-            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return said,
+            Ok(0) => return received,
+            Ok(count) => received.extend_from_slice(&bytes[..count]),
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return received,
             Err(error) => panic!("the connection stays open: {error}"),
         }
-        assert!(Instant::now() < deadline, "the connection stays open, and {said:?} has arrived");
+        assert!(Instant::now() < deadline, "the connection stays open, and {received:?} has arrived");
     }
 }
 
@@ -258,7 +293,7 @@ fn garbage_on_the_port_is_counted_and_does_no_harm() {
         stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a socket");
         // The connection may be closed before everything is written.
         let _closed_early = stream.write_all(bytes);
-        let answer = said_until_closed(&mut stream);
+        let answer = received_until_closed(&mut stream);
         assert!(answer.is_empty() || answer == Greeting::with(Answer::Refused).to_bytes(), "{answer:?}");
     }
     assert_eq!(b.transport.statistics().connections_rejected, garbage.len() as u64);
@@ -300,13 +335,13 @@ fn messages_that_exceed_the_queue_of_a_slow_peer_are_dropped() {
         a.transport.send(envelope(A, B, "", vec![payload.clone()]));
     }
     let dropped = a.transport.statistics().messages_dropped;
-    assert!(dropped > 500, "only {dropped} were dropped, though nobody reads");
+    assert!(dropped > 500, "only {dropped} were dropped, although the peer reads nothing");
     let mut decoder = Decoder::default();
     let mut received = 0;
     while received < 1000 - dropped {
         let buffer: &mut BytesMut = decoder.buffer();
         let mut bytes = vec![0; 65536];
-        let count = stream.read(&mut bytes).expect("the connection stands");
+        let count = stream.read(&mut bytes).expect("the connection is open");
         buffer.extend_from_slice(&bytes[..count]);
         while decoder.next_frame().expect("the stream is intact").is_some() {
             received += 1;
@@ -364,7 +399,7 @@ fn a_message_meant_for_another_replica_is_not_delivered() {
     let misdirected = Frame::message(envelope(A, C, "not yours", vec![]));
     let mine = Frame::message(envelope(A, B, "yours", vec![]));
     for frame in [misdirected, mine] {
-        stream.write_all(&frame.encode().expect("small").pieces.concat()).expect("the connection stands");
+        stream.write_all(&frame.encode().expect("small").pieces.concat()).expect("the connection is open");
     }
     assert_eq!(b.events.message(&network.runtime).body, "yours");
     assert_eq!(b.transport.statistics().messages_misdirected, 1);
@@ -379,8 +414,8 @@ fn replicas_of_different_clusters_do_not_connect() {
     let mut stream = TcpStream::connect(b.transport.local_address().expect("it listens")).expect("the port is open");
     stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a socket");
     let hello = Frame::hello(envelope(A, B, "", vec![]).sender, B);
-    stream.write_all(&hello.encode().expect("small").pieces.concat()).expect("the connection stands");
-    assert_eq!(said_until_closed(&mut stream), Greeting::with(Answer::Refused).to_bytes());
+    stream.write_all(&hello.encode().expect("small").pieces.concat()).expect("the connection is open");
+    assert_eq!(received_until_closed(&mut stream), Greeting::with(Answer::Refused).to_bytes());
 }
 
 #[test]
@@ -390,8 +425,8 @@ fn a_dialler_of_another_version_is_refused_and_learns_which_version_is_spoken() 
     let mut stream = TcpStream::connect(b.transport.local_address().expect("it listens")).expect("the port is open");
     let mut hello = Frame::hello(envelope(A, B, "", vec![]).sender, B).encode().expect("small").pieces.concat();
     hello[4] = 9;
-    stream.write_all(&hello).expect("the connection stands");
-    assert_eq!(said_until_closed(&mut stream), *b"RSML\x01\0\x15\0");
+    stream.write_all(&hello).expect("the connection is open");
+    assert_eq!(received_until_closed(&mut stream), *b"RSML\x01\0\x15\0");
     assert_eq!(b.transport.statistics().connections_rejected, 1);
 }
 
@@ -407,7 +442,7 @@ fn a_listener_of_a_later_version_may_accept_or_refuse() {
         stream
     };
     let mut refused = greet(*b"RSML\x09\0\x15\0");
-    assert_eq!(said_until_closed(&mut refused), b"");
+    assert_eq!(received_until_closed(&mut refused), b"");
     let _accepted = greet(*b"RSML\x09\0\x06\0");
     assert_eq!(a.events.next(&network.runtime), TransportEvent::Connected(B));
 }
@@ -417,7 +452,8 @@ fn a_port_in_use_is_named_in_the_error() {
     let network = Network::new(1);
     let address = network.peers[0].1;
     let (sink, _events) = sink();
-    let started = TcpTransport::start(TcpOptions::new(A, address, vec![]), sink, network.runtime.handle());
+    let started =
+        TcpTransport::start(TcpOptions::new(address, membership(A, &network.peers)), sink, network.runtime.handle());
     let Err(error) = started else { panic!("the port is in use") };
     assert!(error.to_string().starts_with(&format!("cannot listen on {address}: ")), "{error}");
 }

@@ -84,19 +84,19 @@ impl PeerTls {
 /// This replica's certificates and the names of its peers.
 pub(super) struct Credentials {
     certificates: Arc<RenewedTls>,
-    peer_names: BTreeMap<ReplicaId, ServerName<'static>>,
+    tls: PeerTls,
 }
 
 impl Credentials {
-    pub fn new(tls: &PeerTls, me: ReplicaId, peers: impl Iterator<Item = ReplicaId>) -> Result<Self, TlsError> {
-        let certificates = Arc::new(RenewedTls::new(tls.files.clone(), tls.subject(me)?, report(tls, me))?);
-        let peer_names = peers.map(|peer| Ok((peer, tls.server_name(peer)?))).collect::<Result<_, TlsError>>()?;
-        Ok(Credentials { certificates, peer_names })
+    pub fn new(tls: PeerTls, me: ReplicaId) -> Result<Self, TlsError> {
+        let certificates = RenewedTls::new(tls.files.clone(), tls.subject(me)?, report(&tls, me))?;
+        tls.names.keys().try_for_each(|peer| tls.server_name(*peer).map(|_| ()))?;
+        Ok(Credentials { certificates: Arc::new(certificates), tls })
     }
 
     /// The name that the certificate of a peer must have.
-    pub fn name_of(&self, peer: ReplicaId) -> Option<&ServerName<'static>> {
-        self.peer_names.get(&peer)
+    pub fn name_of(&self, peer: ReplicaId) -> ServerName<'static> {
+        self.tls.server_name(peer).expect("all names were checked at the start")
     }
 
     /// For the next connection; see [`RenewedTls::current`].

@@ -88,7 +88,7 @@ fn identify(window: &mut Window, number: u64, next_group: Option<u64>) -> Result
     let mut ids: Vec<u64> = ids.collect();
     ids.dedup();
     if ids.len() > 1 {
-        let reason = "its beginning is damaged, and the rest is of several logs".to_owned();
+        let reason = "its beginning is damaged, and the rest belongs to several logs".to_owned();
         return Err(StorageError::Damaged { path: window.path.clone(), reason });
     }
     Ok(ids.pop())

@@ -158,7 +158,7 @@ impl SimulatedDisk {
         self.state().names.keys().cloned().collect()
     }
 
-    /// What readers of a file see.
+    /// The contents of a file, as readers see it.
     ///
     /// # Panics
     /// If there is no such file. All methods that take a name do, except [`SimulatedDisk::put`].

@@ -1,5 +1,5 @@
-//! A state machine for scenes: a list of every request executed. It survives the death of its process, and is copied
-//! and replaced like any other database.
+//! A state machine for scenes: a list of every request executed. It survives the death of its
+//! process, and is copied and replaced like any other database.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -107,7 +107,7 @@ impl ExecutionNotifier for ListExecutor {
             .remove(&generation)
             .ok_or_else(|| ExecutionError::failed(format!("there is no database of generation {generation}")))?;
         *self.live() = database;
-        // Numbers grow: what is left is of attempts that were given up.
+        // Numbers grow: databases that are left over belong to abandoned attempts.
         installed.clear();
         Ok(())
     }

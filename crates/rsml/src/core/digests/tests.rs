@@ -91,7 +91,7 @@ fn values_of_unequal_sequences_are_not_compared() {
 }
 
 #[test]
-fn the_minority_stops_and_names_sequence_digests_and_who_agrees() {
+fn the_minority_stops_and_names_sequence_digests_and_the_replicas_that_agree() {
     let mut digests = digests(3, &[(1024, 0xA)]);
     hear(&mut digests, 0, 1, &[(1024, 0xB)]);
     assert_eq!(digests.verdict(), None, "one against one decides nothing");
@@ -130,7 +130,7 @@ fn the_majority_goes_on_and_outvotes_the_other_until_it_starts_again() {
 }
 
 #[test]
-fn a_value_that_comes_before_the_own_one_is_compared_when_that_is_recorded() {
+fn a_digest_that_arrives_early_is_compared_once_this_replica_has_its_own() {
     let mut digests = digests(3, &[]);
     hear(&mut digests, 0, 1, &[(1024, 0xB)]);
     hear(&mut digests, 2, 1, &[(1024, 0xB)]);
@@ -157,7 +157,7 @@ fn where_no_majority_can_come_about_everyone_stops_at_once() {
 }
 
 #[test]
-fn a_mismatch_that_stays_undecided_stops_whoever_sees_it_but_not_for_having_slept() {
+fn a_mismatch_that_stays_undecided_stops_the_replica_but_time_asleep_does_not_count() {
     let mut digests = digests(3, &[(1024, 1)]);
     hear(&mut digests, 1, 1, &[(1024, 2)]);
     digests.tick(Instant(100 * ELECTION_US), 50_000);
@@ -189,7 +189,8 @@ fn a_replica_that_agreed_since_its_snapshot_with_the_one_it_contradicts_now_has_
 
 #[test]
 fn an_inherited_digest_is_no_vote_though_none_is_known_to_differ() {
-    // Values from before may come yet; if they do not, nobody knows any more whether the copy was right.
+    // Earlier digests may still arrive. Without them it stays unknown whether the snapshot was
+    // right.
     let mut digests = digests(3, &[(2048, 1), (5120, 2)]);
     hear(&mut digests, 1, 1, &[(5120, 9)]);
     hear_inherited(&mut digests, 2, 1, 3072, &[(2048, 1), (5120, 9)]);
@@ -231,7 +232,7 @@ fn a_replica_with_an_inherited_database_stops_only_if_it_knows_that_its_snapshot
 }
 
 #[test]
-fn a_copy_that_others_contradict_is_known() {
+fn a_snapshot_that_others_contradict_is_known() {
     let mut digests = digests(3, &[]);
     hear(&mut digests, 1, 1, &[(1024, 1), (2048, 9)]);
     hear(&mut digests, 2, 1, &[(1024, 1), (2048, 2)]);
@@ -240,7 +241,7 @@ fn a_copy_that_others_contradict_is_known() {
 }
 
 #[test]
-fn a_refused_copy_is_worth_another_transfer_once_more_is_known() {
+fn a_refused_snapshot_is_worth_another_fetch_once_more_is_known() {
     let refused = || {
         let mut digests = digests(3, &[]);
         hear(&mut digests, 1, 1, &[(1024, 1), (2048, 9)]);
@@ -312,7 +313,7 @@ fn a_restart_of_the_other_ends_a_mismatch() {
 }
 
 #[test]
-fn what_is_told_is_what_is_new_and_a_few_older_ones() {
+fn reports_carry_new_digests_and_a_few_older_ones() {
     let mut digests = digests(3, &[]);
     digests.record(&(1..=20).map(|n| (Sequence(n), n)).collect::<Vec<_>>());
     assert_eq!(digests.publish().len(), 20);

@@ -1,4 +1,4 @@
-//! No caller waits forever for a replica that stops, for whatever reason it stops.
+//! No caller waits forever for a replica that stops, for any reason.
 //!
 //! A panic of the core, under its lock, is not tested: here all tasks run on one thread of the
 //! system, and if one unwinds, tasks that release a lock in the meantime poison it as if they had

@@ -11,8 +11,9 @@ use crate::message::MessageHeader;
 use crate::transport::{Envelope, EventSink, Transport, TransportEvent};
 use crate::wal::InMemoryStorage;
 use crate::{
-    Applier, Boot, CommittedValue, DiskId, ExecutedBatch, ExecutionError, ExecutionNotifier, Instant, Message, Persist,
-    Recovered, ReplicaId, SealedState, Snapshot, SnapshotSink, SnapshotSource, Snapshots, StorageStatistics,
+    Applier, Boot, CommittedValue, DiskId, ExecutedBatch, ExecutionError, ExecutionNotifier, Instant, Membership,
+    Message, Persist, Recovered, ReplicaId, SealedState, Snapshot, SnapshotSink, SnapshotSource, Snapshots,
+    StorageStatistics,
 };
 
 pub const ME: ReplicaId = ReplicaId(0);
@@ -39,7 +40,7 @@ impl ExecutedBatch for Counted<'_> {
     }
 
     fn commit(self: Box<Self>, sealed: SealedState) -> Result<Vec<Bytes>, ExecutionError> {
-        *self.counter.copied.lock().expect("nobody panics") = Some(sealed.state.clone());
+        *self.counter.copied.lock().expect("no test panics here") = Some(sealed.state.clone());
         self.counter.sealed = Some(sealed);
         Ok(self.outcomes)
     }
@@ -94,7 +95,7 @@ struct Copies(Arc<Plain<Option<Bytes>>>);
 
 impl Snapshots for Copies {
     fn take(&self) -> Result<Snapshot, ExecutionError> {
-        let state = self.0.lock().expect("nobody panics").clone().expect("the cluster is bootstrapped");
+        let state = self.0.lock().expect("no test panics here").clone().expect("the cluster is bootstrapped");
         Ok(Snapshot { state, source: Box::new(Rows) })
     }
 
@@ -166,6 +167,8 @@ impl Transport for Wire {
         // Fails only after the test has ended.
         let _unheard = self.sent.send((message, envelope.payload));
     }
+
+    fn set_peers(&self, _: &Membership) {}
 
     fn shutdown(&self) {}
 }

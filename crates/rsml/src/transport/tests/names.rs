@@ -25,8 +25,11 @@ fn wait_for_trouble(node: &Node, of: ReplicaId, kind: TroubleKind) -> Arc<Troubl
 
 /// Options for A with this name as the address of B.
 fn options_with_b_at(network: &mut Network, b: &str) -> TcpOptions {
-    let options = network.options(A);
-    TcpOptions { peers: vec![(B, b.into()), (C, NOBODY.into())], ..options }
+    let mut options = network.options(A);
+    options.membership = Membership::new(A, [A, B, C]);
+    options.membership.set_address(B, b.into());
+    options.membership.set_address(C, NOBODY.into());
+    options
 }
 
 #[test]

@@ -31,9 +31,9 @@ impl RawPeer {
     }
 
     /// Dials, and sends these bytes.
-    fn say(&self, bytes: &[u8]) -> TcpStream {
+    fn dial_and_send(&self, bytes: &[u8]) -> TcpStream {
         let mut stream = self.dial();
-        stream.write_all(bytes).expect("the connection stands");
+        stream.write_all(bytes).expect("the connection is open");
         stream
     }
 
@@ -106,7 +106,7 @@ impl Reader {
     }
 
     fn read(&mut self, bytes: &mut [u8]) {
-        let count = self.stream.read(bytes).expect("the connection stands");
+        let count = self.stream.read(bytes).expect("the connection is open");
         assert!(count > 0, "the connection was closed");
         self.decoder.buffer().extend_from_slice(&bytes[..count]);
     }

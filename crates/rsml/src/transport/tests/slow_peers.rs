@@ -101,6 +101,6 @@ fn a_stranger_cannot_make_a_replica_hold_a_large_message() {
     let large = Frame::message(envelope(B, A, vec![1; 1 << 20], vec![])).encode().expect("small enough");
     // It may be closed before everything is written.
     let _closed_early = stream.write_all(&large.pieces.concat());
-    assert_eq!(said_until_closed(&mut stream), b"");
+    assert_eq!(received_until_closed(&mut stream), b"");
     assert_eq!(a.transport.statistics().connections_rejected, 1);
 }

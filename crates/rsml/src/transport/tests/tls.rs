@@ -323,7 +323,7 @@ fn a_dialler_without_tls_gets_the_answer_that_it_needs_it() {
     let mut stream = TcpStream::connect(a.transport.local_address().expect("it listens")).expect("the port is open");
     stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a socket");
     let hello = Frame::hello(envelope(B, A, "", vec![]).sender, A);
-    stream.write_all(&hello.encode().expect("small").pieces.concat()).expect("the connection stands");
+    stream.write_all(&hello.encode().expect("small").pieces.concat()).expect("the connection is open");
     let mut answer = [0; 8];
     stream.read_exact(&mut answer).expect("an answer");
     assert_eq!(Greeting::from_bytes(answer), Some(Greeting::with(Answer::WantsTls)));

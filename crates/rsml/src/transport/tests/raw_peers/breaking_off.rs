@@ -16,9 +16,9 @@ fn a_connection_that_ends_at_any_byte_delivers_its_complete_frames_and_leaves_no
     let bytes: usize = frames(1000).iter().map(Vec::len).sum();
     for cut in 0..=bytes {
         let frames = frames(1000 + cut);
-        let mut stream = peer.say(&frames.concat()[..cut]);
-        stream.shutdown(Shutdown::Write).expect("the connection stands");
-        said_until_closed(&mut stream);
+        let mut stream = peer.dial_and_send(&frames.concat()[..cut]);
+        stream.shutdown(Shutdown::Write).expect("the connection is open");
+        received_until_closed(&mut stream);
         if cut < frames[0].len() {
             // The dialler is unknown, so nothing may be reported. If something is, the next
             // connection shows it.
@@ -45,8 +45,8 @@ fn a_hello_that_is_never_finished_is_closed_like_silence() {
     options.connect_timeout_ms = 50;
     let a = network.start_with(options);
     for (rejected, cut) in [1, 4, 40, 79].into_iter().enumerate() {
-        let mut stream = peer.say(&hello()[..cut]);
-        assert_eq!(said_until_closed(&mut stream), b"", "{cut} bytes of a hello");
+        let mut stream = peer.dial_and_send(&hello()[..cut]);
+        assert_eq!(received_until_closed(&mut stream), b"", "{cut} bytes of a hello");
         assert_eq!(a.transport.statistics().connections_rejected, rejected as u64 + 1);
     }
 }
@@ -58,7 +58,7 @@ fn a_hello_and_messages_that_come_byte_by_byte_are_understood() {
     let mut a = network.start(A);
     let mut stream = peer.dial();
     for byte in [hello(), message("first"), message("second")].concat() {
-        stream.write_all(&[byte]).expect("the connection stands");
+        stream.write_all(&[byte]).expect("the connection is open");
     }
     assert_eq!(a.events.body(&network.runtime), "first");
     assert_eq!(a.events.body(&network.runtime), "second");

@@ -10,12 +10,12 @@ fn a_second_hello_on_a_connection_is_ignored_and_not_greeted_again() {
     let mut network = Network::new(2);
     let peer = RawPeer::of(&mut network);
     let mut a = network.start(A);
-    let mut stream = peer.say(&[hello(), hello(), message("first")].concat());
+    let mut stream = peer.dial_and_send(&[hello(), hello(), message("first")].concat());
     assert_eq!(a.events.body(&network.runtime), "first");
-    stream.write_all(&[hello(), message("second")].concat()).expect("the connection stands");
+    stream.write_all(&[hello(), message("second")].concat()).expect("the connection is open");
     assert_eq!(a.events.body(&network.runtime), "second");
-    stream.shutdown(Shutdown::Write).expect("the connection stands");
-    let said = said_until_closed(&mut stream);
+    stream.shutdown(Shutdown::Write).expect("the connection is open");
+    let said = received_until_closed(&mut stream);
     let (greeting, signs) = said.split_at(8);
     assert_eq!(greeting, Greeting::with(Answer::Accepted).to_bytes());
     assert!(signs.iter().all(|sign| *sign == ALIVE), "{signs:?}");
@@ -31,14 +31,14 @@ fn a_new_connection_ends_the_old_one_and_nothing_more_of_the_old_one_is_delivere
     let mut a = network.start(A);
     let late = message("late");
     for half in [0, 1, 40, 80, late.len() - 1] {
-        let mut old = peer.say(&[&hello()[..], &message("old"), &late[..half]].concat());
+        let mut old = peer.dial_and_send(&[&hello()[..], &message("old"), &late[..half]].concat());
         assert_eq!(a.events.body(&network.runtime), "old");
-        let mut new = peer.say(&[hello(), message("new")].concat());
+        let mut new = peer.dial_and_send(&[hello(), message("new")].concat());
         assert_eq!(a.events.next(&network.runtime), received("new"), "after {half} bytes");
         // The connection may be closed already.
         let _closed = old.write_all(&[&late[half..], &message("later")].concat());
-        said_until_closed(&mut old);
-        new.write_all(&message("newer")).expect("the new connection stands");
+        received_until_closed(&mut old);
+        new.write_all(&message("newer")).expect("the new connection is open");
         assert_eq!(a.events.next(&network.runtime), received("newer"), "after {half} bytes");
         drop(new);
         assert_eq!(
@@ -59,7 +59,7 @@ fn messages_sent_over_an_old_connection_after_the_new_one_is_accepted_are_never_
     for round in 0..400 {
         let is_taken = AtomicBool::new(false);
         std::thread::scope(|scope| {
-            let mut old = peer.say(&[hello(), message("old")].concat());
+            let mut old = peer.dial_and_send(&[hello(), message("old")].concat());
             assert_eq!(a.events.next(&network.runtime), received("old"));
             let is_taken = &is_taken;
             scope.spawn(move || {
@@ -71,10 +71,10 @@ fn messages_sent_over_an_old_connection_after_the_new_one_is_accepted_are_never_
                     late += usize::from(is_taken.load(Ordering::SeqCst));
                 }
             });
-            let new = peer.say(&[hello(), message("new")].concat());
+            let new = peer.dial_and_send(&[hello(), message("new")].concat());
             while a.events.body(&network.runtime) != "new" {}
             is_taken.store(true, Ordering::SeqCst);
-            new.shutdown(Shutdown::Write).expect("the new connection stands");
+            new.shutdown(Shutdown::Write).expect("the new connection is open");
             let late = a.events.bodies_until_the_end(&network.runtime);
             assert!(late.iter().all(|body| body == "before"), "in round {round}");
         });
@@ -94,12 +94,12 @@ fn the_newest_of_many_connections_survives_and_its_end_is_reported_once() {
     let mut a = network.start(A);
     let mut connections = Vec::new();
     for number in 0..20 {
-        connections.push(peer.say(&[hello(), message(&format!("{number}"))].concat()));
+        connections.push(peer.dial_and_send(&[hello(), message(&format!("{number}"))].concat()));
         assert_eq!(a.events.next(&network.runtime), received(&format!("{number}")));
     }
     let newest = connections.pop().expect("there are some");
     for mut superseded in connections {
-        said_until_closed(&mut superseded);
+        received_until_closed(&mut superseded);
     }
     drop(newest);
     assert_eq!(a.events.next(&network.runtime), TransportEvent::Disconnected(B));
@@ -112,14 +112,14 @@ fn a_stranger_that_sends_no_hello_does_not_affect_an_existing_connection() {
     let mut network = Network::new(2);
     let peer = RawPeer::of(&mut network);
     let mut a = network.start(A);
-    let mut stands = peer.say(&[hello(), message("first")].concat());
+    let mut established = peer.dial_and_send(&[hello(), message("first")].concat());
     assert_eq!(a.events.next(&network.runtime), received("first"));
     for bytes in [&hello()[..79], b"", b"GET / HTTP/1.1\r\n\r\n"] {
-        drop(peer.say(bytes));
+        drop(peer.dial_and_send(bytes));
     }
     let to_another = Frame::hello(envelope(B, C, "", vec![]).sender, C).encode().expect("small").pieces.concat();
-    said_until_closed(&mut peer.say(&to_another));
-    stands.write_all(&message("second")).expect("the connection stands");
+    received_until_closed(&mut peer.dial_and_send(&to_another));
+    established.write_all(&message("second")).expect("the connection is open");
     assert_eq!(a.events.next(&network.runtime), received("second"));
 }
 
@@ -136,7 +136,7 @@ fn after_a_peer_was_dialled_again_messages_are_sent_over_the_new_connection_only
     a.events.wait_for(&network.runtime, &TransportEvent::Connected(B));
     a.transport.send(envelope(A, B, "old", vec![]));
     // The old connection stays open on this side.
-    old.write_all(b"no sign of life").expect("the connection stands");
+    old.write_all(b"no sign of life").expect("the connection is open");
     a.events.wait_for(&network.runtime, &TransportEvent::Disconnected(B));
     a.transport.send(envelope(A, B, "between", vec![]));
     let mut new = Reader::of(peer.accept());
@@ -144,5 +144,5 @@ fn after_a_peer_was_dialled_again_messages_are_sent_over_the_new_connection_only
     a.transport.send(envelope(A, B, "new", vec![]));
     assert_eq!(body_of(&new.next(4096)), "new");
     assert_eq!(a.transport.statistics().messages_dropped, 1, "the message sent in between");
-    assert_eq!(said_until_closed(&mut old), bytes_of(envelope(A, B, "old", vec![])));
+    assert_eq!(received_until_closed(&mut old), bytes_of(envelope(A, B, "old", vec![])));
 }

@@ -1,4 +1,5 @@
-//! Primaries that let another replica lead, because they were asked to or because they should.
+//! Transfers of leadership: primaries that let another replica lead, because they were asked to or
+//! because they should.
 
 use rsml::ReplicaId;
 
@@ -6,7 +7,7 @@ use crate::stage::{A, B, C, Stage};
 use crate::{ELECTION_US, compare, usual};
 
 #[test]
-fn a_primary_hands_over_once_its_successor_holds_all() {
+fn a_primary_transfers_its_leadership_once_the_target_holds_all() {
     let mut stage = Stage::led_by_a(usual);
     stage.propose(A, "x");
     stage.note("A proposes nothing from now on: y waits. B has to hold x, and to know that it is chosen.");
@@ -22,11 +23,11 @@ fn a_primary_hands_over_once_its_successor_holds_all() {
     stage.play();
     assert_eq!(stage.core(C).primary(), Some(ReplicaId(1)));
     assert_eq!(stage.executed(A), ["x", "y"]);
-    compare("a_primary_hands_over_once_its_successor_holds_all", &stage);
+    compare("a_primary_transfers_its_leadership_once_the_target_holds_all", &stage);
 }
 
 #[test]
-fn a_primary_whose_successor_does_not_lead_goes_on() {
+fn a_primary_resumes_when_the_target_does_not_lead() {
     let mut stage = Stage::led_by_a(usual);
     stage.transfer(A, Some(C));
     stage.lose(A, C);
@@ -38,7 +39,7 @@ fn a_primary_whose_successor_does_not_lead_goes_on() {
     stage.tick(A, 300_000);
     stage.play();
     assert_eq!(stage.executed(A), ["x"]);
-    compare("a_primary_whose_successor_does_not_lead_goes_on", &stage);
+    compare("a_primary_resumes_when_the_target_does_not_lead", &stage);
 }
 
 #[test]
@@ -69,7 +70,7 @@ fn a_primary_that_is_about_to_stop_is_replaced_at_once() {
     compare("a_primary_that_is_about_to_stop_is_replaced_at_once", &stage);
 }
 
-/// Lets time pass at the pace at which a replica looks at its disk.
+/// Lets time pass at the pace at which a replica measures its disk.
 fn tick_often(stage: &mut Stage, node: usize, ticks: usize) {
     for _ in 0..ticks {
         stage.tick(node, 10_000);
@@ -129,7 +130,7 @@ fn a_stop_of_the_whole_process_is_no_hanging_disk() {
 }
 
 #[test]
-fn an_ineligible_primary_hands_over() {
+fn an_ineligible_primary_transfers_its_leadership() {
     let mut stage = Stage::led_by_a(usual);
     stage.set_eligible(A, false);
     stage.tick(A, 10_000);
@@ -140,12 +141,12 @@ fn an_ineligible_primary_hands_over() {
     stage.tick(A, ELECTION_US);
     stage.play();
     assert_eq!(stage.core(A).status().role, "secondary");
-    compare("an_ineligible_primary_hands_over", &stage);
+    compare("an_ineligible_primary_transfers_its_leadership", &stage);
 }
 
-/// Whoever is told to lead needs durable promises of a majority.
+/// A replica that is asked to stand needs durable promises of a majority.
 #[test]
-fn who_lacks_space_hands_over_only_while_a_majority_has_some() {
+fn a_primary_without_space_transfers_only_while_a_majority_has_some() {
     let mut stage = Stage::led_by_a(usual);
     stage.off_stage(|stage| {
         for node in [A, C] {
