@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Runs every check there is: format, lints, unit and cluster tests, dependency rules, and stock Thrift clients of Python and
-# Node.js.
-# Sets up what it needs. Arguments are passed on to `cargo test`, and then nothing else runs:
+# Runs every check: format, lints, the language of comments and documentation, links, dependency rules, unit and cluster
+# tests, and stock Thrift clients of Python and Node.js. It installs what is missing. Arguments are passed to `cargo test`,
+# and then nothing else runs:
 #
 #   scripts/test.sh                    # everything
 #   scripts/test.sh failover           # the tests whose name contains "failover"
@@ -44,6 +44,13 @@ check_scripts() {
     shellcheck -x scripts/*.sh .ci/run
 }
 
+# Limits for the English of the comments, words that are retired, and links that lead nowhere.
+check_texts() {
+    say "scripts/english.py --check, scripts/check-links.py"
+    python3 scripts/english.py --check
+    python3 scripts/check-links.py
+}
+
 # C++ and Rust clients are left to scripts/interop.sh alone: they need some 150 MB of packages and a minute to compile.
 check_interoperability() {
     local clients=python
@@ -64,6 +71,7 @@ if [ "$#" -gt 0 ]; then
 fi
 check_format
 check_scripts
+check_texts
 check_dependencies
 build_release
 check_lints
