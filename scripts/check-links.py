@@ -2,7 +2,7 @@
 """Checks the links of the documentation; scripts/test.sh runs this.
 
 Three things must exist: the target of every relative link in a Markdown file, the heading that its #anchor names, and every
-docs/….md that any tracked text file mentions, with the section if it follows in quotes: docs/CLI.md, "Exit statuses".
+docs/….md that any tracked text file mentions, with the section if it follows in quotes: docs/CLI.md, "Exit status".
 Links to other hosts are not followed.
 """
 
