@@ -263,7 +263,7 @@ def test_a_finished_idempotency_id_is_forgotten(client, key):
     assert get(client, key) == b"\x03"
 
 
-def test_the_limits_of_the_server_are_told(client):
+def test_the_limits_of_the_server_are_reported(client):
     limits = succeeded(client.getClusterHealth(client.types.GetClusterHealthRequest())).limits
     assert (limits.max_key_bytes, limits.max_value_bytes) == (10_000, 100_000)
     assert (limits.max_transaction_bytes, limits.max_conflicts) == (10_000_000, 100_000)

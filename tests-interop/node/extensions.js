@@ -259,7 +259,7 @@ module.exports = {
     same(await kv.get(key), [0x03]);
   },
 
-  "the limits of the server are told": async (kv) => {
+  "the limits of the server are reported": async (kv) => {
     const { limits } = succeeded(await kv.call("getClusterHealth"));
     const told = [limits.max_key_bytes, limits.max_value_bytes, limits.max_transaction_bytes];
     assert.deepEqual(told.map(Number), [10_000, 100_000, 10_000_000]);
