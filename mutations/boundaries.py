@@ -1,9 +1,9 @@
-"""Changes comparisons, sums and conditions of a crate, one at a time, and tells which changes no test notices; called by
-scripts/boundaries.sh, where the options are told.
+"""Changes comparisons, sums and conditions of a crate, one at a time, and lists the changes that no test notices; called by
+scripts/boundaries.sh, which explains the options.
 
-cargo-mutants says what can be changed. All changes are built at once, each behind a switch (`switched.py`), in a copy of
-the tree; then the tests are run for each, those of the changed module first and then the quick ones, until one fails. A change
-that does not compile is none. Where the tests fail without any change, the run ends.
+cargo-mutants lists the possible changes. All of them are built at once, each behind a switch (`switched.py`), in a copy of
+the tree. Then the tests run for each change, those of the changed module first and then the quick ones, until one fails. A
+change that does not compile is skipped. If the tests fail without any change, the run ends.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from pathlib import Path
 from run import ROOT, Broken, Copy, run, sources
 from switched import VARIABLE, NotSwitchable, Switched
 
-# What is compared in these files decides something.
+# Files whose comparisons decide verdicts, versions or votes.
 FILES = {
     "kv-store": ["window", "readers", "conflict_index", "conflicts", "once", "range_clears", "selectors", "superseded", "sweep",
                  "sweep/clears", "sweep/run", "sweep/tombstones"],
@@ -38,14 +38,14 @@ def options():
                                      epilog="Needs cargo-mutants: cargo install cargo-mutants --locked. The exit status is 2 if a "
                                             "change was left.")
     parser.add_argument("crate", choices=sorted(FILES))
-    parser.add_argument("files", nargs="*", metavar="FILE", help="in the crate's src, such as window.rs; else those of its list")
-    parser.add_argument("--survivors", action="store_true", help="only what the last run left")
-    parser.add_argument("--place", type=Path, help="folder for the copy, what is built and the results")
+    parser.add_argument("files", nargs="*", metavar="FILE", help="in the crate's src, such as window.rs; default: the list of the crate")
+    parser.add_argument("--survivors", action="store_true", help="only the survivors of the last run")
+    parser.add_argument("--place", type=Path, help="folder for the copy, the build and the results")
     return parser.parse_args()
 
 
 def mutants(crate, files):
-    """What cargo-mutants would change."""
+    """The changes that cargo-mutants proposes."""
     command = ["cargo", "mutants", "--list", "--json", "--package", crate, "--re", OPERATORS]
     paths = [f"crates/{crate}/src/{file}" for file in files or [name + ".rs" for name in FILES[crate]]]
     listed = subprocess.run([*command, *(word for path in paths for word in ("--file", path))], cwd=ROOT, check=True,
@@ -114,7 +114,7 @@ def main():
         if is_noticed([program], copy.env, [], 1800):
             sys.exit(f"error: tests fail without any change: {program[0]}")
         lasted[program] = time.monotonic() - started
-    # The quick ones first.
+    # Quick tests first.
     programs.sort(key=lasted.get)
     seconds = 30 + 10 * max(lasted.values())
     left, noticed, all_of = [], Counter(), Counter()
