@@ -70,6 +70,11 @@ impl ConnectionOrder {
         }
     }
 
+    #[cfg(test)]
+    pub fn is_empty(&self) -> bool {
+        self.shards.iter().all(|shard| shard.lock().expect("no code panics while holding this lock").is_empty())
+    }
+
     fn end_write(&self, connection_id: u64, number: u64) {
         let mut shard = self.shard(connection_id);
         let writes = shard.get_mut(&connection_id).expect("a connection is in the table while it writes");

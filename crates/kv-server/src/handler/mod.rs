@@ -4,6 +4,8 @@
 //! ([`crate::connection_order`]), the measurement of every call, and the wire's way of telling failures. `error` is absent
 //! on success, because existing clients take any text there for a failure.
 
+#[cfg(test)]
+mod own_writes;
 mod reply;
 
 use std::sync::Arc;

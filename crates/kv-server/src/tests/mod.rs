@@ -2,6 +2,7 @@
 //! router together.
 
 mod admin;
+mod breaking_off;
 mod client;
 mod commits;
 mod families;

@@ -6,6 +6,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use kv_api::thrift::wire::{self, Encoding, IncomingCall, MessageKind, Scanner, WireError, WireLimits};
+use rustix::io::ioctl_fionread;
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
@@ -14,23 +15,21 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use super::counters::add;
 use super::listener::Shared;
 use super::pipeline::{Again, Origin, Pipeline, Start};
-use super::room::{Cost, INPUT_BYTES, OWN_BYTES, OWN_INPUT_BYTES};
+use super::room::{Cost, INPUT_BYTES, OWN_BYTES, OWN_INPUT_BYTES, Waiting, room_of_request, wait};
 use super::{ApplicationErrorKind, CallTerms, ConnectionContext, ThriftCall, ThriftException};
 use crate::accepting::{Idleness, Incoming};
-use crate::budget::{ByteBudget, Reserved};
+use crate::budget::Reserved;
 
 /// A buffer is read into when it has room for so much.
 const LEAST_READ_BYTES: usize = 4 << 10;
 /// A buffer of small requests grows up to this while reads fill it.
 const BUSY_INPUT_BYTES: usize = 64 << 10;
-/// Requests from this on are counted in the reservation they came with.
-const COUNTED_REQUEST_BYTES: usize = 4 << 10;
 /// What of the output was written is cut off once it is so much.
 const CUT_BYTES: usize = 64 << 10;
 /// Ready replies leave after so much time or so many bytes, even when more calls are waiting to be started.
 const BATCH_TIME: Duration = Duration::from_micros(200);
 const BATCH_BYTES: usize = 256 << 10;
-/// How long to wait for a refused client to take its exception before the connection is reset.
+/// How long to wait for a client that goes on sending to take its last replies before the connection is reset.
 const LINGER: Duration = Duration::from_secs(2);
 /// How often a connection whose client takes nothing looks whether others wait for its memory.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -59,6 +58,8 @@ pub(super) async fn serve(shared: &Shared, context: &ConnectionContext, incoming
         Ended::Fault(_) => {}
         Ended::Refusal(_) => linger(stream).await,
         Ended::Timeout => add(&shared.counters.connections_timed_out, 1),
+        // Its client goes on asking.
+        Ended::Shutdown if ioctl_fionread(&stream).is_ok_and(|unread| unread > 0) => linger(stream).await,
         Ended::Client | Ended::Shutdown => {
             let _ = stream.shutdown().await;
         }
@@ -66,8 +67,8 @@ pub(super) async fn serve(shared: &Shared, context: &ConnectionContext, incoming
     ended
 }
 
-/// Closing a socket that has unread input resets it, and the client might never see the exception that explains why. So
-/// what it still sends is thrown away for a while.
+/// Closing a socket that has unread input resets it, and the client might never see the exception that explains why, or
+/// the last replies. So what it still sends is thrown away for a while.
 async fn linger(mut stream: TcpStream) {
     let throw_away = async {
         let _ = stream.shutdown().await;
@@ -77,15 +78,23 @@ async fn linger(mut stream: TcpStream) {
     let _ = tokio::time::timeout(LINGER, throw_away).await;
 }
 
-/// Memory that is waited for.
-type Waiting = Pin<Box<dyn Future<Output = Reserved> + Send>>;
-
 /// What the input buffer may grow to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum InputSize {
     Own,
     Medium,
     Largest,
+}
+
+/// What is left of the input when calls were started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Left {
+    /// Nothing, or the beginning of a message: more has to come.
+    Beginning,
+    /// Messages that wait until something in hand has ended or left.
+    Waiting,
+    /// Messages that can be started as soon as ready replies have left.
+    Ready,
 }
 
 /// A call that is decoded and waits for room for its reply.
@@ -187,7 +196,7 @@ impl<'a> Connection<'a> {
             (self.small_waiting, self.large_waiting) = (None, None);
         }
         loop {
-            let more = self.start_calls(cx);
+            let left = self.start_calls(cx);
             let again = self.start_again(cx);
             // After the starts, so that calls that are pending leave their wakers.
             let finished = self.pipeline.poll(cx, &mut self.output);
@@ -202,8 +211,10 @@ impl<'a> Connection<'a> {
             {
                 return Poll::Ready(ended);
             }
-            // With complete messages still in the buffer there is no need to read.
-            if !(more || again || self.read(cx) || written || finished) {
+            // With complete messages still in the buffer there is no need to read, and the end of the input must not be
+            // met before them.
+            let goes_on = left == Left::Ready || again || (left == Left::Beginning && self.read(cx));
+            if !(goes_on || written || finished) {
                 break;
             }
         }
@@ -230,9 +241,8 @@ impl<'a> Connection<'a> {
             && waiting < options.max_buffered_reply_bytes
     }
 
-    /// Starts the calls whose messages are complete, until the batch should be flushed: then the answer is true, and more
-    /// may be waiting.
-    fn start_calls(&mut self, cx: &mut Context<'_>) -> bool {
+    /// Starts the calls whose messages are complete, until the batch should be flushed.
+    fn start_calls(&mut self, cx: &mut Context<'_>) -> Left {
         let mut batch_began = None;
         loop {
             if let Some(next) = self.next.take() {
@@ -248,23 +258,23 @@ impl<'a> Connection<'a> {
             match self.scanner.scan(&self.input[self.consumed..]) {
                 Ok(None) => {
                     self.partial_since.get_or_insert_with(Instant::now);
-                    return false;
+                    return Left::Beginning;
                 }
                 Ok(Some(envelope)) => {
                     let now = Instant::now();
                     let began = batch_began.replace(batch_began.unwrap_or(now));
                     if began.is_some_and(|began| now - began > BATCH_TIME || self.output.len() > BATCH_BYTES) {
-                        return true;
+                        return Left::Ready;
                     }
                     self.partial_since = None;
                     self.take_call(envelope, now);
                 }
-                Err(error) => self.refuse_rest(error),
+                Err(error) => self.refuse_rest(error, self.input.len()),
             }
         }
         // Whatever is left waits for us, not for the client.
         self.partial_since = None;
-        false
+        if self.consumed < self.input.len() { Left::Waiting } else { Left::Beginning }
     }
 
     /// Decodes a message. What it asks for is `next`.
@@ -274,7 +284,7 @@ impl<'a> Connection<'a> {
         let IncomingCall { name, sequence_id, one_way, call } = match wire::decode_call(message, encoding, self.limits)
         {
             Ok(call) => call,
-            Err(error) => return self.refuse_rest(error),
+            Err(error) => return self.refuse_rest(error, self.consumed + envelope.end),
         };
         self.consumed += envelope.end;
         match call {
@@ -391,11 +401,12 @@ impl<'a> Connection<'a> {
         }
     }
 
-    /// Nobody knows where the next message would begin: answer this one if its header can be read, and close.
-    fn refuse_rest(&mut self, error: WireError) {
+    /// Nobody knows where the next message would begin: answer this one, which reaches no further than `end`, if its header
+    /// can be read, and close.
+    fn refuse_rest(&mut self, error: WireError, end: usize) {
         add(&self.shared.counters.protocol_errors, 1);
         tracing::debug!(peer = %self.context.peer, %error, "closing the connection: its input is not understood");
-        let rest = &self.input[self.consumed.min(self.input.len())..];
+        let rest = &self.input[self.consumed..end];
         let header = Encoding::of_first_bytes(rest)
             .and_then(|encoding| wire::read_header(rest, encoding).ok().map(|header| (encoding, header)));
         if let Some((encoding, header)) = header
@@ -481,12 +492,22 @@ impl<'a> Connection<'a> {
         true
     }
 
-    /// A connection that waits for its client keeps little.
+    /// A connection that waits for its client keeps little, also where a short message has begun: else one that always
+    /// begins another would keep the memory of a long one for ever.
     fn shrink_input(&mut self) {
         self.was_filled = false;
-        if self.input.is_empty() && self.input_size != InputSize::Own {
+        if self.input.len() < OWN_INPUT_BYTES && self.input_size != InputSize::Own {
             self.input.shrink_to(OWN_INPUT_BYTES);
             (self.input_size, self.input_room) = (InputSize::Own, None);
+        }
+        let pools = &self.shared.pools;
+        if self.input.len() < INPUT_BYTES
+            && self.input_size == InputSize::Largest
+            && pools.large_input.is_short()
+            && let Some(room) = pools.input.try_reserve(2 * INPUT_BYTES)
+        {
+            self.input.shrink_to(INPUT_BYTES);
+            (self.input_size, self.input_room) = (InputSize::Medium, Some(room));
         }
     }
 
@@ -573,28 +594,4 @@ impl<'a> Connection<'a> {
         let idle = after(self.is_idle().then_some(self.active_at), options.idle_timeout());
         [partial, unsent, idle].into_iter().flatten().min()
     }
-}
-
-/// At once if possible; else in turn, and the task is woken then.
-fn wait(waiting: &mut Option<Waiting>, pool: &ByteBudget, bytes: usize, cx: &mut Context<'_>) -> Option<Reserved> {
-    if waiting.is_none()
-        && let Some(room) = pool.try_reserve(bytes)
-    {
-        return Some(room);
-    }
-    let turn = waiting.get_or_insert_with(|| Box::pin(pool.reserve(bytes)));
-    match turn.as_mut().poll(cx) {
-        Poll::Pending => None,
-        Poll::Ready(room) => {
-            *waiting = None;
-            Some(room)
-        }
-    }
-}
-
-/// Takes what a decoded request needs out of what was reserved for the buffer, as long as that leaves enough for the buffer.
-fn room_of_request(room: &mut Option<Reserved>, bytes: usize, buffer_bytes: usize) -> Option<Reserved> {
-    let room = room.as_mut()?;
-    let is_enough = bytes >= COUNTED_REQUEST_BYTES && room.bytes() >= bytes + buffer_bytes;
-    is_enough.then(|| room.split(bytes)).flatten()
 }

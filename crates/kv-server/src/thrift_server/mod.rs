@@ -3,6 +3,7 @@
 //! One task per connection does everything for it: it reads what the socket holds, starts every complete call, writes the
 //! replies that are ready. What it promises:
 //! - calls of a connection start in the order of their arrival and run concurrently; their replies leave in that order;
+//! - each call that came whole is answered, also when its client has closed its sending side behind it;
 //! - a reply that is ready leaves as soon as those before it have, together with others that are ready, in one write;
 //! - nothing is decoded before a message is complete, and no declared size makes the server allocate;
 //! - input that cannot be understood costs its sender an exception or the connection, and nobody else anything;

@@ -20,12 +20,15 @@
 //! A client that takes nothing of its replies holds what it was sent. While somebody waits for that memory, it is
 //! disconnected sooner (`spared_idle_ms`).
 
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
 use kv_api::thrift::ThriftCall;
 use kv_api::thrift::generated::{AtomicCommitRequest, Operation};
 use kv_store::{MAX_REPORTED_CONFLICTS, STAMP_BYTES};
 
 use super::ThriftServerOptions;
-use crate::budget::ByteBudget;
+use crate::budget::{ByteBudget, Reserved};
 
 /// What a connection may hold of calls and replies without reserving.
 pub(super) const OWN_BYTES: usize = 8 << 10;
@@ -45,6 +48,12 @@ const FORMS_OF_ROWS: usize = 3;
 const ENVELOPE_BYTES: usize = 512;
 /// What surrounds a row in a reply.
 const ROW_BYTES: usize = 32;
+
+/// Requests from this on are counted in the reservation they came with.
+const COUNTED_REQUEST_BYTES: usize = 4 << 10;
+
+/// Memory that is waited for.
+pub(super) type Waiting = Pin<Box<dyn Future<Output = Reserved> + Send>>;
 
 /// The memory that all connections share.
 #[derive(Clone, Debug)]
@@ -152,6 +161,35 @@ fn commit_reply_bytes(request: &AtomicCommitRequest, max_key_bytes: usize) -> us
         + request.read_conflict_ranges.as_ref().map_or(0, Vec::len);
     let reported = conflicts.min(MAX_REPORTED_CONFLICTS) * (max_key_bytes + ROW_BYTES);
     stamped.map(completed).sum::<usize>().max(reported) + ENVELOPE_BYTES
+}
+
+/// At once if possible; else in turn, and the task is woken then.
+pub(super) fn wait(
+    waiting: &mut Option<Waiting>,
+    pool: &ByteBudget,
+    bytes: usize,
+    cx: &mut Context<'_>,
+) -> Option<Reserved> {
+    if waiting.is_none()
+        && let Some(room) = pool.try_reserve(bytes)
+    {
+        return Some(room);
+    }
+    let turn = waiting.get_or_insert_with(|| Box::pin(pool.reserve(bytes)));
+    match turn.as_mut().poll(cx) {
+        Poll::Pending => None,
+        Poll::Ready(room) => {
+            *waiting = None;
+            Some(room)
+        }
+    }
+}
+
+/// Takes what a decoded request needs out of what was reserved for the buffer, as long as that leaves enough for the buffer.
+pub(super) fn room_of_request(room: &mut Option<Reserved>, bytes: usize, buffer_bytes: usize) -> Option<Reserved> {
+    let room = room.as_mut()?;
+    let is_enough = bytes >= COUNTED_REQUEST_BYTES && room.bytes() >= bytes + buffer_bytes;
+    is_enough.then(|| room.split(bytes)).flatten()
 }
 
 #[cfg(test)]

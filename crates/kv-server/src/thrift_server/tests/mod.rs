@@ -5,6 +5,7 @@ mod flow;
 mod hostile;
 mod lifecycle;
 mod memory;
+mod raw_clients;
 mod service;
 mod speed;
 
