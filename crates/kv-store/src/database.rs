@@ -24,6 +24,7 @@ use kv_api::{
 };
 
 use crate::{
+    clock::Clock,
     collector::{Collected, Collector},
     damage::Damage,
     data_compaction::DataCompaction,
@@ -58,6 +59,8 @@ pub struct StoreOptions {
     /// How often a thread looks for what can be removed. `None`: whoever owns the database calls
     /// [`TransactionalKvDatabase::collect_garbage`].
     pub collect_every: Option<Duration>,
+    /// By which pins and holds end.
+    pub clock: Clock,
 }
 
 impl StoreOptions {
@@ -74,6 +77,7 @@ impl StoreOptions {
             group_commit: None,
             range_delete_entries: sweep::RANGE_DELETE_ENTRIES,
             collect_every: Some(Duration::from_millis(500)),
+            clock: Clock::SYSTEM,
         }
     }
 }
@@ -395,7 +399,7 @@ impl Core {
             failure: OnceLock::new(),
             damage: Damage::default(),
             space: SpaceWait::default(),
-            readers: Arc::default(),
+            readers: Arc::new(Readers::new(options.clock)),
             clears: RwLock::new(state.clears.clone()),
             families: RwLock::new(Arc::new(state.families.names())),
             horizon: AtomicU64::new(state.window.horizon()),

@@ -14,6 +14,7 @@
 //!
 //! Left out here: consensus, requests and their limits.
 
+mod clock;
 mod collector;
 mod conflict_index;
 mod conflicts;
@@ -44,6 +45,7 @@ mod sweep;
 mod sync;
 mod window;
 
+pub use clock::Clock;
 pub use collector::Collected;
 pub use conflicts::MAX_REPORTED_CONFLICTS;
 pub use database::{RetentionStatistics, Seal, StoreOptions, TransactionalKvDatabase};

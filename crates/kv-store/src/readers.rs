@@ -16,7 +16,10 @@ use std::{
 
 use kv_api::{KvError, Version};
 
-use crate::sync::{Mutex, MutexGuard};
+use crate::{
+    clock::Clock,
+    sync::{Mutex, MutexGuard},
+};
 
 /// Most pins of one database at a time.
 pub const MAX_PINS: usize = 1_000;
@@ -27,6 +30,7 @@ const MAX_HELD: usize = 16;
 #[derive(Debug, Default)]
 pub(crate) struct Readers {
     state: Mutex<State>,
+    clock: Clock,
 }
 
 #[derive(Debug, Default)]
@@ -46,6 +50,10 @@ pub(crate) struct ActiveRead {
 }
 
 impl Readers {
+    pub fn new(clock: Clock) -> Readers {
+        Readers { state: Mutex::default(), clock }
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -58,7 +66,7 @@ impl Readers {
     /// The oldest version that must stay readable. `horizon` is asked while nobody can enlist.
     pub fn floor(&self, horizon: impl FnOnce() -> u64) -> u64 {
         let mut state = self.state();
-        state.drop_ended(Instant::now());
+        state.drop_ended(self.clock.now());
         let active = state.active.first_key_value().map(|(version, _)| *version);
         let pinned = state.pins.first_key_value().map(|(version, _)| *version);
         let held = state.held.first_key_value().map(|(version, _)| *version);
@@ -73,7 +81,7 @@ impl Readers {
         lifetime: Duration,
         look: impl FnOnce() -> Result<(), KvError>,
     ) -> Result<(), KvError> {
-        let (mut state, now) = (self.state(), Instant::now());
+        let (mut state, now) = (self.state(), self.clock.now());
         state.drop_ended(now);
         let pins = state.count_pins();
         if pins >= MAX_PINS {
@@ -88,13 +96,15 @@ impl Readers {
 
     pub fn pins(&self) -> usize {
         let mut state = self.state();
-        state.drop_ended(Instant::now());
+        state.drop_ended(self.clock.now());
         state.count_pins()
     }
 
-    /// Takes away the pin of `version` that would have ended first; without one it does nothing.
+    /// Takes away the pin of `version` that would end next; without one it does nothing. A pin that has ended is none, whether
+    /// anybody has looked since or not.
     pub fn unpin(&self, version: Version) {
-        let mut state = self.state();
+        let (mut state, now) = (self.state(), self.clock.now());
+        state.drop_ended(now);
         if let Some(ends) = state.pins.get_mut(&version.0) {
             let first = (0..ends.len()).min_by_key(|index| ends[*index]);
             first.map(|index| ends.swap_remove(index));
@@ -111,7 +121,7 @@ impl Readers {
         lifetime: Duration,
         look: impl FnOnce() -> Result<(), KvError>,
     ) -> Result<(), KvError> {
-        let (mut state, now) = (self.state(), Instant::now());
+        let (mut state, now) = (self.state(), self.clock.now());
         state.drop_ended(now);
         if state.held.len() >= MAX_HELD && !state.held.contains_key(&version.0) {
             return Err(KvError::Overloaded(format!("{MAX_HELD} versions are read page by page already")));
@@ -125,7 +135,7 @@ impl Readers {
 
     /// Whether the version is pinned or held.
     pub fn keeps(&self, version: u64) -> bool {
-        let (mut state, now) = (self.state(), Instant::now());
+        let (mut state, now) = (self.state(), self.clock.now());
         state.drop_ended(now);
         state.keeps(version)
     }
@@ -236,6 +246,21 @@ mod tests {
             let left = &readers.state().pins[&5];
             assert!(left.len() == 1 && left[0] >= begun + 2 * HOUR, "{left:?}");
         }
+    }
+
+    #[test]
+    fn a_pin_that_has_ended_is_not_the_one_that_is_taken_away() {
+        let readers = Readers::default();
+        [HOUR, Duration::ZERO].into_iter().for_each(|lifetime| readers.pin(Version(5), lifetime, || Ok(())).unwrap());
+        readers.unpin(Version(5));
+        assert!(!readers.keeps(5));
+    }
+
+    #[test]
+    fn pins_end_by_the_clock_that_was_given() {
+        let readers = Readers::new(Clock::new(|| Instant::now() + 2 * HOUR));
+        readers.state().pins.insert(5, vec![Instant::now() + HOUR]);
+        assert!(!readers.keeps(5));
     }
 
     #[test]

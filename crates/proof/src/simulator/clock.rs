@@ -3,9 +3,27 @@
 //! It stands for a monotonic clock, so it never goes back. A jump ahead is what a process sees whose machine slept with
 //! the clock running; jumps of the wall clock cannot hurt, since nothing of it enters the replicated state.
 
+use std::cell::Cell;
+use std::time::Duration;
+
 use rsml::Instant;
 
 use super::random::Random;
+
+thread_local! {
+    static BEGINNING: std::time::Instant = std::time::Instant::now();
+    static ELAPSED_US: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Simulated time of the run on this thread, for code that takes time from the standard library.
+pub fn standard_time() -> std::time::Instant {
+    BEGINNING.with(|beginning| *beginning + Duration::from_micros(ELAPSED_US.get()))
+}
+
+/// The run on this thread has come to `now_us`.
+pub fn set_standard_time(now_us: u64) {
+    ELAPSED_US.set(now_us);
+}
 
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Clock {

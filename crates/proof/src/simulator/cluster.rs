@@ -10,7 +10,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::claims::Origin;
 use super::clients::Client;
-use super::clock::Clock;
+use super::clock::{Clock, set_standard_time};
 use super::events::{Event, Process, Queue};
 use super::faults::Faults;
 use super::figures::Figures;
@@ -42,7 +42,7 @@ pub struct Cluster {
     pub(super) faults_ended: bool,
     /// The one that executed otherwise than the log says.
     pub(super) corrupted: Option<usize>,
-    /// Whose disk was replaced.
+    /// Whose disk was replaced, and is not back.
     pub(super) wiped: Option<usize>,
     /// Nodes that stay down until all heals.
     pub(super) kept_down: BTreeSet<usize>,
@@ -59,6 +59,7 @@ pub struct Cluster {
 
 impl Cluster {
     pub fn new(replicas: u8, seed: u64, faults: Faults, habits: Habits) -> Cluster {
+        set_standard_time(0);
         let mut random = Random::new(seed);
         let oracle = Oracle::default();
         let nodes = (0..replicas as usize).map(|place| Node::new(place, oracle.clone(), &mut random)).collect();
@@ -400,9 +401,11 @@ impl Cluster {
     fn advance(&mut self, until: u64) -> bool {
         let Some((at, event)) = self.queue.pop(until) else {
             self.now = until;
+            set_standard_time(self.now);
             return false;
         };
         self.now = at;
+        set_standard_time(self.now);
         self.figures.events += 1;
         let awake = event.target().map_or(0, |node| self.nodes[node].paused_until);
         if awake > self.now {

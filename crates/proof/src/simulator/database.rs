@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use kv_api::{KeyRef, KvError, RangeQuery, Rows, Version};
@@ -11,17 +11,19 @@ use kv_server::replication::{DatabasePlace, KvStoreExecutor};
 use kv_server::router::{LocalReader, ReadSlots};
 use kv_store::engine::EngineInstall;
 use kv_store::{
-    DatabaseInstall, Durability, Engine, MemoryEngine, MemoryInstall, StoreOptions, TransactionalKvDatabase,
+    Clock, DatabaseInstall, Durability, Engine, MemoryEngine, MemoryInstall, StoreOptions, TransactionalKvDatabase,
 };
 use rsml::{CommittedValue, ExecutionError, ExecutionNotifier, SealedState, Sequence, Snapshots};
 
+use super::clock::standard_time;
 use super::engine::FlushingEngine;
 use super::oracle::{Moment, Oracle};
 use super::random::Random;
 use super::rows::{BANK, JOURNAL, query};
 
-/// For longer than any simulation takes: pins end when they are taken away.
-const PIN_LIFETIME: Duration = Duration::from_secs(1_000_000);
+/// The longest lifetimes of pins that a process may have, in milliseconds: from one tick to longer than any simulation
+/// takes, so that its pins end only when they are taken away.
+const PIN_LIFETIMES_MS: [u64; 6] = [10, 200, 1_000, 5_000, 1_000_000_000, 1_000_000_000];
 
 /// What outlives the process: an engine for each generation.
 pub struct DatabaseFiles {
@@ -37,15 +39,23 @@ pub struct Database {
     reader: LocalReader,
     oracle: Oracle,
     pins: Arc<Pins>,
+    /// The longest that this process pins anything.
+    longest_pin: Duration,
 }
 
-/// Pinned versions of the live database, with how often each is.
+/// When each pin of each version of the live database ends.
 #[derive(Default)]
-struct Pins(Mutex<BTreeMap<u64, u64>>);
+struct Pins(Mutex<BTreeMap<u64, Vec<Instant>>>);
 
 impl Pins {
-    fn counts(&self) -> MutexGuard<'_, BTreeMap<u64, u64>> {
-        self.0.lock().expect("one thread runs a simulation")
+    /// Those that have not ended.
+    fn ends(&self) -> MutexGuard<'_, BTreeMap<u64, Vec<Instant>>> {
+        let (mut pins, now) = (self.0.lock().expect("one thread runs a simulation"), standard_time());
+        pins.retain(|_, ends| {
+            ends.retain(|end| *end > now);
+            !ends.is_empty()
+        });
+        pins
     }
 }
 
@@ -53,6 +63,11 @@ impl DatabaseFiles {
     pub fn new(oracle: Oracle) -> Arc<DatabaseFiles> {
         let options = Mutex::new(StoreOptions::replicated());
         Arc::new(DatabaseFiles { engines: Mutex::default(), options, flushing: Mutex::default(), oracle })
+    }
+
+    /// Those of an empty disk.
+    pub fn another(&self) -> Arc<DatabaseFiles> {
+        DatabaseFiles::new(self.oracle.clone())
     }
 
     fn engines(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<FlushingEngine>>> {
@@ -68,7 +83,7 @@ impl DatabaseFiles {
         self.engines().values().for_each(|engine| engine.crash());
     }
 
-    /// Another disk takes the place of this one.
+    /// All databases are gone.
     pub fn wipe(&self) {
         self.engines().clear();
     }
@@ -80,6 +95,7 @@ impl DatabaseFiles {
             known_keys: random.pick(&[1, 16, 1_000]),
             range_delete_entries: random.pick(&[1, 2, 4, 1_000]),
             collect_every: None,
+            clock: Clock::new(standard_time),
             ..StoreOptions::replicated()
         };
         let flushing = (random.pick(&[0, 2, 30]), random.draw());
@@ -87,7 +103,9 @@ impl DatabaseFiles {
         let executor =
             KvStoreExecutor::open(self.clone(), ReadSlots::new(1), generation).expect("the database is sound");
         let (oracle, pins) = (self.oracle.clone(), Arc::<Pins>::default());
-        let database = Database { reader: executor.reader().clone(), oracle: oracle.clone(), pins: pins.clone() };
+        let longest_pin = Duration::from_millis(random.pick(&PIN_LIFETIMES_MS));
+        let reader = executor.reader().clone();
+        let database = Database { reader, oracle: oracle.clone(), pins: pins.clone(), longest_pin };
         (database, Executor { inner: executor, oracle, pins, slips: false, slipped: false })
     }
 }
@@ -197,33 +215,35 @@ impl Database {
     }
 
     fn is_pinned(&self, version: u64) -> bool {
-        self.pins.counts().contains_key(&version)
+        self.pins.ends().contains_key(&version)
     }
 
-    /// One that can be read at this moment, or some day, can be pinned, and no other.
-    pub fn pin(&self, version: u64) {
+    /// One that can be read at this moment, or some day, can be pinned, and no other. The lifetime is up to the longest of
+    /// this process, often exactly that.
+    pub fn pin(&self, version: u64, random: &mut Random) {
+        let longest_us = self.longest_pin.as_micros() as u64;
+        let lifetime = Duration::from_micros(if random.one_in(2) { longest_us } else { random.below(longest_us) });
         let expected = self.moment().check_readable(version, self.is_pinned(version));
-        let pinned = self.reader.database().pin(Version(version), PIN_LIFETIME);
+        let pinned = self.reader.database().pin(Version(version), lifetime);
         assert_eq!(pinned, expected, "a pin of {version}: first what came of it, then what the log says");
         if pinned.is_ok() {
-            *self.pins.counts().entry(version).or_default() += 1;
+            self.pins.ends().entry(version).or_default().push(standard_time() + lifetime);
         }
     }
 
+    /// Takes away the pin of a pinned version that would have ended first.
     pub fn unpin(&self, version: u64) {
         self.reader.database().unpin(Version(version));
-        let mut counts = self.pins.counts();
-        let count = counts.get_mut(&version).expect("it is pinned");
-        *count -= 1;
-        if *count == 0 {
-            counts.remove(&version);
-        }
+        let mut pins = self.pins.ends();
+        let ends = pins.get_mut(&version).expect("it is pinned");
+        ends.sort_unstable();
+        ends.remove(0);
     }
 
     /// Those that are applied.
     pub fn pinned(&self) -> Vec<u64> {
         let applied = self.applied_version();
-        self.pins.counts().range(..=applied).map(|(version, _)| *version).collect()
+        self.pins.ends().range(..=applied).map(|(version, _)| *version).collect()
     }
 
     /// Whether there is more to do at this moment.
@@ -343,7 +363,7 @@ impl ExecutionNotifier for Executor {
 
     fn switch_to(&mut self, generation: u64) -> Result<(), ExecutionError> {
         self.slipped = false;
-        self.pins.counts().clear();
+        self.pins.ends().clear();
         self.inner.switch_to(generation)
     }
 }

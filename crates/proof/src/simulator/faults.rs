@@ -58,6 +58,8 @@ pub struct Faults {
     pub rot: u64,
     pub lose_database: u64,
     pub wipe: u64,
+    /// Per start of a node whose disk was replaced: the disk is back, or leaves again; 0: it is gone for good.
+    pub exchange: u64,
     /// Per fault event: sectors of a running node's log rot.
     pub rot_running: u64,
     /// Per fault event: a log's disk is full for a while.
@@ -124,6 +126,7 @@ impl Faults {
             rot: 0,
             lose_database: 0,
             wipe: 0,
+            exchange: 0,
             rot_running: 0,
             fill: 0,
             transfer: 0,
@@ -198,6 +201,7 @@ impl Faults {
             rot: weight(1, 5),
             lose_database: weight(2, 10),
             wipe: weight(5, 50),
+            exchange: weight(1, 6),
             rot_running: weight(20, 200),
             fill: weight(20, 200),
             transfer: weight(2, 60),
@@ -234,7 +238,7 @@ impl Faults {
     pub fn any_and_corruption(random: &mut Random) -> Faults {
         let corrupt = random.between(5, 60);
         // Whoever stops for good is as much as may be lost.
-        Faults { corrupt, wipe: 0, lose_database: 0, rot: 0, rot_running: 0, ..Faults::any(random) }
+        Faults { corrupt, wipe: 0, exchange: 0, lose_database: 0, rot: 0, rot_running: 0, ..Faults::any(random) }
     }
 
     /// A lossy network, but everybody runs, and nobody lags for long behind what digests are kept of.

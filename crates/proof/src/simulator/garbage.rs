@@ -54,9 +54,12 @@ impl Cluster {
             running.database.unpin(version);
             return self.figures.count("version unpinned");
         }
-        // Some of them can't be pinned any more, or not yet.
-        let version = self.random.between(oldest.saturating_sub(1), moment.version + 1);
-        running.database.pin(version);
+        // Some of them can't be pinned any more, or not yet; some are pinned already.
+        let version = match !pinned.is_empty() && self.random.one_in(3) {
+            true => self.random.pick(&pinned),
+            false => self.random.between(oldest.saturating_sub(1), moment.version + 1),
+        };
+        running.database.pin(version, &mut self.random);
         self.figures.count("version pinned");
     }
 

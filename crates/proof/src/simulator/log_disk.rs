@@ -210,11 +210,6 @@ impl LogDisk {
         self.damaged.is_empty()
     }
 
-    /// Another disk takes the place of this one.
-    pub fn wipe(&mut self, random: &mut Random) {
-        *self = LogDisk::new(random);
-    }
-
     /// The process dies, or the machine: of what was being written some may have reached the disk.
     pub fn crash(&mut self, random: &mut Random, power_loss: bool) {
         let busy = std::mem::take(&mut self.busy);

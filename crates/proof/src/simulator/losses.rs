@@ -1,8 +1,11 @@
 //! What disks lose, and the budget for it: never more than the others can make good.
 //!
-//! One node at a time has losses that it has not got back yet, and one disk in a run is replaced for good; of three, a
-//! replaced disk is all that may be lost, since it has no vote any more. So of every entry that was ever committed, an
-//! intact copy is left in each quorum that may have committed it.
+//! One node at a time has losses that it has not got back yet, and of one node at a time the disk is replaced; of three, a
+//! replaced disk is all that may be lost, since the one in its place has no vote. So of every entry that was ever committed,
+//! an intact copy is left in each quorum that may have committed it.
+//!
+//! A replaced disk may be gone for good. Or it comes back as it was, however much it has missed, leaves again, and so on: it
+//! has its vote whenever it is there, and the one that is there meanwhile never has one.
 
 use rsml::ClusterId;
 
@@ -31,17 +34,18 @@ impl Cluster {
     /// A node is about to start: its disk may have lost something meanwhile.
     pub(super) fn lose_before_start(&mut self, node: usize) {
         self.nodes[node].has_losses = false;
-        if !self.may_lose(node) || self.nodes[node].incarnation == 0 {
+        if self.faults_ended || self.nodes[node].incarnation == 0 {
+            return;
+        }
+        let exchanges = self.nodes[node].has_spare() && self.random.one_in(self.faults.exchange);
+        if exchanges && self.exchange_disks(node) || !self.may_lose(node) {
+            return;
+        }
+        if self.may_replace(node) && self.random.one_in(self.faults.wipe) {
+            self.replace_disk(node, self.faults.exchange > 0);
             return;
         }
         let is_born = self.all_are_born();
-        let may_wipe = self.faults.beyond_budget || self.wiped.is_none_or(|wiped| wiped == node);
-        if is_born && may_wipe && self.random.one_in(self.faults.wipe) {
-            self.note("disk replaced", || format!("of {node}"));
-            self.wiped = Some(node);
-            self.nodes[node].wipe(&mut self.random);
-            return;
-        }
         let may_rot = self.may_lose_besides_disk();
         if may_rot && is_born && self.random.one_in(self.faults.lose_database) {
             self.note("database lost", || format!("of {node}"));
@@ -49,6 +53,55 @@ impl Cluster {
         }
         if may_rot && is_born && self.random.one_in(self.faults.rot) {
             self.rot(node, "log rotted while down");
+        }
+    }
+
+    /// Whether another disk may be in the place of this node's.
+    fn may_replace(&self, node: usize) -> bool {
+        let is_only_one = self.faults.beyond_budget || self.wiped.is_none_or(|wiped| wiped == node);
+        self.may_lose(node) && self.all_are_born() && is_only_one
+    }
+
+    fn replace_disk(&mut self, node: usize, keeps: bool) {
+        self.note("disk replaced", || format!("of {node}"));
+        self.wiped = Some(node);
+        self.nodes[node].wipe(keeps, &mut self.random);
+    }
+
+    /// The first disk of a node that is down comes back to its place, or leaves it again. False when it must not.
+    fn exchange_disks(&mut self, node: usize) -> bool {
+        if !self.nodes[node].is_replaced() && !self.may_replace(node) {
+            return false;
+        }
+        self.nodes[node].exchange();
+        if self.nodes[node].is_replaced() {
+            self.wiped = Some(node);
+            self.note("disk left again", || format!("that of {node}"));
+        } else {
+            self.wiped = self.wiped.filter(|wiped| *wiped != node);
+            self.note("replaced disk returned", || format!("that of {node}"));
+        }
+        true
+    }
+
+    /// The first disk of a node that is down leaves its place, to an empty one or the one that had been there. False when
+    /// it must not.
+    pub(super) fn take_disk_away(&mut self, node: usize) -> bool {
+        if self.nodes[node].is_replaced() || self.nodes[node].running.is_some() || !self.may_replace(node) {
+            return false;
+        }
+        if !self.nodes[node].has_spare() {
+            self.replace_disk(node, true);
+            return true;
+        }
+        self.exchange_disks(node)
+    }
+
+    /// The first disk of a node that is down is in its place again, if it is not gone for good.
+    pub(super) fn bring_disk_back(&mut self, node: usize) {
+        let node_is_down = self.nodes[node].running.is_none();
+        if node_is_down && self.nodes[node].is_replaced() && self.nodes[node].has_spare() {
+            self.exchange_disks(node);
         }
     }
 

@@ -10,6 +10,7 @@ use rsml::{Applier, Boot, DiskId, ExecutionNotifier, Sequence, SnapshotInstaller
 use super::clock::Clock;
 use super::database::{Database, DatabaseFiles, Executor};
 use super::events::Process;
+use super::ledger::Ledger;
 use super::log_disk::LogDisk;
 use super::oracle::Oracle;
 use super::random::Random;
@@ -95,6 +96,18 @@ pub struct Node {
     pub has_losses: bool,
     /// Its databases were lost since it ran last.
     lost_database: bool,
+    /// The disk in its place is not the one that it had at first.
+    is_replaced: bool,
+    /// The first disk while another one is in its place, and that other one while the first is back.
+    spare: Option<Box<Spare>>,
+}
+
+/// A disk that is in no place: the log, and the databases.
+struct Spare {
+    log: LogDisk,
+    files: Arc<DatabaseFiles>,
+    persisted: Sequence,
+    lost_database: bool,
 }
 
 impl Node {
@@ -110,6 +123,8 @@ impl Node {
             stopped: false,
             has_losses: false,
             lost_database: false,
+            is_replaced: false,
+            spare: None,
         }
     }
 
@@ -181,10 +196,46 @@ impl Node {
         Some(running)
     }
 
-    /// Another disk takes the place of this node's.
-    pub fn wipe(&mut self, random: &mut Random) {
-        self.log.wipe(random);
-        self.lose_database();
+    /// An empty disk takes the place of this node's. The first one is kept if `keeps`; any other one is gone for good.
+    pub fn wipe(&mut self, keeps: bool, random: &mut Random) {
+        let (log, files) = (LogDisk::new(random), self.files.another());
+        let empty = Spare { log, files, persisted: Sequence::ZERO, lost_database: true };
+        let former = self.mount(empty);
+        if !self.is_replaced {
+            self.spare = keeps.then(|| Box::new(former));
+        }
+        self.is_replaced = true;
+    }
+
+    /// The first disk comes back to its place as it was, or leaves it again to the one that had been there.
+    pub fn exchange(&mut self) {
+        let spare = self.spare.take().expect("there is another disk");
+        self.spare = Some(Box::new(self.mount(*spare)));
+        self.is_replaced = !self.is_replaced;
+    }
+
+    fn mount(&mut self, disk: Spare) -> Spare {
+        assert!(self.running.is_none(), "disks are exchanged while the process is down");
+        Spare {
+            log: std::mem::replace(&mut self.log, disk.log),
+            files: std::mem::replace(&mut self.files, disk.files),
+            persisted: std::mem::replace(&mut self.persisted, disk.persisted),
+            lost_database: std::mem::replace(&mut self.lost_database, disk.lost_database),
+        }
+    }
+
+    /// Whether its first disk is elsewhere.
+    pub fn is_replaced(&self) -> bool {
+        self.is_replaced
+    }
+
+    pub fn has_spare(&self) -> bool {
+        self.spare.is_some()
+    }
+
+    /// What each of its disks reported, in its place or not.
+    pub fn ledgers(&self) -> impl Iterator<Item = &Ledger> {
+        [Some(&self.log.ledger), self.spare.as_ref().map(|spare| &spare.log.ledger)].into_iter().flatten()
     }
 
     pub fn lose_database(&mut self) {

@@ -21,6 +21,8 @@ pub enum Opening {
     /// A replica that lags far behind gets what it lacks, until it is cut off in the middle, from one primary after the
     /// other.
     StagedTwice,
+    /// A voter's disk and an empty one alternate in one place, while the primary changes and leases and promises are given.
+    DisksAlternate,
 }
 
 /// The longest that somebody may take to lead: a few elections.
@@ -29,7 +31,7 @@ const LED_WITHIN_US: u64 = 3_000_000;
 impl Opening {
     /// Mostly chance.
     pub fn any(random: &mut Random) -> Opening {
-        let openings = [Opening::OldLogReturns, Opening::SplitLogs, Opening::StagedTwice];
+        let openings = [Opening::OldLogReturns, Opening::SplitLogs, Opening::StagedTwice, Opening::DisksAlternate];
         if random.one_in(4) { random.pick(&openings) } else { Opening::Chance }
     }
 }
@@ -46,6 +48,7 @@ impl Cluster {
             Opening::OldLogReturns => self.return_with_an_old_log(rounds),
             Opening::SplitLogs => (0..rounds).for_each(|_| self.split_logs()),
             Opening::StagedTwice => self.stage_again_and_again(rounds + 1),
+            Opening::DisksAlternate => self.alternate_disks(rounds),
         }
         self.cut.clear();
     }
@@ -154,5 +157,47 @@ impl Cluster {
             self.leave_notes(next, 30);
             primary = next;
         }
+    }
+
+    /// Not where a database may go wrong: whoever stops for good then is all that may be missing.
+    fn alternate_disks(&mut self, times: u64) {
+        if self.faults.corrupt > 0 || self.run_until_led(None).is_none() {
+            return;
+        }
+        self.run_for_up_to(200_000);
+        let node = self.any_node();
+        for _ in 0..times {
+            self.leave_notes(node, 10);
+            self.run_for_up_to(100_000);
+            self.crash(node);
+            let is_away = self.take_disk_away(node);
+            self.start_after(node, 20_000);
+            self.leave_notes(node, 10);
+            self.run_for_up_to(400_000);
+            self.change_primary(node);
+            self.crash(node);
+            if is_away {
+                self.bring_disk_back(node);
+            }
+            self.start_after(node, 20_000);
+            self.run_for_up_to(200_000);
+            self.change_primary(node);
+        }
+    }
+
+    fn start_after(&mut self, node: usize, most_us: u64) {
+        self.run_for_up_to(most_us);
+        if self.nodes[node].running.is_none() && self.may_restart(node) {
+            self.start(node);
+        }
+    }
+
+    /// Half of the time, whoever leads does so no more, unless it is this one.
+    fn change_primary(&mut self, but: usize) {
+        let primary = (0..self.nodes.len()).find(|node| *node != but && self.nodes[*node].is_primary());
+        let Some(primary) = primary.filter(|_| self.random.one_in(2)) else { return };
+        self.depose(primary);
+        self.run_for_up_to(600_000);
+        self.cut.clear();
     }
 }

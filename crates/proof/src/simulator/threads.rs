@@ -202,7 +202,7 @@ impl Cluster {
     pub(super) fn disk_reported(&mut self, node: usize) {
         let Node { log, persisted, .. } = &mut self.nodes[node];
         *persisted = log.ledger.take_installed().map_or(*persisted, |base| base.max(*persisted));
-        let ledgers = self.nodes.iter().map(|node| &node.log.ledger);
+        let ledgers = self.nodes.iter().flat_map(Node::ledgers);
         let logs: Vec<_> = ledgers.map(|ledger| (ledger.promised().disk_id, ledger)).collect();
         self.watch.durable(&self.nodes[node].log.ledger, &logs);
     }

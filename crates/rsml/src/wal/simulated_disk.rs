@@ -294,6 +294,7 @@ impl State {
             self.make_change_durable(change);
         }
         self.names = self.durable_names.clone();
+        self.forget_removed_files();
         self.restart();
     }
 
@@ -311,11 +312,12 @@ impl State {
         }
     }
 
-    fn make_change_durable(&mut self, change: DirectoryChange) {
+    /// Returns the file that no name leads to any more.
+    fn make_change_durable(&mut self, change: DirectoryChange) -> Option<usize> {
         match change {
             DirectoryChange::Create(name, file) => self.durable_names.insert(name, file),
             DirectoryChange::Remove(name) => self.durable_names.remove(&name),
-        };
+        }
     }
 
     /// Counts an operation; an error once nothing works any more.
@@ -377,8 +379,7 @@ impl State {
         self.begin()?;
         let dirty = std::mem::take(&mut self.files[file].dirty);
         if self.next_fault(Kind::Sync).is_none() {
-            let content = &mut self.files[file];
-            dirty.iter().for_each(|&sector| content.make_durable(sector));
+            self.files[file].make_all_durable(&dirty);
             return Ok(());
         }
         let survives = self.survivors(dirty.len());
@@ -401,11 +402,13 @@ impl Content {
             self.current.resize(range.end, 0);
         }
         self.current[range.clone()].copy_from_slice(bytes);
-        for sector in sectors_of(&range) {
-            self.lost.remove(&sector);
-            self.unreadable.remove(&sector);
-            self.dirty.insert(sector);
+        if !self.lost.is_empty() || !self.unreadable.is_empty() {
+            for sector in sectors_of(&range) {
+                self.lost.remove(&sector);
+                self.unreadable.remove(&sector);
+            }
         }
+        self.dirty.extend(sectors_of(&range));
     }
 
     /// The size of a file is kept by the file system, whatever becomes of its content.
@@ -418,8 +421,24 @@ impl Content {
     }
 
     fn make_durable(&mut self, sector: usize) {
-        let end = ((sector + 1) * SECTOR_BYTES).min(self.current.len());
-        let range = sector * SECTOR_BYTES..end;
+        self.make_run_durable(sector..sector + 1);
+    }
+
+    fn make_all_durable(&mut self, sectors: &BTreeSet<usize>) {
+        let mut sectors = sectors.iter().copied().peekable();
+        while let Some(first) = sectors.next() {
+            let mut run = first..first + 1;
+            while sectors.next_if_eq(&run.end).is_some() {
+                run.end += 1;
+            }
+            self.make_run_durable(run);
+        }
+    }
+
+    /// The sectors of a range that follow each other.
+    fn make_run_durable(&mut self, sectors: Range<usize>) {
+        let end = (sectors.end * SECTOR_BYTES).min(self.current.len());
+        let range = sectors.start * SECTOR_BYTES..end;
         if self.durable.len() < end {
             self.durable.resize(end, 0);
         }
@@ -471,9 +490,11 @@ impl Disk for SimulatedDisk {
     fn sync_dir(&self) -> io::Result<()> {
         let mut state = self.state();
         state.begin()?;
-        state.directory_changes.clear();
-        state.durable_names = state.names.clone();
-        state.forget_removed_files();
+        for change in std::mem::take(&mut state.directory_changes) {
+            if let Some(file) = state.make_change_durable(change) {
+                state.files[file] = Content::default();
+            }
+        }
         Ok(())
     }
 }

@@ -93,17 +93,15 @@ impl History {
 
     /// The range is cleared at `version`: what the same commit has written there before never was.
     pub fn clear(&mut self, version: u64, family: &str, begin: &Bytes, end: Option<&Bytes>) {
-        let clear = Clear { version, family: family.into(), begin: begin.clone(), end: end.cloned() };
-        for (key, entries) in self.families.entry(family.into()).or_default() {
-            if !clear.covers(family, key) {
-                continue;
-            }
+        let keys = self.families.entry(family.into()).or_default();
+        let from_begin = keys.range_mut(begin.clone()..);
+        for (_, entries) in from_begin.take_while(|(key, _)| end.is_none_or(|end| *key < end)) {
             entries.retain(|entry| entry.version < version);
             if entries.last().is_some_and(|last| last.value.is_some()) {
                 entries.push(Entry { version, value: None, by_clear: true });
             }
         }
-        self.clears.push(clear);
+        self.clears.push(Clear { version, family: family.into(), begin: begin.clone(), end: end.cloned() });
     }
 
     /// Of the commit at `version`, clears that touch count as one.
