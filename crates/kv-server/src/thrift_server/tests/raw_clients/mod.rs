@@ -173,6 +173,7 @@ struct Seen {
 }
 
 #[derive(Debug, PartialEq)]
+#[allow(clippy::large_enum_variant, reason = "nearly all are replies")]
 enum What {
     Reply(ThriftReply),
     Exception(ApplicationErrorKind),

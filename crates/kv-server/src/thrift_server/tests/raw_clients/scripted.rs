@@ -9,6 +9,7 @@ use super::*;
 
 /// How a call ends.
 #[derive(Clone)]
+#[allow(clippy::large_enum_variant, reason = "nearly all are replies")]
 pub enum End {
     Reply(ThriftReply),
     NeedsRoom,
