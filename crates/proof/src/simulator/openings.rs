@@ -167,6 +167,10 @@ impl Cluster {
         self.run_for_up_to(200_000);
         let node = self.any_node();
         for _ in 0..times {
+            if self.faults.lease_us > 0 && self.random.one_in(2) {
+                self.exchange_under_a_lease(node);
+                continue;
+            }
             self.leave_notes(node, 10);
             self.run_for_up_to(100_000);
             self.crash(node);
@@ -183,6 +187,36 @@ impl Cluster {
             self.run_for_up_to(200_000);
             self.change_primary(node);
         }
+    }
+
+    /// The disk of `node` returns while whoever leads hears only the one in its place, and thinks that it cannot be
+    /// replaced. The voter's disk promised its last view to another primary, which is ready to lead again.
+    fn exchange_under_a_lease(&mut self, node: usize) {
+        let Some(former) = self.run_until_led(Some(node)) else { return };
+        self.run_for_up_to(50_000);
+        self.crash(node);
+        if !self.take_disk_away(node) {
+            return self.start_after(node, 20_000);
+        }
+        self.start_after(node, 20_000);
+        self.run_for_up_to(300_000);
+        self.transfer(former, None);
+        let Some(primary) = self.run_until_led(Some(former)).filter(|primary| *primary != node) else { return };
+        let lease_us = self.faults.lease_us;
+        for peer in (0..self.nodes.len()).filter(|peer| ![primary, node].contains(peer)) {
+            self.cut.extend([(primary, peer), (peer, primary)]);
+        }
+        self.leave_notes(primary, 10);
+        self.run_for_up_to(3 * lease_us);
+        self.crash(node);
+        self.bring_disk_back(node);
+        self.cut.extend([(primary, node), (node, primary)]);
+        self.start_after(node, 1_000);
+        for peer in (0..self.nodes.len()).filter(|peer| *peer != primary) {
+            self.disconnect(peer, primary);
+        }
+        self.run_for_up_to(2 * lease_us);
+        self.cut.clear();
     }
 
     fn start_after(&mut self, node: usize, most_us: u64) {
