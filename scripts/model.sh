@@ -24,7 +24,7 @@ run() {
     say "model $*"
     "$program" --seconds 900 "$@"
 }
-run --views 2 --entries 0 --ticks 0 --disks orders
+run --views 2 --entries 0 --ticks 0 --disks writes
 run --views 3 --entries 0 --ticks 0
 run --views 4 --entries 0 --ticks 0 --disks instant
 run --views 2 --entries 1 --ticks 0 --disks instant
@@ -33,4 +33,4 @@ run --views 1 --entries 0 --ticks 0 --restarts 1
 run --views 2 --entries 0 --ticks 0 --restarts 1 --disks instant
 say "random walks within bounds that are too wide for a complete visit"
 "$program" --order walk --seed "$RANDOM" --seconds 120 --views 7 --entries 4 --reads 3 --restarts 3 --ticks 9 \
-    --probes 4 --pipeline 4 --disks orders --clients-everywhere
+    --probes 4 --pipeline 4 --disks writes --clients-everywhere
