@@ -22,8 +22,9 @@ from switched import VARIABLE, NotSwitchable, Switched
 
 # Files whose comparisons decide verdicts, versions or votes.
 FILES = {
-    "kv-store": ["window", "readers", "conflict_index", "conflicts", "once", "range_clears", "selectors", "superseded", "sweep",
-                 "sweep/clears", "sweep/run", "sweep/tombstones"],
+    "kv-store": ["commit/conflict_index", "commit/conflicts", "commit/idempotency", "engine/superseded", "gc/range_clears",
+                 "gc/step/cleared_ranges", "gc/step/deleted_keys", "gc/step/mod", "gc/step/run", "gc/window", "read/readers",
+                 "read/selectors"],
     "rsml": ["core/*", "wal/*"],
 }
 TESTS = {
@@ -38,7 +39,7 @@ def options():
                                      epilog="Needs cargo-mutants: cargo install cargo-mutants --locked. The exit status is 2 if a "
                                             "change was left.")
     parser.add_argument("crate", choices=sorted(FILES))
-    parser.add_argument("files", nargs="*", metavar="FILE", help="in the crate's src, such as window.rs; default: the list of the crate")
+    parser.add_argument("files", nargs="*", metavar="FILE", help="in the crate's src, such as gc/window.rs; default: the list of the crate")
     parser.add_argument("--survivors", action="store_true", help="only the survivors of the last run")
     parser.add_argument("--place", type=Path, help="folder for the copy, the build and the results")
     return parser.parse_args()

@@ -4,7 +4,7 @@
 #
 #   scripts/boundaries.sh kv-store                     comparisons of versions, times and bytes in the database
 #   scripts/boundaries.sh rsml                         the consensus core and its log
-#   scripts/boundaries.sh kv-store window.rs once.rs   these files only
+#   scripts/boundaries.sh kv-store gc/window.rs        these files only
 #   scripts/boundaries.sh kv-store --survivors         only the changes that survived the last run, for instance with new tests
 #   scripts/boundaries.sh --help
 #

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Runs every check: format, lints, the language of comments and documentation, links, dependency rules, unit and cluster
-# tests, and stock Thrift clients of Python and Node.js. It installs what is missing. Arguments are passed to `cargo test`,
-# and then nothing else runs:
+# Runs every check: format, lints, circles of imports, the language of comments and documentation, links, dependency rules,
+# unit and cluster tests, and stock Thrift clients of Python and Node.js. It installs missing packages. Arguments are passed
+# to `cargo test`, and then nothing else runs:
 #
 #   scripts/test.sh                    # everything
 #   scripts/test.sh failover           # the tests whose name contains "failover"
@@ -44,6 +44,13 @@ check_scripts() {
     shellcheck -x scripts/*.sh .ci/run
 }
 
+# Circles of imports between modules.
+check_circles() {
+    say "check-circles"
+    scripts/check-circles.py --self-test
+    scripts/check-circles.py
+}
+
 # Limits for the English of the comments, words that are retired, and links that lead nowhere.
 check_texts() {
     say "scripts/english.py --check, scripts/check-links.py"
@@ -71,6 +78,7 @@ if [ "$#" -gt 0 ]; then
 fi
 check_format
 check_scripts
+check_circles
 check_texts
 check_dependencies
 build_release
