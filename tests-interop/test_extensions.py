@@ -40,7 +40,7 @@ def test_replies_of_reads_carry_an_error_code(client, key):
 
 def test_a_stale_read_needs_no_agreement(client, key):
     put(client, key)
-    # What this replica has applied may be older than the write.
+    # The state that this replica has applied may be older than the write.
     assert get(client, key, consistency="stale") in (b"x", None)
     assert keys(get_range(client, key, key + b"\xff", consistency="stale")) in ([key], [])
     assert get(client, key, consistency="linearizable") == b"x"

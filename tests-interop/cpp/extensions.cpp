@@ -37,7 +37,7 @@ static void a_stale_read_needs_no_agreement(Kv& kv, const Bytes& key) {
         return kv.call<GetResponse>(&Kv::Client::get, request);
     };
     kv.put(key);
-    // What this replica has applied may be older than the write.
+    // The state that this replica has applied may be older than the write.
     const MaybeBytes stale = value_of(get("stale"));
     CHECK(stale == "x" || stale == std::nullopt);
     const auto range = kv.range(key, key + "\xff", [](GetRangeRequest& request) { request.__set_consistency("stale"); });

@@ -52,7 +52,7 @@ fn a_stale_read_needs_no_agreement(kv: &mut Kv, key: &[u8]) {
         consistency: Some(consistency.into()),
     };
     kv.put(key, "x");
-    // What this replica has applied may be older than the write.
+    // The state that this replica has applied may be older than the write.
     let stale = value_of(kv.next().get(request("stale")).expect("a reply"), |reply| (reply.found, reply.value));
     assert!(stale.is_none() || stale.as_deref() == Some(b"x"));
     let range = Range::new(key, join(key, b"\xff")).now();
