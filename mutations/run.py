@@ -43,6 +43,9 @@ TESTS = {
     "kv-client": ["-p", "kv-client"],
     SCENES: ["-p", "proof", "--test", "simulation"],
 }
+# Code that the simulator never runs: threads, sockets, RocksDB, servers, clients.
+NOT_SIMULATED = re.compile(r"crates/(kv-client|synodkv|rsml/src/(driver|transport)|kv-api/src/thrift|kv-store/src/engine/rocks|"
+                           r"kv-server/src(?!/(?:replication|router)))/")
 # With --glue also these, in this order: the code around the core, with RocksDB, sockets, threads and processes.
 GLUE = {
     "rsml": {"rsml driver": ["-p", "rsml", "--test", "driver"]},
@@ -90,7 +93,9 @@ class Patch:
 
     def simulations(self):
         """The arguments of the simulator, one after the other; `Simulate: none`: it never runs the changed code."""
-        return [] if self.fields["Simulate"] == [["none"]] else self.fields["Simulate"] or [[]]
+        if self.fields["Simulate"] == [["none"]] or all(map(NOT_SIMULATED.match, self.touches)):
+            return []
+        return self.fields["Simulate"] or [[]]
 
     def glue(self):
         suites = {}
@@ -152,6 +157,14 @@ class Copy:
             raise Broken(f"does not apply: {output.strip()}")
         present = [name for name in patch.touches if (self.tree / name).is_file()]
         return {name: (self.tree / name).read_text() for name in present}
+
+    def restore(self, patch, wanted):
+        """Takes a patch out of a copy that was filled with these files."""
+        for name in patch.touches:
+            (self.tree / name).unlink(missing_ok=True)
+            if name in wanted:
+                (self.tree / name).parent.mkdir(parents=True, exist_ok=True)
+                (self.tree / name).write_bytes(wanted[name])
 
     def cargo(self, *arguments):
         """The messages of cargo, as JSON; an error of the compiler is raised in its short form."""
@@ -357,10 +370,11 @@ def plant_together(together, scratch, originals, patches, apart):
     that can't be planted at all. `apart`: plant none, but see whether each applies."""
     texts = {name: content.decode() for name, content in originals.items() if name.endswith(".rs")}
     switched, numbers, broken = Switched(texts), {}, {}
+    scratch.fill(originals)
     for number, patch in enumerate(patches, 1):
-        scratch.fill(originals)
         try:
             changed = scratch.apply(patch)
+            scratch.restore(patch, originals)
             if not apart:
                 switched.add(number, changed)
                 numbers[patch.path] = number
@@ -455,10 +469,11 @@ class Runner:
 def check(patches, place):
     """Whether every patch applies."""
     originals, copy, bad = sources(), Copy(place / "0"), 0
+    copy.fill(originals)
     for patch in patches:
-        copy.fill(originals)
         try:
             copy.apply(patch)
+            copy.restore(patch, originals)
         except Broken as broken:
             bad += 1
             print(f"{patch.name}: {broken}")

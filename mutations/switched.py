@@ -131,7 +131,10 @@ class Switched:
                 first = written.count("\n") + 1
                 written += f"{number} => {body}\n"
                 self.lines.setdefault(name, []).append((first, written.count("\n"), number))
+            first = written.count("\n") + 1
             written += f"_ => {text[start:stop]}\n}} }}"
+            # What the compiler sees in the original lies at those beside it: their types may be others.
+            self.lines.setdefault(name, []).extend((first, written.count("\n") + 1, number) for number in alternatives)
         return written + text[end:]
 
     def culprits(self, output):

@@ -1,10 +1,13 @@
 //! TCP connections to `HOST:PORT`, where the host may be a name.
 //!
-//! A name is looked up each time it is needed, because its addresses change, and in a thread of its own, because the
-//! system's resolver may block for minutes. Of several addresses none is waited for to the end: where one does not answer
-//! soon, the next one is tried beside it (RFC 8305, *Happy Eyeballs*), and the first connection that stands is used.
+//! A name is resolved each time it is needed, because its addresses change, and on a thread of its
+//! own, because the system's resolver may block for minutes. If a name has several addresses and
+//! one does not answer soon, the next one is tried in parallel (RFC 8305, *Happy Eyeballs*). The
+//! first connection that is established is used.
 //!
-//! Left out on purpose: timeouts around a whole attempt, and when to try again. The caller knows how patient it is.
+//! Left out on purpose: a timeout for a whole attempt, and retries. Both depend on the caller.
+
+#![warn(missing_docs)]
 
 use std::collections::VecDeque;
 use std::io;
@@ -18,22 +21,24 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time;
 
-/// How long an address may take before the next one is tried as well.
+/// How long an address may take to answer before the next one is tried as well.
 pub const HEAD_START: Duration = Duration::from_millis(250);
 
-/// Looks the name up and connects to whichever of its addresses answers first. Has no time limit of its own.
+/// Resolves the name of a `HOST:PORT` and connects to the address that answers first. Has no time
+/// limit.
 ///
 /// # Errors
-/// The resolver's error, or that of the address that failed last.
+/// The resolver's error, or the error of the address that failed last.
 pub async fn connect(address: &str) -> io::Result<TcpStream> {
     let answer = begin_lookup(address.to_owned()).await;
     connect_to_any(&answer.unwrap_or_else(|_| Err(gone()))?, HEAD_START).await
 }
 
-/// The addresses that the name has now, for a caller that may block.
+/// Resolves the name of a `HOST:PORT`. Blocks, but not for longer than `patience`.
 ///
 /// # Errors
-/// The resolver's; `TimedOut` where it needs longer than `patience`; `NotFound` for a name without addresses.
+/// The resolver's error; `TimedOut` if it takes longer than `patience`; `NotFound` for a name
+/// without addresses.
 pub fn look_up_blocking(address: &str, patience: Duration) -> io::Result<Vec<SocketAddr>> {
     let (reply, answer) = mpsc::channel();
     begin(address.to_owned(), move |found| drop(reply.send(found)));
@@ -44,11 +49,12 @@ pub fn look_up_blocking(address: &str, patience: Duration) -> io::Result<Vec<Soc
     }
 }
 
-/// Connects to whichever of `addresses` answers first. They are tried in their order, though the two families take turns:
-/// each one `head_start` after the one before, or as soon as that has failed.
+/// Connects to the one of `addresses` that answers first. They are tried in their order, except
+/// that IPv4 and IPv6 alternate. Each is tried `head_start` after the one before it, or as soon as
+/// that one has failed.
 ///
 /// # Errors
-/// That of the address that failed last; `NotFound` where there is none.
+/// The error of the address that failed last; `NotFound` if there is no address.
 pub async fn connect_to_any(addresses: &[SocketAddr], head_start: Duration) -> io::Result<TcpStream> {
     let mut waiting = VecDeque::from(families_in_turn(addresses));
     let mut attempts = JoinSet::new();
@@ -69,7 +75,8 @@ pub async fn connect_to_any(addresses: &[SocketAddr], head_start: Duration) -> i
     }
 }
 
-/// The family of the first address begins; the order within each stays.
+/// Alternates IPv4 and IPv6, beginning with the family of the first address. The order within each
+/// family stays.
 fn families_in_turn(addresses: &[SocketAddr]) -> Vec<SocketAddr> {
     let Some(first) = addresses.first() else { return Vec::new() };
     let (mut preferred, mut other): (VecDeque<SocketAddr>, VecDeque<SocketAddr>) =
@@ -90,8 +97,8 @@ fn begin_lookup(address: String) -> oneshot::Receiver<Answer> {
     answer
 }
 
-/// In a thread of its own: nothing waits for a resolver that hangs, not even the end of the process. Where no thread is to
-/// be had, `reply` is dropped without being called.
+/// Resolves on a thread of its own, so that nothing waits for a resolver that hangs, not even the
+/// end of the process. If no thread can be started, `reply` is dropped without being called.
 fn begin(address: String, reply: impl FnOnce(Answer) + Send + 'static) {
     if let Ok(literal) = address.parse() {
         return reply(Ok(vec![literal]));
@@ -108,32 +115,35 @@ fn not_empty(found: Vec<SocketAddr>) -> Answer {
 }
 
 fn too_slow(patience: Duration) -> io::Error {
-    let text = format!("no name server has answered within {} ms", patience.as_millis());
+    let text = format!("no name server answered within {} ms", patience.as_millis());
     io::Error::new(io::ErrorKind::TimedOut, text)
 }
 
 fn gone() -> io::Error {
-    io::Error::other("the system gives no thread to look the name up in")
+    io::Error::other("no thread could be started to resolve the name")
 }
 
-/// `HOST:PORT` that is needed again and again.
+/// A `HOST:PORT` that is resolved again and again.
 #[derive(Debug)]
 pub struct Name {
     address: String,
-    /// One that took longer than its caller waited: it is waited for again, rather than begun again.
+    /// A look-up that took longer than its caller waited. The next call waits for it instead of
+    /// starting another one.
     pending: Option<oneshot::Receiver<Answer>>,
     last_known: Vec<SocketAddr>,
 }
 
 impl Name {
+    /// Resolves nothing yet.
     pub fn new(address: impl Into<String>) -> Name {
         Name { address: address.into(), pending: None, last_known: Vec::new() }
     }
 
-    /// The addresses that the name has now.
+    /// Resolves the name.
     ///
     /// # Errors
-    /// The resolver's; `TimedOut` where it needs longer than `patience`; `NotFound` for a name without addresses.
+    /// The resolver's error; `TimedOut` if it takes longer than `patience`; `NotFound` for a name
+    /// without addresses.
     pub async fn look_up(&mut self, patience: Duration) -> io::Result<Vec<SocketAddr>> {
         let pending = self.pending.get_or_insert_with(|| begin_lookup(self.address.clone()));
         let Ok(answer) = time::timeout(patience, pending).await else {
@@ -145,8 +155,8 @@ impl Name {
         Ok(found)
     }
 
-    /// What the last successful look-up found; empty before there was one. A name server that is down need not keep two
-    /// machines apart that are up.
+    /// The result of the last successful look-up; empty if there was none. With these addresses two
+    /// machines can connect while a name server is down.
     pub fn last_known(&self) -> &[SocketAddr] {
         &self.last_known
     }

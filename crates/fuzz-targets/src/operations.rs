@@ -59,8 +59,9 @@ impl Played {
         let database = TransactionalKvDatabase::open(engine, options).expect("memory does not fail");
         let mut verdicts = Vec::new();
         for (sequence, writes) in (1..).zip(writes.chunks(batch.max(1))) {
-            let mut seal = |_: &[CommitVerdict]| StateBlob { sequence, blob: Bytes::new() };
-            verdicts.extend(database.apply(writes, &mut seal).expect("memory does not fail"));
+            let prepared = database.prepare(writes).expect("memory does not fail");
+            let committed = prepared.commit(StateBlob { sequence, blob: Bytes::new() });
+            verdicts.extend(committed.expect("memory does not fail"));
             if collects {
                 database.flush().expect("memory does not fail");
                 database.collect_garbage(5).expect("memory does not fail");

@@ -3,7 +3,8 @@
 //! A frame's checksums keep random changes out, so an input says whether they are to be made right again.
 
 use bytes::Bytes;
-use rsml::transport::{Decoder, Envelope, Frame, Sender};
+use rsml::MessageHeader;
+use rsml::transport::{Decoder, Envelope, Frame};
 use rsml::{Boot, ClusterId, DiskId, Epoch, Message, ReplicaId};
 
 use crate::{Input, records};
@@ -105,7 +106,7 @@ pub fn message_seeds() -> Vec<Vec<u8>> {
 }
 
 pub fn stream_seeds() -> Vec<Vec<u8>> {
-    let sender = Sender {
+    let sender = MessageHeader {
         replica: ReplicaId(1),
         cluster_id: ClusterId(5),
         epoch: Epoch(1),

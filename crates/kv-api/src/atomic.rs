@@ -1,18 +1,20 @@
-//! Mutations that depend on the stored value, with FoundationDB's documented meaning: numbers are little-endian and
-//! unsigned, and the stored value is cut or filled with zeros to the operand's length before it is combined with it.
+//! Mutations that depend on the stored value, with FoundationDB's documented meaning: numbers are
+//! little-endian and unsigned, and the stored value is cut or filled with zeros to the operand's
+//! length before it is combined with it.
 //!
-//! Where nothing is stored, the operand is what is stored then (`compare_and_clear` leaves nothing). The database carries
-//! them out, and clients foresee what they will find.
+//! Where nothing is stored, the operand becomes the value (`compare_and_clear` stores nothing). The
+//! database applies these mutations; clients apply them too, to show a transaction its own writes.
 
 use std::cmp::Ordering;
 
 use crate::MutationKind;
 use bytes::Bytes;
 
-/// Longest value that `append_if_fits` makes, in bytes. It is part of what replicas agree on, and so no setting.
+/// Longest value that `append_if_fits` makes, in bytes. All replicas must apply the same one, so it
+/// is not a setting.
 pub const MAX_APPENDED_BYTES: usize = 100_000;
 
-/// What a mutation makes of the stored value.
+/// The effect of a mutation on the stored value.
 #[derive(Debug, PartialEq, Eq)]
 pub enum AtomicChange {
     Set(Bytes),
@@ -24,7 +26,7 @@ pub enum AtomicChange {
 /// `stored`: the value before the mutation, if there is one.
 ///
 /// # Panics
-/// For kinds that do not depend on it.
+/// If the result of `kind` does not depend on the stored value.
 pub fn combine(kind: MutationKind, stored: Option<Bytes>, operand: &Bytes) -> AtomicChange {
     let Some(stored) = stored else {
         return match kind {
@@ -52,7 +54,7 @@ pub fn combine(kind: MutationKind, stored: Option<Bytes>, operand: &Bytes) -> At
     }
 }
 
-/// What is stored after the mutation: `None` where nothing is.
+/// The value after the mutation, or `None` if there is none.
 ///
 /// # Panics
 /// As [`combine`].
@@ -64,12 +66,12 @@ pub fn apply(kind: MutationKind, stored: Option<Bytes>, operand: &Bytes) -> Opti
     }
 }
 
-/// The same for several mutations in their order.
+/// The value after several mutations, applied in order.
 pub fn apply_all(operations: &[(MutationKind, Bytes)], stored: Option<Bytes>) -> Option<Bytes> {
     operations.iter().fold(stored, |stored, (kind, operand)| apply(*kind, stored, operand))
 }
 
-/// The first `length` bytes of a little-endian number, or the number and zeros.
+/// A little-endian number cut or filled with zeros to `length` bytes.
 fn resized(number: &[u8], length: usize) -> Vec<u8> {
     let mut resized = number.to_vec();
     resized.resize(length, 0);
@@ -87,7 +89,8 @@ fn add(stored: &[u8], operand: &[u8]) -> Bytes {
     sum.into()
 }
 
-/// The stored number, in the operand's length, where it compares to the operand as `wanted`; otherwise the operand.
+/// The stored number, in the operand's length, if its comparison with the operand gives `wanted`;
+/// otherwise the operand.
 fn pick(stored: &[u8], operand: &Bytes, wanted: Ordering) -> AtomicChange {
     let stored = resized(stored, operand.len());
     match stored.iter().rev().cmp(operand.iter().rev()) == wanted {
@@ -150,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_appended_fits_or_is_left_out() {
+    fn an_appended_operand_fits_or_is_left_out() {
         use MutationKind::AppendIfFits;
         assert_eq!(on(AppendIfFits, b"ab", b"c"), set(b"abc"));
         let full = vec![1; MAX_APPENDED_BYTES];

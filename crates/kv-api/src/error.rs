@@ -1,11 +1,14 @@
-//! The one error type of the program. A variant says what the caller should do next.
+//! The one error type of the program. Each variant tells the caller what to do next.
 
-use crate::{KeyRef, family_name_fault};
+use crate::families::family_name_fault;
+use crate::keys::KeyRef;
 
-/// Why an operation failed. `retryable`: the same request may succeed later. `maybe committed`: it may have happened.
+/// Why an operation failed. `retryable`: the same request may succeed later. `maybe committed`: it
+/// may have happened.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KvError {
-    /// A key that the transaction read was written meanwhile. Retryable with a new read version; not committed.
+    /// A key that the transaction read was written after its read version. Retryable with a new
+    /// read version; not committed.
     #[error("conflict: a key read by this transaction was written after its read version")]
     Conflict { keys: Vec<KeyRef> },
     /// The request makes no sense as it stands. Not retryable; not committed.
@@ -19,7 +22,7 @@ pub enum KvError {
     ValueTooLarge { length: usize, limit: usize },
     #[error("transaction of {size} bytes is larger than the limit of {limit} bytes")]
     TransactionTooLarge { size: usize, limit: usize },
-    /// Found by the server that takes the request, and never agreed on.
+    /// Only the server that receives the request reports it; replicas never agree on it.
     #[error(
         "{count} conflict keys and ranges are more than the limit of {limit} of one transaction (a key without a column family counts once for each that exists)"
     )]
@@ -35,7 +38,8 @@ pub enum KvError {
     FutureVersion { read_version: u64, current: u64 },
     #[error("the reply would be larger than the limit of {limit} bytes: ask for fewer rows, or set target_bytes")]
     ResultTooLarge { limit: u64 },
-    /// The deadline passed before the request was handed on. Retryable; not committed.
+    /// The deadline passed before the request was passed on to the database or the log. Retryable;
+    /// not committed.
     #[error("timed out: {0}")]
     Timeout(String),
     /// No replica leads. Retryable; not committed.
@@ -44,10 +48,11 @@ pub enum KvError {
     /// A primary is known but could not be reached. Retryable; not committed.
     #[error("Not leader, try leader at: {endpoint} (node {node})")]
     NotPrimary { endpoint: String, node: u32 },
-    /// The commit may or may not have happened; a read, or the same idempotency id, tells.
+    /// The commit may or may not have happened. A read, or a retry with the same idempotency id,
+    /// shows which.
     #[error("commit result unknown: {0}")]
     CommitUnknown(String),
-    /// Too much is waiting. Retryable after a pause; not committed.
+    /// Too many requests are waiting. Retryable after a pause; not committed.
     #[error("overloaded: {0}")]
     Overloaded(String),
     /// Retryable once there is space; not committed.
@@ -56,12 +61,13 @@ pub enum KvError {
     /// The storage failed. Not retryable here; not acknowledged.
     #[error("storage failed: {0}")]
     Storage(String),
-    /// The storage holds what was never written to it. Nothing of it can be trusted; not acknowledged.
+    /// The storage returned data that was never written to it, so none of it can be trusted. Not
+    /// acknowledged.
     #[error("the database is damaged: {0}")]
     Corruption(String),
     #[error("{0} is not supported yet")]
     NotSupported(String),
-    /// Made by fault injection: `code` is what the tester asked for.
+    /// Injected by a test: `code` is the one that the tester asked for.
     #[error("injected fault: {code}")]
     Injected { code: String },
     #[error("authentication required: {0}")]
@@ -70,7 +76,7 @@ pub enum KvError {
     Forbidden(String),
 }
 
-/// What follows the words that existing clients look for.
+/// The rest of the message; existing clients look for the words before it.
 fn what_to_do_instead(name: &str, existing: &[String]) -> String {
     let existing = match existing {
         [] => return String::new(),
@@ -112,11 +118,11 @@ impl KvError {
 
     /// Whether the same request (a transaction: run again from its reads) may succeed later.
     pub fn is_retryable(&self) -> bool {
-        // By its code, so that an injected error is to clients what the real one would be.
+        // Decided by the code, so that clients treat an injected error as they would the real one.
         RETRYABLE_CODES.contains(&self.code())
     }
 
-    /// Whether the commit may have happened all the same.
+    /// Whether the commit may have happened despite the error.
     pub fn maybe_committed(&self) -> bool {
         self.code() == UNKNOWN_RESULT_CODE
     }
@@ -159,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_family_says_which_there_are_and_how_to_create_one() {
+    fn an_unknown_family_is_refused_with_the_existing_ones_and_how_to_create_one() {
         let error = |name: &str, existing: &[&str]| {
             let existing = existing.iter().map(ToString::to_string).collect();
             KvError::UnknownColumnFamily { name: name.into(), existing }.to_string()

@@ -1,11 +1,12 @@
-//! Names of column families: what they may be called.
+//! The rules for names of column families.
 
 use crate::DEFAULT_COLUMN_FAMILY;
 
 /// Longest name of a column family, in bytes.
 pub const MAX_FAMILY_NAME_BYTES: usize = 64;
 
-/// Why no column family can be created under this name, as words behind the name; `None`: it can.
+/// Why no column family can be created under this name, phrased to follow the name in a message;
+/// `None` if it can.
 pub fn family_name_fault(name: &str) -> Option<String> {
     let allowed = |b: u8| b.is_ascii_alphanumeric() || b"_-.".contains(&b);
     if name == DEFAULT_COLUMN_FAMILY {

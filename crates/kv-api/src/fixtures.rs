@@ -1,6 +1,7 @@
-//! Verdicts as released versions wrote them stay readable, and this version's bytes never change unnoticed. A fixture file
-//! is never changed once its version is released: whoever adds a kind of refusal adds a file and a test. Samples that
-//! have no line in their file fail the test, which prints the lines.
+//! Checks that verdicts written by released versions stay readable, and that the bytes of this
+//! version do not change unnoticed. A fixture file never changes once its version is released: a
+//! new kind of refusal needs a new file and a test. A sample without a line in its file fails the
+//! test, which prints the missing lines.
 
 use std::collections::BTreeMap;
 

@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Limits that the service checks before it routes a request. All are settable; the defaults are the interface's.
+/// Limits that the server checks before it routes a request. All are settings; the defaults are
+/// those of the Thrift interface.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
@@ -12,7 +13,8 @@ pub struct Limits {
     pub max_value_bytes: usize,
     /// Largest transaction: keys, values and conflict ranges together, in bytes.
     pub max_transaction_bytes: usize,
-    /// Most conflict keys and ranges of one commit. A key without a column family counts once for each that exists.
+    /// Most conflict keys and ranges of one commit. A key without a column family counts once for
+    /// each that exists.
     pub max_conflicts: usize,
     /// Largest reply, in bytes; a range that would exceed it fails with `RESULT_TOO_LARGE`.
     pub max_reply_bytes: usize,

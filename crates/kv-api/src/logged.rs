@@ -1,41 +1,48 @@
-//! How a write stands in the log. Fields are added with new numbers only, so that a later version reads the log of an
-//! earlier one.
+//! The encoding of a write in the log. New fields get new numbers, so that a later version can read
+//! the log of an earlier one.
 
 use bytes::Bytes;
 use prost::Message;
 
 use crate::AtomicCommit;
 
-/// The readable window where a write names none, in milliseconds of replicated time.
+/// The readable window of a write that names none, in milliseconds of replicated time.
 pub const DEFAULT_READABLE_WINDOW_MS: u64 = 60_000;
 
-/// Creates a column family, or drops one with all its rows. Creating one that exists changes nothing.
+/// Creates a column family, or drops one with all its rows. Creating one that exists changes
+/// nothing.
 #[derive(Clone, PartialEq, Eq, Message)]
 pub struct FamilyChange {
+    /// The family.
     #[prost(string, tag = "1")]
     pub name: String,
+    /// Whether it is dropped; otherwise it is created.
     #[prost(bool, tag = "2")]
     pub drop: bool,
 }
 
-/// One write as replicas agree on it: exactly one of a commit, a change of families, and nothing but time.
+/// One write as replicas agree on it. It holds exactly one of three things: a commit, a change of
+/// column families, or only the passing of time.
 #[derive(Clone, PartialEq, Message)]
 pub struct LoggedWrite {
+    /// Set if this is a commit.
     #[prost(message, optional, tag = "1")]
     pub commit: Option<AtomicCommit>,
+    /// Set if this is a change of column families.
     #[prost(message, optional, tag = "2")]
     pub family: Option<FamilyChange>,
-    /// For how long versions stay readable, in milliseconds of replicated time; 0: [`DEFAULT_READABLE_WINDOW_MS`].
+    /// How long versions stay readable, in milliseconds of replicated time; 0 means
+    /// [`DEFAULT_READABLE_WINDOW_MS`].
     ///
-    /// It is a setting of whoever took the write, and stands in the log so that replicas with different settings still
-    /// decide alike.
+    /// The server that received the write takes it from its settings. It is logged so that replicas
+    /// with different settings still decide alike.
     #[prost(uint64, tag = "3")]
     pub window_ms: u64,
-    /// Column families that are created first, where they do not exist: those that the configuration of whoever took the
-    /// write lists, and the write uses.
+    /// Column families to create first if they do not exist: those that this write uses and that
+    /// the configuration of the server that received it lists.
     #[prost(string, repeated, tag = "4")]
     pub creates: Vec<String>,
-    /// Changes nothing; but time passes with it, and so the readable window moves on.
+    /// A write that changes no rows. It advances replicated time, and with it the readable window.
     #[prost(bool, tag = "5")]
     pub passes_time: bool,
 }
@@ -43,53 +50,58 @@ pub struct LoggedWrite {
 /// A write with the replicated time of its log entry.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TimedWrite {
-    /// In microseconds; never goes back from one write to the next.
+    /// Replicated time in microseconds; it never decreases from one write to the next.
     pub time_us: u64,
+    /// The write.
     pub write: LoggedWrite,
 }
 
-/// Bytes in the log that are no write, or none that this version knows.
+/// Bytes in the log that do not decode to a write that this version knows.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UnreadableWrite {
     #[error("a write in the log is damaged: {0}")]
     Damaged(String),
-    /// To pass over it would let the replicas differ.
+    /// Skipping it would let replicas diverge.
     #[error("the log holds a write of a newer version of this program")]
     Unknown,
 }
 
 impl LoggedWrite {
+    /// A commit with the default settings.
     pub fn commit(commit: AtomicCommit) -> Self {
         LoggedWrite { commit: Some(commit), ..LoggedWrite::default() }
     }
 
+    /// A change of column families with the default settings.
     pub fn family(change: FamilyChange) -> Self {
         LoggedWrite { family: Some(change), ..LoggedWrite::default() }
     }
 
-    pub fn passing_time() -> Self {
+    /// A clock tick: a write that only advances replicated time.
+    pub fn clock_tick() -> Self {
         LoggedWrite { passes_time: true, ..LoggedWrite::default() }
     }
 
-    /// With the readable window of whoever takes the write, in milliseconds.
+    /// Sets the readable window, in milliseconds.
     pub fn within(self, window_ms: u64) -> Self {
         let window_ms = if window_ms == DEFAULT_READABLE_WINDOW_MS { 0 } else { window_ms };
         LoggedWrite { window_ms, ..self }
     }
 
-    /// At least 1.
+    /// The readable window in microseconds; at least 1.
     pub fn window_us(&self) -> u64 {
         let window_ms = if self.window_ms == 0 { DEFAULT_READABLE_WINDOW_MS } else { self.window_ms };
         window_ms.saturating_mul(1000)
     }
 
-    /// What it takes in the log and in memory, about, in bytes.
+    /// Approximate size in the log and in memory, in bytes.
     pub fn size_bytes(&self) -> usize {
         let commit = self.commit.as_ref().map_or(0, |commit| commit.size_bytes() + commit.ids_bytes());
         let names = self.family.iter().map(|change| &change.name).chain(&self.creates);
         commit + names.map(String::len).sum::<usize>()
     }
 
+    /// The encoded write.
     pub fn to_bytes(&self) -> Bytes {
         self.encode_to_vec().into()
     }
@@ -110,11 +122,12 @@ mod tests {
     use super::*;
     use crate::{KeyRange, KeyRef, Mutation, MutationKind};
 
-    /// Never changed once its version is released: a later version adds a file, and a test that reads it.
+    /// This file never changes once its version is released. A later version adds a file of its
+    /// own, and a test that reads it.
     const VERSION_1: &str = include_str!("fixtures/write_version_1.txt");
     const FAMILIES_1: &str = include_str!("fixtures/family_change_version_1.txt");
 
-    /// With every kind of mutation and every field that version 1 had at first.
+    /// A write with every kind of mutation and every field of the first release of version 1.
     fn write_1() -> LoggedWrite {
         let kinds = (0..).map_while(|kind| MutationKind::try_from(kind).ok());
         let mutation = |kind| Mutation { kind: kind as i32, ..Mutation::set("key", "value") };
@@ -143,7 +156,7 @@ mod tests {
         finishing.finished_ids = vec!["one".into(), "two".into()];
         let creating = LoggedWrite { creates: vec!["listed".into()], ..LoggedWrite::commit(AtomicCommit::default()) };
         let finishing = LoggedWrite::commit(finishing).within(90_000);
-        vec![change("made", false), change("gone", true), finishing, creating, LoggedWrite::passing_time()]
+        vec![change("made", false), change("gone", true), finishing, creating, LoggedWrite::clock_tick()]
     }
 
     fn hex(bytes: &[u8]) -> String {
@@ -179,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn the_usual_window_takes_no_bytes() {
+    fn the_default_window_takes_no_bytes() {
         let write = LoggedWrite::commit(AtomicCommit::of(vec![Mutation::delete("k")]));
         let usual = write.clone().within(DEFAULT_READABLE_WINDOW_MS);
         assert_eq!(usual, write);

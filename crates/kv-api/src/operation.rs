@@ -1,4 +1,4 @@
-//! What can be asked of a database, and what it answers.
+//! The operations of a database and their outcomes.
 
 use bytes::Bytes;
 
@@ -9,23 +9,26 @@ use crate::{AtomicCommit, CommitResult, FamilyChange, KeyRef, Version};
 pub enum ReadAt {
     /// Everything acknowledged before the call, by any replica.
     Linearizable,
-    /// Whatever this replica has applied: may lag behind.
+    /// The state that this replica has applied, which may lag behind.
     Stale,
     /// Exactly this version.
     Version(Version),
 }
 
-/// Names a key by its place among the keys that exist: `offset` keys on from the last one that is less than `key` (or
-/// equal to it, with `or_equal`); backward where that is negative. FoundationDB's, with its meaning.
+/// A FoundationDB key selector: names a key by its position among the existing keys. It starts at
+/// the last key less than `key` (or equal to it, with `or_equal`) and moves `offset` keys forward,
+/// or backward if that is negative.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeySelector {
+    /// The key that the selector starts from.
     pub key: Bytes,
+    /// Whether to start at `key` itself if it exists.
     pub or_equal: bool,
     /// At most [`MAX_SELECTOR_OFFSET`] either way.
     pub offset: i32,
 }
 
-/// Furthest that a key selector may go: every key on the way is looked at.
+/// Largest offset of a key selector, which must visit every key on its way.
 pub const MAX_SELECTOR_OFFSET: u32 = 100_000;
 
 impl KeySelector {
@@ -53,21 +56,24 @@ impl KeySelector {
 /// A range read, already normalised: `begin` is inclusive and `end` exclusive.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RangeQuery {
+    /// First key.
     pub begin: Bytes,
+    /// End of the range, exclusive.
     pub end: Bytes,
-    /// The range begins at the key that it names, and `begin` says nothing. Before the first key and behind the last one
-    /// of the family it stops, at the end that it has reached.
+    /// If set, the range begins at the key that it names, and `begin` is ignored. A selector that
+    /// leaves the family's keys stops at the end that it has reached.
     pub begin_selector: Option<KeySelector>,
     /// The same for the key before which the range ends.
     pub end_selector: Option<KeySelector>,
     /// Empty: the default family.
     pub column_family: String,
-    /// Rows in range to pass over before the first one returned.
+    /// Rows in range to skip before the first one returned.
     pub skip: u64,
     /// Most rows to return; `None`: no limit.
     pub limit: Option<u64>,
+    /// Last row first.
     pub reverse: bool,
-    /// The caller lets the reply end once it holds this many bytes; `has_more` is then true.
+    /// The reply may end once it holds this many bytes; `has_more` is then true.
     pub target_bytes: Option<u64>,
     /// A reply above this fails with `RESULT_TOO_LARGE`.
     pub max_bytes: u64,
@@ -91,7 +97,7 @@ impl RangeQuery {
     }
 }
 
-/// Asked of a [`crate::KvDatabase`] or routed to one.
+/// An operation on a [`crate::KvDatabase`].
 #[derive(Clone, Debug, PartialEq)]
 pub enum KvOperation {
     ReadVersion,
@@ -104,26 +110,32 @@ pub enum KvOperation {
         at: ReadAt,
     },
     AtomicCommit(AtomicCommit),
-    /// Ordered among the commits, and answered like one.
+    /// Creates or drops a column family. Ordered among the commits and answered like one.
     ChangeFamily(FamilyChange),
-    /// Changes nothing, but replicated time passes with it; answered like a commit.
-    PassTime,
+    /// Changes no rows but advances replicated time; answered like a commit.
+    ClockTick,
 }
 
+/// A key with its value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row {
+    /// The key.
     pub key: Bytes,
+    /// The value.
     pub value: Bytes,
 }
 
+/// The rows of a range.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rows {
+    /// In the order of the query.
     pub rows: Vec<Row>,
     /// True exactly when another row exists in range.
     pub has_more: bool,
 }
 
-/// The answer to a [`KvOperation`] of the same name; `Committed` answers a change of families, too.
+/// The outcome of the [`KvOperation`] of the same name. `Committed` also answers a change of
+/// families.
 #[derive(Clone, Debug, PartialEq)]
 pub enum KvOutcome {
     ReadVersion(Version),

@@ -1,12 +1,13 @@
-//! The bytes of a [`CommitVerdict`]. Replicas fold them into a digest and remember them for repeated requests, so equal
-//! verdicts have equal bytes on every replica and in every later version: numbers are never reused or reordered.
+//! The encoding of a [`CommitVerdict`]. Replicas fold the bytes into a digest and remember them for
+//! repeated requests. Equal verdicts must therefore have equal bytes on every replica and in every
+//! later version: numbers are never reused or reordered.
 
 use bytes::Bytes;
 use prost::Message;
 
 use crate::{CommitResult, CommitVerdict, KeyRef, KvError};
 
-/// Exactly one of the two is present.
+/// Exactly one of the two fields is present.
 #[derive(Clone, PartialEq, Message)]
 struct VerdictRecord {
     #[prost(message, optional, tag = "1")]
@@ -15,7 +16,7 @@ struct VerdictRecord {
     refused: Option<RefusalRecord>,
 }
 
-/// What the fields mean depends on `kind`; fields that a kind does not use are absent.
+/// The meaning of the fields depends on `kind`; fields that a kind does not use are absent.
 #[derive(Clone, PartialEq, Message)]
 struct RefusalRecord {
     #[prost(uint32, tag = "1")]
@@ -87,7 +88,8 @@ fn refusal_record(error: &KvError) -> RefusalRecord {
         KvError::TransactionTooLarge { size, limit } => {
             with_numbers(kind::TRANSACTION_TOO_LARGE, *size as u64, *limit as u64)
         }
-        // Never agreed on; if it came here, it would be a transaction that is too large.
+        // Replicas never agree on this one. If it got here, its meaning would be a transaction that
+        // is too large.
         KvError::TooManyConflicts { count, limit } => {
             with_numbers(kind::TRANSACTION_TOO_LARGE, *count as u64, *limit as u64)
         }
@@ -105,7 +107,8 @@ fn refusal_record(error: &KvError) -> RefusalRecord {
         KvError::CommitUnknown(text) => with_text(kind::COMMIT_UNKNOWN, text),
         KvError::Overloaded(text) => with_text(kind::OVERLOADED, text),
         KvError::StorageFull(text) => with_text(kind::STORAGE_FULL, text),
-        // Faults of one replica's storage are never agreed on; if one came here, what kind it is would not matter.
+        // Replicas never agree on faults of one replica's storage. If one got here, its kind would
+        // not matter.
         KvError::Storage(text) | KvError::Corruption(text) => with_text(kind::STORAGE, text),
         KvError::NotSupported(text) => with_text(kind::NOT_SUPPORTED, text),
         KvError::Injected { code } => with_text(kind::INJECTED, code),
@@ -185,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn every_refusal_comes_back_as_it_was() {
+    fn every_refusal_decodes_to_itself() {
         for error in every_refusal() {
             let verdict: CommitVerdict = Err(error);
             assert_eq!(decode_verdict(&encode_verdict(&verdict)), Ok(verdict));

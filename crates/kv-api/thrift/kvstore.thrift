@@ -6,35 +6,34 @@
  * the replies come in the order of the requests.
  *
  * Errors travel inside the replies: `success`, `error` (text for people) and `error_code` (for programs). A Thrift
- * exception (TApplicationException) answers only what could not be read: an unknown method, a missing required field, a
- * field of the wrong type, an exhausted server limit. `error` is absent when a call succeeded.
+ * exception (TApplicationException) answers only a call that could not be read: an unknown method, a missing required field,
+ * a field of the wrong type, an exceeded server limit. `error` is absent when a call succeeded.
  *
- * Any replica serves any request: one that is not primary passes it on. Only when there has been no primary for the
- * server's `no_primary_wait` does a reply say `NO_PRIMARY`. When a primary is known but could not be reached, `error`
- * reads `Not leader, try leader at: HOST:PORT (node N)`.
+ * Any replica serves any request: one that is not primary forwards it. A reply says `NO_PRIMARY` only if there has been no
+ * primary for the server's `no_primary_wait`. When a primary is known but could not be reached, `error`
+ * reads `Not leader, try leader at: HOST:PORT (node N)`, and `leader_endpoint` holds that HOST:PORT for programs.
  *
- * Versions count committed transactions; they start at 1 (the empty database), never go back and mean the same on every
+ * Versions count committed transactions. They start at 1 (the empty database), never decrease, and mean the same on every
  * replica. They stay readable for a window (60 seconds, unless the server's settings say otherwise), and beyond that while
  * they are pinned; then they are TRANSACTION_TOO_OLD.
  *
  * A column family that is absent or empty means the default family. Others are created and dropped by an operator (admin
  * interface, `synodkv family`), or created by the first write where the server's configuration names them.
  *
- * Limits (defaults; the server's settings rule, and getClusterHealth tells them): key 10,000 bytes, value 100,000 bytes;
+ * Limits (defaults; the server's settings decide, and getClusterHealth returns them): key 10,000 bytes, value 100,000 bytes;
  * transaction 10,000,000 bytes counting keys, values, both ends of ranges to clear, conflict keys and conflict ranges;
  * 100,000 conflict keys and ranges.
  *
- * Error codes. "Not committed" means certainly so; "perhaps" means that the commit may have happened.
+ * Error codes. "Not committed" is certain; "perhaps" means that the commit may have happened.
  *
  *   code                   retry?                       committed?
  *   CONFLICT               yes, with a new read version not committed  a key that was read has been written since
  *   TRANSACTION_TOO_OLD    yes, with a new read version not committed  the read version has left the readable window
  *   FUTURE_VERSION         yes                          not committed  the read version does not exist yet
- *   TIMEOUT                yes                          not committed  the deadline passed before the request was handed
- *                                                                      on, or while a read was under way: ask for fewer
- *                                                                      rows
- *   NO_PRIMARY             yes                          not committed  nobody leads, or the primary is out of reach
- *   OVERLOADED             yes, after a pause           not committed  too much is waiting
+ *   TIMEOUT                yes                          not committed  the deadline passed before the request was passed
+ *                                                                      on, or during a read: ask for fewer rows
+ *   NO_PRIMARY             yes                          not committed  there is no primary, or it cannot be reached
+ *   OVERLOADED             yes, after a pause           not committed  too many requests are waiting
  *   STORAGE_FULL           yes, once there is space     not committed  the disk is full
  *   COMMIT_UNKNOWN_RESULT  yes, with the same           perhaps        the answer was lost; an idempotency id makes the
  *                          idempotency id, or after                    retry safe
@@ -48,7 +47,7 @@
  *   RESULT_TOO_LARGE       no: ask for fewer rows       a read
  *   UNAUTHENTICATED        no                           not committed
  *   FORBIDDEN              no                           not committed
- *   NOT_SUPPORTED          no                           not committed  this server does not know how
+ *   NOT_SUPPORTED          no                           not committed  this server does not support it
  *   OPERATION_FAILED       no                           not acknowledged  the storage failed
  *   COMMIT_FAILED          no                           not acknowledged  the same, of a commit
  *   PUT_FAILED             no                           not acknowledged  the same, of setKey
@@ -79,12 +78,12 @@ struct KeyRange {
 }
 
 /**
- * Names a key by its place among the existing keys, as FoundationDB's key selectors do. Take the last key that is less
+ * Names a key by its position among the existing keys, like FoundationDB's key selectors. Take the last key that is less
  * than `key` (less or equal, when `or_equal`), then go `offset` keys forward (backward when negative). "First key >= k" is
  * {k, false, 1}; "first key > k" is {k, true, 1}; "last key <= k" is {k, true, 0}; "last key < k" is {k, false, 0}.
  *
- * Keys are those of the request's column family that exist at the version of the read. Before the first and behind the last
- * one a selector stops at that end of the family. `offset` is -100,000 to 100,000: every key on the way is looked at.
+ * Keys are those of the request's column family that exist at the version of the read. A selector that leaves them stops at
+ * that end of the family. `offset` is -100,000 to 100,000, because every key on the way is visited.
  */
 struct KeySelector {
   1: required binary key,
@@ -103,7 +102,7 @@ struct KeyValue {
 struct GetRequest {
   1: required binary key,
   2: optional string column_family,
-  /** `linearizable` (default): sees everything acknowledged before the call. `stale`: what this replica has applied. */
+  /** `linearizable` (default): sees everything acknowledged before the call. `stale`: sees what this replica has applied. */
   110: optional string consistency
 }
 
@@ -112,7 +111,9 @@ struct GetResponse {
   1: required binary value,
   2: required bool found,
   3: optional string error,
-  100: optional string error_code
+  100: optional string error_code,
+  /** With NO_PRIMARY, when a primary is known but could not be reached: its HOST:PORT, as in `error`. */
+  110: optional string leader_endpoint
 }
 
 struct SetRequest {
@@ -124,7 +125,9 @@ struct SetRequest {
 struct SetResponse {
   1: required bool success,
   2: optional string error,
-  3: optional string error_code
+  3: optional string error_code,
+  /** As in GetResponse. */
+  110: optional string leader_endpoint
 }
 
 struct DeleteRequest {
@@ -136,7 +139,9 @@ struct DeleteRequest {
 struct DeleteResponse {
   1: required bool success,
   2: optional string error,
-  3: optional string error_code
+  3: optional string error_code,
+  /** As in GetResponse. */
+  110: optional string leader_endpoint
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -146,9 +151,9 @@ struct DeleteResponse {
  * The rows between two keys, in key order.
  *
  * The range begins at `begin_key` (absent: before every key; excluded when `begin_or_equal` is false) and ends before
- * `end_key` (absent: the one byte 0xFF; included when `end_or_equal`). `begin_offset` passes over that many rows of the range
+ * `end_key` (absent: the one byte 0xFF; included when `end_or_equal`). `begin_offset` skips that many rows of the range
  * (negative: none). `end_offset` moves the end key itself: its bytes, read as one big-endian number, are increased or
- * decreased by so much; a carry out of the first byte appends a zero byte to a key of all 0xFF. A selector replaces the
+ * decreased by this much; a carry out of the first byte appends a zero byte to a key of all 0xFF. A selector replaces the
  * fields of its end: `begin_selector` 1, 3 and 4, `end_selector` 2, 5 and 6; the range is that from the one key up to, not
  * including, the other. An inverted range is empty, which is a success.
  */
@@ -164,7 +169,7 @@ struct GetRangeRequest {
   8: optional string column_family,
   /** Last row first; `limit` then keeps the rows nearest the end. */
   100: optional bool reverse,
-  /** Permission to end the reply once it holds about so many bytes; `has_more` is then true. Never cut without it. */
+  /** Permission to end the reply once it holds about this many bytes; `has_more` is then true. Without it a reply is never cut. */
   101: optional i32 target_bytes,
   102: optional KeySelector begin_selector,
   103: optional KeySelector end_selector,
@@ -178,7 +183,9 @@ struct GetRangeResponse {
   3: optional string error,
   /** True exactly when another row exists in range. */
   4: required bool has_more = false,
-  100: optional string error_code
+  100: optional string error_code,
+  /** As in GetResponse. */
+  110: optional string leader_endpoint
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -195,7 +202,9 @@ struct SnapshotGetResponse {
   1: required binary value,
   2: required bool found,
   3: optional string error,
-  100: optional string error_code
+  100: optional string error_code,
+  /** As in GetResponse. */
+  110: optional string leader_endpoint
 }
 
 /** Like GetRangeRequest, as of `read_version`. */
@@ -220,7 +229,9 @@ struct SnapshotGetRangeResponse {
   2: required bool success,
   3: optional string error,
   4: required bool has_more = false,
-  100: optional string error_code
+  100: optional string error_code,
+  /** As in GetResponse. */
+  110: optional string leader_endpoint
 }
 
 struct SnapshotReadRequest {
@@ -233,7 +244,9 @@ struct SnapshotReadResponse {
   1: required binary value,
   2: required bool found,
   3: optional string error,
-  100: optional string error_code
+  100: optional string error_code,
+  /** As in GetResponse. */
+  110: optional string leader_endpoint
 }
 
 struct GetReadVersionRequest {
@@ -243,16 +256,18 @@ struct GetReadVersionResponse {
   1: required i64 read_version,
   2: required bool success,
   3: optional string error,
-  100: optional string error_code
+  100: optional string error_code,
+  /** As in GetResponse. */
+  110: optional string leader_endpoint
 }
 
 /**
- * Keeps `read_version` readable for `ttl_ms` milliseconds, beyond the window in which every version is: at the server that
- * is asked, and at no other. A pin ends with its time, with unpinSnapshot, with the server, and when the server's replica
+ * Keeps `read_version` readable for `ttl_ms` milliseconds, even after it has left the window in which every version is
+ * readable: at the server that is asked, and at no other. A pin ends with its time, with unpinSnapshot, with the server, and when the server's replica
  * gets a copy of another one's database; then reads say TRANSACTION_TOO_OLD. It does not help commits: their read version
  * must lie within the window.
  *
- * A version that is gone already is TRANSACTION_TOO_OLD, one that does not exist FUTURE_VERSION. Each pin is counted: a
+ * A version that is no longer readable is TRANSACTION_TOO_OLD, one that does not exist FUTURE_VERSION. Each pin is counted: a
  * version pinned twice needs two unpins. A server keeps 1,000 pins at a time; more are OVERLOADED.
  */
 struct PinSnapshotRequest {
@@ -266,7 +281,9 @@ struct PinSnapshotResponse {
   2: optional string error,
   /** When the pin ends by itself, in milliseconds since 1970 by the server's clock. */
   3: optional i64 expires_at_ms,
-  100: optional string error_code
+  100: optional string error_code,
+  /** As in GetResponse. */
+  110: optional string leader_endpoint
 }
 
 struct UnpinSnapshotRequest {
@@ -306,16 +323,17 @@ struct Operation {
   100: optional i32 stamp_offset
 }
 
-/** All operations happen at one version, or none does. */
+/** All operations take effect at one version, or none does. */
 struct AtomicCommitRequest {
-  /** Examined only when conflicts are given. */
+  /** Used only if the request has conflicts. */
   1: required i64 read_version,
   2: required list<Operation> operations,
   /** Keys that were read. They carry no family: a write of such a key in any family is a conflict. */
   3: required list<binary> read_conflict_keys,
   /**
    * How long the caller waits. It can only shorten the server's own deadline (10 seconds, unless its settings say
-   * otherwise); 0 or less says nothing. Then TIMEOUT: certainly not committed, or COMMIT_UNKNOWN_RESULT.
+   * otherwise); 0 or less has no effect. After that, the reply is TIMEOUT (certainly not committed) or
+   * COMMIT_UNKNOWN_RESULT.
    */
   4: optional i64 timeout_seconds = 60,
   /** Ranges that were read: any write, delete or clear within one is a conflict. */
@@ -330,10 +348,9 @@ struct AtomicCommitRequest {
   /** Keys that were read, each in its family. */
   102: optional list<KeyRef> read_conflicts,
   /**
-   * Idempotency ids of earlier commits whose replies have arrived: the server forgets their results at once instead of
-   * after ten minutes, and so has room for more. Only of commits that were sent once: of one that was sent again, a
-   * copy may still be under way, and would be carried out anew. At most 1,000. Without effect where the commit has no
-   * operations.
+   * Idempotency ids of earlier commits whose replies have arrived. The server forgets their results at once instead of
+   * after ten minutes, and so has room for more. Only commits that were sent once belong here: a copy of one that was sent
+   * again may still be in flight, and would be executed again. At most 1,000. No effect if the commit has no operations.
    */
   103: optional list<binary> finished_idempotency_ids,
   /**
@@ -351,28 +368,30 @@ struct AtomicCommitResponse {
   /** Set on success. A commit without operations succeeds at its read version and writes nothing. */
   4: optional i64 committed_version,
   // Fields 100 to 103: see AtomicCommitRequest.include_details
-  /** The 8 + 2 bytes of the first stamp that this commit gave, or would have given. */
+  /** The 8 + 2 bytes of the first stamp of this commit, whether an operation used it or not. */
   100: optional binary versionstamp,
-  /** Keys made by SET_VERSIONSTAMPED_KEY, in the order of the operations. */
+  /** Keys completed by SET_VERSIONSTAMPED_KEY, in the order of the operations. */
   101: optional list<binary> generated_keys,
-  /** Values made by SET_VERSIONSTAMPED_VALUE, in the order of the operations. */
+  /** Values completed by SET_VERSIONSTAMPED_VALUE, in the order of the operations. */
   102: optional list<binary> generated_values,
   /**
-   * With CONFLICT: which of the keys read were written meanwhile, at most 100. For a range that was cleared, where the
-   * clear begins in it.
+   * With CONFLICT: those of the keys read that were written meanwhile, at most 100. For a cleared range, the place where
+   * the clear begins in it.
    */
   103: optional list<KeyRef> conflicting_keys,
-  /** Whether the transaction may succeed when it is run again from its reads. */
+  /** Whether the transaction may succeed if it is run again from its reads. */
   104: optional bool retryable,
-  /** Whether the commit may have happened all the same. */
-  105: optional bool maybe_committed
+  /** Whether the commit may have happened despite the error. */
+  105: optional bool maybe_committed,
+  /** As in GetResponse. */
+  110: optional string leader_endpoint
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Versionstamps, one key at a time
 
 /**
- * `key_prefix` is the whole key, in spite of its name, and has at least 10 bytes. When its last 10 bytes are zero the stamp
+ * `key_prefix` is the whole key, despite its name, and has at least 10 bytes. When its last 10 bytes are zero the stamp
  * replaces them; otherwise the key is stored as it is.
  */
 struct SetVersionstampedKeyRequest {
@@ -385,10 +404,12 @@ struct SetVersionstampedKeyResponse {
   1: required binary generated_key,
   2: required bool success,
   3: optional string error,
-  100: optional string error_code
+  100: optional string error_code,
+  /** As in GetResponse. */
+  110: optional string leader_endpoint
 }
 
-/** `value_prefix` is the whole value, in spite of its name; otherwise as SetVersionstampedKeyRequest. */
+/** `value_prefix` is the whole value, despite its name; otherwise as SetVersionstampedKeyRequest. */
 struct SetVersionstampedValueRequest {
   1: required binary key,
   2: required binary value_prefix,
@@ -399,7 +420,9 @@ struct SetVersionstampedValueResponse {
   1: required binary generated_value,
   2: required bool success,
   3: optional string error,
-  100: optional string error_code
+  100: optional string error_code,
+  /** As in GetResponse. */
+  110: optional string leader_endpoint
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -487,7 +510,7 @@ struct PingResponse {
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
-// What the cluster says about itself
+// Reports of the cluster about itself
 
 struct NodeStatus {
   1: required i32 node_id,
@@ -514,7 +537,7 @@ struct ClusterHealth {
   6: required i64 current_term
 }
 
-/** Measured figures of the replica that answers, since its process started unless said otherwise. */
+/** Statistics of the answering replica, since its process started unless stated otherwise. */
 struct DatabaseStats {
   /** Visible rows; an estimate. Those of a cleared range count until they are removed. */
   1: required i64 total_keys,
@@ -523,16 +546,16 @@ struct DatabaseStats {
   4: required i64 read_operations_count,
   /** Of reads and writes, from the request's arrival to its reply. */
   5: required double average_response_time_ms,
-  /** Commits that this server is working on. */
+  /** Commits in progress at this server. */
   6: required i64 active_transactions,
-  /** By any client of the cluster: every replica decides every commit. */
+  /** Those of all clients of the cluster, because every replica decides every commit. */
   7: required i64 committed_transactions,
   8: required i64 aborted_transactions,
   9: optional i64 cache_hit_rate_percent,
   10: optional i64 compaction_pending_bytes
 }
 
-/** The limits of the server that answers: what it takes and gives at most, in bytes unless said otherwise. */
+/** The limits of the answering server, in bytes unless stated otherwise. */
 struct ServerLimits {
   /** Longest key. */
   1: required i64 max_key_bytes,
@@ -555,7 +578,7 @@ struct GetClusterHealthResponse {
   2: optional ClusterHealth cluster_health,
   3: optional string error,
   100: optional string error_code,
-  /** Present on success. Servers of one cluster should have the same, and each tells its own. */
+  /** Present on success. Servers of one cluster should have the same limits, and each reports its own. */
   101: optional ServerLimits limits
 }
 
@@ -607,7 +630,7 @@ service TransactionalKV {
 
   /**
    * Reads a range. The reply is complete up to `limit`; one that would exceed the server's largest reply fails with
-   * RESULT_TOO_LARGE unless `target_bytes` allowed to cut it.
+   * RESULT_TOO_LARGE unless `target_bytes` allows the server to cut it.
    */
   GetRangeResponse getRange(1: GetRangeRequest request),
 

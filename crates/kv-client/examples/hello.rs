@@ -20,7 +20,7 @@ async fn main() -> Result<(), ClientError> {
     let value = db.run(|tx| async move { tx.get("hello").await }).await?;
     match value {
         Some(value) => println!("hello {}", value.escape_ascii()),
-        None => println!("somebody has deleted it already"),
+        None => println!("another client has deleted it already"),
     }
     Ok(())
 }

@@ -1,5 +1,5 @@
-//! A queue: jobs are put in under versionstamped keys, so they lie in the order in which they were committed, and are taken
-//! out by several workers, each job by one of them.
+//! A queue. Jobs are put in under versionstamped keys, so they are ordered by their commits.
+//! Several workers take jobs out, each job by exactly one of them.
 //!
 //! ```sh
 //! cargo run -p kv-client --example job_queue -- 127.0.0.1:9090
@@ -10,23 +10,25 @@ use kv_client::{ClientError, Database, Options, Range, Stamped, Transaction};
 const QUEUE: &str = "example/jobs/";
 const JOBS: usize = 100;
 const WORKERS: usize = 4;
-/// A worker takes one of so many jobs at the head of the queue, so that workers seldom want the same one.
+/// Each worker chooses among this many jobs at the head of the queue, so that two workers seldom
+/// want the same one.
 const REACH: usize = 8;
 
-/// Puts a job at the end. The key is known once the transaction is committed.
+/// Adds a job to the end of the queue. Its key is known once the transaction is committed.
 fn put(tx: &Transaction, job: &str) {
     tx.set_versionstamped_key(Stamped::after(QUEUE), job);
 }
 
-/// Takes a job, or none if there is none.
+/// Takes a job; returns `None` if the queue is empty.
 async fn take(tx: &Transaction, worker: usize) -> Result<Option<String>, ClientError> {
-    // What is read in a snapshot makes no conflict: other workers may take the jobs beside ours meanwhile.
+    // A snapshot read causes no conflict: other workers may take the neighbouring jobs in the
+    // meantime.
     let head = tx.snapshot().get_range(Range::prefix(QUEUE).limit(REACH)).all().await?;
     if head.is_empty() {
         return Ok(None);
     }
     let job = &head[worker % head.len()];
-    // Except for our own job: if somebody else takes it first, this transaction runs again.
+    // The job itself must conflict: if another worker takes it first, this transaction runs again.
     tx.add_read_conflict_key(&job.key);
     tx.delete(&job.key);
     Ok(Some(String::from_utf8_lossy(&job.value).into_owned()))

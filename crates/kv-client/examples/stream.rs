@@ -1,4 +1,4 @@
-//! Streams a long range: page by page, in constant memory, forward and backward.
+//! Reads a long range as a stream: page by page in constant memory, forward and backward.
 //!
 //! ```sh
 //! cargo run -p kv-client --example stream -- 127.0.0.1:9090
@@ -8,7 +8,7 @@ use futures_util::TryStreamExt;
 use kv_client::{ClientError, Database, KeySelector, Options, Range};
 
 const ROWS: usize = 20_000;
-/// Rows of one transaction, which must not become too large.
+/// Number of rows per transaction; a transaction must not become too large.
 const BATCH: usize = 2_000;
 
 async fn fill(db: &Database) -> Result<(), ClientError> {
@@ -28,7 +28,7 @@ async fn main() -> Result<(), ClientError> {
     let db = Database::connect([address], Options::default()).await?;
     fill(&db).await?;
 
-    // A loop over rows as they come.
+    // Loop over the rows as they arrive.
     let tx = db.transaction();
     let mut rows = tx.get_range(Range::prefix("example/rows/"));
     let (mut count, mut bytes) = (0, 0);
@@ -39,7 +39,7 @@ async fn main() -> Result<(), ClientError> {
     println!("{count} rows, {bytes} bytes");
     assert_eq!(count, ROWS);
 
-    // It is a `Stream`, too. A snapshot of the same version, because nothing depends on it.
+    // The result also is a `Stream`. Read in a snapshot, because no commit depends on these rows.
     let newest = tx.snapshot().get_range(Range::prefix("example/rows/").reverse().limit(3));
     newest
         .try_for_each(async |row| {
@@ -48,7 +48,7 @@ async fn main() -> Result<(), ClientError> {
         })
         .await?;
 
-    // Every five-thousandth key, by its place among the others.
+    // Print every five-thousandth key, found by its position among the others.
     let mut at = KeySelector::first_greater_or_equal("example/rows/");
     while let Some(key) = tx.snapshot().get_key(&at).await?.filter(|key| key.starts_with(b"example/rows/")) {
         println!("{}", key.escape_ascii());

@@ -1,4 +1,4 @@
-//! Moves money between accounts in many tasks at once; the sum stays the same.
+//! Transfers money between accounts in many concurrent tasks. The total stays the same.
 //!
 //! ```sh
 //! cargo run -p kv-client --example transfer -- 127.0.0.1:9090
@@ -11,7 +11,7 @@ const OPENING_BALANCE: u64 = 100;
 const TASKS: u64 = 8;
 const TRANSFERS: u64 = 50;
 
-/// What can go wrong in a transfer: an error of the client, or one of our own.
+/// Why a transfer can fail: an error of the client, or one of this program.
 #[derive(Debug, thiserror::Error)]
 enum TransferError {
     #[error("account {0} holds only {1}")]
@@ -31,14 +31,15 @@ fn number(account: u64, value: Option<Bytes>) -> Result<u64, TransferError> {
     Ok(u64::from_le_bytes(bytes.try_into().map_err(|_| TransferError::NotANumber(account))?))
 }
 
-/// Takes part in a transaction that somebody else commits. It may run several times, and does nothing but read and write.
+/// Transfers an amount as a part of a transaction that the caller commits. It may run several
+/// times, so it only reads and writes through the transaction.
 async fn transfer(tx: &Transaction, from: u64, to: u64, amount: u64) -> Result<(), TransferError> {
     let balance = number(from, tx.get(key(from)).await?)?;
     let Some(rest) = balance.checked_sub(amount) else {
         return Err(TransferError::TooLittle(from, balance));
     };
     tx.set(key(from), rest.to_le_bytes());
-    // The other account is changed where it is: two transfers to it do not disturb each other.
+    // `add` changes the other account without reading it, so two transfers to it do not conflict.
     tx.add(key(to), amount.to_le_bytes());
     Ok(())
 }

@@ -1,4 +1,5 @@
-//! Pauses between attempts: they double up to a bound, and vary so that many clients do not come back in step.
+//! Pauses between attempts. They double up to a maximum, with jitter so that many clients do not
+//! retry in step.
 
 use std::time::Duration;
 
@@ -6,10 +7,10 @@ use tokio::time::Instant;
 
 use crate::Options;
 
-/// Stands for "never" where a sum with the present would overflow.
+/// Stands for "never" where adding a duration to the present would overflow.
 const FAR_FUTURE: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
 
-/// When so much time will have passed.
+/// The point in time at which `timeout` will have passed.
 pub(crate) fn deadline_after(timeout: Duration) -> Instant {
     let now = Instant::now();
     now.checked_add(timeout).unwrap_or_else(|| now + FAR_FUTURE)
@@ -19,7 +20,7 @@ pub(crate) fn deadline_after(timeout: Duration) -> Instant {
 pub(crate) struct Backoff {
     min: Duration,
     max: Duration,
-    /// The next pause, before it is varied.
+    /// The next pause, before jitter.
     next: Duration,
 }
 
@@ -32,7 +33,7 @@ impl Backoff {
         self.next = self.min;
     }
 
-    /// The pause to make now: half to all of the nominal one.
+    /// The pause to make now: between half and all of the nominal one.
     pub fn pause(&mut self) -> Duration {
         let nominal = self.next.min(self.max);
         self.next = (self.next * 2).min(self.max);
@@ -45,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pauses_grow_up_to_their_bound_and_start_over_after_success() {
+    fn pauses_double_up_to_the_maximum_and_start_again_after_a_reset() {
         let options = Options {
             backoff_min: Duration::from_millis(10),
             backoff_max: Duration::from_millis(40),

@@ -1,4 +1,4 @@
-//! Between the vocabulary of kv-api and the structs of the wire.
+//! Converts between kv-api's types and the structs of the wire.
 
 use std::time::Duration;
 
@@ -9,15 +9,16 @@ use kv_api::thrift::generated::{
 };
 use kv_api::{AtomicCommit, KeyRange, KeyRef, Mutation, MutationKind, Row, Rows, Version};
 
-use crate::client::{Committed, RangeRead};
-use crate::error::ClientError;
+use crate::ClientError;
+use crate::request::RangeRead;
+use crate::results::Committed;
 
 fn family(name: String) -> Option<String> {
     (!name.is_empty()).then_some(name)
 }
 
 pub(crate) fn version_field(version: u64) -> i64 {
-    // Versions count commits: a database does not live to see 2⁶³ of them.
+    // Versions count commits, so no database ever reaches 2⁶³.
     i64::try_from(version).unwrap_or(i64::MAX)
 }
 
@@ -45,7 +46,7 @@ pub(crate) fn snapshot_get(key: KeyRef, version: Version) -> SnapshotGetRequest 
     }
 }
 
-/// 0 is the wire's "no limit"; an absent field would mean 1000.
+/// On the wire 0 means "no limit", and an absent field means 1000.
 fn limit_field(limit: Option<u32>) -> Option<i32> {
     Some(limit.map_or(0, |rows| i32::try_from(rows).unwrap_or(i32::MAX)))
 }
@@ -146,27 +147,35 @@ pub(crate) fn commit(commit: AtomicCommit, timeout: Duration) -> Result<AtomicCo
     })
 }
 
-/// An empty text counts as no error: some servers of this interface send one.
-fn present(error: Option<String>) -> Option<String> {
-    error.filter(|text| !text.is_empty())
+/// The text, if there is one. Some servers of this interface send an empty text for "none".
+fn present(text: Option<String>) -> Option<String> {
+    text.filter(|text| !text.is_empty())
 }
 
-pub(crate) fn success(success: bool, error: Option<String>, code: Option<String>) -> Result<(), ClientError> {
+/// Checks a response that reports success or failure.
+pub(crate) fn success(
+    success: bool,
+    error: Option<String>,
+    code: Option<String>,
+    leader_endpoint: Option<String>,
+) -> Result<(), ClientError> {
     if success {
         return Ok(());
     }
     let message = present(error).unwrap_or_else(|| "the server gave no reason".to_string());
-    Err(ClientError::refused(code.as_deref(), message))
+    Err(ClientError::refused(code.as_deref(), message, present(leader_endpoint)))
 }
 
+/// The value in a response, or the error that it reports.
 pub(crate) fn value(
     found: bool,
     value: Vec<u8>,
     error: Option<String>,
     code: Option<String>,
+    leader_endpoint: Option<String>,
 ) -> Result<Option<Bytes>, ClientError> {
     match present(error) {
-        Some(message) => Err(ClientError::refused(code.as_deref(), message)),
+        Some(message) => Err(ClientError::refused(code.as_deref(), message, present(leader_endpoint))),
         None => Ok(found.then(|| value.into())),
     }
 }
@@ -178,9 +187,9 @@ pub(crate) fn rows(key_values: Vec<KeyValue>, has_more: bool) -> Rows {
 
 pub(crate) fn committed(response: AtomicCommitResponse) -> Result<Committed, ClientError> {
     let all = |list: Option<Vec<Vec<u8>>>| list.unwrap_or_default().into_iter().map(Bytes::from).collect();
-    if let Err(mut error) = success(response.success, response.error, response.error_code) {
+    if let Err(mut error) = success(response.success, response.error, response.error_code, response.leader_endpoint) {
         if let ClientError::Refused { retryable, maybe_committed, conflicting_keys, .. } = &mut error {
-            // The server knows better than the table of codes.
+            // The server's own judgement takes precedence over the table of codes.
             *retryable = response.retryable.unwrap_or(*retryable);
             *maybe_committed = response.maybe_committed.unwrap_or(*maybe_committed);
             let key_ref =
@@ -202,24 +211,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_range_without_limit_says_so_because_absent_would_mean_a_thousand() {
+    fn a_range_without_limit_sends_zero_because_an_absent_limit_means_a_thousand() {
         assert_eq!(get_range(RangeRead::default()).limit, Some(0));
         assert_eq!(get_range(RangeRead { limit: Some(7), ..RangeRead::default() }).limit, Some(7));
     }
 
     #[test]
-    fn a_delete_carries_no_value_and_an_empty_set_does() {
+    fn a_delete_carries_no_value_while_setting_an_empty_value_does() {
         assert_eq!(operation(Mutation::delete("k")).map(|o| o.value), Ok(None));
         assert_eq!(operation(Mutation::set("k", "")).map(|o| o.value), Ok(Some(Vec::new())));
     }
 
     #[test]
-    fn an_empty_error_text_beside_a_value_is_no_error() {
-        assert_eq!(value(true, b"v".to_vec(), Some(String::new()), None), Ok(Some("v".into())));
+    fn an_empty_error_text_next_to_a_value_is_no_error() {
+        assert_eq!(value(true, b"v".to_vec(), Some(String::new()), None, None), Ok(Some("v".into())));
     }
 
     #[test]
-    fn what_the_server_says_about_a_failed_commit_beats_the_table() {
+    fn the_servers_judgement_of_a_failed_commit_overrides_the_table_of_codes() {
         let response = AtomicCommitResponse {
             success: false,
             error: Some("disk".to_string()),
@@ -231,6 +240,7 @@ mod tests {
             conflicting_keys: None,
             retryable: Some(true),
             maybe_committed: Some(true),
+            leader_endpoint: None,
         };
         let error = committed(response).expect_err("success is false");
         assert!(error.is_retryable() && error.maybe_committed());

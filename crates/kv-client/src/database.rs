@@ -2,35 +2,32 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-use kv_api::thrift::generated::{AtomicCommitRequest, SnapshotGetRangeRequest, SnapshotGetRequest};
-use kv_api::{KeyRef, Rows, Version};
-use tokio::time::Instant;
-
-use crate::client::{Client, Committed, Kind, RangeRead};
-use crate::cluster::{Answer, Cluster, Errand, Target};
-use crate::idempotency::Ids;
-use crate::limits::KnownLimits;
-use crate::options::{Options, ReadFrom, TransactionOptions};
+use crate::ClientError;
+use crate::client::Client;
+use crate::cluster::Cluster;
+use crate::handle::DatabaseHandle;
+use crate::options::{Options, TransactionOptions};
 use crate::transaction::Transaction;
-use crate::versions::ReadVersions;
-use crate::{ClientError, convert};
 
-/// A handle to a database; clones share everything. See the crate's documentation.
+/// A handle to a database. Clones share connections and everything else.
 #[derive(Clone)]
 pub struct Database {
-    pub(crate) shared: Arc<Shared>,
+    pub(crate) shared: Arc<DatabaseHandle>,
 }
 
-pub(crate) struct Shared {
-    cluster: Arc<Cluster>,
-    pub versions: Arc<ReadVersions>,
-    pub ids: Ids,
-    pub options: Options,
+impl Client {
+    /// A handle for transactions over the whole cluster, which shares the connections of this
+    /// client. Each call starts background work of its own, so clone the result instead of calling
+    /// this again.
+    pub fn database(&self) -> Database {
+        let cluster = Cluster::start(self.shared_endpoints(), self.options(), self.known_limits().clone());
+        Database { shared: Arc::new(DatabaseHandle::new(cluster, self.options().clone())) }
+    }
 }
 
 impl Database {
-    /// Finds the cluster through the first of `addresses` (each `HOST:PORT` of a replica) that answers.
+    /// Finds the cluster through the first of `addresses` that answers. Each is the `HOST:PORT` of
+    /// a replica.
     ///
     /// # Errors
     /// As [`Client::connect`].
@@ -40,19 +37,13 @@ impl Database {
     ) -> Result<Database, ClientError> {
         let client = Client::connect(addresses, options).await?;
         if client.options().discovery {
-            // An older server does not tell; then the defaults stand in.
             client.limits().await?;
         }
         Ok(client.database())
     }
 
-    pub(crate) fn new(cluster: Cluster, options: Options) -> Self {
-        let cluster = Arc::new(cluster);
-        let versions = ReadVersions::new(cluster.clone());
-        Database { shared: Arc::new(Shared { cluster, versions, ids: Ids::new(), options }) }
-    }
-
-    /// A transaction to be committed by hand; [`Database::run`] also repeats it when it has to be.
+    /// A transaction for the caller to commit. [`Database::run`] also repeats it after a conflict
+    /// or a failure.
     ///
     /// ```no_run
     /// # async fn example(db: kv_client::Database) -> Result<(), kv_client::ClientError> {
@@ -77,69 +68,17 @@ impl Database {
 
     /// The addresses of the replicas that are in use.
     pub fn addresses(&self) -> Vec<String> {
-        self.shared.cluster.addresses()
+        self.shared.cluster().addresses()
     }
 
-    /// The address of the primary, as far as it is known.
+    /// The address of the primary, if it is known.
     pub fn primary(&self) -> Option<String> {
-        self.shared.cluster.primary()
+        self.shared.cluster().primary()
     }
 }
 
 impl std::fmt::Debug for Database {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Database").field("addresses", &self.addresses()).finish_non_exhaustive()
-    }
-}
-
-/// What a reply is thought to need beside its rows.
-const REPLY_BYTES: usize = 256;
-
-impl Shared {
-    pub fn limits(&self) -> &KnownLimits {
-        self.cluster.limits()
-    }
-
-    pub fn max_transaction_bytes(&self) -> usize {
-        self.options.max_transaction_bytes.unwrap_or_else(|| self.limits().get().max_transaction_bytes)
-    }
-
-    fn read_errand(&self, deadline: Instant, cost_bytes: usize) -> Errand {
-        let target = match self.options.read_from {
-            ReadFrom::AnyReplica => Target::Any,
-            ReadFrom::Primary => Target::Primary,
-        };
-        Errand { target, kind: Kind::Read, has_id: false, deadline, cost_bytes }
-    }
-
-    pub async fn get(&self, key: KeyRef, version: Version, deadline: Instant) -> Result<Option<Bytes>, ClientError> {
-        let errand = self.read_errand(deadline, key.key.len() + REPLY_BYTES);
-        let request: SnapshotGetRequest = convert::snapshot_get(key, version);
-        let answer = self.cluster.call(request, errand, |response| {
-            convert::value(response.found, response.value, response.error, response.error_code)
-        });
-        Ok(answer.await?.value)
-    }
-
-    pub async fn get_range(&self, range: RangeRead, version: Version, deadline: Instant) -> Result<Rows, ClientError> {
-        let target_bytes = range.target_bytes.unwrap_or(self.options.range_page_bytes) as usize;
-        let errand = self.read_errand(deadline, target_bytes + REPLY_BYTES);
-        let request: SnapshotGetRangeRequest = convert::snapshot_get_range(range, version);
-        let answer = self.cluster.call(request, errand, |response| {
-            convert::success(response.success, response.error, response.error_code)?;
-            Ok(convert::rows(response.key_values, response.has_more))
-        });
-        Ok(answer.await?.value)
-    }
-
-    pub async fn commit(
-        &self,
-        request: AtomicCommitRequest,
-        cost_bytes: usize,
-        deadline: Instant,
-    ) -> Result<Answer<Committed>, ClientError> {
-        let has_id = request.idempotency_id.is_some();
-        let errand = Errand { target: Target::Primary, kind: Kind::Write, has_id, deadline, cost_bytes };
-        self.cluster.call(request, errand, convert::committed).await
     }
 }

@@ -1,5 +1,5 @@
-//! The one error type of the client. It always tells two things: whether trying again makes sense, and whether the write
-//! may have happened.
+//! The error type of the client. Every error says whether another attempt makes sense, and whether
+//! the write may have happened.
 
 use bytes::Bytes;
 use kv_api::KeyRef;
@@ -13,49 +13,99 @@ pub enum ClientError {
         /// Each endpoint that was tried, with the reason.
         attempts: Vec<(String, String)>,
     },
-    /// The connection broke while the request was under way.
-    #[error("the connection to {endpoint} was lost while the request was under way: {reason}")]
-    ConnectionLost { endpoint: String, reason: String, maybe_committed: bool },
+    /// The connection broke while the request was in flight.
+    #[error("the connection to {endpoint} was lost while the request was in flight: {reason}")]
+    ConnectionLost {
+        /// The address at the other end of the connection.
+        endpoint: String,
+        /// How the connection ended.
+        reason: String,
+        /// See [`ClientError::maybe_committed`].
+        maybe_committed: bool,
+    },
     /// No answer came in time.
     #[error("no answer from {endpoint} within {timeout_ms} ms")]
-    DeadlineExceeded { endpoint: String, timeout_ms: u64, maybe_committed: bool },
+    DeadlineExceeded {
+        /// The address that was asked last, or "the cluster".
+        endpoint: String,
+        /// How long the client waited, in milliseconds.
+        timeout_ms: u64,
+        /// See [`ClientError::maybe_committed`].
+        maybe_committed: bool,
+    },
     /// The server answered with an error.
     #[error("{message}")]
     Refused {
+        /// The server's error code.
         code: ErrorCode,
+        /// The server's explanation for people.
         message: String,
+        /// See [`ClientError::is_retryable`].
         retryable: bool,
+        /// See [`ClientError::maybe_committed`].
         maybe_committed: bool,
-        /// With [`ErrorCode::Conflict`]: the keys written meanwhile, as far as the server told.
+        /// With [`ErrorCode::Conflict`]: the keys written in the meantime, as far as the server
+        /// reported them.
         conflicting_keys: Vec<KeyRef>,
+        /// With [`ErrorCode::NoPrimary`]: the `HOST:PORT` of the primary, if the server knows it
+        /// but could not reach it.
+        leader_endpoint: Option<String>,
     },
-    /// The server could not understand the request, or broke while it worked on it.
+    /// The server could not understand the request, or failed while executing it.
     #[error("{endpoint} answered with an exception: {message}")]
-    Exception { endpoint: String, message: String, maybe_committed: bool },
+    Exception {
+        /// The address that answered.
+        endpoint: String,
+        /// The server's explanation for people.
+        message: String,
+        /// See [`ClientError::maybe_committed`].
+        maybe_committed: bool,
+    },
     /// The peer does not speak this protocol.
     #[error("{endpoint} does not speak the expected protocol: {reason}")]
-    Malformed { endpoint: String, reason: String, maybe_committed: bool },
-    /// The request makes no sense as it stands; nothing was sent.
+    Malformed {
+        /// The address that answered.
+        endpoint: String,
+        /// What is wrong with the bytes it sent.
+        reason: String,
+        /// See [`ClientError::maybe_committed`].
+        maybe_committed: bool,
+    },
+    /// The request is invalid; nothing was sent.
     #[error("{0}")]
     InvalidArgument(String),
-    /// The commit was sent, again and again under the same idempotency id, and no answer said whether it happened.
+    /// The commit was sent one or more times under the same idempotency id, and no answer said
+    /// whether it happened.
     #[error("it is unknown whether the commit happened, after {attempts} attempts; the last one: {last}")]
-    CommitUnknown { attempts: u32, last: Box<ClientError> },
-    /// The transaction reads what it has given a versionstamp, which only the commit will know; nothing was sent.
+    CommitUnknown {
+        /// How often the commit was tried.
+        attempts: u32,
+        /// The error of the last attempt.
+        last: Box<ClientError>,
+    },
+    /// The transaction reads a key or value that will contain a versionstamp, which is unknown
+    /// until the commit; nothing was sent.
     #[error(
-        "what comes at or behind key '{}' of column family '{family}' gets a versionstamp that only the commit will know",
+        "cannot read at or after key '{}' of column family '{family}': it will contain a versionstamp, which is unknown \
+         until the commit",
         key.escape_ascii()
     )]
     Unreadable {
-        /// Empty: the default family.
+        /// The column family; an empty name stands for the default one.
         family: String,
-        /// That key, or where the range begins in which one may come to lie.
+        /// The key itself, or the beginning of the range in which a versionstamped key may end up.
         key: Bytes,
     },
-    /// The transaction holds more than the server takes, or [`crate::Options::max_transaction_bytes`] allows; nothing was sent.
+    /// The transaction is larger than the server's limit or
+    /// [`crate::Options::max_transaction_bytes`]; nothing was sent.
     #[error("transaction of {size_bytes} bytes is larger than the limit of {limit_bytes} bytes")]
-    TransactionTooLarge { size_bytes: usize, limit_bytes: usize },
-    /// The transaction is used after its commit began, or after it was given up; nothing was sent.
+    TransactionTooLarge {
+        /// Size of the transaction's keys and values, in bytes.
+        size_bytes: usize,
+        /// The limit, in bytes.
+        limit_bytes: usize,
+    },
+    /// The transaction was used after its commit began or after it was given up; nothing was sent.
     #[error("the transaction has ended: {0}")]
     TransactionEnded(&'static str),
 }
@@ -66,14 +116,16 @@ fn join(attempts: &[(String, String)]) -> String {
 }
 
 impl ClientError {
-    pub(crate) fn refused(code: Option<&str>, message: String) -> Self {
+    pub(crate) fn refused(code: Option<&str>, message: String, leader_endpoint: Option<String>) -> Self {
         let code = ErrorCode::of(code.unwrap_or_default());
         let (retryable, maybe_committed) = (code.is_retryable(), code.maybe_committed());
-        ClientError::Refused { code, message, retryable, maybe_committed, conflicting_keys: Vec::new() }
+        let conflicting_keys = Vec::new();
+        ClientError::Refused { code, message, retryable, maybe_committed, conflicting_keys, leader_endpoint }
     }
 
-    /// Whether the same request (a transaction: run again from its reads) may succeed later. With
-    /// [`ClientError::maybe_committed`] a repeated write can happen twice.
+    /// Whether the same request may succeed later. A transaction has to be run again from its
+    /// reads. If [`ClientError::maybe_committed`] is true as well, repeating a write can make it
+    /// happen twice.
     pub fn is_retryable(&self) -> bool {
         match self {
             ClientError::Unreachable { .. }
@@ -90,7 +142,7 @@ impl ClientError {
         }
     }
 
-    /// Whether the write may have happened all the same. False for every read.
+    /// Whether the write may have happened despite this error. Always false for a read.
     pub fn maybe_committed(&self) -> bool {
         match self {
             ClientError::Unreachable { .. }
@@ -107,7 +159,7 @@ impl ClientError {
         }
     }
 
-    /// The server's code, if it was the server that refused.
+    /// The server's error code, if the server refused the request.
     pub fn code(&self) -> Option<&ErrorCode> {
         match self {
             ClientError::Refused { code, .. } => Some(code),
@@ -115,7 +167,8 @@ impl ClientError {
         }
     }
 
-    /// With [`ErrorCode::Conflict`]: the keys written meanwhile, as far as the server told.
+    /// With [`ErrorCode::Conflict`]: the keys written in the meantime, as far as the server
+    /// reported them. Empty for every other error.
     pub fn conflicting_keys(&self) -> &[KeyRef] {
         match self {
             ClientError::Refused { conflicting_keys, .. } => conflicting_keys,
@@ -125,16 +178,17 @@ impl ClientError {
 }
 
 macro_rules! codes {
-    ($($variant:ident $text:literal,)*) => {
-        /// The `error_code` of a reply. What each one means stands in the interface file, `kvstore.thrift`.
+    ($($(#[$doc:meta])* $variant:ident $text:literal,)*) => {
+        /// The `error_code` of a reply. The interface file, `kvstore.thrift`, defines the codes.
         #[derive(Clone, Debug, PartialEq, Eq, Hash)]
         pub enum ErrorCode {
-            $($variant,)*
-            /// A code that this client does not know; empty when the server gave none.
+            $($(#[$doc])* $variant,)*
+            /// A code that this client does not know; empty if the server sent none.
             Other(String),
         }
 
         impl ErrorCode {
+            /// The code with this text.
             pub fn of(text: &str) -> Self {
                 match text {
                     $($text => ErrorCode::$variant,)*
@@ -142,6 +196,7 @@ macro_rules! codes {
                 }
             }
 
+            /// The code's text on the wire.
             pub fn as_str(&self) -> &str {
                 match self {
                     $(ErrorCode::$variant => $text,)*
@@ -153,27 +208,49 @@ macro_rules! codes {
 }
 
 codes! {
+    /// A key or range that the transaction read has been written since.
     Conflict "CONFLICT",
+    /// The read version is no longer readable.
     TransactionTooOld "TRANSACTION_TOO_OLD",
+    /// The read version does not exist yet at the server.
     FutureVersion "FUTURE_VERSION",
+    /// The server's deadline passed. A write was not committed.
     Timeout "TIMEOUT",
+    /// There is no primary, or it cannot be reached.
     NoPrimary "NO_PRIMARY",
+    /// The server has too many requests waiting.
     Overloaded "OVERLOADED",
+    /// The server's disk is full.
     StorageFull "STORAGE_FULL",
+    /// The server does not know whether the commit happened.
     CommitUnknownResult "COMMIT_UNKNOWN_RESULT",
+    /// The request is invalid, for example because a value is missing.
     InvalidOperation "INVALID_OPERATION",
+    /// A key is empty.
     KeyEmpty "KEY_EMPTY",
+    /// A key is longer than the server allows.
     KeyTooLarge "KEY_TOO_LARGE",
+    /// A value is longer than the server allows.
     ValueTooLarge "VALUE_TOO_LARGE",
+    /// The transaction has more bytes, or more conflict keys and ranges, than the server allows.
     TransactionTooLarge "TRANSACTION_TOO_LARGE",
+    /// The column family does not exist.
     UnknownColumnFamily "UNKNOWN_COLUMN_FAMILY",
+    /// The rows do not fit in a reply.
     ResultTooLarge "RESULT_TOO_LARGE",
+    /// The client has not proved its identity.
     Unauthenticated "UNAUTHENTICATED",
+    /// The client is not allowed to do this.
     Forbidden "FORBIDDEN",
+    /// The server does not implement this.
     NotSupported "NOT_SUPPORTED",
+    /// The server's storage failed.
     OperationFailed "OPERATION_FAILED",
+    /// The server's storage failed during a commit.
     CommitFailed "COMMIT_FAILED",
+    /// The server's storage failed while setting a key.
     PutFailed "PUT_FAILED",
+    /// The server's storage failed while deleting a key.
     DeleteFailed "DELETE_FAILED",
 }
 
@@ -210,7 +287,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn codes_tell_the_same_as_the_errors_of_the_server() {
+    fn codes_are_judged_as_the_server_judges_its_errors() {
         let errors = [
             KvError::Conflict { keys: Vec::new() },
             KvError::InvalidOperation(String::new()),
@@ -231,7 +308,7 @@ mod tests {
             KvError::Forbidden(String::new()),
         ];
         for error in errors {
-            let received = ClientError::refused(Some(error.code()), error.to_string());
+            let received = ClientError::refused(Some(error.code()), error.to_string(), None);
             assert_eq!(received.is_retryable(), error.is_retryable(), "{error:?}");
             assert_eq!(received.maybe_committed(), error.maybe_committed(), "{error:?}");
             assert!(!matches!(received.code(), Some(ErrorCode::Other(_))), "{error:?}");
@@ -239,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unreachable_cluster_is_named_with_every_reason() {
+    fn the_error_of_an_unreachable_cluster_names_every_address_and_reason() {
         let attempts = vec![("a:1".to_string(), "refused".to_string()), ("b:2".to_string(), "timed out".to_string())];
         let error = ClientError::Unreachable { attempts };
         assert_eq!(error.to_string(), "cannot reach a:1: refused; b:2: timed out");

@@ -1,4 +1,4 @@
-//! A version that stays readable as long as somebody needs it.
+//! Keeps a version readable for as long as a reader needs it.
 
 use std::time::Duration;
 
@@ -8,14 +8,15 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::{Client, ClientError};
 
-/// A pin is renewed so many times within its lifetime, so that a lost renewal or two do no harm.
+/// How often a pin is renewed within its lifetime, so that it survives a failed renewal or two.
 const RENEWALS: u32 = 3;
 
-/// Keeps a version readable for a read that takes longer than versions stay readable by themselves. See
-/// [`Client::hold_snapshot`].
+/// Keeps a version readable for a read that takes longer than versions stay readable by themselves.
+/// Made by [`Client::hold_snapshot`].
 ///
-/// The pin is renewed by a timer, not by what the reader does: it may wait for whoever takes its rows, as long as it does not
-/// block the thread that drives the client. Dropping it lets the pin end by itself.
+/// A timer renews the pin, not the reader's progress: the reader may pause for as long as it likes,
+/// provided it does not block the thread that runs the client. After the hold is dropped, the pin
+/// expires by itself.
 #[derive(Debug)]
 pub struct Hold {
     client: Client,
@@ -23,17 +24,25 @@ pub struct Hold {
     renewing: JoinHandle<()>,
 }
 
-impl Hold {
-    pub(crate) async fn begin(client: Client, version: Version, lifetime: Duration) -> Result<Hold, ClientError> {
-        client.pin_snapshot(version, lifetime).await?;
-        let renewing = tokio::spawn(renew(client.clone(), version, lifetime));
-        Ok(Hold { client, version, renewing })
+impl Client {
+    /// Keeps a version readable at the server that answers, until the hold ends. The pin lasts for
+    /// `lifetime`, and a timer renews it well before it expires. Every server allows a lifetime of
+    /// one minute; its setting `server.max_pin_seconds` is the maximum.
+    ///
+    /// # Errors
+    /// As [`Client::pin_snapshot`].
+    pub async fn hold_snapshot(&self, version: Version, lifetime: Duration) -> Result<Hold, ClientError> {
+        self.pin_snapshot(version, lifetime).await?;
+        let renewing = tokio::spawn(renew(self.clone(), version, lifetime));
+        Ok(Hold { client: self.clone(), version, renewing })
     }
+}
 
+impl Hold {
     /// Ends the pin now.
     pub async fn release(self) {
         self.renewing.abort();
-        // One that stays ends by itself.
+        // If this fails, the pin expires by itself.
         let _ = self.client.unpin_snapshot(self.version).await;
     }
 }
@@ -51,10 +60,10 @@ async fn renew(client: Client, version: Version, lifetime: Duration) {
     loop {
         ticks.tick().await;
         match client.pin_snapshot(version, lifetime).await {
-            // The server takes away the pin that would end first: the one before.
+            // The server removes the pin that would expire first, which is the previous one.
             Ok(()) => drop(client.unpin_snapshot(version).await),
             Err(error) => {
-                tracing::debug!(%error, version = version.0, "a pin was not renewed; the next attempt follows")
+                tracing::debug!(%error, version = version.0, "renewing a pin failed; the next attempt follows")
             }
         }
     }

@@ -1,12 +1,15 @@
-//! Idempotency ids: one per commit, never used twice, under which a server remembers the commit's result.
+//! Idempotency ids. Each commit gets one that is never used again, and the server remembers the
+//! commit's result under it.
 //!
-//! A result that arrived is *finished*: the next commit tells the server that nobody will ask for it again. An id is
-//! finished only when no copy of its commit can be under way any more. Otherwise the copy would come after the record is
-//! gone, and happen a second time; such records go by themselves, after ten minutes.
+//! An id is *finished* once its result has arrived. The next commit reports finished ids, so that
+//! the server can drop their records. An id must be finished only when no copy of its commit can be
+//! in flight any more: a copy that arrived after the record was dropped would be executed a second
+//! time. Ids that are never finished expire at the server after ten minutes.
 //!
-//! A copy can be later still: in the socket of a server that was stopped for an hour. So every commit also depends on a
-//! version that is recent when it is sent, and is too old by then. For that, a commit that has read nothing names a *guard*
-//! as read: a key of this client that nobody writes.
+//! A copy can arrive even later than that, from the socket of a server that was stopped for an
+//! hour. Therefore every commit also depends on a version that is recent when the commit is sent,
+//! and too old by then. To depend on a version, a commit that has read nothing names a *guard* as
+//! read: a key of this client that nobody writes.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,9 +17,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-/// Most finished ids that wait to be told; older ones are left to their age.
+/// Maximum number of finished ids that wait to be reported. Older ones are left to expire.
 const MAX_WAITING: usize = 4096;
-/// Most finished ids that one commit carries.
+/// Maximum number of finished ids that one commit reports.
 const MAX_PER_COMMIT: usize = 64;
 
 pub(crate) struct Ids {
@@ -31,6 +34,7 @@ impl Ids {
         Ids { client: rand::random(), next: AtomicU64::new(1), finished: Mutex::default() }
     }
 
+    /// A new id.
     pub fn next(&self) -> Bytes {
         let mut id = BytesMut::with_capacity(24);
         id.put_slice(&self.client);
@@ -38,12 +42,12 @@ impl Ids {
         id.freeze()
     }
 
-    /// See the module's documentation.
+    /// The key that a commit names as read if it has read nothing; see the module's documentation.
     pub fn guard(&self) -> Bytes {
         [&[0xFF], &self.client[..]].concat().into()
     }
 
-    /// Nobody will ask for these results again, and no copy of their commits is under way.
+    /// Marks ids whose results have arrived, and of whose commits no copy is in flight.
     pub fn finish(&self, ids: impl IntoIterator<Item = Bytes>) {
         let mut finished = self.finished();
         finished.extend(ids);
@@ -51,7 +55,8 @@ impl Ids {
         finished.drain(..excess);
     }
 
-    /// What the next commit tells. If it fails, they are to be finished again.
+    /// The ids for the next commit to report. If that commit fails, the caller must finish them
+    /// again.
     pub fn take_finished(&self) -> Vec<Bytes> {
         let mut finished = self.finished();
         let count = finished.len().min(MAX_PER_COMMIT);
@@ -59,7 +64,7 @@ impl Ids {
     }
 
     fn finished(&self) -> MutexGuard<'_, VecDeque<Bytes>> {
-        // What it guards is right after every step.
+        // A panic while this was locked cannot have left it inconsistent.
         self.finished.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -69,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_two_ids_are_the_same() {
+    fn ids_are_unique() {
         let (one, other) = (Ids::new(), Ids::new());
         let ids = [one.next(), one.next(), other.next()];
         assert_eq!(ids.iter().map(Bytes::len).collect::<Vec<_>>(), [24; 3]);
@@ -78,18 +83,18 @@ mod tests {
     }
 
     #[test]
-    fn finished_ids_are_told_once_and_do_not_pile_up() {
+    fn finished_ids_are_reported_once_and_do_not_accumulate() {
         let ids = Ids::new();
         ids.finish((0..MAX_WAITING + 10).map(|_| ids.next()));
-        let mut told = Vec::new();
+        let mut reported = Vec::new();
         loop {
             let some = ids.take_finished();
             assert!(some.len() <= MAX_PER_COMMIT);
             if some.is_empty() {
                 break;
             }
-            told.extend(some);
+            reported.extend(some);
         }
-        assert_eq!(told.len(), MAX_WAITING);
+        assert_eq!(reported.len(), MAX_WAITING);
     }
 }

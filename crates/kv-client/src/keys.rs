@@ -1,21 +1,22 @@
-//! Keys and values as callers have them, and positions between keys.
+//! Conversion of keys and values to bytes, and positions between keys.
 
 use std::sync::LazyLock;
 
 use bytes::Bytes;
 
-/// The largest `limits.max_key_bytes` that a server can be given.
+/// The largest value of `limits.max_key_bytes` that a server's configuration accepts.
 const LONGEST_KEY_BYTES: usize = 1 << 20;
 
-/// Lies behind every key of every server. What is sent of it is no longer than the server's own limit asks for: see
-/// `KnownLimits::bound`.
+/// A position after every key of every server. Before it is sent, `KnownLimits::bound` shortens it
+/// to the length that the server's own limit requires.
 pub(crate) fn end_of_keys() -> Bytes {
     static END: LazyLock<Bytes> = LazyLock::new(|| vec![0xFF; LONGEST_KEY_BYTES + 1].into());
     END.clone()
 }
 
-/// What can be a key, a value or an operand. What is owned is moved, what is borrowed is copied.
+/// A key, a value or an operand. Owned data is moved and borrowed data is copied.
 pub trait IntoBytes {
+    /// The data as [`Bytes`].
     fn into_bytes(self) -> Bytes;
 }
 
@@ -68,20 +69,22 @@ pub(crate) fn key_after(key: &[u8]) -> Bytes {
     after.into()
 }
 
-/// Whether `end` is the first possible key after `begin`: the range holds one key at most.
+/// Whether `end` is the first possible key after `begin`, so that the range contains only `begin`.
 pub(crate) fn holds_one_key(begin: &[u8], end: &[u8]) -> bool {
     end.len() == begin.len() + 1 && end.last() == Some(&0) && end.starts_with(begin)
 }
 
-/// The end of the range of all keys that begin with `prefix`: the first possible key behind them. Where there is none, because
-/// the prefix is empty or of `0xFF` only, it is longer than every key; this client then sends no more of it than it must.
+/// The end of the range of all keys that begin with `prefix`: the first possible key after them.
+///
+/// There is no such key if the prefix is empty or consists of `0xFF` bytes. The result then is
+/// longer than every key, and this client sends no more of it than the server needs.
 ///
 /// ```
 /// assert_eq!(kv_client::prefix_end("jobs/"), "jobs0");
 /// ```
 pub fn prefix_end(prefix: impl IntoBytes) -> Bytes {
     let prefix = prefix.into_bytes();
-    // Trailing 0xFF cannot grow; what is left of them can.
+    // A trailing 0xFF cannot be incremented; the last byte before it can.
     match prefix.iter().rposition(|byte| *byte != 0xFF) {
         Some(last) => {
             let mut end = prefix[..=last].to_vec();
@@ -97,7 +100,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_end_of_a_prefix_lies_behind_all_its_keys_and_before_all_others() {
+    fn the_end_of_a_prefix_sorts_after_its_keys_and_before_all_later_ones() {
         assert_eq!(prefix_end("a"), "b");
         assert_eq!(prefix_end([b'a', 0xFF]), "b");
         assert_eq!(prefix_end([0xFF, 0xFF]), end_of_keys());

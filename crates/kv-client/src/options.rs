@@ -1,48 +1,55 @@
-//! How patient a client is, and how much it may use.
+//! Timeouts, limits and other settings.
 
 use std::time::Duration;
 
-/// Settings of a [`crate::Client`] and of a [`crate::Database`]. The defaults suit a server with its own defaults.
+/// Settings of a [`crate::Client`] and of a [`crate::Database`]. The defaults suit a server with
+/// default settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// How long one attempt to connect may take.
+    /// Maximum time of one attempt to connect.
     pub connect_timeout: Duration,
-    /// How long a request of a [`crate::Client`] may take in all, connecting and trying other endpoints included. A little
-    /// more than the server's own deadline, so that the server's answer, which knows more, comes first.
+    /// Maximum time of a request of a [`crate::Client`], including the time for connecting and for
+    /// trying other addresses. It should be a little longer than the server's own deadline, so that
+    /// the server's answer, which says more than a timeout, comes first.
     pub request_timeout: Duration,
-    /// How long a [`crate::Client`] waits for one address before it asks the next one, too; the first answer counts. Only of
-    /// what may happen twice, which writes may not.
+    /// How long a [`crate::Client`] waits for one address before it asks the next one as well; the
+    /// first answer counts. Applies to reads only, because a write must not happen twice.
     pub hedge_after: Duration,
-    /// The pause before a second attempt; it doubles with each failure.
+    /// The pause before the second attempt. It doubles with each failure.
     pub backoff_min: Duration,
-    /// The longest such pause.
+    /// Maximum pause between attempts.
     pub backoff_max: Duration,
-    /// Requests under way on one connection; more wait their turn.
+    /// Maximum number of requests in flight on one connection. Further requests wait.
     pub max_in_flight: usize,
-    /// A connection whose oldest request is overdue by so long is taken for dead.
+    /// A connection counts as dead once its oldest request is overdue by this long.
     pub stall_timeout: Duration,
-    /// Largest reply that is accepted, in bytes.
+    /// Maximum size of a reply, in bytes.
     pub max_reply_bytes: usize,
 
-    /// Connections of a [`crate::Database`] to each replica for reads, and as many for commits: replies on a connection
-    /// come in order, so a read should not wait behind a commit.
+    /// Number of connections of a [`crate::Database`] to each replica for reads, and the same
+    /// number for commits. Replies on one connection come in order, so a read should not wait
+    /// behind a commit.
     pub connections_per_endpoint: usize,
-    /// How long a [`crate::Database`] waits for one replica before it tries another one; it doubles with each silence.
+    /// How long a [`crate::Database`] waits for one replica before it tries another one. Doubles
+    /// after each attempt that got no answer in time.
     pub attempt_timeout: Duration,
-    /// How often a [`crate::Database`] asks which replicas there are and which one leads. It also asks after failures.
+    /// How often a [`crate::Database`] asks for the list of replicas and the primary. It also asks
+    /// after failures.
     pub refresh_interval: Duration,
-    /// Whether a [`crate::Database`] uses replicas that the cluster names beside the given addresses.
+    /// Whether a [`crate::Database`] uses replicas that the cluster reports in addition to the
+    /// given addresses.
     pub discovery: bool,
     /// Which replicas serve the reads of transactions.
     pub read_from: ReadFrom,
-    /// Memory of a [`crate::Database`] for requests under way and the replies that they ask for, in bytes; more wait their
-    /// turn. Values read one by one are not counted in advance.
+    /// Memory budget of a [`crate::Database`] for requests in flight and their replies, in bytes.
+    /// Further requests wait. The size of a single value is not known in advance and not counted.
     pub max_in_flight_bytes: usize,
-    /// Most bytes of one page of a range; pages begin small and grow.
+    /// Maximum size of one page of a range, in bytes. Pages start small and grow.
     pub range_page_bytes: u32,
-    /// Largest transaction, in bytes of keys and values; `None`: what the server says that it takes.
+    /// Maximum size of a transaction, in bytes of keys and values; `None` means the limit that the
+    /// server reports.
     pub max_transaction_bytes: Option<usize>,
-    /// What transactions do that are not told otherwise.
+    /// Default settings of transactions.
     pub transaction: TransactionOptions,
 }
 
@@ -70,24 +77,26 @@ impl Default for Options {
     }
 }
 
-/// Which replicas serve the reads of transactions. Either way they see exactly their read version.
+/// Which replicas serve the reads of transactions. With either value, a read sees exactly its read
+/// version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReadFrom {
-    /// All of them share the work.
+    /// All replicas share the work.
     AnyReplica,
-    /// The primary, as long as it answers: it never has to catch up with a version.
+    /// The primary, as long as it answers. It never has to catch up with a version.
     Primary,
 }
 
 /// Settings of one transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TransactionOptions {
-    /// How long it may take in all, every repetition included.
+    /// Maximum time of the transaction, including all repetitions.
     pub timeout: Duration,
-    /// How often [`crate::Database::run`] repeats it at most; `None`: until the timeout.
+    /// How often [`crate::Database::run`] repeats it at most; `None` means until the timeout.
     pub max_retries: Option<u32>,
-    /// Commits under an idempotency id, so that a commit whose answer was lost is sent again and still happens once.
-    /// Without, such a commit fails with an error whose [`crate::ClientError::maybe_committed`] is true.
+    /// Whether commits carry an idempotency id. With one, a commit whose answer was lost is sent
+    /// again and still happens once. Without one, such a commit fails with an error for which
+    /// [`crate::ClientError::maybe_committed`] is true.
     pub idempotent: bool,
 }
 

@@ -1,4 +1,4 @@
-//! What to read: key selectors, and ranges between them.
+//! Key selectors, and ranges of keys to read.
 
 use std::ops;
 
@@ -6,49 +6,55 @@ use bytes::Bytes;
 
 use crate::keys::{IntoBytes, end_of_keys, key_after, prefix_end};
 
-/// Names a key by its place among the keys that exist: take the last key less than `key` (less or equal, when
-/// `or_equal`), then go `offset` keys forward (backward when negative).
+/// Identifies a key by its position among the keys that exist. Start at the last key less than
+/// `key` (less than or equal to it, if `or_equal`), then go `offset` keys forward, or backward if
+/// the offset is negative.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeySelector {
+    /// The key to start from. It need not exist.
     pub key: Bytes,
+    /// Whether `key` itself may be the starting position.
     pub or_equal: bool,
+    /// How many keys to go forward, or backward if negative.
     pub offset: i32,
 }
 
 impl KeySelector {
-    /// The first key that is `key` or comes after it.
+    /// The first key greater than or equal to `key`.
     pub fn first_greater_or_equal(key: impl IntoBytes) -> Self {
         KeySelector { key: key.into_bytes(), or_equal: false, offset: 1 }
     }
 
-    /// The first key after `key`.
+    /// The first key greater than `key`.
     pub fn first_greater_than(key: impl IntoBytes) -> Self {
         KeySelector { key: key.into_bytes(), or_equal: true, offset: 1 }
     }
 
-    /// The last key before `key`.
+    /// The last key less than `key`.
     pub fn last_less_than(key: impl IntoBytes) -> Self {
         KeySelector { key: key.into_bytes(), or_equal: false, offset: 0 }
     }
 
-    /// The last key that is `key` or comes before it.
+    /// The last key less than or equal to `key`.
     pub fn last_less_or_equal(key: impl IntoBytes) -> Self {
         KeySelector { key: key.into_bytes(), or_equal: true, offset: 0 }
     }
 
-    /// So many keys further; fewer when negative.
+    /// The selector that is `keys` keys further, or back if negative.
     pub fn offset_by(self, keys: i32) -> Self {
         KeySelector { offset: self.offset.saturating_add(keys), ..self }
     }
 
-    /// The place from which keys are counted: those before it are less (or equal), those from it on are not.
+    /// The position from which keys are counted. It lies after the keys that are less than `key`
+    /// (or equal, if `or_equal`) and before all others.
     pub(crate) fn origin(&self) -> Bytes {
         if self.or_equal { key_after(&self.key) } else { self.key.clone() }
     }
 }
 
-/// What to read of a range, and how. Made from two keys (`Range::new("a", "b")`, or `"a".."b"` where one is asked for),
-/// from a prefix, or from two [`KeySelector`]s.
+/// A range of keys to read, with a direction and a limit. Made from two keys (`Range::new("a",
+/// "b")`, or `"a".."b"` where a function takes `impl Into<Range>`), from a prefix, or from two
+/// [`KeySelector`]s.
 ///
 /// ```
 /// use kv_client::Range;
@@ -71,7 +77,8 @@ impl Range {
         Range::between(KeySelector::first_greater_or_equal(begin), KeySelector::first_greater_or_equal(end))
     }
 
-    /// The keys from the one that `begin` names up to, not including, the one that `end` names.
+    /// The keys from the one that `begin` selects up to but not including the one that `end`
+    /// selects.
     pub fn between(begin: KeySelector, end: KeySelector) -> Self {
         Range { begin, end, limit: None, reverse: false }
     }
@@ -88,12 +95,12 @@ impl Range {
         Range::new(Bytes::new(), end_of_keys())
     }
 
-    /// At most so many rows.
+    /// Limits the result to this many rows.
     pub fn limit(self, rows: usize) -> Self {
         Range { limit: Some(rows), ..self }
     }
 
-    /// Last row first; a limit then keeps the rows nearest the end.
+    /// Reads in descending order of keys. A limit then keeps the rows nearest to the end.
     pub fn reverse(self) -> Self {
         Range { reverse: true, ..self }
     }

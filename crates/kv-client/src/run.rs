@@ -1,19 +1,21 @@
-//! The loop around a transaction: it is repeated until it commits, must not be repeated, or time is up.
+//! Repeats a transaction until it commits, must not be repeated, or its time is up.
 
 use crate::ClientError;
-use crate::client::Committed;
 use crate::database::Database;
 use crate::options::TransactionOptions;
+use crate::results::Committed;
 use crate::transaction::Transaction;
 
 impl Database {
-    /// Runs `body` in a transaction and commits it. When another transaction interferes, or the cluster is in trouble,
-    /// `body` runs again, after a pause, in a new transaction, until [`TransactionOptions::timeout`].
+    /// Runs `body` in a transaction and commits it. If another transaction interferes or a request
+    /// fails, `body` runs again in a new transaction after a pause, until
+    /// [`TransactionOptions::timeout`].
     ///
-    /// So `body` may run several times, and should change nothing but the transaction. What it returns comes out once it is
-    /// committed. An error of its own ends the transaction without a commit and comes out as it is, unless a read of the
-    /// transaction failed before in a way that calls for a repetition. `?` works for errors of the client and for all that
-    /// convert into `E`.
+    /// `body` may therefore run several times, and should have no effect other than through the
+    /// transaction. Once the transaction has committed, this function returns the result of `body`.
+    /// If `body` returns an error, the transaction ends without a commit and the error is returned
+    /// unchanged, unless a read of the transaction had failed in a way that calls for a repetition.
+    /// In `body`, `?` accepts [`ClientError`] and everything else that converts into `E`.
     ///
     /// ```no_run
     /// # async fn example(db: kv_client::Database) -> Result<(), kv_client::ClientError> {
@@ -33,8 +35,8 @@ impl Database {
     /// ```
     ///
     /// # Errors
-    /// Those of `body`; and of the client, when the last attempt failed. Only if [`ClientError::maybe_committed`] is true for
-    /// such an error can the transaction have happened.
+    /// The error of `body`, or the [`ClientError`] of the last attempt. The transaction can have
+    /// happened only if [`ClientError::maybe_committed`] is true for that error.
     pub async fn run<T, E, F, Fut>(&self, body: F) -> Result<T, E>
     where
         F: FnMut(Transaction) -> Fut,
@@ -44,7 +46,7 @@ impl Database {
         Ok(self.run_with(self.shared.options.transaction, body).await?.0)
     }
 
-    /// As [`Database::run`], with other settings; also returns what the commit told.
+    /// As [`Database::run`], with other settings. Also returns what the commit reported.
     ///
     /// # Errors
     /// As [`Database::run`].
@@ -57,20 +59,21 @@ impl Database {
         let mut transaction = self.transaction_with(options);
         loop {
             let outcome = body(transaction.clone()).await;
-            let (reason, own) = match outcome {
+            let (reason, body_error) = match outcome {
                 Ok(value) => match transaction.commit().await {
                     Ok(committed) => return Ok((value, committed)),
                     Err(error) => (error, None),
                 },
-                Err(own) => match transaction.failure() {
-                    Some(reason) => (reason, Some(own)),
+                Err(body_error) => match transaction.failure() {
+                    Some(reason) => (reason, Some(body_error)),
                     None => {
                         transaction.end("its body returned an error");
-                        return Err(own);
+                        return Err(body_error);
                     }
                 },
             };
-            transaction = transaction.on_error(reason).await.map_err(|error| own.unwrap_or_else(|| error.into()))?;
+            let retried = transaction.on_error(reason).await;
+            transaction = retried.map_err(|error| body_error.unwrap_or_else(|| error.into()))?;
         }
     }
 }

@@ -1,50 +1,64 @@
-//! The life of one connection: requests go out as they come, replies come back in the same order.
+//! One connection, from its first request to its end. Requests go out as they arrive, and replies
+//! come back in the same order.
 //!
-//! One task owns it all: the socket, what is still to be written, and the requests that wait for a reply. Reading and
-//! writing go on at the same time, so that a server which reads no further until its replies are taken cannot block it.
+//! One task owns the stream, the bytes that are still to be written, and the requests that wait for
+//! a reply. It reads and writes at the same time. Otherwise a server that stops reading until its
+//! replies are taken would block the client forever.
 //!
-//! Invariant: `waiting` holds exactly the requests that were encoded and not answered, in the order of their sequence ids;
-//! `written` never exceeds the end of the last of them.
+//! Invariant: `waiting` holds exactly the requests that were encoded and not yet answered, in the
+//! order of their sequence ids. `written` never exceeds the end of the last of them.
 
 use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::io;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll};
 
 use kv_api::thrift::{Method, ThriftReply};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 
 use crate::Options;
 use crate::codec::{Inbox, Outbox};
-use crate::endpoint::{Failure, Request};
+use crate::pending::{Failure, PendingCall};
 
-/// Most requests taken from the queue at a time, to be written together.
+/// Maximum number of requests taken from the queue at a time, to be written together.
 const BATCH: usize = 256;
-/// No more requests are encoded while so many bytes wait to be written.
+/// While this many bytes wait to be written, no more requests are encoded.
 const HIGH_WATER_BYTES: usize = 1 << 20;
 
+/// A request that was encoded and not yet answered.
 struct Waiting {
     sequence: i32,
     method: Method,
-    /// Where its first byte stands in the stream of all bytes written.
+    /// Position of its first byte in the stream of all bytes written.
     begins_at: u64,
     deadline: Instant,
     answer: oneshot::Sender<Result<ThriftReply, Failure>>,
 }
 
-pub(crate) struct Session {
-    stream: TcpStream,
+/// Why a session ended.
+enum End {
+    /// The connection broke, or the client no longer needs it.
+    Lost(String),
+    /// The server sent something that is not the expected reply.
+    Malformed(String),
+}
+
+pub(crate) struct Session<S> {
+    stream: S,
     options: Options,
     outbox: Outbox,
-    /// Bytes given to the operating system so far.
+    /// Bytes given to the stream so far.
     written: u64,
     inbox: Inbox,
     waiting: VecDeque<Waiting>,
     next_sequence: i32,
 }
 
-impl Session {
-    pub fn new(stream: TcpStream, options: &Options) -> Self {
+impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
+    pub fn new(stream: S, options: &Options) -> Self {
         Session {
             stream,
             options: options.clone(),
@@ -56,8 +70,8 @@ impl Session {
         }
     }
 
-    /// Serves requests until the connection ends or the queue is closed; returns why it ended.
-    pub async fn run(mut self, first: Request, requests: &mut mpsc::Receiver<Request>) -> String {
+    /// Serves requests until the connection ends or the queue is closed; returns the reason.
+    pub async fn run(mut self, first: PendingCall, requests: &mut mpsc::Receiver<PendingCall>) -> String {
         self.encode(first);
         let end = self.serve(requests).await;
         let (reason, malformed) = match end {
@@ -77,35 +91,25 @@ impl Session {
         reason
     }
 
-    async fn serve(&mut self, requests: &mut mpsc::Receiver<Request>) -> End {
+    async fn serve(&mut self, requests: &mut mpsc::Receiver<PendingCall>) -> End {
         let mut batch = Vec::with_capacity(BATCH);
         loop {
-            let room = self.options.max_in_flight.saturating_sub(self.waiting.len()).min(BATCH);
-            let may_take = room > 0 && self.outbox.unwritten().len() < HIGH_WATER_BYTES;
+            let capacity = self.options.max_in_flight.saturating_sub(self.waiting.len()).min(BATCH);
+            let may_take = capacity > 0 && self.outbox.unwritten().len() < HIGH_WATER_BYTES;
             let stalled_at = self.waiting.front().map(|oldest| oldest.deadline + self.options.stall_timeout);
-            let (mut reader, mut writer) = self.stream.split();
             tokio::select! {
-                // All three are cancel safe: what they did not finish, they did not do.
-                taken = requests.recv_many(&mut batch, room.max(1)), if may_take => {
+                // All of these are cancel safe: a branch that loses has not done anything.
+                taken = requests.recv_many(&mut batch, capacity.max(1)), if may_take => {
                     if taken == 0 {
                         return End::Lost("the client is shutting down".to_string());
                     }
                     batch.drain(..).for_each(|request| self.encode(request));
                 }
-                result = writer.write(self.outbox.unwritten()), if !self.outbox.unwritten().is_empty() => match result {
-                    Ok(count) => {
-                        self.written += count as u64;
-                        self.outbox.note_written(count);
+                moved = self.exchange() => {
+                    if let Err(end) = self.take_in(moved) {
+                        return end;
                     }
-                    Err(error) => return End::Lost(error.to_string()),
-                },
-                result = reader.read_buf(self.inbox.buffer()) => match result {
-                    Ok(0) => return End::Lost("the server closed the connection".to_string()),
-                    Ok(_) => if let Err(reason) = self.deliver() {
-                        return End::Malformed(reason);
-                    },
-                    Err(error) => return End::Lost(error.to_string()),
-                },
+                }
                 () = sleep_until(stalled_at.unwrap_or_else(Instant::now)), if stalled_at.is_some() => {
                     return End::Lost("the server stopped answering".to_string());
                 }
@@ -113,8 +117,50 @@ impl Session {
         }
     }
 
-    fn encode(&mut self, request: Request) {
-        // Its caller has given up: the cheapest request is the one that is never sent.
+    /// Waits until the stream has accepted or delivered bytes, or both.
+    async fn exchange(&mut self) -> Moved {
+        poll_fn(|context| {
+            let (written, read) = (self.poll_write(context), self.poll_read(context));
+            if written.is_pending() && read.is_pending() {
+                return Poll::Pending;
+            }
+            Poll::Ready(Moved { written: ready(written), read: ready(read) })
+        })
+        .await
+    }
+
+    fn poll_write(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        match self.outbox.unwritten() {
+            [] => Poll::Pending,
+            bytes => Pin::new(&mut self.stream).poll_write(context, bytes),
+        }
+    }
+
+    fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        pin!(self.stream.read_buf(self.inbox.buffer())).poll(context)
+    }
+
+    /// Accounts for bytes that were moved. Replies that have arrived are delivered even if writing
+    /// has failed.
+    fn take_in(&mut self, moved: Moved) -> Result<(), End> {
+        if let Some(Ok(count)) = moved.written {
+            self.written += count as u64;
+            self.outbox.advance(count);
+        }
+        match moved.read {
+            Some(Ok(0)) => return Err(End::Lost("the server closed the connection".to_string())),
+            Some(Ok(_)) => self.deliver().map_err(End::Malformed)?,
+            Some(Err(error)) => return Err(End::Lost(error.to_string())),
+            None => {}
+        }
+        match moved.written {
+            Some(Err(error)) => Err(End::Lost(error.to_string())),
+            Some(Ok(_)) | None => Ok(()),
+        }
+    }
+
+    fn encode(&mut self, request: PendingCall) {
+        // Nobody waits for this request any more, so it is not worth sending.
         if request.answer.is_closed() {
             return;
         }
@@ -126,23 +172,81 @@ impl Session {
         self.waiting.push_back(Waiting { sequence, method, begins_at, deadline, answer: request.answer });
     }
 
-    /// Hands every complete reply to whoever waits for it.
+    /// Hands every complete reply to its caller.
     fn deliver(&mut self) -> Result<(), String> {
         while let Some((sequence, reply)) = self.inbox.next(self.waiting.front().map(|waiting| waiting.method))? {
-            let waiting = self.waiting.pop_front().expect("a reply is decoded only for a request that waits");
+            let waiting = self.waiting.pop_front().expect("a reply is decoded only for a waiting request");
             if sequence != waiting.sequence {
                 let expected = waiting.sequence;
                 self.waiting.push_front(waiting);
-                return Err(format!("a reply to request {sequence} where one to {expected} was expected"));
+                return Err(format!("a reply to request {sequence} instead of one to request {expected}"));
             }
-            // Whoever stopped waiting does not mind.
+            // A caller that has given up is ignored.
             let _ = waiting.answer.send(Ok(reply));
         }
         Ok(())
     }
 }
 
-enum End {
-    Lost(String),
-    Malformed(String),
+/// The bytes that one exchange has moved; `None` in a direction that was not ready.
+struct Moved {
+    written: Option<io::Result<usize>>,
+    read: Option<io::Result<usize>>,
+}
+
+fn ready<T>(poll: Poll<T>) -> Option<T> {
+    match poll {
+        Poll::Ready(value) => Some(value),
+        Poll::Pending => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use kv_api::thrift::ThriftCall;
+    use kv_api::thrift::generated::{PingRequest, PingResponse};
+    use kv_api::thrift::wire::{self, Encoding, Scanner, WireLimits};
+    use tokio::io::{AsyncWriteExt, DuplexStream, duplex};
+
+    use super::*;
+
+    /// Reads one call, and answers it with the message that it carries.
+    async fn echo(stream: &mut DuplexStream) {
+        let (mut scanner, mut input) = (Scanner::new(WireLimits::default()), Vec::new());
+        let envelope = loop {
+            if let Some(envelope) = scanner.scan(&input).expect("the session sends calls") {
+                break envelope;
+            }
+            assert_ne!(stream.read_buf(&mut input).await.expect("the session is there"), 0);
+        };
+        let call = wire::decode_call(&input[..envelope.end], envelope.encoding, WireLimits::default());
+        let call = call.expect("the session sends calls");
+        let Ok(ThriftCall::Ping(ping)) = call.call else { panic!("another call than a ping") };
+        let message = ping.message.expect("the test sends a message");
+        let pong = PingResponse { message, timestamp: 0, server_timestamp: 1 }.into();
+        let mut output = Vec::new();
+        wire::encode_reply(&mut output, Encoding::default(), b"ping", call.sequence_id, &pong);
+        stream.write_all(&output).await.expect("the session is there");
+    }
+
+    /// The stream takes and gives only a few bytes at a time.
+    #[tokio::test]
+    async fn a_session_serves_requests_over_any_stream() {
+        let (near, mut far) = duplex(16);
+        let (requests, mut queue) = mpsc::channel(1);
+        let (answer, reply) = oneshot::channel();
+        let message = vec![b'm'; 1000];
+        let call = Arc::new(PingRequest { message: Some(message.clone()), timestamp: None }.into());
+        let first = PendingCall { call, deadline: Instant::now() + Duration::from_secs(60), answer };
+        let session = Session::new(near, &Options::default());
+        let serving = tokio::spawn(async move { session.run(first, &mut queue).await });
+        echo(&mut far).await;
+        let ThriftReply::Ping(pong) = reply.await.expect("an answer").expect("a reply") else { panic!("no pong") };
+        assert_eq!(pong.message, message);
+        drop(requests);
+        assert_eq!(serving.await.expect("no panic"), "the client is shutting down");
+    }
 }

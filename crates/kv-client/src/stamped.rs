@@ -1,4 +1,4 @@
-//! Keys and values with a place for the versionstamp that the commit will give them.
+//! Keys and values with a placeholder for the versionstamp that their commit assigns.
 
 use bytes::{Bytes, BytesMut};
 use kv_api::Version;
@@ -6,11 +6,13 @@ use kv_api::Version;
 use crate::ClientError;
 use crate::keys::IntoBytes;
 
-/// Length of a versionstamp: 8 bytes big-endian commit version, 2 bytes big-endian counter of the stamps of the commit.
+/// Length of a versionstamp: the commit version in 8 bytes, then a counter of the commit's stamps
+/// in 2 bytes, both big-endian.
 pub const VERSIONSTAMP_BYTES: usize = 10;
 
-/// A key or value in which 10 bytes are replaced by the versionstamp when it commits. Stamps grow with the order of
-/// commits, and within a commit with the order of calls, so stamped keys sort as they were written.
+/// A key or value of which 10 bytes are replaced by a versionstamp when its transaction commits.
+/// Stamps ascend in the order of commits, and within a commit in the order of calls. Keys with the
+/// same prefix therefore sort in the order in which they were written.
 ///
 /// ```
 /// use kv_client::Stamped;
@@ -26,12 +28,12 @@ pub struct Stamped {
 }
 
 impl Stamped {
-    /// `prefix`, then the stamp.
+    /// `prefix`, followed by the stamp.
     pub fn after(prefix: impl IntoBytes) -> Self {
         Stamped::between(prefix, Bytes::new())
     }
 
-    /// `prefix`, the stamp, `suffix`.
+    /// `prefix`, followed by the stamp and `suffix`.
     pub fn between(prefix: impl IntoBytes, suffix: impl IntoBytes) -> Self {
         let (prefix, suffix) = (prefix.into_bytes(), suffix.into_bytes());
         let mut bytes = BytesMut::with_capacity(prefix.len() + VERSIONSTAMP_BYTES + suffix.len());
@@ -41,10 +43,10 @@ impl Stamped {
         Stamped { bytes: bytes.freeze(), offset: prefix.len() }
     }
 
-    /// `bytes`, of which the 10 from `offset` on are replaced.
+    /// `bytes`, of which the 10 that begin at `offset` are replaced by the stamp.
     ///
     /// # Errors
-    /// [`ClientError::InvalidArgument`] when the stamp does not fit.
+    /// [`ClientError::InvalidArgument`] if the stamp does not fit.
     pub fn at(bytes: impl IntoBytes, offset: usize) -> Result<Self, ClientError> {
         let bytes = bytes.into_bytes();
         let length = bytes.len();
@@ -56,14 +58,14 @@ impl Stamped {
         }
     }
 
-    /// The bytes with this stamp in them.
+    /// The bytes with `stamp` filled in.
     pub(crate) fn with_stamp(&self, stamp: &[u8; VERSIONSTAMP_BYTES]) -> Bytes {
         let mut bytes = self.bytes.to_vec();
         bytes[self.offset..self.offset + VERSIONSTAMP_BYTES].copy_from_slice(stamp);
         bytes.into()
     }
 
-    /// Whether `key` is this key under a stamp of a commit after `read_version`.
+    /// Whether a commit after `read_version` could turn this placeholder into `key`.
     pub(crate) fn may_become(&self, key: &[u8], read_version: Version) -> bool {
         let end = self.offset + VERSIONSTAMP_BYTES;
         key.len() == self.bytes.len()
@@ -73,7 +75,7 @@ impl Stamped {
     }
 }
 
-/// The lowest stamp that a commit after `version` can have.
+/// The lowest stamp that a commit after `version` can assign.
 pub(crate) fn first_stamp_after(version: Version) -> [u8; VERSIONSTAMP_BYTES] {
     let mut stamp = [0; VERSIONSTAMP_BYTES];
     stamp[..8].copy_from_slice(&version.0.saturating_add(1).to_be_bytes());
@@ -85,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stamp_needs_room() {
+    fn a_stamp_that_does_not_fit_is_refused() {
         assert_eq!(Stamped::at([0; 12], 2).map(|key| key.offset), Ok(2));
         for offset in [3, usize::MAX] {
             assert!(matches!(Stamped::at([0; 12], offset), Err(ClientError::InvalidArgument(_))));
@@ -93,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stamped_key_becomes_no_key_of_an_earlier_commit() {
+    fn a_stamped_key_never_becomes_a_key_of_an_earlier_commit() {
         let key = Stamped::between("a", "z");
         let under = |version| key.with_stamp(&first_stamp_after(Version(version)));
         assert!(key.may_become(&under(7), Version(7)));

@@ -1,8 +1,9 @@
-//! Connections of a listener: accepted up to a bound, watched while they are idle, ended with the server.
+//! The connections of a listener: accepted up to a bound, watched while they are idle, closed when
+//! the server stops.
 //!
-//! Every listener for clients and operators accepts through here, so that each has a bound, finds dead clients by TCP
-//! keep-alive, survives failing accepts, and at its bound gives up the connection that has been idle for longest rather than
-//! turn somebody away.
+//! Every listener for clients and operators accepts through here, so that each has a bound, finds
+//! dead clients by TCP keep-alive, survives failing accepts, and at its bound closes the connection
+//! that has been idle longest before it refuses a new one.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -10,24 +11,27 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use rustix::io::ioctl_fionread;
 use rustix::net::sockopt;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// How long to wait after a failed accept: it usually fails for want of file descriptors, and at once again.
+/// The pause after a failed accept. Usually the process is out of file descriptors, and the next
+/// accept would fail at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// A fault that lasts is logged again after so long.
+/// The interval at which a lasting fault is logged again.
 const COMPLAINT_INTERVAL: Duration = Duration::from_secs(10);
 
-/// A client that says nothing for this long is asked whether it is there…
+/// TCP keep-alive: a client that has been silent for this long is probed…
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
 /// …again after this…
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
-/// …and given up after so many times without an answer.
+/// …and given up after this many probes without an answer.
 const KEEPALIVE_PROBES: u32 = 4;
-/// The same for what was sent to it and is not acknowledged.
+/// How long sent data may stay unacknowledged before the connection is given up.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(120);
 
 const BUSY: u64 = u64::MAX;
@@ -35,25 +39,26 @@ const BUSY: u64 = u64::MAX;
 /// The terms of a listener.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct AcceptTerms {
-    /// For the log: what it is that connects.
+    /// The kind of client, for the log.
     pub name: &'static str,
+    /// Most open connections.
     pub max_connections: usize,
-    /// At the bound, a connection that has been idle for so long is closed for a new one.
+    /// At the bound, a connection that has been idle for this long is closed to admit a new one.
     pub spared: Duration,
-    /// What a client is told that is turned away; nothing if empty.
+    /// The bytes sent to a client that is refused; may be empty.
     pub refusal: &'static [u8],
 }
 
-/// What became of somebody who wanted to connect.
+/// An event at the bound on connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Accepted {
-    /// Turned away.
+    /// The new connection was refused.
     Refused,
-    /// Let in, and another one was closed for it.
+    /// The new connection was admitted, and an idle one was closed for it.
     InPlaceOfIdle,
 }
 
-/// Since when a connection has waited for its client to ask something.
+/// Records since when a connection has been waiting for a request of its client.
 #[derive(Debug)]
 pub(crate) struct Idleness {
     origin: Instant,
@@ -68,28 +73,45 @@ impl Idleness {
         Arc::new(idleness)
     }
 
-    /// The client has not asked anything since then.
+    /// The connection has been waiting for a request since then.
     pub fn idle_since(&self, since: Instant) {
         self.since_us.store((since - self.origin).as_micros() as u64, Ordering::Relaxed);
     }
 
+    /// Whether the connection is working on a request.
     pub fn is_busy(&self) -> bool {
         self.since_us.load(Ordering::Relaxed) == BUSY
     }
 
-    /// Something is being done for the client.
+    /// The connection is working on a request.
     pub fn busy(&self) {
         self.since_us.store(BUSY, Ordering::Relaxed);
     }
 }
 
-/// An accepted connection, to be served.
-pub(crate) struct Incoming {
-    pub stream: TcpStream,
+/// The bytes of a connection, whatever carries them. Servers are generic over it, so that only the
+/// code that accepts a connection knows whether it is plain TCP.
+pub(crate) trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin + 'static {
+    /// Whether the socket holds input that was not read. Closing it then resets the connection.
+    fn has_unread_input(&self) -> bool;
+}
+
+impl ByteStream for TcpStream {
+    fn has_unread_input(&self) -> bool {
+        ioctl_fionread(self).is_ok_and(|unread| unread > 0)
+    }
+}
+
+/// An accepted connection that is to be served.
+pub(crate) struct Incoming<S = TcpStream> {
+    /// The bytes of the connection.
+    pub stream: S,
+    /// The client's address.
     pub peer: SocketAddr,
+    /// To be kept up to date by the task that serves the connection.
     pub idleness: Arc<Idleness>,
-    /// Cancelled when the connection shall end, once what is in hand is done: the server stops, or another one needs its
-    /// place.
+    /// Cancelled when the connection should end once its running requests are answered, because the
+    /// server stops or another connection needs its place.
     pub end: CancellationToken,
 }
 
@@ -106,7 +128,8 @@ struct Connections {
     known: HashMap<Id, Known>,
 }
 
-/// Accepts until `shutdown` is cancelled, and gives what is still served then.
+/// Accepts connections until `shutdown` is cancelled. Returns the tasks of those still being
+/// served.
 pub(crate) async fn accept_until<S>(
     listener: TcpListener,
     terms: AcceptTerms,
@@ -134,7 +157,8 @@ where
                         Room::None => {
                             tell(Accepted::Refused);
                             tracing::debug!(%peer, "{} connection refused: {} are open", terms.name, terms.max_connections);
-                            // A socket that is new has room for a line. Nobody waits for one that has not.
+                            // A new socket has room for one line. If it has none, the client gets
+                            // no explanation, and nothing blocks.
                             let _ = rustix::io::write(&stream, terms.refusal);
                             continue;
                         }
@@ -156,7 +180,7 @@ where
 
 enum Room {
     Free,
-    /// The connection that had been idle for longest ends now.
+    /// The connection that had been idle longest ends now.
     Made,
     None,
 }
@@ -168,7 +192,8 @@ impl Connections {
         }
         let now_us = self.origin.elapsed().as_micros() as u64;
         let since = |known: &Known| known.idleness.since_us.load(Ordering::Relaxed);
-        // Most of the time nobody is at the bound; there, to look at all is cheaper than to keep them in order always.
+        // Servers are rarely at the bound. A search there costs less than keeping all connections
+        // sorted all the time.
         let longest = self.known.iter().map(|(id, known)| (since(known), *id)).min_by_key(|(since, _)| *since);
         match longest {
             Some((since, id))
@@ -195,7 +220,8 @@ impl Connections {
         self.known.insert(task.id(), known);
     }
 
-    /// Handlers are caught one by one: a panic that gets here is a fault of the server itself.
+    /// Panics of handlers are caught for each call. A panic that gets here is a bug of the server
+    /// itself.
     fn forget(&mut self, ended: Result<(Id, ()), JoinError>) {
         let id = match ended {
             Ok((id, ())) => id,
@@ -210,7 +236,7 @@ impl Connections {
     }
 }
 
-/// What cannot be set is done without.
+/// Sets the options of the socket. An option that cannot be set is skipped.
 fn prepare(stream: &TcpStream, peer: SocketAddr) {
     let set = || -> rustix::io::Result<()> {
         sockopt::set_tcp_nodelay(stream, true)?;
@@ -225,16 +251,16 @@ fn prepare(stream: &TcpStream, peer: SocketAddr) {
     }
 }
 
-/// Says a lasting fault seldom.
+/// Limits how often a lasting fault is logged.
 #[derive(Default)]
 struct Complaints {
     spoke_at: Option<Instant>,
-    /// Since then.
+    /// Faults since then.
     unsaid: u64,
 }
 
 impl Complaints {
-    /// Whether to speak now, and for how many times.
+    /// Counts a fault. Returns how many to report if it is time to log, or `None`.
     fn may_speak(&mut self) -> Option<u64> {
         self.unsaid += 1;
         if self.spoke_at.is_some_and(|at| at.elapsed() < COMPLAINT_INTERVAL) {
@@ -252,7 +278,8 @@ mod tests {
 
     use super::*;
 
-    /// A listener whose connections stay until they are ended, and are idle unless they said something.
+    /// A listener whose connections stay until the server ends them, and are idle until they have
+    /// sent a byte.
     struct Fixture {
         address: SocketAddr,
         told: mpsc::UnboundedReceiver<Accepted>,
@@ -312,7 +339,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_is_busy_or_idle_for_a_moment_only_stays_and_the_new_one_is_told() {
+    async fn busy_and_briefly_idle_connections_stay_and_the_new_one_is_refused() {
         let mut fixture = fixture(2, Duration::from_secs(3600)).await;
         let (busy, idle) = (busy(fixture.address).await, connect(fixture.address).await);
         assert_eq!(rest(connect(fixture.address).await).await, "full");
@@ -332,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lasting_fault_is_said_once_and_counted() {
+    fn a_lasting_fault_is_logged_once_and_counted() {
         let mut complaints = Complaints::default();
         assert_eq!(complaints.may_speak(), Some(1));
         assert_eq!((complaints.may_speak(), complaints.may_speak()), (None, None));

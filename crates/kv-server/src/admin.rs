@@ -1,4 +1,5 @@
-//! The admin HTTP interface: health, status and metrics for operators, row hashes for `synodkv verify`.
+//! The admin HTTP interface: health, status, metrics and failover for operators, row hashes for
+//! `synodkv verify`.
 //!
 //! | path | answer |
 //! |---|---|
@@ -12,7 +13,7 @@
 //! | POST `/failover` | lets another replica lead, `to=N` or the one that is furthest along; JSON when it does. A secondary
 //! answers with a redirection (307) to the primary |
 //!
-//! Every error is JSON with a field, `error`, that says what is allowed. It never writes rows.
+//! Every error is JSON whose field `error` says what is allowed. This interface never writes rows.
 
 mod families;
 mod serving;
@@ -33,7 +34,7 @@ use tokio::time::Instant;
 pub use serving::{bind, serve};
 
 use crate::budget::Budget;
-use crate::cluster::{ClusterSnapshot, LocalReplica, ReplicaStatus};
+use crate::cluster::{ClusterSnapshot, LocalDatabase, ReplicaStatus, Role};
 use crate::failover::{Failover, FailoverControl, FailoverError};
 use crate::health::{Liveness, WriteProbe};
 use crate::metrics::ServerMetrics;
@@ -47,26 +48,34 @@ const PATHS: &str = "/health/live, /health/ready, /status, /metrics, /rows/hash,
                      /column-families/NAME (POST, DELETE) and /failover (POST)";
 /// How long a readiness probe may take.
 const READY_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long `/rows/hash` waits for a replica to apply the version, and for a slot to read in.
+/// How long `/rows/hash` waits for the replica to apply the version and for a read slot.
 const HASH_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a version stays readable behind the last page of hashes that was asked for.
+/// How long a version stays readable after the last request for a page of hashes.
 const HASH_HOLD: Duration = Duration::from_secs(60);
 /// How long a failover may take; its target may have to catch up first.
 const FAILOVER_TIMEOUT: Duration = Duration::from_secs(10);
 const DEFAULT_HASH_ROWS: u64 = 10_000;
 const MAX_HASH_ROWS: u64 = 1_000_000;
 
-/// What the interface shows.
+/// The parts of the server that the interface shows.
 pub struct AdminInterface {
+    /// Executes requests.
     pub core: Arc<KvServiceCore>,
+    /// For `/metrics`.
     pub metrics: Arc<ServerMetrics>,
+    /// For `has_space` and `free_bytes` in `/status`.
     pub space: Arc<SpaceWatch>,
+    /// For `/status`.
     pub problems: Arc<Problems>,
+    /// For `/health/live`.
     pub liveness: Arc<Liveness>,
+    /// For `/health/ready?writes=1`.
     pub writes: WriteProbe,
+    /// For `/failover`.
     pub failover: Arc<dyn FailoverControl>,
+    /// For `/status`.
     pub budget: Budget,
-    /// What of the budget the clients' requests and replies take now.
+    /// The memory budgets of requests and replies, with their present use.
     pub pools: Pools,
 }
 
@@ -85,7 +94,7 @@ fn routes(interface: AdminInterface) -> Router {
         .with_state(Arc::new(interface))
 }
 
-/// A refusal: status and reason.
+/// A refused request: HTTP status and reason.
 struct Refusal(StatusCode, String);
 
 impl IntoResponse for Refusal {
@@ -192,13 +201,14 @@ fn replica_json(replica: &ReplicaStatus, primary: Option<u32>) -> Value {
     json!({
         "id": replica.id,
         "role": replica.role,
+        "observer": replica.role == Role::Observer,
         "status": replica.health(primary).name(),
         "reachable": replica.reachable,
         "view": replica.view,
         "last_sequence": replica.last_sequence,
         "committed": replica.committed,
         "applied": replica.applied,
-        // As text: a number of 64 bits is more than many JSON readers can hold.
+        // As text, because many JSON readers cannot hold a 64-bit number.
         "digest": replica.digest.map(|digest| format!("{:016x}", digest.value)),
         "digest_sequence": replica.digest.map(|digest| digest.sequence),
         "oldest_readable": replica.oldest_readable,
@@ -238,7 +248,7 @@ impl HashRequest {
         let limit = number("limit", &format!("0 to {MAX_HASH_ROWS}"))?.unwrap_or(DEFAULT_HASH_ROWS);
         let replica = number("replica", "the id of a replica in this process")?;
         let replica = replica.map(|id| u32::try_from(id).unwrap_or(u32::MAX));
-        // None at all is a question, too: `next` is then the first key from `begin` on.
+        // A limit of 0 is valid: `next` is then the first key at or after `begin`.
         if limit > MAX_HASH_ROWS {
             return Err(bad(format!("limit = `{limit}`: expected 0 to {MAX_HASH_ROWS}")));
         }
@@ -256,9 +266,9 @@ impl HashRequest {
         Ok(HashRequest { version, family, begin, limit, replica })
     }
 
-    fn pick(&self, replicas: Vec<LocalReplica>) -> Result<LocalReplica, Refusal> {
+    fn pick(&self, replicas: Vec<LocalDatabase>) -> Result<LocalDatabase, Refusal> {
         let ids: Vec<String> = replicas.iter().map(|replica| replica.id.to_string()).collect();
-        let wanted = |replica: &LocalReplica| self.replica.is_none_or(|id| id == replica.id);
+        let wanted = |replica: &LocalDatabase| self.replica.is_none_or(|id| id == replica.id);
         replicas.into_iter().find(wanted).ok_or_else(|| {
             let id = self.replica.map_or("any".to_string(), |id| id.to_string());
             let message = format!("replica {id} has no database in this process: there are {}", ids.join(", "));
@@ -281,7 +291,8 @@ async fn rows_hash(
     reader.wait_applied(version, deadline).await?;
     let (database, name) = (reader.database(), family.clone());
     interface.core.check_family(&name, &database)?;
-    // The next page is asked for at the same version, which may have left the window by then.
+    // The next request will ask for the same version, which may have left the readable window by
+    // then.
     database.hold(version, HASH_HOLD)?;
     let hash = move |waits: &dyn Fn() -> bool| database.hash_rows_while(&name, &begin, version, limit, waits);
     let hashed = reader.slots().run(deadline, hash).await?;
@@ -295,7 +306,8 @@ async fn rows_hash(
     })))
 }
 
-/// Only a browser says where its page came from: whoever it shows a page to shall change nothing by that.
+/// Refuses requests that a web page makes. Only a browser sends an Origin, and opening a page must
+/// not let that page change the cluster.
 fn refuse_web_pages(headers: &HeaderMap) -> Result<(), Refusal> {
     match headers.contains_key(header::ORIGIN) {
         true => Err(Refusal(

@@ -1,4 +1,4 @@
-//! What a server knows about its cluster and about the databases in its own process, as traits: the front end shows both
+//! The traits through which the front end shows the cluster and the databases of this process,
 //! without knowing the mode.
 
 use std::time::{Duration, SystemTime};
@@ -6,36 +6,39 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 use serde::Serialize;
 
-use crate::config::Mode;
+use crate::mode::Mode;
 use crate::problems::Problem;
 use crate::router::LocalReader;
 
-/// What a replica does at the moment.
+/// The present role of a replica.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
     Primary,
     Secondary,
-    /// Stands for primary.
+    /// It campaigns to become primary.
     Candidate,
-    /// Holds data but has no vote.
-    Learner,
-    /// Nothing has been heard from it.
+    /// It holds data but has no vote. `/status` calls the role `learner`, its name in earlier
+    /// versions, and says `observer` in a field of its own.
+    #[serde(rename = "learner")]
+    Observer,
+    /// No message from it has arrived yet.
     Unknown,
 }
 
-/// How well a replica is, in the words of the interface.
+/// The health of a replica, in the words of the Thrift interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReplicaHealth {
     Healthy,
     /// Reachable, but it follows no primary.
     Degraded,
     Unreachable,
-    /// Not heard of since this server started.
+    /// No message from it since this server started.
     Unknown,
 }
 
 impl ReplicaHealth {
+    /// The name in the Thrift interface.
     pub fn name(self) -> &'static str {
         match self {
             ReplicaHealth::Healthy => "healthy",
@@ -46,57 +49,76 @@ impl ReplicaHealth {
     }
 }
 
-/// The running digest of what a replica has applied, and up to where.
+/// The running digest of the entries that a replica has applied, and the last sequence that it
+/// covers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AppliedDigest {
+    /// The last sequence that the digest covers.
     pub sequence: u64,
+    /// The digest.
     pub value: u64,
 }
 
-/// A copy of a database on its way from one replica to another.
+/// The progress of a database copy from one replica to another.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct CopyProgress {
-    /// The other side; `None` before a replica that can send it was found.
+    /// The other replica; `None` until one that can send the copy was found.
     pub peer: Option<u32>,
+    /// Bytes copied so far.
     pub bytes: u64,
-    /// `None` as long as that is not known.
+    /// Size of the copy; `None` until it is known.
     pub total_bytes: Option<u64>,
-    /// So far, as one of the two sides in this process measures it.
+    /// Average rate so far, as measured by the side in this process.
     pub bytes_per_second: Option<u64>,
 }
 
-/// One replica as this server sees it. `None` is what this server cannot know, such as the applied point of a replica that
-/// has not told.
+/// One replica as this server sees it. A field is `None` if this server cannot know it, for example
+/// the applied sequence of a replica that has not reported it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ReplicaStatus {
+    /// The replica's id.
     pub id: u32,
+    /// Its role.
     pub role: Role,
+    /// Whether it runs and its messages arrive.
     pub reachable: bool,
+    /// When its last message arrived.
     pub last_seen: Option<SystemTime>,
+    /// The view.
     pub view: u64,
     /// The last sequence of its log.
     pub last_sequence: Option<u64>,
+    /// The last sequence that it knows to be committed.
     pub committed: Option<u64>,
+    /// The last sequence that its database has applied.
     pub applied: Option<u64>,
+    /// The digest of what it has applied.
     pub digest: Option<AppliedDigest>,
-    /// The oldest version that its database can read, pinned ones aside; of a replica in this process.
+    /// The oldest version that its database can read, apart from pinned ones. Known for replicas in
+    /// this process only.
     pub oldest_readable: Option<u64>,
-    /// Range clears that its database has not carried out yet; of a replica in this process.
+    /// Range clears that its database has not finished yet. Known for replicas in this process
+    /// only.
     pub pending_clears: Option<u64>,
+    /// Time since its process started.
     pub uptime: Option<Duration>,
-    /// The gravest of what is known to be wrong with it: it stopped, its disk is full, others found its database to differ.
+    /// Its most serious known problem: for example it stopped, its disk is full, or others found
+    /// that its database differs.
     pub problem: Option<Problem>,
-    /// The copy of another replica's database that it gets.
+    /// The copy of another replica's database that it is receiving.
     pub copy: Option<CopyProgress>,
-    /// Copies of its database that others get; of a replica in this process.
+    /// Copies of its database that others are fetching. Known for replicas in this process only.
     pub sends_copies: Vec<CopyProgress>,
-    /// Where it listens; `None` where it has no such listener.
+    /// Where it listens for peers; `None` in standalone mode.
     pub peer: Option<String>,
+    /// Its Thrift address.
     pub thrift: String,
+    /// Its admin address.
     pub admin: String,
 }
 
 impl ReplicaStatus {
+    /// Its health, given the primary of the cluster.
     pub fn health(&self, primary: Option<u32>) -> ReplicaHealth {
         match (self.reachable, self.last_seen) {
             (false, None) => ReplicaHealth::Unknown,
@@ -112,22 +134,29 @@ impl ReplicaStatus {
 /// The cluster at one moment.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ClusterSnapshot {
+    /// The mode of this server.
     pub mode: Mode,
+    /// The cluster's id; `None` in standalone mode and before the bootstrap.
     pub cluster_id: Option<String>,
-    /// The replica whose view this is; where several live in one process, the one that answers for them.
+    /// The replica that reports this state. If several run in one process, one of them reports for
+    /// all.
     pub node_id: u32,
+    /// The primary, if one is known.
     pub primary: Option<u32>,
+    /// The view.
     pub view: u64,
     /// By ascending id.
     pub replicas: Vec<ReplicaStatus>,
 }
 
 impl ClusterSnapshot {
+    /// The replica with this id.
     pub fn replica(&self, id: u32) -> Option<&ReplicaStatus> {
         self.replicas.iter().find(|replica| replica.id == id)
     }
 
-    /// `healthy`: every replica is; `degraded`: some are not, but writes go on; `unhealthy`: no primary.
+    /// `healthy` if every replica is; `degraded` if some are not but writes continue; `unhealthy`
+    /// without a primary or a majority of healthy replicas.
     pub fn cluster_status(&self) -> &'static str {
         let healthy = self.healthy_count();
         if self.primary.is_none() || healthy <= self.replicas.len() / 2 {
@@ -139,26 +168,30 @@ impl ClusterSnapshot {
         }
     }
 
+    /// Number of healthy replicas.
     pub fn healthy_count(&self) -> usize {
         self.replicas.iter().filter(|replica| replica.health(self.primary) == ReplicaHealth::Healthy).count()
     }
 }
 
-/// Tells what the cluster looks like from here.
+/// Reports the cluster as seen from this server.
 #[async_trait]
 pub trait ClusterView: Send + Sync + 'static {
     async fn snapshot(&self) -> ClusterSnapshot;
 }
 
-/// A replica whose database is in this process.
+/// A database of this process, with the id of its replica.
 #[derive(Clone)]
-pub struct LocalReplica {
+pub struct LocalDatabase {
+    /// The replica's id.
     pub id: u32,
+    /// Reads the database.
     pub reader: LocalReader,
 }
 
-/// The databases of this process. The list may change, as a rebuilt replica gets a new database.
-pub trait LocalReplicas: Send + Sync + 'static {
-    /// By ascending id; never empty while the server runs.
-    fn replicas(&self) -> Vec<LocalReplica>;
+/// The databases of this process. The list may change, because a rebuilt replica gets a new
+/// database.
+pub trait LocalDatabases: Send + Sync + 'static {
+    /// All of them by ascending id; never empty while the server runs.
+    fn replicas(&self) -> Vec<LocalDatabase>;
 }

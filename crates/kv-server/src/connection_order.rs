@@ -1,7 +1,8 @@
-//! A read sees the earlier writes of its own connection, also when the client did not wait for their replies.
+//! Lets a read see the earlier writes of its own connection, even if the client did not wait for
+//! their replies.
 //!
-//! Invariant: a connection is in the table exactly while writes of it are being worked on, so that the table is as large
-//! as the work in hand, and a read with nothing to wait for costs one look.
+//! Invariant: a connection is in the table exactly while it has running writes. So the table grows
+//! only with running work, and a read without writes to wait for costs one lookup.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -12,7 +13,7 @@ use tokio::time::Instant;
 
 const SHARDS: usize = 16;
 
-/// The writes in hand, by connection.
+/// The running writes, by connection.
 #[derive(Default)]
 pub struct ConnectionOrder {
     shards: [Mutex<HashMap<u64, Outstanding>>; SHARDS],
@@ -25,16 +26,18 @@ struct Outstanding {
     first: u64,
     /// For each write from `first` on: whether it has ended. The front never has.
     ended: VecDeque<bool>,
-    /// Told when `first` moves.
+    /// Notified when `first` moves.
     moved: Arc<Notify>,
 }
 
 impl ConnectionOrder {
+    /// An order without writes.
     pub fn new() -> Arc<Self> {
         Arc::default()
     }
 
-    /// A write begins; it ends when the returned value is dropped. To be called in the order of arrival.
+    /// Begins a write, which ends when the returned value is dropped. Call this in the order of
+    /// arrival.
     pub fn begin_write(self: &Arc<Self>, connection_id: u64) -> WriteInHand {
         let mut shard = self.shard(connection_id);
         let outstanding = shard.entry(connection_id).or_default();
@@ -43,7 +46,8 @@ impl ConnectionOrder {
         WriteInHand { order: self.clone(), connection_id, number }
     }
 
-    /// Returns once the writes that had begun when this was first polled have ended, well or badly.
+    /// Returns once all writes that had begun when this was first polled have ended, successfully
+    /// or not.
     ///
     /// # Errors
     /// [`KvError::Timeout`] if they have not by `deadline`.
@@ -54,11 +58,11 @@ impl ConnectionOrder {
         };
         loop {
             let mut told = std::pin::pin!(moved.notified());
-            // Enlisted before looking, so that a write that ends in between is not missed.
+            // Registers before it checks, so that a write that ends in between is not missed.
             told.as_mut().enable();
             let ended = match self.shard(connection_id).get(&connection_id) {
                 None => true,
-                // Another one: ours ended, and later writes began a new count.
+                // A different entry means that our writes ended and later ones started a new count.
                 Some(writes) => !Arc::ptr_eq(&writes.moved, &moved) || writes.first >= upto,
             };
             if ended {
@@ -99,7 +103,7 @@ impl ConnectionOrder {
     }
 }
 
-/// A write being worked on. Dropped when it has ended, also when nobody waits for it any more.
+/// A running write. It is dropped when it has ended, even if nobody waits for it any more.
 pub struct WriteInHand {
     order: Arc<ConnectionOrder>,
     connection_id: u64,
@@ -123,7 +127,7 @@ mod tests {
         Instant::now() + Duration::from_secs(60)
     }
 
-    /// Polls once, and tells whether it was ready.
+    /// Polls once and returns whether the future was ready.
     fn is_ready<F: Future>(future: std::pin::Pin<&mut F>) -> bool {
         let mut context = std::task::Context::from_waker(std::task::Waker::noop());
         future.poll(&mut context).is_ready()

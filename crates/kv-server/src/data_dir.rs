@@ -1,4 +1,4 @@
-//! The data directory: where everything lies, whose it is, and that only one process has it open.
+//! The data directory: its layout, its identity, and the lock that lets only one process open it.
 //!
 //! ```text
 //! <data_dir>/lock                 held while a process has the directory open
@@ -8,23 +8,26 @@
 //! <data_dir>/replica-<id>/wal     a replica's log
 //! ```
 //!
-//! The identity is written before any data is, atomically and durably, and never changes but for the cluster id, which is
-//! added once when the cluster has been born. A directory is opened only as what it is. A new one is claimed only when
-//! everything else that may refuse a start has been tried, so that a start that fails leaves no mark.
+//! The identity is written before any data, atomically and durably. It never changes, except that
+//! the cluster id is added once the cluster has been bootstrapped. A directory can be opened only
+//! with its own identity. A new directory is claimed only after everything else that may refuse a
+//! start, so that a failed start leaves no trace.
 //!
-//! A directory that is removed under a running process, or whose volume goes away, takes writes all the same: the files are
-//! still open. [`DataDir::check_presence`] tells.
+//! If the directory is removed under a running process, or its volume is unmounted, writes still
+//! succeed because the files are open. [`DataDir::check_presence`] detects this.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Config, Mode};
+use crate::config::Config;
+use crate::directory_id::DirectoryId;
+use crate::mode::Mode;
 
 const LOCK_FILE: &str = "lock";
 const IDENTITY_FILE: &str = "identity.json";
@@ -32,13 +35,13 @@ const IDENTITY_DRAFT: &str = "identity.json.new";
 /// Raised when the layout changes in a way that an older program must not touch.
 const FORMAT: u32 = 1;
 
-/// Why a data directory cannot be used. Each message says what to do about it.
+/// Why a data directory cannot be used. Each message says what the user can do.
 #[derive(Debug, thiserror::Error)]
 pub enum DataDirError {
     #[error("data directory {dir} is in use by another process; stop that one, or choose another --data-dir")]
     InUse { dir: PathBuf },
     #[error(
-        "data directory {dir} belongs to {found}; this is {wanted}; start it as what it is ({flags}), or choose another \
+        "data directory {dir} belongs to {found}; this is {wanted}; start it with the right mode ({flags}), or choose another \
          --data-dir"
     )]
     BelongsToAnother { dir: PathBuf, found: String, wanted: String, flags: String },
@@ -64,8 +67,8 @@ pub enum DataDirError {
     )]
     DanglingLink { path: PathBuf, target: PathBuf },
     #[error(
-        "{path} is gone: the data directory was removed, or its volume was unmounted, while this process was using it. What \
-         was written is still in the open files, and lost when they close"
+        "{path} is gone: the data directory was removed, or its volume was unmounted, while this process was using it. Written \
+         data is still in the open files, and is lost when they are closed"
     )]
     Gone { path: PathBuf },
     #[error(
@@ -78,9 +81,9 @@ pub enum DataDirError {
 struct Identity {
     format: u32,
     mode: Mode,
-    /// The replicas whose data lies here, ascending; empty in standalone mode.
+    /// The replicas whose data is here, ascending; empty in standalone mode.
     replicas: Vec<u32>,
-    /// Known once the cluster has been born.
+    /// Known once the cluster has been bootstrapped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     cluster_id: Option<String>,
 }
@@ -97,7 +100,7 @@ impl Identity {
         }
     }
 
-    /// How to start what this is.
+    /// The flags with which to start a server on this directory.
     fn flags(&self) -> String {
         match (self.mode, self.replicas.as_slice()) {
             (Mode::Standalone, _) => "--mode standalone".to_string(),
@@ -107,39 +110,22 @@ impl Identity {
     }
 }
 
-/// An open data directory; closed, and free for another process, when dropped.
+/// An open data directory. Dropping it releases the lock.
 #[derive(Debug)]
 pub struct DataDir {
     root: PathBuf,
     identity: Mutex<Identity>,
-    /// Nothing says yet whose directory this is.
+    /// Whether the directory has no identity yet.
     is_new: bool,
-    /// The root and the lock file, as they were when this process opened them.
+    /// The identities of the root and the lock file when this process opened them.
     opened: [(PathBuf, DirectoryId); 2],
-    /// The lock lasts as long as this file is open, also when the process dies.
+    /// The system holds the lock as long as this file is open, and releases it if the process dies.
     _lock: File,
 }
 
-/// What a path stands for: device and inode.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DirectoryId {
-    device: u64,
-    inode: u64,
-}
-
-impl DirectoryId {
-    pub fn of(path: &Path) -> io::Result<DirectoryId> {
-        fs::metadata(path).map(|metadata| DirectoryId::of_metadata(&metadata))
-    }
-
-    fn of_metadata(metadata: &fs::Metadata) -> DirectoryId {
-        DirectoryId { device: metadata.dev(), inode: metadata.ino() }
-    }
-}
-
 impl DataDir {
-    /// Opens or makes the directory for a standalone server (`replicas` empty) or for these replicas. A new one says so
-    /// only once it is claimed.
+    /// Opens or creates the directory for a standalone server (`replicas` empty) or for these
+    /// replicas. A new directory gets its identity only when it is claimed.
     pub fn open(root: &Path, mode: Mode, replicas: &[u32]) -> Result<DataDir, DataDirError> {
         make_directory(root)?;
         let lock = lock(root)?;
@@ -166,8 +152,9 @@ impl DataDir {
         Ok(DataDir { root: root.to_path_buf(), identity: Mutex::new(identity), is_new, opened, _lock: lock })
     }
 
-    /// The same for a server: where an earlier start in this process had the directory open, it must still be that one. An
-    /// empty directory in its place, as below a volume that was unmounted, would be taken for a new one.
+    /// Opens the directory for a server. If an earlier start in this process had it open, it must
+    /// still be the same directory. Otherwise an empty directory in its place, as under an
+    /// unmounted volume, would be taken for a new one.
     pub(crate) fn open_expecting(config: &Config, mode: Mode, replicas: &[u32]) -> Result<DataDir, DataDirError> {
         let root = &config.storage.data_dir;
         if let Some(expected) = config.same_data_dir {
@@ -181,7 +168,7 @@ impl DataDir {
         DataDir::open(root, mode, replicas)
     }
 
-    /// Says for good whose directory this is; to be called before anything else is written to it.
+    /// Writes the identity of a new directory. Call this before anything else is written to it.
     pub fn claim(&self) -> Result<(), DataDirError> {
         match self.is_new {
             true => write_identity(&self.root, &self.identity.lock().expect("no code panics while holding this lock")),
@@ -192,7 +179,8 @@ impl DataDir {
     /// Whether the directory and its lock file are still where they were.
     ///
     /// # Errors
-    /// [`DataDirError::Gone`] when something else is there, or nothing. An error of looking is no proof, and none here.
+    /// [`DataDirError::Gone`] if something else is there, or nothing. Failing to look proves
+    /// nothing and is not an error here.
     pub fn check_presence(&self) -> Result<(), DataDirError> {
         for (path, opened) in &self.opened {
             let is_gone = match DirectoryId::of(path) {
@@ -206,6 +194,7 @@ impl DataDir {
         Ok(())
     }
 
+    /// The path of the directory.
     pub fn root(&self) -> &Path {
         &self.root
     }
@@ -215,21 +204,23 @@ impl DataDir {
         self.root.join("db")
     }
 
-    /// Where everything of a replica lies.
+    /// The directory of a replica, which holds all its data.
     pub fn replica(&self, id: u32) -> PathBuf {
         self.root.join(format!("replica-{id}"))
     }
 
+    /// The directory of a replica's log.
     pub fn replica_wal(&self, id: u32) -> PathBuf {
         self.replica(id).join("wal")
     }
 
-    /// `None` until the cluster of this directory has been born, and always in standalone mode.
+    /// The id of the cluster; `None` until it has been bootstrapped, and always in standalone mode.
     pub fn cluster_id(&self) -> Option<String> {
         self.identity.lock().expect("no code panics while holding this lock").cluster_id.clone()
     }
 
-    /// Remembers the cluster id for good; the same one again changes nothing, another one is an error.
+    /// Stores the cluster id permanently. The same id again changes nothing; a different one is an
+    /// error.
     pub fn remember_cluster_id(&self, cluster_id: &str) -> Result<(), DataDirError> {
         let mut identity = self.identity.lock().expect("no code panics while holding this lock");
         match &identity.cluster_id {
@@ -249,19 +240,21 @@ impl DataDir {
     }
 }
 
-/// Makes a directory, and those above it, so that they survive a loss of power. What stands in the way is named.
+/// Creates a directory and its ancestors so that they survive a loss of power. The error names the
+/// path that failed.
 pub(crate) fn make_directory(path: &Path) -> Result<(), DataDirError> {
     let above: Vec<&Path> = path.ancestors().filter(|path| !path.as_os_str().is_empty()).collect();
     let made = above.iter().take_while(|path| !path.exists()).count();
     let Err(error) = fs::create_dir_all(path) else {
-        // Those that are there already may have been made by a process that was killed before it synchronised anything. Where
-        // it may not look, somebody else has made them.
+        // Existing directories may be those of a process that was killed before it synced them, so
+        // they are synced, too. A directory that this process may not open was created by somebody
+        // else.
         return above.into_iter().enumerate().try_for_each(|(place, path)| match sync_entry(path) {
             Err(error) if place >= made && cannot_be_asked(&error) => Ok(()),
             synchronised => synchronised,
         });
     };
-    // From the top, so that the first fault is named and not what follows from it.
+    // From the top, so that the error names the cause and not a consequence.
     for path in above.into_iter().rev() {
         let Ok(found) = fs::symlink_metadata(path) else { continue };
         if found.is_dir() || path.is_dir() {
@@ -280,15 +273,15 @@ pub(crate) fn make_directory(path: &Path) -> Result<(), DataDirError> {
     Err(io_error("create", path)(error))
 }
 
-/// Makes the entry of `path` in the directory above it survive a loss of power.
+/// Syncs the parent directory, so that the entry of `path` in it survives a loss of power.
 fn sync_entry(path: &Path) -> Result<(), DataDirError> {
     let Some(above) = path.parent() else { return Ok(()) };
-    // A path of one part lies in the working directory.
+    // The parent of a path with one component is the working directory.
     let above = if above.as_os_str().is_empty() { Path::new(".") } else { above };
     File::open(above).and_then(|above| above.sync_all()).map_err(io_error("synchronise", above))
 }
 
-/// Whether the file system, or who may do what on it, leaves no way to synchronise a directory.
+/// Whether the file system or its permissions leave no way to sync a directory.
 fn cannot_be_asked(error: &DataDirError) -> bool {
     use io::ErrorKind::{InvalidInput, PermissionDenied, ReadOnlyFilesystem, Unsupported};
     let DataDirError::Io { source, .. } = error else { return false };
@@ -310,8 +303,8 @@ fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Data
     move |source| DataDirError::Io { action, path, source }
 }
 
-/// A process that was killed holds its lock until the system has taken it down, which a supervisor that starts the next
-/// one does not see: a lock is tried for this long.
+/// How long to try for the lock. The system releases the lock of a killed process only after it has
+/// torn it down, and a supervisor may start the next process before that.
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 const LOCK_RETRY: Duration = Duration::from_millis(20);
 
@@ -337,7 +330,7 @@ fn read_identity(root: &Path) -> Result<Option<Identity>, DataDirError> {
         Err(e) => return Err(io_error("read", &path)(e)),
     };
     let damaged = |reason: String| DataDirError::Damaged { path: path.clone(), reason };
-    // The format first: a newer one may have other fields.
+    // Checks the format first, because a newer one may have other fields.
     let value: serde_json::Value = serde_json::from_str(&text).map_err(|e| damaged(e.to_string()))?;
     let format = value.get("format").and_then(serde_json::Value::as_u64);
     let format =
@@ -348,7 +341,8 @@ fn read_identity(root: &Path) -> Result<Option<Identity>, DataDirError> {
     serde_json::from_value(value).map(Some).map_err(|e| damaged(e.to_string()))
 }
 
-/// Written beside and renamed, so that a crash leaves the old or the new one, and neither half of it.
+/// Writes a new file and renames it, so that a crash leaves either the old or the new one,
+/// complete.
 fn write_identity(root: &Path, identity: &Identity) -> Result<(), DataDirError> {
     let draft = root.join(IDENTITY_DRAFT);
     let mut text = serde_json::to_string_pretty(identity).expect("plain fields always serialize");
@@ -363,7 +357,8 @@ fn write_identity(root: &Path, identity: &Identity) -> Result<(), DataDirError> 
     write().map_err(io_error("write", &root.join(IDENTITY_FILE)))
 }
 
-/// A directory without identity must be as good as empty: a mistyped path shall not end up full of database files.
+/// A directory without identity must be practically empty, so that a mistyped path does not fill up
+/// with database files.
 fn refuse_foreign_files(root: &Path) -> Result<(), DataDirError> {
     for entry in fs::read_dir(root).map_err(io_error("read", root))? {
         let name = entry.map_err(io_error("read", root))?.file_name().to_string_lossy().into_owned();
@@ -379,7 +374,7 @@ fn refuse_foreign_files(root: &Path) -> Result<(), DataDirError> {
 mod tests {
     use super::*;
 
-    /// As a server that starts well does.
+    /// Opens and claims a directory like a server that starts successfully.
     fn claimed(root: &Path, mode: Mode, replicas: &[u32]) -> Result<DataDir, DataDirError> {
         let dir = DataDir::open(root, mode, replicas)?;
         dir.claim().map(|()| dir)
@@ -390,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_opens_again_as_what_it_was() {
+    fn a_directory_opens_again_with_its_own_identity() {
         let root = new_root();
         let path = root.path().join("nested/data");
         drop(claimed(&path, Mode::Replicated, &[2, 0, 1]).unwrap());
@@ -437,17 +432,17 @@ mod tests {
     }
 
     #[test]
-    fn a_new_directory_belongs_to_nobody_until_it_is_claimed() {
+    fn a_new_directory_has_no_identity_until_it_is_claimed() {
         let root = new_root();
         drop(DataDir::open(root.path(), Mode::Replicated, &[1]).unwrap());
-        // That start failed, and its user has changed the mode since.
+        // That start failed, and then the user changed the mode.
         drop(claimed(root.path(), Mode::Standalone, &[]).unwrap());
         let refused = DataDir::open(root.path(), Mode::Replicated, &[1]).unwrap_err();
         assert!(matches!(refused, DataDirError::BelongsToAnother { .. }), "{refused}");
     }
 
     #[test]
-    fn what_stands_in_the_way_of_a_directory_is_named() {
+    fn an_obstacle_to_a_directory_is_named() {
         let root = new_root();
         let (link, file, pipe) = (root.path().join("link"), root.path().join("file"), root.path().join("pipe"));
         std::os::unix::fs::symlink("/nowhere/at/all", &link).unwrap();
@@ -505,7 +500,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_no_data_directory() {
+    fn a_file_is_refused_as_a_data_directory() {
         let dir = tempfile::tempdir().expect("a directory");
         let file = dir.path().join("file");
         std::fs::write(&file, "").expect("a file");
@@ -532,7 +527,8 @@ mod tests {
         assert!(matches!(damaged, DataDirError::Damaged { .. }), "{damaged}");
     }
 
-    /// Never changed once their version is released: a later version adds files, and a test that reads them.
+    /// These files never change once their version is released. A later version adds files of its
+    /// own, and a test that reads them.
     const IDENTITIES_1: [(&str, Mode, &[u32], Option<&str>); 3] = [
         (include_str!("fixtures/identity_version_1_standalone.json"), Mode::Standalone, &[], None),
         (include_str!("fixtures/identity_version_1_three_replicas.json"), Mode::Replicated, &[0, 1, 2], None),

@@ -1,38 +1,42 @@
-//! Letting another replica lead because an operator wants it, as a trait: the admin interface offers it without knowing the
-//! mode.
+//! Failover at an operator's request, as a trait, so that the admin interface can offer it without
+//! knowing the mode.
 
 use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::time::Instant;
 
-/// What became of a failover that was asked for.
+/// The result of a requested failover.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Failover {
+    /// The primary before it.
     pub old_primary: u32,
-    /// The same, where it was asked to lead and did already.
+    /// The primary after it. Equal to `old_primary` if the requested replica led already.
     pub new_primary: u32,
+    /// The view of the new primary.
     pub view: u64,
-    /// From the request to the moment at which the new primary was known to lead: no write waited longer than that.
+    /// The time from the request until the new primary was known to lead. No write waited longer
+    /// than this.
     pub took: Duration,
 }
 
-/// Why the primary is the same as before, or may be.
+/// Why the primary has not changed, or may not have.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FailoverError {
-    /// Only the primary can hand over; `admin` is its admin address.
-    #[error("replica {primary} leads and has to be asked, at http://{admin}")]
+    /// Only the primary can transfer leadership; `admin` is its admin address.
+    #[error("replica {primary} is the primary: ask it, at http://{admin}")]
     AskPrimary { primary: u32, admin: String },
     #[error(
-        "no primary is known, so that none can hand over: one is elected as soon as a majority of the replicas runs"
+        "no primary is known that could transfer leadership: one is elected as soon as a majority of the replicas runs"
     )]
     NoPrimary,
-    /// It makes no sense as asked.
+    /// The request is invalid.
     #[error("{0}")]
     Impossible(String),
-    /// It cannot be done now.
+    /// The failover is not possible now.
     #[error("{0}")]
     NotNow(String),
+    /// The new primary did not take over before the deadline; it may still do so.
     #[error("{0}")]
     TimedOut(String),
 }
@@ -40,6 +44,7 @@ pub enum FailoverError {
 /// Lets another replica lead.
 #[async_trait]
 pub trait FailoverControl: Send + Sync + 'static {
-    /// `to`, or the replica that is furthest along. Writes wait meanwhile, and none is refused.
+    /// Makes `to` the primary, or by default the most up-to-date replica. Writes wait meanwhile,
+    /// and none is refused.
     async fn fail_over(&self, to: Option<u32>, deadline: Instant) -> Result<Failover, FailoverError>;
 }

@@ -1,7 +1,9 @@
-//! Faults on demand, for people who test their clients: an operation of this server fails with a code of their choice.
+//! Faults on demand, for testing clients: an operation of this server fails with a chosen error
+//! code.
 //!
-//! A fault acts before the operation is routed, in the server that was asked to inject it, and nowhere else: no replica's
-//! decision ever depends on one. The server must have been started with `[server] allow_fault_injection = true`.
+//! A fault acts before the operation is routed, in the server that was asked to inject it, and
+//! nowhere else: no replica's decision ever depends on one. The server must have been started with
+//! `[server] allow_fault_injection = true`.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,19 +16,20 @@ use kv_api::{KvError, KvOperation, KvOutcome};
 use crate::problems::Problem;
 use crate::router::{RequestContext, RequestRouter};
 
-/// The operations that a fault can aim at. `commit` is every write, however it was asked for.
+/// The operations that a fault can target. `commit` means every write, whichever method requested
+/// it.
 pub const TARGETS: &[&str] = &["commit", "get", "range", "read_version"];
 
-/// What a tester asked for.
+/// A tester's request to inject or clear a fault.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FaultRequest {
-    /// Becomes the `error_code`.
+    /// The `error_code` of the failing operations.
     pub code: String,
-    /// 0 or less removes the faults of this code; of every code where that is empty, `none` or `all`.
+    /// 0 or less removes the faults of this code, or of every code if it is empty, `none` or `all`.
     pub probability: f64,
     /// How long the operation waits before it fails.
     pub delay: Duration,
-    /// One of [`TARGETS`]; `None`: all of them.
+    /// One of [`TARGETS`], or `None` for all of them.
     pub target: Option<String>,
 }
 
@@ -34,12 +37,13 @@ pub struct FaultRequest {
 #[derive(Debug, Default)]
 pub struct FaultInjector {
     allowed: bool,
-    /// Whether there is any: spares the common path the lock.
+    /// Whether any fault is set; saves the common path the lock.
     active: AtomicBool,
     faults: RwLock<Vec<FaultRequest>>,
 }
 
 impl FaultInjector {
+    /// An injector without faults. Unless `allowed`, it refuses all requests for faults.
     pub fn new(allowed: bool) -> Self {
         FaultInjector { allowed, ..FaultInjector::default() }
     }
@@ -69,15 +73,15 @@ impl FaultInjector {
         Ok(())
     }
 
-    /// That operations are made to fail, while they are: whoever sees that wants to know why.
+    /// A problem for `/status` while faults are set, so that operators see why operations fail.
     pub fn problem(&self) -> Option<Problem> {
         let faults = self.faults.read().expect("no code panics while holding this lock");
-        let text = format!("operations are made to fail, as a tester asked for: {}", show_all(&faults));
+        let text = format!("operations fail, because faults are injected: {}", show_all(&faults));
         let remedy = "call setFaultInjection with fault_type \"none\" and probability 0";
         (!faults.is_empty()).then(|| Problem::new("faults_injected", text, remedy))
     }
 
-    /// The fault that strikes this operation now, if one does.
+    /// Draws whether a fault strikes this operation, and which.
     fn strike(&self, target: &str) -> Option<FaultRequest> {
         if !self.active.load(Ordering::Acquire) {
             return None;
@@ -88,13 +92,14 @@ impl FaultInjector {
     }
 }
 
-/// Codes that stand for every one where faults are cleared.
+/// Codes that mean every code in a request to clear faults.
 const ALL_CODES: &[&str] = &["", "none", "all"];
 
-/// Something is set, and it is not what is to be cleared: to say that it worked would leave a tester with faults.
+/// An error if faults are set, but none that the request would clear. A success would leave the
+/// tester with faults.
 fn nothing_to_clear(request: &FaultRequest, faults: &[FaultRequest]) -> KvError {
     KvError::InvalidOperation(format!(
-        "no fault {} is set, so that none is cleared: there are {}; fault_type = \"none\" clears all",
+        "no fault {} is set, so none was cleared: there are {}; fault_type = \"none\" clears all",
         show(request),
         show_all(faults)
     ))
@@ -124,7 +129,7 @@ fn check(request: &mut FaultRequest) -> Result<(), KvError> {
     if let Some(target) = request.target.take().filter(|target| !target.is_empty()) {
         let lower = target.to_ascii_lowercase();
         let known = match lower.as_str() {
-            // The names of the methods do as well.
+            // The names of the methods are allowed, too.
             "atomiccommit" | "atomic_commit" => "commit",
             "getrange" | "get_range" => "range",
             "getreadversion" | "get_read_version" => "read_version",
@@ -138,7 +143,8 @@ fn check(request: &mut FaultRequest) -> Result<(), KvError> {
     Ok(())
 }
 
-/// Evenly distributed in 0..1. The standard library's hash keys are random enough for rolling dice.
+/// Uniformly distributed in 0..1. The standard library's hash keys are random enough for this
+/// purpose.
 fn random_fraction() -> f64 {
     (RandomState::new().hash_one(0u8) >> 11) as f64 / (1u64 << 53) as f64
 }
@@ -148,17 +154,18 @@ fn target_of(operation: &KvOperation) -> &'static str {
         KvOperation::ReadVersion => "read_version",
         KvOperation::Get { .. } => "get",
         KvOperation::GetRange { .. } => "range",
-        KvOperation::AtomicCommit(_) | KvOperation::ChangeFamily(_) | KvOperation::PassTime => "commit",
+        KvOperation::AtomicCommit(_) | KvOperation::ChangeFamily(_) | KvOperation::ClockTick => "commit",
     }
 }
 
-/// Lets faults strike on the way to another router.
+/// A router that injects faults in front of another router.
 pub struct FaultyRouter {
     inner: Arc<dyn RequestRouter>,
     injector: Arc<FaultInjector>,
 }
 
 impl FaultyRouter {
+    /// Injects the faults of `injector` in front of `inner`.
     pub fn new(inner: Arc<dyn RequestRouter>, injector: Arc<FaultInjector>) -> Self {
         FaultyRouter { inner, injector }
     }

@@ -1,5 +1,5 @@
-//! Everything of a server that does not depend on its mode: the Thrift server, the admin interface and the metrics, over
-//! a router, a view of the cluster and the databases in this process.
+//! The part of a server that does not depend on its mode: the Thrift server, the admin interface
+//! and the metrics. It works on a router, a view of the cluster and the databases in this process.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,22 +11,24 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, AdminInterface};
 use crate::budget::{self, Budget};
-use crate::cluster::{ClusterView, LocalReplicas};
+use crate::clock_tick;
+use crate::cluster::{ClusterView, LocalDatabases};
 use crate::config::{Address, Config};
+use crate::error::ServerError;
 use crate::failover::FailoverControl;
 use crate::fault_injection::{FaultInjector, FaultyRouter};
 use crate::handler::UnifiedThriftHandler;
 use crate::health::{Liveness, WriteProbe};
-use crate::manager::{Extension, ServerError};
+use crate::manager::Extension;
 use crate::metrics::ServerMetrics;
-use crate::passing_time;
 use crate::problems::Problems;
 use crate::router::RequestRouter;
 use crate::service_core::{CoreParts, KvServiceCore};
 use crate::space::{SpaceCollector, SpaceWatch};
 use crate::thrift_server::ThriftServer;
 
-/// Where the front end listens: known once it has bound its addresses, which may have been port 0.
+/// The addresses of the front end, known once it has bound them, because a port may be configured
+/// as 0.
 #[derive(Debug, Default)]
 pub struct ListenAddresses(OnceLock<(SocketAddr, SocketAddr)>);
 
@@ -42,19 +44,25 @@ impl ListenAddresses {
     }
 }
 
-/// What the mode provides.
+/// The parts that the mode provides.
 pub struct BackEnd {
+    /// Executes operations.
     pub router: Arc<dyn RequestRouter>,
+    /// Reports the cluster.
     pub cluster: Arc<dyn ClusterView>,
-    pub replicas: Arc<dyn LocalReplicas>,
+    /// The databases of this process.
+    pub replicas: Arc<dyn LocalDatabases>,
+    /// Changes the primary.
     pub failover: Arc<dyn FailoverControl>,
+    /// The metrics of the server, to which the mode may have added its own.
     pub metrics: Arc<ServerMetrics>,
+    /// The watch over the disk space.
     pub space: Arc<SpaceWatch>,
-    /// What `/status` asks; the mode registers what it knows.
+    /// The problems for `/status`. The mode registers those that it knows.
     pub problems: Arc<Problems>,
-    /// What `/health/live` asks.
+    /// The signs of life for `/health/live`.
     pub liveness: Arc<Liveness>,
-    /// Filled in by the front end, for a cluster view that shows them.
+    /// Set by the front end, for the cluster view to show.
     pub addresses: Arc<ListenAddresses>,
 }
 
@@ -69,13 +77,13 @@ pub struct FrontEnd {
     stop_admin: CancellationToken,
     thrift: JoinHandle<()>,
     admin: JoinHandle<()>,
-    /// Lets time pass; it holds a database open.
+    /// The task that advances replicated time. It holds a database open.
     time: Option<JoinHandle<()>>,
     stopping: AtomicBool,
     shutdown_timeout: Duration,
 }
 
-/// Time for the tasks to notice what they have been told, on top of what they wait for themselves.
+/// Time for the tasks to notice the shutdown, in addition to their own timeouts.
 const STOP_MARGIN: Duration = Duration::from_secs(1);
 
 impl FrontEnd {
@@ -120,7 +128,7 @@ impl FrontEnd {
         let (stop_thrift, stop_admin) = (CancellationToken::new(), CancellationToken::new());
         let time = local.into_iter().next().map(|local| {
             let window = Duration::from_millis(config.storage.readable_window_ms);
-            tokio::spawn(passing_time::run(time_router, local.reader, window, stop_thrift.clone()))
+            tokio::spawn(clock_tick::run(time_router, local.reader, window, stop_thrift.clone()))
         });
         let (found, limit) = (budget.problems(), budget.memory.limit.clone());
         problems.watch(move || found.iter().cloned().chain(budget::memory_short(&limit)).collect());
@@ -152,8 +160,8 @@ impl FrontEnd {
         })
     }
 
-    /// Stops accepting, lets the requests in hand end within `shutdown_timeout_ms`, and closes. The admin interface goes
-    /// last, so that an operator can watch. The back end must still be running.
+    /// Stops accepting, gives running requests `shutdown_timeout_ms` to end, and closes. The admin
+    /// interface stops last, so that an operator can watch. The back end must still be running.
     pub async fn shutdown(mut self) {
         self.stopping.store(true, Ordering::Release);
         self.stop_thrift.cancel();
@@ -170,15 +178,17 @@ impl FrontEnd {
         !self.stopping.load(Ordering::Acquire) && !self.thrift.is_finished() && !self.admin.is_finished()
     }
 
+    /// The Thrift address.
     pub fn thrift_addr(&self) -> SocketAddr {
         self.thrift_addr
     }
 
+    /// The admin address.
     pub fn admin_addr(&self) -> SocketAddr {
         self.admin_addr
     }
 
-    /// Lets a program show figures and problems of its own.
+    /// Lets the program register its own metrics and problems.
     pub fn extend(&self, extension: &Extension) {
         extension(&self.problems, &self.metrics);
     }

@@ -1,13 +1,15 @@
-//! Health that can be trusted: whether this process can do its work, whether it serves reads, and whether it takes writes.
+//! Health checks: whether this process can do its work, whether it serves reads, and whether it
+//! accepts writes.
 //!
 //! | question | answer |
 //! |---|---|
 //! | live? | no once a thread that the process needs has ended, or has stood still for [`STALLED_AFTER`] with work to do, or the server has failed for good. Never depends on other replicas |
 //! | ready? | yes when a linearizable read succeeds now |
-//! | ready for writes? | yes when, beside that, an empty write is agreed and durable now |
+//! | ready for writes? | yes when, in addition, an empty write is agreed and durable now |
 //!
-//! A write is proved by a real one, because nothing else passes through every part that can fail. It is an empty one, and
-//! those who ask at about the same time share it, so that many load balancers cost no more than one.
+//! Only a real write proves that writes work, because only it passes through every part that can
+//! fail. The probe commits an empty write. Concurrent probes share one write, so that many load
+//! balancers cost no more than one.
 
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -18,24 +20,24 @@ use tokio::time::Instant;
 
 use crate::router::{RequestContext, RequestRouter};
 
-/// A thread that works at one thing for longer than this does its work no longer.
+/// A thread that spends longer than this on one task counts as stalled.
 pub const STALLED_AFTER: Duration = Duration::from_secs(30);
 /// How long a probe may take.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
-/// How old the proof of a write may be.
+/// How old the last write probe may be.
 const WRITE_PROOF_HOLDS: Duration = Duration::from_secs(1);
 
-/// `Some`: why this part of the process can do its work no more.
+/// Returns why this part of the process cannot do its work any more, or `None` while it can.
 type Sign = Box<dyn Fn() -> Option<String> + Send + Sync>;
 
-/// The parts of the process without which it is of no use.
+/// The parts that the process cannot work without.
 #[derive(Default)]
 pub struct Liveness {
     signs: RwLock<Vec<Sign>>,
 }
 
 impl Liveness {
-    /// Asks `sign` from now on: at once, and without waiting for anything.
+    /// Registers `sign`, which must answer at once, without waiting for anything.
     pub fn watch(&self, sign: impl Fn() -> Option<String> + Send + Sync + 'static) {
         self.signs.write().unwrap_or_else(PoisonError::into_inner).push(Box::new(sign));
     }
@@ -47,20 +49,22 @@ impl Liveness {
     }
 }
 
-/// Says so when a thread has been at one thing for too long. `busy_for`: how long it has been at its present work.
+/// Reports a thread that has spent too long on one task. `busy_for` is the time on its present
+/// task.
 pub fn stalled(thread: &str, busy_for: Option<Duration>) -> Option<String> {
     let busy_for = busy_for.filter(|busy_for| *busy_for >= STALLED_AFTER)?;
     Some(format!("the thread {thread} has stood still for {} s", busy_for.as_secs()))
 }
 
-/// Finds out whether writes are taken.
+/// Checks whether writes succeed.
 pub struct WriteProbe {
     router: Arc<dyn RequestRouter>,
-    /// Held while a write is under way, so that those who ask meanwhile share it.
+    /// The last result. Locked while a write is in flight, so that concurrent probes share it.
     last: Mutex<Option<(Instant, Result<(), KvError>)>>,
 }
 
 impl WriteProbe {
+    /// A probe that writes through `router`.
     pub fn new(router: Arc<dyn RequestRouter>) -> Self {
         WriteProbe { router, last: Mutex::new(None) }
     }
@@ -68,18 +72,18 @@ impl WriteProbe {
     /// Whether an empty write was agreed and durable within the last second or so.
     ///
     /// # Errors
-    /// What a client's write would get.
+    /// The error that a client's write would get.
     pub async fn check(&self) -> Result<(), KvError> {
         let asked = Instant::now();
         let mut last = self.last.lock().await;
         if let Some((finished, outcome)) = &*last
-            // One that ended while this one waited for it was begun late enough.
+            // A write that ended while this probe waited for it is recent enough.
             && (*finished >= asked || asked - *finished < WRITE_PROOF_HOLDS)
         {
             return outcome.clone();
         }
         let context = RequestContext::internal(Instant::now() + PROBE_TIMEOUT);
-        let outcome = self.router.route(KvOperation::PassTime, &context).await.map(drop);
+        let outcome = self.router.route(KvOperation::ClockTick, &context).await.map(drop);
         *last = Some((Instant::now(), outcome.clone()));
         outcome
     }
@@ -103,7 +107,7 @@ mod tests {
     #[async_trait]
     impl RequestRouter for Counting {
         async fn route(&self, operation: KvOperation, _: &RequestContext) -> Result<KvOutcome, KvError> {
-            assert!(matches!(operation, KvOperation::PassTime));
+            assert!(matches!(operation, KvOperation::ClockTick));
             self.writes.fetch_add(1, Ordering::Relaxed);
             tokio::time::sleep(Duration::from_millis(100)).await;
             match self.fails.load(Ordering::Relaxed) {
@@ -130,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_stands_still_after_thirty_seconds_at_one_thing() {
+    fn a_thread_counts_as_stalled_after_thirty_seconds_on_one_task() {
         assert_eq!(stalled("x", None), None);
         assert_eq!(stalled("x", Some(STALLED_AFTER - Duration::from_millis(1))), None);
         assert_eq!(stalled("x", Some(STALLED_AFTER)).as_deref(), Some("the thread x has stood still for 30 s"));

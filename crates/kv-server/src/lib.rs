@@ -6,16 +6,20 @@
 //! admin ────────────────────────┘    fault_injection (on request)
 //! ```
 //!
-//! A mode is a [`ServerManager`] that puts a [`BackEnd`] (a router, a view of the cluster, the local databases) under the
-//! one [`FrontEnd`]. Nothing above the router knows the mode.
+//! A mode is a [`ServerManager`] that puts a [`BackEnd`] (a router, a view of the cluster, the
+//! local databases) under the one [`FrontEnd`]. Nothing above the router knows the mode.
 
 mod accepting;
 pub mod admin;
 pub mod budget;
+mod byte_budget;
+mod clock_tick;
 pub mod cluster;
 pub mod config;
 pub mod connection_order;
 pub mod data_dir;
+mod directory_id;
+mod error;
 pub mod failover;
 mod fault_injection;
 pub mod front_end;
@@ -23,7 +27,7 @@ pub mod handler;
 pub mod health;
 pub mod manager;
 pub mod metrics;
-mod passing_time;
+mod mode;
 mod ports;
 pub mod problems;
 pub mod replication;
@@ -31,14 +35,18 @@ pub mod restarting;
 pub mod router;
 pub mod service_core;
 pub mod space;
+pub mod standalone;
 #[cfg(test)]
 mod tests;
 pub mod thrift_server;
 
-pub use config::{Config, ConfigError, Environment, Mode, Overrides};
+pub use config::{Config, ConfigError, Environment, Overrides};
+pub use error::ServerError;
 pub use front_end::{BackEnd, FrontEnd, ListenAddresses};
 pub use handler::UnifiedThriftHandler;
-pub use manager::{ServerError, ServerManager, StandaloneServerManager};
+pub use manager::ServerManager;
+pub use mode::Mode;
 pub use replication::{ReplicatedKvDatabase, ReplicatedServerManager};
 pub use router::{DirectRouter, LocalReader, RequestContext, RequestRouter};
 pub use service_core::KvServiceCore;
+pub use standalone::StandaloneServerManager;

@@ -1,12 +1,13 @@
-//! What the server measures, as one Prometheus registry per server; also the source of the traffic figures that
-//! `getDatabaseStats` gives.
+//! The metrics of a server, in one Prometheus registry. They are also the source of the traffic
+//! counts that `getDatabaseStats` returns.
 //!
-//! Other parts (replication, say) register collectors of their own at [`ServerMetrics::registry`].
+//! Other parts, such as replication, register their own collectors at [`ServerMetrics::registry`].
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use kv_api::thrift::MethodKind;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{
@@ -14,7 +15,7 @@ use prometheus::{
     TextEncoder,
 };
 
-use crate::cluster::LocalReplicas;
+use crate::cluster::LocalDatabases;
 use crate::thrift_server::{Method, ThriftServerCounters};
 
 /// From a cached read to the default deadline, in seconds.
@@ -22,39 +23,16 @@ const LATENCY_BUCKETS: &[f64] = &[
     0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 ];
 
-/// What a method does, for the figures that sum methods up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MethodKind {
-    Read,
-    Write,
-    Other,
-}
-
-/// Which methods read rows, which write them.
-pub fn kind_of(method: Method) -> MethodKind {
-    match method {
-        Method::Get
-        | Method::GetRange
-        | Method::SnapshotRead
-        | Method::SnapshotGet
-        | Method::SnapshotGetRange
-        | Method::GetReadVersion => MethodKind::Read,
-        Method::SetKey
-        | Method::DeleteKey
-        | Method::AtomicCommit
-        | Method::SetVersionstampedKey
-        | Method::SetVersionstampedValue => MethodKind::Write,
-        _ => MethodKind::Other,
-    }
-}
-
 /// Sums over reads and writes since the server started.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Traffic {
+    /// Requests of methods that read rows.
     pub reads: u64,
+    /// Requests of methods that write rows.
     pub writes: u64,
     /// 0 before the first.
     pub average_response_time_ms: f64,
+    /// Commits in progress.
     pub active_transactions: u64,
 }
 
@@ -73,6 +51,7 @@ struct MethodMetrics {
 }
 
 impl ServerMetrics {
+    /// Metrics in a new registry.
     pub fn new() -> Arc<Self> {
         let registry = Registry::new();
         let requests =
@@ -100,7 +79,7 @@ impl ServerMetrics {
         &self.registry
     }
 
-    /// Counts one request that ended; `code` is its error's, if it failed.
+    /// Counts a request that ended. `code` is the code of its error, if it failed.
     pub fn request_ended(&self, method: Method, took: Duration, code: Option<&str>) {
         let metrics = &self.methods[method as usize];
         metrics.requests.inc();
@@ -110,16 +89,17 @@ impl ServerMetrics {
         }
     }
 
-    /// A transaction is active until the returned value is dropped.
+    /// Counts an active transaction until the returned value is dropped.
     pub fn begin_transaction(&self) -> ActiveTransaction<'_> {
         self.active_transactions.fetch_add(1, Ordering::Relaxed);
         ActiveTransaction(&self.active_transactions)
     }
 
+    /// The sums over all methods.
     pub fn traffic(&self) -> Traffic {
         let (mut traffic, mut seconds) = (Traffic::default(), 0.0);
         for (method, metrics) in Method::ALL.iter().zip(&self.methods) {
-            match kind_of(*method) {
+            match method.kind() {
                 MethodKind::Read => traffic.reads += metrics.requests.get(),
                 MethodKind::Write => traffic.writes += metrics.requests.get(),
                 MethodKind::Other => continue,
@@ -134,8 +114,9 @@ impl ServerMetrics {
         traffic
     }
 
-    /// Adds the figures of the sockets, and those of the databases in this process, which are asked when scraped.
-    pub fn watch(&self, counters: Arc<ThriftServerCounters>, replicas: Arc<dyn LocalReplicas>) {
+    /// Adds the metrics of the sockets and of the databases in this process, which are read at each
+    /// scrape.
+    pub fn watch(&self, counters: Arc<ThriftServerCounters>, replicas: Arc<dyn LocalDatabases>) {
         let register = |collector: Box<dyn Collector>| {
             self.registry.register(collector).expect("called once for each server");
         };
@@ -143,7 +124,7 @@ impl ServerMetrics {
         register(Box::new(DatabaseCollector::new(replicas)));
     }
 
-    /// The page that Prometheus reads.
+    /// The metrics page in the Prometheus text format.
     pub fn page(&self) -> String {
         let mut page = Vec::new();
         if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut page) {
@@ -153,7 +134,7 @@ impl ServerMetrics {
     }
 }
 
-/// Ends a transaction's time when dropped.
+/// An active transaction, counted until it is dropped.
 pub struct ActiveTransaction<'a>(&'a AtomicU64);
 
 impl Drop for ActiveTransaction<'_> {
@@ -166,10 +147,12 @@ impl Drop for ActiveTransaction<'_> {
 pub struct Stopwatch(Instant);
 
 impl Stopwatch {
+    /// Starts to measure.
     pub fn start() -> Self {
         Stopwatch(Instant::now())
     }
 
+    /// The time since the start.
     pub fn elapsed(&self) -> Duration {
         self.0.elapsed()
     }
@@ -192,10 +175,10 @@ impl ConnectionCollector {
             ("synodkv_connections_displaced_total", "Idle connections closed for new ones", |c| {
                 &c.connections_displaced
             }),
-            ("synodkv_connections_timed_out_total", "Connections closed for silence", |c| &c.connections_timed_out),
+            ("synodkv_connections_timed_out_total", "Connections closed by a timeout", |c| &c.connections_timed_out),
             ("synodkv_received_bytes_total", "Bytes of requests", |c| &c.bytes_in),
             ("synodkv_sent_bytes_total", "Bytes of replies", |c| &c.bytes_out),
-            ("synodkv_protocol_errors_total", "Messages that could not be understood", |c| &c.protocol_errors),
+            ("synodkv_protocol_errors_total", "Invalid messages", |c| &c.protocol_errors),
             ("synodkv_handler_panics_total", "Requests whose handler panicked", |c| &c.handler_panics),
             ("synodkv_oversized_replies_total", "Replies too long to be sent", |c| &c.oversized_replies),
         ];
@@ -217,7 +200,7 @@ impl Collector for ConnectionCollector {
         self.open.set(self.counters.connections_open.load(Ordering::Relaxed) as i64);
         let mut families = self.open.collect();
         for (counter, read) in &self.totals {
-            // Two scrapes at a time may both add the difference; the next one puts it right.
+            // Two concurrent scrapes may both add the difference; the next one corrects that.
             let (shown, now) = (counter.get(), read(&self.counters).load(Ordering::Relaxed));
             if now >= shown {
                 counter.inc_by(now - shown);
@@ -231,14 +214,14 @@ impl Collector for ConnectionCollector {
     }
 }
 
-/// The databases' own figures.
+/// The metrics of the databases.
 struct DatabaseCollector {
-    replicas: Arc<dyn LocalReplicas>,
+    replicas: Arc<dyn LocalDatabases>,
     gauges: Vec<IntGaugeVec>,
 }
 
 impl DatabaseCollector {
-    fn new(replicas: Arc<dyn LocalReplicas>) -> Self {
+    fn new(replicas: Arc<dyn LocalDatabases>) -> Self {
         let names = [
             ("synodkv_database_keys", "Visible rows"),
             ("synodkv_database_bytes", "Bytes of live files and write buffers"),
@@ -247,7 +230,7 @@ impl DatabaseCollector {
             ("synodkv_database_applied_version", "Newest commit version that readers see"),
             ("synodkv_database_compaction_pending_bytes", "Bytes waiting for compaction"),
             ("synodkv_database_oldest_readable_version", "Start of the readable window; pinned versions may be older"),
-            ("synodkv_database_pending_range_clears", "Range clears that are not carried out yet"),
+            ("synodkv_database_pending_range_clears", "Range clears that are not finished yet"),
             ("synodkv_database_stored_versions", "Versions of rows that are stored, an estimate"),
             ("synodkv_database_swept_versions", "Versions removed behind deletes and range clears since the start"),
             ("synodkv_database_idempotency_ids", "Results of commits remembered under an idempotency id"),
@@ -279,7 +262,7 @@ impl Collector for DatabaseCollector {
                 Some(kept.oldest_readable),
                 Some(kept.pending_clears),
                 kept.stored_versions,
-                Some(kept.swept_versions),
+                Some(kept.collected_versions),
                 Some(kept.remembered_ids),
                 Some(kept.pins),
             ];

@@ -1,15 +1,17 @@
-//! Whether the addresses of a server are free, asked before anything is written: a start that fails for a taken port must not
-//! claim a data directory, which the next start may want for something else.
+//! Checks that the addresses of a server are free before anything is written. A start that fails
+//! because a port is taken must not claim a data directory, which the next start may need for
+//! something else.
 
 use std::net::TcpListener;
 
 use crate::config::Address;
-use crate::manager::ServerError;
+use crate::error::ServerError;
 
-/// Takes each address and lets go of it again, but for port 0, which is always free.
+/// Binds each address and releases it again. Skips port 0, which is always free.
 ///
 /// # Errors
-/// [`ServerError::Listen`] of the first that is not to be had, or whose name does not resolve for half a minute.
+/// [`ServerError::Listen`] for the first address that is taken, or whose name does not resolve for
+/// half a minute.
 pub(crate) async fn check_free(addresses: Vec<(String, &Address)>) -> Result<(), ServerError> {
     for (key, address) in addresses {
         if address.port() != 0 {

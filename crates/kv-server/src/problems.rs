@@ -1,33 +1,33 @@
-//! What an operator has to know about this process, each with what to do about it.
+//! The problems of this process that an operator must know, each with its remedy.
 //!
-//! Whoever can tell registers a source; `/status` asks all of them each time. Nothing is stored here, so a problem that has
-//! passed is gone from the next answer.
+//! Parts of the server register sources, and each request for `/status` asks all of them. Nothing
+//! is stored here, so a problem that is over does not appear in the next answer.
 
 use std::fmt;
 use std::sync::{PoisonError, RwLock};
 
 use serde::Serialize;
 
-/// Something that is wrong, in words for people, with the next step.
+/// A problem in words for people, with the next step.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Problem {
     /// A stable name for programs, in snake case: `disk_full`.
     pub kind: &'static str,
-    /// The replica that has it; `None` where it concerns the whole process.
+    /// The replica that has the problem; `None` if it concerns the whole process.
     pub replica: Option<u32>,
-    /// What is wrong, with the figures.
+    /// The problem, with numbers.
     pub text: String,
-    /// What to do about it.
+    /// The remedy that the operator can apply.
     pub remedy: String,
 }
 
 impl Problem {
-    /// One that concerns the whole process.
+    /// A problem that concerns the whole process.
     pub fn new(kind: &'static str, text: impl Into<String>, remedy: impl Into<String>) -> Self {
         Problem { kind, replica: None, text: text.into(), remedy: remedy.into() }
     }
 
-    /// The same, of one replica.
+    /// Makes it a problem of one replica.
     pub fn of_replica(self, id: u32) -> Self {
         Problem { replica: Some(id), ..self }
     }
@@ -41,19 +41,19 @@ impl fmt::Display for Problem {
 
 type Source = Box<dyn Fn() -> Vec<Problem> + Send + Sync>;
 
-/// Everything in this process that can tell of problems.
+/// The sources of problems in this process.
 #[derive(Default)]
 pub struct Problems {
     sources: RwLock<Vec<Source>>,
 }
 
 impl Problems {
-    /// Asks `source` from now on. It must answer at once: it is called while a request waits.
+    /// Registers `source`. It must answer at once, because a request waits for it.
     pub fn watch(&self, source: impl Fn() -> Vec<Problem> + Send + Sync + 'static) {
         self.sources.write().unwrap_or_else(PoisonError::into_inner).push(Box::new(source));
     }
 
-    /// Those that there are now.
+    /// The present problems.
     pub fn list(&self) -> Vec<Problem> {
         let sources = self.sources.read().unwrap_or_else(PoisonError::into_inner);
         sources.iter().flat_map(|source| source()).collect()

@@ -1,12 +1,16 @@
-//! A server that gets over what a new start gets over: it stops, and starts again in the same process.
+//! A server that recovers from failures which a restart cures: it stops, and starts again in the
+//! same process.
 //!
-//! After a failed write of a *standalone* database nobody knows what is in its log; reading the log again, as after a crash,
-//! tells. What was acknowledged was synchronised before, so it is all there; of what was under way the clients were told that
-//! its result is unknown. Until then reads go on and writes are refused. While the disk is full nothing is tried: it would be
-//! in vain. With `storage.on_write_failure = "exit"` the server fails instead, and its supervisor starts it again.
+//! After a failed write of a *standalone* database, the content of its log is unknown until the log
+//! is read again, as after a crash. Acknowledged writes were synced before, so all of them are
+//! there. For writes in flight, clients got the answer that the result is unknown. Until the
+//! restart, reads continue and writes are refused. While the disk is full there is no restart,
+//! because it would fail again. With `storage.on_write_failure = "exit"` the server fails instead,
+//! and its supervisor starts it again.
 //!
-//! A *replica* stops when its database lacks file descriptors. It has lost nothing, and goes on from its log. After any other
-//! failure the process ends, because nothing says that another start would help.
+//! A *replica* stops if its database runs out of file descriptors. It has lost nothing, and
+//! continues from its log after a restart. After any other failure the process ends, because
+//! another start might not help.
 
 use std::marker::PhantomData;
 use std::net::SocketAddr;
@@ -19,22 +23,25 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
-use crate::data_dir::{DataDirError, DirectoryId};
-use crate::manager::{Extension, ServerError, ServerManager};
+use crate::data_dir::DataDirError;
+use crate::directory_id::DirectoryId;
+use crate::error::ServerError;
+use crate::manager::{Extension, ServerManager};
 
-/// How often the server is looked at.
+/// How often the server is checked.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
-/// How long reads go on before the first restart, and the longest time before a later one.
+/// The pause before the first restart, during which reads continue, and the longest pause before a
+/// later one.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// After so long without a failure the pause is the first one again.
+/// After this long without a failure the pause starts again at the shortest one.
 const CALM: Duration = Duration::from_secs(120);
 
-/// A server of either mode, and whoever starts it again.
+/// A server of either mode that restarts itself.
 pub struct RestartingServer<M> {
     server: PhantomData<fn() -> M>,
-    /// Whether the cluster had yet to be founded at the first start.
-    awaits_founding: bool,
+    /// Whether the cluster was not bootstrapped yet at the first start.
+    awaits_bootstrap: bool,
     thrift_addr: SocketAddr,
     admin_addr: SocketAddr,
     shared: Arc<Shared>,
@@ -46,7 +53,7 @@ pub struct RestartingServer<M> {
 struct State {
     /// Why no further start will help.
     failure: Option<String>,
-    /// Made known to each server that is started.
+    /// Registered with each server that is started.
     extensions: Vec<Extension>,
 }
 
@@ -64,8 +71,8 @@ impl<M: ServerManager + 'static> ServerManager for RestartingServer<M> {
     async fn start(mut config: Config) -> Result<Self, ServerError> {
         let server = M::start(config.clone()).await?;
         let (thrift_addr, admin_addr) = (server.thrift_addr(), server.admin_addr());
-        let awaits_founding = server.awaits_founding();
-        // Where it listens must not change when the system chose the ports.
+        let awaits_bootstrap = server.awaits_bootstrap();
+        // If the system chose the ports, the next start must use the same ones.
         for (configured, bound) in
             [(&mut config.server.thrift_addr, thrift_addr), (&mut config.server.admin_addr, admin_addr)]
         {
@@ -73,17 +80,18 @@ impl<M: ServerManager + 'static> ServerManager for RestartingServer<M> {
                 *configured = bound.into();
             }
         }
-        // Who was just started has it open; if it cannot be looked at now, nothing else has taken its place either.
+        // The server that just started has the directory open. If it cannot be examined now, no
+        // other one has taken its place either.
         config.same_data_dir = DirectoryId::of(&config.storage.data_dir).ok();
         let (shared, stop) = (Arc::<Shared>::default(), CancellationToken::new());
         let running = tokio::spawn(run(config, server, shared.clone(), stop.clone()));
-        Ok(RestartingServer { server: PhantomData, awaits_founding, thrift_addr, admin_addr, shared, stop, running })
+        Ok(RestartingServer { server: PhantomData, awaits_bootstrap, thrift_addr, admin_addr, shared, stop, running })
     }
 
     async fn shutdown(self: Box<Self>) {
         self.stop.cancel();
         if let Err(error) = self.running.await {
-            tracing::error!(%error, "the server did not stop well");
+            tracing::error!(%error, "the server did not stop cleanly");
         }
     }
 
@@ -94,8 +102,8 @@ impl<M: ServerManager + 'static> ServerManager for RestartingServer<M> {
         }
     }
 
-    fn awaits_founding(&self) -> bool {
-        self.awaits_founding
+    fn awaits_bootstrap(&self) -> bool {
+        self.awaits_bootstrap
     }
 
     /// Takes effect a moment later, and again after each restart.
@@ -127,12 +135,12 @@ async fn run<M: ServerManager>(config: Config, mut server: M, shared: Arc<Shared
         }
         let Some(started) = stop.run_until_cancelled(start_again(&config, &shared, &mut pauses)).await else { return };
         let Some(started) = started else { return stop.cancelled().await };
-        tracing::info!("the server has started again, and serves on");
+        tracing::info!("the server has started again, and serves");
         server = started;
     }
 }
 
-/// Returns when a write has failed and it makes sense to start again. Notes what is beyond that.
+/// Returns when a restart would help. Records failures that a restart would not cure.
 async fn restart_is_due(server: &impl ServerManager, shared: &Shared) -> String {
     let mut extended = 0;
     loop {
@@ -149,7 +157,8 @@ async fn restart_is_due(server: &impl ServerManager, shared: &Shared) -> String 
     }
 }
 
-/// Tries until it succeeds; `None` when it never will: the database is damaged, or its directory is gone.
+/// Tries until a start succeeds. `None` if none ever will, because the database is damaged or its
+/// directory is gone.
 async fn start_again<M: ServerManager>(config: &Config, shared: &Shared, pauses: &mut Pauses) -> Option<M> {
     loop {
         match M::start(config.clone()).await {
@@ -167,7 +176,8 @@ async fn start_again<M: ServerManager>(config: &Config, shared: &Shared, pauses:
     }
 }
 
-/// How long to wait before the next attempt: longer each time, until it has been calm.
+/// The pause before the next attempt, longer each time until the server has run without a failure
+/// for a while.
 #[derive(Default)]
 struct Pauses {
     last: Option<(Instant, Duration)>,

@@ -1,7 +1,8 @@
-//! Whether the file system of the data directory has space left: looked at now and then, cheap to ask.
+//! Watches the free space of the data directory's file system: measured from time to time, cheap to
+//! query.
 //!
-//! A look holds for a second, or until so much was written since that it may be wrong, whatever comes first: a fast disk
-//! takes gigabytes in a second.
+//! A measurement is valid for a second, or until the bytes written since may have made it wrong: a
+//! fast disk takes gigabytes in a second.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
@@ -13,46 +14,49 @@ use prometheus::{IntGauge, Opts};
 
 use crate::problems::Problem;
 
-/// How often the file system is asked, at most.
+/// How long a measurement is valid.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// What a byte of a request may take on the disk before anything of it is freed again: log, table file, compaction.
+/// Bytes on disk per byte of a request before any of them is freed again: log, table file,
+/// compaction.
 const DISK_BYTES_PER_BYTE: u64 = 4;
-/// Others may write to the same file system, so that a look is due after so many bytes at the latest, however much was free;
-/// and it is not worth while for less than the first.
+/// Least and most bytes written between two measurements. A measurement for fewer bytes is not
+/// worthwhile. The upper bound holds however much was free, because others may write to the same
+/// file system.
 const LOOK_AFTER_BYTES: (u64, u64) = (64 << 10, 8 << 20);
-/// With less than this free nothing is kept that need not be, whatever the minimum.
+/// With less than this free, nothing unnecessary is retained, whatever the configured minimum.
 const ROOMY_BYTES: u64 = 512 << 20;
 
-/// Bytes that are free for this process.
+/// Returns the bytes that are free for this process.
 type FreeBytes = Box<dyn Fn() -> std::io::Result<u64> + Send + Sync>;
 
-/// What is wrong with a replica whose disk is full.
+/// The problem of a replica whose disk is full.
 pub fn disk_full() -> Problem {
     Problem::new(
         "disk_full",
-        "its disk is full (storage.min_free_mb): it takes no writes until there is space again",
+        "its disk is full (storage.min_free_mb): it refuses writes until there is space again",
         "make space on that file system; no restart is needed",
     )
 }
 
-/// Watches one data directory. There is no space while less than a minimum is free, so that the log and the databases still
-/// have room for what was accepted before. Whether that ends writes is for others to say: one replica of three may be full.
+/// Watches one data directory. It has no space while less than a minimum is free, so that the log
+/// and the databases still have room for what was accepted before. The caller decides whether to
+/// refuse writes: a cluster of three tolerates one full disk.
 pub struct SpaceWatch {
     path: PathBuf,
     min_free_bytes: u64,
     ask: FreeBytes,
     started: Instant,
-    /// When the file system is asked again, in milliseconds since the start.
+    /// Time of the next measurement, in milliseconds since the start.
     next_ms: AtomicU64,
     free_bytes: AtomicU64,
     has_space: AtomicBool,
-    /// Bytes that may be written before the next look.
+    /// Bytes that may be written before the next measurement.
     allowance: AtomicI64,
 }
 
 impl SpaceWatch {
-    /// `min_free_bytes` = 0: there is always space.
+    /// Watches `path`. With `min_free_bytes` = 0 there is always space.
     pub fn new(path: &Path, min_free_bytes: u64) -> Self {
         let asked = path.to_owned();
         Self::asking(path, min_free_bytes, move || {
@@ -80,13 +84,14 @@ impl SpaceWatch {
         watch
     }
 
-    /// What was found about a second ago at most.
+    /// Whether there is space, as measured at most about a second ago.
     pub fn has_space(&self) -> bool {
         self.look_if_due();
         self.has_space.load(Ordering::Relaxed)
     }
 
-    /// Whether there is space for a write of so many bytes as well, beside all those that were let in since the last look.
+    /// Whether there is space for a write of this many bytes, in addition to all those admitted
+    /// since the last measurement.
     pub fn admit(&self, bytes: usize) -> bool {
         let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
         if self.allowance.fetch_sub(bytes, Ordering::Relaxed) < bytes {
@@ -95,18 +100,19 @@ impl SpaceWatch {
         self.has_space()
     }
 
-    /// Free for this process, about a second ago at most.
+    /// Bytes free for this process, as measured at most about a second ago.
     pub fn free_bytes(&self) -> u64 {
         self.look_if_due();
         self.free_bytes.load(Ordering::Relaxed)
     }
 
-    /// Whether there is far more space than there must be: twice the minimum, and [`ROOMY_BYTES`] at least.
+    /// Whether there is far more space than necessary: at least twice the minimum, and at least
+    /// [`ROOMY_BYTES`].
     pub fn is_roomy(&self) -> bool {
         self.free_bytes() >= self.min_free_bytes.saturating_mul(2).max(ROOMY_BYTES)
     }
 
-    /// For clients whose writes are refused.
+    /// The error text for clients whose writes are refused.
     pub fn refusal(&self) -> String {
         format!(
             "{} MiB are free in {}, less than storage.min_free_mb = {}",
@@ -122,7 +128,7 @@ impl SpaceWatch {
             return;
         }
         let next_ms = now_ms + INTERVAL.as_millis() as u64;
-        // One of those who ask at the same time looks.
+        // Of several concurrent callers, one measures.
         if self.next_ms.compare_exchange(due_ms, next_ms, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
             self.look();
         }
@@ -132,7 +138,7 @@ impl SpaceWatch {
         let free_bytes = match (self.ask)() {
             Ok(free_bytes) => free_bytes,
             Err(error) => {
-                tracing::warn!(%error, "cannot find out how much space is free in {}", self.path.display());
+                tracing::warn!(%error, "cannot measure the free space of {}", self.path.display());
                 return;
             }
         };
@@ -157,7 +163,7 @@ impl SpaceWatch {
     }
 }
 
-/// What is free, for Prometheus.
+/// Exports the free space to Prometheus.
 pub struct SpaceCollector {
     watch: std::sync::Arc<SpaceWatch>,
     free_bytes: IntGauge,
@@ -165,6 +171,7 @@ pub struct SpaceCollector {
 }
 
 impl SpaceCollector {
+    /// A collector for this watch.
     pub fn new(watch: std::sync::Arc<SpaceWatch>) -> Self {
         let gauge = |name: &str, help: &str| IntGauge::with_opts(Opts::new(name, help)).expect("a valid metric");
         SpaceCollector {
@@ -218,9 +225,9 @@ mod tests {
     }
 
     #[test]
-    fn writes_that_use_up_what_was_free_at_the_last_look_make_it_look_again() {
+    fn writes_that_use_up_the_measured_space_lead_to_another_measurement() {
         let mib = MIB as usize;
-        // A quarter of the 20 MiB may be written before the next look, and 8 MiB at most.
+        // A quarter of the 20 MiB may be written before the next measurement, and at most 8 MiB.
         for (free_mib, before) in [(256 + 20, 5), (256 + 4000, 8)] {
             let free = Arc::new(AtomicU64::new(free_mib * MIB));
             let watch = watch(256 * MIB, &free);
@@ -249,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn a_real_directory_tells_what_is_free() {
+    fn the_free_space_of_a_real_directory_is_measured() {
         let folder = tempfile::tempdir().expect("a temporary directory");
         assert!(SpaceWatch::new(folder.path(), 1).free_bytes() > 0);
     }

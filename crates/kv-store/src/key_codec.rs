@@ -1,13 +1,14 @@
-//! How rows lie in the data table.
+//! The encoding of keys and values in the data table.
 //!
 //! ```text
 //! key   = family length (u8) | family name | escaped user key | 00 00 | inverted version (u64, big-endian)
 //! value = 00 | the value            a value
 //!       = 01                        a tombstone: deleted at this version
 //! ```
-//! In an escaped user key each `00` byte is followed by `FF`. So encoded keys order by family, then user key, then version
-//! from newest to oldest; no key's prefix (everything but the version) is a prefix of another's; and everything that
-//! belongs to one user key lies together. The default family is the empty name.
+//! In an escaped user key each `00` byte is followed by `FF`. So encoded keys sort by family, then
+//! user key, then version from newest to oldest; no key's prefix (everything but the version) is a
+//! prefix of another's; and all versions of one user key are adjacent. The default family is the
+//! empty name.
 
 use bytes::Bytes;
 use kv_api::KvError;
@@ -15,19 +16,22 @@ use kv_api::KvError;
 /// Longest family name, in bytes.
 pub const MAX_FAMILY_BYTES: usize = u8::MAX as usize;
 
-/// Sorts behind every key: a family name of 255 bytes is UTF-8, which never holds 0xFF.
+/// Sorts after every key: a family name of 255 bytes is UTF-8, which never holds 0xFF.
 pub const END: [u8; 2] = [0xff; 2];
 
 const VERSION_BYTES: usize = 8;
 const ESCAPE: [u8; 2] = [0x00, 0xff];
 const TERMINATOR: [u8; 2] = [0x00, 0x00];
-/// What replaces the terminator to sort behind every version of the key and before every other key.
+/// Replaces the terminator to sort after every version of the key and before every other key.
 const BEHIND_TERMINATOR: u8 = 0x01;
 
 const VALUE_TAG: u8 = 0;
 const TOMBSTONE_TAG: u8 = 1;
 
-/// Refuses a family name that no key can carry.
+/// Refuses a family name that is too long to be encoded.
+///
+/// # Errors
+/// [`KvError::InvalidOperation`].
 pub fn check_family(family: &str) -> Result<(), KvError> {
     if family.len() <= MAX_FAMILY_BYTES {
         return Ok(());
@@ -38,14 +42,15 @@ pub fn check_family(family: &str) -> Result<(), KvError> {
     )))
 }
 
-/// Appends what the keys of a family begin with. The name has passed [`check_family`].
+/// Appends what all keys of a family begin with. The name has passed [`check_family`].
 fn push_family(into: &mut Vec<u8>, family: &str) {
     let length = u8::try_from(family.len()).expect("family names are checked before they are encoded");
     into.push(length);
     into.extend_from_slice(family.as_bytes());
 }
 
-/// Sets `into` to the prefix of a key: all of its encoding but the version.
+/// Sets `into` to the prefix of a key: its encoding without the version. The name has passed
+/// [`check_family`].
 pub fn set_prefix(into: &mut Vec<u8>, family: &str, user_key: &[u8]) {
     into.clear();
     push_family(into, family);
@@ -59,42 +64,44 @@ pub fn set_prefix(into: &mut Vec<u8>, family: &str, user_key: &[u8]) {
     into.extend_from_slice(&TERMINATOR);
 }
 
+/// The prefix of a key; see [`set_prefix`].
 pub fn prefix(family: &str, user_key: &[u8]) -> Vec<u8> {
     let mut into = Vec::with_capacity(1 + family.len() + user_key.len() + TERMINATOR.len() + VERSION_BYTES);
     set_prefix(&mut into, family, user_key);
     into
 }
 
-/// Sorts behind every key of the family and before those of the next.
+/// Sorts after every key of the family and before those of the next.
 pub fn family_end(family: &str) -> Vec<u8> {
     let mut end = Vec::with_capacity(1 + family.len());
     push_family(&mut end, family);
-    // A length of 255 is followed by a name, whose UTF-8 never holds 0xFF: the last byte can always be raised.
+    // A length of 255 is followed by a name, whose UTF-8 never holds 0xFF: the last byte can always
+    // be raised.
     *end.last_mut().expect("the length byte is there") += 1;
     end
 }
 
-/// The version as it is stored: newer ones sort first.
+/// The encoding of a version: newer ones sort first.
 pub fn version_suffix(version: u64) -> [u8; VERSION_BYTES] {
     (!version).to_be_bytes()
 }
 
-/// Sets `into` to the place of `version` of the key that `prefix` belongs to: a seek there finds the newest version that
-/// is not newer.
+/// Sets `into` to the key of `version` of the key that `prefix` belongs to. A seek there finds the
+/// newest version that is not newer.
 pub fn set_versioned(into: &mut Vec<u8>, prefix: &[u8], version: u64) {
     into.clear();
     into.extend_from_slice(prefix);
     into.extend_from_slice(&version_suffix(version));
 }
 
-/// Sets `into` to a place behind all versions of the key that `prefix` belongs to.
+/// Sets `into` to a key that sorts after all versions of the key that `prefix` belongs to.
 pub fn set_behind(into: &mut Vec<u8>, prefix: &[u8]) {
     into.clear();
     into.extend_from_slice(prefix);
     *into.last_mut().expect("a prefix ends with a terminator") = BEHIND_TERMINATOR;
 }
 
-/// Length of the prefix that `encoded` begins with; `None` when it holds none.
+/// Length of the prefix that `encoded` begins with; `None` when it begins with none.
 pub fn prefix_length(encoded: &[u8]) -> Option<usize> {
     let mut at = 1 + usize::from(*encoded.first()?);
     loop {
@@ -107,6 +114,9 @@ pub fn prefix_length(encoded: &[u8]) -> Option<usize> {
 }
 
 /// Splits a key of the data table into its prefix and version.
+///
+/// # Errors
+/// [`KvError::Corruption`] when it is no such key.
 pub fn split(encoded: &[u8]) -> Result<(&[u8], u64), KvError> {
     let (prefix, inverted) = encoded.split_last_chunk::<VERSION_BYTES>().ok_or_else(|| damaged(encoded))?;
     if !prefix.ends_with(&TERMINATOR) {
@@ -115,14 +125,20 @@ pub fn split(encoded: &[u8]) -> Result<(&[u8], u64), KvError> {
     Ok((prefix, !u64::from_be_bytes(*inverted)))
 }
 
-/// The user key inside a prefix.
+/// The user key in a prefix.
+///
+/// # Errors
+/// [`KvError::Corruption`] when it is no prefix.
 pub fn user_key(prefix: &[u8]) -> Result<Bytes, KvError> {
     let family_bytes = 1 + usize::from(*prefix.first().ok_or_else(|| damaged(prefix))?);
     let escaped = prefix.get(family_bytes..).and_then(|rest| rest.strip_suffix(&TERMINATOR));
     unescape(escaped.ok_or_else(|| damaged(prefix))?).ok_or_else(|| damaged(prefix))
 }
 
-/// The family name inside a prefix.
+/// The family name in a prefix.
+///
+/// # Errors
+/// [`KvError::Corruption`] when it is no prefix.
 pub fn family(prefix: &[u8]) -> Result<&str, KvError> {
     let (length, rest) = prefix.split_first().ok_or_else(|| damaged(prefix))?;
     let name = rest.get(..usize::from(*length)).ok_or_else(|| damaged(prefix))?;
@@ -143,7 +159,7 @@ fn unescape(escaped: &[u8]) -> Option<Bytes> {
     Some(key.into())
 }
 
-/// The tag that stands before a value in the data table, and the value: nothing for a tombstone.
+/// The stored form of a row, in two parts: a tag, and the value, which is empty for a tombstone.
 pub fn row_parts(value: Option<&[u8]>) -> [&[u8]; 2] {
     match value {
         Some(value) => [&[VALUE_TAG], value],
@@ -151,7 +167,10 @@ pub fn row_parts(value: Option<&[u8]>) -> [&[u8]; 2] {
     }
 }
 
-/// Reads a value of the data table; `None` is a tombstone.
+/// Decodes a stored row; `None` is a tombstone.
+///
+/// # Errors
+/// [`KvError::Corruption`] when it has no valid tag.
 pub fn row_value(stored: &[u8]) -> Result<Option<&[u8]>, KvError> {
     match stored.split_first() {
         Some((&VALUE_TAG, value)) => Ok(Some(value)),
@@ -166,7 +185,8 @@ fn damaged(encoded: &[u8]) -> KvError {
 
 #[cfg(test)]
 mod tests {
-    use proptest::{collection::vec, prelude::*};
+    use proptest::collection::vec;
+    use proptest::prelude::*;
 
     use super::*;
 

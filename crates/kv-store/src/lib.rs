@@ -1,66 +1,49 @@
 //! A multi-version transactional database over a small storage engine.
 //!
-//! - [`engine`]: ordered tables with atomic batches; [`MemoryEngine`] for simulation and tests, `RocksEngine` (cargo feature
-//!   `rocksdb`, on by default) for data on disk.
-//! - [`key_codec`]: how keys, versions and values lie in the engine.
-//! - [`TransactionalKvDatabase`]: commits, conflict checks, reads at a version.
-//! - [`DatabaseCopy`], [`DatabaseInstall`]: a database as one row of bytes, and back.
+//! - [`engine`]: ordered tables with atomic batches; [`MemoryEngine`] for simulation and tests,
+//!   `RocksEngine` (cargo feature `rocksdb`, on by default) for data on disk.
+//! - [`key_codec`]: how the engine's tables encode keys, versions and values.
+//! - [`TransactionalKvDatabase`]: commits, conflict checks, and reads at a version.
+//! - [`DatabaseCopy`], [`DatabaseInstall`]: a database as one stream of bytes, and back.
 //!
-//! What a commit does is decided by a deterministic state machine: the same commits in the same order give the same
-//! verdicts, versions and rows on every replica, however they are split into batches and whatever restarts lie between.
+//! A deterministic state machine decides each commit: the same commits in the same order give the
+//! same verdicts, versions and rows on every replica, however they are batched and wherever a
+//! process restarts.
 //!
-//! Versions that have left the readable window are removed behind the scenes; nothing that can still be asked for depends
-//! on when.
+//! A background thread removes versions that have left the readable window. No result depends on
+//! when it does.
 //!
-//! Left out here: consensus, requests and their limits.
+//! Not in this crate: consensus, requests and their limits.
+
+#![warn(missing_docs)]
 
 mod clock;
-mod collector;
-mod conflict_index;
-mod conflicts;
-mod damage;
-mod data_compaction;
+mod commit;
 mod database;
-mod database_copy;
 pub mod engine;
-mod execute;
-mod families;
-mod garbage;
-mod group_commit;
+mod gc;
 pub mod key_codec;
-mod known_keys;
 mod meta;
-mod once;
-mod oneshot;
-mod range_clears;
-mod readers;
-mod reads;
-mod resolve;
-mod scan;
-mod selectors;
-mod space_wait;
-mod state_machine;
-mod superseded;
-mod sweep;
+mod read;
 mod sync;
-mod window;
 
 pub use clock::Clock;
-pub use collector::Collected;
-pub use conflicts::MAX_REPORTED_CONFLICTS;
-pub use database::{RetentionStatistics, Seal, StoreOptions, TransactionalKvDatabase};
-pub use database_copy::{DatabaseCopy, DatabaseInstall};
+pub use commit::conflicts::MAX_REPORTED_CONFLICTS;
+pub use commit::families::MAX_COLUMN_FAMILIES;
+pub use commit::idempotency::MAX_RECORDS as MAX_IDEMPOTENCY_RECORDS;
+pub use commit::resolve::STAMP_BYTES;
+pub use commit::state_machine::MAX_RECENT_CLEARS;
+pub use database::{
+    DatabaseCopy, DatabaseInstall, GroupCommitOptions, PendingWrite, PreparedBatch, RetentionStatistics, StoreOptions,
+    TransactionalKvDatabase,
+};
 pub use engine::{
     Durability, Engine, EngineKind, MemoryEngine, MemoryInstall, ResourceOptions, SharedResources, begin_install,
     open_engine,
 };
 #[cfg(feature = "rocksdb")]
 pub use engine::{RocksEngine, RocksOptions};
-pub use families::MAX_COLUMN_FAMILIES;
-pub use group_commit::{GroupCommitOptions, PendingWrite};
+pub use gc::collector::Collected;
 pub use meta::StateBlob;
-pub use once::MAX_RECORDS as MAX_IDEMPOTENCY_RECORDS;
-pub use readers::MAX_PINS;
-pub use reads::RowsHash;
-pub use resolve::STAMP_BYTES;
-pub use state_machine::MAX_RECENT_CLEARS;
+pub use read::readers::MAX_PINS;
+pub use read::reads::RowsHash;

@@ -1,48 +1,46 @@
-//! Records about the database itself, in the meta table.
+//! The meta table: records about the database itself.
 //!
 //! | key | value |
 //! |---|---|
 //! | `format` | number of this layout (u32, big-endian) |
-//! | `state` | newest commit version, number of rows, replicated time in µs, horizon (u64 each, big-endian); format 1: the first two |
-//! | `marks` | the marks of the readable window |
-//! | `blob` | sequence (u64, big-endian), then what the replication layer keeps beside the data |
+//! | `state` | newest commit version, number of rows, replicated time in µs, oldest readable version (u64 each, big-endian); format 1: the first two |
+//! | `marks` | the time samples of the readable window |
+//! | `blob` | sequence (u64, big-endian), then the state of the replication layer |
 //! | `family/NAME` | empty: the family NAME exists; a version (u64, big-endian): it was dropped then |
-//! | `once/ID` | what became of the commit with this idempotency id |
+//! | `once/ID` | the idempotency record of the commit with this id |
 //!
-//! All of them are written in the batch of the data they describe.
+//! Each is written in the batch of the data that it describes.
 
 use std::collections::BTreeMap;
 
 use bytes::{Buf, Bytes};
 use kv_api::{KvError, Version};
 
-use crate::{
-    engine::{Engine, EngineCopy, Table, WriteBatch},
-    families::State,
-    window::Window,
-};
+use crate::engine::{Engine, EngineCopy, Table, WriteBatch};
+use crate::gc::window::Window;
 
 const FORMAT_KEY: &[u8] = b"format";
 const STATE_KEY: &[u8] = b"state";
-const MARKS_KEY: &[u8] = b"marks";
+const SAMPLES_KEY: &[u8] = b"marks";
 const BLOB_KEY: &[u8] = b"blob";
-const ONCE_PREFIX: &[u8] = b"once/";
-/// Sorts behind every key with [`ONCE_PREFIX`].
-const ONCE_END: &[u8] = b"once0";
+const IDEMPOTENCY_PREFIX: &[u8] = b"once/";
+/// Sorts after every key with [`IDEMPOTENCY_PREFIX`].
+const IDEMPOTENCY_END: &[u8] = b"once0";
 const FAMILY_PREFIX: &[u8] = b"family/";
-/// Sorts behind every key with [`FAMILY_PREFIX`].
+/// Sorts after every key with [`FAMILY_PREFIX`].
 const FAMILY_END: &[u8] = b"family0";
 
-/// The layout of the tables that this code writes. It reads the one before, too.
+/// The layout that this code writes. It also reads the one before.
 const FORMAT: u32 = 2;
 const OLDEST_FORMAT: u32 = 1;
 
-/// What the state machine counts.
+/// Counters of the state machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Counters {
     /// Version of the newest commit.
     pub version: u64,
-    /// Rows visible at that version, but those that a range clear hides and the sweeper has not removed yet.
+    /// Rows visible at that version, plus those that a range clear hides and the garbage collector
+    /// has not removed yet.
     pub rows: u64,
 }
 
@@ -52,15 +50,27 @@ impl Default for Counters {
     }
 }
 
-/// What the replication layer stores with the data: how far the log is applied, and its own state at that point.
+/// The record that the replication layer stores with the data: how far the log is applied, and its own
+/// state at that point.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StateBlob {
-    /// The log is applied up to and including this.
+    /// The last applied sequence.
     pub sequence: u64,
+    /// The replication layer's state, in its own encoding.
     pub blob: Bytes,
 }
 
-/// Marks an empty database, or one of the format before, with the layout's number; refuses one with another number.
+/// Whether a family exists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FamilyState {
+    /// It can be used.
+    Exists,
+    /// Dropped by the commit of this version.
+    Dropped(u64),
+}
+
+/// Writes the number of the layout into an empty database or one of the older layout; refuses any
+/// other number.
 pub(crate) fn claim_format(engine: &dyn Engine) -> Result<(), KvError> {
     let claim = || {
         let mut batch = WriteBatch::new();
@@ -72,7 +82,8 @@ pub(crate) fn claim_format(engine: &dyn Engine) -> Result<(), KvError> {
     };
     match <[u8; 4]>::try_from(stored.as_ref()).map(u32::from_be_bytes) {
         Ok(FORMAT) => Ok(()),
-        // What the new layout adds is absent in the old one, which means just what it did.
+        // The new layout only adds records, and their absence has the meaning it had in the old
+        // one.
         Ok(OLDEST_FORMAT) => claim(),
         Ok(other) => Err(KvError::Storage(format!(
             "the database has format {other}; this version of the program reads formats {OLDEST_FORMAT} to {FORMAT}"
@@ -85,9 +96,9 @@ pub(crate) fn load_counters(engine: &dyn Engine) -> Result<(Counters, Window), K
     let Some(stored) = engine.get(Table::Meta, STATE_KEY)? else {
         return Ok((Counters::default(), Window::default()));
     };
-    let (counters, time_us, horizon) = decode_state(stored)?;
-    let marks = engine.get(Table::Meta, MARKS_KEY)?.unwrap_or_default();
-    let window = Window::new(time_us, horizon, &marks).ok_or_else(|| damaged("marks", marks.len()))?;
+    let (counters, time_us, oldest_readable) = decode_state(stored)?;
+    let samples = engine.get(Table::Meta, SAMPLES_KEY)?.unwrap_or_default();
+    let window = Window::new(time_us, oldest_readable, &samples).ok_or_else(|| damaged("marks", samples.len()))?;
     Ok((counters, window))
 }
 
@@ -103,12 +114,12 @@ fn decode_state(mut stored: Bytes) -> Result<(Counters, u64, u64), KvError> {
 }
 
 pub(crate) fn put_counters(batch: &mut WriteBatch, counters: Counters, window: &Window) {
-    let numbers = [counters.version, counters.rows, window.time_us(), window.horizon()].map(u64::to_be_bytes);
+    let numbers = [counters.version, counters.rows, window.time_us(), window.oldest_readable()].map(u64::to_be_bytes);
     batch.put(Table::Meta, STATE_KEY, numbers.as_flattened());
 }
 
-pub(crate) fn put_marks(batch: &mut WriteBatch, window: &Window) {
-    batch.put(Table::Meta, MARKS_KEY, &window.encoded_marks());
+pub(crate) fn put_samples(batch: &mut WriteBatch, window: &Window) {
+    batch.put(Table::Meta, SAMPLES_KEY, &window.encoded_samples());
 }
 
 pub(crate) fn put_blob(batch: &mut WriteBatch, state: &StateBlob) {
@@ -123,7 +134,7 @@ pub(crate) fn load_copied_blob(copy: &dyn EngineCopy) -> Result<Option<StateBlob
     copy.get(Table::Meta, BLOB_KEY)?.map(decode_blob).transpose()
 }
 
-/// The blob as a crash now would leave it.
+/// The blob that would survive a crash now.
 pub(crate) fn load_persisted_blob(engine: &dyn Engine) -> Result<Option<StateBlob>, KvError> {
     engine.persisted_get(Table::Meta, BLOB_KEY)?.map(decode_blob).transpose()
 }
@@ -135,11 +146,11 @@ fn decode_blob(mut stored: Bytes) -> Result<StateBlob, KvError> {
     Ok(StateBlob { sequence: stored.get_u64(), blob: stored })
 }
 
-pub(crate) fn put_family(batch: &mut WriteBatch, family: &str, state: State) {
+pub(crate) fn put_family(batch: &mut WriteBatch, family: &str, state: FamilyState) {
     let key: [&[u8]; 2] = [FAMILY_PREFIX, family.as_bytes()];
     match state {
-        State::Exists => batch.put_parts(Table::Meta, &key, &[]),
-        State::Dropped(version) => batch.put_parts(Table::Meta, &key, &[&version.to_be_bytes()]),
+        FamilyState::Exists => batch.put_parts(Table::Meta, &key, &[]),
+        FamilyState::Dropped(version) => batch.put_parts(Table::Meta, &key, &[&version.to_be_bytes()]),
     };
 }
 
@@ -147,16 +158,16 @@ pub(crate) fn delete_family(batch: &mut WriteBatch, family: &str) {
     batch.delete(Table::Meta, &[FAMILY_PREFIX, family.as_bytes()].concat());
 }
 
-pub(crate) fn load_families(engine: &dyn Engine) -> Result<BTreeMap<String, State>, KvError> {
+pub(crate) fn load_families(engine: &dyn Engine) -> Result<BTreeMap<String, FamilyState>, KvError> {
     let mut families = BTreeMap::new();
     each_with(engine, FAMILY_PREFIX, FAMILY_END, |name, value| {
         let name = std::str::from_utf8(name).map_err(|_| damaged("family", name.len()))?;
         let state = match value.len() {
-            0 => State::Exists,
-            8 => State::Dropped((&*value).get_u64()),
+            0 => FamilyState::Exists,
+            8 => FamilyState::Dropped((&*value).get_u64()),
             length => return Err(damaged("family", length)),
         };
-        // An older layout noted the default family, too.
+        // An older layout recorded the default family, too.
         if !name.is_empty() {
             families.insert(name.to_owned(), state);
         }
@@ -165,19 +176,19 @@ pub(crate) fn load_families(engine: &dyn Engine) -> Result<BTreeMap<String, Stat
     Ok(families)
 }
 
-pub(crate) fn once_key(id: &[u8]) -> Vec<u8> {
-    [ONCE_PREFIX, id].concat()
+pub(crate) fn record_key(id: &[u8]) -> Vec<u8> {
+    [IDEMPOTENCY_PREFIX, id].concat()
 }
 
-/// Visits every record of an idempotency id.
-pub(crate) fn each_once(
+/// Visits every idempotency record.
+pub(crate) fn each_idempotency_record(
     engine: &dyn Engine,
     mut visit: impl FnMut(Bytes, &[u8]) -> Result<(), KvError>,
 ) -> Result<(), KvError> {
-    each_with(engine, ONCE_PREFIX, ONCE_END, |id, value| visit(Bytes::copy_from_slice(id), value))
+    each_with(engine, IDEMPOTENCY_PREFIX, IDEMPOTENCY_END, |id, value| visit(Bytes::copy_from_slice(id), value))
 }
 
-/// Visits every record whose key begins with `prefix`, with the rest of its key.
+/// Visits every record whose key begins with `prefix`, passing the rest of the key.
 fn each_with(
     engine: &dyn Engine,
     prefix: &[u8],

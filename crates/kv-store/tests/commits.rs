@@ -1,4 +1,4 @@
-//! Scenes of commits and conflict checks, on every engine.
+//! Commits and conflict checks, on every engine.
 
 mod support;
 
@@ -73,7 +73,7 @@ fn a_commit_without_conflict_keys_never_conflicts_whatever_its_read_version() {
 }
 
 #[test]
-fn a_read_version_of_the_future_is_refused_when_something_was_read() {
+fn a_future_read_version_is_refused_when_something_was_read() {
     on_every_engine(|database| {
         let verdict = apply_one(database, commit_having_read(&["a"], 2, [set("a", "1")]));
         assert_eq!(verdict, Err(KvError::FutureVersion { read_version: 2, current: 1 }));
@@ -200,7 +200,7 @@ fn a_commit_holds_at_most_65536_stamps() {
 }
 
 #[test]
-fn a_kind_of_mutation_that_is_not_known_is_refused() {
+fn an_unknown_kind_of_mutation_is_refused() {
     on_every_engine(|database| {
         let unknown = kv_api::Mutation { kind: 99, ..set("a", "1") };
         assert!(matches!(apply_one(database, commit([unknown])), Err(KvError::InvalidOperation(_))));
@@ -236,7 +236,7 @@ fn the_row_count_is_exact_through_deletes_and_restarts() {
 }
 
 #[test]
-fn a_range_with_nothing_in_it_conflicts_with_nothing() {
+fn an_empty_range_conflicts_with_nothing() {
     on_every_engine(|database| {
         apply_one(database, commit([set("a", "1"), set("b", "1"), set("c", "1")])).unwrap();
         apply_one(database, commit([of_kind(MutationKind::ClearRange, b"a", b"c"), set("b", "2")])).unwrap();

@@ -1,29 +1,24 @@
-//! Databases as rows of bytes, and databases built from them.
+//! Databases as streams of bytes, and databases built from them.
 
 mod support;
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
-};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use kv_api::{KvError, Version};
 use kv_store::{DatabaseCopy, Durability, StateBlob, TransactionalKvDatabase};
-use support::{
-    apply, apply_one, commit, commit_having_read, delete, in_family,
-    place::{self, Home},
-    set,
-};
+use support::place::{self, Home};
+use support::{apply, apply_one, commit, commit_having_read, delete, in_family, set};
 
-/// All rows of a family at the newest version, as count and hash.
+/// Count and hash of all rows of a family at the newest version.
 fn rows(database: &TransactionalKvDatabase, family: &str, version: Version) -> (u64, u64) {
     let hashed = database.hash_rows(family, b"", version, u64::MAX).unwrap();
     assert_eq!(hashed.next, None);
     (hashed.count, hashed.hash)
 }
 
-/// The whole row of bytes, read in pieces that grow.
+/// The whole stream, read in pieces that grow.
 fn read_all(copy: &mut DatabaseCopy) -> Vec<u8> {
     let mut row = Vec::new();
     let mut piece = 1;
@@ -41,7 +36,7 @@ fn install(home: &Home, row: &[u8], piece: usize) -> Result<(Arc<TransactionalKv
     install.finish()
 }
 
-/// Some rows, in several batches, with deleted ones and a second family; half of them flushed.
+/// Rows from several batches, some deleted, in two families; half of the batches are flushed.
 fn fill(database: &TransactionalKvDatabase) {
     for i in 0..200 {
         let (key, value) = (format!("key {i:03}"), "v".repeat(i * 7));
@@ -65,7 +60,7 @@ fn same(left: &TransactionalKvDatabase, right: &TransactionalKvDatabase) {
 }
 
 #[test]
-fn an_installed_copy_is_the_same_database_and_goes_on_alike() {
+fn an_installed_copy_is_the_same_database_and_continues_alike() {
     for home in place::homes() {
         let database = home.open();
         fill(&database);
@@ -75,7 +70,8 @@ fn an_installed_copy_is_the_same_database_and_goes_on_alike() {
         let (installed, state) = install(&other, &row, 4099).unwrap();
         assert_eq!((state.sequence, &state), (database.state_blob().unwrap().unwrap().0, copy.state()));
         same(&database, &installed);
-        // What the copied one remembers of recent writes, and the installed one has to look up, decides alike.
+        // The source remembers recent writes, and the installed database has to look them up: they
+        // must decide alike.
         let next = [commit_having_read(&["key 006"], 100, [set("a", "1")]), commit([delete("key 007")])];
         assert_eq!(apply(&database, &next), apply(&installed, &next));
         same(&database, &installed);
@@ -122,10 +118,10 @@ fn a_copy_made_while_batches_are_applied_is_of_one_moment() {
                 let (installed, state) = install(&home.another(), &row, 1 << 16).unwrap();
                 assert_eq!(&state, copy.state());
                 assert!(state.sequence >= before, "{} {before}", state.sequence);
-                // One commit to a batch: its version is one more than its sequence.
+                // Each batch has one commit: its version is one more than its sequence.
                 let version = Version(state.sequence + 1);
                 assert_eq!(installed.applied_version(), version);
-                // The copy may hold a batch that readers are only about to see.
+                // The copy may contain a batch that readers don't see yet.
                 while database.applied_version() < version {
                     std::thread::yield_now();
                 }
@@ -138,7 +134,7 @@ fn a_copy_made_while_batches_are_applied_is_of_one_moment() {
     }
 }
 
-/// Ends what waits for it also when the test fails.
+/// Releases the waiting writes also when the test fails.
 struct SetWhenDropped<'d>(&'d AtomicBool);
 
 impl Drop for SetWhenDropped<'_> {
@@ -178,14 +174,14 @@ fn a_copy_of_a_small_database_outlives_it() {
 }
 
 #[test]
-fn a_database_without_a_sealed_state_is_not_copied() {
+fn a_database_without_a_state_blob_is_not_copied() {
     for home in place::homes() {
         assert!(matches!(home.open().copy(), Err(KvError::InvalidOperation(_))));
     }
 }
 
 #[test]
-fn a_truncated_or_lengthened_copy_is_refused_and_nothing_of_it_stays() {
+fn a_truncated_or_lengthened_copy_is_refused_and_removed() {
     for home in place::homes() {
         let database = home.open();
         fill(&database);
@@ -205,7 +201,7 @@ fn a_truncated_or_lengthened_copy_is_refused_and_nothing_of_it_stays() {
 }
 
 #[test]
-fn a_damaged_copy_is_refused_and_nothing_of_it_stays() {
+fn a_damaged_copy_is_refused_and_removed() {
     for home in place::homes() {
         let database = home.open();
         fill(&database);
@@ -221,7 +217,7 @@ fn a_damaged_copy_is_refused_and_nothing_of_it_stays() {
 }
 
 #[test]
-fn a_header_that_declares_much_makes_nothing_large() {
+fn a_header_that_declares_large_parts_allocates_nothing_large() {
     for home in place::homes() {
         let mut header = b"SKV-COPY".to_vec();
         header.extend_from_slice(&1u32.to_be_bytes());
@@ -232,7 +228,7 @@ fn a_header_that_declares_much_makes_nothing_large() {
 }
 
 #[test]
-fn an_abandoned_install_leaves_nothing_and_the_next_begins_anew() {
+fn an_abandoned_install_leaves_nothing_and_the_next_starts_over() {
     for home in place::homes() {
         let database = home.open();
         fill(&database);
@@ -242,7 +238,7 @@ fn an_abandoned_install_leaves_nothing_and_the_next_begins_anew() {
         abandoned.write(&row[..row.len() - 1]).unwrap();
         drop(abandoned);
         assert!(!other.exists());
-        // As after a crash: nobody cleaned up.
+        // As after a crash: nothing was cleaned up.
         let mut crashed = other.begin_install();
         crashed.write(&row[..row.len() / 2]).unwrap();
         std::mem::forget(crashed);
@@ -252,7 +248,7 @@ fn an_abandoned_install_leaves_nothing_and_the_next_begins_anew() {
 }
 
 #[test]
-fn the_files_of_a_replaced_database_go_once_its_last_reader_does() {
+fn the_files_of_a_replaced_database_are_removed_with_its_last_reader() {
     for home in place::homes().into_iter().filter(Home::has_files) {
         let database = home.open();
         fill(&database);
@@ -267,7 +263,7 @@ fn the_files_of_a_replaced_database_go_once_its_last_reader_does() {
 }
 
 #[test]
-fn the_folder_of_a_copy_goes_with_it_and_leftovers_go_at_the_next_open() {
+fn the_folder_of_a_copy_is_removed_with_it_and_leftovers_at_the_next_open() {
     for home in place::homes().into_iter().filter(Home::has_files) {
         let database = home.open();
         fill(&database);

@@ -1,19 +1,18 @@
-//! What bytes that changed on the disk lead to: an error that says so, and never other rows.
+//! Bytes that changed on disk lead to an error that reports the damage, and never to other rows.
 #![cfg(feature = "rocksdb")]
 
 mod support;
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    sync::{Arc, Mutex},
-};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 
 use kv_api::{KeyRef, KvError, Version};
 use kv_store::{StateBlob, StoreOptions, TransactionalKvDatabase};
-use support::{apply_one, commit, commit_having_read, place::rocks::RocksHome, set, timeless};
+use support::place::rocks::RocksHome;
+use support::{apply_one, commit, commit_having_read, set, timeless};
 
-/// A closed database of two flushed batches' worth of rows, in two files of each table.
+/// A closed database with the rows of two flushed batches, in two files of each table.
 fn filled() -> RocksHome {
     let home = RocksHome::new();
     let database = open(&home).unwrap();
@@ -30,7 +29,7 @@ fn open(home: &RocksHome) -> Result<Arc<TransactionalKvDatabase>, KvError> {
     TransactionalKvDatabase::open(home.try_engine()?, StoreOptions::replicated())
 }
 
-/// Opens the database and reads all that it has.
+/// Opens the database and reads all of it.
 fn read_all(home: &RocksHome) -> Result<(u64, u64), KvError> {
     let database = open(home)?;
     let sequence = database.state_blob()?.map_or(0, |(sequence, _)| sequence);
@@ -46,7 +45,7 @@ fn files(home: &RocksHome, matches: impl Fn(&str) -> bool) -> Vec<PathBuf> {
     files
 }
 
-/// The table files, largest first: those of the rows, then those of the records.
+/// The table files, largest first: those with rows, then those with records.
 fn tables(home: &RocksHome) -> Vec<PathBuf> {
     let mut files = files(home, |name| name.ends_with(".sst"));
     files.sort_by_key(|path| std::cmp::Reverse(fs::metadata(path).unwrap().len()));
@@ -64,25 +63,25 @@ fn is_damage<T>(result: Result<T, KvError>) -> bool {
 }
 
 #[test]
-fn a_changed_byte_in_a_row_is_damage_and_is_told_once() {
+fn a_changed_byte_in_a_row_is_damage_and_is_reported_once() {
     let home = filled();
     let file = tables(&home).remove(0);
     change(&file, |bytes| bytes[2000] ^= 1);
     let database = open(&home).unwrap();
-    let told = Arc::new(Mutex::new(Vec::new()));
-    let keep = told.clone();
+    let reports = Arc::new(Mutex::new(Vec::new()));
+    let keep = reports.clone();
     database.on_damage(move |reason| keep.lock().unwrap().push(reason.to_owned()));
     for _ in 0..2 {
         assert!(is_damage(database.hash_rows("", b"", database.applied_version(), u64::MAX)));
     }
-    let told = told.lock().unwrap().clone();
-    assert_eq!(told.len(), 1, "{told:?}");
-    assert!(told[0].contains(file.file_name().unwrap().to_str().unwrap()), "{told:?}");
-    assert_eq!(database.damage(), Some(told[0].clone()));
+    let reports = reports.lock().unwrap().clone();
+    assert_eq!(reports.len(), 1, "{reports:?}");
+    assert!(reports[0].contains(file.file_name().unwrap().to_str().unwrap()), "{reports:?}");
+    assert_eq!(database.damage(), Some(reports[0].clone()));
 }
 
 #[test]
-fn an_apply_that_meets_damage_says_so_and_no_further_one_is_tried() {
+fn a_batch_that_meets_damage_reports_it_and_no_further_one_is_tried() {
     let home = filled();
     change(&tables(&home)[0], |bytes| bytes[2000] ^= 1);
     change(&tables(&home)[1], |bytes| bytes[2000] ^= 1);
@@ -90,15 +89,14 @@ fn an_apply_that_meets_damage_says_so_and_no_further_one_is_tried() {
     let reads: Vec<String> =
         ["a", "b"].iter().flat_map(|part| (0..300).map(move |i| format!("{part}{i:04}"))).collect();
     let reads: Vec<&str> = reads.iter().map(String::as_str).collect();
-    let mut seal = |_: &[_]| StateBlob { sequence: 601, blob: "601".into() };
-    let applied = database.apply(&timeless(&[commit_having_read(&reads, 2, [set("c", "1")])]), &mut seal);
-    assert!(is_damage(applied.map(drop)));
+    let prepared = database.prepare(&timeless(&[commit_having_read(&reads, 2, [set("c", "1")])]));
+    assert!(is_damage(prepared.map(drop)));
     assert!(database.damage().is_some());
-    assert!(database.apply(&timeless(&[commit([set("c", "1")])]), &mut seal).is_err());
+    assert!(database.prepare(&timeless(&[commit([set("c", "1")])])).is_err());
 }
 
 #[test]
-fn a_table_that_is_cut_or_gone_is_damage() {
+fn a_truncated_or_missing_table_is_damage() {
     for edit in ["cut", "gone"] {
         for place in 0..4 {
             let home = filled();
@@ -123,7 +121,7 @@ fn no_changed_byte_of_a_table_leads_to_other_rows() {
         for place in (0..length).step_by(length / 25) {
             change(&file, |bytes| bytes[place] ^= 0x20);
             match read_all(&home) {
-                // Bytes that only speed reading up, or are not looked at by it.
+                // Some bytes only make reading faster, or are not read.
                 Ok(read) => assert_eq!(read, right, "byte {place} of {}", file.display()),
                 Err(error) => {
                     assert!(is_damage(Err::<(), _>(error.clone())), "byte {place} of {}: {error}", file.display());
@@ -137,7 +135,7 @@ fn no_changed_byte_of_a_table_leads_to_other_rows() {
 }
 
 #[test]
-fn a_pointer_to_the_manifest_that_is_changed_or_gone_is_damage() {
+fn a_changed_or_missing_pointer_to_the_manifest_is_damage() {
     let edits: [&dyn Fn(&Path); 5] = [
         &|path| fs::remove_file(path).unwrap(),
         &|path| fs::write(path, "").unwrap(),
@@ -155,14 +153,14 @@ fn a_pointer_to_the_manifest_that_is_changed_or_gone_is_damage() {
 }
 
 #[test]
-fn a_manifest_that_is_gone_is_damage() {
+fn a_missing_manifest_is_damage() {
     let home = filled();
     files(&home, |name| name.starts_with("MANIFEST")).iter().for_each(|path| fs::remove_file(path).unwrap());
     assert!(is_damage(read_all(&home)));
 }
 
 #[test]
-fn a_changed_or_cut_manifest_is_damage_or_leaves_what_an_earlier_flush_left() {
+fn a_changed_or_truncated_manifest_is_damage_or_gives_the_state_of_an_earlier_flush() {
     let kept = filled();
     let right = read_all(&kept).unwrap();
     let length = fs::read(&files(&kept, |name| name.starts_with("MANIFEST"))[0]).unwrap().len();
@@ -176,7 +174,8 @@ fn a_changed_or_cut_manifest_is_damage_or_leaves_what_an_earlier_flush_left() {
         });
         match read_all(&home) {
             Ok(read @ (600, _)) => assert_eq!(read, right, "{place} {cut}"),
-            // RocksDB takes a manifest that ends early for one whose last records were not written any more.
+            // RocksDB accepts a manifest that ends early: its last records may never have been
+            // written.
             Ok((sequence, _)) => assert!([0, 300].contains(&sequence), "{place} {cut}: {sequence}"),
             Err(error) => assert!(is_damage(Err::<(), _>(error.clone())), "{place} {cut}: {error}"),
         }
@@ -198,7 +197,7 @@ fn a_copy_of_a_damaged_database_is_not_installed() {
 }
 
 #[test]
-fn what_only_looks_like_damage_is_none() {
+fn other_faults_are_not_taken_for_damage() {
     let home = filled();
     let database = open(&home).unwrap();
     let locked = open(&home).err().unwrap();
@@ -208,10 +207,10 @@ fn what_only_looks_like_damage_is_none() {
 }
 
 #[test]
-fn a_first_start_that_was_cut_off_is_begun_again() {
+fn an_interrupted_first_start_begins_again() {
     let home = RocksHome::new();
     drop(open(&home).unwrap());
-    // As a crash before the first manifest was pointed to would leave it.
+    // As after a crash before the pointer to the first manifest was written.
     let later = |name: &str| name == "CURRENT" || name.ends_with(".sst") || name.ends_with(".log");
     files(&home, later).iter().for_each(|path| fs::remove_file(path).unwrap());
     let database = open(&home).unwrap();

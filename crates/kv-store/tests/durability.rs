@@ -1,20 +1,16 @@
-//! Scenes of restarts, crashes and failures.
+//! Restarts, crashes and failed writes.
 
 mod support;
 
-use std::{
-    future::Future,
-    sync::{
-        Arc, Condvar, Mutex,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
-};
+use std::future::Future;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
 
 use bytes::Bytes;
 use kv_api::{KeyRef, KvDatabase, KvError, ReadAt, Version};
+use kv_store::engine::{Cursor, EngineCopy, EngineStatistics, Table, WriteBatch};
 use kv_store::{
     Durability, Engine, GroupCommitOptions, MemoryEngine, StateBlob, StoreOptions, TransactionalKvDatabase,
-    engine::{Cursor, EngineCopy, EngineStatistics, Table, WriteBatch},
 };
 use support::{apply, apply_one, block_on, commit, commit_having_read, conflict_of, delete, place, set, timeless};
 
@@ -42,20 +38,35 @@ fn the_blob_is_that_of_the_last_batch_even_of_an_empty_one() {
 }
 
 #[test]
-fn the_seal_sees_the_verdicts_of_its_batch() {
+fn a_prepared_batch_has_its_verdicts_before_anything_of_it_is_written() {
     for place in place::all(Durability::UntilFlush) {
         let database = place.open();
-        let mut seen = Vec::new();
         let commits = [commit([set("a", "1")]), commit_having_read(&["a"], 1, [set("a", "2")])];
-        let verdicts = database
-            .apply(&timeless(&commits), &mut |verdicts| {
-                seen = verdicts.to_vec();
-                StateBlob { sequence: 7, blob: Bytes::new() }
-            })
-            .unwrap();
-        assert_eq!(seen, verdicts);
-        assert_eq!(verdicts[1], Err(conflict_of(&["a"])));
+        let before = database.applied_version();
+        let prepared = database.prepare(&timeless(&commits)).unwrap();
+        let seen = prepared.verdicts().to_vec();
+        assert_eq!(seen[1], Err(conflict_of(&["a"])));
+        assert_eq!((database.applied_version(), database.state_blob().unwrap()), (before, None));
+        assert_eq!(prepared.commit(StateBlob { sequence: 7, blob: Bytes::new() }).unwrap(), seen);
+        assert!(database.applied_version() > before);
         assert_eq!(database.state_blob().unwrap(), Some((7, Bytes::new())));
+    }
+}
+
+#[test]
+fn dropping_a_prepared_batch_changes_nothing_and_ends_writing_until_the_database_is_reopened() {
+    for place in place::all(Durability::UntilFlush) {
+        let database = place.open();
+        apply_one(&database, commit([set("a", "1")])).unwrap();
+        let newest = database.applied_version();
+        drop(database.prepare(&timeless(&[commit([set("a", "2")])])).unwrap());
+        assert!(database.write_failure().unwrap().contains("never written"));
+        assert!(database.prepare(&timeless(&[commit([set("a", "3")])])).is_err());
+        assert_eq!(database.read_at(&KeyRef::new("a"), newest).unwrap().as_deref(), Some(&b"1"[..]));
+        drop(database);
+        let database = place.open();
+        assert_eq!(database.applied_version(), newest);
+        apply_one(&database, commit([set("a", "4")])).unwrap();
     }
 }
 
@@ -146,7 +157,7 @@ fn a_folder_is_opened_by_one_engine_at_a_time() {
     let error = rocks.try_engine().err().unwrap();
     assert!(error.to_string().contains("cannot open the database in"), "{error}");
 }
-/// An engine in memory that counts its writes, can hold them back, and can fail.
+/// An engine in memory that counts its writes, can block them, and can fail.
 struct TestedEngine {
     inner: MemoryEngine,
     writes: AtomicUsize,
@@ -158,7 +169,7 @@ struct TestedEngine {
 #[derive(Default)]
 struct Gate {
     closed: bool,
-    /// Writes that have come to the gate.
+    /// Writes that have reached the gate.
     arrived: usize,
 }
 
@@ -232,8 +243,8 @@ impl Engine for TestedEngine {
         self.inner.statistics()
     }
 
-    fn set_filter_floor(&self, version: u64) {
-        self.inner.set_filter_floor(version);
+    fn set_filter_watermark(&self, version: u64) {
+        self.inner.set_filter_watermark(version);
     }
 
     fn data_splits(&self, slice_bytes: u64) -> Result<Vec<Vec<u8>>, KvError> {
@@ -253,7 +264,7 @@ impl Engine for TestedEngine {
     }
 }
 
-/// Starts a commit now; the future has its result.
+/// Starts a commit; the future resolves to its result.
 fn start_commit(
     database: &Arc<TransactionalKvDatabase>,
     key: &str,
@@ -270,7 +281,7 @@ fn all_commits_that_wait_share_one_engine_write() {
     let first = start_commit(&database, "first");
     engine.wait_for_a_write_at_the_gate();
     let before = engine.writes.load(Ordering::SeqCst);
-    // Polled once, a commit is queued: the queue holds all ten before the gate opens.
+    // A commit is queued when it is polled first: all ten are in the queue before the gate opens.
     let mut waiting: Vec<_> =
         (0..10).map(|i| Box::pin(database.atomic_commit(commit([set(&i.to_string(), "1")])))).collect();
     for future in &mut waiting {
@@ -313,13 +324,13 @@ fn commits_beyond_the_queue_are_refused_at_once() {
 }
 
 #[test]
-fn after_a_failed_write_nothing_is_written_any_more_and_reads_go_on() {
+fn after_a_failed_write_no_more_are_accepted_and_reads_still_work() {
     let engine = TestedEngine::new();
     let database = TransactionalKvDatabase::open(engine.clone(), StoreOptions::standalone()).unwrap();
     block_on(database.atomic_commit(commit([set("a", "1")]))).unwrap();
     engine.fails.store(true, Ordering::SeqCst);
     assert_eq!(database.write_failure(), None);
-    // What the failed write left behind, the next start will find.
+    // Only the next start shows what became of the failed write.
     let failed = block_on(database.atomic_commit(commit([set("a", "2")])));
     assert!(matches!(failed, Err(KvError::CommitUnknown(_))), "{failed:?}");
     engine.fails.store(false, Ordering::SeqCst);
@@ -332,7 +343,7 @@ fn after_a_failed_write_nothing_is_written_any_more_and_reads_go_on() {
 }
 
 #[test]
-fn commits_that_wait_behind_a_failed_write_surely_did_not_happen() {
+fn commits_that_wait_behind_a_failed_write_did_not_happen() {
     let engine = TestedEngine::new();
     let database = TransactionalKvDatabase::open(engine.clone(), StoreOptions::standalone()).unwrap();
     engine.close_gate();
@@ -349,7 +360,7 @@ fn commits_that_wait_behind_a_failed_write_surely_did_not_happen() {
 }
 
 #[test]
-fn a_commit_under_way_shows_how_long_it_takes() {
+fn a_running_commit_shows_how_long_it_takes() {
     let engine = TestedEngine::new();
     let database = TransactionalKvDatabase::open(engine.clone(), StoreOptions::standalone()).unwrap();
     assert_eq!(database.committing_for(), None);

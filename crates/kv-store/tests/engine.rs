@@ -1,15 +1,16 @@
-//! Engines against a plain map: batches that put and delete, flushes, crashes and copies in any order.
+//! Engines compared with a plain map: batches that put and delete, flushes, crashes and copies in
+//! any order.
 
 mod support;
 
-use std::{collections::BTreeMap, ops::Bound};
+use std::collections::BTreeMap;
+use std::ops::Bound;
 
 use bytes::Bytes;
-use kv_store::{
-    Durability, Engine, MemoryInstall,
-    engine::{EngineInstall, Table, WriteBatch},
-};
-use proptest::{collection::vec, prelude::*};
+use kv_store::engine::{EngineInstall, Table, WriteBatch};
+use kv_store::{Durability, Engine, MemoryInstall};
+use proptest::collection::vec;
+use proptest::prelude::*;
 use support::place::{self, Place};
 
 type Content = BTreeMap<(Table, Vec<u8>), Vec<u8>>;
@@ -29,7 +30,7 @@ enum Action {
     Copy,
 }
 
-/// Few keys, laid out as those of the data table are: two families, four user keys each, four versions.
+/// Few keys in the encoding of the data table: two families, four user keys each, four versions.
 fn key() -> impl Strategy<Value = Vec<u8>> {
     (prop_oneof![Just(""), Just("f")], "[ab]{1,2}", 1..5_u64).prop_map(|(family, key, version)| {
         let mut encoded = Vec::new();
@@ -97,7 +98,7 @@ fn walk(engine: &dyn Engine, table: Table, forward: bool) -> Vec<(Vec<u8>, Vec<u
     rows
 }
 
-/// Every way of reading shows `content`, and `persisted` is what a crash would leave.
+/// Checks that every way of reading shows `content`, and that a crash would leave `persisted`.
 fn check(engine: &dyn Engine, content: &Content, persisted: &Content, keys: &[Vec<u8>]) {
     for table in Table::ALL {
         let rows = rows(content, table);
@@ -123,7 +124,7 @@ fn check(engine: &dyn Engine, content: &Content, persisted: &Content, keys: &[Ve
     }
 }
 
-/// A copy holds `content`, and so does an engine that is built from it.
+/// Checks that a copy, and an engine built from it, have `content`.
 fn check_copy(place: &Place, engine: &dyn Engine, content: &Content, keys: &[Vec<u8>]) {
     let mut copy = engine.copy().unwrap();
     for key in keys {
@@ -166,7 +167,7 @@ fn run(mut place: Place, actions: &[Action]) {
             }
             Action::Copy => {
                 check_copy(&place, &*engine, &content, &keys);
-                // RocksDB flushes to make a copy.
+                // RocksDB flushes before it makes a copy.
                 if !matches!(place, Place::Memory(_)) {
                     persisted = content.clone();
                 }
@@ -212,7 +213,7 @@ fn an_empty_range_deletes_nothing() {
 }
 
 #[test]
-fn deletes_are_lost_in_a_crash_together_with_everything_behind_them() {
+fn a_crash_loses_deletes_together_with_everything_after_them() {
     for mut place in place::all(Durability::UntilFlush) {
         let engine = place.engine();
         let mut batch = WriteBatch::new();

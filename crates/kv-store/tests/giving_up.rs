@@ -1,4 +1,4 @@
-//! Commits of a standalone database whose callers wait no longer.
+//! Commits of a standalone database whose callers stop waiting.
 
 mod support;
 
@@ -10,7 +10,7 @@ use kv_store::engine::{Cursor, EngineCopy, EngineStatistics, Table, WriteBatch};
 use kv_store::{Durability, Engine, MemoryEngine, PendingWrite, StoreOptions, TransactionalKvDatabase};
 use support::{block_on, commit};
 
-/// Writes wait while somebody has the lock, and tell that they have come.
+/// An engine whose writes wait while the lock is held, and report that they have come.
 struct GatedEngine {
     gate: Mutex<()>,
     arrivals: Mutex<mpsc::Sender<()>>,
@@ -56,8 +56,8 @@ impl Engine for GatedEngine {
         self.inner.statistics()
     }
 
-    fn set_filter_floor(&self, version: u64) {
-        self.inner.set_filter_floor(version);
+    fn set_filter_watermark(&self, version: u64) {
+        self.inner.set_filter_watermark(version);
     }
 
     fn compact_data(&self, begin: &[u8], end: &[u8]) -> Result<(), KvError> {
@@ -94,7 +94,7 @@ fn open() -> Scene {
 }
 
 impl Scene {
-    /// Closes the gate, behind which a first commit is being written.
+    /// Closes the gate, with a first commit being written behind it.
     fn close_gate(&self) -> (MutexGuard<'_, ()>, PendingWrite) {
         let closed = self.engine.gate.lock().unwrap();
         let first = submit(&self.database, "first");
@@ -112,7 +112,7 @@ fn exists(database: &TransactionalKvDatabase, key: &'static str) -> bool {
 }
 
 #[test]
-fn a_commit_that_is_given_up_in_the_queue_never_happens() {
+fn a_commit_given_up_in_the_queue_never_happens() {
     let scene = open();
     let (closed, first) = scene.close_gate();
     let (second, third) = (submit(&scene.database, "second"), submit(&scene.database, "third"));
@@ -125,7 +125,7 @@ fn a_commit_that_is_given_up_in_the_queue_never_happens() {
 }
 
 #[test]
-fn a_commit_whose_caller_is_gone_without_a_word_happens() {
+fn a_commit_whose_future_is_dropped_still_happens() {
     let scene = open();
     let (closed, first) = scene.close_gate();
     drop(submit(&scene.database, "second"));
@@ -136,7 +136,7 @@ fn a_commit_whose_caller_is_gone_without_a_word_happens() {
 }
 
 #[test]
-fn a_commit_that_is_given_up_while_it_is_written_has_an_unknown_result() {
+fn giving_up_a_commit_while_it_is_written_leaves_its_result_unknown() {
     let scene = open();
     let (closed, first) = scene.close_gate();
     let error = first.give_up().unwrap_err();
@@ -147,7 +147,7 @@ fn a_commit_that_is_given_up_while_it_is_written_has_an_unknown_result() {
 }
 
 #[test]
-fn a_commit_that_is_given_up_when_it_is_done_has_its_result() {
+fn giving_up_a_commit_after_it_is_done_gives_its_result() {
     let scene = open();
     let first = submit(&scene.database, "first");
     let second = block_on(submit(&scene.database, "second")).unwrap();

@@ -1,25 +1,25 @@
-//! Random logs against a naive model: the same verdicts and the same rows at every version, on every engine, however
-//! the log is split into batches, whatever the conflict index remembers, and with restarts in between.
+//! Random logs compared with a naive model: the same verdicts, and the same rows at every version,
+//! on every engine, however the log is batched, whatever the conflict index remembers, and with
+//! restarts in between.
 
 mod support;
 
 use bytes::Bytes;
 use kv_api::{KvError, RangeQuery, Version};
 use kv_store::{Durability, TransactionalKvDatabase};
-use proptest::{collection::vec, prelude::*};
-use support::{
-    apply, create_family,
-    model::{FAMILIES, Log, Model, log, range_query},
-    place::{self, Place},
-};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use support::model::{FAMILIES, Log, Model, log, range_query};
+use support::place::{self, Place};
+use support::{apply, create_family};
 
-/// How a log is given to a database.
+/// How a log is applied to a database.
 #[derive(Clone, Debug)]
 struct Delivery {
-    /// Sizes of the batches, in turn.
+    /// Sizes of the batches, used in turn.
     batch_sizes: Vec<usize>,
     conflict_index_entries: usize,
-    /// Restart after every so many batches; 0: never.
+    /// The database restarts after this many batches; 0: never.
     restart_every: usize,
 }
 
@@ -30,7 +30,7 @@ fn delivery() -> impl Strategy<Value = Delivery> {
     })
 }
 
-/// Plays the log and checks each verdict on the way.
+/// Applies the log, and checks each verdict.
 fn play(place: &Place, log: &Log, delivery: &Delivery) {
     let mut database = place.open_with_index(delivery.conflict_index_entries);
     FAMILIES.iter().filter(|name| !name.is_empty()).for_each(|name| create_family(&database, name));

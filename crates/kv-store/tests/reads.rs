@@ -1,4 +1,4 @@
-//! Scenes of reads at a version, on every engine.
+//! Reads at a version, on every engine.
 
 mod support;
 

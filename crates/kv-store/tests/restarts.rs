@@ -1,13 +1,11 @@
-//! What a database has to know, it knows again after it was closed, or killed once all was persisted: each kind of state by
-//! itself, and all of them against a database that is never closed.
+//! A database keeps what it has to know when it is closed, or killed after all was persisted: each
+//! kind of state by itself, and all of them against a database that is never closed.
 
 mod support;
 
-use std::{
-    ops::Deref,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::ops::Deref;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use kv_api::{
@@ -15,20 +13,21 @@ use kv_api::{
     RangeQuery, Rows, TimedWrite, Version,
 };
 use kv_store::{Durability, Engine, MAX_RECENT_CLEARS, StoreOptions, TransactionalKvDatabase};
-use proptest::{collection::vec, prelude::*};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use support::place::{self, Place};
 use support::{
-    apply_writes, block_on, commit, commit_having_read, conflict_of, creating, delete, in_family, of_kind,
-    place::{self, Place},
-    set,
+    apply_writes, block_on, commit, commit_having_read, conflict_of, creating, delete, in_family, of_kind, set,
 };
 
 const SECOND_US: u64 = 1_000_000;
 
-/// A database that is opened again and again.
+/// A database that is opened many times.
 struct Session {
     place: Place,
     options: StoreOptions,
-    /// Whether the process is killed each time, once everything is persisted, and not ended in order.
+    /// Whether the process is killed each time, after everything was persisted, instead of ended in
+    /// order.
     is_killed: bool,
     open: Option<(Arc<dyn Engine>, Arc<TransactionalKvDatabase>)>,
 }
@@ -67,9 +66,9 @@ impl Session {
         self.write(time_us, creating(commit))
     }
 
-    /// Replicated time goes on, with a readable window of a second.
+    /// Advances replicated time, with a readable window of a second.
     fn pass_time(&self, time_us: u64) {
-        self.write(time_us, LoggedWrite::passing_time().within(1_000)).unwrap();
+        self.write(time_us, LoggedWrite::clock_tick().within(1_000)).unwrap();
     }
 
     fn read(&self, key: &'static str, version: u64) -> Result<Option<Bytes>, KvError> {
@@ -82,7 +81,7 @@ impl Session {
         rows.into_iter().map(|row| row.key).collect()
     }
 
-    fn sweep_all(&self) {
+    fn collect_all(&self) {
         while self.collect_garbage(100).unwrap().more {}
     }
 
@@ -127,7 +126,7 @@ fn too_old(read_version: u64, oldest: u64) -> KvError {
 }
 
 #[test]
-fn versions_and_rows_go_on_where_they_were() {
+fn versions_and_rows_continue_where_they_were() {
     of_replicas(|session| {
         session.commit(0, commit([set("a", "1"), set("b", "1")])).unwrap();
         session.open_again();
@@ -160,7 +159,7 @@ fn no_stamp_is_given_twice() {
 }
 
 #[test]
-fn what_was_read_conflicts_with_what_was_written_before() {
+fn reads_conflict_with_writes_from_before_the_restart() {
     of_replicas(|session| {
         session.commit(0, commit([set("a", "1"), set("b", "1"), set("gone", "1")])).unwrap();
         session.commit(0, commit([set("a", "2"), delete("gone")])).unwrap();
@@ -176,7 +175,7 @@ fn what_was_read_conflicts_with_what_was_written_before() {
 }
 
 #[test]
-fn what_is_too_old_stays_too_old() {
+fn a_version_that_is_too_old_stays_too_old() {
     of_replicas(|session| {
         session.commit(SECOND_US, commit([set("a", "1")])).unwrap();
         session.commit(2 * SECOND_US, commit([set("a", "2")])).unwrap();
@@ -192,9 +191,9 @@ fn what_is_too_old_stays_too_old() {
 }
 
 #[test]
-fn what_was_newest_when_stays_readable_for_the_rest_of_its_window() {
+fn versions_stay_readable_for_the_rest_of_their_window() {
     of_replicas(|session| {
-        // One version every tenth of a second, in a window of one.
+        // One version every tenth of a second, in a window of a second.
         let at = |version: u64| version * SECOND_US / 10;
         for version in 2..=40 {
             let write = creating(commit([set("a", "1")])).within(1_000);
@@ -210,7 +209,7 @@ fn replicated_time_does_not_go_back() {
     of_replicas(|session| {
         session.pass_time(1_000 * SECOND_US);
         session.open_again();
-        // By a time that is past: the result is kept as long as from now on.
+        // At a time in the past: the result is kept for its whole lifetime from now on.
         session.commit(0, with_id("id", commit([set("a", "1")]))).unwrap();
         session.open_again();
         session.pass_time(1_600 * SECOND_US - 1);
@@ -222,7 +221,7 @@ fn replicated_time_does_not_go_back() {
 }
 
 #[test]
-fn a_repeat_has_the_first_result_until_that_expires_or_is_done_with() {
+fn a_repeat_gets_the_first_result_until_it_expires_or_is_finished() {
     of_replicas(|session| {
         let stamped = of_kind(MutationKind::SetVersionstampedValue, b"a", &[0; 10]);
         let once = || with_id("id", commit([stamped.clone()]));
@@ -243,7 +242,7 @@ fn a_repeat_has_the_first_result_until_that_expires_or_is_done_with() {
 }
 
 #[test]
-fn families_are_there_or_gone_as_before() {
+fn families_exist_or_are_dropped_as_before() {
     of_replicas(|session| {
         let drop_family = |name: &str| LoggedWrite::family(FamilyChange { name: name.into(), drop: true });
         session.commit(SECOND_US, commit([in_family("f", set("a", "1")), in_family("g", set("a", "1"))])).unwrap();
@@ -253,7 +252,8 @@ fn families_are_there_or_gone_as_before() {
         let of_key = |family: &str| KeyRef { column_family: family.into(), ..KeyRef::new("a") };
         assert!(matches!(session.read_at(&of_key("f"), Version(3)), Err(KvError::UnknownColumnFamily { .. })));
         assert_eq!(session.read_at(&of_key("g"), Version(3)), Ok(Some("1".into())));
-        // A key that was read in whatever family was read in the dropped one, too, as long as anybody may have.
+        // A conflict key without a family is checked in the dropped family, too, while somebody may
+        // have read it there.
         let read_somewhere =
             || AtomicCommit { read_version: 2, read_conflict_keys: vec!["a".into()], ..commit([set("x", "1")]) };
         assert_eq!(session.commit(2 * SECOND_US, read_somewhere()), Err(KvError::Conflict { keys: vec![of_key("f")] }));
@@ -261,7 +261,7 @@ fn families_are_there_or_gone_as_before() {
         session.open_again();
         assert_eq!(session.column_families().as_slice(), ["g"]);
         assert_eq!(session.commit(4 * SECOND_US, read_somewhere()), Err(too_old(2, 3)));
-        // It comes back without what it held.
+        // Created again, it has no rows.
         session.commit(4 * SECOND_US, commit([in_family("f", set("b", "1"))])).unwrap();
         session.open_again();
         assert_eq!(session.column_families().as_slice(), ["f", "g"]);
@@ -270,7 +270,7 @@ fn families_are_there_or_gone_as_before() {
 }
 
 #[test]
-fn cleared_ranges_stay_cleared_whether_they_are_swept_or_not() {
+fn cleared_ranges_stay_cleared_whether_they_are_collected_or_not() {
     of_replicas(|session| {
         session.commit(SECOND_US, commit(["a", "b", "c", "d"].map(|key| set(key, "1")))).unwrap();
         session.commit(2 * SECOND_US, commit([clear("b", "d"), set("c", "2")])).unwrap();
@@ -284,14 +284,14 @@ fn cleared_ranges_stay_cleared_whether_they_are_swept_or_not() {
         let cleared = commit_having_read(&["b"], 2, [set("x", "1")]);
         assert_eq!(session.commit(2 * SECOND_US, cleared), Err(conflict_of(&["b"])));
         session.pass_time(10 * SECOND_US);
-        // Three steps, each by another process.
+        // Three steps, each in another process.
         for _ in 0..3 {
             session.open_again();
             session.collect_garbage(1).unwrap();
             check(session);
         }
         session.open_again();
-        session.sweep_all();
+        session.collect_all();
         session.open_again();
         check(session);
         let figures = (session.pending_clears(), session.statistics_now().total_keys);
@@ -300,7 +300,7 @@ fn cleared_ranges_stay_cleared_whether_they_are_swept_or_not() {
 }
 
 #[test]
-fn what_was_deleted_is_swept_by_whoever_comes_next_and_nothing_else() {
+fn the_next_process_collects_what_was_deleted_and_nothing_else() {
     of_replicas(|session| {
         session.commit(SECOND_US, commit([set("a", "1"), set("b", "1"), set("c", "1")])).unwrap();
         session.commit(SECOND_US, commit([delete("a"), delete("c")])).unwrap();
@@ -309,7 +309,7 @@ fn what_was_deleted_is_swept_by_whoever_comes_next_and_nothing_else() {
         session.open_again();
         session.collect_garbage(1).unwrap();
         session.open_again();
-        session.sweep_all();
+        session.collect_all();
         assert_eq!(session.rows(4), ["b", "c"].map(Bytes::from));
         assert_eq!(session.statistics_now().total_keys, 2);
         session.open_again();
@@ -319,15 +319,15 @@ fn what_was_deleted_is_swept_by_whoever_comes_next_and_nothing_else() {
 }
 
 #[test]
-fn what_compactions_dropped_is_too_old_for_whoever_comes_next() {
+fn versions_that_compactions_dropped_are_too_old_for_the_next_process() {
     of_replicas(|session| {
         session.commit(SECOND_US, commit([set("a", "1")])).unwrap();
         session.commit(2 * SECOND_US, commit([set("a", "2")])).unwrap();
         session.pass_time(10 * SECOND_US);
-        session.sweep_all();
+        session.collect_all();
         session.flush().unwrap();
         session.open_again();
-        session.sweep_all();
+        session.collect_all();
         session.compact();
         session.open_again();
         assert_eq!((session.read("a", 2), session.read("a", 3)), (Err(too_old(2, 3)), Ok(Some("2".into()))));
@@ -335,9 +335,9 @@ fn what_compactions_dropped_is_too_old_for_whoever_comes_next() {
 }
 
 #[test]
-fn the_limit_of_clears_within_the_window_counts_those_from_before() {
+fn the_limit_of_clears_within_the_window_counts_those_from_before_the_restart() {
     let session = &mut Session::new(place::all(Durability::UntilFlush).remove(0), StoreOptions::replicated(), false);
-    // With something between, so that they stay apart.
+    // A key between them keeps them apart.
     let one = |number: usize| clear(&format!("{number:06}"), &format!("{number:06}x"));
     let clears = |count: usize| commit((0..count).map(one).collect::<Vec<_>>());
     session.commit(SECOND_US, clears(MAX_RECENT_CLEARS)).unwrap();
@@ -353,7 +353,7 @@ fn the_limit_of_clears_within_the_window_counts_those_from_before() {
 const DAYS_US: u64 = 1_000_000 * SECOND_US;
 
 #[test]
-fn the_time_of_a_standalone_database_goes_on_where_it_was() {
+fn the_time_of_a_standalone_database_continues_where_it_was() {
     in_every_way(StoreOptions::standalone(), |session| {
         session.pass_time(DAYS_US);
         let once = with_id("id", commit([set("a", "1")]));
@@ -361,12 +361,12 @@ fn the_time_of_a_standalone_database_goes_on_where_it_was() {
         for _ in 0..2 {
             session.open_again();
             assert_eq!(block_on(session.submit(LoggedWrite::commit(once.clone())).unwrap()), Ok(first.clone()));
-            // The window moves on only when time does.
+            // The window advances only with time.
             let written = block_on(session.submit(LoggedWrite::commit(commit([set("a", "2")]))).unwrap()).unwrap();
             let deadline = Instant::now() + Duration::from_secs(60);
             while session.oldest_readable() < written.version() {
                 assert!(Instant::now() < deadline, "time stands still");
-                block_on(session.submit(LoggedWrite::passing_time().within(1)).unwrap()).unwrap();
+                block_on(session.submit(LoggedWrite::clock_tick().within(1)).unwrap()).unwrap();
             }
         }
     });
@@ -388,7 +388,7 @@ fn mutation() -> impl Strategy<Value = Mutation> {
     (family, any).prop_map(|(family, mutation)| in_family(family, mutation))
 }
 
-/// A commit, and how many versions before the newest one it has read.
+/// A commit, and how many versions before the newest one its read version is.
 fn any_commit() -> impl Strategy<Value = (AtomicCommit, u64)> {
     let id = prop_oneof![3 => Just(""), 1 => Just("i"), 1 => Just("j")];
     let finished = prop_oneof![6 => Just(vec![]), 1 => Just(vec![Bytes::from("i")])];
@@ -415,7 +415,7 @@ enum Step {
     OpenAgain,
 }
 
-/// Each with the time since the one before.
+/// Each step with the time since the one before.
 fn steps() -> impl Strategy<Value = Vec<(u64, Step)>> {
     let pause = prop_oneof![2 => Just(0), 2 => 0..100_000_u64, 1 => Just(SECOND_US), 1 => Just(300 * SECOND_US)];
     let step = prop_oneof![
@@ -428,7 +428,7 @@ fn steps() -> impl Strategy<Value = Vec<(u64, Step)>> {
     vec((pause, step), 1..60)
 }
 
-/// All that can be asked of it.
+/// All that can be read of a database.
 fn answers(session: &Session) -> impl PartialEq + std::fmt::Debug + use<> {
     let (oldest, newest) = (session.oldest_readable(), session.applied_version());
     let families = session.column_families();
@@ -454,10 +454,10 @@ fn compare(place: Place, is_killed: bool, steps: &[(u64, Step)]) {
                 creating(AtomicCommit { read_version, ..commit.clone() })
             }
             Step::DropFamily(name) => LoggedWrite::family(FamilyChange { name: (*name).into(), drop: true }),
-            Step::PassTime => LoggedWrite::passing_time(),
+            Step::PassTime => LoggedWrite::clock_tick(),
             Step::Sweep => {
-                lasting.sweep_all();
-                session.sweep_all();
+                lasting.collect_all();
+                session.collect_all();
                 continue;
             }
             Step::OpenAgain => {
@@ -475,7 +475,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
 
     #[test]
-    fn a_database_that_is_opened_again_and_again_goes_on_as_one_that_never_is(steps in steps(), is_killed: bool) {
+    fn a_database_that_restarts_often_behaves_like_one_that_never_does(steps in steps(), is_killed: bool) {
         compare(place::all(Durability::UntilFlush).remove(0), is_killed, &steps);
     }
 }

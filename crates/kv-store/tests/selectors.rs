@@ -7,14 +7,11 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use kv_api::{KeySelector, KvError, Mutation, MutationKind, RangeQuery, Row, Version};
 use kv_store::{Durability, TransactionalKvDatabase};
-use proptest::{collection::vec, prelude::*};
-use support::{
-    apply, apply_one, commit, create_family, delete, in_family,
-    model::{self, FAMILIES, range_query},
-    of_kind,
-    place::{self, Place},
-    set,
-};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use support::model::{self, FAMILIES, range_query};
+use support::place::{self, Place};
+use support::{apply, apply_one, commit, create_family, delete, in_family, of_kind, set};
 
 fn on_every_engine(test: impl Fn(&TransactionalKvDatabase)) {
     for place in place::all(Durability::UntilFlush) {
@@ -32,7 +29,7 @@ fn keys(database: &TransactionalKvDatabase, query: &RangeQuery) -> (String, bool
     (String::from_utf8(keys).unwrap(), rows.has_more)
 }
 
-/// b, d, f and h in the default family, between rows of two others.
+/// Rows b, d, f and h in the default family, between rows of two other families.
 fn four_keys(database: &TransactionalKvDatabase) {
     let sets = ["b", "d", "f", "h"].map(|key| set(key, "v"));
     let others = ["a", "z"].map(|family| in_family(family, set("other", "v")));
@@ -43,7 +40,7 @@ fn four_keys(database: &TransactionalKvDatabase) {
 fn a_selector_counts_keys_from_its_own_and_stops_at_the_ends_of_the_family() {
     on_every_engine(|database| {
         four_keys(database);
-        // Where a range begins that begins there and ends with the family.
+        // The first row of a range that begins at the selector and ends with the family.
         let table = [
             ("c", false, 1, "dfh"),
             ("d", false, 1, "dfh"),
@@ -73,7 +70,7 @@ fn a_selector_counts_keys_from_its_own_and_stops_at_the_ends_of_the_family() {
 }
 
 #[test]
-fn an_end_with_a_selector_goes_with_one_without() {
+fn a_bound_with_a_selector_combines_with_one_without() {
     on_every_engine(|database| {
         four_keys(database);
         let from = RangeQuery {
@@ -150,7 +147,7 @@ fn a_read_that_nobody_waits_for_ends() {
     });
 }
 
-/// Sets, deletes and range clears of the default family, one commit each.
+/// Sets, deletes and range clears in the default family, one commit each.
 fn changes() -> impl Strategy<Value = Vec<Mutation>> {
     let set = (model::key(), vec(any::<u8>(), 0..4)).prop_map(|(key, value)| Mutation::set(key, value));
     let delete = model::key().prop_map(Mutation::delete);

@@ -1,15 +1,14 @@
-//! A disk that is full for a while. Needs the right to mount a small file system: `cargo test … -- --ignored`.
+//! A disk that is full for a while. Needs the right to mount a small file system: `cargo test … --
+//! --ignored`.
 #![cfg(feature = "rocksdb")]
 
 mod support;
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
-    sync::{Arc, mpsc},
-    time::Duration,
-};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
 
 use kv_api::KvError;
 use kv_store::{
@@ -18,7 +17,7 @@ use kv_store::{
 };
 use support::{commit, set, timeless};
 
-/// A file system in memory of its own size.
+/// A small file system in memory.
 struct SmallDisk(tempfile::TempDir);
 
 impl SmallDisk {
@@ -39,12 +38,12 @@ impl SmallDisk {
         assert!(Command::new("mount").args(["-o", &size]).arg(self.path()).status().unwrap().success());
     }
 
-    /// What RocksDB says.
+    /// What RocksDB reports.
     fn journal(&self) -> String {
         fs::read_to_string(self.path().join("db/LOG")).unwrap()
     }
 
-    /// Takes all the space that is left.
+    /// Takes all the remaining space.
     fn fill(&self) -> PathBuf {
         let path = self.path().join("ballast");
         let mut length = 1 << 20;
@@ -73,7 +72,7 @@ fn open(disk: &SmallDisk) -> Arc<TransactionalKvDatabase> {
     TransactionalKvDatabase::open(Arc::new(engine), StoreOptions::replicated()).unwrap()
 }
 
-/// About a kilobyte that cannot be made shorter.
+/// About a kilobyte that cannot be compressed.
 fn noise(seed: u64) -> String {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut next = || {
@@ -85,7 +84,7 @@ fn noise(seed: u64) -> String {
     (0..1000).map(|_| next()).collect()
 }
 
-/// Ends waiting also when the test fails.
+/// Ends the wait for space also when the test fails.
 struct Released<'d>(&'d TransactionalKvDatabase);
 
 impl Drop for Released<'_> {
@@ -96,15 +95,15 @@ impl Drop for Released<'_> {
 
 fn apply(database: &TransactionalKvDatabase, sequence: u64) -> Result<(), KvError> {
     let row = set(&format!("{sequence:08}"), &noise(sequence));
-    let mut seal = |_: &[_]| StateBlob { sequence, blob: sequence.to_string().into() };
-    database.apply(&timeless(&[commit([row])]), &mut seal).map(drop)
+    let blob = StateBlob { sequence, blob: sequence.to_string().into() };
+    database.prepare(&timeless(&[commit([row])]))?.commit(blob).map(drop)
 }
 
-/// Applies until no more is taken; the sequence of each applied batch is sent.
-fn apply_until_failure(database: &TransactionalKvDatabase, told: &mpsc::Sender<u64>) -> KvError {
+/// Applies batches until one fails; sends the sequence of each applied batch.
+fn apply_until_failure(database: &TransactionalKvDatabase, applied: &mpsc::Sender<u64>) -> KvError {
     for sequence in 1.. {
         match apply(database, sequence) {
-            Ok(()) => drop(told.send(sequence)),
+            Ok(()) => drop(applied.send(sequence)),
             Err(error) => return error,
         }
     }
@@ -112,9 +111,9 @@ fn apply_until_failure(database: &TransactionalKvDatabase, told: &mpsc::Sender<u
 }
 
 /// Waits until nothing was applied for so long that a batch must be waiting for space.
-fn wait_for_standstill(told: &mpsc::Receiver<u64>) -> u64 {
+fn wait_for_standstill(applied: &mpsc::Receiver<u64>) -> u64 {
     let mut last = 0;
-    while let Ok(sequence) = told.recv_timeout(Duration::from_secs(3)) {
+    while let Ok(sequence) = applied.recv_timeout(Duration::from_secs(3)) {
         last = sequence;
     }
     last
@@ -122,24 +121,24 @@ fn wait_for_standstill(told: &mpsc::Receiver<u64>) -> u64 {
 
 #[test]
 #[ignore = "mounts a file system, which needs the right to"]
-fn applying_waits_while_the_disk_is_full_and_goes_on_when_there_is_space() {
+fn applying_waits_while_the_disk_is_full_and_continues_when_there_is_space() {
     let disk = SmallDisk::mount(48);
     let database = open(&disk);
     let ballast = disk.fill();
-    let (tell, told) = mpsc::channel();
+    let (sender, applied) = mpsc::channel();
     std::thread::scope(|scope| {
         let _released = Released(&database);
-        let applying = scope.spawn(|| apply_until_failure(&database, &tell));
-        let stuck = wait_for_standstill(&told);
+        let applying = scope.spawn(|| apply_until_failure(&database, &sender));
+        let stuck = wait_for_standstill(&applied);
         assert!(!applying.is_finished());
-        // Reads go on.
+        // Reads still work.
         assert_eq!(database.hash_rows("", b"", database.applied_version(), u64::MAX).unwrap().count, stuck);
         fs::remove_file(&ballast).unwrap();
-        // RocksDB looks every five seconds whether it can go on.
-        let next = told.recv_timeout(Duration::from_secs(60)).unwrap_or_else(|_| panic!("{}", disk.journal()));
+        // RocksDB checks every five seconds whether it can resume.
+        let next = applied.recv_timeout(Duration::from_secs(60)).unwrap_or_else(|_| panic!("{}", disk.journal()));
         assert_eq!(next, stuck + 1);
-        // The same disk is full again in the end; a process that stops is not held up by it.
-        let last = wait_for_standstill(&told).max(next);
+        // The disk fills up again; a process that stops does not wait for it.
+        let last = wait_for_standstill(&applied).max(next);
         database.stop_waiting_for_space();
         let error = applying.join().unwrap();
         assert!(matches!(error, KvError::StorageFull(_)), "{error}");
@@ -147,7 +146,7 @@ fn applying_waits_while_the_disk_is_full_and_goes_on_when_there_is_space() {
     });
     drop(database);
     disk.grow(96);
-    // Whatever was flushed is a whole batch.
+    // Everything that was flushed is whole batches.
     let database = open(&disk);
     let (sequence, blob) = database.state_blob().unwrap().unwrap();
     assert_eq!(blob, sequence.to_string());

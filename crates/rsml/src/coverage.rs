@@ -1,33 +1,35 @@
 //! Counts how often rare paths are taken, so that a simulation can show that it takes them.
 //!
-//! `coverage!("rule2.staged")` marks a path. Without the cargo feature `coverage` it compiles to nothing; with it, it
-//! counts in the present thread. A name that is not in [`POINTS`] does not compile, so the list is what there is.
+//! `coverage!("rule2.staged")` marks a path. Without the cargo feature `coverage` it compiles to
+//! nothing; with it, it counts in the present thread. A name that is not in [`POINTS`] does not
+//! compile, so the list is complete. The rules are those of [`crate::core`].
 
 use std::cell::RefCell;
 
-/// Every marked path: a rule's exceptional branch, or a branch of liveness, recovery and sessions.
+/// Every marked path: an exceptional branch of a rule, or a branch of liveness, recovery and
+/// sessions.
 pub const POINTS: [&str; 63] = [
-    "birth.founded",
-    "birth.told_again",
+    "birth.bootstrapped",
+    "birth.record_sent_again",
     "foreign.former_boot",
     "foreign.not_of_this_cluster",
     "learner.commit_not_durable",
     "liveness.campaign_given_up",
     "liveness.connection_hint",
     "liveness.hanging_disk_resigns",
-    "liveness.hands_over_unfit",
     "liveness.pre_vote_denied",
     "liveness.quorum_lost_steps_down",
     "liveness.refused_candidate",
     "liveness.refused_primary",
+    "liveness.transfers_when_unfit",
     "phase1.fetch_repeated",
     "phase1.fetches",
     "phase1.own_log",
     "replication.asks_where_log_ends",
     "replication.from_storage",
     "requests.cancelled",
-    "requests.given_up",
     "requests.gap_filled",
+    "requests.given_up",
     "requests.overloaded",
     "requests.sent_again",
     "requests.sent_as_void",
@@ -36,13 +38,13 @@ pub const POINTS: [&str; 63] = [
     "requests.withdrawn",
     "rule1.gap",
     "rule10.committed_part_installed",
-    "rule12.cast_out",
     "rule12.copy_contradicted",
     "rule12.database_replaced",
     "rule12.minority",
     "rule12.never_decided",
+    "rule12.no_computed_digest",
     "rule12.no_majority_left",
-    "rule12.no_witness",
+    "rule12.outvoted",
     "rule2.commit_beyond_adopted",
     "rule2.staged",
     "rule2.staged_and_higher_view",
@@ -53,8 +55,8 @@ pub const POINTS: [&str; 63] = [
     "rule4.vote_of_other_view",
     "rule5.commit_of_view_not_held",
     "rule7.blocked",
-    "rule7.filled",
     "rule7.lost_tail_behind_snapshot",
+    "rule7.repaired",
     "rule7.waits_for_more",
     "rule8.round_joined_later",
     "rule8.round_repeated",
@@ -64,18 +66,18 @@ pub const POINTS: [&str; 63] = [
     "snapshot.behind",
     "snapshot.came_too_late",
     "snapshot.dropped",
-    "snapshot.hurries",
     "snapshot.installed",
     "snapshot.needs_database",
+    "snapshot.rate_doubled",
     "snapshot.repeated",
     "snapshot.waits_for_lease",
     "trim.held_for_a_copy",
 ];
 
-/// The place of a name in [`POINTS`].
+/// The index of a name in [`POINTS`].
 ///
 /// # Panics
-/// For another name: while compiling, where `coverage!` is used.
+/// For any other name; in `coverage!` that fails the compilation.
 #[must_use]
 pub const fn place(name: &str) -> usize {
     let mut place = 0;
@@ -98,7 +100,7 @@ const fn is_same(a: &[u8], b: &[u8]) -> bool {
 
 struct Taken {
     counts: [u64; POINTS.len()],
-    /// The last point, and which have followed which at once, other than themselves.
+    /// The last point taken, and which point has directly followed which other one.
     last: usize,
     pairs: [bool; POINTS.len() * POINTS.len()],
 }
@@ -111,7 +113,7 @@ thread_local! {
     static TAKEN: RefCell<Taken> = const { RefCell::new(Taken::NOTHING) };
 }
 
-/// A path was taken; called by `coverage!`.
+/// A path was taken. `coverage!` calls this.
 #[inline(always)]
 pub fn hit(point: usize) {
     if cfg!(feature = "coverage") {
@@ -125,8 +127,9 @@ pub fn hit(point: usize) {
     }
 }
 
-/// What was taken in this thread since the last call: how often each of [`POINTS`], and which pairs of two that follow each
-/// other at once, as numbers. Nothing without the cargo feature.
+/// The paths taken in this thread since the last call: how often each of [`POINTS`] was, and the
+/// pairs of points that directly followed each other, as `first * POINTS.len() + second`. Nothing
+/// without the cargo feature.
 pub fn take() -> ([u64; POINTS.len()], Vec<usize>) {
     TAKEN.with_borrow_mut(|taken| {
         let Taken { counts, pairs, .. } = std::mem::replace(taken, Taken::NOTHING);

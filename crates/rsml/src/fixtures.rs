@@ -1,12 +1,13 @@
-//! What released versions wrote stays readable: messages, frames, values and replicated state, byte by byte. (Files of the
-//! log have fixtures of their own, beside the log.)
+//! Messages, frames, values and replicated states of released versions stay readable, byte by byte.
+//! (Files of the log have fixtures of their own, in `wal`.)
 //!
-//! A fixture file is never changed once its version is released: whoever adds a message or a field adds a file
-//! (`version_2.txt`, …) with samples of what is new, and a test like the one below. Fields that a file does not know are
-//! absent from its bytes, so its samples get their defaults (`..Default::default()`). Where a later version writes
-//! something in another way, the old sample is still read, and a new one in the later file is what is written.
+//! A fixture file is never changed once its version is released. A new message or field gets a new
+//! file (`version_2.txt`, …) with samples of the additions, and a test like the one below. Fields
+//! that a file does not know are absent from its bytes, so its samples get their defaults
+//! (`..Default::default()`). If a later version writes something in another way, the old sample is
+//! still read, and a new sample in the later file is what is written.
 //!
-//! Samples that have no line in their file fail the test, which prints the lines.
+//! A sample that has no line in its file fails the test, which prints the line.
 
 #![allow(clippy::needless_update)] // Later versions add fields.
 
@@ -15,17 +16,18 @@ use std::fmt::Debug;
 
 use bytes::Bytes;
 
+use crate::message::MessageHeader;
 use crate::message::*;
-use crate::transport::{Decoder, Envelope, Frame, Sender};
+use crate::transport::{Decoder, Envelope, Frame};
 use crate::value::*;
 use crate::{Boot, ClusterId, DiskId, Epoch, ReplicaId, Sequence};
 
 const VERSION_1: &str = include_str!("fixtures/version_1.txt");
 
-/// The lines of a file that have not been looked at, by name.
+/// The lines of a file that have not been checked yet, by name.
 struct Fixtures {
     lines: BTreeMap<&'static str, &'static str>,
-    /// What the file lacks.
+    /// The lines that the file lacks.
     missing: Vec<String>,
 }
 
@@ -54,7 +56,7 @@ impl Fixtures {
     #[track_caller]
     fn all_are_checked(&self) {
         assert!(self.missing.is_empty(), "no fixtures of these names:\n{}", self.missing.join("\n"));
-        assert!(self.lines.is_empty(), "nobody reads {:?}", self.lines.keys());
+        assert!(self.lines.is_empty(), "no sample for {:?}", self.lines.keys());
     }
 }
 
@@ -120,7 +122,7 @@ fn messages_1() -> Vec<(&'static str, Message)> {
                 from: 301,
                 agreed_view: 0x100,
                 commit: 298,
-                token: 11,
+                read_round: 11,
                 probe: 12,
                 answer: true,
                 ..Default::default()
@@ -135,8 +137,8 @@ fn messages_1() -> Vec<(&'static str, Message)> {
                 commit: 298,
                 memory_view: 0x200,
                 expected: 303,
-                settled: 302,
-                token: 11,
+                acknowledged: 302,
+                read_round: 11,
                 probe: 12,
                 gap: true,
                 ..Default::default()
@@ -167,7 +169,7 @@ fn messages_1() -> Vec<(&'static str, Message)> {
             "report_of_a_learner",
             Message::Report(Report {
                 first: 7,
-                is_learner: true,
+                is_observer: true,
                 digests: vec![
                     DigestAt { sequence: 256, digest: 0x0123_4567_89ab_cdef },
                     DigestAt { sequence: 512, digest: 1 },
@@ -271,7 +273,7 @@ fn state_1() -> ReplicatedState {
 }
 
 fn frames_1() -> Vec<(&'static str, Frame)> {
-    let sender = Sender {
+    let sender = MessageHeader {
         replica: ReplicaId(1),
         cluster_id: ClusterId(ONE_ID),
         epoch: Epoch(1),

@@ -1,130 +1,194 @@
-//! What the consensus core asks of durable storage, and what storage gives back at start.
+//! The interface between the consensus core and durable storage.
 //!
-//! The core hands out [`Persist`] orders, each with a ticket; they are carried out strictly in the order of their
-//! tickets, and the completion of a ticket means that everything up to and including it would survive a crash now.
-//! One synchronisation may complete many tickets. A ticket is never used twice, so that the completion of something
-//! since replaced cannot be mistaken for that of its replacement.
+//! The core passes log writes ([`Persist`]) to storage, each with a [`WriteId`]. Storage performs
+//! them strictly in the order of their ids. The completion of an id means that all writes up to and
+//! including it are durable; one sync may complete many of them. An id is never used twice, so the
+//! completion of a write that was replaced since cannot be mistaken for that of its replacement.
 
 use bytes::Bytes;
 
 use crate::{Boot, ClusterId, DiskId, Epoch, Sequence, View};
 
-/// Everything durable about a replica besides its log; small, and written whole with every group.
+/// Everything durable about a replica besides its log. It is small, and written completely with
+/// every write.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct HardState {
+    /// The cluster that the replica belongs to; [`ClusterId::NONE`] before it is bootstrapped.
     pub cluster_id: ClusterId,
+    /// The number of the cluster's configuration.
     pub epoch: Epoch,
+    /// The name of this disk.
     pub disk_id: DiskId,
+    /// How often this disk has been started.
     pub boot: Boot,
-    /// No message of a lower view is answered with a vote.
+    /// The replica does not vote in lower views.
     pub promised: View,
-    /// The view whose log this is: the log holds that view's entries through at least the length it was adopted with.
+    /// The view that the log belongs to: the log holds that view's entries, at least up to the
+    /// length that it had when the replica adopted it.
     pub accepted_view: View,
-    /// Which database belongs to this log: the one in the directory `db-<generation>`.
+    /// The database that belongs to this log: the one in the directory `db-<generation>`.
     pub generation: u64,
-    /// No lease that this replica has granted and that may still run is longer, in microseconds. 0: none, or a log of a
-    /// version that did not write it.
+    /// An upper bound, in microseconds, of the leases that this replica has granted and that may
+    /// still run. 0: there are none, or the log was written by a version that did not record them.
     pub lease_us: u64,
 }
 
-/// The order in which persist orders complete.
+/// Identifies a log write. Log writes complete in the order of their ids.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Ticket(pub u64);
+pub struct WriteId(pub u64);
 
-/// One atomic change of durable state: after a crash either all of it is there or none of it (and nothing later).
+/// A log write: one atomic change of durable state. After a crash it is there completely or not at
+/// all; if it is not there, neither are later writes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Persist {
-    pub ticket: Ticket,
-    /// The hard state from this order on.
+    /// The id of this write.
+    pub write_id: WriteId,
+    /// The hard state after this write.
     pub hard_state: HardState,
-    /// First of all the log lets go for good of what it holds through this sequence; where it ended before, it goes on
-    /// after it. What lies above stays. The rest of the order is relative to the log after that.
+    /// If set, the log first discards all entries through this sequence, and keeps the entries
+    /// above. If the log ended before it, the log continues after it. The other fields refer to the
+    /// log after that.
     pub base: Option<Sequence>,
-    /// The sequence of `entries[0]`. Whatever the log holds at or above it is removed first. When `entries` is empty
-    /// and `truncate` is false, the log is left as it is.
+    /// The sequence of `entries[0]`. All stored entries at or above it are removed first. If
+    /// `entries` is empty and `truncate` is false, the log is left as it is.
     pub from: Sequence,
-    /// True when entries at or above `from` may exist and must go. When false, `from` is exactly the end of the log.
+    /// Whether entries at or above `from` may exist and must be removed. If false, `from` is
+    /// exactly the end of the log.
     pub truncate: bool,
+    /// The entries to append.
     pub entries: Vec<Bytes>,
 }
 
-/// What storage found at start.
+/// The state of storage at start.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Recovered {
-    /// `None`: the disk is empty.
+    /// `None` if the disk is empty.
     pub hard_state: Option<HardState>,
-    /// The sequence of the first entry that is still stored; entries below it have been trimmed.
+    /// The first stored sequence; entries below it were trimmed.
     pub first: Sequence,
-    /// The last entry stored; `first.previous()` when there is none.
+    /// The last stored sequence; `first.previous()` if the log is empty.
     pub last: Sequence,
-    /// Ranges of `first..=last`, ends included, ascending and apart, that are known to be damaged: there were entries,
-    /// and they can't be read any more. Entries are checked only when they are read, so there may be more.
+    /// Ranges of `first..=last`, ends included, ascending and not adjacent, that are known to be
+    /// damaged: these entries existed, and can no longer be read. Entries are verified only when
+    /// they are read, so more of them may be damaged.
     pub lost: Vec<(Sequence, Sequence)>,
 }
 
-/// Storage failed. The replica stops; nothing is retried, since a failed write leaves unknown what is on the disk.
+/// Storage failed. The replica stops. Nothing is retried, since after a failed write the contents
+/// of the disk are unknown.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum StorageError {
+    /// An operation on a file failed.
     #[error("{what} failed on {path}: {error}")]
-    Io { what: &'static str, path: String, error: String },
+    Io {
+        /// The operation, as a gerund.
+        what: &'static str,
+        /// The file or directory.
+        path: String,
+        /// The system's error.
+        error: String,
+    },
+    /// The disk is full.
     #[error("no space left while writing {path}")]
-    Full { path: String },
-    /// As passing as a disk that is full.
+    Full {
+        /// The file or directory.
+        path: String,
+    },
+    /// No file descriptor is free. As temporary as a full disk.
     #[error(
         "no file descriptor is free for {path}: raise the limit of this process (`ulimit -n`, LimitNOFILE= of systemd) or of \
          the system (fs.file-max)"
     )]
-    NoDescriptors { path: String },
-    /// The newest part of the log is damaged, or contradicts itself. What this replica promised may be gone.
+    NoDescriptors {
+        /// The file or directory.
+        path: String,
+    },
+    /// The newest part of the log is damaged, or contradicts itself. A promise of this replica may
+    /// be lost.
     #[error(
-        "the log in {path} is damaged: {reason}. What this replica promised last may be gone, so it must not vote. Remove \
-         all that it stores, log and database, and start it with empty directories: it comes back as a learner, which \
-         fetches everything from the others"
+        "the log in {path} is damaged: {reason}. This replica's last promise may be lost, so it must not vote. Remove all \
+         its data, log and database, and start it with empty directories: it comes back as an observer, which fetches \
+         everything from the other replicas"
     )]
-    Damaged { path: String, reason: String },
+    Damaged {
+        /// The file or directory.
+        path: String,
+        /// The damage.
+        reason: String,
+    },
+    /// The log was written by a newer program.
     #[error("the log in {path} has format version {found}; this program reads versions up to {known}")]
-    Version { path: String, found: u32, known: u32 },
+    Version {
+        /// The file.
+        path: String,
+        /// The version of the file.
+        found: u32,
+        /// The newest version that this program reads.
+        known: u32,
+    },
 }
 
 /// Counters of a storage since it was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StorageStatistics {
+    /// Syncs of the log.
     pub fsyncs: u64,
+    /// Bytes written to the log.
     pub bytes_written: u64,
+    /// The present length of all files.
     pub bytes_on_disk: u64,
-    /// Open files, each of which takes a descriptor.
+    /// Open files. Each takes a file descriptor.
     pub files: u64,
+    /// Entries written to the log.
     pub entries_written: u64,
 }
 
-/// A write-ahead log. Used from one thread, which blocks in [`Storage::persist`].
+/// A write-ahead log. It is used by one thread, which blocks in [`Storage::persist`].
 pub trait Storage: Send + 'static {
-    /// Finds out what is there. Called once, first.
+    /// Recovers the log. Called once, before any other method.
+    ///
+    /// # Errors
+    /// The replica does not start.
     fn recover(&mut self) -> Result<Recovered, StorageError>;
 
-    /// The entries from the later one of `from` and the first one stored until the last; `None` for a damaged one.
-    /// Called once, after [`Storage::recover`].
+    /// All stored entries from `from` on; `None` for damaged ones. If `from` is no longer stored,
+    /// they begin with the first stored entry. Called once, after [`Storage::recover`].
+    ///
+    /// # Errors
+    /// The replica does not start.
     fn load(&mut self, from: Sequence) -> Result<Vec<Option<Bytes>>, StorageError>;
 
-    /// Writes `orders` in order and makes them durable; all or a prefix survives a crash. Returns how many of them are
-    /// durable now. Fewer than all: there is no space for the rest, of which nothing was written; they are to be brought
-    /// again later. After an error storage has failed for good.
-    fn persist(&mut self, orders: &[Persist]) -> Result<usize, StorageError>;
+    /// Performs `writes` in sequence and makes them durable. After a crash, all or the first ones
+    /// are there. Returns how many of them are durable now. If that is fewer than all, there is no
+    /// space for the others; nothing of them was written, and the caller must pass them again
+    /// later.
+    ///
+    /// # Errors
+    /// The storage has failed for good.
+    fn persist(&mut self, writes: &[Persist]) -> Result<usize, StorageError>;
 
-    /// Reads stored entries `from..`, until `to` (inclusive), `max_bytes`, or a damaged one is reached; at least one,
-    /// but none when `from` itself is damaged or not stored.
+    /// Reads stored entries from `from` on, up to `to` (inclusive), `max_bytes`, or a damaged
+    /// entry. At least one entry is returned, unless `from` itself is damaged or not stored.
+    ///
+    /// # Errors
+    /// The storage has failed for good.
     fn read(&mut self, from: Sequence, to: Sequence, max_bytes: usize) -> Result<Vec<Bytes>, StorageError>;
 
-    /// Lets go of entries below `below`; storage may keep some longer.
+    /// Discards entries below `below`. Storage may keep some of them longer.
+    ///
+    /// # Errors
+    /// The storage has failed for good.
     fn trim(&mut self, below: Sequence) -> Result<(), StorageError>;
 
-    /// False when the log can't grow for want of space, though what was given so far may have found some.
+    /// Whether the log can grow. False for lack of space or file descriptors, even if all writes so
+    /// far have found space.
     fn has_space(&self) -> bool;
 
-    /// Whether it is descriptors that are wanting, rather than bytes, where it has no space.
+    /// Whether the log cannot grow for lack of file descriptors rather than bytes.
     fn lacks_descriptors(&self) -> bool {
         false
     }
 
+    /// Counters since the storage was opened.
     fn statistics(&self) -> StorageStatistics;
 }

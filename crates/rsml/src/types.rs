@@ -1,13 +1,14 @@
-//! The small types that every part speaks: newtypes for what must not be mixed.
+//! The small types of every part: numbers that must not be confused.
 
 use std::fmt;
 
-/// Names a replica of a cluster. Ids start at 0 and are never given to another replica while the cluster lives.
+/// The number of a replica in its cluster. Numbers start at 0, and no other replica gets the same
+/// number while the cluster exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ReplicaId(pub u8);
 
-/// A ballot of Paxos: the higher one wins. Each view has exactly one replica that may lead it, its [`View::owner`];
-/// view 0 is the one in which a cluster is born and has no owner.
+/// A ballot of Paxos (Raft: a term): the higher one wins. Each view has exactly one replica that
+/// may lead it, its [`View::owner`]. View 0 is the view of the birth record, and has no owner.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct View(pub u64);
 
@@ -28,56 +29,62 @@ impl View {
     }
 }
 
-/// A place in the log, counted from 1 (the birth record). 0 means "nothing yet".
+/// The index of an entry in the log, counted from 1 (the birth record). 0 means "nothing yet".
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Sequence(pub u64);
 
 impl Sequence {
+    /// Before the first entry.
     pub const ZERO: Sequence = Sequence(0);
-    /// The birth record's place.
+    /// The sequence of the birth record.
     pub const BIRTH: Sequence = Sequence(1);
 
+    /// The sequence after this one.
     pub fn next(self) -> Sequence {
         Sequence(self.0 + 1)
     }
 
-    /// The place before this one; that of [`Sequence::ZERO`] is itself.
+    /// The sequence before this one; [`Sequence::ZERO`] for [`Sequence::ZERO`].
     pub fn previous(self) -> Sequence {
         Sequence(self.0.saturating_sub(1))
     }
 }
 
-/// A configuration's number; raised by each membership change.
+/// The number of a configuration; each change of members will raise it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Epoch(pub u64);
 
-/// Random name of one replica's disk, written before the replica sends its first message. A replica that lost its disk
-/// comes back with another one, and so cannot vote against what it promised under the old.
+/// The random name of one replica's disk, written before the replica sends its first message. A
+/// replica whose disk was replaced has another one, and so cannot vote against what it promised
+/// before.
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DiskId(pub u128);
 
-/// Random name of a cluster, minted once at its birth. 0 means "not born yet".
+/// The random name of a cluster, minted when it is bootstrapped. 0 means "none yet".
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClusterId(pub u128);
 
 impl ClusterId {
+    /// No cluster.
     pub const NONE: ClusterId = ClusterId(0);
 }
 
-/// How often a disk has been started; together with the [`DiskId`] it names a session.
+/// The incarnation of a replica: how often its disk has been started. Together with the [`DiskId`]
+/// it names a session.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Boot(pub u64);
 
-/// Microseconds on a monotonic clock that starts anywhere; the core never reads a clock itself.
+/// Microseconds on a monotonic clock with an arbitrary start. The core never reads a clock itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Instant(pub u64);
 
 impl Instant {
+    /// The moment `us` microseconds later.
     pub fn plus_us(self, us: u64) -> Instant {
         Instant(self.0.saturating_add(us))
     }
 
-    /// Microseconds since `earlier`; 0 when `earlier` lies ahead.
+    /// Microseconds since `earlier`; 0 if `earlier` is later.
     pub fn since_us(self, earlier: Instant) -> u64 {
         self.0.saturating_sub(earlier.0)
     }

@@ -1,8 +1,8 @@
-//! What is agreed on, and the state of RSML itself that follows from it.
+//! The values that replicas agree on, and the state of RSML itself that follows from them.
 //!
-//! A [`Value`] is one entry of the log: the birth record, a no-op, or requests of several sessions. [`ReplicatedState`]
-//! is the fold of all values applied so far; the executor stores it in the same atomic write as its own data, so that
-//! the two never disagree after a crash.
+//! A [`Value`] is one entry of the log: the birth record, a no-op, or requests of several sessions.
+//! [`ReplicatedState`] is the fold of all values applied so far. The executor stores it in the same
+//! atomic write as its own data, so that the two never disagree after a crash.
 
 use std::collections::BTreeMap;
 
@@ -14,8 +14,10 @@ use crate::{Boot, ClusterId, DiskId, Epoch, ReplicaId, Sequence};
 /// A 128-bit id on the wire and on disk.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
 pub struct Id128 {
+    /// The upper 64 bits.
     #[prost(fixed64, tag = "1")]
     pub high: u64,
+    /// The lower 64 bits.
     #[prost(fixed64, tag = "2")]
     pub low: u64,
 }
@@ -32,71 +34,93 @@ impl From<Id128> for u128 {
     }
 }
 
+/// A voter.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
 pub struct Member {
+    /// The number of the replica.
     #[prost(uint32, tag = "1")]
     pub replica: u32,
+    /// The disk whose answers are votes.
     #[prost(message, required, tag = "2")]
     pub disk_id: Id128,
 }
 
-/// The first entry of every log: who founded the cluster, with which disks.
+/// The first entry of every log: the cluster's id and its first voters.
 #[derive(Clone, PartialEq, Eq, Hash, Message)]
 pub struct BirthRecord {
+    /// The id of the cluster.
     #[prost(message, required, tag = "1")]
     pub cluster_id: Id128,
+    /// The voters.
     #[prost(message, repeated, tag = "2")]
     pub members: Vec<Member>,
 }
 
 impl BirthRecord {
+    /// The record of a cluster with these voters.
+    pub fn new(cluster_id: ClusterId, voters: &BTreeMap<ReplicaId, DiskId>) -> BirthRecord {
+        BirthRecord { cluster_id: cluster_id.0.into(), members: members(voters) }
+    }
+
+    /// The id of the cluster.
     pub fn cluster_id(&self) -> ClusterId {
         ClusterId(self.cluster_id.into())
     }
 
+    /// The configuration with which the cluster begins: that of epoch 1.
     pub fn configuration(&self) -> Configuration {
         let disks = self.members.iter().map(|m| (ReplicaId(m.replica as u8), DiskId(m.disk_id.into()))).collect();
         Configuration { epoch: Epoch(1), disks }
     }
 }
 
-/// Who votes.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Configuration {
-    pub epoch: Epoch,
-    pub disks: BTreeMap<ReplicaId, DiskId>,
+fn members(voters: &BTreeMap<ReplicaId, DiskId>) -> Vec<Member> {
+    voters.iter().map(|(id, disk)| Member { replica: u32::from(id.0), disk_id: disk.0.into() }).collect()
 }
 
-impl Configuration {
-    pub fn is_voter(&self, replica: ReplicaId, disk: DiskId) -> bool {
-        self.disks.get(&replica) == Some(&disk)
-    }
-
-    /// How many voters are a majority.
-    pub fn quorum(&self) -> usize {
-        self.disks.len() / 2 + 1
-    }
+/// The replicated part of a [`crate::Membership`]: the voters.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Configuration {
+    /// Its number.
+    pub epoch: Epoch,
+    /// The voters, each with the disk whose answers are votes.
+    pub disks: BTreeMap<ReplicaId, DiskId>,
 }
 
 /// Consecutive requests of one session.
 #[derive(Clone, PartialEq, Eq, Hash, Message)]
 pub struct RequestBatch {
+    /// The disk of the session's replica.
     #[prost(message, required, tag = "1")]
     pub disk_id: Id128,
+    /// The start of that replica.
     #[prost(uint64, tag = "2")]
     pub boot: u64,
     /// The number of `payloads[0]` in its session; the first of a session is 1.
     #[prost(uint64, tag = "3")]
     pub first: u64,
+    /// The requests to execute; opaque to RSML.
     #[prost(bytes = "bytes", repeated, tag = "4")]
     pub payloads: Vec<Bytes>,
-    /// The numbers of those among them that are *voids*, ascending: their callers gave up, and they take their place in
-    /// the session without being executed. Their payloads are empty.
+    /// The numbers of those among them that are *voids*, ascending: their callers gave up, and the
+    /// void cancels the request that had the same number in the session. Their payloads are empty.
     #[prost(uint64, repeated, tag = "5")]
     pub voids: Vec<u64>,
 }
 
 impl RequestBatch {
+    /// Advances `session`, which must be that of this batch, over the requests that come next in
+    /// it, and passes those to `take` with their numbers; `None` for a void. Repetitions and
+    /// requests behind a gap are skipped.
+    pub(crate) fn advance_session(self, session: &mut SessionState, mut take: impl FnMut(u64, Option<Bytes>)) {
+        let boot = Boot(self.boot);
+        for (number, payload) in self.into_requests() {
+            if session.admit(boot, number) {
+                take(number, payload);
+            }
+        }
+    }
+
     /// Each request with its number; `None` for a void.
     pub fn into_requests(self) -> impl Iterator<Item = (u64, Option<Bytes>)> {
         let mut voids = self.voids.into_iter().peekable();
@@ -110,41 +134,65 @@ impl RequestBatch {
 /// One entry of the log. Without a birth record and batches it is a no-op.
 #[derive(Clone, PartialEq, Eq, Hash, Message)]
 pub struct Value {
-    /// The view in which it was first proposed: for people who read logs; nothing is decided by it.
+    /// The view in which it was first proposed. Informative only.
     #[prost(uint64, tag = "1")]
     pub proposed_view: u64,
     /// Replicated time in microseconds, given by the primary; see [`ReplicatedState::time_us`].
     #[prost(uint64, tag = "2")]
     pub time_us: u64,
+    /// Set in the first entry of the log only.
     #[prost(message, optional, tag = "3")]
     pub birth: Option<BirthRecord>,
+    /// Requests to execute, in this order.
     #[prost(message, repeated, tag = "4")]
     pub batches: Vec<RequestBatch>,
 }
 
 impl Value {
+    /// The encoded value.
     pub fn to_bytes(&self) -> Bytes {
         self.encode_to_vec().into()
     }
 
+    /// Advances `sessions` over the requests of this value, and passes those that are to be
+    /// executed, and the voids among them, to `take`: disk and boot of the session, number,
+    /// payload. The executor, and a primary that works out how the end of its log leaves the
+    /// sessions, agree because both use this.
+    pub(crate) fn advance_sessions(
+        self,
+        sessions: &mut Sessions,
+        mut take: impl FnMut(DiskId, Boot, u64, Option<Bytes>),
+    ) {
+        for batch in self.batches {
+            let (disk, boot) = (DiskId(batch.disk_id.into()), Boot(batch.boot));
+            let session = sessions.entry(disk).or_default();
+            batch.advance_session(session, |number, payload| take(disk, boot, number, payload));
+        }
+    }
+
+    /// Decodes a value.
+    ///
     /// # Panics
-    /// When the bytes are no value. Only bytes that a replica encoded and a checksum confirmed get here.
+    /// When the bytes are no value. Only bytes that a replica encoded, and that a checksum
+    /// confirmed, get here.
     pub fn from_bytes(bytes: Bytes) -> Value {
         Value::decode(bytes).expect("a log entry is an encoded value")
     }
 }
 
-/// What one session has had executed.
+/// How far the requests of one session have been executed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct SessionState {
+    /// The start of the replica whose session it is.
     pub boot: Boot,
     /// The last request executed of that boot.
     pub last: u64,
 }
 
 impl SessionState {
-    /// Whether request `number` of `boot` is the one to execute now; notes it if so. Executes only the next one:
-    /// earlier ones are duplicates, later ones come again.
+    /// Whether request `number` of `boot` is the next one of the session; if so, it counts as
+    /// executed. Requests with lower numbers are duplicates, and those with higher numbers will be
+    /// repeated.
     pub fn admit(&mut self, boot: Boot, number: u64) -> bool {
         let next = if boot > self.boot { SessionState { boot, last: 0 } } else { *self };
         if boot < self.boot || number != next.last + 1 {
@@ -155,22 +203,28 @@ impl SessionState {
     }
 }
 
+/// The sessions, by the disk of their replica. A disk has one session at a time.
 pub type Sessions = BTreeMap<DiskId, SessionState>;
 
 /// RSML's own part of the replicated state.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct ReplicatedState {
+    /// The cluster that this is the state of.
     pub cluster_id: ClusterId,
     /// The last value applied.
     pub sequence: Sequence,
+    /// The voters.
     pub configuration: Configuration,
+    /// How far the requests of each session have been executed.
     pub sessions: Sessions,
-    /// Replicated time, microseconds since the cluster's birth as counted by its primaries' monotonic clocks.
+    /// Replicated time: microseconds since the cluster's birth, as counted by the monotonic clocks
+    /// of its primaries.
     pub time_us: u64,
-    /// A fold over every request executed and its outcome: equal on all replicas at equal sequences.
+    /// A fold over every request executed and its outcome: equal on all replicas at equal
+    /// sequences.
     pub digest: u64,
-    /// The newest digests at multiples of the digest interval, ascending: what a replica that starts again tells the
-    /// others.
+    /// The newest digests at multiples of the digest interval, ascending: a replica that starts
+    /// again reports them to the others.
     pub recorded: Vec<(Sequence, u64)>,
 }
 
@@ -180,8 +234,10 @@ const RECORDED: usize = 4;
 /// The running digest at one sequence.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
 pub struct DigestAt {
+    /// The sequence.
     #[prost(uint64, tag = "1")]
     pub sequence: u64,
+    /// The digest.
     #[prost(fixed64, tag = "2")]
     pub digest: u64,
 }
@@ -229,13 +285,13 @@ struct StoredState {
 }
 
 impl ReplicatedState {
+    /// The encoded state.
     pub fn to_bytes(&self) -> Bytes {
-        let members = self.configuration.disks.iter();
         let stored = StoredState {
             cluster_id: self.cluster_id.0.into(),
             sequence: self.sequence.0,
             epoch: self.configuration.epoch.0,
-            members: members.map(|(r, d)| Member { replica: u32::from(r.0), disk_id: d.0.into() }).collect(),
+            members: members(&self.configuration.disks),
             sessions: self
                 .sessions
                 .iter()
@@ -248,7 +304,7 @@ impl ReplicatedState {
         stored.encode_to_vec().into()
     }
 
-    /// `None` when the bytes are no state.
+    /// Decodes a state; `None` when the bytes are none.
     pub fn from_bytes(bytes: &[u8]) -> Option<ReplicatedState> {
         let stored = StoredState::decode(bytes).ok()?;
         let disks = stored.members.iter().map(|m| (ReplicaId(m.replica as u8), DiskId(m.disk_id.into()))).collect();
@@ -264,7 +320,7 @@ impl ReplicatedState {
         })
     }
 
-    /// Notes the digest as that of `sequence`.
+    /// Records the present digest as that of `sequence`.
     pub(crate) fn record_digest(&mut self, sequence: Sequence) {
         self.recorded.push((sequence, self.digest));
         let surplus = self.recorded.len().saturating_sub(RECORDED);
@@ -273,11 +329,7 @@ impl ReplicatedState {
 
     /// The birth record that this state began with.
     pub fn birth(&self) -> BirthRecord {
-        let members = self.configuration.disks.iter();
-        BirthRecord {
-            cluster_id: self.cluster_id.0.into(),
-            members: members.map(|(r, d)| Member { replica: u32::from(r.0), disk_id: d.0.into() }).collect(),
-        }
+        BirthRecord::new(self.cluster_id, &self.configuration.disks)
     }
 }
 
@@ -295,7 +347,7 @@ mod tests {
         assert!(!session.admit(Boot(2), 2), "a new boot starts at 1");
         assert!(session.admit(Boot(2), 1));
         assert!(!session.admit(Boot(1), 3), "an old boot is over");
-        assert!(!session.admit(Boot(1), 1), "nor does it begin anew");
+        assert!(!session.admit(Boot(1), 1), "nor does it begin again");
     }
 
     #[test]

@@ -7,24 +7,24 @@ use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes};
 use rsml::core::CoreOptions;
-use rsml::transport::{InMemoryTransport, SharedMessageBus, Transport, create_shared_message_bus};
+use rsml::transport::{InMemoryTransport, SharedMessageBus, create_shared_message_bus};
 use rsml::wal::InMemoryStorage;
 use rsml::{
-    CommittedValue, ConsensusReplica, ExecutionError, ExecutionNotifier, Failure, FailureKind, Persist, Recovered,
-    ReplicaId, ReplicaOptions, RequestError, SealedState, Sequence, Snapshot, SnapshotSink, SnapshotSource, Snapshots,
-    Storage, StorageError, StorageStatistics, ThreadKind, TransferError,
+    CommittedValue, ConsensusReplica, ExecutedBatch, ExecutionError, ExecutionNotifier, Failure, FailureKind, Persist,
+    Recovered, ReplicaId, ReplicaOptions, RequestError, SealedState, Sequence, Snapshot, SnapshotSink, SnapshotSource,
+    Snapshots, Storage, StorageError, StorageStatistics, ThreadKind, TransferError,
 };
 
-/// Counts requests; the outcome of a request is its place. Panics on request.
+/// Counts requests. The outcome of a request is its position. The request `panic` makes it panic.
 #[derive(Default)]
 struct Counter {
-    /// Executes the request `differ` otherwise than the others.
+    /// Executes the request `differ` differently from the other replicas.
     is_odd: bool,
     live: Arc<Mutex<Count>>,
     installed: Arc<Mutex<BTreeMap<u64, Count>>>,
 }
 
-/// The database of a counter. As a copy: the three fields, one after the other.
+/// The database of a counter. A copy consists of the three fields, one after the other.
 #[derive(Clone, Default)]
 struct Count {
     executed: u64,
@@ -36,12 +36,29 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Requests that were counted, until they are committed.
+struct Counted<'e> {
+    live: MutexGuard<'e, Count>,
+    outcomes: Vec<Bytes>,
+}
+
+impl ExecutedBatch for Counted<'_> {
+    fn outcomes(&self) -> &[Bytes] {
+        &self.outcomes
+    }
+
+    fn commit(mut self: Box<Self>, sealed: SealedState) -> Result<Vec<Bytes>, ExecutionError> {
+        self.live.sequence = sealed.sequence;
+        self.live.state = Some(sealed.state);
+        Ok(self.outcomes)
+    }
+}
+
 impl ExecutionNotifier for Counter {
-    fn notify_commit_batch(
-        &mut self,
-        values: &[CommittedValue],
-        seal: &mut dyn FnMut(&[Bytes]) -> SealedState,
-    ) -> Result<Vec<Bytes>, ExecutionError> {
+    fn notify_commit_batch<'e>(
+        &'e mut self,
+        values: &'e [CommittedValue],
+    ) -> Result<Box<dyn ExecutedBatch + 'e>, ExecutionError> {
         let mut live = lock(&self.live);
         let mut outcomes = Vec::new();
         for request in values.iter().flat_map(|value| &value.requests) {
@@ -49,10 +66,7 @@ impl ExecutionNotifier for Counter {
             live.executed += if self.is_odd && request.payload == "differ" { 2 } else { 1 };
             outcomes.push(Bytes::from(live.executed.to_string()));
         }
-        let sealed = seal(&outcomes);
-        live.sequence = sealed.sequence;
-        live.state = Some(sealed.state);
-        Ok(outcomes)
+        Ok(Box::new(Counted { live, outcomes }))
     }
 
     fn sealed_state(&self) -> Result<Option<Bytes>, ExecutionError> {
@@ -139,7 +153,7 @@ impl SnapshotSink for CounterSink {
     }
 }
 
-/// Storage that fails once it is told to, and hangs while somebody else has its lock.
+/// Storage that fails on request, and hangs while a test holds its lock.
 struct Fragile {
     inner: InMemoryStorage,
     broken: Arc<AtomicBool>,
@@ -155,12 +169,12 @@ impl Storage for Fragile {
         self.inner.load(from)
     }
 
-    fn persist(&mut self, orders: &[Persist]) -> Result<usize, StorageError> {
+    fn persist(&mut self, writes: &[Persist]) -> Result<usize, StorageError> {
         drop(lock(&self.hangs));
         if self.broken.load(Ordering::SeqCst) {
             return Err(StorageError::Io { what: "fdatasync", path: "test".into(), error: "broken".into() });
         }
-        self.inner.persist(orders)
+        self.inner.persist(writes)
     }
 
     fn read(&mut self, from: Sequence, to: Sequence, max_bytes: usize) -> Result<Vec<Bytes>, StorageError> {
@@ -202,15 +216,17 @@ fn start(
     let id = core.me.0;
     let options = ReplicaOptions {
         flush_after_log_bytes: 1 << 20,
-        stands_still_after: Duration::from_millis(500),
-        // On a busy machine anything may take long.
+        stalled_after: Duration::from_millis(500),
+        // On a busy machine, everything may take long.
         no_primary_wait: Duration::from_secs(60),
         ..ReplicaOptions::new(core, 100 + u128::from(id), 7)
     };
     let storage = Fragile { inner: inner.clone(), broken: broken.clone(), hangs: hangs.clone() };
-    let connect = |sink| Ok(Arc::new(InMemoryTransport::new(ReplicaId(id), bus, sink)) as Arc<dyn Transport>);
     let counter = Counter { is_odd: id == 2, ..Counter::default() };
-    ConsensusReplica::start(options, storage, |_| Ok(counter), connect).expect("an empty replica starts")
+    let recovered = ConsensusReplica::recover(options, storage).expect("the log is empty");
+    let ready = recovered.with_database(counter).expect("the database is empty");
+    let transport = InMemoryTransport::new(ReplicaId(id), bus, ready.sink());
+    ready.start(Arc::new(transport))
 }
 
 impl Cluster {
@@ -218,15 +234,15 @@ impl Cluster {
         Self::with(core_options)
     }
 
-    /// Each replica with options of its own.
+    /// Starts each replica with its own options.
     fn with(options: impl Fn(u8) -> CoreOptions) -> Cluster {
         let bus = create_shared_message_bus();
         let broken: Vec<_> = (0..3).map(|_| Arc::new(AtomicBool::new(false))).collect();
         let storages: Vec<_> = (0..3).map(|_| InMemoryStorage::new()).collect();
         let hangs: Vec<_> = (0..3).map(|_| Arc::default()).collect();
         let start = |id: u8| {
-            let place = usize::from(id);
-            start(options(id), &bus, &storages[place], &broken[place], &hangs[place])
+            let index = usize::from(id);
+            start(options(id), &bus, &storages[index], &broken[index], &hangs[index])
         };
         let replicas = (0..3).map(|id| (id, start(id))).collect();
         Cluster { replicas, broken, hangs, storages }
@@ -241,7 +257,10 @@ impl Cluster {
     async fn primary_but(&self, former: Option<ReplicaId>, replica: u8) -> ReplicaId {
         let mut watch = self.replicas[&replica].watch();
         let found = watch.wait_for(|role| role.primary.is_some() && role.primary != former);
-        let role = tokio::time::timeout(Duration::from_secs(20), found).await.expect("there is one").expect("it tells");
+        let role = tokio::time::timeout(Duration::from_secs(20), found)
+            .await
+            .expect("there is one")
+            .expect("the replica runs");
         role.primary.expect("waited for")
     }
 
@@ -249,7 +268,8 @@ impl Cluster {
     async fn failure(&self, id: u8) -> Failure {
         let mut watch = self.replicas[&id].watch();
         let failed = watch.wait_for(|role| role.failed.is_some());
-        let role = tokio::time::timeout(Duration::from_secs(20), failed).await.expect("it fails").expect("it tells");
+        let role =
+            tokio::time::timeout(Duration::from_secs(20), failed).await.expect("it fails").expect("the replica runs");
         role.failed.clone().expect("waited for")
     }
 }
@@ -257,12 +277,12 @@ impl Cluster {
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_through_any_replica_are_executed_in_one_order() {
     let cluster = Cluster::new();
-    let mut places = Vec::new();
+    let mut positions = Vec::new();
     for round in 0..30 {
-        places.push(cluster.execute(round % 3, "x").await.expect("executed"));
+        positions.push(cluster.execute(round % 3, "x").await.expect("executed"));
     }
-    let expected: Vec<String> = (1..=30).map(|place| place.to_string()).collect();
-    assert_eq!(places, expected);
+    let expected: Vec<String> = (1..=30).map(|position| position.to_string()).collect();
+    assert_eq!(positions, expected);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -277,7 +297,7 @@ async fn a_read_point_covers_what_was_acknowledged_before_on_every_replica() {
 }
 
 #[test]
-fn a_disk_that_hangs_is_seen_until_it_goes_on() {
+fn a_disk_that_hangs_is_reported_until_it_works_again() {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let cluster = Cluster::new();
     runtime.block_on(cluster.execute(1, "before")).expect("executed");
@@ -297,7 +317,7 @@ fn a_disk_that_hangs_is_seen_until_it_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_failed_synchronisation_stops_that_replica_and_the_others_go_on() {
+async fn a_failed_sync_stops_that_replica_and_the_others_continue() {
     let cluster = Cluster::new();
     cluster.execute(1, "before").await.expect("executed");
     let primary = cluster.replicas[&1].primary().expect("there is one").0;
@@ -311,7 +331,7 @@ async fn a_failed_synchronisation_stops_that_replica_and_the_others_go_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn orders_that_found_no_space_are_carried_out_once_there_is_some() {
+async fn writes_that_found_no_space_are_performed_once_there_is_some() {
     let cluster = Cluster::new();
     cluster.execute(0, "before").await.expect("executed");
     cluster.storages.iter().for_each(|storage| storage.set_full(true));
@@ -324,7 +344,7 @@ async fn orders_that_found_no_space_are_carried_out_once_there_is_some() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_panic_of_the_executor_ends_the_replica_and_tells_who_waits() {
+async fn a_panic_of_the_executor_ends_the_replica_and_answers_its_callers() {
     let cluster = Cluster::new();
     cluster.execute(0, "before").await.expect("executed");
     let outcome = cluster.execute(0, "panic").await;
@@ -333,7 +353,7 @@ async fn a_panic_of_the_executor_ends_the_replica_and_tells_who_waits() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replica_that_executes_otherwise_stops_and_the_others_name_it() {
+async fn a_replica_that_executes_differently_stops_and_the_others_report_it() {
     let cluster = Cluster::new();
     cluster.execute(2, "differ").await.expect("executed");
     for _ in 0..12 {
@@ -345,12 +365,12 @@ async fn a_replica_that_executes_otherwise_stops_and_the_others_name_it() {
     cluster.execute(1, "x").await.expect("executed by the others");
     for id in [0, 1] {
         let replica = &cluster.replicas[&id];
-        let named = async {
-            while !replica.status().core.strays.contains_key(&ReplicaId(2)) {
+        let reported = async {
+            while !replica.status().core.diverged_peers.contains_key(&ReplicaId(2)) {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(20), named).await.expect("it is named");
+        tokio::time::timeout(Duration::from_secs(20), reported).await.expect("it is reported");
         assert_eq!(replica.status().failed, None);
     }
 }
@@ -375,9 +395,9 @@ fn soon() -> Instant {
     Instant::now() + Duration::from_secs(20)
 }
 
-/// Prints how long writes stood still at most, for a look by eye.
+/// Prints how long the slowest write took.
 #[tokio::test(flavor = "multi_thread")]
-async fn writes_go_on_while_the_primary_is_handed_round() {
+async fn writes_continue_while_leadership_is_passed_around() {
     let cluster = Arc::new(Cluster::new());
     cluster.execute(0, "first").await.expect("executed");
     let is_over = Arc::new(AtomicBool::new(false));
@@ -413,7 +433,7 @@ async fn writes_go_on_while_the_primary_is_handed_round() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_transfer_asked_of_a_secondary_names_the_primary() {
+async fn a_secondary_refuses_a_transfer_and_names_the_primary() {
     let cluster = Cluster::new();
     cluster.execute(0, "x").await.expect("executed");
     let primary = cluster.primary_but(None, 0).await;
@@ -424,7 +444,7 @@ async fn a_transfer_asked_of_a_secondary_names_the_primary() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_primary_that_stops_in_good_order_has_handed_over_before() {
+async fn a_primary_that_stops_gracefully_hands_over_first() {
     let cluster = Arc::new(Cluster::new());
     cluster.execute(0, "x").await.expect("executed");
     let former = cluster.primary_but(None, 0).await;
@@ -439,7 +459,7 @@ async fn a_primary_that_stops_in_good_order_has_handed_over_before() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_primary_that_may_not_lead_any_more_hands_over() {
+async fn a_primary_that_may_no_longer_lead_hands_over() {
     let cluster = Cluster::new();
     cluster.execute(0, "x").await.expect("executed");
     let former = cluster.primary_but(None, 0).await;
@@ -447,27 +467,28 @@ async fn a_primary_that_may_not_lead_any_more_hands_over() {
     let primary = cluster.primary_but(Some(former), former.0).await;
     let mut watch = cluster.replicas[&primary.0].watch();
     let recovered = watch.wait_for(|role| role.is_primary && role.recovered);
-    tokio::time::timeout(Duration::from_secs(20), recovered).await.expect("it recovers").expect("it tells");
+    tokio::time::timeout(Duration::from_secs(20), recovered).await.expect("it recovers").expect("the replica runs");
     assert_eq!(cluster.execute(former.0, "y").await.expect("executed"), "2");
     let back = cluster.replicas[&primary.0].transfer_primary(Some(former), soon()).await;
     assert_eq!(back, Err(TransferError::Ineligible(former)));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn writes_are_refused_while_no_majority_has_space_and_reads_go_on() {
-    // A new primary needs durable promises, for which there is no space: who leads must not change meanwhile, as it does
-    // on a busy machine when a heartbeat is late.
+async fn writes_are_refused_and_reads_continue_while_no_majority_has_space() {
+    // A new primary needs durable promises, for which there is no space. So the primary must not
+    // change during this test, as it does on a busy machine when a heartbeat is late.
     let patient = |id| CoreOptions { election_min_us: 60_000_000, election_max_us: 90_000_000, ..core_options(id) };
     let cluster = Cluster::with(patient);
     cluster.execute(0, "x").await.expect("executed");
-    // A replica serves reads of what its own disk holds: the one that is read from later must not have missed this yet.
+    // A replica serves reads from its own disk, so the one that serves the later read must have
+    // this write.
     cluster.replicas[&1].read_barrier(soon()).await.expect("a quorum confirms");
     let attempt =
         || cluster.replicas[&0].execute_request_async(Bytes::new(), Instant::now() + Duration::from_millis(50));
     for full in [1, 2] {
         cluster.storages[full].set_full(true);
     }
-    // What gets a number before that is known goes on once there is space.
+    // Requests that get a number before the primary knows that continue once there is space.
     while attempt().await != Err(RequestError::StorageFull) {}
     cluster.replicas[&1].read_barrier(soon()).await.expect("a read needs no space");
     for full in [1, 2] {

@@ -1,8 +1,9 @@
-//! The admin HTTP interface, as a client sees it.
+//! A client of the admin HTTP interface.
 //!
-//! A server that hangs is not one that is down: it takes connections and never answers. So nobody is waited for alone.
-//! Questions go to the next address after a short pause, or to all at the same time. What changes something goes to one server
-//! that has just given a sign of life, and is sent once.
+//! A server that hangs is not down: it accepts connections and never answers. So no request waits
+//! for a single server. Queries go to the next address after a short pause, or to all at the same
+//! time. A request that changes something goes, once, to one server that has just shown that it
+//! works.
 
 use std::time::Duration;
 
@@ -14,29 +15,29 @@ use serde_json::Value;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
-use crate::cli::{AdminTarget, check_addresses};
 use crate::failure::Failure;
+use crate::targets::{AdminTarget, check_addresses};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long a server may take to tell its status, for which it asks nobody.
+/// How long a server may take to report its status, for which it asks no other server.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(5);
-/// The next address is asked when there was no answer for so long.
+/// The next address is asked after this time without an answer.
 const HEDGE_AFTER: Duration = Duration::from_secs(1);
-/// How long the other servers are waited for once one has told its status.
+/// How long to wait for the other servers once one has reported its status.
 const GATHERING: Duration = Duration::from_secs(1);
-/// A server that works tells within this time that it does.
+/// A working server answers a liveness check within this time.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(2);
-/// Longer than a server takes for a failover or a change of column families.
+/// A timeout longer than a server takes for a failover or a change of column families.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(15);
-/// How long an address that gave no answer may take to show that it is a Thrift address.
+/// How long to check whether an address without an answer is a Thrift address.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What the commands read of `/status`.
+/// The part of `/status` that the commands read.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Status {
     pub mode: String,
     pub cluster_id: Option<String>,
-    /// The replica that answered for its process.
+    /// The replica that reported for its process.
     pub node_id: Option<u32>,
     pub primary: Option<u32>,
     pub view: Option<u64>,
@@ -47,11 +48,11 @@ pub struct Status {
     pub replicas: Vec<Replica>,
 }
 
-/// Something that is wrong at a server, and what to do about it.
+/// A problem of a server and its remedy.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Problem {
     pub kind: String,
-    /// `None`: it concerns the whole process.
+    /// The replica that has the problem; `None` if it concerns the whole process.
     pub replica: Option<u32>,
     pub text: String,
     pub remedy: String,
@@ -68,21 +69,21 @@ pub struct Replica {
     pub applied: Option<u64>,
     pub digest: Option<String>,
     pub digest_sequence: Option<u64>,
-    /// What is wrong with it, as far as is known.
+    /// Its most serious known problem.
     pub problem: Option<String>,
     pub thrift: Option<String>,
-    /// Where it can be asked; several replicas of one process share it.
+    /// Its admin address, which the replicas of one process share.
     pub admin: Option<String>,
 }
 
-/// Why there is no document.
+/// Why a request got no document.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NoAnswer {
-    /// It surely was not asked.
+    /// The request was definitely not sent.
     NotSent(String),
-    /// It may have been asked, and says nothing.
+    /// The request may have arrived, but there was no answer.
     Silent(String),
-    /// It said something else.
+    /// The server answered with an error.
     Refused(StatusCode, String),
 }
 
@@ -96,26 +97,26 @@ impl std::fmt::Display for NoAnswer {
     }
 }
 
-/// What a server told of itself and the others.
+/// A server's report about itself and the others.
 pub struct Answer {
     pub address: String,
     pub document: Value,
     pub status: Status,
 }
 
-/// What all servers of a cluster told.
+/// The reports of all servers of a cluster.
 pub struct Gathered {
     /// At least one, in the order of the addresses.
     pub answers: Vec<Answer>,
-    /// Who did not answer, and why.
+    /// Addresses that did not answer, with the reasons.
     pub unanswered: Vec<(String, String)>,
 }
 
 impl Gathered {
-    /// The answer of whoever knows most: a primary, in the newest view.
+    /// The most informed answer: that of a primary, in the newest view.
     pub fn best(&self) -> &Answer {
         let knows = |answer: &&Answer| (answer.status.primary.is_some(), answer.status.view);
-        // Of equals the first.
+        // The first of equals.
         self.answers.iter().rev().max_by_key(knows).expect("somebody answered")
     }
 }
@@ -148,8 +149,7 @@ impl AdminClient {
         if !status.is_success() {
             return Err(NoAnswer::Refused(status, refusal(&body)));
         }
-        serde_json::from_slice(&body)
-            .map_err(|error| NoAnswer::Silent(format!("an answer that makes no sense: {error}")))
+        serde_json::from_slice(&body).map_err(|error| NoAnswer::Silent(format!("an invalid answer: {error}")))
     }
 
     /// GETs a JSON document.
@@ -163,7 +163,8 @@ impl AdminClient {
         self.send(Method::GET, (address, path), query, timeout).await
     }
 
-    /// GETs a document that a server may take long for, from one that works: it must give signs of life meanwhile.
+    /// GETs a document that may take the server long. The server must show in the meantime that it
+    /// still works.
     pub async fn get_slowly<T: DeserializeOwned>(
         &self,
         address: &str,
@@ -176,7 +177,7 @@ impl AdminClient {
                 tokio::time::sleep(SIGN_OF_LIFE).await;
                 let alive = self.get::<Value>(address, "/health/live", &[], SIGN_OF_LIFE).await;
                 if let Err(NoAnswer::NotSent(_) | NoAnswer::Silent(_)) = alive {
-                    return NoAnswer::Silent("it hangs: it takes connections and does not answer".to_string());
+                    return NoAnswer::Silent("it hangs: it accepts connections but does not answer".to_string());
                 }
             }
         };
@@ -186,7 +187,7 @@ impl AdminClient {
         }
     }
 
-    /// GETs a document of the first server that answers, with its address.
+    /// GETs a document from the first server that answers, with its address.
     pub async fn first<T: DeserializeOwned>(&self, target: &AdminTarget, path: &str) -> Result<(String, T), Failure> {
         check_addresses("--admin", &target.admin_addresses)?;
         let addresses = &target.admin_addresses;
@@ -197,7 +198,7 @@ impl AdminClient {
             Err(failures) => {
                 let named = failures.into_iter().map(|(place, no_answer)| (addresses[place].clone(), no_answer));
                 let named: Vec<_> = named.collect();
-                // Whoever refuses knows more than whoever is not there.
+                // A server that refuses knows more than one that does not answer.
                 let refused = named.iter().find(|(_, no_answer)| matches!(no_answer, NoAnswer::Refused(..)));
                 match refused {
                     Some((address, no_answer)) => Err(failure_of(address, no_answer.clone())),
@@ -207,8 +208,8 @@ impl AdminClient {
         }
     }
 
-    /// Changes something, at a server that has just given a sign of life. It is asked once: where an answer stays away, what
-    /// was asked for may have happened.
+    /// Sends a request that changes something to a server that has just shown that it works. The
+    /// request is sent once: without an answer, the change may have happened.
     pub async fn change<T: DeserializeOwned>(
         &self,
         method: Method,
@@ -219,7 +220,7 @@ impl AdminClient {
         self.change_at(method, &address, path, &[]).await
     }
 
-    /// The same, at this server.
+    /// Sends a request that changes something to this server, once.
     pub async fn change_at<T: DeserializeOwned>(
         &self,
         method: Method,
@@ -231,7 +232,7 @@ impl AdminClient {
         changed.map_err(|no_answer| failure_of(address, no_answer))
     }
 
-    /// The status of every server, as far as they answer: of the given ones, and of those that they name.
+    /// The status of every server that answers: of the given ones, and of those that they name.
     pub async fn gather(&self, target: &AdminTarget) -> Result<Gathered, Failure> {
         check_addresses("--admin", &target.admin_addresses)?;
         let mut asking = Asking { client: self.clone(), asked: Vec::new(), answers: JoinSet::new() };
@@ -239,7 +240,7 @@ impl AdminClient {
             asking.ask(address);
         });
         let (mut answers, mut missing) = (Vec::new(), Vec::new());
-        // Everybody may take their time until somebody has answered.
+        // Until the first answer, all servers may use their full time.
         let mut ends_at = Instant::now() + STATUS_TIMEOUT + HEDGE_AFTER;
         while let Ok(Some(finished)) = timeout_at(ends_at, asking.answers.join_next()).await {
             let (address, answer) = finished.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
@@ -276,15 +277,15 @@ impl AdminClient {
     async fn status(&self, address: &str) -> StatusAnswer {
         let document: Value = self.get(address, "/status", &[], STATUS_TIMEOUT).await?;
         let status = serde_json::from_value(document.clone())
-            .map_err(|error| NoAnswer::Silent(format!("a status that makes no sense: {error}")))?;
+            .map_err(|error| NoAnswer::Silent(format!("an invalid status: {error}")))?;
         Ok((document, status))
     }
 }
 
-/// A status as it came, and what this program reads of it.
+/// A status as received, and the part that this program reads.
 type StatusAnswer = Result<(Value, Status), NoAnswer>;
 
-/// Servers that are asked for their status at the same time.
+/// Concurrent requests for the status of servers.
 struct Asking {
     client: AdminClient,
     asked: Vec<String>,
@@ -292,7 +293,7 @@ struct Asking {
 }
 
 impl Asking {
-    /// Each once; whether this one is new.
+    /// Asks each address once. Returns whether this one is new.
     fn ask(&mut self, address: &str) -> bool {
         if self.asked.iter().any(|other| other == address) {
             return false;
@@ -307,7 +308,8 @@ impl Asking {
     }
 }
 
-/// Whether an address can be one to connect to: a server that listens everywhere names no place.
+/// Whether one can connect to an address; a server may name `0.0.0.0`, where it listens on all
+/// interfaces.
 fn is_place(address: &str) -> bool {
     address.rsplit_once(':').is_some_and(|(host, port)| {
         !matches!(host, "" | "0.0.0.0" | "[::]") && port.parse::<u16>().is_ok_and(|port| port != 0)
@@ -318,7 +320,7 @@ fn failure_of(address: &str, no_answer: NoAnswer) -> Failure {
     match no_answer {
         NoAnswer::NotSent(_) => Failure::Unsure(format!("cannot reach {address}: {no_answer}; nothing was done")),
         NoAnswer::Silent(_) => Failure::Unsure(format!(
-            "{address}: {no_answer}; what was asked for may have been done: see `synodkv status` before you try again"
+            "{address}: {no_answer}; the change may have happened: see `synodkv status` before you try again"
         )),
         NoAnswer::Refused(status, _) if status.is_client_error() => Failure::Failed(format!("{address}: {no_answer}")),
         NoAnswer::Refused(..) => Failure::Unsure(format!("{address}: {no_answer}")),
@@ -326,13 +328,13 @@ fn failure_of(address: &str, no_answer: NoAnswer) -> Failure {
 }
 
 fn url(address: &str, path: &str, query: &[(&str, String)]) -> String {
-    // reqwest's own query encoding is a feature that this build leaves out; what is asked for needs none.
+    // This build leaves out reqwest's feature for encoding queries; these parameters need none.
     let query: Vec<String> = query.iter().map(|(name, value)| format!("{name}={value}")).collect();
     let separator = if query.is_empty() { "" } else { "?" };
     format!("http://{address}{path}{separator}{}", query.join("&"))
 }
 
-/// Of addresses where no admin interface could be asked, each with the reason.
+/// The error about addresses where no admin interface answered, each with its reason.
 async fn unreachable_failure(reasons: Vec<(String, NoAnswer)>) -> Failure {
     for (address, _) in &reasons {
         if speaks_thrift(address).await {
@@ -344,19 +346,20 @@ async fn unreachable_failure(reasons: Vec<(String, NoAnswer)>) -> Failure {
     }
     let reasons: Vec<String> = reasons.iter().map(|(address, reason)| format!("{address}: {reason}")).collect();
     Failure::Unsure(format!(
-        "cannot reach the admin interface at {}; is the server running? start one with `synodkv serve`, or say where it is \
+        "cannot reach the admin interface at {}; is the server running? start one with `synodkv serve`, or give its address \
          with --admin HOST:PORT",
         reasons.join("; ")
     ))
 }
 
-/// Whether a Thrift server answers there.
+/// Whether a Thrift server answers at this address.
 async fn speaks_thrift(address: &str) -> bool {
     let options = Options { connect_timeout: PROBE_TIMEOUT, ..Options::default() };
     Client::connect([address], options).await.is_ok()
 }
 
-/// The words of the error at the bottom, which say what happened; those above it say only that something did.
+/// The text of the innermost error, which says what happened; the outer ones only say that
+/// something failed.
 fn plain_reason(error: &reqwest::Error) -> String {
     if error.is_timeout() {
         return "no answer in time".to_string();
@@ -371,7 +374,7 @@ fn plain_reason(error: &reqwest::Error) -> String {
     }
 }
 
-/// What the server said instead of doing it.
+/// The error text of the server's refusal.
 fn refusal(body: &[u8]) -> String {
     let said =
         serde_json::from_slice::<Value>(body).ok().and_then(|json| Some(json.get("error")?.as_str()?.to_string()));

@@ -1,27 +1,29 @@
-//! How the system's allocator is set up for a server.
+//! Configures the system's allocator for a server.
 //!
-//! The allocator of glibc gives threads arenas of their own, up to eight for each processor, and an arena keeps most of what
-//! was freed in it. Replies are made by whichever thread is free, so each arena would come to hold as much as the largest
-//! reply: several times what is in use, and beyond any budget. Few arenas are hardly slower, because each thread also has a
-//! small cache.
+//! glibc's allocator gives threads their own arenas, up to eight per processor, and an arena keeps
+//! most of the memory freed in it. Any free thread may make a reply, so each arena would grow to
+//! the size of the largest reply: several times the memory in use, and beyond any budget. Fewer
+//! arenas are hardly slower, because each thread also has a small cache.
 //!
-//! That can be said only in the environment that the program starts with, so it starts itself once more.
+//! Only the environment at the program's start can set this, so the program executes itself once
+//! more.
 
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-/// Whoever sets this, or [`TUNABLES`], has decided.
+/// If this variable or [`TUNABLES`] is set, the user has decided.
 const ARENAS: &str = "MALLOC_ARENA_MAX";
 const TUNABLES: &str = "GLIBC_TUNABLES";
 const LEAST_ARENAS: usize = 2;
 
-/// Goes on with one arena for each processor: in this process, from the beginning of the program. Comes back where that has
-/// been done, is decided by the environment, or fails; then the program needs more memory, and nothing else changes.
+/// Executes the program again in this process, limited to one arena per processor. Returns if that
+/// was done already, if the environment decides, or if it fails; then the program only needs more
+/// memory.
 pub fn limit_arenas(processors: usize) {
     if cfg!(not(target_env = "gnu")) || [ARENAS, TUNABLES].iter().any(|name| std::env::var_os(name).is_some()) {
         return;
     }
-    // Not by way of /proc/self/exe, which would become the name of the process.
+    // Does not execute /proc/self/exe, because that would become the name of the process.
     let Ok(program) = std::env::current_exe() else { return };
     let mut arguments = std::env::args_os();
     let mut command = Command::new(program);

@@ -1,4 +1,5 @@
-//! Rows as text, between a header and an end mark: what `range --format backup` writes and `import` reads.
+//! The backup format, which `range --format backup` writes and `import` reads: rows as text between
+//! a header and an end mark.
 //!
 //! ```text
 //! synodkv-rows 1 notation=escaped family=default version=1234
@@ -6,9 +7,10 @@
 //! synodkv-rows end rows=1 xxh3=0123456789abcdef
 //! ```
 //!
-//! The end mark tells how many rows there are, and the XXH3 hash (64 bits) of every byte before it. Keys and values are escaped
-//! or hexadecimal, so that a row is one line with exactly one tab, and the two marks, which have none, are never taken for
-//! rows. The header names the notation, the column family and the version that the rows are of.
+//! The end mark holds the number of rows and the XXH3 hash (64 bits) of every byte before it. Keys
+//! and values are escaped or hexadecimal, so a row is one line with exactly one tab, and the marks,
+//! which have no tab, cannot be mistaken for rows. The header names the notation, the column family
+//! and the version of the rows.
 
 use std::io::{BufRead, Read};
 
@@ -20,7 +22,7 @@ use crate::text::Notation;
 
 const MARK: &str = "synodkv-rows";
 const FORMAT: u32 = 1;
-/// No mark is longer.
+/// Longest header or end mark.
 const MAX_MARK_BYTES: usize = 1024;
 
 pub type Pair = (Vec<u8>, Vec<u8>);
@@ -32,12 +34,12 @@ fn notation_name(notation: Notation) -> &'static str {
     }
 }
 
-/// A row as a line, with its end.
+/// A row as a line, with its line end.
 pub fn row_line(key: &[u8], value: &[u8], notation: Notation) -> String {
     format!("{}\t{}\n", notation.show(key), notation.show(value))
 }
 
-/// Makes the marks around rows.
+/// Makes the header and the end mark around rows.
 pub struct Writer {
     notation: Notation,
     hash: Box<Xxh3>,
@@ -45,7 +47,7 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Begins with the header. `family` empty: the default one.
+    /// Begins with the header. An empty `family` means the default one.
     pub fn begin(notation: Notation, family: &str, version: u64) -> (Writer, String) {
         let family = if family.is_empty() { kv_api::DEFAULT_COLUMN_FAMILY } else { family };
         let header =
@@ -67,16 +69,16 @@ impl Writer {
     }
 }
 
-/// What stands in front of the rows.
+/// The content of the header.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Header {
     notation: Notation,
     pub family: String,
 }
 
-/// Reads rows line by line, and lets none pass that does not fit. Errors name the line.
+/// Reads and checks rows line by line. Errors name the line.
 pub struct Reader<S> {
-    /// For messages.
+    /// The name of the source, for messages.
     name: String,
     source: S,
     limits: Limits,
@@ -89,7 +91,7 @@ pub struct Reader<S> {
 }
 
 impl<S: BufRead> Reader<S> {
-    /// Rows behind a header.
+    /// Reads rows after a header.
     pub fn begin(name: &str, source: S, limits: &Limits) -> Result<(Self, Header), Failure> {
         let mut reader = Reader::without_marks(name, source, limits, Notation::Escaped);
         reader.has_marks = true;
@@ -98,7 +100,7 @@ impl<S: BufRead> Reader<S> {
         Ok((reader, header))
     }
 
-    /// Rows alone.
+    /// Reads rows without marks.
     pub fn without_marks(name: &str, source: S, limits: &Limits, notation: Notation) -> Self {
         Reader {
             name: name.to_string(),
@@ -117,7 +119,7 @@ impl<S: BufRead> Reader<S> {
         Failure::Usage(format!("{}, line {}: {reason}", self.name, self.line))
     }
 
-    /// The next line with its end; `None`: there is none.
+    /// The next line with its line end; `None` at the end of the input.
     fn read_line(&mut self) -> Result<Option<Vec<u8>>, Failure> {
         // Every byte of a row may be written as `\xNN`.
         let longest = (4 * (self.limits.max_key_bytes + self.limits.max_value_bytes) + 2).max(MAX_MARK_BYTES);
@@ -134,14 +136,14 @@ impl<S: BufRead> Reader<S> {
         if line.len() > longest {
             let Limits { max_key_bytes, max_value_bytes, .. } = self.limits;
             return Err(self.wrong(&format!(
-                "it is longer than any row that the servers take: a key has at most {max_key_bytes} bytes \
+                "it is longer than any row that the servers accept: a key has at most {max_key_bytes} bytes \
                  (limits.max_key_bytes), a value {max_value_bytes} (limits.max_value_bytes)"
             )));
         }
         Ok(Some(line))
     }
 
-    /// A line without its end, as text.
+    /// A line without its line end, as text.
     fn text<'l>(&self, line: &'l [u8]) -> Result<&'l str, Failure> {
         let line = line.strip_suffix(b"\n").unwrap_or(line);
         if line.ends_with(b"\r") {
@@ -154,7 +156,7 @@ impl<S: BufRead> Reader<S> {
 
     fn header(&mut self) -> Result<Header, Failure> {
         let Some(line) = self.read_line()? else {
-            return Err(Failure::Usage(format!("{}: it is empty, and not even a header stands there", self.name)));
+            return Err(Failure::Usage(format!("{}: it is empty, and does not even have a header", self.name)));
         };
         let text = self.text(&line)?;
         let fields: Vec<&str> = text.split(' ').collect();
@@ -183,7 +185,7 @@ impl<S: BufRead> Reader<S> {
         Ok(Header { notation, family: family.to_string() })
     }
 
-    /// The next row; `None` at the end, and then everything was as it should be.
+    /// The next row; `None` at the end, after all checks have passed.
     pub fn next(&mut self) -> Result<Option<Pair>, Failure> {
         if self.is_at_end {
             return Ok(None);
@@ -193,7 +195,7 @@ impl<S: BufRead> Reader<S> {
             return match self.has_marks {
                 false => Ok(None),
                 true => Err(Failure::Usage(format!(
-                    "{}: the end mark is missing behind line {}: the file was cut short, or whoever wrote it failed",
+                    "{}: the end mark is missing behind line {}: the file was cut short, or its writer failed",
                     self.name, self.line
                 ))),
             };
@@ -216,7 +218,8 @@ impl<S: BufRead> Reader<S> {
         let (Some(key), Some(value), None) = (parts.next(), parts.next(), parts.next()) else {
             return Err(self.wrong("expected a key, a tab and a value, as `synodkv range` prints them"));
         };
-        // None is ever written so; who wrote these would not get them back.
+        // The writer escapes all control characters, so these were written by hand and would not
+        // read back as the same bytes.
         if let Some(c) = text.chars().find(|c| c.is_control() && *c != '\t') {
             return Err(self.wrong(&format!("a control character, {}, stands in it; write \\xNN", c.escape_unicode())));
         }
@@ -231,12 +234,12 @@ impl<S: BufRead> Reader<S> {
         Ok((key, value))
     }
 
-    /// What the servers would not take.
+    /// Refuses a row that the servers would refuse.
     fn check(&self, key: &[u8], value: &[u8]) -> Result<(), Failure> {
         let Limits { max_key_bytes, max_value_bytes, max_transaction_bytes, .. } = self.limits;
         let too_long = |what: &str, length: usize, limit: usize, setting: &str| {
             let reason =
-                format!("the {what} has {length} bytes, and the servers take at most {limit} (limits.{setting})");
+                format!("the {what} has {length} bytes, and the servers accept at most {limit} (limits.{setting})");
             Err(self.wrong(&reason))
         };
         if key.is_empty() {
@@ -266,7 +269,7 @@ impl<S: BufRead> Reader<S> {
             return Err(self.wrong("this is neither a row nor an end mark; two files in one?"));
         };
         if rows != self.rows {
-            return Err(self.wrong(&format!("there were {rows} rows, and {} stand here: some were lost", self.rows)));
+            return Err(self.wrong(&format!("there were {rows} rows, and {} are here: some were lost", self.rows)));
         }
         if hash != self.hash.digest() {
             return Err(self.wrong("the checksum does not fit: something before this line was changed"));
@@ -307,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read_back() {
+    fn written_rows_are_read_back() {
         let all: Vec<u8> = (0..=255).collect();
         let rows: [(&[u8], &[u8]); 4] =
             [(b"a", b""), (b"synodkv-rows end", b"tab\t"), (&all, b"\r\n"), (b"\xff", &all)];
@@ -315,7 +318,7 @@ mod tests {
             let text = backup(notation, &rows);
             let expected: Vec<Pair> = rows.iter().map(|(key, value)| (key.to_vec(), value.to_vec())).collect();
             assert_eq!(read(text.as_bytes()).expect("as written"), expected);
-            // The same rows, whatever the last line ends with.
+            // The rows are the same with and without a line end after the last one.
             assert_eq!(read(text.trim_end().as_bytes()).expect("as written"), expected);
         }
         assert_eq!(read(backup(Notation::Hex, &[]).as_bytes()).expect("no rows"), []);
@@ -351,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_servers_do_not_take_is_refused_with_the_setting() {
+    fn rows_that_the_servers_do_not_accept_are_refused_with_the_setting() {
         let value = vec![0; 100_001];
         refused(backup(Notation::Hex, &[(b"a", &value)]).as_bytes(), "line 2: the value has 100001 bytes");
         let key = vec![0; 10_001];

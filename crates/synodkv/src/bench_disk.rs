@@ -1,5 +1,4 @@
-//! `bench-disk`: what the disk can do, and what a plain storage engine makes of it: the figures that the server's own are
-//! to be measured against.
+//! `bench-disk`: measures the disk, and a plain storage engine on it, as a baseline for the server.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -11,27 +10,29 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use serde::Serialize;
 
-use crate::cli::epilogue;
 use crate::failure::Failure;
 use crate::output::{self, Format};
+use crate::usage::epilogue;
 
 /// Measure the disk: syncs per second, and synced group writes of a plain storage engine.
 ///
-/// First, 4 KiB writes into a preallocated file, each followed by fdatasync: by one thread, and by three, each with a file
-/// of its own. Then raw RocksDB: as many threads as `--concurrency` says hand one row at a time to one writer, which writes
-/// a synced batch of all rows that wait: what a server would reach that costs nothing else.
+/// First, 4 KiB writes into a preallocated file, each followed by fdatasync: by one thread, and by
+/// three, each with a file of its own. Then raw RocksDB: `--concurrency` threads pass one row at a
+/// time to one writer, which writes all waiting rows as one synced batch. A server without any
+/// other cost would reach this throughput.
 #[derive(Debug, Args)]
 #[command(after_help = epilogue("Examples:\n  \
     synodkv bench-disk --data-dir ./bench-data\n  \
     synodkv bench-disk --data-dir ./bench-data --concurrency 64 --seconds 10 --format json", "never"))]
 pub struct BenchDiskArgs {
-    /// A directory on the disk to measure; made if need be. What is written there is removed afterwards.
+    /// A directory on the disk to measure; created if necessary. The files written there are
+    /// removed afterwards.
     #[arg(long, value_name = "DIR")]
     pub data_dir: PathBuf,
     /// How long each measurement takes.
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub seconds: u64,
-    /// Rows handed over at a time.
+    /// Number of threads that each pass one row at a time.
     #[arg(long, value_name = "N[,…]", value_delimiter = ',', default_value = "1,16,64,256")]
     pub concurrency: Vec<usize>,
     /// Length of a key.
@@ -96,7 +97,7 @@ fn show(measured: &[Measured]) -> String {
     output::table(&rows)
 }
 
-/// A folder of this run, removed at its end.
+/// A directory of this run, removed at its end.
 struct Scratch {
     path: PathBuf,
 }
@@ -129,8 +130,9 @@ fn summarise(what: &'static str, concurrency: usize, elapsed: Duration, mut late
     }
 }
 
-/// Runs `work` on several threads at once, each for `duration`, and gathers the latencies of all. `work` does one thing and
-/// is given the thread's number and how many it has done.
+/// Runs `work` on several threads at once, each for `duration`, and returns the latencies of all.
+/// `work` performs one operation; its arguments are the thread's number and the number of
+/// operations so far.
 fn timed(
     threads: usize,
     duration: Duration,
@@ -174,7 +176,7 @@ fn fsync_rate(folder: &Path, threads: usize, duration: Duration) -> Result<Measu
     Ok(summarise("fdatasync of 4 KiB", threads, elapsed, latencies))
 }
 
-/// A file whose blocks are all there, so that a sync of a write into it has no metadata to write.
+/// A file whose blocks are all allocated, so that syncing a write into it need not write metadata.
 fn zero_filled(path: &Path) -> Result<File, Failure> {
     let file = File::create(path)?;
     let zeros = vec![0; 1 << 20];
@@ -206,7 +208,7 @@ fn raw_engine(folder: &Path, concurrency: usize, args: &BenchDiskArgs) -> Result
         let writer = scope.spawn(|| group.write_until_closed());
         let result = timed(concurrency, duration, |thread, done| {
             let row = done * concurrency as u64 + thread as u64;
-            // Spread like the keys of the server's benchmark.
+            // Keys are spread like those of the server's benchmark.
             let mut key = vec![b'0'; args.key_size as usize];
             key[..8].copy_from_slice(&row.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes());
             group.write(key, value.clone()).map_err(Failure::Unsure)
@@ -220,7 +222,7 @@ fn raw_engine(folder: &Path, concurrency: usize, args: &BenchDiskArgs) -> Result
 
 #[cfg(feature = "rocksdb")]
 mod group {
-    //! Many threads, one writer: whatever waits is one synced batch.
+    //! Many threads and one writer, which writes all waiting rows as one synced batch.
 
     use std::sync::Mutex;
     use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
@@ -249,7 +251,7 @@ mod group {
             Group { engine, rows: Mutex::new(Some(rows)), queue: Mutex::new(queue) }
         }
 
-        /// Hands one row over and waits until it is on disk.
+        /// Passes one row to the writer and waits until it is on disk.
         pub fn write(&self, key: Vec<u8>, value: Vec<u8>) -> Written {
             let (written, done) = sync_channel(1);
             let closed = || "the writer has stopped".to_string();
@@ -269,7 +271,7 @@ mod group {
             let (mut batch, mut waiting) = (WriteBatch::new(), Vec::new());
             while let Ok(first) = queue.recv() {
                 for row in std::iter::once(first).chain(queue.try_iter()) {
-                    // Laid out as the database lays out its rows.
+                    // Keys have the layout of the database's rows.
                     let key = key_codec::prefix("", &row.key);
                     let version = key_codec::version_suffix(2);
                     batch.put_parts(Table::Data, &[&key, &version], &key_codec::row_parts(Some(&row.value)));
@@ -277,7 +279,7 @@ mod group {
                 }
                 let result = self.engine.write(&batch).map_err(|error| error.to_string());
                 for written in waiting.drain(..) {
-                    // Whoever hands a row over waits for it.
+                    // The thread that passed the row is waiting for this.
                     let _ = written.send(result.clone());
                 }
                 batch.clear();

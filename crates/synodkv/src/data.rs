@@ -36,7 +36,7 @@ pub async fn get(args: GetArgs) -> Result<ExitCode, Failure> {
     Ok(ExitCode::from(u8::from(value.is_none())))
 }
 
-/// Programs get the bytes, people a line.
+/// Programs get the bytes, people a line of text.
 fn is_raw(notation: Notation) -> bool {
     notation == Notation::Plain && !output::is_terminal()
 }
@@ -50,13 +50,13 @@ pub async fn set(args: SetArgs) -> Result<ExitCode, Failure> {
         Some(value) => value,
         None => standard_input(&limits)?,
     };
-    // What is far too long would not even be read by the server, which could not say why then.
+    // The server would not even read a value that is far too long, and could not say why.
     check(&key, &value, &limits)?;
     client.set(key_ref(key.clone(), args.family), value).await.map_err(Failure::of_write)?;
     confirm(args.bytes.format, &notation.show(&key))
 }
 
-/// A value from standard input. No more of it is read than the servers take.
+/// A value from standard input. Reads no more of it than the servers accept.
 fn standard_input(limits: &Limits) -> Result<Vec<u8>, Failure> {
     if std::io::stdin().is_terminal() {
         output::remark("reading the value from the terminal; Ctrl-D ends it");
@@ -73,7 +73,7 @@ fn check(key: &[u8], value: &[u8], limits: &Limits) -> Result<(), Failure> {
     if key.len() > limits.max_key_bytes {
         let (length, limit) = (key.len(), limits.max_key_bytes);
         return Err(Failure::Failed(format!(
-            "the key has {length} bytes, more than the {limit} that the server takes (KEY_TOO_LARGE); its setting is \
+            "the key has {length} bytes, more than the {limit} that the server accepts (KEY_TOO_LARGE); its setting is \
              limits.max_key_bytes; nothing was written"
         )));
     }
@@ -85,7 +85,7 @@ fn check(key: &[u8], value: &[u8], limits: &Limits) -> Result<(), Failure> {
 
 fn too_large(what: &str, limits: &Limits) -> Failure {
     Failure::Failed(format!(
-        "{what} the {} bytes that the server takes (VALUE_TOO_LARGE); its setting is limits.max_value_bytes; nothing was \
+        "{what} the {} bytes that the server accepts (VALUE_TOO_LARGE); its setting is limits.max_value_bytes; nothing was \
          written",
         limits.max_value_bytes
     ))
@@ -99,7 +99,7 @@ pub async fn delete(args: DeleteArgs) -> Result<ExitCode, Failure> {
     confirm(args.bytes.format, &notation.show(&key))
 }
 
-/// A write that succeeded says nothing to people, as usual in a shell.
+/// As usual in a shell, a successful write prints nothing for people.
 fn confirm(format: Format, key: &str) -> Result<ExitCode, Failure> {
     if format == Format::Json {
         return output::done(format, &json!({ "key": key, "success": true }), key);

@@ -11,7 +11,7 @@ use crate::cli::FailoverArgs;
 use crate::failure::Failure;
 use crate::output;
 
-/// What the server says it did.
+/// The server's report of a failover.
 #[derive(Debug, Deserialize)]
 struct Done {
     old_primary: u32,
@@ -23,19 +23,19 @@ struct Done {
 pub async fn run(args: FailoverArgs) -> Result<ExitCode, Failure> {
     let client = AdminClient::new()?;
     let gathered = client.gather(&args.admin).await?;
-    let address = whom_to_tell(&gathered)?;
+    let address = server_of_the_primary(&gathered)?;
     let query: Vec<(&str, String)> = args.to.map(|id| ("to", id.to_string())).into_iter().collect();
     let document: Value = client.change_at(Method::POST, address, "/failover", &query).await?;
     let done: Done = serde_json::from_value(document.clone()).map_err(Failure::of_answer)?;
     output::done(args.format, &document, &show(&done))
 }
 
-/// The primary's server. It is told once, so it must be one that has just answered.
-fn whom_to_tell(gathered: &Gathered) -> Result<&str, Failure> {
+/// The primary's server. The request is sent once, so this must be a server that has just answered.
+fn server_of_the_primary(gathered: &Gathered) -> Result<&str, Failure> {
     let best = gathered.best();
-    // Somebody has to say why there is no primary.
+    // Any server can say why there is no primary.
     let Some(primary) = best.status.primary else { return Ok(&best.address) };
-    // By its own word, wherever it was reached.
+    // The server that reports itself as primary, at the address where it answered.
     if let Some(own) = gathered.answers.iter().find(|answer| answer.status.node_id == Some(primary)) {
         return Ok(&own.address);
     }
@@ -70,7 +70,7 @@ mod tests {
     use crate::admin::Answer;
 
     #[test]
-    fn what_was_done_is_told_in_one_line() {
+    fn the_result_is_reported_in_one_line() {
         let done = Done { old_primary: 0, new_primary: 2, view: 514, pause_at_most_ms: 11.2 };
         assert_eq!(show(&done), "replica 2 leads now (view 514), and replica 0 follows; writes waited 12 ms at most");
         let same = Done { old_primary: 2, ..done };
@@ -87,20 +87,20 @@ mod tests {
     }
 
     #[test]
-    fn the_primary_is_told_as_the_newest_view_names_it() {
+    fn the_request_goes_to_the_primary_of_the_newest_view() {
         let answers = vec![answer(0, Some(0), 7), answer(1, Some(2), 8), answer(2, Some(2), 8)];
-        assert_eq!(whom_to_tell(&Gathered { answers, unanswered: Vec::new() }).expect("replica 2"), "h2:1");
+        assert_eq!(server_of_the_primary(&Gathered { answers, unanswered: Vec::new() }).expect("replica 2"), "h2:1");
         let answers = vec![answer(1, None, 9), answer(0, None, 9)];
-        assert_eq!(whom_to_tell(&Gathered { answers, unanswered: Vec::new() }).expect("it says why"), "h1:1");
+        assert_eq!(server_of_the_primary(&Gathered { answers, unanswered: Vec::new() }).expect("it says why"), "h1:1");
     }
 
     #[test]
-    fn a_primary_that_hangs_is_not_told_and_one_elsewhere_is_found_by_the_others() {
+    fn a_hanging_primary_gets_no_request_and_the_others_name_the_next_one() {
         let answers = || vec![answer(1, Some(0), 7), answer(2, Some(0), 7)];
         let unanswered = vec![("h0:1".to_string(), "no answer for 1 s".to_string())];
-        let failure = whom_to_tell(&Gathered { answers: answers(), unanswered }).expect_err("it hangs");
+        let failure = server_of_the_primary(&Gathered { answers: answers(), unanswered }).expect_err("it hangs");
         assert!(matches!(&failure, Failure::Unsure(text) if text.contains("h0:1: no answer for 1 s")), "{failure}");
         let address = Gathered { answers: answers(), unanswered: Vec::new() };
-        assert_eq!(whom_to_tell(&address).expect("somebody who redirects"), "h1:1");
+        assert_eq!(server_of_the_primary(&address).expect("somebody who redirects"), "h1:1");
     }
 }

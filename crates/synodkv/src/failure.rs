@@ -1,5 +1,5 @@
-//! Why a command ends without having done its work, in words that say what to do next, and with the exit status that
-//! programs go by. docs/CLI.md has the table.
+//! The failure of a command: a text that says what to do next, and the exit status for programs.
+//! docs/CLI.md has the table.
 
 use std::process::ExitCode;
 
@@ -13,8 +13,8 @@ pub enum Failure {
     /// The answer is no.
     #[error("{0}")]
     Failed(String),
-    /// Whether the answer is yes or no cannot be told, or not now: nobody can be reached, or answers in time, or leads; or it is
-    /// unknown whether a write happened.
+    /// The answer is unknown, at least now: no server can be reached or answers in time, there is
+    /// no primary, or it is unknown whether a write happened.
     #[error("{0}")]
     Unsure(String),
 }
@@ -28,7 +28,7 @@ impl Failure {
         })
     }
 
-    /// The same, with other words.
+    /// The same failure with a changed text.
     pub fn with_text(self, change: impl FnOnce(String) -> String) -> Self {
         match self {
             Failure::Usage(text) => Failure::Usage(change(text)),
@@ -37,25 +37,26 @@ impl Failure {
         }
     }
 
-    /// The same, behind what was done before.
+    /// The same failure, with a text that first says what was done before it.
     pub fn after(self, done: &str) -> Self {
         match self.with_text(|text| format!("{done}{text}")) {
-            // Something was done.
+            // Something was done already, so this is no longer a usage error.
             Failure::Usage(text) => Failure::Failed(text),
             other => other,
         }
     }
 
-    /// Of a write: says also that it did not happen, where that is sure and a user may wonder.
+    /// The failure of a write. It adds that the write did not happen, if that is certain and a user
+    /// may wonder.
     pub fn of_write(error: ClientError) -> Self {
         let is_void = error.code() == Some(&ErrorCode::NoPrimary) && !error.maybe_committed();
         let failure = Failure::from(error);
         if is_void { failure.with_text(|text| format!("{text}; nothing was written")) } else { failure }
     }
 
-    /// An answer of a server that this program does not understand.
+    /// A failure to understand the answer of a server.
     pub fn of_answer(error: impl std::fmt::Display) -> Self {
-        Failure::Unsure(format!("the server answered with what makes no sense: {error}"))
+        Failure::Unsure(format!("the server's answer is invalid: {error}"))
     }
 }
 
@@ -69,11 +70,11 @@ impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
         let hint = match &error {
             ClientError::Unreachable { .. } => {
-                "; is the server running? start one with `synodkv serve`, or say where it is with --addr HOST:PORT"
+                "; is the server running? start one with `synodkv serve`, or give its address with --addr HOST:PORT"
             }
             ClientError::Malformed { .. } => "; is this the Thrift address? the admin address takes --admin",
             ClientError::InvalidArgument(_) => return Failure::Usage(error.to_string()),
-            error if error.maybe_committed() => "; the write may have happened: read the key to see",
+            error if error.maybe_committed() => "; the write may have happened: read the key to check",
             error if error.code() == Some(&ErrorCode::NoPrimary) => "; see `synodkv status`",
             error => error.code().map(hint_of_code).unwrap_or_default(),
         };
@@ -84,7 +85,7 @@ impl From<ClientError> for Failure {
     }
 }
 
-/// Whether somebody who knows has said no, and would say it again.
+/// Whether a server has refused the request, and would refuse it again.
 fn is_no(error: &ClientError) -> bool {
     match error {
         ClientError::Refused { code, maybe_committed, .. } => {
@@ -116,19 +117,19 @@ fn is_no(error: &ClientError) -> bool {
     }
 }
 
-/// What to do about an answer of the server that does not say so itself.
+/// Advice about an error whose text does not contain any.
 fn hint_of_code(code: &ErrorCode) -> &'static str {
     match code {
         ErrorCode::TransactionTooOld => {
-            "; versions stay readable for storage.readable_window_ms of the servers, by default a minute: take a newer one"
+            "; versions stay readable for the servers' storage.readable_window_ms, by default a minute: use a newer one"
         }
-        ErrorCode::FutureVersion => "; take an older one, or see with --addr whether this is the right cluster",
+        ErrorCode::FutureVersion => "; use an older one, or check with --addr whether this is the right cluster",
         ErrorCode::KeyTooLarge => "; the setting of the server is limits.max_key_bytes",
         ErrorCode::ValueTooLarge => "; the setting of the server is limits.max_value_bytes",
-        ErrorCode::StorageFull => "; nothing was written; has_space in /status of each server tells where",
+        ErrorCode::StorageFull => "; nothing was written; has_space in /status of each server shows where",
         ErrorCode::Overloaded => "; wait a little, and try again",
         ErrorCode::TransactionTooLarge => {
-            "; make it several transactions; the setting of the server is limits.max_transaction_bytes"
+            "; split it into several transactions; the setting of the server is limits.max_transaction_bytes"
         }
         _ => "",
     }
@@ -145,6 +146,7 @@ mod tests {
             retryable: true,
             maybe_committed: false,
             conflicting_keys: Vec::new(),
+            leader_endpoint: None,
         }
     }
 
@@ -156,13 +158,14 @@ mod tests {
             retryable: true,
             maybe_committed: false,
             conflicting_keys: Vec::new(),
+            leader_endpoint: None,
         };
         let text = Failure::from(error).to_string();
         assert!(text.starts_with("too old (TRANSACTION_TOO_OLD); ") && text.contains("readable_window_ms"), "{text}");
     }
 
     #[test]
-    fn the_status_tells_a_no_from_not_knowing() {
+    fn the_status_distinguishes_no_from_unknown() {
         let is_no = |code: ErrorCode| {
             let error = ClientError::Refused {
                 code,
@@ -170,6 +173,7 @@ mod tests {
                 retryable: false,
                 maybe_committed: false,
                 conflicting_keys: Vec::new(),
+                leader_endpoint: None,
             };
             matches!(Failure::from(error), Failure::Failed(_))
         };

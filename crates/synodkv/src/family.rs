@@ -1,4 +1,4 @@
-//! `family`: which column families there are, and changing that.
+//! `family`: lists, creates and drops column families.
 
 use std::process::ExitCode;
 
@@ -8,14 +8,15 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::admin::AdminClient;
-use crate::cli::{AdminTarget, epilogue};
 use crate::failure::Failure;
 use crate::output::{self, Format};
+use crate::targets::AdminTarget;
+use crate::usage::epilogue;
 
 /// Create, drop and list column families.
 ///
-/// Every replica knows of a change once it is agreed, as with a write. A family that exists may be created again, which
-/// changes nothing. Dropping one removes all its rows at once, for good.
+/// Like a write, a change takes effect on all replicas. Creating a family that exists changes
+/// nothing. Dropping one removes all its rows at once, permanently.
 #[derive(Debug, Args)]
 #[command(after_help = epilogue("Examples:\n  \
     synodkv family list\n  \
@@ -27,7 +28,7 @@ pub struct FamilyArgs {
     pub action: FamilyAction,
 }
 
-const NO: &str = "the server refused it, for good: no such family, or one that may not be dropped";
+const NO: &str = "the server refused it permanently: no such family, or one that cannot be dropped";
 
 #[derive(Debug, Subcommand)]
 pub enum FamilyAction {
@@ -44,7 +45,8 @@ pub enum FamilyAction {
     },
     /// Drop a column family with all its rows.
     ///
-    /// Not one that `storage.column_families` names: the next write would create it again.
+    /// A family that `storage.column_families` names cannot be dropped, because the next write
+    /// would create it again.
     #[command(after_help = epilogue("Example:\n  synodkv family drop orders", NO))]
     Drop {
         /// Its name, as `family list` shows it.
@@ -99,7 +101,7 @@ pub async fn run(args: FamilyArgs) -> Result<ExitCode, Failure> {
 }
 
 async fn change(client: &AdminClient, method: Method, target: &AdminTarget, name: &str) -> Result<Value, Failure> {
-    // It becomes a part of a path: what no name may hold must not change where that leads.
+    // The name becomes part of a URL path, so invalid characters must not change where it leads.
     if let Some(fault) = kv_api::family_name_fault(name) {
         return Err(Failure::Usage(format!("column family `{name}`: {fault}")));
     }
@@ -120,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_for_each_family_says_where_it_comes_from() {
+    fn a_line_for_each_family_names_its_origin() {
         let family = |name: &str, exists, configured| Family { name: name.into(), exists, configured };
         let column_families =
             vec![family("default", true, false), family("later", false, true), family("users", true, true)];

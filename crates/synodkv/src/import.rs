@@ -12,44 +12,47 @@ use kv_client::{ClientError, Database, Limits, TransactionOptions, Version};
 use serde_json::json;
 
 use crate::backup::{Pair, Reader};
-use crate::cli::{ThriftTarget, epilogue};
 use crate::failure::Failure;
 use crate::output::{self, Format};
+use crate::targets::ThriftTarget;
 use crate::text::Notation;
+use crate::usage::epilogue;
 
-/// Rows and bytes of one transaction: enough that commits cost little.
+/// Rows and bytes of one transaction, large enough that the cost per commit is small.
 const BATCH_ROWS: usize = 1_000;
 const BATCH_BYTES: usize = 1 << 20;
-/// What a commit has beside its rows that counts as a part of the transaction.
+/// Bytes of a transaction in addition to its rows.
 const COMMIT_BYTES: usize = 64;
 
 /// Write rows that `synodkv range --format backup` has printed.
 ///
-/// The rows of a file are checked before the first one is written: a file that was cut short, changed (by another
-/// program's line ends, for example), or that holds what the servers do not take, is refused as a whole. Rows from a pipe
-/// are written as they come; when the end shows that something is missing, the exit status is 1, and it says how many rows
-/// are written.
+/// The rows of a file are checked before the first one is written: a file that was cut short,
+/// changed (by another program's line ends, for example), or that holds rows which the servers do
+/// not accept, is refused as a whole. Rows from a pipe are written as they arrive. If the end shows
+/// that something is missing, the exit status is 1, and the message says how many rows were
+/// written.
 ///
-/// Rows are written in transactions of up to a thousand. An import may be repeated: rows that are there are written over.
-/// Rows that are there and not in the file stay.
+/// Rows are written in transactions of up to a thousand. An import can be repeated: existing rows
+/// are overwritten. Existing rows that are not in the file stay.
 #[derive(Debug, Args)]
 #[command(after_help = epilogue("Examples:\n  \
     synodkv range --format backup > rows\n  \
     synodkv import rows --addr other-cluster:9090\n  \
     synodkv range --format backup --family users | synodkv import --addr other-cluster:9090\n  \
     printf 'a\\t1\\nb\\t2\\n' | synodkv import --no-header",
-    "rows are missing, wrong or refused, and those before them are written"))]
+    "rows are missing, invalid or refused, and those before them were written"))]
 pub struct ImportArgs {
     /// The rows. [default: `-`, standard input]
     pub file: Option<PathBuf>,
     /// The column family. [default: the one that the header names]
     #[arg(long, value_name = "NAME")]
     pub family: Option<String>,
-    /// The rows have neither header nor end mark, as `range` prints them for people, or as they were made by hand: a key, a
-    /// tab, a value. Whether any are missing nobody can tell then.
+    /// The rows have neither header nor end mark, like those that `range` prints for people, or
+    /// rows written by hand: a key, a tab, a value. Missing rows are then not detected.
     #[arg(long)]
     pub no_header: bool,
-    /// With --no-header: keys and values are hexadecimal, instead of text with \xNN, \\, \n, \t for other bytes.
+    /// With --no-header: keys and values are hexadecimal, instead of text with \xNN, \\, \n, \t for
+    /// other bytes.
     #[arg(long, requires = "no_header")]
     pub hex: bool,
     #[command(flatten)]
@@ -64,7 +67,7 @@ pub async fn run(args: ImportArgs) -> Result<ExitCode, Failure> {
     let (client, limits) = args.target.connect_with_limits().await?;
     let nothing = |failure: Failure| failure.with_text(|text| format!("{text}; nothing was written"));
     if let Some(rows) = input.again()? {
-        // Nothing is written of what is not right as a whole.
+        // Writes nothing unless all of it is valid.
         open(&args, rows, &limits).and_then(|(mut rows, _)| check(&mut rows)).map_err(nothing)?;
     }
     let (mut rows, named) = open(&args, input.into_rows()?, &limits).map_err(nothing)?;
@@ -82,7 +85,7 @@ pub async fn run(args: ImportArgs) -> Result<ExitCode, Failure> {
     output::done(args.format, &json!({ "rows": written, "version": last.0 }), &text)
 }
 
-/// What is read, and its name for messages.
+/// A source of rows, and its name for messages.
 type Named = (String, Box<dyn Read>);
 
 type Rows = Reader<BufReader<Box<dyn Read>>>;
@@ -107,15 +110,15 @@ fn check(rows: &mut Rows) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Where the rows come from.
+/// The source of the rows.
 struct Input {
-    /// For messages.
+    /// Its name, for messages.
     name: String,
     source: Source,
 }
 
 enum Source {
-    /// Can be read twice, from this place on.
+    /// A file that can be read twice, starting at this offset.
     File(File, u64),
     Stream(Box<dyn Read>),
 }
@@ -135,7 +138,7 @@ impl Input {
                 if std::io::stdin().is_terminal() {
                     output::remark("reading rows from the terminal (key, tab, value); Ctrl-D ends it");
                 }
-                // The same open file, without a buffer of its own.
+                // The same open file, without a buffer.
                 ("standard input".to_string(), File::from(std::io::stdin().as_fd().try_clone_to_owned()?))
             }
         };
@@ -147,7 +150,7 @@ impl Input {
         Ok(Input { name, source })
     }
 
-    /// What can be read twice, for the first time.
+    /// The input for the first of two readings; `None` if it can be read only once.
     fn again(&mut self) -> Result<Option<Named>, Failure> {
         match &self.source {
             Source::File(file, _) => Ok(Some((self.name.clone(), Box::new(file.try_clone()?)))),
@@ -177,13 +180,13 @@ struct Target {
 }
 
 impl Target {
-    /// How many rows were written, and the last version.
+    /// Writes all rows. Returns their number and the last commit version.
     async fn write_all(&self, rows: &mut Rows) -> Result<(u64, Version), Failure> {
         let bar = output::progress("rows imported", None);
         let (mut written, mut last) = (0_u64, Version::default());
         let mut batch = Batch::default();
         loop {
-            // What is right before a wrong line is written like everything before it.
+            // Valid rows before an invalid line are written, like everything before them.
             let next = batch.fill(rows, self.batch_bytes);
             if !batch.rows.is_empty() {
                 let stopped = |failure: Failure| match written {
@@ -223,12 +226,12 @@ impl Target {
 #[derive(Default)]
 struct Batch {
     rows: Vec<Pair>,
-    /// Had no room in it.
+    /// The next row, which did not fit.
     next: Option<Pair>,
 }
 
 impl Batch {
-    /// Takes the next rows; whether more may come, or why there are none behind them.
+    /// Takes the next rows. Returns whether more may follow, or the error that ended the input.
     fn fill(&mut self, rows: &mut Rows, most_bytes: usize) -> Result<bool, Failure> {
         self.rows.clear();
         let mut bytes = 0;

@@ -1,8 +1,10 @@
-//! SynodKV in one binary: the server (`serve`), the client commands (`get`, `set`, …), transactions (`txn`, `shell`), the
-//! check that all replicas hold the same rows (`verify`) and the benchmarks (`bench`, `bench-disk`).
+//! SynodKV in one binary: the server (`serve`), the client commands (`get`, `set`, …), transactions
+//! (`txn`, `shell`), the check that all replicas hold the same rows (`verify`) and the benchmarks
+//! (`bench`, `bench-disk`).
 //!
-//! Exit statuses: 0 done; 1 the answer is no; 2 wrong usage, configuration or input, before anything was done; 3 it cannot be
-//! told, or not now (`serve`: 1 for all that goes wrong later than 2). docs/CLI.md has the table.
+//! Exit statuses: 0 for success; 1 if the answer is no; 2 for wrong usage, configuration or input,
+//! before anything was done; 3 if the answer is unknown, at least now (`serve` exits with 1 for all
+//! later failures). docs/CLI.md has the table.
 
 mod admin;
 mod allocator;
@@ -26,8 +28,10 @@ mod shell;
 mod signals;
 mod statement;
 mod status;
+mod targets;
 mod text;
 mod txn;
+mod usage;
 mod verify;
 
 use std::io::IsTerminal;
@@ -45,7 +49,7 @@ fn main() -> ExitCode {
     let serves = matches!(cli.command, Command::Serve(_));
     match run(cli.command) {
         Ok(code) => code,
-        // Whoever starts a server asks for no answer.
+        // `serve` has no answer that could be unknown.
         Err(Failure::Unsure(reason)) if serves => fail(&Failure::Failed(reason)),
         Err(failure) => fail(&failure),
     }
@@ -56,7 +60,7 @@ fn fail(failure: &Failure) -> ExitCode {
     failure.exit_code()
 }
 
-/// Help, the version, or what is wrong with the command line.
+/// Prints help, the version, or the error in the command line.
 fn explain(error: &clap::Error) -> ExitCode {
     let text = error.render();
     if !error.use_stderr() {
@@ -76,7 +80,8 @@ fn explain(error: &clap::Error) -> ExitCode {
 }
 
 fn run(command: Command) -> Result<ExitCode, Failure> {
-    // A client command lives on one thread: on a small machine it must not compete with the server.
+    // A client command runs on one thread, so that it does not compete with the server on a small
+    // machine.
     let on_one_thread = || tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::from);
     match command {
         Command::Serve(args) => serve::run(args),

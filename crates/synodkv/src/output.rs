@@ -1,7 +1,8 @@
 //! Results on standard output, for people or for programs; everything else goes to standard error.
 //!
-//! Nothing here panics, whatever the outputs are. A reader of standard output that went away, as `head` does, is no failure:
-//! the rest is not written, and the command ends with the status that it would have had. An output that is full is one.
+//! Nothing here panics, whatever the outputs are. If the reader of standard output goes away, as
+//! `head` does, that is not a failure: the rest is not written, and the command ends with the
+//! status that it would have had. A full disk is a failure.
 
 use std::fmt::Display;
 use std::io::{ErrorKind, IsTerminal, Write};
@@ -26,7 +27,7 @@ pub enum Format {
 /// Whether the reader of standard output has gone.
 static IS_CLOSED: AtomicBool = AtomicBool::new(false);
 
-/// Nobody reads any more: what goes on for its output alone may end.
+/// Whether the reader has gone, so that a command that runs only for its output may end.
 pub fn is_closed() -> bool {
     IS_CLOSED.load(Ordering::Relaxed)
 }
@@ -46,7 +47,8 @@ pub fn write(bytes: &[u8]) -> Result<(), Failure> {
     }
 }
 
-/// The same, while timers and connections go on: a reader may take its time.
+/// Writes bytes to standard output while timers and connections continue, because a reader may be
+/// slow.
 pub async fn write_aside(bytes: Vec<u8>) -> Result<(), Failure> {
     let written = tokio::task::spawn_blocking(move || write(&bytes)).await;
     written.unwrap_or_else(|error| Err(Failure::Unsure(format!("cannot write to standard output: {error}"))))
@@ -61,29 +63,31 @@ pub fn write_json(value: &impl Serialize) -> Result<(), Failure> {
     write_line(&text)
 }
 
-/// The result of a change that is made: when it can't be written, the message says what was done.
+/// Prints the result of a change. If that fails, the error says what was done.
 pub fn done(format: Format, document: &impl Serialize, text: &str) -> Result<ExitCode, Failure> {
     let written = match format {
         Format::Json => write_json(document),
         Format::Text => write_line(text),
     };
-    written.map_err(|failure| failure.after(&format!("it was done, but not told: {text}; ")))?;
+    written.map_err(|failure| failure.after(&format!("it was done, but its result was not printed: {text}; ")))?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// Tells people something beside the result, on standard error. When that cannot be had, there is nobody to tell.
+/// Prints a remark for people on standard error. Ignores a failure to write, because there is no
+/// other place to report it.
 pub fn remark(text: impl Display) {
     let mut line = text.to_string();
     line.push('\n');
     let _ = std::io::stderr().lock().write_all(line.as_bytes());
 }
 
-/// Whether a person looks at standard output.
+/// Whether standard output is a terminal.
 pub fn is_terminal() -> bool {
     std::io::stdout().is_terminal()
 }
 
-/// A bar on standard error when that is a terminal, and nothing otherwise. `length` `None`: not known.
+/// A progress bar on standard error if that is a terminal, and nothing otherwise. `length` is
+/// `None` if unknown.
 pub fn progress(what: &str, length: Option<u64>) -> ProgressBar {
     if !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
@@ -98,7 +102,7 @@ pub fn progress(what: &str, length: Option<u64>) -> ProgressBar {
     bar
 }
 
-/// Lines up columns; the first row is the heading.
+/// Formats a table with aligned columns; the first row is the heading.
 pub fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();

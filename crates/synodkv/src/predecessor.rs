@@ -1,15 +1,15 @@
-//! Hints for people who type what SynodKV's predecessor took.
+//! Hints for people who use the command line of SynodKV's predecessor.
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
-/// A flag of the predecessor, and what to type instead.
+/// Flags of the predecessor, with their replacements.
 const FLAGS: &[(&str, &str)] = &[
     ("--port", "serve --thrift-addr HOST:PORT"),
     ("--db-path", "serve --data-dir DIR"),
     ("--data-path", "serve --data-dir DIR"),
 ];
 
-/// What to do about a command line that this program does not understand, where it looks like one of the predecessor's.
+/// A hint for an invalid command line that looks like one of the predecessor's.
 pub fn hint(error: &clap::Error) -> Option<String> {
     let ErrorKind::UnknownArgument = error.kind() else { return None };
     let Some(ContextValue::String(argument)) = error.get(ContextKind::InvalidArg) else { return None };
@@ -30,7 +30,7 @@ mod tests {
     use crate::cli::Cli;
 
     #[test]
-    fn what_the_predecessor_took_is_answered_with_what_to_type_instead() {
+    fn flags_of_the_predecessor_are_answered_with_their_replacements() {
         for words in [
             &["synodkv", "--port", "9090", "--db-path", "./d"][..],
             &["synodkv", "serve", "--port", "9090"],

@@ -1,4 +1,4 @@
-//! `range`: rows of one version, page by page.
+//! `range`: prints the rows of one version, page by page.
 
 use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;
@@ -9,31 +9,34 @@ use kv_client::{Client, Hold, RangeRead, Row, Version, prefix_end};
 use serde_json::{Value, json};
 
 use crate::backup::{self, row_line};
-use crate::cli::{REFUSED, ThriftTarget, epilogue, whole_number};
 use crate::failure::Failure;
 use crate::output;
+use crate::targets::ThriftTarget;
 use crate::text::Notation;
+use crate::usage::{REFUSED, epilogue, whole_number};
 
-/// Rows and bytes asked for at a time: the server never has to build a huge reply.
+/// Rows and bytes per page, so that the server never has to build a huge reply.
 const PAGE_ROWS: u64 = 1000;
 const PAGE_BYTES: u32 = 1 << 20;
 
-/// A pin of a long read ends so long after this program does.
+/// A pin of a long read ends at most this long after this program does.
 const HOLD: Duration = Duration::from_secs(60);
 
-/// Rows printed for people who do not say how many.
+/// Rows printed for people by default.
 const SOME_ROWS: u64 = 100;
 
 /// Print the rows between two keys, in key order, as of one version.
 ///
-/// One row per line: the key, a tab, the value; both with escapes for what is not printable (\xNN, \\, \n, \t, \r), or as
-/// hexadecimal digits with --hex. So a line is always a row and a tab always separates, whatever the bytes are.
+/// One row per line: the key, a tab, the value; both with escapes for unprintable bytes (\xNN, \\,
+/// \n, \t, \r), or as hexadecimal digits with --hex. So a line is always one row with one tab,
+/// whatever the bytes are.
 ///
-/// `--format backup` is for `synodkv import`: all rows unless told otherwise, with a header and an end mark, by which a file
-/// that was cut short or changed is recognised.
+/// `--format backup` is for `synodkv import`. It prints all rows by default, with a header and an
+/// end mark, so that a truncated or changed file is recognised.
 ///
-/// A long range pins its version at the server that it reads from, so that it stays readable as long as it takes, also when
-/// whoever reads the rows pauses. Another server does not know of the pin.
+/// A long range pins its version at the server that it reads from, so that the version stays
+/// readable as long as the command takes, even if the reader of its output pauses. Another server
+/// does not have the pin.
 #[derive(Debug, Args)]
 #[command(after_help = epilogue("Examples:\n  \
     synodkv range                          the first 100 rows\n  \
@@ -45,9 +48,9 @@ pub struct RangeArgs {
     /// The first key. [default: the very first]
     #[arg(default_value = "", hide_default_value = true)]
     pub begin: OsString,
-    /// The key before which the range ends. [default: the very last, which is in]
+    /// The key before which the range ends. [default: after the very last key]
     pub end: Option<OsString>,
-    /// All keys that begin so, instead of BEGIN and END.
+    /// All keys with this prefix, instead of BEGIN and END.
     #[arg(long, conflicts_with_all = ["begin", "end"])]
     pub prefix: Option<OsString>,
     /// The most rows to print; 0 means all. [default: 100; all with `--format backup`]
@@ -64,7 +67,8 @@ pub struct RangeArgs {
     pub family: String,
     #[command(flatten)]
     pub target: ThriftTarget,
-    /// Keys in arguments are text with escapes: \xNN, \\, \n, \t, \r, \0. Without, they are the bytes that they are.
+    /// Keys in arguments are text with escapes: \xNN, \\, \n, \t, \r, \0. Without this flag, they
+    /// are taken literally.
     #[arg(long, conflicts_with = "hex")]
     pub escape: bool,
     /// Keys in arguments, and keys and values in results, are hexadecimal.
@@ -128,7 +132,7 @@ pub async fn run(args: RangeArgs) -> Result<ExitCode, Failure> {
     printer.flush().await?;
     while let Some(rows) = pages.next(&client).await? {
         if hold.is_none() && pages.has_more && pages.remaining > 0 {
-            // Before anything is printed: whoever reads it may take time.
+            // Pins before anything is printed, because the reader of the output may be slow.
             hold = begin_hold(&client, version).await;
         }
         printer.rows(rows).await?;
@@ -143,7 +147,8 @@ pub async fn run(args: RangeArgs) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Without a pin the read goes on as long as its version lies within the readable window, and then says so.
+/// Without a pin, the read continues while its version is within the readable window, and then
+/// fails with an explanation.
 async fn begin_hold(client: &Client, version: Version) -> Option<Hold> {
     match client.hold_snapshot(version, HOLD).await {
         Ok(hold) => Some(hold),
@@ -168,9 +173,9 @@ fn ends(args: &RangeArgs, notation: Notation) -> Result<(Vec<u8>, Vec<u8>), Fail
     Ok((argument("BEGIN", &args.begin)?, end))
 }
 
-/// Reads a range page by page at one version, so that what is printed is one state.
+/// Reads a range page by page at one version, so that the output shows one state.
 struct Pages {
-    /// What is left to read.
+    /// The part that is left to read.
     range: RangeRead,
     version: Version,
     /// Rows that may still be printed.
@@ -192,7 +197,7 @@ impl Pages {
             if self.range.reverse {
                 self.range.end = last.key.clone();
             } else {
-                // The next possible key: the same with a zero byte behind it.
+                // The next possible key: the last one followed by a zero byte.
                 self.range.begin = [&last.key[..], b"\0"].concat().into();
             }
         }
@@ -200,12 +205,13 @@ impl Pages {
     }
 }
 
-/// Prints rows as they come. The connections and the pin are looked after while somebody reads slowly.
+/// Prints rows as they arrive. The connections and the pin are kept alive while the reader of the
+/// output is slow.
 struct Printer {
     notation: Notation,
     version: Version,
     kind: Kind,
-    /// To be written.
+    /// Text that is not written yet.
     text: String,
 }
 

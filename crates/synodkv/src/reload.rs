@@ -1,8 +1,9 @@
 //! The reaction of a server to SIGHUP.
 //!
-//! The log file is opened again, and a new log level takes effect. Certificates are read for each new connection
-//! anyway; here they are only checked, so that the operator learns at once whether they work. Every other setting is
-//! read once, at start; those that differ are named. An invalid configuration changes nothing.
+//! The log file is opened again, and a new log level takes effect. Certificates are read for each
+//! new connection anyway; here they are only checked, so that the operator learns at once whether
+//! they work. Every other setting is read once, at start; those that differ are named. An invalid
+//! configuration changes nothing.
 
 use std::path::PathBuf;
 

@@ -1,7 +1,7 @@
-//! A terminal on which one page is drawn again and again in place.
+//! A terminal on which one page is drawn repeatedly in place.
 //!
-//! It draws on the terminal's second screen, so that what stood there before comes back at the end. The codes are those of
-//! ECMA-48 and of xterm, which every terminal in use today understands.
+//! It uses the terminal's alternate screen, so that the previous content comes back at the end. The
+//! codes are those of ECMA-48 and xterm, which every terminal in use today understands.
 
 use std::io::IsTerminal;
 
@@ -16,11 +16,11 @@ const HOME: &str = "\x1b[H";
 const CLEAR_TO_END_OF_LINE: &str = "\x1b[K";
 const CLEAR_TO_END_OF_SCREEN: &str = "\x1b[J";
 
-/// Gives the terminal back when it is dropped.
+/// An open alternate screen. Dropping it restores the terminal.
 pub struct Screen(());
 
 impl Screen {
-    /// `None` where standard output is no terminal on which one can draw.
+    /// Opens the screen; `None` if standard output is not a terminal that can draw.
     pub fn open() -> Result<Option<Screen>, Failure> {
         let is_dumb = std::env::var_os("TERM").is_none_or(|kind| kind == "dumb");
         if is_dumb || !std::io::stdout().is_terminal() {
@@ -30,7 +30,7 @@ impl Screen {
         Ok(Some(Screen(())))
     }
 
-    /// Shows as much of the page as there is room for.
+    /// Shows as much of the page as fits.
     pub fn draw(&self, page: &str) -> Result<(), Failure> {
         let size = tcgetwinsize(std::io::stdout()).ok();
         // A terminal that does not know its size says 0.
@@ -43,14 +43,14 @@ impl Screen {
 
 impl Drop for Screen {
     fn drop(&mut self) {
-        // There is nobody left to tell of a failure.
+        // Nobody is left to report a failure to.
         let _ = output::write(LEAVE.as_bytes());
     }
 }
 
-/// Overwrites what is there line by line, so that nothing flickers.
+/// Overwrites the previous page line by line, so that nothing flickers.
 fn frame(page: &str, rows: usize, columns: usize) -> String {
-    // In the last column terminals differ in what they clear.
+    // Terminals differ in what they clear when the cursor is in the last column.
     let cut = |line: &str| line.chars().take(columns - 1).collect::<String>() + CLEAR_TO_END_OF_LINE;
     let lines: Vec<String> = page.lines().take(rows).map(cut).collect();
     format!("{HOME}{}{CLEAR_TO_END_OF_SCREEN}", lines.join("\r\n"))

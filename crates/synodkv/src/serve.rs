@@ -1,4 +1,4 @@
-//! `serve`: a server from its configuration until a signal stops it.
+//! `serve`: runs a server, from its configuration until a signal stops it.
 
 use std::path::Path;
 use std::pin::pin;
@@ -8,9 +8,8 @@ use std::time::Duration;
 
 use kv_server::ReplicatedServerManager;
 use kv_server::budget::{Budget, Host, Threads};
-use kv_server::config::{Config, Mode, Overrides};
-use kv_server::manager::{ServerError, ServerManager, StandaloneServerManager};
 use kv_server::restarting::RestartingServer;
+use kv_server::{Config, Mode, Overrides, ServerError, ServerManager, StandaloneServerManager};
 
 use crate::allocator;
 use crate::cli::ServeArgs;
@@ -20,9 +19,9 @@ use crate::output;
 use crate::reload::{Origin, Reload};
 use crate::signals::{self, Signals};
 
-/// How often the server is asked whether it still does its work.
+/// How often to check whether the server still works.
 const HEALTH_INTERVAL: Duration = Duration::from_secs(1);
-/// How long the process waits at its end for threads that still block, for example on a disk that hangs.
+/// How long the process waits at its end for blocked threads, for example on a disk that hangs.
 const LEFTOVERS_PATIENCE: Duration = Duration::from_secs(1);
 
 pub fn run(args: ServeArgs) -> Result<ExitCode, Failure> {
@@ -60,7 +59,7 @@ pub fn run(args: ServeArgs) -> Result<ExitCode, Failure> {
     }))
 }
 
-/// What holds, as a configuration file that would say the same, and the budget behind it.
+/// Prints the effective configuration as a file, and the resource budget.
 fn print_config(config: Config) -> Result<ExitCode, Failure> {
     let mut effective = config.clone();
     let budget =
@@ -74,7 +73,7 @@ fn print_config(config: Config) -> Result<ExitCode, Failure> {
 }
 
 async fn serve(config: Config, origin: Origin, log: &Logging) -> Result<ExitCode, Failure> {
-    // From here on a signal waits for the server to be there, so that it can stop in good order.
+    // From here on, a signal waits until the server has started, so that it can stop in good order.
     let mut signals = Signals::listen_as_server()?;
     signals::ignore_others()?;
     let mut reload = Reload::new(origin, config.clone(), log.control());
@@ -95,7 +94,7 @@ async fn serve(config: Config, origin: Origin, log: &Logging) -> Result<ExitCode
         tokio::select! {
             name = signals.next() => asked = Some(name),
             _ = health.tick() => if let Some(reason) = server.failure() {
-                tracing::error!("this server can do its work no longer, and stops: {reason}");
+                tracing::error!("this server cannot work any more, and stops: {reason}");
                 break Err(Failure::Failed(reason));
             },
         }
@@ -114,8 +113,8 @@ fn second_signal(name: &str) -> Failure {
     Failure::Failed(format!("second signal ({name}): stopped at once"))
 }
 
-/// Starts the server. Also returns the signal that arrived meanwhile: a start is completed first, so that the server
-/// can stop in good order.
+/// Starts the server. Also returns the signal that arrived meanwhile: a start is completed first,
+/// so that the server can stop in good order.
 async fn start(
     config: Config,
     signals: &mut Signals,
@@ -148,12 +147,12 @@ async fn manager(config: Config) -> Result<Box<dyn ServerManager>, ServerError> 
     })
 }
 
-/// One line, and the only one on standard output. Whoever waits for a server waits for its first word.
+/// The only line on standard output. Scripts wait for its first word, `ready`.
 fn ready_line(mode: Mode, data_dir: &Path, server: &dyn ServerManager) -> String {
     let (thrift, admin) = (server.thrift_addr(), server.admin_addr());
     let program = std::env::args().next().unwrap_or_else(|| "synodkv".to_string());
     let target = if thrift.port() == 9090 { String::new() } else { format!(" --addr {thrift}") };
-    let waits = match server.awaits_founding() {
+    let waits = match server.awaits_bootstrap() {
         true => " Waiting for the other replicas: the first start of a cluster needs all of them.",
         false => "",
     };

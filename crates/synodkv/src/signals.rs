@@ -9,7 +9,8 @@
 //! | SIGXFSZ | caught, with a line in the log; the write that fails is handled like any other | ends at once |
 //! | SIGPIPE | ignored | ignored; the write that fails ends it |
 //!
-//! Scripts send such signals to servers of all kinds. None of them may end this one without a hand-over.
+//! Scripts send such signals to servers of all kinds. None of them may end this one without a
+//! transfer of leadership.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -24,18 +25,18 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// For a command. From here on these signals no longer end the process by themselves.
+    /// Listens for a command. From now on these signals no longer end the process by themselves.
     pub fn listen() -> Result<Self, Failure> {
         let (interrupt, terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
         Ok(Signals { interrupt, terminate, quit: None })
     }
 
-    /// For a server.
+    /// Listens for a server.
     pub fn listen_as_server() -> Result<Self, Failure> {
         Ok(Signals { quit: Some(signal(SignalKind::quit())?), ..Self::listen()? })
     }
 
-    /// What the next one does to the process, in a word.
+    /// Waits for the next signal and returns its effect in one word.
     pub async fn next(&mut self) -> &'static str {
         let quit = async {
             match &mut self.quit {
@@ -62,7 +63,7 @@ pub fn on_hangup(mut action: impl FnMut() + Send + 'static) -> Result<(), Failur
             });
             match acting.await {
                 Ok(again) => action = again,
-                // It panicked, which is logged.
+                // The action panicked, which is logged.
                 Err(_) => break,
             }
         }

@@ -1,4 +1,4 @@
-//! `status`, once or again and again.
+//! `status`: shows the cluster, once or repeatedly.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -7,11 +7,12 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::admin::{AdminClient, Gathered, Problem, Replica, Status};
-use crate::cli::{StatusArgs, check_addresses};
+use crate::cli::StatusArgs;
 use crate::failure::Failure;
 use crate::output::{self, Format};
 use crate::screen::Screen;
 use crate::signals::Signals;
+use crate::targets::check_addresses;
 
 pub async fn run(args: StatusArgs) -> Result<ExitCode, Failure> {
     if let Some(interval) = args.watch {
@@ -25,12 +26,12 @@ pub async fn run(args: StatusArgs) -> Result<ExitCode, Failure> {
     Ok(ExitCode::from(u8::from(seen.status.primary.is_none())))
 }
 
-/// The cluster as whoever knows most sees it, and what all servers say of themselves.
+/// The cluster as the most informed server sees it, and the problems of all servers.
 struct Seen {
-    /// That server's own answer, with what the others added.
+    /// That server's own answer, with the additions of the others.
     document: Value,
     status: Status,
-    /// Each with the servers that have it.
+    /// Each problem with the servers that have it.
     problems: Vec<(Problem, Vec<String>)>,
     unanswered: Vec<(String, String)>,
 }
@@ -96,14 +97,14 @@ async fn watch(args: &StatusArgs, interval: Duration) -> Result<ExitCode, Failur
         }
     }
     if screen.is_some() {
-        // What was seen last stays when the screen is given back.
+        // Prints the last status again, so that it stays when the screen is restored.
         drop(screen);
         output::write_line(&page.body())?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// What is on the screen: the last status that there was, and since when there is none.
+/// The content of the screen: the last status, and since when no server answers.
 struct Page {
     interval: Duration,
     last: Option<(Instant, Seen)>,
@@ -150,7 +151,7 @@ fn show(status: &Status) -> String {
     let mut rows = vec![heading.map(str::to_string).to_vec()];
     rows.extend(status.replicas.iter().map(show_replica));
     lines.push(output::table(&rows));
-    // What the replica's own server tells, with a remedy, need not be said twice.
+    // A problem that the replica's own server reports, with a remedy, need not be repeated.
     let is_told = |id: u32, text: &String| status.problems.iter().any(|p| p.replica == Some(id) && p.text == *text);
     let problems = status.replicas.iter().filter_map(|replica| Some((replica.id, replica.problem.as_ref()?)));
     for (id, problem) in problems.filter(|(id, problem)| !is_told(*id, problem)) {
@@ -185,7 +186,7 @@ mod tests {
     use crate::admin::Answer;
 
     #[test]
-    fn a_problem_is_shown_once_with_its_remedy_whoever_tells_it() {
+    fn a_problem_is_shown_once_with_its_remedy_whichever_servers_report_it() {
         let answer = |address: &str, view: u64, problems: Value| {
             let document = json!({
                 "mode": "replicated", "primary": 0, "view": view, "problems": problems,
@@ -232,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_with_a_replica_is_said_below_the_table() {
+    fn the_problem_of_a_replica_is_shown_below_the_table() {
         let status: Status = serde_json::from_value(json!({
             "mode": "replicated", "primary": 0,
             "replicas": [
@@ -245,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_keeps_the_last_status_while_nobody_answers() {
+    fn a_page_keeps_the_last_status_while_no_server_answers() {
         let status: Status =
             serde_json::from_value(json!({"mode": "replicated", "primary": 2, "replicas": []})).expect("a status");
         let mut page = Page { interval: Duration::from_millis(500), last: None };

@@ -1,26 +1,27 @@
 //! Keys and values on the command line.
 //!
-//! An argument is taken as the bytes that it is. What has to be printable, such as a line of rows, a message or a statement of
-//! `txn` and `shell`, is *escaped* text, in which any byte can be written: `\xNN` is the byte NN, `\\` a backslash, `\n`, `\t`,
-//! `\r` and `\0` as usual; everything else stands for itself, in UTF-8. What is printable stays as it is, so that escaped text
-//! can be read back to the same bytes. `--escape` asks for it in arguments and results, `--hex` for hexadecimal digits.
+//! An argument is taken literally. Text that must be printable, such as a line of rows, a message
+//! or a statement of `txn` and `shell`, is *escaped*, so that it can hold any byte: `\xNN` is the
+//! byte NN, `\\` a backslash, `\n`, `\t`, `\r` and `\0` as usual; everything else stands for
+//! itself, in UTF-8. Printable text stays unchanged, and escaped text reads back to the same bytes.
+//! `--escape` selects escaped text for arguments and results, `--hex` hexadecimal digits.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
 use crate::failure::Failure;
 
-/// How bytes look on the command line.
+/// The notation of bytes on the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Notation {
-    /// As they are. Where they must be printable, they are escaped.
+    /// Literal bytes. Where they must be printable, they are escaped.
     Plain,
     Escaped,
     Hex,
 }
 
 impl Notation {
-    /// An argument; `what` names it in the error.
+    /// The bytes of an argument; `what` names it in the error.
     pub fn argument(self, what: &str, argument: &OsStr) -> Result<Vec<u8>, Failure> {
         if self == Notation::Plain {
             return Ok(argument.as_bytes().to_vec());
@@ -32,7 +33,7 @@ impl Notation {
         self.parse(what, text).map_err(Failure::Usage)
     }
 
-    /// A part of a line of text, which is escaped unless it is hexadecimal.
+    /// The bytes of a part of a line of text, which is escaped unless hexadecimal.
     pub fn parse(self, what: &str, text: &str) -> Result<Vec<u8>, String> {
         let parsed = match self {
             Notation::Plain | Notation::Escaped => unescape(text),
@@ -41,7 +42,7 @@ impl Notation {
         parsed.map_err(|reason| format!("{what} `{text}`: {reason}"))
     }
 
-    /// Printable, on one line, without a tab.
+    /// The bytes as printable text, on one line, without tabs.
     pub fn show(self, bytes: &[u8]) -> String {
         match self {
             Notation::Plain | Notation::Escaped => escape(bytes),
@@ -129,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_shown_can_be_read_back() {
+    fn printed_bytes_can_be_read_back() {
         let all: Vec<u8> = (0..=255).chain("käse \u{85} \u{7f}".bytes()).collect();
         for notation in [Notation::Escaped, Notation::Hex] {
             let shown = notation.show(&all);
@@ -139,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn an_argument_is_taken_as_it_is_unless_told_otherwise() {
+    fn an_argument_is_taken_literally_by_default() {
         let argument = OsStr::from_bytes(b"C:\\temp\\new\xff");
         assert_eq!(Notation::Plain.argument("KEY", argument).expect("any bytes"), argument.as_bytes());
         let escaped = Notation::Escaped.argument("KEY", OsStr::new("a\\nb")).expect("an escape");

@@ -22,7 +22,7 @@ pub async fn run(args: TxnArgs) -> Result<ExitCode, Failure> {
     let database = args.target.connect().await?.database();
     let options = TransactionOptions {
         timeout: args.target.timeout(),
-        // What was read at a version that is given stays as it was: repeating would end the same way.
+        // At a given version, reads return the same rows again, so a retry would fail again.
         max_retries: (args.no_retry || args.at.is_some()).then_some(0),
         ..TransactionOptions::default()
     };
@@ -38,12 +38,12 @@ pub async fn run(args: TxnArgs) -> Result<ExitCode, Failure> {
     }
 }
 
-/// Longest script. A transaction that is larger is seldom meant, and a script is escaped text.
+/// Longest script. Larger transactions are rarely intended; note that a script is escaped text.
 const MAX_SCRIPT_BYTES: u64 = 256 << 20;
 
-/// Where the script comes from.
+/// The source of the script.
 struct Source {
-    /// For messages.
+    /// Its name, for messages.
     name: String,
     text: String,
 }
@@ -70,7 +70,7 @@ impl Source {
         }
     }
 
-    /// All of it is held in memory, so there is an end to it.
+    /// Reads the whole script into memory, so its length is limited.
     fn of(name: String, script: impl Read) -> Result<Self, Failure> {
         let mut text = String::new();
         let read = script.take(MAX_SCRIPT_BYTES + 1).read_to_string(&mut text);
@@ -119,9 +119,9 @@ impl Script {
     }
 }
 
-/// Why the script did not commit.
+/// The reason why the script did not commit.
 struct Stop {
-    /// Where; `None`: the commit failed.
+    /// The line that failed; `None` if the commit failed.
     line: Option<usize>,
     reason: execute::Stop,
 }
@@ -160,7 +160,10 @@ impl Report<'_> {
     fn success(&self, outcomes: &[Outcome], committed: &Committed, attempts: u32) -> Result<ExitCode, Failure> {
         let is_written = self.script.writes();
         self.tell(outcomes, committed, attempts).map_err(|failure| match is_written {
-            true => failure.after(&format!("it is committed at version {}, but not told: ", committed.version.0)),
+            true => failure.after(&format!(
+                "it is committed at version {}, but its result was not printed: ",
+                committed.version.0
+            )),
             false => failure,
         })?;
         Ok(ExitCode::SUCCESS)
@@ -187,7 +190,7 @@ impl Report<'_> {
         output::write(present::commit_text(committed, self.script.writes(), self.notation).as_bytes())
     }
 
-    /// Of the statements that bring something.
+    /// The results of the statements that have one.
     fn results(&self, outcomes: &[Outcome]) -> Vec<Value> {
         let each = self.script.statements.iter().zip(outcomes).filter_map(|((line, statement), outcome)| {
             let mut fields = Map::new();
@@ -211,7 +214,7 @@ impl Report<'_> {
         let place = stop.line.map(|line| format!("{}, line {line}: ", self.source)).unwrap_or_default();
         let void = if self.script.writes() && !maybe_committed { "; nothing was written" } else { "" };
         if self.format == Format::Json {
-            // Null: nobody knows.
+            // Null means unknown.
             let committed = if maybe_committed { Value::Null } else { false.into() };
             output::write_json(&json!({
                 "committed": committed, "line": stop.line, "error": failure.to_string(),
@@ -239,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_said_with_its_line() {
+    fn an_error_names_its_line() {
         let refused = |text: &str| script(text).err().expect("refused").to_string();
         assert!(refused("get a\nset b").starts_with("s, line 2: VALUE is missing; usage: set"));
         assert!(refused("begin\n").starts_with("s, line 1: `begin` is for `synodkv shell`"));
@@ -248,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn conflicts_and_asserts_are_no_writes() {
+    fn conflicts_and_asserts_do_not_count_as_writes() {
         assert!(!script("assert a b\nconflict c\nrange").expect("a script").writes());
     }
 }

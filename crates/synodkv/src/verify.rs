@@ -1,8 +1,9 @@
-//! `verify`: do all replicas hold the same rows?
+//! `verify`: checks that all replicas hold the same rows.
 //!
-//! One read version is taken, then every replica hashes its rows as of that version, page by page; pages are compared as
-//! they come, so nothing is held in memory. Because the version is fixed, writes that go on meanwhile do not matter. Where a
-//! page differs, smaller and smaller pages are asked for until the first row that differs is found.
+//! It takes one read version, and every replica hashes its rows at that version, page by page.
+//! Pages are compared as they arrive, so memory use is small. Because the version is fixed,
+//! concurrent writes do not matter. If a page differs, smaller and smaller pages are compared until
+//! the first differing row is found.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -17,7 +18,8 @@ use crate::failure::Failure;
 use crate::output::{self, Format};
 use crate::text::{Notation, from_hex};
 
-/// Longer than a server waits for a version that it has not applied yet, and takes for a page.
+/// A timeout longer than a server waits for a version that it has not applied yet and takes for a
+/// page.
 const PAGE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A replica's answer about one page of rows.
@@ -26,11 +28,11 @@ struct Page {
     count: u64,
     #[serde(deserialize_with = "text_or_number")]
     hash: String,
-    /// The first key behind the page, in hexadecimal; `None`: the family ends here.
+    /// The first key after the page, in hexadecimal; `None` at the end of the family.
     next: Option<String>,
 }
 
-/// 64-bit numbers do not fit every JSON reader, so that a hash may come as text.
+/// A hash may come as text, because many JSON readers cannot hold 64-bit numbers.
 fn text_or_number<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     let value = serde_json::Value::deserialize(deserializer)?;
     Ok(value.as_str().map_or_else(|| value.to_string(), str::to_string))
@@ -41,13 +43,13 @@ fn text_or_number<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<S
 struct Subject {
     id: u32,
     rows: u64,
-    /// Over all pages so far; in hexadecimal where it is shown.
+    /// The hash over all pages so far, shown in hexadecimal.
     #[serde(serialize_with = "as_hex")]
     hash: u64,
-    /// Why it could not be asked; it takes no further part then.
+    /// Why it could not be read; it is left out of the comparison then.
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
-    /// What the cluster itself knows to be wrong with it, such as that its database has diverged.
+    /// A problem that the cluster itself reports, such as a diverged database.
     #[serde(skip_serializing_if = "Option::is_none")]
     problem: Option<String>,
     #[serde(skip)]
@@ -58,12 +60,12 @@ fn as_hex<S: serde::Serializer>(hash: &u64, serializer: S) -> Result<S::Ok, S::E
     serializer.collect_str(&format_args!("{hash:016x}"))
 }
 
-/// The first row that is not the same everywhere.
+/// The first row that differs between replicas.
 #[derive(Clone, Debug, Serialize)]
 struct Difference {
     column_family: String,
     key: String,
-    /// What each replica has there.
+    /// The row on each replica.
     replicas: Vec<DifferingRow>,
 }
 
@@ -71,7 +73,7 @@ struct Difference {
 struct DifferingRow {
     id: u32,
     has_key: bool,
-    /// Of the row, where the replica has it: replicas with another hash have another value.
+    /// The hash of the row, if the replica has it. Different hashes mean different values.
     row_hash: Option<String>,
 }
 
@@ -122,7 +124,8 @@ pub async fn run(args: VerifyArgs) -> Result<ExitCode, Failure> {
 }
 
 impl Report {
-    /// One that was not asked may hold anything; a difference that was found stays one.
+    /// A replica that could not be read may hold anything, but a difference that was found remains
+    /// one.
     fn exit_code(&self) -> ExitCode {
         let is_incomplete = self.replicas.iter().any(|subject| subject.error.is_some());
         ExitCode::from(match (self.agree, &self.difference) {
@@ -152,7 +155,7 @@ impl Comparison {
         loop {
             let pages = self.ask_all(family, &begin, self.page).await;
             let Some((_, first)) = pages.first().cloned() else {
-                // Nobody could be asked: the report says so for each.
+                // No replica could be read; the report says so for each.
                 return None;
             };
             if pages.iter().any(|(_, page)| *page != first) {
@@ -171,7 +174,8 @@ impl Comparison {
         }
     }
 
-    /// Asks every replica that has answered so far, at the same time; one that fails is marked and left out from then on.
+    /// Asks all replicas that have answered so far, concurrently. A replica that fails is marked
+    /// and left out from then on.
     async fn ask_all(&mut self, family: &str, begin: &str, limit: u64) -> Vec<(usize, Page)> {
         let mut tasks = tokio::task::JoinSet::new();
         let asked: Vec<usize> = (0..self.subjects.len()).filter(|i| self.subjects[*i].error.is_none()).collect();
@@ -196,7 +200,7 @@ impl Comparison {
                 Ok(page) => pages.push((index, page)),
                 Err(reason) => {
                     let subject = &mut self.subjects[index];
-                    subject.error = Some(format!("cannot ask {}: {reason}", subject.admin));
+                    subject.error = Some(format!("cannot read {}: {reason}", subject.admin));
                 }
             }
         }
@@ -204,15 +208,16 @@ impl Comparison {
         pages
     }
 
-    /// The pages from `begin` on differ: the smallest page that does ends with the row that does.
+    /// Finds the first difference from `begin` on: the smallest page that differs ends with the
+    /// differing row.
     async fn find_difference(&mut self, family: &str, begin: String, notation: Notation) -> Difference {
         let differ = |pages: &[(usize, Page)]| pages.windows(2).any(|pair| pair[0].1 != pair[1].1);
-        // When only what follows the page differs, it is the row behind the page.
+        // If only the rows after the page differ, the difference is the first row after the page.
         let (mut same, mut different) = (0, self.page + 1);
         while different - same > 1 {
             let middle = same + (different - same) / 2;
             let pages = self.ask_all(family, &begin, middle).await;
-            // `next` lies behind the page: the rows in it are the same when counts and hashes are.
+            // `next` is outside the page: the rows in the page are equal if counts and hashes are.
             let inside: Vec<_> = pages.into_iter().map(|(i, page)| (i, Page { next: None, ..page })).collect();
             if differ(&inside) { different = middle } else { same = middle }
         }
@@ -227,7 +232,7 @@ impl Comparison {
         Difference { column_family: family.to_string(), key, replicas }
     }
 
-    /// The first key after `same` rows from `begin` on, and who has it.
+    /// The first key after `same` rows from `begin` on, and the replicas that have it.
     async fn first_behind(&mut self, family: &str, begin: String, same: u64) -> (String, Vec<usize>) {
         let before = self.ask_all(family, &begin, same).await;
         let key = before.iter().filter_map(|(_, page)| page.next.clone()).min().unwrap_or(begin);
@@ -264,7 +269,7 @@ fn show(report: &Report) -> String {
         None if report.replicas.iter().any(|subject| subject.error.is_some()) => {
             "INCOMPLETE: not every replica could be compared".to_string()
         }
-        None => format!("the replicas hold the same rows at version {}, and yet one is not well", report.version),
+        None => format!("the replicas hold the same rows at version {}, but one has a problem", report.version),
     });
     lines.join("\n")
 }

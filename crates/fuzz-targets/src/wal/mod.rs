@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use rsml::wal::{SimulatedDisk, WalOptions, WalStorage};
-use rsml::{Boot, HardState, Persist, Recovered, Sequence, Storage, StorageError, Ticket};
+use rsml::{Boot, HardState, Persist, Recovered, Sequence, Storage, StorageError, WriteId};
 
 use crate::Input;
 use damage::Damage;
@@ -34,7 +34,7 @@ pub fn any_files(bytes: &[u8]) {
     check_recovery(&disk, damage::BLOCK_BYTES * 2);
 }
 
-/// A log as its orders make it, and then up to eight pieces of damage.
+/// A log as its writes make it, and then up to eight pieces of damage.
 pub fn damaged_log(bytes: &[u8]) {
     let mut input = Input::new(bytes);
     let forge = input.byte() & 1 == 1;
@@ -80,8 +80,8 @@ fn recover(disk: &SimulatedDisk, segment_bytes: usize) -> Result<(WalStorage, Fo
 fn append(log: &mut WalStorage, found: &Found, entry: Bytes) {
     let hard_state = HardState { boot: Boot(77), ..found.hard_state.unwrap_or_default() };
     let from = found.last.next();
-    let order = Persist { ticket: Ticket(1), hard_state, base: None, from, truncate: false, entries: vec![entry] };
-    assert_eq!(log.persist(&[order]).expect("the disk is healthy"), 1);
+    let write = Persist { write_id: WriteId(1), hard_state, base: None, from, truncate: false, entries: vec![entry] };
+    assert_eq!(log.persist(&[write]).expect("the disk is healthy"), 1);
 }
 
 fn check_recovery(disk: &SimulatedDisk, segment_bytes: usize) -> Option<Found> {

@@ -1,10 +1,10 @@
-//! A log written by orders that an input chooses.
+//! A log made by writes that an input chooses.
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use rsml::wal::{SimulatedDisk, WalStorage};
-use rsml::{Boot, ClusterId, DiskId, Epoch, HardState, Persist, Sequence, Storage, Ticket, View};
+use rsml::{Boot, ClusterId, DiskId, Epoch, HardState, Persist, Sequence, Storage, View, WriteId};
 
 use super::{Found, damage::BLOCK_BYTES, recover};
 use crate::Input;
@@ -21,17 +21,17 @@ pub struct Script {
     hard_states: Vec<HardState>,
     /// All that was ever written at a sequence.
     written: BTreeMap<u64, Vec<Bytes>>,
-    /// The log as its orders say.
+    /// The log as its writes say.
     current: BTreeMap<u64, Bytes>,
     last: u64,
     /// A sector full of zeros can't be told from one that was never written.
     has_blank_entries: bool,
-    /// Whether the last order was being written when power was lost.
+    /// Whether the last write was being written when power was lost.
     is_torn: bool,
 }
 
 impl Script {
-    /// Steps until one that ends it. Nothing is lost then, or the last order is torn.
+    /// Steps until one that ends it. Nothing is lost then, or the last write is torn.
     pub fn play(input: &mut Input) -> Script {
         let segment_bytes = BLOCK_BYTES << (1 + input.below(3));
         let disk = SimulatedDisk::new(1);
@@ -58,9 +58,9 @@ impl Script {
                     drop(log);
                     log = script.open();
                 }
-                orders => {
-                    let orders: Vec<Persist> = (2..orders).map(|_| script.order(input)).collect();
-                    assert_eq!(log.persist(&orders).expect("the disk is healthy"), orders.len());
+                writes => {
+                    let writes: Vec<Persist> = (2..writes).map(|_| script.write(input)).collect();
+                    assert_eq!(log.persist(&writes).expect("the disk is healthy"), writes.len());
                 }
             }
         }
@@ -72,12 +72,12 @@ impl Script {
         script
     }
 
-    /// Power is lost while one more order is written.
+    /// Power is lost while one more write is written.
     fn tear(&mut self, log: &mut WalStorage, input: &mut Input) {
-        let order = self.order(input);
+        let write = self.write(input);
         self.disk.reseed(u64::from(input.byte()));
         self.disk.stop_after(input.below(3) as u64);
-        let _interrupted = log.persist(&[order]);
+        let _interrupted = log.persist(&[write]);
     }
 
     fn open(&self) -> WalStorage {
@@ -85,7 +85,7 @@ impl Script {
         recover(&self.disk, self.segment_bytes).expect("the disk is healthy").0
     }
 
-    fn order(&mut self, input: &mut Input) -> Persist {
+    fn write(&mut self, input: &mut Input) -> Persist {
         let number = self.hard_states.len() as u64 + 1;
         let hard_state = HardState {
             cluster_id: ClusterId(5),
@@ -120,7 +120,7 @@ impl Script {
         self.last = from - 1;
         let entries = (0..input.below(4)).map(|_| self.entry(number, input)).collect();
         let base = base.map(Sequence);
-        Persist { ticket: Ticket(number), hard_state, base, from: Sequence(from), truncate, entries }
+        Persist { write_id: WriteId(number), hard_state, base, from: Sequence(from), truncate, entries }
     }
 
     /// Mostly bytes that name the entry; now and then zeros, which look like a disk that was never written.

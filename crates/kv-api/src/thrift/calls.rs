@@ -1,20 +1,24 @@
-//! Every method of the service once: its name on the wire, its request and its reply.
+//! The table of the service's methods: each has one row with its name on the wire, its effect on
+//! rows, its request and its reply. Everything else about methods is generated from these rows.
 
 use thrift::ApplicationErrorKind;
 use thrift::protocol::{TInputProtocol, TOutputProtocol, TSerializable};
 
 use super::generated::*;
 
-/// What a server answers instead of a reply when a message cannot be understood, or a handler broke. Failures of an
-/// operation never come this way: they stand inside the reply.
+/// Answers a call in place of its reply when the message cannot be understood or the handler
+/// panicked. Failures of an operation never come this way: they stand inside the reply.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct ThriftException {
+    /// The kind of failure, as Thrift numbers them.
     pub kind: ApplicationErrorKind,
+    /// The failure in words, for people.
     pub message: String,
 }
 
 impl ThriftException {
+    /// An exception of this kind with this text.
     pub fn new(kind: ApplicationErrorKind, message: impl Into<String>) -> Self {
         ThriftException { kind, message: message.into() }
     }
@@ -22,20 +26,41 @@ impl ThriftException {
 
 /// A request struct that belongs to one method.
 pub trait ThriftRequest: Sized + Into<ThriftCall> {
+    /// The response struct of the same method.
     type Response;
+    /// The method that this request calls.
     const METHOD: Method;
 
-    /// The reply of this request's method; any other reply comes back as it was.
+    /// Unwraps the reply of this request's method.
+    ///
+    /// # Errors
+    /// Any other reply comes back unchanged.
     #[allow(clippy::result_large_err, reason = "both sides are as large")]
     fn response_of(reply: ThriftReply) -> Result<Self::Response, ThriftReply>;
 }
 
+/// The effect of a method on rows.
+///
+/// The server orders by it: a read sees every earlier write of its own connection. It also sums its
+/// metrics up by it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MethodKind {
+    /// Reads rows, or the version that later reads use.
+    Read,
+    /// Writes rows.
+    Write,
+    /// Touches no rows.
+    Other,
+}
+
 macro_rules! methods {
-    ($($variant:ident $name:literal $request:ident => $response:ident;)*) => {
+    ($($variant:ident $name:literal $kind:ident $request:ident => $response:ident;)*) => {
+        /// A method of the service.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum Method { $($variant,)* }
 
         impl Method {
+            /// All methods, each at the index that it has as a number (`method as usize`).
             pub const ALL: &'static [Method] = &[$(Method::$variant,)*];
 
             /// The method's name on the wire.
@@ -43,17 +68,24 @@ macro_rules! methods {
                 match self { $(Method::$variant => $name,)* }
             }
 
+            /// The effect of the method on rows.
+            pub fn kind(self) -> MethodKind {
+                match self { $(Method::$variant => MethodKind::$kind,)* }
+            }
+
+            /// The method of this name, or `None` if the service has none.
             pub fn of_name(name: &[u8]) -> Option<Method> {
                 $(if name == $name.as_bytes() { return Some(Method::$variant); })*
                 None
             }
         }
 
-        /// A request as it came in, one variant per method.
+        /// A request as it arrived, one variant per method.
         #[derive(Clone, Debug, PartialEq)]
         pub enum ThriftCall { $($variant($request),)* }
 
         impl ThriftCall {
+            /// The method that is called.
             pub fn method(&self) -> Method {
                 match self { $(ThriftCall::$variant(_) => Method::$variant,)* }
             }
@@ -69,7 +101,8 @@ macro_rules! methods {
             }
         }
 
-        /// What goes back, one variant per method; a call is answered by the variant of its own name.
+        /// A reply, one variant per method. A call is answered by the variant of its own name, or
+        /// by an exception.
         #[derive(Clone, Debug, PartialEq)]
         pub enum ThriftReply {
             $($variant($response),)*
@@ -91,7 +124,7 @@ macro_rules! methods {
                 })
             }
 
-            /// Writes the response struct; an exception is the message writer's affair and has none.
+            /// Writes the response struct. An exception has none: the message writer encodes it.
             pub(super) fn write_response(&self, output: &mut dyn TOutputProtocol) -> thrift::Result<()> {
                 match self {
                     $(ThriftReply::$variant(response) => response.write_to_out_protocol(output),)*
@@ -130,26 +163,26 @@ macro_rules! methods {
 }
 
 methods! {
-    Get "get" GetRequest => GetResponse;
-    SetKey "setKey" SetRequest => SetResponse;
-    GetReadVersion "getReadVersion" GetReadVersionRequest => GetReadVersionResponse;
-    AtomicCommit "atomicCommit" AtomicCommitRequest => AtomicCommitResponse;
-    SnapshotRead "snapshotRead" SnapshotReadRequest => SnapshotReadResponse;
-    SnapshotGet "snapshotGet" SnapshotGetRequest => SnapshotGetResponse;
-    SnapshotGetRange "snapshotGetRange" SnapshotGetRangeRequest => SnapshotGetRangeResponse;
-    GetRange "getRange" GetRangeRequest => GetRangeResponse;
-    DeleteKey "deleteKey" DeleteRequest => DeleteResponse;
-    Ping "ping" PingRequest => PingResponse;
-    SetVersionstampedKey "setVersionstampedKey" SetVersionstampedKeyRequest => SetVersionstampedKeyResponse;
-    SetVersionstampedValue "setVersionstampedValue" SetVersionstampedValueRequest => SetVersionstampedValueResponse;
-    AddReadConflict "addReadConflict" AddReadConflictRequest => AddReadConflictResponse;
-    AddReadConflictRange "addReadConflictRange" AddReadConflictRangeRequest => AddReadConflictRangeResponse;
-    SetReadVersion "setReadVersion" SetReadVersionRequest => SetReadVersionResponse;
-    GetCommittedVersion "getCommittedVersion" GetCommittedVersionRequest => GetCommittedVersionResponse;
-    SetFaultInjection "setFaultInjection" FaultInjectionRequest => FaultInjectionResponse;
-    GetClusterHealth "getClusterHealth" GetClusterHealthRequest => GetClusterHealthResponse;
-    GetDatabaseStats "getDatabaseStats" GetDatabaseStatsRequest => GetDatabaseStatsResponse;
-    GetNodeInfo "getNodeInfo" GetNodeInfoRequest => GetNodeInfoResponse;
-    PinSnapshot "pinSnapshot" PinSnapshotRequest => PinSnapshotResponse;
-    UnpinSnapshot "unpinSnapshot" UnpinSnapshotRequest => UnpinSnapshotResponse;
+    Get "get" Read GetRequest => GetResponse;
+    SetKey "setKey" Write SetRequest => SetResponse;
+    GetReadVersion "getReadVersion" Read GetReadVersionRequest => GetReadVersionResponse;
+    AtomicCommit "atomicCommit" Write AtomicCommitRequest => AtomicCommitResponse;
+    SnapshotRead "snapshotRead" Read SnapshotReadRequest => SnapshotReadResponse;
+    SnapshotGet "snapshotGet" Read SnapshotGetRequest => SnapshotGetResponse;
+    SnapshotGetRange "snapshotGetRange" Read SnapshotGetRangeRequest => SnapshotGetRangeResponse;
+    GetRange "getRange" Read GetRangeRequest => GetRangeResponse;
+    DeleteKey "deleteKey" Write DeleteRequest => DeleteResponse;
+    Ping "ping" Other PingRequest => PingResponse;
+    SetVersionstampedKey "setVersionstampedKey" Write SetVersionstampedKeyRequest => SetVersionstampedKeyResponse;
+    SetVersionstampedValue "setVersionstampedValue" Write SetVersionstampedValueRequest => SetVersionstampedValueResponse;
+    AddReadConflict "addReadConflict" Other AddReadConflictRequest => AddReadConflictResponse;
+    AddReadConflictRange "addReadConflictRange" Other AddReadConflictRangeRequest => AddReadConflictRangeResponse;
+    SetReadVersion "setReadVersion" Other SetReadVersionRequest => SetReadVersionResponse;
+    GetCommittedVersion "getCommittedVersion" Other GetCommittedVersionRequest => GetCommittedVersionResponse;
+    SetFaultInjection "setFaultInjection" Other FaultInjectionRequest => FaultInjectionResponse;
+    GetClusterHealth "getClusterHealth" Other GetClusterHealthRequest => GetClusterHealthResponse;
+    GetDatabaseStats "getDatabaseStats" Other GetDatabaseStatsRequest => GetDatabaseStatsResponse;
+    GetNodeInfo "getNodeInfo" Other GetNodeInfoRequest => GetNodeInfoResponse;
+    PinSnapshot "pinSnapshot" Other PinSnapshotRequest => PinSnapshotResponse;
+    UnpinSnapshot "unpinSnapshot" Other UnpinSnapshotRequest => UnpinSnapshotResponse;
 }

@@ -183,12 +183,12 @@ impl TSerializable for KeyRange {
 // KeySelector
 //
 
-/// Names a key by its place among the existing keys, as FoundationDB's key selectors do. Take the last key that is less
+/// Names a key by its position among the existing keys, like FoundationDB's key selectors. Take the last key that is less
 /// than `key` (less or equal, when `or_equal`), then go `offset` keys forward (backward when negative). "First key >= k" is
 /// {k, false, 1}; "first key > k" is {k, true, 1}; "last key <= k" is {k, true, 0}; "last key < k" is {k, false, 0}.
 ///
-/// Keys are those of the request's column family that exist at the version of the read. Before the first and behind the last
-/// one a selector stops at that end of the family. `offset` is -100,000 to 100,000: every key on the way is looked at.
+/// Keys are those of the request's column family that exist at the version of the read. A selector that leaves them stops at
+/// that end of the family. `offset` is -100,000 to 100,000, because every key on the way is visited.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct KeySelector {
     pub key: Vec<u8>,
@@ -339,7 +339,7 @@ impl TSerializable for KeyValue {
 pub struct GetRequest {
     pub key: Vec<u8>,
     pub column_family: Option<String>,
-    /// `linearizable` (default): sees everything acknowledged before the call. `stale`: what this replica has applied.
+    /// `linearizable` (default): sees everything acknowledged before the call. `stale`: sees what this replica has applied.
     pub consistency: Option<String>,
 }
 
@@ -428,15 +428,30 @@ pub struct GetResponse {
     pub found: bool,
     pub error: Option<String>,
     pub error_code: Option<String>,
+    /// With NO_PRIMARY, when a primary is known but could not be reached: its HOST:PORT, as in `error`.
+    pub leader_endpoint: Option<String>,
 }
 
 impl GetResponse {
-    pub fn new<F3, F100>(value: Vec<u8>, found: bool, error: F3, error_code: F100) -> GetResponse
+    pub fn new<F3, F100, F110>(
+        value: Vec<u8>,
+        found: bool,
+        error: F3,
+        error_code: F100,
+        leader_endpoint: F110,
+    ) -> GetResponse
     where
         F3: Into<Option<String>>,
         F100: Into<Option<String>>,
+        F110: Into<Option<String>>,
     {
-        GetResponse { value, found, error: error.into(), error_code: error_code.into() }
+        GetResponse {
+            value,
+            found,
+            error: error.into(),
+            error_code: error_code.into(),
+            leader_endpoint: leader_endpoint.into(),
+        }
     }
 }
 
@@ -447,6 +462,7 @@ impl TSerializable for GetResponse {
         let mut f_2: Option<bool> = None;
         let mut f_3: Option<String> = None;
         let mut f_100: Option<String> = None;
+        let mut f_110: Option<String> = None;
         loop {
             let field_ident = i_prot.read_field_begin()?;
             if field_ident.field_type == TType::Stop {
@@ -474,6 +490,11 @@ impl TSerializable for GetResponse {
                     let val = i_prot.read_string()?;
                     f_100 = Some(val);
                 }
+                110 => {
+                    super::expect_type(field_ident.field_type, TType::String)?;
+                    let val = i_prot.read_string()?;
+                    f_110 = Some(val);
+                }
                 _ => {
                     i_prot.skip(field_ident.field_type)?;
                 }
@@ -488,6 +509,7 @@ impl TSerializable for GetResponse {
             found: f_2.expect("auto-generated code should have checked for presence of required fields"),
             error: f_3,
             error_code: f_100,
+            leader_endpoint: f_110,
         };
         Ok(ret)
     }
@@ -507,6 +529,11 @@ impl TSerializable for GetResponse {
         }
         if let Some(ref fld_var) = self.error_code {
             o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(100) })?;
+            o_prot.write_string(fld_var)?;
+            o_prot.write_field_end()?
+        }
+        if let Some(ref fld_var) = self.leader_endpoint {
+            o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(110) })?;
             o_prot.write_string(fld_var)?;
             o_prot.write_field_end()?
         }
@@ -607,15 +634,23 @@ pub struct SetResponse {
     pub success: bool,
     pub error: Option<String>,
     pub error_code: Option<String>,
+    /// As in GetResponse.
+    pub leader_endpoint: Option<String>,
 }
 
 impl SetResponse {
-    pub fn new<F2, F3>(success: bool, error: F2, error_code: F3) -> SetResponse
+    pub fn new<F2, F3, F110>(success: bool, error: F2, error_code: F3, leader_endpoint: F110) -> SetResponse
     where
         F2: Into<Option<String>>,
         F3: Into<Option<String>>,
+        F110: Into<Option<String>>,
     {
-        SetResponse { success, error: error.into(), error_code: error_code.into() }
+        SetResponse {
+            success,
+            error: error.into(),
+            error_code: error_code.into(),
+            leader_endpoint: leader_endpoint.into(),
+        }
     }
 }
 
@@ -625,6 +660,7 @@ impl TSerializable for SetResponse {
         let mut f_1: Option<bool> = None;
         let mut f_2: Option<String> = None;
         let mut f_3: Option<String> = None;
+        let mut f_110: Option<String> = None;
         loop {
             let field_ident = i_prot.read_field_begin()?;
             if field_ident.field_type == TType::Stop {
@@ -647,6 +683,11 @@ impl TSerializable for SetResponse {
                     let val = i_prot.read_string()?;
                     f_3 = Some(val);
                 }
+                110 => {
+                    super::expect_type(field_ident.field_type, TType::String)?;
+                    let val = i_prot.read_string()?;
+                    f_110 = Some(val);
+                }
                 _ => {
                     i_prot.skip(field_ident.field_type)?;
                 }
@@ -659,6 +700,7 @@ impl TSerializable for SetResponse {
             success: f_1.expect("auto-generated code should have checked for presence of required fields"),
             error: f_2,
             error_code: f_3,
+            leader_endpoint: f_110,
         };
         Ok(ret)
     }
@@ -675,6 +717,11 @@ impl TSerializable for SetResponse {
         }
         if let Some(ref fld_var) = self.error_code {
             o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(3) })?;
+            o_prot.write_string(fld_var)?;
+            o_prot.write_field_end()?
+        }
+        if let Some(ref fld_var) = self.leader_endpoint {
+            o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(110) })?;
             o_prot.write_string(fld_var)?;
             o_prot.write_field_end()?
         }
@@ -764,15 +811,23 @@ pub struct DeleteResponse {
     pub success: bool,
     pub error: Option<String>,
     pub error_code: Option<String>,
+    /// As in GetResponse.
+    pub leader_endpoint: Option<String>,
 }
 
 impl DeleteResponse {
-    pub fn new<F2, F3>(success: bool, error: F2, error_code: F3) -> DeleteResponse
+    pub fn new<F2, F3, F110>(success: bool, error: F2, error_code: F3, leader_endpoint: F110) -> DeleteResponse
     where
         F2: Into<Option<String>>,
         F3: Into<Option<String>>,
+        F110: Into<Option<String>>,
     {
-        DeleteResponse { success, error: error.into(), error_code: error_code.into() }
+        DeleteResponse {
+            success,
+            error: error.into(),
+            error_code: error_code.into(),
+            leader_endpoint: leader_endpoint.into(),
+        }
     }
 }
 
@@ -782,6 +837,7 @@ impl TSerializable for DeleteResponse {
         let mut f_1: Option<bool> = None;
         let mut f_2: Option<String> = None;
         let mut f_3: Option<String> = None;
+        let mut f_110: Option<String> = None;
         loop {
             let field_ident = i_prot.read_field_begin()?;
             if field_ident.field_type == TType::Stop {
@@ -804,6 +860,11 @@ impl TSerializable for DeleteResponse {
                     let val = i_prot.read_string()?;
                     f_3 = Some(val);
                 }
+                110 => {
+                    super::expect_type(field_ident.field_type, TType::String)?;
+                    let val = i_prot.read_string()?;
+                    f_110 = Some(val);
+                }
                 _ => {
                     i_prot.skip(field_ident.field_type)?;
                 }
@@ -816,6 +877,7 @@ impl TSerializable for DeleteResponse {
             success: f_1.expect("auto-generated code should have checked for presence of required fields"),
             error: f_2,
             error_code: f_3,
+            leader_endpoint: f_110,
         };
         Ok(ret)
     }
@@ -835,6 +897,11 @@ impl TSerializable for DeleteResponse {
             o_prot.write_string(fld_var)?;
             o_prot.write_field_end()?
         }
+        if let Some(ref fld_var) = self.leader_endpoint {
+            o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(110) })?;
+            o_prot.write_string(fld_var)?;
+            o_prot.write_field_end()?
+        }
         o_prot.write_field_stop()?;
         o_prot.write_struct_end()
     }
@@ -847,9 +914,9 @@ impl TSerializable for DeleteResponse {
 /// The rows between two keys, in key order.
 ///
 /// The range begins at `begin_key` (absent: before every key; excluded when `begin_or_equal` is false) and ends before
-/// `end_key` (absent: the one byte 0xFF; included when `end_or_equal`). `begin_offset` passes over that many rows of the range
+/// `end_key` (absent: the one byte 0xFF; included when `end_or_equal`). `begin_offset` skips that many rows of the range
 /// (negative: none). `end_offset` moves the end key itself: its bytes, read as one big-endian number, are increased or
-/// decreased by so much; a carry out of the first byte appends a zero byte to a key of all 0xFF. A selector replaces the
+/// decreased by this much; a carry out of the first byte appends a zero byte to a key of all 0xFF. A selector replaces the
 /// fields of its end: `begin_selector` 1, 3 and 4, `end_selector` 2, 5 and 6; the range is that from the one key up to, not
 /// including, the other. An inverted range is empty, which is a success.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -865,7 +932,7 @@ pub struct GetRangeRequest {
     pub column_family: Option<String>,
     /// Last row first; `limit` then keeps the rows nearest the end.
     pub reverse: Option<bool>,
-    /// Permission to end the reply once it holds about so many bytes; `has_more` is then true. Never cut without it.
+    /// Permission to end the reply once it holds about this many bytes; `has_more` is then true. Without it a reply is never cut.
     pub target_bytes: Option<i32>,
     pub begin_selector: Option<KeySelector>,
     pub end_selector: Option<KeySelector>,
@@ -1139,21 +1206,32 @@ pub struct GetRangeResponse {
     /// True exactly when another row exists in range.
     pub has_more: bool,
     pub error_code: Option<String>,
+    /// As in GetResponse.
+    pub leader_endpoint: Option<String>,
 }
 
 impl GetRangeResponse {
-    pub fn new<F3, F100>(
+    pub fn new<F3, F100, F110>(
         key_values: Vec<KeyValue>,
         success: bool,
         error: F3,
         has_more: bool,
         error_code: F100,
+        leader_endpoint: F110,
     ) -> GetRangeResponse
     where
         F3: Into<Option<String>>,
         F100: Into<Option<String>>,
+        F110: Into<Option<String>>,
     {
-        GetRangeResponse { key_values, success, error: error.into(), has_more, error_code: error_code.into() }
+        GetRangeResponse {
+            key_values,
+            success,
+            error: error.into(),
+            has_more,
+            error_code: error_code.into(),
+            leader_endpoint: leader_endpoint.into(),
+        }
     }
 }
 
@@ -1165,6 +1243,7 @@ impl TSerializable for GetRangeResponse {
         let mut f_3: Option<String> = None;
         let mut f_4: Option<bool> = None;
         let mut f_100: Option<String> = None;
+        let mut f_110: Option<String> = None;
         loop {
             let field_ident = i_prot.read_field_begin()?;
             if field_ident.field_type == TType::Stop {
@@ -1204,6 +1283,11 @@ impl TSerializable for GetRangeResponse {
                     let val = i_prot.read_string()?;
                     f_100 = Some(val);
                 }
+                110 => {
+                    super::expect_type(field_ident.field_type, TType::String)?;
+                    let val = i_prot.read_string()?;
+                    f_110 = Some(val);
+                }
                 _ => {
                     i_prot.skip(field_ident.field_type)?;
                 }
@@ -1220,6 +1304,7 @@ impl TSerializable for GetRangeResponse {
             error: f_3,
             has_more: f_4.expect("auto-generated code should have checked for presence of required fields"),
             error_code: f_100,
+            leader_endpoint: f_110,
         };
         Ok(ret)
     }
@@ -1246,6 +1331,11 @@ impl TSerializable for GetRangeResponse {
         o_prot.write_field_end()?;
         if let Some(ref fld_var) = self.error_code {
             o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(100) })?;
+            o_prot.write_string(fld_var)?;
+            o_prot.write_field_end()?
+        }
+        if let Some(ref fld_var) = self.leader_endpoint {
+            o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(110) })?;
             o_prot.write_string(fld_var)?;
             o_prot.write_field_end()?
         }
@@ -1348,15 +1438,30 @@ pub struct SnapshotGetResponse {
     pub found: bool,
     pub error: Option<String>,
     pub error_code: Option<String>,
+    /// As in GetResponse.
+    pub leader_endpoint: Option<String>,
 }
 
 impl SnapshotGetResponse {
-    pub fn new<F3, F100>(value: Vec<u8>, found: bool, error: F3, error_code: F100) -> SnapshotGetResponse
+    pub fn new<F3, F100, F110>(
+        value: Vec<u8>,
+        found: bool,
+        error: F3,
+        error_code: F100,
+        leader_endpoint: F110,
+    ) -> SnapshotGetResponse
     where
         F3: Into<Option<String>>,
         F100: Into<Option<String>>,
+        F110: Into<Option<String>>,
     {
-        SnapshotGetResponse { value, found, error: error.into(), error_code: error_code.into() }
+        SnapshotGetResponse {
+            value,
+            found,
+            error: error.into(),
+            error_code: error_code.into(),
+            leader_endpoint: leader_endpoint.into(),
+        }
     }
 }
 
@@ -1367,6 +1472,7 @@ impl TSerializable for SnapshotGetResponse {
         let mut f_2: Option<bool> = None;
         let mut f_3: Option<String> = None;
         let mut f_100: Option<String> = None;
+        let mut f_110: Option<String> = None;
         loop {
             let field_ident = i_prot.read_field_begin()?;
             if field_ident.field_type == TType::Stop {
@@ -1394,6 +1500,11 @@ impl TSerializable for SnapshotGetResponse {
                     let val = i_prot.read_string()?;
                     f_100 = Some(val);
                 }
+                110 => {
+                    super::expect_type(field_ident.field_type, TType::String)?;
+                    let val = i_prot.read_string()?;
+                    f_110 = Some(val);
+                }
                 _ => {
                     i_prot.skip(field_ident.field_type)?;
                 }
@@ -1408,6 +1519,7 @@ impl TSerializable for SnapshotGetResponse {
             found: f_2.expect("auto-generated code should have checked for presence of required fields"),
             error: f_3,
             error_code: f_100,
+            leader_endpoint: f_110,
         };
         Ok(ret)
     }
@@ -1427,6 +1539,11 @@ impl TSerializable for SnapshotGetResponse {
         }
         if let Some(ref fld_var) = self.error_code {
             o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(100) })?;
+            o_prot.write_string(fld_var)?;
+            o_prot.write_field_end()?
+        }
+        if let Some(ref fld_var) = self.leader_endpoint {
+            o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(110) })?;
             o_prot.write_string(fld_var)?;
             o_prot.write_field_end()?
         }
@@ -1700,21 +1817,32 @@ pub struct SnapshotGetRangeResponse {
     pub error: Option<String>,
     pub has_more: bool,
     pub error_code: Option<String>,
+    /// As in GetResponse.
+    pub leader_endpoint: Option<String>,
 }
 
 impl SnapshotGetRangeResponse {
-    pub fn new<F3, F100>(
+    pub fn new<F3, F100, F110>(
         key_values: Vec<KeyValue>,
         success: bool,
         error: F3,
         has_more: bool,
         error_code: F100,
+        leader_endpoint: F110,
     ) -> SnapshotGetRangeResponse
     where
         F3: Into<Option<String>>,
         F100: Into<Option<String>>,
+        F110: Into<Option<String>>,
     {
-        SnapshotGetRangeResponse { key_values, success, error: error.into(), has_more, error_code: error_code.into() }
+        SnapshotGetRangeResponse {
+            key_values,
+            success,
+            error: error.into(),
+            has_more,
+            error_code: error_code.into(),
+            leader_endpoint: leader_endpoint.into(),
+        }
     }
 }
 
@@ -1726,6 +1854,7 @@ impl TSerializable for SnapshotGetRangeResponse {
         let mut f_3: Option<String> = None;
         let mut f_4: Option<bool> = None;
         let mut f_100: Option<String> = None;
+        let mut f_110: Option<String> = None;
         loop {
             let field_ident = i_prot.read_field_begin()?;
             if field_ident.field_type == TType::Stop {
@@ -1765,6 +1894,11 @@ impl TSerializable for SnapshotGetRangeResponse {
                     let val = i_prot.read_string()?;
                     f_100 = Some(val);
                 }
+                110 => {
+                    super::expect_type(field_ident.field_type, TType::String)?;
+                    let val = i_prot.read_string()?;
+                    f_110 = Some(val);
+                }
                 _ => {
                     i_prot.skip(field_ident.field_type)?;
                 }
@@ -1781,6 +1915,7 @@ impl TSerializable for SnapshotGetRangeResponse {
             error: f_3,
             has_more: f_4.expect("auto-generated code should have checked for presence of required fields"),
             error_code: f_100,
+            leader_endpoint: f_110,
         };
         Ok(ret)
     }
@@ -1807,6 +1942,11 @@ impl TSerializable for SnapshotGetRangeResponse {
         o_prot.write_field_end()?;
         if let Some(ref fld_var) = self.error_code {
             o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(100) })?;
+            o_prot.write_string(fld_var)?;
+            o_prot.write_field_end()?
+        }
+        if let Some(ref fld_var) = self.leader_endpoint {
+            o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(110) })?;
             o_prot.write_string(fld_var)?;
             o_prot.write_field_end()?
         }
@@ -1908,15 +2048,30 @@ pub struct SnapshotReadResponse {
     pub found: bool,
     pub error: Option<String>,
     pub error_code: Option<String>,
+    /// As in GetResponse.
+    pub leader_endpoint: Option<String>,
 }
 
 impl SnapshotReadResponse {
-    pub fn new<F3, F100>(value: Vec<u8>, found: bool, error: F3, error_code: F100) -> SnapshotReadResponse
+    pub fn new<F3, F100, F110>(
+        value: Vec<u8>,
+        found: bool,
+        error: F3,
+        error_code: F100,
+        leader_endpoint: F110,
+    ) -> SnapshotReadResponse
     where
         F3: Into<Option<String>>,
         F100: Into<Option<String>>,
+        F110: Into<Option<String>>,
     {
-        SnapshotReadResponse { value, found, error: error.into(), error_code: error_code.into() }
+        SnapshotReadResponse {
+            value,
+            found,
+            error: error.into(),
+            error_code: error_code.into(),
+            leader_endpoint: leader_endpoint.into(),
+        }
     }
 }
 
@@ -1927,6 +2082,7 @@ impl TSerializable for SnapshotReadResponse {
         let mut f_2: Option<bool> = None;
         let mut f_3: Option<String> = None;
         let mut f_100: Option<String> = None;
+        let mut f_110: Option<String> = None;
         loop {
             let field_ident = i_prot.read_field_begin()?;
             if field_ident.field_type == TType::Stop {
@@ -1954,6 +2110,11 @@ impl TSerializable for SnapshotReadResponse {
                     let val = i_prot.read_string()?;
                     f_100 = Some(val);
                 }
+                110 => {
+                    super::expect_type(field_ident.field_type, TType::String)?;
+                    let val = i_prot.read_string()?;
+                    f_110 = Some(val);
+                }
                 _ => {
                     i_prot.skip(field_ident.field_type)?;
                 }
@@ -1968,6 +2129,7 @@ impl TSerializable for SnapshotReadResponse {
             found: f_2.expect("auto-generated code should have checked for presence of required fields"),
             error: f_3,
             error_code: f_100,
+            leader_endpoint: f_110,
         };
         Ok(ret)
     }
@@ -1987,6 +2149,11 @@ impl TSerializable for SnapshotReadResponse {
         }
         if let Some(ref fld_var) = self.error_code {
             o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(100) })?;
+            o_prot.write_string(fld_var)?;
+            o_prot.write_field_end()?
+        }
+        if let Some(ref fld_var) = self.leader_endpoint {
+            o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(110) })?;
             o_prot.write_string(fld_var)?;
             o_prot.write_field_end()?
         }
@@ -2052,15 +2219,30 @@ pub struct GetReadVersionResponse {
     pub success: bool,
     pub error: Option<String>,
     pub error_code: Option<String>,
+    /// As in GetResponse.
+    pub leader_endpoint: Option<String>,
 }
 
 impl GetReadVersionResponse {
-    pub fn new<F3, F100>(read_version: i64, success: bool, error: F3, error_code: F100) -> GetReadVersionResponse
+    pub fn new<F3, F100, F110>(
+        read_version: i64,
+        success: bool,
+        error: F3,
+        error_code: F100,
+        leader_endpoint: F110,
+    ) -> GetReadVersionResponse
     where
         F3: Into<Option<String>>,
         F100: Into<Option<String>>,
+        F110: Into<Option<String>>,
     {
-        GetReadVersionResponse { read_version, success, error: error.into(), error_code: error_code.into() }
+        GetReadVersionResponse {
+            read_version,
+            success,
+            error: error.into(),
+            error_code: error_code.into(),
+            leader_endpoint: leader_endpoint.into(),
+        }
     }
 }
 
@@ -2071,6 +2253,7 @@ impl TSerializable for GetReadVersionResponse {
         let mut f_2: Option<bool> = None;
         let mut f_3: Option<String> = None;
         let mut f_100: Option<String> = None;
+        let mut f_110: Option<String> = None;
         loop {
             let field_ident = i_prot.read_field_begin()?;
             if field_ident.field_type == TType::Stop {
@@ -2098,6 +2281,11 @@ impl TSerializable for GetReadVersionResponse {
                     let val = i_prot.read_string()?;
                     f_100 = Some(val);
                 }
+                110 => {
+                    super::expect_type(field_ident.field_type, TType::String)?;
+                    let val = i_prot.read_string()?;
+                    f_110 = Some(val);
+                }
                 _ => {
                     i_prot.skip(field_ident.field_type)?;
                 }
@@ -2112,6 +2300,7 @@ impl TSerializable for GetReadVersionResponse {
             success: f_2.expect("auto-generated code should have checked for presence of required fields"),
             error: f_3,
             error_code: f_100,
+            leader_endpoint: f_110,
         };
         Ok(ret)
     }
@@ -2134,6 +2323,11 @@ impl TSerializable for GetReadVersionResponse {
             o_prot.write_string(fld_var)?;
             o_prot.write_field_end()?
         }
+        if let Some(ref fld_var) = self.leader_endpoint {
+            o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(110) })?;
+            o_prot.write_string(fld_var)?;
+            o_prot.write_field_end()?
+        }
         o_prot.write_field_stop()?;
         o_prot.write_struct_end()
     }
@@ -2143,12 +2337,12 @@ impl TSerializable for GetReadVersionResponse {
 // PinSnapshotRequest
 //
 
-/// Keeps `read_version` readable for `ttl_ms` milliseconds, beyond the window in which every version is: at the server that
-/// is asked, and at no other. A pin ends with its time, with unpinSnapshot, with the server, and when the server's replica
+/// Keeps `read_version` readable for `ttl_ms` milliseconds, even after it has left the window in which every version is
+/// readable: at the server that is asked, and at no other. A pin ends with its time, with unpinSnapshot, with the server, and when the server's replica
 /// gets a copy of another one's database; then reads say TRANSACTION_TOO_OLD. It does not help commits: their read version
 /// must lie within the window.
 ///
-/// A version that is gone already is TRANSACTION_TOO_OLD, one that does not exist FUTURE_VERSION. Each pin is counted: a
+/// A version that is no longer readable is TRANSACTION_TOO_OLD, one that does not exist FUTURE_VERSION. Each pin is counted: a
 /// version pinned twice needs two unpins. A server keeps 1,000 pins at a time; more are OVERLOADED.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct PinSnapshotRequest {
@@ -2229,20 +2423,30 @@ pub struct PinSnapshotResponse {
     /// When the pin ends by itself, in milliseconds since 1970 by the server's clock.
     pub expires_at_ms: Option<i64>,
     pub error_code: Option<String>,
+    /// As in GetResponse.
+    pub leader_endpoint: Option<String>,
 }
 
 impl PinSnapshotResponse {
-    pub fn new<F2, F3, F100>(success: bool, error: F2, expires_at_ms: F3, error_code: F100) -> PinSnapshotResponse
+    pub fn new<F2, F3, F100, F110>(
+        success: bool,
+        error: F2,
+        expires_at_ms: F3,
+        error_code: F100,
+        leader_endpoint: F110,
+    ) -> PinSnapshotResponse
     where
         F2: Into<Option<String>>,
         F3: Into<Option<i64>>,
         F100: Into<Option<String>>,
+        F110: Into<Option<String>>,
     {
         PinSnapshotResponse {
             success,
             error: error.into(),
             expires_at_ms: expires_at_ms.into(),
             error_code: error_code.into(),
+            leader_endpoint: leader_endpoint.into(),
         }
     }
 }
@@ -2254,6 +2458,7 @@ impl TSerializable for PinSnapshotResponse {
         let mut f_2: Option<String> = None;
         let mut f_3: Option<i64> = None;
         let mut f_100: Option<String> = None;
+        let mut f_110: Option<String> = None;
         loop {
             let field_ident = i_prot.read_field_begin()?;
             if field_ident.field_type == TType::Stop {
@@ -2281,6 +2486,11 @@ impl TSerializable for PinSnapshotResponse {
                     let val = i_prot.read_string()?;
                     f_100 = Some(val);
                 }
+                110 => {
+                    super::expect_type(field_ident.field_type, TType::String)?;
+                    let val = i_prot.read_string()?;
+                    f_110 = Some(val);
+                }
                 _ => {
                     i_prot.skip(field_ident.field_type)?;
                 }
@@ -2294,6 +2504,7 @@ impl TSerializable for PinSnapshotResponse {
             error: f_2,
             expires_at_ms: f_3,
             error_code: f_100,
+            leader_endpoint: f_110,
         };
         Ok(ret)
     }
@@ -2315,6 +2526,11 @@ impl TSerializable for PinSnapshotResponse {
         }
         if let Some(ref fld_var) = self.error_code {
             o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(100) })?;
+            o_prot.write_string(fld_var)?;
+            o_prot.write_field_end()?
+        }
+        if let Some(ref fld_var) = self.leader_endpoint {
+            o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(110) })?;
             o_prot.write_string(fld_var)?;
             o_prot.write_field_end()?
         }
@@ -2598,16 +2814,17 @@ impl TSerializable for Operation {
 // AtomicCommitRequest
 //
 
-/// All operations happen at one version, or none does.
+/// All operations take effect at one version, or none does.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct AtomicCommitRequest {
-    /// Examined only when conflicts are given.
+    /// Used only if the request has conflicts.
     pub read_version: i64,
     pub operations: Vec<Operation>,
     /// Keys that were read. They carry no family: a write of such a key in any family is a conflict.
     pub read_conflict_keys: Vec<Vec<u8>>,
     /// How long the caller waits. It can only shorten the server's own deadline (10 seconds, unless its settings say
-    /// otherwise); 0 or less says nothing. Then TIMEOUT: certainly not committed, or COMMIT_UNKNOWN_RESULT.
+    /// otherwise); 0 or less has no effect. After that, the reply is TIMEOUT (certainly not committed) or
+    /// COMMIT_UNKNOWN_RESULT.
     pub timeout_seconds: Option<i64>,
     /// Ranges that were read: any write, delete or clear within one is a conflict.
     pub read_conflict_ranges: Option<Vec<KeyRange>>,
@@ -2618,10 +2835,9 @@ pub struct AtomicCommitRequest {
     pub idempotency_id: Option<Vec<u8>>,
     /// Keys that were read, each in its family.
     pub read_conflicts: Option<Vec<KeyRef>>,
-    /// Idempotency ids of earlier commits whose replies have arrived: the server forgets their results at once instead of
-    /// after ten minutes, and so has room for more. Only of commits that were sent once: of one that was sent again, a
-    /// copy may still be under way, and would be carried out anew. At most 1,000. Without effect where the commit has no
-    /// operations.
+    /// Idempotency ids of earlier commits whose replies have arrived. The server forgets their results at once instead of
+    /// after ten minutes, and so has room for more. Only commits that were sent once belong here: a copy of one that was sent
+    /// again may still be in flight, and would be executed again. At most 1,000. No effect if the commit has no operations.
     pub finished_idempotency_ids: Option<Vec<Vec<u8>>>,
     /// Whether the reply may carry fields 100 to 103. Stock Thrift libraries (Python, Rust) fail on a binary field that they do
     /// not know, so clients that were made from an older file must not get them. Absent: yes if the request, or an
@@ -2863,23 +3079,25 @@ pub struct AtomicCommitResponse {
     pub error_code: Option<String>,
     /// Set on success. A commit without operations succeeds at its read version and writes nothing.
     pub committed_version: Option<i64>,
-    /// The 8 + 2 bytes of the first stamp that this commit gave, or would have given.
+    /// The 8 + 2 bytes of the first stamp of this commit, whether an operation used it or not.
     pub versionstamp: Option<Vec<u8>>,
-    /// Keys made by SET_VERSIONSTAMPED_KEY, in the order of the operations.
+    /// Keys completed by SET_VERSIONSTAMPED_KEY, in the order of the operations.
     pub generated_keys: Option<Vec<Vec<u8>>>,
-    /// Values made by SET_VERSIONSTAMPED_VALUE, in the order of the operations.
+    /// Values completed by SET_VERSIONSTAMPED_VALUE, in the order of the operations.
     pub generated_values: Option<Vec<Vec<u8>>>,
-    /// With CONFLICT: which of the keys read were written meanwhile, at most 100. For a range that was cleared, where the
-    /// clear begins in it.
+    /// With CONFLICT: those of the keys read that were written meanwhile, at most 100. For a cleared range, the place where
+    /// the clear begins in it.
     pub conflicting_keys: Option<Vec<KeyRef>>,
-    /// Whether the transaction may succeed when it is run again from its reads.
+    /// Whether the transaction may succeed if it is run again from its reads.
     pub retryable: Option<bool>,
-    /// Whether the commit may have happened all the same.
+    /// Whether the commit may have happened despite the error.
     pub maybe_committed: Option<bool>,
+    /// As in GetResponse.
+    pub leader_endpoint: Option<String>,
 }
 
 impl AtomicCommitResponse {
-    pub fn new<F2, F3, F4, F100, F101, F102, F103, F104, F105>(
+    pub fn new<F2, F3, F4, F100, F101, F102, F103, F104, F105, F110>(
         success: bool,
         error: F2,
         error_code: F3,
@@ -2890,6 +3108,7 @@ impl AtomicCommitResponse {
         conflicting_keys: F103,
         retryable: F104,
         maybe_committed: F105,
+        leader_endpoint: F110,
     ) -> AtomicCommitResponse
     where
         F2: Into<Option<String>>,
@@ -2901,6 +3120,7 @@ impl AtomicCommitResponse {
         F103: Into<Option<Vec<KeyRef>>>,
         F104: Into<Option<bool>>,
         F105: Into<Option<bool>>,
+        F110: Into<Option<String>>,
     {
         AtomicCommitResponse {
             success,
@@ -2913,6 +3133,7 @@ impl AtomicCommitResponse {
             conflicting_keys: conflicting_keys.into(),
             retryable: retryable.into(),
             maybe_committed: maybe_committed.into(),
+            leader_endpoint: leader_endpoint.into(),
         }
     }
 }
@@ -2930,6 +3151,7 @@ impl TSerializable for AtomicCommitResponse {
         let mut f_103: Option<Vec<KeyRef>> = None;
         let mut f_104: Option<bool> = None;
         let mut f_105: Option<bool> = None;
+        let mut f_110: Option<String> = None;
         loop {
             let field_ident = i_prot.read_field_begin()?;
             if field_ident.field_type == TType::Stop {
@@ -3008,6 +3230,11 @@ impl TSerializable for AtomicCommitResponse {
                     let val = i_prot.read_bool()?;
                     f_105 = Some(val);
                 }
+                110 => {
+                    super::expect_type(field_ident.field_type, TType::String)?;
+                    let val = i_prot.read_string()?;
+                    f_110 = Some(val);
+                }
                 _ => {
                     i_prot.skip(field_ident.field_type)?;
                 }
@@ -3027,6 +3254,7 @@ impl TSerializable for AtomicCommitResponse {
             conflicting_keys: f_103,
             retryable: f_104,
             maybe_committed: f_105,
+            leader_endpoint: f_110,
         };
         Ok(ret)
     }
@@ -3093,6 +3321,11 @@ impl TSerializable for AtomicCommitResponse {
             o_prot.write_bool(fld_var)?;
             o_prot.write_field_end()?
         }
+        if let Some(ref fld_var) = self.leader_endpoint {
+            o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(110) })?;
+            o_prot.write_string(fld_var)?;
+            o_prot.write_field_end()?
+        }
         o_prot.write_field_stop()?;
         o_prot.write_struct_end()
     }
@@ -3102,7 +3335,7 @@ impl TSerializable for AtomicCommitResponse {
 // SetVersionstampedKeyRequest
 //
 
-/// `key_prefix` is the whole key, in spite of its name, and has at least 10 bytes. When its last 10 bytes are zero the stamp
+/// `key_prefix` is the whole key, despite its name, and has at least 10 bytes. When its last 10 bytes are zero the stamp
 /// replaces them; otherwise the key is stored as it is.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct SetVersionstampedKeyRequest {
@@ -3193,20 +3426,30 @@ pub struct SetVersionstampedKeyResponse {
     pub success: bool,
     pub error: Option<String>,
     pub error_code: Option<String>,
+    /// As in GetResponse.
+    pub leader_endpoint: Option<String>,
 }
 
 impl SetVersionstampedKeyResponse {
-    pub fn new<F3, F100>(
+    pub fn new<F3, F100, F110>(
         generated_key: Vec<u8>,
         success: bool,
         error: F3,
         error_code: F100,
+        leader_endpoint: F110,
     ) -> SetVersionstampedKeyResponse
     where
         F3: Into<Option<String>>,
         F100: Into<Option<String>>,
+        F110: Into<Option<String>>,
     {
-        SetVersionstampedKeyResponse { generated_key, success, error: error.into(), error_code: error_code.into() }
+        SetVersionstampedKeyResponse {
+            generated_key,
+            success,
+            error: error.into(),
+            error_code: error_code.into(),
+            leader_endpoint: leader_endpoint.into(),
+        }
     }
 }
 
@@ -3217,6 +3460,7 @@ impl TSerializable for SetVersionstampedKeyResponse {
         let mut f_2: Option<bool> = None;
         let mut f_3: Option<String> = None;
         let mut f_100: Option<String> = None;
+        let mut f_110: Option<String> = None;
         loop {
             let field_ident = i_prot.read_field_begin()?;
             if field_ident.field_type == TType::Stop {
@@ -3244,6 +3488,11 @@ impl TSerializable for SetVersionstampedKeyResponse {
                     let val = i_prot.read_string()?;
                     f_100 = Some(val);
                 }
+                110 => {
+                    super::expect_type(field_ident.field_type, TType::String)?;
+                    let val = i_prot.read_string()?;
+                    f_110 = Some(val);
+                }
                 _ => {
                     i_prot.skip(field_ident.field_type)?;
                 }
@@ -3258,6 +3507,7 @@ impl TSerializable for SetVersionstampedKeyResponse {
             success: f_2.expect("auto-generated code should have checked for presence of required fields"),
             error: f_3,
             error_code: f_100,
+            leader_endpoint: f_110,
         };
         Ok(ret)
     }
@@ -3280,6 +3530,11 @@ impl TSerializable for SetVersionstampedKeyResponse {
             o_prot.write_string(fld_var)?;
             o_prot.write_field_end()?
         }
+        if let Some(ref fld_var) = self.leader_endpoint {
+            o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(110) })?;
+            o_prot.write_string(fld_var)?;
+            o_prot.write_field_end()?
+        }
         o_prot.write_field_stop()?;
         o_prot.write_struct_end()
     }
@@ -3289,7 +3544,7 @@ impl TSerializable for SetVersionstampedKeyResponse {
 // SetVersionstampedValueRequest
 //
 
-/// `value_prefix` is the whole value, in spite of its name; otherwise as SetVersionstampedKeyRequest.
+/// `value_prefix` is the whole value, despite its name; otherwise as SetVersionstampedKeyRequest.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct SetVersionstampedValueRequest {
     pub key: Vec<u8>,
@@ -3379,20 +3634,30 @@ pub struct SetVersionstampedValueResponse {
     pub success: bool,
     pub error: Option<String>,
     pub error_code: Option<String>,
+    /// As in GetResponse.
+    pub leader_endpoint: Option<String>,
 }
 
 impl SetVersionstampedValueResponse {
-    pub fn new<F3, F100>(
+    pub fn new<F3, F100, F110>(
         generated_value: Vec<u8>,
         success: bool,
         error: F3,
         error_code: F100,
+        leader_endpoint: F110,
     ) -> SetVersionstampedValueResponse
     where
         F3: Into<Option<String>>,
         F100: Into<Option<String>>,
+        F110: Into<Option<String>>,
     {
-        SetVersionstampedValueResponse { generated_value, success, error: error.into(), error_code: error_code.into() }
+        SetVersionstampedValueResponse {
+            generated_value,
+            success,
+            error: error.into(),
+            error_code: error_code.into(),
+            leader_endpoint: leader_endpoint.into(),
+        }
     }
 }
 
@@ -3403,6 +3668,7 @@ impl TSerializable for SetVersionstampedValueResponse {
         let mut f_2: Option<bool> = None;
         let mut f_3: Option<String> = None;
         let mut f_100: Option<String> = None;
+        let mut f_110: Option<String> = None;
         loop {
             let field_ident = i_prot.read_field_begin()?;
             if field_ident.field_type == TType::Stop {
@@ -3430,6 +3696,11 @@ impl TSerializable for SetVersionstampedValueResponse {
                     let val = i_prot.read_string()?;
                     f_100 = Some(val);
                 }
+                110 => {
+                    super::expect_type(field_ident.field_type, TType::String)?;
+                    let val = i_prot.read_string()?;
+                    f_110 = Some(val);
+                }
                 _ => {
                     i_prot.skip(field_ident.field_type)?;
                 }
@@ -3444,6 +3715,7 @@ impl TSerializable for SetVersionstampedValueResponse {
             success: f_2.expect("auto-generated code should have checked for presence of required fields"),
             error: f_3,
             error_code: f_100,
+            leader_endpoint: f_110,
         };
         Ok(ret)
     }
@@ -3463,6 +3735,11 @@ impl TSerializable for SetVersionstampedValueResponse {
         }
         if let Some(ref fld_var) = self.error_code {
             o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(100) })?;
+            o_prot.write_string(fld_var)?;
+            o_prot.write_field_end()?
+        }
+        if let Some(ref fld_var) = self.leader_endpoint {
+            o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(110) })?;
             o_prot.write_string(fld_var)?;
             o_prot.write_field_end()?
         }
@@ -4738,7 +5015,7 @@ impl TSerializable for ClusterHealth {
 // DatabaseStats
 //
 
-/// Measured figures of the replica that answers, since its process started unless said otherwise.
+/// Statistics of the answering replica, since its process started unless stated otherwise.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct DatabaseStats {
     /// Visible rows; an estimate. Those of a cleared range count until they are removed.
@@ -4748,9 +5025,9 @@ pub struct DatabaseStats {
     pub read_operations_count: i64,
     /// Of reads and writes, from the request's arrival to its reply.
     pub average_response_time_ms: OrderedFloat<f64>,
-    /// Commits that this server is working on.
+    /// Commits in progress at this server.
     pub active_transactions: i64,
-    /// By any client of the cluster: every replica decides every commit.
+    /// Those of all clients of the cluster, because every replica decides every commit.
     pub committed_transactions: i64,
     pub aborted_transactions: i64,
     pub cache_hit_rate_percent: Option<i64>,
@@ -4938,7 +5215,7 @@ impl TSerializable for DatabaseStats {
 // ServerLimits
 //
 
-/// The limits of the server that answers: what it takes and gives at most, in bytes unless said otherwise.
+/// The limits of the answering server, in bytes unless stated otherwise.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct ServerLimits {
     /// Longest key.
@@ -5123,7 +5400,7 @@ pub struct GetClusterHealthResponse {
     pub cluster_health: Option<ClusterHealth>,
     pub error: Option<String>,
     pub error_code: Option<String>,
-    /// Present on success. Servers of one cluster should have the same, and each tells its own.
+    /// Present on success. Servers of one cluster should have the same limits, and each reports its own.
     pub limits: Option<ServerLimits>,
 }
 
@@ -5613,7 +5890,7 @@ pub trait TTransactionalKVSyncClient {
     /// Deletes one key, without conflict check.
     fn delete_key(&mut self, request: DeleteRequest) -> thrift::Result<DeleteResponse>;
     /// Reads a range. The reply is complete up to `limit`; one that would exceed the server's largest reply fails with
-    /// RESULT_TOO_LARGE unless `target_bytes` allowed to cut it.
+    /// RESULT_TOO_LARGE unless `target_bytes` allows the server to cut it.
     fn get_range(&mut self, request: GetRangeRequest) -> thrift::Result<GetRangeResponse>;
     /// The value as of a version.
     fn snapshot_get(&mut self, request: SnapshotGetRequest) -> thrift::Result<SnapshotGetResponse>;
@@ -6290,7 +6567,7 @@ pub trait TransactionalKVSyncHandler {
     /// Deletes one key, without conflict check.
     fn handle_delete_key(&self, request: DeleteRequest) -> thrift::Result<DeleteResponse>;
     /// Reads a range. The reply is complete up to `limit`; one that would exceed the server's largest reply fails with
-    /// RESULT_TOO_LARGE unless `target_bytes` allowed to cut it.
+    /// RESULT_TOO_LARGE unless `target_bytes` allows the server to cut it.
     fn handle_get_range(&self, request: GetRangeRequest) -> thrift::Result<GetRangeResponse>;
     /// The value as of a version.
     fn handle_snapshot_get(&self, request: SnapshotGetRequest) -> thrift::Result<SnapshotGetResponse>;

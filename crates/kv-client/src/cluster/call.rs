@@ -1,87 +1,83 @@
-//! Sending a request until it is answered, must not be sent again, or time is up.
+//! Sends a request until it is answered, must not be sent again, or its deadline has passed.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use kv_api::thrift::{ThriftCall, ThriftRequest};
-use tokio::sync::SemaphorePermit;
 use tokio::time::{Instant, timeout_at};
 
-use super::attempts::{Attempts, Errand, Target, leader_hint};
-use super::{Cluster, ROOM_UNIT_BYTES, Replica, Shared};
+use super::attempts::{Attempts, leader_hint};
+use super::handle::Cluster;
+use super::members::Replica;
+use super::state::ClusterState;
 use crate::ClientError;
-use crate::client::{Kind, response_of};
-use crate::endpoint::{Failure, Lane};
+use crate::endpoint::Lane;
+use crate::pending::Failure;
+use crate::reply::response_of;
+use crate::request::{Access, CallOptions, Target};
 
-/// An answer, and what else is known when it comes.
 pub(crate) struct Answer<T> {
     pub value: T,
-    /// Whether another copy of the request may still be under way.
-    pub has_strays: bool,
+    /// Whether another copy of the request may still be in flight.
+    pub has_duplicates_in_flight: bool,
 }
 
 impl Cluster {
-    /// `decode` makes a value, or the server's refusal, of a response.
+    /// Sends a request. `decode` turns a response into a value, or into the server's refusal.
     pub async fn call<R: ThriftRequest, T>(
         &self,
         request: R,
-        errand: Errand,
+        options: CallOptions,
         decode: impl Fn(R::Response) -> Result<T, ClientError>,
     ) -> Result<Answer<T>, ClientError> {
-        let mut attempts = Attempts::new(errand, &self.shared.options);
-        let Ok(_room) = timeout_at(errand.deadline, self.shared.room(errand.cost_bytes)).await else {
-            return Err(ClientError::refused(Some("OVERLOADED"), "too much is under way in this client".to_string()));
+        let state = &*self.state;
+        let mut attempts = Attempts::new(options, &state.options);
+        let Ok(_memory) = timeout_at(options.deadline, state.reserve_memory(options.cost_bytes)).await else {
+            let reason = "this client has too many requests in flight";
+            return Err(ClientError::refused(Some("OVERLOADED"), reason.to_string(), None));
         };
         let call = Arc::new(request.into());
         loop {
             attempts.check_deadline()?;
-            let Some(replica) = self.shared.choose(attempts.errand.target, &attempts.tried) else {
+            let Some(replica) = state.choose(attempts.call.target, &attempts.tried) else {
                 attempts.pause().await?;
                 continue;
             };
-            let answer = self.shared.attempt::<R>(&replica, &call, &attempts).await;
+            let answer = state.attempt::<R>(&replica, &call, &attempts).await;
             let error = match answer.and_then(&decode) {
-                Ok(value) => return Ok(Answer { value, has_strays: attempts.is_unknown }),
+                Ok(value) => return Ok(Answer { value, has_duplicates_in_flight: attempts.is_in_doubt }),
                 Err(error) => error,
             };
             tracing::debug!(endpoint = %replica.address(), method = R::METHOD.name(), %error, "an attempt failed");
             if let Some(address) = leader_hint(&error) {
-                self.shared.follow_hint(address);
-                attempts.errand.target = Target::Primary;
+                state.follow_hint(address);
+                attempts.call.target = Target::Primary;
             }
-            if attempts.errand.target == Target::Any && self.shared.is_primary(&replica) {
-                // Nobody else knows more.
-                attempts.errand.target = Target::Primary;
+            if attempts.call.target == Target::Any && state.is_primary(&replica) {
+                // No other replica knows more than the primary.
+                attempts.call.target = Target::Primary;
             }
-            attempts.note(replica.address(), error).await?;
+            attempts.record(replica.address(), error).await?;
         }
     }
 }
 
-impl Shared {
-    async fn room(&self, bytes: usize) -> Option<SemaphorePermit<'_>> {
-        let all = (self.options.max_in_flight_bytes / ROOM_UNIT_BYTES).max(1);
-        // A request that is larger than all there is has it for itself.
-        let units = bytes.div_ceil(ROOM_UNIT_BYTES).clamp(1, all);
-        // It is never closed.
-        self.room.acquire_many(u32::try_from(units).unwrap_or(u32::MAX)).await.ok()
-    }
-
+impl ClusterState {
     async fn attempt<R: ThriftRequest>(
         &self,
         replica: &Replica,
         call: &Arc<ThriftCall>,
         attempts: &Attempts,
     ) -> Result<R::Response, ClientError> {
-        let kind = attempts.errand.kind;
-        let lane = if kind == Kind::Write { Lane::Commit } else { Lane::Main };
+        let access = attempts.call.access;
+        let lane = if access == Access::Write { Lane::Commit } else { Lane::Main };
         let (begun, deadline) = (Instant::now(), attempts.attempt_deadline());
-        let maybe_committed = kind == Kind::Write;
+        let maybe_committed = access == Access::Write;
         let endpoint = replica.address().to_string();
         match timeout_at(deadline, replica.endpoint.call(lane, call.clone(), deadline)).await {
             Ok(Ok(reply)) => {
                 replica.is_suspected.store(false, Ordering::Relaxed);
-                response_of::<R>(reply, endpoint, kind)
+                response_of::<R>(reply, endpoint, access)
             }
             Ok(Err(failure)) => {
                 self.suspect(replica);

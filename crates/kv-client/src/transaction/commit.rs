@@ -1,30 +1,34 @@
-//! The commit: what goes over the wire, and what its outcome means.
+//! The commit: the request that is sent, and how its outcome is handled.
 
 use kv_api::{AtomicCommit, KeyRef};
 
-use super::{Phase, State, Transaction};
-use crate::client::Committed;
+use super::attempt::Transaction;
+use super::state::{Phase, State};
+use crate::results::Committed;
 use crate::{ClientError, ErrorCode, convert};
 
 /// What a commit has to do.
 enum Plan {
-    /// It was done before.
+    /// Nothing: the transaction is committed already.
     Committed(Committed),
-    /// Nothing was written, so nothing has to be agreed: everything was read at one version.
+    /// Nothing: there are no writes, and all reads were made at one version.
     ReadOnly,
     Send(AtomicCommit),
 }
 
 impl Transaction {
-    /// Commits: all that was written happens, at one version, unless something that was read was written meanwhile.
+    /// Commits the transaction. All its writes happen at one version, unless anything that it read
+    /// was written in the meantime.
     ///
-    /// It happens once. When an answer is lost, or the primary changes, the same commit is sent again under its idempotency
-    /// id until its outcome is known or [`crate::TransactionOptions::timeout`] is over. A transaction that wrote nothing
-    /// sends nothing. Once it has succeeded, a repeated call says the same again.
+    /// The commit happens once. If an answer is lost or the primary changes, the same commit is
+    /// sent again under its idempotency id, until its outcome is known or
+    /// [`crate::TransactionOptions::timeout`] has passed. A transaction without writes sends
+    /// nothing. After a success, another call returns the same result again.
     ///
     /// # Errors
-    /// [`crate::ErrorCode::Conflict`] and others that [`Transaction::on_error`] takes; only where
-    /// [`ClientError::maybe_committed`] is true it is unknown whether the commit happened.
+    /// [`crate::ErrorCode::Conflict`] if anything that was read was written in the meantime, or any
+    /// other [`ClientError`]; pass it to [`Transaction::on_error`]. It is unknown whether the
+    /// commit happened only if [`ClientError::maybe_committed`] is true.
     pub async fn commit(&self) -> Result<Committed, ClientError> {
         let plan = self.inner.state().begin_commit()?;
         match plan {
@@ -52,7 +56,7 @@ impl Transaction {
         let database = &self.inner.database;
         let deadline = self.inner.retry.deadline;
         if commit.has_read_conflicts() {
-            // There is none yet where conflicts were only added by hand.
+            // Without a read there is no read version yet: the conflicts were added explicitly.
             let version = self.inner.read_version.get_or_try_init(|| database.versions.get(deadline)).await?;
             commit.read_version = version.0;
         } else if self.inner.options.idempotent {
@@ -71,17 +75,17 @@ impl Transaction {
         let request = convert::commit(commit, database.options.request_timeout)?;
         match database.commit(request, cost_bytes, deadline).await {
             Ok(answer) => {
-                if !answer.has_strays {
+                if !answer.has_duplicates_in_flight {
                     database.ids.finish([id]);
                 }
-                database.versions.note(answer.value.version);
+                database.versions.observe(answer.value.version);
                 Ok(answer.value)
             }
             Err(error) => {
                 if error.code() == Some(&ErrorCode::TransactionTooOld) {
                     database.versions.forget();
                 }
-                // Maybe nobody was told.
+                // This commit may not have reported them to any server.
                 database.ids.finish(finished);
                 Err(error)
             }

@@ -1,20 +1,30 @@
-//! What a transaction has read: the commit fails if any of it was written since.
+//! The keys and ranges that a transaction has read. Its commit fails if any of them was written
+//! since.
 //!
-//! Where there is too much of it, neighbouring ranges are joined. The transaction may then meet a conflict where there is
-//! none, and never misses one.
+//! If there are too many, neighbouring ranges are joined. The transaction may then fail although
+//! nothing that it read was written, but it never misses a conflict.
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use kv_api::{KeyRange, KeyRef};
 
+use super::range_set::RangeSet;
 use crate::keys::{holds_one_key, key_after};
-use crate::transaction::range_set::RangeSet;
 
-/// Most ranges of one column family; the server takes 100,000 in all.
+/// Maximum number of ranges of one column family; the server accepts 100,000 in total.
 const MAX_RANGES: usize = 20_000;
-/// Most bytes of the ranges of one column family.
+/// Maximum size of the ranges of one column family, in bytes.
 const MAX_BYTES: usize = 2_000_000;
+
+/// Whether a read can make the commit fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ReadMode {
+    /// The commit fails if what was read has been written since.
+    Tracked,
+    /// The commit does not depend on what was read.
+    Snapshot,
+}
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Conflicts {
@@ -34,14 +44,14 @@ impl Conflicts {
         if !self.families.contains_key(family) {
             self.families.insert(family.to_string(), RangeSet::new());
         }
-        let ranges = self.families.get_mut(family).expect("inserted where it was missing");
+        let ranges = self.families.get_mut(family).expect("inserted if it was missing");
         ranges.insert(begin, end);
         while ranges.len() > 1 && (ranges.len() > MAX_RANGES || ranges.size_bytes() > MAX_BYTES) {
             ranges.coarsen(ranges.len().div_ceil(2));
         }
     }
 
-    /// Single keys, and ranges.
+    /// Everything that was read, as single keys and as ranges.
     pub fn parts(&self) -> (Vec<KeyRef>, Vec<KeyRange>) {
         let (mut keys, mut ranges) = (Vec::new(), Vec::new());
         for (family, set) in &self.families {
@@ -63,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_that_touch_become_a_range_and_families_stay_apart() {
+    fn adjacent_keys_become_a_range_and_families_stay_separate() {
         let mut conflicts = Conflicts::default();
         conflicts.add_key("", "a".into());
         conflicts.add_key("", "b".into());
@@ -77,12 +87,12 @@ mod tests {
     }
 
     #[test]
-    fn many_ranges_become_fewer_that_hold_as_much() {
+    fn too_many_ranges_become_fewer_that_cover_at_least_the_same_keys() {
         let mut conflicts = Conflicts::default();
         let key = |number: usize| Bytes::from(format!("{number:08}"));
         (0..MAX_RANGES + 1).for_each(|number| conflicts.add_key("", key(number * 2)));
         let ranges = &conflicts.families[""];
         assert!(ranges.len() <= MAX_RANGES);
-        assert!((0..MAX_RANGES + 1).all(|number| ranges.holding(&key(number * 2)).is_some()));
+        assert!((0..MAX_RANGES + 1).all(|number| ranges.containing(&key(number * 2)).is_some()));
     }
 }

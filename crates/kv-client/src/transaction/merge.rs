@@ -1,45 +1,49 @@
-//! A range as a transaction sees it: what the database holds, page by page, under what the transaction wrote itself.
+//! A range as a transaction sees it: pages of rows from the database, with the transaction's own
+//! writes on top.
 //!
-//! A merger walks through the range from one end, one step per row, and asks for a page when it comes to a place that
-//! neither local writes nor the last page tell about. Each step looks at the writes as they are then, so rows are as of the
-//! moment in which they are handed out. It reports which part of the range the walk really took from the database; that
-//! part, and nothing else, is what a concurrent write could have changed.
+//! A merger scans the range from one end and takes one step for each row. It asks for a page when
+//! neither local writes nor the current page determine the next row. Each step looks at the writes
+//! as they are at that time, so a row reflects the writes up to the moment in which it is returned.
+//! The merger reports which part of the range the scan really took from the database: this is the
+//! only part in which a concurrent write could change the result.
 //!
-//! It does no input or output, and knows no limit: whoever has rows enough stops asking.
+//! It does no I/O and has no limit: a caller that has enough rows stops asking.
 
 use std::collections::VecDeque;
 
 use bytes::Bytes;
 use kv_api::{Row, Rows};
 
+use super::writes::{FamilyWrites, KeyWrites, Writes};
 use crate::keys::{holds_one_key, key_after};
-use crate::transaction::writes::{FamilyWrites, KeyWrites, Writes};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
     Row(Row),
-    /// To go on, the rows of `begin <= key < end` are needed, from the end at which the walk is.
+    /// The scan needs a page of rows of `begin <= key < end`: the first ones, or the last ones in
+    /// reverse.
     Fetch {
         begin: Bytes,
         end: Bytes,
     },
-    /// Behind this key, or at it, comes one that only the commit will know, or whose value it will.
+    /// The next key, at this position or after it, will contain a versionstamp, or its value will.
     Unreadable(Bytes),
     End,
 }
 
-/// A range that was taken from the database: `begin <= key < end`.
-pub(crate) type Taken = (Bytes, Bytes);
+/// A range that was read from the database: `begin <= key < end`.
+pub(crate) type ReadRange = (Bytes, Bytes);
 
-/// Invariant: `page` holds the rows that the database has between the place of the walk and `covered`, nearest first.
+/// Invariant: `page` contains the rows that the database has between the position of the scan and
+/// `covered`, nearest first.
 #[derive(Debug)]
 pub(crate) struct Merger {
-    /// What is left of the range: `begin <= key < end`.
+    /// The rest of the range: `begin <= key < end`.
     begin: Bytes,
     end: Bytes,
     reverse: bool,
     page: VecDeque<Row>,
-    /// How far the last page tells; `None` before the first one.
+    /// The position up to which the last page has all rows; `None` before the first page.
     covered: Option<Bytes>,
 }
 
@@ -48,7 +52,8 @@ impl Merger {
         Merger { begin, end, reverse, page: VecDeque::new(), covered: None }
     }
 
-    /// Takes in the answer to [`Step::Fetch`]. One that says there is more must have a row, or the walk would not end.
+    /// Takes in the answer to [`Step::Fetch`]. A page that says there are more rows must have at
+    /// least one, or the scan would never end.
     pub fn feed(&mut self, begin: Bytes, end: Bytes, rows: Rows) -> Result<(), &'static str> {
         let last = rows.rows.last().map(|row| row.key.clone());
         self.covered = Some(match (rows.has_more, last) {
@@ -66,14 +71,15 @@ impl Merger {
                     key_after(&last)
                 }
             }
-            (true, None) => return Err("a page of a range without rows that says there are more"),
+            (true, None) => return Err("a page that has no rows but says there are more"),
         });
         self.page = rows.rows.into();
         Ok(())
     }
 
-    /// The next row, or what stands in its way. Ranges that it took from the database are added to `taken`.
-    pub fn step(&mut self, writes: &Writes, family: &str, taken: &mut Vec<Taken>) -> Step {
+    /// The next row, or the reason why it is not available. Appends the ranges that it read from
+    /// the database to `read`.
+    pub fn step(&mut self, writes: &Writes, family: &str, read: &mut Vec<ReadRange>) -> Step {
         let family = writes.family(family);
         while self.begin < self.end {
             let stretch = self.stretch(family);
@@ -86,7 +92,7 @@ impl Merger {
                 return Step::Unreadable(begin);
             }
             let Some((key, local)) = nearest else {
-                self.pass(stretch.source, (begin, end), None, taken);
+                self.pass(stretch.source, (begin, end), None, read);
                 continue;
             };
             let database = self.take_row(|row| row.key == key).map(|row| row.value);
@@ -96,7 +102,7 @@ impl Merger {
                 None => database,
             };
             let independent = local.filter(|local| local.is_independent()).map(|_| &key);
-            self.pass(stretch.source, (begin, end), independent, taken);
+            self.pass(stretch.source, (begin, end), independent, read);
             if let Some(value) = value {
                 return Step::Row(Row { key, value });
             }
@@ -104,7 +110,7 @@ impl Merger {
         Step::End
     }
 
-    /// The longest part of the range, from where the walk is, of which one source tells.
+    /// The longest part of the range, from the position of the scan on, that has a single source.
     fn stretch(&self, family: &FamilyWrites) -> Stretch {
         if self.reverse { self.stretch_backward(family) } else { self.stretch_forward(family) }
     }
@@ -115,7 +121,7 @@ impl Merger {
         if family.key(&self.begin).is_some_and(KeyWrites::is_independent) {
             return stretch(Source::Local, &key_after(&self.begin));
         }
-        if let Some((_, cleared_end)) = family.cleared().holding(&self.begin) {
+        if let Some((_, cleared_end)) = family.cleared().containing(&self.begin) {
             return stretch(Source::Local, cleared_end);
         }
         let open_end = family.cleared().first_from(&self.begin).map_or(&self.end, |(begin, _)| begin);
@@ -144,10 +150,11 @@ impl Merger {
         }
     }
 
-    /// The nearest key of the stretch that the page or local writes know.
+    /// The nearest key of the stretch that is in the page or in local writes.
     fn nearest<'w>(&mut self, stretch: &Stretch, family: &'w FamilyWrites) -> Option<(Bytes, Option<&'w KeyWrites>)> {
         let Stretch { source, begin, end } = stretch;
-        // Passed by without the page, because local writes have hidden it since it was fetched.
+        // Drop rows that the scan has passed already, because local writes have hidden them since
+        // the page was fetched.
         let reverse = self.reverse;
         while self.take_row(|row| if reverse { row.key >= *end } else { row.key < *begin }).is_some() {}
         let row =
@@ -162,13 +169,13 @@ impl Merger {
         }
     }
 
-    /// Takes the nearest row off the page if it is such a one.
+    /// Removes the nearest row from the page if it matches.
     fn take_row(&mut self, is_wanted: impl Fn(&Row) -> bool) -> Option<Row> {
         if self.page.front().is_some_and(is_wanted) { self.page.pop_front() } else { None }
     }
 
-    /// The part of the stretch through the nearest key; all of it, when there is none.
-    fn up_to(&self, nearest: &Option<(Bytes, Option<&KeyWrites>)>, stretch: &Stretch) -> Taken {
+    /// The part of the stretch up to and including the nearest key; all of it if there is none.
+    fn up_to(&self, nearest: &Option<(Bytes, Option<&KeyWrites>)>, stretch: &Stretch) -> ReadRange {
         let Stretch { begin, end, .. } = stretch;
         match nearest {
             None => (begin.clone(), end.clone()),
@@ -177,11 +184,12 @@ impl Merger {
         }
     }
 
-    /// Goes on behind `passed`, of which the database told, except for the key in it that local writes alone know about.
-    fn pass(&mut self, source: Source, passed: Taken, independent: Option<&Bytes>, taken: &mut Vec<Taken>) {
+    /// Moves the scan past the range `passed`. If the page was its source, the range counts as
+    /// read, except for the key in it whose value does not depend on the database.
+    fn pass(&mut self, source: Source, passed: ReadRange, independent: Option<&Bytes>, read: &mut Vec<ReadRange>) {
         let (begin, end) = passed;
         if source == Source::Page {
-            taken.push(match independent {
+            read.push(match independent {
                 None => (begin.clone(), end.clone()),
                 Some(key) if self.reverse => (key_after(key), end.clone()),
                 Some(key) => (begin.clone(), key.clone()),
@@ -197,13 +205,15 @@ impl Merger {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Source {
-    /// Local writes know every key.
+    /// Local writes determine every key.
     Local,
-    /// The page does, under local writes.
+    /// The page has the rows of the database, and local writes apply on top.
     Page,
+    /// A page has to be fetched.
     Missing,
 }
 
+/// A part of the range that has a single source.
 struct Stretch {
     source: Source,
     begin: Bytes,

@@ -1,4 +1,5 @@
-//! Reading one's own writes, against a model that applies everything to a map, in order.
+//! Tests that a transaction reads its own writes, against a model that applies every mutation to a
+//! map in order.
 
 use std::collections::BTreeMap;
 
@@ -6,14 +7,14 @@ use bytes::Bytes;
 use kv_api::{Mutation, MutationKind, Row, Rows, Version, atomic};
 use proptest::prelude::*;
 
-use super::merge::{Merger, Step, Taken};
+use super::merge::{Merger, ReadRange, Step};
 use super::range_set::RangeSet;
-use super::writes::{Local, Unreadable, Writes};
+use super::writes::{LocalValue, Unreadable, Writes};
 use crate::keys::key_after;
 use crate::stamped::{Stamped, VERSIONSTAMP_BYTES, first_stamp_after};
 
 const READ_VERSION: Version = Version(7);
-/// Behind every key of the tests.
+/// Sorts after every key of the tests.
 const LAST: &[u8] = &[0xFF; 14];
 
 type Map = BTreeMap<Bytes, Bytes>;
@@ -39,7 +40,8 @@ fn execute(map: &mut Map, mutation: &Mutation, stamp: &[u8; VERSIONSTAMP_BYTES])
     }
 }
 
-/// What the database holds once the mutations have happened; every stamped one gets the next stamp.
+/// The database after the mutations have been executed. Each stamped mutation gets a stamp of its
+/// own.
 fn executed(database: &Map, mutations: &[Mutation], version: Version) -> Map {
     let mut map = database.clone();
     for (count, mutation) in mutations.iter().enumerate() {
@@ -63,7 +65,7 @@ fn expected_rows(map: &Map, scan: &Scan) -> Vec<Row> {
     rows
 }
 
-// What is tested.
+// The code under test.
 
 fn write(writes: &mut Writes, mutation: &Mutation) {
     let Mutation { key, value, .. } = mutation.clone();
@@ -91,12 +93,12 @@ struct Scan {
     end: Bytes,
     reverse: bool,
     limit: usize,
-    /// Rows that the server gives at a time.
+    /// Number of rows in a page of the server.
     page_rows: usize,
 }
 
 fn serve(database: &Map, begin: &Bytes, end: &Bytes, scan: &Scan) -> Rows {
-    assert!(begin < end, "an empty page was asked for");
+    assert!(begin < end, "an empty range was requested");
     let everything = Scan { begin: begin.clone(), end: end.clone(), limit: usize::MAX, ..scan.clone() };
     let mut rows = expected_rows(database, &everything);
     let has_more = rows.len() > scan.page_rows;
@@ -104,43 +106,43 @@ fn serve(database: &Map, begin: &Bytes, end: &Bytes, scan: &Scan) -> Rows {
     Rows { rows, has_more }
 }
 
-/// The next row, with as many pages as that takes.
+/// The next row. Serves as many pages as that takes.
 fn next_row(
     merger: &mut Merger,
     database: &Map,
     writes: &Writes,
     scan: &Scan,
-    taken: &mut Vec<Taken>,
+    read: &mut Vec<ReadRange>,
 ) -> Result<Option<Row>, Unreadable> {
     loop {
-        match merger.step(writes, "", taken) {
+        match merger.step(writes, "", read) {
             Step::Row(row) => return Ok(Some(row)),
             Step::End => return Ok(None),
             Step::Unreadable(_) => return Err(Unreadable),
             Step::Fetch { begin, end } => {
                 let rows = serve(database, &begin, &end, scan);
-                merger.feed(begin, end, rows).expect("the server tells no nonsense");
+                merger.feed(begin, end, rows).expect("the page is valid");
             }
         }
     }
 }
 
-/// The rows of a scan, and what it took from the database.
+/// The rows of a scan, and the keys that it read from the database.
 fn scanned(database: &Map, writes: &Writes, scan: &Scan) -> Result<(Vec<Row>, RangeSet), Unreadable> {
     let mut merger = Merger::new(scan.begin.clone(), scan.end.clone(), scan.reverse);
-    let mut taken = Vec::new();
+    let mut read = Vec::new();
     let mut rows = Vec::new();
     while rows.len() < scan.limit
-        && let Some(row) = next_row(&mut merger, database, writes, scan, &mut taken)?
+        && let Some(row) = next_row(&mut merger, database, writes, scan, &mut read)?
     {
         rows.push(row);
     }
     let mut set = RangeSet::new();
-    taken.into_iter().for_each(|(begin, end)| set.insert(begin, end));
+    read.into_iter().for_each(|(begin, end)| set.insert(begin, end));
     Ok((rows, set))
 }
 
-// Cases.
+// Random cases.
 
 fn all_keys() -> Vec<Bytes> {
     let letters = b"abc";
@@ -157,8 +159,8 @@ fn a_value() -> impl Strategy<Value = Bytes> {
     prop::collection::vec(prop::sample::select(vec![0u8, 1, 2, 0x7F, 0xFF]), 0..3).prop_map(Bytes::from)
 }
 
-/// A place between keys; also before all, behind all, and right behind one.
-fn a_place() -> impl Strategy<Value = Bytes> {
+/// A position between keys: at a key, right after one, before all keys, or after all keys.
+fn a_position() -> impl Strategy<Value = Bytes> {
     prop_oneof![
         6 => a_key(),
         2 => a_key().prop_map(|key| key_after(&key)),
@@ -188,12 +190,12 @@ fn a_mutation() -> impl Strategy<Value = Mutation> {
     prop_oneof![
         3 => (a_key(), a_value()).prop_map(|(key, value)| Mutation::set(key, value)),
         2 => a_key().prop_map(Mutation::delete),
-        2 => (a_place(), a_place()).prop_map(move |(begin, end)| of(MutationKind::ClearRange, begin, end)),
+        2 => (a_position(), a_position()).prop_map(move |(begin, end)| of(MutationKind::ClearRange, begin, end)),
         4 => (prop::sample::select(kinds), a_key(), a_value()).prop_map(move |(kind, key, value)| of(kind, key, value)),
     ]
 }
 
-/// Also those with a stamp, whose keys come to lie among the others.
+/// As [`a_mutation`], and also mutations with versionstamps, whose keys end up among the others.
 fn a_mutation_maybe_stamped() -> impl Strategy<Value = Mutation> {
     let of = |kind: MutationKind, key, value: Bytes, offset: usize| Mutation {
         kind: kind as i32,
@@ -213,7 +215,7 @@ fn a_mutation_maybe_stamped() -> impl Strategy<Value = Mutation> {
             let value = stamped(prefix, Bytes::new());
             of(MutationKind::SetVersionstampedValue, key, value.bytes.clone(), value.offset)
         }),
-        // Clears of all keys under a stamp.
+        // A clear of all keys with a prefix, whatever stamp they get.
         1 => a_key().prop_map(|key| {
             let end = crate::keys::prefix_end(&key);
             Mutation { kind: MutationKind::ClearRange as i32, key, value: end, ..Mutation::default() }
@@ -223,20 +225,15 @@ fn a_mutation_maybe_stamped() -> impl Strategy<Value = Mutation> {
 
 fn a_scan() -> impl Strategy<Value = Scan> {
     let limit = prop_oneof![Just(usize::MAX), 1..6usize];
-    (a_place(), a_place(), any::<bool>(), limit, 1..4usize).prop_map(|(begin, end, reverse, limit, page_rows)| Scan {
-        begin,
-        end,
-        reverse,
-        limit,
-        page_rows,
-    })
+    (a_position(), a_position(), any::<bool>(), limit, 1..4usize)
+        .prop_map(|(begin, end, reverse, limit, page_rows)| Scan { begin, end, reverse, limit, page_rows })
 }
 
 fn mutations() -> impl Strategy<Value = Vec<Mutation>> {
     prop::collection::vec(a_mutation(), 0..10)
 }
 
-/// The database as it is after somebody else changed one key.
+/// Copies of the database in which another client has changed one key.
 fn changes_of(database: &Map, key: &Bytes) -> Vec<Map> {
     let values = [None, Some(""), Some("\x01"), Some("\x02\x01"), Some("\x7f"), Some("other")];
     let changed = |value: Option<&'static str>| {
@@ -252,7 +249,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 600, ..ProptestConfig::default() })]
 
     #[test]
-    fn a_range_shows_the_database_under_the_own_writes(
+    fn a_range_shows_the_database_with_own_writes_on_top(
         database in a_database(), mutations in mutations(), scan in a_scan(),
     ) {
         let (rows, _) = scanned(&database, &written(&mutations), &scan).expect("nothing is stamped");
@@ -260,25 +257,25 @@ proptest! {
     }
 
     #[test]
-    fn a_key_shows_the_database_under_the_own_writes(
+    fn a_key_shows_the_database_with_own_writes_on_top(
         database in a_database(), mutations in mutations(), key in a_key(),
     ) {
         let writes = written(&mutations);
         let value = match writes.local("", &key) {
-            Local::Known(value) => value,
-            Local::Unreadable => panic!("nothing is stamped"),
-            Local::OnDatabase(operations) => atomic::apply_all(&operations, database.get(&key).cloned()),
+            LocalValue::Known(value) => value,
+            LocalValue::Unreadable => panic!("nothing is stamped"),
+            LocalValue::Operations(operations) => atomic::apply_all(&operations, database.get(&key).cloned()),
         };
         let after = executed(&database, &mutations, Version(8));
         prop_assert_eq!(value.as_ref(), after.get(&key));
     }
 
     #[test]
-    fn what_is_committed_is_what_was_asked_for(
+    fn the_commit_has_the_same_effect_as_all_calls_in_order(
         database in a_database(), mutations in prop::collection::vec(a_mutation_maybe_stamped(), 0..12),
     ) {
-        // Of those whose order decides about their stamp, none is ever dropped but stamped values that are overwritten; so
-        // one stamp for all.
+        // The commit drops stamped values that were overwritten, which changes the counters of
+        // later stamps. Use one stamp for all mutations, so that this does not matter.
         let same_stamp = |mutations: &[Mutation]| {
             let mut map = database.clone();
             mutations.iter().for_each(|mutation| execute(&mut map, mutation, &[9; VERSIONSTAMP_BYTES]));
@@ -290,40 +287,40 @@ proptest! {
         prop_assert_eq!(writes.size_bytes(), size);
     }
 
-    /// Whatever somebody else could change so that the rows would be others is in the conflicts.
+    /// Every key at which a concurrent write would change the rows counts as read.
     #[test]
-    fn everything_that_the_rows_depend_on_was_noted(
+    fn every_key_on_which_the_rows_depend_counts_as_read(
         database in a_database(), mutations in mutations(), scan in a_scan(),
     ) {
         let writes = written(&mutations);
-        let (rows, taken) = scanned(&database, &writes, &scan).expect("nothing is stamped");
+        let (rows, read) = scanned(&database, &writes, &scan).expect("nothing is stamped");
         for key in all_keys() {
             for changed in changes_of(&database, &key) {
                 let (others, _) = scanned(&changed, &writes, &scan).expect("nothing is stamped");
                 prop_assert!(
-                    others == rows || taken.holding(&key).is_some(),
-                    "{:?} matters, but was not noted: {:?}", key, taken
+                    others == rows || read.containing(&key).is_some(),
+                    "{:?} matters, but does not count as read: {:?}", key, read
                 );
             }
         }
     }
 
-    /// Nothing that was not read, and nothing that local writes alone told, is in the conflicts.
+    /// No key counts as read that the scan has not reached or whose value local writes determine.
     #[test]
-    fn nothing_else_was_noted(database in a_database(), mutations in mutations(), scan in a_scan()) {
+    fn no_other_key_counts_as_read(database in a_database(), mutations in mutations(), scan in a_scan()) {
         let writes = written(&mutations);
-        let (rows, taken) = scanned(&database, &writes, &scan).expect("nothing is stamped");
+        let (rows, read) = scanned(&database, &writes, &scan).expect("nothing is stamped");
         let last = rows.last().filter(|_| rows.len() == scan.limit).map(|row| &row.key);
         for key in all_keys() {
             let is_beyond = last.is_some_and(|last| if scan.reverse { key < *last } else { key > *last });
             let is_within = scan.begin <= key && key < scan.end && !is_beyond;
-            let is_local = matches!(writes.local("", &key), Local::Known(_));
-            prop_assert_eq!(taken.holding(&key).is_some(), is_within && !is_local, "{:?} {:?}", key, taken);
+            let is_local = matches!(writes.local("", &key), LocalValue::Known(_));
+            prop_assert_eq!(read.containing(&key).is_some(), is_within && !is_local, "{:?} {:?}", key, read);
         }
     }
 
     #[test]
-    fn rows_are_as_of_the_moment_in_which_they_are_handed_out(
+    fn rows_reflect_own_writes_at_the_moment_in_which_they_are_returned(
         database in a_database(), before in mutations(), scan in a_scan(),
         between in prop::collection::vec(prop::collection::vec(a_mutation(), 0..3), 0..8),
     ) {
@@ -342,9 +339,10 @@ proptest! {
         }
     }
 
-    /// What is readable beside stamped keys and values does not depend on the stamp.
+    /// A read that succeeds although there are stamped keys and values has a result that does not
+    /// depend on the stamp.
     #[test]
-    fn no_stamp_can_change_what_was_readable(
+    fn no_stamp_can_change_the_result_of_a_read(
         database in a_database(), scan in a_scan(), is_version_late in any::<bool>(),
         mutations in prop::collection::vec(a_mutation_maybe_stamped(), 0..8), version in 8..300u64,
     ) {
@@ -362,9 +360,9 @@ proptest! {
         }
         for key in all_keys() {
             let value = match writes.local("", &key) {
-                Local::Known(value) => value,
-                Local::Unreadable => continue,
-                Local::OnDatabase(operations) => atomic::apply_all(&operations, database.get(&key).cloned()),
+                LocalValue::Known(value) => value,
+                LocalValue::Unreadable => continue,
+                LocalValue::Operations(operations) => atomic::apply_all(&operations, database.get(&key).cloned()),
             };
             prop_assert_eq!(value.as_ref(), after.get(&key), "{:?}", key);
         }
@@ -372,7 +370,7 @@ proptest! {
 }
 
 #[test]
-fn a_key_that_the_commit_will_know_hides_only_the_places_where_it_may_come_to_lie() {
+fn a_stamped_key_makes_only_those_positions_unreadable_at_which_it_may_end_up() {
     let mut writes = Writes::new();
     writes.set_read_version(READ_VERSION);
     let job = Stamped::after("jobs/");
@@ -386,18 +384,18 @@ fn a_key_that_the_commit_will_know_hides_only_the_places_where_it_may_come_to_li
         limit: usize::MAX,
         page_rows: 10,
     };
-    // An older job can be read, though the queue cannot be read to its end.
+    // An older job can be read, but the queue cannot be read to its end.
     let first_only = Scan { limit: 1, ..scan(&"jobs/".into(), "jobs0") };
     assert_eq!(scanned(&database, &writes, &first_only).map(|(rows, _)| rows.len()), Ok(1));
     assert_eq!(scanned(&database, &writes, &scan(&"jobs/".into(), "jobs0")).err(), Some(Unreadable));
     assert_eq!(scanned(&database, &writes, &scan(&"jobs0".into(), "z")).map(|(rows, _)| rows.len()), Ok(1));
-    assert_eq!(writes.local("", &earlier), Local::OnDatabase(Vec::new()));
+    assert_eq!(writes.local("", &earlier), LocalValue::Operations(Vec::new()));
     writes.clear_range("", "jobs/".into(), "jobs0".into());
     assert_eq!(scanned(&database, &writes, &scan(&"jobs/".into(), "z")).map(|(rows, _)| rows.len()), Ok(1));
 }
 
 #[test]
-fn what_is_overwritten_is_not_sent() {
+fn overwritten_mutations_are_not_sent() {
     let mut writes = Writes::new();
     writes.atomic("", MutationKind::Add, "k".into(), "\x01".into());
     writes.set("", "k".into(), "v".into());

@@ -1,22 +1,26 @@
-//! Writing: everything stays in this process until the commit.
+//! The calls that write. Writes stay in this process until the commit.
 //!
-//! These calls do not fail. What is wrong with one of them, every later call of the transaction tells, the commit included.
+//! These calls do not fail. If one of them is invalid, every later call of the transaction returns
+//! its error, including the commit.
 
 use bytes::Bytes;
 use kv_api::MutationKind;
 
-use super::{State, Transaction};
+use super::attempt::Transaction;
+use super::state::State;
 use crate::ClientError;
 use crate::keys::{IntoBytes, prefix_end};
 use crate::stamped::Stamped;
 
 macro_rules! atomics {
     ($($(#[$doc:meta])* $name:ident $kind:ident;)*) => {
-        /// Atomic mutations: they change the value where it is, at the commit, and so meet no conflict however many
-        /// transactions do the same. Numbers are unsigned and little-endian, in the length of the operand: a shorter value is
-        /// extended with zeros, a longer one is cut. An absent value becomes the operand.
+        /// Atomic mutations. The server changes the value during the commit, so transactions that
+        /// do the same at the same time do not conflict. Numbers are unsigned, little-endian, and
+        /// as long as the operand: a shorter value is extended with zeros, and a longer one is cut.
+        /// An absent value becomes the operand.
         ///
-        /// Reading such a key in the same transaction reads the database, which then counts as read.
+        /// Reading such a key in the same transaction reads it from the database, which counts for
+        /// conflicts like any other read.
         impl Transaction {
             $(
                 $(#[$doc])*
@@ -29,76 +33,81 @@ macro_rules! atomics {
 }
 
 atomics! {
-    /// Adds the operand; a carry out of its last byte is lost. `tx.add("visits", 1u64.to_le_bytes())`; with the two's
-    /// complement of a signed number it subtracts.
+    /// Adds the operand, as in `tx.add("visits", 1u64.to_le_bytes())`. A carry out of the last byte
+    /// is lost. The two's complement of a number subtracts it.
     add Add;
-    /// The smaller number.
+    /// Keeps the smaller of the value and the operand, compared as numbers.
     min Min;
-    /// The larger number.
+    /// Keeps the larger of the value and the operand, compared as numbers.
     max Max;
-    /// Whichever comes first in the order of keys.
+    /// Keeps the one of value and operand that comes first in the order of keys.
     byte_min ByteMin;
-    /// Whichever comes last in the order of keys.
+    /// Keeps the one of value and operand that comes last in the order of keys.
     byte_max ByteMax;
-    /// Keeps the bits that are set in both.
+    /// Keeps the bits that are set in both the value and the operand.
     bit_and BitAnd;
-    /// Sets the bits that are set in either.
+    /// Sets the bits that are set in the value or the operand.
     bit_or BitOr;
-    /// Flips the bits that are set in the operand.
+    /// Flips the bits of the value that are set in the operand.
     bit_xor BitXor;
-    /// Appends the operand, unless the value would become too long.
+    /// Appends the operand, unless that would make the value too long.
     append_if_fits AppendIfFits;
-    /// Deletes the key if its value is the operand.
+    /// Deletes the key if its value equals the operand.
     compare_and_clear CompareAndClear;
 }
 
 impl Transaction {
+    /// Sets a key to a value.
     pub fn set(&self, key: impl IntoBytes, value: impl IntoBytes) {
         let (key, value) = (key.into_bytes(), value.into_bytes());
         self.change(&[&key], |state, family| state.writes.set(family, key.clone(), value));
     }
 
-    /// Deletes a key; one that does not exist is no error.
+    /// Deletes a key. Deleting a key that does not exist is not an error.
     pub fn delete(&self, key: impl IntoBytes) {
         let key = key.into_bytes();
         self.change(&[&key], |state, family| state.writes.delete(family, key.clone()));
     }
 
-    /// Deletes the keys `begin <= key < end`, however many there are.
+    /// Deletes all keys in `begin <= key < end`. The commit is equally small for any number of
+    /// keys.
     pub fn clear_range(&self, begin: impl IntoBytes, end: impl IntoBytes) {
         let (begin, end) = (begin.into_bytes(), self.bound(end.into_bytes()));
-        // There is no empty key, and the server takes none.
+        // The server rejects an empty key, even as the beginning of a range.
         let begin = if begin.is_empty() { Bytes::from_static(&[0]) } else { begin };
         self.change(&[], |state, family| state.writes.clear_range(family, begin, end));
     }
 
-    /// Deletes the keys that begin with `prefix`.
+    /// Deletes all keys that begin with `prefix`.
     pub fn clear_prefix(&self, prefix: impl IntoBytes) {
         let begin = prefix.into_bytes();
         let end = prefix_end(&begin);
         self.clear_range(begin, end);
     }
 
-    /// Sets a key that will contain the commit's versionstamp: [`Transaction::committed`] then names it. Until then it is
-    /// unknown, and reading where it may come to lie is an error.
+    /// Sets a key that will contain the commit's versionstamp. After the commit,
+    /// [`Transaction::committed`] returns the key. Until then it is unknown, and reading a range in
+    /// which it may end up is an error.
     pub fn set_versionstamped_key(&self, key: Stamped, value: impl IntoBytes) {
         let value = value.into_bytes();
         self.change(&[], |state, family| state.writes.set_stamped_key(family, key, value));
     }
 
-    /// Sets a value that will contain the commit's versionstamp. Reading it in this transaction is an error.
+    /// Sets a key to a value that will contain the commit's versionstamp. Reading it in this
+    /// transaction is an error.
     pub fn set_versionstamped_value(&self, key: impl IntoBytes, value: Stamped) {
         let key = key.into_bytes();
         self.change(&[&key], |state, family| state.writes.set_stamped_value(family, key.clone(), value));
     }
 
-    /// Lets the commit fail if this key is written meanwhile, as if it had been read.
+    /// Makes the commit fail if this key is written in the meantime, as if it had been read.
     pub fn add_read_conflict_key(&self, key: impl IntoBytes) {
         let key = key.into_bytes();
         self.change(&[&key], |state, family| state.conflicts.add_key(family, key.clone()));
     }
 
-    /// Lets the commit fail if anything in `begin <= key < end` is written meanwhile, as if it had been read.
+    /// Makes the commit fail if any key in `begin <= key < end` is written in the meantime, as if
+    /// the range had been read.
     pub fn add_read_conflict_range(&self, begin: impl IntoBytes, end: impl IntoBytes) {
         let (begin, end) = (begin.into_bytes(), self.bound(end.into_bytes()));
         self.change(&[], |state, family| state.conflicts.add_range(family, begin, end));
@@ -113,7 +122,7 @@ impl Transaction {
         match state.check() {
             Ok(()) => {}
             Err(error @ ClientError::TransactionEnded(_)) => {
-                tracing::error!(%error, "a change that comes after the end of its transaction is lost");
+                tracing::error!(%error, "ignored a write after the end of its transaction");
                 return;
             }
             Err(_) => return,

@@ -1,16 +1,17 @@
-//! A set of keys as ranges that neither overlap nor touch.
+//! A set of keys, stored as ranges that neither overlap nor touch.
 
 use std::collections::BTreeMap;
 use std::ops::Bound::{Excluded, Included, Unbounded};
 
 use bytes::Bytes;
 
-/// Invariant: for neighbours `(begin, end)`, `(next_begin, next_end)`: `begin < end < next_begin < next_end`.
+/// Invariant: for neighbours `(begin, end)` and `(next_begin, next_end)`,
+/// `begin < end < next_begin < next_end`.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct RangeSet {
     /// Begin (inclusive) to end (exclusive).
     ranges: BTreeMap<Bytes, Bytes>,
-    /// Of all ends together.
+    /// Size of both ends of all ranges.
     size_bytes: usize,
 }
 
@@ -31,7 +32,7 @@ impl RangeSet {
         self.ranges.iter()
     }
 
-    /// Adds `begin <= key < end`; nothing when that holds no key.
+    /// Adds `begin <= key < end`, or nothing if that is empty.
     pub fn insert(&mut self, begin: Bytes, end: Bytes) {
         if begin >= end {
             return;
@@ -45,23 +46,24 @@ impl RangeSet {
             }
             begin = before.clone();
         }
-        // Everything that begins within the new range, or right behind it, becomes a part of it.
-        while let Some((swallowed, its_end)) = self.first_from(&begin)
-            && *swallowed <= end
+        // Every range that begins within the new one or right after it becomes a part of it.
+        while let Some((absorbed, its_end)) = self.first_from(&begin)
+            && *absorbed <= end
         {
-            let swallowed = swallowed.clone();
+            let absorbed = absorbed.clone();
             end = end.max(its_end.clone());
-            self.remove(&swallowed);
+            self.remove(&absorbed);
         }
         self.add(begin, end);
     }
 
-    /// The range that holds `key`.
-    pub fn holding(&self, key: &[u8]) -> Option<(&Bytes, &Bytes)> {
+    /// The range that contains `key`.
+    pub fn containing(&self, key: &[u8]) -> Option<(&Bytes, &Bytes)> {
         self.at_or_before(key).filter(|(_, end)| key < &end[..])
     }
 
-    /// The range that reaches up to `position` or over it, from before it: what a walk backwards from there is in.
+    /// The range that begins before `position` and extends at least up to it: the one that a scan
+    /// in descending order is in when it has come to `position`.
     pub fn reaching(&self, position: &[u8]) -> Option<(&Bytes, &Bytes)> {
         self.before(position).filter(|(_, end)| position <= &end[..])
     }
@@ -80,7 +82,8 @@ impl RangeSet {
         begin < end && self.before(end).is_some_and(|(_, last_end)| &last_end[..] > begin)
     }
 
-    /// Joins neighbours until at most `max` ranges are left: the set then holds more keys than were added.
+    /// Joins neighbours until at most `max` ranges are left. The set may then contain more keys
+    /// than were added.
     pub fn coarsen(&mut self, max: usize) {
         while self.ranges.len() > max.max(1) {
             let mut ranges = std::mem::take(self).ranges.into_iter();
@@ -126,7 +129,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_set_of_ranges_holds_what_was_added(added in prop::collection::vec((0..30u8, 0..30u8), 0..12)) {
+        fn a_set_contains_exactly_the_ranges_that_were_added(added in prop::collection::vec((0..30u8, 0..30u8), 0..12)) {
             let mut set = RangeSet::new();
             for (begin, end) in &added {
                 set.insert(bytes(*begin), bytes(*end));
@@ -134,19 +137,19 @@ mod tests {
             }
             for key in 0..30u8 {
                 let is_added = added.iter().any(|(begin, end)| (*begin..*end).contains(&key));
-                prop_assert_eq!(set.holding(&[key]).is_some(), is_added, "{}", key);
+                prop_assert_eq!(set.containing(&[key]).is_some(), is_added, "{}", key);
                 let before_is_added = key > 0 && added.iter().any(|(begin, end)| (*begin..*end).contains(&(key - 1)));
-                // Keys between two numbers belong to the lower one.
+                // All keys between two numbers belong to the range of the lower one.
                 prop_assert_eq!(set.reaching(&[key]).is_some(), before_is_added, "{}", key);
             }
             for (begin, end) in [(0, 30), (3, 4), (7, 20), (9, 9), (12, 5)] {
-                let expected = (begin..end).any(|key| set.holding(&[key]).is_some());
+                let expected = (begin..end).any(|key| set.containing(&[key]).is_some());
                 prop_assert_eq!(set.intersects(&[begin], &[end]), expected);
             }
         }
 
         #[test]
-        fn a_coarser_set_holds_at_least_the_same(
+        fn a_coarser_set_contains_at_least_the_same_keys(
             added in prop::collection::vec((0..200u8, 1..4u8), 0..60),
             max in 1..20usize,
         ) {
@@ -158,7 +161,7 @@ mod tests {
             set.coarsen(max);
             check_invariant(&set);
             prop_assert!(set.len() <= max);
-            prop_assert!((0..=255).all(|key| fine.holding(&[key]).is_none() || set.holding(&[key]).is_some()));
+            prop_assert!((0..=255).all(|key| fine.containing(&[key]).is_none() || set.containing(&[key]).is_some()));
         }
     }
 }

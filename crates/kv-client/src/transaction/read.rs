@@ -1,46 +1,43 @@
-//! Reading keys, and finding them by their place.
+//! Reads of single keys, and key selectors.
 
 use bytes::Bytes;
 use kv_api::{KeyRef, Version, atomic};
 
-use super::stream::{RangeStream, Walk};
-use super::writes::Local;
-use super::{Inner, Transaction};
+use super::attempt::{Inner, Transaction};
+use super::conflicts::ReadMode;
+use super::stream::{RangeStream, Scan};
+use super::writes::LocalValue;
 use crate::ClientError;
-use crate::keys::{IntoBytes, end_of_keys};
+use crate::keys::{IntoBytes, end_of_keys, key_after};
 use crate::range::{KeySelector, Range};
 
-/// Whether what is read can make the commit fail.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Noted {
-    Yes,
-    No,
-}
-
-/// Reads of a transaction that make no conflict: see [`Transaction::snapshot`].
+/// Reads of a transaction that do not cause conflicts. Made by [`Transaction::snapshot`].
 #[derive(Clone, Debug)]
 pub struct Snapshot {
     transaction: Transaction,
 }
 
 impl Transaction {
-    /// The value of a key; `None` when it does not exist.
+    /// The value of a key; `None` if the key does not exist.
     ///
     /// # Errors
-    /// Those of the client; [`ClientError::Unreadable`] for what only the commit will know.
+    /// [`ClientError::Unreadable`] if the key or its value will contain a versionstamp that this
+    /// transaction wrote, or any other [`ClientError`] of a read.
     pub async fn get(&self, key: impl IntoBytes) -> Result<Option<Bytes>, ClientError> {
-        self.read(key.into_bytes(), Noted::Yes).await
+        self.read(key.into_bytes(), ReadMode::Tracked).await
     }
 
-    /// The key that a selector names; `None` when it lies before the first or behind the last one.
+    /// The key that a selector selects; `None` if that is before the first key or after the last
+    /// one.
     ///
     /// # Errors
     /// As [`Transaction::get`].
     pub async fn get_key(&self, selector: &KeySelector) -> Result<Option<Bytes>, ClientError> {
-        self.find(selector, Noted::Yes).await
+        self.find(selector, ReadMode::Tracked).await
     }
 
-    /// The rows of a range, as a stream that asks for them page by page. Only what it hands out counts as read.
+    /// The rows of a range, as a stream that requests them page by page. The range counts as read only
+    /// up to the last row that the stream has returned.
     ///
     /// ```no_run
     /// # async fn example(tx: kv_client::Transaction) -> Result<(), kv_client::ClientError> {
@@ -56,20 +53,20 @@ impl Transaction {
     /// # }
     /// ```
     pub fn get_range(&self, range: impl Into<Range>) -> RangeStream {
-        RangeStream::new(self.clone(), range.into(), Noted::Yes)
+        RangeStream::new(self.clone(), range.into(), ReadMode::Tracked)
     }
 
-    /// The same reads, at the same version and with the own writes on top, that do not count as read: what is written
-    /// there meanwhile does not make the commit fail.
+    /// Reads that do not cause conflicts: the commit succeeds even if what they returned is written
+    /// in the meantime. They use the same version and see the transaction's own writes as well.
     pub fn snapshot(&self) -> Snapshot {
         Snapshot { transaction: self.clone() }
     }
 
-    async fn read(&self, key: Bytes, noted: Noted) -> Result<Option<Bytes>, ClientError> {
+    async fn read(&self, key: Bytes, mode: ReadMode) -> Result<Option<Bytes>, ClientError> {
         let operations = match self.local(&key).await? {
-            Local::Known(value) => return Ok(value),
-            Local::Unreadable => return Err(self.unreadable(key)),
-            Local::OnDatabase(operations) => operations,
+            LocalValue::Known(value) => return Ok(value),
+            LocalValue::Unreadable => return Err(self.unreadable(key)),
+            LocalValue::Operations(operations) => operations,
         };
         let version = self.read_version().await?;
         let Inner { database, retry, .. } = &*self.inner;
@@ -77,24 +74,24 @@ impl Transaction {
         let found = self.inner.observe(database.get(key_ref, version, retry.deadline).await)?;
         let mut state = self.inner.state();
         state.check()?;
-        if noted == Noted::Yes {
+        if mode == ReadMode::Tracked {
             state.conflicts.add_key(&self.family, key);
         }
         Ok(atomic::apply_all(&operations, found))
     }
 
-    /// What the own writes say about a key.
-    async fn local(&self, key: &[u8]) -> Result<Local, ClientError> {
-        let look = || {
+    /// What the transaction's own writes say about a key.
+    async fn local(&self, key: &[u8]) -> Result<LocalValue, ClientError> {
+        let look_up = || {
             let state = self.inner.state();
             state.check()?;
             Ok(state.writes.local(&self.family, key))
         };
-        match look()? {
-            Local::Unreadable if self.inner.read_version.get().is_none() => {
-                // With the version more is known of the stamps to come.
+        match look_up()? {
+            LocalValue::Unreadable if self.inner.read_version.get().is_none() => {
+                // The read version narrows down which versionstamps are possible.
                 self.read_version().await?;
-                look()
+                look_up()
             }
             local => Ok(local),
         }
@@ -104,14 +101,14 @@ impl Transaction {
         ClientError::Unreadable { family: self.family.to_string(), key }
     }
 
-    pub(super) async fn find(&self, selector: &KeySelector, noted: Noted) -> Result<Option<Bytes>, ClientError> {
+    pub(super) async fn find(&self, selector: &KeySelector, mode: ReadMode) -> Result<Option<Bytes>, ClientError> {
         let origin = self.bound(selector.origin());
-        let (walk, count) = if selector.offset > 0 {
-            (Walk { begin: origin, end: self.bound(end_of_keys()), reverse: false }, i64::from(selector.offset))
+        let (scan, count) = if selector.offset > 0 {
+            (Scan { begin: origin, end: self.bound(end_of_keys()), reverse: false }, i64::from(selector.offset))
         } else {
-            (Walk { begin: Bytes::new(), end: origin, reverse: true }, 1 - i64::from(selector.offset))
+            (Scan { begin: Bytes::new(), end: origin, reverse: true }, 1 - i64::from(selector.offset))
         };
-        let mut rows = RangeStream::walk(self.clone(), walk, Some(count as usize), noted);
+        let mut rows = RangeStream::scan(self.clone(), scan, Some(count as usize), mode);
         let (mut found, mut key) = (0, None);
         while let Some(row) = rows.next().await? {
             found += 1;
@@ -120,22 +117,24 @@ impl Transaction {
         Ok(key.filter(|_| found == count))
     }
 
-    /// The same end of a range, no longer than the server has to know.
+    /// Shortens the end of a range to the length that the server needs.
     pub(super) fn bound(&self, end: Bytes) -> Bytes {
         self.inner.database.limits().bound(end)
     }
 
-    /// A place between keys: right before the key that the selector names. The nearest ones need no look at the database.
-    pub(super) async fn place(&self, selector: &KeySelector, noted: Noted) -> Result<Bytes, ClientError> {
+    /// The position right before the key that the selector selects. The commonest selector needs no
+    /// request for that.
+    pub(super) async fn position(&self, selector: &KeySelector, mode: ReadMode) -> Result<Bytes, ClientError> {
         match selector.offset {
             1 => Ok(self.bound(selector.origin())),
             2.. => {
-                // Right behind the key before it is the same place, and is found by reading one key less.
+                // That is the same position as right after the previous key, which is found by
+                // reading one key less.
                 let before = selector.clone().offset_by(-1);
-                let found = self.find(&before, noted).await?;
-                Ok(found.map_or_else(|| self.bound(end_of_keys()), |key| crate::keys::key_after(&key)))
+                let found = self.find(&before, mode).await?;
+                Ok(found.map_or_else(|| self.bound(end_of_keys()), |key| key_after(&key)))
             }
-            ..=0 => Ok(self.find(selector, noted).await?.unwrap_or_default()),
+            ..=0 => Ok(self.find(selector, mode).await?.unwrap_or_default()),
         }
     }
 }
@@ -159,7 +158,7 @@ impl Snapshot {
     /// # Errors
     /// As [`Transaction::get`].
     pub async fn get(&self, key: impl IntoBytes) -> Result<Option<Bytes>, ClientError> {
-        self.transaction.read(key.into_bytes(), Noted::No).await
+        self.transaction.read(key.into_bytes(), ReadMode::Snapshot).await
     }
 
     /// As [`Transaction::get_key`].
@@ -167,11 +166,11 @@ impl Snapshot {
     /// # Errors
     /// As [`Transaction::get`].
     pub async fn get_key(&self, selector: &KeySelector) -> Result<Option<Bytes>, ClientError> {
-        self.transaction.find(selector, Noted::No).await
+        self.transaction.find(selector, ReadMode::Snapshot).await
     }
 
     /// As [`Transaction::get_range`].
     pub fn get_range(&self, range: impl Into<Range>) -> RangeStream {
-        RangeStream::new(self.transaction.clone(), range.into(), Noted::No)
+        RangeStream::new(self.transaction.clone(), range.into(), ReadMode::Snapshot)
     }
 }

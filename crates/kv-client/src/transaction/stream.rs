@@ -1,4 +1,5 @@
-//! A range as a stream of rows, page by page, in constant memory: the page at hand, and the next one on its way.
+//! A range as a stream of rows. It is read page by page in constant memory: the current page, and
+//! the next one, which is requested in advance.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -9,46 +10,49 @@ use futures_util::stream::{Stream, try_unfold};
 use kv_api::{Row, Rows};
 use tokio::task::JoinHandle;
 
+use super::attempt::{Inner, Transaction};
+use super::conflicts::ReadMode;
 use super::merge::{Merger, Step};
-use super::read::Noted;
-use super::{Inner, Transaction};
 use crate::ClientError;
-use crate::client::RangeRead;
 use crate::keys::key_after;
 use crate::range::Range;
+use crate::request::RangeRead;
 
-/// The first page is small, because many ranges are; each one after it may be so many times as large.
+/// Maximum size of the first page, which is small because many ranges are.
 const FIRST_PAGE_BYTES: u32 = 16 << 10;
+/// How many times as large as a page the next one may be.
 const PAGE_GROWTH: u32 = 4;
 
-/// The rows of a range, in order: a [`Stream`], with the few methods beside that most programs need.
+/// The rows of a range, in order. This is a [`Stream`] that also has the few methods that most
+/// programs need.
 ///
-/// It shows the transaction's writes as they are when a row is handed out. What it did not hand out does not count as
-/// read, so dropping it early costs nothing. After an error it is at its end.
+/// Each row shows the transaction's own writes as they are when the row is returned. The range counts
+/// as read only up to the last row that was returned, so dropping the stream early causes no
+/// conflicts in the rest. The stream ends after an error.
 pub struct RangeStream {
     rows: Pin<Box<dyn Stream<Item = Result<Row, ClientError>> + Send>>,
 }
 
-/// From where to where, and in which direction.
-pub(super) struct Walk {
+/// The keys `begin <= key < end`, and the direction in which to read them.
+pub(super) struct Scan {
     pub begin: Bytes,
     pub end: Bytes,
     pub reverse: bool,
 }
 
 impl RangeStream {
-    pub(super) fn new(transaction: Transaction, range: Range, noted: Noted) -> Self {
+    pub(super) fn new(transaction: Transaction, range: Range, mode: ReadMode) -> Self {
         let limit = range.limit;
-        RangeStream::start(transaction, Source::Range(range), limit, noted)
+        RangeStream::start(transaction, Source::Range(range), limit, mode)
     }
 
-    pub(super) fn walk(transaction: Transaction, walk: Walk, limit: Option<usize>, noted: Noted) -> Self {
-        RangeStream::start(transaction, Source::of(walk), limit, noted)
+    pub(super) fn scan(transaction: Transaction, scan: Scan, limit: Option<usize>, mode: ReadMode) -> Self {
+        RangeStream::start(transaction, Source::of(scan), limit, mode)
     }
 
-    fn start(transaction: Transaction, source: Source, left: Option<usize>, noted: Noted) -> Self {
+    fn start(transaction: Transaction, source: Source, left: Option<usize>, mode: ReadMode) -> Self {
         let page_bytes = FIRST_PAGE_BYTES.min(transaction.inner.database.options.range_page_bytes);
-        let reader = Reader { transaction, source, left, noted, page_bytes, is_long: false, ahead: None };
+        let reader = Reader { transaction, source, left, mode, page_bytes, is_long: false, ahead: None };
         let rows = try_unfold(reader, async |mut reader: Reader| {
             let row = reader.next().await?;
             Ok(row.map(|row| (row, reader)))
@@ -56,15 +60,16 @@ impl RangeStream {
         RangeStream { rows: Box::pin(rows) }
     }
 
-    /// The next row; `None` at the end.
+    /// The next row; `None` at the end of the range.
     ///
     /// # Errors
-    /// Those of the client; [`ClientError::Unreadable`] where a key or value comes that only the commit will know.
+    /// [`ClientError::Unreadable`] if the next key or value will contain a versionstamp that this
+    /// transaction wrote, or any other [`ClientError`] of a read.
     pub async fn next(&mut self) -> Result<Option<Row>, ClientError> {
         poll_fn(|context| self.rows.as_mut().poll_next(context)).await.transpose()
     }
 
-    /// All rows that are left: for ranges that fit in memory.
+    /// All remaining rows. Meant for ranges that fit in memory.
     ///
     /// # Errors
     /// As [`RangeStream::next`].
@@ -92,7 +97,7 @@ impl std::fmt::Debug for RangeStream {
 }
 
 enum Source {
-    /// Nothing has been read yet; its ends may have to be found.
+    /// Nothing has been read yet, and the selectors of both ends have not been resolved.
     Range(Range),
     Merger {
         merger: Merger,
@@ -101,8 +106,8 @@ enum Source {
 }
 
 impl Source {
-    fn of(walk: Walk) -> Self {
-        let Walk { begin, end, reverse } = walk;
+    fn of(scan: Scan) -> Self {
+        let Scan { begin, end, reverse } = scan;
         Source::Merger { merger: Merger::new(begin, end, reverse), reverse }
     }
 }
@@ -110,17 +115,18 @@ impl Source {
 struct Reader {
     transaction: Transaction,
     source: Source,
-    /// Rows that may still be handed out.
+    /// Number of rows that may still be returned; `None` means no limit.
     left: Option<usize>,
-    noted: Noted,
-    /// Size of the next page.
+    mode: ReadMode,
+    /// Maximum size of the next page.
     page_bytes: u32,
-    /// Whether there was a page before with more behind it.
+    /// Whether an earlier page had more rows after it.
     is_long: bool,
+    /// The page after the current one.
     ahead: Option<Ahead>,
 }
 
-/// A page that was asked for before it is needed.
+/// A page that was requested before it is needed.
 struct Ahead {
     begin: Bytes,
     end: Bytes,
@@ -142,12 +148,12 @@ impl Reader {
             let step = match &mut self.source {
                 Source::Range(range) => {
                     let Range { begin, end, reverse, .. } = range.clone();
-                    let begin = self.transaction.place(&begin, self.noted).await?;
-                    let end = self.transaction.place(&end, self.noted).await?;
-                    self.source = Source::of(Walk { begin, end, reverse });
+                    let begin = self.transaction.position(&begin, self.mode).await?;
+                    let end = self.transaction.position(&end, self.mode).await?;
+                    self.source = Source::of(Scan { begin, end, reverse });
                     continue;
                 }
-                Source::Merger { merger, .. } => self.transaction.step(merger, self.noted)?,
+                Source::Merger { merger, .. } => self.transaction.step(merger, self.mode)?,
             };
             match step {
                 Step::Row(row) => {
@@ -157,7 +163,7 @@ impl Reader {
                 Step::End => return Ok(None),
                 Step::Fetch { begin, end } => self.fetch(begin, end).await?,
                 Step::Unreadable(_) if !self.transaction.has_read_version() => {
-                    // With the version more is known of the stamps to come.
+                    // The read version narrows down which versionstamps are possible.
                     self.transaction.read_version().await?;
                 }
                 Step::Unreadable(key) => return Err(self.transaction.unreadable(key)),
@@ -178,10 +184,11 @@ impl Reader {
         })
     }
 
-    /// The rows from the near end of the range on, and which part of the range they stand for.
+    /// A page of rows from the near end of the range, and the range for which it was requested.
     async fn page(&mut self, begin: Bytes, end: Bytes) -> Result<(Bytes, Bytes, Rows), ClientError> {
         if let Some(mut ahead) = self.ahead.take() {
-            // The other end may have moved: what was cleared meanwhile is hidden anyway.
+            // The far end may have changed since: keys that were cleared in the meantime are hidden
+            // anyway.
             let is_wanted = if self.is_reverse() { ahead.end == end } else { ahead.begin == begin };
             if is_wanted && let Ok(rows) = (&mut ahead.page).await {
                 return Ok((ahead.begin.clone(), ahead.end.clone(), self.transaction.inner.observe(rows)?));
@@ -194,7 +201,8 @@ impl Reader {
         Ok((begin, end, self.transaction.inner.observe(rows)?))
     }
 
-    /// Asks for the page after this one, when rows are taken one page after the other.
+    /// Requests the page after this one in advance, unless this one is the first: many readers stop
+    /// there.
     fn look_ahead(&mut self, begin: &Bytes, end: &Bytes, rows: &Rows) {
         let is_first = !std::mem::replace(&mut self.is_long, true);
         let max = self.transaction.inner.database.options.range_page_bytes;
@@ -232,14 +240,14 @@ impl Reader {
 }
 
 impl Transaction {
-    /// Goes one step through a range, and notes what it takes from the database.
-    fn step(&self, merger: &mut Merger, noted: Noted) -> Result<Step, ClientError> {
-        let mut taken = Vec::new();
+    /// Advances through a range by one step, and records what was read from the database.
+    fn step(&self, merger: &mut Merger, mode: ReadMode) -> Result<Step, ClientError> {
+        let mut read = Vec::new();
         let mut state = self.inner.state();
         state.check()?;
-        let step = merger.step(&state.writes, &self.family, &mut taken);
-        if noted == Noted::Yes {
-            taken.into_iter().for_each(|(begin, end)| state.conflicts.add_range(&self.family, begin, end));
+        let step = merger.step(&state.writes, &self.family, &mut read);
+        if mode == ReadMode::Tracked {
+            read.into_iter().for_each(|(begin, end)| state.conflicts.add_range(&self.family, begin, end));
         }
         Ok(step)
     }

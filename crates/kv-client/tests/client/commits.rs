@@ -1,4 +1,4 @@
-//! Commits happen once, whatever becomes of their answers.
+//! Commits happen once, whatever happens to their answers.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,7 +15,7 @@ fn is_commit(call: &ThriftCall) -> bool {
     matches!(call, ThriftCall::AtomicCommit(_))
 }
 
-/// Spoils the first so many commits.
+/// Applies `spoil` to the first `count` commits.
 fn first_commits(
     count: usize,
     mut spoil: impl FnMut(&ThriftCall, &Store) -> Action + Send + 'static,
@@ -30,7 +30,7 @@ fn first_commits(
     }
 }
 
-/// Commits, and loses the answer.
+/// Executes the commit, and closes the connection instead of answering.
 fn lose_answer(call: &ThriftCall, store: &Store) -> Action {
     store.serve(call.clone());
     Action::Close
@@ -55,7 +55,7 @@ async fn a_commit_whose_answer_was_lost_is_sent_again_and_happens_once() {
         .await
         .expect("it is committed")
         .1;
-    assert_eq!(committed.version.0, 2, "the first copy's");
+    assert_eq!(committed.version.0, 2, "the version of the first copy");
     assert_eq!(bodies.load(Ordering::SeqCst), 1);
     let contents = store.contents();
     assert_eq!(contents.commits.len(), 3);
@@ -63,7 +63,7 @@ async fn a_commit_whose_answer_was_lost_is_sent_again_and_happens_once() {
 }
 
 #[tokio::test]
-async fn an_unknown_result_is_found_out_by_sending_the_commit_again() {
+async fn sending_the_commit_again_resolves_an_unknown_result() {
     for is_executed in [false, true] {
         let store = Store::default();
         let spoil = move |call: &ThriftCall, store: &Store| {
@@ -81,7 +81,7 @@ async fn an_unknown_result_is_found_out_by_sending_the_commit_again() {
 }
 
 #[tokio::test]
-async fn a_result_is_finished_only_when_no_copy_can_be_under_way() {
+async fn a_result_is_finished_only_if_no_copy_can_be_in_flight() {
     let store = Store::default();
     let peer = store.replica(first_commits(1, lose_answer)).await;
     let db = connect(&peer, alone()).await;
@@ -99,7 +99,7 @@ async fn a_result_is_finished_only_when_no_copy_can_be_under_way() {
 }
 
 #[tokio::test]
-async fn what_a_failed_commit_should_have_told_is_told_by_the_next_one() {
+async fn finished_ids_that_a_failed_commit_should_have_reported_are_reported_by_the_next_one() {
     let store = Store::default();
     let refuse = |_: &ThriftCall, _: &Store| Action::Reply(ThriftReply::AtomicCommit(refused("INVALID_OPERATION")));
     let mut count = 0;
@@ -119,7 +119,7 @@ async fn what_a_failed_commit_should_have_told_is_told_by_the_next_one() {
 }
 
 #[tokio::test]
-async fn a_result_that_stays_unknown_is_an_error_that_says_so_and_the_body_does_not_run_again() {
+async fn a_result_that_stays_unknown_is_an_error_and_the_body_does_not_run_again() {
     let store = Store::default();
     let peer = store.replica(first_commits(usize::MAX, unknown_result)).await;
     let db = connect(&peer, alone()).await;
@@ -132,14 +132,14 @@ async fn a_result_that_stays_unknown_is_an_error_that_says_so_and_the_body_does_
             Ok::<_, ClientError>(())
         })
         .await
-        .expect_err("nobody knows");
+        .expect_err("no server knows the result");
     assert!(matches!(error, ClientError::CommitUnknown { attempts: 2.., .. }), "{error:?}");
     assert!(error.maybe_committed());
     assert_eq!(bodies.load(Ordering::SeqCst), 1);
 }
 
 #[tokio::test]
-async fn without_an_idempotency_id_an_unknown_result_is_not_tried_again() {
+async fn without_an_idempotency_id_a_commit_with_an_unknown_result_is_not_sent_again() {
     let store = Store::default();
     let peer = store.replica(first_commits(1, lose_answer)).await;
     let transaction = TransactionOptions { idempotent: false, ..TransactionOptions::default() };
@@ -154,7 +154,7 @@ async fn without_an_idempotency_id_an_unknown_result_is_not_tried_again() {
 #[tokio::test]
 async fn a_conflict_after_a_lost_copy_runs_the_body_again() {
     let store = Store::default();
-    // The first copy never arrives, and somebody else is faster then.
+    // The first copy never arrives, and then another client is faster.
     let lose_request = |_: &ThriftCall, store: &Store| {
         store.set("k", "theirs");
         Action::Close
@@ -180,22 +180,22 @@ async fn a_conflict_after_a_lost_copy_runs_the_body_again() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_overloaded_or_full_is_given_time() {
+async fn a_commit_that_an_overloaded_or_full_server_refuses_is_sent_again_later() {
     let store = Store::default();
     let mut codes = vec!["OVERLOADED", "STORAGE_FULL", "NO_PRIMARY", "TIMEOUT"];
     let spoil = move |_: &ThriftCall, _: &Store| {
-        Action::Reply(ThriftReply::AtomicCommit(refused(codes.pop().expect("as many as commits are spoiled"))))
+        Action::Reply(ThriftReply::AtomicCommit(refused(codes.pop().expect("there is a code for each spoiled commit"))))
     };
     let peer = store.replica(first_commits(4, spoil)).await;
     let db = connect(&peer, alone()).await;
     set(&db, "k", "v").await.expect("it is committed");
     set(&db, "k", "w").await.expect("it is committed");
     let contents = store.contents();
-    assert!(contents.commits[1].finished_idempotency_ids.is_some(), "none of those answers left a copy under way");
+    assert!(contents.commits[1].finished_idempotency_ids.is_some(), "none of those answers left a copy in flight");
 }
 
 #[tokio::test]
-async fn a_commit_that_makes_no_sense_fails_at_once() {
+async fn an_invalid_commit_fails_at_once() {
     let store = Store::default();
     let spoil = |_: &ThriftCall, _: &Store| Action::Reply(ThriftReply::AtomicCommit(refused("UNKNOWN_COLUMN_FAMILY")));
     let peer = store.replica(first_commits(1, spoil)).await;

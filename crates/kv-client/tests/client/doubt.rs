@@ -1,4 +1,5 @@
-//! Commits whose result is in doubt: each way in which a request or its answer can be late, lost, doubled or cut.
+//! Commits whose outcome is in doubt: every way in which a request or its answer can be late, lost,
+//! duplicated or cut.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -14,57 +15,58 @@ use crate::peer::{Action, Gate, Peer};
 use crate::store::{Store, refused};
 use crate::{alone, set};
 
-/// What becomes of a commit and of its answer. The gate opens after everything else.
+/// What happens to a commit and to its answer. Late events happen when the test opens the gate,
+/// after everything else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
-    CarriedOutLate,
-    CarriedOutLateAndClosedAtOnce,
+    ExecutedLate,
+    ExecutedLateAndClosedAtOnce,
     AnsweredLate,
-    NeverCarriedOut,
+    NeverExecuted,
     NeverAnswered,
     ClosedUnanswered,
-    ClosedBeforeItIsCarriedOut,
+    ClosedBeforeExecution,
     AnsweredAndClosed,
     AnsweredTwice,
     AnsweredInHalves,
     HalfAnswered,
-    AnsweredAsAnother,
-    Strayed,
+    AnsweredUnderAnotherSequence,
+    AnsweredAfterTheNext,
     AnsweredInAnotherProtocol,
-    Broken { is_carried_out: bool },
-    Unknown { is_carried_out: bool },
-    UnknownAndCarriedOutLate,
+    Broken { is_executed: bool },
+    Unknown { is_executed: bool },
+    UnknownAndExecutedLate,
 }
 
 const FATES: [Fate; 19] = [
-    Fate::CarriedOutLate,
-    Fate::CarriedOutLateAndClosedAtOnce,
+    Fate::ExecutedLate,
+    Fate::ExecutedLateAndClosedAtOnce,
     Fate::AnsweredLate,
-    Fate::NeverCarriedOut,
+    Fate::NeverExecuted,
     Fate::NeverAnswered,
     Fate::ClosedUnanswered,
-    Fate::ClosedBeforeItIsCarriedOut,
+    Fate::ClosedBeforeExecution,
     Fate::AnsweredAndClosed,
     Fate::AnsweredTwice,
     Fate::AnsweredInHalves,
     Fate::HalfAnswered,
-    Fate::AnsweredAsAnother,
-    Fate::Strayed,
+    Fate::AnsweredUnderAnotherSequence,
+    Fate::AnsweredAfterTheNext,
     Fate::AnsweredInAnotherProtocol,
-    Fate::Broken { is_carried_out: false },
-    Fate::Broken { is_carried_out: true },
-    Fate::Unknown { is_carried_out: false },
-    Fate::Unknown { is_carried_out: true },
-    Fate::UnknownAndCarriedOutLate,
+    Fate::Broken { is_executed: false },
+    Fate::Broken { is_executed: true },
+    Fate::Unknown { is_executed: false },
+    Fate::Unknown { is_executed: true },
+    Fate::UnknownAndExecutedLate,
 ];
 
 impl Fate {
-    /// Whether the client gets a whole and proper answer that says what happened.
-    fn is_told(self) -> bool {
+    /// Whether the client gets a complete and valid answer that says what happened.
+    fn is_answered(self) -> bool {
         matches!(self, Fate::AnsweredAndClosed | Fate::AnsweredTwice)
     }
 
-    fn befalls(self, call: ThriftCall, store: &Store, gate: &Gate) -> Action {
+    fn apply(self, call: ThriftCall, store: &Store, gate: &Gate) -> Action {
         let broken = || ThriftReply::Exception(ThriftException::new(ApplicationErrorKind::InternalError, "it broke"));
         let unknown = || ThriftReply::AtomicCommit(refused("COMMIT_UNKNOWN_RESULT"));
         let serve = || store.serve(call.clone());
@@ -76,11 +78,11 @@ impl Fate {
             });
         };
         match self {
-            Fate::CarriedOutLate => {
+            Fate::ExecutedLate => {
                 let (store, call) = (store.clone(), call.clone());
                 Action::after(gate, move || Action::Reply(store.serve(call)))
             }
-            Fate::CarriedOutLateAndClosedAtOnce => {
+            Fate::ExecutedLateAndClosedAtOnce => {
                 serve_late();
                 Action::Close
             }
@@ -88,7 +90,7 @@ impl Fate {
                 let reply = serve();
                 Action::after(gate, move || Action::Reply(reply))
             }
-            Fate::NeverCarriedOut => Action::Silence,
+            Fate::NeverExecuted => Action::Silence,
             Fate::NeverAnswered => {
                 serve();
                 Action::Silence
@@ -97,26 +99,26 @@ impl Fate {
                 serve();
                 Action::Close
             }
-            Fate::ClosedBeforeItIsCarriedOut => Action::Close,
+            Fate::ClosedBeforeExecution => Action::Close,
             Fate::AnsweredAndClosed => Action::ReplyAndClose(serve()),
             Fate::AnsweredTwice => Action::Twice(serve()),
             Fate::AnsweredInHalves => Action::Halves(serve(), gate.clone()),
             Fate::HalfAnswered => Action::HalfAndClose(serve()),
-            Fate::AnsweredAsAnother => Action::AsAnEarlierOne(serve(), 1),
-            Fate::Strayed => Action::Stray(serve()),
+            Fate::AnsweredUnderAnotherSequence => Action::UnderSequenceOf(serve(), 1),
+            Fate::AnsweredAfterTheNext => Action::AfterTheNext(serve()),
             Fate::AnsweredInAnotherProtocol => {
                 serve();
                 Action::Bytes(b"HTTP/1.1 502 Bad Gateway\r\n\r\n".to_vec())
             }
-            Fate::Broken { is_carried_out } => {
-                is_carried_out.then(serve);
+            Fate::Broken { is_executed } => {
+                is_executed.then(serve);
                 Action::Reply(broken())
             }
-            Fate::Unknown { is_carried_out } => {
-                is_carried_out.then(serve);
+            Fate::Unknown { is_executed } => {
+                is_executed.then(serve);
                 Action::Reply(unknown())
             }
-            Fate::UnknownAndCarriedOutLate => {
+            Fate::UnknownAndExecutedLate => {
                 serve_late();
                 Action::Reply(unknown())
             }
@@ -127,8 +129,8 @@ impl Fate {
 struct Scene {
     store: Store,
     peers: Vec<Peer>,
-    /// Whether the next write meets its fate; the others are served.
-    is_fated: Arc<AtomicBool>,
+    /// Whether the next write meets its fate. Other writes are served.
+    is_armed: Arc<AtomicBool>,
     gate: Gate,
 }
 
@@ -137,20 +139,20 @@ fn is_write(call: &ThriftCall) -> bool {
 }
 
 impl Scene {
-    /// `for_good`: every write meets that fate, not only the first one.
-    async fn of(fate: Fate, replicas: usize, for_good: bool) -> Scene {
+    /// With `every_time`, every write meets that fate, not only the first one.
+    async fn of(fate: Fate, replicas: usize, every_time: bool) -> Scene {
         let (store, gate) = (Store::default(), Gate::closed());
-        let is_fated = Arc::new(AtomicBool::new(true));
+        let is_armed = Arc::new(AtomicBool::new(true));
         let mut peers = Vec::new();
         for _ in 0..replicas {
-            let (is_fated, gate) = (is_fated.clone(), gate.clone());
+            let (is_armed, gate) = (is_armed.clone(), gate.clone());
             let fault = move |call: &ThriftCall, store: &Store| {
-                let is_next = is_write(call) && is_fated.fetch_and(for_good, Ordering::SeqCst);
-                is_next.then(|| fate.befalls(call.clone(), store, &gate))
+                let is_next = is_write(call) && is_armed.fetch_and(every_time, Ordering::SeqCst);
+                is_next.then(|| fate.apply(call.clone(), store, &gate))
             };
             peers.push(store.replica(fault).await);
         }
-        Scene { store, peers, is_fated, gate }
+        Scene { store, peers, is_armed, gate }
     }
 
     fn addresses(&self) -> Vec<String> {
@@ -161,8 +163,8 @@ impl Scene {
         Database::connect(self.addresses(), options).await.expect("the replicas are there")
     }
 
-    /// Whether a commit has told that nobody will ask for the result of the first one again.
-    fn is_first_told_as_finished(&self) -> bool {
+    /// Whether a later commit has reported the id of the first one as finished.
+    fn is_first_reported_as_finished(&self) -> bool {
         let contents = self.store.contents();
         let first = contents.commits[0].idempotency_id.as_ref().expect("it has one");
         contents
@@ -185,20 +187,20 @@ fn impatient() -> Options {
     Options { attempt_timeout: short, stall_timeout: short, ..alone() }
 }
 
-/// However the first copy is lost, the commit is sent again and happens once. Its id may be forgotten by the servers
-/// only if no copy can come later.
+/// No matter how the first copy is lost, the commit is sent again and happens once. The client
+/// reports its id as finished only if no copy can arrive later.
 #[tokio::test(start_paused = true)]
-async fn a_commit_under_an_id_happens_once_whatever_becomes_of_its_first_copy() {
+async fn a_commit_with_an_id_happens_once_whatever_happens_to_its_first_copy() {
     for (fate, replicas) in FATES.iter().flat_map(|fate| [(*fate, 1), (*fate, 2)]) {
         let scene = Scene::of(fate, replicas, false).await;
         let db = passing(scene.connect(impatient())).await;
         let first = passing(set(&db, "k", "first")).await;
         assert_eq!(first, Ok(()), "{fate:?}");
         assert_eq!(scene.executions("first"), 1, "{fate:?} with {replicas} replicas");
-        assert!(!scene.is_fated.load(Ordering::SeqCst), "it was not tested");
+        assert!(!scene.is_armed.load(Ordering::SeqCst), "no write has met this fate");
         assert_eq!(passing(set(&db, "k", "second")).await, Ok(()), "{fate:?}");
-        let is_finished = scene.is_first_told_as_finished();
-        assert_eq!(is_finished, fate.is_told(), "{fate:?} with {replicas} replicas");
+        let is_finished = scene.is_first_reported_as_finished();
+        assert_eq!(is_finished, fate.is_answered(), "{fate:?} with {replicas} replicas");
         scene.gate.open();
         settle().await;
         assert_eq!(scene.executions("first"), 1, "{fate:?} with {replicas} replicas, in the end");
@@ -206,9 +208,10 @@ async fn a_commit_under_an_id_happens_once_whatever_becomes_of_its_first_copy() 
     }
 }
 
-/// Every copy meets the same fate until the deadline. What is said then must leave room for what comes after it.
+/// Every copy meets the same fate until the deadline. The error then must allow for anything that
+/// can still happen.
 #[tokio::test(start_paused = true)]
-async fn a_result_that_is_in_doubt_at_the_deadline_is_said_to_be() {
+async fn a_commit_that_is_in_doubt_at_its_deadline_ends_with_an_error_that_says_so() {
     for (fate, replicas) in FATES.iter().flat_map(|fate| [(*fate, 1), (*fate, 2)]) {
         for attempt_timeout in [Duration::from_millis(20), Duration::from_secs(60)] {
             let scene = Scene::of(fate, replicas, true).await;
@@ -222,26 +225,30 @@ async fn a_result_that_is_in_doubt_at_the_deadline_is_said_to_be() {
             });
             let result = passing(run).await;
             assert!(begun.elapsed() < options.timeout + Duration::from_millis(20), "{fate:?}: {:?}", begun.elapsed());
-            scene.is_fated.store(false, Ordering::SeqCst);
+            scene.is_armed.store(false, Ordering::SeqCst);
             assert_eq!(passing(set(&db, "k", "second")).await, Ok(()), "{fate:?}");
-            let is_finished = scene.is_first_told_as_finished();
+            let is_finished = scene.is_first_reported_as_finished();
             scene.gate.open();
             settle().await;
             match result {
                 Ok(_) => assert_eq!(scene.executions("first"), 1, "{fate:?}"),
                 Err(error) => {
-                    assert!(!fate.is_told() && error.maybe_committed(), "{fate:?} with {replicas}: {error:?}");
+                    assert!(!fate.is_answered() && error.maybe_committed(), "{fate:?} with {replicas}: {error:?}");
                     assert!(scene.executions("first") <= 1, "{fate:?} with {replicas} replicas");
-                    assert!(!is_finished, "{fate:?} with {replicas} replicas: a copy may come");
+                    assert!(!is_finished, "{fate:?} with {replicas} replicas: a copy may still arrive");
                 }
             }
-            assert_eq!(bodies.load(Ordering::SeqCst), 1, "{fate:?} with {replicas}: nobody knows that it is safe");
+            assert_eq!(
+                bodies.load(Ordering::SeqCst),
+                1,
+                "{fate:?} with {replicas}: running the body again is not safe"
+            );
         }
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_commit_without_an_id_is_sent_once_and_in_doubt_unless_it_is_answered() {
+async fn a_commit_without_an_id_is_sent_once_and_is_in_doubt_unless_it_is_answered() {
     for (fate, replicas) in FATES.iter().flat_map(|fate| [(*fate, 1), (*fate, 2)]) {
         let scene = Scene::of(fate, replicas, false).await;
         let transaction = TransactionOptions { idempotent: false, ..TransactionOptions::default() };
@@ -251,13 +258,13 @@ async fn a_commit_without_an_id_is_sent_once_and_in_doubt_unless_it_is_answered(
     }
 }
 
-/// Neither a silence nor a broken connection makes the client ask somebody else for a write, however soon it does for a
-/// read.
+/// Neither silence nor a broken connection makes the client send a write to another server,
+/// although it would soon do so for a read.
 #[tokio::test(start_paused = true)]
-async fn a_write_of_a_client_is_sent_once_and_in_doubt_unless_it_is_answered() {
+async fn a_write_of_a_client_is_sent_once_and_is_in_doubt_unless_it_is_answered() {
     for (fate, replicas) in FATES.iter().flat_map(|fate| [(*fate, 1), (*fate, 3)]) {
-        if let Fate::Unknown { .. } | Fate::UnknownAndCarriedOutLate = fate {
-            // That is no answer to this request.
+        if let Fate::Unknown { .. } | Fate::UnknownAndExecutedLate = fate {
+            // Servers do not answer this request in this way.
             continue;
         }
         let scene = Scene::of(fate, replicas, false).await;
@@ -274,8 +281,8 @@ async fn a_write_of_a_client_is_sent_once_and_in_doubt_unless_it_is_answered() {
 
 async fn check_single(scene: &Scene, fate: Fate, result: &Result<(), ClientError>) {
     match result {
-        Ok(()) => assert!(fate.is_told(), "{fate:?}"),
-        Err(error) => assert!(!fate.is_told() && error.maybe_committed(), "{fate:?}: {error:?}"),
+        Ok(()) => assert!(fate.is_answered(), "{fate:?}"),
+        Err(error) => assert!(!fate.is_answered() && error.maybe_committed(), "{fate:?}: {error:?}"),
     }
     scene.gate.open();
     settle().await;
@@ -284,11 +291,11 @@ async fn check_single(scene: &Scene, fate: Fate, result: &Result<(), ClientError
     assert!(scene.store.contents().commits.len() <= 1, "{fate:?}: it was sent again");
 }
 
-/// The servers remember a result for long, not for ever: a copy that comes after that must meet a version that is too
-/// old.
+/// Servers remember a result for a long time, but not forever. The read version of a copy that
+/// arrives after that must be too old.
 #[tokio::test(start_paused = true)]
-async fn a_copy_that_outlives_the_memory_of_its_result_does_nothing() {
-    for fate in [Fate::CarriedOutLate, Fate::CarriedOutLateAndClosedAtOnce, Fate::UnknownAndCarriedOutLate] {
+async fn a_copy_that_arrives_after_its_result_was_forgotten_does_nothing() {
+    for fate in [Fate::ExecutedLate, Fate::ExecutedLateAndClosedAtOnce, Fate::UnknownAndExecutedLate] {
         for reads in [false, true] {
             let scene = Scene::of(fate, 2, false).await;
             let db = passing(scene.connect(impatient())).await;
@@ -301,7 +308,7 @@ async fn a_copy_that_outlives_the_memory_of_its_result_does_nothing() {
             });
             passing(run).await.expect("the second copy is answered");
             scene.store.set("k", "second");
-            scene.store.let_much_time_pass();
+            scene.store.expire_everything();
             scene.gate.open();
             settle().await;
             assert_eq!(scene.executions("first"), 1, "{fate:?}");
@@ -310,15 +317,15 @@ async fn a_copy_that_outlives_the_memory_of_its_result_does_nothing() {
     }
 }
 
-/// The version on which it depends is one that was heard of a moment ago. If that is too old after all, it takes a new
-/// one.
+/// Such a commit depends on a version that the client learned a moment ago. If that is too old all
+/// the same, the next attempt takes a new one.
 #[tokio::test(start_paused = true)]
-async fn a_commit_that_reads_nothing_does_not_insist_on_a_version_that_is_too_old() {
+async fn a_commit_without_reads_takes_a_new_version_when_its_version_is_too_old() {
     let store = Store::default();
-    let peer = store.honest().await;
+    let peer = store.faultless().await;
     let db = passing(crate::connect(&peer, alone())).await;
     passing(set(&db, "k", "first")).await.expect("it is committed");
-    store.let_much_time_pass();
+    store.expire_everything();
     store.set("k", "theirs");
     let bodies = AtomicUsize::new(0);
     let run = db.run(async |tx| {

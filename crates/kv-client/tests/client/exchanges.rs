@@ -1,4 +1,5 @@
-//! One connection and its exchanges: whose answer is whose, which connection may be used again, and who waits for whom.
+//! One connection and its requests: which reply belongs to which call, whether the connection may
+//! be used again, and which calls wait for others.
 
 use std::collections::BTreeMap;
 use std::pin::pin;
@@ -12,7 +13,7 @@ use kv_api::thrift::{ThriftCall, ThriftReply};
 use kv_client::{Bytes, Client, ClientError, KeyRef, Options, TransactionOptions};
 use tokio::time::{Instant, advance};
 
-use crate::clock::{STEP, passing, settle, standing_still};
+use crate::clock::{STEP, passing, settle, without_time_passing};
 use crate::peer::{Action, Gate, Peer};
 use crate::store::Store;
 use crate::{alone, connect};
@@ -20,13 +21,13 @@ use crate::{alone, connect};
 const LONG: Duration = Duration::from_secs(60);
 const SHORT: Duration = Duration::from_millis(100);
 
-/// The value of each key is its name.
+/// The value of each key is the key itself.
 fn value_of(call: ThriftCall) -> ThriftReply {
     let ThriftCall::Get(request) = call else { panic!("a request that this test does not expect: {call:?}") };
-    GetResponse { value: request.key, found: true, error: None, error_code: None }.into()
+    GetResponse { value: request.key, found: true, error: None, error_code: None, leader_endpoint: None }.into()
 }
 
-/// Does something else with one of the calls, counted from 0; answers the others.
+/// Treats one of the calls, counted from 0, in an odd way, and answers the others.
 async fn peer_with(odd_one: usize, odd: impl Fn(ThriftReply) -> Action + Send + Sync + 'static) -> Peer {
     let asked = AtomicUsize::new(0);
     Peer::start(move |call| match asked.fetch_add(1, Ordering::SeqCst) == odd_one {
@@ -51,11 +52,11 @@ async fn get(client: &Client, key: &str) -> Result<Option<Bytes>, ClientError> {
 
 type Odd = fn(ThriftReply) -> Action;
 
-/// After any of these nothing more can be believed that comes on the connection.
+/// After any of these, nothing that arrives on the connection can be trusted.
 fn disorders() -> BTreeMap<&'static str, Odd> {
     let twice: Odd = Action::Twice;
-    let another: Odd = |reply| Action::AsAnEarlierOne(reply, 1);
-    let later: Odd = |reply| Action::AsAnEarlierOne(reply, -1);
+    let another: Odd = |reply| Action::UnderSequenceOf(reply, 1);
+    let later: Odd = |reply| Action::UnderSequenceOf(reply, -1);
     let half: Odd = Action::HalfAndClose;
     let closed: Odd = Action::ReplyAndClose;
     let garbage: Odd = |_| Action::Bytes(vec![b'?'; 32]);
@@ -70,7 +71,7 @@ fn disorders() -> BTreeMap<&'static str, Odd> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_connection_whose_order_is_broken_is_not_used_again_and_misleads_nobody() {
+async fn a_connection_whose_order_is_broken_is_not_used_again_and_gives_no_wrong_answer() {
     for (name, odd) in disorders() {
         for odd_one in 0..3 {
             let peer = peer_with(odd_one, odd).await;
@@ -78,7 +79,7 @@ async fn a_connection_whose_order_is_broken_is_not_used_again_and_misleads_nobod
             for key in ["a", "b", "c", "d", "e"] {
                 match passing(get(&client, key)).await {
                     Ok(value) => assert_eq!(value.as_deref(), Some(key.as_bytes()), "{name}"),
-                    // Nobody else can be asked, and the answer makes no sense.
+                    // The reply is invalid, and there is no other server to ask.
                     Err(error) => assert!(matches!(error, ClientError::Malformed { .. }), "{name}: {error:?}"),
                 }
                 settle().await;
@@ -89,9 +90,9 @@ async fn a_connection_whose_order_is_broken_is_not_used_again_and_misleads_nobod
 }
 
 #[tokio::test(start_paused = true)]
-async fn calls_side_by_side_get_their_own_answers_or_none_whatever_happens_between_them() {
+async fn concurrent_calls_get_their_own_answers_or_none() {
     let mut all = disorders();
-    all.insert("strayed", Action::Stray);
+    all.insert("after the next", Action::AfterTheNext);
     for (name, odd) in all {
         for odd_one in 0..8 {
             let peer = peer_with(odd_one, odd).await;
@@ -101,8 +102,8 @@ async fn calls_side_by_side_get_their_own_answers_or_none_whatever_happens_betwe
             for (key, value) in keys.iter().zip(values) {
                 match value {
                     Ok(value) => assert_eq!(value.as_deref(), Some(key.as_bytes()), "{name} at call {odd_one}"),
-                    // Nothing came behind it that would have shown that it went astray.
-                    Err(ClientError::DeadlineExceeded { .. }) => assert_eq!((name, odd_one), ("strayed", 7)),
+                    // No later reply revealed that this one was out of order.
+                    Err(ClientError::DeadlineExceeded { .. }) => assert_eq!((name, odd_one), ("after the next", 7)),
                     Err(error) => assert!(matches!(error, ClientError::Malformed { .. }), "{name}: {error:?}"),
                 }
             }
@@ -111,36 +112,36 @@ async fn calls_side_by_side_get_their_own_answers_or_none_whatever_happens_betwe
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_in_two_halves_is_one_answer_and_may_come_too_late() {
+async fn an_answer_in_two_halves_is_one_answer_even_if_it_comes_too_late() {
     let gate = Gate::closed();
     let of_peer = gate.clone();
     let peer = peer_with(0, move |reply| Action::Halves(reply, of_peer.clone())).await;
     let client = client(&[&peer], timing(SHORT, LONG)).await;
-    let error = passing(get(&client, "a")).await.expect_err("half of an answer came");
+    let error = passing(get(&client, "a")).await.expect_err("only half of an answer came");
     assert!(matches!(error, ClientError::DeadlineExceeded { .. }), "{error:?}");
     let (of_b, of_c) = (get(&client, "b"), get(&client, "c"));
     let mut both = pin!(futures_util::future::join(of_b, of_c));
-    assert_eq!(standing_still(both.as_mut()).await, None, "they come behind the other half");
+    assert_eq!(without_time_passing(both.as_mut()).await, None, "their replies come after the other half");
     gate.open();
-    let (b, c) = standing_still(both.as_mut()).await.expect("nothing is in their way");
+    let (b, c) = without_time_passing(both.as_mut()).await.expect("nothing holds them back");
     assert_eq!((b, c), (Ok(Some("b".into())), Ok(Some("c".into()))));
     assert_eq!(peer.connections(), 1);
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_that_strays_behind_that_of_a_later_call_is_given_to_neither() {
-    let peer = peer_with(0, Action::Stray).await;
+async fn an_answer_that_comes_after_that_of_a_later_call_is_given_to_neither() {
+    let peer = peer_with(0, Action::AfterTheNext).await;
     let client = client(&[&peer], timing(SHORT, LONG)).await;
     passing(get(&client, "a")).await.expect_err("no answer came");
-    let error = passing(get(&client, "b")).await.expect_err("what comes is out of order");
+    let error = passing(get(&client, "b")).await.expect_err("the reply is out of order");
     assert!(matches!(error, ClientError::Malformed { .. }), "{error:?}");
     assert_eq!(passing(get(&client, "c")).await, Ok(Some("c".into())));
     assert_eq!(peer.connections(), 2);
 }
 
-/// However many calls go on coming, each of which waits a short time only.
+/// This holds no matter how many further calls arrive, each of which waits only for a short time.
 #[tokio::test(start_paused = true)]
-async fn a_connection_is_given_up_when_its_oldest_call_is_overdue() {
+async fn a_connection_is_abandoned_once_its_oldest_call_is_overdue() {
     let peer = peer_with(0, |_| Action::Silence).await;
     let client = client(&[&peer], timing(SHORT, SHORT * 3)).await;
     let begun = Instant::now();
@@ -152,15 +153,15 @@ async fn a_connection_is_given_up_when_its_oldest_call_is_overdue() {
         if peer.connections() > 1 {
             break;
         }
-        assert!(begun.elapsed() < SHORT * 6, "it is still waited for");
+        assert!(begun.elapsed() < SHORT * 6, "the client still waits for it");
         advance(STEP * 20).await;
     }
-    assert!(begun.elapsed() >= SHORT * 4, "it was given up after {:?}", begun.elapsed());
+    assert!(begun.elapsed() >= SHORT * 4, "it was abandoned after {:?}", begun.elapsed());
     assert_eq!(passing(get(&client, "b")).await, Ok(Some("b".into())));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_read_does_not_wait_behind_a_commit_nor_a_commit_behind_a_read() {
+async fn reads_and_commits_do_not_wait_for_each_other() {
     for held_back in ["atomicCommit", "snapshotGet"] {
         let (store, gate) = (Store::default(), Gate::closed());
         let of_peer = gate.clone();
@@ -189,9 +190,9 @@ async fn a_read_does_not_wait_behind_a_commit_nor_a_commit_behind_a_read() {
     }
 }
 
-/// Some connect, and say nothing; some do not answer one kind of call.
+/// The replicas answer everything except for one kind of call.
 #[tokio::test(start_paused = true)]
-async fn whatever_is_waited_for_ends_at_the_deadline() {
+async fn every_wait_ends_at_the_deadline() {
     for silent in ["getReadVersion", "snapshotGet", "snapshotGetRange", "atomicCommit"] {
         for attempt_timeout in [Duration::from_millis(30), LONG] {
             let store = Store::default();
@@ -207,7 +208,7 @@ async fn whatever_is_waited_for_ends_at_the_deadline() {
                 tx.set("k", "w");
                 Ok::<_, ClientError>(())
             });
-            let error = passing(run).await.expect_err("nobody answers");
+            let error = passing(run).await.expect_err("no replica answers");
             let most = options.timeout + SHORT * 2;
             assert!(begun.elapsed() < most, "{silent}: it took {:?}", begun.elapsed());
             assert_eq!(error.maybe_committed(), silent == "atomicCommit", "{error:?}");
@@ -215,9 +216,10 @@ async fn whatever_is_waited_for_ends_at_the_deadline() {
     }
 }
 
-/// The first one hangs with its answer ready; the second one breaks off late, and the third one in the middle.
+/// The first server answers late, the second one closes the connection late, and the third one
+/// sends half of an answer.
 #[tokio::test(start_paused = true)]
-async fn a_read_of_many_endpoints_is_answered_by_whichever_can() {
+async fn a_read_is_answered_by_any_endpoint_that_can() {
     let (gate, breaking) = (Gate::closed(), Gate::closed());
     let asked = Arc::new(AtomicUsize::new(0));
     let (late, end, count) = (gate.clone(), breaking.clone(), asked.clone());
@@ -233,36 +235,37 @@ async fn a_read_of_many_endpoints_is_answered_by_whichever_can() {
     let client = client(&[&first, &second, &third], options).await;
     let mut reading = pin!(get(&client, "a"));
     for _ in 0..3 {
-        assert_eq!(standing_still(reading.as_mut()).await, None);
+        assert_eq!(without_time_passing(reading.as_mut()).await, None);
         advance(SHORT).await;
     }
     breaking.open();
-    assert_eq!(standing_still(reading.as_mut()).await, None, "two have failed, and the first one may still answer");
-    assert_eq!(asked.load(Ordering::SeqCst), 1, "its first answer is waited for");
+    assert_eq!(without_time_passing(reading.as_mut()).await, None, "two have failed, but the first may still answer");
+    assert_eq!(asked.load(Ordering::SeqCst), 1, "the client waits for its first answer");
     gate.open();
-    assert_eq!(standing_still(reading.as_mut()).await, Some(Ok(Some("a".into()))));
+    assert_eq!(without_time_passing(reading.as_mut()).await, Some(Ok(Some("a".into()))));
     assert_eq!(passing(get(&client, "b")).await, Ok(Some("b".into())));
 }
 
-/// A server that takes half of a large request and closes has not carried it out, but the client cannot know.
+/// A server that reads half of a large request and closes has not executed it, but the client
+/// cannot know that.
 #[tokio::test(start_paused = true)]
-async fn a_request_of_which_a_part_was_sent_is_in_doubt() {
+async fn a_write_of_which_only_a_part_was_sent_is_in_doubt() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("bound").to_string();
-    let written = Arc::new(Gate::closed());
-    let closing = written.clone();
+    let closing = Gate::closed();
+    let of_server = closing.clone();
     tokio::spawn(async move {
         let (mut stream, _) = listener.accept().await.expect("the client connects");
         answer_ping(&mut stream).await;
-        closing.opened().await;
+        of_server.opened().await;
         drop((stream, listener));
     });
     let client = passing(Client::connect([address], timing(SHORT * 10, LONG))).await.expect("it is there");
-    // More than sockets take that nobody reads.
+    // More than the socket buffers hold.
     let value = vec![b'v'; 64 << 20];
     let mut setting = pin!(client.set(KeyRef::new("k"), value));
-    assert_eq!(standing_still(setting.as_mut()).await, None);
-    written.open();
+    assert_eq!(without_time_passing(setting.as_mut()).await, None);
+    closing.open();
     let error = passing(setting).await.expect_err("the connection is lost");
     assert!(matches!(error, ClientError::ConnectionLost { .. }) && error.maybe_committed(), "{error:?}");
 }

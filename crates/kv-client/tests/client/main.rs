@@ -1,5 +1,5 @@
-//! The client against peers that answer, or misbehave, as each test says: single requests against one, transactions
-//! against a few replicas of one small database.
+//! Tests of the client against scripted servers that answer or misbehave as each test says: single
+//! requests against one server, and transactions against a few replicas of one small database.
 
 mod clock;
 mod commits;
@@ -20,7 +20,8 @@ use std::time::Duration;
 use kv_client::{ClientError, Database, Options, TransactionOptions};
 use peer::Peer;
 
-/// Impatient, so that tests of failure are quick; nothing waits for these times to pass unless it tests just that.
+/// Options with short pauses, so that tests of failures are quick. Tests wait for the longer timeouts
+/// only if those are what they test.
 fn options() -> Options {
     Options {
         backoff_min: Duration::from_millis(1),
@@ -30,7 +31,7 @@ fn options() -> Options {
     }
 }
 
-/// For tests of a single replica: nobody else is asked.
+/// Options for tests of a single replica: no other one is asked.
 fn alone() -> Options {
     Options { discovery: false, ..options() }
 }
@@ -39,7 +40,7 @@ async fn connect(peer: &Peer, options: Options) -> Database {
     Database::connect([peer.address()], options).await.expect("the replica is there")
 }
 
-/// Sets a key in a transaction.
+/// Sets a key in a transaction of its own.
 async fn set(db: &Database, key: &str, value: &str) -> Result<(), ClientError> {
     db.run(async |tx| {
         tx.set(key, value);

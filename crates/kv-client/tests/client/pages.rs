@@ -1,4 +1,5 @@
-//! Ranges in many pages, with trouble at each boundary between two of them: all rows come, once, or an error does.
+//! Ranges in many pages, with trouble at each boundary between two pages. The result is either
+//! every row once, or an error.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -21,7 +22,7 @@ enum Trouble {
     Halves,
     HalfAndClose,
     Twice,
-    AsAnother,
+    UnderAnotherSequence,
     TooOld,
 }
 
@@ -31,12 +32,12 @@ const TROUBLES: [Trouble; 7] = [
     Trouble::Halves,
     Trouble::HalfAndClose,
     Trouble::Twice,
-    Trouble::AsAnother,
+    Trouble::UnderAnotherSequence,
     Trouble::TooOld,
 ];
 
 impl Trouble {
-    fn befalls(self, call: ThriftCall, store: &Store) -> Action {
+    fn apply(self, call: ThriftCall, store: &Store) -> Action {
         let reply = store.serve(call);
         match self {
             Trouble::Close => Action::Close,
@@ -44,10 +45,10 @@ impl Trouble {
             Trouble::Halves => Action::Halves(reply, Gate::closed()),
             Trouble::HalfAndClose => Action::HalfAndClose(reply),
             Trouble::Twice => Action::Twice(reply),
-            Trouble::AsAnother => Action::AsAnEarlierOne(reply, 1),
+            Trouble::UnderAnotherSequence => Action::UnderSequenceOf(reply, 1),
             Trouble::TooOld => {
                 let (error, code) = ("too old".to_string(), "TRANSACTION_TOO_OLD".to_string());
-                Action::Reply(SnapshotGetRangeResponse::new(Vec::new(), false, error, false, code).into())
+                Action::Reply(SnapshotGetRangeResponse::new(Vec::new(), false, error, false, code, None).into())
             }
         }
     }
@@ -57,17 +58,17 @@ fn key(number: usize) -> String {
     format!("k{number:03}")
 }
 
-/// Pages of a few rows: the server ends each as soon as it has so many bytes.
+/// Options with which each page has only a few rows.
 fn small_pages() -> Options {
     let short = Duration::from_millis(50);
     Options { range_page_bytes: 40, attempt_timeout: short, stall_timeout: short, ..alone() }
 }
 
-/// What the client asked for, page by page.
+/// The begin and end of each page that the client requested.
 type Pages = Arc<Mutex<Vec<(Vec<u8>, Vec<u8>)>>>;
 
 #[tokio::test(start_paused = true)]
-async fn no_row_is_lost_or_doubled_at_a_boundary_where_an_answer_goes_astray() {
+async fn no_row_is_lost_or_duplicated_when_the_answer_of_any_page_goes_wrong() {
     for (trouble, at_page) in TROUBLES.iter().flat_map(|trouble| (0..6).map(|page| (*trouble, page))) {
         let store = Store::default();
         (0..ROWS).for_each(|number| store.set(&key(number), "some value"));
@@ -78,10 +79,11 @@ async fn no_row_is_lost_or_doubled_at_a_boundary_where_an_answer_goes_astray() {
                 let ThriftCall::SnapshotGetRange(request) = call else { return None };
                 let mut asked = asked.lock().expect("no panic");
                 asked.push((request.begin_key.clone()?, request.end_key.clone()?));
-                // A refusal is believed only when it comes twice: another replica may know more.
+                // The client accepts a refusal only if it comes twice: another replica may know
+                // more.
                 let times = if trouble == Trouble::TooOld { 2 } else { 1 };
                 let is_hit = (at_page..at_page + times).contains(&(asked.len() - 1));
-                is_hit.then(|| trouble.befalls(call.clone(), store))
+                is_hit.then(|| trouble.apply(call.clone(), store))
             })
             .await;
         let db = passing(connect(&peer, small_pages())).await;
@@ -97,13 +99,13 @@ async fn no_row_is_lost_or_doubled_at_a_boundary_where_an_answer_goes_astray() {
                 expected.truncate(limit);
             }
             let result = passing(db.transaction().get_range(range).all()).await;
-            assert!(pages.lock().expect("no panic").len() > at_page, "it was not tested");
+            assert!(pages.lock().expect("no panic").len() > at_page, "no page has met the trouble");
             match result {
                 Ok(rows) => {
                     let keys: Vec<&[u8]> = rows.iter().map(|row| &row.key[..]).collect();
                     let expected: Vec<&[u8]> = expected.iter().map(String::as_bytes).collect();
                     assert_eq!(keys, expected, "{trouble:?} at page {at_page}, reverse: {reverse}, {limit:?}");
-                    assert_ne!(trouble, Trouble::TooOld, "that page did not come");
+                    assert_ne!(trouble, Trouble::TooOld, "that page was refused");
                 }
                 Err(error) => {
                     assert_eq!(error.code(), Some(&ErrorCode::TransactionTooOld), "{trouble:?}: {error:?}");
@@ -115,7 +117,7 @@ async fn no_row_is_lost_or_doubled_at_a_boundary_where_an_answer_goes_astray() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_row_is_asked_for_twice_where_all_goes_well() {
+async fn without_trouble_no_row_is_requested_twice() {
     for (reverse, limit) in [(false, ROWS), (true, ROWS), (false, 23), (true, 23)] {
         let store = Store::default();
         (0..ROWS).for_each(|number| store.set(&key(number), "some value"));
@@ -137,7 +139,7 @@ async fn no_row_is_asked_for_twice_where_all_goes_well() {
         let mut keys = Vec::new();
         while let Some(row) = passing(rows.next()).await.expect("no failure") {
             keys.push(row.key);
-            // The page ahead has time to come.
+            // Give the page that was requested in advance time to arrive.
             settle().await;
         }
         assert_eq!(keys.len(), limit);
@@ -145,14 +147,15 @@ async fn no_row_is_asked_for_twice_where_all_goes_well() {
     }
 }
 
-/// Right before, at, and right behind the last key of a page there is something: a row, nothing, or an own write.
+/// Right before, at, and right after the last key of a page there can be a row, a gap, or an own
+/// write.
 #[tokio::test(start_paused = true)]
 async fn own_writes_and_gaps_at_the_boundaries_of_pages_are_seen_once() {
     let store = Store::default();
-    // Keys that are each other's nearest neighbours.
+    // Many of these keys are immediate neighbours.
     let keys = ["a", "a\0", "a\0\0", "a\x01", "b", "b\0", "c", "c\u{7f}", "d", "d\0", "e", "e\0", "f", "g"];
     keys.iter().for_each(|key| store.set(key, "v"));
-    let peer = store.honest().await;
+    let peer = store.faultless().await;
     for range_page_bytes in 1..12 {
         let db = passing(connect(&peer, Options { range_page_bytes, ..small_pages() })).await;
         for own in keys.iter().flat_map(|key| [key.to_string(), format!("{key}\0\x01")]) {

@@ -1,7 +1,9 @@
-//! A server of a few lines: it decodes calls, answers pings by itself, and does with all others as it is told.
+//! A scripted server. It decodes calls, answers pings by itself, and leaves all other calls to the
+//! script of the test.
 //!
-//! Calls of one connection are worked on side by side and answered in their order, as by a real server; all disorder is
-//! the script's. What it does late waits for a gate that the test opens, so nothing depends on how fast anything runs.
+//! Like a real server, it executes the calls of one connection concurrently and answers them in
+//! their order, unless the script says otherwise. A late action waits for a gate that the test
+//! opens, so that no test depends on how fast anything runs.
 
 use std::collections::BTreeMap;
 use std::future::pending;
@@ -18,7 +20,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-/// Closed at first; once it is open it stays so. Clones are the same gate.
+/// Holds actions back until the test opens it. It then stays open. Clones are the same gate.
 #[derive(Clone)]
 pub struct Gate(Arc<Semaphore>);
 
@@ -32,36 +34,36 @@ impl Gate {
     }
 
     pub async fn opened(&self) {
-        // There is never a permit: this ends, with an error, when the semaphore is closed.
+        // The semaphore never has a permit: this returns an error once it is closed.
         let _ = self.0.acquire().await;
     }
 }
 
-/// What the peer does about a call.
-#[allow(clippy::large_enum_variant, reason = "one at a time, in tests")]
+/// What the server does in response to a call.
+#[allow(clippy::large_enum_variant, reason = "tests have few of them at a time")]
 pub enum Action {
     Reply(ThriftReply),
-    /// Leaves it without an answer, and those after it too, as a server that hangs.
+    /// Answers neither this call nor any later one of the connection, like a server that hangs.
     Silence,
     Close,
     /// Sends these bytes instead of a reply.
     Bytes(Vec<u8>),
-    /// Does this when the gate is open: what the closure does to a database happens only then.
+    /// Does this once the gate is open. The closure's effect on a database happens only then.
     After(Gate, Box<dyn FnOnce() -> Action + Send>),
     ReplyAndClose(ThriftReply),
     Twice(ThriftReply),
-    /// One half of the reply, and the other one when the gate is open.
+    /// Sends one half of the reply, and the other half once the gate is open.
     Halves(ThriftReply, Gate),
-    /// One half of the reply, and no more.
+    /// Sends only the first half of the reply.
     HalfAndClose(ThriftReply),
-    /// Under the sequence id of the call that came so many before this one.
-    AsAnEarlierOne(ThriftReply, i32),
-    /// Keeps the reply back, and sends it behind that to the next call of the connection.
-    Stray(ThriftReply),
+    /// Sends the reply under the sequence id of the call that came this many calls earlier.
+    UnderSequenceOf(ThriftReply, i32),
+    /// Sends the reply only after the one to the next call of the connection.
+    AfterTheNext(ThriftReply),
 }
 
 impl Action {
-    /// Carries something out now, or when the gate is open, and answers.
+    /// Does something once the gate is open.
     pub fn after(gate: &Gate, then: impl FnOnce() -> Action + Send + 'static) -> Action {
         Action::After(gate.clone(), Box::new(then))
     }
@@ -75,7 +77,8 @@ pub struct Peer {
     task: tokio::task::JoinHandle<()>,
 }
 
-/// An address where nobody listens: somebody did a moment ago, so that it is nobody else's.
+/// An address at which no process listens. It was bound a moment ago, so it does not belong to
+/// another process.
 pub fn unreachable_address() -> String {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     listener.local_addr().expect("bound").to_string()
@@ -86,7 +89,7 @@ impl Peer {
         Peer::start_batched(1, script).await
     }
 
-    /// Answers only when `batch` calls have arrived.
+    /// Starts to answer only once `batch` calls have arrived.
     pub async fn start_batched(batch: usize, script: impl Fn(ThriftCall) -> Action + Send + Sync + 'static) -> Peer {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("bound").to_string();
@@ -95,7 +98,7 @@ impl Peer {
         Peer { address, connections, task }
     }
 
-    /// Keeps what is set in memory.
+    /// A server that keeps its rows in memory.
     pub async fn with_memory() -> Peer {
         let rows = Mutex::new(BTreeMap::new());
         Peer::start(move |call| {
@@ -104,15 +107,22 @@ impl Peer {
                 ThriftCall::Get(request) => {
                     let value: Option<Vec<u8>> = rows.get(&request.key).cloned();
                     let found = value.is_some();
-                    GetResponse { value: value.unwrap_or_default(), found, error: None, error_code: None }.into()
+                    GetResponse {
+                        value: value.unwrap_or_default(),
+                        found,
+                        error: None,
+                        error_code: None,
+                        leader_endpoint: None,
+                    }
+                    .into()
                 }
                 ThriftCall::SetKey(request) => {
                     rows.insert(request.key, request.value);
-                    SetResponse { success: true, error: None, error_code: None }.into()
+                    SetResponse { success: true, error: None, error_code: None, leader_endpoint: None }.into()
                 }
                 ThriftCall::DeleteKey(request) => {
                     rows.remove(&request.key);
-                    DeleteResponse { success: true, error: None, error_code: None }.into()
+                    DeleteResponse { success: true, error: None, error_code: None, leader_endpoint: None }.into()
                 }
                 other => panic!("a request that this peer does not know: {other:?}"),
             })
@@ -137,32 +147,32 @@ impl Peer {
 }
 
 async fn accept(listener: TcpListener, connections: Arc<AtomicUsize>, batch: usize, script: Script) {
-    // Dropping the set with this task ends the connections.
+    // The connections end when this task does, because that drops the set.
     let mut serving = JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
         connections.fetch_add(1, Ordering::SeqCst);
-        // What is sent arrives at once: tests with a clock of their own do not wait for it.
+        // Replies must arrive at once: tests with a paused clock do not wait for them.
         stream.set_nodelay(true).expect("a socket");
         serving.spawn(serve(stream, batch, script.clone()));
     }
 }
 
-/// What goes out for one call, in its turn.
+/// The bytes to send for one call when its turn has come.
 enum Answer {
     Bytes(Vec<u8>),
     /// The second part waits for the gate.
     Parts(Vec<u8>, Gate, Vec<u8>),
-    /// These bytes, and then the connection is closed.
+    /// The connection is closed after these bytes.
     Last(Vec<u8>),
-    Stray(Vec<u8>),
+    AfterTheNext(Vec<u8>),
 }
 
-/// Ends when the client has closed the connection, or the script has.
+/// Serves one connection until the client or the script closes it.
 async fn serve(mut stream: TcpStream, batch: usize, script: Script) {
     let mut scanner = Scanner::new(WireLimits::default());
     let (mut input, mut calls) = (Vec::new(), Vec::new());
     let mut answers: FuturesOrdered<BoxFuture<'static, Answer>> = FuturesOrdered::new();
-    let mut strays = Vec::new();
+    let mut held_back = Vec::new();
     let (mut reader, mut writer) = stream.split();
     loop {
         tokio::select! {
@@ -187,8 +197,8 @@ async fn serve(mut stream: TcpStream, batch: usize, script: Script) {
                 let (now, later) = match answer {
                     Answer::Bytes(bytes) => (bytes, None),
                     Answer::Parts(first, gate, second) => (first, Some((gate, second))),
-                    Answer::Stray(bytes) => {
-                        strays.extend(bytes);
+                    Answer::AfterTheNext(bytes) => {
+                        held_back.extend(bytes);
                         continue;
                     }
                     Answer::Last(bytes) => {
@@ -196,13 +206,13 @@ async fn serve(mut stream: TcpStream, batch: usize, script: Script) {
                         return;
                     }
                 };
-                // A client that has closed the connection is noticed by the next read.
+                // If the client has closed the connection, the next read will say so.
                 let _ = writer.write_all(&now).await;
                 if let Some((gate, second)) = later {
                     gate.opened().await;
                     let _ = writer.write_all(&second).await;
                 }
-                let _ = writer.write_all(&std::mem::take(&mut strays)).await;
+                let _ = writer.write_all(&std::mem::take(&mut held_back)).await;
             }
         }
     }
@@ -229,7 +239,7 @@ async fn pong(sequence: i32) -> Answer {
 async fn answer(action: Action, name: &'static str, sequence: i32) -> Answer {
     let bytes = |reply: &ThriftReply| encoded(name, sequence, reply);
     match resolved(action).await {
-        Action::After(..) => unreachable!("it is resolved"),
+        Action::After(..) => unreachable!("`resolved` leaves none"),
         Action::Silence => pending().await,
         Action::Reply(reply) => Answer::Bytes(bytes(&reply)),
         Action::Bytes(bytes) => Answer::Bytes(bytes),
@@ -246,19 +256,20 @@ async fn answer(action: Action, name: &'static str, sequence: i32) -> Answer {
             first.truncate(first.len() / 2);
             Answer::Last(first)
         }
-        Action::AsAnEarlierOne(reply, steps) => Answer::Bytes(encoded(name, sequence - steps, &reply)),
-        Action::Stray(reply) => Answer::Stray(bytes(&reply)),
+        Action::UnderSequenceOf(reply, steps) => Answer::Bytes(encoded(name, sequence - steps, &reply)),
+        Action::AfterTheNext(reply) => Answer::AfterTheNext(bytes(&reply)),
     }
 }
 
-/// Waits in a task of its own: what a server has received it carries out, whether or not the connection is still there.
+/// Waits for the gates of an action, in a task of its own: a server executes a request that it has
+/// received even if the connection has ended.
 async fn resolved(mut action: Action) -> Action {
     while let Action::After(gate, then) = action {
-        let carrying_out = tokio::spawn(async move {
+        let execution = tokio::spawn(async move {
             gate.opened().await;
             then()
         });
-        action = carrying_out.await.expect("the script does not panic");
+        action = execution.await.expect("the script does not panic");
     }
     action
 }

@@ -1,4 +1,4 @@
-//! What transactions read, what they ask for, and what counts as read.
+//! The reads of transactions: their results, the requests they send, and what counts as read.
 
 use kv_api::thrift::ThriftCall;
 use kv_client::{ClientError, Database, KeySelector, Options, Range, Version};
@@ -7,7 +7,7 @@ use crate::peer::Action;
 use crate::store::Store;
 use crate::{alone, connect};
 
-/// Rows `k000` to `k<count - 1>` with values of some size.
+/// Sets the rows `k000` to `k<count - 1>` to values of the given size.
 fn fill(store: &Store, count: usize, value_bytes: usize) {
     (0..count).for_each(|number| store.set(&format!("k{number:03}"), &"v".repeat(value_bytes)));
 }
@@ -16,12 +16,12 @@ fn keys(rows: &[kv_client::Row]) -> Vec<&str> {
     rows.iter().map(|row| std::str::from_utf8(&row.key).expect("text")).collect()
 }
 
-/// Keys and ranges that the last commit names as read.
+/// The keys and ranges that the last commit names as read.
 fn conflicts(store: &Store) -> (Vec<String>, Vec<(String, String)>) {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let contents = store.contents();
     let commit = contents.commits.last().expect("there was a commit");
-    // The guard of the client is no key of a test.
+    // Leave out the client's guard, which is not a key of the test.
     let single = commit.read_conflicts.iter().flatten().filter(|key| key.key[0] != 0xFF);
     let single = single.map(|key| text(&key.key)).collect();
     let ranges = commit.read_conflict_ranges.iter().flatten();
@@ -35,12 +35,12 @@ fn range(begin: &str, end: &str) -> (String, String) {
 async fn some_rows(count: usize) -> (Store, Database) {
     let store = Store::default();
     fill(&store, count, 1);
-    let db = connect(&store.honest().await, alone()).await;
+    let db = connect(&store.faultless().await, alone()).await;
     (store, db)
 }
 
 #[tokio::test]
-async fn own_writes_are_read_without_asking() {
+async fn own_writes_are_read_without_a_request() {
     let (store, db) = some_rows(0).await;
     let tx = db.transaction();
     tx.set("k", "v");
@@ -75,7 +75,7 @@ async fn an_earlier_version_can_be_read() {
 }
 
 #[tokio::test]
-async fn many_transactions_that_begin_together_share_read_versions() {
+async fn transactions_that_begin_together_share_rounds_for_read_versions() {
     let (store, db) = some_rows(1).await;
     let read = |db: Database| async move { db.transaction().read_version().await };
     let tasks: Vec<_> = (0..200).map(|_| tokio::spawn(read(db.clone()))).collect();
@@ -86,7 +86,7 @@ async fn many_transactions_that_begin_together_share_read_versions() {
 }
 
 #[tokio::test]
-async fn a_long_range_comes_in_pages_of_growing_and_bounded_size() {
+async fn a_long_range_is_read_in_pages_of_growing_but_bounded_size() {
     let store = Store::default();
     fill(&store, 300, 1000);
     let targets = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
@@ -115,15 +115,15 @@ async fn a_long_range_comes_in_pages_of_growing_and_bounded_size() {
 }
 
 #[tokio::test]
-async fn a_page_that_was_asked_for_ahead_shows_later_writes_too() {
+async fn a_page_that_was_requested_in_advance_shows_later_writes_too() {
     let store = Store::default();
     fill(&store, 300, 1000);
-    let db = connect(&store.honest().await, Options { range_page_bytes: 20_000, ..alone() }).await;
+    let db = connect(&store.faultless().await, Options { range_page_bytes: 20_000, ..alone() }).await;
     for is_reverse in [false, true] {
         let tx = db.transaction();
         let range = if is_reverse { Range::all().reverse() } else { Range::all() };
         let mut rows = tx.get_range(range);
-        // In the third page.
+        // The 50th row is in the third page.
         for _ in 0..50 {
             rows.next().await.expect("a row");
         }
@@ -139,16 +139,16 @@ async fn a_page_that_was_asked_for_ahead_shows_later_writes_too() {
             expected.reverse();
         }
         assert_eq!(keys(&rest), expected[50..]);
-        assert!(store.calls_of("snapshotGetRange") > pages, "there was more than one page to come");
+        assert!(store.calls_of("snapshotGetRange") > pages, "more pages were needed");
     }
 }
 
-/// What was asked for ahead is not what was read.
+/// Requesting a page in advance is not yet reading it.
 #[tokio::test]
-async fn a_page_that_nobody_took_does_not_count_as_read() {
+async fn a_page_that_was_only_requested_does_not_count_as_read() {
     let store = Store::default();
     fill(&store, 300, 1000);
-    let db = connect(&store.honest().await, Options { range_page_bytes: 20_000, ..alone() }).await;
+    let db = connect(&store.faultless().await, Options { range_page_bytes: 20_000, ..alone() }).await;
     let tx = db.transaction();
     let mut rows = tx.get_range(Range::prefix("k"));
     for _ in 0..50 {
@@ -160,7 +160,7 @@ async fn a_page_that_nobody_took_does_not_count_as_read() {
 }
 
 #[tokio::test]
-async fn only_what_was_handed_out_counts_as_read() {
+async fn only_rows_that_were_returned_count_as_read() {
     let (store, db) = some_rows(10).await;
     let tx = db.transaction();
     let mut rows = tx.get_range(Range::prefix("k"));
@@ -190,7 +190,7 @@ async fn own_writes_within_a_range_do_not_count_as_read() {
 }
 
 #[tokio::test]
-async fn conflicts_can_be_added_by_hand() {
+async fn conflicts_can_be_added_explicitly() {
     let (store, db) = some_rows(1).await;
     let tx = db.transaction();
     tx.add_read_conflict_key("k");
@@ -203,11 +203,11 @@ async fn conflicts_can_be_added_by_hand() {
     let families: Vec<_> =
         contents.commits[0].read_conflicts.iter().flatten().map(|key| key.column_family.as_deref()).collect();
     assert_eq!(families, [None, Some("users")]);
-    assert_eq!(contents.commits[0].read_version, 2, "taken for the commit");
+    assert_eq!(contents.commits[0].read_version, 2, "obtained for the commit");
 }
 
 #[tokio::test]
-async fn families_are_apart_and_the_default_one_has_one_name() {
+async fn families_are_separate_and_both_names_of_the_default_family_mean_the_same() {
     let (_store, db) = some_rows(0).await;
     let tx = db.transaction();
     tx.set("k", "default");
@@ -217,12 +217,12 @@ async fn families_are_apart_and_the_default_one_has_one_name() {
 }
 
 #[tokio::test]
-async fn selectors_count_keys_with_own_writes_among_them() {
+async fn selectors_count_keys_including_own_writes() {
     let (store, db) = some_rows(6).await;
     let tx = db.transaction();
     tx.set("k0005", "between the first two");
     tx.delete("k002");
-    // k000 k0005 k001 k003 k004 k005
+    // The keys now are k000, k0005, k001, k003, k004, k005.
     let cases = [
         (KeySelector::first_greater_or_equal("k002"), Some("k003")),
         (KeySelector::first_greater_than("k000"), Some("k0005")),
@@ -243,12 +243,13 @@ async fn selectors_count_keys_with_own_writes_among_them() {
         Range::between(KeySelector::last_less_than("k003"), KeySelector::first_greater_or_equal("k003").offset_by(2));
     assert_eq!(keys(&tx.get_range(between).all().await.expect("rows")), ["k001", "k003", "k004"]);
     tx.commit().await.expect("it is committed");
-    // From the key that begins the range to the one before the end; the deleted one is the transaction's own.
+    // From the key at which the range begins to the last one before its end, without the key that
+    // the transaction itself deleted.
     assert_eq!(conflicts(&store), (vec![], vec![range("k001", "k002"), range("k002\0", "k004\0")]));
 }
 
 #[tokio::test]
-async fn rows_that_are_deleted_on_the_way_do_not_disturb_it() {
+async fn deleting_rows_of_a_range_while_reading_it_does_not_disturb_the_read() {
     let (store, db) = some_rows(50).await;
     let deleted = db
         .run(|tx| async move {
@@ -266,7 +267,7 @@ async fn rows_that_are_deleted_on_the_way_do_not_disturb_it() {
 }
 
 #[tokio::test]
-async fn a_page_without_rows_that_says_there_are_more_is_no_endless_loop() {
+async fn a_page_that_has_no_rows_but_says_there_are_more_is_an_error() {
     let store = Store::default();
     let peer = store
         .replica(|call, _| {
@@ -277,6 +278,7 @@ async fn a_page_without_rows_that_says_there_are_more_is_no_endless_loop() {
                 error: None,
                 has_more: true,
                 error_code: None,
+                leader_endpoint: None,
             };
             Some(Action::Reply(page.into()))
         })

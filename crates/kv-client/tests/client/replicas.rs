@@ -1,10 +1,10 @@
-//! Finding the replicas of a cluster, and going on without some of them.
+//! Finding the replicas of a cluster, and working without some of them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use kv_api::thrift::generated::SnapshotGetResponse;
+use kv_api::thrift::generated::{AtomicCommitResponse, SnapshotGetResponse};
 use kv_api::thrift::{ThriftCall, ThriftReply};
 use kv_client::{Database, ErrorCode, Options, ReadFrom, TransactionOptions};
 
@@ -13,16 +13,16 @@ use crate::store::{Store, refused};
 use crate::{connect, options, set};
 
 async fn three(store: &Store) -> [Peer; 3] {
-    [store.honest().await, store.honest().await, store.honest().await]
+    [store.faultless().await, store.faultless().await, store.faultless().await]
 }
 
-/// Until the client has found them all.
+/// Waits until the client has found and used all replicas.
 async fn settled(db: &Database, store: &Store) {
     let expected = store.contents().addresses.len();
     while db.addresses().len() < expected || db.primary().is_none() {
         tokio::task::yield_now().await;
     }
-    // Found is not yet reached: until every one has served a read.
+    // A replica that was found may not have been reached yet: wait until each has served a read.
     while (0..expected).any(|number| !store.replicas_of("snapshotGet").contains(&number)) {
         db.transaction().get("k").await.expect("an answer");
     }
@@ -36,6 +36,7 @@ fn behind(call: &ThriftCall) -> Option<Action> {
         found: false,
         error: Some("that version is newer than this replica".to_string()),
         error_code: Some("FUTURE_VERSION".to_string()),
+        leader_endpoint: None,
     })))
 }
 
@@ -60,7 +61,7 @@ async fn one_address_is_enough_to_find_all_replicas_and_the_primary() {
 }
 
 #[tokio::test]
-async fn reads_can_be_kept_at_the_primary() {
+async fn reads_can_be_restricted_to_the_primary() {
     let store = Store::default();
     let peers = three(&store).await;
     let db = connect(&peers[2], Options { read_from: ReadFrom::Primary, ..options() }).await;
@@ -91,9 +92,9 @@ async fn without_discovery_only_the_given_addresses_are_used() {
 }
 
 #[tokio::test]
-async fn a_replica_that_is_behind_is_passed_over() {
+async fn a_read_that_meets_a_replica_behind_its_version_goes_to_the_primary() {
     let store = Store::default();
-    let primary = store.honest().await;
+    let primary = store.faultless().await;
     let _behind = store.replica(|call, _| behind(call)).await;
     let db = connect(&primary, options()).await;
     while !store.replicas_of("snapshotGet").contains(&1) {
@@ -102,19 +103,19 @@ async fn a_replica_that_is_behind_is_passed_over() {
 }
 
 #[tokio::test]
-async fn a_version_that_the_primary_does_not_know_either_is_an_error() {
+async fn a_version_that_even_the_primary_does_not_know_is_an_error() {
     let store = Store::default();
     let peer = store.replica(|call, _| behind(call)).await;
     let db = connect(&peer, options()).await;
     while db.primary().is_none() {
         tokio::task::yield_now().await;
     }
-    let error = db.transaction().get("k").await.expect_err("nobody knows it");
+    let error = db.transaction().get("k").await.expect_err("no replica knows it");
     assert_eq!(error.code(), Some(&ErrorCode::FutureVersion));
 }
 
 #[tokio::test]
-async fn a_failover_is_no_error() {
+async fn a_failover_causes_no_error() {
     let store = Store::default();
     let [first, second, _third] = three(&store).await;
     let db = connect(&second, options()).await;
@@ -136,13 +137,13 @@ async fn a_failover_is_no_error() {
 }
 
 #[tokio::test]
-async fn a_replica_that_is_silent_costs_one_attempt() {
+async fn a_silent_replica_costs_one_attempt() {
     let store = Store::default();
     let is_silent = Arc::new(AtomicBool::new(false));
     let silent = is_silent.clone();
     let fault = move |_: &ThriftCall, _: &Store| silent.load(Ordering::SeqCst).then_some(Action::Silence);
     let primary = store.replica(fault).await;
-    let _other = store.honest().await;
+    let _other = store.faultless().await;
     let patient = Options { attempt_timeout: Duration::from_millis(100), ..options() };
     let db = connect(&primary, patient).await;
     settled(&db, &store).await;
@@ -152,30 +153,46 @@ async fn a_replica_that_is_silent_costs_one_attempt() {
     db.transaction().get("k").await.expect("an answer");
 }
 
-#[tokio::test]
-async fn the_leader_that_a_replica_names_is_asked() {
+/// Connects to a secondary that refuses commits and names a primary which the client does not know.
+/// `refuse` makes the refusal of the primary's address. The commit must reach that primary.
+async fn check_that_the_named_primary_is_asked(refuse: impl Fn(&str) -> AtomicCommitResponse + Send + 'static) {
     let store = Store::default();
-    let hint = Arc::new(std::sync::Mutex::new(String::new()));
-    let told = hint.clone();
+    let elsewhere = Store::default();
+    let primary = elsewhere.faultless().await;
+    let address = primary.address();
     let fault = move |call: &ThriftCall, _: &Store| {
         let ThriftCall::AtomicCommit(_) = call else { return None };
-        let mut response = refused("NO_PRIMARY");
-        response.error = Some(format!("Not leader, try leader at: {} (node 1)", told.lock().expect("no panic")));
-        Some(Action::Reply(ThriftReply::AtomicCommit(response)))
+        Some(Action::Reply(ThriftReply::AtomicCommit(refuse(&address))))
     };
     let secondary = store.replica(fault).await;
-    let elsewhere = Store::default();
-    let leader = elsewhere.honest().await;
-    *hint.lock().expect("no panic") = leader.address();
     let db = connect(&secondary, options()).await;
     set(&db, "k", "v").await.expect("it is committed");
     assert_eq!(elsewhere.value("k").as_deref(), Some("v"));
 }
 
 #[tokio::test]
-async fn addresses_that_cannot_be_reached_from_here_hold_nobody_up() {
+async fn the_primary_that_a_replica_names_in_a_field_is_asked() {
+    check_that_the_named_primary_is_asked(|address| AtomicCommitResponse {
+        leader_endpoint: Some(address.to_string()),
+        ..refused("NO_PRIMARY")
+    })
+    .await;
+}
+
+/// Servers that are older than the field name the primary only in the text of the error.
+#[tokio::test]
+async fn the_primary_that_a_replica_names_in_its_error_text_is_asked() {
+    check_that_the_named_primary_is_asked(|address| AtomicCommitResponse {
+        error: Some(format!("Not leader, try leader at: {address} (node 1)")),
+        ..refused("NO_PRIMARY")
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn reported_addresses_that_cannot_be_reached_do_not_delay_requests() {
     let store = Store::default();
-    let peer = store.honest().await;
+    let peer = store.faultless().await;
     {
         let mut contents = store.contents();
         contents.addresses = vec![unreachable_address(), unreachable_address()];
@@ -192,14 +209,14 @@ async fn addresses_that_cannot_be_reached_from_here_hold_nobody_up() {
 }
 
 #[tokio::test]
-async fn nobody_there_is_an_error_at_the_deadline_that_names_everybody() {
+async fn without_any_replica_a_read_ends_at_its_deadline_and_names_the_addresses() {
     let store = Store::default();
-    let peer = store.honest().await;
+    let peer = store.faultless().await;
     let address = peer.address();
     let transaction = TransactionOptions { timeout: Duration::from_millis(100), ..TransactionOptions::default() };
     let db = connect(&peer, Options { transaction, discovery: false, ..options() }).await;
     peer.stop().await;
-    let error = db.transaction().get("k").await.expect_err("nobody is there");
+    let error = db.transaction().get("k").await.expect_err("no replica is there");
     assert!(error.is_retryable() && !error.maybe_committed());
     assert!(error.to_string().contains(&address), "{error}");
 }

@@ -1,4 +1,4 @@
-//! Single requests: a client against a small peer that answers as each test says.
+//! Single requests: a [`Client`] against a scripted server.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,7 +9,8 @@ use kv_api::thrift::generated::*;
 use kv_api::thrift::{ApplicationErrorKind, ThriftCall, ThriftException, ThriftReply};
 use kv_client::{AtomicCommit, Client, ClientError, ErrorCode, KeyRef, Mutation, Options, RangeRead, Version};
 
-/// Impatient, so that tests of failure are quick; nothing waits for these times to pass unless it tests just that.
+/// Options with short pauses, so that tests of failures are quick. Tests wait for the longer timeouts
+/// only if those are what they test.
 fn options() -> Options {
     Options { request_timeout: Duration::from_secs(20), backoff_max: Duration::from_millis(20), ..Options::default() }
 }
@@ -19,11 +20,11 @@ fn key(text: &'static str) -> KeyRef {
 }
 
 fn found(value: &[u8]) -> ThriftReply {
-    GetResponse { value: value.to_vec(), found: true, error: None, error_code: None }.into()
+    GetResponse { value: value.to_vec(), found: true, error: None, error_code: None, leader_endpoint: None }.into()
 }
 
 fn set_done() -> ThriftReply {
-    SetResponse { success: true, error: None, error_code: None }.into()
+    SetResponse { success: true, error: None, error_code: None, leader_endpoint: None }.into()
 }
 
 fn no_reply(call: ThriftCall) -> Action {
@@ -42,7 +43,7 @@ async fn a_value_that_was_set_is_read_back() {
 }
 
 #[tokio::test]
-async fn ping_tells_who_answered() {
+async fn a_ping_returns_the_address_that_answered() {
     let peer = Peer::start(no_reply).await;
     let client =
         Client::connect([unreachable_address(), peer.address()], options()).await.expect("the second is there");
@@ -52,7 +53,7 @@ async fn ping_tells_who_answered() {
 #[tokio::test]
 async fn requests_share_one_connection_and_do_not_wait_for_each_other() {
     const REQUESTS: usize = 100;
-    // Answers nothing before it has received everything.
+    // The server answers only after it has received all requests.
     let peer = Peer::start_batched(REQUESTS, |call| match call {
         ThriftCall::Get(request) => Action::Reply(found(&request.key)),
         other => no_reply(other),
@@ -73,9 +74,9 @@ async fn requests_share_one_connection_and_do_not_wait_for_each_other() {
 }
 
 #[tokio::test]
-async fn nobody_reachable_is_an_error_that_names_every_address() {
+async fn if_no_address_can_be_reached_the_error_names_every_one() {
     let addresses = [unreachable_address(), unreachable_address()];
-    let error = Client::connect(addresses.clone(), options()).await.expect_err("nobody listens");
+    let error = Client::connect(addresses.clone(), options()).await.expect_err("no process listens");
     assert!(error.is_retryable() && !error.maybe_committed());
     for address in addresses {
         assert!(error.to_string().contains(&format!("{address}: connection refused")), "{error}");
@@ -83,7 +84,7 @@ async fn nobody_reachable_is_an_error_that_names_every_address() {
 }
 
 #[tokio::test]
-async fn no_address_is_an_error() {
+async fn connecting_to_no_address_is_an_error() {
     let error = Client::connect(Vec::<String>::new(), options()).await.expect_err("no address");
     assert!(matches!(error, ClientError::InvalidArgument(_)), "{error:?}");
 }
@@ -97,7 +98,7 @@ async fn a_read_whose_connection_breaks_is_answered_by_the_next_endpoint() {
 }
 
 #[tokio::test]
-async fn a_write_whose_connection_breaks_under_way_may_have_happened_and_is_not_repeated() {
+async fn a_write_whose_connection_breaks_in_flight_may_have_happened_and_is_not_repeated() {
     let writes = Arc::new(AtomicUsize::new(0));
     let count = |writes: &Arc<AtomicUsize>| {
         let writes = writes.clone();
@@ -115,19 +116,19 @@ async fn a_write_whose_connection_breaks_under_way_may_have_happened_and_is_not_
 }
 
 #[tokio::test]
-async fn a_write_that_was_surely_not_sent_goes_to_the_next_endpoint() {
+async fn a_write_that_was_not_sent_goes_to_the_next_endpoint() {
     let gone = Peer::start(no_reply).await;
     let there = Peer::start(|_| Action::Reply(set_done())).await;
     let client = Client::connect([gone.address(), there.address()], options()).await.expect("both are there");
     gone.stop().await;
-    // The first attempt may still find the old connection half open, and then rightly is an unknown result.
+    // The first attempt may still find the old connection half open. Its result is then unknown.
     let result = client.set(key("k"), "v").await;
     assert!(result.is_ok() || result.as_ref().is_err_and(ClientError::maybe_committed), "{result:?}");
     assert_eq!(client.set(key("k"), "v").await, Ok(()));
 }
 
 #[tokio::test]
-async fn a_closed_connection_is_opened_again() {
+async fn a_closed_connection_is_reopened() {
     let asked = AtomicUsize::new(0);
     let peer = Peer::start(move |_| match asked.fetch_add(1, Ordering::SeqCst) {
         0 => Action::Close,
@@ -152,7 +153,7 @@ async fn without_an_answer_a_request_ends_at_its_deadline() {
 }
 
 #[tokio::test]
-async fn a_connection_that_stopped_answering_is_given_up() {
+async fn a_connection_that_stopped_answering_is_abandoned() {
     let asked = AtomicUsize::new(0);
     let peer = Peer::start(move |_| match asked.fetch_add(1, Ordering::SeqCst) {
         0 => Action::Silence,
@@ -163,13 +164,14 @@ async fn a_connection_that_stopped_answering_is_given_up() {
     let options = Options { request_timeout: short, stall_timeout: short, ..options() };
     let client = Client::connect([peer.address()], options).await.expect("the peer is there");
     client.get(key("k")).await.expect_err("no answer comes");
-    // The second request is sent on the same connection or, once that was given up, on a new one; either way an answer
-    // comes in the end, because the silence does not hold up the requests behind it for ever.
+    // The second request is sent on the same connection, or on a new one once the first was
+    // abandoned. Either way an answer comes eventually, because silence does not block later
+    // requests forever.
     while client.get(key("k")).await != Ok(Some("v".into())) {}
 }
 
 #[tokio::test]
-async fn a_conflict_is_typed_and_names_its_keys() {
+async fn a_conflict_has_its_own_code_and_names_its_keys() {
     let peer = Peer::start(|call| match call {
         ThriftCall::AtomicCommit(request) => {
             assert_eq!(request.read_conflict_keys, [b"read".to_vec()]);
@@ -188,6 +190,7 @@ async fn a_conflict_is_typed_and_names_its_keys() {
                     }]),
                     retryable: None,
                     maybe_committed: None,
+                    leader_endpoint: None,
                 }
                 .into(),
             )
@@ -213,7 +216,7 @@ async fn a_conflict_is_typed_and_names_its_keys() {
 }
 
 #[tokio::test]
-async fn a_commit_tells_its_version() {
+async fn a_commit_returns_its_version() {
     let peer = Peer::start(|call| match call {
         ThriftCall::AtomicCommit(request) => {
             assert_eq!(request.operations.len(), 2);
@@ -229,6 +232,7 @@ async fn a_commit_tells_its_version() {
                     conflicting_keys: None,
                     retryable: None,
                     maybe_committed: None,
+                    leader_endpoint: None,
                 }
                 .into(),
             )
@@ -244,7 +248,7 @@ async fn a_commit_tells_its_version() {
 }
 
 #[tokio::test]
-async fn a_range_comes_back_in_order_and_says_whether_there_is_more() {
+async fn a_range_is_returned_in_order_and_says_whether_there_are_more_rows() {
     let peer = Peer::start(|call| match call {
         ThriftCall::SnapshotGetRange(request) => {
             assert_eq!((request.read_version, request.limit, request.reverse), (9, Some(2), None));
@@ -256,6 +260,7 @@ async fn a_range_comes_back_in_order_and_says_whether_there_is_more() {
                     error: None,
                     has_more: true,
                     error_code: None,
+                    leader_endpoint: None,
                 }
                 .into(),
             )
@@ -271,7 +276,7 @@ async fn a_range_comes_back_in_order_and_says_whether_there_is_more() {
 }
 
 #[tokio::test]
-async fn an_exception_while_a_write_was_worked_on_may_have_committed() {
+async fn a_write_that_ends_with_an_internal_exception_may_have_happened() {
     let peer = Peer::start(|_| {
         Action::Reply(ThriftReply::Exception(ThriftException::new(ApplicationErrorKind::InternalError, "it broke")))
     })
@@ -283,7 +288,7 @@ async fn an_exception_while_a_write_was_worked_on_may_have_committed() {
 }
 
 #[tokio::test]
-async fn a_peer_that_speaks_something_else_is_named() {
+async fn a_server_that_speaks_another_protocol_is_named() {
     let peer = Peer::start(|_| Action::Bytes(b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec())).await;
     let client = Client::connect([peer.address()], options()).await.expect("the peer is there");
     let error = client.get(key("k")).await.expect_err("not a reply");
@@ -291,11 +296,11 @@ async fn a_peer_that_speaks_something_else_is_named() {
 }
 
 #[tokio::test]
-async fn a_version_is_pinned_for_as_long_as_asked() {
+async fn a_version_is_pinned_for_the_requested_time() {
     let peer = Peer::start(|call| match call {
         ThriftCall::PinSnapshot(request) => {
             assert_eq!((request.read_version, request.ttl_ms), (7, Some(1500)));
-            Action::Reply(PinSnapshotResponse::new(true, None, None, None).into())
+            Action::Reply(PinSnapshotResponse::new(true, None, None, None, None).into())
         }
         ThriftCall::UnpinSnapshot(request) => {
             assert_eq!(request.read_version, 7);
@@ -318,26 +323,30 @@ async fn a_read_goes_to_the_next_endpoint_while_the_first_one_hangs() {
     let options = Options { hedge_after: Duration::from_millis(20), ..options() };
     let client = Client::connect([hangs.address(), answers.address()], options).await.expect("both are there");
     assert_eq!(client.get(key("k")).await, Ok(Some("from the second".into())));
-    // The next one does not wait for it at all.
+    // The next request does not wait for that server at all.
     assert_eq!(client.get(key("k")).await, Ok(Some("from the second".into())));
 }
 
 #[tokio::test]
-async fn a_version_is_too_old_only_where_every_endpoint_says_so() {
+async fn a_version_is_too_old_only_if_every_endpoint_says_so() {
     let too_old = |_| {
         let error = (Some("too old".to_string()), Some("TRANSACTION_TOO_OLD".to_string()));
         let (value, found) = (Vec::new(), false);
-        Action::Reply(SnapshotGetResponse { value, found, error: error.0, error_code: error.1 }.into())
+        Action::Reply(
+            SnapshotGetResponse { value, found, error: error.0, error_code: error.1, leader_endpoint: None }.into(),
+        )
     };
     let pinned = |_| {
         let value = b"pinned".to_vec();
-        Action::Reply(SnapshotGetResponse { value, found: true, error: None, error_code: None }.into())
+        Action::Reply(
+            SnapshotGetResponse { value, found: true, error: None, error_code: None, leader_endpoint: None }.into(),
+        )
     };
     let (first, second, third) = (Peer::start(too_old).await, Peer::start(pinned).await, Peer::start(too_old).await);
     let client = Client::connect([first.address(), second.address()], options()).await.expect("both are there");
     assert_eq!(client.snapshot_get(key("k"), Version(7)).await, Ok(Some("pinned".into())));
     let client = Client::connect([first.address(), third.address()], options()).await.expect("both are there");
-    let error = client.snapshot_get(key("k"), Version(7)).await.expect_err("nobody has it");
+    let error = client.snapshot_get(key("k"), Version(7)).await.expect_err("no server can read it");
     assert_eq!(error.code(), Some(&ErrorCode::TransactionTooOld));
 }
 
@@ -349,13 +358,15 @@ async fn the_limits_of_the_server_bound_the_ends_of_ranges() {
             Action::Reply(GetClusterHealthResponse::new(true, None, None, None, limits).into())
         }
         ThriftCall::GetRange(request) => {
-            assert_eq!(request.end_key, Some(vec![0xFF; 21]), "one byte behind the longest key");
-            Action::Reply(GetRangeResponse::new(Vec::new(), true, None, false, None).into())
+            assert_eq!(request.end_key, Some(vec![0xFF; 21]), "one byte longer than the longest key");
+            Action::Reply(GetRangeResponse::new(Vec::new(), true, None, false, None, None).into())
         }
         ThriftCall::AtomicCommit(request) => {
             assert_eq!(request.operations[0].value, Some(vec![0xFF; 21]));
             assert_eq!(request.read_conflict_ranges.expect("a range")[0].end_key, [0xFF; 21]);
-            Action::Reply(AtomicCommitResponse::new(true, None, None, 8, None, None, None, None, None, None).into())
+            Action::Reply(
+                AtomicCommitResponse::new(true, None, None, 8, None, None, None, None, None, None, None).into(),
+            )
         }
         other => no_reply(other),
     })
@@ -383,7 +394,7 @@ async fn a_hold_renews_its_pin_by_a_timer_until_it_is_released() {
             assert_eq!((request.read_version, request.ttl_ms), (7, Some(60)));
             counted.fetch_add(1, Ordering::SeqCst);
             total.fetch_add(1, Ordering::SeqCst);
-            Action::Reply(PinSnapshotResponse::new(true, None, None, None).into())
+            Action::Reply(PinSnapshotResponse::new(true, None, None, None, None).into())
         }
         ThriftCall::UnpinSnapshot(_) => {
             counted.fetch_sub(1, Ordering::SeqCst);
@@ -394,10 +405,10 @@ async fn a_hold_renews_its_pin_by_a_timer_until_it_is_released() {
     .await;
     let client = Client::connect([peer.address()], options()).await.expect("the peer is there");
     let hold = client.hold_snapshot(Version(7), Duration::from_millis(60)).await.expect("a pin");
-    // Nobody reads meanwhile.
+    // Nothing reads in the meantime.
     while most.load(Ordering::SeqCst) < 5 {
         tokio::task::yield_now().await;
     }
     hold.release().await;
-    assert!(pins.load(Ordering::SeqCst) <= 1, "a renewal that was under way may leave one behind");
+    assert!(pins.load(Ordering::SeqCst) <= 1, "a renewal in flight may leave one pin behind");
 }

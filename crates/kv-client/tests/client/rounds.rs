@@ -1,4 +1,4 @@
-//! Read versions that are held back on their way: whom such a round may serve, and for how long.
+//! Rounds of requests for a read version: which callers a round may serve, and how long it lasts.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -14,14 +14,14 @@ use crate::peer::{Action, Gate, Peer};
 use crate::store::Store;
 use crate::{alone, connect};
 
-/// More than the client has rounds under way at a time.
+/// More callers than the client has concurrent rounds.
 const MANY: usize = 12;
 
-/// A replica that looks up the version when it is asked, and answers when it is told.
+/// A replica that looks up the version at once, and sends it only when the test opens a gate.
 struct Held {
     store: Store,
     _peer: Peer,
-    /// One for each round, in their order.
+    /// One gate for each round, in order.
     gates: Arc<Mutex<Vec<Gate>>>,
     db: Database,
 }
@@ -38,7 +38,7 @@ impl Held {
                 Some(Action::after(&gate, move || Action::Reply(reply)))
             })
             .await;
-        // So that the answers of rounds can overtake each other.
+        // With several connections the answers of rounds can overtake each other.
         let db = passing(connect(&peer, Options { connections_per_endpoint: 8, ..options })).await;
         Held { store, _peer: peer, gates, db }
     }
@@ -51,7 +51,7 @@ impl Held {
         self.gates.lock().expect("no panic")[round].open();
     }
 
-    /// Begins to ask for a version, and goes on until nothing moves.
+    /// Starts to ask for a version, and waits until nothing happens any more.
     async fn ask(&self, timeout: Duration) -> JoinHandle<Result<Version, ClientError>> {
         let options = TransactionOptions { timeout, ..TransactionOptions::default() };
         let tx = self.db.transaction_with(options);
@@ -60,13 +60,14 @@ impl Held {
         asking
     }
 
-    /// Asks until callers wait for one of the rounds to end; how many rounds there are.
+    /// Asks until some callers wait for a round to end. Returns the number of rounds, and the
+    /// callers.
     async fn fill(&self, timeout: Duration) -> (usize, Vec<JoinHandle<Result<Version, ClientError>>>) {
         let mut callers = Vec::new();
         for _ in 0..MANY {
             callers.push(self.ask(timeout).await);
         }
-        assert!(self.rounds() < MANY, "nobody waits");
+        assert!(self.rounds() < MANY, "no caller waits");
         (self.rounds(), callers)
     }
 }
@@ -82,7 +83,7 @@ async fn a_round_that_began_before_a_call_does_not_answer_it() {
     for first_to_end in 0..3 {
         let held = Held::start(patient()).await;
         let (rounds, _early) = held.fill(LONG).await;
-        // Acknowledged while those rounds know nothing of it.
+        // This is acknowledged after those rounds have looked up their versions.
         held.store.set("k", "v");
         let acknowledged = Version(held.store.contents().newest() as u64);
         let mut late = Vec::new();
@@ -92,8 +93,8 @@ async fn a_round_that_began_before_a_call_does_not_answer_it() {
         assert_eq!(held.rounds(), rounds, "they wait");
         held.open(first_to_end);
         settle().await;
-        assert!(held.rounds() > rounds, "a round begins for them");
-        assert!(late.iter().all(|asking| !asking.is_finished()), "it was not answered yet");
+        assert!(held.rounds() > rounds, "a new round begins for them");
+        assert!(late.iter().all(|asking| !asking.is_finished()), "they must not be answered yet");
         (0..held.rounds()).for_each(|round| held.open(round));
         for asking in late {
             let version = passing(asking).await.expect("no panic").expect("a version");
@@ -102,9 +103,9 @@ async fn a_round_that_began_before_a_call_does_not_answer_it() {
     }
 }
 
-/// The same as a program sees it: what it was told to be written, it reads.
+/// The same from a program's point of view: it reads what has been acknowledged.
 #[tokio::test(start_paused = true)]
-async fn a_read_sees_what_was_written_while_earlier_rounds_were_under_way() {
+async fn a_read_sees_a_write_that_was_acknowledged_during_earlier_rounds() {
     let held = Held::start(patient()).await;
     let (rounds, _early) = held.fill(LONG).await;
     held.store.set("k", "v");
@@ -121,7 +122,7 @@ async fn a_read_sees_what_was_written_while_earlier_rounds_were_under_way() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_round_lasts_as_long_as_the_most_patient_of_its_callers_waits() {
+async fn a_round_lasts_until_the_latest_deadline_of_its_callers() {
     let held = Held::start(patient()).await;
     let (rounds, _early) = held.fill(LONG).await;
     let short = Duration::from_millis(300);
@@ -129,7 +130,7 @@ async fn a_round_lasts_as_long_as_the_most_patient_of_its_callers_waits() {
     let (before, impatient, after) = (held.ask(LONG).await, held.ask(short).await, held.ask(LONG).await);
     held.open(0);
     settle().await;
-    assert!(held.rounds() > rounds, "a round begins for them");
+    assert!(held.rounds() > rounds, "a new round begins for them");
     let error = passing(impatient).await.expect("no panic").expect_err("its time is up");
     assert!(matches!(error, ClientError::DeadlineExceeded { maybe_committed: false, .. }), "{error:?}");
     assert!(begun.elapsed() < short * 2, "it waited for {:?}", begun.elapsed());
@@ -142,15 +143,15 @@ async fn a_round_lasts_as_long_as_the_most_patient_of_its_callers_waits() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn rounds_that_fail_leave_room_for_others() {
+async fn failed_rounds_do_not_use_up_the_number_of_concurrent_rounds() {
     let store = Store::default();
     let mut left = MANY;
     let peer = store
         .replica(move |call, _| {
             let ThriftCall::GetReadVersion(_) = call else { return None };
             left = left.checked_sub(1)?;
-            let (error, code) = ("not for you".to_string(), "FORBIDDEN".to_string());
-            Some(Action::Reply(GetReadVersionResponse::new(0, false, error, code).into()))
+            let (error, code) = ("forbidden".to_string(), "FORBIDDEN".to_string());
+            Some(Action::Reply(GetReadVersionResponse::new(0, false, error, code, None).into()))
         })
         .await;
     let db = passing(connect(&peer, alone())).await;
@@ -158,13 +159,15 @@ async fn rounds_that_fail_leave_room_for_others() {
         passing(db.transaction().read_version()).await.expect_err("it is refused");
     }
     let mut asking = std::pin::pin!(async { db.transaction().read_version().await });
-    let version = crate::clock::standing_still(asking.as_mut()).await.expect("nobody is asked, or nobody is told");
+    let version = crate::clock::without_time_passing(asking.as_mut())
+        .await
+        .expect("no request was sent, or its answer was not passed on");
     assert_eq!(version, Ok(Version(1)));
 }
 
-/// The answer to a call that was given up comes while a later one waits on the same connection.
+/// The answer to an abandoned call arrives while a later call waits on the same connection.
 #[tokio::test(start_paused = true)]
-async fn a_version_that_comes_after_its_caller_has_gone_is_nobody_elses() {
+async fn a_version_that_arrives_after_its_caller_gave_up_is_given_to_no_other_caller() {
     let held = Held::start(Options { connections_per_endpoint: 1, ..alone() }).await;
     let short = Duration::from_millis(200);
     let early = held.ask(short).await;

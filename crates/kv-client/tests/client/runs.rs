@@ -1,4 +1,4 @@
-//! The loop around transactions, and how they end.
+//! `Database::run`, and the ways in which transactions end.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -12,14 +12,14 @@ use crate::store::Store;
 use crate::{alone, connect};
 
 #[derive(Debug, PartialEq)]
-enum Own {
+enum BodyError {
     NoMoney,
     Database(ClientError),
 }
 
-impl From<ClientError> for Own {
+impl From<ClientError> for BodyError {
     fn from(error: ClientError) -> Self {
-        Own::Database(error)
+        BodyError::Database(error)
     }
 }
 
@@ -29,15 +29,16 @@ fn too_old() -> Action {
         found: false,
         error: Some("too old".to_string()),
         error_code: Some("TRANSACTION_TOO_OLD".to_string()),
+        leader_endpoint: None,
     }))
 }
 
-/// So that transactions can run in tasks of their own.
+/// This allows transactions to run in tasks of their own.
 #[tokio::test]
-async fn everything_can_be_sent_between_threads() {
+async fn all_handles_and_futures_can_be_sent_between_threads() {
     fn sent<T: Send>(_: T) {}
     let store = Store::default();
-    let db = connect(&store.honest().await, alone()).await;
+    let db = connect(&store.faultless().await, alone()).await;
     let tx = db.transaction();
     sent(db.run(|tx| async move { tx.get("k").await }));
     sent(tx.get("k"));
@@ -52,28 +53,28 @@ async fn everything_can_be_sent_between_threads() {
 }
 
 #[tokio::test]
-async fn an_own_error_ends_the_transaction_and_comes_out_as_it_is() {
+async fn an_error_of_the_body_ends_the_transaction_and_is_returned_unchanged() {
     let store = Store::default();
-    let db = connect(&store.honest().await, alone()).await;
+    let db = connect(&store.faultless().await, alone()).await;
     let bodies = AtomicUsize::new(0);
-    let result: Result<(), Own> = db
+    let result: Result<(), BodyError> = db
         .run(async |tx| {
             bodies.fetch_add(1, Ordering::SeqCst);
             tx.get("k").await?;
             tx.set("k", "v");
-            Err(Own::NoMoney)
+            Err(BodyError::NoMoney)
         })
         .await;
-    assert_eq!(result, Err(Own::NoMoney));
+    assert_eq!(result, Err(BodyError::NoMoney));
     assert_eq!(bodies.load(Ordering::SeqCst), 1);
     assert_eq!(store.contents().commits.len(), 0);
 }
 
 #[tokio::test]
-async fn an_error_after_a_read_that_has_to_be_repeated_runs_the_body_again() {
+async fn an_error_of_the_body_after_a_retryable_read_failure_runs_the_body_again() {
     let store = Store::default();
     store.set("k", "v");
-    // One such answer could be due to a replica that is behind.
+    // After one such answer the client asks the primary; after two the version is too old.
     let mut left = 2;
     let peer = store
         .replica(move |call, _| {
@@ -83,7 +84,7 @@ async fn an_error_after_a_read_that_has_to_be_repeated_runs_the_body_again() {
         })
         .await;
     let db = connect(&peer, alone()).await;
-    // Whatever type it was put into.
+    // The body converts the client's error to a type of its own.
     let value: Result<_, String> = db
         .run(async |tx| Ok(tx.get("k").await.map_err(|error| format!("hidden: {error}")).map_err(Hidden)?))
         .await
@@ -101,7 +102,7 @@ impl From<ClientError> for Hidden {
 }
 
 #[tokio::test]
-async fn a_body_runs_no_more_often_than_allowed() {
+async fn a_body_runs_no_more_often_than_the_options_allow() {
     let store = Store::default();
     let peer = store.replica(|call, _| matches!(call, ThriftCall::SnapshotGet(_)).then(too_old)).await;
     let db = connect(&peer, alone()).await;
@@ -113,18 +114,18 @@ async fn a_body_runs_no_more_often_than_allowed() {
             tx.get("k").await
         })
         .await
-        .expect_err("it never works");
+        .expect_err("it never succeeds");
     assert_eq!(error.code(), Some(&ErrorCode::TransactionTooOld));
     assert_eq!(bodies.load(Ordering::SeqCst), 3);
 }
 
 #[tokio::test]
-async fn a_body_runs_no_longer_than_allowed() {
+async fn a_body_is_not_repeated_after_the_timeout() {
     let store = Store::default();
     let peer = store.replica(|call, _| matches!(call, ThriftCall::SnapshotGet(_)).then(too_old)).await;
     let db = connect(&peer, alone()).await;
     let options = TransactionOptions { timeout: Duration::from_millis(50), ..TransactionOptions::default() };
-    let error = db.run_with(options, async |tx| tx.get("k").await).await.expect_err("it never works");
+    let error = db.run_with(options, async |tx| tx.get("k").await).await.expect_err("it never succeeds");
     assert!(error.is_retryable() && !error.maybe_committed(), "{error:?}");
 }
 
@@ -133,7 +134,7 @@ async fn concurrent_transfers_lose_no_money() {
     let store = Store::default();
     store.set("a", "100");
     store.set("b", "100");
-    let db = connect(&store.honest().await, alone()).await;
+    let db = connect(&store.faultless().await, alone()).await;
     let transfer = |db: Database, from: &'static str, to: &'static str| async move {
         db.run(|tx| async move {
             let number = |value: Option<kv_client::Bytes>| {
@@ -158,10 +159,10 @@ async fn concurrent_transfers_lose_no_money() {
 }
 
 #[tokio::test]
-async fn a_transaction_that_writes_nothing_commits_nothing() {
+async fn a_transaction_without_writes_sends_no_commit() {
     let store = Store::default();
     store.set("k", "v");
-    let db = connect(&store.honest().await, alone()).await;
+    let db = connect(&store.faultless().await, alone()).await;
     let tx = db.transaction();
     tx.get("k").await.expect("a value");
     assert_eq!(tx.commit().await.map(|committed| committed.version), Ok(Version(2)));
@@ -169,25 +170,26 @@ async fn a_transaction_that_writes_nothing_commits_nothing() {
 }
 
 #[tokio::test]
-async fn a_transaction_that_reads_nothing_needs_no_read_version_of_its_own() {
+async fn a_transaction_without_reads_needs_no_read_version_of_its_own() {
     let store = Store::default();
-    let db = connect(&store.honest().await, alone()).await;
+    let db = connect(&store.faultless().await, alone()).await;
     for value in ["1", "2", "3"] {
         let tx = db.transaction();
         tx.set("k", value);
         tx.commit().await.expect("it is committed");
     }
-    assert_eq!(store.calls_of("getReadVersion"), 1, "for the first one, when no version was known yet");
+    assert_eq!(store.calls_of("getReadVersion"), 1, "only the first one knew no version yet");
     let contents = store.contents();
     let versions: Vec<i64> = contents.commits.iter().map(|commit| commit.read_version).collect();
-    assert_eq!(versions, [1, 2, 3], "each commit tells a version");
+    assert_eq!(versions, [1, 2, 3], "each commit reports a version");
 }
 
-/// The record of a commit goes after a while. A copy that arrives even later must not happen again.
+/// The server drops its record of a commit after a while. A copy that arrives even later must not
+/// be executed again.
 #[tokio::test]
-async fn a_copy_that_comes_very_late_finds_its_version_too_old() {
+async fn every_commit_depends_on_a_version_so_that_a_very_late_copy_is_too_old() {
     let store = Store::default();
-    let db = connect(&store.honest().await, alone()).await;
+    let db = connect(&store.faultless().await, alone()).await;
     for is_reader in [false, true] {
         let tx = db.transaction();
         if is_reader {
@@ -198,29 +200,29 @@ async fn a_copy_that_comes_very_late_finds_its_version_too_old() {
         let contents = store.contents();
         let commit = contents.commits.last().expect("there was a commit");
         let has_conflicts = commit.read_conflicts.is_some() || commit.read_conflict_ranges.is_some();
-        assert!(has_conflicts, "or else its read version would not be looked at");
+        assert!(has_conflicts, "otherwise the server would not check its read version");
         assert!(commit.read_version > 0);
     }
 }
 
 #[tokio::test]
-async fn a_transaction_that_has_ended_does_nothing_more() {
+async fn a_transaction_that_has_ended_has_no_further_effect() {
     let store = Store::default();
-    let db = connect(&store.honest().await, alone()).await;
+    let db = connect(&store.faultless().await, alone()).await;
     let tx = db.transaction();
     tx.set("k", "v");
     let committed = tx.commit().await.expect("it is committed");
     tx.set("k", "too late");
-    assert_eq!(tx.commit().await.as_ref(), Ok(&committed), "it says the same again");
+    assert_eq!(tx.commit().await.as_ref(), Ok(&committed), "it returns the same result again");
     assert_eq!(tx.committed(), Some(committed));
     assert!(matches!(tx.get("k").await, Err(ClientError::TransactionEnded(_))));
     assert_eq!(store.value("k").as_deref(), Some("v"));
 }
 
 #[tokio::test]
-async fn a_loop_by_hand_gets_a_new_transaction_after_a_conflict() {
+async fn on_error_returns_a_new_transaction_after_a_conflict() {
     let store = Store::default();
-    let db = connect(&store.honest().await, alone()).await;
+    let db = connect(&store.faultless().await, alone()).await;
     let mut tx = db.transaction();
     let mut conflicts = 0;
     loop {
@@ -234,7 +236,7 @@ async fn a_loop_by_hand_gets_a_new_transaction_after_a_conflict() {
             Err(error) => {
                 assert_eq!(error.code(), Some(&ErrorCode::Conflict));
                 conflicts += 1;
-                tx = tx.on_error(error).await.expect("a conflict is tried again");
+                tx = tx.on_error(error).await.expect("a conflict can be retried");
             }
         }
     }
@@ -242,9 +244,9 @@ async fn a_loop_by_hand_gets_a_new_transaction_after_a_conflict() {
 }
 
 #[tokio::test]
-async fn misuse_is_told_by_every_later_call() {
+async fn an_invalid_write_makes_every_later_call_fail() {
     let store = Store::default();
-    let db = connect(&store.honest().await, Options { max_transaction_bytes: Some(10), ..alone() }).await;
+    let db = connect(&store.faultless().await, Options { max_transaction_bytes: Some(10), ..alone() }).await;
     let tx = db.transaction();
     tx.set("", "v");
     assert!(matches!(tx.get("k").await, Err(ClientError::InvalidArgument(_))));
@@ -258,9 +260,9 @@ async fn misuse_is_told_by_every_later_call() {
 }
 
 #[tokio::test]
-async fn a_commit_tells_the_keys_that_it_made() {
+async fn a_commit_returns_the_keys_that_it_generated() {
     let store = Store::default();
-    let db = connect(&store.honest().await, alone()).await;
+    let db = connect(&store.faultless().await, alone()).await;
     let tx = db.transaction();
     tx.set_versionstamped_key(Stamped::after("jobs/"), "first");
     tx.set_versionstamped_key(Stamped::after("jobs/"), "second");

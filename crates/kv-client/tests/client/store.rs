@@ -1,4 +1,5 @@
-//! A small database behind peers: a few replicas of it, each of which can be told to misbehave.
+//! A small database behind scripted servers, which act as its replicas. Each replica can be made to
+//! misbehave.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,7 +11,7 @@ use crate::peer::{Action, Peer};
 
 pub type Map = BTreeMap<Vec<u8>, Vec<u8>>;
 
-/// What a replica does instead of serving a call; `None`: it serves.
+/// What a replica does instead of serving a call; `None` means that it serves the call.
 type Fault = Box<dyn FnMut(&ThriftCall, &Store) -> Option<Action> + Send>;
 
 #[derive(Clone, Default)]
@@ -21,16 +22,17 @@ pub struct Store {
 pub struct Contents {
     /// The rows as of each version, from 1 on.
     versions: Vec<Map>,
-    /// Keys and ranges that each version wrote.
+    /// The keys and ranges that each version wrote.
     written: Vec<Vec<(Vec<u8>, Vec<u8>)>>,
-    once: HashMap<Vec<u8>, AtomicCommitResponse>,
-    /// Commits that took effect, each with its version.
+    /// The results of commits with an idempotency id.
+    results: HashMap<Vec<u8>, AtomicCommitResponse>,
+    /// The commits that took effect, each with its version.
     pub executed: Vec<(i64, AtomicCommitRequest)>,
-    /// Commits that depend on an older version are refused.
+    /// A commit that depends on an older version is refused.
     oldest: i64,
     /// Every commit that arrived, in order.
     pub commits: Vec<AtomicCommitRequest>,
-    /// How often each replica was asked, by the name of the method.
+    /// All calls in order: the number of the replica, and the name of the method.
     pub calls: Vec<(usize, &'static str)>,
     pub addresses: Vec<String>,
     pub primary: usize,
@@ -42,7 +44,7 @@ impl Default for Contents {
         Contents {
             versions: vec![Map::new(), Map::new()],
             written: vec![Vec::new(), Vec::new()],
-            once: HashMap::new(),
+            results: HashMap::new(),
             executed: Vec::new(),
             oldest: 0,
             commits: Vec::new(),
@@ -74,7 +76,7 @@ impl Store {
     }
 
     /// A replica without faults.
-    pub async fn honest(&self) -> Peer {
+    pub async fn faultless(&self) -> Peer {
         self.replica(|_, _| None).await
     }
 
@@ -92,30 +94,31 @@ impl Store {
         }
     }
 
-    /// Writes as somebody else would.
+    /// Writes as another client would.
     pub fn set(&self, key: &str, value: &str) {
         self.contents().set(SetRequest { key: key.into(), value: value.into(), column_family: None });
     }
 
-    /// So much time passes that no result is remembered and no version of now can be depended on.
-    pub fn let_much_time_pass(&self) {
+    /// Acts as if enough time had passed that all results are forgotten and all present versions
+    /// are too old to depend on.
+    pub fn expire_everything(&self) {
         let mut contents = self.contents();
-        contents.once.clear();
+        contents.results.clear();
         contents.oldest = contents.newest() + 1;
     }
 
     pub fn value(&self, key: &str) -> Option<String> {
         let contents = self.contents();
-        let value = contents.versions.last().expect("there is always one").get(key.as_bytes())?;
+        let value = contents.versions.last().expect("there is always a version").get(key.as_bytes())?;
         Some(String::from_utf8_lossy(value).into_owned())
     }
 
-    /// How often this method was called, at all replicas.
+    /// How often this method was called at all replicas together.
     pub fn calls_of(&self, method: &str) -> usize {
         self.contents().calls.iter().filter(|(_, name)| *name == method).count()
     }
 
-    /// The replicas at which this method was called, in order.
+    /// The numbers of the replicas at which this method was called, in the order of the calls.
     pub fn replicas_of(&self, method: &str) -> Vec<usize> {
         let contents = self.contents();
         contents.calls.iter().filter(|(_, name)| *name == method).map(|(number, _)| *number).collect()
@@ -124,7 +127,7 @@ impl Store {
 
 pub fn refused(code: &str) -> AtomicCommitResponse {
     let (message, code) = (format!("refused: {code}"), code.to_string());
-    AtomicCommitResponse::new(false, message, code, None, None, None, None, None, None, None)
+    AtomicCommitResponse::new(false, message, code, None, None, None, None, None, None, None, None)
 }
 
 impl Contents {
@@ -133,18 +136,30 @@ impl Contents {
     }
 
     fn read_version(&self) -> GetReadVersionResponse {
-        GetReadVersionResponse { read_version: self.newest(), success: true, error: None, error_code: None }
+        GetReadVersionResponse {
+            read_version: self.newest(),
+            success: true,
+            error: None,
+            error_code: None,
+            leader_endpoint: None,
+        }
     }
 
     fn get(&self, request: &SnapshotGetRequest) -> SnapshotGetResponse {
         let value = self.versions[request.read_version as usize].get(&request.key).cloned();
         let found = value.is_some();
-        SnapshotGetResponse { value: value.unwrap_or_default(), found, error: None, error_code: None }
+        SnapshotGetResponse {
+            value: value.unwrap_or_default(),
+            found,
+            error: None,
+            error_code: None,
+            leader_endpoint: None,
+        }
     }
 
     fn range(&self, request: &SnapshotGetRangeRequest) -> SnapshotGetRangeResponse {
         let begin = request.begin_key.clone().unwrap_or_default();
-        let end = request.end_key.clone().expect("the client names the end");
+        let end = request.end_key.clone().expect("the client always gives an end");
         let rows = self.versions[request.read_version as usize].range(begin..end);
         let mut rows: Vec<KeyValue> =
             rows.map(|(key, value)| KeyValue { key: key.clone(), value: value.clone() }).collect();
@@ -152,7 +167,7 @@ impl Contents {
             rows.reverse();
         }
         let limit = request.limit.filter(|limit| *limit > 0).map_or(usize::MAX, |limit| limit as usize);
-        let target = request.target_bytes.expect("the client allows to end a page") as usize;
+        let target = request.target_bytes.expect("the client always gives a page size") as usize;
         let (mut page, mut bytes) = (Vec::new(), 0);
         let all = rows.len();
         for row in rows {
@@ -163,7 +178,14 @@ impl Contents {
             page.push(row);
         }
         let has_more = page.len() < all;
-        SnapshotGetRangeResponse { key_values: page, success: true, error: None, has_more, error_code: None }
+        SnapshotGetRangeResponse {
+            key_values: page,
+            success: true,
+            error: None,
+            has_more,
+            error_code: None,
+            leader_endpoint: None,
+        }
     }
 
     /// The rows as of a version.
@@ -173,23 +195,29 @@ impl Contents {
 
     fn get_newest(&self, key: &[u8]) -> GetResponse {
         let value = self.rows(self.newest()).get(key).cloned();
-        GetResponse { found: value.is_some(), value: value.unwrap_or_default(), error: None, error_code: None }
+        GetResponse {
+            found: value.is_some(),
+            value: value.unwrap_or_default(),
+            error: None,
+            error_code: None,
+            leader_endpoint: None,
+        }
     }
 
     fn set(&mut self, request: SetRequest) -> SetResponse {
         let operation = Operation::new("set".to_string(), request.key, request.value, None, None);
         let operations = vec![operation];
         self.execute(&AtomicCommitRequest::new(0, operations, Vec::new(), None, None, None, None, None, None));
-        SetResponse { success: true, error: None, error_code: None }
+        SetResponse { success: true, error: None, error_code: None, leader_endpoint: None }
     }
 
-    /// As a server does: a known id first, then conflicts, then the operations.
+    /// Does the same as a real server: checks for a known id, then for conflicts, then executes.
     fn commit(&mut self, request: AtomicCommitRequest) -> AtomicCommitResponse {
         self.commits.push(request.clone());
         for id in request.finished_idempotency_ids.iter().flatten() {
-            self.once.remove(id);
+            self.results.remove(id);
         }
-        if let Some(known) = request.idempotency_id.as_ref().and_then(|id| self.once.get(id)) {
+        if let Some(known) = request.idempotency_id.as_ref().and_then(|id| self.results.get(id)) {
             return known.clone();
         }
         let depends = request.read_conflicts.is_some() || request.read_conflict_ranges.is_some();
@@ -201,12 +229,12 @@ impl Contents {
         }
         let response = self.execute(&request);
         if let Some(id) = request.idempotency_id {
-            self.once.insert(id, response.clone());
+            self.results.insert(id, response.clone());
         }
         response
     }
 
-    /// Whether something that the commit depends on was written since.
+    /// Whether anything that the commit depends on was written since its read version.
     fn has_conflict(&self, request: &AtomicCommitRequest) -> bool {
         let single =
             request.read_conflicts.iter().flatten().map(|key| (key.key.clone(), [&key.key[..], &[0]].concat()));
@@ -219,7 +247,7 @@ impl Contents {
 
     fn execute(&mut self, request: &AtomicCommitRequest) -> AtomicCommitResponse {
         let version = self.versions.len() as u64;
-        let mut rows = self.versions.last().expect("there is always one").clone();
+        let mut rows = self.versions.last().expect("there is always a version").clone();
         let (mut written, mut generated) = (Vec::new(), Vec::new());
         for (count, operation) in request.operations.iter().enumerate() {
             let mut key = operation.key.clone();
@@ -233,7 +261,7 @@ impl Contents {
                     end = value;
                 }
                 "SET_VERSIONSTAMPED_KEY" => {
-                    let offset = operation.stamp_offset.expect("the client says where") as usize;
+                    let offset = operation.stamp_offset.expect("the client always gives an offset") as usize;
                     key[offset..offset + 8].copy_from_slice(&version.to_be_bytes());
                     key[offset + 8..offset + 10].copy_from_slice(&(count as u16).to_be_bytes());
                     rows.insert(key.clone(), value);
@@ -249,7 +277,7 @@ impl Contents {
         self.executed.push((version as i64, request.clone()));
         let stamp = [&version.to_be_bytes()[..], &[0, 0]].concat();
         let generated = (!generated.is_empty()).then_some(generated);
-        AtomicCommitResponse::new(true, None, None, version as i64, stamp, generated, None, None, None, None)
+        AtomicCommitResponse::new(true, None, None, version as i64, stamp, generated, None, None, None, None, None)
     }
 
     fn health(&self) -> GetClusterHealthResponse {

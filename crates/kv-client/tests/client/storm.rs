@@ -1,9 +1,11 @@
-//! Many clients at once, and replicas that lose, delay, double and cut whatever they please.
+//! Many clients at once, and replicas that lose, delay, duplicate and cut requests and replies at
+//! random.
 //!
-//! Each seed draws the number of replicas, the client's settings, what the programs do, and how often each kind of
-//! trouble happens (some never, so that runs differ in kind). The replicas share one small database, which also is the
-//! judge: it keeps every version and every commit that took effect. Which replica a client prefers, and how long it
-//! pauses, is the client's own draw: a seed repeats the troubles, not each turn of the run.
+//! Each seed determines the number of replicas, the client's settings, what the programs do, and
+//! how often each kind of trouble happens. Some kinds never happen, so that runs differ in
+//! character. The replicas share one small database, which is also the judge: it keeps every
+//! version and every commit that took effect. A client draws its own random numbers for choosing
+//! replicas and for pauses, so a seed repeats the troubles but not every detail of the run.
 
 mod history;
 mod programs;
@@ -15,21 +17,21 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use kv_client::{Client, Database, Options, ReadFrom, TransactionOptions};
 use tokio::time::advance;
 
-use crate::clock::{STEP, passing, settle, standing_still};
+use crate::clock::{STEP, passing, settle, without_time_passing};
 use crate::store::Store;
 use history::History;
 use programs::Program;
 use trouble::{Draw, Troubles};
 
-/// Set to run one seed alone.
+/// Environment variable that selects a single seed.
 const SEED: &str = "CLIENT_SEED";
-/// Set to run so many seeds.
+/// Environment variable with the number of seeds to run.
 const SEEDS: &str = "CLIENT_SEEDS";
 const USUAL_SEEDS: u64 = 60;
 const TIMEOUT: Duration = Duration::from_millis(250);
 
 #[test]
-fn whatever_goes_astray_every_result_is_true_and_comes_in_time() {
+fn whatever_goes_wrong_every_result_is_true_and_comes_in_time() {
     let number = |name| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
     let seeds = number(SEED).map_or(0..number(SEEDS).unwrap_or(USUAL_SEEDS), |seed| seed..seed + 1);
     for seed in seeds {
@@ -40,7 +42,7 @@ fn whatever_goes_astray_every_result_is_true_and_comes_in_time() {
     }
 }
 
-/// Tells how to run a seed again that has failed.
+/// Prints how to run a failed seed again.
 struct Replay(u64);
 
 impl Drop for Replay {
@@ -76,11 +78,11 @@ async fn run(seed: u64) {
     let mut peers = Vec::new();
     for _ in 0..1 + draw.below(3) {
         let (troubles, mut own) = (troubles.clone(), draw.fork());
-        peers.push(store.replica(move |call, store| troubles.befall(call, store, &mut own)).await);
+        peers.push(store.replica(move |call, store| troubles.disturb(call, store, &mut own)).await);
     }
     let addresses: Vec<String> = peers.iter().map(|peer| peer.address()).collect();
     let history = History::default();
-    // Two of them, which know nothing of each other.
+    // Two sets of clients that share nothing, as in two processes.
     let mut programs = Vec::new();
     for _ in 0..2 {
         let options = options(&mut draw);
@@ -94,7 +96,7 @@ async fn run(seed: u64) {
     troubles.begin();
     let mut running: FuturesUnordered<_> = programs.iter().map(Program::run).collect();
     let mut all = Box::pin(async { while running.next().await.is_some() {} });
-    while standing_still(all.as_mut()).await.is_none() {
+    while without_time_passing(all.as_mut()).await.is_none() {
         history.check_deadlines();
         troubles.open_some_gates(&mut draw);
         advance(STEP).await;
@@ -103,10 +105,10 @@ async fn run(seed: u64) {
     drop(running);
     troubles.end();
     for program in &programs {
-        passing(program.check_that_all_works()).await;
+        passing(program.check_recovery()).await;
     }
-    // What is still on its way arrives much later than anybody remembers it.
-    store.let_much_time_pass();
+    // Requests that are still in flight arrive after their results have been forgotten.
+    store.expire_everything();
     troubles.open_all_gates();
     settle().await;
     history.check(&store);

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::{AdminInterface, Refusal, refuse_web_pages};
 use crate::router::RequestContext;
 
-/// How long a change of families, or a look at them, may take.
+/// How long a change of families, or a list of them, may take.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 fn context() -> RequestContext {
@@ -50,11 +50,11 @@ pub(super) async fn remove(
     Ok(Json(json!({ "column_family": name, "exists": false, "version": result.version })))
 }
 
-/// Both may be asked for again, whatever has come of the first time.
+/// The outcome is unknown. Both requests may be repeated, whatever the first one did.
 fn unsure(error: KvError) -> Refusal {
     let (may_have_happened, mut refusal) = (error.maybe_committed(), Refusal::from(error));
     if may_have_happened {
-        refusal.1 += "; it may have been done: list the column families to see";
+        refusal.1 += "; it may have happened: list the column families to check";
     }
     refusal
 }

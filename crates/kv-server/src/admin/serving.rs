@@ -1,4 +1,5 @@
-//! The listener of the admin interface: HTTP/1.1 with a bound for everything a client can leave half done.
+//! The listener of the admin interface: HTTP/1.1 with a bound on everything that a client can leave
+//! unfinished.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -13,24 +14,25 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{AdminInterface, routes};
-use crate::accepting::{AcceptTerms, Incoming, accept_until};
+use crate::accepting::{AcceptTerms, ByteStream, Incoming, accept_until};
 
-/// How long a client may take for the head of a request, the first and every later one of its connection.
+/// How long a client may take for the head of a request, the first and every later one of its
+/// connection.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
-/// Longest head of a request. There is no request with a body.
+/// Longest head of a request. No request has a body.
 const MAX_BUFFER_BYTES: usize = 64 << 10;
-/// When the server stops: time for an answer that is made already to leave.
+/// When the server stops, how long a finished answer may take to leave.
 const LINGER: Duration = Duration::from_millis(500);
 const NO_PLACE: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
 
-/// Takes the address of the interface.
+/// Binds the address of the interface.
 pub async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
     TcpListener::bind(address).await
 }
 
-/// Serves until `stop` is cancelled and the requests in hand are answered. At `max_connections` the connection that has
-/// been idle, or in the middle of a request, for longest makes room for a new one; where all are being answered, the new one
-/// gets a 503.
+/// Serves until `stop` is cancelled and the running requests are answered. At `max_connections`, a
+/// new connection takes the place of the one that has sent no complete request for longest. If all
+/// are being answered, the new one gets a 503.
 pub async fn serve(listener: TcpListener, interface: AdminInterface, max_connections: usize, stop: CancellationToken) {
     let router = routes(interface);
     let terms = AcceptTerms { name: "admin", max_connections, spared: Duration::ZERO, refusal: NO_PLACE };
@@ -39,7 +41,7 @@ pub async fn serve(listener: TcpListener, interface: AdminInterface, max_connect
     while connections.join_next().await.is_some() {}
 }
 
-async fn serve_one(router: Router, incoming: Incoming, stop: CancellationToken) {
+async fn serve_one(router: Router, incoming: Incoming<impl ByteStream>, stop: CancellationToken) {
     let Incoming { stream, peer, idleness, end } = incoming;
     let router = TowerToHyperService::new(router);
     let (asked, seen) = (idleness.clone(), idleness);
@@ -62,7 +64,7 @@ async fn serve_one(router: Router, incoming: Incoming, stop: CancellationToken) 
             match (seen.is_busy(), stop.is_cancelled()) {
                 (true, _) => connection.await,
                 (false, true) => tokio::time::timeout(LINGER, connection).await.unwrap_or(Ok(())),
-                // Its place is needed now, and it waits for the client.
+                // It is idle, and a new connection needs its place now.
                 (false, false) => Ok(()),
             }
         }

@@ -1,52 +1,63 @@
-//! Files and sockets: who needs how many, and what is given up first when there are few.
+//! The budget of file descriptors: how many each part needs, and which part shrinks first when
+//! there are few.
 
 use super::fit::{Want, fit};
 use super::{Line, Shape, TooSmall};
-use crate::config::{Config, EngineKind};
+use crate::config::Config;
+use kv_store::EngineKind;
 
-/// Standard streams, listeners, the poller of the runtime, the lock of the data directory, what is opened for a moment.
+/// Standard streams, listeners, the runtime's poller, the lock of the data directory, and files
+/// opened briefly.
 const PROCESS: u64 = 32;
-/// Of a database besides its tables: log, manifest, lock, folders, what a flush and a compaction write.
+/// Files of a database other than its tables: log, manifest, lock, directories, outputs of a flush
+/// and a compaction.
 const DATABASE_OTHER: u64 = 16;
 const LEAST_DATABASE_FILES: u64 = 32;
 const LEAST_CONNECTIONS: u64 = 16;
 const LEAST_ADMIN_CONNECTIONS: u64 = 8;
-/// Segments of a log that are written, prepared, and not yet removed.
+/// Log segments beyond the retained ones: the one being written, prepared ones, and ones not yet
+/// removed.
 const LOG_MARGIN: u64 = 4;
 const LEAST_LOG_FILES: u64 = 8;
-/// Connections to a replica's peer address that have not said who they are.
+/// Connections to a replica's peer address that have not identified themselves yet.
 const STRANGERS: u64 = 128;
 const LEAST_STRANGERS: u64 = 4;
 
-/// What a replica's log may take beyond its share while it is held for a copy; see `rsml`'s log thread.
+/// Files that a replica's log may take beyond its share while it is retained for a copy; see
+/// `rsml`'s log thread.
 const HELD_LOG_FILES: u64 = 256;
 
-/// How the descriptors of the process are shared out.
+/// The distribution of the process's descriptors.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Descriptors {
+    /// The limit of the process.
     pub limit: u64,
-    /// What would be needed for everything that the settings allow.
+    /// Descriptors needed for everything that the settings allow.
     pub wanted: u64,
+    /// Client connections that may be open.
     pub connections: u64,
+    /// Admin connections that may be open.
     pub admin_connections: u64,
     /// Table files that each database keeps open.
     pub database_files: u64,
     /// Segments of each replica's log.
     pub log_files: u64,
-    /// Of each replica.
+    /// Unidentified peer connections of each replica.
     pub strangers: u64,
+    /// The shares, as a table.
     pub lines: Vec<Line>,
 }
 
 impl Descriptors {
+    /// Whether the limit is less than what is wanted.
     pub fn is_short(&self) -> bool {
         self.wanted > self.limit
     }
 
     pub(super) fn plan(config: &Config, shape: Shape, limit: u64) -> Result<Descriptors, TooSmall> {
         let Shape { databases, replicas, peers } = shape;
-        let has_files = config.storage.engine == EngineKind::Rocksdb;
-        // A copy that comes from a peer is a database beside the live one.
+        let has_files = config.storage.engine == EngineKind::RocksDb;
+        // A copy arriving from a peer is another database next to the live one.
         let open_databases = if has_files { databases + u64::from(replicas > 0) } else { 0 };
         let replication = &config.replication;
         let log_files = (replication.log_keep_mb + replication.log_flush_mb).div_ceil(replication.wal_segment_mb);
@@ -119,14 +130,16 @@ impl Descriptors {
         })
     }
 
-    /// Whether the logs of so many replicas may grow beyond their shares while peers get copies of databases. Where
-    /// descriptors are short they may not: clients would be let in only to find that the log cannot go on.
+    /// Whether the logs of this many replicas may grow beyond their shares while peers fetch copies
+    /// of databases. When descriptors are short they may not: the server would accept clients, and
+    /// then its log could not continue.
     pub fn has_room_for_held_logs(&self, replicas: u64) -> bool {
         let given: u64 = self.lines.iter().map(|line| line.amount).sum();
         self.limit.saturating_sub(given) >= replicas * HELD_LOG_FILES
     }
 
-    /// Brings the settings down to what was given. A shorter log means copies of databases sooner, and nothing worse.
+    /// Lowers the settings to the allotted amounts. The only cost of a shorter log is that peers
+    /// need copies of databases sooner.
     pub(super) fn lower(&self, config: &mut Config) {
         let lower = |setting: &mut usize, to: u64| *setting = (*setting).min(to as usize);
         lower(&mut config.server.max_connections, self.connections);

@@ -1,21 +1,23 @@
-//! The arithmetic of sharing something out that may be too little for all.
+//! Divides an amount among demands that may exceed it.
 
-/// What somebody would like, and what is the least of use.
+/// A demand: the amount wanted, and the least amount that is of use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Want {
+    /// The least amount that is of use.
     pub least: u64,
+    /// The amount wanted.
     pub wanted: u64,
 }
 
 impl Want {
-    /// This much, or nothing at all.
+    /// A demand that only its full amount can meet.
     pub fn fixed(amount: u64) -> Want {
         Want { least: amount, wanted: amount }
     }
 }
 
-/// Everybody gets the least, and of what is left the same part of what they would like beyond that. `None`: `available` is
-/// less than the sum of the least.
+/// Gives every demand its least amount, and divides the rest in proportion to what each wants
+/// beyond that. `None` if `available` is less than the sum of the least amounts.
 pub(super) fn fit(available: u64, wants: &[Want]) -> Option<Vec<u64>> {
     let least: u64 = wants.iter().map(|want| want.least.min(want.wanted)).sum();
     let left = available.checked_sub(least)?;
@@ -37,14 +39,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_suffices_for_all_is_given_to_all() {
+    fn an_amount_that_suffices_meets_every_demand() {
         let wants = [Want { least: 1, wanted: 10 }, Want::fixed(5)];
         assert_eq!(fit(15, &wants), Some(vec![10, 5]));
         assert_eq!(fit(1_000, &wants), Some(vec![10, 5]));
     }
 
     #[test]
-    fn too_little_is_shared_by_what_was_wanted_beyond_the_least() {
+    fn a_shortage_is_shared_in_proportion_to_the_wishes_beyond_the_least() {
         let wants = [Want { least: 10, wanted: 110 }, Want { least: 10, wanted: 30 }, Want::fixed(5)];
         assert_eq!(fit(25, &wants), Some(vec![10, 10, 5]));
         assert_eq!(fit(85, &wants), Some(vec![60, 20, 5]));
@@ -53,7 +55,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nobody_gets_less_than_the_least_or_more_than_wanted_and_the_sum_fits(
+        fn every_demand_gets_between_its_least_and_its_wish_and_the_sum_fits(
             wants in prop::collection::vec((0u64..1 << 40, 0u64..1 << 40), 0..20),
             available in 0u64..1 << 44,
         ) {

@@ -1,37 +1,41 @@
-//! What the machine, the container and the shell that started this process leave it.
+//! The limits that the machine, the container and the parent process set for this process.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Linux allows no process more open files by default (`fs.nr_open`), whatever its limit says.
+/// Linux by default allows no process more open files (`fs.nr_open`), whatever its limit says.
 const MOST_DESCRIPTORS: u64 = 1 << 20;
 
-/// What a budget is made from.
+/// The resources from which a budget is computed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Host {
     /// Files and sockets that this process may have open (`RLIMIT_NOFILE`).
     pub descriptors: u64,
+    /// The memory that this process may use.
     pub memory: MemoryLimit,
     /// Processors that this process may use.
     pub processors: usize,
 }
 
-/// Memory that this process may use, and who says so.
+/// The memory that this process may use, and the origin of that limit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MemoryLimit {
+    /// The limit.
     pub bytes: u64,
+    /// The origin of the limit.
     pub origin: MemoryOrigin,
 }
 
+/// The origin of a memory limit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MemoryOrigin {
     /// The key `server.memory_limit_mb`.
     Setting,
-    /// The file of a control group.
+    /// A file of a control group.
     ControlGroup(PathBuf),
-    /// What the machine has.
+    /// The memory of the machine.
     Machine,
 }
 
@@ -46,7 +50,7 @@ impl std::fmt::Display for MemoryOrigin {
 }
 
 impl Host {
-    /// What this process has, after its soft limit of descriptors was raised to the hard one.
+    /// The resources of this process. Raises its soft limit of descriptors to the hard one.
     pub fn of_process() -> Host {
         Host {
             descriptors: raise_descriptors(),
@@ -57,7 +61,8 @@ impl Host {
     }
 }
 
-/// Most systems start processes with a soft limit of 1,024 for the sake of old programs, and a far higher hard limit.
+/// Most systems start processes with a soft limit of 1,024, for the sake of old programs, and with
+/// a far higher hard limit.
 fn raise_descriptors() -> u64 {
     let limit = getrlimit(Resource::Nofile);
     let soft = limit.current.unwrap_or(MOST_DESCRIPTORS);
@@ -74,21 +79,22 @@ fn raise_descriptors() -> u64 {
     }
 }
 
-/// The smallest limit of this process's control groups (version 1 or 2) and of those around them; without any, what the
-/// machine has. `root` is `/`, but for tests.
+/// The smallest limit of this process's control groups (version 1 or 2) and their ancestors;
+/// without one, the memory of the machine. `root` is `/` except in tests.
 fn memory_limit(root: &Path) -> MemoryLimit {
     let machine = MemoryLimit { bytes: machine_memory(root), origin: MemoryOrigin::Machine };
     let groups = fs::read_to_string(root.join("proc/self/cgroup")).unwrap_or_default();
     let limits = groups.lines().flat_map(|line| limit_files(root, line)).filter_map(|path| {
-        // `max` is no limit. In version 1 a number beyond any machine says the same.
+        // `max` means no limit. Version 1 uses an impossibly large number instead.
         let bytes = fs::read_to_string(&path).ok()?.trim().parse().ok()?;
         Some(MemoryLimit { bytes, origin: MemoryOrigin::ControlGroup(path) })
     });
     limits.filter(|limit| limit.bytes < machine.bytes).min_by_key(|limit| limit.bytes).unwrap_or(machine)
 }
 
-/// The files that may hold limits for one line of `/proc/self/cgroup`: of the group itself and of each above it. Inside a
-/// container the path may be one of the host's, of which only the top is visible.
+/// The files that may hold limits for one line of `/proc/self/cgroup`: those of the group itself
+/// and of each ancestor. Inside a container the path may be that of the host, of which only the top
+/// is visible.
 fn limit_files(root: &Path, line: &str) -> Vec<PathBuf> {
     let mut parts = line.splitn(3, ':');
     let (Some(_), Some(controllers), Some(path)) = (parts.next(), parts.next(), parts.next()) else {
@@ -107,7 +113,7 @@ fn machine_memory(root: &Path) -> u64 {
     let text = fs::read_to_string(root.join("proc/meminfo")).unwrap_or_default();
     let total = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
     let kib = total.and_then(|rest| rest.split_whitespace().next()).and_then(|kib| kib.parse::<u64>().ok());
-    // Where nothing is known, nothing is limited.
+    // If nothing is known, nothing is limited.
     kib.map_or(u64::MAX, |kib| kib << 10)
 }
 
@@ -159,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_beyond_the_machine_is_none() {
+    fn a_limit_beyond_the_machine_means_no_limit() {
         let files = [
             ("proc/self/cgroup", "4:memory:/a\n"),
             ("sys/fs/cgroup/memory/a/memory.limit_in_bytes", "9223372036854771712\n"),

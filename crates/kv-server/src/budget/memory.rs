@@ -1,70 +1,87 @@
-//! Memory: what may be taken at most, and what is lowered until the sum fits.
+//! The budget of memory: how much each part may take, and which settings are lowered until the sum
+//! fits.
 //!
-//! Everything in the sum is bounded by whoever takes it. What grows with the data or with the habits of clients, and is
-//! bounded by their number only, is listed apart ([`Growing`]): it is seldom there, and nobody could afford to set it aside.
+//! Every part in the sum is bounded by the code that uses it. Memory that grows with the data or
+//! with the clients' requests, and that only their number bounds, is listed separately
+//! ([`Growing`]): it is rarely in use, and reserving it would be too expensive.
 
 use super::fit::{Want, fit};
 use super::host::{MemoryLimit, MemoryOrigin};
 use super::{Line, Shape, Threads, TooSmall};
-use crate::config::{Config, EngineKind, Mode};
+use crate::config::Config;
+use crate::mode::Mode;
+use kv_store::EngineKind;
 
 pub(super) const MIB: u64 = 1 << 20;
-/// The program itself, the runtime, metrics, and what RocksDB takes besides caches and buffers.
+/// The program itself, the runtime, metrics, and RocksDB's memory other than caches and buffers.
 const PROGRAM: u64 = 48 * MIB;
-/// What a thread touches of its stack, and its cache of the allocator.
+/// The used part of a thread's stack, and its allocator cache.
 const THREAD: u64 = 256 << 10;
-/// The task of a connection and its buffers, beyond which everything is reserved.
+/// The task of a connection and its own buffers. Memory beyond that is reserved from a shared
+/// budget.
 pub(super) const CONNECTION: u64 = 32 << 10;
 const ADMIN_CONNECTION: u64 = 64 << 10;
 const LEAST_CONNECTIONS: u64 = 16;
-/// Of a database: 200,000 entries of the conflict index at some 250 bytes, and its known keys.
+/// For each database: 200,000 entries of the conflict index at some 250 bytes, and its known keys.
 const CONFLICT_INDEX: u64 = 64 * MIB;
 /// Commits that wait for the thread of a standalone database.
 const GROUP_COMMIT_QUEUE: u64 = 64 * MIB;
-/// An id that is remembered, with its result, in two maps.
+/// One remembered idempotency id with its result, in two maps.
 const IDEMPOTENCY_RECORD: u64 = 200;
 
-/// Sizes that were decided.
+/// The sizes that were decided.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Memory {
+    /// The limit of the process.
     pub limit: MemoryLimit,
-    /// What of the limit is shared out; the rest is for the allocator's losses and for what is only estimated.
+    /// The part of the limit that is distributed. The rest covers the allocator's overhead and
+    /// errors of the estimates.
     pub usable: u64,
-    /// What would be needed for everything that the settings allow.
+    /// Bytes needed for everything that the settings allow.
     pub wanted: u64,
+    /// Client connections that may be open.
     pub connections: u64,
+    /// Bytes of the block cache of all databases.
     pub block_cache: u64,
+    /// Bytes of the write buffers of all databases.
     pub write_buffers: u64,
+    /// Bytes of replies of all clients.
     pub replies: u64,
+    /// Bytes of requests of all clients.
     pub requests: u64,
-    /// Of each replica, in `rsml`.
+    /// The share of each replica, in `rsml`.
     pub replica: ReplicaMemory,
+    /// The shares, as a table.
     pub lines: Vec<Line>,
+    /// Memory outside the sum.
     pub growing: Vec<Growing>,
-    /// Settings that somebody made ask for more than there is.
+    /// Explicit settings ask for more than the limit.
     pub is_overcommitted: bool,
 }
 
-/// What one replica's consensus may hold.
+/// Bytes that one replica's consensus may hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReplicaMemory {
-    /// Newest entries of the log, also when they are applied.
+    /// The newest entries of the log, applied or not.
     pub log_cache: usize,
     /// Entries that are not applied yet.
     pub unapplied: usize,
     /// Requests without an outcome.
     pub requests: usize,
-    /// Messages that came and are not taken yet.
+    /// Received messages that are not processed yet.
     pub received: usize,
-    /// What waits for one peer.
+    /// Messages that wait to be sent to one peer.
     pub peer_queue: usize,
 }
 
-/// What grows with use, and is no part of the sum.
+/// Memory that grows with use and is not part of the sum.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Growing {
+    /// Its name in the table.
     pub name: &'static str,
+    /// Its bound, if there is one.
     pub at_most_bytes: Option<u64>,
+    /// The bound in words.
     pub bound: &'static str,
 }
 
@@ -89,16 +106,17 @@ struct Row {
     want: Want,
     formula: String,
     enforced: &'static str,
-    /// The key that somebody may have set, and then it holds.
+    /// The setting of this size. If it is set explicitly, it is not lowered.
     key: Option<&'static str>,
 }
 
 impl Memory {
+    /// Whether the limit is less than what is wanted.
     pub fn is_short(&self) -> bool {
         self.wanted > self.usable
     }
 
-    /// `connections`: as many as descriptors allow.
+    /// `connections`: as many as the descriptors allow.
     pub(super) fn plan(
         config: &Config,
         shape: Shape,
@@ -106,7 +124,8 @@ impl Memory {
         connections: u64,
         limit: MemoryLimit,
     ) -> Result<Memory, TooSmall> {
-        // A control group ends a process that takes more; a machine has others to serve.
+        // A control group kills a process that takes more, but everything below its limit is ours;
+        // a machine has other processes, too.
         let parts = if limit.origin == MemoryOrigin::Machine { 8 } else { 9 };
         let usable = limit.bytes / 10 * parts;
         let rows = rows(config, shape, threads, connections);
@@ -115,7 +134,8 @@ impl Memory {
         let least: u64 = rows.iter().map(|row| row.want.least.min(row.want.wanted)).sum();
         let (given, is_overcommitted) = match fit(usable, &rows.iter().map(pinned).collect::<Vec<_>>()) {
             Some(given) => (given, false),
-            // The minimum would fit: who asked for more gets it, and everything else is as small as can be.
+            // The minimum would fit: explicit settings get what they ask for, and everything else
+            // its least amount.
             None if least <= usable => (rows.iter().map(|row| pinned(row).least.min(row.want.wanted)).collect(), true),
             None => {
                 return Err(TooSmall {
@@ -158,10 +178,10 @@ impl Memory {
         })
     }
 
-    /// Brings the settings down to what was given.
+    /// Lowers the settings to the allotted amounts.
     pub(super) fn lower(&self, config: &mut Config) {
         let lower_mb = |setting: &mut usize, bytes: u64| *setting = (*setting).min((bytes / MIB).max(1) as usize);
-        if config.storage.engine == EngineKind::Rocksdb {
+        if config.storage.engine == EngineKind::RocksDb {
             lower_mb(&mut config.storage.block_cache_mb, self.block_cache);
             lower_mb(&mut config.storage.write_buffer_mb, self.write_buffers);
         }
@@ -181,13 +201,13 @@ fn rows(config: &Config, shape: Shape, threads: Threads, connections: u64) -> Ve
         enforced: "by its kind",
         key: None,
     };
-    let has_files = config.storage.engine == EngineKind::Rocksdb;
+    let has_files = config.storage.engine == EngineKind::RocksDb;
     let files = |megabytes: usize, least: u64| match has_files {
         true => at_least(least * MIB, megabytes as u64 * MIB),
         false => Want::fixed(0),
     };
     let server = &config.server;
-    // One transaction must get through everywhere, with what surrounds it.
+    // Every queue must have room for one largest transaction and its envelope.
     let transaction = (config.limits.max_transaction_bytes as u64) * 3 / 2;
     let message = 2 * server.max_message_bytes as u64;
     let consensus = rsml::core::CoreOptions::new(rsml::ReplicaId(0), vec![rsml::ReplicaId(0)], 0);
@@ -296,7 +316,7 @@ fn rows(config: &Config, shape: Shape, threads: Threads, connections: u64) -> Ve
     rows
 }
 
-/// Who wants less than the least gets that.
+/// A demand for `wanted`, or for `least` if that is less.
 fn at_least(least: u64, wanted: u64) -> Want {
     Want { least: least.min(wanted), wanted }
 }
@@ -311,7 +331,7 @@ fn growing(config: &Config, shape: Shape) -> Vec<Growing> {
         Growing {
             name: "idempotency ids",
             at_most_bytes: Some(shape.databases * ids * IDEMPOTENCY_RECORD),
-            bound: "1,000,000 ids for each database, of some 200 bytes; more are refused, and clients report what is done",
+            bound: "1,000,000 ids for each database, of some 200 bytes; more are refused, and clients report finished ones",
         },
         Growing {
             name: "keys of the conflict index",
@@ -385,7 +405,7 @@ mod tests {
     }
 
     #[test]
-    fn what_somebody_set_holds_and_the_rest_is_lowered() {
+    fn explicit_settings_are_kept_and_the_rest_is_lowered() {
         let config = config(&[("storage.block_cache_mb", "400")]);
         let planned = plan(&config, STANDALONE, 1024).expect("enough to serve");
         assert_eq!(planned.block_cache, 400 * MIB);
@@ -393,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn what_somebody_set_holds_even_when_it_does_not_fit_and_that_is_said() {
+    fn explicit_settings_are_kept_even_if_they_do_not_fit_with_a_warning() {
         let config = config(&[("storage.block_cache_mb", "4096")]);
         let planned = plan(&config, STANDALONE, 1024).expect("the minimum would fit");
         assert!(planned.is_overcommitted);

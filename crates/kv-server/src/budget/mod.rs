@@ -1,17 +1,18 @@
-//! The resource budget of this process: descriptors, memory and threads, computed once at the start from the settings and
-//! from what the system leaves the process, before anything is opened.
+//! The resource budget of this process: descriptors, memory and threads, computed once at the
+//! start, before anything is opened, from the settings and the limits of the system.
 //!
-//! What has a default is lowered until the sum fits; what somebody set is kept (but for connections, which need a
-//! descriptor each) and warned about. A limit that is too small for the minimum is an error. The page "Resource budget" in
-//! docs/OPERATIONS.md is the same table for people; `serve --print-config` and `/status` show the figures.
+//! Defaults are lowered until the sum fits. Explicit settings are kept, with a warning, except for
+//! the number of connections, each of which needs a descriptor. A limit below the minimum is an
+//! error. The section "Resource budget" in docs/OPERATIONS.md has the same table for people; `serve
+//! --print-config` and `/status` show the figures.
 //!
-//! What is decided here is enforced by its owners: the listeners, the reservations of [`ByteBudget`], RocksDB, `rsml`.
+//! The parts enforce their shares themselves: the listeners, the reservations of
+//! [`ByteBudget`](crate::byte_budget::ByteBudget), RocksDB, `rsml`.
 
 mod descriptors;
 mod fit;
 mod host;
 mod memory;
-mod reservation;
 
 use std::fmt::Write;
 
@@ -21,7 +22,6 @@ use serde_json::{Value, json};
 pub use descriptors::Descriptors;
 pub use host::{Host, MemoryLimit, MemoryOrigin};
 pub use memory::{Memory, ReplicaMemory};
-pub use reservation::{ByteBudget, Reserved};
 
 use crate::config::Config;
 use crate::problems::Problem;
@@ -30,33 +30,41 @@ use memory::MIB;
 /// One line of the budget.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Line {
+    /// Its name in the table.
     pub name: &'static str,
-    /// What it gets.
+    /// The amount that it gets.
     pub amount: u64,
-    /// What it would get if there were plenty.
+    /// The amount that it would get if there were plenty.
     pub wanted: u64,
+    /// How the amount follows from the settings, in words.
     pub formula: String,
-    /// Who sees to it that it takes no more.
+    /// The part of the program that enforces the amount.
     pub enforced: &'static str,
 }
 
-/// A limit of the system that is less than the minimum.
+/// A limit of the system is below the minimum.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the limit of {what} is {limit}, and at least {needed} is needed; {remedy}")]
 pub struct TooSmall {
+    /// The limit, in words.
     pub what: &'static str,
+    /// Its value.
     pub limit: String,
+    /// The minimum.
     pub needed: String,
+    /// How to raise it.
     pub remedy: &'static str,
 }
 
-/// What of a configuration the budget depends on most: how much there is of each thing in this process.
+/// The numbers on which the budget depends most: how many databases, replicas and peers this
+/// process has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Shape {
+    /// Databases in this process.
     pub databases: u64,
-    /// 0: standalone.
+    /// 0 in standalone mode.
     pub replicas: u64,
-    /// Of each replica.
+    /// Peers of each replica.
     pub peers: u64,
 }
 
@@ -71,23 +79,26 @@ impl Shape {
 /// Threads of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Threads {
-    /// Of the runtime: sockets and short reads.
+    /// Threads of the runtime, for sockets and short reads.
     pub workers: usize,
-    /// Of the runtime: long reads, opening and closing, names; at most.
+    /// Most threads of the runtime that may block, for long reads, opening and closing, and name
+    /// resolution.
     pub blocking: usize,
-    /// Of databases, logs and consensus.
+    /// Threads of databases, logs and consensus.
     pub storage: u64,
 }
 
-/// For what is not a long read: names, opening, closing, status.
+/// Blocking threads for work other than long reads: name resolution, opening, closing, status.
 const SPARE_BLOCKING: usize = 16;
-/// Of a replica: core, log, preparing segments, apply, collecting garbage, flushing or closing.
+/// Threads of a replica: core, log, preparing segments, apply, garbage collection, flushing or
+/// closing.
 const REPLICA_THREADS: u64 = 6;
-/// Of a standalone database: commits, collecting garbage.
+/// Threads of a standalone database: commits, garbage collection.
 const DATABASE_THREADS: u64 = 2;
 
 impl Threads {
-    /// For a runtime; long reads are two per processor at a time.
+    /// Worker and blocking threads of a runtime. At most two long reads per processor run at a
+    /// time.
     pub fn of_runtime(processors: usize) -> (usize, usize) {
         (processors.max(1), 2 * processors.max(1) + SPARE_BLOCKING)
     }
@@ -101,27 +112,31 @@ impl Threads {
         Threads { workers, blocking, storage: own + u64::from(config.storage.background_threads) }
     }
 
-    /// With the one that the program began with.
+    /// All threads, with the main thread.
     pub fn all(&self) -> u64 {
         1 + self.workers as u64 + self.blocking as u64 + self.storage
     }
 }
 
-/// What was decided at the start.
+/// The budget as decided at the start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Budget {
+    /// Files and sockets.
     pub descriptors: Descriptors,
+    /// Memory.
     pub memory: Memory,
+    /// Threads.
     pub threads: Threads,
+    /// Processors that this process may use.
     pub processors: usize,
     connections_wanted: usize,
 }
 
 impl Budget {
-    /// Computes the budget and brings the settings down to it.
+    /// Computes the budget and lowers the settings to it.
     ///
     /// # Errors
-    /// A limit of the system that is less than the minimum.
+    /// [`TooSmall`] if a limit of the system is below the minimum.
     pub fn plan(config: &mut Config, host: &Host) -> Result<Budget, TooSmall> {
         let shape = Shape::of(config);
         let connections_wanted = config.server.max_connections;
@@ -137,7 +152,7 @@ impl Budget {
         Ok(Budget { descriptors, memory, threads, processors: host.processors, connections_wanted })
     }
 
-    /// What an operator should know: limits that made this server smaller than its settings say.
+    /// Problems to show to operators: limits that made this server smaller than its settings say.
     pub fn problems(&self) -> Vec<Problem> {
         [self.few_descriptors(), self.little_memory()].into_iter().flatten().collect()
     }
@@ -189,13 +204,13 @@ impl Budget {
                     "{wanted} MiB may be needed by default, and {usable} MiB can be shared out of {limit} MiB \
                      ({origin}): lowered to {sizes}"
                 ),
-                "raise the limit, or set what matters to you: see \"Resource budget\" in docs/OPERATIONS.md",
+                "raise the limit, or set the values that matter to you: see \"Resource budget\" in docs/OPERATIONS.md",
             )),
             (false, false) => None,
         }
     }
 
-    /// What this process takes at most, in bytes, but for what grows with use.
+    /// The most memory that this process takes, in bytes, except for what grows with use.
     pub fn sum(&self) -> u64 {
         self.memory.lines.iter().map(|line| line.amount).sum()
     }
@@ -231,7 +246,7 @@ impl Budget {
         })
     }
 
-    /// For people: the table, each line behind `# `.
+    /// The table for people, each line prefixed with `# `.
     pub fn describe(&self) -> String {
         let mut text = String::new();
         let memory = &self.memory;
@@ -267,7 +282,7 @@ impl Budget {
     }
 }
 
-/// Whether the process is about to reach its limit of memory; asked each time.
+/// A problem if the process is about to reach its memory limit. Measured at each call.
 pub(crate) fn memory_short(limit: &MemoryLimit) -> Option<Problem> {
     let resident = resident_bytes()?;
     (resident / 95 * 100 > limit.bytes).then(|| {
@@ -295,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn a_small_machine_makes_the_settings_smaller_and_says_so_once_for_each_limit() {
+    fn a_small_machine_lowers_the_settings_with_one_problem_for_each_limit() {
         let mut config = Config::standalone();
         let budget = Budget::plan(&mut config, &host(1_024, 1_024)).expect("enough to serve");
         assert!(config.server.max_connections < 1_024 && config.storage.block_cache_mb < 256);
@@ -314,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn the_setting_beats_what_the_system_says() {
+    fn the_setting_overrides_the_limit_of_the_system() {
         let mut config = Config::standalone();
         config.server.memory_limit_mb = 600;
         let budget = Budget::plan(&mut config, &host(1 << 20, 64 << 10)).expect("enough to serve");

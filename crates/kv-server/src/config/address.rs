@@ -9,30 +9,33 @@ use serde::de::Visitor;
 use serde::{Deserialize, Deserializer, Serialize};
 use tokio::time::Instant;
 
-/// An address to listen on or connect to. Checked for form when parsed; a name is looked up only when it is needed.
+/// An address to listen on or connect to. Parsing checks only its form; a name is resolved when it
+/// is needed.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(transparent)]
 pub struct Address(String);
 
-/// How long a start waits for a name to listen on, how long for one answer, and how long between two questions.
+/// How long a start waits for a name to listen on to resolve, how long for one answer, and how long
+/// between two attempts.
 const LISTEN_PATIENCE: Duration = Duration::from_secs(30);
 const ANSWER_PATIENCE: Duration = Duration::from_secs(5);
 const LISTEN_PAUSE: Duration = Duration::from_millis(500);
 
 impl Address {
-    /// The numeric address; of several, an IPv4 one first, because that is what the defaults listen on. Blocks.
+    /// The numeric address. If there are several, an IPv4 one is preferred, because the defaults
+    /// listen on IPv4. Blocks.
     ///
     /// # Errors
-    /// The resolver's, or that it did not answer within `patience`.
+    /// The resolver's error, or a timeout if it did not answer within `patience`.
     pub fn resolve_within(&self, patience: Duration) -> io::Result<SocketAddr> {
         Ok(first_choice(&dial::look_up_blocking(&self.0, patience)?))
     }
 
-    /// The numeric address to listen on. Where the name of this machine is not known yet, as right after a container was
-    /// started, this waits for it: half a minute at most, and says so.
+    /// The numeric address to listen on. If the name of this machine does not resolve yet, as right
+    /// after a container started, this logs it and waits for half a minute at most.
     ///
     /// # Errors
-    /// The resolver's last one.
+    /// The resolver's last error.
     pub async fn resolve_to_listen(&self) -> io::Result<SocketAddr> {
         let (mut name, deadline) = (dial::Name::new(&self.0), Instant::now() + LISTEN_PATIENCE);
         let mut has_spoken = false;
@@ -42,7 +45,7 @@ impl Address {
                 Err(error) if Instant::now() >= deadline => return Err(error),
                 Err(error) if !has_spoken => {
                     has_spoken = true;
-                    tracing::warn!(address = %self, %error, "cannot resolve a name to listen on; tries again for {} s",
+                    tracing::warn!(address = %self, %error, "cannot resolve a name to listen on; trying again for {} s",
                         LISTEN_PATIENCE.as_secs());
                 }
                 Err(_) => {}
@@ -51,20 +54,22 @@ impl Address {
         }
     }
 
-    /// Whether it is no name.
+    /// Whether the host is an IP address, not a name.
     pub fn is_literal(&self) -> bool {
         self.0.parse::<SocketAddr>().is_ok()
     }
 
+    /// The address as configured.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
+    /// The port.
     pub fn port(&self) -> u16 {
         self.0.rsplit_once(':').and_then(|(_, port)| port.parse().ok()).expect("the form was checked when parsed")
     }
 
-    /// Whether it stands for all interfaces of a machine: `0.0.0.0` or `[::]`.
+    /// Whether it means all interfaces of a machine: `0.0.0.0` or `[::]`.
     pub fn is_unspecified(&self) -> bool {
         self.0.parse::<SocketAddr>().is_ok_and(|address| address.ip().is_unspecified())
     }
@@ -100,7 +105,7 @@ impl std::str::FromStr for Address {
 fn is_host_name(host: &str) -> bool {
     let numeric = !host.is_empty() && host.bytes().all(|b| b.is_ascii_digit() || b == b'.');
     if numeric {
-        // What looks like an IPv4 address has to be one: nobody calls a host 127.0.0.
+        // Text that looks like an IPv4 address must be one; `127.0.0` is not a host name.
         return host.parse::<std::net::Ipv4Addr>().is_ok();
     }
     !host.is_empty() && host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
@@ -124,7 +129,7 @@ impl<'de> Deserialize<'de> for Address {
     }
 }
 
-/// Says what is wanted where something else than text stands.
+/// Explains what is expected where the configuration has something other than text.
 struct AddressVisitor;
 
 impl Visitor<'_> for AddressVisitor {

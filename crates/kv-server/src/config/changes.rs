@@ -6,7 +6,7 @@ use super::Config;
 
 /// Derived values, which have no key in a file.
 const DERIVED: &[&str] = &["replication.is_listed", "replication.lacks_node_id"];
-/// In a file these are part of the list of replicas.
+/// In a file, these belong to the list of replicas.
 const OF_THE_LIST: &str = "replication.tls.names";
 
 impl Config {

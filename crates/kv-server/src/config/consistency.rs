@@ -1,15 +1,17 @@
-//! Rules between settings: each value is within its own bounds already.
+//! Checks settings against each other. Each value is already within its own bounds.
 
 use kv_api::Limits;
 
 use super::sources::Sources;
 use super::{Address, ConfigError, ReplicationConfig, ServerSettings};
 
-/// Room beside key and value in a transaction, a message and a reply that hold nothing else.
+/// Bytes around one key and one value in a transaction, a message or a reply that holds nothing
+/// else.
 const ENVELOPE_BYTES: usize = 4096;
 
-/// Whatever fits a value must fit the transaction that writes it and the reply that reads it, and a transaction must fit
-/// its message. A limit that nobody set is lowered where another one leaves it no room.
+/// A largest value must fit the transaction that writes it and the reply that reads it, and a
+/// largest transaction must fit its message. A default limit is lowered if another limit leaves no
+/// room for it.
 pub(super) fn fit_limits(
     mut limits: Limits,
     server: &ServerSettings,
@@ -30,16 +32,16 @@ pub(super) fn fit_limits(
     Ok(limits)
 }
 
-/// `inner` and `beside` have to fit `outer`.
+/// Checks that `inner` fits into `outer` together with `with_key` bytes of a key.
 fn fit(
     key: &str,
     inner: &mut usize,
-    beside: usize,
+    with_key: usize,
     (outer_key, outer): (&str, usize),
     sources: &Sources,
 ) -> Result<(), ConfigError> {
     let envelope = if outer_key == "limits.max_transaction_bytes" { 0 } else { ENVELOPE_BYTES.min(outer / 4) };
-    let room = outer.saturating_sub(beside + envelope);
+    let room = outer.saturating_sub(with_key + envelope);
     if *inner <= room {
         return Ok(());
     }
@@ -48,9 +50,9 @@ fn fit(
         *inner = room;
         return Ok(());
     }
-    let with = if beside > 0 { format!(" with a key of limits.max_key_bytes = {beside}") } else { String::new() };
+    let with = if with_key > 0 { format!(" with a key of limits.max_key_bytes = {with_key}") } else { String::new() };
     let wanted = format!(
-        "has to fit{with} into {outer_key} = {outer}{}: allowed are 1 to {room}, or make {outer_key} larger",
+        "must fit{with} into {outer_key} = {outer}{}: allowed are 1 to {room}, or make {outer_key} larger",
         sources.origin(outer_key)
     );
     Err(ConfigError::value(key, *inner, &wanted, &sources.origin(key)))
@@ -64,7 +66,8 @@ struct Listener<'a> {
     address: &'a Address,
 }
 
-/// No two listeners share an address, and every replica can be reached at those that the list tells the others.
+/// Checks that no two listeners share an address, and that replicas can be reached at the addresses
+/// in the list.
 pub(super) fn check_addresses(
     server: &ServerSettings,
     replication: &ReplicationConfig,
@@ -94,12 +97,12 @@ pub(super) fn check_addresses(
     refuse_shared(&listeners, &origin)
 }
 
-/// `0.0.0.0` is a place to listen on, and nowhere to connect to.
+/// Nobody can connect to `0.0.0.0`; it is only an address to listen on.
 fn refuse_unspecified(listeners: &[Listener<'_>], origin: &str) -> Result<(), ConfigError> {
     match listeners.iter().find(|listener| listener.address.is_unspecified()) {
         None => Ok(()),
         Some(Listener { key, address, .. }) => {
-            let wanted = "the others connect to it, and cannot connect to that: give the address or the name at which \
+            let wanted = "the other replicas cannot connect to it: give the address or the name at which \
                           they reach this replica (to listen elsewhere, as on all interfaces, set replication.listen_addr, \
                           server.thrift_addr and server.admin_addr outside of the list)";
             Err(ConfigError::value(key, address, wanted, origin))

@@ -1,8 +1,9 @@
-//! What is wrong with a configuration, said in one line.
+//! The error of a configuration, in one line.
 
 use figment::error::Kind;
 
-/// One line that names the key, the value, what is allowed and where the value came from, as far as they are known.
+/// One line that names the key, the value, what is allowed and the origin of the value, as far as
+/// they are known.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("configuration: {message}")]
 pub struct ConfigError {
@@ -19,7 +20,7 @@ impl ConfigError {
         ConfigError::new(format!("{key} = {value}{origin}: {wanted}"))
     }
 
-    /// From the parser: `value` is what stands at the error's place, if anything does.
+    /// Converts an error of the parser. `value` is the one at the error's place, if there is one.
     pub(super) fn parse(error: &figment::Error, value: Option<String>, origin: &str) -> Self {
         let path = key_text(&error.path);
         let place = match &value {
@@ -37,9 +38,9 @@ impl ConfigError {
                     }
                     Some(_) => (format!("{}.{name}", key_text(section)), format!("in [{}]", key_text(section))),
                 };
-                // A whole file of another server differs at the top level already.
+                // A file of another server differs already at the top level.
                 let hint = if section.is_empty() {
-                    "; docs/MIGRATE.md tells what became of the predecessor's settings"
+                    "; docs/MIGRATE.md lists what replaced the predecessor's settings"
                 } else {
                     ""
                 };
@@ -62,7 +63,7 @@ impl ConfigError {
     }
 }
 
-/// serde's names for numbers, as a user would say them.
+/// Translates serde's names of number types for users.
 fn in_words(wanted: &str) -> String {
     match wanted {
         "u8" | "u16" | "u32" | "u64" | "usize" => "a whole number, 0 or more".to_string(),
@@ -72,7 +73,8 @@ fn in_words(wanted: &str) -> String {
     }
 }
 
-/// The parser's message about a file that is no TOML, without the picture of the place: place, then what is wrong there.
+/// The parser's message about a file that is not TOML, without the drawing of the place: first the
+/// place, then the error.
 fn in_one_line(message: &str) -> String {
     let is_picture = |line: &&str| line.trim_start_matches(|c: char| c.is_ascii_digit() || c == ' ').starts_with('|');
     let mut lines = message.lines().filter(|line| !is_picture(line));
@@ -104,7 +106,8 @@ fn key_text(path: &[String]) -> String {
     text
 }
 
-/// The parser's path of an unknown key sometimes ends in the key itself and sometimes in its section.
+/// The parser's path of an unknown key sometimes ends in the key itself and sometimes in its
+/// section.
 fn section_of<'a>(path: &'a [String], name: &str) -> &'a [String] {
     match path.split_last() {
         Some((last, section)) if last == name => section,

@@ -1,9 +1,10 @@
 //! The one configuration of a server: read and checked once, before anything is opened.
 //!
-//! A value comes from, strongest first: a command-line flag, an environment variable, the configuration file (TOML), the
-//! default below. Every key is known here; an unknown key, a value of another type and a value out of range are all
-//! errors that name the key, the value, what is allowed, and where it came from. What this module hands out is typed and
-//! valid: nobody checks a setting again.
+//! A value comes from the first of these that has it: a command-line flag, an environment variable,
+//! the configuration file (TOML), the default. This module knows every key. An unknown key, a value
+//! of the wrong type and a value out of range are errors that name the key, the value, what is
+//! allowed, and where the value came from. A [`Config`] is typed and valid, so no other code checks
+//! a setting again.
 //!
 //! It opens no file but the configuration itself, resolves no host name and binds nothing.
 
@@ -26,21 +27,31 @@ pub use address::Address;
 pub use error::ConfigError;
 use kv_api::Limits;
 use serde::{Deserialize, Serialize};
-pub use settings::{EngineKind, LogFormat, LogSettings, Mode, OnWriteFailure, ServerSettings, StorageSettings};
+pub(crate) use settings::DEFAULT_PIN_SECONDS;
+pub use settings::{LogFormat, LogSettings, OnWriteFailure, ServerSettings, StorageSettings};
 pub use sources::Environment;
 
-use crate::data_dir::DirectoryId;
+use crate::directory_id::DirectoryId;
+use crate::mode::Mode;
 
-/// What the command line gave; the strongest source.
+/// The settings of the command line, which is the strongest source.
 #[derive(Clone, Debug, Default)]
 pub struct Overrides {
+    /// `--mode`.
     pub mode: Option<String>,
+    /// `--node-id`.
     pub node_id: Option<u32>,
+    /// `--data-dir`.
     pub data_dir: Option<PathBuf>,
+    /// `--thrift-addr`.
     pub thrift_addr: Option<String>,
+    /// `--admin-addr`.
     pub admin_addr: Option<String>,
+    /// `--log-level`.
     pub log_level: Option<String>,
+    /// `--log-format`.
     pub log_format: Option<String>,
+    /// `--log-file`.
     pub log_file: Option<PathBuf>,
     /// Any other key, as `section.key` and text as the environment would give it.
     pub other: Vec<(String, String)>,
@@ -49,20 +60,26 @@ pub struct Overrides {
 /// A checked configuration.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Config {
+    /// `mode`.
     pub mode: Mode,
+    /// `[server]`.
     pub server: ServerSettings,
+    /// `[storage]`.
     pub storage: StorageSettings,
+    /// `[limits]`.
     pub limits: Limits,
     /// Meaningful in replicated mode only; the defaults otherwise.
     pub replication: ReplicationConfig,
+    /// `[log]`.
     pub log: LogSettings,
-    /// The data directory that an earlier start in this process used, and that must not be another one by now.
+    /// The data directory of an earlier start in this process. If set, the next start must find the
+    /// same one.
     #[serde(skip)]
     pub same_data_dir: Option<DirectoryId>,
-    /// What was ignored, in words for people. Whoever starts a server logs it.
+    /// Ignored settings, in words for people; logged when a server starts.
     #[serde(skip)]
     pub warnings: Vec<String>,
-    /// Where the values of keys that somebody set came from, for people.
+    /// Where the values of explicitly set keys came from, for people.
     #[serde(skip)]
     pub origins: BTreeMap<String, String>,
 }
@@ -70,45 +87,57 @@ pub struct Config {
 /// `[replication]`, completed: the replica list is never empty.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ReplicationConfig {
-    /// The one replica that this process runs; `None`: it runs all of them.
+    /// The one replica that this process runs; `None` if it runs all of them.
     pub node_id: Option<u32>,
     /// All replicas of the cluster, by ascending id. 1 to 7.
     pub replicas: Vec<ReplicaConfig>,
-    /// The replicas were listed; otherwise their peer addresses follow from `replication.first_peer_addr`.
+    /// Whether the configuration lists the replicas; otherwise their peer addresses follow from
+    /// `replication.first_peer_addr`.
     pub is_listed: bool,
-    /// Where the one replica of this process listens for its peers; `None`: at its `peer` address.
+    /// Where the one replica of this process listens for its peers; `None` means at its `peer`
+    /// address.
     pub listen_addr: Option<Address>,
-    /// The list describes a process for each replica, and nobody said which one this process runs.
+    /// The list describes one process per replica, and no setting says which one this process runs.
     pub lacks_node_id: bool,
+    /// Interval of the primary's heartbeats.
     pub heartbeat_ms: u64,
+    /// Shortest time without the primary after which a replica campaigns.
     pub election_timeout_min_ms: u64,
+    /// Longest time without the primary after which a replica campaigns.
     pub election_timeout_max_ms: u64,
+    /// Interval at which unanswered messages are sent again, and the longest pause between attempts to
+    /// reconnect.
     pub retry_ms: u64,
-    /// 0: no leases.
+    /// Duration of a primary's lease; 0 means no leases.
     pub lease_ms: u64,
     /// Most bytes of operations that go into one value of the log.
     pub max_batch_bytes: usize,
     /// Most values proposed and not yet committed.
     pub max_in_flight_values: usize,
+    /// Size of a log segment.
     pub wal_segment_mb: u64,
-    /// What replicas that lag or are away have not got yet is kept in the log up to this size; beyond it they get a copy
-    /// of a database.
+    /// The log keeps entries that lagging or absent replicas still need up to this size; beyond it
+    /// they get a copy of a database.
     pub log_keep_mb: u64,
-    /// Databases are written out when the log has grown by so much since.
+    /// Databases are flushed whenever the log has grown by this much.
     pub log_flush_mb: u64,
-    /// How fast a copy of a database is fetched from another replica; 0: as fast as it comes.
+    /// Limit on the rate at which a copy of a database is fetched from another replica; 0 means
+    /// none.
     pub snapshot_mb_per_second: u64,
-    /// `None`: replicas believe each other, and nothing is encrypted between them.
+    /// `None`: replicas do not authenticate each other, and their connections are not encrypted.
     pub tls: Option<PeerTlsConfig>,
 }
 
 /// `[replication.tls]`: files in PEM, not opened yet.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct PeerTlsConfig {
+    /// Certificates of the authorities that sign the replicas' certificates.
     pub ca: PathBuf,
+    /// The certificate of this process's replicas, with its chain.
     pub certificate: PathBuf,
+    /// The private key of the certificate.
     pub key: PathBuf,
-    /// The names in the replicas' certificates, of those that have another one than `replica-<id>`.
+    /// The names in the certificates of those replicas whose name is not `replica-<id>`.
     pub names: BTreeMap<u32, String>,
 }
 
@@ -121,6 +150,7 @@ impl ReplicationConfig {
         }
     }
 
+    /// The replica with this id.
     pub fn replica(&self, id: u32) -> Option<&ReplicaConfig> {
         self.replicas.iter().find(|replica| replica.id == id)
     }
@@ -130,7 +160,7 @@ impl ReplicationConfig {
         self.listen_addr.as_ref().unwrap_or(&replica.peer)
     }
 
-    /// Where the peer address of a replica was configured, for messages about it.
+    /// The setting that gives the peer address of a replica, for messages.
     pub fn peer_key(&self, id: u32) -> String {
         match self.is_listed {
             _ if self.listen_addr.is_some() => "replication.listen_addr".to_string(),
@@ -140,12 +170,16 @@ impl ReplicationConfig {
     }
 }
 
-/// One replica and where it listens.
+/// One replica and its addresses.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReplicaConfig {
+    /// The replica's id, from 0.
     pub id: u32,
+    /// Where the other replicas reach it.
     pub peer: Address,
+    /// Where Thrift clients reach it.
     pub thrift: Address,
+    /// Where its admin interface is.
     pub admin: Address,
 }
 
@@ -153,7 +187,8 @@ impl Config {
     /// Reads and checks the configuration of this process.
     ///
     /// # Errors
-    /// The first thing wrong, in one line for the user; a program should print it and exit with status 2.
+    /// The first error found, in one line for the user. A program should print it and exit with
+    /// status 2.
     pub fn load(
         file: Option<&std::path::Path>,
         environment: &Environment,
@@ -168,13 +203,13 @@ impl Config {
         Ok(config)
     }
 
-    /// Whether somebody set this key (`section.key`), so that its value is no default.
+    /// Whether this key (`section.key`) was set explicitly, so that its value is not the default.
     pub fn is_set(&self, key: &str) -> bool {
         self.origins.contains_key(key)
     }
 
-    /// What holds, as a file that would say the same: each value with where it came from. `lowered`: the configuration
-    /// before something else lowered values of it, named `by`.
+    /// This configuration as a file, each value with its origin. `lowered` is the configuration
+    /// before `by` lowered some of its values.
     pub fn describe(&self, lowered: &Config, by: &str) -> String {
         let before: BTreeMap<String, Value> = flat(lowered).into_iter().collect();
         let mut text = String::new();
@@ -199,11 +234,12 @@ impl Config {
         text
     }
 
-    /// Refuses a list that describes one process for each replica when none of them was chosen: nearly always a forgotten
-    /// `--node-id`. Apart from [`Config::load`], because an embedder may well mean to run them all.
+    /// Refuses a list that describes one process per replica if none of them was chosen: nearly
+    /// always somebody forgot `--node-id`. Not part of [`Config::load`], because an embedder may
+    /// want to run them all.
     ///
     /// # Errors
-    /// In one line for the user, as those of [`Config::load`].
+    /// One line for the user, like those of [`Config::load`].
     pub fn refuse_forgotten_node_id(&self) -> Result<(), ConfigError> {
         if !self.replication.lacks_node_id {
             return Ok(());
@@ -217,7 +253,8 @@ impl Config {
         )))
     }
 
-    /// Logs what was ignored. The log itself is set up by what this configuration says, so it could not be done before.
+    /// Logs what was ignored. This is a step of its own because the configuration itself says how
+    /// to log.
     pub fn log_warnings(&self) {
         self.warnings.iter().for_each(|warning| tracing::warn!("configuration: {warning}"));
     }
@@ -236,14 +273,14 @@ impl Config {
     }
 }
 
-/// What follows from other keys and cannot be written into a file.
+/// Values that follow from other keys and cannot be set in a file.
 const DERIVED: &[&str] = &["replication.is_listed", "replication.lacks_node_id", "replication.tls.names"];
 
 /// Every key with its value, those outside a section first.
 fn flat(config: &Config) -> Vec<(String, Value)> {
     fn collect(prefix: &str, value: Value, into: &mut Vec<(String, Value)>) {
         let Value::Object(table) = value else { return into.push((prefix.to_string(), value)) };
-        // A table within a table ends it in TOML, so it comes last.
+        // In TOML, a nested table ends the table around it, so it comes last.
         let (tables, plain): (Vec<_>, Vec<_>) = table.into_iter().partition(|(_, value)| value.is_object());
         for (key, value) in plain.into_iter().chain(tables) {
             let key = if prefix.is_empty() { key } else { format!("{prefix}.{key}") };
@@ -257,7 +294,7 @@ fn flat(config: &Config) -> Vec<(String, Value)> {
     keys
 }
 
-/// A value as TOML has it on one line.
+/// A value as TOML on one line.
 fn toml(value: &Value) -> String {
     match value {
         Value::Array(elements) => format!("[{}]", elements.iter().map(toml).collect::<Vec<_>>().join(", ")),
@@ -265,7 +302,7 @@ fn toml(value: &Value) -> String {
             let pairs: Vec<String> = table.iter().map(|(key, value)| format!("{key} = {}", toml(value))).collect();
             format!("{{ {} }}", pairs.join(", "))
         }
-        // Strings of TOML and JSON are written alike where they hold no control characters, and numbers are.
+        // TOML and JSON write numbers, and strings without control characters, alike.
         value => value.to_string(),
     }
 }

@@ -1,59 +1,23 @@
-//! The keys of the configuration, their types and their defaults: what a file may hold.
+//! The keys that a configuration file may hold, with their types and defaults.
 
 use std::path::PathBuf;
 
 use kv_api::Limits;
-use kv_store::ResourceOptions;
+use kv_store::{EngineKind, ResourceOptions};
 use serde::{Deserialize, Serialize};
 
 use super::Address;
+use crate::mode::Mode;
 use crate::thrift_server::ThriftServerOptions;
 
-/// How writes become durable.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Mode {
-    /// One database, no consensus.
-    Standalone,
-    /// Every write is agreed by a quorum of replicas.
-    Replicated,
-}
-
-impl std::fmt::Display for Mode {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Mode::Standalone => "standalone",
-            Mode::Replicated => "replicated",
-        })
-    }
-}
-
-/// Where rows are kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum EngineKind {
-    Rocksdb,
-    /// For tests. The rows are lost at exit; in replicated mode the log, which is then never trimmed, brings them back.
-    Memory,
-}
-
-impl From<EngineKind> for kv_store::EngineKind {
-    fn from(kind: EngineKind) -> Self {
-        match kind {
-            EngineKind::Rocksdb => kv_store::EngineKind::RocksDb,
-            EngineKind::Memory => kv_store::EngineKind::Memory,
-        }
-    }
-}
-
-/// What a standalone server does after a write to its database failed. What that write left behind is known only once the
-/// database is opened again.
+/// The reaction of a standalone server to a failed write of its database. Only opening the database
+/// again shows what that write left behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OnWriteFailure {
-    /// It opens the database again by itself; connections are closed.
+    /// Opens the database again by itself. Closes all connections.
     Restart,
-    /// It ends with status 1, for whoever supervises it.
+    /// Exits with status 1, so that a supervisor restarts the process.
     Exit,
 }
 
@@ -61,7 +25,7 @@ pub enum OnWriteFailure {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Settings {
-    /// Standalone unless given, or unless `replication.node_id` is.
+    /// Standalone by default, or replicated if `replication.node_id` is set.
     pub mode: Option<Mode>,
     pub server: ServerSettings,
     pub storage: StorageSettings,
@@ -70,46 +34,54 @@ pub(super) struct Settings {
     pub log: LogSettings,
 }
 
+/// How long a pin lasts if its request says nothing about it.
+pub(crate) const DEFAULT_PIN_SECONDS: u64 = 60;
+
 /// `[server]`: what clients and operators connect to.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ServerSettings {
+    /// Where Thrift clients connect.
     pub thrift_addr: Address,
+    /// Where the admin interface listens.
     pub admin_addr: Address,
     /// Lets clients inject faults through `setFaultInjection`. For tests.
     pub allow_fault_injection: bool,
-    /// A request is answered after this, with an error if need be.
+    /// Every request is answered within this time, with an error if necessary.
     pub request_timeout_ms: u64,
     /// How long a request waits for a primary before it is answered with `NO_PRIMARY`.
     pub no_primary_wait_ms: u64,
-    /// How long a stopping server waits for the requests it is working on.
+    /// How long a stopping server waits for running requests.
     pub shutdown_timeout_ms: u64,
-    /// Longest time for which a client may pin a version.
+    /// Longest time that a client may pin a version.
     pub max_pin_seconds: u64,
-    /// Most client connections. One more closes the one that has been idle for longest; where none has been idle for some
-    /// seconds, it is refused.
+    /// Most client connections. One more closes the one that has been idle longest; if none has
+    /// been idle for some seconds, it is refused.
     pub max_connections: usize,
-    /// The same of the admin interface.
+    /// Most connections to the admin interface.
     pub max_admin_connections: usize,
-    /// A connection whose client asks nothing for so long is closed. 0: never.
+    /// A connection without a request for this long is closed. 0: never.
     pub idle_timeout_seconds: u64,
-    /// A request that has begun to arrive has to be complete after this. 0: never too late.
+    /// A request must arrive completely within this time of its first byte. 0: no limit.
     pub message_timeout_ms: u64,
-    /// A client that takes nothing of its replies for so long is disconnected. 0: never.
+    /// A client that reads none of its replies for this long is disconnected. 0: never.
     pub write_timeout_ms: u64,
-    /// Memory for replies that are made or wait to be taken, of all clients together.
+    /// Memory for replies being made or waiting to be read, for all clients together.
     pub max_reply_memory_mb: usize,
-    /// Memory for requests of more than a few KiB that are arriving or worked on, of all clients together.
+    /// Memory for requests of more than a few KiB that are arriving or being worked on, for all
+    /// clients together.
     pub max_request_memory_mb: usize,
-    /// Memory that this process may take. 0: as much as its control group allows, or the machine has.
+    /// Memory that this process may use. 0: as much as its control group allows, or the machine
+    /// has.
     pub memory_limit_mb: usize,
     /// Longest request.
     pub max_message_bytes: usize,
     /// Most elements of one list in a request.
     pub max_list_elements: usize,
-    /// Requests of one connection that are worked on at a time; more wait in the socket.
+    /// Most requests of one connection that run at a time; more wait in the socket.
     pub max_pipelined_requests: usize,
-    /// Replies of one connection that wait for the client to take them; beyond, nothing more is read from it.
+    /// Most bytes of replies that wait for the client of one connection; beyond, the server reads
+    /// nothing more from it.
     pub max_buffered_reply_bytes: usize,
     /// Longest reply on a framed connection; existing clients refuse longer frames.
     pub max_framed_reply_bytes: usize,
@@ -143,10 +115,12 @@ impl Default for ServerSettings {
     }
 }
 
-/// Room in the longest reply for what surrounds the rows: a range is limited by its rows, and then fits.
+/// Bytes of the longest reply besides its rows. The limit of a range counts rows only, so the
+/// message may be this much longer.
 const REPLY_ENVELOPE_BYTES: usize = 4096;
 
 impl ServerSettings {
+    /// The options of the Thrift server that follow from these settings and `limits`.
     pub fn thrift_options(&self, limits: &Limits) -> ThriftServerOptions {
         ThriftServerOptions {
             max_connections: self.max_connections,
@@ -174,31 +148,36 @@ impl ServerSettings {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct StorageSettings {
+    /// The data directory.
     pub data_dir: PathBuf,
+    /// `memory` is for tests: the rows are lost at exit. In replicated mode the log, which is then
+    /// never trimmed, brings them back.
     pub engine: EngineKind,
-    /// Families besides `default` that the first write to them creates.
+    /// Column families other than `default` that the first write to them creates.
     pub column_families: Vec<String>,
-    /// How long versions stay readable, in milliseconds of replicated time. At most half of what idempotency ids are
-    /// remembered: a late copy of a commit whose id is forgotten must find its read version too old.
+    /// How long versions stay readable, in milliseconds of replicated time. At most half of the
+    /// time that idempotency ids are remembered: a late copy of a commit whose id is forgotten must
+    /// find its read version too old.
     pub readable_window_ms: u64,
-    /// Memory for rows not yet written to files, of all databases in this process together.
+    /// Memory for rows not yet written to files, for all databases in this process together.
     pub write_buffer_mb: usize,
-    /// Memory for cached blocks, of all databases in this process together.
+    /// Memory for cached blocks, for all databases in this process together.
     pub block_cache_mb: usize,
-    /// Threads for flushes and compactions, of all databases in this process together.
+    /// Threads for flushes and compactions, for all databases in this process together.
     pub background_threads: u32,
-    /// Writes are refused while less than this is free where the data lies. 0: never.
+    /// Writes are refused while the data's disk has less than this free. 0: never.
     pub min_free_mb: u64,
-    /// Of a standalone server; a replica always ends.
+    /// Reaction of a standalone server; a replica always stops.
     pub on_write_failure: OnWriteFailure,
 }
 
 impl StorageSettings {
+    /// `min_free_mb` in bytes.
     pub fn min_free_bytes(&self) -> u64 {
         self.min_free_mb << 20
     }
 
-    /// `max_open_files`: of each database.
+    /// The options of the databases' shared resources. `max_open_files` applies to each database.
     pub fn resources(&self, max_open_files: u32) -> ResourceOptions {
         ResourceOptions {
             max_open_files,
@@ -214,7 +193,7 @@ impl Default for StorageSettings {
         let resources = ResourceOptions::default();
         StorageSettings {
             data_dir: PathBuf::from("./data"),
-            engine: EngineKind::Rocksdb,
+            engine: EngineKind::RocksDb,
             column_families: Vec::new(),
             readable_window_ms: kv_api::DEFAULT_READABLE_WINDOW_MS,
             write_buffer_mb: resources.write_buffers_bytes >> 20,
@@ -226,16 +205,16 @@ impl Default for StorageSettings {
     }
 }
 
-/// `[replication]` as written.
+/// `[replication]` as written in the file.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct ReplicationSettings {
     pub node_id: Option<u32>,
     pub replicas: Vec<ReplicaEntry>,
-    /// Where the first of three replicas in one process listens for its peers when `replicas` is empty; the others take
-    /// the ports after it.
+    /// Where the first of three replicas in one process listens for its peers when `replicas` is
+    /// empty; the others take the ports after it.
     pub first_peer_addr: Address,
-    /// Where this process listens for its peers, where that is not the `peer` address that the list gives them.
+    /// Where this process listens for its peers, if not at the `peer` address in the list.
     pub listen_addr: Option<Address>,
     pub heartbeat_ms: u64,
     pub election_timeout_min_ms: u64,
@@ -274,7 +253,8 @@ impl Default for ReplicationSettings {
     }
 }
 
-/// One `[[replication.replicas]]`. `thrift` and `admin` may be left out only where one process runs all replicas.
+/// One `[[replication.replicas]]`. `thrift` and `admin` may be left out only where one process runs
+/// all replicas.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ReplicaEntry {
@@ -285,7 +265,8 @@ pub(super) struct ReplicaEntry {
     pub tls_name: Option<String>,
 }
 
-/// `[replication.tls]`. All or none; optional here only so that the error can name the one that is missing.
+/// `[replication.tls]`. All three or none; optional here only so that the error can name the
+/// missing one.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct TlsSettings {
@@ -300,8 +281,9 @@ pub(super) struct TlsSettings {
 pub struct LogSettings {
     /// `error`, `warn`, `info`, `debug` or `trace`, or directives such as `info,rsml=debug`.
     pub level: String,
+    /// Text or JSON.
     pub format: LogFormat,
-    /// Where the log is written to; `None`: standard error.
+    /// The file that the log is written to; `None` for standard error.
     pub file: Option<PathBuf>,
 }
 
@@ -311,7 +293,7 @@ impl Default for LogSettings {
     }
 }
 
-/// How lines of the log look.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {

@@ -1,12 +1,14 @@
-//! Where values come from: the file, the environment, the flags; merged so that the strongest wins and each value still
-//! knows its origin.
+//! The sources of settings: the file, the environment and the flags. They are merged so that the
+//! strongest wins, and each value keeps its origin.
 //!
 //! Environment: `SYNODKV_<SECTION>_<KEY>` (the section ends at the first underscore) for any key,
-//! `SYNODKV_REPLICATION_TLS_<KEY>` for `[replication.tls]`, `SYNODKV_MODE` for the
-//! one outside a section, `REPLICATED_MODE=true`, and `THRIFT_PORT`, which changes only the port of the Thrift address.
+//! `SYNODKV_REPLICATION_TLS_<KEY>` for `[replication.tls]`, `SYNODKV_MODE` for the one outside a
+//! section, `REPLICATED_MODE=true`, and `THRIFT_PORT`, which changes only the port of the Thrift
+//! address.
 //!
-//! A variable that is no setting is ignored, with a warning: whoever runs the process may not choose its whole environment.
-//! What Kubernetes injects for a Service that happens to be called `synodkv` or `thrift` does not even get a warning.
+//! A variable that is not a setting is ignored with a warning, because users do not always choose
+//! the whole environment. Variables that Kubernetes injects for a Service that happens to be called
+//! `synodkv` or `thrift` are ignored silently.
 
 use std::path::Path;
 
@@ -21,7 +23,7 @@ use super::{ConfigError, Overrides};
 const FOREIGN_VARIABLES: &[&str] =
     &["ADDR", "ADMIN", "TARGET_DIR", "CONFIG", "FORMAT", "BIN", "SEED", "BENCH_", "TEST_"];
 const SECTIONS: &[&str] = &["server", "storage", "limits", "replication", "log"];
-/// Keys whose value is text even where it looks like a number or a list.
+/// Keys whose value is text even if it looks like a number or a list.
 const TEXT_KEYS: &[&str] = &[
     "storage.data_dir",
     "replication.tls.ca",
@@ -31,7 +33,7 @@ const TEXT_KEYS: &[&str] = &[
     "log.file",
 ];
 
-/// The environment variables that matter, taken once.
+/// The relevant environment variables, read once.
 #[derive(Clone, Debug, Default)]
 pub struct Environment {
     variables: Vec<(String, String)>,
@@ -44,10 +46,12 @@ impl Environment {
         Self::from_pairs(std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))))
     }
 
+    /// No variables.
     pub fn empty() -> Self {
         Environment::default()
     }
 
+    /// The relevant ones of these variables.
     pub fn from_pairs(pairs: impl IntoIterator<Item = (String, String)>) -> Self {
         let ours = |name: &str| name.starts_with("SYNODKV_") || name == "REPLICATED_MODE" || name == "THRIFT_PORT";
         let mut variables: Vec<_> = pairs.into_iter().filter(|(name, _)| ours(name)).collect();
@@ -85,7 +89,7 @@ pub(super) struct Sources {
     /// Keys that a flag or a variable gave: these beat what `--node-id` picks from the file.
     pub overridden: Vec<String>,
     pub thrift_port: Option<u16>,
-    /// What was ignored, for people.
+    /// Ignored settings, in words for people.
     pub warnings: Vec<String>,
 }
 
@@ -97,7 +101,7 @@ impl Sources {
     ) -> Result<Sources, ConfigError> {
         let mut merged = Figment::new();
         if let Some(path) = file {
-            // Read here first, because the parser would say less about a file that cannot be read.
+            // Read here first, because the parser's error about an unreadable file says less.
             std::fs::read_to_string(path).map_err(|e| {
                 ConfigError::new(format!(
                     "cannot read the file {}: {e}; see --config and SYNODKV_CONFIG",
@@ -151,7 +155,8 @@ fn show(value: &Value) -> Option<String> {
     }
 }
 
-/// Text keys stay text; others are read as the file would read them, and `a,b` is a list of names where a list belongs.
+/// Text keys stay text. Other values are parsed as in a file, except that a list of names may be
+/// written `a,b`.
 fn typed(key: &str, text: &str) -> Value {
     if key == "storage.column_families" && !text.trim_start().starts_with('[') {
         let names = text.split(',').map(str::trim).filter(|name| !name.is_empty());
@@ -166,7 +171,7 @@ fn typed(key: &str, text: &str) -> Value {
 fn from_environment(environment: &Environment) -> Result<(Vec<Setting>, Vec<String>), ConfigError> {
     let mut settings = Vec::new();
     let mut unknown = Vec::new();
-    // First the one that `SYNODKV_MODE` beats.
+    // First, because `SYNODKV_MODE` takes precedence.
     if let Some(value) = environment.get("REPLICATED_MODE") {
         let mode = match value.to_ascii_lowercase().as_str() {
             "true" | "1" => "replicated",
@@ -199,7 +204,7 @@ fn from_environment(environment: &Environment) -> Result<(Vec<Setting>, Vec<Stri
     Ok((settings, warning_of(&unknown, &keys).into_iter().collect()))
 }
 
-/// Every key that a file may hold, as `section.key`, but for those inside of lists.
+/// Every key that a file may hold, as `section.key`, except those inside lists.
 pub(super) fn known_keys() -> Vec<String> {
     let all = Settings {
         replication: ReplicationSettings { tls: Some(TlsSettings::default()), ..Default::default() },
@@ -227,8 +232,9 @@ fn variable_of(key: &str) -> String {
     format!("SYNODKV_{}", key.replace('.', "_").to_ascii_uppercase())
 }
 
-/// Whether Kubernetes puts such a variable beside every container, for a Service whose name begins with `synodkv`:
-/// `SYNODKV_PORT=tcp://10.0.0.1:9090`, `SYNODKV_SERVICE_HOST`, `SYNODKV_PORT_9090_TCP_ADDR`.
+/// Whether Kubernetes sets such a variable in every container, for a Service whose name begins with
+/// `synodkv`: `SYNODKV_PORT=tcp://10.0.0.1:9090`, `SYNODKV_SERVICE_HOST`,
+/// `SYNODKV_PORT_9090_TCP_ADDR`.
 fn is_of_a_service(rest: &str, text: &str) -> bool {
     let is_number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
     let parts: Vec<&str> = rest.split('_').collect();
@@ -239,12 +245,12 @@ fn is_of_a_service(rest: &str, text: &str) -> bool {
     is_link(text) || names_port || names_service
 }
 
-/// How Kubernetes writes an address into the environment.
+/// Whether this is an address as Kubernetes writes it into the environment.
 fn is_link(text: &str) -> bool {
     ["tcp://", "udp://", "sctp://"].iter().any(|scheme| text.starts_with(scheme))
 }
 
-/// One line for all of them.
+/// One warning about all of them.
 fn warning_of(unknown: &[&str], keys: &[String]) -> Option<String> {
     if unknown.is_empty() {
         return None;
@@ -252,22 +258,22 @@ fn warning_of(unknown: &[&str], keys: &[String]) -> Option<String> {
     let guesses: Vec<String> = unknown.iter().filter_map(|name| closest(name, keys)).collect();
     let meant = if guesses.is_empty() { String::new() } else { format!("; was {} meant?", guesses.join(", ")) };
     Some(format!(
-        "ignored, because they are no settings: the environment variables {}{meant} Settings are SYNODKV_MODE and \
+        "ignored, because they are not settings: the environment variables {}{meant} Settings are SYNODKV_MODE and \
          SYNODKV_<SECTION>_<KEY> with one of the sections {}",
         unknown.join(", "),
         SECTIONS.join(", ")
     ))
 }
 
-/// The variable that differs least, if only a little.
+/// The known variable closest to this one, if the difference is small.
 fn closest(name: &str, keys: &[String]) -> Option<String> {
     let known = keys.iter().map(|key| variable_of(key));
     let (distance, found) = known.map(|known| (distance(name.as_bytes(), known.as_bytes()), known)).min()?;
-    // A quarter of a short name is no slip any more.
+    // More than a quarter of a short name is not a typo.
     (distance <= 3 && distance * 4 <= name.len() - "SYNODKV_".len()).then_some(found)
 }
 
-/// Edits between two names (Levenshtein).
+/// The edit distance between two names (Levenshtein).
 fn distance(left: &[u8], right: &[u8]) -> usize {
     let mut row: Vec<usize> = (0..=right.len()).collect();
     for (i, l) in left.iter().enumerate() {

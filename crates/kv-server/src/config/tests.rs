@@ -175,7 +175,7 @@ fn a_flag_beats_the_addresses_of_the_picked_replica() {
     let config = case(THREE).flags(flags).config();
     assert_eq!(config.server.thrift_addr.as_str(), "0.0.0.0:9");
     assert_eq!(config.server.admin_addr.as_str(), "node-1:9190");
-    // The others still find it where the list says.
+    // The other replicas still find it at the address in the list.
     assert_eq!(config.replication.replica(1).unwrap().thrift.as_str(), "node-1:9090");
 }
 
@@ -203,7 +203,7 @@ fn variables_of_the_client_commands_are_left_alone() {
 }
 
 #[test]
-fn variables_that_are_no_settings_are_ignored_with_one_warning() {
+fn variables_that_are_not_settings_are_ignored_with_one_warning() {
     let config = no_file().variable("SYNODKV_SEVER_THRIFT_ADDR", "1").variable("SYNODKV_HOME", "/x").config();
     assert_eq!(config.server, no_file().config().server);
     let [warning] = config.warnings.as_slice() else { panic!("{:?}", config.warnings) };
@@ -213,7 +213,7 @@ fn variables_that_are_no_settings_are_ignored_with_one_warning() {
 }
 
 #[test]
-fn what_kubernetes_injects_for_services_counts_for_nothing() {
+fn variables_that_kubernetes_injects_for_services_are_ignored() {
     let config = no_file()
         .variable("SYNODKV_PORT", "tcp://10.96.3.7:9090")
         .variable("SYNODKV_SERVICE_HOST", "10.96.3.7")
@@ -296,7 +296,7 @@ fn limits_are_checked_against_each_other_and_defaults_give_way() {
     case(reply).fails_with(&["limits.max_value_bytes", "limits.max_reply_bytes = 1000000"]);
     case("[limits]\nmax_value_bytes = 5000000\n[server]\nmax_framed_reply_bytes = 1000000\n")
         .fails_with(&["limits.max_value_bytes", "server.max_framed_reply_bytes = 1000000"]);
-    // Nobody asked for the default.
+    // The default is not an explicit setting.
     let small = case("[limits]\nmax_transaction_bytes = 50000\n").config().limits;
     assert_eq!((small.max_transaction_bytes, small.max_value_bytes, small.max_key_bytes), (50_000, 40_000, 10_000));
     let message = case("[server]\nmax_message_bytes = 1000000\n").config().limits;
@@ -317,7 +317,7 @@ fn no_two_listeners_share_an_address() {
         let (_, port) = found.split_once(':').expect("an address");
         three(&|text| text.replace(found, &format!("0.0.0.0:{port}"))).fails_with(&[name, "0.0.0.0", "cannot connect"]);
     }
-    // Listening on all interfaces is said outside of the list.
+    // The setting for listening on all interfaces stands outside the list.
     let listen = Overrides { node_id: Some(1), thrift_addr: Some("0.0.0.0:9090".into()), ..Overrides::default() };
     let config = case(THREE).flags(listen).variable("SYNODKV_REPLICATION_LISTEN_ADDR", "0.0.0.0:7000").config();
     let replica = config.replication.replica(1).expect("it is listed");
@@ -328,7 +328,7 @@ fn no_two_listeners_share_an_address() {
     let all =
         no_file().variable("SYNODKV_MODE", "replicated").variable("SYNODKV_REPLICATION_LISTEN_ADDR", "0.0.0.0:7000");
     all.fails_with(&["replication.listen_addr", "one replica per process"]);
-    // All in one process.
+    // All replicas in one process.
     no_file()
         .variable("SYNODKV_MODE", "replicated")
         .variable("THRIFT_PORT", "6002")
@@ -363,7 +363,7 @@ fn a_file_that_cannot_be_read_or_understood_is_named() {
 }
 
 #[test]
-fn a_list_and_a_first_port_that_do_not_fit_say_what_does() {
+fn an_invalid_list_or_first_port_is_refused_with_what_is_allowed() {
     case("[storage]\ncolumn_families = \"a\"\n")
         .fails_with(&["storage.column_families = \"a\"", "a list, in brackets"]);
     case("[replication]\nfirst_peer_addr = \"127.0.0.1:65534\"\n").fails_with(&["65533 or less", "synodkv.toml"]);
@@ -449,7 +449,7 @@ fn two_configurations_differ_in_keys_that_a_file_may_hold() {
 }
 
 #[test]
-fn a_section_that_came_is_a_difference() {
+fn an_added_section_is_a_difference() {
     let before = no_file().config();
     let mut after = before.clone();
     let names = [(1, "one".to_string())].into();

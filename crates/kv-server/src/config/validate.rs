@@ -1,4 +1,5 @@
-//! From what was written to what holds: defaults that depend on other keys, and every rule between and about values.
+//! Turns the settings as written into a valid configuration: fills in defaults that depend on other
+//! keys, and checks every value.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -9,19 +10,19 @@ use super::consistency;
 use super::settings::{ReplicaEntry, ReplicationSettings, Settings, TlsSettings};
 use super::sources::Sources;
 use super::{
-    Address, Config, ConfigError, LogSettings, Mode, PeerTlsConfig, ReplicaConfig, ReplicationConfig, ServerSettings,
-    StorageSettings,
+    Address, Config, ConfigError, DEFAULT_PIN_SECONDS, LogSettings, PeerTlsConfig, ReplicaConfig, ReplicationConfig,
+    ServerSettings, StorageSettings,
 };
 
-use crate::service_core::DEFAULT_PIN_SECONDS;
+use crate::mode::Mode;
 
 const MAX_REPLICAS: usize = 7;
-/// How many replicas one process runs when no list is given.
+/// Number of replicas in one process if no list is given.
 const DEFAULT_REPLICAS: u32 = 3;
 
 pub(super) fn complete(raw: Settings, sources: &Sources) -> Result<Config, ConfigError> {
     let mode = mode(&raw, sources)?;
-    // Without a mode the list would even be ignored.
+    // Also checked if no mode is set, because then the list would be ignored.
     let lacks_node_id = raw.mode != Some(Mode::Standalone) && lacks_node_id(&raw.replication);
     let Settings { mut server, storage, limits, replication, log, .. } = raw;
     if mode == Mode::Replicated {
@@ -45,7 +46,7 @@ pub(super) fn complete(raw: Settings, sources: &Sources) -> Result<Config, Confi
     Ok(Config { mode, server, storage, limits, replication, log, same_data_dir: None, warnings, origins })
 }
 
-/// Naming a node means replicated mode, unless the same user also says otherwise.
+/// A node id implies replicated mode, unless the mode is set, too.
 fn mode(raw: &Settings, sources: &Sources) -> Result<Mode, ConfigError> {
     match (raw.mode, raw.replication.node_id) {
         (Some(Mode::Standalone), Some(id)) if sources.overridden.iter().any(|key| key == "replication.node_id") => {
@@ -59,7 +60,8 @@ fn mode(raw: &Settings, sources: &Sources) -> Result<Mode, ConfigError> {
     }
 }
 
-/// Replicas that share a process share its Thrift and admin address.
+/// Whether the entries have different Thrift or admin addresses, which replicas of one process
+/// share.
 fn lacks_node_id(replication: &ReplicationSettings) -> bool {
     let differ = |address: fn(&ReplicaEntry) -> Option<&Address>| {
         let mut given = replication.replicas.iter().filter_map(address);
@@ -69,7 +71,8 @@ fn lacks_node_id(replication: &ReplicationSettings) -> bool {
     replication.node_id.is_none() && (differ(|entry| entry.thrift.as_ref()) || differ(|entry| entry.admin.as_ref()))
 }
 
-/// One replica per process listens where the list says, unless a flag or a variable says otherwise.
+/// With one replica per process, the server listens at the addresses in the list, unless a flag or
+/// a variable gives others.
 fn pick_listeners(
     server: &mut ServerSettings,
     replication: &ReplicationSettings,
@@ -116,8 +119,8 @@ fn complete_replication(
         return Err(ConfigError::value(key, address, wanted, &sources.origin(key)));
     }
     let complete = |entry: ReplicaEntry| {
-        // The list is how others reach a replica, also where it listens on another address (0.0.0.0, say). Replicas that
-        // share a process share its listeners.
+        // The list says where others reach a replica, even if it listens on another address (for
+        // example 0.0.0.0). Replicas in one process share its listeners.
         let (thrift, admin) = if one_per_process { (entry.thrift, entry.admin) } else { (None, None) };
         ReplicaConfig {
             id: entry.id,
@@ -189,7 +192,7 @@ fn tls_names(entries: &[ReplicaEntry], origin: &str) -> Result<BTreeMap<u32, Str
             other.id != entry.id && other.tls_name.clone().unwrap_or_else(default).eq_ignore_ascii_case(name)
         });
         if is_taken {
-            return invalid("two replicas cannot have the same name: each could speak as the other");
+            return invalid("two replicas cannot have the same name: each could impersonate the other");
         }
         names.insert(entry.id, name.clone());
     }
@@ -243,7 +246,7 @@ fn check_replica_list(entries: &[ReplicaEntry], one_per_process: bool, origin: &
     Ok(())
 }
 
-/// A key, its value and the bounds it must be within.
+/// A key, its value and the allowed range.
 type Bound<'a> = (&'a str, u64, std::ops::RangeInclusive<u64>);
 
 fn check_bounds(bounds: &[Bound<'_>], sources: &Sources) -> Result<(), ConfigError> {
@@ -278,7 +281,7 @@ fn check_server(server: &ServerSettings, sources: &Sources) -> Result<(), Config
             ("server.request_timeout_ms", server.request_timeout_ms, 1..=HOUR_MS),
             ("server.no_primary_wait_ms", server.no_primary_wait_ms, 0..=HOUR_MS),
             ("server.shutdown_timeout_ms", server.shutdown_timeout_ms, 0..=HOUR_MS),
-            // What a client asks for that says nothing is always allowed.
+            // The default lifetime of a pin must always be allowed.
             ("server.max_pin_seconds", server.max_pin_seconds, DEFAULT_PIN_SECONDS..=7 * 86_400),
         ],
         sources,
@@ -368,7 +371,8 @@ fn check_timing(raw: &ReplicationSettings, sources: &Sources) -> Result<(), Conf
     check_lease(raw, sources)
 }
 
-/// A lease outlasts heartbeats, or it would never hold, and is over before anybody may stand for election.
+/// A lease must outlast heartbeats, or it would never hold, and must end before any replica may
+/// start an election.
 fn check_lease(raw: &ReplicationSettings, sources: &Sources) -> Result<(), ConfigError> {
     let (least, most) = (raw.heartbeat_ms, raw.election_timeout_min_ms);
     if raw.lease_ms == 0 || (raw.lease_ms > least && raw.lease_ms < most) {

@@ -1,36 +1,38 @@
-//! Between Thrift and the core: decoded calls in, in-band replies out. The one handler for both modes.
+//! Connects Thrift to the core: takes decoded calls and returns in-band replies. Both modes use
+//! this handler.
 //!
-//! No decision about data is made here. What is: the order between a connection's writes and reads
-//! ([`crate::connection_order`]), the measurement of every call, and the wire's way of telling failures. `error` is absent
-//! on success, because existing clients take any text there for a failure.
+//! It decides nothing about data. It orders a connection's writes and reads
+//! ([`crate::connection_order`]), measures every call, and converts failures to their form on the
+//! wire. `error` is absent on success, because existing clients take any text there for a failure.
 
 #[cfg(test)]
 mod own_writes;
 mod reply;
+mod request;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use kv_api::thrift::generated as wire;
-use kv_api::{KeyRange, KeyRef, KeySelector, KvError};
-use reply::{Answer, answer, node_status};
+use kv_api::KvError;
+use kv_api::thrift::{MethodKind, generated as wire};
+use reply::{Answer, answer, node_status, succeeded};
 
 use crate::connection_order::ConnectionOrder;
 use crate::fault_injection::FaultRequest;
-use crate::metrics::{MethodKind, ServerMetrics, Stopwatch, kind_of};
+use crate::metrics::{ServerMetrics, Stopwatch};
 use crate::router::RequestContext;
-use crate::service_core::{CommitRequest, KvServiceCore, OperationRequest, RangeRequest, micros_since_1970};
+use crate::service_core::{KvServiceCore, micros_since_1970};
 use crate::thrift_server::{CallTerms, ConnectionContext, Method, Served, ThriftCall, ThriftReply, ThriftService};
 
-/// Room in a reply for what surrounds the rows of a range, in any encoding.
+/// Bytes of a range's reply besides its rows, in any encoding.
 const RANGE_ENVELOPE_BYTES: usize = 256;
 
 /// The code of [`KvError::ResultTooLarge`].
 const RESULT_TOO_LARGE: &str = "RESULT_TOO_LARGE";
 
-/// What the old stateful calls have always answered.
+/// The fixed answers of the calls of the old stateful protocol.
 const CONFLICTS_AT_CLIENT: &str = "Conflict detection handled client-side in FoundationDB model";
 const READ_VERSION_AT_CLIENT: &str = "Read version managed client-side in FoundationDB model";
 const COMMITTED_VERSION_AT_CLIENT: &str = "Committed version managed client-side in FoundationDB model";
@@ -43,6 +45,7 @@ pub struct UnifiedThriftHandler {
 }
 
 impl UnifiedThriftHandler {
+    /// A handler that records its calls in `metrics`.
     pub fn new(core: Arc<KvServiceCore>, metrics: Arc<ServerMetrics>) -> Self {
         UnifiedThriftHandler { core, metrics, order: ConnectionOrder::new() }
     }
@@ -53,8 +56,8 @@ impl ThriftService for UnifiedThriftHandler {
     async fn call(&self, connection: &ConnectionContext, call: ThriftCall, terms: CallTerms) -> Served {
         let (method, stopwatch) = (call.method(), Stopwatch::start());
         let context = RequestContext { deadline: terms.deadline, connection_id: connection.connection_id };
-        // Before anything waits, so that writes begin in the order in which they came.
-        let write = (kind_of(method) == MethodKind::Write).then(|| self.order.begin_write(context.connection_id));
+        // This comes before any wait, so that writes begin in the order of their arrival.
+        let write = (method.kind() == MethodKind::Write).then(|| self.order.begin_write(context.connection_id));
         let max_rows_bytes = terms.room_bytes.saturating_sub(RANGE_ENVELOPE_BYTES) as u64;
         let answer = self.answer(call, &context, max_rows_bytes).await;
         drop(write);
@@ -68,7 +71,7 @@ impl ThriftService for UnifiedThriftHandler {
 }
 
 impl UnifiedThriftHandler {
-    /// `max_rows_bytes`: of the rows of a range in its reply.
+    /// `max_rows_bytes` bounds the rows in the reply of a range.
     async fn answer(&self, call: ThriftCall, context: &RequestContext, max_rows_bytes: u64) -> Answer {
         match call {
             ThriftCall::Ping(request) => self.ping(request),
@@ -112,7 +115,7 @@ impl UnifiedThriftHandler {
         Answer::success(wire::PingResponse { message: message.into(), timestamp, server_timestamp: now })
     }
 
-    /// Reads of the newest state first wait for what this connection has written.
+    /// Reads of the newest state first wait for the earlier writes of this connection.
     async fn after_own_writes(&self, context: &RequestContext) -> Result<(), KvError> {
         self.order.earlier_writes(context.connection_id, context.deadline).await
     }
@@ -124,12 +127,7 @@ impl UnifiedThriftHandler {
         };
         answer(
             Method::GetReadVersion,
-            read.await.map(|version| wire::GetReadVersionResponse {
-                read_version: signed(version.0),
-                success: true,
-                error: None,
-                error_code: None,
-            }),
+            read.await.map(|version| wire::GetReadVersionResponse { read_version: signed(version.0), ..succeeded() }),
         )
     }
 
@@ -143,27 +141,18 @@ impl UnifiedThriftHandler {
             Method::Get,
             read.await.map(|value| {
                 let (value, found) = value_and_found(value);
-                wire::GetResponse { value, found, error: None, error_code: None }
+                wire::GetResponse { value, found, ..succeeded() }
             }),
         )
     }
 
-    async fn get_range(&self, request: wire::GetRangeRequest, max_rows_bytes: u64, context: &RequestContext) -> Answer {
-        let consistency = request.consistency;
-        let range = RangeRequest {
-            begin: request.begin_key.map(Bytes::from),
-            end: request.end_key.map(Bytes::from),
-            begin_offset: request.begin_offset,
-            begin_or_equal: request.begin_or_equal,
-            end_offset: request.end_offset,
-            end_or_equal: request.end_or_equal,
-            limit: request.limit,
-            column_family: request.column_family,
-            reverse: request.reverse.unwrap_or(false),
-            target_bytes: request.target_bytes,
-            begin_selector: request.begin_selector.map(selector),
-            end_selector: request.end_selector.map(selector),
-        };
+    async fn get_range(
+        &self,
+        mut request: wire::GetRangeRequest,
+        max_rows_bytes: u64,
+        context: &RequestContext,
+    ) -> Answer {
+        let (consistency, range) = (request.consistency.take(), request.into());
         let read = async {
             self.after_own_writes(context).await?;
             self.core.get_range(range, consistency.as_deref(), max_rows_bytes, context).await
@@ -173,9 +162,7 @@ impl UnifiedThriftHandler {
             read.await.map(|rows| wire::GetRangeResponse {
                 has_more: rows.has_more,
                 key_values: reply::key_values(rows),
-                success: true,
-                error: None,
-                error_code: None,
+                ..succeeded()
             }),
         )
     }
@@ -187,7 +174,7 @@ impl UnifiedThriftHandler {
             Method::SnapshotRead,
             read.map(|value| {
                 let (value, found) = value_and_found(value);
-                wire::SnapshotReadResponse { value, found, error: None, error_code: None }
+                wire::SnapshotReadResponse { value, found, ..succeeded() }
             }),
         )
     }
@@ -199,7 +186,7 @@ impl UnifiedThriftHandler {
             Method::SnapshotGet,
             read.map(|value| {
                 let (value, found) = value_and_found(value);
-                wire::SnapshotGetResponse { value, found, error: None, error_code: None }
+                wire::SnapshotGetResponse { value, found, ..succeeded() }
             }),
         )
     }
@@ -210,29 +197,14 @@ impl UnifiedThriftHandler {
         max_rows_bytes: u64,
         context: &RequestContext,
     ) -> Answer {
-        let range = RangeRequest {
-            begin: request.begin_key.map(Bytes::from),
-            end: request.end_key.map(Bytes::from),
-            begin_offset: request.begin_offset,
-            begin_or_equal: request.begin_or_equal,
-            end_offset: request.end_offset,
-            end_or_equal: request.end_or_equal,
-            limit: request.limit,
-            column_family: request.column_family,
-            reverse: request.reverse.unwrap_or(false),
-            target_bytes: request.target_bytes,
-            begin_selector: request.begin_selector.map(selector),
-            end_selector: request.end_selector.map(selector),
-        };
-        let read = self.core.snapshot_get_range(range, request.read_version, max_rows_bytes, context).await;
+        let read_version = request.read_version;
+        let read = self.core.snapshot_get_range(request.into(), read_version, max_rows_bytes, context).await;
         answer(
             Method::SnapshotGetRange,
             read.map(|rows| wire::SnapshotGetRangeResponse {
                 has_more: rows.has_more,
                 key_values: reply::key_values(rows),
-                success: true,
-                error: None,
-                error_code: None,
+                ..succeeded()
             }),
         )
     }
@@ -240,21 +212,18 @@ impl UnifiedThriftHandler {
     async fn set_key(&self, request: wire::SetRequest, context: &RequestContext) -> Answer {
         let wire::SetRequest { key, value, column_family } = request;
         let set = self.core.set(key.into(), value.into(), column_family, context).await;
-        answer(Method::SetKey, set.map(|_| wire::SetResponse { success: true, error: None, error_code: None }))
+        answer(Method::SetKey, set.map(|_| succeeded::<wire::SetResponse>()))
     }
 
     async fn delete_key(&self, request: wire::DeleteRequest, context: &RequestContext) -> Answer {
         let wire::DeleteRequest { key, column_family } = request;
         let deleted = self.core.delete(key.into(), column_family, context).await;
-        answer(
-            Method::DeleteKey,
-            deleted.map(|_| wire::DeleteResponse { success: true, error: None, error_code: None }),
-        )
+        answer(Method::DeleteKey, deleted.map(|_| succeeded::<wire::DeleteResponse>()))
     }
 
     async fn atomic_commit(&self, request: wire::AtomicCommitRequest, context: &RequestContext) -> Answer {
-        let details = wants_details(&request);
-        let committed = self.core.atomic_commit(commit_request(request), context).await;
+        let details = request::wants_details(&request);
+        let committed = self.core.atomic_commit(request.into(), context).await;
         let mut answer = answer(Method::AtomicCommit, committed.map(reply::committed));
         if let (false, ThriftReply::AtomicCommit(response)) = (details, &mut answer.reply) {
             reply::leave_out_details(response);
@@ -271,12 +240,7 @@ impl UnifiedThriftHandler {
         let set = self.core.set_versionstamped_key(key_prefix.into(), value.into(), column_family, context).await;
         answer(
             Method::SetVersionstampedKey,
-            set.map(|key| wire::SetVersionstampedKeyResponse {
-                generated_key: key.into(),
-                success: true,
-                error: None,
-                error_code: None,
-            }),
+            set.map(|key| wire::SetVersionstampedKeyResponse { generated_key: key.into(), ..succeeded() }),
         )
     }
 
@@ -289,29 +253,22 @@ impl UnifiedThriftHandler {
         let set = self.core.set_versionstamped_value(key.into(), value_prefix.into(), column_family, context).await;
         answer(
             Method::SetVersionstampedValue,
-            set.map(|value| wire::SetVersionstampedValueResponse {
-                generated_value: value.into(),
-                success: true,
-                error: None,
-                error_code: None,
-            }),
+            set.map(|value| wire::SetVersionstampedValueResponse { generated_value: value.into(), ..succeeded() }),
         )
     }
 
     async fn pin_snapshot(&self, request: wire::PinSnapshotRequest, context: &RequestContext) -> Answer {
         let pinned = self.core.pin_snapshot(request.read_version, request.ttl_ms, context).await;
         let response = pinned.map(|ends| wire::PinSnapshotResponse {
-            success: true,
-            error: None,
             expires_at_ms: Some(micros_since_1970(ends) / 1000),
-            error_code: None,
+            ..succeeded()
         });
         answer(Method::PinSnapshot, response)
     }
 
     fn unpin_snapshot(&self, request: wire::UnpinSnapshotRequest) -> Answer {
         let unpinned = self.core.unpin_snapshot(request.read_version);
-        let response = unpinned.map(|()| wire::UnpinSnapshotResponse { success: true, error: None, error_code: None });
+        let response = unpinned.map(|()| succeeded::<wire::UnpinSnapshotResponse>());
         answer(Method::UnpinSnapshot, response)
     }
 
@@ -323,18 +280,16 @@ impl UnifiedThriftHandler {
             delay: Duration::from_millis(u64::try_from(delay_ms).unwrap_or(0)),
             target: request.target_operation,
         });
-        let response = set.map(|()| wire::FaultInjectionResponse { success: true, error: None, error_code: None });
+        let response = set.map(|()| succeeded::<wire::FaultInjectionResponse>());
         answer(Method::SetFaultInjection, response)
     }
 
     async fn get_cluster_health(&self) -> Answer {
         let health = self.core.cluster_health().await;
         Answer::success(wire::GetClusterHealthResponse {
-            success: true,
             cluster_health: Some(reply::cluster_health(&health)),
-            error: None,
-            error_code: None,
             limits: Some(reply::server_limits(self.core.limits())),
+            ..succeeded()
         })
     }
 
@@ -343,10 +298,8 @@ impl UnifiedThriftHandler {
         answer(
             Method::GetNodeInfo,
             info.map(|(replica, cluster)| wire::GetNodeInfoResponse {
-                success: true,
                 node_info: Some(node_status(&replica, cluster.primary)),
-                error: None,
-                error_code: None,
+                ..succeeded()
             }),
         )
     }
@@ -357,10 +310,8 @@ impl UnifiedThriftHandler {
         answer(
             Method::GetDatabaseStats,
             figures.map(|figures| wire::GetDatabaseStatsResponse {
-                success: true,
                 database_stats: Some(reply::database_stats(&figures, detailed)),
-                error: None,
-                error_code: None,
+                ..succeeded()
             }),
         )
     }
@@ -370,56 +321,14 @@ fn text(text: &str) -> Option<String> {
     Some(text.to_string())
 }
 
-/// Versions and counts as the wire has them.
+/// Versions and counts as signed numbers, as on the wire.
 fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
-}
-
-fn selector(selector: wire::KeySelector) -> KeySelector {
-    KeySelector { key: selector.key.into(), or_equal: selector.or_equal, offset: selector.offset }
 }
 
 fn value_and_found(value: Option<Bytes>) -> (Vec<u8>, bool) {
     match value {
         Some(value) => (value.into(), true),
         None => (Vec::new(), false),
-    }
-}
-
-/// Whether the client can read the binary fields that were added to the reply: stock Thrift libraries of Python and Rust
-/// take a field that they do not know for text, and fail when it is none.
-fn wants_details(request: &wire::AtomicCommitRequest) -> bool {
-    let knows_additions = request.read_conflict_ranges.is_some()
-        || request.idempotency_id.is_some()
-        || request.read_conflicts.is_some()
-        || request.finished_idempotency_ids.is_some()
-        || request.operations.iter().any(|operation| operation.stamp_offset.is_some());
-    request.include_details.unwrap_or(knows_additions)
-}
-
-fn commit_request(request: wire::AtomicCommitRequest) -> CommitRequest {
-    let operation = |operation: wire::Operation| OperationRequest {
-        kind: operation.type_,
-        key: operation.key.into(),
-        value: operation.value.map(Bytes::from),
-        column_family: operation.column_family,
-        stamp_offset: operation.stamp_offset,
-    };
-    let key_ref =
-        |key: wire::KeyRef| KeyRef { key: key.key.into(), column_family: key.column_family.unwrap_or_default() };
-    let key_range = |range: wire::KeyRange| KeyRange {
-        begin: range.begin_key.into(),
-        end: range.end_key.into(),
-        column_family: range.column_family.unwrap_or_default(),
-    };
-    CommitRequest {
-        read_version: request.read_version,
-        operations: request.operations.into_iter().map(operation).collect(),
-        read_conflict_keys: request.read_conflict_keys.into_iter().map(Bytes::from).collect(),
-        read_conflicts: request.read_conflicts.unwrap_or_default().into_iter().map(key_ref).collect(),
-        read_conflict_ranges: request.read_conflict_ranges.unwrap_or_default().into_iter().map(key_range).collect(),
-        timeout_seconds: request.timeout_seconds,
-        idempotency_id: request.idempotency_id.map(Bytes::from),
-        finished_ids: request.finished_idempotency_ids.into_iter().flatten().map(Bytes::from).collect(),
     }
 }

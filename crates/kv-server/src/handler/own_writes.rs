@@ -1,5 +1,6 @@
-//! Reads see the earlier writes of their own connection, whatever order the writes end in: through a real socket and the
-//! pipeline, in front of a router whose writes end when the test says so.
+//! Tests that reads see the earlier writes of their own connection, in whatever order the writes
+//! end. They use a real socket and the pipeline, with a router whose writes end when the test says
+//! so.
 
 use std::collections::HashSet;
 
@@ -11,17 +12,17 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::cluster::{ClusterSnapshot, ClusterView, LocalReplica, LocalReplicas};
+use crate::cluster::{ClusterSnapshot, ClusterView, LocalDatabase, LocalDatabases};
 use crate::fault_injection::FaultInjector;
 use crate::router::RequestRouter;
 use crate::service_core::CoreParts;
 use crate::thrift_server::{ThriftServer, ThriftServerOptions};
 
 const PATIENCE: Duration = Duration::from_secs(20);
-/// A range of more is made again with more room.
+/// A range with a longer row is made again with more memory.
 const LONG_ROW: usize = 300 << 10;
 
-/// A step of a scene: a write is known by its number.
+/// A step of a scene; a number identifies each write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Step {
     Set(u8),
@@ -31,7 +32,7 @@ enum Step {
     StampedValue(u8),
     Get,
     GetStale,
-    /// Too long for the room that it is tried with.
+    /// A range too long for the memory of its first attempt.
     GetRange,
     GetReadVersion,
 }
@@ -75,11 +76,11 @@ struct State {
     released: HashSet<u8>,
     begun: Vec<u8>,
     ended: Vec<u8>,
-    /// For each read: the writes that had begun and those that had ended when it looked.
+    /// For each read, the writes that had begun and those that had ended when it executed.
     reads: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
-/// Writes end when they are released; reads look at once.
+/// A router whose writes end when they are released, and whose reads execute at once.
 #[derive(Default)]
 struct Held {
     state: watch::Sender<State>,
@@ -141,8 +142,8 @@ impl ClusterView for Nobody {
     }
 }
 
-impl LocalReplicas for Nobody {
-    fn replicas(&self) -> Vec<LocalReplica> {
+impl LocalDatabases for Nobody {
+    fn replicas(&self) -> Vec<LocalDatabase> {
         Vec::new()
     }
 }
@@ -231,13 +232,14 @@ async fn play(steps: &[Step]) {
     shutdown.cancel();
 }
 
-/// With how many earlier writes each read looks, at least. Reads may look in any order: the one with the fewest first.
+/// Checks how many earlier writes each read saw, at least. Reads may execute in any order; the one
+/// with the fewest comes first.
 fn check_reads(steps: &[Step], order: &[u8], state: &State) {
     let reads = steps.iter().enumerate().filter(|(_, step)| step.write().is_none());
     let mut wanted: Vec<HashSet<u8>> = Vec::new();
     for (place, step) in reads {
         let earlier: HashSet<u8> = steps[..place].iter().filter_map(|step| step.write()).collect();
-        // A long range looks twice.
+        // A long range executes twice.
         wanted.extend(vec![earlier; if *step == Step::GetRange { 2 } else { 1 }]);
     }
     let mut seen: Vec<HashSet<u8>> = state.reads.iter().map(|(_, ended)| ended.iter().copied().collect()).collect();

@@ -1,4 +1,4 @@
-//! How outcomes and failures look on the wire.
+//! Converts outcomes and failures to their form on the wire.
 
 use std::time::UNIX_EPOCH;
 
@@ -11,42 +11,80 @@ use crate::cluster::{ClusterSnapshot, ReplicaStatus};
 use crate::service_core::{Committed, DatabaseFigures, micros_since_1970};
 use crate::thrift_server::{Method, ThriftReply};
 
-/// A reply, and what the metrics say about it.
+/// A reply, and its error code for the metrics.
 pub(super) struct Answer {
+    /// The reply.
     pub reply: ThriftReply,
-    /// Of a failure.
+    /// The label of a failure; `None` for a success.
     pub code: Option<String>,
 }
 
 impl Answer {
+    /// The answer of a successful call.
     pub fn success(response: impl Into<ThriftReply>) -> Self {
         Answer { reply: response.into(), code: None }
     }
 
-    /// What the interface refuses by design is no error of this server.
+    /// A call that the interface refuses by design does not count as an error of this server.
     pub fn refusal(response: impl Into<ThriftReply>) -> Self {
         Answer::success(response)
     }
 }
 
-/// A response struct that can say what went wrong.
-pub(super) trait InBand: Into<ThriftReply> {
-    fn failed(error: KvError, code: String) -> Self;
+/// The fields that tell how a call ended, which all or most responses have.
+pub(super) struct Status {
+    success: bool,
+    error: Option<String>,
+    error_code: Option<String>,
+    leader_endpoint: Option<String>,
 }
 
-pub(super) fn answer<R: InBand>(method: Method, result: Result<R, KvError>) -> Answer {
+impl Status {
+    fn of_success() -> Self {
+        Status { success: true, error: None, error_code: None, leader_endpoint: None }
+    }
+
+    fn of_failure(error: &KvError, code: String) -> Self {
+        let leader_endpoint = match error {
+            KvError::NotPrimary { endpoint, .. } => Some(endpoint.clone()),
+            _ => None,
+        };
+        Status { success: false, error: Some(error.to_string()), error_code: Some(code), leader_endpoint }
+    }
+}
+
+/// A response struct with a [`Status`].
+pub(super) trait Response: Into<ThriftReply> {
+    /// The response with this status and nothing else: numbers are 0, lists are empty, optional
+    /// fields are absent.
+    fn with_status(status: Status) -> Self;
+
+    /// The response to a failed call. `code` becomes `error_code`.
+    fn failed(error: KvError, code: String) -> Self {
+        Self::with_status(Status::of_failure(&error, code))
+    }
+}
+
+/// A successful response without a result; the caller sets the fields of the result.
+pub(super) fn succeeded<R: Response>() -> R {
+    R::with_status(Status::of_success())
+}
+
+pub(super) fn answer<R: Response>(method: Method, result: Result<R, KvError>) -> Answer {
     match result {
         Ok(response) => Answer::success(response),
         Err(error) => {
             let code = wire_code(method, &error).to_string();
-            // Injected codes are a client's free text; as labels they would grow without bound.
+            // Injected codes are free text from clients. As labels, their number would be
+            // unbounded.
             let label = if matches!(error, KvError::Injected { .. }) { "INJECTED".to_string() } else { code.clone() };
             Answer { reply: R::failed(error, code).into(), code: Some(label) }
         }
     }
 }
 
-/// Storage faults have a code for each kind of write, which existing clients know.
+/// The `error_code` of an error. For storage faults, existing clients expect a code per kind of
+/// write.
 fn wire_code(method: Method, error: &KvError) -> &str {
     match (method, error) {
         (Method::SetKey, KvError::Storage(_) | KvError::Corruption(_)) => "PUT_FAILED",
@@ -56,38 +94,62 @@ fn wire_code(method: Method, error: &KvError) -> &str {
     }
 }
 
-/// All responses with `error` and `error_code`, and what stands in the other fields of a failure.
-macro_rules! in_band {
-    ($($response:ident { $($field:ident: $value:expr),* };)*) => {$(
-        impl InBand for wire::$response {
-            fn failed(error: KvError, code: String) -> Self {
-                wire::$response { $($field: $value,)* error: Some(error.to_string()), error_code: Some(code) }
+/// One row per response: the fields of [`Status`] that it has in addition to `error` and
+/// `error_code`, and the values of its other fields without a result.
+macro_rules! responses {
+    ($($response:ident [$($of_status:ident),*] { $($field:ident: $value:expr),* };)*) => {$(
+        impl Response for wire::$response {
+            fn with_status(status: Status) -> Self {
+                wire::$response {
+                    $($field: $value,)*
+                    $($of_status: status.$of_status,)*
+                    error: status.error,
+                    error_code: status.error_code,
+                }
             }
         }
     )*};
 }
 
-in_band! {
-    GetReadVersionResponse { read_version: 0, success: false };
-    GetResponse { value: Vec::new(), found: false };
-    GetRangeResponse { key_values: Vec::new(), success: false, has_more: false };
-    SnapshotReadResponse { value: Vec::new(), found: false };
-    SnapshotGetResponse { value: Vec::new(), found: false };
-    SnapshotGetRangeResponse { key_values: Vec::new(), success: false, has_more: false };
-    SetResponse { success: false };
-    DeleteResponse { success: false };
-    SetVersionstampedKeyResponse { generated_key: Vec::new(), success: false };
-    SetVersionstampedValueResponse { generated_value: Vec::new(), success: false };
-    FaultInjectionResponse { success: false };
-    GetNodeInfoResponse { success: false, node_info: None };
-    GetDatabaseStatsResponse { success: false, database_stats: None };
-    PinSnapshotResponse { success: false, expires_at_ms: None };
-    UnpinSnapshotResponse { success: false };
+responses! {
+    GetReadVersionResponse [success, leader_endpoint] { read_version: 0 };
+    GetResponse [leader_endpoint] { value: Vec::new(), found: false };
+    GetRangeResponse [success, leader_endpoint] { key_values: Vec::new(), has_more: false };
+    SnapshotReadResponse [leader_endpoint] { value: Vec::new(), found: false };
+    SnapshotGetResponse [leader_endpoint] { value: Vec::new(), found: false };
+    SnapshotGetRangeResponse [success, leader_endpoint] { key_values: Vec::new(), has_more: false };
+    SetResponse [success, leader_endpoint] {};
+    DeleteResponse [success, leader_endpoint] {};
+    SetVersionstampedKeyResponse [success, leader_endpoint] { generated_key: Vec::new() };
+    SetVersionstampedValueResponse [success, leader_endpoint] { generated_value: Vec::new() };
+    FaultInjectionResponse [success] {};
+    GetClusterHealthResponse [success] { cluster_health: None, limits: None };
+    GetNodeInfoResponse [success] { node_info: None };
+    GetDatabaseStatsResponse [success] { database_stats: None };
+    PinSnapshotResponse [success, leader_endpoint] { expires_at_ms: None };
+    UnpinSnapshotResponse [success] {};
 }
 
-impl InBand for wire::AtomicCommitResponse {
+impl Response for wire::AtomicCommitResponse {
+    fn with_status(status: Status) -> Self {
+        wire::AtomicCommitResponse {
+            success: status.success,
+            error: status.error,
+            error_code: status.error_code,
+            committed_version: None,
+            versionstamp: None,
+            generated_keys: None,
+            generated_values: None,
+            conflicting_keys: None,
+            retryable: None,
+            maybe_committed: None,
+            leader_endpoint: status.leader_endpoint,
+        }
+    }
+
     fn failed(error: KvError, code: String) -> Self {
-        let (text, retryable, maybe_committed) = (error.to_string(), error.is_retryable(), error.maybe_committed());
+        let status = Status::of_failure(&error, code);
+        let (retryable, maybe_committed) = (Some(error.is_retryable()), Some(error.maybe_committed()));
         let key_ref = |key: kv_api::KeyRef| wire::KeyRef {
             key: key.key.into(),
             column_family: Some(key.column_family).filter(|family| !family.is_empty()),
@@ -96,18 +158,7 @@ impl InBand for wire::AtomicCommitResponse {
             KvError::Conflict { keys } => Some(keys.into_iter().map(key_ref).collect()),
             _ => None,
         };
-        wire::AtomicCommitResponse {
-            success: false,
-            error: Some(text),
-            error_code: Some(code),
-            committed_version: None,
-            versionstamp: None,
-            generated_keys: None,
-            generated_values: None,
-            conflicting_keys,
-            retryable: Some(retryable),
-            maybe_committed: Some(maybe_committed),
-        }
+        wire::AtomicCommitResponse { conflicting_keys, retryable, maybe_committed, ..Self::with_status(status) }
     }
 }
 
@@ -121,16 +172,11 @@ pub(super) fn committed(committed: Committed) -> wire::AtomicCommitResponse {
         (!list.is_empty()).then(|| list.into_iter().map(Vec::from).collect())
     };
     wire::AtomicCommitResponse {
-        success: true,
-        error: None,
-        error_code: None,
         committed_version: Some(committed.version),
         versionstamp,
         generated_keys: list(keys),
         generated_values: list(values),
-        conflicting_keys: None,
-        retryable: None,
-        maybe_committed: None,
+        ..succeeded()
     }
 }
 
@@ -181,7 +227,7 @@ pub(super) fn server_limits(limits: &Limits) -> wire::ServerLimits {
     }
 }
 
-/// The figures of the storage engine are given on request only.
+/// Statistics of the storage engine are included on request only.
 pub(super) fn database_stats(figures: &DatabaseFigures, detailed: bool) -> wire::DatabaseStats {
     let detail = |figure: Option<u64>| figure.filter(|_| detailed).map(signed);
     wire::DatabaseStats {
@@ -193,8 +239,33 @@ pub(super) fn database_stats(figures: &DatabaseFigures, detailed: bool) -> wire:
         active_transactions: signed(figures.active_transactions),
         committed_transactions: signed(figures.committed_transactions),
         aborted_transactions: signed(figures.aborted_transactions),
-        // Existing clients want a number where they ask for details: of a cache that nobody asked yet, nothing was found.
+        // Existing clients expect a number if they ask for details, so a cache without lookups
+        // reports 0.
         cache_hit_rate_percent: detail(Some(figures.cache_hit_rate_percent.unwrap_or(0).min(100))),
         compaction_pending_bytes: detail(figures.compaction_pending_bytes),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_names_the_primary_in_a_field_when_one_is_known() {
+        let elsewhere = || KvError::NotPrimary { endpoint: "10.0.0.1:9090".to_owned(), node: 1 };
+        let ThriftReply::Get(read) = answer::<wire::GetResponse>(Method::Get, Err(elsewhere())).reply else {
+            panic!("another method's reply")
+        };
+        assert_eq!(read.error.as_deref(), Some("Not leader, try leader at: 10.0.0.1:9090 (node 1)"));
+        assert_eq!(read.error_code.as_deref(), Some("NO_PRIMARY"));
+        assert_eq!(read.leader_endpoint.as_deref(), Some("10.0.0.1:9090"));
+
+        let commit = wire::AtomicCommitResponse::failed(elsewhere(), "NO_PRIMARY".to_owned());
+        assert_eq!(commit.leader_endpoint.as_deref(), Some("10.0.0.1:9090"));
+        assert_eq!((commit.retryable, commit.maybe_committed), (Some(true), Some(false)));
+
+        let nobody = wire::SetResponse::failed(KvError::NoPrimary("no majority".to_owned()), "NO_PRIMARY".to_owned());
+        assert_eq!(nobody.leader_endpoint, None);
+        assert_eq!(succeeded::<wire::SetResponse>().leader_endpoint, None);
     }
 }

@@ -1,4 +1,5 @@
-//! What the cluster looks like from this process: its own replicas as they are, the others as they last reported.
+//! The cluster as seen from this process: its own replicas as they are, the others as they last
+//! reported.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -7,52 +8,57 @@ use async_trait::async_trait;
 use rsml::core::TransferError;
 use rsml::{ConsensusReplica, CopySent, DriverStatus, ReplicaId};
 
+use super::local_replicas::{LocalReplica, LocalReplicas};
 use super::problems;
-use super::store::{LocalReplicaParts, ReplicatedKvStore};
 use crate::cluster::{
-    AppliedDigest, ClusterSnapshot, ClusterView, CopyProgress, LocalReplica, LocalReplicas, ReplicaStatus, Role,
+    AppliedDigest, ClusterSnapshot, ClusterView, CopyProgress, LocalDatabase, LocalDatabases, ReplicaStatus, Role,
 };
-use crate::config::{Mode, ReplicaConfig};
+use crate::config::ReplicaConfig;
 use crate::failover::{Failover, FailoverControl, FailoverError};
 use crate::front_end::ListenAddresses;
+use crate::mode::Mode;
 use crate::problems::Problem;
 
-/// A peer that was not heard for this long counts as unreachable; reports come several times a second.
+/// A peer that has sent nothing for this long counts as unreachable. Reports come several times a
+/// second.
 const REACHABLE_WITHIN: Duration = Duration::from_secs(1);
 
-/// How long a failover waits for somebody who can take over, and how often it looks.
+/// How long a failover waits for a replica that can take over, and how often it checks.
 const CANDIDATE_WAIT: Duration = Duration::from_secs(1);
 const CANDIDATE_LOOK: Duration = Duration::from_millis(10);
 
+/// The cluster as its replicas in this process see it.
 pub struct ReplicatedCluster {
-    store: Arc<ReplicatedKvStore>,
+    local: Arc<LocalReplicas>,
     members: Vec<ReplicaConfig>,
     addresses: Arc<ListenAddresses>,
     started: Instant,
 }
 
 impl ReplicatedCluster {
-    pub fn new(store: Arc<ReplicatedKvStore>, members: Vec<ReplicaConfig>, addresses: Arc<ListenAddresses>) -> Self {
-        ReplicatedCluster { store, members, addresses, started: Instant::now() }
+    /// The cluster of `members`, of which `local` run here. `addresses` are those of this server.
+    pub fn new(local: Arc<LocalReplicas>, members: Vec<ReplicaConfig>, addresses: Arc<ListenAddresses>) -> Self {
+        ReplicatedCluster { local, members, addresses, started: Instant::now() }
     }
 
-    /// The replica that answers for this process: its primary, otherwise the first.
-    fn spokesman(&self) -> &LocalReplicaParts {
-        let replicas = self.store.replicas();
+    /// The replica that reports for this process: its primary, or else the first.
+    fn reporter(&self) -> &LocalReplica {
+        let replicas = self.local.replicas();
         replicas.iter().find(|replica| replica.consensus.is_primary()).unwrap_or(&replicas[0])
     }
 
-    fn local(&self, member: &ReplicaConfig, replica: &LocalReplicaParts) -> ReplicaStatus {
+    fn status_of_local(&self, member: &ReplicaConfig, replica: &LocalReplica) -> ReplicaStatus {
         let (status, kept) = (&replica.consensus.status(), replica.reader.database().retention());
         let role = match status.core.role {
             "primary" => Role::Primary,
             "candidate" => Role::Candidate,
             "unborn" => Role::Unknown,
-            _ if !status.core.is_voter => Role::Learner,
+            _ if !status.core.is_voter => Role::Observer,
             _ => Role::Secondary,
         };
         let runs = status.failed.is_none();
-        // The core's figures are refreshed now and then, what is applied at once; and only what is committed is applied.
+        // The core's status is refreshed periodically, the applied sequence at once. Only committed
+        // entries are applied, so the commit point is at least that.
         let committed = status.core.commit.max(status.digest_sequence);
         ReplicaStatus {
             role: if runs { role } else { Role::Unknown },
@@ -66,7 +72,7 @@ impl ReplicatedCluster {
             oldest_readable: Some(kept.oldest_readable),
             pending_clears: Some(kept.pending_clears),
             uptime: Some(self.started.elapsed()),
-            problem: problems::gravest(problems::of_local(member.id, status)),
+            problem: problems::most_serious(problems::of_local(member.id, status)),
             copy: own_copy(status),
             sends_copies: status.sending.iter().map(sent_copy).collect(),
             ..self.unknown(member)
@@ -83,19 +89,19 @@ impl ReplicatedCluster {
         };
         let status = self.with_report(status, seen_by);
         ReplicaStatus {
-            problem: problems::gravest(problems::of_peer(&status, seen_by, self.started.elapsed())),
+            problem: problems::most_serious(problems::of_peer(&status, seen_by, self.started.elapsed())),
             ..status
         }
     }
 
-    /// What the peer last told about itself.
+    /// Adds the peer's last report about itself.
     fn with_report(&self, status: ReplicaStatus, seen_by: &DriverStatus) -> ReplicaStatus {
         let Some(report) = seen_by.core.reports.get(&ReplicaId(status.id as u8)) else { return status };
         let role = match () {
             () if !status.reachable => Role::Unknown,
             () if report.is_primary => Role::Primary,
             () if report.is_candidate => Role::Candidate,
-            () if report.is_learner => Role::Learner,
+            () if report.is_observer => Role::Observer,
             () => Role::Secondary,
         };
         ReplicaStatus {
@@ -116,7 +122,7 @@ impl ReplicatedCluster {
     }
 
     fn unknown(&self, member: &ReplicaConfig) -> ReplicaStatus {
-        let is_local = self.store.replicas().iter().any(|replica| replica.id == member.id);
+        let is_local = self.local.replicas().iter().any(|replica| replica.id == member.id);
         let shown = |bound: Option<std::net::SocketAddr>, configured: &crate::config::Address| match bound {
             Some(bound) if is_local => bound.to_string(),
             _ => configured.to_string(),
@@ -175,11 +181,11 @@ impl ClusterView for ReplicatedCluster {
 
 impl ReplicatedCluster {
     fn look(&self) -> ClusterSnapshot {
-        let spokesman = self.spokesman();
-        let seen_by = spokesman.consensus.status();
+        let reporter = self.reporter();
+        let seen_by = reporter.consensus.status();
         let replicas = self.members.iter().map(|member| {
-            match self.store.replicas().iter().find(|replica| replica.id == member.id) {
-                Some(replica) => self.local(member, replica),
+            match self.local.replicas().iter().find(|replica| replica.id == member.id) {
+                Some(replica) => self.status_of_local(member, replica),
                 None => self.remote(member, &seen_by),
             }
         });
@@ -187,29 +193,29 @@ impl ReplicatedCluster {
         ClusterSnapshot {
             mode: Mode::Replicated,
             cluster_id: is_born.then(|| seen_by.core.cluster_id.to_string()),
-            node_id: spokesman.id,
-            primary: spokesman.consensus.primary().map(|id| u32::from(id.0)),
+            node_id: reporter.id,
+            primary: reporter.consensus.primary().map(|id| u32::from(id.0)),
             view: seen_by.core.view.0,
             replicas: replicas.collect(),
         }
     }
 
-    /// Everything that is wrong with the cluster and its replicas, as far as it is known here.
+    /// All problems of the cluster and its replicas that this process knows.
     pub fn problems(&self) -> Vec<Problem> {
-        let (snapshot, seen_by) = (self.look(), self.spokesman().consensus.status());
+        let (snapshot, seen_by) = (self.look(), self.reporter().consensus.status());
         let up = self.started.elapsed();
         let of_cluster = problems::of_cluster(&self.members, &snapshot.replicas, snapshot.cluster_id.is_some());
         let of_replica =
-            |replica: &ReplicaStatus| match self.store.replicas().iter().find(|local| local.id == replica.id) {
+            |replica: &ReplicaStatus| match self.local.replicas().iter().find(|local| local.id == replica.id) {
                 Some(local) => problems::of_local(replica.id, &local.consensus.status()),
                 None => problems::of_peer(replica, &seen_by, up),
             };
         of_cluster.into_iter().chain(snapshot.replicas.iter().flat_map(of_replica)).collect()
     }
 
-    /// For a replica that does not lead.
-    fn whom_to_ask(&self, primary: Option<u32>) -> FailoverError {
-        let primary = primary.or_else(|| self.spokesman().consensus.primary().map(|id| u32::from(id.0)));
+    /// The error of a replica that does not lead.
+    fn ask_the_primary(&self, primary: Option<u32>) -> FailoverError {
+        let primary = primary.or_else(|| self.reporter().consensus.primary().map(|id| u32::from(id.0)));
         match primary.and_then(|id| self.members.iter().find(|member| member.id == id)) {
             Some(member) => FailoverError::AskPrimary { primary: member.id, admin: member.admin.to_string() },
             None => FailoverError::NoPrimary,
@@ -218,7 +224,7 @@ impl ReplicatedCluster {
 
     fn explain(&self, error: TransferError) -> FailoverError {
         match error {
-            TransferError::NotPrimary { primary } => self.whom_to_ask(primary.map(|id| u32::from(id.0))),
+            TransferError::NotPrimary { primary } => self.ask_the_primary(primary.map(|id| u32::from(id.0))),
             TransferError::TimedOut(_) => FailoverError::TimedOut(error.to_string()),
             error => FailoverError::NotNow(error.to_string()),
         }
@@ -233,8 +239,8 @@ impl FailoverControl for ReplicatedCluster {
             return Err(FailoverError::Impossible(format!("there is no replica {id}: there are {}", ids.join(", "))));
         }
         let started = Instant::now();
-        let leading = self.store.replicas().iter().find(|replica| replica.consensus.is_primary());
-        let LocalReplicaParts { id: old_primary, consensus, .. } = leading.ok_or_else(|| self.whom_to_ask(None))?;
+        let leading = self.local.replicas().iter().find(|replica| replica.consensus.is_primary());
+        let LocalReplica { id: old_primary, consensus, .. } = leading.ok_or_else(|| self.ask_the_primary(None))?;
         let target = to.map(|id| ReplicaId(u8::try_from(id).expect("the configuration bounds replica ids")));
         let new_primary = match transfer(consensus, target, deadline).await {
             Ok(id) | Err(TransferError::LeadsAlready(id)) => id,
@@ -243,7 +249,7 @@ impl FailoverControl for ReplicatedCluster {
         let took = started.elapsed();
         if target.is_some_and(|target| target != new_primary) {
             return Err(FailoverError::NotNow(format!(
-                "replica {new_primary} leads now: ask it, if another one shall"
+                "replica {new_primary} leads now: ask it to choose another one"
             )));
         }
         let took_ms = took.as_millis() as u64;
@@ -253,7 +259,8 @@ impl FailoverControl for ReplicatedCluster {
     }
 }
 
-/// A primary that has just begun to lead has heard nobody yet who could take over: that comes within milliseconds, if it comes.
+/// A new primary has not heard yet from any replica that could take over. If there is one, its
+/// message arrives within milliseconds.
 async fn transfer(
     consensus: &ConsensusReplica,
     target: Option<ReplicaId>,
@@ -270,9 +277,9 @@ async fn transfer(
     }
 }
 
-impl LocalReplicas for ReplicatedCluster {
-    fn replicas(&self) -> Vec<LocalReplica> {
-        let replicas = self.store.replicas().iter();
-        replicas.map(|replica| LocalReplica { id: replica.id, reader: replica.reader.clone() }).collect()
+impl LocalDatabases for ReplicatedCluster {
+    fn replicas(&self) -> Vec<LocalDatabase> {
+        let replicas = self.local.replicas().iter();
+        replicas.map(|replica| LocalDatabase { id: replica.id, reader: replica.reader.clone() }).collect()
     }
 }

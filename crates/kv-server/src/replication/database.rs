@@ -1,4 +1,4 @@
-//! The replicated database as a `KvDatabase`: no logic of its own.
+//! The replicated database as a `KvDatabase`. It has no logic of its own.
 
 use std::sync::Arc;
 
@@ -10,19 +10,20 @@ use kv_api::{
 };
 use tokio::time::Instant;
 
+use super::local_replicas::LocalReplicas;
 use super::router::{ConsensusRouter, INNER_DEADLINE};
-use super::store::ReplicatedKvStore;
 use crate::router::{RequestContext, RequestRouter};
 
-/// For embedders and tests; each call ends within ten seconds.
+/// The cluster's database, for embedders and tests. Each call ends within ten seconds.
 pub struct ReplicatedKvDatabase {
     router: Arc<ConsensusRouter>,
-    store: Arc<ReplicatedKvStore>,
+    local: Arc<LocalReplicas>,
 }
 
 impl ReplicatedKvDatabase {
-    pub fn new(router: Arc<ConsensusRouter>, store: Arc<ReplicatedKvStore>) -> Self {
-        ReplicatedKvDatabase { router, store }
+    /// The database that `router` reads and writes.
+    pub fn new(router: Arc<ConsensusRouter>, local: Arc<LocalReplicas>) -> Self {
+        ReplicatedKvDatabase { router, local }
     }
 
     async fn route(&self, operation: KvOperation) -> Result<KvOutcome, KvError> {
@@ -30,7 +31,7 @@ impl ReplicatedKvDatabase {
     }
 }
 
-/// The router's outcome is of the operation's kind: that is its contract.
+/// By contract, the router returns the outcome of the operation's kind.
 fn mismatch(outcome: KvOutcome) -> ! {
     panic!("the router answered with an outcome of another kind: {outcome:?}")
 }
@@ -66,6 +67,6 @@ impl KvDatabase for ReplicatedKvDatabase {
     }
 
     async fn statistics(&self) -> Result<DatabaseStatistics, KvError> {
-        Ok(self.store.replicas()[0].reader.database().statistics_now())
+        Ok(self.local.replicas()[0].reader.database().statistics_now())
     }
 }

@@ -1,4 +1,4 @@
-//! The databases of one replica, by generation, and what becomes of damaged ones.
+//! The databases of one replica, by generation, and the handling of damaged ones.
 //!
 //! ```text
 //! replica-<id>/db                    generation 0
@@ -7,9 +7,9 @@
 //! replica-<id>/db….copy-<n>          a copy that a peer fetches, while it lasts
 //! replica-<id>/damaged               which generation was found to be damaged, and how
 //! ```
-//! The consensus log says which generation is the live one; all others are leftovers. A database that was found to be
-//! damaged, or cannot be opened for damage, is never opened again: at the next start an empty one stands in its place,
-//! which consensus then fills from a peer.
+//! The consensus log says which generation is live; all others are leftovers. A database that was
+//! found damaged, or that cannot be opened because of damage, is never opened again. The next start
+//! puts an empty one in its place, which consensus then fills from a peer.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -35,12 +35,13 @@ const DAMAGED_MARK: &str = ".damaged-";
 const MARKER: &str = "damaged";
 const MARKER_DRAFT: &str = "damaged.new";
 
-/// How often it is looked whether the last reader of a replaced database has ended.
+/// How often to check whether the last reader of a replaced database has ended.
 const UNREAD_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Told once, with the reason, when the live database is found to be damaged.
+/// Called once, with the reason, if the live database is found to be damaged.
 type Alarm = Box<dyn FnOnce(&str) + Send>;
 
+/// The files of one replica's databases.
 pub struct ReplicaDatabases {
     replica: u32,
     folder: PathBuf,
@@ -58,7 +59,7 @@ struct Damage {
     alarm: Option<Alarm>,
 }
 
-/// What [`MARKER`] holds.
+/// The content of [`MARKER`].
 #[derive(Serialize, Deserialize)]
 struct Marker {
     generation: u64,
@@ -66,7 +67,7 @@ struct Marker {
 }
 
 impl ReplicaDatabases {
-    /// In `folder`, which holds nothing else that begins with `db`.
+    /// The databases in `folder`, which must hold nothing else whose name begins with `db`.
     pub fn new(replica: u32, folder: PathBuf, engine: EngineKind, resources: SharedResources) -> Arc<Self> {
         Arc::new(ReplicaDatabases {
             replica,
@@ -78,6 +79,7 @@ impl ReplicaDatabases {
         })
     }
 
+    /// The directory of a generation.
     pub fn path(&self, generation: u64) -> PathBuf {
         self.folder.join(name_of(generation))
     }
@@ -85,12 +87,13 @@ impl ReplicaDatabases {
     fn try_open(&self, generation: u64) -> Result<Arc<TransactionalKvDatabase>, KvError> {
         let engine = open_engine(self.engine, &self.path(generation), Durability::UntilFlush, &self.resources)?;
         let database = TransactionalKvDatabase::open(engine, StoreOptions::replicated())?;
-        // Consensus asks for it at once: damage there shall be found now.
+        // Consensus will read it at once, so damage to it should be found now.
         database.state_blob()?;
         Ok(database)
     }
 
-    /// Has `alarm` called when the live database is found to be damaged; at once if it was.
+    /// Registers `alarm`, to be called if the live database is found to be damaged; at once if it
+    /// was already.
     pub fn on_damage(&self, alarm: impl FnOnce(&str) + Send + 'static) {
         let mut damage = self.damage();
         match damage.found.clone() {
@@ -106,8 +109,8 @@ impl ReplicaDatabases {
         self.damage.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The live database is of no use any more: notes that durably, so that it is set aside at the next start. Only the
-    /// first time counts.
+    /// Records durably that the live database is damaged, so that the next start sets it aside.
+    /// Only the first call has an effect.
     pub fn note_damage(&self, reason: &str) {
         let (generation, alarm) = {
             let mut damage = self.damage();
@@ -127,7 +130,7 @@ impl ReplicaDatabases {
         {
             tracing::error!(
                 replica = self.replica, %error,
-                "cannot record that the database is damaged; the next start has to find out again"
+                "cannot record that the database is damaged; the next start must detect it again"
             );
         }
         if let Some(alarm) = alarm {
@@ -135,7 +138,7 @@ impl ReplicaDatabases {
         }
     }
 
-    /// Written beside and renamed, so that it is there whole or not at all.
+    /// Writes a new file and renames it, so that the marker exists completely or not at all.
     fn write_marker(&self, marker: &Marker) -> io::Result<()> {
         let draft = self.folder.join(MARKER_DRAFT);
         let mut file = File::create(&draft)?;
@@ -146,13 +149,14 @@ impl ReplicaDatabases {
     }
 
     /// Sets the live database aside if it was found to be damaged earlier.
-    fn obey_marker(&self, generation: u64) -> Result<(), KvError> {
+    fn apply_marker(&self, generation: u64) -> Result<(), KvError> {
         let path = self.folder.join(MARKER);
         let text = match fs::read(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             text => text.map_err(failed_to("read", &path))?,
         };
-        // Somebody wrote it, and about this replica: one that cannot be read speaks of the live database.
+        // The marker can only be about this replica. If it is unreadable, it is taken to mean the
+        // live database.
         let marker = serde_json::from_slice(&text).unwrap_or_else(|error| Marker {
             generation,
             reason: format!("unknown ({} cannot be read: {error})", MARKER),
@@ -160,12 +164,14 @@ impl ReplicaDatabases {
         if marker.generation == generation && self.path(generation).exists() {
             self.set_aside(generation, &marker.reason)?;
         }
-        // Only now: a crash before leaves the marker, and nothing for it to speak of.
+        // Remove the marker only now: after a crash before this, it refers to a database that is
+        // gone, which does no harm.
         fs::remove_file(&path).map_err(failed_to("remove", &path))?;
         self.sync_folder()
     }
 
-    /// Renames a damaged database, so that it is out of the way and can still be looked at; forgets an earlier one.
+    /// Renames a damaged database, so that it is out of the way but can still be examined. Removes
+    /// an earlier one.
     fn set_aside(&self, generation: u64, reason: &str) -> Result<(), KvError> {
         let aside: Vec<String> = self.names()?.into_iter().filter(|name| name.contains(DAMAGED_MARK)).collect();
         let number = |name: &String| name.rsplit_once(DAMAGED_MARK).and_then(|(_, number)| number.parse::<u64>().ok());
@@ -184,7 +190,7 @@ impl ReplicaDatabases {
         Ok(())
     }
 
-    /// Removes the databases of other generations, and copies that nobody reads any more.
+    /// Removes databases of other generations and copies without readers.
     fn remove_leftovers(&self, live: u64) -> Result<(), KvError> {
         for name in self.names()? {
             let is_other = generation_of(&name).is_some_and(|generation| generation != live);
@@ -203,7 +209,7 @@ impl ReplicaDatabases {
         entries.map(|entry| entry.map(|e| e.file_name().to_string_lossy().into_owned()).map_err(failed)).collect()
     }
 
-    /// What cannot be removed now is in nobody's way, and removed at the next start.
+    /// A file that cannot be removed now does no harm, and the next start removes it.
     fn remove(&self, name: &str) {
         if let Err(error) = fs::remove_dir_all(self.folder.join(name)) {
             tracing::warn!(
@@ -219,13 +225,13 @@ impl ReplicaDatabases {
 }
 
 impl DatabasePlace for ReplicaDatabases {
-    /// Opens the live database at a start, once it is known which one that is. A damaged one is set aside, and the one
-    /// that is opened is empty.
+    /// Opens the live database at a start, once its generation is known. Sets a damaged one aside
+    /// and opens an empty one.
     fn open(self: Arc<Self>, generation: u64) -> Result<Arc<TransactionalKvDatabase>, KvError> {
         if self.survive_exit() {
             make_directory(&self.folder).map_err(|error| KvError::Storage(error.to_string()))?;
             self.remove_leftovers(generation)?;
-            self.obey_marker(generation)?;
+            self.apply_marker(generation)?;
         }
         let database = match self.try_open(generation) {
             Err(KvError::Corruption(reason)) if self.survive_exit() => {
@@ -258,7 +264,8 @@ impl DatabasePlace for ReplicaDatabases {
         self.engine != EngineKind::Memory
     }
 
-    /// In a thread of its own: writing out a full buffer takes a while, and applying goes on meanwhile.
+    /// Flushes in a thread of its own, because that takes a while for a full buffer and applying
+    /// continues meanwhile.
     fn start_flush(&self, database: Arc<TransactionalKvDatabase>) {
         let mut flushing = self.flushing.lock().unwrap_or_else(PoisonError::into_inner);
         if flushing.as_ref().is_some_and(|thread| !thread.is_finished()) {
@@ -280,8 +287,8 @@ impl DatabasePlace for ReplicaDatabases {
         }
     }
 
-    /// Closing a database takes a while, and removing its files, too: done in a thread, and by no reader that happens to
-    /// be the last.
+    /// Closing a database and removing its files takes a while. A separate thread does it, so that
+    /// the last reader does not have to.
     fn close(&self, database: Arc<TransactionalKvDatabase>) {
         database.remove_when_closed();
         let close = move || {
@@ -302,7 +309,7 @@ fn name_of(generation: u64) -> String {
     }
 }
 
-/// Of the name of a database's directory.
+/// The generation in the name of a database's directory.
 fn generation_of(name: &str) -> Option<u64> {
     if name == GENERATION_0 {
         return Some(0);

@@ -1,37 +1,41 @@
-//! From the consensus log to the database: in order, each operation once.
+//! Applies the consensus log to the database: in order, each operation once.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use kv_api::{KvError, LoggedWrite, TimedWrite, encode_verdict};
-use kv_store::{StateBlob, TransactionalKvDatabase};
-use rsml::{CommittedValue, ExecutionError, ExecutionNotifier, SealedState, Sequence, Snapshots};
+use kv_store::{PreparedBatch, StateBlob, TransactionalKvDatabase};
+use rsml::{CommittedValue, ExecutedBatch, ExecutionError, ExecutionNotifier, SealedState, Sequence, Snapshots};
 
 use super::place::DatabasePlace;
 use super::snapshots::{Installed, ReplicaSnapshots, failed};
 use crate::router::{LocalReader, ReadSlots};
 
-/// Applies committed operations to its replica's database. Verdicts, rows and RSML's own state go into one engine batch.
+/// Applies committed operations to its replica's database. Verdicts, rows and RSML's own state go
+/// into one engine batch.
 ///
-/// When the log says so, another database takes the place of the present one, under the readers: those that run keep the
-/// old one, and no reader ever finds an older version than before.
+/// When the log says so, another database replaces the present one under its readers. Running reads
+/// keep the old one, and no reader ever sees an older version than before.
 pub struct KvStoreExecutor {
     databases: Arc<dyn DatabasePlace>,
+    /// The live database, the same that `reader` reads.
+    database: Arc<TransactionalKvDatabase>,
     reader: LocalReader,
     next: Sequence,
     installed: Installed,
 }
 
 impl KvStoreExecutor {
-    /// Opens the database of `generation`, which the log says is the live one. It is empty if it was damaged.
+    /// Opens the database of `generation`, which is live according to the log. It is empty if the
+    /// previous one was damaged.
     pub fn open(databases: Arc<dyn DatabasePlace>, slots: ReadSlots, generation: u64) -> Result<Self, ExecutionError> {
         let database = databases.clone().open(generation).map_err(failed)?;
         let next = expected_by(&database).map_err(failed)?;
-        let reader = LocalReader::new(database, slots);
-        Ok(KvStoreExecutor { databases, reader, next, installed: Installed::default() })
+        let reader = LocalReader::new(database.clone(), slots);
+        Ok(KvStoreExecutor { databases, database, reader, next, installed: Installed::default() })
     }
 
-    /// Reads the database that is live at the time.
+    /// A reader of whichever database is live.
     pub fn reader(&self) -> &LocalReader {
         &self.reader
     }
@@ -53,53 +57,64 @@ fn timed_writes(values: &[CommittedValue]) -> Result<Vec<TimedWrite>, ExecutionE
     Ok(writes)
 }
 
-impl ExecutionNotifier for KvStoreExecutor {
-    fn notify_commit_batch(
-        &mut self,
-        values: &[CommittedValue],
-        seal: &mut dyn FnMut(&[Bytes]) -> SealedState,
-    ) -> Result<Vec<Bytes>, ExecutionError> {
-        let writes = timed_writes(values)?;
-        let mut outcomes = Vec::new();
-        let mut next = self.next;
-        self.reader
-            .database()
-            .apply(&writes, &mut |verdicts| {
-                outcomes = verdicts.iter().map(encode_verdict).collect();
-                let sealed = seal(&outcomes);
-                next = sealed.sequence.next();
-                StateBlob { sequence: sealed.sequence.0, blob: sealed.state }
-            })
-            .map_err(failed)?;
-        self.next = next;
-        self.reader.applied_advanced();
+/// Values that the database has decided and not written yet.
+struct PreparedValues<'e> {
+    prepared: PreparedBatch<'e>,
+    outcomes: Vec<Bytes>,
+    next: &'e mut Sequence,
+    reader: &'e LocalReader,
+}
+
+impl ExecutedBatch for PreparedValues<'_> {
+    fn outcomes(&self) -> &[Bytes] {
+        &self.outcomes
+    }
+
+    fn commit(self: Box<Self>, sealed: SealedState) -> Result<Vec<Bytes>, ExecutionError> {
+        let PreparedValues { prepared, outcomes, next, reader } = *self;
+        prepared.commit(StateBlob { sequence: sealed.sequence.0, blob: sealed.state }).map_err(failed)?;
+        *next = sealed.sequence.next();
+        reader.applied_advanced();
         Ok(outcomes)
+    }
+}
+
+impl ExecutionNotifier for KvStoreExecutor {
+    fn notify_commit_batch<'e>(
+        &'e mut self,
+        values: &'e [CommittedValue],
+    ) -> Result<Box<dyn ExecutedBatch + 'e>, ExecutionError> {
+        let writes = timed_writes(values)?;
+        let prepared = self.database.prepare(&writes).map_err(failed)?;
+        let outcomes = prepared.verdicts().iter().map(encode_verdict).collect();
+        Ok(Box::new(PreparedValues { prepared, outcomes, next: &mut self.next, reader: &self.reader }))
     }
 
     fn sealed_state(&self) -> Result<Option<Bytes>, ExecutionError> {
-        Ok(self.reader.database().state_blob().map_err(failed)?.map(|(_, blob)| blob))
+        Ok(self.database.state_blob().map_err(failed)?.map(|(_, blob)| blob))
     }
 
     fn next_expected_sequence(&self) -> Sequence {
         self.next
     }
 
-    /// In memory nothing survives, and the log is all there is: nothing in it may ever be let go.
+    /// A database in memory does not survive a restart and depends on the whole log, so no entry
+    /// may be trimmed.
     fn persisted_sequence(&self) -> Result<Sequence, ExecutionError> {
         if !self.databases.survive_exit() {
             return Ok(Sequence::ZERO);
         }
-        self.reader.database().persisted_sequence().map(Sequence).map_err(failed)
+        self.database.persisted_sequence().map(Sequence).map_err(failed)
     }
 
     fn start_flush(&mut self) {
         if self.databases.survive_exit() {
-            self.databases.start_flush(self.reader.database());
+            self.databases.start_flush(self.database.clone());
         }
     }
 
     fn is_ready(&self) -> bool {
-        self.reader.database().state_blob().is_ok()
+        self.database.state_blob().is_ok()
     }
 
     fn snapshots(&self) -> Arc<dyn Snapshots> {
@@ -114,13 +129,14 @@ impl ExecutionNotifier for KvStoreExecutor {
         let missing = || ExecutionError::failed(format!("the database of generation {generation} was not built"));
         let database = self.installed.take(generation).ok_or_else(missing)?;
         self.installed.remove_before(generation);
-        let (before, after) = (self.reader.database().applied_version(), database.applied_version());
+        let (before, after) = (self.database.applied_version(), database.applied_version());
         if after < before {
             let text = format!("the database of generation {generation} has version {after}, and {before} was read");
             return Err(ExecutionError::failed(text));
         }
         self.next = expected_by(&database).map_err(failed)?;
         self.databases.clone().watch(generation, &database);
+        self.database = database.clone();
         let old = self.reader.switch(database);
         self.reader.applied_advanced();
         tracing::info!(generation, version = after.0, "switched to another database");

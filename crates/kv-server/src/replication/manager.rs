@@ -1,4 +1,4 @@
-//! A server whose writes are agreed by its cluster.
+//! The server of replicated mode.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -9,37 +9,41 @@ use rsml::transport::create_shared_message_bus;
 use tokio::runtime::Handle;
 
 use super::cluster::ReplicatedCluster;
-use super::collector::ConsensusCollector;
 use super::database::ReplicatedKvDatabase;
+use super::local_replicas::{LocalReplica, LocalReplicas, Network};
+use super::prometheus::ConsensusCollector;
 use super::router::ConsensusRouter;
-use super::store::{LocalReplicaParts, Network, ReplicatedKvStore};
-use crate::config::{Address, Config, Mode};
+use crate::config::{Address, Config};
 use crate::data_dir::DataDir;
+use crate::error::ServerError;
 use crate::front_end::{BackEnd, FrontEnd, ListenAddresses};
 use crate::health::Liveness;
-use crate::manager::{Extension, ServerError, ServerManager, plan_budget};
+use crate::manager::{Extension, ServerManager, plan_budget};
 use crate::metrics::ServerMetrics;
+use crate::mode::Mode;
 use crate::ports;
 use crate::problems::Problems;
 use crate::router::WriteSettings;
 
-/// How long a start waits for a primary when all replicas are in this process. The server works without: requests wait.
+/// How long a start waits for a primary if all replicas are in this process. The server also works
+/// without one: requests wait.
 const FIRST_PRIMARY_WAIT: Duration = Duration::from_secs(5);
 
-/// All replicas of a cluster in one process, or one of them.
+/// A server that runs all replicas of a cluster, or one of them.
 pub struct ReplicatedServerManager {
     front_end: FrontEnd,
     router: Arc<ConsensusRouter>,
-    store: Arc<ReplicatedKvStore>,
+    local: Arc<LocalReplicas>,
     identity: tokio::task::JoinHandle<()>,
-    /// Note which databases are wrong, when replicas stop because of that.
+    /// Tasks that record which databases have diverged, if replicas stop because of that.
     marking: tokio::task::JoinSet<()>,
-    /// Last, so that the directory is free only when everything in it is closed.
+    /// The last field, so that the lock is released only after everything in the directory is
+    /// closed.
     data_dir: Arc<DataDir>,
 }
 
 impl ReplicatedServerManager {
-    /// Starts with replicas that reach each other without sockets: all must be in this process.
+    /// Starts with replicas that communicate without sockets; all must be in this process.
     pub async fn start_in_memory(config: Config) -> Result<Self, ServerError> {
         Self::start_on(config, Network::InMemory(create_shared_message_bus())).await
     }
@@ -56,23 +60,21 @@ impl ReplicatedServerManager {
             let (config, budget) = (config.clone(), budget.clone());
             let (data_dir, runtime) = (data_dir.clone(), Handle::current());
             // Recovering databases and logs may take long, and blocks.
-            tokio::task::spawn_blocking(move || {
-                ReplicatedKvStore::start(&config, &budget, &data_dir, &network, &runtime)
-            })
+            tokio::task::spawn_blocking(move || LocalReplicas::start(&config, &budget, &data_dir, &network, &runtime))
         };
-        let store = Arc::new(starting.await.expect("starting replicas does not panic")?);
+        let local = Arc::new(starting.await.expect("starting replicas does not panic")?);
         let members = config.replication.replicas.clone();
         let addresses = Arc::new(ListenAddresses::default());
-        let router = Arc::new(ConsensusRouter::new(store.clone(), members.clone(), WriteSettings::new(&config)));
-        let cluster = Arc::new(ReplicatedCluster::new(store.clone(), members.clone(), addresses.clone()));
+        let router = Arc::new(ConsensusRouter::new(local.clone(), members.clone(), WriteSettings::new(&config)));
+        let cluster = Arc::new(ReplicatedCluster::new(local.clone(), members.clone(), addresses.clone()));
         let metrics = ServerMetrics::new();
-        let collector = Box::new(ConsensusCollector::new(store.clone()));
+        let collector = Box::new(ConsensusCollector::new(local.clone()));
         metrics.registry().register(collector).expect("registered once for each server");
         let problems = Arc::new(Problems::default());
         let seen = cluster.clone();
         problems.watch(move || seen.problems());
         let liveness = Arc::new(Liveness::default());
-        let watched = store.clone();
+        let watched = local.clone();
         liveness.watch(move || watched.stalled());
         let back_end = BackEnd {
             router: router.clone(),
@@ -80,37 +82,39 @@ impl ReplicatedServerManager {
             replicas: cluster.clone(),
             failover: cluster,
             metrics,
-            space: store.space().clone(),
+            space: local.space().clone(),
             problems,
             liveness,
             addresses,
         };
         let front_end = FrontEnd::start(&config, budget, back_end).await?;
         if ids.len() == members.len() {
-            wait_for_primary(&store).await;
+            wait_for_primary(&local).await;
         }
-        let marking = store.replicas().iter().cloned().map(LocalReplicaParts::give_up_when_diverged).collect();
-        let identity = tokio::spawn(remember_identity(store.clone(), data_dir.clone()));
+        let marking = local.replicas().iter().cloned().map(LocalReplica::give_up_when_diverged).collect();
+        let identity = tokio::spawn(remember_identity(local.clone(), data_dir.clone()));
         tracing::info!(thrift = %front_end.thrift_addr(), admin = %front_end.admin_addr(), replicas = ?ids,
             data_dir = %config.storage.data_dir.display(), "replicated server started");
-        Ok(ReplicatedServerManager { front_end, router, store, identity, marking, data_dir })
+        Ok(ReplicatedServerManager { front_end, router, local, identity, marking, data_dir })
     }
 
+    /// The front end.
     pub fn front_end(&self) -> &FrontEnd {
         &self.front_end
     }
 
-    pub fn store(&self) -> &Arc<ReplicatedKvStore> {
-        &self.store
+    /// The replicas of this process.
+    pub fn local_replicas(&self) -> &Arc<LocalReplicas> {
+        &self.local
     }
 
     /// The cluster's database, for callers in this process.
     pub fn database(&self) -> ReplicatedKvDatabase {
-        ReplicatedKvDatabase::new(self.router.clone(), self.store.clone())
+        ReplicatedKvDatabase::new(self.router.clone(), self.local.clone())
     }
 }
 
-/// Everything that this process listens on.
+/// All addresses that this process listens on, with their keys.
 fn listeners<'c>(config: &'c Config, network: &Network) -> Vec<(String, &'c Address)> {
     let replication = &config.replication;
     let mut listeners = vec![
@@ -118,7 +122,7 @@ fn listeners<'c>(config: &'c Config, network: &Network) -> Vec<(String, &'c Addr
         ("server.admin_addr".to_string(), &config.server.admin_addr),
     ];
     if matches!(network, Network::Tcp) {
-        // A name may get its address later: the transport waits for that.
+        // A name may resolve later; the transport waits for that.
         let own = replication.local_ids().into_iter().filter_map(|id| replication.replica(id));
         let own = own.map(|replica| (replication.peer_key(replica.id), replication.listens_at(replica)));
         listeners.extend(own.filter(|(_, address)| address.is_literal()));
@@ -126,17 +130,17 @@ fn listeners<'c>(config: &'c Config, network: &Network) -> Vec<(String, &'c Addr
     listeners
 }
 
-async fn wait_for_primary(store: &ReplicatedKvStore) {
-    let mut watch = store.replicas()[0].consensus.watch();
+async fn wait_for_primary(local: &LocalReplicas) {
+    let mut watch = local.replicas()[0].consensus.watch();
     let primary = watch.wait_for(|role| role.primary.is_some() || role.failed.is_some());
     if tokio::time::timeout(FIRST_PRIMARY_WAIT, primary).await.is_err() {
-        tracing::warn!("no primary yet; the server starts all the same, and requests wait for one");
+        tracing::warn!("no primary yet; the server starts anyway, and requests wait for one");
     }
 }
 
 /// Writes the cluster's id into the data directory once it is known.
-async fn remember_identity(store: Arc<ReplicatedKvStore>, data_dir: Arc<DataDir>) {
-    let consensus = &store.replicas()[0].consensus;
+async fn remember_identity(local: Arc<LocalReplicas>, data_dir: Arc<DataDir>) {
+    let consensus = &local.replicas()[0].consensus;
     let mut watch = consensus.watch();
     loop {
         let status = consensus.status();
@@ -162,13 +166,13 @@ impl ServerManager for ReplicatedServerManager {
     }
 
     async fn shutdown(self: Box<Self>) {
-        let ReplicatedServerManager { front_end, router, store, identity, mut marking, data_dir: _data_dir } = *self;
+        let ReplicatedServerManager { front_end, router, local, identity, mut marking, data_dir: _data_dir } = *self;
         front_end.shutdown().await;
         identity.abort();
         marking.shutdown().await;
         let closed = tokio::task::spawn_blocking(move || {
-            store.shutdown();
-            drop((router, store));
+            local.shutdown();
+            drop((router, local));
         });
         if let Err(error) = closed.await {
             tracing::error!(%error, "closing the replicas failed; the next start recovers them");
@@ -181,19 +185,19 @@ impl ServerManager for ReplicatedServerManager {
             return Some("a listener has stopped; the log says why".to_string());
         }
         let gone = || self.data_dir.check_presence().err().map(|error| error.to_string());
-        self.store.failure().or_else(gone)
+        self.local.failure().or_else(gone)
     }
 
     fn wants_restart(&self) -> Option<String> {
-        self.store.wants_restart()
+        self.local.wants_restart()
     }
 
     fn extend(&self, extension: Extension) {
         self.front_end.extend(&extension);
     }
 
-    fn awaits_founding(&self) -> bool {
-        self.store.replicas().iter().all(|replica| replica.consensus.status().core.cluster_id == rsml::ClusterId::NONE)
+    fn awaits_bootstrap(&self) -> bool {
+        self.local.replicas().iter().all(|replica| replica.consensus.status().core.cluster_id == rsml::ClusterId::NONE)
     }
 
     fn thrift_addr(&self) -> SocketAddr {

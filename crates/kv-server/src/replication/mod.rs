@@ -1,23 +1,25 @@
-//! Replicated mode: consensus under the same front end.
+//! Replicated mode: consensus under the front end that both modes share.
 //!
-//! - [`KvStoreExecutor`]: applies what was agreed to one replica's database.
-//! - [`ReplicaDatabases`]: the directories of that database, by generation, and what becomes of damaged ones.
-//! - [`ReplicatedKvStore`]: the replicas of this process, each with its database, log, transport and consensus.
-//! - [`ConsensusRouter`]: gives writes to consensus, and takes a read point before it reads.
+//! - [`KvStoreExecutor`]: applies the log to one replica's database.
+//! - [`ReplicaDatabases`]: the directories of that database, by generation, and the handling of
+//!   damaged ones.
+//! - [`LocalReplicas`]: the replicas of this process, each with its database, log, transport
+//!   and consensus.
+//! - [`ConsensusRouter`]: passes writes to consensus, and obtains a read point before each read.
 //! - [`ReplicatedKvDatabase`]: the `KvDatabase` trait over that router, for embedders and tests.
-//! - [`ReplicatedServerManager`]: all of it under a front end.
+//! - [`ReplicatedServerManager`]: starts and stops all of it, under a front end.
 
 mod cluster;
-mod collector;
 mod database;
 mod databases;
 mod executor;
+mod local_replicas;
 mod manager;
 mod place;
 mod problems;
+mod prometheus;
 mod router;
 mod snapshots;
-mod store;
 #[cfg(test)]
 mod tests;
 
@@ -25,7 +27,7 @@ pub use cluster::ReplicatedCluster;
 pub use database::ReplicatedKvDatabase;
 pub use databases::ReplicaDatabases;
 pub use executor::KvStoreExecutor;
+pub use local_replicas::{LocalReplica, LocalReplicas, Network, check_certificates};
 pub use manager::ReplicatedServerManager;
 pub use place::DatabasePlace;
 pub use router::ConsensusRouter;
-pub use store::{LocalReplicaParts, Network, ReplicatedKvStore, check_certificates};

@@ -1,29 +1,29 @@
-//! What is wrong with the replicas of a cluster, as far as this process can tell, and what to do about it.
+//! The problems of a cluster's replicas that this process can detect, each with its remedy.
 
 use std::time::Duration;
 
 use rsml::transport::{Trouble, TroubleKind};
-use rsml::{DriverStatus, FailureKind, ReplicaId, StalledThread, Stray, ThreadKind};
+use rsml::{DivergedPeer, DriverStatus, FailureKind, ReplicaId, StalledThread, ThreadKind};
 
 use crate::cluster::{ReplicaStatus, Role};
 use crate::config::ReplicaConfig;
 use crate::problems::Problem;
 use crate::space::disk_full;
 
-/// Peers are not missed before a server has run for so long: they may be starting, too.
+/// How long a server must have run before a silent peer is a problem; peers may be starting, too.
 const MISSED_AFTER: Duration = Duration::from_secs(5);
 
-/// A disk that takes so long for one write is not just busy.
+/// A single write that takes this long means more than a busy disk.
 const DISK_PATIENCE_US: u64 = 5_000_000;
 
 const NO_VOTE: &str = "no_vote";
 
-/// What makes a replica count as not well. Without a vote one may be as well as any other.
-pub(super) fn gravest(problems: Vec<Problem>) -> Option<Problem> {
+/// The most serious problem, which makes a replica unhealthy. Being an observer is not one.
+pub(super) fn most_serious(problems: Vec<Problem>) -> Option<Problem> {
     problems.into_iter().find(|problem| problem.kind != NO_VOTE)
 }
 
-/// Of a replica of this process; the gravest first.
+/// The problems of a replica of this process, the most serious first.
 pub(super) fn of_local(id: u32, status: &DriverStatus) -> Vec<Problem> {
     let stopped = status
         .failed
@@ -34,12 +34,12 @@ pub(super) fn of_local(id: u32, status: &DriverStatus) -> Vec<Problem> {
     let found = [
         stopped,
         log_blocked(status),
-        standing_still(status),
+        stall(status),
         copy,
         log_damaged(status),
         shortage(status),
         unreachable,
-        no_member(status),
+        not_a_member(status),
     ];
     found.into_iter().flatten().map(|problem| problem.of_replica(id)).collect()
 }
@@ -48,7 +48,7 @@ fn log_blocked(status: &DriverStatus) -> Option<Problem> {
     let (from, to) = status.core.blocked?;
     Some(Problem::new(
         "log_blocked",
-        format!("nobody can lead: entries {from} to {to} are blocked, all disks that had them have lost them"),
+        format!("no replica can lead: entries {from} to {to} are blocked, all disks that had them have lost them"),
         "bring back a disk that has them, or restore a backup of all replicas (see \"A damaged log or database\" in \
          docs/OPERATIONS.md)",
     ))
@@ -59,7 +59,7 @@ fn log_damaged(status: &DriverStatus) -> Option<Problem> {
     let (from, to) = (first.0, last.1);
     Some(Problem::new(
         "log_damaged",
-        format!("its disk has lost entries between {from} and {to} of the log; it gets them from the others"),
+        format!("its disk has lost entries between {from} and {to} of the log; it fetches them from the others"),
         "wait until it has them; test the disk if that happens again",
     ))
 }
@@ -68,16 +68,16 @@ fn shortage(status: &DriverStatus) -> Option<Problem> {
     if status.lacks_descriptors {
         return Some(Problem::new(
             "descriptors",
-            "its log has no file descriptor for its next file, and waits",
-            "close connections, or raise the limit (`ulimit -n`, LimitNOFILE= of systemd) and restart; writes go on by \
+            "its log waits for a file descriptor for its next file",
+            "close connections, or raise the limit (`ulimit -n`, LimitNOFILE= of systemd) and restart; writes continue by \
              themselves once one is free",
         ));
     }
     status.core.storage_full.then(disk_full)
 }
 
-/// Whether it takes part in agreeing on writes.
-fn no_member(status: &DriverStatus) -> Option<Problem> {
+/// A problem if the replica takes no part in agreeing on writes.
+fn not_a_member(status: &DriverStatus) -> Option<Problem> {
     if status.failed.is_some() {
         return None;
     }
@@ -85,21 +85,22 @@ fn no_member(status: &DriverStatus) -> Option<Problem> {
         return Some(Problem::new(
             "not_founded",
             "it belongs to no cluster yet",
-            "start all configured replicas: they found a cluster once all of them run with empty directories. Where the \
+            "start all configured replicas: they bootstrap a cluster once all of them run with empty directories. Where the \
              others have a cluster already, this one joins it without a vote as soon as one of them answers",
         ));
     }
     (!status.core.is_voter).then(without_vote)
 }
 
-/// A thread that does not get on, or, sooner, a disk that does not.
-fn standing_still(status: &DriverStatus) -> Option<Problem> {
-    let remedy = "look at the disk and at the kernel's log of this machine";
+/// A stalled thread or, reported sooner, a disk that does not answer.
+fn stall(status: &DriverStatus) -> Option<Problem> {
+    let remedy = "check the disk and the kernel's log of this machine";
     let Some(StalledThread { thread, since, has_ended }) = &status.stalled else {
         let waits_us = status.core.disk_waits_us;
         let hangs = waits_us >= DISK_PATIENCE_US && !status.core.storage_full && status.failed.is_none();
         let text = format!("its disk has not finished a write to the log for {} s", waits_us / 1_000_000);
-        let remedy = format!("{remedy}. The others go on without it; a primary whose disk hangs lets another one lead");
+        let remedy =
+            format!("{remedy}. The others continue without it; a primary whose disk hangs lets another one lead");
         return hangs.then(|| Problem::new("disk_hangs", text, remedy));
     };
     let (name, since_s) = (thread.name(), since.elapsed().as_secs());
@@ -111,7 +112,7 @@ fn standing_still(status: &DriverStatus) -> Option<Problem> {
     Some(Problem::new("stalled", text, format!("{remedy}; then restart the server")))
 }
 
-/// It needs a copy, and the databases of the others differ.
+/// The replica needs a copy, but the databases of the others differ.
 fn copy_refused(status: &DriverStatus) -> Option<Problem> {
     let refused = status.core.refused_copy.as_ref()?;
     Some(Problem::new(
@@ -125,10 +126,10 @@ fn copy_refused(status: &DriverStatus) -> Option<Problem> {
 fn copy_under_way(status: &DriverStatus) -> Problem {
     let rate = |bytes: u64| format!("{:.1} MB/s", bytes as f64 / 1e6);
     let text = match &status.core.copy {
-        None => "it needs a copy of another replica's database, and nobody sends one".to_string(),
+        None => "it needs a copy of another replica's database, and no replica sends one".to_string(),
         Some(copy) if copy.total == 0 => format!("it waits for replica {} to make a copy of its database", copy.source),
         Some(copy) => format!(
-            "it gets a copy of the database of replica {}: {} % of {:.1} MB, at {}",
+            "it receives a copy of the database of replica {}: {} % of {:.1} MB, at {}",
             copy.source,
             copy.received * 100 / copy.total,
             copy.total as f64 / 1e6,
@@ -136,8 +137,8 @@ fn copy_under_way(status: &DriverStatus) -> Problem {
         ),
     };
     let remedy = match status.core.copy {
-        None => "start the other replicas, and see why they are not reached",
-        Some(_) => "wait until it is in; meanwhile this replica does not lead, and what it serves may be old",
+        None => "start the other replicas, and check why they cannot be reached",
+        Some(_) => "wait until it is complete; meanwhile this replica does not lead, and may serve old data",
     };
     Problem::new("copy_under_way", text, remedy)
 }
@@ -145,7 +146,7 @@ fn copy_under_way(status: &DriverStatus) -> Problem {
 fn after(kind: FailureKind) -> &'static str {
     match kind {
         FailureKind::Storage => {
-            "look at the disk and at the server's log; then start the server again (see \"A disk that fails\" in \
+            "check the disk and the server's log; then start the server again (see \"A disk that fails\" in \
              docs/OPERATIONS.md)"
         }
         FailureKind::Damaged | FailureKind::Diverged => {
@@ -153,13 +154,13 @@ fn after(kind: FailureKind) -> &'static str {
              machine"
         }
         FailureKind::DivergedWithoutMajority => {
-            "somebody has to say which database is right: see \"Replicas that disagree\" in docs/OPERATIONS.md"
+            "an operator must decide which database is right: see \"Replicas that disagree\" in docs/OPERATIONS.md"
         }
         FailureKind::Execution | FailureKind::Invariant => {
             "keep the server's log and report it; then start the server again"
         }
         FailureKind::Starved => {
-            "let the process have more (LimitNOFILE= of systemd, fs.file-max); it starts again by itself"
+            "raise the limits of the process (LimitNOFILE= of systemd, fs.file-max); it starts again by itself"
         }
         FailureKind::ShutDown => "start the server again",
     }
@@ -168,17 +169,18 @@ fn after(kind: FailureKind) -> &'static str {
 fn without_vote() -> Problem {
     Problem::new(
         NO_VOTE,
-        "it follows without a vote: its disk is not one of those that the cluster was founded with",
+        "it is an observer without a vote: its disk is not one of those that the cluster was bootstrapped with",
         "put its old directory back if that can be recovered as it was (see \"A lost disk\" in docs/OPERATIONS.md)",
     )
 }
 
-/// Of a replica in another process, as `seen_by` sees it; the gravest first. `up` is how long this process has run.
+/// The problems of a replica in another process, as `seen_by` sees it, the most serious first. `up`
+/// is how long this process has run.
 pub(super) fn of_peer(peer: &ReplicaStatus, seen_by: &DriverStatus, up: Duration) -> Vec<Problem> {
     let id = ReplicaId(u8::try_from(peer.id).expect("the configuration bounds replica ids"));
     let mut found = Vec::new();
-    if let Some(stray) = seen_by.core.strays.get(&id) {
-        found.push(divergence(stray));
+    if let Some(diverged) = seen_by.core.diverged_peers.get(&id) {
+        found.push(divergence(diverged));
     }
     let trouble = seen_by.troubles.get(&id).filter(|trouble| trouble.kind != TroubleKind::Unreachable);
     if let Some(trouble) = trouble {
@@ -190,14 +192,14 @@ pub(super) fn of_peer(peer: &ReplicaStatus, seen_by: &DriverStatus, up: Duration
         if report.storage_full {
             found.push(disk_full());
         }
-        if report.is_learner {
+        if report.is_observer {
             found.push(without_vote());
         }
     }
     found.into_iter().map(|problem| problem.of_replica(peer.id)).collect()
 }
 
-/// Why there is no connection, other than that nobody answers.
+/// The problem of a missing connection whose cause is known.
 fn disconnected(trouble: &Trouble) -> Problem {
     let Trouble { address, reason, .. } = trouble;
     let since_s = trouble.since.elapsed().as_secs();
@@ -205,7 +207,7 @@ fn disconnected(trouble: &Trouble) -> Problem {
         TroubleKind::Unresolved => Problem::new(
             "name_unresolved",
             format!("for {since_s} s: cannot resolve {address}: {reason}"),
-            "look at the name server, or correct the name in replication.replicas. It is looked up again with each attempt; \
+            "check the name server, or correct the name in replication.replicas. It is looked up again with each attempt; \
              no restart is needed when it comes back",
         ),
         TroubleKind::NotListening => Problem::new(
@@ -216,7 +218,7 @@ fn disconnected(trouble: &Trouble) -> Problem {
         TroubleKind::Refused | TroubleKind::Unreachable => Problem::new(
             "peer_refused",
             format!("for {since_s} s there has been no connection to it at {address}: {reason}"),
-            "look at its log, and compare replication.replicas, replication.tls and the version of both",
+            "check its log, and compare replication.replicas, replication.tls and the version of both",
         ),
     }
 }
@@ -224,18 +226,18 @@ fn disconnected(trouble: &Trouble) -> Problem {
 fn unreachable(id: ReplicaId, peer: &ReplicaStatus, seen_by: &DriverStatus, up: Duration) -> Problem {
     let address = peer.peer.as_deref().unwrap_or("no address");
     let text = match seen_by.core.heard_us.get(&id) {
-        Some(us) => format!("it was last heard {} s ago (at {address})", us / 1_000_000),
-        None => format!("it was not heard since this server started, {} s ago (at {address})", up.as_secs()),
+        Some(us) => format!("its last message arrived {} s ago (at {address})", us / 1_000_000),
+        None => format!("no message from it since this server started, {} s ago (at {address})", up.as_secs()),
     };
     let reason = seen_by.troubles.get(&id).map(|trouble| format!(": {}", trouble.reason)).unwrap_or_default();
     let text = format!("{text}{reason}");
-    let remedy = "start its server, or look at the network between the two; what it has missed it gets by itself";
+    let remedy = "start its server, or check the network between the two; it then catches up by itself";
     Problem::new("peer_unreachable", text, remedy)
 }
 
-/// What the others say about a replica that has most likely stopped by now.
-fn divergence(stray: &Stray) -> Problem {
-    let Stray { sequence, expected, found } = stray;
+/// The report of the others about a diverged replica, which has most likely stopped by now.
+fn divergence(diverged: &DivergedPeer) -> Problem {
+    let DivergedPeer { sequence, expected, found } = diverged;
     Problem::new(
         "diverged",
         format!(
@@ -246,16 +248,20 @@ fn divergence(stray: &Stray) -> Problem {
     )
 }
 
-/// Of the cluster as a whole: too few replicas that can vote are there.
-pub(super) fn of_cluster(members: &[ReplicaConfig], replicas: &[ReplicaStatus], is_founded: bool) -> Option<Problem> {
-    let votes = |replica: &&ReplicaStatus| replica.reachable && replica.role != Role::Learner;
+/// A problem of the whole cluster: too few voting replicas are available.
+pub(super) fn of_cluster(
+    members: &[ReplicaConfig],
+    replicas: &[ReplicaStatus],
+    is_bootstrapped: bool,
+) -> Option<Problem> {
+    let votes = |replica: &&ReplicaStatus| replica.reachable && replica.role != Role::Observer;
     let (there, needed) = (replicas.iter().filter(votes).count(), members.len() / 2 + 1);
-    if !is_founded || there >= needed {
+    if !is_bootstrapped || there >= needed {
         return None;
     }
     let missing = |replica: &ReplicaStatus| match replica.role {
-        _ if !replica.reachable => Some(format!("replica {} is not heard", replica.id)),
-        Role::Learner => Some(format!("replica {} has no vote, as its disk is another one", replica.id)),
+        _ if !replica.reachable => Some(format!("replica {} is silent", replica.id)),
+        Role::Observer => Some(format!("replica {} has no vote, because its disk is another one", replica.id)),
         _ => None,
     };
     let missing: Vec<String> = replicas.iter().filter_map(missing).collect();
@@ -266,8 +272,8 @@ pub(super) fn of_cluster(members: &[ReplicaConfig], replicas: &[ReplicaStatus], 
             members.len(),
             missing.join(", ")
         ),
-        "start the missing ones with their own directories, and writes go on by themselves. Remove no directory: one of \
-         them may be the only copy left. Where disks are lost for good, see \"Two replicas of three are gone\" in \
+        "start the missing ones with their own directories, and writes continue by themselves. Remove no directory: one of \
+         them may be the only copy left. If disks are lost for good, see \"Two replicas of three are gone\" in \
          docs/OPERATIONS.md",
     ))
 }

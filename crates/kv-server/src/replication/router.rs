@@ -1,5 +1,6 @@
-//! The router of replicated mode: every write is agreed before it is answered, every linearizable read takes a read point
-//! first. Any replica serves any client: what only the primary can do, consensus forwards.
+//! The router of replicated mode. A write is answered after the replicas have agreed on it, and a
+//! linearizable read first obtains a read point. Any replica serves any client, because consensus
+//! forwards to the primary what only the primary can do.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -9,26 +10,26 @@ use async_trait::async_trait;
 use kv_api::{KvError, KvOperation, KvOutcome, LoggedWrite, ReadAt, decode_verdict};
 use rsml::{DriverStatus, ReadError, RequestError};
 
-use super::store::{LocalReplicaParts, ReplicatedKvStore};
+use super::local_replicas::{LocalReplica, LocalReplicas};
 use crate::config::ReplicaConfig;
 use crate::router::{RequestContext, RequestRouter, WriteSettings};
 
-/// Gives writes to consensus and reads from a local database after a read point.
+/// Passes writes to consensus, and reads from a local database after it has obtained a read point.
 ///
-/// A local primary is asked directly. While a connection has writes under way it stays with the replica that took them, so
-/// that its writes keep their order when the primary changes.
+/// A primary in this process is used directly. While a connection has writes in flight, it stays
+/// with the replica that received them, so that its writes keep their order if the primary changes.
 pub struct ConsensusRouter {
-    store: Arc<ReplicatedKvStore>,
+    local: Arc<LocalReplicas>,
     members: Vec<ReplicaConfig>,
     settings: WriteSettings,
     pins: Pins,
 }
 
-/// Where connections have writes under way.
+/// The connections with writes in flight, and their replicas.
 #[derive(Default)]
 struct Pins(Mutex<HashMap<u64, Pin>>);
 
-/// The replica that has a connection's unanswered writes, and how many these are.
+/// The replica that has a connection's unanswered writes, and their number.
 #[derive(Debug, PartialEq, Eq)]
 struct Pin {
     replica: usize,
@@ -36,7 +37,8 @@ struct Pin {
 }
 
 impl Pins {
-    /// A write of the connection begins: the replica for it is that of the connection's other writes, or `preferred`.
+    /// Begins a write of the connection. Returns the replica of the connection's other writes, or
+    /// `preferred`.
     fn begin(&self, connection: u64, preferred: usize) -> usize {
         let mut pins = self.0.lock().expect("no holder of this lock panics");
         let pin = pins.entry(connection).or_insert(Pin { replica: preferred, writes: 0 });
@@ -56,13 +58,14 @@ impl Pins {
 }
 
 impl ConsensusRouter {
-    pub fn new(store: Arc<ReplicatedKvStore>, members: Vec<ReplicaConfig>, settings: WriteSettings) -> Self {
-        ConsensusRouter { store, members, settings, pins: Pins::default() }
+    /// A router over the replicas of this process. `members` are all replicas of the cluster.
+    pub fn new(local: Arc<LocalReplicas>, members: Vec<ReplicaConfig>, settings: WriteSettings) -> Self {
+        ConsensusRouter { local, members, settings, pins: Pins::default() }
     }
 
-    /// The place of the replica to ask: a local primary, otherwise the first that has not failed.
+    /// The index of the replica to use: a local primary, or else the first that has not failed.
     fn preferred(&self) -> usize {
-        let replicas = self.store.replicas();
+        let replicas = self.local.replicas();
         if replicas.len() == 1 {
             return 0;
         }
@@ -71,14 +74,15 @@ impl ConsensusRouter {
         primary.or_else(sound).unwrap_or(0)
     }
 
-    /// Proposes before it first waits: the caller's order of first polls is the order of the writes.
+    /// Proposes before its first wait, so that writes happen in the order in which the caller polls
+    /// them first.
     async fn write(
         &self,
-        write: impl FnOnce(&LocalReplicaParts) -> LoggedWrite + Send,
+        write: impl FnOnce(&LocalReplica) -> LoggedWrite + Send,
         context: &RequestContext,
     ) -> Result<KvOutcome, KvError> {
         let pinned = PinnedWrite::begin(self, context.connection_id);
-        let replica = &self.store.replicas()[pinned.replica];
+        let replica = &self.local.replicas()[pinned.replica];
         let payload = write(replica).to_bytes();
         let started = Instant::now();
         let outcome = replica.consensus.execute_request_async(payload, context.deadline.into_std()).await;
@@ -93,9 +97,9 @@ impl ConsensusRouter {
         }
     }
 
-    /// The error for a request that surely did not happen; it names the primary if one is known, and otherwise what would
-    /// bring one about.
-    fn no_primary(&self, replica: &LocalReplicaParts, waited: Duration) -> KvError {
+    /// The error for a request that was definitely not executed. It names the primary if one is
+    /// known, or else explains what a primary needs.
+    fn no_primary(&self, replica: &LocalReplica, waited: Duration) -> KvError {
         let primary = replica.consensus.primary().map(|id| u32::from(id.0)).filter(|id| *id != replica.id);
         match primary.and_then(|id| self.members.iter().find(|member| member.id == id)) {
             Some(member) => KvError::NotPrimary { endpoint: member.thrift.to_string(), node: member.id },
@@ -117,7 +121,7 @@ impl ConsensusRouter {
         }
         if status.core.role == "primary" && !status.core.recovered {
             return format!(
-                "waited {waited_ms} ms, and replica {} has just begun to lead: it is still applying what was chosen before, \
+                "waited {waited_ms} ms, and replica {} has just begun to lead: it is still applying earlier entries, \
                  at sequence {} of {}",
                 status.core.id, status.digest_sequence, status.core.commit
             );
@@ -129,7 +133,7 @@ impl ConsensusRouter {
         )
     }
 
-    async fn barrier(&self, replica: &LocalReplicaParts, context: &RequestContext) -> Result<(), KvError> {
+    async fn barrier(&self, replica: &LocalReplica, context: &RequestContext) -> Result<(), KvError> {
         match replica.consensus.read_barrier(context.deadline.into_std()).await {
             Ok(_) => Ok(()),
             Err(ReadError::NoPrimary { waited_ms }) => Err(self.no_primary(replica, Duration::from_millis(waited_ms))),
@@ -139,9 +143,9 @@ impl ConsensusRouter {
     }
 
     async fn read(&self, operation: KvOperation, at: ReadAt, context: &RequestContext) -> Result<KvOutcome, KvError> {
-        let replica = &self.store.replicas()[self.preferred()];
+        let replica = &self.local.replicas()[self.preferred()];
         if let Some(failure) = &replica.consensus.watch().borrow().failed {
-            // Whatever stopped it: its rows are no longer vouched for.
+            // Its rows cannot be trusted, whatever stopped it.
             return Err(KvError::Storage(format!("replica {} has stopped: {failure}", replica.id)));
         }
         let applied = || replica.reader.database().applied_version();
@@ -149,7 +153,8 @@ impl ConsensusRouter {
             ReadAt::Stale => applied(),
             ReadAt::Version(version) => {
                 if version > applied() {
-                    // Everything acknowledged so far is applied after this: what is newer still does not exist.
+                    // After this barrier everything acknowledged so far is applied, so a newer
+                    // version does not exist.
                     self.barrier(replica, context).await?;
                 }
                 if version > applied() {
@@ -171,18 +176,18 @@ impl RequestRouter for ConsensusRouter {
     async fn route(&self, operation: KvOperation, context: &RequestContext) -> Result<KvOutcome, KvError> {
         match operation {
             KvOperation::AtomicCommit(commit) => {
-                let write = |replica: &LocalReplicaParts| self.settings.commit(commit, &replica.reader.database());
+                let write = |replica: &LocalReplica| self.settings.commit(commit, &replica.reader.database());
                 self.write(write, context).await
             }
             KvOperation::ChangeFamily(change) => self.write(|_| self.settings.family(change), context).await,
-            KvOperation::PassTime => self.write(|_| self.settings.passing_time(), context).await,
+            KvOperation::ClockTick => self.write(|_| self.settings.clock_tick(), context).await,
             KvOperation::ReadVersion => self.read(operation, ReadAt::Linearizable, context).await,
             KvOperation::Get { at, .. } | KvOperation::GetRange { at, .. } => self.read(operation, at, context).await,
         }
     }
 }
 
-/// Holds a connection to its replica while a write of it is under way.
+/// Keeps a connection with its replica while a write of it is in flight.
 struct PinnedWrite<'a> {
     router: &'a ConsensusRouter,
     connection: u64,
@@ -192,7 +197,7 @@ struct PinnedWrite<'a> {
 impl<'a> PinnedWrite<'a> {
     fn begin(router: &'a ConsensusRouter, connection: u64) -> Self {
         let preferred = router.preferred();
-        if router.store.replicas().len() == 1 || connection == 0 {
+        if router.local.replicas().len() == 1 || connection == 0 {
             return PinnedWrite { router, connection: 0, replica: preferred };
         }
         PinnedWrite { router, connection, replica: router.pins.begin(connection, preferred) }
@@ -207,7 +212,7 @@ impl Drop for PinnedWrite<'_> {
     }
 }
 
-/// Long enough for an inner caller that set no deadline of its own.
+/// The deadline of internal callers that set none.
 pub(super) const INNER_DEADLINE: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
@@ -218,7 +223,7 @@ mod tests {
     fn writes_of_a_connection_stay_with_the_replica_that_has_earlier_ones() {
         let pins = Pins::default();
         assert_eq!(pins.begin(7, 0), 0);
-        // Another replica leads from here on.
+        // Another replica leads from now on.
         assert_eq!(pins.begin(7, 2), 0, "the first is still under way");
         assert_eq!(pins.begin(8, 2), 2, "another connection has none");
         pins.end(7);

@@ -1,5 +1,5 @@
-//! Copies of a replica's database for its peers, and databases from their copies: the adapter between what the consensus
-//! library wants and what the database offers.
+//! Makes copies of a replica's database for its peers, and databases from their copies. This is the
+//! adapter between the consensus library and the database.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,7 +12,8 @@ use rsml::{ExecutionError, Snapshot, SnapshotSink, SnapshotSource, Snapshots};
 use super::place::DatabasePlace;
 use crate::router::LocalReader;
 
-/// Damage of what is used here, or of a copy that came here, is told apart from everything else.
+/// Converts an error. Damage, of this replica's data or of a received copy, is kept distinct from
+/// all other errors.
 pub(super) fn failed(error: KvError) -> ExecutionError {
     match error {
         KvError::Corruption(reason) => ExecutionError::corrupt(reason),
@@ -21,7 +22,7 @@ pub(super) fn failed(error: KvError) -> ExecutionError {
     }
 }
 
-/// Databases that are complete, by generation, and wait to be switched to.
+/// Complete databases, by generation, that wait to become live.
 #[derive(Clone, Default)]
 pub(super) struct Installed(Arc<Mutex<BTreeMap<u64, Arc<TransactionalKvDatabase>>>>);
 
@@ -34,11 +35,13 @@ impl Installed {
         self.all().insert(generation, database);
     }
 
+    /// Removes the database of a generation and returns it.
     pub fn take(&self, generation: u64) -> Option<Arc<TransactionalKvDatabase>> {
         self.all().remove(&generation)
     }
 
-    /// Nobody will switch to a generation below this one. A later one may be complete already.
+    /// Removes databases that can no longer become live, because their generation is older. A later
+    /// one may be complete already.
     pub fn remove_before(&self, generation: u64) {
         let mut all = self.all();
         let later = all.split_off(&generation);
@@ -49,8 +52,11 @@ impl Installed {
 }
 
 pub(super) struct ReplicaSnapshots {
+    /// Reads the live database, of which copies are made.
     pub reader: LocalReader,
+    /// Where received copies are written.
     pub databases: Arc<dyn DatabasePlace>,
+    /// Where complete ones wait.
     pub installed: Installed,
 }
 
@@ -61,7 +67,7 @@ impl Snapshots for ReplicaSnapshots {
     }
 
     fn begin_install(&self, generation: u64) -> Result<Box<dyn SnapshotSink>, ExecutionError> {
-        // Closed before its files go.
+        // Close it before its files are removed.
         drop(self.installed.take(generation));
         let install = self.databases.clone().begin_install(generation).map_err(failed)?;
         Ok(Box::new(Sink { install, generation, installed: self.installed.clone() }))

@@ -1,4 +1,4 @@
-//! The router of standalone mode: everything happens on the one database.
+//! The router of standalone mode, which runs every operation on the one database.
 
 use std::sync::Arc;
 
@@ -9,8 +9,8 @@ use kv_store::TransactionalKvDatabase;
 use super::{LocalReader, RequestContext, RequestRouter, WriteSettings};
 use crate::space::SpaceWatch;
 
-/// Runs operations on a local database. What it has applied is durable and is all there is, so that its newest version is
-/// always a linearizable read point.
+/// Runs operations on a local database. Everything that the database has applied is durable, and
+/// nothing else was acknowledged, so its newest version is always a linearizable read point.
 pub struct DirectRouter {
     database: Arc<TransactionalKvDatabase>,
     reader: LocalReader,
@@ -19,6 +19,7 @@ pub struct DirectRouter {
 }
 
 impl DirectRouter {
+    /// A router over one database, which refuses writes while `space` has none.
     pub fn new(
         database: Arc<TransactionalKvDatabase>,
         reader: LocalReader,
@@ -51,11 +52,11 @@ impl RequestRouter for DirectRouter {
                 self.write(self.settings.commit(commit, &self.database), context).await
             }
             KvOperation::ChangeFamily(change) => self.write(self.settings.family(change), context).await,
-            KvOperation::PassTime => self.write(self.settings.passing_time(), context).await,
+            KvOperation::ClockTick => self.write(self.settings.clock_tick(), context).await,
             KvOperation::Get { at: ReadAt::Version(version), .. }
             | KvOperation::GetRange { at: ReadAt::Version(version), .. } => {
                 if version > newest {
-                    // Nobody else commits: there is nothing to wait for.
+                    // Nobody else commits, so there is nothing to wait for.
                     return Err(KvError::FutureVersion { read_version: version.0, current: newest.0 });
                 }
                 self.reader.read(operation, version, context.deadline).await

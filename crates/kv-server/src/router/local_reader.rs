@@ -8,25 +8,28 @@ use kv_store::TransactionalKvDatabase;
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 
-/// Ranges up to so many rows are read where they are asked for; longer ones, and those that pass over very many keys, on a
-/// thread of their own, because a runtime thread that reads for long serves nobody else.
+/// Ranges of up to this many rows are read on the calling runtime thread. Longer ones, and those
+/// that skip very many keys, run on a blocking thread, because a runtime thread that reads for long
+/// serves nobody else.
 const INLINE_ROWS: u64 = 64;
 
-/// How many long reads run at a time, in the whole process.
+/// Bounds the number of long reads that run at a time in the whole process.
 #[derive(Clone)]
 pub struct ReadSlots(Arc<Semaphore>);
 
 impl ReadSlots {
+    /// At most `concurrent` long reads at a time.
     pub fn new(concurrent: usize) -> Self {
         ReadSlots(Arc::new(Semaphore::new(concurrent.max(1))))
     }
 
-    /// Twice as many as there are processors: long reads wait for the disk now and then.
+    /// Two slots per processor, because long reads sometimes wait for the disk.
     pub fn per_processor() -> Self {
         ReadSlots::new(2 * std::thread::available_parallelism().map_or(2, usize::from))
     }
 
-    /// Runs work that blocks, once a slot is free. The work can ask whether somebody still waits for it.
+    /// Runs blocking work once a slot is free. The work can check whether its caller still waits
+    /// for it.
     pub async fn run<T: Send + 'static>(
         &self,
         deadline: Instant,
@@ -38,7 +41,7 @@ impl ReadSlots {
         let caller = Caller(Arc::new(AtomicBool::new(true)));
         let waits = caller.0.clone();
         let reading = tokio::task::spawn_blocking(move || {
-            // Held until the work is really over, also when the caller has given up.
+            // Held until the work has ended, even if the caller has given up.
             let _slot = slot;
             work(&|| waits.load(Ordering::Relaxed))
         });
@@ -50,7 +53,7 @@ impl ReadSlots {
     }
 }
 
-/// Tells the work when its caller is gone: at its deadline, or with its connection.
+/// Tells the work when its caller gives up, at its deadline or with its connection.
 struct Caller(Arc<AtomicBool>);
 
 impl Drop for Caller {
@@ -59,7 +62,8 @@ impl Drop for Caller {
     }
 }
 
-/// Reads a database as of a version. Cheap to clone: all clones read the same database, also after it was replaced.
+/// Reads a database as of a version. Cheap to clone. All clones read the same database, even after
+/// it was replaced.
 #[derive(Clone)]
 pub struct LocalReader {
     live: Arc<RwLock<Arc<TransactionalKvDatabase>>>,
@@ -68,25 +72,29 @@ pub struct LocalReader {
 }
 
 impl LocalReader {
+    /// Reads this database until another one replaces it.
     pub fn new(database: Arc<TransactionalKvDatabase>, slots: ReadSlots) -> Self {
         LocalReader { live: Arc::new(RwLock::new(database)), applied: Arc::new(Notify::new()), slots }
     }
 
-    /// The live database. To be kept for one read, and no longer.
+    /// The live database. Keep it for one read and no longer.
     pub fn database(&self) -> Arc<TransactionalKvDatabase> {
         self.live.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Puts another database in the place of the live one, which is given back. Its version must not be older.
+    /// Replaces the live database and returns the previous one. The version of the new one must not
+    /// be older.
     pub fn switch(&self, database: Arc<TransactionalKvDatabase>) -> Arc<TransactionalKvDatabase> {
         std::mem::replace(&mut *self.live.write().unwrap_or_else(PoisonError::into_inner), database)
     }
 
+    /// The slots for long reads.
     pub fn slots(&self) -> &ReadSlots {
         &self.slots
     }
 
-    /// To be called after each apply by whoever applies; wakes the readers that wait for a version.
+    /// Wakes the readers that wait for a version. The applying thread must call this after each
+    /// apply.
     pub fn applied_advanced(&self) {
         self.applied.notify_waiters();
     }
@@ -98,7 +106,7 @@ impl LocalReader {
     pub async fn wait_applied(&self, version: Version, until: Instant) -> Result<(), KvError> {
         loop {
             let mut advanced = std::pin::pin!(self.applied.notified());
-            // Enlisted before looking, so that an apply in between is not missed.
+            // Registers before it checks, so that an apply in between is not missed.
             advanced.as_mut().enable();
             let current = self.database().applied_version();
             if current >= version {
@@ -110,7 +118,8 @@ impl LocalReader {
         }
     }
 
-    /// Answers a `Get` or `GetRange` as of `version`, whatever its own `at` says; waits until the version is applied.
+    /// Answers a `Get` or `GetRange` as of `version`, ignoring its own `at`. Waits until the
+    /// version is applied.
     pub async fn read(
         &self,
         operation: KvOperation,
@@ -121,7 +130,7 @@ impl LocalReader {
         if database.applied_version() < version {
             drop(database);
             self.wait_applied(version, deadline).await?;
-            // It may be another one by now, which has that version, too.
+            // The live database may have changed; the new one also has that version.
             database = self.database();
         }
         match operation {
@@ -130,7 +139,7 @@ impl LocalReader {
                 self.read_range(database, query, version, deadline).await.map(KvOutcome::Rows)
             }
             KvOperation::ReadVersion => Ok(KvOutcome::ReadVersion(version)),
-            KvOperation::AtomicCommit(_) | KvOperation::ChangeFamily(_) | KvOperation::PassTime => {
+            KvOperation::AtomicCommit(_) | KvOperation::ChangeFamily(_) | KvOperation::ClockTick => {
                 Err(KvError::InvalidOperation("a write is not a read: it must be routed".to_string()))
             }
         }
@@ -146,7 +155,8 @@ impl LocalReader {
         deadline: Instant,
     ) -> Result<Rows, KvError> {
         if is_short(&query) {
-            // Given up when it is asked for the first time: few rows may lie behind very many that are cleared.
+            // Stops at its first check whether to continue: even a short range may have to skip
+            // very many cleared rows.
             match database.range_at_while(&query, version, &|| false) {
                 Err(KvError::Timeout(_)) => {}
                 done => return done,

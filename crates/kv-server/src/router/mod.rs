@@ -1,11 +1,13 @@
-//! From a validated operation to its outcome, whatever the mode.
+//! Routes a validated operation to its outcome, in either mode.
 //!
-//! [`RequestRouter`] is the seam: [`DirectRouter`] runs operations on the one local database, the replicated mode has a
-//! router of its own that gives writes to consensus and takes a read point first. Both read through [`LocalReader`].
+//! [`RequestRouter`] is the seam: [`DirectRouter`] runs operations on the one local database.
+//! Replicated mode has a router that passes writes to consensus and obtains a read point before
+//! each read. Both read through [`LocalReader`].
 //!
-//! Order of writes: the future of [`RequestRouter::route`] takes a write's place in the order when it is polled for the
-//! first time, before it waits for anything. Whoever starts the futures of one client in order gets its writes in order.
-//! Nothing on the way from the socket to here may wait before a write has been routed.
+//! Order of writes: a write gets its place in the order when the future of [`RequestRouter::route`]
+//! is first polled, before that waits for anything. So a caller that first polls the futures of one
+//! client in order gets its writes in order. No code between the socket and the router may wait
+//! before a write has been routed.
 
 mod direct;
 mod local_reader;
@@ -18,12 +20,12 @@ pub use local_reader::{LocalReader, ReadSlots};
 use tokio::time::Instant;
 pub use write_settings::WriteSettings;
 
-/// What an operation needs to know about the request that it comes from.
+/// The facts about a request that its operation needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RequestContext {
-    /// When the caller stops waiting. The router answers by then.
+    /// When the caller stops waiting. The router answers before this.
     pub deadline: Instant,
-    /// Which connection asks; 0: none, an inner caller.
+    /// The connection of the request; 0 for internal callers.
     pub connection_id: u64,
 }
 
@@ -34,13 +36,14 @@ impl RequestContext {
     }
 }
 
-/// Takes operations to where they are decided or read.
+/// Passes operations to the database or to consensus.
 #[async_trait]
 pub trait RequestRouter: Send + Sync + 'static {
-    /// The outcome is of the same name as the operation.
+    /// Executes an operation. The outcome is the variant with the operation's name.
     ///
     /// # Errors
-    /// [`KvError::Timeout`] when the deadline passed and surely nothing was written, [`KvError::CommitUnknown`] when it
-    /// passed and something may have been; otherwise whatever the database or consensus says.
+    /// [`KvError::Timeout`] if the deadline passed and nothing was written,
+    /// [`KvError::CommitUnknown`] if it passed and something may have been written; otherwise any
+    /// error of the database or of consensus.
     async fn route(&self, operation: KvOperation, context: &RequestContext) -> Result<KvOutcome, KvError>;
 }

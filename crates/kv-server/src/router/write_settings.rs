@@ -1,19 +1,21 @@
-//! What the configuration of this server adds to every write that it takes. It goes into the log with the write, so that
-//! replicas with different configurations still decide alike.
+//! The settings that this server adds to every write that it receives. They are logged with the
+//! write, so that replicas with different configurations still decide alike.
 
 use kv_api::{AtomicCommit, FamilyChange, LoggedWrite};
 use kv_store::TransactionalKvDatabase;
 
 use crate::config::Config;
 
+/// The settings of this server for writes.
 #[derive(Clone, Debug)]
 pub struct WriteSettings {
     readable_window_ms: u64,
-    /// Made by the first write that uses them.
+    /// Column families that the first write to them creates.
     column_families: Vec<String>,
 }
 
 impl WriteSettings {
+    /// The settings in this configuration.
     pub fn new(config: &Config) -> Self {
         WriteSettings {
             readable_window_ms: config.storage.readable_window_ms,
@@ -21,18 +23,21 @@ impl WriteSettings {
         }
     }
 
-    /// `database`: any replica's. It tells which families surely exist.
+    /// Adds the settings to a commit. `database` is that of any replica, and shows which families
+    /// certainly exist.
     pub fn commit(&self, commit: AtomicCommit, database: &TransactionalKvDatabase) -> LoggedWrite {
         let creates = self.missing_families(&commit, database);
         LoggedWrite { creates, ..LoggedWrite::commit(commit).within(self.readable_window_ms) }
     }
 
+    /// Adds the settings to a change of column families.
     pub fn family(&self, change: FamilyChange) -> LoggedWrite {
         LoggedWrite::family(change).within(self.readable_window_ms)
     }
 
-    pub fn passing_time(&self) -> LoggedWrite {
-        LoggedWrite::passing_time().within(self.readable_window_ms)
+    /// A clock tick with the settings.
+    pub fn clock_tick(&self) -> LoggedWrite {
+        LoggedWrite::clock_tick().within(self.readable_window_ms)
     }
 
     fn missing_families(&self, commit: &AtomicCommit, database: &TransactionalKvDatabase) -> Vec<String> {

@@ -1,36 +1,46 @@
-//! What the server tells about the cluster and about itself. Every figure is measured or left out.
+//! Reports about the cluster and this server. Every number is measured or left out.
 
 use kv_api::KvError;
 
 use super::KvServiceCore;
 use crate::cluster::{ClusterSnapshot, ReplicaStatus};
 
-/// The cluster at one moment.
+/// The cluster at one point in time.
 pub type ClusterHealth = ClusterSnapshot;
 
-/// Figures of the database that answers, and of the requests that this server has answered since it started.
+/// Statistics of the answering database, and of the requests that this server has answered since it
+/// started.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct DatabaseFigures {
+    /// Visible rows, an estimate.
     pub total_keys: u64,
+    /// Bytes of live files and write buffers.
     pub total_size_bytes: u64,
+    /// Requests of methods that write rows.
     pub write_operations: u64,
+    /// Requests of methods that read rows.
     pub read_operations: u64,
-    /// Of reads and writes, from the request's arrival to its reply; 0 before the first.
+    /// Average over reads and writes, from a request's arrival to its reply; 0 before the first.
     pub average_response_time_ms: f64,
-    /// Commits being worked on.
+    /// Commits in progress.
     pub active_transactions: u64,
+    /// Committed transactions of all clients of the cluster.
     pub committed_transactions: u64,
+    /// Refused transactions of all clients of the cluster.
     pub aborted_transactions: u64,
+    /// Hit rate of the block cache in percent.
     pub cache_hit_rate_percent: Option<u64>,
+    /// Bytes that wait for compaction.
     pub compaction_pending_bytes: Option<u64>,
 }
 
 impl KvServiceCore {
+    /// The cluster as seen from this server.
     pub async fn cluster_health(&self) -> ClusterHealth {
         self.parts.cluster.snapshot().await
     }
 
-    /// One replica's state, `None`: the one that answers; and the cluster that it was seen in.
+    /// The state of a replica (`None` for the answering one), and the cluster as seen with it.
     pub async fn node_info(&self, node_id: Option<i32>) -> Result<(ReplicaStatus, ClusterSnapshot), KvError> {
         let cluster = self.parts.cluster.snapshot().await;
         let found = match node_id {
@@ -45,7 +55,7 @@ impl KvServiceCore {
         Ok((replica, cluster))
     }
 
-    /// Of the first database in this process.
+    /// The statistics of the first database in this process.
     pub async fn database_figures(&self) -> Result<DatabaseFigures, KvError> {
         let replicas = self.parts.replicas.replicas();
         let Some(replica) = replicas.first() else {

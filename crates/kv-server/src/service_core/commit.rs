@@ -1,4 +1,4 @@
-//! From a transaction as clients describe it to the one operation that replicas agree on.
+//! Converts a transaction as clients describe it to the operation that replicas agree on.
 
 use std::time::Duration;
 
@@ -10,51 +10,60 @@ use tokio::time::Instant;
 use super::KvServiceCore;
 use crate::router::RequestContext;
 
-/// Most ids that one commit may say are finished.
+/// Most finished ids that one commit may name.
 const MAX_FINISHED_IDS: usize = 1_000;
-/// As many stamps as the two counting bytes can tell apart.
+/// Most versionstamps of one commit, because two bytes count them.
 const MAX_STAMPED: usize = 65_536;
-/// Longest time that a client may ask for; the server's own deadline is shorter in practice.
+/// Longest timeout that a client may set; the server's own deadline is shorter in practice.
 const MAX_TIMEOUT_SECONDS: i64 = 3600;
 
-/// One operation of a transaction. `None` is what a client left out.
+/// One operation of a transaction. `None` means that the client left the field out.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OperationRequest {
     /// The operation's name, in upper or lower case.
     pub kind: String,
+    /// The key; of `clear_range`, the first key.
     pub key: Bytes,
+    /// The value or operand; of `clear_range`, the end of the range (exclusive).
     pub value: Option<Bytes>,
+    /// The column family; absent or empty for the default one.
     pub column_family: Option<String>,
+    /// Where the versionstamp begins; absent for the last 10 bytes.
     pub stamp_offset: Option<i32>,
 }
 
-/// A transaction. Column families of conflicts: empty means the default one.
+/// A request to commit a transaction. In conflicts, an empty column family means the default one.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct CommitRequest {
+    /// The version that the transaction read; used only if it has conflicts.
     pub read_version: i64,
+    /// The operations, in order.
     pub operations: Vec<OperationRequest>,
     /// Checked in every family.
     pub read_conflict_keys: Vec<Bytes>,
+    /// Checked in their families.
     pub read_conflicts: Vec<KeyRef>,
+    /// Checked in their families.
     pub read_conflict_ranges: Vec<KeyRange>,
-    /// Shortens the request's deadline; 0 or less says nothing.
+    /// Shortens the request's deadline. 0 or less has no effect.
     pub timeout_seconds: Option<i64>,
+    /// The idempotency id, if the client chose one.
     pub idempotency_id: Option<Bytes>,
     /// Ids of earlier commits whose results may be forgotten.
     pub finished_ids: Vec<Bytes>,
 }
 
-/// A transaction that happened.
+/// A committed transaction.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Committed {
     /// The commit version; the read version of a transaction without operations.
     pub version: i64,
-    /// `None` where nothing was written.
+    /// `None` if nothing was written.
     pub result: Option<CommitResult>,
 }
 
 impl Committed {
-    /// The first stamp that this commit gave, or would have given.
+    /// The first versionstamp of this commit, whether an operation used it or not.
     pub fn versionstamp(&self) -> Option<[u8; STAMP_BYTES]> {
         let result = self.result.as_ref()?;
         let mut stamp = [0; STAMP_BYTES];
@@ -64,13 +73,13 @@ impl Committed {
 }
 
 impl KvServiceCore {
-    /// Commits a transaction: all or nothing.
+    /// Commits a transaction: all its operations, or none.
     pub async fn atomic_commit(&self, request: CommitRequest, context: &RequestContext) -> Result<Committed, KvError> {
         let context = with_timeout(context, request.timeout_seconds);
         let read_version = request.read_version;
         let commit = self.validated(request)?;
         if commit.mutations.is_empty() {
-            // It has nothing to decide: what it read was one consistent version already.
+            // Nothing to decide: all its reads were at one consistent version.
             return Ok(Committed { version: read_version, result: None });
         }
         let result = self.commit(commit, &context).await?;
@@ -101,7 +110,7 @@ impl KvServiceCore {
         }
         let mut commit = AtomicCommit {
             mutations,
-            // Nobody can have written the empty key, so that it never conflicts.
+            // Nobody can write the empty key, so it never conflicts.
             read_conflict_keys: request.read_conflict_keys.into_iter().filter(|key| !key.is_empty()).collect(),
             idempotency_id,
             finished_ids: request.finished_ids,
@@ -110,7 +119,7 @@ impl KvServiceCore {
         for KeyRef { key, column_family } in request.read_conflicts.into_iter().filter(|c| !c.key.is_empty()) {
             commit.read_conflicts.push(KeyRef { key, column_family: self.family(Some(column_family))? });
         }
-        // A range that holds no key, like one whose ends are swapped in `getRange`, cannot conflict.
+        // An empty range, or one whose ends are swapped, holds no key and cannot conflict.
         for range in request.read_conflict_ranges.into_iter().filter(|range| range.begin < range.end) {
             let column_family = self.family(Some(range.column_family))?;
             commit.read_conflict_ranges.push(KeyRange { column_family, ..range });
@@ -132,7 +141,8 @@ impl KvServiceCore {
             return Err(KvError::TransactionTooLarge { size, limit });
         }
         let named = commit.read_conflicts.len() + commit.read_conflict_ranges.len();
-        // A key without a family is looked for in each of them, and commits are decided one after the other.
+        // A key without a family is checked in each family, and commits are decided one after the
+        // other.
         let conflicts = |families: usize| named + commit.read_conflict_keys.len() * families;
         if conflicts(kv_store::MAX_COLUMN_FAMILIES + 1) <= limits.max_conflicts {
             return Ok(());
@@ -154,7 +164,7 @@ impl KvServiceCore {
         }
         let key = self.key(operation.key)?;
         let value = match (kind, operation.value) {
-            // Clients that always send a value send an empty one here.
+            // Some clients always send a value, even if it means nothing here.
             (MutationKind::Delete, _) => Bytes::new(),
             (_, Some(value)) => self.value(value)?,
             (_, None) => {
@@ -174,7 +184,8 @@ impl KvServiceCore {
 impl KvServiceCore {
     /// The ends of a range to clear. The first may be empty: before every key.
     fn cleared(&self, begin: Bytes, end: Option<Bytes>) -> Result<(Bytes, Bytes), KvError> {
-        // The end of a range is no key itself: the first one behind the longest key is one byte longer.
+        // The end of a range need not be a valid key: the first one after the longest key is one
+        // byte longer.
         let limit = self.limits().max_key_bytes + 1;
         let Some(end) = end else {
             return Err(KvError::InvalidOperation(
@@ -201,7 +212,7 @@ fn is_stamped(kind: MutationKind) -> bool {
     matches!(kind, MutationKind::SetVersionstampedKey | MutationKind::SetVersionstampedValue)
 }
 
-/// Operation types by their names in lower case.
+/// Operation types by their lower-case names.
 const KINDS: [(&str, MutationKind); 15] = [
     ("set", MutationKind::Set),
     ("delete", MutationKind::Delete),
@@ -228,7 +239,7 @@ fn kind_of(name: &str) -> Result<MutationKind, KvError> {
     })
 }
 
-/// The place of the stamp, checked; `None` stays `None`, the last 10 bytes.
+/// Checks the offset of the stamp. `None` means the last 10 bytes.
 fn stamp_offset(field: &str, buffer: &[u8], offset: Option<i32>) -> Result<Option<u32>, KvError> {
     let length = buffer.len();
     let invalid = |message: String| Err(KvError::InvalidOperation(message));

@@ -1,4 +1,4 @@
-//! Column families: which there are, and changing that. A change is agreed on like a commit.
+//! Lists, creates and drops column families. Replicas agree on such a change like on a commit.
 
 use std::collections::BTreeMap;
 
@@ -11,21 +11,22 @@ use crate::router::RequestContext;
 /// A column family that requests may name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Family {
+    /// Its name as requests use it.
     pub name: String,
-    /// Not yet, where the first write creates it.
+    /// False for a family that its first write will create.
     pub exists: bool,
     /// Whether this server's `storage.column_families` names it.
     pub is_configured: bool,
 }
 
 impl KvServiceCore {
-    /// The families that requests may name, the default one first: those that exist in the database of this server's first
-    /// replica, and those that the first write creates.
+    /// The families that requests may name, the default one first: those that exist in the database
+    /// of this server's first replica, and those that the first write creates.
     pub fn column_families(&self) -> Vec<String> {
         self.families_here().into_iter().map(|family| family.name).collect()
     }
 
-    /// The same, with every change that was acknowledged before.
+    /// The same families, with every change that was acknowledged before the call.
     pub async fn families(&self, context: &RequestContext) -> Result<Vec<Family>, KvError> {
         let version = self.read_version(context).await?;
         for local in self.parts.replicas.replicas().iter().take(1) {
@@ -48,7 +49,8 @@ impl KvServiceCore {
         std::iter::once(default).chain(others).collect()
     }
 
-    /// Refuses a family, by its name on the inside, that neither exists in `database` nor is created by the first write.
+    /// Refuses a family, given by its internal name, that neither exists in `database` nor is
+    /// created by its first write.
     pub fn check_family(&self, name: &str, database: &TransactionalKvDatabase) -> Result<(), KvError> {
         match database.has_family(name) || self.parts.column_families.iter().any(|configured| configured == name) {
             true => Ok(()),
@@ -56,7 +58,7 @@ impl KvServiceCore {
         }
     }
 
-    /// Creating one that exists changes nothing, and succeeds.
+    /// Creates a family. If it exists already, this succeeds and changes nothing.
     pub async fn create_family(&self, name: &str, context: &RequestContext) -> Result<CommitResult, KvError> {
         if let Some(fault) = family_name_fault(name) {
             return Err(KvError::InvalidOperation(format!("column family '{name}' cannot be created: {fault}")));
@@ -72,7 +74,7 @@ impl KvServiceCore {
         if self.parts.column_families.iter().any(|configured| configured == name) {
             return Err(KvError::InvalidOperation(format!(
                 "storage.column_families of this server names '{name}', so that the next write to it would create it again: \
-                 take it out of the configuration of every server, restart them, and then drop it"
+                 remove it from the configuration of every server, restart them, and then drop it"
             )));
         }
         self.change_family(FamilyChange { name: self.family(Some(name.into()))?, drop: true }, context).await

@@ -1,8 +1,9 @@
-//! All that the service knows about requests: what is valid, what is assumed where nothing is said, which limits hold,
-//! and what existing clients expect of old calls. Each request becomes at most one [`KvOperation`], which is routed.
+//! The rules for requests: what is valid, the defaults, the limits, and what existing clients
+//! expect of old calls. Each request becomes at most one [`KvOperation`], which is routed.
 //!
-//! No protocol and no mode in here: requests come as plain values, from Thrift, from the admin interface or from a test,
-//! and failures leave as [`KvError`]. Nothing waits before a write has been routed (see [`crate::router`]).
+//! This module knows no protocol and no mode. Requests are plain values, from Thrift, from the
+//! admin interface or from a test, and failures are [`KvError`]s. Nothing waits before a write has
+//! been routed (see [`crate::router`]).
 
 mod cluster_info;
 mod commit;
@@ -22,43 +23,51 @@ use kv_api::{
     MutationKind, ReadAt, Rows, Version,
 };
 use kv_store::{STAMP_BYTES, key_codec::MAX_FAMILY_BYTES};
-pub use pins::DEFAULT_PIN_SECONDS;
 pub use range::RangeRequest;
 
-use crate::cluster::{ClusterView, LocalReplicas};
+use crate::cluster::{ClusterView, LocalDatabases};
 use crate::fault_injection::{FaultInjector, FaultRequest};
 use crate::metrics::ServerMetrics;
 use crate::router::{RequestContext, RequestRouter};
 
-/// What the core stands on.
+/// The parts that the core uses.
 pub struct CoreParts {
+    /// Executes operations.
     pub router: Arc<dyn RequestRouter>,
+    /// Reports the cluster.
     pub cluster: Arc<dyn ClusterView>,
-    pub replicas: Arc<dyn LocalReplicas>,
+    /// The databases of this process.
+    pub replicas: Arc<dyn LocalDatabases>,
+    /// The metrics of the server.
     pub metrics: Arc<ServerMetrics>,
+    /// The injected faults.
     pub faults: Arc<FaultInjector>,
+    /// The limits of requests.
     pub limits: Limits,
-    /// Families that the first write to them creates.
+    /// Column families that the first write to them creates.
     pub column_families: Vec<String>,
-    /// Longest time for which a version may be pinned.
+    /// Longest time that a version may be pinned.
     pub max_pin: Duration,
 }
 
-/// The service behind every interface.
+/// The service behind all interfaces.
 pub struct KvServiceCore {
     parts: CoreParts,
 }
 
 impl KvServiceCore {
+    /// A core on these parts.
     pub fn new(parts: CoreParts) -> Self {
         KvServiceCore { parts }
     }
 
+    /// The limits of requests.
     pub fn limits(&self) -> &Limits {
         &self.parts.limits
     }
 
-    pub fn replicas(&self) -> &Arc<dyn LocalReplicas> {
+    /// The databases of this process.
+    pub fn replicas(&self) -> &Arc<dyn LocalDatabases> {
         &self.parts.replicas
     }
 
@@ -70,7 +79,7 @@ impl KvServiceCore {
         }
     }
 
-    /// `consistency`: see [`read_at`].
+    /// Reads a key. For `consistency` see [`read_at`].
     pub async fn get(
         &self,
         key: Bytes,
@@ -81,6 +90,7 @@ impl KvServiceCore {
         self.get_at(key, column_family, read_at(consistency)?, context).await
     }
 
+    /// Reads a key at a version.
     pub async fn snapshot_get(
         &self,
         key: Bytes,
@@ -106,7 +116,8 @@ impl KvServiceCore {
         }
     }
 
-    /// `max_rows_bytes`: what the reply can carry, where that is less than the limit of the server.
+    /// Reads a range. `max_rows_bytes` is how much the reply can hold, if that is less than the
+    /// server's limit.
     pub async fn get_range(
         &self,
         request: RangeRequest,
@@ -117,6 +128,7 @@ impl KvServiceCore {
         self.get_range_at(request, read_at(consistency)?, max_rows_bytes, context).await
     }
 
+    /// Reads a range at a version. `max_rows_bytes`: see [`Self::get_range`].
     pub async fn snapshot_get_range(
         &self,
         request: RangeRequest,
@@ -138,7 +150,7 @@ impl KvServiceCore {
         let family = self.family(request.column_family.take())?;
         let limits = &self.parts.limits;
         let max_bytes = max_rows_bytes.min(limits.max_reply_bytes as u64);
-        // Also one that holds no key: whether its family exists, the database says.
+        // An empty range is read, too, because only the database knows whether its family exists.
         let query = range::normalise(request, family, limits.max_key_bytes, max_bytes)?;
         match self.route(KvOperation::GetRange { query, at }, context).await {
             Ok(KvOutcome::Rows(rows)) => Ok(rows),
@@ -147,6 +159,7 @@ impl KvServiceCore {
         }
     }
 
+    /// Sets a key without a conflict check.
     pub async fn set(
         &self,
         key: Bytes,
@@ -163,6 +176,7 @@ impl KvServiceCore {
         self.commit(AtomicCommit::of(vec![mutation]), context).await
     }
 
+    /// Deletes a key without a conflict check.
     pub async fn delete(
         &self,
         key: Bytes,
@@ -174,8 +188,8 @@ impl KvServiceCore {
         self.commit(AtomicCommit::of(vec![mutation]), context).await
     }
 
-    /// The old call with one key: where the last 10 bytes of `buffer` are zero the stamp replaces them, otherwise the
-    /// buffer is the key. Returns the key as stored.
+    /// The old call for one key. If the last 10 bytes of `buffer` are zero, the versionstamp
+    /// replaces them; otherwise the buffer is the key. Returns the key as stored.
     pub async fn set_versionstamped_key(
         &self,
         buffer: Bytes,
@@ -196,7 +210,7 @@ impl KvServiceCore {
         Ok(result.generated_keys.into_iter().next().unwrap_or(buffer))
     }
 
-    /// As [`Self::set_versionstamped_key`], for the value. Returns the value as stored.
+    /// Like [`Self::set_versionstamped_key`], for the value. Returns the value as stored.
     pub async fn set_versionstamped_value(
         &self,
         key: Bytes,
@@ -217,11 +231,13 @@ impl KvServiceCore {
         Ok(result.generated_values.into_iter().next().unwrap_or(buffer))
     }
 
+    /// Sets or clears a fault.
     pub fn set_fault_injection(&self, request: FaultRequest) -> Result<(), KvError> {
         self.parts.faults.set(request)
     }
 
-    /// What `ping` answers: the echoed message and timestamp, and the server's clock in microseconds since 1970.
+    /// The answer to `ping`: the echoed message and timestamp, and the server's clock in
+    /// microseconds since 1970.
     pub fn ping(&self, message: Option<Bytes>, timestamp: Option<i64>) -> (Bytes, i64, i64) {
         (
             message.unwrap_or_else(|| Bytes::from_static(b"pong")),
@@ -230,7 +246,7 @@ impl KvServiceCore {
         )
     }
 
-    /// A commit that is complete and valid.
+    /// Routes a complete and valid commit.
     async fn commit(&self, commit: AtomicCommit, context: &RequestContext) -> Result<CommitResult, KvError> {
         let _active = self.parts.metrics.begin_transaction();
         match self.route(KvOperation::AtomicCommit(commit), context).await {
@@ -240,7 +256,8 @@ impl KvServiceCore {
         }
     }
 
-    /// What a read finds in a family that does not exist: nothing, if the first write would create it.
+    /// The result of a read in a family that does not exist: nothing, if the first write would
+    /// create the family.
     fn nothing_yet<T: Default>(&self, error: KvError) -> Result<T, KvError> {
         match error {
             KvError::UnknownColumnFamily { name, .. } if self.parts.column_families.contains(&name) => Ok(T::default()),
@@ -248,7 +265,8 @@ impl KvServiceCore {
         }
     }
 
-    /// Names the families that there are, where one was unknown: what replicas agree on does not say.
+    /// Adds the existing families to an error about an unknown one. Replicas do not agree on that
+    /// list, so their verdict lacks it.
     fn with_families(&self, error: KvError) -> KvError {
         match error {
             KvError::UnknownColumnFamily { name, .. } => {
@@ -260,7 +278,7 @@ impl KvServiceCore {
 
     async fn route(&self, operation: KvOperation, context: &RequestContext) -> Result<KvOutcome, KvError> {
         if tokio::time::Instant::now() >= context.deadline {
-            return Err(KvError::Timeout("the deadline passed before the request was handed on".to_string()));
+            return Err(KvError::Timeout("the deadline passed before the request was passed on".to_string()));
         }
         self.parts.router.route(operation, context).await
     }
@@ -279,7 +297,8 @@ impl KvServiceCore {
         if length > limit { Err(KvError::ValueTooLarge { length, limit }) } else { Ok(value) }
     }
 
-    /// The family's name on the inside: empty for the default one. Whether it exists, the database says.
+    /// The internal name of a family: empty for the default one. Only the database checks whether
+    /// it exists.
     pub fn family(&self, name: Option<String>) -> Result<String, KvError> {
         match name {
             None => Ok(String::new()),
@@ -293,12 +312,12 @@ impl KvServiceCore {
     }
 }
 
-/// A router that answers with something else than it was asked is broken.
+/// The error for a router that broke its contract and returned another kind of outcome.
 fn mismatch(wanted: &str, found: &KvOutcome) -> KvError {
     KvError::Storage(format!("asked the router for {wanted}, got {found:?}"))
 }
 
-/// `linearizable`, which is meant where nothing is said, or `stale`.
+/// Parses a consistency: `linearizable`, the default, or `stale`.
 fn read_at(consistency: Option<&str>) -> Result<ReadAt, KvError> {
     match consistency {
         None | Some("" | "linearizable") => Ok(ReadAt::Linearizable),
@@ -327,7 +346,7 @@ fn asks_for_stamp(field: &str, buffer: &[u8]) -> Result<bool, KvError> {
     }
 }
 
-/// For the wire's timestamps. Before 1970 is 0.
+/// A timestamp for the wire, in microseconds since 1970; earlier times become 0.
 pub(crate) fn micros_since_1970(time: SystemTime) -> i64 {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
     i64::try_from(since.as_micros()).unwrap_or(i64::MAX)

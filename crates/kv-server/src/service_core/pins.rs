@@ -1,17 +1,17 @@
-//! Pinned versions: they stay readable beyond the window, at every replica of this process and at no other.
+//! Pins versions, so that they stay readable beyond the window at every replica of this process,
+//! and at no other.
 
 use std::time::{Duration, SystemTime};
 
 use kv_api::{KvError, Version};
 
 use super::{KvServiceCore, snapshot_version};
+use crate::config::DEFAULT_PIN_SECONDS;
 use crate::router::RequestContext;
 
-/// How long a pin lasts that says nothing about it.
-pub const DEFAULT_PIN_SECONDS: u64 = 60;
-
 impl KvServiceCore {
-    /// Keeps a version readable, and tells until when. A version that does not exist yet is waited for as a read would.
+    /// Keeps a version readable, and returns until when. Like a read, it waits for a version that
+    /// does not exist yet.
     pub async fn pin_snapshot(
         &self,
         read_version: i64,
@@ -24,7 +24,7 @@ impl KvServiceCore {
         let ends = SystemTime::now() + lifetime;
         let databases: Vec<_> = self.parts.replicas.replicas().iter().map(|local| local.reader.database()).collect();
         for (place, database) in databases.iter().enumerate() {
-            // All or none: reads may be served by any of them.
+            // Pins in all databases or in none, because any of them may serve the reads.
             database.pin(version, lifetime).inspect_err(|_| {
                 databases[..place].iter().for_each(|pinned| pinned.unpin(version));
             })?;
@@ -32,7 +32,7 @@ impl KvServiceCore {
         Ok(ends)
     }
 
-    /// Takes one pin away. Without one it does nothing.
+    /// Removes one pin of a version, if there is one.
     pub fn unpin_snapshot(&self, read_version: i64) -> Result<(), KvError> {
         let version = snapshot_version(read_version)?;
         self.parts.replicas.replicas().iter().for_each(|local| local.reader.database().unpin(version));
@@ -49,9 +49,10 @@ impl KvServiceCore {
         })
     }
 
-    /// Replicas that have not applied the version yet need not be waited for: they keep it from when they have.
+    /// Replicas that have not applied the version yet do not delay this: the pin holds once they
+    /// have applied it.
     async fn wait_until_it_exists(&self, version: Version, context: &RequestContext) -> Result<(), KvError> {
-        let applied = |local: &crate::cluster::LocalReplica| local.reader.database().applied_version();
+        let applied = |local: &crate::cluster::LocalDatabase| local.reader.database().applied_version();
         if self.parts.replicas.replicas().iter().map(applied).max() >= Some(version) {
             return Ok(());
         }

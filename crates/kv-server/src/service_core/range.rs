@@ -1,31 +1,43 @@
-//! What a range request means: its defaults, its inclusive and exclusive ends, and the arithmetic of its offsets.
+//! The meaning of a range request: its defaults, its inclusive and exclusive ends, and the
+//! arithmetic of its offsets.
 
 use bytes::Bytes;
 use kv_api::{KeySelector, KvError, MAX_SELECTOR_OFFSET, RangeQuery};
 
-/// A range as clients describe it. `None` is what a client left out.
+/// A range as clients describe it. `None` means that the client left the field out.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RangeRequest {
+    /// As in the Thrift interface.
     pub begin: Option<Bytes>,
+    /// As in the Thrift interface.
     pub end: Option<Bytes>,
+    /// As in the Thrift interface.
     pub begin_offset: Option<i32>,
+    /// As in the Thrift interface.
     pub begin_or_equal: Option<bool>,
+    /// As in the Thrift interface.
     pub end_offset: Option<i32>,
+    /// As in the Thrift interface.
     pub end_or_equal: Option<bool>,
+    /// Most rows; 1000 if absent, unlimited if 0 or less.
     pub limit: Option<i32>,
+    /// The column family; absent or empty for the default one.
     pub column_family: Option<String>,
+    /// Last row first.
     pub reverse: bool,
+    /// The reply may end once it holds this many bytes; 0 has no effect.
     pub target_bytes: Option<i32>,
-    /// Stands for `begin`, `begin_offset` and `begin_or_equal`.
+    /// Replaces `begin`, `begin_offset` and `begin_or_equal`.
     pub begin_selector: Option<KeySelector>,
-    /// Stands for `end`, `end_offset` and `end_or_equal`.
+    /// Replaces `end`, `end_offset` and `end_or_equal`.
     pub end_selector: Option<KeySelector>,
 }
 
 const DEFAULT_END: &[u8] = &[0xFF];
 const DEFAULT_LIMIT: i32 = 1000;
 
-/// Inclusive begin, exclusive end, rows to pass over, and the limit. A range may turn out to hold no key at all.
+/// Converts a request to inclusive begin, exclusive end, rows to skip, and limit. The resulting
+/// range may be empty.
 pub(super) fn normalise(
     request: RangeRequest,
     column_family: String,
@@ -35,7 +47,7 @@ pub(super) fn normalise(
     check_selector("begin_selector", request.begin_selector.as_ref())?;
     check_selector("end_selector", request.end_selector.as_ref())?;
     let target_bytes = match request.target_bytes {
-        // Some generated clients send 0 for what was left out.
+        // Some generated clients send 0 for a field that was left out.
         None | Some(0) => None,
         Some(bytes) => match u64::try_from(bytes) {
             Ok(bytes) => Some(bytes),
@@ -82,8 +94,9 @@ fn first_key_after(key: &[u8]) -> Bytes {
     Bytes::from(after)
 }
 
-/// The key `offset` steps on, counting keys as big-endian numbers of their own length. The step after all-0xFF appends a
-/// 0x00; below all-0x00 there is nothing to step to. The cost depends on the key's length, not on the offset.
+/// The key `offset` steps away, treating keys as big-endian numbers of their own length. The step
+/// after all-0xFF appends a 0x00; nothing lies below all-0x00. The cost depends on the key's
+/// length, not on the offset.
 fn step(key: Bytes, offset: i32, max_key_bytes: usize) -> Bytes {
     if offset == 0 {
         return key;
@@ -98,10 +111,10 @@ fn step(key: Bytes, offset: i32, max_key_bytes: usize) -> Bytes {
     Bytes::from(number)
 }
 
-/// Adds in place. If that passes all-0xFF, leaves all-0xFF and returns by how much.
+/// Adds in place. If the sum exceeds all-0xFF, leaves all-0xFF and returns the excess.
 fn add(number: &mut [u8], steps: u64) -> Option<u64> {
-    // Only the last 8 bytes can take up `steps`, and a carry of one goes on from there. A distance to all-0xFF that doesn't
-    // fit in 64 bits is far enough.
+    // Only the last 8 bytes can absorb `steps`; beyond them there is at most a carry of one. A
+    // distance to all-0xFF that does not fit in 64 bits is large enough.
     let distance = number
         .iter()
         .try_fold(0u64, |distance, byte| distance.checked_mul(256).and_then(|d| d.checked_add(u64::from(0xFF - byte))));
@@ -118,13 +131,14 @@ fn add(number: &mut [u8], steps: u64) -> Option<u64> {
     None
 }
 
-/// Goes `steps` >= 1 on from all-0xFF: the first appends 0x00, the next 255 count that byte up, and so on.
+/// Moves `steps` >= 1 beyond all-0xFF: the first appends 0x00, the next 255 increment that byte,
+/// and so on.
 fn append(number: &mut Vec<u8>, steps: u64, max_key_bytes: usize) {
     let full = (steps - 1) / 256;
     let last = ((steps - 1) % 256) as u8;
     let room = (max_key_bytes + 1).saturating_sub(number.len()) as u64;
     if full >= room {
-        // Already beyond the longest key that can exist: growing on would change nothing but the memory it takes.
+        // This is already beyond the longest possible key; growing further would only use memory.
         number.resize(number.len().max(max_key_bytes + 1), 0xFF);
         return;
     }

@@ -1,4 +1,4 @@
-//! The admin interface over HTTP.
+//! Tests of the admin interface over HTTP.
 
 use serde_json::Value;
 
@@ -31,6 +31,7 @@ async fn the_status_shows_the_replica_and_its_families() {
     assert_eq!(body["column_families"], serde_json::json!(["default", "users"]));
     let replica = &body["replicas"][0];
     assert_eq!((&replica["id"], &replica["role"]), (&0.into(), &"primary".into()));
+    assert_eq!(replica["observer"], false, "it votes alone");
     assert_eq!(replica["reachable"], true);
     assert_eq!(replica["admin"], server.manager.admin_addr().to_string());
 }
@@ -68,7 +69,7 @@ async fn the_metrics_count_requests_and_errors_by_method() {
 }
 
 #[tokio::test]
-async fn what_is_kept_of_the_past_is_shown() {
+async fn the_retention_of_old_versions_is_shown() {
     let server = TestServer::with(|config| config.storage.readable_window_ms = 1_000).await;
     let mut client = server.client().await;
     let clear = commits::operation("clear_range", b"a", Some(b"z"));
@@ -117,7 +118,7 @@ async fn rows_are_hashed_in_pieces_that_join_up() {
 }
 
 #[tokio::test]
-async fn a_failover_is_refused_where_it_makes_no_sense() {
+async fn an_invalid_failover_is_refused() {
     let server = TestServer::start().await;
     let client = reqwest::Client::new();
     let web_page = client.post(server.url("/failover")).header("origin", "http://somewhere");
@@ -138,7 +139,7 @@ async fn a_failover_is_refused_where_it_makes_no_sense() {
 }
 
 #[tokio::test]
-async fn what_makes_no_sense_is_refused_with_what_is_allowed() {
+async fn invalid_requests_are_refused_with_what_is_allowed() {
     let server = TestServer::start().await;
     for (path, status, part) in [
         ("/nowhere", 404, "/rows/hash"),

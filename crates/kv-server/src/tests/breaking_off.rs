@@ -1,5 +1,5 @@
-//! Clients that go away while their writes are under way, in front of a real database: each write takes effect at most
-//! once, and exactly once where its client was told so.
+//! Tests of clients that leave while their writes are in flight, with a real database. Each write
+//! takes effect at most once, and exactly once if its client got a success.
 
 use std::collections::HashMap;
 
@@ -11,7 +11,7 @@ use super::*;
 
 const WRITES: u32 = 12;
 
-/// Writes that each add a row of their own whenever they are executed.
+/// Writes that each add one more row whenever they are executed.
 fn writes(round: u32) -> Vec<Vec<u8>> {
     let write = |number: u32| {
         let prefix = format!("{round:04} {number:02} ");
@@ -23,7 +23,7 @@ fn writes(round: u32) -> Vec<Vec<u8>> {
     (0..WRITES).map(write).collect()
 }
 
-/// How many rows each write of a round has made, by its number.
+/// The number of rows that each write of a round has added.
 async fn rows(client: &mut Client, round: u32) -> HashMap<u32, usize> {
     let (begin, end) = (format!("{round:04} "), format!("{round:04}!"));
     let range = wire::GetRangeRequest {
@@ -40,7 +40,7 @@ async fn rows(client: &mut Client, round: u32) -> HashMap<u32, usize> {
     rows
 }
 
-/// Only the witness is connected.
+/// Whether only the witness is connected.
 async fn is_alone(server: &TestServer) -> bool {
     let page = reqwest::get(server.url("/metrics")).await.expect("the admin interface answers");
     let page = page.text().await.expect("a page");
@@ -56,7 +56,7 @@ async fn of_writes_whose_client_goes_away_at_any_byte_each_takes_effect_at_most_
         let writes = writes(round);
         let mut stream = TcpStream::connect(server.manager.thrift_addr()).await.expect("the server listens");
         stream.write_all(&writes.concat()[..cut]).await.expect("the server reads");
-        // Some go before, some after their first reply; some with a reset.
+        // Some clients leave before their first reply, some after it, and some with a reset.
         let mut reply = [0; 40];
         let is_answered = round % 3 == 0 && cut >= writes[0].len();
         if is_answered {
@@ -72,7 +72,7 @@ async fn of_writes_whose_client_goes_away_at_any_byte_each_takes_effect_at_most_
             end <= cut
         });
         let whole = u32::try_from(whole.count()).expect("a few");
-        // Writes are executed in the order in which they began: behind one more there is none to come.
+        // Writes are executed in the order in which they began, so none can follow after one more.
         while !is_alone(&server).await {
             tokio::task::yield_now().await;
         }

@@ -1,4 +1,4 @@
-//! A Thrift client as simple as can be: one call after another, or several at once.
+//! A minimal Thrift client: one call after another, or several at once.
 
 use std::net::SocketAddr;
 

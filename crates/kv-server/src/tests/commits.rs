@@ -1,4 +1,4 @@
-//! `atomicCommit`, as clients see it.
+//! Tests of `atomicCommit` through a client.
 
 use super::*;
 
@@ -120,7 +120,7 @@ async fn a_read_version_matters_only_with_conflicts() {
 }
 
 #[tokio::test]
-async fn operations_that_make_no_sense_are_refused_and_nothing_is_written() {
+async fn invalid_operations_are_refused_and_nothing_is_written() {
     let server = TestServer::start().await;
     let mut client = server.client().await;
     let with = |bad: wire::Operation| commit(0, vec![put(b"good", b"v"), bad]);
@@ -177,7 +177,7 @@ async fn stamps_count_up_within_a_commit_and_carry_its_version() {
     assert_eq!(client.call(get(b"plain")).await.value, reply.generated_values.expect("values")[0]);
 }
 
-/// Stock libraries fail on binary fields that they do not know.
+/// Stock libraries fail on unknown binary fields.
 #[tokio::test]
 async fn a_client_that_does_not_know_the_added_binary_fields_does_not_get_them() {
     let server = TestServer::start().await;

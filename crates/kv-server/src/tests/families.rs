@@ -1,4 +1,4 @@
-//! Column families, created and dropped over HTTP.
+//! Tests of column families that are created and dropped over HTTP.
 
 use reqwest::Method;
 use serde_json::Value;
@@ -49,14 +49,14 @@ async fn a_family_can_be_used_from_its_creation_until_it_is_dropped() {
     assert_eq!((status, &dropped["exists"]), (200, &false.into()));
     assert_eq!(dropped["version"].as_i64(), Some(version + 1), "it takes a version, like every change of rows");
     assert_eq!(get_in(&mut client, "orders", b"k").await.error_code.as_deref(), unknown);
-    // A new one under the old name is empty.
+    // A new family with the old name is empty.
     assert_eq!(ask(&server, Method::POST, "/column-families/orders").await.0, 200);
     let reply = get_in(&mut client, "orders", b"k").await;
     assert_eq!((reply.found, reply.error), (false, None));
 }
 
 #[tokio::test]
-async fn the_list_tells_which_families_are_configured_and_which_exist() {
+async fn the_list_shows_which_families_are_configured_and_which_exist() {
     let server = TestServer::start().await;
     let mut client = server.client().await;
     ask(&server, Method::POST, "/column-families/orders").await;
@@ -72,7 +72,7 @@ async fn the_list_tells_which_families_are_configured_and_which_exist() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_created_or_dropped_is_refused_with_the_next_step() {
+async fn an_invalid_creation_or_drop_is_refused_with_the_next_step() {
     let server = TestServer::start().await;
     let create = |name: &str| format!("/column-families/{name}");
     let error = refusal(&server, Method::POST, &create("a%20b"), 400).await;
@@ -96,7 +96,7 @@ async fn what_cannot_be_created_or_dropped_is_refused_with_the_next_step() {
 }
 
 #[tokio::test]
-async fn there_are_so_many_families_and_no_more() {
+async fn the_number_of_families_is_limited() {
     let server = TestServer::start().await;
     for number in 0..kv_store::MAX_COLUMN_FAMILIES {
         assert_eq!(ask(&server, Method::POST, &format!("/column-families/f{number}")).await.0, 200);

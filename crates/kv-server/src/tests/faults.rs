@@ -1,4 +1,4 @@
-//! Faults on demand, as clients see them.
+//! Tests of fault injection through a client.
 
 use std::time::{Duration, Instant};
 
@@ -26,7 +26,7 @@ fn cleared(code: &str) -> wire::FaultInjectionRequest {
     wire::FaultInjectionRequest { probability: Some(OrderedFloat(0.0)), ..fault(code, None) }
 }
 
-/// The codes that a read version, a value, a range and a write fail with.
+/// The error codes of a read version, a value, a range and a write.
 async fn codes(client: &mut Client) -> [Option<String>; 4] {
     [
         client.call(wire::GetReadVersionRequest {}).await.error_code,
@@ -37,7 +37,7 @@ async fn codes(client: &mut Client) -> [Option<String>; 4] {
 }
 
 #[tokio::test]
-async fn a_fault_strikes_what_it_aims_at_and_nothing_else() {
+async fn a_fault_strikes_its_target_and_nothing_else() {
     let (_server, mut client) = server().await;
     let struck = Some("MY_FAULT".to_string());
     let targets = [Some("read_version"), Some("get"), Some("range"), Some("commit")];
@@ -113,12 +113,12 @@ async fn faults_are_cleared_whatever_the_case_of_their_names() {
         assert!(client.call(cleared(name)).await.success, "{name}");
         assert_eq!(codes(&mut client).await, [None, None, None, None], "{name}");
     }
-    // Nothing is set, and nothing is left behind.
+    // No fault is set, and none is left behind.
     assert!(client.call(cleared("OTHER")).await.success);
 }
 
 #[tokio::test]
-async fn to_clear_a_fault_that_is_not_set_while_others_are_says_which_there_are() {
+async fn clearing_a_fault_that_is_not_set_names_those_that_are() {
     let (_server, mut client) = server().await;
     assert!(client.call(fault("MY_FAULT", Some("get"))).await.success);
     let reply = client.call(cleared("OTHER")).await;

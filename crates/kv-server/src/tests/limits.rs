@@ -1,4 +1,4 @@
-//! Limits of requests, and what the replies of `atomicCommit` say about each refusal.
+//! Tests of the limits of requests, and of the replies of `atomicCommit` to each refusal.
 
 use super::commits::{commit, operation};
 use super::*;
@@ -17,7 +17,7 @@ fn put(key: &[u8], value: &[u8]) -> wire::AtomicCommitRequest {
 }
 
 #[tokio::test]
-async fn every_refusal_of_a_commit_says_whether_to_try_again_and_that_nothing_was_done() {
+async fn every_refusal_of_a_commit_says_whether_to_retry_and_that_nothing_was_done() {
     let server = TestServer::start().await;
     let mut client = server.client().await;
     assert!(client.call(put(b"read", b"v")).await.success);
@@ -153,7 +153,7 @@ async fn idempotency_ids_have_limits_of_their_own() {
 }
 
 #[tokio::test]
-async fn a_success_says_what_was_made_and_nothing_about_trying_again() {
+async fn a_success_reports_what_was_generated_and_nothing_about_retries() {
     let server = TestServer::start().await;
     let mut client = server.client().await;
     let request = wire::AtomicCommitRequest {

@@ -1,4 +1,4 @@
-//! Every method answers, and what the small ones answer.
+//! Checks that every method answers, and what the small ones answer.
 
 use kv_api::thrift::{Method, OrderedFloat, ThriftCall, ThriftReply};
 

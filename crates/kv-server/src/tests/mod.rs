@@ -1,5 +1,5 @@
-//! The standalone server with the memory engine, through real sockets: what clients see of the handler, the core and the
-//! router together.
+//! Tests of the standalone server with the memory engine through real sockets: the handler, the
+//! core and the router together, as clients see them.
 
 mod admin;
 mod breaking_off;
@@ -17,10 +17,12 @@ mod shutdown;
 use client::Client;
 use kv_api::thrift::generated::{self as wire};
 
-use crate::config::{Config, EngineKind};
-use crate::manager::{ServerManager, StandaloneServerManager};
+use crate::config::Config;
+use crate::manager::ServerManager;
+use crate::standalone::StandaloneServerManager;
+use kv_store::EngineKind;
 
-/// Far longer than anything takes: only a hang reaches it.
+/// A timeout that only a hang reaches.
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);
 
 struct TestServer {
@@ -76,7 +78,7 @@ fn snapshot_get(key: &[u8], read_version: i64) -> wire::SnapshotGetRequest {
     wire::SnapshotGetRequest { key: key.to_vec(), read_version, column_family: None }
 }
 
-/// A request without any field: everything, with all defaults.
+/// A range request without any field: all rows, with all defaults.
 fn everything() -> wire::GetRangeRequest {
     wire::GetRangeRequest {
         begin_key: None,

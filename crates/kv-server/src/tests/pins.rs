@@ -1,10 +1,10 @@
-//! The readable window, and versions that are pinned beyond it.
+//! Tests of the readable window, and of versions pinned beyond it.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::*;
 
-/// With the shortest window that a server takes.
+/// A server with the shortest window allowed.
 async fn forgetful() -> (TestServer, Client) {
     let server = TestServer::with(|config| config.storage.readable_window_ms = 1_000).await;
     let client = server.client().await;
@@ -23,7 +23,7 @@ async fn read_version(client: &mut Client) -> i64 {
     client.call(wire::GetReadVersionRequest {}).await.read_version
 }
 
-/// Writes until the version has left the window: time there goes on with writes only.
+/// Writes until the version has left the window, because only writes advance replicated time.
 async fn let_it_pass(server: &TestServer, client: &mut Client, version: i64) {
     let started = std::time::Instant::now();
     while (server.manager.database().oldest_readable().0 as i64) <= version {
@@ -35,7 +35,7 @@ async fn let_it_pass(server: &TestServer, client: &mut Client, version: i64) {
 }
 
 #[tokio::test]
-async fn what_has_left_the_window_is_too_old_for_reads_and_for_commits() {
+async fn versions_that_have_left_the_window_are_too_old_for_reads_and_commits() {
     let (server, mut client) = forgetful().await;
     client.call(set(b"k", b"old")).await;
     let version = read_version(&mut client).await;
@@ -56,7 +56,7 @@ async fn what_has_left_the_window_is_too_old_for_reads_and_for_commits() {
     assert_eq!((reply.success, reply.error_code.as_deref()), (false, too_old));
     assert_eq!((reply.retryable, reply.maybe_committed), (Some(true), Some(false)));
     assert!(!client.call(get(b"other")).await.found);
-    // Nothing was read: how old the version is does not matter.
+    // Nothing was read, so the age of the version does not matter.
     let blind = wire::AtomicCommitRequest { read_conflict_keys: Vec::new(), ..request };
     assert!(client.call(blind).await.success);
     assert_eq!(client.call(get(b"k")).await.value, b"new");
@@ -74,7 +74,7 @@ async fn a_pinned_version_stays_readable_until_it_is_unpinned() {
     let_it_pass(&server, &mut client, version).await;
 
     assert_eq!(client.call(snapshot_get(b"k", version)).await.value, b"old");
-    // That somebody can read there does not let anybody commit against it.
+    // A pin allows reads at the version, but no commits against it.
     let late = wire::AtomicCommitRequest {
         read_conflict_keys: vec![b"untouched".to_vec()],
         ..commits::commit(version, vec![commits::operation("set", b"other", Some(b"v"))])
@@ -113,7 +113,7 @@ async fn a_pin_says_when_it_ends_and_ends_then() {
 }
 
 #[tokio::test]
-async fn senseless_pins_are_refused_with_what_is_allowed() {
+async fn invalid_pins_are_refused_with_what_is_allowed() {
     let (_server, mut client) = forgetful().await;
     for ttl_ms in [0, -1, 3_600_001, i64::MAX] {
         let reply = pin(&mut client, 1, Some(ttl_ms)).await;

@@ -1,4 +1,4 @@
-//! `getRange` and `snapshotGetRange`, as clients see them.
+//! Tests of `getRange` and `snapshotGetRange` through a client.
 
 use kv_api::thrift::wire::{Encoding, Protocol};
 
@@ -26,7 +26,7 @@ fn between(begin: &[u8], end: &[u8]) -> wire::GetRangeRequest {
     wire::GetRangeRequest { begin_key: Some(begin.to_vec()), end_key: Some(end.to_vec()), ..everything() }
 }
 
-/// A server with the keys a, b, c, d, e, and a client of it.
+/// A server with the keys a, b, c, d, e, and a client.
 pub async fn five_keys() -> (TestServer, Client) {
     let server = TestServer::start().await;
     let mut client = server.client().await;
@@ -46,7 +46,7 @@ pub fn keys(reply: &wire::GetRangeResponse) -> String {
 async fn ranges_mean_what_the_interface_says() {
     let (_server, mut client) = five_keys().await;
     let all = everything;
-    // What clients send that always send what has a default.
+    // A request of clients that send every field that has a default.
     let spelled_out = || wire::GetRangeRequest {
         begin_offset: Some(0),
         begin_or_equal: Some(true),
@@ -156,7 +156,7 @@ async fn a_range_too_long_for_a_frame_is_refused_in_the_reply() {
     let with_target = wire::GetRangeRequest { target_bytes: Some(i32::MAX), ..everything() };
     let reply = client.call(with_target).await;
     assert!(reply.success && reply.has_more && reply.key_values.len() > 150, "{:?}", reply.error);
-    // The same fits where there are no frames.
+    // The same reply fits without frames.
     client.encoding.framed = false;
     assert_eq!(client.call(everything()).await.key_values.len(), 200);
 }

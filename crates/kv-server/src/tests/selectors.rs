@@ -1,4 +1,4 @@
-//! Ranges between key selectors, as clients see them.
+//! Tests of ranges between key selectors, through a client.
 
 use super::ranges::{five_keys, keys, snapshot};
 use super::*;

@@ -1,7 +1,7 @@
-//! Starting and stopping.
+//! Tests of starting and stopping.
 
 use super::*;
-use crate::manager::ServerError;
+use crate::error::ServerError;
 
 #[tokio::test]
 async fn a_server_that_was_shut_down_has_closed_its_doors_and_its_data() {
@@ -35,7 +35,7 @@ async fn requests_in_hand_are_answered_before_the_server_stops() {
     let server = TestServer::start().await;
     let mut client = server.client().await;
     let TestServer { manager, _folder } = server;
-    // The ping tells that the server has the connection.
+    // The reply to a ping proves that the server has accepted the connection.
     client.call(wire::PingRequest { message: None, timestamp: None }).await;
     let calls = (0..200u16).map(|n| set(&n.to_be_bytes(), b"v").into()).collect();
     let writing = tokio::spawn(async move { client.call_all(calls).await });
@@ -55,7 +55,7 @@ async fn rows_and_versions_survive_a_restart() {
     let folder = tempfile::tempdir().expect("a temporary directory");
     let start = || {
         let mut config = memory_config(folder.path());
-        config.storage.engine = crate::config::EngineKind::Rocksdb;
+        config.storage.engine = kv_store::EngineKind::RocksDb;
         StandaloneServerManager::start(config)
     };
     let first = start().await.expect("the server starts");

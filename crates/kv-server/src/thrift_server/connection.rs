@@ -6,37 +6,37 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use kv_api::thrift::wire::{self, Encoding, IncomingCall, MessageKind, Scanner, WireError, WireLimits};
-use rustix::io::ioctl_fionread;
-use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::counters::add;
-use super::listener::Shared;
+use super::memory_budget::{Cost, INPUT_BYTES, OWN_BYTES, OWN_INPUT_BYTES, Waiting, room_of_request, wait};
 use super::pipeline::{Again, Origin, Pipeline, Start};
-use super::room::{Cost, INPUT_BYTES, OWN_BYTES, OWN_INPUT_BYTES, Waiting, room_of_request, wait};
+use super::shared::Shared;
 use super::{ApplicationErrorKind, CallTerms, ConnectionContext, ThriftCall, ThriftException};
-use crate::accepting::{Idleness, Incoming};
-use crate::budget::Reserved;
+use crate::accepting::{ByteStream, Idleness, Incoming};
+use crate::byte_budget::Reserved;
 
-/// A buffer is read into when it has room for so much.
+/// A read needs at least this much room in the buffer.
 const LEAST_READ_BYTES: usize = 4 << 10;
-/// A buffer of small requests grows up to this while reads fill it.
+/// The buffer of a connection with small requests grows up to this size while reads fill it.
 const BUSY_INPUT_BYTES: usize = 64 << 10;
-/// What of the output was written is cut off once it is so much.
+/// The written part of the output is removed once it is this long.
 const CUT_BYTES: usize = 64 << 10;
-/// Ready replies leave after so much time or so many bytes, even when more calls are waiting to be started.
+/// Ready replies leave after this time or this many bytes, even if more calls are waiting to be
+/// started.
 const BATCH_TIME: Duration = Duration::from_micros(200);
 const BATCH_BYTES: usize = 256 << 10;
-/// How long to wait for a client that goes on sending to take its last replies before the connection is reset.
+/// How long a client that continues to send may take to read its last replies before the connection
+/// is reset.
 const LINGER: Duration = Duration::from_secs(2);
-/// How often a connection whose client takes nothing looks whether others wait for its memory.
+/// How often a connection whose client reads nothing checks whether others wait for its memory.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
-/// What to wait for when nothing times out.
+/// The timer's duration if no timeout applies.
 const LONG_TIME: Duration = Duration::from_secs(3_600);
 
-/// What ended a connection.
+/// The reason why a connection ended.
 #[derive(Debug)]
 #[allow(dead_code, reason = "the reasons are logged through Debug")]
 pub(super) enum Ended {
@@ -49,7 +49,7 @@ pub(super) enum Ended {
 }
 
 /// Serves one connection until it ends.
-pub(super) async fn serve(shared: &Shared, context: &ConnectionContext, incoming: Incoming) -> Ended {
+pub(super) async fn serve<S: ByteStream>(shared: &Shared, context: &ConnectionContext, incoming: Incoming<S>) -> Ended {
     let Incoming { mut stream, idleness, end, .. } = incoming;
     let mut connection = Connection::new(shared, context, &mut stream, &idleness, end);
     let ended = std::future::poll_fn(|cx| connection.poll(cx)).await;
@@ -58,8 +58,8 @@ pub(super) async fn serve(shared: &Shared, context: &ConnectionContext, incoming
         Ended::Fault(_) => {}
         Ended::Refusal(_) => linger(stream).await,
         Ended::Timeout => add(&shared.counters.connections_timed_out, 1),
-        // Its client goes on asking.
-        Ended::Shutdown if ioctl_fionread(&stream).is_ok_and(|unread| unread > 0) => linger(stream).await,
+        // Its client continues to send requests.
+        Ended::Shutdown if stream.has_unread_input() => linger(stream).await,
         Ended::Client | Ended::Shutdown => {
             let _ = stream.shutdown().await;
         }
@@ -67,9 +67,9 @@ pub(super) async fn serve(shared: &Shared, context: &ConnectionContext, incoming
     ended
 }
 
-/// Closing a socket that has unread input resets it, and the client might never see the exception that explains why, or
-/// the last replies. So what it still sends is thrown away for a while.
-async fn linger(mut stream: TcpStream) {
+/// Discards what the client still sends, for a while. Closing a socket with unread input resets it,
+/// and the client might never see the last replies, or the exception that explains the end.
+async fn linger(mut stream: impl ByteStream) {
     let throw_away = async {
         let _ = stream.shutdown().await;
         let mut waste = [0; 4096];
@@ -78,7 +78,7 @@ async fn linger(mut stream: TcpStream) {
     let _ = tokio::time::timeout(LINGER, throw_away).await;
 }
 
-/// What the input buffer may grow to.
+/// The size up to which the input buffer may grow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum InputSize {
     Own,
@@ -86,73 +86,73 @@ enum InputSize {
     Largest,
 }
 
-/// What is left of the input when calls were started.
+/// The rest of the input after calls were started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Left {
-    /// Nothing, or the beginning of a message: more has to come.
+    /// Nothing, or the beginning of a message.
     Beginning,
-    /// Messages that wait until something in hand has ended or left.
+    /// Messages that wait until a running call has ended or a reply has left.
     Waiting,
-    /// Messages that can be started as soon as ready replies have left.
+    /// Messages whose calls can start as soon as ready replies have left.
     Ready,
 }
 
-/// A call that is decoded and waits for room for its reply.
+/// A decoded call that waits for memory for its reply.
 struct Next {
     call: ThriftCall,
     start: Start,
     deadline: Instant,
 }
 
-struct Connection<'a> {
+struct Connection<'a, S> {
     shared: &'a Shared,
     context: &'a ConnectionContext,
-    stream: &'a mut TcpStream,
+    stream: &'a mut S,
     idleness: &'a Idleness,
     limits: WireLimits,
     scanner: Scanner,
-    /// Bytes read; those before `consumed` are done with.
+    /// Bytes read; those before `consumed` have been processed.
     input: Vec<u8>,
     consumed: usize,
     input_size: InputSize,
-    /// For an input buffer beyond [`InputSize::Own`], and the requests in it.
+    /// The reservation for an input buffer beyond [`InputSize::Own`] and for the requests in it.
     input_room: Option<Reserved>,
     input_waiting: Option<Waiting>,
-    /// The last read filled the buffer.
+    /// Whether the last read filled the buffer.
     was_filled: bool,
     /// Replies; those before `written` have been sent.
     output: Vec<u8>,
     written: usize,
     pipeline: Pipeline<'a>,
     next: Option<Next>,
-    /// For small replies, running, held and unsent.
+    /// The reservation for small replies that are being made, held or unsent.
     small: Option<Reserved>,
-    /// For one large reply, until it is sent.
+    /// The reservation for one large reply, until it is sent.
     large: Option<Reserved>,
-    /// For `next`.
+    /// The reservation that `next` waits for.
     small_waiting: Option<Waiting>,
-    /// For `next`, or for the first call, which is to be made again.
+    /// The reservation that `next` waits for, or the first call, which is to be made again.
     large_waiting: Option<Waiting>,
-    /// Set when nothing more is to be read; the connection ends once the last reply has left.
+    /// Set when nothing more will be read; the connection ends once the last reply has left.
     ending: Option<Ended>,
     /// When the first bytes of an incomplete message were seen.
     partial_since: Option<Instant>,
-    /// Since when the client has taken nothing of the output.
+    /// Since when the client has read nothing of the output.
     unsent_since: Option<Instant>,
-    /// When it was last looked whether others wait for what this connection holds.
+    /// When this connection last checked whether others wait for its memory.
     looked_at: Option<Instant>,
     /// When a byte last moved.
     active_at: Instant,
-    /// Fires at the nearest timeout or before; it is not moved for every message.
+    /// Fires at the next timeout or before it, because it is not reset for every message.
     timer: Pin<Box<Sleep>>,
     shutdown: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
-impl<'a> Connection<'a> {
+impl<'a, S: ByteStream> Connection<'a, S> {
     fn new(
         shared: &'a Shared,
         context: &'a ConnectionContext,
-        stream: &'a mut TcpStream,
+        stream: &'a mut S,
         idleness: &'a Idleness,
         shutdown: CancellationToken,
     ) -> Self {
@@ -198,7 +198,7 @@ impl<'a> Connection<'a> {
         loop {
             let left = self.start_calls(cx);
             let again = self.start_again(cx);
-            // After the starts, so that calls that are pending leave their wakers.
+            // This comes after the starts, so that pending calls register their wakers.
             let finished = self.pipeline.poll(cx, &mut self.output);
             let written = match self.write(cx) {
                 Ok(written) => written,
@@ -211,8 +211,8 @@ impl<'a> Connection<'a> {
             {
                 return Poll::Ready(ended);
             }
-            // With complete messages still in the buffer there is no need to read, and the end of the input must not be
-            // met before them.
+            // No read is needed while the buffer holds complete messages, and the end of the input
+            // must not be seen before they are processed.
             let goes_on = left == Left::Ready || again || (left == Left::Beginning && self.read(cx));
             if !(goes_on || written || finished) {
                 break;
@@ -225,7 +225,7 @@ impl<'a> Connection<'a> {
         self.poll_timeouts(cx)
     }
 
-    /// Nothing was asked that is not answered, and nothing has begun to arrive.
+    /// Whether every request is answered and no new one has begun to arrive.
     fn is_idle(&self) -> bool {
         self.pipeline.is_empty() && self.output.is_empty() && self.next.is_none() && self.consumed == self.input.len()
     }
@@ -241,7 +241,7 @@ impl<'a> Connection<'a> {
             && waiting < options.max_buffered_reply_bytes
     }
 
-    /// Starts the calls whose messages are complete, until the batch should be flushed.
+    /// Starts the calls whose messages are complete. Stops early when the batch should be flushed.
     fn start_calls(&mut self, cx: &mut Context<'_>) -> Left {
         let mut batch_began = None;
         loop {
@@ -272,12 +272,12 @@ impl<'a> Connection<'a> {
                 Err(error) => self.refuse_rest(error, self.input.len()),
             }
         }
-        // Whatever is left waits for us, not for the client.
+        // The rest of the buffer waits for this server, not for the client.
         self.partial_since = None;
         if self.consumed < self.input.len() { Left::Waiting } else { Left::Beginning }
     }
 
-    /// Decodes a message. What it asks for is `next`.
+    /// Decodes a message. Its call becomes `next`.
     fn take_call(&mut self, envelope: wire::Envelope, now: Instant) {
         let message = &self.input[self.consumed..self.consumed + envelope.end];
         let encoding = envelope.encoding;
@@ -300,7 +300,7 @@ impl<'a> Connection<'a> {
             }
             Err(exception) => {
                 add(&self.shared.counters.protocol_errors, 1);
-                tracing::debug!(peer = %self.context.peer, %exception, "a message could not be understood");
+                tracing::debug!(peer = %self.context.peer, %exception, "a message is invalid");
                 if !one_way {
                     self.pipeline.refuse(encoding, name, sequence_id, exception, &mut self.output);
                 }
@@ -316,7 +316,7 @@ impl<'a> Connection<'a> {
         self.pipeline.start(start, || service.call(context, call, terms), &mut self.output);
     }
 
-    /// Makes the first call again that had too little room, once there is room for its reply.
+    /// Makes the first call again, if it had too little memory for its reply, once there is enough.
     fn start_again(&mut self, cx: &mut Context<'_>) -> bool {
         let Some(cost) = self.pipeline.first_again() else { return false };
         if !self.admit_large(cost, cx) {
@@ -331,8 +331,8 @@ impl<'a> Connection<'a> {
         true
     }
 
-    /// Whether a call may start: what it needs is reserved now. If not, it waits: for what this connection has in hand, or
-    /// in turn for what others have.
+    /// Reserves the memory that a call needs, and returns whether it may start. If not, the call
+    /// waits: for this connection's own running calls, or its turn in the shared budget.
     fn admit(&mut self, cost: Cost, cx: &mut Context<'_>) -> bool {
         if cost.is_large {
             return self.pipeline.is_empty() && self.admit_large(cost, cx);
@@ -344,7 +344,7 @@ impl<'a> Connection<'a> {
         let reserved = self.small.as_ref().map_or(0, Reserved::bytes);
         let missing = (own + cost.bytes).saturating_sub(OWN_BYTES + reserved);
         if missing == 0 {
-            // It fits after all: what it waited for must not come later, when nobody asks for it.
+            // It fits without a reservation, so the pending one must not arrive later.
             self.small_waiting = None;
             return true;
         }
@@ -358,7 +358,8 @@ impl<'a> Connection<'a> {
             }
             return true;
         }
-        // Who waits holds nothing of what is waited for. What is in hand will end, and wakes us.
+        // A waiter must hold nothing of the same budget. The running calls will end and wake this
+        // task.
         if self.small.is_some() {
             return false;
         }
@@ -367,7 +368,7 @@ impl<'a> Connection<'a> {
     }
 
     fn admit_large(&mut self, cost: Cost, cx: &mut Context<'_>) -> bool {
-        // The one before is not yet taken by the client.
+        // The client has not read the previous large reply yet.
         if self.large.is_some() {
             return false;
         }
@@ -379,13 +380,13 @@ impl<'a> Connection<'a> {
         self.output.len() - self.written
     }
 
-    /// What counts as small: all but what is reserved for a large reply.
+    /// Bytes of small replies: all except those reserved for a large reply.
     fn small_bytes(&self) -> usize {
         let large = self.large.as_ref().map_or(0, Reserved::bytes);
         self.pipeline.costs() + self.pipeline.held_bytes() + self.unsent().saturating_sub(large)
     }
 
-    /// Gives back what is not needed any more.
+    /// Releases reservations that are no longer needed.
     fn give_back(&mut self) {
         if self.large.is_some() && !self.pipeline.is_large_running() {
             match self.unsent() {
@@ -401,11 +402,11 @@ impl<'a> Connection<'a> {
         }
     }
 
-    /// Nobody knows where the next message would begin: answer this one, which reaches no further than `end`, if its header
-    /// can be read, and close.
+    /// Answers the present message, which ends at `end` at the latest, if its header can be read,
+    /// and closes: the beginning of the next message is unknown.
     fn refuse_rest(&mut self, error: WireError, end: usize) {
         add(&self.shared.counters.protocol_errors, 1);
-        tracing::debug!(peer = %self.context.peer, %error, "closing the connection: its input is not understood");
+        tracing::debug!(peer = %self.context.peer, %error, "closing the connection: its input is invalid");
         let rest = &self.input[self.consumed..end];
         let header = Encoding::of_first_bytes(rest)
             .and_then(|encoding| wire::read_header(rest, encoding).ok().map(|header| (encoding, header)));
@@ -418,7 +419,8 @@ impl<'a> Connection<'a> {
         self.ending = Some(Ended::Refusal(error));
     }
 
-    /// Reads what the socket holds, as far as the buffer reaches. Whether anything came, the end included.
+    /// Reads from the socket as much as fits the buffer. Returns whether anything arrived, the end
+    /// of the stream included.
     fn read(&mut self, cx: &mut Context<'_>) -> bool {
         if !self.has_room() || !self.prepare_input(cx) {
             return false;
@@ -436,20 +438,20 @@ impl<'a> Connection<'a> {
                 self.was_filled = length == spare;
                 add(&self.shared.counters.bytes_in, length as u64);
             }
-            // What was started is still answered, as far as the socket takes it.
+            // Calls that were started are still answered, if the socket accepts the replies.
             Poll::Ready(Err(_)) => self.ending = Some(Ended::Client),
         }
         true
     }
 
-    /// Drops what is consumed and makes room, if need be once it is reserved. The buffer grows with what has come, never
-    /// with what was declared.
+    /// Removes consumed bytes and makes room in the buffer, after a reservation if necessary. The
+    /// buffer grows with the bytes received, never with a declared size.
     fn prepare_input(&mut self, cx: &mut Context<'_>) -> bool {
         self.input.drain(..self.consumed);
         self.consumed = 0;
         let length = self.input.len();
         if length >= self.most_input() && !self.enlarge_input(cx) {
-            // The client is not to blame for the time that this takes.
+            // The wait for memory does not count against the client's timeout.
             self.partial_since = None;
             return false;
         }
@@ -475,12 +477,12 @@ impl<'a> Connection<'a> {
         match self.input_size {
             InputSize::Own => OWN_INPUT_BYTES,
             InputSize::Medium => INPUT_BYTES,
-            // What is longer the scanner has refused.
+            // The scanner refuses longer messages.
             InputSize::Largest => usize::MAX,
         }
     }
 
-    /// Reserves room for a longer request: as it comes, and decoded.
+    /// Reserves memory for a longer request, both as received and decoded.
     fn enlarge_input(&mut self, cx: &mut Context<'_>) -> bool {
         let pools = &self.shared.pools;
         let (size, pool, bytes) = match self.input_size {
@@ -492,8 +494,9 @@ impl<'a> Connection<'a> {
         true
     }
 
-    /// A connection that waits for its client keeps little, also where a short message has begun: else one that always
-    /// begins another would keep the memory of a long one for ever.
+    /// Shrinks the buffer of a connection that waits for its client, even if a short message has
+    /// begun. Otherwise a client that always begins another message would keep the memory of a long
+    /// one for ever.
     fn shrink_input(&mut self) {
         self.was_filled = false;
         if self.input.len() < OWN_INPUT_BYTES && self.input_size != InputSize::Own {
@@ -511,7 +514,7 @@ impl<'a> Connection<'a> {
         }
     }
 
-    /// Writes as much as the socket takes. Whether anything has left.
+    /// Writes as much as the socket accepts. Returns whether anything was written.
     fn write(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
         let mut any = false;
         while self.written < self.output.len() {
@@ -567,7 +570,7 @@ impl<'a> Connection<'a> {
         }
     }
 
-    /// When to look whether somebody waits for the memory of replies that this client does not take.
+    /// When to check whether others wait for the memory of replies that this client does not read.
     fn next_look(&self) -> Option<Instant> {
         let first = self.unsent_since? + self.spared();
         Some(self.looked_at.map_or(first, |at| first.max(at + LOOK_INTERVAL)))
@@ -577,13 +580,13 @@ impl<'a> Connection<'a> {
         Duration::from_millis(self.shared.options.spared_idle_ms)
     }
 
-    /// Whether others wait for what this connection holds.
+    /// Whether others wait for memory that this connection holds.
     fn is_pressed(&self) -> bool {
         let pools = &self.shared.pools;
         (self.large.is_some() && pools.large_replies.is_short()) || (self.small.is_some() && pools.replies.is_short())
     }
 
-    /// When the client will have been silent for too long, if it is for the client to act.
+    /// When the connection times out, if the client is the one to act.
     fn due(&self) -> Option<Instant> {
         let options = &self.shared.options;
         let after = |since: Option<Instant>, timeout: Option<Duration>| Some(since? + timeout?);

@@ -1,4 +1,4 @@
-//! The server: its address, its connections, and its end.
+//! The server: binds its address, accepts connections, and shuts down.
 
 use std::io;
 use std::net::SocketAddr;
@@ -9,9 +9,10 @@ use tokio::net::{TcpListener, ToSocketAddrs};
 use tokio_util::sync::CancellationToken;
 
 use super::counters::{OpenConnection, add};
-use super::room::Pools;
+use super::memory_budget::Pools;
+use super::shared::Shared;
 use super::{ConnectionContext, ThriftServerCounters, ThriftServerOptions, ThriftService, connection};
-use crate::accepting::{AcceptTerms, Accepted, Incoming, accept_until};
+use crate::accepting::{AcceptTerms, Accepted, ByteStream, Incoming, accept_until};
 
 /// A bound server; [`ThriftServer::serve`] runs it.
 pub struct ThriftServer {
@@ -20,16 +21,9 @@ pub struct ThriftServer {
     shared: Arc<Shared>,
 }
 
-/// What all connections of a server have in common.
-pub(super) struct Shared {
-    pub options: ThriftServerOptions,
-    pub service: Arc<dyn ThriftService>,
-    pub counters: Arc<ThriftServerCounters>,
-    pub pools: Pools,
-}
-
 impl ThriftServer {
-    /// Takes the address; clients can connect from now on and are served once [`ThriftServer::serve`] runs.
+    /// Binds the address. Clients can connect from now on and are served once
+    /// [`ThriftServer::serve`] runs.
     pub async fn bind(
         address: impl ToSocketAddrs,
         options: ThriftServerOptions,
@@ -43,21 +37,23 @@ impl ThriftServer {
         Ok(ThriftServer { listener, local_address, shared })
     }
 
+    /// The bound address.
     pub fn local_addr(&self) -> SocketAddr {
         self.local_address
     }
 
+    /// The counters of the server.
     pub fn counters(&self) -> Arc<ThriftServerCounters> {
         Arc::clone(&self.shared.counters)
     }
 
-    /// The memory that connections share, for those who show how much of it is in use.
+    /// The memory budgets that connections share, for a display of their use.
     pub fn pools(&self) -> Pools {
         self.shared.pools.clone()
     }
 
-    /// Serves until `shutdown` is cancelled. Then it accepts and reads no more, gives running calls `drain_timeout_ms` to
-    /// end, sends their replies, closes every connection and returns.
+    /// Serves until `shutdown` is cancelled. Then it stops accepting and reading, gives running
+    /// calls `drain_timeout_ms` to end, sends their replies, closes every connection and returns.
     pub async fn serve(self, shutdown: CancellationToken) {
         let ThriftServer { listener, shared, .. } = self;
         let terms = AcceptTerms {
@@ -79,13 +75,13 @@ impl ThriftServer {
         let drain = Duration::from_millis(shared.options.drain_timeout_ms);
         let all_ended = async { while connections.join_next().await.is_some() {} };
         if tokio::time::timeout(drain, all_ended).await.is_err() {
-            tracing::warn!(connections = connections.len(), "calls still running after drain_timeout_ms are given up");
+            tracing::warn!(connections = connections.len(), "calls still running after drain_timeout_ms are aborted");
             connections.shutdown().await;
         }
     }
 }
 
-async fn serve_one(shared: Arc<Shared>, connection_id: u64, incoming: Incoming) {
+async fn serve_one<S: ByteStream>(shared: Arc<Shared>, connection_id: u64, incoming: Incoming<S>) {
     let _open = OpenConnection::new(&shared.counters);
     let context = ConnectionContext { connection_id, peer: incoming.peer };
     let ended = connection::serve(&shared, &context, incoming).await;

@@ -1,24 +1,28 @@
 //! The Thrift server: sockets in, typed calls to a [`ThriftService`], replies out.
 //!
-//! One task per connection does everything for it: it reads what the socket holds, starts every complete call, writes the
-//! replies that are ready. What it promises:
-//! - calls of a connection start in the order of their arrival and run concurrently; their replies leave in that order;
-//! - each call that came whole is answered, also when its client has closed its sending side behind it;
-//! - a reply that is ready leaves as soon as those before it have, together with others that are ready, in one write;
-//! - nothing is decoded before a message is complete, and no declared size makes the server allocate;
-//! - input that cannot be understood costs its sender an exception or the connection, and nobody else anything;
+//! One task per connection does all its work: it reads from the socket, starts every complete call,
+//! and writes the replies that are ready. Guarantees:
+//! - calls of a connection start in the order of their arrival and run concurrently, and their
+//!   replies leave in that order;
+//! - each call that came whole is answered, also when its client has closed its sending side behind
+//!   it;
+//! - a ready reply leaves as soon as those before it, together with other ready ones, in one write;
+//! - nothing is decoded before a message is complete, and no declared size makes the server
+//!   allocate;
+//! - invalid input costs its sender an exception or the connection, and affects nobody else;
 //! - a handler that panics costs one reply;
-//! - a client that sends faster than it reads is no longer read from;
-//! - memory beyond a few KiB for each connection is reserved before it is used (`room.rs`).
+//! - the server stops reading from a client that sends faster than it reads;
+//! - memory beyond a few KiB per connection is reserved before it is used (`memory_budget.rs`).
 //!
-//! No meaning is attached to calls here, and no call is cut short: that is the service's.
+//! This module does not interpret calls and aborts none; both are up to the service.
 
 mod connection;
 mod counters;
 mod listener;
+mod memory_budget;
 mod options;
 mod pipeline;
-mod room;
+mod shared;
 #[cfg(test)]
 mod tests;
 
@@ -30,28 +34,29 @@ use tokio::time::Instant;
 pub use counters::ThriftServerCounters;
 pub use kv_api::thrift::{ApplicationErrorKind, Method, ThriftCall, ThriftException, ThriftReply};
 pub use listener::ThriftServer;
+pub use memory_budget::Pools;
 pub use options::ThriftServerOptions;
-pub use room::Pools;
 
-/// Who is asking.
+/// The connection that a call came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConnectionContext {
     /// Counted from 1 for each server; never reused.
     pub connection_id: u64,
+    /// The client's address.
     pub peer: SocketAddr,
 }
 
-/// What a call's answer has to keep to.
+/// The limits that the answer to a call must keep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CallTerms {
-    /// When the client's patience ends (`request_timeout_ms` after arrival). The service keeps to it; the server doesn't
-    /// cut.
+    /// The deadline, `request_timeout_ms` after arrival. The service must keep it; the server does
+    /// not enforce it.
     pub deadline: Instant,
-    /// The longest reply that can be sent the way this call came, in bytes of the whole message; a longer one becomes an
-    /// exception.
+    /// The longest reply to this call, in bytes of the whole message; it depends on the encoding. A
+    /// longer one becomes an exception.
     pub max_reply_bytes: usize,
-    /// What was set aside for this reply. One that turns out longer is not made: the answer is [`Served::NeedsRoom`]. Never
-    /// more than `max_reply_bytes`.
+    /// The memory reserved for this reply. If the reply would be longer, the service does not make
+    /// it and answers [`Served::NeedsRoom`]. Never more than `max_reply_bytes`.
     pub room_bytes: usize,
 }
 
@@ -60,8 +65,8 @@ pub struct CallTerms {
 #[allow(clippy::large_enum_variant, reason = "nearly all are replies, and a box would cost each of them")]
 pub enum Served {
     Reply(ThriftReply),
-    /// The reply is longer than `room_bytes`. Nothing was done; the call is made again when there is room for the longest
-    /// reply that is allowed.
+    /// The reply is longer than `room_bytes`. The call had no effect, and is made again when more
+    /// memory is available.
     NeedsRoom,
 }
 
@@ -71,13 +76,14 @@ impl<R: Into<ThriftReply>> From<R> for Served {
     }
 }
 
-/// Answers calls. Failures of an operation stand inside its reply; [`ThriftReply::Exception`] is for what the interface
-/// has no place for.
+/// Answers calls. Failures of an operation stand inside its reply; [`ThriftReply::Exception`] is
+/// for failures that have no place in a reply.
 ///
-/// The future of each call is polled once before the next call of its connection is made, so that whatever `call` does
-/// before its first wait happens in the order of arrival. A first poll should be short: replies that are already ready wait
-/// for it. A client that only closes its sending side still gets its replies; when the connection breaks, the futures of
-/// its calls are dropped where they stand.
+/// The future of each call is polled once before the next call of its connection is made, so
+/// everything that `call` does before its first wait happens in the order of arrival. The first
+/// poll should be short, because replies that are ready wait for it. A client that closes only its
+/// sending side still gets its replies. If the connection breaks, the futures of its calls are
+/// dropped.
 #[async_trait]
 pub trait ThriftService: Send + Sync + 'static {
     async fn call(&self, connection: &ConnectionContext, call: ThriftCall, terms: CallTerms) -> Served;

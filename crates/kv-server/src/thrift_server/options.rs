@@ -5,26 +5,30 @@ use std::time::Duration;
 use kv_api::thrift::wire::{Encoding, WireLimits};
 use serde::{Deserialize, Serialize};
 
-/// Limits of the Thrift server. The defaults suit existing clients and the default transaction limit of 10 MB.
+/// Limits of the Thrift server. The defaults suit existing clients and the default transaction
+/// limit of 10 MB.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ThriftServerOptions {
-    /// Most open connections; one more closes the one that has been idle for longest, or is closed at once.
+    /// Most open connections. One more closes the one that has been idle longest, or is itself
+    /// closed at once.
     pub max_connections: usize,
-    /// A connection that has been idle for less is not closed for a new one; nor one whose client has taken nothing for
-    /// less, when others wait for the memory of its replies.
+    /// How long a connection must have been idle to be closed for a new one. Also how long a client
+    /// may read nothing before its connection is closed because others wait for the memory of its
+    /// replies.
     pub spared_idle_ms: u64,
-    /// A connection whose client asks nothing for so long is closed. 0: never; TCP keep-alive finds clients that are gone.
+    /// A connection without a request for this long is closed. 0: never; TCP keep-alive detects
+    /// clients that are gone.
     pub idle_timeout_s: u64,
     /// The deadline that each call carries, counted from its arrival.
     pub request_timeout_ms: u64,
-    /// A message that has begun must be complete within this time. 0: never too late.
+    /// A message must be complete within this time of its first byte. 0: no limit.
     pub message_timeout_ms: u64,
-    /// A client that takes nothing of its replies for so long is disconnected. 0: never.
+    /// A client that reads none of its replies for this long is disconnected. 0: never.
     pub write_timeout_ms: u64,
     /// How long running calls may take to end when the server shuts down.
     pub drain_timeout_ms: u64,
-    /// Longest message that is read, in bytes.
+    /// Longest message accepted, in bytes.
     pub max_message_bytes: usize,
     /// Longest string or binary inside a message, in bytes; 0: as long as the message.
     pub max_string_bytes: usize,
@@ -32,20 +36,23 @@ pub struct ThriftServerOptions {
     pub max_container: usize,
     /// Deepest nesting of structs and containers.
     pub max_depth: usize,
-    /// Most calls of one connection that run or wait for their turn to reply; beyond, nothing more is read from it.
+    /// Most calls of one connection that run or wait for their turn to reply; beyond, the server
+    /// reads nothing more from it.
     pub max_pipelined: usize,
-    /// Bytes of replies of one connection that are made or wait for the client to take them; beyond, nothing more is read
-    /// from it. A reply that may be longer is made alone.
+    /// Most bytes of replies of one connection that are being made or wait for the client to read
+    /// them; beyond, the server reads nothing more from it. A reply that may be longer is made
+    /// alone.
     pub max_buffered_reply_bytes: usize,
     /// Longest reply that is sent unframed, in bytes; a longer one becomes an exception.
     pub max_reply_bytes: usize,
-    /// The same with frames: existing clients refuse longer ones.
+    /// Longest reply that is sent in a frame, in bytes; existing clients refuse longer ones.
     pub max_framed_reply_bytes: usize,
-    /// Memory for replies that are made or wait to be taken, of all connections together.
+    /// Memory for replies being made or waiting to be read, for all connections together.
     pub max_reply_memory_bytes: usize,
-    /// Memory for requests of more than a few KiB that are arriving or worked on, of all connections together.
+    /// Memory for requests of more than a few KiB that are arriving or being worked on, for all
+    /// connections together.
     pub max_request_memory_bytes: usize,
-    /// Longest key and value that a reply holds: what a read of one row may need.
+    /// Longest key and value in a reply, which determine the memory for reading one row.
     pub max_key_bytes: usize,
     pub max_value_bytes: usize,
 }
@@ -77,7 +84,7 @@ impl Default for ThriftServerOptions {
 }
 
 impl ThriftServerOptions {
-    /// Names the first setting that makes no sense, and what would.
+    /// Checks the settings. The error names the first invalid one, and what is allowed.
     pub fn validate(&self) -> Result<(), String> {
         let least = [
             ("max_connections", self.max_connections, 1),
@@ -108,7 +115,7 @@ impl ThriftServerOptions {
                 return Err(format!("{name} is {value}, but must be at most {}", i32::MAX));
             }
         }
-        // Skipping an unknown field goes no deeper in the Thrift library.
+        // The Thrift library skips unknown fields only to this depth.
         if self.max_depth > 60 {
             return Err(format!("max_depth is {}, but must be at most 60", self.max_depth));
         }

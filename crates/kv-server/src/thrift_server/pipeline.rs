@@ -1,12 +1,12 @@
-//! The calls of one connection: started in order, running together, answered in order.
+//! The calls of one connection: started in order, run concurrently, answered in order.
 //!
 //! Invariants:
-//! - `slots` are the unanswered calls, oldest first; the front one runs or is to be made again, because a finished front is
-//!   encoded into the output at once;
-//! - each running slot has exactly one future in `running`, under its number;
-//! - a call with a large reply only runs as the front;
-//! - `held_bytes` is the sum of the lengths of the held replies, `costs` that of what the running calls have reserved among
-//!   small replies, `again` the number of calls that are to be made again.
+//! - `slots` holds the unanswered calls, oldest first. The front one runs or is to be made again,
+//!   because a finished front is encoded into the output at once;
+//! - each running slot has exactly one future in `running`, with its number;
+//! - a call with a large reply runs only at the front;
+//! - `held_bytes` is the sum of the lengths of the held replies, `costs` the sum of the running
+//!   calls' reservations for small replies, `again` the number of calls that are to be made again.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -19,57 +19,65 @@ use kv_api::thrift::wire::{self, Encoding};
 use tokio::time::Instant;
 
 use super::counters::add;
-use super::room::Cost;
+use super::memory_budget::Cost;
 use super::{
     ApplicationErrorKind, Method, Served, ThriftCall, ThriftException, ThriftReply, ThriftServerCounters,
     ThriftServerOptions,
 };
-use crate::budget::Reserved;
+use crate::byte_budget::Reserved;
 
 type CallFuture<'a> = Pin<Box<dyn Future<Output = Served> + Send + 'a>>;
 
-/// What a call's reply must carry.
+/// The parts of a call that its reply must repeat or obey.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Origin {
+    /// The method called.
     pub method: Method,
+    /// The encoding of the call, and of its reply.
     pub encoding: Encoding,
+    /// The client's number for the call.
     pub sequence_id: i32,
-    /// No reply is wanted.
+    /// The client does not want a reply.
     pub one_way: bool,
 }
 
-/// A call that may have to be made once more, with more room for its reply.
+/// A call that may have to be made again, with more memory for its reply.
 pub(super) struct Again {
+    /// The call.
     pub call: ThriftCall,
+    /// Its deadline.
     pub deadline: Instant,
-    /// What it needs then.
+    /// The cost of the next attempt.
     pub cost: Cost,
+    /// Longest reply that can be sent.
     pub reply_limit: usize,
 }
 
 impl Again {
-    /// How to make a call again that is made at `cost` now.
+    /// How to make a call again whose present attempt has this `cost`.
     pub fn after(call: &ThriftCall, cost: Cost, deadline: Instant, reply_limit: usize) -> Option<Box<Again>> {
         let cost = cost.next(reply_limit)?;
         Some(Box::new(Again { call: call.clone(), deadline, cost, reply_limit }))
     }
 }
 
-/// What is known of a call when it starts.
+/// Everything about a call that the pipeline needs when it starts.
 pub(super) struct Start {
+    /// The parts that the reply needs.
     pub origin: Origin,
+    /// The reservation that was made for it.
     pub cost: Cost,
-    /// For a call that is tried with little room.
+    /// Set if the call is first tried with little memory.
     pub again: Option<Box<Again>>,
-    /// Held for as long as the call runs: what its request takes, where that was reserved.
+    /// The reservation for the request's own memory, if there is one, held while the call runs.
     pub _input: Option<Reserved>,
 }
 
 enum Slot {
     Running(Start),
-    /// Had too little room.
+    /// The call had too little memory for its reply.
     Again(Origin, Box<Again>),
-    /// Encoded, but an earlier call is still running.
+    /// The reply is encoded, but an earlier call is still running.
     Held(Vec<u8>),
 }
 
@@ -110,6 +118,7 @@ pub(super) struct Pipeline<'a> {
 }
 
 impl<'a> Pipeline<'a> {
+    /// A pipeline without calls.
     pub fn new(options: &'a ThriftServerOptions, counters: &'a ThriftServerCounters) -> Self {
         Pipeline {
             options,
@@ -128,6 +137,7 @@ impl<'a> Pipeline<'a> {
         self.slots.len()
     }
 
+    /// Whether every call is answered.
     pub fn is_empty(&self) -> bool {
         self.slots.is_empty()
     }
@@ -137,7 +147,7 @@ impl<'a> Pipeline<'a> {
         self.held_bytes
     }
 
-    /// What the running calls have reserved among small replies.
+    /// The running calls' reservations for small replies, in bytes.
     pub fn costs(&self) -> usize {
         self.costs
     }
@@ -152,7 +162,7 @@ impl<'a> Pipeline<'a> {
         matches!(self.slots.front(), Some(Slot::Running(start)) if start.cost.is_large)
     }
 
-    /// What the first call needs in order to be made again, if that is what it waits for.
+    /// The cost of making the first call again, if it waits for that.
     pub fn first_again(&self) -> Option<Cost> {
         match self.slots.front() {
             Some(Slot::Again(_, again)) => Some(again.cost),
@@ -160,7 +170,7 @@ impl<'a> Pipeline<'a> {
         }
     }
 
-    /// Makes the first call again. To be polled afterwards.
+    /// Makes the first call again. Poll the pipeline afterwards.
     pub fn start_again(&mut self, call: impl FnOnce(Again) -> CallFuture<'a>) {
         let Some(Slot::Again(origin, again)) = self.slots.pop_front() else { panic!("the first call runs already") };
         let Again { call: asked, deadline, cost, reply_limit } = &*again;
@@ -168,16 +178,16 @@ impl<'a> Pipeline<'a> {
         let start = Start { origin, cost: *cost, again: once_more, _input: None };
         self.again -= 1;
         self.slots.push_front(Slot::Running(start));
-        // A panic of the handler before its future is there is caught where others are.
+        // Catches a panic of the handler before it returned its future, like any other.
         let future = catch_unwind(AssertUnwindSafe(|| call(*again)))
             .unwrap_or_else(|_| Box::pin(async { panic!("the handler panicked") }));
         self.running.push(Running { number: self.first, future });
     }
 
-    /// Makes a call and polls it once. If that suffices it costs no bookkeeping.
+    /// Makes a call and polls it once. A call that is ready then costs no bookkeeping.
     ///
-    /// The first poll is not asked to wake anybody: a call that stays pending is polled once more when it has been filed,
-    /// and leaves its waker then.
+    /// The first poll gets a no-op waker. A call that stays pending is polled once more after it
+    /// was added to the slots, and registers its waker then.
     pub fn start(&mut self, start: Start, call: impl FnOnce() -> CallFuture<'a>, output: &mut Vec<u8>) {
         let started = catch_unwind(AssertUnwindSafe(|| {
             let mut future = call();
@@ -202,7 +212,7 @@ impl<'a> Pipeline<'a> {
         }
     }
 
-    /// Answers a message that never became a call, in its turn.
+    /// Answers an invalid message with an exception, in its turn.
     pub fn refuse(
         &mut self,
         encoding: Encoding,
@@ -215,7 +225,8 @@ impl<'a> Pipeline<'a> {
         self.append_with(output, |output| wire::encode_reply(output, encoding, name, sequence_id, &reply));
     }
 
-    /// Collects the calls that have ended and writes what may leave into `output`. Must be polled after each start.
+    /// Collects the calls that have ended, and writes the replies whose turn it is into `output`.
+    /// Must be polled after each start.
     pub fn poll(&mut self, cx: &mut Context<'_>, output: &mut Vec<u8>) -> bool {
         let mut any = false;
         while let Poll::Ready(Some((number, outcome))) = self.running.poll_next_unpin(cx) {
@@ -262,7 +273,7 @@ impl<'a> Pipeline<'a> {
         self.append_with(output, |output| encode(options, counters, origin, outcome, output));
     }
 
-    /// Adds a reply behind all others: straight into the output if nothing is running.
+    /// Appends a reply after all others; directly to the output if no call is running.
     fn append_with(&mut self, output: &mut Vec<u8>, encode: impl FnOnce(&mut Vec<u8>)) {
         if self.slots.is_empty() {
             encode(output);
@@ -283,7 +294,8 @@ fn small_cost(start: &Start) -> usize {
     if start.cost.is_large { 0 } else { start.cost.bytes }
 }
 
-/// Bytes of the rows of a reply with what surrounds them in the longer encoding; 0 for replies without rows.
+/// Bytes of the rows of a reply with their overhead in the longer encoding; 0 for replies without
+/// rows.
 fn rows_bytes(reply: &ThriftReply) -> usize {
     const AROUND_ROW: usize = 15;
     let rows = match reply {
@@ -324,7 +336,7 @@ fn encode(
     }
     let name = method.name().as_bytes();
     let start = output.len();
-    // Growing step by step would take twice as much in the end.
+    // Reserves once, because a buffer that grows step by step ends up twice as large.
     output.reserve(rows_bytes(&reply));
     wire::encode_reply(output, encoding, name, sequence_id, &reply);
     let limit = options.reply_limit(encoding);

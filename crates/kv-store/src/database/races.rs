@@ -1,10 +1,9 @@
-//! Readers, pins, copies and the sweeper against a writer, in every order of their steps with few switches between them.
+//! Readers, pins, copies and garbage collection against a writer, in every schedule with few
+//! switches.
 
-use std::{
-    collections::BTreeSet,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
 use kv_api::{
@@ -12,15 +11,13 @@ use kv_api::{
 };
 
 use super::{StoreOptions, TransactionalKvDatabase};
-use crate::{
-    DatabaseInstall, Durability, MemoryEngine, MemoryInstall, StateBlob,
-    sync::orders::{Scene, every_order},
-};
+use crate::sync::schedules::{Scene, every_schedule};
+use crate::{DatabaseInstall, Durability, MemoryEngine, MemoryInstall, StateBlob};
 
 const HOUR: Duration = Duration::from_secs(3600);
-/// A version whose rows are all deleted, cleared or overwritten since.
+/// A version of which every row is deleted, cleared or overwritten later.
 const OLD: Version = Version(2);
-/// The newest one that [`filled`] leaves.
+/// The newest version of [`filled`].
 const NEW: Version = Version(4);
 const TOO_OLD: KvError = KvError::TransactionTooOld { read_version: OLD.0, oldest: NEW.0 };
 
@@ -40,13 +37,13 @@ fn commit(time_ms: u64, mutations: impl Into<Vec<Mutation>>) -> TimedWrite {
     write(time_ms, LoggedWrite::commit(AtomicCommit::of(mutations.into())))
 }
 
-/// Far beyond the readable window of all that was written before.
+/// A write far beyond the readable window of all earlier ones.
 fn much_later() -> TimedWrite {
     write(2_000, LoggedWrite { passes_time: true, ..LoggedWrite::default() })
 }
 
 fn apply(database: &TransactionalKvDatabase, sequence: u64, writes: &[TimedWrite]) {
-    let verdicts = database.apply(writes, &mut |_| StateBlob { sequence, blob: Bytes::new() }).unwrap();
+    let verdicts = database.prepare(writes).unwrap().commit(StateBlob { sequence, blob: Bytes::new() }).unwrap();
     verdicts.into_iter().for_each(|verdict| drop(verdict.unwrap()));
 }
 
@@ -55,7 +52,7 @@ fn options() -> StoreOptions {
     StoreOptions { conflict_index_entries: 8, known_keys: 8, collect_every: None, ..options }
 }
 
-/// Of the rows of [`OLD`] one is deleted since, one overwritten, and one cleared.
+/// Of the rows of [`OLD`] one is deleted, one overwritten, and one cleared.
 fn filled() -> Arc<TransactionalKvDatabase> {
     let engine = Arc::new(MemoryEngine::new(Durability::UntilFlush));
     let database = TransactionalKvDatabase::open(engine, options()).unwrap();
@@ -64,8 +61,8 @@ fn filled() -> Arc<TransactionalKvDatabase> {
     database
 }
 
-/// Lets the window pass and removes all that nobody can ask for then.
-fn sweep_all(database: &TransactionalKvDatabase) {
+/// Lets the window pass, and removes everything that nobody can read then.
+fn collect_all(database: &TransactionalKvDatabase) {
     apply(database, 3, &[much_later()]);
     while database.collect_garbage(100).unwrap().more {}
     database.flush().unwrap();
@@ -89,25 +86,25 @@ fn all_rows(database: &TransactionalKvDatabase, version: Version) -> Result<Vec<
     database.range_at(&everything(), version).map(|Rows { rows, .. }| rows)
 }
 
-/// Which of the outcomes there may be there were, over all runs.
+/// The outcomes that were seen in all runs.
 #[derive(Clone, Default)]
 struct Outcomes(Arc<Mutex<BTreeSet<&'static str>>>);
 
 impl Outcomes {
-    fn note(&self, outcome: &'static str) {
+    fn add(&self, outcome: &'static str) {
         self.0.lock().unwrap().insert(outcome);
     }
 
-    /// Notes whether a read was answered, which must be as `expected`, or came too late.
-    fn note_read<T: PartialEq + std::fmt::Debug>(&self, read: Result<T, KvError>, expected: T) {
+    /// Records whether a read was answered, which must be as `expected`, or came too late.
+    fn add_read<T: PartialEq + std::fmt::Debug>(&self, read: Result<T, KvError>, expected: T) {
         match read {
             Ok(found) => {
                 assert_eq!(found, expected);
-                self.note("answered");
+                self.add("answered");
             }
             Err(error) => {
                 assert_eq!(error, TOO_OLD);
-                self.note("too old");
+                self.add("too old");
             }
         }
     }
@@ -118,54 +115,54 @@ impl Outcomes {
     }
 }
 
-/// Tries a read of [`OLD`] while everything is removed that it looks for.
-fn sweep_beside(switches: usize, read: fn(&TransactionalKvDatabase, &Outcomes)) {
+/// Tries a read of [`OLD`] while all that it looks for is removed.
+fn collect_during(switches: usize, read: fn(&TransactionalKvDatabase, &Outcomes)) {
     let outcomes = Outcomes::default();
-    every_order(switches, || {
+    every_schedule(switches, || {
         let (database, outcomes) = (filled(), outcomes.clone());
-        let sweeper = database.clone();
-        Scene::default().thread(move || read(&database, &outcomes)).thread(move || sweep_all(&sweeper))
+        let collector = database.clone();
+        Scene::default().thread(move || read(&database, &outcomes)).thread(move || collect_all(&collector))
     });
     outcomes.assert_all(&["answered", "too old"]);
 }
 
 #[test]
-fn a_range_read_beside_the_sweeper_finds_all_of_its_version_or_is_too_old() {
-    sweep_beside(2, |database, outcomes| outcomes.note_read(all_rows(database, OLD), old_rows()));
+fn a_range_read_during_collection_finds_all_of_its_version_or_is_too_old() {
+    collect_during(2, |database, outcomes| outcomes.add_read(all_rows(database, OLD), old_rows()));
 }
 
 #[test]
-fn a_backward_range_read_beside_the_sweeper_finds_all_of_its_version_or_is_too_old() {
-    sweep_beside(1, |database, outcomes| {
+fn a_backward_range_read_during_collection_finds_all_of_its_version_or_is_too_old() {
+    collect_during(1, |database, outcomes| {
         let query = RangeQuery { reverse: true, ..everything() };
         let found = database.range_at(&query, OLD).map(|found| found.rows);
-        outcomes.note_read(found, old_rows().into_iter().rev().collect());
+        outcomes.add_read(found, old_rows().into_iter().rev().collect());
     });
 }
 
 #[test]
-fn rows_that_are_hashed_beside_the_sweeper_are_all_of_their_version_or_too_old() {
-    sweep_beside(1, |database, outcomes| {
+fn rows_hashed_during_collection_are_all_of_their_version_or_too_old() {
+    collect_during(1, |database, outcomes| {
         let hashed = database.hash_rows("", b"", OLD, 10);
-        outcomes.note_read(hashed.map(|hash| hash.count), 3);
+        outcomes.add_read(hashed.map(|hash| hash.count), 3);
     });
 }
 
 #[test]
-fn a_key_read_beside_the_sweeper_is_that_of_its_version_or_too_old() {
+fn a_key_read_during_collection_is_that_of_its_version_or_too_old() {
     for key in ["a", "b", "c"] {
         let outcomes = Outcomes::default();
-        every_order(1, || {
+        every_schedule(1, || {
             let (database, outcomes) = (filled(), outcomes.clone());
-            let sweeper = database.clone();
-            let read = move || outcomes.note_read(database.read_at(&KeyRef::new(key), OLD), Some("old".into()));
-            Scene::default().thread(read).thread(move || sweep_all(&sweeper))
+            let collector = database.clone();
+            let read = move || outcomes.add_read(database.read_at(&KeyRef::new(key), OLD), Some("old".into()));
+            Scene::default().thread(read).thread(move || collect_all(&collector))
         });
         outcomes.assert_all(&["answered", "too old"]);
     }
 }
 
-/// The version behind [`NEW`]: it brings a family, a clear, and a later horizon.
+/// The version after [`NEW`]. It brings a family, a clear, and a later oldest readable version.
 const NEXT: Version = Version(NEW.0 + 1);
 
 fn write_next(database: &TransactionalKvDatabase) {
@@ -180,36 +177,36 @@ fn key_of_next() -> KeyRef {
 }
 
 #[test]
-fn whoever_sees_a_version_sees_all_that_came_with_it() {
+fn a_reader_that_sees_a_version_sees_all_that_came_with_it() {
     let outcomes = Outcomes::default();
-    every_order(2, || {
+    every_schedule(2, || {
         let (database, outcomes) = (filled(), outcomes.clone());
         let writer = database.clone();
-        let look = move || match database.applied_version() {
+        let observe = move || match database.applied_version() {
             NEW => {
                 assert_eq!(all_rows(&database, NEW), Ok(rows(&[("b", "new")])));
-                outcomes.note("before");
+                outcomes.add("before");
             }
             version => {
                 assert_eq!(version, NEXT);
-                assert_eq!(database.oldest_readable(), NEW, "the horizon came with it");
+                assert_eq!(database.oldest_readable(), NEW, "the oldest readable version came with it");
                 assert_eq!(database.column_families().as_slice(), ["f"]);
                 assert_eq!(all_rows(&database, NEXT), Ok(rows(&[("x", "1")])));
                 assert_eq!(database.read_at(&key_of_next(), NEXT), Ok(Some("1".into())));
                 assert_eq!(database.statistics_now().total_keys, 4, "two of them hidden by clears");
-                outcomes.note("after");
+                outcomes.add("after");
             }
         };
-        Scene::default().thread(look).thread(move || write_next(&writer))
+        Scene::default().thread(observe).thread(move || write_next(&writer))
     });
     outcomes.assert_all(&["before", "after"]);
 }
 
-/// Whether what was read at [`NEXT`] is what belongs there.
+/// Whether a read at [`NEXT`] has the right answer.
 type IsRight = fn(&TransactionalKvDatabase) -> Result<bool, KvError>;
 
 #[test]
-fn a_read_at_a_version_that_is_just_being_applied_finds_all_of_it_or_is_refused() {
+fn a_read_at_a_version_that_is_being_applied_finds_all_of_it_or_is_refused() {
     let reads: [IsRight; 4] = [
         |database| all_rows(database, NEXT).map(|found| found == rows(&[("x", "1")])),
         |database| database.read_at(&KeyRef::new("b"), NEXT).map(|found| found.is_none()),
@@ -218,26 +215,26 @@ fn a_read_at_a_version_that_is_just_being_applied_finds_all_of_it_or_is_refused(
     ];
     for read in reads {
         let outcomes = Outcomes::default();
-        every_order(2, || {
+        every_schedule(2, || {
             let (database, outcomes) = (filled(), outcomes.clone());
             let writer = database.clone();
-            let look = move || match read(&database) {
+            let observe = move || match read(&database) {
                 Ok(is_right) => {
                     assert!(is_right);
-                    outcomes.note("applied");
+                    outcomes.add("applied");
                 }
                 Err(error) => {
                     assert_eq!(error, KvError::FutureVersion { read_version: NEXT.0, current: NEW.0 });
-                    outcomes.note("to come");
+                    outcomes.add("to come");
                 }
             };
-            Scene::default().thread(look).thread(move || write_next(&writer))
+            Scene::default().thread(observe).thread(move || write_next(&writer))
         });
         outcomes.assert_all(&["applied", "to come"]);
     }
 }
 
-/// How a version is kept beyond the window.
+/// A way to keep a version beyond the window.
 type Keep = fn(&TransactionalKvDatabase) -> Result<(), KvError>;
 
 const WAYS_TO_KEEP: [Keep; 2] = [|database| database.pin(OLD, HOUR), |database| database.hold(OLD, HOUR)];
@@ -246,32 +243,32 @@ const WAYS_TO_KEEP: [Keep; 2] = [|database| database.pin(OLD, HOUR), |database| 
 fn a_version_that_was_kept_in_time_stays_readable_and_another_is_refused() {
     for keep in WAYS_TO_KEEP {
         let outcomes = Outcomes::default();
-        every_order(2, || {
+        every_schedule(2, || {
             let (database, outcomes) = (filled(), outcomes.clone());
-            let (sweeper, end) = (database.clone(), database.clone());
+            let (collector, end) = (database.clone(), database.clone());
             let is_kept = Arc::new(Mutex::new(false));
             let is_kept_at_end = is_kept.clone();
             let keep = move || {
                 let kept = keep(&database);
                 *is_kept.lock().unwrap() = kept.is_ok();
-                outcomes.note_read(kept, ());
+                outcomes.add_read(kept, ());
             };
             let check = move || {
                 let expected = if *is_kept_at_end.lock().unwrap() { Ok(old_rows()) } else { Err(TOO_OLD) };
                 assert_eq!(all_rows(&end, OLD), expected);
             };
-            Scene::default().thread(keep).thread(move || sweep_all(&sweeper)).end(check)
+            Scene::default().thread(keep).thread(move || collect_all(&collector)).end(check)
         });
         outcomes.assert_all(&["answered", "too old"]);
     }
 }
 
 #[test]
-fn an_attempt_to_keep_what_is_gone_makes_it_readable_to_nobody() {
+fn a_refused_pin_makes_no_version_readable() {
     for (keep, other) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
-        every_order(1, || {
+        every_schedule(1, || {
             let database = filled();
-            sweep_all(&database);
+            collect_all(&database);
             let attempt = |keep: Keep| {
                 let database = database.clone();
                 move || assert_eq!(keep(&database), Err(TOO_OLD))
@@ -287,16 +284,16 @@ fn an_attempt_to_keep_what_is_gone_makes_it_readable_to_nobody() {
 }
 
 #[test]
-fn what_is_written_while_old_versions_are_removed_stays_and_counts() {
-    every_order(2, || {
+fn rows_written_during_collection_stay_and_count() {
+    every_schedule(2, || {
         let database = filled();
         apply(&database, 3, &[much_later()]);
-        let (writer, sweeper) = (database.clone(), database.clone());
+        let (writer, collector) = (database.clone(), database.clone());
         let write = move || {
             apply(&writer, 4, &[commit(2_001, [set("a", "again"), set("c", "again")])]);
             apply(&writer, 5, &[commit(2_002, [clear("b", "c")])]);
         };
-        let sweep = move || while sweeper.collect_garbage(2).unwrap().more {};
+        let collect = move || while collector.collect_garbage(2).unwrap().more {};
         let check = move || {
             let left = rows(&[("a", "again"), ("c", "again")]);
             let newest = database.applied_version();
@@ -306,14 +303,14 @@ fn what_is_written_while_old_versions_are_removed_stays_and_counts() {
             assert_eq!(all_rows(&database, newest), Ok(left));
             assert_eq!((database.statistics_now().total_keys, database.retention().stored_versions), (2, Some(2)));
         };
-        Scene::default().thread(write).thread(sweep).end(check)
+        Scene::default().thread(write).thread(collect).end(check)
     });
 }
 
 #[test]
-fn a_copy_that_is_made_beside_a_writer_and_a_sweeper_is_of_one_moment() {
+fn a_copy_made_during_writes_and_collection_is_of_one_moment() {
     let outcomes = Outcomes::default();
-    every_order(1, || {
+    every_schedule(1, || {
         let (database, outcomes) = (filled(), outcomes.clone());
         let writer = database.clone();
         let copy = move || {
@@ -323,24 +320,24 @@ fn a_copy_that_is_made_beside_a_writer_and_a_sweeper_is_of_one_moment() {
             let mut install = DatabaseInstall::new(install, options());
             install.write(&bytes).unwrap();
             let (copied, state) = install.finish().unwrap();
-            assert_eq!(*copy.state(), state, "what it says that it is");
+            assert_eq!(*copy.state(), state, "the copy is labelled with its state");
             let before = rows(&[("b", "new")]);
             let (outcome, version, expected) = match state.sequence {
                 2 => ("before", NEW, before),
-                3 => ("swept", NEW, before),
+                3 => ("collected", NEW, before),
                 _ => ("written", Version(NEW.0 + 1), rows(&[("b", "new"), ("c", "again")])),
             };
             assert_eq!(copied.applied_version(), version);
             assert_eq!(all_rows(&copied, version), Ok(expected.clone()));
             while copied.collect_garbage(100).unwrap().more {}
             assert_eq!(all_rows(&copied, version), Ok(expected));
-            outcomes.note(outcome);
+            outcomes.add(outcome);
         };
         let write = move || {
-            sweep_all(&writer);
+            collect_all(&writer);
             apply(&writer, 4, &[commit(2_001, [set("c", "again")])]);
         };
         Scene::default().thread(copy).thread(write)
     });
-    outcomes.assert_all(&["before", "swept", "written"]);
+    outcomes.assert_all(&["before", "collected", "written"]);
 }

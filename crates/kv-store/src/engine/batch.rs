@@ -1,14 +1,14 @@
-//! Writes collected for one atomic engine write, in one buffer.
+//! Write batches: the changes of one atomic engine write, in one buffer.
 
 use super::Table;
 
-/// Changes of entries, in order: a later one for the same key wins.
+/// Changes of entries, in order: of two for the same key the later one wins.
 ///
-/// The deletes are physical: what they remove was never there for anybody who reads afterwards. A row that somebody
-/// deletes is not removed so; that is a version of its own.
+/// Deletes are physical: no later read finds the entry at any version. A row that a client deletes
+/// gets a tombstone instead, which is a version of its own.
 #[derive(Clone, Debug, Default)]
 pub struct WriteBatch {
-    /// Two fields of every entry, one after the other: key and value, or begin and end.
+    /// Two fields of each entry, concatenated: key and value, or begin and end.
     bytes: Vec<u8>,
     entries: Vec<EntryPlace>,
 }
@@ -33,51 +33,65 @@ struct EntryPlace {
 /// One entry of a [`WriteBatch`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BatchEntry<'a> {
+    /// Sets the value of a key.
     Put {
+        /// The table of the key.
         table: Table,
+        /// The key.
         key: &'a [u8],
+        /// Its new value.
         value: &'a [u8],
     },
+    /// Removes a key, if the table has it.
     Delete {
+        /// The table of the key.
         table: Table,
+        /// The key.
         key: &'a [u8],
     },
-    /// Of the keys `begin <= key < end`; never an empty range.
+    /// Removes the keys `begin <= key < end`; the range is never empty.
     DeleteRange {
+        /// The table of the keys.
         table: Table,
+        /// The first key of the range.
         begin: &'a [u8],
+        /// The first key after the range.
         end: &'a [u8],
     },
 }
 
 impl WriteBatch {
+    /// An empty batch.
     pub fn new() -> Self {
         WriteBatch::default()
     }
 
+    /// Sets the value of a key.
     pub fn put(&mut self, table: Table, key: &[u8], value: &[u8]) {
         self.put_parts(table, &[key], &[value]);
     }
 
-    /// The same, for a key and a value that lie in pieces. Returns the entry's place, for [`Self::value`].
+    /// Like [`Self::put`], for a key and a value in several parts. Returns the position of the
+    /// entry, for [`Self::value`].
     pub fn put_parts(&mut self, table: Table, key: &[&[u8]], value: &[&[u8]]) -> usize {
         self.push(EntryKind::Put, table, key, value);
         self.entries.len() - 1
     }
 
-    /// The value that was put at a place, since the batch was cleared last.
+    /// The value of the entry at a position that [`Self::put_parts`] returned since the batch was
+    /// last cleared.
     pub fn value(&self, entry: usize) -> &[u8] {
         let place = &self.entries[entry];
         &self.bytes[place.middle..place.end]
     }
 
-    /// Removes an entry; where there is none, nothing changes.
+    /// Removes the entry of a key, if there is one.
     pub fn delete(&mut self, table: Table, key: &[u8]) {
         self.push(EntryKind::Delete, table, &[key], &[]);
     }
 
-    /// Removes all entries `begin <= key < end`. Costs an engine more than a few single deletes, and its readers too: it is
-    /// for many entries.
+    /// Removes all entries `begin <= key < end`. This costs the engine and its readers more than a
+    /// few single deletes: use it for many entries.
     pub fn delete_range(&mut self, table: Table, begin: &[u8], end: &[u8]) {
         if begin < end {
             self.push(EntryKind::DeleteRange, table, &[begin], &[end]);
@@ -92,6 +106,7 @@ impl WriteBatch {
         self.entries.push(EntryPlace { kind, table, start, middle, end: self.bytes.len() });
     }
 
+    /// The entries in order.
     pub fn iter(&self) -> impl Iterator<Item = BatchEntry<'_>> {
         self.entries.iter().map(|place| {
             let (table, first) = (place.table, &self.bytes[place.start..place.middle]);
@@ -104,6 +119,7 @@ impl WriteBatch {
         })
     }
 
+    /// Whether it has no entries.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
@@ -118,7 +134,7 @@ impl WriteBatch {
         self.bytes.len()
     }
 
-    /// Empties it, keeping its memory for the next batch.
+    /// Empties the batch, and keeps its memory for the next one.
     pub fn clear(&mut self) {
         self.bytes.clear();
         self.entries.clear();

@@ -1,19 +1,21 @@
-//! What the engines of one process share, so that three replicas do not take three times the threads and memory.
+//! Resources that the engines of a process share, so that three replicas do not take three times
+//! the threads and memory.
 
 use kv_api::KvError;
 
 /// Sizes of the shared resources.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ResourceOptions {
-    /// Cache of blocks read from files, all engines together.
+    /// Size of the block cache of all engines together.
     pub block_cache_bytes: usize,
-    /// Write buffers of all engines together; when more is in use, the engines flush. Too small a figure makes very many
-    /// small files.
+    /// Memory for the write buffers of all engines together; above it the engines flush. A small
+    /// value leads to many small files.
     pub write_buffers_bytes: usize,
-    /// Threads that flush and compact, all engines together; at least 2 (one flushes, the others compact).
+    /// Threads of all engines together for flushes and compactions. At least 2: one flushes, the
+    /// others compact.
     pub background_threads: u32,
-    /// Table files that each engine keeps open; RocksDB takes 20 at least. Those that are closed are opened again when they
-    /// are read.
+    /// Table files that each engine keeps open; RocksDB keeps at least 20. Other files are opened
+    /// when they are read.
     pub max_open_files: u32,
 }
 
@@ -28,7 +30,8 @@ impl Default for ResourceOptions {
     }
 }
 
-/// Background threads, block cache and write buffer budget of all RocksDB engines of a process. Clones share them.
+/// The background threads, block cache and write buffer budget of all RocksDB engines of a process.
+/// Clones share them.
 #[derive(Clone)]
 pub struct SharedResources {
     #[cfg(feature = "rocksdb")]
@@ -41,6 +44,10 @@ pub struct SharedResources {
 }
 
 impl SharedResources {
+    /// Starts the threads, and allocates the cache.
+    ///
+    /// # Errors
+    /// [`KvError::InvalidOperation`] for options out of range.
     pub fn new(options: ResourceOptions) -> Result<Self, KvError> {
         if options.background_threads < 2 {
             return Err(KvError::InvalidOperation(format!(
@@ -54,7 +61,8 @@ impl SharedResources {
     #[cfg(feature = "rocksdb")]
     fn with_threads(options: ResourceOptions) -> Result<Self, KvError> {
         let mut env = rocksdb::Env::new().map_err(|error| KvError::Storage(error.to_string()))?;
-        // A pool of its own for flushes: behind a long compaction they would stall the writers.
+        // Flushes get threads of their own: waiting for a long compaction they would stall the
+        // writers.
         env.set_high_priority_background_threads(1);
         env.set_low_priority_background_threads(i32::try_from(options.background_threads - 1).unwrap_or(i32::MAX));
         Ok(SharedResources {
@@ -70,6 +78,7 @@ impl SharedResources {
         Ok(SharedResources { options })
     }
 
+    /// The sizes with which the resources were made.
     pub fn options(&self) -> ResourceOptions {
         self.options
     }

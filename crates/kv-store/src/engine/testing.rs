@@ -1,10 +1,10 @@
-//! Engines for the tests inside this crate, that can be opened again and crashed.
+//! Engines for the tests inside this crate, which can be reopened and crashed.
 
 use std::sync::Arc;
 
 use super::{Durability, Engine, MemoryEngine};
 
-/// An engine, and where it lies.
+/// An engine and its storage.
 pub(crate) enum Place {
     Memory(Arc<MemoryEngine>),
     #[cfg(feature = "rocksdb")]
@@ -33,7 +33,7 @@ impl Place {
         }
     }
 
-    /// Ends the process in effect: what is not persisted is lost. Nobody uses the engine any more.
+    /// Simulates the end of the process: loses what is not persisted. Nobody may hold the engine.
     pub fn crash(&mut self) {
         match self {
             Place::Memory(engine) => engine.crash(),
@@ -42,7 +42,7 @@ impl Place {
         }
     }
 
-    /// Closes and opens the engine. Nobody uses it any more.
+    /// Closes and reopens the engine. Nobody may hold it.
     pub fn restart(&mut self) {
         match self {
             Place::Memory(_) => {}
@@ -58,10 +58,8 @@ mod left_behind;
 
 #[cfg(feature = "rocksdb")]
 pub(crate) mod rocks {
-    use std::{
-        path::Path,
-        sync::{Arc, LazyLock},
-    };
+    use std::path::Path;
+    use std::sync::{Arc, LazyLock};
 
     use tempfile::TempDir;
 
@@ -93,7 +91,7 @@ pub(crate) mod rocks {
             self.engine = Some(open(self.folder.path(), self.durability));
         }
 
-        /// The files of an open database are what a killed process leaves behind.
+        /// The files of an open database are what a killed process leaves.
         pub fn crash(&mut self) {
             let folder = tempfile::tempdir().unwrap();
             left_behind::copy(self.folder.path(), folder.path());

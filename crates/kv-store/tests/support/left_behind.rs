@@ -1,9 +1,12 @@
 //! The files of an open RocksDB database as a killed process would leave them.
 
-use std::{collections::BTreeMap, ffi::OsString, fs, io, path::Path};
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::Path;
+use std::{fs, io};
 
-/// Copies them. Background work of the database may add and remove files meanwhile; then what was copied is no state that
-/// ever was, and it is done again.
+/// Copies the files. The database's background work may add and remove files meanwhile; then the
+/// copy is of no single moment, and is made again.
 pub fn copy(from: &Path, to: &Path) {
     loop {
         let before = lengths(from);
@@ -24,7 +27,7 @@ fn lengths(folder: &Path) -> BTreeMap<OsString, u64> {
     let matters = |name: &OsString| name != "LOCK" && !name.as_encoded_bytes().starts_with(b"LOG");
     entries
         .filter(|entry| matters(&entry.file_name()))
-        // What is gone by now makes the comparison fail.
+        // A file that is gone by now makes the comparison fail.
         .map(|entry| (entry.file_name(), entry.metadata().map_or(u64::MAX, |file| file.len())))
         .collect()
 }

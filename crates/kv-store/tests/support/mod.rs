@@ -1,5 +1,5 @@
-//! What the tests of this crate share: a naive model of the database, and databases on every engine that can be restarted
-//! and crashed.
+//! Shared by the tests of this crate: a naive model of the database, and databases on every engine
+//! that can be restarted and crashed.
 #![allow(dead_code)] // Each test binary uses a part of it.
 
 #[cfg(feature = "rocksdb")]
@@ -7,13 +7,11 @@ pub mod left_behind;
 pub mod model;
 pub mod place;
 
-use std::{
-    future::Future,
-    pin::pin,
-    sync::Arc,
-    task::{Context, Poll, Wake, Waker},
-    thread::Thread,
-};
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::Thread;
 
 use kv_api::{
     AtomicCommit, CommitVerdict, FamilyChange, KeyRange, KeyRef, KvError, LoggedWrite, Mutation, MutationKind,
@@ -41,12 +39,12 @@ pub fn block_on<F: Future>(future: F) -> F::Output {
     }
 }
 
-/// The commits as writes of time 0 that create the families they use.
+/// The commits as writes at time 0 that create the families they use.
 pub fn timeless(commits: &[AtomicCommit]) -> Vec<TimedWrite> {
     commits.iter().map(|commit| TimedWrite { time_us: 0, write: creating(commit.clone()) }).collect()
 }
 
-/// The commit with all families that it uses.
+/// The commit as a write that creates all families it uses.
 pub fn creating(commit: AtomicCommit) -> LoggedWrite {
     let of_mutations = commit.mutations.iter().map(|mutation| &mutation.column_family);
     let of_reads = commit.read_conflicts.iter().map(|key| &key.column_family);
@@ -55,16 +53,16 @@ pub fn creating(commit: AtomicCommit) -> LoggedWrite {
     LoggedWrite { creates: named.cloned().collect(), ..LoggedWrite::commit(commit) }
 }
 
-/// Applies `commits` as one batch with the sequence after the last one; the blob is the sequence as text.
+/// Applies `commits` as one batch with the next sequence; the blob is the sequence as text.
 pub fn apply(database: &TransactionalKvDatabase, commits: &[AtomicCommit]) -> Vec<CommitVerdict> {
     apply_writes(database, &timeless(commits))
 }
 
-/// The same, for any writes.
+/// Like [`apply`], for any writes.
 pub fn apply_writes(database: &TransactionalKvDatabase, writes: &[TimedWrite]) -> Vec<CommitVerdict> {
     let sequence = database.state_blob().unwrap().map_or(0, |(sequence, _)| sequence) + 1;
-    let mut seal = |_: &[CommitVerdict]| StateBlob { sequence, blob: sequence.to_string().into() };
-    database.apply(writes, &mut seal).unwrap()
+    let blob = StateBlob { sequence, blob: sequence.to_string().into() };
+    database.prepare(writes).unwrap().commit(blob).unwrap()
 }
 
 pub fn create_family(database: &TransactionalKvDatabase, name: &str) {

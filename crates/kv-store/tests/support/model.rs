@@ -1,5 +1,5 @@
-//! The database as simply as it can be told: every version of every key in a map, every question answered by looking at
-//! all of them. And random logs and queries to compare it with the real one.
+//! A naive model of the database: every version of every key in a map, and every question answered
+//! by looking at all of them. Also random logs and queries to compare it with the real one.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,7 +8,9 @@ use kv_api::{
     AtomicCommit, CommitResult, CommitVerdict, KeyRange, KeyRef, KeySelector, KvError, Mutation, MutationKind,
     RangeQuery, Row, Rows,
 };
-use proptest::{collection::vec, option, prelude::*};
+use proptest::collection::vec;
+use proptest::option;
+use proptest::prelude::*;
 
 pub const FAMILIES: [&str; 3] = ["", "f", "fg"];
 
@@ -53,7 +55,7 @@ impl Model {
         answer(&self.visible(&query.column_family, version), query)
     }
 
-    /// Decides a commit; only what the random logs hold is known here.
+    /// Decides a commit. Supports only what the random logs contain.
     pub fn commit(&mut self, commit: &AtomicCommit) -> CommitVerdict {
         if commit.mutations.is_empty() {
             return Ok(CommitResult { version: commit.read_version, ..CommitResult::default() });
@@ -113,7 +115,7 @@ impl Model {
     }
 }
 
-/// What a query finds among all rows of its family.
+/// The answer to a query, from all rows of its family.
 pub fn answer(family: &[Row], query: &RangeQuery) -> Result<Rows, KvError> {
     let begin = place(family, &query.begin, query.begin_selector.as_ref());
     let end = place(family, &query.end, query.end_selector.as_ref());
@@ -140,7 +142,7 @@ pub fn answer(family: &[Row], query: &RangeQuery) -> Result<Rows, KvError> {
     Ok(Rows { has_more: taken < all.len(), rows: all[..taken].to_vec() })
 }
 
-/// How many rows lie before an end of a range.
+/// The number of rows before a bound of a range.
 fn place(rows: &[Row], key: &Bytes, selector: Option<&KeySelector>) -> usize {
     let Some(KeySelector { key, or_equal, offset }) = selector else {
         return rows.iter().filter(|row| row.key < *key).count();
@@ -149,7 +151,8 @@ fn place(rows: &[Row], key: &Bytes, selector: Option<&KeySelector>) -> usize {
     (before as i64 - 1 + i64::from(*offset)).clamp(0, rows.len() as i64) as usize
 }
 
-/// Few short keys, rich in special bytes and prefixes of each other, so that random operations meet.
+/// Few short keys, rich in special bytes and in prefixes of each other, so that random operations
+/// collide.
 pub fn key() -> impl Strategy<Value = Bytes> {
     vec(prop_oneof![Just(0x00), Just(0xff), Just(b'a')], 1..4).prop_map(Bytes::from)
 }
@@ -176,7 +179,7 @@ fn mutation() -> impl Strategy<Value = Mutation> {
     })
 }
 
-/// A commit, and how many versions before the current one (when it is decided) it has read.
+/// A commit, and how many versions its read version is before the newest one when it is decided.
 fn commit_and_age() -> impl Strategy<Value = (AtomicCommit, u64)> {
     let key_ref = (key(), family()).prop_map(|(key, column_family)| KeyRef { key, column_family });
     let range = (key(), key(), family()).prop_map(|(begin, end, column_family)| KeyRange { begin, end, column_family });
@@ -194,7 +197,7 @@ fn commit_and_age() -> impl Strategy<Value = (AtomicCommit, u64)> {
     )
 }
 
-/// A log of commits with the verdicts that the model gives, and the model after it.
+/// A log of commits, the verdicts of the model, and the model after it.
 pub struct Log {
     pub commits: Vec<AtomicCommit>,
     pub verdicts: Vec<CommitVerdict>,

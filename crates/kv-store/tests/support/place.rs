@@ -1,12 +1,12 @@
-//! Where a test's database lives, and how to close, crash and open it again.
+//! Storage for a test's database, which can be closed, crashed and opened again.
 
 use std::sync::Arc;
 
 use std::sync::Mutex;
 
+use kv_store::engine::EngineInstall;
 use kv_store::{
     DatabaseInstall, Durability, Engine, MemoryEngine, MemoryInstall, StoreOptions, TransactionalKvDatabase,
-    engine::EngineInstall,
 };
 
 /// An engine under test. At most one database is open on it at a time.
@@ -34,7 +34,7 @@ impl Place {
         }
     }
 
-    /// A replica's database; every one opened here before must be dropped.
+    /// Opens a replica's database. Every one opened here before must be dropped.
     pub fn open(&self) -> Arc<TransactionalKvDatabase> {
         self.open_with(StoreOptions::replicated())
     }
@@ -43,23 +43,23 @@ impl Place {
         TransactionalKvDatabase::open(self.engine(), options).unwrap()
     }
 
-    /// With a conflict index, and a memory of known keys, of `entries`.
+    /// Like [`Self::open`], with a conflict index and a table of known keys of `entries`.
     pub fn open_with_index(&self, entries: usize) -> Arc<TransactionalKvDatabase> {
         let options = StoreOptions::replicated();
         self.open_with(StoreOptions { conflict_index_entries: entries, known_keys: entries, ..options })
     }
 
-    /// Ends the process in effect: what is not persisted is lost. Takes the database that is open here.
+    /// Simulates the end of the process: what is not persisted is lost. Takes the open database.
     pub fn crash(&mut self, database: Arc<TransactionalKvDatabase>) {
         self.crash_with(database);
     }
 
-    /// The same, with an engine without a database on it.
+    /// The same, for an engine without a database.
     pub fn crash_engine(&mut self, engine: Arc<dyn Engine>) {
         self.crash_with(engine);
     }
 
-    /// `open` is all that is open here.
+    /// `open` must be all that is open here.
     fn crash_with<T>(&mut self, open: T) {
         match self {
             Place::Memory(engine) => {
@@ -72,9 +72,9 @@ impl Place {
     }
 }
 
-/// A place where a replica's database may be, be built from a copy, and be gone again.
+/// Storage in which a replica's database may exist, be built from a copy, and be removed.
 pub enum Home {
-    /// The engine stands for what a disk holds.
+    /// The engine stands for the content of a disk.
     Memory(Arc<Mutex<Option<Arc<MemoryEngine>>>>, Durability),
     #[cfg(feature = "rocksdb")]
     Rocks(rocks::RocksHome),
@@ -94,7 +94,7 @@ impl Home {
         Home::Memory(Arc::default(), durability)
     }
 
-    /// An empty one of the same kind.
+    /// An empty home of the same kind.
     pub fn another(&self) -> Self {
         match self {
             Home::Memory(_, durability) => Home::memory(*durability),
@@ -130,7 +130,7 @@ impl Home {
         DatabaseInstall::new(install, StoreOptions::replicated())
     }
 
-    /// Whether anything is here.
+    /// Whether a database exists here.
     pub fn exists(&self) -> bool {
         match self {
             Home::Memory(engine, _) => engine.lock().unwrap().is_some(),
@@ -139,7 +139,7 @@ impl Home {
         }
     }
 
-    /// Names of what lies in the folder that this home lies in.
+    /// Names of the entries of the folder that contains this home.
     pub fn neighbours(&self) -> Vec<String> {
         match self {
             Home::Memory(..) => Vec::new(),
@@ -148,7 +148,7 @@ impl Home {
         }
     }
 
-    /// Loses what a crash would lose. Takes the database that is open here.
+    /// Loses what a crash would lose. Takes the open database.
     pub fn crash(&mut self, database: Arc<TransactionalKvDatabase>) {
         match self {
             Home::Memory(engine, _) => {
@@ -161,7 +161,7 @@ impl Home {
     }
 }
 
-/// Keeps the finished engine where its home finds it again.
+/// Keeps the finished engine where its home finds it.
 struct KeptInstall {
     install: MemoryInstall,
     into: Arc<Mutex<Option<Arc<MemoryEngine>>>>,
@@ -181,15 +181,14 @@ impl EngineInstall for KeptInstall {
 
 #[cfg(feature = "rocksdb")]
 pub mod rocks {
-    use std::{
-        path::PathBuf,
-        sync::{Arc, LazyLock},
-    };
+    use std::path::PathBuf;
+    use std::sync::{Arc, LazyLock};
 
     use kv_api::KvError;
+    use kv_store::engine::EngineInstall;
     use kv_store::{
         Durability, Engine, EngineKind, ResourceOptions, SharedResources, TransactionalKvDatabase, begin_install,
-        engine::EngineInstall, open_engine,
+        open_engine,
     };
     use tempfile::TempDir;
 
@@ -216,7 +215,7 @@ pub mod rocks {
             open_engine(EngineKind::RocksDb, self.folder.path(), self.durability, &RESOURCES)
         }
 
-        /// The files of an open database are what a killed process leaves behind.
+        /// The files of an open database are what a killed process leaves.
         pub fn crash<T>(&mut self, open: T) {
             let folder = tempfile::tempdir().unwrap();
             left_behind::copy(self.folder.path(), folder.path());

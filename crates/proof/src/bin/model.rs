@@ -56,18 +56,19 @@ struct Arguments {
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Disks {
-    /// Orders complete one by one
-    Orders,
-    /// All orders under way complete together; a crash keeps any number of them all the same
+    /// Log writes complete one by one
+    #[value(alias = "orders")]
+    Writes,
+    /// All log writes under way complete together; a crash keeps any number of them all the same
     Groups,
-    /// Orders are durable as soon as they are given
+    /// Log writes are durable as soon as they are given
     Instant,
 }
 
 impl From<Disks> for model::Disks {
     fn from(disks: Disks) -> Self {
         match disks {
-            Disks::Orders => model::Disks::Orders,
+            Disks::Writes => model::Disks::Writes,
             Disks::Groups => model::Disks::Groups,
             Disks::Instant => model::Disks::Instant,
         }

@@ -6,21 +6,23 @@ use std::sync::{Arc, PoisonError, RwLock};
 use rsml::{Sequence, View};
 use stateright::{Model, Property};
 
-use super::face::Face;
 use super::node::{Broken, ELECTION_US, Effect, Event, HEARTBEAT_US, RETRY_US, Settings, Step, World, born};
+use super::observed::Observed;
 use super::table::Table;
 
 /// How far the exploration goes.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
     pub replicas: u8,
-    /// The first so many views that can be led: the first of each replica, then the second of each, and so on.
+    /// The first so many views that can be led: the first of each replica, then the second of each,
+    /// and so on.
     pub views: u8,
     /// Values proposed by clients; each view adds a no-op of its own.
     pub entries: u8,
     pub reads: u8,
     pub restarts: u8,
-    /// Timeouts other than those that begin a campaign: heartbeats, retries, primaries that step down.
+    /// Timeouts other than those that begin a campaign: heartbeats, retries, primaries that step
+    /// down.
     pub ticks: u8,
     /// How often a primary asks each peer where its log ends.
     pub probes: u8,
@@ -34,11 +36,11 @@ pub struct Bounds {
 /// How finely disks are modelled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Disks {
-    /// Orders complete one by one.
-    Orders,
-    /// All orders under way complete together; a crash keeps any number of them all the same.
+    /// Log writes complete one by one.
+    Writes,
+    /// All log writes in progress complete together; a crash still keeps any number of them.
     Groups,
-    /// Orders are durable as soon as they are given.
+    /// Log writes are durable at once.
     Instant,
 }
 
@@ -66,7 +68,7 @@ pub struct State {
     network: Vec<u32>,
     /// The value that was delivered first at each sequence after the birth record's.
     delivered: Vec<u64>,
-    /// How long a log any replica ever took for chosen.
+    /// The length of the longest log that any replica ever took for chosen.
     known: usize,
     /// Reads without an answer: where, which, and what was delivered anywhere when it began.
     reads: Vec<(u8, u8, u64)>,
@@ -119,7 +121,8 @@ impl Cluster {
         })
     }
 
-    /// How many different nodes, messages and steps of nodes there have been: the size of what really ran.
+    /// How many different nodes, messages and steps of nodes there have been: the size of what
+    /// really ran.
     pub fn figures(&self) -> (usize, usize, usize) {
         let steps = self.effects.read().unwrap_or_else(PoisonError::into_inner).len();
         (self.world.nodes.len(), self.world.packets.len(), steps)
@@ -129,7 +132,7 @@ impl Cluster {
         state.broken = state.broken.or(Some((broken, self.stories.number(story))));
     }
 
-    /// What broke, in words.
+    /// The broken property, in words.
     pub fn story(&self, state: &State) -> Option<String> {
         state.broken.map(|(broken, story)| format!("{broken:?}: {}", self.stories.get(story)))
     }
@@ -143,7 +146,7 @@ impl Cluster {
                 let entries = packet.payload.len();
                 format!("{node} receives from {}: {:?} with {entries} entries", packet.sender.replica, packet.message)
             }
-            Step::Complete(count) => format!("{node}: its {count} oldest orders are durable"),
+            Step::Complete(count) => format!("{node}: its {count} oldest writes are durable"),
             Step::Pass(us) if us == HEARTBEAT_US => format!("{node}: a heartbeat is due"),
             Step::Pass(us) if us == RETRY_US => format!("{node}: retries are due"),
             Step::Pass(_) => format!("{node}: the election timeout fires"),
@@ -152,32 +155,33 @@ impl Cluster {
             Step::Read(read) => format!("{node}: a client begins read {read}"),
             Step::Restart { kept, keeps_database } => {
                 let database = if keeps_database { "whole" } else { "as it was born" };
-                format!("{node} crashes, keeps {kept} orders under way, and starts with its database {database}")
+                format!("{node} crashes, keeps {kept} writes under way, and starts with its database {database}")
             }
         }
     }
 
     fn local_actions(&self, state: &State, node: u8, actions: &mut Vec<Action>) {
-        let face = &self.world.nodes.get(state.nodes[usize::from(node)]).face;
+        let observed = &self.world.nodes.get(state.nodes[usize::from(node)]).observed;
         let mut act = |step| actions.push(Action { node, step });
-        if face.orders > 0 {
-            act(Step::Complete(if self.bounds.disks == Disks::Orders { 1 } else { face.orders }));
+        if observed.writes > 0 {
+            act(Step::Complete(if self.bounds.disks == Disks::Writes { 1 } else { observed.writes }));
         }
         if state.ticks < self.bounds.ticks {
             act(Step::Pass(RETRY_US));
-            if face.is_primary {
+            if observed.is_primary {
                 act(Step::Pass(HEARTBEAT_US));
                 act(Step::Pass(ELECTION_US));
             }
         }
-        if !face.is_primary {
+        if !observed.is_primary {
             let peers = state.nodes.iter().enumerate().filter(|(peer, _)| *peer != usize::from(node));
-            let mut promised: Vec<View> = peers.map(|(_, peer)| self.world.nodes.get(*peer).face.promised).collect();
+            let mut promised: Vec<View> =
+                peers.map(|(_, peer)| self.world.nodes.get(*peer).observed.promised).collect();
             promised.sort_unstable();
             promised.dedup();
             promised.into_iter().for_each(|view| act(Step::Stand(view)));
         }
-        if face.is_primary || self.bounds.clients_everywhere {
+        if observed.is_primary || self.bounds.clients_everywhere {
             if state.proposed < self.bounds.entries {
                 act(Step::Propose(state.proposed));
             }
@@ -186,7 +190,7 @@ impl Cluster {
             }
         }
         if state.restarted < self.bounds.restarts {
-            for kept in 0..=face.orders {
+            for kept in 0..=observed.writes {
                 act(Step::Restart { kept, keeps_database: true });
                 act(Step::Restart { kept, keeps_database: false });
             }
@@ -196,7 +200,7 @@ impl Cluster {
     /// Whether the step led out of the bounds.
     fn is_beyond(&self, effect: &Effect) -> bool {
         let probes = u64::from(self.bounds.probes);
-        self.world.nodes.get(effect.node).face.promised > self.last_view
+        self.world.nodes.get(effect.node).observed.promised > self.last_view
             || effect.sent.iter().any(|packet| match &self.world.packets.get(*packet).message {
                 rsml::Message::Accept(accept) => accept.probe > probes,
                 _ => false,
@@ -207,7 +211,7 @@ impl Cluster {
         match *event {
             Event::Delivered { sequence, entry } => {
                 let holder = self.world.nodes.get(state.nodes[usize::from(node)]);
-                if holder.face.disk.get(sequence as usize - 1) != Some(&entry) {
+                if holder.observed.disk.get(sequence as usize - 1) != Some(&entry) {
                     let story = format!("replica {node} delivers {sequence}, which its own disk does not hold");
                     self.break_state(state, Broken::Durability, story);
                 }
@@ -233,30 +237,30 @@ impl Cluster {
         }
     }
 
-    /// What must hold of a node that just changed, given all disks.
+    /// The properties of a node that just changed, given all disks.
     fn check_node(&self, state: &mut State, node: u8) {
-        let faces: Vec<_> = state.nodes.iter().map(|node| self.world.nodes.get(*node)).collect();
-        let face = &faces[usize::from(node)].face;
-        let promised = faces.iter().filter(|other| other.face.durable_promise >= face.promised).count();
-        if face.is_primary && promised < self.quorum() {
-            let story = format!("replica {node} leads {} with {promised} durable promises", face.promised);
+        let nodes: Vec<_> = state.nodes.iter().map(|node| self.world.nodes.get(*node)).collect();
+        let observed = &nodes[usize::from(node)].observed;
+        let promised = nodes.iter().filter(|other| other.observed.durable_promise >= observed.promised).count();
+        if observed.is_primary && promised < self.quorum() {
+            let story = format!("replica {node} leads {} with {promised} durable promises", observed.promised);
             self.break_state(state, Broken::Promises, story);
         }
-        for (place, entry) in face.chosen.iter().enumerate() {
-            // Whoever is the first to know leads, and counts no vote of an older view (rule 4).
+        for (place, entry) in observed.chosen.iter().enumerate() {
+            // The first replica that knows leads, and counts no vote of an older view (rule 4).
             let is_first = place >= state.known;
-            let votes = |other: &Face| !is_first || (face.is_primary && other.accepted >= face.promised);
-            let holds = |other: &Face| other.disk.get(place) == Some(entry) && votes(other);
-            let holders = faces.iter().filter(|other| holds(&other.face)).count();
+            let votes = |other: &Observed| !is_first || (observed.is_primary && other.accepted >= observed.promised);
+            let holds = |other: &Observed| other.disk.get(place) == Some(entry) && votes(other);
+            let holders = nodes.iter().filter(|other| holds(&other.observed)).count();
             if holders < self.quorum() {
-                let (sequence, view) = (place + 1, face.promised);
+                let (sequence, view) = (place + 1, observed.promised);
                 let story =
                     format!("replica {node} takes {sequence} for chosen in {view}; {holders} disks hold its value");
                 self.break_state(state, Broken::Durability, story);
                 return;
             }
         }
-        state.known = state.known.max(face.chosen.len());
+        state.known = state.known.max(observed.chosen.len());
     }
 }
 
@@ -353,13 +357,15 @@ impl Model for Cluster {
             Property::always("assertions of the core", |_, state: &State| holds(state, Broken::Assertion)),
             Property::sometimes("a value is delivered everywhere", |cluster: &Cluster, state: &State| {
                 let all = state.delivered.len() + 1;
-                let knows_all = |node: &u32| cluster.world.nodes.get(*node).face.chosen.len() == all;
+                let knows_all = |node: &u32| cluster.world.nodes.get(*node).observed.chosen.len() == all;
                 all > 2 && state.nodes.iter().all(knows_all)
             }),
             Property::sometimes("a read is answered", |_, state: &State| state.answered > 0),
             Property::sometimes("the last view is led", |cluster: &Cluster, state: &State| {
                 state.nodes.iter().map(|node| cluster.world.nodes.get(*node)).any(|node| {
-                    node.face.is_primary && node.face.promised == cluster.last_view && node.face.chosen.len() > 2
+                    node.observed.is_primary
+                        && node.observed.promised == cluster.last_view
+                        && node.observed.chosen.len() > 2
                 })
             }),
         ]

@@ -1,33 +1,34 @@
-//! One replica with its disk and database, and what one step makes of it. A step depends on nothing else, so that the
-//! same step of the same node, in whatever state of the rest of the cluster, is computed once.
+//! One replica with its disk and database, and the effect of one step on it. A step depends on
+//! nothing else, so the same step of the same node is computed only once, whatever the state of the
+//! rest of the cluster.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use bytes::Bytes;
+use rsml::MessageHeader;
 use rsml::core::{CoreOptions, Input, Outgoing, Outputs, ReadId, Replica, RequestId, Start};
-use rsml::transport::Sender;
 use rsml::{
     BirthRecord, ClusterId, Configuration, DiskId, Epoch, HardState, Instant, Message, Persist, Recovered, ReplicaId,
     ReplicatedState, Sequence, Value, View,
 };
 
-use super::face::{Face, check_claim, hash};
+use super::observed::{Observed, check_claim, hash};
 use super::table::Table;
 
-/// The only moment there is, apart from those at which timeouts fire.
+/// The only time there is, apart from the moments at which timeouts fire.
 const NOW: Instant = Instant(1_000);
 pub const HEARTBEAT_US: u64 = 10;
 pub const RETRY_US: u64 = 20;
 pub const ELECTION_US: u64 = 30;
 
-/// What is the same for all nodes.
+/// Settings that all nodes share.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
     pub replicas: u8,
     /// Most values proposed and not yet committed.
     pub pipeline: u64,
-    /// Orders are durable as soon as they are given.
+    /// Log writes are durable at once.
     pub instant_disk: bool,
 }
 
@@ -42,34 +43,35 @@ pub struct Disk {
 pub struct Node {
     pub replica: Replica,
     pub disk: Disk,
-    /// On their way to the disk.
-    orders: VecDeque<Persist>,
+    /// Log writes on their way to the disk.
+    writes: VecDeque<Persist>,
     database: ReplicatedState,
-    pub face: Face,
+    pub observed: Observed,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Packet {
-    pub sender: Sender,
+    pub sender: MessageHeader,
     pub to: ReplicaId,
     pub message: Message,
     pub payload: Vec<Bytes>,
 }
 
-/// What can happen to a node.
+/// An event at a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Step {
     /// A message of this number arrives.
     Receive(u32),
-    /// So many of the oldest orders are durable, by one synchronisation.
+    /// This many of the oldest log writes become durable, by one synchronisation.
     Complete(usize),
-    /// Time passes, by this much.
+    /// Time passes: this many microseconds.
     Pass(u64),
     /// The election timeout fires, and a peer that has promised this view grants its pre-vote.
     Stand(View),
     Propose(u8),
     Read(u8),
-    /// A crash that keeps so many of the orders under way, and the database or not; and a start.
+    /// A crash that keeps `kept` of the log writes in progress, and the database or not; then a
+    /// start.
     Restart {
         kept: usize,
         keeps_database: bool,
@@ -126,7 +128,7 @@ impl World {
             settings,
             nodes: Table::default(),
             packets: Table::default(),
-            grant: grant.expect("whoever is asked for a pre-vote answers"),
+            grant: grant.expect("a replica that is asked for a pre-vote answers"),
         }
     }
 }
@@ -157,7 +159,7 @@ pub fn born(me: u8, settings: Settings) -> Node {
     let hard = HardState { cluster_id, epoch: Epoch(1), disk_id: disk_id(me), ..HardState::default() };
     let disk = Disk { hard, entries };
     let mut node = Node::start(ReplicaId(me), settings, disk, state);
-    node.orders = node.replica.ready(NOW).persist.into();
+    node.writes = node.replica.ready(NOW).persist.into();
     node.complete(1).expect("the first write of a start changes no promise");
     node.settle();
     node
@@ -179,20 +181,21 @@ impl Node {
             new_cluster_id: 0,
         };
         let replica = Replica::new(options(me, settings), start, NOW);
-        let face = Face::of(&replica, &disk, 0);
-        Node { replica, disk, orders: VecDeque::new(), database, face }
+        let observed = Observed::of(&replica, &disk, 0);
+        Node { replica, disk, writes: VecDeque::new(), database, observed }
     }
 
-    /// Brings the node into the one form that equal nodes have.
+    /// Brings the node into the one form of all equal nodes.
     fn settle(&mut self) {
         self.replica.canonicalize(NOW);
-        for (ticket, order) in (1..).zip(&mut self.orders) {
-            order.ticket = rsml::Ticket(ticket);
+        for (write_id, write) in (1..).zip(&mut self.writes) {
+            write.write_id = rsml::WriteId(write_id);
         }
-        self.face = Face::of(&self.replica, &self.disk, self.orders.len());
+        self.observed = Observed::of(&self.replica, &self.disk, self.writes.len());
     }
 
-    /// The node after `step`, with everything that happened. An assertion that fails leaves the node as it was.
+    /// The node after `step`, with everything that happened. An assertion that fails leaves the
+    /// node as it was.
     pub fn take(&self, step: Step, world: &World) -> Effect {
         let mut node = self.clone();
         let mut effect = Effect { node: 0, sent: Vec::new(), events: Vec::new(), broken: None };
@@ -228,42 +231,42 @@ impl Node {
             Step::Read(read) => self.replica.step(NOW, Input::Read(ReadId(u64::from(read)))),
             Step::Restart { kept, keeps_database } => self.restart(kept, keeps_database, world.settings)?,
         }
-        while self.carry_out(world, effect)? || (world.settings.instant_disk && self.complete_all()?) {}
+        while self.perform_outputs(world, effect)? || (world.settings.instant_disk && self.complete_all()?) {}
         self.settle();
         self.replica.check_invariants();
         Ok(())
     }
 
-    /// The oldest orders become durable, and the replica hears of it.
+    /// The oldest log writes become durable, and the replica is notified.
     fn complete(&mut self, count: usize) -> Result<(), (Broken, String)> {
         let mut last = None;
-        for order in self.orders.drain(..count).collect::<Vec<_>>() {
-            last = Some(order.ticket);
-            self.write(order)?;
+        for write in self.writes.drain(..count).collect::<Vec<_>>() {
+            last = Some(write.write_id);
+            self.write(write)?;
         }
-        if let Some(ticket) = last {
-            self.replica.step(NOW, Input::Durable(ticket));
+        if let Some(write_id) = last {
+            self.replica.step(NOW, Input::Durable(write_id));
         }
         Ok(())
     }
 
     fn complete_all(&mut self) -> Result<bool, (Broken, String)> {
-        let count = self.orders.len();
+        let count = self.writes.len();
         self.complete(count)?;
         Ok(count > 0)
     }
 
-    fn write(&mut self, order: Persist) -> Result<(), (Broken, String)> {
-        let (before, after) = (&self.disk.hard, &order.hard_state);
+    fn write(&mut self, write: Persist) -> Result<(), (Broken, String)> {
+        let (before, after) = (&self.disk.hard, &write.hard_state);
         if after.promised < before.promised || after.accepted_view > after.promised {
             let story = format!("the disk's promise goes from {} to {}", before.promised, after.promised);
             return Err((Broken::Promises, story));
         }
-        self.disk.hard = order.hard_state;
-        if order.truncate || !order.entries.is_empty() {
-            self.disk.entries.truncate(order.from.0 as usize - 1);
-            assert_eq!(self.disk.entries.len() as u64 + 1, order.from.0, "an order leaves a hole in the log");
-            self.disk.entries.extend(order.entries);
+        self.disk.hard = write.hard_state;
+        if write.truncate || !write.entries.is_empty() {
+            self.disk.entries.truncate(write.from.0 as usize - 1);
+            assert_eq!(self.disk.entries.len() as u64 + 1, write.from.0, "a write leaves a hole in the log");
+            self.disk.entries.extend(write.entries);
         }
         Ok(())
     }
@@ -274,19 +277,20 @@ impl Node {
         self.replica.canonicalize(NOW);
     }
 
-    /// Asks for pre-votes and is granted them all, by peers that have promised this view.
+    /// Asks for pre-votes, all of which peers grant that have promised this view.
     fn stand(&mut self, promised: View, world: &World, effect: &mut Effect) -> Result<(), (Broken, String)> {
         self.pass(ELECTION_US);
         let outputs = self.replica.ready(NOW);
         let questions: Vec<_> = outputs.send.iter().map(|sent| (sent.to, sent.message.clone())).collect();
-        self.carry(outputs, world, effect)?;
+        self.perform(outputs, world, effect)?;
         for (peer, question) in questions {
             let (Message::PreVote(question), mut answer) = (question, world.grant.clone()) else { continue };
             if let Message::PreVoteReply(answer) = &mut answer {
                 (answer.round, answer.granted, answer.promised) = (question.round, true, promised.0);
             }
-            let sender = Sender { replica: peer, disk_id: disk_id(peer.0), ..self.replica.sender() };
-            // A former boot would be turned away; which one it is now is not known here, and a grant has no boot.
+            let sender = MessageHeader { replica: peer, disk_id: disk_id(peer.0), ..self.replica.sender() };
+            // The present boot of the peer is not known here, and the grant does not depend on it;
+            // only a former one would be turned away.
             self.replica.step(NOW, Input::Receive { sender, message: answer, payload: Vec::new() });
         }
         Ok(())
@@ -294,8 +298,8 @@ impl Node {
 
     fn restart(&mut self, kept: usize, keeps_database: bool, settings: Settings) -> Result<(), (Broken, String)> {
         for _ in 0..kept {
-            let order = self.orders.pop_front().expect("no more are kept than there are");
-            self.write(order)?;
+            let write = self.writes.pop_front().expect("no more are kept than there are");
+            self.write(write)?;
         }
         let database = match keeps_database {
             true => self.database.clone(),
@@ -305,15 +309,15 @@ impl Node {
         Ok(())
     }
 
-    /// Carries out what the replica wants done. True when that led to more.
-    fn carry_out(&mut self, world: &World, effect: &mut Effect) -> Result<bool, (Broken, String)> {
+    /// Performs the outputs of the replica. True when that led to further inputs.
+    fn perform_outputs(&mut self, world: &World, effect: &mut Effect) -> Result<bool, (Broken, String)> {
         let outputs = self.replica.ready(NOW);
-        self.carry(outputs, world, effect)
+        self.perform(outputs, world, effect)
     }
 
-    fn carry(&mut self, outputs: Outputs, world: &World, effect: &mut Effect) -> Result<bool, (Broken, String)> {
+    fn perform(&mut self, outputs: Outputs, world: &World, effect: &mut Effect) -> Result<bool, (Broken, String)> {
         assert!(outputs.read_log.is_empty(), "small logs stay in memory");
-        self.orders.extend(outputs.persist);
+        self.writes.extend(outputs.persist);
         for Outgoing { to, message, payload } in outputs.send {
             let promised = self.replica.hard_state().promised;
             check_claim(&message, promised, &self.disk).map_err(|text| (Broken::Promises, text.to_string()))?;

@@ -1,5 +1,6 @@
-//! Numbers for things that occur in many states: a state of the cluster is a few numbers, and is cloned, compared and
-//! hashed as such. A thing keeps its number for the run; which one it gets depends on who came first.
+//! Numbers for things that occur in many states: a state of the cluster is a few numbers, and is
+//! cloned, compared and hashed as such. A thing keeps its number for the run; the number depends on
+//! which one came first.
 
 use std::collections::HashMap;
 use std::hash::Hash;

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use rsml::transport::Sender;
+use rsml::MessageHeader;
 use rsml::{Message, Sequence, View};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -16,7 +16,7 @@ use crate::checkers::promises::Promises;
 
 /// Who sends, as somebody sees it who looks at its disks.
 pub struct Origin<'a> {
-    pub sender: Sender,
+    pub sender: MessageHeader,
     /// The promise in memory.
     pub promised: View,
     pub log: &'a Ledger,
@@ -85,7 +85,7 @@ impl Claims {
             }
             Message::Accept(m) => {
                 let asked = self.asked.entry(View(m.view)).or_default();
-                asked.tokens.insert(m.token);
+                asked.tokens.insert(m.read_round);
                 asked.leases.extend((m.lease_us > 0).then_some(m.lease_from_us));
                 hold(chosen.claims(Sequence(m.commit), View(m.view)));
             }
@@ -97,7 +97,10 @@ impl Claims {
                 demand(is_sound, "a 2b tells of another log than the durable one");
                 let asked = self.asked.get(&View(m.view));
                 let has_asked = |of: fn(&Asked) -> &BTreeSet<u64>, what| asked.is_some_and(|a| of(a).contains(&what));
-                demand(m.token == 0 || has_asked(|a| &a.tokens, m.token), "a 2b confirms a round of another view");
+                demand(
+                    m.read_round == 0 || has_asked(|a| &a.tokens, m.read_round),
+                    "a 2b confirms a round of another view",
+                );
                 let is_granted = m.lease_from_us == 0 || has_asked(|a| &a.leases, m.lease_from_us);
                 demand(is_granted, "a 2b grants a lease that nobody asked for in its view");
                 hold(chosen.claims(Sequence(m.commit), View(m.view)));

@@ -152,7 +152,7 @@ impl Cluster {
         let op = self.records.next_op();
         let write = match &change.family {
             Some(family) => LoggedWrite::family(family.clone()),
-            None if change.passes_time => LoggedWrite::passing_time(),
+            None if change.passes_time => LoggedWrite::clock_tick(),
             None => {
                 let mut commit = change.commit(op);
                 if let Some(client) = client {

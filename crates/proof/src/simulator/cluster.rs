@@ -346,7 +346,7 @@ impl Cluster {
             self.watch.claims(&outgoing.message, &outgoing.payload, &origin);
             self.transmit(node, sender, outgoing.to.0 as usize, outgoing.message, outgoing.payload);
         }
-        self.nodes[node].log.take_orders(outputs.persist, outputs.read_log);
+        self.nodes[node].log.take_writes(outputs.persist, outputs.read_log);
         if let Some(below) = outputs.trim {
             self.figures.count("trim");
             self.check_trim(node, below);

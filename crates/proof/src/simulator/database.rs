@@ -13,7 +13,7 @@ use kv_store::engine::EngineInstall;
 use kv_store::{
     Clock, DatabaseInstall, Durability, Engine, MemoryEngine, MemoryInstall, StoreOptions, TransactionalKvDatabase,
 };
-use rsml::{CommittedValue, ExecutionError, ExecutionNotifier, SealedState, Sequence, Snapshots};
+use rsml::{CommittedValue, ExecutedBatch, ExecutionError, ExecutionNotifier, SealedState, Sequence, Snapshots};
 
 use super::clock::standard_time;
 use super::engine::FlushingEngine;
@@ -317,24 +317,41 @@ impl Executor {
     }
 }
 
-impl ExecutionNotifier for Executor {
-    fn notify_commit_batch(
-        &mut self,
-        values: &[CommittedValue],
-        seal: &mut dyn FnMut(&[Bytes]) -> SealedState,
-    ) -> Result<Vec<Bytes>, ExecutionError> {
-        let (slips, slipped) = (&mut self.slips, &mut self.slipped);
-        let outcomes = self.inner.notify_commit_batch(values, &mut |outcomes| {
-            if outcomes.is_empty() || !std::mem::take(slips) {
-                return seal(outcomes);
-            }
-            *slipped = true;
-            let mut outcomes = outcomes.to_vec();
-            outcomes[0] = Bytes::from_static(b"another outcome");
-            seal(&outcomes)
-        })?;
-        self.oracle.executed(values, &outcomes);
+/// A batch of the shipped executor; its outcomes are compared with the oracle's.
+struct CheckedBatch<'e> {
+    executed: Box<dyn ExecutedBatch + 'e>,
+    values: &'e [CommittedValue],
+    oracle: &'e Oracle,
+    /// What the running digest is made of instead, if the executor slipped.
+    wrong_outcomes: Option<Vec<Bytes>>,
+}
+
+impl ExecutedBatch for CheckedBatch<'_> {
+    fn outcomes(&self) -> &[Bytes] {
+        self.wrong_outcomes.as_deref().unwrap_or_else(|| self.executed.outcomes())
+    }
+
+    fn commit(self: Box<Self>, sealed: SealedState) -> Result<Vec<Bytes>, ExecutionError> {
+        let outcomes = self.executed.commit(sealed)?;
+        self.oracle.executed(self.values, &outcomes);
         Ok(outcomes)
+    }
+}
+
+impl ExecutionNotifier for Executor {
+    fn notify_commit_batch<'e>(
+        &'e mut self,
+        values: &'e [CommittedValue],
+    ) -> Result<Box<dyn ExecutedBatch + 'e>, ExecutionError> {
+        let executed = self.inner.notify_commit_batch(values)?;
+        let mut wrong_outcomes = None;
+        if !executed.outcomes().is_empty() && std::mem::take(&mut self.slips) {
+            self.slipped = true;
+            let mut outcomes = executed.outcomes().to_vec();
+            outcomes[0] = Bytes::from_static(b"another outcome");
+            wrong_outcomes = Some(outcomes);
+        }
+        Ok(Box::new(CheckedBatch { executed, values, oracle: &self.oracle, wrong_outcomes }))
     }
 
     fn sealed_state(&self) -> Result<Option<Bytes>, ExecutionError> {

@@ -75,8 +75,8 @@ impl Engine for FlushingEngine {
         self.inner.batches_written()
     }
 
-    fn set_filter_floor(&self, version: u64) {
-        self.inner.set_filter_floor(version);
+    fn set_filter_watermark(&self, version: u64) {
+        self.inner.set_filter_watermark(version);
     }
 
     fn compact_data(&self, begin: &[u8], end: &[u8]) -> Result<(), KvError> {

@@ -5,7 +5,7 @@ use std::collections::BinaryHeap;
 
 use bytes::Bytes;
 use rsml::Message;
-use rsml::transport::Sender;
+use rsml::MessageHeader;
 
 /// Names one start of one node: what was planned for an earlier one is void.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,7 +17,7 @@ pub struct Process {
 /// A message on its way.
 pub struct Delivery {
     pub to: usize,
-    pub sender: Sender,
+    pub sender: MessageHeader,
     pub message: Message,
     pub payload: Vec<Bytes>,
 }

@@ -1,4 +1,4 @@
-//! What a log on a disk must hold: every order that was reported as done, as hashes.
+//! What a log on a disk must hold: every write that was reported as done, as hashes.
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -14,7 +14,7 @@ pub struct Ledger {
     first: u64,
     /// `None`: not known, but there.
     hashes: VecDeque<Option<u64>>,
-    /// Where the log ended when an order was last done that promised no view above the log's own: what was written under a
+    /// Where the log ended when a write was last done that promised no view above the log's own: what was written under a
     /// higher promise is no vote.
     voted: Sequence,
     /// Entries that the replica knows as lost, and has not replaced since.
@@ -50,23 +50,23 @@ impl Ledger {
         self.hard_state.unwrap_or_default()
     }
 
-    pub fn apply(&mut self, order: &Persist) {
+    pub fn apply(&mut self, write: &Persist) {
         let generation = self.promised().generation;
-        self.hard_state = Some(order.hard_state);
-        if let Some(base) = order.base {
-            self.installed = Some(base).filter(|_| order.hard_state.generation > generation).or(self.installed);
+        self.hard_state = Some(write.hard_state);
+        if let Some(base) = write.base {
+            self.installed = Some(base).filter(|_| write.hard_state.generation > generation).or(self.installed);
             self.trim(base.next());
             self.lost = self.lost.split_off(&base.next());
             self.unread = false;
         }
-        if order.truncate || !order.entries.is_empty() {
-            let keep = order.from.0.checked_sub(self.first).expect("what is trimmed is never replaced");
-            assert!(keep <= self.hashes.len() as u64, "an order would leave a hole before {}", order.from);
+        if write.truncate || !write.entries.is_empty() {
+            let keep = write.from.0.checked_sub(self.first).expect("what is trimmed is never replaced");
+            assert!(keep <= self.hashes.len() as u64, "a write would leave a hole before {}", write.from);
             self.hashes.truncate(keep as usize);
-            self.lost.split_off(&order.from);
-            self.hashes.extend(order.entries.iter().map(|entry| Some(hash_of(entry))));
+            self.lost.split_off(&write.from);
+            self.hashes.extend(write.entries.iter().map(|entry| Some(hash_of(entry))));
         }
-        if order.hard_state.promised == order.hard_state.accepted_view {
+        if write.hard_state.promised == write.hard_state.accepted_view {
             self.voted = self.last();
         }
     }

@@ -1,4 +1,4 @@
-//! A node's log: the shipped write-ahead log over a simulated disk, and the orders on their way to it.
+//! A node's log: the shipped write-ahead log over a simulated disk, and the writes on their way to it.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -6,12 +6,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use rsml::core::{LogRead, ReadPurpose};
 use rsml::wal::{Fault, SimulatedDisk, WalOptions, WalStorage};
-use rsml::{Persist, Recovered, Sequence, Storage, StorageError, Ticket};
+use rsml::{Persist, Recovered, Sequence, Storage, StorageError, WriteId};
 
 use super::ledger::Ledger;
 use super::random::Random;
 
-/// When orders that found no space are tried again; as the driver does.
+/// When writes that found no space are tried again; as the driver does.
 pub const SPACE_INTERVAL_US: u64 = 500_000;
 
 const SECTOR_BYTES: usize = 512;
@@ -23,15 +23,15 @@ pub struct LogDisk {
     wal: Option<Box<WalStorage>>,
     segment_bytes: u64,
     seed: u64,
-    /// Every order that was reported as done: what recovery must at least find.
+    /// Every write that was reported as done: what recovery must at least find.
     pub ledger: Ledger,
     queue: VecDeque<Persist>,
     reads: Vec<LogRead>,
-    /// What lies below may go, once the orders through that ticket are done.
-    trim: Option<(Sequence, Ticket)>,
+    /// What lies below may go, once the writes through that id are done.
+    trim: Option<(Sequence, WriteId)>,
     busy: Vec<Persist>,
     is_busy: bool,
-    /// Orders that were being written at the crash: any first ones of them may be found afterwards.
+    /// Writes that were being written at the crash: any first ones of them may be found afterwards.
     in_doubt: Vec<Persist>,
     /// Sectors have rotted, once.
     is_damaged: bool,
@@ -44,7 +44,7 @@ pub struct LogDisk {
 
 /// Work that ended: what became durable, and what was read.
 pub struct Done {
-    pub durable: Option<Ticket>,
+    pub durable: Option<WriteId>,
     pub entries: Vec<(LogRead, Vec<Bytes>)>,
 }
 
@@ -70,8 +70,8 @@ impl LogDisk {
         }
     }
 
-    pub fn take_orders(&mut self, orders: Vec<Persist>, reads: Vec<LogRead>) {
-        self.queue.extend(orders);
+    pub fn take_writes(&mut self, writes: Vec<Persist>, reads: Vec<LogRead>) {
+        self.queue.extend(writes);
         self.reads.extend(reads);
     }
 
@@ -94,19 +94,19 @@ impl LogDisk {
         let reads = std::mem::take(&mut self.reads);
         let storage = self.wal.as_deref_mut().expect("the log is open");
         let done = if self.busy.is_empty() { 0 } else { storage.persist(&self.busy)? };
-        let mut orders = std::mem::take(&mut self.busy);
+        let mut writes = std::mem::take(&mut self.busy);
         // Without space for the rest, it is brought again, before all that came since.
-        for order in orders.drain(done..).rev() {
+        for write in writes.drain(done..).rev() {
             self.full_until = now + SPACE_INTERVAL_US;
-            self.queue.push_front(order);
+            self.queue.push_front(write);
         }
-        for order in &orders {
-            self.ledger.apply(order);
-            if let Some(base) = order.base {
+        for write in &writes {
+            self.ledger.apply(write);
+            if let Some(base) = write.base {
                 self.damaged = self.damaged.split_off(&base.next());
             }
-            if order.truncate {
-                self.damaged.split_off(&order.from);
+            if write.truncate {
+                self.damaged.split_off(&write.from);
             }
         }
         let mut entries = Vec::new();
@@ -118,8 +118,8 @@ impl LogDisk {
             }
             entries.push((read, found));
         }
-        let next = self.queue.front().map(|order| order.ticket);
-        let may_trim = |after: Ticket| next.is_none_or(|next| next > after) || self.full_until > now;
+        let next = self.queue.front().map(|write| write.write_id);
+        let may_trim = |after: WriteId| next.is_none_or(|next| next > after) || self.full_until > now;
         if let Some((below, _)) = self.trim.filter(|(_, after)| may_trim(*after)) {
             self.trim = None;
             storage.trim(below)?;
@@ -128,15 +128,15 @@ impl LogDisk {
             // That may have made space.
             self.full_until = 0;
         }
-        Ok(Done { durable: orders.last().map(|order| order.ticket), entries })
+        Ok(Done { durable: writes.last().map(|write| write.write_id), entries })
     }
 
-    /// Whether orders find space, and more would.
+    /// Whether writes find space, and more would.
     pub fn has_space(&self, now: u64) -> bool {
         !self.waits_for_space(now) && self.wal.as_ref().is_none_or(|wal| wal.has_space())
     }
 
-    /// Whether orders wait for space.
+    /// Whether writes wait for space.
     pub fn waits_for_space(&self, now: u64) -> bool {
         self.full_until > now && !self.queue.is_empty()
     }
@@ -250,15 +250,15 @@ impl LogDisk {
         found
     }
 
-    /// Finds out how many of the orders that were being written at the crash are there: the first ones, as many as explain
+    /// Finds out how many of the writes that were being written at the crash are there: the first ones, as many as explain
     /// what was found.
     fn settle_doubt(&mut self, found: &Recovered) {
         let is_found = |ledger: &Ledger| (found.hard_state, found.last) == (ledger.hard_state, ledger.last());
         let mut candidates: Vec<Ledger> = Vec::new();
         let mut ledger = self.ledger.clone();
-        for order in std::mem::take(&mut self.in_doubt) {
+        for write in std::mem::take(&mut self.in_doubt) {
             candidates.extend(is_found(&ledger).then(|| ledger.clone()));
-            ledger.apply(&order);
+            ledger.apply(&write);
         }
         candidates.extend(is_found(&ledger).then_some(ledger));
         assert!(
@@ -269,7 +269,7 @@ impl LogDisk {
             self.ledger.hard_state,
             self.ledger.last()
         );
-        // An order that writes committed entries below a log's length replaces entries, and changes neither hard state nor
+        // A write that writes committed entries below a log's length replaces entries, and changes neither hard state nor
         // length: then only the entries tell.
         if candidates.len() > 1 {
             let entries = self.entries_on_disk(found.first);
@@ -277,7 +277,7 @@ impl LogDisk {
             candidates.retain(explains);
         }
         let settled = candidates.into_iter().next();
-        self.ledger = settled.expect("the log holds entries of which no order that was given tells");
+        self.ledger = settled.expect("the log holds entries that no write accounts for");
     }
 
     /// All that can be read.
@@ -310,7 +310,7 @@ impl LogDisk {
     }
 
     pub fn trim(&mut self, below: Sequence) {
-        let last = self.queue.back().or(self.busy.last()).map_or(Ticket(0), |order| order.ticket);
+        let last = self.queue.back().or(self.busy.last()).map_or(WriteId(0), |write| write.write_id);
         self.trim = Some((below, last));
     }
 
@@ -326,7 +326,7 @@ mod tests {
 
     use super::*;
 
-    fn order(ticket: u64, from: u64, entries: &[&'static str]) -> Persist {
+    fn persist(write_id: u64, from: u64, entries: &[&'static str]) -> Persist {
         let hard_state = HardState {
             cluster_id: ClusterId(1),
             disk_id: DiskId(2),
@@ -336,8 +336,8 @@ mod tests {
             ..HardState::default()
         };
         let entries: Vec<Bytes> = entries.iter().map(|entry| Bytes::from_static(entry.as_bytes())).collect();
-        let truncate = ticket > 1;
-        Persist { ticket: Ticket(ticket), hard_state, base: None, from: Sequence(from), truncate, entries }
+        let truncate = write_id > 1;
+        Persist { write_id: WriteId(write_id), hard_state, base: None, from: Sequence(from), truncate, entries }
     }
 
     fn open() -> LogDisk {
@@ -347,8 +347,8 @@ mod tests {
         log
     }
 
-    fn write(log: &mut LogDisk, orders: Vec<Persist>) {
-        log.take_orders(orders, Vec::new());
+    fn write(log: &mut LogDisk, writes: Vec<Persist>) {
+        log.take_writes(writes, Vec::new());
         assert!(log.begin(0), "there is something to write");
     }
 
@@ -357,7 +357,7 @@ mod tests {
         let mut seen = BTreeSet::new();
         for seed in 0..50 {
             let mut log = open();
-            write(&mut log, vec![order(1, 1, &["birth", "own", "tail"])]);
+            write(&mut log, vec![persist(1, 1, &["birth", "own", "tail"])]);
             log.end(0).expect("the disk is sound");
             write(&mut log, vec![second.clone()]);
             log.crash(&mut Random::new(seed), true);
@@ -370,7 +370,7 @@ mod tests {
 
     #[test]
     fn a_replacement_that_changes_neither_hard_state_nor_length_may_be_found_or_not() {
-        let seen = found_after_crash(&order(2, 2, &["chosen", "tail"]));
+        let seen = found_after_crash(&persist(2, 2, &["chosen", "tail"]));
         assert_eq!(seen.len(), 2, "{seen:?}");
     }
 
@@ -378,10 +378,10 @@ mod tests {
     #[should_panic(expected = "is another one")]
     fn an_entry_that_nobody_ordered_is_seen() {
         let mut log = open();
-        write(&mut log, vec![order(1, 1, &["birth", "own", "tail"])]);
+        write(&mut log, vec![persist(1, 1, &["birth", "own", "tail"])]);
         log.end(0).expect("the disk is sound");
         let wal = log.wal.as_deref_mut().expect("it is open");
-        wal.persist(&[order(2, 2, &["made up", "tail"])]).expect("the disk is sound");
+        wal.persist(&[persist(2, 2, &["made up", "tail"])]).expect("the disk is sound");
         log.crash(&mut Random::new(1), false);
         let found = log.recover();
         log.load(&found, Sequence(1));

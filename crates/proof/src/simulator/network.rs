@@ -2,14 +2,21 @@
 
 use bytes::Bytes;
 use rsml::Message;
+use rsml::MessageHeader;
 use rsml::core::Input;
-use rsml::transport::Sender;
 
 use super::cluster::Cluster;
 use super::events::{Delivery, Event};
 
 impl Cluster {
-    pub(super) fn transmit(&mut self, from: usize, sender: Sender, to: usize, message: Message, payload: Vec<Bytes>) {
+    pub(super) fn transmit(
+        &mut self,
+        from: usize,
+        sender: MessageHeader,
+        to: usize,
+        message: Message,
+        payload: Vec<Bytes>,
+    ) {
         self.crash_after(from, to, &message);
         self.answer_granted_vote(from, to, &message);
         self.hold_up_successor(from, to, &message);

@@ -140,7 +140,7 @@ impl Node {
         let (database, executor) = self.files.open(generation, random);
         let applier = Applier::new(executor).expect("the database is sound").recording_every(options.digest_interval);
         let state = applier.state().clone();
-        // That a copy became the live database may turn out only now, by the last order that the log holds; where the
+        // That a copy became the live database may turn out only now, by the last write that the log holds; where the
         // databases were lost meanwhile, that one was, too.
         let installed = self.log.ledger.take_installed().filter(|_| !self.lost_database);
         self.lost_database = false;

@@ -1,4 +1,5 @@
-//! What the driver's threads do for a process: the log is written, entries are applied, snapshots are read and written.
+//! The work of the driver's threads in a process: writing the log, applying entries, reading and
+//! writing snapshots.
 
 use rsml::core::Input;
 use rsml::{ReplicaId, Sequence};
@@ -9,7 +10,7 @@ use super::log_disk::{Done, SPACE_INTERVAL_US};
 use super::node::{ApplyWork, Node, SnapshotWork};
 
 impl Cluster {
-    /// True when something was applied, which the core was told.
+    /// True when something was applied and reported to the core.
     pub(super) fn apply_or_plan(&mut self, node: usize) -> bool {
         let process = self.nodes[node].process();
         let Some(running) = &mut self.nodes[node].running else { return false };
@@ -29,7 +30,8 @@ impl Cluster {
         false
     }
 
-    /// Applies all that waits; between two switches of the database in one batch, as the driver's thread does.
+    /// Applies all waiting entries, in one batch between two switches of the database, as the
+    /// driver's thread does.
     pub(super) fn apply(&mut self, node: usize) {
         let running = self.nodes[node].running.as_mut().expect("it applies");
         running.apply_planned = false;
@@ -81,8 +83,8 @@ impl Cluster {
         }
     }
 
-    /// A database from a peer's copy takes the place of the present one. What became of requests that it has seen is not
-    /// known here.
+    /// A database restored from a peer's snapshot replaces the present one. The outcomes of the
+    /// requests that it has executed are not known here.
     fn switch_database(&mut self, node: usize, generation: u64) {
         let Some(running) = &mut self.nodes[node].running else { return };
         running.applier.switch_to(generation).expect("it was installed");
@@ -114,7 +116,7 @@ impl Cluster {
         running.core.step(running.clock.read(self.now), Input::Applied { sequence, sessions, time_us, digest });
     }
 
-    /// Read points that are applied by now.
+    /// Serves the reads whose points are applied by now.
     fn serve_read_points(&mut self, node: usize) {
         let Some(running) = &mut self.nodes[node].running else { return };
         if running.points.is_empty() {
@@ -129,7 +131,7 @@ impl Cluster {
         }
     }
 
-    /// True when the core was told something.
+    /// True when something was reported to the core.
     pub(super) fn serve_or_plan(&mut self, node: usize) -> bool {
         let process = self.nodes[node].process();
         let Some(running) = &mut self.nodes[node].running else { return false };
@@ -157,7 +159,7 @@ impl Cluster {
                     running.core.step(running.clock.read(self.now), Input::SnapshotRead(piece));
                 }
                 SnapshotWork::Install(step) => {
-                    if let Some(event) = running.installer.carry_out(step) {
+                    if let Some(event) = running.installer.perform(step) {
                         running.core.step(running.clock.read(self.now), Input::Installed(event));
                     }
                 }
@@ -180,9 +182,9 @@ impl Cluster {
             return self.stop_after_failure(node);
         };
         let process = self.nodes[node].process();
-        if let Some(ticket) = durable {
+        if let Some(write_id) = durable {
             self.disk_reported(node);
-            self.input(node, Input::Durable(ticket));
+            self.input(node, Input::Durable(write_id));
         }
         for (read, entries) in entries {
             self.input(node, Input::LogRead { read, entries });
@@ -191,14 +193,14 @@ impl Cluster {
             return;
         }
         if self.nodes[node].log.waits_for_space(self.now) {
-            self.figures.count("orders waited for space");
+            self.figures.count("writes waited for space");
             self.schedule(SPACE_INTERVAL_US, Event::Space(process));
         }
         self.look_for_space(node);
         self.start_log(node);
     }
 
-    /// What is durable on a node has changed.
+    /// The durable state of a node has changed.
     pub(super) fn disk_reported(&mut self, node: usize) {
         let Node { log, persisted, .. } = &mut self.nodes[node];
         *persisted = log.ledger.take_installed().map_or(*persisted, |base| base.max(*persisted));
@@ -217,7 +219,7 @@ impl Cluster {
         }
     }
 
-    /// The log has failed: the replica stops at once. Whether the machine goes down with it is another matter.
+    /// The log has failed: the replica stops at once. The machine may or may not go down with it.
     pub(super) fn stop_after_failure(&mut self, node: usize) {
         self.note("replica stopped by its log", || format!("{node}"));
         self.crash(node);

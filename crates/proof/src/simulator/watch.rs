@@ -52,7 +52,7 @@ impl Watch {
         hold(self.agreement.installed(replica, sequence));
     }
 
-    /// A disk reported orders as done, or was found so at a start. `logs`: what all disks of the cluster reported.
+    /// A disk reported writes as done, or was found so at a start. `logs`: what all disks of the cluster reported.
     pub fn durable(&mut self, ledger: &Ledger, logs: &[(DiskId, &Ledger)]) {
         let hard = ledger.promised();
         hold(self.promises.durable(hard.disk_id, hard.promised));

@@ -44,7 +44,7 @@ fn slow_disks_everywhere_do_not_make_views_change_again_and_again() {
         cluster.faults.disk_us = vec![900_000];
         let before = cluster.views_led();
         cluster.run(60_000_000);
-        // To each replica the first order that takes so long may look like one that hangs, when it leads; and no later one.
+        // To each replica the first write that takes so long may look like one that hangs, when it leads; and no later one.
         let after = cluster.views_led();
         assert!(after <= before + 3, "seed {seed}: views go on changing: {before}, {after}");
         cluster.heal_and_converge(30_000_000);

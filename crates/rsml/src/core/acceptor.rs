@@ -1,75 +1,94 @@
-//! The acceptor: what this replica has promised and accepted, in memory and durably.
+//! The acceptor: the promise and the log of this replica, in memory and on disk.
 //!
 //! Invariants, asserted in the mutators:
-//! - `promised` never goes back, and `accepted_view <= promised`.
-//! - `accepted_view` is raised to v only by [`Acceptor::adopt`], whose single durable write leaves the log holding v's
-//!   entries through at least `max(L_v, commit)` and nothing of the old log beyond what it holds of v's.
-//! - Entries at or below the commit point are never cut.
-//! - `stable` is the prefix of the log in memory that is durable; `durable`/`durable_last`/`durable_lost` are what
-//!   recovery would find. They differ while a replacement is on its way to the disk.
-//! - Entries that the disk has lost count in the log's length. They are no vote, and no entry behind them is one, until
-//!   all of them are filled and written (rule 7); until then nothing is appended either.
+//! - `promised` never goes back, and `accepted_view <= promised` (rule 3).
+//! - `accepted_view` is raised to v only by [`Acceptor::adopt`], whose single durable write leaves
+//!   the log holding v's entries through at least `max(L_v, commit)`, and nothing of the old log
+//!   beyond (rule 2).
+//! - Entries at or below the commit point are never cut (rule 2).
+//! - `stable` is the prefix of the log in memory that is durable; `durable`, `durable_last` and
+//!   `durable_lost` are what recovery would find. They differ while a replacement is on its way to
+//!   the disk.
+//! - Entries that the disk has lost count in the log's length. Neither they nor the entries behind
+//!   them are votes until all of them are repaired and written (rule 7). Until then nothing is
+//!   appended either.
 //!
-//! Entries of a view whose log is not held yet are *staged*: kept aside, keyed by view, without touching the log that a
-//! promise would report meanwhile.
+//! Entries of a view whose log is not adopted yet are *staged*: they are kept apart, for one view,
+//! and do not touch the log that a promise would report meanwhile.
 
 use std::collections::VecDeque;
 
 use bytes::Bytes;
 
 use super::log::Log;
-use crate::{ClusterId, Epoch, HardState, Persist, Sequence, Ticket, View};
+use crate::{ClusterId, Epoch, HardState, Persist, Sequence, View, WriteId};
 
-/// Entries of `view` from `from` on that do not yet reach the length with which that view's log may be adopted.
+/// Entries of a view's log that do not yet reach the length with which that log may be adopted.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Staging {
+    /// The view.
     pub view: View,
-    /// L_v.
+    /// L_v: the length of the log that the view's primary adopted.
     pub adopted: Sequence,
+    /// The sequence of `entries[0]`.
     pub from: Sequence,
+    /// The entries, without holes.
     pub entries: Vec<Bytes>,
+    /// The bytes of the entries.
     pub bytes: usize,
 }
 
 impl Staging {
+    /// The last staged entry; the one before `from` when there is none.
     pub fn last(&self) -> Sequence {
         Sequence(self.from.0 + self.entries.len() as u64 - 1)
     }
 }
 
-/// An order on its way to the disk, and what is durable once it is done.
+/// A log write on its way to the disk, and what is durable once it is done.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Pending {
-    ticket: Ticket,
+    write_id: WriteId,
     hard: HardState,
     last: Sequence,
-    /// How much of the log in memory is then durable: lowered when entries of this order are replaced.
+    /// The prefix of the log in memory that is then durable: lowered when entries of this write are
+    /// replaced.
     stable: Sequence,
-    /// Entries that are lost on disk all the same.
+    /// The entries that are lost on disk even then.
     lost: Vec<Range>,
 }
 
 /// Sequences, both ends included.
 type Range = (Sequence, Sequence);
 
+/// The promise and the log of this replica.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Acceptor {
+    /// The hard state once every log write is done.
     hard: HardState,
+    /// The log once every log write is done.
     log: Log,
+    /// The hard state on disk.
     durable: HardState,
+    /// The last entry on disk.
     durable_last: Sequence,
+    /// The entries of the log on disk that are lost.
     durable_lost: Vec<Range>,
-    /// What of the log is lost on disk once every order given is done.
+    /// The entries that are lost on disk once every log write is done.
     lost: Vec<Range>,
+    /// Entries of the log in memory through here are durable.
     stable: Sequence,
+    /// The log writes on their way to the disk, oldest first.
     pending: VecDeque<Pending>,
-    next_ticket: Ticket,
+    next_write_id: WriteId,
     staging: Option<Staging>,
-    orders: Vec<Persist>,
+    /// Those log writes that were not handed out yet.
+    writes: Vec<Persist>,
 }
 
 impl Acceptor {
-    /// From what was found on disk. `log` is what of it is in memory, `lost` what must count as lost: at least its holes.
+    /// From what was found on disk. `log`: the part of the log that is in memory. `lost`: the
+    /// entries that count as lost, at least the holes of `log`.
     pub fn new(hard: HardState, durable: HardState, log: Log, lost: Vec<(Sequence, Sequence)>) -> Acceptor {
         let last = log.last();
         let stable = lost.first().map_or(last, |(from, _)| from.previous());
@@ -82,55 +101,64 @@ impl Acceptor {
             lost,
             stable,
             pending: VecDeque::new(),
-            next_ticket: Ticket(1),
+            next_write_id: WriteId(1),
             staging: None,
-            orders: Vec::new(),
+            writes: Vec::new(),
         }
     }
 
+    /// The hard state once every log write is done.
     pub fn hard(&self) -> &HardState {
         &self.hard
     }
 
+    /// The promised view, which may not be durable yet.
     pub fn promised(&self) -> View {
         self.hard.promised
     }
 
+    /// The view whose log this is, which may not be durable yet.
     pub fn accepted_view(&self) -> View {
         self.hard.accepted_view
     }
 
+    /// The hard state on disk.
     pub fn durable(&self) -> &HardState {
         &self.durable
     }
 
+    /// The last entry on disk.
     pub fn durable_last(&self) -> Sequence {
         self.durable_last
     }
 
+    /// Entries of the log in memory through here are durable.
     pub fn stable(&self) -> Sequence {
         self.stable
     }
 
+    /// The part of the log that is in memory.
     pub fn log(&self) -> &Log {
         &self.log
     }
 
+    /// The staged entries.
     pub fn staging(&self) -> Option<&Staging> {
         self.staging.as_ref()
     }
 
-    /// What of the durable log is lost; it counts in its length.
+    /// The entries of the log on disk that are lost. They count in its length.
     pub fn durable_lost(&self) -> &[(Sequence, Sequence)] {
         &self.durable_lost
     }
 
-    /// Entries that were lost are being taken from peers; they are written once none is missing.
-    pub fn is_mending(&self) -> bool {
+    /// Whether the log is being repaired: lost entries come from peers, and are written once none
+    /// is missing.
+    pub fn is_repairing(&self) -> bool {
         !self.lost.is_empty()
     }
 
-    /// The last durable entry before everything that is lost: the end of what a vote may claim.
+    /// The last durable entry before the first lost one: no vote reaches further (rule 7).
     pub fn durable_sound_last(&self) -> Sequence {
         self.durable_lost.first().map_or(self.durable_last, |(from, _)| from.previous())
     }
@@ -140,42 +168,44 @@ impl Acceptor {
         (self.durable.accepted_view == view).then(|| self.durable_sound_last())
     }
 
-    /// The oldest order on its way to the disk, and where the log will end once it is done.
-    pub fn oldest_pending(&self) -> Option<(Ticket, Sequence)> {
-        self.pending.front().map(|p| (p.ticket, p.last))
+    /// The oldest log write on its way to the disk, and where the log will end once it is done.
+    pub fn oldest_pending(&self) -> Option<(WriteId, Sequence)> {
+        self.pending.front().map(|p| (p.write_id, p.last))
     }
 
-    pub fn take_orders(&mut self) -> Vec<Persist> {
-        std::mem::take(&mut self.orders)
+    /// The log writes since the last call.
+    pub fn take_writes(&mut self) -> Vec<Persist> {
+        std::mem::take(&mut self.writes)
     }
 
-    /// Changes identity: a new disk, a new boot.
+    /// Changes the identity: a new disk, a new boot.
     pub fn identify(&mut self, change: impl FnOnce(&mut HardState)) {
         let views = (self.hard.promised, self.hard.accepted_view);
         change(&mut self.hard);
         assert_eq!(views, (self.hard.promised, self.hard.accepted_view), "identity carries no promise");
-        self.order(self.log.last().next(), false, Vec::new());
+        self.write(self.log.last().next(), false, Vec::new());
     }
 
-    /// No longer leases run from now on; durable with the next order.
+    /// From now on no lease granted by this replica is longer; durable with the next log write.
     pub fn grants_leases_of(&mut self, lease_us: u64) {
         self.hard.lease_us = lease_us;
     }
 
-    /// Takes the birth record as first entry, in the write that makes the cluster's id durable.
+    /// Takes the birth record as the first entry, in the log write that makes the cluster's id
+    /// durable.
     pub fn be_born(&mut self, cluster_id: ClusterId, epoch: Epoch, birth: Bytes) {
         assert_eq!(self.log.last(), Sequence::ZERO, "born twice");
         self.hard.cluster_id = cluster_id;
         self.hard.epoch = epoch;
         self.log.append(birth.clone());
-        self.order(Sequence::BIRTH, false, vec![birth]);
+        self.write(Sequence::BIRTH, false, vec![birth]);
     }
 
-    /// Promises `view`. Staged entries of lower views are of no use any more.
+    /// Promises `view`. Staged entries of lower views are dropped.
     pub fn promise(&mut self, view: View) {
         assert!(view > self.hard.promised, "promise went back: {} -> {view}", self.hard.promised);
         self.raise_promise(view);
-        self.order(self.log.last().next(), false, Vec::new());
+        self.write(self.log.last().next(), false, Vec::new());
     }
 
     fn raise_promise(&mut self, view: View) {
@@ -187,20 +217,21 @@ impl Acceptor {
         }
     }
 
-    /// Adds entries of the accepted view at the end of the log (rule 1: only where the one before is held).
+    /// Adds entries of the accepted view at the end of the log (rule 1: only where the one before
+    /// is held).
     pub fn append(&mut self, view: View, entries: Vec<Bytes>) {
         assert_eq!(view, self.hard.accepted_view, "an entry of another view than the log's");
         assert_eq!(view, self.hard.promised, "an entry of a view below the promise");
-        assert_eq!(self.log.first_hole(), None, "nothing is appended behind entries that are lost");
+        assert_eq!(self.log.first_hole(), None, "nothing is appended behind lost entries");
         let from = self.log.last().next();
         for entry in &entries {
             self.log.append(entry.clone());
         }
-        self.order(from, false, entries);
+        self.write(from, false, entries);
     }
 
-    /// Makes this the log of `view` in one durable write: everything at or above `from` is replaced by `entries`
-    /// (rule 2).
+    /// Makes this the log of `view` in one durable write: everything at or above `from` is replaced
+    /// by `entries` (rule 2).
     pub fn adopt(&mut self, view: View, adopted: Sequence, commit: Sequence, from: Sequence, entries: Vec<Bytes>) {
         assert!(view > self.hard.accepted_view, "view {view} is held already");
         assert_eq!(view, self.hard.promised, "adopting a view that is not promised");
@@ -211,34 +242,36 @@ impl Acceptor {
         self.replace(from, commit, entries);
     }
 
-    /// Takes entries of the accepted view where the log has lost them. Written once none is lost any more: in one order,
-    /// from the first that was, so that what is intact behind them never goes.
-    pub fn fill(&mut self, view: View, from: Sequence, entries: Vec<Bytes>) {
+    /// Takes entries of the accepted view where the log has lost them (rule 7). They are written
+    /// once none is missing, in one log write from the first lost one on, so that the intact
+    /// entries behind them are never removed.
+    pub fn repair(&mut self, view: View, from: Sequence, entries: Vec<Bytes>) {
         assert_eq!(view, self.hard.accepted_view, "an entry of another view than the log's");
         for (sequence, entry) in (from.0..).map(Sequence).zip(entries) {
             self.log.fill(sequence, entry);
         }
-        self.heal();
+        self.write_repaired();
     }
 
-    /// Writes what was lost on disk, once all of it is in memory again.
-    fn heal(&mut self) {
+    /// Writes the entries that are lost on disk, once all of them are in memory again.
+    fn write_repaired(&mut self) {
         let Some((first, _)) = self.lost.first().copied().filter(|_| self.log.first_hole().is_none()) else { return };
-        coverage!("rule7.filled");
+        coverage!("rule7.repaired");
         let entries = self.log.read(first, self.log.last(), usize::MAX);
-        self.order_replacement(first, true, entries);
+        self.write_replacement(first, true, entries);
     }
 
-    /// The database of `generation` takes the place of the present one. It holds everything through `base`, known to be
-    /// committed in `view`: the log goes on after it, keeping its accepted view and what it holds beyond (rule 10).
-    /// `tail`: where nothing of the log is in memory, what storage still has of it beyond, and where that ends.
+    /// The database of `generation` replaces the present one. It holds everything through `base`,
+    /// known to be committed in `view`: the log continues after it, and keeps its accepted view and
+    /// the entries that it holds beyond (rule 10). `tail`: if no entry of the log is in memory,
+    /// where the log ends, and the entries beyond `base` that storage still has.
     pub fn install_snapshot(
         &mut self,
         generation: u64,
         base: Sequence,
         view: View,
         tail: Option<(Sequence, Vec<Bytes>)>,
-    ) -> Ticket {
+    ) -> WriteId {
         assert!(
             generation > self.hard.generation,
             "the generation went back: {} -> {generation}",
@@ -260,14 +293,14 @@ impl Acceptor {
         self.lost.retain(|(_, to)| *to > base);
         self.lost.iter_mut().for_each(|(from, _)| *from = base.next().max(*from));
         self.stable = self.stable.max(base);
-        let ticket = self.order(base.next(), false, Vec::new());
-        let order = self.orders.last_mut().expect("it was given just now");
-        order.base = Some(base);
-        self.heal();
-        ticket
+        let write_id = self.write(base.next(), false, Vec::new());
+        let write = self.writes.last_mut().expect("it was given just now");
+        write.base = Some(base);
+        self.write_repaired();
+        write_id
     }
 
-    /// Writes entries known to be committed over the log, keeping its tail and its accepted view (rule 10: below L_v).
+    /// Writes committed entries over the log, which keeps its tail and its accepted view (rule 10).
     pub fn install_committed(&mut self, commit: Sequence, from: Sequence, mut entries: Vec<Bytes>) {
         assert!(from <= commit.next(), "a hole between the commit point {commit} and {from}");
         let end = Sequence(from.0 + entries.len() as u64);
@@ -280,7 +313,10 @@ impl Acceptor {
     fn replace(&mut self, from: Sequence, commit: Sequence, entries: Vec<Bytes>) {
         assert!(from > commit, "cutting at {from} would cut committed entries through {commit}");
         assert!(from <= self.log.last().next(), "a hole between {} and {from}", self.log.last());
-        assert!(self.log.first_hole().is_none_or(|hole| from <= hole), "what is lost before {from} is not replaced");
+        assert!(
+            self.log.first_hole().is_none_or(|hole| from <= hole),
+            "entries that are lost before {from} are not replaced"
+        );
         let truncate = from <= self.log.last();
         if truncate {
             coverage!("rule2.tail_cut");
@@ -290,25 +326,25 @@ impl Acceptor {
             self.log.append(entry.clone());
         }
         match self.lost.first().copied().filter(|(lost, _)| *lost < from) {
-            // Filled in memory, and not written yet.
+            // Repaired in memory, and not written yet.
             Some((lost, _)) => {
                 let entries = self.log.read(lost, self.log.last(), usize::MAX);
-                self.order_replacement(lost, true, entries);
+                self.write_replacement(lost, true, entries);
             }
-            None => self.order_replacement(from, truncate, entries),
+            None => self.write_replacement(from, truncate, entries),
         }
     }
 
-    fn order_replacement(&mut self, from: Sequence, truncate: bool, entries: Vec<Bytes>) {
+    fn write_replacement(&mut self, from: Sequence, truncate: bool, entries: Vec<Bytes>) {
         self.lost.clear();
         self.stable = self.stable.min(from.previous());
         for pending in &mut self.pending {
             pending.stable = pending.stable.min(from.previous());
         }
-        self.order(from, truncate, entries);
+        self.write(from, truncate, entries);
     }
 
-    /// Starts or goes on staging. Returns false when `from` does not follow what is staged.
+    /// Starts or continues staging. Returns false when `from` does not follow the staged entries.
     pub fn stage(&mut self, view: View, adopted: Sequence, from: Sequence, entries: Vec<Bytes>) -> bool {
         assert_eq!(view, self.hard.promised, "staging a view that is not promised");
         let staging = match &mut self.staging {
@@ -326,46 +362,48 @@ impl Acceptor {
         true
     }
 
+    /// Takes the staged entries out.
     pub fn take_staging(&mut self) -> Option<Staging> {
         self.staging.take()
     }
 
-    /// Puts back what [`Acceptor::take_staging`] took.
+    /// Puts back entries that [`Acceptor::take_staging`] took out.
     pub fn restore_staging(&mut self, staging: Staging) {
         assert_eq!(staging.view, self.hard.promised, "staging a view that is not promised");
         self.staging = Some(staging);
     }
 
+    /// Drops durable entries through `upto` from memory, until at most `keep_bytes` are held.
     pub fn evict(&mut self, upto: Sequence, keep_bytes: usize) {
         self.log.evict(upto.min(self.stable), keep_bytes);
     }
 
-    fn order(&mut self, from: Sequence, truncate: bool, entries: Vec<Bytes>) -> Ticket {
-        let ticket = self.next_ticket;
-        self.next_ticket = Ticket(ticket.0 + 1);
+    fn write(&mut self, from: Sequence, truncate: bool, entries: Vec<Bytes>) -> WriteId {
+        let write_id = self.next_write_id;
+        self.next_write_id = WriteId(write_id.0 + 1);
         let last = self.log.last();
         let lost = self.lost.clone();
         let stable = lost.first().map_or(last, |(from, _)| from.previous());
-        self.pending.push_back(Pending { ticket, hard: self.hard, last, stable, lost });
-        self.orders.push(Persist { ticket, hard_state: self.hard, base: None, from, truncate, entries });
-        ticket
+        self.pending.push_back(Pending { write_id, hard: self.hard, last, stable, lost });
+        self.writes.push(Persist { write_id, hard_state: self.hard, base: None, from, truncate, entries });
+        write_id
     }
 
-    /// Numbers the orders on their way to the disk from 1.
-    pub fn renumber_orders(&mut self) {
-        for (ticket, pending) in (1..).zip(&mut self.pending) {
-            pending.ticket = Ticket(ticket);
+    /// Numbers the log writes on their way to the disk from 1.
+    pub fn renumber_writes(&mut self) {
+        for (write_id, pending) in (1..).zip(&mut self.pending) {
+            pending.write_id = WriteId(write_id);
         }
-        let given_out = self.pending.len() - self.orders.len();
-        for (ticket, order) in (given_out as u64 + 1..).zip(&mut self.orders) {
-            order.ticket = Ticket(ticket);
+        let given_out = self.pending.len() - self.writes.len();
+        for (write_id, write) in (given_out as u64 + 1..).zip(&mut self.writes) {
+            write.write_id = WriteId(write_id);
         }
-        self.next_ticket = Ticket(self.pending.len() as u64 + 1);
+        self.next_write_id = WriteId(self.pending.len() as u64 + 1);
     }
 
-    /// Everything up to `ticket` is durable.
-    pub fn complete(&mut self, ticket: Ticket) {
-        while self.pending.front().is_some_and(|p| p.ticket <= ticket) {
+    /// Storage has completed every log write through `write_id`.
+    pub fn complete(&mut self, write_id: WriteId) {
+        while self.pending.front().is_some_and(|p| p.write_id <= write_id) {
             let done = self.pending.pop_front().expect("front was there");
             assert!(done.hard.promised >= self.durable.promised, "a durable promise went back");
             if done.stable < done.last {
@@ -378,14 +416,15 @@ impl Acceptor {
         }
     }
 
+    /// Asserts the invariants of this module. `commit`: the commit point.
     pub fn check_invariants(&self, commit: Sequence) {
         assert!(self.hard.accepted_view <= self.hard.promised, "accepted beyond the promise");
         assert!(self.durable.accepted_view <= self.durable.promised, "durably accepted beyond the promise");
         assert!(self.stable <= self.log.last(), "more is durable than there is");
         let sound = self.log.sound_last();
         assert!(commit <= sound, "commit point {commit} lies beyond the log's end, or what is lost of it, {sound}");
-        assert!(self.stable <= self.log.sound_last(), "what is lost counts as durable");
-        assert!(self.log.first_hole().is_none() || !self.lost.is_empty(), "a hole that no order left");
+        assert!(self.stable <= self.log.sound_last(), "lost entries count as durable");
+        assert!(self.log.first_hole().is_none() || !self.lost.is_empty(), "a hole that no write left");
         if let Some(staging) = &self.staging {
             assert_eq!(staging.view, self.hard.promised, "staged for another view than the promised one");
             assert!(staging.view > self.hard.accepted_view, "staged for a view that is held");

@@ -1,46 +1,49 @@
-//! How a cluster is born, once.
+//! How a cluster is born (bootstrapped), once.
 //!
-//! Replicas with empty disks call each other. When the one with the lowest id has heard from *all* others that theirs
-//! are empty too, it mints the cluster: an id, and which disks belong. That record is the first entry of every log, in
-//! view 0, and counts as chosen, because nobody votes before holding it, and it is minted by one replica only, which
-//! makes it durable before it tells. A disk that is not in the record (a replaced one) is told the record as well: it
-//! becomes a *learner*, which follows and applies like the others, and has no vote, since nobody knows what its
-//! predecessor promised.
+//! A replica with an empty disk is *unborn*: it belongs to no cluster. Unborn replicas call each
+//! other. When the one with the lowest number has heard from *all* others that their disks are
+//! empty too, it bootstraps the cluster: it mints the *birth record*, which holds the cluster's id
+//! and the disks that vote. That record is the first entry of every log, in view 0. It counts as
+//! chosen, because no replica votes before it holds the record, and because only one replica mints
+//! it, which makes it durable before it sends it. A disk that is not in the record (a replaced one)
+//! gets the record as well: it becomes an *observer*, which follows and applies like the others. It
+//! has no vote, since nobody knows what its predecessor promised.
 
 use super::replica::Replica;
 use super::view_manager::Role;
+use crate::message::MessageHeader;
 use crate::message::{Born, Hello, Message};
-use crate::transport::Sender;
-use crate::value::{BirthRecord, Member, Value};
-use crate::{DiskId, Epoch, Sequence, View};
+use crate::value::{BirthRecord, Value};
+use crate::{ClusterId, Epoch, Sequence, View};
 
 impl Replica {
-    /// Calls the other founders, now and then.
-    pub(super) fn call_founders(&mut self) {
-        if self.now >= self.next_call {
-            self.next_call = self.now.plus_us(self.options.heartbeat_us);
+    /// Calls the other unborn replicas, once per heartbeat.
+    pub(super) fn call_unborn_peers(&mut self) {
+        if self.now >= self.timers.next_beat {
+            self.timers.next_beat = self.now.plus_us(self.options.heartbeat_us);
             self.send_all(Message::Hello(Hello {}));
-            self.try_to_found();
+            self.try_to_bootstrap();
         }
     }
 
-    pub(super) fn on_hello(&mut self, sender: Sender) {
-        let Role::Unborn { empty_peers } = &mut self.views.role else {
-            if !self.configuration.is_voter(sender.replica, sender.disk_id) {
-                // Another disk in the place of one that belongs: what that one told is over.
-                self.reports.remove(&sender.replica);
+    /// A peer has an empty disk.
+    pub(super) fn on_hello(&mut self, sender: MessageHeader) {
+        let Some(empty_peers) = self.views.empty_peers_mut() else {
+            if !self.membership.is_voter(sender.replica, sender.disk_id) {
+                // The peer's disk was replaced: forget what the former disk reported.
+                self.peers.reports.remove(&sender.replica);
                 self.digests.forget(sender.replica);
-                self.heard.remove(&sender.replica);
+                self.peers.heard.remove(&sender.replica);
             }
-            if self.is_birth_durable() && !self.configuration.disks.is_empty() {
-                coverage!("birth.told_again");
+            if self.is_birth_durable() && self.membership.knows_voters() {
+                coverage!("birth.record_sent_again");
                 let birth = self.birth_record();
                 self.send(sender.replica, Message::Born(Born { birth: Some(birth) }), Vec::new());
             }
             return;
         };
         empty_peers.insert(sender.replica, sender.disk_id);
-        self.try_to_found();
+        self.try_to_bootstrap();
     }
 
     fn is_birth_durable(&self) -> bool {
@@ -48,50 +51,47 @@ impl Replica {
     }
 
     fn birth_record(&self) -> BirthRecord {
-        let members = self.configuration.disks.iter();
-        BirthRecord {
-            cluster_id: self.acceptor.hard().cluster_id.0.into(),
-            members: members.map(|(r, d)| Member { replica: u32::from(r.0), disk_id: d.0.into() }).collect(),
-        }
+        self.membership.birth_record(self.acceptor.hard().cluster_id)
     }
 
-    fn try_to_found(&mut self) {
-        let Role::Unborn { empty_peers } = &self.views.role else { return };
+    fn try_to_bootstrap(&mut self) {
+        let Role::Unborn { empty_peers } = self.views.role() else { return };
         let hard = *self.acceptor.hard();
-        let is_lowest = self.options.replicas.iter().min() == Some(&self.options.me);
+        let is_lowest = self.membership.members().next() == Some(self.options.me);
         let is_durable = self.acceptor.durable().boot == hard.boot;
-        if !is_lowest || !is_durable || empty_peers.len() + 1 < self.options.replicas.len() {
+        if !is_lowest || !is_durable || empty_peers.len() + 1 < self.membership.members().len() {
             return;
         }
         let own = [(self.options.me, hard.disk_id)];
-        let mut disks: Vec<(crate::ReplicaId, DiskId)> = empty_peers.iter().map(|(r, d)| (*r, *d)).chain(own).collect();
-        disks.sort_unstable();
-        let members = disks.iter().map(|(r, d)| Member { replica: u32::from(r.0), disk_id: d.0.into() }).collect();
-        self.be_born(BirthRecord { cluster_id: self.new_cluster_id.into(), members });
-        self.is_founder = true;
-        coverage!("birth.founded");
+        let disks = empty_peers.iter().map(|(id, disk)| (*id, *disk)).chain(own).collect();
+        self.be_born(BirthRecord::new(ClusterId(self.bootstrap.new_cluster_id), &disks));
+        self.bootstrap.is_unannounced = true;
+        coverage!("birth.bootstrapped");
     }
 
-    /// The founder tells the others once the record is durable, and stands for election.
+    /// The replica that bootstrapped the cluster sends the record to the others once it is durable,
+    /// and stands for election.
     pub(super) fn announce_birth(&mut self) {
-        if self.is_founder && self.is_birth_durable() {
-            self.is_founder = false;
+        if self.bootstrap.is_unannounced && self.is_birth_durable() {
+            self.bootstrap.is_unannounced = false;
             let birth = self.birth_record();
             self.send_all(Message::Born(Born { birth: Some(birth) }));
-            self.views.suspect(self.now, 1);
+            self.views.expire_election_timer_soon(self.now, 1);
         }
     }
 
-    /// A disk that is not in the record is a learner's: it follows this cluster from now on, and does not vote.
+    /// This replica belongs to a cluster from now on: as a voter if its disk is in the record, and
+    /// otherwise as an observer.
     pub(super) fn on_born(&mut self, message: Born) {
         if let Some(birth) = message.birth {
             self.be_born(birth);
         }
     }
 
-    /// Takes the birth record as the first entry, in the same durable write as the cluster's id.
+    /// Takes the birth record as the first entry, in the log write that makes the cluster's id
+    /// durable.
     fn be_born(&mut self, birth: BirthRecord) {
-        self.configuration = birth.configuration();
+        self.membership.adopt(&birth.configuration());
         let cluster_id = birth.cluster_id();
         let value = Value { birth: Some(birth), ..Value::default() };
         self.acceptor.be_born(cluster_id, Epoch(1), value.to_bytes());

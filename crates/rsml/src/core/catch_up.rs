@@ -1,16 +1,20 @@
-//! Catching up by a copy of a peer's database, when the entries that are needed are gone from the logs (rule 10).
+//! Catching up with a snapshot of a peer's database, when the entries that a replica needs are gone
+//! from the logs (rule 10).
 //!
-//! Who lags learns it from the primary ([`Behind`]), in its own phase 1, or at its start, when its database is gone and
-//! its log does not reach back to the beginning. It picks a peer whose database is new enough, a secondary if there is
-//! one, and asks it for one piece after the other; the pieces become a database beside the present one. When that is
-//! complete and durable, one record of the log switches to it: the record names the database's directory, drops the log
-//! up to the sequence that the database holds, and raises the promise to the view in which the sender knew all of that
-//! as committed. Accepted view and the log's tail stay as they are, so no vote changes.
+//! A lagging replica finds out from the primary ([`Behind`]), during its own phase 1, or at its
+//! start, when its database is gone and its log does not reach back to the beginning. It picks a
+//! peer whose database is new enough, a secondary if possible, and asks it for one piece after the
+//! other. The pieces become a new database next to the present one. When the new database is
+//! complete and durable, one record of the log switches to it: the record names the database's
+//! directory, drops the log through the sequence that the database holds, and raises the promise to
+//! the view in which the sender knew all of that as committed. The accepted view and the log's tail
+//! stay as they are, so no vote changes.
 //!
-//! Invariants: a snapshot only ever takes a replica forward, beyond its commit point; the new database is used, and what
-//! was before removed, only after the record is durable.
+//! Invariants: a snapshot only takes a replica forward, beyond its commit point; the new database
+//! is used, and the former one removed, only after the record is durable.
 //!
-//! The serving side keeps nothing here: the driver holds the copy, and makes a new one when it has to.
+//! The serving side keeps no state here: the driver holds the snapshot, and makes a new one when it
+//! has to.
 
 use std::collections::BTreeSet;
 
@@ -18,208 +22,160 @@ use bytes::Bytes;
 
 use super::digests::RefusedCopy;
 use super::replica::Replica;
-use super::view_manager::Role;
+use super::snapshot::{CopyStatus, InstallEvent, InstallStep, SnapshotPiece, SnapshotRead};
 use super::{LogRead, ReadPurpose};
 use crate::message::{Behind, Message, SnapshotChunk, SnapshotRequest};
 use crate::value::ReplicatedState;
-use crate::{Instant, ReplicaId, Sequence, Ticket, View};
+use crate::{Instant, ReplicaId, Sequence, View, WriteId};
 
-/// So many pieces may be on their way at a time, received and not yet written included.
+/// Most pieces in flight at a time, counting those that were received and are not written yet.
 const PIECES_UNDER_WAY: u64 = 4;
 
-/// After so many `retry_us` the pace of a snapshot is compared with that of the log.
+/// How often the pace of a snapshot is compared with that of the log, in `retry_us`.
 const PACE_INTERVAL: u64 = 5;
 
-/// The rate is doubled so many times at most: by then it is no limit any more.
+/// How often the rate is doubled at most: after that it is no limit any more.
 const MOST_DOUBLINGS: u32 = 16;
 
-/// A source that brought nothing for so many `retry_us` is given up: making the copy takes a while.
+/// A source is abandoned after this many retry intervals without progress. Making the snapshot may
+/// take a while.
 const PATIENCE: u64 = 50;
 
-/// A piece of this replica's database, wanted by a peer.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct SnapshotRead {
-    pub peer: ReplicaId,
-    /// 0: of any copy that is new enough.
-    pub id: u64,
-    pub offset: u64,
-    pub max_bytes: usize,
-    /// The copy must hold everything through this sequence.
-    pub at_least: Sequence,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct SnapshotPiece {
-    pub peer: ReplicaId,
-    /// 0: there is no such copy, and none can be made.
-    pub id: u64,
-    pub offset: u64,
-    pub total_bytes: u64,
-    pub sequence: Sequence,
-    pub bytes: Bytes,
-}
-
-/// Building a database from a peer's copy.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum InstallStep {
-    /// Begins the database of that generation; another one that was begun is dropped.
-    Begin { generation: u64 },
-    /// The next bytes.
-    Write(Bytes),
-    /// All bytes were given.
-    Finish,
-    /// It is not wanted any more.
-    Abort,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum InstallEvent {
-    /// So many bytes were written.
-    Written { generation: u64, bytes: u64 },
-    /// The database is complete and durable; its replicated state.
-    Finished { generation: u64, state: Bytes },
-    /// It came to nothing.
-    Failed { generation: u64 },
-}
-
-/// A snapshot under way, for those who watch it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CopyStatus {
-    pub source: ReplicaId,
-    /// Of the database that it becomes: differs for each attempt.
-    pub generation: u64,
-    /// What it holds everything through; 0 before its first piece has come.
-    pub sequence: Sequence,
-    pub received: u64,
-    /// 0: not known yet.
-    pub total: u64,
-    /// How fast it is asked for at most; 0: as fast as it comes.
-    pub bytes_per_second: u64,
-}
-
-/// How a snapshot and the log went along since they were compared last.
+/// How far a snapshot and the log had come when they were last compared.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Pace {
     at: Instant,
     generation: u64,
+    /// The bytes of the snapshot received by then.
     received: u64,
-    /// Whose log, and what it had taken in.
+    /// The replica whose log was compared, and by how many bytes that log had grown.
     of: ReplicaId,
     log_grown: u64,
 }
 
-/// A snapshot under way.
+/// A snapshot that is being fetched.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Transfer {
+struct SnapshotFetch {
+    /// The replica that sends it.
     source: ReplicaId,
+    /// The number of the database that it becomes.
     generation: u64,
-    /// The source's name for its copy; 0 until its first piece has come.
+    /// The source's name for it; 0 until the first piece has come.
     id: u64,
+    /// It holds everything through this sequence.
     sequence: Sequence,
-    /// All of it was chosen in this view or before.
+    /// All of that was chosen in this view or a lower one.
     view: View,
+    /// The bytes of the whole snapshot.
     total_bytes: u64,
-    /// How many bytes come at a time: what both sides allow.
+    /// How many bytes come at a time: the smaller limit of both sides.
     piece_bytes: u64,
+    /// Bytes asked for, received, and written to the new database.
     asked: u64,
     received: u64,
     written: u64,
+    /// When a piece was last received, or asked for again.
     last_progress: Instant,
-    /// Repetitions without any progress.
+    /// Repetitions since the last piece.
     repeated: u64,
-    /// Not before this, for the rate.
+    /// The next piece is asked for no earlier, to keep to the rate.
     ask_at: Instant,
-    /// The database is complete; a lease forbids to promise its view for now.
+    /// Set when the database is complete, while a lease forbids to promise its view.
     held_back: Option<Box<ReplicatedState>>,
-    /// The database is complete, and the log's tail is being read.
+    /// Set when the database is complete, while the log's tail is being read.
     state: Option<Box<ReplicatedState>>,
 }
 
-/// What a replica that lags does about it.
+/// The state of a lagging replica.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct CatchUp {
-    /// A snapshot must reach at least there, whoever leads: the own log begins only behind it.
+    /// A snapshot must reach at least here, whoever leads: this replica's log begins only after it.
     required: Sequence,
-    /// A snapshot must reach at least there, as far as the others can supply entries now.
+    /// A snapshot must reach at least here, since the others can supply entries only after it.
+    /// `None`: none is needed.
     wanted: Option<Sequence>,
-    transfer: Option<Box<Transfer>>,
-    /// Whom to ask first, if it can be.
+    fetch: Option<Box<SnapshotFetch>>,
+    /// The replica to ask first, if it has a snapshot.
     preferred: Option<ReplicaId>,
-    /// Did not bring what was asked of them since everybody was asked last.
+    /// Replicas that have failed to supply a snapshot since all were last tried.
     shunned: BTreeSet<ReplicaId>,
+    /// The number of the last database that was begun.
     last_generation: u64,
     pace: Option<Pace>,
-    /// How many times the rate was doubled, since the replica was last up to date.
+    /// How often the rate was doubled since the replica was last up to date.
     doublings: u32,
-    /// What the last snapshot that was installed held everything through.
+    /// The sequence of the last snapshot that was installed.
     last_installed: Sequence,
-    /// Everybody was asked, to no avail: not before this again.
+    /// All replicas were tried without success: none is asked again before this.
     rest_until: Instant,
-    /// Switches to the database once this order is durable.
-    switch: Option<(Ticket, u64)>,
-    /// Snapshots that took the place of the database since the start.
+    /// The log write that switches to a new database, and the number of that database.
+    switch: Option<(WriteId, u64)>,
+    /// Snapshots installed since the start.
     pub installed: u64,
 }
 
 impl CatchUp {
-    /// Whether a database is complete whose view is above `promised`: it will be promised soon, so that no lease may be
-    /// granted any more.
+    /// Whether a database is complete whose view is above `promised`: this replica will soon
+    /// promise it, and may grant no lease any more.
     pub fn will_promise_above(&self, promised: View) -> bool {
-        let complete = self.transfer.as_ref().filter(|t| t.held_back.is_some() || t.state.is_some());
-        complete.is_some_and(|transfer| transfer.view > promised)
+        let complete = self.fetch.as_ref().filter(|t| t.held_back.is_some() || t.state.is_some());
+        complete.is_some_and(|fetch| fetch.view > promised)
     }
 
-    /// From the start on a snapshot is needed that reaches at least there.
+    /// From the start on, a snapshot is needed that reaches at least to `through`.
     pub fn want(&mut self, through: Sequence) {
         self.required = through;
         self.wanted = Some(through);
     }
 
-    /// What the snapshot under way holds everything through.
+    /// The sequence of the snapshot that is being fetched; 0 if there is none.
     pub fn installing(&self) -> Sequence {
-        self.transfer.as_ref().map_or(Sequence::ZERO, |transfer| transfer.sequence)
+        self.fetch.as_ref().map_or(Sequence::ZERO, |fetch| fetch.sequence)
     }
 }
 
 impl Replica {
-    /// The record that makes another database the live one is on its way to the disk: until it is there, nothing is
-    /// given to the present one.
+    /// Whether the record that switches to another database is on its way to the disk. Until it is
+    /// durable, nothing is delivered to the present database.
     pub(super) fn is_switching(&self) -> bool {
         self.catch_up.switch.is_some()
     }
 
-    /// Whether this replica waits for a snapshot, without which it can't go on.
+    /// Whether this replica needs a snapshot.
     pub(super) fn is_catching_up(&self) -> bool {
         self.catch_up.wanted.is_some()
     }
 
-    /// Entries through `through` are to be had only as a snapshot.
+    /// Only a snapshot can supply the entries through `through`.
     pub(super) fn want_snapshot(&mut self, through: Sequence, preferred: Option<ReplicaId>) {
         if through <= self.learner.commit() {
             return;
         }
         let was_content = self.catch_up.wanted.is_none();
-        // The newest word counts: who asked for more may be gone, and with it everybody who has so much.
+        // The newest answer counts: the replica that required more may be gone, and with it all
+        // that have so much.
         let wanted = self.catch_up.required.max(through);
         self.catch_up.wanted = Some(wanted);
         self.catch_up.preferred = preferred;
-        // What a primary has trimmed meanwhile is no reason to begin anew: where the log is trimmed faster than a copy
-        // comes, no copy would ever be finished, and each that is takes this replica forward. In phase 1 nobody trims.
-        let is_outdated = self.catch_up.transfer.as_ref().is_some_and(|t| t.id != 0 && t.sequence < wanted);
+        // Entries that a primary has trimmed meanwhile are no reason to start over: if the log is
+        // trimmed faster than a snapshot is fetched, no snapshot would ever be finished, and each
+        // one that is takes this replica forward. In phase 1 nobody trims.
+        let is_outdated = self.catch_up.fetch.as_ref().is_some_and(|t| t.id != 0 && t.sequence < wanted);
         let came_in_vain =
             was_content && self.catch_up.installed > 0 && self.catch_up.last_installed == self.learner.commit();
         if is_outdated && preferred.is_some() {
-            self.drop_transfer(None);
+            self.drop_fetch(None);
         }
         if is_outdated || came_in_vain {
             coverage!("snapshot.came_too_late");
-            self.hurry();
+            self.double_rate();
         }
-        self.begin_transfer();
+        self.begin_fetch();
     }
 
+    /// The primary no longer has the entries that this replica needs.
     pub(super) fn on_behind(&mut self, message: &Behind) {
-        let is_leading = matches!(self.views.role, Role::Primary(_));
+        let is_leading = self.views.is_primary();
         if View(message.view) == self.acceptor.promised() && !is_leading {
             coverage!("snapshot.behind");
             self.want_snapshot(Sequence(message.first).previous(), None);
@@ -230,58 +186,62 @@ impl Replica {
         self.options.snapshot_bytes_per_second.saturating_mul(1 << self.catch_up.doublings)
     }
 
-    /// Asks for snapshots twice as fast from now on.
-    fn hurry(&mut self) {
+    /// Doubles the rate at which snapshots are fetched.
+    fn double_rate(&mut self) {
         self.catch_up.doublings = (self.catch_up.doublings + 1).min(MOST_DOUBLINGS);
     }
 
-    /// A snapshot must outrun the log: what is written meanwhile has to be fetched after it, and kept for that long.
+    /// A snapshot must outrun the log: entries written meanwhile have to be fetched after it, and
+    /// kept for that long.
     fn keep_pace(&mut self) {
-        let Some(transfer) = self.catch_up.transfer.as_ref().filter(|t| t.id != 0 && t.received < t.total_bytes) else {
+        let Some(fetch) = self.catch_up.fetch.as_ref().filter(|t| t.id != 0 && t.received < t.total_bytes) else {
             return;
         };
-        let of = self.views.primary.filter(|id| self.reports.contains_key(id)).unwrap_or(transfer.source);
-        let Some(log_grown) = self.reports.get(&of).map(|report| report.log_grown) else { return };
-        let (generation, received) = (transfer.generation, transfer.received);
+        let of = self.views.primary().filter(|id| self.peers.reports.contains_key(id)).unwrap_or(fetch.source);
+        let Some(log_grown) = self.peers.reports.get(&of).map(|report| report.log_grown) else { return };
+        let (generation, received) = (fetch.generation, fetch.received);
         if let Some(pace) = self.catch_up.pace.as_ref().filter(|p| p.generation == generation && p.of == of) {
             if self.now.since_us(pace.at) < PACE_INTERVAL * self.options.retry_us {
                 return;
             }
             let grew = log_grown.saturating_sub(pace.log_grown);
             if grew > 0 && grew >= received - pace.received {
-                coverage!("snapshot.hurries");
-                self.hurry();
+                coverage!("snapshot.rate_doubled");
+                self.double_rate();
             }
         }
         self.catch_up.pace = Some(Pace { at: self.now, generation, received, of, log_grown });
     }
 
+    /// The snapshot that is being fetched, for operators.
     pub(super) fn copy_status(&self) -> Option<CopyStatus> {
-        let transfer = self.catch_up.transfer.as_ref()?;
+        let fetch = self.catch_up.fetch.as_ref()?;
         Some(CopyStatus {
-            source: transfer.source,
-            generation: transfer.generation,
-            sequence: transfer.sequence,
-            received: transfer.received,
-            total: transfer.total_bytes,
+            source: fetch.source,
+            generation: fetch.generation,
+            sequence: fetch.sequence,
+            received: fetch.received,
+            total: fetch.total_bytes,
             bytes_per_second: self.rate(),
         })
     }
 
-    /// Picks whom to ask: a secondary if possible, and whoever has applied most.
-    fn begin_transfer(&mut self) {
-        if self.catch_up.transfer.is_some() || self.catch_up.switch.is_some() || self.now < self.catch_up.rest_until {
+    /// Picks the replica to ask: a secondary if possible, and the one that has applied most.
+    fn begin_fetch(&mut self) {
+        if self.catch_up.fetch.is_some() || self.catch_up.switch.is_some() || self.now < self.catch_up.rest_until {
             return;
         }
         let Some(wanted) = self.catch_up.wanted else { return };
-        let is_fresh =
-            |id: &ReplicaId| self.heard.get(id).is_some_and(|at| self.now.since_us(*at) < self.options.election_max_us);
-        let rank = |id: &ReplicaId, applied: u64| {
-            (self.catch_up.preferred == Some(*id), self.views.primary != Some(*id), applied)
+        let is_fresh = |id: &ReplicaId| {
+            self.peers.heard.get(id).is_some_and(|at| self.now.since_us(*at) < self.options.election_max_us)
         };
-        let able = self.reports.iter().filter(|(id, r)| r.applied >= wanted.0 && !r.is_learner && is_fresh(id));
-        let untried =
-            able.filter(|(id, _)| !self.catch_up.shunned.contains(id) && self.digests.refused(**id).is_none());
+        let rank = |id: &ReplicaId, applied: u64| {
+            (self.catch_up.preferred == Some(*id), self.views.primary() != Some(*id), applied)
+        };
+        let able = self.peers.reports.iter().filter(|(id, r)| r.applied >= wanted.0 && !r.is_observer && is_fresh(id));
+        let untried = able.filter(|(id, _)| {
+            !self.catch_up.shunned.contains(id) && self.digests.refused(**id, &self.membership).is_none()
+        });
         let Some((source, _)) = untried.max_by_key(|(id, report)| rank(id, report.applied)) else {
             if !std::mem::take(&mut self.catch_up.shunned).is_empty() {
                 self.catch_up.rest_until = self.now.plus_us(self.options.retry_us);
@@ -291,7 +251,7 @@ impl Replica {
         let source = *source;
         self.catch_up.last_generation = self.catch_up.last_generation.max(self.acceptor.hard().generation) + 1;
         let generation = self.catch_up.last_generation;
-        self.catch_up.transfer = Some(Box::new(Transfer {
+        self.catch_up.fetch = Some(Box::new(SnapshotFetch {
             source,
             generation,
             id: 0,
@@ -314,52 +274,54 @@ impl Replica {
 
     fn ask_for_snapshot(&mut self, id: u64, offset: u64) {
         let (wanted, rate) = (self.catch_up.wanted.unwrap_or_default(), self.rate());
-        let Some(transfer) = &mut self.catch_up.transfer else { return };
-        // The rest of a copy that was begun is wanted as it is.
-        let at_least = if id == 0 { wanted.0 } else { transfer.sequence.0 };
-        let length = transfer.piece_bytes;
+        let Some(fetch) = &mut self.catch_up.fetch else { return };
+        // The rest of a snapshot that was begun is wanted as it is.
+        let at_least = if id == 0 { wanted.0 } else { fetch.sequence.0 };
+        let length = fetch.piece_bytes;
         let takes_us = length.saturating_mul(1_000_000).checked_div(rate);
-        transfer.ask_at = transfer.ask_at.max(self.now).plus_us(takes_us.unwrap_or(0));
-        transfer.asked = offset + length;
-        let source = transfer.source;
+        fetch.ask_at = fetch.ask_at.max(self.now).plus_us(takes_us.unwrap_or(0));
+        fetch.asked = offset + length;
+        let source = fetch.source;
         self.send(source, Message::SnapshotRequest(SnapshotRequest { id, offset, length, at_least }), Vec::new());
     }
 
-    /// Ends the transfer under way. `shun`: its source is not asked again before all others.
-    fn drop_transfer(&mut self, shun: Option<ReplicaId>) {
-        if self.catch_up.transfer.take().is_some() {
+    /// Ends the fetch in progress. `shun`: a source that is not asked again before all others.
+    fn drop_fetch(&mut self, shun: Option<ReplicaId>) {
+        if self.catch_up.fetch.take().is_some() {
             coverage!("snapshot.dropped");
             self.outputs.install.push(InstallStep::Abort);
         }
         self.catch_up.shunned.extend(shun);
     }
 
+    /// Each tick: retries, changes the source, or notices that no snapshot is needed any more.
     pub(super) fn tick_catch_up(&mut self) {
         if self.catch_up.wanted.is_some_and(|wanted| wanted <= self.learner.commit()) {
-            // It came as entries after all, or as the snapshot.
+            // The entries came after all, or the snapshot did.
             self.catch_up.wanted = None;
             self.catch_up.shunned.clear();
             self.digests.forget_refusals();
-            self.drop_transfer(None);
+            self.drop_fetch(None);
         }
         if self.catch_up.wanted.is_none() && self.learner.commit() > self.catch_up.last_installed {
             self.catch_up.doublings = 0;
         }
         self.keep_pace();
         self.resume_held_back();
-        let Some(transfer) = &mut self.catch_up.transfer else { return self.begin_transfer() };
-        let is_all_received = transfer.id != 0 && transfer.received == transfer.total_bytes;
-        if !is_all_received && self.now.since_us(transfer.last_progress) >= self.options.retry_us {
-            transfer.last_progress = self.now;
-            transfer.repeated += 1;
+        let Some(fetch) = &mut self.catch_up.fetch else { return self.begin_fetch() };
+        let is_all_received = fetch.id != 0 && fetch.received == fetch.total_bytes;
+        if !is_all_received && self.now.since_us(fetch.last_progress) >= self.options.retry_us {
+            fetch.last_progress = self.now;
+            fetch.repeated += 1;
             coverage!("snapshot.repeated");
-            let (source, id, received) = (transfer.source, transfer.id, transfer.received);
-            // What was received is worth some patience with its source; where there is nothing yet, another one will do.
-            let silent_us = self.heard.get(&source).map_or(u64::MAX, |at| self.now.since_us(*at));
+            let (source, id, received) = (fetch.source, fetch.id, fetch.received);
+            // The pieces received are worth some patience with their source. Without any, another
+            // source will do.
+            let silent_us = self.peers.heard.get(&source).map_or(u64::MAX, |at| self.now.since_us(*at));
             let is_pointless = id == 0 && silent_us >= self.options.election_max_us;
-            if transfer.repeated > PATIENCE || is_pointless {
-                self.drop_transfer(Some(source));
-                self.begin_transfer();
+            if fetch.repeated > PATIENCE || is_pointless {
+                self.drop_fetch(Some(source));
+                self.begin_fetch();
             } else {
                 self.ask_for_snapshot(id, received);
             }
@@ -369,16 +331,17 @@ impl Replica {
 
     /// Asks for the next pieces, as far as window and rate allow.
     pub(super) fn ask_for_more(&mut self) {
-        while let Some(transfer) = &self.catch_up.transfer {
-            let window = PIECES_UNDER_WAY * transfer.piece_bytes;
-            let has_room = transfer.asked < transfer.written + window;
-            if transfer.id == 0 || transfer.asked >= transfer.total_bytes || !has_room || self.now < transfer.ask_at {
+        while let Some(fetch) = &self.catch_up.fetch {
+            let window = PIECES_UNDER_WAY * fetch.piece_bytes;
+            let has_room = fetch.asked < fetch.written + window;
+            if fetch.id == 0 || fetch.asked >= fetch.total_bytes || !has_room || self.now < fetch.ask_at {
                 return;
             }
-            self.ask_for_snapshot(transfer.id, transfer.asked);
+            self.ask_for_snapshot(fetch.id, fetch.asked);
         }
     }
 
+    /// A peer asks for a piece of a snapshot.
     pub(super) fn on_snapshot_request(&mut self, peer: ReplicaId, message: &SnapshotRequest) {
         if self.is_catching_up() {
             return self.send(peer, Message::SnapshotChunk(SnapshotChunk::default()), Vec::new());
@@ -392,6 +355,7 @@ impl Replica {
         });
     }
 
+    /// A piece of a snapshot was read, for a peer.
     pub(super) fn snapshot_read(&mut self, piece: SnapshotPiece) {
         assert!(piece.sequence <= self.learner.commit(), "a snapshot holds {}, which is not chosen", piece.sequence);
         let chunk = SnapshotChunk {
@@ -405,37 +369,38 @@ impl Replica {
         self.send(piece.peer, Message::SnapshotChunk(chunk), vec![piece.bytes]);
     }
 
+    /// A piece of the snapshot that is being fetched arrived.
     pub(super) fn on_snapshot_chunk(&mut self, from: ReplicaId, message: &SnapshotChunk, payload: Vec<Bytes>) {
         let commit = self.learner.commit();
         let wanted = self.catch_up.wanted.unwrap_or_default();
-        let Some(transfer) = self.catch_up.transfer.as_mut().filter(|t| t.source == from) else { return };
-        let is_other = transfer.id != 0 && transfer.id != message.id;
-        // Of a copy that was begun the rest is wanted, too, though more is wanted by now.
-        let least = if transfer.id == 0 { wanted.max(commit.next()) } else { commit.next() };
+        let Some(fetch) = self.catch_up.fetch.as_mut().filter(|t| t.source == from) else { return };
+        let is_other = fetch.id != 0 && fetch.id != message.id;
+        // The rest of a snapshot that was begun is wanted even if a newer one is wanted by now.
+        let least = if fetch.id == 0 { wanted.max(commit.next()) } else { commit.next() };
         let is_useful = Sequence(message.sequence) >= least;
         if message.id == 0 || is_other || !is_useful {
-            // What was received is of a copy that is gone.
+            // The pieces received belong to a snapshot that is gone.
             let shun = (!is_other).then_some(from);
-            self.drop_transfer(shun);
-            return self.begin_transfer();
+            self.drop_fetch(shun);
+            return self.begin_fetch();
         }
         let bytes = payload.into_iter().next().unwrap_or_default();
-        if message.offset != transfer.received || bytes.is_empty() || crc32c::crc32c(&bytes) != message.crc {
+        if message.offset != fetch.received || bytes.is_empty() || crc32c::crc32c(&bytes) != message.crc {
             return;
         }
-        if transfer.id == 0 {
-            transfer.piece_bytes = bytes.len() as u64;
-            transfer.asked = bytes.len() as u64;
+        if fetch.id == 0 {
+            fetch.piece_bytes = bytes.len() as u64;
+            fetch.asked = bytes.len() as u64;
         }
-        transfer.id = message.id;
-        transfer.sequence = Sequence(message.sequence);
-        transfer.view = transfer.view.max(View(message.view));
-        transfer.total_bytes = message.total_bytes;
-        transfer.received += bytes.len() as u64;
-        transfer.asked = transfer.asked.max(transfer.received);
-        transfer.last_progress = self.now;
-        transfer.repeated = 0;
-        let is_complete = transfer.received >= transfer.total_bytes;
+        fetch.id = message.id;
+        fetch.sequence = Sequence(message.sequence);
+        fetch.view = fetch.view.max(View(message.view));
+        fetch.total_bytes = message.total_bytes;
+        fetch.received += bytes.len() as u64;
+        fetch.asked = fetch.asked.max(fetch.received);
+        fetch.last_progress = self.now;
+        fetch.repeated = 0;
+        let is_complete = fetch.received >= fetch.total_bytes;
         self.outputs.install.push(InstallStep::Write(bytes));
         if is_complete {
             self.outputs.install.push(InstallStep::Finish);
@@ -443,38 +408,40 @@ impl Replica {
         self.ask_for_more();
     }
 
+    /// The new database has grown, is complete, or could not be built.
     pub(super) fn installed(&mut self, event: InstallEvent) {
         let (InstallEvent::Written { generation, .. }
         | InstallEvent::Finished { generation, .. }
         | InstallEvent::Failed { generation }) = &event;
-        let Some(transfer) = self.catch_up.transfer.as_mut().filter(|t| t.generation == *generation) else { return };
-        let source = transfer.source;
+        let Some(fetch) = self.catch_up.fetch.as_mut().filter(|t| t.generation == *generation) else { return };
+        let source = fetch.source;
         match event {
             InstallEvent::Written { bytes, .. } => {
-                transfer.written = bytes;
+                fetch.written = bytes;
                 self.ask_for_more();
             }
-            InstallEvent::Failed { .. } => self.drop_transfer(Some(source)),
+            InstallEvent::Failed { .. } => self.drop_fetch(Some(source)),
             InstallEvent::Finished { state, .. } => match ReplicatedState::from_bytes(&state) {
                 Some(state) if self.fits(&state) => self.finish_when_free(state),
-                _ => self.drop_transfer(Some(source)),
+                _ => self.drop_fetch(Some(source)),
             },
         }
     }
 
-    /// Installing may promise a view that nobody has a quorum's promises for: a source that has started again knows no
-    /// better than its own promise. So it waits for the end of a lease like any other promise.
+    /// Installing a snapshot may promise a view for which no candidate has a quorum of promises,
+    /// since a source that has started again knows no better view than the one it promised. So it
+    /// waits for the end of a lease like any other promise.
     fn finish_when_free(&mut self, state: ReplicatedState) {
         if self.lease_forbids_install() {
             coverage!("snapshot.waits_for_lease");
-            self.catch_up.transfer.as_mut().expect("it is being finished").held_back = Some(Box::new(state));
+            self.catch_up.fetch.as_mut().expect("it is being finished").held_back = Some(Box::new(state));
         } else {
             self.finish_catch_up(state);
         }
     }
 
     fn lease_forbids_install(&self) -> bool {
-        self.catch_up.transfer.as_ref().is_some_and(|transfer| self.lease_forbids_install_of(transfer.view))
+        self.catch_up.fetch.as_ref().is_some_and(|fetch| self.lease_forbids_install_of(fetch.view))
     }
 
     fn lease_forbids_install_of(&self, view: View) -> bool {
@@ -486,36 +453,37 @@ impl Replica {
         if self.lease_forbids_install() {
             return;
         }
-        let Some(transfer) = &mut self.catch_up.transfer else { return };
-        let Some(state) = transfer.held_back.take() else { return };
+        let Some(fetch) = &mut self.catch_up.fetch else { return };
+        let Some(state) = fetch.held_back.take() else { return };
         match self.fits(&state) {
             true => self.finish_catch_up(*state),
-            false => self.drop_transfer(None),
+            false => self.drop_fetch(None),
         }
     }
 
-    /// The copy that this replica needs, and that nobody can vouch for.
+    /// The snapshot that this replica needs, and did not install because digests contradict it.
     pub(super) fn refused_copy(&self) -> Option<RefusedCopy> {
         self.catch_up.wanted?;
-        if self.catch_up.transfer.is_some() {
-            // Somebody else's is on its way.
+        if self.catch_up.fetch.is_some() {
+            // A snapshot of another replica is being fetched.
             return None;
         }
-        self.reports.keys().find_map(|id| self.digests.refused(*id))
+        self.peers.reports.keys().find_map(|id| self.digests.refused(*id, &self.membership))
     }
 
-    /// Whether a database with this state is what was promised, and takes this replica forward.
+    /// Whether a database with this state is the one that was announced, and takes this replica
+    /// forward.
     fn fits(&mut self, state: &ReplicatedState) -> bool {
-        let Some(transfer) = &self.catch_up.transfer else { return false };
-        let source = transfer.source;
+        let Some(fetch) = &self.catch_up.fetch else { return false };
+        let source = fetch.source;
         state.cluster_id == self.acceptor.hard().cluster_id
-            && state.sequence == transfer.sequence
+            && state.sequence == fetch.sequence
             && state.sequence > self.learner.commit()
-            && !matches!(self.views.role, Role::Primary(_))
-            && !self.digests.refuse(source, &state.recorded)
+            && !self.views.is_primary()
+            && !self.digests.refuse(source, &state.recorded, &self.membership)
     }
 
-    /// The database is complete. Where nothing of the log is in memory, its tail is read first.
+    /// The database is complete. If no entry of the log is in memory, the log's tail is read first.
     fn finish_catch_up(&mut self, state: ReplicatedState) {
         let log = self.acceptor.log();
         let (base, last) = (state.sequence, log.last());
@@ -523,63 +491,58 @@ impl Replica {
             let (from, view) = (base.next(), self.acceptor.promised());
             let max_bytes = usize::MAX;
             self.outputs.read_log.push(LogRead { purpose: ReadPurpose::Tail, view, from, to: last, max_bytes });
-            let transfer = self.catch_up.transfer.as_mut().expect("it is being finished");
-            transfer.state = Some(Box::new(state));
+            let fetch = self.catch_up.fetch.as_mut().expect("it is being finished");
+            fetch.state = Some(Box::new(state));
         } else {
             self.install(state, None);
         }
     }
 
-    /// The log's tail was read: what of it can't be is lost.
+    /// The log's tail was read; entries that could not be read are lost.
     pub(super) fn tail_read(&mut self, read: &LogRead, entries: Vec<Bytes>) {
-        let Some(transfer) = &mut self.catch_up.transfer else { return };
-        let Some(state) = transfer.state.take_if(|state| state.sequence.next() == read.from) else { return };
+        let Some(fetch) = &mut self.catch_up.fetch else { return };
+        let Some(state) = fetch.state.take_if(|state| state.sequence.next() == read.from) else { return };
         if self.fits(&state) {
             self.install(*state, Some((read.to, entries)));
         } else {
-            self.drop_transfer(None);
+            self.drop_fetch(None);
         }
     }
 
     /// One record of the log makes the new database the live one.
     fn install(&mut self, state: ReplicatedState, tail: Option<(Sequence, Vec<Bytes>)>) {
-        let transfer = self.catch_up.transfer.take().expect("it is being finished");
-        if matches!(self.views.role, Role::PreVoting { .. } | Role::Preparing(_)) {
+        let fetch = self.catch_up.fetch.take().expect("it is being finished");
+        if self.views.is_candidate() {
             self.become_secondary(None);
         }
-        let (base, view) = (state.sequence, transfer.view);
+        let (base, view) = (state.sequence, fetch.view);
         let is_raised = view > self.acceptor.promised();
         assert!(!self.lease_forbids_install_of(view), "a copy raises the promise to {view} under a lease");
-        let ticket = self.acceptor.install_snapshot(transfer.generation, base, view, tail);
+        let write_id = self.acceptor.install_snapshot(fetch.generation, base, view, tail);
         self.learner.install_snapshot(base, view);
         if is_raised {
-            self.granted = None;
+            self.leases.granted = None;
             self.become_secondary(None);
         }
-        self.views.see(view);
-        self.configuration = state.configuration;
-        let hard = self.acceptor.hard();
-        if let Some(own) = state.sessions.get(&hard.disk_id).filter(|session| session.boot == hard.boot) {
-            self.requests.executed(own.last, self.now);
-        }
-        self.digests.replace(base, &state.recorded);
-        self.applied_sessions = state.sessions;
-        self.applied_time_us = state.time_us;
-        self.applied_digest = state.digest;
-        self.first_stored = base.next();
-        self.answer.due = true;
+        self.views.observe_view(view);
+        self.membership.adopt(&state.configuration);
+        self.finish_requests(&state.sessions);
+        self.digests.replace(base, &state.recorded, &self.membership);
+        self.applied = state.into();
+        self.stored.first = base.next();
+        self.replies.answer.due = true;
         self.catch_up.wanted = None;
         self.catch_up.shunned.clear();
         self.catch_up.installed += 1;
         self.catch_up.last_installed = base;
         coverage!("snapshot.installed");
-        self.catch_up.switch = Some((ticket, transfer.generation));
+        self.catch_up.switch = Some((write_id, fetch.generation));
     }
 
-    /// Orders through `ticket` are durable: the database is switched if the record of it is among them.
-    pub(super) fn switch_database(&mut self, durable: Ticket) {
-        if let Some((_, generation)) = self.catch_up.switch.take_if(|(ticket, _)| *ticket <= durable) {
-            self.persisted = self.persisted.max(self.learner.applied());
+    /// Log writes through `durable` are done: switches the database if its record is among them.
+    pub(super) fn switch_database(&mut self, durable: WriteId) {
+        if let Some((_, generation)) = self.catch_up.switch.take_if(|(write_id, _)| *write_id <= durable) {
+            self.stored.persisted = self.stored.persisted.max(self.learner.applied());
             self.outputs.switch = Some(generation);
         }
     }

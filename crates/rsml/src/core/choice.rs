@@ -1,55 +1,67 @@
 //! Which log a candidate adopts (rules 2 and 7).
 //!
-//! The greatest log, by (accepted view, length), of any quorum that promised holds everything that may have been chosen.
-//! Entries that disks have lost count in that length, and must be had from somebody before the log is adopted: from a
-//! replica with the same accepted view, or from one that knows them to be committed. Where that is impossible for the
-//! greatest log of all promises, it may be possible for that of another quorum among them. When all have promised, and
-//! an entry is not to be had, it can have been chosen only if a quorum holds or has lost it; otherwise the log is cut
-//! there.
+//! The greatest log, by (accepted view, length), of any quorum that promised holds everything that
+//! may have been chosen. Entries that disks have lost count in that length, and some replica must
+//! supply them before the log is adopted: one with the same accepted view, or one that knows them
+//! to be committed. If that is impossible for the greatest log of all promises, it may be possible
+//! for that of another quorum among them. When all voters have promised and nobody can supply an
+//! entry, the entry can have been chosen only if a quorum holds or has lost it; otherwise the log
+//! is cut there.
 
 use std::collections::BTreeMap;
 
 use crate::{ReplicaId, Sequence, View};
 
-/// What a member reported in its promise.
+/// The contents of a voter's promise.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Promised {
+    /// The view whose log it has.
     pub accepted_view: View,
+    /// The last entry of that log.
     pub last: Sequence,
+    /// The commit point that it knows.
     pub commit: Sequence,
     /// The first entry that it can still supply; its database holds everything before.
     pub first: Sequence,
-    /// What it has lost of the log, ascending, both ends included.
+    /// The ranges of the log that it has lost, ascending, both ends included.
     pub lost: Vec<(Sequence, Sequence)>,
 }
 
+/// The promises of a view, by the replica that sent them.
 pub type Promises = BTreeMap<ReplicaId, Promised>;
 
 /// The log to adopt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Best {
+    /// The view that the log belongs to.
     pub accepted_view: View,
+    /// Its last entry.
     pub last: Sequence,
 }
 
+/// The conclusion from a set of promises.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Choice {
+    /// Adopt this log.
     Adopt(Best),
     /// More promises are needed.
     Wait,
-    /// All have promised, and these entries, which may have been chosen, are nowhere to be had.
+    /// All have promised, and nobody can supply these entries, which may have been chosen.
     Blocked {
+        /// The first of them.
         from: Sequence,
+        /// The last of them.
         to: Sequence,
     },
 }
 
-/// Where entries of the log that is being adopted come from.
+/// The replica that supplies entries of the log that is being adopted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
     /// This replica's log has them through that sequence.
     Log(ReplicaId, Sequence),
-    /// They are gone from all logs that may supply them; this replica's database holds them.
+    /// They are gone from all logs that may supply them; this replica's database holds them through
+    /// that sequence.
     Database(ReplicaId, Sequence),
 }
 
@@ -66,7 +78,7 @@ impl Promised {
         Best { accepted_view: self.accepted_view, last: self.last }
     }
 
-    /// How far, from `next` on, the log of this replica vouches for the log `best` without a hole.
+    /// How far, from `next` on, the log of this replica agrees with the log `best` and has no hole.
     fn run(&self, best: Best, next: Sequence) -> Option<Sequence> {
         let limit = if self.accepted_view == best.accepted_view { self.last } else { self.commit.min(self.last) };
         let lost = self.lost.iter().find(|(_, to)| *to >= next);
@@ -74,14 +86,14 @@ impl Promised {
         (self.first <= next && next <= end).then_some(end)
     }
 
-    /// Holds or has lost an entry there, in any view.
+    /// Whether it holds or has lost an entry there, in any view.
     fn reaches(&self, sequence: Sequence) -> bool {
         self.last >= sequence || self.first > sequence
     }
 }
 
-/// What a candidate that knows everything through `commit` as committed, and holds it, makes of the promises of
-/// `voters` voters.
+/// The conclusion of a candidate that holds everything through `commit` and knows it as committed,
+/// from these promises out of `voters` voters.
 pub fn choose_log(promises: &Promises, commit: Sequence, voters: usize) -> Choice {
     let quorum = voters / 2 + 1;
     let all: Vec<&Promised> = promises.values().collect();
@@ -120,7 +132,8 @@ fn first_unfillable(promises: &Promises, best: Best, commit: Sequence) -> Option
     None
 }
 
-/// Who supplies the entry `next` of the log `best`: `preferred` if it can, else whoever supplies most from there on.
+/// The replica that supplies the entry `next` of the log `best`: `preferred` if it can, else the
+/// one that supplies most from there on.
 pub fn source(promises: &Promises, best: Best, next: Sequence, preferred: Option<ReplicaId>) -> Option<Source> {
     let runs = promises.iter().filter_map(|(id, p)| Some((*id, p.run(best, next)?)));
     let from_log = runs.max_by_key(|(id, end)| (Some(*id) == preferred, *end)).map(|(id, end)| Source::Log(id, end));
@@ -157,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_lost_counts_in_the_length_and_is_filled_from_the_same_view_only() {
+    fn lost_entries_count_in_the_length_and_are_supplied_by_logs_of_the_same_view_only() {
         let damaged = promised(2, 9, &[(4, 5), (9, 9)]);
         assert_eq!(choose(&[damaged.clone(), promised(2, 9, &[])], 3), adopt(2, 9));
         assert_eq!(choose(&[damaged.clone(), promised(1, 9, &[])], 3), Choice::Wait);
@@ -165,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn what_somebody_knows_as_committed_fills_a_hole_whatever_its_view() {
+    fn an_entry_known_as_committed_fills_a_hole_whatever_its_view() {
         let mut knows = promised(1, 9, &[]);
         knows.commit = Sequence(5);
         assert_eq!(choose(&[promised(2, 9, &[(4, 5)]), knows.clone()], 3), adopt(2, 9));
@@ -184,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_that_no_quorum_can_have_held_is_cut_once_all_were_heard() {
+    fn an_entry_that_no_quorum_can_have_held_is_cut_once_all_have_promised() {
         let damaged = promised(2, 9, &[(8, 9)]);
         let short = promised(2, 7, &[]);
         assert_eq!(choose(&[damaged.clone(), promised(2, 6, &[(6, 6)])], 3), Choice::Wait);

@@ -1,51 +1,61 @@
-//! Whether every replica executes the same log to the same end (safety rule 12).
+//! Whether every replica computes the same database from the same log (safety rule 12).
 //!
-//! Each replica records its running digest at every sequence that is a multiple of the digest interval, keeps the last
-//! [`KEPT`], and tells them to the others with its reports. Values of *equal* sequences are compared, of this start of
-//! each replica only. A replica whose value a majority contradicts has diverged: it stops. Where no majority can come
-//! about any more, or none did in the time that a few elections take, nobody knows who is right, and everyone who sees
-//! it stops. A replica that stopped says nothing more; what it said last is kept out of later comparisons.
+//! Each replica records its running digest at every sequence that is a multiple of the digest
+//! interval, keeps the last [`KEPT`], and sends them to the others with its reports. Digests of
+//! *equal* sequences are compared, of the present start of each replica only. A replica whose
+//! digest a majority contradicts has *diverged*: it stops. If no majority is possible any more, or
+//! none appeared in the time that a few elections take, it is unknown which replica is right, and
+//! every replica that notices stops. A diverged peer sends nothing more; its last digests are
+//! excluded from later comparisons.
 //!
-//! Only a replica that executed the requests itself is a witness of what they lead to. One that installed a copy of a
-//! peer's database (its *inherited* part) says nothing about whether that peer is right: its values are no votes, unless
-//! it is known to have agreed, at the end of what it inherited or later, with a replica that it contradicts now. The two
-//! had executed the same until then; what came later, it executed itself. And a copy whose digests others contradict is
-//! not installed at all, unless a majority has the same.
+//! A digest counts as a vote only if the replica computed it by executing the log. A replica
+//! restored from a snapshot *inherited* its digest from the donor, and says nothing about whether
+//! the donor is right. Its digests are votes again once it is known to have agreed, at the end of
+//! the inherited part or later, with a replica that it contradicts now: the two had computed the
+//! same until then, and everything after that it computed itself. A snapshot whose digests others
+//! contradict is not installed at all, unless a majority has the same digests.
 //!
-//! The digest is a fold over everything executed, so one difference shows at every later sequence as well: a value that
-//! was lost, or fell out of what is kept, is made up for by the next.
+//! The digest is a fold over everything executed, so one difference shows at every later sequence
+//! as well. A digest that was lost, or is no longer kept, is made up for by the next one.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
-use super::CoreOptions;
-use crate::transport::Sender;
+use super::{CoreOptions, Membership};
+use crate::message::MessageHeader;
 use crate::{Boot, DiskId, Instant, ReplicaId, Sequence};
 
-/// How many values are kept per replica.
+/// How many digests are kept per replica.
 pub const KEPT: usize = 64;
-/// How many values each report repeats, for those who missed one.
+/// How many digests each report repeats, for peers that missed one.
 const REPEATED: usize = 8;
-/// One in so many reports repeats all: for those who start again, or lag behind.
+/// One in this many reports repeats all digests: for peers that have started again, or lag behind.
 const ALL_AGAIN: u64 = 5;
 /// A mismatch may stay undecided for this many of the longest election timeouts.
 const PATIENCE: u64 = 4;
 
-/// Why a replica may not go on: its database is not what the log says.
+/// Why a replica must stop: its database is not what the log says.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Divergence {
+    /// The sequence whose digests were compared.
     pub sequence: Sequence,
+    /// The digest of this replica.
     pub own: u64,
-    /// What the others have there, as far as they told.
+    /// The digests of the others, as far as they have reported them.
     pub others: BTreeMap<ReplicaId, u64>,
+    /// Whether a majority is known.
     pub kind: DivergenceKind,
 }
 
+/// The outcome of comparing digests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum DivergenceKind {
-    /// A majority agrees on another value: this replica's database is wrong.
-    Minority { agreed: u64 },
-    /// There is no majority for any value: nobody knows which database is right.
+    /// A majority agrees on another digest: this replica's database is wrong.
+    Minority {
+        /// The digest of the majority.
+        agreed: u64,
+    },
+    /// No digest has a majority: it is unknown which database is right.
     NoMajority,
 }
 
@@ -88,22 +98,26 @@ fn agreeing(replicas: &[ReplicaId]) -> String {
 
 /// A peer whose database a majority, this replica among it, contradicts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Stray {
+pub struct DivergedPeer {
+    /// The sequence whose digests differ.
     pub sequence: Sequence,
+    /// The digest of the majority.
     pub expected: u64,
+    /// The digest of that peer.
     pub found: u64,
 }
 
-/// A copy of a peer's database that this replica needs and did not take: another one's digests contradict it, and nobody
-/// knows yet who is right.
+/// A snapshot that this replica needs and did not install: the digests of another replica
+/// contradict it, and it is not known yet which of the two is right.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct RefusedCopy {
-    /// Whose database it is.
+    /// The replica whose database it is.
     pub source: ReplicaId,
+    /// The sequence whose digests differ.
     pub sequence: Sequence,
-    /// The copy's digest at that sequence.
+    /// The snapshot's digest at that sequence.
     pub found: u64,
-    /// What others told of it.
+    /// The digests that others have reported of it.
     pub others: BTreeMap<ReplicaId, u64>,
 }
 
@@ -119,7 +133,8 @@ impl fmt::Display for RefusedCopy {
     }
 }
 
-/// What a refused copy recorded, and of which disk it was; `inherited` changes when that replica itself gets a copy.
+/// The digests in a refused snapshot, and the disk that it came from. `inherited` changes when that
+/// replica installs a snapshot itself.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Refusal {
     disk: DiskId,
@@ -127,51 +142,52 @@ struct Refusal {
     recorded: Vec<(Sequence, u64)>,
 }
 
-/// What one start of a peer told.
+/// The digests that one start of a peer has reported.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Peer {
     disk: DiskId,
     boot: Boot,
     values: BTreeMap<Sequence, u64>,
-    /// Its database came from a peer through here.
+    /// Its database was restored from a snapshot of a peer through here.
     inherited: Sequence,
-    stray: Option<Stray>,
+    /// Set once a majority contradicts it.
+    diverged: Option<DivergedPeer>,
 }
 
-/// The values of this replica and its peers, and what follows from them.
+/// The digests of this replica and its peers, and what follows from them.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Digests {
-    replicas: usize,
     interval: u64,
     patience_us: u64,
     own: BTreeMap<Sequence, u64>,
-    /// The own database came from a peer through here.
+    /// The database of this replica was restored from a snapshot of a peer through here.
     inherited: Sequence,
     peers: BTreeMap<ReplicaId, Peer>,
     refusals: BTreeMap<ReplicaId, Refusal>,
-    /// The last own value that was told to the peers.
-    told: Sequence,
+    /// The last digest of this replica that was sent to the peers.
+    last_published: Sequence,
     reports: u64,
-    /// How long a mismatch has been undecided while this replica ran, and when that was last judged.
+    /// For how long a mismatch has been undecided while this replica ran, and when that was last
+    /// judged.
     undecided_us: u64,
     judged: Instant,
-    /// Some peer's value differs from the own one of the same sequence.
+    /// Some peer's digest differs from that of this replica at the same sequence.
     differs: bool,
     verdict: Option<Divergence>,
 }
 
 impl Digests {
-    /// `recorded`: the newest values of the own database, which came from a peer through `inherited`.
+    /// `recorded`: the newest digests of this replica's database, which was restored from a
+    /// snapshot through `inherited`.
     pub fn new(options: &CoreOptions, recorded: &[(Sequence, u64)], inherited: Sequence, now: Instant) -> Digests {
         Digests {
-            replicas: options.replicas.len(),
             interval: options.digest_interval,
             patience_us: PATIENCE * options.election_max_us,
             own: recorded.iter().copied().collect(),
             inherited,
             peers: BTreeMap::new(),
             refusals: BTreeMap::new(),
-            told: Sequence::ZERO,
+            last_published: Sequence::ZERO,
             reports: 0,
             undecided_us: 0,
             judged: now,
@@ -180,10 +196,10 @@ impl Digests {
         }
     }
 
-    /// Whether a copy of the source's database with these values must not be taken. Such a copy is not worth another
-    /// transfer before more is known: see [`Digests::refused`].
-    pub fn refuse(&mut self, source: ReplicaId, recorded: &[(Sequence, u64)]) -> bool {
-        if self.contradiction(source, recorded).is_none() {
+    /// Whether a snapshot of the source with these digests must not be installed. Such a snapshot
+    /// is not worth fetching again before more is known: see [`Digests::refused`].
+    pub fn refuse(&mut self, source: ReplicaId, recorded: &[(Sequence, u64)], membership: &Membership) -> bool {
+        if self.contradiction(source, recorded, membership).is_none() {
             return false;
         }
         coverage!("rule12.copy_contradicted");
@@ -194,23 +210,30 @@ impl Digests {
         true
     }
 
-    /// The copy of that peer's database that was refused, if it would be refused again. Once the peer tells nothing any more
-    /// of what was recorded then, nothing is known of the copies that it sends now.
-    pub fn refused(&self, source: ReplicaId) -> Option<RefusedCopy> {
+    /// The snapshot of that peer that was refused, if it would be refused again. Once the peer no
+    /// longer reports the sequences that were recorded in it, nothing is known of the snapshots
+    /// that it makes now.
+    pub fn refused(&self, source: ReplicaId, membership: &Membership) -> Option<RefusedCopy> {
         let recorded = &self.refusals.get(&source)?.recorded;
         let told = self.peers.get(&source).and_then(|peer| peer.values.keys().next());
         let is_outdated = told.is_some_and(|first| recorded.iter().all(|(sequence, _)| sequence < first));
-        self.contradiction(source, recorded).filter(|_| !is_outdated)
+        self.contradiction(source, recorded, membership).filter(|_| !is_outdated)
     }
 
-    /// What was refused is of no interest any more: this replica has caught up.
+    /// Forgets refused snapshots, since this replica has caught up.
     pub fn forget_refusals(&mut self) {
         self.refusals.clear();
     }
 
-    /// Where a peer other than `source` has another value than a copy of the source's database with these values, and
-    /// no majority, the source among it, has the same: that could go on without this replica anyway.
-    fn contradiction(&self, source: ReplicaId, recorded: &[(Sequence, u64)]) -> Option<RefusedCopy> {
+    /// Where a peer other than `source` has another digest than a snapshot of the source with these
+    /// digests, unless a majority, the source included, has the same: that majority could go on
+    /// without this replica anyway.
+    fn contradiction(
+        &self,
+        source: ReplicaId,
+        recorded: &[(Sequence, u64)],
+        membership: &Membership,
+    ) -> Option<RefusedCopy> {
         let others = || self.peers.iter().filter(|(id, _)| **id != source);
         let told = |sequence: &Sequence| -> BTreeMap<ReplicaId, u64> {
             others().filter_map(|(id, peer)| Some((*id, *peer.values.get(sequence)?))).collect()
@@ -221,62 +244,69 @@ impl Digests {
             recorded.iter().any(|(at, digest)| *at >= sequence && peer.values.get(at) == Some(digest))
         };
         let with_the_same = 1 + others().filter(agrees).count();
-        let is_refused = with_the_same < self.replicas / 2 + 1;
+        let is_refused = with_the_same < membership.quorum();
         is_refused.then(|| RefusedCopy { source, sequence, found, others: told(&sequence) })
     }
 
-    /// A copy of a peer's database, which has applied everything through `inherited`, takes the place of the own one:
-    /// what was recorded before says nothing about it.
-    pub fn replace(&mut self, inherited: Sequence, recorded: &[(Sequence, u64)]) {
+    /// A snapshot of a peer, which has applied everything through `inherited`, replaces the
+    /// database of this replica: digests recorded before say nothing about it.
+    pub fn replace(&mut self, inherited: Sequence, recorded: &[(Sequence, u64)], membership: &Membership) {
         coverage!("rule12.database_replaced");
         self.own.clear();
         self.refusals.clear();
         self.inherited = Sequence::ZERO;
-        self.told = Sequence::ZERO;
+        self.last_published = Sequence::ZERO;
         self.undecided_us = 0;
-        self.record(recorded);
+        self.record(recorded, membership);
         self.inherited = inherited;
     }
 
+    /// Through which sequence the database was restored from a snapshot; 0 if it was not.
     pub fn inherited(&self) -> Sequence {
         self.inherited
     }
 
-    /// The own database reached these sequences with these digests. What comes of those that are inherited by now is of
-    /// the database before.
-    pub fn record(&mut self, recorded: &[(Sequence, u64)]) {
+    /// The database of this replica reached these sequences with these digests. Digests of
+    /// sequences that are inherited by now are of the former database.
+    pub fn record(&mut self, recorded: &[(Sequence, u64)], membership: &Membership) {
         for (sequence, digest) in recorded.iter().filter(|(sequence, _)| *sequence > self.inherited) {
             self.own.insert(*sequence, *digest);
             let theirs = self.peers.values().filter_map(|peer| peer.values.get(sequence));
             self.differs |= theirs.into_iter().any(|value| value != digest);
         }
         keep_newest(&mut self.own);
-        self.judge();
+        self.judge(membership);
     }
 
-    /// What to tell the peers now: what is new, and some of what was told before, oldest first.
+    /// The digests to report now: the new ones, and some that were reported before, oldest first.
     pub fn publish(&mut self) -> Vec<(Sequence, u64)> {
         self.reports += 1;
-        let fresh = self.own.range(self.told.next()..).count();
+        let fresh = self.own.range(self.last_published.next()..).count();
         let count = if self.reports.is_multiple_of(ALL_AGAIN) { KEPT } else { fresh.max(REPEATED) };
         let values = self.own.iter().rev().take(count).map(|(sequence, digest)| (*sequence, *digest));
         let mut values: Vec<(Sequence, u64)> = values.collect();
         values.reverse();
-        self.told = values.last().map_or(self.told, |(sequence, _)| *sequence);
+        self.last_published = values.last().map_or(self.last_published, |(sequence, _)| *sequence);
         values
     }
 
-    /// A peer told its values, and what of its database it inherited.
-    pub fn hear(&mut self, from: &Sender, inherited: Sequence, values: impl Iterator<Item = (Sequence, u64)>) {
+    /// A peer reported its digests, and through which sequence it inherited its database.
+    pub fn observe(
+        &mut self,
+        from: &MessageHeader,
+        inherited: Sequence,
+        values: impl Iterator<Item = (Sequence, u64)>,
+        membership: &Membership,
+    ) {
         let (disk, boot) = (from.disk_id, from.boot);
-        let fresh = || Peer { disk, boot, values: BTreeMap::new(), inherited, stray: None };
+        let fresh = || Peer { disk, boot, values: BTreeMap::new(), inherited, diverged: None };
         self.refusals
             .retain(|id, refusal| *id != from.replica || (refusal.disk, refusal.inherited) == (disk, inherited));
         let known = self.peers.entry(from.replica).or_insert_with(fresh);
         if (known.disk, known.boot, known.inherited) != (disk, boot, inherited) {
             *known = fresh();
         }
-        if known.stray.is_some() {
+        if known.diverged.is_some() {
             return;
         }
         for (sequence, digest) in values.take(KEPT) {
@@ -284,22 +314,23 @@ impl Digests {
             self.differs |= self.own.get(&sequence).is_some_and(|own| *own != digest);
         }
         keep_newest(&mut known.values);
-        self.judge();
+        self.judge(membership);
     }
 
-    /// What that peer told is over: another disk is in its place.
+    /// Forgets what that peer reported: it has another disk now.
     pub fn forget(&mut self, peer: ReplicaId) {
         self.peers.remove(&peer);
         self.refusals.remove(&peer);
     }
 
-    /// Time passed. Counts towards the patience only as far as this replica ran: one that was stalled has not waited.
-    pub fn tick(&mut self, now: Instant, most_us: u64) {
+    /// Time passed. It counts towards [`PATIENCE`] only as far as this replica ran: a replica that
+    /// was stalled has not waited.
+    pub fn tick(&mut self, now: Instant, most_us: u64, membership: &Membership) {
         let passed = now.since_us(self.judged).min(most_us);
         self.judged = now;
         if self.differs {
             self.undecided_us += passed;
-            self.judge();
+            self.judge(membership);
         } else {
             self.undecided_us = 0;
         }
@@ -310,13 +341,13 @@ impl Digests {
         self.verdict.as_ref()
     }
 
-    /// The peers found to have diverged, as long as they have not started again.
-    pub fn strays(&self) -> BTreeMap<ReplicaId, Stray> {
-        self.peers.iter().filter_map(|(id, peer)| Some((*id, peer.stray?))).collect()
+    /// The peers that have diverged and have not started again since.
+    pub fn diverged_peers(&self) -> BTreeMap<ReplicaId, DivergedPeer> {
+        self.peers.iter().filter_map(|(id, peer)| Some((*id, peer.diverged?))).collect()
     }
 
-    /// Compares all values of equal sequences, if any differ.
-    fn judge(&mut self) {
+    /// Compares all digests of equal sequences, if any differ.
+    fn judge(&mut self, membership: &Membership) {
         if !self.differs || self.verdict.is_some() {
             return;
         }
@@ -328,8 +359,8 @@ impl Digests {
             if others.values().all(|value| *value == own) {
                 continue;
             }
-            match self.decide(sequence, own, &others) {
-                Decision::OwnIsRight => self.cast_out(sequence, own, &others),
+            match self.decide(sequence, own, &others, membership) {
+                Decision::OwnIsRight => self.outvote(sequence, own, &others),
                 Decision::OwnIsWrong { agreed } => {
                     coverage!("rule12.minority");
                     let kind = DivergenceKind::Minority { agreed };
@@ -355,38 +386,44 @@ impl Digests {
         }
     }
 
-    /// What the value at `at` of a replica counts for that has these values, and inherited its database through
-    /// `inherited`.
-    fn standing(&self, values: &BTreeMap<Sequence, u64>, inherited: Sequence, at: Sequence) -> Standing {
+    /// How the digest at `at` counts of a replica that has these digests, and inherited its
+    /// database through `inherited`.
+    fn vote(&self, values: &BTreeMap<Sequence, u64>, inherited: Sequence, at: Sequence) -> DigestVote {
         if inherited == Sequence::ZERO {
-            return Standing::Witness;
+            return DigestVote::Computed;
         }
         let peers = self.peers.values().map(|peer| &peer.values);
         let opponents = || peers.clone().chain([&self.own]).filter(|others| differ(values, others, at));
         let agreed = |(sequence, value): (&Sequence, &u64)| opponents().any(|o| o.get(sequence) == Some(value));
-        // Between what it inherited and these no digest is recorded.
+        // No digest is recorded between the end of the inherited part and these.
         let first = Sequence(inherited.0.saturating_add(self.interval));
         let differed = |(sequence, _): (&Sequence, &u64)| opponents().any(|o| differ(values, o, *sequence));
         if values.range(inherited.min(at)..at).any(agreed) {
-            Standing::Witness
+            DigestVote::Computed
         } else if values.range(..first).any(differed) {
-            Standing::Heir
+            DigestVote::Inherited
         } else {
-            Standing::Unknown
+            DigestVote::Unknown
         }
     }
 
-    fn decide(&self, sequence: Sequence, own: u64, others: &BTreeMap<ReplicaId, u64>) -> Decision {
-        let majority = self.replicas / 2 + 1;
+    fn decide(
+        &self,
+        sequence: Sequence,
+        own: u64,
+        others: &BTreeMap<ReplicaId, u64>,
+        membership: &Membership,
+    ) -> Decision {
+        let majority = membership.quorum();
         let peers = others.iter().map(|(id, value)| (&self.peers[id], *value));
-        let mut votes: Vec<(u64, Standing)> =
-            peers.map(|(peer, value)| (value, self.standing(&peer.values, peer.inherited, sequence))).collect();
-        votes.push((own, self.standing(&self.own, self.inherited, sequence)));
-        let votes_for = |digest: u64| votes.iter().filter(|vote| **vote == (digest, Standing::Witness)).count();
-        // What they said before that is not known here, or was lost.
-        let open = votes.iter().filter(|(_, standing)| *standing == Standing::Unknown).count();
-        if votes.iter().any(|(_, standing)| *standing != Standing::Witness) {
-            coverage!("rule12.no_witness");
+        let mut votes: Vec<(u64, DigestVote)> =
+            peers.map(|(peer, value)| (value, self.vote(&peer.values, peer.inherited, sequence))).collect();
+        votes.push((own, self.vote(&self.own, self.inherited, sequence)));
+        let votes_for = |digest: u64| votes.iter().filter(|vote| **vote == (digest, DigestVote::Computed)).count();
+        // They may turn out as computed, since not all of their earlier digests are known here.
+        let open = votes.iter().filter(|(_, vote)| *vote == DigestVote::Unknown).count();
+        if votes.iter().any(|(_, vote)| *vote != DigestVote::Computed) {
+            coverage!("rule12.no_computed_digest");
         }
 
         if votes_for(own) >= majority {
@@ -395,31 +432,32 @@ impl Digests {
         if let Some(agreed) = others.values().copied().find(|digest| votes_for(*digest) >= majority) {
             return Decision::OwnIsWrong { agreed };
         }
-        // One that was cast out disagreed before, and can support nobody any more.
-        let strays = self.peers.values().filter(|peer| peer.stray.is_some()).count();
-        let silent = self.replicas.saturating_sub(1 + others.len() + strays);
+        // A diverged peer disagreed before, and can support no digest any more.
+        let outvoted = self.peers.values().filter(|peer| peer.diverged.is_some()).count();
+        let silent = membership.electorate().saturating_sub(1 + others.len() + outvoted);
         let most = others.values().copied().chain([own]).map(votes_for).max().unwrap_or(0);
         if most + silent + open < majority { Decision::Never } else { Decision::NotYet }
     }
 
-    /// A majority has the own value: whoever has another has diverged.
-    fn cast_out(&mut self, sequence: Sequence, expected: u64, others: &BTreeMap<ReplicaId, u64>) {
+    /// A majority has the digest of this replica: the peers that have another one have diverged.
+    fn outvote(&mut self, sequence: Sequence, expected: u64, others: &BTreeMap<ReplicaId, u64>) {
         for (id, found) in others.iter().filter(|(_, value)| **value != expected) {
-            coverage!("rule12.cast_out");
+            coverage!("rule12.outvoted");
             let peer = self.peers.get_mut(id).expect("its value was compared");
-            peer.stray = Some(Stray { sequence, expected, found: *found });
+            peer.diverged = Some(DivergedPeer { sequence, expected, found: *found });
             peer.values.clear();
         }
     }
 }
 
-/// Whether a replica executed all that a value of it depends on.
+/// How a digest counts.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Standing {
-    Witness,
-    /// It differed already in what it inherited.
-    Heir,
-    /// Whether what it inherited was right can't be seen from the values that are known.
+enum DigestVote {
+    /// The replica computed it, by executing everything that it depends on: a vote.
+    Computed,
+    /// It differed already in the part that the replica inherited with a snapshot: no vote.
+    Inherited,
+    /// The digests that are known do not show whether the inherited part agrees: no vote yet.
     Unknown,
 }
 
@@ -428,12 +466,14 @@ enum Decision {
     OwnIsWrong {
         agreed: u64,
     },
-    /// Whatever those say that have not been heard, no value gets a majority.
+    /// No digest can get a majority any more, whatever the replicas report that have not been
+    /// heard.
     Never,
+    /// More reports may decide it.
     NotYet,
 }
 
-/// Whether both have a value at that sequence, and not the same.
+/// Whether both have a digest at that sequence, and not the same.
 fn differ(these: &BTreeMap<Sequence, u64>, those: &BTreeMap<Sequence, u64>, at: Sequence) -> bool {
     matches!((these.get(&at), those.get(&at)), (Some(this), Some(that)) if this != that)
 }

@@ -1,14 +1,16 @@
-//! Messages in and out: which are taken, who handles them, and under whose name they leave.
+//! Messages in and out: which ones are admitted, what handles them, and the header with which they
+//! leave.
 
 use bytes::Bytes;
 
 use super::Outgoing;
 use super::replica::Replica;
-use crate::transport::Sender;
+use crate::message::MessageHeader;
 use crate::{Message, ReplicaId, View};
 
 impl Replica {
-    pub(super) fn receive(&mut self, sender: Sender, message: Message, payload: Vec<Bytes>) {
+    /// Takes a message, or drops it.
+    pub(super) fn receive(&mut self, sender: MessageHeader, message: Message, payload: Vec<Bytes>) {
         if !self.admits(&sender, &message) {
             coverage!("foreign.not_of_this_cluster");
             self.counters.foreign += 1;
@@ -16,7 +18,7 @@ impl Replica {
         }
         let from = sender.replica;
         if !matches!(message, Message::Hello(_)) {
-            self.heard.insert(from, self.now);
+            self.peers.heard.insert(from, self.now);
             self.meet(&sender);
         }
         match message {
@@ -44,24 +46,26 @@ impl Replica {
         }
     }
 
-    /// Whether a message is of this cluster, of a disk that belongs, and not of a former start of it. Of a disk that does
-    /// not belong, a learner's, only what helps it to follow.
-    fn admits(&mut self, sender: &Sender, message: &Message) -> bool {
+    /// Whether a message is of this cluster, of a disk that belongs, and not of a former start of
+    /// it. From a disk that does not belong, an observer's, only messages that help it to follow
+    /// are admitted.
+    fn admits(&mut self, sender: &MessageHeader, message: &Message) -> bool {
         let me = self.options.me;
-        if sender.replica == me || !self.options.replicas.contains(&sender.replica) {
+        if sender.replica == me || !self.membership.contains(sender.replica) {
             return false;
         }
         let mine = self.acceptor.hard();
         let is_of_cluster = match message {
             Message::Hello(_) => true,
-            Message::Born(m) => self.is_unborn() && m.birth.is_some(),
-            _ => !self.is_unborn() && sender.cluster_id == mine.cluster_id && sender.epoch == mine.epoch,
+            Message::Born(m) => self.views.is_unborn() && m.birth.is_some(),
+            _ => !self.views.is_unborn() && sender.cluster_id == mine.cluster_id && sender.epoch == mine.epoch,
         };
         if !is_of_cluster || !self.admits_disk(sender, message) {
             return false;
         }
-        let is_voter = self.configuration.is_voter(sender.replica, sender.disk_id);
-        let (disk, newest) = self.boots.entry((sender.replica, is_voter)).or_insert((sender.disk_id, sender.boot));
+        let is_voter = self.membership.is_voter(sender.replica, sender.disk_id);
+        let (disk, newest) =
+            self.peers.boots.entry((sender.replica, is_voter)).or_insert((sender.disk_id, sender.boot));
         if *disk != sender.disk_id {
             (*disk, *newest) = (sender.disk_id, sender.boot);
         }
@@ -73,30 +77,34 @@ impl Replica {
         is_newest
     }
 
-    fn admits_disk(&self, sender: &Sender, message: &Message) -> bool {
+    fn admits_disk(&self, sender: &MessageHeader, message: &Message) -> bool {
         match message {
             Message::Hello(_) | Message::Born(_) => true,
-            // Without its database a replica does not know who votes; all it does is to get a copy of another's.
-            _ if self.configuration.disks.is_empty() => {
+            // A replica without a database does not know the voters. All it does is to install a
+            // snapshot.
+            _ if !self.membership.knows_voters() => {
                 matches!(message, Message::Report(_) | Message::SnapshotChunk(_) | Message::SnapshotRequest(_))
             }
-            _ if self.configuration.is_voter(sender.replica, sender.disk_id) => true,
+            _ if self.membership.is_voter(sender.replica, sender.disk_id) => true,
             Message::Accepted(_) | Message::Report(_) | Message::SnapshotRequest(_) => true,
             Message::Requests(_) | Message::ReadPoint(_) => true,
             _ => false,
         }
     }
 
-    /// A primary follows whichever disk speaks under an id; the votes of one that does not belong don't count.
-    fn meet(&mut self, sender: &Sender) {
-        let is_voter = self.configuration.is_voter(sender.replica, sender.disk_id);
+    /// A primary follows the disk that now speaks under a number. Answers of a disk that does not
+    /// belong are no votes.
+    fn meet(&mut self, sender: &MessageHeader) {
+        let is_voter = self.membership.is_voter(sender.replica, sender.disk_id);
         let now = self.now;
-        if let Some(proposer) = self.views.proposer_mut() {
+        if let Some(proposer) = self.proposer.as_mut() {
             proposer.meet(sender.replica, sender.disk_id, is_voter, now);
         }
     }
 
-    /// Sends, unless this start of the replica is not durable yet: its messages could be taken for those of the former.
+    /// Sends a message, unless this start of the replica is not durable yet: after a crash, the
+    /// next start would have the same number, and this message could be taken for one of that
+    /// start.
     pub(super) fn send(&mut self, to: ReplicaId, message: Message, payload: Vec<Bytes>) {
         let hard = self.acceptor.hard();
         let durable = self.acceptor.durable();
@@ -105,20 +113,18 @@ impl Replica {
         }
     }
 
+    /// Sends a message to all peers.
     pub(super) fn send_all(&mut self, message: Message) {
-        for to in self.peers() {
+        let peers: Vec<ReplicaId> = self.membership.peers().collect();
+        for to in peers {
             self.send(to, message.clone(), Vec::new());
         }
     }
 
-    pub(super) fn peers(&self) -> Vec<ReplicaId> {
-        self.options.replicas.iter().copied().filter(|r| *r != self.options.me).collect()
-    }
-
-    /// The envelope's sender for everything this replica sends.
-    pub fn sender(&self) -> Sender {
+    /// The header of everything that this replica sends.
+    pub fn sender(&self) -> MessageHeader {
         let hard = self.acceptor.hard();
-        Sender {
+        MessageHeader {
             replica: self.options.me,
             cluster_id: hard.cluster_id,
             epoch: hard.epoch,

@@ -1,24 +1,42 @@
-//! Whether this replica should lead: it was not told otherwise, its disk works, and it has space.
+//! Whether this replica should lead: its user lets it, its disk works, and it has space.
 //!
-//! None of this bears on safety. A replica that should not lead votes and follows like any other, and leads if it must:
-//! a primary is replaced only where somebody else can do better.
+//! None of this bears on safety. A replica that should not lead votes and follows like any other,
+//! and leads if it must: a primary is replaced only if another replica can do better.
 
 use super::replica::Replica;
-use super::view_manager::Role;
 use crate::message::Report;
-use crate::{Instant, ReplicaId, Ticket};
+use crate::{Instant, ReplicaId, WriteId};
 
-/// Looks at how long the disk takes, once per tick. Time in which this replica itself stood still does not count: each
-/// look adds no more than `most_us`.
+/// Whether this replica should lead.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Duty {
+    /// Whether its user lets it lead.
+    pub is_eligible: bool,
+    /// Whether its storage lacks space.
+    pub is_full: bool,
+    /// Whether it is about to stop.
+    pub is_stopping: bool,
+    pub disk: DiskWatch,
+}
+
+impl Duty {
+    pub fn new(now: Instant) -> Duty {
+        Duty { is_eligible: true, is_full: false, is_stopping: false, disk: DiskWatch::new(now) }
+    }
+}
+
+/// Measures how long the disk takes, once per tick. Time in which this replica itself was stalled
+/// does not count: each measurement adds no more than `most_us`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct DiskWatch {
-    /// The oldest order that is not done.
-    oldest: Option<Ticket>,
+    /// The oldest log write that is not done.
+    oldest: Option<WriteId>,
     looked: Instant,
-    /// How long it has been the oldest, and for how much of that time it held this primary back behind the others.
+    /// For how long it has been the oldest, and for how much of that time the others were ahead of
+    /// this primary because of it.
     waits_us: u64,
     behind_us: u64,
-    /// The longest that orders took lately.
+    /// The longest time that a log write took lately.
     usual_us: u64,
 }
 
@@ -27,7 +45,7 @@ impl DiskWatch {
         DiskWatch { oldest: None, looked: now, waits_us: 0, behind_us: 0, usual_us: 0 }
     }
 
-    fn look(&mut self, now: Instant, most_us: u64, oldest: Option<Ticket>, is_behind: bool) {
+    fn measure(&mut self, now: Instant, most_us: u64, oldest: Option<WriteId>, is_behind: bool) {
         let passed_us = now.since_us(self.looked).min(most_us);
         self.looked = now;
         if oldest.is_some() && oldest == self.oldest {
@@ -42,125 +60,123 @@ impl DiskWatch {
         (self.waits_us, self.behind_us) = (0, 0);
     }
 
-    /// How long the oldest order has been on its way.
+    /// How long the oldest log write has been on its way.
     pub fn waits_us(&self) -> u64 {
         self.waits_us
     }
 
-    /// So much later than usual counts as hanging.
+    /// A log write that takes longer than this hangs.
     fn patience_us(&self, min_us: u64, max_us: u64) -> u64 {
         min_us.max(2 * self.usual_us.min(max_us))
     }
 }
 
 impl Replica {
-    /// Whether to stand for election now. One without space leaves it to those that have some, unless nobody leads for long.
+    /// Whether to stand for election now. A replica without space leaves that to those that have
+    /// some, unless nobody leads for long.
     pub(super) fn may_stand(&self) -> bool {
-        let nobody_leads_us = self.now.since_us(self.views.quiet_until);
-        let defers = self.is_full && nobody_leads_us < 4 * self.options.election_max_us && self.is_peer_fit();
+        let leaderless_us = self.views.leaderless_us(self.now);
+        let defers = self.duty.is_full && leaderless_us < 4 * self.options.election_max_us && self.is_peer_fit();
         self.is_voter() && self.may_lead() && !defers && !self.disk_stands_still()
     }
 
     fn may_lead(&self) -> bool {
-        self.is_eligible && !self.is_stopping
+        self.duty.is_eligible && !self.duty.is_stopping
     }
 
     fn is_peer_fit(&self) -> bool {
-        let is_fit = |report: &Report| !report.storage_full && !report.is_ineligible && !report.is_learner;
-        self.reports.iter().any(|(id, report)| self.is_heard(*id) && is_fit(report))
+        let is_fit = |report: &Report| !report.storage_full && !report.is_ineligible && !report.is_observer;
+        self.peers.reports.iter().any(|(id, report)| self.is_heard(*id) && is_fit(report))
     }
 
     fn is_heard(&self, peer: ReplicaId) -> bool {
         let lately_us = 2 * self.options.election_max_us;
-        self.heard.get(&peer).is_some_and(|at| self.now.since_us(*at) < lately_us)
+        self.peers.heard.get(&peer).is_some_and(|at| self.now.since_us(*at) < lately_us)
     }
 
-    /// Too few replicas have space for what is not proposed yet.
+    /// Whether too few replicas have space for further requests.
     pub(super) fn lacks_space(&self) -> bool {
-        let voters = || self.configuration.disks.keys().copied();
+        let voters = || self.membership.voters();
         let is_full = |id: ReplicaId| match id == self.options.me {
-            true => self.is_full,
-            false => self.reports.get(&id).is_some_and(|report| report.storage_full),
+            true => self.duty.is_full,
+            false => self.peers.reports.get(&id).is_some_and(|report| report.storage_full),
         };
         let votes = |id: ReplicaId| match id == self.options.me {
             true => self.is_voter(),
-            false => self.is_heard(id) && self.reports.get(&id).is_none_or(|report| !report.is_learner),
+            false => self.is_heard(id) && self.peers.reports.get(&id).is_none_or(|report| !report.is_observer),
         };
         let has_space = |id: ReplicaId| votes(id) && !is_full(id);
-        // Where nobody is full, it is not for want of space that too few are there.
-        voters().any(is_full) && voters().filter(|id| has_space(*id)).count() < self.quorum()
+        // If no replica is full, then space is not the reason why too few are there.
+        voters().any(is_full) && voters().filter(|id| has_space(*id)).count() < self.membership.quorum()
     }
 
+    /// Its user lets this replica lead, or not.
     pub(super) fn set_eligible(&mut self, is_eligible: bool) {
-        if self.is_eligible != is_eligible {
-            self.is_eligible = is_eligible;
-            self.next_report = self.now;
+        if self.duty.is_eligible != is_eligible {
+            self.duty.is_eligible = is_eligible;
+            self.timers.next_report = self.now;
         }
     }
 
+    /// Storage has space, or not.
     pub(super) fn set_space(&mut self, has_space: bool) {
-        if self.is_full == has_space {
-            self.is_full = !has_space;
-            self.next_report = self.now;
-            // The others may be running full in the same moment: they are heard first.
-            self.next_handover = self.now.plus_us(self.options.election_max_us);
+        if self.duty.is_full == has_space {
+            self.duty.is_full = !has_space;
+            self.timers.next_report = self.now;
+            // The others may be running full at the same moment: wait for their reports.
+            self.timers.next_transfer = self.now.plus_us(self.options.election_max_us);
         }
     }
 
+    /// This replica is about to stop: it stops leading, and stands no more.
     pub(super) fn stop_leading(&mut self) {
-        self.is_stopping = true;
+        self.duty.is_stopping = true;
         self.resign();
-        if matches!(self.views.role, Role::PreVoting { .. } | Role::Preparing(_)) {
+        if self.views.is_candidate() {
             self.become_secondary(None);
         }
     }
 
-    /// Each tick.
+    /// Each tick: measures the disk.
     pub(super) fn watch_disk(&mut self) {
-        let owed = self.acceptor.oldest_pending();
-        let others = self.views.proposer().and_then(|proposer| proposer.chosen(None, self.quorum()));
-        let is_behind = owed.is_some_and(|(_, last)| others >= Some(last));
-        self.disk.look(self.now, self.options.heartbeat_us, owed.map(|(ticket, _)| ticket), is_behind);
+        let oldest = self.acceptor.oldest_pending();
+        let others = self.proposer.as_ref().and_then(|proposer| proposer.chosen(None, self.membership.quorum()));
+        let is_behind = oldest.is_some_and(|(_, last)| others >= Some(last));
+        self.duty.disk.measure(self.now, self.options.heartbeat_us, oldest.map(|(write_id, _)| write_id), is_behind);
     }
 
-    /// Nothing gets durable here, so nothing would come of standing.
+    /// Nothing becomes durable here, so a campaign would fail.
     fn disk_stands_still(&self) -> bool {
-        self.disk.waits_us >= self.options.election_min_us
+        self.duty.disk.waits_us >= self.options.election_min_us
     }
 
-    /// A quorum of others has long made durable what the own disk still owes. Where all disks are slow, or where the others
-    /// are no quorum, another primary would do no better; and where space is lacking the disk does not hang: see
-    /// [`Replica::yield_if_unfit`].
+    /// A quorum of others has long made durable what this replica's disk has not. If all disks are
+    /// slow, or if the others are no quorum, another primary would do no better. If space is
+    /// lacking the disk does not hang: see [`Replica::yield_if_unfit`].
     fn disk_hangs(&self) -> bool {
-        let patience_us = self.disk.patience_us(self.options.election_min_us, self.options.election_max_us);
-        !self.is_full && self.disk.behind_us >= patience_us
+        let patience_us = self.duty.disk.patience_us(self.options.election_min_us, self.options.election_max_us);
+        !self.duty.is_full && self.duty.disk.behind_us >= patience_us
     }
 
-    /// A primary that should not lead lets another one, if there is one that should. True: it leads no more.
+    /// A primary that should not lead lets another replica lead, if one should. True if it leads no
+    /// more.
     pub(super) fn yield_if_unfit(&mut self) -> bool {
         if self.disk_hangs() && self.successor().is_some() {
             coverage!("liveness.hanging_disk_resigns");
             self.resign();
             return true;
         }
-        // A new primary needs durable promises of a majority: where too few have space, nobody would lead, and reads end.
-        let should_lead = self.may_lead() && (!self.is_full || self.lacks_space());
-        if !should_lead && self.now >= self.next_handover && self.handover.is_none() {
+        // A new primary needs durable promises of a quorum: if too few replicas have space, nobody
+        // would lead, and reads would stop.
+        let should_lead = self.may_lead() && (!self.duty.is_full || self.lacks_space());
+        if !should_lead && self.now >= self.timers.next_transfer && self.transfer.is_none() {
             let next = self.now.plus_us(4 * self.options.election_max_us);
-            // Without a successor this replica leads on.
-            if self.begin_handover(None, next).is_ok() {
-                coverage!("liveness.hands_over_unfit");
-                self.next_handover = next;
+            // Without a successor this replica goes on leading.
+            if self.begin_transfer(None, next).is_ok() {
+                coverage!("liveness.transfers_when_unfit");
+                self.timers.next_transfer = next;
             }
         }
         false
-    }
-
-    /// Everything that was chosen before this primary's view is applied here, and its own first entry.
-    pub fn is_recovered(&self) -> bool {
-        match &self.views.role {
-            Role::Primary(proposer) => self.learner.applied() >= proposer.first_own(),
-            _ => false,
-        }
     }
 }

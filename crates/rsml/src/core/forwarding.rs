@@ -1,4 +1,5 @@
-//! Requests and reads on their way to the primary, which may be this replica itself.
+//! Requests and reads of this replica's callers on their way to the primary, which may be this
+//! replica itself.
 
 use bytes::Bytes;
 
@@ -6,13 +7,26 @@ use super::proposer::Admission;
 use super::reads::Reader;
 use super::replica::Replica;
 use super::requests::Portion;
-use super::view_manager::Role;
+use super::{Refusal, RequestId};
+use crate::message::MessageHeader;
 use crate::message::{Message, ReadPoint, ReadPointReply, Requests, RequestsGap};
-use crate::transport::Sender;
 use crate::{ReplicaId, Sequence, View};
 
 impl Replica {
-    /// Numbers what waits and hands it to the primary, if there is one.
+    /// Takes a request of a local caller, or refuses it.
+    pub(super) fn propose(&mut self, id: RequestId, payload: Bytes) {
+        if self.lacks_space() {
+            coverage!("requests.storage_full");
+            self.outputs.refused.push((id, Refusal::StorageFull));
+        } else if self.requests.is_full(payload.len(), self.options.max_request_bytes) {
+            coverage!("requests.overloaded");
+            self.outputs.refused.push((id, Refusal::Overloaded));
+        } else {
+            self.requests.push(id, payload);
+        }
+    }
+
+    /// Numbers the requests that wait and hands them to the primary, if there is one.
     pub(super) fn forward_requests(&mut self) {
         let Some(primary) = self.primary() else { return };
         let target = (self.acceptor.promised(), primary);
@@ -21,7 +35,7 @@ impl Replica {
         loop {
             let portion = self.requests.portion(self.now, target, bounds, &mut self.outputs.numbered);
             let Some(portion) = portion else { return };
-            if let Role::Primary(proposer) = &mut self.views.role {
+            if let Some(proposer) = &mut self.proposer {
                 let admission = proposer.admit(disk, boot, portion.first, portion.payloads, portion.voids);
                 assert_eq!(admission, Admission::Taken, "the own session has no holes");
             } else {
@@ -31,12 +45,13 @@ impl Replica {
         }
     }
 
-    pub(super) fn on_requests(&mut self, sender: Sender, message: Requests, payloads: Vec<Bytes>) {
-        let is_voter = self.configuration.is_voter(sender.replica, sender.disk_id);
+    /// Requests of another replica's session, for this primary.
+    pub(super) fn on_requests(&mut self, sender: MessageHeader, message: Requests, payloads: Vec<Bytes>) {
+        let is_voter = self.membership.is_voter(sender.replica, sender.disk_id);
         let max_bytes = self.options.max_request_bytes;
-        let Some(proposer) = self.views.proposer_mut() else { return };
+        let Some(proposer) = self.proposer.as_mut() else { return };
         if !proposer.has_room(sender.disk_id, is_voter, max_bytes) {
-            // It sends again after a while.
+            // The sender repeats them after a while.
             return;
         }
         let Requests { first, voids } = message;
@@ -45,18 +60,20 @@ impl Replica {
         }
     }
 
+    /// Another replica asks this primary for a read point.
     pub(super) fn on_read_point(&mut self, replica: ReplicaId, round: u64) {
-        if matches!(self.views.role, Role::Primary(_)) {
+        if self.views.is_primary() {
             self.reads.push_remote(replica, round);
         }
     }
 
+    /// The primary has confirmed a read point.
     pub(super) fn on_read_point_reply(&mut self, message: ReadPointReply) {
         let point = Sequence(message.sequence);
         if View(message.view) == self.acceptor.promised() {
-            self.learner.hear(View(message.view), point, &self.acceptor);
+            self.learner.observe_commit(View(message.view), point, &self.acceptor);
         }
-        if matches!(self.views.role, Role::Primary(_)) {
+        if self.views.is_primary() {
             return;
         }
         if let Some((readers, _)) = self.reads.finish(message.round) {
@@ -64,18 +81,18 @@ impl Replica {
         }
     }
 
-    /// Begins a read round when one is due, and ends the one that a quorum has confirmed.
+    /// Begins a read round when one is due, and ends the one in flight once it is confirmed.
     pub(super) fn run_reads(&mut self) {
         if self.is_established() {
             let has_lease = self.holds_lease();
             self.confirm_reads();
             if self.reads.start(self.learner.commit(), self.now).is_some() {
-                if let Some(proposer) = self.views.proposer_mut().filter(|_| !has_lease) {
+                if let Some(proposer) = self.proposer.as_mut().filter(|_| !has_lease) {
                     proposer.call_all();
                 }
                 self.confirm_reads();
             }
-        } else if !matches!(self.views.role, Role::Primary(_)) {
+        } else if !self.views.is_primary() {
             let Some(primary) = self.primary() else { return };
             if let Some(round) = self.reads.start(Sequence::ZERO, self.now) {
                 self.send(primary, Message::ReadPoint(ReadPoint { round }), Vec::new());
@@ -83,7 +100,8 @@ impl Replica {
         }
     }
 
-    /// Asks the primary again for a round that seems lost. A primary's own rounds are repeated by its heartbeats.
+    /// Asks the primary again for a round that seems lost. Heartbeats repeat the rounds of a
+    /// primary.
     pub(super) fn retry_reads(&mut self) {
         let Some(round) = self.reads.retry(self.now, self.options.retry_us) else { return };
         if let Some(primary) = self.primary().filter(|primary| *primary != self.options.me) {
@@ -91,17 +109,17 @@ impl Replica {
         }
     }
 
-    /// A quorum, this replica included, has answered the round in flight, or lets nobody else lead now: it led when the
-    /// round began.
+    /// Ends the round in flight once it is certain that this primary led when the round began: a
+    /// quorum, this replica included, has answered it, or lets nobody else lead now.
     fn confirm_reads(&mut self) {
-        let quorum = self.quorum();
-        let Some(token) = self.reads.awaited() else { return };
-        let answered = self.views.proposer().is_some_and(|p| p.confirmations(token) + 1 >= quorum);
+        let quorum = self.membership.quorum();
+        let Some(round) = self.reads.awaited() else { return };
+        let answered = self.proposer.as_ref().is_some_and(|p| p.confirmations(round) + 1 >= quorum);
         let confirmed = answered || self.holds_lease();
         if !confirmed {
             return;
         }
-        if let Some((readers, point)) = self.reads.finish(token) {
+        if let Some((readers, point)) = self.reads.finish(round) {
             self.serve_reads(readers, point);
         }
     }

@@ -1,8 +1,9 @@
 //! The part of the log that is held in memory.
 //!
-//! Contiguous from `first` to `last`; entries below `first` are on disk only. Holds what storage will hold once every
-//! order given to it is done. Entries that the disk has lost are *holes*: they count in the log's length, and nothing
-//! else is known of them until they are filled from a peer.
+//! It is contiguous from `first` to `last`; entries below `first` are on disk only. It is the end
+//! of the log that storage will hold once every log write is done. Entries that the disk has lost
+//! are *holes*: they count in the log's length, and nothing else is known of them until a peer
+//! supplies them.
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -10,6 +11,7 @@ use bytes::Bytes;
 
 use crate::Sequence;
 
+/// The entries in memory.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Log {
     first: Sequence,
@@ -20,7 +22,7 @@ pub struct Log {
 }
 
 impl Log {
-    /// `None` among the entries is a hole.
+    /// A log whose entries in memory begin at `first`; `None` is a hole.
     pub fn new(first: Sequence, entries: Vec<Option<Bytes>>) -> Log {
         assert!(first >= Sequence::BIRTH, "the log starts at 1");
         let sequences = (first.0..).map(Sequence);
@@ -30,25 +32,28 @@ impl Log {
         Log { first, entries, holes, bytes }
     }
 
-    /// The first entry in memory, or the place of the next one when there is none.
+    /// The first entry in memory, or the sequence of the next one when there is none.
     pub fn first(&self) -> Sequence {
         self.first
     }
 
+    /// The last entry; `first.previous()` when there is none in memory.
     pub fn last(&self) -> Sequence {
         Sequence(self.first.0 + self.entries.len() as u64 - 1)
     }
 
+    /// The bytes of the entries in memory.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// `None` when the entry is not in memory, or lost.
+    /// One entry; `None` when it is not in memory, or lost.
     pub fn get(&self, sequence: Sequence) -> Option<&Bytes> {
         let entry = self.entries.get(sequence.0.checked_sub(self.first.0)? as usize);
         entry.filter(|_| !self.holes.contains(&sequence))
     }
 
+    /// The first entry in memory that is lost.
     pub fn first_hole(&self) -> Option<Sequence> {
         self.holes.first().copied()
     }
@@ -70,7 +75,8 @@ impl Log {
         ranges
     }
 
-    /// Entries from `from` on, until `to`, a hole or `max_bytes` is reached; at least one if there is one.
+    /// The entries from `from` on, until `to`, a hole or `max_bytes` is reached; at least one if
+    /// there is one.
     pub fn read(&self, from: Sequence, to: Sequence, max_bytes: usize) -> Vec<Bytes> {
         assert!(from >= self.first, "entry {from} is not in memory, which starts at {}", self.first);
         let mut bytes = 0;
@@ -88,6 +94,7 @@ impl Log {
         taken
     }
 
+    /// Adds an entry at the end.
     pub fn append(&mut self, entry: Bytes) {
         self.bytes += entry.len();
         self.entries.push_back(entry);
@@ -102,7 +109,7 @@ impl Log {
         self.holes.split_off(&from);
     }
 
-    /// Puts `entry` where there is a hole; elsewhere nothing happens.
+    /// Fills the hole at `sequence`; does nothing if there is none.
     pub fn fill(&mut self, sequence: Sequence, entry: Bytes) {
         if self.holes.remove(&sequence) {
             self.bytes += entry.len();
@@ -110,7 +117,7 @@ impl Log {
         }
     }
 
-    /// Lets go of everything through `base`. A log that ended before goes on after it.
+    /// Drops everything through `base`. A log that ended before that continues after it.
     pub fn rebase(&mut self, base: Sequence) {
         if self.last() <= base {
             *self = Log::new(base.next(), Vec::new());
@@ -124,7 +131,7 @@ impl Log {
         self.holes = self.holes.split_off(&base.next());
     }
 
-    /// Lets go of entries up to `upto` until at most `keep_bytes` are held.
+    /// Drops entries through `upto` from memory, oldest first, until at most `keep_bytes` are held.
     pub fn evict(&mut self, upto: Sequence, keep_bytes: usize) {
         let upto = upto.min(self.sound_last());
         while self.bytes > keep_bytes && self.first <= upto {

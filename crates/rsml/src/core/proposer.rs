@@ -1,167 +1,57 @@
-//! The proposer: what a primary knows and nobody else. It lives exactly as long as the replica leads one view.
+//! The proposer: what only a primary knows. It lives exactly as long as the replica leads one view.
 //!
-//! Invariants: `matched` of a peer is only what it reported durable *in this view*; a session's requests enter the log in
-//! the order of their numbers, without holes and without repetition.
+//! Invariants: `matched` of a peer is only what the peer reported as durable *in this view*; the
+//! requests of a session enter the log in the order of their numbers, without holes and without
+//! repetition.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 
+use super::progress::Progress;
 use crate::value::{RequestBatch, Sessions, Value};
 use crate::{Boot, DiskId, Instant, ReplicaId, Sequence, View};
 
-/// How far one peer follows.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Progress {
-    /// The disk that is followed under this replica's id.
-    pub disk: DiskId,
-    /// Whether its answers are votes.
-    pub is_voter: bool,
-    /// The next entry to send.
-    pub next: Sequence,
-    /// Durable there in this view: its vote.
-    pub matched: Sequence,
-    /// The log there agrees with ours below `next` if it is this accepted view's.
-    pub agreed_view: View,
-    /// Where its log ends is unknown: nothing but the question is sent until it is answered.
-    pub probing: bool,
-    pub probe: u64,
-    /// Its newest confirmation of this view.
-    pub token: u64,
-    /// How far it knows the log to be chosen.
-    pub commit: Sequence,
-    /// It lets nobody else lead before, by this replica's clock.
-    pub leased_until: Instant,
-    /// Messages under way: their last sequence and bytes.
-    in_flight: VecDeque<(Sequence, usize)>,
-    in_flight_bytes: usize,
-    pub settled: Sequence,
-    pub last_progress: Instant,
-    pub last_heard: Instant,
-    /// An accept must go out even without entries.
-    pub due: bool,
-    /// ... and wants an answer.
-    pub ask: bool,
-    /// Entries are being read from storage for it.
-    pub reading: bool,
-    /// What it needs next is gone from the log: it was told to get a snapshot.
-    pub is_behind: bool,
-    pub told_commit: Sequence,
-    /// The last entry with requests that the peer took: it waits to hear that it is committed.
-    pub awaits: Sequence,
-}
-
-impl Progress {
-    /// Of a voter.
-    pub fn new(disk: DiskId, next: Sequence, agreed_view: View, probing: bool, now: Instant) -> Progress {
-        Progress {
-            disk,
-            is_voter: true,
-            next,
-            matched: Sequence::ZERO,
-            agreed_view,
-            probing,
-            probe: u64::from(probing),
-            token: 0,
-            commit: Sequence::ZERO,
-            leased_until: Instant::default(),
-            in_flight: VecDeque::new(),
-            in_flight_bytes: 0,
-            settled: Sequence::ZERO,
-            last_progress: now,
-            last_heard: now,
-            due: true,
-            ask: true,
-            reading: false,
-            is_behind: false,
-            told_commit: Sequence::ZERO,
-            awaits: Sequence::ZERO,
-        }
-    }
-
-    pub fn has_room(&self, window_bytes: usize) -> bool {
-        self.in_flight_bytes < window_bytes
-    }
-
-    /// Entries through `last` went out in `view`. From here on the peer's log agrees only as far as it received them,
-    /// in that view: should it lose them, what it held before says nothing.
-    pub fn sent(&mut self, view: View, last: Sequence, bytes: usize, now: Instant) {
-        self.agreed_view = view;
-        if self.in_flight.is_empty() {
-            self.last_progress = now;
-        }
-        self.in_flight.push_back((last, bytes));
-        self.in_flight_bytes += bytes;
-        self.next = last.next();
-    }
-
-    pub fn settle(&mut self, settled: Sequence, now: Instant) {
-        if settled > self.settled {
-            self.settled = settled;
-            self.last_progress = now;
-        }
-        while self.in_flight.front().is_some_and(|(last, _)| *last <= settled) {
-            self.in_flight_bytes -= self.in_flight.pop_front().map_or(0, |(_, bytes)| bytes);
-        }
-    }
-
-    pub fn is_stuck(&self, now: Instant, retry_us: u64) -> bool {
-        !self.in_flight.is_empty() && now.since_us(self.last_progress) >= retry_us
-    }
-
-    /// Asks where its log ends.
-    pub fn ask_end(&mut self, now: Instant) {
-        coverage!("replication.asks_where_log_ends");
-        self.probing = true;
-        self.probe += 1;
-        self.due = true;
-        self.ask = true;
-        self.last_progress = now;
-    }
-
-    /// Its log ends before `next`.
-    pub fn restart_at(&mut self, next: Sequence, agreed_view: View) {
-        self.probing = false;
-        self.next = next;
-        self.agreed_view = agreed_view;
-        self.in_flight.clear();
-        self.in_flight_bytes = 0;
-        self.reading = false;
-        self.is_behind = false;
-    }
-}
-
-/// What became of requests handed to the proposer.
+/// The answer of the proposer to requests.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Admission {
+    /// They will be proposed, except for those that are in the log already.
     Taken,
-    /// Requests before these are missing: this one is expected.
+    /// Requests before these are missing: the request with this number is expected next.
     Gap(u64),
 }
 
-/// Sessions of disks that are not the cluster's: each replaced disk leaves one.
+/// Most sessions, counting those of observers and of disks that are gone: each replaced disk leaves
+/// one.
 const MAX_SESSIONS: usize = 256;
 
 /// Most requests in one batch of a value.
 const MAX_BATCH: usize = 1 << 16;
 
+/// Proposes values in one view, and follows the progress of the peers.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Proposer {
+    /// The view that this replica leads.
     pub view: View,
-    /// L_v.
+    /// L_v: the length of the log that was adopted in phase 1.
     pub adopted: Sequence,
     /// The accepted view of the log that was adopted.
     pub adopted_view: View,
-    /// The sessions as the end of the log leaves them.
+    /// The sessions as they will be once the whole log is applied.
     sessions: Sessions,
+    /// Requests that are not proposed yet.
     waiting: VecDeque<RequestBatch>,
     waiting_bytes: usize,
+    /// Replicated time, and when it was that.
     time_us: u64,
     time_at: Instant,
+    /// Every peer that was heard in this view, and every voter.
     pub peers: BTreeMap<ReplicaId, Progress>,
 }
 
 impl Proposer {
+    /// A proposer of `view`, whose log was adopted with length `adopted` from a log of
+    /// `adopted_view`. `sessions` and `time_us`: as the end of that log leaves them.
     pub fn new(
         view: View,
         adopted: Sequence,
@@ -183,25 +73,26 @@ impl Proposer {
         }
     }
 
-    /// The no-op of this view, once it is in the log.
+    /// The first entry of this view, a no-op.
     pub fn first_own(&self) -> Sequence {
         self.adopted.next()
     }
 
-    /// Whether requests of that disk may be taken: honest peers keep to a window, and each has one session.
+    /// Whether requests of that disk may be taken. Honest peers keep to a window, and each has one
+    /// session.
     pub fn has_room(&self, disk: DiskId, is_voter: bool, max_bytes: usize) -> bool {
         let is_known = is_voter || self.sessions.contains_key(&disk);
         self.waiting_bytes < max_bytes && (is_known || self.sessions.len() < MAX_SESSIONS)
     }
 
-    /// Takes the requests that come next in their session; those already in the log are passed over. `voids`: the numbers
-    /// of those that are not to be executed.
+    /// Takes the requests that come next in their session; those that are in the log already are
+    /// skipped. `voids`: the numbers of requests that are not to be executed.
     pub fn admit(
         &mut self,
         disk: DiskId,
         boot: Boot,
         first: u64,
-        mut payloads: Vec<Bytes>,
+        payloads: Vec<Bytes>,
         mut voids: Vec<u64>,
     ) -> Admission {
         let mut session = self.sessions.get(&disk).copied().unwrap_or_default();
@@ -212,32 +103,35 @@ impl Proposer {
         if first > last + 1 {
             return Admission::Gap(last + 1);
         }
-        let known = (last + 1 - first) as usize;
-        payloads.drain(..known.min(payloads.len()));
-        if payloads.is_empty() {
-            return Admission::Taken;
-        }
-        let end = last + payloads.len() as u64;
-        for number in last + 1..=end {
-            assert!(session.admit(boot, number), "request {number} does not follow in its session");
-        }
-        voids.retain(|number| (last + 1..=end).contains(number));
         voids.sort_unstable();
         voids.dedup();
-        for number in &voids {
-            payloads[(number - last - 1) as usize] = Bytes::new();
+        // A sender may claim anything, so voids of requests that are not among these are dropped.
+        voids.retain(|number| *number >= first);
+        let received = RequestBatch { disk_id: disk.0.into(), boot: boot.0, first, payloads, voids };
+        let payloads = Vec::with_capacity(received.payloads.len());
+        let mut fresh = RequestBatch { first: last + 1, payloads, voids: Vec::new(), ..received };
+        received.advance_session(&mut session, |number, payload| {
+            if payload.is_none() {
+                fresh.voids.push(number);
+            }
+            fresh.payloads.push(payload.unwrap_or_default());
+        });
+        if fresh.payloads.is_empty() {
+            return Admission::Taken;
         }
         self.sessions.insert(disk, session);
-        self.waiting_bytes += payloads.iter().map(Bytes::len).sum::<usize>();
-        self.waiting.push_back(RequestBatch { disk_id: disk.0.into(), boot: boot.0, first: last + 1, payloads, voids });
+        self.waiting_bytes += fresh.payloads.iter().map(Bytes::len).sum::<usize>();
+        self.waiting.push_back(fresh);
         Admission::Taken
     }
 
+    /// Whether requests wait to be proposed.
     pub fn has_waiting(&self) -> bool {
         !self.waiting.is_empty()
     }
 
-    /// Packs what waits into one value, up to `max_bytes` of payload (at least one request).
+    /// Packs waiting requests into one value, up to `max_bytes` of payload but at least one
+    /// request.
     pub fn pack(&mut self, now: Instant, max_bytes: usize) -> Value {
         let mut batches = Vec::new();
         let mut bytes = 0;
@@ -268,7 +162,8 @@ impl Proposer {
         Value { proposed_view: self.view.0, time_us: self.time(now), birth: None, batches }
     }
 
-    /// Replicated time goes on from the last in the log, at the pace of this replica's monotonic clock (rule 11).
+    /// Replicated time continues from the last one in the log, at the pace of this replica's
+    /// monotonic clock (rule 11).
     fn time(&mut self, now: Instant) -> u64 {
         self.time_us += now.since_us(self.time_at);
         self.time_at = self.time_at.max(now);
@@ -282,37 +177,38 @@ impl Proposer {
         votes.get(quorum - 1).copied().filter(|s| *s > Sequence::ZERO)
     }
 
-    /// How many peers confirmed this view in the round `token` or later.
-    pub fn confirmations(&self, token: u64) -> usize {
-        self.voters().filter(|p| p.token >= token).count()
+    /// How many peers confirmed this view in the read round `round` or a later one.
+    pub fn confirmations(&self, round: u64) -> usize {
+        self.voters().filter(|p| p.read_round >= round).count()
     }
 
     fn voters(&self) -> impl Iterator<Item = &Progress> {
         self.peers.values().filter(|p| p.is_voter)
     }
 
-    /// Follows `disk` under that replica's id from now on, whatever disk was followed before: a learner's in the place
-    /// of one that is lost, or the voter's own again.
+    /// Follows `disk` under that replica's number from now on, whatever disk was followed before:
+    /// an observer's in place of a lost one, or the voter's own again.
     pub fn meet(&mut self, replica: ReplicaId, disk: DiskId, is_voter: bool, now: Instant) {
         if self.peers.get(&replica).is_none_or(|progress| progress.disk != disk) {
-            let mut progress = Progress::new(disk, self.first_own(), View::BIRTH, true, now);
-            // No question is asked twice under one number in a view.
+            let mut progress = Progress::probing(disk, self.first_own(), now);
+            // No probe number is used twice in a view.
             progress.probe += self.peers.get(&replica).map_or(0, |former| former.probe);
-            self.peers.insert(replica, Progress { is_voter, ..progress });
+            progress.is_voter = is_voter;
+            self.peers.insert(replica, progress);
         }
     }
 
-    /// The peers that let nobody else lead now.
-    pub fn lessors(&self, now: Instant) -> impl Iterator<Item = ReplicaId> {
+    /// The peers whose leases are valid now: they let nobody else lead.
+    pub fn grantors(&self, now: Instant) -> impl Iterator<Item = ReplicaId> {
         self.peers.iter().filter(move |(_, p)| p.is_voter && now < p.leased_until).map(|(id, _)| *id)
     }
 
-    /// How many peers were heard within `within_us`.
+    /// How many voting peers were heard within `within_us`.
     pub fn heard(&self, now: Instant, within_us: u64) -> usize {
         self.voters().filter(|p| now.since_us(p.last_heard) < within_us).count()
     }
 
-    /// As if everything had happened at `at`.
+    /// As if everything so far had happened at `at`.
     pub fn restart_clocks(&mut self, at: Instant) {
         self.time_at = at;
         for progress in self.peers.values_mut() {
@@ -321,11 +217,9 @@ impl Proposer {
         }
     }
 
+    /// Asks every peer for an answer.
     pub fn call_all(&mut self) {
-        for progress in self.peers.values_mut() {
-            progress.due = true;
-            progress.ask = true;
-        }
+        self.peers.values_mut().for_each(Progress::request_answer);
     }
 }
 
@@ -379,7 +273,7 @@ mod tests {
     fn voids_go_into_the_log_by_number_wherever_a_batch_is_cut() {
         let mut proposer = proposer();
         proposer.admit(DiskId(1), Boot(1), 1, payloads(2), Vec::new());
-        // Of what comes again some is known, and a sender may say anything.
+        // Some of the repeated requests are known, and a sender may claim anything.
         proposer.admit(DiskId(1), Boot(1), 1, payloads(6), vec![6, 1, 4, 4, 0, 99]);
         let mut seen = Vec::new();
         while proposer.has_waiting() {
@@ -408,7 +302,7 @@ mod tests {
     fn the_quorum_index_counts_sorted_votes() {
         let mut proposer = proposer();
         for (id, matched) in [(1, 9), (2, 4)] {
-            let mut progress = Progress::new(DiskId(id.into()), Sequence(1), View::BIRTH, false, Instant(0));
+            let mut progress = Progress::streaming(DiskId(id.into()), Sequence(1), View::BIRTH, Instant(0));
             progress.matched = Sequence(matched);
             proposer.peers.insert(ReplicaId(id), progress);
         }

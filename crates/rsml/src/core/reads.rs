@@ -1,54 +1,68 @@
-//! Linearizable read points (Ongaro's thesis, section 6.4): before the primary names its commit point as one, a quorum
-//! confirms that it still leads.
+//! Linearizable read points (Ongaro's thesis, section 6.4): before the primary names its commit
+//! point as one, a quorum confirms that it still leads.
 //!
-//! A round that began before a read came may not serve it, so a read joins the next round; one round is in flight, and
-//! the next takes all who wait. A secondary asks the primary, by rounds of the same kind. The invariant: a read's point
-//! was the commit point of the confirmed view at some moment after the read came.
+//! A round that began before a read came may not serve it, so a read joins the next round (rule 8).
+//! One round is in flight, and the next one serves all reads that wait. A secondary asks the
+//! primary, in rounds of the same kind. The invariant: a read's point was the commit point of the
+//! confirmed view at some moment after the read came.
 
 use super::ReadId;
 use crate::{Boot, DiskId, Instant, ReplicaId, Sequence};
 
-/// Where the numbers of rounds begin: above those of former starts of the disk, and elsewhere than on any other disk, whose
-/// starts are counted anew, so that no answer to a disk that was replaced is taken for one to this one.
+/// Where the numbers of rounds begin: above those of former starts of the disk, and away from those
+/// of any other disk. A replaced disk counts its starts from 1 again, and an answer meant for the
+/// former disk must not be taken for one to this.
 pub fn first_round(disk: DiskId, boot: Boot) -> u64 {
     let bits = |from: u32| (disk.0 >> from) as u64 & 0x7fff;
     (bits(0) << 48) + (boot.0 << 32) + (bits(15) << 16)
 }
 
-/// Who waits for a read point: a reader here, or a round of another replica.
+/// A caller that waits for a read point.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Reader {
+    /// A caller of this replica.
     Local(ReadId),
-    Remote { replica: ReplicaId, round: u64 },
+    /// Another replica.
+    Remote {
+        /// Its number.
+        replica: ReplicaId,
+        /// The number of its round, for the answer.
+        round: u64,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Round {
-    token: u64,
+    number: u64,
     readers: Vec<Reader>,
-    /// The commit point when the round began; for a round asked of the primary, unused.
+    /// The commit point when the round began; unused when the primary is asked.
     point: Sequence,
     started: Instant,
 }
 
+/// Reads that wait for a read point.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
 pub struct Reads {
+    /// They join the next round.
     waiting: Vec<Reader>,
     in_flight: Option<Round>,
-    token: u64,
+    /// The number of the last round.
+    round: u64,
 }
 
 impl Reads {
-    /// `token`: the last one that a former start of this replica may have used.
-    pub fn new(token: u64) -> Reads {
-        Reads { token, ..Reads::default() }
+    /// No reads. `round`: the last number that a former start of this replica may have used.
+    pub fn new(round: u64) -> Reads {
+        Reads { round, ..Reads::default() }
     }
 
+    /// Takes a read.
     pub fn push(&mut self, reader: Reader) {
         self.waiting.push(reader);
     }
 
-    /// A replica has one round at a time, and asks again while it has no answer: it waits here once.
+    /// Takes a round of another replica. A replica has one round at a time, and asks again until it
+    /// has an answer: a newer question replaces the older one.
     pub fn push_remote(&mut self, replica: ReplicaId, round: u64) {
         let is_older = |reader: &&mut Reader| matches!(reader, Reader::Remote { replica: r, .. } if *r == replica);
         match self.waiting.iter_mut().find(is_older) {
@@ -57,6 +71,7 @@ impl Reads {
         }
     }
 
+    /// The caller of the read gave up.
     pub fn cancel(&mut self, id: ReadId) {
         let gone = Reader::Local(id);
         self.waiting.retain(|reader| *reader != gone);
@@ -65,11 +80,12 @@ impl Reads {
         }
     }
 
-    pub fn token(&self) -> u64 {
-        self.token
+    /// The number of the last round.
+    pub fn round(&self) -> u64 {
+        self.round
     }
 
-    /// Starts the next round, if one may start and anyone waits. Returns its token.
+    /// Starts the next round, if none is in flight and some read waits. Returns its number.
     pub fn start(&mut self, point: Sequence, now: Instant) -> Option<u64> {
         if self.in_flight.is_some() && !self.waiting.is_empty() {
             coverage!("rule8.round_joined_later");
@@ -77,27 +93,28 @@ impl Reads {
         if self.in_flight.is_some() || self.waiting.is_empty() {
             return None;
         }
-        self.token += 1;
+        self.round += 1;
         let readers = std::mem::take(&mut self.waiting);
-        self.in_flight = Some(Round { token: self.token, readers, point, started: now });
-        Some(self.token)
+        self.in_flight = Some(Round { number: self.round, readers, point, started: now });
+        Some(self.round)
     }
 
-    /// The token that the round in flight waits for.
+    /// The number of the round in flight.
     pub fn awaited(&self) -> Option<u64> {
-        self.in_flight.as_ref().map(|round| round.token)
+        self.in_flight.as_ref().map(|round| round.number)
     }
 
-    /// The round `token` is confirmed: its readers, and the point captured when it began.
-    pub fn finish(&mut self, token: u64) -> Option<(Vec<Reader>, Sequence)> {
-        if self.awaited() != Some(token) {
+    /// The round with this number is confirmed: returns its readers, and the commit point when it
+    /// began.
+    pub fn finish(&mut self, round: u64) -> Option<(Vec<Reader>, Sequence)> {
+        if self.awaited() != Some(round) {
             return None;
         }
         self.in_flight.take().map(|round| (round.readers, round.point))
     }
 
-    /// The round in flight will get no answer: whoever waited for it here waits for the next one. Rounds of other
-    /// replicas are dropped; those ask again.
+    /// The round in flight will get no answer: its local readers wait for the next one. Rounds of
+    /// other replicas are dropped, since those ask again.
     pub fn restart(&mut self) {
         if self.in_flight.is_some() {
             coverage!("rule8.rounds_restarted");
@@ -114,13 +131,14 @@ impl Reads {
         }
     }
 
-    /// The round to ask the primary for again, when it has had no answer for `retry_us`. It stays the same round: an
-    /// answer to the first question serves its readers as well, however long the way is.
+    /// The round to ask the primary for again, once it has had no answer for `retry_us`. It keeps
+    /// its number: an answer to the first question serves its readers as well, however long it
+    /// takes.
     pub fn retry(&mut self, now: Instant, retry_us: u64) -> Option<u64> {
         let round = self.in_flight.as_mut().filter(|round| now.since_us(round.started) >= retry_us)?;
         coverage!("rule8.round_repeated");
         round.started = now;
-        Some(round.token)
+        Some(round.number)
     }
 }
 
@@ -138,7 +156,7 @@ mod tests {
         assert_eq!(reads.finish(first), Some((vec![Reader::Local(ReadId(1))], Sequence(5))));
         let second = reads.start(Sequence(9), Instant(0)).expect("the second waits");
         assert!(second > first);
-        assert_eq!(reads.finish(first), None, "an old token confirms nothing");
+        assert_eq!(reads.finish(first), None, "an old number confirms nothing");
         assert_eq!(reads.finish(second), Some((vec![Reader::Local(ReadId(2))], Sequence(9))));
     }
 

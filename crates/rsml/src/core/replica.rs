@@ -7,111 +7,179 @@ use bytes::Bytes;
 use super::acceptor::Acceptor;
 use super::catch_up::CatchUp;
 use super::digests::{Digests, Divergence};
-use super::fitness::DiskWatch;
+use super::fitness::Duty;
 use super::learner::Learner;
-use super::lease::Grant;
+use super::lease::Leases;
 use super::log::Log;
+use super::membership::Membership;
+use super::proposer::Proposer;
 use super::reads::{Reader, Reads, first_round};
 use super::requests::Requests;
-use super::transfer::Handover;
+use super::secondary::Answer;
+use super::transfer::LeadershipTransfer;
 use super::trimming::Retention;
 use super::view_manager::{Role, ViewManager};
 use super::{CoreOptions, Input, LogRead, Outputs, ReadPurpose, Refusal};
 use crate::message::Report;
-use crate::value::{Configuration, ReplicatedState, Sessions, Value};
+use crate::value::{ReplicatedState, Sessions, Value};
 use crate::{Boot, ClusterId, DiskId, HardState, Instant, Recovered, ReplicaId, Sequence, View};
 
-/// What a replica starts from.
+/// Everything that a replica starts from.
 #[derive(Clone, Debug)]
 pub struct Start {
+    /// The log found on the disk.
     pub recovered: Recovered,
-    /// The entries after what the database has applied, until the last; `None` for those that are lost. None at all where
-    /// the log begins later: the database is then built anew from a peer's.
+    /// The entries after the last one that the database has applied; `None` for those that are
+    /// lost. Empty if the log begins later: the database is then installed from a peer's snapshot.
     pub entries: Vec<Option<Bytes>>,
-    /// As the executor stored it; the default for an empty database.
+    /// The state that the executor stored; the default for an empty database.
     pub state: ReplicatedState,
     /// Random; used only if the disk is empty.
     pub new_disk_id: DiskId,
-    /// Random; used only if this replica founds a cluster.
+    /// Random; used only if this replica bootstraps a cluster.
     pub new_cluster_id: u128,
 }
 
+/// One replica's consensus core.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Replica {
     pub(super) options: CoreOptions,
+    /// The time of the newest input.
     pub(super) now: Instant,
-    pub(super) configuration: Configuration,
+    pub(super) membership: Membership,
+
+    // The parts of Paxos.
     pub(super) acceptor: Acceptor,
     pub(super) learner: Learner,
     pub(super) views: ViewManager,
+    /// Exists exactly while this replica leads.
+    pub(super) proposer: Option<Box<Proposer>>,
+    /// Entries that phase 1 needs, and that nobody has.
+    pub(super) blocked: Option<(Sequence, Sequence)>,
+    pub(super) replies: PendingReplies,
+
+    // The callers of this replica.
     pub(super) requests: Requests,
     pub(super) reads: Reads,
-    pub(super) outputs: Outputs,
-    /// Per sender: its newest boot, and when it was heard.
-    pub(super) boots: BTreeMap<(ReplicaId, bool), (DiskId, Boot)>,
-    pub(super) heard: BTreeMap<ReplicaId, Instant>,
-    /// Sessions and time as the last applied value left them.
-    pub(super) applied_sessions: Sessions,
-    pub(super) applied_time_us: u64,
-    pub(super) applied_digest: u64,
-    pub(super) reports: BTreeMap<ReplicaId, Report>,
-    pub(super) digests: Digests,
-    /// It has diverged, and told the others.
-    has_left: bool,
-    pub(super) next_report: Instant,
-    /// The own database survives a crash through here.
-    pub(super) persisted: Sequence,
-    /// What the log takes on disk.
-    pub(super) log_bytes: u64,
-    /// Bytes of entries that the log was given since the start.
-    pub(super) log_grown: u64,
+
+    // The database and the log of this replica, and how others get them.
+    pub(super) applied: Applied,
+    pub(super) stored: Stored,
     pub(super) retention: Retention,
     pub(super) catch_up: CatchUp,
-    /// Entries that phase 1 needs and nobody has.
-    pub(super) blocked: Option<(Sequence, Sequence)>,
-    /// The first entry that storage still holds.
-    pub(super) first_stored: Sequence,
-    /// A promise to send once it is durable.
-    pub(super) owed_promise: Option<(View, ReplicaId)>,
-    pub(super) answer: super::replication::Answer,
-    pub(super) new_cluster_id: u128,
-    /// Minted the cluster in this start and has not told the others yet.
-    pub(super) is_founder: bool,
-    pub(super) next_call: Instant,
-    pub(super) disk: DiskWatch,
-    pub(super) is_eligible: bool,
-    pub(super) is_full: bool,
-    pub(super) is_stopping: bool,
-    /// A transfer of this primary's role, asked for or because it should not lead; and when to try the latter again.
-    pub(super) handover: Option<Handover>,
-    pub(super) next_handover: Instant,
-    /// The lease that others may rely on.
-    pub(super) granted: Option<Grant>,
-    /// Until then a former start's leases may run that are longer than those granted now.
-    pub(super) former_leases_until: Option<Instant>,
-    /// The last view in which this primary gave up its own lease.
-    pub(super) voided: View,
+
+    // The peers, and this replica as they see it.
+    pub(super) peers: PeerRecords,
+    pub(super) digests: Digests,
+    pub(super) duty: Duty,
+    pub(super) leases: Leases,
+    /// A transfer of this primary's leadership in progress.
+    pub(super) transfer: Option<LeadershipTransfer>,
+    pub(super) bootstrap: Bootstrap,
+
+    pub(super) timers: Timers,
     pub(super) counters: Counters,
+    pub(super) outputs: Outputs,
+    /// Whether the last report was sent after the verdict that the database has diverged.
+    has_left: bool,
 }
 
+/// Answers that wait until something is durable.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct PendingReplies {
+    /// A promise, and the candidate that gets it.
+    pub promise: Option<(View, ReplicaId)>,
+    /// The next 2b.
+    pub answer: Answer,
+}
+
+/// The replicated state as the last applied value left it. The rest of [`ReplicatedState`] is the
+/// membership, and the sequence up to which the learner knows everything as applied.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct Applied {
+    pub sessions: Sessions,
+    pub time_us: u64,
+    pub digest: u64,
+}
+
+impl From<ReplicatedState> for Applied {
+    fn from(state: ReplicatedState) -> Applied {
+        Applied { sessions: state.sessions, time_us: state.time_us, digest: state.digest }
+    }
+}
+
+/// The extent of log and database on disk.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Stored {
+    /// The first entry of the log.
+    pub first: Sequence,
+    /// The database survives a crash through here.
+    pub persisted: Sequence,
+    /// The bytes that the log takes on disk.
+    pub log_bytes: u64,
+    /// Bytes of entries that the log was given since the start.
+    pub log_grown: u64,
+}
+
+/// Facts known about the peers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct PeerRecords {
+    /// The newest start of each peer, by its number and whether its disk votes.
+    pub boots: BTreeMap<(ReplicaId, bool), (DiskId, Boot)>,
+    /// When each peer was last heard.
+    pub heard: BTreeMap<ReplicaId, Instant>,
+    /// The last report of each peer.
+    pub reports: BTreeMap<ReplicaId, Report>,
+}
+
+/// The state of bootstrapping a cluster; see the module `birth`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Bootstrap {
+    pub new_cluster_id: u128,
+    /// This replica minted the cluster in this start, and has not announced it yet.
+    pub is_unannounced: bool,
+}
+
+/// When something is due that repeats.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Timers {
+    /// The next report to the peers.
+    pub next_report: Instant,
+    /// The next heartbeat of a primary, or the next call of a replica that belongs to no cluster.
+    pub next_beat: Instant,
+    /// The next attempt of a primary that should not lead to transfer its leadership.
+    pub next_transfer: Instant,
+}
+
+impl Timers {
+    pub fn new(now: Instant) -> Timers {
+        Timers { next_report: now, next_beat: now, next_transfer: now }
+    }
+}
+
+/// Counts since the start, for status.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Counters {
     pub view_changes: u64,
     pub proposals: u64,
+    /// Messages of another cluster, a former start, or a disk that does not belong.
     pub foreign: u64,
 }
 
 impl Replica {
+    /// A replica that starts now from what its disk holds.
+    ///
     /// # Panics
     /// When the log ends before what the database has applied: the two do not belong together.
     pub fn new(options: CoreOptions, start: Start, now: Instant) -> Replica {
         let Start { recovered, entries, state, new_disk_id, new_cluster_id } = start;
         let found = recovered.hard_state.unwrap_or_default();
         let is_born = found.cluster_id != ClusterId::NONE;
-        // The log does not go on where the database ends, or has lost the birth record: who votes is not known here.
+        // The log does not continue where the database ends, or has lost the birth record: the
+        // voters are not known here.
         let knows_nobody = is_born && state.sequence == Sequence::ZERO && matches!(entries.first(), None | Some(None));
         let needs_database = recovered.first > state.sequence.next() || knows_nobody;
-        // What was not read can't be vouched for.
+        // Entries that were not read count as lost.
         let read = Sequence(recovered.last.0 - entries.len() as u64);
         let mut lost = Log::new(read.next(), entries.clone()).hole_ranges();
         if needs_database && recovered.first <= read {
@@ -123,10 +191,11 @@ impl Replica {
         let known = if needs_database { recovered.last } else { Sequence(recovered.last.0 - entries.len() as u64) };
         assert!(needs_database || known <= applied, "entries between {applied} and {known} are missing");
         let log = Log::new(known.next(), entries);
-        let mut configuration = state.configuration.clone();
+        let mut membership = options.membership.clone();
+        membership.adopt(&state.configuration);
         if let Some(birth) = log.get(Sequence::BIRTH) {
             let birth = Value::from_bytes(birth.clone()).birth.expect("the first entry is the birth record");
-            configuration = birth.configuration();
+            membership.adopt(&birth.configuration());
         }
         let role = if is_born { Role::Secondary } else { Role::Unborn { empty_peers: BTreeMap::new() } };
         let boot = Boot(found.boot.0 + 1);
@@ -141,8 +210,6 @@ impl Replica {
             first_round,
         );
         let lease_us = found.lease_us.max(options.lease_us);
-        let granted = Grant::at_start(found.promised, now, lease_us);
-        let former_leases_until = (lease_us > options.lease_us).then(|| now.plus_us(lease_us));
         let log_holds_birth = applied >= Sequence::BIRTH || log.get(Sequence::BIRTH).is_some();
         let mut acceptor = Acceptor::new(found, found, log, lost);
         acceptor.identify(|hard| {
@@ -154,70 +221,61 @@ impl Replica {
         if is_born && log_holds_birth {
             learner.install(Sequence::BIRTH.max(applied), found.promised);
         }
-        // Entries that are lost are gone for peers; what the database has not applied of them is a hole of the log.
+        // Peers cannot get entries that are lost; those that the database has not applied are holes
+        // of the log.
         let lost_below = recovered.lost.iter().filter(|(from, _)| *from <= applied);
         let first_stored = lost_below.map(|(_, to)| to.next().min(applied.next())).max().unwrap_or(recovered.first);
+        let first = first_stored.max(recovered.first).max(Sequence::BIRTH);
         let mut catch_up = CatchUp::default();
         if needs_database {
             coverage!("snapshot.needs_database");
             catch_up.want(recovered.first.previous().max(Sequence::BIRTH));
         }
-        // What came after the copy that was installed once is not told from it any more.
+        // It is not recorded which digests came with the snapshot, and which were computed after it
+        // was installed.
         let inherited = if found.generation > 0 { applied } else { Sequence::ZERO };
         Replica {
             now,
-            configuration,
+            membership,
             acceptor,
             learner,
             views,
+            proposer: None,
+            blocked: None,
+            replies: PendingReplies::default(),
             requests: Requests::new(now),
             reads: Reads::new(first_round),
-            outputs: Outputs::default(),
-            boots: BTreeMap::new(),
-            heard: BTreeMap::new(),
-            applied_sessions: state.sessions,
-            applied_time_us: state.time_us,
-            applied_digest: state.digest,
-            reports: BTreeMap::new(),
             digests: Digests::new(&options, &state.recorded, inherited, now),
-            has_left: false,
-            next_report: now,
-            persisted: applied,
-            log_bytes: 0,
-            log_grown: 0,
+            applied: state.into(),
+            stored: Stored { first, persisted: applied, log_bytes: 0, log_grown: 0 },
             retention: Retention::new(),
             catch_up,
-            blocked: None,
-            first_stored: first_stored.max(recovered.first).max(Sequence::BIRTH),
-            owed_promise: None,
-            answer: Default::default(),
-            new_cluster_id,
-            is_founder: false,
-            next_call: now,
-            disk: DiskWatch::new(now),
-            is_eligible: true,
-            is_full: false,
-            is_stopping: false,
-            handover: None,
-            next_handover: now,
-            granted,
-            former_leases_until,
-            voided: View::BIRTH,
+            peers: PeerRecords::default(),
+            duty: Duty::new(now),
+            leases: Leases::at_start(found.promised, now, lease_us, options.lease_us),
+            transfer: None,
+            bootstrap: Bootstrap { new_cluster_id, is_unannounced: false },
+            timers: Timers::new(now),
             counters: Counters::default(),
+            outputs: Outputs::default(),
+            has_left: false,
             options,
         }
     }
 
+    /// The number of this replica.
     pub fn id(&self) -> ReplicaId {
         self.options.me
     }
 
+    /// The hard state that the disk will hold once every log write is done.
     pub fn hard_state(&self) -> &HardState {
         self.acceptor.hard()
     }
 
-    /// Takes one input. What follows from it is handed out by the next [`Replica::ready`], so that a driver that drains
-    /// its queue lets many inputs share one batch, one disk write and one message.
+    /// Takes one input. Its effects are returned by the next [`Replica::ready`]. A driver that
+    /// drains its queue before it calls that lets many inputs share one batch, one disk write and
+    /// one message.
     pub fn step(&mut self, now: Instant, input: Input) {
         self.now = self.now.max(now);
         if self.digests.verdict().is_some() {
@@ -247,20 +305,21 @@ impl Replica {
             Input::Space(has_space) => self.set_space(has_space),
             Input::Room(is_roomy) => self.retention.is_roomy = is_roomy,
             Input::Stopping => self.stop_leading(),
-            Input::Durable(ticket) => {
-                self.acceptor.complete(ticket);
-                self.switch_database(ticket);
+            Input::Durable(write_id) => {
+                self.acceptor.complete(write_id);
+                self.switch_database(write_id);
                 self.after_durable();
             }
             Input::Applied { sequence, sessions, time_us, digest } => {
-                // The former database may still tell what it applied before a snapshot took its place.
+                // The former database may still report what it applied before a snapshot replaced
+                // it.
                 if sequence >= self.learner.applied() {
-                    self.applied(sequence, sessions);
-                    self.applied_time_us = time_us;
-                    self.applied_digest = digest;
+                    self.learner.apply(sequence);
+                    self.finish_requests(&sessions);
+                    self.applied = Applied { sessions, time_us, digest };
                 }
             }
-            Input::Digests(recorded) => self.digests.record(&recorded),
+            Input::Digests(recorded) => self.digests.record(&recorded, &self.membership),
             Input::Persisted { sequence, log_bytes } => self.note_persisted(sequence, log_bytes),
             Input::SnapshotRead(piece) => self.snapshot_read(piece),
             Input::Installed(event) => self.installed(event),
@@ -268,7 +327,8 @@ impl Replica {
         }
     }
 
-    /// Everything to be done after the inputs taken since the last call.
+    /// Everything to be done after the inputs taken since the last call. The driver must perform
+    /// all of it.
     pub fn ready(&mut self, now: Instant) -> Outputs {
         self.now = self.now.max(now);
         if let Some(divergence) = self.digests.verdict().cloned() {
@@ -276,22 +336,23 @@ impl Replica {
         }
         self.forward_requests();
         self.choose();
-        self.advance_handover();
+        self.advance_transfer();
         self.pack_values();
         self.run_reads();
         self.replicate();
-        self.pay_promise();
+        self.send_pending_promise();
         self.answer_primary();
         self.learner.advance(&self.acceptor);
         self.deliver();
         self.acceptor.evict(self.learner.applied(), self.options.log_cache_bytes);
-        self.outputs.persist = self.acceptor.take_orders();
-        let entries = self.outputs.persist.iter().flat_map(|order| &order.entries);
-        self.log_grown += entries.map(|entry| entry.len() as u64).sum::<u64>();
+        self.outputs.persist = self.acceptor.take_writes();
+        let entries = self.outputs.persist.iter().flat_map(|write| &write.entries);
+        self.stored.log_grown += entries.map(|entry| entry.len() as u64).sum::<u64>();
         std::mem::take(&mut self.outputs)
     }
 
-    /// The last that this replica does: it tells the others what it found, so that they can name it.
+    /// The last thing that a diverged replica does: it reports its digests, so that the others can
+    /// name it.
     fn farewell(&mut self, divergence: Divergence) -> Outputs {
         self.outputs = Outputs::default();
         if !std::mem::replace(&mut self.has_left, true) {
@@ -303,24 +364,26 @@ impl Replica {
 
     fn tick(&mut self) {
         self.forget_former_leases();
-        self.digests.tick(self.now, self.options.heartbeat_us);
+        self.digests.tick(self.now, self.options.heartbeat_us, &self.membership);
         self.report();
         self.watch_disk();
-        self.tick_handover();
+        self.tick_transfer();
         self.tick_catch_up();
         self.requests.retry(self.now, self.options.retry_us);
         self.retry_reads();
-        match &self.views.role {
-            Role::Unborn { .. } => self.call_founders(),
-            Role::Primary(_) => self.tick_primary(),
+        let timed_out = self.views.election_timed_out(self.now);
+        match self.views.role() {
+            Role::Unborn { .. } => self.call_unborn_peers(),
+            Role::Primary => self.tick_primary(),
             Role::Secondary => {
-                // Who waits for a snapshot could not lead, and would only keep others from it.
-                if self.now >= self.views.deadline && !self.is_catching_up() {
+                // A replica that waits for a snapshot could not lead, and would only keep others
+                // from it.
+                if timed_out && !self.is_catching_up() {
                     self.start_pre_vote();
                 }
             }
             Role::PreVoting { .. } | Role::Preparing(_) => {
-                if self.now >= self.views.deadline {
+                if timed_out {
                     coverage!("liveness.campaign_given_up");
                     self.become_secondary(None);
                     self.start_pre_vote();
@@ -331,17 +394,9 @@ impl Replica {
         }
     }
 
-    pub(super) fn is_unborn(&self) -> bool {
-        matches!(self.views.role, Role::Unborn { .. })
-    }
-
-    pub(super) fn quorum(&self) -> usize {
-        self.configuration.quorum()
-    }
-
-    /// Whether this replica may vote: a disk that is not in the configuration only watches.
+    /// Whether this replica may vote. A disk that is not in the configuration is an observer's.
     pub(super) fn is_voter(&self) -> bool {
-        self.configuration.is_voter(self.options.me, self.acceptor.hard().disk_id)
+        self.membership.is_voter(self.options.me, self.acceptor.hard().disk_id)
     }
 
     fn after_durable(&mut self) {
@@ -362,13 +417,12 @@ impl Replica {
         self.learner.deliver(to, self.acceptor.durable().accepted_view);
     }
 
-    fn applied(&mut self, sequence: Sequence, sessions: Sessions) {
-        self.learner.apply(sequence);
+    /// Requests of this replica's session have an outcome, as far as `sessions` say.
+    pub(super) fn finish_requests(&mut self, sessions: &Sessions) {
         let hard = self.acceptor.hard();
         if let Some(own) = sessions.get(&hard.disk_id).filter(|session| session.boot == hard.boot) {
             self.requests.executed(own.last, self.now);
         }
-        self.applied_sessions = sessions;
     }
 
     fn log_read(&mut self, read: LogRead, entries: Vec<Bytes>) {
@@ -379,26 +433,29 @@ impl Replica {
         }
     }
 
-    /// Who leads, as far as this replica knows.
+    /// The primary, as far as this replica knows.
     pub fn primary(&self) -> Option<ReplicaId> {
-        match self.views.role {
-            Role::Primary(_) => Some(self.options.me),
-            _ => self.views.primary,
-        }
+        self.views.primary()
     }
 
-    /// State relations that hold after every step; tests and simulations call this each time.
+    /// The members of the cluster as this replica knows them.
+    pub fn membership(&self) -> &Membership {
+        &self.membership
+    }
+
+    /// Asserts relations that hold after every step; tests and simulations call this each time.
     pub fn check_invariants(&self) {
         self.acceptor.check_invariants(self.learner.commit());
         assert!(self.learner.delivered() <= self.learner.commit());
         let (known, promised) = (self.learner.commit_view(), self.acceptor.promised());
-        assert!(known <= promised, "knows what was chosen in {known}, and has promised no more than {promised}");
+        assert!(known <= promised, "knows entries as chosen in view {known}, but has promised only {promised}");
         assert!(self.learner.delivered() <= self.acceptor.stable(), "delivered what is not durable");
-        if let Some(proposer) = self.views.proposer() {
+        assert_eq!(self.proposer.is_some(), self.views.is_primary(), "leads without a proposer, or the reverse");
+        if let Some(proposer) = &self.proposer {
             assert_eq!(proposer.view, self.acceptor.promised(), "leads a view that is not the promised one");
             assert_eq!(proposer.view, self.acceptor.accepted_view(), "leads without holding the view's log");
             assert_eq!(proposer.view.owner(), Some(self.options.me), "leads a view of another");
-            assert!(!self.is_stopping, "leads though it is about to stop");
+            assert!(!self.duty.is_stopping, "leads though it is about to stop");
             for (peer, progress) in &proposer.peers {
                 assert!(progress.matched <= self.acceptor.log().last(), "peer {peer} holds more than its primary");
             }

@@ -1,12 +1,14 @@
 //! The requests of this replica's own session, from acceptance to outcome.
 //!
-//! A request gets its number only when there is a primary to send it to; before that it can still be taken back and is
-//! then surely not executed. Numbers are contiguous, so the outstanding ones are a queue: the primary of the day gets
-//! them in order, again from the first unanswered one whenever something may have been lost.
+//! A request gets its number only when there is a primary to send it to. Before that it can still
+//! be taken back, and is then never executed. Numbers are contiguous, so the outstanding requests
+//! are a queue: the present primary gets them in order, again from the first unanswered one
+//! whenever something may have been lost.
 //!
-//! A request with a number whose caller gives up becomes a *void*: its payload is let go of, and from then on a void is
-//! sent in its place. Whichever of the two is applied first counts, so the request is executed or surely not, and never
-//! both. One that was never sent is surely not executed from that moment on.
+//! A request with a number whose caller gives up becomes a *void*: its payload is dropped, and from
+//! then on a void is sent under its number. Whichever of the two is applied first counts, so the
+//! request is either executed or cancelled, and never both. A request that was never sent is
+//! cancelled from that moment on.
 
 use std::collections::VecDeque;
 
@@ -15,35 +17,45 @@ use bytes::Bytes;
 use super::RequestId;
 use crate::{Instant, ReplicaId, View};
 
+/// The requests of one session.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Requests {
+    /// Requests without a number, oldest first.
     waiting: VecDeque<(RequestId, Bytes)>,
-    /// `None`: a void.
+    /// Requests with a number and without an outcome; `None` is a void.
     outstanding: VecDeque<Option<Bytes>>,
     /// The number of `outstanding[0]`.
     first: u64,
-    /// The number to send next to the present target.
+    /// The number to send next to the present primary.
     unsent: u64,
-    /// Numbers from here on were never sent to anybody.
+    /// Numbers from here on were never sent to any primary.
     never_sent: u64,
     /// Bytes of the outstanding requests before `unsent`.
     sent_bytes: usize,
+    /// The present primary, and its view.
     target: Option<(View, ReplicaId)>,
+    /// The bytes of all requests without an outcome.
     bytes: usize,
+    /// When a request last got an outcome, or requests were sent again.
     last_progress: Instant,
+    /// When a gap was last filled that the primary complained about.
     gap_filled: Option<Instant>,
 }
 
-/// Most requests without an outcome; more are refused. A request costs memory even when its payload is small or gone.
+/// Most requests without an outcome; more are refused. A request costs memory even when its payload
+/// is small or gone.
 const MAX_REQUESTS: usize = 1 << 20;
 
 /// Most requests in one message.
 const MAX_PORTION: usize = 1 << 16;
 
-/// Requests to send: the number of the first, their bytes, and the numbers of the voids among them.
+/// Requests to send in one message.
 pub struct Portion {
+    /// The number of the first one.
     pub first: u64,
+    /// Their payloads.
     pub payloads: Vec<Bytes>,
+    /// The numbers of the voids among them.
     pub voids: Vec<u64>,
 }
 
@@ -52,6 +64,7 @@ fn bytes_of(request: &Option<Bytes>) -> usize {
 }
 
 impl Requests {
+    /// A session without requests.
     pub fn new(now: Instant) -> Requests {
         Requests {
             waiting: VecDeque::new(),
@@ -67,30 +80,32 @@ impl Requests {
         }
     }
 
-    /// Bytes of all requests without an outcome.
+    /// The bytes of all requests without an outcome.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Whether one more of `bytes` would be too much.
+    /// Whether one more request of `bytes` would be too much.
     pub fn is_full(&self, bytes: usize, max_bytes: usize) -> bool {
         self.bytes + bytes > max_bytes || self.waiting.len() + self.outstanding.len() >= MAX_REQUESTS
     }
 
+    /// Takes a request.
     pub fn push(&mut self, id: RequestId, payload: Bytes) {
         self.bytes += payload.len();
         self.waiting.push_back((id, payload));
     }
 
-    /// Takes a request back. True: it was never sent and never will be.
+    /// Takes a request back. True if that was possible: the request had no number, and is never
+    /// executed.
     pub fn cancel(&mut self, id: RequestId) -> bool {
         let Some(place) = self.waiting.iter().position(|(waiting, _)| *waiting == id) else { return false };
         self.bytes -= self.waiting.remove(place).map_or(0, |(_, payload)| payload.len());
         true
     }
 
-    /// Makes a void of the request with this number, if it has no outcome yet. True: it was never sent, and so will surely
-    /// not be executed.
+    /// Replaces the request with this number by a void, if it has no outcome yet. True if the
+    /// request was never sent: it is never executed.
     pub fn give_up(&mut self, number: u64) -> bool {
         let Some(place) = number.checked_sub(self.first) else { return false };
         let Some(request) = self.outstanding.get_mut(place as usize) else { return false };
@@ -103,9 +118,10 @@ impl Requests {
         number >= self.never_sent
     }
 
-    /// Numbers what waits and returns what the target has not been sent yet, at most `max_bytes` (at least one), and no
-    /// more than may be sent without an outcome: `window_bytes`, so that a primary holds a bounded part of each session.
-    /// The numbers given now are told to `numbered`.
+    /// Numbers the requests that wait, and returns those that the target has not been sent yet: at
+    /// most `max_bytes` (but at least one), and no more than `window_bytes` sent without an
+    /// outcome, so that a primary holds a bounded part of each session. The numbers given now are
+    /// added to `numbered`.
     pub fn portion(
         &mut self,
         now: Instant,
@@ -149,7 +165,7 @@ impl Requests {
         (!payloads.is_empty()).then_some(Portion { first, payloads, voids })
     }
 
-    /// Send again from `number` on, or from the first unanswered request if that is later.
+    /// Sends again from `number` on, or from the first unanswered request if that is later.
     pub fn resend(&mut self, number: u64, now: Instant) {
         let from = self.unsent.min(number.max(self.first));
         let again = self.outstanding.range((from - self.first) as usize..(self.unsent - self.first) as usize);
@@ -158,8 +174,9 @@ impl Requests {
         self.last_progress = now;
     }
 
-    /// The primary misses everything from `number` on. Each message behind the gap makes it say so, so that only one
-    /// answer is given per `pause_us`; what is lost of that one comes with [`Requests::retry`].
+    /// The primary lacks everything from `number` on. It says so for each message behind the gap,
+    /// so the gap is filled only once per `pause_us`; if that is lost, [`Requests::retry`] sends
+    /// again.
     pub fn fill_gap(&mut self, number: u64, now: Instant, pause_us: u64) {
         if self.gap_filled.is_none_or(|at| now.since_us(at) >= pause_us) {
             coverage!("requests.gap_filled");
@@ -168,7 +185,7 @@ impl Requests {
         }
     }
 
-    /// Nobody is there to send to.
+    /// There is no primary any more.
     pub fn forget_target(&mut self) {
         self.target = None;
     }
@@ -179,7 +196,7 @@ impl Requests {
         self.gap_filled = None;
     }
 
-    /// Sends everything again when nothing was answered for `retry_us`.
+    /// Sends everything again when no request got an outcome for `retry_us`.
     pub fn retry(&mut self, now: Instant, retry_us: u64) {
         if !self.outstanding.is_empty() && now.since_us(self.last_progress) >= retry_us {
             coverage!("requests.sent_again");
@@ -236,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_that_is_given_up_lets_go_of_its_payload_and_is_sent_as_a_void() {
+    fn a_request_that_is_given_up_drops_its_payload_and_is_sent_as_a_void() {
         let mut requests = Requests::new(Instant(0));
         for id in 0..3 {
             requests.push(RequestId(id), Bytes::from_static(b"xx"));
@@ -255,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_that_was_given_up_before_it_was_ever_sent_is_surely_not_executed() {
+    fn a_request_that_is_given_up_before_it_was_ever_sent_is_never_executed() {
         let mut requests = Requests::new(Instant(0));
         for id in 0..4 {
             requests.push(RequestId(id), Bytes::from_static(b"xx"));

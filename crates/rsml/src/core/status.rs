@@ -1,74 +1,93 @@
-//! How a replica is: what it tells its user, and what it tells its peers a few times a second.
+//! The state of a replica, for its user, and for its peers a few times a second.
 
 use std::collections::BTreeMap;
 
-use super::catch_up::CopyStatus;
-use super::digests::{RefusedCopy, Stray};
+use super::digests::{DivergedPeer, RefusedCopy};
 use super::replica::Replica;
-use super::view_manager::Role;
+use super::snapshot::CopyStatus;
+use crate::message::MessageHeader;
 use crate::message::Report;
-use crate::transport::Sender;
-use crate::value::DigestAt;
+use crate::value::{DigestAt, Value};
 use crate::{Boot, DiskId, Message, ReplicaId, Sequence, View};
 
-/// A view from outside.
+/// The state of a replica, for operators.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReplicaStatus {
+    /// The number of this replica.
     pub id: ReplicaId,
+    /// `unborn`, `secondary`, `candidate` or `primary`.
     pub role: &'static str,
+    /// The cluster that it belongs to; [`ClusterId::NONE`](crate::ClusterId::NONE) while it is
+    /// unborn.
     pub cluster_id: crate::ClusterId,
+    /// The number of its configuration.
     pub epoch: crate::Epoch,
+    /// The disk on which it keeps its log.
     pub disk_id: DiskId,
+    /// How often that disk has been started.
     pub boot: Boot,
+    /// The view that it has promised.
     pub view: View,
+    /// The primary, as far as it knows.
     pub primary: Option<ReplicaId>,
-    /// A primary that may serve reads: a quorum holds the first entry of its own view.
+    /// It leads and may serve reads: a quorum holds the first entry of its view.
     pub established: bool,
-    /// A primary that has applied everything chosen before its view.
+    /// It leads and has applied everything chosen before its view.
     pub recovered: bool,
-    /// To whom this primary is handing over.
+    /// It leads and is transferring its leadership to this replica.
     pub handing_over_to: Option<ReplicaId>,
+    /// Its user lets it lead.
     pub is_eligible: bool,
+    /// Its storage lacks space.
     pub storage_full: bool,
-    /// How long the oldest write to the log has been on its way to the disk.
+    /// For how long the oldest log write has been on its way to the disk, in microseconds.
     pub disk_waits_us: u64,
+    /// The last entry of its log, which may not be durable yet.
     pub last: Sequence,
+    /// The last durable entry.
     pub durable: Sequence,
+    /// The commit point that it knows.
     pub commit: Sequence,
+    /// The last entry that its database has applied.
     pub applied: Sequence,
     /// Microseconds since each peer was last heard; absent: never.
     pub heard_us: BTreeMap<ReplicaId, u64>,
-    /// What each peer last told about itself, a few times a second.
+    /// The last report of each peer. Peers report a few times a second.
     pub reports: BTreeMap<ReplicaId, Report>,
     /// The peers whose database a majority contradicts.
-    pub strays: BTreeMap<ReplicaId, Stray>,
-    /// False while unborn, and for a disk that does not belong.
+    pub diverged_peers: BTreeMap<ReplicaId, DivergedPeer>,
+    /// False while it is unborn, and for an observer.
     pub is_voter: bool,
+    /// How often it has adopted the log of a new view since its start.
     pub view_changes: u64,
-    /// Waits for a copy of a peer's database.
+    /// It needs a snapshot of a peer's database.
     pub is_catching_up: bool,
-    /// What has come of it; `None` before anybody was asked.
+    /// The snapshot that is being fetched; `None` before any replica was asked.
     pub copy: Option<CopyStatus>,
-    /// Such a copy came, and was not taken.
+    /// A snapshot that was fetched and not installed.
     pub refused_copy: Option<RefusedCopy>,
-    /// Peers that get a copy, and for which the log is kept whatever its size.
+    /// Peers that install a snapshot, and for which the log is kept whatever its size.
     pub log_held_for: Vec<ReplicaId>,
-    /// Such a copy is complete; the record that makes it the live database is not durable yet.
+    /// A snapshot is complete; the record that makes it the live database is not durable yet.
     pub is_switching: bool,
-    /// Copies of a peer's database that took the place of the own one since the start.
+    /// Snapshots that have replaced its database since its start.
     pub snapshots_installed: u64,
-    /// What the disk has lost of the log and this replica has not got from the others yet.
+    /// Entries of the log that its disk has lost and that it has not got from the others yet.
     pub lost: Vec<(Sequence, Sequence)>,
-    /// Entries that may have been chosen, and that nobody has any more: as long as it is so, nobody can lead.
+    /// Entries that may have been chosen, and that no replica has any more: nobody can lead until
+    /// one of them has.
     pub blocked: Option<(Sequence, Sequence)>,
-    /// Values proposed by this replica.
+    /// Values that it has proposed since its start.
     pub proposals: u64,
+    /// The bytes of its callers' requests without an outcome.
     pub pending_request_bytes: usize,
-    /// Messages dropped because they came from another cluster, a former start, or a disk that does not belong.
+    /// Messages dropped because they came from another cluster, a former start, or a disk that does
+    /// not belong.
     pub foreign_messages: u64,
 }
 
 impl Replica {
+    /// The state of this replica.
     pub fn status(&self) -> ReplicaStatus {
         let hard = self.acceptor.hard();
         ReplicaStatus {
@@ -82,18 +101,18 @@ impl Replica {
             primary: self.primary(),
             established: self.is_established(),
             recovered: self.is_recovered(),
-            handing_over_to: self.handover_target(),
-            is_eligible: self.is_eligible,
-            storage_full: self.is_full,
-            disk_waits_us: self.disk.waits_us(),
+            handing_over_to: self.transfer_target(),
+            is_eligible: self.duty.is_eligible,
+            storage_full: self.duty.is_full,
+            disk_waits_us: self.duty.disk.waits_us(),
             last: self.acceptor.log().last(),
             durable: self.acceptor.durable_last(),
             commit: self.learner.commit(),
             applied: self.learner.applied(),
-            reports: self.reports.clone(),
-            strays: self.digests.strays(),
+            reports: self.peers.reports.clone(),
+            diverged_peers: self.digests.diverged_peers(),
             is_voter: self.is_voter(),
-            heard_us: self.heard.iter().map(|(id, at)| (*id, self.now.since_us(*at))).collect(),
+            heard_us: self.peers.heard.iter().map(|(id, at)| (*id, self.now.since_us(*at))).collect(),
             view_changes: self.counters.view_changes,
             is_catching_up: self.is_catching_up(),
             copy: self.copy_status(),
@@ -109,16 +128,28 @@ impl Replica {
         }
     }
 
-    /// Tells the peers how this replica is, a few times a second.
+    /// Whether a read asked for now would find a primary that can serve it, as far as this replica
+    /// knows.
+    pub fn is_ready_to_read(&self) -> bool {
+        self.is_established() || (self.primary().is_some() && self.primary() != Some(self.id()))
+    }
+
+    /// The value of an entry in memory; for status and tests.
+    pub fn value_at(&self, sequence: Sequence) -> Option<Value> {
+        self.acceptor.log().get(sequence).cloned().map(Value::from_bytes)
+    }
+
+    /// Sends the peers a report of this replica, a few times a second.
     pub(super) fn report(&mut self) {
-        if self.is_unborn() || self.now < self.next_report {
+        if self.views.is_unborn() || self.now < self.timers.next_report {
             return;
         }
-        self.next_report = self.now.plus_us(4 * self.options.heartbeat_us);
+        self.timers.next_report = self.now.plus_us(4 * self.options.heartbeat_us);
         self.trim();
         self.send_report();
     }
 
+    /// Sends the peers a report of this replica.
     pub(super) fn send_report(&mut self) {
         let copy = self.copy_status();
         let report = Report {
@@ -126,29 +157,30 @@ impl Replica {
             last: self.acceptor.log().last().0,
             commit: self.learner.commit().0,
             applied: self.learner.applied().0,
-            digest: self.applied_digest,
-            is_primary: matches!(self.views.role, Role::Primary(_)),
-            is_candidate: matches!(self.views.role, Role::PreVoting { .. } | Role::Preparing(_)),
-            persisted: self.persisted.0,
-            storage_full: self.is_full,
-            is_ineligible: !self.is_eligible,
-            first: self.first_stored.0,
-            is_learner: !self.is_voter(),
+            digest: self.applied.digest,
+            is_primary: self.views.is_primary(),
+            is_candidate: self.views.is_candidate(),
+            persisted: self.stored.persisted.0,
+            storage_full: self.duty.is_full,
+            is_ineligible: !self.duty.is_eligible,
+            first: self.stored.first.0,
+            is_observer: !self.is_voter(),
             installing: self.catch_up.installing().0,
             inherited: self.digests.inherited().0,
             is_copying: self.is_catching_up(),
             copy_bytes: copy.as_ref().map_or(0, |copy| copy.received),
             copy_total: copy.as_ref().map_or(0, |copy| copy.total),
             copy_source: copy.as_ref().map_or(0, |copy| u32::from(copy.source.0) + 1),
-            log_grown: self.log_grown,
+            log_grown: self.stored.log_grown,
             digests: self.digests.publish().into_iter().map(DigestAt::from).collect(),
         };
         self.send_all(Message::Report(report));
     }
 
-    pub(super) fn on_report(&mut self, sender: &Sender, mut report: Report) {
+    /// Takes the report of a peer.
+    pub(super) fn on_report(&mut self, sender: &MessageHeader, mut report: Report) {
         let digests = std::mem::take(&mut report.digests).into_iter().map(From::from);
-        self.digests.hear(sender, Sequence(report.inherited), digests);
-        self.reports.insert(sender.replica, report);
+        self.digests.observe(sender, Sequence(report.inherited), digests, &self.membership);
+        self.peers.reports.insert(sender.replica, report);
     }
 }

@@ -1,13 +1,16 @@
-//! Handing over: a primary lets another replica lead, without waiting for anybody's timeout (Ongaro's thesis, 3.10).
+//! Transfer of leadership: a primary lets another replica lead without waiting for a timeout
+//! (Ongaro's thesis, 3.10).
 //!
-//! It goes on as usual until the target is close behind. Then it proposes nothing new, for one election timeout at most:
-//! requests wait, none is refused. Once the target holds the whole log durably in this view and knows that all of it is
-//! chosen, the primary gives up its lease, for as long as it leads this view, and tells the target, which stands at once
-//! and needs no pre-vote. If nobody else leads in time, the primary goes on.
+//! The primary works as usual until the target is close behind. Then it drains: it proposes nothing
+//! new, for one election timeout at most, while requests wait and none is refused. Once the target
+//! holds the whole log durably in this view, and knows that all of it is chosen, the primary
+//! revokes its lease for the rest of this view and asks the target to stand, which needs no
+//! pre-vote. If no other replica leads in time, the primary resumes.
 //!
-//! Nothing of this bears on safety but the lease: the target leads only after a phase 1 like any other.
+//! Only the lease bears on safety: the target leads after a phase 1 like any other.
 //!
-//! Resigning is the blunt form: the primary stops leading and says so, and the others look at once.
+//! Resigning is the blunt form: the primary stops leading and says so, and the others stand at
+//! once.
 
 use super::TransferId;
 use super::replica::Replica;
@@ -18,24 +21,37 @@ use crate::{Instant, ReplicaId, View};
 /// Why the primary is the same as before.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum TransferError {
+    /// This replica does not lead.
     #[error("this replica does not lead: {}", whom_to_ask(*.primary))]
-    NotPrimary { primary: Option<ReplicaId> },
+    NotPrimary {
+        /// The replica that leads, as far as it is known.
+        primary: Option<ReplicaId>,
+    },
+    /// The target is the primary already.
     #[error("replica {0} leads already")]
     LeadsAlready(ReplicaId),
+    /// The target has no vote.
     #[error("replica {0} does not vote in this cluster: name one that does")]
     NotAVoter(ReplicaId),
+    /// The target was not heard lately.
     #[error("replica {0} was not heard lately: start it, look at the network, or name another one")]
     Unreachable(ReplicaId),
+    /// The target may not lead.
     #[error("replica {0} is not eligible to lead: make it eligible, or name another one")]
     Ineligible(ReplicaId),
+    /// The target lacks space.
     #[error("the storage of replica {0} is full: make space there, or name another one")]
     StorageFull(ReplicaId),
+    /// No other replica can lead.
     #[error("no other replica can lead now: at least one other voter must be heard, be eligible and have space")]
     NoTarget,
+    /// A transfer to another replica is in progress.
     #[error("a transfer to replica {0} is under way: wait for its end")]
     UnderWay(ReplicaId),
+    /// The target did not lead in time.
     #[error("replica {0} did not take over in time: see who leads now, and try again")]
     TimedOut(ReplicaId),
+    /// The replica has stopped.
     #[error("the replica has stopped: {0}")]
     Stopped(String),
 }
@@ -49,79 +65,80 @@ fn whom_to_ask(primary: Option<ReplicaId>) -> String {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Stage {
-    /// The target is too far behind; everything goes on as usual.
+    /// The target is too far behind; the primary works as usual.
     CatchingUp,
-    /// Nothing new is proposed since then.
+    /// The primary has proposed nothing new since then.
     Draining(Instant),
-    /// The target was told to stand.
+    /// The target was asked to stand.
     Asked(Instant),
 }
 
-/// A transfer under way; it may outlast the role of primary, until it is known who leads.
+/// A transfer in progress. It may outlast the role of primary, until a new primary is known.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Handover {
+pub(super) struct LeadershipTransfer {
     callers: Vec<TransferId>,
     to: ReplicaId,
     view: View,
-    /// The target must be close behind by then, and the callers are told then what is known.
+    /// The target must be close behind by then. Callers that still wait then get an error.
     deadline: Instant,
     stage: Stage,
 }
 
 impl Replica {
+    /// A local caller wants `to` to lead, or the replica that is furthest along.
     pub(super) fn transfer(&mut self, id: TransferId, to: Option<ReplicaId>, deadline: Instant) {
-        match self.begin_handover(to, deadline) {
-            Ok(handover) => handover.callers.push(id),
+        match self.begin_transfer(to, deadline) {
+            Ok(transfer) => transfer.callers.push(id),
             Err(error) => self.outputs.transferred.push((id, Err(error))),
         }
     }
 
-    /// Starts handing over, or joins what is under way.
-    pub(super) fn begin_handover(
+    /// Starts a transfer, or joins the one in progress.
+    pub(super) fn begin_transfer(
         &mut self,
         to: Option<ReplicaId>,
         deadline: Instant,
-    ) -> Result<&mut Handover, TransferError> {
-        let Some(view) = self.views.proposer().map(|proposer| proposer.view) else {
+    ) -> Result<&mut LeadershipTransfer, TransferError> {
+        let Some(view) = self.proposer.as_ref().map(|proposer| proposer.view) else {
             return Err(TransferError::NotPrimary { primary: self.primary() });
         };
-        let under_way = self.handover.take().filter(|handover| handover.view == view);
-        let handover = match under_way {
-            Some(handover) if to.is_some_and(|to| to != handover.to) => {
-                let error = TransferError::UnderWay(handover.to);
-                self.handover = Some(handover);
+        let under_way = self.transfer.take().filter(|transfer| transfer.view == view);
+        let transfer = match under_way {
+            Some(transfer) if to.is_some_and(|to| to != transfer.to) => {
+                let error = TransferError::UnderWay(transfer.to);
+                self.transfer = Some(transfer);
                 return Err(error);
             }
-            Some(handover) => Handover { deadline: handover.deadline.max(deadline), ..handover },
+            Some(transfer) => LeadershipTransfer { deadline: transfer.deadline.max(deadline), ..transfer },
             None => {
                 let to = match to {
                     Some(to) => self.check_target(to)?,
                     None => self.successor().ok_or(TransferError::NoTarget)?,
                 };
-                Handover { callers: Vec::new(), to, view, deadline, stage: Stage::CatchingUp }
+                LeadershipTransfer { callers: Vec::new(), to, view, deadline, stage: Stage::CatchingUp }
             }
         };
-        Ok(self.handover.insert(handover))
+        Ok(self.transfer.insert(transfer))
     }
 
     fn check_target(&self, to: ReplicaId) -> Result<ReplicaId, TransferError> {
         if to == self.options.me {
             return Err(TransferError::LeadsAlready(to));
         }
-        if !self.configuration.disks.contains_key(&to) {
+        if !self.membership.has_voter(to) {
             return Err(TransferError::NotAVoter(to));
         }
         self.obstacle(to).map_or(Ok(to), Err)
     }
 
-    /// What keeps a voter from leading, as far as this primary knows.
+    /// Why a voter cannot lead, as far as this primary knows.
     fn obstacle(&self, peer: ReplicaId) -> Option<TransferError> {
-        let progress = self.views.proposer().and_then(|proposer| proposer.peers.get(&peer));
+        let progress = self.proposer.as_ref().and_then(|proposer| proposer.peers.get(&peer));
         if progress.is_some_and(|p| !p.is_voter) {
-            // A new disk in the place of the one that votes.
+            // Its disk was replaced, and is an observer's.
             return Some(TransferError::NotAVoter(peer));
         }
-        let report = self.reports.get(&peer);
+        let report = self.peers.reports.get(&peer);
         match progress {
             Some(p) if self.now.since_us(p.last_heard) < self.options.election_min_us => {}
             _ => return Some(TransferError::Unreachable(peer)),
@@ -132,105 +149,109 @@ impl Replica {
         report.is_some_and(|report| report.storage_full).then_some(TransferError::StorageFull(peer))
     }
 
-    /// The voter that should lead instead of this primary: of those that can, the one furthest along.
+    /// The voter that should lead instead of this primary: of those that can, the one that holds
+    /// most of the log.
     pub(super) fn successor(&self) -> Option<ReplicaId> {
-        let peers = self.views.proposer()?.peers.iter();
+        let peers = self.proposer.as_ref()?.peers.iter();
         let follows = peers.filter(|(_, p)| p.matched > crate::Sequence::ZERO);
         let fit = follows.filter(|(id, _)| self.obstacle(**id).is_none());
         fit.max_by_key(|(id, p)| (p.matched, std::cmp::Reverse(**id))).map(|(id, _)| *id)
     }
 
-    /// Whether this primary proposes nothing for now.
-    pub(super) fn is_handing_over(&self) -> bool {
-        let view = self.views.proposer().map(|proposer| proposer.view);
-        self.handover.as_ref().is_some_and(|h| Some(h.view) == view && h.stage != Stage::CatchingUp)
+    /// Whether this primary proposes nothing for now, because of a transfer.
+    pub(super) fn is_draining(&self) -> bool {
+        let view = self.proposer.as_ref().map(|proposer| proposer.view);
+        self.transfer.as_ref().is_some_and(|h| Some(h.view) == view && h.stage != Stage::CatchingUp)
     }
 
-    /// Whether a replica that promised more than this primary's view is most likely the one that was told to stand.
+    /// Whether a replica that promised more than this primary's view is most likely the one that
+    /// was asked to stand.
     pub(super) fn has_asked_successor(&self) -> bool {
-        self.handover.as_ref().is_some_and(|handover| matches!(handover.stage, Stage::Asked(_)))
+        self.transfer.as_ref().is_some_and(|transfer| matches!(transfer.stage, Stage::Asked(_)))
     }
 
-    pub(super) fn handover_target(&self) -> Option<ReplicaId> {
-        self.handover.as_ref().map(|handover| handover.to)
+    /// The replica that this primary transfers its leadership to.
+    pub(super) fn transfer_target(&self) -> Option<ReplicaId> {
+        self.transfer.as_ref().map(|transfer| transfer.to)
     }
 
-    /// Takes the next step of a transfer when its time has come.
-    pub(super) fn advance_handover(&mut self) {
+    /// Takes the next step of a transfer once it is possible.
+    pub(super) fn advance_transfer(&mut self) {
         let (now, last, commit) = (self.now, self.acceptor.log().last(), self.learner.commit());
         let close = 2 * self.options.max_in_flight_values;
-        let (Some(handover), Role::Primary(proposer)) = (&mut self.handover, &mut self.views.role) else { return };
-        let Some(progress) = proposer.peers.get_mut(&handover.to).filter(|_| handover.view == proposer.view) else {
+        let (Some(transfer), Some(proposer)) = (&mut self.transfer, &mut self.proposer) else { return };
+        let Some(progress) = proposer.peers.get_mut(&transfer.to).filter(|_| transfer.view == proposer.view) else {
             return;
         };
-        if handover.stage == Stage::CatchingUp && last.0 - progress.matched.0 <= close {
-            handover.stage = Stage::Draining(now);
+        if transfer.stage == Stage::CatchingUp && last.0 - progress.matched.0 <= close {
+            transfer.stage = Stage::Draining(now);
         }
         let holds_all = progress.matched == last && commit == last;
-        if !holds_all || !matches!(handover.stage, Stage::Draining(_)) {
+        if !holds_all || !matches!(transfer.stage, Stage::Draining(_)) {
             return;
         }
         if progress.commit < last {
-            let is_told = progress.told_commit >= last;
-            progress.due |= !is_told;
-            progress.ask |= !is_told;
+            if progress.last_sent_commit < last {
+                progress.request_answer();
+            }
             return;
         }
-        handover.stage = Stage::Asked(now);
-        let (to, view) = (handover.to, proposer.view);
-        self.void_lease(view);
+        transfer.stage = Stage::Asked(now);
+        let (to, view) = (transfer.to, proposer.view);
+        self.revoke_lease(view);
         self.send(to, Message::Transfer(Transfer { view: view.0 }), Vec::new());
     }
 
-    /// Ends a transfer whose time is over; its callers may have to be told before.
-    pub(super) fn tick_handover(&mut self) {
+    /// Ends a transfer whose time is over, and answers callers whose own time is.
+    pub(super) fn tick_transfer(&mut self) {
         let (now, patience_us) = (self.now, self.options.election_max_us);
-        let view = self.views.proposer().map(|proposer| proposer.view);
-        let Some(handover) = &mut self.handover else { return };
-        let late = Err(TransferError::TimedOut(handover.to));
-        let is_over = match handover.stage {
-            Stage::CatchingUp => now >= handover.deadline,
+        let view = self.proposer.as_ref().map(|proposer| proposer.view);
+        let Some(transfer) = &mut self.transfer else { return };
+        let late = Err(TransferError::TimedOut(transfer.to));
+        let is_over = match transfer.stage {
+            Stage::CatchingUp => now >= transfer.deadline,
             Stage::Draining(since) | Stage::Asked(since) => now.since_us(since) >= patience_us,
         };
         if is_over {
-            self.end_handover(late);
-        } else if Some(handover.view) != view && !matches!(handover.stage, Stage::Asked(_)) {
-            self.end_handover(Err(TransferError::NotPrimary { primary: None }));
-        } else if now >= handover.deadline {
-            let callers = std::mem::take(&mut handover.callers);
+            self.end_transfer(late);
+        } else if Some(transfer.view) != view && !matches!(transfer.stage, Stage::Asked(_)) {
+            self.end_transfer(Err(TransferError::NotPrimary { primary: None }));
+        } else if now >= transfer.deadline {
+            let callers = std::mem::take(&mut transfer.callers);
             self.outputs.transferred.extend(callers.into_iter().map(|id| (id, late.clone())));
         }
     }
 
-    /// `result`: who leads now, if somebody else does.
-    pub(super) fn end_handover(&mut self, result: Result<ReplicaId, TransferError>) {
-        let Some(handover) = self.handover.take() else { return };
-        self.outputs.transferred.extend(handover.callers.into_iter().map(|id| (id, result.clone())));
+    /// Ends a transfer. `result`: the replica that leads now, if it is another one.
+    pub(super) fn end_transfer(&mut self, result: Result<ReplicaId, TransferError>) {
+        let Some(transfer) = self.transfer.take() else { return };
+        self.outputs.transferred.extend(transfer.callers.into_iter().map(|id| (id, result.clone())));
     }
 
-    /// The primary that this replica follows wants it to lead.
+    /// The primary that this replica follows asks it to stand.
     pub(super) fn on_transfer(&mut self, from: ReplicaId, message: Transfer) {
         let view = View(message.view);
-        let follows = view == self.acceptor.promised() && self.views.primary == Some(from);
-        let is_free = matches!(self.views.role, Role::Secondary | Role::PreVoting { .. });
+        let follows = view == self.acceptor.promised() && self.views.primary() == Some(from);
+        let is_free = matches!(self.views.role(), Role::Secondary | Role::PreVoting { .. });
         if follows && is_free && self.acceptor.vote(view).is_some() && self.may_stand() {
             self.start_campaign(view);
         }
     }
 
-    /// Leads no more, and says so: the others need not find out.
+    /// Stops leading and says so, so that the others need not wait for a timeout.
     pub(super) fn resign(&mut self) {
-        let Some(view) = self.views.proposer().map(|proposer| proposer.view) else { return };
+        let Some(view) = self.proposer.as_ref().map(|proposer| proposer.view) else { return };
         self.send_all(Message::Resign(Resign { view: view.0 }));
         self.become_secondary(None);
     }
 
+    /// The primary of a view leads no longer.
     pub(super) fn on_resign(&mut self, from: ReplicaId, message: Resign) {
         let view = View(message.view);
         let follows = view == self.acceptor.promised() && view.owner() == Some(from);
-        if follows && self.views.primary == Some(from) {
+        if follows && self.views.primary() == Some(from) {
             self.become_secondary(None);
-            self.views.suspect(self.now, self.options.heartbeat_us);
+            self.views.expire_election_timer_soon(self.now, self.options.heartbeat_us);
         }
     }
 }

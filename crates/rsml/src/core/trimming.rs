@@ -1,17 +1,21 @@
-//! Letting go of the log's beginning.
+//! Trimming: dropping the beginning of the log.
 //!
-//! The database is the snapshot: entries that it has persisted are needed by nobody here. They are kept for peers that
-//! lag, as far as `log_keep_bytes` reaches; whoever needs more gets a copy of the database.
+//! The database is the snapshot: this replica does not need entries that the database has
+//! persisted. They are kept for lagging peers, up to `log_keep_bytes`. A peer that needs older ones
+//! gets a snapshot of the database.
 //!
-//! A copy is worth something only with the entries behind it. So while a peer gets one, and until it has those entries too,
-//! the log is *held* for it: nothing that it still needs is let go of, however large the log gets meanwhile.
+//! A snapshot is of use only with the entries that follow it. While a peer installs one, and until
+//! it has those entries too, the log is *held* for it: no entry that it still needs is dropped,
+//! however large the log gets meanwhile.
 //!
 //! # Invariants
-//! - Nothing is let go of that the own database has not persisted.
-//! - While a hold is in force, no entry above [`Hold::above`] is let go of.
-//! - A hold is in force only while its peer makes progress, has not begun too often, and the disk has ample space. Without one
-//!   in force the log is cut down to `log_keep_bytes`, or to a multiple of that while a peer that gets a copy makes progress. So
-//!   neither a peer that hangs nor one that begins again and again makes the log grow for long, and none makes it fill the disk.
+//! - No entry is dropped that the database of this replica has not persisted.
+//! - While a hold is in force, no entry above [`Hold::above`] is dropped.
+//! - A hold is in force only while its peer makes progress, has not started over too often, and the
+//!   disk has ample space. Without a hold in force the log is cut down to `log_keep_bytes`, or to a
+//!   multiple of that while a peer that installs a snapshot makes progress. So neither a peer that
+//!   hangs nor one that starts over again and again makes the log grow for long, and none makes it
+//!   fill the disk.
 
 use std::collections::BTreeMap;
 
@@ -19,32 +23,35 @@ use super::replica::Replica;
 use crate::message::Report;
 use crate::{Instant, ReplicaId, Sequence};
 
-/// So many times `log_keep_bytes` of log are kept while a replica gets a copy and its hold is not in force.
+/// The log is kept up to this multiple of `log_keep_bytes` while a replica installs a snapshot and
+/// its hold is not in force.
 const KEPT_DURING_CATCH_UP: u64 = 8;
 
-/// A peer that got nothing for so many `retry_us` (a minute by default) makes no progress: the source of a copy may need a
-/// while to make it.
+/// A peer that received nothing for this many retry intervals (a minute by default) makes no
+/// progress. The source of a snapshot may need a while to make it.
 const PATIENCE: u64 = 300;
 
-/// A peer that has caught up with what was committed so many `retry_us` ago (a second by default) lags like any other.
+/// A peer has caught up once it has the entries that were committed this many retry intervals ago
+/// (a second by default).
 const SOON: u64 = 5;
 
-/// So many copies may come to nothing before a peer is not waited for any more.
+/// Most snapshots that a peer may start before the log is no longer held for it.
 const MOST_ATTEMPTS: u32 = 8;
 
-/// The log is kept for a peer that gets a copy of a database.
+/// The log is kept for a peer that installs a snapshot.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Hold {
-    /// The peer has, or is getting, everything through here. Before its copy has a name, all that there was.
+    /// The peer has, or is getting, everything through here; until its snapshot is known, the
+    /// entries that were trimmed then.
     above: Sequence,
-    /// What had come of its copy, and how far its log reached.
+    /// The bytes of the snapshot that it had received, and how far its log reached.
     copied: u64,
     reached: Sequence,
-    /// When either had grown last.
+    /// When either last grew.
     progress: Instant,
-    /// Copies that it has begun.
+    /// Snapshots that it has started.
     attempts: u32,
-    /// Since its copy is in: what was committed here at some moment, and when that was.
+    /// Set once its snapshot is installed: the commit point here at some moment, and when that was.
     goal: Option<(Sequence, Instant)>,
 }
 
@@ -58,7 +65,7 @@ impl Hold {
         if report.copy_bytes > self.copied || reached > self.reached {
             self.progress = now;
         } else if report.copy_bytes < self.copied && report.is_copying {
-            // It has begun another one.
+            // It has started another one.
             self.attempts += 1;
             self.progress = now;
         }
@@ -67,8 +74,8 @@ impl Hold {
         self.above = self.above.max(self.reached).max(Sequence(report.persisted.max(report.installing)));
     }
 
-    /// Whether it has the entries behind its copy too, but for those of the last moment. Those that came while it fetched the
-    /// others are a goal of their own.
+    /// Whether it has the entries after its snapshot too, except for the newest ones. Entries that
+    /// were committed while it fetched the others are the next goal.
     fn has_caught_up(&mut self, report: &Report, commit: Sequence, now: Instant, soon_us: u64) -> bool {
         if is_copying(report) {
             self.goal = None;
@@ -87,7 +94,7 @@ impl Hold {
     }
 }
 
-/// How far the peer's log holds what is committed: it asks for nothing of that.
+/// The last committed entry in the peer's log: it needs none of those through here.
 fn reached(report: &Report) -> Sequence {
     Sequence(report.commit.min(report.last))
 }
@@ -96,11 +103,11 @@ fn is_copying(report: &Report) -> bool {
     report.is_copying || report.installing > 0
 }
 
-/// For whom the log is held, and whether that may go on.
+/// The peers for which the log is held, and whether the disk has space for that.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Retention {
     holds: BTreeMap<ReplicaId, Hold>,
-    /// The disk has far more space than it must.
+    /// The disk has ample space.
     pub is_roomy: bool,
 }
 
@@ -111,23 +118,25 @@ impl Retention {
 }
 
 impl Replica {
-    /// The own database survives a crash through `sequence`.
+    /// The database of this replica survives a crash through `sequence`; the log takes `log_bytes`
+    /// on disk.
     pub(super) fn note_persisted(&mut self, sequence: Sequence, log_bytes: u64) {
         assert!(sequence <= self.learner.applied(), "{sequence} was never applied");
-        self.persisted = self.persisted.max(sequence);
-        self.log_bytes = log_bytes;
+        self.stored.persisted = self.stored.persisted.max(sequence);
+        self.stored.log_bytes = log_bytes;
     }
 
-    /// Below what every voter's database has persisted, always; else, when the log has grown too long, below what the own
-    /// one has. Never what somebody needs whose hold is in force.
+    /// Drops entries that every voter's database has persisted; if the log has grown too long, also
+    /// those that only the database of this replica has persisted. Never drops entries that a peer
+    /// needs whose hold is in force.
     pub(super) fn trim(&mut self) {
         self.look_after_holds();
-        let kept_for_all = self.configuration.disks.keys().map(|id| self.persisted_at(*id)).min();
+        let kept_for_all = self.membership.voters().map(|id| self.persisted_at(id)).min();
         let keep =
             self.options.log_keep_bytes.saturating_mul(if self.is_any_copying() { KEPT_DURING_CATCH_UP } else { 1 });
         let upto = match kept_for_all {
-            Some(upto) if self.log_bytes <= keep => upto.min(self.persisted),
-            _ => self.persisted,
+            Some(upto) if self.stored.log_bytes <= keep => upto.min(self.stored.persisted),
+            _ => self.stored.persisted,
         };
         let upto = match self.held_above() {
             Some(above) if above < upto => {
@@ -137,17 +146,17 @@ impl Replica {
             _ => upto,
         };
         let below = upto.next();
-        if below > self.first_stored {
-            self.first_stored = below;
+        if below > self.stored.first {
+            self.stored.first = below;
             self.outputs.trim = Some(below);
         }
     }
 
     fn look_after_holds(&mut self) {
-        let (now, commit, above) = (self.now, self.learner.commit(), self.first_stored.previous());
+        let (now, commit, above) = (self.now, self.learner.commit(), self.stored.first.previous());
         let soon_us = SOON * self.options.retry_us;
-        for (id, report) in &self.reports {
-            let is_voter = self.configuration.disks.contains_key(id);
+        for (id, report) in &self.peers.reports {
+            let is_voter = self.membership.has_voter(*id);
             match self.retention.holds.get_mut(id) {
                 None if is_voter && is_copying(report) => {
                     self.retention.holds.insert(*id, Hold::new(above, report, now));
@@ -177,23 +186,23 @@ impl Replica {
         self.in_force().map(|(_, hold)| hold.above).min()
     }
 
-    /// For whom the log is held now, whatever its size.
+    /// The peers for which the log is held now, whatever its size.
     pub(super) fn held_for(&self) -> Vec<ReplicaId> {
         self.in_force().map(|(id, _)| *id).collect()
     }
 
-    /// Whether a peer gets a copy, or the entries behind one, and makes progress. Peers of earlier versions do not tell how
-    /// much of their copy has come.
+    /// Whether a peer installs a snapshot, or fetches the entries after one, and makes progress.
+    /// Peers of earlier versions do not report how much of their snapshot they have received.
     fn is_any_copying(&self) -> bool {
         let is_silent = |report: &Report| report.installing > 0 && !report.is_copying;
-        self.configuration.disks.keys().filter_map(|id| self.reports.get(id)).any(is_silent)
+        self.membership.voters().filter_map(|id| self.peers.reports.get(&id)).any(is_silent)
             || self.retention.holds.values().any(|hold| self.makes_progress(hold))
     }
 
     fn persisted_at(&self, id: ReplicaId) -> Sequence {
-        let reported = self.reports.get(&id);
+        let reported = self.peers.reports.get(&id);
         match id == self.options.me {
-            true => self.persisted,
+            true => self.stored.persisted,
             false => reported.map_or(Sequence::ZERO, |report| Sequence(report.persisted.max(report.installing))),
         }
     }

@@ -4,32 +4,36 @@ use std::fmt;
 
 use crate::{Divergence, DivergenceKind, ExecutionError, ExecutionErrorKind, StorageError};
 
-/// What kind of trouble stopped a replica: what has to be done about it depends on this.
+/// The kind of failure that stopped a replica. It determines what has to be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FailureKind {
     /// The log could not be written or read.
     Storage,
-    /// The executor could not go on.
+    /// The executor could not continue.
     Execution,
-    /// The executor lacked something that others may give back, such as file descriptors: starting again gets over it.
+    /// The executor lacked a resource that may be available again later, such as file descriptors.
+    /// A restart helps.
     Starved,
-    /// The database holds what was never written to it: it must be rebuilt from a peer.
+    /// The database holds data that was never written to it: it must be rebuilt from a peer.
     Damaged,
-    /// A majority of the replicas agrees on another state than this one's: its database must be rebuilt from a peer.
+    /// A majority of the replicas agrees on a state that differs from this one's: its database must
+    /// be rebuilt from a peer.
     Diverged,
-    /// The replicas' states differ and no majority agrees: nobody knows which database is right, so none may be thrown
-    /// away.
+    /// The replicas' states differ, and no majority agrees. It is unknown which database is right,
+    /// so none may be discarded.
     DivergedWithoutMajority,
-    /// A fault of the program.
+    /// A bug in this program.
     Invariant,
-    /// It was asked to stop.
+    /// The replica was asked to stop.
     ShutDown,
 }
 
 /// Why a replica stopped, for programs and for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
+    /// The kind, for programs.
     pub kind: FailureKind,
+    /// The cause, for people.
     pub reason: String,
 }
 

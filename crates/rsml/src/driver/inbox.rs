@@ -1,4 +1,5 @@
-//! A queue into one thread, which takes everything that waits at once: under load one wake-up serves many items.
+//! A queue to one thread, which takes all waiting items at once: under load, one wake-up serves
+//! many items.
 
 use std::time::Duration;
 
@@ -13,13 +14,13 @@ struct State<T> {
     items: Vec<T>,
     closed: bool,
     sleeping: bool,
-    /// Somebody wants the thread, whether or not there are items.
-    wanted: bool,
+    /// The thread was woken, whether or not there are items.
+    woken: bool,
 }
 
 impl<T> Inbox<T> {
     pub fn new() -> Self {
-        let state = State { items: Vec::new(), closed: false, sleeping: false, wanted: false };
+        let state = State { items: Vec::new(), closed: false, sleeping: false, woken: false };
         Inbox { state: Mutex::new(state), wake: Condvar::new() }
     }
 
@@ -27,31 +28,32 @@ impl<T> Inbox<T> {
         self.state.lock().expect("no holder of this lock panics")
     }
 
-    /// Adds an item and wakes the thread; false when the inbox is closed.
+    /// Adds an item and wakes the thread. Returns false if the inbox is closed.
     pub fn push(&self, item: T) -> bool {
         let mut state = self.lock();
         if state.closed {
             return false;
         }
         state.items.push(item);
-        self.rouse(state);
+        self.wake_up(state);
         true
     }
 
-    /// Adds an item without waking anybody; it is dropped when the inbox is closed.
-    pub fn push_quietly(&self, item: T) {
+    /// Adds an item without waking the thread. If the inbox is closed, the item is dropped.
+    pub fn push_without_waking(&self, item: T) {
         let mut state = self.lock();
         if !state.closed {
             state.items.push(item);
         }
     }
 
+    /// Wakes the thread, also if it is only about to sleep.
     pub fn wake(&self) {
-        self.rouse(self.lock());
+        self.wake_up(self.lock());
     }
 
-    fn rouse(&self, mut state: MutexGuard<'_, State<T>>) {
-        state.wanted = true;
+    fn wake_up(&self, mut state: MutexGuard<'_, State<T>>) {
+        state.woken = true;
         if std::mem::take(&mut state.sleeping) {
             drop(state);
             self.wake.notify_one();
@@ -70,12 +72,12 @@ impl<T> Inbox<T> {
         self.lock().closed
     }
 
-    /// What waits now.
+    /// Takes all items without waiting.
     pub fn take(&self) -> Vec<T> {
         std::mem::take(&mut self.lock().items)
     }
 
-    /// Waits for items. `None`: closed and empty.
+    /// Waits for items and takes all. `None` if the inbox is closed and empty.
     pub fn drain(&self) -> Option<Vec<T>> {
         let mut state = self.lock();
         while state.items.is_empty() && !state.closed {
@@ -89,7 +91,8 @@ impl<T> Inbox<T> {
         Some(std::mem::take(&mut state.items))
     }
 
-    /// Waits for items, at most `timeout`: there may be none. `None`: closed and empty.
+    /// Waits for items, but not longer than `timeout`, and takes all that there are, if any. `None`
+    /// if the inbox is closed and empty.
     pub fn drain_within(&self, timeout: Duration) -> Option<Vec<T>> {
         let mut state = self.lock();
         if state.items.is_empty() && !state.closed {
@@ -100,20 +103,21 @@ impl<T> Inbox<T> {
         (!state.items.is_empty() || !state.closed).then(|| std::mem::take(&mut state.items))
     }
 
-    /// Waits until the thread is wanted or there are items, at most `timeout`; takes nothing. False: closed.
+    /// Waits until the thread is woken or there are items, but not longer than `timeout`. Takes
+    /// nothing. Returns false if the inbox is closed.
     pub fn wait(&self, timeout: Duration) -> bool {
         let mut state = self.lock();
-        // What was left quietly while the thread was at work is left to it.
-        if state.items.is_empty() && !state.wanted && !state.closed {
+        // Items that were pushed without waking while the thread was busy are left to it.
+        if state.items.is_empty() && !state.woken && !state.closed {
             state.sleeping = true;
             state = self.wake.wait_timeout(state, timeout).expect("no holder of this lock panics").0;
             state.sleeping = false;
         }
-        state.wanted = false;
+        state.woken = false;
         !state.closed
     }
 
-    /// No more items are taken in; what waits is still handed out by [`Inbox::drain`].
+    /// Accepts no more items. [`Inbox::drain`] still returns those that wait.
     pub fn close(&self) {
         self.lock().closed = true;
         self.wake.notify_all();
@@ -131,7 +135,7 @@ mod tests {
 
     const LONG: Duration = Duration::from_secs(3600);
 
-    /// Runs `body` in every interleaving that there is.
+    /// Runs `body` in every possible interleaving.
     fn in_every_order(body: impl Fn() + Send + Sync + 'static) {
         check_dfs(body, None);
     }
@@ -144,13 +148,13 @@ mod tests {
         thread::spawn(move || task(&inbox))
     }
 
-    /// What the thread takes until it is told that the inbox is closed.
+    /// All items that the thread takes until the inbox is closed.
     fn take_all(inbox: &Inbox<u8>, next: impl Fn(&Inbox<u8>) -> Option<Vec<u8>>) -> Vec<u8> {
         std::iter::from_fn(|| next(inbox)).flatten().collect()
     }
 
     #[test]
-    fn what_was_taken_in_is_handed_out_once_and_in_order_and_then_the_thread_is_let_go() {
+    fn items_are_taken_once_and_in_order_and_closing_ends_the_thread() {
         for next in [Inbox::drain, |inbox: &Inbox<u8>| inbox.drain_within(LONG)] {
             in_every_order(move || {
                 let inbox = Arc::new(Inbox::new());
@@ -166,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn what_meets_a_closing_inbox_is_handed_out_exactly_if_it_was_taken_in() {
+    fn an_item_that_is_pushed_while_the_inbox_closes_is_taken_exactly_if_it_was_accepted() {
         for next in [Inbox::drain, |inbox: &Inbox<u8>| inbox.drain_within(LONG)] {
             in_every_order(move || {
                 let inbox = Arc::new(Inbox::new());
@@ -199,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_that_is_wanted_wakes_whether_it_sleeps_already_or_not() {
+    fn a_thread_wakes_up_whether_it_sleeps_already_or_not() {
         in_every_order(|| {
             let inbox = Arc::new(Inbox::new());
             let waiting = spawn(&inbox, |inbox| inbox.wait(LONG));
@@ -209,10 +213,10 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_does_not_go_to_sleep_over_what_was_left_quietly_while_it_was_awake() {
+    fn a_thread_does_not_sleep_if_an_item_was_pushed_without_waking_while_it_was_awake() {
         in_every_order(|| {
             let inbox = Arc::new(Inbox::new());
-            inbox.push_quietly(1);
+            inbox.push_without_waking(1);
             assert!(inbox.wait(LONG));
             assert_eq!(inbox.take(), [1]);
         });

@@ -1,18 +1,18 @@
-//! Log lines about leadership: one per view, and one when there has been no primary for a while.
+//! Log lines about leadership: one per view, and one if there has been no primary for a while.
 
 use std::fmt;
-use std::time::{Duration, Instant as Clock};
+use std::time::{Duration, Instant as StdInstant};
 
-use super::replica::RoleChange;
+use super::status::RoleChange;
 use crate::{ReplicaId, View};
 
-/// Elections take a fraction of a second; without a primary for this long, something is wrong.
+/// Elections take a fraction of a second. If there is no primary for this long, something is wrong.
 const NO_PRIMARY_PATIENCE: Duration = Duration::from_secs(10);
 
-/// An event worth a line.
+/// An event to be logged.
 #[derive(Debug, PartialEq, Eq)]
 pub enum News {
-    /// `primary` serves in `view`.
+    /// `primary` serves requests in `view`.
     Leads { primary: ReplicaId, view: View, former: Option<ReplicaId> },
     /// There has been no primary for [`NO_PRIMARY_PATIENCE`].
     NobodyLeads,
@@ -20,32 +20,33 @@ pub enum News {
 
 /// Remembers what was logged last.
 pub struct Leadership {
-    said: Option<(View, ReplicaId)>,
+    logged: Option<(View, ReplicaId)>,
     /// When the primary was lost.
-    missing_since: Option<Clock>,
-    said_missing: bool,
+    missing_since: Option<StdInstant>,
+    logged_missing: bool,
 }
 
 impl Leadership {
     pub fn new() -> Self {
-        Leadership { said: None, missing_since: None, said_missing: false }
+        Leadership { logged: None, missing_since: None, logged_missing: false }
     }
 
-    pub fn observe(&mut self, role: &RoleChange, now: Clock) -> Option<News> {
+    /// Takes note of a role. Returns what is to be logged, if anything.
+    pub fn observe(&mut self, role: &RoleChange, now: StdInstant) -> Option<News> {
         let Some(primary) = role.primary.filter(|_| role.established) else {
             let since = *self.missing_since.get_or_insert(now);
-            if self.said_missing || now.saturating_duration_since(since) < NO_PRIMARY_PATIENCE {
+            if self.logged_missing || now.saturating_duration_since(since) < NO_PRIMARY_PATIENCE {
                 return None;
             }
-            self.said_missing = true;
+            self.logged_missing = true;
             return Some(News::NobodyLeads);
         };
         self.missing_since = None;
-        let was_missing = std::mem::take(&mut self.said_missing);
-        if self.said == Some((role.view, primary)) && !was_missing {
+        let was_missing = std::mem::take(&mut self.logged_missing);
+        if self.logged == Some((role.view, primary)) && !was_missing {
             return None;
         }
-        let former = self.said.replace((role.view, primary)).map(|(_, former)| former);
+        let former = self.logged.replace((role.view, primary)).map(|(_, former)| former);
         Some(News::Leads { primary, view: role.view, former })
     }
 }
@@ -73,7 +74,7 @@ impl fmt::Display for News {
             }
             News::NobodyLeads => write!(
                 f,
-                "no primary for {} s, and writes wait for one. It takes a majority of the replicas, running and connected: \
+                "no primary for {} s, and writes wait for one. A majority of the replicas must run and be connected: \
                  start those that are missing; /status names them",
                 NO_PRIMARY_PATIENCE.as_secs()
             ),
@@ -91,8 +92,8 @@ mod tests {
     }
 
     /// The lines logged for these roles, observed one per second.
-    fn said(roles: &[RoleChange]) -> Vec<String> {
-        let (mut leadership, start) = (Leadership::new(), Clock::now());
+    fn logged(roles: &[RoleChange]) -> Vec<String> {
+        let (mut leadership, start) = (Leadership::new(), StdInstant::now());
         let at = |seconds: usize| start + Duration::from_secs(seconds as u64);
         let news = roles.iter().enumerate().filter_map(|(second, role)| leadership.observe(role, at(second)));
         news.map(|news| news.to_string()).collect()
@@ -116,15 +117,15 @@ mod tests {
             "replica 0 is primary of view 768 (was replica 1)",
             "replica 0 is primary of view 1024 (as before)",
         ];
-        assert_eq!(said(&steps), lines);
+        assert_eq!(logged(&steps), lines);
     }
 
     #[test]
-    fn a_cluster_that_nobody_leads_says_so_once_and_when_it_is_over() {
+    fn a_cluster_without_a_primary_logs_that_once_and_when_it_has_one_again() {
         let mut steps = vec![role(256, Some(0), true)];
         steps.resize(30, role(256, None, false));
         steps.push(role(256, Some(0), true));
-        let lines = said(&steps);
+        let lines = logged(&steps);
         assert_eq!(lines.len(), 3, "{lines:?}");
         assert!(lines[1].starts_with("no primary for 10 s"), "{lines:?}");
         assert_eq!(lines[2], "replica 0 is primary of view 256 (as before)");

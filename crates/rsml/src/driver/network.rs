@@ -1,17 +1,12 @@
-//! The network manager: messages of the core become envelopes of a transport, and back.
+//! The network manager: sends the core's messages as envelopes of a transport.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
-use super::Event;
-use super::replica::Shared;
-use super::sync::atomic::Ordering;
-use crate::core::{Input, Outgoing};
-use crate::transport::{Envelope, EventSink, Sender, Transport, TransportEvent, TransportStatistics, Trouble};
-use crate::{Message, ReplicaId};
-
-/// More messages than this waiting for a replica that cannot keep up are dropped; peers send again.
-const MAX_WAITING: usize = 100_000;
+use crate::core::Outgoing;
+use crate::message::MessageHeader;
+use crate::transport::{Envelope, Transport, TransportStatistics, Trouble};
+use crate::{Membership, ReplicaId};
 
 /// Owns a replica's transport.
 pub struct NetworkManager {
@@ -19,57 +14,32 @@ pub struct NetworkManager {
 }
 
 impl NetworkManager {
+    /// Sends over `transport`.
     pub fn new(transport: Arc<dyn Transport>) -> Self {
         NetworkManager { transport }
     }
 
-    /// Where the transport of a replica delivers to.
-    pub(super) fn sink(shared: Weak<Shared>) -> EventSink {
-        Arc::new(move |event| {
-            let Some(shared) = shared.upgrade() else { return };
-            let input = match event {
-                TransportEvent::Received(envelope) => {
-                    let Some(message) = Message::from_bytes(&envelope.body) else {
-                        // Of a newer version, most likely: what matters to that one it says in other words too.
-                        shared.status().messages_unknown += 1;
-                        return;
-                    };
-                    Input::Receive { sender: envelope.sender, message, payload: envelope.payload }
-                }
-                TransportEvent::Disconnected(peer) => Input::Disconnected(peer),
-                TransportEvent::Connected(_) => return,
-            };
-            let bytes = received_bytes(&input);
-            let waiting = shared.waiting_bytes.load(Ordering::Relaxed);
-            if shared.inbox.len() < MAX_WAITING && (bytes == 0 || waiting + bytes <= shared.max_waiting_bytes) {
-                shared.waiting_bytes.fetch_add(bytes, Ordering::Relaxed);
-                shared.bring(Event::Input(input));
-            }
-        })
+    pub(super) fn set_peers(&self, membership: &Membership) {
+        self.transport.set_peers(membership);
     }
 
-    pub(super) fn send(&self, sender: Sender, outgoing: Outgoing) {
+    pub(super) fn send(&self, sender: MessageHeader, outgoing: Outgoing) {
         let Outgoing { to, message, payload } = outgoing;
         self.transport.send(Envelope { sender, to, body: message.to_bytes(), payload });
     }
 
+    /// Counters of the transport.
     pub fn statistics(&self) -> TransportStatistics {
         self.transport.statistics()
     }
 
+    /// See [`Transport::troubles`].
     pub fn troubles(&self) -> BTreeMap<ReplicaId, Arc<Trouble>> {
         self.transport.troubles()
     }
 
+    /// Closes all connections. Nothing is received after this returns.
     pub fn shutdown(&self) {
         self.transport.shutdown();
-    }
-}
-
-/// What an input takes of [`MAX_WAITING_BYTES`] until the core has it.
-pub(super) fn received_bytes(input: &Input) -> usize {
-    match input {
-        Input::Receive { payload, .. } => payload.iter().map(bytes::Bytes::len).sum(),
-        _ => 0,
     }
 }

@@ -1,10 +1,11 @@
-//! What the threads of a replica share is built of these: locks, conditions, atomics, channels, threads, and the clock.
+//! The locks, condition variables, atomics, channels, threads and clock that the driver uses.
 //!
-//! They are the standard library's. In unit tests they belong to a scheduler that decides at each use of them which thread
-//! goes on, so that a test tries thousands of interleavings, and the same ones each time it runs (`interleavings`). There
-//! a wait with a timeout lasts until somebody ends it, and the clock stands still: a thread that only a timeout would have
-//! woken waits for ever, and the test says so. Atomics are sequentially consistent there, whatever ordering is asked for:
-//! one that is too weak is not found.
+//! In production they are the standard library's. In unit tests they belong to a scheduler, which
+//! decides at each use of them which thread runs next. So a test tries thousands of interleavings,
+//! and the same ones in each run (see `interleavings`). In these tests timeouts never expire, and
+//! the clock stands still: a thread that only a timeout would have woken waits forever, and the
+//! test fails. All atomics are sequentially consistent there, so these tests cannot detect an
+//! ordering that is too weak.
 
 #[cfg(test)]
 pub use shuttle::{
@@ -24,7 +25,7 @@ pub fn now() -> Instant {
     Instant::now()
 }
 
-/// There is time enough before it for what a test wants to have happened.
+/// One hour after the first call, so that tests can use instants that lie before it.
 #[cfg(test)]
 pub fn now() -> Instant {
     const AGE: std::time::Duration = std::time::Duration::from_secs(3600);

@@ -1,36 +1,38 @@
-//! Who waits for the outcome of a request or for a read point.
+//! The callers that wait for the outcome of a request, for a read point, or for the end of a
+//! transfer.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::time::Instant as Clock;
+use std::time::Instant as StdInstant;
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
-use super::{ReadError, RequestError};
+use super::error::{ReadError, RequestError};
 use crate::core::{ReadId, RequestId, TransferError, TransferId};
 use crate::{ReplicaId, Sequence};
 
 pub type RequestReply = oneshot::Sender<Result<Bytes, RequestError>>;
 pub type ReadReply = oneshot::Sender<Result<Sequence, ReadError>>;
 
-/// Requests of the own session: first without a number, then by number.
+/// The requests of this replica's session: first without a number, then by number.
 #[derive(Default)]
 pub struct RequestWaiters {
     unnumbered: HashMap<RequestId, Waiter>,
-    /// Arrival order with the moment after which each is taken back; those that got a number are passed over.
-    expiry: VecDeque<(RequestId, Clock)>,
+    /// In order of arrival, with the time at which each is cancelled if it has no number by then.
+    /// Requests that got a number may still be listed; they are skipped.
+    expiry: VecDeque<(RequestId, StdInstant)>,
     numbered: VecDeque<Waiter>,
     /// The number of `numbered[0]`.
     first: u64,
-    /// No numbered request that was not given up has an earlier deadline.
-    next_deadline: Option<Clock>,
-    /// The replica has stopped, and everybody was told; an apply that was under way may still end.
+    /// The earliest deadline of the numbered requests that were not given up.
+    next_deadline: Option<StdInstant>,
+    /// The replica has stopped, and all callers were answered. An apply in progress may still end.
     abandoned: bool,
 }
 
 struct Waiter {
-    deadline: Clock,
-    /// `None`: it was answered.
+    deadline: StdInstant,
+    /// `None` once the caller was answered.
     reply: Option<RequestReply>,
     given_up: bool,
 }
@@ -48,14 +50,16 @@ impl RequestWaiters {
         RequestWaiters { first: 1, ..Self::default() }
     }
 
-    /// Without a number it is taken back at `give_up`, with one it is given up at `deadline`.
-    pub fn add(&mut self, id: RequestId, give_up: Clock, deadline: Clock, reply: RequestReply) {
+    /// Adds a request. If it has no number at `cancel_at`, it is cancelled; if it has one, it is
+    /// given up at `deadline`.
+    pub fn add(&mut self, id: RequestId, cancel_at: StdInstant, deadline: StdInstant, reply: RequestReply) {
         self.unnumbered.insert(id, Waiter { deadline, reply: Some(reply), given_up: false });
-        self.expiry.push_back((id, give_up));
+        self.expiry.push_back((id, cancel_at));
     }
 
+    /// The request got its number in the session.
     pub fn number(&mut self, id: RequestId, number: u64) {
-        assert_eq!(number, self.first + self.numbered.len() as u64, "numbers are given without holes");
+        assert_eq!(number, self.first + self.numbered.len() as u64, "numbers are assigned without gaps");
         let waiter = self.unnumbered.remove(&id).expect("a request gets its number once");
         self.next_deadline = Some(self.next_deadline.map_or(waiter.deadline, |next| next.min(waiter.deadline)));
         self.numbered.push_back(waiter);
@@ -64,14 +68,14 @@ impl RequestWaiters {
         }
     }
 
-    /// Requests without a number whose time is over.
-    pub fn expired(&self, now: Clock) -> Vec<RequestId> {
-        let over = self.expiry.iter().filter(|(id, at)| *at <= now && self.unnumbered.contains_key(id));
-        over.map(|(id, _)| *id).collect()
+    /// The requests without a number that must be cancelled.
+    pub fn expired(&self, now: StdInstant) -> Vec<RequestId> {
+        let expired = self.expiry.iter().filter(|(id, at)| *at <= now && self.unnumbered.contains_key(id));
+        expired.map(|(id, _)| *id).collect()
     }
 
-    /// The numbers of requests whose time is over now; each is named once.
-    pub fn overdue(&mut self, now: Clock) -> Vec<u64> {
+    /// The numbers of the requests whose deadline has passed. Each is returned once.
+    pub fn overdue(&mut self, now: StdInstant) -> Vec<u64> {
         if self.next_deadline.is_none_or(|next| next > now) {
             return Vec::new();
         }
@@ -88,14 +92,16 @@ impl RequestWaiters {
         overdue
     }
 
-    /// A request with a number is surely not executed; the void in its place is still to come.
+    /// A request with a number will certainly not be executed. The void in its place is still to be
+    /// applied.
     pub fn withdraw(&mut self, number: u64) {
-        let place = number.checked_sub(self.first).and_then(|place| self.numbered.get_mut(place as usize));
-        if let Some(waiter) = place {
+        let waiter = number.checked_sub(self.first).and_then(|index| self.numbered.get_mut(index as usize));
+        if let Some(waiter) = waiter {
             waiter.answer(Err(RequestError::GivenUp));
         }
     }
 
+    /// A request without a number will get none.
     pub fn refuse(&mut self, id: RequestId, error: RequestError) {
         if let Some(mut waiter) = self.unnumbered.remove(&id) {
             waiter.answer(Err(error));
@@ -105,7 +111,7 @@ impl RequestWaiters {
         }
     }
 
-    /// `None`: a void was applied in its place.
+    /// A request was executed, with this outcome; or, with `None`, a void was applied in its place.
     pub fn finish(&mut self, number: u64, outcome: Option<Bytes>) {
         if self.abandoned {
             return;
@@ -116,7 +122,8 @@ impl RequestWaiters {
         waiter.answer(outcome.ok_or(RequestError::GivenUp));
     }
 
-    /// A snapshot was installed that has seen the requests through `number`: what became of them is not known here.
+    /// The requests through `number` were already executed in a snapshot that was installed, so
+    /// this replica does not know their outcomes.
     pub fn lost_through(&mut self, number: u64) {
         while self.first <= number {
             let Some(mut waiter) = self.numbered.pop_front() else { break };
@@ -125,7 +132,7 @@ impl RequestWaiters {
         }
     }
 
-    /// The replica stops: what was sent may still happen.
+    /// The replica stops. Requests that were sent may still be executed.
     pub fn abandon(&mut self, reason: &str) {
         self.abandoned = true;
         for mut waiter in self.unnumbered.drain().map(|(_, waiter)| waiter) {
@@ -139,7 +146,7 @@ impl RequestWaiters {
 
 pub type TransferReply = Box<dyn FnOnce(Result<ReplicaId, TransferError>) + Send>;
 
-/// Who waits for the end of a transfer.
+/// The callers that wait for the end of a transfer of leadership.
 #[derive(Default)]
 pub struct TransferWaiters {
     waiting: HashMap<TransferId, TransferReply>,
@@ -163,41 +170,43 @@ impl TransferWaiters {
     }
 }
 
-/// Readers, first for their point, then for the database to reach it.
+/// The readers. They wait first for a read point, and then until the database has reached it.
 #[derive(Default)]
 pub struct ReadWaiters {
-    asking: HashMap<ReadId, ReadReply>,
-    applying: BTreeMap<(Sequence, ReadId), ReadReply>,
+    unconfirmed: HashMap<ReadId, ReadReply>,
+    confirmed: BTreeMap<(Sequence, ReadId), ReadReply>,
 }
 
 impl ReadWaiters {
     pub fn add(&mut self, id: ReadId, reply: ReadReply) {
-        self.asking.insert(id, reply);
+        self.unconfirmed.insert(id, reply);
     }
 
     pub fn remove(&mut self, id: ReadId) {
-        self.asking.remove(&id);
+        self.unconfirmed.remove(&id);
     }
 
+    /// A read got its point, when the database had applied `applied`.
     pub fn point(&mut self, id: ReadId, point: Sequence, applied: Sequence) {
-        let Some(reply) = self.asking.remove(&id) else { return };
+        let Some(reply) = self.unconfirmed.remove(&id) else { return };
         if point <= applied {
             let _ = reply.send(Ok(point));
         } else {
-            self.applying.insert((point, id), reply);
+            self.confirmed.insert((point, id), reply);
         }
     }
 
+    /// The database has applied `applied`.
     pub fn applied(&mut self, applied: Sequence) {
-        while let Some(first) = self.applying.first_entry().filter(|e| e.key().0 <= applied) {
+        while let Some(first) = self.confirmed.first_entry().filter(|e| e.key().0 <= applied) {
             let ((point, _), reply) = first.remove_entry();
             let _ = reply.send(Ok(point));
         }
     }
 
     pub fn abandon(&mut self, reason: &str) {
-        let asking = self.asking.drain().map(|(_, reply)| reply);
-        for reply in asking.chain(std::mem::take(&mut self.applying).into_values()) {
+        let unconfirmed = self.unconfirmed.drain().map(|(_, reply)| reply);
+        for reply in unconfirmed.chain(std::mem::take(&mut self.confirmed).into_values()) {
             let _ = reply.send(Err(ReadError::Stopped(reason.into())));
         }
     }
@@ -211,10 +220,10 @@ mod tests {
 
     type Answer = oneshot::Receiver<Result<Bytes, RequestError>>;
 
-    /// Requests numbered from 1, of which number n has n seconds; with the moment from which these count.
-    fn numbered(count: u64) -> (RequestWaiters, Vec<Answer>, Clock) {
+    /// Requests numbered from 1, and the present. The deadline of request n is n seconds from now.
+    fn numbered(count: u64) -> (RequestWaiters, Vec<Answer>, StdInstant) {
         let mut waiters = RequestWaiters::new();
-        let now = Clock::now();
+        let now = StdInstant::now();
         let mut answers = Vec::new();
         for number in 1..=count {
             let (reply, answer) = oneshot::channel();
@@ -227,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_snapshot_was_installed_over_ends_as_unknown_and_what_comes_later_goes_on() {
+    fn requests_executed_in_an_installed_snapshot_end_as_unknown_and_later_ones_continue() {
         let (mut waiters, mut answers, _) = numbered(4);
         waiters.finish(1, Some(Bytes::from_static(b"done")));
         waiters.lost_through(3);
@@ -239,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn each_request_is_named_once_when_its_time_is_over() {
+    fn each_request_is_returned_once_when_its_deadline_has_passed() {
         let (mut waiters, _answers, now) = numbered(4);
         let after = |seconds: u64| now + Duration::from_secs(seconds);
         assert!(waiters.overdue(now).is_empty());
@@ -251,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn a_void_answers_that_it_surely_did_not_happen_unless_that_was_said_before() {
+    fn a_void_answers_that_the_request_was_not_executed_unless_it_was_answered_before() {
         let (mut waiters, mut answers, _) = numbered(3);
         waiters.withdraw(2);
         assert_eq!(answers[1].try_recv(), Ok(Err(RequestError::GivenUp)));

@@ -1,4 +1,5 @@
-//! Serves pieces of a copy of the database: one copy at a time, made when it is first asked for.
+//! Serves pieces of a copy of the database. There is one copy at a time, made when a peer first
+//! asks for it.
 
 use std::sync::Arc;
 
@@ -6,46 +7,50 @@ use bytes::Bytes;
 
 use super::{SnapshotSource, Snapshots};
 use crate::core::{SnapshotPiece, SnapshotRead};
-use crate::seldom::Seldom;
+use crate::log_throttle::LogThrottle;
 use crate::value::ReplicatedState;
 use crate::{Boot, ExecutionError, Sequence};
 
+/// Reads the pieces that the core asks for on behalf of peers.
 pub struct SnapshotServer {
     snapshots: Arc<dyn Snapshots>,
-    held: Option<Held>,
+    held: Option<HeldCopy>,
     last_id: u64,
-    complaints: Seldom,
+    complaints: LogThrottle,
 }
 
-struct Held {
+struct HeldCopy {
     id: u64,
     sequence: Sequence,
     source: Box<dyn SnapshotSource>,
 }
 
 impl SnapshotServer {
-    /// `boot`: of this start, so that a copy is never taken for one of a former start.
+    /// `boot` is part of the copies' ids, so that a copy is never mistaken for one of an earlier
+    /// start.
     pub fn new(snapshots: Arc<dyn Snapshots>, boot: Boot) -> Self {
-        SnapshotServer { snapshots, held: None, last_id: boot.0 << 32, complaints: Seldom::new() }
+        SnapshotServer { snapshots, held: None, last_id: boot.0 << 32, complaints: LogThrottle::new() }
     }
 
+    /// Whether there is a copy.
     pub fn holds_copy(&self) -> bool {
         self.held.is_some()
     }
 
-    /// Lets go of the copy.
+    /// Releases the copy.
     pub fn release(&mut self) {
         self.held = None;
     }
 
-    /// The piece asked for. When the copy that it was to be of is gone, the beginning of another one; when none can be
-    /// made, or it is too old, a piece without id.
+    /// Returns the wanted piece. If its copy no longer exists, returns the beginning of another
+    /// copy. If no copy can be made, or the copy is too old for the peer, returns a piece with id
+    /// 0.
     pub fn read(&mut self, want: &SnapshotRead) -> SnapshotPiece {
         self.try_read(want).unwrap_or_else(|error| {
-            if let Some(held_back) = self.complaints.may_speak() {
+            if let Some(held_back) = self.complaints.allow() {
                 tracing::warn!(
                     peer = want.peer.0, %error, held_back,
-                    "cannot give a peer the copy of the database that it needs; it asks again"
+                    "cannot give a peer the copy of the database that it needs; it will ask again"
                 );
             }
             let (id, sequence) = (0, Sequence::ZERO);
@@ -54,17 +59,17 @@ impl SnapshotServer {
     }
 
     fn try_read(&mut self, want: &SnapshotRead) -> Result<SnapshotPiece, ExecutionError> {
-        let is_same = |held: &Held| held.id == want.id;
-        let is_new_enough = |held: &Held| held.sequence >= want.at_least;
+        let is_same = |held: &HeldCopy| held.id == want.id;
+        let is_new_enough = |held: &HeldCopy| held.sequence >= want.at_least;
         let is_kept = self.held.as_ref().is_some_and(|held| is_same(held) || is_new_enough(held));
         if !is_kept {
-            // The former one first: two copies would hold twice the files.
+            // Release the old copy first: two copies would keep twice the files.
             self.held = None;
             self.held = Some(self.take()?);
         }
-        let held = self.held.as_mut().expect("it was taken just now");
+        let held = self.held.as_mut().expect("there is a copy now");
         if !is_new_enough(held) {
-            let text = format!("it would hold sequences through {}, {} is needed", held.sequence, want.at_least);
+            let text = format!("the copy would end at sequence {}, but {} is needed", held.sequence, want.at_least);
             return Err(ExecutionError::failed(text));
         }
         let total_bytes = held.source.total_bytes();
@@ -74,11 +79,11 @@ impl SnapshotServer {
         Ok(SnapshotPiece { peer: want.peer, id: held.id, offset, total_bytes, sequence: held.sequence, bytes })
     }
 
-    fn take(&mut self) -> Result<Held, ExecutionError> {
+    fn take(&mut self) -> Result<HeldCopy, ExecutionError> {
         let copy = self.snapshots.take()?;
         let state = ReplicatedState::from_bytes(&copy.state)
             .ok_or_else(|| ExecutionError::corrupt("the copy holds a replicated state that cannot be read"))?;
         self.last_id += 1;
-        Ok(Held { id: self.last_id, sequence: state.sequence, source: copy.source })
+        Ok(HeldCopy { id: self.last_id, sequence: state.sequence, source: copy.source })
     }
 }

@@ -1,4 +1,5 @@
-//! Incoming connections: who speaks over each, whether it may, and what it sends.
+//! Incoming connections: finds out which replica opened each, checks that it may, and receives its
+//! messages.
 
 use std::io;
 use std::net::SocketAddr;
@@ -7,10 +8,10 @@ use std::sync::Arc;
 use std::task::{Context, Waker};
 use std::time::Duration;
 
+use tls_files::{PeerCertificate, is_tls_error};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, WriteHalf};
 use tokio::net::tcp::OwnedWriteHalf;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::runtime::Handle;
 use tokio::time::{self, Instant};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::Error as TlsFailure;
@@ -18,24 +19,23 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
 use super::backoff::Backoff;
+use super::counters::count;
 use super::frame::{Decoder, Frame, FrameError, FrameKind};
-use super::gate::count;
 use super::greeting::{ALIVE, Answer, Greeting};
 use super::peer::Peer;
+use super::shared::TransportShared;
 use super::strangers::{Place, Strangers};
-use super::tcp::Shared;
-use super::tls::{PeerCertificate, is_tls_error};
 use super::{Envelope, TransportEvent};
 use crate::{ClusterId, ReplicaId};
 
-/// What a TLS connection begins with.
+/// The first byte of a TLS connection.
 const TLS_HANDSHAKE: u8 = 0x16;
 
-/// How long to wait after the system gave no connection, at first and at most: out of descriptors, for instance. Trying at
-/// once would only burn time.
+/// The first and the longest wait after `accept` has failed, for instance for lack of file
+/// descriptors. Retrying at once would only waste processor time.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
-pub(super) async fn accept(shared: Arc<Shared>, listener: TcpListener, runtime: Handle) {
+pub(super) async fn accept(shared: Arc<TransportShared>, listener: TcpListener) {
     let strangers = Arc::new(Strangers::new(shared.max_strangers));
     let mut pause = Backoff::new(PAUSE.0, PAUSE.1);
     loop {
@@ -45,12 +45,12 @@ pub(super) async fn accept(shared: Arc<Shared>, listener: TcpListener, runtime: 
                 let end = CancellationToken::new();
                 let (place, gone) = strangers.enter(address, end.clone());
                 if let Some(gone) = gone {
-                    shared.tell_of_rejection(gone, &Rejection::Crowd(shared.max_strangers));
+                    shared.report_rejection(gone, &Rejection::Crowd(shared.max_strangers));
                 }
-                shared.spawn(&runtime, Incoming::new(shared.clone(), address, place, end).run(stream));
+                shared.spawn(Incoming::new(shared.clone(), address, place, end).run(stream));
             }
             Err(error) => {
-                if let Some(held_back) = shared.complaints.may_speak() {
+                if let Some(held_back) = shared.complaints.allow() {
                     tracing::warn!(%error, held_back, "cannot accept a connection of a peer");
                 }
                 time::sleep(pause.next_wait()).await;
@@ -59,30 +59,30 @@ pub(super) async fn accept(shared: Arc<Shared>, listener: TcpListener, runtime: 
     }
 }
 
-/// Why an incoming connection is closed by us.
+/// Why this replica closes an incoming connection.
 #[derive(Debug, thiserror::Error)]
 enum Rejection {
     #[error(transparent)]
     Frame(#[from] FrameError),
-    #[error("it said nothing")]
+    #[error("it sent nothing")]
     Silent,
-    #[error("it has not said who it is, and {0} newer ones have not either")]
+    #[error("it has not identified itself, and neither have {0} newer connections")]
     Crowd(usize),
     #[error("replica {0} is not among the peers")]
     Unknown(ReplicaId),
-    #[error("it took us for replica {0}")]
+    #[error("it took this replica for replica {0}")]
     Misdirected(ReplicaId),
     #[error("it belongs to cluster {0}")]
     Cluster(ClusterId),
     #[error("a message of replica {found} came over the connection of replica {expected}")]
     Mixed { expected: ReplicaId, found: ReplicaId },
-    #[error("it does not speak TLS, and this replica wants TLS")]
+    #[error("it does not use TLS, and this replica wants TLS")]
     Plain,
-    #[error("it speaks TLS, and this replica has none")]
+    #[error("it uses TLS, and this replica has none")]
     NoTlsHere,
     #[error("TLS failed: {0}")]
     Tls(io::Error),
-    #[error("it says it is replica {claimed}, and its certificate says otherwise: {failure}")]
+    #[error("it claims to be replica {claimed}, but its certificate does not: {failure}")]
     Identity { claimed: ReplicaId, failure: TlsFailure },
 }
 
@@ -91,7 +91,7 @@ impl Rejection {
         matches!(self, Rejection::Plain | Rejection::NoTlsHere | Rejection::Tls(_) | Rejection::Identity { .. })
     }
 
-    /// What the dialler is told, unless it has been told already. Garbage gets no answer.
+    /// The answer that the dialler gets, unless it got one already. Garbage gets no answer.
     fn answer(&self) -> Option<Answer> {
         match self {
             Rejection::Frame(FrameError::Version { .. }) => Some(Answer::Refused),
@@ -103,18 +103,18 @@ impl Rejection {
     }
 }
 
-impl Shared {
-    fn tell_of_rejection(&self, address: SocketAddr, rejection: &Rejection) {
+impl TransportShared {
+    fn report_rejection(&self, address: SocketAddr, rejection: &Rejection) {
         count(&self.counters.connections_rejected, 1);
         count(&self.counters.tls_failures, usize::from(rejection.is_of_tls()));
-        if let Some(held_back) = self.complaints.may_speak() {
+        if let Some(held_back) = self.complaints.allow() {
             tracing::warn!(%address, %rejection, held_back, "closed an incoming connection");
         }
     }
 }
 
-/// Where answers go. One that finds no room is dropped: a full socket of answers means that nobody reads them, which is
-/// not our concern.
+/// The writing half of a connection. Answers for which the socket has no room are dropped: the
+/// dialler does not read them, and will notice that they are missing.
 enum Answers {
     Plain(OwnedWriteHalf),
     Tls(WriteHalf<TlsStream<TcpStream>>),
@@ -122,14 +122,13 @@ enum Answers {
 
 impl Answers {
     fn try_write(&mut self, bytes: &[u8]) {
-        // The dialler notices missing answers.
         match self {
             Answers::Plain(writer) => {
-                let _noticed = writer.try_write(bytes);
+                let _best_effort = writer.try_write(bytes);
             }
             Answers::Tls(writer) => {
-                // What TLS has buffered leaves with a later answer.
-                let _noticed = Pin::new(writer).poll_write(&mut Context::from_waker(Waker::noop()), bytes);
+                // Bytes that TLS buffers leave with a later answer.
+                let _best_effort = Pin::new(writer).poll_write(&mut Context::from_waker(Waker::noop()), bytes);
             }
         }
     }
@@ -139,23 +138,23 @@ impl Answers {
     }
 }
 
-/// A connection that was accepted, and whose it is once that is known.
+/// A connection that was accepted, and the peer that opened it, once that is known.
 struct Incoming {
-    shared: Arc<Shared>,
+    shared: Arc<TransportShared>,
     address: SocketAddr,
     decoder: Decoder,
-    /// Among the strangers, until it is known whose connection this is.
+    /// The connection's place among the strangers, until the dialler has identified itself.
     place: Option<Place>,
-    /// With TLS: what the dialler has shown.
+    /// With TLS: the dialler's certificate.
     certificate: Option<PeerCertificate>,
-    /// The peer, and the connection's number there.
+    /// The peer that opened the connection, and the connection's number there.
     peer: Option<(Arc<Peer>, u64)>,
-    /// Ended from outside: by a newer connection of the same peer, or for want of room among the strangers.
+    /// Cancelled when the peer opens a newer connection, or when there are too many strangers.
     end: CancellationToken,
 }
 
 impl Incoming {
-    fn new(shared: Arc<Shared>, address: SocketAddr, place: Place, end: CancellationToken) -> Self {
+    fn new(shared: Arc<TransportShared>, address: SocketAddr, place: Place, end: CancellationToken) -> Self {
         Incoming {
             shared,
             address,
@@ -171,12 +170,12 @@ impl Incoming {
         let end = self.end.clone();
         let _ended = end.run_until_cancelled(self.converse(stream)).await;
         if let Some((peer, number)) = self.peer {
-            peer.incoming_ended(number, &self.shared.gate);
+            peer.incoming_ended(number, &self.shared.sink);
         }
     }
 
     async fn converse(&mut self, stream: TcpStream) {
-        // Delays of answers don't matter so much that a failure would.
+        // If this fails, answers may be delayed, which does no harm.
         let _best_effort = stream.set_nodelay(true);
         let must_speak_by = Instant::now() + self.shared.connect_timeout;
         let Some(credentials) = self.shared.credentials.clone() else {
@@ -186,9 +185,9 @@ impl Incoming {
         match time::timeout_at(must_speak_by, wants_tls(&stream)).await {
             Ok(Ok(true)) => {}
             Ok(Ok(false)) => return self.refuse_plain(stream),
-            // It went away.
+            // The dialler closed the connection.
             Ok(Err(_)) => return,
-            Err(_) => return self.tell_of(&Rejection::Silent),
+            Err(_) => return self.report(&Rejection::Silent),
         }
         let acceptor = TlsAcceptor::from(credentials.current().await.server);
         match time::timeout_at(must_speak_by, acceptor.accept(stream)).await {
@@ -197,37 +196,38 @@ impl Incoming {
                 let (reader, writer) = tokio::io::split(stream);
                 self.listen(reader, Answers::Tls(writer), must_speak_by).await;
             }
-            Ok(Err(error)) if is_tls_error(&error) => self.tell_of(&Rejection::Tls(error)),
+            Ok(Err(error)) if is_tls_error(&error) => self.report(&Rejection::Tls(error)),
             Ok(Err(_)) => {}
-            Err(_) => self.tell_of(&Rejection::Silent),
+            Err(_) => self.report(&Rejection::Silent),
         }
     }
 
-    fn tell_of(&self, rejection: &Rejection) {
-        self.shared.tell_of_rejection(self.address, rejection);
+    fn report(&self, rejection: &Rejection) {
+        self.shared.report_rejection(self.address, rejection);
     }
 
-    /// Tells a replica that speaks without TLS what is wanted.
+    /// Answers a dialler without TLS that this replica wants TLS.
     fn refuse_plain(&self, stream: TcpStream) {
-        // What is left unread when a socket is closed takes the answer with it.
+        // Closing a socket with unread bytes resets the connection, and the answer would be lost.
         let _discarded = stream.try_read(&mut [0; 4096]);
         let (_reader, writer) = stream.into_split();
         let mut answers = Answers::Plain(writer);
         answers.greet(Answer::WantsTls);
-        self.tell_of(&Rejection::Plain);
+        self.report(&Rejection::Plain);
     }
 
-    /// Receives until one side closes the connection; if it is this one, says why before it does.
+    /// Receives until one side closes the connection. If it is this side, sends and logs the reason
+    /// first.
     async fn listen(&mut self, mut reader: impl AsyncRead + Unpin, mut answers: Answers, must_speak_by: Instant) {
         if let Err(rejection) = self.receive(&mut reader, &mut answers, must_speak_by).await {
             if let Some(answer) = rejection.answer().filter(|_| self.peer.is_none()) {
                 answers.greet(answer);
             }
-            self.tell_of(&rejection);
+            self.report(&rejection);
         }
     }
 
-    /// Until the other side closes the connection.
+    /// Receives until the other side closes the connection.
     async fn receive(
         &mut self,
         reader: &mut (impl AsyncRead + Unpin),
@@ -258,8 +258,8 @@ impl Incoming {
     fn take_frames(&mut self) -> Result<(), Rejection> {
         while let Some(frame) = self.next_frame()? {
             if self.end.is_cancelled() {
-                // Its peer speaks over a newer connection, and what was sent over this one since comes too late. One message
-                // may have passed here just before.
+                // The peer has opened a newer connection: what it sent over this one comes too
+                // late. One message may have passed this check just before.
                 break;
             }
             self.check_sender(&frame)?;
@@ -269,7 +269,7 @@ impl Incoming {
             }
             if envelope.to == self.shared.me {
                 count(&self.shared.counters.messages_received, 1);
-                self.shared.gate.deliver(TransportEvent::Received(envelope));
+                self.shared.sink.deliver(TransportEvent::Received(envelope));
             } else {
                 count(&self.shared.counters.messages_misdirected, 1);
             }
@@ -284,7 +284,7 @@ impl Incoming {
         })
     }
 
-    /// The first frame says whose connection this is; the others must come from the same replica.
+    /// The first frame identifies the dialler; all others must come from the same replica.
     fn check_sender(&mut self, frame: &Frame) -> Result<(), Rejection> {
         let Envelope { sender, to, .. } = &frame.envelope;
         if frame.kind == FrameKind::Hello {
@@ -300,10 +300,10 @@ impl Incoming {
             Some((peer, _)) if peer.id == sender.replica => Ok(()),
             Some((peer, _)) => Err(Rejection::Mixed { expected: peer.id, found: sender.replica }),
             None => {
-                let peer = self.shared.peers.get(&sender.replica).ok_or(Rejection::Unknown(sender.replica))?;
+                let peer = self.shared.peer(sender.replica).ok_or(Rejection::Unknown(sender.replica))?;
                 self.check_certificate(peer.id)?;
-                let number = peer.incoming_began(self.end.clone(), &self.shared.gate);
-                self.peer = Some((peer.clone(), number));
+                let number = peer.incoming_began(self.end.clone(), &self.shared.sink);
+                self.peer = Some((peer, number));
                 self.decoder.trust();
                 self.place = None;
                 Ok(())
@@ -311,18 +311,19 @@ impl Incoming {
         }
     }
 
-    /// With TLS, whoever speaks must be able to show that it is who it says.
+    /// With TLS, the certificate must name the replica that the dialler claims to be.
     fn check_certificate(&self, claimed: ReplicaId) -> Result<(), Rejection> {
         let Some(credentials) = &self.shared.credentials else { return Ok(()) };
-        let name = credentials.name_of(claimed).expect("every peer has a name");
+        let name = credentials.name_of(claimed);
         let shown = self.certificate.as_ref().ok_or(TlsFailure::NoCertificatesPresented);
         shown
-            .and_then(|certificate| certificate.check_name(name))
+            .and_then(|certificate| certificate.check_name(&name))
             .map_err(|failure| Rejection::Identity { claimed, failure })
     }
 }
 
-/// Whether a connection begins as one of TLS. Otherwise it may be a replica's, or anything.
+/// Whether the first byte is that of a TLS handshake. If not, the dialler may be a replica without
+/// TLS, or anything else.
 async fn wants_tls(stream: &TcpStream) -> io::Result<bool> {
     let mut first = [0];
     match stream.peek(&mut first).await? {

@@ -1,11 +1,11 @@
-//! How long to wait before the next attempt.
+//! Exponential backoff with jitter.
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::time::Duration;
 
-/// Doubles from `least` to `most`; each wait is shortened by up to half at random, so that replicas which lost each other
-/// at once don't try in step.
+/// Waits that double from `least` to `most`. Each is shortened by up to half at random, so that
+/// replicas that lost each other at the same moment don't retry in step.
 pub(super) struct Backoff {
     least: Duration,
     most: Duration,
@@ -37,7 +37,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn waits_double_up_to_the_greatest_and_start_again_after_a_reset() {
+    fn waits_double_up_to_the_maximum_and_start_over_after_a_reset() {
         let (least, most) = (Duration::from_millis(10), Duration::from_millis(100));
         let mut backoff = Backoff::new(least, most);
         for whole_ms in [10, 20, 40, 80, 100, 100] {

@@ -1,4 +1,4 @@
-//! How an envelope travels over a stream of bytes. Version 1, all numbers little-endian:
+//! The encoding of an envelope on a byte stream. Version 1, all numbers little-endian:
 //!
 //! ```text
 //! header   80 bytes
@@ -8,71 +8,106 @@
 //!  72  CRC32C 4 of the header up to here | CRC32C 4 of the content
 //! content  payload lengths, 4 bytes each | body | payloads
 //! ```
-//! The header has a checksum of its own, so that a length is believed only when it is intact, and memory grows with what
-//! has arrived, not with what was announced. Payloads are neither copied by the encoder nor by the decoder; what is
-//! decoded keeps the buffer it arrived in alive.
+//! The header has a checksum of its own, so a length is used only if it is intact. Memory grows
+//! with the bytes that have arrived, not with the length announced. Neither the encoder nor the
+//! decoder copies payloads; decoded payloads keep the buffer alive in which they arrived.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-use super::{Envelope, Sender};
+use super::Envelope;
+use crate::message::MessageHeader;
 use crate::{Boot, ClusterId, DiskId, Epoch, ReplicaId};
 
 pub(super) const HEADER_BYTES: usize = 80;
-/// Header and content together.
+/// The most bytes of header and content together.
 pub const MAX_FRAME_BYTES: usize = 64 << 20;
 pub(super) const MAGIC: [u8; 4] = *b"RSML";
 pub(super) const VERSION: u16 = 1;
 const LENGTH_BYTES: usize = 4;
-/// Shorter payloads are copied behind the head: that is cheaper than one more piece of a vectored write.
+/// Payloads up to this length are copied behind the head: that is cheaper than one more piece of a
+/// vectored write.
 const COPIED_PAYLOAD_BYTES: usize = 512;
 
+/// The purpose of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FrameKind {
-    /// Says who speaks on a connection; carries nothing.
+    /// The first frame on a connection: identifies the dialler, and has neither body nor payload.
     Hello,
+    /// Any later frame.
     Message,
 }
 
+/// A decoded frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frame {
+    /// The purpose of the frame.
     pub kind: FrameKind,
+    /// The message, or only its header in a hello.
     pub envelope: Envelope,
 }
 
-/// Why bytes are no frame. The stream they came from is of no further use.
+/// Bytes that are no frame, or a frame that is too large. After a decoding error the stream is of
+/// no further use.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FrameError {
+    /// The first bytes are not the magic number.
     #[error("the bytes don't begin with a frame")]
     Magic,
+    /// The frame has a version that this program does not speak.
     #[error("the frame has version {found}, this program speaks version {VERSION}")]
-    Version { found: u16 },
+    Version {
+        /// The frame's version.
+        found: u16,
+    },
+    /// The header is intact but names no [`FrameKind`].
     #[error("the frame has the unknown kind {found}")]
-    Kind { found: u8 },
+    Kind {
+        /// The code of the kind.
+        found: u8,
+    },
+    /// Header and content are too long.
     #[error("a frame of {bytes} bytes is larger than the {allowed} allowed")]
-    TooLarge { bytes: usize, allowed: usize },
+    TooLarge {
+        /// Header and content together.
+        bytes: usize,
+        /// The most that the decoder accepts now, or 64 MiB.
+        allowed: usize,
+    },
+    /// Body and payloads do not add up to the content.
     #[error("the lengths in the frame contradict each other")]
     Lengths,
+    /// The frame was damaged in transit.
     #[error("the {part} of the frame doesn't match its checksum")]
-    Checksum { part: &'static str },
+    Checksum {
+        /// "header" or "content".
+        part: &'static str,
+    },
 }
 
-/// A frame in pieces to be written one after the other.
+/// A frame in pieces, to be written one after the other.
 #[derive(Clone, Debug)]
 pub struct EncodedFrame {
+    /// In the order in which they are written; none is empty.
     pub pieces: Vec<Bytes>,
+    /// The length of all pieces together.
     pub bytes: usize,
 }
 
 impl Frame {
-    /// The frame that opens a connection.
-    pub fn hello(sender: Sender, to: ReplicaId) -> Self {
+    /// The frame that a dialler sends first.
+    pub fn hello(sender: MessageHeader, to: ReplicaId) -> Self {
         Frame { kind: FrameKind::Hello, envelope: Envelope { sender, to, body: Bytes::new(), payload: Vec::new() } }
     }
 
+    /// A frame that carries a message.
     pub fn message(envelope: Envelope) -> Self {
         Frame { kind: FrameKind::Message, envelope }
     }
 
+    /// Encodes the frame without copying long payloads.
+    ///
+    /// # Errors
+    /// [`FrameError::TooLarge`].
     pub fn encode(&self) -> Result<EncodedFrame, FrameError> {
         let Envelope { body, payload, .. } = &self.envelope;
         let bytes = encoded_bytes(&self.envelope);
@@ -119,13 +154,13 @@ impl Frame {
     }
 }
 
-/// The bytes that an envelope takes as a frame.
+/// The length of an envelope's frame.
 pub(super) fn encoded_bytes(envelope: &Envelope) -> usize {
     let payload: usize = envelope.payload.iter().map(|entry| LENGTH_BYTES + entry.len()).sum();
     HEADER_BYTES + envelope.body.len() + payload
 }
 
-/// Divides a frame at its long payloads, which stay where they are.
+/// Splits a frame at its long payloads, which are not copied.
 fn pieces(mut head: BytesMut, payload: &[Bytes]) -> Vec<Bytes> {
     let mut pieces = Vec::new();
     for entry in payload {
@@ -144,11 +179,11 @@ fn pieces(mut head: BytesMut, payload: &[Bytes]) -> Vec<Bytes> {
     pieces
 }
 
-/// What a header says, once it is known to be intact.
+/// The fields of an intact header.
 #[derive(Clone, Copy, Debug)]
 struct Header {
     kind: FrameKind,
-    sender: Sender,
+    sender: MessageHeader,
     to: ReplicaId,
     content_bytes: usize,
     body_bytes: usize,
@@ -172,7 +207,7 @@ impl Header {
         let (from, to) = (ReplicaId(input.get_u8()), ReplicaId(input.get_u8()));
         input.advance(3);
         let [content_bytes, body_bytes, payload_count] = [(); 3].map(|()| input.get_u32_le() as usize);
-        let sender = Sender {
+        let sender = MessageHeader {
             replica: from,
             epoch: Epoch(input.get_u64_le()),
             boot: Boot(input.get_u64_le()),
@@ -196,7 +231,7 @@ impl Header {
         if least > self.content_bytes { Err(FrameError::Lengths) } else { Ok(self) }
     }
 
-    /// Takes the content apart without copying it.
+    /// Splits the content without copying it.
     fn frame(&self, mut content: Bytes) -> Result<Frame, FrameError> {
         if crc32c::crc32c(&content) != self.content_crc {
             return Err(FrameError::Checksum { part: "content" });
@@ -219,12 +254,12 @@ impl Header {
     }
 }
 
-/// Takes frames out of a stream. The caller reads into [`Decoder::buffer`].
+/// Splits a byte stream into frames. The caller reads from the stream into [`Decoder::buffer`].
 #[derive(Debug)]
 pub struct Decoder {
     buffer: BytesMut,
     max_frame_bytes: usize,
-    /// Of the frame that `buffer` begins with, when its content hasn't wholly arrived.
+    /// The header of the frame that `buffer` begins with, if its content is incomplete.
     header: Option<Header>,
 }
 
@@ -235,23 +270,25 @@ impl Default for Decoder {
 }
 
 impl Decoder {
-    /// What a stranger may send before it has said who it is: a hello and little more.
+    /// How much a stranger may send before it has identified itself: a hello and little more.
     const STRANGER_BYTES: usize = 4 << 10;
     const READ_BYTES: usize = 256 << 10;
-    /// Less room than this is not worth a read.
+    /// If there is less room than this in the buffer, it grows before the next read.
     const LEAST_ROOM_BYTES: usize = 4 << 10;
 
-    /// For a stream of somebody unknown: takes little memory, and no large frames until [`Decoder::trust`].
+    /// A decoder for a stream from an unknown sender: takes little memory, and accepts no large
+    /// frames until [`Decoder::trust`].
     pub fn of_stranger() -> Self {
         Decoder { max_frame_bytes: Self::STRANGER_BYTES, ..Decoder::default() }
     }
 
-    /// From now on frames of any allowed size are taken.
+    /// Accepts frames up to 64 MiB from now on.
     pub fn trust(&mut self) {
         self.max_frame_bytes = MAX_FRAME_BYTES;
     }
 
-    /// Where to read to, with room for more. Grows in proportion to what has arrived of a large frame.
+    /// The buffer to append to, with room for more. While a large frame arrives, the buffer grows
+    /// in proportion to the bytes that have arrived.
     pub fn buffer(&mut self) -> &mut BytesMut {
         let missing = self.header.map_or(0, |header| HEADER_BYTES + header.content_bytes - self.buffer.len());
         let growth = missing.min(self.buffer.len()).max(Self::READ_BYTES.min(self.max_frame_bytes));
@@ -262,7 +299,10 @@ impl Decoder {
         &mut self.buffer
     }
 
-    /// The next frame that has wholly arrived.
+    /// The next complete frame; `None` if more bytes are needed.
+    ///
+    /// # Errors
+    /// The bytes are no frame, or the frame is too large; decoding cannot continue.
     pub fn next_frame(&mut self) -> Result<Option<Frame>, FrameError> {
         if self.header.is_none() {
             self.reject_early()?;
@@ -285,7 +325,7 @@ impl Decoder {
         header.frame(self.buffer.split_to(header.content_bytes).freeze()).map(Some)
     }
 
-    /// Garbage is recognised before a whole header has arrived.
+    /// Recognises garbage before a whole header has arrived.
     fn reject_early(&self) -> Result<(), FrameError> {
         let length = self.buffer.len().min(MAGIC.len());
         if self.buffer[..length] == MAGIC[..length] { Ok(()) } else { Err(FrameError::Magic) }

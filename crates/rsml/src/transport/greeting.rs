@@ -1,27 +1,28 @@
-//! What the accepting side of a connection answers to a hello, 8 bytes:
+//! The answer of the accepting side of a connection to a hello, 8 bytes:
 //!
 //! ```text
 //!   0  magic 4 | version 2, little-endian | answer 1 | zero 1
 //! ```
-//! These bytes mean the same in every version, so that a program can tell what another one speaks, whatever that is. The
-//! dialler's version stands in the header of its hello; here stands the newest that the accepting side speaks. It accepts
-//! a hello of any version that it understands. After an acceptance it says only [`ALIVE`], again and again.
+//! These bytes mean the same in every version, so that any two programs can tell which version the
+//! other one speaks. The dialler's version is in the header of its hello; the version here is the
+//! newest one that the accepting side speaks. The accepting side takes a hello of any version that
+//! it understands. After an acceptance it sends nothing but [`ALIVE`], at regular intervals.
 
 use super::frame::{MAGIC, VERSION};
 
-/// The accepting side is still there.
+/// A sign of life of the accepting side.
 pub(super) const ALIVE: u8 = 0x16;
 pub(super) const GREETING_BYTES: usize = 8;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Answer {
-    /// What the dialler sends from now on is taken.
+    /// The dialler may send messages now.
     Accepted,
-    /// It is not; the accepting side's log says why.
+    /// The dialler may not; the accepting side's log says why.
     Refused,
-    /// Another connection is wanted: one with TLS.
+    /// The dialler must connect with TLS instead.
     WantsTls,
-    /// Refused for a reason that this version does not know.
+    /// A refusal for a reason that this version does not know.
     Other(u8),
 }
 
@@ -60,7 +61,7 @@ impl Greeting {
         bytes
     }
 
-    /// `None` for what no replica of any version says.
+    /// `None` if no version of a replica sends these bytes.
     pub fn from_bytes(bytes: [u8; GREETING_BYTES]) -> Option<Self> {
         let version = u16::from_le_bytes([bytes[4], bytes[5]]);
         (bytes[..4] == MAGIC).then(|| Greeting { version, answer: Answer::of(bytes[6]) })

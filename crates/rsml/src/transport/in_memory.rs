@@ -1,22 +1,24 @@
-//! [`InMemoryTransport`]: replicas of one process, connected by a [`SharedMessageBus`] that tests can cut.
+//! [`InMemoryTransport`]: connects the replicas of one process by a [`SharedMessageBus`] that tests
+//! can cut.
 //!
-//! An envelope is handed to its receiver within `send`, by the sender's thread. An [`EventSink`] must therefore not call
-//! a transport back; it only queues.
+//! `send` delivers an envelope to its receiver at once, on the sender's thread. An [`EventSink`]
+//! must therefore not call a transport; it should only queue events.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::closable_sink::ClosableSink;
+use super::counters::{Counters, count};
 use super::frame::encoded_bytes;
-use super::gate::{Counters, Gate, count};
 use super::{Envelope, EventSink, Transport, TransportEvent, TransportStatistics};
-use crate::ReplicaId;
+use crate::{Membership, ReplicaId};
 
-/// A new bus without replicas on it.
+/// Creates a bus without replicas on it.
 pub fn create_shared_message_bus() -> SharedMessageBus {
     SharedMessageBus::default()
 }
 
-/// Connects the [`InMemoryTransport`]s made on it; clones are the same bus.
+/// Connects the [`InMemoryTransport`]s created on it. Clones are the same bus.
 #[derive(Clone, Default)]
 pub struct SharedMessageBus {
     state: Arc<Mutex<State>>,
@@ -25,13 +27,13 @@ pub struct SharedMessageBus {
 #[derive(Default)]
 struct State {
     endpoints: BTreeMap<ReplicaId, Arc<Endpoint>>,
-    /// Directions in which nothing is delivered: from, to.
+    /// Directions in which nothing is delivered, as (from, to).
     cuts: BTreeSet<(ReplicaId, ReplicaId)>,
     isolated: BTreeSet<ReplicaId>,
 }
 
 struct Endpoint {
-    gate: Gate,
+    sink: ClosableSink,
     counters: Counters,
 }
 
@@ -43,7 +45,8 @@ impl State {
         !isolated && !self.cuts.contains(&(from, to))
     }
 
-    /// Pairs of registered replicas, both orders, between which nothing is cut.
+    /// Pairs of registered replicas that can reach each other in both directions, each pair in both
+    /// orders.
     fn connected_pairs(&self) -> BTreeSet<Pair> {
         let all = || self.endpoints.keys().copied();
         let pairs = all().flat_map(|one| all().map(move |other| (one, other)));
@@ -52,22 +55,22 @@ impl State {
 }
 
 impl SharedMessageBus {
-    /// Nothing passes between these two any more, in either direction; both see the other one disconnect.
+    /// Stops delivery between these two in both directions. Each sees the other one disconnect.
     pub fn cut(&self, one: ReplicaId, other: ReplicaId) {
         self.change(|state| state.cuts.extend([(one, other), (other, one)]));
     }
 
-    /// Nothing passes from `from` to `to` any more; both see the other one disconnect.
+    /// Stops delivery from `from` to `to`. Each sees the other one disconnect.
     pub fn cut_one_way(&self, from: ReplicaId, to: ReplicaId) {
         self.change(|state| state.cuts.extend([(from, to)]));
     }
 
-    /// Nothing passes to or from this replica any more.
+    /// Stops delivery to and from this replica.
     pub fn isolate(&self, replica: ReplicaId) {
         self.change(|state| state.isolated.extend([replica]));
     }
 
-    /// Everything passes again.
+    /// Restores delivery between all replicas.
     pub fn heal(&self) {
         self.change(|state| {
             state.cuts.clear();
@@ -79,7 +82,7 @@ impl SharedMessageBus {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Changes what is connected, and tells everyone whom that concerns.
+    /// Changes what is connected, and reports that to every replica concerned.
     fn change(&self, change: impl FnOnce(&mut State)) {
         let mut events = Vec::new();
         {
@@ -96,18 +99,19 @@ impl SharedMessageBus {
             }
         }
         for (endpoint, event) in events {
-            endpoint.gate.deliver(event);
+            endpoint.sink.deliver(event);
         }
     }
 
-    /// The receiver of an envelope from `from`, when it can be reached.
+    /// The receiver of an envelope from `from`; `None` if it cannot be reached.
     fn receiver(&self, from: ReplicaId, to: ReplicaId) -> Option<Arc<Endpoint>> {
         let state = self.state();
         state.endpoints.get(&to).filter(|_| state.passes(from, to)).cloned()
     }
 }
 
-/// One replica's place on a [`SharedMessageBus`]. It is left on [`Transport::shutdown`] or when dropped.
+/// One replica's connection to a [`SharedMessageBus`]. It ends on [`Transport::shutdown`] or when
+/// dropped.
 pub struct InMemoryTransport {
     me: ReplicaId,
     bus: SharedMessageBus,
@@ -115,12 +119,12 @@ pub struct InMemoryTransport {
 }
 
 impl InMemoryTransport {
-    /// Takes the place of `me`; a transport that had it before is shut down.
+    /// Connects `me` to the bus. If `me` was connected before, that transport is shut down.
     pub fn new(me: ReplicaId, bus: &SharedMessageBus, sink: EventSink) -> Self {
-        let endpoint = Arc::new(Endpoint { gate: Gate::new(sink), counters: Counters::default() });
+        let endpoint = Arc::new(Endpoint { sink: ClosableSink::new(sink), counters: Counters::default() });
         let previous = bus.state().endpoints.get(&me).cloned();
         if let Some(previous) = previous {
-            previous.gate.close();
+            previous.sink.close();
             bus.change(|state| {
                 state.endpoints.remove(&me);
             });
@@ -137,10 +141,10 @@ impl Transport for InMemoryTransport {
         let bytes = encoded_bytes(&envelope);
         let receiver = self.bus.receiver(self.me, envelope.to);
         let delivered = receiver.is_some_and(|receiver| {
-            // Counted before: whoever sees the message sees it counted.
+            // Counted before delivery, so that a receiver that sees the message sees it counted.
             count(&receiver.counters.messages_received, 1);
             count(&receiver.counters.bytes_received, bytes);
-            receiver.gate.deliver(TransportEvent::Received(envelope))
+            receiver.sink.deliver(TransportEvent::Received(envelope))
         });
         let counters = &self.endpoint.counters;
         if delivered {
@@ -151,8 +155,11 @@ impl Transport for InMemoryTransport {
         }
     }
 
+    /// Ignored: the bus connects all replicas on it.
+    fn set_peers(&self, _: &Membership) {}
+
     fn shutdown(&self) {
-        if !self.endpoint.gate.close() {
+        if !self.endpoint.sink.close() {
             return;
         }
         self.bus.change(|state| {

@@ -1,19 +1,24 @@
-//! How replicas reach each other: envelopes with an opaque body, best effort, in order per connection.
+//! Messages between replicas: envelopes with an opaque body, delivered at most once, in order per
+//! connection.
 //!
-//! [`TcpTransport`] connects processes, [`InMemoryTransport`] the replicas of one process. Neither knows what the
-//! messages mean, stores them or repeats them. Over TCP, peers are believed to be who they say they are, unless they have
-//! certificates ([`PeerTls`]): then they prove it, and everything is encrypted.
+//! [`TcpTransport`] connects processes, [`InMemoryTransport`] connects the replicas of one process.
+//! Neither interprets, stores or resends messages. Over plain TCP, a peer is believed to be the
+//! replica that it claims to be. With certificates ([`PeerTls`]) peers prove it, and everything is
+//! encrypted.
 
 mod accepting;
-mod address;
 mod backoff;
+mod closable_sink;
+mod counters;
 mod dialling;
 mod frame;
-mod gate;
 mod greeting;
 mod in_memory;
+mod listening;
+mod options;
 mod outgoing;
 mod peer;
+mod shared;
 mod strangers;
 mod tcp;
 #[cfg(test)]
@@ -26,60 +31,68 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::{Boot, ClusterId, DiskId, Epoch, ReplicaId};
+use crate::message::MessageHeader;
+use crate::{Membership, ReplicaId};
 
-pub use address::PeerAddress;
+pub use crate::address::PeerAddress;
 pub use frame::{Decoder, EncodedFrame, Frame, FrameError, FrameKind};
 pub use in_memory::{InMemoryTransport, SharedMessageBus, create_shared_message_bus};
-pub use tcp::{TcpOptions, TcpTransport};
-pub use tls::{PeerTls, TlsError, TlsFile};
+pub use options::TcpOptions;
+pub use tcp::TcpTransport;
+pub use tls::{PeerTls, TlsError};
+pub use tls_files::{FileError, TlsFile, TlsFiles};
 pub use trouble::{Trouble, TroubleKind};
 
-/// Who sent a message, as which disk and in which start of it. Every message carries it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Sender {
-    pub replica: ReplicaId,
-    pub cluster_id: ClusterId,
-    pub epoch: Epoch,
-    pub disk_id: DiskId,
-    pub boot: Boot,
-}
-
-/// One message on its way. `body` is the encoded [`crate::Message`]; `payload` are the entries or requests that travel
-/// with it, kept apart so that they are never copied into the body.
+/// One message in transit.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Envelope {
-    pub sender: Sender,
+    /// The sender.
+    pub sender: MessageHeader,
+    /// The receiver.
     pub to: ReplicaId,
+    /// The encoded [`crate::Message`].
     pub body: Bytes,
+    /// The entries or requests that travel with the message, kept apart so that they are never
+    /// copied into the body.
     pub payload: Vec<Bytes>,
 }
 
-/// What a transport tells the replica that owns it.
+/// A report of a transport to the replica that owns it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TransportEvent {
+    /// A message has arrived.
     Received(Envelope),
+    /// The transport can send to that peer again.
     Connected(ReplicaId),
-    /// The connection from that peer ended: a hint that it may have died, no proof.
+    /// A connection of that peer has ended: a hint that the peer may have died, but no proof.
     Disconnected(ReplicaId),
 }
 
-/// Where a transport delivers to. Must not block; what it cannot take is dropped (peers send again).
+/// Receives the events of a transport. Must not block; events that it cannot accept are lost, and
+/// peers send again.
 pub type EventSink = Arc<dyn Fn(TransportEvent) + Send + Sync>;
 
-/// Sends envelopes to peers. Never blocks: a full queue drops, and the protocol above repeats what matters.
+/// Sends envelopes to peers.
 pub trait Transport: Send + Sync + 'static {
+    /// Sends an envelope to its receiver if that is possible at once, or queues it. Never blocks:
+    /// if there is no connection, or the queue is full, the envelope is dropped, and the protocol
+    /// above repeats what matters.
     fn send(&self, envelope: Envelope);
+
+    /// Takes over the peers of `membership`: connects new ones, and disconnects those that are no
+    /// longer members. A transport that reaches every replica anyway may ignore this.
+    fn set_peers(&self, membership: &Membership);
 
     /// Stops all tasks and closes all connections. Nothing is delivered after it returns.
     fn shutdown(&self);
 
+    /// Counters since the transport was started.
     fn statistics(&self) -> TransportStatistics {
         TransportStatistics::default()
     }
 
-    /// Why there is no connection to a peer, for each to which there is none now; under the own id, why nobody can connect
-    /// to this replica.
+    /// For each peer without a connection, why there is none; under this replica's own id, why no
+    /// peer can connect to it.
     fn troubles(&self) -> BTreeMap<ReplicaId, Arc<Trouble>> {
         BTreeMap::new()
     }
@@ -88,21 +101,25 @@ pub trait Transport: Send + Sync + 'static {
 /// Counters of a transport since it was started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TransportStatistics {
+    /// Bytes written to connections.
     pub bytes_sent: u64,
+    /// Bytes read from connections.
     pub bytes_received: u64,
+    /// Envelopes written whole.
     pub messages_sent: u64,
+    /// Envelopes delivered to this replica.
     pub messages_received: u64,
-    /// Now waiting for peers to take them, of all peers together; each has a bound of its own.
+    /// Bytes queued now, for all peers together. Each peer's queue has a bound of its own.
     pub bytes_queued: u64,
-    /// Envelopes dropped because a queue was full or no connection stood.
+    /// Envelopes dropped because a queue was full or there was no connection.
     pub messages_dropped: u64,
     /// Connections to peers that were made again after the first one.
     pub reconnects: u64,
-    /// Envelopes that arrived here and were meant for another replica.
+    /// Envelopes that arrived here but were meant for another replica.
     pub messages_misdirected: u64,
-    /// Incoming connections that were closed because what came over them was no message of a peer.
+    /// Incoming connections that this replica closed because it did not accept what came over them.
     pub connections_rejected: u64,
-    /// Connections, in either direction, that came to nothing over TLS: a certificate that is not accepted or names another
-    /// replica, or TLS on one side only.
+    /// Connections, in either direction, that failed because of TLS: a certificate was not accepted
+    /// or named another replica, or only one side used TLS.
     pub tls_failures: u64,
 }

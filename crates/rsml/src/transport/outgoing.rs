@@ -1,10 +1,12 @@
-//! The queue of frames to one peer, and the socket they go into.
+//! The queue of frames to one peer, and the socket that they are written to.
 //!
-//! Whoever sends writes into the socket at once if nothing is queued and the socket has room: a message then leaves
-//! without waking another thread. What does not fit is queued, and the connection's task writes it when there is room
-//! again. Frames leave whole and in order, because both write only while holding the queue.
+//! The sending thread writes to the socket itself if nothing is queued and the socket has room: a
+//! message then leaves without waking another thread. Frames that do not fit are queued, and the
+//! connection's task writes them when there is room again. Frames leave whole and in order, because
+//! both write only while they hold the lock of the queue.
 //!
-//! Over TLS only the connection's task writes ([`Way::ByTask`]); it is the only one that takes from the queue then.
+//! Over TLS only the connection's task writes ([`WriteMode::ByTask`]), so only it removes frames
+//! from the queue.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -17,36 +19,37 @@ use tokio::sync::Notify;
 
 use super::frame::EncodedFrame;
 
-/// Pieces handed to the system in one call.
+/// The most pieces passed to the system in one call.
 const MAX_SLICES: usize = 64;
 
-/// Frames wait here only while a connection stands.
+/// Frames are queued only while there is a connection.
 pub(super) struct Outgoing {
     queue: Mutex<Queue>,
     max_bytes: usize,
-    /// Something is left to the connection's task.
+    /// Signalled when the connection's task has something to write.
     left: Notify,
 }
 
-/// How frames get into a connection.
-pub(super) enum Way {
-    /// Whoever sends writes, as far as there is room.
-    InPlace(Arc<OwnedWriteHalf>),
+/// Which thread writes to a connection.
+pub(super) enum WriteMode {
+    /// The sending thread writes as much as the socket has room for; [`Outgoing::write_rest`] does
+    /// the rest.
+    BySender(Arc<OwnedWriteHalf>),
     /// Only [`Outgoing::write_all`] writes.
     ByTask,
 }
 
 #[derive(Default)]
 struct Queue {
-    /// `None` while no connection stands.
-    way: Option<Way>,
+    /// `None` while there is no connection.
+    mode: Option<WriteMode>,
     pieces: VecDeque<Bytes>,
     bytes: usize,
-    /// Frames not written whole yet.
+    /// How many bytes are left to write of each frame that is not complete yet.
     frames: VecDeque<usize>,
 }
 
-/// What was written: whole frames, and bytes.
+/// How much was written: bytes, and frames that are complete now.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Written {
     pub frames: usize,
@@ -62,24 +65,24 @@ impl Outgoing {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub fn open(&self, way: Way) {
-        *self.queue() = Queue { way: Some(way), ..Queue::default() };
+    pub fn open(&self, mode: WriteMode) {
+        *self.queue() = Queue { mode: Some(mode), ..Queue::default() };
     }
 
-    /// Returns how many frames had not been written; they are dropped.
+    /// Drops the frames that were not written completely, and returns how many.
     pub fn close(&self) -> usize {
         std::mem::take(&mut *self.queue()).frames.len()
     }
 
-    /// What waits, or is being written.
+    /// The bytes that are queued or being written.
     pub fn bytes(&self) -> usize {
         self.queue().bytes
     }
 
-    /// `None` when there is no room or no connection: the frame is dropped.
+    /// Drops the frame and returns `None` if there is no room or no connection.
     pub fn push(&self, frame: EncodedFrame) -> Option<Written> {
         let mut queue = self.queue();
-        if queue.way.is_none() || queue.bytes + frame.bytes > self.max_bytes {
+        if queue.mode.is_none() || queue.bytes + frame.bytes > self.max_bytes {
             return None;
         }
         let was_empty = queue.pieces.is_empty();
@@ -91,11 +94,11 @@ impl Outgoing {
             drop(queue);
             self.left.notify_one();
         }
-        // An error is found again by the connection's task, which ends the connection.
+        // The connection's task meets the same error, and then ends the connection.
         Some(written.unwrap_or_default())
     }
 
-    /// Writes what is left over by [`Outgoing::push`], until the connection fails.
+    /// Writes what [`Outgoing::push`] could not, until the connection fails.
     pub async fn write_rest(&self, socket: &OwnedWriteHalf, mut wrote: impl FnMut(Written)) -> io::Error {
         loop {
             self.left.notified().await;
@@ -117,7 +120,7 @@ impl Outgoing {
 }
 
 impl Outgoing {
-    /// Writes everything that [`Outgoing::push`] takes on, until the connection fails.
+    /// Writes everything that [`Outgoing::push`] queues, until the connection fails.
     pub async fn write_all(&self, writer: &mut (impl AsyncWrite + Unpin), mut wrote: impl FnMut(Written)) -> io::Error {
         loop {
             self.left.notified().await;
@@ -141,10 +144,10 @@ impl Outgoing {
 }
 
 impl Queue {
-    /// Writes until everything is written or the socket has no more room.
+    /// Writes until the queue is empty or the socket has no more room.
     fn write(&mut self) -> io::Result<Written> {
         let mut written = Written::default();
-        let Some(Way::InPlace(socket)) = &self.way else { return Ok(written) };
+        let Some(WriteMode::BySender(socket)) = &self.mode else { return Ok(written) };
         let socket = socket.clone();
         while !self.pieces.is_empty() {
             let mut slices = [IoSlice::new(&[]); MAX_SLICES];
@@ -155,7 +158,7 @@ impl Queue {
                     written.bytes += bytes;
                     written.frames += self.advance(bytes);
                 }
-                // What was written is told first; an error is found again.
+                // Report first what was written; the next write meets the error again.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock || written.bytes > 0 => break,
                 Err(error) => return Err(error),
             }
@@ -163,7 +166,7 @@ impl Queue {
         Ok(written)
     }
 
-    /// Returns how many frames are now written whole.
+    /// Removes bytes that were written, and returns how many frames that completed.
     fn advance(&mut self, bytes: usize) -> usize {
         self.bytes -= bytes;
         let mut left = bytes;
@@ -198,13 +201,14 @@ mod tests {
 
     use tokio::net::{TcpListener, TcpStream};
 
+    use super::super::Envelope;
     use super::super::frame::Frame;
     use super::super::tests::own_loopback;
-    use super::super::{Envelope, Sender};
     use super::*;
+    use crate::message::MessageHeader;
     use crate::{Boot, ClusterId, DiskId, Epoch, ReplicaId};
 
-    /// Takes so many bytes, a few at a time, and then fails.
+    /// Accepts `room` bytes, a few at a time, and then fails.
     struct Narrow {
         room: usize,
         taken: Vec<u8>,
@@ -232,64 +236,68 @@ mod tests {
 
     fn frame(body: &'static str, payload_bytes: usize) -> EncodedFrame {
         let (replica, cluster_id) = (ReplicaId(0), ClusterId(7));
-        let sender = Sender { replica, cluster_id, epoch: Epoch(1), disk_id: DiskId(5), boot: Boot(2) };
+        let sender = MessageHeader { replica, cluster_id, epoch: Epoch(1), disk_id: DiskId(5), boot: Boot(2) };
         let payload = vec![Bytes::from(vec![b'.'; payload_bytes]), Bytes::from_static(b"end")];
         let envelope = Envelope { sender, to: ReplicaId(1), body: body.into(), payload };
         Frame::message(envelope).encode().expect("it is small")
     }
 
-    /// Pushes the frames into a new connection that takes `room` bytes. Returns what it took, and how much was told.
+    /// Pushes the frames into a new connection that accepts `room` bytes. Returns the bytes that it
+    /// accepted, and the sum of what was reported.
     fn write_into(outgoing: &Outgoing, frames: &[EncodedFrame], room: usize) -> (Vec<u8>, Written) {
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime without a thread");
-        outgoing.open(Way::ByTask);
+        outgoing.open(WriteMode::ByTask);
         frames.iter().for_each(|frame| assert_eq!(outgoing.push(frame.clone()), Some(Written::default())));
-        let (mut writer, mut told) = (Narrow { room, taken: Vec::new() }, Written::default());
+        let (mut writer, mut reported) = (Narrow { room, taken: Vec::new() }, Written::default());
         runtime.block_on(outgoing.write_all(&mut writer, |written| {
-            told.frames += written.frames;
-            told.bytes += written.bytes;
+            reported.frames += written.frames;
+            reported.bytes += written.bytes;
         }));
-        (writer.taken, told)
+        (writer.taken, reported)
     }
 
     #[test]
-    fn a_connection_that_takes_any_number_of_bytes_leaves_nothing_of_them_to_the_next() {
+    fn a_connection_that_fails_after_any_number_of_bytes_leaves_nothing_to_the_next_one() {
         // One payload is copied behind its head, the other is a piece of its own.
         let frames = [frame("first", 10), frame("second", 600), frame("third", 0)];
         let next = [frame("next", 20)];
         let bytes_of = |frames: &[EncodedFrame]| frames.iter().flat_map(|f| f.pieces.concat()).collect::<Vec<u8>>();
         let (all, outgoing) = (bytes_of(&frames), Outgoing::new(1 << 20));
         for room in 0..=all.len() {
-            let (taken, told) = write_into(&outgoing, &frames, room);
-            assert!(taken == all[..room] && told.bytes == room, "of {room} bytes: {told:?}");
+            let (taken, reported) = write_into(&outgoing, &frames, room);
+            assert!(taken == all[..room] && reported.bytes == room, "of {room} bytes: {reported:?}");
             let ends = frames.iter().scan(0, |end, frame| {
                 *end += frame.bytes;
                 Some(*end)
             });
-            assert_eq!(told.frames, ends.filter(|end| *end <= room).count(), "whole frames in {room} bytes");
+            assert_eq!(reported.frames, ends.filter(|end| *end <= room).count(), "whole frames in {room} bytes");
             assert_eq!(outgoing.bytes(), all.len() - room);
-            assert_eq!(outgoing.close(), frames.len() - told.frames, "frames dropped after {room} bytes");
-            assert_eq!((outgoing.bytes(), outgoing.push(frames[0].clone())), (0, None), "no connection stands");
-            let (taken, told) = write_into(&outgoing, &next, next[0].bytes);
-            assert!(taken == bytes_of(&next), "what the one before left after {room} bytes went into the next");
-            assert_eq!((told.frames, outgoing.close()), (1, 0));
+            assert_eq!(outgoing.close(), frames.len() - reported.frames, "frames dropped after {room} bytes");
+            assert_eq!((outgoing.bytes(), outgoing.push(frames[0].clone())), (0, None), "there is no connection");
+            let (taken, reported) = write_into(&outgoing, &next, next[0].bytes);
+            assert!(
+                taken == bytes_of(&next),
+                "the next connection got a rest of the one that ended after {room} bytes"
+            );
+            assert_eq!((reported.frames, outgoing.close()), (1, 0));
         }
     }
 
     #[test]
-    fn a_queue_takes_frames_up_to_its_limit_and_again_when_some_were_written() {
+    fn a_queue_accepts_frames_up_to_its_limit_and_more_once_some_were_written() {
         let (one, other) = (frame("one", 600), frame("other", 600));
         let outgoing = Outgoing::new(one.bytes + other.bytes);
-        outgoing.open(Way::ByTask);
+        outgoing.open(WriteMode::ByTask);
         assert!(outgoing.push(one.clone()).is_some() && outgoing.push(other.clone()).is_some());
-        assert_eq!(outgoing.push(frame("more", 0)), None, "a full queue took more");
+        assert_eq!(outgoing.push(frame("more", 0)), None, "a full queue accepted more");
         outgoing.close();
         let (taken, _) = write_into(&outgoing, &[one.clone(), other], one.bytes);
         assert_eq!(taken, one.pieces.concat());
         assert!(outgoing.push(one).is_some(), "there is room for as much as was written");
-        assert_eq!(outgoing.push(frame("more", 0)), None, "a full queue took more");
+        assert_eq!(outgoing.push(frame("more", 0)), None, "a full queue accepted more");
     }
 
-    /// What has arrived so far.
+    /// Reads the bytes that have arrived so far.
     fn read_all_there_is(stream: &TcpStream) -> Vec<u8> {
         let (mut read, mut bytes) = (Vec::new(), vec![0; 1 << 16]);
         while let Ok(count) = stream.try_read(&mut bytes) {
@@ -299,9 +307,10 @@ mod tests {
         read
     }
 
-    /// There is room, and it is known, but the connection's task has not come to write what waits.
+    /// The socket has room again, but the connection's task has not run yet to write the queued
+    /// frames.
     #[test]
-    fn a_frame_that_finds_room_again_waits_behind_those_that_found_none() {
+    fn a_frame_that_would_fit_waits_behind_queued_ones() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().expect("a runtime");
         runtime.block_on(async {
             let listener = TcpListener::bind((own_loopback(), 0)).await.expect("a free port");
@@ -309,30 +318,30 @@ mod tests {
             let (peer, _) = listener.accept().await.expect("it was dialled");
             let (_answers, socket) = stream.into_split();
             let (socket, outgoing) = (Arc::new(socket), Outgoing::new(1 << 30));
-            outgoing.open(Way::InPlace(socket.clone()));
+            outgoing.open(WriteMode::BySender(socket.clone()));
             let (large, small) = (frame("large", 100_003), frame("small", 0));
             let mut sent = Vec::new();
             while outgoing.bytes() == 0 {
                 assert!(outgoing.push(large.clone()).is_some());
                 sent.extend(large.pieces.concat());
             }
-            // Until so much has been read that there is room for the small one.
+            // Read until there is room for the small frame.
             let mut arrived = Vec::new();
             let make_room = async {
                 loop {
-                    peer.readable().await.expect("the connection stands");
+                    peer.readable().await.expect("the connection is open");
                     arrived.extend(read_all_there_is(&peer));
                 }
             };
             tokio::select! {
-                found = socket.writable() => found.expect("the connection stands"),
+                found = socket.writable() => found.expect("the connection is open"),
                 () = make_room => {}
             }
-            assert_eq!(outgoing.push(small.clone()), Some(Written::default()), "it overtook those that wait");
+            assert_eq!(outgoing.push(small.clone()), Some(Written::default()), "it overtook queued frames");
             sent.extend(small.pieces.concat());
             let rest = async {
                 while arrived.len() < sent.len() {
-                    peer.readable().await.expect("the connection stands");
+                    peer.readable().await.expect("the connection is open");
                     arrived.extend(read_all_there_is(&peer));
                 }
             };

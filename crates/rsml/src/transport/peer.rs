@@ -1,4 +1,4 @@
-//! What is known of one peer: which connections stand, and the queue to it.
+//! One peer: its connections, and the queue of messages to it.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -6,36 +6,39 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::TransportEvent;
-use super::address::PeerAddress;
-use super::gate::Gate;
-use super::outgoing::{Outgoing, Way};
+use super::closable_sink::ClosableSink;
+use super::outgoing::{Outgoing, WriteMode};
 use super::trouble::TroubleSlot;
-use crate::ReplicaId;
-use crate::seldom::Seldom;
+use crate::log_throttle::LogThrottle;
+use crate::{PeerAddress, ReplicaId};
 
 pub(super) struct Peer {
     pub id: ReplicaId,
     pub address: PeerAddress,
     pub outgoing: Outgoing,
-    /// The peer gave a sign of life: dialling it is worth a try at once.
+    /// Signalled when the peer connects to this replica: dialling it is worth a try at once.
     pub seen: Notify,
-    /// About connections to it.
-    pub complaints: Seldom,
-    /// Why there is no connection to it.
+    /// Limits log lines about connections to the peer.
+    pub complaints: LogThrottle,
+    /// Why there is no connection to the peer.
     pub trouble: TroubleSlot,
+    /// Cancelled once this is no longer a peer.
+    pub removed: CancellationToken,
     link: Mutex<Link>,
 }
 
 #[derive(Default)]
 struct Link {
-    outgoing_stands: bool,
+    has_outgoing: bool,
     /// The newest incoming connection: its number, and how to end it.
     incoming: Option<(u64, CancellationToken)>,
     incoming_count: u64,
-    /// The newest incoming connection when an end was told last. That it ends too, perhaps later than the peer is back,
-    /// is no news.
-    mourned: u64,
-    /// Whether the end of a connection is news. The death of a peer ends two.
+    /// The number of the newest incoming connection when a disconnection was reported last. The end
+    /// of that connection, or of one before it, is not reported again, even if the peer is back by
+    /// then.
+    reported_dead: u64,
+    /// Whether the end of a connection is to be reported. The death of a peer ends two connections,
+    /// but is reported once.
     is_alive: bool,
 }
 
@@ -46,8 +49,9 @@ impl Peer {
             address,
             outgoing: Outgoing::new(queue_bytes),
             seen: Notify::new(),
-            complaints: Seldom::new(),
+            complaints: LogThrottle::new(),
             trouble: TroubleSlot::default(),
+            removed: CancellationToken::new(),
             link: Mutex::default(),
         }
     }
@@ -56,53 +60,66 @@ impl Peer {
         self.link.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub fn outgoing_began(&self, way: Way, gate: &Gate) {
+    pub fn outgoing_began(&self, mode: WriteMode, sink: &ClosableSink) {
         let mut link = self.link();
-        self.outgoing.open(way);
-        link.outgoing_stands = true;
+        self.outgoing.open(mode);
+        link.has_outgoing = true;
         link.is_alive = true;
-        gate.deliver(TransportEvent::Connected(self.id));
+        sink.deliver(TransportEvent::Connected(self.id));
     }
 
-    /// Returns how many messages were still queued; they are dropped.
-    pub fn outgoing_ended(&self, gate: &Gate) -> usize {
+    /// Drops the messages that are still queued, and returns how many.
+    pub fn outgoing_ended(&self, sink: &ClosableSink) -> usize {
         let mut link = self.link();
-        link.outgoing_stands = false;
+        link.has_outgoing = false;
         let dropped = self.outgoing.close();
-        self.tell_of_end(&mut link, gate);
+        self.report_end(&mut link, sink);
         dropped
     }
 
-    /// Returns the connection's number. The one before it is ended: the peer has only one, so that one is dead.
-    pub fn incoming_began(&self, end: CancellationToken, gate: &Gate) -> u64 {
+    /// Returns the connection's number. Ends the previous connection: a peer has only one, so that
+    /// one is dead.
+    pub fn incoming_began(&self, end: CancellationToken, sink: &ClosableSink) -> u64 {
         let mut link = self.link();
         link.incoming_count += 1;
         let number = link.incoming_count;
+        if self.removed.is_cancelled() {
+            end.cancel();
+        }
         if let Some((_, superseded)) = link.incoming.replace((number, end)) {
             superseded.cancel();
         }
-        if link.outgoing_stands && !link.is_alive {
-            gate.deliver(TransportEvent::Connected(self.id));
+        if link.has_outgoing && !link.is_alive {
+            sink.deliver(TransportEvent::Connected(self.id));
         }
         link.is_alive = true;
         self.seen.notify_one();
         number
     }
 
-    pub fn incoming_ended(&self, number: u64, gate: &Gate) {
+    /// Ends both connections: this is no longer a peer.
+    pub fn remove(&self) {
+        let link = self.link();
+        self.removed.cancel();
+        if let Some((_, end)) = &link.incoming {
+            end.cancel();
+        }
+    }
+
+    pub fn incoming_ended(&self, number: u64, sink: &ClosableSink) {
         let mut link = self.link();
         if link.incoming.as_ref().is_some_and(|(newest, _)| *newest == number) {
             link.incoming = None;
-            if number > link.mourned {
-                self.tell_of_end(&mut link, gate);
+            if number > link.reported_dead {
+                self.report_end(&mut link, sink);
             }
         }
     }
 
-    fn tell_of_end(&self, link: &mut Link, gate: &Gate) {
-        link.mourned = link.incoming_count;
+    fn report_end(&self, link: &mut Link, sink: &ClosableSink) {
+        link.reported_dead = link.incoming_count;
         if std::mem::replace(&mut link.is_alive, false) {
-            gate.deliver(TransportEvent::Disconnected(self.id));
+            sink.deliver(TransportEvent::Disconnected(self.id));
         }
     }
 }

@@ -1,7 +1,8 @@
-//! Incoming connections whose dialler has not said who it is. Each takes a descriptor and some memory, so there are few.
+//! Strangers: incoming connections whose dialler has not identified itself. Each takes a descriptor
+//! and some memory, so their number is limited.
 //!
-//! Where there are too many, the one that has been silent for longest goes: a peer says who it is within milliseconds, so
-//! it gets in however many others stay silent.
+//! If there are too many, the oldest one is closed. A peer identifies itself within milliseconds,
+//! so it gets in however many others stay silent.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -21,14 +22,14 @@ struct All {
     waiting: BTreeMap<u64, (SocketAddr, CancellationToken)>,
 }
 
-/// The place of one connection among the strangers, which it leaves when this is dropped.
+/// One connection's place among the strangers. Dropping it frees the place.
 pub(super) struct Place {
     strangers: Arc<Strangers>,
     number: u64,
 }
 
 impl Strangers {
-    /// At most `most` at a time.
+    /// Allows `most` strangers at a time.
     pub fn new(most: usize) -> Self {
         Strangers { most, all: Mutex::default() }
     }
@@ -37,7 +38,8 @@ impl Strangers {
         self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes in a connection that `end` ends; also returns the address of the one that had to go for it, which was ended.
+    /// Adds a connection that `end` closes. If the oldest one had to be closed to make room, also
+    /// returns its address.
     pub fn enter(self: &Arc<Self>, address: SocketAddr, end: CancellationToken) -> (Place, Option<SocketAddr>) {
         let mut all = self.all();
         let gone = if all.waiting.len() < self.most { None } else { all.waiting.pop_first() };

@@ -1,5 +1,5 @@
-//! Both transports, over real sockets of this machine and over a bus. Tests wait for events; a wait that takes far too
-//! long fails.
+//! Both transports: over real sockets of this machine, and over a bus. The tests wait for events,
+//! and fail if one takes far too long.
 
 mod bus;
 mod frames;
@@ -20,6 +20,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::greeting::{Answer, Greeting};
 use super::*;
+use crate::{Boot, ClusterId, DiskId, Epoch};
 
 const A: ReplicaId = ReplicaId(0);
 const B: ReplicaId = ReplicaId(1);
@@ -27,7 +28,7 @@ const C: ReplicaId = ReplicaId(2);
 
 fn envelope(from: ReplicaId, to: ReplicaId, body: impl Into<Bytes>, payload: Vec<Bytes>) -> Envelope {
     let sender =
-        Sender { replica: from, cluster_id: ClusterId(77), epoch: Epoch(1), disk_id: DiskId(5), boot: Boot(2) };
+        MessageHeader { replica: from, cluster_id: ClusterId(77), epoch: Epoch(1), disk_id: DiskId(5), boot: Boot(2) };
     Envelope { sender, to, body: body.into(), payload }
 }
 
@@ -36,7 +37,7 @@ struct Events(UnboundedReceiver<TransportEvent>);
 fn sink() -> (EventSink, Events) {
     let (sender, receiver) = unbounded_channel();
     let sink: EventSink = Arc::new(move |event| {
-        // A test that ended no longer cares.
+        // Fails only after the test has ended.
         let _unheard = sender.send(event);
     });
     (sink, Events(receiver))
@@ -52,7 +53,7 @@ impl Events {
         while self.next(runtime) != *wanted {}
     }
 
-    /// In whatever order.
+    /// Waits for all of these events in any order.
     fn wait_for_all(&mut self, runtime: &Runtime, mut wanted: Vec<TransportEvent>) {
         while !wanted.is_empty() {
             let event = self.next(runtime);
@@ -68,13 +69,13 @@ impl Events {
         }
     }
 
-    /// What has arrived and was not looked at.
+    /// The events that have arrived and were not read yet.
     fn drain(&mut self) -> Vec<TransportEvent> {
         std::iter::from_fn(|| self.0.try_recv().ok()).collect()
     }
 }
 
-/// A transport over real sockets, and what it told.
+/// A transport over real sockets, and the events that it reported.
 struct Node {
     transport: TcpTransport,
     events: Events,
@@ -87,14 +88,23 @@ struct Network {
     listeners: Vec<Option<TcpListener>>,
 }
 
-/// A loopback address that no other test has: a port that one test gives up may be another's next, and a transport that still
-/// dials there would be taken for the one that is waited for.
+/// A loopback address that no other test uses. If tests shared one, a port that one test gives up
+/// could be the next test's, and that test could mistake a transport that still dials there for its
+/// own.
 pub(super) fn own_loopback() -> Ipv4Addr {
     static NEXT: AtomicU16 = AtomicU16::new(1);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     let [_, process] = (std::process::id() as u16).to_be_bytes();
     let [high, low] = number.to_be_bytes();
     Ipv4Addr::new(127, process | 1, high, low)
+}
+
+fn membership(me: ReplicaId, members: &[(ReplicaId, SocketAddr)]) -> Membership {
+    let mut membership = Membership::new(me, members.iter().map(|(id, _)| *id));
+    for (id, address) in members {
+        membership.set_address(*id, (*address).into());
+    }
+    membership
 }
 
 impl Network {
@@ -111,10 +121,11 @@ impl Network {
     }
 
     fn options(&mut self, me: ReplicaId) -> TcpOptions {
-        let mut options = TcpOptions::new(me, self.peers[usize::from(me.0)].1, self.peers.clone());
+        let mut options = TcpOptions::new(self.peers[usize::from(me.0)].1, membership(me, &self.peers));
         options.listener = self.listeners[usize::from(me.0)].take();
-        // On a busy machine all takes long. A dialler that gave up meanwhile would leave behind a connection that a test
-        // accepts in vain, and one that took its peer for silent would drop what was sent.
+        // On a busy machine everything takes long. A dialler that gave up would leave a dead
+        // connection for the test to accept, and one that believed its peer silent would drop
+        // messages.
         options.connect_timeout_ms = 60_000;
         options.silence_ms = 60_000;
         options
@@ -131,7 +142,7 @@ impl Network {
         Node { transport, events }
     }
 
-    /// Both, connected in both directions.
+    /// A and B, connected in both directions.
     fn pair(&mut self) -> (Node, Node) {
         let (mut a, mut b) = (self.start(A), self.start(B));
         a.events.wait_for(&self.runtime, &TransportEvent::Connected(B));
@@ -186,7 +197,7 @@ fn three_replicas_reach_each_other() {
 }
 
 #[test]
-fn the_end_of_a_peer_is_told_once_and_promptly() {
+fn the_end_of_a_peer_is_reported_once_and_promptly() {
     let mut network = Network::new(2);
     let (mut a, b) = network.pair();
     a.events.drain();
@@ -195,7 +206,7 @@ fn the_end_of_a_peer_is_told_once_and_promptly() {
     a.events.wait_for(&network.runtime, &TransportEvent::Disconnected(B));
     assert!(began.elapsed() < Duration::from_secs(2), "it took {:?}", began.elapsed());
     network.stop(&a);
-    assert!(!a.events.drain().contains(&TransportEvent::Disconnected(B)), "it was told twice");
+    assert!(!a.events.drain().contains(&TransportEvent::Disconnected(B)), "it was reported twice");
 }
 
 #[test]
@@ -208,10 +219,38 @@ fn a_peer_that_restarts_is_connected_again() {
         a.events.wait_for(&network.runtime, &TransportEvent::Disconnected(B));
         b = network.start(B);
         a.events.wait_for(&network.runtime, &TransportEvent::Connected(B));
-        // Best effort: what is sent into a connection that is about to end is lost, so that it is sent again.
+        // A message sent over a connection that is about to end is lost, so send it again until it
+        // arrives.
         while !arrives_soon(&network, &a, &mut b, envelope(A, B, vec![round], vec![])) {}
     }
     assert!(a.transport.statistics().reconnects >= 3);
+}
+
+#[test]
+fn a_replica_that_becomes_a_member_is_connected_and_one_that_leaves_is_disconnected() {
+    let mut network = Network::new(3);
+    let (of_two, of_three) = (membership(A, &network.peers[..2]), membership(A, &network.peers));
+    let mut options = network.options(A);
+    options.membership = of_two.clone();
+    let mut a = network.start_with(options);
+    let (mut b, mut c) = (network.start(B), network.start(C));
+    a.events.wait_for(&network.runtime, &TransportEvent::Connected(B));
+    a.transport.send(envelope(A, C, "too early", vec![]));
+    assert_eq!(a.transport.statistics().messages_dropped, 1);
+    a.transport.set_peers(&of_three);
+    a.events.wait_for(&network.runtime, &TransportEvent::Connected(C));
+    while !arrives_soon(&network, &a, &mut c, envelope(A, C, "welcome", vec![])) {}
+    while !arrives_soon(&network, &c, &mut a, envelope(C, A, "thank you", vec![])) {}
+
+    a.transport.set_peers(&of_two);
+    a.events.wait_for(&network.runtime, &TransportEvent::Disconnected(C));
+    c.events.wait_for(&network.runtime, &TransportEvent::Disconnected(A));
+    let dropped = a.transport.statistics().messages_dropped;
+    a.transport.send(envelope(A, C, "too late", vec![]));
+    assert_eq!(a.transport.statistics().messages_dropped, dropped + 1);
+    // The connection to the peer that stays was not touched.
+    a.transport.send(envelope(A, B, "still here", vec![]));
+    assert_eq!(b.events.message(&network.runtime).body, "still here");
 }
 
 fn arrives_soon(network: &Network, from: &Node, to: &mut Node, message: Envelope) -> bool {
@@ -220,21 +259,21 @@ fn arrives_soon(network: &Network, from: &Node, to: &mut Node, message: Envelope
     network.runtime.block_on(async { tokio::time::timeout(Duration::from_millis(100), arrival).await }).is_ok()
 }
 
-fn said_until_closed(stream: &mut TcpStream) -> Vec<u8> {
+fn received_until_closed(stream: &mut TcpStream) -> Vec<u8> {
     let deadline = Instant::now() + Duration::from_secs(20);
-    let mut said = Vec::new();
+    let mut received = Vec::new();
     let mut bytes = [0; 4096];
     loop {
-        // Signs of life go on for as long as it is open.
+        // Signs of life arrive as long as the connection is open.
         let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
         stream.set_read_timeout(Some(left)).expect("a socket");
         match stream.read(&mut bytes) {
-            Ok(0) => return said,
-            Ok(count) => said.extend_from_slice(&bytes[..count]),
-            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return said,
-            Err(error) => panic!("it stays open: {error}"),
+            Ok(0) => return received,
+            Ok(count) => received.extend_from_slice(&bytes[..count]),
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return received,
+            Err(error) => panic!("the connection stays open: {error}"),
         }
-        assert!(Instant::now() < deadline, "it stays open, and says {said:?}");
+        assert!(Instant::now() < deadline, "the connection stays open, and {received:?} has arrived");
     }
 }
 
@@ -252,9 +291,9 @@ fn garbage_on_the_port_is_counted_and_does_no_harm() {
     for bytes in &garbage {
         let mut stream = TcpStream::connect(address).expect("the port is open");
         stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a socket");
-        // It may be closed before everything is written.
+        // The connection may be closed before everything is written.
         let _closed_early = stream.write_all(bytes);
-        let answer = said_until_closed(&mut stream);
+        let answer = received_until_closed(&mut stream);
         assert!(answer.is_empty() || answer == Greeting::with(Answer::Refused).to_bytes(), "{answer:?}");
     }
     assert_eq!(b.transport.statistics().connections_rejected, garbage.len() as u64);
@@ -263,7 +302,7 @@ fn garbage_on_the_port_is_counted_and_does_no_harm() {
 }
 
 #[test]
-fn a_connection_that_says_nothing_is_closed() {
+fn a_connection_over_which_nothing_is_sent_is_closed() {
     let mut network = Network::new(1);
     let mut options = network.options(A);
     options.connect_timeout_ms = 50;
@@ -274,7 +313,7 @@ fn a_connection_that_says_nothing_is_closed() {
     assert_eq!(a.transport.statistics().connections_rejected, 1);
 }
 
-/// Accepts a connection, takes it as a replica would, and reads the hello.
+/// Accepts a connection as a replica would: reads the hello and greets.
 fn accept_as_replica(listener: &TcpListener) -> TcpStream {
     let (mut stream, _) = listener.accept().expect("the transport dials");
     stream.read_exact(&mut [0; 80]).expect("a hello");
@@ -283,7 +322,7 @@ fn accept_as_replica(listener: &TcpListener) -> TcpStream {
 }
 
 #[test]
-fn what_exceeds_the_queue_of_a_slow_peer_is_dropped() {
+fn messages_that_exceed_the_queue_of_a_slow_peer_are_dropped() {
     let mut network = Network::new(2);
     let listener = network.listeners[1].take().expect("not used yet");
     let mut options = network.options(A);
@@ -296,13 +335,13 @@ fn what_exceeds_the_queue_of_a_slow_peer_is_dropped() {
         a.transport.send(envelope(A, B, "", vec![payload.clone()]));
     }
     let dropped = a.transport.statistics().messages_dropped;
-    assert!(dropped > 500, "only {dropped} were dropped, though nobody reads");
+    assert!(dropped > 500, "only {dropped} were dropped, although the peer reads nothing");
     let mut decoder = Decoder::default();
     let mut received = 0;
     while received < 1000 - dropped {
         let buffer: &mut BytesMut = decoder.buffer();
         let mut bytes = vec![0; 65536];
-        let count = stream.read(&mut bytes).expect("the connection stands");
+        let count = stream.read(&mut bytes).expect("the connection is open");
         buffer.extend_from_slice(&bytes[..count]);
         while decoder.next_frame().expect("the stream is intact").is_some() {
             received += 1;
@@ -313,7 +352,7 @@ fn what_exceeds_the_queue_of_a_slow_peer_is_dropped() {
 }
 
 #[test]
-fn a_peer_that_falls_silent_is_dialled_anew() {
+fn a_peer_that_falls_silent_is_dialled_again() {
     let mut network = Network::new(2);
     let listener = network.listeners[1].take().expect("not used yet");
     let mut options = network.options(A);
@@ -360,7 +399,7 @@ fn a_message_meant_for_another_replica_is_not_delivered() {
     let misdirected = Frame::message(envelope(A, C, "not yours", vec![]));
     let mine = Frame::message(envelope(A, B, "yours", vec![]));
     for frame in [misdirected, mine] {
-        stream.write_all(&frame.encode().expect("small").pieces.concat()).expect("the connection stands");
+        stream.write_all(&frame.encode().expect("small").pieces.concat()).expect("the connection is open");
     }
     assert_eq!(b.events.message(&network.runtime).body, "yours");
     assert_eq!(b.transport.statistics().messages_misdirected, 1);
@@ -375,24 +414,24 @@ fn replicas_of_different_clusters_do_not_connect() {
     let mut stream = TcpStream::connect(b.transport.local_address().expect("it listens")).expect("the port is open");
     stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a socket");
     let hello = Frame::hello(envelope(A, B, "", vec![]).sender, B);
-    stream.write_all(&hello.encode().expect("small").pieces.concat()).expect("the connection stands");
-    assert_eq!(said_until_closed(&mut stream), Greeting::with(Answer::Refused).to_bytes());
+    stream.write_all(&hello.encode().expect("small").pieces.concat()).expect("the connection is open");
+    assert_eq!(received_until_closed(&mut stream), Greeting::with(Answer::Refused).to_bytes());
 }
 
 #[test]
-fn a_dialler_of_another_version_is_refused_and_told_which_one_is_spoken() {
+fn a_dialler_of_another_version_is_refused_and_learns_which_version_is_spoken() {
     let mut network = Network::new(2);
     let b = network.start(B);
     let mut stream = TcpStream::connect(b.transport.local_address().expect("it listens")).expect("the port is open");
     let mut hello = Frame::hello(envelope(A, B, "", vec![]).sender, B).encode().expect("small").pieces.concat();
     hello[4] = 9;
-    stream.write_all(&hello).expect("the connection stands");
-    assert_eq!(said_until_closed(&mut stream), *b"RSML\x01\0\x15\0");
+    stream.write_all(&hello).expect("the connection is open");
+    assert_eq!(received_until_closed(&mut stream), *b"RSML\x01\0\x15\0");
     assert_eq!(b.transport.statistics().connections_rejected, 1);
 }
 
 #[test]
-fn a_listener_of_a_later_version_is_believed_when_it_accepts_and_when_it_refuses() {
+fn a_listener_of_a_later_version_may_accept_or_refuse() {
     let mut network = Network::new(2);
     let listener = network.listeners[1].take().expect("not used yet");
     let mut a = network.start(A);
@@ -403,7 +442,7 @@ fn a_listener_of_a_later_version_is_believed_when_it_accepts_and_when_it_refuses
         stream
     };
     let mut refused = greet(*b"RSML\x09\0\x15\0");
-    assert_eq!(said_until_closed(&mut refused), b"");
+    assert_eq!(received_until_closed(&mut refused), b"");
     let _accepted = greet(*b"RSML\x09\0\x06\0");
     assert_eq!(a.events.next(&network.runtime), TransportEvent::Connected(B));
 }
@@ -413,7 +452,8 @@ fn a_port_in_use_is_named_in_the_error() {
     let network = Network::new(1);
     let address = network.peers[0].1;
     let (sink, _events) = sink();
-    let started = TcpTransport::start(TcpOptions::new(A, address, vec![]), sink, network.runtime.handle());
+    let started =
+        TcpTransport::start(TcpOptions::new(address, membership(A, &network.peers)), sink, network.runtime.handle());
     let Err(error) = started else { panic!("the port is in use") };
     assert!(error.to_string().starts_with(&format!("cannot listen on {address}: ")), "{error}");
 }

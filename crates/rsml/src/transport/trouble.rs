@@ -1,33 +1,35 @@
-//! What keeps a connection from coming about, for those who show it to people.
+//! Why there is no connection to a peer, for operators.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-/// What has to be looked at.
+/// Where an operator should look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TroubleKind {
     /// The name has no address, or no name server answers.
     Unresolved,
-    /// Nobody answers there.
+    /// Nothing answers at the address.
     Unreachable,
-    /// Somebody answers, and is no peer, or takes this replica for none.
+    /// Something answers, but it is no peer, or it does not accept this replica as one.
     Refused,
-    /// The own address cannot be listened on.
+    /// This replica cannot listen on its own address.
     NotListening,
 }
 
-/// Why there is no connection.
+/// Why there is no connection, since when.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trouble {
-    /// As configured.
+    /// The peer's address as configured, or this replica's own.
     pub address: String,
+    /// Where to look.
     pub kind: TroubleKind,
+    /// The latest error.
     pub reason: String,
-    /// Since when it has been of this kind.
+    /// When trouble of this kind began.
     pub since: Instant,
 }
 
-/// The trouble that there is at the moment, if any.
+/// The present trouble, if any.
 #[derive(Debug, Default)]
 pub(super) struct TroubleSlot(Mutex<Option<Arc<Trouble>>>);
 

@@ -1,5 +1,8 @@
-//! The file operations that the log is built on, few enough that a simulated disk can stand in for them
-//! (see [`super::SimulatedDisk`]), and their implementation over a directory of real files.
+//! The file operations that the log is built on, and their implementation for a directory of real
+//! files.
+//!
+//! There are few of them, so that a simulated disk can replace a real one in tests (see
+//! [`super::SimulatedDisk`]).
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
@@ -10,56 +13,63 @@ use crate::StorageError;
 
 /// A flat directory of files.
 pub trait Disk: Send + Sync + 'static {
-    /// How messages name the file; the directory itself for an empty name.
+    /// The path of a file for messages; the path of the directory for an empty name.
     fn describe(&self, name: &str) -> String;
 
+    /// The names of all files, in no particular order.
     fn list(&self) -> io::Result<Vec<String>>;
 
-    /// Creates an empty file; one of that name is emptied.
+    /// Creates an empty file. An existing file of that name becomes empty.
     fn create(&self, name: &str) -> io::Result<Box<dyn DiskFile>>;
 
     /// Opens an existing file for reading and writing.
     fn open(&self, name: &str) -> io::Result<Box<dyn DiskFile>>;
 
+    /// Removes a file; an error of kind `NotFound` if there is none.
     fn remove(&self, name: &str) -> io::Result<()>;
 
-    /// Makes creations and removals so far survive a crash.
+    /// Makes all creations and removals so far durable.
     fn sync_dir(&self) -> io::Result<()>;
 }
 
 /// An open file of a [`Disk`].
 pub trait DiskFile: Send + Sync {
-    /// Fills all of `bytes`; an error of kind `UnexpectedEof` when the file ends before.
+    /// Fills all of `bytes`; an error of kind `UnexpectedEof` if the file ends before that.
     fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()>;
 
-    /// Writes all of `bytes`, beyond the end too.
+    /// Writes all of `bytes`. A write beyond the end extends the file.
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
 
-    /// Makes all writes to this file so far, and its size, survive a crash.
+    /// Makes all writes to this file so far, and its size, durable.
     fn sync_data(&self) -> io::Result<()>;
 
+    /// The length of the file in bytes.
     fn size(&self) -> io::Result<u64>;
 }
 
-/// A directory of the file system, held under a lock: two writers would destroy the log.
+/// A directory of the file system. It is locked while this value exists: two writers would destroy
+/// the log.
 #[derive(Debug)]
 pub struct FileDisk {
     directory: PathBuf,
-    /// Held open, so that synchronising it takes no descriptor when none may be free.
+    /// Kept open, so that syncing the directory works even if no file descriptor is free.
     handle: File,
-    /// Locked as long as it is open.
+    /// The lock lasts while this file is open.
     _lock: File,
 }
 
 impl FileDisk {
     const LOCK: &str = "LOCK";
 
-    /// Creates the directory where it is missing, and locks it against other processes.
+    /// Locks the directory against other processes, and creates it if it does not exist.
+    ///
+    /// # Errors
+    /// The directory cannot be created or opened, or another process uses it.
     pub fn open(directory: &Path) -> Result<Self, StorageError> {
         let error = |what, error| failure(what, directory.display().to_string(), error);
         fs::create_dir_all(directory).map_err(|e| error("creating the directory", e))?;
         if let Some(parent) = directory.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-            sync_directory(parent).map_err(|e| error("synchronising the parent directory", e))?;
+            sync_directory(parent).map_err(|e| error("syncing the parent directory", e))?;
         }
         let lock = OpenOptions::new()
             .create(true)
@@ -86,7 +96,7 @@ impl Disk for FileDisk {
     }
 
     fn list(&self) -> io::Result<Vec<String>> {
-        // A name that is not UTF-8 is none of ours.
+        // The log has no file whose name is not UTF-8.
         let names =
             fs::read_dir(&self.directory)?.map(|entry| Ok(entry?.file_name().into_string().unwrap_or_default()));
         names.collect()
@@ -132,7 +142,7 @@ impl DiskFile for File {
     }
 }
 
-/// The error of storage for a failed file operation.
+/// The storage error for a failed file operation.
 pub(super) fn failure(what: &'static str, path: String, error: io::Error) -> StorageError {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StorageError::Full { path },
@@ -141,7 +151,8 @@ pub(super) fn failure(what: &'static str, path: String, error: io::Error) -> Sto
     }
 }
 
-/// ENFILE and EMFILE: the standard library has no names for them, and their numbers are the same on every Unix.
+/// ENFILE and EMFILE. The standard library has no names for them; their numbers are the same on
+/// every Unix.
 const NO_DESCRIPTORS: [i32; 2] = [23, 24];
 
 fn lacks_descriptors(error: &io::Error) -> bool {

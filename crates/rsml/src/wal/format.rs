@@ -1,4 +1,4 @@
-//! Format version 2 of a group: what one synchronisation makes durable. All numbers are little-endian.
+//! Format version 2 of a group, which one sync makes durable. All numbers are little-endian.
 //!
 //! ```text
 //! header    512 bytes, one sector: written whole or not at all
@@ -9,19 +9,22 @@
 //!  88  lowest sequence changed 8 (0: none) | the same of the group before 8
 //! 104  hard state: cluster id 16 | epoch 8 | disk id 16 | boot 8 | promised 8 | accepted view 8
 //! 168  generation 8 | first sequence stored after 8 | segment bytes 8
-//! 192  how many sectors of the group are zeros 8
-//! 200  the newest cuts before this group, newest first, 8 times: group number 8 | lowest sequence cut 8 (zeros: none)
+//! 192  number of sectors of the group that are zeros 8
+//! 200  the newest truncations before this group, newest first, 8 times:
+//!      group number 8 | lowest sequence removed 8 (zeros: none)
 //! 328  longest lease that may run 8 (the last field of the hard state; 0: not known) | zeros
 //! table     per record: from 8 | entries 4 | flags 4 (1: truncate, 2: base); then per entry: length 4 | CRC32C 4
 //! payload   the entries, without gaps
 //! padding   zeros up to a multiple of 4,096 bytes
 //! ```
-//! The "before" fields and the cuts say what damaged groups in front of this one did, so that the loss can be named. A
-//! *cut* is a group that removed what groups before it had written; groups that are no cuts only added at the end.
+//! The "before" fields and the truncations describe what damaged groups before this one did, so
+//! that the lost entries are known. A *truncation* is a group that removed entries of earlier
+//! groups. All other groups only append.
 //!
-//! An order is one record, or two when it sets a base: first one with the base as `from` and nothing else.
-//! Programs that do not know the longest lease write zeros there and look at nothing behind the cuts.
-//! Version 1 has neither bases, nor anything but zeros from offset 168 on. Its groups may stand before ones of version 2.
+//! A write is one record, or two if it sets a base: the first one then has the base as `from`, and
+//! nothing else. Programs that do not know the longest lease write zeros there, and ignore
+//! everything behind the truncations. In version 1 there are no bases, and only zeros from offset
+//! 168 on. Groups of version 1 may precede groups of version 2.
 
 use std::array;
 
@@ -31,23 +34,23 @@ pub(super) const VERSION: u32 = 2;
 const OLDEST_VERSION: u32 = 1;
 /// Groups start and end on multiples of this.
 pub(super) const BLOCK_BYTES: u64 = 4096;
-/// What a device writes whole or not at all.
+/// A device writes a sector completely or not at all.
 pub(super) const SECTOR_BYTES: usize = 512;
 
 const MAGIC: [u8; 8] = *b"RSML-WAL";
 const ORDER_BYTES: usize = 16;
-/// What each entry takes in the table, besides its own bytes.
+/// The bytes that an entry takes in the table.
 pub(super) const ENTRY_BYTES: usize = 8;
-/// Sequences, group numbers and lengths stay below this for ever; what lies above is not ours.
+/// Sequences, group numbers and lengths never exceed this; a header with a greater one is damaged.
 pub(super) const GREATEST: u64 = 1 << 62;
-const CUTS_KEPT: usize = 8;
+const TRUNCATIONS_KEPT: usize = 8;
 const FLAG_HARD_STATE: u32 = 1;
 const FLAG_TRUNCATE: u32 = 1;
 const FLAG_BASE: u32 = 2;
 
-/// Where a group belongs: its position is accepted only when all three are as expected.
+/// Where a group belongs: it is read only where all three are as expected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct GroupPlace {
+pub(super) struct GroupPosition {
     pub segment_number: u64,
     pub segment_id: u64,
     pub group_number: u64,
@@ -55,8 +58,8 @@ pub(super) struct GroupPlace {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct GroupHeader {
-    pub place: GroupPlace,
-    /// With table, payload and padding.
+    pub position: GroupPosition,
+    /// Header, table, payload and padding together.
     pub group_bytes: u64,
     pub record_count: u32,
     pub entry_count: u32,
@@ -64,67 +67,70 @@ pub(super) struct GroupHeader {
     pub payload_bytes: u64,
     pub last_before: Sequence,
     pub last_after: Sequence,
-    /// [`Sequence::ZERO`] when the orders leave the log as it is.
+    /// [`Sequence::ZERO`] if the writes leave the entries as they are.
     pub lowest_changed: Sequence,
     pub previous_lowest_changed: Sequence,
-    /// `None` until the first order of the log's life.
+    /// `None` before the first write to the log.
     pub hard_state: Option<HardState>,
     /// `None` in version 1.
     pub context: Option<Context>,
 }
 
-/// What a header says of the log around its group, for those who have lost other groups.
+/// The state of the log around the group of a header, in case other groups are lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Context {
-    /// Where the log begins after this group.
+    /// The first stored sequence after this group.
     pub first_after: Sequence,
-    /// How long the file was made.
+    /// The length with which the file was created.
     pub segment_bytes: u64,
-    /// How many sectors of this group hold nothing but zeros: more of them were never written.
+    /// The number of sectors of this group that are all zeros. If more of them read as zeros, some
+    /// were never written.
     pub blank_sectors: u64,
-    /// Before this group.
-    pub cuts: Cuts,
+    /// The newest truncations before this group.
+    pub truncations: Truncations,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Cut {
+struct Truncation {
     /// 0: none.
     group_number: u64,
     from: Sequence,
 }
 
-/// The newest cuts of a log, newest first.
+/// The newest truncations of a log, newest first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Cuts([Cut; CUTS_KEPT]);
+pub(super) struct Truncations([Truncation; TRUNCATIONS_KEPT]);
 
-impl Cuts {
+impl Truncations {
     pub fn push(&mut self, group_number: u64, from: Sequence) {
         self.0.rotate_right(1);
-        self.0[0] = Cut { group_number, from };
+        self.0[0] = Truncation { group_number, from };
     }
 
-    /// The lowest sequence cut by the group `group_number` or later ones, `u64::MAX` where there was no cut; `None` when
-    /// there may have been more cuts than are known.
+    /// The lowest sequence removed by truncations from group `group_number` on; `u64::MAX` if there
+    /// were none. `None` if there may have been more truncations than are known.
     pub fn lowest_since(&self, group_number: u64) -> Option<Sequence> {
-        let oldest = self.0[CUTS_KEPT - 1].group_number;
-        let since = self.0.iter().filter(|cut| cut.group_number >= group_number);
-        (oldest < group_number).then(|| since.map(|cut| cut.from).min().unwrap_or(Sequence(u64::MAX)))
+        let oldest = self.0[TRUNCATIONS_KEPT - 1].group_number;
+        let since = self.0.iter().filter(|truncation| truncation.group_number >= group_number);
+        let lowest = || since.map(|truncation| truncation.from).min().unwrap_or(Sequence(u64::MAX));
+        (oldest < group_number).then(lowest)
     }
 }
 
-/// Why a sector is no group header.
+/// Why a sector is not a group header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum HeaderFault {
     /// All zeros: nothing was written here.
     Blank,
-    /// Intact, of another format version.
+    /// An intact header of another format version.
     Version(u32),
     Damaged,
 }
 
 impl GroupHeader {
-    /// The lowest sequence that this group removed of what others had written.
-    pub fn cut(&self) -> Option<Sequence> {
+    /// If this group is a truncation: the lowest sequence of an earlier group's entry that it
+    /// removed.
+    pub fn truncated_from(&self) -> Option<Sequence> {
         Some(self.lowest_changed).filter(|&lowest| lowest != Sequence::ZERO && lowest <= self.last_before)
     }
 
@@ -132,7 +138,7 @@ impl GroupHeader {
         self.record_count as usize * ORDER_BYTES + self.entry_count as usize * ENTRY_BYTES
     }
 
-    /// Offset of the first entry in the group.
+    /// The offset of the first entry within the group.
     pub fn payload_offset(&self) -> u64 {
         (SECTOR_BYTES + self.table_bytes()) as u64
     }
@@ -144,7 +150,12 @@ impl GroupHeader {
         out.put(&MAGIC);
         out.put(&VERSION.to_le_bytes());
         out.put(&[0; 4]);
-        out.put_u64s(&[self.place.segment_number, self.place.segment_id, self.place.group_number, self.group_bytes]);
+        out.put_u64s(&[
+            self.position.segment_number,
+            self.position.segment_id,
+            self.position.group_number,
+            self.group_bytes,
+        ]);
         out.put(&self.record_count.to_le_bytes());
         out.put(&self.entry_count.to_le_bytes());
         out.put(&self.table_crc.to_le_bytes());
@@ -158,7 +169,11 @@ impl GroupHeader {
         out.put_u64s(&[hard_state.generation]);
         if let Some(context) = &self.context {
             out.put_u64s(&[context.first_after.0, context.segment_bytes, context.blank_sectors]);
-            context.cuts.0.iter().for_each(|cut| out.put_u64s(&[cut.group_number, cut.from.0]));
+            context
+                .truncations
+                .0
+                .iter()
+                .for_each(|truncation| out.put_u64s(&[truncation.group_number, truncation.from.0]));
             out.put_u64s(&[hard_state.lease_us]);
         }
         let crc = crc32c::crc32c(&sector);
@@ -166,7 +181,7 @@ impl GroupHeader {
         sector
     }
 
-    /// Reads the header in the first sector of `bytes`, which must hold one.
+    /// Decodes the header in the first sector of `bytes`, which must not be shorter.
     pub fn decode(bytes: &[u8]) -> Result<Self, HeaderFault> {
         let sector = &bytes[..SECTOR_BYTES];
         if is_blank(sector) {
@@ -189,12 +204,13 @@ impl GroupHeader {
     }
 
     fn decode_fields(input: &mut FieldReader, version: u32) -> Self {
-        let place = GroupPlace { segment_number: input.u64(), segment_id: input.u64(), group_number: input.u64() };
+        let position =
+            GroupPosition { segment_number: input.u64(), segment_id: input.u64(), group_number: input.u64() };
         let group_bytes = input.u64();
         let (record_count, entry_count, table_crc) = (input.u32(), input.u32(), input.u32());
         let has_hard_state = input.u32() & FLAG_HARD_STATE != 0;
         let mut header = GroupHeader {
-            place,
+            position,
             group_bytes,
             record_count,
             entry_count,
@@ -219,7 +235,10 @@ impl GroupHeader {
                 first_after: Sequence(input.u64()),
                 segment_bytes: input.u64(),
                 blank_sectors: input.u64(),
-                cuts: Cuts(array::from_fn(|_| Cut { group_number: input.u64(), from: Sequence(input.u64()) })),
+                truncations: Truncations(array::from_fn(|_| Truncation {
+                    group_number: input.u64(),
+                    from: Sequence(input.u64()),
+                })),
             })
             .filter(|_| version > 1),
         };
@@ -228,41 +247,41 @@ impl GroupHeader {
         header
     }
 
-    /// Nothing that adds up to an overflow, and the lengths agree.
+    /// Whether the lengths agree, and no number is so great that sums could overflow.
     fn is_coherent(&self) -> bool {
         let sequences = [self.last_before, self.last_after, self.lowest_changed, self.previous_lowest_changed];
         let first_after = self.context.map_or(0, |context| context.first_after.0);
-        let numbers = [first_after, self.place.group_number, self.payload_bytes];
+        let numbers = [first_after, self.position.group_number, self.payload_bytes];
         let content = self.payload_offset().saturating_add(self.payload_bytes);
         sequences.into_iter().map(|sequence| sequence.0).chain(numbers).all(|number| number <= GREATEST)
             && content.checked_next_multiple_of(BLOCK_BYTES) == Some(self.group_bytes)
     }
 }
 
-/// What a record does to the log.
+/// The effect of a record on the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Change {
     Append,
-    /// What is at or above `from` goes first.
+    /// First removes the entries at or above `from`.
     Replace,
-    /// What is at or below `from` goes, and that is all.
+    /// Only removes the entries at or below `from`.
     Base,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct OrderRecord {
+pub(super) struct WriteRecord {
     pub from: Sequence,
     pub count: u32,
     pub change: Change,
 }
 
-impl OrderRecord {
-    /// The records of an order, in the order in which they are carried out.
-    pub fn of(order: &Persist) -> impl Iterator<Item = Self> {
-        let base = order.base.map(|base| OrderRecord { from: base, count: 0, change: Change::Base });
-        let count = u32::try_from(order.entries.len()).expect("an order has fewer than 2^32 entries");
-        let change = if order.truncate { Change::Replace } else { Change::Append };
-        base.into_iter().chain([OrderRecord { from: order.from, count, change }])
+impl WriteRecord {
+    /// The records of a write, in the order in which they apply.
+    pub fn of(write: &Persist) -> impl Iterator<Item = Self> {
+        let base = write.base.map(|base| WriteRecord { from: base, count: 0, change: Change::Base });
+        let count = u32::try_from(write.entries.len()).expect("a write has fewer than 2^32 entries");
+        let change = if write.truncate { Change::Replace } else { Change::Append };
+        base.into_iter().chain([WriteRecord { from: write.from, count, change }])
     }
 
     pub fn changes_log(&self) -> bool {
@@ -284,15 +303,15 @@ pub(super) struct EntryRecord {
     pub crc: u32,
 }
 
-/// What a group holds: the records of its orders, and the entries of all of them in a row.
+/// The table of a group: the records of its writes, and the entries of all of them in order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Table {
-    pub records: Vec<OrderRecord>,
+    pub records: Vec<WriteRecord>,
     pub entries: Vec<EntryRecord>,
 }
 
 impl Table {
-    /// The sequence of the entry in this place.
+    /// The sequence of the group's entry with this index.
     pub fn sequence_of(&self, ordinal: usize) -> Option<Sequence> {
         let mut ordinal = ordinal as u64;
         for record in &self.records {
@@ -304,13 +323,13 @@ impl Table {
         None
     }
 
-    /// `None` when it doesn't match the header.
+    /// `None` if the bytes don't match the header.
     pub fn decode(header: &GroupHeader, bytes: &[u8]) -> Option<Self> {
         if bytes.len() != header.table_bytes() || crc32c::crc32c(bytes) != header.table_crc {
             return None;
         }
         let mut input = FieldReader { bytes };
-        let records = (0..header.record_count).map(|_| OrderRecord {
+        let records = (0..header.record_count).map(|_| WriteRecord {
             from: Sequence(input.u64()),
             count: input.u32(),
             change: match input.u32() {
@@ -329,28 +348,29 @@ impl Table {
     }
 }
 
-/// The bytes of a group that holds these orders.
-pub(super) fn group_bytes(orders: &[Persist]) -> u64 {
-    let entries = orders.iter().map(|order| order.entries.len()).sum::<usize>();
-    let payload = orders.iter().flat_map(|order| &order.entries).map(|entry| entry.len() as u64).sum::<u64>();
-    let records = orders.iter().flat_map(OrderRecord::of).count();
+/// The length of a group that holds these writes.
+pub(super) fn group_bytes(writes: &[Persist]) -> u64 {
+    let entries = writes.iter().map(|write| write.entries.len()).sum::<usize>();
+    let payload = writes.iter().flat_map(|write| &write.entries).map(|entry| entry.len() as u64).sum::<u64>();
+    let records = writes.iter().flat_map(WriteRecord::of).count();
     let content = (SECTOR_BYTES + records * ORDER_BYTES + entries * ENTRY_BYTES) as u64 + payload;
     content.next_multiple_of(BLOCK_BYTES)
 }
 
-/// Writes a group with `orders` into `buffer`, replacing what it holds; `header` gives place, hard state and the
-/// sequences, the rest is filled in and returned.
-pub(super) fn encode_group(mut header: GroupHeader, orders: &[Persist], buffer: &mut Vec<u8>) -> GroupHeader {
+/// Replaces the contents of `buffer` by a group with these writes. The caller fills in the
+/// position, the hard state, the sequences and the context of `header`; the rest is filled in here,
+/// and the complete header returned.
+pub(super) fn encode_group(mut header: GroupHeader, writes: &[Persist], buffer: &mut Vec<u8>) -> GroupHeader {
     buffer.clear();
     buffer.resize(SECTOR_BYTES, 0);
     let mut records = 0;
-    for record in orders.iter().flat_map(OrderRecord::of) {
+    for record in writes.iter().flat_map(WriteRecord::of) {
         buffer.extend_from_slice(&record.from.0.to_le_bytes());
         buffer.extend_from_slice(&record.count.to_le_bytes());
         buffer.extend_from_slice(&record.flags().to_le_bytes());
         records += 1;
     }
-    let entries = || orders.iter().flat_map(|order| &order.entries);
+    let entries = || writes.iter().flat_map(|write| &write.entries);
     for entry in entries() {
         let length = u32::try_from(entry.len()).expect("an entry is shorter than 4 GiB");
         buffer.extend_from_slice(&length.to_le_bytes());
@@ -374,12 +394,12 @@ pub(super) fn encode_group(mut header: GroupHeader, orders: &[Persist], buffer: 
 }
 
 pub(super) fn is_blank(bytes: &[u8]) -> bool {
-    // By chunks, which the compiler compares at once: most of a small group is blank.
+    // The compiler vectorises the comparison of chunks. It matters: most of a small group is blank.
     let (chunks, rest) = bytes.as_chunks::<64>();
     chunks.iter().all(|chunk| chunk.iter().fold(0, |all, byte| all | byte) == 0) && rest.iter().all(|&byte| byte == 0)
 }
 
-/// How many sectors of `bytes` hold nothing but zeros.
+/// The number of sectors of `bytes` that are all zeros.
 pub(super) fn blank_sectors(bytes: &[u8]) -> u64 {
     bytes.chunks(SECTOR_BYTES).filter(|sector| is_blank(sector)).count() as u64
 }

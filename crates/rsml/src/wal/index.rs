@@ -1,16 +1,16 @@
-//! Where each entry of the log lies: what the orders so far made of it, without the entries themselves.
+//! The location of each entry of the log, but not the entries themselves.
 //!
-//! An index costs 24 bytes for each *run*, entries that follow each other in the log and in one group. Every group
-//! takes at least 4 KiB on disk, so that the index has at most 1/170 of the log's size. Entries that are lost (there
-//! were some, and nobody can say what they were) are runs too, without a place.
+//! An index takes 24 bytes for each *run* of consecutive entries in one group. Since every group
+//! takes at least 4 KiB on disk, the index has at most 1/170 of the log's size. Lost entries form
+//! runs, too, without a location.
 
 use std::collections::VecDeque;
 use std::num::NonZeroU32;
 
-use super::format::{Change, OrderRecord};
+use super::format::{Change, WriteRecord};
 use crate::Sequence;
 
-/// The ends of the log. Entries `first..=last` are stored, none when `last` is `first.previous()`.
+/// The ends of the log. Entries `first..=last` are stored; none if `last` is `first.previous()`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Bounds {
     pub first: Sequence,
@@ -18,28 +18,30 @@ pub(super) struct Bounds {
 }
 
 impl Bounds {
-    /// A log that holds nothing and goes on after `last`.
+    /// An empty log that continues after `last`.
     pub fn empty_after(last: Sequence) -> Self {
         Bounds { first: last.next(), last }
     }
 
-    /// Why a record can't follow; one that can't is an error of whoever gave its order.
-    pub fn objection(&self, record: &OrderRecord) -> Option<String> {
+    /// Why a record can't be applied; `None` if it can. A record that can't is a bug in the caller
+    /// that passed the write.
+    pub fn objection(&self, record: &WriteRecord) -> Option<String> {
         let from = record.from;
         match record.change {
             Change::Append if record.count > 0 && from != self.last.next() => {
-                Some(format!("an order appends at {from}, but the log ends at {}", self.last))
+                Some(format!("a write appends at {from}, but the log ends at {}", self.last))
             }
             Change::Replace if from == Sequence::ZERO => {
-                Some("an order begins at sequence 0, sequences count from 1".to_owned())
+                Some("a write begins at sequence 0, sequences count from 1".to_owned())
             }
             Change::Base if record.count > 0 => Some("a base with entries".to_owned()),
             Change::Append | Change::Replace | Change::Base => None,
         }
     }
 
-    /// Carries out a record. A truncation beyond the end starts the log anew there: entries are stored without gaps.
-    pub fn apply(&mut self, record: &OrderRecord) {
+    /// Applies a record. If a truncation lies beyond the end, the log restarts there, since it has
+    /// no gaps.
+    pub fn apply(&mut self, record: &WriteRecord) {
         self.change(record.change, record.from, u64::from(record.count));
     }
 
@@ -47,8 +49,8 @@ impl Bounds {
         match change {
             Change::Append => {}
             Change::Replace => {
-                let starts_anew = from > self.last.next();
-                self.first = if starts_anew { from } else { self.first.min(from) };
+                let restarts = from > self.last.next();
+                self.first = if restarts { from } else { self.first.min(from) };
                 self.last = from.previous();
             }
             Change::Base => {
@@ -60,22 +62,23 @@ impl Bounds {
     }
 }
 
-/// A group that holds entries. Its number is checked whenever it is read, so that none is ever taken for another.
+/// Where a group lies. Its number is compared with the header whenever it is read, so that another
+/// group is never mistaken for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct GroupSpot {
+pub(super) struct GroupRef {
     pub number: u64,
-    /// Offset in its segment, in blocks; the first block belongs to the opening.
+    /// The offset in its segment, in blocks. The first block belongs to the segment header.
     pub block: NonZeroU32,
 }
 
-/// Entries that follow each other in the log and in one group; it ends where the next one begins.
+/// Consecutive entries in one group. A run ends where the next one begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Run {
     first: Sequence,
     group_number: u64,
-    /// `None`: these entries are lost.
+    /// `None` if these entries are lost.
     block: Option<NonZeroU32>,
-    /// Which entry of the group the first one is.
+    /// The index of the first entry in its group.
     ordinal: u32,
 }
 
@@ -84,7 +87,7 @@ impl Run {
         Run { first, group_number: 0, block: None, ordinal: 0 }
     }
 
-    /// The part of the run that begins at `first`.
+    /// The part of the run from `first` on.
     fn rest_from(&self, first: Sequence) -> Self {
         match self.block {
             None => Run::lost(first),
@@ -96,20 +99,21 @@ impl Run {
     }
 }
 
-/// Where entries of one run lie.
+/// Where an entry lies, and where its run ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Location {
-    /// Position of the segment among those indexed.
+    /// The index of the segment among all segments.
     pub segment: usize,
-    /// `None`: the entry is lost.
-    pub spot: Option<GroupSpot>,
-    /// Which entry of the group the sought one is.
+    /// `None` if the entry is lost.
+    pub group: Option<GroupRef>,
+    /// The index of the entry in its group.
     pub ordinal: u32,
+    /// The last entry of the run.
     pub run_last: Sequence,
 }
 
-/// Invariants: runs are strictly ascending through all segments, begin at `bounds.first` and end at `bounds.last`;
-/// there are none when the log holds nothing.
+/// The location of every entry. Invariant: the runs of all segments are strictly ascending, begin
+/// at `bounds.first` and end at `bounds.last`. An empty log has no runs.
 #[derive(Debug)]
 pub(super) struct LogIndex {
     bounds: Bounds,
@@ -126,9 +130,9 @@ impl LogIndex {
         self.bounds
     }
 
-    /// Lets go of everything; the log goes on after `last`.
+    /// Removes everything. The log continues after `last`.
     pub fn start_after(&mut self, last: Sequence) {
-        self.cut(Sequence::ZERO);
+        self.truncate(Sequence::ZERO);
         self.bounds = Bounds::empty_after(last);
     }
 
@@ -136,24 +140,26 @@ impl LogIndex {
         self.segments.push_back(Vec::new());
     }
 
-    /// Carries out a record whose entries lie in the newest segment, in the given group, from entry `ordinal` on.
-    pub fn apply(&mut self, record: &OrderRecord, spot: GroupSpot, ordinal: u32) {
+    /// Applies a record. Its entries lie in the newest segment, in the given group, from index
+    /// `ordinal` on.
+    pub fn apply(&mut self, record: &WriteRecord, group: GroupRef, ordinal: u32) {
         self.change(record.change, record.from, u64::from(record.count));
         if record.count == 0 {
             return;
         }
-        let runs = self.segments.back_mut().expect("an order lies in a segment");
+        let runs = self.segments.back_mut().expect("a write lies in a segment");
         let continues = runs.last().is_some_and(|run| {
-            run.block == Some(spot.block)
+            run.block == Some(group.block)
                 && u64::from(run.ordinal) + (record.from.0 - run.first.0) == u64::from(ordinal)
         });
         if !continues {
-            runs.push(Run { first: record.from, group_number: spot.number, block: Some(spot.block), ordinal });
+            runs.push(Run { first: record.from, group_number: group.number, block: Some(group.block), ordinal });
         }
     }
 
-    /// Orders that are lost replaced what was at or above `from` by entries through `to`, if any. They count as part of
-    /// the segment before the newest if nothing of the newest is indexed yet: that one must stay as long as they do.
+    /// Lost groups replaced the entries at or above `from` by entries through `to`, if any, which
+    /// are lost. With `before_newest`, the lost entries count as part of the segment before the
+    /// newest one, which must then stay as long as they do.
     pub fn lose(&mut self, from: Sequence, to: Sequence, before_newest: bool) {
         let from = from.min(to.next());
         self.change(Change::Replace, from, to.next().0 - from.0);
@@ -164,7 +170,7 @@ impl LogIndex {
         }
     }
 
-    /// Entries of one run turn out to be damaged.
+    /// Marks entries of one run as lost.
     pub fn mark_lost(&mut self, from: Sequence, to: Sequence) {
         let Some(location) = self.locate(from) else { return };
         let to = to.min(location.run_last);
@@ -176,22 +182,23 @@ impl LogIndex {
         runs.splice(position..=position, before.into_iter().chain([Run::lost(from)]).chain(after));
     }
 
-    /// Lets go of everything at or below `base`; where the log ended before, it goes on after it.
-    pub fn forget_through(&mut self, base: Sequence) {
+    /// Removes all entries at or below `base`. If the log ended before `base`, it continues after
+    /// it.
+    pub fn discard_through(&mut self, base: Sequence) {
         self.change(Change::Base, base, 0);
     }
 
     fn change(&mut self, change: Change, from: Sequence, count: u64) {
         match change {
             Change::Append => {}
-            Change::Replace if from > self.bounds.last.next() => self.cut(Sequence::ZERO),
-            Change::Replace => self.cut(from),
-            Change::Base => self.cut_through(from),
+            Change::Replace if from > self.bounds.last.next() => self.truncate(Sequence::ZERO),
+            Change::Replace => self.truncate(from),
+            Change::Base => self.discard_runs_through(from),
         }
         self.bounds.change(change, from, count);
     }
 
-    fn cut(&mut self, from: Sequence) {
+    fn truncate(&mut self, from: Sequence) {
         for runs in self.segments.iter_mut().rev() {
             let kept = runs.partition_point(|run| run.first < from);
             runs.truncate(kept);
@@ -201,13 +208,13 @@ impl LogIndex {
         }
     }
 
-    fn cut_through(&mut self, base: Sequence) {
+    fn discard_runs_through(&mut self, base: Sequence) {
         let first = base.next();
         let kept = self.locate(first).map(|location| location.segment);
         for (segment, runs) in self.segments.iter_mut().enumerate() {
             let cut = runs.partition_point(|run| run.first <= base);
             let rest = runs[..cut].last().map(|run| run.rest_from(first)).filter(|_| kept == Some(segment));
-            // The run that holds `first` may begin there, or be the rest of one that begins before.
+            // The run that contains `first` either begins there, or is the rest of an earlier one.
             let begins_there = runs.get(cut).is_some_and(|run| run.first == first);
             runs.splice(..cut, rest.filter(|_| !begins_there));
         }
@@ -226,13 +233,13 @@ impl LogIndex {
         let run_end = next.unwrap_or_else(|| self.end_of(segment));
         Some(Location {
             segment,
-            spot: run.block.map(|block| GroupSpot { number: run.group_number, block }),
+            group: run.block.map(|block| GroupRef { number: run.group_number, block }),
             ordinal: run.ordinal,
             run_last: run_end.previous(),
         })
     }
 
-    /// The ranges of lost entries, ascending and apart.
+    /// The ranges of lost entries, ascending and not adjacent.
     pub fn lost(&self) -> Vec<(Sequence, Sequence)> {
         let mut lost: Vec<(Sequence, Sequence)> = Vec::new();
         let mut runs = self.segments.iter().flatten().peekable();
@@ -249,14 +256,15 @@ impl LogIndex {
         lost
     }
 
-    /// The sequence after the last entry of a segment that has any.
+    /// The sequence after the last entry of a segment that has entries.
     fn end_of(&self, segment: usize) -> Sequence {
         let later = self.segments.iter().skip(segment + 1).find_map(|runs| runs.first());
         later.map_or(self.bounds.last.next(), |run| run.first)
     }
 
-    /// True when the oldest segment isn't the newest too, and holds no entry at or above `below`.
-    pub fn oldest_may_go(&self, below: Sequence) -> bool {
+    /// Whether the oldest segment can be removed: it isn't the newest, and has no entry at or above
+    /// `below`.
+    pub fn can_remove_oldest(&self, below: Sequence) -> bool {
         self.segments.len() > 1 && (self.segments[0].is_empty() || self.end_of(0) <= below)
     }
 

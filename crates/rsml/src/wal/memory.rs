@@ -1,15 +1,16 @@
-//! [`InMemoryStorage`]: the exact semantics of a log, kept in memory; for tests and for replicas that keep nothing.
+//! [`InMemoryStorage`]: a log with the exact semantics of one on disk, but in memory.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
-use super::format::{Change, OrderRecord, group_bytes};
+use super::format::{Change, WriteRecord, group_bytes};
 use super::index::Bounds;
 use crate::{HardState, Persist, Recovered, Sequence, Storage, StorageError, StorageStatistics};
 
-/// A log in memory. Clones share it, so that a test can keep one and start a replica on it again.
+/// A log in memory, for tests, and for replicas that keep nothing. Clones share the log, so a test
+/// can keep one and restart a replica with it.
 #[derive(Clone, Debug, Default)]
 pub struct InMemoryStorage {
     content: Arc<Mutex<Content>>,
@@ -38,9 +39,9 @@ impl Default for Content {
 }
 
 impl Content {
-    fn apply(&mut self, order: &Persist) {
-        self.hard_state = Some(order.hard_state);
-        for record in OrderRecord::of(order) {
+    fn apply(&mut self, write: &Persist) {
+        self.hard_state = Some(write.hard_state);
+        for record in WriteRecord::of(write) {
             let objection = self.bounds.objection(&record);
             assert!(objection.is_none(), "{}", objection.unwrap_or_default());
             let Bounds { first, last } = self.bounds;
@@ -55,7 +56,7 @@ impl Content {
             }
             self.bounds.apply(&record);
         }
-        self.entries.extend(order.entries.iter().cloned().map(Some));
+        self.entries.extend(write.entries.iter().cloned().map(Some));
     }
 
     fn load(&self, from: Sequence) -> Vec<Option<Bytes>> {
@@ -94,11 +95,12 @@ impl Content {
 }
 
 impl InMemoryStorage {
+    /// An empty log.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Damages the stored entries among `from..=to`.
+    /// Damages the stored entries in `from..=to`.
     pub fn damage(&self, from: Sequence, to: Sequence) {
         let mut content = self.content();
         let first = content.bounds.first.0;
@@ -106,7 +108,7 @@ impl InMemoryStorage {
         content.entries.iter_mut().enumerate().filter(|(position, _)| is_meant(*position)).for_each(|(_, e)| *e = None);
     }
 
-    /// From now on there is no space, or there is again.
+    /// Sets whether the storage is full. While it is, writes are left out.
     pub fn set_full(&self, is_full: bool) {
         self.content().is_full = is_full;
     }
@@ -127,18 +129,18 @@ impl Storage for InMemoryStorage {
         Ok(self.content().load(from))
     }
 
-    fn persist(&mut self, orders: &[Persist]) -> Result<usize, StorageError> {
+    fn persist(&mut self, writes: &[Persist]) -> Result<usize, StorageError> {
         let mut content = self.content();
         if content.is_full {
             return Ok(0);
         }
-        for order in orders {
-            content.apply(order);
-            content.statistics.entries_written += order.entries.len() as u64;
+        for write in writes {
+            content.apply(write);
+            content.statistics.entries_written += write.entries.len() as u64;
         }
-        content.statistics.bytes_written += group_bytes(orders);
+        content.statistics.bytes_written += group_bytes(writes);
         content.statistics.fsyncs += 1;
-        Ok(orders.len())
+        Ok(writes.len())
     }
 
     fn read(&mut self, from: Sequence, to: Sequence, max_bytes: usize) -> Result<Vec<Bytes>, StorageError> {

@@ -1,32 +1,40 @@
-//! Reads a log back at start: which groups count, where the log ends, what is lost, and what was only torn.
+//! Reads a log back at start: finds its valid groups, its end, its lost entries, and a torn last
+//! group.
 //!
-//! Only the last group can be torn, since each group is durable before the next one is written. So the last group is cut
-//! off when it can be torn. Any other damage was made by the device; what it may have hit is *lost*: known to have been
-//! there, and not readable. Recovery goes on behind it:
+//! Only the last group can be torn, since each group is durable before the next one is written. If
+//! the last group looks torn, it is removed. Any other damage was done by the device. Entries that
+//! it may have hit are *lost*: known to have existed, but not readable. Recovery continues behind
+//! the damage:
 //!
-//! - A group whose header is intact says itself which sequences it changed.
-//! - For groups without a header the next intact one tells: where the log ended before it, where it begins, and which of
-//!   the groups before it cut something off. Where that says nothing, all that is stored before it counts as lost: an
-//!   entry that was replaced is never taken for its replacement.
-//! - The hard state is that of the newest header. What lies behind the last group must be blank or torn; otherwise a
-//!   later header may have been there, and with it a promise. That is an error ([`StorageError::Damaged`]), and so is a
-//!   newest segment that is too short or holds no header.
+//! - A group with an intact header and a damaged table says in the header which sequences it
+//!   changed.
+//! - For groups without an intact header, the next intact header says where the log ended before
+//!   it, where it begins, and which earlier groups were truncations. If that is not enough,
+//!   everything stored before it counts as lost: an entry that was replaced is never mistaken for
+//!   its replacement.
+//! - The newest header has the hard state. Everything behind the last group must be blank, or part
+//!   of a torn group. Otherwise a later header may have been there, and with it a promise: that is
+//!   an error ([`StorageError::Damaged`]). So is a newest segment that is too short or has no
+//!   header.
 //!
-//! Nothing is recorded of losses: as long as the damaged place is among the segments, each recovery comes to the same
-//! conclusion, until the lost entries are replaced or trimmed.
+//! Losses are not recorded anywhere: while the damaged segment exists, each recovery comes to the
+//! same conclusion, until the lost entries are replaced or trimmed.
 //!
-//! Entries in the middle are not read here; whoever reads them checks them.
+//! Recovery reads only the entries of the last group. All others are verified when they are read.
 //!
-//! # What recovery writes
-//! A crash at any of these writes leaves a log from which the next recovery reads the same:
+//! # Writes during recovery
+//! After a crash at any of these writes, the next recovery comes to the same result:
 //!
-//! 1. When the newest header lies in a foreign place, the state is written once more, in a group without orders, the
-//!    *seal*. That header stays until the seal is durable; all else behind the groups is zeroed before.
-//! 2. Blank sectors in damaged parts of the last group are overwritten. That a later group was begun tells that such a
-//!    group is damaged, not torn; once the later one is zeroed, or the segment behind is made anew, nothing else would.
-//! 3. The last group is written again, because it may have been seen in the page cache without being on the device. 2 and
-//!    3 are synchronised before
-//! 4. what lies behind the last group is zeroed, so that it can never be taken for a group later.
+//! 1. If the newest header is misplaced, the state is written again, in a group without writes, the
+//!    *recovery marker*. The misplaced header stays until the marker is durable. Everything else
+//!    behind the groups is zeroed before the marker is written.
+//! 2. Blank sectors in damaged parts of the last group are overwritten. If a later group, or a
+//!    later segment, was begun, such a group is damaged and not torn; but that evidence disappears
+//!    once the later group is zeroed or the later segment recreated.
+//! 3. The last group is written again, because recovery may have read it from the page cache
+//!    although it is not on the device. Steps 2 and 3 are synced before step 4.
+//! 4. Everything behind the last group is zeroed, so that it can never be mistaken for a group
+//!    later.
 
 use std::collections::VecDeque;
 use std::num::NonZeroU32;
@@ -34,52 +42,54 @@ use std::ops::Range;
 
 use super::disk::{Disk, DiskFile, failure};
 use super::format::{
-    BLOCK_BYTES, ENTRY_BYTES, GroupHeader, GroupPlace, HeaderFault, SECTOR_BYTES, blank_sectors, is_blank,
+    BLOCK_BYTES, ENTRY_BYTES, GroupHeader, GroupPosition, HeaderFault, SECTOR_BYTES, blank_sectors, is_blank,
 };
-use super::index::{Bounds, GroupSpot, LogIndex};
+use super::index::{Bounds, GroupRef, LogIndex};
 use super::scan::{Group, Layout, scan};
 use super::segment::{file_name, number_of};
-use super::storage::{LogState, Position, Segment};
+use super::state::{LogState, LogTail, Segment};
 use super::window::Window;
 use crate::{Sequence, StorageError};
 
-/// The number of a log's very first segment.
+/// The number of a log's first segment.
 pub(super) const FIRST_SEGMENT: u64 = 1;
-/// What blank sectors of damaged entries are filled with.
-const DEFACED: u8 = 0xdd;
+/// Fills blank sectors of damaged entries.
+const DAMAGE_FILL: u8 = 0xdd;
 
+/// A recovered log.
 pub(super) struct Recovery {
     pub state: LogState,
-    /// The state must be written once more before anything else, because it stands only where it can't stay.
-    pub seal: Option<Seal>,
+    /// Set if the state must be written again before anything else, because only a misplaced group
+    /// holds it.
+    pub marker: Option<RecoveryMarker>,
 }
 
-/// Where a group without orders is to repeat the state.
-pub(super) struct Seal {
+/// Where to write a group without writes that repeats the state.
+pub(super) struct RecoveryMarker {
     pub offset: u64,
-    /// Where the last group that counts ends: between it and the seal each group that is missing has a block, as if it
-    /// had been there.
+    /// The end of the last valid group. Between it and the marker, each missing group is left one
+    /// block.
     pub groups_end: u64,
 }
 
-/// `None` when no log was begun here.
+/// Recovers the log; `None` if the disk has none.
 pub(super) fn recover(disk: &dyn Disk) -> Result<Option<Recovery>, StorageError> {
     let mut numbers = list_segments(disk)?;
     let mut replay = Replay {
         disk,
         segments: VecDeque::new(),
         index: LogIndex::new(Bounds::empty_after(Sequence::ZERO)),
-        position: None,
+        tail: None,
         misses_beginning: false,
         may_be_torn: true,
         write_offset: 0,
-        seal: None,
+        marker: None,
     };
     let mut unused = None;
     match judge_newest(disk, &numbers)? {
         Newest::InUse => {}
         Newest::Unused => unused = numbers.pop(),
-        Newest::OpeningDamaged => {
+        Newest::HeaderDamaged => {
             replay.may_be_torn = false;
             numbers.pop();
         }
@@ -88,16 +98,17 @@ pub(super) fn recover(disk: &dyn Disk) -> Result<Option<Recovery>, StorageError>
     for number in numbers {
         replay.read_segment(number, Some(number) == newest)?;
     }
-    // Not before: a log that is refused must look the same the next time.
+    // Remove the unused segment only now: if recovery fails above, the next attempt must see the
+    // same files.
     if let Some(number) = unused {
         remove_unused(disk, number)?;
     }
     if newest.is_none() {
         return Ok(None);
     }
-    let Replay { segments, index, position, write_offset, seal, .. } = replay;
-    let position = position.expect("the newest segment has a header");
-    Ok(Some(Recovery { state: LogState { segments, index, position, write_offset }, seal }))
+    let Replay { segments, index, tail, write_offset, marker, .. } = replay;
+    let tail = tail.expect("the newest segment has a header");
+    Ok(Some(Recovery { state: LogState { segments, index, tail, write_offset }, marker }))
 }
 
 fn list_segments(disk: &dyn Disk) -> Result<Vec<u64>, StorageError> {
@@ -107,14 +118,15 @@ fn list_segments(disk: &dyn Disk) -> Result<Vec<u64>, StorageError> {
     Ok(numbers)
 }
 
-/// What the newest segment file is to recovery.
+/// The state of the newest segment file.
 enum Newest {
     InUse,
-    /// It was prepared and never opened.
+    /// The segment was prepared but never used.
     Unused,
-    /// It was opened, so that nothing before it is torn. Nothing else was written there, and its opening only repeats
-    /// what stands before. The file stays until it is made anew.
-    OpeningDamaged,
+    /// The segment's header was written and is damaged, and nothing else was written to the
+    /// segment. So nothing before it is torn, and the header only repeated the state before it. The
+    /// file stays until it is recreated.
+    HeaderDamaged,
 }
 
 fn judge_newest(disk: &dyn Disk, numbers: &[u64]) -> Result<Newest, StorageError> {
@@ -128,10 +140,10 @@ fn judge_newest(disk: &dyn Disk, numbers: &[u64]) -> Result<Newest, StorageError
     }
     if !window.is_blank(0..window.bytes) {
         let has_header = window.header(0)?.is_ok();
-        return Ok(if has_header || numbers.len() == 1 { Newest::InUse } else { Newest::OpeningDamaged });
+        return Ok(if has_header || numbers.len() == 1 { Newest::InUse } else { Newest::HeaderDamaged });
     }
     if number != FIRST_SEGMENT && numbers.len() == 1 {
-        // Older segments go only after this one was opened.
+        // Older segments are removed only after this one has a segment header.
         let reason = "the only segment is blank, though it is not the first one of its log".to_owned();
         return Err(StorageError::Damaged { path, reason });
     }
@@ -141,22 +153,22 @@ fn judge_newest(disk: &dyn Disk, numbers: &[u64]) -> Result<Newest, StorageError
 fn remove_unused(disk: &dyn Disk, number: u64) -> Result<(), StorageError> {
     let name = file_name(number);
     disk.remove(&name).map_err(|e| failure("removing an unused segment", disk.describe(&name), e))?;
-    disk.sync_dir().map_err(|e| failure("synchronising the directory", disk.describe(""), e))
+    disk.sync_dir().map_err(|e| failure("syncing the directory", disk.describe(""), e))
 }
 
 struct Replay<'a> {
     disk: &'a dyn Disk,
     segments: VecDeque<Segment>,
     index: LogIndex,
-    /// `None` until there was a header.
-    position: Option<Position>,
-    /// Older segments are there, but not one header in them.
+    /// `None` until a header was found.
+    tail: Option<LogTail>,
+    /// There are older segments, but no header in them.
     misses_beginning: bool,
     /// Whether the last group of the newest segment may be torn.
     may_be_torn: bool,
-    /// Where the last group of the segment ends.
+    /// The end of the segment's last group.
     write_offset: u64,
-    seal: Option<Seal>,
+    marker: Option<RecoveryMarker>,
 }
 
 impl Replay<'_> {
@@ -170,10 +182,10 @@ impl Replay<'_> {
         let mut segment_id = 0;
         match layout {
             Some(mut layout) => {
-                segment_id = layout.place.segment_id;
+                segment_id = layout.position.segment_id;
                 let end = if is_newest { self.judge_end(&mut window, &mut layout)? } else { window.bytes };
                 self.apply_layout(&mut window, &layout)?;
-                if is_newest && layout.stray.is_none() {
+                if is_newest && layout.misplaced.is_none() {
                     layout.groups.last().into_iter().for_each(|group| self.mark_damaged(&mut window, group));
                 }
                 if is_newest {
@@ -181,10 +193,10 @@ impl Replay<'_> {
                     self.finish(&*file, &mut window, &layout, end)?;
                 }
             }
-            None if is_newest => return Err(damaged(&window, "there is not one group in its newest part")),
+            None if is_newest => return Err(damaged(&window, "its newest segment holds no intact group")),
             None => {
-                tracing::error!(path = window.path, "a segment of the log is damaged as a whole");
-                self.misses_beginning |= self.position.is_none();
+                tracing::error!(path = window.path, "a segment of the log is completely damaged");
+                self.misses_beginning |= self.tail.is_none();
             }
         }
         let bytes = window.bytes;
@@ -193,56 +205,59 @@ impl Replay<'_> {
     }
 
     fn next_group(&self) -> Option<u64> {
-        self.position.as_ref().map(|position| position.next_group)
+        self.tail.as_ref().map(|tail| tail.next_group)
     }
 
-    /// Takes the last group out of the layout of the newest segment if it is torn, and returns where the groups end.
+    /// Removes the last group from the layout of the newest segment if it is torn. Returns the end
+    /// of the groups.
     fn judge_end(&mut self, window: &mut Window, layout: &mut Layout) -> Result<u64, StorageError> {
-        let made_bytes = |header: &GroupHeader| header.context.map_or(0, |context| context.segment_bytes);
-        let is_cut_short = |group: &Group| group.end().max(made_bytes(&group.header)) > window.bytes;
-        if layout.groups.iter().any(is_cut_short) {
-            return Err(damaged(window, "the file is shorter than it was made"));
+        let created_bytes = |header: &GroupHeader| header.context.map_or(0, |context| context.segment_bytes);
+        let is_too_short = |group: &Group| group.end().max(created_bytes(&group.header)) > window.bytes;
+        if layout.groups.iter().any(is_too_short) {
+            return Err(damaged(window, "the file is shorter than it was when created"));
         }
         let end = layout.groups.last().map_or(0, Group::end);
         self.judge_behind(window, layout, end)?;
-        let Some(last) = layout.groups.last().filter(|_| layout.stray.is_none()) else { return Ok(end) };
-        let (number, offset) = (last.header.place.group_number, last.offset);
-        let before = layout.groups.iter().rev().nth(1).map(|group| group.header.place.group_number + 1);
-        // Otherwise the group before it is damaged, and this one's header is the newest that tells what was promised.
+        let Some(last) = layout.groups.last().filter(|_| layout.misplaced.is_none()) else { return Ok(end) };
+        let (number, offset) = (last.header.position.group_number, last.offset);
+        let before = layout.groups.iter().rev().nth(1).map(|group| group.header.position.group_number + 1);
+        // Otherwise the group before it is damaged, and this header is the newest one with a
+        // promise.
         let follows = before.or(self.next_group()) == Some(number);
-        // What was begun behind a group shows that it was durable.
+        // If anything was written behind this group, the group was durable.
         let is_last = self.may_be_torn && window.is_blank(end..window.bytes);
         if follows && is_last && looks_torn(window, last) {
             layout.groups.pop();
             tracing::info!(
                 path = window.path,
                 offset,
-                "cut off the last group of the log, which was not written completely"
+                "removed the last group of the log, which was not written completely"
             );
             return Ok(offset);
         }
         Ok(end)
     }
 
-    /// What lies behind the last group must not have been a later one.
+    /// Refuses a log with remains of a possibly later group behind the last one.
     fn judge_behind(&self, window: &mut Window, layout: &Layout, end: u64) -> Result<(), StorageError> {
         if end >= window.bytes {
             return Ok(());
         }
-        // An earlier group, missing in its place, was written here instead; the one that belongs here never was.
+        // An earlier group, which is missing at its position, was written here instead. The group
+        // that belongs here was never written.
         let is_misplaced = |header: &GroupHeader| {
-            let number = header.place.group_number;
-            let numbers = || layout.groups.iter().map(|group| group.header.place.group_number);
-            header.place == GroupPlace { group_number: number, ..layout.place }
+            let number = header.position.group_number;
+            let numbers = || layout.groups.iter().map(|group| group.header.position.group_number);
+            header.position == GroupPosition { group_number: number, ..layout.position }
                 && numbers().max() > Some(number)
                 && numbers().all(|other| other != number)
         };
-        if let Some((offset, header)) = layout.stray {
-            // A later one may have been damaged.
+        if let Some((offset, header)) = layout.misplaced {
+            // Other remains may be those of a damaged later group.
             let start = offset.max(end);
             let stop = (offset + header.group_bytes).clamp(start, window.bytes);
             let is_alone = window.is_blank(end..start) && window.is_blank(stop..window.bytes);
-            let reason = "a group in a foreign place may not be the last one";
+            let reason = "a misplaced group may not be the last one";
             return if is_alone { Ok(()) } else { Err(damaged(window, reason)) };
         }
         match window.header(end)? {
@@ -251,53 +266,54 @@ impl Replay<'_> {
             Ok(header) if is_misplaced(&header) => Ok(()),
             _ => Err(damaged(
                 window,
-                &format!("what lies at offset {end} is neither blank nor a group that belongs there"),
+                &format!("the data at offset {end} is neither blank nor a group that belongs there"),
             )),
         }
     }
 
-    /// Carries out what was found in a segment.
+    /// Applies all groups that were found in a segment.
     fn apply_layout(&mut self, window: &mut Window, layout: &Layout) -> Result<(), StorageError> {
-        for (position, group) in layout.groups.iter().enumerate() {
-            self.arrive(window, group.offset, &group.header, position == 0)?;
+        for (index, group) in layout.groups.iter().enumerate() {
+            self.advance_to(window, group.offset, &group.header, index == 0)?;
             self.apply(window, group)?;
         }
-        if let Some((offset, header)) = &layout.stray {
+        if let Some((offset, header)) = &layout.misplaced {
             tracing::error!(
                 path = window.path,
                 offset,
-                group = header.place.group_number,
-                "a group of the log is in the wrong place; its entries are lost"
+                group = header.position.group_number,
+                "a group of the log is misplaced; its entries are lost"
             );
-            self.arrive(window, *offset, header, false)?;
+            self.advance_to(window, *offset, header, false)?;
             self.lose_content(header);
         }
         Ok(())
     }
 
-    /// Of the last group the entries are read: those of them that are damaged, and not replaced within the group.
+    /// Reads the entries of the last group, and marks the damaged ones as lost, unless the group
+    /// replaces them itself.
     fn mark_damaged(&mut self, window: &mut Window, group: &Group) {
         for (ordinal, _) in damaged_entries(window, group) {
             let sequence = group.table.as_ref().and_then(|table| table.sequence_of(ordinal));
             let Some(sequence) = sequence else { continue };
             let location = self.index.locate(sequence);
-            if location.is_some_and(|location| location.spot.is_some() && location.ordinal as usize == ordinal) {
+            if location.is_some_and(|location| location.group.is_some() && location.ordinal as usize == ordinal) {
                 self.index.mark_lost(sequence, sequence);
             }
         }
     }
 
-    /// Brings the log to where it stood before the group with this header, whatever is missing before it. `is_first`:
-    /// there is no other before it in its segment.
-    fn arrive(
+    /// Advances the log to the state before the group with this header, whatever groups are missing
+    /// before it. `is_first`: the group is the first one found in its segment.
+    fn advance_to(
         &mut self,
         window: &Window,
         offset: u64,
         header: &GroupHeader,
         is_first: bool,
     ) -> Result<(), StorageError> {
-        let found = header.place.group_number;
-        match self.position.as_mut().map(|position| position.next_group) {
+        let found = header.position.group_number;
+        match self.tail.as_mut().map(|tail| tail.next_group) {
             None => self.begin(window, offset, header),
             Some(next) if next < found => self.close_gap(window, next, header, is_first),
             Some(_) => {}
@@ -311,9 +327,10 @@ impl Replay<'_> {
         Ok(())
     }
 
-    /// The first header of all. The opening says where the log begins; behind it something may be missing.
+    /// The first header of the log. A segment header says where the log begins. If the first header
+    /// is another one, groups before it may be missing.
     fn begin(&mut self, window: &Window, offset: u64, header: &GroupHeader) {
-        self.position = Some(Position::default());
+        self.tail = Some(LogTail::default());
         let last = header.last_before;
         if !self.misses_beginning && offset <= BLOCK_BYTES {
             self.index.start_after(last);
@@ -326,25 +343,25 @@ impl Replay<'_> {
         self.index.lose(first, last, true);
     }
 
-    /// Groups from number `next` on are missing in front of `header`.
+    /// Groups from number `next` on are missing before `header`.
     fn close_gap(&mut self, window: &Window, next: u64, header: &GroupHeader, is_first: bool) {
-        let found = header.place.group_number;
+        let found = header.position.group_number;
         let Bounds { first, last } = self.index.bounds();
-        let cut = match &header.context {
-            Some(context) => context.cuts.lowest_since(next),
-            // Version 1 knows of the group before only.
+        let lowest = match &header.context {
+            Some(context) => context.truncations.lowest_since(next),
+            // Version 1 describes only the previous group.
             None => Some(header.previous_lowest_changed).filter(|_| found == next + 1),
         };
-        let cut = cut.map(|cut| if cut == Sequence::ZERO { Sequence(u64::MAX) } else { cut });
+        let lowest = lowest.map(|lowest| if lowest == Sequence::ZERO { Sequence(u64::MAX) } else { lowest });
         let to = header.last_before;
-        let from = match cut.map(|cut| cut.min(last.next())) {
+        let from = match lowest.map(|lowest| lowest.min(last.next())) {
             Some(from) if from <= to.next() => from,
-            // Nothing tells what was cut off: it may have been anything.
+            // It is unknown what was removed: it may have been anything.
             Some(_) | None => first.min(to.next()).max(Sequence::BIRTH),
         };
         if header.context.is_none() && from <= last {
-            let position = self.position.as_mut().expect("there was a header");
-            position.cuts.push(found - 1, from);
+            let tail = self.tail.as_mut().expect("there was a header");
+            tail.truncations.push(found - 1, from);
         }
         self.index.lose(from, to, is_first);
         tracing::error!(path = window.path, groups = %format!("{next} to {}", found - 1),
@@ -358,7 +375,7 @@ impl Replay<'_> {
             self.lose_content(&group.header);
             return Ok(());
         };
-        let number = group.header.place.group_number;
+        let number = group.header.position.group_number;
         let block = u32::try_from(group.offset / BLOCK_BYTES).ok().and_then(NonZeroU32::new);
         let mut ordinal = 0;
         for record in &table.records {
@@ -367,20 +384,20 @@ impl Replay<'_> {
                 let reason = bounds.objection(record).unwrap_or_else(|| "it lies nowhere".to_owned());
                 return Err(damaged(window, &format!("group {number} at offset {}: {reason}", group.offset)));
             };
-            self.index.apply(record, GroupSpot { number, block }, ordinal);
+            self.index.apply(record, GroupRef { number, block }, ordinal);
             ordinal += record.count;
         }
         self.pass(&group.header);
         Ok(())
     }
 
-    /// Of a group only the header is known.
+    /// Applies a group of which only the header is known.
     fn lose_content(&mut self, header: &GroupHeader) {
         if header.lowest_changed != Sequence::ZERO {
             self.index.lose(header.lowest_changed, header.last_after, false);
         } else if header.last_after > self.index.bounds().last {
-            // Without entries only a base can move the end.
-            self.index.forget_through(header.last_after);
+            // A group without entries can move the end of the log only by a base.
+            self.index.discard_through(header.last_after);
         }
         self.pass(header);
     }
@@ -390,25 +407,27 @@ impl Replay<'_> {
         if let Some(context) = &header.context
             && context.first_after > first
         {
-            self.index.forget_through(context.first_after.previous().min(last));
+            self.index.discard_through(context.first_after.previous().min(last));
         }
-        self.position.as_mut().expect("there was a header").pass(header);
+        self.tail.as_mut().expect("there was a header").pass(header);
     }
 
-    /// Each entry takes eight bytes at least, so that a log that is only said to be long is none.
+    /// Refuses a log whose headers claim more entries than fit. Each entry takes at least eight
+    /// bytes.
     fn check_plausible(&self, window: &Window) -> Result<(), StorageError> {
         let segment_bytes = self.segments.iter().map(|segment| segment.bytes).chain([window.bytes]).max();
-        // There may be a segment missing for each that is there, and a few more.
+        // As many segments as there are may be missing, and a few more.
         let segments = 2 * self.segments.len() as u64 + 16;
         let Bounds { first, last } = self.index.bounds();
         if last.0 - first.previous().0 > segment_bytes.unwrap_or(0).saturating_mul(segments) / ENTRY_BYTES as u64 {
-            let reason = format!("it is said to hold entries {first} to {last}, for which there never was room");
+            let reason = format!("it claims to hold entries {first} to {last}, for which there never was room");
             return Err(damaged(window, &reason));
         }
         Ok(())
     }
 
-    /// Makes all of the newest segment durable, and what lies behind its groups blank, unless that needs a seal.
+    /// Makes the newest segment durable, and zeroes everything behind its groups. If the newest
+    /// group is misplaced, a recovery marker must be written first.
     fn finish(
         &mut self,
         file: &dyn DiskFile,
@@ -417,29 +436,30 @@ impl Replay<'_> {
         end: u64,
     ) -> Result<(), StorageError> {
         self.write_offset = end.min(window.bytes);
-        if let Some((stray_at, stray)) = &layout.stray {
-            let last = layout.groups.last().map_or(0, |group| group.header.place.group_number);
-            let missing = stray.place.group_number - last;
+        if let Some((misplaced_at, misplaced)) = &layout.misplaced {
+            let last = layout.groups.last().map_or(0, |group| group.header.position.group_number);
+            let missing = misplaced.position.group_number - last;
             let offset = end.saturating_add(missing.saturating_mul(BLOCK_BYTES)).min(window.bytes);
-            let seal = Seal { offset, groups_end: end };
-            // Part of what the stray group wrote may lie behind the seal, where it would pass for damage.
-            clear_around(file, window, &seal, &[*stray_at])?;
-            self.seal = Some(seal);
+            let marker = RecoveryMarker { offset, groups_end: end };
+            // Part of the misplaced group may lie behind the marker, where it would look like
+            // damage.
+            clear_around(file, window, &marker, &[*misplaced_at])?;
+            self.marker = Some(marker);
             return Ok(());
         }
         if let Some(group) = layout.groups.last() {
-            deface(file, window, group)?;
+            overwrite_blank_damage(file, window, group)?;
             rewrite(file, window, group)?;
         }
-        synchronise(file, window)?;
+        sync(file, window)?;
         if clear(file, window, end..window.bytes)? {
-            synchronise(file, window)?;
+            sync(file, window)?;
         }
-        self.disk.sync_dir().map_err(|e| failure("synchronising the directory", self.disk.describe(""), e))
+        self.disk.sync_dir().map_err(|e| failure("syncing the directory", self.disk.describe(""), e))
     }
 }
 
-/// Whether all blocks are blank but for some that begin with a header that `accept` takes.
+/// Whether every block is blank, or begins with a header that `accept` returns true for.
 fn holds_only(
     window: &mut Window,
     range: Range<u64>,
@@ -458,19 +478,20 @@ fn damaged(window: &Window, reason: &str) -> StorageError {
     StorageError::Damaged { path: window.path.clone(), reason: reason.to_owned() }
 }
 
-/// Whether the group may be the remains of a write that was interrupted: something doesn't match, and a sector of it is
-/// as it was before.
+/// Whether the group may be the result of an interrupted write: a part of it is damaged, and a
+/// sector of that part is still blank.
 fn looks_torn(window: &mut Window, group: &Group) -> bool {
     if unwritten(window, group).is_empty() {
         return false;
     }
-    // Version 1 doesn't tell: it takes zeros in an entry for a sector that was never written.
+    // Version 1 doesn't record the number of blank sectors, so an entry of zeros looks as if it was
+    // never written.
     let Some(context) = group.header.context else { return true };
     let content = window.get(group.offset + SECTOR_BYTES as u64, group.header.group_bytes - SECTOR_BYTES as u64);
     blank_sectors(content) > context.blank_sectors
 }
 
-/// Where the damaged parts of a group lie in blank sectors.
+/// The blank sectors in damaged parts of a group.
 fn unwritten(window: &mut Window, group: &Group) -> Vec<Range<u64>> {
     let payload = group.offset + group.header.payload_offset();
     let damaged: Vec<Range<u64>> = match &group.table {
@@ -489,7 +510,7 @@ fn unwritten(window: &mut Window, group: &Group) -> Vec<Range<u64>> {
     unwritten
 }
 
-/// The entries of the group that are damaged: which ones of the group, and where they lie.
+/// The damaged entries of a group: the index of each in the group, and its range in the file.
 fn damaged_entries(window: &mut Window, group: &Group) -> Vec<(usize, Range<u64>)> {
     let mut offset = group.offset + group.header.payload_offset();
     let mut damaged = Vec::new();
@@ -503,58 +524,73 @@ fn damaged_entries(window: &mut Window, group: &Group) -> Vec<(usize, Range<u64>
     damaged
 }
 
-/// Zeroes what lies outside of all groups, wherever it isn't zero already; whether there was anything.
+/// Zeroes a range outside of all groups where it isn't zero already. Returns whether anything was
+/// written.
 fn clear(file: &dyn DiskFile, window: &mut Window, range: Range<u64>) -> Result<bool, StorageError> {
     let mut cleared = 0;
     for offset in range.clone().step_by(BLOCK_BYTES as usize) {
         let length = BLOCK_BYTES.min(window.bytes - offset);
         if !is_blank(window.get(offset, length)) {
             let written = file.write_at(&vec![0; length as usize], offset);
-            written.map_err(|e| failure("clearing what lies behind the log", window.path.clone(), e))?;
+            written.map_err(|e| failure("clearing data behind the log", window.path.clone(), e))?;
             cleared += length;
         }
     }
     if cleared > 0 {
         let offset = range.start;
-        tracing::info!(path = window.path, offset, cleared_bytes = cleared, "cleared what followed the end of the log");
+        tracing::info!(
+            path = window.path,
+            offset,
+            cleared_bytes = cleared,
+            "cleared everything behind the end of the log"
+        );
     }
     Ok(cleared > 0)
 }
 
-/// Clears what lies behind the groups but for the blocks at `kept`, and makes that durable.
-fn clear_around(file: &dyn DiskFile, window: &mut Window, seal: &Seal, kept: &[u64]) -> Result<(), StorageError> {
-    for block in (seal.groups_end..window.bytes).step_by(BLOCK_BYTES as usize) {
+/// Zeroes everything behind the groups except for the blocks at `kept`, and makes that durable.
+fn clear_around(
+    file: &dyn DiskFile,
+    window: &mut Window,
+    marker: &RecoveryMarker,
+    kept: &[u64],
+) -> Result<(), StorageError> {
+    for block in (marker.groups_end..window.bytes).step_by(BLOCK_BYTES as usize) {
         if !kept.contains(&block) {
             clear(file, window, block..window.bytes.min(block + BLOCK_BYTES))?;
         }
     }
-    synchronise(file, window)
+    sync(file, window)
 }
 
-/// Clears what lies around a seal, once that is durable.
-pub(super) fn clear_around_seal(disk: &dyn Disk, segment: &Segment, seal: &Seal) -> Result<(), StorageError> {
+/// Zeroes everything around a recovery marker, once the marker is durable.
+pub(super) fn clear_around_marker(
+    disk: &dyn Disk,
+    segment: &Segment,
+    marker: &RecoveryMarker,
+) -> Result<(), StorageError> {
     let mut window = Window::new(&*segment.file, disk.describe(&file_name(segment.number)))?;
-    clear_around(&*segment.file, &mut window, seal, &[seal.offset])
+    clear_around(&*segment.file, &mut window, marker, &[marker.offset])
 }
 
-fn synchronise(file: &dyn DiskFile, window: &Window) -> Result<(), StorageError> {
-    file.sync_data().map_err(|e| failure("synchronising the log", window.path.clone(), e))
+fn sync(file: &dyn DiskFile, window: &Window) -> Result<(), StorageError> {
+    file.sync_data().map_err(|e| failure("syncing the log", window.path.clone(), e))
 }
 
-/// Makes of a damaged group that looks torn one that doesn't, whatever lies behind it.
-fn deface(file: &dyn DiskFile, window: &mut Window, group: &Group) -> Result<(), StorageError> {
+/// Overwrites blank sectors of a damaged group, so that it never looks torn again.
+fn overwrite_blank_damage(file: &dyn DiskFile, window: &mut Window, group: &Group) -> Result<(), StorageError> {
     if !looks_torn(window, group) {
         return Ok(());
     }
     for range in unwritten(window, group) {
-        let bytes = vec![DEFACED; (range.end - range.start) as usize];
+        let bytes = vec![DAMAGE_FILL; (range.end - range.start) as usize];
         let written = file.write_at(&bytes, range.start);
         written.map_err(|e| failure("marking damage in the log", window.path.clone(), e))?;
     }
     Ok(())
 }
 
-/// Writes a group, which was checked, once more; what of it can't be read stays as it is.
+/// Writes a group again that was verified. Sectors that can't be read stay as they are.
 fn rewrite(file: &dyn DiskFile, window: &mut Window, group: &Group) -> Result<(), StorageError> {
     let mut bytes = vec![0; group.header.group_bytes as usize];
     let readable = file.read_at(&mut bytes, group.offset).is_ok();

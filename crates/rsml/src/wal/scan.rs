@@ -1,20 +1,22 @@
-//! Which groups lie in a segment, and where, however damaged it is.
+//! Finds the groups in a segment, however damaged it is.
 //!
-//! Groups lie one behind the other, so as long as nothing is damaged each one says where the next begins. Behind damage
-//! every block is looked at. A header that is found there may lie in a foreign place, because the device put the write
-//! there; so the most headers are believed that can have been written in this order at these places: numbers ascend with
-//! offsets, successive groups touch each other, and each group that is missing takes a block at least. A later header
-//! in a foreign place is told apart from those: its entries are not used, but its hard state is the newest.
+//! Groups are adjacent, so each intact header says where the next group begins. Behind damage,
+//! every block is checked for a header. A header found there may be misplaced, because the device
+//! wrote it to the wrong offset. So the scan accepts the longest chain of headers that can have
+//! been written in this order at these offsets: numbers ascend with offsets, consecutive groups are
+//! adjacent, and each missing group takes at least one block. If a header outside the chain has a
+//! higher number than all in it, that is a misplaced group: its entries are not used, but its hard
+//! state is the newest.
 
-use super::format::{BLOCK_BYTES, GroupHeader, GroupPlace, SECTOR_BYTES, Table};
+use super::format::{BLOCK_BYTES, GroupHeader, GroupPosition, SECTOR_BYTES, Table};
 use super::window::Window;
 use crate::StorageError;
 
-/// A group whose header is intact, at its place.
+/// A group with an intact header, at its position.
 pub(super) struct Group {
     pub offset: u64,
     pub header: GroupHeader,
-    /// `None`: it is damaged.
+    /// `None` if the table is damaged.
     pub table: Option<Table>,
 }
 
@@ -25,15 +27,16 @@ impl Group {
 }
 
 pub(super) struct Layout {
-    /// Of the group that was to come first.
-    pub place: GroupPlace,
+    /// The position of the first group that was expected.
+    pub position: GroupPosition,
     pub groups: Vec<Group>,
-    /// The newest header, if it lies in a foreign place.
-    pub stray: Option<(u64, GroupHeader)>,
+    /// The offset and header of the newest group, if it is misplaced.
+    pub misplaced: Option<(u64, GroupHeader)>,
 }
 
-/// Looks for the groups of a segment from number `next_group` on, or any if that isn't known. `None`: there is not one
-/// header that belongs there. The newest segment is read completely.
+/// Finds the groups of a segment from number `next_group` on, or from any number if that isn't
+/// known. `None` if there is not a single header that belongs to the segment. The newest segment is
+/// read completely.
 pub(super) fn scan(
     window: &mut Window,
     segment_number: u64,
@@ -42,17 +45,18 @@ pub(super) fn scan(
 ) -> Result<Option<Layout>, StorageError> {
     let Some(segment_id) = identify(window, segment_number, next_group)? else { return Ok(None) };
     let belongs = |header: &GroupHeader| {
-        (header.place.segment_number, header.place.segment_id) == (segment_number, segment_id)
-            && next_group.is_none_or(|next| header.place.group_number >= next)
+        (header.position.segment_number, header.position.segment_id) == (segment_number, segment_id)
+            && next_group.is_none_or(|next| header.position.group_number >= next)
     };
     let mut groups = Vec::new();
     let mut offset = 0;
-    // Where groups are missing at the end of older segments, the opening has a later number than the next one.
-    let opening = window.header(0)?.ok().filter(|header| belongs(header) && is_possible(0, header));
-    let mut number = opening.map(|opening| opening.place.group_number);
+    // If groups at the end of older segments are missing, the number of the segment header is
+    // higher than `next_group`.
+    let segment_header = window.header(0)?.ok().filter(|header| belongs(header) && is_possible(0, header));
+    let mut number = segment_header.map(|header| header.position.group_number);
     while let Some(group_number) = number {
-        let place = GroupPlace { segment_number, segment_id, group_number };
-        let Some(group) = group_at(window, offset, place)? else { break };
+        let position = GroupPosition { segment_number, segment_id, group_number };
+        let Some(group) = group_at(window, offset, position)? else { break };
         offset = group.end();
         number = Some(group_number + 1);
         groups.push(group);
@@ -61,45 +65,45 @@ pub(super) fn scan(
     let mut headers = window.headers(start, belongs)?;
     headers.retain(|(at, header)| is_possible(*at, header));
     let behind = headers.partition_point(|(at, _)| *at < offset);
-    for (offset, header) in longest_row(&headers[behind..], offset, number) {
+    for (offset, header) in longest_chain(&headers[behind..], offset, number) {
         let table = table_of(window, offset, &header);
         groups.push(Group { offset, header, table });
     }
-    let newest_in_place = groups.last().map(|group| group.header.place.group_number);
-    let is_later = |(_, header): &(u64, GroupHeader)| newest_in_place.is_none_or(|n| header.place.group_number > n);
-    let stray = headers.into_iter().filter(is_later).max_by_key(|(_, header)| header.place.group_number);
-    let place = GroupPlace { segment_number, segment_id, group_number: next_group.unwrap_or_default() };
-    Ok(Some(Layout { place, groups, stray }))
+    let newest_in_place = groups.last().map(|group| group.header.position.group_number);
+    let is_later = |(_, header): &(u64, GroupHeader)| newest_in_place.is_none_or(|n| header.position.group_number > n);
+    let misplaced = headers.into_iter().filter(is_later).max_by_key(|(_, header)| header.position.group_number);
+    let position = GroupPosition { segment_number, segment_id, group_number: next_group.unwrap_or_default() };
+    Ok(Some(Layout { position, groups, misplaced }))
 }
 
-/// The segment's id, from its opening, or else from any other header, which must agree with each other.
+/// The segment's id: from its segment header, or else from all other headers, which must agree.
 fn identify(window: &mut Window, number: u64, next_group: Option<u64>) -> Result<Option<u64>, StorageError> {
     let belongs = |header: &GroupHeader| {
-        header.place.segment_number == number && next_group.is_none_or(|next| header.place.group_number >= next)
+        header.position.segment_number == number && next_group.is_none_or(|next| header.position.group_number >= next)
     };
-    if let Some(opening) = window.header(0)?.ok().filter(|header| belongs(header) && header.record_count == 0) {
-        return Ok(Some(opening.place.segment_id));
+    if let Some(segment_header) = window.header(0)?.ok().filter(|header| belongs(header) && header.record_count == 0) {
+        return Ok(Some(segment_header.position.segment_id));
     }
-    let ids = window.headers(BLOCK_BYTES, belongs)?.into_iter().map(|(_, header)| header.place.segment_id);
+    let ids = window.headers(BLOCK_BYTES, belongs)?.into_iter().map(|(_, header)| header.position.segment_id);
     let mut ids: Vec<u64> = ids.collect();
     ids.dedup();
     if ids.len() > 1 {
-        let reason = "its beginning is damaged, and the rest is of several logs".to_owned();
+        let reason = "its beginning is damaged, and the rest belongs to several logs".to_owned();
         return Err(StorageError::Damaged { path: window.path.clone(), reason });
     }
     Ok(ids.pop())
 }
 
-fn group_at(window: &mut Window, offset: u64, place: GroupPlace) -> Result<Option<Group>, StorageError> {
+fn group_at(window: &mut Window, offset: u64, position: GroupPosition) -> Result<Option<Group>, StorageError> {
     if offset >= window.bytes {
         return Ok(None);
     }
-    let header = window.header(offset)?.ok().filter(|header| header.place == place);
+    let header = window.header(offset)?.ok().filter(|header| header.position == position);
     let header = header.filter(|header| is_possible(offset, header));
     Ok(header.map(|header| Group { offset, table: table_of(window, offset, &header), header }))
 }
 
-/// The first block of a segment never holds orders.
+/// Whether a group may begin at `offset`: the first block of a segment holds no writes.
 fn is_possible(offset: u64, header: &GroupHeader) -> bool {
     offset > 0 || header.record_count == 0
 }
@@ -110,37 +114,39 @@ fn table_of(window: &mut Window, offset: u64, header: &GroupHeader) -> Option<Ta
     fits.then(|| Table::decode(header, window.get(offset + SECTOR_BYTES as u64, bytes))).flatten()
 }
 
-/// The longest row of headers that can have been written in this order behind `offset`, where group `next` was to come,
-/// if that is known.
-fn longest_row(headers: &[(u64, GroupHeader)], offset: u64, next: Option<u64>) -> Vec<(u64, GroupHeader)> {
-    // For each header the length of the longest row that begins with it, and what comes second there.
-    let mut rows: Vec<(usize, Option<usize>)> = vec![(1, None); headers.len()];
-    for position in (0..headers.len()).rev() {
-        let (offset, header) = &headers[position];
+/// The longest chain of headers that can have been written in this order from `offset` on. The
+/// first group there was to be `next`, if that is known.
+fn longest_chain(headers: &[(u64, GroupHeader)], offset: u64, next: Option<u64>) -> Vec<(u64, GroupHeader)> {
+    // For each header: the length of the longest chain that begins with it, and the second header
+    // of that chain.
+    let mut chains: Vec<(usize, Option<usize>)> = vec![(1, None); headers.len()];
+    for index in (0..headers.len()).rev() {
+        let (offset, header) = &headers[index];
         let end = offset + header.group_bytes;
-        let second = longest(headers, &rows, position + 1, end, Some(header.place.group_number + 1));
-        rows[position] = (1 + second.map_or(0, |second| rows[second].0), second);
+        let second = longest(headers, &chains, index + 1, end, Some(header.position.group_number + 1));
+        chains[index] = (1 + second.map_or(0, |second| chains[second].0), second);
     }
-    let first = longest(headers, &rows, 0, offset, next);
-    std::iter::successors(first, |position| rows[*position].1).map(|position| headers[position]).collect()
+    let first = longest(headers, &chains, 0, offset, next);
+    std::iter::successors(first, |index| chains[*index].1).map(|index| headers[index]).collect()
 }
 
-/// Which header, of those from `position` on that can follow, begins the longest row; the foremost of several.
+/// The header that begins the longest chain, among those from index `from` on that can follow a
+/// group that ends at `end`. The first of several.
 fn longest(
     headers: &[(u64, GroupHeader)],
-    rows: &[(usize, Option<usize>)],
-    position: usize,
+    chains: &[(usize, Option<usize>)],
+    from: usize,
     end: u64,
     next: Option<u64>,
 ) -> Option<usize> {
-    let follows = |position: &usize| {
-        let (offset, header) = &headers[*position];
+    let follows = |index: &usize| {
+        let (offset, header) = &headers[*index];
         let Some(free_blocks) = offset.checked_sub(end).map(|bytes| bytes / BLOCK_BYTES) else { return false };
-        match next.map(|next| header.place.group_number.checked_sub(next)) {
+        match next.map(|next| header.position.group_number.checked_sub(next)) {
             None => true,
             Some(None) => false,
             Some(Some(missing)) => missing <= free_blocks && (missing > 0) == (free_blocks > 0),
         }
     };
-    (position..headers.len()).filter(follows).max_by_key(|position| (rows[*position].0, usize::MAX - position))
+    (from..headers.len()).filter(follows).max_by_key(|index| (chains[*index].0, usize::MAX - index))
 }

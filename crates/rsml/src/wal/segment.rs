@@ -1,4 +1,4 @@
-//! Segment files: their names, and having one ready before it is needed, if there is space for it.
+//! Segment files: their names, and their preparation ahead of need.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -9,19 +9,21 @@ use super::format::GREATEST;
 use crate::StorageError;
 
 const EXTENSION: &str = ".wal";
-/// How much is zero-filled between two synchronisations, so that the log's own ones don't wait for a whole segment.
+/// How many bytes are zero-filled between two syncs, so that a sync of the log never has to wait
+/// for a whole segment.
 const FILL_BYTES: u64 = 4 << 20;
 
-/// How long the thread waits before it looks again whether there is space.
+/// How long the thread waits for space before it tries again.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// A file that holds `bytes` bytes, zero-filled where no group was written.
+/// A file of `bytes` bytes, zero-filled except for the groups written to it.
 pub(super) struct SegmentFile {
     pub number: u64,
     pub bytes: u64,
     pub file: Box<dyn DiskFile>,
 }
 
+/// The name of the segment file with this number.
 pub(super) fn file_name(number: u64) -> String {
     format!("{number:016x}{EXTENSION}")
 }
@@ -33,37 +35,39 @@ pub(super) fn number_of(name: &str) -> Option<u64> {
     (file_name(number) == name && number <= GREATEST).then_some(number)
 }
 
-/// Prepares segments: in a thread ahead of need, or when they are asked for. Where there is no space it tries again: the
-/// thread by itself every second, otherwise whenever somebody asks.
+/// Prepares segments: on a thread ahead of need, or on demand. If there is no space it tries again:
+/// the thread every second, otherwise on each call.
 pub(super) struct Preparer {
     disk: Arc<dyn Disk>,
     in_background: bool,
     thread: Option<JoinHandle<()>>,
-    shared: Arc<Shared>,
+    shared: Arc<Preparation>,
 }
 
+/// The state that the preparer and its thread share.
 #[derive(Default)]
-struct Shared {
+struct Preparation {
     progress: Mutex<Progress>,
     changed: Condvar,
 }
 
 #[derive(Default)]
 struct Progress {
-    /// The segment that was prepared, or why there is none.
+    /// The segment that was prepared, or the error.
     outcome: Option<Result<SegmentFile, StorageError>>,
-    /// Number and size of a segment for which there was no space, or no descriptor.
+    /// Number and size of a segment for which there was no space or no file descriptor.
     refused: Option<(u64, u64)>,
     lacks_descriptors: bool,
     stops: bool,
 }
 
-impl Shared {
+impl Preparation {
     fn progress(&self) -> MutexGuard<'_, Progress> {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Prepares a segment if there is space; true when that has an outcome.
+    /// Tries to prepare a segment. Returns whether there is an outcome; if not, there is no space
+    /// now.
     fn prepare(&self, disk: &dyn Disk, number: u64, bytes: u64) -> bool {
         let (prepared, shortage) = match prepare(disk, number, bytes) {
             Ok(Prepared::Done(segment)) => (Some(Ok(segment)), None),
@@ -86,8 +90,8 @@ impl Shared {
         progress.outcome.is_some()
     }
 
-    /// What the thread does.
-    fn prepare_in_the_end(&self, disk: &dyn Disk, number: u64, bytes: u64) {
+    /// The thread's work: tries until there is an outcome.
+    fn prepare_eventually(&self, disk: &dyn Disk, number: u64, bytes: u64) {
         while !self.prepare(disk, number, bytes) {
             let stops = |progress: &mut Progress| !progress.stops;
             let waited = self.changed.wait_timeout_while(self.progress(), RETRY_INTERVAL, stops);
@@ -103,18 +107,19 @@ impl Preparer {
         Preparer { disk, in_background, thread: None, shared: Arc::default() }
     }
 
-    /// Begins to prepare the segment that [`Preparer::take`] is to return next.
+    /// Starts to prepare the segment that the next [`Preparer::take`] will ask for.
     pub fn start(&mut self, number: u64, bytes: u64) {
         if !self.in_background || self.thread.is_some() || self.shared.progress().outcome.is_some() {
             return;
         }
         let (disk, shared) = (self.disk.clone(), self.shared.clone());
-        let prepare = move || shared.prepare_in_the_end(&*disk, number, bytes);
-        // Without a thread the segment is prepared when it is needed.
+        let prepare = move || shared.prepare_eventually(&*disk, number, bytes);
+        // If no thread can be started, the segment is prepared when it is needed.
         self.thread = thread::Builder::new().name("wal-prepare".to_owned()).spawn(prepare).ok();
     }
 
-    /// The segment with this number, durable and with room for `bytes`; `None` when there is no space for it.
+    /// The segment with this number, durable and at least `bytes` long; `None` if there is no space
+    /// for it now.
     pub fn take(&mut self, number: u64, bytes: u64) -> Result<Option<SegmentFile>, StorageError> {
         self.start(number, bytes);
         if self.thread.is_none() && self.shared.progress().outcome.is_none() {
@@ -135,7 +140,8 @@ impl Preparer {
         Ok(Some(segment))
     }
 
-    /// False when the last segment that was to be prepared found no space.
+    /// Whether the last attempt to prepare a segment found space. Without a thread, tries again
+    /// first.
     pub fn has_space(&self) -> bool {
         let refused = self.shared.progress().refused;
         match refused {
@@ -145,12 +151,12 @@ impl Preparer {
         }
     }
 
-    /// Whether it is for want of descriptors that the last segment could not be prepared.
+    /// Whether the last attempt to prepare a segment failed for lack of file descriptors.
     pub fn lacks_descriptors(&self) -> bool {
         self.shared.progress().lacks_descriptors
     }
 
-    /// The thread ends by itself once it has an outcome.
+    /// Joins the thread, which ends by itself once there is an outcome.
     fn end_thread(&mut self) {
         if let Some(thread) = self.thread.take() {
             thread.join().expect("preparing a segment doesn't panic");
@@ -159,7 +165,7 @@ impl Preparer {
 }
 
 impl Drop for Preparer {
-    /// Whoever opens the log next must not meet a thread that still writes.
+    /// Stops the thread: when the log is opened again, nothing may still write to it.
     fn drop(&mut self) {
         self.shared.progress().stops = true;
         self.shared.changed.notify_all();
@@ -169,10 +175,10 @@ impl Drop for Preparer {
     }
 }
 
-/// What became of a segment that was to be prepared.
+/// The result of an attempt to prepare a segment.
 enum Prepared {
     Done(SegmentFile),
-    /// For want of space or descriptors.
+    /// There is a shortage of space or file descriptors.
     NotNow(StorageError),
 }
 
@@ -183,7 +189,7 @@ fn prepare(disk: &dyn Disk, number: u64, bytes: u64) -> Result<Prepared, Storage
         let file = disk.create(&name).map_err(|e| failure("creating a segment", disk.describe(&name), e))?;
         let segment = prepared.insert(SegmentFile { number, bytes: 0, file });
         fill(disk, segment, bytes)?;
-        disk.sync_dir().map_err(|e| failure("synchronising the directory", disk.describe(""), e))
+        disk.sync_dir().map_err(|e| failure("syncing the directory", disk.describe(""), e))
     };
     Ok(match or_remove(disk, number, &mut create)? {
         None => Prepared::Done(prepared.expect("it was created")),
@@ -191,8 +197,9 @@ fn prepare(disk: &dyn Disk, number: u64, bytes: u64) -> Result<Prepared, Storage
     })
 }
 
-/// `None` when that worked, otherwise what is short. The file goes then: half a segment only takes space from others. If even
-/// that fails it is made anew the next time, and recovery removes it, blank as it is.
+/// Does `work` on a segment. Returns the shortage of space or descriptors that it met, if any, and
+/// then removes the file: half a segment only takes space from others. If the removal fails, too,
+/// the next attempt creates the file again, or recovery removes it, since it is blank.
 fn or_remove(
     disk: &dyn Disk,
     number: u64,
@@ -203,7 +210,7 @@ fn or_remove(
         Err(shortage @ (StorageError::Full { .. } | StorageError::NoDescriptors { .. })) => {
             match disk.remove(&file_name(number)).and_then(|()| disk.sync_dir()) {
                 Ok(()) => {}
-                // It was not even created.
+                // The file was not even created.
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
                 Err(error) => tracing::warn!(%shortage, %error, "cannot remove an unfinished segment of the log"),
             }
@@ -222,7 +229,7 @@ fn fill(disk: &dyn Disk, segment: &mut SegmentFile, bytes: u64) -> Result<(), St
         let length = (bytes - at).min(FILL_BYTES);
         let written = segment.file.write_at(&zeros[..length as usize], at);
         written.map_err(|e| failure("zero-filling a segment", path(), e))?;
-        segment.file.sync_data().map_err(|e| failure("synchronising a new segment", path(), e))?;
+        segment.file.sync_data().map_err(|e| failure("syncing a new segment", path(), e))?;
         at += length;
     }
     segment.bytes = bytes;

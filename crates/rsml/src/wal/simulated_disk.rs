@@ -1,11 +1,12 @@
-//! A disk in memory that fails like a real one: it loses, tears and damages what was not synchronised, and refuses or
-//! misplaces writes when told to. Everything random comes from its seed, so that one seed is one history.
+//! A disk in memory that fails like a real one: it loses, tears and damages writes that were not
+//! synced, and on request fails writes, or writes to the wrong place. All randomness comes from a
+//! seed, so each seed gives one history.
 //!
-//! A write is seen at once by readers and survives [`SimulatedDisk::kill`] (the process dies); it survives
-//! [`SimulatedDisk::crash`] (power is lost) for certain only after a synchronisation, otherwise by chance, sector by
-//! sector of 512 bytes. A failed synchronisation marks writes as clean without having written all of them, as Linux
-//! does (Rebello et al., *Can Applications Recover from fsync Failures?*, ATC 2020). Files are held in memory twice:
-//! use small segments.
+//! Readers see a write at once, and it survives [`SimulatedDisk::kill`] (the process dies). It is
+//! certain to survive [`SimulatedDisk::crash`] (a loss of power) only once it is synced; otherwise
+//! chance decides, for each sector of 512 bytes. A failed sync marks writes as clean although not
+//! all of them were written, as on Linux (Rebello et al., *Can Applications Recover from fsync
+//! Failures?*, ATC 2020). Files are held in memory twice, so use small segments.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
@@ -15,19 +16,23 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::disk::{Disk, DiskFile};
 use super::format::{SECTOR_BYTES, is_blank};
 
-/// What goes wrong with the next operation of its kind.
+/// A fault of the next operation of its kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// A write fails, partly done.
+    /// A write fails after part of it was done.
     FailWrite,
-    /// A synchronisation fails; some of the writes it was to cover are lost, though they can still be read.
+    /// A sync fails. Some of the writes that it was to cover are lost, although they can still be
+    /// read.
     FailSync,
-    /// A write fails for want of space.
+    /// A write fails for lack of space.
     DiskFull,
-    /// A write is acknowledged and never done.
+    /// A write is acknowledged but never done.
     LoseWrite,
-    /// A write goes to another offset, this many bytes further.
-    MisdirectWrite { by: u64 },
+    /// A write goes to another offset.
+    MisdirectWrite {
+        /// How many bytes further.
+        by: u64,
+    },
     /// A read fails; the next one may not.
     FailRead,
 }
@@ -49,7 +54,7 @@ impl Fault {
     }
 }
 
-/// A handle; clones share the disk.
+/// A handle of the disk; clones share it.
 #[derive(Clone)]
 pub struct SimulatedDisk {
     state: Arc<Mutex<State>>,
@@ -59,9 +64,9 @@ pub struct SimulatedDisk {
 struct Content {
     current: Vec<u8>,
     durable: Vec<u8>,
-    /// Sectors written since the last synchronisation.
+    /// Sectors written since the last sync.
     dirty: BTreeSet<usize>,
-    /// Sectors that a failed synchronisation did not write.
+    /// Sectors that a failed sync did not write.
     lost: BTreeSet<usize>,
     /// Sectors that can't be read until they are written.
     unreadable: BTreeSet<usize>,
@@ -76,7 +81,7 @@ enum DirectoryChange {
 #[derive(Clone)]
 struct State {
     random: u64,
-    /// Raised when the process dies: files opened before are dead.
+    /// Increased when the process dies: files opened before that can't be used any more.
     generation: u64,
     names: BTreeMap<String, usize>,
     durable_names: BTreeMap<String, usize>,
@@ -89,6 +94,7 @@ struct State {
 }
 
 impl SimulatedDisk {
+    /// An empty disk.
     pub fn new(seed: u64) -> Self {
         let state = State {
             random: seed,
@@ -115,48 +121,52 @@ impl SimulatedDisk {
         self.state().random = seed;
     }
 
-    /// Power is lost: of what was not synchronised a random part survives.
+    /// Power is lost: a random part of the writes that were not synced survives.
     pub fn crash(&self) {
         self.state().crash();
     }
 
-    /// The process dies; all that it wrote is still there.
+    /// The process dies; everything that it wrote is still there.
     pub fn kill(&self) {
         self.state().restart();
     }
 
-    /// How many operations changed or synchronised something so far.
+    /// How many writes, syncs, creations and removals there have been so far.
     pub fn operations(&self) -> u64 {
         self.state().operations
     }
 
-    /// From the operation after `operations` more on nothing works any more, until a crash or kill. A write that is
-    /// stopped is partly done.
+    /// After `operations` more operations, every further one fails until a crash or kill. If the
+    /// first one that fails is a write, part of it is done.
     pub fn stop_after(&self, operations: u64) {
         let mut state = self.state();
         state.stop_at = Some(state.operations + operations);
     }
 
+    /// Adds a fault. Several faults of the same kind occur one after the other.
     pub fn inject(&self, fault: Fault) {
         self.state().faults.push_back(fault);
     }
 
-    /// Writes that would make all files together larger fail.
+    /// Sets the most bytes of all files together. Writes that would exceed them fail.
     pub fn set_capacity_bytes(&self, capacity_bytes: Option<u64>) {
         self.state().capacity_bytes = capacity_bytes;
     }
 
+    /// The names of all files.
     pub fn names(&self) -> Vec<String> {
         self.state().names.keys().cloned().collect()
     }
 
+    /// The contents of a file, as readers see it.
+    ///
     /// # Panics
-    /// When there is no such file; so do the others that take a name.
+    /// If there is no such file. All methods that take a name do, except [`SimulatedDisk::put`].
     pub fn contents(&self, name: &str) -> Vec<u8> {
         self.state().content(name).current.clone()
     }
 
-    /// Puts a durable file onto the disk, in place of any of that name.
+    /// Adds a durable file, or replaces the one of that name.
     pub fn put(&self, name: &str, bytes: Vec<u8>) {
         let mut state = self.state();
         let file = state.files.len();
@@ -165,7 +175,7 @@ impl SimulatedDisk {
         state.durable_names.insert(name.to_owned(), file);
     }
 
-    /// Damages what the device holds.
+    /// Damages one bit on the device.
     pub fn flip_bit(&self, name: &str, offset: u64, bit: u8) {
         let mut state = self.state();
         let content = state.content(name);
@@ -175,7 +185,7 @@ impl SimulatedDisk {
         }
     }
 
-    /// Bit rot: the device holds random bytes in this range, none of them what it held before.
+    /// Bit rot: replaces every byte of this range by another, random one.
     pub fn rot(&self, name: &str, range: Range<u64>) {
         let mut state = self.state();
         for offset in range {
@@ -188,13 +198,14 @@ impl SimulatedDisk {
         }
     }
 
-    /// The device forgets what it was given there: it reads as zeros, as if nothing had ever been written.
+    /// The device forgets what was written to this range, which then reads as zeros.
     pub fn blank(&self, name: &str, range: Range<u64>) {
         let zeros = vec![0; (range.end - range.start) as usize];
         self.overwrite(name, range.start, &zeros);
     }
 
-    /// Bit rot in a sector that chance chooses among all that are durable and not blank; returns where, if there is one.
+    /// Bit rot in a random sector that is durable and not blank. Returns its file and range; `None`
+    /// if there is no such sector.
     pub fn rot_somewhere(&self) -> Option<(String, Range<u64>)> {
         let (name, range) = {
             let mut state = self.state();
@@ -207,13 +218,13 @@ impl SimulatedDisk {
         Some((name, range))
     }
 
-    /// The device can't read the sectors of this range any more, until they are written.
+    /// The sectors of this range can't be read until they are written again.
     pub fn make_unreadable(&self, name: &str, range: Range<u64>) {
         let sectors = sectors_of(&(range.start as usize..range.end as usize));
         self.state().content(name).unreadable.extend(sectors);
     }
 
-    /// Replaces what the device holds at `offset`, within the file.
+    /// Replaces bytes on the device, within the file.
     pub fn overwrite(&self, name: &str, offset: u64, bytes: &[u8]) {
         let mut state = self.state();
         let content = state.content(name);
@@ -222,7 +233,7 @@ impl SimulatedDisk {
         content.durable[range].copy_from_slice(bytes);
     }
 
-    /// Another disk takes this one's place.
+    /// Replaces the disk by an empty one.
     pub fn wipe(&self) {
         let mut state = self.state();
         state.names.clear();
@@ -250,7 +261,7 @@ impl State {
         &mut self.files[file]
     }
 
-    /// File and number of every whole sector on the device that is not blank.
+    /// The file and number of every whole durable sector that is not blank.
     fn written_sectors(&self) -> Vec<(String, u64)> {
         let mut written = Vec::new();
         for (name, &file) in &self.names {
@@ -261,7 +272,8 @@ impl State {
         written
     }
 
-    /// Which of `count` changes in a row survive: none, all, the first ones, or any.
+    /// Decides which of `count` consecutive changes survive: none, all, only the first ones, or
+    /// any.
     fn survivors(&mut self, count: usize) -> Vec<bool> {
         match self.next_random() % 4 {
             0 => vec![false; count],
@@ -304,7 +316,7 @@ impl State {
         self.faults.clear();
     }
 
-    /// Gives back the memory of files that no crash can bring back.
+    /// Frees the memory of files that no crash can bring back.
     fn forget_removed_files(&mut self) {
         let named: BTreeSet<usize> = self.durable_names.values().copied().collect();
         for (_, content) in self.files.iter_mut().enumerate().filter(|(file, _)| !named.contains(file)) {
@@ -320,7 +332,7 @@ impl State {
         }
     }
 
-    /// Counts an operation; an error once nothing works any more.
+    /// Counts an operation, or fails if the machine has stopped.
     fn begin(&mut self) -> io::Result<()> {
         if self.stop_at.is_some_and(|stop_at| self.operations >= stop_at) {
             return Err(io::Error::other("simulated: the machine stopped"));
@@ -391,7 +403,7 @@ impl State {
                 content.lost.insert(sector);
             }
         }
-        Err(io::Error::other("simulated: the synchronisation failed"))
+        Err(io::Error::other("simulated: the sync failed"))
     }
 }
 
@@ -411,7 +423,7 @@ impl Content {
         self.dirty.extend(sectors_of(&range));
     }
 
-    /// The size of a file is kept by the file system, whatever becomes of its content.
+    /// Extends the file, as the file system does even if the written bytes are lost.
     fn grow(&mut self, bytes: u64) {
         let held = self.current.len();
         if held < bytes as usize {
@@ -445,7 +457,7 @@ impl Content {
         self.durable[range.clone()].copy_from_slice(&self.current[range]);
     }
 
-    /// Makes a sector read as the device holds it.
+    /// Drops changes to a sector that did not reach the device.
     fn forget(&mut self, sector: usize) {
         let end = ((sector + 1) * SECTOR_BYTES).min(self.durable.len());
         if let Some(durable) = self.durable.get(sector * SECTOR_BYTES..end) {

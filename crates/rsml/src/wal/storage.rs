@@ -1,4 +1,4 @@
-//! [`WalStorage`]: writes groups and lets go of old segments. See `reading` for how entries are read back.
+//! [`WalStorage`]: writes groups and removes old segments. The module `reading` reads entries back.
 
 use std::collections::VecDeque;
 use std::collections::hash_map::RandomState;
@@ -9,26 +9,32 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::disk::{Disk, DiskFile, FileDisk, failure};
+use super::disk::{Disk, FileDisk, failure};
 use super::format::{
-    BLOCK_BYTES, Change, Context, Cuts, GroupHeader, GroupPlace, OrderRecord, SECTOR_BYTES, encode_group, group_bytes,
+    BLOCK_BYTES, Change, Context, GroupHeader, GroupPosition, SECTOR_BYTES, WriteRecord, encode_group, group_bytes,
 };
-use super::index::{Bounds, GroupSpot, LogIndex};
-use super::reading::CachedTable;
-use super::recovery::{self, Recovery, Seal};
+use super::index::{Bounds, GroupRef, LogIndex};
+use super::reading::EntryReader;
+use super::recovery::{self, Recovery, RecoveryMarker};
 use super::segment::{Preparer, SegmentFile, file_name};
+use super::state::{LogState, LogTail, Segment};
 use crate::{HardState, Persist, Recovered, Sequence, Storage, StorageError, StorageStatistics};
 
-/// The write buffer is given back when a large group grew it beyond this.
+/// If a large group made the write buffer larger than this, it is shrunk afterwards.
 const BUFFER_KEPT_BYTES: usize = 8 << 20;
 
+const UNRECOVERED: &str = "recover() comes before any other use of a log";
+
+/// The settings of a [`WalStorage`].
 #[derive(Clone, Debug)]
 pub struct WalOptions {
-    /// Size of a segment; a group that is larger gets a segment of its own size. Rounded up to 4 KiB, at least 8 KiB.
+    /// The length of a segment, rounded up to 4 KiB; at least 8 KiB. A larger group gets a segment
+    /// of its own length.
     pub segment_bytes: u64,
-    /// Whether the next segment is prepared in a thread ahead of need; otherwise a writer waits for it.
+    /// Whether a thread prepares the next segment ahead of need. Otherwise a write waits for it.
     pub background_preparation: bool,
-    /// Segment ids are drawn from this. Random by default, so that segments of another log are never taken for ours.
+    /// The seed of the segments' ids. Random by default, so that segments of another log are never
+    /// mistaken for this log's.
     pub segment_id_seed: u64,
 }
 
@@ -42,93 +48,54 @@ impl Default for WalOptions {
     }
 }
 
-/// A segment in use.
-pub(super) struct Segment {
-    pub number: u64,
-    pub id: u64,
-    pub bytes: u64,
-    pub file: Box<dyn DiskFile>,
-}
-
-/// What [`recovery`] found, and all that writing goes on from.
-pub(super) struct LogState {
-    /// Oldest first; never empty. The newest one is written to.
-    pub segments: VecDeque<Segment>,
-    /// Lists the same segments in the same order.
-    pub index: LogIndex,
-    pub position: Position,
-    /// Where the next group goes in the newest segment.
-    pub write_offset: u64,
-}
-
-/// What the groups so far leave to the next one.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Position {
-    pub next_group: u64,
-    pub hard_state: Option<HardState>,
-    pub previous_lowest_changed: Sequence,
-    pub cuts: Cuts,
-}
-
-impl Position {
-    pub fn pass(&mut self, header: &GroupHeader) {
-        let number = header.place.group_number;
-        self.next_group = number + 1;
-        self.hard_state = header.hard_state;
-        self.previous_lowest_changed = header.lowest_changed;
-        if let Some(context) = &header.context {
-            self.cuts = context.cuts;
-        }
-        if let Some(from) = header.cut() {
-            self.cuts.push(number, from);
-        }
-    }
-}
-
-/// A write-ahead log over a [`Disk`]. See the module for the rules it keeps.
+/// A write-ahead log on a [`Disk`]. The module's documentation lists the rules that it keeps.
 pub struct WalStorage {
-    pub(super) disk: Arc<dyn Disk>,
+    disk: Arc<dyn Disk>,
     options: WalOptions,
     preparer: Preparer,
     /// `None` until recovered.
     state: Option<LogState>,
     buffer: Vec<u8>,
-    pub(super) cached_table: Option<CachedTable>,
-    /// The first failure of a write; nothing is done after it.
+    reader: EntryReader,
+    /// The first failure. After it, every call fails.
     failure: Option<StorageError>,
     statistics: StorageStatistics,
 }
 
 impl WalStorage {
-    /// Opens the log in a directory, which is created where it is missing. [`Storage::recover`] comes next.
+    /// Opens the log in a directory, which is created if it does not exist. [`Storage::recover`]
+    /// must be called next.
+    ///
+    /// # Errors
+    /// Those of [`FileDisk::open`].
     pub fn open(directory: impl AsRef<Path>, options: WalOptions) -> Result<Self, StorageError> {
         Ok(Self::over(Arc::new(FileDisk::open(directory.as_ref())?), options))
     }
 
-    /// A log over any disk.
+    /// A log on any disk. [`Storage::recover`] must be called next.
     pub fn over(disk: Arc<dyn Disk>, mut options: WalOptions) -> Self {
         options.segment_bytes = options.segment_bytes.max(2 * BLOCK_BYTES).next_multiple_of(BLOCK_BYTES);
         WalStorage {
             preparer: Preparer::new(disk.clone(), options.background_preparation),
+            reader: EntryReader::new(disk.clone()),
             disk,
             options,
             state: None,
             buffer: Vec::new(),
-            cached_table: None,
             failure: None,
             statistics: StorageStatistics::default(),
         }
     }
 
-    pub(super) fn state(&mut self) -> &mut LogState {
-        self.state.as_mut().expect("recover() comes before any other use of a log")
+    fn state(&mut self) -> &mut LogState {
+        self.state.as_mut().expect(UNRECOVERED)
     }
 
     fn check_usable(&self) -> Result<(), StorageError> {
         self.failure.clone().map_or(Ok(()), Err)
     }
 
-    /// Remembers a failure: what is on the disk is unknown from here on.
+    /// Remembers a failure: after it, the contents of the disk are unknown.
     fn poison<T>(&mut self, result: Result<T, StorageError>) -> Result<T, StorageError> {
         if let Err(error) = &result {
             self.failure = Some(error.clone());
@@ -136,31 +103,32 @@ impl WalStorage {
         result
     }
 
-    /// As many orders as fit into an empty segment, but at least one: an order is never divided.
-    fn orders_for_one_group(&self, orders: &[Persist]) -> usize {
+    /// How many writes fit into an empty segment; at least 1, since a write is never divided.
+    fn writes_for_one_group(&self, writes: &[Persist]) -> usize {
         let limit = self.options.segment_bytes - BLOCK_BYTES;
-        if group_bytes(orders) <= limit {
-            return orders.len();
+        if group_bytes(writes) <= limit {
+            return writes.len();
         }
         let mut bytes = SECTOR_BYTES as u64;
-        let fits = |order: &&Persist| {
-            bytes += group_bytes(std::slice::from_ref(*order));
+        let fits = |write: &&Persist| {
+            bytes += group_bytes(std::slice::from_ref(*write));
             bytes <= limit
         };
-        orders.iter().take_while(fits).count().max(1)
+        writes.iter().take_while(fits).count().max(1)
     }
 
-    /// Writes `orders` as one group, or only as many of the first ones as there is space for; returns how many.
-    fn write_orders(&mut self, mut orders: &[Persist]) -> Result<usize, StorageError> {
-        if !self.make_room(group_bytes(orders))? {
-            orders = self.those_that_fit(orders);
-            if orders.is_empty() {
+    /// Writes `writes` as one group, or only the first ones if there is no space for all. Returns
+    /// how many.
+    fn append_writes(&mut self, mut writes: &[Persist]) -> Result<usize, StorageError> {
+        if !self.make_room(group_bytes(writes))? {
+            writes = self.those_that_fit(writes);
+            if writes.is_empty() {
                 return Ok(0);
             }
         }
         let mut after = self.state().index.bounds();
         let mut lowest_changed = Sequence::ZERO;
-        for record in orders.iter().flat_map(OrderRecord::of).filter(OrderRecord::changes_log) {
+        for record in writes.iter().flat_map(WriteRecord::of).filter(WriteRecord::changes_log) {
             let objection = after.objection(&record);
             assert!(objection.is_none(), "{}", objection.unwrap_or_default());
             after.apply(&record);
@@ -169,66 +137,66 @@ impl WalStorage {
                 lowest_changed = lowest.min(record.from);
             }
         }
-        let hard_state = orders.last().map(|order| order.hard_state);
-        let spot = self.write_group(orders, hard_state, after, lowest_changed)?;
-        self.index_orders(orders, spot);
+        let hard_state = writes.last().map(|write| write.hard_state);
+        let group = self.write_group(writes, hard_state, after, lowest_changed)?;
+        self.index_writes(writes, group);
         let state = self.state();
         assert_eq!(state.index.bounds(), after, "the index disagrees with what was written");
-        self.statistics.entries_written += orders.iter().map(|order| order.entries.len() as u64).sum::<u64>();
+        self.statistics.entries_written += writes.iter().map(|write| write.entries.len() as u64).sum::<u64>();
         self.prepare_ahead();
-        Ok(orders.len())
+        Ok(writes.len())
     }
 
-    /// The first ones of `orders` for which the newest segment has room.
-    fn those_that_fit<'a>(&mut self, orders: &'a [Persist]) -> &'a [Persist] {
+    /// The first writes, as many as the newest segment has room for.
+    fn those_that_fit<'a>(&mut self, writes: &'a [Persist]) -> &'a [Persist] {
         let state = self.state();
         let room = state.segments.back().expect("a log has a segment").bytes - state.write_offset;
-        let (mut fits, mut too_many) = (0, orders.len() + 1);
+        let (mut fits, mut too_many) = (0, writes.len() + 1);
         while too_many - fits > 1 {
             let middle = fits.midpoint(too_many);
-            if group_bytes(&orders[..middle]) <= room { fits = middle } else { too_many = middle }
+            if group_bytes(&writes[..middle]) <= room { fits = middle } else { too_many = middle }
         }
-        &orders[..fits]
+        &writes[..fits]
     }
 
-    fn index_orders(&mut self, orders: &[Persist], spot: GroupSpot) {
+    fn index_writes(&mut self, writes: &[Persist], group: GroupRef) {
         let index = &mut self.state().index;
         let mut ordinal = 0;
-        for record in orders.iter().flat_map(OrderRecord::of) {
-            index.apply(&record, spot, ordinal);
+        for record in writes.iter().flat_map(WriteRecord::of) {
+            index.apply(&record, group, ordinal);
             ordinal += record.count;
         }
     }
 
-    /// Writes one group at the end of the newest segment and makes it durable; returns where it lies. A place for orders
-    /// is never the first block.
+    /// Writes one group at the end of the newest segment and makes it durable. Returns where it
+    /// lies. For a segment header, which holds no writes, the returned block is meaningless.
     fn write_group(
         &mut self,
-        orders: &[Persist],
+        writes: &[Persist],
         hard_state: Option<HardState>,
         after: Bounds,
         lowest_changed: Sequence,
-    ) -> Result<GroupSpot, StorageError> {
+    ) -> Result<GroupRef, StorageError> {
         let mut buffer = std::mem::take(&mut self.buffer);
         let path = self.newest_path();
         let state = self.state();
         let segment = state.segments.back().expect("a log has a segment");
         let header = GroupHeader {
-            place: GroupPlace {
+            position: GroupPosition {
                 segment_number: segment.number,
                 segment_id: segment.id,
-                group_number: state.position.next_group,
+                group_number: state.tail.next_group,
             },
             last_before: state.index.bounds().last,
             last_after: after.last,
             lowest_changed,
-            previous_lowest_changed: state.position.previous_lowest_changed,
+            previous_lowest_changed: state.tail.previous_lowest_changed,
             hard_state,
             context: Some(Context {
                 first_after: after.first,
                 segment_bytes: segment.bytes,
                 blank_sectors: 0,
-                cuts: state.position.cuts,
+                truncations: state.tail.truncations,
             }),
             group_bytes: 0,
             record_count: 0,
@@ -236,21 +204,21 @@ impl WalStorage {
             table_crc: 0,
             payload_bytes: 0,
         };
-        let header = encode_group(header, orders, &mut buffer);
+        let header = encode_group(header, writes, &mut buffer);
         let bytes = header.group_bytes;
         let offset = state.write_offset;
         assert!(offset + bytes <= segment.bytes, "a group doesn't fit into its segment");
         segment.file.write_at(&buffer, offset).map_err(|e| failure("writing the log", path.clone(), e))?;
-        segment.file.sync_data().map_err(|e| failure("synchronising the log", path, e))?;
+        segment.file.sync_data().map_err(|e| failure("syncing the log", path, e))?;
         state.write_offset += bytes;
-        state.position.pass(&header);
+        state.tail.pass(&header);
         self.statistics.fsyncs += 1;
         self.statistics.bytes_written += bytes;
         buffer.clear();
         buffer.shrink_to(BUFFER_KEPT_BYTES);
         self.buffer = buffer;
         let block = u32::try_from(offset / BLOCK_BYTES).expect("a segment is smaller than 16 TiB");
-        Ok(GroupSpot { number: header.place.group_number, block: NonZeroU32::new(block).unwrap_or(NonZeroU32::MIN) })
+        Ok(GroupRef { number: header.position.group_number, block: NonZeroU32::new(block).unwrap_or(NonZeroU32::MIN) })
     }
 
     fn newest_path(&mut self) -> String {
@@ -258,7 +226,8 @@ impl WalStorage {
         self.disk.describe(&file_name(number))
     }
 
-    /// Opens a new segment when `bytes` more don't fit into the newest one. False when there is no space for one.
+    /// Opens a new segment if `bytes` more don't fit into the newest one. Returns false if there is
+    /// no space for a new one.
     fn make_room(&mut self, bytes: u64) -> Result<bool, StorageError> {
         let state = self.state();
         let newest = state.segments.back().expect("a log has a segment");
@@ -272,21 +241,21 @@ impl WalStorage {
         Ok(true)
     }
 
-    /// Begins a segment with its opening: the hard state as it stands, and no orders.
-    pub(super) fn open_segment(&mut self, prepared: SegmentFile) -> Result<(), StorageError> {
+    /// Starts a new segment with its segment header.
+    fn open_segment(&mut self, prepared: SegmentFile) -> Result<(), StorageError> {
         let seed = self.options.segment_id_seed;
         let state = self.state();
-        let id_source = [seed, prepared.number, state.position.next_group].map(u64::to_le_bytes).concat();
+        let id_source = [seed, prepared.number, state.tail.next_group].map(u64::to_le_bytes).concat();
         let SegmentFile { number, bytes, file } = prepared;
         state.segments.push_back(Segment { number, id: xxhash_rust::xxh3::xxh3_64(&id_source), bytes, file });
         state.index.open_segment();
         state.write_offset = 0;
-        let (hard_state, bounds) = (state.position.hard_state, state.index.bounds());
+        let (hard_state, bounds) = (state.tail.hard_state, state.index.bounds());
         self.write_group(&[], hard_state, bounds, Sequence::ZERO)?;
         Ok(())
     }
 
-    /// Lets the next segment be prepared once the newest one is half full.
+    /// Starts to prepare the next segment once the newest one is half full.
     fn prepare_ahead(&mut self) {
         let bytes = self.options.segment_bytes;
         let state = self.state();
@@ -302,11 +271,11 @@ impl WalStorage {
         let state = self.state();
         let name = file_name(state.segments.front().expect("a log has a segment").number);
         match disk.remove(&name) {
-            // An earlier attempt removed it, and could not make that durable.
+            // An earlier attempt removed the file but could not make that durable.
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             removed => removed.map_err(|e| failure("removing a segment", disk.describe(&name), e))?,
         }
-        disk.sync_dir().map_err(|e| failure("synchronising the directory", disk.describe(""), e))?;
+        disk.sync_dir().map_err(|e| failure("syncing the directory", disk.describe(""), e))?;
         state.segments.pop_front();
         state.index.remove_oldest();
         Ok(())
@@ -314,17 +283,17 @@ impl WalStorage {
 
     fn recover_state(&mut self) -> Result<(), StorageError> {
         match recovery::recover(&*self.disk)? {
-            Some(Recovery { state, seal }) => {
+            Some(Recovery { state, marker }) => {
                 self.state = Some(state);
-                if let Some(seal) = seal {
-                    self.write_seal(&seal)?;
+                if let Some(marker) = marker {
+                    self.write_marker(&marker)?;
                 }
             }
             None => {
                 self.state = Some(LogState {
                     segments: VecDeque::new(),
                     index: LogIndex::new(Bounds::empty_after(Sequence::ZERO)),
-                    position: Position { next_group: 1, ..Position::default() },
+                    tail: LogTail { next_group: 1, ..LogTail::default() },
                     write_offset: 0,
                 });
                 let first = self.preparer.take(recovery::FIRST_SEGMENT, self.options.segment_bytes)?;
@@ -335,21 +304,21 @@ impl WalStorage {
         Ok(())
     }
 
-    /// Writes the state as recovery found it, before the header that told it is cleared. Where there is no room, the opening of a new
-    /// segment says it all.
-    fn write_seal(&mut self, seal: &Seal) -> Result<(), StorageError> {
+    /// Writes the recovered state before the misplaced header that holds it is cleared. If there is
+    /// no room for that, the header of a new segment holds the state.
+    fn write_marker(&mut self, marker: &RecoveryMarker) -> Result<(), StorageError> {
         let segments = self.state().segments.len();
-        self.state().write_offset = seal.offset;
+        self.state().write_offset = marker.offset;
         if !self.make_room(BLOCK_BYTES)? {
             return Err(self.full());
         }
         if self.state().segments.len() > segments {
             return Ok(());
         }
-        let (hard_state, bounds) = (self.state().position.hard_state, self.state().index.bounds());
+        let (hard_state, bounds) = (self.state().tail.hard_state, self.state().index.bounds());
         self.write_group(&[], hard_state, bounds, Sequence::ZERO)?;
         let disk = self.disk.clone();
-        recovery::clear_around_seal(&*disk, self.state().segments.back().expect("a log has a segment"), seal)
+        recovery::clear_around_marker(&*disk, self.state().segments.back().expect("a log has a segment"), marker)
     }
 
     fn full(&self) -> StorageError {
@@ -368,22 +337,23 @@ impl Storage for WalStorage {
         self.poison(recovered)?;
         let state = self.state();
         let Bounds { first, last } = state.index.bounds();
-        Ok(Recovered { hard_state: state.position.hard_state, first, last, lost: state.index.lost() })
+        Ok(Recovered { hard_state: state.tail.hard_state, first, last, lost: state.index.lost() })
     }
 
     fn load(&mut self, from: Sequence) -> Result<Vec<Option<Bytes>>, StorageError> {
         self.check_usable()?;
-        Ok(self.load_entries(from))
+        let log = self.state.as_mut().expect(UNRECOVERED);
+        Ok(self.reader.load(log, from))
     }
 
     /// # Panics
-    /// When an order without `truncate` doesn't begin at the end of the log.
-    fn persist(&mut self, orders: &[Persist]) -> Result<usize, StorageError> {
+    /// If a write without `truncate` doesn't begin at the end of the log.
+    fn persist(&mut self, writes: &[Persist]) -> Result<usize, StorageError> {
         self.check_usable()?;
         let mut durable = 0;
-        while durable < orders.len() {
-            let rest = &orders[durable..];
-            let written = self.write_orders(&rest[..self.orders_for_one_group(rest)]);
+        while durable < writes.len() {
+            let rest = &writes[durable..];
+            let written = self.append_writes(&rest[..self.writes_for_one_group(rest)]);
             match self.poison(written)? {
                 0 => break,
                 count => durable += count,
@@ -392,18 +362,19 @@ impl Storage for WalStorage {
         Ok(durable)
     }
 
-    /// Nothing when `from` is no longer, or not yet, stored.
+    /// Returns nothing if `from` is no longer stored, or not yet.
     fn read(&mut self, from: Sequence, to: Sequence, max_bytes: usize) -> Result<Vec<Bytes>, StorageError> {
         self.check_usable()?;
-        Ok(self.read_entries(from, to, max_bytes))
+        let log = self.state.as_mut().expect(UNRECOVERED);
+        Ok(self.reader.read(log, from, to, max_bytes))
     }
 
-    /// Removes whole segments only.
+    /// Removes only whole segments.
     fn trim(&mut self, below: Sequence) -> Result<(), StorageError> {
         self.check_usable()?;
-        while self.state().index.oldest_may_go(below) {
+        while self.state().index.can_remove_oldest(below) {
             match self.remove_oldest_segment() {
-                // Some file systems need space to remove a file. It goes with the next call.
+                // Some file systems need space to remove a file. The next call tries again.
                 Err(StorageError::Full { .. } | StorageError::NoDescriptors { .. }) => break,
                 removed => self.poison(removed)?,
             }

@@ -1,4 +1,5 @@
-//! Reads a segment front to back in large pieces. What the device can't read counts as damaged, not as a failure.
+//! Reads a segment front to back in large pieces. Sectors that the device can't read count as
+//! damaged; they are not an error.
 
 use std::ops::Range;
 
@@ -7,9 +8,11 @@ use super::format::{BLOCK_BYTES, EntryRecord, GroupHeader, HeaderFault, SECTOR_B
 use crate::StorageError;
 
 const WINDOW_BYTES: u64 = 1 << 20;
-/// Stands for what the device can't read: neither blank nor part of anything intact.
+/// Replaces bytes that the device can't read. Sectors of it are neither blank nor part of anything
+/// intact.
 const UNREADABLE: u8 = 0xee;
 
+/// A segment file, part of which is in memory.
 pub(super) struct Window<'a> {
     file: &'a dyn DiskFile,
     pub path: String,
@@ -50,7 +53,8 @@ impl<'a> Window<'a> {
         }
     }
 
-    /// The header at `offset`. What is too short for one is blank or damaged.
+    /// The group header at `offset`. A rest of the file that is too short for one is blank or
+    /// damaged.
     pub fn header(&mut self, offset: u64) -> Result<Result<GroupHeader, HeaderFault>, StorageError> {
         if offset + SECTOR_BYTES as u64 > self.bytes {
             let is_blank = offset >= self.bytes || self.is_blank(offset..self.bytes);
@@ -64,7 +68,7 @@ impl<'a> Window<'a> {
         }
     }
 
-    /// All headers at or after `offset` that `accept` takes, with their offsets.
+    /// All headers at or after `offset` that `accept` returns true for, with their offsets.
     pub fn headers(
         &mut self,
         offset: u64,
@@ -81,12 +85,14 @@ impl<'a> Window<'a> {
         Ok(found)
     }
 
-    /// Whether these bytes, which begin on a block, are as if nothing was ever written there.
+    /// Whether all bytes of this range are zero, as if nothing was ever written there. The range
+    /// begins at a block.
     pub fn is_blank(&mut self, range: Range<u64>) -> bool {
         let mut blocks = range.clone().step_by(BLOCK_BYTES as usize);
         blocks.all(|at| is_blank(self.get(at, BLOCK_BYTES.min(range.end - at))))
     }
 
+    /// Whether the bytes at `offset` match the entry's checksum.
     pub fn matches(&mut self, offset: u64, entry: &EntryRecord) -> bool {
         crc32c::crc32c(self.get(offset, u64::from(entry.length))) == entry.crc
     }

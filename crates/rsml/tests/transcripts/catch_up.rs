@@ -1,4 +1,4 @@
-//! A replica that needs what the others' logs hold no more gets a copy of a database.
+//! A replica that needs entries which are gone from the others' logs installs a snapshot.
 
 use rsml::View;
 use rsml::core::CoreOptions;
@@ -6,7 +6,7 @@ use rsml::core::CoreOptions;
 use crate::stage::{A, B, C, Stage};
 use crate::{ELECTION_US, compare};
 
-/// Small pieces, and logs that are cut as soon as they may be, and not kept in memory.
+/// Small pieces, and logs that are trimmed as soon as possible and not kept in memory.
 fn small_pieces(options: &mut CoreOptions) {
     options.snapshot_chunk_bytes = 100;
     options.snapshot_bytes_per_second = 0;
@@ -23,7 +23,8 @@ fn with_c_behind() -> Stage {
     with_c_behind_and(small_pieces)
 }
 
-/// C misses three entries, which the logs of A and B let go of. A has told C so; C knows what the others have.
+/// C lacks three entries, which are trimmed from the logs of A and B. A has told C so, and C knows
+/// what the others have.
 fn with_c_behind_and(options: fn(&mut CoreOptions)) -> Stage {
     let mut stage = Stage::led_by_a(options);
     stage.off_stage(|stage| {
@@ -48,7 +49,7 @@ fn with_c_behind_and(options: fn(&mut CoreOptions)) -> Stage {
     stage
 }
 
-/// A hears that C lacks what is gone, and says so.
+/// A learns that C lacks trimmed entries, and says so.
 fn tell_c(stage: &mut Stage) {
     stage.tick(A, 50_000);
     stage.carry(A, C);
@@ -63,21 +64,21 @@ fn exchange(stage: &mut Stage, from: usize, to: usize) {
     stage.carry(to, from);
 }
 
-/// C fetches the copy from B, piece by piece, and builds it.
+/// C fetches the snapshot from B, piece by piece, and builds a database of it.
 fn fetch_from_b(stage: &mut Stage) {
     for _ in 0..4 {
         exchange(stage, C, B);
     }
 }
 
-/// The primary speaks to everybody, and hears how they are.
+/// The primary sends heartbeats to all, and gets their answers and reports.
 fn heartbeat(stage: &mut Stage) {
     stage.tick(A, 50_000);
     stage.play();
 }
 
 #[test]
-fn a_replica_behind_the_logs_of_all_gets_a_database() {
+fn a_replica_behind_all_logs_installs_a_snapshot() {
     let mut stage = with_c_behind();
     tell_c(&mut stage);
     stage.note("C asks B, which does not lead.");
@@ -93,11 +94,11 @@ fn a_replica_behind_the_logs_of_all_gets_a_database() {
     heartbeat(&mut stage);
     assert_eq!(stage.executed(C), ["w", "x", "y", "z"]);
     stage.show(C);
-    compare("a_replica_behind_the_logs_of_all_gets_a_database", &stage);
+    compare("a_replica_behind_all_logs_installs_a_snapshot", &stage);
 }
 
 #[test]
-fn a_copy_goes_on_where_it_was_interrupted() {
+fn a_snapshot_resumes_where_it_was_interrupted() {
     let mut stage = with_c_behind();
     tell_c(&mut stage);
     exchange(&mut stage, C, B);
@@ -108,12 +109,13 @@ fn a_copy_goes_on_where_it_was_interrupted() {
     fetch_from_b(&mut stage);
     stage.sync(C);
     assert_eq!(stage.executed(C), ["w", "x", "y"]);
-    compare("a_copy_goes_on_where_it_was_interrupted", &stage);
+    compare("a_snapshot_resumes_where_it_was_interrupted", &stage);
 }
 
-/// While a copy is under way the log may be longer, so that entries follow it and not another copy.
+/// While a snapshot is being fetched the log may be longer, so that entries follow it and not
+/// another snapshot.
 #[test]
-fn entries_behind_a_copy_are_kept_while_it_is_under_way() {
+fn entries_after_a_snapshot_are_kept_while_it_is_fetched() {
     let mut stage = with_c_behind();
     tell_c(&mut stage);
     exchange(&mut stage, C, B);
@@ -133,7 +135,7 @@ fn entries_behind_a_copy_are_kept_while_it_is_under_way() {
             stage.tick(node, 200_000);
         }
         stage.play_among(&[A, B]);
-        // A knows that B needs nothing of it any more.
+        // A knows that B needs none of its entries any more.
         stage.tell(B, A);
         stage.tick(A, 10_000);
         stage.play_among(&[A, B]);
@@ -145,12 +147,13 @@ fn entries_behind_a_copy_are_kept_while_it_is_under_way() {
     heartbeat(&mut stage);
     assert_eq!(stage.executed(C), ["w", "x", "y", "z"]);
     assert_eq!(stage.core(C).hard_state().generation, 1);
-    compare("entries_behind_a_copy_are_kept_while_it_is_under_way", &stage);
+    compare("entries_after_a_snapshot_are_kept_while_it_is_fetched", &stage);
 }
 
-/// Where logs are cut faster than a copy comes, one that was begun anew each time would never be complete.
+/// If logs are trimmed faster than a snapshot is fetched, starting over each time would never
+/// complete one.
 #[test]
-fn a_copy_is_finished_though_the_logs_begin_behind_it_by_then() {
+fn a_snapshot_is_finished_though_the_logs_begin_after_it_by_then() {
     let mut stage = with_c_behind();
     tell_c(&mut stage);
     exchange(&mut stage, C, B);
@@ -179,7 +182,7 @@ fn a_copy_is_finished_though_the_logs_begin_behind_it_by_then() {
     stage.play();
     assert_eq!(stage.executed(C), ["w", "x", "y", "z"]);
     assert_eq!(stage.core(C).hard_state().generation, 2);
-    compare("a_copy_is_finished_though_the_logs_begin_behind_it_by_then", &stage);
+    compare("a_snapshot_is_finished_though_the_logs_begin_after_it_by_then", &stage);
 }
 
 #[test]
@@ -206,7 +209,7 @@ fn a_replica_that_dies_before_the_record_is_durable_has_its_old_database() {
     compare("a_replica_that_dies_before_the_record_is_durable_has_its_old_database", &stage);
 }
 
-/// A database that was begun for an attempt that was given up is never taken for that of a later one.
+/// A database that was begun for an abandoned attempt is never taken for that of a later one.
 #[test]
 fn each_attempt_builds_a_database_of_its_own() {
     let mut stage = with_c_behind();
@@ -232,10 +235,10 @@ fn each_attempt_builds_a_database_of_its_own() {
     compare("each_attempt_builds_a_database_of_its_own", &stage);
 }
 
-/// What the copied database has executed of each session is known as soon as its record is given to the log, not only
-/// when the database is in use.
+/// The sessions of the installed database are known as soon as its record is given to the log, not
+/// only when the database is in use.
 #[test]
-fn who_leads_before_it_uses_its_new_database_knows_its_sessions() {
+fn a_primary_that_does_not_use_its_new_database_yet_knows_its_sessions() {
     let mut stage = with_c_behind();
     tell_c(&mut stage);
     fetch_from_b(&mut stage);
@@ -257,12 +260,12 @@ fn who_leads_before_it_uses_its_new_database_knows_its_sessions() {
     stage.release_applier(C);
     stage.play();
     assert_eq!(stage.executed(C), ["w", "x", "y", "z"]);
-    compare("who_leads_before_it_uses_its_new_database_knows_its_sessions", &stage);
+    compare("a_primary_that_does_not_use_its_new_database_yet_knows_its_sessions", &stage);
 }
 
-/// Nothing that it holds tells it who votes, and its log has no beginning: a copy is all that helps.
+/// The replica does not know the voters, and its log has no beginning: only a snapshot helps.
 #[test]
-fn a_replica_that_lost_its_database_gets_another() {
+fn a_replica_that_lost_its_database_installs_a_snapshot() {
     let mut stage = Stage::led_by_a(small_pieces);
     stage.off_stage(|stage| {
         for payload in ["w", "x"] {
@@ -293,13 +296,13 @@ fn a_replica_that_lost_its_database_gets_another() {
     stage.play();
     heartbeat(&mut stage);
     assert_eq!(stage.executed(C), ["w", "x", "y"]);
-    compare("a_replica_that_lost_its_database_gets_another", &stage);
+    compare("a_replica_that_lost_its_database_installs_a_snapshot", &stage);
 }
 
-/// A source that has started again knows no better view for its database than the one that it promised itself. To promise
-/// that would break a lease.
+/// A source that has started again knows no better view for its database than the one that it has
+/// promised. Promising that view would break a lease.
 #[test]
-fn a_copy_waits_for_the_end_of_a_lease() {
+fn a_snapshot_waits_for_the_end_of_a_lease() {
     let mut stage = with_c_behind_and(small_pieces_and_leases);
     stage.note(
         "B, which C would let lead, has promised itself a view of which nobody else has heard, and starts again.",
@@ -335,5 +338,5 @@ fn a_copy_waits_for_the_end_of_a_lease() {
     stage.sync(C);
     assert_eq!(stage.executed(C), ["w", "x", "y"]);
     stage.show(C);
-    compare("a_copy_waits_for_the_end_of_a_lease", &stage);
+    compare("a_snapshot_waits_for_the_end_of_a_lease", &stage);
 }

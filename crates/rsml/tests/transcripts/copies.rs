@@ -1,11 +1,12 @@
-//! What is written while a copy of a database is under way: the log is kept for it, within bounds, and the copy outruns it.
+//! Entries that are written while a snapshot is being fetched: the log is kept for it, within
+//! bounds, and the snapshot outruns the log.
 
 use rsml::core::CoreOptions;
 
 use crate::compare;
 use crate::stage::{A, B, C, Stage};
 
-/// Small pieces, and logs that are cut as soon as they may be, and not kept in memory.
+/// Small pieces, and logs that are trimmed as soon as possible and not kept in memory.
 fn small_pieces(options: &mut CoreOptions) {
     options.snapshot_chunk_bytes = 100;
     options.snapshot_bytes_per_second = 0;
@@ -18,13 +19,15 @@ fn slow_copies(options: &mut CoreOptions) {
     options.snapshot_bytes_per_second = 100;
 }
 
-/// Fifty times as much as is kept for a replica that lags, and more than is kept for any copy that is not waited for.
+/// Fifty times as much as is kept for a lagging replica, and more than is kept for any snapshot
+/// without a hold in force.
 const LARGE_LOG: u64 = 50_000;
 
-/// As long as a replica may bring nothing before nobody waits for it any more.
+/// For how long a replica may make no progress before the log is no longer held for it.
 const PATIENCE_US: u64 = 300 * 200_000;
 
-/// C misses what the logs of A and B have let go of. It has the first piece of a copy of B's database, and the others know.
+/// C lacks entries that are trimmed from the logs of A and B. It has the first piece of a snapshot
+/// of B, and the others know that.
 fn with_a_copy_under_way(options: fn(&mut CoreOptions)) -> Stage {
     let mut stage = Stage::led_by_a(options);
     stage.off_stage(|stage| {
@@ -59,7 +62,7 @@ fn write(stage: &mut Stage, payloads: &[&'static str]) {
     stage.play_among(&[A, B]);
 }
 
-/// They look at their logs, and say how they are.
+/// They trim their logs, and report.
 fn report(stage: &mut Stage, nodes: &[usize]) {
     for node in nodes {
         stage.tick(*node, 200_000);
@@ -67,7 +70,7 @@ fn report(stage: &mut Stage, nodes: &[usize]) {
     stage.play_among(&[A, B]);
 }
 
-/// C says how far it is, and A and B look at their logs.
+/// C reports its progress, and A and B trim their logs.
 fn tell_of_c(stage: &mut Stage) {
     stage.off_stage(|stage| {
         stage.tick(C, 200_000);
@@ -78,8 +81,8 @@ fn tell_of_c(stage: &mut Stage) {
     });
 }
 
-/// Far more is written than is kept for a replica that lags, all of it is in the databases of A and B, and they have looked
-/// at their logs since.
+/// Far more is written than is kept for a lagging replica. All of it is in the databases of A and
+/// B, and they have trimmed their logs since.
 fn write_more_than_is_kept(stage: &mut Stage) {
     stage.off_stage(|stage| {
         write(stage, &["1", "2", "3", "4"]);
@@ -91,7 +94,7 @@ fn write_more_than_is_kept(stage: &mut Stage) {
     });
 }
 
-/// What C had asked for was lost.
+/// The pieces that C asked for were lost.
 fn fetch_the_rest(stage: &mut Stage) {
     stage.tick(C, 200_000);
     for _ in 0..4 {
@@ -101,14 +104,14 @@ fn fetch_the_rest(stage: &mut Stage) {
     stage.sync(C);
 }
 
-/// The primary speaks to everybody, and hears how they are.
+/// The primary sends heartbeats to all, and gets their answers and reports.
 fn heartbeat(stage: &mut Stage) {
     stage.tick(A, 50_000);
     stage.play();
 }
 
 #[test]
-fn the_log_behind_a_copy_is_kept_until_it_was_fetched() {
+fn the_log_after_a_snapshot_is_kept_until_it_was_fetched() {
     let mut stage = with_a_copy_under_way(small_pieces);
     let kept_from = stage.log_begins(A);
     write_more_than_is_kept(&mut stage);
@@ -131,7 +134,7 @@ fn the_log_behind_a_copy_is_kept_until_it_was_fetched() {
     }
     assert!(stage.log_begins(A) > kept_from + 4, "the log begins at {}", stage.log_begins(A));
     assert!(stage.core(A).status().log_held_for.is_empty());
-    compare("the_log_behind_a_copy_is_kept_until_it_was_fetched", &stage);
+    compare("the_log_after_a_snapshot_is_kept_until_it_was_fetched", &stage);
 }
 
 #[test]
@@ -159,7 +162,8 @@ fn where_space_is_short_no_copy_holds_the_log() {
     assert_eq!(stage.log_begins(B), kept_from, "B has space");
 }
 
-/// The databases here are small, and a log that grows by more than that in a second is soon written.
+/// The databases here are small, and a log that grows by more than that in a second is soon
+/// written.
 #[test]
 fn a_copy_that_the_log_outruns_is_fetched_faster() {
     let mut stage = with_a_copy_under_way(slow_copies);

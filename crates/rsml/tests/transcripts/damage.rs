@@ -1,4 +1,5 @@
-//! Disks that lose entries of the log: these count as lost, not as absent, and come back from the others.
+//! Disks that lose entries of the log: these count as lost, not as absent, and are repaired from
+//! the others.
 
 use rsml::{ReplicaId, Sequence};
 
@@ -36,7 +37,7 @@ fn start(stage: &mut Stage, nodes: &[usize]) {
 }
 
 #[test]
-fn a_candidate_fills_what_it_has_lost_from_a_promise_of_the_same_view() {
+fn a_candidate_repairs_lost_entries_from_a_promise_of_the_same_view() {
     let mut stage = with_three_entries();
     stage.damage(C, 4, 4);
     start(&mut stage, &[B, C]);
@@ -45,11 +46,11 @@ fn a_candidate_fills_what_it_has_lost_from_a_promise_of_the_same_view() {
     stage.play();
     assert_eq!(stage.executed(C), ["w", "x", "y"]);
     stage.show(C);
-    compare("a_candidate_fills_what_it_has_lost_from_a_promise_of_the_same_view", &stage);
+    compare("a_candidate_repairs_lost_entries_from_a_promise_of_the_same_view", &stage);
 }
 
 #[test]
-fn a_promise_tells_what_is_lost_and_a_follower_is_healed_in_one_write() {
+fn a_promise_names_lost_entries_and_a_secondary_is_repaired_in_one_write() {
     let mut stage = with_three_entries();
     stage.damage(C, 3, 4);
     start(&mut stage, &[B, C]);
@@ -60,11 +61,11 @@ fn a_promise_tells_what_is_lost_and_a_follower_is_healed_in_one_write() {
     stage.play();
     assert_eq!(stage.executed(C), ["w", "x", "y"]);
     assert_eq!(stage.core(C).status().lost, []);
-    compare("a_promise_tells_what_is_lost_and_a_follower_is_healed_in_one_write", &stage);
+    compare("a_promise_names_lost_entries_and_a_secondary_is_repaired_in_one_write", &stage);
 }
 
 #[test]
-fn what_two_of_three_have_lost_is_waited_for() {
+fn an_entry_lost_by_two_of_three_is_waited_for() {
     let mut stage = with_three_entries();
     stage.damage(B, 4, 4);
     stage.damage(C, 4, 5);
@@ -79,7 +80,7 @@ fn what_two_of_three_have_lost_is_waited_for() {
     stage.play();
     assert_eq!(stage.core(B).status().role, "primary");
     assert_eq!(stage.executed(B), ["w", "x", "y"]);
-    compare("what_two_of_three_have_lost_is_waited_for", &stage);
+    compare("an_entry_lost_by_two_of_three_is_waited_for", &stage);
 }
 
 #[test]
@@ -103,9 +104,10 @@ fn an_entry_that_no_quorum_can_have_held_is_cut() {
     compare("an_entry_that_no_quorum_can_have_held_is_cut", &stage);
 }
 
-/// Nobody leads while what may have been chosen is nowhere; and whoever brings a copy of it back ends that.
+/// No replica leads while an entry that may have been chosen is nowhere. A replica that has it
+/// again ends that.
 #[test]
-fn what_all_have_lost_blocks_until_a_disk_has_it_again() {
+fn an_entry_lost_by_all_blocks_until_a_disk_has_it_again() {
     let mut stage = with_three_entries();
     stage.damage(A, 4, 4);
     stage.damage(B, 4, 4);
@@ -129,12 +131,12 @@ fn what_all_have_lost_blocks_until_a_disk_has_it_again() {
     assert_eq!(stage.core(A).primary(), Some(ReplicaId(1)));
     assert_eq!(stage.core(A).status().blocked, None, "A knows that somebody leads");
     assert_eq!(stage.executed(B), ["w", "x", "y"]);
-    compare("what_all_have_lost_blocks_until_a_disk_has_it_again", &stage);
+    compare("an_entry_lost_by_all_blocks_until_a_disk_has_it_again", &stage);
 }
 
-/// A loss below what the database has persisted hinders nobody: the database is the copy.
+/// Losing entries that the database has persisted has no effect: they are in the database.
 #[test]
-fn what_the_database_holds_is_not_missed_in_the_log() {
+fn entries_in_the_database_are_not_missed_in_the_log() {
     let mut stage = Stage::led_by_a(usual);
     stage.off_stage(|stage| {
         for payload in ["w", "x"] {
@@ -153,5 +155,5 @@ fn what_the_database_holds_is_not_missed_in_the_log() {
     stage.play();
     assert!(stage.core(B).status().established);
     assert_eq!(stage.core(B).status().lost, []);
-    compare("what_the_database_holds_is_not_missed_in_the_log", &stage);
+    compare("entries_in_the_database_are_not_missed_in_the_log", &stage);
 }

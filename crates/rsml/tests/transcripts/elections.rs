@@ -1,4 +1,4 @@
-//! Who leads: birth, pre-votes, phase 1.
+//! Elections: birth, pre-votes, phase 1.
 
 use rsml::{ReplicaId, View};
 
@@ -142,7 +142,7 @@ fn a_pre_vote_is_denied_while_a_primary_is_heard() {
 }
 
 #[test]
-fn a_candidate_under_way_denies_pre_votes() {
+fn a_candidate_denies_pre_votes() {
     let mut stage = Stage::led_by_a(usual);
     stage.kill(A);
     stage.note("B asks for promises; its disk is slow.");
@@ -157,5 +157,5 @@ fn a_candidate_under_way_denies_pre_votes() {
     assert_eq!(stage.core(C).hard_state().promised, View(256), "C disturbs nobody");
     stage.play();
     assert_eq!(stage.core(C).primary(), Some(ReplicaId(1)));
-    compare("a_candidate_under_way_denies_pre_votes", &stage);
+    compare("a_candidate_denies_pre_votes", &stage);
 }

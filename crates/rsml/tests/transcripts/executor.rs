@@ -1,13 +1,13 @@
-//! A state machine for scenes: a list of every request executed. It survives the death of its process, and is copied
-//! and replaced like any other database.
+//! A state machine for scenes: a list of every request executed. It survives the death of its
+//! process, and is copied and replaced like any other database.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use rsml::{
-    CommittedValue, ExecutionError, ExecutionNotifier, SealedState, Sequence, Snapshot, SnapshotSink, SnapshotSource,
-    Snapshots,
+    CommittedValue, ExecutedBatch, ExecutionError, ExecutionNotifier, SealedState, Sequence, Snapshot, SnapshotSink,
+    SnapshotSource, Snapshots,
 };
 
 #[derive(Default)]
@@ -46,12 +46,28 @@ impl ListExecutor {
     }
 }
 
+/// Requests that are in the list, until they are committed.
+struct Executed<'e> {
+    live: MutexGuard<'e, Database>,
+    outcomes: Vec<Bytes>,
+}
+
+impl ExecutedBatch for Executed<'_> {
+    fn outcomes(&self) -> &[Bytes] {
+        &self.outcomes
+    }
+
+    fn commit(mut self: Box<Self>, sealed: SealedState) -> Result<Vec<Bytes>, ExecutionError> {
+        (self.live.sequence, self.live.state) = (sealed.sequence, Some(sealed.state));
+        Ok(self.outcomes)
+    }
+}
+
 impl ExecutionNotifier for ListExecutor {
-    fn notify_commit_batch(
-        &mut self,
-        values: &[CommittedValue],
-        seal: &mut dyn FnMut(&[Bytes]) -> SealedState,
-    ) -> Result<Vec<Bytes>, ExecutionError> {
+    fn notify_commit_batch<'e>(
+        &'e mut self,
+        values: &'e [CommittedValue],
+    ) -> Result<Box<dyn ExecutedBatch + 'e>, ExecutionError> {
         let mut live = self.live();
         let mut outcomes = Vec::new();
         for value in values {
@@ -60,9 +76,7 @@ impl ExecutionNotifier for ListExecutor {
                 outcomes.push(Bytes::from(format!("{}@{}", live.executed.len(), value.sequence)));
             }
         }
-        let sealed = seal(&outcomes);
-        (live.sequence, live.state) = (sealed.sequence, Some(sealed.state));
-        Ok(outcomes)
+        Ok(Box::new(Executed { live, outcomes }))
     }
 
     fn sealed_state(&self) -> Result<Option<Bytes>, ExecutionError> {
@@ -93,7 +107,7 @@ impl ExecutionNotifier for ListExecutor {
             .remove(&generation)
             .ok_or_else(|| ExecutionError::failed(format!("there is no database of generation {generation}")))?;
         *self.live() = database;
-        // Numbers grow: what is left is of attempts that were given up.
+        // Numbers grow: databases that are left over belong to abandoned attempts.
         installed.clear();
         Ok(())
     }

@@ -1,18 +1,19 @@
-//! Golden transcripts: replicas are driven by hand through a scene, and every message, write and delivery is compared
-//! with the text kept in `golden`. `RSML_BLESS=1 cargo test -p rsml --test transcripts` writes the texts anew; read
-//! the difference before you keep it.
+//! Golden transcripts: replicas are driven by hand through a scene, and every message, write and
+//! delivery is compared with the text kept in `golden`. `RSML_BLESS=1 cargo test -p rsml --test
+//! transcripts` rewrites the texts; read the difference before you keep it.
 
 mod catch_up;
 mod copies;
 mod damage;
 mod elections;
 mod executor;
-mod handover;
+
 mod reads;
 mod replication;
 mod requests;
 mod stage;
 mod text;
+mod transfers;
 
 use rsml::core::CoreOptions;
 use stage::Stage;
@@ -42,7 +43,7 @@ fn tiny_messages(options: &mut CoreOptions) {
 
 const ELECTION_US: u64 = 700_000;
 
-/// `candidate` hears nobody any more, and `voter` has not heard a primary lately either.
+/// `candidate` hears no other replica any more, and `voter` has not heard a primary lately either.
 fn stand(stage: &mut Stage, candidate: usize, voters: &[usize]) {
     for voter in voters {
         stage.wait(*voter, ELECTION_US);

@@ -77,7 +77,8 @@ fn an_answer_to_a_former_start_confirms_no_read() {
     compare("an_answer_to_a_former_start_confirms_no_read", &stage);
 }
 
-/// A commit point is one of the view in which it was told, and says nothing about the log of another view.
+/// A commit point belongs to the view in which it was sent, and says nothing about the log of
+/// another view.
 #[test]
 fn a_read_point_of_a_later_view_commits_nothing_of_an_older_log() {
     let mut stage = Stage::led_by_a(usual);
@@ -148,7 +149,7 @@ fn under_a_lease_a_read_asks_nobody() {
 }
 
 #[test]
-fn who_granted_a_lease_promises_nobody_else_a_view() {
+fn a_grantor_of_a_lease_promises_nobody_else_a_view() {
     let mut stage = Stage::led_by_a(leased);
     stage.note("B and C have not heard A for long. B would promise C a view, and then hears A again.");
     stage.wait(B, ELECTION_US);
@@ -169,7 +170,7 @@ fn who_granted_a_lease_promises_nobody_else_a_view() {
     stage.lose(C, A);
     stage.play_among(&[B, C]);
     assert_eq!(stage.core(B).primary(), Some(ReplicaId(2)));
-    compare("who_granted_a_lease_promises_nobody_else_a_view", &stage);
+    compare("a_grantor_of_a_lease_promises_nobody_else_a_view", &stage);
 }
 
 #[test]
@@ -238,7 +239,7 @@ fn leases_of_a_former_start_are_waited_for_though_there_are_none_any_more() {
 }
 
 #[test]
-fn who_hands_over_gives_up_its_lease_before() {
+fn a_primary_revokes_its_lease_before_a_transfer() {
     let mut stage = Stage::led_by_a(leased);
     lease_from_b(&mut stage);
     stage.read(A);
@@ -253,5 +254,5 @@ fn who_hands_over_gives_up_its_lease_before() {
     stage.note("C's grant to A still runs, and does not stand in B's way.");
     stage.play_among(&[B, C]);
     assert_eq!(stage.core(C).primary(), Some(ReplicaId(1)));
-    compare("who_hands_over_gives_up_its_lease_before", &stage);
+    compare("a_primary_revokes_its_lease_before_a_transfer", &stage);
 }

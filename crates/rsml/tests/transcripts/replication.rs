@@ -1,4 +1,4 @@
-//! Phase 2: entries, votes, and replicas that lag.
+//! Phase 2: entries, votes, and lagging replicas.
 
 use crate::stage::{A, B, C, Stage};
 use crate::{ELECTION_US, compare, stand, tiny_messages, usual};

@@ -21,7 +21,7 @@ fn a_request_that_is_given_up_before_a_failover_is_voided_by_it() {
 }
 
 #[test]
-fn a_request_that_is_given_up_after_it_took_its_place_is_executed_once() {
+fn a_request_that_is_given_up_after_it_was_appended_is_executed_once() {
     let mut stage = Stage::led_by_a(usual);
     stage.propose(B, "x");
     stage.carry(B, A);
@@ -35,7 +35,7 @@ fn a_request_that_is_given_up_after_it_took_its_place_is_executed_once() {
     stage.tick(C, 60_000);
     stage.play();
     assert_eq!(stage.executed(B), ["x"]);
-    compare("a_request_that_is_given_up_after_it_took_its_place_is_executed_once", &stage);
+    compare("a_request_that_is_given_up_after_it_was_appended_is_executed_once", &stage);
 }
 
 #[test]

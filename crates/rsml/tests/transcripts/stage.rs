@@ -1,11 +1,11 @@
-//! A stage for replicas driven by hand: nothing is delivered, synchronised or ticked unless the scene says so, and
-//! everything that a replica does is written down.
+//! A stage for replicas driven by hand: nothing is delivered, synchronised or ticked unless the
+//! scene says so, and everything that a replica does is written down.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
+use rsml::MessageHeader;
 use rsml::core::{CoreOptions, Input, InstallStep, Outgoing, Outputs, ReadId, Replica, RequestId, Start, TransferId};
-use rsml::transport::Sender;
 use rsml::wal::InMemoryStorage;
 use rsml::{
     Applier, Boot, DiskId, ExecutionNotifier, Instant, Message, Persist, ReplicaId, Sequence, SnapshotInstaller,
@@ -13,7 +13,7 @@ use rsml::{
 };
 
 use crate::executor::ListExecutor;
-use crate::text::{disk_name, entry_text, message_text, name, order_text, step_text, value_text, view};
+use crate::text::{disk_name, entry_text, message_text, name, step_text, value_text, view, write_text};
 
 struct Node {
     core: Option<Replica>,
@@ -26,18 +26,18 @@ struct Node {
     held_steps: Option<Vec<InstallStep>>,
     /// Entries that the next start can't read.
     unreadable: Vec<u64>,
-    /// What waits for a slow applier.
+    /// Entries that wait for a slow applier.
     held_work: Option<Vec<ApplyWork>>,
     /// The last report to each.
-    reports: BTreeMap<ReplicaId, (Sender, Outgoing)>,
-    /// Each replica has a clock of its own, so that a scene decides whose time runs out.
+    reports: BTreeMap<ReplicaId, (MessageHeader, Outgoing)>,
+    /// Each replica has its own clock, so that a scene decides which timeouts fire.
     now: u64,
 }
 
 pub struct Stage {
     nodes: Vec<Node>,
-    /// Messages under way, in the order in which they were sent.
-    wire: VecDeque<(Sender, Outgoing)>,
+    /// Messages in flight, in the order in which they were sent.
+    wire: VecDeque<(MessageHeader, Outgoing)>,
     text: String,
     silent: bool,
     next_id: u64,
@@ -120,7 +120,7 @@ impl Stage {
         self.nodes[node].core.as_ref().expect("it runs")
     }
 
-    /// What whoever starts from now on is told.
+    /// Changes the options of replicas that start from now on.
     pub fn set_options(&mut self, options: fn(&mut CoreOptions)) {
         self.options = options;
     }
@@ -154,7 +154,8 @@ impl Stage {
         self.carry_out(node);
     }
 
-    /// The process dies with what was not synchronised, and what it sent is lost. Its database keeps everything.
+    /// The process dies. Log writes that were not synchronised and messages in flight are lost; the
+    /// database keeps everything.
     pub fn kill(&mut self, node: usize) {
         self.nodes[node].core = None;
         self.nodes[node].pending.clear();
@@ -184,12 +185,12 @@ impl Stage {
             for (id, number) in outputs.numbered {
                 self.write(&format!("{who} numbers request {} as its {number}", id.0));
             }
-            for order in outputs.persist {
-                self.write(&format!("{who} writes {}", order_text(&order)));
-                self.nodes[node].pending.push(order);
+            for write in outputs.persist {
+                self.write(&format!("{who} writes {}", write_text(&write)));
+                self.nodes[node].pending.push(write);
             }
             for outgoing in outputs.send {
-                // Reports come with the clock, and are told by hand: see `tell`.
+                // Reports depend on the clock, and are delivered by hand: see `tell`.
                 if matches!(outgoing.message, Message::Report(_)) {
                     self.nodes[node].reports.insert(outgoing.to, (sender, outgoing));
                 } else {
@@ -251,7 +252,7 @@ impl Stage {
         self.step(node, Input::Applied { sequence, sessions, time_us, digest });
     }
 
-    /// Gives the core an input while its outputs are being carried out.
+    /// Gives the core an input while its outputs are being performed.
     fn step(&mut self, node: usize, input: Input) {
         let this = &mut self.nodes[node];
         this.core.as_mut().expect("it runs").step(Instant(this.now), input);
@@ -292,17 +293,17 @@ impl Stage {
 
     fn install_step(&mut self, node: usize, step: InstallStep) {
         self.write(&format!("{} {}", name(node), step_text(&step)));
-        if let Some(event) = self.nodes[node].installer.carry_out(step) {
+        if let Some(event) = self.nodes[node].installer.perform(step) {
             self.step(node, Input::Installed(event));
         }
     }
 
-    /// From now on whoever builds databases for this replica takes its time.
+    /// From now on, databases of this replica are built slowly.
     pub fn hold_installer(&mut self, node: usize) {
         self.nodes[node].held_steps = Some(Vec::new());
     }
 
-    /// It does what it was asked for meanwhile, and is quick again.
+    /// Completes the steps asked for meanwhile, and is fast again.
     pub fn release_installer(&mut self, node: usize) {
         for step in self.nodes[node].held_steps.take().unwrap_or_default() {
             self.install_step(node, step);
@@ -310,12 +311,12 @@ impl Stage {
         self.carry_out(node);
     }
 
-    /// From now on this replica's database takes its time.
+    /// From now on, this replica's database is slow.
     pub fn hold_applier(&mut self, node: usize) {
         self.nodes[node].held_work = Some(Vec::new());
     }
 
-    /// It does what it was given meanwhile, and is quick again.
+    /// Applies the entries delivered meanwhile, and is fast again.
     pub fn release_applier(&mut self, node: usize) {
         for work in self.nodes[node].held_work.take().unwrap_or_default() {
             self.apply_work(node, work);
@@ -360,24 +361,24 @@ impl Stage {
         self.nodes[node].now += us;
     }
 
-    /// Everything that the replica wants written is durable.
+    /// All log writes of the replica become durable.
     pub fn sync(&mut self, node: usize) {
-        let orders = std::mem::take(&mut self.nodes[node].pending);
-        let Some(last) = orders.last() else { return };
-        let ticket = last.ticket;
-        self.nodes[node].storage.persist(&orders).expect("memory never fails");
+        let writes = std::mem::take(&mut self.nodes[node].pending);
+        let Some(last) = writes.last() else { return };
+        let write_id = last.write_id;
+        self.nodes[node].storage.persist(&writes).expect("memory never fails");
         self.write(&format!("{} has written it", name(node)));
-        self.input(node, Input::Durable(ticket));
+        self.input(node, Input::Durable(write_id));
     }
 
-    /// Delivers what is under way from one replica to another.
+    /// Delivers the messages in flight from one replica to another.
     pub fn carry(&mut self, from: usize, to: usize) {
         for (sender, outgoing) in self.take(from, to) {
             self.receive(sender, outgoing);
         }
     }
 
-    /// Delivers the oldest message under way from one replica to another.
+    /// Delivers the oldest message in flight from one replica to another.
     pub fn carry_one(&mut self, from: usize, to: usize) {
         let mut messages = self.take(from, to).into_iter();
         let first = messages.next();
@@ -387,9 +388,10 @@ impl Stage {
         }
     }
 
-    /// Delivers the answers to questions for read points, ahead of all else that is under way there.
+    /// Delivers the answers with read points, ahead of all other messages in flight there.
     pub fn carry_answer(&mut self, from: usize, to: usize) {
-        let is_answer = |(_, outgoing): &(Sender, Outgoing)| matches!(outgoing.message, Message::ReadPointReply(_));
+        let is_answer =
+            |(_, outgoing): &(MessageHeader, Outgoing)| matches!(outgoing.message, Message::ReadPointReply(_));
         let (answers, rest): (Vec<_>, Vec<_>) = self.take(from, to).into_iter().partition(is_answer);
         self.wire.extend(rest);
         assert!(!answers.is_empty(), "no answer is under way");
@@ -398,7 +400,7 @@ impl Stage {
         }
     }
 
-    /// Delivers it, and everything of it once more.
+    /// Delivers the messages in flight, twice.
     pub fn carry_twice(&mut self, from: usize, to: usize) {
         for (sender, outgoing) in self.take(from, to) {
             self.receive(sender, outgoing.clone());
@@ -406,7 +408,7 @@ impl Stage {
         }
     }
 
-    /// Loses it.
+    /// Loses the messages in flight.
     pub fn lose(&mut self, from: usize, to: usize) {
         for (_, outgoing) in self.take(from, to) {
             let text = message_text(&outgoing.message, &outgoing.payload);
@@ -414,22 +416,23 @@ impl Stage {
         }
     }
 
-    fn take(&mut self, from: usize, to: usize) -> Vec<(Sender, Outgoing)> {
-        let is_wanted =
-            |(sender, outgoing): &(Sender, Outgoing)| (sender.replica.0 as usize, outgoing.to.0 as usize) == (from, to);
+    fn take(&mut self, from: usize, to: usize) -> Vec<(MessageHeader, Outgoing)> {
+        let is_wanted = |(sender, outgoing): &(MessageHeader, Outgoing)| {
+            (sender.replica.0 as usize, outgoing.to.0 as usize) == (from, to)
+        };
         let (wanted, rest): (VecDeque<_>, VecDeque<_>) =
             std::mem::take(&mut self.wire).into_iter().partition(is_wanted);
         self.wire = rest;
         wanted.into()
     }
 
-    fn receive(&mut self, sender: Sender, outgoing: Outgoing) {
+    fn receive(&mut self, sender: MessageHeader, outgoing: Outgoing) {
         let message = Message::from_bytes(&outgoing.message.to_bytes()).expect("it was encoded just now");
         self.input(outgoing.to.0 as usize, Input::Receive { sender, message, payload: outgoing.payload });
     }
 
-    /// Delivers and synchronises everything among these replicas until nothing more happens; what is meant for others
-    /// is lost.
+    /// Delivers and synchronises everything among these replicas until nothing more happens;
+    /// messages to others are lost.
     pub fn play_among(&mut self, nodes: &[usize]) {
         loop {
             for node in nodes {
@@ -493,7 +496,7 @@ impl Stage {
         self.input(node, Input::Room(is_roomy));
     }
 
-    /// Where the replica's log begins, as it said last.
+    /// Where the replica's log begins, according to its last report.
     pub fn log_begins(&self, node: usize) -> u64 {
         let report = self.nodes[node].reports.values().next();
         match report.map(|(_, outgoing)| &outgoing.message) {
@@ -502,7 +505,7 @@ impl Stage {
         }
     }
 
-    /// The replica is told that it will stop.
+    /// The replica is about to stop.
     pub fn take_leave(&mut self, node: usize) {
         self.write(&format!("{} is about to stop", name(node)));
         self.input(node, Input::Stopping);
@@ -521,7 +524,7 @@ impl Stage {
         self.input(node, Input::GiveUp(number));
     }
 
-    /// What a replica executed, in order.
+    /// The requests that a replica executed, in order.
     pub fn executed(&self, node: usize) -> Vec<String> {
         self.nodes[node]
             .applier
@@ -553,7 +556,7 @@ impl Stage {
 }
 
 impl Drop for Stage {
-    /// What a failed scene did so far.
+    /// The steps of a failed scene so far.
     fn drop(&mut self) {
         if std::thread::panicking() {
             eprintln!("{}", self.text);

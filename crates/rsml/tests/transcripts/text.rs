@@ -40,16 +40,16 @@ pub fn value_text(value: &Value) -> String {
     format!("[{what} of {}]", view(value.proposed_view))
 }
 
-pub fn order_text(order: &Persist) -> String {
-    let hard = &order.hard_state;
+pub fn write_text(write: &Persist) -> String {
+    let hard = &write.hard_state;
     let mut text = format!("promised {}, accepted {}", view(hard.promised.0), view(hard.accepted_view.0));
-    if let Some(base) = order.base {
+    if let Some(base) = write.base {
         text += &format!(", drops through {base}, database {}", hard.generation);
     }
-    if order.truncate {
-        text += &format!(", cuts at {}", order.from);
+    if write.truncate {
+        text += &format!(", cuts at {}", write.from);
     }
-    for (sequence, entry) in (order.from.0..).zip(&order.entries) {
+    for (sequence, entry) in (write.from.0..).zip(&write.entries) {
         text += &format!(", {sequence} {}", entry_text(entry));
     }
     text
@@ -83,7 +83,7 @@ pub fn message_text(message: &Message, payload: &[Bytes]) -> String {
         Message::Refuse(m) => format!("refused, promised {}", view(m.promised)),
         Message::Accept(m) => {
             let agreed = format!("L {}, after {} of {}", m.adopted, m.from - 1, view(m.agreed_view));
-            let marks = format!("commit {}, token {}, probe {}", m.commit, m.token & 0xFFFF, m.probe);
+            let marks = format!("commit {}, token {}, probe {}", m.commit, m.read_round & 0xFFFF, m.probe);
             let lease =
                 if m.lease_us > 0 { format!(", lease {} from {}", m.lease_us, m.lease_from_us) } else { String::new() };
             let answer = if m.answer { ", answer!" } else { "" };
@@ -99,9 +99,9 @@ pub fn message_text(message: &Message, payload: &[Bytes]) -> String {
                 view(m.durable_view),
                 m.expected,
                 view(m.memory_view),
-                m.settled,
+                m.acknowledged,
                 m.commit,
-                m.token & 0xFFFF,
+                m.read_round & 0xFFFF,
                 m.probe
             )
         }

@@ -12,16 +12,16 @@ use serde_json::json;
 use tokio::task::JoinSet;
 
 use super::args::CheckArgs;
-use super::keys::write_value_of;
+use super::naming::write_value_of;
 use crate::failure::Failure;
 use crate::output::{self, Format};
 
 const READS_UNDER_WAY: usize = 256;
-/// Losses that are shown one by one.
+/// Most lost keys that are shown one by one.
 const SHOWN: usize = 10;
 
-/// Writes the record. A line may reach the disk later than its acknowledgement came: then the check knows of less than was
-/// acknowledged, never of more.
+/// Writes the record. A line may reach the disk after its acknowledgement arrived, so the record
+/// may lack acknowledged keys but never holds others.
 pub struct Recorder {
     file: BufWriter<File>,
     /// The first failure to write; later lines are dropped, and the run ends with this error.
@@ -121,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_recorded_is_read_back() {
+    fn recorded_keys_are_read_back() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("keys");
         let mut recorder = Recorder::create(&path).expect("a file");
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_is_no_record_is_named_by_its_number() {
+    fn an_invalid_line_of_the_record_is_named_by_its_number() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("keys");
         std::fs::write(&path, "00a1\t7\nnonsense\n").expect("written");

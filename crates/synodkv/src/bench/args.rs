@@ -6,22 +6,24 @@ use clap::{Args, Subcommand};
 use kv_client::Limits;
 
 use super::distribution::Distribution;
-use super::keys::{Naming, UNIQUE_DIGITS, YCSB_KEY_BYTES, hex_digits};
+use super::naming::{Naming, UNIQUE_DIGITS, YCSB_KEY_BYTES, hex_digits};
 use super::workload::Workload;
-use crate::cli::{ThriftTarget, check_addresses, epilogue};
 use crate::failure::Failure;
 use crate::output::Format;
+use crate::targets::{ThriftTarget, check_addresses};
+use crate::usage::epilogue;
 
 /// Measure throughput and latency.
 ///
-/// Keeps `--concurrency` requests under way in all, spread over `--connections`, for `--seconds`; several addresses share
-/// the connections. With `--rate` requests are due at fixed times, and latency counts from when a request was due, so that a
-/// slow server cannot hide by slowing down the client. Lost connections and error replies count as errors, and the load goes
-/// on.
+/// Keeps `--concurrency` requests in flight, spread over `--connections`, for `--seconds`. Several
+/// addresses share the connections. With `--rate`, requests are due at fixed times and latency
+/// counts from that time, so that a slow server cannot hide by slowing down the client. Lost
+/// connections and error replies count as errors, and the load continues.
 ///
-/// The workloads `ycsb-a` to `ycsb-f` are those of YCSB (Cooper et al., SoCC 2010): a record is one row of 10 fields of 100
-/// bytes, an update writes all of it, and every request under way has a connection of its own. `txn` runs transactions of
-/// the Rust client: read two records, write both, again until committed; latency counts from the first attempt.
+/// The workloads `ycsb-a` to `ycsb-f` are those of YCSB (Cooper et al., SoCC 2010): a record is one
+/// row of 10 fields of 100 bytes, an update writes all of it, and every request in flight has a
+/// connection of its own. `txn` runs transactions of the Rust client: read two records, write both,
+/// retry until committed; latency counts from the first attempt.
 #[derive(Debug, Args)]
 #[command(
     args_conflicts_with_subcommands = true,
@@ -50,14 +52,14 @@ pub enum BenchCommand {
 
 /// Write the records that a workload works on, and measure nothing else.
 ///
-/// A workload that needs records loads them by itself, unless told `--no-load`. Inserts of `ycsb-d` and `ycsb-e` add
-/// records behind those.
+/// A workload that needs records loads them by itself, unless `--no-load` is given. Inserts of
+/// `ycsb-d` and `ycsb-e` add records after those.
 #[derive(Debug, Args)]
 #[command(after_help = epilogue("Examples:\n  \
     synodkv bench load --records 1000000\n  \
     synodkv bench load --workload txn --records 1000", "the server refused a record"))]
 pub struct FillArgs {
-    /// Whose records. Those of all YCSB workloads are the same.
+    /// The workload whose records to load. All YCSB workloads have the same.
     #[arg(long, value_enum, default_value_t = Workload::YcsbA)]
     pub workload: Workload,
     #[command(flatten)]
@@ -86,10 +88,10 @@ pub struct CheckArgs {
     pub format: Format,
 }
 
-/// How many records there are, and of what size.
+/// The number and size of records.
 #[derive(Debug, Args)]
 pub struct RecordArgs {
-    /// How many different keys.
+    /// Number of different keys.
     #[arg(
         long,
         visible_alias = "records",
@@ -144,7 +146,7 @@ impl RecordArgs {
     }
 }
 
-/// What a record looks like.
+/// The shape of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shape {
     pub naming: Naming,
@@ -152,7 +154,7 @@ pub struct Shape {
 }
 
 impl Shape {
-    /// Whether the servers take such records, and `rows` of them in one commit.
+    /// Checks that the servers accept such records, and `rows` of them in one commit.
     pub fn check_limits(self, limits: &Limits, rows: u64) -> Result<(), Failure> {
         let (key_size, commit) =
             (self.naming.key_size() as u64, rows * (self.naming.key_size() + self.value_size) as u64);
@@ -163,18 +165,18 @@ impl Shape {
         ];
         match checks.into_iter().find(|(_, bytes, limit, _)| *bytes > *limit as u64) {
             Some((what, bytes, limit, setting)) => Err(Failure::Usage(format!(
-                "{what} would have {bytes} bytes, and the servers take at most {limit} (limits.{setting})"
+                "{what} would have {bytes} bytes, and the servers accept at most {limit} (limits.{setting})"
             ))),
             None => Ok(()),
         }
     }
 
-    /// Whether keys are long enough for so many records.
+    /// Checks that keys are long enough for this many records.
     pub fn check_names(self, records: u64) -> Result<(), Failure> {
         self.check_digits(hex_digits(records - 1), &format!("{records} keys"))
     }
 
-    /// Whether keys are long enough for numbers of so many digits.
+    /// Checks that keys are long enough for numbers of this many digits.
     fn check_digits(self, needed: usize, what: &str) -> Result<(), Failure> {
         match self.naming {
             Naming::Hexadecimal { key_size } if key_size < needed => {
@@ -189,12 +191,12 @@ impl Shape {
 pub struct LoadArgs {
     #[arg(long, value_enum, default_value_t = Workload::Put)]
     pub workload: Workload,
-    /// Requests under way at a time, over all connections; with `txn`, transactions.
+    /// Requests in flight at a time, over all connections; with `txn`, transactions.
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub concurrency: u32,
-    /// Connections; no more are opened than requests are under way. Replies on a connection come in order: with few, reads
-    /// wait for the writes before them. [default: 8; with YCSB as many as requests; with `txn` 1 to each replica, and 1 more
-    /// for its commits]
+    /// Connections, at most as many as requests in flight. Replies on a connection come in order,
+    /// so with few connections reads wait for the writes before them. [default: 8; with YCSB as
+    /// many as requests; with `txn` 1 to each replica, and 1 more for its commits]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub connections: Option<u32>,
     /// How long to send requests.
@@ -202,16 +204,16 @@ pub struct LoadArgs {
     pub seconds: u64,
     #[command(flatten)]
     pub records: RecordArgs,
-    /// Which keys are asked for how often. [default: that of the YCSB workload; otherwise uniform]
+    /// How often each key is requested. [default: that of the YCSB workload; otherwise uniform]
     #[arg(long, value_enum, conflicts_with = "unique")]
     pub distribution: Option<Distribution>,
-    /// Requests per second in all; without it, as fast as the replies come.
+    /// Total requests per second; without it, as fast as the replies come.
     #[arg(long, value_name = "R")]
     pub rate: Option<f64>,
     /// Sets in one commit of the workload `commit`.
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub operations: u32,
-    /// Most rows of one scan of the workload `ycsb-e`; lengths are uniform from 1 on.
+    /// Most rows of one scan of the workload `ycsb-e`; lengths are uniform, starting at 1.
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub scan_rows: u32,
     /// Write each key once only (workload `put`): a counter instead of random keys.
@@ -220,7 +222,8 @@ pub struct LoadArgs {
     /// Record each acknowledged key in this file (with --unique), for `bench check`.
     #[arg(long, value_name = "FILE", requires = "unique")]
     pub acknowledged: Option<PathBuf>,
-    /// Do not load the keys first (all workloads but `put` and `commit`): they are there from an earlier run.
+    /// Do not load the keys first, because an earlier run did (all workloads except `put` and
+    /// `commit`).
     #[arg(long)]
     pub no_load: bool,
     #[command(flatten)]
@@ -254,7 +257,7 @@ impl LoadArgs {
         self.distribution.unwrap_or(self.workload.distribution())
     }
 
-    /// For transactions: to each replica.
+    /// Number of connections; for transactions, to each replica.
     pub fn connections(&self) -> u32 {
         let default = match self.workload {
             Workload::Txn => 1,
@@ -282,7 +285,7 @@ pub mod tests {
     }
 
     #[test]
-    fn a_record_of_ycsb_has_ten_fields_of_a_hundred_bytes_unless_told_otherwise() {
+    fn a_record_of_ycsb_has_ten_fields_of_a_hundred_bytes_by_default() {
         let size = |arguments: &[&str]| load_args(&[&["--workload", "ycsb-a"], arguments].concat()).shape().value_size;
         assert_eq!(size(&[]), 1000);
         assert_eq!(size(&["--field-count", "3", "--field-length", "7"]), 21);
@@ -304,7 +307,7 @@ pub mod tests {
         let limits = Limits { max_value_bytes: 99, max_transaction_bytes: 1000, ..Limits::default() };
         let check = |arguments: &[&str], rows| load_args(arguments).shape().check_limits(&limits, rows);
         let refused = |arguments: &[&str], rows| check(arguments, rows).expect_err("refused").to_string();
-        assert!(refused(&[], 1).contains("a value would have 100 bytes, and the servers take at most 99"));
+        assert!(refused(&[], 1).contains("a value would have 100 bytes, and the servers accept at most 99"));
         assert!(refused(&["--key-size", "20000"], 1).contains("limits.max_key_bytes"));
         assert!(refused(&["--value-size", "99"], 9).contains("a commit would have 1035 bytes"));
         check(&["--value-size", "99"], 8).expect("it is allowed");

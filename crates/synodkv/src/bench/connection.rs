@@ -1,6 +1,6 @@
-//! One connection of a run: a loop that sends what may be sent and takes what has come.
+//! One connection of a run: a loop that sends due requests and receives replies.
 //!
-//! Invariant: `under_way` holds the requests sent and not answered, in order; there are never more than `depth`.
+//! Invariant: `under_way` holds the unanswered requests in order, never more than `depth`.
 
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -19,16 +19,16 @@ use super::template::Template;
 use super::workload::Operation;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// Between attempts to connect, and after an error reply: a server in trouble is not hammered.
+/// The pause between attempts to connect and after an error reply, to spare a server in trouble.
 const PAUSE: Duration = Duration::from_millis(10);
 const READ_BYTES: usize = 64 << 10;
 
 struct UnderWay {
     operation: Operation,
     method: Method,
-    /// When it was sent; with a rate, when it was due.
+    /// When the request was sent; with a rate, when it was due.
     since: Instant,
-    /// The record that it is about; with several, the last.
+    /// The record of the request; with several, the last.
     number: u64,
 }
 
@@ -36,9 +36,9 @@ pub struct Driver {
     run: Rc<Run>,
     index: u32,
     depth: usize,
-    /// Which address is used; the next one after a loss.
+    /// Index of the address in use; after a lost connection, the next one.
     address: usize,
-    /// With a rate: how many requests this connection has begun.
+    /// Requests that this connection has begun; used with a rate.
     begun: u64,
     /// Nothing is sent before this.
     resume_at: Instant,
@@ -47,25 +47,25 @@ pub struct Driver {
     /// How much of `output` has been written.
     written: usize,
     input: Vec<u8>,
-    /// How much of `input` holds bytes that were read.
+    /// Length of the part of `input` that holds received bytes.
     filled: usize,
     scanner: Scanner,
-    /// The scanner has seen a part of the next reply, and has to see the rest of it too.
+    /// The scanner has seen a part of the next reply and must see the rest of it, too.
     scanning: bool,
     limits: WireLimits,
     next_sequence: i32,
     reply_sequence: i32,
 }
 
-/// What a reply says: done, or the code of the error.
+/// The outcome of a request: success, or the code of the error.
 type Outcome = Result<(), String>;
 
-/// The connection ended, or what it brought was no reply.
+/// The connection ended, or the received bytes are not a reply.
 struct Broken;
 
 /// Why a connection's loop ended.
 enum End {
-    /// Time is up and every answer is there, or its time is up too.
+    /// The run is over, and all replies have arrived or are too late.
     Done,
     Lost,
 }
@@ -93,7 +93,7 @@ impl Driver {
         }
     }
 
-    /// Connects again and again until the run ends.
+    /// Reconnects until the run ends.
     pub async fn run(mut self) {
         while Instant::now() < self.run.ends_at {
             let address = self.run.addresses[self.address % self.run.addresses.len()].clone();
@@ -123,7 +123,7 @@ impl Driver {
         self.reply_sequence = self.next_sequence;
     }
 
-    /// What is under way gets no answer.
+    /// Counts the requests in flight as failed, because no reply will come.
     fn give_up(&mut self, code: &str) {
         self.run.statistics.borrow_mut().error(code, self.under_way.len() as u64);
         let mut keys = self.run.keys.borrow_mut();
@@ -166,7 +166,7 @@ impl Driver {
         }
     }
 
-    /// When there is something to do even though nothing comes in.
+    /// When the loop has something to do even if nothing arrives.
     fn wake_at(&self, now: Instant) -> Instant {
         if now >= self.run.ends_at {
             return self.run.ends_at + self.run.patience;
@@ -179,13 +179,13 @@ impl Driver {
         may_send_at.min(self.run.ends_at)
     }
 
-    /// When this connection's next request is due: the connections take turns.
+    /// When this connection's next request is due; the connections take turns.
     fn due_at(&self, rate: f64) -> Instant {
         let turn = self.begun * u64::from(self.run.connections) + u64::from(self.index);
         self.run.begins_at + Duration::from_secs_f64(turn as f64 / rate)
     }
 
-    /// Puts as many requests into `output` as may be under way.
+    /// Puts requests into `output` until as many as allowed are in flight.
     fn refill(&mut self, now: Instant) {
         if now < self.resume_at {
             return;
@@ -253,11 +253,11 @@ impl Driver {
         Ok(())
     }
 
-    /// Takes everything that has come.
+    /// Reads and processes everything that has arrived.
     fn read(&mut self, stream: &TcpStream) -> Result<(), Broken> {
         loop {
             if self.filled == self.input.len() {
-                // A reply that does not fit; most never come here.
+                // Makes room for a reply that does not fit, which is rare.
                 self.input.resize(self.input.len() * 2, 0);
             }
             match stream.try_read(&mut self.input[self.filled..]) {
@@ -269,7 +269,7 @@ impl Driver {
             let room_left = self.filled < self.input.len();
             self.take_replies()?;
             if room_left {
-                // The socket had no more; asking again would only be told so.
+                // The socket had no more, so another read would only return that.
                 return Ok(());
             }
         }
@@ -314,7 +314,7 @@ impl Driver {
         }
     }
 
-    /// The length of the reply at `at` and what it says; `None`: it is not complete.
+    /// The length and outcome of the reply at `at`; `None` if it is incomplete.
     fn next_reply(&mut self, at: usize) -> Result<Option<(usize, Outcome)>, Broken> {
         let input = &self.input[at..self.filled];
         let method = self.under_way.front().expect("called while something is under way").method;

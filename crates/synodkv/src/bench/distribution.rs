@@ -1,8 +1,8 @@
-//! Which records are asked for how often: the distributions of YCSB (Cooper, Silberstein, Tam, Ramakrishnan, Sears:
-//! *Benchmarking Cloud Serving Systems with YCSB*, SoCC 2010).
+//! How often each record is requested: the distributions of YCSB (Cooper, Silberstein, Tam,
+//! Ramakrishnan, Sears: *Benchmarking Cloud Serving Systems with YCSB*, SoCC 2010).
 //!
-//! - *Uniform*: all alike.
-//! - *Zipfian*: a few records get most requests; which ones is spread over the key space by a hash.
+//! - *Uniform*: all records equally.
+//! - *Zipfian*: a few records get most requests, spread over the key space by a hash.
 //! - *Latest*: the records inserted last get most requests.
 
 use clap::ValueEnum;
@@ -11,13 +11,14 @@ use super::random::SplitMix64;
 
 /// The skew that YCSB uses.
 const THETA: f64 = 0.99;
-/// Popularity ranks of the scrambled distribution, as in YCSB: far more than records, so that the skew does not depend on
-/// how many of these there are, and a record that is added takes nobody's place.
+/// Number of popularity ranks of the scrambled distribution, as in YCSB. It is far larger than the
+/// number of records, so that the skew does not depend on that number, and an added record does not
+/// displace another.
 const SCRAMBLED_RANKS: u64 = 10_000_000_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Distribution {
-    /// All records alike.
+    /// All records equally.
     Uniform,
     /// A few records, spread over the key space, get most requests (theta 0.99).
     Zipfian,
@@ -35,10 +36,11 @@ impl Distribution {
     }
 }
 
-/// Draws ranks from 0 (the most frequent) to `items` - 1; rank r comes in proportion to 1 / (r + 1)^0.99.
+/// Draws ranks from 0 (the most frequent) to `items` - 1, rank r with a probability proportional to
+/// 1 / (r + 1)^0.99.
 ///
-/// Gray, Sundaresan, Englert, Baclawski, Weinberger: *Quickly Generating Billion-Record Synthetic Databases*, SIGMOD 1994.
-/// The first two ranks are exact, the others an approximation.
+/// Gray, Sundaresan, Englert, Baclawski, Weinberger: *Quickly Generating Billion-Record Synthetic
+/// Databases*, SIGMOD 1994. The first two ranks are exact, the others an approximation.
 #[derive(Clone, Debug)]
 pub struct Zipfian {
     items: u64,
@@ -54,7 +56,7 @@ impl Zipfian {
         zipfian
     }
 
-    /// More items: these are the least frequent ones.
+    /// Adds items, which become the least frequent ones.
     pub fn grow_to(&mut self, items: u64) {
         assert!(items >= self.items, "a distribution cannot shrink: {} -> {items}", self.items);
         if items > self.items {
@@ -78,17 +80,18 @@ impl Zipfian {
             return 1;
         }
         let rank = self.items as f64 * (self.eta * unit - self.eta + 1.0).powf(1.0 / (1.0 - THETA));
-        // Rounding may lead to the very end.
+        // Rounding may yield `items`, which is out of range.
         (rank as u64).min(self.items - 1)
     }
 }
 
-/// How frequent the item of rank `place` - 1 is, in proportion to the first.
+/// The frequency of the item of rank `place` - 1, relative to the first.
 fn weight(place: u64) -> f64 {
     (place as f64).powf(-THETA)
 }
 
-/// The sum of the weights of all items: the first thousand one by one, the others by the formula of Euler and Maclaurin.
+/// The sum of the weights of all items: the first thousand one by one, the others by the formula of
+/// Euler and Maclaurin.
 fn zeta(items: u64) -> f64 {
     const COUNTED: u64 = 1000;
     let counted: f64 = (1..=items.min(COUNTED)).map(weight).sum();
@@ -105,23 +108,24 @@ fn zeta(items: u64) -> f64 {
 #[derive(Clone, Debug)]
 pub enum Chooser {
     Uniform,
-    /// `span`: over how many records ranks are spread, those to be inserted included.
+    /// `span` is the number of records over which ranks are spread, including those to be inserted.
     Zipfian {
         ranks: Zipfian,
         span: u64,
     },
-    /// How far back from the last record.
+    /// The distance back from the last record.
     Latest(Zipfian),
 }
 
 impl Chooser {
-    /// `records`: how many there are. `may_grow`: some are inserted while numbers are drawn.
+    /// `records` is their present number. `may_grow` says that some are inserted while numbers are
+    /// drawn.
     pub fn new(distribution: Distribution, records: u64, may_grow: bool) -> Self {
         match distribution {
             Distribution::Uniform => Chooser::Uniform,
             Distribution::Zipfian => {
-                // A record keeps its popularity only if the span stays the same. Room for as many again: records beyond
-                // are inserted, and not asked for.
+                // A record keeps its popularity only if the span stays the same. The span has room
+                // for twice as many; records beyond that are inserted but never requested.
                 let span = if may_grow { records.saturating_mul(2) } else { records };
                 Chooser::Zipfian { ranks: Zipfian::over(SCRAMBLED_RANKS), span }
             }
@@ -129,7 +133,7 @@ impl Chooser {
         }
     }
 
-    /// One of the records 0 to `records` - 1; `records` never becomes less.
+    /// Draws one of the records 0 to `records` - 1; `records` must never decrease.
     pub fn next(&mut self, records: u64, random: &mut SplitMix64) -> u64 {
         match self {
             Chooser::Uniform => random.below(records),
@@ -147,7 +151,8 @@ impl Chooser {
     }
 }
 
-/// The hash of YCSB: FNV-1a over the 8 bytes, the lowest first (Fowler, Noll, Vo), without its sign.
+/// The hash of YCSB: FNV-1a over the 8 bytes, lowest byte first (Fowler, Noll, Vo), without its
+/// sign.
 pub fn fnv_hash(number: u64) -> u64 {
     let hash = number
         .to_le_bytes()
@@ -173,7 +178,8 @@ mod tests {
         counts
     }
 
-    /// Five standard deviations of a count with this probability, and `slack` of its expectation.
+    /// Checks a count within five standard deviations for this probability, plus a fraction `slack`
+    /// of its expectation.
     #[track_caller]
     fn assert_frequency(what: &str, count: u64, probability: f64, slack: f64) {
         let expected = DRAWS as f64 * probability;
@@ -206,7 +212,7 @@ mod tests {
                 assert_frequency(&format!("rank {rank} of {items}"), count, probability, 0.0);
             }
             if items == 1000 {
-                // The formula is only near for these.
+                // For these, the formula is only an approximation.
                 for ranks in [2..10, 10..100, 100..1000] {
                     let (count, probability) = share(ranks.clone());
                     assert_frequency(&format!("ranks {ranks:?}"), count, probability, 0.1);
@@ -233,7 +239,7 @@ mod tests {
         let second = fnv_hash(1) % records;
         assert_ne!(first, 0, "the most popular record is not simply the first one");
         let zeta = zeta(SCRAMBLED_RANKS);
-        // The ranks that fall on the same record by chance add a ten-thousandth or so.
+        // Ranks that hash to the same record by chance add about a ten-thousandth.
         assert_frequency("the first", counts[&first], 1.0 / zeta, 0.01);
         assert_frequency("the second", counts[&second], weight(2) / zeta, 0.01);
     }

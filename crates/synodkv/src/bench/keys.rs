@@ -1,83 +1,25 @@
-//! Records: which one is next, what its key is, and what its value.
-//!
-//! The key of record N is N in hexadecimal, padded on the left with zeros to the key's length; with YCSB `user` and the
-//! hash of N in decimal, so that neighbours in the order of keys are strangers. The value of a recorded key repeats the
-//! key, so that a check needs only the key to know the value.
+//! Chooses the next record and operation of a run.
 
 use std::collections::BTreeSet;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::args::LoadArgs;
-use super::distribution::{Chooser, fnv_hash};
+use super::distribution::Chooser;
 use super::random::SplitMix64;
 use super::workload::{Mix, Operation};
 
-/// Bits of a unique key's number that count; those above name the run, so that no run writes the keys of another.
+/// Bits of a unique key's number that hold a counter. The bits above identify the run, so that no
+/// run writes the keys of another.
 const COUNTER_BITS: u32 = 36;
-/// Hexadecimal digits of a unique key's number.
-pub const UNIQUE_DIGITS: usize = 16;
-const YCSB_PREFIX: &[u8] = b"user";
-/// Digits of the largest hash.
-const YCSB_DIGITS: usize = 19;
-pub const YCSB_KEY_BYTES: usize = YCSB_PREFIX.len() + YCSB_DIGITS;
 
-/// How records are called.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Naming {
-    Hexadecimal { key_size: usize },
-    Ycsb,
-}
-
-impl Naming {
-    pub fn key_size(self) -> usize {
-        match self {
-            Naming::Hexadecimal { key_size } => key_size,
-            Naming::Ycsb => YCSB_KEY_BYTES,
-        }
-    }
-
-    pub fn key(self, number: u64) -> Vec<u8> {
-        let mut key = vec![0; self.key_size()];
-        self.write_key(&mut key, number);
-        key
-    }
-
-    /// Writes the key of record `number` over all of `place`.
-    pub fn write_key(self, place: &mut [u8], number: u64) {
-        match self {
-            Naming::Hexadecimal { .. } => write_digits(place, number, 16),
-            Naming::Ycsb => {
-                let (prefix, digits) = place.split_at_mut(YCSB_PREFIX.len());
-                prefix.copy_from_slice(YCSB_PREFIX);
-                write_digits(digits, fnv_hash(number), 10);
-            }
-        }
-    }
-}
-
-/// Fills `place` with the last digits of `number`.
-fn write_digits(place: &mut [u8], mut number: u64, base: u64) {
-    for byte in place.iter_mut().rev() {
-        *byte = b"0123456789abcdef"[(number % base) as usize];
-        number /= base;
-    }
-}
-
-/// Writes the value of a recorded key over all of `place`.
-pub fn write_value_of(key: &[u8], place: &mut [u8]) {
-    for chunk in place.chunks_mut(key.len()) {
-        chunk.copy_from_slice(&key[..chunk.len()]);
-    }
-}
-
-/// Says what comes next.
+/// Chooses the next operation and record.
 pub struct KeySpace {
     random: SplitMix64,
     chooser: Chooser,
     records: Records,
     mix: Mix,
     scan_rows: u64,
-    /// The next unique key; `None`: keys are drawn.
+    /// The next unique key; `None` if keys are drawn at random.
     next_unique: Option<u64>,
 }
 
@@ -121,7 +63,7 @@ impl KeySpace {
         }
     }
 
-    /// Two different records; the same one twice, where there is only one.
+    /// Two different records, or the same one twice if there is only one.
     pub fn next_two(&mut self) -> (u64, u64) {
         let one = self.next_number();
         let mut other = self.next_number();
@@ -144,9 +86,10 @@ impl KeySpace {
     }
 }
 
-/// Which records exist while some are inserted.
+/// Tracks which records exist while some are being inserted.
 ///
-/// Invariant: all below `existing` exist. `ahead` holds those inserted above it, `failed` those that are to be tried again.
+/// Invariant: all records below `existing` exist. `ahead` holds those inserted above it, and
+/// `failed` those to be tried again.
 #[derive(Debug)]
 struct Records {
     existing: u64,
@@ -179,38 +122,10 @@ impl Records {
     }
 }
 
-pub fn hex_digits(number: u64) -> usize {
-    (64 - number.leading_zeros()).div_ceil(4).max(1) as usize
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::args::tests::load_args;
     use super::*;
-
-    #[test]
-    fn a_key_is_its_number_in_hexadecimal_padded_with_zeros() {
-        assert_eq!(Naming::Hexadecimal { key_size: 6 }.key(0x1f), b"00001f");
-    }
-
-    #[test]
-    fn a_key_of_ycsb_is_user_and_the_hash_of_its_number() {
-        assert_eq!(Naming::Ycsb.key(0), b"user6284781860667377211");
-        assert_eq!(Naming::Ycsb.key(1), b"user8517097267634966620");
-        assert_eq!(Naming::Ycsb.key(7).len(), Naming::Ycsb.key_size());
-    }
-
-    #[test]
-    fn digits_are_counted_for_the_largest_number() {
-        assert_eq!([0, 15, 16, u64::MAX].map(hex_digits), [1, 1, 2, 16]);
-    }
-
-    #[test]
-    fn the_value_of_a_key_repeats_it_to_any_length() {
-        let mut value = [0; 7];
-        write_value_of(b"abc", &mut value);
-        assert_eq!(&value, b"abcabca");
-    }
 
     #[test]
     fn operations_come_as_often_as_their_mix_says() {

@@ -1,4 +1,4 @@
-//! Writes the records that a workload is going to ask for.
+//! Writes the records that a workload will request.
 
 use std::process::ExitCode;
 
@@ -9,11 +9,11 @@ use tokio::time::Instant;
 
 use super::args::{FillArgs, Shape};
 use super::random::noise;
-use crate::cli::check_addresses;
 use crate::failure::Failure;
 use crate::output::{self, Format};
+use crate::targets::check_addresses;
 
-/// Bytes of one commit, about.
+/// Approximate bytes of one commit.
 const COMMIT_BYTES: u64 = 256 << 10;
 const COMMITS_UNDER_WAY: usize = 8;
 

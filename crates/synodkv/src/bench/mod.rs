@@ -1,11 +1,13 @@
-//! `bench`: load with many requests under way on few connections, and what came of it.
+//! `bench`: generates load with many requests in flight on few connections, and reports the
+//! results.
 //!
-//! Client and server may share a small machine, so the client must cost little: requests are made from templates by
-//! copying (`template`), each connection is one loop on one thread that writes all that may be sent in one go and reads all
-//! that has come (`connection`), and there is no task, no channel and no lock per request. Transactions are the exception:
-//! they are those of the Rust client (`transactions`). `workload`, `distribution` and `keys` say what is asked for,
-//! `statistics` counts and reports. Records that a workload needs are loaded first; acknowledged writes can be recorded and
-//! checked later (`acknowledged`).
+//! Client and server may share a small machine, so the client must cost little: requests are made
+//! from templates by copying (`template`), each connection is one loop on one thread that sends all
+//! due requests in one write and reads all available replies (`connection`), and there is no task,
+//! channel or lock per request. Transactions are the exception: they use the Rust client
+//! (`transactions`). `workload`, `distribution` and `keys` choose the requests, `naming` makes keys
+//! and values, and `statistics` counts and reports. Records that a workload needs are loaded first;
+//! acknowledged writes can be recorded and checked later (`acknowledged`).
 
 mod acknowledged;
 mod args;
@@ -13,6 +15,7 @@ mod connection;
 mod distribution;
 mod keys;
 mod load;
+mod naming;
 mod random;
 mod statistics;
 mod template;
@@ -47,14 +50,14 @@ pub async fn run(args: BenchArgs) -> Result<ExitCode, Failure> {
     }
 }
 
-/// What all connections of a run share.
+/// The state that all connections of a run share.
 struct Run {
     addresses: Vec<String>,
     connections: u32,
     rate: Option<f64>,
     begins_at: Instant,
     ends_at: Instant,
-    /// A reply that takes longer than this after the end is not waited for.
+    /// How long to wait for replies after the end of the run.
     patience: Duration,
     keys: RefCell<KeySpace>,
     templates: Templates,
@@ -65,7 +68,7 @@ struct Run {
 async fn measure(args: LoadArgs) -> Result<ExitCode, Failure> {
     args.check()?;
     let keys = KeySpace::new(&args);
-    // Says right away when nobody is there, before anything is measured.
+    // Fails at once if no server answers, before anything is measured.
     let client = match args.workload {
         Workload::Txn => transactions::connect(&args).await?,
         _ => args.target.connect().await?,
@@ -103,7 +106,7 @@ async fn measure(args: LoadArgs) -> Result<ExitCode, Failure> {
     Ok(ExitCode::from(u8::from(report.operations == 0)))
 }
 
-/// Runs everything to its end; Ctrl-C ends the run early, with a report.
+/// Runs all connections to the end. Ctrl-C ends the run early, with a report.
 async fn drive_all(run: &Rc<Run>, args: &LoadArgs, client: Client) {
     let local = LocalSet::new();
     let mut drivers = JoinSet::new();

@@ -1,8 +1,9 @@
-//! Chance, and the bytes of values.
+//! Random numbers, and the bytes of values.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Steele, Lea, Flood: *Fast Splittable Pseudorandom Number Generators* (2014). Good enough to spread keys.
+/// Steele, Lea, Flood: *Fast Splittable Pseudorandom Number Generators* (2014). A generator good
+/// enough to spread keys.
 #[derive(Clone, Debug)]
 pub struct SplitMix64(u64);
 
@@ -12,7 +13,7 @@ impl SplitMix64 {
     }
 
     pub fn of_the_clock() -> Self {
-        // A clock before 1970 only makes for a less unlikely seed.
+        // If the clock is before 1970, the seed is 0.
         SplitMix64(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos() as u64)
     }
 
@@ -29,13 +30,13 @@ impl SplitMix64 {
         self.next() % bound
     }
 
-    /// A number from 0 to 1, without 1.
+    /// A number from 0 to 1, excluding 1.
     pub fn unit(&mut self) -> f64 {
         (self.next() >> 11) as f64 / (1u64 << 53) as f64
     }
 }
 
-/// Bytes that do not compress, always the same.
+/// Incompressible bytes, the same ones at each call.
 pub fn noise(length: usize) -> Vec<u8> {
     let mut random = SplitMix64::seeded(7);
     let mut bytes: Vec<u8> = Vec::with_capacity(length + 8);

@@ -1,4 +1,4 @@
-//! What a run counted.
+//! The counts and latencies of a run.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,24 +12,24 @@ use tokio::time::Instant;
 use super::args::LoadArgs;
 use super::workload::{Operation, Workload};
 
-/// Latencies above this are counted as this.
+/// Longer latencies are recorded as this.
 const LONGEST_US: u64 = 600_000_000;
 
 pub struct Statistics {
     begun: Instant,
-    /// Of successful requests, in µs.
+    /// Latencies of successful requests, in µs.
     latencies: Histogram<u64>,
-    /// The same of each operation, where there are several.
+    /// Latencies of each operation, if there are several.
     by_operation: BTreeMap<Operation, Histogram<u64>>,
     /// Successful requests that were answered before the run's end.
     operations: u64,
     errors: BTreeMap<String, u64>,
-    /// Attempts at a transaction that were followed by another one, by the code of what failed.
+    /// Attempts at a transaction that were followed by another one, by error code.
     retries: BTreeMap<String, u64>,
     connections_lost: u64,
     last_success: Instant,
     longest_pause: Duration,
-    /// For the progress line: when it was made last, and `operations` then.
+    /// For the progress line: the time of the last one, and `operations` then.
     progress: (Instant, u64),
 }
 
@@ -53,7 +53,8 @@ impl Statistics {
         }
     }
 
-    /// `in_time`: before the end of the run; later replies count for latency, not for throughput.
+    /// Counts a successful request. `in_time` means before the end of the run; later replies count
+    /// for latency, not for throughput.
     pub fn success(&mut self, operation: Operation, latency: Duration, now: Instant, in_time: bool) {
         let latency_us = (latency.as_micros() as u64).max(1);
         self.latencies.saturating_record(latency_us);
@@ -151,11 +152,11 @@ pub struct Report {
     pub seconds: f64,
     /// Successful requests answered within the run; transactions that committed.
     pub operations: u64,
-    /// Of them, per second.
+    /// Operations per second.
     pub throughput: f64,
     #[serde(flatten)]
     pub latency: Latency,
-    /// Empty where there is one kind of them.
+    /// Results by kind of operation; empty if there is only one.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub by_operation: BTreeMap<&'static str, Part>,
     #[serde(flatten)]
@@ -200,10 +201,10 @@ impl fmt::Display for Latency {
     }
 }
 
-/// The requests of one kind.
+/// Results of one kind of operation.
 #[derive(Debug, Serialize)]
 pub struct Part {
-    /// Those answered after the end of the run included.
+    /// Successful requests, including those answered after the end of the run.
     pub operations: u64,
     #[serde(flatten)]
     pub latency: Latency,
@@ -217,9 +218,9 @@ impl Part {
 
 #[derive(Debug, Serialize)]
 pub struct Transactions {
-    /// Attempts that met a conflict.
+    /// Attempts that failed with a conflict.
     pub conflicts: u64,
-    /// Attempts that were followed by another one, whatever the reason.
+    /// Attempts that were followed by another one, for any reason.
     pub retries: u64,
     pub retries_by_code: BTreeMap<String, u64>,
 }

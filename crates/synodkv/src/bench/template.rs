@@ -1,11 +1,12 @@
-//! Requests made by copying: encoded once, with the places known where sequence id, keys and values stand.
+//! Makes requests by copying templates, which are encoded once with known offsets of sequence id,
+//! keys and values.
 
 use kv_api::thrift::generated::{AtomicCommitRequest, GetRangeRequest, GetRequest, Operation, SetRequest, SetResponse};
 use kv_api::thrift::wire::{Encoding, encode_call, encode_reply};
 use kv_api::thrift::{Method, ThriftCall, ThriftReply};
 
 use super::args::{LoadArgs, Shape};
-use super::keys::write_value_of;
+use super::naming::write_value_of;
 use super::random::noise;
 
 /// Values are cut from a longer stretch of noise, so that rows differ and do not compress.
@@ -14,11 +15,11 @@ const NOISE_BYTES: usize = 64 << 10;
 pub struct Template {
     pub method: Method,
     bytes: Vec<u8>,
-    /// Where the sequence id stands, 4 bytes.
+    /// Offset of the sequence id, 4 bytes.
     sequence_at: usize,
     keys_at: Vec<usize>,
     values_at: Vec<usize>,
-    /// Where the most rows of a range stand, 4 bytes.
+    /// Offset of a range's row limit, 4 bytes.
     rows_at: Option<usize>,
 }
 
@@ -27,12 +28,13 @@ pub struct Templates {
     pub get: Template,
     pub scan: Template,
     pub commit: Template,
-    /// The reply to a successful put, but for its sequence id: the same bytes each time, so that it needs no decoding.
+    /// The reply to a successful put without its sequence id: always the same bytes, so it need not
+    /// be decoded.
     pub put_done: Vec<u8>,
     pub put_done_sequence_at: usize,
     shape: Shape,
     noise: Vec<u8>,
-    /// Values repeat their key.
+    /// Whether values repeat their key.
     values_tell: bool,
 }
 
@@ -82,7 +84,8 @@ impl Templates {
             }
             .into()
         });
-        let done: ThriftReply = SetResponse { success: true, error: None, error_code: None }.into();
+        let done: ThriftReply =
+            SetResponse { success: true, error: None, error_code: None, leader_endpoint: None }.into();
         let mut put_done = Vec::new();
         encode_reply(&mut put_done, Encoding::default(), Method::SetKey.name().as_bytes(), 0, &done);
         Templates {
@@ -102,7 +105,8 @@ impl Templates {
         self.shape
     }
 
-    /// Appends one request. `numbers` gives the record of each key, as they are needed; `rows` the most rows of a range.
+    /// Appends one request. `numbers` returns the record of each key in turn; `rows` is a range's
+    /// row limit.
     pub fn append(
         &self,
         template: &Template,
@@ -124,7 +128,7 @@ impl Templates {
             naming.write_key(&mut message[*key_at..][..naming.key_size()], number);
             let Some(value_at) = template.values_at.get(index) else { continue };
             if self.values_tell {
-                // A value stands behind its key in every request.
+                // In every request, a value comes after its key.
                 let (before, value) = message.split_at_mut(*value_at);
                 write_value_of(&before[*key_at..][..naming.key_size()], &mut value[..value_size]);
             } else {
@@ -140,7 +144,7 @@ fn sequence_place(method: Method) -> usize {
     4 + 4 + method.name().len()
 }
 
-/// What stands in the places of a template.
+/// The values at the variable offsets of a template.
 #[derive(Clone, Copy)]
 struct Fill {
     key: u8,
@@ -149,7 +153,8 @@ struct Fill {
 }
 
 impl Template {
-    /// `make` builds the call with its places filled so: what changes with them shows where they are.
+    /// `make` builds the call with the given values. The bytes that change with them show their
+    /// offsets.
     fn new(make: impl Fn(Fill) -> ThriftCall) -> Self {
         let fill = Fill { key: 0x11, value: 0x11, rows: 0x1111_1111 };
         let encode = |fill| {
@@ -192,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn a_put_carries_its_key_and_a_value_that_tells_it() {
+    fn a_put_carries_its_key_and_a_value_that_repeats_it() {
         let ThriftCall::SetKey(request) = made(|t| &t.put, &["--unique", "--key-size", "16", "--value-size", "20"])
         else {
             panic!("not a put")
@@ -224,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_value_is_no_trouble() {
+    fn an_empty_value_works() {
         let ThriftCall::SetKey(request) = made(|t| &t.put, &["--value-size", "0"]) else { panic!("not a put") };
         assert!(request.value.is_empty());
     }

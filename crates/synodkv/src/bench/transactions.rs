@@ -1,5 +1,6 @@
-//! The workload `txn`: transactions of the Rust client, as programs use it. Each reads two records and writes both, and is
-//! repeated until it has committed; others that do the same with one of its records make it wait and try again.
+//! The workload `txn`: transactions of the Rust client, as programs use it. Each reads two records,
+//! writes both, and is retried until it has committed. Concurrent transactions with a record in
+//! common conflict and retry.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -15,31 +16,31 @@ use super::random::{SplitMix64, noise};
 use super::workload::Operation;
 use crate::failure::Failure;
 
-/// Values begin anywhere in so many bytes.
+/// Values are cut from this many random bytes.
 const NOISE_BYTES: usize = 64 << 10;
 
 pub async fn connect(args: &LoadArgs) -> Result<Client, Failure> {
     let options = Options {
         connections_per_endpoint: args.connections() as usize,
-        // Nobody waits in the client for others.
+        // The client itself should not limit concurrency.
         max_in_flight: args.concurrency.max(1024) as usize,
         ..args.target.options()
     };
     Ok(Client::connect(args.target.addresses.iter().cloned(), options).await?)
 }
 
-/// What all loops share.
+/// The state that all loops share.
 struct Shared {
     run: Rc<Run>,
     database: Database,
     options: TransactionOptions,
-    /// With a rate: how many transactions have been begun.
+    /// Transactions begun; used with a rate.
     begun: Cell<u64>,
     value_size: usize,
     noise: Vec<u8>,
 }
 
-/// Starts as many loops as transactions may be under way.
+/// Starts one loop per concurrent transaction.
 pub fn start(run: &Rc<Run>, args: &LoadArgs, client: Client, loops: &mut JoinSet<()>, local: &LocalSet) {
     let value_size = args.shape().value_size;
     let shared = Rc::new(Shared {
@@ -55,7 +56,7 @@ pub fn start(run: &Rc<Run>, args: &LoadArgs, client: Client, loops: &mut JoinSet
     }
 }
 
-/// One transaction after the other until the run ends.
+/// Runs one transaction after the other until the run ends.
 async fn repeat(shared: Rc<Shared>, mut random: SplitMix64) {
     let run = &shared.run;
     while let Some(since) = shared.next_begin().await {
@@ -73,7 +74,8 @@ async fn repeat(shared: Rc<Shared>, mut random: SplitMix64) {
 }
 
 impl Shared {
-    /// Waits until the next transaction may begin; since when it counts. `None`: the run is over.
+    /// Waits until the next transaction may begin. Returns the time from which its latency counts,
+    /// or `None` if the run is over.
     async fn next_begin(&self) -> Option<Instant> {
         let run = &self.run;
         let Some(rate) = run.rate else {
@@ -89,7 +91,7 @@ impl Shared {
         (Instant::now() < run.ends_at).then_some(due_at)
     }
 
-    /// As `Database::run` does it, counting.
+    /// Does what `Database::run` does, and counts attempts.
     async fn transact(&self, random: &mut SplitMix64) -> Result<(), ClientError> {
         let (one, other) = self.run.keys.borrow_mut().next_two();
         let naming = self.run.templates.shape().naming;
@@ -124,7 +126,7 @@ impl Shared {
     }
 }
 
-/// The server's code, or what happened instead of an answer.
+/// The server's error code, or a name for the lack of an answer.
 fn code_of(error: &ClientError) -> &str {
     match error {
         ClientError::Unreachable { .. } => "UNREACHABLE",

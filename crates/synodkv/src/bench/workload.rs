@@ -1,4 +1,4 @@
-//! What is asked for: the workloads, and the operations that they are made of.
+//! The workloads, and the operations that they consist of.
 
 use clap::ValueEnum;
 
@@ -56,7 +56,7 @@ impl Operation {
     }
 }
 
-/// Operations and how many of a hundred they are.
+/// Operations and their percentages.
 pub type Mix = &'static [(Operation, u64)];
 
 impl Workload {
@@ -76,7 +76,8 @@ impl Workload {
         }
     }
 
-    /// Those of YCSB as its authors define them: Cooper et al., SoCC 2010, and the workload files of their program.
+    /// The operations of the workload. Those of YCSB follow Cooper et al., SoCC 2010, and the
+    /// workload files of their program.
     pub fn mix(self) -> Mix {
         match self {
             Workload::Put => &[(Operation::Update, 100)],
@@ -103,7 +104,7 @@ impl Workload {
         self.name().starts_with("ycsb")
     }
 
-    /// Whether its records have to be there before.
+    /// Whether its records must exist before the run.
     pub fn needs_records(self) -> bool {
         !matches!(self, Workload::Put | Workload::Commit)
     }

@@ -1,7 +1,7 @@
 //! Formats records as lines: text for people, or one JSON object each.
 //!
-//! A record is always exactly one line. Control characters are escaped, so that a client cannot forge a line or send
-//! escape sequences to the terminal of the person who reads the log.
+//! A record is always exactly one line. Control characters are escaped, so that a client cannot
+//! forge a line or send escape sequences to the terminal of the person who reads the log.
 
 use std::fmt::Write;
 
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn a_field_never_hides_what_every_object_has() {
+    fn a_field_never_hides_one_that_every_object_has() {
         let text = written(LogFormat::Json, false, || tracing::info!(level = "mine", "words"));
         let line: serde_json::Value = serde_json::from_str(&text).expect("an object");
         assert_eq!((&line["level"], &line["field_level"]), (&"INFO".into(), &"mine".into()));
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_held_back_is_counted_in_the_line() {
+    fn held_back_lines_are_counted_in_the_line() {
         // Both counts are covered: that of the throttle and that of a call site.
         for kind in [LogFormat::Text, LogFormat::Json] {
             let format = Format { kind, colours: false };

@@ -1,12 +1,12 @@
 //! The log of a server. Logging never blocks the threads that serve.
 //!
-//! An event becomes a [`Record`](record::Record). The [`throttle`] admits it or counts it. Its line is appended to a
-//! bounded [`queue`], and one thread ([`writer`]) writes the queue to standard error or to a file. The logging thread
-//! only copies bytes into memory: when a pipe is not read, a disk is full or a terminal is gone, lines are dropped and
-//! counted, and nothing else happens.
+//! An event becomes a [`Record`](record::Record). The [`throttle`] admits it or counts it. Its line
+//! is appended to a bounded [`queue`], and one thread ([`writer`]) writes the queue to standard
+//! error or to a file. The logging thread only copies bytes into memory: when a pipe is not read, a
+//! disk is full or a terminal is gone, lines are dropped and counted, and nothing else happens.
 //!
-//! Left out on purpose: spans, because nothing in this program opens one; and rotation by size or date, because
-//! `logrotate` does it.
+//! Left out on purpose: spans, because nothing in this program opens one; and rotation by size or
+//! date, because `logrotate` does it.
 
 mod format;
 mod queue;
@@ -94,8 +94,9 @@ impl Logging {
         self.control.shared.dropped.clone()
     }
 
-    /// Reports why the program ends: in the log, and as plain text on standard error. Where the log is text on standard
-    /// error the plain text is enough; where it is JSON there, plain text would break the format and is left out.
+    /// Reports why the program ends: in the log, and as plain text on standard error. Where the log
+    /// is text on standard error the plain text is enough; where it is JSON there, plain text would
+    /// break the format and is left out.
     pub fn say_at_the_end(&self, failure: &Failure) {
         let is_on_stderr = self.control.shared.target == Target::StandardError;
         let is_text = self.control.shared.format.kind == LogFormat::Text;
@@ -112,7 +113,8 @@ impl Logging {
         for record in self.control.shared.throttle().rest() {
             self.control.shared.write(&record);
         }
-        // A flush that times out has no one left to report to; `/status` has shown the problem before.
+        // A flush that times out has no one left to report to; `/status` has shown the problem
+        // before.
         let _ = self.control.shared.queue.flush(LAST_PATIENCE);
     }
 }
@@ -144,8 +146,8 @@ fn filter(level: &str) -> Result<EnvFilter, Failure> {
     EnvFilter::try_new(level).map_err(|error| Failure::Usage(format!("log.level = {level}: {error}")))
 }
 
-/// Writes to a stream that may block for ever, such as a pipe that is not read. Returns after `patience` at the latest;
-/// a thread keeps trying until the process ends.
+/// Writes to a stream that may block for ever, such as a pipe that is not read. Returns after
+/// `patience` at the latest; a thread keeps trying until the process ends.
 pub fn say(mut stream: impl Write + Send + 'static, text: String, patience: Duration) {
     let (done, is_done) = mpsc::channel();
     let writing = move || {
@@ -156,13 +158,14 @@ pub fn say(mut stream: impl Write + Send + 'static, text: String, patience: Dura
         let _ = done.send(());
     };
     match std::thread::Builder::new().name("say".to_string()).spawn(writing) {
-        // A timeout needs no action: the thread goes on.
+        // A timeout needs no action, because the thread continues.
         Ok(_) => drop(is_done.recv_timeout(patience)),
         Err(error) => tracing::warn!(%error, "cannot start a thread that writes to standard output"),
     }
 }
 
-/// The panic hook. The standard one writes to standard error itself, and would block there while nothing reads it.
+/// The panic hook. The standard one writes to standard error itself, and would block there while
+/// nothing reads it.
 fn panic_logger(shared: Arc<Shared>) -> impl Fn(&PanicHookInfo<'_>) + Send + Sync + 'static {
     move |panic| {
         let payload = panic.payload();
@@ -269,7 +272,7 @@ mod tests {
     fn a_panic_is_a_line_of_the_log() {
         let shared = shared();
         let (ours, before) = (panic_logger(shared.clone()), std::panic::take_hook());
-        // Other tests of this process that panic go on saying so.
+        // Other tests of this process that panic still report it.
         std::panic::set_hook(Box::new(move |panic| {
             ours(panic);
             before(panic);

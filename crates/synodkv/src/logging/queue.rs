@@ -1,11 +1,12 @@
 //! The queue between the threads that log and the writer.
 //!
-//! Pushing a line only copies it into memory. When the output is not read, or the disk is full, the queue fills up;
-//! further lines are dropped and counted, and the count is logged once there is room again.
+//! Pushing a line only copies it into memory. When the output is not read, or the disk is full, the
+//! queue fills up; further lines are dropped and counted, and the count is logged once there is
+//! room again.
 //!
-//! This is our own queue because the usual library (`tracing-appender`) is bounded in lines instead of bytes, discards
-//! what it cannot write without counting it, cannot reopen a file, and prints to standard output when it is dropped
-//! while full.
+//! This is our own queue because the usual library (`tracing-appender`) is bounded in lines instead
+//! of bytes, discards what it cannot write without counting it, cannot reopen a file, and prints to
+//! standard output when it is dropped while full.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -51,7 +52,8 @@ pub struct Batch {
 }
 
 impl Queue {
-    /// Appends a line, including its newline. Returns false if there is no room; the line is then dropped.
+    /// Appends a line, including its newline. Returns false if there is no room; the line is then
+    /// dropped.
     pub fn push(&self, line: &[u8]) -> bool {
         let mut state = self.state();
         if state.lines.len() + line.len() > CAPACITY_BYTES {
@@ -69,7 +71,8 @@ impl Queue {
         self.arrived.notify_one();
     }
 
-    /// Waits for work, and takes all of it; an empty batch after `patience`. [`Queue::done`] must follow.
+    /// Waits for work, and takes all of it; an empty batch after `patience`. [`Queue::done`] must
+    /// follow.
     pub fn take(&self, patience: Duration) -> Batch {
         let state = self.state();
         let is_idle = |state: &mut State| state.lines.is_empty() && !state.reopen;
@@ -88,7 +91,8 @@ impl Queue {
         self.written.notify_all();
     }
 
-    /// Waits until every line pushed before is written or dropped. Returns false if that takes longer than `patience`.
+    /// Waits until every line pushed before is written or dropped. Returns false if that takes
+    /// longer than `patience`.
     pub fn flush(&self, patience: Duration) -> bool {
         let mut state = self.state();
         // The lines queued now will be the next batch.
@@ -147,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_dropped_and_counted_and_nothing_blocks() {
+    fn lines_that_do_not_fit_are_dropped_and_counted_and_nothing_blocks() {
         let queue = Queue::default();
         let line = vec![b'x'; 1 << 20];
         let kept = (0..10).filter(|_| queue.push(&line)).count();

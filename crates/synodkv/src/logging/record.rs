@@ -7,7 +7,8 @@ use tracing::{Event, Level};
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 
-/// Fields that distinguish lines of one call site: a line about one replica must not hold back a line about another.
+/// Fields that distinguish lines of one call site: a line about one replica must not hold back a
+/// line about another.
 const DISTINGUISHING: &[&str] = &["peer", "replica", "location"];
 /// The count of a call site with a throttle of its own; added to [`Record::held_back`].
 const HELD_BACK: &str = "held_back";
@@ -86,7 +87,8 @@ impl Record {
         match (name, value) {
             ("message", value) => self.message = value.printed(),
             (HELD_BACK, Value::Unsigned(count)) => self.held_back += count,
-            // Events of the `log` crate share one call site per level; these fields carry the real one.
+            // Events of the `log` crate share one call site per level; these fields carry the real
+            // one.
             ("log.target", Value::Text(target)) => {
                 self.kind.distinction += &target;
                 self.target = target;

@@ -1,8 +1,10 @@
-//! Limits repeated lines: the first few of a kind are written, then one per pause, with a count of the others.
+//! Limits repeated lines: the first few of a kind are written, then one per pause, with a count of
+//! the others.
 //!
-//! It sits between all call sites and the log, so no call site can forget it: a fault that lasts for hours costs a line
-//! every ten seconds. Each written line says how many of its kind were held back since the previous one. When the
-//! repeats stop, the newest held-back line is written after the pause, so that the count is complete.
+//! It sits between all call sites and the log, so no call site can forget it: a fault that lasts
+//! for hours costs a line every ten seconds. Each written line says how many of its kind were held
+//! back since the previous one. When the repeats stop, the newest held-back line is written after
+//! the pause, so that the count is complete.
 //!
 //! The throttle has no clock; the caller passes the time.
 
@@ -140,7 +142,7 @@ mod tests {
             self.throttle.admit(line(&format!("at {ms}"), distinction), now).map(|record| record.held_back)
         }
 
-        /// A line per millisecond, whatever becomes of it.
+        /// One line per millisecond, written or held back.
         fn storm(&mut self, times: std::ops::Range<u64>, distinction: &str) {
             for ms in times {
                 self.log(ms, distinction);
@@ -158,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn after_the_first_lines_one_passes_per_pause_and_says_how_many_did_not() {
+    fn after_the_first_lines_one_passes_per_pause_with_a_count_of_the_others() {
         let mut scene = Scene::new();
         let first: Vec<_> = (0..7).map(|ms| scene.log(ms, "")).collect();
         assert_eq!(first, [Some(0), Some(0), Some(0), Some(0), Some(0), None, None]);
@@ -200,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_call_site_held_back_itself_is_counted_too() {
+    fn lines_that_a_call_site_held_back_itself_are_counted_too() {
         let mut scene = Scene::new();
         scene.storm(0..5, "");
         let mut record = line("mine", "");
@@ -211,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn the_rest_is_told_at_the_end() {
+    fn the_remaining_counts_are_logged_at_the_end() {
         let mut scene = Scene::new();
         scene.storm(0..8, "");
         assert_eq!(told(scene.throttle.rest()), [("at 7".to_string(), 2)]);

@@ -1,4 +1,5 @@
-//! The thread that writes the log. It alone may block, on a pipe that nobody reads or on a disk that hangs.
+//! The thread that writes the log. It alone may block, on a pipe that nobody reads or on a disk
+//! that hangs.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
@@ -38,8 +39,8 @@ impl std::fmt::Display for Target {
 impl Target {
     pub fn open(&self) -> io::Result<File> {
         match self {
-            // The standard library's handle would hold its lock while a write blocks, and every other use of standard
-            // error would block with it.
+            // The standard library's handle would hold its lock while a write blocks, and every
+            // other use of standard error would block with it.
             Target::StandardError => Ok(File::from(io::stderr().as_fd().try_clone_to_owned()?)),
             Target::File(path) => open_file(path),
         }
@@ -133,7 +134,8 @@ impl Writer {
         }
     }
 
-    /// Retried in each round until it succeeds, so that the problem ends even if nothing else is logged.
+    /// Retried in each round until it succeeds, so that the problem ends even if nothing else is
+    /// logged.
     fn tell_of_drops(&mut self) {
         let drops = self.shared.queue.take_drops();
         if drops.lines == 0 {
@@ -196,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_disk_costs_lines_that_are_counted_and_told_of_when_there_is_space() {
+    fn a_full_disk_costs_lines_that_are_counted_and_reported_once_there_is_space() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("log");
         let (mut writer, shared) = writer_to(&path);

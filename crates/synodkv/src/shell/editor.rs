@@ -22,7 +22,7 @@ pub fn open(with_history: bool) -> Result<Box<dyn Source>, Failure> {
     let config = Config::builder()
         .max_history_size(HISTORY_LINES)
         .map_err(failure)?
-        // As in other shells: what shall not be remembered begins with a blank.
+        // As in other shells, a line that begins with a blank is not remembered.
         .history_ignore_space(true)
         .completion_type(CompletionType::List)
         .build();
@@ -38,9 +38,9 @@ fn failure(error: ReadlineError) -> Failure {
     Failure::Unsure(format!("the terminal: {error}"))
 }
 
-/// Where the XDG base directory specification wants it. `None`: there is no home.
+/// The path given by the XDG base directory specification; `None` without a home directory.
 fn history_file(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
-    // The specification has relative paths ignored.
+    // The specification says to ignore relative paths.
     let state = variable("XDG_STATE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
     let home = || variable("HOME").map(PathBuf::from).filter(|path| path.is_absolute());
     let state = state.or_else(|| Some(home()?.join(".local/state")))?;
@@ -53,7 +53,7 @@ struct Terminal {
 }
 
 impl Terminal {
-    /// A history that cannot be had is no reason not to work.
+    /// Loads the history. The shell works without one.
     fn load_history(&mut self) {
         let Some(path) = &self.history else { return };
         let prepared = path.parent().map_or(Ok(()), std::fs::create_dir_all);
@@ -71,10 +71,10 @@ impl Terminal {
         if line.trim().is_empty() || !self.editor.add_history_entry(line).unwrap_or(false) {
             return;
         }
-        // At once, so that neither a crash nor another shell takes it away.
+        // Saves the line at once, so that neither a crash nor another shell loses it.
         let append = |path: &PathBuf| self.editor.append_history(Path::new(path));
         if let Some(Err(error)) = self.history.as_ref().map(append) {
-            output::remark(format!("no more history: {error}"));
+            output::remark(format!("no history any more: {error}"));
             self.history = None;
         }
     }
@@ -97,7 +97,7 @@ impl Source for Terminal {
 /// Completes the names of commands and of their options.
 struct Assistant;
 
-/// What could stand where the cursor is, and where that word begins.
+/// The completions of the word at the cursor, and where that word begins.
 fn candidates(line: &str, cursor: usize) -> (usize, Vec<String>) {
     let before = &line[..cursor];
     let begin = before.rfind(char::is_whitespace).map_or(0, |blank| blank + 1);
@@ -110,7 +110,7 @@ fn candidates(line: &str, cursor: usize) -> (usize, Vec<String>) {
         Some("help") => Vec::new(),
         Some(name) => {
             let options = find(name).map(|command| command.options).unwrap_or_default();
-            // A key may be anything: options are offered to whoever begins one.
+            // A key may be any text, so options are offered only once the word begins like one.
             options.iter().map(|option| option.name).filter(|_| word.starts_with('-')).collect()
         }
     };

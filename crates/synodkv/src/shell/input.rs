@@ -1,4 +1,5 @@
-//! Where lines come from. Reading blocks, so it has a thread of its own, and connections are looked after meanwhile.
+//! The sources of lines. Reading blocks, so it happens in a thread of its own, and connections stay
+//! alive meanwhile.
 
 use std::io::{BufRead, Read, StdinLock};
 
@@ -8,24 +9,24 @@ use crate::failure::Failure;
 
 pub enum Input {
     Line(String),
-    /// Ctrl-C: whatever was typed is dropped.
+    /// Ctrl-C, which discards what was typed.
     Interrupted,
     End,
 }
 
-/// Brings a line when it is asked for one.
+/// A source of lines.
 pub trait Source {
     fn next(&mut self, prompt: &str) -> Result<Input, Failure>;
 }
 
-/// Lines from a source in a thread of its own, which ends with its last question.
+/// Reads lines from a source in a thread of its own, which ends when the last prompt was answered.
 pub struct Inputs {
     prompts: std::sync::mpsc::Sender<String>,
     inputs: mpsc::UnboundedReceiver<Result<Input, Failure>>,
 }
 
 impl Inputs {
-    /// `open` runs in that thread.
+    /// Starts the thread; `open` runs in it.
     pub fn start(open: impl FnOnce() -> Result<Box<dyn Source>, Failure> + Send + 'static) -> Self {
         let (prompts, questions) = std::sync::mpsc::channel::<String>();
         let (answers, inputs) = mpsc::unbounded_channel();
@@ -45,13 +46,13 @@ impl Inputs {
     }
 
     pub async fn next(&mut self, prompt: &str) -> Result<Input, Failure> {
-        // Should the thread be gone, there is no input either.
+        // If the thread has ended, there is no input either.
         let _ = self.prompts.send(prompt.to_string());
         self.inputs.recv().await.unwrap_or(Ok(Input::End))
     }
 }
 
-/// The given lines; without any, those of standard input.
+/// The given lines, or those of standard input if there are none.
 pub fn of_program(lines: Vec<String>) -> Box<dyn Source> {
     match lines.is_empty() {
         true => Box::new(StandardInput(std::io::stdin().lock())),
@@ -67,7 +68,7 @@ impl Source for Given {
     }
 }
 
-/// Longest line. A statement that is larger is seldom meant, and it is escaped text.
+/// Longest line. Larger statements are rarely intended; note that the text is escaped.
 const MAX_LINE_BYTES: u64 = 256 << 20;
 
 struct StandardInput(StdinLock<'static>);

@@ -1,7 +1,8 @@
 //! `shell`: commands one after the other, typed or from a pipe.
 //!
-//! `input` brings lines, from a terminal with an editor (`editor`), from standard input or from the command line; `session`
-//! executes them. On a terminal what fails is said and the shell goes on; elsewhere it ends.
+//! `input` reads lines, from a terminal with an editor (`editor`), from standard input or from the
+//! command line, and `session` executes them. After a failure, the shell continues on a terminal
+//! and ends otherwise.
 
 mod editor;
 mod input;
@@ -23,7 +24,7 @@ pub async fn run(args: ShellArgs) -> Result<ExitCode, Failure> {
 }
 
 async fn converse(session: &mut Session, with_history: bool) -> Result<ExitCode, Failure> {
-    // Says right away when nobody is there.
+    // Fails at once if no server answers.
     session.connect().await?;
     output::write_line(&format!("connected to {}; `help` lists the commands, Ctrl-D ends", session.address()))?;
     let mut inputs = Inputs::start(move || editor::open(with_history));
@@ -39,7 +40,7 @@ async fn converse(session: &mut Session, with_history: bool) -> Result<ExitCode,
         }
     }
     if session.is_in_transaction() {
-        output::remark("the open transaction was given up: nothing of it was written");
+        output::remark("the open transaction was rolled back: nothing of it was written");
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -57,7 +58,7 @@ async fn execute_all(session: &mut Session, args: ShellArgs) -> Result<ExitCode,
             Ok(Next::GoOn) => {}
             Ok(Next::Quit) => break,
             Err(failure) if number == 1 => return Err(failure.with_text(|text| format!("line 1: {text}"))),
-            // The lines before it are done.
+            // The lines before it were executed.
             Err(failure) => return Err(failure.after(&format!("line {number}: "))),
         }
     }

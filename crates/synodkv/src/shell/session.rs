@@ -1,7 +1,8 @@
-//! What a shell knows between two lines, and what it does with one.
+//! The state of a shell between two lines, and the execution of a line.
 //!
-//! Invariant: while a transaction is open every statement goes to it and to nothing else. One of which an assert failed can
-//! only be given up: what follows must not happen on its own.
+//! Invariant: while a transaction is open, every statement belongs to it. After a failed assert the
+//! transaction can only be rolled back, so that the statements after it do not take effect on their
+//! own.
 
 use std::time::Duration;
 
@@ -9,16 +10,17 @@ use kv_client::{ClientError, Committed, Database, ErrorCode, Transaction, Transa
 use serde_json::{Map, Value};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::cli::{ShellArgs, ThriftTarget, check_addresses};
+use crate::cli::ShellArgs;
 use crate::failure::Failure;
 use crate::output::{self, Format};
 use crate::statement::commands::{self, find};
 use crate::statement::execute::{Outcome, Stop, execute};
 use crate::statement::parse::parse;
 use crate::statement::{Line, SessionCommand, Statement, present};
+use crate::targets::{ThriftTarget, check_addresses};
 use crate::text::Notation;
 
-/// People take their time. The server's readable window ends a transaction earlier.
+/// Long, because people take their time. The server's readable window ends a transaction earlier.
 const LONGEST_TRANSACTION: Duration = Duration::from_secs(3600);
 
 const FAILED: &str = "the transaction has failed, and nothing of it will be written: `rollback` ends it";
@@ -28,7 +30,8 @@ pub struct Session {
     timeout: Duration,
     notation: Notation,
     format: Format,
-    /// Somebody watches: writes are confirmed, and Ctrl-C ends what is under way instead of the shell.
+    /// Set on a terminal: writes are then confirmed, and Ctrl-C ends the running command instead of
+    /// the shell.
     interrupts: Option<Signal>,
     family: String,
     database: Option<Database>,
@@ -41,7 +44,7 @@ struct Open {
     has_failed: bool,
 }
 
-/// What follows a line.
+/// The next step of the shell after a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
     GoOn,
@@ -77,7 +80,7 @@ impl Session {
         self.target.addresses.join(",")
     }
 
-    /// Says whether a transaction is open, and whether it has failed.
+    /// The prompt, which shows whether a transaction is open and whether it has failed.
     pub fn prompt(&self) -> &'static str {
         match &self.open {
             None => "synodkv> ",
@@ -178,12 +181,12 @@ impl Session {
         }
     }
 
-    /// A transaction of one statement, which is repeated where others interfere.
+    /// Executes a transaction of one statement, which is retried on conflicts.
     async fn execute_alone(&mut self, statement: &Statement) -> Result<(), Failure> {
         let database = self.connect().await?;
         let options = TransactionOptions {
             timeout: self.timeout,
-            // What a version says does not change.
+            // The rows of a version do not change, so a retry would fail again.
             max_retries: statement.at.map(|_| 0),
             ..TransactionOptions::default()
         };
@@ -208,7 +211,7 @@ impl Session {
         }
     }
 
-    /// Waits no longer than one is willing to.
+    /// Waits for `work` until the timeout or Ctrl-C.
     async fn bounded<T, E>(&mut self, work: impl Future<Output = Result<T, E>>) -> Result<T, Cut<E>> {
         tokio::select! {
             done = tokio::time::timeout(self.timeout, work) => match done {
@@ -233,7 +236,7 @@ impl Session {
         if self.format == Format::Json {
             return self.confirm(command, present::commit_json(committed, has_written, self.notation), "");
         }
-        // A single write says as little as `synodkv set` does, unless somebody watches.
+        // A single write prints as little as `synodkv set` does, unless on a terminal.
         let text = match self.interrupts.is_some() || command == "commit" {
             true => present::commit_text(committed, has_written, self.notation),
             false => present::stamped_text(committed, self.notation),
@@ -241,7 +244,7 @@ impl Session {
         output::write(text.as_bytes())
     }
 
-    /// One line of JSON per command, or a word to whoever watches.
+    /// Confirms a command: one line of JSON, or a word on a terminal.
     fn confirm(&self, command: &str, fields: Map<String, Value>, text: &str) -> Result<(), Failure> {
         if self.format == Format::Json {
             let mut line = Map::new();
@@ -253,9 +256,9 @@ impl Session {
     }
 }
 
-/// Why something was not done.
+/// Why a command was cut short or failed.
 enum Cut<E> {
-    /// Nobody waits for it any more.
+    /// The timeout passed, or the user interrupted it.
     Short(String),
     Failed(E),
 }
@@ -268,7 +271,7 @@ async fn interruption(interrupts: &mut Option<Signal>) {
 }
 
 fn no_transaction() -> Failure {
-    Failure::Failed("no transaction is open: `begin` begins one".to_string())
+    Failure::Failed("no transaction is open: `begin` starts one".to_string())
 }
 
 fn failure_of(stop: Stop) -> Failure {
@@ -288,7 +291,7 @@ fn commit_failure(error: ClientError, notation: Notation) -> Failure {
 fn help() -> String {
     format!(
         "Data:\n{}\n\nTransactions and the shell:\n{}\n\n\
-        `help COMMAND` tells more. Keys and values: \\xNN is the byte NN; \\\\, \\n, \\t, \\r, \\0 as usual; quotes around what \
+        `help COMMAND` explains one. Keys and values: \\xNN is the byte NN; \\\\, \\n, \\t, \\r, \\0 as usual; quotes around what \
         has blanks.\n`#` begins a comment. Tab completes, the arrows and Ctrl-R bring back earlier lines, Ctrl-D ends.",
         commands::list(|command| !command.is_for_shell_only()),
         commands::list(commands::Command::is_for_shell_only)

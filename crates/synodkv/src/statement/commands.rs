@@ -1,34 +1,26 @@
-//! The table of commands: their syntax, what they do, an example of each.
+//! The table of commands: syntax, description and an example of each.
 
-use super::parse::{self, Arguments};
-use super::{Action, SessionCommand};
+use super::arguments::{Arguments, Opt};
+use super::{Action, SessionCommand, actions};
 
 /// One command of the table.
 pub struct Command {
     pub name: &'static str,
-    /// Without the options that many have: see [`Command::usage`].
+    /// Operands as in the usage text, without options; see [`Command::usage`].
     operands: &'static str,
     pub options: &'static [Opt],
-    /// A word or two more than the name says.
+    /// A short description.
     pub about: &'static str,
     pub details: &'static str,
     pub example: &'static str,
     pub build: Build,
 }
 
-/// How a command is made of its arguments.
+/// The function that builds a command from its arguments.
 pub enum Build {
     Statement(fn(&mut Arguments) -> Result<Action, String>),
-    /// Understood by the shell only.
+    /// A command of the shell only.
     Session(fn(&mut Arguments) -> Result<SessionCommand, String>),
-}
-
-#[derive(Clone, Copy)]
-pub struct Opt {
-    pub name: &'static str,
-    /// What its value is called; `None`: it has none.
-    pub value: Option<&'static str>,
-    pub about: &'static str,
 }
 
 const fn flag(name: &'static str, about: &'static str) -> Opt {
@@ -40,12 +32,12 @@ const fn option(name: &'static str, value: &'static str, about: &'static str) ->
 }
 
 const FAMILY: Opt = option("--family", "NAME", "the column family");
-const AT: Opt = option("--at", "VERSION", "as of this version; not inside a transaction");
+const AT: Opt = option("--at", "VERSION", "at this version; not inside a transaction");
 const SNAPSHOT: Opt = flag("--snapshot", "does not count as read: later writes there are no conflict");
 const NUMBER: Opt = option("--number", "N", "instead of VALUE: N as 8 bytes, little-endian");
 const BYTES: Opt = option("--bytes", "OPERAND", "instead of NUMBER: bytes of any length");
-const PREFIX: Opt = option("--prefix", "PREFIX", "all keys that begin so, instead of BEGIN and END");
-const SUFFIX: Opt = option("--suffix", "SUFFIX", "what comes after the stamp");
+const PREFIX: Opt = option("--prefix", "PREFIX", "all keys with this prefix, instead of BEGIN and END");
+const SUFFIX: Opt = option("--suffix", "SUFFIX", "text after the stamp");
 
 const WITH_FAMILY: &[Opt] = &[FAMILY];
 const WITH_NUMBER: &[Opt] = &[NUMBER, FAMILY];
@@ -65,7 +57,7 @@ pub const COMMANDS: &[Command] = &[
         about: "print the value of a key",
         details: "A key that does not exist is no error.",
         example: "get 'user\\x00\\x01'",
-        build: Build::Statement(parse::get),
+        build: Build::Statement(actions::get),
     },
     Command {
         name: "range",
@@ -82,22 +74,22 @@ pub const COMMANDS: &[Command] = &[
         details: "From BEGIN up to, not including, END; by default from the very first key to the very last. What was printed \
             counts as read, and the gaps between.",
         example: "range --prefix user/ --limit 10",
-        build: Build::Statement(parse::range),
+        build: Build::Statement(actions::range),
     },
     Command {
         name: "assert",
         operands: "KEY VALUE",
         options: &[
-            option("--not", "VALUE", "the value is another one, or there is none"),
-            flag("--exists", "there is a value"),
-            flag("--missing", "there is none"),
+            option("--not", "VALUE", "the value is a different one, or none exists"),
+            flag("--exists", "a value exists"),
+            flag("--missing", "no value exists"),
             NUMBER,
             FAMILY,
         ],
-        about: "go on only if a key has this value",
+        about: "continue only if a key has this value",
         details: "Otherwise the transaction ends, and nothing of it is written.",
         example: "assert balance 100",
-        build: Build::Statement(parse::assert),
+        build: Build::Statement(actions::assert),
     },
     Command {
         name: "conflict",
@@ -106,7 +98,7 @@ pub const COMMANDS: &[Command] = &[
         about: "count a key, or a range, as read",
         details: "The commit fails if it is written meanwhile. With END: everything from KEY up to, not including, END.",
         example: "conflict lock",
-        build: Build::Statement(parse::conflict),
+        build: Build::Statement(actions::conflict),
     },
     Command {
         name: "set",
@@ -115,7 +107,7 @@ pub const COMMANDS: &[Command] = &[
         about: "set a key to a value",
         details: "",
         example: "set greeting 'hello world'",
-        build: Build::Statement(parse::set),
+        build: Build::Statement(actions::set),
     },
     Command {
         name: "delete",
@@ -124,7 +116,7 @@ pub const COMMANDS: &[Command] = &[
         about: "delete a key",
         details: "A key that does not exist is no error.",
         example: "delete greeting",
-        build: Build::Statement(parse::delete),
+        build: Build::Statement(actions::delete),
     },
     Command {
         name: "clear",
@@ -133,7 +125,7 @@ pub const COMMANDS: &[Command] = &[
         about: "delete all keys of a range",
         details: "From BEGIN up to, not including, END. Costs the same for ten keys and for ten million.",
         example: "clear --prefix session/",
-        build: Build::Statement(parse::clear),
+        build: Build::Statement(actions::clear),
     },
     Command {
         name: "add",
@@ -143,7 +135,7 @@ pub const COMMANDS: &[Command] = &[
         details: "NUMBER may be negative. Numbers are little-endian: NUMBER stands for 8 bytes. A missing value becomes the \
             operand. The value changes where it is: no conflict, however many do the same. `get KEY --number` shows it.",
         example: "add visits 1",
-        build: Build::Statement(parse::add),
+        build: Build::Statement(actions::add),
     },
     Command {
         name: "min",
@@ -152,7 +144,7 @@ pub const COMMANDS: &[Command] = &[
         about: "keep the smaller number",
         details: ARITHMETIC,
         example: "min lowest 7",
-        build: Build::Statement(parse::min),
+        build: Build::Statement(actions::min),
     },
     Command {
         name: "max",
@@ -161,25 +153,25 @@ pub const COMMANDS: &[Command] = &[
         about: "keep the larger number",
         details: ARITHMETIC,
         example: "max highest 7",
-        build: Build::Statement(parse::max),
+        build: Build::Statement(actions::max),
     },
     Command {
         name: "byte-min",
         operands: "KEY OPERAND",
         options: WITH_FAMILY,
-        about: "keep what comes first in the order of keys",
+        about: "keep the value that sorts first",
         details: "A missing value becomes OPERAND.",
         example: "byte-min first apple",
-        build: Build::Statement(parse::byte_min),
+        build: Build::Statement(actions::byte_min),
     },
     Command {
         name: "byte-max",
         operands: "KEY OPERAND",
         options: WITH_FAMILY,
-        about: "keep what comes last in the order of keys",
+        about: "keep the value that sorts last",
         details: "A missing value becomes OPERAND.",
         example: "byte-max last pear",
-        build: Build::Statement(parse::byte_max),
+        build: Build::Statement(actions::byte_max),
     },
     Command {
         name: "bit-and",
@@ -188,7 +180,7 @@ pub const COMMANDS: &[Command] = &[
         about: "keep the bits that are set in both",
         details: BITWISE,
         example: "bit-and flags '\\x0f'",
-        build: Build::Statement(parse::bit_and),
+        build: Build::Statement(actions::bit_and),
     },
     Command {
         name: "bit-or",
@@ -197,7 +189,7 @@ pub const COMMANDS: &[Command] = &[
         about: "set the bits that are set in either",
         details: BITWISE,
         example: "bit-or flags '\\x01'",
-        build: Build::Statement(parse::bit_or),
+        build: Build::Statement(actions::bit_or),
     },
     Command {
         name: "bit-xor",
@@ -206,7 +198,7 @@ pub const COMMANDS: &[Command] = &[
         about: "flip bits",
         details: BITWISE,
         example: "bit-xor flags '\\xff'",
-        build: Build::Statement(parse::bit_xor),
+        build: Build::Statement(actions::bit_xor),
     },
     Command {
         name: "append-if-fits",
@@ -215,7 +207,7 @@ pub const COMMANDS: &[Command] = &[
         about: "append to a value",
         details: "Unless it would become longer than a value may be (100,000 bytes): then nothing happens.",
         example: "append-if-fits log 'one more line\\n'",
-        build: Build::Statement(parse::append_if_fits),
+        build: Build::Statement(actions::append_if_fits),
     },
     Command {
         name: "compare-and-clear",
@@ -224,7 +216,7 @@ pub const COMMANDS: &[Command] = &[
         about: "delete a key if it has this value",
         details: "",
         example: "compare-and-clear lock me",
-        build: Build::Statement(parse::compare_and_clear),
+        build: Build::Statement(actions::compare_and_clear),
     },
     Command {
         name: "set-versionstamped-key",
@@ -234,7 +226,7 @@ pub const COMMANDS: &[Command] = &[
         details: "The key is PREFIX and a stamp of 10 bytes, which grows with the order of commits; it is printed after the \
             commit. It cannot be read before.",
         example: "set-versionstamped-key queue/ job",
-        build: Build::Statement(parse::set_versionstamped_key),
+        build: Build::Statement(actions::set_versionstamped_key),
     },
     Command {
         name: "set-versionstamped-value",
@@ -244,44 +236,44 @@ pub const COMMANDS: &[Command] = &[
         details: "The value is PREFIX, if any, and a stamp of 10 bytes, which grows with the order of commits; it is printed \
             after the commit. It cannot be read before.",
         example: "set-versionstamped-value last-change",
-        build: Build::Statement(parse::set_versionstamped_value),
+        build: Build::Statement(actions::set_versionstamped_value),
     },
     Command {
         name: "begin",
         operands: "",
         options: &[option("--at", "VERSION", "reads as of this version")],
         about: "begin a transaction",
-        details: "What follows happens all at once when `commit` comes, or not at all. Reads see the state at the first of \
+        details: "The following commands take effect together at `commit`, or not at all. Reads see the state at the first of \
             them, and the transaction's own writes. Outside of a transaction each command is one of its own.",
         example: "begin",
-        build: Build::Session(parse::begin),
+        build: Build::Session(actions::begin),
     },
     Command {
         name: "commit",
         operands: "",
         options: &[],
-        about: "let the transaction happen",
+        about: "commit the transaction",
         details: "Fails with CONFLICT if something that it read was written meanwhile: then begin again.",
         example: "commit",
-        build: Build::Session(parse::commit),
+        build: Build::Session(actions::commit),
     },
     Command {
         name: "rollback",
         operands: "",
         options: &[],
-        about: "give the transaction up",
+        about: "roll the transaction back",
         details: "Nothing of it was written.",
         example: "rollback",
-        build: Build::Session(parse::rollback),
+        build: Build::Session(actions::rollback),
     },
     Command {
         name: "use",
         operands: "[FAMILY]",
         options: &[],
-        about: "choose the column family of what follows",
+        about: "choose the column family of the following commands",
         details: "Without FAMILY: the default one.",
         example: "use sessions",
-        build: Build::Session(parse::use_family),
+        build: Build::Session(actions::use_family),
     },
     Command {
         name: "help",
@@ -290,20 +282,20 @@ pub const COMMANDS: &[Command] = &[
         about: "list the commands, or explain one",
         details: "",
         example: "help range",
-        build: Build::Session(parse::help),
+        build: Build::Session(help),
     },
     Command {
         name: "quit",
         operands: "",
         options: &[],
         about: "end the shell",
-        details: "So do `exit` and Ctrl-D. An open transaction is given up.",
+        details: "So do `exit` and Ctrl-D. An open transaction is rolled back.",
         example: "quit",
-        build: Build::Session(parse::quit),
+        build: Build::Session(actions::quit),
     },
 ];
 
-/// Names that mean another command.
+/// Other names of commands.
 const ALIASES: &[(&str, &str)] = &[("exit", "quit")];
 
 /// Finds a command; `_` may stand for `-`, as in the names of the Thrift interface.
@@ -328,7 +320,7 @@ impl Command {
         parts.filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ")
     }
 
-    /// All about it.
+    /// The full help of the command.
     pub fn help(&self) -> String {
         let mut lines = vec![self.usage(), format!("  {}", sentence(self.about))];
         if !self.details.is_empty() {
@@ -364,13 +356,27 @@ fn sentence(about: &str) -> String {
     first.into_iter().chain(letters).chain(['.']).collect()
 }
 
-/// A line for each command.
+/// A list of commands, one line each.
 pub fn list(is_wanted: impl Fn(&Command) -> bool) -> String {
     let head = |command: &Command| format!("{} {}", command.name, command.operands).trim_end().to_string();
     let wanted: Vec<&Command> = COMMANDS.iter().filter(|command| is_wanted(command)).collect();
     let width = wanted.iter().map(|command| head(command).len()).max().unwrap_or(0);
     let line = |command: &&Command| format!("  {:<width$}  {}", head(command), command.about);
     wanted.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+fn help(arguments: &mut Arguments) -> Result<SessionCommand, String> {
+    let command = arguments.next_operand();
+    match &command {
+        Some(name) if find(name).is_none() => Err(unknown(name)),
+        _ => Ok(SessionCommand::Help { command }),
+    }
+}
+
+/// The error for an unknown command.
+pub fn unknown(name: &str) -> String {
+    let names: Vec<&str> = COMMANDS.iter().map(|command| command.name).collect();
+    format!("no such command: `{name}`; there are {}", names.join(", "))
 }
 
 #[cfg(test)]

@@ -1,11 +1,11 @@
-//! A statement, done in a transaction.
+//! Executes a statement in a transaction.
 
 use kv_client::{Bytes, ClientError, MutationKind, Range, Row, Transaction};
 
 use super::{Action, Expected, Scan, Statement};
 use crate::text::Notation;
 
-/// What a statement brought.
+/// The result of a statement.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Outcome {
     Nothing,
@@ -13,7 +13,7 @@ pub enum Outcome {
         key: Bytes,
         value: Option<Bytes>,
     },
-    /// `None`: the key does not exist.
+    /// `None` if the key does not exist.
     Number {
         key: Bytes,
         number: Option<u128>,
@@ -24,20 +24,20 @@ pub enum Outcome {
     },
 }
 
-/// Why the transaction goes no further.
+/// Why the transaction cannot continue.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum Stop {
-    /// The data is not as it was demanded.
+    /// An assert failed.
     #[error("{0}")]
     Assert(String),
-    /// What shall be shown as a number is none.
+    /// A value that should be shown as a number is not one.
     #[error("{0}")]
     NoNumber(String),
     #[error(transparent)]
     Client(#[from] ClientError),
 }
 
-/// `notation` is for what is said of keys and values where something stands against it.
+/// Executes a statement. `notation` is for keys and values in errors.
 pub async fn execute(transaction: &Transaction, statement: &Statement, notation: Notation) -> Result<Outcome, Stop> {
     let transaction = transaction.family(&statement.family);
     match &statement.action {
@@ -70,7 +70,7 @@ async fn get(
     Ok(Outcome::Number { key, number })
 }
 
-/// A little-endian number; `None`: it has more than 16 bytes.
+/// A little-endian number; `None` if it has more than 16 bytes.
 fn number_of(value: &[u8]) -> Option<u128> {
     let mut bytes = [0; 16];
     bytes.get_mut(..value.len())?.copy_from_slice(value);
@@ -98,7 +98,7 @@ async fn range(transaction: &Transaction, scan: &Scan) -> Result<Outcome, Stop> 
     };
     let mut has_more = false;
     if let Some(last) = rows.last().filter(|_| *limit == Some(rows.len())) {
-        // Whether there is another row is told to people; it shall be no reason for a conflict.
+        // The check for another row is only for display and must not cause a conflict.
         let rest = match is_reverse {
             true => range(begin, &last.key, Some(1)),
             false => range(&[&last.key[..], b"\0"].concat().into(), end, Some(1)),
@@ -121,7 +121,7 @@ async fn assert(
     }
 }
 
-/// What is not as expected, about the key.
+/// How the value of the key differs from the expected one; `None` if it does not.
 fn unmet(found: Option<&Bytes>, expected: &Expected, notation: Notation) -> Option<String> {
     let show = |value: &Bytes| notation.show(value);
     match (expected, found) {
@@ -138,7 +138,7 @@ fn write(transaction: &Transaction, action: &Action) {
     match action {
         Action::Set { key, value } => transaction.set(key, value),
         Action::Delete { key } => transaction.delete(key),
-        // The interface takes no range that is empty.
+        // The interface does not accept empty ranges.
         Action::Clear { begin, end } if begin >= end => {}
         Action::Clear { begin, end } => transaction.clear_range(begin, end),
         Action::SetStampedKey { key, value } => transaction.set_versionstamped_key(key.clone(), value),
@@ -175,7 +175,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_assert_that_does_not_hold_says_what_is_there() {
+    fn a_failed_assert_shows_the_actual_value() {
         let unmet = |found: Option<&'static str>, expected: Expected| {
             unmet(found.map(Bytes::from).as_ref(), &expected, Notation::Escaped)
         };

@@ -1,9 +1,12 @@
 //! Statements: the lines of `synodkv txn` and of `synodkv shell`.
 //!
-//! `words` takes a line apart, `commands` is the table of what can be said, with its help, `parse` makes a [`Statement`] of
-//! it, `execute` does it in a transaction, and `present` shows what came of it. Nothing here knows where lines come from or
-//! when a transaction is committed.
+//! `words` splits a line into words, and `arguments` tells options from operands. `commands` is the
+//! table of all commands with their help, and `actions` has the function of each. `parse` makes a
+//! [`Statement`] of a line, `execute` runs it in a transaction, and `present` prints its outcome.
+//! Nothing here knows where lines come from or when a transaction commits.
 
+mod actions;
+mod arguments;
 pub mod commands;
 pub mod execute;
 pub mod parse;
@@ -12,22 +15,22 @@ pub mod words;
 
 use kv_client::{Bytes, MutationKind, Stamped, Version};
 
-/// What a line asks for.
+/// A parsed line.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Line {
     Statement(Statement),
     Session(SessionCommand),
 }
 
-/// Something to be done in a transaction.
+/// An operation within a transaction.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Statement {
-    /// Its command.
+    /// The name of its command.
     pub name: &'static str,
-    /// Empty: the default one.
+    /// The column family; empty means the default one.
     pub family: String,
     pub action: Action,
-    /// Reads at this version, instead of that of the transaction.
+    /// The version to read at, instead of that of the transaction.
     pub at: Option<Version>,
 }
 
@@ -51,18 +54,18 @@ impl Action {
     }
 }
 
-/// A range to be read: `begin <= key < end`.
+/// A range read: `begin <= key < end`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Scan {
     pub begin: Bytes,
     pub end: Bytes,
-    /// Most rows; `None`: all.
+    /// Most rows; `None` for all.
     pub limit: Option<usize>,
     pub is_reverse: bool,
     pub is_snapshot: bool,
 }
 
-/// What an assert demands of a key.
+/// The condition of an assert.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Expected {
     Value(Bytes),
@@ -72,7 +75,7 @@ pub enum Expected {
     Missing,
 }
 
-/// What is about the session, and not about data.
+/// A command about the session, not about data.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SessionCommand {
     Begin {
@@ -80,7 +83,7 @@ pub enum SessionCommand {
     },
     Commit,
     Rollback,
-    /// From here on keys belong to this family.
+    /// Makes this the family of the following statements.
     Use {
         family: String,
     },

@@ -1,4 +1,4 @@
-//! What statements brought, for people or for programs.
+//! Formats the results of statements, for people or for programs.
 
 use kv_client::{ClientError, Committed, Row};
 use serde_json::{Map, Value, json};
@@ -6,16 +6,17 @@ use serde_json::{Map, Value, json};
 use super::execute::Outcome;
 use crate::text::{Notation, to_hex};
 
-/// What is printed, and what is said beside it.
+/// The output of a statement.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Text {
-    /// Lines for standard output, each with its end.
+    /// Lines for standard output, each with its line end.
     pub output: String,
-    /// For standard error.
+    /// A remark for standard error.
     pub remark: Option<String>,
 }
 
-/// `with_key`: the value of `get` after its key, as a range shows it, because there may be several.
+/// Formats a result as text. `with_key` shows the value of `get` after its key, like a range,
+/// because there may be several results.
 pub fn text(outcome: &Outcome, notation: Notation, with_key: bool) -> Text {
     let line = |key: &[u8], value: String| match with_key {
         true => format!("{}\t{value}\n", notation.show(key)),
@@ -43,7 +44,7 @@ fn row_line(row: &Row, notation: Notation) -> String {
     format!("{}\t{}\n", notation.show(&row.key), notation.show(&row.value))
 }
 
-/// The fields of a JSON object; `None`: the statement brought nothing.
+/// A result as the fields of a JSON object; `None` if the statement has none.
 pub fn json(outcome: &Outcome, notation: Notation) -> Option<Map<String, Value>> {
     let row = |row: &Row| json!({ "key": notation.show(&row.key), "value": notation.show(&row.value) });
     let value = match outcome {
@@ -65,7 +66,7 @@ pub fn json(outcome: &Outcome, notation: Notation) -> Option<Map<String, Value>>
     }
 }
 
-/// What JSON's readers may not hold as a number is text.
+/// A number as JSON; as text if many JSON readers could not hold it.
 fn number_json(number: u128) -> Value {
     match u64::try_from(number) {
         Ok(number) if number < 1 << 53 => number.into(),
@@ -73,7 +74,7 @@ fn number_json(number: u128) -> Value {
     }
 }
 
-/// What a commit told, one line each: the version, and what its versionstamp made.
+/// The result of a commit, one line each: the version, and what the versionstamp completed.
 pub fn commit_text(committed: &Committed, has_written: bool, notation: Notation) -> String {
     let what = if has_written { "committed at" } else { "nothing to commit; read at" };
     let mut text = format!("{what} version {}\n", committed.version.0);
@@ -105,10 +106,10 @@ pub fn commit_json(committed: &Committed, has_written: bool, notation: Notation)
     fields
 }
 
-/// Conflicting keys that are named, at most.
+/// Most conflicting keys that are named.
 const CONFLICTING_KEYS: usize = 10;
 
-/// What somebody else wrote, after a conflict; empty, where that is not known.
+/// The keys that others wrote, after a conflict; empty if unknown.
 pub fn conflicting(error: &ClientError, notation: Notation) -> String {
     let keys = error.conflicting_keys();
     let shown: Vec<String> =
@@ -126,7 +127,7 @@ mod tests {
     const NOTATION: Notation = Notation::Escaped;
 
     #[test]
-    fn a_value_is_shown_alone_or_behind_its_key() {
+    fn a_value_is_shown_alone_or_after_its_key() {
         let found = Outcome::Value { key: "k".into(), value: Some("v\0".into()) };
         assert_eq!(text(&found, NOTATION, false).output, "v\\x00\n");
         assert_eq!(text(&found, NOTATION, true).output, "k\tv\\x00\n");
@@ -135,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn json_tells_what_was_found() {
+    fn json_holds_the_result() {
         let shown = |outcome| Value::from(json(&outcome, NOTATION).expect("something"));
         assert_eq!(
             shown(Outcome::Number { key: "k".into(), number: Some(7) }),
@@ -158,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn a_commit_tells_its_version_and_what_was_stamped() {
+    fn a_commit_reports_its_version_and_its_stamped_keys() {
         let committed = Committed {
             version: Version(7),
             versionstamp: Some([0; 10][..].to_vec().into()),
@@ -185,6 +186,7 @@ mod tests {
             retryable: true,
             maybe_committed: false,
             conflicting_keys: (0..count).map(|number| KeyRef::new(vec![b'a' + number])).collect(),
+            leader_endpoint: None,
         };
         assert_eq!(conflicting(&error(0), NOTATION), "");
         assert_eq!(conflicting(&error(2), NOTATION), "; written meanwhile: `a`, `b`");

@@ -1,14 +1,14 @@
-//! A line, taken apart into words as a shell would do it.
+//! Splits a line into words as a shell would.
 //!
-//! Blanks separate words. What stands between single or double quotes is one word, or part of one, and is taken as it is:
-//! also backslashes, so that `'a\x00'` means here what it means on the command line. `#` at the beginning of a word makes
-//! the rest of the line a comment.
+//! Blanks separate words. Text between single or double quotes is one word, or part of one, and is
+//! taken literally, backslashes included, so that `'a\x00'` means the same as on the command line.
+//! `#` at the beginning of a word makes the rest of the line a comment.
 
 /// One word, without its quotes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Word {
     pub text: String,
-    /// A word with quotes is never an option.
+    /// Whether it had quotes; a quoted word is never an option.
     pub is_quoted: bool,
 }
 
@@ -38,7 +38,7 @@ pub fn split(line: &str) -> Result<Vec<Word>, String> {
     Ok(words)
 }
 
-/// What stands before the next `quote`, which is taken, too.
+/// Takes the text up to the next `quote`, and the quote.
 fn quoted<'l>(rest: &mut std::str::Chars<'l>, quote: char) -> Result<&'l str, String> {
     let text = rest.as_str();
     let Some((inside, behind)) = text.split_once(quote) else {

@@ -1,4 +1,4 @@
-//! `bench`, for a second each: that it works, not how fast anything is.
+//! Tests of `bench`, one second per run. They check that it works, not how fast anything is.
 
 use serde_json::{Value, json};
 
@@ -51,7 +51,7 @@ fn a_lost_acknowledged_key_is_found() {
     assert!(text(&output.stderr).contains(key));
 }
 
-/// A short run on so many records; its report.
+/// The report of a short run on `keys` records.
 fn measured(server: &Server, keys: &str, options: &[&str]) -> Value {
     let short = ["bench", "--format", "json", "--concurrency", "4", "--seconds", "1", "--keys", keys];
     let output = run(server, &[&short, options].concat());

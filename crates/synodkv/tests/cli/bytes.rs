@@ -1,4 +1,4 @@
-//! Keys and values are the bytes that were given, all the way through.
+//! Tests that keys and values keep exactly the given bytes.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -58,7 +58,7 @@ fn a_pipe_from_get_to_set_copies_every_value() {
 }
 
 #[test]
-fn a_shell_takes_a_value_into_a_variable() {
+fn a_shell_can_capture_a_value_in_a_variable() {
     let server = Server::start();
     printed(run(&server, &["set", "k", "two words"]));
     let script = format!("x=$('{PROGRAM}' get k); echo \"<$x>\"");
@@ -98,12 +98,12 @@ fn rows_are_lines_with_one_tab_whatever_their_bytes_are() {
 #[test]
 fn a_value_that_is_too_large_is_refused_with_the_setting_of_the_server() {
     let server = Server::start_with(&[("SYNODKV_LIMITS_MAX_VALUE_BYTES", "1000")]);
-    // More than the longest message: the server would not even read it.
+    // The second length exceeds the longest message, which the server would not even read.
     for length in [1001, 20_000_000] {
         let output = run_with(&server, &["set", "k", "-"], &vec![b'v'; length]);
         assert_exit(&output, 1);
         let error = text(&output.stderr);
-        assert!(error.contains("1000 bytes that the server takes (VALUE_TOO_LARGE)"), "{error}");
+        assert!(error.contains("1000 bytes that the server accepts (VALUE_TOO_LARGE)"), "{error}");
         assert!(error.contains("limits.max_value_bytes"), "{error}");
     }
     assert_exit(&run_with(&server, &["set", "k", "-"], &[b'v'; 1000]), 0);

@@ -1,4 +1,5 @@
-//! The exit status of every command: 0 done, 1 the answer is no, 2 wrong usage, 3 it cannot be told.
+//! Tests of the exit status of every command: 0 for success, 1 for the answer no, 2 for wrong
+//! usage, 3 for an unknown answer.
 
 use std::process::{Command, Output, Stdio};
 
@@ -20,7 +21,7 @@ fn check(output: Output, words: &[&str], status: i32) {
     assert!(!said.contains("panicked"), "{words:?}: {said}");
 }
 
-/// Of every command that asks a Thrift server: an example that succeeds.
+/// A successful example of every command that uses a Thrift server.
 const DATA: &[&[&str]] = &[
     &["set", "k", "v"],
     &["get", "k"],
@@ -34,7 +35,7 @@ const DATA: &[&[&str]] = &[
     &["bench", "--seconds", "1", "--concurrency", "1", "--workload", "put"],
 ];
 
-/// Of every command that asks the admin interface.
+/// A successful example of every command that uses the admin interface.
 const ADMIN: &[&[&str]] = &[&["family", "create", "f"], &["family", "list"], &["family", "drop", "f"], &["status"]];
 
 #[test]
@@ -120,7 +121,7 @@ fn two_means_wrong_usage() {
 }
 
 #[test]
-fn three_means_that_it_cannot_be_told() {
+fn three_means_that_the_answer_is_unknown() {
     let nobody = unused_address();
     for words in DATA.iter().chain(ADMIN).chain([&["failover"][..]].iter()) {
         check(run_at(&nobody, &nobody, words), words, 3);
@@ -128,7 +129,7 @@ fn three_means_that_it_cannot_be_told() {
 }
 
 #[test]
-fn three_also_means_that_nobody_answers_in_time() {
+fn three_also_means_that_no_server_answers_in_time() {
     let silent = silent_address();
     for words in DATA {
         let words = [words, &["--timeout-seconds", "1"][..]].concat();
@@ -147,7 +148,7 @@ fn a_write_that_may_have_happened_is_neither_done_nor_refused() {
     let mut shell = program.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("runs");
     let mut keyboard = shell.stdin.take().expect("piped");
     let mut screen = std::io::BufReader::new(shell.stdout.take().expect("piped"));
-    // It is connected when it has answered.
+    // Once it has answered, it is connected.
     std::io::Write::write_all(&mut keyboard, b"set k 1\nget k\n").expect("it reads");
     let mut line = String::new();
     std::io::BufRead::read_line(&mut screen, &mut line).expect("a line");
@@ -161,7 +162,7 @@ fn a_write_that_may_have_happened_is_neither_done_nor_refused() {
 }
 
 #[test]
-fn every_command_tells_its_exit_statuses() {
+fn every_command_documents_its_exit_statuses() {
     for words in [
         &["--help"][..],
         &["get", "--help"],

@@ -1,4 +1,4 @@
-//! The admin interface of replicas that may hold different rows: a real cluster never should.
+//! A fake admin interface of replicas that hold different rows, which a real cluster never should.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{BufRead, BufReader, Write};
@@ -15,7 +15,7 @@ pub struct FakeReplicas {
 }
 
 impl FakeReplicas {
-    /// Each item: the rows of one replica, in order of their keys.
+    /// Each item holds the rows of one replica, in key order.
     pub fn start(replicas: Vec<Rows>) -> FakeReplicas {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("bound").to_string();
@@ -25,7 +25,7 @@ impl FakeReplicas {
         });
         let status = Arc::new(Mutex::new(status));
         let shared = status.clone();
-        // Ends with the test's process.
+        // The thread ends with the test's process.
         std::thread::spawn(move || {
             for stream in listener.incoming() {
                 let (replicas, status) = (replicas.clone(), shared.clone());
@@ -35,23 +35,23 @@ impl FakeReplicas {
         FakeReplicas { address, status }
     }
 
-    /// Adds a replica to the status that lives where nobody answers.
+    /// Adds a replica to the status, at an address where no server answers.
     pub fn announce_unreachable(&self, id: usize, admin: &str) {
         let mut status = self.status.lock().expect("no panic while locked");
         status["replicas"].as_array_mut().expect("a list").push(replica_status(id, admin));
     }
 
-    /// Nobody leads.
+    /// Removes the primary from the status.
     pub fn lose_the_primary(&self) {
         self.status.lock().expect("no panic while locked")["primary"] = Value::Null;
     }
 
-    /// The status lists this problem.
+    /// Adds a problem to the status.
     pub fn list_problem(&self, problem: Value) {
         self.status.lock().expect("no panic while locked")["problems"] = json!([problem]);
     }
 
-    /// The status says this of the replica.
+    /// Sets the problem of a replica in the status.
     pub fn set_problem(&self, id: usize, problem: &str) {
         let mut status = self.status.lock().expect("no panic while locked");
         status["replicas"][id]["problem"] = problem.into();

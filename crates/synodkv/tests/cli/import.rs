@@ -1,4 +1,5 @@
-//! `range --format backup` and `import`: what comes back is what was there, or an error.
+//! Tests of `range --format backup` and `import`: an import restores exactly the exported rows, or
+//! fails.
 
 use crate::server::Server;
 use crate::{assert_exit, printed, run, run_with, text};
@@ -7,7 +8,7 @@ fn backup(server: &Server, options: &[&str]) -> String {
     printed(run(server, &[&["range", "--format", "backup"], options].concat()))
 }
 
-/// Imports a file that a test has made of a backup.
+/// Imports a file that a test has made from a backup.
 fn import_file(server: &Server, rows: &[u8], options: &[&str]) -> std::process::Output {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("rows");
@@ -49,7 +50,7 @@ fn a_backup_can_be_imported_elsewhere_from_a_file_and_from_a_pipe() {
 }
 
 #[test]
-fn the_header_names_the_family_unless_told_otherwise() {
+fn the_header_names_the_family_by_default() {
     let server = Server::start();
     printed(run(&server, &["family", "create", "users"]));
     printed(run(&server, &["set", "--family", "users", "ada", "1"]));
@@ -87,7 +88,7 @@ fn a_file_that_is_not_as_it_was_written_is_refused_as_a_whole() {
 }
 
 #[test]
-fn rows_from_a_pipe_are_written_until_something_is_wrong_and_that_is_said() {
+fn rows_from_a_pipe_are_written_up_to_the_first_invalid_one_which_is_reported() {
     let (from, to) = (server_with_rows(), Server::start());
     let rows = backup(&from, &[]);
     let cut = rows.rfind("synodkv-rows end").expect("an end mark");
@@ -113,13 +114,13 @@ fn rows_without_a_header_are_taken_when_asked_for() {
     assert_eq!(printed(run(&server, &["range"])), "a\\x00\t1\nb\t2\n");
     assert_exit(&run_with(&server, &["import", "--no-header", "--hex"], b"63\t3333\n"), 0);
     assert_eq!(printed(run(&server, &["get", "c"])), "33");
-    // A pipe: what is before the wrong line is written, and that is said.
+    // From a pipe, the rows before the invalid line are written, and the message says so.
     let output = run_with(&server, &["import", "--no-header"], b"d\t1\ne\t2\nf 3\ng\t4\n");
     assert_exit(&output, 1);
     let error = text(&output.stderr);
     assert!(error.contains("2 rows before it are written; standard input, line 3: expected a key, a tab"), "{error}");
     assert_exit(&run(&server, &["get", "g"]), 1);
-    // A file: nothing is.
+    // From a file, nothing is written.
     let output = import_file(&server, b"h\t1\r\n", &["--no-header"]);
     assert_exit(&output, 2);
     assert!(text(&output.stderr).contains("line 1: it ends with a carriage return"), "{}", text(&output.stderr));
@@ -128,7 +129,7 @@ fn rows_without_a_header_are_taken_when_asked_for() {
 }
 
 #[test]
-fn what_cannot_be_imported_is_refused_with_the_reason() {
+fn an_invalid_import_is_refused_with_the_reason() {
     let server = Server::start();
     let missing = run(&server, &["import", "/no/such/file"]);
     assert_exit(&missing, 2);

@@ -1,4 +1,4 @@
-//! The program as a user meets it: real processes, their output and their exit status.
+//! Tests of the program as users see it: real processes, their output and their exit status.
 
 mod bench;
 mod bytes;
@@ -39,7 +39,7 @@ fn assert_exit(output: &Output, status: i32) {
     assert_eq!(output.status.code(), Some(status), "{}{}", text(&output.stdout), text(&output.stderr));
 }
 
-/// What a successful command prints.
+/// The output of a command, which must succeed.
 #[track_caller]
 fn printed(output: Output) -> String {
     assert_exit(&output, 0);
@@ -141,7 +141,7 @@ fn a_long_range_keeps_its_version_readable_while_others_write() {
         .stdout(std::process::Stdio::piped())
         .spawn()
         .expect("the program runs");
-    // More than a pipe holds: it stands still in the middle of its rows.
+    // The output exceeds the pipe's buffer, so the command blocks in the middle of its rows.
     let mut rows = BufReader::new(range.stdout.take().expect("piped"));
     let mut first = String::new();
     rows.read_line(&mut first).expect("a row");
@@ -168,7 +168,7 @@ fn run_with(server: &Server, command: &[impl AsRef<std::ffi::OsStr>], input: &[u
         .spawn()
         .expect("the program runs");
     let mut stdin = process.stdin.take().expect("piped");
-    // It may have ended before it read everything.
+    // The command may end before it has read everything.
     let _ = stdin.write_all(input);
     drop(stdin);
     process.wait_with_output().expect("it ends")
@@ -286,7 +286,7 @@ fn an_interrupt_stops_the_server_cleanly() {
 
 #[cfg(feature = "rocksdb")]
 #[test]
-fn what_was_written_is_there_after_a_restart() {
+fn writes_survive_a_restart() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut server = Server::start_in(folder.path(), "rocksdb");
     printed(run(&server, &["set", "hello", "world"]));
@@ -296,7 +296,7 @@ fn what_was_written_is_there_after_a_restart() {
 }
 
 #[test]
-fn a_failover_that_cannot_be_says_why() {
+fn a_failover_that_is_not_possible_reports_the_reason() {
     let server = Server::start();
     let output = run(&server, &["failover"]);
     assert_exit(&output, 1);
@@ -320,7 +320,7 @@ fn rows(count: usize) -> Vec<(String, String)> {
     (0..count).map(|i| (format!("key {i:04}"), format!("value {i}"))).collect()
 }
 
-/// Verifies made-up replicas with pages of ten rows.
+/// Verifies fake replicas with pages of ten rows.
 fn verify_fakes(replicas: Vec<Vec<(String, String)>>) -> Output {
     let server = Server::start();
     let fakes = FakeReplicas::start(replicas);
@@ -352,7 +352,7 @@ fn the_first_row_that_differs_is_found_wherever_it_is() {
 }
 
 #[test]
-fn a_row_that_one_replica_lacks_is_found_even_right_behind_a_page() {
+fn a_row_that_one_replica_lacks_is_found_even_right_after_a_page() {
     for missing in [0, 1, 20, 94] {
         let mut short = rows(95);
         short.remove(missing);
@@ -374,7 +374,7 @@ fn a_replica_that_the_cluster_knows_to_have_diverged_is_named_though_the_rows_ag
     assert_exit(&output, 1);
     let report = text(&output.stdout);
     assert!(report.contains("PROBLEM: replica 1: its database has diverged"), "{report}");
-    assert!(report.contains("the same rows") && report.contains("one is not well"), "{report}");
+    assert!(report.contains("the same rows") && report.contains("one has a problem"), "{report}");
 }
 
 #[test]

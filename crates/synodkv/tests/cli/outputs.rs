@@ -1,4 +1,4 @@
-//! Outputs that are full or closed: no command panics.
+//! Tests that no command panics if its outputs are full or closed.
 
 use std::fs::OpenOptions;
 use std::process::{Command, Output, Stdio};
@@ -6,7 +6,7 @@ use std::process::{Command, Output, Stdio};
 use crate::server::{PROGRAM, Server, unused_address};
 use crate::text;
 
-/// Where nothing can be written.
+/// An output that is full.
 fn full() -> Stdio {
     OpenOptions::new().write(true).open("/dev/full").expect("a device").into()
 }
@@ -28,7 +28,7 @@ fn output(command: &mut Command) -> Output {
     command.output().expect("the program runs")
 }
 
-/// Commands that print something, with their exit status where it can be printed.
+/// Commands that print something, with their exit status if printing works.
 const PRINTING: &[(&[&str], i32)] = &[
     (&["get", "k"], 0),
     (&["get", "nothing", "--format", "json"], 1),
@@ -50,7 +50,7 @@ const PRINTING: &[(&[&str], i32)] = &[
     (&["--version"], 0),
 ];
 
-/// Commands that say something on standard error.
+/// Commands that print something on standard error.
 const REMARKING: &[(&[&str], i32)] = &[
     (&["get", "nothing"], 1),
     (&["get", "--escape", "\\q"], 2),
@@ -90,7 +90,7 @@ fn a_full_standard_output_is_an_error() {
 }
 
 #[test]
-fn a_reader_that_went_away_changes_nothing_but_what_is_printed() {
+fn a_reader_that_went_away_only_shortens_the_output() {
     let server = server_with_rows();
     for (words, status) in PRINTING {
         let output = output(command(&server, words).stdout(closed()));
@@ -100,7 +100,7 @@ fn a_reader_that_went_away_changes_nothing_but_what_is_printed() {
 }
 
 #[test]
-fn a_standard_error_that_cannot_be_written_to_changes_nothing_but_what_is_said() {
+fn an_unwritable_standard_error_only_loses_remarks() {
     let server = server_with_rows();
     for (words, status) in REMARKING.iter().chain(PRINTING) {
         for stderr in [full(), closed()] {
@@ -125,7 +125,7 @@ fn both_outputs_may_be_closed() {
 }
 
 #[test]
-fn a_watch_ends_when_nobody_reads_any_more() {
+fn a_watch_ends_when_its_reader_has_gone() {
     let server = Server::start();
     for format in ["text", "json"] {
         let words = ["status", "--watch", "0.1", "--format", format];
@@ -135,7 +135,7 @@ fn a_watch_ends_when_nobody_reads_any_more() {
 }
 
 #[test]
-fn a_long_range_ends_early_when_nobody_reads_any_more() {
+fn a_long_range_ends_early_when_its_reader_has_gone() {
     let server = Server::start();
     let load = ["bench", "load", "--workload", "get", "--records", "5000"];
     assert!(output(&mut command(&server, &load)).status.success());
@@ -144,7 +144,7 @@ fn a_long_range_ends_early_when_nobody_reads_any_more() {
 }
 
 #[test]
-fn a_change_that_is_made_and_cannot_be_told_says_that_it_was_made() {
+fn a_change_whose_result_cannot_be_printed_reports_that_it_was_made() {
     let server = server_with_rows();
     let told = |words: &[&str]| {
         let failed = output(command(&server, words).stdout(full()));
@@ -156,7 +156,7 @@ fn a_change_that_is_made_and_cannot_be_told_says_that_it_was_made() {
     let read = told(&["txn", "-e", "get k"]);
     assert!(!read.contains("committed"), "{read}");
     let created = told(&["family", "create", "new"]);
-    assert!(created.contains("it was done, but not told: column family new exists"), "{created}");
+    assert!(created.contains("it was done, but its result was not printed: column family new exists"), "{created}");
     let set = told(&["set", "k", "x", "--format", "json"]);
-    assert!(set.contains("it was done, but not told: k; "), "{set}");
+    assert!(set.contains("it was done, but its result was not printed: k; "), "{set}");
 }

@@ -1,4 +1,4 @@
-//! People who type what SynodKV's predecessor took are told what to type instead.
+//! Tests of the hints for people who use the command line of SynodKV's predecessor.
 
 use std::process::Command;
 

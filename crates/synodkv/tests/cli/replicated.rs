@@ -1,4 +1,5 @@
-//! `serve` in replicated mode as a user meets it who has forgotten something or has started only a part.
+//! Tests of `serve` in replicated mode if the user has forgotten something or has started only some
+//! replicas.
 
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
@@ -40,7 +41,7 @@ impl ClusterFile {
         self.folder.path().join("data")
     }
 
-    /// Of a server that is expected not to start.
+    /// The output of a server that is expected not to start.
     fn refused(&self, words: &[&str]) -> Output {
         let mut command = self.serve(words);
         command.arg("--data-dir").arg(self.data_dir()).stderr(Stdio::piped()).output().expect("the program runs")
@@ -81,7 +82,7 @@ fn a_peer_address_in_use_is_named_with_its_key() {
 }
 
 #[test]
-fn a_first_start_that_is_not_complete_says_what_it_waits_for() {
+fn an_incomplete_first_start_says_what_it_waits_for() {
     let file = ClusterFile::new();
     let server = Server::start_by(&mut file.serve(&["--node-id", "0"]), file.data_dir());
     assert!(server.ready.contains("Waiting for the other replicas"), "{}", server.ready);
@@ -104,7 +105,7 @@ fn without_a_majority_the_error_says_how_many_are_needed() {
     let folder = |id: usize| file.data_dir().join(id.to_string());
     let start = |id: usize| Server::start_by(&mut file.serve(&["--node-id", &id.to_string()]), folder(id));
     let servers: Vec<Server> = (0..3).map(start).collect();
-    // Served once the cluster has been founded, for which the last of them may need a moment.
+    // Succeeds once the cluster has been bootstrapped, for which the last server may need a moment.
     while run(&servers[0], &["set", "k", "v"]).status.code() != Some(0) {}
     drop(servers);
     let alone = start(0);
@@ -117,7 +118,7 @@ fn without_a_majority_the_error_says_how_many_are_needed() {
 }
 
 #[test]
-fn a_server_whose_log_nobody_reads_any_more_goes_on_and_stops_cleanly() {
+fn a_server_whose_log_nobody_reads_any_more_serves_and_stops_cleanly() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut command = Command::new(PROGRAM);
     command
@@ -136,7 +137,7 @@ fn a_server_whose_log_nobody_reads_any_more_goes_on_and_stops_cleanly() {
     assert_eq!(server.stop("INT"), Some(0));
 }
 
-/// An address where nobody listens, nor on the two ports after it.
+/// An unused address whose next two ports are unused, too.
 fn three_free_ports() -> String {
     loop {
         let first = unused_address();

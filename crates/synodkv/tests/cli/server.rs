@@ -1,4 +1,4 @@
-//! A server process of a test: on ports of its own, with data of its own, gone with the test.
+//! A server process for a test, with its own ports and data. It ends with the test.
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -12,24 +12,24 @@ pub struct Server {
     process: Child,
     pub thrift: String,
     pub admin: String,
-    /// The line that it printed.
+    /// The `ready` line that it printed.
     pub ready: String,
     data_dir: PathBuf,
-    /// Removed when the server is gone.
+    /// Removed after the server has ended.
     _folder: Option<tempfile::TempDir>,
 }
 
-/// An address where nobody listens: somebody did a moment ago, so that it is nobody else's.
+/// An unused address. A listener was bound to it a moment ago, so no other process uses it.
 pub fn unused_address() -> String {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     listener.local_addr().expect("bound").to_string()
 }
 
-/// An address that takes connections and never answers, as a process that hangs does.
+/// An address that accepts connections and never answers, like a process that hangs.
 pub fn silent_address() -> String {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("bound").to_string();
-    // Ends with the test's process.
+    // The thread ends with the test's process.
     std::thread::spawn(move || {
         let connections: Vec<_> = listener.incoming().collect();
         drop(connections);
@@ -46,7 +46,7 @@ impl Server {
         server
     }
 
-    /// The same, with settings from the environment.
+    /// A standalone server with settings from the environment.
     pub fn start_with(settings: &[(&str, &str)]) -> Server {
         let folder = tempfile::tempdir().expect("a folder");
         let mut command = Command::new(PROGRAM);
@@ -70,7 +70,7 @@ impl Server {
         Server::start_by(&mut command, data_dir)
     }
 
-    /// Adds the data directory to a command that serves, and waits for the line that it is ready.
+    /// Adds the data directory to a `serve` command, starts it, and waits for its `ready` line.
     pub fn start_by(command: &mut Command, data_dir: PathBuf) -> Server {
         command.arg("--data-dir").arg(&data_dir).stdout(Stdio::piped());
         let mut process = command.spawn().expect("the program runs");
@@ -90,18 +90,18 @@ impl Server {
         &self.data_dir
     }
 
-    /// Closes what a server with a piped standard error writes its log to.
+    /// Closes the pipe that a server writes its log to.
     pub fn stop_reading_the_log(&mut self) {
         self.process.stderr.take().expect("piped");
     }
 
-    /// Sends a signal and waits for the end; the exit status.
+    /// Sends a signal, waits for the end, and returns the exit status.
     pub fn stop(&mut self, signal: &str) -> Option<i32> {
         send_signal(self.process.id(), signal);
         self.process.wait().expect("it was started here").code()
     }
 
-    /// It answers nobody until it is resumed.
+    /// Stops the process, so that it answers nobody until it is resumed.
     pub fn pause(&self) {
         send_signal(self.process.id(), "STOP");
     }
@@ -113,7 +113,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // Gone already, if the test stopped it.
+        // The process has ended already if the test stopped it.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }

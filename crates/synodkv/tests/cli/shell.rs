@@ -1,4 +1,4 @@
-//! `shell`: from a pipe, and on a terminal.
+//! Tests of `shell` with input from a pipe and on a terminal.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
@@ -51,7 +51,7 @@ fn the_first_line_that_fails_ends_a_shell_without_a_terminal() {
 }
 
 #[test]
-fn a_commit_fails_when_somebody_wrote_what_the_transaction_read() {
+fn a_commit_fails_if_another_client_wrote_a_key_that_it_read() {
     let server = Server::start();
     printed(run(&server, &["set", "a", "1"]));
     let mut shell = Command::new(PROGRAM)
@@ -120,7 +120,7 @@ fn shell_on_terminal(server: &Server, state: &std::path::Path, options: &[&str])
 }
 
 #[test]
-fn on_a_terminal_the_prompt_tells_of_a_transaction_and_errors_do_not_end_the_shell() {
+fn on_a_terminal_the_prompt_shows_a_transaction_and_errors_do_not_end_the_shell() {
     let server = Server::start();
     let state = tempfile::tempdir().expect("a folder");
     let mut terminal = shell_on_terminal(&server, state.path(), &[]);
@@ -158,7 +158,7 @@ fn the_history_outlives_the_shell_unless_it_is_not_wanted() {
     assert!(kept.ends_with("set a 1\nquit\n"), "{kept}");
 
     let mut terminal = shell_on_terminal(&server, state.path(), &[]);
-    // Up twice: the line before the last one.
+    // Cursor up twice recalls the line before the last one.
     terminal.type_text("\x1b[A\x1b[A\r");
     terminal.wait_for("set a 1");
     terminal.wait_for("committed at version ");
@@ -172,7 +172,7 @@ fn the_history_outlives_the_shell_unless_it_is_not_wanted() {
 }
 
 #[test]
-fn ctrl_c_ends_what_is_under_way_and_not_the_shell() {
+fn ctrl_c_ends_the_running_command_and_not_the_shell() {
     let server = Server::start();
     let state = tempfile::tempdir().expect("a folder");
     let mut terminal = shell_on_terminal(&server, state.path(), &["--timeout-seconds", "600"]);
@@ -181,7 +181,7 @@ fn ctrl_c_ends_what_is_under_way_and_not_the_shell() {
     terminal.wait_for("synodkv> ");
     server.pause();
     terminal.type_text("get a\r");
-    // The line is taken when its end is echoed; from then on the key makes a signal.
+    // The line is accepted once its end is echoed; from then on Ctrl-C makes a signal.
     terminal.wait_for("\n");
     terminal.interrupt();
     terminal.wait_for("error: interrupted");

@@ -1,4 +1,4 @@
-//! A program on a terminal of its own: what it writes there is read, and what is typed goes to it.
+//! A program on a pseudo-terminal, whose output a test reads and to which it types.
 
 use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
@@ -10,14 +10,14 @@ use std::time::Duration;
 
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
-/// Nothing that a test waits for takes so long.
+/// A timeout that only a hang reaches.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 pub struct Terminal {
     process: Child,
     keyboard: File,
     screen: Receiver<Vec<u8>>,
-    /// What was shown and not yet waited for.
+    /// Output that no wait has consumed yet.
     shown: String,
 }
 
@@ -31,7 +31,7 @@ impl Terminal {
         let side = || OpenOptions::new().read(true).write(true).open(name).expect("the other side");
         command.env("TERM", "xterm").stdin(side()).stdout(side()).stderr(side());
         let process = command.spawn().expect("the program runs");
-        // Nobody but the process has the other side now, so that reading ends with it.
+        // Only the process has the other side open now, so reading ends with it.
         drop(command);
         let keyboard = File::from(controller);
         let mut output = keyboard.try_clone().expect("a second handle");
@@ -51,7 +51,8 @@ impl Terminal {
         self.process.id()
     }
 
-    /// As Ctrl-C does it, but for a terminal that controls nothing.
+    /// Interrupts the process like Ctrl-C, which does not work here because this is not its
+    /// controlling terminal.
     pub fn interrupt(&self) {
         crate::server::send_signal(self.id(), "INT");
     }
@@ -60,7 +61,7 @@ impl Terminal {
         self.keyboard.write_all(text.as_bytes()).expect("somebody reads it");
     }
 
-    /// Waits until `text` is shown; what came before it.
+    /// Waits until `text` appears, and returns the output before it.
     #[track_caller]
     pub fn wait_for(&mut self, text: &str) -> String {
         loop {
@@ -76,7 +77,7 @@ impl Terminal {
         }
     }
 
-    /// The exit status, and what was shown since.
+    /// Waits for the end. Returns the exit status and the remaining output.
     #[track_caller]
     pub fn wait(mut self) -> (Option<i32>, String) {
         let mut shown = std::mem::take(&mut self.shown);
@@ -89,7 +90,7 @@ impl Terminal {
 
 impl Drop for Terminal {
     fn drop(&mut self) {
-        // Gone already, if the test waited for it.
+        // The process has ended already if the test waited for it.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }

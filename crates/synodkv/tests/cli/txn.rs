@@ -1,4 +1,4 @@
-//! `txn`: scripts as transactions.
+//! Tests of `txn`.
 
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
@@ -18,7 +18,7 @@ pub fn run_with_input(server: &Server, command: &[&str], input: &str) -> Output 
         .stderr(Stdio::piped())
         .spawn()
         .expect("the program runs");
-    // A program that has failed already reads no more.
+    // A program that has failed reads no more.
     let _ = process.stdin.take().expect("piped").write_all(input.as_bytes());
     process.wait_with_output().expect("it was started here")
 }
@@ -81,7 +81,7 @@ fn only_one_of_many_that_assert_the_same_commits() {
 }
 
 #[test]
-fn what_was_read_at_an_old_version_conflicts_with_what_came_later() {
+fn reads_at_an_old_version_conflict_with_later_writes() {
     let server = Server::start();
     let script = ["txn", "--format", "json", "-e", "set a 1", "-e", "set b 1"];
     let version = printed_json(&run(&server, &script))["version"].to_string();
@@ -100,7 +100,7 @@ fn what_was_read_at_an_old_version_conflicts_with_what_came_later() {
 }
 
 #[test]
-fn json_tells_results_line_by_line_and_what_was_stamped() {
+fn json_has_results_line_by_line_and_what_was_stamped() {
     let server = Server::start();
     let script = "set a 1\nget a\nget b\nrange --limit 1\nset-versionstamped-key q/ job\nset-versionstamped-value v\n";
     let output = run_with_input(&server, &["txn", "--format", "json"], script);

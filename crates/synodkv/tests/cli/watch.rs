@@ -1,4 +1,4 @@
-//! `status --watch`.
+//! Tests of `status --watch`.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, ChildStdout, Command, Stdio};
@@ -74,7 +74,7 @@ fn a_terminal_is_drawn_in_place_and_given_back() {
 }
 
 #[test]
-fn an_interval_that_makes_no_sense_is_refused() {
+fn an_invalid_interval_is_refused() {
     for seconds in ["0", "-1", "soon", "1e9"] {
         let output = Command::new(PROGRAM).args(["status", &format!("--watch={seconds}")]).output().expect("it runs");
         assert_eq!(output.status.code(), Some(2));

@@ -1,4 +1,4 @@
-//! What a test body may ask of any cluster.
+//! The interface of clusters to test bodies.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,14 +10,14 @@ use crate::journal;
 use crate::links::LinkState;
 use crate::waiting::{PATIENCE, eventually};
 
-/// What a test wants to be different from the defaults.
+/// Settings of a test that differ from the defaults.
 #[derive(Clone, Debug)]
 pub struct Settings {
     pub request_timeout_ms: u64,
     pub no_primary_wait_ms: u64,
     /// Less makes databases write their rows to files sooner.
     pub write_buffer_mb: u32,
-    /// Replicas let go of their log after a few megabytes, whoever still needs it.
+    /// Replicas trim their log after a few megabytes, even if another one still needs it.
     pub short_log: bool,
     /// How a process is cut off from the others.
     pub isolation: LinkState,
@@ -29,7 +29,8 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        // Patient, because the machine may be slow: a test that means a refusal asks for it.
+        // Long timeouts, because the machine may be slow. A test that expects refusals shortens
+        // them.
         Settings {
             request_timeout_ms: 30_000,
             no_primary_wait_ms: 20_000,
@@ -48,7 +49,8 @@ impl Settings {
         Settings { request_timeout_ms: 1_500, no_primary_wait_ms: 700, ..Settings::default() }
     }
 
-    /// Requests are refused after a while, not at once: for tests that also do much work.
+    /// For tests that expect refusals but also do much work: requests are refused after a while,
+    /// not at once.
     pub fn refusing_soon(self) -> Settings {
         Settings { request_timeout_ms: 8_000, no_primary_wait_ms: 5_000, ..self }
     }
@@ -69,38 +71,39 @@ pub struct RowsHash {
     pub hashes: Vec<String>,
 }
 
-/// A cluster of servers, numbered from 0. Where each runs one replica, the numbers are those of the replicas.
+/// A cluster of servers, numbered from 0. Where each runs one replica, the numbers are those of the
+/// replicas.
 pub trait TestCluster: Sized {
     /// Returns once every server is ready.
     async fn start(settings: Settings) -> Self;
 
-    /// The admin interfaces, with every other address a server has, are those of the server's whole life.
+    /// A server's Thrift address. All addresses of a server stay the same over restarts.
     fn thrift(&self, server: usize) -> String;
     fn admin(&self, server: usize) -> String;
     fn servers(&self) -> usize;
     fn is_running(&self, server: usize) -> bool;
-    /// How many databases there are, and which server has each of them.
+    /// The number of databases.
     fn replicas(&self) -> usize;
     fn server_of(&self, replica: usize) -> usize;
 
-    /// Ends a server without giving it time for anything.
+    /// Kills a server abruptly.
     async fn kill(&mut self, server: usize);
     /// Ends a server in good order.
     async fn stop(&mut self, server: usize);
     /// Starts a server again that was ended. Returns once it listens; it may have no primary yet.
     async fn restart(&mut self, server: usize);
 
-    /// Of one replica's own database, once it has applied the version.
+    /// Hashes one replica's own database once it has applied the version.
     async fn rows_hash(&self, replica: usize, version: Version) -> RowsHash;
 
-    /// What panicked in a server, even if it went on.
+    /// Panics in servers, even in those that continued.
     fn panics(&self) -> Vec<String> {
         journal::panics()
     }
 
     // ---- what follows from the above
 
-    /// Whether a server that ends loses its rows for good: nothing but an engine that keeps them in memory has them.
+    /// Whether a server loses its rows when it ends, because only an engine in memory holds them.
     fn forgets_all_at_exit(&self) -> bool {
         cfg!(not(feature = "rocksdb")) && self.replicas() == 1
     }
@@ -109,18 +112,18 @@ pub trait TestCluster: Sized {
         (0..self.servers()).filter(|server| self.is_running(*server)).collect()
     }
 
-    /// Of this server only.
+    /// A client of this server only.
     async fn client(&self, server: usize) -> Client {
         connect(vec![self.thrift(server)]).await
     }
 
-    /// Of all servers, beginning with this one.
+    /// A client of all servers, beginning with this one.
     async fn client_of_all(&self, first: usize) -> Client {
         let all = (0..self.servers()).map(|step| self.thrift((first + step) % self.servers()));
         connect(all.collect()).await
     }
 
-    /// Of the whole cluster, wherever it is found.
+    /// The database of the whole cluster.
     async fn database(&self) -> Database {
         let addresses: Vec<String> = (0..self.servers()).map(|server| self.thrift(server)).collect();
         let transaction = TransactionOptions { timeout: PATIENCE, ..TransactionOptions::default() };
@@ -154,14 +157,14 @@ pub trait TestCluster: Sized {
         }
     }
 
-    /// Returns once every server that runs serves linearizable reads.
+    /// Returns once every running server serves linearizable reads.
     async fn ready(&self) {
         for server in self.running() {
             eventually(&format!("server {server} is ready"), async || self.is_ready(server).await).await;
         }
     }
 
-    /// The one of these servers that leads, once one does that all of them follow.
+    /// The primary among these servers, once all of them follow one.
     async fn primary_among(&self, servers: &[usize]) -> usize {
         eventually(&format!("one of {servers:?} leads the others"), async || {
             let mut told = Vec::new();
@@ -203,7 +206,8 @@ pub trait TestCluster: Sized {
         self.ready().await;
     }
 
-    /// Every database holds the same rows at a version that covers everything acknowledged; their number.
+    /// Checks that every database holds the same rows at a version that covers everything
+    /// acknowledged. Returns their number.
     async fn assert_replicas_agree(&self) -> u64 {
         self.ready().await;
         let client = self.client(self.running()[0]).await;
@@ -219,7 +223,7 @@ pub trait TestCluster: Sized {
         hashes[0].count
     }
 
-    /// Every replica has applied the same sequence, and by the same steps.
+    /// Checks that all replicas have the same digest at the same sequence.
     async fn assert_digests_agree(&self) {
         let digests = eventually("all replicas have applied the same sequence", async || {
             let mut digests = BTreeMap::new();
@@ -239,15 +243,16 @@ pub trait TestCluster: Sized {
     }
 }
 
-/// A cluster in which servers can be cut off from each other. Clients reach all of them all the time.
+/// A cluster in which servers can be cut off from each other. Clients reach all of them all the
+/// time.
 pub trait Partitionable: TestCluster {
-    /// From now on nothing passes between this server and the others.
+    /// Cuts all connections between this server and the others.
     fn isolate(&self, server: usize);
-    /// From now on what `from` sends does not reach `to`. The other direction goes on.
+    /// Blocks messages from `from` to `to`. The other direction still works.
     fn cut_one_way(&self, from: usize, to: usize);
     fn heal(&self);
 
-    /// From now on nothing passes between these two. A third one still hears both.
+    /// Cuts all connections between these two. A third one still receives from both.
     fn cut(&self, one: usize, other: usize) {
         self.cut_one_way(one, other);
         self.cut_one_way(other, one);
@@ -259,7 +264,7 @@ pub trait Partitionable: TestCluster {
 }
 
 pub async fn connect(addresses: Vec<String>) -> Client {
-    // The server's answer, which knows more, comes first.
+    // The server's own, more specific error must come before the client's timeout.
     let options = Options { request_timeout: Duration::from_secs(35), ..Options::default() };
     eventually(&format!("one of {addresses:?} can be reached"), async || {
         Client::connect(addresses.clone(), options.clone()).await.map_err(|error| error.to_string())
@@ -276,12 +281,12 @@ pub async fn http_get(address: &str, path: &str) -> Result<(u16, String), String
     Ok((code, response.text().await.map_err(|error| format!("{error:?}"))?))
 }
 
-/// Follows where it is pointed to, as `curl -L` does.
+/// Posts, and follows redirections like `curl -L`.
 pub async fn http_post(address: &str, path: &str) -> Result<(u16, Value), String> {
     http_send("POST", address, path).await
 }
 
-/// The same, for any method.
+/// Sends a request with any method, and follows redirections.
 pub async fn http_send(method: &str, address: &str, path: &str) -> Result<(u16, Value), String> {
     let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(30)).build();
     let url = format!("http://{address}{path}");
@@ -292,7 +297,7 @@ pub async fn http_send(method: &str, address: &str, path: &str) -> Result<(u16, 
     Ok((code, serde_json::from_slice(&body).map_err(|error| format!("{error}: {body:?}"))?))
 }
 
-/// All rows whose keys begin so, as of a version.
+/// All rows with this key prefix, as of a version.
 pub async fn rows_at(client: &Client, prefix: &str, version: Version) -> BTreeMap<String, String> {
     let range =
         RangeRead { begin: prefix.to_string().into(), end: format!("{prefix}\x7f").into(), ..RangeRead::default() };

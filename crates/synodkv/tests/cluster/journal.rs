@@ -1,12 +1,12 @@
-//! What servers in this process log, for a test that fails. They share it: lines of tests that run at the same time stand
-//! between each other, told apart by the names of their threads.
+//! Records the log of servers in this process, to print it when a test fails. All tests share it,
+//! so lines of concurrent tests are interleaved; the names of their threads distinguish them.
 
 use std::collections::VecDeque;
 use std::io;
 use std::sync::{Mutex, Once, PoisonError};
 
 const LINES: usize = 400;
-/// How the names of threads begin that belong to servers and not to tests.
+/// Prefixes of the names of threads that belong to servers and not to tests.
 const SERVER_THREADS: [&str; 2] = ["server ", "rsml-"];
 
 static RECENT: Mutex<VecDeque<String>> = Mutex::new(VecDeque::new());
@@ -29,7 +29,7 @@ impl io::Write for Recent {
     }
 }
 
-/// Begins to record, once for all tests.
+/// Starts to record, once for all tests.
 pub fn listen() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -47,7 +47,7 @@ pub fn listen() {
     });
 }
 
-/// What panicked in servers of this process since the last time, in whichever test.
+/// Panics in servers of this process since the last call, in whichever test.
 pub fn panics() -> Vec<String> {
     std::mem::take(&mut PANICS.lock().unwrap_or_else(PoisonError::into_inner))
 }

@@ -1,4 +1,5 @@
-//! Links between processes: a small TCP proxy for each direction in which replicas dial each other, which can be cut.
+//! Links between processes: a small TCP proxy for each direction in which replicas dial each other,
+//! which can be cut.
 
 use std::net::SocketAddr;
 
@@ -10,13 +11,15 @@ use tokio::sync::watch;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LinkState {
     Open,
-    /// Every connection is closed, and new ones are closed at once: as when a process dies.
+    /// All connections are closed, and new ones are closed at once, as when a process dies.
     Closed,
-    /// Nothing passes, and nobody is told: as when a cable is pulled. What was sent meanwhile arrives when the link opens.
+    /// Nothing passes, without an error, as when a cable is pulled. Bytes sent meanwhile arrive
+    /// when the link opens.
     Silent,
 }
 
-/// One dialler's way to one listener. It lives as long as the runtime that it was made in.
+/// The link from one dialler to one listener. It lives as long as the runtime in which it was
+/// created.
 pub struct Link {
     pub from: usize,
     pub to: usize,

@@ -1,4 +1,4 @@
-//! Writers that go on whatever happens, and remember what was acknowledged.
+//! Writers that continue whatever happens, and remember what was acknowledged.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use crate::cluster::{TestCluster, rows_at};
 use crate::waiting::eventually;
 
-/// Where all keys of loads begin.
+/// The prefix of all keys of loads.
 const PREFIX: &str = "load/";
 
 /// An acknowledged commit.
@@ -21,7 +21,7 @@ pub struct Acknowledged {
     pub version: Version,
 }
 
-/// Writers with keys of their own, each one commit after the other.
+/// Writers with their own keys, each of which makes one commit after the other.
 pub struct Load {
     stop: Arc<AtomicBool>,
     acknowledged: Arc<Mutex<Vec<Acknowledged>>>,
@@ -57,7 +57,7 @@ impl Load {
         self.acknowledged.lock().expect("no writer panics with this lock")
     }
 
-    /// Returns once so many more commits have been acknowledged, by all writers together.
+    /// Returns once `count` more commits have been acknowledged, by all writers together.
     pub async fn more(&self, count: usize) {
         let wanted = self.acknowledged().len() + count;
         eventually(&format!("{count} more commits are acknowledged"), async || {
@@ -67,7 +67,7 @@ impl Load {
         .await;
     }
 
-    /// Ends the writers, after the commits that they have under way.
+    /// Ends the writers after their commits in flight.
     pub async fn stop(mut self) -> Vec<Acknowledged> {
         self.stop.store(true, Ordering::Relaxed);
         while let Some(ended) = self.writers.join_next().await {
@@ -90,7 +90,7 @@ async fn write(
         let version = loop {
             match client.commit(commit.clone()).await {
                 Ok(committed) => break committed.version,
-                // The same row again: whether the first attempt happened makes no difference.
+                // Writes the same row again; it does not matter whether the first attempt happened.
                 Err(error) if error.is_retryable() => tokio::task::yield_now().await,
                 Err(error) => panic!("writing {key}: {error:?}"),
             }
@@ -105,7 +105,7 @@ async fn write(
     }
 }
 
-/// Every acknowledged row is there, on whichever server one asks, and no row but those that writers wrote.
+/// Checks that every server has every acknowledged row, and no rows except those of the writers.
 pub async fn assert_nothing_lost(cluster: &impl TestCluster, acknowledged: &[Acknowledged]) {
     for server in cluster.running() {
         let client = cluster.client(server).await;
@@ -121,12 +121,12 @@ pub async fn assert_nothing_lost(cluster: &impl TestCluster, acknowledged: &[Ack
     }
 }
 
-/// No two commits have the same version, and each writer's versions rise.
+/// Checks that no two commits have the same version, and that each writer's versions increase.
 pub fn assert_versions_rise(acknowledged: &[Acknowledged]) {
     let all: BTreeSet<Version> = acknowledged.iter().map(|commit| commit.version).collect();
     assert_eq!(all.len(), acknowledged.len(), "versions are given once");
     let mut last: BTreeMap<usize, Version> = BTreeMap::new();
-    // Each writer's own are in the order in which they were acknowledged.
+    // The commits of each writer are in the order of their acknowledgement.
     for commit in acknowledged {
         let before = last.insert(commit.writer, commit.version);
         assert!(before.is_none_or(|before| before < commit.version), "{commit:?} comes after version {before:?}");

@@ -1,5 +1,6 @@
-//! Whole clusters under test. A test body is written once, against [`TestCluster`], and runs on every kind of cluster that
-//! it makes sense on; its name is a sentence, and the kind is the last part of its path.
+//! Tests of whole clusters. A test body is written once, against [`TestCluster`], and runs on every
+//! kind of cluster for which it makes sense. Its name is a sentence, and the kind is the last part
+//! of its path.
 //!
 //! | kind | servers | replicas reach each other |
 //! |---|---|---|
@@ -8,8 +9,8 @@
 //! | `tcp` | one with three replicas, in this process | over TCP |
 //! | `processes` | three processes of the real program | over TCP, through links that can be cut or go silent |
 //!
-//! Nothing here waits for a time to pass: [`waiting::eventually`] waits for a condition, and its deadline is only for
-//! failures. A test that fails prints what its servers logged.
+//! Nothing here waits for a time to pass: [`waiting::eventually`] waits for a condition, and its
+//! deadline is only for failures. A test that fails prints what its servers logged.
 
 mod cluster;
 mod clusters;
@@ -27,7 +28,7 @@ use std::time::Duration;
 
 use cluster::{Settings, TestCluster};
 
-/// Far more than any body needs; so that a test that hangs says so and shows the logs.
+/// Far more than any body needs, so that a test that hangs fails and prints the logs.
 const HANGS_AFTER: Duration = Duration::from_secs(180);
 
 /// Runs one body on one kind of cluster.

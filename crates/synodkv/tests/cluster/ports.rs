@@ -1,15 +1,17 @@
-//! Ports that stay the same over a restart, so that they have to be known before a server starts.
+//! Chooses ports that stay the same over a restart and must therefore be known before a server
+//! starts.
 
 use std::net::TcpListener;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// Below the range from which the system takes ports for outgoing connections: nobody gets one of these by chance.
+/// Below the range of ports for outgoing connections, so that none of these is taken by chance.
 const FIRST: u32 = 12_000;
 const COUNT: u32 = 20_000;
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
-/// A free port, given to nobody else in this process. Test programs that run at the same time begin at different places.
+/// A free port that no other test of this process gets. Concurrent test programs start at different
+/// numbers.
 pub fn free_port() -> u16 {
     free_ports(1)
 }

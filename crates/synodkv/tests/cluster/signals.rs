@@ -3,8 +3,9 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-/// Sends a signal by its name, without `SIG`. After STOP it returns only when the process stands still: the signal stops one
-/// thread after the other, and until then requests are answered.
+/// Sends a signal by its name, without `SIG`. After STOP it returns only once the process has
+/// stopped, because the signal stops one thread after the other and requests are answered until
+/// then.
 pub fn send_signal(process: u32, name: &str) {
     let sent = Command::new("kill").args(["-s", name, &process.to_string()]).status().expect("kill runs");
     assert!(sent.success(), "signal {name} was not sent");

@@ -1,4 +1,4 @@
-//! Calls as they are on the wire, for what the client library does not ask for.
+//! Raw Thrift calls, for requests that the client library does not make.
 
 use kv_api::thrift::generated as wire;
 use kv_api::thrift::wire::{Encoding, Scanner, WireLimits, decode_reply, encode_call};
@@ -80,7 +80,7 @@ impl RawClient {
         self.call(wire::SnapshotGetRequest { key: key.to_vec(), read_version, column_family: None }).await
     }
 
-    /// A commit that must succeed; its version.
+    /// Makes a commit that must succeed, and returns its version.
     pub async fn commit(&mut self, operations: Vec<wire::Operation>) -> i64 {
         let reply = self.call(commit(operations)).await;
         assert!(reply.success, "{reply:?}");
@@ -109,7 +109,7 @@ pub fn put(key: &[u8], value: &[u8]) -> wire::Operation {
     operation("set", key, Some(value))
 }
 
-/// Of a client that knows all that the reply may hold.
+/// A commit of a client that knows all fields of the reply.
 pub fn commit(operations: Vec<wire::Operation>) -> wire::AtomicCommitRequest {
     wire::AtomicCommitRequest {
         read_version: 0,
@@ -143,7 +143,7 @@ pub fn range(begin: &[u8], end: &[u8]) -> wire::GetRangeRequest {
     }
 }
 
-/// The same, as of a version.
+/// A range as of a version.
 pub fn range_at(range: wire::GetRangeRequest, read_version: i64) -> wire::SnapshotGetRangeRequest {
     wire::SnapshotGetRangeRequest {
         begin_key: range.begin_key,

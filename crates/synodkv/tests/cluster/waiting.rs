@@ -1,12 +1,13 @@
-//! The one place where tests wait.
+//! The only place where tests wait.
 
 use std::time::{Duration, Instant};
 
-/// How long something may take on a slow and busy machine. Nothing is measured by it.
+/// A timeout that only a failure reaches, even on a slow and busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
-/// Waits until `probe` gives a value, and returns it. It panics with `what` and the last reason when that never happens.
+/// Waits until `probe` returns a value, and returns it. Panics with `what` and the last reason if
+/// that never happens.
 pub async fn eventually<T>(what: &str, mut probe: impl AsyncFnMut() -> Result<T, String>) -> T {
     let deadline = Instant::now() + PATIENCE;
     loop {

@@ -1,4 +1,5 @@
-//! Settings that contradict each other, foreign variables, data directories that are something else.
+//! Tests of contradictory settings, foreign variables, and data directories that are something
+//! else.
 
 use std::net::TcpListener;
 use std::process::{Output, Stdio};
@@ -11,7 +12,7 @@ fn refused(server: &Server) -> Output {
 }
 
 #[test]
-fn a_pod_beside_services_called_synodkv_and_thrift_starts() {
+fn a_pod_next_to_services_called_synodkv_and_thrift_starts() {
     run(async {
         let setup = Setup::default()
             .env("SYNODKV_PORT", "tcp://10.96.3.7:9090")
@@ -41,7 +42,7 @@ fn a_start_that_finds_its_port_taken_leaves_the_directory_to_the_next_mode() {
             assert_exit(&output, 1);
             assert!(text(&output.stderr).contains(&format!("cannot listen on {taken}")), "{}", text(&output.stderr));
         }
-        // Three replicas in one process: another mode for the same directory.
+        // Three replicas in one process are another mode for the same directory.
         let toml = std::fs::read_to_string(&server.config).expect("the configuration");
         let peers = crate::ports::free_ports(3);
         let toml = format!(

@@ -1,4 +1,4 @@
-//! What goes in comes out again: backups, bounds, and reads that take long.
+//! Tests that stored data comes back: backups, bounds, and long reads.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Output, Stdio};
@@ -51,7 +51,7 @@ fn an_import_fits_its_transactions_to_the_servers() {
         let restored = to.cli(&["range", "--format", "json"]);
         let restored: Value = serde_json::from_slice(&restored.stdout).expect("JSON");
         assert_eq!(restored["rows"].as_array().map(Vec::len), Some(5));
-        // What is too large for one transaction is said by the client, before anything is sent.
+        // The client refuses what is too large for one transaction before it sends anything.
         let value = "v".repeat(99_000);
         let script = format!("set a {value}\nset b {value}\nset c {value}\n");
         let output = with_input(&to, &["txn"], script.as_bytes());
@@ -119,11 +119,11 @@ fn a_range_holds_its_version_while_its_reader_pauses() {
             .stdout(Stdio::piped())
             .spawn()
             .expect("the program runs");
-        // More than a pipe holds: it stands still in the middle of its rows.
+        // The output exceeds the pipe's buffer, so the command blocks in the middle of its rows.
         let mut rows = BufReader::new(range.stdout.take().expect("piped"));
         let mut first = String::new();
         rows.read_line(&mut first).expect("a row");
-        // The pin is renewed all the same.
+        // The pin is still renewed.
         eventually("the pin is renewed while nobody reads", async || match pins().await? {
             2.0.. => Ok(()),
             count => Err(format!("{count} pins")),

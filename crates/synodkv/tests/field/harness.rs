@@ -1,4 +1,5 @@
-//! Real processes for the tests: one server or three, with their logs, and commands with a deadline.
+//! Real processes for the tests: one server or three, with their logs, and commands with a
+//! deadline.
 
 use std::fs::File;
 use std::io::Write;
@@ -32,10 +33,10 @@ pub fn run(body: impl Future<Output = ()>) {
     runtime.expect("a runtime").block_on(body);
 }
 
-/// How a server is started: a configuration file, and what surrounds the process.
+/// How a server is started: its configuration file and its environment.
 #[derive(Clone, Default)]
 pub struct Setup {
-    /// Lines of TOML behind the generated ones, `[section]` headings included.
+    /// Lines of TOML after the generated ones, including `[section]` headings.
     pub more_toml: String,
     pub environment: Vec<(String, String)>,
     pub arguments: Vec<String>,
@@ -64,13 +65,13 @@ impl Setup {
     }
 }
 
-/// A server that runs, or has run, or will run again on the same ports with the same data.
+/// A server, running or not, which keeps its ports and its data over restarts.
 pub struct Server {
     pub thrift: String,
     pub admin: String,
     pub data_dir: PathBuf,
     pub config: PathBuf,
-    /// What it wrote to standard error, over all starts.
+    /// Its standard error over all starts.
     pub log: PathBuf,
     setup: Setup,
     child: Option<Child>,
@@ -112,12 +113,12 @@ impl Server {
         Server { thrift, admin, data_dir, config, log, setup, child: None, _folder: None }
     }
 
-    /// What surrounds its next starts.
+    /// Changes the set-up of its next starts.
     pub fn surround(&mut self, change: impl FnOnce(Setup) -> Setup) {
         self.setup = change(std::mem::take(&mut self.setup));
     }
 
-    /// The command that starts it, its environment empty but for what the set-up says.
+    /// The command that starts it, with only the environment of the set-up.
     pub fn command(&self) -> Command {
         let mut command = Command::new("sh");
         command.env_clear().envs(self.setup.environment.iter().map(|(name, value)| (name, value)));
@@ -170,7 +171,7 @@ impl Server {
         .await;
     }
 
-    /// Waits for the end of the process, however it comes.
+    /// Waits for the end of the process.
     pub async fn ended(&mut self) -> ExitStatus {
         let child = self.child();
         let status = eventually("the process ends", async || match child.try_wait() {
@@ -224,7 +225,7 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         if let Some(child) = &mut self.child {
-            // It may have been stopped, or have ended by itself.
+            // The process may be stopped, or have ended by itself.
             signal_if_there(child, "CONT");
             let _ = child.kill();
             let _ = child.wait();
@@ -252,7 +253,8 @@ fn storage(data_dir: &Path) -> String {
     )
 }
 
-/// TOML allows each heading once: lines under a repeated one go to the first, and the later of two equal keys stays.
+/// TOML allows each heading once, so lines under a repeated one move to the first. Of two equal
+/// keys, the later one stays.
 fn merge_sections(text: &str) -> String {
     let mut sections: Vec<(String, Vec<String>)> = vec![(String::new(), Vec::new())];
     let mut at = 0;
@@ -285,7 +287,7 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Three that serve.
+    /// Starts three replicas and waits until they serve.
     pub async fn start(setup: Setup) -> Cluster {
         let mut cluster = Cluster::not_started(setup);
         for server in &mut cluster.servers {
@@ -300,7 +302,7 @@ impl Cluster {
         Cluster::with_peers(peers.clone(), &peers, setup)
     }
 
-    /// `peers` stand in the configuration, and may be names.
+    /// A cluster whose configuration lists `peers`, which may be names.
     pub fn with_peers(peers: Vec<String>, written: &[String], setup: Setup) -> Cluster {
         let folder = tempfile::tempdir().expect("a folder");
         let listen: Vec<(String, String)> = written.iter().map(|_| (free_address(), free_address())).collect();
@@ -320,7 +322,7 @@ impl Cluster {
         Cluster { servers: servers.collect(), peers, _folder: folder }
     }
 
-    /// Waits until every replica that runs serves linearizable reads.
+    /// Waits until every running replica serves linearizable reads.
     pub async fn ready(&mut self) {
         for server in self.servers.iter_mut().filter(|server| server.child.is_some()) {
             server.live().await;
@@ -328,7 +330,7 @@ impl Cluster {
         }
     }
 
-    /// The replica that leads, once those that run agree.
+    /// The primary, once all running replicas agree on it.
     pub async fn primary(&self) -> usize {
         eventually("the replicas agree who leads", async || {
             let mut told = Vec::new();
@@ -370,7 +372,8 @@ pub fn cli(thrift: &str, admin: &str, arguments: &[&str], input: &[u8]) -> Outpu
     let mut child =
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program runs");
     let (mut stdin, input) = (child.stdin.take().expect("piped"), input.to_vec());
-    // Both ways at once: a full pipe must not hold up the other one. A command may end before it has read everything.
+    // Writes and reads concurrently, so that a full pipe does not block the other one. A command
+    // may end before it has read everything.
     let writing = std::thread::spawn(move || {
         let _ = stdin.write_all(&input);
     });

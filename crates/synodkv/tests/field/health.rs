@@ -1,4 +1,4 @@
-//! Health, readiness and problems tell the truth, about writes too.
+//! Tests that health, readiness and problems are correct, for writes, too.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -50,7 +50,7 @@ fn a_server_without_problems_lists_none_and_is_ready_for_everything() {
 #[test]
 fn replicas_are_ready_for_reads_and_not_for_writes_while_their_disks_are_full() {
     run(async {
-        // A petabyte has to stay free.
+        // The setting demands a petabyte of free space.
         let cluster = Cluster::start(Setup::toml("[storage]\nmin_free_mb = 1000000000\n")).await;
         for server in &cluster.servers {
             eventually("writes are refused", async || match server.get("/health/ready?writes=1").await? {
@@ -96,13 +96,14 @@ fn a_server_whose_data_directory_is_removed_ends_and_says_why() {
 
 #[cfg(feature = "rocksdb")]
 #[test]
-fn a_start_in_place_takes_no_other_directory_for_its_own() {
+fn a_restart_in_place_refuses_another_directory() {
     run(async {
         let mut server = Server::standalone(Setup::default()).await;
         server.ready().await;
         let client = client(&server).await;
         let aside = server.data_dir.with_extension("gone");
-        // The write fails, and before the database is opened again its directory is exchanged for an empty one.
+        // The write fails, and its directory is replaced by an empty one before the database is
+        // opened again.
         limit_files(&server, "3");
         write_until_failure(&client).await;
         std::fs::rename(&server.data_dir, &aside).expect("renamed");
@@ -129,13 +130,14 @@ fn a_replica_whose_data_directory_is_removed_ends_and_the_others_serve_on() {
     });
 }
 
-/// A client that tells soon when something does not work.
+/// A client with short timeouts.
 async fn client(server: &Server) -> Client {
     let options = Options { request_timeout: Duration::from_secs(3), ..Options::default() };
     Client::connect([server.thrift.as_str()], options).await.expect("the server listens")
 }
 
-/// Writes until a write fails; more than what all write buffers hold, so that RocksDB has to open files.
+/// Writes until a write fails. It writes more than the write buffers hold, so that RocksDB must
+/// open files.
 async fn write_until_failure(client: &Client) -> ClientError {
     let mut random = 1u64;
     for row in 0..10_000 {
@@ -170,25 +172,25 @@ fn limit_files(server: &Server, soft: &str) {
 
 #[cfg(feature = "rocksdb")]
 #[test]
-fn a_standalone_server_gets_over_a_failed_write_by_itself() {
+fn a_standalone_server_recovers_from_a_failed_write_by_itself() {
     run(async {
         let server = Server::standalone(Setup::default()).await;
         server.ready().await;
         assert_exit(&set(&server, "before", "1"), 0);
         let client = client(&server).await;
         let process = server.id();
-        // What is open stays open: only what is opened from now on fails.
+        // Open files stay open; only opening new ones fails.
         limit_files(&server, "3");
         let failure = write_until_failure(&client).await;
         assert!(failure.maybe_committed(), "{failure:?}");
         limit_files(&server, "1024");
-        // It is the same process, and what was acknowledged is there.
+        // It is the same process, and acknowledged rows are there.
         writes_go_on(&server).await;
         assert_eq!(server.id(), process);
         assert_eq!(text(&server.cli(&["get", "before"]).stdout).trim_end(), "1");
         let log = server.log_text();
         assert!(log.contains("the server stops and starts again in this process"), "{log}");
-        assert!(log.contains("the server has started again, and serves on"), "{log}");
+        assert!(log.contains("the server has started again, and serves"), "{log}");
         eventually("the problem has passed", async || match server.status().await?["problems"].as_array() {
             Some(problems) if problems.is_empty() => Ok(()),
             problems => Err(format!("{problems:?}")),
@@ -199,9 +201,9 @@ fn a_standalone_server_gets_over_a_failed_write_by_itself() {
 
 #[cfg(feature = "rocksdb")]
 #[test]
-fn a_replica_that_lacks_descriptors_comes_back_by_itself_and_the_others_serve_on() {
+fn a_replica_that_lacks_descriptors_recovers_by_itself_while_the_others_serve() {
     run(async {
-        // Written out often, so that the database needs new files long before the log does.
+        // Frequent flushes, so that the database needs new files long before the log does.
         let cluster = Cluster::start(Setup::toml("[replication]\nlog_flush_mb = 1\nwal_segment_mb = 64\n")).await;
         let primary = cluster.primary().await;
         let (victim, other) = ((primary + 1) % 3, (primary + 2) % 3);
@@ -226,7 +228,7 @@ fn a_replica_that_lacks_descriptors_comes_back_by_itself_and_the_others_serve_on
     });
 }
 
-/// A small file system, for as long as the test runs.
+/// A small file system, mounted while the test runs.
 struct SmallDisk(PathBuf);
 
 impl SmallDisk {
@@ -245,7 +247,7 @@ impl SmallDisk {
         Some(SmallDisk(at.to_path_buf()))
     }
 
-    /// Takes space until so many megabytes are left.
+    /// Fills the file system until `left_mb` megabytes are free.
     fn fill(&self, left_mb: u64) -> PathBuf {
         let free = rustix::fs::statvfs(&self.0).expect("a mounted file system");
         let bytes = (free.f_bavail * free.f_frsize).saturating_sub(left_mb << 20);
@@ -257,14 +259,14 @@ impl SmallDisk {
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        // Lazily: a server that runs for a moment longer must not keep it mounted.
+        // Unmounts lazily, so that a server that runs for a moment longer does not keep it mounted.
         let _ = Command::new("umount").arg("-l").arg(&self.0).status();
     }
 }
 
 #[cfg(feature = "rocksdb")]
 #[test]
-fn a_standalone_server_whose_disk_filled_up_goes_on_when_there_is_space() {
+fn a_standalone_server_whose_disk_filled_up_continues_once_there_is_space() {
     run(async {
         let mut server = Server::not_started(Setup::toml("[storage]\nmin_free_mb = 0\n"));
         let Some(disk) = SmallDisk::mount(&server.data_dir, 200) else { return };
@@ -311,7 +313,7 @@ fn writes_are_refused_before_they_fail_also_where_they_come_fast() {
     });
 }
 
-/// A file system that can be frozen: whoever writes to it stands still until it thaws.
+/// A file system that can be frozen, which blocks all writers until it is thawed.
 struct FreezableDisk {
     place: PathBuf,
     /// Holds the file behind the file system.
@@ -335,7 +337,7 @@ impl FreezableDisk {
             skip("no file system in a file can be made and mounted here");
             return None;
         }
-        // A new file system is not quite empty, and the data directory has to be.
+        // A new file system contains this directory, but the data directory must be empty.
         let _ = std::fs::remove_dir(at.join("lost+found"));
         Some(FreezableDisk { place: at.to_path_buf(), _folder: folder })
     }
@@ -351,13 +353,13 @@ impl FreezableDisk {
 
 impl Drop for FreezableDisk {
     fn drop(&mut self) {
-        // It may be thawed already.
+        // It may have been thawed already.
         let _ = self.thaw();
         let _ = Command::new("umount").arg("-l").arg(&self.place).status();
     }
 }
 
-/// Half a minute of standing still is what is tried here, so that these tests take as long.
+/// These tests take long because they test a stall of half a minute.
 async fn is_live_again_after_a_freeze(server: &Server, disk: &FreezableDisk, thread: &str) {
     let client = client(server).await;
     disk.freeze();
@@ -373,14 +375,14 @@ async fn is_live_again_after_a_freeze(server: &Server, disk: &FreezableDisk, thr
         other => Err(format!("{other:?}")),
     })
     .await;
-    // It was given up by then, and may have happened.
+    // The write timed out, so it may have happened or not.
     let _ = stuck.await.expect("no panic");
     writes_go_on(server).await;
 }
 
 #[cfg(feature = "rocksdb")]
 #[test]
-fn a_standalone_server_whose_disk_hangs_is_not_live_until_it_goes_on() {
+fn a_standalone_server_is_not_live_while_its_disk_hangs() {
     run(async {
         let mut server = Server::not_started(Setup::default());
         let Some(disk) = FreezableDisk::mount(&server.data_dir) else { return };

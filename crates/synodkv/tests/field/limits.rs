@@ -1,4 +1,5 @@
-//! Descriptors, memory and connections are bounded, and what is bounded serves on.
+//! Tests that descriptors, memory and connections are bounded, and that a server at its bounds
+//! still serves.
 
 use std::path::{Path, PathBuf};
 
@@ -27,7 +28,7 @@ impl Client {
         Ok(Client { stream, input: Vec::new() })
     }
 
-    /// One that is let in, and answers.
+    /// A connection that is accepted and answered.
     async fn let_in(address: &str) -> Client {
         eventually("a client is let in", async || {
             let mut client = Client::connect(address).await?;
@@ -93,7 +94,7 @@ async fn closed(stream: &mut TcpStream) {
     tokio::time::timeout(PATIENCE, closing).await.expect("the server closes the connection");
 }
 
-/// Sockets of this test. False where the system allows too few.
+/// Raises the limit of this test's sockets. False if the system allows too few.
 fn may_open(descriptors: u64) -> bool {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
@@ -104,7 +105,7 @@ fn may_open(descriptors: u64) -> bool {
 async fn connect_many(address: &str, count: usize) -> Vec<TcpStream> {
     let mut streams = Vec::with_capacity(count);
     for _ in 0..count {
-        // One that is turned away is none the less a client that tried.
+        // A refused connection counts as an attempt, too.
         streams.push(TcpStream::connect(address).await.expect("the system takes the connection"));
     }
     streams
@@ -126,7 +127,7 @@ fn a_thousand_idle_clients_of_each_replica_leave_storage_its_descriptors() {
         for server in &cluster.servers {
             idle.push(connect_many(&server.thrift, 1_000).await);
         }
-        // 64 MB, while nobody lets go.
+        // Writes 64 MB while no client reads.
         let mut writer = Client::let_in(&cluster.servers[0].thrift).await;
         for number in 0..640 {
             writer.set(&format!("key-{number}"), vec![7; 100_000]).await;
@@ -202,7 +203,8 @@ fn half_sent_requests_keep_no_operator_out_and_are_closed() {
         server.ready().await;
         let mut client = Client::let_in(&server.thrift).await;
         client.set("k", b"v".to_vec()).await;
-        // All but the last ones made room for others; these are closed because the rest of the request never comes.
+        // All except the last ones were closed for others; these are closed because the rest of the
+        // request never arrives.
         for stream in &mut half_open {
             closed(stream).await;
         }
@@ -211,7 +213,7 @@ fn half_sent_requests_keep_no_operator_out_and_are_closed() {
 }
 
 #[test]
-fn an_admin_connection_on_which_nothing_comes_is_closed() {
+fn an_admin_connection_without_input_is_closed() {
     run(async {
         let server = Server::standalone(Setup::default()).await;
         let mut silent = TcpStream::connect(&server.admin).await.expect("it listens");
@@ -221,7 +223,7 @@ fn an_admin_connection_on_which_nothing_comes_is_closed() {
 }
 
 #[test]
-fn clients_that_ask_for_much_and_read_nothing_take_no_more_than_the_budget_says() {
+fn clients_that_ask_for_much_and_read_nothing_use_no_more_than_the_budget() {
     run(async {
         let server = Server::standalone(Setup::toml("[server]\nmax_reply_memory_mb = 200\n")).await;
         let mut client = Client::let_in(&server.thrift).await;
@@ -236,7 +238,7 @@ fn clients_that_ask_for_much_and_read_nothing_take_no_more_than_the_budget_says(
                 one.send(everything()).await.expect("requests fit into the socket");
             }
             greedy.push(one);
-            // Served meanwhile, though it shares the memory.
+            // This client is served meanwhile, although it shares the memory.
             client.set(&format!("between-{number}"), b"v".to_vec()).await;
             assert!(client.is_found("row-007").await);
         }
@@ -253,7 +255,7 @@ fn clients_that_ask_for_much_and_read_nothing_take_no_more_than_the_budget_says(
             let more = server.resident_bytes().saturating_sub(before);
             assert!(more < 260 * MIB, "{} MiB more are resident, and 200 are for replies", more / MIB);
         }
-        // Who reads gets everything, however many others do not.
+        // A client that reads gets everything, however many others do not.
         let mut patient = Client::let_in(&server.thrift).await;
         for _ in 0..100 {
             patient.send(everything()).await.expect("requests fit into the socket");
@@ -267,7 +269,7 @@ fn clients_that_ask_for_much_and_read_nothing_take_no_more_than_the_budget_says(
 }
 
 #[test]
-fn the_allocator_keeps_little_of_what_was_freed() {
+fn the_allocator_keeps_little_freed_memory() {
     if cfg!(not(target_env = "gnu")) {
         return skip("other allocators have no arenas");
     }
@@ -276,7 +278,7 @@ fn the_allocator_keeps_little_of_what_was_freed() {
         let of_process =
             |file: &str| std::fs::read(format!("/proc/{}/{file}", server.id())).expect("a process of ours");
         assert!(text(&of_process("environ")).contains("MALLOC_ARENA_MAX="));
-        // It started itself once more, and is still the process that its parent knows, by its name.
+        // It executed itself again, and is still the same process with the same name.
         assert_eq!(text(&of_process("comm")).trim(), "synodkv");
         assert_eq!(server.stop().await.code(), Some(0));
     });
@@ -289,7 +291,8 @@ fn an_idle_client_stays_until_its_place_is_needed() {
         let (mut longest, mut other) = (Client::let_in(&server.thrift).await, Client::let_in(&server.thrift).await);
         longest.ping().await.expect("it stays");
         other.ping().await.expect("it stays");
-        // At first nobody has been idle for long, and it is turned away; then it gets the place of who waited longest.
+        // At first no connection has been idle long enough, and the new one is refused. Later it
+        // replaces the one that has been idle longest.
         let mut newest = Client::let_in(&server.thrift).await;
         closed(&mut longest.stream).await;
         newest.ping().await.expect("it was let in");
@@ -338,7 +341,7 @@ fn the_printed_configuration_names_origins_and_the_budget_and_can_be_used() {
 }
 
 #[test]
-fn little_memory_lowers_what_has_a_default_and_serves() {
+fn a_server_with_little_memory_lowers_defaults_and_serves() {
     run(async {
         let server = Server::standalone(Setup::toml("[server]\nmemory_limit_mb = 700\n")).await;
         server.ready().await;
@@ -354,18 +357,18 @@ fn little_memory_lowers_what_has_a_default_and_serves() {
 }
 
 #[test]
-fn too_little_memory_is_refused_with_what_is_needed() {
+fn too_little_memory_is_refused_with_the_amount_needed() {
     let server = Server::not_started(Setup::toml("[server]\nmemory_limit_mb = 100\n"));
     let (code, _, errors) = print_config(&server, &[]);
     assert_eq!(code, 2);
     assert!(errors.contains("100 MiB (server.memory_limit_mb), and at least"), "{errors}");
 }
 
-/// A control group of its own for one process, with a limit of memory.
+/// A control group for one process, with a memory limit.
 struct ControlGroup(PathBuf);
 
 impl ControlGroup {
-    /// Where this process may make one.
+    /// Creates a control group; `None` if this process may not.
     fn new(bytes: u64) -> Option<ControlGroup> {
         let own = std::fs::read_to_string("/proc/self/cgroup").ok()?;
         let name = format!("synodkv-test-{}", std::process::id());

@@ -1,4 +1,5 @@
-//! The log never holds up what serves, and repeats itself seldom; signals never cost more than they mean.
+//! Tests that the log never blocks the threads that serve and rarely repeats itself, and that
+//! signals have no other effects than intended.
 
 use std::io::{PipeReader, Read, Write};
 use std::os::unix::process::ExitStatusExt;
@@ -18,7 +19,7 @@ mod certificates;
 
 use certificates::Authority;
 
-/// As much as a pipe holds that nobody has changed.
+/// The default capacity of a pipe.
 const PIPE_BYTES: usize = 64 << 10;
 
 fn level(level: &str) -> Setup {
@@ -45,7 +46,7 @@ async fn wait_for(path: &Path, words: &str) {
     .await;
 }
 
-/// A pipe that is full, with the end that nobody reads.
+/// A full pipe, with its read end.
 fn full_pipe() -> (PipeReader, Stdio) {
     let (reader, mut writer) = std::io::pipe().expect("a pipe");
     writer.write_all(&vec![b'.'; PIPE_BYTES]).expect("room for as much as a pipe holds");
@@ -80,7 +81,8 @@ async fn serves(server: &Server) {
     assert_eq!(server.get("/health/live").await.expect("an answer").0, 200);
 }
 
-/// Makes a server that logs at level debug drop lines: each call of a method that does not exist is a line.
+/// Makes a server that logs at level debug drop lines: each call of a method that does not exist is
+/// a line.
 async fn overflow(server: &Server) {
     let name = "unknown_".repeat(25);
     let (one_way, length) = (0x8001_0004_u32.to_be_bytes(), (name.len() as u32).to_be_bytes());
@@ -98,7 +100,7 @@ async fn overflow(server: &Server) {
 }
 
 #[test]
-fn a_pipe_that_nobody_reads_holds_up_nothing() {
+fn a_pipe_that_nobody_reads_blocks_nothing() {
     run(async {
         let mut server = Server::not_started(level("debug"));
         server.start_with(|command| command.stderr(Stdio::piped()));
@@ -109,7 +111,7 @@ fn a_pipe_that_nobody_reads_holds_up_nothing() {
         let problem = has_problem(&server).await;
         assert!(problem.contains("standard error is not read"), "{problem}");
 
-        // As soon as somebody reads, everything is as before, and the log says what is missing in it.
+        // Once somebody reads again, logging recovers, and the log says how many lines are missing.
         let kept = Arc::new(Mutex::new(Vec::new()));
         let reading = {
             let kept = kept.clone();
@@ -130,7 +132,7 @@ fn a_pipe_that_nobody_reads_holds_up_nothing() {
 }
 
 #[test]
-fn a_server_stops_while_nobody_reads_its_log() {
+fn a_server_can_stop_while_nobody_reads_its_log() {
     run(async {
         let mut server = Server::not_started(level("debug"));
         server.start_with(|command| command.stderr(Stdio::piped()));
@@ -154,7 +156,7 @@ fn a_server_starts_and_stops_with_full_pipes_for_outputs() {
 }
 
 #[test]
-fn a_start_that_fails_ends_although_nobody_reads_why() {
+fn a_start_that_fails_ends_although_nobody_reads_the_reason() {
     run(async {
         let server = Server::standalone(Setup::default()).await;
         let mut second = Server::not_started(Setup::default().arg("--thrift-addr").arg(&server.thrift));
@@ -274,7 +276,7 @@ fn a_line_that_repeats_is_held_back_and_counted() {
         let mut server = Server::standalone(level("info")).await;
         let begun = Instant::now();
         let count = |log: &str| log.lines().filter(|line| line.contains(REPEATED)).count();
-        // Signals of one kind that come together are one.
+        // Pending signals of one kind are merged.
         eventually("enough were seen", async || {
             signal(server.id(), "USR1");
             match begun.elapsed() {
@@ -283,7 +285,7 @@ fn a_line_that_repeats_is_held_back_and_counted() {
             }
         })
         .await;
-        // Nothing more comes, and what was held back is told all the same.
+        // No more lines follow, but the count of held-back lines is still logged.
         eventually("the count is told", async || match server.log_text() {
             log if log.lines().any(|line| line.contains(REPEATED) && line.contains("held_back=")) => Ok(()),
             log => Err(log),
@@ -296,7 +298,7 @@ fn a_line_that_repeats_is_held_back_and_counted() {
 }
 
 #[test]
-fn replicas_that_are_gone_do_not_fill_the_log_of_the_last_one() {
+fn absent_replicas_do_not_fill_the_log_of_the_last_one() {
     run(async {
         let mut cluster = Cluster::start(Setup::default()).await;
         let begun = Instant::now();
@@ -309,7 +311,7 @@ fn replicas_that_are_gone_do_not_fill_the_log_of_the_last_one() {
         .await;
         let log = cluster.servers[0].log_text();
         let complaints = log.lines().filter(|line| line.contains(" WARN ") || line.contains(" ERROR ")).count() as u64;
-        // For each peer the first few and one per pause, and one about the primary.
+        // For each peer, the first few lines and one per pause, and one line about the primary.
         let pauses = begun.elapsed().as_secs() / 10 + 1;
         assert!(complaints <= 1 + 2 * (5 + pauses), "{complaints} complaints in {pauses} pauses:\n{log}");
     });
@@ -445,7 +447,7 @@ fn a_quiet_cluster_logs_nothing() {
         .await;
         let logs = || cluster.servers.iter().map(Server::log_text).collect::<Vec<_>>();
         let before = logs();
-        // Silence is no event that could be waited for.
+        // There is no event for silence to wait for.
         tokio::time::sleep(Duration::from_secs(10)).await;
         assert_eq!(logs(), before);
     });

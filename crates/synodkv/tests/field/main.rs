@@ -1,8 +1,9 @@
-//! What breaks stores of this kind in practice, tried on the real program: few descriptors, badly behaved clients, names that
-//! do not resolve, disks that fill up, logs that nobody reads. Each file is one kind of fault.
+//! Tests of the real program under faults that break such stores in practice: few descriptors,
+//! badly behaved clients, names that do not resolve, full disks, logs that nobody reads. Each file
+//! covers one kind of fault.
 //!
-//! A test that needs root, or something that this machine does not have, says so on standard error and passes; see
-//! [`harness::skip`].
+//! A test that needs root, or a facility that this machine lacks, says so on standard error and
+//! passes; see [`harness::skip`].
 
 mod harness;
 #[path = "../cluster/ports.rs"]

@@ -1,4 +1,5 @@
-//! Peers whose names or addresses come, go and change; copies of large databases.
+//! Tests of peers whose names or addresses appear, disappear and change, and of copies of large
+//! databases.
 
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read};
@@ -14,7 +15,7 @@ use tokio::task::JoinSet;
 use crate::harness::{Cluster, ENGINE, Server, Setup, assert_exit, is_root, run, skip};
 use crate::waiting::eventually;
 
-/// From its next start on the server finds this peer at another address.
+/// Changes the address of a peer in the server's configuration, for its next start.
 fn move_peer(server: &Server, from: &str, to: &str) {
     let text = std::fs::read_to_string(&server.config).expect("a configuration");
     assert!(text.contains(&format!("peer = \"{from}\"")), "{from} is no peer in\n{text}");
@@ -28,7 +29,7 @@ fn under_name(address: &str, name: &str) -> String {
     format!("{name}:{port}")
 }
 
-/// The problem of that kind, once the server tells of it.
+/// The problem of this kind, once the server reports it.
 async fn problem(server: &Server, kind: &str) -> Value {
     eventually(&format!("the problem {kind} is told"), async || {
         let status = server.status().await?;
@@ -39,7 +40,7 @@ async fn problem(server: &Server, kind: &str) -> Value {
 }
 
 #[test]
-fn a_majority_starts_though_the_name_of_the_third_replica_is_gone() {
+fn a_majority_starts_although_the_name_of_the_third_replica_does_not_resolve() {
     run(async {
         let mut cluster = Cluster::start(Setup::default()).await;
         assert_exit(&cluster.cli(&["set", "k", "v"]), 0);
@@ -96,7 +97,7 @@ fn replicas_reach_each_other_over_ipv6() {
 }
 
 #[test]
-fn a_replica_whose_own_name_is_gone_is_up_and_says_so() {
+fn a_replica_whose_own_name_does_not_resolve_runs_and_reports_it() {
     run(async {
         let mut cluster = Cluster::start(Setup::default()).await;
         cluster.servers[2].stop().await;
@@ -111,26 +112,26 @@ fn a_replica_whose_own_name_is_gone_is_up_and_says_so() {
     });
 }
 
-/// Names that mean something only to processes that are started with [`Hosts::setup`].
+/// Host names that only processes started with [`Hosts::setup`] can resolve.
 struct Hosts {
     file: tempfile::NamedTempFile,
 }
 
 impl Hosts {
-    /// `None` where a process cannot have such names of its own.
+    /// `None` if this machine does not allow a process to have its own names.
     fn new() -> Option<Hosts> {
         let hosts = Hosts { file: tempfile::NamedTempFile::new().expect("a file") };
         let test = std::process::Command::new("sh").args(["-c", &format!("{}; true", hosts.setup().before)]).output();
         (is_root() && test.is_ok_and(|output| output.status.success())).then_some(hosts)
     }
 
-    /// The program in place of the shell, in a mount namespace with this file as `/etc/hosts`.
+    /// Runs the program in a mount namespace with this file as `/etc/hosts`.
     fn setup(&self) -> Setup {
         let mount = format!("mount --bind {} /etc/hosts", self.file.path().display());
         Setup::default().before(&format!("exec unshare --mount sh -c '{mount} && exec \"$0\" \"$@\"' \"$0\" \"$@\""))
     }
 
-    /// From now on, and without a moment in which the file is not there.
+    /// Replaces the names atomically.
     fn set(&self, names: &[(&str, &str)]) {
         let lines: Vec<String> = names.iter().map(|(name, address)| format!("{address} {name}\n")).collect();
         std::fs::write(self.file.path(), lines.concat()).expect("a file");
@@ -153,7 +154,8 @@ fn a_replica_that_moves_to_another_address_is_found_there_without_a_restart_of_t
         cluster.ready().await;
         assert_exit(&cluster.cli(&["set", "k", "v"]), 0);
         cluster.servers[2].stop().await;
-        // For a while it has no address at all: neither for the others nor, when it starts, for itself.
+        // For a while its name has no address, neither for the others nor, when it starts, for
+        // itself.
         hosts.set(&[(NAMES[0], "127.0.0.1"), (NAMES[1], "127.0.0.1")]);
         problem(&cluster.servers[0], "name_unresolved").await;
         cluster.servers[2].start();
@@ -175,7 +177,8 @@ fn a_replica_that_moves_to_another_address_is_found_there_without_a_restart_of_t
     });
 }
 
-/// Connects and says nothing. What the server closes at once is as good as closed later.
+/// Opens connections and sends nothing. It does not matter whether the server closes some of them
+/// at once.
 fn silent_connections(address: &str, count: usize) -> VecDeque<TcpStream> {
     (0..count).filter_map(|_| TcpStream::connect(address).ok()).collect()
 }
@@ -194,7 +197,7 @@ fn silent_connections_to_the_peer_port_are_closed_and_keep_no_peer_away() {
         let mut cluster = Cluster::start(Setup::default()).await;
         let target = cluster.peers[0].clone();
         cluster.servers[2].stop().await;
-        // New ones come all the time, while the third replica starts and joins again.
+        // New connections arrive continuously while the third replica starts and joins again.
         let stop = Arc::new(AtomicBool::new(false));
         let (address, stopped) = (target.clone(), stop.clone());
         let crowd = std::thread::spawn(move || {
@@ -241,7 +244,7 @@ fn the_survivor_of_a_lost_majority_says_what_is_missing_and_what_to_do() {
         cluster.servers[0].start();
         cluster.servers[0].live().await;
         let alone = problem(&cluster.servers[0], "no_majority").await;
-        assert!(alone["text"].as_str().is_some_and(|text| text.contains("replica 1 is not heard")), "{alone}");
+        assert!(alone["text"].as_str().is_some_and(|text| text.contains("replica 1 is silent")), "{alone}");
         let remedy = alone["remedy"].as_str().expect("a remedy");
         assert!(
             remedy.contains("Two replicas of three are gone") && remedy.contains("Remove no directory"),
@@ -295,10 +298,10 @@ async fn write_rows(client: &Client, name: &str, rows: usize) {
     }
 }
 
-/// The copy takes twenty times as long as it takes to write more than what is kept for a replica that lags: it would be
-/// outdated when it arrives, and so would the next one.
+/// The copy takes twenty times as long as it takes to write more log than is kept for a lagging
+/// replica. Without a retained log it would be outdated when it arrives, and so would the next one.
 #[test]
-fn one_copy_of_a_large_database_is_enough_while_writes_go_on() {
+fn one_copy_of_a_large_database_is_enough_under_continuous_writes() {
     if ENGINE == "memory" {
         return skip("in memory the log is never trimmed, so that nobody needs a copy");
     }
@@ -312,7 +315,7 @@ fn one_copy_of_a_large_database_is_enough_while_writes_go_on() {
         };
         cluster.servers[2].kill().await;
         write_rows(&connect(&cluster).await, "before", 800).await;
-        // Started anew, so that nothing of it is in memory.
+        // Restarts them, so that no memory holds the entries.
         for server in &mut cluster.servers[..2] {
             server.stop().await;
             server.start();
@@ -342,7 +345,7 @@ fn one_copy_of_a_large_database_is_enough_while_writes_go_on() {
         });
         cluster.servers[2].start();
         cluster.servers[2].live().await;
-        // Far more than is kept for a replica that lags.
+        // Writes far more than is kept for a lagging replica.
         eventually("the log is held for the copy", async || {
             match metric(&cluster.servers[0], "synodkv_log_disk_bytes{replica=\"0\"}").await? {
                 bytes if bytes > 9e6 => Ok(()),
@@ -352,7 +355,7 @@ fn one_copy_of_a_large_database_is_enough_while_writes_go_on() {
         .await;
         eventually("the replica has caught up under load", async || {
             let log = cluster.servers[2].log_text();
-            match log.contains("the copy of a database is in") {
+            match log.contains("fetched and installed a copy of a database") {
                 true => cluster.servers[2].get("/health/ready").await.and_then(|(code, body)| match code {
                     200 => Ok(()),
                     _ => Err(body),
@@ -367,11 +370,11 @@ fn one_copy_of_a_large_database_is_enough_while_writes_go_on() {
         let installed = metric(&cluster.servers[2], "synodkv_snapshots_installed_total{replica=\"2\"}").await;
         assert_eq!(installed, Ok(1.0));
         let told = cluster.servers[2].log_text();
-        for words in ["gets a copy of another replica's database", "the copy of a database is under way"] {
+        for words in ["fetching a copy of another replica's database", "fetching a copy of a database"] {
             assert!(told.contains(words), "the log does not say `{words}`");
         }
         let senders =
-            cluster.servers[..2].iter().filter(|server| server.log_text().contains("sends a copy of its database"));
+            cluster.servers[..2].iter().filter(|server| server.log_text().contains("sending a copy of the database"));
         assert_eq!(senders.count(), 1);
         eventually("the log is let go of when nobody needs it", async || {
             write_rows(&client, "after", 40).await;

@@ -1,9 +1,10 @@
-//! Power fails on all machines at once: what was acknowledged is there afterwards, and nothing by halves.
+//! Tests of a power failure on all machines at once: acknowledged writes must survive, and no
+//! commit may be half applied.
 //!
-//! A library that is loaded before the program (`power/keep_synced.c`) keeps what each file and directory held when it was
-//! synchronised last. After a `kill -9` the data directories are replaced by that: all that was only written, or only
-//! created, renamed or removed, is lost. It is the worst that a file system may do that keeps its promises, but for files
-//! that are torn within what was never synchronised: the simulation has these.
+//! A preloaded library (`power/keep_synced.c`) keeps the content of each file and directory as of
+//! its last sync. After a `kill -9`, that content replaces the data directories, so everything that
+//! was only written, created, renamed or removed is lost. This is the worst that a correct file
+//! system may do, except for files torn within unsynced parts, which the simulation covers.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -22,12 +23,12 @@ use crate::harness::{Cluster, Server, Setup, assert_exit, run, skip, text};
 use crate::network::metric;
 use crate::waiting::eventually;
 
-/// So many writers, each one commit after the other.
+/// Number of writers, each of which makes one commit after the other.
 const WRITERS: u64 = 8;
 /// Rows that one large commit replaces together.
 const TOGETHER: usize = 2_000;
 
-/// The library, compiled, and where it keeps what is synchronised.
+/// The compiled library, and the directory where it keeps synced content.
 struct Power {
     library: PathBuf,
     root: PathBuf,
@@ -35,7 +36,7 @@ struct Power {
 }
 
 impl Power {
-    /// Watches `root`. `None`, with the reason told, where that can't be done.
+    /// Watches `root`. If that is not possible, prints the reason and returns `None`.
     fn watch(root: &Path) -> Option<Power> {
         let folder = tempfile::tempdir().expect("a folder");
         if fs::metadata(folder.path()).and_then(|metadata| metadata.created()).is_err() {
@@ -70,13 +71,13 @@ impl Power {
             .env("POWER_STORE", &path(&self.store()))
     }
 
-    /// Whatever was not synchronised under `directory`, which itself is there for good, is gone.
+    /// Discards everything under `directory` that was not synced. `directory` itself stays.
     fn fail(&self, directory: &Path) {
         let rebuilt = self.folder.path().join(format!("rebuilt-{}", key_of(directory)));
         fs::create_dir(&rebuilt).expect("created");
         self.rebuild(&key_of(directory), &rebuilt);
         fs::remove_dir_all(directory).expect("removed");
-        // Beside it: another file system may be elsewhere.
+        // Copies next to it, because another place may be on another file system.
         copy(&rebuilt, directory);
         fs::remove_dir_all(&rebuilt).expect("removed");
         self.adopt(directory);
@@ -99,7 +100,7 @@ impl Power {
         }
     }
 
-    /// What is there at the start of a process counts as synchronised.
+    /// Treats everything present at the start of a process as synced.
     fn adopt(&self, directory: &Path) {
         let mut lines = String::new();
         for entry in fs::read_dir(directory).expect("a directory") {
@@ -116,7 +117,7 @@ impl Power {
     }
 }
 
-/// As the library names an inode.
+/// The name that the library gives an inode.
 fn key_of(path: &Path) -> String {
     let metadata = fs::symlink_metadata(path).expect("it is there");
     let born = metadata.created().expect("told before").duration_since(UNIX_EPOCH).expect("after 1970");
@@ -135,7 +136,7 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// What clients were told, by key.
+/// The results that clients received, by key.
 #[derive(Default)]
 struct Told {
     rows: BTreeMap<String, String>,
@@ -152,7 +153,7 @@ impl Told {
     }
 }
 
-/// Writes until the servers are killed: pairs of rows in one commit each, and now and then many rows in one.
+/// Writes until the servers are killed: commits of two rows, and sometimes of many rows.
 async fn write_until(addresses: Vec<String>, round: u64, enough: u64, kill: impl AsyncFnOnce()) -> Told {
     let (stopped, count) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
     let mut writers = Vec::new();
@@ -201,13 +202,13 @@ async fn write_until(addresses: Vec<String>, round: u64, enough: u64, kill: impl
     all
 }
 
-/// All of these rows get another value at once.
+/// A commit that changes many rows at once.
 fn large(number: u64) -> AtomicCommit {
     let value = format!("{number:0200}");
     AtomicCommit::of((0..TOGETHER).map(|row| Mutation::set(format!("together/{row:05}"), value.clone())).collect())
 }
 
-/// Nothing that was acknowledged is missing, and nothing is there by halves.
+/// Checks that no acknowledged write is missing, and that no commit is half applied.
 async fn check(address: &str, told: &Told) {
     let client = Client::connect([address], Options::default()).await.expect("the server listens");
     let rows = all_rows(&client).await;
@@ -282,7 +283,7 @@ fn watched_cluster() -> Option<(Cluster, Vec<PathBuf>, Power)> {
     Some((cluster, data, power))
 }
 
-/// All at once, so that none hears of the end of another.
+/// Kills all at once, so that none notices the end of another.
 async fn kill_all(cluster: &mut Cluster) {
     for server in &mut cluster.servers {
         server.child().kill().expect("it runs");
@@ -354,11 +355,11 @@ fn a_copied_database_survives_a_loss_of_power_as_soon_as_it_is_used() {
         cluster.servers[late].kill().await;
         let addresses = cluster.thrift();
         let client = Client::connect(addresses.split(','), Options::default()).await.expect("two of three serve");
-        // More than the others keep in their logs.
+        // Writes more than the others keep in their logs.
         for number in 1..=60 {
             client.commit(large(number)).await.expect("committed");
         }
-        // Started anew, so that nothing of it is in memory.
+        // Restarts them, so that no memory holds the entries.
         for id in (0..3).filter(|id| *id != late) {
             cluster.servers[id].stop().await;
             cluster.servers[id].start();
@@ -370,7 +371,8 @@ fn a_copied_database_survives_a_loss_of_power_as_soon_as_it_is_used() {
         cluster.servers[late].start();
         cluster.servers[late].live().await;
         cluster.servers[late].ready().await;
-        let copies = |server: &Server| server.log_text().matches("gets a copy of another replica's database").count();
+        let copies =
+            |server: &Server| server.log_text().matches("fetching a copy of another replica's database").count();
         let before = copies(&cluster.servers[late]);
         assert!(before > 0, "it needed a copy: {}", cluster.servers[late].log_text());
         cluster.servers[late].kill().await;
@@ -380,7 +382,7 @@ fn a_copied_database_survives_a_loss_of_power_as_soon_as_it_is_used() {
         cluster.servers[late].ready().await;
         assert_eq!(copies(&cluster.servers[late]), before, "the copy that it had got was lost");
         assert_exit(&cluster.cli(&["verify"]), 0);
-        // Most of it is in no log any more.
+        // Most of the data is in no log any more.
         kill_all(&mut cluster).await;
         data.iter().for_each(|data| power.fail(data));
         cluster.servers.iter_mut().for_each(Server::start);

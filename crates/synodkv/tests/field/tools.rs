@@ -1,4 +1,4 @@
-//! The command-line tools when a server hangs: it takes connections, and never answers.
+//! Tests of the command-line tools if a server hangs: it accepts connections and never answers.
 
 use serde_json::Value;
 
@@ -84,7 +84,8 @@ fn a_primary_that_hangs_is_replaced_and_the_tools_find_the_next_one() {
         let get = cli(&thrift, &admin, &["get", "k"], b"");
         assert_exit(&get, 0);
         assert_eq!(text(&get.stdout), "w");
-        // It is told once, and only one that answers: the replica that hangs is no place to lead from.
+        // The request is sent once, and only to a server that answers. A replica that hangs cannot
+        // become primary.
         let output = cli(&thrift, &admin, &["failover", "--to", &hung.to_string()], b"");
         let error = text(&output.stderr);
         assert!(matches!(output.status.code(), Some(1 | 3)), "{error}");
@@ -93,7 +94,7 @@ fn a_primary_that_hangs_is_replaced_and_the_tools_find_the_next_one() {
 }
 
 #[test]
-fn a_watch_goes_on_while_the_first_server_hangs() {
+fn a_watch_continues_while_the_first_server_hangs() {
     run(async {
         let cluster = Cluster::start(Setup::default()).await;
         let hung = (cluster.primary().await + 1) % 3;

@@ -1,4 +1,4 @@
-//! Why a message could not be read.
+//! Errors of the codec.
 
 /// A message that breaks the protocol or a limit.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -29,7 +29,8 @@ pub enum WireError {
     UnexpectedMessage(&'static str),
     #[error("reply to method {got:?} where {expected:?} was expected")]
     WrongMethod { expected: &'static str, got: String },
-    /// What the Thrift library says about the content: a missing required field, a field of the wrong type.
+    /// The Thrift library refused the content: a required field is missing, or a field has the
+    /// wrong type.
     #[error("{0}")]
     Malformed(String),
 }

@@ -1,4 +1,4 @@
-//! Whole messages: a call or a reply to bytes and back.
+//! Encodes and decodes whole messages: calls and replies.
 
 use thrift::protocol::{
     TBinaryInputProtocol, TBinaryOutputProtocol, TCompactInputProtocol, TCompactOutputProtocol, TFieldIdentifier,
@@ -19,12 +19,13 @@ const RESPONSE_FIELD: i16 = 0;
 const EXCEPTION_TEXT_FIELD: i16 = 1;
 const EXCEPTION_KIND_FIELD: i16 = 2;
 
+/// The kinds of messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MessageKind {
     Call,
     Reply,
     Exception,
-    /// A call that wants no reply.
+    /// A call without a reply.
     OneWay,
 }
 
@@ -58,29 +59,33 @@ impl MessageKind {
     }
 }
 
-/// What stands before the arguments of a message.
+/// The header of a message: everything before its arguments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header<'a> {
+    /// The kind.
     pub kind: MessageKind,
-    /// The method's name, as it came.
+    /// The method's name as received.
     pub name: &'a [u8],
+    /// The number by which the client matches the reply.
     pub sequence_id: i32,
     /// Where the arguments begin.
     body: usize,
 }
 
-/// A call whose header was understood.
+/// A call whose header could be read.
 #[derive(Debug)]
 pub struct IncomingCall<'a> {
+    /// The method's name as received.
     pub name: &'a [u8],
+    /// The number by which the client matches the reply.
     pub sequence_id: i32,
-    /// The client waits for no reply.
+    /// The client does not wait for a reply.
     pub one_way: bool,
-    /// The call, or what to answer where it cannot be understood.
+    /// The call, or the exception to answer with if it cannot be decoded.
     pub call: Result<ThriftCall, ThriftException>,
 }
 
-/// Reads the header of a message, which may be incomplete behind it.
+/// Reads the header of a message, whose rest may still be missing.
 pub fn read_header(message: &[u8], encoding: Encoding) -> Result<Header<'_>, WireError> {
     let start = encoding.prefix_length();
     let truncated = || WireError::Truncated;
@@ -115,8 +120,8 @@ pub fn read_header(message: &[u8], encoding: Encoding) -> Result<Header<'_>, Wir
     }
 }
 
-/// Decodes a complete message (the bytes up to [`super::Envelope::end`]) as a call. An error means that there is nobody to
-/// answer: the header itself could not be read.
+/// Decodes a complete message (the bytes up to [`super::Envelope::end`]) as a call. An error means
+/// that no answer is possible, because the header itself could not be read.
 pub fn decode_call(message: &[u8], encoding: Encoding, limits: WireLimits) -> Result<IncomingCall<'_>, WireError> {
     let header = read_header(message, encoding)?;
     let refuse = |kind, text: String| Err(ThriftException::new(kind, text));
@@ -136,7 +141,8 @@ pub fn decode_call(message: &[u8], encoding: Encoding, limits: WireLimits) -> Re
     Ok(IncomingCall { name: header.name, sequence_id: header.sequence_id, one_way, call })
 }
 
-/// Decodes a complete message as the reply to a call of `method`; its sequence id comes first.
+/// Decodes a complete message as the reply to a call of `method`; returns its sequence id and the
+/// reply.
 pub fn decode_reply(
     message: &[u8],
     encoding: Encoding,
@@ -170,7 +176,7 @@ pub fn encode_call(output: &mut Vec<u8>, encoding: Encoding, sequence_id: i32, c
     });
 }
 
-/// Appends a reply to the call `name` to `output`.
+/// Appends the reply to a call of `name` to `output`.
 pub fn encode_reply(output: &mut Vec<u8>, encoding: Encoding, name: &[u8], sequence_id: i32, reply: &ThriftReply) {
     match reply {
         ThriftReply::Exception(ThriftException { kind, message }) => {
@@ -206,7 +212,7 @@ fn read_body<T>(
     read: impl FnOnce(&mut dyn TInputProtocol) -> thrift::Result<T>,
 ) -> Result<T, WireError> {
     if encoding.framed {
-        // The scanner took the frame's word for the length; nothing has looked inside yet.
+        // The scanner trusted the length of the frame and has not looked inside yet.
         Scanner::check_whole(&message[FRAME_PREFIX_LENGTH..], encoding.protocol, limits)?;
     }
     let mut rest = &message[body..];
@@ -255,8 +261,8 @@ fn read_wrapped<T>(
     })
 }
 
-/// Reads an exception. The Thrift library's own reader does not look at the types of the fields, and would take any bytes
-/// for the length of the text.
+/// Reads an exception. The Thrift library's own reader ignores the types of the fields, and would
+/// take arbitrary bytes for the length of the text.
 fn read_exception(input: &mut dyn TInputProtocol) -> thrift::Result<ThriftException> {
     let mut exception = ThriftException::new(ApplicationErrorKind::Unknown, "the server gave no reason");
     input.read_struct_begin()?;

@@ -1,12 +1,13 @@
 //! The message codec over byte buffers, shared by server and clients.
 //!
-//! A connection speaks one of two protocols, binary (strict) or compact, each with or without frames. Nothing announces
-//! which, but the first byte of a message tells: 0x80 begins an unframed binary message, 0x82 an unframed compact one, and
-//! everything else can only be the length of a frame, whose fifth byte then tells the protocol. Recognition is per message,
-//! and a reply is encoded as its call was.
+//! A connection speaks one of two protocols, binary (strict) or compact, each with or without
+//! frames. The first byte of each message shows which: 0x80 begins an unframed binary message and
+//! 0x82 an unframed compact one. Any other byte must belong to the length of a frame, whose fifth
+//! byte then shows the protocol. Recognition is per message, and a reply is encoded like its call.
 //!
-//! An unframed message does not say how long it is. [`Scanner`] finds its end by walking the field headers, before anything
-//! is decoded: so decoding sees complete messages only, and no declared size makes anybody allocate.
+//! An unframed message does not say how long it is. [`Scanner`] finds its end by walking the field
+//! headers, before anything is decoded. So the decoder sees only complete messages, and no declared
+//! size leads to an allocation.
 //!
 //! Left out: the old binary protocol without version, and multiplexed services.
 
@@ -22,6 +23,7 @@ pub use message::{
 };
 pub use scanner::{Envelope, Scanner};
 
+/// The protocols of the Thrift library that are understood.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Protocol {
     #[default]
@@ -29,14 +31,18 @@ pub enum Protocol {
     Compact,
 }
 
-/// How a message looks on the wire. The default is what clients of this interface speak: unframed binary.
+/// The encoding of a message on the wire. The default is what clients of this interface speak:
+/// unframed binary.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Encoding {
+    /// Binary or compact.
     pub protocol: Protocol,
+    /// Whether each message has its length in front.
     pub framed: bool,
 }
 
 impl Encoding {
+    /// All encodings.
     pub const ALL: [Encoding; 4] = [
         Encoding { protocol: Protocol::Binary, framed: false },
         Encoding { protocol: Protocol::Binary, framed: true },
@@ -44,7 +50,8 @@ impl Encoding {
         Encoding { protocol: Protocol::Compact, framed: true },
     ];
 
-    /// What the first bytes of a message tell; `None` if they are too few, or not Thrift.
+    /// The encoding that the first bytes of a message show; `None` if they are too few, or not
+    /// Thrift.
     pub fn of_first_bytes(message: &[u8]) -> Option<Encoding> {
         match protocol_of(*message.first()?) {
             Some(protocol) => Some(Encoding { protocol, framed: false }),
@@ -55,7 +62,8 @@ impl Encoding {
         }
     }
 
-    /// Where the message proper begins: after the length of the frame, if there is one.
+    /// The offset at which the message itself begins: behind the length of the frame, if there is
+    /// one.
     fn prefix_length(self) -> usize {
         if self.framed { FRAME_PREFIX_LENGTH } else { 0 }
     }
@@ -73,7 +81,8 @@ fn protocol_of(first_byte: u8) -> Option<Protocol> {
     }
 }
 
-/// What a message may declare. A message beyond these is refused as soon as the declaration is read.
+/// Bounds on what a message may declare. A declaration beyond them is refused as soon as it is
+/// read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WireLimits {
     /// Longest message, its frame included.

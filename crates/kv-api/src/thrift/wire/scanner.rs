@@ -1,11 +1,12 @@
 //! Finds where a message ends, without decoding it.
 //!
-//! The walk over the message is an explicit stack machine, so that it can stop at any byte and go on when more have come.
+//! The walk over the message is an explicit stack machine, so that it can stop at any byte and
+//! continue when more have arrived.
 //!
 //! Invariants:
-//! - no byte is looked at twice, except the few of a header or number that was cut in the middle;
+//! - no byte is examined twice, except the few of a header or number that was cut in the middle;
 //! - memory is the stack, at most `max_depth` entries, whatever the message declares;
-//! - time is linear in the bytes that have come: every element of a container takes at least one byte.
+//! - time is linear in the bytes received: every element of a container takes at least one byte.
 
 use super::{
     BINARY_FIRST_BYTE, COMPACT_FIRST_BYTE, Encoding, FRAME_PREFIX_LENGTH, Protocol, WireError, WireLimits, protocol_of,
@@ -13,17 +14,19 @@ use super::{
 
 const VARINT32_MAX_BYTES: usize = 5;
 const VARINT64_MAX_BYTES: usize = 10;
-/// The element of an empty container: some writers declare no type for what isn't there.
+/// The element of an empty container: some writers declare no type for elements that do not exist.
 const NO_ELEMENT: Value = Value::Fixed(1);
 
-/// A complete message: its first `end` bytes of the buffer, in this encoding.
+/// A complete message: the first `end` bytes of the buffer, in this encoding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Envelope {
+    /// The encoding of the message.
     pub encoding: Encoding,
+    /// Its length in bytes, the frame's length included.
     pub end: usize,
 }
 
-/// A value that comes next, as far as its length matters.
+/// The value that comes next, reduced to what determines its length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Value {
     Fixed(usize),
@@ -37,7 +40,8 @@ enum Value {
 #[derive(Clone, Copy, Debug)]
 enum Level {
     Struct,
-    /// `left` values to come. A map counts keys and values: an even count means that a key (`first`) is next.
+    /// `left` values remain. A map counts keys and values, so an even count means that a key
+    /// (`first`) is next.
     Elements {
         first: Value,
         second: Value,
@@ -49,11 +53,11 @@ enum Level {
 enum State {
     /// Nothing of the message has been recognised.
     Start,
-    /// The frame's length is known; its content is looked at when all of it is there.
+    /// The frame's length is known; its content is examined once all of it has arrived.
     Frame { end: usize },
     /// The header of an unframed message (or of a frame's content) is next.
     Header(Protocol),
-    /// In the middle of the arguments.
+    /// The scanner is inside the arguments.
     Body(Protocol),
 }
 
@@ -62,25 +66,27 @@ enum State {
 pub struct Scanner {
     limits: WireLimits,
     state: State,
-    /// Bytes of the message that have been understood.
+    /// Bytes of the message that have been scanned.
     position: usize,
     /// Bytes after `position` that belong to a value whose content does not matter.
     skip: usize,
-    /// A value that has been announced, but whose own header was not complete.
+    /// A value that was announced, but whose own header is still incomplete.
     pending: Option<Value>,
     stack: Vec<Level>,
 }
 
-/// `None`: the bytes so far do not suffice.
+/// `None` means that more bytes are needed.
 type Step<T> = Result<Option<T>, WireError>;
 
 impl Scanner {
+    /// A scanner at the beginning of a message.
     pub fn new(limits: WireLimits) -> Self {
         Scanner { limits, state: State::Start, position: 0, skip: 0, pending: None, stack: Vec::new() }
     }
 
-    /// Looks for the end of the message that begins `buffer`. `None`: it is not complete; call again with the same bytes
-    /// and more. After an end or an error the scanner is ready for the next message.
+    /// Looks for the end of the message that begins `buffer`. `None` means that it is incomplete:
+    /// call again with the same bytes and more. After an end or an error the scanner is ready for
+    /// the next message.
     pub fn scan(&mut self, buffer: &[u8]) -> Result<Option<Envelope>, WireError> {
         let found = self.advance(buffer);
         if !matches!(found, Ok(None)) {
@@ -111,7 +117,7 @@ impl Scanner {
                     }
                 }
                 State::Frame { end } => {
-                    // A frame that holds something else is refused before all of it has come.
+                    // A frame that does not hold Thrift is refused before all of it has arrived.
                     let Some(&first) = buffer.get(FRAME_PREFIX_LENGTH) else { return Ok(None) };
                     let Some(protocol) = protocol_of(first) else {
                         return Err(WireError::NotThrift([buffer[0], first]));
@@ -134,7 +140,7 @@ impl Scanner {
         }
     }
 
-    /// Walks the content of a frame, which must be one whole message.
+    /// Checks that the content of a frame is exactly one message.
     pub(super) fn check_whole(message: &[u8], protocol: Protocol, limits: WireLimits) -> Result<(), WireError> {
         let mut scanner = Scanner::new(limits);
         scanner.state = State::Header(protocol);
@@ -200,7 +206,7 @@ impl Scanner {
         Ok(Some(()))
     }
 
-    /// Walks the arguments; `Some` when their last byte has been passed.
+    /// Walks the arguments; `Some` once it has passed their last byte.
     fn body(&mut self, buffer: &[u8], protocol: Protocol) -> Step<()> {
         loop {
             let skipped = self.skip.min(buffer.len() - self.position);
@@ -239,7 +245,7 @@ impl Scanner {
         }
     }
 
-    /// Passes a value, or enters it. `None`: its own header is not complete.
+    /// Skips a value, or enters it. `None` if its own header is incomplete.
     fn value(&mut self, buffer: &[u8], protocol: Protocol, value: Value) -> Step<()> {
         let rest = &buffer[self.position..];
         match value {
@@ -288,7 +294,7 @@ impl Scanner {
             return Err(WireError::ContainerTooLarge { size: count, limit: self.limits.max_container });
         }
         let left = count * per;
-        // Elements of one known length are passed in one step.
+        // Elements of one known length are skipped in one step.
         if let (Value::Fixed(a), Value::Fixed(b)) = (first, second) {
             let element = if per == 1 { a } else { a + b };
             if self.stack.len() >= self.limits.max_depth {
@@ -300,7 +306,7 @@ impl Scanner {
         self.enter(Level::Elements { first, second, left })
     }
 
-    /// Passes `length` bytes, whether they have come or not.
+    /// Skips `length` bytes, whether they have arrived or not.
     fn skip(&mut self, length: usize) -> Result<(), WireError> {
         self.skip += length;
         self.check_size((self.position + self.skip) as u64)
@@ -390,7 +396,8 @@ fn map_header(rest: &[u8], protocol: Protocol) -> Step<(usize, Value, Value, i64
     }
 }
 
-/// A length or count, and how many bytes tell it. Sizes above 2^31 come out negative, as every reader takes them.
+/// A length or count, and how many bytes encode it. Sizes above 2^31 are negative, as every Thrift
+/// reader takes them.
 fn size(rest: &[u8], at: usize, protocol: Protocol) -> Step<(i64, usize)> {
     match protocol {
         Protocol::Binary => Ok(rest.get(at..).and_then(|rest| rest.first_chunk::<4>()).map(|bytes| {
@@ -404,7 +411,7 @@ fn size(rest: &[u8], at: usize, protocol: Protocol) -> Step<(i64, usize)> {
     }
 }
 
-/// A number of 7 bits a byte, and its length.
+/// A variable-length number with 7 bits per byte, and its length in bytes.
 pub(super) fn varint(bytes: &[u8], at: usize, max_bytes: usize) -> Step<(u64, usize)> {
     let mut number = 0u64;
     for index in 0..max_bytes {

@@ -1,4 +1,4 @@
-//! What programs were told, and what the database has to say about it.
+//! The results that programs got, and a check of them against the database.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,7 +10,8 @@ use tokio::time::Instant;
 
 use crate::store::{Contents, Store};
 
-/// The client gives the last word of a server a moment more than the deadline.
+/// How long after its deadline a call may end: the client waits a moment longer for a server's
+/// error.
 const GRACE: Duration = Duration::from_millis(220);
 
 #[derive(Clone, Default)]
@@ -19,25 +20,25 @@ pub struct History(Arc<Mutex<State>>);
 #[derive(Default)]
 struct State {
     writes: Vec<Write>,
-    /// When each call that is under way should have ended.
-    under_way: BTreeMap<usize, Instant>,
+    /// When each running call should have ended.
+    running: BTreeMap<usize, Instant>,
     calls: usize,
-    /// The newest version that anybody was told of.
+    /// The newest version that any program got to know.
     acknowledged: i64,
 }
 
-/// Something that was to be written. Its values begin with its number, and name the attempt.
+/// One transaction or single write. Its values consist of its number and the number of the attempt.
 struct Write {
     outcome: Outcome,
-    /// The keys that each attempt has read, and at which version.
+    /// The version at which each attempt read, and the keys that it read.
     reads: BTreeMap<u32, (i64, Vec<Vec<u8>>)>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Outcome {
     /// No answer yet.
-    UnderWay,
-    /// By this attempt; at this version, where it was told.
+    Running,
+    /// Committed by this attempt, and at this version if it was reported.
     Committed(u32, Option<i64>),
     NotCommitted,
     InDoubt,
@@ -53,24 +54,24 @@ impl Outcome {
     }
 }
 
-/// What an attempt writes everywhere.
+/// The value that an attempt writes to all its keys.
 pub fn token(number: usize, attempt: u32) -> String {
     format!("{number}/{attempt}")
 }
 
-/// The write and the attempt of which a value tells.
+/// The write and the attempt that a value names.
 fn parsed(value: &[u8]) -> (usize, u32) {
     let text = std::str::from_utf8(value).expect("a token");
     let (number, attempt) = text.split_once('/').expect("a token");
     (number.parse().expect("a number"), attempt.parse().expect("a number"))
 }
 
-/// Ends when it is dropped.
-pub struct UnderWay<'h>(&'h History, usize);
+/// A running call. It ends when this is dropped.
+pub struct Running<'h>(&'h History, usize);
 
-impl Drop for UnderWay<'_> {
+impl Drop for Running<'_> {
     fn drop(&mut self) {
-        self.0.state().under_way.remove(&self.1);
+        self.0.state().running.remove(&self.1);
     }
 }
 
@@ -79,28 +80,28 @@ impl History {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A call that has to end within this time.
-    pub fn begin(&self, timeout: Duration) -> UnderWay<'_> {
+    /// Begins a call that has to end within `timeout`.
+    pub fn begin(&self, timeout: Duration) -> Running<'_> {
         let mut state = self.state();
         state.calls += 1;
         let number = state.calls;
-        state.under_way.insert(number, Instant::now() + timeout + GRACE);
+        state.running.insert(number, Instant::now() + timeout + GRACE);
         drop(state);
-        UnderWay(self, number)
+        Running(self, number)
     }
 
     pub fn check_deadlines(&self) {
-        let overdue = self.state().under_way.values().filter(|deadline| **deadline < Instant::now()).count();
-        assert_eq!(overdue, 0, "calls that go on beyond their deadline");
+        let overdue = self.state().running.values().filter(|deadline| **deadline < Instant::now()).count();
+        assert_eq!(overdue, 0, "calls that still run after their deadline");
     }
 
     pub fn new_write(&self) -> usize {
         let mut state = self.state();
-        state.writes.push(Write { outcome: Outcome::UnderWay, reads: BTreeMap::new() });
+        state.writes.push(Write { outcome: Outcome::Running, reads: BTreeMap::new() });
         state.writes.len() - 1
     }
 
-    pub fn note_read(&self, number: usize, attempt: u32, version: i64, keys: &[Vec<u8>]) {
+    pub fn record_read(&self, number: usize, attempt: u32, version: i64, keys: &[Vec<u8>]) {
         let mut state = self.state();
         let reads = state.writes[number].reads.entry(attempt).or_insert((version, Vec::new()));
         assert_eq!(reads.0, version, "a transaction reads at one version");
@@ -114,18 +115,18 @@ impl History {
         self.state().writes[number].outcome = outcome;
     }
 
-    /// Somebody was told of this version.
+    /// Records that a program got to know this version.
     pub fn acknowledge(&self, version: i64) {
         let mut state = self.state();
         state.acknowledged = state.acknowledged.max(version);
     }
 
-    /// Whoever begins to read now has to see at least this version.
+    /// A read that begins now has to see at least this version.
     pub fn acknowledged(&self) -> i64 {
         self.state().acknowledged
     }
 
-    /// When nothing more can happen.
+    /// Checks all writes, after nothing more can happen.
     pub fn check(&self, store: &Store) {
         let (state, contents) = (self.state(), store.contents());
         let mut executions: Vec<Vec<(i64, u32)>> = vec![Vec::new(); state.writes.len()];
@@ -144,16 +145,21 @@ impl History {
                 (Outcome::NotCommitted, []) | (Outcome::InDoubt, [] | [_]) => true,
                 _ => false,
             };
-            assert!(is_right, "write {number} was said to be {:?}, and took effect so: {executions:?}", write.outcome);
+            assert!(
+                is_right,
+                "write {number} was reported as {:?}, but its executions are {executions:?}",
+                write.outcome
+            );
         }
     }
 }
 
-/// Nobody has written since what a commit has read.
+/// Checks that no other commit has written the keys that this one read, between its read version
+/// and its commit.
 fn check_reads(contents: &Contents, read_at: i64, committed_at: i64, keys: &[Vec<u8>]) {
     let writes_one =
         |commit: &AtomicCommitRequest| commit.operations.iter().any(|operation| keys.contains(&operation.key));
     let between = |version: &i64| read_at < *version && *version < committed_at;
-    let overlooked = contents.executed.iter().find(|(version, commit)| between(version) && writes_one(commit));
-    assert!(overlooked.is_none(), "read at {read_at}, committed at {committed_at}: {overlooked:?}");
+    let missed = contents.executed.iter().find(|(version, commit)| between(version) && writes_one(commit));
+    assert!(missed.is_none(), "read at {read_at}, committed at {committed_at}: {missed:?}");
 }

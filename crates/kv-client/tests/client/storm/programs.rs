@@ -1,4 +1,4 @@
-//! What the programs do: transactions of all kinds, and single requests beside them.
+//! The programs of a run: transactions of all kinds, and single requests in between.
 
 use std::cell::{Cell, RefCell};
 
@@ -20,7 +20,7 @@ pub struct Program {
     draw: RefCell<Draw>,
 }
 
-/// What one transaction does.
+/// The reads and writes of one transaction.
 struct Plan {
     reads: Vec<String>,
     range: Option<(String, String, bool)>,
@@ -64,13 +64,13 @@ impl Program {
         plan.writes.push(self.key());
         let (number, attempts) = (self.history.new_write(), Cell::new(0));
         let options = TransactionOptions { timeout: TIMEOUT, max_retries: None, idempotent };
-        let under_way = self.history.begin(TIMEOUT);
+        let running = self.history.begin(TIMEOUT);
         let run = self.db.run_with(options, async |tx| {
             attempts.set(attempts.get() + 1);
             self.attempt(&tx, &plan, number, attempts.get()).await
         });
         let result = run.await.map(|((), committed)| (attempts.get(), Some(committed.version.0 as i64)));
-        drop(under_way);
+        drop(running);
         self.history.end_write(number, Outcome::of(result));
     }
 
@@ -84,25 +84,25 @@ impl Program {
             for key in &plan.reads {
                 let value = tx.get(key).await?;
                 assert_eq!(value.as_deref(), rows.get(key.as_bytes()).map(|value| &value[..]), "{key} at {version}");
-                self.history.note_read(number, attempt, version, &[key.clone().into()]);
+                self.history.record_read(number, attempt, version, &[key.clone().into()]);
             }
             if let Some((begin, end, reverse)) = &plan.range {
                 check_range(tx, begin, end, *reverse, &rows).await?;
                 let keys = (0..KEYS).map(|key| format!("k{key:02}")).filter(|key| begin <= key && key < end);
                 let keys: Vec<Vec<u8>> = keys.map(String::into_bytes).collect();
-                self.history.note_read(number, attempt, version, &keys);
+                self.history.record_read(number, attempt, version, &keys);
             }
         }
         plan.writes.iter().for_each(|key| tx.set(key, token(number, attempt)));
         Ok(())
     }
 
-    /// A single read is as new as what was acknowledged before.
+    /// Checks that a single read covers everything that was acknowledged before.
     async fn get_one(&self) {
         let (key, acknowledged) = (self.key(), self.history.acknowledged());
-        let under_way = self.history.begin(TIMEOUT);
+        let running = self.history.begin(TIMEOUT);
         let result = self.client.get(KeyRef::new(key.clone())).await;
-        drop(under_way);
+        drop(running);
         let Ok(value) = result else { return };
         let contents = self.store.contents();
         let mut since = acknowledged.max(1)..=contents.newest();
@@ -113,28 +113,28 @@ impl Program {
 
     async fn set_one(&self) {
         let number = self.history.new_write();
-        let under_way = self.history.begin(TIMEOUT);
+        let running = self.history.begin(TIMEOUT);
         let result = self.client.set(KeyRef::new(self.key()), token(number, 1)).await;
-        drop(under_way);
+        drop(running);
         self.history.end_write(number, Outcome::of(result.map(|()| (1, None))));
     }
 
     async fn ask_version(&self) {
         let acknowledged = self.history.acknowledged();
-        let under_way = self.history.begin(TIMEOUT);
+        let running = self.history.begin(TIMEOUT);
         let result = match self.below(2) {
             0 => self.client.read_version().await,
             _ => self.db.transaction().read_version().await,
         };
-        drop(under_way);
+        drop(running);
         let Ok(version) = result else { return };
         assert!(version.0 as i64 >= acknowledged, "{version:?} does not cover {acknowledged}");
         self.history.acknowledge(version.0 as i64);
     }
 
-    /// When the replicas serve again, connections and rounds that hang have been given up before a new transaction's
-    /// time is.
-    pub async fn check_that_all_works(&self) {
+    /// Checks that a new transaction succeeds once the replicas serve again: the client must
+    /// abandon connections and rounds that hang before the transaction's time is up.
+    pub async fn check_recovery(&self) {
         let (number, attempts) = (self.history.new_write(), Cell::new(0));
         let result = self.db.run_with(
             TransactionOptions { timeout: TIMEOUT * 4, ..TransactionOptions::default() },

@@ -1,4 +1,4 @@
-//! What replicas do about calls other than to serve them.
+//! The troubles: what replicas do with calls instead of serving them.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -8,7 +8,7 @@ use kv_api::thrift::{ApplicationErrorKind, ThriftCall, ThriftException, ThriftRe
 use crate::peer::{Action, Gate};
 use crate::store::{Store, refused};
 
-/// SplitMix64: small, and the same everywhere.
+/// A random number generator, SplitMix64, which gives the same numbers everywhere.
 pub struct Draw(u64);
 
 impl Draw {
@@ -34,40 +34,40 @@ impl Draw {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
-    CarriedOutLate,
+    ExecutedLate,
     AnsweredLate,
-    NeverCarriedOut,
+    NeverExecuted,
     NeverAnswered,
     ClosedUnanswered,
-    ClosedAndCarriedOutLate,
+    ClosedAndExecutedLate,
     ClosedBefore,
     AnsweredAndClosed,
     Twice,
     Halves,
     HalfAndClosed,
-    AsAnother,
-    Strayed,
-    /// Surely not carried out.
+    UnderAnotherSequence,
+    AfterTheNext,
+    /// Certainly not executed.
     Refused,
-    /// An answer that says that it knows nothing.
+    /// The server answers that it does not know the result.
     Unknown,
     Broken,
 }
 
 const KINDS: [Kind; 16] = [
-    Kind::CarriedOutLate,
+    Kind::ExecutedLate,
     Kind::AnsweredLate,
-    Kind::NeverCarriedOut,
+    Kind::NeverExecuted,
     Kind::NeverAnswered,
     Kind::ClosedUnanswered,
-    Kind::ClosedAndCarriedOutLate,
+    Kind::ClosedAndExecutedLate,
     Kind::ClosedBefore,
     Kind::AnsweredAndClosed,
     Kind::Twice,
     Kind::Halves,
     Kind::HalfAndClosed,
-    Kind::AsAnother,
-    Kind::Strayed,
+    Kind::UnderAnotherSequence,
+    Kind::AfterTheNext,
     Kind::Refused,
     Kind::Unknown,
     Kind::Broken,
@@ -79,7 +79,7 @@ pub struct Troubles(Arc<Mutex<State>>);
 
 struct State {
     is_on: bool,
-    /// Out of a hundred calls so many go wrong.
+    /// The percentage of calls that go wrong.
     percent: u64,
     weights: Vec<(Kind, u64)>,
     gates: Vec<Gate>,
@@ -104,7 +104,7 @@ impl Troubles {
         self.state().is_on = false;
     }
 
-    /// Those that are left open late, or never before the end.
+    /// Opens a few of the gates. The others open later, some of them only at the end.
     pub fn open_some_gates(&self, draw: &mut Draw) {
         self.state().gates.retain(|gate| {
             let opens = draw.below(40) == 0;
@@ -119,7 +119,7 @@ impl Troubles {
         self.state().gates.drain(..).for_each(|gate| gate.open());
     }
 
-    pub fn befall(&self, call: &ThriftCall, store: &Store, draw: &mut Draw) -> Option<Action> {
+    pub fn disturb(&self, call: &ThriftCall, store: &Store, draw: &mut Draw) -> Option<Action> {
         let (kind, gate) = {
             let mut state = self.state();
             if !state.is_on || draw.below(100) >= state.percent {
@@ -148,7 +148,7 @@ fn drawn_kind(weights: &[(Kind, u64)], draw: &mut Draw) -> Option<Kind> {
 fn action(kind: Kind, call: ThriftCall, store: &Store, gate: Gate, draw: &mut Draw) -> Action {
     let serve = || store.serve(call.clone());
     match kind {
-        Kind::CarriedOutLate => {
+        Kind::ExecutedLate => {
             let store = store.clone();
             Action::after(&gate, move || Action::Reply(store.serve(call)))
         }
@@ -156,7 +156,7 @@ fn action(kind: Kind, call: ThriftCall, store: &Store, gate: Gate, draw: &mut Dr
             let reply = serve();
             Action::after(&gate, move || Action::Reply(reply))
         }
-        Kind::NeverCarriedOut => Action::Silence,
+        Kind::NeverExecuted => Action::Silence,
         Kind::NeverAnswered => {
             serve();
             Action::Silence
@@ -165,8 +165,8 @@ fn action(kind: Kind, call: ThriftCall, store: &Store, gate: Gate, draw: &mut Dr
             serve();
             Action::Close
         }
-        Kind::ClosedAndCarriedOutLate => {
-            carry_out_late(call, store, gate);
+        Kind::ClosedAndExecutedLate => {
+            execute_late(call, store, gate);
             Action::Close
         }
         Kind::ClosedBefore => Action::Close,
@@ -174,34 +174,35 @@ fn action(kind: Kind, call: ThriftCall, store: &Store, gate: Gate, draw: &mut Dr
         Kind::Twice => Action::Twice(serve()),
         Kind::Halves => Action::Halves(serve(), gate),
         Kind::HalfAndClosed => Action::HalfAndClose(serve()),
-        // Not as the call before: if the answer to that has strayed, nobody could tell.
-        Kind::AsAnother => Action::AsAnEarlierOne(serve(), if draw.below(2) == 0 { 1000 } else { -1 }),
-        Kind::Strayed => Action::Stray(serve()),
+        // Not the sequence id of the previous call: if the answer to that is held back, the client
+        // could not tell the difference.
+        Kind::UnderAnotherSequence => Action::UnderSequenceOf(serve(), if draw.below(2) == 0 { 1000 } else { -1 }),
+        Kind::AfterTheNext => Action::AfterTheNext(serve()),
         Kind::Refused => refusal(&call, draw).map_or_else(|| Action::Reply(serve()), Action::Reply),
         Kind::Unknown => match call {
             ThriftCall::AtomicCommit(_) => {
-                sooner_or_later(call, store, gate, draw);
+                execute_sometime(call, store, gate, draw);
                 Action::Reply(refused("COMMIT_UNKNOWN_RESULT").into())
             }
             _ => Action::Close,
         },
         Kind::Broken => {
-            sooner_or_later(call, store, gate, draw);
+            execute_sometime(call, store, gate, draw);
             Action::Reply(ThriftReply::Exception(ThriftException::new(ApplicationErrorKind::InternalError, "broken")))
         }
     }
 }
 
-/// Or never.
-fn sooner_or_later(call: ThriftCall, store: &Store, gate: Gate, draw: &mut Draw) {
+/// Executes the call now, late, or never.
+fn execute_sometime(call: ThriftCall, store: &Store, gate: Gate, draw: &mut Draw) {
     match draw.below(3) {
         0 => drop(store.serve(call)),
-        1 => carry_out_late(call, store, gate),
+        1 => execute_late(call, store, gate),
         _ => {}
     }
 }
 
-fn carry_out_late(call: ThriftCall, store: &Store, gate: Gate) {
+fn execute_late(call: ThriftCall, store: &Store, gate: Gate) {
     let store = store.clone();
     tokio::spawn(async move {
         gate.opened().await;
@@ -209,7 +210,7 @@ fn carry_out_late(call: ThriftCall, store: &Store, gate: Gate) {
     });
 }
 
-/// A refusal that such a request can get, and after which it was surely not carried out.
+/// A refusal that a server can give to this request, and which means that it was not executed.
 fn refusal(call: &ThriftCall, draw: &mut Draw) -> Option<ThriftReply> {
     let mut code = |codes: &[&str]| codes[draw.below(codes.len() as u64) as usize].to_string();
     let error = "not now".to_string();
@@ -218,15 +219,15 @@ fn refusal(call: &ThriftCall, draw: &mut Draw) -> Option<ThriftReply> {
             refused(&code(&["NO_PRIMARY", "OVERLOADED", "TIMEOUT", "FUTURE_VERSION"])).into()
         }
         ThriftCall::GetReadVersion(_) => {
-            GetReadVersionResponse::new(0, false, error, code(&["NO_PRIMARY", "OVERLOADED", "TIMEOUT"])).into()
+            GetReadVersionResponse::new(0, false, error, code(&["NO_PRIMARY", "OVERLOADED", "TIMEOUT"]), None).into()
         }
         ThriftCall::SnapshotGet(_) => {
             let code = code(&["FUTURE_VERSION", "OVERLOADED", "TIMEOUT", "TRANSACTION_TOO_OLD"]);
-            SnapshotGetResponse::new(Vec::new(), false, error, code).into()
+            SnapshotGetResponse::new(Vec::new(), false, error, code, None).into()
         }
         ThriftCall::SnapshotGetRange(_) => {
             let code = code(&["FUTURE_VERSION", "OVERLOADED", "TIMEOUT", "TRANSACTION_TOO_OLD"]);
-            SnapshotGetRangeResponse::new(Vec::new(), false, error, false, code).into()
+            SnapshotGetRangeResponse::new(Vec::new(), false, error, false, code, None).into()
         }
         _ => return None,
     })

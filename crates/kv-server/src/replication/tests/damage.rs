@@ -1,4 +1,4 @@
-//! Bytes that change on a disk under a running replica, and under a standalone server.
+//! Tests of bytes that change on the disk under a running replica or standalone server.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,8 +9,9 @@ use kv_store::EngineKind;
 use rsml::{ExecutionErrorKind, ExecutionNotifier, FailureKind};
 
 use super::{Place, apply};
-use crate::config::{Config, Environment, Mode, Overrides};
+use crate::config::{Config, Environment, Overrides};
 use crate::manager::{ServerError, ServerManager, StandaloneServerManager};
+use crate::mode::Mode;
 use crate::replication::{DatabasePlace, ReplicatedServerManager};
 
 /// Changes a byte in the middle of the largest table file of a database.
@@ -25,7 +26,7 @@ fn flip_a_byte(database: &Path) {
 }
 
 #[test]
-fn damage_that_a_read_meets_is_noted_told_and_ends_in_an_empty_database() {
+fn damage_found_by_a_read_is_recorded_and_leads_to_an_empty_database() {
     let place = Place::new(EngineKind::RocksDb);
     let mut executor = place.open(0);
     let keys: Vec<String> = (0..500).map(|i| format!("key {i:0100}")).collect();
@@ -50,7 +51,7 @@ fn damage_that_a_read_meets_is_noted_told_and_ends_in_an_empty_database() {
 }
 
 #[test]
-fn damage_of_a_database_that_was_replaced_says_nothing_about_the_live_one() {
+fn damage_of_a_replaced_database_does_not_affect_the_live_one() {
     let place = Place::new(EngineKind::RocksDb);
     let mut executor = place.open(0);
     let keys: Vec<String> = (0..500).map(|i| format!("key {i:0100}")).collect();
@@ -64,14 +65,14 @@ fn damage_of_a_database_that_was_replaced_says_nothing_about_the_live_one() {
     let live = Place::new(EngineKind::Memory).open(1);
     databases.clone().watch(1, &live.reader().database());
     databases.on_damage(|reason| panic!("the live database is sound: {reason}"));
-    // A reader that began before the switch goes on with the former one.
+    // A reader that began before the switch continues with the former one.
     let read = former.hash_rows("", b"", former.applied_version(), u64::MAX);
     assert!(matches!(read, Err(KvError::Corruption(_))), "{read:?}");
     assert_eq!(place.names(), ["db"], "no mark");
 }
 
 #[test]
-fn an_error_of_damage_is_told_apart_from_others() {
+fn an_error_of_damage_is_distinct_from_others() {
     let place = Place::new(EngineKind::RocksDb);
     let mut executor = place.open(0);
     let keys: Vec<String> = (0..500).map(|i| format!("key {i:0100}")).collect();
@@ -82,7 +83,7 @@ fn an_error_of_damage_is_told_apart_from_others() {
     let executor = place.open(0);
     let database = executor.reader().database();
     database.hash_rows("", b"", database.applied_version(), u64::MAX).expect_err("damaged");
-    // The copy itself is made of files, and does not look into them: the receiver does.
+    // The sender copies files without reading them; the receiver checks them.
     let mut snapshot = executor.snapshots().take().expect("copied");
     let row = snapshot.source.read(0, snapshot.source.total_bytes() as usize).expect("read");
     let other = Place::new(EngineKind::RocksDb).open(0);
@@ -119,7 +120,7 @@ async fn a_replica_with_a_damaged_database_stops_and_is_rebuilt_at_its_next_star
     flip_a_byte(&replica.join("db"));
 
     let server = ReplicatedServerManager::start_in_memory(config.clone()).await.expect("it starts");
-    let damaged = server.store().replicas()[2].clone();
+    let damaged = server.local_replicas().replicas()[2].clone();
     let database = damaged.reader.database();
     database.hash_rows("", b"", database.applied_version(), u64::MAX).expect_err("damaged");
     drop(database);
@@ -128,14 +129,14 @@ async fn a_replica_with_a_damaged_database_stops_and_is_rebuilt_at_its_next_star
         watch.wait_for(|role| role.failed.is_some()).await.expect("it tells").failed.clone().expect("waited for");
     assert_eq!(failed.kind, FailureKind::Damaged, "{failed}");
     assert!(replica.join("damaged").exists());
-    // The others go on.
+    // The other replicas continue.
     fill(&server.database()).await;
     drop(damaged);
     Box::new(server).shutdown().await;
 
     let server = ReplicatedServerManager::start_in_memory(config).await.expect("it starts");
     let newest = server.database().read_version().await.expect("a read point");
-    let rows: Vec<_> = server.store().replicas().iter().map(|replica| replica.reader.clone()).collect();
+    let rows: Vec<_> = server.local_replicas().replicas().iter().map(|replica| replica.reader.clone()).collect();
     let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(30);
     let mut hashes = Vec::new();
     for reader in rows {
@@ -159,7 +160,7 @@ async fn standalone_with_rows(folder: &Path) -> (Config, PathBuf) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_standalone_server_never_begins_anew_where_data_was() {
+async fn a_standalone_server_never_starts_empty_where_data_was() {
     let folder = tempfile::tempdir().expect("a temporary directory");
     let (config, database) = standalone_with_rows(folder.path()).await;
     fs::remove_file(database.join("CURRENT")).expect("removed");
@@ -169,7 +170,7 @@ async fn a_standalone_server_never_begins_anew_where_data_was() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_standalone_server_that_meets_damage_says_that_it_is_not_well() {
+async fn a_standalone_server_that_finds_damage_reports_it() {
     let folder = tempfile::tempdir().expect("a temporary directory");
     let (config, database) = standalone_with_rows(folder.path()).await;
     flip_a_byte(&database);

@@ -1,4 +1,4 @@
-//! What is found in a replica's directory at a start, and what becomes of it.
+//! Tests of a start with different contents of a replica's directory.
 
 use std::fs;
 
@@ -26,7 +26,7 @@ fn applied(executor: &KvStoreExecutor) -> u64 {
     executor.next_expected_sequence().0 - 1
 }
 
-/// Makes a database that cannot be opened.
+/// Damages a database so that it cannot be opened.
 fn spoil(place: &Place, name: &str) {
     fs::write(place.replica().join(name).join("CURRENT"), "nonsense").expect("written");
 }
@@ -57,16 +57,16 @@ fn a_marked_database_is_set_aside_and_an_empty_one_opened() {
     assert_eq!(executor.persisted_sequence().expect("sound"), Sequence::ZERO);
     drop(executor);
     assert_eq!(place.names(), ["db-2", "db-2.damaged-1"]);
-    // Set aside once: what is there now is another database.
+    // It was set aside once; the present one is another database.
     assert_eq!(applied(&place.open(2)), 0);
     assert_eq!(place.names(), ["db-2", "db-2.damaged-1"]);
 }
 
 #[test]
-fn a_mark_stays_until_the_database_is_set_aside() {
+fn a_marker_stays_until_the_database_is_set_aside() {
     let place = filled(0);
     mark(&place, r#"{"generation": 0, "reason": "x"}"#);
-    // The highest number there is, taken: nothing can be renamed to the next one.
+    // The highest number is taken, so nothing can be renamed to the next one.
     let obstacle = place.replica().join(format!("db.damaged-{}", u64::MAX));
     fs::create_dir_all(obstacle.join("kept")).expect("created");
     let opened = KvStoreExecutor::open(place.databases(), ReadSlots::new(1), 0);
@@ -78,7 +78,7 @@ fn a_mark_stays_until_the_database_is_set_aside() {
 }
 
 #[test]
-fn a_mark_whose_database_is_set_aside_already_speaks_of_nothing() {
+fn a_marker_whose_database_was_set_aside_already_has_no_effect() {
     let place = filled(0);
     fs::rename(place.replica().join("db"), place.replica().join("db.damaged-1")).expect("renamed");
     mark(&place, r#"{"generation": 0, "reason": "x"}"#);
@@ -91,7 +91,7 @@ fn a_mark_whose_database_is_set_aside_already_speaks_of_nothing() {
 }
 
 #[test]
-fn what_was_set_aside_is_all_there() {
+fn a_database_set_aside_is_complete() {
     let place = filled(0);
     mark(&place, r#"{"generation": 0, "reason": "x"}"#);
     drop(place.open(0));
@@ -117,7 +117,7 @@ fn a_marker_that_cannot_be_read_speaks_of_the_live_database() {
 }
 
 #[test]
-fn a_crash_after_setting_aside_and_before_the_marker_went_changes_nothing() {
+fn a_crash_between_setting_aside_and_removing_the_marker_changes_nothing() {
     let place = filled(0);
     mark(&place, r#"{"generation": 0, "reason": "x"}"#);
     fs::rename(place.replica().join("db"), place.replica().join("db.damaged-1")).expect("renamed");
@@ -126,7 +126,7 @@ fn a_crash_after_setting_aside_and_before_the_marker_went_changes_nothing() {
 }
 
 #[test]
-fn a_database_that_cannot_be_opened_for_damage_is_set_aside_and_only_the_last_is_kept() {
+fn a_database_too_damaged_to_open_is_set_aside_and_only_the_last_one_is_kept() {
     let place = filled(0);
     for round in 1..=3 {
         spoil(&place, "db");
@@ -136,7 +136,7 @@ fn a_database_that_cannot_be_opened_for_damage_is_set_aside_and_only_the_last_is
 }
 
 #[test]
-fn a_database_that_is_in_use_is_no_damaged_one() {
+fn a_database_in_use_does_not_count_as_damaged() {
     let place = filled(0);
     let _open = place.open(0);
     assert!(place.databases().open(0).is_err());

@@ -1,4 +1,5 @@
-//! One replica's databases: copies, switching, damage. Clusters are tested where the program is.
+//! Tests of one replica's databases: copies, switching, damage. Clusters are tested in the synodkv
+//! crate.
 
 #[cfg(feature = "rocksdb")]
 mod damage;
@@ -18,7 +19,7 @@ use rsml::{Boot, CommittedRequest, CommittedValue, DiskId, ExecutionNotifier, Se
 use super::{KvStoreExecutor, ReplicaDatabases};
 use crate::router::ReadSlots;
 
-/// The directory of a replica, and what is opened there one after the other.
+/// The directory of a replica, for databases that are opened there one after the other.
 struct Place {
     folder: tempfile::TempDir,
     engine: EngineKind,
@@ -53,7 +54,7 @@ impl Place {
         self.folder.path().join("replica-7")
     }
 
-    /// What lies in the replica's directory.
+    /// The names in the replica's directory.
     fn names(&self) -> Vec<String> {
         let Ok(entries) = std::fs::read_dir(self.replica()) else { return Vec::new() };
         let mut names: Vec<_> =
@@ -62,7 +63,8 @@ impl Place {
         names
     }
 
-    /// Waits until just these lie there: what is closed in the background goes a little later.
+    /// Waits until exactly these names are there, because databases closed in the background
+    /// disappear a little later.
     fn wait_for_names(&self, expected: &[&str]) {
         for _ in 0..3000 {
             if self.names() == expected {
@@ -85,8 +87,8 @@ fn apply(executor: &mut KvStoreExecutor, keys: &[&str], value: &str) -> Vec<Byte
         payload: LoggedWrite::commit(AtomicCommit::of(mutations)).to_bytes(),
     };
     let value = CommittedValue { sequence, time_us: 0, requests: vec![request] };
-    let mut seal = |_: &[Bytes]| SealedState { sequence, state: state_at(sequence) };
-    executor.notify_commit(&value, &mut seal).expect("applied")
+    let executed = executor.notify_commit(&value).expect("decided");
+    executed.commit(SealedState { sequence, state: state_at(sequence) }).expect("applied")
 }
 
 fn state_at(sequence: Sequence) -> Bytes {

@@ -1,4 +1,4 @@
-//! A replica that gets the database of another, while it is read.
+//! Tests of a replica that switches to a copy of another's database while it is read.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -15,7 +15,7 @@ fn value_of(executor: &KvStoreExecutor, key: &'static str) -> Option<bytes::Byte
 }
 
 #[test]
-fn after_the_switch_the_replica_is_where_its_peer_was_and_goes_on_alike() {
+fn after_the_switch_the_replica_continues_from_the_state_of_its_peer() {
     for place in Place::all() {
         let peer_place = Place::new(place.engine);
         let (mut peer, mut behind) = (peer_place.open(0), place.open(0));
@@ -79,7 +79,7 @@ fn readers_never_see_an_older_version_while_databases_are_switched() {
                 copy(&peer, &behind, generation);
                 behind.switch_to(generation).expect("it was built");
                 apply(&mut behind, &["left", "right"], "own");
-                // The log says the same to all.
+                // All replicas apply the same log.
                 apply(&mut peer, &["left", "right"], "own");
             }
             done.store(true, Ordering::Relaxed);
@@ -136,7 +136,7 @@ fn a_database_that_was_not_built_or_is_older_is_not_switched_to() {
 }
 
 #[test]
-fn what_is_no_sound_copy_is_told_apart_and_leaves_nothing() {
+fn an_unsound_copy_is_recognised_and_leaves_nothing() {
     for place in Place::all() {
         let behind = place.open(0);
         let before = place.names();

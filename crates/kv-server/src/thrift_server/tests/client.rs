@@ -1,4 +1,4 @@
-//! A client that sends what it is told, sense or nonsense.
+//! A client that sends whatever a test tells it to, valid or not.
 
 use kv_api::thrift::generated::{GetRequest, GetResponse};
 use kv_api::thrift::wire::{self, Encoding, Scanner, WireLimits};
@@ -90,7 +90,7 @@ impl Client {
         }
     }
 
-    /// The connection works: a `get` comes back.
+    /// Checks that the connection works: a `get` is answered.
     pub async fn assert_alive(&mut self) {
         self.send(get("alive")).await;
         assert_eq!(self.receive_value().await, "alive");

@@ -1,4 +1,4 @@
-//! Order, concurrency and back-pressure.
+//! Tests of order, concurrency and back-pressure.
 
 use kv_api::thrift::generated::{PingRequest, SetRequest};
 use kv_api::thrift::wire::Encoding;
@@ -6,7 +6,8 @@ use kv_api::thrift::wire::Encoding;
 use super::client::get;
 use super::*;
 
-/// So many reads may run at a time as their longest replies fit into what a connection may hold.
+/// Options with short values. The number of reads that may run at a time is limited by their
+/// longest replies, which must fit into what a connection may hold.
 fn of_short_values() -> ThriftServerOptions {
     ThriftServerOptions { max_value_bytes: 100, ..Default::default() }
 }
@@ -93,7 +94,7 @@ async fn each_encoding_is_answered_in_kind() {
 }
 
 #[tokio::test]
-async fn a_message_that_comes_byte_by_byte_is_understood() {
+async fn a_message_that_arrives_byte_by_byte_is_understood() {
     let server = TestServer::with_defaults().await;
     for encoding in Encoding::ALL {
         let mut client = server.client().await;
@@ -146,7 +147,8 @@ async fn a_client_that_does_not_read_is_not_read_from() {
     for _ in 0..50 {
         other.assert_alive().await;
     }
-    // Socket buffers hold a few of the 200 MiB, the server one or two; the rest must not have been made.
+    // Socket buffers hold a few of the 200 MiB and the server one or two; the other replies must
+    // not have been made.
     let made = server.service.started().iter().filter(|started| **started == key).count();
     assert!(made < 100, "{made} replies were made for a client that reads none");
     for _ in 0..200 {

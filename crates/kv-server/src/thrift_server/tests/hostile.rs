@@ -1,4 +1,4 @@
-//! Input that makes no sense, and handlers that break.
+//! Tests of invalid input, and of handlers that panic.
 
 use kv_api::thrift::generated::SetRequest;
 use kv_api::thrift::wire::{Encoding, Protocol};
@@ -63,7 +63,7 @@ async fn replies_to_earlier_calls_still_leave_before_garbage_closes_the_connecti
 }
 
 #[tokio::test]
-async fn an_oversized_declaration_is_refused_before_anything_of_it_comes() {
+async fn an_oversized_declaration_is_refused_before_its_content_arrives() {
     let server = TestServer::with_defaults().await;
     let mut client = server.client().await;
     let mut message = client.encode(get("key"));

@@ -1,4 +1,4 @@
-//! Connections begin and end.
+//! Tests of how connections begin and end.
 
 use super::client::get;
 use super::*;
@@ -18,7 +18,7 @@ async fn a_client_that_closes_its_sending_side_still_gets_its_replies() {
 }
 
 #[tokio::test]
-async fn a_server_that_stops_answers_what_is_running() {
+async fn a_stopping_server_answers_running_calls() {
     let server = TestServer::with_defaults().await;
     let mut client = server.client().await;
     client.send(get("wait-1")).await;
@@ -82,12 +82,12 @@ async fn at_the_limit_the_longest_idle_connection_makes_room() {
 }
 
 #[test]
-fn idle_connections_stay_unless_somebody_wants_otherwise() {
+fn idle_connections_stay_unless_a_timeout_is_set() {
     assert_eq!(ThriftServerOptions::default().idle_timeout(), None);
 }
 
 #[tokio::test]
-async fn a_client_that_takes_no_replies_is_disconnected() {
+async fn a_client_that_reads_no_replies_is_disconnected() {
     let server = TestServer::start(ThriftServerOptions { write_timeout_ms: 50, ..Default::default() }).await;
     let mut client = server.client().await;
     let key = format!("big-{}", 1 << 20);

@@ -1,4 +1,5 @@
-//! Memory is reserved before it is used, and what does not fit waits without holding up what fits.
+//! Tests that memory is reserved before it is used, and that a call that does not fit waits without
+//! delaying calls that do.
 
 use kv_api::thrift::generated::{GetRangeRequest, SetRequest};
 use kv_api::thrift::wire;
@@ -8,7 +9,7 @@ use super::*;
 
 const MIB: usize = 1 << 20;
 
-/// A range whose reply is of so many bytes.
+/// A range whose reply has this many bytes.
 fn range(bytes: usize) -> GetRangeRequest {
     let key = bytes.to_string().into_bytes();
     GetRangeRequest::new(key, None, None, None, None, None, None, None, None, None, None, None, None)
@@ -66,7 +67,7 @@ async fn long_ranges_among_other_calls_are_answered_in_order() {
 }
 
 #[tokio::test]
-async fn who_asks_for_much_and_reads_nothing_gets_one_reply_made() {
+async fn a_client_that_asks_for_much_and_reads_nothing_gets_one_reply_made() {
     let server = TestServer::with_defaults().await;
     let mut greedy = server.client().await;
     let mut bytes = Vec::new();
@@ -94,7 +95,7 @@ async fn who_asks_for_much_and_reads_nothing_gets_one_reply_made() {
 }
 
 #[tokio::test]
-async fn who_takes_nothing_is_disconnected_when_others_need_the_memory() {
+async fn a_client_that_reads_nothing_is_disconnected_when_others_need_the_memory() {
     let options = ThriftServerOptions {
         max_reply_memory_bytes: 16 * MIB,
         spared_idle_ms: 50,
@@ -133,7 +134,7 @@ async fn many_connections_with_too_little_memory_for_all_are_all_answered() {
                 bytes.extend(client.encode(set((number + round) % 3 * 300_000)));
                 bytes.extend(client.encode(get("between")));
             }
-            // Sent and read at a time: else both sides wait for the other to read.
+            // Sends and reads concurrently. Otherwise both sides would wait for the other to read.
             let (mut reader, mut writer) = tokio::io::split(client.stream);
             let sending = tokio::spawn(async move {
                 tokio::io::AsyncWriteExt::write_all(&mut writer, &bytes).await.expect("the server reads");

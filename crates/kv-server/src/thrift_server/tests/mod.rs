@@ -1,4 +1,4 @@
-//! The server over real sockets, in front of a service that does as its keys say.
+//! Tests of the server over real sockets, with a service that keys control.
 
 mod client;
 mod flow;
@@ -20,7 +20,7 @@ use super::*;
 use client::Client;
 use service::FakeService;
 
-/// Far longer than anything takes: only a hang reaches it.
+/// A timeout that only a hang reaches.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 struct TestServer {
@@ -62,7 +62,7 @@ fn value(counter: &AtomicU64) -> u64 {
     counter.load(Ordering::Relaxed)
 }
 
-/// Counters have no event to wait for.
+/// Waits for a condition on counters, which have no event to wait for.
 async fn until(what: &str, mut condition: impl FnMut() -> bool) {
     let waited = tokio::time::timeout(PATIENCE, async {
         while !condition() {

@@ -1,4 +1,4 @@
-//! A service whose `get` does what the key says.
+//! A service whose `get` behaves as its key says.
 
 use std::sync::Mutex;
 
@@ -7,16 +7,17 @@ use tokio::sync::watch;
 
 use super::*;
 
-/// `get` of `wait-N` waits until `release(N)`, `panic` and `panic-later` panic, `big-N` answers N bytes, `wrong` answers
-/// as another method; every other key answers itself. `setKey` answers the length of the value in `error`. `getRange` answers
-/// one row, with a value of as many bytes as its begin key says.
+/// `get` of `wait-N` waits until `release(N)`, `panic` and `panic-later` panic, `big-N` answers N
+/// bytes, `wrong` answers as another method; every other key answers with itself. `setKey` answers
+/// with the length of the value in `error`. `getRange` answers with one row, whose value has as
+/// many bytes as its begin key says.
 pub struct FakeService {
     /// The keys in the order in which `get` was first polled.
     pub started: watch::Sender<Vec<String>>,
     released: watch::Sender<u64>,
-    /// Deadlines as they came.
+    /// The deadlines of the calls, in order.
     pub deadlines: Mutex<Vec<Instant>>,
-    /// The room of each range that was asked for.
+    /// The memory reserved for the reply of each range.
     pub rooms: Mutex<Vec<usize>>,
 }
 
@@ -57,14 +58,14 @@ impl FakeService {
             tokio::task::yield_now().await;
             panic!("as ordered, later");
         } else if key == "wrong" {
-            return SetResponse::new(true, None, None).into();
+            return SetResponse::new(true, None, None, None).into();
         } else if let Some(number) = key.strip_prefix("wait-") {
             let number: u64 = number.parse().expect("a number");
             self.released.subscribe().wait_for(|released| *released >= number).await.expect("the service lives");
         } else if let Some(length) = key.strip_prefix("big-") {
             value = vec![7; length.parse().expect("a number")];
         }
-        GetResponse::new(value, true, None, None).into()
+        GetResponse::new(value, true, None, None, None).into()
     }
 }
 
@@ -83,15 +84,16 @@ impl ThriftService for FakeService {
                 if length > terms.room_bytes {
                     return Served::NeedsRoom;
                 }
-                // As if it were read.
+                // As if the value were being read.
                 tokio::task::yield_now().await;
-                GetRangeResponse::new(vec![KeyValue::new(vec![], vec![7; length])], true, None, false, None).into()
+                GetRangeResponse::new(vec![KeyValue::new(vec![], vec![7; length])], true, None, false, None, None)
+                    .into()
             }
             ThriftCall::Ping(request) => {
                 let message = request.message.unwrap_or_else(|| b"pong".to_vec());
                 PingResponse::new(message, request.timestamp.unwrap_or(0), 1).into()
             }
-            ThriftCall::SetKey(request) => SetResponse::new(true, request.value.len().to_string(), None).into(),
+            ThriftCall::SetKey(request) => SetResponse::new(true, request.value.len().to_string(), None, None).into(),
             other => {
                 let text = format!("not in this service: {}", other.method().name());
                 ThriftReply::Exception(ThriftException::new(ApplicationErrorKind::InternalError, text)).into()

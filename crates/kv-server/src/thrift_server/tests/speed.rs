@@ -1,4 +1,5 @@
-//! Measures calls per second. Not a test: run it by name with `--ignored --nocapture`, in a release build.
+//! Measures calls per second. Not a test: run it by name with `--ignored --nocapture`, in a release
+//! build.
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 

@@ -1,4 +1,4 @@
-//! The header of a copy.
+//! The header of a copy, which lists its parts.
 //!
 //! ```text
 //! header = magic (8 bytes) | version (u32) | length of the list (u32) | list | xxh3 of all before (u64)
@@ -15,16 +15,16 @@ use kv_api::KvError;
 use super::{PartHash, damaged};
 
 const MAGIC: [u8; 8] = *b"SKV-COPY";
-/// Raised when a program that knows only the layout above must not read a copy.
+/// To be increased when a program that knows only this layout must not read a copy.
 const VERSION: u32 = 1;
 /// Magic, version and length of the list.
 const FIXED_BYTES: usize = 16;
 const CHECKSUM_BYTES: usize = 8;
-/// Some 400,000 files; what declares more is no header.
+/// Room for about 400,000 files. A longer list is no sound header.
 const MAX_LIST_BYTES: usize = 16 << 20;
 const MAX_NAME_BYTES: usize = 255;
 
-/// Which engine can read the parts.
+/// The kind of engine that can read the parts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Files of a RocksDB database.
@@ -46,10 +46,14 @@ impl Kind {
     }
 }
 
+/// One part of a copy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Part {
+    /// A name that [`is_plain`] accepts.
     pub name: String,
+    /// Length in bytes.
     pub length: u64,
+    /// XXH3 (64 bits, seed 0) of its bytes.
     pub hash: u64,
 }
 
@@ -80,7 +84,7 @@ impl Header {
         header.freeze()
     }
 
-    /// How long the header is that `begin` begins, as far as that can be told from so many bytes.
+    /// The length of the header that `begin` begins with; `None` if more bytes are needed to tell.
     pub fn length(begin: &[u8]) -> Result<Option<usize>, KvError> {
         let known = begin.len().min(MAGIC.len());
         if begin[..known] != MAGIC[..known] {
@@ -98,7 +102,8 @@ impl Header {
         Ok(Some(FIXED_BYTES + list_bytes + CHECKSUM_BYTES))
     }
 
-    /// `bytes` are as many as [`Header::length`] says.
+    /// Decodes a header of the length that [`Header::length`] gave, for an engine of the kind
+    /// `wanted`.
     pub fn decode(bytes: &[u8], wanted: Kind) -> Result<Header, KvError> {
         let (content, mut checksum) = bytes.split_at(bytes.len() - CHECKSUM_BYTES);
         if checksum.get_u64() != PartHash::of(content) {
@@ -133,7 +138,7 @@ impl Header {
     }
 }
 
-/// A name that is safe as that of a file in a folder.
+/// Whether a name is safe as that of a file in a folder.
 fn is_plain(name: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
     !name.is_empty() && name.len() <= MAX_NAME_BYTES && !name.starts_with('.') && name.bytes().all(allowed)
@@ -149,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn a_header_reads_back_as_it_was_written() {
+    fn a_header_decodes_as_it_was_encoded() {
         let bytes = header().encode();
         assert_eq!(Header::length(&bytes[..20]).unwrap(), Some(bytes.len()));
         assert_eq!(Header::decode(&bytes, Kind::RocksFiles).unwrap(), header());

@@ -1,7 +1,8 @@
-//! A copy of an engine as one row of bytes: named parts behind a header that lists them.
+//! A copy of an engine as one stream of bytes: named parts after a header that lists them.
 //!
-//! What the parts are is the engine's affair (RocksDB: its files; the memory engine: its tables). That they arrive whole
-//! and unchanged is checked here, for every engine: [`header`] says what is to come, [`receiver`] compares.
+//! The engine decides what the parts are (RocksDB: its files; the memory engine: its tables). This
+//! module checks for every engine that they arrive whole and unchanged: [`header`] describes them,
+//! [`receiver`] compares.
 
 mod header;
 mod receiver;
@@ -15,26 +16,29 @@ pub(super) use receiver::{PartsTarget, Receiver};
 
 use super::Table;
 
-/// A consistent copy of an engine: what it held at one moment. Dropping it lets go of it.
+/// A consistent copy: what an engine held at one moment. Dropping it releases what the engine holds
+/// for it.
 pub trait EngineCopy: Send {
-    /// What the copy holds under `key`.
+    /// The value of `key` in the copy.
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, KvError>;
 
+    /// Length of the copy in bytes.
     fn total_bytes(&self) -> u64;
 
-    /// Exactly the bytes `offset..offset + length`; the same ones each time.
+    /// The bytes `offset..offset + length`, which must lie within the copy. The same each time.
     fn read(&mut self, offset: u64, length: usize) -> Result<Bytes, KvError>;
 }
 
-/// An engine that is being built from the bytes of a copy. Dropping it unfinished removes what was written.
+/// An engine that is being built from the bytes of a copy. Dropping it before [`Self::finish`]
+/// removes what was written.
 pub trait EngineInstall: Send {
-    /// The next bytes. After an error every further call fails, too.
+    /// Takes the next bytes. After an error every further call fails, too.
     ///
     /// # Errors
-    /// [`KvError::Corruption`] when the bytes are those of no sound copy.
+    /// [`KvError::Corruption`] when the bytes are not those of a sound copy.
     fn write(&mut self, bytes: &[u8]) -> Result<(), KvError>;
 
-    /// All bytes were written: opens the engine, which survives a crash from here on.
+    /// Ends the copy, and opens the engine. From here on it survives a crash.
     fn finish(self: Box<Self>) -> Result<std::sync::Arc<dyn super::Engine>, KvError>;
 }
 
@@ -42,7 +46,8 @@ fn damaged(reason: impl std::fmt::Display) -> KvError {
     KvError::Corruption(format!("the copy of a database: {reason}"))
 }
 
-/// The checksum of a part while its bytes pass by. Boxed: it keeps half a kilobyte.
+/// Computes the checksum of a part as its bytes arrive. Boxed, because the state takes half a
+/// kilobyte.
 #[derive(Default)]
 pub(super) struct PartHash(Box<Xxh3Default>);
 

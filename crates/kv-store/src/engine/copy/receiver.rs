@@ -1,16 +1,16 @@
-//! Takes the bytes of a copy as they come, in pieces of any size, and hands checked parts on.
+//! Receives the bytes of a copy in pieces of any size, checks the parts, and passes them on.
 //!
-//! Nothing is allocated for what the header declares: memory grows with what has arrived.
+//! Allocates nothing on the word of the header: memory grows only with the bytes that arrive.
 
 use kv_api::KvError;
 
 use super::{Header, Kind, Part, PartHash, damaged};
 
-/// Where the parts go. Called in order: `begin`, any number of `write`, `end`, and again for the next part.
+/// Receives the parts. For each part: `begin`, any number of `write`, `end`.
 pub trait PartsTarget: Send {
     fn begin(&mut self, part: &Part) -> Result<(), KvError>;
     fn write(&mut self, bytes: &[u8]) -> Result<(), KvError>;
-    /// The part is complete, and its checksum right.
+    /// The part is complete and its checksum correct.
     fn end(&mut self) -> Result<(), KvError>;
 }
 
@@ -19,12 +19,12 @@ pub struct Receiver<T> {
     kind: Kind,
     progress: Progress,
     received_bytes: u64,
-    /// Why no more is taken.
+    /// The error that ended the copy.
     failure: Option<KvError>,
 }
 
 enum Progress {
-    /// What has come of the header.
+    /// The header, as far as it has arrived.
     Header(Vec<u8>),
     Parts(Parts),
 }
@@ -66,7 +66,7 @@ impl<T: PartsTarget> Receiver<T> {
         }
     }
 
-    /// Gives the target back, complete.
+    /// Returns the target, if the copy is complete.
     pub fn finish(self) -> Result<T, KvError> {
         if let Some(error) = self.failure {
             return Err(error);
@@ -82,10 +82,10 @@ impl<T: PartsTarget> Receiver<T> {
     }
 }
 
-/// `None`: more of the header is to come.
+/// Takes the bytes of the header; `None` while it is incomplete.
 fn take_header(header: &mut Vec<u8>, bytes: &mut &[u8], kind: Kind) -> Result<Option<Header>, KvError> {
     while !bytes.is_empty() {
-        // Until the length is known, one byte at a time, so that nothing of the parts is taken.
+        // Take single bytes until the length is known, and so no byte of the parts.
         let wanted = Header::length(header)?.map_or(1, |length| length - header.len());
         let (taken, rest) = bytes.split_at(wanted.min(bytes.len()));
         header.extend_from_slice(taken);
@@ -125,7 +125,7 @@ impl Parts {
         target.end()
     }
 
-    /// Goes on to the next part that has any bytes.
+    /// Begins the next part that has bytes, and passes empty ones on.
     fn next(&mut self, target: &mut impl PartsTarget) -> Result<(), KvError> {
         while let Some(part) = self.waiting.next() {
             target.begin(&part)?;
@@ -164,51 +164,51 @@ mod tests {
 
     const PARTS: [(&str, &[u8]); 4] = [("a", b"first part"), ("empty", b""), ("b", b"second"), ("last", b"")];
 
-    fn row() -> Vec<u8> {
+    fn stream() -> Vec<u8> {
         let part = |(name, bytes): &(&str, &[u8])| Part {
             name: name.to_string(),
             length: bytes.len() as u64,
             hash: PartHash::of(bytes),
         };
         let header = Header { kind: Kind::MemoryTables, parts: PARTS.iter().map(part).collect() };
-        let mut row = header.encode().to_vec();
-        PARTS.iter().for_each(|(_, bytes)| row.extend_from_slice(bytes));
-        row
+        let mut stream = header.encode().to_vec();
+        PARTS.iter().for_each(|(_, bytes)| stream.extend_from_slice(bytes));
+        stream
     }
 
-    fn receive(row: &[u8], piece: usize) -> Result<Kept, KvError> {
+    fn receive(stream: &[u8], piece: usize) -> Result<Kept, KvError> {
         let mut receiver = Receiver::new(Kind::MemoryTables, Kept::default());
-        row.chunks(piece).try_for_each(|bytes| receiver.write(bytes))?;
+        stream.chunks(piece).try_for_each(|bytes| receiver.write(bytes))?;
         receiver.finish()
     }
 
     #[test]
-    fn parts_arrive_whole_whatever_the_pieces_are() {
+    fn parts_arrive_whole_in_pieces_of_any_size() {
         let expected: Vec<_> = PARTS.iter().map(|(name, bytes)| (name.to_string(), bytes.to_vec(), true)).collect();
-        for piece in 1..=row().len() {
-            assert_eq!(receive(&row(), piece).expect("a sound copy").0, expected, "pieces of {piece}");
+        for piece in 1..=stream().len() {
+            assert_eq!(receive(&stream(), piece).expect("a sound copy").0, expected, "pieces of {piece}");
         }
     }
 
     #[test]
     fn a_copy_that_ends_early_or_late_is_refused() {
-        for length in 0..row().len() {
-            assert!(receive(&row()[..length], 7).is_err(), "cut to {length}");
+        for length in 0..stream().len() {
+            assert!(receive(&stream()[..length], 7).is_err(), "cut to {length}");
         }
-        let longer = [row(), vec![0]].concat();
+        let longer = [stream(), vec![0]].concat();
         assert!(receive(&longer, 7).err().expect("refused").to_string().contains("1 bytes follow"));
     }
 
     #[test]
     fn every_changed_byte_is_noticed_and_nothing_more_is_taken() {
-        for place in 0..row().len() {
-            let mut changed = row();
+        for place in 0..stream().len() {
+            let mut changed = stream();
             changed[place] ^= 1;
             assert!(receive(&changed, 5).is_err(), "byte {place}");
         }
         let mut receiver = Receiver::new(Kind::MemoryTables, Kept::default());
         receiver.write(b"nonsense, not a copy").expect_err("refused");
-        receiver.write(&row()).expect_err("refused for good");
+        receiver.write(&stream()).expect_err("refused for good");
         receiver.finish().err().expect("refused for good");
     }
 }

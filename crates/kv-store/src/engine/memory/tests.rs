@@ -1,6 +1,7 @@
-//! Copies that are read in small steps while entries come and go, and what the compactions of this engine do.
+//! Copies that are read in small steps during writes, and the compactions of this engine.
 
-use proptest::{collection::vec, prelude::*};
+use proptest::collection::vec;
+use proptest::prelude::*;
 
 use super::*;
 use crate::key_codec;
@@ -16,7 +17,7 @@ fn rows(engine: &MemoryEngine, table: Table) -> Vec<(Bytes, Bytes)> {
     state.tables.of(table).iter().map(|(key, value)| (key.clone(), value.clone())).collect()
 }
 
-/// A put, delete, or delete of a range of a table's keys of one byte.
+/// A put, a delete, or a delete of a range in a table, with keys of one byte.
 fn change() -> impl Strategy<Value = (Table, u8, u8, Option<u8>)> {
     let table = prop_oneof![Just(Table::Data), Just(Table::Meta), Just(Table::Garbage)];
     (table, 0..20_u8, 0..6_u8, any::<Option<u8>>())
@@ -72,19 +73,19 @@ fn put_version(batch: &mut WriteBatch, key: &str, version: u64) {
     batch.put(Table::Data, &encoded, &value);
 }
 
-/// The versions of each entry, in order.
+/// The versions in the data table, in order of keys.
 fn versions(engine: &MemoryEngine) -> Vec<u64> {
     rows(engine, Table::Data).iter().map(|(key, _)| key_codec::split(key).unwrap().1).collect()
 }
 
 #[test]
-fn a_flush_drops_what_is_superseded_at_the_floor_and_a_crash_does_not_bring_it_back() {
+fn a_flush_drops_superseded_values_and_a_crash_does_not_bring_them_back() {
     let engine = MemoryEngine::new(Durability::UntilFlush);
     write(&engine, |batch| (1..=5).for_each(|version| put_version(batch, "a", version)));
     engine.flush().unwrap();
-    assert_eq!(versions(&engine), [5, 4, 3, 2, 1], "an engine that was just opened drops nothing");
-    engine.set_filter_floor(3);
-    engine.set_filter_floor(1);
+    assert_eq!(versions(&engine), [5, 4, 3, 2, 1], "a newly opened engine drops nothing");
+    engine.set_filter_watermark(3);
+    engine.set_filter_watermark(1);
     engine.flush().unwrap();
     assert_eq!(versions(&engine), [5, 4, 3]);
     write(&engine, |batch| put_version(batch, "a", 6));
@@ -95,35 +96,36 @@ fn a_flush_drops_what_is_superseded_at_the_floor_and_a_crash_does_not_bring_it_b
 }
 
 #[test]
-fn each_flush_goes_on_where_the_last_one_stopped_also_within_a_key() {
+fn each_flush_continues_where_the_last_one_stopped_also_within_a_key() {
     let engine = MemoryEngine::new(Durability::UntilFlush);
     write(&engine, |batch| {
         (1..=2_500).for_each(|version| put_version(batch, "a", version));
         (1..=10).for_each(|version| put_version(batch, "b", version));
     });
-    // More versions above the floor than one flush looks at.
-    engine.set_filter_floor(1_200);
+    // More versions above the watermark than one flush visits.
+    engine.set_filter_watermark(1_200);
     let mut left = Vec::new();
     for _ in 0..4 {
         engine.flush().unwrap();
         left.push(versions(&engine).len());
-        // What is written into the parts that were passed is for the next pass.
+        // The next pass visits what is written into the part that this pass has visited.
         write(&engine, |batch| put_version(batch, "a", 3_000 + left.len() as u64));
     }
-    // Looked at: 2,500 to 1,501; to 501, of which 1,200 stays; the rest and all of `b`; then from the begin on.
+    // Visited: 2,500 to 1,501; to 501, of which 1,200 stays; the rest and all of `b`; then again
+    // from the begin.
     assert_eq!(left, [2_510, 2_510 - 699 + 1, 1_301 + 1 + 2, 1_301 + 1 + 3]);
 }
 
 #[test]
-fn what_is_not_flushed_neither_goes_nor_makes_anything_needless() {
+fn unflushed_values_are_not_dropped_and_supersede_nothing() {
     let engine = MemoryEngine::new(Durability::UntilFlush);
     write(&engine, |batch| (1..=3).for_each(|version| put_version(batch, "a", version)));
     engine.flush().unwrap();
-    engine.set_filter_floor(10);
+    engine.set_filter_watermark(10);
     write(&engine, |batch| {
         (4..=6).for_each(|version| put_version(batch, "a", version));
         (1..=2).for_each(|version| put_version(batch, "b", version));
-        // Gone from the present state only.
+        // Removed from the current state only.
         let mut encoded = Vec::new();
         key_codec::set_versioned(&mut encoded, &key_codec::prefix("", b"a"), 3);
         batch.delete(Table::Data, &encoded);
@@ -135,9 +137,9 @@ fn what_is_not_flushed_neither_goes_nor_makes_anything_needless() {
 }
 
 #[test]
-fn compacting_a_range_flushes_and_looks_at_nothing_else() {
+fn compacting_a_range_flushes_and_visits_nothing_else() {
     let engine = MemoryEngine::new(Durability::UntilFlush);
-    engine.set_filter_floor(10);
+    engine.set_filter_watermark(10);
     write(&engine, |batch| {
         for key in ["a", "b", "c"] {
             (1..=3).for_each(|version| put_version(batch, key, version));

@@ -1,28 +1,28 @@
-//! A copy of a RocksDB database: a checkpoint, which is a folder of hard links, as one row of bytes.
+//! A copy of a RocksDB database as one stream of bytes, read from a checkpoint: a folder of hard
+//! links.
 //!
-//! RocksDB writes its buffers out, all tables as one, and then links the files that were live at one moment; so a
-//! checkpoint ends with some whole batch. It holds on to the space of files that are compacted away meanwhile, until it
-//! is dropped.
+//! RocksDB flushes its write buffers, all tables together, and then links the files that are live
+//! at one moment, so a checkpoint ends with a whole batch. Until it is dropped it keeps the space
+//! of files that are compacted away meanwhile.
 
-use std::{
-    fs::{self, File},
-    io::{self, Read},
-    os::unix::fs::FileExt,
-    path::Path,
-};
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
 
 use bytes::{Bytes, BytesMut};
 use kv_api::KvError;
-use rocksdb::{DB, checkpoint::Checkpoint};
+use rocksdb::DB;
+use rocksdb::checkpoint::Checkpoint;
 
-use super::filter::FilterFloor;
+use super::filter::FilterWatermark;
 use super::folder::{Folder, file_error};
 use super::options::{Create, RocksOptions, database_options, families, family_name};
 use super::{RocksEngine, open_error, storage_error};
 use crate::engine::copy::{Header, Kind, Part, PartHash};
 use crate::engine::{EngineCopy, Table};
 
-/// How much of a file is read at a time.
+/// Bytes of a file that are read at a time.
 const READ_BYTES: usize = 1 << 20;
 
 pub(super) struct RocksCopy {
@@ -31,7 +31,7 @@ pub(super) struct RocksCopy {
     header: Bytes,
     parts: Vec<Part>,
     total_bytes: u64,
-    /// The file read last, by its place in `parts`.
+    /// The file read last, and its position in `parts`.
     open_file: Option<(usize, File)>,
 }
 
@@ -48,7 +48,7 @@ impl RocksCopy {
         Ok(RocksCopy { folder, opened_with, header: bytes, parts, total_bytes, open_file: None })
     }
 
-    /// Reads from the part at `place`, which has these bytes.
+    /// Reads bytes that the part at `place` contains.
     fn read_part(&mut self, place: usize, offset: u64, into: &mut [u8]) -> Result<(), KvError> {
         let path = self.folder.path().join(&self.parts[place].name);
         let failed = |error: io::Error| file_error("read", &path, &error);
@@ -62,7 +62,7 @@ impl RocksCopy {
     }
 }
 
-/// The files of a database, by name.
+/// The files of a database, in order of name.
 fn parts_of(folder: &Folder) -> Result<Vec<Part>, KvError> {
     let failed = folder.io_error("read");
     let mut parts = Vec::new();
@@ -78,7 +78,7 @@ fn parts_of(folder: &Folder) -> Result<Vec<Part>, KvError> {
     Ok(parts)
 }
 
-/// RocksDB's own journal and lock are no data.
+/// RocksDB's own journal and lock are not copied.
 fn is_of_database(name: &str) -> bool {
     !name.starts_with("LOG") && name != "LOCK"
 }
@@ -102,8 +102,8 @@ impl EngineCopy for RocksCopy {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, KvError> {
         let path = self.folder.path();
         let options = database_options(&self.opened_with, Create::Nothing);
-        // Nothing is compacted here.
-        let families = families(&self.opened_with, &FilterFloor::default());
+        // The checkpoint is not compacted.
+        let families = families(&self.opened_with, &FilterWatermark::default());
         let db = DB::open_cf_descriptors_read_only(&options, path, families, false)
             .map_err(|error| open_error(path, &error))?;
         let family = db.cf_handle(family_name(table)).expect("all column families are opened");
@@ -120,7 +120,7 @@ impl EngineCopy for RocksCopy {
         }
         let mut bytes = BytesMut::zeroed(length);
         let mut filled = 0;
-        // Where in the row the piece that is looked at begins.
+        // Where the current piece begins in the stream.
         let mut start = self.header.len() as u64;
         if offset < start {
             let from = usize::try_from(offset).expect("less than the header's length");

@@ -1,19 +1,20 @@
-//! What RocksDB's errors mean: damage, lack of space or of file descriptors, or something else.
+//! Classifies RocksDB's errors: damage, lack of space or of file descriptors, or other faults.
 
 use std::path::Path;
 
 use kv_api::KvError;
 use rocksdb::{Error, ErrorKind};
 
-/// An error of an open database.
+/// Classifies an error of an open database.
 pub(super) fn storage_error(path: &Path, error: &Error) -> KvError {
     classify(error, format!("database in {}: {error}", path.display()))
 }
 
-/// An error of opening a database.
+/// Classifies an error of opening a database.
 pub(super) fn open_error(path: &Path, error: &Error) -> KvError {
     let text = format!("cannot open the database in {}: {error}", path.display());
-    // Asked of it only where rows were written before: see `RocksEngine::open`.
+    // RocksDB requires what is named here only where rows were written before: see
+    // `RocksEngine::open`.
     let is_incomplete = ["does not exist (create_if_missing is false)", "Column family not found"];
     match error.kind() {
         ErrorKind::InvalidArgument if is_incomplete.iter().any(|missing| text.contains(missing)) => {
@@ -31,7 +32,8 @@ fn classify(error: &Error, text: String) -> KvError {
         ErrorKind::Corruption => KvError::Corruption(text),
         ErrorKind::IOError if misses_own_file => KvError::Corruption(text),
         ErrorKind::IOError if message.contains("No space left on device") => KvError::StorageFull(text),
-        // Of this process (EMFILE), or of the system (ENFILE, which goes on with `in system`).
+        // Of this process (EMFILE), or of the system (ENFILE, whose text continues with `in
+        // system`).
         ErrorKind::IOError if message.contains("Too many open files") => KvError::Overloaded(text),
         _ => KvError::Storage(text),
     }

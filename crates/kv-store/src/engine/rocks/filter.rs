@@ -1,29 +1,24 @@
 //! Drops superseded values while RocksDB compacts the data table.
 //!
-//! Compactions see files only, so what they drop is superseded in the persisted state. Under
-//! [`crate::Durability::UntilFlush`] the floor must be one that holds there: see [`crate::Engine::set_filter_floor`].
+//! Compactions see files only, so a value that they drop is superseded in the persisted state.
+//! Under [`crate::Durability::UntilFlush`] the watermark must be one that holds there: see
+//! [`crate::Engine::set_filter_watermark`].
 
-use std::{
-    ffi::CStr,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-};
+use std::ffi::CStr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use rocksdb::{
-    CompactionDecision,
-    compaction_filter::CompactionFilter,
-    compaction_filter_factory::{CompactionFilterContext, CompactionFilterFactory},
-};
+use rocksdb::CompactionDecision;
+use rocksdb::compaction_filter::CompactionFilter;
+use rocksdb::compaction_filter_factory::{CompactionFilterContext, CompactionFilterFactory};
 
-use crate::superseded::Superseded;
+use crate::engine::superseded::Superseded;
 
-/// The version that [`Superseded`] goes by; 0: nothing may go. Clones are the same one.
+/// The watermark of [`Superseded`]; 0: nothing may be dropped. Clones share it.
 #[derive(Clone, Default)]
-pub(super) struct FilterFloor(Arc<AtomicU64>);
+pub(super) struct FilterWatermark(Arc<AtomicU64>);
 
-impl FilterFloor {
+impl FilterWatermark {
     pub fn raise(&self, version: u64) {
         self.0.fetch_max(version, Ordering::Relaxed);
     }
@@ -34,12 +29,12 @@ impl FilterFloor {
 }
 
 pub(super) struct SupersededFactory {
-    floor: FilterFloor,
+    watermark: FilterWatermark,
 }
 
 impl SupersededFactory {
-    pub fn new(floor: FilterFloor) -> Self {
-        SupersededFactory { floor }
+    pub fn new(watermark: FilterWatermark) -> Self {
+        SupersededFactory { watermark }
     }
 }
 
@@ -48,9 +43,9 @@ const NAME: &CStr = c"synodkv.superseded.1";
 impl CompactionFilterFactory for SupersededFactory {
     type Filter = SupersededFilter;
 
-    /// One for each compaction, or part of one, which keeps the floor of its beginning.
+    /// A filter for one compaction, or a part of one. It keeps the watermark of its beginning.
     fn create(&mut self, _context: CompactionFilterContext) -> SupersededFilter {
-        SupersededFilter(Superseded::new(self.floor.get()))
+        SupersededFilter(Superseded::new(self.watermark.get()))
     }
 
     fn name(&self) -> &CStr {
@@ -62,7 +57,7 @@ pub(super) struct SupersededFilter(Superseded);
 
 impl CompactionFilter for SupersededFilter {
     fn filter(&mut self, _level: u32, key: &[u8], stored: &[u8]) -> CompactionDecision {
-        match self.0.may_go(key, stored) {
+        match self.0.may_drop(key, stored) {
             true => CompactionDecision::Remove,
             false => CompactionDecision::Keep,
         }

@@ -1,24 +1,23 @@
-//! The folder of a database, and the folders beside it that hold copies of it.
+//! The folder of a database, and the folders next to it that hold copies.
 
-use std::{
-    ffi::OsString,
-    fs::{self, File},
-    io,
-    path::{Path, PathBuf},
-    sync::atomic::{AtomicBool, AtomicU64, Ordering},
-};
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use kv_api::KvError;
 
-/// Between the name of a database's folder and the number of a copy of it.
+/// Separates the name of a database's folder from the number of a copy.
 const COPY_MARK: &str = ".copy-";
 
-/// Numbers the copies of this process; leftovers of earlier ones are gone when a database is open.
+/// Numbers the copies of this process. Leftovers of earlier processes are removed when a database
+/// is opened.
 static COPIES: AtomicU64 = AtomicU64::new(1);
 
 pub(super) struct Folder {
     path: PathBuf,
-    /// Whether the files go when this is dropped.
+    /// Whether dropping this removes the folder.
     is_doomed: AtomicBool,
 }
 
@@ -27,7 +26,8 @@ impl Folder {
         Folder { path: path.to_owned(), is_doomed: AtomicBool::new(false) }
     }
 
-    /// A folder for a copy of the database, on the same file system; there is nothing yet, and all goes on drop.
+    /// A folder for a copy of the database, on the same file system. It does not exist yet, and is
+    /// removed on drop.
     pub fn for_copy(&self) -> Self {
         let name = self.copy_name(&COPIES.fetch_add(1, Ordering::Relaxed).to_string());
         let folder = Folder::new(&self.path.with_file_name(name));
@@ -54,18 +54,18 @@ impl Folder {
         self.is_doomed.store(false, Ordering::Relaxed);
     }
 
-    /// Removes copies that a process that has ended left beside the database.
+    /// Removes copies that an earlier process left next to the database.
     pub fn remove_leftover_copies(&self) {
         let prefix = self.copy_name("");
-        let beside = self.path.parent().and_then(|parent| fs::read_dir(parent).ok());
-        for entry in beside.into_iter().flatten().flatten() {
+        let siblings = self.path.parent().and_then(|parent| fs::read_dir(parent).ok());
+        for entry in siblings.into_iter().flatten().flatten() {
             if entry.file_name().as_encoded_bytes().starts_with(prefix.as_encoded_bytes()) {
                 remove(&entry.path());
             }
         }
     }
 
-    /// Whether rows were ever written to files here: tables, or a log that is not empty.
+    /// Whether rows were ever written to files here: there are tables, or a log that is not empty.
     pub fn holds_rows(&self) -> bool {
         let Ok(entries) = fs::read_dir(&self.path) else { return false };
         entries.flatten().any(|entry| {
@@ -79,7 +79,7 @@ impl Folder {
     pub fn sync(&self) -> Result<(), KvError> {
         let sync = |path: &Path| File::open(path).and_then(|folder| folder.sync_all());
         sync(&self.path).map_err(self.io_error("synchronise"))?;
-        // A path of one part lies in the working directory.
+        // A path of one component is relative to the working directory.
         let parent = self.path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         sync(parent).map_err(self.io_error("synchronise the folder of"))
     }
@@ -105,7 +105,7 @@ pub(super) fn file_error(what: &str, path: &Path, error: &io::Error) -> KvError 
     }
 }
 
-/// What cannot be removed now is removed at the next start.
+/// Removes a folder. If that fails, the next start tries again.
 fn remove(path: &Path) {
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {

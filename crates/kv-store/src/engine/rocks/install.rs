@@ -1,11 +1,10 @@
-//! A RocksDB database built from a copy: its files written one after the other, then opened and read through.
+//! Builds a RocksDB database from a copy: writes its files one after the other, then opens the
+//! database and reads all of it.
 
-use std::{
-    fs::{self, File},
-    io::{self, Write},
-    path::Path,
-    sync::Arc,
-};
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::Path;
+use std::sync::Arc;
 
 use kv_api::KvError;
 
@@ -20,15 +19,18 @@ pub struct RocksInstall {
     options: RocksOptions,
 }
 
-/// The files that have arrived.
+/// The names of the files that have arrived.
 struct Files {
-    /// Goes with this unless it is kept.
+    /// Removes the folder on drop, unless it is kept.
     folder: Folder,
     writing: Option<File>,
 }
 
 impl RocksInstall {
-    /// Begins in the folder `path`; what lies there goes.
+    /// Begins in the folder `path`, and removes whatever it holds.
+    ///
+    /// # Errors
+    /// Those of the file system.
     pub fn begin(path: &Path, options: RocksOptions) -> Result<Self, KvError> {
         let folder = Folder::new(path);
         match fs::remove_dir_all(path) {
@@ -70,9 +72,10 @@ impl EngineInstall for RocksInstall {
         let Files { folder, .. } = self.receiver.finish()?;
         folder.sync()?;
         let engine = RocksEngine::open(folder.path(), self.options)?;
-        // Files that are whole may still hold what was damaged where they come from.
+        // Files that arrived unchanged may have been damaged at their source.
         engine.read_everything()?;
-        // A copy with a write-ahead log has rows that are in no table yet. What opening wrote is synchronised, too.
+        // A copy that contains a write-ahead log has rows that are in no table yet. The flush also
+        // makes what opening wrote survive a crash.
         engine.flush()?;
         folder.sync()?;
         folder.keep();

@@ -1,14 +1,16 @@
-//! The RocksDB engine: one database folder, a column family per table.
+//! The RocksDB engine: a database folder with a column family for each table.
 //!
-//! [`copy`] makes copies, [`install`] databases from copies; [`errors`] says what is damage; [`filter`] drops what nobody can
-//! ask for any more; [`folder`] knows which files there are; [`options`] sets RocksDB up.
+//! [`copy`] makes copies, and [`install`] builds databases from them; [`errors`] tells damage from
+//! other faults; [`filter`] drops superseded values; [`folder`] handles files; [`options`]
+//! configures RocksDB.
 //!
 //! Invariants:
-//! - under [`Durability::UntilFlush`] the write-ahead log is off on every write, and the column families are flushed only
-//!   together (`atomic_flush`, and `flush_cfs_opt` over all): flushing one alone would leave a state after a crash in
-//!   which the applied sequence and the data disagree;
-//! - under [`Durability::EveryWrite`] every write is synced to the write-ahead log before it returns;
-//! - scans use total order; only [`RocksEngine::key_cursor`] looks at prefix filters.
+//! - under [`Durability::UntilFlush`] no write uses the write-ahead log, and the column families
+//!   are flushed only together (`atomic_flush`, and `flush_cfs_opt` over all): after a crash,
+//!   flushing one alone would leave an applied sequence that disagrees with the data;
+//! - under [`Durability::EveryWrite`] every write is synced to the write-ahead log before it
+//!   returns;
+//! - scans use total order; only [`RocksEngine::key_cursor`] uses prefix filters.
 
 mod copy;
 mod errors;
@@ -19,66 +21,68 @@ mod options;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    path::Path,
-    sync::atomic::{AtomicU64, Ordering},
-};
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use kv_api::KvError;
+use rocksdb::statistics::Ticker;
 use rocksdb::{
     BottommostLevelCompaction, ColumnFamily, CompactOptions, DB, DBRawIterator, FlushOptions, Options, ReadOptions,
-    ReadTier, WriteOptions, properties, statistics::Ticker,
+    ReadTier, WriteOptions, properties,
 };
 
 use super::{BatchEntry, Cursor, Durability, Engine, EngineCopy, EngineStatistics, Table, WriteBatch};
 use copy::RocksCopy;
 use errors::{open_error, storage_error};
-use filter::FilterFloor;
+use filter::FilterWatermark;
 use folder::Folder;
 use options::{Create, database_options, families, family_name, is_former_layout};
 
 pub use install::RocksInstall;
 pub use options::RocksOptions;
 
-/// Write buffers that hold so many deleted entries are written out, so that a compaction removes them: readers pass over them
-/// one by one, some microseconds for ten.
+/// Write buffers with this many deleted entries are flushed, so that a compaction removes them:
+/// readers pass deleted entries one by one, at some microseconds for ten.
 const MOST_DELETES_UNFLUSHED: u64 = 50_000;
 
-/// Files that are not compacted yet, of which RocksDB bears 20 before it slows writers down.
+/// Most files that wait for compaction before such a flush is put off. RocksDB slows writers down
+/// from 20 files on.
 const MOST_FILES_TO_ADD_TO: u64 = 8;
 
-/// A deleted range counts as so many of them: seeks into adjacent ones go through them all, and take longer for each.
+/// A deleted range counts as this many deleted entries: seeks into adjacent ranges pass them all,
+/// and each takes longer to pass.
 const DELETES_OF_RANGE: u64 = 500;
 
-/// A RocksDB database. Dropping it closes it; one process at a time may have a folder open.
+/// A RocksDB database. Dropping it closes it. Only one process at a time may have a folder open.
 pub struct RocksEngine {
-    /// Before the folder, so that it is closed when the files go.
+    /// Declared before the folder, so that the database is closed before its files are removed.
     db: DB,
     folder: Folder,
-    filter_floor: FilterFloor,
+    filter_watermark: FilterWatermark,
     opened_with: RocksOptions,
-    /// Kept for its statistics.
+    /// Kept for the statistics.
     options: Options,
     write_options: WriteOptions,
     batches_written: AtomicU64,
-    /// Deletes since write buffers were written out last, roughly.
+    /// Approximate number of deletes since the last flush of the write buffers.
     deletes: AtomicU64,
 }
 
 impl RocksEngine {
-    /// Opens the database in the folder `path`, creating folder and database where there is none.
+    /// Opens the database in the folder `path`; creates folder and database if there is none.
     ///
     /// # Errors
-    /// [`KvError::Corruption`] when there is one, and it is damaged.
+    /// [`KvError::Corruption`] when there is a database and it is damaged; other errors of the
+    /// storage.
     pub fn open(path: impl AsRef<Path>, options: RocksOptions) -> Result<Self, KvError> {
         let folder = Folder::new(path.as_ref());
         folder.remove_leftover_copies();
         let db_options = database_options(&options, what_to_create(&folder, &options));
-        let filter_floor = FilterFloor::default();
-        let db = DB::open_cf_descriptors(&db_options, folder.path(), families(&options, &filter_floor))
+        let filter_watermark = FilterWatermark::default();
+        let db = DB::open_cf_descriptors(&db_options, folder.path(), families(&options, &filter_watermark))
             .map_err(|error| open_error(folder.path(), &error))?;
-        // RocksDB synchronises its folder, and not the entry of it in the folder above.
+        // RocksDB syncs its folder, but not the entry of the folder in its parent.
         folder.sync()?;
         let mut write_options = WriteOptions::default();
         match options.durability {
@@ -88,7 +92,7 @@ impl RocksEngine {
         Ok(RocksEngine {
             db,
             folder,
-            filter_floor,
+            filter_watermark,
             opened_with: options,
             options: db_options,
             write_options,
@@ -97,7 +101,7 @@ impl RocksEngine {
         })
     }
 
-    /// Where the database lies.
+    /// The folder of the database.
     pub fn path(&self) -> &Path {
         self.folder.path()
     }
@@ -106,7 +110,10 @@ impl RocksEngine {
         self.db.cf_handle(family_name(table)).expect("all column families are opened with the database")
     }
 
-    /// Reads every row of every table, so that damage in any file is found.
+    /// Reads every row of every table, which finds damage in any file.
+    ///
+    /// # Errors
+    /// [`KvError::Corruption`] when there is damage; other errors of the storage.
     fn read_everything(&self) -> Result<(), KvError> {
         for table in Table::ALL {
             let mut read = ReadOptions::default();
@@ -123,7 +130,7 @@ impl RocksEngine {
         Ok(())
     }
 
-    /// All write buffers as one; `wait`: until they are files.
+    /// Flushes all write buffers together; `wait`: returns when they are in files.
     fn flush_all(&self, wait: bool) -> Result<(), KvError> {
         self.deletes.store(0, Ordering::Relaxed);
         let mut flush = FlushOptions::default();
@@ -136,17 +143,17 @@ impl RocksEngine {
         if deletes == 0 || self.deletes.fetch_add(deletes, Ordering::Relaxed) + deletes < MOST_DELETES_UNFLUSHED {
             return;
         }
-        // Where compactions are behind, more files would only make writers wait for them.
+        // While compactions are behind, more files would only make writers wait for them.
         if self.files_to_compact() > MOST_FILES_TO_ADD_TO {
             return;
         }
-        // The batch is written; what stands in the way of flushing, the next write or flush meets, too.
+        // The batch is written. The next write or flush will meet the cause of a failed flush, too.
         if let Err(error) = self.flush_all(false) {
             tracing::debug!(%error, "cannot flush write buffers with many deletes");
         }
     }
 
-    /// Files of the data table on the first level.
+    /// Files of the data table on level 0.
     fn files_to_compact(&self) -> u64 {
         let files = self.db.property_value_cf(self.family(Table::Data), properties::num_files_at_level(0));
         files.ok().flatten().and_then(|files| files.parse().ok()).unwrap_or(0)
@@ -160,7 +167,7 @@ impl RocksEngine {
         self.db.property_int_value_cf(self.family(table), name).ok().flatten()
     }
 
-    /// A RocksDB integer property, summed over all tables.
+    /// A RocksDB integer property, added up over all tables.
     fn property_sum(&self, name: &properties::PropName) -> Option<u64> {
         Table::ALL.iter().map(|table| self.property(*table, name)).sum()
     }
@@ -172,13 +179,14 @@ impl RocksEngine {
     }
 }
 
-/// Where rows were written before, something missing is damage, and nothing to be made anew: but for the table that the
+/// The parts that opening may create. If rows were written before, anything missing is damage and
+/// must not be created, except the table that the former layout did not have.
 /// former layout did not have.
 fn what_to_create(folder: &Folder, options: &RocksOptions) -> Create {
     if !folder.holds_rows() {
         return Create::Everything;
     }
-    // What cannot be listed cannot be opened either, and opening says why.
+    // A folder that cannot be listed cannot be opened either, and opening reports why.
     let listed = DB::list_cf(&database_options(options, Create::Nothing), folder.path());
     match listed.is_ok_and(|families| is_former_layout(&families)) {
         true => Create::Families,
@@ -197,7 +205,7 @@ impl Engine for RocksEngine {
     }
 
     fn write(&self, batch: &WriteBatch) -> Result<(), KvError> {
-        // Per entry RocksDB adds a tag, a family number and two lengths.
+        // RocksDB adds a tag, a family number and two lengths to each entry.
         let capacity_bytes = batch.size_bytes() + batch.len() * 12 + 64;
         let mut writes = rocksdb::WriteBatch::with_capacity_bytes(capacity_bytes);
         let [data, meta, garbage] = [Table::Data, Table::Meta, Table::Garbage].map(|table| self.family(table));
@@ -226,7 +234,7 @@ impl Engine for RocksEngine {
             self.flush_after_many(deletes);
         }
         match (written, self.opened_with.durability) {
-            // What a failed write to the write-ahead log left there is not known.
+            // The content of the write-ahead log after a failed write is unknown.
             (Err(KvError::StorageFull(reason)), Durability::EveryWrite) => Err(KvError::Storage(reason)),
             (written, _) => written,
         }
@@ -242,7 +250,7 @@ impl Engine for RocksEngine {
         read.set_iterate_lower_bound(lower);
         read.set_iterate_upper_bound(upper);
         let iterator = self.db.raw_iterator_cf_opt(self.family(table), read);
-        // RocksDB does not cope with bounds the wrong way round; such a range is simply empty.
+        // RocksDB fails on bounds in the wrong order; such a range is empty.
         let empty = lower >= upper;
         Ok(Box::new(RocksCursor { iterator, path: self.folder.path(), empty }))
     }
@@ -265,8 +273,8 @@ impl Engine for RocksEngine {
         Ok(value.map(Bytes::from))
     }
 
-    fn set_filter_floor(&self, version: u64) {
-        self.filter_floor.raise(version);
+    fn set_filter_watermark(&self, version: u64) {
+        self.filter_watermark.raise(version);
     }
 
     fn compact_data(&self, begin: &[u8], end: &[u8]) -> Result<(), KvError> {
@@ -274,15 +282,17 @@ impl Engine for RocksEngine {
             return Ok(());
         }
         let mut compact = CompactOptions::default();
-        // Compactions of other ranges go on beside it.
+        // Compactions of other ranges may run at the same time.
         compact.set_exclusive_manual_compaction(false);
-        // Superseded values lie on the last level, too. What this compaction wrote there itself is not rewritten again.
+        // Superseded values are on the last level, too. Files there that this compaction has just
+        // written are not rewritten again.
         compact.set_bottommost_level_compaction(BottommostLevelCompaction::ForceOptimized);
         self.db.compact_range_cf_opt(self.family(Table::Data), Some(begin), Some(end), &compact);
         Ok(())
     }
 
-    /// The last keys of files: the files of one level do not overlap, and most bytes lie on the last level.
+    /// The last keys of files: the files of one level do not overlap, and most bytes are on the
+    /// last level.
     fn data_splits(&self, slice_bytes: u64) -> Result<Vec<Vec<u8>>, KvError> {
         let mut files = self.db.live_files().map_err(|error| self.failed(error))?;
         files.retain(|file| file.column_family_name == family_name(Table::Data));
@@ -328,7 +338,7 @@ struct RocksCursor<'e> {
 }
 
 impl RocksCursor<'_> {
-    /// An iterator that stops may have reached its end or a fault.
+    /// An iterator that is not valid has reached its end, or met an error.
     fn check(&self) -> Result<(), KvError> {
         if self.iterator.valid() {
             return Ok(());

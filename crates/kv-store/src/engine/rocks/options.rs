@@ -1,32 +1,35 @@
-//! How RocksDB is set up.
+//! The configuration of RocksDB.
 
-use rocksdb::{
-    BlockBasedOptions, ColumnFamilyDescriptor, DBCompressionType, Options, SliceTransform, statistics::StatsLevel,
-};
+use rocksdb::statistics::StatsLevel;
+use rocksdb::{BlockBasedOptions, ColumnFamilyDescriptor, DBCompressionType, Options, SliceTransform};
 
 use super::super::{Durability, SharedResources, Table};
-use super::filter::{FilterFloor, SupersededFactory};
+use super::filter::{FilterWatermark, SupersededFactory};
 use crate::key_codec;
 
-/// Every file of the data table is rewritten this often even if nothing else leads to it.
+/// Every file of the data table is rewritten at this interval if nothing else causes it.
 const PERIODIC_COMPACTION_S: u64 = 7 * 24 * 3600;
 
-/// A file is compacted when half of so many entries in a row are deletes, or half of all.
+/// A file is compacted when half of this many consecutive entries are deletes, or half of all its
+/// entries.
 const DELETION_WINDOW_ENTRIES: usize = 4096;
 
 /// How a RocksDB database is opened.
 #[derive(Clone)]
 pub struct RocksOptions {
+    /// Which writes survive a crash.
     pub durability: Durability,
+    /// Resources shared with the other databases of the process.
     pub resources: SharedResources,
-    /// Size at which one table's write buffer is written to a file.
+    /// A table's write buffer of this size is flushed to a file.
     pub write_buffer_bytes: usize,
 }
 
 impl RocksOptions {
-    /// The defaults.
+    /// The default options.
     pub fn new(durability: Durability, resources: SharedResources) -> Self {
-        // Three databases of two large tables each may share the budget: one buffer must not fill it before it holds a row.
+        // Three databases with two large tables each may share the budget: empty write buffers must
+        // not use it up.
         let share = resources.options().write_buffers_bytes / 6;
         RocksOptions { durability, resources, write_buffer_bytes: share.clamp(1 << 20, 64 << 20) }
     }
@@ -47,18 +50,19 @@ pub(super) fn is_former_layout(families: &[String]) -> bool {
     has(Table::Data) && has(Table::Meta) && !has(Table::Garbage)
 }
 
-/// The default family is always there and holds nothing. It is set up like the others all the same: after the disk was
-/// full, RocksDB goes on only once the largest buffer that it knows of fits.
-pub(super) fn families(options: &RocksOptions, filter_floor: &FilterFloor) -> Vec<ColumnFamilyDescriptor> {
+/// RocksDB always has the default family, which stays empty here. It is configured like the others
+/// all the same: after a full disk RocksDB resumes only when the largest write buffer that it knows
+/// of fits.
+pub(super) fn families(options: &RocksOptions, filter_watermark: &FilterWatermark) -> Vec<ColumnFamilyDescriptor> {
     vec![
         ColumnFamilyDescriptor::new(rocksdb::DEFAULT_COLUMN_FAMILY_NAME, family_options(options)),
-        ColumnFamilyDescriptor::new(family_name(Table::Data), data_options(options, filter_floor)),
+        ColumnFamilyDescriptor::new(family_name(Table::Data), data_options(options, filter_watermark)),
         ColumnFamilyDescriptor::new(family_name(Table::Meta), family_options(options)),
         ColumnFamilyDescriptor::new(family_name(Table::Garbage), garbage_options(options)),
     ]
 }
 
-/// What is made where it is missing.
+/// The parts of a database that opening it creates if they are missing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Create {
     Nothing,
@@ -72,7 +76,7 @@ pub(super) fn database_options(options: &RocksOptions, create: Create) -> Option
     let mut db_options = Options::default();
     db_options.create_if_missing(create == Create::Everything);
     db_options.create_missing_column_families(create != Create::Nothing);
-    // Damage is to be found, and to stop writing.
+    // Damage must be found, and must stop writing.
     db_options.set_paranoid_checks(true);
     db_options.set_env(&resources.env);
     db_options.set_write_buffer_manager(&resources.write_buffers);
@@ -80,12 +84,12 @@ pub(super) fn database_options(options: &RocksOptions, create: Create) -> Option
     db_options.set_max_open_files(i32::try_from(resources.options().max_open_files).unwrap_or(i32::MAX));
     db_options.set_unordered_write(false);
     db_options.set_atomic_flush(options.durability == Durability::UntilFlush);
-    // Smooth the writing of large files, so that a sync of the log does not wait behind them.
+    // Write large files evenly, so that a sync of the log does not wait behind them.
     db_options.set_bytes_per_sync(1 << 20);
     db_options.set_max_total_wal_size(512 << 20);
     db_options.set_keep_log_file_num(4);
     db_options.set_max_log_file_size(8 << 20);
-    // No periodic statistics: they would be threads and wake-ups that nobody reads.
+    // No periodic statistics: nobody reads them, and they cost threads and wake-ups.
     db_options.set_stats_dump_period_sec(0);
     db_options.set_stats_persist_period_sec(0);
     db_options.enable_statistics();
@@ -99,7 +103,7 @@ fn block_options(options: &RocksOptions) -> BlockBasedOptions {
     blocks.set_block_size(8 << 10);
     blocks.set_bloom_filter(10.0, false);
     blocks.set_optimize_filters_for_memory(true);
-    // Indexes and filters count as cache, so that the cache's size bounds the memory.
+    // Count indexes and filters as cache, so that the size of the cache bounds memory.
     blocks.set_cache_index_and_filter_blocks(true);
     blocks.set_pin_l0_filter_and_index_blocks_in_cache(true);
     blocks
@@ -108,7 +112,8 @@ fn block_options(options: &RocksOptions) -> BlockBasedOptions {
 fn family_options(options: &RocksOptions) -> Options {
     let mut family = Options::default();
     family.set_write_buffer_size(options.write_buffer_bytes);
-    // What an empty buffer takes already; by default an eighth of its size.
+    // Allocate write buffers in blocks of this size instead of an eighth of the buffer: even an
+    // empty buffer takes one.
     family.set_arena_block_size((options.write_buffer_bytes / 32).clamp(64 << 10, 1 << 20));
     family.set_max_write_buffer_number(4);
     family.set_compression_type(DBCompressionType::Lz4);
@@ -116,9 +121,9 @@ fn family_options(options: &RocksOptions) -> Options {
     family
 }
 
-/// The data table's filters hold key prefixes (the key without its version): every lookup asks for "the newest version
-/// up to V", and none for one exact version.
-fn data_options(options: &RocksOptions, filter_floor: &FilterFloor) -> Options {
+/// The data table's filters contain key prefixes (keys without their version): every lookup asks
+/// for the newest version up to V, and none for an exact version.
+fn data_options(options: &RocksOptions, filter_watermark: &FilterWatermark) -> Options {
     let mut family = family_options(options);
     let mut blocks = block_options(options);
     blocks.set_whole_key_filtering(false);
@@ -129,22 +134,24 @@ fn data_options(options: &RocksOptions, filter_floor: &FilterFloor) -> Options {
         Some(|key| key_codec::prefix_length(key).is_some()),
     ));
     family.set_memtable_prefix_bloom_ratio(0.05);
-    family.set_compaction_filter_factory(SupersededFactory::new(filter_floor.clone()));
-    // Where nothing is written any more, nothing is compacted by itself, and superseded values would stay for ever.
+    family.set_compaction_filter_factory(SupersededFactory::new(filter_watermark.clone()));
+    // Where nothing is written any more, nothing triggers a compaction, and superseded values would
+    // stay forever.
     family.set_periodic_compaction_seconds(PERIODIC_COMPACTION_S);
     compact_where_much_is_deleted(&mut family);
     family
 }
 
-/// A queue: what is written is deleted soon, from the front, and little is ever in it. Files of
-/// mere deletes, which a reader at the front would have to pass over, are compacted at once.
+/// A queue: an entry is deleted soon after it is written, from the front, and few exist at a time.
+/// Files that consist of deletes, which a reader at the front would have to pass, are compacted at
+/// once.
 fn garbage_options(options: &RocksOptions) -> Options {
     let mut family = family_options(options);
     compact_where_much_is_deleted(&mut family);
     family
 }
 
-/// Readers pass over deleted entries one by one until a compaction removes them.
+/// Readers pass deleted entries one by one until a compaction removes them.
 fn compact_where_much_is_deleted(family: &mut Options) {
     family.add_compact_on_deletion_collector_factory(DELETION_WINDOW_ENTRIES, DELETION_WINDOW_ENTRIES / 2, 0.5);
 }

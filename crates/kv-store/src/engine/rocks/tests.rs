@@ -1,12 +1,10 @@
-//! What is RocksDB's own: families of the former layout, and what its compactions drop.
+//! Behaviour specific to RocksDB: the families of the former layout, and what compactions drop.
 
 use tempfile::TempDir;
 
 use super::*;
-use crate::{
-    engine::{EngineInstall, ResourceOptions, SharedResources},
-    key_codec,
-};
+use crate::engine::{EngineInstall, ResourceOptions, SharedResources};
+use crate::key_codec;
 
 struct Home {
     folder: TempDir,
@@ -14,7 +12,7 @@ struct Home {
 }
 
 impl Home {
-    /// With buffers that are full soon.
+    /// With buffers that fill up soon.
     fn new() -> Self {
         let resources = SharedResources::new(ResourceOptions::default()).unwrap();
         let options =
@@ -69,10 +67,10 @@ fn without(home: &Home, table: Table) -> RocksEngine {
 fn a_database_of_the_former_layout_opens_with_an_empty_garbage_table() {
     let home = Home::new();
     drop(without(&home, Table::Garbage));
-    for notes in [0, 1] {
+    for garbage in [0, 1] {
         let engine = home.open().unwrap();
-        assert_eq!(Table::ALL.map(|table| entries(&engine, table)), [3, 1, notes]);
-        write(&engine, |batch| batch.put(Table::Garbage, b"note", b"1"));
+        assert_eq!(Table::ALL.map(|table| entries(&engine, table)), [3, 1, garbage]);
+        write(&engine, |batch| batch.put(Table::Garbage, b"entry", b"1"));
         engine.flush().unwrap();
     }
 }
@@ -97,12 +95,12 @@ fn a_copy_of_the_former_layout_is_installed() {
     let mut install = RocksInstall::begin(&other.folder.path().join("db"), other.options.clone()).unwrap();
     install.write(&row).unwrap();
     let installed = Box::new(install).finish().unwrap();
-    assert_eq!(installed.get(Table::Garbage, b"note").unwrap(), None);
+    assert_eq!(installed.get(Table::Garbage, b"entry").unwrap(), None);
     assert_eq!(installed.get(Table::Meta, b"state").unwrap(), Some("1".into()));
 }
 
 #[test]
-fn a_compaction_drops_what_is_superseded_at_the_floor_for_good() {
+fn a_compaction_drops_superseded_values_for_good() {
     let home = Home::new();
     let engine = home.open().unwrap();
     for version in 1..=5 {
@@ -110,9 +108,9 @@ fn a_compaction_drops_what_is_superseded_at_the_floor_for_good() {
         engine.flush().unwrap();
     }
     engine.compact_data(&[], &key_codec::END).unwrap();
-    assert_eq!(entries(&engine, Table::Data), 5, "an engine that was just opened drops nothing");
-    engine.set_filter_floor(3);
-    engine.set_filter_floor(1);
+    assert_eq!(entries(&engine, Table::Data), 5, "a newly opened engine drops nothing");
+    engine.set_filter_watermark(3);
+    engine.set_filter_watermark(1);
     engine.compact_data(&[], &key_codec::END).unwrap();
     assert_eq!(entries(&engine, Table::Data), 3);
     drop(engine);
@@ -130,7 +128,7 @@ fn files_that_are_not_compacted_yet_are_counted() {
     }
 }
 
-/// The writes of 30 MB that are each superseded soon stay within a few.
+/// Writes of 30 MB, each superseded soon, fit into a few megabytes.
 #[test]
 fn endless_overwriting_of_a_few_rows_takes_bounded_space() {
     let home = Home::new();
@@ -143,23 +141,23 @@ fn endless_overwriting_of_a_few_rows_takes_bounded_space() {
                 put_version(batch, &format!("{:03}", version % 500), version, &value(version));
             }
         });
-        engine.set_filter_floor((round * 1_000).saturating_sub(2_000));
+        engine.set_filter_watermark((round * 1_000).saturating_sub(2_000));
         largest = largest.max(engine.statistics().size_bytes);
     }
     assert!(largest < 8 << 20, "{largest} bytes");
 }
 
 #[test]
-fn write_buffers_with_many_deletes_are_written_out() {
+fn write_buffers_with_many_deletes_are_flushed() {
     let home = Home::new();
     let engine = home.open().unwrap();
     let key = |number: u64| key_codec::prefix("", &number.to_be_bytes());
     write(&engine, |batch| batch.put(Table::Data, b"row", b"1"));
     write(&engine, |batch| (1..MOST_DELETES_UNFLUSHED).for_each(|number| batch.delete(Table::Data, &key(number))));
     assert_eq!(engine.deletes.load(Ordering::Relaxed), MOST_DELETES_UNFLUSHED - 1);
-    write(&engine, |batch| batch.delete(Table::Garbage, b"note"));
+    write(&engine, |batch| batch.delete(Table::Garbage, b"entry"));
     assert_eq!(engine.deletes.load(Ordering::Relaxed), 0);
-    // Not waited for; but whatever is written before a flush is in it.
+    // The flush is not waited for, but a later flush includes everything written before it.
     engine.flush().unwrap();
     assert_eq!(engine.persisted_get(Table::Data, b"row").unwrap(), Some("1".into()));
 }

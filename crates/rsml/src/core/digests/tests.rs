@@ -3,26 +3,72 @@ use crate::{ClusterId, Epoch};
 
 const ELECTION_US: u64 = 600_000;
 
-fn digests(replicas: usize, recorded: &[(u64, u64)]) -> Digests {
-    let mut options = CoreOptions::new(ReplicaId(0), (0..replicas as u8).map(ReplicaId).collect(), 0);
+/// The digests of replica 0, with the membership that its `Replica` would pass to them.
+struct Watched {
+    digests: Digests,
+    membership: Membership,
+}
+
+impl std::ops::Deref for Watched {
+    type Target = Digests;
+    fn deref(&self) -> &Digests {
+        &self.digests
+    }
+}
+
+impl std::ops::DerefMut for Watched {
+    fn deref_mut(&mut self) -> &mut Digests {
+        &mut self.digests
+    }
+}
+
+impl Watched {
+    fn record(&mut self, recorded: &[(Sequence, u64)]) {
+        self.digests.record(recorded, &self.membership);
+    }
+
+    fn observe(&mut self, from: &MessageHeader, inherited: Sequence, values: impl Iterator<Item = (Sequence, u64)>) {
+        self.digests.observe(from, inherited, values, &self.membership);
+    }
+
+    fn tick(&mut self, now: Instant, most_us: u64) {
+        self.digests.tick(now, most_us, &self.membership);
+    }
+
+    fn replace(&mut self, inherited: Sequence, recorded: &[(Sequence, u64)]) {
+        self.digests.replace(inherited, recorded, &self.membership);
+    }
+
+    fn refuse(&mut self, source: ReplicaId, recorded: &[(Sequence, u64)]) -> bool {
+        self.digests.refuse(source, recorded, &self.membership)
+    }
+
+    fn refused(&self, source: ReplicaId) -> Option<RefusedCopy> {
+        self.digests.refused(source, &self.membership)
+    }
+}
+
+fn digests(replicas: u8, recorded: &[(u64, u64)]) -> Watched {
+    let mut options = CoreOptions::new(ReplicaId(0), (0..replicas).map(ReplicaId).collect(), 0);
     options.election_max_us = ELECTION_US;
-    Digests::new(&options, &values(recorded), Sequence::ZERO, Instant(0))
+    let digests = Digests::new(&options, &values(recorded), Sequence::ZERO, Instant(0));
+    Watched { digests, membership: options.membership }
 }
 
 fn values(raw: &[(u64, u64)]) -> Vec<(Sequence, u64)> {
     raw.iter().map(|(sequence, digest)| (Sequence(*sequence), *digest)).collect()
 }
 
-fn hear(digests: &mut Digests, peer: u8, boot: u64, raw: &[(u64, u64)]) {
-    hear_heir(digests, peer, boot, 0, raw);
+fn hear(digests: &mut Watched, peer: u8, boot: u64, raw: &[(u64, u64)]) {
+    hear_inherited(digests, peer, boot, 0, raw);
 }
 
-fn hear_heir(digests: &mut Digests, peer: u8, boot: u64, inherited: u64, raw: &[(u64, u64)]) {
-    digests.hear(&sender(peer, boot), Sequence(inherited), values(raw).into_iter());
+fn hear_inherited(digests: &mut Watched, peer: u8, boot: u64, inherited: u64, raw: &[(u64, u64)]) {
+    digests.observe(&sender(peer, boot), Sequence(inherited), values(raw).into_iter());
 }
 
-fn sender(peer: u8, boot: u64) -> Sender {
-    Sender {
+fn sender(peer: u8, boot: u64) -> MessageHeader {
+    MessageHeader {
         replica: ReplicaId(peer),
         cluster_id: ClusterId(1),
         epoch: Epoch(1),
@@ -40,12 +86,12 @@ fn values_of_unequal_sequences_are_not_compared() {
     let mut digests = digests(3, &[(1024, 7), (2048, 8)]);
     hear(&mut digests, 1, 1, &[(1024, 7), (3072, 9)]);
     hear(&mut digests, 2, 1, &[(512, 1), (4096, 2)]);
-    assert_eq!((digests.verdict(), digests.strays().len()), (None, 0));
+    assert_eq!((digests.verdict(), digests.diverged_peers().len()), (None, 0));
     assert!(!digests.differs);
 }
 
 #[test]
-fn the_minority_stops_and_names_sequence_digests_and_who_agrees() {
+fn the_minority_stops_and_names_sequence_digests_and_the_replicas_that_agree() {
     let mut digests = digests(3, &[(1024, 0xA)]);
     hear(&mut digests, 0, 1, &[(1024, 0xB)]);
     assert_eq!(digests.verdict(), None, "one against one decides nothing");
@@ -59,21 +105,32 @@ fn the_minority_stops_and_names_sequence_digests_and_who_agrees() {
 }
 
 #[test]
-fn the_majority_goes_on_and_casts_the_other_out_until_it_starts_again() {
+fn the_majority_is_one_of_the_voters_and_not_of_all_members() {
+    let mut digests = digests(5, &[(1024, 0xA)]);
+    let disks = (0..3).map(|id| (ReplicaId(id), DiskId(u128::from(id)))).collect();
+    digests.membership.adopt(&crate::Configuration { epoch: Epoch(1), disks });
+    hear(&mut digests, 1, 1, &[(1024, 0xB)]);
+    assert_eq!(digests.verdict(), None, "one against one decides nothing");
+    hear(&mut digests, 2, 1, &[(1024, 0xB)]);
+    assert_eq!(kind(&digests), Some(DivergenceKind::Minority { agreed: 0xB }));
+}
+
+#[test]
+fn the_majority_goes_on_and_outvotes_the_other_until_it_starts_again() {
     let mut digests = digests(3, &[(1024, 0xA), (2048, 0xA)]);
     hear(&mut digests, 1, 1, &[(1024, 0xA)]);
     hear(&mut digests, 2, 1, &[(1024, 0xB), (2048, 0xC)]);
-    let stray = Stray { sequence: Sequence(1024), expected: 0xA, found: 0xB };
-    assert_eq!(digests.strays(), [(ReplicaId(2), stray)].into());
+    let diverged = DivergedPeer { sequence: Sequence(1024), expected: 0xA, found: 0xB };
+    assert_eq!(digests.diverged_peers(), [(ReplicaId(2), diverged)].into());
     hear(&mut digests, 2, 1, &[(2048, 0xC), (3072, 0xD)]);
     digests.tick(Instant(1 << 40), 1 << 40);
     assert_eq!(digests.verdict(), None, "what it says meanwhile does not count");
     hear(&mut digests, 2, 2, &[(2048, 0xA)]);
-    assert!(digests.strays().is_empty(), "its next start is judged anew");
+    assert!(digests.diverged_peers().is_empty(), "its next start is judged anew");
 }
 
 #[test]
-fn a_value_that_comes_before_the_own_one_is_compared_when_that_is_recorded() {
+fn a_digest_that_arrives_early_is_compared_once_this_replica_has_its_own() {
     let mut digests = digests(3, &[]);
     hear(&mut digests, 0, 1, &[(1024, 0xB)]);
     hear(&mut digests, 2, 1, &[(1024, 0xB)]);
@@ -96,11 +153,11 @@ fn where_no_majority_can_come_about_everyone_stops_at_once() {
     }
     assert_eq!(kind(&five), None, "the fifth decides");
     hear(&mut five, 4, 1, &[(1024, 1)]);
-    assert_eq!((kind(&five), five.strays().len()), (None, 2));
+    assert_eq!((kind(&five), five.diverged_peers().len()), (None, 2));
 }
 
 #[test]
-fn a_mismatch_that_stays_undecided_stops_whoever_sees_it_but_not_for_having_slept() {
+fn a_mismatch_that_stays_undecided_stops_the_replica_but_time_asleep_does_not_count() {
     let mut digests = digests(3, &[(1024, 1)]);
     hear(&mut digests, 1, 1, &[(1024, 2)]);
     digests.tick(Instant(100 * ELECTION_US), 50_000);
@@ -112,30 +169,31 @@ fn a_mismatch_that_stays_undecided_stops_whoever_sees_it_but_not_for_having_slep
 }
 
 #[test]
-fn who_copied_the_wrong_database_is_no_witness_for_it() {
+fn a_replica_that_installed_a_wrong_snapshot_has_no_vote_for_it() {
     let mut digests = digests(3, &[(1024, 1), (2048, 2)]);
     hear(&mut digests, 1, 1, &[(1024, 1), (2048, 9)]);
     // It took the copy between the two: whatever it says about 2048 is what it was given.
-    hear_heir(&mut digests, 2, 1, 1500, &[(1024, 1), (2048, 9), (3072, 10)]);
+    hear_inherited(&mut digests, 2, 1, 1500, &[(1024, 1), (2048, 9), (3072, 10)]);
     assert_eq!(kind(&digests), Some(DivergenceKind::NoMajority), "it is one against one");
 }
 
 #[test]
-fn who_agreed_since_it_copied_with_whom_it_contradicts_now_is_a_witness() {
+fn a_replica_that_agreed_since_its_snapshot_with_the_one_it_contradicts_now_has_a_vote() {
     for agreed in [3072, 4096] {
         let mut digests = digests(3, &[(agreed, 1), (5120, 2)]);
         hear(&mut digests, 1, 1, &[(5120, 9)]);
-        hear_heir(&mut digests, 2, 1, 3072, &[(agreed, 1), (5120, 9)]);
+        hear_inherited(&mut digests, 2, 1, 3072, &[(agreed, 1), (5120, 9)]);
         assert_eq!(kind(&digests), Some(DivergenceKind::Minority { agreed: 9 }));
     }
 }
 
 #[test]
-fn that_no_value_is_known_to_differ_in_a_copy_makes_nobody_a_witness() {
-    // Values from before may come yet; if they do not, nobody knows any more whether the copy was right.
+fn an_inherited_digest_is_no_vote_though_none_is_known_to_differ() {
+    // Earlier digests may still arrive. Without them it stays unknown whether the snapshot was
+    // right.
     let mut digests = digests(3, &[(2048, 1), (5120, 2)]);
     hear(&mut digests, 1, 1, &[(5120, 9)]);
-    hear_heir(&mut digests, 2, 1, 3072, &[(2048, 1), (5120, 9)]);
+    hear_inherited(&mut digests, 2, 1, 3072, &[(2048, 1), (5120, 9)]);
     assert_eq!(kind(&digests), None, "what it had at 4096 would decide");
     for tick in 1..=60 {
         digests.tick(Instant(tick * 50_000), 50_000);
@@ -147,26 +205,26 @@ fn that_no_value_is_known_to_differ_in_a_copy_makes_nobody_a_witness() {
 fn a_difference_in_the_interval_of_the_copy_is_taken_for_inherited() {
     let mut digests = digests(3, &[(2048, 1), (3072, 2)]);
     hear(&mut digests, 1, 1, &[(3072, 9)]);
-    hear_heir(&mut digests, 2, 1, 2500, &[(2048, 1), (3072, 9)]);
+    hear_inherited(&mut digests, 2, 1, 2500, &[(2048, 1), (3072, 9)]);
     assert_eq!(kind(&digests), Some(DivergenceKind::NoMajority));
 }
 
 #[test]
-fn agreeing_with_the_source_of_the_copy_makes_no_witness() {
+fn agreeing_with_the_source_of_the_snapshot_makes_no_vote() {
     let mut digests = digests(3, &[(4096, 2)]);
     hear(&mut digests, 1, 1, &[(3072, 8), (4096, 9)]);
-    hear_heir(&mut digests, 2, 1, 3072, &[(3072, 8), (4096, 9)]);
+    hear_inherited(&mut digests, 2, 1, 3072, &[(3072, 8), (4096, 9)]);
     assert_eq!(kind(&digests), None, "the own value at 3072, which is lost, would decide");
 }
 
 #[test]
-fn an_heir_accuses_itself_only_where_it_knows_that_its_copy_was_right() {
+fn a_replica_with_an_inherited_database_stops_only_if_it_knows_that_its_snapshot_was_right() {
     for (agreed, verdict) in [(3072, Some(DivergenceKind::Minority { agreed: 9 })), (2048, None)] {
         let mut digests = digests(5, &[]);
         digests.replace(Sequence(3072), &values(&[(2048, 1), (3072, 1)]));
         digests.record(&values(&[(4096, 2)]));
         for peer in [1, 2] {
-            hear_heir(&mut digests, peer, 1, 3072, &[(agreed, 1), (4096, 9)]);
+            hear_inherited(&mut digests, peer, 1, 3072, &[(agreed, 1), (4096, 9)]);
         }
         hear(&mut digests, 3, 1, &[(4096, 9)]);
         assert_eq!(kind(&digests), verdict, "agreed at {agreed}");
@@ -174,7 +232,7 @@ fn an_heir_accuses_itself_only_where_it_knows_that_its_copy_was_right() {
 }
 
 #[test]
-fn a_copy_that_others_contradict_is_known() {
+fn a_snapshot_that_others_contradict_is_known() {
     let mut digests = digests(3, &[]);
     hear(&mut digests, 1, 1, &[(1024, 1), (2048, 9)]);
     hear(&mut digests, 2, 1, &[(1024, 1), (2048, 2)]);
@@ -183,7 +241,7 @@ fn a_copy_that_others_contradict_is_known() {
 }
 
 #[test]
-fn a_refused_copy_is_worth_another_transfer_once_more_is_known() {
+fn a_refused_snapshot_is_worth_another_fetch_once_more_is_known() {
     let refused = || {
         let mut digests = digests(3, &[]);
         hear(&mut digests, 1, 1, &[(1024, 1), (2048, 9)]);
@@ -201,7 +259,7 @@ fn a_refused_copy_is_worth_another_transfer_once_more_is_known() {
     hear(&mut digests, 2, 2, &[(2048, 9)]);
     assert!(digests.refused(ReplicaId(1)).is_none(), "who contradicted has another database now");
     let mut digests = refused();
-    digests.hear(&sender(1, 1), Sequence(2048), [].into_iter());
+    digests.observe(&sender(1, 1), Sequence(2048), [].into_iter());
     assert!(digests.refused(ReplicaId(1)).is_none(), "the source has got a copy itself");
     let mut digests = refused();
     digests.forget(ReplicaId(1));
@@ -239,7 +297,7 @@ fn values_of_a_database_that_was_replaced_count_no_more() {
     let mut digests = digests(3, &[(1024, 1)]);
     digests.replace(Sequence(3000), &values(&[(2048, 2)]));
     digests.record(&values(&[(1024, 1), (2048, 3), (3072, 4)]));
-    let own: Vec<(Sequence, u64)> = digests.own.into_iter().collect();
+    let own: Vec<(Sequence, u64)> = digests.digests.own.into_iter().collect();
     assert_eq!(own, values(&[(2048, 2), (3072, 4)]));
 }
 
@@ -255,7 +313,7 @@ fn a_restart_of_the_other_ends_a_mismatch() {
 }
 
 #[test]
-fn what_is_told_is_what_is_new_and_a_few_older_ones() {
+fn reports_carry_new_digests_and_a_few_older_ones() {
     let mut digests = digests(3, &[]);
     digests.record(&(1..=20).map(|n| (Sequence(n), n)).collect::<Vec<_>>());
     assert_eq!(digests.publish().len(), 20);
@@ -271,6 +329,6 @@ fn what_is_told_is_what_is_new_and_a_few_older_ones() {
 #[test]
 fn a_peer_that_tells_endlessly_many_values_costs_little() {
     let mut digests = digests(3, &[]);
-    digests.hear(&sender(1, 1), Sequence::ZERO, (0..1_000_000).map(|n| (Sequence(n), n)));
+    digests.observe(&sender(1, 1), Sequence::ZERO, (0..1_000_000).map(|n| (Sequence(n), n)));
     assert!(digests.peers[&ReplicaId(1)].values.len() <= KEPT);
 }

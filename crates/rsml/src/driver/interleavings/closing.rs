@@ -1,7 +1,8 @@
-//! Nobody waits for ever for a replica that stops, whatever for.
+//! No caller waits forever for a replica that stops, for any reason.
 //!
-//! A panic of the core, under its lock, is not tried: here all tasks run on one thread of the system, and where one unwinds,
-//! others that let go of a lock meanwhile take that panic for their own.
+//! A panic of the core, under its lock, is not tested: here all tasks run on one thread of the
+//! system, and if one unwinds, tasks that release a lock in the meantime poison it as if they had
+//! panicked.
 
 use super::one_replica::deadline;
 use super::*;
@@ -11,8 +12,9 @@ fn execute(replica: &ConsensusReplica, payload: &'static [u8]) -> Result<Bytes, 
     block_on(replica.execute_request_async(Bytes::from_static(payload), deadline()))
 }
 
-/// Lets callers of every kind wait for a replica while `end` ends it; each must be answered. Then all are refused.
-fn everybody_is_answered(end: fn(&Harness)) {
+/// Callers of every kind wait for a replica while `end` ends it. Each must get an answer, and later
+/// callers must be refused.
+fn all_callers_are_answered(end: fn(&Harness)) {
     let harness = Harness::start();
     let writers = [(); 2].map(|()| harness.spawn(|replica| execute(replica, b"x")));
     let reader = harness.spawn(|replica| block_on(replica.read_barrier(deadline())));
@@ -27,10 +29,10 @@ fn everybody_is_answered(end: fn(&Harness)) {
     let transferred = transfer.join().expect("no panic");
     assert!(transferred.is_err(), "{transferred:?}");
     harness.replica.stop(false);
-    nobody_is_kept_waiting_afterwards(&harness.replica);
+    later_callers_are_refused(&harness.replica);
 }
 
-fn nobody_is_kept_waiting_afterwards(replica: &ConsensusReplica) {
+fn later_callers_are_refused(replica: &ConsensusReplica) {
     assert!(matches!(execute(replica, b"x"), Err(RequestError::NotExecuted(_))));
     assert!(matches!(block_on(replica.read_barrier(deadline())), Err(ReadError::Stopped(_))));
     let transferred = block_on(replica.transfer_primary(None, deadline()));
@@ -39,16 +41,16 @@ fn nobody_is_kept_waiting_afterwards(replica: &ConsensusReplica) {
 }
 
 #[test]
-fn a_stop_answers_everybody() {
+fn a_stop_answers_all_callers() {
     explore(|| {
-        everybody_is_answered(|harness| harness.replica.stop(false));
+        all_callers_are_answered(|harness| harness.replica.stop(false));
     });
 }
 
 #[test]
-fn a_log_that_fails_answers_everybody() {
+fn a_log_that_fails_answers_all_callers() {
     explore(|| {
-        everybody_is_answered(|harness| {
+        all_callers_are_answered(|harness| {
             harness.break_log();
             let outcome = execute(&harness.replica, b"x");
             assert!(matches!(outcome, Err(RequestError::Unknown(_) | RequestError::NotExecuted(_))), "{outcome:?}");
@@ -57,9 +59,9 @@ fn a_log_that_fails_answers_everybody() {
 }
 
 #[test]
-fn an_executor_that_fails_answers_everybody() {
+fn an_executor_that_fails_answers_all_callers() {
     explore(|| {
-        everybody_is_answered(|harness| {
+        all_callers_are_answered(|harness| {
             let outcome = execute(&harness.replica, b"fail");
             assert!(matches!(outcome, Err(RequestError::Unknown(_))), "{outcome:?}");
         });
@@ -67,16 +69,16 @@ fn an_executor_that_fails_answers_everybody() {
 }
 
 #[test]
-fn a_failure_found_from_outside_answers_everybody() {
+fn a_failure_reported_from_outside_answers_all_callers() {
     explore(|| {
-        everybody_is_answered(|harness| harness.replica.fail(Failure::invariant()));
+        all_callers_are_answered(|harness| harness.replica.fail(Failure::invariant()));
     });
 }
 
 #[test]
-fn an_executor_that_panics_answers_everybody() {
+fn an_executor_that_panics_answers_all_callers() {
     explore(|| {
-        everybody_is_answered(|harness| {
+        all_callers_are_answered(|harness| {
             let outcome = execute(&harness.replica, b"panic");
             assert!(matches!(outcome, Err(RequestError::Unknown(_))), "{outcome:?}");
         });
@@ -84,7 +86,7 @@ fn an_executor_that_panics_answers_everybody() {
 }
 
 #[test]
-fn two_stops_at_once_end_both_when_all_threads_have_ended() {
+fn two_concurrent_stops_both_return_after_all_threads_have_ended() {
     explore(|| {
         let harness = Harness::start();
         let writer = harness.spawn(|replica| execute(replica, b"x"));
@@ -93,6 +95,6 @@ fn two_stops_at_once_end_both_when_all_threads_have_ended() {
         other.join().expect("no panic");
         let outcome = writer.join().expect("no panic");
         assert!(matches!(outcome, Ok(_) | Err(RequestError::Unknown(_) | RequestError::NotExecuted(_))), "{outcome:?}");
-        nobody_is_kept_waiting_afterwards(&harness.replica);
+        later_callers_are_refused(&harness.replica);
     });
 }

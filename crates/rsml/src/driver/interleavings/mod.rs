@@ -1,12 +1,13 @@
-//! A whole replica under a scheduler that decides which of its threads goes on: core, log, apply and snapshot thread,
-//! clients and a connection. Each test tries thousands of interleavings, the same ones each time it runs.
+//! A whole replica under a scheduler that decides which thread runs next: its core, log, apply and
+//! snapshot threads, clients, and a connection. Each test tries thousands of interleavings, the
+//! same ones in each run.
 //!
-//! The clock stands still and no wait times out (`sync`), so a thread that is not woken by what it waits for waits for
-//! ever: the scheduler then has nothing left to run and calls it a deadlock. In production a timeout would cover for it,
-//! some milliseconds later, or never.
+//! The clock stands still, and no timeout expires (see `sync`), so a thread that is not woken when
+//! it should be waits forever. The scheduler then has no thread left to run, and reports a
+//! deadlock. In production, a timeout would hide that mistake some milliseconds later, or never.
 //!
-//! The replica leads a cluster of which it is the only voter. What the other one in its list sends is taken as a
-//! learner's: it may have requests executed, ask for read points, and get a copy of the database.
+//! The replica leads a cluster of which it is the only voter. Its peer is an observer: the peer may
+//! have requests executed, ask for read points, and fetch a copy of the database.
 
 mod closing;
 mod one_replica;
@@ -21,19 +22,22 @@ use shuttle::Config;
 use shuttle::future::block_on;
 use shuttle::scheduler::{PctScheduler, RandomScheduler, Scheduler};
 
+use super::failure::Failure;
 use super::*;
-use one_replica::{Harness, place};
+use crate::{Sequence, Storage, StorageError};
+use one_replica::{Harness, position};
 
 /// How many interleavings of each kind a test tries.
 const INTERLEAVINGS: usize = 2000;
 
-/// Where timers are set. None ever ends, since nothing drives it.
+/// The runtime that timers need. They never expire, since nothing drives the runtime.
 static TIMERS: LazyLock<tokio::runtime::Runtime> = LazyLock::new(|| {
     tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime without a thread")
 });
 
-/// Runs `body` again and again: half of the time whoever goes on is drawn anew at each step, otherwise a thread runs as
-/// long as it can, and is interrupted at few places. The one finds what takes many changes, the other what takes one at an
+/// Runs `body` many times. In half of the runs, the next thread is drawn at random at each step:
+/// that finds bugs that need many switches between threads. In the other half, each thread runs as
+/// long as it can, and is interrupted at few places: that finds bugs that need one switch at an
 /// unlikely place.
 fn explore(body: fn()) {
     let _context = TIMERS.enter();

@@ -1,24 +1,26 @@
-//! The replica that is looked at, and what is around it.
+//! The replica under test, and its surroundings.
 
 use std::sync::Mutex as Plain;
-use std::time::{Duration, Instant as Clock};
+use std::time::{Duration, Instant as StdInstant};
 
 use super::super::sync;
 use super::super::sync::thread::{self, JoinHandle};
 use super::*;
-use crate::core::{CoreOptions, Replica, Start};
-use crate::transport::{Envelope, EventSink, Sender, Transport, TransportEvent};
+use crate::core::{CoreOptions, Input, Replica, Start};
+use crate::message::MessageHeader;
+use crate::transport::{Envelope, EventSink, Transport, TransportEvent};
 use crate::wal::InMemoryStorage;
 use crate::{
-    Applier, Boot, CommittedValue, DiskId, ExecutionError, ExecutionNotifier, Instant, Message, Persist, Recovered,
-    ReplicaId, SealedState, Snapshot, SnapshotSink, SnapshotSource, Snapshots, StorageStatistics,
+    Applier, Boot, CommittedValue, DiskId, ExecutedBatch, ExecutionError, ExecutionNotifier, Instant, Membership,
+    Message, Persist, Recovered, ReplicaId, SealedState, Snapshot, SnapshotSink, SnapshotSource, Snapshots,
+    StorageStatistics,
 };
 
 pub const ME: ReplicaId = ReplicaId(0);
 pub const PEER: ReplicaId = ReplicaId(1);
 pub const COPY_BYTES: usize = 10;
 
-/// Counts requests: the outcome of each is its place among all.
+/// Counts requests: the outcome of each is its position among all executed requests.
 #[derive(Clone, Default)]
 struct Counter {
     executed: u64,
@@ -26,12 +28,29 @@ struct Counter {
     copied: Arc<Plain<Option<Bytes>>>,
 }
 
+/// Requests that were counted but not committed yet.
+struct Counted<'e> {
+    counter: &'e mut Counter,
+    outcomes: Vec<Bytes>,
+}
+
+impl ExecutedBatch for Counted<'_> {
+    fn outcomes(&self) -> &[Bytes] {
+        &self.outcomes
+    }
+
+    fn commit(self: Box<Self>, sealed: SealedState) -> Result<Vec<Bytes>, ExecutionError> {
+        *self.counter.copied.lock().expect("no test panics here") = Some(sealed.state.clone());
+        self.counter.sealed = Some(sealed);
+        Ok(self.outcomes)
+    }
+}
+
 impl ExecutionNotifier for Counter {
-    fn notify_commit_batch(
-        &mut self,
-        values: &[CommittedValue],
-        seal: &mut dyn FnMut(&[Bytes]) -> SealedState,
-    ) -> Result<Vec<Bytes>, ExecutionError> {
+    fn notify_commit_batch<'e>(
+        &'e mut self,
+        values: &'e [CommittedValue],
+    ) -> Result<Box<dyn ExecutedBatch + 'e>, ExecutionError> {
         let mut outcomes = Vec::new();
         for request in values.iter().flat_map(|value| &value.requests) {
             if request.payload == "fail" {
@@ -41,10 +60,7 @@ impl ExecutionNotifier for Counter {
             self.executed += 1;
             outcomes.push(Bytes::from(self.executed.to_string()));
         }
-        let sealed = seal(&outcomes);
-        *self.copied.lock().expect("nobody panics") = Some(sealed.state.clone());
-        self.sealed = Some(sealed);
-        Ok(outcomes)
+        Ok(Box::new(Counted { counter: self, outcomes }))
     }
 
     fn sealed_state(&self) -> Result<Option<Bytes>, ExecutionError> {
@@ -74,12 +90,12 @@ impl ExecutionNotifier for Counter {
     }
 }
 
-/// Copies of the sealed state, with some bytes as the data.
+/// Copies of the sealed state, with constant bytes as data.
 struct Copies(Arc<Plain<Option<Bytes>>>);
 
 impl Snapshots for Copies {
     fn take(&self) -> Result<Snapshot, ExecutionError> {
-        let state = self.0.lock().expect("nobody panics").clone().expect("the cluster is founded");
+        let state = self.0.lock().expect("no test panics here").clone().expect("the cluster is bootstrapped");
         Ok(Snapshot { state, source: Box::new(Rows) })
     }
 
@@ -100,7 +116,7 @@ impl SnapshotSource for Rows {
     }
 }
 
-/// A log that can be told to fail.
+/// A log that fails on request.
 #[derive(Clone, Default)]
 struct Log {
     inner: InMemoryStorage,
@@ -116,11 +132,11 @@ impl Storage for Log {
         self.inner.load(from)
     }
 
-    fn persist(&mut self, orders: &[Persist]) -> Result<usize, StorageError> {
+    fn persist(&mut self, writes: &[Persist]) -> Result<usize, StorageError> {
         if self.is_broken.load(std::sync::atomic::Ordering::SeqCst) {
             return Err(StorageError::Io { what: "fdatasync", path: "test".into(), error: "asked for".into() });
         }
-        self.inner.persist(orders)
+        self.inner.persist(writes)
     }
 
     fn read(&mut self, from: Sequence, to: Sequence, max_bytes: usize) -> Result<Vec<Bytes>, StorageError> {
@@ -140,7 +156,7 @@ impl Storage for Log {
     }
 }
 
-/// What the replica sends to its peer, handed over at once.
+/// Passes what the replica sends to its peer to the test.
 struct Wire {
     sent: sync::mpsc::Sender<(Message, Vec<Bytes>)>,
 }
@@ -148,9 +164,11 @@ struct Wire {
 impl Transport for Wire {
     fn send(&self, envelope: Envelope) {
         let message = Message::from_bytes(&envelope.body).expect("of this version");
-        // A test that ended no longer cares.
+        // Fails only after the test has ended.
         let _unheard = self.sent.send((message, envelope.payload));
     }
+
+    fn set_peers(&self, _: &Membership) {}
 
     fn shutdown(&self) {}
 }
@@ -159,7 +177,7 @@ fn core_options(replicas: &[ReplicaId]) -> CoreOptions {
     CoreOptions::new(ME, replicas.to_vec(), 1)
 }
 
-/// Steps the core, with all that it asks for done at once, until `is_done`.
+/// Steps the core until `is_done`, and does everything that it asks for at once.
 fn step_until(
     core: &mut Replica,
     (log, applier): (&mut Log, &mut Applier<Counter>),
@@ -176,7 +194,7 @@ fn step_until(
             }
             log.persist(&outputs.persist).expect("memory does not fail");
             if let Some(last) = outputs.persist.last() {
-                core.step(*now, Input::Durable(last.ticket));
+                core.step(*now, Input::Durable(last.write_id));
             }
             if !outputs.deliver.is_empty() {
                 applier.apply(outputs.deliver).expect("the counter does not fail");
@@ -202,25 +220,25 @@ fn new_core(replicas: &[ReplicaId], log: &mut Log, applier: &Applier<Counter>, n
 pub struct Harness {
     pub replica: Arc<ConsensusReplica>,
     pub sink: EventSink,
-    /// What was sent to the peer.
+    /// The messages that the replica sends to its peer.
     pub received: sync::mpsc::Receiver<(Message, Vec<Bytes>)>,
-    peer: Sender,
+    peer: MessageHeader,
     is_broken: Arc<std::sync::atomic::AtomicBool>,
 }
 
 impl Harness {
-    /// Founds a cluster, starts a replica of it anew with a peer that does not vote, makes it lead, and only then lets its
-    /// threads run.
+    /// Bootstraps a cluster of one replica, restarts the replica with a peer that does not vote,
+    /// lets it become primary, and only then starts its threads.
     pub fn start() -> Harness {
         let mut log = Log::default();
         let mut applier = Applier::new(Counter::default()).expect("it is empty");
         let mut now = Instant(0);
-        let mut founder = new_core(&[ME], &mut log, &applier, now);
-        step_until(&mut founder, (&mut log, &mut applier), &mut now, Replica::is_recovered);
+        let mut bootstrapper = new_core(&[ME], &mut log, &applier, now);
+        step_until(&mut bootstrapper, (&mut log, &mut applier), &mut now, Replica::is_recovered);
         let mut core = new_core(&[ME, PEER], &mut log, &applier, now);
         step_until(&mut core, (&mut log, &mut applier), &mut now, Replica::is_recovered);
         let hard = *core.hard_state();
-        let peer = Sender {
+        let peer = MessageHeader {
             replica: PEER,
             disk_id: DiskId(200),
             boot: Boot(1),
@@ -229,28 +247,25 @@ impl Harness {
         };
         let options = ReplicaOptions::new(core_options(&[ME, PEER]), 100, 7);
         let (sent, received) = sync::mpsc::channel();
-        let mut sink = None;
         let is_broken = log.is_broken.clone();
-        let replica =
-            ConsensusReplica::run(options, core, sync::now() - Duration::from_micros(now.0), log, applier, |to| {
-                sink = Some(to);
-                Ok(Arc::new(Wire { sent }))
-            });
-        let replica = Arc::new(replica.expect("the network is up"));
-        Harness { replica, sink: sink.expect("it was connected"), received, peer, is_broken }
+        let started = sync::now() - Duration::from_micros(now.0);
+        let ready = ReadyReplica::new(options, core, started, log, applier);
+        let sink = ready.sink();
+        let replica = Arc::new(ready.start(Arc::new(Wire { sent })));
+        Harness { replica, sink, received, peer, is_broken }
     }
 
-    /// The connection of the peer brings these, one after the other.
-    pub fn peer_says(&self, messages: Vec<(Message, Vec<Bytes>)>) -> JoinHandle<()> {
-        self.bring_from(self.peer, messages)
+    /// The peer sends these messages over its connection, one after the other.
+    pub fn peer_sends(&self, messages: Vec<(Message, Vec<Bytes>)>) -> JoinHandle<()> {
+        self.deliver_from(self.peer, messages)
     }
 
-    /// The connection of somebody who is no replica of this cluster does.
-    pub fn stranger_says(&self, messages: Vec<(Message, Vec<Bytes>)>) -> JoinHandle<()> {
-        self.bring_from(Sender { replica: ReplicaId(9), ..self.peer }, messages)
+    /// A stranger, which is no replica of this cluster, sends these messages.
+    pub fn stranger_sends(&self, messages: Vec<(Message, Vec<Bytes>)>) -> JoinHandle<()> {
+        self.deliver_from(MessageHeader { replica: ReplicaId(9), ..self.peer }, messages)
     }
 
-    fn bring_from(&self, sender: Sender, messages: Vec<(Message, Vec<Bytes>)>) -> JoinHandle<()> {
+    fn deliver_from(&self, sender: MessageHeader, messages: Vec<(Message, Vec<Bytes>)>) -> JoinHandle<()> {
         let sink = self.sink.clone();
         thread::spawn(move || {
             for (message, payload) in messages {
@@ -263,7 +278,7 @@ impl Harness {
         self.is_broken.store(true, std::sync::atomic::Ordering::SeqCst);
     }
 
-    /// Runs `task` with the replica in a thread of its own.
+    /// Runs `task` with the replica on a thread of its own.
     pub fn spawn<T: Send + 'static>(
         &self,
         task: impl FnOnce(&ConsensusReplica) -> T + Send + 'static,
@@ -273,13 +288,13 @@ impl Harness {
     }
 }
 
-/// Further away than any test gets.
-pub fn deadline() -> Clock {
+/// Later than any test ends.
+pub fn deadline() -> StdInstant {
     sync::now() + Duration::from_secs(3000)
 }
 
-/// The place of an executed request among all of them.
-pub fn place(outcome: Result<Bytes, RequestError>) -> u64 {
+/// The position of an executed request among all of them.
+pub fn position(outcome: Result<Bytes, RequestError>) -> u64 {
     let outcome = outcome.expect("it is executed");
     String::from_utf8_lossy(&outcome).parse().expect("a number")
 }

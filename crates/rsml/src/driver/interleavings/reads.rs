@@ -1,9 +1,9 @@
-//! Whoever waits for a read point is woken when there is one and the database has reached it.
+//! A reader is woken once there is a read point and the database has reached it.
 
 use super::one_replica::deadline;
 use super::*;
 
-/// Reads, and returns the point, which the database has reached.
+/// Returns a read point, and checks that the database has reached it.
 fn read(replica: &ConsensusReplica) -> Sequence {
     let point = block_on(replica.read_barrier(deadline())).expect("it leads");
     assert!(replica.applied() >= point, "{point} is not applied");
@@ -11,11 +11,11 @@ fn read(replica: &ConsensusReplica) -> Sequence {
 }
 
 #[test]
-fn a_read_ends_when_the_database_has_reached_its_point_though_nothing_else_is_applied() {
+fn a_read_ends_when_the_database_has_reached_its_point_although_nothing_else_is_applied() {
     explore(|| {
         let harness = Harness::start();
         let writer = harness.spawn(|replica| {
-            place(block_on(replica.execute_request_async(Bytes::from_static(b"x"), deadline())));
+            position(block_on(replica.execute_request_async(Bytes::from_static(b"x"), deadline())));
         });
         let readers = [(); 2].map(|()| {
             harness.spawn(|replica| {
@@ -34,7 +34,7 @@ fn a_read_covers_what_was_acknowledged_before_it() {
         let harness = Harness::start();
         let callers = [(); 2].map(|()| {
             harness.spawn(|replica| {
-                place(block_on(replica.execute_request_async(Bytes::from_static(b"x"), deadline())));
+                position(block_on(replica.execute_request_async(Bytes::from_static(b"x"), deadline())));
                 let acknowledged = replica.applied();
                 assert!(read(replica) >= acknowledged);
             })

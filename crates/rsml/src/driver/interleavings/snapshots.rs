@@ -10,15 +10,15 @@ fn ask(id: u64, offset: u64) -> (Message, Vec<Bytes>) {
 }
 
 #[test]
-fn a_peer_gets_every_piece_of_a_copy_that_it_asks_for_while_writes_go_on() {
+fn a_peer_gets_every_piece_of_a_copy_that_it_asks_for_during_writes() {
     explore(|| {
         let harness = Harness::start();
         let writer = harness.spawn(|replica| {
-            place(block_on(replica.execute_request_async(Bytes::from_static(b"x"), deadline())));
+            position(block_on(replica.execute_request_async(Bytes::from_static(b"x"), deadline())));
         });
         let (mut id, mut copied) = (0, 0);
         while copied < COPY_BYTES {
-            let asking = harness.peer_says(vec![ask(id, copied as u64)]);
+            let asking = harness.peer_sends(vec![ask(id, copied as u64)]);
             let piece = loop {
                 match harness.received.recv().expect("it is connected") {
                     (Message::SnapshotChunk(chunk), payload) => break (chunk, payload.concat()),

@@ -20,7 +20,7 @@ fn replicas_on_a_bus_are_connected_when_both_are_there() {
 }
 
 #[test]
-fn a_cut_is_told_to_both_and_stops_messages_until_it_heals() {
+fn a_cut_is_reported_to_both_and_stops_messages_until_it_heals() {
     let bus = create_shared_message_bus();
     let ((a, mut events_a), (_b, mut events_b)) = pair(&bus);
     events_a.drain();
@@ -61,7 +61,7 @@ fn an_isolated_replica_reaches_no_one() {
 }
 
 #[test]
-fn leaving_the_bus_is_told_and_coming_back_replaces_what_was_there() {
+fn leaving_the_bus_is_reported_and_coming_back_replaces_the_old_transport() {
     let bus = create_shared_message_bus();
     let ((a, mut events_a), (b, mut events_b)) = pair(&bus);
     events_a.drain();

@@ -56,7 +56,7 @@ fn a_flipped_bit_anywhere_is_noticed() {
 }
 
 #[test]
-fn a_length_is_not_believed_before_its_checksum_and_memory_grows_with_what_arrived() {
+fn a_length_is_used_only_once_its_checksum_fits_and_memory_grows_with_the_bytes_that_arrived() {
     let mut bytes = bytes_of(&Frame::message(envelope(A, B, "body", vec![])));
     bytes[12..16].copy_from_slice(&(60u32 << 20).to_le_bytes());
     assert_eq!(decode_all(&bytes, 80), Err(FrameError::Checksum { part: "header" }));
@@ -64,11 +64,11 @@ fn a_length_is_not_believed_before_its_checksum_and_memory_grows_with_what_arriv
     let mut decoder = Decoder::default();
     decoder.buffer().extend_from_slice(&huge[..200]);
     assert_eq!(decoder.next_frame(), Ok(None));
-    assert!(decoder.buffer().capacity() < 1 << 20, "memory was taken for what was only announced");
+    assert!(decoder.buffer().capacity() < 1 << 20, "memory was allocated for bytes that were only announced");
 }
 
 #[test]
-fn a_frame_that_is_too_large_is_neither_sent_nor_taken() {
+fn a_frame_that_is_too_large_is_neither_sent_nor_accepted() {
     let frame = Frame::message(envelope(A, B, vec![1; MAX_FRAME_BYTES], vec![]));
     assert!(matches!(frame.encode(), Err(FrameError::TooLarge { .. })));
     let mut header = bytes_of(&Frame::message(envelope(A, B, "", vec![])));
@@ -79,7 +79,7 @@ fn a_frame_that_is_too_large_is_neither_sent_nor_taken() {
 }
 
 #[test]
-fn another_version_and_garbage_are_told_apart() {
+fn another_version_is_distinguished_from_garbage() {
     let mut bytes = bytes_of(&Frame::message(envelope(A, B, "", vec![])));
     bytes[4] = 9;
     assert_eq!(decode_all(&bytes, 80), Err(FrameError::Version { found: 9 }));
@@ -94,7 +94,7 @@ fn a_stranger_may_send_little_and_a_peer_much() {
     assert!(matches!(decoder.next_frame(), Err(FrameError::TooLarge { bytes: 10_080, .. })));
     let hello = bytes_of(&Frame::hello(envelope(A, B, "", vec![]).sender, B));
     let mut decoder = Decoder::of_stranger();
-    assert!(decoder.buffer().capacity() < 10_000, "memory was taken for somebody unknown");
+    assert!(decoder.buffer().capacity() < 10_000, "memory was allocated for an unknown sender");
     decoder.buffer().extend_from_slice(&hello);
     decoder.next_frame().expect("a hello is small").expect("it is whole");
     decoder.trust();
@@ -102,14 +102,14 @@ fn a_stranger_may_send_little_and_a_peer_much() {
     assert!(decoder.next_frame().expect("a peer may").is_some());
 }
 
-/// Damages a stream of good frames, or takes the bytes as they are; what is decoded must not depend on how it is divided.
+/// The decoded frames must not depend on how the stream is divided into pieces.
 fn assert_decoder_is_robust(bytes: &[u8], piece_bytes: usize) {
     let whole = decode_all(bytes, bytes.len().max(1));
     let divided = decode_all(bytes, piece_bytes);
     assert_eq!(whole, divided, "it depends on how the stream is divided");
     if let Ok(frames) = whole {
         let encoded: Vec<u8> = frames.iter().flat_map(bytes_of).collect();
-        assert!(bytes.starts_with(&encoded), "what was decoded is not what was sent");
+        assert!(bytes.starts_with(&encoded), "the decoded frames are not those that were sent");
     }
 }
 
@@ -119,7 +119,7 @@ proptest::proptest! {
         assert_decoder_is_robust(&bytes, piece_bytes);
     }
 
-    /// The checksum is made to fit, so that the fields behind it are looked at.
+    /// The checksum is made to fit, so that the decoder checks the other fields.
     #[test]
     fn any_header_is_decoded_or_refused(
         fields: [u8; 12],

@@ -1,17 +1,17 @@
-//! Peers that are known by name.
+//! Peers whose addresses are names.
 
 use std::net::Ipv4Addr;
 
 use super::*;
 
-/// `.invalid` is reserved for names that are nobody's.
+/// The top-level domain `.invalid` is reserved for names that never resolve.
 const NOBODY: &str = "replica-2.invalid:9290";
 
 fn trouble(node: &Node, of: ReplicaId) -> Option<Arc<Trouble>> {
     node.transport.troubles().get(&of).cloned()
 }
 
-/// Waits until there is trouble of that kind.
+/// Waits for trouble of that kind.
 fn wait_for_trouble(node: &Node, of: ReplicaId, kind: TroubleKind) -> Arc<Trouble> {
     let deadline = Instant::now() + Duration::from_secs(20);
     loop {
@@ -23,10 +23,13 @@ fn wait_for_trouble(node: &Node, of: ReplicaId, kind: TroubleKind) -> Arc<Troubl
     }
 }
 
-/// What A connects to, with B by that name.
+/// Options for A with this name as the address of B.
 fn options_with_b_at(network: &mut Network, b: &str) -> TcpOptions {
-    let options = network.options(A);
-    TcpOptions { peers: vec![(B, b.into()), (C, NOBODY.into())], ..options }
+    let mut options = network.options(A);
+    options.membership = Membership::new(A, [A, B, C]);
+    options.membership.set_address(B, b.into());
+    options.membership.set_address(C, NOBODY.into());
+    options
 }
 
 #[test]
@@ -41,7 +44,7 @@ fn a_peer_is_found_by_its_name() {
 }
 
 #[test]
-fn a_name_that_does_not_resolve_is_told_and_keeps_nobody_else_away() {
+fn a_name_that_does_not_resolve_is_reported_and_affects_no_other_peer() {
     let mut network = Network::on(Ipv4Addr::LOCALHOST, 2);
     let port = network.peers[1].1.port();
     let options = options_with_b_at(&mut network, &format!("127.0.0.1:{port}"));
@@ -53,7 +56,7 @@ fn a_name_that_does_not_resolve_is_told_and_keeps_nobody_else_away() {
 }
 
 #[test]
-fn a_peer_that_is_down_is_told_until_it_is_up() {
+fn a_peer_that_is_down_is_reported_until_it_is_up() {
     let mut network = Network::on(Ipv4Addr::LOCALHOST, 2);
     let b_options = network.options(B);
     let listener = b_options.listener.expect("a listener");
@@ -79,7 +82,7 @@ fn a_replica_whose_own_name_does_not_resolve_runs_and_reaches_the_others() {
 }
 
 #[test]
-fn a_replica_listens_on_what_its_own_name_means() {
+fn a_replica_listens_on_the_address_of_its_own_name() {
     let mut network = Network::on(Ipv4Addr::LOCALHOST, 1);
     let mut options = network.options(A);
     drop(options.listener.take());

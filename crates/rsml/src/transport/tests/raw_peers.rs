@@ -1,4 +1,5 @@
-//! A peer made of bare sockets: it breaks off anywhere, sends what no replica sends, and is there twice.
+//! A peer made of bare sockets: it breaks off anywhere, sends bytes that no replica sends, and
+//! connects twice.
 
 mod breaking_off;
 mod not_a_replica;
@@ -8,14 +9,15 @@ use std::net::Shutdown;
 
 use super::*;
 
-/// Closes its connections in order, says what it likes, and knows where frames begin.
+/// A peer that sends any bytes, knows where frames begin, and closes its connections in an orderly
+/// way.
 struct RawPeer {
     listener: TcpListener,
     target: SocketAddr,
 }
 
 impl RawPeer {
-    /// B, for a transport A.
+    /// The peer B of a transport A.
     fn of(network: &mut Network) -> RawPeer {
         let listener = network.listeners[1].take().expect("not used yet");
         RawPeer { listener, target: network.peers[0].1 }
@@ -28,10 +30,10 @@ impl RawPeer {
         stream
     }
 
-    /// Dials, and says these bytes.
-    fn say(&self, bytes: &[u8]) -> TcpStream {
+    /// Dials, and sends these bytes.
+    fn dial_and_send(&self, bytes: &[u8]) -> TcpStream {
         let mut stream = self.dial();
-        stream.write_all(bytes).expect("the connection stands");
+        stream.write_all(bytes).expect("the connection is open");
         stream
     }
 
@@ -52,14 +54,14 @@ fn bytes_of(envelope: Envelope) -> Vec<u8> {
     Frame::message(envelope).encode().expect("small enough").pieces.concat()
 }
 
-/// Makes the checksum of a frame's header fit again.
+/// Recomputes the checksum of a frame's header.
 fn seal_header(frame: &mut [u8]) {
     let crc = crc32c::crc32c(&frame[..72]);
     frame[72..76].copy_from_slice(&crc.to_le_bytes());
 }
 
 impl Events {
-    /// The bodies of the messages that come before the end of the connection is told.
+    /// The bodies of the messages that are delivered before the disconnection is reported.
     fn bodies_until_the_end(&mut self, runtime: &Runtime) -> Vec<String> {
         let mut bodies = Vec::new();
         loop {
@@ -80,7 +82,7 @@ fn body_of(envelope: &Envelope) -> String {
     String::from_utf8(envelope.body.to_vec()).expect("text")
 }
 
-/// Reads frames off a stream.
+/// Reads frames from a stream.
 struct Reader {
     stream: TcpStream,
     decoder: Decoder,
@@ -104,7 +106,7 @@ impl Reader {
     }
 
     fn read(&mut self, bytes: &mut [u8]) {
-        let count = self.stream.read(bytes).expect("the connection stands");
+        let count = self.stream.read(bytes).expect("the connection is open");
         assert!(count > 0, "the connection was closed");
         self.decoder.buffer().extend_from_slice(&bytes[..count]);
     }

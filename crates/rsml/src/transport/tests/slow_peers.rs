@@ -1,11 +1,12 @@
-//! Peers that are stopped, slow, silent or not peers at all cost bounded memory, and nobody else notices.
+//! Peers that are stopped, slow or silent, and strangers, cost bounded memory and do not affect
+//! other peers.
 
 use super::tls::Authority;
 use super::*;
 
 const QUEUE_BYTES: usize = 1 << 20;
 
-/// Floods `to`, which reads nothing, until messages to it are dropped, and then goes on for a while.
+/// Floods `to`, which reads nothing, until messages to it are dropped, and then sends some more.
 fn flood(node: &Node, to: ReplicaId) {
     let payload = Bytes::from(vec![1; 100_000]);
     let more = 50;
@@ -13,11 +14,11 @@ fn flood(node: &Node, to: ReplicaId) {
     for sent in 0.. {
         node.transport.send(envelope(A, to, "", vec![payload.clone()]));
         let statistics = node.transport.statistics();
-        assert!(statistics.bytes_queued <= QUEUE_BYTES as u64, "{} bytes wait", statistics.bytes_queued);
+        assert!(statistics.bytes_queued <= QUEUE_BYTES as u64, "{} bytes are queued", statistics.bytes_queued);
         if statistics.messages_dropped > 0 && sent > *dropped_first.get_or_insert(sent) + more {
             return;
         }
-        // The system's own buffers are bounded, too.
+        // The system's buffers are bounded, too.
         assert!(sent < 10_000, "nothing was dropped");
     }
 }
@@ -28,14 +29,14 @@ fn with_a_small_queue(mut options: TcpOptions) -> TcpOptions {
 }
 
 #[test]
-fn a_peer_that_never_reads_costs_its_queue_and_others_do_not_notice() {
+fn a_peer_that_never_reads_fills_its_queue_and_does_not_affect_others() {
     let mut network = Network::new(3);
     let listener = network.listeners[1].take().expect("not used yet");
     let options = with_a_small_queue(network.options(A));
     let (mut a, mut c) = (network.start_with(options), network.start(C));
     let _never_read = accept_as_replica(&listener);
     a.events.wait_for_all(&network.runtime, [B, C].map(TransportEvent::Connected).to_vec());
-    // Connected either way: the way there may come later, and what is sent before is dropped.
+    // Wait for both directions: messages sent before the outgoing connection exists are dropped.
     while !arrives_soon(&network, &a, &mut c, envelope(A, C, "ready", vec![])) {}
     flood(&a, B);
     for number in 0..1000u32 {
@@ -52,7 +53,7 @@ fn a_peer_that_never_reads_costs_its_queue_and_others_do_not_notice() {
 }
 
 #[test]
-fn a_peer_that_never_reads_costs_its_queue_with_tls_too() {
+fn a_peer_that_never_reads_fills_its_queue_with_tls_too() {
     let mut network = Network::new(3);
     let authority = Authority::new("peers");
     let listener = network.listeners[1].take().expect("not used yet");
@@ -75,7 +76,7 @@ fn connections_of_strangers_are_limited_and_peers_still_get_through() {
     let mut network = Network::new(2);
     let options = network.options(A);
     let mut a = network.start_with(options);
-    // They connect and say nothing.
+    // They connect and send nothing.
     let strangers: Vec<TcpStream> = (0..200)
         .map(|_| TcpStream::connect(a.transport.local_address().expect("it listens")).expect("the port is open"))
         .collect();
@@ -84,7 +85,7 @@ fn connections_of_strangers_are_limited_and_peers_still_get_through() {
         assert!(Instant::now() < deadline, "strangers are not limited");
         std::thread::yield_now();
     }
-    // None of the others has gone.
+    // The remaining strangers are still connected.
     let mut b = network.start(B);
     b.events.wait_for(&network.runtime, &TransportEvent::Connected(A));
     a.events.wait_for(&network.runtime, &TransportEvent::Connected(B));
@@ -100,6 +101,6 @@ fn a_stranger_cannot_make_a_replica_hold_a_large_message() {
     let large = Frame::message(envelope(B, A, vec![1; 1 << 20], vec![])).encode().expect("small enough");
     // It may be closed before everything is written.
     let _closed_early = stream.write_all(&large.pieces.concat());
-    assert_eq!(said_until_closed(&mut stream), b"");
+    assert_eq!(received_until_closed(&mut stream), b"");
     assert_eq!(a.transport.statistics().connections_rejected, 1);
 }

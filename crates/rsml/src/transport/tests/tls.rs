@@ -1,4 +1,4 @@
-//! Certificates: who may speak to whom, and what becomes of those who may not.
+//! Certificates: peers with valid ones connect, and all others are refused.
 
 use std::fs;
 use std::path::Path;
@@ -54,16 +54,15 @@ impl Authority {
         Signed { certificate: certificate.pem(), key: key.serialize_pem() }
     }
 
-    /// What a replica needs, as files.
+    /// Writes the files of a replica with this name in its certificate.
     pub fn files(&self, folder: &Path, name: &str) -> PeerTls {
         self.files_of(folder, &self.sign(name, 4000))
     }
 
     fn files_of(&self, folder: &Path, signed: &Signed) -> PeerTls {
         let tls = PeerTls::new(folder.join("ca.pem"), folder.join("replica.pem"), folder.join("replica.key"));
-        for (path, text) in
-            [(&tls.ca, &self.issuer.pem()), (&tls.certificate, &signed.certificate), (&tls.key, &signed.key)]
-        {
+        let TlsFiles { ca, certificate, key } = &tls.files;
+        for (path, text) in [(ca, &self.issuer.pem()), (certificate, &signed.certificate), (key, &signed.key)] {
             fs::write(path, text).expect("a file");
         }
         tls
@@ -97,7 +96,8 @@ impl Authority {
         TlsAcceptor::from(Arc::new(config))
     }
 
-    /// Accepts a connection and takes it as a replica would that can show `name`. Reads nothing after the hello.
+    /// Accepts a connection as a replica whose certificate has this name. Reads nothing after the
+    /// hello.
     pub fn accept_as_replica(
         &self,
         runtime: &Runtime,
@@ -118,7 +118,7 @@ impl Authority {
     }
 }
 
-/// Replicas with files in folders of their own.
+/// Replicas, each with its certificates in a folder of its own.
 struct Secured {
     network: Network,
     authority: Authority,
@@ -154,7 +154,8 @@ impl Secured {
         node.events.wait_for(&self.network.runtime, &event);
     }
 
-    /// Until a node has refused so many connections, or been refused, over TLS. It has never been connected to `stranger`.
+    /// Waits until `count` connections of a node have failed because of TLS. Checks that the node
+    /// never connected to `stranger`.
     fn wait_for_failures(&self, node: &mut Node, count: u64, stranger: ReplicaId) {
         let deadline = Instant::now() + Duration::from_secs(20);
         while node.transport.statistics().tls_failures < count {
@@ -189,7 +190,7 @@ fn peers_with_certificates_exchange_messages_of_all_sizes_in_order() {
 }
 
 #[test]
-fn nothing_is_said_in_clear() {
+fn nothing_is_sent_in_clear_text() {
     let mut secured = Secured::new(2);
     let listener = secured.network.listeners[1].take().expect("not used yet");
     let _a = secured.start(A);
@@ -199,7 +200,7 @@ fn nothing_is_said_in_clear() {
     assert_eq!(first, [0x16], "a TLS record of the handshake");
 }
 
-/// B's own files make it another replica, and it takes them for right.
+/// Starts B with the certificate of replica 2, which B is configured to regard as its own.
 fn impostor(secured: &mut Secured) -> Node {
     let mut options = secured.network.options(B);
     let mut tls = secured.authority.files(secured.folder(B), "replica-2");
@@ -209,15 +210,15 @@ fn impostor(secured: &mut Secured) -> Node {
 }
 
 #[test]
-fn a_certificate_of_one_replica_can_neither_speak_nor_listen_as_another() {
+fn with_the_certificate_of_one_replica_nobody_can_speak_or_listen_as_another() {
     let mut secured = Secured::new(3);
     let mut b = impostor(&mut secured);
     let mut a = secured.start(A);
-    // Two that A refuses as they come in or as it dials, whichever is first.
+    // A refuses two connections, incoming or outgoing, in whatever order they are made.
     secured.wait_for_failures(&mut a, 2, B);
     assert!(a.transport.statistics().connections_rejected > 0, "B spoke");
     assert!(!b.events.drain().contains(&TransportEvent::Connected(A)));
-    // The one whose name was used is not disturbed.
+    // The replica whose name was misused is not affected.
     let mut c = secured.start(C);
     secured.wait_for(&mut a, TransportEvent::Connected(C));
     while !arrives_soon(&secured.network, &c, &mut a, envelope(C, A, "it is me", vec![])) {}
@@ -225,7 +226,7 @@ fn a_certificate_of_one_replica_can_neither_speak_nor_listen_as_another() {
 }
 
 #[test]
-fn names_other_than_the_usual_can_be_agreed_on() {
+fn certificates_may_have_other_names_than_the_default_ones() {
     let mut secured = Secured::new(2);
     let names = [(A, "a.example".to_string()), (B, "b.example".to_string())];
     let [mut a, mut b] = [A, B].map(|me| {
@@ -249,7 +250,7 @@ fn a_certificate_of_another_authority_is_refused_by_both() {
     secured.wait_for_failures(&mut b, 1, A);
 }
 
-/// Speaks to A as B would that can show this certificate; returns once A has closed the connection.
+/// Dials A as B with this certificate. Returns once A has closed the connection.
 fn speak_as_b(secured: &Secured, a: &Node, signed: &Signed) {
     let connector = secured.authority.connector(signed);
     secured.network.runtime.block_on(async {
@@ -260,7 +261,7 @@ fn speak_as_b(secured: &Secured, a: &Node, signed: &Signed) {
         let mut stream = connector.connect(name, stream).await.expect("A is who it should be");
         let hello = Frame::hello(envelope(B, A, "", vec![]).sender, A).encode().expect("small").pieces.concat();
         let mut answer = Vec::new();
-        // The connection may end before the hello is through.
+        // The connection may end before the hello is sent.
         let said = async {
             stream.write_all(&hello).await?;
             stream.read_to_end(&mut answer).await
@@ -271,7 +272,7 @@ fn speak_as_b(secured: &Secured, a: &Node, signed: &Signed) {
 }
 
 #[test]
-fn an_expired_or_self_signed_certificate_cannot_speak() {
+fn a_dialler_with_an_expired_or_self_signed_certificate_is_refused() {
     let mut secured = Secured::new(2);
     let mut a = secured.start(A);
     let expired = secured.authority.sign("replica-1", 2001);
@@ -285,7 +286,7 @@ fn an_expired_or_self_signed_certificate_cannot_speak() {
 }
 
 #[test]
-fn a_listener_with_an_expired_certificate_is_told_nothing() {
+fn a_listener_with_an_expired_certificate_gets_no_message() {
     let mut secured = Secured::new(2);
     let listener = secured.network.listeners[1].take().expect("not used yet");
     let acceptor = secured.authority.acceptor(&secured.authority.sign("replica-1", 2001));
@@ -301,12 +302,12 @@ fn a_listener_with_an_expired_certificate_is_told_nothing() {
 }
 
 #[test]
-fn a_peer_without_tls_and_one_with_it_refuse_each_other_and_disturb_nobody() {
+fn a_peer_without_tls_and_one_with_it_refuse_each_other_and_affect_no_other_peer() {
     let mut secured = Secured::new(3);
     let mut b = secured.network.start(B);
     let mut a = secured.start(A);
     let mut c = secured.start(C);
-    // Both as diallers and as listeners.
+    // B fails both as a dialler and as a listener.
     secured.wait_for_failures(&mut b, 4, A);
     assert!(a.transport.statistics().connections_rejected > 0 && b.transport.statistics().connections_rejected > 0);
     assert!(a.transport.statistics().tls_failures > 0);
@@ -316,20 +317,20 @@ fn a_peer_without_tls_and_one_with_it_refuse_each_other_and_disturb_nobody() {
 }
 
 #[test]
-fn a_dialler_without_tls_is_told_that_it_needs_it() {
+fn a_dialler_without_tls_gets_the_answer_that_it_needs_it() {
     let mut secured = Secured::new(2);
     let a = secured.start(A);
     let mut stream = TcpStream::connect(a.transport.local_address().expect("it listens")).expect("the port is open");
     stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a socket");
     let hello = Frame::hello(envelope(B, A, "", vec![]).sender, A);
-    stream.write_all(&hello.encode().expect("small").pieces.concat()).expect("the connection stands");
+    stream.write_all(&hello.encode().expect("small").pieces.concat()).expect("the connection is open");
     let mut answer = [0; 8];
     stream.read_exact(&mut answer).expect("an answer");
     assert_eq!(Greeting::from_bytes(answer), Some(Greeting::with(Answer::WantsTls)));
 }
 
 #[test]
-fn a_connection_that_begins_no_handshake_is_closed() {
+fn a_connection_without_a_tls_handshake_is_closed() {
     let mut secured = Secured::new(1);
     let mut options = secured.options(A);
     options.connect_timeout_ms = 50;
@@ -341,7 +342,7 @@ fn a_connection_that_begins_no_handshake_is_closed() {
 }
 
 #[test]
-fn a_peer_with_tls_that_falls_silent_is_dialled_anew() {
+fn a_peer_with_tls_that_falls_silent_is_dialled_again() {
     let mut secured = Secured::new(2);
     let listener = secured.network.listeners[1].take().expect("not used yet");
     let second = listener.try_clone().expect("a socket");
@@ -377,7 +378,7 @@ fn renewed_certificates_are_used_without_a_restart() {
     let mut secured = Secured::new(2);
     let (mut a, b) = (secured.start(A), secured.start(B));
     secured.wait_for(&mut a, TransportEvent::Connected(B));
-    // Of another authority, so that nothing of the old ones is good for anything.
+    // From another authority, so that the old certificates are useless.
     secured.authority = Authority::new("renewed");
     secured.files(A);
     secured.network.stop(&b);
@@ -388,11 +389,11 @@ fn renewed_certificates_are_used_without_a_restart() {
 }
 
 #[test]
-fn unusable_files_leave_the_certificates_read_before_in_force() {
+fn unusable_files_leave_the_certificates_read_before_in_use() {
     let mut secured = Secured::new(2);
     let (mut a, b) = (secured.start(A), secured.start(B));
     secured.wait_for(&mut a, TransportEvent::Connected(B));
-    // A key without its certificate: the renewal has come half of its way.
+    // A new key without its certificate: the renewal is half done.
     fs::write(secured.folder(A).join("replica.key"), secured.authority.sign("replica-0", 4000).key).expect("a file");
     secured.network.stop(&b);
     secured.wait_for(&mut a, TransportEvent::Disconnected(B));
@@ -401,76 +402,26 @@ fn unusable_files_leave_the_certificates_read_before_in_force() {
     while !arrives_soon(&secured.network, &a, &mut b, envelope(A, B, "as before", vec![])) {}
 }
 
-mod checks {
-    use super::*;
+#[test]
+fn the_certificate_and_the_name_of_the_replica_are_checked_together() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let authority = Authority::new("peers");
+    authority.files(folder.path(), "replica-0").check(A).expect("they fit");
+    let error = authority.files(folder.path(), "replica-1").check(A).expect_err("a certificate of another replica");
+    assert!(matches!(&error, TlsError::File(FileError { file: TlsFile::Certificate, .. })), "{error}");
+    assert!(error.to_string().contains("replica.pem is no certificate of replica 0: "), "{error}");
+    let mut tls = authority.files(folder.path(), "replica-0");
+    tls.names.insert(A, "127.0.0.1".to_string());
+    let error = tls.check(A).expect_err("an address").to_string();
+    assert_eq!(error, "\"127.0.0.1\" cannot be the name of replica 0 in a certificate: it is an address");
+}
 
-    /// The file at fault and the error's text.
-    #[track_caller]
-    fn refused(tls: &PeerTls) -> (TlsFile, String) {
-        match tls.check(A).expect_err("an error") {
-            TlsError::File { file, path, reason } => {
-                (file, format!("{} {reason}", path.file_name().expect("a file").to_string_lossy()))
-            }
-            other => panic!("{other}"),
-        }
-    }
-
-    #[test]
-    fn good_files_pass() {
-        let folder = tempfile::tempdir().expect("a folder");
-        Authority::new("peers").files(folder.path(), "replica-0").check(A).expect("they fit");
-    }
-
-    #[test]
-    fn each_fault_names_its_file() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let authority = Authority::new("peers");
-        let fresh = || authority.files(folder.path(), "replica-0");
-        let check = |tls: &PeerTls, file, part: &str| {
-            let (found, text) = refused(tls);
-            assert!(found == file && text.contains(part), "{found:?}: {text}");
-        };
-        let tls = fresh();
-        fs::remove_file(&tls.ca).expect("a file");
-        check(&tls, TlsFile::Ca, "ca.pem cannot be read: ");
-        let tls = fresh();
-        fs::write(&tls.ca, "nothing").expect("a file");
-        check(&tls, TlsFile::Ca, "holds no certificate in PEM");
-        let tls = fresh();
-        fs::write(&tls.certificate, "-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n").expect("a file");
-        check(&tls, TlsFile::Certificate, "replica.pem holds a damaged certificate: ");
-        let tls = fresh();
-        fs::copy(&tls.certificate, &tls.key).expect("a file");
-        check(&tls, TlsFile::Key, "holds no private key");
-        let tls = fresh();
-        fs::write(&tls.key, authority.sign("replica-0", 4000).key).expect("a file");
-        check(&tls, TlsFile::Key, "is not the key of ");
-    }
-
-    #[test]
-    fn a_certificate_that_no_peer_would_take_is_refused_at_the_start() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let authority = Authority::new("peers");
-        let (file, text) = refused(&authority.files(folder.path(), "replica-1"));
-        assert!(file == TlsFile::Certificate && text.contains("is no certificate of replica 0: "), "{text}");
-        assert!(text.contains("replica-1"), "{text}");
-        let expired = authority.sign("replica-0", 2001);
-        let (file, text) = refused(&authority.files_of(folder.path(), &expired));
-        assert!(file == TlsFile::Certificate && text.contains("expired"), "{text}");
-        let foreign = Authority::new("strangers").sign("replica-0", 4000);
-        let (file, text) = refused(&authority.files_of(folder.path(), &foreign));
-        assert!(file == TlsFile::Certificate && text.contains("UnknownIssuer"), "{text}");
-    }
-
-    #[test]
-    fn a_transport_does_not_start_with_unusable_certificates() {
-        let mut secured = Secured::new(1);
-        let mut options = secured.options(A);
-        options.tls.as_mut().expect("set").key = "/nowhere/replica.key".into();
-        let (sink, _events) = sink();
-        let Err(error) = TcpTransport::start(options, sink, secured.network.runtime.handle()) else {
-            panic!("it started")
-        };
-        assert!(error.to_string().starts_with("/nowhere/replica.key cannot be read: "), "{error}");
-    }
+#[test]
+fn a_transport_does_not_start_with_unusable_certificates() {
+    let mut secured = Secured::new(1);
+    let mut options = secured.options(A);
+    options.tls.as_mut().expect("set").files.key = "/nowhere/replica.key".into();
+    let (sink, _events) = sink();
+    let Err(error) = TcpTransport::start(options, sink, secured.network.runtime.handle()) else { panic!("it started") };
+    assert!(error.to_string().starts_with("/nowhere/replica.key cannot be read: "), "{error}");
 }

@@ -1,14 +1,16 @@
-//! Whatever happens to power and process: what was acknowledged is there, and what is there was ordered.
+//! Crashes of the process and losses of power: acknowledged writes survive, and nothing else
+//! appears.
 
 use super::*;
 use crate::wal::Fault;
 
 const SEGMENT_BYTES: u64 = 16384;
 
-/// A history of orders in groups, with bases, truncations, large entries and trims, the same for the same seed.
+/// A history of writes in groups, with bases, truncations, large entries and trims. It depends only
+/// on the seed.
 struct Scenario {
     groups: Vec<Vec<Persist>>,
-    /// The states after each order; the first one is the empty log.
+    /// The states after each write; the first one is the empty log.
     states: Vec<Model>,
 }
 
@@ -30,22 +32,23 @@ impl Scenario {
                 let back = next(4);
                 let base = (next(5) == 0).then(|| Sequence((model.last + next(6)).saturating_sub(3)));
                 let last = model.last.max(base.map_or(0, |base| base.0));
-                let order = if next(4) == 0 {
+                let write = if next(4) == 0 {
                     replace(number, (last + 1).saturating_sub(back).max(1), &entries)
                 } else {
                     append(number, last + 1, &entries)
                 };
-                let order = Persist { base, ..order };
-                model.apply(&order);
+                let write = Persist { base, ..write };
+                model.apply(&write);
                 scenario.states.push(model);
-                group.push(order);
+                group.push(write);
             }
             scenario.groups.push(group);
         }
         scenario
     }
 
-    /// Carries the groups out until storage fails; returns how many orders were acknowledged, and what was trimmed.
+    /// Performs the groups until storage fails. Returns how many writes were acknowledged, and
+    /// below which sequence the log was trimmed.
     fn run(&self, storage: &mut WalStorage) -> (usize, u64) {
         let (mut acknowledged, mut trimmed_below) = (0, 0);
         for (position, group) in self.groups.iter().enumerate() {
@@ -92,7 +95,7 @@ fn stop_at_every_operation(seed: u64, power_is_lost: bool) {
         scenario.check(&recovered, acknowledged, trimmed, &what);
         disk.crash();
         let again = recover(&disk, SEGMENT_BYTES).unwrap_or_else(|error| panic!("{what}, twice: {error}"));
-        assert_eq!(again, recovered, "{what}: what was recovered once is gone");
+        assert_eq!(again, recovered, "{what}: the second recovery differs");
         if acknowledged == scenario.states.len() - 1 {
             break;
         }
@@ -100,12 +103,12 @@ fn stop_at_every_operation(seed: u64, power_is_lost: bool) {
 }
 
 #[test]
-fn what_was_acknowledged_survives_a_loss_of_power_at_every_operation() {
+fn acknowledged_writes_survive_a_loss_of_power_at_every_operation() {
     (0..12).for_each(|seed| stop_at_every_operation(seed, true));
 }
 
 #[test]
-fn what_was_acknowledged_survives_the_death_of_the_process_at_every_operation() {
+fn acknowledged_writes_survive_the_death_of_the_process_at_every_operation() {
     (20..26).for_each(|seed| stop_at_every_operation(seed, false));
 }
 
@@ -118,8 +121,8 @@ fn recovery_may_be_interrupted_at_every_operation() {
     let (acknowledged, trimmed) = scenario.run(&mut storage);
     disk.inject(Fault::FailWrite);
     let number = scenario.states.len() as u64;
-    let order = append(number, scenario.states[acknowledged].last + 1, &entries(900, 3, 3000));
-    storage.persist(std::slice::from_ref(&order)).expect_err("the write fails");
+    let write = append(number, scenario.states[acknowledged].last + 1, &entries(900, 3, 3000));
+    storage.persist(std::slice::from_ref(&write)).expect_err("the write fails");
     for seed in 0..40 {
         for operations in 0.. {
             let disk = disk.duplicate();
@@ -128,10 +131,10 @@ fn recovery_may_be_interrupted_at_every_operation() {
             disk.stop_after(operations);
             let interrupted = recover(&disk, SEGMENT_BYTES).is_err();
             disk.crash();
-            let recovered = recover(&disk, SEGMENT_BYTES).expect("a torn tail is cut");
-            let mut with_order = scenario.states[acknowledged].clone();
-            with_order.apply(&order);
-            if !with_order.matches(&recovered, trimmed) {
+            let recovered = recover(&disk, SEGMENT_BYTES).expect("a torn group is removed");
+            let mut with_write = scenario.states[acknowledged].clone();
+            with_write.apply(&write);
+            if !with_write.matches(&recovered, trimmed) {
                 scenario.check(&recovered, acknowledged, trimmed, &format!("seed {seed}, {operations} operations"));
             }
             if !interrupted {
@@ -142,7 +145,7 @@ fn recovery_may_be_interrupted_at_every_operation() {
 }
 
 #[test]
-fn writing_goes_on_after_each_of_many_crashes() {
+fn writing_continues_after_each_of_many_crashes() {
     for seed in 0..30 {
         let disk = SimulatedDisk::new(seed);
         let mut model = Model::default();
@@ -168,13 +171,13 @@ fn writing_goes_on_after_each_of_many_crashes() {
 }
 
 #[test]
-fn after_a_failed_synchronisation_nothing_is_written_any_more() {
+fn after_a_failed_sync_nothing_more_is_written() {
     let disk = SimulatedDisk::new(9);
     let mut storage = wal_over(&disk, SEGMENT_BYTES);
     storage.recover().expect("the disk is healthy");
     disk.inject(Fault::FailSync);
-    let failed = storage.persist(&[append(1, 1, &entries(1, 1, 10))]).expect_err("the synchronisation fails");
-    assert!(matches!(failed, StorageError::Io { what: "synchronising the log", .. }), "{failed}");
+    let failed = storage.persist(&[append(1, 1, &entries(1, 1, 10))]).expect_err("the sync fails");
+    assert!(matches!(failed, StorageError::Io { what: "syncing the log", .. }), "{failed}");
     let operations = disk.operations();
     storage.persist(&[append(2, 1, &entries(1, 1, 10))]).expect_err("the log is unusable");
     storage.read(Sequence(1), Sequence(1), 10).expect_err("the log is unusable");
@@ -183,14 +186,14 @@ fn after_a_failed_synchronisation_nothing_is_written_any_more() {
 }
 
 #[test]
-fn what_recovery_returned_survives_though_a_synchronisation_had_failed_before() {
+fn recovered_entries_survive_although_a_sync_had_failed_before() {
     for seed in 0..50 {
         let disk = SimulatedDisk::new(seed);
         let mut storage = wal_over(&disk, SEGMENT_BYTES);
         storage.recover().expect("the disk is healthy");
         storage.persist(&[append(1, 1, &entries(1, 2, 100))]).expect("the disk is healthy");
         disk.inject(Fault::FailSync);
-        storage.persist(&[append(2, 3, &entries(3, 3, 2000))]).expect_err("the synchronisation fails");
+        storage.persist(&[append(2, 3, &entries(3, 3, 2000))]).expect_err("the sync fails");
         disk.kill();
         let recovered = recover(&disk, SEGMENT_BYTES).expect("the page cache still has everything");
         assert_eq!(recovered.last, Sequence(5));

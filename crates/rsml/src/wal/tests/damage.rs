@@ -1,4 +1,5 @@
-//! Damage is named by what it hit, never taken for a torn tail, and nothing foreign is ever read as ours.
+//! Damage costs exactly the entries that it hit, is never mistaken for a torn group, and data of
+//! another log is never read.
 
 use super::*;
 use crate::wal::Fault;
@@ -8,7 +9,7 @@ const FIRST: &str = "0000000000000001.wal";
 const SECOND: &str = "0000000000000002.wal";
 const THIRD: &str = "0000000000000003.wal";
 
-/// Groups at blocks 1 (entries 1–3), 2 (entries 4–5, replacing none), 4 (entries 5–7, replacing 5).
+/// Groups at blocks 1 (entries 1–3), 2 (entries 4–5), and 4 (entries 5–7, replacing 5).
 fn three_groups() -> SimulatedDisk {
     let disk = SimulatedDisk::new(1);
     let mut storage = wal_over(&disk, SEGMENT_BYTES);
@@ -22,7 +23,7 @@ fn three_groups() -> SimulatedDisk {
 const LAST_GROUP: u64 = 4 * 4096;
 const LAST_CONTENT_BYTES: u64 = 512 + 16 + 3 * 8 + 3 * 1000;
 
-/// The entries of the undamaged log that are still there, by sequence.
+/// Checks that recovery finds the whole log, except for the damaged entries.
 fn check(disk: &SimulatedDisk, whole: &Found, damaged: &[u64], what: &str) {
     let found = recover(disk, SEGMENT_BYTES).unwrap_or_else(|error| panic!("{what}: {error}"));
     let mut expected = whole.clone();
@@ -40,22 +41,22 @@ fn refused(disk: &SimulatedDisk, what: &str) -> String {
 }
 
 #[test]
-fn a_torn_tail_of_every_length_is_cut_off() {
+fn a_torn_group_of_every_length_is_removed() {
     let whole = three_groups();
-    let before = recover(&cut_at(&whole, LAST_GROUP), SEGMENT_BYTES).expect("a clean end");
+    let before = recover(&truncated_at(&whole, LAST_GROUP), SEGMENT_BYTES).expect("a clean end");
     assert_eq!((before.last, before.hard_state), (Sequence(5), Some(hard_state(2))));
     let complete = recover(&whole.duplicate(), SEGMENT_BYTES).expect("nothing is damaged");
     assert_eq!(complete.last, Sequence(7));
     for bytes in (0..=LAST_CONTENT_BYTES.next_multiple_of(512)).step_by(512) {
-        let disk = cut_at(&whole, LAST_GROUP + bytes);
+        let disk = truncated_at(&whole, LAST_GROUP + bytes);
         let recovered = recover(&disk, SEGMENT_BYTES).unwrap_or_else(|error| panic!("{bytes} bytes: {error}"));
         let expected = if bytes >= LAST_CONTENT_BYTES { &complete } else { &before };
         assert_eq!(&recovered, expected, "{bytes} bytes of the group were written");
     }
 }
 
-/// The disk as if everything from `offset` on had not been written.
-fn cut_at(disk: &SimulatedDisk, offset: u64) -> SimulatedDisk {
+/// The disk as if nothing had been written from `offset` on.
+fn truncated_at(disk: &SimulatedDisk, offset: u64) -> SimulatedDisk {
     let disk = disk.duplicate();
     disk.overwrite(FIRST, offset, &vec![0; (SEGMENT_BYTES - offset) as usize]);
     disk
@@ -74,10 +75,10 @@ fn any_part_of_the_last_group_may_be_torn() {
 }
 
 #[test]
-fn behind_a_torn_group_everything_is_zeroed() {
+fn everything_behind_a_torn_group_is_zeroed() {
     let disk = three_groups();
     disk.overwrite(FIRST, LAST_GROUP, &[0; 512]);
-    recover(&disk, SEGMENT_BYTES).expect("a torn tail is cut");
+    recover(&disk, SEGMENT_BYTES).expect("a torn group is removed");
     disk.crash();
     assert!(disk.contents(FIRST)[LAST_GROUP as usize..].iter().all(|&byte| byte == 0));
 }
@@ -89,7 +90,7 @@ fn a_flipped_bit_in_the_last_header_may_have_hit_a_promise_and_is_refused() {
         let disk = whole.duplicate();
         disk.flip_bit(FIRST, LAST_GROUP + offset, (offset % 8) as u8);
         let text = refused(&disk, &format!("byte {offset} of the last header"));
-        assert!(text.contains("must not vote") && text.contains("learner"), "{text}");
+        assert!(text.contains("must not vote") && text.contains("observer"), "{text}");
     }
 }
 
@@ -108,7 +109,7 @@ fn a_flipped_bit_in_the_last_group_loses_its_entries_and_nothing_else() {
 }
 
 #[test]
-fn damage_of_an_entry_that_holds_zeros_is_not_taken_for_a_torn_write() {
+fn damage_of_an_entry_that_holds_zeros_is_not_mistaken_for_a_torn_group() {
     let disk = SimulatedDisk::new(1);
     let mut storage = wal_over(&disk, SEGMENT_BYTES);
     storage.recover().expect("the disk is healthy");
@@ -119,11 +120,11 @@ fn damage_of_an_entry_that_holds_zeros_is_not_taken_for_a_torn_write() {
     disk.flip_bit(FIRST, 4096 + 512 + 16 + 8 + 10, 3);
     check(&disk, &whole, &[1], "an entry of zeros");
     disk.overwrite(FIRST, 4096 + 512, &[0; 512]);
-    assert_eq!(recover(&disk, SEGMENT_BYTES).expect("a torn tail is cut").last, Sequence(0));
+    assert_eq!(recover(&disk, SEGMENT_BYTES).expect("a torn group is removed").last, Sequence(0));
 }
 
 #[test]
-fn a_flipped_bit_in_a_header_or_table_in_the_middle_loses_what_the_group_wrote() {
+fn a_flipped_bit_in_a_header_or_table_in_the_middle_loses_the_entries_of_that_group() {
     let disk = three_groups();
     let whole = recover(&disk, SEGMENT_BYTES).expect("nothing is damaged");
     for offset in 0..512 + 16 + 3 * 8 {
@@ -145,7 +146,7 @@ fn a_flipped_bit_in_an_entry_in_the_middle_loses_that_entry() {
 }
 
 #[test]
-fn a_damaged_entry_that_was_replaced_since_or_is_not_asked_for_does_no_harm() {
+fn a_damaged_entry_that_was_replaced_or_is_not_read_does_no_harm() {
     let disk = three_groups();
     let replaced_entry = 2 * 4096 + 512 + 16 + 2 * 8 + 2500 + 10;
     disk.flip_bit(FIRST, replaced_entry, 0);
@@ -159,7 +160,7 @@ fn a_damaged_entry_that_was_replaced_since_or_is_not_asked_for_does_no_harm() {
 }
 
 #[test]
-fn a_read_ends_before_a_damaged_entry_which_is_never_served_again() {
+fn a_read_ends_before_a_damaged_entry_which_is_never_returned_again() {
     let disk = three_groups();
     let mut storage = wal_over(&disk, SEGMENT_BYTES);
     storage.recover().expect("nothing is damaged");
@@ -172,7 +173,7 @@ fn a_read_ends_before_a_damaged_entry_which_is_never_served_again() {
 }
 
 #[test]
-fn what_the_device_can_not_read_is_lost_and_the_rest_is_not() {
+fn entries_that_the_device_cannot_read_are_lost_and_all_others_are_not() {
     let disk = three_groups();
     let whole = recover(&disk, SEGMENT_BYTES).expect("nothing is damaged");
     disk.make_unreadable(FIRST, 4096 + 2048..4096 + 2049);
@@ -186,47 +187,47 @@ fn what_the_device_can_not_read_is_lost_and_the_rest_is_not() {
 }
 
 #[test]
-fn a_replacement_that_was_lost_leaves_nothing_of_what_it_replaced() {
+fn entries_that_a_lost_group_replaced_do_not_reappear() {
     let disk = SimulatedDisk::new(1);
     let mut storage = wal_over(&disk, SEGMENT_BYTES);
     storage.recover().expect("the disk is healthy");
     storage.persist(&[append(1, 1, &entries(1, 3, 100))]).expect("the disk is healthy");
     disk.inject(Fault::LoseWrite);
-    storage.persist(&[replace(2, 2, &[])]).expect("the device says so");
+    storage.persist(&[replace(2, 2, &[])]).expect("the device acknowledges it");
     storage.persist(&[append(3, 2, &entries(20, 1, 100))]).expect("the disk is healthy");
     disk.inject(Fault::LoseWrite);
-    storage.persist(&[replace(4, 2, &entries(21, 3, 100))]).expect("the device says so");
+    storage.persist(&[replace(4, 2, &entries(21, 3, 100))]).expect("the device acknowledges it");
     disk.inject(Fault::LoseWrite);
-    storage.persist(&[append(5, 5, &entries(5, 1, 100))]).expect("the device says so");
+    storage.persist(&[append(5, 5, &entries(5, 1, 100))]).expect("the device acknowledges it");
     storage.persist(&[append(6, 6, &entries(6, 1, 100))]).expect("the disk is healthy");
-    let found = recover(&disk, SEGMENT_BYTES).expect("it is not the end");
+    let found = recover(&disk, SEGMENT_BYTES).expect("the damage is not at the end");
     assert_eq!((found.last, found.damaged()), (Sequence(6), vec![2, 3, 4, 5]));
     assert_eq!((&found.entries[0], &found.entries[5]), (&Some(entry(1, 100)), &Some(entry(6, 100))));
 }
 
 #[test]
-fn a_base_that_was_lost_is_known_from_the_next_header() {
+fn a_base_in_a_lost_group_is_known_from_the_next_header() {
     let disk = SimulatedDisk::new(1);
     let mut storage = wal_over(&disk, SEGMENT_BYTES);
     storage.recover().expect("the disk is healthy");
     storage.persist(&[append(1, 1, &entries(1, 5, 100))]).expect("the disk is healthy");
     disk.inject(Fault::LoseWrite);
-    storage.persist(&[base(2, 3, append(2, 6, &entries(6, 1, 100)))]).expect("the device says so");
+    storage.persist(&[base(2, 3, append(2, 6, &entries(6, 1, 100)))]).expect("the device acknowledges it");
     storage.persist(&[append(3, 7, &entries(7, 1, 100))]).expect("the disk is healthy");
-    let found = recover(&disk, SEGMENT_BYTES).expect("it is not the end");
+    let found = recover(&disk, SEGMENT_BYTES).expect("the damage is not at the end");
     assert_eq!((found.first, found.last, found.damaged()), (Sequence(4), Sequence(7), vec![6]));
     drop(storage);
     let mut storage = wal_over(&disk, SEGMENT_BYTES);
-    storage.recover().expect("it is not the end");
+    storage.recover().expect("the damage is not at the end");
     disk.inject(Fault::LoseWrite);
-    storage.persist(&[base(4, 20, append(4, 21, &[]))]).expect("the device says so");
+    storage.persist(&[base(4, 20, append(4, 21, &[]))]).expect("the device acknowledges it");
     storage.persist(&[append(5, 21, &entries(21, 1, 100))]).expect("the disk is healthy");
-    let found = recover(&disk, SEGMENT_BYTES).expect("it is not the end");
+    let found = recover(&disk, SEGMENT_BYTES).expect("the damage is not at the end");
     assert_eq!((found.first, found.last, found.damaged()), (Sequence(21), Sequence(21), vec![]));
 }
 
 #[test]
-fn after_more_lost_replacements_than_headers_tell_everything_before_counts_as_lost() {
+fn if_more_truncations_are_lost_than_headers_record_everything_before_counts_as_lost() {
     let disk = SimulatedDisk::new(1);
     let mut storage = wal_over(&disk, SEGMENT_BYTES);
     storage.recover().expect("the disk is healthy");
@@ -238,31 +239,31 @@ fn after_more_lost_replacements_than_headers_tell_everything_before_counts_as_lo
     let [seven, eight] = [7, 8].map(|lost| {
         let disk = disk.duplicate();
         disk.overwrite(FIRST, (11 - lost) * 4096, &vec![0xff; lost as usize * 4096]);
-        recover(&disk, SEGMENT_BYTES).expect("it is not the end").damaged()
+        recover(&disk, SEGMENT_BYTES).expect("the damage is not at the end").damaged()
     });
     assert_eq!((seven, eight), (vec![3], vec![1, 2, 3]));
 }
 
 #[test]
-fn a_write_that_went_to_another_place_is_not_accepted_there_but_its_promise_counts() {
+fn a_misplaced_group_loses_its_entries_but_its_promise_counts() {
     let disk = SimulatedDisk::new(1);
     let mut storage = wal_over(&disk, SEGMENT_BYTES);
     storage.recover().expect("the disk is healthy");
     storage.persist(&[append(1, 1, &entries(1, 3, 100))]).expect("the disk is healthy");
     disk.inject(Fault::MisdirectWrite { by: 8192 });
-    storage.persist(&[append(2, 4, &entries(4, 1, 100))]).expect("the device says so");
+    storage.persist(&[append(2, 4, &entries(4, 1, 100))]).expect("the device acknowledges it");
     let found = recover(&disk, SEGMENT_BYTES).expect("the header is there");
     assert_eq!((found.last, found.damaged(), found.hard_state), (Sequence(4), vec![4], Some(hard_state(2))));
     disk.crash();
-    assert_eq!(recover(&disk, SEGMENT_BYTES).expect("it was written once more"), found);
+    assert_eq!(recover(&disk, SEGMENT_BYTES).expect("the state was written again"), found);
     let mut storage = wal_over(&disk, SEGMENT_BYTES);
-    storage.recover().expect("it was written once more");
+    storage.recover().expect("the state was written again");
     storage.persist(&[append(3, 5, &entries(5, 1, 100))]).expect("the disk is healthy");
-    assert_eq!(recover(&disk, SEGMENT_BYTES).expect("the log goes on").damaged(), [4]);
+    assert_eq!(recover(&disk, SEGMENT_BYTES).expect("the log continues").damaged(), [4]);
 }
 
 #[test]
-fn the_newest_group_written_over_an_older_one_leaves_its_promise_and_the_log_goes_on() {
+fn if_the_newest_group_was_written_over_an_older_one_its_promise_counts_and_the_log_continues() {
     let disk = three_groups();
     let whole = recover(&disk, SEGMENT_BYTES).expect("nothing is damaged");
     let newest = disk.contents(FIRST)[LAST_GROUP as usize..LAST_GROUP as usize + 4096].to_vec();
@@ -274,11 +275,11 @@ fn the_newest_group_written_over_an_older_one_leaves_its_promise_and_the_log_goe
     let mut storage = wal_over(&disk, SEGMENT_BYTES);
     storage.recover().expect("the header is there");
     storage.persist(&[append(4, 8, &entries(8, 1, 100))]).expect("the disk is healthy");
-    assert_eq!(recover(&disk, SEGMENT_BYTES).expect("the log goes on").damaged(), [1, 2, 3, 5, 6, 7]);
+    assert_eq!(recover(&disk, SEGMENT_BYTES).expect("the log continues").damaged(), [1, 2, 3, 5, 6, 7]);
 }
 
 #[test]
-fn a_torn_group_behind_a_damaged_header_is_the_newest_that_tells_what_was_promised() {
+fn a_torn_group_behind_a_damaged_header_has_the_newest_promise() {
     let disk = three_groups();
     disk.overwrite(FIRST, 2 * 4096, &[0xff; 512]);
     disk.overwrite(FIRST, LAST_GROUP + 1024, &[0; 512]);
@@ -289,14 +290,14 @@ fn a_torn_group_behind_a_damaged_header_is_the_newest_that_tells_what_was_promis
 }
 
 #[test]
-fn an_earlier_group_in_a_foreign_place_is_damage_wherever_the_log_ends() {
+fn a_misplaced_earlier_group_is_damage_wherever_the_log_ends() {
     for later in 0..9 {
         let disk = SimulatedDisk::new(1);
         let mut storage = wal_over(&disk, SEGMENT_BYTES);
         storage.recover().expect("the disk is healthy");
         storage.persist(&[append(1, 1, &entries(1, 3, 100))]).expect("the disk is healthy");
         disk.inject(Fault::MisdirectWrite { by: 4 * 4096 });
-        storage.persist(&[append(2, 4, &entries(4, 1, 100))]).expect("the device says so");
+        storage.persist(&[append(2, 4, &entries(4, 1, 100))]).expect("the device acknowledges it");
         for number in 5..5 + later {
             storage.persist(&[append(number, number, &entries(number, 1, 100))]).expect("the disk is healthy");
         }
@@ -341,12 +342,12 @@ fn a_group_of_another_log_is_damage_in_the_middle_and_refused_at_the_end() {
         disk.overwrite(FIRST, block as u64 * 4096, &other.contents(FIRST)[block * 4096..(block + 1) * 4096]);
         disk
     };
-    assert_eq!(recover(&copy(3), SEGMENT_BYTES).expect("it is not the end").damaged(), [3]);
-    refused(&copy(6), "a foreign group at the end, though its number fits");
+    assert_eq!(recover(&copy(3), SEGMENT_BYTES).expect("the damage is not at the end").damaged(), [3]);
+    refused(&copy(6), "a group of another log at the end, although its number fits");
 }
 
 #[test]
-fn a_copy_of_a_group_right_behind_the_end_is_refused() {
+fn a_copy_of_a_group_directly_behind_the_end_is_refused() {
     let disk = two_segments();
     let stale = disk.contents(SECOND)[4096..8192].to_vec();
     let end = 4096 * 6;
@@ -377,7 +378,7 @@ fn three_segments() -> SimulatedDisk {
 }
 
 #[test]
-fn of_segments_that_are_missing_or_unreadable_the_entries_are_lost() {
+fn the_entries_of_missing_or_unreadable_segments_are_lost() {
     let disk = three_segments();
     let whole = recover(&disk, 16384).expect("nothing is damaged");
     for (name, damaged) in [(FIRST, [1, 2, 3]), (SECOND, [4, 5, 6])] {
@@ -395,17 +396,17 @@ fn of_segments_that_are_missing_or_unreadable_the_entries_are_lost() {
 }
 
 #[test]
-fn a_segment_that_can_not_be_read_goes_when_what_it_held_is_trimmed() {
+fn a_segment_that_cannot_be_read_is_removed_when_its_entries_are_trimmed() {
     let disk = three_segments();
     disk.overwrite(FIRST, 0, &[0xff; 16384]);
     let mut storage = wal_over(&disk, 16384);
-    storage.recover().expect("it is not the end");
+    storage.recover().expect("the damage is not at the end");
     storage.trim(Sequence(5)).expect("the disk is healthy");
     assert_eq!(disk.names(), [SECOND, THIRD]);
 }
 
 #[test]
-fn the_end_of_a_full_segment_can_not_be_torn() {
+fn the_last_group_of_a_full_segment_cannot_be_torn() {
     let disk = two_segments();
     let whole = recover(&disk, SEGMENT_BYTES).expect("nothing is damaged");
     disk.overwrite(FIRST, SEGMENT_BYTES - 4096, &[0; 4096]);
@@ -413,7 +414,7 @@ fn the_end_of_a_full_segment_can_not_be_torn() {
 }
 
 #[test]
-fn damage_where_there_are_no_entries_loses_none() {
+fn damage_of_a_group_without_entries_loses_none() {
     let disk = SimulatedDisk::new(1);
     let mut storage = wal_over(&disk, SEGMENT_BYTES);
     storage.recover().expect("the disk is healthy");
@@ -425,7 +426,7 @@ fn damage_where_there_are_no_entries_loses_none() {
 }
 
 #[test]
-fn a_damaged_opening_is_made_up_for_by_what_follows_it() {
+fn the_headers_behind_a_damaged_segment_header_make_up_for_it() {
     for name in [FIRST, SECOND] {
         for sector in [[0; 512], [0xff; 512]] {
             let disk = two_segments();
@@ -437,7 +438,7 @@ fn a_damaged_opening_is_made_up_for_by_what_follows_it() {
 }
 
 #[test]
-fn a_damaged_opening_with_nothing_behind_it_only_shows_that_nothing_before_it_is_torn() {
+fn a_damaged_segment_header_with_nothing_behind_it_proves_that_nothing_before_it_is_torn() {
     let disk = SimulatedDisk::new(1);
     let mut storage = wal_over(&disk, 16384);
     storage.recover().expect("the disk is healthy");
@@ -448,8 +449,8 @@ fn a_damaged_opening_with_nothing_behind_it_only_shows_that_nothing_before_it_is
     disk.stop_after(4);
     storage.persist(&[append(4, 4, &entries(4, 1, 100))]).expect_err("the machine stops");
     disk.kill();
-    let has_opening = |disk: &SimulatedDisk| disk.names().len() == 2 && disk.contents(SECOND)[..512] != [0; 512];
-    if !has_opening(&disk) {
+    let has_header = |disk: &SimulatedDisk| disk.names().len() == 2 && disk.contents(SECOND)[..512] != [0; 512];
+    if !has_header(&disk) {
         let mut content = disk.contents(FIRST)[..4096].to_vec();
         content.resize(16384, 0);
         disk.put(SECOND, content);
@@ -463,14 +464,14 @@ fn a_damaged_opening_with_nothing_behind_it_only_shows_that_nothing_before_it_is
 }
 
 #[test]
-fn a_blank_segment_that_is_not_the_first_of_its_log_is_no_empty_disk() {
+fn a_blank_segment_that_is_not_the_first_one_is_not_mistaken_for_an_empty_disk() {
     let disk = SimulatedDisk::new(1);
     disk.put(SECOND, vec![0; SEGMENT_BYTES as usize]);
     refused(&disk, "the log's only segment is blank");
 }
 
 #[test]
-fn a_file_that_was_cut_short_is_refused_if_it_is_the_newest() {
+fn a_shortened_file_is_refused_if_it_is_the_newest() {
     let disk = three_groups();
     for bytes in [SEGMENT_BYTES as usize - 4096, LAST_GROUP as usize, LAST_GROUP as usize - 4096, 4096, 100] {
         let disk = disk.duplicate();
@@ -480,43 +481,43 @@ fn a_file_that_was_cut_short_is_refused_if_it_is_the_newest() {
     let disk = two_segments();
     let whole = recover(&disk, SEGMENT_BYTES).expect("nothing is damaged");
     disk.put(FIRST, disk.contents(FIRST)[..14 * 4096 + 100].to_vec());
-    check(&disk, &whole, &[14, 15], "the older segment was cut short");
+    check(&disk, &whole, &[14, 15], "the older segment was shortened");
 }
 
 #[test]
-fn a_log_with_a_damaged_middle_goes_on_is_healed_and_trimmed() {
+fn a_log_with_a_damaged_middle_continues_and_is_repaired_and_trimmed() {
     let disk = two_segments();
     disk.overwrite(FIRST, 5 * 4096, &[0xff; 3 * 4096]);
     let mut storage = wal_over(&disk, SEGMENT_BYTES);
-    assert_eq!(storage.recover().expect("it is not the end").lost, [(Sequence(5), Sequence(7))]);
+    assert_eq!(storage.recover().expect("the damage is not at the end").lost, [(Sequence(5), Sequence(7))]);
     for sequence in 21..=40 {
         storage.persist(&[append(sequence, sequence, &entries(sequence, 1, 100))]).expect("the disk is healthy");
     }
     assert_eq!(storage.read(Sequence(1), Sequence(40), 1 << 20).expect("usable"), entries(1, 4, 100));
-    let found = recover(&disk, SEGMENT_BYTES).expect("it is not the end");
+    let found = recover(&disk, SEGMENT_BYTES).expect("the damage is not at the end");
     assert_eq!((found.last, found.damaged()), (Sequence(40), vec![5, 6, 7]));
 
-    let mut healed = wal_over(&disk.duplicate(), SEGMENT_BYTES);
-    healed.recover().expect("it is not the end");
-    healed.persist(&[replace(41, 6, &entries(6, 35, 100))]).expect("the disk is healthy");
-    assert_eq!(healed.read(Sequence(6), Sequence(40), 1 << 20).expect("usable"), entries(6, 35, 100));
+    let mut repaired = wal_over(&disk.duplicate(), SEGMENT_BYTES);
+    repaired.recover().expect("the damage is not at the end");
+    repaired.persist(&[replace(41, 6, &entries(6, 35, 100))]).expect("the disk is healthy");
+    assert_eq!(repaired.read(Sequence(6), Sequence(40), 1 << 20).expect("usable"), entries(6, 35, 100));
 
-    let healed = disk.duplicate();
-    let mut storage = wal_over(&healed, SEGMENT_BYTES);
-    storage.recover().expect("it is not the end");
+    let repaired = disk.duplicate();
+    let mut storage = wal_over(&repaired, SEGMENT_BYTES);
+    storage.recover().expect("the damage is not at the end");
     storage.persist(&[replace(41, 5, &entries(5, 36, 100))]).expect("the disk is healthy");
-    let found = recover(&healed, SEGMENT_BYTES).expect("it is not the end");
+    let found = recover(&repaired, SEGMENT_BYTES).expect("the damage is not at the end");
     assert_eq!((found.last, found.damaged()), (Sequence(40), vec![]));
 
     let mut storage = wal_over(&disk, SEGMENT_BYTES);
-    storage.recover().expect("it is not the end");
+    storage.recover().expect("the damage is not at the end");
     storage.trim(Sequence(16)).expect("the disk is healthy");
     let found = recover(&disk, SEGMENT_BYTES).expect("the damage is gone");
     assert_eq!((found.first, found.last, found.damaged()), (Sequence(16), Sequence(40), vec![]));
 }
 
 #[test]
-fn another_format_version_is_told_as_such() {
+fn another_format_version_is_reported_as_such() {
     let disk = three_groups();
     let mut sector = disk.contents(FIRST)[..512].to_vec();
     sector[8] = 3;

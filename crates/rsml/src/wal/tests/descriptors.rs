@@ -1,4 +1,5 @@
-//! No file descriptor is free: what needs none goes on, what needs one waits, and nothing is taken for damage.
+//! No file descriptor is free: operations that need none continue, writes that need one wait, and
+//! the shortage is not mistaken for damage.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,7 +10,7 @@ use crate::wal::{Disk, DiskFile};
 const SEGMENT_BYTES: u64 = 16384;
 const EMFILE: i32 = 24;
 
-/// Opens no file while none is free.
+/// A disk that opens no file while no descriptor is free.
 #[derive(Clone)]
 struct FewDescriptors {
     disk: SimulatedDisk,
@@ -66,23 +67,23 @@ impl Disk for FewDescriptors {
     }
 }
 
-fn orders(range: std::ops::RangeInclusive<u64>) -> Vec<Persist> {
+fn writes(range: std::ops::RangeInclusive<u64>) -> Vec<Persist> {
     range.map(|number| append(number, number, &entries(number, 1, 3000))).collect()
 }
 
 #[test]
-fn orders_that_need_another_segment_wait_for_a_descriptor() {
+fn writes_that_need_another_segment_wait_for_a_descriptor() {
     let disk = FewDescriptors::new();
     let mut storage = disk.storage();
     storage.recover().expect("the first segment is made");
     disk.set_free(false);
-    let orders = orders(1..=9);
-    let durable = storage.persist(&orders).expect("that none is free is no failure");
-    assert!((1..9).contains(&durable), "{durable} orders fit into the first segment");
+    let writes = writes(1..=9);
+    let durable = storage.persist(&writes).expect("a shortage is no failure");
+    assert!((1..9).contains(&durable), "{durable} writes fit into the first segment");
     assert!(!storage.has_space() && storage.lacks_descriptors());
     disk.set_free(true);
     assert!(storage.has_space() && !storage.lacks_descriptors());
-    assert_eq!(storage.persist(&orders[durable..]).expect("one is free"), orders.len() - durable);
+    assert_eq!(storage.persist(&writes[durable..]).expect("one is free"), writes.len() - durable);
     drop(storage);
     disk.disk.crash();
     assert_eq!(recover(&disk.disk, SEGMENT_BYTES).expect("sound").entries, intact(&entries(1, 9, 3000)));
@@ -93,7 +94,7 @@ fn reading_and_trimming_need_no_descriptor() {
     let disk = FewDescriptors::new();
     let mut storage = disk.storage();
     storage.recover().expect("the first segment is made");
-    assert_eq!(storage.persist(&orders(1..=9)).expect("some are free"), 9);
+    assert_eq!(storage.persist(&writes(1..=9)).expect("some are free"), 9);
     disk.set_free(false);
     let read = storage.read(Sequence(1), Sequence(9), usize::MAX).expect("the files are open");
     assert_eq!(read, entries(1, 9, 3000));
@@ -104,11 +105,11 @@ fn reading_and_trimming_need_no_descriptor() {
 }
 
 #[test]
-fn a_start_without_a_descriptor_says_so_and_finds_no_damage() {
+fn a_start_without_a_descriptor_reports_the_shortage_and_no_damage() {
     let disk = FewDescriptors::new();
     let mut storage = disk.storage();
     storage.recover().expect("the first segment is made");
-    storage.persist(&orders(1..=9)).expect("some are free");
+    storage.persist(&writes(1..=9)).expect("some are free");
     drop(storage);
     disk.set_free(false);
     let error = disk.storage().recover().expect_err("none is free");
@@ -119,17 +120,17 @@ fn a_start_without_a_descriptor_says_so_and_finds_no_damage() {
     assert_eq!((recovered.last, recovered.lost), (Sequence(9), vec![]));
 }
 
-/// Some file systems need space for that.
+/// Some file systems need space to remove a file.
 #[test]
-fn a_segment_that_cannot_be_removed_now_goes_later() {
+fn a_segment_that_cannot_be_removed_now_is_removed_later() {
     let disk = FewDescriptors::new();
     let mut storage = disk.storage();
     storage.recover().expect("the first segment is made");
-    storage.persist(&orders(1..=20)).expect("some are free");
-    // Removed by an attempt that could not make it durable.
+    storage.persist(&writes(1..=20)).expect("some are free");
+    // An earlier attempt removed the segment but could not make that durable.
     let oldest = disk.disk.names().into_iter().min().expect("segments");
     disk.disk.remove(&oldest).expect("it is there");
-    storage.trim(Sequence(20)).expect("that it is gone is what was wanted");
-    storage.persist(&orders(21..=22)).expect("the log goes on");
+    storage.trim(Sequence(20)).expect("the segment is gone, as it should be");
+    storage.persist(&writes(21..=22)).expect("the log continues");
     assert!(storage.statistics().files < 4);
 }

@@ -1,12 +1,13 @@
-//! Random histories with crashes, bit rot, lost and misplaced writes, and a disk that fills up: what the log gives out is
-//! right or nothing, and it refuses to go on only where its newest header may be gone.
+//! Random histories with crashes, bit rot, lost and misplaced writes, and a disk that fills up. The
+//! log returns the right entries or none, and refuses to continue only if its newest header may be
+//! gone.
 
 use std::ops::Range;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use super::property::{OrderPlan, order, order_plan};
+use super::property::{WritePlan, write, write_plan};
 use super::*;
 use crate::wal::Fault;
 
@@ -14,9 +15,9 @@ const SEGMENT_BYTES: u64 = 32768;
 
 #[derive(Clone, Debug)]
 enum Step {
-    Persist(Vec<OrderPlan>),
-    /// Power is lost after so many operations of writing this.
-    CrashIn(Vec<OrderPlan>, u64),
+    Persist(Vec<WritePlan>),
+    /// Power is lost after this number of operations while these writes are performed.
+    CrashIn(Vec<WritePlan>, u64),
     Trim(u64),
     Reopen,
     Read(u64, u64),
@@ -33,8 +34,8 @@ fn step() -> impl Strategy<Value = Step> {
     let damage = (1..4usize, any::<bool>()).prop_map(|(sectors, reads_fail)| Step::Damage { sectors, reads_fail });
     let misplaced = (1..9u64).prop_map(|blocks| Fault::MisdirectWrite { by: blocks * 4096 });
     prop_oneof![
-        10 => vec(order_plan(), 1..4).prop_map(Step::Persist),
-        2 => (vec(order_plan(), 1..4), 0..6u64).prop_map(|(plans, operations)| Step::CrashIn(plans, operations)),
+        10 => vec(write_plan(), 1..4).prop_map(Step::Persist),
+        2 => (vec(write_plan(), 1..4), 0..6u64).prop_map(|(plans, operations)| Step::CrashIn(plans, operations)),
         1 => (0..15u64).prop_map(Step::Trim),
         3 => Just(Step::Reopen),
         3 => (0..20u64, 1..10u64).prop_map(|(back, count)| Step::Read(back, count)),
@@ -47,14 +48,15 @@ fn step() -> impl Strategy<Value = Step> {
 struct Run {
     disk: SimulatedDisk,
     storage: WalStorage,
-    /// What is durable.
+    /// The durable state.
     model: Model,
-    /// What will be, once all orders that wait for space are.
+    /// The durable state once all writes that wait for space are performed.
     queued: Model,
     waiting: Vec<Persist>,
-    orders: u64,
+    writes: u64,
     trimmed_below: u64,
-    /// The newest header was hit, or its write was lost: the log may refuse to open, or take the last group for torn.
+    /// The newest header was damaged, or its write was lost: the log may refuse to open, or regard
+    /// the last group as torn.
     newest_in_doubt: bool,
     /// A misplaced write may lie behind the end of the log.
     has_remains: bool,
@@ -72,7 +74,7 @@ impl Run {
             model: Model::default(),
             queued: Model::default(),
             waiting: Vec::new(),
-            orders: 0,
+            writes: 0,
             trimmed_below: 0,
             newest_in_doubt: false,
             has_remains: false,
@@ -80,38 +82,38 @@ impl Run {
         }
     }
 
-    fn queue(&mut self, plans: &[OrderPlan]) {
+    fn queue(&mut self, plans: &[WritePlan]) {
         for plan in plans {
-            self.orders += 1;
-            self.waiting.push(order(plan, &mut self.queued, self.orders));
+            self.writes += 1;
+            self.waiting.push(write(plan, &mut self.queued, self.writes));
         }
     }
 
     fn persist(&mut self) {
         let durable = self.storage.persist(&self.waiting).expect("no write fails");
-        for order in self.waiting.drain(..durable) {
-            self.model.apply(&order);
-            // What was in doubt is no longer the newest.
+        for write in self.waiting.drain(..durable) {
+            self.model.apply(&write);
+            // The header in doubt is no longer the newest.
             self.newest_in_doubt = false;
         }
         assert!(self.waiting.is_empty() || !self.storage.has_space());
     }
 
-    /// The next write goes wrong, and nobody notices.
+    /// The next write goes wrong unnoticed.
     fn misplace(&mut self, fault: Fault) {
         if !self.waiting.is_empty() || self.is_full {
             return;
         }
         self.disk.inject(fault);
-        self.orders += 1;
-        self.waiting.push(append(self.orders, self.model.last + 1, &entries(self.orders * 10, 2, 600)));
+        self.writes += 1;
+        self.waiting.push(append(self.writes, self.model.last + 1, &entries(self.writes * 10, 2, 600)));
         self.queued.apply(&self.waiting[0]);
         self.persist();
         self.newest_in_doubt = true;
         self.has_remains |= fault != Fault::LoseWrite;
     }
 
-    /// Returns false when the log refuses to go on, as it may.
+    /// Returns false if the log refuses to continue, in a case where it may.
     fn reopen(&mut self) -> bool {
         self.disk.crash();
         self.open(Vec::new())
@@ -122,7 +124,7 @@ impl Run {
         self.disk.stop_after(operations);
         let durable = self.storage.persist(&in_doubt).unwrap_or(0);
         let mut in_doubt = in_doubt.into_iter();
-        in_doubt.by_ref().take(durable).for_each(|order| self.model.apply(&order));
+        in_doubt.by_ref().take(durable).for_each(|write| self.model.apply(&write));
         self.disk.crash();
         self.open(in_doubt.collect())
     }
@@ -132,14 +134,14 @@ impl Run {
         let found = match open(&mut self.storage) {
             Ok(found) => found,
             Err(StorageError::Damaged { .. }) if self.newest_in_doubt || self.has_remains => return false,
-            // A state that can't stay where it is needs a place.
+            // There must be room for a recovery marker.
             Err(StorageError::Full { .. }) if self.is_full => return false,
             Err(error) => panic!("{error}"),
         };
         let mut model = self.model.clone();
         let mut in_doubt = in_doubt.iter();
         while !model.agrees(&found, self.trimmed_below) {
-            let Some(order) = in_doubt.next() else {
+            let Some(write) = in_doubt.next() else {
                 let stored: Vec<u64> = self.model.entries.keys().copied().collect();
                 assert!(
                     self.newest_in_doubt,
@@ -154,9 +156,9 @@ impl Run {
                 );
                 return false;
             };
-            model.apply(order);
+            model.apply(write);
         }
-        // Recovery clears what lies behind the end.
+        // Recovery clears everything behind the end.
         self.has_remains = false;
         self.model = model.clone();
         self.queued = model;
@@ -181,7 +183,7 @@ impl Run {
         self.newest_in_doubt |= newest == Some((name, range));
     }
 
-    /// False when the log refuses to go on.
+    /// Returns false if the log refuses to continue.
     fn take(&mut self, step: &Step) -> bool {
         match step {
             Step::Persist(plans) => {
@@ -210,7 +212,7 @@ impl Run {
     }
 }
 
-/// Where the sector of the newest header lies.
+/// The file and range of the newest header.
 fn newest_header(disk: &SimulatedDisk) -> Option<(String, Range<u64>)> {
     let mut newest = None;
     for name in disk.names() {
@@ -228,7 +230,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
 
     #[test]
-    fn a_damaged_log_gives_out_what_is_right_or_nothing(steps in vec(step(), 1..60)) {
+    fn a_damaged_log_returns_the_right_entries_or_none(steps in vec(step(), 1..60)) {
         let mut run = Run::new();
         for step in steps {
             if !run.take(&step) {

@@ -1,4 +1,4 @@
-//! The log over real files, and what it does with its segments.
+//! The log in real files, and how it uses its segments.
 
 use tempfile::tempdir;
 
@@ -21,9 +21,9 @@ fn entries_in_files_are_read_back_after_a_restart() {
         let recovered = open(&mut storage).expect("the log is intact");
         assert!(model.matches(&recovered, 0), "round {round}");
         for number in 1..40 {
-            let order = append(round * 100 + number, model.last + 1, &entries(number, 3, 3000));
-            storage.persist(std::slice::from_ref(&order)).expect("the disk is healthy");
-            model.apply(&order);
+            let write = append(round * 100 + number, model.last + 1, &entries(number, 3, 3000));
+            storage.persist(std::slice::from_ref(&write)).expect("the disk is healthy");
+            model.apply(&write);
         }
         let middle = storage.read(Sequence(5), Sequence(9), 1 << 20).expect("the entries are stored");
         assert_eq!(middle, model.entries.range(5..=9).map(|(_, entry)| entry.clone()).collect::<Vec<_>>());
@@ -39,7 +39,7 @@ fn a_log_in_use_is_not_opened_a_second_time() {
     };
     assert!(error.to_string().contains("in use by another process"), "{error}");
     drop(first);
-    WalStorage::open(directory.path(), WalOptions::default()).expect("the lock went with its owner");
+    WalStorage::open(directory.path(), WalOptions::default()).expect("the lock was released");
 }
 
 #[test]
@@ -93,41 +93,41 @@ fn a_prepared_segment_that_is_too_small_is_extended() {
 }
 
 #[test]
-fn orders_of_one_call_that_fill_more_than_a_segment_are_divided_between_orders() {
+fn one_call_whose_writes_fill_more_than_a_segment_writes_several_groups() {
     let disk = SimulatedDisk::new(1);
     let mut storage = wal_over(&disk, 65536);
     storage.recover().expect("the disk is healthy");
-    let orders: Vec<Persist> = (1..=40).map(|n| append(n, n, &entries(n, 1, 6000))).collect();
-    storage.persist(&orders).expect("the disk is healthy");
+    let writes: Vec<Persist> = (1..=40).map(|n| append(n, n, &entries(n, 1, 6000))).collect();
+    storage.persist(&writes).expect("the disk is healthy");
     assert!(storage.statistics().fsyncs > 4);
     let recovered = recover(&disk, 65536).expect("the log is intact");
     assert_eq!(recovered.entries, intact(&entries(1, 40, 6000)));
 }
 
 #[test]
-fn one_call_costs_one_synchronisation() {
+fn one_call_costs_one_sync() {
     let disk = SimulatedDisk::new(1);
     let mut storage = wal_over(&disk, 65536);
     storage.recover().expect("the disk is healthy");
     let before = storage.statistics().fsyncs;
-    let orders: Vec<Persist> = (1..=40).map(|n| append(n, n, &entries(n, 2, 60))).enumerate_from();
-    storage.persist(&orders).expect("the disk is healthy");
+    let writes: Vec<Persist> = (1..=40).map(|n| append(n, n, &entries(n, 2, 60))).enumerate_from();
+    storage.persist(&writes).expect("the disk is healthy");
     assert_eq!(storage.statistics().fsyncs, before + 1);
 }
 
-/// Gives orders of two entries each the places that follow each other.
+/// Gives writes of two entries each consecutive sequences.
 trait EnumerateFrom {
     fn enumerate_from(self) -> Vec<Persist>;
 }
 
 impl<I: Iterator<Item = Persist>> EnumerateFrom for I {
     fn enumerate_from(self) -> Vec<Persist> {
-        self.enumerate().map(|(position, order)| Persist { from: Sequence(position as u64 * 2 + 1), ..order }).collect()
+        self.enumerate().map(|(position, write)| Persist { from: Sequence(position as u64 * 2 + 1), ..write }).collect()
     }
 }
 
 #[test]
-#[should_panic(expected = "an order appends at 5, but the log ends at 1")]
+#[should_panic(expected = "a write appends at 5, but the log ends at 1")]
 fn a_gap_in_the_log_is_refused() {
     let disk = SimulatedDisk::new(1);
     let mut storage = wal_over(&disk, 65536);

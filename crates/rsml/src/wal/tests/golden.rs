@@ -1,4 +1,5 @@
-//! Files of every released format version stay readable, and this version's bytes never change unnoticed.
+//! Files of every released format version stay readable, and this version's bytes never change
+//! unnoticed.
 
 use super::*;
 
@@ -8,7 +9,7 @@ const SEGMENT_BYTES: u64 = 20480;
 const FILE: &str = "0000000000000001.wal";
 const BLOCK: usize = 4096;
 
-fn orders() -> [Persist; 3] {
+fn writes() -> [Persist; 3] {
     [
         append(1, 1, &entries(1, 3, 20)),
         Persist { entries: Vec::new(), ..append(2, 0, &[]) },
@@ -17,17 +18,17 @@ fn orders() -> [Persist; 3] {
     .map(without_lease)
 }
 
-/// As a program writes it that grants none, or does not know of them.
-fn without_lease(mut order: Persist) -> Persist {
-    order.hard_state.lease_us = 0;
-    order
+/// The write as a program performs it that grants no leases, or does not know them.
+fn without_lease(mut write: Persist) -> Persist {
+    write.hard_state.lease_us = 0;
+    write
 }
 
 fn write() -> SimulatedDisk {
     let disk = SimulatedDisk::new(1);
     let mut storage = wal_over(&disk, SEGMENT_BYTES);
     storage.recover().expect("the disk is healthy");
-    let [first, second, third] = orders();
+    let [first, second, third] = writes();
     storage.persist(&[first]).expect("the disk is healthy");
     storage.persist(&[second, third]).expect("the disk is healthy");
     disk
@@ -55,42 +56,42 @@ fn from_hex(text: &str) -> Vec<u8> {
     bytes
 }
 
-fn check(file: &str, orders: &[Persist]) {
+fn check(file: &str, writes: &[Persist]) {
     let disk = SimulatedDisk::new(1);
     disk.put(FILE, from_hex(file));
     let recovered = recover(&disk, SEGMENT_BYTES).expect("a released version is readable");
     let mut model = Model::default();
-    orders.iter().for_each(|order| model.apply(order));
+    writes.iter().for_each(|write| model.apply(write));
     assert!(model.matches(&recovered, 0), "{recovered:?}");
 }
 
 #[test]
 fn a_file_of_version_1_is_read() {
-    let mut orders = orders();
-    orders[2].base = None;
-    orders.iter_mut().for_each(|order| order.hard_state.generation = 0);
-    check(VERSION_1, &orders);
+    let mut writes = writes();
+    writes[2].base = None;
+    writes.iter_mut().for_each(|write| write.hard_state.generation = 0);
+    check(VERSION_1, &writes);
 }
 
 #[test]
 fn a_file_of_version_2_is_read() {
-    check(VERSION_2, &orders());
+    check(VERSION_2, &writes());
 }
 
-/// The length of leases took the place of zeros, which older programs do not look at.
+/// The length of leases replaced zeros that older programs ignore.
 #[test]
 fn the_length_of_leases_changes_nothing_else() {
-    let [mut order, ..] = orders();
-    order.hard_state.lease_us = 0x1234;
+    let [mut changed, ..] = writes();
+    changed.hard_state.lease_us = 0x1234;
     let disk = SimulatedDisk::new(1);
     let mut storage = wal_over(&disk, SEGMENT_BYTES);
     storage.recover().expect("the disk is healthy");
-    storage.persist(std::slice::from_ref(&order)).expect("the disk is healthy");
+    storage.persist(std::slice::from_ref(&changed)).expect("the disk is healthy");
     let (with, without) = (disk.contents(FILE), write().contents(FILE));
     let group = BLOCK..2 * BLOCK;
-    let changed: Vec<usize> = group.filter(|at| with[*at] != without[*at]).map(|at| at - BLOCK).collect();
-    assert!(changed.iter().all(|at| (12..16).contains(at) || (328..336).contains(at)), "{changed:?}");
-    assert_eq!(recover(&disk, SEGMENT_BYTES).expect("it is sound").hard_state, Some(order.hard_state));
+    let differing: Vec<usize> = group.filter(|at| with[*at] != without[*at]).map(|at| at - BLOCK).collect();
+    assert!(differing.iter().all(|at| (12..16).contains(at) || (328..336).contains(at)), "{differing:?}");
+    assert_eq!(recover(&disk, SEGMENT_BYTES).expect("it is sound").hard_state, Some(changed.hard_state));
 }
 
 #[test]

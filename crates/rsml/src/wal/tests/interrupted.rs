@@ -1,5 +1,6 @@
-//! A recovery that is interrupted at any of its writes changes nothing about what the next one finds: neither does one that is
-//! interrupted again, nor a crash at any write of the first order after it.
+//! A recovery that is interrupted at any of its writes does not change the result of the next one.
+//! Neither does one that is interrupted twice, nor a crash at any disk write of the first log write
+//! after it.
 
 use super::*;
 use crate::wal::format::{BLOCK_BYTES, SECTOR_BYTES};
@@ -9,7 +10,7 @@ const FIRST: &str = "0000000000000001.wal";
 const SECOND: &str = "0000000000000002.wal";
 const SECTOR: u64 = SECTOR_BYTES as u64;
 
-/// What a disk may do to a sector.
+/// Damage to a sector.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Harm {
     Zeroed,
@@ -21,15 +22,16 @@ fn one_segment() -> SimulatedDisk {
     let disk = SimulatedDisk::new(1);
     let mut storage = wal_over(&disk, SEGMENT_BYTES);
     storage.recover().expect("the disk is healthy");
-    for order in [append(1, 1, &entries(1, 2, 900)), append(2, 3, &entries(3, 1, 5000))] {
-        storage.persist(&[order]).expect("the disk is healthy");
+    for write in [append(1, 1, &entries(1, 2, 900)), append(2, 3, &entries(3, 1, 5000))] {
+        storage.persist(&[write]).expect("the disk is healthy");
     }
     storage.persist(&[append(3, 4, &entries(4, 2, 5000))]).expect("the disk is healthy");
     disk
 }
 
-/// The first segment is full to its last block; the second one was opened, and nothing was written to it.
-fn opened_segment() -> SimulatedDisk {
+/// The first segment is full to its last block. The second one has a segment header and nothing
+/// else.
+fn new_segment() -> SimulatedDisk {
     let disk = one_segment();
     let mut storage = wal_over(&disk, SEGMENT_BYTES);
     storage.recover().expect("the disk is healthy");
@@ -46,27 +48,28 @@ fn harm(disk: &SimulatedDisk, name: &str, sector: u64, harm: Harm) {
     }
 }
 
-/// The sectors that hold anything.
+/// The sectors that are not blank.
 fn written(disk: &SimulatedDisk, name: &str) -> Vec<u64> {
     let content = disk.contents(name);
     let sectors = content.chunks(SECTOR_BYTES).zip(0..);
     sectors.filter(|(sector, _)| sector.iter().any(|&byte| byte != 0)).map(|(_, number)| number).collect()
 }
 
-/// What a disk holds, or that its log is refused.
+/// The log on a disk; `None` if it is refused.
 fn look(disk: &SimulatedDisk) -> Option<Found> {
     let copy = disk.duplicate();
     match recover(&copy, SEGMENT_BYTES) {
         Ok(found) => Some(found),
         Err(StorageError::Damaged { .. }) => {
-            assert_eq!(copy.operations(), disk.operations(), "a log that is refused stays as it is");
+            assert_eq!(copy.operations(), disk.operations(), "the refused log was changed");
             None
         }
         Err(error) => panic!("{error}"),
     }
 }
 
-/// The disk after `work` was stopped at each of its writes, by a loss of power and by the end of the process.
+/// The disks after `work` was stopped at each of its writes, by a loss of power or by the death of
+/// the process.
 fn stopped(disk: &SimulatedDisk, seeds: u64, work: impl Fn(&SimulatedDisk)) -> Vec<SimulatedDisk> {
     let mut outcomes = Vec::new();
     let whole = disk.duplicate();
@@ -92,27 +95,27 @@ fn recover_or_stop(disk: &SimulatedDisk) {
     let _stopped = recover(disk, SEGMENT_BYTES);
 }
 
-/// `again`: how many recoveries in a row are interrupted.
+/// `again`: how many consecutive recoveries are interrupted.
 fn check(disk: &SimulatedDisk, seeds: u64, again: u32, what: &str) {
     let Some(expected) = look(disk) else { return };
     check_recovery(disk, &expected, seeds, again, what);
     let recovered = disk.duplicate();
     recover_or_stop(&recovered);
     recovered.crash();
-    let order = append(90, expected.last.0 + 1, &entries(90, 1, 5000));
+    let next = append(90, expected.last.0 + 1, &entries(90, 1, 5000));
     let write = |disk: &SimulatedDisk| {
         let mut storage = wal_over(disk, SEGMENT_BYTES);
         if storage.recover().is_ok() {
-            let _stopped = storage.persist(std::slice::from_ref(&order));
+            let _stopped = storage.persist(std::slice::from_ref(&next));
         }
     };
-    let mut longer = Found { hard_state: Some(order.hard_state), last: order.from, ..expected.clone() };
-    longer.entries.extend(intact(&order.entries));
+    let mut longer = Found { hard_state: Some(next.hard_state), last: next.from, ..expected.clone() };
+    longer.entries.extend(intact(&next.entries));
     for outcome in stopped(&recovered, seeds, write) {
         let found = look(&outcome);
         assert!(
             [&expected, &longer].contains(&found.as_ref().unwrap_or_else(|| panic!("{what}: refused"))),
-            "{what}, first order: {found:?}\ninstead of {expected:?}"
+            "{what}, first write: {found:?}\ninstead of {expected:?}"
         );
     }
 }
@@ -128,7 +131,7 @@ fn check_recovery(disk: &SimulatedDisk, expected: &Found, seeds: u64, again: u32
 
 #[test]
 fn after_damage_of_any_sector() {
-    for disk in [one_segment(), opened_segment()] {
+    for disk in [one_segment(), new_segment()] {
         for name in disk.names() {
             for sector in written(&disk, &name) {
                 for kind in [Harm::Zeroed, Harm::Rotten] {
@@ -141,7 +144,8 @@ fn after_damage_of_any_sector() {
     }
 }
 
-/// Damage before the last group, which is torn: once that is cut off, the damaged one is the last.
+/// The last group is torn, and the one before it damaged: once the torn group is removed, the
+/// damaged one is the last.
 #[test]
 fn after_damage_of_any_sector_before_a_torn_group() {
     let whole = one_segment();
@@ -161,41 +165,41 @@ fn after_damage_of_any_sector_before_a_torn_group() {
 }
 
 #[test]
-fn after_damage_of_an_opening_and_of_any_sector_before_it() {
-    let whole = opened_segment();
+fn after_damage_of_a_segment_header_and_of_any_sector_before_it() {
+    let whole = new_segment();
     for sector in written(&whole, FIRST) {
         for kind in [Harm::Zeroed, Harm::Rotten] {
             let disk = whole.duplicate();
             harm(&disk, SECOND, 0, Harm::Rotten);
             harm(&disk, FIRST, sector, kind);
-            check(&disk, 3, 0, &format!("the opening and sector {sector} {kind:?}"));
+            check(&disk, 3, 0, &format!("the segment header and sector {sector} {kind:?}"));
         }
     }
 }
 
-/// The last group lies anywhere but in its place, with damage before it.
+/// The last group lies anywhere but at its position, with damage before it.
 #[test]
-fn after_the_last_group_went_to_a_foreign_place() {
+fn after_the_last_group_was_misplaced() {
     for (blocks, kept) in [(1, 4), (3, 4), (3, 2)] {
-        for place in 1..8 - blocks {
+        for block in 1..8 - blocks {
             let disk = SimulatedDisk::new(1);
             let mut storage = wal_over(&disk, SEGMENT_BYTES);
             storage.recover().expect("the disk is healthy");
             for number in 1..kept {
                 storage.persist(&[append(number, number, &entries(number, 1, 900))]).expect("the disk is healthy");
             }
-            let order = append(kept, kept, &entries(kept, 1, (blocks as usize - 1) * 4096 + 900));
-            storage.persist(&[order]).expect("the disk is healthy");
+            let write = append(kept, kept, &entries(kept, 1, (blocks as usize - 1) * 4096 + 900));
+            storage.persist(&[write]).expect("the disk is healthy");
             drop(storage);
             let (from, bytes) = ((kept * BLOCK_BYTES) as usize, (blocks * BLOCK_BYTES) as usize);
             let group = disk.contents(FIRST)[from..from + bytes].to_vec();
             disk.overwrite(FIRST, from as u64, &vec![0; bytes]);
-            disk.overwrite(FIRST, place * BLOCK_BYTES, &group);
-            check(&disk, 4, 1, &format!("{blocks} blocks at {place} instead of {kept}"));
+            disk.overwrite(FIRST, block * BLOCK_BYTES, &group);
+            check(&disk, 4, 1, &format!("{blocks} blocks at {block} instead of {kept}"));
             for sector in written(&disk, FIRST) {
                 let disk = disk.duplicate();
                 harm(&disk, FIRST, sector, Harm::Zeroed);
-                check(&disk, 2, 0, &format!("{blocks} blocks at {place} instead of {kept}, sector {sector} zeroed"));
+                check(&disk, 2, 0, &format!("{blocks} blocks at {block} instead of {kept}, sector {sector} zeroed"));
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Tests of the log over simulated and real disks, against a model that is as plain as possible.
+//! Tests of the log on simulated and real disks, against a model that is as simple as possible.
 
 mod crash;
 mod damage;
@@ -18,7 +18,7 @@ use bytes::Bytes;
 
 use super::{SimulatedDisk, WalOptions, WalStorage};
 use crate::{
-    Boot, ClusterId, DiskId, Epoch, HardState, Persist, Recovered, Sequence, Storage, StorageError, Ticket, View,
+    Boot, ClusterId, DiskId, Epoch, HardState, Persist, Recovered, Sequence, Storage, StorageError, View, WriteId,
 };
 
 fn options(segment_bytes: u64) -> WalOptions {
@@ -29,7 +29,7 @@ fn wal_over(disk: &SimulatedDisk, segment_bytes: u64) -> WalStorage {
     WalStorage::over(Arc::new(disk.clone()), options(segment_bytes))
 }
 
-/// What a log that was opened holds.
+/// The contents of a log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Found {
     hard_state: Option<HardState>,
@@ -46,7 +46,8 @@ fn recover(disk: &SimulatedDisk, segment_bytes: u64) -> Result<Found, StorageErr
 fn open(storage: &mut impl Storage) -> Result<Found, StorageError> {
     let Recovered { hard_state, first, last, lost } = storage.recover()?;
     let entries = storage.load(Sequence::BIRTH)?;
-    // What is named as lost is not there. More may be damaged: entries are checked only when they are read.
+    // Entries reported as lost are not there. More may be damaged: entries are verified only when
+    // they are read.
     assert!(
         lost.iter().all(|(from, to)| (from.0..=to.0).all(|n| entries[(n - first.0) as usize].is_none())),
         "{lost:?}"
@@ -80,7 +81,7 @@ fn hard_state(number: u64) -> HardState {
 
 fn append(number: u64, from: u64, entries: &[Bytes]) -> Persist {
     Persist {
-        ticket: Ticket(number),
+        write_id: WriteId(number),
         hard_state: hard_state(number),
         base: None,
         from: Sequence(from),
@@ -93,12 +94,12 @@ fn replace(number: u64, from: u64, entries: &[Bytes]) -> Persist {
     Persist { truncate: true, ..append(number, from, entries) }
 }
 
-/// An order that lets go of everything through `through` first.
-fn base(number: u64, through: u64, order: Persist) -> Persist {
-    Persist { ticket: Ticket(number), hard_state: hard_state(number), base: Some(Sequence(through)), ..order }
+/// A write that first discards everything through `through`.
+fn base(number: u64, through: u64, write: Persist) -> Persist {
+    Persist { write_id: WriteId(number), hard_state: hard_state(number), base: Some(Sequence(through)), ..write }
 }
 
-/// Bytes without a zero among them, told apart by `tag`.
+/// Bytes without any zero, which depend on `tag`.
 fn entry(tag: u64, length: usize) -> Bytes {
     (0..length).map(|position| ((tag.wrapping_mul(31) as usize + position * 7) % 255 + 1) as u8).collect()
 }
@@ -107,7 +108,7 @@ fn entries(first_tag: u64, count: u64, length: usize) -> Vec<Bytes> {
     (first_tag..first_tag + count).map(|tag| entry(tag, length)).collect()
 }
 
-/// The log as its orders define it.
+/// The log as its writes define it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Model {
     hard_state: Option<HardState>,
@@ -116,26 +117,26 @@ struct Model {
 }
 
 impl Model {
-    fn apply(&mut self, order: &Persist) {
-        self.hard_state = Some(order.hard_state);
-        if let Some(base) = order.base {
+    fn apply(&mut self, write: &Persist) {
+        self.hard_state = Some(write.hard_state);
+        if let Some(base) = write.base {
             self.entries.retain(|&sequence, _| sequence > base.0);
             self.last = self.last.max(base.0);
         }
-        if order.truncate {
-            if order.from.0 > self.last + 1 {
+        if write.truncate {
+            if write.from.0 > self.last + 1 {
                 self.entries.clear();
             }
-            self.entries.retain(|&sequence, _| sequence < order.from.0);
-            self.last = order.from.0 - 1;
+            self.entries.retain(|&sequence, _| sequence < write.from.0);
+            self.last = write.from.0 - 1;
         }
-        for entry in &order.entries {
+        for entry in &write.entries {
             self.last += 1;
             self.entries.insert(self.last, entry.clone());
         }
     }
 
-    /// Whether nothing in `found` contradicts this state, though entries may be damaged.
+    /// Whether nothing in `found` contradicts this state. Entries may be damaged.
     fn agrees(&self, found: &Found, trimmed_below: u64) -> bool {
         let mut repaired = found.clone();
         for (sequence, entry) in (found.first.0..).zip(&mut repaired.entries).filter(|(_, entry)| entry.is_none()) {
@@ -144,7 +145,7 @@ impl Model {
         self.matches(&repaired, trimmed_below)
     }
 
-    /// Whether `found` is this state; what lies below `trimmed_below` may be missing.
+    /// Whether `found` is this state. Entries below `trimmed_below` may be missing.
     fn matches(&self, found: &Found, trimmed_below: u64) -> bool {
         let stored = self.entries.range(found.first.0..).map(|(_, entry)| Some(entry.clone()));
         let must_have = self.entries.range(trimmed_below..).next();

@@ -1,4 +1,4 @@
-//! Files that no writer of ours leaves behind.
+//! Files that this program never leaves behind.
 
 use super::*;
 
@@ -18,15 +18,15 @@ fn log() -> SimulatedDisk {
 }
 
 #[test]
-fn a_log_that_was_refused_is_refused_the_next_time_too() {
+fn a_log_that_was_refused_once_is_refused_again() {
     let disk = log();
     disk.put(FIRST, vec![0; SEGMENT_BYTES as usize]);
     recover(&disk, SEGMENT_BYTES).expect_err("the log is gone, and a segment after it shows that there was one");
-    recover(&disk, SEGMENT_BYTES).expect_err("it must not pass for a disk on which nothing was ever written");
+    recover(&disk, SEGMENT_BYTES).expect_err("it must not be mistaken for an empty disk");
 }
 
 #[test]
-fn a_file_that_ends_in_the_middle_of_a_sector_is_recovered_and_goes_on() {
+fn a_file_that_ends_in_the_middle_of_a_sector_is_recovered_and_continues() {
     let disk = log();
     let mut content = disk.contents(FIRST);
     content.resize(SEGMENT_BYTES as usize + 100, 0);
@@ -40,10 +40,11 @@ fn a_file_that_ends_in_the_middle_of_a_sector_is_recovered_and_goes_on() {
 }
 
 #[test]
-fn a_header_that_speaks_of_absurdly_many_lost_entries_is_refused() {
+fn a_header_that_implies_absurdly_many_lost_entries_is_refused() {
     let disk = log();
     let mut content = disk.contents(FIRST);
-    // A second group without orders, of a number that leaves room for a lost one, and of a log that ended far away.
+    // A second group without writes. Its number leaves room for a lost group, and its header says
+    // that the log ended far away.
     let (last_before, last_after) = (64, 72);
     let mut header = content[4096..4096 + 512].to_vec();
     header[32..40].copy_from_slice(&4u64.to_le_bytes());
@@ -59,21 +60,22 @@ fn a_header_that_speaks_of_absurdly_many_lost_entries_is_refused() {
     header[12..16].copy_from_slice(&crc.to_le_bytes());
     content[3 * 4096..3 * 4096 + 512].copy_from_slice(&header);
     disk.put(FIRST, content);
-    let error = recover(&disk, SEGMENT_BYTES).expect_err("nobody has room for that");
+    let error = recover(&disk, SEGMENT_BYTES).expect_err("there is no room for that");
     assert!(error.to_string().contains("there never was room"), "{error}");
 }
 
 #[test]
-fn damage_right_before_a_torn_group_is_not_cut_off_with_it() {
+fn damage_directly_before_a_torn_group_is_not_removed_with_it() {
     let disk = log();
     let mut storage = wal_over(&disk, SEGMENT_BYTES);
     storage.recover().expect("nothing is damaged");
     storage.persist(&[append(2, 3, &entries(3, 2, 1000))]).expect("the disk is healthy");
     drop(storage);
-    // The second sector of the last group was never written, and the header of the group before it is damaged.
+    // The second sector of the last group was never written, and the header of the group before it
+    // is damaged.
     disk.overwrite(FIRST, 2 * 4096 + 512, &[0; 512]);
-    recover(&disk.duplicate(), SEGMENT_BYTES).expect("a torn group is cut off");
+    recover(&disk.duplicate(), SEGMENT_BYTES).expect("a torn group is removed");
     disk.flip_bit(FIRST, 4096 + 20, 0);
-    let found = recover(&disk, SEGMENT_BYTES).expect("the torn group tells what was promised");
+    let found = recover(&disk, SEGMENT_BYTES).expect("the torn group has the promise");
     assert_eq!((found.hard_state, found.damaged()), (Some(hard_state(2)), vec![1, 2, 3, 4]));
 }

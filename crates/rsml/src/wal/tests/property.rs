@@ -5,19 +5,19 @@ use super::*;
 use crate::wal::InMemoryStorage;
 
 #[derive(Clone, Debug)]
-pub(super) struct OrderPlan {
-    /// How far behind the end the order sets a base, or beyond it if negative.
+pub(super) struct WritePlan {
+    /// How far behind the end the write sets a base, or beyond it if negative.
     base_back: Option<i64>,
-    /// How far behind the end the order truncates, if it does.
+    /// How far behind the end the write truncates, if it does.
     truncate_back: Option<u64>,
-    /// How far beyond the end it starts the log anew, if it does.
+    /// How far beyond the end it restarts the log, if it does.
     skip: Option<u64>,
     entry_lengths: Vec<usize>,
 }
 
 #[derive(Clone, Debug)]
 enum Step {
-    Persist(Vec<OrderPlan>),
+    Persist(Vec<WritePlan>),
     /// Trims below the end less this.
     Trim(u64),
     Reopen,
@@ -28,12 +28,12 @@ enum Step {
     },
 }
 
-pub(super) fn order_plan() -> impl Strategy<Value = OrderPlan> {
+pub(super) fn write_plan() -> impl Strategy<Value = WritePlan> {
     let lengths = vec(prop_oneof![8 => 0..200usize, 1 => 200..9000usize], 0..5);
     let truncate_back = prop_oneof![3 => Just(None), 1 => (0..12u64).prop_map(Some)];
     let skip = prop_oneof![30 => Just(None), 1 => (1..50u64).prop_map(Some)];
     let base_back = prop_oneof![8 => Just(None), 1 => (-5..20i64).prop_map(Some)];
-    (base_back, truncate_back, skip, lengths).prop_map(|(base_back, truncate_back, skip, entry_lengths)| OrderPlan {
+    (base_back, truncate_back, skip, lengths).prop_map(|(base_back, truncate_back, skip, entry_lengths)| WritePlan {
         base_back,
         truncate_back,
         skip,
@@ -43,7 +43,7 @@ pub(super) fn order_plan() -> impl Strategy<Value = OrderPlan> {
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        8 => vec(order_plan(), 1..5).prop_map(Step::Persist),
+        8 => vec(write_plan(), 1..5).prop_map(Step::Persist),
         2 => (0..15u64).prop_map(Step::Trim),
         2 => Just(Step::Reopen),
         3 => (0..20u64, 1..10u64, 0..2000usize)
@@ -51,37 +51,37 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// Turns a plan into an order that may follow `model`, and applies it there.
-pub(super) fn order(plan: &OrderPlan, model: &mut Model, number: u64) -> Persist {
+/// Turns a plan into a write that may follow `model`, and applies it to the model.
+pub(super) fn write(plan: &WritePlan, model: &mut Model, number: u64) -> Persist {
     let entries: Vec<Bytes> =
         plan.entry_lengths.iter().enumerate().map(|(i, &length)| entry(number * 10 + i as u64, length)).collect();
     let base = plan.base_back.map(|back| Sequence(model.last.saturating_add_signed(-back)));
     let last = model.last.max(base.map_or(0, |base| base.0));
-    let order = match (plan.skip, plan.truncate_back) {
+    let write = match (plan.skip, plan.truncate_back) {
         (Some(skip), _) => replace(number, last + 1 + skip, &entries),
         (None, Some(back)) => replace(number, (last + 1).saturating_sub(back).max(1), &entries),
         (None, None) => append(number, last + 1, &entries),
     };
-    let order = Persist { base, ..order };
-    model.apply(&order);
-    order
+    let write = Persist { base, ..write };
+    model.apply(&write);
+    write
 }
 
 struct Run<S> {
     storage: S,
     model: Model,
     trimmed_below: u64,
-    orders: u64,
+    writes: u64,
 }
 
 impl<S: Storage> Run<S> {
-    fn persist(&mut self, plans: &[OrderPlan]) {
-        let mut orders = Vec::new();
+    fn persist(&mut self, plans: &[WritePlan]) {
+        let mut writes = Vec::new();
         for plan in plans {
-            self.orders += 1;
-            orders.push(order(plan, &mut self.model, self.orders));
+            self.writes += 1;
+            writes.push(write(plan, &mut self.model, self.writes));
         }
-        assert_eq!(self.storage.persist(&orders).expect("the disk is healthy"), orders.len());
+        assert_eq!(self.storage.persist(&writes).expect("the disk is healthy"), writes.len());
     }
 
     fn trim(&mut self, back: u64) {
@@ -120,10 +120,10 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
 
     #[test]
-    fn a_log_on_disk_holds_what_its_orders_say(steps in vec(step(), 1..60)) {
+    fn a_log_on_disk_holds_what_its_writes_say(steps in vec(step(), 1..60)) {
         let disk = SimulatedDisk::new(1);
         let mut run =
-            Run { storage: wal_over(&disk, 32768), model: Model::default(), trimmed_below: 0, orders: 0 };
+            Run { storage: wal_over(&disk, 32768), model: Model::default(), trimmed_below: 0, writes: 0 };
         let recovered = open(&mut run.storage).expect("the disk is healthy");
         run.check(&recovered);
         for step in steps {
@@ -142,9 +142,9 @@ proptest! {
     }
 
     #[test]
-    fn a_log_in_memory_holds_what_its_orders_say(steps in vec(step(), 1..60)) {
+    fn a_log_in_memory_holds_what_its_writes_say(steps in vec(step(), 1..60)) {
         let mut run =
-            Run { storage: InMemoryStorage::new(), model: Model::default(), trimmed_below: 0, orders: 0 };
+            Run { storage: InMemoryStorage::new(), model: Model::default(), trimmed_below: 0, writes: 0 };
         for step in steps {
             match step {
                 Step::Persist(plans) => run.persist(&plans),

@@ -1,4 +1,5 @@
-//! The log as the way back for a replica that was away, and what happens to it when nobody needs it any more.
+//! Tests of the log as the means for a returning replica to catch up, and of its trimming once
+//! nobody needs it.
 
 use kv_client::{Client, KeyRef};
 use tokio::task::JoinSet;
@@ -14,7 +15,7 @@ on_clusters! {
     a_log_that_every_database_holds_is_let_go_of(hasty()): in_memory, processes;
 }
 
-/// Databases write their rows to files after a few megabytes, so that the log before them is needed no more.
+/// Databases flush after a few megabytes, so that older entries of the log are no longer needed.
 fn hasty() -> Settings {
     Settings { write_buffer_mb: 8, ..Settings::default() }
 }
@@ -34,7 +35,7 @@ async fn write_a_segment(client: &Client, name: &str) {
     }
 }
 
-/// The others are restarted meanwhile, so that nothing of what it missed is in anybody's memory.
+/// The others restart meanwhile, so that no memory holds the entries that it missed.
 async fn a_returning_replica_catches_up_with_entries_that_are_on_disk_only<C: TestCluster>(cluster: &mut C) {
     let away = (cluster.primary().await + 1) % cluster.servers();
     cluster.kill(away).await;
@@ -59,7 +60,7 @@ async fn log_bytes(cluster: &impl TestCluster, replica: usize) -> f64 {
     metric(cluster, cluster.server_of(replica), &name).await
 }
 
-/// The others have long written their rows to files, and must keep the log for it.
+/// The others have flushed their rows long ago, and must keep the log for this replica.
 async fn a_replica_that_was_away_while_the_log_grew_still_finds_what_it_needs<C: TestCluster>(cluster: &mut C) {
     let away = (cluster.primary().await + 1) % cluster.servers();
     let client = cluster.client_of_all((away + 1) % cluster.servers()).await;
@@ -91,7 +92,7 @@ async fn a_log_that_every_database_holds_is_let_go_of<C: TestCluster>(cluster: &
         Ok(())
     })
     .await;
-    // What is left of it is enough, after any end.
+    // The remaining log is sufficient, however the servers end.
     cluster.kill_all().await;
     cluster.restart_all().await;
     assert_eq!(cluster.assert_replicas_agree().await, rounds * ROWS_PER_ROUND);

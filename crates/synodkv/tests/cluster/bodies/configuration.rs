@@ -1,4 +1,5 @@
-//! What a server refuses before or when it opens its data, and the mode with all replicas in one process.
+//! Tests of refusals before or when a server opens its data, and of the mode with all replicas in
+//! one process.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -14,11 +15,11 @@ use crate::ports::{free_address, free_ports};
 use crate::waiting::eventually;
 
 on_clusters! {
-    data_is_not_opened_as_what_it_is_not(Settings::default()): processes;
+    data_is_not_opened_under_another_identity(Settings::default()): processes;
     data_of_another_cluster_is_not_mixed_in(Settings::impatient()): processes;
 }
 
-/// The text of a refusal, whose exit status must be this.
+/// The text of a refusal, after a check of its exit status.
 #[track_caller]
 fn refused(output: &Output, status: i32) -> String {
     let (said, reason) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
@@ -43,7 +44,7 @@ fn files(folder: &Path) -> Vec<String> {
     names
 }
 
-async fn data_is_not_opened_as_what_it_is_not(cluster: &mut ProcessTestCluster) {
+async fn data_is_not_opened_under_another_identity(cluster: &mut ProcessTestCluster) {
     let free = [free_address(), free_address()];
     let elsewhere = ["--thrift-addr", &free[0], "--admin-addr", &free[1]];
     let serve = |file: Option<&Path>, data_dir: &Path, words: &[&str]| {
@@ -76,7 +77,8 @@ async fn data_is_not_opened_as_what_it_is_not(cluster: &mut ProcessTestCluster) 
     cluster.assert_replicas_agree().await;
 }
 
-/// A replica is started with data of another cluster under the right id: the two must not be mixed.
+/// A replica starts with the data of another cluster, under the right id. The two must not be
+/// mixed.
 async fn data_of_another_cluster_is_not_mixed_in(cluster: &mut ProcessTestCluster) {
     let mut other = <ProcessTestCluster as TestCluster>::start(Settings::default()).await;
     other.client(0).await.set(KeyRef::new("of the other"), "value").await.expect("set");
@@ -112,7 +114,7 @@ async fn data_of_another_cluster_is_not_mixed_in(cluster: &mut ProcessTestCluste
     assert_eq!(other.assert_replicas_agree().await, 1);
 }
 
-/// Every one names the key, the value and what would be right; nothing is opened.
+/// Every refusal names the key, the value and what is allowed; nothing is opened.
 #[test]
 fn a_wrong_configuration_exits_with_2_and_opens_nothing() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -178,7 +180,7 @@ fn an_address_in_use_is_named_with_its_key() {
     }
 }
 
-/// As a new user starts it, with other ports.
+/// The server as a new user starts it, except for the ports.
 struct OneProcess {
     child: Child,
     address: String,

@@ -1,4 +1,4 @@
-//! Of commits that conflict exactly one wins.
+//! Tests that exactly one of several conflicting commits succeeds.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -30,7 +30,7 @@ fn conditional(read_version: Version, value: impl Into<Bytes>) -> AtomicCommit {
     }
 }
 
-/// All at the same time, all with the same read version: one wins, and its value stays.
+/// Commits concurrently with the same read version. One commit must win, and its value must stay.
 async fn assert_one_winner(contenders: Vec<Client>, round: usize) {
     let read_version = contenders[0].read_version().await.expect("a read version");
     let mut commits = JoinSet::new();
@@ -64,7 +64,7 @@ async fn of_conflicting_commits_through_all_servers_exactly_one_wins<C: TestClus
     assert_eq!(cluster.assert_replicas_agree().await, 1);
 }
 
-/// All over one connection, sent without waiting for replies.
+/// Sends all commits over one connection without waiting for replies.
 async fn of_conflicting_commits_in_one_batch_exactly_one_wins<C: TestCluster>(cluster: &mut C) {
     let before = values_with_several_operations(cluster).await;
     for round in 0..20 {
@@ -102,8 +102,9 @@ async fn a_conflict_with_a_write_before_a_restart_is_still_seen<C: TestCluster>(
     assert_eq!(value.as_deref(), Some(&b"third"[..]));
 }
 
-/// Tasks that each read the counter, add one, and commit if nobody else did meanwhile. Each increment also writes a row of
-/// its own, so that an increment with an unknown result counts where it happened.
+/// Tasks that each read the counter, add one, and commit if nobody else did meanwhile. Each
+/// increment also writes a row of its own, so that an increment with an unknown result is counted
+/// if it happened.
 pub struct Counter {
     stop: Arc<AtomicBool>,
     done: Arc<AtomicUsize>,
@@ -140,7 +141,7 @@ impl Counter {
         counter
     }
 
-    /// Returns once so many more increments have been acknowledged.
+    /// Returns once `count` more increments have been acknowledged.
     pub async fn more(&self, count: usize) {
         let wanted = self.done.load(Ordering::Relaxed) + count;
         eventually(&format!("{count} more increments"), async || match self.done.load(Ordering::Relaxed) {
@@ -150,7 +151,8 @@ impl Counter {
         .await;
     }
 
-    /// The counter is as great as there are rows of increments, and the acknowledged ones are among them.
+    /// Checks that the counter equals the number of rows of increments, and that all acknowledged
+    /// ones are among them.
     pub async fn stop_and_check(mut self, cluster: &impl TestCluster) {
         self.stop.store(true, Ordering::Relaxed);
         while let Some(ended) = self.tasks.join_next().await {

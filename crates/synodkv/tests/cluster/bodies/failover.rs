@@ -1,4 +1,4 @@
-//! The loss of one replica, and its return.
+//! Tests of the loss of one replica and its return.
 
 use std::pin::Pin;
 use std::task::Poll;
@@ -14,7 +14,7 @@ use crate::waiting::eventually;
 
 on_clusters! {
     killing_the_primary_under_load_loses_no_acknowledged_write(Settings::default()): in_memory, processes;
-    writes_go_on_without_one_secondary(Settings::default()): in_memory, processes;
+    writes_continue_without_one_secondary(Settings::default()): in_memory, processes;
     a_counter_stays_exact_when_the_primary_is_killed(Settings::default()): in_memory, processes;
     a_client_of_a_secondary_sees_a_failover_as_a_pause(Settings::default()): in_memory, processes;
     pipelined_commits_of_one_connection_keep_their_order_over_a_failover(Settings::default()): in_memory, processes;
@@ -41,7 +41,7 @@ async fn killing_the_primary_under_load_loses_no_acknowledged_write<C: TestClust
     cluster.assert_replicas_agree().await;
 }
 
-async fn writes_go_on_without_one_secondary<C: TestCluster>(cluster: &mut C) {
+async fn writes_continue_without_one_secondary<C: TestCluster>(cluster: &mut C) {
     let primary = cluster.primary().await;
     let secondary = (primary + 1) % cluster.servers();
     let load = Load::on_all(cluster).await;
@@ -72,7 +72,7 @@ async fn a_counter_stays_exact_when_the_primary_is_killed<C: TestCluster>(cluste
     cluster.assert_replicas_agree().await;
 }
 
-/// Whichever server is asked. No write is refused meanwhile.
+/// Any server may be asked. No write is refused meanwhile.
 async fn an_operator_moves_the_primary_under_load<C: TestCluster>(cluster: &mut C) {
     cluster.ready().await;
     let mut writers = tokio::task::JoinSet::new();
@@ -93,7 +93,7 @@ async fn an_operator_moves_the_primary_under_load<C: TestCluster>(cluster: &mut 
     for step in 0..6 {
         let leads = primary_of(cluster).await;
         let target = (leads + 1) % cluster.replicas() as u64;
-        // Every other time the replica that is furthest along is good enough.
+        // Every other time, lets the server choose the most up-to-date replica.
         let path = if step % 2 == 0 { format!("/failover?to={target}") } else { "/failover".to_string() };
         let (code, done) = http_post(&cluster.admin(step % cluster.servers()), &path).await.expect("an answer");
         assert_eq!((code, &done["old_primary"]), (200, &leads.into()), "{done}");
@@ -111,7 +111,7 @@ async fn an_operator_moves_the_primary_under_load<C: TestCluster>(cluster: &mut 
     assert_eq!((code, &refused["error"]), (400, &"there is no replica 7: there are 0, 1, 2".into()));
 }
 
-/// The id of the replica that leads, once all servers name the same.
+/// The id of the primary, once all servers name the same one.
 async fn primary_of(cluster: &impl TestCluster) -> u64 {
     eventually("all servers name one primary", async || {
         let mut named = Vec::new();
@@ -124,7 +124,7 @@ async fn primary_of(cluster: &impl TestCluster) -> u64 {
     .await
 }
 
-/// Every request ends well, none is repeated by the client.
+/// Every request succeeds, and the client repeats none.
 async fn a_client_of_a_secondary_sees_a_failover_as_a_pause<C: TestCluster>(cluster: &mut C) {
     let primary = cluster.primary().await;
     let mut requests = tokio::task::JoinSet::new();
@@ -150,7 +150,8 @@ async fn a_client_of_a_secondary_sees_a_failover_as_a_pause<C: TestCluster>(clus
     assert_eq!(cluster.assert_replicas_agree().await, 2 * 4 * 60);
 }
 
-/// Sent without waiting for replies, through a secondary: every one ends well, with versions in the order of sending.
+/// Commits are sent through a secondary without waiting for replies. Every one succeeds, with
+/// versions in the order of sending.
 async fn pipelined_commits_of_one_connection_keep_their_order_over_a_failover<C: TestCluster>(cluster: &mut C) {
     let primary = cluster.primary().await;
     let client = cluster.client((primary + 1) % cluster.servers()).await;
@@ -164,7 +165,7 @@ async fn pipelined_commits_of_one_connection_keep_their_order_over_a_failover<C:
     });
     let (first, told) = tokio::sync::oneshot::channel();
     let all = tokio::spawn(in_order(commits.collect(), first));
-    // Some are answered, others are under way.
+    // Some are answered, others are in flight.
     told.await.expect("the first commit succeeds");
     cluster.kill(primary).await;
     let versions = all.await.expect("every commit succeeds");
@@ -175,7 +176,7 @@ async fn pipelined_commits_of_one_connection_keep_their_order_over_a_failover<C:
     cluster.assert_replicas_agree().await;
 }
 
-/// Polls all futures in this order until all have ended; tells when the first one has.
+/// Polls all futures in this order until all have ended. Signals when the first one has.
 async fn in_order<F: Future + Unpin>(mut futures: Vec<F>, first: tokio::sync::oneshot::Sender<()>) -> Vec<F::Output> {
     let mut outputs: Vec<Option<F::Output>> = futures.iter().map(|_| None).collect();
     let mut first = Some(first);
@@ -188,7 +189,7 @@ async fn in_order<F: Future + Unpin>(mut futures: Vec<F>, first: tokio::sync::on
         if outputs.iter().any(Option::is_some)
             && let Some(first) = first.take()
         {
-            // Whoever does not wait for it does not mind.
+            // A caller that does not wait for it has dropped the receiver.
             let _ = first.send(());
         }
         if outputs.iter().all(Option::is_some) { Poll::Ready(()) } else { Poll::Pending }
@@ -197,7 +198,8 @@ async fn in_order<F: Future + Unpin>(mut futures: Vec<F>, first: tokio::sync::on
     outputs.into_iter().map(|output| output.expect("all have ended")).collect()
 }
 
-/// A replica without its data has forgotten its promises: it must not help to lose what it once acknowledged.
+/// A replica without its data has forgotten its promises. It must not help to lose what it once
+/// acknowledged.
 async fn a_replica_that_lost_its_disk_does_no_harm(cluster: &mut ProcessTestCluster) {
     let load = Load::on_all(cluster).await;
     load.more(100).await;
@@ -210,7 +212,8 @@ async fn a_replica_that_lost_its_disk_does_no_harm(cluster: &mut ProcessTestClus
     load.more(50).await;
     let acknowledged = [acknowledged, load.stop().await].concat();
     cluster.kill_all().await;
-    // `lost` without its data and `away` without the last writes: together a majority, but they must not lead alone.
+    // `lost` has no data and `away` lacks the last writes. Together they are a majority, but they
+    // must not lead without the third.
     cluster.restart_empty(lost).await;
     cluster.restart(away).await;
     cluster.restart(primary).await;

@@ -1,4 +1,5 @@
-//! Column families are created and dropped while the cluster runs, through any replica.
+//! Tests that column families can be created and dropped through any replica while the cluster
+//! runs.
 
 use kv_api::thrift::generated as wire;
 use serde_json::Value;
@@ -26,7 +27,7 @@ async fn set_in(client: &mut RawClient, family: &str, key: &[u8]) -> Option<Stri
     client.call(wire::SetRequest { key: key.to_vec(), value: b"v".to_vec(), column_family }).await.error_code
 }
 
-/// Whether the key is there; the code where the family is not.
+/// Whether the key exists, or the error code if the family does not.
 async fn find_in(client: &mut RawClient, family: &str, key: &[u8]) -> Result<bool, String> {
     let column_family = Some(family.to_string());
     let reply = client.call(wire::GetRequest { key: key.to_vec(), column_family, consistency: None }).await;
@@ -61,7 +62,7 @@ async fn a_family_is_created_and_dropped_through_any_server<C: TestCluster>(clus
         assert_eq!(code, 404);
         let error = body["error"].as_str().expect("an error");
         assert!(error.starts_with(&format!("Column family '{name}' not found; there is only default")), "{error}");
-        // What takes its name later is empty.
+        // A later family of the same name is empty.
         create(cluster, other, &name).await;
         for client in &mut clients {
             assert_eq!(find_in(client, &name, b"k").await, Ok(false));
@@ -81,7 +82,7 @@ async fn a_conflict_key_is_checked_in_dropped_families_too<C: TestCluster>(clust
     assert_eq!(set_in(&mut clients[0], "orders", b"k").await, None);
     let before = clients[last].read_version().await;
     assert_eq!(change(cluster, 0, "DELETE", "orders").await.0, 200);
-    // It names no family, and one where it was is gone since.
+    // The conflict key names no family, and one that held the key was dropped since.
     let reading = wire::AtomicCommitRequest {
         read_version: before,
         read_conflict_keys: vec![b"k".to_vec()],

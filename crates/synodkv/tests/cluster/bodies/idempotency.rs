@@ -1,4 +1,4 @@
-//! A commit that carries an idempotency id happens once, however often and wherever it is sent.
+//! Tests that a commit with an idempotency id happens once, however often and wherever it is sent.
 
 use kv_api::thrift::generated as wire;
 use kv_client::{AtomicCommit, Bytes, Client, ErrorCode, Mutation};
@@ -12,7 +12,7 @@ on_clusters! {
     a_repeat_gets_the_first_result_from_every_server_and_after_a_restart(Settings::default()):
         standalone, in_memory, tcp, processes;
     a_repeat_after_a_failover_gets_the_first_result(Settings::default()): in_memory, processes;
-    what_is_finished_is_forgotten_at_every_replica(Settings::default()): standalone, in_memory, tcp, processes;
+    finished_ids_are_forgotten_at_every_replica(Settings::default()): standalone, in_memory, tcp, processes;
 }
 
 fn once(id: &[u8], operations: Vec<wire::Operation>) -> wire::AtomicCommitRequest {
@@ -31,7 +31,7 @@ async fn a_repeat_gets_the_first_result_from_every_server_and_after_a_restart<C:
         assert_eq!((other.success, other.error_code.as_deref()), (false, Some("INVALID_OPERATION")));
         assert_eq!(client.get(b"sum").await, Some(vec![1]));
     }
-    // What was refused is not remembered.
+    // A refused commit is not remembered.
     let conflicting = wire::AtomicCommitRequest {
         read_version: 1,
         read_conflict_keys: vec![b"sum".to_vec()],
@@ -65,7 +65,7 @@ async fn add_once(client: &Client, id: &str) -> Result<kv_client::Committed, kv_
     client.commit(AtomicCommit { idempotency_id, ..AtomicCommit::of(vec![add]) }).await
 }
 
-/// Whether it knows of the first one or not: asked again until it answers.
+/// Repeats the commit until it is answered.
 async fn repeated(client: &Client, id: &str) -> kv_client::Committed {
     eventually(&format!("commit {id} has an answer"), async || {
         add_once(client, id).await.map_err(|error| {
@@ -93,7 +93,7 @@ async fn a_repeat_after_a_failover_gets_the_first_result<C: TestCluster>(cluster
         }
         cluster.restart(primary).await;
         cluster.ready().await;
-        // Also the one that was away knows them.
+        // The replica that was away knows them, too.
         let returned = cluster.client(primary).await;
         for (id, first) in ids.iter().zip(&first) {
             assert_eq!(repeated(&returned, id).await, *first);
@@ -108,7 +108,7 @@ async fn a_repeat_after_a_failover_gets_the_first_result<C: TestCluster>(cluster
     cluster.assert_replicas_agree().await;
 }
 
-async fn what_is_finished_is_forgotten_at_every_replica<C: TestCluster>(cluster: &mut C) {
+async fn finished_ids_are_forgotten_at_every_replica<C: TestCluster>(cluster: &mut C) {
     let mut clients = RawClient::to_each(cluster).await;
     let last = clients.len() - 1;
     for number in 0..10u8 {
@@ -119,7 +119,7 @@ async fn what_is_finished_is_forgotten_at_every_replica<C: TestCluster>(cluster:
         ..commit(vec![put(b"x", b"v")])
     };
     assert!(clients[last].call(finishing).await.success);
-    // Its id is free: another commit may have it.
+    // Its id is free, so another commit may use it.
     assert!(clients[0].call(once(&[3], vec![put(b"k", b"again")])).await.success);
     let kept = clients[last].call(once(&[9], vec![put(b"k", b"other")])).await;
     assert_eq!(kept.error_code.as_deref(), Some("INVALID_OPERATION"));

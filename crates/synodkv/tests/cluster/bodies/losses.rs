@@ -1,4 +1,5 @@
-//! Replicas that lost something: entries that the others no longer have, parts of their log, their database, everything.
+//! Tests of replicas that lost something: entries that the others no longer have, parts of their
+//! log, their database, everything.
 
 use std::fs;
 use std::os::unix::fs::FileExt;
@@ -20,14 +21,14 @@ on_clusters! {
     a_damaged_database_is_rebuilt_from_another(short_log()): processes;
 }
 
-/// Logs are let go of after a few megabytes, whoever still needs them.
+/// Logs are trimmed after a few megabytes, even if a replica still needs them.
 fn short_log() -> Settings {
     Settings { write_buffer_mb: 8, short_log: true, ..Settings::default() }
 }
 
 const ROWS_PER_ROUND: u64 = 20;
 
-/// A megabyte.
+/// Writes a megabyte.
 async fn write(client: &Client, round: u64) {
     let value = "v".repeat(50_000);
     let mut writes = JoinSet::new();
@@ -40,7 +41,8 @@ async fn write(client: &Client, round: u64) {
     }
 }
 
-/// Writes until nobody who runs has the beginning of the log any more. Returns the rounds written in all.
+/// Writes until no running server has the beginning of the log any more. Returns the number of
+/// rounds written.
 async fn outrun(cluster: &impl TestCluster, client: &Client, mut round: u64, away: usize) -> u64 {
     let begin = round;
     eventually("the logs have been let go of", async || {
@@ -70,20 +72,20 @@ async fn a_replica_that_was_away_for_too_long_gets_a_copy_of_a_database<C: TestC
     write(&client, 0).await;
     cluster.kill(away).await;
     let mut rounds = outrun(cluster, &client, 1, away).await;
-    // So that nothing of what it missed is in anybody's memory either.
+    // So that no memory holds the entries that it missed.
     for server in (0..cluster.servers()).filter(|server| *server != away) {
         cluster.stop(server).await;
         cluster.restart(server).await;
     }
     cluster.restart(away).await;
-    // Written while the copy is under way.
+    // These are written while the copy is in progress.
     for _ in 0..5 {
         write(&client, rounds).await;
         rounds += 1;
     }
     assert_eq!(cluster.assert_replicas_agree().await, rounds * ROWS_PER_ROUND);
     assert!(snapshots_installed(cluster, away).await >= 1.0, "it caught up without a copy");
-    // The copy is its database from now on, after any end.
+    // From now on the copy is its database, however the servers end.
     cluster.kill_all().await;
     cluster.restart_all().await;
     write(&cluster.client(away).await, rounds).await;
@@ -100,13 +102,14 @@ async fn a_replaced_disk_learns_and_does_not_vote(cluster: &mut ProcessTestClust
     for server in 0..cluster.servers() {
         let status = cluster.status(server).await.expect("the status");
         assert_eq!(status["replicas"][replaced]["role"], "learner", "as server {server} sees it: {status}");
+        assert_eq!(status["replicas"][replaced]["observer"], true, "as server {server} sees it: {status}");
     }
-    // One of the two disks that vote is not a majority, with or without the learner.
+    // One of the two voting replicas is not a majority, with or without the observer.
     let [voter, last] = [1, 2].map(|step| (replaced + step) % cluster.servers());
     cluster.kill(last).await;
     let alone = cluster.client(voter).await;
     let refused = alone.set(KeyRef::new("without a majority"), "value").await;
-    assert!(refused.is_err(), "a write was acknowledged by one voter and a learner");
+    assert!(refused.is_err(), "a write was acknowledged by one voter and an observer");
     cluster.restart(last).await;
     cluster.ready().await;
     write(&client, rounds).await;
@@ -126,7 +129,7 @@ fn files_below(folder: &Path, ending: &str) -> Vec<PathBuf> {
     found
 }
 
-/// Flips bits in the middle of what is written of a file.
+/// Flips bits in the middle of the written part of a file.
 fn damage(path: &Path, at: u64) {
     let file = fs::OpenOptions::new().read(true).write(true).open(path).expect("a file of the server");
     let mut bytes = [0; 600];

@@ -1,4 +1,5 @@
-//! The operations of a commit and the ranges of the interface: the same through every server of every kind of cluster.
+//! Tests of the operations of a commit and of ranges, which behave the same through every server of
+//! every kind of cluster.
 
 use kv_api::thrift::generated as wire;
 use tokio::task::JoinSet;
@@ -8,11 +9,11 @@ use crate::on_clusters;
 use crate::thrift::{RawClient, commit, operation, put, range, range_at};
 
 on_clusters! {
-    a_range_clear_hides_what_was_there_and_conflicts_with_who_read_it(Settings::default()):
+    a_range_clear_hides_rows_and_conflicts_with_their_readers(Settings::default()):
         standalone, in_memory, tcp, processes;
     atomic_mutations_change_what_is_stored_without_reading_it(Settings::default()):
         standalone, in_memory, tcp, processes;
-    additions_through_all_servers_never_conflict_and_none_is_lost(Settings::default()):
+    additions_through_all_servers_never_conflict_and_are_never_lost(Settings::default()):
         standalone, in_memory, tcp, processes;
     key_selectors_are_resolved_at_the_version_of_the_read(Settings::default()): standalone, in_memory, tcp, processes;
     single_versionstamped_keys_and_values_are_unique_and_in_order(Settings::default()):
@@ -20,12 +21,12 @@ on_clusters! {
     a_large_range_is_read_page_by_page_at_one_version(Settings::default()): standalone, in_memory, tcp, processes;
 }
 
-async fn a_range_clear_hides_what_was_there_and_conflicts_with_who_read_it<C: TestCluster>(cluster: &mut C) {
+async fn a_range_clear_hides_rows_and_conflicts_with_their_readers<C: TestCluster>(cluster: &mut C) {
     let mut clients = RawClient::to_each(cluster).await;
     let last = clients.len() - 1;
     clients[0].commit((b'a'..=b'h').map(|key| put(&[key], b"old")).collect()).await;
     let before = clients[last].read_version().await;
-    // In the same commit: what was written before the clear goes with it, what is written behind it stays.
+    // Within one commit, writes before the clear are removed by it, and writes after it stay.
     let clear = operation("clear_range", b"c", Some(b"g"));
     let version = clients[last].commit(vec![put(b"d", b"gone"), clear, put(b"e", b"new")]).await;
     for client in &mut clients {
@@ -34,7 +35,7 @@ async fn a_range_clear_hides_what_was_there_and_conflicts_with_who_read_it<C: Te
         assert_eq!(client.keys(reversed).await, ["g", "e", "b"]);
         assert_eq!(client.get(b"d").await, None);
         assert_eq!(client.get(b"e").await, Some(b"new".to_vec()));
-        // The past is as it was.
+        // The past is unchanged.
         let then = client.call(range_at(range(b"", b"z"), before)).await;
         assert_eq!(then.key_values.len(), 8, "{then:?}");
         assert_eq!(client.get_at(b"d", before).await.value, b"old");
@@ -54,7 +55,7 @@ async fn a_range_clear_hides_what_was_there_and_conflicts_with_who_read_it<C: Te
             assert_eq!(named, [key]);
         }
     }
-    // A range that held nothing when it was read, and a clear that found nothing there.
+    // A range that was empty when it was read, and a clear that removed nothing there.
     let empty = wire::KeyRange { begin_key: b"x".to_vec(), end_key: b"y".to_vec(), column_family: None };
     let before = clients[0].read_version().await;
     clients[last].commit(vec![operation("clear_range", b"w", Some(b"z"))]).await;
@@ -69,7 +70,8 @@ async fn a_range_clear_hides_what_was_there_and_conflicts_with_who_read_it<C: Te
 
 async fn atomic_mutations_change_what_is_stored_without_reading_it<C: TestCluster>(cluster: &mut C) {
     let mut clients = RawClient::to_each(cluster).await;
-    // Operation, what is stored, operand, what is stored then. Numbers are little-endian, and as long as the operand.
+    // Operation, what is stored, operand, what is stored then. Numbers are little-endian, and as
+    // long as the operand.
     type Stored = Option<&'static [u8]>;
     let table: [(&str, Stored, &[u8], Stored); 20] = [
         ("add", None, &[1, 0], Some(&[1, 0])),
@@ -103,7 +105,7 @@ async fn atomic_mutations_change_what_is_stored_without_reading_it<C: TestCluste
         let found = clients[(number + 2) % servers].get(&key).await;
         assert_eq!(found.as_deref(), after, "{kind} {operand:?} on {before:?}");
     }
-    // They see what the same commit did before them.
+    // They see the earlier operations of the same commit.
     let operations = vec![
         put(b"several", &[1]),
         operation("add", b"several", Some(&[2])),
@@ -117,7 +119,7 @@ async fn atomic_mutations_change_what_is_stored_without_reading_it<C: TestCluste
     cluster.assert_replicas_agree().await;
 }
 
-async fn additions_through_all_servers_never_conflict_and_none_is_lost<C: TestCluster>(cluster: &mut C) {
+async fn additions_through_all_servers_never_conflict_and_are_never_lost<C: TestCluster>(cluster: &mut C) {
     const EACH: u64 = 40;
     let mut adding = JoinSet::new();
     let clients = RawClient::to_each(cluster).await;
@@ -194,7 +196,7 @@ async fn single_versionstamped_keys_and_values_are_unique_and_in_order<C: TestCl
     for client in &mut clients {
         let rows = client.call(range(b"log/", b"log0")).await;
         assert_eq!(rows.key_values.into_iter().map(|row| row.key).collect::<Vec<_>>(), made);
-        // A tail that is not all zero is no place for a stamp.
+        // A tail that is not all zero does not get a stamp.
         let kept = wire::SetVersionstampedKeyRequest {
             key_prefix: b"as it is, not stamped".to_vec(),
             value: Vec::new(),

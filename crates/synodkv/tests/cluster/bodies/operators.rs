@@ -1,4 +1,4 @@
-//! What the admin interface and the client commands tell about a cluster.
+//! Tests of what the admin interface and the client commands report about a cluster.
 
 use std::collections::BTreeMap;
 use std::process::Output;
@@ -13,11 +13,11 @@ use crate::on_clusters;
 use crate::waiting::eventually;
 
 on_clusters! {
-    the_status_tells_the_truth(Settings::default()): standalone, in_memory, tcp, processes;
+    the_status_is_correct(Settings::default()): standalone, in_memory, tcp, processes;
     the_status_shows_figures_that_fit_together(Settings::default()): in_memory, tcp, processes;
     the_metrics_count_what_happened(Settings::default()): standalone, in_memory, tcp, processes;
     a_replica_without_a_majority_is_alive_and_not_ready(Settings::impatient()): in_memory, processes;
-    the_status_shows_who_is_gone(Settings::default()): in_memory, processes;
+    the_status_shows_missing_replicas(Settings::default()): in_memory, processes;
     the_client_commands_work_with_any_server_that_is_left(Settings::default()): processes;
     the_failover_command_finds_the_primary_and_says_what_it_did(Settings::default()): processes;
     verify_agrees_under_load_and_fails_without_a_replica(Settings::default()): processes;
@@ -40,7 +40,7 @@ pub async fn metric(cluster: &impl TestCluster, server: usize, name: &str) -> f6
     *all.get(name).unwrap_or_else(|| panic!("no metric {name}"))
 }
 
-/// Of the figures with this name those that have the label, in all servers together.
+/// The sum of a metric with this label over all servers.
 async fn sum(cluster: &impl TestCluster, name: &str, label: &str) -> f64 {
     let mut sum = 0.0;
     for server in cluster.running() {
@@ -51,8 +51,8 @@ async fn sum(cluster: &impl TestCluster, name: &str, label: &str) -> f64 {
     sum
 }
 
-/// How many values of the log, as applied by all replicas together, had more than one operation. `None` where there is no
-/// log.
+/// The number of log values with more than one operation, summed over the replicas that applied
+/// them. `None` without a log.
 pub async fn values_with_several_operations(cluster: &impl TestCluster) -> Option<u64> {
     // The last bound is above every size.
     const LAST_BOUND: u64 = (1 << 23) - 1;
@@ -61,7 +61,7 @@ pub async fn values_with_several_operations(cluster: &impl TestCluster) -> Optio
     }
     let mut several = 0.0;
     for server in cluster.running() {
-        // One look, because the figures go on growing.
+        // All from one scrape, because the counts keep growing.
         let all = metrics(cluster, server).await;
         for replica in (0..cluster.replicas()).filter(|replica| cluster.server_of(*replica) == server) {
             let upto = |bound| all[&format!("synodkv_batch_size_values_total{{le=\"{bound}\",replica=\"{replica}\"}}")];
@@ -71,7 +71,7 @@ pub async fn values_with_several_operations(cluster: &impl TestCluster) -> Optio
     Some(several as u64)
 }
 
-async fn the_status_tells_the_truth<C: TestCluster>(cluster: &mut C) {
+async fn the_status_is_correct<C: TestCluster>(cluster: &mut C) {
     for number in 0..20 {
         cluster.client(0).await.set(KeyRef::new(format!("{number}")), "value").await.expect("set");
     }
@@ -92,7 +92,7 @@ async fn the_status_tells_the_truth<C: TestCluster>(cluster: &mut C) {
             assert_eq!(replica["thrift"], cluster.thrift(cluster.server_of(place)), "{status}");
             assert_eq!(replica["admin"], cluster.admin(cluster.server_of(place)), "{status}");
             if is_replicated {
-                // The birth and 20 writes, one after the other.
+                // The bootstrap record and 20 writes, one after the other.
                 assert!(replica["applied"].as_u64() >= Some(21), "{status}");
             }
         }
@@ -100,7 +100,8 @@ async fn the_status_tells_the_truth<C: TestCluster>(cluster: &mut C) {
     assert!(cluster_ids.iter().all(|id| *id == cluster_ids[0]), "one cluster, one id: {cluster_ids:?}");
 }
 
-/// The status once it shows a cluster at rest: everyone healthy, one primary, all logs equally long and applied.
+/// The status once the cluster is at rest: all replicas healthy, one primary, all logs equally long
+/// and applied.
 async fn settled_status(cluster: &impl TestCluster, server: usize) -> Value {
     eventually(&format!("server {server} shows a cluster at rest"), async || {
         let status = cluster.status(server).await?;
@@ -119,7 +120,8 @@ async fn settled_status(cluster: &impl TestCluster, server: usize) -> Value {
     .await
 }
 
-/// Also while they change: a replica applies only what is committed, and commits only what is in its log.
+/// Also while they change: a replica applies only committed entries, and its commit point is never
+/// beyond its log.
 async fn the_status_shows_figures_that_fit_together<C: TestCluster>(cluster: &mut C) {
     let load = Load::on_all(cluster).await;
     for _ in 0..20 {
@@ -176,7 +178,7 @@ async fn the_metrics_count_what_happened<C: TestCluster>(cluster: &mut C) {
         assert!(sum(cluster, "synodkv_fsyncs_total", &label).await > 0.0, "replica {replica} syncs its log");
         assert!(sum(cluster, "synodkv_view_changes_total", &label).await > 0.0, "there was an election");
     }
-    // The figures of the log are refreshed now and then only.
+    // The metrics of the log are refreshed only periodically.
     eventually("25 writes, one after the other, took at least as many proposals", async || {
         match sum(cluster, "synodkv_proposals_total", "").await {
             25.0.. => Ok(()),
@@ -204,7 +206,7 @@ async fn a_replica_without_a_majority_is_alive_and_not_ready<C: TestCluster>(clu
     cluster.restart_all().await;
 }
 
-async fn the_status_shows_who_is_gone<C: TestCluster>(cluster: &mut C) {
+async fn the_status_shows_missing_replicas<C: TestCluster>(cluster: &mut C) {
     let gone = (cluster.primary().await + 1) % cluster.servers();
     cluster.kill(gone).await;
     let seen_by = cluster.running()[0];
@@ -254,7 +256,7 @@ async fn the_failover_command_finds_the_primary_and_says_what_it_did(cluster: &m
     let done: Value = serde_json::from_str(&json).expect("JSON");
     assert_eq!(done["old_primary"], new, "{json}");
 
-    // The first address is of a server that is gone, and so is the replica that shall lead.
+    // The first address is that of a stopped server, and so is the replica that should lead.
     let leads = cluster.primary().await;
     let gone = (leads + 1) % 3;
     cluster.kill(gone).await;

@@ -1,5 +1,5 @@
-//! A replica that is cut off: it acknowledges nothing and answers nothing that is out of date; the others go on; and after
-//! healing all agree.
+//! Tests of a replica that is cut off: it acknowledges nothing and returns nothing outdated, the
+//! others continue, and all agree once the partition heals.
 
 use kv_client::{Client, ClientError, ErrorCode, KeyRef};
 use tokio::task::JoinSet;
@@ -15,25 +15,25 @@ on_clusters! {
     an_isolated_primary_refuses_and_comes_back(Settings::impatient()): in_memory, processes;
     a_primary_whose_messages_are_only_delayed_refuses_and_comes_back(Settings::impatient().with_silence()): processes;
     a_primary_is_isolated_again_and_again_under_load(Settings::impatient()): in_memory, processes;
-    writes_go_on_when_a_secondary_and_the_primary_do_not_hear_each_other(Settings::impatient()): in_memory, processes;
-    a_primary_that_nobody_hears_is_replaced(Settings::impatient()): in_memory, processes;
-    a_primary_that_hears_nobody_is_replaced(Settings::impatient()): in_memory, processes;
-    a_primary_that_nobody_hears_for_a_while_is_replaced(Settings::impatient().with_silence()): processes;
+    writes_continue_when_a_secondary_and_the_primary_are_cut_off_from_each_other(Settings::impatient()): in_memory, processes;
+    a_primary_whose_messages_are_lost_is_replaced(Settings::impatient()): in_memory, processes;
+    a_primary_that_receives_nothing_is_replaced(Settings::impatient()): in_memory, processes;
+    a_primary_whose_messages_are_lost_for_a_while_is_replaced(Settings::impatient().with_silence()): processes;
     without_any_two_that_hear_each_other_nothing_is_acknowledged(Settings::impatient()): in_memory, processes;
     a_primary_that_stood_still_answers_nothing_out_of_date(Settings::impatient()): processes;
 }
 
-/// A key whose value tells how much a reader has seen.
+/// A key whose value shows how recent a read is.
 const WITNESS: &str = "witness";
 
-/// What became of the writes that a replica was asked for while it was cut off.
+/// The outcomes of the writes sent to a replica while it was cut off.
 #[derive(Default)]
 struct Refused {
     surely_not: Vec<String>,
     unknown: Vec<String>,
 }
 
-/// Writes that must not be acknowledged, several at a time.
+/// Sends several writes at a time, none of which may be acknowledged.
 async fn assert_writes_refused(client: &Client, name: &str) -> Refused {
     let mut writes = JoinSet::new();
     for number in 0..8 {
@@ -83,7 +83,7 @@ async fn get_at_last(client: &Client, key: &str) -> Option<String> {
     value.await.map(|bytes| String::from_utf8(bytes.to_vec()).expect("tests write text"))
 }
 
-/// What was surely not written is nowhere; what is unknown is everywhere or nowhere.
+/// Checks that refused writes are nowhere, and that unknown ones are everywhere or nowhere.
 async fn assert_refused_is_absent(cluster: &impl TestCluster, refused: &Refused) {
     let mut first_seen = Vec::new();
     for (server, client) in cluster.each_client().await.iter().enumerate() {
@@ -120,12 +120,12 @@ async fn assert_isolation_is_safe(cluster: &mut impl Partitionable, isolated: us
     set_at_last(&majority, WITNESS, "before").await;
     let version = majority.read_version().await.expect("a read version");
     assert_eq!(get_at_last(&lonely, WITNESS).await.as_deref(), Some("before"));
-    // These begin before the cut and end after it: whatever they end in, an acknowledgement counts.
+    // These begin before the cut and end after it. Only their acknowledgements count.
     let under_way = Load::start("under way", vec![lonely.clone(), lonely.clone(), lonely.clone()]);
     under_way.more(20).await;
 
     cluster.isolate(isolated);
-    // Before anybody can know, and after the others have a primary.
+    // Once before any replica can know, and once after the others have a primary.
     let mut refused = assert_writes_refused(&lonely, "at once").await;
     set_at_last(&majority, WITNESS, "after").await;
     cluster.primary_among(&others).await;
@@ -159,7 +159,7 @@ async fn a_primary_is_isolated_again_and_again_under_load<C: Partitionable>(clus
         let primary = cluster.primary().await;
         load.more(50).await;
         cluster.isolate(primary);
-        // The side without the old primary goes on.
+        // The side without the old primary continues.
         load.more(100).await;
         cluster.heal();
         cluster.ready().await;
@@ -171,7 +171,9 @@ async fn a_primary_is_isolated_again_and_again_under_load<C: Partitionable>(clus
     assert_nothing_lost(cluster, &acknowledged).await;
 }
 
-async fn writes_go_on_when_a_secondary_and_the_primary_do_not_hear_each_other<C: Partitionable>(cluster: &mut C) {
+async fn writes_continue_when_a_secondary_and_the_primary_are_cut_off_from_each_other<C: Partitionable>(
+    cluster: &mut C,
+) {
     let primary = cluster.primary().await;
     let (cut_off, hub) = ((primary + 1) % 3, (primary + 2) % 3);
     let clients = [primary, hub, primary, hub];
@@ -183,7 +185,7 @@ async fn writes_go_on_when_a_secondary_and_the_primary_do_not_hear_each_other<C:
     load.more(50).await;
     cluster.cut(primary, cut_off);
     load.more(300).await;
-    // Whatever it answers is true.
+    // Its answers, if any, must be current.
     if let Ok(seen) = cluster.client(cut_off).await.get(KeyRef::new("load/through the others/00/000000")).await {
         assert!(seen.is_some(), "a read through the replica that is cut off is out of date");
     }
@@ -195,19 +197,20 @@ async fn writes_go_on_when_a_secondary_and_the_primary_do_not_hear_each_other<C:
     assert_nothing_lost(cluster, &acknowledged).await;
 }
 
-async fn a_primary_that_nobody_hears_is_replaced<C: Partitionable>(cluster: &mut C) {
+async fn a_primary_whose_messages_are_lost_is_replaced<C: Partitionable>(cluster: &mut C) {
     assert_half_deaf_primary_is_replaced(cluster, |cluster, primary, other| cluster.cut_one_way(primary, other)).await;
 }
 
-async fn a_primary_that_hears_nobody_is_replaced<C: Partitionable>(cluster: &mut C) {
+async fn a_primary_that_receives_nothing_is_replaced<C: Partitionable>(cluster: &mut C) {
     assert_half_deaf_primary_is_replaced(cluster, |cluster, primary, other| cluster.cut_one_way(other, primary)).await;
 }
 
-async fn a_primary_that_nobody_hears_for_a_while_is_replaced<C: Partitionable>(cluster: &mut C) {
-    a_primary_that_nobody_hears_is_replaced(cluster).await;
+async fn a_primary_whose_messages_are_lost_for_a_while_is_replaced<C: Partitionable>(cluster: &mut C) {
+    a_primary_whose_messages_are_lost_is_replaced(cluster).await;
 }
 
-/// The others lead and go on although the old primary still speaks, or still hears.
+/// The others elect a primary and continue although the old primary can still send, or still
+/// receive.
 async fn assert_half_deaf_primary_is_replaced<C: Partitionable>(cluster: &C, cut: impl Fn(&C, usize, usize)) {
     let primary = cluster.primary().await;
     let others = cluster.others(primary);
@@ -219,7 +222,7 @@ async fn assert_half_deaf_primary_is_replaced<C: Partitionable>(cluster: &C, cut
         cut(cluster, primary, other);
     }
     set_at_last(&majority, WITNESS, "after").await;
-    // It may be refused or answered, but only with what is true.
+    // The read may be refused; an answer must be current.
     if let Ok(value) = lonely.get(KeyRef::new(WITNESS)).await {
         assert_eq!(value.as_deref(), Some(&b"after"[..]), "a stale read through a replica that is half cut off");
     }
@@ -254,7 +257,8 @@ async fn without_any_two_that_hear_each_other_nothing_is_acknowledged<C: Partiti
     assert_refused_is_absent(cluster, &refused).await;
 }
 
-/// It is asked while it stands still, so that it finds the question before it can find that it was replaced.
+/// The request is sent while the process is stopped, so that it sees the request before it can
+/// learn that it was replaced.
 async fn a_primary_that_stood_still_answers_nothing_out_of_date(cluster: &mut ProcessTestCluster) {
     for round in 0..3 {
         let primary = cluster.primary().await;

@@ -1,4 +1,4 @@
-//! Every write is in every database, and any server serves any client.
+//! Tests that every write reaches every database, and that any server serves any client.
 
 use std::collections::BTreeMap;
 
@@ -67,13 +67,13 @@ async fn a_write_through_any_server_is_read_through_any_other_at_once<C: TestClu
     }
 }
 
-/// The requests are sent without waiting for the replies of those before. A read sees all writes before it; it may also see
-/// later ones.
+/// The requests are sent without waiting for the replies of those before. A read sees all writes
+/// before it; it may also see later ones.
 async fn requests_of_one_connection_happen_in_their_order<C: TestCluster>(cluster: &mut C) {
     for client in cluster.each_client().await {
         for round in 0..20 {
             let (key, value) = (KeyRef::new("the key"), format!("value {round}"));
-            // Polled in this order, so that they take their places in the connection in this order.
+            // They are polled in this order, so that they are sent on the connection in this order.
             let (first, gone, last, got) = tokio::join!(
                 biased;
                 client.set(key.clone(), "overwritten"),

@@ -1,4 +1,4 @@
-//! What was acknowledged is there after every server was ended at the same time.
+//! Tests that acknowledged writes survive when all servers end at the same time.
 
 use kv_client::{AtomicCommit, KeyRef, Mutation};
 
@@ -66,7 +66,7 @@ async fn a_cluster_that_was_killed_twice_while_it_recovered_still_has_everything
     for _ in 0..3 {
         cluster.kill_all().await;
         for server in 0..cluster.servers() {
-            // Not waited for: it is killed as soon as it listens.
+            // Does not wait for it to be ready: it is killed as soon as it listens.
             cluster.restart(server).await;
         }
     }

@@ -1,4 +1,4 @@
-//! A version stays what it was.
+//! Tests that the rows of a version do not change.
 
 use kv_client::{AtomicCommit, KeyRef, Mutation};
 

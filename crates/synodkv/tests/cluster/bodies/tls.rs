@@ -1,4 +1,4 @@
-//! Replicas that prove to each other who they are.
+//! Tests of replicas that authenticate each other by TLS.
 
 use std::fs;
 
@@ -13,7 +13,7 @@ use crate::waiting::eventually;
 on_clusters! {
     writes_survive_a_restart_of_replicas_with_certificates(Settings::default().with_tls()): tcp, processes;
     the_primary_of_replicas_with_certificates_may_be_killed_under_load(Settings::default().with_tls()): processes;
-    a_replica_without_certificate_is_refused_and_disturbs_nobody(Settings::default().with_tls()): processes;
+    a_replica_without_certificate_is_refused_and_does_not_disturb_others(Settings::default().with_tls()): processes;
 }
 
 /// Connections that failed over TLS, as a server counts them.
@@ -54,7 +54,7 @@ async fn the_primary_of_replicas_with_certificates_may_be_killed_under_load<C: T
     cluster.assert_replicas_agree().await;
 }
 
-async fn a_replica_without_certificate_is_refused_and_disturbs_nobody(cluster: &mut ProcessTestCluster) {
+async fn a_replica_without_certificate_is_refused_and_does_not_disturb_others(cluster: &mut ProcessTestCluster) {
     let primary = cluster.primary().await;
     let without = (primary + 1) % cluster.servers();
     cluster.stop(without).await;

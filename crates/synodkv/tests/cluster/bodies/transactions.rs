@@ -1,4 +1,4 @@
-//! Transactions of the client library against servers: what it makes of them is what they do.
+//! Tests of the client library's transactions against real servers.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use crate::cluster::{Settings, TestCluster};
 use crate::on_clusters;
 
 on_clusters! {
-    what_a_transaction_reads_of_itself_is_what_it_commits(Settings::default()): standalone, tcp;
+    a_transaction_commits_what_it_read_of_its_own_writes(Settings::default()): standalone, tcp;
     transactions_happen_once_whichever_replicas_are_killed(Settings::default()): in_memory, processes;
     every_job_of_a_queue_is_taken_by_one_worker_in_order(Settings::default()): standalone, in_memory, processes;
     a_range_is_streamed_from_all_replicas_at_one_version(Settings::default()): standalone, processes;
@@ -63,7 +63,7 @@ async fn everything(tx: &Transaction) -> Result<Vec<(Bytes, Bytes)>, ClientError
     Ok(forward.into_iter().map(|row| (row.key, row.value)).collect())
 }
 
-async fn what_a_transaction_reads_of_itself_is_what_it_commits<C: TestCluster>(cluster: &mut C) {
+async fn a_transaction_commits_what_it_read_of_its_own_writes<C: TestCluster>(cluster: &mut C) {
     let db = cluster.database().await;
     let mut choices = Choices(1);
     for round in 0..60 {
@@ -79,8 +79,8 @@ async fn what_a_transaction_reads_of_itself_is_what_it_commits<C: TestCluster>(c
     }
 }
 
-/// Numbers that are added blindly, which would show every commit that happens twice, and transfers, which would show every
-/// one that is lost by half.
+/// Blind additions would show every commit that happened twice, and transfers every one that was
+/// lost or half applied.
 async fn transactions_happen_once_whichever_replicas_are_killed<C: TestCluster>(cluster: &mut C) {
     const ACCOUNTS: usize = 8;
     let db = cluster.database().await;
@@ -93,7 +93,7 @@ async fn transactions_happen_once_whichever_replicas_are_killed<C: TestCluster>(
             let mut choices = Choices(task);
             while !*stopped.borrow() {
                 let (from, to) = (choices.below(ACCOUNTS), choices.below(ACCOUNTS));
-                // No failure of the cluster is one of theirs.
+                // No failure of the cluster may reach these transactions.
                 db.run(|tx| async move {
                     tx.add("added", 1u64.to_le_bytes());
                     Ok::<_, ClientError>(())
@@ -132,7 +132,7 @@ async fn transfer(tx: &Transaction, from: usize, to: usize) -> Result<(), Client
     let key = |account: usize| format!("account/{account}");
     let left = number(tx.get(key(from)).await?);
     tx.set(key(from), (left - 1).to_le_bytes());
-    // The own write, when both are the same.
+    // Sees its own write if both accounts are the same.
     let right = number(tx.get(key(to)).await?);
     tx.set(key(to), (right + 1).to_le_bytes());
     Ok(())
@@ -173,7 +173,8 @@ async fn every_job_of_a_queue_is_taken_by_one_worker_in_order<C: TestCluster>(cl
     producers.join_all().await;
     let taken: BTreeMap<Bytes, String> = workers.join_all().await.into_iter().flatten().collect();
     assert_eq!(taken.len(), PRODUCERS * JOBS, "no job is taken twice");
-    // Keys are in the order of commits, so each producer's jobs are in the order in which it put them in.
+    // Keys are in the order of commits, so each producer's jobs are in the order in which it put
+    // them in.
     for producer in 0..PRODUCERS {
         let own: Vec<&String> = taken.values().filter(|name| name.starts_with(&format!("{producer} "))).collect();
         let expected: Vec<String> = (0..JOBS).map(|job| format!("{producer} {job:03}")).collect();
@@ -181,7 +182,7 @@ async fn every_job_of_a_queue_is_taken_by_one_worker_in_order<C: TestCluster>(cl
     }
 }
 
-/// Takes jobs from the head of the queue until all workers together have taken so many.
+/// Takes jobs from the head of the queue until all workers together have taken `all` jobs.
 async fn work(db: Database, all: usize) -> Vec<(Bytes, String)> {
     let mut taken = Vec::new();
     loop {

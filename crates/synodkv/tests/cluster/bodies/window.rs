@@ -1,4 +1,5 @@
-//! The readable window: what leaves it is too old everywhere, goes, and stays where it is pinned.
+//! Tests of the readable window: versions that leave it are too old everywhere and are removed,
+//! except where they are pinned.
 
 use kv_api::thrift::generated as wire;
 
@@ -8,9 +9,9 @@ use crate::thrift::{RawClient, commit, operation, put, range, range_at};
 use crate::waiting::eventually;
 
 on_clusters! {
-    what_has_left_the_window_is_too_old_at_every_server(brief()): standalone, in_memory, tcp, processes;
+    versions_that_have_left_the_window_are_too_old_at_every_server(brief()): standalone, in_memory, tcp, processes;
     a_pinned_version_stays_readable_where_it_is_pinned(brief()): standalone, in_memory, tcp, processes;
-    what_was_deleted_and_cleared_is_removed_once_the_window_is_past(brief()): standalone, in_memory, tcp, processes;
+    deleted_and_cleared_rows_are_removed_after_the_window(brief()): standalone, in_memory, tcp, processes;
     a_version_that_does_not_exist_yet_is_refused_after_asking(Settings::default()):
         standalone, in_memory, tcp, processes;
 }
@@ -22,7 +23,8 @@ fn brief() -> Settings {
 
 const TOO_OLD: Option<&str> = Some("TRANSACTION_TOO_OLD");
 
-/// Returns once the version cannot be read any more at any of these servers. Time goes on with writes.
+/// Returns once none of these servers can read the version any more. Writes advance replicated
+/// time.
 async fn has_left(clients: &mut [RawClient], version: i64) {
     for place in 0..clients.len() {
         eventually(&format!("version {version} leaves the window at server {place}"), async || {
@@ -36,7 +38,7 @@ async fn has_left(clients: &mut [RawClient], version: i64) {
     }
 }
 
-async fn what_has_left_the_window_is_too_old_at_every_server<C: TestCluster>(cluster: &mut C) {
+async fn versions_that_have_left_the_window_are_too_old_at_every_server<C: TestCluster>(cluster: &mut C) {
     let mut clients = RawClient::to_each(cluster).await;
     clients[0].set(b"k", b"old").await;
     let version = clients[0].read_version().await;
@@ -70,7 +72,7 @@ async fn a_pinned_version_stays_readable_where_it_is_pinned<C: TestCluster>(clus
     let pinned = pinning.call(pin()).await;
     assert!(pinned.success && pinned.expires_at_ms.is_some(), "{pinned:?}");
     pinning.commit(vec![operation("clear_range", b"b", Some(b"z")), put(b"a", b"new")]).await;
-    // Where several replicas share a server, they share the pin: there is another clock to look at.
+    // Replicas in one server share its pins, so the check needs another clock.
     let newer = pinning.read_version().await;
     has_left(&mut clients, version).await;
     let mut pinning = vec![pinning];
@@ -85,21 +87,21 @@ async fn a_pinned_version_stays_readable_where_it_is_pinned<C: TestCluster>(clus
     cluster.assert_replicas_agree().await;
 }
 
-/// The figure of each replica of a server's metrics.
+/// The value of a metric for each replica of a server.
 async fn figures<C: TestCluster>(cluster: &C, server: usize, name: &str) -> Vec<u64> {
     let (_, page) = http_get(&cluster.admin(server), "/metrics").await.expect("metrics");
     let of_replica = page.lines().filter(|line| line.starts_with(&format!("{name}{{replica=")));
     of_replica.map(|line| line.rsplit(' ').next().and_then(|n| n.parse().ok()).expect("a number")).collect()
 }
 
-async fn what_was_deleted_and_cleared_is_removed_once_the_window_is_past<C: TestCluster>(cluster: &mut C) {
+async fn deleted_and_cleared_rows_are_removed_after_the_window<C: TestCluster>(cluster: &mut C) {
     const ROWS: u64 = 500;
     let mut client = RawClient::connect(cluster, 0).await;
     client.commit((0..ROWS).map(|row| put(format!("a{row:04}").as_bytes(), b"v")).collect()).await;
     client.commit((0..ROWS).map(|row| put(format!("b{row:04}").as_bytes(), b"v")).collect()).await;
     client.commit((0..ROWS).map(|row| operation("delete", format!("a{row:04}").as_bytes(), None)).collect()).await;
     let cleared = client.commit(vec![operation("clear_range", b"b", Some(b"c"))]).await;
-    // Nobody writes any more: it goes all the same.
+    // The versions are removed although nobody writes any more.
     for server in 0..cluster.servers() {
         eventually(&format!("all that is needless is removed at server {server}"), async || {
             let status = cluster.status(server).await?;
@@ -111,7 +113,7 @@ async fn what_was_deleted_and_cleared_is_removed_once_the_window_is_past<C: Test
                 }
             }
             let swept = figures(cluster, server, "synodkv_database_swept_versions").await;
-            // A value and a tombstone of each deleted row, a value of each cleared one.
+            // A value and a tombstone of each deleted row, and a value of each cleared one.
             match swept.iter().all(|count| *count == 3 * ROWS) {
                 true => Ok(()),
                 false => Err(format!("{swept:?} versions were removed")),
@@ -133,7 +135,8 @@ async fn a_version_that_does_not_exist_yet_is_refused_after_asking<C: TestCluste
         let pin = wire::PinSnapshotRequest { read_version: current + 1, ttl_ms: None };
         assert_eq!(client.call(pin).await.error_code.as_deref(), Some("FUTURE_VERSION"));
     }
-    // A version that somebody has just got is waited for, wherever it is read and pinned.
+    // Wherever it is read or pinned, a server waits until it has applied a version that a client
+    // has just received.
     for round in 0..20u8 {
         let version = clients[usize::from(round) % (last + 1)].commit(vec![put(b"k", &[round])]).await;
         for client in &mut clients {

@@ -1,4 +1,5 @@
-//! The configuration file of a server under test: every kind of cluster reads it as the program does.
+//! Makes the configuration file of a server under test. Every kind of cluster reads it as the
+//! program does.
 
 use std::path::Path;
 
@@ -8,7 +9,7 @@ use crate::ports::free_address;
 /// Builds without RocksDB have nothing else.
 const ENGINE: &str = if cfg!(feature = "rocksdb") { "rocksdb" } else { "memory" };
 
-/// Where one replica listens. Its ports stay the same over a restart.
+/// The addresses of one replica. Its ports stay the same over a restart.
 #[derive(Clone, Debug)]
 pub struct Member {
     pub peer: String,
@@ -22,7 +23,8 @@ impl Member {
     }
 }
 
-/// Without members: a standalone server at `listen`. The peers' addresses are those that this server dials.
+/// Without members: a standalone server at `listen`. The peers' addresses are those that this
+/// server dials.
 pub fn configuration(settings: &Settings, listen: &Member, members: &[Member], data_dir: &Path) -> String {
     let mode = if members.is_empty() { "standalone" } else { "replicated" };
     let mut text = format!(

@@ -1,4 +1,4 @@
-//! A server of this process, in a runtime of its own, so that it can be ended as abruptly as a process can end itself.
+//! A server in this process, in a runtime of its own, so that it can end abruptly like a process.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -20,14 +20,15 @@ enum Manager {
 
 pub struct InProcessServer {
     config: Config,
-    /// What replicas use instead of TCP.
+    /// The network that replicas use instead of TCP.
     network: Option<Network>,
     name: String,
     running: Option<(Runtime, Manager)>,
 }
 
 impl InProcessServer {
-    /// Not started yet. `node` is the one replica that it shall run; `None`: all.
+    /// A server that is not started yet. `node` is the one replica that it will run; `None` means
+    /// all.
     pub fn new(file: &Path, node: Option<usize>, network: Option<Network>) -> InProcessServer {
         let node_id = node.map(|node| u32::try_from(node).expect("few replicas"));
         let overrides = Overrides { node_id, ..Overrides::default() };
@@ -80,7 +81,7 @@ impl InProcessServer {
         end(runtime, ()).await;
     }
 
-    /// Every task stops where it is, and nothing is told to finish its work.
+    /// Stops every task where it is, without an orderly end.
     pub async fn kill(&mut self) {
         let (runtime, manager) = self.running.take().expect("a running server");
         end(runtime, manager).await;
@@ -89,11 +90,11 @@ impl InProcessServer {
     fn database(&self, place: usize) -> Arc<TransactionalKvDatabase> {
         match &self.running.as_ref().expect("a running server").1 {
             Manager::Standalone(manager) => manager.database().clone(),
-            Manager::Replicated(manager) => manager.store().replicas()[place].reader.database(),
+            Manager::Replicated(manager) => manager.local_replicas().replicas()[place].reader.database(),
         }
     }
 
-    /// Of the database at this place among those of the server.
+    /// Hashes the database at this index among those of the server.
     pub async fn rows_hash(&self, place: usize, version: Version) -> RowsHash {
         let database = self.database(place);
         eventually(&format!("database {place} of {} has applied version {version}", self.name), async || {

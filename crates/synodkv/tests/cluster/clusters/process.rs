@@ -1,4 +1,4 @@
-//! Three processes of the real program, which can be killed, and which reach each other over links that can be cut.
+//! Three processes of the real program, which can be killed, and whose links can be cut.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -34,7 +34,7 @@ pub fn signal(process: &Child, name: &str) {
 }
 
 struct Process {
-    /// `None` while it is ended.
+    /// `None` while it does not run.
     child: Option<Child>,
     member: Member,
     file: PathBuf,
@@ -83,7 +83,7 @@ impl ProcessTestCluster {
         data_dir(self.folder.path(), server)
     }
 
-    /// The process stands still, and does not notice.
+    /// Stops the process, which does not notice.
     pub fn pause(&mut self, server: usize) {
         signal(self.processes[server].child(), "STOP");
     }
@@ -182,7 +182,7 @@ impl TestCluster for ProcessTestCluster {
         .await;
     }
 
-    /// All are killed before any of them is waited for.
+    /// Kills all before it waits for any of them.
     async fn kill_all(&mut self) {
         for process in self.processes.iter_mut().filter(|process| process.child.is_some()) {
             process.child().kill().expect("a process that has not ended by itself");
@@ -258,7 +258,7 @@ impl Drop for ProcessTestCluster {
     fn drop(&mut self) {
         for process in &mut self.processes {
             if let Some(child) = &mut process.child {
-                // It may have ended by itself, which the test has noticed then.
+                // It may have ended by itself.
                 let _ = child.kill();
                 let _ = child.wait();
             }

@@ -1,5 +1,5 @@
-//! Three replicas in this process: each with a server of its own, on a message bus that can be cut; or all in one server,
-//! over TCP, as replicated mode starts by default.
+//! Three replicas in this process: each with a server of its own, on a message bus that can be cut;
+//! or all in one server, over TCP, as replicated mode starts by default.
 
 use kv_client::Version;
 use kv_server::replication::Network;

@@ -17,7 +17,7 @@ fn binary_header(name: &str) -> Vec<u8> {
     header
 }
 
-/// A binary call whose arguments begin with these bytes, as far as they go.
+/// A binary call whose arguments begin with these bytes.
 fn binary_call(name: &str, arguments: &[u8]) -> Vec<u8> {
     [&binary_header(name), arguments].concat()
 }
@@ -30,7 +30,7 @@ fn scan(bytes: &[u8]) -> Result<Option<Envelope>, WireError> {
     Scanner::new(LIMITS).scan(bytes)
 }
 
-/// The exception that a complete call gets, and the sequence id it carries.
+/// The exception that answers a complete call, with its sequence id checked.
 fn exception(message: &[u8], encoding: Encoding) -> ThriftException {
     let incoming = decode_call(message, encoding, LIMITS).expect("header is well formed");
     incoming.call.expect_err("the call makes no sense")
@@ -92,7 +92,7 @@ fn deep_nesting_is_refused() {
 }
 
 #[test]
-fn what_is_not_thrift_is_refused_at_once() {
+fn bytes_that_are_not_thrift_are_refused_at_once() {
     assert_eq!(scan(b"GET / HTTP/1.1\r\n"), Err(WireError::MessageTooLong { size: 0x4745_5424, limit: 4096 }));
     assert_eq!(scan(b"G"), Err(WireError::NotThrift([b'G', 0])));
     assert_eq!(scan(&[0x80, 2]), Err(WireError::NotThrift([0x80, 2])));
@@ -133,7 +133,7 @@ fn a_missing_argument_is_an_exception() {
 
 #[test]
 fn a_field_of_another_type_is_an_exception() {
-    // The key as an i64 whose first half could pass for the length of a string.
+    // A key sent as an i64 whose first half could pass for the length of a string.
     let key = [12, 0, 1, 10, 0, 1, 0, 0, 0, 4, 1, 2, 3, 4, 0, 0];
     let refused = exception(&binary_call("get", &key), Encoding::default());
     assert_eq!(refused.kind, ApplicationErrorKind::ProtocolError);
@@ -182,7 +182,7 @@ fn a_reply_sent_to_a_server_is_an_exception() {
 }
 
 #[test]
-fn a_one_way_call_says_so() {
+fn a_one_way_call_is_recognised() {
     let mut message = binary_call("getReadVersion", &[12, 0, 1, 0, 0]);
     message[3] = 4;
     let incoming = decode_call(&message, Encoding::default(), LIMITS).expect("header is well formed");
@@ -209,7 +209,7 @@ fn a_scanner_is_ready_again_after_an_error() {
     assert_eq!(scanner.scan(&message), Ok(Some(Envelope { encoding: Encoding::default(), end: message.len() })));
 }
 
-/// Scans and decodes whatever this is; it must neither panic nor be understood beyond its end.
+/// Scans and decodes arbitrary bytes. This must not panic, and must not read beyond the end.
 fn digest(bytes: &[u8]) {
     let mut scanner = Scanner::new(LIMITS);
     let mut position = 0;

@@ -1,4 +1,5 @@
-//! The codec as its users see it. `samples` has a call and a reply of each method; `random` makes arbitrary messages.
+//! Tests of the codec through its public interface. `samples` has a call and a reply of each
+//! method; `random` makes arbitrary messages.
 
 mod hostile;
 mod random;

@@ -1,4 +1,4 @@
-//! Arbitrary messages: any nesting of any types, most of which no method has.
+//! Arbitrary messages with any nesting of any types, most of which belong to no method.
 
 use proptest::prelude::*;
 use thrift::protocol::{

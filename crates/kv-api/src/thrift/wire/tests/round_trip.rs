@@ -86,7 +86,7 @@ fn a_get_in_binary_has_the_bytes_that_existing_clients_send() {
 #[test]
 fn a_reply_to_get_in_binary_has_the_bytes_that_existing_clients_read() {
     let mut message = Vec::new();
-    let reply = GetResponse::new(b"v".to_vec(), true, None, None).into();
+    let reply = GetResponse::new(b"v".to_vec(), true, None, None, None).into();
     encode_reply(&mut message, Encoding::default(), b"get", 7, &reply);
     let expected = [
         &[0x80, 0x01, 0, 2][..],
@@ -104,7 +104,7 @@ fn a_reply_to_get_in_binary_has_the_bytes_that_existing_clients_read() {
 
 #[test]
 fn a_reply_is_taken_apart_by_the_request_it_answers() {
-    let response = GetResponse::new(vec![], false, None, None);
+    let response = GetResponse::new(vec![], false, None, None, None);
     assert_eq!(GetRequest::response_of(response.clone().into()), Ok(response));
     let exception = ThriftReply::Exception(ThriftException::new(ApplicationErrorKind::InternalError, "broke"));
     assert_eq!(GetRequest::response_of(exception.clone()), Err(exception));
@@ -113,7 +113,7 @@ fn a_reply_is_taken_apart_by_the_request_it_answers() {
 #[test]
 fn a_reply_to_another_method_is_refused() {
     let mut message = Vec::new();
-    let reply = GetResponse::new(vec![], false, None, None).into();
+    let reply = GetResponse::new(vec![], false, None, None, None).into();
     encode_reply(&mut message, Encoding::default(), b"get", 7, &reply);
     let refused = decode_reply(&message, Encoding::default(), limits(), Method::Ping);
     assert_eq!(refused, Err(WireError::WrongMethod { expected: "ping", got: "get".to_owned() }));

@@ -112,7 +112,7 @@ pub fn calls() -> Vec<ThriftCall> {
 }
 
 pub fn replies() -> Vec<ThriftReply> {
-    let (error, code) = (|| text("went wrong: ü"), || text("CODE"));
+    let (error, code, leader) = (|| text("went wrong: ü"), || text("CODE"), || text("127.0.0.1:9090"));
     let health = ClusterHealth::new(vec![node(), node()], 2, 3, node(), "degraded".to_owned(), 7);
     let stats = DatabaseStats::new(1, 2, 3, 4, OrderedFloat(0.125), 6, 7, 8, 9, 10);
     let committed = AtomicCommitResponse {
@@ -126,29 +126,30 @@ pub fn replies() -> Vec<ThriftReply> {
         conflicting_keys: Some(vec![key_ref()]),
         retryable: Some(false),
         maybe_committed: Some(true),
+        leader_endpoint: leader(),
     };
     vec![
-        GetReadVersionResponse::new(9, true, None, None).into(),
-        SnapshotReadResponse::new(bytes("v"), true, None, None).into(),
+        GetReadVersionResponse::new(9, true, None, None, None).into(),
+        SnapshotReadResponse::new(bytes("v"), true, None, None, None).into(),
         committed.into(),
-        GetResponse::new(vec![], false, error(), code()).into(),
-        SetResponse::new(false, error(), code()).into(),
-        DeleteResponse::new(true, None, None).into(),
-        GetRangeResponse::new(rows(), true, None, true, None).into(),
-        SnapshotGetResponse::new(bytes("v"), true, error(), code()).into(),
-        SnapshotGetRangeResponse::new(vec![], false, error(), false, code()).into(),
+        GetResponse::new(vec![], false, error(), code(), leader()).into(),
+        SetResponse::new(false, error(), code(), leader()).into(),
+        DeleteResponse::new(true, None, None, None).into(),
+        GetRangeResponse::new(rows(), true, None, true, None, None).into(),
+        SnapshotGetResponse::new(bytes("v"), true, error(), code(), leader()).into(),
+        SnapshotGetRangeResponse::new(vec![], false, error(), false, code(), leader()).into(),
         AddReadConflictResponse::new(false, error(), code()).into(),
         AddReadConflictRangeResponse::new(false, error(), code()).into(),
         SetReadVersionResponse::new(false, error(), code()).into(),
         GetCommittedVersionResponse::new(0, false, error(), code()).into(),
-        SetVersionstampedKeyResponse::new(vec![1; 10], true, error(), code()).into(),
-        SetVersionstampedValueResponse::new(vec![1; 10], true, error(), code()).into(),
+        SetVersionstampedKeyResponse::new(vec![1; 10], true, error(), code(), leader()).into(),
+        SetVersionstampedValueResponse::new(vec![1; 10], true, error(), code(), leader()).into(),
         FaultInjectionResponse::new(true, error(), code()).into(),
         PingResponse::new(bytes("pong"), 0, 1_700_000_000_000_000).into(),
         GetClusterHealthResponse::new(true, health, error(), code(), ServerLimits::new(1, 2, 3, 4, 5)).into(),
         GetDatabaseStatsResponse::new(true, stats, error(), code()).into(),
         GetNodeInfoResponse::new(true, node(), error(), code()).into(),
-        PinSnapshotResponse::new(true, error(), 99, code()).into(),
+        PinSnapshotResponse::new(true, error(), 99, code(), None).into(),
         UnpinSnapshotResponse::new(true, error(), code()).into(),
     ]
 }

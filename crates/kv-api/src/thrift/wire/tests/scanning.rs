@@ -7,7 +7,8 @@ fn limits() -> WireLimits {
     WireLimits { max_message_bytes: 8 << 20, ..WireLimits::default() }
 }
 
-/// Offers one more byte at a time to the same scanner; the number of bytes at which it was content.
+/// Gives the same scanner one more byte at a time, and returns the number of bytes at which it
+/// found the end.
 fn end_byte_by_byte(bytes: &[u8]) -> usize {
     let mut scanner = Scanner::new(limits());
     for length in 0..=bytes.len() {
@@ -61,7 +62,7 @@ proptest! {
     }
 
     #[test]
-    fn messages_one_behind_the_other_are_told_apart(
+    fn consecutive_messages_are_separated(
         messages in prop::collection::vec((message(), 0..4usize), 1..5),
     ) {
         let mut stream = Vec::new();

@@ -1,10 +1,10 @@
-//! Requests that end at any byte.
+//! Tests of requests that end at any byte.
 
 use super::*;
 
 const KEYS: [&str; 3] = ["first", "second", "third"];
 
-/// Three calls, and what is answered to each.
+/// Three calls and their replies.
 fn calls(encoding: Encoding) -> Vec<(Vec<u8>, Seen)> {
     let calls = [get(KEYS[0]), set(KEYS[1], vec![5; 20]), get(KEYS[2])];
     let replies = [found(pattern(1, 9)), is_set(), found(vec![])];
@@ -36,7 +36,7 @@ fn cuts(calls: &[(Vec<u8>, Seen)]) -> Vec<(Vec<u8>, usize)> {
     (0..=all.len()).map(|cut| (all[..cut].to_vec(), whole(cut))).collect()
 }
 
-/// Ends the calls from the last to the first. Those that have not begun end as they do.
+/// Ends the calls from the last to the first. Those that have not begun end as soon as they begin.
 async fn end_all(script: &Scripted) {
     for key in KEYS.iter().rev() {
         script.end(key).await;
@@ -92,7 +92,7 @@ async fn of_requests_cut_at_any_byte_by_a_client_that_goes_away_nothing_is_left(
                 plan(&stage.script);
                 let mut stream = stage.dial().await;
                 stream.write_all(&bytes).await.expect("the server reads");
-                // A reset throws away what the server has not read: then the calls need not begin.
+                // A reset discards unread input, so then the calls need not begin.
                 stage.script.until_started(whole).await;
                 if reset {
                     stream.set_zero_linger().expect("a socket");

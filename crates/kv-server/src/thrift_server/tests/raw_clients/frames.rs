@@ -1,19 +1,19 @@
-//! Frames and headers that contradict what they hold.
+//! Tests of frames and headers that contradict their content.
 
 use super::*;
 
 const BINARY: Encoding = Encoding { protocol: Protocol::Binary, framed: false };
 const COMPACT: Encoding = Encoding { protocol: Protocol::Compact, framed: false };
 
-/// What a server says of bytes that come behind a call which is still under way.
+/// A server's reaction to bytes that follow a running call.
 struct Said {
-    /// Sequence ids and methods that were answered as not understood.
+    /// Sequence ids and methods that were answered with an exception.
     refused: Vec<(i32, String)>,
-    /// A call behind those bytes was answered.
+    /// Whether a call after those bytes was answered.
     goes_on: bool,
 }
 
-/// Says something behind a call that is under way, and a call behind it.
+/// Sends bytes after a running call, and another call after them.
 async fn say(stage: &Stage, encoding: Encoding, bytes: &[u8]) -> Said {
     stage.script.forget();
     stage.script.plan("before", [End::Reply(found(vec![1]))]);
@@ -49,13 +49,14 @@ async fn say(stage: &Stage, encoding: Encoding, bytes: &[u8]) -> Said {
     Said { refused: all.into_iter().map(refused).collect(), goes_on }
 }
 
-/// Answered as not understood, and the connection goes on.
+/// Checks that the bytes are answered with an exception, and that the connection continues.
 async fn assert_answered(stage: &Stage, encoding: Encoding, bytes: &[u8], what: &str) {
     let said = say(stage, encoding, bytes).await;
     assert_eq!((said.refused, said.goes_on), (vec![(2, "get".to_string())], true), "{what}");
 }
 
-/// Nobody knows where the next message would begin. The client learns why, if it can be read whom to tell.
+/// Checks that the connection is closed, because the beginning of the next message is unknown. The
+/// client gets an exception if its header can be read.
 async fn assert_closed(stage: &Stage, encoding: Encoding, bytes: &[u8], is_told: bool, what: &str) {
     let said = say(stage, encoding, bytes).await;
     let expected = if is_told { vec![(2, "get".to_string())] } else { vec![] };
@@ -66,7 +67,7 @@ fn with_frames(encoding: Encoding) -> Encoding {
     Encoding { framed: true, ..encoding }
 }
 
-/// Of a call of `get` with a small sequence id.
+/// The length of the header of a `get` with a small sequence id.
 fn header_length(encoding: Encoding) -> usize {
     match encoding.protocol {
         Protocol::Binary => 15,
@@ -74,7 +75,7 @@ fn header_length(encoding: Encoding) -> usize {
     }
 }
 
-/// A call whose argument is nested so deep.
+/// A call whose argument is nested to this depth.
 fn nested(encoding: Encoding, depth: usize) -> Vec<u8> {
     let (header, enter, stop) = match encoding.protocol {
         Protocol::Binary => {
@@ -101,7 +102,8 @@ async fn frames_that_do_not_hold_one_whole_call_cost_an_exception_each() {
             assert_answered(&stage, encoding, &half, &format!("{length} bytes of {}", call.len())).await;
         }
         for length in 1..header_length(inner) {
-            // Whom to tell is not in there, and what comes behind the frame does not say it.
+            // The frame holds no complete header, and the bytes after the frame must not count as
+            // one.
             let half = framed(&call[..length]);
             assert_closed(&stage, encoding, &half, false, &format!("{length} bytes of a header")).await;
         }
@@ -121,7 +123,7 @@ async fn frames_whose_length_is_wrong_end_the_connection_and_no_call_is_made_up(
         let call = message(inner, 2, &get("inside"));
         let length = i32::try_from(call.len()).expect("a short frame");
         assert_closed(&stage, encoding, &frame(length - 1, &call), true, "a frame that is too short").await;
-        // It takes the first byte of the next call; what is left of that is no frame.
+        // The frame includes the first byte of the next call, whose rest is not a frame.
         assert_closed(&stage, encoding, &frame(length + 1, &call), true, "a frame that is too long").await;
         for (length, is_told, what) in [
             (0, true, "a frame of nothing"),
@@ -158,7 +160,7 @@ async fn headers_of_another_version_or_kind_end_the_connection() {
             };
             let mut wrong = vec![(1, 0x00), (1, 0x02), (1, 0xff), (0, 0x81), (0, 0xff)];
             if inner == BINARY {
-                // The first byte of the other protocol, and kinds that there are not.
+                // The first byte of the other protocol, and kinds that do not exist.
                 wrong.extend([(0, 0x82), (3, 0), (3, 5), (3, 255)]);
             } else {
                 wrong.extend([(0, 0x80), (1, 0x01), (1, 0xa1), (1, 0xe1), (1, 0x22)]);
@@ -175,14 +177,14 @@ async fn headers_of_another_version_or_kind_end_the_connection() {
     stage.stop().await;
 }
 
-/// Clients do not do that, but each message is understood by itself.
+/// Clients do not mix encodings, but each message is recognised by itself.
 #[tokio::test]
 async fn a_connection_may_change_its_protocol_with_each_call() {
     let stage = Stage::start().await;
     let mut stream = stage.dial().await;
     let (mut bytes, mut expected) = (Vec::new(), Vec::new());
     for number in 0..64i32 {
-        // Each of them comes behind each.
+        // Each encoding follows each.
         let encoding = Encoding::ALL[(number + number / 4) as usize % 4];
         let key = format!("key {number}");
         stage.script.plan(&key, [End::Reply(found(pattern(number as u64, number as usize)))]);

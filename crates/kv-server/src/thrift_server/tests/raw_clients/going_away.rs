@@ -1,10 +1,10 @@
-//! Clients that are gone before their replies, in each state that a call can be in.
+//! Tests of clients that leave before their replies, in each state of a call.
 
 use super::*;
 
 const MIB: usize = 1 << 20;
 
-/// A client that sent this, and how many calls have begun when it goes.
+/// A client that has sent these bytes, of whose calls `started` have begun.
 async fn client(stage: &Stage, bytes: Vec<u8>, started: usize) -> TcpStream {
     let mut stream = stage.dial().await;
     stream.write_all(&bytes).await.expect("the server reads");
@@ -57,7 +57,7 @@ async fn a_client_that_is_gone_while_its_call_waits_for_room_leaves_nothing() {
     };
     for reset in [false, true] {
         let stage = Stage::with(options.clone()).await;
-        // Three reads reserve all that there is for short replies.
+        // Three reads reserve all memory for short replies.
         stage.script.plan("key", [End::Reply(found(vec![1]))]);
         let holder = client(&stage, messages(&[get("key"), get("key"), get("key")]), 3).await;
         let mut waiting = client(&stage, messages(&[get("key")]), 3).await;
@@ -82,7 +82,7 @@ async fn a_call_that_waits_for_room_is_answered_though_its_client_sends_nothing_
     let mut waiting = client(&stage, messages(&[get("key")]), 3).await;
     waiting.shutdown().await.expect("the connection stands");
     until("it waits for memory", || stage.server.pools.replies.is_short()).await;
-    // The server has had every chance to meet the end of the input.
+    // By now the server has had every chance to see the end of the input.
     assert_others_are_served(&stage).await;
     stage.script.release("key");
     assert_eq!(all_seen(&mut waiting).await.len(), 1);
@@ -167,7 +167,7 @@ async fn a_connection_gives_back_the_memory_of_a_long_request_though_the_next_on
     stage.stop().await;
 }
 
-/// There is room for one longest request at a time.
+/// There is memory for one longest request at a time.
 #[tokio::test]
 async fn a_connection_in_a_request_that_is_still_short_leaves_the_memory_of_a_long_one_to_who_waits_for_it() {
     let options =

@@ -1,4 +1,4 @@
-//! Clients made of bare sockets, and a service whose calls end when the test says so.
+//! Tests with raw sockets, against a service whose calls end when the test says so.
 
 mod breaking_off;
 mod frames;
@@ -22,7 +22,7 @@ struct Stage {
     server: ServerAtWork,
 }
 
-/// What remains of a server when it serves.
+/// The handles of a running server.
 struct ServerAtWork {
     counters: Arc<ThriftServerCounters>,
     pools: Pools,
@@ -43,7 +43,7 @@ impl Stage {
         Stage { script, server: ServerAtWork { counters, pools, address, shutdown, serving } }
     }
 
-    /// Reads cost so little that many of them run at a time.
+    /// A server whose reads reserve so little that many of them run at a time.
     async fn start() -> Stage {
         Stage::with(of_short_values()).await
     }
@@ -54,7 +54,7 @@ impl Stage {
         stream
     }
 
-    /// No connection, no reserved byte and no socket is left.
+    /// Waits until no connection, no reserved byte and no socket is left.
     async fn until_nothing_is_left(&self) {
         self.until_no_connection_is_left().await;
         until("no socket is left", || open_sockets(self.server.address.port()) == 0).await;
@@ -79,7 +79,8 @@ fn of_short_values() -> ThriftServerOptions {
     ThriftServerOptions { max_value_bytes: 100, ..Default::default() }
 }
 
-/// Sockets of this port that are connected, or whose other end has closed: those that the server holds a descriptor of.
+/// Sockets of this port that are connected, or whose other end has closed: those for which the
+/// server holds a descriptor.
 fn open_sockets(port: u16) -> usize {
     const ESTABLISHED: &str = "01";
     const CLOSE_WAIT: &str = "08";
@@ -99,25 +100,25 @@ fn set(key: &str, value: Vec<u8>) -> ThriftCall {
     SetRequest::new(key.as_bytes().to_vec(), value, None).into()
 }
 
-/// Tried with little room first.
+/// A range that is first tried with little memory.
 fn range(key: &str) -> ThriftCall {
     let key = key.as_bytes().to_vec();
     GetRangeRequest::new(key, None, None, None, None, None, None, None, None, None, None, None, None).into()
 }
 
 fn found(value: Vec<u8>) -> ThriftReply {
-    GetResponse::new(value, true, None, None).into()
+    GetResponse::new(value, true, None, None, None).into()
 }
 
 fn is_set() -> ThriftReply {
-    SetResponse::new(true, None, None).into()
+    SetResponse::new(true, None, None, None).into()
 }
 
 fn rows(value: Vec<u8>) -> ThriftReply {
-    GetRangeResponse::new(vec![KeyValue::new(b"row".to_vec(), value)], true, None, false, None).into()
+    GetRangeResponse::new(vec![KeyValue::new(b"row".to_vec(), value)], true, None, false, None, None).into()
 }
 
-/// Bytes that say where they are, so that one that is lost, doubled or out of place shows.
+/// Bytes that depend on their position, so that lost, duplicated or misplaced ones are noticed.
 fn pattern(seed: u64, length: usize) -> Vec<u8> {
     let mixed = |place: u64| (place.wrapping_add(seed << 32).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8;
     (0..length as u64).map(mixed).collect()
@@ -129,7 +130,7 @@ fn message(encoding: Encoding, sequence_id: i32, call: &ThriftCall) -> Vec<u8> {
     bytes
 }
 
-/// The same message, of another kind.
+/// The message, changed to another kind.
 fn of_kind(encoding: Encoding, mut message: Vec<u8>, kind: u8) -> Vec<u8> {
     let start = if encoding.framed { 4 } else { 0 };
     match encoding.protocol {
@@ -141,14 +142,14 @@ fn of_kind(encoding: Encoding, mut message: Vec<u8>, kind: u8) -> Vec<u8> {
 
 const ONE_WAY: u8 = 4;
 
-/// The same message, for a method that there is not. The first `get` of a message is its name.
+/// The message, changed to call an unknown method. The first `get` in a message is the name.
 fn of_unknown_method(mut message: Vec<u8>) -> Vec<u8> {
     let name = message.windows(3).position(|window| window == b"get").expect("the name is in there");
     message[name..name + 3].copy_from_slice(b"fly");
     message
 }
 
-/// Content in a frame of this length, which need not be true.
+/// A frame around content, whose declared length may be wrong.
 fn frame(length: i32, content: &[u8]) -> Vec<u8> {
     [&length.to_be_bytes(), content].concat()
 }
@@ -198,7 +199,7 @@ fn seen(message: &[u8], encoding: Encoding) -> Seen {
     Seen { encoding, sequence_id, name, what }
 }
 
-/// Everything that a stream says until it ends, which must not be in the middle of a reply.
+/// All replies until the stream ends, which must not be in the middle of a reply.
 async fn all_seen(stream: &mut TcpStream) -> Vec<Seen> {
     let mut bytes = Vec::new();
     let read = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut bytes));
@@ -219,7 +220,7 @@ async fn exactly(stream: &mut TcpStream, length: usize) -> Vec<u8> {
     bytes
 }
 
-/// Another client is served meanwhile, with calls that need no memory of those that are shared.
+/// Checks that another client is served meanwhile, with calls that need no shared memory.
 async fn assert_others_are_served(stage: &Stage) {
     stage.script.plan("other", [End::Reply(is_set())]);
     stage.script.release("other");

@@ -1,15 +1,16 @@
-//! Calls of one connection that end in every order.
+//! Tests of calls of one connection that end in every order.
 
 use super::*;
 
-/// A call of a scene, and what its client must see.
+/// A call of a scene, and the reply that its client must see.
 struct Line {
     bytes: Vec<u8>,
-    /// `None`: nothing is to be answered.
+    /// `None` if there must be no reply.
     reply: Option<Seen>,
 }
 
-/// All orders of all subsets: those in it end in that order while the calls run, the others before they begin.
+/// All orders of all subsets. The calls of a subset end in that order while they run; the others
+/// end as soon as they begin.
 fn arrangements(items: &[&'static str]) -> Vec<Vec<&'static str>> {
     let mut all = vec![vec![]];
     for item in items {
@@ -34,7 +35,7 @@ fn exception() -> What {
 
 const LIMIT: usize = 5_000;
 
-/// A short read, a write, a method that there is not, a write that wants no reply, a reply above the limit, a panic.
+/// A short read, a write, an unknown method, a one-way write, a reply above the limit, and a panic.
 fn mixed(script: &Scripted, encoding: Encoding, ids: [i32; 6]) -> Vec<Line> {
     script.plan("read", [End::Reply(found(b"short".to_vec()))]);
     script.plan("write", [End::Reply(is_set())]);
@@ -62,18 +63,19 @@ fn mixed(script: &Scripted, encoding: Encoding, ids: [i32; 6]) -> Vec<Line> {
     ]
 }
 
-/// Ranges that are made again among others, answers for another method, replies beyond what may be buffered.
+/// Ranges that are made again, a reply of the wrong method, and replies beyond what may be
+/// buffered.
 fn made_again(script: &Scripted, encoding: Encoding, ids: [i32; 6]) -> Vec<Line> {
     let long = || rows(pattern(7, 3_000));
     script.plan("again", [End::NeedsRoom, End::Reply(long())]);
     script.plan("much", [End::Reply(found(pattern(8, 4_000)))]);
     script.plan("wrong", [End::Reply(is_set())]);
-    // Nobody wants to know of that either.
+    // This one is not answered either.
     script.plan("again, one way", [End::NeedsRoom, End::Panic]);
     let one_way =
         Line { bytes: of_kind(encoding, message(encoding, ids[4], &range("again, one way")), ONE_WAY), reply: None };
     let no_call = Line {
-        // A reply, or an exception, where a call should be.
+        // A reply or an exception in place of a call.
         bytes: {
             let kind = if encoding.protocol == Protocol::Binary { 2 } else { 3 };
             of_kind(encoding, message(encoding, ids[5], &get("x")), kind)
@@ -96,7 +98,7 @@ fn made_again(script: &Scripted, encoding: Encoding, ids: [i32; 6]) -> Vec<Line>
 
 type Scene = fn(&Scripted, Encoding, [i32; 6]) -> Vec<Line>;
 
-/// Sequence ids are the client's own: any number may come, and any number twice.
+/// Sequence ids belong to the client, so any number is allowed, even twice.
 fn ids(case: usize) -> [i32; 6] {
     let mixed = |place: usize| (case * 6 + place).wrapping_mul(0x9e37_79b1) as i32;
     [mixed(0), i32::MIN, mixed(2), mixed(3), -1, mixed(5)]
@@ -114,12 +116,13 @@ async fn play(scene: Scene, keys: &[&'static str], encoding: Encoding, options: 
         }
         let bytes: Vec<u8> = lines.iter().flat_map(|line| line.bytes.clone()).collect();
         stream.write_all(&bytes).await.expect("the server reads");
-        // Where all may run at a time, all do; what comes behind a range that is to be made again waits for it.
+        // If all calls may run at a time, all do; calls after a range that is to be made again wait
+        // for it.
         if !keys.contains(&"again") && max_pipelined > lines.len() {
             stage.script.until_started(keys.len()).await;
         }
         for (place, key) in order.iter().enumerate() {
-            // The first of those that have not ended runs in any case.
+            // The first of those that have not ended always runs.
             let first = keys.iter().find(|key| order[place..].contains(key)).expect("this one at least");
             stage.script.until("the first has started", |state| state.started.iter().any(|key| key == first)).await;
             stage.script.end(key).await;
@@ -165,7 +168,7 @@ async fn whatever_order_calls_end_in_each_gets_its_reply_in_its_turn() {
 async fn whatever_order_calls_end_in_when_some_are_made_again_each_gets_its_reply_in_its_turn() {
     let keys = ["much", "again", "wrong", "again, one way"];
     for encoding in Encoding::ALL {
-        // Ranges are made again only where a longer reply is allowed than they are tried with.
+        // Ranges are made again only if a longer reply is allowed than that of the first attempt.
         play(made_again, &keys, encoding, of_short_values()).await;
         let options = ThriftServerOptions { max_buffered_reply_bytes: 1, ..of_short_values() };
         play(made_again, &keys, encoding, options).await;

@@ -16,8 +16,8 @@ pub enum End {
     Panic,
 }
 
-/// Each call is known by its key. It ends once that is released, as planned: the first call of a key with the first end,
-/// and so on; all further ones with the last.
+/// A service that identifies calls by their keys. A call ends once its key is released, as planned:
+/// the first call of a key with the first end, and so on; further ones with the last.
 #[derive(Default)]
 pub struct Scripted {
     plans: Mutex<HashMap<String, Vec<End>>>,
@@ -31,7 +31,7 @@ pub struct State {
     pub started: Vec<String>,
     pub ended: Vec<String>,
     pub dropped: Vec<String>,
-    /// By which connection each call was made.
+    /// The connection of each call.
     pub connections: HashMap<String, u64>,
 }
 
@@ -62,7 +62,7 @@ impl Scripted {
         self.until("calls have started", |state| state.started.len() >= count).await;
     }
 
-    /// Lets the calls of a key end, and if there is one waits until it has.
+    /// Lets the calls of a key end. If one is running, waits until it has ended.
     pub async fn end(&self, key: &str) {
         self.release(key);
         if self.with_state(|state| state.started.iter().any(|started| started == key)) {
@@ -81,7 +81,7 @@ impl Scripted {
     }
 }
 
-/// Tells when a call is dropped in the middle.
+/// Records if a call is dropped before it ends.
 struct UnderWay<'a> {
     script: &'a Scripted,
     key: String,

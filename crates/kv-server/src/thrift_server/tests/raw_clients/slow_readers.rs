@@ -1,4 +1,4 @@
-//! Clients that take their replies in odd pieces, or for a while not at all.
+//! Tests of clients that read their replies in odd pieces, or not at all for a while.
 
 use tokio::net::TcpSocket;
 
@@ -6,7 +6,7 @@ use super::*;
 
 const KIB: usize = 1 << 10;
 
-/// A client whose socket takes little.
+/// A client whose socket has a small buffer.
 async fn dial_with_a_small_buffer(stage: &Stage) -> TcpStream {
     let socket = TcpSocket::new_v4().expect("a socket");
     socket.set_recv_buffer_size(4 << 10).expect("a size");
@@ -15,7 +15,7 @@ async fn dial_with_a_small_buffer(stage: &Stage) -> TcpStream {
     stream
 }
 
-/// Replies of many lengths, short and long ones mixed, of all together so many bytes that no socket holds them.
+/// Replies of many lengths, short and long ones mixed, which together exceed every socket buffer.
 struct Replies {
     calls: Vec<u8>,
     expected: Vec<u8>,
@@ -30,7 +30,7 @@ fn replies(stage: &Stage, encoding: Encoding) -> Replies {
             true => (get(&key), found(pattern(number as u64, length))),
             false => (range(&key), rows(pattern(number as u64, length))),
         };
-        // A range that is longer than it is tried with is made again.
+        // A range whose reply exceeds the memory of the first attempt is made again.
         let mut ends = vec![End::Reply(reply.clone())];
         if length > 256 * KIB && number % 2 != 0 {
             ends.insert(0, End::NeedsRoom);
@@ -43,7 +43,8 @@ fn replies(stage: &Stage, encoding: Encoding) -> Replies {
     Replies { calls, expected }
 }
 
-/// Reads all that is expected in pieces of these lengths, and tells where the first wrong byte is.
+/// Reads everything that is expected in pieces of these lengths, and reports the position of the
+/// first wrong byte.
 async fn take(stream: &mut TcpStream, expected: &[u8], lengths: &[usize]) {
     let (mut at, mut lengths) = (0, lengths.iter().cycle());
     while at < expected.len() {
@@ -56,7 +57,8 @@ async fn take(stream: &mut TcpStream, expected: &[u8], lengths: &[usize]) {
 }
 
 async fn until_no_more_is_sent(stage: &Stage) {
-    // The server's socket takes as much as the system likes: what is left of it then waits for the client.
+    // The server's socket accepts as much as the system decides; the rest then waits for the
+    // client.
     let sent = || value(&stage.server.counters.bytes_out);
     loop {
         let before = sent();
@@ -75,7 +77,7 @@ async fn read_slowly(encoding: Encoding, lengths: &[usize], options: ThriftServe
     stream.write_all(&calls).await.expect("the server reads");
     until_no_more_is_sent(&stage).await;
     let (first, rest) = expected.split_at(expected.len() / 3);
-    // One by one at first.
+    // The first bytes are read one by one.
     take(&mut stream, &first[..2_000], &[1]).await;
     take(&mut stream, &first[2_000..], lengths).await;
     until_no_more_is_sent(&stage).await;
@@ -107,7 +109,7 @@ async fn replies_taken_in_odd_pieces_are_whole_where_little_may_be_buffered() {
     read_slowly(Encoding::ALL[1], &[50_000], options).await;
 }
 
-/// What is sent later goes behind what is half written.
+/// Later replies are appended to the half-written output.
 #[tokio::test]
 async fn calls_that_end_while_a_reply_is_half_written_come_behind_it() {
     let stage = Stage::start().await;

@@ -1,4 +1,4 @@
-//! A server that stops while calls are in each state, and clients that are there twice.
+//! Tests of a server that stops while calls are in each state, and of clients with two connections.
 
 use super::*;
 
@@ -14,7 +14,7 @@ fn get_reply(number: i32, value: Vec<u8>) -> Seen {
 }
 
 async fn until_it_accepts_no_more(stage: &Stage) {
-    // A connection learns of the end when it is polled, and one without anything in hand is closed by it.
+    // A connection notices the shutdown when it is polled, and an idle one is closed then.
     let address = stage.server.address;
     until("no connection is accepted", || std::net::TcpStream::connect(address).is_err()).await;
 }
@@ -36,7 +36,7 @@ async fn a_server_that_stops_sends_the_replies_of_all_calls_that_began_in_whatev
     stage.script.end("again").await;
     stage.server.shutdown.cancel();
     until_it_accepts_no_more(&stage).await;
-    // It arrives too late, and must not keep replies from their client.
+    // These bytes arrive too late, and must not prevent the replies from reaching the client.
     stream.write_all(&half[half.len() - 1..]).await.expect("the connection stands");
     stream.write_all(&messages(&calls)).await.expect("the connection stands");
     stage.script.end("behind").await;
@@ -57,7 +57,8 @@ async fn a_server_that_stops_sends_the_replies_of_all_calls_that_began_in_whatev
     stage.stop().await;
 }
 
-/// The replies fill the client's socket and the server's, and requests that nobody will read fill the other way.
+/// The replies fill the buffers of both sockets, and unread requests fill those of the other
+/// direction.
 #[tokio::test]
 async fn a_server_that_stops_in_the_middle_of_a_reply_sends_all_of_it_although_its_client_goes_on_asking() {
     let stage = Stage::start().await;
@@ -83,7 +84,7 @@ async fn a_server_that_stops_in_the_middle_of_a_reply_sends_all_of_it_although_i
     stage.stop().await;
 }
 
-/// A call that was understood and waits for its room has not begun: it is not made when the server stops.
+/// A decoded call that waits for memory has not begun, so it is not made when the server stops.
 #[tokio::test]
 async fn a_call_that_waits_for_room_when_the_server_stops_is_not_made_and_those_before_are_answered() {
     let options = ThriftServerOptions { max_value_bytes: 300_000, max_buffered_reply_bytes: 1, ..Default::default() };
@@ -112,7 +113,7 @@ async fn an_old_connection_that_ends_takes_nothing_from_the_new_one_of_the_same_
         old.write_all(&messages(&[get("old 1"), get("old 2")])).await.expect("the server reads");
         stage.script.until_started(2).await;
         let mut new = stage.dial().await;
-        // With the same numbers as on the old one.
+        // With the same sequence ids as on the old connection.
         new.write_all(&messages(&[get("new 1"), get("new 2")])).await.expect("the server reads");
         stage.script.until_started(4).await;
         stage.script.with_state(|state| {

@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn of_a_connection_that_ends_at_any_byte_the_whole_frames_are_delivered_and_the_next_one_begins_anew() {
+fn a_connection_that_ends_at_any_byte_delivers_its_complete_frames_and_leaves_nothing_to_the_next_one() {
     let mut network = Network::new(2);
     let peer = RawPeer::of(&mut network);
     let mut a = network.start(A);
@@ -16,11 +16,12 @@ fn of_a_connection_that_ends_at_any_byte_the_whole_frames_are_delivered_and_the_
     let bytes: usize = frames(1000).iter().map(Vec::len).sum();
     for cut in 0..=bytes {
         let frames = frames(1000 + cut);
-        let mut stream = peer.say(&frames.concat()[..cut]);
-        stream.shutdown(Shutdown::Write).expect("the connection stands");
-        said_until_closed(&mut stream);
+        let mut stream = peer.dial_and_send(&frames.concat()[..cut]);
+        stream.shutdown(Shutdown::Write).expect("the connection is open");
+        received_until_closed(&mut stream);
         if cut < frames[0].len() {
-            // Nobody knows whose it was; if anything is told of it, the next connection shows it.
+            // The dialler is unknown, so nothing may be reported. If something is, the next
+            // connection shows it.
             continue;
         }
         let mut end = 0;
@@ -33,7 +34,7 @@ fn of_a_connection_that_ends_at_any_byte_the_whole_frames_are_delivered_and_the_
             ["first", "second", "third"][..whole].iter().map(|name| format!("{} {name}", 1000 + cut)).collect();
         assert_eq!(a.events.bodies_until_the_end(&network.runtime), expected, "cut after {cut} of {bytes} bytes");
     }
-    assert_eq!(a.transport.statistics().connections_rejected, 0, "an end is no offence");
+    assert_eq!(a.transport.statistics().connections_rejected, 0, "an early end is no reason to reject");
 }
 
 #[test]
@@ -44,8 +45,8 @@ fn a_hello_that_is_never_finished_is_closed_like_silence() {
     options.connect_timeout_ms = 50;
     let a = network.start_with(options);
     for (rejected, cut) in [1, 4, 40, 79].into_iter().enumerate() {
-        let mut stream = peer.say(&hello()[..cut]);
-        assert_eq!(said_until_closed(&mut stream), b"", "{cut} bytes of a hello");
+        let mut stream = peer.dial_and_send(&hello()[..cut]);
+        assert_eq!(received_until_closed(&mut stream), b"", "{cut} bytes of a hello");
         assert_eq!(a.transport.statistics().connections_rejected, rejected as u64 + 1);
     }
 }
@@ -57,7 +58,7 @@ fn a_hello_and_messages_that_come_byte_by_byte_are_understood() {
     let mut a = network.start(A);
     let mut stream = peer.dial();
     for byte in [hello(), message("first"), message("second")].concat() {
-        stream.write_all(&[byte]).expect("the connection stands");
+        stream.write_all(&[byte]).expect("the connection is open");
     }
     assert_eq!(a.events.body(&network.runtime), "first");
     assert_eq!(a.events.body(&network.runtime), "second");
@@ -78,7 +79,7 @@ fn a_greeting_that_ends_at_any_byte_makes_no_connection() {
     }
     let (mut stream, _) = peer.listener.accept().expect("the transport dials");
     stream.read_exact(&mut [0; 80]).expect("a hello");
-    assert_eq!(a.events.drain(), [], "half a greeting was taken for one");
+    assert_eq!(a.events.drain(), [], "an incomplete greeting was accepted");
     for byte in greeting {
         stream.write_all(&[byte]).expect("the dialler waits for it");
     }
@@ -86,7 +87,8 @@ fn a_greeting_that_ends_at_any_byte_makes_no_connection() {
     assert_eq!(a.transport.statistics().reconnects, 0);
 }
 
-/// Sends frames of these sizes until some wait for the socket to take more. Returns how many were sent.
+/// Sends frames of this size until the socket is full and some are queued. Returns how many were
+/// sent.
 fn fill(a: &Node, round: usize, payload_bytes: usize) -> usize {
     let payload = Bytes::from(vec![b'.'; payload_bytes]);
     for sent in 1.. {
@@ -94,14 +96,15 @@ fn fill(a: &Node, round: usize, payload_bytes: usize) -> usize {
         if a.transport.statistics().bytes_queued > 0 {
             return sent;
         }
-        assert!(sent < 100_000, "the socket takes everything");
+        assert!(sent < 100_000, "the socket never fills up");
     }
     unreachable!("it is filled or it is not")
 }
 
-/// The peer reads some of what waits, so that the break lies elsewhere in a frame each time, and goes away.
+/// Before it goes away, the peer reads a few bytes, so that the connection breaks at another place
+/// in a frame each time.
 #[test]
-fn what_a_connection_left_unwritten_is_dropped_and_counted_and_the_next_one_begins_with_a_new_frame() {
+fn frames_that_a_connection_left_unwritten_are_dropped_and_counted_and_the_next_one_begins_with_a_new_frame() {
     let mut network = Network::new(2);
     let peer = RawPeer::of(&mut network);
     let mut options = network.options(A);
@@ -111,7 +114,11 @@ fn what_a_connection_left_unwritten_is_dropped_and_counted_and_the_next_one_begi
         let mut reader = Reader::of(peer.accept());
         a.events.wait_for(&network.runtime, &TransportEvent::Connected(B));
         a.transport.send(envelope(A, B, format!("{round} fresh"), vec![]));
-        assert_eq!(body_of(&reader.next(4096)), format!("{round} fresh"), "it begins with what was left over");
+        assert_eq!(
+            body_of(&reader.next(4096)),
+            format!("{round} fresh"),
+            "it begins with a rest of the old connection"
+        );
         let before = a.transport.statistics();
         let sent = fill(&a, round, 10_007 + 97 * round) as u64;
         for _ in 0..round % 4 {
@@ -120,12 +127,15 @@ fn what_a_connection_left_unwritten_is_dropped_and_counted_and_the_next_one_begi
         drop(reader);
         a.events.wait_for(&network.runtime, &TransportEvent::Disconnected(B));
         let after = wait_until_counted(&a, before.messages_sent + before.messages_dropped + sent);
-        assert!(after.messages_dropped > before.messages_dropped, "what was left over is not counted as dropped");
-        assert_eq!(after.bytes_queued, 0, "something waits for a connection that has ended");
+        assert!(
+            after.messages_dropped > before.messages_dropped,
+            "the rest of the old connection is not counted as dropped"
+        );
+        assert_eq!(after.bytes_queued, 0, "something is queued for a connection that has ended");
     }
 }
 
-/// That a connection has ended is told before what it left over is counted.
+/// Waits, because the end of a connection is reported before its unwritten frames are counted.
 fn wait_until_counted(a: &Node, messages: u64) -> TransportStatistics {
     let deadline = Instant::now() + Duration::from_secs(20);
     loop {
@@ -140,7 +150,7 @@ fn wait_until_counted(a: &Node, messages: u64) -> TransportStatistics {
 }
 
 #[test]
-fn what_is_written_in_parts_arrives_whole_and_each_sender_s_messages_in_order() {
+fn frames_written_in_parts_arrive_whole_and_in_the_order_of_each_sender() {
     let mut network = Network::new(2);
     let peer = RawPeer::of(&mut network);
     let mut a = network.start(A);
@@ -159,7 +169,8 @@ fn what_is_written_in_parts_arrives_whole_and_each_sender_s_messages_in_order() 
                 }
             });
         }
-        // So slow that the socket is full most of the time, and in pieces that end anywhere.
+        // Read slowly, so that the socket is full most of the time, and in pieces that end
+        // anywhere.
         let mut next = std::collections::BTreeMap::from([(b'x', 0), (b'y', 0)]);
         for read in 0..2 * EACH {
             let envelope = reader.next(1 + read * 7919 % 100_000);

@@ -1,27 +1,27 @@
-//! Bytes that no replica sends, from one that has said who it is.
+//! Bytes that no replica sends, from a dialler that has identified itself.
 
 use super::super::super::frame::{HEADER_BYTES, MAX_FRAME_BYTES};
 use super::*;
 
-/// Says hello, one message, and then `bytes`, behind which there is one more message. The first is taken, the connection
-/// closed, and nothing behind it taken.
+/// Sends a hello, a message, then `bytes`, and another message. Checks that the first message is
+/// delivered, the connection closed, and the last message not delivered.
 fn is_closed_for(network: &Network, peer: &RawPeer, a: &mut Node, bytes: &[u8], what: &str) {
     let rejected = a.transport.statistics().connections_rejected;
-    let mut stream = peer.say(&[hello(), message("before")].concat());
+    let mut stream = peer.dial_and_send(&[hello(), message("before")].concat());
     assert_eq!(a.events.body(&network.runtime), "before");
     // It may be closed before everything is written.
     let _closed_early = stream.write_all(&[bytes, &message("behind")].concat());
-    let said = said_until_closed(&mut stream);
-    let (greeting, signs) = said.split_at_checked(8).unwrap_or((&said, &[]));
-    // The answers may be lost with what was not read.
-    assert!(greeting.is_empty() || greeting == Greeting::with(Answer::Accepted).to_bytes(), "{what}: {said:?}");
-    assert!(signs.iter().all(|sign| *sign == super::super::super::greeting::ALIVE), "{what}: {said:?}");
+    let received = received_until_closed(&mut stream);
+    let (greeting, signs) = received.split_at_checked(8).unwrap_or((&received, &[]));
+    // The answers may be lost, since the replica closes the connection with unread bytes.
+    assert!(greeting.is_empty() || greeting == Greeting::with(Answer::Accepted).to_bytes(), "{what}: {received:?}");
+    assert!(signs.iter().all(|sign| *sign == super::super::super::greeting::ALIVE), "{what}: {received:?}");
     assert_eq!(a.events.bodies_until_the_end(&network.runtime), Vec::<String>::new(), "{what}");
     assert_eq!(a.transport.statistics().connections_rejected, rejected + 1, "{what}");
 }
 
 #[test]
-fn garbage_behind_a_hello_ends_the_connection_and_nothing_behind_it_is_taken() {
+fn garbage_behind_a_hello_ends_the_connection_and_nothing_behind_it_is_delivered() {
     let mut network = Network::new(2);
     let peer = RawPeer::of(&mut network);
     let mut a = network.start(A);
@@ -98,40 +98,40 @@ fn lengths_that_contradict_each_other_end_the_connection_however_sound_the_check
 }
 
 #[test]
-fn a_message_of_the_greatest_length_is_taken_and_one_byte_more_is_refused_by_its_header() {
+fn a_message_of_the_maximum_length_is_accepted_and_one_byte_more_is_refused_by_its_header() {
     let mut network = Network::new(2);
     let peer = RawPeer::of(&mut network);
     let mut a = network.start(A);
     let largest = envelope(B, A, "largest", vec![Bytes::from(vec![b'.'; MAX_FRAME_BYTES - HEADER_BYTES - 4 - 7])]);
-    // The hello is taken together with the beginning of what only a peer may send.
-    let _stream = peer.say(&[hello(), bytes_of(largest.clone()), message("next")].concat());
+    // One read returns the hello and the beginning of a frame that only a peer may send.
+    let _stream = peer.dial_and_send(&[hello(), bytes_of(largest.clone()), message("next")].concat());
     assert!(a.events.message(&network.runtime) == largest, "it was changed");
     assert_eq!(a.events.body(&network.runtime), "next");
     let mut header = message("");
     header[12..16].copy_from_slice(&((MAX_FRAME_BYTES - HEADER_BYTES) as u32 + 1).to_le_bytes());
     seal_header(&mut header);
-    let mut stream = peer.say(&[hello(), header].concat());
-    said_until_closed(&mut stream);
+    let mut stream = peer.dial_and_send(&[hello(), header].concat());
+    received_until_closed(&mut stream);
     assert_eq!(a.transport.statistics().connections_rejected, 1);
 }
 
 #[test]
-fn a_stranger_s_first_frame_has_a_limit_of_its_own() {
+fn the_first_frame_of_a_stranger_has_a_limit_of_its_own() {
     const LIMIT: usize = 4 << 10;
     let mut network = Network::new(2);
     let peer = RawPeer::of(&mut network);
     let mut a = network.start(A);
     let first = |bytes: usize| message(&"x".repeat(bytes - HEADER_BYTES));
-    let _stream = peer.say(&first(LIMIT));
+    let _stream = peer.dial_and_send(&first(LIMIT));
     assert_eq!(a.events.body(&network.runtime).len(), LIMIT - HEADER_BYTES);
-    let mut stream = peer.say(&first(LIMIT + 1));
-    assert_eq!(said_until_closed(&mut stream), b"");
+    let mut stream = peer.dial_and_send(&first(LIMIT + 1));
+    assert_eq!(received_until_closed(&mut stream), b"");
     assert_eq!(a.transport.statistics().connections_rejected, 1);
     assert_eq!(a.events.drain(), []);
 }
 
 #[test]
-fn a_listener_that_says_anything_but_signs_of_life_is_dialled_anew() {
+fn a_listener_that_sends_anything_but_signs_of_life_is_dialled_again() {
     let mut network = Network::new(2);
     let peer = RawPeer::of(&mut network);
     let mut options = network.options(A);
@@ -139,23 +139,23 @@ fn a_listener_that_says_anything_but_signs_of_life_is_dialled_anew() {
     let mut a = network.start_with(options);
     let greeting = Greeting::with(Answer::Accepted).to_bytes();
     let alive = super::super::super::greeting::ALIVE;
-    for said in [&greeting[..], &hello(), &[0], &[alive, alive, alive ^ 1], &[0xff; 4096]] {
+    for sent in [&greeting[..], &hello(), &[0], &[alive, alive, alive ^ 1], &[0xff; 4096]] {
         let mut stream = peer.accept();
         a.events.wait_for(&network.runtime, &TransportEvent::Connected(B));
-        stream.write_all(said).expect("the connection stands");
+        stream.write_all(sent).expect("the connection is open");
         a.events.wait_for(&network.runtime, &TransportEvent::Disconnected(B));
-        assert_eq!(said_until_closed(&mut stream), b"");
+        assert_eq!(received_until_closed(&mut stream), b"");
     }
     let mut stream = peer.accept();
     a.events.wait_for(&network.runtime, &TransportEvent::Connected(B));
-    stream.write_all(&[alive; 1000]).expect("the connection stands");
+    stream.write_all(&[alive; 1000]).expect("the connection is open");
     a.transport.send(envelope(A, B, "still here", vec![]));
     assert_eq!(body_of(&Reader::of(stream).next(100)), "still here");
     assert_eq!(a.events.drain(), []);
 }
 
 #[test]
-fn a_greeting_that_is_wrong_in_any_byte_of_its_mark_makes_no_connection() {
+fn a_greeting_with_any_wrong_byte_in_its_magic_number_makes_no_connection() {
     let mut network = Network::new(2);
     let peer = RawPeer::of(&mut network);
     let mut options = network.options(A);
@@ -167,7 +167,7 @@ fn a_greeting_that_is_wrong_in_any_byte_of_its_mark_makes_no_connection() {
         let mut greeting = Greeting::with(Answer::Accepted).to_bytes();
         greeting[byte] ^= 1;
         stream.write_all(&greeting).expect("the dialler waits for it");
-        assert_eq!(said_until_closed(&mut stream), b"", "byte {byte}");
+        assert_eq!(received_until_closed(&mut stream), b"", "byte {byte}");
     }
     assert_eq!(a.events.drain(), []);
 }

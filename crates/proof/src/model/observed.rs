@@ -1,0 +1,69 @@
+//! The observed state of a replica and its disk: everything that the properties depend on.
+
+use rsml::core::Replica;
+use rsml::{Message, Sequence, View};
+
+use super::node::Disk;
+
+/// A replica and its disk, as seen from outside.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Observed {
+    /// The promise on disk.
+    pub durable_promise: View,
+    /// The promise in memory.
+    pub promised: View,
+    /// The view whose log is on disk.
+    pub accepted: View,
+    pub is_primary: bool,
+    /// The log on disk, from the first sequence on, by the hashes of its entries.
+    pub disk: Vec<u64>,
+    /// The entries that this replica believes to be chosen, in the same way.
+    pub chosen: Vec<u64>,
+    /// How many log writes are on their way to the disk.
+    pub writes: usize,
+}
+
+pub fn hash(entry: &[u8]) -> u64 {
+    xxhash_rust::xxh3::xxh3_64(entry)
+}
+
+impl Observed {
+    pub fn of(replica: &Replica, disk: &Disk, writes: usize) -> Observed {
+        let status = replica.status();
+        let chosen = (1..=status.commit.0).map(|sequence| {
+            let value = replica.value_at(Sequence(sequence)).expect("small logs stay in memory");
+            hash(&value.to_bytes())
+        });
+        Observed {
+            durable_promise: disk.hard.promised,
+            promised: status.view,
+            accepted: disk.hard.accepted_view,
+            is_primary: replica.primary() == Some(replica.id()),
+            disk: disk.entries.iter().map(|entry| hash(entry)).collect(),
+            chosen: chosen.collect(),
+            writes,
+        }
+    }
+}
+
+/// Checks that everything a message claims is exactly what is durable when it leaves (rule 3).
+pub fn check_claim(message: &Message, promised: View, disk: &Disk) -> Result<(), &'static str> {
+    let durable = &disk.hard;
+    let is_log = |view: u64, last: u64| (View(view), last) == (durable.accepted_view, disk.entries.len() as u64);
+    let fits = |holds: bool, text: &'static str| if holds { Ok(()) } else { Err(text) };
+    match message {
+        Message::Prepare(m) => {
+            fits(durable.promised.0 >= m.view, "a 1a leaves before the promise of its sender is durable")
+        }
+        Message::Promise(m) => {
+            fits(durable.promised.0 == m.view, "a 1b leaves before the promise is durable, or after a higher one")?;
+            fits(is_log(m.accepted_view, m.last), "a 1b reports another log than the durable one")
+        }
+        Message::Accepted(m) => {
+            fits(promised.0 == m.view, "a 2b leaves in another view than the promised one")?;
+            fits(durable.promised.0 >= m.view, "a 2b leaves before the promise is durable")?;
+            fits(is_log(m.durable_view, m.durable_last), "a 2b reports another log than the durable one")
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,108 @@
+//! The inputs of the core: messages, calls of local users, completions of its driver, and the
+//! passing of time.
+
+use bytes::Bytes;
+
+use super::output::LogRead;
+use super::snapshot::{InstallEvent, SnapshotPiece};
+use crate::message::MessageHeader;
+use crate::{Instant, Message, ReplicaId, Sequence, Sessions, WriteId};
+
+/// Names a request of a local caller; chosen by the driver, never used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RequestId(pub u64);
+
+/// Names a read of a local caller; chosen by the driver, never used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ReadId(pub u64);
+
+/// Names a transfer of leadership that a local caller asked for; chosen by the driver, never used
+/// twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TransferId(pub u64);
+
+/// One event; see [`super::Replica::step`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Input {
+    /// Time passed. At least one per fifth of a heartbeat is expected.
+    Tick,
+    /// A message arrived.
+    Receive {
+        /// Its header: the replica that sent it.
+        sender: MessageHeader,
+        /// Its body.
+        message: Message,
+        /// The entries or requests that travel with it.
+        payload: Vec<Bytes>,
+    },
+    /// The connection to that peer ended: a hint that it may be dead.
+    Disconnected(ReplicaId),
+    /// A local caller wants `payload` executed.
+    Propose {
+        /// The name of the request in the outputs.
+        id: RequestId,
+        /// The request to execute; opaque to the core.
+        payload: Bytes,
+    },
+    /// The caller of the request gave up: a request that has no number yet is taken back.
+    Cancel(RequestId),
+    /// The caller of the request with this number in the replica's own session gave up: the request
+    /// is replaced by a void, as far as that is still possible.
+    GiveUp(u64),
+    /// A local caller wants a linearizable read point.
+    Read(ReadId),
+    /// The caller of the read gave up.
+    CancelRead(ReadId),
+    /// A local caller wants another replica to lead: `to`, or the one that is furthest along.
+    Transfer {
+        /// The name of the transfer in the outputs.
+        id: TransferId,
+        /// The replica that shall lead.
+        to: Option<ReplicaId>,
+        /// When the caller gives up waiting.
+        deadline: Instant,
+    },
+    /// Whether this replica may lead. At start it may. A replica that may not lead still votes.
+    Eligible(bool),
+    /// Whether storage has space for more writes. At start it has.
+    Space(bool),
+    /// Whether storage has far more space than it needs: enough to keep the log for a peer that
+    /// installs a snapshot, however much is written meanwhile. At start it has.
+    Room(bool),
+    /// This replica is about to stop: it stops leading.
+    Stopping,
+    /// Storage completed every log write up to and including this one.
+    Durable(WriteId),
+    /// The executor applied everything through `sequence`, which left these sessions, time and
+    /// digest.
+    Applied {
+        /// The last value applied.
+        sequence: Sequence,
+        /// The sessions after it.
+        sessions: Sessions,
+        /// Replicated time after it, in microseconds.
+        time_us: u64,
+        /// The running digest after it.
+        digest: u64,
+    },
+    /// The running digest at each multiple of the digest interval that the executor reached.
+    Digests(Vec<(Sequence, u64)>),
+    /// The database has reached the disk.
+    Persisted {
+        /// It would survive a crash through this sequence.
+        sequence: Sequence,
+        /// The bytes that the log takes on disk.
+        log_bytes: u64,
+    },
+    /// The result of an [`Outputs::read_snapshot`](super::Outputs::read_snapshot).
+    SnapshotRead(SnapshotPiece),
+    /// The result of steps in [`Outputs::install`](super::Outputs::install).
+    Installed(InstallEvent),
+    /// Entries read from storage, as asked for by [`Outputs::read_log`](super::Outputs::read_log).
+    LogRead {
+        /// The question.
+        read: LogRead,
+        /// The entries from `read.from` on; none if the first is trimmed or damaged.
+        entries: Vec<Bytes>,
+    },
+}

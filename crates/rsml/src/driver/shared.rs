@@ -1,0 +1,105 @@
+//! The state that the threads of a replica share, except for the core itself.
+
+use std::sync::PoisonError;
+use std::time::Instant as StdInstant;
+
+use tokio::sync::watch;
+
+use super::heartbeat::Heartbeats;
+use super::inbox::Inbox;
+use super::options::ReplicaOptions;
+use super::status::{DriverStatus, RoleChange};
+use super::sync;
+use super::sync::atomic::{AtomicU64, AtomicUsize};
+use super::sync::{Mutex, MutexGuard};
+use super::waiters::{ReadWaiters, RequestWaiters, TransferWaiters};
+use super::work::{ApplyWork, Event, LogWork, SnapshotWork};
+use crate::Instant;
+
+pub struct ReplicaShared {
+    /// Events that wait for the core.
+    pub inbox: Inbox<Event>,
+    /// Bytes of entries and requests from peers in `inbox`.
+    pub waiting_bytes: AtomicUsize,
+    /// The bound of `waiting_bytes`.
+    pub max_waiting_bytes: usize,
+    pub beats: Heartbeats,
+    pub log: Inbox<LogWork>,
+    pub apply: Inbox<ApplyWork>,
+    pub snapshots: Inbox<SnapshotWork>,
+    requests: Mutex<RequestWaiters>,
+    reads: Mutex<ReadWaiters>,
+    transfers: Mutex<TransferWaiters>,
+    /// The last sequence that the database has applied.
+    pub applied: AtomicU64,
+    status: Mutex<DriverStatus>,
+    pub watch: watch::Sender<RoleChange>,
+    /// When the core's time was 0.
+    pub started: StdInstant,
+    /// The next [`RequestId`](crate::core::RequestId), `ReadId` or `TransferId`.
+    pub next_id: AtomicU64,
+    /// The number of requests and reads without an answer. If it is 0, a new one has no others to
+    /// share a batch with.
+    pub unfinished: AtomicUsize,
+}
+
+impl ReplicaShared {
+    pub fn new(options: &ReplicaOptions, started: StdInstant, status: DriverStatus) -> Self {
+        let role = RoleChange {
+            view: status.core.view,
+            primary: None,
+            is_primary: false,
+            established: false,
+            recovered: false,
+            failed: None,
+        };
+        ReplicaShared {
+            inbox: Inbox::new(),
+            waiting_bytes: AtomicUsize::new(0),
+            max_waiting_bytes: options.max_waiting_bytes,
+            beats: Heartbeats::new(options.stalled_after),
+            log: Inbox::new(),
+            apply: Inbox::new(),
+            snapshots: Inbox::new(),
+            requests: Mutex::new(RequestWaiters::new()),
+            reads: Mutex::new(ReadWaiters::default()),
+            transfers: Mutex::new(TransferWaiters::default()),
+            applied: AtomicU64::new(status.digest_sequence.0),
+            status: Mutex::new(status),
+            watch: watch::Sender::new(role),
+            started,
+            next_id: AtomicU64::new(1),
+            unfinished: AtomicUsize::new(0),
+        }
+    }
+
+    /// The core's time.
+    pub fn now(&self) -> Instant {
+        self.at(sync::now())
+    }
+
+    /// The core's time at `instant`; 0 if that lies before the start.
+    pub fn at(&self, instant: StdInstant) -> Instant {
+        Instant(instant.saturating_duration_since(self.started).as_micros() as u64)
+    }
+}
+
+/// The locks stay usable after a panic: the panic ends the replica, and the callers that wait must
+/// still be answered.
+impl ReplicaShared {
+    pub fn status(&self) -> MutexGuard<'_, DriverStatus> {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn requests(&self) -> MutexGuard<'_, RequestWaiters> {
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn reads(&self) -> MutexGuard<'_, ReadWaiters> {
+        self.reads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn transfers(&self) -> MutexGuard<'_, TransferWaiters> {
+        self.transfers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
