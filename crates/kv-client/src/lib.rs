@@ -38,13 +38,14 @@
 //! one of a fixed list (`endpoint_list`). Each `endpoint` has tasks that connect when there is
 //! something to send, with back-off. A `session` is one connection from its first request to its
 //! end: many requests in flight at once, answered in their order, without shared state or locks.
-//! Only `connector` knows what a connection is made of, and only `codec` and `convert` know the
-//! wire format and its structs.
+//! Only `connector` knows what a connection is made of, and only `codec` knows the wire format.
+//! `convert` translates between the structs of the wire and those of this crate.
 //!
 //! **Bounds.** [`Options::max_in_flight`] bounds the requests in flight on each connection,
 //! [`Options::max_in_flight_bytes`] their memory for each database, and
 //! [`Options::max_transaction_bytes`] the size of a transaction. A range of any length is read in
-//! pages ([`Options::range_page_bytes`]). Requests beyond a bound wait.
+//! pages ([`Options::range_page_bytes`]). Requests beyond a bound wait; a transaction beyond its
+//! bound fails.
 //!
 //! **Which requests a [`Client`] sends again.** A request that was not sent goes to the next
 //! endpoint. A read also goes there if its connection broke, or if there was no answer for

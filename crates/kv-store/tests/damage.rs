@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use kv_api::{KeyRef, KvError, Version};
-use kv_store::{StateBlob, StoreOptions, TransactionalKvDatabase};
+use kv_store::{StoreOptions, TransactionalKvDatabase};
 use support::place::rocks::RocksHome;
 use support::{apply_one, commit, commit_having_read, set, timeless};
 

@@ -17,6 +17,8 @@
 //! The protocol itself is in [`core`]: one deterministic state machine without I/O, clock or
 //! threads.
 
+#![warn(missing_docs)]
+
 #[macro_use]
 pub mod coverage;
 

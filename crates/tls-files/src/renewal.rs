@@ -34,11 +34,6 @@ impl RenewedTls {
         Ok(RenewedTls { files, subject, in_use, reading: Arc::default(), report: Box::new(report) })
     }
 
-    /// The files as configured.
-    pub fn files(&self) -> &TlsFiles {
-        &self.files
-    }
-
     /// The configurations for the present contents of the files, or for the last contents that
     /// could be used. Reads the files on tokio's blocking threads.
     pub async fn current(self: &Arc<Self>) -> Configurations {

@@ -48,7 +48,9 @@ fn log_blocked(status: &DriverStatus) -> Option<Problem> {
     let (from, to) = status.core.blocked?;
     Some(Problem::new(
         "log_blocked",
-        format!("no replica can lead: entries {from} to {to} are blocked, all disks that had them have lost them"),
+        format!(
+            "no replica can lead: entries {from} to {to} are blocked, because all disks that had them have lost them"
+        ),
         "bring back a disk that has them, or restore a backup of all replicas (see \"A damaged log or database\" in \
          docs/OPERATIONS.md)",
     ))

@@ -163,7 +163,7 @@ pub trait Cursor {
 pub enum EngineKind {
     /// On disk. Only in builds with the cargo feature `rocksdb`, which is on by default.
     RocksDb,
-    /// In memory: lost when the process ends.
+    /// In memory, for tests: lost when the process ends.
     Memory,
 }
 

@@ -14,7 +14,7 @@ use super::table::Table;
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
     pub replicas: u8,
-    /// The first so many views that can be led: the first of each replica, then the second of each,
+    /// This many views can be led: the first of each replica, then the second of each,
     /// and so on.
     pub views: u8,
     /// Values proposed by clients; each view adds a no-op of its own.

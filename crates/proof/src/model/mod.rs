@@ -13,7 +13,7 @@
 //! - **Time** does not exist: every timeout fires whenever the checker likes, see
 //!   [`Replica::canonicalize`].
 //!
-//! # What is left out
+//! # Left out
 //! - A *pre-vote* is one step: a replica whose timeout fires stands for election with the grant of
 //!   any other, whether that one would grant it or not. This allows more campaigns than in practice
 //!   and never fewer, except after two replicas were asked in vain.
@@ -30,7 +30,7 @@
 //!
 //! Symmetry is not used: a view belongs to a replica, which makes the replicas different.
 //!
-//! # What is checked, in every state
+//! # Checked in every state
 //! - All deliveries agree.
 //! - Every entry that any replica believes to be chosen is durable on a quorum of disks, for good,
 //!   and under the view of the primary that was the first to know.

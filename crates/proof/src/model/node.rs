@@ -13,7 +13,7 @@ use rsml::{
     ReplicatedState, Sequence, Value, View,
 };
 
-use super::observed::{Observed, check_claim, hash};
+use super::observed::{Disk, Observed, check_claim, hash};
 use super::table::Table;
 
 /// The only time there is, apart from the moments at which timeouts fire.
@@ -30,13 +30,6 @@ pub struct Settings {
     pub pipeline: u64,
     /// Log writes are durable at once.
     pub instant_disk: bool,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Disk {
-    pub hard: HardState,
-    /// From the first sequence on.
-    pub entries: Vec<Bytes>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -1,9 +1,16 @@
 //! The observed state of a replica and its disk: everything that the properties depend on.
 
+use bytes::Bytes;
 use rsml::core::Replica;
-use rsml::{Message, Sequence, View};
+use rsml::{HardState, Message, Sequence, View};
 
-use super::node::Disk;
+/// A disk: hard state and log.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Disk {
+    pub hard: HardState,
+    /// From the first sequence on.
+    pub entries: Vec<Bytes>,
+}
 
 /// A replica and its disk, as seen from outside.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -226,7 +226,7 @@ impl Digests {
     }
 
     /// Where a peer other than `source` has another digest than a snapshot of the source with these
-    /// digests, unless a majority, the source included, has the same: that majority could go on
+    /// digests, unless a majority, the source included, has the same: that majority could proceed
     /// without this replica anyway.
     fn contradiction(
         &self,

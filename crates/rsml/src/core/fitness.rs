@@ -171,7 +171,7 @@ impl Replica {
         let should_lead = self.may_lead() && (!self.duty.is_full || self.lacks_space());
         if !should_lead && self.now >= self.timers.next_transfer && self.transfer.is_none() {
             let next = self.now.plus_us(4 * self.options.election_max_us);
-            // Without a successor this replica goes on leading.
+            // Without a successor this replica keeps leading.
             if self.begin_transfer(None, next).is_ok() {
                 coverage!("liveness.transfers_when_unfit");
                 self.timers.next_transfer = next;

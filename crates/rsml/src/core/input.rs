@@ -3,23 +3,11 @@
 
 use bytes::Bytes;
 
+use super::ids::{ReadId, RequestId, TransferId};
 use super::output::LogRead;
 use super::snapshot::{InstallEvent, SnapshotPiece};
 use crate::message::MessageHeader;
 use crate::{Instant, Message, ReplicaId, Sequence, Sessions, WriteId};
-
-/// Names a request of a local caller; chosen by the driver, never used twice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct RequestId(pub u64);
-
-/// Names a read of a local caller; chosen by the driver, never used twice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ReadId(pub u64);
-
-/// Names a transfer of leadership that a local caller asked for; chosen by the driver, never used
-/// twice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct TransferId(pub u64);
 
 /// One event; see [`super::Replica::step`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -22,8 +22,8 @@
 //! - **Phase 2** replicates. The primary alone extends the log. It sends each entry to all others
 //!   in an *accept* (2a), and they answer once the entry is durable (2b): that answer is a
 //!   **vote**. An entry is **chosen** (committed) when a quorum has voted for it in the current
-//!   view. Votes are cumulative, so many entries may be in flight, and a lost message costs nothing
-//!   but time. An accept without entries is the *heartbeat*.
+//!   view. Votes are cumulative, so any number of entries may be in flight, and a lost message
+//!   costs nothing but time. An accept without entries is the *heartbeat*.
 //! - The **commit point** is the sequence through which the log is known to be chosen. Chosen
 //!   entries are delivered to the executor; an entry that it has executed is **applied**.
 //!
@@ -96,6 +96,7 @@ mod digests;
 mod dispatch;
 mod fitness;
 mod forwarding;
+mod ids;
 mod input;
 mod learner;
 mod lease;
@@ -121,7 +122,8 @@ mod view_manager;
 
 pub use acceptor::Acceptor;
 pub use digests::{DivergedPeer, Divergence, DivergenceKind, RefusedCopy};
-pub use input::{Input, ReadId, RequestId, TransferId};
+pub use ids::{ReadId, RequestId, TransferId};
+pub use input::Input;
 pub use learner::Learner;
 pub use membership::Membership;
 pub use options::CoreOptions;

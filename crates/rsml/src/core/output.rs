@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::digests::Divergence;
-use super::input::{ReadId, RequestId, TransferId};
+use super::ids::{ReadId, RequestId, TransferId};
 use super::snapshot::{InstallStep, SnapshotRead};
 use super::transfer::TransferError;
 use crate::{Message, Persist, ReplicaId, Sequence, View};

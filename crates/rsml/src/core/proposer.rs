@@ -119,6 +119,11 @@ impl Proposer {
         if fresh.payloads.is_empty() {
             return Admission::Taken;
         }
+        assert_eq!(
+            session.last,
+            last + fresh.payloads.len() as u64,
+            "requests do not follow each other in their session"
+        );
         self.sessions.insert(disk, session);
         self.waiting_bytes += fresh.payloads.iter().map(Bytes::len).sum::<usize>();
         self.waiting.push_back(fresh);

@@ -1,4 +1,4 @@
-//! What the core and its driver exchange about snapshots: pieces for peers, and the steps of
+//! The exchange of core and driver about snapshots: pieces for peers, and the steps of
 //! building a database from a peer's pieces.
 
 use bytes::Bytes;

@@ -271,7 +271,7 @@ impl ViewManager {
         now < self.timer.quiet_until
     }
 
-    /// For how many microseconds pre-votes have been granted again for want of a primary.
+    /// For how many microseconds no primary has been heard, so that pre-votes are granted again.
     pub fn leaderless_us(&self, now: Instant) -> u64 {
         now.since_us(self.timer.quiet_until)
     }

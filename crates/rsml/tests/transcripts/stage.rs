@@ -151,7 +151,7 @@ impl Stage {
         let start = Start { recovered, entries, state, new_disk_id, new_cluster_id };
         this.core = Some(Replica::new(options, start, Instant(this.now)));
         self.write(&format!("{} starts", name(node)));
-        self.carry_out(node);
+        self.perform(node);
     }
 
     /// The process dies. Log writes that were not synchronised and messages in flight are lost; the
@@ -168,10 +168,10 @@ impl Stage {
         let Some(core) = &mut this.core else { return };
         core.step(Instant(this.now), input);
         core.check_invariants();
-        self.carry_out(node);
+        self.perform(node);
     }
 
-    fn carry_out(&mut self, node: usize) {
+    fn perform(&mut self, node: usize) {
         loop {
             let this = &mut self.nodes[node];
             let core = this.core.as_mut().expect("it runs");
@@ -308,7 +308,7 @@ impl Stage {
         for step in self.nodes[node].held_steps.take().unwrap_or_default() {
             self.install_step(node, step);
         }
-        self.carry_out(node);
+        self.perform(node);
     }
 
     /// From now on, this replica's database is slow.
@@ -321,7 +321,7 @@ impl Stage {
         for work in self.nodes[node].held_work.take().unwrap_or_default() {
             self.apply_work(node, work);
         }
-        self.carry_out(node);
+        self.perform(node);
     }
 
     /// The database survives a crash with all that it has applied; the log takes `log_bytes`.

@@ -31,7 +31,7 @@ async fn converse(session: &mut Session, with_history: bool) -> Result<ExitCode,
     loop {
         match inputs.next(session.prompt()).await? {
             Input::Line(line) => match session.execute(&line).await {
-                Ok(Next::GoOn) => {}
+                Ok(Next::Continue) => {}
                 Ok(Next::Quit) => break,
                 Err(failure) => output::remark(format!("error: {failure}")),
             },
@@ -55,7 +55,7 @@ async fn execute_all(session: &mut Session, args: ShellArgs) -> Result<ExitCode,
         };
         number += 1;
         match session.execute(&line).await {
-            Ok(Next::GoOn) => {}
+            Ok(Next::Continue) => {}
             Ok(Next::Quit) => break,
             Err(failure) if number == 1 => return Err(failure.with_text(|text| format!("line 1: {text}"))),
             // The lines before it were executed.

@@ -47,7 +47,7 @@ struct Open {
 /// The next step of the shell after a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
-    GoOn,
+    Continue,
     Quit,
 }
 
@@ -103,7 +103,7 @@ impl Session {
                 None => self.execute_alone(&statement).await?,
             },
         }
-        Ok(Next::GoOn)
+        Ok(Next::Continue)
     }
 
     async fn steer(&mut self, command: SessionCommand) -> Result<(), Failure> {

@@ -59,11 +59,11 @@ fn values(raw: &[(u64, u64)]) -> Vec<(Sequence, u64)> {
     raw.iter().map(|(sequence, digest)| (Sequence(*sequence), *digest)).collect()
 }
 
-fn hear(digests: &mut Watched, peer: u8, boot: u64, raw: &[(u64, u64)]) {
-    hear_inherited(digests, peer, boot, 0, raw);
+fn report(digests: &mut Watched, peer: u8, boot: u64, raw: &[(u64, u64)]) {
+    report_inherited(digests, peer, boot, 0, raw);
 }
 
-fn hear_inherited(digests: &mut Watched, peer: u8, boot: u64, inherited: u64, raw: &[(u64, u64)]) {
+fn report_inherited(digests: &mut Watched, peer: u8, boot: u64, inherited: u64, raw: &[(u64, u64)]) {
     digests.observe(&sender(peer, boot), Sequence(inherited), values(raw).into_iter());
 }
 
@@ -84,8 +84,8 @@ fn kind(digests: &Digests) -> Option<DivergenceKind> {
 #[test]
 fn values_of_unequal_sequences_are_not_compared() {
     let mut digests = digests(3, &[(1024, 7), (2048, 8)]);
-    hear(&mut digests, 1, 1, &[(1024, 7), (3072, 9)]);
-    hear(&mut digests, 2, 1, &[(512, 1), (4096, 2)]);
+    report(&mut digests, 1, 1, &[(1024, 7), (3072, 9)]);
+    report(&mut digests, 2, 1, &[(512, 1), (4096, 2)]);
     assert_eq!((digests.verdict(), digests.diverged_peers().len()), (None, 0));
     assert!(!digests.differs);
 }
@@ -93,9 +93,9 @@ fn values_of_unequal_sequences_are_not_compared() {
 #[test]
 fn the_minority_stops_and_names_sequence_digests_and_the_replicas_that_agree() {
     let mut digests = digests(3, &[(1024, 0xA)]);
-    hear(&mut digests, 0, 1, &[(1024, 0xB)]);
+    report(&mut digests, 0, 1, &[(1024, 0xB)]);
     assert_eq!(digests.verdict(), None, "one against one decides nothing");
-    hear(&mut digests, 2, 1, &[(1024, 0xB)]);
+    report(&mut digests, 2, 1, &[(1024, 0xB)]);
     let text = digests.verdict().expect("two against one").to_string();
     assert_eq!(
         text,
@@ -109,31 +109,31 @@ fn the_majority_is_one_of_the_voters_and_not_of_all_members() {
     let mut digests = digests(5, &[(1024, 0xA)]);
     let disks = (0..3).map(|id| (ReplicaId(id), DiskId(u128::from(id)))).collect();
     digests.membership.adopt(&crate::Configuration { epoch: Epoch(1), disks });
-    hear(&mut digests, 1, 1, &[(1024, 0xB)]);
+    report(&mut digests, 1, 1, &[(1024, 0xB)]);
     assert_eq!(digests.verdict(), None, "one against one decides nothing");
-    hear(&mut digests, 2, 1, &[(1024, 0xB)]);
+    report(&mut digests, 2, 1, &[(1024, 0xB)]);
     assert_eq!(kind(&digests), Some(DivergenceKind::Minority { agreed: 0xB }));
 }
 
 #[test]
 fn the_majority_goes_on_and_outvotes_the_other_until_it_starts_again() {
     let mut digests = digests(3, &[(1024, 0xA), (2048, 0xA)]);
-    hear(&mut digests, 1, 1, &[(1024, 0xA)]);
-    hear(&mut digests, 2, 1, &[(1024, 0xB), (2048, 0xC)]);
+    report(&mut digests, 1, 1, &[(1024, 0xA)]);
+    report(&mut digests, 2, 1, &[(1024, 0xB), (2048, 0xC)]);
     let diverged = DivergedPeer { sequence: Sequence(1024), expected: 0xA, found: 0xB };
     assert_eq!(digests.diverged_peers(), [(ReplicaId(2), diverged)].into());
-    hear(&mut digests, 2, 1, &[(2048, 0xC), (3072, 0xD)]);
+    report(&mut digests, 2, 1, &[(2048, 0xC), (3072, 0xD)]);
     digests.tick(Instant(1 << 40), 1 << 40);
     assert_eq!(digests.verdict(), None, "what it says meanwhile does not count");
-    hear(&mut digests, 2, 2, &[(2048, 0xA)]);
-    assert!(digests.diverged_peers().is_empty(), "its next start is judged anew");
+    report(&mut digests, 2, 2, &[(2048, 0xA)]);
+    assert!(digests.diverged_peers().is_empty(), "its next start is judged again");
 }
 
 #[test]
 fn a_digest_that_arrives_early_is_compared_once_this_replica_has_its_own() {
     let mut digests = digests(3, &[]);
-    hear(&mut digests, 0, 1, &[(1024, 0xB)]);
-    hear(&mut digests, 2, 1, &[(1024, 0xB)]);
+    report(&mut digests, 0, 1, &[(1024, 0xB)]);
+    report(&mut digests, 2, 1, &[(1024, 0xB)]);
     digests.record(&values(&[(1024, 0xA)]));
     assert_eq!(kind(&digests), Some(DivergenceKind::Minority { agreed: 0xB }));
 }
@@ -141,25 +141,25 @@ fn a_digest_that_arrives_early_is_compared_once_this_replica_has_its_own() {
 #[test]
 fn where_no_majority_can_come_about_everyone_stops_at_once() {
     let mut two = digests(2, &[(1024, 1)]);
-    hear(&mut two, 1, 1, &[(1024, 2)]);
+    report(&mut two, 1, 1, &[(1024, 2)]);
     assert_eq!(kind(&two), Some(DivergenceKind::NoMajority));
     let mut three = digests(3, &[(1024, 1)]);
-    hear(&mut three, 1, 1, &[(1024, 2)]);
-    hear(&mut three, 2, 1, &[(1024, 3)]);
+    report(&mut three, 1, 1, &[(1024, 2)]);
+    report(&mut three, 2, 1, &[(1024, 3)]);
     assert_eq!(kind(&three), Some(DivergenceKind::NoMajority));
     let mut five = digests(5, &[(1024, 1)]);
     for (peer, value) in [(1, 1), (2, 2), (3, 2)] {
-        hear(&mut five, peer, 1, &[(1024, value)]);
+        report(&mut five, peer, 1, &[(1024, value)]);
     }
     assert_eq!(kind(&five), None, "the fifth decides");
-    hear(&mut five, 4, 1, &[(1024, 1)]);
+    report(&mut five, 4, 1, &[(1024, 1)]);
     assert_eq!((kind(&five), five.diverged_peers().len()), (None, 2));
 }
 
 #[test]
 fn a_mismatch_that_stays_undecided_stops_the_replica_but_time_asleep_does_not_count() {
     let mut digests = digests(3, &[(1024, 1)]);
-    hear(&mut digests, 1, 1, &[(1024, 2)]);
+    report(&mut digests, 1, 1, &[(1024, 2)]);
     digests.tick(Instant(100 * ELECTION_US), 50_000);
     assert_eq!(digests.verdict(), None, "it was stalled and has not waited");
     for tick in 1..=60 {
@@ -171,9 +171,9 @@ fn a_mismatch_that_stays_undecided_stops_the_replica_but_time_asleep_does_not_co
 #[test]
 fn a_replica_that_installed_a_wrong_snapshot_has_no_vote_for_it() {
     let mut digests = digests(3, &[(1024, 1), (2048, 2)]);
-    hear(&mut digests, 1, 1, &[(1024, 1), (2048, 9)]);
+    report(&mut digests, 1, 1, &[(1024, 1), (2048, 9)]);
     // It took the copy between the two: whatever it says about 2048 is what it was given.
-    hear_inherited(&mut digests, 2, 1, 1500, &[(1024, 1), (2048, 9), (3072, 10)]);
+    report_inherited(&mut digests, 2, 1, 1500, &[(1024, 1), (2048, 9), (3072, 10)]);
     assert_eq!(kind(&digests), Some(DivergenceKind::NoMajority), "it is one against one");
 }
 
@@ -181,8 +181,8 @@ fn a_replica_that_installed_a_wrong_snapshot_has_no_vote_for_it() {
 fn a_replica_that_agreed_since_its_snapshot_with_the_one_it_contradicts_now_has_a_vote() {
     for agreed in [3072, 4096] {
         let mut digests = digests(3, &[(agreed, 1), (5120, 2)]);
-        hear(&mut digests, 1, 1, &[(5120, 9)]);
-        hear_inherited(&mut digests, 2, 1, 3072, &[(agreed, 1), (5120, 9)]);
+        report(&mut digests, 1, 1, &[(5120, 9)]);
+        report_inherited(&mut digests, 2, 1, 3072, &[(agreed, 1), (5120, 9)]);
         assert_eq!(kind(&digests), Some(DivergenceKind::Minority { agreed: 9 }));
     }
 }
@@ -192,8 +192,8 @@ fn an_inherited_digest_is_no_vote_though_none_is_known_to_differ() {
     // Earlier digests may still arrive. Without them it stays unknown whether the snapshot was
     // right.
     let mut digests = digests(3, &[(2048, 1), (5120, 2)]);
-    hear(&mut digests, 1, 1, &[(5120, 9)]);
-    hear_inherited(&mut digests, 2, 1, 3072, &[(2048, 1), (5120, 9)]);
+    report(&mut digests, 1, 1, &[(5120, 9)]);
+    report_inherited(&mut digests, 2, 1, 3072, &[(2048, 1), (5120, 9)]);
     assert_eq!(kind(&digests), None, "what it had at 4096 would decide");
     for tick in 1..=60 {
         digests.tick(Instant(tick * 50_000), 50_000);
@@ -204,16 +204,16 @@ fn an_inherited_digest_is_no_vote_though_none_is_known_to_differ() {
 #[test]
 fn a_difference_in_the_interval_of_the_copy_is_taken_for_inherited() {
     let mut digests = digests(3, &[(2048, 1), (3072, 2)]);
-    hear(&mut digests, 1, 1, &[(3072, 9)]);
-    hear_inherited(&mut digests, 2, 1, 2500, &[(2048, 1), (3072, 9)]);
+    report(&mut digests, 1, 1, &[(3072, 9)]);
+    report_inherited(&mut digests, 2, 1, 2500, &[(2048, 1), (3072, 9)]);
     assert_eq!(kind(&digests), Some(DivergenceKind::NoMajority));
 }
 
 #[test]
 fn agreeing_with_the_source_of_the_snapshot_makes_no_vote() {
     let mut digests = digests(3, &[(4096, 2)]);
-    hear(&mut digests, 1, 1, &[(3072, 8), (4096, 9)]);
-    hear_inherited(&mut digests, 2, 1, 3072, &[(3072, 8), (4096, 9)]);
+    report(&mut digests, 1, 1, &[(3072, 8), (4096, 9)]);
+    report_inherited(&mut digests, 2, 1, 3072, &[(3072, 8), (4096, 9)]);
     assert_eq!(kind(&digests), None, "the own value at 3072, which is lost, would decide");
 }
 
@@ -224,9 +224,9 @@ fn a_replica_with_an_inherited_database_stops_only_if_it_knows_that_its_snapshot
         digests.replace(Sequence(3072), &values(&[(2048, 1), (3072, 1)]));
         digests.record(&values(&[(4096, 2)]));
         for peer in [1, 2] {
-            hear_inherited(&mut digests, peer, 1, 3072, &[(agreed, 1), (4096, 9)]);
+            report_inherited(&mut digests, peer, 1, 3072, &[(agreed, 1), (4096, 9)]);
         }
-        hear(&mut digests, 3, 1, &[(4096, 9)]);
+        report(&mut digests, 3, 1, &[(4096, 9)]);
         assert_eq!(kind(&digests), verdict, "agreed at {agreed}");
     }
 }
@@ -234,8 +234,8 @@ fn a_replica_with_an_inherited_database_stops_only_if_it_knows_that_its_snapshot
 #[test]
 fn a_snapshot_that_others_contradict_is_known() {
     let mut digests = digests(3, &[]);
-    hear(&mut digests, 1, 1, &[(1024, 1), (2048, 9)]);
-    hear(&mut digests, 2, 1, &[(1024, 1), (2048, 2)]);
+    report(&mut digests, 1, 1, &[(1024, 1), (2048, 9)]);
+    report(&mut digests, 2, 1, &[(1024, 1), (2048, 2)]);
     assert!(digests.refuse(ReplicaId(1), &values(&[(1024, 1), (2048, 9)])));
     assert!(!digests.refuse(ReplicaId(1), &values(&[(1024, 1), (3072, 9)])));
 }
@@ -244,8 +244,8 @@ fn a_snapshot_that_others_contradict_is_known() {
 fn a_refused_snapshot_is_worth_another_fetch_once_more_is_known() {
     let refused = || {
         let mut digests = digests(3, &[]);
-        hear(&mut digests, 1, 1, &[(1024, 1), (2048, 9)]);
-        hear(&mut digests, 2, 1, &[(1024, 1), (2048, 2)]);
+        report(&mut digests, 1, 1, &[(1024, 1), (2048, 9)]);
+        report(&mut digests, 2, 1, &[(1024, 1), (2048, 2)]);
         assert!(digests.refuse(ReplicaId(1), &values(&[(1024, 1), (2048, 9)])));
         let refused = digests.refused(ReplicaId(1)).expect("nothing is known since");
         assert_eq!((refused.sequence, refused.found), (Sequence(2048), 9));
@@ -253,10 +253,10 @@ fn a_refused_snapshot_is_worth_another_fetch_once_more_is_known() {
         digests
     };
     let mut digests = refused();
-    hear(&mut digests, 1, 2, &[]);
+    report(&mut digests, 1, 2, &[]);
     assert!(digests.refused(ReplicaId(1)).is_some(), "a new start changes no database");
     assert!(digests.refused(ReplicaId(2)).is_none(), "that one's copy was not seen");
-    hear(&mut digests, 2, 2, &[(2048, 9)]);
+    report(&mut digests, 2, 2, &[(2048, 9)]);
     assert!(digests.refused(ReplicaId(1)).is_none(), "who contradicted has another database now");
     let mut digests = refused();
     digests.observe(&sender(1, 1), Sequence(2048), [].into_iter());
@@ -266,7 +266,7 @@ fn a_refused_snapshot_is_worth_another_fetch_once_more_is_known() {
     assert!(digests.refused(ReplicaId(1)).is_none(), "another disk is in the place of the source's");
     let mut digests = refused();
     let later: Vec<(u64, u64)> = (3..=2 + KEPT as u64).map(|place| (1024 * place, place)).collect();
-    hear(&mut digests, 1, 1, &later);
+    report(&mut digests, 1, 1, &later);
     assert!(digests.refused(ReplicaId(1)).is_none(), "the source tells nothing any more of what was recorded then");
     let mut digests = refused();
     digests.replace(Sequence(3000), &values(&[(2048, 2)]));
@@ -279,15 +279,15 @@ fn a_refused_snapshot_is_worth_another_fetch_once_more_is_known() {
 #[test]
 fn a_copy_like_the_databases_of_a_majority_is_taken_though_one_contradicts() {
     let mut digests = digests(5, &[]);
-    hear(&mut digests, 0, 1, &[(1024, 1), (2048, 9)]);
-    hear(&mut digests, 1, 1, &[(2048, 2), (3072, 3)]);
+    report(&mut digests, 0, 1, &[(1024, 1), (2048, 9)]);
+    report(&mut digests, 1, 1, &[(2048, 2), (3072, 3)]);
     let copy = values(&[(1024, 1), (2048, 2), (3072, 3)]);
     assert!(digests.refuse(ReplicaId(1), &copy), "one against one");
-    hear(&mut digests, 2, 1, &[(512, 7), (3072, 3)]);
+    report(&mut digests, 2, 1, &[(512, 7), (3072, 3)]);
     assert!(digests.refuse(ReplicaId(1), &copy), "two of five");
-    hear(&mut digests, 3, 1, &[(1024, 1)]);
+    report(&mut digests, 3, 1, &[(1024, 1)]);
     assert!(digests.refuse(ReplicaId(1), &copy), "the third tells only what was before the difference");
-    hear(&mut digests, 3, 1, &[(2048, 2)]);
+    report(&mut digests, 3, 1, &[(2048, 2)]);
     assert!(!digests.refuse(ReplicaId(1), &copy));
     assert!(digests.refuse(ReplicaId(0), &values(&[(1024, 1), (2048, 9)])));
 }
@@ -304,8 +304,8 @@ fn values_of_a_database_that_was_replaced_count_no_more() {
 #[test]
 fn a_restart_of_the_other_ends_a_mismatch() {
     let mut digests = digests(3, &[(1024, 1)]);
-    hear(&mut digests, 1, 1, &[(1024, 2)]);
-    hear(&mut digests, 1, 2, &[(1024, 1)]);
+    report(&mut digests, 1, 1, &[(1024, 2)]);
+    report(&mut digests, 1, 2, &[(1024, 1)]);
     for tick in 1..=100 {
         digests.tick(Instant(tick * 50_000), 50_000);
     }
