@@ -1,9 +1,10 @@
-"""Changes comparisons, sums and conditions of a crate, one at a time, and tells which changes no test notices; called by
-scripts/boundaries.sh, where the options are told.
+"""Changes comparisons, sums and conditions of a crate, one at a time, and lists the changes that no test notices; called by
+scripts/boundaries.sh, which explains the options.
 
-cargo-mutants says what can be changed. All changes are built at once, each behind a switch (`switched.py`), in a copy of
-the tree; then the tests are run for each, those of the changed module first and then the quick ones, until one fails, and for
-the consensus core the simulator with fixed seeds. A change that does not compile is none. Where the tests fail without any change, the run ends.
+cargo-mutants lists the possible changes. All of them are built at once, each behind a switch (`switched.py`), in a copy of
+the tree. Then the tests run for each change, those of the changed module first and then the quick ones, until one fails, and
+for the consensus core the simulator with fixed seeds. A change that does not compile is skipped. If the tests fail without
+any change, the run ends.
 """
 
 import argparse
@@ -21,7 +22,7 @@ from pathlib import Path
 from run import ROOT, Broken, Copy, run, sources
 from switched import VARIABLE, NotSwitchable, Switched
 
-# What is compared in these files decides something.
+# Files whose comparisons decide verdicts, versions or votes.
 FILES = {
     "kv-store": ["commit/conflict_index", "commit/conflicts", "commit/idempotency", "engine/superseded", "gc/range_clears",
                  "gc/step/cleared_ranges", "gc/step/deleted_keys", "gc/step/mod", "gc/step/run", "gc/window", "read/readers",
@@ -32,9 +33,9 @@ TESTS = {
     "kv-store": ["-p", "kv-store", "--no-default-features", "--tests"],
     "rsml": ["-p", "rsml", "--lib", "--test", "transcripts"],
 }
-# What the unit tests need not run: it has nothing to do with what is changed, and takes long.
+# Unit tests that are skipped: they are unrelated to the changed files, and take long.
 SKIPPED = {"rsml": ["driver::", "transport::"]}
-# What no test notices, these runs of the simulator must: fixed seeds, which pass without any change.
+# Runs of the simulator that must notice the changes that no test notices: fixed seeds, which pass without any change.
 SIMULATED = {"rsml": [["--replicas", "mix"], ["--leases"], ["--corruption"]]}
 EDGES = {"<": "<=", ">": ">=", "<=": "<", ">=": ">"}
 OPERATORS = r"replace (==|!=|<|<=|>|>=|&&|\|\||[-+*/%|&^]|<<|>>|[-+*/%|&]=) with|delete !"
@@ -45,17 +46,17 @@ def options():
                                      epilog="Needs cargo-mutants: cargo install cargo-mutants --locked. The exit status is 2 if a "
                                             "change was left.")
     parser.add_argument("crate", choices=sorted(FILES))
-    parser.add_argument("files", nargs="*", metavar="FILE", help="in the crate's src, such as gc/window.rs; else those of its list")
-    parser.add_argument("--survivors", action="store_true", help="only what the last run left")
+    parser.add_argument("files", nargs="*", metavar="FILE", help="in the crate's src, such as gc/window.rs; default: the list of the crate")
+    parser.add_argument("--survivors", action="store_true", help="only the survivors of the last run")
     parser.add_argument("--edges", action="store_true", help="only < for <=, > for >=, and the reverse")
     parser.add_argument("--sample", type=int, metavar="N", help="N of the changes, drawn at random")
     parser.add_argument("--seeds", type=int, default=40, help="seeds of each run of the simulator (40)")
-    parser.add_argument("--place", type=Path, help="folder for the copy, what is built and the results")
+    parser.add_argument("--place", type=Path, help="folder for the copy, the build and the results")
     return parser.parse_args()
 
 
 def mutants(crate, files):
-    """What cargo-mutants would change."""
+    """The changes that cargo-mutants proposes."""
     command = ["cargo", "mutants", "--list", "--json", "--package", crate, "--re", OPERATORS]
     paths = [f"crates/{crate}/src/{file}" for file in files or [name + ".rs" for name in FILES[crate]]]
     listed = subprocess.run([*command, *(word for path in paths for word in ("--file", path))], cwd=ROOT, check=True,
@@ -64,7 +65,7 @@ def mutants(crate, files):
 
 
 def edges(found):
-    """Of all changes of a comparison, the one to its neighbour; cargo-mutants has no >= for > and no <= for <."""
+    """Of all changes of a comparison, only the one to its neighbour; cargo-mutants has no >= for > and no <= for <."""
     kept = {}
     for mutant in found:
         match = re.search(r"replace (<=?|>=?) with (\S+)", mutant["name"])
@@ -151,7 +152,7 @@ def main():
         lasted[program] = time.monotonic() - started
     if simulator and fails_simulated(simulator, opts.crate, opts.seeds, copy.env):
         sys.exit("error: the simulator fails without any change")
-    # The quick ones first.
+    # Quick tests first.
     programs.sort(key=lasted.get)
     seconds = 30 + 10 * max(lasted.values())
     left, noticed, simulated, all_of = [], Counter(), 0, Counter()

@@ -1,13 +1,14 @@
-"""Plants mutations one at a time and tells what finds them; called by scripts/mutations.sh, where the options are told.
+"""Plants mutations one at a time and reports the check that finds each; called by scripts/mutations.sh, which explains the
+options.
 
 Each patch is applied to a copy of the working tree outside of the repository, built there, and then hunted: by the fast
-tests of what it changes, then by the simulator with fresh seeds, and, if neither finds it, by the simulator's chosen
-scenes, where the patch says so the model check, and with `--glue` the tests of whole servers. Most patches are built
+tests of the changed crate, then by the simulator with fresh seeds, and, if neither finds it, by the simulator's chosen
+scenes, by the model check if the patch asks for it, and with `--glue` by the tests of whole servers. Most patches are built
 together, each behind a switch (`switched.py`); the others, and with `--apart` all, one by one.
 
 A patch that does not apply or does not compile is an error, never a kill. A seed on which the program fails without the
-patch as well kills nothing: each seed that fails is run once more without it. Tests that fail without any patch end the
-run. The copies and what was built in them stay for the next run.
+patch as well is no kill: each failing seed is run once more without the patch. Tests that fail without any patch end the
+run. The copies and their builds stay for the next run.
 """
 
 import argparse
@@ -31,9 +32,9 @@ PATCHES = ROOT / "mutations"
 HEADER = re.compile(r"^(Plants|Rule|Source|Simulate|Model|Harmless): *(.*)$")
 TEST_SECONDS = 600
 BUILD_SECONDS = 3600
-# Chosen scenes of the simulator: all that is in modules. The rest draws seeds, which is the simulator's own part.
+# Chosen scenes of the simulator: the tests in modules. The other tests draw seeds, which the simulator does itself.
 SCENES = "scenes"
-# What `cargo test` is told per crate that a patch changes. Without RocksDB everywhere: it takes longer than all else.
+# Arguments of `cargo test` per crate that a patch changes. Without RocksDB everywhere: it takes longer than the rest.
 TESTS = {
     "rsml": ["-p", "rsml", "--lib", "--test", "transcripts"],
     "kv-store": ["-p", "kv-store", "--no-default-features", "--tests"],
@@ -42,20 +43,20 @@ TESTS = {
     "kv-client": ["-p", "kv-client"],
     SCENES: ["-p", "proof", "--test", "simulation"],
 }
-# The simulator runs none of it: threads, sockets, RocksDB, servers, clients.
+# Code that the simulator never runs: threads, sockets, RocksDB, servers, clients.
 NOT_SIMULATED = re.compile(r"crates/(kv-client|synodkv|rsml/src/(driver|transport)|kv-api/src/thrift|kv-store/src/engine/rocks|"
                            r"kv-server/src(?!/(?:replication|router)))/")
-# With --glue also these, in this order: what is around the core, with RocksDB, sockets, threads and processes.
+# With --glue also these, in this order: the code around the core, with RocksDB, sockets, threads and processes.
 GLUE = {
     "rsml": {"rsml driver": ["-p", "rsml", "--test", "driver"]},
     "kv-store": {"kv-store with RocksDB": ["-p", "kv-store"]},
     "kv-server": {"kv-server with RocksDB": ["-p", "kv-server"]},
     "synodkv": {"synodkv": ["-p", "synodkv"]},
 }
-# Whatever the patch changes.
+# For every patch, whichever crate it changes.
 POWER = "loss of power"
 EVERYWHERE = {POWER: ["-p", "synodkv", "--test", "field"], "processes": ["-p", "synodkv", "--test", "cluster"]}
-# Of these not all tests: what the program of the tests is told.
+# Of these suites only some tests: the arguments of the test program.
 FILTERS = {SCENES: ["::"], POWER: ["power::"]}
 
 
@@ -67,7 +68,7 @@ class Broken(Exception):
 
 
 class Unsound(Exception):
-    """Something fails without any patch."""
+    """A test or a seed fails without any patch."""
 
 
 class Patch:
@@ -91,7 +92,7 @@ class Patch:
         return sorted({name.split("/")[1] for name in self.touches if name.startswith("crates/")})
 
     def simulations(self):
-        """The arguments of the simulator, one after the other; `Simulate: none`: it never runs what the patch changes."""
+        """The arguments of the simulator, one after the other; `Simulate: none`: it never runs the changed code."""
         if self.fields["Simulate"] == [["none"]] or all(map(NOT_SIMULATED.match, self.touches)):
             return []
         return self.fields["Simulate"] or [[]]
@@ -126,8 +127,8 @@ def sources():
 
 
 class Copy:
-    """A copy of the tree, and what is built in it. Each has a target directory of its own: cargo takes what is built in
-    one copy for what is built in the other."""
+    """A copy of the tree, and its build. Each copy has a target directory of its own: otherwise cargo would take the build
+    of one copy for that of the other."""
 
     def __init__(self, tree):
         self.tree, self.target = tree, tree.parent / f"{tree.name}-target"
@@ -137,7 +138,7 @@ class Copy:
         self.env.pop(VARIABLE, None)
 
     def fill(self, wanted):
-        """Gives the copy these files; what is equal is not touched, so that it isn't built again."""
+        """Gives the copy these files. Equal files are not touched, so that they are not built again."""
         for found in [path for path in self.tree.rglob("*") if path.is_file()]:
             if str(found.relative_to(self.tree)) not in wanted:
                 found.unlink()
@@ -166,7 +167,7 @@ class Copy:
                 (self.tree / name).write_bytes(wanted[name])
 
     def cargo(self, *arguments):
-        """What cargo says, as JSON, after an error of the compiler in its short form."""
+        """The messages of cargo, as JSON; an error of the compiler is raised in its short form."""
         command = ["cargo", *arguments, "--release", "--locked", "--quiet"]
         status, output = run([*command, "--message-format", "json"], self.tree, BUILD_SECONDS, self.env)
         if status != 0:
@@ -190,7 +191,7 @@ class Copy:
 
 
 class Programs:
-    """What is built of one copy, when it is needed first; `number` chooses the patch, 0 none."""
+    """The programs of one copy, each built when it is first needed; `number` chooses the patch, 0 none."""
 
     def __init__(self, copy):
         self.copy, self.built, self.lock = copy, {}, threading.RLock()
@@ -243,7 +244,7 @@ class Programs:
 
 
 class Hunt:
-    """Tries one patch: `programs` and `number` are where it is planted, `sound` is where nothing is."""
+    """Tries one patch: `programs` and `number` say where it is planted; `sound` has no patch."""
 
     def __init__(self, options, programs, number, sound):
         self.options, self.programs, self.number, self.sound = options, programs, number, sound
@@ -318,7 +319,7 @@ class Hunt:
 
 def parse():
     parser = argparse.ArgumentParser(prog="scripts/mutations.sh", description="Plants known bugs, one at a time, and "
-                                     "tells what finds them. Exit status 1 if one survives or can't be planted.")
+                                     "reports the check that finds each. Exit status 1 if one survives or can't be planted.")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="these patches of mutations/ only")
     parser.add_argument("--patch", nargs="+", metavar="FILE", help="patches from outside, instead of those in mutations/")
     parser.add_argument("--sample", type=int, metavar="N", help="N patches drawn at random, one run each")
@@ -329,11 +330,11 @@ def parse():
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of the simulator (one per processor)")
     parser.add_argument("--jobs", type=int, default=1, help="patches tried at the same time (1)")
     parser.add_argument("--apart", action="store_true", help="a build for each patch, instead of one with switches")
-    parser.add_argument("--all", action="store_true", help="the simulator must try also what a test has found already")
+    parser.add_argument("--all", action="store_true", help="the simulator also tries patches that a test has already found")
     parser.add_argument("--no-tests", action="store_true", help="the simulator alone")
-    parser.add_argument("--glue", action="store_true", help="what nothing else has found, the tests with RocksDB, "
-                        "sockets, threads and processes must find; builds RocksDB in the copy first")
-    parser.add_argument("--check", action="store_true", help="only whether every patch applies")
+    parser.add_argument("--glue", action="store_true", help="tests with RocksDB, sockets, threads and processes must find "
+                        "the patches that no other check found; builds RocksDB in the copy first")
+    parser.add_argument("--check", action="store_true", help="only check that every patch applies")
     parser.add_argument("--markdown", action="store_true", help="the table as Markdown, at the end")
     parser.add_argument("--results", metavar="FILE", help="adds each result to this file, a line of JSON each")
     parser.add_argument("--report", metavar="FILE", nargs="+", help="prints the table of such files; runs nothing")

@@ -1,11 +1,10 @@
-"""Compiles many patches into one program, each behind a switch, because building anew for each takes hours.
+"""Compiles many patches into one program, each behind a switch, because a build for each takes hours.
 
-A patch that changes nothing but bodies of functions of a library is put beside the original: the body becomes
+A patch that changes nothing but bodies of functions of a library is added next to the original: the body becomes
 `{ match crate::planted::planted() { 7 => { the patched body } _ => { the original } } }`, and the environment variable
 `PLANTED=7` chooses it when the program starts. Nothing else differs from a program that was built from the patch alone,
-and without the variable it is the program without any patch. Whatever else a patch changes (a signature, a field, a
-constant) needs a build of its own, and so does what doesn't compile here, so that nothing is believed to be broken, or
-to be planted, that isn't.
+and without the variable it is the program without any patch. A patch that changes anything else (a signature, a field, a
+constant), or that does not compile here, needs a build of its own: so no patch wrongly counts as broken or as planted.
 """
 
 import re
@@ -22,7 +21,7 @@ pub(crate) mod planted {{
 }}
 """
 
-# What may hold braces or the word `fn` and is no code. A quote after which no other follows begins a lifetime.
+# Text that may hold braces or the word `fn` and is no code. A quote without a closing one begins a lifetime.
 NO_CODE = re.compile(r"""//[^\n]*|b?r(#*)".*?"\1|b?"(?:\\.|[^"\\])*"|b?'(?:\\(?:x..|u\{[^}]*\}|.)|[^'\\])'""", re.S)
 COMMENT = re.compile(r"/\*|\*/")
 FUNCTION = re.compile(r"\bfn\s+\w+")

@@ -1,19 +1,19 @@
-"""What was found, in words."""
+"""Results of a run, as text."""
 
 import re
 import statistics
 
 
 def first_line(text):
-    """What failed, and in which file."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()] or ["nothing was said"]
+    """The failure and its file."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()] or ["no output"]
     place = re.match(r"panicked at (?:crates/)?(\S+?):\d+:\d+:$", lines[0])
     said = f"{place[1].replace('/src/', '/')}: {lines[1]}" if place and len(lines) > 1 else lines[0]
     return re.sub(r"[^ -~]", "?", said)[:200]
 
 
 def kind(said):
-    """The check behind a message: without ids, numbers and what was found."""
+    """The check behind a message: without ids, numbers and the values found."""
     return re.sub(r"[\[({]?\b\d+(?![ab]\b).*", "", said)[:90].rstrip(" :,([{")
 
 
@@ -22,7 +22,7 @@ def is_killed(result):
 
 
 def killers(result):
-    """By whom, in words: the check of the simulator that saw it most often, the first test."""
+    """The finders, as text: the check of the simulator that failed most often, the first test."""
     said = []
     if result.get("reasons"):
         kinds = [kind(reason[0]) for reason in result["reasons"]]

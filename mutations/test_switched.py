@@ -39,7 +39,7 @@ class Patches(unittest.TestCase):
         self.assertIn(old, ORIGINAL)
         self.switched.add(number, {"crates/x/src/thing.rs": ORIGINAL.replace(old, new)})
 
-    def test_two_patches_of_one_function_stand_beside_the_original(self):
+    def test_two_patches_of_one_function_stand_next_to_the_original(self):
         self.plant(3, "pair.0", "pair.0 + 1")
         self.plant(5, "> 1", "> 0")
         text = self.switched.files()["crates/x/src/thing.rs"]
@@ -48,19 +48,19 @@ class Patches(unittest.TestCase):
         self.assertEqual(text.count("fn first"), 1)
         self.assertIn("mod planted", self.switched.files()["crates/x/src/lib.rs"])
 
-    def test_what_is_dropped_leaves_the_original(self):
+    def test_a_dropped_patch_leaves_the_original(self):
         self.plant(3, "pair.0", "pair.0 + 1")
         self.switched.drop(3)
         self.assertEqual(self.switched.files(), {"crates/x/src/thing.rs": ORIGINAL})
 
-    def test_an_error_is_that_of_the_patch_in_whose_lines_it_is(self):
+    def test_an_error_belongs_to_the_patch_in_whose_lines_it_is(self):
         self.plant(3, "pair.0", "pair.0 + nothing")
         text = self.switched.files()["crates/x/src/thing.rs"]
         line = text[: text.index("nothing")].count("\n") + 1
         self.assertEqual(self.switched.culprits(f"crates/x/src/thing.rs:{line}:9: error[E0425]: no value"), {3})
         self.assertEqual(self.switched.culprits("crates/x/src/thing.rs:1:9: error: else"), set())
 
-    def test_what_is_no_body_of_a_library_needs_a_build_of_its_own(self):
+    def test_a_patch_outside_of_bodies_of_a_library_needs_a_build_of_its_own(self):
         for old, new in [("pair: (u64", "pair: (u32"), ("u64 { 1 }", "u64 { 2 }"), ("fn declared(&self);", "")]:
             with self.assertRaises(NotSwitchable, msg=new):
                 self.plant(1, old, new)

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# The benchmark behind docs/BENCHMARKS.md: the disk, raw RocksDB, a standalone server and a cluster of three processes,
-# taking turns in one run, because a machine is not equally fast at all times. Prints every figure and the medians.
+# The benchmark behind docs/BENCHMARKS.md: the disk, raw RocksDB, a standalone server and a cluster of three processes take
+# turns in one run, because a machine is not equally fast at all times. Prints every figure and the medians.
 #
 #   scripts/bench.sh [ROUNDS [SECONDS]]      3 rounds of 5 seconds each by default; about 5 minutes
 #   scripts/bench.sh --ycsb [ROUNDS [SECONDS]]
 #                                            YCSB A to F and transactions instead, on the server and on the cluster;
 #                                            3 rounds of 5 seconds each by default; about 6 minutes
 #
-# SYNODKV_BENCH_RECORDS: records of YCSB and of transactions (100000).
+# SYNODKV_BENCH_RECORDS sets the number of records for YCSB and transactions (100000).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -102,7 +102,7 @@ workload() {
         tee -a "$work/results"
 }
 
-# The order in which the authors of YCSB want it: what inserts comes last, on records that were loaded anew.
+# The order that the authors of YCSB prescribe: workloads that insert come last, on freshly loaded records.
 workloads() {
     local what=$1 addresses=$2 name
     "$synodkv" bench load --addr "$addresses" --records "$records" >&2
@@ -150,7 +150,7 @@ done
 
 echo
 if [ "$suite" = ycsb ]; then
-    echo 'Medians (per second, p50 and p99 in ms; of transactions: attempts that met a conflict)'
+    echo 'Medians (per second, p50 and p99 in ms; for transactions: attempts that met a conflict)'
     jq -rs '
         def median: map(select(. != null)) | if length == 0 then "-" else sort | .[length / 2 | floor] end;
         group_by([.workload, .keys, .operation, .what])[]

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Fuzzes what reads bytes from outside: Thrift messages, messages of peers, stored records, the files of the log.
-# libFuzzer guides by coverage; the stable toolchain is enough.
+# Fuzzes every reader of bytes from outside: Thrift messages, messages of peers, stored records, the files of the log.
+# libFuzzer is guided by coverage; the stable toolchain is enough.
 #
 #   scripts/fuzz.sh                              # every target, 60 seconds each
 #   scripts/fuzz.sh --target wal_damage --seconds 600
 #   scripts/fuzz.sh --target wal_damage --input FILE   # one input again
 #
-# New inputs that reach further are kept in fuzz/corpus/TARGET, as few as there can be. An input that fails is kept in
+# New inputs that reach further are kept in fuzz/corpus/TARGET, reduced to a minimal set. A failing input is kept in
 # fuzz/artifacts/TARGET; put it into fuzz/regressions/TARGET together with the fix. `cargo test -p fuzz-targets` replays
 # both folders, with random mutations, without libFuzzer.
 set -euo pipefail
@@ -14,11 +14,11 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=scripts/prepare.sh
 source scripts/prepare.sh
 
-# Not the directory of the other builds: everything here is compiled with other flags.
+# A directory apart from the other builds: everything here is compiled with other flags.
 export CARGO_TARGET_DIR="${SYNODKV_FUZZ_TARGET_DIR:-$HOME/.cache/synodkv/fuzz-target}"
 TRIPLE="$(rustc -vV | sed -n 's/^host: //p')"
 readonly MAX_LENGTH_BYTES=8192
-# An input that was kept must be of use to everybody who clones the repository: short.
+# Kept inputs are part of every clone, so they must be short.
 readonly MAX_KEPT_BYTES=4096
 
 targets=() seconds=60 input=""
@@ -36,7 +36,7 @@ build() {
     flags+=" -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table"
     flags+=" -Cllvm-args=-sanitizer-coverage-trace-compares"
     say "building the fuzzers"
-    # The versions of the product; only libFuzzer comes in addition.
+    # The versions of the product; only libFuzzer is added.
     cp Cargo.lock fuzz/Cargo.lock
     RUSTFLAGS="$flags" cargo build --release --target "$TRIPLE" --manifest-path fuzz/Cargo.toml "${targets[@]/#/--bin=}"
 }
@@ -46,7 +46,7 @@ fuzzer() { echo "$CARGO_TARGET_DIR/$TRIPLE/release/$1"; }
 # The last number that follows a word in a log of libFuzzer.
 last_number() { sed -n "s/^\(#.* \|stat::\)$1: *\([0-9]*\).*/\2/p" "$2" | tail -n 1; }
 
-# fuzz TARGET: 1 when an input failed.
+# fuzz TARGET: status 1 if an input failed.
 fuzz() {
     local target="$1" work status=0
     work="$(mktemp -d)"
@@ -62,7 +62,7 @@ fuzz() {
         local failed
         failed="$(sed -n 's/.*Test unit written to //p' "$work/log" | tail -n 1)"
         grep -vE '^#|^INFO|^WARNING|NEW_FUNC' "$work/log" | head -n 40 >&2
-        say "$target failed; again: scripts/fuzz.sh --target $target --input $failed"
+        say "$target failed; replay: scripts/fuzz.sh --target $target --input $failed"
         say "or without libFuzzer: cargo run --release -p fuzz-targets -- run $target $failed"
     else
         keep "$target" "$work"
@@ -71,7 +71,7 @@ fuzz() {
     return "$status"
 }
 
-# The smallest set of short inputs that reaches as far as all of them beyond the seeds.
+# The smallest set of short inputs that, together with the seeds, reaches as far as all of them.
 keep() {
     local target="$1" work="$2"
     mkdir -p "$work/kept"

@@ -8,12 +8,12 @@ target=crates/kv-api/src/thrift/generated.rs
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 thrift --strict --gen rs -out "$folder" "$idl"
-# Changes to what the compiler writes:
-# - inner attributes stand on the `mod` declaration instead;
-# - a list reserves no more than 1024 places before its elements are read: its declared length is the word of a stranger;
+# Changes to the compiler's output:
+# - inner attributes move to the `mod` declaration;
+# - a list reserves no more than 1024 places before its elements are read: its declared length cannot be trusted;
 # - names of fields and structs, which no protocol here puts on the wire, are left out: each would be an allocation;
-# - a field or element is read only if it was sent with the type it is read as: generated code goes by numbers alone.
-expect() { # what is read, the type it must have been sent with
+# - a field or element is read only if it was sent with the expected type: generated code checks numbers alone.
+expect() { # the reading expression, the type that must have been sent
     printf '%s\n' \
         "s/^( *[0-9]+ => \\{\\n)( *)(let [a-z_]+ = $1)/\\1\\2super::expect_type(field_ident.field_type, TType::$2)?;\\n\\2\\3/" \
         "s/^( *)(let list_elem_[0-9]+ = $1)/\\1super::expect_type(list_ident.element_type, TType::$2)?;\\n\\1\\2/"

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Stock Thrift clients of four languages go through the scenario of tests-interop/SCENARIO.md, with code that the stock
-# compiler makes from the present interface and from the one that existing clients were made from, against a standalone
-# server, three replicas in one process, and three processes. Ends with a table; exit status 1 when a step failed.
+# Runs the scenario of tests-interop/SCENARIO.md with stock Thrift clients of four languages. Their code is made by the stock
+# compiler, from the present interface and from the one of existing clients. The servers are a standalone one, three replicas
+# in one process, and three processes. Ends with a table; exit status 1 if a step failed.
 #
-#   scripts/interop.sh                                   # everything; installs what is missing
+#   scripts/interop.sh                                   # everything; installs missing packages
 #   scripts/interop.sh --clients python,node             # of python, node, cpp, rust
 #   scripts/interop.sh --modes standalone,cluster        # of standalone, replicated, cluster
-#   scripts/interop.sh --synodkv PROGRAM --engine memory # a program that is built already, perhaps without RocksDB
-#   scripts/interop.sh -- -x -k "range"                  # what follows -- goes to pytest
+#   scripts/interop.sh --synodkv PROGRAM --engine memory # an existing program, perhaps without RocksDB
+#   scripts/interop.sh -- -x -k "range"                  # options after -- go to pytest
 #
-# Needs, and installs where missing: Debian's thrift-compiler and python3-venv; node and npm for node; libthrift-dev,
+# Needs, and installs if missing: Debian's thrift-compiler and python3-venv; node and npm for node; libthrift-dev,
 # libboost-dev and g++ for cpp; packages of PyPI, npm and crates.io.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -57,7 +57,7 @@ install_needs() {
     install_system_packages "${needs[@]}"
 }
 
-# in_new_folder FOLDER INPUTS… -- COMMAND…: runs the command in an empty folder, unless it did so with the same inputs before.
+# in_new_folder FOLDER INPUTS… -- COMMAND…: runs the command in an empty folder, unless it has run there with equal inputs.
 in_new_folder() {
     local folder=$1 digest
     local -a inputs=()
@@ -123,7 +123,7 @@ make_rust() {
     cargo build --quiet --locked --target-dir target "${features[@]}"
 }
 
-# Everything that is made lies outside the clone.
+# All generated files lie outside the clone.
 make_clients() {
     local interface idl client
     in_new_folder "$build/venv" "$sources/requirements.txt" -- make_venv

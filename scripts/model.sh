@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Visits every state of small clusters of the shipped consensus core, and tells how many there are.
+# Visits every state of small clusters of the shipped consensus core, and prints the number of states.
 #
 #   scripts/model.sh                                     # the row of bounds in docs/TESTING.md, several minutes
 #   scripts/model.sh --quick                             # bounds small enough for every commit, under a minute
@@ -19,18 +19,18 @@ if [[ $# -gt 0 ]]; then
     exec "$program" "$@"
 fi
 
-# Whole, if the time allows: otherwise it says "not complete", and fails only if something is broken.
+# Completely, if the time allows: otherwise it prints "not complete", and fails only if a check fails.
 run() {
     say "model $*"
     "$program" --seconds 900 "$@"
 }
-run --views 2 --entries 0 --ticks 0 --disks orders
+run --views 2 --entries 0 --ticks 0 --disks writes
 run --views 3 --entries 0 --ticks 0
 run --views 4 --entries 0 --ticks 0 --disks instant
 run --views 2 --entries 1 --ticks 0 --disks instant
 run --views 2 --entries 0 --ticks 0 --reads 1 --disks instant
 run --views 1 --entries 0 --ticks 0 --restarts 1
 run --views 2 --entries 0 --ticks 0 --restarts 1 --disks instant
-say "random walks through bounds that are too wide to visit"
+say "random walks within bounds that are too wide for a complete visit"
 "$program" --order walk --seed "$RANDOM" --seconds 120 --views 7 --entries 4 --reads 3 --restarts 3 --ticks 9 \
-    --probes 4 --pipeline 4 --disks orders --clients-everywhere
+    --probes 4 --pipeline 4 --disks writes --clients-everywhere

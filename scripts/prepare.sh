@@ -1,9 +1,9 @@
 # shellcheck shell=bash
-# Sourced by the other scripts: what has to be there before anything can be built.
+# Sourced by the other scripts: prepares a machine for a build.
 #
-# Owns: system packages, and the one target directory and profile that both scripts build in. RocksDB is compiled from
-# C++ source, some 20 minutes on two cores, once per profile and target directory: so there is exactly one of each, and
-# it lies outside the clone, where a fresh checkout finds it again.
+# Owns the system packages, and the one target directory and profile of all builds. RocksDB is compiled from C++ source, some
+# 20 minutes on two cores, once per profile and target directory: so there is exactly one of each, outside the clone, where a
+# fresh checkout finds it again.
 
 export CARGO_TARGET_DIR="${SYNODKV_TARGET_DIR:-$HOME/.cache/synodkv/target}"
 
@@ -32,7 +32,7 @@ have_clang_headers() {
         compgen -G '/usr/lib*/clang/*/include/stddef.h' >/dev/null
 }
 
-# Debian 12 has libclang 14 in two small packages; elsewhere libclang-dev brings whatever version there is.
+# Debian 12 has libclang 14 in two small packages; elsewhere libclang-dev brings the available version.
 clang_packages() {
     if apt-cache show libclang1-14 libclang-common-14-dev >/dev/null 2>&1; then
         echo libclang1-14 libclang-common-14-dev
@@ -46,7 +46,7 @@ apt_install() {
     as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$@" >&2
 }
 
-# install_system_packages [build] [python] [thrift] [node] [libthrift]: what is named, where it is missing.
+# install_system_packages [build] [python] [thrift] [node] [libthrift]: installs the named ones that are missing.
 install_system_packages() {
     local -a missing=()
     local need need_clang=no
@@ -94,7 +94,7 @@ hint_first_build() {
     fi
 }
 
-# Everything is built as one workspace: building a part of it may choose other features, and RocksDB would be built again.
+# Always builds the whole workspace: a part of it may choose other features, and RocksDB would be built again.
 build_release() {
     hint_first_build
     say "building (cargo build --release --workspace)"

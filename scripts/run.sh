@@ -13,6 +13,6 @@ source scripts/prepare.sh
 install_system_packages build
 require_cargo
 build_release
-say "the command-line client is $CARGO_TARGET_DIR/release/synodkv; to have it at hand: export PATH=\"$CARGO_TARGET_DIR/release:\$PATH\""
+say "the command-line client is $CARGO_TARGET_DIR/release/synodkv; to put it on your path: export PATH=\"$CARGO_TARGET_DIR/release:\$PATH\""
 export REPLICATED_MODE="${REPLICATED_MODE:-true}"
 exec "$CARGO_TARGET_DIR/release/synodkv" serve "$@"

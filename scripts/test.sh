@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Runs every check there is: format, lints, circles of imports, unit and cluster tests, dependency rules, and stock Thrift
-# clients of Python and Node.js.
-# Sets up what it needs. Arguments are passed on to `cargo test`, and then nothing else runs:
+# Runs every check: format, lints, circles of imports, the language of comments and documentation, links, dependency rules,
+# unit and cluster tests, and stock Thrift clients of Python and Node.js. It installs missing packages. Arguments are passed
+# to `cargo test`, and then nothing else runs:
 #
 #   scripts/test.sh                    # everything
 #   scripts/test.sh failover           # the tests whose name contains "failover"
@@ -18,13 +18,6 @@ run_tests() {
 check_format() {
     say "cargo fmt --check"
     cargo fmt --all --check
-}
-
-# Circles of imports between modules.
-check_circles() {
-    say "check-circles"
-    scripts/check-circles.py --self-test
-    scripts/check-circles.py
 }
 
 check_lints() {
@@ -51,6 +44,20 @@ check_scripts() {
     shellcheck -x scripts/*.sh .ci/run
 }
 
+# Circles of imports between modules.
+check_circles() {
+    say "check-circles"
+    scripts/check-circles.py --self-test
+    scripts/check-circles.py
+}
+
+# Limits for the English of the comments, words that are retired, and links that lead nowhere.
+check_texts() {
+    say "scripts/english.py --check, scripts/check-links.py"
+    python3 scripts/english.py --check
+    python3 scripts/check-links.py
+}
+
 # C++ and Rust clients are left to scripts/interop.sh alone: they need some 150 MB of packages and a minute to compile.
 check_interoperability() {
     local clients=python
@@ -72,6 +79,7 @@ fi
 check_format
 check_scripts
 check_circles
+check_texts
 check_dependencies
 build_release
 check_lints

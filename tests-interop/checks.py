@@ -1,4 +1,4 @@
-"""What the steps of the scenario have in common: short calls, and what a success and a failure look like."""
+"""The common parts of the steps: short calls, and the checks of a success and a failure."""
 
 FUTURE = 1_000_000
 

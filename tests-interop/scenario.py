@@ -22,5 +22,5 @@ STEPS = _read()
 
 
 def steps_of(interface):
-    """What a client made from this interface goes through."""
+    """The steps for a client that was made from this interface."""
     return STEPS["legacy"] + (STEPS["extensions"] if interface == "current" else [])

@@ -36,7 +36,7 @@ def free_ports(count):
 
 
 class Server:
-    """What the clients of one mode talk to: `addresses` of one server or of three."""
+    """The servers of one mode: `addresses` of one server or of three."""
 
     def __init__(self, program, mode, engine, folder):
         self.mode = mode

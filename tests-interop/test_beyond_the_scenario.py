@@ -1,4 +1,4 @@
-"""What holds for the scenario itself and for the interface files, and what a step of one client cannot show."""
+"""Checks of the scenario itself and of the interface files, and properties that no step of one client can show."""
 
 import ast
 import threading

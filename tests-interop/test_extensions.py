@@ -40,7 +40,7 @@ def test_replies_of_reads_carry_an_error_code(client, key):
 
 def test_a_stale_read_needs_no_agreement(client, key):
     put(client, key)
-    # What this replica has applied may be older than the write.
+    # The state that this replica has applied may be older than the write.
     assert get(client, key, consistency="stale") in (b"x", None)
     assert keys(get_range(client, key, key + b"\xff", consistency="stale")) in ([key], [])
     assert get(client, key, consistency="linearizable") == b"x"
@@ -263,7 +263,7 @@ def test_a_finished_idempotency_id_is_forgotten(client, key):
     assert get(client, key) == b"\x03"
 
 
-def test_the_limits_of_the_server_are_told(client):
+def test_the_limits_of_the_server_are_reported(client):
     limits = succeeded(client.getClusterHealth(client.types.GetClusterHealthRequest())).limits
     assert (limits.max_key_bytes, limits.max_value_bytes) == (10_000, 100_000)
     assert (limits.max_transaction_bytes, limits.max_conflicts) == (10_000_000, 100_000)

@@ -37,7 +37,7 @@ static void a_stale_read_needs_no_agreement(Kv& kv, const Bytes& key) {
         return kv.call<GetResponse>(&Kv::Client::get, request);
     };
     kv.put(key);
-    // What this replica has applied may be older than the write.
+    // The state that this replica has applied may be older than the write.
     const MaybeBytes stale = value_of(get("stale"));
     CHECK(stale == "x" || stale == std::nullopt);
     const auto range = kv.range(key, key + "\xff", [](GetRangeRequest& request) { request.__set_consistency("stale"); });
@@ -287,7 +287,7 @@ static void a_finished_idempotency_id_is_forgotten(Kv& kv, const Bytes& key) {
     CHECK(kv.get(key) == "\x03");
 }
 
-static void the_limits_of_the_server_are_told(Kv& kv, const Bytes&) {
+static void the_limits_of_the_server_are_reported(Kv& kv, const Bytes&) {
     const auto response = kv.call<GetClusterHealthResponse>(&Kv::Client::getClusterHealth, GetClusterHealthRequest());
     const ServerLimits limits = succeeded(response).limits;
     CHECK(limits.max_key_bytes == 10000 && limits.max_value_bytes == 100000);
@@ -323,5 +323,5 @@ const std::vector<Step> extensions = {
     {"operations of a commit are executed in their order", operations_of_a_commit_are_executed_in_their_order},
     {"a repeated commit returns the first result", a_repeated_commit_returns_the_first_result},
     {"a finished idempotency id is forgotten", a_finished_idempotency_id_is_forgotten},
-    {"the limits of the server are told", the_limits_of_the_server_are_told},
+    {"the limits of the server are reported", the_limits_of_the_server_are_reported},
 };

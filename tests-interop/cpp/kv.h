@@ -1,4 +1,4 @@
-// What the steps have in common: connections taken in turn, short calls, and what a success and a failure look like.
+// The common parts of the steps: connections taken in turn, short calls, and the checks of a success and a failure.
 #pragma once
 
 #include <cstddef>
@@ -34,7 +34,7 @@ inline void check(bool holds, const char* file, int line, const std::string& wha
     }
 }
 
-// What a reply has depends on its method and on the interface that the code was made from.
+// The fields of a reply depend on its method and on the interface that the code was made from.
 template <class R, class = void> struct has_success : std::false_type {};
 template <class R> struct has_success<R, std::void_t<decltype(R::success)>> : std::true_type {};
 template <class R, class = void> struct has_error_code : std::false_type {};

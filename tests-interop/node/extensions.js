@@ -29,7 +29,7 @@ module.exports = {
   "a stale read needs no agreement": async (kv, key) => {
     await kv.put(key);
     const stale = { consistency: "stale" };
-    // What this replica has applied may be older than the write.
+    // The state that this replica has applied may be older than the write.
     assert.ok(["x", undefined].includes((await kv.get(key, stale))?.toString()));
     assert.ok((await kv.range(key, bytes(key, 0xff), stale)).key_values.length <= 1);
     same(await kv.get(key, { consistency: "linearizable" }), "x");
@@ -259,10 +259,10 @@ module.exports = {
     same(await kv.get(key), [0x03]);
   },
 
-  "the limits of the server are told": async (kv) => {
+  "the limits of the server are reported": async (kv) => {
     const { limits } = succeeded(await kv.call("getClusterHealth"));
-    const told = [limits.max_key_bytes, limits.max_value_bytes, limits.max_transaction_bytes];
-    assert.deepEqual(told.map(Number), [10_000, 100_000, 10_000_000]);
+    const reported = [limits.max_key_bytes, limits.max_value_bytes, limits.max_transaction_bytes];
+    assert.deepEqual(reported.map(Number), [10_000, 100_000, 10_000_000]);
     assert.deepEqual([limits.max_conflicts, limits.max_reply_bytes].map(Number), [100_000, 67_108_864]);
   },
 };

@@ -1,4 +1,4 @@
-// What the steps have in common: connections taken in turn, short calls, and what a success and a failure look like.
+// The common parts of the steps: connections taken in turn, short calls, and the checks of a success and a failure.
 "use strict";
 
 const assert = require("node:assert/strict");

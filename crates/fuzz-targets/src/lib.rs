@@ -1,11 +1,11 @@
-//! What is fuzzed, as plain functions over bytes.
+//! The fuzz targets, as plain functions over bytes.
 //!
 //! Two things call them: the fuzzers in `fuzz/`, which libFuzzer guides by coverage, and the test `replay` of this crate,
 //! which runs the seeds, the collected corpus, all inputs that once failed, and random mutations of these on any stable
 //! toolchain. See `scripts/fuzz.sh`.
 //!
-//! A target takes any bytes. It may panic only when the product is wrong; whatever is no use to it, it ignores. No target
-//! depends on anything but its input, so that an input that failed once fails again.
+//! A target takes any bytes. It may panic only when the product is wrong, and ignores bytes that it
+//! cannot use. A target depends on nothing but its input, so an input that failed once fails again.
 //!
 //! Linking this crate puts a counting allocator under the whole program: [`Target::run`] fails when a target holds more
 //! memory at once than an input of that length justifies. That is how "no declared size allocates" is tested.
@@ -45,9 +45,9 @@ pub struct Target {
     pub name: &'static str,
     run: fn(&[u8]),
     seeds: fn() -> Vec<Vec<u8>>,
-    /// What it may hold at once, whatever the input.
+    /// The memory that it may hold at once for an empty input.
     base_bytes: usize,
-    /// What it may hold in addition for each byte of input.
+    /// The memory that it may hold in addition for each byte of input.
     bytes_per_byte: usize,
 }
 

@@ -80,7 +80,7 @@ fn seal_frames(bytes: &mut [u8]) {
     }
 }
 
-/// What is understood means the same after it was encoded again.
+/// A message that can be decoded survives its encoding.
 pub fn message(bytes: &[u8]) {
     if let Some(message) = Message::from_bytes(bytes) {
         assert_eq!(Message::from_bytes(&message.clone().to_bytes()), Some(message));

@@ -1,6 +1,7 @@
 //! Records that replicas agree on or keep: log entries, replicated state, verdicts.
 //!
-//! What is understood means the same after it was encoded again: replicas of different histories hold the same bytes.
+//! A record that can be decoded survives its encoding: replicas with different histories hold the
+//! same bytes.
 
 use std::collections::BTreeMap;
 

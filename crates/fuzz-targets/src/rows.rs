@@ -2,7 +2,7 @@
 
 use kv_store::key_codec::{family, prefix, prefix_length, row_value, set_versioned, split, user_key};
 
-/// What can be taken apart is exactly what putting it together makes: no two stored keys are the same row.
+/// Decoding accepts exactly the keys that encoding makes: no two stored keys are the same row.
 pub fn key(stored: &[u8]) {
     let _value = row_value(stored);
     let _length = prefix_length(stored);

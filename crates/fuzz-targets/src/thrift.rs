@@ -36,7 +36,7 @@ pub fn stream(bytes: &[u8]) {
 #[derive(Debug, PartialEq, Eq)]
 struct Scanned {
     envelopes: Vec<Envelope>,
-    /// What exactly is objected to may depend on how many bytes were there.
+    /// Only that bytes were refused: the reason may depend on the number of bytes available.
     is_refused: bool,
 }
 

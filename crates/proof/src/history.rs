@@ -1,7 +1,7 @@
-//! What clients saw: operations with the moments of their call and return, and what came of them.
+//! Histories of clients: operations with the moments of their call and return, and their outcomes.
 //!
 //! Times are those of one clock (simulated or monotonic), in microseconds. A client has one operation open at a time;
-//! one whose fate is unknown never returns, and the client goes on under another number.
+//! one whose fate is unknown never returns, and the client continues under another number.
 
 /// Names a client: one operation at a time each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -18,12 +18,12 @@ pub struct Operation<K> {
     pub outcome: Outcome,
 }
 
-/// What the client knows afterwards. Whatever an operation read stands in its kind, and is valid only for `Ok`.
+/// The client's knowledge afterwards. The values read are part of the kind, and valid only for `Ok`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Outcome {
     /// Took effect, at some moment between call and return.
     Ok,
-    /// Surely took no effect, now or later.
+    /// Takes no effect, now or later.
     Fail,
     /// May have taken effect, or may still: any time after its call, or never.
     Unknown,

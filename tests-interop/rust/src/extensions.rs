@@ -30,7 +30,7 @@ pub const STEPS: &[Step] = &[
     ("operations of a commit are executed in their order", operations_of_a_commit_are_executed_in_their_order),
     ("a repeated commit returns the first result", a_repeated_commit_returns_the_first_result),
     ("a finished idempotency id is forgotten", a_finished_idempotency_id_is_forgotten),
-    ("the limits of the server are told", the_limits_of_the_server_are_told),
+    ("the limits of the server are reported", the_limits_of_the_server_are_reported),
 ];
 
 fn set_all(names: &[Vec<u8>], value: impl AsRef<[u8]>) -> Vec<Operation> {
@@ -52,7 +52,7 @@ fn a_stale_read_needs_no_agreement(kv: &mut Kv, key: &[u8]) {
         consistency: Some(consistency.into()),
     };
     kv.put(key, "x");
-    // What this replica has applied may be older than the write.
+    // The state that this replica has applied may be older than the write.
     let stale = value_of(kv.next().get(request("stale")).expect("a reply"), |reply| (reply.found, reply.value));
     assert!(stale.is_none() || stale.as_deref() == Some(b"x"));
     let range = Range::new(key, join(key, b"\xff")).now();
@@ -327,7 +327,7 @@ fn a_finished_idempotency_id_is_forgotten(kv: &mut Kv, key: &[u8]) {
     assert_eq!(kv.get(key), Some(vec![3]));
 }
 
-fn the_limits_of_the_server_are_told(kv: &mut Kv, _: &[u8]) {
+fn the_limits_of_the_server_are_reported(kv: &mut Kv, _: &[u8]) {
     let request = GetClusterHealthRequest { auth_token: None };
     let reply = succeeded(kv.next().get_cluster_health(request).expect("a reply"));
     let told = ServerLimits::new(10_000, 100_000, 10_000_000, 100_000, 64 << 20);

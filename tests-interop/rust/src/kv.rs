@@ -1,4 +1,4 @@
-//! What the steps have in common: connections taken in turn, short calls, and what a success and a failure look like.
+//! The common parts of the steps: connections taken in turn, short calls, and the checks of a success and a failure.
 
 use thrift::protocol::{TInputProtocol, TOutputProtocol};
 
@@ -222,7 +222,7 @@ impl Range {
     }
 }
 
-/// What a range returned.
+/// The result of a range.
 #[derive(Debug, PartialEq)]
 pub struct Rows {
     pub rows: Vec<(Vec<u8>, Vec<u8>)>,
@@ -259,7 +259,7 @@ impl Kv {
         &mut self.clients[place]
     }
 
-    /// What is done through a single one of the connections.
+    /// Calls that go through one and the same connection.
     pub fn by_one<T>(&mut self, calls: impl FnOnce(&mut Kv) -> T) -> T {
         struct Release<'a>(&'a mut Kv);
         impl Drop for Release<'_> {

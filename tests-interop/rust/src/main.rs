@@ -27,7 +27,7 @@ mod single_keys;
 mod stamps_and_the_rest;
 mod versions_and_commits;
 
-/// What the last panic said.
+/// The message of the last panic.
 static WHY: Mutex<String> = Mutex::new(String::new());
 
 type Options = HashMap<String, String>;

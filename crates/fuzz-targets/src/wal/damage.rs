@@ -1,6 +1,7 @@
-//! What can be done to the files of a log.
+//! Kinds of damage to the files of a log.
 //!
-//! Knows of the format what it takes to make checksums right again: without that, no damage would get past them.
+//! This module knows enough of the format to make checksums right again: otherwise no damage would
+//! get past them.
 
 use rsml::wal::SimulatedDisk;
 

@@ -1,10 +1,10 @@
 //! Recovery of the write-ahead log from any files, and from the files of a real log that were damaged.
 //!
-//! Checked, whatever lies on the disk: recovery ends, with a log or with an error that says what is damaged. After a log was
-//! recovered, a crash changes nothing about it, and it goes on where it ended. Where the damage is a device's, so that
-//! no checksum was made right again: every entry recovered is one that was written at its place, and the hard state is
-//! one that was written too. Where single bits changed and nothing else: the log is as long as it was, and each entry is
-//! what it last was, or known to be lost.
+//! For any contents of the disk, recovery ends with a log or with an error that names the damage.
+//! After a recovery, a crash does not change the log, and the log can be continued at its end. If
+//! the damage is a device's, so that no checksum was made right again, every recovered entry was
+//! written at its place, and so was the hard state. If only single bits changed, the log keeps its
+//! length, and each entry is the newest one of its place, or known to be lost.
 
 mod damage;
 mod script;
@@ -56,7 +56,7 @@ pub fn damaged_log(bytes: &[u8]) {
     }
 }
 
-/// What recovery says of a log.
+/// The result of a recovery.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Found {
     hard_state: Option<HardState>,

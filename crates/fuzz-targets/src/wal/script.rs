@@ -24,7 +24,7 @@ pub struct Script {
     /// The log as its writes say.
     current: BTreeMap<u64, Bytes>,
     last: u64,
-    /// A sector full of zeros can't be told from one that was never written.
+    /// Whether an entry is all zeros: such a sector looks like one that was never written.
     has_blank_entries: bool,
     /// Whether the last write was being written when power was lost.
     is_torn: bool,
@@ -166,7 +166,7 @@ pub fn sample_scripts() -> Vec<Vec<u8>> {
     let append = |count: u8| [&[3, 7, 0, count, 0][..], &entry(61).repeat(usize::from(count))].concat();
     let long = [3, 7, 0, 1, 0, 0x88, 0x13].to_vec();
     let replace = [3, 8, 2, 1, 0, 33, 0].to_vec();
-    let anew = [3, 9, 1, 1, 0, 34, 0].to_vec();
+    let again = [3, 9, 1, 1, 0, 34, 0].to_vec();
     let base = [3, 2, 1, 1, 0, 36, 0].to_vec();
     let base_beyond = [3, 3, 5, 1, 0, 37, 0].to_vec();
     let trim = [1, 1].to_vec();
@@ -175,7 +175,7 @@ pub fn sample_scripts() -> Vec<Vec<u8>> {
         vec![append(1)],
         vec![append(3), append(2), replace.clone(), append(3)],
         vec![append(1), long.clone(), long.clone(), trim, long.clone(), vec![2], append(2)],
-        vec![append(2), anew, append(1), long, replace],
+        vec![append(2), again, append(1), long, replace],
         vec![append(3), base, append(2), base_beyond, append(1)],
     ];
     let mut encoded = Vec::new();

@@ -14,7 +14,7 @@ use stateright::{Checker, HasDiscoveries, Model, UniformChooser};
 struct Arguments {
     #[arg(long, default_value_t = 3)]
     replicas: u8,
-    /// The first so many views that can be led: the first of each replica, then the second of each, and so on
+    /// The number of views that can be led: the first of each replica, then the second of each, and so on
     #[arg(long, default_value_t = 2)]
     views: u8,
     /// Values that clients propose
@@ -59,7 +59,7 @@ enum Disks {
     /// Log writes complete one by one
     #[value(alias = "orders")]
     Writes,
-    /// All log writes under way complete together; a crash keeps any number of them all the same
+    /// All log writes in flight complete together; a crash may still keep any number of them
     Groups,
     /// Log writes are durable as soon as they are given
     Instant,

@@ -195,7 +195,7 @@ impl Cluster {
         }
     }
 
-    /// Who says of itself that it is primary.
+    /// The server that reports itself as primary.
     pub async fn primary(&self) -> Option<usize> {
         for replica in (0..REPLICAS).filter(|replica| self.is_running(*replica)) {
             let Ok(status) = http::get(&self.replicas[replica].admin, "/status").await else { continue };

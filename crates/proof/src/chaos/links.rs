@@ -23,7 +23,7 @@ pub enum LinkState {
     },
     /// Every connection is closed, and new ones are closed at once: as when a process dies.
     Closed,
-    /// Nothing passes, and nobody is told: as when a cable is pulled. What was sent meanwhile arrives when the link opens.
+    /// Nothing passes, without notice: as when a cable is pulled. Bytes sent meanwhile arrive when the link opens.
     Silent,
 }
 

@@ -1,9 +1,9 @@
 //! Real processes under real faults.
 //!
-//! Three servers of the release build, each with RocksDB and a log that is really synchronised, on file systems of their
+//! Three servers of the release build, each with RocksDB and a synchronised log, on file systems of their
 //! own where the machine allows it. They reach each other through [`links`] that can be cut and delayed. A [`nemesis`]
-//! carries out a [`schedule`] of faults that a seed decides; [`clients`] go on all the while and record what they saw;
-//! in the end everything is healed, and [`judgement`] is passed on the [`records`].
+//! executes a [`schedule`] of faults that a seed decides; [`clients`] keep working and record their histories; at the
+//! end all faults are lifted, and [`judgement`] is passed on the [`records`].
 //!
 //! The seed decides the schedule and what clients ask for, not the timing: a failure may take several runs to come again.
 //!
@@ -29,7 +29,7 @@ use nemesis::Nemesis;
 use records::Recorder;
 use schedule::Schedule;
 
-/// How long clients go on after everything was healed, so that it can be seen that they get somewhere.
+/// How long clients keep working after all faults were lifted, to show that they make progress.
 const CALM: Duration = Duration::from_secs(5);
 
 #[derive(Clone, Debug)]
@@ -38,12 +38,12 @@ pub struct Options {
     pub program: PathBuf,
     /// An empty folder for data, configuration and logs.
     pub folder: PathBuf,
-    /// How long faults go on.
+    /// How long faults are injected.
     pub duration: Duration,
     pub seed: u64,
 }
 
-/// What came of a run.
+/// The result of a run.
 #[derive(Clone, Debug)]
 pub struct Report {
     pub violations: Vec<String>,

@@ -1,4 +1,4 @@
-//! What clients saw, while it happens: histories for the checkers, counts for people.
+//! Records of the clients, made while they work: histories for the checkers, counts for people.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -56,7 +56,7 @@ pub struct Recorder {
     records: Mutex<Records>,
 }
 
-/// What an operation came to: its outcome, and why it failed.
+/// The outcome of an operation, and the reason if it failed.
 pub fn outcome_of<T>(result: &Result<T, ClientError>) -> Outcome {
     match result {
         Ok(_) => Outcome::Ok,

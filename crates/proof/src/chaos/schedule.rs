@@ -1,7 +1,7 @@
 //! Which faults, when, for how long: decided by a seed alone.
 //!
-//! Two lanes run side by side, one for the processes with their disks, one for the network. Within a lane one fault ends
-//! before the next begins. Whoever is primary at that moment cannot be known here, so a fault may name *the primary*.
+//! Two lanes run in parallel, one for the processes with their disks, one for the network. Within a lane one fault ends
+//! before the next begins. The schedule cannot know the primary of that moment, so a fault may name *the primary*.
 
 use std::fmt;
 use std::time::Duration;
@@ -10,10 +10,10 @@ use super::random::Random;
 
 pub const REPLICAS: usize = 3;
 
-/// Whom a fault meets.
+/// The target of a fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Victims {
-    /// Whoever leads when the fault begins; a replica by chance when nobody does.
+    /// The replica that leads when the fault begins; a random one if none does.
     Primary,
     One(usize),
     AllBut(usize),

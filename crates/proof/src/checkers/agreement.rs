@@ -1,10 +1,10 @@
 //! Agreement: one value per sequence, whoever delivers it and however often; and no replica delivers with holes.
 //!
 //! Source: Lamport, *Paxos Made Simple* ("only a single value is chosen"), for every instance of Multi-Paxos. Deliveries
-//! of a replica start at what its database held when it started, and go on by one; a snapshot that it installs moves it
+//! of a replica start after the contents of its database at its start, and continue one by one; a snapshot that it installs moves it
 //! ahead. A value delivered again after a restart must be the same.
 //!
-//! O(log n) per delivery; values are kept for the whole run. What a value does is not looked at.
+//! O(log n) per delivery; values are kept for the whole run. The effect of a value does not matter.
 
 use std::collections::BTreeMap;
 
@@ -61,7 +61,7 @@ impl Agreement {
         self.chosen.last_key_value().map_or(Sequence::ZERO, |(sequence, _)| *sequence)
     }
 
-    /// What was chosen, by sequence.
+    /// The chosen values, by sequence.
     pub fn chosen(&self) -> impl Iterator<Item = (Sequence, &Bytes)> {
         self.chosen.iter().map(|(sequence, (_, value))| (*sequence, value))
     }

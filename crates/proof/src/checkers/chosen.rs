@@ -1,4 +1,4 @@
-//! What is chosen, told from the disks alone: by nothing that a replica says, counts, or holds in memory.
+//! Derives the chosen entries from the disks alone, not from anything that a replica says, counts, or holds in memory.
 //!
 //! An entry is chosen in a view when a majority of the voters' disks holds it durably as part of a log of that view (rule
 //! 4 of the protocol; Lamport, *Paxos Made Simple*). From then on every log of a higher view must hold it (rule 2), nobody
@@ -18,7 +18,7 @@ use rsml::{DiskId, Sequence, View};
 
 use super::{Verdict, Violation};
 
-/// What a disk reported to hold at this moment.
+/// The contents that a disk has reported so far.
 pub trait DurableLog {
     fn accepted_view(&self) -> View;
 

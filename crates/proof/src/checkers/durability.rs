@@ -15,7 +15,7 @@ use crate::history::{Operation, Outcome, RegisterKind};
 
 #[derive(Debug)]
 pub struct Durability<T> {
-    /// What is acknowledged, and when that was known.
+    /// The acknowledged items, and the time when that was known.
     acknowledged: BTreeMap<T, u64>,
     /// From when on it may be missing, because its removal was asked for.
     removed: BTreeMap<T, u64>,

@@ -5,7 +5,7 @@
 //! Low Latency* (SOSP 2015), for the definition across retries. Effects are what a look at the whole state shows: pairs
 //! of a token and the place (sequence, commit version) where it took effect. O(log n) per event.
 //!
-//! A try that fails says nothing about the token as long as other tries of it may go on: the token is refused only when
+//! A try that fails says nothing about the token as long as other tries of it may still run: the token is refused only when
 //! its owner says so ([`ExactlyOnce::refuse`]). An effect seen before anyone asked for it is rejected.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -37,7 +37,7 @@ impl<T: Ord + Clone + Debug> ExactlyOnce<T> {
         self.asked.insert(token);
     }
 
-    /// A try was answered: it took effect at `place`. Every try must be told the same place.
+    /// A try was answered: it took effect at `place`. Every try must report the same place.
     pub fn acknowledge(&mut self, token: T, place: u64) -> Verdict {
         if self.refused.contains(&token) {
             return violation("acknowledged after refused", format!("{token:?} at {place}"));
@@ -59,7 +59,7 @@ impl<T: Ord + Clone + Debug> ExactlyOnce<T> {
         self.acknowledge(token, place)
     }
 
-    /// Surely not executed, now or later, by any try.
+    /// Not executed, now or later, by any try.
     pub fn refuse(&mut self, token: T) -> Verdict {
         if let Some(place) = self.acknowledged.get(&token) {
             return violation("refused after acknowledged", format!("{token:?} was acknowledged at {place}"));

@@ -10,7 +10,7 @@ use rsml::{ReplicaId, View};
 
 use super::{Verdict, Violation};
 
-/// What a primary relies on at this moment, by its own clock.
+/// The leases on which a primary relies at this moment, by its own clock.
 #[derive(Clone, Debug)]
 pub struct Lease {
     pub primary: ReplicaId,

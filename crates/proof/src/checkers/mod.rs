@@ -16,7 +16,7 @@
 //! | [`queue`] | versionstamped pushes, scans, pops | order, losses, duplicates |
 //! | [`bank`] | transfers and readings of all balances | a total that changes |
 //!
-//! [`agreement`], [`chosen`], [`promises`], [`digests`], [`durability`] and [`exactly_once`] are fed while the run goes on, so that
+//! [`agreement`], [`chosen`], [`promises`], [`digests`], [`durability`] and [`exactly_once`] are fed during the run, so that
 //! it can stop at the first violation; the others judge a finished history. Two moments that are equal count as
 //! overlapping: a clock of microseconds cannot tell them apart, and no checker may reject what may have been right.
 
@@ -45,7 +45,7 @@ pub struct Violation {
     pub checker: &'static str,
     /// Its name in the literature, where it has one.
     pub anomaly: &'static str,
-    /// What was seen, for the reader of a report.
+    /// The observations, for the reader of a report.
     pub story: String,
 }
 
@@ -63,5 +63,5 @@ impl fmt::Display for Violation {
 
 impl std::error::Error for Violation {}
 
-/// What a checker that always comes to an end says.
+/// The result of a checker that always terminates.
 pub type Verdict = Result<(), Violation>;

@@ -83,7 +83,7 @@ fn check_identity(history: &History) -> Result<BTreeMap<u64, Stamp>, Violation> 
     Ok(stamps)
 }
 
-/// Whoever pushes after a stamp was told or seen gets a higher one.
+/// A push that begins after a stamp was reported or read gets a higher one.
 fn check_real_time(history: &History) -> Verdict {
     let told = |operation: &Operation<QueueKind>| match &operation.kind {
         QueueKind::Push { stamp, .. } => Some(*stamp),
@@ -113,7 +113,7 @@ fn check_real_time(history: &History) -> Verdict {
     Ok(())
 }
 
-/// When an element may first be gone, and when it surely is: the call of the first pop of it that may have worked, and
+/// When an element may first be gone, and when it certainly is: the call of the first pop of it that may have worked, and
 /// the return of the one that did.
 fn removals(history: &History) -> BTreeMap<u64, (u64, u64)> {
     let mut removals: BTreeMap<u64, (u64, u64)> = BTreeMap::new();
@@ -155,7 +155,7 @@ fn check_scans(history: &History, stamps: &BTreeMap<u64, Stamp>) -> Verdict {
                 return violation("lost acknowledged write", story);
             }
         }
-        // Whoever sees a later element sees the earlier ones, even those that were not acknowledged yet.
+        // A scan that sees a later element sees the earlier ones, even those that were not acknowledged yet.
         let last = seen.last().map_or(0, |(stamp, _)| *stamp);
         for (element, stamp) in stamps {
             if *stamp < last && maybe_gone(*element) > scan.returned_us && !elements.contains(element) {

@@ -6,7 +6,7 @@
 //! and so who read from whom, who overwrote what, and who missed what. Found, in this order:
 //!
 //! - *Internal*: a transaction does not see its own appends as it should.
-//! - *G1a* (dirty read): an element of a transaction that surely failed. *Invented element*: of none at all.
+//! - *G1a* (dirty read): an element of a transaction that certainly failed. *Invented element*: of none at all.
 //! - *Duplicate element*: one append twice in a list. *Incompatible order*: two reads of a list of which neither is a
 //!   beginning of the other (a long fork, a split brain).
 //! - *G1b* (intermediate read): a list that ends in the middle of another transaction's appends to it.
@@ -73,7 +73,7 @@ fn excerpt(list: &[u64]) -> String {
     }
 }
 
-/// Who appended each element, and which one came after it in the same transaction and list.
+/// The writer of each element, and the element after it in the same transaction and list.
 struct Writers {
     by_element: BTreeMap<(u64, u64), Writer>,
 }
@@ -134,7 +134,7 @@ fn check_internal(history: &History, transaction: usize, operation: &Operation<L
     Ok(())
 }
 
-/// What a transaction found of others: its first read of each key, without its own appends.
+/// The state that a transaction read from others: its first read of each key, without its own appends.
 fn external_reads(operation: &Operation<ListTransaction>) -> BTreeMap<u64, &[u64]> {
     let mut appended: BTreeMap<u64, usize> = BTreeMap::new();
     let mut reads = BTreeMap::new();
@@ -383,7 +383,7 @@ fn tell_cycle(history: &History, cycle: &[Edge]) -> String {
             Dependency::RealTime => "was acknowledged before the call of",
             Dependency::Version => "has a lower commit version than",
         };
-        // A way through several moments is told once, at its end.
+        // A path through several moments is reported once, at its end.
         if edge.to < history.len() {
             let key = edge.key.map(|key| format!(" (list {key})")).unwrap_or_default();
             story.push_str(&format!("\n    … {reason} T{}{key}", edge.to));

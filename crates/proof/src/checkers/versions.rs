@@ -1,13 +1,13 @@
 //! Versions: read and commit versions agree with real time.
 //!
-//! Strict serializability as far as versions alone show it: whatever a client was told (a read version, a commit
-//! version), everyone who asks later gets a read version no lower and a commit version that is higher; and no two commits
-//! have one version. O(n log n) by one sweep over time. What was read at a version is not looked at.
+//! Strict serializability as far as versions alone show it: after a client has received a version (a read or
+//! commit version), later calls get a read version no lower and a commit version that is higher; and no two commits
+//! have one version. O(n log n) by one pass over time. The values read at a version do not matter.
 
 use super::{Verdict, Violation};
 use crate::history::{Operation, Outcome};
 
-/// What a client was told. Only operations with the outcome Ok count.
+/// The version that a client received. Only operations with the outcome Ok count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum VersionKind {
     /// `getReadVersion`, or the version at which a linearizable read was served.

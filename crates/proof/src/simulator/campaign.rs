@@ -32,14 +32,14 @@ impl Campaign {
     }
 }
 
-/// What a campaign is besides its runs.
+/// The settings of a campaign.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
     /// Seeds from here on.
     pub first: u64,
     pub until: Until,
     pub threads: usize,
-    /// Ends with so many of them.
+    /// The campaign ends after this many failures.
     pub most_failures: usize,
     /// Half of the seeds are variations of those that took rare ways. Needs the cargo feature `coverage`.
     pub steered: bool,

@@ -1,4 +1,4 @@
-//! What goes wrong when: faults that come by themselves, and faults that answer what the cluster does.
+//! The timing of faults: spontaneous ones, and reactions to the state of the cluster.
 
 use rsml::core::{Input, TransferId};
 use rsml::wal::Fault;
@@ -57,7 +57,7 @@ impl Cluster {
         self.disturb_versions(node);
     }
 
-    /// What operators do.
+    /// Actions of operators.
     fn disturb_roles(&mut self, node: usize) {
         if self.random.one_in(self.faults.transfer) {
             let primary = self.nodes.iter().position(|n| n.is_primary());
@@ -132,7 +132,7 @@ impl Cluster {
         self.corrupted = Some(node);
     }
 
-    /// The database writes out what it has applied, and the core is told how far it would survive a crash.
+    /// The database flushes, and reports to the core how far it would survive a crash.
     fn flush(&mut self, node: usize) {
         if self.nodes[node].paused_until > self.now {
             return;
@@ -187,7 +187,7 @@ impl Cluster {
             self.break_connections_of(node, ally);
         }
         if self.random.one_in(2) {
-            // What it takes now stays a tail that nobody else knows of, or that nobody else commits.
+            // Entries that it appends now stay a tail that no other replica knows of, or that none commits.
             for _ in 0..self.random.between(3, 20) {
                 let after = self.random.below(500_000);
                 self.schedule(after, Event::BlindNote(node));
@@ -195,7 +195,7 @@ impl Cluster {
         }
     }
 
-    /// Its peers see that their connections to it end, and look for another primary at once, though it may go on.
+    /// Its peers see that their connections to it end, and look for another primary at once, though it may keep leading.
     fn break_connections_of(&mut self, node: usize, ally: usize) {
         self.note("connections broken", || format!("of {node}"));
         for peer in (0..self.nodes.len()).filter(|peer| ![node, ally].contains(peer)) {

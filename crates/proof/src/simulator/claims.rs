@@ -1,5 +1,5 @@
-//! What messages assert, compared with an independent bookkeeping of the sender's disk (rule 3) and with what the disks say
-//! is chosen; and what answers give back, compared with what was asked.
+//! Compares the claims of messages with an independent record of the sender's disk (rule 3) and with the entries that are
+//! chosen according to the disks; and compares answers with their requests.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,19 +14,19 @@ use crate::checkers::Violation;
 use crate::checkers::chosen::Chosen;
 use crate::checkers::promises::Promises;
 
-/// Who sends, as somebody sees it who looks at its disks.
+/// The sender of a message, described by its disks.
 pub struct Origin<'a> {
     pub sender: MessageHeader,
     /// The promise in memory.
     pub promised: View,
     pub log: &'a Ledger,
-    /// What its database was reported to have persisted.
+    /// Its database has reported this sequence as persisted.
     pub persisted: Sequence,
     /// Whether the sender relies on leases at this moment.
     pub has_lease: bool,
 }
 
-/// What primaries asked for, by view.
+/// The requests of primaries, by view.
 #[derive(Default)]
 struct Asked {
     tokens: BTreeSet<u64>,
@@ -79,7 +79,7 @@ impl Claims {
             Message::Fetched(m) => {
                 demand(durable.accepted_view.0 == m.accepted_view, "entries are told to be of another log");
                 let mut places = (m.from..).map(Sequence).zip(payload);
-                // What was trimmed since it was read is committed, and not known any more.
+                // Entries that were trimmed since they were read are committed, and not known any more.
                 let is_held = |(at, entry): (Sequence, &Bytes)| at <= ledger.last() && ledger.allows(at, entry);
                 demand(places.all(is_held), "entries are supplied that are not durable");
             }
@@ -120,7 +120,7 @@ impl Claims {
     }
 }
 
-/// How entries are told apart.
+/// A hash that distinguishes entries.
 pub fn hash_of(entry: &[u8]) -> u64 {
     xxh3_64(entry)
 }

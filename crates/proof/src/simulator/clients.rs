@@ -1,7 +1,7 @@
 //! Clients: each does one operation after the other, at any node, and tries again what failed.
 //!
-//! An operation takes a read point and reads (unless it is blind), then commits (unless it only reads). What it saw and
-//! what came of it goes to the [`super::records`].
+//! An operation takes a read point and reads (unless it is blind), then commits (unless it only reads). Its observations
+//! and its outcome go to the [`super::records`].
 
 use bytes::Bytes;
 use kv_api::LoggedWrite;
@@ -73,8 +73,8 @@ impl Cluster {
         }
     }
 
-    /// A process that is down refuses connections; a paused one takes them, and answers when it is awake again. What a
-    /// client asks then reaches it late, as if it had called later: so such a call is not made at all.
+    /// A process that is down refuses connections; a paused one takes them, and answers when it is awake again. A request
+    /// of that time reaches it late, as if it had called later: so such a call is not made at all.
     pub(super) fn is_served(&self, node: usize) -> bool {
         self.nodes[node].running.is_some() && self.nodes[node].paused_until <= self.now
     }
@@ -117,7 +117,7 @@ impl Cluster {
             return;
         }
         let Doing::Barrier { kind, called_us, .. } = self.clients[client].doing else { return };
-        // What it applied may have ended it: the client finds out by itself.
+        // The applied entry may have ended it: the client finds out by itself.
         let Some(running) = self.nodes[node].running.as_ref() else { return };
         let newest = running.database.applied_version();
         let look = Look { database: &running.database, version: newest };

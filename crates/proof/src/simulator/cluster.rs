@@ -235,7 +235,7 @@ impl Cluster {
         }
     }
 
-    /// Carries out what the core wants done, until it wants nothing more.
+    /// Dispatches the outputs of the core until there are none.
     pub(super) fn settle(&mut self, node: usize) {
         loop {
             let Some(running) = &mut self.nodes[node].running else { return };
@@ -269,7 +269,7 @@ impl Cluster {
         }
     }
 
-    /// What primaries rely on at this moment.
+    /// The leases on which primaries rely at this moment.
     fn leases(&self) -> Vec<Lease> {
         if self.faults.lease_us == 0 {
             return Vec::new();
@@ -440,7 +440,7 @@ impl Cluster {
             Event::Resend { client, step } => self.resend(client, step),
             Event::BlindNote(node) => self.blind_note(node),
             Event::Fault => self.fault(),
-            // What was planned as part of a fault is void once faults have ended.
+            // Events planned as part of a fault are dropped once faults have ended.
             Event::Crash(_)
             | Event::Restart(_)
             | Event::Heal(..)

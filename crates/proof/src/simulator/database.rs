@@ -25,16 +25,16 @@ use super::rows::{BANK, JOURNAL, query};
 /// takes, so that its pins end only when they are taken away.
 const PIN_LIFETIMES_MS: [u64; 6] = [10, 200, 1_000, 5_000, 1_000_000_000, 1_000_000_000];
 
-/// What outlives the process: an engine for each generation.
+/// The state that outlives the process: an engine for each generation.
 pub struct DatabaseFiles {
     engines: Mutex<BTreeMap<u64, Arc<FlushingEngine>>>,
     options: Mutex<StoreOptions>,
-    /// Engines flush by themselves once in so many writes; and a seed.
+    /// Engines flush by themselves once in this many writes; and a seed.
     flushing: Mutex<(u64, u64)>,
     oracle: Oracle,
 }
 
-/// The live database as readers see it. Whatever is read is compared with what the [`Oracle`] says.
+/// The live database as readers see it. Every read is compared with the answer of the [`Oracle`].
 pub struct Database {
     reader: LocalReader,
     oracle: Oracle,
@@ -129,7 +129,7 @@ impl DatabasePlace for DatabaseFiles {
         Ok(DatabaseInstall::new(Box::new(install), options))
     }
 
-    /// Whatever was before is gone at once; readers keep what they read.
+    /// The former database is gone at once; running readers keep theirs.
     fn watch(self: Arc<Self>, generation: u64, _database: &TransactionalKvDatabase) {
         self.engines().retain(|other, _| *other >= generation);
     }
@@ -179,7 +179,7 @@ impl Database {
         self.oracle.moment(Sequence(state.map_or(0, |(sequence, _)| sequence)))
     }
 
-    /// What the database says of itself is what the log says.
+    /// The database's own state agrees with the log.
     pub fn check(&self) {
         let (store, moment) = (self.reader.database(), self.moment());
         let said = (store.applied_version().0, store.oldest_readable().0, store.column_families());
@@ -322,7 +322,7 @@ struct CheckedBatch<'e> {
     executed: Box<dyn ExecutedBatch + 'e>,
     values: &'e [CommittedValue],
     oracle: &'e Oracle,
-    /// What the running digest is made of instead, if the executor slipped.
+    /// Wrong outcomes that go into the running digest, if the executor made a mistake.
     wrong_outcomes: Option<Vec<Bytes>>,
 }
 

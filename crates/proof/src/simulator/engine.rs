@@ -13,7 +13,7 @@ use super::random::Random;
 
 pub struct FlushingEngine {
     inner: Arc<MemoryEngine>,
-    /// Flushes once in so many writes; 0: never.
+    /// Flushes once in this many writes; 0: never.
     flushing: Mutex<(Random, u64)>,
 }
 

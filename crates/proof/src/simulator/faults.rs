@@ -1,4 +1,4 @@
-//! What goes wrong in a run, and how often.
+//! The kinds of faults in a run, and their frequencies.
 
 use super::random::Random;
 
@@ -46,7 +46,7 @@ pub struct Faults {
     pub gather_us: u64,
     /// The longest that entries wait before they are applied; 0: they never do.
     pub apply_us: u64,
-    /// Clocks run wrong by up to so many parts per million.
+    /// Clocks are fast or slow by up to this many parts per million.
     pub drift_ppm: u64,
     /// Per fault event: a clock jumps ahead. Only without leases, whose bound on clocks that breaks.
     pub clock_jump: u64,
@@ -76,9 +76,9 @@ pub struct Faults {
     /// Per fault event, with leases: as few as possible are left to grant the primary leases, and one of these is given
     /// reason to let another one lead.
     pub trap_lessor: u64,
-    /// With leases, when a replica is told to stand: it does so late, when another one leads already.
+    /// With leases: the target of a transfer stands late, when another replica already leads.
     pub late_successor: u64,
-    /// More may be lost than the others can make good: then the cluster may refuse to go on, but must not be wrong.
+    /// More may be lost than the others can restore: then the cluster may stop, but must not be wrong.
     pub beyond_budget: bool,
     /// Logs are cut soon, however far others lag behind.
     pub short_logs: bool,
@@ -88,7 +88,7 @@ pub struct Faults {
     pub slow_copies: bool,
     /// Digests are compared at multiples of this sequence.
     pub digest_interval: u64,
-    /// Heartbeats, timeouts and ticks are so many times as long as by default.
+    /// Heartbeats, timeouts and ticks are longer than by default by this factor.
     pub slowness: u64,
 }
 
@@ -145,7 +145,7 @@ impl Faults {
         }
     }
 
-    /// What stays of these when nothing goes wrong any more: how the cluster is set up.
+    /// The part that stays when faults have ended: the set-up of the cluster.
     pub fn ended(&self) -> Faults {
         Faults {
             digest_interval: self.digest_interval,
@@ -237,7 +237,7 @@ impl Faults {
     /// Anything, and a database that is damaged without noticing.
     pub fn any_and_corruption(random: &mut Random) -> Faults {
         let corrupt = random.between(5, 60);
-        // Whoever stops for good is as much as may be lost.
+        // A replica that stops for good uses up the budget of losses.
         Faults { corrupt, wipe: 0, exchange: 0, lose_database: 0, rot: 0, rot_running: 0, ..Faults::any(random) }
     }
 

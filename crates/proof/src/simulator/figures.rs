@@ -1,4 +1,4 @@
-//! What happened in a run, in numbers.
+//! Counters of the events of a run.
 
 use std::collections::BTreeMap;
 use std::fmt;

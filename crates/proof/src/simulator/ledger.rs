@@ -1,4 +1,4 @@
-//! What a log on a disk must hold: every write that was reported as done, as hashes.
+//! The expected contents of a log on a disk: every write that was reported as done, as hashes.
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -94,7 +94,7 @@ impl Ledger {
         (self.lost, self.unread) = (lost, false);
     }
 
-    /// The tail behind a snapshot was read, but for these. What lies before counts as it did, until the snapshot's record.
+    /// The tail behind a snapshot was read, but for these. Entries before count as they did, until the snapshot's record.
     pub fn tail_lost(&mut self, lost: BTreeSet<Sequence>) {
         self.lost.extend(lost);
     }
@@ -112,12 +112,12 @@ impl Ledger {
         self.hash(sequence).is_none_or(|hash| hash == hash_of(entry))
     }
 
-    /// What the last copied database holds, once.
+    /// The sequence of the last copied database; returned once.
     pub fn take_installed(&mut self) -> Option<Sequence> {
         self.installed.take()
     }
 
-    /// What the replica knows as lost.
+    /// The entries that the replica knows as lost.
     pub fn lost(&self) -> &BTreeSet<Sequence> {
         &self.lost
     }

@@ -17,7 +17,7 @@ pub const SPACE_INTERVAL_US: u64 = 500_000;
 const SECTOR_BYTES: usize = 512;
 const BLOCK_BYTES: usize = 4096;
 
-/// What survives a crash, and what is being written.
+/// The durable contents, and the write in progress.
 pub struct LogDisk {
     disk: SimulatedDisk,
     wal: Option<Box<WalStorage>>,
@@ -27,7 +27,7 @@ pub struct LogDisk {
     pub ledger: Ledger,
     queue: VecDeque<Persist>,
     reads: Vec<LogRead>,
-    /// What lies below may go, once the writes through that id are done.
+    /// Entries below may be removed once the writes through that id are done.
     trim: Option<(Sequence, WriteId)>,
     busy: Vec<Persist>,
     is_busy: bool,
@@ -151,8 +151,8 @@ impl LogDisk {
         self.disk.set_capacity_bytes(is_full.then_some(0));
     }
 
-    /// Sectors rot: not those of the last group that was acknowledged, whose loss looks like a torn write that nobody was
-    /// told of, and not those behind it, where up to two may have been begun. False when there is nothing else.
+    /// Sectors rot: not those of the last group that was acknowledged, whose loss looks like a torn write that was never
+    /// reported, and not those behind it, where up to two may have been begun. False when there is nothing else.
     pub fn rot(&mut self, sectors: u64, random: &mut Random) -> bool {
         let mut headers: Vec<(u64, String, usize)> = Vec::new();
         let mut written: Vec<(String, usize)> = Vec::new();
@@ -188,7 +188,7 @@ impl LogDisk {
         true
     }
 
-    /// What the next start would find to be lost.
+    /// The entries that the next start would find to be lost.
     fn find_damage(&self) -> BTreeSet<Sequence> {
         let disk = self.disk.duplicate();
         // Failures that are planned are for the disk itself.

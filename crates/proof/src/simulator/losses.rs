@@ -1,4 +1,4 @@
-//! What disks lose, and the budget for it: never more than the others can make good.
+//! Losses of disks, and their budget: never more than the others can restore.
 //!
 //! One node at a time has losses that it has not got back yet, and of one node at a time the disk is replaced; of three, a
 //! replaced disk is all that may be lost, since the one in its place has no vote. So of every entry that was ever committed,

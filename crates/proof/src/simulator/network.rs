@@ -34,7 +34,7 @@ impl Cluster {
         );
         let may_straggle = is_answer && !self.faults.keeps_order;
         let is_promise = matches!(message, Message::Promise(_));
-        // What arrives went over the wire.
+        // Messages pass through their encoding, as on the wire.
         let message = Message::from_bytes(&message.to_bytes()).expect("it was encoded just now");
         if self.random.one_in(self.faults.duplicate) {
             self.figures.count("message doubled");

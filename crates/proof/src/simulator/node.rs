@@ -21,13 +21,13 @@ pub struct Barrier {
     /// The client, and the step in which it asked.
     pub client: usize,
     pub step: u64,
-    /// What the point must cover.
+    /// The sequence that the point must cover.
     pub floor: Sequence,
 }
 
 pub enum ApplyWork {
     Entry(Sequence, Bytes),
-    /// Goes on with the database of this generation.
+    /// Switches to the database of this generation.
     Switch(u64),
 }
 
@@ -47,20 +47,20 @@ pub struct Running {
     pub reads: BTreeMap<ReadId, Barrier>,
     /// Transfers that it was asked for.
     pub transfers: BTreeSet<TransferId>,
-    /// What the core was told last about the size of its log, and how much of that it should keep for those that lag.
+    /// The last report to the core about the size of its log, and how much of it to keep for replicas that lag.
     pub log_bytes: u64,
     pub log_keep_bytes: u64,
-    /// What the core was told last about space.
+    /// The last report to the core about space.
     pub had_space: bool,
     /// Its database is not what the log says.
     pub is_tainted: bool,
     /// Read points known, whose entries are not applied yet.
     pub points: Vec<(Sequence, Barrier)>,
-    /// What waits to be applied.
+    /// Work that waits for the apply thread.
     pub unapplied: VecDeque<ApplyWork>,
     pub server: SnapshotServer,
     pub installer: SnapshotInstaller,
-    /// What waits to be done for snapshots.
+    /// Work that waits for the snapshot thread.
     pub snapshot_work: VecDeque<SnapshotWork>,
     pub snapshot_planned: bool,
     pub apply_planned: bool,
@@ -87,7 +87,7 @@ pub struct Node {
     pub running: Option<Running>,
     pub files: Arc<DatabaseFiles>,
     pub log: LogDisk,
-    /// What its database was reported to have persisted.
+    /// Its database has reported this sequence as persisted.
     pub persisted: Sequence,
     pub paused_until: u64,
     /// For good: by its own word, its database is not what the log says.
@@ -187,7 +187,7 @@ impl Node {
         });
     }
 
-    /// Takes the process away; what it had is returned, so that whoever waited for it can be told.
+    /// Takes the process away, and returns its state, so that waiting clients can be notified.
     pub fn crash(&mut self, random: &mut Random, power_loss: bool) -> Option<Running> {
         self.has_losses = !self.is_sound();
         let running = self.running.take()?;
@@ -233,7 +233,7 @@ impl Node {
         self.spare.is_some()
     }
 
-    /// What each of its disks reported, in its place or not.
+    /// The expected log of each of its disks, in its place or not.
     pub fn ledgers(&self) -> impl Iterator<Item = &Ledger> {
         [Some(&self.log.ledger), self.spare.as_ref().map(|spare| &spare.log.ledger)].into_iter().flatten()
     }

@@ -1,5 +1,5 @@
-//! How a run begins: situations that random schedules hardly reach are brought about on purpose, and chance goes on from
-//! there.
+//! How a run begins: situations that random schedules hardly reach are set up on purpose, and the run continues at
+//! random.
 //!
 //! An opening is a starting point, not a scene: faults that come by themselves come during it too, its times are drawn, and
 //! nothing is expected of it.
@@ -16,7 +16,7 @@ pub enum Opening {
     /// again while it catches up.
     OldLogReturns,
     /// Followers are cut off one after the other, so that a candidate meets logs of the same view that end at different
-    /// places, beside some of older ones.
+    /// places, next to some of older ones.
     SplitLogs,
     /// A replica that lags far behind gets what it lacks, until it is cut off in the middle, from one primary after the
     /// other.

@@ -1,4 +1,4 @@
-//! What operations of each kind read, and what they change in consequence.
+//! The reads of each kind of operation, and the resulting changes.
 
 use bytes::Bytes;
 use kv_api::{FamilyChange, KeyRange, KeyRef, MutationKind, Rows};
@@ -16,7 +16,7 @@ use crate::checkers::bank::Balances;
 use crate::checkers::queue::QueueKind;
 use crate::history::{ListStep, RegisterKind};
 
-/// What an operation reads from, at one version.
+/// The source of an operation's reads, at one version.
 #[derive(Clone, Copy)]
 pub struct Look<'d> {
     pub database: &'d Database,
@@ -24,7 +24,7 @@ pub struct Look<'d> {
 }
 
 impl Look<'_> {
-    /// At a version that surely can be read, in a family that surely exists.
+    /// At a version that can be read, in a family that exists.
     fn get(self, key: &KeyRef) -> Option<Bytes> {
         self.database.get(key, self.version).expect("it can be read")
     }
@@ -168,7 +168,7 @@ impl Records {
         Seen { change, sights: vec![Sight::Lists(steps)] }
     }
 
-    /// Reads all lists, clears them as one range and builds them anew, one of them with one more element.
+    /// Reads all lists, clears them as one range and rebuilds them, one of them with one more element.
     fn rebuild_lists(&mut self, look: Look<'_>, random: &mut Random, habits: &Habits) -> Seen {
         let mut change = look.change();
         let range = range_of(&all_with(LISTS, ""));
@@ -240,7 +240,7 @@ fn transfer(look: Look<'_>, random: &mut Random, habits: &Habits) -> Seen {
     Seen::of(change, [])
 }
 
-/// What additions change meanwhile must conflict.
+/// Concurrent additions must conflict.
 fn transfer_in_ledger(look: Look<'_>, mut change: Change, (from, to): (u64, u64), amount: i64) -> Change {
     for (key, amount) in [(from, -amount), (to, amount)] {
         change.reads.push(ledger(key));

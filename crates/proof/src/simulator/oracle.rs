@@ -1,7 +1,7 @@
-//! What every replica must answer: the [`Reference`] decides each write when the first replica executes it, and from then
+//! The required answer of every replica: the [`Reference`] decides each write when the first replica executes it, and from then
 //! on every verdict, every read at any version, the horizon and the families of every replica are compared with it.
 //!
-//! Replicas execute at different times and in different batches: what holds of one is told by the sequence that its
+//! Replicas execute at different times and in different batches: the state of one follows from the sequence that its
 //! database has applied.
 
 use std::collections::BTreeMap;
@@ -67,7 +67,7 @@ impl Oracle {
         }
     }
 
-    /// What holds of a database that has applied everything through `sequence`.
+    /// The state of a database that has applied everything through `sequence`.
     pub fn moment(&self, sequence: Sequence) -> Moment {
         let state = self.state();
         let last = state.steps.range(..=sequence).next_back();

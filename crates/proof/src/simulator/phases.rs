@@ -15,7 +15,7 @@ use super::workload::OpId;
 /// Within this long after the last fault a core must have committed something of its own, and read it.
 const PROGRESS_WITHIN_US: u64 = 15_000_000;
 
-/// Who has got a copy needs the entries behind it, and so long may that take.
+/// A replica with a new copy needs the entries behind it; this is the time for fetching them.
 const AFTER_COPY_US: u64 = 5_000_000;
 
 /// Replicas whose digests differ, and which no third one can decide between, stop within this long: four of the longest
@@ -200,7 +200,7 @@ impl Cluster {
             })
     }
 
-    /// Whether enough replicas are left to go on: some may have stopped for good.
+    /// Whether enough replicas are left for a quorum: some may have stopped for good.
     fn has_quorum(&self) -> bool {
         let left = self.nodes.iter().filter(|node| !node.stopped).count();
         left > self.nodes.len() / 2

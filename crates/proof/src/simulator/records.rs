@@ -1,4 +1,4 @@
-//! What clients tried and saw, for the checkers.
+//! Attempts and observations of clients, for the checkers.
 
 use std::collections::BTreeSet;
 
@@ -21,16 +21,16 @@ const CONFIGURATIONS: usize = 20_000;
 /// A write that was sent at least once.
 struct Tried {
     write: LoggedWrite,
-    /// Who waits, in which of its steps; `None`: nobody does.
+    /// The client that waits, and in which of its steps; `None`: none does.
     client: Option<(usize, u64)>,
-    /// How often it was sent, and how many of these will surely not be executed.
+    /// How often it was sent, and how many of these will never be executed.
     sent: u64,
     refused: u64,
     ended: bool,
     result: Option<CommitResult>,
 }
 
-/// What an operation read, and what it wants to change in consequence.
+/// The reads of an operation, and its resulting changes.
 #[derive(Default)]
 pub struct Seen {
     pub change: Option<Change>,
@@ -54,7 +54,7 @@ pub enum Sight {
     Balances(Balances),
     Ledger(Balances),
     Queue(QueueKind),
-    /// So many claims.
+    /// The number of claims.
     Claims(usize),
 }
 
@@ -133,7 +133,7 @@ impl Records {
         self.tried[op.0 as usize].sent
     }
 
-    /// One try of it will surely not be executed. True when that holds of all.
+    /// One try of it will never be executed. True when that holds for all.
     pub fn refused(&mut self, op: OpId) -> bool {
         let tried = self.tried(op);
         tried.refused += 1;

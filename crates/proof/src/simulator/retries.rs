@@ -1,8 +1,8 @@
-//! What became of a write: its answers, and how it is sent again.
+//! The fate of a write: its answers, and its retries.
 //!
 //! A commit with an idempotency id is sent again, through any replica, until it has an answer: it must take effect once,
-//! and every answer must be the first result. What one try was refused for says nothing of the others, but for a conflict:
-//! that is for good.
+//! and every answer must be the first result. The reason for which one try was refused says nothing about the others, except for
+//! a conflict, which is final.
 
 use bytes::Bytes;
 use kv_api::{AtomicCommit, CommitResult, IDEMPOTENCY_SECONDS, KvError, decode_verdict};
@@ -76,7 +76,7 @@ impl Cluster {
             None if self.records.is_in_journal(op) => self.watch.acknowledge(op, result.version),
             None => {}
         }
-        // What creates a family, or lets time pass, has no version of its own.
+        // A write that creates a family, or lets time advance, has no version of its own.
         let write = self.records.write(op);
         let has_version = write.commit.is_some() || write.family.as_ref().is_some_and(|change| change.drop);
         self.ended(op, Outcome::Ok, has_version.then_some(result.version));
@@ -110,7 +110,7 @@ impl Cluster {
         self.ended(op, Outcome::Fail, None);
     }
 
-    /// The replica says that a request will surely not be executed.
+    /// The replica reports that a request will never be executed.
     pub fn refused(&mut self, op: OpId) {
         match self.records.refused(op) {
             true => self.denied_for_good(op),

@@ -1,4 +1,4 @@
-//! What rows mean: keys, how values are written, and the commits that clients make of them.
+//! The meaning of rows: keys, encoding of values, and the commits that clients make of them.
 
 use bytes::Bytes;
 use kv_api::{AtomicCommit, FamilyChange, KeyRange, KeyRef, LoggedWrite, Mutation, MutationKind, RangeQuery, Row};
@@ -9,7 +9,7 @@ pub const BANK: &str = "bank";
 /// A family that comes and goes.
 pub const SCRATCH: &str = "scratch";
 
-/// What an account holds before anything was written to it.
+/// The balance of an account before the first write to it.
 pub const INITIAL_BALANCE: i64 = 100;
 
 /// The last of all keys, so that everything else is one range before it.
@@ -22,7 +22,7 @@ pub const LISTS: u8 = b'l';
 /// Of which there is never more than one.
 pub const CLAIMS: u8 = b'p';
 pub const REGISTERS: u8 = b'r';
-/// Of no meaning.
+/// Scratch keys.
 pub const SCRAPS: u8 = b'x';
 
 fn keyed(prefix: u8, key: u64) -> KeyRef {
@@ -49,7 +49,7 @@ pub fn ledger(key: u64) -> KeyRef {
     keyed(LEDGER, key)
 }
 
-/// What a commit reads that depends on nothing, so that it fails when it is too old.
+/// The key that a commit without reads names as read, so that it fails when it is too old.
 pub fn guard() -> KeyRef {
     KeyRef::new("g")
 }
@@ -135,7 +135,7 @@ pub fn pushed(prefix: u8, element: u64, padding: usize) -> Mutation {
     mutation(MutationKind::SetVersionstampedKey, &KeyRef::new(key), value)
 }
 
-/// What a commit changes and depends on.
+/// The changes and conflicts of a commit.
 #[derive(Clone, Debug, Default)]
 pub struct Change {
     pub read_version: u64,

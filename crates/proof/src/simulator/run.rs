@@ -13,7 +13,7 @@ use super::random::Random;
 use super::steering::kind_of;
 use super::workload::Habits;
 
-/// What a run is besides its seed.
+/// The settings of a run besides its seed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
     /// `None`: the seed decides, mostly three.
@@ -26,7 +26,7 @@ pub struct Settings {
     pub trace: bool,
 }
 
-/// What faults there are.
+/// The faults that may occur.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mode {
     /// Some kinds often, some seldom, some never.

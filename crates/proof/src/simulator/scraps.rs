@@ -1,5 +1,5 @@
-//! Keys of no meaning, on which everything is tried that a commit can do, and reads of the past. Only the
-//! [`super::oracle`] knows what must come of it.
+//! Scratch keys for random commits that exercise every operation, and reads of the past. Only the
+//! [`super::oracle`] knows the required results.
 
 use bytes::Bytes;
 use kv_api::{KeyRange, KeyRef, KeySelector, Mutation, MutationKind, RangeQuery};
@@ -136,7 +136,7 @@ pub fn look_back(look: Look<'_>, random: &mut Random, habits: &Habits) -> Seen {
         4 => look.version + random.below(2),
         _ => random.between(horizon, look.version.max(horizon)),
     };
-    // What comes of each is compared with what must come of it.
+    // The database compares each result with the required one.
     let _ = look.database.range(&any_query(random, habits), version);
     let family = family(random);
     let _ = look.database.get(&key(random, habits, family), version);

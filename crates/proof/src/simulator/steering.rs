@@ -1,7 +1,7 @@
 //! Which seeds to try next: half of them fresh, half of them variations of those that took rare ways.
 //!
-//! A run's *kind* is what its seed decides before it begins: replicas, weights of faults, habits of clients, opening. What
-//! happens then is drawn from the whole seed. A *variation* has the kind of another seed and a course of its own; it is a
+//! A run's *kind* is the set of choices of its seed before it begins: replicas, weights of faults, workload of clients,
+//! starting situation. The rest is drawn from the whole seed. A *variation* has the kind of another seed and a course of its own; it is a
 //! seed like any other, and replays alone.
 //!
 //! Rare is a pair of marked paths (`rsml::coverage`), taken one after the other, that few runs took. Kinds that took such
@@ -13,9 +13,9 @@ use super::random::Random;
 const IS_VARIATION: u64 = 1 << 63;
 const KIND_BITS: u32 = 40;
 const VARIATION_BITS: u32 = 63 - KIND_BITS;
-/// So many kinds are kept.
+/// The number of kinds that are kept.
 const KEPT: usize = 256;
-/// A pair is rare that fewer than one in so many runs took.
+/// A pair is rare if fewer than one in this many runs took it.
 const RARE: u64 = 100;
 
 /// The seed from which everything is drawn that is decided before a run begins.

@@ -24,8 +24,8 @@ impl Cluster {
         self.schedule(after, Event::Spring(process));
     }
 
-    /// The primary relies on few, and does not hear from now on what becomes of one of these: it starts again and
-    /// remembers no grant, or its connection ends. Everybody looks for another primary at once.
+    /// The primary relies on few, and loses contact with one of these: that one starts again and
+    /// remembers no grant, or its connection ends. All replicas look for another primary at once.
     pub(super) fn spring(&mut self, primary: usize) {
         let lessors = self.relied_on(primary).unwrap_or_default();
         if lessors.is_empty() {
@@ -43,7 +43,7 @@ impl Cluster {
         }
     }
 
-    /// `successor` is told to stand. Its own promise takes long to become durable, and it hears nobody meanwhile; the
+    /// `successor` is asked to stand. Its own promise takes long to become durable, and it hears nobody meanwhile; the
     /// former primary starts again, helps another one to lead, and grants it a lease. Then the late one asks for promises,
     /// with the word of a primary that leads no more.
     pub(super) fn hold_up_successor(&mut self, primary: usize, successor: usize, message: &Message) {

@@ -1,4 +1,4 @@
-//! What must hold at every moment, whatever the faults: seen by somebody who sees all replicas at once.
+//! Properties that must hold at every moment, under all faults, checked with a view of all replicas at once.
 
 use std::collections::BTreeSet;
 
@@ -33,7 +33,7 @@ pub struct Watch {
     /// The disks of the cluster, once it is born.
     voters: Vec<DiskId>,
     pub acknowledged: u64,
-    /// What databases said that are not what the log says, and copies of them.
+    /// Digests of databases that differ from the log, and of copies of them.
     tainted: BTreeSet<(Sequence, u64)>,
 }
 
@@ -137,12 +137,12 @@ impl Watch {
         hold(self.exactly_once.refuse(op.0));
     }
 
-    /// What the journal of a database shows in the end.
+    /// The contents of the journal of a database at the end.
     pub fn journal(&self, who: &str, effects: &[(u64, u64)]) {
         hold(self.exactly_once.effects(who, effects));
     }
 
-    /// What a read that begins now must cover: not only what was acknowledged, but all that any replica delivered.
+    /// The sequence that a read which begins now must cover: not only acknowledged entries, but all that any replica delivered.
     pub fn read_floor(&self) -> Sequence {
         self.agreement.highest()
     }

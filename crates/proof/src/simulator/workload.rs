@@ -1,4 +1,4 @@
-//! What clients do, how often, and how patient they are.
+//! The workload of clients: kinds of operations, their frequencies, and timeouts.
 //!
 //! Every commit, whatever it is for, also pushes its own number into a *journal* under a versionstamped key. So the
 //! database itself tells, at any time, which commits took effect, how often, and in which order.
@@ -31,7 +31,7 @@ pub enum Kind {
     TakeMany,
     /// Where nobody has a claim: makes one. Else takes it away.
     Claim,
-    /// Anything at all on keys of no meaning.
+    /// Any operation on scratch keys.
     Scraps,
     /// Creates a family, or drops one.
     Families,
@@ -42,7 +42,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// What clients choose from.
+    /// The kinds from which clients choose.
     pub const ALL: [Kind; 17] = [
         Kind::Write,
         Kind::Read,
@@ -107,15 +107,15 @@ pub struct Habits {
     pub registers: u64,
     pub lists: u64,
     pub accounts: u64,
-    /// Keys of no meaning.
+    /// The number of scratch keys.
     pub scraps: u64,
     /// How often each kind is chosen.
     weights: Vec<(Kind, u64)>,
-    /// One in so many steps goes to another node than the one before.
+    /// One in this many steps goes to another node than the one before.
     pub wander: u64,
     /// Extra bytes in a commit, at most.
     pub padding: u64,
-    /// One in so many commits carries an idempotency id, and is sent again until it has an answer.
+    /// One in this many commits carries an idempotency id, and is sent again until it has an answer.
     pub ids: u64,
     /// Readable windows of the servers, which need not be the same, in milliseconds.
     pub windows_ms: Vec<u64>,

@@ -20,11 +20,11 @@ use tokio::time::{sleep, timeout};
 use super::servers::Servers;
 use crate::chaos::random::Random;
 
-/// What large ranges read: 20 MB.
+/// The rows that large ranges read: 20 MB.
 const BULK_ROWS: u64 = 2_000;
 const BULK_VALUE_BYTES: usize = 10_000;
 
-/// What one kind of client does once. An error ends the attempt only: it is what such clients get.
+/// One attempt of one kind of client. An error ends only the attempt: such clients must expect it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Kind {
     /// Asks for much and reads it at a trickle.
@@ -49,7 +49,7 @@ enum Kind {
     HalfRequest,
 }
 
-/// So many of each kind work at a time.
+/// The number of clients of each kind.
 const CROWD: [(Kind, usize); 10] = [
     (Kind::SlowReader, 8),
     (Kind::NeverReads, 8),
@@ -291,7 +291,7 @@ fn encode<R: ThriftRequest + Into<ThriftCall>>(bytes: &mut Vec<u8>, sequence_id:
     encode_call(bytes, Encoding::default(), sequence_id, &request.into());
 }
 
-/// So many requests for all rows of the bulk.
+/// A number of requests, each for all rows of the bulk.
 fn everything(count: i32) -> Vec<u8> {
     let mut bytes = Vec::new();
     for sequence in 0..count {

@@ -1,4 +1,4 @@
-//! Who granted a lease lets nobody else lead before it is over, whatever comes in between. The simulator sees every
+//! A replica that granted a lease lets no other one lead before it is over, under all faults. The simulator sees every
 //! promise that breaks a lease on which a primary relies (`checkers::leases`); these scenes make the moments in which one
 //! could be given.
 
@@ -48,7 +48,7 @@ fn who_granted_a_lease_does_not_stand_before_it_is_over() {
         cut_link(&mut cluster, primary, other);
         cluster.run(2_000_000);
         assert!(relies_on(&cluster, primary, lessor), "seed {seed}: the scene is another one");
-        // It is told that the connection to its primary has ended, and looks for another one at once.
+        // It learns that the connection to its primary has ended, and looks for another one at once.
         cut_link(&mut cluster, primary, lessor);
         cluster.disconnect(lessor, primary);
         cluster.run(1_000_000);
@@ -70,7 +70,7 @@ fn one_that_was_told_to_stand_does_not_break_the_lease_of_another_view() {
         while cluster.relied_on(primary).is_some() && cluster.now < deadline {
             cluster.run(10);
         }
-        // It has just been told to stand, but its own promise takes long to become durable.
+        // It was just asked to stand, but its own promise takes long to become durable.
         cluster.nodes[late].log.hangs_until = cluster.now + 400_000;
         cluster.run(1_000);
         // The primary is back at once, and does not lead. When the lease of its former start is over, it helps the other

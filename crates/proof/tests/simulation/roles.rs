@@ -108,7 +108,7 @@ fn where_no_replica_has_space_the_primary_stays_and_serves_reads() {
         let (mut cluster, _) = led_cluster(3, seed);
         for node in 0..3 {
             cluster.input(node, Input::Space(false));
-            // What is being written finds no space either.
+            // Writes in progress find no space either.
             cluster.nodes[node].log.hangs_until = cluster.now + 10_000_000;
         }
         cluster.run(1_000_000);

@@ -195,7 +195,7 @@ fn a_replica_that_dies_before_the_record_is_durable_has_its_old_database() {
     stage.sync(C);
     assert_eq!(stage.core(C).hard_state().generation, 0);
     assert_eq!(stage.executed(C).len(), 0);
-    stage.note("It begins anew, once it knows what the others have.");
+    stage.note("It begins again, once it knows what the others have.");
     for node in [A, B] {
         stage.tick(node, 200_000);
         stage.tell(node, C);

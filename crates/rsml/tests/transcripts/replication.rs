@@ -73,7 +73,7 @@ fn a_synchronisation_that_outgrows_its_memory_is_written_as_far_as_it_is_committ
         tiny_messages(options);
         options.stage_bytes = 0;
     });
-    stage.note("C holds w without knowing that it is committed, starts anew, and misses the rest and a new primary.");
+    stage.note("C holds w without knowing that it is committed, restarts, and misses the rest and a new primary.");
     stage.off_stage(|stage| {
         stage.propose(A, "w");
         stage.play();

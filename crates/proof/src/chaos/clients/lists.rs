@@ -18,7 +18,7 @@ const MAX_STEPS: u64 = 4;
 
 type Lists = BTreeMap<u64, Vec<u64>>;
 
-/// What a transaction is going to do.
+/// The plan of a transaction.
 #[derive(Clone, Copy)]
 enum Plan {
     Append { key: u64, element: u64 },

@@ -1,4 +1,4 @@
-//! Clients that go on whatever happens, and record what they saw.
+//! Clients that keep working through every fault, and record their histories.
 //!
 //! Each server has clients that speak to it alone, so that every replica serves reads and takes writes; some others speak
 //! to whichever server answers.
@@ -26,7 +26,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Pauses between two operations of a client: enough load for faults to matter, little enough for a long history.
 const MAX_THINK_MS: u64 = 20;
 
-/// What all clients have in common.
+/// The state that all clients share.
 struct Shared {
     recorder: Arc<Recorder>,
     stop: AtomicBool,
@@ -149,7 +149,7 @@ impl Actor {
         Begun { client: self.id, called_us: self.shared.recorder.now_us() }
     }
 
-    /// Notes how an operation ended; a client that does not know goes on under another name.
+    /// Notes how an operation ended; a client that does not know continues under another name.
     fn end<T>(&mut self, what: &'static str, result: &Result<T, ClientError>) -> Outcome {
         let recorder = &self.shared.recorder;
         let outcome = outcome_of(result);

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use kv_api::{KeyRange, KeyRef, KeySelector, KvError, RangeQuery, Row, Rows};
 
-/// What a key held from a version on.
+/// The value of a key from a version on.
 struct Entry {
     version: u64,
     value: Option<Bytes>,

@@ -1,6 +1,6 @@
-//! The database as simply as it can be told: every version of every key is kept, every question is answered by looking at
-//! all that may matter, and nothing is ever removed, cached or batched. It decides the writes of the log one by one; what
-//! it says of each is what every replica must say.
+//! The database in its simplest form: every version of every key is kept, every question is answered from all versions
+//! that may matter, and nothing is ever removed, cached or batched. It decides the writes of the log one by one; its
+//! verdict on each is the one that every replica must give.
 //!
 //! Written from the description of the interface, not from the store's code: of that it shares nothing but the
 //! vocabulary.
@@ -81,7 +81,7 @@ impl Reference {
     fn advance(&mut self, time_us: u64, window_us: u64) {
         assert!(time_us >= self.time_us, "replicated time went back: {} -> {time_us}", self.time_us);
         let apart_us = (window_us / WINDOW_PARTS).max(1);
-        // What was the newest when a silence began still was it so much later.
+        // The newest version at the beginning of a silence was still the newest this much later.
         let silence = Some(self.time_us + apart_us).filter(|at| *at < time_us);
         self.time_us = time_us;
         for now in silence.into_iter().chain([time_us]) {

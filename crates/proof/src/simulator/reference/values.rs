@@ -1,4 +1,4 @@
-//! What atomic mutations make of a value, told by numbers where the operands are short enough.
+//! The effect of atomic mutations on a value, computed with numbers if the operands are short enough.
 
 use bytes::Bytes;
 use kv_api::MutationKind;
