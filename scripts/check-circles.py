@@ -23,6 +23,15 @@ TOLERATED = {
     ("rsml", f"core::{subject}", "core::replica"): BY_SUBJECT
     for subject in ("catch_up", "fitness", "lease", "secondary", "transfer", "trimming")
 }
+NOT_YET = "test code that is not taken apart yet"
+TOLERATED |= {
+    ("fuzz-targets", "wal::script", "wal::damage"): NOT_YET,
+    ("proof", "chaos::nemesis", "chaos::records"): NOT_YET,
+    ("proof", "simulator::claims", "simulator::ledger"): NOT_YET,
+    ("proof", "simulator::claims", "simulator::watch"): NOT_YET,
+    ("proof", "simulator::clients", "simulator::cluster"): NOT_YET,
+    ("proof", "simulator::operations", "simulator::scraps"): NOT_YET,
+}
 
 Module = tuple[str, ...]
 
