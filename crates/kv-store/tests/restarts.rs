@@ -411,7 +411,7 @@ enum Step {
     Commit(AtomicCommit, u64),
     DropFamily(&'static str),
     PassTime,
-    Sweep,
+    Collect,
     OpenAgain,
 }
 
@@ -422,7 +422,7 @@ fn steps() -> impl Strategy<Value = Vec<(u64, Step)>> {
         10 => any_commit().prop_map(|(commit, age)| Step::Commit(commit, age)),
         1 => prop_oneof![Just("f"), Just("g")].prop_map(Step::DropFamily),
         1 => Just(Step::PassTime),
-        1 => Just(Step::Sweep),
+        1 => Just(Step::Collect),
         4 => Just(Step::OpenAgain),
     ];
     vec((pause, step), 1..60)
@@ -455,7 +455,7 @@ fn compare(place: Place, is_killed: bool, steps: &[(u64, Step)]) {
             }
             Step::DropFamily(name) => LoggedWrite::family(FamilyChange { name: (*name).into(), drop: true }),
             Step::PassTime => LoggedWrite::clock_tick(),
-            Step::Sweep => {
+            Step::Collect => {
                 lasting.collect_all();
                 session.collect_all();
                 continue;

@@ -43,7 +43,7 @@ enum Action {
     },
     SetAll,
     SetOften(u8),
-    Sweep {
+    Collect {
         budget: u64,
     },
     Flush,
@@ -103,7 +103,7 @@ impl World {
             Action::Commit { writes, age } => self.commit(writes, *age),
             Action::SetAll => self.commit(&(0..KEYS).map(Write::Set).collect::<Vec<_>>(), u64::MAX),
             Action::SetOften(key) => (0..40).for_each(|_| self.commit(&[Write::Set(*key)], 20)),
-            Action::Sweep { budget } => drop(self.collect(*budget)),
+            Action::Collect { budget } => drop(self.collect(*budget)),
             Action::Flush => self.engine.flush().unwrap(),
             Action::Compact(keys) => self.engine.compact_data(&prefix(keys.start), &prefix(keys.end)).unwrap(),
             Action::Restart => self.open_again(Place::restart),
@@ -282,7 +282,7 @@ fn action() -> impl Strategy<Value = Action> {
         12 => (vec(write, 1..5), age).prop_map(|(writes, age)| Action::Commit { writes, age }),
         2 => Just(Action::SetAll),
         1 => key().prop_map(Action::SetOften),
-        8 => (1..60_u64).prop_map(|budget| Action::Sweep { budget }),
+        8 => (1..60_u64).prop_map(|budget| Action::Collect { budget }),
         3 => Just(Action::Flush),
         1 => keys().prop_map(Action::Compact),
         1 => Just(Action::Restart),
