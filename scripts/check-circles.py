@@ -27,10 +27,10 @@ NOT_YET = "test code that is not taken apart yet"
 TOLERATED |= {
     ("fuzz-targets", "wal::script", "wal::damage"): NOT_YET,
     ("proof", "chaos::nemesis", "chaos::records"): NOT_YET,
-    ("proof", "simulator::claims", "simulator::ledger"): NOT_YET,
+    ("proof", "simulator::claims", "simulator::expected_log"): NOT_YET,
     ("proof", "simulator::claims", "simulator::watch"): NOT_YET,
     ("proof", "simulator::clients", "simulator::cluster"): NOT_YET,
-    ("proof", "simulator::operations", "simulator::scraps"): NOT_YET,
+    ("proof", "simulator::operations", "simulator::scratch"): NOT_YET,
 }
 
 Module = tuple[str, ...]

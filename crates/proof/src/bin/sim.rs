@@ -6,7 +6,7 @@ use std::str::FromStr;
 use std::time::{Duration, Instant, SystemTime};
 
 use clap::{Args, Parser};
-use proof::simulator::{Campaign, Figures, Mode, Plan, Settings, Until, campaign, run};
+use proof::simulator::{Campaign, Counters, Mode, Plan, Settings, Until, campaign, run};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -263,7 +263,7 @@ fn summary(first: u64, took: Duration, sums: &[(Mode, Campaign)], arguments: &Ar
             pace(sum),
         );
     }
-    let mut all = Figures::default();
+    let mut all = Counters::default();
     sums.iter().for_each(|(_, sum)| all.add(&sum.figures));
     if !all.coverage.is_empty() {
         text += &format!("\nmarked paths never taken: {}\n", join_or_none(&all.uncovered()));

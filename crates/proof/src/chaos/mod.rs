@@ -64,7 +64,7 @@ pub async fn run(options: &Options) -> Result<Report, String> {
     let clients = clients::start(&cluster, &recorder, options.seed).await?;
     let progress = tokio::spawn(records::print_progress(recorder.clone()));
     let mut nemesis = Nemesis::new(cluster, recorder.clone());
-    nemesis.carry_out(&schedule).await;
+    nemesis.execute(&schedule).await;
     nemesis.heal().await;
     let (mut cluster, mut violations, faults) = nemesis.finish();
     let healed_us = recorder.now_us();

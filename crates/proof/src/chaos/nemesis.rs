@@ -49,7 +49,7 @@ impl Nemesis {
         }
     }
 
-    pub async fn carry_out(&mut self, schedule: &Schedule) {
+    pub async fn execute(&mut self, schedule: &Schedule) {
         let started = Instant::now();
         // On a slow machine the plan waits, so that faults don't pile up that were to come one after the other.
         let mut late = Duration::ZERO;

@@ -15,12 +15,12 @@ use super::{Verdict, Violation};
 pub struct Lease {
     pub primary: ReplicaId,
     pub view: View,
-    pub lessors: Vec<ReplicaId>,
+    pub grantors: Vec<ReplicaId>,
 }
 
 /// `replica` promises `promised` at this moment, be it in memory.
 pub fn promises(replica: ReplicaId, promised: View, held: &[Lease]) -> Verdict {
-    let broken = held.iter().find(|lease| lease.view < promised && lease.lessors.contains(&replica));
+    let broken = held.iter().find(|lease| lease.view < promised && lease.grantors.contains(&replica));
     broken.map_or(Ok(()), |lease| {
         let story = format!("replica {replica} promises {promised} while {lease:?} holds");
         Err(Violation::new("leases", "promise under a lease", story))
@@ -41,7 +41,7 @@ mod tests {
     use super::*;
 
     fn held() -> Vec<Lease> {
-        vec![Lease { primary: ReplicaId(0), view: View(256), lessors: vec![ReplicaId(1)] }]
+        vec![Lease { primary: ReplicaId(0), view: View(256), grantors: vec![ReplicaId(1)] }]
     }
 
     #[test]

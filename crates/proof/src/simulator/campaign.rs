@@ -4,7 +4,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use super::figures::Figures;
+use super::counters::Counters;
 use super::run::{Failure, Settings, run};
 use super::steering::Steering;
 
@@ -16,7 +16,7 @@ pub enum Until {
 }
 
 pub struct Campaign {
-    pub figures: Figures,
+    pub figures: Counters,
     pub failures: Vec<Failure>,
     pub took: Duration,
     /// Different pairs of marked paths that were taken one after the other: how much a campaign has seen.
@@ -51,9 +51,9 @@ pub fn campaign(plan: Plan, settings: Settings) -> Campaign {
     let next = AtomicU64::new(first);
     let steering = Mutex::new(Steering::new(first));
     let stopped = AtomicBool::new(false);
-    let gathered = Mutex::new((Figures::default(), Vec::new()));
+    let gathered = Mutex::new((Counters::default(), Vec::new()));
     let work = || {
-        let mut figures = Figures::default();
+        let mut figures = Counters::default();
         while !stopped.load(Ordering::Relaxed) {
             let fresh = next.fetch_add(1, Ordering::Relaxed);
             let is_over = match until {

@@ -8,7 +8,7 @@ use rsml::MessageHeader;
 use rsml::{Message, Sequence, View};
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::ledger::Ledger;
+use super::expected_log::ExpectedLog;
 use super::watch::hold;
 use crate::checkers::Violation;
 use crate::checkers::chosen::Chosen;
@@ -19,7 +19,7 @@ pub struct Origin<'a> {
     pub sender: MessageHeader,
     /// The promise in memory.
     pub promised: View,
-    pub log: &'a Ledger,
+    pub log: &'a ExpectedLog,
     /// Its database has reported this sequence as persisted.
     pub persisted: Sequence,
     /// Whether the sender relies on leases at this moment.

@@ -10,7 +10,7 @@ use rsml::core::{Input, ReadId, RequestId};
 use super::cluster::Cluster;
 use super::events::Event;
 use super::node::Barrier;
-use super::operations::Look;
+use super::operations::StateView;
 use super::records::Seen;
 use super::rows::{self, Change};
 use super::workload::{Kind, OpId};
@@ -60,13 +60,13 @@ impl Cluster {
                 self.schedule(after, Event::BlindNote(node));
             }
         }
-        let kind = self.clients[client].again.take().unwrap_or_else(|| self.habits.choose(&mut self.random));
+        let kind = self.clients[client].again.take().unwrap_or_else(|| self.profile.choose(&mut self.random));
         let node = self.next_node(client);
         if !self.is_served(node) {
             return self.rest(client);
         }
         if kind.is_blind() {
-            let seen = self.records.blind(kind, &mut self.random, &self.habits);
+            let seen = self.records.blind(kind, &mut self.random, &self.profile);
             self.commit(client, kind, self.now, seen);
         } else {
             self.take_read_point(client, kind, node);
@@ -81,21 +81,21 @@ impl Cluster {
 
     /// The client's node, now and then another one.
     fn next_node(&mut self, client: usize) -> usize {
-        if self.random.one_in(self.habits.wander) || !self.is_served(self.clients[client].node) {
+        if self.random.one_in(self.profile.wander) || !self.is_served(self.clients[client].node) {
             self.clients[client].node = self.any_node();
         }
         self.clients[client].node
     }
 
     fn rest(&mut self, client: usize) {
-        let pause = self.random.between(100, self.habits.pause_us);
+        let pause = self.random.between(100, self.profile.pause_us);
         self.schedule(pause, Event::Client(client));
     }
 
     pub(super) fn wait(&mut self, client: usize) -> u64 {
         self.clients[client].step += 1;
         let step = self.clients[client].step;
-        let patience = self.random.between(self.habits.patience_us / 4, self.habits.patience_us);
+        let patience = self.random.between(self.profile.patience_us / 4, self.profile.patience_us);
         self.schedule(patience, Event::GiveUp { client, step });
         step
     }
@@ -120,8 +120,8 @@ impl Cluster {
         // The applied entry may have ended it: the client finds out by itself.
         let Some(running) = self.nodes[node].running.as_ref() else { return };
         let newest = running.database.applied_version();
-        let look = Look { database: &running.database, version: newest };
-        let seen = self.records.read(kind, look, &mut self.random, &self.habits);
+        let look = StateView { database: &running.database, version: newest };
+        let seen = self.records.read(kind, look, &mut self.random, &self.profile);
         self.clients[client].known_version = self.clients[client].known_version.max(newest);
         if kind != Kind::Snapshot {
             self.records.read_version(self.clients[client].name, called_us, self.now, newest);
@@ -169,7 +169,7 @@ impl Cluster {
     }
 
     pub(super) fn propose(&mut self, node: usize, op: OpId, id: RequestId) {
-        let payload = rows::logged(self.records.write(op), self.habits.window_ms(node));
+        let payload = rows::logged(self.records.write(op), self.profile.window_ms(node));
         let running = self.nodes[node].running.as_mut().expect("it is served");
         running.waiting.insert(id, op);
         self.input(node, Input::Propose { id, payload });
@@ -180,7 +180,7 @@ impl Cluster {
         if !self.clients_active || !self.is_served(node) {
             return;
         }
-        let seen = self.records.blind(Kind::Note, &mut self.random, &self.habits);
+        let seen = self.records.blind(Kind::Note, &mut self.random, &self.profile);
         let op = self.new_write(None, seen.change.expect("a note is a commit"));
         self.records.sent(op);
         let request = RequestId(self.next_id());
@@ -256,7 +256,7 @@ impl Cluster {
                 if let Doing::Commit { asked_back, .. } = &mut self.clients[client].doing {
                     *asked_back = true;
                 }
-                let patience = self.random.between(self.habits.patience_us / 4, self.habits.patience_us);
+                let patience = self.random.between(self.profile.patience_us / 4, self.profile.patience_us);
                 self.schedule(patience, Event::GiveUp { client, step });
             }
         }

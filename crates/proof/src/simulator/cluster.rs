@@ -11,15 +11,15 @@ use xxhash_rust::xxh3::Xxh3;
 use super::claims::Origin;
 use super::clients::Client;
 use super::clock::{Clock, set_standard_time};
+use super::counters::Counters;
 use super::events::{Event, Process, Queue};
 use super::faults::Faults;
-use super::figures::Figures;
 use super::node::{ApplyWork, Node, Running, SnapshotWork};
 use super::oracle::Oracle;
 use super::random::Random;
 use super::records::Records;
 use super::watch::{self, Watch};
-use super::workload::Habits;
+use super::workload::WorkloadProfile;
 use crate::checkers::leases::{self, Lease};
 
 /// How often a node looks at its clock when nothing else happens; the driver's is the same.
@@ -32,13 +32,13 @@ pub struct Cluster {
     /// Directions of links that carry nothing.
     pub cut: BTreeSet<(usize, usize)>,
     pub faults: Faults,
-    pub habits: Habits,
+    pub profile: WorkloadProfile,
     pub random: Random,
     pub(super) clients: Vec<Client>,
     pub(super) clients_active: bool,
     pub(super) records: Records,
     pub(super) watch: Watch,
-    pub(super) figures: Figures,
+    pub(super) figures: Counters,
     pub(super) faults_ended: bool,
     /// The one that executed otherwise than the log says.
     pub(super) corrupted: Option<usize>,
@@ -58,27 +58,27 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    pub fn new(replicas: u8, seed: u64, faults: Faults, habits: Habits) -> Cluster {
+    pub fn new(replicas: u8, seed: u64, faults: Faults, profile: WorkloadProfile) -> Cluster {
         set_standard_time(0);
         let mut random = Random::new(seed);
         let oracle = Oracle::default();
         let nodes = (0..replicas as usize).map(|place| Node::new(place, oracle.clone(), &mut random)).collect();
         let mut records = Records::default();
         let first_node = |client: usize| client % replicas as usize;
-        let clients = (0..habits.clients).map(|c| Client::new(records.new_client(), first_node(c))).collect();
+        let clients = (0..profile.clients).map(|c| Client::new(records.new_client(), first_node(c))).collect();
         let mut cluster = Cluster {
             now: 0,
             queue: Queue::default(),
             nodes,
             cut: BTreeSet::new(),
             faults,
-            habits,
+            profile,
             random,
             clients,
             clients_active: true,
             records,
             watch: Watch::default(),
-            figures: Figures { seeds: 1, ..Figures::default() },
+            figures: Counters { seeds: 1, ..Counters::default() },
             faults_ended: false,
             corrupted: None,
             wiped: None,
@@ -251,7 +251,7 @@ impl Cluster {
             if begins_to_lead {
                 self.begins_to_lead(node, view);
             }
-            if !self.carry_out(node, outputs) {
+            if !self.dispatch(node, outputs) {
                 return;
             }
         }
@@ -275,14 +275,14 @@ impl Cluster {
             return Vec::new();
         }
         let relied_on = |running: &Running| {
-            let lessors = running.core.relies_on(running.clock.read(self.now))?;
-            Some(Lease { primary: running.core.id(), view: running.core.hard_state().promised, lessors })
+            let grantors = running.core.relies_on(running.clock.read(self.now))?;
+            Some(Lease { primary: running.core.id(), view: running.core.hard_state().promised, grantors })
         };
         self.nodes.iter().filter_map(|node| node.running.as_ref()).filter_map(relied_on).collect()
     }
 
     /// True when the core was given something new.
-    fn carry_out(&mut self, node: usize, outputs: Outputs) -> bool {
+    fn dispatch(&mut self, node: usize, outputs: Outputs) -> bool {
         if let Some(trace) = &mut self.trace {
             (self.now, node, &outputs).hash(trace.as_mut());
         }
@@ -490,7 +490,7 @@ impl Cluster {
     /// On whose leases `node` relies at this moment, if it serves reads without asking.
     pub fn relied_on(&self, node: usize) -> Option<Vec<usize>> {
         let held = self.leases().into_iter().find(|lease| lease.primary.0 as usize == node)?;
-        Some(held.lessors.iter().map(|lessor| lessor.0 as usize).collect())
+        Some(held.grantors.iter().map(|grantor| grantor.0 as usize).collect())
     }
 
     /// Whether `node` stands for election.
@@ -513,8 +513,8 @@ impl Cluster {
         self.trace.as_ref().expect("it was recorded").finish()
     }
 
-    pub fn figures(&self) -> Figures {
-        Figures {
+    pub fn figures(&self) -> Counters {
+        Counters {
             simulated_us: self.now,
             views_led: self.watch.views_led() as u64,
             acknowledged: self.watch.acknowledged,

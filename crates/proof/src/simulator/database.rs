@@ -183,7 +183,7 @@ impl Database {
     pub fn check(&self) {
         let (store, moment) = (self.reader.database(), self.moment());
         let said = (store.applied_version().0, store.oldest_readable().0, store.column_families());
-        let expected = (moment.version, moment.horizon.max(1), moment.families);
+        let expected = (moment.version, moment.oldest_readable.max(1), moment.families);
         assert_eq!(said, expected, "newest and oldest readable version, and families, are not those of the log");
     }
 

@@ -21,7 +21,7 @@ impl Cluster {
     fn compare_some_version(&mut self, node: usize) {
         let Some(running) = &self.nodes[node].running else { return };
         let moment = running.database.moment();
-        let oldest = moment.horizon.max(1);
+        let oldest = moment.oldest_readable.max(1);
         let pinned = running.database.pinned();
         let version = match self.random.below(3) {
             0 if !pinned.is_empty() => self.random.pick(&pinned),
@@ -46,7 +46,7 @@ impl Cluster {
     fn pin_something(&mut self, node: usize) {
         let Some(running) = &self.nodes[node].running else { return };
         let moment = running.database.moment();
-        let oldest = moment.horizon.max(1);
+        let oldest = moment.oldest_readable.max(1);
         let pinned = running.database.pinned();
         if !pinned.is_empty() && self.random.one_in(2) {
             let version = self.random.pick(&pinned);
@@ -68,7 +68,7 @@ impl Cluster {
         let Some(running) = &self.nodes[node].running else { return };
         let database = &running.database;
         let moment = database.moment();
-        let (oldest, newest) = (moment.horizon.max(1), moment.version);
+        let (oldest, newest) = (moment.oldest_readable.max(1), moment.version);
         let between = (0..2).map(|_| self.random.between(oldest, newest));
         let versions: Vec<u64> = between.chain([oldest]).chain(database.pinned()).collect();
         let compare = || versions.iter().for_each(|version| database.compare(*version));

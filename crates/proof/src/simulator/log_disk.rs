@@ -8,7 +8,7 @@ use rsml::core::{LogRead, ReadPurpose};
 use rsml::wal::{Fault, SimulatedDisk, WalOptions, WalStorage};
 use rsml::{Persist, Recovered, Sequence, Storage, StorageError, WriteId};
 
-use super::ledger::Ledger;
+use super::expected_log::ExpectedLog;
 use super::random::Random;
 
 /// When writes that found no space are tried again; as the driver does.
@@ -24,7 +24,7 @@ pub struct LogDisk {
     segment_bytes: u64,
     seed: u64,
     /// Every write that was reported as done: what recovery must at least find.
-    pub ledger: Ledger,
+    pub ledger: ExpectedLog,
     queue: VecDeque<Persist>,
     reads: Vec<LogRead>,
     /// Entries below may be removed once the writes through that id are done.
@@ -56,7 +56,7 @@ impl LogDisk {
             wal: None,
             segment_bytes: 4096 * random.between(2, 24),
             seed,
-            ledger: Ledger::new(),
+            ledger: ExpectedLog::new(),
             queue: VecDeque::new(),
             reads: Vec::new(),
             trim: None,
@@ -253,8 +253,8 @@ impl LogDisk {
     /// Finds out how many of the writes that were being written at the crash are there: the first ones, as many as explain
     /// what was found.
     fn settle_doubt(&mut self, found: &Recovered) {
-        let is_found = |ledger: &Ledger| (found.hard_state, found.last) == (ledger.hard_state, ledger.last());
-        let mut candidates: Vec<Ledger> = Vec::new();
+        let is_found = |ledger: &ExpectedLog| (found.hard_state, found.last) == (ledger.hard_state, ledger.last());
+        let mut candidates: Vec<ExpectedLog> = Vec::new();
         let mut ledger = self.ledger.clone();
         for write in std::mem::take(&mut self.in_doubt) {
             candidates.extend(is_found(&ledger).then(|| ledger.clone()));
@@ -273,7 +273,8 @@ impl LogDisk {
         // length: then only the entries tell.
         if candidates.len() > 1 {
             let entries = self.entries_on_disk(found.first);
-            let explains = |ledger: &Ledger| entries.iter().all(|(sequence, entry)| ledger.allows(*sequence, entry));
+            let explains =
+                |ledger: &ExpectedLog| entries.iter().all(|(sequence, entry)| ledger.allows(*sequence, entry));
             candidates.retain(explains);
         }
         let settled = candidates.into_iter().next();

@@ -10,7 +10,7 @@ use rsml::{Applier, Boot, DiskId, ExecutionNotifier, Sequence, SnapshotInstaller
 use super::clock::Clock;
 use super::database::{Database, DatabaseFiles, Executor};
 use super::events::Process;
-use super::ledger::Ledger;
+use super::expected_log::ExpectedLog;
 use super::log_disk::LogDisk;
 use super::oracle::Oracle;
 use super::random::Random;
@@ -234,7 +234,7 @@ impl Node {
     }
 
     /// The expected log of each of its disks, in its place or not.
-    pub fn ledgers(&self) -> impl Iterator<Item = &Ledger> {
+    pub fn ledgers(&self) -> impl Iterator<Item = &ExpectedLog> {
         [Some(&self.log.ledger), self.spare.as_ref().map(|spare| &spare.log.ledger)].into_iter().flatten()
     }
 

@@ -1,5 +1,5 @@
 //! The required answer of every replica: the [`Reference`] decides each write when the first replica executes it, and from then
-//! on every verdict, every read at any version, the horizon and the families of every replica are compared with it.
+//! on every verdict, every read at any version, the oldest readable version and the families of every replica are compared with it.
 //!
 //! Replicas execute at different times and in different batches: the state of one follows from the sequence that its
 //! database has applied.
@@ -18,7 +18,7 @@ use super::reference::Reference;
 #[derive(Clone, Default)]
 pub struct Moment {
     pub version: u64,
-    pub horizon: u64,
+    pub oldest_readable: u64,
     pub families: Arc<Vec<String>>,
 }
 
@@ -108,8 +108,11 @@ fn decide(reference: &mut Reference, value: &CommittedValue) -> Step {
         encode_verdict(&reference.decide(value.time_us, &write))
     };
     let verdicts = value.requests.iter().map(|request| decide(&request.payload)).collect();
-    let Reference { version, horizon, families, .. } = reference;
-    Step { verdicts, after: Moment { version: *version, horizon: *horizon, families: families.clone() } }
+    let Reference { version, oldest_readable, families, .. } = reference;
+    Step {
+        verdicts,
+        after: Moment { version: *version, oldest_readable: *oldest_readable, families: families.clone() },
+    }
 }
 
 impl Moment {
@@ -123,7 +126,7 @@ impl Moment {
     }
 
     pub fn check_readable(&self, read_version: u64, is_pinned: bool) -> Result<(), KvError> {
-        let oldest = self.horizon;
+        let oldest = self.oldest_readable;
         let is_readable = read_version >= oldest || is_pinned;
         if is_readable { Ok(()) } else { Err(KvError::TransactionTooOld { read_version, oldest }) }
     }

@@ -239,7 +239,7 @@ impl Cluster {
         let journal: Vec<(u128, u64)> = rows.rows.iter().map(stamped).collect();
         let effects: Vec<(u64, u64)> = journal.iter().map(|(stamp, op)| (*op, version_of(*stamp))).collect();
         self.watch.journal("the journal", &effects);
-        watch::hold(self.records.check(&self.habits));
+        watch::hold(self.records.check(&self.profile));
         let took_effect = journal.iter().map(|(_, op)| OpId(*op)).collect();
         let is_decided = self.records.check_registers(&took_effect).unwrap_or_else(|violation| panic!("{violation}"));
         if !is_decided {

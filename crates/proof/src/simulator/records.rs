@@ -6,7 +6,7 @@ use bytes::Bytes;
 use kv_api::{CommitResult, KeyRef, LoggedWrite};
 
 use super::rows::{Change, INITIAL_BALANCE};
-use super::workload::{Habits, OpId};
+use super::workload::{OpId, WorkloadProfile};
 use crate::checkers::bank::{self, Balances};
 use crate::checkers::linearizability::{self, Judgement};
 use crate::checkers::queue::{self, QueueKind};
@@ -34,21 +34,21 @@ struct Tried {
 #[derive(Default)]
 pub struct Seen {
     pub change: Option<Change>,
-    pub sights: Vec<Sight>,
+    pub sights: Vec<Observation>,
 }
 
 impl Seen {
-    pub fn of(change: Change, sights: impl IntoIterator<Item = Sight>) -> Seen {
+    pub fn of(change: Change, sights: impl IntoIterator<Item = Observation>) -> Seen {
         Seen { change: Some(change), sights: sights.into_iter().collect() }
     }
 
     /// Nothing is to be changed.
-    pub fn only(sights: impl IntoIterator<Item = Sight>) -> Seen {
+    pub fn only(sights: impl IntoIterator<Item = Observation>) -> Seen {
         Seen { change: None, sights: sights.into_iter().collect() }
     }
 }
 
-pub enum Sight {
+pub enum Observation {
     Register(RegisterKind),
     Lists(Vec<ListStep>),
     Balances(Balances),
@@ -194,22 +194,22 @@ impl Records {
                 self.$list.push(Operation { client, called_us, returned_us, kind: $kind, outcome })
             };
         }
-        for sight in seen.sights {
-            match sight {
-                Sight::Register(kind) => {
+        for observation in seen.sights {
+            match observation {
+                Observation::Register(kind) => {
                     let operation = Operation { client, called_us, returned_us, kind, outcome };
                     self.registers.push((operation, commit.map(|(op, _)| op)));
                 }
-                Sight::Lists(steps) => note!(lists, ListTransaction { steps, version }),
-                Sight::Balances(balances) => note!(balances, balances),
-                Sight::Ledger(amounts) => note!(ledger, amounts),
-                Sight::Claims(count) => assert!(count <= 1, "{count} claims at a time"),
-                Sight::Queue(QueueKind::Push { element, .. }) => {
+                Observation::Lists(steps) => note!(lists, ListTransaction { steps, version }),
+                Observation::Balances(balances) => note!(balances, balances),
+                Observation::Ledger(amounts) => note!(ledger, amounts),
+                Observation::Claims(count) => assert!(count <= 1, "{count} claims at a time"),
+                Observation::Queue(QueueKind::Push { element, .. }) => {
                     // The journal's row has the first stamp of the commit, the queue's the second.
                     let stamp = version.map_or(0, |version| u128::from(version) << 16 | 1);
                     note!(queue, QueueKind::Push { element, stamp })
                 }
-                Sight::Queue(kind) => note!(queue, kind),
+                Observation::Queue(kind) => note!(queue, kind),
             }
         }
     }
@@ -236,9 +236,9 @@ impl Records {
     }
 
     /// Everything else that can be judged from what clients saw alone.
-    pub fn check(&self, habits: &Habits) -> Verdict {
+    pub fn check(&self, profile: &WorkloadProfile) -> Verdict {
         serializability::check(&self.lists)?;
-        let accounts = habits.accounts;
+        let accounts = profile.accounts;
         let total = accounts as i64 * INITIAL_BALANCE;
         bank::check(&self.balances, bank::Rules { accounts, total, may_overdraw: false })?;
         bank::check(&self.ledger, bank::Rules { accounts, total: 0, may_overdraw: true })?;

@@ -27,7 +27,7 @@ impl Cluster {
         if self.random.one_in(3) {
             commit.finished_ids = std::mem::take(&mut self.clients[client].finished_ids);
         }
-        if !self.random.one_in(self.habits.ids) {
+        if !self.random.one_in(self.profile.ids) {
             return;
         }
         commit.idempotency_id = Bytes::copy_from_slice(&op.0.to_be_bytes());
@@ -137,7 +137,7 @@ impl Cluster {
         if self.faults.clock_jump > 0 && self.random.one_in(8) {
             self.outlive_results();
         }
-        let after = self.random.between(100, self.habits.pause_us);
+        let after = self.random.between(100, self.profile.pause_us);
         self.schedule(after, Event::Resend { client, step });
     }
 

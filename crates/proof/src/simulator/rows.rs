@@ -23,7 +23,7 @@ pub const LISTS: u8 = b'l';
 pub const CLAIMS: u8 = b'p';
 pub const REGISTERS: u8 = b'r';
 /// Scratch keys.
-pub const SCRAPS: u8 = b'x';
+pub const SCRATCH_KEYS: u8 = b'x';
 
 fn keyed(prefix: u8, key: u64) -> KeyRef {
     KeyRef::new(format!("{}/{key}", prefix as char))

@@ -6,12 +6,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Once;
 
 use super::cluster::Cluster;
+use super::counters::Counters;
 use super::faults::Faults;
-use super::figures::Figures;
-use super::openings::Opening;
 use super::random::Random;
+use super::starting_situations::Opening;
 use super::steering::kind_of;
-use super::workload::Habits;
+use super::workload::WorkloadProfile;
 
 /// The settings of a run besides its seed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -63,7 +63,7 @@ pub struct Failure {
 
 /// A run that kept every promise.
 pub struct Success {
-    pub figures: Figures,
+    pub figures: Counters,
     /// When it was asked for.
     pub trace_hash: Option<u64>,
 }
@@ -110,12 +110,12 @@ fn run_phases(seed: u64, settings: Settings) -> Success {
         Mode::Corruption => Faults::any_and_corruption(&mut random),
         Mode::BeyondBudget => Faults::any_beyond_budget(&mut random),
     };
-    let habits = Habits::any(&mut random);
+    let profile = WorkloadProfile::any(&mut random);
     let opening = Opening::any(&mut random);
     if settings.verbose {
-        println!("{replicas} replicas\n{faults:?}\n{habits:?}\n{opening:?}");
+        println!("{replicas} replicas\n{faults:?}\n{profile:?}\n{opening:?}");
     }
-    let mut cluster = Cluster::new(replicas, seed, faults, habits);
+    let mut cluster = Cluster::new(replicas, seed, faults, profile);
     if settings.verbose {
         cluster.be_verbose();
         if settings.messages {

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use rsml::{DiskId, Divergence, DivergenceKind, HardState, Message, ReplicaId, Sequence, Value, View};
 
 use super::claims::{Claims, Origin, hash_of};
-use super::ledger::Ledger;
+use super::expected_log::ExpectedLog;
 use super::workload::OpId;
 use crate::checkers::agreement::Agreement;
 use crate::checkers::chosen::Chosen;
@@ -53,7 +53,7 @@ impl Watch {
     }
 
     /// A disk reported writes as done, or was found so at a start. `logs`: what all disks of the cluster reported.
-    pub fn durable(&mut self, ledger: &Ledger, logs: &[(DiskId, &Ledger)]) {
+    pub fn durable(&mut self, ledger: &ExpectedLog, logs: &[(DiskId, &ExpectedLog)]) {
         let hard = ledger.promised();
         hold(self.promises.durable(hard.disk_id, hard.promised));
         let all: Vec<DiskId> = logs.iter().map(|(disk, _)| *disk).collect();
@@ -62,7 +62,7 @@ impl Watch {
     }
 
     /// `log`: what the replica's own disk reported.
-    pub fn delivered(&mut self, replica: ReplicaId, sequence: Sequence, entry: &Bytes, log: &Ledger) {
+    pub fn delivered(&mut self, replica: ReplicaId, sequence: Sequence, entry: &Bytes, log: &ExpectedLog) {
         hold(self.chosen.delivered(sequence, hash_of(entry), log));
         hold(self.agreement.delivered(replica, sequence, entry));
         if self.voters.is_empty() && sequence == Sequence::BIRTH {

@@ -32,7 +32,7 @@ pub enum Kind {
     /// Where nobody has a claim: makes one. Else takes it away.
     Claim,
     /// Any operation on scratch keys.
-    Scraps,
+    ScratchKeys,
     /// Creates a family, or drops one.
     Families,
     /// Something as it was at an old version, at the edge of the readable window or beyond.
@@ -58,7 +58,7 @@ impl Kind {
         Kind::Pop,
         Kind::TakeMany,
         Kind::Claim,
-        Kind::Scraps,
+        Kind::ScratchKeys,
         Kind::Families,
         Kind::Snapshot,
     ];
@@ -79,7 +79,7 @@ impl Kind {
             Kind::Pop => "pop",
             Kind::TakeMany => "take many",
             Kind::Claim => "claim",
-            Kind::Scraps => "scraps",
+            Kind::ScratchKeys => "scratch_keys",
             Kind::Families => "families",
             Kind::Snapshot => "snapshot read",
             Kind::Note => "note",
@@ -98,7 +98,7 @@ impl Kind {
 
 /// How clients behave in one run.
 #[derive(Clone, Debug)]
-pub struct Habits {
+pub struct WorkloadProfile {
     pub clients: usize,
     /// The longest pause between two operations.
     pub pause_us: u64,
@@ -108,7 +108,7 @@ pub struct Habits {
     pub lists: u64,
     pub accounts: u64,
     /// The number of scratch keys.
-    pub scraps: u64,
+    pub scratch_keys: u64,
     /// How often each kind is chosen.
     weights: Vec<(Kind, u64)>,
     /// One in this many steps goes to another node than the one before.
@@ -121,8 +121,8 @@ pub struct Habits {
     pub windows_ms: Vec<u64>,
 }
 
-impl Habits {
-    pub fn any(random: &mut Random) -> Habits {
+impl WorkloadProfile {
+    pub fn any(random: &mut Random) -> WorkloadProfile {
         let mut weights: Vec<(Kind, u64)> = Kind::ALL.iter().map(|kind| (*kind, random.pick(&[0, 1, 1, 3]))).collect();
         // Something must be written and something read, or nothing can be wrong.
         weights.extend([(Kind::Write, 1), (Kind::Read, 1)]);
@@ -130,14 +130,14 @@ impl Habits {
         let unequal = random.one_in(4);
         let mut window_ms = || if unequal { random.pick(&[50, 500, 5_000]) } else { usual_ms };
         let windows_ms = (0..7).map(|_| window_ms()).collect();
-        Habits {
+        WorkloadProfile {
             clients: random.between(2, 6) as usize,
             pause_us: random.pick(&[50_000, 400_000, 800_000, 1_500_000, 2_000_000, 2_000_000]),
             patience_us: random.pick(&[20_000, 300_000, 2_000_000, 6_000_000]),
             registers: random.between(1, 4),
             lists: random.between(1, 3),
             accounts: random.between(2, 5),
-            scraps: random.pick(&[2, 6, 20]),
+            scratch_keys: random.pick(&[2, 6, 20]),
             weights,
             wander: random.pick(&[0, 2, 10]),
             padding: random.pick(&[0, 0, 60, 400]),
@@ -147,15 +147,15 @@ impl Habits {
     }
 
     /// Few and patient clients that do a little of everything.
-    pub fn calm() -> Habits {
-        Habits {
+    pub fn calm() -> WorkloadProfile {
+        WorkloadProfile {
             clients: 3,
             pause_us: 60_000,
             patience_us: 6_000_000,
             registers: 3,
             lists: 2,
             accounts: 3,
-            scraps: 6,
+            scratch_keys: 6,
             weights: Kind::ALL.iter().map(|kind| (*kind, if kind.is_read_only() { 2 } else { 1 })).collect(),
             wander: 5,
             padding: 50,

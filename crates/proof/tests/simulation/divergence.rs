@@ -1,6 +1,6 @@
 //! One replica's database stops being what the log says: rule 12 must find it, and must not accuse anybody else.
 
-use proof::simulator::{Cluster, Faults, Habits, Mode, Random, Settings};
+use proof::simulator::{Cluster, Faults, Mode, Random, Settings, WorkloadProfile};
 
 use crate::{run_all_with, seeds};
 
@@ -10,7 +10,7 @@ fn a_replica_that_executes_otherwise_stops_alone_and_the_others_go_on() {
         let mut random = Random::new(seed);
         let replicas = if random.one_in(3) { 5 } else { 3 };
         let faults = Faults::bad_weather(&mut random);
-        let mut cluster = Cluster::new(replicas, seed, faults, Habits::calm());
+        let mut cluster = Cluster::new(replicas, seed, faults, WorkloadProfile::calm());
         cluster.run(2_000_000);
         let node = random.below(u64::from(replicas)) as usize;
         cluster.corrupt(node);

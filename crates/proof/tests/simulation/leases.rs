@@ -2,7 +2,7 @@
 //! promise that breaks a lease on which a primary relies (`checkers::leases`); these scenes make the moments in which one
 //! could be given.
 
-use proof::simulator::{Cluster, Faults, Habits};
+use proof::simulator::{Cluster, Faults, WorkloadProfile};
 
 /// Nearly as long as the shortest election timeout, so that a candidate is most likely to come too early.
 const LEASE_US: u64 = 290_000;
@@ -10,7 +10,7 @@ const LEASE_US: u64 = 290_000;
 /// A cluster of three with leases; the primary, and the others.
 fn led_cluster(seed: u64) -> (Cluster, usize, [usize; 2]) {
     let faults = Faults { lease_us: LEASE_US, ..Faults::none() };
-    let mut cluster = Cluster::new(3, seed, faults, Habits::calm());
+    let mut cluster = Cluster::new(3, seed, faults, WorkloadProfile::calm());
     cluster.run(3_000_000);
     let primary = cluster.nodes.iter().position(|n| n.is_primary()).expect("a healthy cluster has a primary");
     (cluster, primary, [(primary + 1) % 3, (primary + 2) % 3])
@@ -20,21 +20,21 @@ fn cut_link(cluster: &mut Cluster, a: usize, b: usize) {
     cluster.cut.extend([(a, b), (b, a)]);
 }
 
-fn relies_on(cluster: &Cluster, primary: usize, lessor: usize) -> bool {
-    cluster.relied_on(primary).is_some_and(|lessors| lessors == [lessor])
+fn relies_on(cluster: &Cluster, primary: usize, grantor: usize) -> bool {
+    cluster.relied_on(primary).is_some_and(|grantors| grantors == [grantor])
 }
 
 #[test]
 fn a_replica_that_starts_again_keeps_the_lease_that_it_may_have_granted() {
     for seed in 1..41 {
-        let (mut cluster, primary, [lessor, candidate]) = led_cluster(seed);
+        let (mut cluster, primary, [grantor, candidate]) = led_cluster(seed);
         // The candidate has not heard the primary for long; its lease is over, and it asks for votes again and again.
         cut_link(&mut cluster, primary, candidate);
         cluster.run(2_000_000);
-        assert!(relies_on(&cluster, primary, lessor), "seed {seed}: the scene is another one");
-        cut_link(&mut cluster, primary, lessor);
-        cluster.crash(lessor);
-        cluster.start(lessor);
+        assert!(relies_on(&cluster, primary, grantor), "seed {seed}: the scene is another one");
+        cut_link(&mut cluster, primary, grantor);
+        cluster.crash(grantor);
+        cluster.start(grantor);
         cluster.run(1_000_000);
         assert!(!cluster.nodes[primary].is_primary(), "seed {seed}: it leads alone");
         cluster.heal_and_converge(5_000_000);
@@ -44,13 +44,13 @@ fn a_replica_that_starts_again_keeps_the_lease_that_it_may_have_granted() {
 #[test]
 fn who_granted_a_lease_does_not_stand_before_it_is_over() {
     for seed in 1..41 {
-        let (mut cluster, primary, [lessor, other]) = led_cluster(seed);
+        let (mut cluster, primary, [grantor, other]) = led_cluster(seed);
         cut_link(&mut cluster, primary, other);
         cluster.run(2_000_000);
-        assert!(relies_on(&cluster, primary, lessor), "seed {seed}: the scene is another one");
+        assert!(relies_on(&cluster, primary, grantor), "seed {seed}: the scene is another one");
         // It learns that the connection to its primary has ended, and looks for another one at once.
-        cut_link(&mut cluster, primary, lessor);
-        cluster.disconnect(lessor, primary);
+        cut_link(&mut cluster, primary, grantor);
+        cluster.disconnect(grantor, primary);
         cluster.run(1_000_000);
         cluster.heal_and_converge(5_000_000);
     }

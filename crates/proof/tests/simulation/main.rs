@@ -8,7 +8,7 @@ mod leases;
 mod partitions;
 mod roles;
 
-use proof::simulator::{Cluster, Faults, Habits, Mode, Settings, run};
+use proof::simulator::{Cluster, Faults, Mode, Settings, WorkloadProfile, run};
 
 fn seeds() -> Vec<u64> {
     let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
@@ -25,7 +25,7 @@ fn run_all(replicas: u8) {
 }
 
 fn run_all_with(settings: Settings) {
-    let mut figures = proof::simulator::Figures::default();
+    let mut figures = proof::simulator::Counters::default();
     for seed in seeds() {
         match run(seed, settings) {
             Ok(success) => figures.add(&success.figures),
@@ -74,7 +74,7 @@ fn one_replica_survives_its_crashes() {
 #[test]
 fn a_healthy_cluster_keeps_its_primary() {
     for seed in seeds().into_iter().take(20) {
-        let mut cluster = Cluster::new(3, seed, Faults::none(), Habits::calm());
+        let mut cluster = Cluster::new(3, seed, Faults::none(), WorkloadProfile::calm());
         cluster.run(10_000_000);
         cluster.heal_and_converge(5_000_000);
         assert_eq!(cluster.views_led(), 1, "seed {seed}: views changed without a fault");

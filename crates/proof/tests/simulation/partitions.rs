@@ -1,13 +1,13 @@
 //! The three partial partitions of the Omni-Paxos paper (Ng, Haridi, Carbone, EuroSys 2023, section 2) with five
 //! replicas, and some of their one-way relatives: each must end with one primary that stays.
 
-use proof::simulator::{Cluster, Faults, Habits};
+use proof::simulator::{Cluster, Faults, WorkloadProfile};
 
 const ELECTION_TIMEOUT_US: u64 = 600_000;
 
 /// A cluster of `count` with a primary, numbered so that the primary is the first of the returned nodes.
 fn led_cluster(count: u8, seed: u64) -> (Cluster, Vec<usize>) {
-    let mut cluster = Cluster::new(count, seed, Faults::none(), Habits::calm());
+    let mut cluster = Cluster::new(count, seed, Faults::none(), WorkloadProfile::calm());
     cluster.run(3_000_000);
     let primary = cluster.nodes.iter().position(|n| n.is_primary()).expect("a healthy cluster has a primary");
     let others = (0..count as usize).filter(|node| *node != primary);

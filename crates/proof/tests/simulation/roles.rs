@@ -1,13 +1,13 @@
 //! When the primary changes and when it does not: disks that hang or are slow, transfers, replicas that may not lead.
 
-use proof::simulator::{Cluster, Faults, Habits};
+use proof::simulator::{Cluster, Faults, WorkloadProfile};
 use rsml::core::Input;
 
 const ELECTION_MAX_US: u64 = 600_000;
 const LONG_US: u64 = 60_000_000;
 
 fn led_cluster(count: u8, seed: u64) -> (Cluster, usize) {
-    let mut cluster = Cluster::new(count, seed, Faults::none(), Habits::calm());
+    let mut cluster = Cluster::new(count, seed, Faults::none(), WorkloadProfile::calm());
     cluster.run(3_000_000);
     let primary = cluster.nodes.iter().position(|n| n.is_primary()).expect("a healthy cluster has a primary");
     (cluster, primary)

@@ -71,7 +71,7 @@ async fn transaction(actor: &mut Actor, plan: &[Plan]) {
         let version = actor.read_version().await?;
         let mut lists = read_lists(&actor.client, plan, version).await?;
         let before = lists.clone();
-        steps = Some(carry_out(plan, &mut lists));
+        steps = Some(execute(plan, &mut lists));
         let changed: BTreeMap<&u64, &Vec<u64>> = lists.iter().filter(|(key, list)| before[key] != **list).collect();
         if changed.is_empty() {
             return Ok(None);
@@ -105,7 +105,7 @@ async fn read_lists(client: &Client, plan: &[Plan], version: Version) -> Result<
     Ok(lists)
 }
 
-fn carry_out(plan: &[Plan], lists: &mut Lists) -> Vec<ListStep> {
+fn execute(plan: &[Plan], lists: &mut Lists) -> Vec<ListStep> {
     let steps = plan.iter().map(|plan| match *plan {
         Plan::Append { key, element } => {
             lists.entry(key).or_default().push(element);

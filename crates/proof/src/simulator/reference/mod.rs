@@ -30,7 +30,7 @@ pub struct Reference {
     pub history: History,
     pub version: u64,
     /// The oldest version that can be read.
-    pub horizon: u64,
+    pub oldest_readable: u64,
     /// Those that exist, without the default one.
     pub families: Arc<Vec<String>>,
     time_us: u64,
@@ -52,7 +52,7 @@ impl Default for Reference {
         Reference {
             history: History::default(),
             version: 1,
-            horizon: 0,
+            oldest_readable: 0,
             families: Arc::default(),
             time_us: 0,
             marks: Vec::new(),
@@ -93,7 +93,7 @@ impl Reference {
         if let Some(cutoff) = time_us.checked_sub(window_us) {
             let old = self.marks.partition_point(|(marked_us, _)| *marked_us <= cutoff);
             let oldest = self.marks[..old].last().map_or(0, |(_, version)| *version);
-            self.horizon = self.horizon.max(oldest);
+            self.oldest_readable = self.oldest_readable.max(oldest);
         }
         let lifetime_us = IDEMPOTENCY_SECONDS * 1_000_000;
         self.once.retain(|_, remembered| time_us < remembered.time_us + lifetime_us);
@@ -138,8 +138,8 @@ impl Reference {
         if read_version > self.version {
             return Err(KvError::FutureVersion { read_version, current: self.version });
         }
-        if read_version < self.horizon {
-            return Err(KvError::TransactionTooOld { read_version, oldest: self.horizon });
+        if read_version < self.oldest_readable {
+            return Err(KvError::TransactionTooOld { read_version, oldest: self.oldest_readable });
         }
         let history = &self.history;
         let mut changed = BTreeSet::new();

@@ -1,4 +1,4 @@
-//! Faults that lie in wait for leases: moments in which a lessor that forgets, or thinks that its grant is over, would let
+//! Faults that lie in wait for leases: moments in which a grantor that forgets, or thinks that its grant is over, would let
 //! another replica lead. They seldom come about by chance, since leases are shorter than election timeouts.
 
 use rsml::Message;
@@ -7,7 +7,7 @@ use super::cluster::Cluster;
 use super::events::Event;
 
 impl Cluster {
-    /// Cuts the primary off from all but as many lessors as it needs; see [`Cluster::spring`].
+    /// Cuts the primary off from all but as many grantors as it needs; see [`Cluster::spring`].
     pub(super) fn trap_lessor(&mut self) {
         let Some(primary) = self.nodes.iter().position(|n| n.is_primary()).filter(|_| self.faults.lease_us > 0) else {
             return;
@@ -27,16 +27,16 @@ impl Cluster {
     /// The primary relies on few, and loses contact with one of these: that one starts again and
     /// remembers no grant, or its connection ends. All replicas look for another primary at once.
     pub(super) fn spring(&mut self, primary: usize) {
-        let lessors = self.relied_on(primary).unwrap_or_default();
-        if lessors.is_empty() {
+        let grantors = self.relied_on(primary).unwrap_or_default();
+        if grantors.is_empty() {
             return;
         }
-        let lessor = self.random.pick(&lessors);
-        self.note("lessor trapped", || format!("{lessor}, on whom {primary} relies"));
-        self.cut.extend([(primary, lessor), (lessor, primary)]);
+        let grantor = self.random.pick(&grantors);
+        self.note("grantor trapped", || format!("{grantor}, on whom {primary} relies"));
+        self.cut.extend([(primary, grantor), (grantor, primary)]);
         if self.random.one_in(2) {
-            self.crash(lessor);
-            self.start(lessor);
+            self.crash(grantor);
+            self.start(grantor);
         }
         for peer in (0..self.nodes.len()).filter(|peer| *peer != primary) {
             self.disconnect(peer, primary);

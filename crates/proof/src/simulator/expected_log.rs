@@ -8,7 +8,7 @@ use super::claims::hash_of;
 use crate::checkers::chosen::DurableLog;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Ledger {
+pub struct ExpectedLog {
     pub hard_state: Option<HardState>,
     /// The sequence of the first entry that must still be there.
     first: u64,
@@ -25,9 +25,9 @@ pub struct Ledger {
     installed: Option<Sequence>,
 }
 
-impl Ledger {
-    pub fn new() -> Ledger {
-        Ledger {
+impl ExpectedLog {
+    pub fn new() -> ExpectedLog {
+        ExpectedLog {
             hard_state: None,
             first: 1,
             hashes: VecDeque::new(),
@@ -123,17 +123,17 @@ impl Ledger {
     }
 }
 
-impl DurableLog for Ledger {
+impl DurableLog for ExpectedLog {
     fn accepted_view(&self) -> View {
         self.promised().accepted_view
     }
 
     fn first(&self) -> Sequence {
-        Ledger::first(self)
+        ExpectedLog::first(self)
     }
 
     fn last(&self) -> Sequence {
-        Ledger::last(self)
+        ExpectedLog::last(self)
     }
 
     fn voted_last(&self) -> Sequence {

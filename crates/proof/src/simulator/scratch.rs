@@ -4,11 +4,11 @@
 use bytes::Bytes;
 use kv_api::{KeyRange, KeyRef, KeySelector, Mutation, MutationKind, RangeQuery};
 
-use super::operations::Look;
+use super::operations::StateView;
 use super::random::Random;
-use super::records::{Seen, Sight};
-use super::rows::{self, Change, SCRAPS, SCRATCH, all_with, cleared, mutation, range_of};
-use super::workload::Habits;
+use super::records::{Observation, Seen};
+use super::rows::{self, Change, SCRATCH, SCRATCH_KEYS, all_with, cleared, mutation, range_of};
+use super::workload::WorkloadProfile;
 
 const KINDS: [MutationKind; 16] = [
     MutationKind::Set,
@@ -33,17 +33,17 @@ fn family(random: &mut Random) -> &'static str {
     if random.one_in(4) { SCRATCH } else { "" }
 }
 
-fn key(random: &mut Random, habits: &Habits, family: &str) -> KeyRef {
-    let key = format!("{}/{:02}", SCRAPS as char, random.below(habits.scraps));
+fn key(random: &mut Random, profile: &WorkloadProfile, family: &str) -> KeyRef {
+    let key = format!("{}/{:02}", SCRATCH_KEYS as char, random.below(profile.scratch_keys));
     KeyRef { key: key.into(), column_family: family.into() }
 }
 
 /// Some of them, or all, or none at all.
-fn range(random: &mut Random, habits: &Habits, family: &str) -> KeyRange {
+fn range(random: &mut Random, profile: &WorkloadProfile, family: &str) -> KeyRange {
     if random.one_in(4) {
-        return range_of(&all_with(SCRAPS, family));
+        return range_of(&all_with(SCRATCH_KEYS, family));
     }
-    let (a, b) = (key(random, habits, family).key, key(random, habits, family).key);
+    let (a, b) = (key(random, profile, family).key, key(random, profile, family).key);
     KeyRange { begin: a.clone().min(b.clone()), end: a.max(b), column_family: family.into() }
 }
 
@@ -53,13 +53,13 @@ fn operand(random: &mut Random) -> Bytes {
     (0..length).map(|_| random.pick(&[0, 1, 2, 0xff])).collect::<Vec<u8>>().into()
 }
 
-fn any_mutation(random: &mut Random, habits: &Habits) -> Mutation {
+fn any_mutation(random: &mut Random, profile: &WorkloadProfile) -> Mutation {
     let kind = random.pick(&KINDS);
     let family = family(random);
-    let key = key(random, habits, family);
+    let key = key(random, profile, family);
     let placeholder = [0; 10];
     match kind {
-        MutationKind::ClearRange => cleared(range(random, habits, family)),
+        MutationKind::ClearRange => cleared(range(random, profile, family)),
         MutationKind::SetVersionstampedKey => {
             let (suffix, offset) = if random.one_in(2) { ("", None) } else { ("/end", Some(key.key.len() as u32)) };
             let stamped = [&key.key[..], &placeholder, suffix.as_bytes()].concat();
@@ -77,17 +77,17 @@ fn any_mutation(random: &mut Random, habits: &Habits) -> Mutation {
 }
 
 /// A commit of anything, which may depend on what is there, or is not.
-pub fn change(look: Look<'_>, random: &mut Random, habits: &Habits) -> Seen {
+pub fn change(look: StateView<'_>, random: &mut Random, profile: &WorkloadProfile) -> Seen {
     let mut change = Change { read_version: look.version, ..Change::default() };
     for _ in 0..random.below(3) {
         let family = family(random);
         if random.one_in(2) {
-            let key = key(random, habits, family);
+            let key = key(random, profile, family);
             // A family that is not there is as good a thing to depend on as any: the verdict is known.
             let _ = look.database.get(&key, look.version);
             change.reads.push(key);
         } else {
-            let range = range(random, habits, family);
+            let range = range(random, profile, family);
             let _ = look.database.range(&rows::query(range.begin.clone(), range.end.clone(), family), look.version);
             change.ranges.push(range);
         }
@@ -97,24 +97,24 @@ pub fn change(look: Look<'_>, random: &mut Random, habits: &Habits) -> Seen {
         change.read_version -= random.below(look.version.min(8));
     }
     for _ in 0..random.between(1, 6) {
-        change = change.with(any_mutation(random, habits));
+        change = change.with(any_mutation(random, profile));
     }
     Seen::of(change, [])
 }
 
 /// Often none; else one that is likely to end among the keys there are, or right behind them.
-fn selector(random: &mut Random, habits: &Habits, family: &str) -> Option<KeySelector> {
-    let key = key(random, habits, family).key;
+fn selector(random: &mut Random, profile: &WorkloadProfile, family: &str) -> Option<KeySelector> {
+    let key = key(random, profile, family).key;
     let (or_equal, offset) = (random.one_in(2), random.pick(&[-9, -2, -1, 0, 1, 2, 3, 9]));
     random.one_in(3).then_some(KeySelector { key, or_equal, offset })
 }
 
-fn any_query(random: &mut Random, habits: &Habits) -> RangeQuery {
+fn any_query(random: &mut Random, profile: &WorkloadProfile) -> RangeQuery {
     let family = family(random);
-    let range = range(random, habits, family);
+    let range = range(random, profile, family);
     RangeQuery {
-        begin_selector: selector(random, habits, family),
-        end_selector: selector(random, habits, family),
+        begin_selector: selector(random, profile, family),
+        end_selector: selector(random, profile, family),
         skip: random.pick(&[0, 0, 1, 3]),
         limit: random.pick(&[None, None, Some(0), Some(1), Some(4)]),
         reverse: random.one_in(2),
@@ -125,24 +125,24 @@ fn any_query(random: &mut Random, habits: &Habits) -> RangeQuery {
 }
 
 /// Reads at a version that may just still be readable, or just not any more.
-pub fn look_back(look: Look<'_>, random: &mut Random, habits: &Habits) -> Seen {
-    let horizon = look.database.moment().horizon.max(1);
+pub fn look_back(look: StateView<'_>, random: &mut Random, profile: &WorkloadProfile) -> Seen {
+    let oldest_readable = look.database.moment().oldest_readable.max(1);
     let pinned = look.database.pinned();
     let version = match random.below(6) {
-        0 => horizon,
-        1 => horizon.saturating_sub(random.between(1, 3)),
-        2 => horizon + random.below(3),
+        0 => oldest_readable,
+        1 => oldest_readable.saturating_sub(random.between(1, 3)),
+        2 => oldest_readable + random.below(3),
         3 if !pinned.is_empty() => random.pick(&pinned),
         4 => look.version + random.below(2),
-        _ => random.between(horizon, look.version.max(horizon)),
+        _ => random.between(oldest_readable, look.version.max(oldest_readable)),
     };
     // The database compares each result with the required one.
-    let _ = look.database.range(&any_query(random, habits), version);
+    let _ = look.database.range(&any_query(random, profile), version);
     let family = family(random);
-    let _ = look.database.get(&key(random, habits, family), version);
-    let _ = look.database.get(&rows::register(random.below(habits.registers)), version);
+    let _ = look.database.get(&key(random, profile, family), version);
+    let _ = look.database.get(&rows::register(random.below(profile.registers)), version);
     let is_readable = look.database.range(&all_with(rows::QUEUE, ""), version).is_ok();
-    let at_version = Look { version, ..look };
-    let ledger = is_readable.then(|| Sight::Ledger(at_version.amounts(habits)));
+    let at_version = StateView { version, ..look };
+    let ledger = is_readable.then(|| Observation::Ledger(at_version.amounts(profile)));
     Seen::only(ledger)
 }

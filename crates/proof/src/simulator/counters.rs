@@ -9,7 +9,7 @@ use super::workload::Kind;
 use crate::history::Outcome;
 
 #[derive(Clone, Debug, Default)]
-pub struct Figures {
+pub struct Counters {
     pub seeds: u64,
     pub simulated_us: u64,
     pub events: u64,
@@ -25,7 +25,7 @@ pub struct Figures {
     pub operations: BTreeMap<Kind, [u64; 3]>,
 }
 
-impl Figures {
+impl Counters {
     pub fn count(&mut self, what: &'static str) {
         *self.counts.entry(what).or_default() += 1;
     }
@@ -39,7 +39,7 @@ impl Figures {
         self.operations.entry(kind).or_default()[place] += 1;
     }
 
-    pub fn add(&mut self, other: &Figures) {
+    pub fn add(&mut self, other: &Counters) {
         self.seeds += other.seeds;
         self.simulated_us += other.simulated_us;
         self.events += other.events;
@@ -69,7 +69,7 @@ impl Figures {
     }
 }
 
-impl fmt::Display for Figures {
+impl fmt::Display for Counters {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let simulated = self.simulated_us as f64 / 1e6;
         writeln!(f, "{} seeds, {simulated:.0} simulated seconds, {} events", self.seeds, self.events)?;
