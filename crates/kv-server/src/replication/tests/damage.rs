@@ -9,8 +9,10 @@ use kv_store::EngineKind;
 use rsml::{ExecutionErrorKind, ExecutionNotifier, FailureKind};
 
 use super::{Place, apply};
+use crate::StandaloneServerManager;
 use crate::config::{Config, Environment, Overrides};
-use crate::manager::{ServerError, ServerManager, StandaloneServerManager};
+use crate::error::ServerError;
+use crate::manager::ServerManager;
 use crate::mode::Mode;
 use crate::replication::{DatabasePlace, ReplicatedServerManager};
 
