@@ -331,7 +331,7 @@ mod tests {
             assert!(read(&text.as_bytes()[..length]).is_err(), "{length} of {} bytes", text.len());
         }
         let lines: Vec<&str> = text.lines().collect();
-        refused([lines[0], lines[1], lines[3]].join("\n").as_bytes(), "line 3: there were 2 rows, and 1 stand here");
+        refused([lines[0], lines[1], lines[3]].join("\n").as_bytes(), "line 3: there were 2 rows, and 1 are here");
         refused([lines[0], lines[1], lines[2]].join("\n").as_bytes(), "line 3: the file ends in the middle of it");
         refused(([lines[0], lines[1]].join("\n") + "\n").as_bytes(), "the end mark is missing behind line 2");
     }

@@ -72,7 +72,7 @@ fn a_file_that_is_not_as_it_was_written_is_refused_as_a_whole() {
         (rows[..rows.len() - 5].to_string(), "line 2505: the checksum does not fit"),
         (rows[..rows.len() / 2].to_string(), "the file ends in the middle of it"),
         (rows.replace('\n', "\r\n"), "line 1: it ends with a carriage return"),
-        (without_a_row, "there were 2503 rows, and 2502 stand here"),
+        (without_a_row, "there were 2503 rows, and 2502 are here"),
         (changed, "the checksum does not fit"),
         (lines[1..].join("\n"), "line 1: this is no header"),
         (String::new(), "it is empty"),

@@ -385,6 +385,6 @@ fn a_replica_that_cannot_be_asked_is_reported() {
     let output = run(&server, &["verify", "--admin", &fakes.address]);
     assert_exit(&output, 3);
     let report = text(&output.stdout);
-    assert!(report.contains("not compared: cannot ask") && report.contains("connection refused"), "{report}");
+    assert!(report.contains("not compared: cannot read") && report.contains("connection refused"), "{report}");
     assert!(report.contains("INCOMPLETE"), "{report}");
 }
