@@ -293,7 +293,15 @@ fn an_idle_client_stays_until_its_place_is_needed() {
         other.ping().await.expect("it stays");
         // At first no connection has been idle long enough, and the new one is refused. Later it
         // replaces the one that has been idle longest.
-        let mut newest = Client::let_in(&server.thrift).await;
+        let other = tokio::sync::Mutex::new(other);
+        let mut newest = eventually("a client is let in", async || {
+            other.lock().await.ping().await.expect("a client that asks something stays");
+            let mut client = Client::connect(&server.thrift).await?;
+            client.ping().await?;
+            Ok(client)
+        })
+        .await;
+        let mut other = other.into_inner();
         closed(&mut longest.stream).await;
         newest.ping().await.expect("it was let in");
         other.ping().await.expect("it stays");
