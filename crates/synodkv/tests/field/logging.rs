@@ -402,8 +402,12 @@ fn a_signal_without_meaning_ends_no_server() {
 fn sighup_ends_a_command_whose_terminal_is_gone() {
     run(async {
         let server = Server::standalone(Setup::default()).await;
-        let mut command = std::process::Command::new(PROGRAM);
-        command.args(["status", "--watch", "--admin", &server.admin]).stdout(Stdio::piped());
+        // Tests that run under nohup pass an ignored SIGHUP on to the programs that they start.
+        let mut command = std::process::Command::new("env");
+        command
+            .args(["--default-signal=HUP", PROGRAM])
+            .args(["status", "--watch", "--admin", &server.admin])
+            .stdout(Stdio::piped());
         let mut watching = command.spawn().expect("the program runs");
         let mut first = [0];
         watching.stdout.as_mut().expect("piped").read_exact(&mut first).expect("it shows something");
