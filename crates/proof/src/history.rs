@@ -1,7 +1,8 @@
 //! Histories of clients: operations with the moments of their call and return, and their outcomes.
 //!
-//! Times are those of one clock (simulated or monotonic), in microseconds. A client has one operation open at a time;
-//! one whose fate is unknown never returns, and the client continues under another number.
+//! Times are those of one clock (simulated or monotonic), in microseconds. A client has one
+//! operation open at a time; one whose fate is unknown never returns, and the client continues
+//! under another number.
 
 /// Names a client: one operation at a time each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -12,13 +13,15 @@ pub struct ClientId(pub u64);
 pub struct Operation<K> {
     pub client: ClientId,
     pub called_us: u64,
-    /// When the answer came; meaningless for [`Outcome::Unknown`], which may take effect at any time after its call.
+    /// When the answer came; meaningless for [`Outcome::Unknown`], which may take effect at any
+    /// time after its call.
     pub returned_us: u64,
     pub kind: K,
     pub outcome: Outcome,
 }
 
-/// The client's knowledge afterwards. The values read are part of the kind, and valid only for `Ok`.
+/// The client's knowledge afterwards. The values read are part of the kind, and valid only for
+/// `Ok`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Outcome {
     /// Took effect, at some moment between call and return.
@@ -41,8 +44,8 @@ pub enum RegisterKind {
         key: u64,
         value: u64,
     },
-    /// Writes `new` where `expected` is the value (0: absent). `Ok` means that it was; what a refused one found is
-    /// recorded as a read, if it is known at all.
+    /// Writes `new` where `expected` is the value (0: absent). `Ok` means that it was; what a
+    /// refused one found is recorded as a read, if it is known at all.
     CompareAndSet {
         key: u64,
         expected: u64,
@@ -82,7 +85,8 @@ impl RegisterKind {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListTransaction {
     pub steps: Vec<ListStep>,
-    /// Commit version as (sequence, index in it), where the client learned it: orders committed transactions.
+    /// Commit version as (sequence, index in it), where the client learned it: orders committed
+    /// transactions.
     pub version: Option<u64>,
 }
 

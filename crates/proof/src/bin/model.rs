@@ -1,4 +1,5 @@
-//! The command of the model check: `cargo run --release -p proof --features model --bin model -- --help`.
+//! The command of the model check:
+//! `cargo run --release -p proof --features model --bin model -- --help`.
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -14,7 +15,8 @@ use stateright::{Checker, HasDiscoveries, Model, UniformChooser};
 struct Arguments {
     #[arg(long, default_value_t = 3)]
     replicas: u8,
-    /// The number of views that can be led: the first of each replica, then the second of each, and so on
+    /// The number of views that can be led: the first of each replica, then the second of each, and
+    /// so on
     #[arg(long, default_value_t = 2)]
     views: u8,
     /// Values that clients propose
@@ -25,7 +27,8 @@ struct Arguments {
     /// Crashes of any replica
     #[arg(long, default_value_t = 0)]
     restarts: u8,
-    /// Timeouts other than those that begin a campaign: heartbeats, retries, primaries that step down
+    /// Timeouts other than those that begin a campaign: heartbeats, retries, primaries that step
+    /// down
     #[arg(long, default_value_t = 1)]
     ticks: u8,
     /// How often a primary asks each peer where its log ends

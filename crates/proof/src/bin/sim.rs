@@ -13,8 +13,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Simulates whole clusters with faults: one seed to look at, or many.
 ///
-/// Exit status: 0 if every promise was kept, 1 if a seed failed (what it did and how to replay it is printed), 2 if the
-/// arguments are wrong.
+/// Exit status: 0 if every promise was kept, 1 if a seed failed (what it did and how to replay it
+/// is printed), 2 if the arguments are wrong.
 #[derive(Parser)]
 #[command(name = "sim")]
 struct Arguments {

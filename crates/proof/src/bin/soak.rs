@@ -1,4 +1,5 @@
-//! Three processes with few descriptors and little memory under clients that behave badly; see `scripts/soak.sh`.
+//! Three processes with few descriptors and little memory under clients that behave badly; see
+//! `scripts/soak.sh`.
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -48,8 +48,8 @@ pub struct Cluster {
     links: Vec<Link>,
 }
 
-/// Below the range from which the system takes ports for outgoing connections: while a server is down, nobody else gets
-/// its port by chance.
+/// Below the range from which the system takes ports for outgoing connections: while a server is
+/// down, nobody else gets its port by chance.
 const PORTS: Range<u16> = 12_000..32_000;
 
 /// Ports that are free now, in an order that depends on the process.
@@ -99,8 +99,8 @@ impl Cluster {
         (0..REPLICAS).try_for_each(|replica| self.start(replica))
     }
 
-    /// As replica `own` reads it: it dials the others where their links listen. Little of the log is kept, so that it is
-    /// trimmed all the time, and who was away needs a copy of a database.
+    /// As replica `own` reads it: it dials the others where their links listen. Little of the log
+    /// is kept, so that it is trimmed all the time, and who was away needs a copy of a database.
     fn configuration(&self, own: usize, peers: &[String]) -> String {
         let Replica { thrift, admin, .. } = &self.replicas[own];
         let data_dir = self.replicas[own].data_dir();

@@ -1,7 +1,8 @@
 //! A file system for each replica, so that it can be full or hang without the machine being so.
 //!
-//! Best is a file that is mounted as a disk (ext4): it synchronises for real and can hang. Where that is not allowed, a
-//! tmpfs can at least be full. Where nothing may be mounted, the folder itself is used, and the faults are left out.
+//! Best is a file that is mounted as a disk (ext4): it synchronises for real and can hang. Where
+//! that is not allowed, a tmpfs can at least be full. Where nothing may be mounted, the folder
+//! itself is used, and the faults are left out.
 
 use std::ffi::OsStr;
 use std::fmt;

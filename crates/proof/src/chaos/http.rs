@@ -1,4 +1,5 @@
-//! One GET request to an admin interface, without a library: the answer ends where the connection does.
+//! One GET request to an admin interface, without a library: the answer ends where the connection
+//! does.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! Links between processes: a small TCP proxy for each direction in which replicas dial each other, which can be cut and
-//! made slow.
+//! Links between processes: a small TCP proxy for each direction in which replicas dial each other,
+//! which can be cut and made slow.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -23,7 +23,8 @@ pub enum LinkState {
     },
     /// Every connection is closed, and new ones are closed at once: as when a process dies.
     Closed,
-    /// Nothing passes, without notice: as when a cable is pulled. Bytes sent meanwhile arrive when the link opens.
+    /// Nothing passes, without notice: as when a cable is pulled. Bytes sent meanwhile arrive when
+    /// the link opens.
     Silent,
 }
 

@@ -1,14 +1,16 @@
 //! Real processes under real faults.
 //!
-//! Three servers of the release build, each with RocksDB and a synchronised log, on file systems of their
-//! own where the machine allows it. They reach each other through [`links`] that can be cut and delayed. A [`nemesis`]
-//! executes a [`schedule`] of faults that a seed decides; [`clients`] keep working and record their histories; at the
-//! end all faults are lifted, and [`judgement`] is passed on the [`records`].
+//! Three servers of the release build, each with RocksDB and a synchronised log, on file systems of
+//! their own where the machine allows it. They reach each other through [`links`] that can be cut
+//! and delayed. A [`nemesis`] executes a [`schedule`] of faults that a seed decides; [`clients`]
+//! keep working and record their histories; at the end all faults are lifted, and [`judgement`] is
+//! passed on the [`records`].
 //!
-//! The seed decides the schedule and what clients ask for, not the timing: a failure may take several runs to come again.
+//! The seed decides the schedule and what clients ask for, not the timing: a failure may take
+//! several runs to come again.
 //!
-//! Left out: losing what was written and not synchronised, damaged bytes, clocks that jump. The simulator does these; here
-//! the kernel keeps all that a killed process wrote.
+//! Left out: losing what was written and not synchronised, damaged bytes, clocks that jump. The
+//! simulator does these; here the kernel keeps all that a killed process wrote.
 
 pub mod clients;
 pub mod cluster;

@@ -51,7 +51,8 @@ impl Nemesis {
 
     pub async fn execute(&mut self, schedule: &Schedule) {
         let started = Instant::now();
-        // On a slow machine the plan waits, so that faults don't pile up that were to come one after the other.
+        // On a slow machine the plan waits, so that faults don't pile up that were to come one
+        // after the other.
         let mut late = Duration::ZERO;
         let mut planned = schedule.faults.iter().peekable();
         while planned.peek().is_some() || !self.active.is_empty() {

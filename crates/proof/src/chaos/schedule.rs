@@ -1,7 +1,8 @@
 //! Which faults, when, for how long: decided by a seed alone.
 //!
-//! Two lanes run in parallel, one for the processes with their disks, one for the network. Within a lane one fault ends
-//! before the next begins. The schedule cannot know the primary of that moment, so a fault may name *the primary*.
+//! Two lanes run in parallel, one for the processes with their disks, one for the network. Within a
+//! lane one fault ends before the next begins. The schedule cannot know the primary of that moment,
+//! so a fault may name *the primary*.
 
 use std::fmt;
 use std::time::Duration;
@@ -42,7 +43,8 @@ pub enum Fault {
     Delay { milliseconds: u64 },
     /// The primary is asked to hand over to this replica, or to whom it likes.
     Failover { to: Option<usize> },
-    /// The disk is replaced by an empty one. At most once in a run: the replica learns from then on, and votes no more.
+    /// The disk is replaced by an empty one. At most once in a run: the replica learns from then
+    /// on, and votes no more.
     Wipe { replica: usize },
 }
 

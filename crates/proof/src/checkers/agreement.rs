@@ -1,8 +1,10 @@
-//! Agreement: one value per sequence, whoever delivers it and however often; and no replica delivers with holes.
+//! Agreement: one value per sequence, whoever delivers it and however often; and no replica
+//! delivers with holes.
 //!
-//! Source: Lamport, *Paxos Made Simple* ("only a single value is chosen"), for every instance of Multi-Paxos. Deliveries
-//! of a replica start after the contents of its database at its start, and continue one by one; a snapshot that it installs moves it
-//! ahead. A value delivered again after a restart must be the same.
+//! Source: Lamport, *Paxos Made Simple* ("only a single value is chosen"), for every instance of
+//! Multi-Paxos. Deliveries of a replica start after the contents of its database at its start, and
+//! continue one by one; a snapshot that it installs moves it ahead. A value delivered again after a
+//! restart must be the same.
 //!
 //! O(log n) per delivery; values are kept for the whole run. The effect of a value does not matter.
 
@@ -26,7 +28,8 @@ impl Agreement {
         self.delivered.insert(replica, applied);
     }
 
-    /// The replica now has a database that holds everything through `sequence`, and no less than before.
+    /// The replica now has a database that holds everything through `sequence`, and no less than
+    /// before.
     pub fn installed(&mut self, replica: ReplicaId, sequence: Sequence) -> Verdict {
         let before = self.delivered.insert(replica, sequence).unwrap_or_default();
         if sequence < before {

@@ -1,8 +1,10 @@
-//! Bank: transfers move money between accounts; whoever reads all balances at once finds the same total.
+//! Bank: transfers move money between accounts; whoever reads all balances at once finds the same
+//! total.
 //!
-//! Source: the bank workload of the Jepsen analyses. It finds reads that see half a transaction, lost halves of
-//! transactions after a crash, and write skew when transfers must not overdraw. O(n). It cannot see a stale but whole
-//! state; that is for [`super::serializability`] and [`super::versions`].
+//! Source: the bank workload of the Jepsen analyses. It finds reads that see half a transaction,
+//! lost halves of transactions after a crash, and write skew when transfers must not overdraw.
+//! O(n). It cannot see a stale but whole state; that is for [`super::serializability`] and
+//! [`super::versions`].
 
 use std::collections::BTreeMap;
 

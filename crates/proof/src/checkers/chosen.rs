@@ -1,16 +1,17 @@
-//! Derives the chosen entries from the disks alone, not from anything that a replica says, counts, or holds in memory.
+//! Derives the chosen entries from the disks alone, not from anything that a replica says, counts,
+//! or holds in memory.
 //!
-//! An entry is chosen in a view when a majority of the voters' disks holds it durably as part of a log of that view (rule
-//! 4 of the protocol; Lamport, *Paxos Made Simple*). From then on every log of a higher view must hold it (rule 2), nobody
-//! may deliver anything else or more (rule 5), and no commit point that is said to be of a view may exceed what was chosen
-//! in that view or before.
+//! An entry is chosen in a view when a majority of the voters' disks holds it durably as part of a
+//! log of that view (rule 4 of the protocol; Lamport, *Paxos Made Simple*). From then on every log
+//! of a higher view must hold it (rule 2), nobody may deliver anything else or more (rule 5), and
+//! no commit point that is said to be of a view may exceed what was chosen in that view or before.
 //!
-//! A log may also take in an entry that was chosen in a higher view while it stays a log of its own view (rule 10: what
-//! lies below the commit point is installed, and the accepted view stays). From there on it is no vote in its view. Nor is what was
-//! written after a higher view was promised.
+//! A log may also take in an entry that was chosen in a higher view while it stays a log of its own
+//! view (rule 10: what lies below the commit point is installed, and the accepted view stays). From
+//! there on it is no vote in its view. Nor is what was written after a higher view was promised.
 //!
-//! A vote that was durable once counts for good, though the disk loses the entry later: whoever counted it was right.
-//! O(replicas) per event, and O(log) when a disk goes over to another view.
+//! A vote that was durable once counts for good, though the disk loses the entry later: whoever
+//! counted it was right. O(replicas) per event, and O(log) when a disk goes over to another view.
 
 use std::collections::BTreeMap;
 
@@ -27,8 +28,8 @@ pub trait DurableLog {
 
     fn last(&self) -> Sequence;
 
-    /// Where the entries end that are votes in the accepted view: without a loss before them, and written before a higher
-    /// view was promised.
+    /// Where the entries end that are votes in the accepted view: without a loss before them, and
+    /// written before a higher view was promised.
     fn voted_last(&self) -> Sequence;
 
     /// `None` where it is not known.
@@ -41,7 +42,8 @@ pub struct Chosen {
     votes: BTreeMap<View, BTreeMap<DiskId, Sequence>>,
     /// For each view, how far a majority ever did.
     through: BTreeMap<View, Sequence>,
-    /// For each view, the hashes of its entries beyond what was chosen before, as the first log that held each has it.
+    /// For each view, the hashes of its entries beyond what was chosen before, as the first log
+    /// that held each has it.
     logs: BTreeMap<View, BTreeMap<Sequence, u64>>,
     /// Hashes of the chosen entries, where they are known.
     entries: BTreeMap<Sequence, u64>,
@@ -55,7 +57,8 @@ impl Chosen {
         self.through.range(..=view).map(|(_, through)| *through).max().unwrap_or_default()
     }
 
-    /// The disk `disk` reported an order as done, or was found so at a start. `logs`: all disks, this one included.
+    /// The disk `disk` reported an order as done, or was found so at a start. `logs`: all disks,
+    /// this one included.
     pub fn durable<L: DurableLog>(&mut self, disk: DiskId, logs: &[(DiskId, &L)], voters: &[DiskId]) -> Verdict {
         let Some((_, log)) = logs.iter().find(|(id, _)| *id == disk) else { return Ok(()) };
         let view = log.accepted_view();
@@ -79,7 +82,8 @@ impl Chosen {
         let (entries, of_view) = (&self.entries, self.logs.entry(view).or_default());
         for sequence in (vote.next().0..=end.0).map(Sequence) {
             let Some(hash) = log.hash(sequence) else {
-                // It was let go of, or a copied database took its place: chosen, and a vote only if it was one before.
+                // It was let go of, or a copied database took its place: chosen, and a vote only if
+                // it was one before.
                 if sequence > chosen {
                     break;
                 }
@@ -278,7 +282,8 @@ mod tests {
         assert_eq!(anomaly(vec![(0, log(256, &[1, 2])), (1, log(256, &[1, 3]))]), "two logs of one view");
     }
 
-    /// Only 1 held entry 2 of view 256. Another one was chosen in 513, and 0, still at its log of 256, installs that.
+    /// Only 1 held entry 2 of view 256. Another one was chosen in 513, and 0, still at its log of
+    /// 256, installs that.
     #[test]
     fn what_is_chosen_later_and_installed_is_no_vote_in_the_view_of_the_log() {
         let chosen = [(1, log(256, &[1, 2, 3])), (0, log(256, &[1])), (2, log(513, &[1, 9])), (1, log(513, &[1, 9]))];

@@ -1,8 +1,9 @@
-//! Cycles in a graph of dependencies: the search of [`super::serializability`], which knows nothing of transactions.
+//! Cycles in a graph of dependencies: the search of [`super::serializability`], which knows nothing
+//! of transactions.
 //!
-//! Strongly connected components by Tarjan's algorithm (1972), without recursion; a short cycle inside one by breadth
-//! first search. O(nodes + edges) for the components; a cycle through each of many edges costs that much per edge, which
-//! only a history that is already bad pays.
+//! Strongly connected components by Tarjan's algorithm (1972), without recursion; a short cycle
+//! inside one by breadth first search. O(nodes + edges) for the components; a cycle through each of
+//! many edges costs that much per edge, which only a history that is already bad pays.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -59,12 +60,14 @@ impl Graph {
         edges.filter(|edge| use_edge(edge)).map(|edge| edge.to).collect()
     }
 
-    /// Groups of nodes that all lead to each other by edges that `use_edge` admits; single nodes are left out.
+    /// Groups of nodes that all lead to each other by edges that `use_edge` admits; single nodes
+    /// are left out.
     pub fn components(&self, use_edge: &dyn Fn(&Edge) -> bool) -> Vec<Vec<usize>> {
         Components::of(self, use_edge)
     }
 
-    /// The shortest way `from` → `to`, inside `component` if given, by edges that `use_edge` admits.
+    /// The shortest way `from` → `to`, inside `component` if given, by edges that `use_edge`
+    /// admits.
     fn path(&self, from: usize, to: usize, use_edge: &dyn Fn(&Edge) -> bool) -> Option<Vec<Edge>> {
         let mut reached_by: HashMap<usize, usize> = HashMap::new();
         let mut queue = VecDeque::from([from]);

@@ -1,7 +1,7 @@
 //! Digests: equal at equal sequences, on all replicas, after every restart and every snapshot.
 //!
-//! The digest folds every operation and its outcome, so that two that differ show replicas that executed one log
-//! differently, or lost part of what they had executed. O(log n) per event.
+//! The digest folds every operation and its outcome, so that two that differ show replicas that
+//! executed one log differently, or lost part of what they had executed. O(log n) per event.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,8 @@ pub struct Digests {
 }
 
 impl Digests {
-    /// The replica's database stands at `sequence` with this digest: after an apply, a start or an installed snapshot.
+    /// The replica's database stands at `sequence` with this digest: after an apply, a start or an
+    /// installed snapshot.
     pub fn applied(&mut self, replica: ReplicaId, sequence: Sequence, digest: u64) -> Verdict {
         let (first, known) = *self.known.entry(sequence).or_insert((replica, digest));
         if known != digest {

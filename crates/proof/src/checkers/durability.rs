@@ -1,11 +1,13 @@
 //! Durability: what was acknowledged is there, at every later look and at the end.
 //!
-//! Two forms. [`Durability`] watches writes that each leave something of their own (an element, a request, a stamped
-//! key): whoever looks at everything, later than the acknowledgement, must see it, unless somebody asked for its removal
-//! before the look ended. [`final_registers`] judges the last values of overwritten registers.
+//! Two forms. [`Durability`] watches writes that each leave something of their own (an element, a
+//! request, a stamped key): whoever looks at everything, later than the acknowledgement, must see
+//! it, unless somebody asked for its removal before the look ended. [`final_registers`] judges the
+//! last values of overwritten registers.
 //!
-//! Source: the promise of an acknowledgement. It is weaker than linearizability (what is seen too early or out of order
-//! is accepted), but needs no search: O(n) per look, O(n log n) for registers.
+//! Source: the promise of an acknowledgement. It is weaker than linearizability (what is seen too
+//! early or out of order is accepted), but needs no search: O(n) per look, O(n log n) for
+//! registers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
@@ -55,10 +57,11 @@ impl<T: Ord + Clone + Debug> Durability<T> {
     }
 }
 
-/// `last` holds the value of every register after the end of `history` (0 or nothing: absent). Each must stem from a
-/// write that no acknowledged write follows.
+/// `last` holds the value of every register after the end of `history` (0 or nothing: absent). Each
+/// must stem from a write that no acknowledged write follows.
 pub fn final_registers(history: &[Operation<RegisterKind>], last: &BTreeMap<u64, u64>) -> Verdict {
-    // Per key: the call of the latest acknowledged write, and per value when the latest write of it returned.
+    // Per key: the call of the latest acknowledged write, and per value when the latest write of it
+    // returned.
     let mut latest_calls: BTreeMap<u64, (u64, u64)> = BTreeMap::new();
     let mut returns: BTreeMap<(u64, u64), u64> = BTreeMap::new();
     for operation in history {

@@ -1,12 +1,15 @@
-//! Exactly once: a request (or all tries under one idempotency id) takes effect once if it was acknowledged, never if it
-//! was refused, at most once otherwise; and every acknowledgement names the same place.
+//! Exactly once: a request (or all tries under one idempotency id) takes effect once if it was
+//! acknowledged, never if it was refused, at most once otherwise; and every acknowledgement names
+//! the same place.
 //!
-//! Source: the contract of sessions and idempotency ids; Lee et al., *Implementing Linearizability at Large Scale and
-//! Low Latency* (SOSP 2015), for the definition across retries. Effects are what a look at the whole state shows: pairs
-//! of a token and the place (sequence, commit version) where it took effect. O(log n) per event.
+//! Source: the contract of sessions and idempotency ids; Lee et al., *Implementing Linearizability
+//! at Large Scale and Low Latency* (SOSP 2015), for the definition across retries. Effects are what
+//! a look at the whole state shows: pairs of a token and the place (sequence, commit version) where
+//! it took effect. O(log n) per event.
 //!
-//! A try that fails says nothing about the token as long as other tries of it may still run: the token is refused only when
-//! its owner says so ([`ExactlyOnce::refuse`]). An effect seen before anyone asked for it is rejected.
+//! A try that fails says nothing about the token as long as other tries of it may still run: the
+//! token is refused only when its owner says so ([`ExactlyOnce::refuse`]). An effect seen before
+//! anyone asked for it is rejected.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
@@ -68,7 +71,8 @@ impl<T: Ord + Clone + Debug> ExactlyOnce<T> {
         Ok(())
     }
 
-    /// All effects that `who` shows at the end, or at any moment at which nothing acknowledged may be missing.
+    /// All effects that `who` shows at the end, or at any moment at which nothing acknowledged may
+    /// be missing.
     pub fn effects(&self, who: &str, effects: &[(T, u64)]) -> Verdict {
         let mut places: BTreeMap<&T, u64> = BTreeMap::new();
         for (token, place) in effects {

@@ -1,10 +1,11 @@
-//! Leases: while a primary serves reads without asking anybody, because a quorum lets nobody else lead, none of these
-//! peers promises a higher view, and nobody begins to lead one.
+//! Leases: while a primary serves reads without asking anybody, because a quorum lets nobody else
+//! lead, none of these peers promises a higher view, and nobody begins to lead one.
 //!
-//! Source: rule 9 of the protocol (Gray, Cheriton, *Leases*, SOSP 1989, for the idea). A stale read needs such a breach, a
-//! write, and a read in the right moment; this sees the breach by itself.
+//! Source: rule 9 of the protocol (Gray, Cheriton, *Leases*, SOSP 1989, for the idea). A stale read
+//! needs such a breach, a write, and a read in the right moment; this sees the breach by itself.
 //!
-//! It takes the primary's own word for what it relies on. That it relies on too few is seen when another one leads.
+//! It takes the primary's own word for what it relies on. That it relies on too few is seen when
+//! another one leads.
 
 use rsml::{ReplicaId, View};
 

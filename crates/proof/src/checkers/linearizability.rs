@@ -1,31 +1,35 @@
-//! Linearizability of registers: is there one order of all effects, each between its call and its return, in which every
-//! read and every compare-and-set finds what was written last?
+//! Linearizability of registers: is there one order of all effects, each between its call and its
+//! return, in which every read and every compare-and-set finds what was written last?
 //!
-//! Source: Herlihy and Wing (1990) for the definition and for locality (each key is judged alone); Wing and Gong (1993)
-//! for the search; Lowe (*Testing for linearizability*, 2017) for remembering configurations, the pair of what has taken
-//! effect and the value that this left: none is searched twice.
+//! Source: Herlihy and Wing (1990) for the definition and for locality (each key is judged alone);
+//! Wing and Gong (1993) for the search; Lowe (*Testing for linearizability*, 2017) for remembering
+//! configurations, the pair of what has taken effect and the value that this left: none is searched
+//! twice.
 //!
-//! Unknown outcomes may take effect at any time after their call, or never. Two reductions keep them from making the
-//! search explode, neither of which changes the verdict:
-//! - An unknown write of a value that nobody observed is left out: where it stands in a valid order, nobody looks before
-//!   the next write.
-//! - An unknown write that alone can have produced an observed value did take effect, before its first observer returned.
+//! Unknown outcomes may take effect at any time after their call, or never. Two reductions keep
+//! them from making the search explode, neither of which changes the verdict:
+//! - An unknown write of a value that nobody observed is left out: where it stands in a valid
+//!   order, nobody looks before the next write.
+//! - An unknown write that alone can have produced an observed value did take effect, before its
+//!   first observer returned.
 //!
-//! Two more hold for all: a read that fits the present value takes effect at once (it changes nothing, so a later place
-//! could only be worse), and reads of values that were never written, written only by failures, or written only after
-//! the read returned are named without a search.
+//! Two more hold for all: a read that fits the present value takes effect at once (it changes
+//! nothing, so a later place could only be worse), and reads of values that were never written,
+//! written only by failures, or written only after the read returned are named without a search.
 //!
-//! The search is exponential in the number of overlapping operations in the worst case. It is bounded by a number of
-//! configurations; beyond it the answer is [`Judgement::Undecided`], which is not a pass. Configurations are remembered by
-//! a 128-bit hash of what has taken effect, so that two could be confused with a probability of about n²/2¹²⁸; that can
-//! only make a good history look bad, never the reverse.
+//! The search is exponential in the number of overlapping operations in the worst case. It is
+//! bounded by a number of configurations; beyond it the answer is [`Judgement::Undecided`], which
+//! is not a pass. Configurations are remembered by a 128-bit hash of what has taken effect, so that
+//! two could be confused with a probability of about n²/2¹²⁸; that can only make a good history
+//! look bad, never the reverse.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use super::Violation;
 use crate::history::{Operation, Outcome, RegisterKind};
 
-/// Configurations searched per key before giving up, unless the caller says otherwise: about 100 MB.
+/// Configurations searched per key before giving up, unless the caller says otherwise: about 100
+/// MB.
 pub const CONFIGURATIONS: usize = 1_000_000;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,8 +44,8 @@ pub enum Judgement {
     },
 }
 
-/// Judges each key by itself, searching up to `limit` configurations for each. A violation of any key outweighs an
-/// undecided one.
+/// Judges each key by itself, searching up to `limit` configurations for each. A violation of any
+/// key outweighs an undecided one.
 pub fn check(history: &[Operation<RegisterKind>], limit: usize) -> Judgement {
     let mut keys: BTreeMap<u64, Vec<&Operation<RegisterKind>>> = BTreeMap::new();
     for operation in history {
@@ -174,9 +178,9 @@ struct Step {
     is_forced: bool,
 }
 
-/// The search of one key. Events (calls and returns in the order of time) stand in a doubly linked list, from which
-/// operations that have taken effect are lifted; the candidates for the next effect are the calls before the first
-/// return.
+/// The search of one key. Events (calls and returns in the order of time) stand in a doubly linked
+/// list, from which operations that have taken effect are lifted; the candidates for the next
+/// effect are the calls before the first return.
 struct Search {
     calls: Vec<Call>,
     /// Event → the operation, and whether this is its call. Event 0 is the head.
@@ -369,7 +373,8 @@ impl Search {
     }
 }
 
-/// A random number per operation (SplitMix64 twice); the exclusive or of those that have taken effect names the configuration.
+/// A random number per operation (SplitMix64 twice); the exclusive or of those that have taken
+/// effect names the configuration.
 fn mark(call: usize) -> u128 {
     let half = |salt: u64| {
         let mut z = (call as u64 ^ salt).wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15);

@@ -1,6 +1,7 @@
 //! Judges of a run: each knows one promise of the product and says whether what was seen keeps it.
 //!
-//! They know nothing of the simulator: the same ones judge a run of real processes with wall-clock microseconds.
+//! They know nothing of the simulator: the same ones judge a run of real processes with wall-clock
+//! microseconds.
 //!
 //! | checker | fed with | rejects |
 //! |---|---|---|
@@ -16,9 +17,10 @@
 //! | [`queue`] | versionstamped pushes, scans, pops | order, losses, duplicates |
 //! | [`bank`] | transfers and readings of all balances | a total that changes |
 //!
-//! [`agreement`], [`chosen`], [`promises`], [`digests`], [`durability`] and [`exactly_once`] are fed during the run, so that
-//! it can stop at the first violation; the others judge a finished history. Two moments that are equal count as
-//! overlapping: a clock of microseconds cannot tell them apart, and no checker may reject what may have been right.
+//! [`agreement`], [`chosen`], [`promises`], [`digests`], [`durability`] and [`exactly_once`] are
+//! fed during the run, so that it can stop at the first violation; the others judge a finished
+//! history. Two moments that are equal count as overlapping: a clock of microseconds cannot tell
+//! them apart, and no checker may reject what may have been right.
 
 pub mod agreement;
 pub mod bank;

@@ -1,10 +1,12 @@
-//! Promises: what a disk has promised never goes back, across restarts too; no vote leaves below it; and one replica at
-//! most ever leads a view, with a quorum of promises behind it.
+//! Promises: what a disk has promised never goes back, across restarts too; no vote leaves below
+//! it; and one replica at most ever leads a view, with a quorum of promises behind it.
 //!
-//! Source: Lamport, *Paxos Made Simple* (an acceptor answers no ballot below the highest that it has promised). Promises
-//! belong to disks, not to replicas: a replica that lost its disk comes back under another name and owes nothing.
+//! Source: Lamport, *Paxos Made Simple* (an acceptor answers no ballot below the highest that it
+//! has promised). Promises belong to disks, not to replicas: a replica that lost its disk comes
+//! back under another name and owes nothing.
 //!
-//! O(log n) per event. It looks at what is durable and at what leaves a replica, not at what replicas hold in memory.
+//! O(log n) per event. It looks at what is durable and at what leaves a replica, not at what
+//! replicas hold in memory.
 
 use std::collections::BTreeMap;
 
@@ -39,7 +41,8 @@ impl Promises {
         Ok(())
     }
 
-    /// A promise (1b) of `view` leaves: nothing higher may be durable, since the log it tells of may be newer by then.
+    /// A promise (1b) of `view` leaves: nothing higher may be durable, since the log it tells of
+    /// may be newer by then.
     pub fn promises(&self, disk: DiskId, view: View) -> Verdict {
         self.votes(disk, view)?;
         match self.durable.get(&disk) {

@@ -1,12 +1,13 @@
-//! Queue: pushes whose keys are versionstamps. Stamps are unique, grow with real time, and are the order in which everyone
-//! sees the elements; pops take from the front, each element once.
+//! Queue: pushes whose keys are versionstamps. Stamps are unique, grow with real time, and are the
+//! order in which everyone sees the elements; pops take from the front, each element once.
 //!
-//! Source: the promise of versionstamps (FoundationDB, "the versionstamp recipe for queues"), and Herlihy and Wing,
-//! *Linearizability* (1990), for the queue. Polynomial: stamps tell the order, so that nothing is searched. O(n log n)
-//! for stamps and real time, O(pushes × (scans + pops)) for the rest.
+//! Source: the promise of versionstamps (FoundationDB, "the versionstamp recipe for queues"), and
+//! Herlihy and Wing, *Linearizability* (1990), for the queue. Polynomial: stamps tell the order, so
+//! that nothing is searched. O(n log n) for stamps and real time, O(pushes × (scans + pops)) for
+//! the rest.
 //!
-//! Elements are unique in a history. A pop whose outcome is unknown may have removed what it tried to take. Pops of an
-//! empty queue are not judged.
+//! Elements are unique in a history. A pop whose outcome is unknown may have removed what it tried
+//! to take. Pops of an empty queue are not judged.
 
 use std::collections::BTreeMap;
 
@@ -39,7 +40,8 @@ fn violation(anomaly: &'static str, story: String) -> Verdict {
     Err(Violation::new("queue", anomaly, story))
 }
 
-/// Every element has one stamp and every stamp one element, and nothing is seen that was not pushed. Returns the stamps.
+/// Every element has one stamp and every stamp one element, and nothing is seen that was not
+/// pushed. Returns the stamps.
 fn check_identity(history: &History) -> Result<BTreeMap<u64, Stamp>, Violation> {
     let mut pushes: BTreeMap<u64, Outcome> = BTreeMap::new();
     let mut stamps: BTreeMap<u64, Stamp> = BTreeMap::new();
@@ -113,8 +115,8 @@ fn check_real_time(history: &History) -> Verdict {
     Ok(())
 }
 
-/// When an element may first be gone, and when it certainly is: the call of the first pop of it that may have worked, and
-/// the return of the one that did.
+/// When an element may first be gone, and when it certainly is: the call of the first pop of it
+/// that may have worked, and the return of the one that did.
 fn removals(history: &History) -> BTreeMap<u64, (u64, u64)> {
     let mut removals: BTreeMap<u64, (u64, u64)> = BTreeMap::new();
     for operation in history.iter().filter(|operation| operation.outcome != Outcome::Fail) {
@@ -155,7 +157,8 @@ fn check_scans(history: &History, stamps: &BTreeMap<u64, Stamp>) -> Verdict {
                 return violation("lost acknowledged write", story);
             }
         }
-        // A scan that sees a later element sees the earlier ones, even those that were not acknowledged yet.
+        // A scan that sees a later element sees the earlier ones, even those that were not
+        // acknowledged yet.
         let last = seen.last().map_or(0, |(stamp, _)| *stamp);
         for (element, stamp) in stamps {
             if *stamp < last && maybe_gone(*element) > scan.returned_us && !elements.contains(element) {

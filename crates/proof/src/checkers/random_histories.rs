@@ -1,9 +1,9 @@
-//! Random histories that are right by construction, and the same with one error planted: the first must be accepted and
-//! the second rejected.
+//! Random histories that are right by construction, and the same with one error planted: the first
+//! must be accepted and the second rejected.
 //!
-//! Operations take effect one after the other at growing moments, on a plain model; each is called a random time before
-//! its moment and returns a random time after, so that many overlap. Every test runs a fixed row of seeds and names the
-//! one that failed.
+//! Operations take effect one after the other at growing moments, on a plain model; each is called
+//! a random time before its moment and returns a random time after, so that many overlap. Every
+//! test runs a fixed row of seeds and names the one that failed.
 
 use std::collections::BTreeMap;
 
@@ -170,7 +170,8 @@ fn appends(operation: &Operation<ListTransaction>, key: u64) -> Vec<u64> {
     operation.kind.steps.iter().filter_map(of).collect()
 }
 
-/// Plants one error that cannot be explained; false if the history has no place for this kind of error.
+/// Plants one error that cannot be explained; false if the history has no place for this kind of
+/// error.
 fn spoil(random: &mut Random, history: &mut [Operation<ListTransaction>], kind: u64) -> bool {
     let mut places = Vec::new();
     for (index, reader) in history.iter().enumerate().filter(|(_, o)| o.outcome == Outcome::Ok) {
@@ -181,7 +182,8 @@ fn spoil(random: &mut Random, history: &mut [Operation<ListTransaction>], kind: 
             }
             let mut spoiled = list.clone();
             let is_planted = match kind {
-                // Somebody's acknowledged append, and all after it, is missing though it returned before.
+                // Somebody's acknowledged append, and all after it, is missing though it returned
+                // before.
                 0 => history.iter().filter(|w| is_before(w, reader)).flat_map(|w| appends(w, *key)).any(|element| {
                     let place = list.iter().position(|other| *other == element);
                     spoiled.truncate(place.unwrap_or(spoiled.len()));

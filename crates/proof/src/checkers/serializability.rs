@@ -1,23 +1,28 @@
-//! Strict serializability of transactions over lists: is there one order of all transactions that explains every read
-//! and agrees with real time, and with commit versions where they are known?
+//! Strict serializability of transactions over lists: is there one order of all transactions that
+//! explains every read and agrees with real time, and with commit versions where they are known?
 //!
-//! Source: Adya, *Weak Consistency* (1999), for the anomalies; Kingsbury and Alvaro, *Elle* (VLDB 2020), for inferring
-//! them from lists: appended elements are unique, so that a list that was read tells the order of all appends before it,
-//! and so who read from whom, who overwrote what, and who missed what. Found, in this order:
+//! Source: Adya, *Weak Consistency* (1999), for the anomalies; Kingsbury and Alvaro, *Elle* (VLDB
+//! 2020), for inferring them from lists: appended elements are unique, so that a list that was read
+//! tells the order of all appends before it, and so who read from whom, who overwrote what, and who
+//! missed what. Found, in this order:
 //!
 //! - *Internal*: a transaction does not see its own appends as it should.
-//! - *G1a* (dirty read): an element of a transaction that certainly failed. *Invented element*: of none at all.
-//! - *Duplicate element*: one append twice in a list. *Incompatible order*: two reads of a list of which neither is a
-//!   beginning of the other (a long fork, a split brain).
-//! - *G1b* (intermediate read): a list that ends in the middle of another transaction's appends to it.
-//! - Cycles: *G0* of ww alone (dirty write), *G1c* of ww and wr (circular information), *G-single* with one rw (read
-//!   skew, lost update, and with real time a stale read), *G2* with several (write skew, phantoms). "-realtime" and
-//!   "-version" tell what else stands in the cycle; without that, not even plain serializability holds.
+//! - *G1a* (dirty read): an element of a transaction that certainly failed. *Invented element*: of
+//!   none at all.
+//! - *Duplicate element*: one append twice in a list. *Incompatible order*: two reads of a list of
+//!   which neither is a beginning of the other (a long fork, a split brain).
+//! - *G1b* (intermediate read): a list that ends in the middle of another transaction's appends to
+//!   it.
+//! - Cycles: *G0* of ww alone (dirty write), *G1c* of ww and wr (circular information), *G-single*
+//!   with one rw (read skew, lost update, and with real time a stale read), *G2* with several
+//!   (write skew, phantoms). "-realtime" and "-version" tell what else stands in the cycle; without
+//!   that, not even plain serializability holds.
 //!
-//! Transactions with unknown outcomes count as committed if anybody saw an element of theirs; what they read is not known,
-//! and they precede nobody in real time. An acknowledged append that no read of its list shows must come after the longest
-//! one read. Without a cycle the history *is* strictly serializable as far as reads show it: a history in which nobody
-//! reads proves nothing. O((n + reads) log n) for a good history; a few breadth-first searches for a bad one.
+//! Transactions with unknown outcomes count as committed if anybody saw an element of theirs; what
+//! they read is not known, and they precede nobody in real time. An acknowledged append that no
+//! read of its list shows must come after the longest one read. Without a cycle the history *is*
+//! strictly serializable as far as reads show it: a history in which nobody reads proves nothing.
+//! O((n + reads) log n) for a good history; a few breadth-first searches for a bad one.
 
 use std::collections::BTreeMap;
 
@@ -109,7 +114,8 @@ impl Writers {
     }
 }
 
-/// The reads of one transaction show its own appends at the end, in order, and nothing else changes between them.
+/// The reads of one transaction show its own appends at the end, in order, and nothing else changes
+/// between them.
 fn check_internal(history: &History, transaction: usize, operation: &Operation<ListTransaction>) -> Verdict {
     let mut expected: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
     let mut appended: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
@@ -134,7 +140,8 @@ fn check_internal(history: &History, transaction: usize, operation: &Operation<L
     Ok(())
 }
 
-/// The state that a transaction read from others: its first read of each key, without its own appends.
+/// The state that a transaction read from others: its first read of each key, without its own
+/// appends.
 fn external_reads(operation: &Operation<ListTransaction>) -> BTreeMap<u64, &[u64]> {
     let mut appended: BTreeMap<u64, usize> = BTreeMap::new();
     let mut reads = BTreeMap::new();
@@ -268,8 +275,8 @@ fn dependencies(history: &History, writers: &Writers, lists: &Lists<'_>) -> Resu
     Ok(graph)
 }
 
-/// A chain of moments stands for the quadratic number of pairs: each return leads to the next moment, which leads to the
-/// calls after it.
+/// A chain of moments stands for the quadratic number of pairs: each return leads to the next
+/// moment, which leads to the calls after it.
 fn add_real_time(history: &History, graph: &mut Graph) {
     // At equal times calls come before returns: what touches may overlap.
     let mut events: Vec<(u64, bool, usize)> = Vec::new();

@@ -1,8 +1,9 @@
 //! Versions: read and commit versions agree with real time.
 //!
-//! Strict serializability as far as versions alone show it: after a client has received a version (a read or
-//! commit version), later calls get a read version no lower and a commit version that is higher; and no two commits
-//! have one version. O(n log n) by one pass over time. The values read at a version do not matter.
+//! Strict serializability as far as versions alone show it: after a client has received a version
+//! (a read or commit version), later calls get a read version no lower and a commit version that is
+//! higher; and no two commits have one version. O(n log n) by one pass over time. The values read
+//! at a version do not matter.
 
 use super::{Verdict, Violation};
 use crate::history::{Operation, Outcome};

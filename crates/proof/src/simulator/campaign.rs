@@ -1,4 +1,5 @@
-//! Many seeds, on all cores: each run has one thread, threads share nothing but the choice of the next seed.
+//! Many seeds, on all cores: each run has one thread, threads share nothing but the choice of the
+//! next seed.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -19,7 +20,8 @@ pub struct Campaign {
     pub figures: Counters,
     pub failures: Vec<Failure>,
     pub took: Duration,
-    /// Different pairs of marked paths that were taken one after the other: how much a campaign has seen.
+    /// Different pairs of marked paths that were taken one after the other: how much a campaign has
+    /// seen.
     pub pairs: usize,
 }
 
@@ -41,7 +43,8 @@ pub struct Plan {
     pub threads: usize,
     /// The campaign ends after this many failures.
     pub most_failures: usize,
-    /// Half of the seeds are variations of those that took rare ways. Needs the cargo feature `coverage`.
+    /// Half of the seeds are variations of those that took rare ways. Needs the cargo feature
+    /// `coverage`.
     pub steered: bool,
 }
 

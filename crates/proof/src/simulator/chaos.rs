@@ -171,7 +171,8 @@ impl Cluster {
         }
     }
 
-    /// Cuts a node off: in both directions, or only what it says or only what it hears; of five, one ally may remain.
+    /// Cuts a node off: in both directions, or only what it says or only what it hears; of five,
+    /// one ally may remain.
     fn isolate(&mut self, node: usize) {
         let ally = if self.nodes.len() > 3 && self.random.one_in(2) { self.any_node() } else { node };
         let (says, hears) = self.random.pick(&[(true, true), (true, true), (true, false), (false, true)]);
@@ -187,7 +188,8 @@ impl Cluster {
             self.break_connections_of(node, ally);
         }
         if self.random.one_in(2) {
-            // Entries that it appends now stay a tail that no other replica knows of, or that none commits.
+            // Entries that it appends now stay a tail that no other replica knows of, or that none
+            // commits.
             for _ in 0..self.random.between(3, 20) {
                 let after = self.random.below(500_000);
                 self.schedule(after, Event::BlindNote(node));
@@ -195,7 +197,8 @@ impl Cluster {
         }
     }
 
-    /// Its peers see that their connections to it end, and look for another primary at once, though it may keep leading.
+    /// Its peers see that their connections to it end, and look for another primary at once, though
+    /// it may keep leading.
     fn break_connections_of(&mut self, node: usize, ally: usize) {
         self.note("connections broken", || format!("of {node}"));
         for peer in (0..self.nodes.len()).filter(|peer| ![node, ally].contains(peer)) {
@@ -234,9 +237,10 @@ impl Cluster {
         self.schedule(back, Event::Restart(process));
     }
 
-    /// A message is about to leave: its sender may die of it, before or after what the message claims is durable. It may
-    /// be back at once and hear everybody again, except the one it spoke to, who hears nobody else for a while: two
-    /// sides then act on what only one of them still remembers.
+    /// A message is about to leave: its sender may die of it, before or after what the message
+    /// claims is durable. It may be back at once and hear everybody again, except the one it spoke
+    /// to, who hears nobody else for a while: two sides then act on what only one of them still
+    /// remembers.
     pub(super) fn crash_after(&mut self, from: usize, to: usize, message: &Message) {
         let is_sensitive =
             matches!(message, Message::Promise(_) | Message::Prepare(_) | Message::Accepted(_) | Message::Fetched(_));
@@ -260,7 +264,8 @@ impl Cluster {
         }
     }
 
-    /// A pre-vote was granted: while the candidate's disk is slow, the voter may hear the former primary again.
+    /// A pre-vote was granted: while the candidate's disk is slow, the voter may hear the former
+    /// primary again.
     pub(super) fn answer_granted_vote(&mut self, voter: usize, candidate: usize, message: &Message) {
         let is_granted = matches!(message, Message::PreVoteReply(reply) if reply.granted);
         if is_granted && self.random.one_in(self.faults.late_primary) {

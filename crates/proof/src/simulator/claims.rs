@@ -1,5 +1,6 @@
-//! Compares the claims of messages with an independent record of the sender's disk (rule 3) and with the entries that are
-//! chosen according to the disks; and compares answers with their requests.
+//! Compares the claims of messages with an independent record of the sender's disk (rule 3) and
+//! with the entries that are chosen according to the disks; and compares answers with their
+//! requests.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -39,7 +40,8 @@ pub struct Claims {
 }
 
 impl Claims {
-    /// A message is about to leave: what it claims is durable, and exactly what is durable at this moment.
+    /// A message is about to leave: what it claims is durable, and exactly what is durable at this
+    /// moment.
     pub fn check(
         &mut self,
         message: &Message,
@@ -79,7 +81,8 @@ impl Claims {
             Message::Fetched(m) => {
                 demand(durable.accepted_view.0 == m.accepted_view, "entries are told to be of another log");
                 let mut places = (m.from..).map(Sequence).zip(payload);
-                // Entries that were trimmed since they were read are committed, and not known any more.
+                // Entries that were trimmed since they were read are committed, and not known any
+                // more.
                 let is_held = |(at, entry): (Sequence, &Bytes)| at <= ledger.last() && ledger.allows(at, entry);
                 demand(places.all(is_held), "entries are supplied that are not durable");
             }

@@ -1,7 +1,7 @@
 //! Clients: each does one operation after the other, at any node, and tries again what failed.
 //!
-//! An operation takes a read point and reads (unless it is blind), then commits (unless it only reads). Its observations
-//! and its outcome go to the [`super::records`].
+//! An operation takes a read point and reads (unless it is blind), then commits (unless it only
+//! reads). Its observations and its outcome go to the [`super::records`].
 
 use bytes::Bytes;
 use kv_api::LoggedWrite;
@@ -17,7 +17,8 @@ use super::workload::{Kind, OpId};
 use crate::history::{ClientId, Outcome};
 
 pub struct Client {
-    /// Changes when an outcome stays unknown: that operation is open for ever, and a client has only one.
+    /// Changes when an outcome stays unknown: that operation is open for ever, and a client has
+    /// only one.
     pub name: ClientId,
     node: usize,
     /// Counts what was waited for.
@@ -27,7 +28,8 @@ pub struct Client {
     again: Option<Kind>,
     /// A version that this client has seen.
     known_version: u64,
-    /// Idempotency ids of commits that were sent once and answered: nobody asks for their results again.
+    /// Idempotency ids of commits that were sent once and answered: nobody asks for their results
+    /// again.
     pub(super) finished_ids: Vec<Bytes>,
 }
 
@@ -73,8 +75,9 @@ impl Cluster {
         }
     }
 
-    /// A process that is down refuses connections; a paused one takes them, and answers when it is awake again. A request
-    /// of that time reaches it late, as if it had called later: so such a call is not made at all.
+    /// A process that is down refuses connections; a paused one takes them, and answers when it is
+    /// awake again. A request of that time reaches it late, as if it had called later: so such a
+    /// call is not made at all.
     pub(super) fn is_served(&self, node: usize) -> bool {
         self.nodes[node].running.is_some() && self.nodes[node].paused_until <= self.now
     }
@@ -262,7 +265,8 @@ impl Cluster {
         }
     }
 
-    /// Asks the replica to take a request back; one that has a number becomes a void, unless it was executed before.
+    /// Asks the replica to take a request back; one that has a number becomes a void, unless it was
+    /// executed before.
     fn ask_back(&mut self, client: usize, op: OpId, node: usize, request: RequestId) {
         if self.nodes[node].paused_until > self.now {
             return;

@@ -1,7 +1,9 @@
-//! The clock that one process sees: it starts anywhere, runs a little fast or slow, and may jump ahead.
+//! The clock that one process sees: it starts anywhere, runs a little fast or slow, and may jump
+//! ahead.
 //!
-//! It stands for a monotonic clock, so it never goes back. A jump ahead is what a process sees whose machine slept with
-//! the clock running; jumps of the wall clock cannot hurt, since nothing of it enters the replicated state.
+//! It stands for a monotonic clock, so it never goes back. A jump ahead is what a process sees
+//! whose machine slept with the clock running; jumps of the wall clock cannot hurt, since nothing
+//! of it enters the replicated state.
 
 use std::cell::Cell;
 use std::time::Duration;

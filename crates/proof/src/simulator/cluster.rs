@@ -212,7 +212,8 @@ impl Cluster {
         }
     }
 
-    /// Gives the core an input; what follows from it is asked for at once, or a little later together with others.
+    /// Gives the core an input; what follows from it is asked for at once, or a little later
+    /// together with others.
     pub fn input(&mut self, node: usize, input: Input) {
         if self.faults.gather_us == 0 {
             return self.input_now(node, input);
@@ -360,8 +361,8 @@ impl Cluster {
         self.apply_or_plan(node) || served
     }
 
-    /// While the log is no larger than it may be, nothing is let go of that some replica needs: what its database has not
-    /// persisted, by its last report, and no copy on its way to it holds.
+    /// While the log is no larger than it may be, nothing is let go of that some replica needs:
+    /// what its database has not persisted, by its last report, and no copy on its way to it holds.
     fn check_trim(&self, node: usize, below: Sequence) {
         let running = self.nodes[node].running.as_ref().expect("it trims");
         // Where inputs are gathered, a report may have come since.

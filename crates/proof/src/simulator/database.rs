@@ -1,5 +1,5 @@
-//! A node's database: the shipped executor over the shipped transactional store, on engines in memory that lose at a crash
-//! what was not flushed.
+//! A node's database: the shipped executor over the shipped transactional store, on engines in
+//! memory that lose at a crash what was not flushed.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -21,8 +21,8 @@ use super::oracle::{Moment, Oracle};
 use super::random::Random;
 use super::rows::{BANK, JOURNAL, query};
 
-/// The longest lifetimes of pins that a process may have, in milliseconds: from one tick to longer than any simulation
-/// takes, so that its pins end only when they are taken away.
+/// The longest lifetimes of pins that a process may have, in milliseconds: from one tick to longer
+/// than any simulation takes, so that its pins end only when they are taken away.
 const PIN_LIFETIMES_MS: [u64; 6] = [10, 200, 1_000, 5_000, 1_000_000_000, 1_000_000_000];
 
 /// The state that outlives the process: an engine for each generation.
@@ -218,8 +218,8 @@ impl Database {
         self.pins.ends().contains_key(&version)
     }
 
-    /// One that can be read at this moment, or some day, can be pinned, and no other. The lifetime is up to the longest of
-    /// this process, often exactly that.
+    /// One that can be read at this moment, or some day, can be pinned, and no other. The lifetime
+    /// is up to the longest of this process, often exactly that.
     pub fn pin(&self, version: u64, random: &mut Random) {
         let longest_us = self.longest_pin.as_micros() as u64;
         let lifetime = Duration::from_micros(if random.one_in(2) { longest_us } else { random.below(longest_us) });
@@ -275,7 +275,8 @@ impl Database {
         }
     }
 
-    /// The number of rows that it claims to have, of which those count, too, that a range clear hides.
+    /// The number of rows that it claims to have, of which those count, too, that a range clear
+    /// hides.
     pub fn check_row_count(&self) {
         let (version, claimed) = (self.applied_version(), self.reader.database().statistics_now().total_keys);
         let counts = self.oracle.families().into_iter().map(|family| self.oracle.rows_hash(&family, version).0);

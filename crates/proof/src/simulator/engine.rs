@@ -1,6 +1,6 @@
-//! The engine under a node's database: the shipped one in memory, which now and then also writes out what it holds without
-//! being asked, as an engine does whose write buffers are full. So a crash may come after any write, and every single one
-//! must leave a database that is sound.
+//! The engine under a node's database: the shipped one in memory, which now and then also writes
+//! out what it holds without being asked, as an engine does whose write buffers are full. So a
+//! crash may come after any write, and every single one must leave a database that is sound.
 
 use std::sync::{Arc, Mutex};
 

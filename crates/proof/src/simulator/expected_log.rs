@@ -14,14 +14,15 @@ pub struct ExpectedLog {
     first: u64,
     /// `None`: not known, but there.
     hashes: VecDeque<Option<u64>>,
-    /// Where the log ended when a write was last done that promised no view above the log's own: what was written under a
-    /// higher promise is no vote.
+    /// Where the log ended when a write was last done that promised no view above the log's own:
+    /// what was written under a higher promise is no vote.
     voted: Sequence,
     /// Entries that the replica knows as lost, and has not replaced since.
     lost: BTreeSet<Sequence>,
     /// Nothing of the log was read at the start: nothing is vouched for until another base is set.
     unread: bool,
-    /// A copied database became the live one, with everything through here; nobody has looked at that yet.
+    /// A copied database became the live one, with everything through here; nobody has looked at
+    /// that yet.
     installed: Option<Sequence>,
 }
 
@@ -78,7 +79,8 @@ impl ExpectedLog {
         self.first = self.first.max(below.0);
     }
 
-    /// At a start: the log begins at `first`, which may be before what was trimmed; nothing of it is read yet.
+    /// At a start: the log begins at `first`, which may be before what was trimmed; nothing of it
+    /// is read yet.
     pub fn recovered(&mut self, first: Sequence) {
         self.lost.clear();
         self.unread = true;
@@ -94,12 +96,14 @@ impl ExpectedLog {
         (self.lost, self.unread) = (lost, false);
     }
 
-    /// The tail behind a snapshot was read, but for these. Entries before count as they did, until the snapshot's record.
+    /// The tail behind a snapshot was read, but for these. Entries before count as they did, until
+    /// the snapshot's record.
     pub fn tail_lost(&mut self, lost: BTreeSet<Sequence>) {
         self.lost.extend(lost);
     }
 
-    /// Where the entries end that follow each other without a loss: as far as the log counts as a vote.
+    /// Where the entries end that follow each other without a loss: as far as the log counts as a
+    /// vote.
     pub fn sound_last(&self) -> Sequence {
         if self.unread {
             return Sequence(self.first - 1);
@@ -107,7 +111,8 @@ impl ExpectedLog {
         self.lost.first().map_or(self.last(), |lost| lost.previous().min(self.last()))
     }
 
-    /// Whether the log may hold this entry there: it is the one that was ordered, or nothing is expected any more.
+    /// Whether the log may hold this entry there: it is the one that was ordered, or nothing is
+    /// expected any more.
     pub fn allows(&self, sequence: Sequence, entry: &[u8]) -> bool {
         self.hash(sequence).is_none_or(|hash| hash == hash_of(entry))
     }

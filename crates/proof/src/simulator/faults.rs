@@ -9,9 +9,11 @@ pub struct Faults {
     pub duplicate: u64,
     pub delay: u64,
     pub max_delay_us: u64,
-    /// Answers that arrive when the question is long forgotten; promises, when the next promise is asked for.
+    /// Answers that arrive when the question is long forgotten; promises, when the next promise is
+    /// asked for.
     pub straggle: u64,
-    /// When a pre-vote is granted: the voter hears everybody again, and the candidate's disk takes its time.
+    /// When a pre-vote is granted: the voter hears everybody again, and the candidate's disk takes
+    /// its time.
     pub late_primary: u64,
     /// Messages on one link arrive in the order in which they were sent, as over one connection.
     pub keeps_order: bool,
@@ -19,53 +21,62 @@ pub struct Faults {
     pub network_us: u64,
     /// The longest that a disk write takes, per node.
     pub disk_us: Vec<u64>,
-    /// Per fault event (one every 50 ms): crash or restart a node, cut links, hang a disk, pause a node.
+    /// Per fault event (one every 50 ms): crash or restart a node, cut links, hang a disk, pause a
+    /// node.
     pub crash: u64,
     pub cut: u64,
     pub hang: u64,
     pub pause: u64,
-    /// Right after a message that claims something durable, or starts something, was sent: crash the sender.
+    /// Right after a message that claims something durable, or starts something, was sent: crash
+    /// the sender.
     pub crash_after_send: u64,
     /// Right after a vote arrived: crash the replica that counts it.
     pub crash_after_vote: u64,
     /// Per fault event: cut off whoever leads, for a while, in one direction or both.
     pub isolate_primary: u64,
-    /// When a replica begins to lead: let those that were cut off return, cut off another instead, crash the new one.
+    /// When a replica begins to lead: let those that were cut off return, cut off another instead,
+    /// crash the new one.
     pub upset_primary: u64,
     /// Per request: make it a burst of them.
     pub burst: u64,
-    /// A crash of a node loses what its disk was not told to synchronise, and tears what was being written.
+    /// A crash of a node loses what its disk was not told to synchronise, and tears what was being
+    /// written.
     pub power_loss: bool,
     /// Databases persist whatever they apply at once, and not only now and then.
     pub eager_databases: bool,
-    /// Per batch applied, and per fault event: the database removes some of what nobody can ask for any more.
+    /// Per batch applied, and per fault event: the database removes some of what nobody can ask for
+    /// any more.
     pub collect: u64,
     /// Per fault event: a version is pinned, and another one let go.
     pub pin: u64,
-    /// Inputs that come within this long share one look at what follows from them; 0: each has its own.
+    /// Inputs that come within this long share one look at what follows from them; 0: each has its
+    /// own.
     pub gather_us: u64,
     /// The longest that entries wait before they are applied; 0: they never do.
     pub apply_us: u64,
     /// Clocks are fast or slow by up to this many parts per million.
     pub drift_ppm: u64,
-    /// Per fault event: a clock jumps ahead. Only without leases, whose bound on clocks that breaks.
+    /// Per fault event: a clock jumps ahead. Only without leases, whose bound on clocks that
+    /// breaks.
     pub clock_jump: u64,
     /// Per fault event: a write or a synchronisation of a log fails, and with it the replica.
     pub fail_log: u64,
     /// Per fault event: one node, and only one in a run, once executes otherwise than the log says.
     pub corrupt: u64,
-    /// Per start of a node: sectors of its log have rotted; its database is gone; its disk is another one.
+    /// Per start of a node: sectors of its log have rotted; its database is gone; its disk is
+    /// another one.
     pub rot: u64,
     pub lose_database: u64,
     pub wipe: u64,
-    /// Per start of a node whose disk was replaced: the disk is back, or leaves again; 0: it is gone for good.
+    /// Per start of a node whose disk was replaced: the disk is back, or leaves again; 0: it is
+    /// gone for good.
     pub exchange: u64,
     /// Per fault event: sectors of a running node's log rot.
     pub rot_running: u64,
     /// Per fault event: a log's disk is full for a while.
     pub fill: u64,
-    /// Per fault event: somebody is asked to let another replica lead; a node is stopped in good order; it may not lead
-    /// any more, or may again.
+    /// Per fault event: somebody is asked to let another replica lead; a node is stopped in good
+    /// order; it may not lead any more, or may again.
     pub transfer: u64,
     pub stop: u64,
     pub veto: u64,
@@ -73,12 +84,13 @@ pub struct Faults {
     pub lease_us: u64,
     /// Each start of a node has a length of leases of its own, up to the longest, or none.
     pub unequal_leases: bool,
-    /// Per fault event, with leases: as few as possible are left to grant the primary leases, and one of these is given
-    /// reason to let another one lead.
+    /// Per fault event, with leases: as few as possible are left to grant the primary leases, and
+    /// one of these is given reason to let another one lead.
     pub trap_lessor: u64,
     /// With leases: the target of a transfer stands late, when another replica already leads.
     pub late_successor: u64,
-    /// More may be lost than the others can restore: then the cluster may stop, but must not be wrong.
+    /// More may be lost than the others can restore: then the cluster may stop, but must not be
+    /// wrong.
     pub beyond_budget: bool,
     /// Logs are cut soon, however far others lag behind.
     pub short_logs: bool,
@@ -241,7 +253,8 @@ impl Faults {
         Faults { corrupt, wipe: 0, exchange: 0, lose_database: 0, rot: 0, rot_running: 0, ..Faults::any(random) }
     }
 
-    /// A lossy network, but everybody runs, and nobody lags for long behind what digests are kept of.
+    /// A lossy network, but everybody runs, and nobody lags for long behind what digests are kept
+    /// of.
     pub fn bad_weather(random: &mut Random) -> Faults {
         Faults {
             lose: random.between(20, 500),

@@ -63,7 +63,8 @@ impl Cluster {
         self.figures.count("version pinned");
     }
 
-    /// The rows at several versions, before and after everything is removed that may be; in the end with the journal.
+    /// The rows at several versions, before and after everything is removed that may be; in the end
+    /// with the journal.
     pub(super) fn compare_versions(&mut self, node: usize) {
         let Some(running) = &self.nodes[node].running else { return };
         let database = &running.database;

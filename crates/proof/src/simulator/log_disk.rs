@@ -1,4 +1,5 @@
-//! A node's log: the shipped write-ahead log over a simulated disk, and the writes on their way to it.
+//! A node's log: the shipped write-ahead log over a simulated disk, and the writes on their way to
+//! it.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -151,8 +152,9 @@ impl LogDisk {
         self.disk.set_capacity_bytes(is_full.then_some(0));
     }
 
-    /// Sectors rot: not those of the last group that was acknowledged, whose loss looks like a torn write that was never
-    /// reported, and not those behind it, where up to two may have been begun. False when there is nothing else.
+    /// Sectors rot: not those of the last group that was acknowledged, whose loss looks like a torn
+    /// write that was never reported, and not those behind it, where up to two may have been begun.
+    /// False when there is nothing else.
     pub fn rot(&mut self, sectors: u64, random: &mut Random) -> bool {
         let mut headers: Vec<(u64, String, usize)> = Vec::new();
         let mut written: Vec<(String, usize)> = Vec::new();
@@ -250,8 +252,8 @@ impl LogDisk {
         found
     }
 
-    /// Finds out how many of the writes that were being written at the crash are there: the first ones, as many as explain
-    /// what was found.
+    /// Finds out how many of the writes that were being written at the crash are there: the first
+    /// ones, as many as explain what was found.
     fn settle_doubt(&mut self, found: &Recovered) {
         let is_found = |ledger: &ExpectedLog| (found.hard_state, found.last) == (ledger.hard_state, ledger.last());
         let mut candidates: Vec<ExpectedLog> = Vec::new();
@@ -269,8 +271,8 @@ impl LogDisk {
             self.ledger.hard_state,
             self.ledger.last()
         );
-        // A write that writes committed entries below a log's length replaces entries, and changes neither hard state nor
-        // length: then only the entries tell.
+        // A write that writes committed entries below a log's length replaces entries, and changes
+        // neither hard state nor length: then only the entries tell.
         if candidates.len() > 1 {
             let entries = self.entries_on_disk(found.first);
             let explains =
@@ -288,7 +290,8 @@ impl LogDisk {
         (first.0..).map(Sequence).zip(entries).filter_map(|(sequence, entry)| Some((sequence, entry?))).collect()
     }
 
-    /// The entries from `from` on, `None` for a lost one. Checks that the log holds what was reported.
+    /// The entries from `from` on, `None` for a lost one. Checks that the log holds what was
+    /// reported.
     pub fn load(&mut self, found: &Recovered, from: Sequence) -> Vec<Option<Bytes>> {
         let wal = self.wal.as_deref_mut().expect("the log is open");
         let entries = wal.load(from).expect("the log is readable");
@@ -353,7 +356,8 @@ mod tests {
         assert!(log.begin(0), "there is something to write");
     }
 
-    /// A crash while `second` is being written, as often as it takes to see both outcomes. Returns what was found.
+    /// A crash while `second` is being written, as often as it takes to see both outcomes. Returns
+    /// what was found.
     fn found_after_crash(second: &Persist) -> BTreeSet<Vec<Bytes>> {
         let mut seen = BTreeSet::new();
         for seed in 0..50 {

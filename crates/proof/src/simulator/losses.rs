@@ -1,11 +1,13 @@
 //! Losses of disks, and their budget: never more than the others can restore.
 //!
-//! One node at a time has losses that it has not got back yet, and of one node at a time the disk is replaced; of three, a
-//! replaced disk is all that may be lost, since the one in its place has no vote. So of every entry that was ever committed,
-//! an intact copy is left in each quorum that may have committed it.
+//! One node at a time has losses that it has not got back yet, and of one node at a time the disk
+//! is replaced; of three, a replaced disk is all that may be lost, since the one in its place has
+//! no vote. So of every entry that was ever committed, an intact copy is left in each quorum that
+//! may have committed it.
 //!
-//! A replaced disk may be gone for good. Or it comes back as it was, however much it has missed, leaves again, and so on: it
-//! has its vote whenever it is there, and the one that is there meanwhile never has one.
+//! A replaced disk may be gone for good. Or it comes back as it was, however much it has missed,
+//! leaves again, and so on: it has its vote whenever it is there, and the one that is there
+//! meanwhile never has one.
 
 use rsml::ClusterId;
 
@@ -68,7 +70,8 @@ impl Cluster {
         self.nodes[node].wipe(keeps, &mut self.random);
     }
 
-    /// The first disk of a node that is down comes back to its place, or leaves it again. False when it must not.
+    /// The first disk of a node that is down comes back to its place, or leaves it again. False
+    /// when it must not.
     fn exchange_disks(&mut self, node: usize) -> bool {
         if !self.nodes[node].is_replaced() && !self.may_replace(node) {
             return false;
@@ -84,8 +87,8 @@ impl Cluster {
         true
     }
 
-    /// The first disk of a node that is down leaves its place, to an empty one or the one that had been there. False when
-    /// it must not.
+    /// The first disk of a node that is down leaves its place, to an empty one or the one that had
+    /// been there. False when it must not.
     pub(super) fn take_disk_away(&mut self, node: usize) -> bool {
         if self.nodes[node].is_replaced() || self.nodes[node].running.is_some() || !self.may_replace(node) {
             return false;

@@ -1,14 +1,15 @@
-//! Whole clusters in one thread: the shipped consensus core, applier, write-ahead log, executor and key-value database,
-//! over a simulated network, disk and clock, with clients and faults.
+//! Whole clusters in one thread: the shipped consensus core, applier, write-ahead log, executor and
+//! key-value database, over a simulated network, disk and clock, with clients and faults.
 //!
-//! One seed is one run: everything random comes from it, time is a number, and nothing depends on threads. A run has
-//! three phases (see [`phases`]): faults of all kinds; a connected majority that must make progress; all of them, who must
-//! agree. [`watch`] and [`oracle`] check at every step what must always hold; in the end [`records`] judges what
-//! the clients saw.
+//! One seed is one run: everything random comes from it, time is a number, and nothing depends on
+//! threads. A run has three phases (see [`phases`]): faults of all kinds; a connected majority that
+//! must make progress; all of them, who must agree. [`watch`] and [`oracle`] check at every step
+//! what must always hold; in the end [`records`] judges what the clients saw.
 //!
-//! Left out: threads and the drivers around the core (the process tests have them), the Thrift front end, RocksDB (the
-//! engine in memory stands for it and loses at a crash what was not flushed), TCP (links lose, double and reorder
-//! messages, but never damage one: a checksum would drop it).
+//! Left out: threads and the drivers around the core (the process tests have them), the Thrift
+//! front end, RocksDB (the engine in memory stands for it and loses at a crash what was not
+//! flushed), TCP (links lose, double and reorder messages, but never damage one: a checksum would
+//! drop it).
 
 mod campaign;
 mod chaos;

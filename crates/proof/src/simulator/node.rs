@@ -47,7 +47,8 @@ pub struct Running {
     pub reads: BTreeMap<ReadId, Barrier>,
     /// Transfers that it was asked for.
     pub transfers: BTreeSet<TransferId>,
-    /// The last report to the core about the size of its log, and how much of it to keep for replicas that lag.
+    /// The last report to the core about the size of its log, and how much of it to keep for
+    /// replicas that lag.
     pub log_bytes: u64,
     pub log_keep_bytes: u64,
     /// The last report to the core about space.
@@ -98,7 +99,8 @@ pub struct Node {
     lost_database: bool,
     /// The disk in its place is not the one that it had at first.
     is_replaced: bool,
-    /// The first disk while another one is in its place, and that other one while the first is back.
+    /// The first disk while another one is in its place, and that other one while the first is
+    /// back.
     spare: Option<Box<Spare>>,
 }
 
@@ -140,8 +142,8 @@ impl Node {
         let (database, executor) = self.files.open(generation, random);
         let applier = Applier::new(executor).expect("the database is sound").recording_every(options.digest_interval);
         let state = applier.state().clone();
-        // That a copy became the live database may turn out only now, by the last write that the log holds; where the
-        // databases were lost meanwhile, that one was, too.
+        // That a copy became the live database may turn out only now, by the last write that the
+        // log holds; where the databases were lost meanwhile, that one was, too.
         let installed = self.log.ledger.take_installed().filter(|_| !self.lost_database);
         self.lost_database = false;
         let (found, persisted) = (state.sequence, self.persisted.max(installed.unwrap_or(Sequence::ZERO)));
@@ -196,7 +198,8 @@ impl Node {
         Some(running)
     }
 
-    /// An empty disk takes the place of this node's. The first one is kept if `keeps`; any other one is gone for good.
+    /// An empty disk takes the place of this node's. The first one is kept if `keeps`; any other
+    /// one is gone for good.
     pub fn wipe(&mut self, keeps: bool, random: &mut Random) {
         let (log, files) = (LogDisk::new(random), self.files.another());
         let empty = Spare { log, files, persisted: Sequence::ZERO, lost_database: true };
@@ -207,7 +210,8 @@ impl Node {
         self.is_replaced = true;
     }
 
-    /// The first disk comes back to its place as it was, or leaves it again to the one that had been there.
+    /// The first disk comes back to its place as it was, or leaves it again to the one that had
+    /// been there.
     pub fn exchange(&mut self) {
         let spare = self.spare.take().expect("there is another disk");
         self.spare = Some(Box::new(self.mount(*spare)));

@@ -169,7 +169,8 @@ impl Records {
         Seen { change, sights: vec![Observation::Lists(steps)] }
     }
 
-    /// Reads all lists, clears them as one range and rebuilds them, one of them with one more element.
+    /// Reads all lists, clears them as one range and rebuilds them, one of them with one more
+    /// element.
     fn rebuild_lists(&mut self, look: StateView<'_>, random: &mut Random, profile: &WorkloadProfile) -> Seen {
         let mut change = look.change();
         let range = range_of(&all_with(LISTS, ""));

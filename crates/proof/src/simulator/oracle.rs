@@ -1,8 +1,9 @@
-//! The required answer of every replica: the [`Reference`] decides each write when the first replica executes it, and from then
-//! on every verdict, every read at any version, the oldest readable version and the families of every replica are compared with it.
+//! The required answer of every replica: the [`Reference`] decides each write when the first
+//! replica executes it, and from then on every verdict, every read at any version, the oldest
+//! readable version and the families of every replica are compared with it.
 //!
-//! Replicas execute at different times and in different batches: the state of one follows from the sequence that its
-//! database has applied.
+//! Replicas execute at different times and in different batches: the state of one follows from the
+//! sequence that its database has applied.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};

@@ -1,5 +1,5 @@
-//! The phases of a run: faults; then a connected core of a majority, which must make progress; then all of them, who must
-//! come to agree.
+//! The phases of a run: faults; then a connected core of a majority, which must make progress; then
+//! all of them, who must come to agree.
 
 use std::collections::BTreeSet;
 
@@ -12,18 +12,19 @@ use super::rows::{JOURNAL, all_with, stamped, version_of};
 use super::watch;
 use super::workload::OpId;
 
-/// Within this long after the last fault a core must have committed something of its own, and read it.
+/// Within this long after the last fault a core must have committed something of its own, and read
+/// it.
 const PROGRESS_WITHIN_US: u64 = 15_000_000;
 
 /// A replica with a new copy needs the entries behind it; this is the time for fetching them.
 const AFTER_COPY_US: u64 = 5_000_000;
 
-/// Replicas whose digests differ, and which no third one can decide between, stop within this long: four of the longest
-/// election timeouts (600 ms), and what it takes to tell each other.
+/// Replicas whose digests differ, and which no third one can decide between, stop within this long:
+/// four of the longest election timeouts (600 ms), and what it takes to tell each other.
 const UNDECIDED_WITHIN_US: u64 = 3_500_000;
 
-/// So much later where one of the core needs a copy of a database, for each node outside, or stopped for good: it may be the
-/// one that is asked first, and answer nothing though it is heard.
+/// So much later where one of the core needs a copy of a database, for each node outside, or
+/// stopped for good: it may be the one that is asked first, and answer nothing though it is heard.
 const SOURCE_PATIENCE_US: u64 = 11_000_000;
 
 impl Cluster {
@@ -32,8 +33,8 @@ impl Cluster {
         !self.kept_down.contains(&node)
     }
 
-    /// Faults end for a majority; the others may stay down, or cut off in one direction or both. Their number is drawn.
-    /// Within some seconds the majority commits what its clients ask for.
+    /// Faults end for a majority; the others may stay down, or cut off in one direction or both.
+    /// Their number is drawn. Within some seconds the majority commits what its clients ask for.
     pub fn expect_progress_of_a_core(&mut self) {
         let count = self.nodes.len();
         if !self.has_quorum() || self.faults.beyond_budget {
@@ -88,8 +89,9 @@ impl Cluster {
         self.figures.count(if outside_count == 0 { "progress of all" } else { "progress of a majority alone" });
     }
 
-    /// Every node of the core has applied more than any had when faults ended, and something new was acknowledged. A node
-    /// that found meanwhile that it has a copy of a wrong database has stopped, and is not of the core.
+    /// Every node of the core has applied more than any had when faults ended, and something new
+    /// was acknowledged. A node that found meanwhile that it has a copy of a wrong database has
+    /// stopped, and is not of the core.
     fn has_progressed(&self, core: &[usize], goal: Sequence, acknowledged: u64) -> bool {
         let beyond = |node: &usize| self.nodes[*node].running.as_ref().is_some_and(|r| r.applied() > goal);
         self.watch.is_born()
@@ -136,7 +138,8 @@ impl Cluster {
         }
     }
 
-    /// All faults end; within `within_us` everything proposed is executed everywhere, and all agree.
+    /// All faults end; within `within_us` everything proposed is executed everywhere, and all
+    /// agree.
     pub fn heal_and_converge(&mut self, within_us: u64) {
         self.say(|| "all heals".to_string());
         self.end_faults();
@@ -167,7 +170,8 @@ impl Cluster {
         self.check_end();
     }
 
-    /// A database that went wrong shows at the next sequences of which digests are compared: they have to come.
+    /// A database that went wrong shows at the next sequences of which digests are compared: they
+    /// have to come.
     fn pass_digests(&mut self) {
         if self.corrupted.is_none() {
             return;
@@ -206,7 +210,8 @@ impl Cluster {
         left > self.nodes.len() / 2
     }
 
-    /// A replica needs a copy, and those that have one contradict each other: somebody outside has to decide.
+    /// A replica needs a copy, and those that have one contradict each other: somebody outside has
+    /// to decide.
     fn needs_a_copy_that_nobody_vouches_for(&mut self) -> bool {
         let running = self.nodes.iter().filter_map(|node| node.running.as_ref());
         let Some(refused) = running.filter_map(|running| running.core.status().refused_copy).next() else {
@@ -217,7 +222,8 @@ impl Cluster {
         true
     }
 
-    /// Replicas are equal, and row by row what the log says; what they hold explains everything that anybody ever saw.
+    /// Replicas are equal, and row by row what the log says; what they hold explains everything
+    /// that anybody ever saw.
     fn check_end(&mut self) {
         for node in 0..self.nodes.len() {
             self.compare_versions(node);

@@ -146,7 +146,8 @@ impl Records {
         assert_eq!(first, result, "{op:?} has two results");
     }
 
-    /// The write has its outcome. Returns who waits for it, in which step, unless it had one before.
+    /// The write has its outcome. Returns who waits for it, in which step, unless it had one
+    /// before.
     pub fn end(&mut self, op: OpId) -> Option<(usize, u64)> {
         let tried = self.tried(op);
         if std::mem::replace(&mut tried.ended, true) {
@@ -214,8 +215,8 @@ impl Records {
         }
     }
 
-    /// The history of the registers, in which a commit of unknown outcome that the journal does not have counts as
-    /// failed: whoever saw something of it saw what never was.
+    /// The history of the registers, in which a commit of unknown outcome that the journal does not
+    /// have counts as failed: whoever saw something of it saw what never was.
     fn registers(&self, took_effect: &BTreeSet<OpId>) -> Vec<Operation<RegisterKind>> {
         let known = |(operation, op): &(Operation<RegisterKind>, Option<OpId>)| {
             let is_void = operation.outcome == Outcome::Unknown && op.is_some_and(|op| !took_effect.contains(&op));
@@ -225,8 +226,8 @@ impl Records {
         self.registers.iter().map(known).collect()
     }
 
-    /// Whether the order in which registers took their values could be found; where it could not, the search for one was
-    /// given up, and the journal's word stands alone.
+    /// Whether the order in which registers took their values could be found; where it could not,
+    /// the search for one was given up, and the journal's word stands alone.
     pub fn check_registers(&self, took_effect: &BTreeSet<OpId>) -> Result<bool, Violation> {
         match linearizability::check(&self.registers(took_effect), CONFIGURATIONS) {
             Judgement::Linearizable => Ok(true),

@@ -1,8 +1,8 @@
 //! The fate of a write: its answers, and its retries.
 //!
-//! A commit with an idempotency id is sent again, through any replica, until it has an answer: it must take effect once,
-//! and every answer must be the first result. The reason for which one try was refused says nothing about the others, except for
-//! a conflict, which is final.
+//! A commit with an idempotency id is sent again, through any replica, until it has an answer: it
+//! must take effect once, and every answer must be the first result. The reason for which one try
+//! was refused says nothing about the others, except for a conflict, which is final.
 
 use bytes::Bytes;
 use kv_api::{AtomicCommit, CommitResult, IDEMPOTENCY_SECONDS, KvError, decode_verdict};
@@ -21,8 +21,8 @@ const MOST_TRIES: u64 = 8;
 impl Cluster {
     /// Gives the commit an idempotency id, perhaps, and says which ones are of no use any more.
     ///
-    /// Where replicated time may run ahead, records may have expired before a commit is sent again: then each depends
-    /// on something, so that it is too old by then.
+    /// Where replicated time may run ahead, records may have expired before a commit is sent again:
+    /// then each depends on something, so that it is too old by then.
     pub(super) fn add_ids(&mut self, client: usize, op: OpId, commit: &mut AtomicCommit) {
         if self.random.one_in(3) {
             commit.finished_ids = std::mem::take(&mut self.clients[client].finished_ids);

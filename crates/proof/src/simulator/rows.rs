@@ -177,7 +177,8 @@ impl Change {
     }
 }
 
-/// A write as a server with this readable window puts it into the log; its configuration lists [`BANK`].
+/// A write as a server with this readable window puts it into the log; its configuration lists
+/// [`BANK`].
 pub fn logged(write: &LoggedWrite, window_ms: u64) -> Bytes {
     let creates = if write.commit.is_some() { vec![BANK.into()] } else { Vec::new() };
     LoggedWrite { creates, ..write.clone() }.within(window_ms).to_bytes()

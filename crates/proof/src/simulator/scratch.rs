@@ -83,7 +83,8 @@ pub fn change(look: StateView<'_>, random: &mut Random, profile: &WorkloadProfil
         let family = family(random);
         if random.one_in(2) {
             let key = key(random, profile, family);
-            // A family that is not there is as good a thing to depend on as any: the verdict is known.
+            // A family that is not there is as good a thing to depend on as any: the verdict is
+            // known.
             let _ = look.database.get(&key, look.version);
             change.reads.push(key);
         } else {

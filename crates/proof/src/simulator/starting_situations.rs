@@ -1,8 +1,8 @@
-//! How a run begins: situations that random schedules hardly reach are set up on purpose, and the run continues at
-//! random.
+//! How a run begins: situations that random schedules hardly reach are set up on purpose, and the
+//! run continues at random.
 //!
-//! An opening is a starting point, not a scene: faults that come by themselves come during it too, its times are drawn, and
-//! nothing is expected of it.
+//! An opening is a starting point, not a scene: faults that come by themselves come during it too,
+//! its times are drawn, and nothing is expected of it.
 
 use super::cluster::Cluster;
 use super::events::Event;
@@ -12,16 +12,17 @@ use super::random::Random;
 pub enum Opening {
     /// None: chance from the first moment on.
     Chance,
-    /// A replica that was cut off while the primary changed returns with a log of an older view, and the primary changes
-    /// again while it catches up.
+    /// A replica that was cut off while the primary changed returns with a log of an older view,
+    /// and the primary changes again while it catches up.
     OldLogReturns,
-    /// Followers are cut off one after the other, so that a candidate meets logs of the same view that end at different
-    /// places, next to some of older ones.
+    /// Followers are cut off one after the other, so that a candidate meets logs of the same view
+    /// that end at different places, next to some of older ones.
     SplitLogs,
-    /// A replica that lags far behind gets what it lacks, until it is cut off in the middle, from one primary after the
-    /// other.
+    /// A replica that lags far behind gets what it lacks, until it is cut off in the middle, from
+    /// one primary after the other.
     StagedTwice,
-    /// A voter's disk and an empty one alternate in one place, while the primary changes and leases and promises are given.
+    /// A voter's disk and an empty one alternate in one place, while the primary changes and leases
+    /// and promises are given.
     DisksAlternate,
 }
 
@@ -189,8 +190,9 @@ impl Cluster {
         }
     }
 
-    /// The disk of `node` returns while whoever leads hears only the one in its place, and thinks that it cannot be
-    /// replaced. The voter's disk promised its last view to another primary, which is ready to lead again.
+    /// The disk of `node` returns while whoever leads hears only the one in its place, and thinks
+    /// that it cannot be replaced. The voter's disk promised its last view to another primary,
+    /// which is ready to lead again.
     fn exchange_under_a_lease(&mut self, node: usize) {
         let Some(former) = self.run_until_led(Some(node)) else { return };
         self.run_for_up_to(50_000);

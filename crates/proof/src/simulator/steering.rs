@@ -1,11 +1,13 @@
-//! Which seeds to try next: half of them fresh, half of them variations of those that took rare ways.
+//! Which seeds to try next: half of them fresh, half of them variations of those that took rare
+//! ways.
 //!
-//! A run's *kind* is the set of choices of its seed before it begins: replicas, weights of faults, workload of clients,
-//! starting situation. The rest is drawn from the whole seed. A *variation* has the kind of another seed and a course of its own; it is a
-//! seed like any other, and replays alone.
+//! A run's *kind* is the set of choices of its seed before it begins: replicas, weights of faults,
+//! workload of clients, starting situation. The rest is drawn from the whole seed. A *variation*
+//! has the kind of another seed and a course of its own; it is a seed like any other, and replays
+//! alone.
 //!
-//! Rare is a pair of marked paths (`rsml::coverage`), taken one after the other, that few runs took. Kinds that took such
-//! pairs are kept, and tried again as long as their pairs stay rare.
+//! Rare is a pair of marked paths (`rsml::coverage`), taken one after the other, that few runs
+//! took. Kinds that took such pairs are kept, and tried again as long as their pairs stay rare.
 
 use super::random::Random;
 

@@ -1,4 +1,5 @@
-//! Properties that must hold at every moment, under all faults, checked with a view of all replicas at once.
+//! Properties that must hold at every moment, under all faults, checked with a view of all replicas
+//! at once.
 
 use std::collections::BTreeSet;
 
@@ -52,7 +53,8 @@ impl Watch {
         hold(self.agreement.installed(replica, sequence));
     }
 
-    /// A disk reported writes as done, or was found so at a start. `logs`: what all disks of the cluster reported.
+    /// A disk reported writes as done, or was found so at a start. `logs`: what all disks of the
+    /// cluster reported.
     pub fn durable(&mut self, ledger: &ExpectedLog, logs: &[(DiskId, &ExpectedLog)]) {
         let hard = ledger.promised();
         hold(self.promises.durable(hard.disk_id, hard.promised));
@@ -90,7 +92,8 @@ impl Watch {
         !self.tainted.is_empty()
     }
 
-    /// A replica stopped because digests differ: never without reason, and a sound one only where nobody can know better.
+    /// A replica stopped because digests differ: never without reason, and a sound one only where
+    /// nobody can know better.
     pub fn diverged(&self, replica: ReplicaId, is_tainted: bool, divergence: &Divergence) {
         assert!(!self.tainted.is_empty(), "false alarm: replica {replica} says {divergence}");
         assert!(
@@ -104,7 +107,8 @@ impl Watch {
         self.claims.check(message, payload, origin, &self.promises, &self.chosen);
     }
 
-    /// A replica begins to lead: nobody else ever led that view, and a quorum has promised it for good.
+    /// A replica begins to lead: nobody else ever led that view, and a quorum has promised it for
+    /// good.
     pub fn leads(&mut self, replica: ReplicaId, view: View, present: &[DiskId]) {
         let voters = if self.voters.is_empty() { present } else { &self.voters };
         hold(self.promises.leads(replica, view, voters));
@@ -142,7 +146,8 @@ impl Watch {
         hold(self.exactly_once.effects(who, effects));
     }
 
-    /// The sequence that a read which begins now must cover: not only acknowledged entries, but all that any replica delivered.
+    /// The sequence that a read which begins now must cover: not only acknowledged entries, but all
+    /// that any replica delivered.
     pub fn read_floor(&self) -> Sequence {
         self.agreement.highest()
     }

@@ -1,7 +1,8 @@
 //! The workload of clients: kinds of operations, their frequencies, and timeouts.
 //!
-//! Every commit, whatever it is for, also pushes its own number into a *journal* under a versionstamped key. So the
-//! database itself tells, at any time, which commits took effect, how often, and in which order.
+//! Every commit, whatever it is for, also pushes its own number into a *journal* under a
+//! versionstamped key. So the database itself tells, at any time, which commits took effect, how
+//! often, and in which order.
 
 use super::random::Random;
 
@@ -22,7 +23,8 @@ pub enum Kind {
     Transfer,
     /// All balances, by ranges, at one version.
     Audit,
-    /// Moves an amount in the ledger by atomic additions, or clears all of it: both keep its sum at zero.
+    /// Moves an amount in the ledger by atomic additions, or clears all of it: both keep its sum at
+    /// zero.
     Give,
     Push,
     Scan,
@@ -115,7 +117,8 @@ pub struct WorkloadProfile {
     pub wander: u64,
     /// Extra bytes in a commit, at most.
     pub padding: u64,
-    /// One in this many commits carries an idempotency id, and is sent again until it has an answer.
+    /// One in this many commits carries an idempotency id, and is sent again until it has an
+    /// answer.
     pub ids: u64,
     /// Readable windows of the servers, which need not be the same, in milliseconds.
     pub windows_ms: Vec<u64>,

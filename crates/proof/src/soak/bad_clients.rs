@@ -1,5 +1,6 @@
-//! Clients that behave badly. Each kind does one thing wrong, again and again, at a pace that leaves the machine time for
-//! others: what is tried here is what they may take of the servers, not how busy they can make a processor.
+//! Clients that behave badly. Each kind does one thing wrong, again and again, at a pace that
+//! leaves the machine time for others: what is tried here is what they may take of the servers, not
+//! how busy they can make a processor.
 
 use std::collections::BTreeMap;
 use std::fmt;

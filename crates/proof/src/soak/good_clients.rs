@@ -1,4 +1,5 @@
-//! Clients that do what they should: one whose waiting is measured, and one whose rows must not get lost.
+//! Clients that do what they should: one whose waiting is measured, and one whose rows must not get
+//! lost.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -1,8 +1,10 @@
-//! Three real processes with few descriptors and little memory, under clients that behave badly, for a long time.
+//! Three real processes with few descriptors and little memory, under clients that behave badly,
+//! for a long time.
 //!
-//! A well-behaved client works alone first, and then in parallel with all the others; a recorder writes rows and remembers
-//! the acknowledged ones. In the end nothing acknowledged may be missing, no process may have ended, none may have taken more memory
-//! than its limit, and the well-behaved client must not have waited much longer than alone.
+//! A well-behaved client works alone first, and then in parallel with all the others; a recorder
+//! writes rows and remembers the acknowledged ones. In the end nothing acknowledged may be missing,
+//! no process may have ended, none may have taken more memory than its limit, and the well-behaved
+//! client must not have waited much longer than alone.
 
 mod bad_clients;
 mod good_clients;
@@ -27,7 +29,8 @@ pub struct Options {
     pub program: PathBuf,
     /// An empty folder for data, configuration and logs.
     pub folder: PathBuf,
-    /// How long the bad clients work; the well-behaved one is alone for a tenth of it before, two minutes at most.
+    /// How long the bad clients work; the well-behaved one is alone for a tenth of it before, two
+    /// minutes at most.
     pub duration: Duration,
     /// Open files and memory that each process may have.
     pub files: u32,

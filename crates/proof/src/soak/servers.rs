@@ -110,7 +110,8 @@ impl Servers {
         Ok(())
     }
 
-    /// The servers that have ended and should not have; they are started again, so that the run continues.
+    /// The servers that have ended and should not have; they are started again, so that the run
+    /// continues.
     pub fn restart_ended(&mut self) -> Vec<String> {
         let mut violations = Vec::new();
         for (id, server) in self.all.iter_mut().enumerate() {

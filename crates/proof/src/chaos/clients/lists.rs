@@ -11,7 +11,8 @@ use crate::chaos::records::Recorder;
 use crate::history::{ListStep, ListTransaction, Outcome};
 
 const PREFIX: &str = "list/";
-/// Keys in use at a time, and transactions before the next ones take their place: a list has some dozens of elements.
+/// Keys in use at a time, and transactions before the next ones take their place: a list has some
+/// dozens of elements.
 const KEYS: u64 = 6;
 const TRANSACTIONS: u64 = 200;
 const MAX_STEPS: u64 = 4;

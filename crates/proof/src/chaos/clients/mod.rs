@@ -1,7 +1,7 @@
 //! Clients that keep working through every fault, and record their histories.
 //!
-//! Each server has clients that speak to it alone, so that every replica serves reads and takes writes; some others speak
-//! to whichever server answers.
+//! Each server has clients that speak to it alone, so that every replica serves reads and takes
+//! writes; some others speak to whichever server answers.
 
 pub mod bank;
 mod lists;
@@ -23,7 +23,8 @@ use crate::history::{ClientId, Operation, Outcome};
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// Pauses between two operations of a client: enough load for faults to matter, little enough for a long history.
+/// Pauses between two operations of a client: enough load for faults to matter, little enough for a
+/// long history.
 const MAX_THINK_MS: u64 = 20;
 
 /// The state that all clients share.
@@ -32,8 +33,8 @@ struct Shared {
     stop: AtomicBool,
     /// Values and elements that nobody wrote before.
     next_value: AtomicU64,
-    /// Operations on registers and lists so far: the keys in use move on with them, so that no history of a key grows
-    /// without bounds.
+    /// Operations on registers and lists so far: the keys in use move on with them, so that no
+    /// history of a key grows without bounds.
     register_operations: AtomicU64,
     list_operations: AtomicU64,
 }

@@ -128,7 +128,8 @@ impl History {
         is_written || self.clears_after(version).any(|clear| clear.covers(family, key))
     }
 
-    /// Where a range was written or cleared after `version`: keys, and the first place of it in each clear.
+    /// Where a range was written or cleared after `version`: keys, and the first place of it in
+    /// each clear.
     pub fn changed_in(&self, range: &KeyRange, version: u64) -> BTreeSet<KeyRef> {
         let mut found = BTreeSet::new();
         if range.begin >= range.end {

@@ -1,9 +1,10 @@
-//! The database in its simplest form: every version of every key is kept, every question is answered from all versions
-//! that may matter, and nothing is ever removed, cached or batched. It decides the writes of the log one by one; its
-//! verdict on each is the one that every replica must give.
+//! The database in its simplest form: every version of every key is kept, every question is
+//! answered from all versions that may matter, and nothing is ever removed, cached or batched. It
+//! decides the writes of the log one by one; its verdict on each is the one that every replica must
+//! give.
 //!
-//! Written from the description of the interface, not from the store's code: of that it shares nothing but the
-//! vocabulary.
+//! Written from the description of the interface, not from the store's code: of that it shares
+//! nothing but the vocabulary.
 
 mod history;
 #[cfg(test)]

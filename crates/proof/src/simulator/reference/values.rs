@@ -1,4 +1,5 @@
-//! The effect of atomic mutations on a value, computed with numbers if the operands are short enough.
+//! The effect of atomic mutations on a value, computed with numbers if the operands are short
+//! enough.
 
 use bytes::Bytes;
 use kv_api::MutationKind;
