@@ -34,7 +34,7 @@ parse_options() {
         --synodkv) synodkv=${2:?--synodkv: which program?} ;;
         --engine) engine=${2:?--engine: rocksdb or memory?} ;;
         --) shift; pytest_options=("$@"); return ;;
-        *) die "unknown option $1: allowed are --clients, --modes, --synodkv, --engine, and -- before options of pytest" ;;
+        *) die "unknown option $1; allowed: --clients, --modes, --synodkv, --engine, and -- before options of pytest" ;;
         esac
         shift 2
     done
@@ -51,7 +51,7 @@ install_needs() {
         node) needs+=(node) ;;
         cpp) needs+=(libthrift) ;;
         rust) require_cargo ;;
-        *) die "--clients $client: allowed are python, node, cpp, rust" ;;
+        *) die "--clients $client; allowed: python, node, cpp, rust" ;;
         esac
     done
     install_system_packages "${needs[@]}"

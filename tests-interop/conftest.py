@@ -31,7 +31,7 @@ def pytest_addoption(parser):
 def chosen(config, option, allowed):
     values = config.getoption(option).split(",")
     if unknown := [value for value in values if value not in allowed]:
-        raise pytest.UsageError(f"{option}: unknown {unknown}, allowed are {allowed}")
+        raise pytest.UsageError(f"{option}: unknown {unknown}; allowed: {allowed}")
     return values
 
 

@@ -21,7 +21,7 @@ const types = require(path.join(GENERATED, isLegacy ? "legacy_types" : "kvstore_
 
 function one(choices, name, value) {
   if (!Object.hasOwn(choices, value)) {
-    throw new Error(`--${name} ${value}: allowed are ${Object.keys(choices).join(", ")}`);
+    throw new Error(`--${name} ${value}; allowed: ${Object.keys(choices).join(", ")}`);
   }
   return choices[value];
 }

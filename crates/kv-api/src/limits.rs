@@ -13,8 +13,8 @@ pub struct Limits {
     pub max_value_bytes: usize,
     /// Largest transaction: keys, values and conflict ranges together, in bytes.
     pub max_transaction_bytes: usize,
-    /// Most conflict keys and ranges of one commit. A key without a column family counts once for
-    /// each that exists.
+    /// Maximum number of conflict keys and ranges of one commit. A key without a column family
+    /// counts once for each that exists.
     pub max_conflicts: usize,
     /// Largest reply, in bytes; a range that would exceed it fails with `RESULT_TOO_LARGE`.
     pub max_reply_bytes: usize,

@@ -9,7 +9,7 @@ use crate::{AtomicCommit, CommitResult, FamilyChange, KeyRef, Version};
 pub enum ReadAt {
     /// Everything acknowledged before the call, by any replica.
     Linearizable,
-    /// The state that this replica has applied, which may lag behind.
+    /// The state that this replica has applied, which may lag.
     Stale,
     /// Exactly this version.
     Version(Version),
@@ -69,7 +69,7 @@ pub struct RangeQuery {
     pub column_family: String,
     /// Rows in range to skip before the first one returned.
     pub skip: u64,
-    /// Most rows to return; `None`: no limit.
+    /// Maximum number of rows to return; `None`: no limit.
     pub limit: Option<u64>,
     /// Last row first.
     pub reverse: bool,

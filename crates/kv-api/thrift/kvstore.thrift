@@ -164,7 +164,7 @@ struct GetRangeRequest {
   4: optional bool begin_or_equal = true,
   5: optional i32 end_offset = 0,
   6: optional bool end_or_equal = false,
-  /** Most rows to return; 0 or less: no limit. */
+  /** Maximum number of rows to return; 0 or less: no limit. */
   7: optional i32 limit = 1000,
   8: optional string column_family,
   /** Last row first; `limit` then keeps the rows nearest the end. */
@@ -563,7 +563,7 @@ struct ServerLimits {
   2: required i64 max_value_bytes,
   /** Largest transaction: keys, values, both ends of ranges to clear, conflict keys, both ends of conflict ranges. */
   3: required i64 max_transaction_bytes,
-  /** Most conflict keys and ranges of one commit; a number. */
+  /** Maximum number of conflict keys and ranges of one commit; a count. */
   4: required i64 max_conflicts,
   /** Largest reply of a range. */
   5: required i64 max_reply_bytes

@@ -41,7 +41,7 @@ const BUSY: u64 = u64::MAX;
 pub(crate) struct AcceptTerms {
     /// The kind of client, for the log.
     pub name: &'static str,
-    /// Most open connections.
+    /// Maximum number of open connections.
     pub max_connections: usize,
     /// At the bound, a connection that has been idle for this long is closed to admit a new one.
     pub spared: Duration,

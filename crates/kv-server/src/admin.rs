@@ -147,7 +147,7 @@ async fn ready(
         }
     };
     if let Some(name) = parameters.keys().next() {
-        return Err(Refusal(StatusCode::BAD_REQUEST, format!("unknown parameter `{name}`: allowed is writes")));
+        return Err(Refusal(StatusCode::BAD_REQUEST, format!("unknown parameter `{name}`; allowed: writes")));
     }
     let unready = |what: &str, error: KvError| {
         Refusal(StatusCode::SERVICE_UNAVAILABLE, format!("cannot serve {what} now: {error}"))
@@ -259,9 +259,7 @@ impl HashRequest {
         };
         let family = parameters.remove("family");
         if let Some(name) = parameters.keys().next() {
-            return Err(bad(format!(
-                "unknown parameter `{name}`: allowed are version, family, begin, limit and replica"
-            )));
+            return Err(bad(format!("unknown parameter `{name}`; allowed: version, family, begin, limit and replica")));
         }
         Ok(HashRequest { version, family, begin, limit, replica })
     }
@@ -330,7 +328,7 @@ async fn failover(
         Some(text) => Some(text.parse().map_err(|_| bad(format!("to = `{text}`: expected the id of a replica")))?),
     };
     if let Some(name) = parameters.keys().next() {
-        return Err(bad(format!("unknown parameter `{name}`: allowed is to")));
+        return Err(bad(format!("unknown parameter `{name}`; allowed: to")));
     }
     let done = interface.failover.fail_over(to, Instant::now() + FAILOVER_TIMEOUT).await;
     let Failover { old_primary, new_primary, view, took } = done.map_err(|error| refuse_failover(&error, to))?;

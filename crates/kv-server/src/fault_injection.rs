@@ -124,7 +124,7 @@ fn check(request: &mut FaultRequest) -> Result<(), KvError> {
         );
     }
     if request.probability.is_nan() || request.probability > 1.0 {
-        return invalid(format!("probability = {}: allowed are 0 (clears the fault) to 1", request.probability));
+        return invalid(format!("probability = {}; allowed: 0 (clears the fault) to 1", request.probability));
     }
     if let Some(target) = request.target.take().filter(|target| !target.is_empty()) {
         let lower = target.to_ascii_lowercase();
@@ -136,7 +136,7 @@ fn check(request: &mut FaultRequest) -> Result<(), KvError> {
             other => other,
         };
         if !TARGETS.contains(&known) {
-            return invalid(format!("target_operation = \"{target}\": allowed are {}", TARGETS.join(", ")));
+            return invalid(format!("target_operation = \"{target}\"; allowed: {}", TARGETS.join(", ")));
         }
         request.target = Some(known.to_string());
     }

@@ -108,7 +108,7 @@ impl SpaceWatch {
 
     /// Whether there is far more space than necessary: at least twice the minimum, and at least
     /// [`ROOMY_BYTES`].
-    pub fn is_roomy(&self) -> bool {
+    pub fn has_ample_space(&self) -> bool {
         self.free_bytes() >= self.min_free_bytes.saturating_mul(2).max(ROOMY_BYTES)
     }
 

@@ -23,7 +23,7 @@ const VERSION_BYTES: usize = 8;
 const ESCAPE: [u8; 2] = [0x00, 0xff];
 const TERMINATOR: [u8; 2] = [0x00, 0x00];
 /// Replaces the terminator to sort after every version of the key and before every other key.
-const BEHIND_TERMINATOR: u8 = 0x01;
+const AFTER_TERMINATOR: u8 = 0x01;
 
 const VALUE_TAG: u8 = 0;
 const TOMBSTONE_TAG: u8 = 1;
@@ -95,10 +95,10 @@ pub fn set_versioned(into: &mut Vec<u8>, prefix: &[u8], version: u64) {
 }
 
 /// Sets `into` to a key that sorts after all versions of the key that `prefix` belongs to.
-pub fn set_behind(into: &mut Vec<u8>, prefix: &[u8]) {
+pub fn set_after(into: &mut Vec<u8>, prefix: &[u8]) {
     into.clear();
     into.extend_from_slice(prefix);
-    *into.last_mut().expect("a prefix ends with a terminator") = BEHIND_TERMINATOR;
+    *into.last_mut().expect("a prefix ends with a terminator") = AFTER_TERMINATOR;
 }
 
 /// Length of the prefix that `encoded` begins with; `None` when it begins with none.
@@ -234,10 +234,10 @@ mod tests {
         }
 
         #[test]
-        fn the_place_behind_a_key_is_before_the_next(a in tricky_key(), b in tricky_key(), version: u64) {
-            let mut behind = Vec::new();
-            set_behind(&mut behind, &prefix("", &a));
-            prop_assert_eq!(encoded("", &b, version) < behind, b <= a);
+        fn the_position_after_a_key_is_before_the_next(a in tricky_key(), b in tricky_key(), version: u64) {
+            let mut after = Vec::new();
+            set_after(&mut after, &prefix("", &a));
+            prop_assert_eq!(encoded("", &b, version) < after, b <= a);
         }
 
         #[test]

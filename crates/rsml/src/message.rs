@@ -396,10 +396,10 @@ pub struct Report {
     /// The bytes of the whole snapshot; 0: not known yet.
     #[prost(uint64, tag = "18")]
     pub copy_total: u64,
-    /// The number of the replica that sends the snapshot, plus one; 0: none yet.
+    /// The id of the replica that sends the snapshot, plus one; 0: none yet.
     #[prost(uint32, tag = "19")]
     pub copy_source: u32,
-    /// Bytes of entries that the sender's log was given since the sender's start.
+    /// Bytes of the entries that were written to the sender's log since the sender's start.
     #[prost(uint64, tag = "20")]
     pub log_grown: u64,
 }
@@ -424,7 +424,7 @@ pub struct SnapshotRequest {
     /// The offset of the first byte wanted.
     #[prost(uint64, tag = "2")]
     pub offset: u64,
-    /// Most bytes wanted.
+    /// Maximum bytes wanted.
     #[prost(uint64, tag = "3")]
     pub length: u64,
     /// The snapshot must hold everything through this sequence.

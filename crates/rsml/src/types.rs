@@ -2,19 +2,19 @@
 
 use std::fmt;
 
-/// The number of a replica in its cluster. Numbers start at 0, and no other replica gets the same
-/// number while the cluster exists.
+/// The id of a replica in its cluster. Ids start at 0, and no other replica gets the same id while
+/// the cluster exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ReplicaId(pub u8);
 
 /// A ballot of Paxos (Raft: a term): the higher one wins. Each view has exactly one replica that
-/// may lead it, its [`View::owner`]. View 0 is the view of the birth record, and has no owner.
+/// may lead it, its [`View::owner`]. View 0 is the view of the bootstrap record, and has no owner.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct View(pub u64);
 
 impl View {
     const OWNERS: u64 = 256;
-    /// The view of the birth record, older than every view that can be led.
+    /// The view of the bootstrap record, older than every view that can be led.
     pub const BIRTH: View = View(0);
 
     /// The lowest view above `self` that `owner` may lead.
@@ -29,14 +29,14 @@ impl View {
     }
 }
 
-/// The index of an entry in the log, counted from 1 (the birth record). 0 means "nothing yet".
+/// The index of an entry in the log, counted from 1 (the bootstrap record). 0 means "nothing yet".
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Sequence(pub u64);
 
 impl Sequence {
     /// Before the first entry.
     pub const ZERO: Sequence = Sequence(0);
-    /// The sequence of the birth record.
+    /// The sequence of the bootstrap record.
     pub const BIRTH: Sequence = Sequence(1);
 
     /// The sequence after this one.

@@ -1,8 +1,8 @@
 //! The values that replicas agree on, and the state of RSML itself that follows from them.
 //!
-//! A [`Value`] is one entry of the log: the birth record, a no-op, or requests of several sessions.
-//! [`ReplicatedState`] is the fold of all values applied so far. The executor stores it in the same
-//! atomic write as its own data, so that the two never disagree after a crash.
+//! A [`Value`] is one entry of the log: the bootstrap record, a no-op, or requests of several
+//! sessions. [`ReplicatedState`] is the fold of all values applied so far. The executor stores it
+//! in the same atomic write as its own data, so that the two never disagree after a crash.
 
 use std::collections::BTreeMap;
 
@@ -37,7 +37,7 @@ impl From<Id128> for u128 {
 /// A voter.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
 pub struct Member {
-    /// The number of the replica.
+    /// The id of the replica.
     #[prost(uint32, tag = "1")]
     pub replica: u32,
     /// The disk whose answers are votes.
@@ -111,7 +111,7 @@ pub struct RequestBatch {
 impl RequestBatch {
     /// Advances `session`, which must be that of this batch, over the requests that come next in
     /// it, and passes those to `take` with their numbers; `None` for a void. Repetitions and
-    /// requests behind a gap are skipped.
+    /// requests after a gap are skipped.
     pub(crate) fn advance_session(self, session: &mut SessionState, mut take: impl FnMut(u64, Option<Bytes>)) {
         let boot = Boot(self.boot);
         for (number, payload) in self.into_requests() {
@@ -131,7 +131,7 @@ impl RequestBatch {
     }
 }
 
-/// One entry of the log. Without a birth record and batches it is a no-op.
+/// One entry of the log. Without a bootstrap record and batches it is a no-op.
 #[derive(Clone, PartialEq, Eq, Hash, Message)]
 pub struct Value {
     /// The view in which it was first proposed. Informative only.
@@ -327,7 +327,7 @@ impl ReplicatedState {
         self.recorded.drain(..surplus);
     }
 
-    /// The birth record that this state began with.
+    /// The bootstrap record with which this state began.
     pub fn birth(&self) -> BirthRecord {
         BirthRecord::new(self.cluster_id, &self.configuration.disks)
     }

@@ -195,7 +195,7 @@ impl<S: BufRead> Reader<S> {
             return match self.has_marks {
                 false => Ok(None),
                 true => Err(Failure::Usage(format!(
-                    "{}: the end mark is missing behind line {}: the file was cut short, or its writer failed",
+                    "{}: the end mark is missing after line {}: the file was cut short, or its writer failed",
                     self.name, self.line
                 ))),
             };
@@ -333,7 +333,7 @@ mod tests {
         let lines: Vec<&str> = text.lines().collect();
         refused([lines[0], lines[1], lines[3]].join("\n").as_bytes(), "line 3: there were 2 rows, and 1 are here");
         refused([lines[0], lines[1], lines[2]].join("\n").as_bytes(), "line 3: the file ends in the middle of it");
-        refused(([lines[0], lines[1]].join("\n") + "\n").as_bytes(), "the end mark is missing behind line 2");
+        refused(([lines[0], lines[1]].join("\n") + "\n").as_bytes(), "the end mark is missing after line 2");
     }
 
     #[test]

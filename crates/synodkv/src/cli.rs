@@ -217,7 +217,7 @@ pub struct FailoverArgs {
 /// Print the value of a key.
 ///
 /// Sees every write acknowledged before. On a terminal the value is shown with escapes for what
-/// cannot be printed, and a newline behind it. To a file or a pipe its bytes are written as they
+/// cannot be printed, and a newline after it. To a file or a pipe its bytes are written as they
 /// are, and nothing else, so that `synodkv get a | synodkv set b -` is a copy. With --escape or
 /// --hex it is one line of text, wherever it goes.
 #[derive(Debug, Args)]

@@ -53,7 +53,7 @@ pub struct RangeArgs {
     /// All keys with this prefix, instead of BEGIN and END.
     #[arg(long, conflicts_with_all = ["begin", "end"])]
     pub prefix: Option<OsString>,
-    /// The most rows to print; 0 means all. [default: 100; all with `--format backup`]
+    /// The maximum number of rows to print; 0 means all. [default: 100; all with `--format backup`]
     #[arg(long, value_name = "ROWS", allow_negative_numbers = true, value_parser = whole_number::<u64>)]
     pub limit: Option<u64>,
     /// The last row first.

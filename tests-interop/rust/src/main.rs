@@ -49,14 +49,14 @@ fn connect(address: &str, options: &Options) -> Client {
         match options["--transport"].as_str() {
             "buffered" => (Box::new(TBufferedReadTransport::new(read)), Box::new(TBufferedWriteTransport::new(write))),
             "framed" => (Box::new(TFramedReadTransport::new(read)), Box::new(TFramedWriteTransport::new(write))),
-            other => panic!("--transport {other}: allowed are buffered and framed"),
+            other => panic!("--transport {other}; allowed: buffered and framed"),
         };
     let (input, output): (Box<dyn TInputProtocol>, Box<dyn TOutputProtocol>) = match options["--protocol"].as_str() {
         "binary" => {
             (Box::new(TBinaryInputProtocol::new(read, true)), Box::new(TBinaryOutputProtocol::new(write, true)))
         }
         "compact" => (Box::new(TCompactInputProtocol::new(read)), Box::new(TCompactOutputProtocol::new(write))),
-        other => panic!("--protocol {other}: allowed are binary and compact"),
+        other => panic!("--protocol {other}; allowed: binary and compact"),
     };
     Client::new(input, output)
 }

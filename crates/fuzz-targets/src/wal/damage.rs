@@ -46,7 +46,7 @@ pub fn one(disk: &SimulatedDisk, input: &mut Input) -> Damage {
             return Damage::FlippedBit;
         }
         1 => {
-            // A field of the header, or of the table behind it.
+            // A field of the header, or of the table after it.
             let (at, number) = (block + input.below(80) * 8, input.number());
             if let Some(field) = content.get_mut(at..at + 8) {
                 field.copy_from_slice(&number.to_le_bytes());
@@ -98,7 +98,8 @@ fn remove(disk: &SimulatedDisk, name: &str) {
     others.iter().zip(contents).for_each(|(name, content)| disk.put(name, content));
 }
 
-/// Makes the checksums right of all that can be taken for the header of a group, and of the table behind it.
+/// Corrects the checksums of everything that can be taken for the header of a group, and of the
+/// table after it.
 pub fn seal(disk: &SimulatedDisk) {
     for name in disk.names() {
         let mut content = disk.contents(&name);

@@ -7,7 +7,7 @@ use thrift::protocol::{TInputProtocol, TOutputProtocol, TSerializable};
 use super::generated::*;
 
 /// Answers a call in place of its reply when the message cannot be understood or the handler
-/// panicked. Failures of an operation never come this way: they stand inside the reply.
+/// panicked. A failed operation is never reported this way, but inside the reply.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct ThriftException {
@@ -39,10 +39,8 @@ pub trait ThriftRequest: Sized + Into<ThriftCall> {
     fn response_of(reply: ThriftReply) -> Result<Self::Response, ThriftReply>;
 }
 
-/// The effect of a method on rows.
-///
-/// The server orders by it: a read sees every earlier write of its own connection. It also sums its
-/// metrics up by it.
+/// The effect of a method on rows. The server uses it to order the calls of a connection (a read
+/// sees every earlier write) and to group its metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MethodKind {
     /// Reads rows, or the version that later reads use.

@@ -927,7 +927,7 @@ pub struct GetRangeRequest {
     pub begin_or_equal: Option<bool>,
     pub end_offset: Option<i32>,
     pub end_or_equal: Option<bool>,
-    /// Most rows to return; 0 or less: no limit.
+    /// Maximum number of rows to return; 0 or less: no limit.
     pub limit: Option<i32>,
     pub column_family: Option<String>,
     /// Last row first; `limit` then keeps the rows nearest the end.
@@ -5224,7 +5224,7 @@ pub struct ServerLimits {
     pub max_value_bytes: i64,
     /// Largest transaction: keys, values, both ends of ranges to clear, conflict keys, both ends of conflict ranges.
     pub max_transaction_bytes: i64,
-    /// Most conflict keys and ranges of one commit; a number.
+    /// Maximum number of conflict keys and ranges of one commit; a count.
     pub max_conflicts: i64,
     /// Largest reply of a range.
     pub max_reply_bytes: i64,

@@ -58,8 +58,8 @@ pub(super) fn leader_hint(error: &ClientError) -> Option<&str> {
 }
 
 /// The address in `Not leader, try leader at: HOST:PORT (node N)`. Servers that are older than the
-/// field `leader_endpoint` name the primary only in this text. Remove this one release after the field
-/// was introduced.
+/// field `leader_endpoint` name the primary only in this text. Remove this one release after the
+/// field was introduced.
 fn leader_in_text(message: &str) -> Option<&str> {
     let (_, rest) = message.split_once("try leader at: ")?;
     rest.split_whitespace().next()
@@ -97,13 +97,13 @@ impl Attempts {
         }
     }
 
-    /// When the next attempt is given up.
+    /// When to give up the next attempt.
     pub fn attempt_deadline(&self) -> Instant {
         self.call.deadline.min(deadline_after(self.patience))
     }
 
-    /// Records a failure, and pauses if the next attempt should come later. Returns an error if
-    /// there must be no further attempt.
+    /// Records a failure, and pauses if the next attempt should come later. Returns an error if no
+    /// further attempt may be made.
     pub async fn record(&mut self, replica: &Arc<str>, error: ClientError) -> Result<(), ClientError> {
         self.count += 1;
         if self.tried.is_empty() {

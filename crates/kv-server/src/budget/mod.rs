@@ -81,8 +81,8 @@ impl Shape {
 pub struct Threads {
     /// Threads of the runtime, for sockets and short reads.
     pub workers: usize,
-    /// Most threads of the runtime that may block, for long reads, opening and closing, and name
-    /// resolution.
+    /// Maximum number of threads of the runtime that may block, for long reads, opening and
+    /// closing, and name resolution.
     pub blocking: usize,
     /// Threads of databases, logs and consensus.
     pub storage: u64,

@@ -5,13 +5,12 @@ use kv_api::Limits;
 use super::sources::Sources;
 use super::{Address, ConfigError, ReplicationConfig, ServerSettings};
 
-/// Bytes around one key and one value in a transaction, a message or a reply that holds nothing
-/// else.
+/// The room that a message or a reply needs besides the one key and the one value in it.
 const ENVELOPE_BYTES: usize = 4096;
 
-/// A largest value must fit the transaction that writes it and the reply that reads it, and a
-/// largest transaction must fit its message. A default limit is lowered if another limit leaves no
-/// room for it.
+/// The largest value allowed must fit into the transaction that writes it and into the reply that
+/// returns it; the largest transaction must fit into its message. A limit that was not set is
+/// lowered to what the other limits leave room for.
 pub(super) fn fit_limits(
     mut limits: Limits,
     server: &ServerSettings,
@@ -32,7 +31,7 @@ pub(super) fn fit_limits(
     Ok(limits)
 }
 
-/// Checks that `inner` fits into `outer` together with `with_key` bytes of a key.
+/// Checks that `inner` and `with_key` bytes of a key fit into `outer` together.
 fn fit(
     key: &str,
     inner: &mut usize,
@@ -52,7 +51,7 @@ fn fit(
     }
     let with = if with_key > 0 { format!(" with a key of limits.max_key_bytes = {with_key}") } else { String::new() };
     let wanted = format!(
-        "must fit{with} into {outer_key} = {outer}{}: allowed are 1 to {room}, or make {outer_key} larger",
+        "must fit{with} into {outer_key} = {outer}{}; allowed: 1 to {room}, or make {outer_key} larger",
         sources.origin(outer_key)
     );
     Err(ConfigError::value(key, *inner, &wanted, &sources.origin(key)))
@@ -103,7 +102,7 @@ fn refuse_unspecified(listeners: &[Listener<'_>], origin: &str) -> Result<(), Co
         None => Ok(()),
         Some(Listener { key, address, .. }) => {
             let wanted = "the other replicas cannot connect to it: give the address or the name at which \
-                          they reach this replica (to listen elsewhere, as on all interfaces, set replication.listen_addr, \
+                          they reach this replica (to listen elsewhere, for example on all interfaces, set replication.listen_addr, \
                           server.thrift_addr and server.admin_addr outside of the list)";
             Err(ConfigError::value(key, address, wanted, origin))
         }

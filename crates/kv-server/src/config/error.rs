@@ -44,9 +44,9 @@ impl ConfigError {
                 } else {
                     ""
                 };
-                format!("unknown key `{key}`{origin}: allowed {place} are {}{hint}", list(allowed))
+                format!("unknown key `{key}`{origin}; allowed {place}: {}{hint}", list(allowed))
             }
-            Kind::UnknownVariant(_, allowed) => format!("{place}: allowed are {}", list(allowed)),
+            Kind::UnknownVariant(_, allowed) => format!("{place}; allowed: {}", list(allowed)),
             Kind::InvalidType(_, wanted) | Kind::InvalidValue(_, wanted) if value.is_some() => {
                 format!("{place}: expected {}", in_words(wanted))
             }

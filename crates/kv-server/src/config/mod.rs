@@ -34,7 +34,7 @@ pub use sources::Environment;
 use crate::directory_id::DirectoryId;
 use crate::mode::Mode;
 
-/// The settings of the command line, which is the strongest source.
+/// The settings from the command line, which override all other sources.
 #[derive(Clone, Debug, Default)]
 pub struct Overrides {
     /// `--mode`.
@@ -76,10 +76,10 @@ pub struct Config {
     /// same one.
     #[serde(skip)]
     pub same_data_dir: Option<DirectoryId>,
-    /// Ignored settings, in words for people; logged when a server starts.
+    /// Sentences about ignored settings; logged when a server starts.
     #[serde(skip)]
     pub warnings: Vec<String>,
-    /// Where the values of explicitly set keys came from, for people.
+    /// The origin of each explicitly set value, as text for messages.
     #[serde(skip)]
     pub origins: BTreeMap<String, String>,
 }
@@ -105,14 +105,14 @@ pub struct ReplicationConfig {
     pub election_timeout_min_ms: u64,
     /// Longest time without the primary after which a replica campaigns.
     pub election_timeout_max_ms: u64,
-    /// Interval at which unanswered messages are sent again, and the longest pause between attempts to
-    /// reconnect.
+    /// Interval at which unanswered messages are sent again, and the longest pause between attempts
+    /// to reconnect.
     pub retry_ms: u64,
     /// Duration of a primary's lease; 0 means no leases.
     pub lease_ms: u64,
-    /// Most bytes of operations that go into one value of the log.
+    /// Maximum bytes of operations that go into one value of the log.
     pub max_batch_bytes: usize,
-    /// Most values proposed and not yet committed.
+    /// Maximum number of values proposed and not yet committed.
     pub max_in_flight_values: usize,
     /// Size of a log segment.
     pub wal_segment_mb: u64,
@@ -160,7 +160,7 @@ impl ReplicationConfig {
         self.listen_addr.as_ref().unwrap_or(&replica.peer)
     }
 
-    /// The setting that gives the peer address of a replica, for messages.
+    /// The name of the setting that gives the peer address of a replica, for error messages.
     pub fn peer_key(&self, id: u32) -> String {
         match self.is_listed {
             _ if self.listen_addr.is_some() => "replication.listen_addr".to_string(),
@@ -208,10 +208,10 @@ impl Config {
         self.origins.contains_key(key)
     }
 
-    /// This configuration as a file, each value with its origin. `lowered` is the configuration
-    /// before `by` lowered some of its values.
-    pub fn describe(&self, lowered: &Config, by: &str) -> String {
-        let before: BTreeMap<String, Value> = flat(lowered).into_iter().collect();
+    /// This configuration as a file, each value with its origin. `original` is the configuration
+    /// before `lowered_by` lowered some of its values.
+    pub fn describe(&self, original: &Config, lowered_by: &str) -> String {
+        let before: BTreeMap<String, Value> = flat(original).into_iter().collect();
         let mut text = String::new();
         let mut section = "";
         let values = flat(self);
@@ -222,7 +222,7 @@ impl Config {
                 section = own;
             }
             let origin = match (before.get(key), self.origins.get(key)) {
-                (Some(old), _) if old != value => format!("lowered from {} by {by}", toml(old)),
+                (Some(old), _) if old != value => format!("lowered from {} by {lowered_by}", toml(old)),
                 (_, Some(origin)) => origin.trim().trim_start_matches('(').trim_end_matches(')').to_string(),
                 (_, None) => "default".to_string(),
             };
@@ -253,8 +253,8 @@ impl Config {
         )))
     }
 
-    /// Logs what was ignored. This is a step of its own because the configuration itself says how
-    /// to log.
+    /// Logs the ignored settings. This is a step of its own because the configuration itself says
+    /// how to log.
     pub fn log_warnings(&self) {
         self.warnings.iter().for_each(|warning| tracing::warn!("configuration: {warning}"));
     }

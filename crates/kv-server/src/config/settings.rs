@@ -55,10 +55,10 @@ pub struct ServerSettings {
     pub shutdown_timeout_ms: u64,
     /// Longest time that a client may pin a version.
     pub max_pin_seconds: u64,
-    /// Most client connections. One more closes the one that has been idle longest; if none has
-    /// been idle for some seconds, it is refused.
+    /// Maximum number of client connections. One more closes the one that has been idle longest; if
+    /// none has been idle for some seconds, it is refused.
     pub max_connections: usize,
-    /// Most connections to the admin interface.
+    /// Maximum number of connections to the admin interface.
     pub max_admin_connections: usize,
     /// A connection without a request for this long is closed. 0: never.
     pub idle_timeout_seconds: u64,
@@ -76,12 +76,12 @@ pub struct ServerSettings {
     pub memory_limit_mb: usize,
     /// Longest request.
     pub max_message_bytes: usize,
-    /// Most elements of one list in a request.
+    /// Maximum number of elements of one list in a request.
     pub max_list_elements: usize,
-    /// Most requests of one connection that run at a time; more wait in the socket.
+    /// Maximum number of requests of one connection that run at a time; more wait in the socket.
     pub max_pipelined_requests: usize,
-    /// Most bytes of replies that wait for the client of one connection; beyond, the server reads
-    /// nothing more from it.
+    /// Maximum bytes of replies that wait for the client of one connection; beyond, the server
+    /// reads nothing more from it.
     pub max_buffered_reply_bytes: usize,
     /// Longest reply on a framed connection; existing clients refuse longer frames.
     pub max_framed_reply_bytes: usize,

@@ -177,8 +177,7 @@ fn from_environment(environment: &Environment) -> Result<(Vec<Setting>, Vec<Stri
             "true" | "1" => "replicated",
             "false" | "0" | "" => "standalone",
             _ => {
-                let message =
-                    format!("REPLICATED_MODE = \"{value}\" (from the environment): allowed are true and false");
+                let message = format!("REPLICATED_MODE = \"{value}\" (from the environment); allowed: true and false");
                 return Err(ConfigError::new(message));
             }
         };

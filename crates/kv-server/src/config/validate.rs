@@ -401,6 +401,6 @@ fn check_log(log: &LogSettings, sources: &Sources) -> Result<(), ConfigError> {
     if level.split(',').all(valid) {
         return Ok(());
     }
-    let wanted = "allowed are error, warn, info, debug, trace, off, and lists such as info,rsml=debug";
+    let wanted = "allowed: error, warn, info, debug, trace, off, and lists such as info,rsml=debug";
     Err(ConfigError::value("log.level", format!("\"{level}\""), wanted, &sources.origin("log.level")))
 }

@@ -1,4 +1,4 @@
-//! Converts outcomes and failures to their form on the wire.
+//! Converts outcomes and failures to the structs of the Thrift interface.
 
 use std::time::UNIX_EPOCH;
 
@@ -31,7 +31,7 @@ impl Answer {
     }
 }
 
-/// The fields that tell how a call ended, which all or most responses have.
+/// The fields that say how a call ended. Most responses have all of them.
 pub(super) struct Status {
     success: bool,
     error: Option<String>,
@@ -95,7 +95,7 @@ fn wire_code(method: Method, error: &KvError) -> &str {
 }
 
 /// One row per response: the fields of [`Status`] that it has in addition to `error` and
-/// `error_code`, and the values of its other fields without a result.
+/// `error_code`, and the values of its other fields when there is no result.
 macro_rules! responses {
     ($($response:ident [$($of_status:ident),*] { $($field:ident: $value:expr),* };)*) => {$(
         impl Response for wire::$response {

@@ -266,10 +266,10 @@ async fn transfer(
     target: Option<ReplicaId>,
     deadline: tokio::time::Instant,
 ) -> Result<ReplicaId, TransferError> {
-    let patience = deadline.min(tokio::time::Instant::now() + CANDIDATE_WAIT);
+    let give_up_at = deadline.min(tokio::time::Instant::now() + CANDIDATE_WAIT);
     loop {
         match consensus.transfer_primary(target, deadline.into_std()).await {
-            Err(TransferError::NoTarget) if tokio::time::Instant::now() < patience => {
+            Err(TransferError::NoTarget) if tokio::time::Instant::now() < give_up_at => {
                 tokio::time::sleep(CANDIDATE_LOOK).await;
             }
             result => return result,

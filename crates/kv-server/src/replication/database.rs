@@ -11,7 +11,7 @@ use kv_api::{
 use tokio::time::Instant;
 
 use super::local_replicas::LocalReplicas;
-use super::router::{ConsensusRouter, INNER_DEADLINE};
+use super::router::{ConsensusRouter, INTERNAL_TIMEOUT};
 use crate::router::{RequestContext, RequestRouter};
 
 /// The cluster's database, for embedders and tests. Each call ends within ten seconds.
@@ -27,7 +27,7 @@ impl ReplicatedKvDatabase {
     }
 
     async fn route(&self, operation: KvOperation) -> Result<KvOutcome, KvError> {
-        self.router.route(operation, &RequestContext::internal(Instant::now() + INNER_DEADLINE)).await
+        self.router.route(operation, &RequestContext::internal(Instant::now() + INTERNAL_TIMEOUT)).await
     }
 }
 

@@ -185,7 +185,7 @@ impl Start<'_> {
         let has_files = self.budget.descriptors.has_room_for_held_logs(local);
         let options = ReplicaOptions {
             has_space: Arc::new(move || space.has_space()),
-            is_roomy: Arc::new(move || has_files && room.is_roomy()),
+            has_ample_space: Arc::new(move || has_files && room.has_ample_space()),
             ..replica_options(self.config, self.budget, id)?
         };
         let members = options.core.membership.clone();

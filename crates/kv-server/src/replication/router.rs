@@ -212,8 +212,8 @@ impl Drop for PinnedWrite<'_> {
     }
 }
 
-/// The deadline of internal callers that set none.
-pub(super) const INNER_DEADLINE: Duration = Duration::from_secs(10);
+/// The time limit for internal callers that set no deadline.
+pub(super) const INTERNAL_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 mod tests {

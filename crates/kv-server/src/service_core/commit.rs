@@ -10,9 +10,9 @@ use tokio::time::Instant;
 use super::KvServiceCore;
 use crate::router::RequestContext;
 
-/// Most finished ids that one commit may name.
+/// Maximum number of finished ids that one commit may name.
 const MAX_FINISHED_IDS: usize = 1_000;
-/// Most versionstamps of one commit, because two bytes count them.
+/// Maximum number of versionstamps of one commit, because two bytes count them.
 const MAX_STAMPED: usize = 65_536;
 /// Longest timeout that a client may set; the server's own deadline is shorter in practice.
 const MAX_TIMEOUT_SECONDS: i64 = 3600;
@@ -235,7 +235,7 @@ fn kind_of(name: &str) -> Result<MutationKind, KvError> {
     let found = KINDS.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
     found.map(|(_, kind)| *kind).ok_or_else(|| {
         let allowed = KINDS.map(|(known, _)| known).join(", ");
-        KvError::InvalidOperation(format!("unknown operation type '{name}': allowed are {allowed}"))
+        KvError::InvalidOperation(format!("unknown operation type '{name}'; allowed: {allowed}"))
     })
 }
 

@@ -323,7 +323,7 @@ fn read_at(consistency: Option<&str>) -> Result<ReadAt, KvError> {
         None | Some("" | "linearizable") => Ok(ReadAt::Linearizable),
         Some("stale") => Ok(ReadAt::Stale),
         Some(other) => Err(KvError::InvalidOperation(format!(
-            "consistency = \"{other}\": allowed are \"linearizable\" and \"stale\""
+            "consistency = \"{other}\"; allowed: \"linearizable\" and \"stale\""
         ))),
     }
 }

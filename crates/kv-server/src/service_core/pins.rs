@@ -45,7 +45,7 @@ impl KvServiceCore {
         let lifetime = u64::try_from(ttl_ms).ok().filter(|ms| *ms > 0).map(Duration::from_millis);
         lifetime.filter(|lifetime| *lifetime <= most).ok_or_else(|| {
             let most_ms = most.as_millis();
-            KvError::InvalidOperation(format!("ttl_ms = {ttl_ms}: allowed are 1 to {most_ms} (server.max_pin_seconds)"))
+            KvError::InvalidOperation(format!("ttl_ms = {ttl_ms}; allowed: 1 to {most_ms} (server.max_pin_seconds)"))
         })
     }
 

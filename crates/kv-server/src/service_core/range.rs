@@ -19,7 +19,7 @@ pub struct RangeRequest {
     pub end_offset: Option<i32>,
     /// As in the Thrift interface.
     pub end_or_equal: Option<bool>,
-    /// Most rows; 1000 if absent, unlimited if 0 or less.
+    /// Maximum number of rows; 1000 if absent, unlimited if 0 or less.
     pub limit: Option<i32>,
     /// The column family; absent or empty for the default one.
     pub column_family: Option<String>,
@@ -80,7 +80,7 @@ pub(super) fn normalise(
 fn check_selector(field: &str, selector: Option<&KeySelector>) -> Result<(), KvError> {
     match selector.map(|selector| selector.offset) {
         Some(offset) if offset.unsigned_abs() > MAX_SELECTOR_OFFSET => Err(KvError::InvalidOperation(format!(
-            "{field}.offset = {offset}: allowed are -{MAX_SELECTOR_OFFSET} to {MAX_SELECTOR_OFFSET}; every key on the way \
+            "{field}.offset = {offset}; allowed: -{MAX_SELECTOR_OFFSET} to {MAX_SELECTOR_OFFSET}; every key on the way \
              is looked at"
         ))),
         _ => Ok(()),

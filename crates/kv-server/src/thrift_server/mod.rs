@@ -4,7 +4,7 @@
 //! and writes the replies that are ready. Guarantees:
 //! - calls of a connection start in the order of their arrival and run concurrently, and their
 //!   replies leave in that order;
-//! - each call that came whole is answered, also when its client has closed its sending side behind
+//! - each call that came whole is answered, also when its client has closed its sending side after
 //!   it;
 //! - a ready reply leaves as soon as those before it, together with other ready ones, in one write;
 //! - nothing is decoded before a message is complete, and no declared size makes the server

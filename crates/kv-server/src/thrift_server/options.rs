@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ThriftServerOptions {
-    /// Most open connections. One more closes the one that has been idle longest, or is itself
-    /// closed at once.
+    /// Maximum number of open connections. One more closes the one that has been idle longest, or
+    /// is itself closed at once.
     pub max_connections: usize,
     /// How long a connection must have been idle to be closed for a new one. Also how long a client
     /// may read nothing before its connection is closed because others wait for the memory of its
@@ -32,15 +32,15 @@ pub struct ThriftServerOptions {
     pub max_message_bytes: usize,
     /// Longest string or binary inside a message, in bytes; 0: as long as the message.
     pub max_string_bytes: usize,
-    /// Most elements of one list, set or map.
+    /// Maximum number of elements of one list, set or map.
     pub max_container: usize,
     /// Deepest nesting of structs and containers.
     pub max_depth: usize,
-    /// Most calls of one connection that run or wait for their turn to reply; beyond, the server
-    /// reads nothing more from it.
+    /// Maximum number of calls of one connection that run or wait for their turn to reply; beyond,
+    /// the server reads nothing more from it.
     pub max_pipelined: usize,
-    /// Most bytes of replies of one connection that are being made or wait for the client to read
-    /// them; beyond, the server reads nothing more from it. A reply that may be longer is made
+    /// Maximum bytes of replies of one connection that are being made or wait for the client to
+    /// read them; beyond, the server reads nothing more from it. A reply that may be longer is made
     /// alone.
     pub max_buffered_reply_bytes: usize,
     /// Longest reply that is sent unframed, in bytes; a longer one becomes an exception.

@@ -12,7 +12,7 @@ use super::deciding::Deciding;
 use crate::key_codec;
 use crate::read::scan::{self, Bounds};
 
-/// Most keys that a conflict names: the first ones in order of key and family.
+/// Maximum number of keys that a conflict names: the first ones in order of key and family.
 pub const MAX_REPORTED_CONFLICTS: usize = 100;
 
 /// The outer error is the storage's, the inner one is the refusal.

@@ -10,8 +10,8 @@ use kv_api::KvError;
 use crate::engine::{Engine, WriteBatch};
 use crate::meta::{self, FamilyState};
 
-/// Most families in addition to the default one. Replicas must agree on it, so it is no setting: a
-/// conflict key without a family costs one lookup in each.
+/// Maximum number of families in addition to the default one. Replicas must agree on it, so it is
+/// no setting: a conflict key without a family costs one lookup in each.
 pub const MAX_COLUMN_FAMILIES: usize = 100;
 
 #[derive(Clone, Debug, Default)]

@@ -17,8 +17,8 @@ use xxhash_rust::xxh3::xxh3_128;
 use crate::engine::{Engine, Table, WriteBatch};
 use crate::meta;
 
-/// Most records. Beyond it commits with new ids are refused, and no record is dropped early.
-/// Replicas must agree on it, so it is no setting.
+/// Maximum number of records. Beyond it commits with new ids are refused, and no record is dropped
+/// early. Replicas must agree on it, so it is no setting.
 pub const MAX_RECORDS: usize = 1_000_000;
 
 const LIFETIME_US: u64 = IDEMPOTENCY_SECONDS * 1_000_000;

@@ -10,7 +10,7 @@ use super::families::Families;
 /// within the commit (u16), both big-endian.
 pub const STAMP_BYTES: usize = 10;
 
-/// Most versionstamped mutations of one commit: their numbers have two bytes.
+/// Maximum number of versionstamped mutations of one commit: their numbers have two bytes.
 const MAX_STAMPS: usize = 1 << 16;
 
 /// Refuses a commit that can never be executed. Returns the number of its range clears.

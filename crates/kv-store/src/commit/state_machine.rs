@@ -17,8 +17,8 @@ use crate::gc::step::StepResult;
 use crate::gc::window::Window;
 use crate::meta::{self, Counters};
 
-/// Most range clears within the readable window. A commit that would exceed it is refused. Replicas
-/// must agree on it, so it is no setting.
+/// Maximum number of range clears within the readable window. A commit that would exceed it is
+/// refused. Replicas must agree on it, so it is no setting.
 pub const MAX_RECENT_CLEARS: usize = 200_000;
 
 /// The state that decides writes. After an error of any method it differs from the engine and must

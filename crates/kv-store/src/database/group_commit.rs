@@ -9,7 +9,7 @@
 //!
 //! After a failed write the database accepts no more ([`Core::write_failure`]). The commits of the
 //! failed batch may turn out to be durable when the database is opened again, so their outcome is
-//! unknown; those behind it were not tried.
+//! unknown; those after it were not tried.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -217,7 +217,7 @@ impl Committer {
         }
     }
 
-    /// `first` and the commits queued behind it, up to the size of a batch.
+    /// `first` and the commits queued after it, up to the size of a batch.
     fn take_batch(&self, first: Waiting) -> (Vec<TimedWrite>, Vec<oneshot::Sender<CommitVerdict>>) {
         let time_us = self.clock.now_us();
         let (mut writes, mut replies) = (Vec::new(), Vec::new());

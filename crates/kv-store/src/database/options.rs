@@ -50,9 +50,9 @@ impl StoreOptions {
 /// Bounds of the group commit queue and of one batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GroupCommitOptions {
-    /// Most commits in the queue.
+    /// Maximum number of commits in the queue.
     pub max_queued_commits: usize,
-    /// Most bytes of commits in the queue. A larger single commit is accepted when the queue is
+    /// Maximum bytes of commits in the queue. A larger single commit is accepted when the queue is
     /// empty.
     pub max_queued_bytes: usize,
     /// A batch that has reached this many bytes takes no more commits.

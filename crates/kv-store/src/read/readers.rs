@@ -8,8 +8,8 @@
 //! or below the reader's.
 //!
 //! Invariant: a version that is pinned or held is readable. Therefore a pin checks before it
-//! registers, while no watermark is computed: a pin that came too late must never be there for
-//! others to rely on.
+//! registers, under the lock that also guards the watermark: if a pin that came too late were
+//! registered even briefly, other readers could rely on it.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
@@ -20,10 +20,10 @@ use kv_api::{KvError, Version};
 use crate::clock::Clock;
 use crate::sync::{Mutex, MutexGuard};
 
-/// Most pins of one database at a time.
+/// Maximum number of pins of one database at a time.
 pub const MAX_PINS: usize = 1_000;
 
-/// Most versions that are held for page-by-page reads at a time.
+/// Maximum number of versions that are held for page-by-page reads at a time.
 const MAX_HELD: usize = 16;
 
 #[derive(Debug, Default)]
@@ -64,8 +64,8 @@ impl Readers {
         ActiveRead { readers: self.clone(), version }
     }
 
-    /// The oldest version that must stay readable. Calls `oldest_readable` while no reader can
-    /// register.
+    /// The oldest version that must stay readable. Calls `oldest_readable` under the lock, so that
+    /// no reader registers meanwhile.
     pub fn gc_watermark(&self, oldest_readable: impl FnOnce() -> u64) -> u64 {
         let mut state = self.state();
         state.drop_ended(self.clock.now());
@@ -75,8 +75,8 @@ impl Readers {
         [active, pinned, held].into_iter().flatten().fold(oldest_readable(), u64::min)
     }
 
-    /// Pins `version` for `lifetime`. Calls `check`, which says whether the version can be read,
-    /// while no watermark is computed, unless the version is pinned or held already.
+    /// Pins `version` for `lifetime`. Unless the version is pinned or held already, calls `check`
+    /// under the lock to learn whether the version can still be read.
     ///
     /// # Errors
     /// [`KvError::Overloaded`] beyond [`MAX_PINS`], and that of `check`.
@@ -107,7 +107,7 @@ impl Readers {
     }
 
     /// Removes the pin of `version` that would end first, if there is one. A pin whose lifetime is
-    /// over does not count, whether or not anything has noticed yet.
+    /// over does not count.
     pub fn unpin(&self, version: Version) {
         let (mut state, now) = (self.state(), self.clock.now());
         state.drop_ended(now);

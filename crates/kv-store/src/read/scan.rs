@@ -283,7 +283,7 @@ impl<'e> Walk<'e> {
             self.cursor.next()?;
         }
         if self.on_same_key() {
-            key_codec::set_behind(&mut self.target, &self.prefix);
+            key_codec::set_after(&mut self.target, &self.prefix);
             self.cursor.seek(&self.target)?;
         }
         Ok(())

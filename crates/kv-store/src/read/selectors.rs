@@ -43,7 +43,7 @@ impl Resolver<'_> {
         let mut division = key_codec::prefix(family, &selector.key);
         if selector.or_equal {
             let key = division.clone();
-            key_codec::set_behind(&mut division, &key);
+            key_codec::set_after(&mut division, &key);
         }
         // Offset 0 is the key before the division, offset 1 the key after it.
         let forward = selector.offset > 0;

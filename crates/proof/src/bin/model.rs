@@ -37,12 +37,12 @@ struct Arguments {
     /// Clients propose and read at any replica, not at primaries only
     #[arg(long)]
     clients_everywhere: bool,
-    /// Most values proposed and not yet committed
+    /// Maximum number of values proposed and not yet committed
     #[arg(long, default_value_t = 1)]
     pipeline: u64,
     #[arg(long, value_enum, default_value_t = Disks::Groups)]
     disks: Disks,
-    /// Most steps from the start
+    /// Maximum number of steps from the start
     #[arg(long)]
     depth: Option<usize>,
     /// Stops after this time

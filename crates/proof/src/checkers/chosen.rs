@@ -151,7 +151,7 @@ impl Chosen {
     pub fn delivered<L: DurableLog>(&self, sequence: Sequence, hash: u64, log: &L) -> Verdict {
         let story = |what: String| format!("{sequence} is delivered, and {what}");
         let through = self.by(View(u64::MAX));
-        // The birth record counts as chosen as soon as its founder has it.
+        // The bootstrap record counts as chosen as soon as the bootstrapper has it.
         if sequence > Sequence::BIRTH && sequence > through {
             let what = story(format!("no majority ever held more than {through} durably in one view"));
             return Err(Violation::new("chosen", "delivered and not chosen", what));

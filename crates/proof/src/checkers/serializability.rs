@@ -230,7 +230,7 @@ fn check_intermediate(history: &History, writers: &Writers, reader: &Reader<'_>)
 
 fn dependencies(history: &History, writers: &Writers, lists: &Lists<'_>) -> Result<Graph, Violation> {
     let mut graph = Graph::new(history.len());
-    // An acknowledged append that nobody saw stands behind everything that was seen.
+    // An acknowledged append that nobody saw comes after everything that was seen.
     let mut unseen: BTreeMap<u64, Vec<usize>> = BTreeMap::new();
     let seen: BTreeMap<(u64, u64), ()> =
         lists.longest.iter().flat_map(|(key, list)| list.iter().map(|element| ((*key, *element), ()))).collect();

@@ -28,7 +28,7 @@ pub struct Bounds {
     pub probes: u8,
     /// Clients propose and read at any replica, not at primaries only.
     pub clients_everywhere: bool,
-    /// Most values proposed and not yet committed.
+    /// Maximum number of values proposed and not yet committed.
     pub pipeline: u64,
     pub disks: Disks,
 }
@@ -66,7 +66,7 @@ pub struct State {
     nodes: Vec<u32>,
     /// Every message ever sent, ascending.
     network: Vec<u32>,
-    /// The value that was delivered first at each sequence after the birth record's.
+    /// The value that was delivered first at each sequence after the bootstrap record's.
     delivered: Vec<u64>,
     /// The length of the longest log that any replica ever took for chosen.
     known: usize,

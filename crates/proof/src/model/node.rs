@@ -26,7 +26,7 @@ pub const ELECTION_US: u64 = 30;
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
     pub replicas: u8,
-    /// Most values proposed and not yet committed.
+    /// Maximum number of values proposed and not yet committed.
     pub pipeline: u64,
     /// Log writes are durable at once.
     pub instant_disk: bool,

@@ -148,8 +148,8 @@ impl Cluster {
         self.nodes[node].running.as_mut().expect("it runs").log_bytes = log_bytes;
         self.input(node, Input::Persisted { sequence: persisted, log_bytes });
         // Whether there is space to spare changes how much of the log is kept, and nothing else.
-        let is_roomy = self.random.one_in(8) == self.faults.cramped;
-        self.input(node, Input::Room(is_roomy));
+        let has_ample_space = self.random.one_in(8) == self.faults.cramped;
+        self.input(node, Input::AmpleSpace(has_ample_space));
     }
 
     /// Cuts one direction, one link, or a whole node.
@@ -238,9 +238,9 @@ impl Cluster {
     }
 
     /// A message is about to leave: its sender may die of it, before or after what the message
-    /// claims is durable. It may be back at once and hear everybody again, except the one it spoke
-    /// to, who hears nobody else for a while: two sides then act on what only one of them still
-    /// remembers.
+    /// claims is durable. It may be back at once and hear from everybody again, except from the one
+    /// it spoke to, which hears from nobody else for a while: two sides then act on what only one
+    /// of them still remembers.
     pub(super) fn crash_after(&mut self, from: usize, to: usize, message: &Message) {
         let is_sensitive =
             matches!(message, Message::Promise(_) | Message::Prepare(_) | Message::Accepted(_) | Message::Fetched(_));
@@ -264,8 +264,8 @@ impl Cluster {
         }
     }
 
-    /// A pre-vote was granted: while the candidate's disk is slow, the voter may hear the former
-    /// primary again.
+    /// A pre-vote was granted: while the candidate's disk is slow, the voter may hear from the
+    /// former primary again.
     pub(super) fn answer_granted_vote(&mut self, voter: usize, candidate: usize, message: &Message) {
         let is_granted = matches!(message, Message::PreVoteReply(reply) if reply.granted);
         if is_granted && self.random.one_in(self.faults.late_primary) {

@@ -96,8 +96,8 @@ impl ExpectedLog {
         (self.lost, self.unread) = (lost, false);
     }
 
-    /// The tail behind a snapshot was read, but for these. Entries before count as they did, until
-    /// the snapshot's record.
+    /// The tail after a snapshot was read, except for these. Entries before it count as before,
+    /// until the snapshot's record.
     pub fn tail_lost(&mut self, lost: BTreeSet<Sequence>) {
         self.lost.extend(lost);
     }

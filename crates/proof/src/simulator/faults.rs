@@ -12,8 +12,8 @@ pub struct Faults {
     /// Answers that arrive when the question is long forgotten; promises, when the next promise is
     /// asked for.
     pub straggle: u64,
-    /// When a pre-vote is granted: the voter hears everybody again, and the candidate's disk takes
-    /// its time.
+    /// When a pre-vote is granted: the voter hears from all replicas again, and the candidate's
+    /// disk takes its time.
     pub late_primary: u64,
     /// Messages on one link arrive in the order in which they were sent, as over one connection.
     pub keeps_order: bool,
@@ -92,7 +92,7 @@ pub struct Faults {
     /// More may be lost than the others can restore: then the cluster may stop, but must not be
     /// wrong.
     pub beyond_budget: bool,
-    /// Logs are cut soon, however far others lag behind.
+    /// Logs are trimmed early, however far others lag.
     pub short_logs: bool,
     /// Disks seldom have so much space that a log may be kept for a copy under way.
     pub cramped: bool,
@@ -253,8 +253,8 @@ impl Faults {
         Faults { corrupt, wipe: 0, exchange: 0, lose_database: 0, rot: 0, rot_running: 0, ..Faults::any(random) }
     }
 
-    /// A lossy network, but everybody runs, and nobody lags for long behind what digests are kept
-    /// of.
+    /// A lossy network, but every replica runs, and none lags for long behind the sequences whose
+    /// digests are kept.
     pub fn bad_weather(random: &mut Random) -> Faults {
         Faults {
             lose: random.between(20, 500),

@@ -44,9 +44,10 @@ impl Cluster {
         }
     }
 
-    /// `successor` is asked to stand. Its own promise takes long to become durable, and it hears
-    /// nobody meanwhile; the former primary starts again, helps another one to lead, and grants it
-    /// a lease. Then the late one asks for promises, with the word of a primary that leads no more.
+    /// `successor` is asked to stand for election. Its own promise takes long to become durable,
+    /// and it hears from nobody meanwhile; the former primary starts again, helps another one to
+    /// lead, and grants it a lease. Then the late one asks for promises, with the word of a primary
+    /// that leads no more.
     pub(super) fn hold_up_successor(&mut self, primary: usize, successor: usize, message: &Message) {
         let is_told = matches!(message, Message::Transfer(_)) && self.faults.lease_us > 0;
         if !is_told || !self.random.one_in(self.faults.late_successor) {

@@ -153,7 +153,7 @@ impl LogDisk {
     }
 
     /// Sectors rot: not those of the last group that was acknowledged, whose loss looks like a torn
-    /// write that was never reported, and not those behind it, where up to two may have been begun.
+    /// write that was never reported, and not those after it, where up to two may have been begun.
     /// False when there is nothing else.
     pub fn rot(&mut self, sectors: u64, random: &mut Random) -> bool {
         let mut headers: Vec<(u64, String, usize)> = Vec::new();

@@ -70,7 +70,7 @@ impl Records {
             Kind::Forget => {
                 let change = change.with(cleared(range_of(&all_with(REGISTERS, ""))));
                 let kept = random.below(2 * profile.registers);
-                // One may be written again, behind the clear.
+                // One may be written again, after the clear.
                 let change = if kept < profile.registers { change.write(register(kept), value) } else { change };
                 let after = |key| if key == kept { value } else { 0 };
                 let write = |key| Observation::Register(RegisterKind::Write { key, value: after(key) });

@@ -15,7 +15,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::reference::Reference;
 
-/// The state behind one entry of the log.
+/// The state after one entry of the log.
 #[derive(Clone, Default)]
 pub struct Moment {
     pub version: u64,

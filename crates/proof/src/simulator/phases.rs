@@ -16,7 +16,7 @@ use super::workload::OpId;
 /// it.
 const PROGRESS_WITHIN_US: u64 = 15_000_000;
 
-/// A replica with a new copy needs the entries behind it; this is the time for fetching them.
+/// A replica with a new copy needs the entries after it; this is the time for fetching them.
 const AFTER_COPY_US: u64 = 5_000_000;
 
 /// Replicas whose digests differ, and which no third one can decide between, stop within this long:

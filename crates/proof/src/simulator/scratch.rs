@@ -103,7 +103,7 @@ pub fn change(look: StateView<'_>, random: &mut Random, profile: &WorkloadProfil
     Seen::of(change, [])
 }
 
-/// Often none; else one that is likely to end among the keys there are, or right behind them.
+/// Often none; else one that is likely to end among the keys there are, or right after them.
 fn selector(random: &mut Random, profile: &WorkloadProfile, family: &str) -> Option<KeySelector> {
     let key = key(random, profile, family).key;
     let (or_equal, offset) = (random.one_in(2), random.pick(&[-9, -2, -1, 0, 1, 2, 3, 9]));

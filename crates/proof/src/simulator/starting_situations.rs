@@ -190,9 +190,9 @@ impl Cluster {
         }
     }
 
-    /// The disk of `node` returns while whoever leads hears only the one in its place, and thinks
-    /// that it cannot be replaced. The voter's disk promised its last view to another primary,
-    /// which is ready to lead again.
+    /// The disk of `node` returns while the primary hears only from the disk in its place, and
+    /// thinks that it cannot be replaced. The voter's disk promised its last view to another
+    /// primary, which is ready to lead again.
     fn exchange_under_a_lease(&mut self, node: usize) {
         let Some(former) = self.run_until_led(Some(node)) else { return };
         self.run_for_up_to(50_000);

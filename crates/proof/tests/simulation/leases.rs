@@ -1,10 +1,11 @@
-//! A replica that granted a lease lets no other one lead before it is over, under all faults. The simulator sees every
-//! promise that breaks a lease on which a primary relies (`checkers::leases`); these scenes make the moments in which one
-//! could be given.
+//! A replica that granted a lease lets no other one lead before it is over, under all faults. The
+//! simulator sees every promise that breaks a lease on which a primary relies (`checkers::leases`);
+//! these scenes make the moments in which one could be given.
 
 use proof::simulator::{Cluster, Faults, WorkloadProfile};
 
-/// Nearly as long as the shortest election timeout, so that a candidate is most likely to come too early.
+/// Nearly as long as the shortest election timeout, so that a candidate is most likely to come too
+/// early.
 const LEASE_US: u64 = 290_000;
 
 /// A cluster of three with leases; the primary, and the others.
@@ -28,7 +29,8 @@ fn relies_on(cluster: &Cluster, primary: usize, grantor: usize) -> bool {
 fn a_replica_that_starts_again_keeps_the_lease_that_it_may_have_granted() {
     for seed in 1..41 {
         let (mut cluster, primary, [grantor, candidate]) = led_cluster(seed);
-        // The candidate has not heard the primary for long; its lease is over, and it asks for votes again and again.
+        // The candidate has not heard from the primary for long; its lease is over, and it asks for
+        // votes again and again.
         cut_link(&mut cluster, primary, candidate);
         cluster.run(2_000_000);
         assert!(relies_on(&cluster, primary, grantor), "seed {seed}: the scene is another one");
@@ -48,7 +50,8 @@ fn who_granted_a_lease_does_not_stand_before_it_is_over() {
         cut_link(&mut cluster, primary, other);
         cluster.run(2_000_000);
         assert!(relies_on(&cluster, primary, grantor), "seed {seed}: the scene is another one");
-        // It learns that the connection to its primary has ended, and looks for another one at once.
+        // It learns that the connection to its primary has ended, and looks for another one at
+        // once.
         cut_link(&mut cluster, primary, grantor);
         cluster.disconnect(grantor, primary);
         cluster.run(1_000_000);
@@ -73,8 +76,8 @@ fn one_that_was_told_to_stand_does_not_break_the_lease_of_another_view() {
         // It was just asked to stand, but its own promise takes long to become durable.
         cluster.nodes[late].log.hangs_until = cluster.now + 400_000;
         cluster.run(1_000);
-        // The primary is back at once, and does not lead. When the lease of its former start is over, it helps the other
-        // one to lead, and grants it a lease.
+        // The primary is back at once, and does not lead. When the lease of its former start is
+        // over, it helps the other one to lead, and grants it a lease.
         cut_link(&mut cluster, primary, next);
         cut_link(&mut cluster, primary, late);
         cluster.crash(primary);

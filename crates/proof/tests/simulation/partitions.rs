@@ -1,11 +1,13 @@
-//! The three partial partitions of the Omni-Paxos paper (Ng, Haridi, Carbone, EuroSys 2023, section 2) with five
-//! replicas, and some of their one-way relatives: each must end with one primary that stays.
+//! The three partial partitions of the Omni-Paxos paper (Ng, Haridi, Carbone, EuroSys 2023, section
+//! 2) with five replicas, and some of their one-way relatives: each must end with one primary that
+//! stays.
 
 use proof::simulator::{Cluster, Faults, WorkloadProfile};
 
 const ELECTION_TIMEOUT_US: u64 = 600_000;
 
-/// A cluster of `count` with a primary, numbered so that the primary is the first of the returned nodes.
+/// A cluster of `count` with a primary, numbered so that the primary is the first of the returned
+/// nodes.
 fn led_cluster(count: u8, seed: u64) -> (Cluster, Vec<usize>) {
     let mut cluster = Cluster::new(count, seed, Faults::none(), WorkloadProfile::calm());
     cluster.run(3_000_000);
@@ -25,7 +27,8 @@ fn expect_stable_service(cluster: &mut Cluster, node: usize, what: &str) {
     assert!(cluster.applied(node).0 > before.0 + 10, "{what}: no progress beyond {before}");
 }
 
-/// The usual clients may all be waiting for whoever is cut off; these nodes have somebody else come by.
+/// The usual clients may all be waiting for whoever is cut off; these nodes have somebody else come
+/// by.
 fn run_with_notes(cluster: &mut Cluster, nodes: &[usize], for_us: u64) {
     for _ in 0..for_us / 100_000 {
         nodes.iter().for_each(|node| cluster.blind_note(*node));
@@ -57,7 +60,7 @@ fn a_lagging_replica_that_alone_hears_a_quorum_leads_in_the_end() {
             [0, 2, 3, 4].iter().flat_map(|a| [0, 2, 3, 4].map(|b| (n[*a], n[b]))).collect();
         cluster.leave_links(&links);
         cluster.run(1_000_000);
-        // The primary is gone altogether, and only the lagging one hears a quorum.
+        // The primary is gone altogether, and only the lagging one hears from a quorum.
         cluster.leave_links(&[(n[1], n[2]), (n[1], n[3]), (n[1], n[4])]);
         expect_stable_service(&mut cluster, n[1], "constrained election");
         assert!(cluster.nodes[n[1]].is_primary(), "seed {seed}: another one leads");

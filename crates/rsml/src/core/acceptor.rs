@@ -9,7 +9,7 @@
 //! - `stable` is the prefix of the log in memory that is durable; `durable`, `durable_last` and
 //!   `durable_lost` are what recovery would find. They differ while a replacement is on its way to
 //!   the disk.
-//! - Entries that the disk has lost count in the log's length. Neither they nor the entries behind
+//! - Entries that the disk has lost count in the log's length. Neither they nor the entries after
 //!   them are votes until all of them are repaired and written (rule 7). Until then nothing is
 //!   appended either.
 //!
@@ -191,7 +191,7 @@ impl Acceptor {
         self.hard.lease_us = lease_us;
     }
 
-    /// Takes the birth record as the first entry, in the log write that makes the cluster's id
+    /// Takes the bootstrap record as the first entry, in the log write that makes the cluster's id
     /// durable.
     pub fn be_born(&mut self, cluster_id: ClusterId, epoch: Epoch, birth: Bytes) {
         assert_eq!(self.log.last(), Sequence::ZERO, "born twice");
@@ -222,7 +222,7 @@ impl Acceptor {
     pub fn append(&mut self, view: View, entries: Vec<Bytes>) {
         assert_eq!(view, self.hard.accepted_view, "an entry of another view than the log's");
         assert_eq!(view, self.hard.promised, "an entry of a view below the promise");
-        assert_eq!(self.log.first_hole(), None, "nothing is appended behind lost entries");
+        assert_eq!(self.log.first_hole(), None, "nothing is appended after lost entries");
         let from = self.log.last().next();
         for entry in &entries {
             self.log.append(entry.clone());
@@ -244,7 +244,7 @@ impl Acceptor {
 
     /// Takes entries of the accepted view where the log has lost them (rule 7). They are written
     /// once none is missing, in one log write from the first lost one on, so that the intact
-    /// entries behind them are never removed.
+    /// entries after them are never removed.
     pub fn repair(&mut self, view: View, from: Sequence, entries: Vec<Bytes>) {
         assert_eq!(view, self.hard.accepted_view, "an entry of another view than the log's");
         for (sequence, entry) in (from.0..).map(Sequence).zip(entries) {

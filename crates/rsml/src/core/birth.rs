@@ -2,8 +2,8 @@
 //!
 //! A replica with an empty disk is *unborn*: it belongs to no cluster. Unborn replicas call each
 //! other. When the one with the lowest number has heard from *all* others that their disks are
-//! empty too, it bootstraps the cluster: it mints the *birth record*, which holds the cluster's id
-//! and the disks that vote. That record is the first entry of every log, in view 0. It counts as
+//! empty too, it bootstraps the cluster: it mints the *bootstrap record*, which holds the cluster's
+//! id and the disks that vote. That record is the first entry of every log, in view 0. It counts as
 //! chosen, because no replica votes before it holds the record, and because only one replica mints
 //! it, which makes it durable before it sends it. A disk that is not in the record (a replaced one)
 //! gets the record as well: it becomes an *observer*, which follows and applies like the others. It
@@ -19,8 +19,8 @@ use crate::{ClusterId, Epoch, Sequence, View};
 impl Replica {
     /// Calls the other unborn replicas, once per heartbeat.
     pub(super) fn call_unborn_peers(&mut self) {
-        if self.now >= self.timers.next_beat {
-            self.timers.next_beat = self.now.plus_us(self.options.heartbeat_us);
+        if self.now >= self.timers.next_heartbeat {
+            self.timers.next_heartbeat = self.now.plus_us(self.options.heartbeat_us);
             self.send_all(Message::Hello(Hello {}));
             self.try_to_bootstrap();
         }
@@ -88,7 +88,7 @@ impl Replica {
         }
     }
 
-    /// Takes the birth record as the first entry, in the log write that makes the cluster's id
+    /// Takes the bootstrap record as the first entry, in the log write that makes the cluster's id
     /// durable.
     fn be_born(&mut self, birth: BirthRecord) {
         self.membership.adopt(&birth.configuration());

@@ -3,7 +3,8 @@
 //!
 //! Such details are mostly times: a checker fires timeouts as it likes, and does not care when they
 //! would have been due. No other caller has a use for this. Nothing that is forgotten here (how
-//! long ago a peer was heard, random timeouts, the numbers of pre-votes) is part of a safety rule.
+//! long ago a peer was heard from, random timeouts, the numbers of pre-votes) is part of a safety
+//! rule.
 
 use super::digests::Digests;
 use super::fitness::DiskWatch;
@@ -31,7 +32,7 @@ impl Replica {
         self.counters = Counters::default();
         self.acceptor.renumber_writes();
         self.digests = Digests::new(&self.options, &[], Sequence::ZERO, at);
-        self.duty.disk = DiskWatch::new(at);
+        self.fitness.disk = DiskWatch::new(at);
         self.requests.restart_clocks(at);
         self.reads.restart_clock(at);
         self.views.canonicalize(at);

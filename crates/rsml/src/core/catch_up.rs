@@ -28,7 +28,8 @@ use crate::message::{Behind, Message, SnapshotChunk, SnapshotRequest};
 use crate::value::ReplicatedState;
 use crate::{Instant, ReplicaId, Sequence, View, WriteId};
 
-/// Most pieces in flight at a time, counting those that were received and are not written yet.
+/// Maximum number of pieces in flight at a time, counting those that were received and are not
+/// written yet.
 const PIECES_UNDER_WAY: u64 = 4;
 
 /// How often the pace of a snapshot is compared with that of the log, in `retry_us`.

@@ -29,7 +29,7 @@ use crate::{Boot, DiskId, Instant, ReplicaId, Sequence};
 pub const KEPT: usize = 64;
 /// How many digests each report repeats, for peers that missed one.
 const REPEATED: usize = 8;
-/// One in this many reports repeats all digests: for peers that have started again, or lag behind.
+/// One in this many reports repeats all digests: for peers that have restarted, or lag.
 const ALL_AGAIN: u64 = 5;
 /// A mismatch may stay undecided for this many of the longest election timeouts.
 const PATIENCE: u64 = 4;
@@ -466,8 +466,8 @@ enum Decision {
     OwnIsWrong {
         agreed: u64,
     },
-    /// No digest can get a majority any more, whatever the replicas report that have not been
-    /// heard.
+    /// No digest can get a majority any more, whatever the replicas that were not heard from yet
+    /// report.
     Never,
     /// More reports may decide it.
     NotYet,

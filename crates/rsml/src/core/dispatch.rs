@@ -19,7 +19,7 @@ impl Replica {
         let from = sender.replica;
         if !matches!(message, Message::Hello(_)) {
             self.peers.heard.insert(from, self.now);
-            self.meet(&sender);
+            self.track_disk(&sender);
         }
         match message {
             Message::Hello(_) => self.on_hello(sender),
@@ -80,7 +80,7 @@ impl Replica {
     fn admits_disk(&self, sender: &MessageHeader, message: &Message) -> bool {
         match message {
             Message::Hello(_) | Message::Born(_) => true,
-            // A replica without a database does not know the voters. All it does is to install a
+            // A replica without a database does not know the voters. It does nothing but install a
             // snapshot.
             _ if !self.membership.knows_voters() => {
                 matches!(message, Message::Report(_) | Message::SnapshotChunk(_) | Message::SnapshotRequest(_))
@@ -92,13 +92,13 @@ impl Replica {
         }
     }
 
-    /// A primary follows the disk that now speaks under a number. Answers of a disk that does not
-    /// belong are no votes.
-    fn meet(&mut self, sender: &MessageHeader) {
+    /// Lets a primary track the disk that now uses the sender's replica id. The answers of a disk
+    /// that is no member are no votes.
+    fn track_disk(&mut self, sender: &MessageHeader) {
         let is_voter = self.membership.is_voter(sender.replica, sender.disk_id);
         let now = self.now;
         if let Some(proposer) = self.proposer.as_mut() {
-            proposer.meet(sender.replica, sender.disk_id, is_voter, now);
+            proposer.track_disk(sender.replica, sender.disk_id, is_voter, now);
         }
     }
 

@@ -1,4 +1,4 @@
-//! Whether this replica should lead: its user lets it, its disk works, and it has space.
+//! Whether this replica should lead: its operator lets it, its disk works, and it has space.
 //!
 //! None of this bears on safety. A replica that should not lead votes and follows like any other,
 //! and leads if it must: a primary is replaced only if another replica can do better.
@@ -9,8 +9,8 @@ use crate::{Instant, ReplicaId, WriteId};
 
 /// Whether this replica should lead.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Duty {
-    /// Whether its user lets it lead.
+pub(super) struct Fitness {
+    /// Whether its operator lets it lead.
     pub is_eligible: bool,
     /// Whether its storage lacks space.
     pub is_full: bool,
@@ -19,9 +19,9 @@ pub(super) struct Duty {
     pub disk: DiskWatch,
 }
 
-impl Duty {
-    pub fn new(now: Instant) -> Duty {
-        Duty { is_eligible: true, is_full: false, is_stopping: false, disk: DiskWatch::new(now) }
+impl Fitness {
+    pub fn new(now: Instant) -> Fitness {
+        Fitness { is_eligible: true, is_full: false, is_stopping: false, disk: DiskWatch::new(now) }
     }
 }
 
@@ -31,57 +31,57 @@ impl Duty {
 pub(super) struct DiskWatch {
     /// The oldest log write that is not done.
     oldest: Option<WriteId>,
-    looked: Instant,
-    /// For how long it has been the oldest, and for how much of that time the others were ahead of
-    /// this primary because of it.
+    measured_at: Instant,
+    /// How long it has been the oldest. `behind_us`: for how much of that time a majority of the
+    /// others has been ahead of this primary because of it.
     waits_us: u64,
     behind_us: u64,
-    /// The longest time that a log write took lately.
-    usual_us: u64,
+    /// The longest time that a log write took lately; it decays with each later write.
+    longest_us: u64,
 }
 
 impl DiskWatch {
     pub fn new(now: Instant) -> DiskWatch {
-        DiskWatch { oldest: None, looked: now, waits_us: 0, behind_us: 0, usual_us: 0 }
+        DiskWatch { oldest: None, measured_at: now, waits_us: 0, behind_us: 0, longest_us: 0 }
     }
 
     fn measure(&mut self, now: Instant, most_us: u64, oldest: Option<WriteId>, is_behind: bool) {
-        let passed_us = now.since_us(self.looked).min(most_us);
-        self.looked = now;
+        let passed_us = now.since_us(self.measured_at).min(most_us);
+        self.measured_at = now;
         if oldest.is_some() && oldest == self.oldest {
             self.waits_us += passed_us;
             self.behind_us = if is_behind { self.behind_us + passed_us } else { 0 };
             return;
         }
         if self.oldest.is_some() {
-            self.usual_us = self.waits_us.max(self.usual_us - self.usual_us.div_ceil(8));
+            self.longest_us = self.waits_us.max(self.longest_us - self.longest_us.div_ceil(8));
         }
         self.oldest = oldest;
         (self.waits_us, self.behind_us) = (0, 0);
     }
 
-    /// How long the oldest log write has been on its way.
+    /// How long the oldest log write has been pending.
     pub fn waits_us(&self) -> u64 {
         self.waits_us
     }
 
     /// A log write that takes longer than this hangs.
-    fn patience_us(&self, min_us: u64, max_us: u64) -> u64 {
-        min_us.max(2 * self.usual_us.min(max_us))
+    fn hang_us(&self, min_us: u64, max_us: u64) -> u64 {
+        min_us.max(2 * self.longest_us.min(max_us))
     }
 }
 
 impl Replica {
-    /// Whether to stand for election now. A replica without space leaves that to those that have
-    /// some, unless nobody leads for long.
+    /// Whether to stand for election now. A replica without space leaves elections to those that
+    /// have some, unless nobody leads for long.
     pub(super) fn may_stand(&self) -> bool {
         let leaderless_us = self.views.leaderless_us(self.now);
-        let defers = self.duty.is_full && leaderless_us < 4 * self.options.election_max_us && self.is_peer_fit();
+        let defers = self.fitness.is_full && leaderless_us < 4 * self.options.election_max_us && self.is_peer_fit();
         self.is_voter() && self.may_lead() && !defers && !self.disk_stands_still()
     }
 
     fn may_lead(&self) -> bool {
-        self.duty.is_eligible && !self.duty.is_stopping
+        self.fitness.is_eligible && !self.fitness.is_stopping
     }
 
     fn is_peer_fit(&self) -> bool {
@@ -98,7 +98,7 @@ impl Replica {
     pub(super) fn lacks_space(&self) -> bool {
         let voters = || self.membership.voters();
         let is_full = |id: ReplicaId| match id == self.options.me {
-            true => self.duty.is_full,
+            true => self.fitness.is_full,
             false => self.peers.reports.get(&id).is_some_and(|report| report.storage_full),
         };
         let votes = |id: ReplicaId| match id == self.options.me {
@@ -110,27 +110,27 @@ impl Replica {
         voters().any(is_full) && voters().filter(|id| has_space(*id)).count() < self.membership.quorum()
     }
 
-    /// Its user lets this replica lead, or not.
+    /// Records whether the operator lets this replica lead.
     pub(super) fn set_eligible(&mut self, is_eligible: bool) {
-        if self.duty.is_eligible != is_eligible {
-            self.duty.is_eligible = is_eligible;
+        if self.fitness.is_eligible != is_eligible {
+            self.fitness.is_eligible = is_eligible;
             self.timers.next_report = self.now;
         }
     }
 
-    /// Storage has space, or not.
+    /// Records whether storage has space.
     pub(super) fn set_space(&mut self, has_space: bool) {
-        if self.duty.is_full == has_space {
-            self.duty.is_full = !has_space;
+        if self.fitness.is_full == has_space {
+            self.fitness.is_full = !has_space;
             self.timers.next_report = self.now;
-            // The others may be running full at the same moment: wait for their reports.
+            // The others may be running out of space at the same moment: wait for their reports.
             self.timers.next_transfer = self.now.plus_us(self.options.election_max_us);
         }
     }
 
-    /// This replica is about to stop: it stops leading, and stands no more.
+    /// Prepares for a stop: this replica stops leading, and stands for election no more.
     pub(super) fn stop_leading(&mut self) {
-        self.duty.is_stopping = true;
+        self.fitness.is_stopping = true;
         self.resign();
         if self.views.is_candidate() {
             self.become_secondary(None);
@@ -142,24 +142,24 @@ impl Replica {
         let oldest = self.acceptor.oldest_pending();
         let others = self.proposer.as_ref().and_then(|proposer| proposer.chosen(None, self.membership.quorum()));
         let is_behind = oldest.is_some_and(|(_, last)| others >= Some(last));
-        self.duty.disk.measure(self.now, self.options.heartbeat_us, oldest.map(|(write_id, _)| write_id), is_behind);
+        self.fitness.disk.measure(self.now, self.options.heartbeat_us, oldest.map(|(write_id, _)| write_id), is_behind);
     }
 
-    /// Nothing becomes durable here, so a campaign would fail.
+    /// Whether the disk makes no progress. Nothing becomes durable then, so a campaign would fail.
     fn disk_stands_still(&self) -> bool {
-        self.duty.disk.waits_us >= self.options.election_min_us
+        self.fitness.disk.waits_us >= self.options.election_min_us
     }
 
-    /// A quorum of others has long made durable what this replica's disk has not. If all disks are
-    /// slow, or if the others are no quorum, another primary would do no better. If space is
-    /// lacking the disk does not hang: see [`Replica::yield_if_unfit`].
+    /// Whether a quorum of others has long made durable what this replica's disk has not. If all
+    /// disks are slow, or if the others are no quorum, another primary would do no better. A lack
+    /// of space is no hang: see [`Replica::yield_if_unfit`].
     fn disk_hangs(&self) -> bool {
-        let patience_us = self.duty.disk.patience_us(self.options.election_min_us, self.options.election_max_us);
-        !self.duty.is_full && self.duty.disk.behind_us >= patience_us
+        let hang_us = self.fitness.disk.hang_us(self.options.election_min_us, self.options.election_max_us);
+        !self.fitness.is_full && self.fitness.disk.behind_us >= hang_us
     }
 
-    /// A primary that should not lead lets another replica lead, if one should. True if it leads no
-    /// more.
+    /// Lets another replica lead if this primary should not and another one should. Returns true if
+    /// this replica has stopped leading.
     pub(super) fn yield_if_unfit(&mut self) -> bool {
         if self.disk_hangs() && self.successor().is_some() {
             coverage!("liveness.hanging_disk_resigns");
@@ -168,7 +168,7 @@ impl Replica {
         }
         // A new primary needs durable promises of a quorum: if too few replicas have space, nobody
         // would lead, and reads would stop.
-        let should_lead = self.may_lead() && (!self.duty.is_full || self.lacks_space());
+        let should_lead = self.may_lead() && (!self.fitness.is_full || self.lacks_space());
         if !should_lead && self.now >= self.timers.next_transfer && self.transfer.is_none() {
             let next = self.now.plus_us(4 * self.options.election_max_us);
             // Without a successor this replica keeps leading.

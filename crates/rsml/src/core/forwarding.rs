@@ -88,7 +88,7 @@ impl Replica {
             self.confirm_reads();
             if self.reads.start(self.learner.commit(), self.now).is_some() {
                 if let Some(proposer) = self.proposer.as_mut().filter(|_| !has_lease) {
-                    proposer.call_all();
+                    proposer.request_answers();
                 }
                 self.confirm_reads();
             }

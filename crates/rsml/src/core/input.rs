@@ -56,7 +56,7 @@ pub enum Input {
     Space(bool),
     /// Whether storage has far more space than it needs: enough to keep the log for a peer that
     /// installs a snapshot, however much is written meanwhile. At start it has.
-    Room(bool),
+    AmpleSpace(bool),
     /// This replica is about to stop: it stops leading.
     Stopping,
     /// Storage completed every log write up to and including this one.

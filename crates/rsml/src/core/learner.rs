@@ -24,8 +24,8 @@ pub struct Learner {
     installed: Sequence,
     /// Those were chosen in this view or a lower one.
     installed_view: View,
-    /// The newest commit point that was heard, and its view. It is acted on once the log is that
-    /// view's.
+    /// The newest commit point that a primary reported, and its view. It is acted on once the log
+    /// is that view's.
     heard: (View, Sequence),
     /// Entries through here were handed to the executor.
     delivered: Sequence,
@@ -70,7 +70,7 @@ impl Learner {
         self.advance(acceptor);
     }
 
-    /// Acts on the commit point that was heard, as far as the log allows by now (rule 5).
+    /// Acts on the commit point that a primary reported, as far as the log allows by now (rule 5).
     pub fn advance(&mut self, acceptor: &Acceptor) {
         let (view, heard) = self.heard;
         if acceptor.accepted_view() < view {

@@ -14,11 +14,11 @@
 //! - A **quorum** is a majority of the **voters**. Any two quorums share a voter, so what one
 //!   quorum has done, the next one finds. A replica on a replaced disk is an **observer**: it
 //!   follows, and has no vote.
-//! - **Phase 1** elects. A replica that hears no primary for an *election timeout* picks a view
-//!   above all that it knows, and asks all others to *promise* (1a, 1b) that they take part in no
-//!   lower one. Each promise reports a log. Of the logs of a quorum the candidate *adopts* the one
-//!   with the greatest (accepted view, length): it holds every entry that may have been chosen. A
-//!   *pre-vote* comes first, so that a replica that cannot win disturbs nobody.
+//! - **Phase 1** elects. A replica that hears from no primary for an *election timeout* picks a
+//!   view above all that it knows, and asks all others to *promise* (1a, 1b) that they take part in
+//!   no lower one. Each promise reports a log. Of the logs of a quorum the candidate *adopts* the
+//!   one with the greatest (accepted view, length): it holds every entry that may have been chosen.
+//!   A *pre-vote* comes first, so that a replica that cannot win disturbs nobody.
 //! - **Phase 2** replicates. The primary alone extends the log. It sends each entry to all others
 //!   in an *accept* (2a), and they answer once the entry is durable (2b): that answer is a
 //!   **vote**. An entry is **chosen** (committed) when a quorum has voted for it in the current

@@ -13,41 +13,41 @@ pub struct CoreOptions {
     pub membership: Membership,
     /// A primary sends something to each peer at least this often.
     pub heartbeat_us: u64,
-    /// A secondary that hears nothing for a random time from this one to `election_max_us` stands
-    /// for election.
+    /// A secondary that hears from no primary for a random time from this one to `election_max_us`
+    /// stands for election.
     pub election_min_us: u64,
     /// The longest such time.
     pub election_max_us: u64,
     /// After this long without progress, requests, reads and entries are sent again.
     pub retry_us: u64,
-    /// Most payload bytes in one value.
+    /// Maximum payload bytes in one value.
     pub max_batch_bytes: usize,
-    /// Most values proposed and not yet committed.
+    /// Maximum number of values proposed and not yet committed.
     pub max_in_flight_values: u64,
-    /// Most bytes sent to one peer and not yet acknowledged by it.
+    /// Maximum bytes sent to one peer and not yet acknowledged by it.
     pub window_bytes: usize,
-    /// Most payload bytes in one message.
+    /// Maximum payload bytes in one message.
     pub max_message_bytes: usize,
     /// Entries of a log that is not adopted yet are staged in memory up to about this many bytes.
     pub stage_bytes: usize,
-    /// Applied entries are kept in memory, for peers that lag behind, up to this many bytes.
+    /// Applied entries are kept in memory, for peers that lag, up to this many bytes.
     pub log_cache_bytes: usize,
-    /// While a replica lags behind or is away, the others keep entries for it in the log on disk up
+    /// While a replica lags or is away, the others keep entries for it in the log on disk up
     /// to about this many bytes. A replica that needs older entries gets a snapshot instead; the
     /// entries that it needs after the snapshot are kept in addition to these.
     pub log_keep_bytes: u64,
-    /// Most bytes in one piece of a snapshot.
+    /// Maximum bytes in one piece of a snapshot.
     pub snapshot_chunk_bytes: usize,
-    /// Most bytes of a snapshot per second at first; 0: no limit. When the log grows faster than
+    /// Maximum bytes of a snapshot per second at first; 0: no limit. When the log grows faster than
     /// that, the rate is doubled until the snapshot gains on the log.
     pub snapshot_bytes_per_second: u64,
-    /// Most bytes of requests without an outcome; further requests are refused.
+    /// Maximum bytes of requests without an outcome; further requests are refused.
     pub max_request_bytes: usize,
-    /// Most bytes of entries that are not applied yet; a primary proposes no more beyond that.
+    /// Maximum bytes of entries that are not applied yet; a primary proposes no more beyond that.
     pub max_unapplied_bytes: usize,
-    /// For how long secondaries let nobody else lead after they heard the primary, which meanwhile
-    /// serves reads without asking them. 0: no leases. Shorter than `election_min_us`, and the same
-    /// on all replicas.
+    /// For how long secondaries let nobody else lead after they heard from the primary, which
+    /// meanwhile serves reads without asking them. 0: no leases. Shorter than `election_min_us`,
+    /// and the same on all replicas.
     pub lease_us: u64,
     /// The running digest is recorded at every multiple of this sequence, and compared with those
     /// of the other replicas. The same on all replicas; the driver passes it to the

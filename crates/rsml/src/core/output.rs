@@ -31,7 +31,7 @@ pub struct LogRead {
     pub from: Sequence,
     /// The last entry wanted.
     pub to: Sequence,
-    /// Most bytes wanted, but at least one entry.
+    /// Maximum bytes wanted, but at least one entry.
     pub max_bytes: usize,
 }
 

@@ -28,9 +28,9 @@ impl Replica {
         self.views.next_view(self.acceptor.promised(), self.options.me)
     }
 
-    /// Grants unless a primary (other than the asker) was heard lately, or this replica leads or
-    /// stands itself: two candidates that grant each other pre-votes would keep pre-empting one
-    /// another while their disks are slow.
+    /// Grants unless this replica has heard lately from a primary (other than the asker), or this
+    /// replica leads or stands itself: two candidates that grant each other pre-votes would keep
+    /// pre-empting one another while their disks are slow.
     pub(super) fn on_pre_vote(&mut self, from: ReplicaId, message: PreVote) {
         let is_busy = matches!(self.views.role(), Role::Primary | Role::Preparing(_));
         let is_asker_primary = self.views.primary() == Some(from);

@@ -1,5 +1,5 @@
 //! The primary: proposes values, sends its log to the peers (2a), counts their votes (2b), and
-//! steps down when it no longer hears a quorum.
+//! steps down when it no longer hears from a quorum.
 
 use bytes::Bytes;
 
@@ -12,8 +12,8 @@ use super::{CoreOptions, LogRead, Outgoing, Outputs, ReadPurpose};
 use crate::message::{Accept, Accepted, Behind, Message, MessageHeader};
 use crate::{DiskId, Instant, ReplicaId, Sequence, View};
 
-/// Everything that accepts are made of; the same for all peers.
-struct Feed<'a> {
+/// The parts of an accept that are the same for all peers.
+struct AcceptContext<'a> {
     options: &'a CoreOptions,
     now: Instant,
     log: &'a Log,
@@ -29,9 +29,9 @@ struct Feed<'a> {
     lease_us: u64,
 }
 
-impl Feed<'_> {
+impl AcceptContext<'_> {
     /// Sends the peer everything that it may get now.
-    fn serve(&self, peer: ReplicaId, progress: &mut Progress, outputs: &mut Outputs) {
+    fn send_entries(&self, peer: ReplicaId, progress: &mut Progress, outputs: &mut Outputs) {
         while progress.may_stream(self.options.window_bytes) && progress.next <= self.log.last() {
             let max_bytes = self.options.max_message_bytes;
             if progress.next >= self.log.first() {
@@ -82,8 +82,7 @@ impl Feed<'_> {
 }
 
 impl Replica {
-    /// Takes a 2b: a vote if it is a voter's. An observer reports in the same way how far it
-    /// follows.
+    /// Takes a 2b: a vote if it is a voter's. An observer reports its progress in the same way.
     pub(super) fn on_accepted(&mut self, sender: &MessageHeader, message: Accepted) {
         let (from, now, lease_us) = (sender.replica, self.now, self.options.lease_us);
         let last = self.acceptor.log().last();
@@ -172,17 +171,17 @@ impl Replica {
 
     /// Sends each peer what it may get now.
     pub(super) fn replicate(&mut self) {
-        let Some((feed, proposer, outputs)) = self.feed() else { return };
+        let Some((context, proposer, outputs)) = self.accept_context() else { return };
         for (peer, progress) in &mut proposer.peers {
-            feed.serve(*peer, progress, outputs);
+            context.send_entries(*peer, progress, outputs);
         }
     }
 
-    /// The contents of accepts, and the peers that get them; `None` unless this replica leads.
-    fn feed(&mut self) -> Option<(Feed<'_>, &mut Proposer, &mut Outputs)> {
+    /// The common part of accepts, and the peers to send them to; `None` unless this replica leads.
+    fn accept_context(&mut self) -> Option<(AcceptContext<'_>, &mut Proposer, &mut Outputs)> {
         let lease_us = self.wanted_lease_us(self.proposer.as_ref()?.view);
         let proposer = self.proposer.as_mut()?;
-        let feed = Feed {
+        let context = AcceptContext {
             options: &self.options,
             now: self.now,
             log: self.acceptor.log(),
@@ -193,7 +192,7 @@ impl Replica {
             read_round: self.reads.round(),
             lease_us,
         };
-        Some((feed, proposer, &mut self.outputs))
+        Some((context, proposer, &mut self.outputs))
     }
 
     /// Entries that a peer needs were read from storage.
@@ -202,20 +201,20 @@ impl Replica {
             // Trimmed since then, or damaged: a peer that needs this entry gets a snapshot.
             self.stored.first = self.stored.first.max(read.from.next());
         }
-        let Some((feed, proposer, outputs)) = self.feed() else { return };
+        let Some((context, proposer, outputs)) = self.accept_context() else { return };
         let is_current = proposer.view == read.view;
         let Some(progress) = proposer.peers.get_mut(&peer).filter(|_| is_current) else { return };
         if progress.finish_log_read() && progress.next == read.from && !entries.is_empty() {
-            feed.send_accept(peer, progress, entries, outputs);
+            context.send_accept(peer, progress, entries, outputs);
         }
     }
 
     /// Each tick while this replica leads: heartbeats, probes, and whether it should keep leading.
     pub(super) fn tick_primary(&mut self) {
         let (now, election_us, retry_us) = (self.now, self.options.election_max_us, self.options.retry_us);
-        let is_heartbeat = now >= self.timers.next_beat;
+        let is_heartbeat = now >= self.timers.next_heartbeat;
         if is_heartbeat {
-            self.timers.next_beat = now.plus_us(self.options.heartbeat_us);
+            self.timers.next_heartbeat = now.plus_us(self.options.heartbeat_us);
         }
         if self.yield_if_unfit() {
             return;
@@ -235,15 +234,15 @@ impl Replica {
             if is_heartbeat {
                 progress.request_answer();
             }
-            // A commit point that no entry carried, and that the peer does not wait for, is sent
-            // now.
+            // A commit point that went out with no entries, and that no request of the peer waits
+            // for, is sent with the tick.
             progress.accept_due |= commit > progress.last_sent_commit;
         }
     }
 }
 
-/// Where to resume with a peer that said where its log ends, and the accepted view for which that
-/// holds.
+/// The entry from which to resume sending to a peer that reported the end of its log, and the
+/// accepted view in which the peer's log agrees with this one up to there.
 fn resume_point(
     message: &Accepted,
     view: View,

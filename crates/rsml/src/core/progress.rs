@@ -59,7 +59,7 @@ pub enum Interrupted {
 /// How far one peer follows.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Progress {
-    /// The disk that is followed under this replica's number.
+    /// The disk that is tracked under this replica's id.
     pub disk: DiskId,
     /// Whether its answers are votes; an observer's are not.
     pub is_voter: bool,

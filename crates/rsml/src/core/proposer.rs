@@ -21,14 +21,14 @@ pub enum Admission {
     Gap(u64),
 }
 
-/// Most sessions, counting those of observers and of disks that are gone: each replaced disk leaves
-/// one.
+/// Maximum number of sessions, counting those of observers and of disks that are gone: each
+/// replaced disk leaves one.
 const MAX_SESSIONS: usize = 256;
 
-/// Most requests in one batch of a value.
+/// Maximum number of requests in one batch of a value.
 const MAX_BATCH: usize = 1 << 16;
 
-/// Proposes values in one view, and follows the progress of the peers.
+/// Proposes values in one view, and tracks the progress of the peers.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Proposer {
     /// The view that this replica leads.
@@ -42,16 +42,16 @@ pub struct Proposer {
     /// Requests that are not proposed yet.
     waiting: VecDeque<RequestBatch>,
     waiting_bytes: usize,
-    /// Replicated time, and when it was that.
+    /// Replicated time, as of `time_at` on this replica's clock.
     time_us: u64,
     time_at: Instant,
-    /// Every peer that was heard in this view, and every voter.
+    /// Every voter, and every other peer that was heard from in this view.
     pub peers: BTreeMap<ReplicaId, Progress>,
 }
 
 impl Proposer {
     /// A proposer of `view`, whose log was adopted with length `adopted` from a log of
-    /// `adopted_view`. `sessions` and `time_us`: as the end of that log leaves them.
+    /// `adopted_view`. `sessions` and `time_us` are those at the end of that log.
     pub fn new(
         view: View,
         adopted: Sequence,
@@ -78,8 +78,8 @@ impl Proposer {
         self.adopted.next()
     }
 
-    /// Whether requests of that disk may be taken. Honest peers keep to a window, and each has one
-    /// session.
+    /// Whether more requests of that disk may be taken. Only a faulty peer meets these bounds: the
+    /// others send no more than a window allows, and each has one session.
     pub fn has_room(&self, disk: DiskId, is_voter: bool, max_bytes: usize) -> bool {
         let is_known = is_voter || self.sessions.contains_key(&disk);
         self.waiting_bytes < max_bytes && (is_known || self.sessions.len() < MAX_SESSIONS)
@@ -191,9 +191,9 @@ impl Proposer {
         self.peers.values().filter(|p| p.is_voter)
     }
 
-    /// Follows `disk` under that replica's number from now on, whatever disk was followed before:
-    /// an observer's in place of a lost one, or the voter's own again.
-    pub fn meet(&mut self, replica: ReplicaId, disk: DiskId, is_voter: bool, now: Instant) {
+    /// Tracks `disk` as that replica's from now on, in place of any other: an observer's disk that
+    /// replaces a lost one, or the voter's own disk that has come back.
+    pub fn track_disk(&mut self, replica: ReplicaId, disk: DiskId, is_voter: bool, now: Instant) {
         if self.peers.get(&replica).is_none_or(|progress| progress.disk != disk) {
             let mut progress = Progress::probing(disk, self.first_own(), now);
             // No probe number is used twice in a view.
@@ -203,17 +203,17 @@ impl Proposer {
         }
     }
 
-    /// The peers whose leases are valid now: they let nobody else lead.
+    /// The peers whose grants are still running: they let no other replica lead.
     pub fn grantors(&self, now: Instant) -> impl Iterator<Item = ReplicaId> {
         self.peers.iter().filter(move |(_, p)| p.is_voter && now < p.leased_until).map(|(id, _)| *id)
     }
 
-    /// How many voting peers were heard within `within_us`.
+    /// How many voting peers were heard from within `within_us`.
     pub fn heard(&self, now: Instant, within_us: u64) -> usize {
         self.voters().filter(|p| now.since_us(p.last_heard) < within_us).count()
     }
 
-    /// As if everything so far had happened at `at`.
+    /// Pretends that everything so far happened at `at`.
     pub fn restart_clocks(&mut self, at: Instant) {
         self.time_at = at;
         for progress in self.peers.values_mut() {
@@ -223,7 +223,7 @@ impl Proposer {
     }
 
     /// Asks every peer for an answer.
-    pub fn call_all(&mut self) {
+    pub fn request_answers(&mut self) {
         self.peers.values_mut().for_each(Progress::request_answer);
     }
 }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::acceptor::Acceptor;
 use super::catch_up::CatchUp;
 use super::digests::{Digests, Divergence};
-use super::fitness::Duty;
+use super::fitness::Fitness;
 use super::learner::Learner;
 use super::lease::Leases;
 use super::log::Log;
@@ -54,7 +54,7 @@ pub struct Replica {
     pub(super) views: ViewManager,
     /// Exists exactly while this replica leads.
     pub(super) proposer: Option<Box<Proposer>>,
-    /// Entries that phase 1 needs, and that nobody has.
+    /// The first and last of the entries that phase 1 needs and no replica can supply.
     pub(super) blocked: Option<(Sequence, Sequence)>,
     pub(super) replies: PendingReplies,
 
@@ -62,16 +62,16 @@ pub struct Replica {
     pub(super) requests: Requests,
     pub(super) reads: Reads,
 
-    // The database and the log of this replica, and how others get them.
+    // The database and the log of this replica, and their transfer to peers.
     pub(super) applied: Applied,
     pub(super) stored: Stored,
     pub(super) retention: Retention,
     pub(super) catch_up: CatchUp,
 
-    // The peers, and this replica as they see it.
+    // The peers, and this replica's standing for election among them.
     pub(super) peers: PeerRecords,
     pub(super) digests: Digests,
-    pub(super) duty: Duty,
+    pub(super) fitness: Fitness,
     pub(super) leases: Leases,
     /// A transfer of this primary's leadership in progress.
     pub(super) transfer: Option<LeadershipTransfer>,
@@ -80,8 +80,8 @@ pub struct Replica {
     pub(super) timers: Timers,
     pub(super) counters: Counters,
     pub(super) outputs: Outputs,
-    /// Whether the last report was sent after the verdict that the database has diverged.
-    has_left: bool,
+    /// Whether the last report was sent; that follows the verdict that the database has diverged.
+    has_sent_last_report: bool,
 }
 
 /// Answers that wait until something is durable.
@@ -93,8 +93,8 @@ pub(super) struct PendingReplies {
     pub answer: Answer,
 }
 
-/// The replicated state as the last applied value left it. The rest of [`ReplicatedState`] is the
-/// membership, and the sequence up to which the learner knows everything as applied.
+/// The replicated state as the last applied value left it. The other fields of [`ReplicatedState`]
+/// are kept elsewhere: the configuration in the membership, the sequence in the learner.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Applied {
     pub sessions: Sessions,
@@ -117,16 +117,16 @@ pub(super) struct Stored {
     pub persisted: Sequence,
     /// The bytes that the log takes on disk.
     pub log_bytes: u64,
-    /// Bytes of entries that the log was given since the start.
+    /// Bytes of the entries that were written to the log since the start.
     pub log_grown: u64,
 }
 
 /// Facts known about the peers.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct PeerRecords {
-    /// The newest start of each peer, by its number and whether its disk votes.
+    /// The newest incarnation of each peer, by its id and whether its disk votes.
     pub boots: BTreeMap<(ReplicaId, bool), (DiskId, Boot)>,
-    /// When each peer was last heard.
+    /// When each peer was last heard from.
     pub heard: BTreeMap<ReplicaId, Instant>,
     /// The last report of each peer.
     pub reports: BTreeMap<ReplicaId, Report>,
@@ -140,20 +140,21 @@ pub(super) struct Bootstrap {
     pub is_unannounced: bool,
 }
 
-/// When something is due that repeats.
+/// When periodic work is due next.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Timers {
     /// The next report to the peers.
     pub next_report: Instant,
-    /// The next heartbeat of a primary, or the next call of a replica that belongs to no cluster.
-    pub next_beat: Instant,
+    /// The next heartbeat of a primary, or the next `Hello` of a replica that belongs to no
+    /// cluster.
+    pub next_heartbeat: Instant,
     /// The next attempt of a primary that should not lead to transfer its leadership.
     pub next_transfer: Instant,
 }
 
 impl Timers {
     pub fn new(now: Instant) -> Timers {
-        Timers { next_report: now, next_beat: now, next_transfer: now }
+        Timers { next_report: now, next_heartbeat: now, next_transfer: now }
     }
 }
 
@@ -162,7 +163,7 @@ impl Timers {
 pub(super) struct Counters {
     pub view_changes: u64,
     pub proposals: u64,
-    /// Messages of another cluster, a former start, or a disk that does not belong.
+    /// Messages from another cluster, a former incarnation, or a disk that is no member.
     pub foreign: u64,
 }
 
@@ -175,11 +176,11 @@ impl Replica {
         let Start { recovered, entries, state, new_disk_id, new_cluster_id } = start;
         let found = recovered.hard_state.unwrap_or_default();
         let is_born = found.cluster_id != ClusterId::NONE;
-        // The log does not continue where the database ends, or has lost the birth record: the
-        // voters are not known here.
-        let knows_nobody = is_born && state.sequence == Sequence::ZERO && matches!(entries.first(), None | Some(None));
-        let needs_database = recovered.first > state.sequence.next() || knows_nobody;
-        // Entries that were not read count as lost.
+        // The database has applied nothing, and the first entry of the log is not the bootstrap
+        // record (trimmed or lost), so this replica does not know the voters.
+        let lacks_voters = is_born && state.sequence == Sequence::ZERO && matches!(entries.first(), None | Some(None));
+        let needs_database = recovered.first > state.sequence.next() || lacks_voters;
+        // Entries between the start of the log and the ones that were read count as lost.
         let read = Sequence(recovered.last.0 - entries.len() as u64);
         let mut lost = Log::new(read.next(), entries.clone()).hole_ranges();
         if needs_database && recovered.first <= read {
@@ -221,8 +222,8 @@ impl Replica {
         if is_born && log_holds_birth {
             learner.install(Sequence::BIRTH.max(applied), found.promised);
         }
-        // Peers cannot get entries that are lost; those that the database has not applied are holes
-        // of the log.
+        // The log that peers can get begins after every lost entry that the database has applied.
+        // Lost entries beyond that are holes, which log repair fills.
         let lost_below = recovered.lost.iter().filter(|(from, _)| *from <= applied);
         let first_stored = lost_below.map(|(_, to)| to.next().min(applied.next())).max().unwrap_or(recovered.first);
         let first = first_stored.max(recovered.first).max(Sequence::BIRTH);
@@ -231,8 +232,8 @@ impl Replica {
             coverage!("snapshot.needs_database");
             catch_up.want(recovered.first.previous().max(Sequence::BIRTH));
         }
-        // It is not recorded which digests came with the snapshot, and which were computed after it
-        // was installed.
+        // The disk does not record which digests came with a snapshot and which were computed after
+        // its installation, so all of them count as inherited.
         let inherited = if found.generation > 0 { applied } else { Sequence::ZERO };
         Replica {
             now,
@@ -251,19 +252,19 @@ impl Replica {
             retention: Retention::new(),
             catch_up,
             peers: PeerRecords::default(),
-            duty: Duty::new(now),
+            fitness: Fitness::new(now),
             leases: Leases::at_start(found.promised, now, lease_us, options.lease_us),
             transfer: None,
             bootstrap: Bootstrap { new_cluster_id, is_unannounced: false },
             timers: Timers::new(now),
             counters: Counters::default(),
             outputs: Outputs::default(),
-            has_left: false,
+            has_sent_last_report: false,
             options,
         }
     }
 
-    /// The number of this replica.
+    /// The id of this replica.
     pub fn id(&self) -> ReplicaId {
         self.options.me
     }
@@ -274,8 +275,8 @@ impl Replica {
     }
 
     /// Takes one input. Its effects are returned by the next [`Replica::ready`]. A driver that
-    /// drains its queue before it calls that lets many inputs share one batch, one disk write and
-    /// one message.
+    /// drains its queue before that call lets many inputs share one batch, one disk write and one
+    /// message.
     pub fn step(&mut self, now: Instant, input: Input) {
         self.now = self.now.max(now);
         if self.digests.verdict().is_some() {
@@ -303,7 +304,7 @@ impl Replica {
             Input::Transfer { id, to, deadline } => self.transfer(id, to, deadline),
             Input::Eligible(is_eligible) => self.set_eligible(is_eligible),
             Input::Space(has_space) => self.set_space(has_space),
-            Input::Room(is_roomy) => self.retention.is_roomy = is_roomy,
+            Input::AmpleSpace(has_ample_space) => self.retention.has_ample_space = has_ample_space,
             Input::Stopping => self.stop_leading(),
             Input::Durable(write_id) => {
                 self.acceptor.complete(write_id);
@@ -355,7 +356,7 @@ impl Replica {
     /// name it.
     fn farewell(&mut self, divergence: Divergence) -> Outputs {
         self.outputs = Outputs::default();
-        if !std::mem::replace(&mut self.has_left, true) {
+        if !std::mem::replace(&mut self.has_sent_last_report, true) {
             self.send_report();
         }
         let send = std::mem::take(&mut self.outputs.send);
@@ -377,7 +378,7 @@ impl Replica {
             Role::Primary => self.tick_primary(),
             Role::Secondary => {
                 // A replica that waits for a snapshot could not lead, and would only keep others
-                // from it.
+                // from leading.
                 if timed_out && !self.is_catching_up() {
                     self.start_pre_vote();
                 }
@@ -394,7 +395,8 @@ impl Replica {
         }
     }
 
-    /// Whether this replica may vote. A disk that is not in the configuration is an observer's.
+    /// Whether this replica is a voter: its disk is in the configuration. Otherwise it is an
+    /// observer.
     pub(super) fn is_voter(&self) -> bool {
         self.membership.is_voter(self.options.me, self.acceptor.hard().disk_id)
     }
@@ -417,7 +419,7 @@ impl Replica {
         self.learner.deliver(to, self.acceptor.durable().accepted_view);
     }
 
-    /// Requests of this replica's session have an outcome, as far as `sessions` say.
+    /// Finishes the requests of this replica's own session that `sessions` report as executed.
     pub(super) fn finish_requests(&mut self, sessions: &Sessions) {
         let hard = self.acceptor.hard();
         if let Some(own) = sessions.get(&hard.disk_id).filter(|session| session.boot == hard.boot) {
@@ -454,8 +456,8 @@ impl Replica {
         if let Some(proposer) = &self.proposer {
             assert_eq!(proposer.view, self.acceptor.promised(), "leads a view that is not the promised one");
             assert_eq!(proposer.view, self.acceptor.accepted_view(), "leads without holding the view's log");
-            assert_eq!(proposer.view.owner(), Some(self.options.me), "leads a view of another");
-            assert!(!self.duty.is_stopping, "leads though it is about to stop");
+            assert_eq!(proposer.view.owner(), Some(self.options.me), "leads a view that another replica owns");
+            assert!(!self.fitness.is_stopping, "leads though it is about to stop");
             for (peer, progress) in &proposer.peers {
                 assert!(progress.matched <= self.acceptor.log().last(), "peer {peer} holds more than its primary");
             }

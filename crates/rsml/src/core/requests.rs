@@ -42,11 +42,11 @@ pub struct Requests {
     gap_filled: Option<Instant>,
 }
 
-/// Most requests without an outcome; more are refused. A request costs memory even when its payload
-/// is small or gone.
+/// Maximum number of requests without an outcome; more are refused. A request costs memory even
+/// when its payload is small or gone.
 const MAX_REQUESTS: usize = 1 << 20;
 
-/// Most requests in one message.
+/// Maximum number of requests in one message.
 const MAX_PORTION: usize = 1 << 16;
 
 /// Requests to send in one message.
@@ -174,7 +174,7 @@ impl Requests {
         self.last_progress = now;
     }
 
-    /// The primary lacks everything from `number` on. It says so for each message behind the gap,
+    /// The primary lacks everything from `number` on. It says so for each message after the gap,
     /// so the gap is filled only once per `pause_us`; if that is lost, [`Requests::retry`] sends
     /// again.
     pub fn fill_gap(&mut self, number: u64, now: Instant, pause_us: u64) {

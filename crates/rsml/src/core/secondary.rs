@@ -1,4 +1,4 @@
-//! A secondary: takes entries from the primary (2a), and answers what of them is durable (2b).
+//! A secondary: appends the primary's entries (2a), and reports how far its log is durable (2b).
 
 use bytes::Bytes;
 
@@ -15,7 +15,7 @@ pub(super) struct Answer {
     read_round: u64,
     /// The newest log-end probe.
     probe: u64,
-    /// Entries arrived that do not follow what is held; they were dropped.
+    /// Whether entries arrived that do not continue this log; they were dropped.
     gap: bool,
     /// Whether to answer even if nothing new is durable.
     pub due: bool,
@@ -191,8 +191,8 @@ impl Replica {
         self.send(primary, Message::Accepted(accepted), Vec::new());
     }
 
-    /// No entry received through here waits for the disk. Staged entries count, since staging has a
-    /// bound of its own.
+    /// The last sequence through which no received entry waits for the disk. Staged entries count
+    /// as not waiting, since staging has a bound of its own.
     fn acknowledged(&self) -> Sequence {
         // While the log is repaired, entries that were taken wait for missing entries, not for the
         // disk.
@@ -206,7 +206,7 @@ impl Replica {
         }
     }
 
-    /// Ends the present role. `primary`: the replica to follow, if it is known.
+    /// Ends the current role. `primary`: the replica to follow, if it is known.
     pub(super) fn become_secondary(&mut self, primary: Option<ReplicaId>) {
         self.proposer = None;
         if self.views.follow(primary) {
@@ -214,7 +214,7 @@ impl Replica {
         }
         match primary {
             Some(primary) => {
-                // The replica that leads had the entries that were missing.
+                // A replica leads only with every entry of its log, so none is missing any more.
                 self.blocked = None;
                 self.end_transfer(Ok(primary));
             }

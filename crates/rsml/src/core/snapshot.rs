@@ -14,7 +14,7 @@ pub struct SnapshotRead {
     pub id: u64,
     /// The offset of the first byte.
     pub offset: u64,
-    /// Most bytes wanted.
+    /// Maximum bytes wanted.
     pub max_bytes: usize,
     /// The snapshot must hold everything through this sequence.
     pub at_least: Sequence,
@@ -90,6 +90,6 @@ pub struct CopyStatus {
     pub received: u64,
     /// The bytes of the whole snapshot; 0: not known yet.
     pub total: u64,
-    /// Most bytes asked for per second; 0: no limit.
+    /// Maximum bytes asked for per second; 0: no limit.
     pub bytes_per_second: u64,
 }

@@ -13,7 +13,7 @@ use crate::{Boot, DiskId, Message, ReplicaId, Sequence, View};
 /// The state of a replica, for operators.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReplicaStatus {
-    /// The number of this replica.
+    /// The id of this replica.
     pub id: ReplicaId,
     /// `unborn`, `secondary`, `candidate` or `primary`.
     pub role: &'static str,
@@ -50,7 +50,7 @@ pub struct ReplicaStatus {
     pub commit: Sequence,
     /// The last entry that its database has applied.
     pub applied: Sequence,
-    /// Microseconds since each peer was last heard; absent: never.
+    /// Microseconds since each peer was last heard from; absent: never.
     pub heard_us: BTreeMap<ReplicaId, u64>,
     /// The last report of each peer. Peers report a few times a second.
     pub reports: BTreeMap<ReplicaId, Report>,
@@ -102,9 +102,9 @@ impl Replica {
             established: self.is_established(),
             recovered: self.is_recovered(),
             handing_over_to: self.transfer_target(),
-            is_eligible: self.duty.is_eligible,
-            storage_full: self.duty.is_full,
-            disk_waits_us: self.duty.disk.waits_us(),
+            is_eligible: self.fitness.is_eligible,
+            storage_full: self.fitness.is_full,
+            disk_waits_us: self.fitness.disk.waits_us(),
             last: self.acceptor.log().last(),
             durable: self.acceptor.durable_last(),
             commit: self.learner.commit(),
@@ -161,8 +161,8 @@ impl Replica {
             is_primary: self.views.is_primary(),
             is_candidate: self.views.is_candidate(),
             persisted: self.stored.persisted.0,
-            storage_full: self.duty.is_full,
-            is_ineligible: !self.duty.is_eligible,
+            storage_full: self.fitness.is_full,
+            is_ineligible: !self.fitness.is_eligible,
             first: self.stored.first.0,
             is_observer: !self.is_voter(),
             installing: self.catch_up.installing().0,

@@ -33,7 +33,7 @@ pub enum TransferError {
     /// The target has no vote.
     #[error("replica {0} does not vote in this cluster: name one that does")]
     NotAVoter(ReplicaId),
-    /// The target was not heard lately.
+    /// The target was not heard from lately.
     #[error("replica {0} was not heard lately: start it, look at the network, or name another one")]
     Unreachable(ReplicaId),
     /// The target may not lead.

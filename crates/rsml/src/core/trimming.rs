@@ -35,7 +35,7 @@ const PATIENCE: u64 = 300;
 /// (a second by default).
 const SOON: u64 = 5;
 
-/// Most snapshots that a peer may start before the log is no longer held for it.
+/// Maximum number of snapshots that a peer may start before the log is no longer held for it.
 const MOST_ATTEMPTS: u32 = 8;
 
 /// The log is kept for a peer that installs a snapshot.
@@ -108,12 +108,12 @@ fn is_copying(report: &Report) -> bool {
 pub(super) struct Retention {
     holds: BTreeMap<ReplicaId, Hold>,
     /// The disk has ample space.
-    pub is_roomy: bool,
+    pub has_ample_space: bool,
 }
 
 impl Retention {
     pub fn new() -> Self {
-        Retention { holds: BTreeMap::new(), is_roomy: true }
+        Retention { holds: BTreeMap::new(), has_ample_space: true }
     }
 }
 
@@ -178,7 +178,7 @@ impl Replica {
 
     fn in_force(&self) -> impl Iterator<Item = (&ReplicaId, &Hold)> {
         let is_in_force =
-            |hold: &Hold| self.retention.is_roomy && hold.attempts <= MOST_ATTEMPTS && self.makes_progress(hold);
+            |hold: &Hold| self.retention.has_ample_space && hold.attempts <= MOST_ATTEMPTS && self.makes_progress(hold);
         self.retention.holds.iter().filter(move |(_, hold)| is_in_force(hold))
     }
 

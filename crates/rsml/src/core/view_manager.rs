@@ -1,8 +1,8 @@
 //! The role that this replica plays, and the election timer that makes it stand for election.
 //!
 //! A replica stands only after a *pre-vote* (Ongaro's thesis, section 9.6): a quorum must confirm
-//! that it hears no primary either. A replica that cannot win, or that alone has lost the primary,
-//! therefore disturbs nobody.
+//! that it hears from no primary either. A replica that cannot win, or that alone has lost the
+//! primary, therefore disturbs nobody.
 //!
 //! The proposer of a primary lives next to the role, in the replica: it exists exactly while the
 //! role is [`Role::Primary`].
@@ -71,7 +71,7 @@ struct ElectionTimer {
     /// When a secondary stands, and a candidate gives up.
     deadline: Instant,
     /// Until then, pre-votes of others are denied: a primary, or a candidate that was promised a
-    /// view, was heard lately.
+    /// view, was heard from lately.
     quiet_until: Instant,
     random: Jitter,
     min_us: u64,
@@ -90,7 +90,7 @@ impl ElectionTimer {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ViewManager {
     role: Role,
-    /// The primary of the promised view, as far as it was heard.
+    /// The primary of the promised view, if it was heard from.
     primary: Option<ReplicaId>,
     timer: ElectionTimer,
     /// The highest view heard of; the next campaign is for a higher one.
@@ -266,12 +266,13 @@ impl ViewManager {
         now >= self.timer.deadline
     }
 
-    /// Whether a primary, or a candidate that was promised a view, was heard lately.
+    /// Whether a primary, or a candidate that was promised a view, was heard from lately.
     pub fn is_quiet(&self, now: Instant) -> bool {
         now < self.timer.quiet_until
     }
 
-    /// For how many microseconds no primary has been heard, so that pre-votes are granted again.
+    /// For how many microseconds no primary has been heard from, so that pre-votes are granted
+    /// again.
     pub fn leaderless_us(&self, now: Instant) -> u64 {
         now.since_us(self.timer.quiet_until)
     }

@@ -23,13 +23,13 @@ const MOST_FILES_KEPT: u64 = 256;
 /// The user's questions about the disks: see [`ReplicaOptions`](super::ReplicaOptions).
 pub struct DiskSpace {
     pub has_space: Arc<dyn Fn() -> bool + Send + Sync>,
-    pub is_roomy: Arc<dyn Fn() -> bool + Send + Sync>,
+    pub has_ample_space: Arc<dyn Fn() -> bool + Send + Sync>,
 }
 
 pub fn run_log(core: &CoreLock, storage: impl Storage, disks: &DiskSpace) {
     let now = sync::now();
-    let (waiting, had_space, was_roomy) = (Vec::new(), true, true);
-    let mut log = LogThread { core, storage, waiting, retry_at: now, disks, check_at: now, had_space, was_roomy };
+    let (waiting, had_space, had_ample_space) = (Vec::new(), true, true);
+    let mut log = LogThread { core, storage, waiting, retry_at: now, disks, check_at: now, had_space, had_ample_space };
     loop {
         let until = if log.waiting.is_empty() { log.check_at } else { log.check_at.min(log.retry_at) };
         let Some(work) = core.shared().log.drain_within(until.saturating_duration_since(sync::now())) else { return };
@@ -55,7 +55,7 @@ struct LogThread<'a, S> {
     check_at: StdInstant,
     /// The last report to the core.
     had_space: bool,
-    was_roomy: bool,
+    had_ample_space: bool,
 }
 
 impl<S: Storage> LogThread<'_, S> {
@@ -97,11 +97,12 @@ impl<S: Storage> LogThread<'_, S> {
         }
         self.check_at = now + CHECK_INTERVAL;
         let has_space = !is_blocked && self.storage.has_space() && (self.disks.has_space)();
-        let is_roomy = has_space && self.storage.statistics().files < MOST_FILES_KEPT && (self.disks.is_roomy)();
+        let has_ample_space =
+            has_space && self.storage.statistics().files < MOST_FILES_KEPT && (self.disks.has_ample_space)();
         self.core.shared().status().lacks_descriptors = self.storage.lacks_descriptors();
-        if is_roomy != self.was_roomy {
-            self.was_roomy = is_roomy;
-            self.core.submit(Event::Input(Input::Room(is_roomy)));
+        if has_ample_space != self.had_ample_space {
+            self.had_ample_space = has_ample_space;
+            self.core.submit(Event::Input(Input::AmpleSpace(has_ample_space)));
         }
         if has_space != self.had_space {
             self.had_space = has_space;

@@ -1,4 +1,4 @@
-//! The driver: a [`ConsensusReplica`] runs the core on real threads, storage, network and clock.
+//! The driver: a [`ConsensusReplica`] runs the core with real threads, storage, network and clock.
 //!
 //! Each replica has four threads. The *log* thread makes all writes that have queued up durable
 //! with one sync. The *apply* thread applies all entries that have queued up in one atomic write,

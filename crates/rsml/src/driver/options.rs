@@ -13,25 +13,24 @@ pub struct ReplicaOptions {
     pub core: CoreOptions,
     /// After this many bytes were written to the log, the database is asked to flush.
     pub flush_after_log_bytes: u64,
-    /// The most bytes of entries and requests from peers that may wait for the core. Messages
+    /// Maximum bytes of entries and requests from peers that may wait for the core. Messages
     /// beyond that are dropped, and peers send them again. At least the length of the longest
     /// message.
     pub max_waiting_bytes: usize,
     /// A request that finds no primary for this long fails, and is certainly not executed. A read
     /// that gets no read point for this long fails.
     pub no_primary_wait: Duration,
-    /// A random number, which becomes the disk's name if the disk is empty.
+    /// A random number, which becomes the disk's id if the disk is empty.
     pub new_disk_id: u128,
-    /// A random number, which becomes the cluster's name if this replica bootstraps the cluster.
+    /// A random number, which becomes the cluster's id if this replica bootstraps the cluster.
     pub new_cluster_id: u128,
     /// Whether the disks have space for more writes, apart from what the log itself reports. Called
-    /// once a second, on a thread that may be blocked. It should return false while there is still
+    /// once a second, on a thread that it may block. It should return false while there is still
     /// some space left, so that writes in progress can finish.
     pub has_space: Arc<dyn Fn() -> bool + Send + Sync>,
-    /// Whether the disks have far more space than that: enough to keep the log for a replica that
-    /// is fetching a copy of the database, however much is written meanwhile. Called like
-    /// `has_space`.
-    pub is_roomy: Arc<dyn Fn() -> bool + Send + Sync>,
+    /// Whether the disks have ample space: enough to keep the log for a replica that is fetching a
+    /// copy of the database, however much is written meanwhile. Called like `has_space`.
+    pub has_ample_space: Arc<dyn Fn() -> bool + Send + Sync>,
     /// A thread that has not finished one piece of work for this long counts as stalled: see
     /// [`ConsensusReplica::stalled`](super::ConsensusReplica::stalled).
     pub stalled_after: Duration,
@@ -41,7 +40,8 @@ impl ReplicaOptions {
     /// The default of `max_waiting_bytes`.
     pub const MAX_WAITING_BYTES: usize = 256 << 20;
 
-    /// The defaults around `core`. The two numbers must be random: see the fields.
+    /// These core settings, and the defaults of all others. The two ids must be random numbers: see
+    /// the fields.
     pub fn new(core: CoreOptions, new_disk_id: u128, new_cluster_id: u128) -> Self {
         ReplicaOptions {
             core,
@@ -51,7 +51,7 @@ impl ReplicaOptions {
             new_disk_id,
             new_cluster_id,
             has_space: Arc::new(|| true),
-            is_roomy: Arc::new(|| true),
+            has_ample_space: Arc::new(|| true),
             stalled_after: Duration::from_secs(30),
         }
     }

@@ -26,7 +26,7 @@ use crate::{ReplicaId, Sequence, View};
 /// reported.
 const GRACE: Duration = Duration::from_millis(100);
 
-/// The most requests and reads without an answer; more are refused.
+/// The maximum number of requests and reads without an answer; more are refused.
 const MAX_UNFINISHED: usize = 1 << 20;
 
 /// How long a primary that is about to stop waits for another replica to lead.

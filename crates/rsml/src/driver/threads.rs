@@ -21,7 +21,7 @@ pub fn spawn<S: Storage, E: ExecutionNotifier>(
     applier: Applier<E>,
 ) -> Vec<JoinHandle<()>> {
     let id = options.core.me;
-    let disks = DiskSpace { has_space: options.has_space.clone(), is_roomy: options.is_roomy.clone() };
+    let disks = DiskSpace { has_space: options.has_space.clone(), has_ample_space: options.has_ample_space.clone() };
     let flush_after_bytes = options.flush_after_log_bytes;
     let named = |what: &str| thread::Builder::new().name(format!("rsml-{what}-{id}"));
     let (a, b, c, d) = (core.clone(), core.clone(), core.clone(), core.clone());

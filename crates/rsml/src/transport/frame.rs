@@ -19,12 +19,12 @@ use crate::message::MessageHeader;
 use crate::{Boot, ClusterId, DiskId, Epoch, ReplicaId};
 
 pub(super) const HEADER_BYTES: usize = 80;
-/// The most bytes of header and content together.
+/// Maximum bytes of header and content together.
 pub const MAX_FRAME_BYTES: usize = 64 << 20;
 pub(super) const MAGIC: [u8; 4] = *b"RSML";
 pub(super) const VERSION: u16 = 1;
 const LENGTH_BYTES: usize = 4;
-/// Payloads up to this length are copied behind the head: that is cheaper than one more piece of a
+/// Payloads up to this length are copied after the head: that is cheaper than one more piece of a
 /// vectored write.
 const COPIED_PAYLOAD_BYTES: usize = 512;
 

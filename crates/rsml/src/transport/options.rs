@@ -17,11 +17,11 @@ pub struct TcpOptions {
     pub listener: Option<std::net::TcpListener>,
     /// If both sides know theirs, connections between different clusters are refused.
     pub cluster_id: ClusterId,
-    /// The most bytes that may be queued for one peer, including those being written. Messages that
-    /// do not fit are dropped.
+    /// The maximum number of bytes that may be queued for one peer, including those being written.
+    /// Messages that do not fit are dropped.
     pub queue_bytes: usize,
-    /// The most incoming connections whose dialler has not identified itself. If there are more,
-    /// the oldest is closed: each takes a socket and some memory. At least 1.
+    /// The maximum number of incoming connections whose dialler has not identified itself. If there
+    /// are more, the oldest is closed: each takes a socket and some memory. At least 1.
     pub max_strangers: usize,
     /// The wait before dialling again doubles from here...
     pub reconnect_min_ms: u64,

@@ -19,7 +19,7 @@ use tokio::sync::Notify;
 
 use super::frame::EncodedFrame;
 
-/// The most pieces passed to the system in one call.
+/// The maximum number of pieces passed to the system in one call.
 const MAX_SLICES: usize = 64;
 
 /// Frames are queued only while there is a connection.
@@ -258,7 +258,7 @@ mod tests {
 
     #[test]
     fn a_connection_that_fails_after_any_number_of_bytes_leaves_nothing_to_the_next_one() {
-        // One payload is copied behind its head, the other is a piece of its own.
+        // One payload is copied after its head, the other is a piece of its own.
         let frames = [frame("first", 10), frame("second", 600), frame("third", 0)];
         let next = [frame("next", 20)];
         let bytes_of = |frames: &[EncodedFrame]| frames.iter().flat_map(|f| f.pieces.concat()).collect::<Vec<u8>>();

@@ -23,7 +23,7 @@
 //!
 //! A write is one record, or two if it sets a base: the first one then has the base as `from`, and
 //! nothing else. Programs that do not know the longest lease write zeros there, and ignore
-//! everything behind the truncations. In version 1 there are no bases, and only zeros from offset
+//! everything after the truncations. In version 1 there are no bases, and only zeros from offset
 //! 168 on. Groups of version 1 may precede groups of version 2.
 
 use std::array;

@@ -3,7 +3,7 @@
 //!
 //! Only the last group can be torn, since each group is durable before the next one is written. If
 //! the last group looks torn, it is removed. Any other damage was done by the device. Entries that
-//! it may have hit are *lost*: known to have existed, but not readable. Recovery continues behind
+//! it may have hit are *lost*: known to have existed, but not readable. Recovery continues after
 //! the damage:
 //!
 //! - A group with an intact header and a damaged table says in the header which sequences it
@@ -12,7 +12,7 @@
 //!   it, where it begins, and which earlier groups were truncations. If that is not enough,
 //!   everything stored before it counts as lost: an entry that was replaced is never mistaken for
 //!   its replacement.
-//! - The newest header has the hard state. Everything behind the last group must be blank, or part
+//! - The newest header has the hard state. Everything after the last group must be blank, or part
 //!   of a torn group. Otherwise a later header may have been there, and with it a promise: that is
 //!   an error ([`StorageError::Damaged`]). So is a newest segment that is too short or has no
 //!   header.
@@ -27,13 +27,13 @@
 //!
 //! 1. If the newest header is misplaced, the state is written again, in a group without writes, the
 //!    *recovery marker*. The misplaced header stays until the marker is durable. Everything else
-//!    behind the groups is zeroed before the marker is written.
+//!    after the groups is zeroed before the marker is written.
 //! 2. Blank sectors in damaged parts of the last group are overwritten. If a later group, or a
 //!    later segment, was begun, such a group is damaged and not torn; but that evidence disappears
 //!    once the later group is zeroed or the later segment recreated.
 //! 3. The last group is written again, because recovery may have read it from the page cache
 //!    although it is not on the device. Steps 2 and 3 are synced before step 4.
-//! 4. Everything behind the last group is zeroed, so that it can never be mistaken for a group
+//! 4. Everything after the last group is zeroed, so that it can never be mistaken for a group
 //!    later.
 
 use std::collections::VecDeque;
@@ -51,9 +51,9 @@ use super::state::{LogState, LogTail, Segment};
 use super::window::Window;
 use crate::{Sequence, StorageError};
 
-/// The number of a log's first segment.
+/// The number of the first segment of every log.
 pub(super) const FIRST_SEGMENT: u64 = 1;
-/// Fills blank sectors of damaged entries.
+/// The byte that fills blank sectors of damaged entries.
 const DAMAGE_FILL: u8 = 0xdd;
 
 /// A recovered log.
@@ -67,8 +67,8 @@ pub(super) struct Recovery {
 /// Where to write a group without writes that repeats the state.
 pub(super) struct RecoveryMarker {
     pub offset: u64,
-    /// The end of the last valid group. Between it and the marker, each missing group is left one
-    /// block.
+    /// The end of the last valid group. Between it and the marker, one block is left for each
+    /// missing group.
     pub groups_end: u64,
 }
 
@@ -86,7 +86,7 @@ pub(super) fn recover(disk: &dyn Disk) -> Result<Option<Recovery>, StorageError>
         marker: None,
     };
     let mut unused = None;
-    match judge_newest(disk, &numbers)? {
+    match classify_newest(disk, &numbers)? {
         Newest::InUse => {}
         Newest::Unused => unused = numbers.pop(),
         Newest::HeaderDamaged => {
@@ -129,7 +129,7 @@ enum Newest {
     HeaderDamaged,
 }
 
-fn judge_newest(disk: &dyn Disk, numbers: &[u64]) -> Result<Newest, StorageError> {
+fn classify_newest(disk: &dyn Disk, numbers: &[u64]) -> Result<Newest, StorageError> {
     let Some(&number) = numbers.last() else { return Ok(Newest::InUse) };
     let name = file_name(number);
     let path = disk.describe(&name);
@@ -183,7 +183,7 @@ impl Replay<'_> {
         match layout {
             Some(mut layout) => {
                 segment_id = layout.position.segment_id;
-                let end = if is_newest { self.judge_end(&mut window, &mut layout)? } else { window.bytes };
+                let end = if is_newest { self.find_end(&mut window, &mut layout)? } else { window.bytes };
                 self.apply_layout(&mut window, &layout)?;
                 if is_newest && layout.misplaced.is_none() {
                     layout.groups.last().into_iter().for_each(|group| self.mark_damaged(&mut window, group));
@@ -210,21 +210,21 @@ impl Replay<'_> {
 
     /// Removes the last group from the layout of the newest segment if it is torn. Returns the end
     /// of the groups.
-    fn judge_end(&mut self, window: &mut Window, layout: &mut Layout) -> Result<u64, StorageError> {
+    fn find_end(&mut self, window: &mut Window, layout: &mut Layout) -> Result<u64, StorageError> {
         let created_bytes = |header: &GroupHeader| header.context.map_or(0, |context| context.segment_bytes);
         let is_too_short = |group: &Group| group.end().max(created_bytes(&group.header)) > window.bytes;
         if layout.groups.iter().any(is_too_short) {
             return Err(damaged(window, "the file is shorter than it was when created"));
         }
         let end = layout.groups.last().map_or(0, Group::end);
-        self.judge_behind(window, layout, end)?;
+        self.check_remains(window, layout, end)?;
         let Some(last) = layout.groups.last().filter(|_| layout.misplaced.is_none()) else { return Ok(end) };
         let (number, offset) = (last.header.position.group_number, last.offset);
         let before = layout.groups.iter().rev().nth(1).map(|group| group.header.position.group_number + 1);
-        // Otherwise the group before it is damaged, and this header is the newest one with a
-        // promise.
+        // If this group does not follow its predecessor, the group in between is damaged, and this
+        // header is the newest one with a promise.
         let follows = before.or(self.next_group()) == Some(number);
-        // If anything was written behind this group, the group was durable.
+        // If anything was written after this group, the group was durable.
         let is_last = self.may_be_torn && window.is_blank(end..window.bytes);
         if follows && is_last && looks_torn(window, last) {
             layout.groups.pop();
@@ -238,8 +238,8 @@ impl Replay<'_> {
         Ok(end)
     }
 
-    /// Refuses a log with remains of a possibly later group behind the last one.
-    fn judge_behind(&self, window: &mut Window, layout: &Layout, end: u64) -> Result<(), StorageError> {
+    /// Refuses a log in which remains of a possibly later group follow the last group.
+    fn check_remains(&self, window: &mut Window, layout: &Layout, end: u64) -> Result<(), StorageError> {
         if end >= window.bytes {
             return Ok(());
         }
@@ -356,7 +356,7 @@ impl Replay<'_> {
         let to = header.last_before;
         let from = match lowest.map(|lowest| lowest.min(last.next())) {
             Some(from) if from <= to.next() => from,
-            // It is unknown what was removed: it may have been anything.
+            // No record says what was removed, so any entry may be gone.
             Some(_) | None => first.min(to.next()).max(Sequence::BIRTH),
         };
         if header.context.is_none() && from <= last {
@@ -381,13 +381,14 @@ impl Replay<'_> {
         for record in &table.records {
             let bounds = self.index.bounds();
             let (Some(block), None) = (block, bounds.objection(record)) else {
-                let reason = bounds.objection(record).unwrap_or_else(|| "it lies nowhere".to_owned());
+                let reason =
+                    bounds.objection(record).unwrap_or_else(|| "its offset is no block of a segment".to_owned());
                 return Err(damaged(window, &format!("group {number} at offset {}: {reason}", group.offset)));
             };
             self.index.apply(record, GroupRef { number, block }, ordinal);
             ordinal += record.count;
         }
-        self.pass(&group.header);
+        self.advance_past(&group.header);
         Ok(())
     }
 
@@ -399,34 +400,35 @@ impl Replay<'_> {
             // A group without entries can move the end of the log only by a base.
             self.index.discard_through(header.last_after);
         }
-        self.pass(header);
+        self.advance_past(header);
     }
 
-    fn pass(&mut self, header: &GroupHeader) {
+    fn advance_past(&mut self, header: &GroupHeader) {
         let Bounds { first, last } = self.index.bounds();
         if let Some(context) = &header.context
             && context.first_after > first
         {
             self.index.discard_through(context.first_after.previous().min(last));
         }
-        self.tail.as_mut().expect("there was a header").pass(header);
+        self.tail.as_mut().expect("there was a header").advance_past(header);
     }
 
     /// Refuses a log whose headers claim more entries than fit. Each entry takes at least eight
     /// bytes.
     fn check_plausible(&self, window: &Window) -> Result<(), StorageError> {
         let segment_bytes = self.segments.iter().map(|segment| segment.bytes).chain([window.bytes]).max();
-        // As many segments as there are may be missing, and a few more.
+        // Allows for as many missing segments as there are files, and a few more.
         let segments = 2 * self.segments.len() as u64 + 16;
         let Bounds { first, last } = self.index.bounds();
         if last.0 - first.previous().0 > segment_bytes.unwrap_or(0).saturating_mul(segments) / ENTRY_BYTES as u64 {
-            let reason = format!("it claims to hold entries {first} to {last}, for which there never was room");
+            let reason =
+                format!("it claims to hold entries {first} to {last}, more than its segments ever had room for");
             return Err(damaged(window, &reason));
         }
         Ok(())
     }
 
-    /// Makes the newest segment durable, and zeroes everything behind its groups. If the newest
+    /// Makes the newest segment durable, and zeroes everything after its groups. If the newest
     /// group is misplaced, a recovery marker must be written first.
     fn finish(
         &mut self,
@@ -441,7 +443,7 @@ impl Replay<'_> {
             let missing = misplaced.position.group_number - last;
             let offset = end.saturating_add(missing.saturating_mul(BLOCK_BYTES)).min(window.bytes);
             let marker = RecoveryMarker { offset, groups_end: end };
-            // Part of the misplaced group may lie behind the marker, where it would look like
+            // Part of the misplaced group may lie after the marker, where it would look like
             // damage.
             clear_around(file, window, &marker, &[*misplaced_at])?;
             self.marker = Some(marker);
@@ -532,7 +534,7 @@ fn clear(file: &dyn DiskFile, window: &mut Window, range: Range<u64>) -> Result<
         let length = BLOCK_BYTES.min(window.bytes - offset);
         if !is_blank(window.get(offset, length)) {
             let written = file.write_at(&vec![0; length as usize], offset);
-            written.map_err(|e| failure("clearing data behind the log", window.path.clone(), e))?;
+            written.map_err(|e| failure("clearing data after the log", window.path.clone(), e))?;
             cleared += length;
         }
     }
@@ -542,13 +544,13 @@ fn clear(file: &dyn DiskFile, window: &mut Window, range: Range<u64>) -> Result<
             path = window.path,
             offset,
             cleared_bytes = cleared,
-            "cleared everything behind the end of the log"
+            "cleared everything after the end of the log"
         );
     }
     Ok(cleared > 0)
 }
 
-/// Zeroes everything behind the groups except for the blocks at `kept`, and makes that durable.
+/// Zeroes everything after the groups except for the blocks at `kept`, and makes that durable.
 fn clear_around(
     file: &dyn DiskFile,
     window: &mut Window,
@@ -590,7 +592,7 @@ fn overwrite_blank_damage(file: &dyn DiskFile, window: &mut Window, group: &Grou
     Ok(())
 }
 
-/// Writes a group again that was verified. Sectors that can't be read stay as they are.
+/// Writes a verified group again. Sectors that can't be read stay as they are.
 fn rewrite(file: &dyn DiskFile, window: &mut Window, group: &Group) -> Result<(), StorageError> {
     let mut bytes = vec![0; group.header.group_bytes as usize];
     let readable = file.read_at(&mut bytes, group.offset).is_ok();

@@ -64,8 +64,8 @@ pub(super) fn scan(
     let start = if is_newest { 0 } else { offset };
     let mut headers = window.headers(start, belongs)?;
     headers.retain(|(at, header)| is_possible(*at, header));
-    let behind = headers.partition_point(|(at, _)| *at < offset);
-    for (offset, header) in longest_chain(&headers[behind..], offset, number) {
+    let first_after = headers.partition_point(|(at, _)| *at < offset);
+    for (offset, header) in longest_chain(&headers[first_after..], offset, number) {
         let table = table_of(window, offset, &header);
         groups.push(Group { offset, header, table });
     }

@@ -37,7 +37,7 @@ pub(super) struct LogTail {
 
 impl LogTail {
     /// Advances to the end of the group with this header.
-    pub fn pass(&mut self, header: &GroupHeader) {
+    pub fn advance_past(&mut self, header: &GroupHeader) {
         let number = header.position.group_number;
         self.next_group = number + 1;
         self.hard_state = header.hard_state;

@@ -211,7 +211,7 @@ impl WalStorage {
         segment.file.write_at(&buffer, offset).map_err(|e| failure("writing the log", path.clone(), e))?;
         segment.file.sync_data().map_err(|e| failure("syncing the log", path, e))?;
         state.write_offset += bytes;
-        state.tail.pass(&header);
+        state.tail.advance_past(&header);
         self.statistics.fsyncs += 1;
         self.statistics.bytes_written += bytes;
         buffer.clear();

@@ -43,7 +43,8 @@ fn tiny_messages(options: &mut CoreOptions) {
 
 const ELECTION_US: u64 = 700_000;
 
-/// `candidate` hears no other replica any more, and `voter` has not heard a primary lately either.
+/// `candidate` hears from no other replica any more, and `voter` has not heard from a primary
+/// lately either.
 fn stand(stage: &mut Stage, candidate: usize, voters: &[usize]) {
     for voter in voters {
         stage.wait(*voter, ELECTION_US);

@@ -491,9 +491,9 @@ impl Stage {
         self.input(node, Input::Space(has_space));
     }
 
-    pub fn set_room(&mut self, node: usize, is_roomy: bool) {
-        self.write(&format!("{} has {}space to spare", name(node), if is_roomy { "" } else { "no " }));
-        self.input(node, Input::Room(is_roomy));
+    pub fn set_room(&mut self, node: usize, has_ample_space: bool) {
+        self.write(&format!("{} has {}space to spare", name(node), if has_ample_space { "" } else { "no " }));
+        self.input(node, Input::AmpleSpace(has_ample_space));
     }
 
     /// Where the replica's log begins, according to its last report.

@@ -17,7 +17,7 @@ use crate::failure::Failure;
 use crate::output::{self, Format};
 
 const READS_UNDER_WAY: usize = 256;
-/// Most lost keys that are shown one by one.
+/// Maximum number of lost keys that are shown one by one.
 const SHOWN: usize = 10;
 
 /// Writes the record. A line may reach the disk after its acknowledgement arrived, so the record

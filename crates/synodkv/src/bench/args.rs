@@ -213,7 +213,8 @@ pub struct LoadArgs {
     /// Sets in one commit of the workload `commit`.
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub operations: u32,
-    /// Most rows of one scan of the workload `ycsb-e`; lengths are uniform, starting at 1.
+    /// Maximum number of rows of one scan of the workload `ycsb-e`; lengths are uniform, starting
+    /// at 1.
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub scan_rows: u32,
     /// Write each key once only (workload `put`): a counter instead of random keys.

@@ -113,13 +113,13 @@ impl Queue {
         self.state().drops.clone()
     }
 
-    /// The same, taken by the writer to mention them.
+    /// Takes these drops; the caller mentions them in the log.
     pub fn take_drops(&self) -> Drops {
         std::mem::take(&mut self.state().drops)
     }
 
-    /// Adds lines that could not be written, or mentioned.
-    pub fn lost(&self, drops: Drops) {
+    /// Adds lines that could not be written, or drops that could not be mentioned in the log.
+    pub fn add_drops(&self, drops: Drops) {
         let mut state = self.state();
         state.drops.lines += drops.lines;
         state.drops.error = drops.error.or(state.drops.error.take());
@@ -159,7 +159,7 @@ mod tests {
         assert_eq!(queue.drops(), Drops { lines: 6, error: None });
         queue.take(NOW);
         assert!(queue.push(&line), "there is room again");
-        queue.lost(Drops { lines: 1, error: Some("full".to_string()) });
+        queue.add_drops(Drops { lines: 1, error: Some("full".to_string()) });
         assert_eq!(queue.take_drops(), Drops { lines: 7, error: Some("full".to_string()) });
         assert_eq!(queue.drops(), Drops::default());
     }

@@ -97,7 +97,7 @@ impl Writer {
         if let Err((written, error)) = self.write(lines) {
             let lost = lines[written..].iter().filter(|byte| **byte == b'\n').count() as u64;
             self.shared.dropped.inc_by(lost);
-            self.shared.queue.lost(Drops { lines: lost, error: Some(error.to_string()) });
+            self.shared.queue.add_drops(Drops { lines: lost, error: Some(error.to_string()) });
         }
     }
 
@@ -148,7 +148,7 @@ impl Writer {
         let message = format!("log lines were dropped here: {because}");
         let record = Record::new(Level::WARN, super::TARGET, message).with_count("dropped", drops.lines);
         if let Err((_, error)) = self.write(self.shared.format.line(&record).as_bytes()) {
-            self.shared.queue.lost(Drops { error: Some(error.to_string()), ..drops });
+            self.shared.queue.add_drops(Drops { error: Some(error.to_string()), ..drops });
         }
     }
 

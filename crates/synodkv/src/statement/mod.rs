@@ -59,7 +59,7 @@ impl Action {
 pub struct Scan {
     pub begin: Bytes,
     pub end: Bytes,
-    /// Most rows; `None` for all.
+    /// Maximum number of rows; `None` for all.
     pub limit: Option<usize>,
     pub is_reverse: bool,
     pub is_snapshot: bool,

@@ -106,7 +106,7 @@ pub fn commit_json(committed: &Committed, has_written: bool, notation: Notation)
     fields
 }
 
-/// Most conflicting keys that are named.
+/// Maximum number of conflicting keys that are named.
 const CONFLICTING_KEYS: usize = 10;
 
 /// The keys that others wrote, after a conflict; empty if unknown.

@@ -316,7 +316,7 @@ fn writes_are_refused_before_they_fail_also_where_they_come_fast() {
 /// A file system that can be frozen, which blocks all writers until it is thawed.
 struct FreezableDisk {
     place: PathBuf,
-    /// Holds the file behind the file system.
+    /// Holds the file that contains the file system.
     _folder: tempfile::TempDir,
 }
 

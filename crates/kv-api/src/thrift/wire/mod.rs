@@ -62,7 +62,7 @@ impl Encoding {
         }
     }
 
-    /// The offset at which the message itself begins: behind the length of the frame, if there is
+    /// The offset at which the message itself begins: after the length of the frame, if there is
     /// one.
     fn prefix_length(self) -> usize {
         if self.framed { FRAME_PREFIX_LENGTH } else { 0 }
@@ -87,7 +87,7 @@ fn protocol_of(first_byte: u8) -> Option<Protocol> {
 pub struct WireLimits {
     /// Longest message, its frame included.
     pub max_message_bytes: usize,
-    /// Most elements of one list, set or map.
+    /// Maximum number of elements of one list, set or map.
     pub max_container: usize,
     /// Longest string or binary.
     pub max_string_bytes: usize,

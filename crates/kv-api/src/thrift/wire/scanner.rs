@@ -5,7 +5,7 @@
 //!
 //! Invariants:
 //! - no byte is examined twice, except the few of a header or number that was cut in the middle;
-//! - memory is the stack, at most `max_depth` entries, whatever the message declares;
+//! - the stack is the only memory, at most `max_depth` entries, whatever the message declares;
 //! - time is linear in the bytes received: every element of a container takes at least one byte.
 
 use super::{
@@ -396,8 +396,8 @@ fn map_header(rest: &[u8], protocol: Protocol) -> Step<(usize, Value, Value, i64
     }
 }
 
-/// A length or count, and how many bytes encode it. Sizes above 2^31 are negative, as every Thrift
-/// reader takes them.
+/// A length or count, and how many bytes encode it. Sizes above 2^31 are negative, as in every
+/// Thrift library.
 fn size(rest: &[u8], at: usize, protocol: Protocol) -> Step<(i64, usize)> {
     match protocol {
         Protocol::Binary => Ok(rest.get(at..).and_then(|rest| rest.first_chunk::<4>()).map(|bytes| {

@@ -101,7 +101,7 @@ impl Parts {
     fn take(&mut self, mut bytes: &[u8], target: &mut impl PartsTarget) -> Result<(), KvError> {
         while !bytes.is_empty() {
             let Some(current) = &mut self.current else {
-                return Err(damaged(format!("{} bytes follow behind its last part", bytes.len())));
+                return Err(damaged(format!("{} bytes follow its last part", bytes.len())));
             };
             let length = usize::try_from(current.missing).unwrap_or(usize::MAX).min(bytes.len());
             let (taken, rest) = bytes.split_at(length);

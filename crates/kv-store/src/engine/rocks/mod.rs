@@ -46,8 +46,8 @@ pub use options::RocksOptions;
 /// readers pass deleted entries one by one, at some microseconds for ten.
 const MOST_DELETES_UNFLUSHED: u64 = 50_000;
 
-/// Most files that wait for compaction before such a flush is put off. RocksDB slows writers down
-/// from 20 files on.
+/// Maximum number of files that wait for compaction before such a flush is put off. RocksDB slows
+/// writers down from 20 files on.
 const MOST_FILES_TO_ADD_TO: u64 = 8;
 
 /// A deleted range counts as this many deleted entries: seeks into adjacent ranges pass them all,

@@ -109,7 +109,7 @@ impl Step<'_, '_> {
             let (key, _) = walk.cursor.entry().expect("the entry just looked at");
             walk.run.push(key, self.range_delete_entries);
             if of_key == self.range_delete_entries {
-                key_codec::set_behind(&mut walk.target, &walk.prefix);
+                key_codec::set_after(&mut walk.target, &walk.prefix);
                 walk.run.reach(&walk.target);
                 return walk.cursor.seek(&walk.target);
             }

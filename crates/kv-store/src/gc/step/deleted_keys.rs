@@ -50,7 +50,7 @@ impl Step<'_, '_> {
         let mut of_key = 0;
         while let Some((key, _)) = walk.cursor.entry().filter(|(key, _)| key.starts_with(&tombstone.prefix)) {
             if of_key == self.range_delete_entries {
-                key_codec::set_behind(&mut walk.target, &tombstone.prefix);
+                key_codec::set_after(&mut walk.target, &tombstone.prefix);
                 self.batch.delete_range(Table::Data, key, &walk.target);
                 walk.is_on_entry = false;
                 break;

@@ -17,7 +17,7 @@ pub(super) struct Run {
     /// skipped.
     is_long: bool,
     /// Sorts after the last entry.
-    behind: Vec<u8>,
+    end: Vec<u8>,
 }
 
 impl Run {
@@ -29,16 +29,16 @@ impl Run {
             self.keys.extend_from_slice(key);
             self.ends.push(self.keys.len());
         }
-        self.behind.clear();
-        self.behind.extend_from_slice(key);
-        self.behind.push(0);
+        self.end.clear();
+        self.end.extend_from_slice(key);
+        self.end.push(0);
     }
 
     /// Extends the run up to `end`, without reading the entries there.
     pub fn reach(&mut self, end: &[u8]) {
         self.is_long = true;
-        self.behind.clear();
-        self.behind.extend_from_slice(end);
+        self.end.clear();
+        self.end.extend_from_slice(end);
     }
 
     /// Whether the run is removed as a range.
@@ -57,7 +57,7 @@ impl Run {
         result.removed_versions += run.entries;
         result.rows_cleared += run.rows;
         match run.first() {
-            Some(first) if run.is_long => batch.delete_range(Table::Data, first, &run.behind),
+            Some(first) if run.is_long => batch.delete_range(Table::Data, first, &run.end),
             _ => run.keys().for_each(|key| batch.delete(Table::Data, key)),
         }
     }

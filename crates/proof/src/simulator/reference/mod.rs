@@ -22,7 +22,7 @@ use kv_api::{
 
 pub use history::History;
 
-/// Most keys that a conflict names.
+/// Maximum number of keys that a conflict names.
 const MOST_KEYS: usize = 100;
 /// Marks of the readable window are at least this part of it apart.
 const WINDOW_PARTS: u64 = 64;

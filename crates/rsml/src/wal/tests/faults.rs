@@ -58,7 +58,7 @@ struct Run {
     /// The newest header was damaged, or its write was lost: the log may refuse to open, or regard
     /// the last group as torn.
     newest_in_doubt: bool,
-    /// A misplaced write may lie behind the end of the log.
+    /// A misplaced write may lie beyond the end of the log.
     has_remains: bool,
     is_full: bool,
 }
@@ -158,7 +158,7 @@ impl Run {
             };
             model.apply(write);
         }
-        // Recovery clears everything behind the end.
+        // Recovery clears everything beyond the end.
         self.has_remains = false;
         self.model = model.clone();
         self.queued = model;

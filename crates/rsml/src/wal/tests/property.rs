@@ -6,9 +6,9 @@ use crate::wal::InMemoryStorage;
 
 #[derive(Clone, Debug)]
 pub(super) struct WritePlan {
-    /// How far behind the end the write sets a base, or beyond it if negative.
+    /// How far before the end the write sets a base, or beyond it if negative.
     base_back: Option<i64>,
-    /// How far behind the end the write truncates, if it does.
+    /// How far before the end the write truncates, if it does.
     truncate_back: Option<u64>,
     /// How far beyond the end it restarts the log, if it does.
     skip: Option<u64>,
