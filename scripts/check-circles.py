@@ -51,7 +51,7 @@ def without_comments(text):
 
 
 def end_of_item(code, start):
-    """The place behind the item that begins at `start`: its semicolon, or its outermost closing brace."""
+    """The position after the item that begins at `start`: its semicolon, or its outermost closing brace."""
     depth = 0
     for place in range(start, len(code)):
         if code[place] in "{([":

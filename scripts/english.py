@@ -80,6 +80,13 @@ RETIRED = [
             "lease scenarios, counters, starting situations, expected log, workload profile, snapshot, observation", PROOF),
     retired(r"\bmod (?:once|room|sweep)\b|\bonce::", "idempotency, memory_budget, gc", STORE),
     retired(r"\banew\b", "again"),
+    retired(r"\b(?:hears?|heard) (?:no |a |an |the |any |its )?(?:primary|quorum|majority|nobody|everybody)\b", "hears from, heard from"),
+    retired(r"\bbehind (?:the |a |an |its |that |each )?(?:blank )?(?:end|last|clear|damage|groups?|hole|gap|loss|snapshot|copy|head|table"
+            r"|marker|truncations?)\b", "after", r"\.(rs|md)$"),
+    retired(r"\bbirth record\b", "bootstrap record", r"\.(rs|md)$"),
+    retired(r"//[/!] Most (?!systems|writes|likely|of the)\w+ |\bMOST_[A-Z]", "maximum number of, MAX_", RUST),
+    retired(r"(?<!as )\ballowed (?:are|is)\b", "allowed: …"),
+    retired(r"\bDuty\b|\bstruct Feed\b|\bis_roomy\b", "Fitness, AcceptContext, has_ample_space", RUST),
 ]
 # Names that outlive their words: metrics, wire, files of a data directory, names of planted bugs.
 KEPT = re.compile(r"synodkv_\w+|\"learner\"|`learner`|\blearner:|\.learner\b|[\w-]+\.patch\b|\bswept_versions\b")

@@ -94,7 +94,7 @@ fn open() -> Scene {
 }
 
 impl Scene {
-    /// Closes the gate, with a first commit being written behind it.
+    /// Closes the gate, with a first commit waiting at it.
     fn close_gate(&self) -> (MutexGuard<'_, ()>, PendingWrite) {
         let closed = self.engine.gate.lock().unwrap();
         let first = submit(&self.database, "first");

@@ -136,7 +136,7 @@ fn a_read_that_nobody_waits_for_ends() {
         let backward = RangeQuery { reverse: true, ..long.clone() };
         assert!(matches!(nobody_waits(&backward, 4), Err(KvError::Timeout(_))));
         for query in [&long, &backward] {
-            let rows = nobody_waits(query, 3).expect("nothing was written behind the clear: it is jumped over");
+            let rows = nobody_waits(query, 3).expect("nothing was written after the clear: it is skipped");
             assert_eq!(rows.rows, []);
         }
         let far = KeySelector { key: "".into(), or_equal: false, offset: 4000 };

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Linux by default allows no process more open files (`fs.nr_open`), whatever its limit says.
-const MOST_DESCRIPTORS: u64 = 1 << 20;
+const MAX_DESCRIPTORS: u64 = 1 << 20;
 
 /// The resources from which a budget is computed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,8 +65,8 @@ impl Host {
 /// a far higher hard limit.
 fn raise_descriptors() -> u64 {
     let limit = getrlimit(Resource::Nofile);
-    let soft = limit.current.unwrap_or(MOST_DESCRIPTORS);
-    let wanted = limit.maximum.unwrap_or(MOST_DESCRIPTORS).min(MOST_DESCRIPTORS);
+    let soft = limit.current.unwrap_or(MAX_DESCRIPTORS);
+    let wanted = limit.maximum.unwrap_or(MAX_DESCRIPTORS).min(MAX_DESCRIPTORS);
     if wanted <= soft {
         return soft;
     }
@@ -177,7 +177,7 @@ mod tests {
     fn the_soft_limit_of_descriptors_is_raised_to_the_hard_one() {
         let raised = raise_descriptors();
         let limit = getrlimit(Resource::Nofile);
-        assert_eq!(limit.current.unwrap_or(MOST_DESCRIPTORS), raised);
-        assert!(raised >= limit.maximum.unwrap_or(MOST_DESCRIPTORS).min(MOST_DESCRIPTORS));
+        assert_eq!(limit.current.unwrap_or(MAX_DESCRIPTORS), raised);
+        assert!(raised >= limit.maximum.unwrap_or(MAX_DESCRIPTORS).min(MAX_DESCRIPTORS));
     }
 }

@@ -454,7 +454,7 @@ mod tests {
         let mut set = RangeClears::default();
         set.insert(clear(1, 9, 5));
         assert!(set.hide(&[3], 4, 5) && set.hide(&[3], 4, 9));
-        assert!(!set.hide(&[3], 5, 5), "written behind the clear");
+        assert!(!set.hide(&[3], 5, 5), "written after the clear");
         assert!(!set.hide(&[3], 4, 4), "read before the clear");
         assert!(!set.hide(&[9], 4, 9) && !set.hide(&[0], 4, 9), "not covered");
     }

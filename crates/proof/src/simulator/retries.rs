@@ -16,7 +16,7 @@ use super::workload::OpId;
 use crate::history::Outcome;
 
 /// Then the outcome stays unknown.
-const MOST_TRIES: u64 = 8;
+const MAX_TRIES: u64 = 8;
 
 impl Cluster {
     /// Gives the commit an idempotency id, perhaps, and says which ones are of no use any more.
@@ -122,7 +122,7 @@ impl Cluster {
     pub fn lost(&mut self, op: OpId) {
         let waiting = self.records.client(op).filter(|(client, step)| self.clients[*client].step == *step);
         let has_id = self.records.idempotency_id(op).is_some();
-        match waiting.filter(|_| has_id && self.records.times_sent(op) < MOST_TRIES) {
+        match waiting.filter(|_| has_id && self.records.times_sent(op) < MAX_TRIES) {
             Some((client, _)) => self.plan_resend(client, op),
             None => self.ended(op, Outcome::Unknown, None),
         }

@@ -68,7 +68,7 @@ impl Watch {
         hold(self.chosen.delivered(sequence, hash_of(entry), log));
         hold(self.agreement.delivered(replica, sequence, entry));
         if self.voters.is_empty() && sequence == Sequence::BIRTH {
-            let birth = Value::from_bytes(entry.clone()).birth.expect("the first entry is the birth record");
+            let birth = Value::from_bytes(entry.clone()).birth.expect("the first entry is the bootstrap record");
             self.voters = birth.configuration().disks.values().copied().collect();
         }
     }

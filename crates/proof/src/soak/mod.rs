@@ -21,7 +21,7 @@ use good_clients::{Latencies, Recorder};
 use servers::{Peaks, Servers};
 
 /// How much longer than alone a well-behaved client may wait, at the 99th percentile.
-const MOST_TIMES_SLOWER: f64 = 10.0;
+const MAX_TIMES_SLOWER: f64 = 10.0;
 
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -81,7 +81,7 @@ pub async fn run(options: &Options) -> Result<Report, String> {
     violations.extend(servers.panics());
     violations.extend(peaks.violations(options));
     let slower = beside.p99_us() as f64 / alone.p99_us().max(1) as f64;
-    if slower > MOST_TIMES_SLOWER {
+    if slower > MAX_TIMES_SLOWER {
         violations.push(format!("the well-behaved client's p99 is {slower:.1} times what it is alone"));
     }
     violations.extend(servers.stop().await);

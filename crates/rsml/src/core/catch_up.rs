@@ -36,7 +36,7 @@ const PIECES_UNDER_WAY: u64 = 4;
 const PACE_INTERVAL: u64 = 5;
 
 /// How often the rate is doubled at most: after that it is no limit any more.
-const MOST_DOUBLINGS: u32 = 16;
+const MAX_DOUBLINGS: u32 = 16;
 
 /// A source is abandoned after this many retry intervals without progress. Making the snapshot may
 /// take a while.
@@ -189,7 +189,7 @@ impl Replica {
 
     /// Doubles the rate at which snapshots are fetched.
     fn double_rate(&mut self) {
-        self.catch_up.doublings = (self.catch_up.doublings + 1).min(MOST_DOUBLINGS);
+        self.catch_up.doublings = (self.catch_up.doublings + 1).min(MAX_DOUBLINGS);
     }
 
     /// A snapshot must outrun the log: entries written meanwhile have to be fetched after it, and

@@ -195,7 +195,7 @@ impl Replica {
         let mut membership = options.membership.clone();
         membership.adopt(&state.configuration);
         if let Some(birth) = log.get(Sequence::BIRTH) {
-            let birth = Value::from_bytes(birth.clone()).birth.expect("the first entry is the birth record");
+            let birth = Value::from_bytes(birth.clone()).birth.expect("the first entry is the bootstrap record");
             membership.adopt(&birth.configuration());
         }
         let role = if is_born { Role::Secondary } else { Role::Unborn { empty_peers: BTreeMap::new() } };

@@ -36,7 +36,7 @@ const PATIENCE: u64 = 300;
 const SOON: u64 = 5;
 
 /// Maximum number of snapshots that a peer may start before the log is no longer held for it.
-const MOST_ATTEMPTS: u32 = 8;
+const MAX_ATTEMPTS: u32 = 8;
 
 /// The log is kept for a peer that installs a snapshot.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -178,7 +178,7 @@ impl Replica {
 
     fn in_force(&self) -> impl Iterator<Item = (&ReplicaId, &Hold)> {
         let is_in_force =
-            |hold: &Hold| self.retention.has_ample_space && hold.attempts <= MOST_ATTEMPTS && self.makes_progress(hold);
+            |hold: &Hold| self.retention.has_ample_space && hold.attempts <= MAX_ATTEMPTS && self.makes_progress(hold);
         self.retention.holds.iter().filter(move |(_, hold)| is_in_force(hold))
     }
 

@@ -18,7 +18,7 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Every file of the log takes a file descriptor, and a process has few. With this many files, the
 /// log is no longer kept for a replica that is fetching a copy of the database.
-const MOST_FILES_KEPT: u64 = 256;
+const MAX_FILES_KEPT: u64 = 256;
 
 /// The user's questions about the disks: see [`ReplicaOptions`](super::ReplicaOptions).
 pub struct DiskSpace {
@@ -98,7 +98,7 @@ impl<S: Storage> LogThread<'_, S> {
         self.check_at = now + CHECK_INTERVAL;
         let has_space = !is_blocked && self.storage.has_space() && (self.disks.has_space)();
         let has_ample_space =
-            has_space && self.storage.statistics().files < MOST_FILES_KEPT && (self.disks.has_ample_space)();
+            has_space && self.storage.statistics().files < MAX_FILES_KEPT && (self.disks.has_ample_space)();
         self.core.shared().status().lacks_descriptors = self.storage.lacks_descriptors();
         if has_ample_space != self.had_ample_space {
             self.had_ample_space = has_ample_space;

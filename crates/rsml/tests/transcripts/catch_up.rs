@@ -35,7 +35,7 @@ fn with_c_behind_and(options: fn(&mut CoreOptions)) -> Stage {
         stage.tick(A, 50_000);
         stage.play_among(&[A, B]);
     });
-    stage.note("The logs of A and B begin behind what C lacks.");
+    stage.note("The logs of A and B begin after the entries that C lacks.");
     for node in [A, B] {
         stage.flush(node, 5_000);
     }
@@ -157,7 +157,7 @@ fn a_snapshot_is_finished_though_the_logs_begin_after_it_by_then() {
     let mut stage = with_c_behind();
     tell_c(&mut stage);
     exchange(&mut stage, C, B);
-    stage.note("Before C has all pieces, more is chosen, and the logs of A and B begin behind that, too.");
+    stage.note("Before C has all pieces, more is chosen, and the logs of A and B begin after that, too.");
     stage.off_stage(|stage| {
         stage.propose(B, "z");
         stage.play_among(&[A, B]);

@@ -54,7 +54,7 @@ fn a_promise_names_lost_entries_and_a_secondary_is_repaired_in_one_write() {
     let mut stage = with_three_entries();
     stage.damage(C, 3, 4);
     start(&mut stage, &[B, C]);
-    stage.note("B stands with C's promise, whose entries behind the loss are no votes before it is filled.");
+    stage.note("B stands for election with C's promise; C's entries after the loss are no votes before it is filled.");
     stand(&mut stage, B, &[C]);
     stage.play();
     stage.tick(B, 50_000);

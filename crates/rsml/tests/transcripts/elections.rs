@@ -95,7 +95,7 @@ fn a_longer_log_of_an_older_view_loses() {
     for node in [A, B, C] {
         stage.show(node);
     }
-    stage.note("A has heard nobody for too long, and leads no more.");
+    stage.note("A has heard from nobody for too long, and leads no more.");
     stage.tick(A, ELECTION_US);
     stage.note("B dies. A stands: its log is longer, C's is of a newer view.");
     stage.kill(B);

@@ -164,7 +164,7 @@ fn a_grantor_of_a_lease_promises_nobody_else_a_view() {
     assert_eq!(stage.core(B).hard_state().promised, View(256), "B promised C nothing");
     stage.note("A serves a read under its lease.");
     stage.read(A);
-    stage.note("B's grant is over, and it has heard nobody for an election timeout.");
+    stage.note("B's grant is over, and it has heard from nobody for an election timeout.");
     stage.wait(B, 300_000);
     stage.tick(C, ELECTION_US);
     stage.lose(C, A);

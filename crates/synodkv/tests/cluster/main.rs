@@ -45,7 +45,7 @@ fn run<C: TestCluster>(settings: Settings, body: impl AsyncFnOnce(&mut C)) {
     });
 }
 
-/// The type behind a kind's name.
+/// The type that a kind's name stands for.
 macro_rules! kind {
     (standalone) => {
         crate::clusters::StandaloneTestCluster

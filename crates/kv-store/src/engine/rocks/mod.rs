@@ -44,11 +44,11 @@ pub use options::RocksOptions;
 
 /// Write buffers with this many deleted entries are flushed, so that a compaction removes them:
 /// readers pass deleted entries one by one, at some microseconds for ten.
-const MOST_DELETES_UNFLUSHED: u64 = 50_000;
+const MAX_DELETES_UNFLUSHED: u64 = 50_000;
 
 /// Maximum number of files that wait for compaction before such a flush is put off. RocksDB slows
 /// writers down from 20 files on.
-const MOST_FILES_TO_ADD_TO: u64 = 8;
+const MAX_FILES_TO_ADD_TO: u64 = 8;
 
 /// A deleted range counts as this many deleted entries: seeks into adjacent ranges pass them all,
 /// and each takes longer to pass.
@@ -140,11 +140,11 @@ impl RocksEngine {
     }
 
     fn flush_after_many(&self, deletes: u64) {
-        if deletes == 0 || self.deletes.fetch_add(deletes, Ordering::Relaxed) + deletes < MOST_DELETES_UNFLUSHED {
+        if deletes == 0 || self.deletes.fetch_add(deletes, Ordering::Relaxed) + deletes < MAX_DELETES_UNFLUSHED {
             return;
         }
         // While compactions are behind, more files would only make writers wait for them.
-        if self.files_to_compact() > MOST_FILES_TO_ADD_TO {
+        if self.files_to_compact() > MAX_FILES_TO_ADD_TO {
             return;
         }
         // The batch is written. The next write or flush will meet the cause of a failed flush, too.

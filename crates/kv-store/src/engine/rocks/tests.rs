@@ -153,8 +153,8 @@ fn write_buffers_with_many_deletes_are_flushed() {
     let engine = home.open().unwrap();
     let key = |number: u64| key_codec::prefix("", &number.to_be_bytes());
     write(&engine, |batch| batch.put(Table::Data, b"row", b"1"));
-    write(&engine, |batch| (1..MOST_DELETES_UNFLUSHED).for_each(|number| batch.delete(Table::Data, &key(number))));
-    assert_eq!(engine.deletes.load(Ordering::Relaxed), MOST_DELETES_UNFLUSHED - 1);
+    write(&engine, |batch| (1..MAX_DELETES_UNFLUSHED).for_each(|number| batch.delete(Table::Data, &key(number))));
+    assert_eq!(engine.deletes.load(Ordering::Relaxed), MAX_DELETES_UNFLUSHED - 1);
     write(&engine, |batch| batch.delete(Table::Garbage, b"entry"));
     assert_eq!(engine.deletes.load(Ordering::Relaxed), 0);
     // The flush is not waited for, but a later flush includes everything written before it.

@@ -23,7 +23,7 @@ use kv_api::{
 pub use history::History;
 
 /// Maximum number of keys that a conflict names.
-const MOST_KEYS: usize = 100;
+const MAX_KEYS: usize = 100;
 /// Marks of the readable window are at least this part of it apart.
 const WINDOW_PARTS: u64 = 64;
 
@@ -157,11 +157,11 @@ impl Reference {
             }
         }
         for range in &commit.read_conflict_ranges {
-            changed.extend(history.changed_in(range, read_version).into_iter().take(MOST_KEYS));
+            changed.extend(history.changed_in(range, read_version).into_iter().take(MAX_KEYS));
         }
         match changed.is_empty() {
             true => Ok(()),
-            false => Err(KvError::Conflict { keys: changed.into_iter().take(MOST_KEYS).collect() }),
+            false => Err(KvError::Conflict { keys: changed.into_iter().take(MAX_KEYS).collect() }),
         }
     }
 

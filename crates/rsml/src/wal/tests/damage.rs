@@ -361,7 +361,7 @@ fn a_copy_of_a_group_further_behind_the_end_is_never_read_later() {
     let disk = two_segments();
     let group = disk.contents(SECOND)[5 * 4096..6 * 4096].to_vec();
     disk.overwrite(SECOND, 7 * 4096, &group);
-    assert_eq!(recover(&disk, SEGMENT_BYTES).expect("it lies behind a blank end").last, Sequence(20));
+    assert_eq!(recover(&disk, SEGMENT_BYTES).expect("it lies after a blank end").last, Sequence(20));
     assert!(disk.contents(SECOND)[6 * 4096..].iter().all(|&byte| byte == 0), "it was zeroed");
 }
 

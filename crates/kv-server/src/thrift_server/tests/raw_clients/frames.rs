@@ -96,7 +96,7 @@ async fn frames_that_do_not_hold_one_whole_call_cost_an_exception_each() {
         let call = message(inner, 2, &get("inside"));
         let twice = [call.clone(), message(inner, 9, &get("second"))].concat();
         assert_answered(&stage, encoding, &framed(&twice), "two calls in one frame").await;
-        assert_answered(&stage, encoding, &framed(&[&call[..], &[0]].concat()), "a byte behind the call").await;
+        assert_answered(&stage, encoding, &framed(&[&call[..], &[0]].concat()), "a byte after the call").await;
         for length in header_length(inner)..call.len() {
             let half = framed(&call[..length]);
             assert_answered(&stage, encoding, &half, &format!("{length} bytes of {}", call.len())).await;
