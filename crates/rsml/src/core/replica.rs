@@ -178,8 +178,9 @@ impl Replica {
         let is_born = found.cluster_id != ClusterId::NONE;
         // The database has applied nothing, and the first entry of the log is not the bootstrap
         // record (trimmed or lost), so this replica does not know the voters.
-        let lacks_voters = is_born && state.sequence == Sequence::ZERO && matches!(entries.first(), None | Some(None));
-        let needs_database = recovered.first > state.sequence.next() || lacks_voters;
+        let knows_no_voters =
+            is_born && state.sequence == Sequence::ZERO && matches!(entries.first(), None | Some(None));
+        let needs_database = recovered.first > state.sequence.next() || knows_no_voters;
         // Entries between the start of the log and the ones that were read count as lost.
         let read = Sequence(recovered.last.0 - entries.len() as u64);
         let mut lost = Log::new(read.next(), entries.clone()).hole_ranges();

@@ -1,8 +1,8 @@
 //! Splits a line into words as a shell would.
 //!
-//! Blanks separate words. Text between single or double quotes is one word, or part of one, and is
-//! taken literally, backslashes included, so that `'a\x00'` means the same as on the command line.
-//! `#` at the beginning of a word makes the rest of the line a comment.
+//! Whitespace separates words. Text between single or double quotes is one word, or part of one,
+//! and is taken literally, backslashes included, so that `'a\x00'` means the same as on the command
+//! line. `#` at the beginning of a word makes the rest of the line a comment.
 
 /// One word, without its quotes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,7 +43,7 @@ fn quoted<'l>(rest: &mut std::str::Chars<'l>, quote: char) -> Result<&'l str, St
     let text = rest.as_str();
     let Some((inside, behind)) = text.split_once(quote) else {
         return Err(format!(
-            "the quote before `{text}` is not closed; a quote that stands for itself is \\x{:02x}",
+            "the quote before `{text}` is not closed; a literal quote is written \\x{:02x}",
             quote as u32
         ));
     };
@@ -85,7 +85,7 @@ mod tests {
     #[test]
     fn an_open_quote_is_an_error_that_shows_where() {
         let error = split("set 'a b").expect_err("not closed");
-        assert_eq!(error, "the quote before `a b` is not closed; a quote that stands for itself is \\x27");
+        assert_eq!(error, "the quote before `a b` is not closed; a literal quote is written \\x27");
     }
 
     #[test]
