@@ -30,15 +30,14 @@ const CANDIDATE_LOOK: Duration = Duration::from_millis(10);
 /// The cluster as its replicas in this process see it.
 pub struct ReplicatedCluster {
     local: Arc<LocalReplicas>,
-    members: Vec<ReplicaConfig>,
     addresses: Arc<ListenAddresses>,
     started: Instant,
 }
 
 impl ReplicatedCluster {
-    /// The cluster of `members`, of which `local` run here. `addresses` are those of this server.
-    pub fn new(local: Arc<LocalReplicas>, members: Vec<ReplicaConfig>, addresses: Arc<ListenAddresses>) -> Self {
-        ReplicatedCluster { local, members, addresses, started: Instant::now() }
+    /// The cluster whose replicas `local` run here. `addresses` are those of this server.
+    pub fn new(local: Arc<LocalReplicas>, addresses: Arc<ListenAddresses>) -> Self {
+        ReplicatedCluster { local, addresses, started: Instant::now() }
     }
 
     /// The replica that reports for this process: its primary, or else the first.
@@ -183,7 +182,7 @@ impl ReplicatedCluster {
     fn look(&self) -> ClusterSnapshot {
         let reporter = self.reporter();
         let seen_by = reporter.consensus.status();
-        let replicas = self.members.iter().map(|member| {
+        let replicas = self.local.members().iter().map(|member| {
             match self.local.replicas().iter().find(|replica| replica.id == member.id) {
                 Some(replica) => self.status_of_local(member, replica),
                 None => self.remote(member, &seen_by),
@@ -204,7 +203,7 @@ impl ReplicatedCluster {
     pub fn problems(&self) -> Vec<Problem> {
         let (snapshot, seen_by) = (self.look(), self.reporter().consensus.status());
         let up = self.started.elapsed();
-        let of_cluster = problems::of_cluster(&self.members, &snapshot.replicas, snapshot.cluster_id.is_some());
+        let of_cluster = problems::of_cluster(self.local.members(), &snapshot.replicas, snapshot.cluster_id.is_some());
         let of_replica =
             |replica: &ReplicaStatus| match self.local.replicas().iter().find(|local| local.id == replica.id) {
                 Some(local) => problems::of_local(replica.id, &local.consensus.status()),
@@ -216,7 +215,7 @@ impl ReplicatedCluster {
     /// The error of a replica that does not lead.
     fn ask_the_primary(&self, primary: Option<u32>) -> FailoverError {
         let primary = primary.or_else(|| self.reporter().consensus.primary().map(|id| u32::from(id.0)));
-        match primary.and_then(|id| self.members.iter().find(|member| member.id == id)) {
+        match primary.and_then(|id| self.local.members().get(id)) {
             Some(member) => FailoverError::AskPrimary { primary: member.id, admin: member.admin.to_string() },
             None => FailoverError::NoPrimary,
         }
@@ -234,9 +233,10 @@ impl ReplicatedCluster {
 #[async_trait]
 impl FailoverControl for ReplicatedCluster {
     async fn fail_over(&self, to: Option<u32>, deadline: tokio::time::Instant) -> Result<Failover, FailoverError> {
-        if let Some(id) = to.filter(|id| !self.members.iter().any(|member| member.id == *id)) {
-            let ids: Vec<String> = self.members.iter().map(|member| member.id.to_string()).collect();
-            return Err(FailoverError::Impossible(format!("there is no replica {id}: there are {}", ids.join(", "))));
+        let members = self.local.members();
+        if let Some(id) = to.filter(|id| members.get(*id).is_none()) {
+            let ids = members.ids();
+            return Err(FailoverError::Impossible(format!("there is no replica {id}: there are {ids}")));
         }
         let started = Instant::now();
         let leading = self.local.replicas().iter().find(|replica| replica.consensus.is_primary());

@@ -16,6 +16,7 @@ use tokio::runtime::Handle;
 
 use super::databases::ReplicaDatabases;
 use super::executor::KvStoreExecutor;
+use super::members::{Members, replica_id};
 use crate::budget::Budget;
 use crate::config::{Address, Config, PeerTlsConfig};
 use crate::data_dir::{DataDir, make_directory};
@@ -75,8 +76,7 @@ impl LocalReplica {
 /// Owns the replicas of this process: database, executor, log, transport, consensus.
 pub struct LocalReplicas {
     replicas: Vec<LocalReplica>,
-    /// Whether the cluster has replicas in other processes, which may continue without this one.
-    has_remote_replicas: bool,
+    members: Members,
     space: Arc<SpaceWatch>,
 }
 
@@ -87,6 +87,7 @@ struct Start<'s> {
     data_dir: &'s DataDir,
     network: &'s Network,
     runtime: &'s Handle,
+    members: &'s Members,
     resources: SharedResources,
     slots: ReadSlots,
     space: Arc<SpaceWatch>,
@@ -108,16 +109,36 @@ impl LocalReplicas {
         }
         let space = Arc::new(SpaceWatch::new(data_dir.root(), config.storage.min_free_bytes()));
         let (resources, slots) = (shared_resources(config, budget)?, ReadSlots::per_processor());
-        let start = Start { config, budget, data_dir, network, runtime, resources, slots, space: space.clone() };
+        let members = Members::of(&config.replication);
+        let start = Start {
+            config,
+            budget,
+            data_dir,
+            network,
+            runtime,
+            members: &members,
+            resources,
+            slots,
+            space: space.clone(),
+        };
         let ids = config.replication.local_ids();
-        let has_remote_replicas = ids.len() < config.replication.replicas.len();
         let replicas = ids.into_iter().map(|id| start.replica(id)).collect::<Result<_, _>>()?;
-        Ok(LocalReplicas { replicas, has_remote_replicas, space })
+        Ok(LocalReplicas { replicas, members, space })
     }
 
     /// The watch over the disk space of this process.
     pub fn space(&self) -> &Arc<SpaceWatch> {
         &self.space
+    }
+
+    /// The members of the cluster.
+    pub fn members(&self) -> &Members {
+        &self.members
+    }
+
+    /// Whether the cluster has replicas in other processes, which may continue without this one.
+    pub fn has_remote_replicas(&self) -> bool {
+        self.replicas.len() < self.members.count()
     }
 
     /// By ascending id; never empty.
@@ -160,7 +181,7 @@ impl LocalReplicas {
         for replica in &self.replicas {
             // Otherwise shutdown would block on a write that is waiting for disk space.
             replica.reader.database().stop_waiting_for_space();
-            replica.consensus.stop(self.has_remote_replicas);
+            replica.consensus.stop(self.has_remote_replicas());
         }
         for replica in &self.replicas {
             replica.give_up_if_diverged();
@@ -186,15 +207,15 @@ impl Start<'_> {
         let options = ReplicaOptions {
             has_space: Arc::new(move || space.has_space()),
             has_ample_space: Arc::new(move || has_files && room.has_ample_space()),
-            ..replica_options(self.config, self.budget, id)?
+            ..replica_options(self.config, self.budget, self.members, id)?
         };
-        let members = options.core.membership.clone();
+        let membership = options.core.membership.clone();
         let recovered = ConsensusReplica::recover(options, storage).map_err(|error| failed(&error))?;
         let executor = KvStoreExecutor::open(databases.clone(), self.slots.clone(), recovered.generation());
         let executor = executor.map_err(|error| failed(&error))?;
         let reader = executor.reader().clone();
         let ready = recovered.with_database(executor).map_err(|error| failed(&error))?;
-        let transport = connect(self.config, self.budget, self.network, self.runtime, members, ready.sink())?;
+        let transport = connect(self.config, self.budget, self.network, self.runtime, membership, ready.sink())?;
         let consensus = Arc::new(ready.start(transport));
         let failing = Arc::downgrade(&consensus);
         databases.on_damage(move |reason| {
@@ -220,10 +241,10 @@ fn connect(
     budget: &Budget,
     network: &Network,
     runtime: &Handle,
-    members: Membership,
+    membership: Membership,
     sink: EventSink,
 ) -> Result<Arc<dyn Transport>, ServerError> {
-    let me = members.me();
+    let me = membership.me();
     if let Network::InMemory(bus) = network {
         return Ok(Arc::new(InMemoryTransport::new(me, bus, sink)));
     }
@@ -231,7 +252,7 @@ fn connect(
     let own = replication.replicas.iter().find(|replica| replica.id == u32::from(me.0));
     let own = replication.listens_at(own.expect("the configuration lists every local replica"));
     let key = replication.peer_key(u32::from(me.0));
-    let mut options = TcpOptions::new(own.as_str(), members);
+    let mut options = TcpOptions::new(own.as_str(), membership);
     options.listener = listen_now(own).map_err(ServerError::listen(&key, own))?;
     options.reconnect_max_ms = replication.retry_ms;
     options.queue_bytes = budget.memory.replica.peer_queue;
@@ -292,14 +313,15 @@ fn peer_tls(config: &PeerTlsConfig, me: ReplicaId) -> Result<PeerTls, ServerErro
     Ok(tls)
 }
 
-fn replica_options(config: &Config, budget: &Budget, id: u32) -> Result<ReplicaOptions, ServerError> {
+fn replica_options(
+    config: &Config,
+    budget: &Budget,
+    members: &Members,
+    id: u32,
+) -> Result<ReplicaOptions, ServerError> {
     let replication = &config.replication;
-    let replica_id = |id: u32| ReplicaId(u8::try_from(id).expect("the configuration bounds replica ids"));
-    let ids = replication.replicas.iter().map(|replica| replica_id(replica.id)).collect();
-    let mut core = CoreOptions::new(replica_id(id), ids, random()? as u64);
-    for replica in &replication.replicas {
-        core.membership.set_address(replica_id(replica.id), replica.peer.as_str().into());
-    }
+    let mut core = CoreOptions::new(replica_id(id), vec![replica_id(id)], random()? as u64);
+    core.membership = members.membership(id);
     core.heartbeat_us = replication.heartbeat_ms * 1000;
     core.election_min_us = replication.election_timeout_min_ms * 1000;
     core.election_max_us = replication.election_timeout_max_ms * 1000;

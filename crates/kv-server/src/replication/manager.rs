@@ -63,10 +63,9 @@ impl ReplicatedServerManager {
             tokio::task::spawn_blocking(move || LocalReplicas::start(&config, &budget, &data_dir, &network, &runtime))
         };
         let local = Arc::new(starting.await.expect("starting replicas does not panic")?);
-        let members = config.replication.replicas.clone();
         let addresses = Arc::new(ListenAddresses::default());
-        let router = Arc::new(ConsensusRouter::new(local.clone(), members.clone(), WriteSettings::new(&config)));
-        let cluster = Arc::new(ReplicatedCluster::new(local.clone(), members.clone(), addresses.clone()));
+        let router = Arc::new(ConsensusRouter::new(local.clone(), WriteSettings::new(&config)));
+        let cluster = Arc::new(ReplicatedCluster::new(local.clone(), addresses.clone()));
         let metrics = ServerMetrics::new();
         let collector = Box::new(ConsensusCollector::new(local.clone()));
         metrics.registry().register(collector).expect("registered once for each server");
@@ -88,7 +87,7 @@ impl ReplicatedServerManager {
             addresses,
         };
         let front_end = FrontEnd::start(&config, budget, back_end).await?;
-        if ids.len() == members.len() {
+        if !local.has_remote_replicas() {
             wait_for_primary(&local).await;
         }
         let marking = local.replicas().iter().cloned().map(LocalReplica::give_up_when_diverged).collect();

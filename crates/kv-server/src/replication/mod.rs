@@ -5,6 +5,7 @@
 //!   damaged ones.
 //! - [`LocalReplicas`]: the replicas of this process, each with its database, log, transport
 //!   and consensus.
+//! - [`Members`]: the members of the cluster and their addresses.
 //! - [`ConsensusRouter`]: passes writes to consensus, and obtains a read point before each read.
 //! - [`ReplicatedKvDatabase`]: the `KvDatabase` trait over that router, for embedders and tests.
 //! - [`ReplicatedServerManager`]: starts and stops all of it, under a front end.
@@ -15,6 +16,7 @@ mod databases;
 mod executor;
 mod local_replicas;
 mod manager;
+mod members;
 mod place;
 mod problems;
 mod prometheus;
@@ -29,5 +31,6 @@ pub use databases::ReplicaDatabases;
 pub use executor::KvStoreExecutor;
 pub use local_replicas::{LocalReplica, LocalReplicas, Network, check_certificates};
 pub use manager::ReplicatedServerManager;
+pub use members::Members;
 pub use place::DatabasePlace;
 pub use router::ConsensusRouter;

@@ -5,8 +5,8 @@ use std::time::Duration;
 use rsml::transport::{Trouble, TroubleKind};
 use rsml::{DivergedPeer, DriverStatus, FailureKind, ReplicaId, StalledThread, ThreadKind};
 
+use super::members::Members;
 use crate::cluster::{ReplicaStatus, Role};
-use crate::config::ReplicaConfig;
 use crate::problems::Problem;
 use crate::space::disk_full;
 
@@ -251,13 +251,9 @@ fn divergence(diverged: &DivergedPeer) -> Problem {
 }
 
 /// A problem of the whole cluster: too few voting replicas are available.
-pub(super) fn of_cluster(
-    members: &[ReplicaConfig],
-    replicas: &[ReplicaStatus],
-    is_bootstrapped: bool,
-) -> Option<Problem> {
+pub(super) fn of_cluster(members: &Members, replicas: &[ReplicaStatus], is_bootstrapped: bool) -> Option<Problem> {
     let votes = |replica: &&ReplicaStatus| replica.reachable && replica.role != Role::Observer;
-    let (there, needed) = (replicas.iter().filter(votes).count(), members.len() / 2 + 1);
+    let (there, needed) = (replicas.iter().filter(votes).count(), members.majority());
     if !is_bootstrapped || there >= needed {
         return None;
     }
@@ -271,7 +267,7 @@ pub(super) fn of_cluster(
         "no_majority",
         format!(
             "no majority: {there} of {} replicas can vote, and {needed} are needed; {}",
-            members.len(),
+            members.count(),
             missing.join(", ")
         ),
         "start the missing ones with their own directories, and writes continue by themselves. Remove no directory: one of \

@@ -11,7 +11,6 @@ use kv_api::{KvError, KvOperation, KvOutcome, LoggedWrite, ReadAt, decode_verdic
 use rsml::{DriverStatus, ReadError, RequestError};
 
 use super::local_replicas::{LocalReplica, LocalReplicas};
-use crate::config::ReplicaConfig;
 use crate::router::{RequestContext, RequestRouter, WriteSettings};
 
 /// Passes writes to consensus, and reads from a local database after it has obtained a read point.
@@ -20,7 +19,6 @@ use crate::router::{RequestContext, RequestRouter, WriteSettings};
 /// with the replica that received them, so that its writes keep their order if the primary changes.
 pub struct ConsensusRouter {
     local: Arc<LocalReplicas>,
-    members: Vec<ReplicaConfig>,
     settings: WriteSettings,
     pins: Pins,
 }
@@ -58,9 +56,9 @@ impl Pins {
 }
 
 impl ConsensusRouter {
-    /// A router over the replicas of this process. `members` are all replicas of the cluster.
-    pub fn new(local: Arc<LocalReplicas>, members: Vec<ReplicaConfig>, settings: WriteSettings) -> Self {
-        ConsensusRouter { local, members, settings, pins: Pins::default() }
+    /// A router over the replicas of this process.
+    pub fn new(local: Arc<LocalReplicas>, settings: WriteSettings) -> Self {
+        ConsensusRouter { local, settings, pins: Pins::default() }
     }
 
     /// The index of the replica to use: a local primary, or else the first that has not failed.
@@ -101,7 +99,7 @@ impl ConsensusRouter {
     /// known, or else explains what a primary needs.
     fn no_primary(&self, replica: &LocalReplica, waited: Duration) -> KvError {
         let primary = replica.consensus.primary().map(|id| u32::from(id.0)).filter(|id| *id != replica.id);
-        match primary.and_then(|id| self.members.iter().find(|member| member.id == id)) {
+        match primary.and_then(|id| self.local.members().get(id)) {
             Some(member) => KvError::NotPrimary { endpoint: member.thrift.to_string(), node: member.id },
             None => KvError::NoPrimary(self.why_no_primary(&replica.consensus.status(), waited)),
         }
@@ -111,7 +109,8 @@ impl ConsensusRouter {
         if let Some(reason) = &status.failed {
             return format!("replica {} has stopped: {reason}", status.core.id);
         }
-        let (replicas, waited_ms) = (self.members.len(), waited.as_millis());
+        let (members, waited_ms) = (self.local.members(), waited.as_millis());
+        let (replicas, majority) = (members.count(), members.majority());
         if status.core.cluster_id == rsml::ClusterId::NONE {
             return format!(
                 "waited {waited_ms} ms, and replica {} belongs to no cluster yet: a first start needs all {replicas} \
@@ -127,9 +126,8 @@ impl ConsensusRouter {
             );
         }
         format!(
-            "waited {waited_ms} ms for one that a majority follows: {} of the {replicas} replicas must be running and reach \
-             each other",
-            replicas / 2 + 1
+            "waited {waited_ms} ms for one that a majority follows: {majority} of the {replicas} replicas must be running and \
+             reach each other"
         )
     }
 

@@ -5,9 +5,8 @@
 //! replicated [`Configuration`]. A change of members (a configuration of a later epoch, taken from
 //! the log) will only have to replace both in [`Membership::adopt`].
 //!
-//! A member's number and a voter are not the same: when a disk is lost and replaced, the number
-//! stays a voter's, and the new disk is an *observer*, which follows the log under that number
-//! without a vote.
+//! A member is not always a voter: when a disk is lost and replaced, the id stays a voter's, and
+//! the new disk is an *observer*, which follows the log under that id without a vote.
 
 use std::collections::BTreeMap;
 
