@@ -113,8 +113,7 @@ def measure_puts(opts, system, binary):
     # The client is always that of --binary, so that only servers differ.
     generator = Generator(opts.binary, None, opts.records, 100)
     for clients in opts.clients:
-        command = generator.command(system, "put", clients, opts.seconds, "leader", ["--key-size", "16"])
-        row = measure(system, command, opts.perf)
+        row = measure(generator, system, "put", clients, opts, "leader", ["--key-size", "16"])
         yield {**row, "workload": "put", "concurrency": clients}
         say(f"  {system.name} of {binary}: put {clients}: {number(row['throughput'])}/s, {row['errors']} errors")
 
@@ -125,7 +124,7 @@ def measure_ycsb(opts, system, binary):
 
     def runs(generator, workload):
         for clients in opts.clients:
-            row = measure(system, generator.command(system, workload, clients, opts.seconds, "all"), opts.perf)
+            row = measure(generator, system, workload, clients, opts, "all")
             yield {**row, "workload": workload, "concurrency": clients}
             say(f"  {system.name} of {binary}: {workload} {clients}: {number(row['throughput'])}/s, {row['errors']} errors")
 

@@ -48,8 +48,6 @@ def main():
     made.add_argument("--workloads", type=options.one_of(*WORKLOADS), default=list(WORKLOADS), metavar="LIST",
                       help=f"which workloads ({','.join(WORKLOADS)})")
     made.add_argument("--value-size", type=options.positive, default=100, metavar="BYTES", help="length of a value (100)")
-    made.add_argument("--warmup", type=int, default=1, metavar="S",
-                      help="run each load for so long before it is measured; 0: not at all (1)")
     made.add_argument("--target", choices=("all", "leader"), default="all",
                       help="connect to all processes in turn, or only to the one that leads (all)")
     made.add_argument("--peer-bench", type=Path, default=options.TARGET / "release/peer-bench", metavar="PATH",
@@ -96,11 +94,7 @@ def measure_system(opts, generator, system, results, round_number):
                 generator.fill(system, is_ycsb)
                 loaded.add(is_ycsb)
             for clients in opts.clients:
-                def command(seconds, workload=workload, clients=clients):
-                    return generator.command(system, workload, clients, seconds, opts.target)
-                if opts.warmup:
-                    measure(system, command(opts.warmup))
-                row = measure(system, command(opts.seconds), opts.perf)
+                row = measure(generator, system, workload, clients, opts, opts.target)
                 row.update(system=system.name, workload=workload, concurrency=clients, round=round_number)
                 results.add(row)
                 say(f"  {workload} {clients}: {number(row['throughput'])}/s, {row['errors']} errors")

@@ -56,8 +56,17 @@ def connections(workload, concurrency):
     return min(concurrency, TXN_CONNECTIONS if workload == "txn" else SHARED_CONNECTIONS)
 
 
-def measure(system, command, use_perf=False):
-    """Runs a generator. Returns its report with what the run cost."""
+def measure(generator, system, workload, clients, opts, target, options=()):
+    """Runs a load for a while, and then again with measurements. Returns its report with what the run cost."""
+    def command(seconds):
+        return generator.command(system, workload, clients, seconds, target, options)
+
+    if opts.warmup:
+        measure_once(system, command(opts.warmup))
+    return measure_once(system, command(opts.seconds), opts.perf)
+
+
+def measure_once(system, command, use_perf=False):
     system.check_alive()
     perf = PerfSyncs(system.pids()) if use_perf else None
     meter = Meter(system, perf)
@@ -91,12 +100,17 @@ class Meter:
         syncs, source = self.perf_syncs, "perf stat"
         if syncs is None:
             syncs, source = self.counted.get("syncs"), self.system.syncs_source
-        executed, groups = self.counted.get("executed"), self.counted.get("syncs")
+        metric = self.counted.get("syncs")
+        executed, groups = self.counted.get("executed"), metric
+        if executed is None and self.perf_syncs is not None and len(self.system.processes) == 1:
+            executed, groups = operations, self.perf_syncs
         return {
             "server_cpu_us_per_op": 1e6 * self.cpu / operations,
             "server_cpus": self.cpu / self.seconds,
             "switches_per_op": self.switches / operations,
             "syncs_per_op": None if syncs is None else syncs / operations,
+            # For a comparison of the two counts.
+            "metric_syncs_per_op": None if metric is None else metric / operations,
             "syncs_source": None if syncs is None else source,
             # Both are counted at every replica, so this is a mean over the replicas.
             "ops_per_group": executed / groups if executed and groups else None,

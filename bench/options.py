@@ -20,6 +20,8 @@ def parser(program, description, epilog):
     made.add_argument("--rounds", type=positive, default=3, metavar="N", help="how often everything is measured; medians "
                       "are printed (3)")
     made.add_argument("--seconds", type=positive, default=5, metavar="S", help="length of one measurement (5)")
+    made.add_argument("--warmup", type=int, default=1, metavar="S",
+                      help="run each load for so long before it is measured; 0: not at all (1)")
     made.add_argument("--clients", type=numbers, default=[1, 16, 64, 256], metavar="LIST",
                       help="requests in flight, in a closed loop (1,16,64,256)")
     made.add_argument("--records", type=positive, default=int(os.environ.get("SYNODKV_BENCH_RECORDS", 100_000)),

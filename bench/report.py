@@ -1,6 +1,7 @@
 """Results: a file of JSON lines, medians over rounds, tables, and a fit."""
 
 import json
+import operator
 import os
 import platform
 import statistics
@@ -98,13 +99,18 @@ def print_table(title, header, rows):
 
 
 def fit(points):
-    """Least squares of cost = a + b / n over points (n, cost). Returns (a, b, largest relative deviation), or `None`
-    if fewer than three differ in n."""
+    """Fits cost = a + b / n to points (n, cost) so that the squares of relative deviations are least. Returns (a, b,
+    largest relative deviation), or `None` if fewer than three points differ in n."""
     points = [(1 / n, cost) for n, cost in points if n and cost]
     if len({round(x, 6) for x, _ in points}) < 3:
         return None
-    mean_x, mean_y = statistics.mean(x for x, _ in points), statistics.mean(y for _, y in points)
-    slope = sum((x - mean_x) * (y - mean_y) for x, y in points) / sum((x - mean_x) ** 2 for x, _ in points)
+    weights = [1 / cost ** 2 for _, cost in points]
+
+    def mean(values):
+        return sum(map(operator.mul, weights, values)) / sum(weights)
+
+    mean_x, mean_y = mean([x for x, _ in points]), mean([y for _, y in points])
+    slope = mean([(x - mean_x) * (y - mean_y) for x, y in points]) / mean([(x - mean_x) ** 2 for x, _ in points])
     start = mean_y - slope * mean_x
     return start, slope, max(abs(start + slope * x - y) / y for x, y in points)
 
