@@ -142,7 +142,7 @@ def measure_ycsb(opts, system, binary):
 
 def about(opts, builds):
     return {"benchmark": "bench", "builds": {name: version_of(path, "--version") for name, path in builds.items()},
-            "rounds": opts.rounds, "seconds": opts.seconds, "records": opts.records, "ycsb": opts.ycsb,
+            "rounds": opts.rounds, "seconds": opts.seconds, "warmup": opts.warmup, "records": opts.records, "ycsb": opts.ycsb,
             "cpu_quota": opts.cpu_quota, "perf": opts.perf}
 
 

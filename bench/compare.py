@@ -109,8 +109,8 @@ def about(opts):
         found["zookeeper"] = version_of("dpkg-query", "-W", "zookeeper") if shutil.which("dpkg-query") else "?"
         found["java"] = version_of("java", "-version")
     found["synodkv"] = version_of(opts.binary, "--version")
-    return {"benchmark": "compare", "versions": found, "rounds": opts.rounds, "seconds": opts.seconds, "target": opts.target,
-            "records": opts.records, "value_size": opts.value_size, "cpu_quota": opts.cpu_quota, "perf": opts.perf}
+    return {"benchmark": "compare", "versions": found, "rounds": opts.rounds, "seconds": opts.seconds,
+            "warmup": opts.warmup, "target": opts.target, "records": opts.records, "value_size": opts.value_size, "cpu_quota": opts.cpu_quota, "perf": opts.perf}
 
 
 def print_results(opts, results):

@@ -30,7 +30,8 @@ def parser(program, description, epilog):
                       help="our server; without this option the script builds it")
     made.add_argument("--results", metavar="FILE", help="append every figure to this file, as lines of JSON")
     made.add_argument("--dir", type=Path, default=Path(os.environ.get("SYNODKV_BENCH_DIR", TARGET)), metavar="DIR",
-                      help="where data directories are made, and removed at the end (SYNODKV_BENCH_DIR, or the build folder)")
+                      help="where data directories are made, and removed at the end (SYNODKV_BENCH_DIR, or the folder of "
+                      "builds)")
     made.add_argument("--cpu-quota", type=float, metavar="CPUS", help="limit each server process to so many processors, "
                       "such as 0.4; needs root and control groups")
     made.add_argument("--perf", action="store_true", help="count synchronisations of the disk by `perf stat`, for every "

@@ -124,9 +124,10 @@ class PerfSyncs:
     def check():
         """Raises Failure where perf cannot count."""
         require("perf", "linux-perf")
-        tried = subprocess.run(["perf", "stat", "-e", PerfSyncs.EVENTS, "true"], capture_output=True, text=True, check=False)
+        command = ["perf", "stat", "-e", PerfSyncs.EVENTS, "true"]
+        tried = subprocess.run(command, capture_output=True, text=True, check=False)
         if tried.returncode != 0 or "<not supported>" in tried.stderr or "<not counted>" in tried.stderr:
-            raise Failure("--perf: perf cannot count system calls here (it needs root and tracefs):\n" + tried.stderr.strip())
+            raise Failure("--perf: perf cannot count system calls here; it needs root and tracefs:\n" + tried.stderr.strip())
 
     def begin(self):
         self._tell(b"enable\n")

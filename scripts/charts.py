@@ -39,7 +39,8 @@ TITLES = {"synodkv": "SynodKV, 3 processes", "standalone": "SynodKV, standalone"
           "etcd": "etcd, 3 processes", "zookeeper": "ZooKeeper, 3 processes", "redis": "Redis, 1 process"}
 # Colour on light, colour on dark, dashes, marker.
 STYLES = (("#0b5fc4", "#6cb0ff", "", "circle"), ("#b84a00", "#ff9d5c", "", "square"), ("#13713a", "#58d07f", "", "triangle"),
-          ("#8a34a8", "#d993f2", "", "diamond"), ("#0b5fc4", "#6cb0ff", "6 3", "circle"), ("#5a6472", "#aab4c0", "2 3", "square"))
+          ("#8a34a8", "#d993f2", "", "diamond"), ("#0b5fc4", "#6cb0ff", "6 3", "circle"),
+          ("#5a6472", "#aab4c0", "2 3", "square"))
 ORDER = ("synodkv", "etcd", "zookeeper", "redis", "standalone", "one-process")
 PANEL_WIDTH, PANEL_HEIGHT = 300, 230
 # Space around the plot of a panel: left, top, right, bottom.
@@ -73,7 +74,7 @@ def read(path):
 
 
 def charts(rows):
-    lines = sorted({line_of(row) for row in rows}, key=lambda line: (ORDER.index(line[0]) if line[0] in ORDER else 9, line[1]))
+    lines = sorted({line_of(row) for row in rows}, key=rank_of)
     styles = {line: STYLES[place % len(STYLES)] for place, line in enumerate(lines)}
     clients = sorted({row["concurrency"] for row in rows})
     for figure, title, unit, divisor in FIGURES:
@@ -99,6 +100,11 @@ def charts(rows):
 def line_of(row):
     """What one line of a chart stands for: a system, and the build where there are two."""
     return row["system"], row.get("build", "this")
+
+
+def rank_of(line):
+    system, build = line
+    return ORDER.index(system) if system in ORDER else len(ORDER), build != "this"
 
 
 def label_of(line, lines):

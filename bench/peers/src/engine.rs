@@ -39,7 +39,7 @@ struct Connection {
     is_closed: bool,
 }
 
-/// What connections share.
+/// The state that all connections share.
 struct Shared {
     source: Source,
     bytes: Bytes,

@@ -15,7 +15,7 @@ const TXN: &str = "/etcdserverpb.KV/Txn";
 /// The comparison of a key's modification revision.
 const TARGET_MOD: u64 = 2;
 
-/// What to do with the reply to a call.
+/// How the reply to a call is used.
 enum Waiting {
     Put(usize),
     Get(usize),

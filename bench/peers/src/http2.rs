@@ -207,7 +207,7 @@ mod tests {
         bytes
     }
 
-    /// What a call said about itself, and its message.
+    /// The caller's own data, and the message of the reply.
     type EndedCall = (u8, Option<Vec<u8>>);
 
     fn receive(http2: &mut Http2<u8>, input: &[u8]) -> (usize, Vec<EndedCall>, Vec<u8>) {

@@ -24,7 +24,7 @@ const REPLY_HEADER: usize = 16;
 /// Offset of the version in a node's state.
 const VERSION_IN_STAT: usize = 32;
 
-/// What to do with a reply.
+/// How a reply is used.
 enum Waiting {
     /// No operation waits for it, as for a `sync` before a read.
     Ignored,
