@@ -16,6 +16,8 @@ WORKLOADS = ("put", "get", "ycsb-a", "ycsb-b", "ycsb-c", "txn")
 TITLES = {"put": "put", "get": "get, linearizable", "ycsb-a": "YCSB A, half updates", "ycsb-b": "YCSB B, 5 % updates",
           "ycsb-c": "YCSB C, reads only", "txn": "transaction, 2 reads and 2 writes"}
 OURS = "synodkv"
+# Both generators do nearly everything in one thread.
+BUSY_CLIENT = 0.85
 DESCRIPTION = """\
 Measures this server, etcd and ZooKeeper as three processes each, and one Redis that synchronises every write, on
 127.0.0.1, in turns: in each round each system is started on empty data directories, loaded, measured and stopped, so
@@ -141,6 +143,11 @@ def print_sources(results):
     sources = {row["system"]: row["syncs_source"] for row in results.rows}
     print("\nSynchronisations are counted by " + "; ".join(
         f"{name}: {source or 'n/a (see --perf)'}" for name, source in sources.items()))
+    busy = [f"{system} {workload} {clients}" for (system, workload, clients), row
+            in results.medians("system", "workload", "concurrency").items() if row["client_cpus"] > BUSY_CLIENT]
+    if busy:
+        print(f"The client used more than {BUSY_CLIENT:.0%} of a processor, and may have been the limit, at: "
+              + ", ".join(busy))
     for name in sorted({row["system"] for row in results.rows if row["errors"]}):
         errors = {}
         for row in results.rows:

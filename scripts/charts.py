@@ -155,14 +155,15 @@ class Categories:
 
 
 class Logarithm:
-    """A logarithmic axis, from a round number below the lowest value to one above the highest."""
+    """A logarithmic axis, from a round number below the lowest value to one above the highest. It spans a factor of 5 at
+    least, so that small differences look small."""
 
-    STEPS = (1, 2, 5)
+    STEPS, LEAST_SPAN = (1, 2, 5), 5
 
     def __init__(self, low, high):
         marks = [step * 10.0 ** power for power in range(-6, 10) for step in self.STEPS]
         self.low = max(mark for mark in marks if mark <= low * 1.0001)
-        self.high = min(mark for mark in marks if mark >= high * 0.9999 and mark > self.low)
+        self.high = min(mark for mark in marks if mark >= max(high * 0.9999, self.low * self.LEAST_SPAN))
         self.marks = [mark for mark in marks if self.low <= mark <= self.high]
 
     def place(self, value):
