@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs every check: format, lints, circles of imports, the language of comments and documentation, links, dependency rules,
-# unit and cluster tests, and stock Thrift clients of Python and Node.js. It installs missing packages. Arguments are passed
-# to `cargo test`, and then nothing else runs:
+# unit and cluster tests, tests of the benchmarks, and stock Thrift clients of Python and Node.js. It installs missing
+# packages. Arguments are passed to `cargo test`, and then nothing else runs:
 #
 #   scripts/test.sh                    # everything
 #   scripts/test.sh failover           # the tests whose name contains "failover"
@@ -58,6 +58,16 @@ check_texts() {
     python3 scripts/check-links.py
 }
 
+# The arithmetic of the benchmarks, and the load generator of other systems, which is a workspace of its own.
+check_benchmarks() {
+    say "bench/selftest.py; cargo fmt, clippy and test in bench/peers"
+    python3 bench/selftest.py
+    local manifest=bench/peers/Cargo.toml
+    cargo fmt --check --manifest-path "$manifest"
+    cargo clippy --release --all-targets --locked --manifest-path "$manifest" -- -D warnings
+    cargo test --release --locked --manifest-path "$manifest"
+}
+
 # C++ and Rust clients are left to scripts/interop.sh alone: they need some 150 MB of packages and a minute to compile.
 check_interoperability() {
     local clients=python
@@ -84,5 +94,6 @@ check_dependencies
 build_release
 check_lints
 run_tests
+check_benchmarks
 check_interoperability
 say "all checks passed"
