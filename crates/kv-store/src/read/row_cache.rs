@@ -121,7 +121,7 @@ impl RowCache {
     /// A cache of about `bytes`, the versions of stripes not included, which take a thirtieth more.
     /// Nothing is known about writes up to `version`, the newest one now.
     pub fn new(bytes: usize, version: u64) -> Self {
-        let entries = bytes / ENTRY_OVERHEAD_BYTES as usize;
+        let entries = bytes / (2 * ENTRY_OVERHEAD_BYTES as usize);
         let rows =
             (entries > 0).then(|| Cache::with(entries, bytes as u64, Weight, Default::default(), Default::default()));
         let stripes = (bytes / BYTES_PER_STRIPE).next_power_of_two().min(MOST_STRIPES);
