@@ -49,13 +49,7 @@ fn apply(database: &TransactionalKvDatabase, sequence: u64, writes: &[TimedWrite
 
 fn options() -> StoreOptions {
     let options = StoreOptions::replicated();
-    StoreOptions {
-        conflict_index_entries: 8,
-        known_keys: 8,
-        row_cache_bytes: 10_000,
-        collect_every: None,
-        ..options
-    }
+    StoreOptions { conflict_index_entries: 8, known_keys: 8, row_cache_bytes: 10_000, collect_every: None, ..options }
 }
 
 /// Of the rows of [`OLD`] one is deleted, one overwritten, and one cleared.

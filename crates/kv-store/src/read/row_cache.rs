@@ -27,7 +27,7 @@ const ENTRY_OVERHEAD_BYTES: u64 = 160;
 
 /// One stripe for this many bytes of the cache.
 const BYTES_PER_STRIPE: usize = 256;
-const MOST_STRIPES: usize = 1 << 18;
+const MAX_STRIPES: usize = 1 << 18;
 
 /// A larger row is not kept: it would drive many small ones out, and gains the least.
 const MAX_ROW_BYTES: usize = 16 << 10;
@@ -124,7 +124,7 @@ impl RowCache {
         let entries = bytes / (2 * ENTRY_OVERHEAD_BYTES as usize);
         let rows =
             (entries > 0).then(|| Cache::with(entries, bytes as u64, Weight, Default::default(), Default::default()));
-        let stripes = (bytes / BYTES_PER_STRIPE).next_power_of_two().min(MOST_STRIPES);
+        let stripes = (bytes / BYTES_PER_STRIPE).next_power_of_two().min(MAX_STRIPES);
         RowCache {
             rows,
             stripes: (0..stripes).map(|_| AtomicU64::new(version)).collect(),
