@@ -52,6 +52,7 @@ impl Played {
         let options = StoreOptions {
             conflict_index_entries: index_entries,
             known_keys: index_entries,
+            row_cache_bytes: 64 * index_entries,
             collect_every: None,
             ..StoreOptions::replicated()
         };

@@ -63,6 +63,6 @@ pub(crate) fn plan_budget(config: &mut Config) -> Result<Budget, ServerError> {
 pub(crate) fn shared_resources(config: &Config, budget: &Budget) -> Result<SharedResources, ServerError> {
     let path = config.storage.data_dir.display().to_string();
     let max_open_files = u32::try_from(budget.descriptors.database_files).unwrap_or(u32::MAX);
-    SharedResources::new(config.storage.resources(max_open_files))
+    SharedResources::new(config.storage.resources(config.local_replica_ids().len(), max_open_files))
         .map_err(|source| ServerError::Database { path, source })
 }

@@ -43,6 +43,8 @@ pub struct Memory {
     pub connections: u64,
     /// Bytes of the block cache of all databases.
     pub block_cache: u64,
+    /// Bytes of the row caches of all databases.
+    pub row_cache: u64,
     /// Bytes of the write buffers of all databases.
     pub write_buffers: u64,
     /// Bytes of replies of all clients.
@@ -90,6 +92,7 @@ enum What {
     Fixed,
     Connections,
     BlockCache,
+    RowCache,
     WriteBuffers,
     Replies,
     Requests,
@@ -161,6 +164,7 @@ impl Memory {
             wanted: rows.iter().map(|row| row.want.wanted).sum(),
             connections: amount(What::Connections) / CONNECTION,
             block_cache: amount(What::BlockCache),
+            row_cache: amount(What::RowCache),
             write_buffers: amount(What::WriteBuffers),
             replies: amount(What::Replies),
             requests: amount(What::Requests),
@@ -185,6 +189,7 @@ impl Memory {
             lower_mb(&mut config.storage.block_cache_mb, self.block_cache);
             lower_mb(&mut config.storage.write_buffer_mb, self.write_buffers);
         }
+        config.storage.row_cache_mb = config.storage.row_cache_mb.min((self.row_cache / MIB) as usize);
         lower_mb(&mut config.server.max_reply_memory_mb, self.replies);
         lower_mb(&mut config.server.max_request_memory_mb, self.requests);
         config.server.max_connections = config.server.max_connections.min(self.connections.max(1) as usize);
@@ -257,6 +262,14 @@ fn rows(config: &Config, shape: Shape, threads: Threads, connections: u64) -> Ve
             formula: "storage.block_cache_mb".into(),
             enforced: "RocksDB",
             key: Some("storage.block_cache_mb"),
+        },
+        Row {
+            what: What::RowCache,
+            name: "row cache",
+            want: at_least(0, config.storage.row_cache_mb as u64 * MIB),
+            formula: "storage.row_cache_mb".into(),
+            enforced: "the cache",
+            key: Some("storage.row_cache_mb"),
         },
         Row {
             what: What::WriteBuffers,

@@ -163,6 +163,8 @@ pub struct StorageSettings {
     pub write_buffer_mb: usize,
     /// Memory for cached blocks, for all databases in this process together.
     pub block_cache_mb: usize,
+    /// Memory for rows that were read, for all databases in this process together. 0: none.
+    pub row_cache_mb: usize,
     /// Threads for flushes and compactions, for all databases in this process together.
     pub background_threads: u32,
     /// Writes are refused while the data's disk has less than this free. 0: never.
@@ -177,11 +179,13 @@ impl StorageSettings {
         self.min_free_mb << 20
     }
 
-    /// The options of the databases' shared resources. `max_open_files` applies to each database.
-    pub fn resources(&self, max_open_files: u32) -> ResourceOptions {
+    /// The options of the resources that this many databases share. `max_open_files` applies to
+    /// each of them.
+    pub fn resources(&self, databases: usize, max_open_files: u32) -> ResourceOptions {
         ResourceOptions {
             max_open_files,
             block_cache_bytes: self.block_cache_mb << 20,
+            row_cache_bytes: (self.row_cache_mb << 20) / databases.max(1),
             write_buffers_bytes: self.write_buffer_mb << 20,
             background_threads: self.background_threads,
         }
@@ -198,6 +202,7 @@ impl Default for StorageSettings {
             readable_window_ms: kv_api::DEFAULT_READABLE_WINDOW_MS,
             write_buffer_mb: resources.write_buffers_bytes >> 20,
             block_cache_mb: resources.block_cache_bytes >> 20,
+            row_cache_mb: resources.row_cache_bytes >> 20,
             background_threads: resources.background_threads,
             min_free_mb: 256,
             on_write_failure: OnWriteFailure::Restart,

@@ -299,6 +299,7 @@ fn check_storage(storage: &StorageSettings, sources: &Sources) -> Result<(), Con
         &[
             ("storage.write_buffer_mb", storage.write_buffer_mb as u64, 8..=65_536),
             ("storage.block_cache_mb", storage.block_cache_mb as u64, 1..=1_048_576),
+            ("storage.row_cache_mb", storage.row_cache_mb as u64, 0..=1_048_576),
             ("storage.background_threads", u64::from(storage.background_threads), 2..=64),
             ("storage.readable_window_ms", storage.readable_window_ms, 1_000..=300_000),
             ("storage.min_free_mb", storage.min_free_mb, 0..=GIB),

@@ -84,9 +84,13 @@ impl ReplicaDatabases {
         self.folder.join(name_of(generation))
     }
 
+    fn options(&self) -> StoreOptions {
+        StoreOptions::replicated().with_share(&self.resources)
+    }
+
     fn try_open(&self, generation: u64) -> Result<Arc<TransactionalKvDatabase>, KvError> {
         let engine = open_engine(self.engine, &self.path(generation), Durability::UntilFlush, &self.resources)?;
-        let database = TransactionalKvDatabase::open(engine, StoreOptions::replicated())?;
+        let database = TransactionalKvDatabase::open(engine, self.options())?;
         // Consensus will read it at once, so damage to it should be found now.
         database.state_blob()?;
         Ok(database)
@@ -247,7 +251,7 @@ impl DatabasePlace for ReplicaDatabases {
     fn begin_install(self: Arc<Self>, generation: u64) -> Result<DatabaseInstall, KvError> {
         let path = self.path(generation);
         let install = begin_install(self.engine, &path, Durability::UntilFlush, &self.resources)?;
-        Ok(DatabaseInstall::new(install, StoreOptions::replicated()))
+        Ok(DatabaseInstall::new(install, self.options()))
     }
 
     fn watch(self: Arc<Self>, generation: u64, database: &TransactionalKvDatabase) {

@@ -164,5 +164,5 @@ fn open_database(
         make_directory(path)?;
     }
     let engine = open_engine(config.storage.engine, path, Durability::EveryWrite, resources).map_err(failed)?;
-    TransactionalKvDatabase::open(engine, StoreOptions::standalone()).map_err(failed)
+    TransactionalKvDatabase::open(engine, StoreOptions::standalone().with_share(resources)).map_err(failed)
 }

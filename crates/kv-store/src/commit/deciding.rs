@@ -79,6 +79,7 @@ impl Deciding<'_, '_> {
             _ => {}
         }
         let version = self.state.counters.version;
+        self.state.row_cache.note_write(hash.short(), version);
         let entry = self.batch.put_parts(
             Table::Data,
             &[prefix, &key_codec::version_suffix(version)],
@@ -96,6 +97,7 @@ impl Deciding<'_, '_> {
     /// Clears a range of encoded prefixes.
     pub fn clear(&mut self, begin: Bytes, end: Bytes) {
         let version = self.state.counters.version;
+        self.state.row_cache.note_clear(version);
         entries::put_range_clear(self.batch, version, self.gc_entries, &begin, &end);
         self.state.uncollected.insert((version, self.gc_entries), begin.clone());
         self.gc_entries += 1;

@@ -24,6 +24,13 @@ pub(crate) struct KnownKeys {
 #[derive(Clone, Copy)]
 pub(crate) struct KeyHash(u128);
 
+impl KeyHash {
+    /// Half of its bits.
+    pub fn short(self) -> u64 {
+        self.0 as u64
+    }
+}
+
 pub(crate) fn hash(prefix: &[u8]) -> KeyHash {
     KeyHash(xxh3_128(prefix))
 }

@@ -2,6 +2,7 @@
 //! of the database.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use kv_api::KvError;
@@ -10,12 +11,14 @@ use super::conflict_index::ConflictIndex;
 use super::families::Families;
 use super::idempotency::IdempotencyTable;
 use super::known_keys::KnownKeys;
+use crate::database::StoreOptions;
 use crate::engine::{Engine, WriteBatch};
 use crate::gc::entries;
 use crate::gc::range_clears::{RangeClear, RangeClears};
 use crate::gc::step::StepResult;
 use crate::gc::window::Window;
 use crate::meta::{self, Counters};
+use crate::read::row_cache::RowCache;
 
 /// Maximum number of range clears within the readable window. A commit that would exceed it is
 /// refused. Replicas must agree on it, so it is no setting.
@@ -29,6 +32,8 @@ pub(crate) struct StateMachine {
     pub(crate) families: Families,
     pub(crate) index: ConflictIndex,
     pub(crate) known_keys: KnownKeys,
+    /// Is told of every write and range clear when it is decided.
+    pub(crate) row_cache: Arc<RowCache>,
     /// Every clear above the oldest readable version, and older ones that are not collected yet.
     pub(crate) clears: RangeClears,
     /// The begin of each of these clears, by its version and its number within the commit.
@@ -43,7 +48,7 @@ pub(crate) struct StateMachine {
 
 impl StateMachine {
     /// Loads the state that the engine holds.
-    pub fn load(engine: &dyn Engine, conflict_index_entries: usize, known_keys: usize) -> Result<Self, KvError> {
+    pub fn load(engine: &dyn Engine, options: &StoreOptions) -> Result<Self, KvError> {
         let (counters, window) = meta::load_counters(engine)?;
         let (mut clears, mut uncollected) = (RangeClears::default(), BTreeMap::new());
         let mut recent_clears = VecDeque::new();
@@ -57,8 +62,9 @@ impl StateMachine {
         Ok(StateMachine {
             counters,
             families: Families::load(engine)?,
-            index: ConflictIndex::new(counters.version, conflict_index_entries),
-            known_keys: KnownKeys::new(known_keys),
+            index: ConflictIndex::new(counters.version, options.conflict_index_entries),
+            known_keys: KnownKeys::new(options.known_keys),
+            row_cache: Arc::new(RowCache::new(options.row_cache_bytes, counters.version)),
             clears,
             uncollected,
             recent_clears,

@@ -16,6 +16,7 @@ use crate::gc::range_clears::RangeClears;
 use crate::gc::step::GcProgress;
 use crate::meta;
 use crate::read::readers::Readers;
+use crate::read::row_cache::RowCache;
 use crate::sync::{AtomicU64, Mutex, MutexGuard, RwLock, RwLockReadGuard};
 
 /// Shared by the public face, the group commit thread and the garbage collector.
@@ -27,6 +28,7 @@ pub(super) struct Core {
     pub damage: Damage,
     pub space: SpaceWait,
     pub readers: Arc<Readers>,
+    pub row_cache: Arc<RowCache>,
     /// Range clears up to the applied version, and perhaps newer ones: published before the
     /// version.
     pub clears: RwLock<RangeClears>,
@@ -65,7 +67,7 @@ pub(super) struct Writer {
 impl Core {
     pub fn open(engine: Arc<dyn Engine>, options: StoreOptions) -> Result<Self, KvError> {
         meta::claim_format(&*engine)?;
-        let state = StateMachine::load(&*engine, options.conflict_index_entries, options.known_keys)?;
+        let state = StateMachine::load(&*engine, &options)?;
         let counters = state.counters();
         Ok(Core {
             engine,
@@ -73,6 +75,7 @@ impl Core {
             damage: Damage::default(),
             space: SpaceWait::default(),
             readers: Arc::new(Readers::new(options.clock)),
+            row_cache: state.row_cache.clone(),
             clears: RwLock::new(state.clears.clone()),
             families: RwLock::new(Arc::new(state.families.names())),
             oldest_readable: AtomicU64::new(state.window.oldest_readable()),

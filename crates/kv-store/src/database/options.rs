@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::clock::Clock;
+use crate::engine::SharedResources;
 use crate::gc::step;
 
 /// How a database is opened.
@@ -15,6 +16,9 @@ pub struct StoreOptions {
     /// Existing keys that are remembered, at 16 bytes each: overwriting one needs no lookup to keep
     /// the row count.
     pub known_keys: usize,
+    /// Memory for rows that were read, in bytes: reading one again needs no engine. 0: none are
+    /// kept.
+    pub row_cache_bytes: usize,
     /// `Some`: [`KvDatabase::atomic_commit`](kv_api::KvDatabase::atomic_commit) commits here.
     /// `None`: this is a replica, which applies only what the log has committed.
     pub group_commit: Option<GroupCommitOptions>,
@@ -39,11 +43,19 @@ impl StoreOptions {
         StoreOptions {
             conflict_index_entries: 200_000,
             known_keys: 2_000_000,
+            row_cache_bytes: 32 << 20,
             group_commit: None,
             range_delete_entries: step::RANGE_DELETE_ENTRIES,
             collect_every: Some(Duration::from_millis(500)),
             clock: Clock::SYSTEM,
         }
+    }
+}
+
+impl StoreOptions {
+    /// With a database's share of the resources.
+    pub fn with_share(self, resources: &SharedResources) -> Self {
+        StoreOptions { row_cache_bytes: resources.options().row_cache_bytes, ..self }
     }
 }
 

@@ -49,7 +49,7 @@ fn apply(database: &TransactionalKvDatabase, sequence: u64, writes: &[TimedWrite
 
 fn options() -> StoreOptions {
     let options = StoreOptions::replicated();
-    StoreOptions { conflict_index_entries: 8, known_keys: 8, collect_every: None, ..options }
+    StoreOptions { conflict_index_entries: 8, known_keys: 8, row_cache_bytes: 10_000, collect_every: None, ..options }
 }
 
 /// Of the rows of [`OLD`] one is deleted, one overwritten, and one cleared.
@@ -232,6 +232,28 @@ fn a_read_at_a_version_that_is_being_applied_finds_all_of_it_or_is_refused() {
         });
         outcomes.assert_all(&["applied", "to come"]);
     }
+}
+
+#[test]
+fn a_row_read_during_a_write_is_not_what_later_reads_are_answered_with() {
+    let outcomes = Outcomes::default();
+    every_schedule(2, || {
+        let (database, outcomes) = (filled(), outcomes.clone());
+        let (writer, reader, end) = (database.clone(), database.clone(), database.clone());
+        let read_before = move || {
+            let value = reader.read_at(&KeyRef::new("b"), NEW);
+            assert_eq!(value, Ok(Some(Bytes::from_static(b"new"))));
+        };
+        let read_newest = move || {
+            let newest = database.applied_version();
+            let expected = (newest == NEW).then(|| Bytes::from_static(b"new"));
+            assert_eq!(database.read_at(&KeyRef::new("b"), newest), Ok(expected));
+            outcomes.add(if newest == NEW { "before" } else { "after" });
+        };
+        let check = move || assert_eq!(end.read_at(&KeyRef::new("b"), NEXT), Ok(None));
+        Scene::default().thread(read_before).thread(read_newest).thread(move || write_next(&writer)).end(check)
+    });
+    outcomes.assert_all(&["before", "after"]);
 }
 
 /// A way to keep a version beyond the window.

@@ -4,7 +4,10 @@ use bytes::Bytes;
 use kv_api::{KeyRef, KvError, RangeQuery, Rows, Version};
 
 use super::TransactionalKvDatabase;
+use crate::commit::known_keys;
+use crate::key_codec;
 use crate::read::reads::{self, RowsHash};
+use crate::read::row_cache::Wanted;
 
 impl TransactionalKvDatabase {
     /// The value of `key` at `version`.
@@ -15,11 +18,25 @@ impl TransactionalKvDatabase {
     pub fn read_at(&self, key: &KeyRef, version: Version) -> Result<Option<Bytes>, KvError> {
         self.core.check_applied(version)?;
         self.check_family(&key.column_family)?;
-        let clears = self.core.clears();
-        let value = self.core.damage.watch(reads::read_key(&*self.core.engine, &clears, key, version.0))?;
+        let prefix = key_codec::prefix(&key.column_family, &key.key);
+        let wanted = Wanted { hash: known_keys::hash(&prefix).short(), prefix: &prefix };
+        let cached = self.core.row_cache.get(wanted, version.0);
+        let found = match cached {
+            Some(_) => None,
+            None => {
+                let clears = self.core.clears();
+                self.core.damage.watch(reads::read_key(&*self.core.engine, &clears, &prefix, version.0))?
+            }
+        };
         // Check after the read: if the version is still readable now, it was readable during the
         // read.
         self.core.check_readable(version)?;
+        if let Some(value) = cached {
+            return Ok(value);
+        }
+        let value = found.as_ref().map(|(_, value)| value.clone());
+        // Only what was readable may be kept: of other versions parts may have been removed.
+        self.core.row_cache.put(wanted, found, version.0);
         Ok(value)
     }
 

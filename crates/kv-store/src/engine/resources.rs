@@ -3,11 +3,13 @@
 
 use kv_api::KvError;
 
-/// Sizes of the shared resources.
+/// Sizes of the shared resources, and shares in them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ResourceOptions {
     /// Size of the block cache of all engines together.
     pub block_cache_bytes: usize,
+    /// Memory of each database for rows that were read. 0: none are kept.
+    pub row_cache_bytes: usize,
     /// Memory for the write buffers of all engines together; above it the engines flush. A small
     /// value leads to many small files.
     pub write_buffers_bytes: usize,
@@ -23,6 +25,7 @@ impl Default for ResourceOptions {
     fn default() -> Self {
         ResourceOptions {
             block_cache_bytes: 256 << 20,
+            row_cache_bytes: 32 << 20,
             write_buffers_bytes: 768 << 20,
             background_threads: 2,
             max_open_files: 1000,

@@ -2,5 +2,6 @@
 
 pub(crate) mod readers;
 pub(crate) mod reads;
+pub(crate) mod row_cache;
 pub(crate) mod scan;
 pub(crate) mod selectors;

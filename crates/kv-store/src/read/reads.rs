@@ -1,7 +1,7 @@
 //! Reads at a version: of a key, of a range, and hashes of rows with which replicas are compared.
 
 use bytes::Bytes;
-use kv_api::{KeyRef, KvError, RangeQuery, Row, Rows};
+use kv_api::{KvError, RangeQuery, Row, Rows};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::scan::{self, Bounds, MayContinue, VisibleRow, VisibleRows};
@@ -26,20 +26,18 @@ pub struct RowsHash {
     pub next: Option<Bytes>,
 }
 
-/// The value of a key at `version`.
+/// The value of a key at `version`, and the version of that value.
 pub(crate) fn read_key(
     engine: &dyn Engine,
     clears: &RangeClears,
-    key: &KeyRef,
+    prefix: &[u8],
     version: u64,
-) -> Result<Option<Bytes>, KvError> {
-    key_codec::check_family(&key.column_family)?;
-    let prefix = key_codec::prefix(&key.column_family, &key.key);
+) -> Result<Option<(u64, Bytes)>, KvError> {
     let mut cursor = engine.key_cursor()?;
     let mut scratch = Vec::with_capacity(prefix.len() + 8);
-    let newest = scan::newest_at(cursor.as_mut(), &prefix, version, &mut scratch)?;
-    let visible = newest.filter(|newest| !clears.hide(&prefix, newest.version, version));
-    Ok(visible.and_then(|newest| newest.value).map(Bytes::copy_from_slice))
+    let newest = scan::newest_at(cursor.as_mut(), prefix, version, &mut scratch)?;
+    let visible = newest.filter(|newest| !clears.hide(prefix, newest.version, version));
+    Ok(visible.and_then(|newest| Some((newest.version, Bytes::copy_from_slice(newest.value?)))))
 }
 
 /// The rows that `query` asks for at `version`.

@@ -93,6 +93,7 @@ impl DatabaseFiles {
         *self.options.lock().expect("one thread runs a simulation") = StoreOptions {
             conflict_index_entries: random.pick(&[0, 3, 50, 1_000]),
             known_keys: random.pick(&[1, 16, 1_000]),
+            row_cache_bytes: random.pick(&[0, 1_000, 100_000]),
             range_delete_entries: random.pick(&[1, 2, 4, 1_000]),
             collect_every: None,
             clock: Clock::new(standard_time),
