@@ -55,7 +55,7 @@ def one_of(*allowed):
         words = text.split(",")
         unknown = [word for word in words if word not in allowed]
         if unknown:
-            raise argparse.ArgumentTypeError(f"{', '.join(unknown)}: allowed are {', '.join(allowed)}")
+            raise argparse.ArgumentTypeError(f"unknown: {', '.join(unknown)}; allowed: {', '.join(allowed)}")
         return words
     return check
 

@@ -86,7 +86,7 @@ class Processes(unittest.TestCase):
 
     def test_a_list_of_names_refuses_unknown_ones(self):
         self.assertEqual(options.one_of("a", "b")("b,a"), ["b", "a"])
-        with self.assertRaisesRegex(Exception, "c: allowed are a, b"):
+        with self.assertRaisesRegex(Exception, "unknown: c; allowed: a, b"):
             options.one_of("a", "b")("a,c")
 
 
