@@ -236,6 +236,10 @@ impl LogDisk {
 
     /// Opens the log again.
     pub fn recover(&mut self) -> Recovered {
+        // A log begins only where there is space for its first segment: the process is started once there is.
+        if self.disk.names().is_empty() {
+            self.set_full(false);
+        }
         let options = self.options();
         let wal = self.wal.insert(Box::new(WalStorage::over(Arc::new(self.disk.clone()), options)));
         let found = wal.recover().expect("the log is sound, but for what is inside");

@@ -213,7 +213,9 @@ impl Node {
     /// The first disk comes back to its place as it was, or leaves it again to the one that had
     /// been there.
     pub fn exchange(&mut self) {
-        let spare = self.spare.take().expect("there is another disk");
+        let mut spare = self.spare.take().expect("there is another disk");
+        // Space returns to the disk that is in the place by then, so no disk may be full while it is elsewhere.
+        spare.log.set_full(false);
         self.spare = Some(Box::new(self.mount(*spare)));
         self.is_replaced = !self.is_replaced;
     }

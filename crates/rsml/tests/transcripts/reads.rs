@@ -123,6 +123,66 @@ fn a_read_point_of_a_later_view_commits_nothing_of_an_older_log() {
     compare("a_read_point_of_a_later_view_commits_nothing_of_an_older_log", &stage);
 }
 
+/// A leads; without its noticing, B and C make C their primary and execute x. Then B gets an empty
+/// disk, and follows A, from which it hears first: B has no vote, and knows of no other primary.
+fn followed_by_an_empty_disk_only(options: fn(&mut CoreOptions)) -> Stage {
+    let mut stage = Stage::led_by_a(options);
+    stage.note("B and C make C their primary, and x is acknowledged. A does not hear of it.");
+    stage.off_stage(|stage| {
+        stand(stage, C, &[B]);
+        stage.play_among(&[B, C]);
+        stage.propose(C, "x");
+        stage.play_among(&[B, C]);
+    });
+    assert_eq!((stage.core(C).status().role, stage.executed(C)), ("primary", vec!["x".to_owned()]));
+    stage.note("B loses its disk, and meets A with an empty one.");
+    stage.kill(B);
+    stage.replace_disk(B);
+    stage.start(B);
+    stage.sync(B);
+    stage.tick(B, 1);
+    stage.wait(A, 200_000);
+    for _ in 0..3 {
+        stage.carry(B, A);
+        stage.lose(A, C);
+        stage.carry(A, B);
+        stage.sync(B);
+        stage.tick(A, 50_000);
+    }
+    stage.lose(B, C);
+    stage.carry(B, A);
+    assert_eq!(stage.core(A).status().role, "primary");
+    assert_eq!(stage.core(B).hard_state().promised, stage.core(A).hard_state().promised, "B follows A");
+    stage
+}
+
+/// A, which took B for one that confirms or keeps its view, is asked for a read point.
+fn read_next_to_an_empty_disk(options: fn(&mut CoreOptions), scene: &str) {
+    let mut stage = followed_by_an_empty_disk_only(options);
+    stage.note("Whatever B says: A's commit point is too old for a read.");
+    stage.read(A);
+    stage.carry(A, B);
+    stage.carry(B, A);
+    assert!(!stage.text().contains("may be served"), "nobody confirmed that A still leads");
+    stage.note("C is heard, and A asks it.");
+    stage.tick(C, 50_000);
+    stage.play();
+    stage.tick(A, 200_000);
+    stage.play();
+    assert!(stage.text().contains("A read 2 may be served at 4"), "x is entry 4");
+    compare(scene, &stage);
+}
+
+#[test]
+fn an_observer_confirms_no_read() {
+    read_next_to_an_empty_disk(usual, "an_observer_confirms_no_read");
+}
+
+#[test]
+fn an_observer_grants_no_lease() {
+    read_next_to_an_empty_disk(leased, "an_observer_grants_no_lease");
+}
+
 fn leased(options: &mut CoreOptions) {
     options.lease_us = 200_000;
 }

@@ -28,6 +28,8 @@ struct Node {
     unreadable: Vec<u64>,
     /// Entries that wait for a slow applier.
     held_work: Option<Vec<ApplyWork>>,
+    /// How many disks it has lost.
+    lost_disks: u128,
     /// The last report to each.
     reports: BTreeMap<ReplicaId, (MessageHeader, Outgoing)>,
     /// Each replica has its own clock, so that a scene decides which timeouts fire.
@@ -66,6 +68,7 @@ impl Node {
             held_steps: None,
             held_work: None,
             unreadable: Vec::new(),
+            lost_disks: 0,
             applier,
             reports: BTreeMap::new(),
             now: 0,
@@ -129,6 +132,7 @@ impl Stage {
         let mut options =
             CoreOptions::new(ReplicaId(node as u8), (0..self.nodes.len() as u8).map(ReplicaId).collect(), node as u64);
         (self.options)(&mut options);
+        let count = self.nodes.len();
         let this = &mut self.nodes[node];
         let recovered = this.storage.recover().expect("memory never fails");
         let state = this.applier.state().clone();
@@ -147,7 +151,9 @@ impl Stage {
         this.server = SnapshotServer::new(snapshots.clone(), boot);
         this.installer = SnapshotInstaller::new(snapshots);
         (this.held_steps, this.held_work) = (None, None);
-        let (new_disk_id, new_cluster_id) = (DiskId(0xD0 + node as u128), 0xC0 + node as u128);
+        // The first disks of A, B and C are named like them, those that replace them D, E and F.
+        let number = node as u128 + this.lost_disks * count as u128;
+        let (new_disk_id, new_cluster_id) = (DiskId(0xD0 + number), 0xC0 + node as u128);
         let start = Start { recovered, entries, state, new_disk_id, new_cluster_id };
         this.core = Some(Replica::new(options, start, Instant(this.now)));
         self.write(&format!("{} starts", name(node)));
@@ -336,6 +342,15 @@ impl Stage {
         assert!(self.nodes[node].core.is_none(), "it runs");
         self.write(&format!("{} loses its database", name(node)));
         self.nodes[node].applier = Applier::new(ListExecutor::default()).expect("an empty database is sound");
+    }
+
+    /// A replica that is down gets an empty disk in the place of its own.
+    pub fn replace_disk(&mut self, node: usize) {
+        assert!(self.nodes[node].core.is_none(), "it runs");
+        self.write(&format!("{}'s disk is replaced by an empty one", name(node)));
+        let former = std::mem::replace(&mut self.nodes[node], Node::new());
+        self.nodes[node].now = former.now;
+        self.nodes[node].lost_disks = former.lost_disks + 1;
     }
 
     /// At its next start the replica can't read these entries; after that, it can.

@@ -112,6 +112,37 @@ fn acknowledged_writes_survive_the_death_of_the_process_at_every_operation() {
     (20..26).for_each(|seed| stop_at_every_operation(seed, false));
 }
 
+/// Segments are removed one after the other, each durably: whenever power is lost, none is missing
+/// between those that are left.
+#[test]
+fn a_trim_of_many_segments_leaves_no_gap_at_a_loss_of_power_at_every_operation() {
+    let whole = SimulatedDisk::new(1);
+    let written = entries(1, 15, 100);
+    let mut storage = wal_over(&whole, SEGMENT_BYTES);
+    storage.recover().expect("the disk is healthy");
+    for (sequence, entry) in (1..).zip(&written) {
+        storage.persist(&[append(sequence, sequence, std::slice::from_ref(entry))]).expect("the disk is healthy");
+    }
+    drop(storage);
+    assert_eq!(whole.names().len(), 5, "segments of three entries each");
+    for operations in 0..=8 {
+        for seed in 0..8 {
+            let disk = whole.duplicate();
+            disk.reseed(seed * 1000 + operations);
+            let mut storage = wal_over(&disk, SEGMENT_BYTES);
+            storage.recover().expect("nothing is damaged");
+            disk.stop_after(operations);
+            let is_done = storage.trim(Sequence(13)).is_ok();
+            disk.crash();
+            let found = recover(&disk, SEGMENT_BYTES).expect("nothing is damaged");
+            let what = format!("seed {seed}, stopped after {operations} operations");
+            assert_eq!(found.damaged(), [], "{what}: entries are missing between others");
+            assert_eq!(found.entries, intact(&written[found.first.0 as usize - 1..]), "{what}");
+            assert!(!is_done || found.first == Sequence(13), "{what}: removed segments are back: {}", found.first);
+        }
+    }
+}
+
 #[test]
 fn recovery_may_be_interrupted_at_every_operation() {
     let scenario = Scenario::new(3, 8);

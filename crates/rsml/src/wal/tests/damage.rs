@@ -244,6 +244,45 @@ fn if_more_truncations_are_lost_than_headers_record_everything_before_counts_as_
     assert_eq!((seven, eight), (vec![3], vec![1, 2, 3]));
 }
 
+/// What a lost group removed is known from the header behind it, and must still be known when that
+/// header is lost, too.
+#[test]
+fn a_lost_truncation_that_one_header_tells_of_is_passed_on_after_a_restart() {
+    let disk = SimulatedDisk::new(1);
+    let mut storage = wal_over(&disk, SEGMENT_BYTES);
+    storage.recover().expect("the disk is healthy");
+    storage.persist(&[append(1, 1, &entries(1, 3, 100))]).expect("the disk is healthy");
+    disk.inject(Fault::LoseWrite);
+    storage.persist(&[replace(2, 2, &entries(20, 2, 100))]).expect("the device acknowledges it");
+    storage.persist(&[append(3, 4, &entries(4, 1, 100))]).expect("the disk is healthy");
+    drop(storage);
+    let mut storage = wal_over(&disk, SEGMENT_BYTES);
+    assert_eq!(storage.recover().expect("there is a header behind it").lost, [(Sequence(2), Sequence(3))]);
+    storage.persist(&[append(4, 5, &entries(5, 1, 100))]).expect("the disk is healthy");
+    disk.overwrite(FIRST, 3 * 4096, &[0xff; 512]);
+    let found = recover(&disk, SEGMENT_BYTES).expect("the damage is not at the end");
+    assert_eq!((found.last, found.damaged()), (Sequence(5), vec![2, 3, 4]));
+}
+
+/// One group of several writes replaces entries 2 and 3, and its header says so.
+#[test]
+fn a_group_of_several_writes_loses_all_that_any_of_them_changed() {
+    let disk = SimulatedDisk::new(1);
+    let mut storage = wal_over(&disk, SEGMENT_BYTES);
+    storage.recover().expect("the disk is healthy");
+    storage.persist(&[append(1, 1, &entries(1, 3, 100))]).expect("the disk is healthy");
+    let writes =
+        [replace(2, 3, &entries(30, 1, 100)), replace(3, 2, &entries(20, 2, 100)), append(4, 4, &entries(40, 1, 100))];
+    storage.persist(&writes).expect("the disk is healthy");
+    storage.persist(&[append(5, 5, &entries(5, 1, 100))]).expect("the disk is healthy");
+    let whole = recover(&disk, SEGMENT_BYTES).expect("nothing is damaged");
+    for (offset, part) in [(100, "header"), (512 + 3, "table")] {
+        let disk = disk.duplicate();
+        disk.flip_bit(FIRST, 2 * 4096 + offset, 0);
+        check(&disk, &whole, &[2, 3, 4], part);
+    }
+}
+
 #[test]
 fn a_misplaced_group_loses_its_entries_but_its_promise_counts() {
     let disk = SimulatedDisk::new(1);

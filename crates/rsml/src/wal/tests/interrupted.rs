@@ -3,6 +3,7 @@
 //! after it.
 
 use super::*;
+use crate::wal::Fault;
 use crate::wal::format::{BLOCK_BYTES, SECTOR_BYTES};
 
 const SEGMENT_BYTES: u64 = 8 * BLOCK_BYTES;
@@ -201,6 +202,34 @@ fn after_the_last_group_was_misplaced() {
                 harm(&disk, FIRST, sector, Harm::Zeroed);
                 check(&disk, 2, 0, &format!("{blocks} blocks at {block} instead of {kept}, sector {sector} zeroed"));
             }
+        }
+    }
+}
+
+/// The blocks behind a recovery marker are blank again, so a group there that was not written
+/// completely is torn, whichever of its blocks is missing, and costs nothing.
+#[test]
+fn the_first_group_behind_a_recovery_marker_may_be_torn() {
+    for misplaced_at in 4..8 {
+        let disk = SimulatedDisk::new(1);
+        let mut storage = wal_over(&disk, SEGMENT_BYTES);
+        storage.recover().expect("the disk is healthy");
+        storage.persist(&[append(1, 1, &entries(1, 1, 900))]).expect("the disk is healthy");
+        disk.inject(Fault::MisdirectWrite { by: (misplaced_at - 2) * BLOCK_BYTES });
+        storage.persist(&[append(2, 2, &entries(2, 1, 3500))]).expect("the device acknowledges it");
+        drop(storage);
+        let mut storage = wal_over(&disk, SEGMENT_BYTES);
+        let before = open(&mut storage).expect("the header is there");
+        assert_eq!((before.last, before.damaged(), before.hard_state), (Sequence(2), vec![2], Some(hard_state(2))));
+        let blank = disk.contents(FIRST);
+        // Blocks 4 to 7: the marker lies in block 3.
+        storage.persist(&[append(3, 3, &entries(3, 1, 15_000))]).expect("the disk is healthy");
+        for missing in 4..8 {
+            let disk = disk.duplicate();
+            let range = (missing * BLOCK_BYTES) as usize..((missing + 1) * BLOCK_BYTES) as usize;
+            disk.overwrite(FIRST, missing * BLOCK_BYTES, &blank[range]);
+            let what = format!("misplaced at {misplaced_at}, block {missing} is missing");
+            assert_eq!(look(&disk).as_ref(), Some(&before), "{what}");
         }
     }
 }
