@@ -343,4 +343,12 @@ mod tests {
         proposer.peers.insert(ReplicaId(1), Progress::streaming(DiskId(1), Sequence(1), View::BIRTH, Instant(5)));
         assert_eq!((proposer.heard(Instant(104), 100), proposer.heard(Instant(105), 100)), (1, 0));
     }
+
+    #[test]
+    fn a_void_right_behind_the_cut_goes_with_the_rest() {
+        let mut proposer = proposer();
+        proposer.admit(DiskId(1), Boot(1), 1, payloads(2), vec![2]);
+        let parts = [5, 5].map(|bytes| proposer.pack(Instant(0), bytes).batches.remove(0));
+        assert_eq!(parts.map(|batch| (batch.first, batch.voids)), [(1, vec![]), (2, vec![2])]);
+    }
 }

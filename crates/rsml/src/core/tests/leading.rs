@@ -63,6 +63,16 @@ fn proposes(outputs: &Outputs) -> bool {
 }
 
 #[test]
+fn a_primary_is_recovered_once_it_has_applied_the_first_entry_of_its_view() {
+    let (mut lone, _) = leading();
+    assert_eq!(lone.last(), 4, "its own first entry");
+    lone.applied(3);
+    assert!(!lone.replica.is_recovered());
+    lone.applied(4);
+    assert!(lone.replica.is_recovered());
+}
+
+#[test]
 fn a_heartbeat_is_sent_at_the_moment_it_is_due() {
     let (mut lone, _) = leading();
     let sent = lone.now;
