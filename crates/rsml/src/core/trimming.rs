@@ -215,7 +215,7 @@ mod tests {
     const PATIENCE_US: u64 = 1000;
     const SOON_US: u64 = 100;
 
-    /// A peer that has received so many bytes of its snapshot, and whose log is committed through
+    /// A peer that has received `copy_bytes` of its snapshot, and whose log is committed through
     /// `reached`.
     fn copying(copy_bytes: u64, reached: u64) -> Report {
         Report { is_copying: true, copy_bytes, commit: reached, last: reached, ..Report::default() }

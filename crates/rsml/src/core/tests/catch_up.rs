@@ -76,7 +76,7 @@ fn rate(lone: &Lone) -> u64 {
     lone.replica.status().copy.expect("a snapshot is fetched").bytes_per_second
 }
 
-/// The primary's log has grown by so many bytes since its start.
+/// The primary reports by how many bytes its log has grown since its start.
 fn log_grows(lone: &mut Lone, log_grown: u64) {
     lone.report(TWO, Report { log_grown, ..Report::default() });
 }

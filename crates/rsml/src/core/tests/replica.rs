@@ -1,4 +1,4 @@
-//! What a replica starts from, and when it does what repeats.
+//! A start, whatever is on the disk, and the moments at which something is due.
 
 use super::*;
 use crate::message::Hello;
