@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from run import ROOT, Broken, Copy, run, sources
@@ -51,6 +52,7 @@ def options():
     parser.add_argument("--edges", action="store_true", help="only < for <=, > for >=, and the reverse")
     parser.add_argument("--sample", type=int, metavar="N", help="N of the changes, drawn at random")
     parser.add_argument("--seeds", type=int, default=40, help="seeds of each run of the simulator (40)")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="changes that are tried at the same time (1)")
     parser.add_argument("--place", type=Path, help="folder for the copy, the build and the results")
     return parser.parse_args()
 
@@ -155,19 +157,26 @@ def main():
     # Quick tests first.
     programs.sort(key=lasted.get)
     seconds = 30 + 10 * max(lasted.values())
-    left, noticed, simulated, all_of = [], Counter(), 0, Counter()
-    for number, mutant in planted.items():
+
+    def by_whom(number, file):
+        """Who notices this change: the tests, the simulator, or None."""
         env = {**copy.env, VARIABLE: str(number)}
-        file = mutant["file"]
-        caught = is_noticed(units, env, [module_of(file)], seconds) or is_noticed(programs, env, skipped, seconds)
-        if not caught and simulator:
-            caught = fails_simulated(simulator, opts.crate, opts.seeds, env)
-            simulated += caught
-        noticed[file] += caught
-        all_of[file] += 1
-        if not caught:
-            left.append(mutant["name"])
-            print(f"not noticed: {mutant['name']}", flush=True)
+        if is_noticed(units, env, [module_of(file)], seconds) or is_noticed(programs, env, skipped, seconds):
+            return "tests"
+        return "simulator" if simulator and fails_simulated(simulator, opts.crate, opts.seeds, env) else None
+
+    left, noticed, all_of, simulated = [], Counter(), Counter(), []
+    with ThreadPoolExecutor(opts.jobs) as pool:
+        answers = pool.map(by_whom, planted, [mutant["file"] for mutant in planted.values()])
+        for mutant, caught in zip(planted.values(), answers):
+            noticed[mutant["file"]] += caught is not None
+            all_of[mutant["file"]] += 1
+            if caught == "simulator":
+                simulated.append(mutant["name"])
+                print(f"by the simulator alone: {mutant['name']}", flush=True)
+            if caught is None:
+                left.append(mutant["name"])
+                print(f"not noticed: {mutant['name']}", flush=True)
     left_file.write_text("".join(f"{name}\n" for name in left))
     for file in sorted(all_of):
         print(f"{noticed[file]:4} of {all_of[file]:4}  {file}")
@@ -175,7 +184,7 @@ def main():
     print(f"{noticed.total():4} of {total:4}  in all, {100 * noticed.total() / max(total, 1):.1f} %; {len(found) - total} do not compile "
           "or cannot be switched")
     if simulator:
-        print(f"{simulated:4} of these by the simulator alone")
+        print(f"{len(simulated):4} of these by the simulator alone")
     sys.exit(2 if left else 0)
 
 

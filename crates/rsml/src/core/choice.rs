@@ -215,4 +215,51 @@ mod tests {
         assert_eq!(choose(&[lost.clone(), lost.clone(), promised(1, 3, &[])], 3), blocked);
         assert_eq!(choose(&[lost.clone(), lost.clone(), lost], 3), blocked);
     }
+
+    #[test]
+    fn a_single_lost_entry_counts_wherever_it_lies() {
+        let intact = promised(1, 9, &[]);
+        for lost in [(3, 3), (5, 5), (9, 9)] {
+            let damaged = promised(2, 9, &[lost]);
+            assert_eq!(choose(&[damaged.clone(), intact.clone()], 3), Choice::Wait, "entry {} is missing", lost.0);
+            assert_eq!(choose(&[damaged, promised(2, 9, &[])], 3), adopt(2, 9));
+        }
+    }
+
+    #[test]
+    fn a_log_that_begins_or_ends_with_the_missing_entry_supplies_it() {
+        let damaged = promised(2, 9, &[(3, 3), (9, 9)]);
+        let mut supplies = promised(2, 9, &[]);
+        supplies.first = Sequence(3);
+        assert_eq!(choose(&[damaged.clone(), supplies.clone()], 3), adopt(2, 9));
+        supplies.first = Sequence(9);
+        assert_eq!(choose(&[promised(2, 9, &[(9, 9)]), supplies], 3), adopt(2, 9));
+    }
+
+    #[test]
+    fn a_log_that_has_lost_its_first_entry_has_it_in_no_database() {
+        let mut damaged = promised(2, 9, &[(3, 3)]);
+        damaged.first = Sequence(3);
+        assert_eq!(choose(&[damaged.clone(), promised(1, 2, &[])], 3), Choice::Wait);
+    }
+
+    #[test]
+    fn an_empty_log_that_continues_with_an_entry_does_not_hold_it() {
+        let damaged = promised(2, 8, &[(8, 8)]);
+        let mut empty = promised(1, 7, &[]);
+        empty.first = Sequence(8);
+        let with =
+            |empty: &Promised| choose(&[damaged.clone(), damaged.clone(), promised(1, 7, &[]), empty.clone()], 4);
+        assert_eq!(with(&empty), adopt(2, 7), "two of four are no quorum");
+        empty.last = Sequence(8);
+        let blocked = Choice::Blocked { from: Sequence(8), to: Sequence(8) };
+        assert_eq!(with(&empty), blocked, "a third one holds such an entry, of whatever view");
+    }
+
+    #[test]
+    fn a_block_ends_where_the_shortest_range_of_lost_entries_ends() {
+        let lost = |to| promised(2, 9, &[(4, to)]);
+        let blocked = Choice::Blocked { from: Sequence(4), to: Sequence(4) };
+        assert_eq!(choose(&[lost(4), lost(6), promised(1, 3, &[])], 3), blocked);
+    }
 }

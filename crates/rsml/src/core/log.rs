@@ -194,4 +194,11 @@ mod tests {
         log.truncate(Sequence(6));
         assert_eq!((log.first(), log.last()), (Sequence(6), Sequence(5)));
     }
+
+    #[test]
+    fn entries_are_evicted_until_exactly_as_many_bytes_are_kept() {
+        let mut log = log(5, &["aa", "bbb", "cccc"]);
+        log.evict(Sequence(7), 7);
+        assert_eq!((log.first(), log.bytes()), (Sequence(6), 7));
+    }
 }

@@ -135,3 +135,6 @@ pub use snapshot::{CopyStatus, InstallEvent, InstallStep, SnapshotPiece, Snapsho
 pub use status::ReplicaStatus;
 pub use transfer::TransferError;
 pub use view_manager::{Role, ViewManager};
+
+#[cfg(test)]
+mod tests;

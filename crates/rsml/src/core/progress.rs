@@ -303,4 +303,23 @@ mod tests {
         peer.resume_at(Sequence(100), View(257));
         assert!(!peer.needs_probe(Instant(0), RETRY_US, true));
     }
+
+    #[test]
+    fn a_window_that_is_full_to_the_byte_has_no_room() {
+        let mut peer = streaming();
+        peer.sent(View(257), Sequence(6), 99, Instant(0));
+        assert!(peer.may_stream(100));
+        peer.sent(View(257), Sequence(7), 1, Instant(0));
+        assert!(!peer.may_stream(100));
+    }
+
+    #[test]
+    fn what_was_acknowledged_before_is_no_progress() {
+        let mut peer = streaming();
+        peer.sent(View(257), Sequence(6), 60, Instant(0));
+        peer.sent(View(257), Sequence(7), 60, Instant(0));
+        peer.acknowledge(Sequence(6), Instant(10));
+        peer.acknowledge(Sequence(6), Instant(50));
+        assert!(peer.needs_probe(Instant(10 + RETRY_US), RETRY_US, false));
+    }
 }

@@ -315,4 +315,40 @@ mod tests {
         assert_eq!(proposer.chosen(None, 2), Some(Sequence(4)));
         assert_eq!(proposer.chosen(Some(Sequence(6)), 3), Some(Sequence(4)));
     }
+
+    #[test]
+    fn nothing_is_chosen_while_a_quorum_holds_nothing() {
+        let mut proposer = proposer();
+        proposer.peers.insert(ReplicaId(1), Progress::streaming(DiskId(1), Sequence(1), View::BIRTH, Instant(0)));
+        assert_eq!(proposer.chosen(Some(Sequence(6)), 2), None);
+    }
+
+    #[test]
+    fn a_value_is_filled_to_its_last_byte() {
+        let mut proposer = proposer();
+        proposer.admit(DiskId(1), Boot(1), 1, payloads(3), Vec::new());
+        assert_eq!(proposer.pack(Instant(0), 20).batches[0].payloads.len(), 2);
+    }
+
+    #[test]
+    fn the_first_request_of_a_message_may_be_a_void() {
+        let mut proposer = proposer();
+        proposer.admit(DiskId(1), Boot(1), 1, payloads(2), vec![1]);
+        assert_eq!(proposer.pack(Instant(0), 1000).batches[0].voids, [1]);
+    }
+
+    #[test]
+    fn a_peer_counts_as_heard_for_less_than_the_time_asked_for() {
+        let mut proposer = proposer();
+        proposer.peers.insert(ReplicaId(1), Progress::streaming(DiskId(1), Sequence(1), View::BIRTH, Instant(5)));
+        assert_eq!((proposer.heard(Instant(104), 100), proposer.heard(Instant(105), 100)), (1, 0));
+    }
+
+    #[test]
+    fn a_void_right_behind_the_cut_goes_with_the_rest() {
+        let mut proposer = proposer();
+        proposer.admit(DiskId(1), Boot(1), 1, payloads(2), vec![2]);
+        let parts = [5, 5].map(|bytes| proposer.pack(Instant(0), bytes).batches.remove(0));
+        assert_eq!(parts.map(|batch| (batch.first, batch.voids)), [(1, vec![]), (2, vec![2])]);
+    }
 }

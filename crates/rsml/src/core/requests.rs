@@ -326,4 +326,62 @@ mod tests {
         assert!(requests.cancel(RequestId(8)));
         assert_eq!(requests.bytes(), 1);
     }
+
+    #[test]
+    fn requests_are_taken_until_their_bytes_or_their_number_reach_the_bound() {
+        let mut requests = Requests::new(Instant(0));
+        requests.push(RequestId(0), Bytes::from_static(b"xx"));
+        assert!(!requests.is_full(3, 5) && requests.is_full(4, 5));
+        for id in 1..MAX_REQUESTS as u64 {
+            assert!(!requests.is_full(0, 5), "{id} are too few");
+            requests.push(RequestId(id), Bytes::new());
+        }
+        assert!(requests.is_full(0, 5));
+    }
+
+    #[test]
+    fn a_message_is_filled_to_its_last_byte() {
+        let mut requests = Requests::new(Instant(0));
+        for id in 0..3 {
+            requests.push(RequestId(id), Bytes::from_static(b"xx"));
+        }
+        let portion = requests.portion(Instant(0), target(1), (4, 1000), &mut Vec::new());
+        assert_eq!(portion.map(|portion| portion.payloads.len()), Some(2));
+    }
+
+    #[test]
+    fn a_gap_is_filled_again_when_the_pause_is_over() {
+        let mut requests = Requests::new(Instant(0));
+        requests.push(RequestId(0), Bytes::from_static(b"x"));
+        assert_eq!(take(&mut requests, 1), Some((1, 1)));
+        requests.fill_gap(1, Instant(1_000), 50_000);
+        assert_eq!(take(&mut requests, 1), Some((1, 1)));
+        requests.fill_gap(1, Instant(50_999), 50_000);
+        assert_eq!(take(&mut requests, 1), None);
+        requests.fill_gap(1, Instant(51_000), 50_000);
+        assert_eq!(take(&mut requests, 1), Some((1, 1)));
+    }
+
+    #[test]
+    fn requests_are_sent_again_after_a_retry_interval_without_an_outcome() {
+        let mut requests = Requests::new(Instant(0));
+        requests.push(RequestId(0), Bytes::from_static(b"x"));
+        assert_eq!(take(&mut requests, 1), Some((1, 1)));
+        requests.retry(Instant(199), 200);
+        assert_eq!(take(&mut requests, 1), None);
+        requests.retry(Instant(200), 200);
+        assert_eq!(take(&mut requests, 1), Some((1, 1)));
+    }
+
+    #[test]
+    fn a_request_that_is_executed_before_its_new_primary_was_sent_it_frees_nothing_of_the_window() {
+        let mut requests = Requests::new(Instant(0));
+        for id in 0..2 {
+            requests.push(RequestId(id), Bytes::from_static(b"xx"));
+        }
+        assert_eq!(take(&mut requests, 1), Some((1, 2)));
+        requests.resend(1, Instant(0));
+        requests.executed(1, Instant(0));
+        assert_eq!(requests.sent_bytes, 0);
+    }
 }

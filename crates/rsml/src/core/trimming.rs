@@ -207,3 +207,49 @@ impl Replica {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PATIENCE_US: u64 = 1000;
+    const SOON_US: u64 = 100;
+
+    /// A peer that has received `copy_bytes` of its snapshot, and whose log is committed through
+    /// `reached`.
+    fn copying(copy_bytes: u64, reached: u64) -> Report {
+        Report { is_copying: true, copy_bytes, commit: reached, last: reached, ..Report::default() }
+    }
+
+    /// A hold since 0, for a peer that had received 50 bytes, and whose log reached 10.
+    fn hold() -> Hold {
+        Hold::new(Sequence(10), &copying(50, 10), Instant(0))
+    }
+
+    #[test]
+    fn a_peer_that_reports_the_same_again_makes_no_progress() {
+        let mut hold = hold();
+        hold.update(&copying(50, 10), Instant(500));
+        assert!(hold.makes_progress(Instant(PATIENCE_US - 1), PATIENCE_US));
+        assert!(!hold.makes_progress(Instant(PATIENCE_US), PATIENCE_US), "nothing came since 0");
+        assert_eq!(hold.attempts, 1, "it has not started over");
+        for progress in [copying(51, 10), copying(51, 11)] {
+            hold.update(&progress, Instant(500));
+            assert!(hold.makes_progress(Instant(500 + PATIENCE_US - 1), PATIENCE_US));
+        }
+        hold.update(&copying(50, 11), Instant(600));
+        assert_eq!(hold.attempts, 2, "it has less than before");
+    }
+
+    #[test]
+    fn a_peer_has_caught_up_when_it_reaches_the_goal_exactly_and_just_in_time() {
+        let installed = Report { is_copying: false, ..copying(0, 10) };
+        for (reached, at, has_caught_up) in [(19, SOON_US, false), (20, SOON_US, true), (20, SOON_US + 1, false)] {
+            let mut hold = hold();
+            assert!(!hold.has_caught_up(&installed, Sequence(20), Instant(0), SOON_US), "20 is the goal");
+            hold.update(&copying(0, reached), Instant(at));
+            let found = hold.has_caught_up(&installed, Sequence(30), Instant(at), SOON_US);
+            assert_eq!(found, has_caught_up, "{reached} at {at}");
+        }
+    }
+}

@@ -338,4 +338,10 @@ mod tests {
         assert!(views.next_view(promised, ME) > promised);
         assert_eq!(views.next_view(promised, ME).owner(), Some(ME));
     }
+
+    #[test]
+    fn an_election_times_out_at_its_deadline() {
+        let views = ViewManager::new(Role::Secondary, Instant(0), 300, 300, 7, 0);
+        assert!(!views.election_timed_out(Instant(299)) && views.election_timed_out(Instant(300)));
+    }
 }

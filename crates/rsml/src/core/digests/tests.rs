@@ -332,3 +332,30 @@ fn a_peer_that_tells_endlessly_many_values_costs_little() {
     digests.observe(&sender(1, 1), Sequence::ZERO, (0..1_000_000).map(|n| (Sequence(n), n)));
     assert!(digests.peers[&ReplicaId(1)].values.len() <= KEPT);
 }
+
+#[test]
+fn a_mismatch_may_stay_undecided_for_four_election_timeouts() {
+    let mut digests = digests(3, &[(1024, 1)]);
+    report(&mut digests, 1, 1, &[(1024, 2)]);
+    digests.tick(Instant(4 * ELECTION_US - 1), u64::MAX);
+    assert_eq!(digests.verdict(), None);
+    digests.tick(Instant(4 * ELECTION_US), u64::MAX);
+    assert_eq!(kind(&digests), Some(DivergenceKind::NoMajority));
+}
+
+#[test]
+fn a_refused_snapshot_counts_as_long_as_its_source_reports_the_last_digest_in_it() {
+    let mut digests = digests(3, &[]);
+    report(&mut digests, 1, 1, &[(2048, 9)]);
+    report(&mut digests, 2, 1, &[(2048, 2)]);
+    assert!(digests.refuse(ReplicaId(1), &values(&[(1024, 1), (2048, 9)])));
+    assert!(digests.refused(ReplicaId(1)).is_some());
+}
+
+#[test]
+fn a_digest_where_the_inherited_part_ends_is_of_the_former_database() {
+    let mut digests = digests(3, &[]);
+    digests.replace(Sequence(2048), &values(&[(2048, 2)]));
+    digests.record(&values(&[(2048, 1)]));
+    assert_eq!(digests.digests.own, BTreeMap::from([(Sequence(2048), 2)]));
+}

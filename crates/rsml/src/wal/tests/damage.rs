@@ -477,6 +477,26 @@ fn the_headers_behind_a_damaged_segment_header_make_up_for_it() {
 }
 
 #[test]
+fn the_first_group_of_the_oldest_segment_says_where_a_trimmed_log_begins() {
+    let disk = two_segments();
+    let mut storage = wal_over(&disk, SEGMENT_BYTES);
+    storage.recover().expect("nothing is damaged");
+    storage.trim(Sequence(20)).expect("the disk is healthy");
+    assert_eq!(disk.names(), [SECOND]);
+    let whole = recover(&disk, SEGMENT_BYTES).expect("nothing is damaged");
+    disk.overwrite(SECOND, 0, &[0xff; 512]);
+    check(&disk, &whole, &[], "the header of the oldest segment");
+}
+
+#[test]
+fn a_group_with_writes_in_place_of_the_segment_header_is_damage() {
+    let disk = three_groups();
+    let whole = recover(&disk, SEGMENT_BYTES).expect("nothing is damaged");
+    disk.overwrite(FIRST, 0, &disk.contents(FIRST)[4096..8192]);
+    check(&disk, &whole, &[], "a copy of the first group");
+}
+
+#[test]
 fn a_damaged_segment_header_with_nothing_behind_it_proves_that_nothing_before_it_is_torn() {
     let disk = SimulatedDisk::new(1);
     let mut storage = wal_over(&disk, 16384);

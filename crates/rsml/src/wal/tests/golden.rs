@@ -2,6 +2,7 @@
 //! unnoticed.
 
 use super::*;
+use crate::wal::format::GroupHeader;
 
 const VERSION_1: &str = include_str!("../fixtures/version_1.hex");
 const VERSION_2: &str = include_str!("../fixtures/version_2.hex");
@@ -71,6 +72,12 @@ fn a_file_of_version_1_is_read() {
     writes[2].base = None;
     writes.iter_mut().for_each(|write| write.hard_state.generation = 0);
     check(VERSION_1, &writes);
+}
+
+#[test]
+fn headers_from_version_2_on_describe_the_log_around_their_group() {
+    let header = |file| GroupHeader::decode(&from_hex(file)[BLOCK..]).expect("it is intact");
+    assert!(header(VERSION_1).context.is_none() && header(VERSION_2).context.is_some());
 }
 
 #[test]

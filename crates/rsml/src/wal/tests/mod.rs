@@ -7,6 +7,7 @@ mod faults;
 mod files;
 mod golden;
 mod interrupted;
+mod limits;
 mod odd_files;
 mod property;
 mod space;
