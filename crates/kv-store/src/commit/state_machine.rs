@@ -11,7 +11,6 @@ use super::conflict_index::ConflictIndex;
 use super::families::Families;
 use super::idempotency::IdempotencyTable;
 use super::known_keys::KnownKeys;
-use crate::database::StoreOptions;
 use crate::engine::{Engine, WriteBatch};
 use crate::gc::entries;
 use crate::gc::range_clears::{RangeClear, RangeClears};
@@ -23,6 +22,14 @@ use crate::read::row_cache::RowCache;
 /// Maximum number of range clears within the readable window. A commit that would exceed it is
 /// refused. Replicas must agree on it, so it is no setting.
 pub const MAX_RECENT_CLEARS: usize = 200_000;
+
+/// How much is kept in memory of what the engine holds. No verdict depends on it.
+#[derive(Clone, Copy)]
+pub(crate) struct Sizes {
+    pub conflict_index_entries: usize,
+    pub known_keys: usize,
+    pub row_cache_bytes: usize,
+}
 
 /// The state that decides writes. After an error of any method it differs from the engine and must
 /// not be used again.
@@ -48,7 +55,7 @@ pub(crate) struct StateMachine {
 
 impl StateMachine {
     /// Loads the state that the engine holds.
-    pub fn load(engine: &dyn Engine, options: &StoreOptions) -> Result<Self, KvError> {
+    pub fn load(engine: &dyn Engine, sizes: Sizes) -> Result<Self, KvError> {
         let (counters, window) = meta::load_counters(engine)?;
         let (mut clears, mut uncollected) = (RangeClears::default(), BTreeMap::new());
         let mut recent_clears = VecDeque::new();
@@ -62,9 +69,9 @@ impl StateMachine {
         Ok(StateMachine {
             counters,
             families: Families::load(engine)?,
-            index: ConflictIndex::new(counters.version, options.conflict_index_entries),
-            known_keys: KnownKeys::new(options.known_keys),
-            row_cache: Arc::new(RowCache::new(options.row_cache_bytes, counters.version)),
+            index: ConflictIndex::new(counters.version, sizes.conflict_index_entries),
+            known_keys: KnownKeys::new(sizes.known_keys),
+            row_cache: Arc::new(RowCache::new(sizes.row_cache_bytes, counters.version)),
             clears,
             uncollected,
             recent_clears,

@@ -67,7 +67,7 @@ pub(super) struct Writer {
 impl Core {
     pub fn open(engine: Arc<dyn Engine>, options: StoreOptions) -> Result<Self, KvError> {
         meta::claim_format(&*engine)?;
-        let state = StateMachine::load(&*engine, &options)?;
+        let state = StateMachine::load(&*engine, options.sizes())?;
         let counters = state.counters();
         Ok(Core {
             engine,

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::clock::Clock;
+use crate::commit::state_machine::Sizes;
 use crate::engine::SharedResources;
 use crate::gc::step;
 
@@ -53,6 +54,14 @@ impl StoreOptions {
 }
 
 impl StoreOptions {
+    pub(super) fn sizes(&self) -> Sizes {
+        Sizes {
+            conflict_index_entries: self.conflict_index_entries,
+            known_keys: self.known_keys,
+            row_cache_bytes: self.row_cache_bytes,
+        }
+    }
+
     /// With a database's share of the resources.
     pub fn with_share(self, resources: &SharedResources) -> Self {
         StoreOptions { row_cache_bytes: resources.options().row_cache_bytes, ..self }

@@ -40,7 +40,7 @@ fn birth_record() -> BirthRecord {
     BirthRecord::new(CLUSTER, &[ME, ONE, TWO].map(|id| (id, disk(id))).into())
 }
 
-/// An entry of the log: the birth record, or a no-op that differs from those of other times.
+/// An entry of the log: the bootstrap record, or a no-op that differs from those of other times.
 fn entry(sequence: u64) -> Bytes {
     let birth = (sequence == 1).then(birth_record);
     Value { time_us: sequence, birth, ..Value::default() }.to_bytes()
@@ -60,7 +60,7 @@ struct Lone {
 
 impl Lone {
     /// It starts with a log of `last` entries of `view`, none of which is known as committed except
-    /// for the birth record, and with an empty database.
+    /// for the bootstrap record, and with an empty database.
     fn with_log(last: u64, view: View) -> Lone {
         Lone::started(last, view, |_, _| {})
     }
