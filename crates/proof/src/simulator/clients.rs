@@ -20,7 +20,7 @@ pub struct Client {
     /// Changes when an outcome stays unknown: that operation is open for ever, and a client has
     /// only one.
     pub name: ClientId,
-    node: usize,
+    pub(super) node: usize,
     /// Counts what was waited for.
     pub(super) step: u64,
     pub(super) doing: Doing,

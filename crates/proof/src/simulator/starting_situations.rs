@@ -24,6 +24,9 @@ pub enum Opening {
     /// A voter's disk and an empty one alternate in one place, while the primary changes and leases
     /// and promises are given.
     DisksAlternate,
+    /// A primary that was deposed unnoticed hears from nobody but the empty disk of a voter that has
+    /// helped to elect its successor.
+    DeposedStillLeads,
 }
 
 /// The longest that somebody may take to lead: a few elections.
@@ -32,7 +35,13 @@ const LED_WITHIN_US: u64 = 3_000_000;
 impl Opening {
     /// Mostly chance.
     pub fn any(random: &mut Random) -> Opening {
-        let openings = [Opening::OldLogReturns, Opening::SplitLogs, Opening::StagedTwice, Opening::DisksAlternate];
+        let openings = [
+            Opening::OldLogReturns,
+            Opening::SplitLogs,
+            Opening::StagedTwice,
+            Opening::DisksAlternate,
+            Opening::DeposedStillLeads,
+        ];
         if random.one_in(4) { random.pick(&openings) } else { Opening::Chance }
     }
 }
@@ -50,6 +59,7 @@ impl Cluster {
             Opening::SplitLogs => (0..rounds).for_each(|_| self.split_logs()),
             Opening::StagedTwice => self.stage_again_and_again(rounds + 1),
             Opening::DisksAlternate => self.alternate_disks(rounds),
+            Opening::DeposedStillLeads => self.follow_the_deposed(),
         }
         self.cut.clear();
     }
@@ -188,6 +198,31 @@ impl Cluster {
             self.run_for_up_to(200_000);
             self.change_primary(node);
         }
+    }
+
+    /// Not where a database may go wrong: see [`Cluster::alternate_disks`].
+    fn follow_the_deposed(&mut self) {
+        if self.faults.corrupt > 0 {
+            return;
+        }
+        let Some(deposed) = self.run_until_led(None) else { return };
+        self.run_for_up_to(100_000);
+        self.cut_off(deposed);
+        let Some(successor) = self.run_until_led(Some(deposed)) else { return };
+        let voter = self.any_but(deposed);
+        if voter == successor {
+            return;
+        }
+        self.leave_notes(successor, 20);
+        self.run_for_up_to(100_000);
+        self.crash(voter);
+        self.take_disk_away(voter);
+        self.cut_off(voter);
+        self.cut.remove(&(deposed, voter));
+        self.cut.remove(&(voter, deposed));
+        self.start_after(voter, 20_000);
+        self.clients.iter_mut().for_each(|client| client.node = deposed);
+        self.run_for_up_to(400_000);
     }
 
     /// The disk of `node` returns while the primary hears only from the disk in its place, and
