@@ -8,7 +8,7 @@ use std::cell::RefCell;
 
 /// Every marked path: an exceptional branch of a rule, or a branch of liveness, recovery and
 /// sessions.
-pub const POINTS: [&str; 63] = [
+pub const POINTS: [&str; 64] = [
     "birth.bootstrapped",
     "birth.record_sent_again",
     "foreign.former_boot",
@@ -68,6 +68,7 @@ pub const POINTS: [&str; 63] = [
     "snapshot.dropped",
     "snapshot.installed",
     "snapshot.needs_database",
+    "snapshot.nobody_has_it",
     "snapshot.rate_doubled",
     "snapshot.repeated",
     "snapshot.waits_for_lease",

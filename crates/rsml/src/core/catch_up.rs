@@ -24,7 +24,7 @@ use super::digests::RefusedCopy;
 use super::replica::Replica;
 use super::snapshot::{CopyStatus, InstallEvent, InstallStep, SnapshotPiece, SnapshotRead};
 use super::{LogRead, ReadPurpose};
-use crate::message::{Behind, Message, SnapshotChunk, SnapshotRequest};
+use crate::message::{Behind, Message, Report, SnapshotChunk, SnapshotRequest};
 use crate::value::ReplicatedState;
 use crate::{Instant, ReplicaId, Sequence, View, WriteId};
 
@@ -233,14 +233,10 @@ impl Replica {
             return;
         }
         let Some(wanted) = self.catch_up.wanted else { return };
-        let is_fresh = |id: &ReplicaId| {
-            self.peers.heard.get(id).is_some_and(|at| self.now.since_us(*at) < self.options.election_max_us)
-        };
         let rank = |id: &ReplicaId, applied: u64| {
             (self.catch_up.preferred == Some(*id), self.views.primary() != Some(*id), applied)
         };
-        let able = self.peers.reports.iter().filter(|(id, r)| r.applied >= wanted.0 && !r.is_observer && is_fresh(id));
-        let untried = able.filter(|(id, _)| {
+        let untried = self.sources(wanted).filter(|(id, _)| {
             !self.catch_up.shunned.contains(id) && self.digests.refused(**id, &self.membership).is_none()
         });
         let Some((source, _)) = untried.max_by_key(|(id, report)| rank(id, report.applied)) else {
@@ -271,6 +267,31 @@ impl Replica {
         }));
         self.outputs.install.push(InstallStep::Begin { generation });
         self.ask_for_snapshot(0, 0);
+    }
+
+    /// The replicas whose database holds everything through `wanted`, as far as is known now.
+    fn sources(&self, wanted: Sequence) -> impl Iterator<Item = (&ReplicaId, &Report)> {
+        let is_fresh = |id: &ReplicaId| {
+            self.peers.heard.get(id).is_some_and(|at| self.now.since_us(*at) < self.options.election_max_us)
+        };
+        let is_able = move |(id, report): &(&ReplicaId, &Report)| {
+            report.applied >= wanted.0 && !report.is_observer && is_fresh(id)
+        };
+        self.peers.reports.iter().filter(is_able)
+    }
+
+    /// Nobody has led for an election timeout. A primary that had no older entries may be gone with
+    /// all that reached so far. What no replica has is wanted no more: otherwise this replica would
+    /// neither stand for election nor give its database to one that needs it, and two replicas that
+    /// hold everything could wait for ever.
+    pub(super) fn forget_what_nobody_has(&mut self) {
+        let required = self.catch_up.required;
+        let Some(wanted) = self.catch_up.wanted.filter(|wanted| *wanted > required) else { return };
+        if self.catch_up.fetch.is_some() || self.is_switching() || self.sources(wanted).next().is_some() {
+            return;
+        }
+        coverage!("snapshot.nobody_has_it");
+        self.catch_up.wanted = Some(required).filter(|required| *required > self.learner.commit());
     }
 
     fn ask_for_snapshot(&mut self, id: u64, offset: u64) {

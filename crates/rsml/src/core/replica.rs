@@ -378,6 +378,9 @@ impl Replica {
             Role::Unborn { .. } => self.call_unborn_peers(),
             Role::Primary => self.tick_primary(),
             Role::Secondary => {
+                if timed_out {
+                    self.forget_what_nobody_has();
+                }
                 // A replica that waits for a snapshot could not lead, and would only keep others
                 // from leading.
                 if timed_out && !self.is_catching_up() {

@@ -303,3 +303,48 @@ fn a_complete_snapshot_of_the_promised_view_keeps_no_lease_from_being_granted() 
     lone.receive(ONE, ask(later, 13));
     assert_eq!(granted(&lone.sync(), ONE), 13, "the view is promised anyway");
 }
+
+/// The primary is gone. An election timeout later replica 1 reports what it has applied.
+fn deposed(lone: &mut Lone, applied_by_one: u64) -> Outputs {
+    lone.now += ELECTION_US;
+    lone.report(ONE, Report { applied: applied_by_one, ..Report::default() });
+    lone.tick_at(lone.now)
+}
+
+fn stands(outputs: &Outputs) -> bool {
+    outputs.send.iter().any(|sent| matches!(sent.message, Message::PreVote(_)))
+}
+
+#[test]
+fn a_replica_stands_for_election_once_nobody_has_the_snapshot_that_it_wants() {
+    let mut lone = lone();
+    behind(&mut lone, 22);
+    assert!(lone.replica.status().is_catching_up && lone.replica.status().copy.is_none());
+    let outputs = deposed(&mut lone, 20);
+    assert!(stands(&outputs) && !lone.replica.status().is_catching_up);
+}
+
+#[test]
+fn a_replica_goes_on_waiting_while_another_has_exactly_the_snapshot_that_it_wants() {
+    for (applied, waits) in [(21, true), (20, false)] {
+        let mut lone = lone();
+        behind(&mut lone, 22);
+        let outputs = deposed(&mut lone, applied);
+        assert_eq!((stands(&outputs), lone.replica.status().is_catching_up), (!waits, waits));
+    }
+}
+
+#[test]
+fn a_log_without_a_beginning_never_makes_do_without_a_snapshot() {
+    let mut lone = Lone::started(10, followed(), |_, start| {
+        start.recovered.first = Sequence(6);
+        start.entries = entries(6..=10).into_iter().map(Some).collect();
+    });
+    lone.follow(followed(), 1);
+    behind(&mut lone, 22);
+    for _ in 0..2 {
+        let outputs = deposed(&mut lone, 4);
+        assert!(!stands(&outputs) && lone.replica.status().is_catching_up);
+    }
+    assert!(begins(&deposed(&mut lone, 5)), "the snapshot that it began without reaches to entry 5");
+}
