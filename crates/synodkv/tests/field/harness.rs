@@ -1,6 +1,7 @@
 //! Real processes for the tests: one server or three, with their logs, and commands with a
 //! deadline.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -118,10 +119,10 @@ impl Server {
         self.setup = change(std::mem::take(&mut self.setup));
     }
 
-    /// The command that starts it, with only the environment of the set-up.
+    /// The command that starts it, with the environment of the set-up alone.
     pub fn command(&self) -> Command {
         let mut command = Command::new("sh");
-        command.env_clear().envs(self.setup.environment.iter().map(|(name, value)| (name, value)));
+        command.env_clear().envs(planted()).envs(self.setup.environment.iter().map(|(name, value)| (name, value)));
         let before = if self.setup.before.is_empty() { ":" } else { &self.setup.before };
         command.args(["-c", &format!("{before}; exec \"$0\" \"$@\""), PROGRAM, "serve", "--config"]).arg(&self.config);
         command.args(&self.setup.arguments).stdin(Stdio::null()).stdout(Stdio::null());
@@ -397,4 +398,9 @@ pub async fn http_get(address: &str, path: &str) -> Result<(u16, String), String
     let response = client.get(format!("http://{address}{path}")).send().await.map_err(|error| format!("{error:?}"))?;
     let code = response.status().as_u16();
     Ok((code, response.text().await.map_err(|error| format!("{error:?}"))?))
+}
+
+/// Of this program's environment, what chooses a planted bug: see the runner of mutations.
+fn planted() -> Option<(&'static str, OsString)> {
+    std::env::var_os("PLANTED").map(|number| ("PLANTED", number))
 }

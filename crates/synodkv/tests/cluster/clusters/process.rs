@@ -21,10 +21,11 @@ const ROWS_PER_PAGE: u64 = 100_000;
 /// How much of each log is printed when a test fails.
 const LOG_LINES: usize = 60;
 
-/// The program, without settings from the environment of the test.
+/// The program, without settings from the environment of the test, except for what chooses a
+/// planted bug: see the runner of mutations.
 pub fn program() -> Command {
     let mut command = Command::new(PROGRAM);
-    command.env_clear();
+    command.env_clear().envs(std::env::var_os("PLANTED").map(|number| ("PLANTED", number)));
     command
 }
 
