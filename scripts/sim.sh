@@ -9,12 +9,11 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export CARGO_TARGET_DIR="${SYNODKV_TARGET_DIR:-$HOME/.cache/synodkv/target}"
-# Whole crates are compiled in one piece, which takes longer and makes the simulator a tenth faster; and memory stays with the
-# process between two runs.
-one_piece=()
-for crate in rsml kv-store kv-server proof; do
-    one_piece+=(--config "profile.release.package.$crate.codegen-units=1")
-done
+# Everything is compiled in one piece and for this processor, in a folder of its own: it takes two minutes more, and a run
+# takes a fifth less. Memory stays with the process between two runs.
+export CARGO_TARGET_DIR="$CARGO_TARGET_DIR/sim"
+export RUSTFLAGS="${RUSTFLAGS:-} -C target-cpu=native"
 export MIMALLOC_PURGE_DELAY="${MIMALLOC_PURGE_DELAY:--1}"
-cargo build "${one_piece[@]}" --release --quiet --package proof --features coverage --bin sim
+cargo build --config 'profile.release.lto="fat"' --config profile.release.codegen-units=1 --release --quiet \
+    --package proof --features coverage --bin sim
 exec "$CARGO_TARGET_DIR/release/sim" "$@"
