@@ -68,6 +68,12 @@ check_benchmarks() {
     cargo test --release --locked --manifest-path "$manifest"
 }
 
+# A check that visits hardly any state fails, too.
+check_model() {
+    say "the small bounds of the model check"
+    cargo test --release --package proof --features model --test model --locked
+}
+
 # C++ and Rust clients are left to scripts/interop.sh alone: they need some 150 MB of packages and a minute to compile.
 check_interoperability() {
     local clients=python
@@ -94,6 +100,7 @@ check_dependencies
 build_release
 check_lints
 run_tests
+check_model
 check_benchmarks
 check_interoperability
 say "all checks passed"

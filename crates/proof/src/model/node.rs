@@ -277,9 +277,10 @@ impl Node {
         let questions: Vec<_> = outputs.send.iter().map(|sent| (sent.to, sent.message.clone())).collect();
         self.perform(outputs, world, effect)?;
         for (peer, question) in questions {
-            let (Message::PreVote(question), mut answer) = (question, world.grant.clone()) else { continue };
+            let (Message::PreVote(_), mut answer) = (question, world.grant.clone()) else { continue };
             if let Message::PreVoteReply(answer) = &mut answer {
-                (answer.round, answer.granted, answer.promised) = (question.round, true, promised.0);
+                // In the one form of all equal nodes every pre-vote has this number.
+                (answer.round, answer.granted, answer.promised) = (0, true, promised.0);
             }
             let sender = MessageHeader { replica: peer, disk_id: disk_id(peer.0), ..self.replica.sender() };
             // The present boot of the peer is not known here, and the grant does not depend on it;
