@@ -341,7 +341,7 @@ fn a_log_without_a_beginning_never_makes_do_without_a_snapshot() {
         start.entries = entries(6..=10).into_iter().map(Some).collect();
     });
     lone.follow(followed(), 1);
-    behind(&mut lone, 22);
+    lone.replica.want_snapshot(Sequence(21), None);
     for _ in 0..2 {
         let outputs = deposed(&mut lone, 4);
         assert!(!stands(&outputs) && lone.replica.status().is_catching_up);
