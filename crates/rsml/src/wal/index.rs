@@ -87,14 +87,14 @@ impl Run {
         Run { first, group_number: 0, block: None, ordinal: 0 }
     }
 
-    /// The part of the run from `first` on.
+    /// The part of the run from `first` on. No group has so many entries that their number
+    /// overflows: a run that does is longer than its group only by what a damaged header claims,
+    /// and that part is lost.
     fn rest_from(&self, first: Sequence) -> Self {
-        match self.block {
+        let skipped = u32::try_from(first.0 - self.first.0).ok();
+        match skipped.and_then(|skipped| self.ordinal.checked_add(skipped)).filter(|_| self.block.is_some()) {
+            Some(ordinal) => Run { first, ordinal, ..*self },
             None => Run::lost(first),
-            Some(_) => {
-                let skipped = u32::try_from(first.0 - self.first.0).expect("a run lies in one group");
-                Run { first, ordinal: self.ordinal + skipped, ..*self }
-            }
         }
     }
 }
