@@ -181,7 +181,6 @@ impl RocksEngine {
 
 /// The parts that opening may create. If rows were written before, anything missing is damage and
 /// must not be created, except the table that the former layout did not have.
-/// former layout did not have.
 fn what_to_create(folder: &Folder, options: &RocksOptions) -> Create {
     if !folder.holds_rows() {
         return Create::Everything;
