@@ -33,8 +33,10 @@ fn a_peer_that_never_reads_fills_its_queue_and_does_not_affect_others() {
     let mut network = Network::new(3);
     let listener = network.listeners[1].take().expect("not used yet");
     let options = with_a_small_queue(network.options(A));
-    let (mut a, mut c) = (network.start_with(options), network.start(C));
+    let mut a = network.start_with(options);
+    // Before C starts: it dials this listener, too.
     let _never_read = accept_as_replica(&listener);
+    let mut c = network.start(C);
     a.events.wait_for_all(&network.runtime, [B, C].map(TransportEvent::Connected).to_vec());
     // Wait for both directions: messages sent before the outgoing connection exists are dropped.
     while !arrives_soon(&network, &a, &mut c, envelope(A, C, "ready", vec![])) {}
@@ -61,10 +63,11 @@ fn a_peer_that_never_reads_fills_its_queue_with_tls_too() {
     let mut options = with_a_small_queue(network.options(A));
     options.tls = Some(authority.files(folder_a.path(), "replica-0"));
     let mut a = network.start_with(options);
+    // Before C starts: it dials this listener, too.
+    let _never_read = authority.accept_as_replica(&network.runtime, listener, "replica-1");
     let mut options = network.options(C);
     options.tls = Some(authority.files(folder_c.path(), "replica-2"));
     let mut c = network.start_with(options);
-    let _never_read = authority.accept_as_replica(&network.runtime, listener, "replica-1");
     a.events.wait_for(&network.runtime, &TransportEvent::Connected(B));
     c.events.wait_for(&network.runtime, &TransportEvent::Connected(A));
     flood(&a, B);
