@@ -14,7 +14,7 @@ use super::shared::ReplicaShared;
 use super::status::RoleChange;
 use super::sync;
 use super::sync::atomic::Ordering;
-use super::work::{ApplyWork, Event, LogWork, SnapshotWork, received_bytes};
+use super::work::{Event, LogWork, SnapshotWork, received_bytes};
 use crate::core::{Input, Outputs, Refusal, Replica};
 use crate::{ClusterId, DivergedPeer, Epoch, Message, ReplicaId, Sequence};
 
@@ -83,6 +83,9 @@ impl CoreRunner {
         let diverged = outputs.diverged.take();
         self.follow_membership();
         self.dispatch(shared, outputs);
+        if ticks {
+            shared.apply.tick();
+        }
         if let Some(divergence) = diverged {
             return Err(divergence.into());
         }
@@ -146,6 +149,12 @@ impl CoreRunner {
         }
     }
 
+    /// Whether entries must be applied as soon as they come: a caller here may wait for one of them,
+    /// or this replica begins to lead and serves only once it has applied them.
+    fn applies_at_once(&self, shared: &ReplicaShared) -> bool {
+        shared.unfinished.load(Ordering::Relaxed) > 0 || !self.core.is_ready_to_read()
+    }
+
     fn dispatch(&mut self, shared: &ReplicaShared, mut outputs: Outputs) {
         answer_requests(shared, &mut outputs);
         for (id, result) in outputs.transferred {
@@ -165,10 +174,10 @@ impl CoreRunner {
             shared.log.push(LogWork::Trim(below));
         }
         if let Some(generation) = outputs.switch {
-            shared.apply.push(ApplyWork::Switch(generation));
+            shared.apply.switch_to(generation);
         }
         if !outputs.deliver.is_empty() {
-            shared.apply.push(ApplyWork::Entries(outputs.deliver));
+            shared.apply.deliver(outputs.deliver, self.applies_at_once(shared));
         }
         for step in outputs.install {
             shared.snapshots.push(SnapshotWork::Install(step));
@@ -183,6 +192,9 @@ impl CoreRunner {
                 // reader that starts to wait now.
                 let applied = Sequence(shared.applied.load(Ordering::Acquire));
                 reads.point(id, point, applied);
+            }
+            if reads.wait_for_entries() {
+                shared.apply.hurry();
             }
         }
     }

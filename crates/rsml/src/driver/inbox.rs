@@ -68,6 +68,12 @@ impl<T> Inbox<T> {
         self.len() == 0
     }
 
+    /// Whether the thread waits, and nobody has woken it.
+    #[cfg(test)]
+    pub fn is_sleeping(&self) -> bool {
+        self.lock().sleeping
+    }
+
     pub fn is_closed(&self) -> bool {
         self.lock().closed
     }

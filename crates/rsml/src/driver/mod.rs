@@ -13,6 +13,7 @@
 //!
 //! A failure of the storage or of the executor stops the replica: nothing is retried.
 
+mod apply_queue;
 mod apply_thread;
 mod copy_log;
 mod core_lock;

@@ -5,6 +5,7 @@ use std::time::Instant as StdInstant;
 
 use tokio::sync::watch;
 
+use super::apply_queue::ApplyQueue;
 use super::heartbeat::Heartbeats;
 use super::inbox::Inbox;
 use super::options::ReplicaOptions;
@@ -13,7 +14,7 @@ use super::sync;
 use super::sync::atomic::{AtomicU64, AtomicUsize};
 use super::sync::{Mutex, MutexGuard};
 use super::waiters::{ReadWaiters, RequestWaiters, TransferWaiters};
-use super::work::{ApplyWork, Event, LogWork, SnapshotWork};
+use super::work::{Event, LogWork, SnapshotWork};
 use crate::Instant;
 
 pub struct ReplicaShared {
@@ -25,7 +26,7 @@ pub struct ReplicaShared {
     pub max_waiting_bytes: usize,
     pub beats: Heartbeats,
     pub log: Inbox<LogWork>,
-    pub apply: Inbox<ApplyWork>,
+    pub apply: ApplyQueue,
     pub snapshots: Inbox<SnapshotWork>,
     requests: Mutex<RequestWaiters>,
     reads: Mutex<ReadWaiters>,
@@ -59,7 +60,7 @@ impl ReplicaShared {
             max_waiting_bytes: options.max_waiting_bytes,
             beats: Heartbeats::new(options.stalled_after),
             log: Inbox::new(),
-            apply: Inbox::new(),
+            apply: ApplyQueue::new(),
             snapshots: Inbox::new(),
             requests: Mutex::new(RequestWaiters::new()),
             reads: Mutex::new(ReadWaiters::default()),

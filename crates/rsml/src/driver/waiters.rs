@@ -196,6 +196,11 @@ impl ReadWaiters {
         }
     }
 
+    /// Whether any reader has its point and waits for the database to reach it.
+    pub fn wait_for_entries(&self) -> bool {
+        !self.confirmed.is_empty()
+    }
+
     /// The database has applied `applied`.
     pub fn applied(&mut self, applied: Sequence) {
         while let Some(first) = self.confirmed.first_entry().filter(|e| e.key().0 <= applied) {
