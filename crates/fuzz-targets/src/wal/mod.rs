@@ -67,7 +67,12 @@ struct Found {
 }
 
 fn recover(disk: &SimulatedDisk, segment_bytes: usize) -> Result<(WalStorage, Found), StorageError> {
-    let options = WalOptions { segment_bytes: segment_bytes as u64, background_preparation: false, segment_id_seed: 7 };
+    let options = WalOptions {
+        segment_bytes: segment_bytes as u64,
+        background_preparation: false,
+        direct_writes: false,
+        segment_id_seed: 7,
+    };
     let mut log = WalStorage::over(Arc::new(disk.clone()), options);
     let Recovered { hard_state, first, last, lost } = log.recover()?;
     let entries = log.load(Sequence::ZERO)?;

@@ -15,9 +15,9 @@ const DATABASE_OTHER: u64 = 16;
 const LEAST_DATABASE_FILES: u64 = 32;
 const LEAST_CONNECTIONS: u64 = 16;
 const LEAST_ADMIN_CONNECTIONS: u64 = 8;
-/// Log segments beyond the retained ones: the one being written, prepared ones, and ones not yet
-/// removed.
-const LOG_MARGIN: u64 = 4;
+/// Descriptors of the log beyond those of the retained segments: two each for the segment that is
+/// written and the one that is prepared, and two for segments not yet removed.
+const LOG_MARGIN: u64 = 6;
 const LEAST_LOG_FILES: u64 = 8;
 /// Connections to a replica's peer address that have not identified themselves yet.
 const STRANGERS: u64 = 128;
@@ -92,7 +92,7 @@ impl Descriptors {
             (
                 "log segments",
                 each(replicas, LEAST_LOG_FILES, log_files + LOG_MARGIN),
-                "(replication.log_keep_mb + log_flush_mb) / wal_segment_mb + 4, for each replica",
+                "(replication.log_keep_mb + log_flush_mb) / wal_segment_mb + 6, for each replica",
                 "log_keep_mb and log_flush_mb are lowered",
             ),
             ("peers", Want::fixed(replicas * (1 + 2 * peers)), "1 + 2 for each peer, for each replica", "-"),

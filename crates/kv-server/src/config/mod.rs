@@ -116,6 +116,8 @@ pub struct ReplicationConfig {
     pub max_in_flight_values: usize,
     /// Size of a log segment.
     pub wal_segment_mb: u64,
+    /// Whether the log is written past the page cache where the file system allows it.
+    pub wal_direct_writes: bool,
     /// The log keeps entries that lagging or absent replicas still need up to this size; beyond it
     /// they get a copy of a database.
     pub log_keep_mb: u64,

@@ -145,6 +145,7 @@ fn complete_replication(
         max_batch_bytes: raw.max_batch_bytes,
         max_in_flight_values: raw.max_in_flight_values,
         wal_segment_mb: raw.wal_segment_mb,
+        wal_direct_writes: raw.wal_direct_writes,
         log_keep_mb: raw.log_keep_mb,
         log_flush_mb: raw.log_flush_mb,
         snapshot_mb_per_second: raw.snapshot_mb_per_second,

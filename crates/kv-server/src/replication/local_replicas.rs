@@ -228,11 +228,16 @@ impl Start<'_> {
     }
 
     fn log(&self, id: u32) -> std::io::Result<WalStorage> {
-        let segment_bytes = self.config.replication.wal_segment_mb << 20;
+        let replication = &self.config.replication;
+        let options = WalOptions {
+            segment_bytes: replication.wal_segment_mb << 20,
+            direct_writes: replication.wal_direct_writes,
+            ..WalOptions::default()
+        };
         let path = self.data_dir.replica_wal(id);
         let replica = path.parent().expect("it lies in the replica's directory");
         make_directory(replica).map_err(std::io::Error::other)?;
-        WalStorage::open(path, WalOptions { segment_bytes, ..WalOptions::default() }).map_err(std::io::Error::other)
+        WalStorage::open(path, options).map_err(std::io::Error::other)
     }
 }
 

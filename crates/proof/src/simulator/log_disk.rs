@@ -204,7 +204,7 @@ impl LogDisk {
 
     fn options(&self) -> WalOptions {
         let (segment_bytes, segment_id_seed) = (self.segment_bytes, self.seed);
-        WalOptions { segment_bytes, background_preparation: false, segment_id_seed }
+        WalOptions { segment_bytes, background_preparation: false, direct_writes: false, segment_id_seed }
     }
 
     /// Whether every entry that the log holds can be read.

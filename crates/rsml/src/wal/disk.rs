@@ -6,9 +6,9 @@
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use super::log_file::{DirectWrites, LogFile};
 use crate::StorageError;
 
 /// A flat directory of files.
@@ -43,6 +43,13 @@ pub trait DiskFile: Send + Sync {
     /// Makes all writes to this file so far, and its size, durable.
     fn sync_data(&self) -> io::Result<()>;
 
+    /// Writes all of `bytes` and makes them durable, with the size of the file. Says nothing about
+    /// earlier writes: those need a sync of their own.
+    fn write_durably(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
+
+    /// Frees what only writing needs. Nothing is lost if there are more writes after all.
+    fn end_writing(&self);
+
     /// The length of the file in bytes.
     fn size(&self) -> io::Result<u64>;
 }
@@ -54,6 +61,7 @@ pub struct FileDisk {
     directory: PathBuf,
     /// Kept open, so that syncing the directory works even if no file descriptor is free.
     handle: File,
+    direct_writes: DirectWrites,
     /// The lock lasts while this file is open.
     _lock: File,
 }
@@ -61,11 +69,12 @@ pub struct FileDisk {
 impl FileDisk {
     const LOCK: &str = "LOCK";
 
-    /// Locks the directory against other processes, and creates it if it does not exist.
+    /// Locks the directory against other processes, and creates it if it does not exist. With
+    /// `writes_directly`, durable writes go past the page cache where the file system allows it.
     ///
     /// # Errors
     /// The directory cannot be created or opened, or another process uses it.
-    pub fn open(directory: &Path) -> Result<Self, StorageError> {
+    pub fn open(directory: &Path, writes_directly: bool) -> Result<Self, StorageError> {
         let error = |what, error| failure(what, directory.display().to_string(), error);
         fs::create_dir_all(directory).map_err(|e| error("creating the directory", e))?;
         if let Some(parent) = directory.parent().filter(|parent| !parent.as_os_str().is_empty()) {
@@ -80,13 +89,21 @@ impl FileDisk {
         match lock.try_lock() {
             Ok(()) => {
                 let handle = File::open(directory).map_err(|e| error("opening the directory", e))?;
-                Ok(FileDisk { directory: directory.to_owned(), handle, _lock: lock })
+                let direct_writes = DirectWrites::new(writes_directly);
+                Ok(FileDisk { directory: directory.to_owned(), handle, direct_writes, _lock: lock })
             }
             Err(TryLockError::WouldBlock) => {
                 Err(error("locking", io::Error::other("the log is in use by another process")))
             }
             Err(TryLockError::Error(e)) => Err(error("locking", e)),
         }
+    }
+}
+
+impl FileDisk {
+    fn open_file(&self, name: &str, options: &mut OpenOptions) -> io::Result<Box<dyn DiskFile>> {
+        let options = options.read(true).write(true);
+        Ok(Box::new(LogFile::open(options, self.directory.join(name), self.direct_writes.clone())?))
     }
 }
 
@@ -103,12 +120,11 @@ impl Disk for FileDisk {
     }
 
     fn create(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
-        let path = self.directory.join(name);
-        Ok(Box::new(OpenOptions::new().create(true).truncate(true).read(true).write(true).open(path)?))
+        self.open_file(name, OpenOptions::new().create(true).truncate(true))
     }
 
     fn open(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
-        Ok(Box::new(OpenOptions::new().read(true).write(true).open(self.directory.join(name))?))
+        self.open_file(name, &mut OpenOptions::new())
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
@@ -122,24 +138,6 @@ impl Disk for FileDisk {
 
 fn sync_directory(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
-}
-
-impl DiskFile for File {
-    fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
-        FileExt::read_exact_at(self, bytes, offset)
-    }
-
-    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        FileExt::write_all_at(self, bytes, offset)
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        File::sync_data(self)
-    }
-
-    fn size(&self) -> io::Result<u64> {
-        Ok(self.metadata()?.len())
-    }
 }
 
 /// The storage error for a failed file operation.

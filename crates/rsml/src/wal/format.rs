@@ -357,12 +357,12 @@ pub(super) fn group_bytes(writes: &[Persist]) -> u64 {
     content.next_multiple_of(BLOCK_BYTES)
 }
 
-/// Replaces the contents of `buffer` by a group with these writes. The caller fills in the
+/// Appends a group with these writes to `buffer`. The caller fills in the
 /// position, the hard state, the sequences and the context of `header`; the rest is filled in here,
 /// and the complete header returned.
 pub(super) fn encode_group(mut header: GroupHeader, writes: &[Persist], buffer: &mut Vec<u8>) -> GroupHeader {
-    buffer.clear();
-    buffer.resize(SECTOR_BYTES, 0);
+    let start = buffer.len();
+    buffer.resize(start + SECTOR_BYTES, 0);
     let mut records = 0;
     for record in writes.iter().flat_map(WriteRecord::of) {
         buffer.extend_from_slice(&record.from.0.to_le_bytes());
@@ -378,18 +378,19 @@ pub(super) fn encode_group(mut header: GroupHeader, writes: &[Persist], buffer: 
     }
     header.record_count = records;
     header.entry_count = u32::try_from(entries().count()).expect("a group has fewer than 2^32 entries");
-    header.table_crc = crc32c::crc32c(&buffer[SECTOR_BYTES..]);
+    header.table_crc = crc32c::crc32c(&buffer[start + SECTOR_BYTES..]);
     let payload_offset = buffer.len();
     for entry in entries() {
         buffer.extend_from_slice(entry);
     }
     header.payload_bytes = (buffer.len() - payload_offset) as u64;
-    buffer.resize(buffer.len().next_multiple_of(BLOCK_BYTES as usize), 0);
-    header.group_bytes = buffer.len() as u64;
+    let bytes = (buffer.len() - start).next_multiple_of(BLOCK_BYTES as usize);
+    buffer.resize(start + bytes, 0);
+    header.group_bytes = bytes as u64;
     if let Some(context) = &mut header.context {
-        context.blank_sectors = blank_sectors(&buffer[SECTOR_BYTES..]);
+        context.blank_sectors = blank_sectors(&buffer[start + SECTOR_BYTES..]);
     }
-    buffer[..SECTOR_BYTES].copy_from_slice(&header.encode());
+    buffer[start..start + SECTOR_BYTES].copy_from_slice(&header.encode());
     header
 }
 

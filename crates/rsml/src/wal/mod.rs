@@ -3,12 +3,13 @@
 //!
 //! # Files
 //! The log consists of *segments*: files named by increasing numbers. A segment is zero-filled and
-//! synced before it is used. So writing to it changes no metadata (an `fdatasync` is then one write
-//! to the device, not two), and parts that were never written read as zeros.
+//! synced before it is used. So writing to it changes no metadata (a durable write is then one
+//! write to the device, not two), and parts that were never written read as zeros.
 //!
-//! The unit of writing is the *group* (see `format`), which one `fdatasync` makes durable. It
-//! starts at a 4 KiB boundary with a header of one sector. A table of its writes and entries
-//! follows, then the entries.
+//! The unit of writing is the *group* (see `format`), which one call makes durable: a direct write
+//! past the page cache (`O_DIRECT` with `O_DSYNC`, see `log_file`), or a write and an `fdatasync`
+//! where the file system has no direct writes. A group starts at a 4 KiB boundary with a header of
+//! one sector. A table of its writes and entries follows, then the entries.
 //!
 //! # Glossary
 //! - *entry*: one value of the replicated log, opaque here
@@ -72,6 +73,7 @@
 mod disk;
 mod format;
 mod index;
+mod log_file;
 mod memory;
 mod reading;
 mod recovery;

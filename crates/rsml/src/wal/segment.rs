@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::disk::{Disk, DiskFile, failure};
 use super::format::GREATEST;
+use super::log_file::DirectBuffer;
 use crate::StorageError;
 
 const EXTENSION: &str = ".wal";
@@ -223,15 +224,17 @@ fn or_remove(
 /// Zero-fills the segment up to `bytes`.
 fn fill(disk: &dyn Disk, segment: &mut SegmentFile, bytes: u64) -> Result<(), StorageError> {
     let path = || disk.describe(&file_name(segment.number));
-    let zeros = vec![0; (bytes - segment.bytes).min(FILL_BYTES) as usize];
+    let length = (bytes - segment.bytes).min(FILL_BYTES) as usize;
+    let mut zeros = DirectBuffer::default();
+    zeros.refill(length, |buffer| buffer.resize(buffer.len() + length, 0));
     let mut at = segment.bytes;
     while at < bytes {
         let length = (bytes - at).min(FILL_BYTES);
-        let written = segment.file.write_at(&zeros[..length as usize], at);
+        let written = segment.file.write_durably(&zeros.bytes()[..length as usize], at);
         written.map_err(|e| failure("zero-filling a segment", path(), e))?;
-        segment.file.sync_data().map_err(|e| failure("syncing a new segment", path(), e))?;
         at += length;
     }
     segment.bytes = bytes;
+    segment.file.end_writing();
     Ok(())
 }

@@ -387,9 +387,12 @@ impl State {
         }
     }
 
-    fn sync(&mut self, file: usize) -> io::Result<()> {
+    /// Makes those of these sectors durable that were written.
+    fn sync(&mut self, file: usize, sectors: Range<usize>) -> io::Result<()> {
         self.begin()?;
         let dirty = std::mem::take(&mut self.files[file].dirty);
+        let (dirty, others) = dirty.into_iter().partition(|sector| sectors.contains(sector));
+        self.files[file].dirty = others;
         if self.next_fault(Kind::Sync).is_none() {
             self.files[file].make_all_durable(&dirty);
             return Ok(());
@@ -550,8 +553,16 @@ impl DiskFile for SimulatedFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.state()?.sync(self.file)
+        self.state()?.sync(self.file, 0..usize::MAX)
     }
+
+    fn write_durably(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        let mut state = self.state()?;
+        state.write(self.file, bytes, offset)?;
+        state.sync(self.file, sectors_of(&(offset as usize..offset as usize + bytes.len())))
+    }
+
+    fn end_writing(&self) {}
 
     fn size(&self) -> io::Result<u64> {
         Ok(self.state()?.files[self.file].current.len() as u64)

@@ -14,6 +14,7 @@ use super::format::{
     BLOCK_BYTES, Change, Context, GroupHeader, GroupPosition, SECTOR_BYTES, WriteRecord, encode_group, group_bytes,
 };
 use super::index::{Bounds, GroupRef, LogIndex};
+use super::log_file::DirectBuffer;
 use super::reading::EntryReader;
 use super::recovery::{self, Recovery, RecoveryMarker};
 use super::segment::{Preparer, SegmentFile, file_name};
@@ -33,6 +34,8 @@ pub struct WalOptions {
     pub segment_bytes: u64,
     /// Whether a thread prepares the next segment ahead of need. Otherwise a write waits for it.
     pub background_preparation: bool,
+    /// Whether groups are written past the page cache where the file system allows it.
+    pub direct_writes: bool,
     /// The seed of the segments' ids. Random by default, so that segments of another log are never
     /// mistaken for this log's.
     pub segment_id_seed: u64,
@@ -43,6 +46,7 @@ impl Default for WalOptions {
         WalOptions {
             segment_bytes: 64 << 20,
             background_preparation: true,
+            direct_writes: true,
             segment_id_seed: RandomState::new().hash_one("segment id seed"),
         }
     }
@@ -55,7 +59,7 @@ pub struct WalStorage {
     preparer: Preparer,
     /// `None` until recovered.
     state: Option<LogState>,
-    buffer: Vec<u8>,
+    buffer: DirectBuffer,
     reader: EntryReader,
     /// The first failure. After it, every call fails.
     failure: Option<StorageError>,
@@ -69,7 +73,7 @@ impl WalStorage {
     /// # Errors
     /// Those of [`FileDisk::open`].
     pub fn open(directory: impl AsRef<Path>, options: WalOptions) -> Result<Self, StorageError> {
-        Ok(Self::over(Arc::new(FileDisk::open(directory.as_ref())?), options))
+        Ok(Self::over(Arc::new(FileDisk::open(directory.as_ref(), options.direct_writes)?), options))
     }
 
     /// A log on any disk. [`Storage::recover`] must be called next.
@@ -81,7 +85,7 @@ impl WalStorage {
             disk,
             options,
             state: None,
-            buffer: Vec::new(),
+            buffer: DirectBuffer::default(),
             failure: None,
             statistics: StorageStatistics::default(),
         }
@@ -204,17 +208,16 @@ impl WalStorage {
             table_crc: 0,
             payload_bytes: 0,
         };
-        let header = encode_group(header, writes, &mut buffer);
+        let length = usize::try_from(group_bytes(writes)).expect("a group is shorter than the address space");
+        let header = buffer.refill(length, |bytes| encode_group(header, writes, bytes));
         let bytes = header.group_bytes;
         let offset = state.write_offset;
         assert!(offset + bytes <= segment.bytes, "a group doesn't fit into its segment");
-        segment.file.write_at(&buffer, offset).map_err(|e| failure("writing the log", path.clone(), e))?;
-        segment.file.sync_data().map_err(|e| failure("syncing the log", path, e))?;
+        segment.file.write_durably(buffer.bytes(), offset).map_err(|e| failure("writing the log", path, e))?;
         state.write_offset += bytes;
         state.tail.advance_past(&header);
         self.statistics.fsyncs += 1;
         self.statistics.bytes_written += bytes;
-        buffer.clear();
         buffer.shrink_to(BUFFER_KEPT_BYTES);
         self.buffer = buffer;
         let block = u32::try_from(offset / BLOCK_BYTES).expect("a segment is smaller than 16 TiB");
@@ -247,6 +250,9 @@ impl WalStorage {
         let state = self.state();
         let id_source = [seed, prepared.number, state.tail.next_group].map(u64::to_le_bytes).concat();
         let SegmentFile { number, bytes, file } = prepared;
+        if let Some(full) = state.segments.back() {
+            full.file.end_writing();
+        }
         state.segments.push_back(Segment { number, id: xxhash_rust::xxh3::xxh3_64(&id_source), bytes, file });
         state.index.open_segment();
         state.write_offset = 0;

@@ -208,7 +208,7 @@ fn after_a_failed_sync_nothing_more_is_written() {
     storage.recover().expect("the disk is healthy");
     disk.inject(Fault::FailSync);
     let failed = storage.persist(&[append(1, 1, &entries(1, 1, 10))]).expect_err("the sync fails");
-    assert!(matches!(failed, StorageError::Io { what: "syncing the log", .. }), "{failed}");
+    assert!(matches!(failed, StorageError::Io { what: "writing the log", .. }), "{failed}");
     let operations = disk.operations();
     storage.persist(&[append(2, 1, &entries(1, 1, 10))]).expect_err("the log is unusable");
     storage.read(Sequence(1), Sequence(1), 10).expect_err("the log is unusable");

@@ -14,9 +14,9 @@ fn segment_count(directory: &std::path::Path) -> usize {
 fn entries_in_files_are_read_back_after_a_restart() {
     let directory = tempdir().expect("a temporary directory");
     let path = directory.path().join("log");
-    let options = WalOptions { segment_bytes: 1 << 18, ..WalOptions::default() };
     let mut model = Model::default();
-    for round in 0..4 {
+    for (round, direct_writes) in (0..6).zip([true, true, false, false, true, false]) {
+        let options = WalOptions { segment_bytes: 1 << 18, direct_writes, ..WalOptions::default() };
         let mut storage = WalStorage::open(&path, options.clone()).expect("the directory can be created");
         let recovered = open(&mut storage).expect("the log is intact");
         assert!(model.matches(&recovered, 0), "round {round}");

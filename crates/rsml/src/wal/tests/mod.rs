@@ -23,7 +23,7 @@ use crate::{
 };
 
 fn options(segment_bytes: u64) -> WalOptions {
-    WalOptions { segment_bytes, background_preparation: false, segment_id_seed: 7 }
+    WalOptions { segment_bytes, background_preparation: false, direct_writes: false, segment_id_seed: 7 }
 }
 
 fn wal_over(disk: &SimulatedDisk, segment_bytes: u64) -> WalStorage {

@@ -1,7 +1,7 @@
 /* Keeps what a process has synchronised, as a disk would have it after a loss of power. Loaded with LD_PRELOAD.
  *
  * POWER_ROOT is the directory that is watched, POWER_STORE where it is kept:
- *   f-KEY  the content of a file when it was last synchronised
+ *   f-KEY  the content of a file when it was last synchronised, and what was written with O_DSYNC after that
  *   d-KEY  the entries of a directory when it was last synchronised, one per line: KEY, d or f, name
  * KEY is the inode's number with the time of its birth, since numbers are used again. What was written and not synchronised
  * is lost, and so is what was created, renamed or removed in a directory that was not. That is the least that a file system
@@ -73,7 +73,14 @@ static void keep_content(const char *path, FILE *record)
     close(from);
 }
 
-static void keep(int fd)
+static void copy_record(const char *from, FILE *record)
+{
+    if (access(from, F_OK) == 0)
+        keep_content(from, record);
+}
+
+/* Keeps the file or directory at `fd`; of a file, only `count` bytes at `offset` if `bytes` is not NULL. */
+static void keep(int fd, const void *bytes, size_t count, off_t offset)
 {
     const char *root = getenv("POWER_ROOT"), *store = getenv("POWER_STORE");
     char link[64], path[PATH_MAX], key[80], name[PATH_MAX], draft[PATH_MAX];
@@ -94,7 +101,11 @@ static void keep(int fd)
         fail("fopen");
     if (kind == 'd')
         keep_entries(link, record);
-    else
+    else if (bytes != NULL) {
+        copy_record(name, record);
+        if (fseeko(record, offset, SEEK_SET) != 0 || fwrite(bytes, 1, count, record) != count)
+            fail("fwrite");
+    } else
         keep_content(link, record);
     if (fclose(record) != 0 || rename(draft, name) != 0)
         fail("rename");
@@ -108,7 +119,7 @@ int fsync(int fd)
         real = (int (*)(int))dlsym(RTLD_NEXT, "fsync");
     int result = real(fd), error = errno;
     if (result == 0)
-        keep(fd);
+        keep(fd, NULL, 0, 0);
     errno = error;
     return result;
 }
@@ -120,7 +131,26 @@ int fdatasync(int fd)
         real = (int (*)(int))dlsym(RTLD_NEXT, "fdatasync");
     int result = real(fd), error = errno;
     if (result == 0)
-        keep(fd);
+        keep(fd, NULL, 0, 0);
     errno = error;
     return result;
+}
+
+/* A write to a descriptor with O_DSYNC is durable when it returns, and says nothing of earlier writes. */
+ssize_t pwrite64(int fd, const void *bytes, size_t count, off64_t offset)
+{
+    static ssize_t (*real)(int, const void *, size_t, off64_t);
+    if (real == NULL)
+        real = (ssize_t (*)(int, const void *, size_t, off64_t))dlsym(RTLD_NEXT, "pwrite64");
+    ssize_t result = real(fd, bytes, count, offset);
+    int error = errno, flags = fcntl(fd, F_GETFL);
+    if (result > 0 && flags >= 0 && (flags & O_DSYNC) != 0)
+        keep(fd, bytes, (size_t)result, offset);
+    errno = error;
+    return result;
+}
+
+ssize_t pwrite(int fd, const void *bytes, size_t count, off_t offset)
+{
+    return pwrite64(fd, bytes, count, offset);
 }
