@@ -6,6 +6,7 @@
 //! server and client convert them to and from this vocabulary where they read and write messages,
 //! and nowhere else.
 
+pub mod access;
 pub mod atomic;
 mod commit;
 mod database;
