@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::access::{Gate, PolicySource};
 use crate::admin::{self, AdminInterface};
 use crate::budget::{self, Budget};
 use crate::clock_tick;
@@ -52,6 +53,8 @@ pub struct BackEnd {
     pub cluster: Arc<dyn ClusterView>,
     /// The databases of this process.
     pub replicas: Arc<dyn LocalDatabases>,
+    /// The applied policy.
+    pub policy: Arc<dyn PolicySource>,
     /// Changes the primary.
     pub failover: Arc<dyn FailoverControl>,
     /// The metrics of the server, to which the mode may have added its own.
@@ -92,13 +95,15 @@ impl FrontEnd {
     /// # Errors
     /// [`ServerError::Listen`], naming the address, its key and the reason.
     pub async fn start(config: &Config, budget: Budget, back_end: BackEnd) -> Result<FrontEnd, ServerError> {
-        let BackEnd { router, cluster, replicas, failover, metrics, space, problems, liveness, addresses } = back_end;
+        let BackEnd { router, cluster, replicas, policy, failover, metrics, space, problems, liveness, addresses } =
+            back_end;
         let (time_router, probe_router, local) = (router.clone(), router.clone(), replicas.replicas());
         let faults = Arc::new(FaultInjector::new(config.server.allow_fault_injection));
         let router: Arc<dyn RequestRouter> = match config.server.allow_fault_injection {
             true => Arc::new(FaultyRouter::new(router, faults.clone())),
             false => router,
         };
+        let gate = Arc::new(Gate::new(policy, None, false));
         let core = Arc::new(KvServiceCore::new(CoreParts {
             router,
             cluster,
@@ -108,6 +113,7 @@ impl FrontEnd {
             limits: config.limits.clone(),
             column_families: config.storage.column_families.clone(),
             max_pin: Duration::from_secs(config.server.max_pin_seconds),
+            gate,
         }));
         let handler = Arc::new(UnifiedThriftHandler::new(core.clone(), metrics.clone()));
         let (thrift_key, admin_key) = ("server.thrift_addr", "server.admin_addr");

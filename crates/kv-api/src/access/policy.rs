@@ -62,7 +62,7 @@ pub struct TokenRecord {
     /// A random number, which also stands in the token.
     #[prost(fixed64, tag = "1")]
     pub id: u64,
-    /// SHA-256 of the token's secret: 32 bytes. No slow hash is needed, because the secret is not
+    /// SHA-256 of the token's text: 32 bytes. No slow hash is needed, because the text is not
     /// chosen by people but has 256 random bits.
     #[prost(bytes = "bytes", tag = "2")]
     pub sha256: Bytes,

@@ -56,6 +56,8 @@ impl From<Refusal> for KvError {
 pub struct Rights {
     /// Verbs that are granted on everything.
     everywhere: Verbs,
+    /// Verbs that are granted on something.
+    somewhere: Verbs,
     grants: Vec<Grant>,
     /// When they end, in microseconds since 1970; 0: never.
     expires_us: u64,
@@ -87,6 +89,18 @@ pub struct Explanation {
     pub allowed: bool,
     /// Why, in sentences.
     pub reasons: Vec<String>,
+}
+
+impl WriteAuthority {
+    /// The authority of the server's own writes, which no policy restricts. No user has the empty
+    /// name.
+    pub fn server() -> Self {
+        WriteAuthority::default()
+    }
+
+    fn is_of_server(&self) -> bool {
+        self.user.is_empty()
+    }
 }
 
 impl Policy {
@@ -122,6 +136,10 @@ impl Policy {
     /// # Errors
     /// It is unknown or shut out.
     pub fn rights(&self, principal: &Principal) -> Result<Rights, Refusal> {
+        // The empty name is that of the server itself.
+        if principal.name.is_empty() {
+            return Err(Refusal::UnknownUser(String::new()));
+        }
         let (token, claimed, expires_us) = match &principal.identity {
             Identity::Certificate => (0, &[][..], 0),
             Identity::Token { id } => {
@@ -136,8 +154,9 @@ impl Policy {
         let everywhere = grants.iter().filter(|grant| grant.is_everywhere());
         let everywhere = everywhere.fold(Verbs::NONE, |verbs, grant| verbs.or(grant.verbs()));
         let claimed = claimed.iter().filter(|role| self.has_role(role)).cloned().collect();
+        let somewhere = grants.iter().fold(Verbs::NONE, |verbs, grant| verbs.or(grant.verbs()));
         let authority = WriteAuthority { user: principal.name.clone(), revision: self.revision, token, roles: claimed };
-        Ok(Rights { everywhere, grants, expires_us, authority })
+        Ok(Rights { everywhere, somewhere, grants, expires_us, authority })
     }
 
     fn effective_roles<'a>(&'a self, user: &str, claimed: &'a [String]) -> Result<&'a [String], Refusal> {
@@ -161,6 +180,9 @@ impl Policy {
         let Some(authority) = authority else {
             return Err(KvError::Unauthenticated("authentication was enabled while the request was under way".into()));
         };
+        if authority.is_of_server() {
+            return Ok(());
+        }
         let user = self.users.get(&authority.user);
         let is_current = |changed_at: u64| changed_at <= authority.revision;
         let user_holds = match user {
@@ -199,6 +221,16 @@ impl Rights {
         Err(KvError::Forbidden(format!("user '{}' has no {need}", self.authority.user)))
     }
 
+    /// The verbs that are granted on something.
+    pub fn somewhere(&self) -> Verbs {
+        self.somewhere
+    }
+
+    /// Whether anything is granted in every column family, so that their names are no secret.
+    pub fn somewhere_in_all_families(&self) -> bool {
+        self.grants.iter().any(|grant| grant.all_families)
+    }
+
     /// The name of the user.
     pub fn user(&self) -> &str {
         &self.authority.user
@@ -207,6 +239,11 @@ impl Rights {
     /// The policy's revision that they come from.
     pub fn revision(&self) -> u64 {
         self.authority.revision
+    }
+
+    /// Whether they end at some time.
+    pub fn expire(&self) -> bool {
+        self.expires_us != 0
     }
 
     /// Whether they have ended at this time, in microseconds since 1970.

@@ -151,6 +151,7 @@ fn a_jwt_has_the_roles_that_it_claims_as_far_as_they_exist() {
     assert!(!allows(&policy, &jwt("stranger", &["no such role"]), eu));
     assert!(!allows(&policy, &jwt("stranger", &[]), eu), "no roles, no user");
     assert!(allows(&policy, &jwt("eve", &[]), eu), "the roles of the user");
+    assert_eq!(policy.rights(&jwt("", &["root"])), Err(Refusal::UnknownUser(String::new())), "the name of the server");
     let authority = policy.rights(&jwt("stranger", &["eu", "no such role"])).unwrap().authority().clone();
     assert_eq!(authority.roles, ["eu"]);
 }
@@ -185,6 +186,7 @@ fn an_authority_falls_with_the_rights_it_comes_from_and_with_no_others() {
 fn a_write_that_was_accepted_before_authentication_is_refused_afterwards() {
     let mut policy = policy();
     assert!(matches!(policy.upholds(None), Err(KvError::Unauthenticated(_))));
+    assert_eq!(policy.upholds(Some(&WriteAuthority::server())), Ok(()), "the server's own writes go on");
     changed(&mut policy, [AccessCommand::Disable(true).into()]);
     assert_eq!(policy.upholds(None), Ok(()));
 }

@@ -122,6 +122,11 @@ impl Verbs {
         Verbs(self.0 | other.0)
     }
 
+    /// The verbs that both sets have.
+    pub fn and(self, other: Verbs) -> Self {
+        Verbs(self.0 & other.0)
+    }
+
     /// Whether the set has this verb.
     pub fn has(self, verb: Verb) -> bool {
         self.0 & verb.bit() != 0

@@ -13,6 +13,7 @@ use super::database::ReplicatedKvDatabase;
 use super::local_replicas::{LocalReplica, LocalReplicas, Network};
 use super::prometheus::ConsensusCollector;
 use super::router::ConsensusRouter;
+use crate::access::NoPolicy;
 use crate::config::{Address, Config};
 use crate::data_dir::DataDir;
 use crate::error::ServerError;
@@ -79,6 +80,7 @@ impl ReplicatedServerManager {
             router: router.clone(),
             cluster: cluster.clone(),
             replicas: cluster.clone(),
+            policy: Arc::new(NoPolicy),
             failover: cluster,
             metrics,
             space: local.space().clone(),

@@ -178,6 +178,7 @@ impl RequestRouter for ConsensusRouter {
                 self.write(write, context).await
             }
             KvOperation::ChangeFamily(change) => self.write(|_| self.settings.family(change), context).await,
+            KvOperation::ChangeAccess(_) => Err(KvError::NotSupported("changing users and roles".into())),
             KvOperation::ClockTick => self.write(|_| self.settings.clock_tick(), context).await,
             KvOperation::ReadVersion => self.read(operation, ReadAt::Linearizable, context).await,
             KvOperation::Get { at, .. } | KvOperation::GetRange { at, .. } => self.read(operation, at, context).await,

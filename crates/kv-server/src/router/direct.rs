@@ -52,6 +52,7 @@ impl RequestRouter for DirectRouter {
                 self.write(self.settings.commit(commit, &self.database), context).await
             }
             KvOperation::ChangeFamily(change) => self.write(self.settings.family(change), context).await,
+            KvOperation::ChangeAccess(_) => Err(KvError::NotSupported("changing users and roles".into())),
             KvOperation::ClockTick => self.write(self.settings.clock_tick(), context).await,
             KvOperation::Get { at: ReadAt::Version(version), .. }
             | KvOperation::GetRange { at: ReadAt::Version(version), .. } => {

@@ -11,6 +11,7 @@ use cluster::StandaloneCluster;
 use kv_api::KvError;
 use kv_store::{Durability, EngineKind, SharedResources, StoreOptions, TransactionalKvDatabase, open_engine};
 
+use crate::access::NoPolicy;
 use crate::config::{Config, OnWriteFailure};
 use crate::data_dir::{DataDir, make_directory};
 use crate::error::ServerError;
@@ -85,6 +86,7 @@ impl ServerManager for StandaloneServerManager {
             router: Arc::new(DirectRouter::new(database.clone(), reader, WriteSettings::new(&config), space.clone())),
             cluster: standalone.clone(),
             replicas: standalone.clone(),
+            policy: Arc::new(NoPolicy),
             failover: standalone,
             metrics: ServerMetrics::new(),
             space: space.clone(),
