@@ -38,7 +38,7 @@ use session::{Credential, Epoch, Resolved};
 pub use session::{Granted, Means, Session};
 pub use source::{NoPolicy, PolicySource};
 pub use table::{HttpMethod, Route, Rule, rule_of_method};
-pub use token::{Digest, Secret, digest_of, fingerprint, token_text};
+pub use token::{Digest, Secret, digest_of, fingerprint, new_token, token_text};
 
 /// Longest token, in bytes: a JWT with many roles.
 pub const MAX_TOKEN_BYTES: usize = 8 << 10;
@@ -105,7 +105,7 @@ impl Gate {
             },
         };
         if granted.rights.expire() && granted.rights.have_expired(now_us()) {
-            return Err(KvError::Unauthenticated("the token has expired".into()));
+            return Err(expired());
         }
         let caller = Caller::checked(granted, method, session.clone());
         caller.check_rule(rule)?;
@@ -130,19 +130,25 @@ impl Gate {
     /// # Errors
     /// [`KvError::Unauthenticated`].
     pub fn authenticate(&self, session: &Session, token: &str) -> Result<Option<String>, KvError> {
-        session.present(None);
+        let identified = self.identify(token);
+        match &identified {
+            Ok((credential, _)) => session.present(credential.clone()),
+            Err(error) => session.refuse(error.clone()),
+        }
+        identified.map(|(_, user)| user)
+    }
+
+    fn identify(&self, token: &str) -> Result<(Credential, Option<String>), KvError> {
         let revision = self.source.enabled_revision();
         let credential = self.credential(token)?;
         if revision == 0 {
-            session.present(Some(credential));
-            return Ok(None);
+            return Ok((credential, None));
         }
         let granted = self.resolve(&credential, self.epoch(revision)).granted?;
         if granted.rights.have_expired(now_us()) {
-            return Err(KvError::Unauthenticated("the token has expired".into()));
+            return Err(expired());
         }
-        session.present(Some(credential));
-        Ok(Some(granted.rights.user().to_owned()))
+        Ok((credential, Some(granted.rights.user().to_owned())))
     }
 
     /// What rights depend on besides the credential.
@@ -211,6 +217,10 @@ impl Gate {
             }
         }
     }
+}
+
+fn expired() -> KvError {
+    KvError::Unauthenticated("the token has expired".into())
 }
 
 fn invalid_token() -> KvError {

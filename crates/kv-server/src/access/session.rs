@@ -86,13 +86,15 @@ struct State {
     /// What the connection presented last; the certificate until then.
     credential: Option<Credential>,
     resolved: Option<Resolved>,
+    /// Why what it presented last was refused.
+    refused: Option<KvError>,
 }
 
 impl Session {
     /// A new connection.
     pub fn new(facts: ConnectionFacts) -> Self {
         let credential = facts.certificate_user.clone().map(Credential::Certificate);
-        Session { facts, state: Mutex::new(State { credential, resolved: None }) }
+        Session { facts, state: Mutex::new(State { credential, resolved: None, refused: None }) }
     }
 
     /// What is known about the connection.
@@ -101,9 +103,17 @@ impl Session {
     }
 
     /// Replaces the identity of the connection.
-    pub(super) fn present(&self, credential: Option<Credential>) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        *state = State { credential, resolved: None };
+    pub(super) fn present(&self, credential: Credential) {
+        self.replace(State { credential: Some(credential), resolved: None, refused: None });
+    }
+
+    /// Takes the identity of the connection away. Later requests learn why.
+    pub(super) fn refuse(&self, error: KvError) {
+        self.replace(State { credential: None, resolved: None, refused: Some(error) });
+    }
+
+    fn replace(&self, state: State) {
+        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = state;
     }
 
     /// What the connection may do in this epoch: as remembered, or as `resolve` finds.
@@ -113,7 +123,10 @@ impl Session {
         resolve: impl FnOnce(&Credential) -> Resolved,
     ) -> Option<Result<Arc<Granted>, KvError>> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let State { credential, resolved } = &mut *state;
+        let State { credential, resolved, refused } = &mut *state;
+        if let Some(error) = refused {
+            return Some(Err(error.clone()));
+        }
         match resolved {
             Some(known) if known.epoch == epoch => {}
             _ => *resolved = Some(resolve(credential.as_ref()?)),

@@ -5,6 +5,7 @@ use std::fmt;
 
 use kv_api::access::TokenRecord;
 use ring::digest;
+use ring::rand::{SecureRandom, SystemRandom};
 use subtle::ConstantTimeEq;
 
 const MARK: &str = "synodkv_";
@@ -77,6 +78,19 @@ pub fn token_text(id: u64, random: &[u8; 32]) -> String {
     format!("{MARK}{id:016x}_{secret}")
 }
 
+/// A new token, and its id.
+///
+/// # Errors
+/// The operating system gives no random numbers.
+pub fn new_token() -> Result<(u64, Secret), String> {
+    let mut random = [0; 40];
+    SystemRandom::new().fill(&mut random).map_err(|_| "the operating system gives no random numbers".to_string())?;
+    let (id, secret) = random.split_at(8);
+    let id = id.iter().fold(0, |id, byte| (id << 8) | u64::from(*byte)).max(1);
+    let secret: &[u8; 32] = secret.try_into().expect("32 bytes are left");
+    Ok((id, Secret(token_text(id, secret))))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -91,6 +105,13 @@ mod tests {
         {
             assert_eq!(Secret::new(other).token_id(), None, "{other}");
         }
+    }
+
+    #[test]
+    fn a_new_token_is_one() {
+        let (id, secret) = new_token().expect("random numbers");
+        assert_eq!(secret.token_id(), Some(id));
+        assert_ne!(new_token().expect("random numbers").0, id);
     }
 
     #[test]
