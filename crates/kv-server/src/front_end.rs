@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::access::{Gate, PolicySource};
+use crate::access::{AuditLog, Gate, JwtKeys, PolicySource};
 use crate::admin::{self, AdminInterface};
 use crate::budget::{self, Budget};
 use crate::clock_tick;
@@ -103,7 +103,12 @@ impl FrontEnd {
             true => Arc::new(FaultyRouter::new(router, faults.clone())),
             false => router,
         };
-        let gate = Arc::new(Gate::new(policy, None, false));
+        let audit = AuditLog::start(&config.audit).map_err(ServerError::Access)?;
+        if let Some(audit) = &audit {
+            metrics.registry().register(Box::new(audit.dropped().clone())).expect("registered once for each server");
+        }
+        let jwt = config.auth.jwt().map(JwtKeys::load).transpose().map_err(ServerError::Access)?;
+        let gate = Arc::new(Gate::new(policy, jwt, false).with_audit(audit));
         let core = Arc::new(KvServiceCore::new(CoreParts {
             router,
             cluster,

@@ -13,6 +13,7 @@
 //! in the log, and every replica checks that again when it applies the write, because the policy
 //! may have changed on the way.
 
+mod audit;
 mod caller;
 mod connection;
 mod jwt;
@@ -28,6 +29,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+pub use audit::{AuditKeys, AuditLog, AuditScope, AuditSettings, Kind, OnOverflow, Recording, reopen_audit_logs};
 pub use caller::Caller;
 pub use connection::ConnectionFacts;
 pub use jwt::{JwtKeys, JwtSettings};
@@ -37,8 +39,8 @@ pub use needs::check_needs;
 use session::{Credential, Epoch, Resolved};
 pub use session::{Granted, Means, Session};
 pub use source::{NoPolicy, PolicySource};
-pub use table::{HttpMethod, Route, Rule, rule_of_method};
-pub use token::{Digest, Secret, digest_of, fingerprint, new_token, token_text};
+pub use table::{HttpMethod, Route, Rule, kind_of, recorded_as, rule_of_method};
+pub use token::{Digest, Secret, digest_of, digest_of_bytes, fingerprint, new_token, token_text};
 
 /// Longest token, in bytes: a JWT with many roles.
 pub const MAX_TOKEN_BYTES: usize = 8 << 10;
@@ -54,6 +56,7 @@ pub struct Gate {
     jwt: Option<JwtKeys>,
     /// Whether nothing is served to the network before the policy is enabled.
     closed_until_enabled: bool,
+    audit: Option<Arc<AuditLog>>,
     /// Tokens of single requests that were found genuine.
     remembered: Mutex<HashMap<Digest, Resolved>>,
 }
@@ -62,7 +65,17 @@ impl Gate {
     /// A gate with this policy. With `closed_until_enabled`, only operators on this machine are
     /// admitted as long as the policy is not enabled, and only to enable it.
     pub fn new(source: Arc<dyn PolicySource>, jwt: Option<JwtKeys>, closed_until_enabled: bool) -> Self {
-        Gate { source, jwt, closed_until_enabled, remembered: Mutex::default() }
+        Gate { source, jwt, closed_until_enabled, audit: None, remembered: Mutex::default() }
+    }
+
+    /// The same gate with an audit log.
+    pub fn with_audit(self, audit: Option<Arc<AuditLog>>) -> Self {
+        Gate { audit, ..self }
+    }
+
+    /// The audit log, if there is one.
+    pub fn audit(&self) -> Option<&Arc<AuditLog>> {
+        self.audit.as_ref()
     }
 
     /// A gate that is always open: for callers without a policy.
@@ -93,7 +106,7 @@ impl Gate {
             return self.admit_unchecked(session, method, rule);
         }
         if rule == Rule::Open {
-            return Ok(Caller::unchecked(method, None));
+            return Ok(self.unchecked(session, method));
         }
         self.source.check_fresh()?;
         let epoch = self.epoch(revision);
@@ -121,7 +134,11 @@ impl Gate {
                     .into(),
             ));
         }
-        Ok(Caller::unchecked(method, None))
+        Ok(self.unchecked(session, method))
+    }
+
+    fn unchecked(&self, session: &Arc<Session>, method: &'static str) -> Caller {
+        Caller::unchecked(method, self.audit.as_ref().map(|_| session.clone()))
     }
 
     /// Binds the connection to the holder of this token, and returns the user; `None` while the

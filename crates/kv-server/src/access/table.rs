@@ -3,7 +3,8 @@
 
 use kv_api::access::{Verb, Verbs};
 
-use crate::thrift_server::Method;
+use super::audit::Kind;
+use crate::thrift_server::{Method, MethodKind};
 
 /// Who may make a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +50,43 @@ pub fn rule_of_method(method: Method) -> Rule {
         Method::GetDatabaseStats => Rule::Cluster(Verb::AdminStatus),
         Method::SetFaultInjection => Rule::Cluster(Verb::Fault),
     }
+}
+
+/// The part of the audit log to which a call belongs; `None` for one whose operation is recorded
+/// where it is passed on, and for calls that are not recorded.
+pub fn recorded_as(method: Method) -> Option<Kind> {
+    match method {
+        Method::Ping
+        | Method::Get
+        | Method::GetRange
+        | Method::GetReadVersion
+        | Method::SnapshotRead
+        | Method::SnapshotGet
+        | Method::SnapshotGetRange
+        | Method::SetKey
+        | Method::DeleteKey
+        | Method::AtomicCommit
+        | Method::SetVersionstampedKey
+        | Method::SetVersionstampedValue
+        | Method::AddReadConflict
+        | Method::AddReadConflictRange
+        | Method::SetReadVersion
+        | Method::GetCommittedVersion => None,
+        Method::GetClusterHealth
+        | Method::GetNodeInfo
+        | Method::GetDatabaseStats
+        | Method::PinSnapshot
+        | Method::UnpinSnapshot => Some(Kind::Read),
+        Method::Authenticate | Method::SetFaultInjection => Some(Kind::Write),
+    }
+}
+
+/// The part of the audit log to which the refusal of a call belongs.
+pub fn kind_of(method: Method) -> Kind {
+    recorded_as(method).unwrap_or(match method.kind() {
+        MethodKind::Write => Kind::Write,
+        MethodKind::Read | MethodKind::Other => Kind::Read,
+    })
 }
 
 /// A route of the admin interface: one path with one HTTP method.
@@ -195,6 +233,32 @@ impl Route {
             | Route::RevokeToken
             | Route::SetRole
             | Route::RemoveRole => Rule::Cluster(Verb::AdminAuth),
+        }
+    }
+
+    /// As [`recorded_as`].
+    pub fn recorded_as(self) -> Option<Kind> {
+        match self {
+            Route::Live | Route::Ready => None,
+            Route::Status
+            | Route::Metrics
+            | Route::RowsHash
+            | Route::ListFamilies
+            | Route::ShowAccess
+            | Route::CheckAccess => Some(Kind::Read),
+            Route::Failover => Some(Kind::Write),
+            Route::CreateFamily
+            | Route::DropFamily
+            | Route::EnableAccess
+            | Route::DisableAccess
+            | Route::AddUser
+            | Route::RemoveUser
+            | Route::SetUserRoles
+            | Route::DisableUser
+            | Route::AddToken
+            | Route::RevokeToken
+            | Route::SetRole
+            | Route::RemoveRole => None,
         }
     }
 

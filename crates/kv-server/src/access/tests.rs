@@ -39,7 +39,7 @@ impl PolicySource for TestPolicy {
     }
 }
 
-fn token(id: u64) -> String {
+pub fn token(id: u64) -> String {
     token_text(id, &[id as u8; 32])
 }
 
@@ -57,7 +57,7 @@ fn set_role(name: &str, grants: &[&str]) -> AccessCommand {
 }
 
 /// Enabled: token 1 is that of root, 2 that of `eve`, who reads and writes `a` to `b` in `f`.
-fn gate() -> (Arc<TestPolicy>, Gate) {
+pub fn gate() -> (Arc<TestPolicy>, Gate) {
     let policy = Arc::new(TestPolicy::default());
     policy.change(set_role("some", &["read,write f range:a..b"]));
     policy.change(add_user("eve", &["some"]));
@@ -71,7 +71,7 @@ fn session_from(address: &str) -> Arc<Session> {
     Arc::new(Session::new(ConnectionFacts::plain(address.parse::<SocketAddr>().expect("an address"))))
 }
 
-fn session() -> Arc<Session> {
+pub fn session() -> Arc<Session> {
     session_from("127.0.0.1:1")
 }
 

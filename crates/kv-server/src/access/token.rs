@@ -55,9 +55,14 @@ pub fn fingerprint(digest: &Digest) -> String {
 
 /// SHA-256 of a text.
 pub fn digest_of(text: &str) -> Digest {
-    let mut bytes = [0; 32];
-    bytes.copy_from_slice(digest::digest(&digest::SHA256, text.as_bytes()).as_ref());
-    bytes
+    digest_of_bytes(text.as_bytes())
+}
+
+/// SHA-256.
+pub fn digest_of_bytes(bytes: &[u8]) -> Digest {
+    let mut digest = [0; 32];
+    digest.copy_from_slice(digest::digest(&digest::SHA256, bytes).as_ref());
+    digest
 }
 
 fn token_id(text: &str) -> Option<u64> {

@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use kv_api::KvError;
 
 use super::{AdminInterface, Refusal};
-use crate::access::{Route, Session};
+use crate::access::{Kind, Route, Session};
 
 /// Admits a request to its route with the caller among its extensions, or refuses it.
 pub(super) async fn admit(
@@ -18,17 +18,34 @@ pub(super) async fn admit(
     next: Next,
 ) -> Response {
     let session = request.extensions().get::<Arc<Session>>().expect("the listener gives each request its session");
-    let admitted = refuse_web_pages(route, request.headers()).and_then(|()| {
-        let token = bearer(request.headers())?;
-        Ok(interface.core.gate().admit(session, token, route.name(), route.rule())?)
-    });
-    match admitted {
-        Ok(caller) => {
-            request.extensions_mut().insert(caller);
-            next.run(request).await
-        }
-        Err(refusal) => refusal.into_response(),
+    let session = session.clone();
+    let gate = interface.core.gate();
+    if let Err(refusal) = refuse_web_pages(route, request.headers()) {
+        return refusal.into_response();
     }
+    let admitted = bearer(request.headers()).and_then(|token| gate.admit(&session, token, route.name(), route.rule()));
+    let caller = match admitted {
+        Ok(caller) => caller,
+        Err(error) => {
+            if let Some(audit) = gate.audit() {
+                let kind = if route.changes() { Kind::Write } else { Kind::Read };
+                audit.denied(kind, &session, route.name(), &error).await;
+            }
+            return Refusal::from(error).into_response();
+        }
+    };
+    let recording = gate.audit().zip(route.recorded_as()).map(|(audit, kind)| {
+        let mut recording = audit.begin_call(kind, &session, route.name());
+        recording.of_caller(&caller);
+        recording
+    });
+    request.extensions_mut().insert(caller);
+    let response = next.run(request).await;
+    if let Some(recording) = recording {
+        let status = response.status();
+        recording.end(if status.is_success() { "ok" } else { status.as_str() }, None).await;
+    }
+    response
 }
 
 /// Refuses changes that a web page asks for. Only a browser sends an Origin, and opening a page

@@ -28,9 +28,10 @@ pub use error::ConfigError;
 use kv_api::Limits;
 use serde::{Deserialize, Serialize};
 pub(crate) use settings::DEFAULT_PIN_SECONDS;
-pub use settings::{LogFormat, LogSettings, OnWriteFailure, ServerSettings, StorageSettings};
+pub use settings::{AuthSettings, LogFormat, LogSettings, OnWriteFailure, ServerSettings, StorageSettings};
 pub use sources::Environment;
 
+use crate::access::AuditSettings;
 use crate::directory_id::DirectoryId;
 use crate::mode::Mode;
 
@@ -70,6 +71,10 @@ pub struct Config {
     pub limits: Limits,
     /// Meaningful in replicated mode only; the defaults otherwise.
     pub replication: ReplicationConfig,
+    /// `[auth]`.
+    pub auth: AuthSettings,
+    /// `[audit]`.
+    pub audit: AuditSettings,
     /// `[log]`.
     pub log: LogSettings,
     /// The data directory of an earlier start in this process. If set, the next start must find the

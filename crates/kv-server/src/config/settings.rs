@@ -7,6 +7,7 @@ use kv_store::{EngineKind, ResourceOptions};
 use serde::{Deserialize, Serialize};
 
 use super::Address;
+use crate::access::{AuditSettings, JwtSettings};
 use crate::mode::Mode;
 use crate::thrift_server::ThriftServerOptions;
 
@@ -31,6 +32,8 @@ pub(super) struct Settings {
     pub storage: StorageSettings,
     pub limits: Limits,
     pub replication: ReplicationSettings,
+    pub auth: AuthSettings,
+    pub audit: AuditSettings,
     pub log: LogSettings,
 }
 
@@ -278,6 +281,38 @@ pub(super) struct TlsSettings {
     pub ca: Option<PathBuf>,
     pub certificate: Option<PathBuf>,
     pub key: Option<PathBuf>,
+}
+
+/// `[auth]`. Users, roles and tokens are no settings, but replicated with the data.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AuthSettings {
+    /// The public keys of the issuer of JWTs (JWKS, a JSON file). `None`: JWTs are not accepted.
+    pub jwt_keys: Option<PathBuf>,
+    /// The issuer that JWTs must name.
+    pub jwt_issuer: Option<String>,
+    /// The audience that JWTs must name.
+    pub jwt_audience: Option<String>,
+    /// With authentication, a replica that has heard no primary for this long answers nothing: its
+    /// users and roles may be out of date.
+    pub max_staleness_ms: u64,
+}
+
+impl Default for AuthSettings {
+    fn default() -> Self {
+        AuthSettings { jwt_keys: None, jwt_issuer: None, jwt_audience: None, max_staleness_ms: 5_000 }
+    }
+}
+
+impl AuthSettings {
+    /// What a JWT must say; `None` if none is accepted.
+    pub fn jwt(&self) -> Option<JwtSettings> {
+        Some(JwtSettings {
+            keys: self.jwt_keys.clone()?,
+            issuer: self.jwt_issuer.clone()?,
+            audience: self.jwt_audience.clone()?,
+        })
+    }
 }
 
 /// `[log]`.

@@ -21,14 +21,19 @@ use super::{ConfigError, Overrides};
 
 /// Variables that share the prefix but belong to the client commands, the build or the tests.
 const FOREIGN_VARIABLES: &[&str] =
-    &["ADDR", "ADMIN", "TARGET_DIR", "CONFIG", "FORMAT", "BIN", "SEED", "BENCH_", "TEST_"];
-const SECTIONS: &[&str] = &["server", "storage", "limits", "replication", "log"];
+    &["ADDR", "ADMIN", "TOKEN_FILE", "TARGET_DIR", "CONFIG", "FORMAT", "BIN", "SEED", "BENCH_", "TEST_"];
+const SECTIONS: &[&str] = &["server", "storage", "limits", "replication", "auth", "audit", "log"];
 /// Keys whose value is text even if it looks like a number or a list.
 const TEXT_KEYS: &[&str] = &[
     "storage.data_dir",
     "replication.tls.ca",
     "replication.tls.certificate",
     "replication.tls.key",
+    "auth.jwt_keys",
+    "auth.jwt_issuer",
+    "auth.jwt_audience",
+    "audit.file",
+    "audit.keys",
     "log.level",
     "log.file",
 ];

@@ -19,7 +19,7 @@ use kv_api::KvError;
 use kv_api::thrift::{MethodKind, generated as wire};
 use reply::{Answer, answer, node_status, succeeded};
 
-use crate::access::rule_of_method;
+use crate::access::{kind_of, recorded_as, rule_of_method};
 use crate::connection_order::ConnectionOrder;
 use crate::fault_injection::FaultRequest;
 use crate::metrics::{ServerMetrics, Stopwatch};
@@ -60,6 +60,9 @@ impl ThriftService for UnifiedThriftHandler {
         let caller = match self.core.gate().admit(&connection.session, token, method.name(), rule) {
             Ok(caller) => caller,
             Err(error) => {
+                if let Some(audit) = self.core.gate().audit() {
+                    audit.denied(kind_of(method), &connection.session, method.name(), &error).await;
+                }
                 let answer = reply::refused(method, error);
                 self.metrics.request_ended(method, stopwatch.elapsed(), answer.code.as_deref());
                 return answer.reply.into();
@@ -68,12 +71,21 @@ impl ThriftService for UnifiedThriftHandler {
         let context = RequestContext { deadline: terms.deadline, connection_id: connection.connection_id, caller };
         // This comes before any wait, so that writes begin in the order of their arrival.
         let write = (method.kind() == MethodKind::Write).then(|| self.order.begin_write(context.connection_id));
+        let gate = self.core.gate();
+        let recording = gate.audit().zip(recorded_as(method)).map(|(audit, kind)| {
+            let mut recording = audit.begin_call(kind, &connection.session, method.name());
+            recording.of_caller(&context.caller);
+            recording
+        });
         let max_rows_bytes = terms.room_bytes.saturating_sub(RANGE_ENVELOPE_BYTES) as u64;
         let answer = self.answer(call, connection, &context, max_rows_bytes).await;
         drop(write);
         let is_first_try = terms.room_bytes < terms.max_reply_bytes;
         if is_first_try && answer.code.as_deref() == Some(RESULT_TOO_LARGE) {
             return Served::NeedsRoom;
+        }
+        if let Some(recording) = recording {
+            recording.end(answer.code.as_deref().unwrap_or("ok"), None).await;
         }
         self.metrics.request_ended(method, stopwatch.elapsed(), answer.code.as_deref());
         answer.reply.into()

@@ -287,7 +287,20 @@ impl KvServiceCore {
 
     /// The only way to the router: whatever is not allowed ends here.
     async fn route(&self, operation: KvOperation, context: &RequestContext) -> Result<KvOutcome, KvError> {
-        self.check(&operation, context)?;
+        let allowed = self.check(&operation, context);
+        let audit = self.parts.gate.audit();
+        let recording = audit.and_then(|audit| audit.begin(&operation, &context.caller, allowed.is_err()));
+        let outcome = match allowed {
+            Ok(()) => self.pass_on(operation, context).await,
+            Err(denial) => Err(denial),
+        };
+        if let Some(recording) = recording {
+            recording.end_with(&outcome).await;
+        }
+        outcome
+    }
+
+    async fn pass_on(&self, operation: KvOperation, context: &RequestContext) -> Result<KvOutcome, KvError> {
         if tokio::time::Instant::now() >= context.deadline {
             return Err(KvError::Timeout("the deadline passed before the request was passed on".to_string()));
         }

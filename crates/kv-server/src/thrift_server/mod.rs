@@ -33,7 +33,7 @@ use async_trait::async_trait;
 use tokio::time::Instant;
 
 pub use counters::ThriftServerCounters;
-pub use kv_api::thrift::{ApplicationErrorKind, Method, ThriftCall, ThriftException, ThriftReply};
+pub use kv_api::thrift::{ApplicationErrorKind, Method, MethodKind, ThriftCall, ThriftException, ThriftReply};
 pub use listener::ThriftServer;
 pub use memory_budget::Pools;
 pub use options::ThriftServerOptions;
