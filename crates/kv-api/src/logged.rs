@@ -9,6 +9,17 @@ use crate::AtomicCommit;
 /// The readable window of a write that names none, in milliseconds of replicated time.
 pub const DEFAULT_READABLE_WINDOW_MS: u64 = 60_000;
 
+/// The feature levels that this program executes. A database has one of them, which says what kinds
+/// of writes its log may hold:
+///
+/// | level | adds |
+/// |---|---|
+/// | 1 | commits, changes of column families, the passing of time |
+/// | 2 | changes of users, roles and tokens; writes that name who asked for them |
+pub const LOWEST_LEVEL: u32 = 1;
+/// The highest of them.
+pub const HIGHEST_LEVEL: u32 = 2;
+
 /// Creates a column family, or drops one with all its rows. Creating one that exists changes
 /// nothing.
 #[derive(Clone, PartialEq, Eq, Message)]
@@ -92,6 +103,11 @@ impl LoggedWrite {
     pub fn window_us(&self) -> u64 {
         let window_ms = if self.window_ms == 0 { DEFAULT_READABLE_WINDOW_MS } else { self.window_ms };
         window_ms.saturating_mul(1000)
+    }
+
+    /// The lowest feature level at which the log may hold this write.
+    pub fn level(&self) -> u32 {
+        LOWEST_LEVEL
     }
 
     /// Approximate size in the log and in memory, in bytes.

@@ -12,11 +12,14 @@
 //! | POST, DELETE `/column-families/NAME` | creates the family, drops it with all its rows; JSON when that is agreed |
 //! | POST `/failover` | lets another replica lead, `to=N` or the one that is furthest along; JSON when it does. A secondary
 //! answers with a redirection (307) to the primary |
+//! | POST `/upgrade/finalize` | raises the feature level, to `to=N` or the highest that all replicas execute; JSON when that
+//! is applied. A secondary answers with a redirection (307) to the primary |
 //!
 //! Every error is JSON whose field `error` says what is allowed. This interface never writes rows.
 
 mod families;
 mod serving;
+mod upgrade;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -43,9 +46,10 @@ use crate::router::RequestContext;
 use crate::service_core::KvServiceCore;
 use crate::space::SpaceWatch;
 use crate::thrift_server::Pools;
+use crate::upgrade::UpgradeControl;
 
 const PATHS: &str = "/health/live, /health/ready, /status, /metrics, /rows/hash, /column-families, \
-                     /column-families/NAME (POST, DELETE) and /failover (POST)";
+                     /column-families/NAME (POST, DELETE), /failover (POST) and /upgrade/finalize (POST)";
 /// How long a readiness probe may take.
 const READY_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long `/rows/hash` waits for the replica to apply the version and for a read slot.
@@ -73,6 +77,8 @@ pub struct AdminInterface {
     pub writes: WriteProbe,
     /// For `/failover`.
     pub failover: Arc<dyn FailoverControl>,
+    /// For `/status` and `/upgrade/finalize`.
+    pub upgrade: Arc<dyn UpgradeControl>,
     /// For `/status`.
     pub budget: Budget,
     /// The memory budgets of requests and replies, with their present use.
@@ -89,6 +95,7 @@ fn routes(interface: AdminInterface) -> Router {
         .route("/column-families", get(families::list))
         .route("/column-families/{name}", post(families::create).delete(families::remove))
         .route("/failover", post(failover))
+        .route("/upgrade/finalize", post(upgrade::finalize))
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
         .with_state(Arc::new(interface))
@@ -122,7 +129,7 @@ async fn unknown_path(uri: Uri) -> Refusal {
 
 async fn wrong_method(method: Method, uri: Uri) -> Refusal {
     let allowed = match uri.path() {
-        "/failover" => "POST",
+        "/failover" | "/upgrade/finalize" => "POST",
         path if path.starts_with("/column-families/") => "POST and DELETE",
         _ => "GET",
     };
@@ -171,6 +178,7 @@ async fn status(State(interface): State<Arc<AdminInterface>>) -> Json<Value> {
 }
 
 fn status_json(cluster: &ClusterSnapshot, interface: &AdminInterface) -> Value {
+    let level = interface.upgrade.level();
     json!({
         "mode": cluster.mode,
         "cluster_id": cluster.cluster_id,
@@ -178,6 +186,9 @@ fn status_json(cluster: &ClusterSnapshot, interface: &AdminInterface) -> Value {
         "node_id": cluster.node_id,
         "primary": cluster.primary,
         "view": cluster.view,
+        "feature_level": level.level,
+        "next_feature_level": level.next.as_ref().ok(),
+        "feature_level_obstacle": level.next.as_ref().err(),
         "column_families": interface.core.column_families(),
         "has_space": interface.space.has_space(),
         "free_bytes": interface.space.free_bytes(),
@@ -218,6 +229,9 @@ fn replica_json(replica: &ReplicaStatus, primary: Option<u32>) -> Value {
         "remedy": replica.problem.as_ref().map(|problem| &problem.remedy),
         "copy": replica.copy,
         "sends_copies": replica.sends_copies,
+        "feature_level": replica.levels.map(|levels| levels.feature_level),
+        "lowest_level": replica.levels.map(|levels| levels.lowest_level),
+        "highest_level": replica.levels.map(|levels| levels.highest_level),
         "uptime_seconds": replica.uptime.map(|uptime| uptime.as_secs()),
         "peer": replica.peer,
         "thrift": replica.thrift,

@@ -12,6 +12,7 @@ use rsml::{DriverStatus, ReadError, RequestError};
 
 use super::local_replicas::{LocalReplica, LocalReplicas};
 use crate::router::{RequestContext, RequestRouter, WriteSettings};
+use crate::upgrade::above_level;
 
 /// Passes writes to consensus, and reads from a local database after it has obtained a read point.
 ///
@@ -81,7 +82,12 @@ impl ConsensusRouter {
     ) -> Result<KvOutcome, KvError> {
         let pinned = PinnedWrite::begin(self, context.connection_id);
         let replica = &self.local.replicas()[pinned.replica];
-        let payload = write(replica).to_bytes();
+        let write = write(replica);
+        let level = replica.consensus.feature_level().0;
+        if write.level() > level {
+            return Err(above_level(write.level(), level));
+        }
+        let payload = write.to_bytes();
         let started = Instant::now();
         let outcome = replica.consensus.execute_request_async(payload, context.deadline.into_std()).await;
         drop(pinned);

@@ -8,6 +8,7 @@ use kv_store::TransactionalKvDatabase;
 
 use super::{LocalReader, RequestContext, RequestRouter, WriteSettings};
 use crate::space::SpaceWatch;
+use crate::upgrade::above_level;
 
 /// Runs operations on a local database. Everything that the database has applied is durable, and
 /// nothing else was acknowledged, so its newest version is always a linearizable read point.
@@ -30,6 +31,10 @@ impl DirectRouter {
     }
 
     async fn write(&self, write: LoggedWrite, context: &RequestContext) -> Result<KvOutcome, KvError> {
+        let level = self.database.level();
+        if write.level() > level {
+            return Err(above_level(write.level(), level));
+        }
         if !self.space.admit(write.size_bytes()) {
             return Err(KvError::StorageFull(self.space.refusal()));
         }

@@ -36,6 +36,8 @@ pub(super) struct Core {
     pub families: RwLock<Arc<Vec<String>>>,
     /// The window's oldest readable version.
     pub oldest_readable: AtomicU64,
+    /// The feature level.
+    pub level: AtomicU64,
     /// The newest version that readers see.
     pub applied: AtomicU64,
     /// Rows at the applied version, including those that an uncollected range clear hides.
@@ -60,6 +62,8 @@ pub(super) struct Writer {
     /// Kept between batches to reuse its memory.
     pub batch: WriteBatch,
     pub gc: GcProgress,
+    /// The feature level after the batch.
+    pub level: u32,
     /// [`Families::changes`](crate::commit::families::Families::changes) as of the published names.
     pub families: u64,
 }
@@ -67,6 +71,7 @@ pub(super) struct Writer {
 impl Core {
     pub fn open(engine: Arc<dyn Engine>, options: StoreOptions) -> Result<Self, KvError> {
         meta::claim_format(&*engine)?;
+        let level = meta::load_level(&*engine, options.highest_level)?;
         let state = StateMachine::load(&*engine, options.sizes())?;
         let counters = state.counters();
         Ok(Core {
@@ -79,6 +84,7 @@ impl Core {
             clears: RwLock::new(state.clears.clone()),
             families: RwLock::new(Arc::new(state.families.names())),
             oldest_readable: AtomicU64::new(state.window.oldest_readable()),
+            level: AtomicU64::new(u64::from(level)),
             applied: AtomicU64::new(counters.version),
             rows: AtomicU64::new(counters.rows),
             committed: AtomicU64::new(0),
@@ -89,6 +95,7 @@ impl Core {
                 families: state.families.changes(),
                 state,
                 batch: WriteBatch::new(),
+                level,
                 gc: GcProgress::new(options.range_delete_entries),
             }),
         })
@@ -109,6 +116,10 @@ impl Core {
 
     pub fn applied_version(&self) -> Version {
         Version(self.applied.load(Ordering::Acquire))
+    }
+
+    pub fn level(&self) -> u32 {
+        u32::try_from(self.level.load(Ordering::Acquire)).expect("a level was stored")
     }
 
     pub fn copy(&self) -> Result<DatabaseCopy, KvError> {
@@ -180,6 +191,7 @@ impl Core {
         assert!(counters.version >= applied, "the version went back: {applied} -> {}", counters.version);
         self.rows.store(counters.rows, Ordering::Relaxed);
         self.remembered_ids.store(state.remembered_ids(), Ordering::Relaxed);
+        self.level.store(u64::from(writer.level), Ordering::Release);
         self.oldest_readable.store(state.window.oldest_readable(), Ordering::Release);
         self.applied.store(counters.version, Ordering::Release);
     }

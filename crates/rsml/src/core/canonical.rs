@@ -27,6 +27,7 @@ impl Replica {
         self.timers = Timers::new(at);
         self.peers.heard.clear();
         self.peers.reports.clear();
+        self.peers.levels.clear();
         self.stored.log_grown = 0;
         self.retention = Retention::new();
         self.counters = Counters::default();
