@@ -186,12 +186,12 @@ impl Core {
             writer.families = state.families.changes();
             *self.families.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(state.families.names());
         }
+        self.level.store(u64::from(writer.level), Ordering::Release);
         let counters = state.counters();
         let applied = self.applied.load(Ordering::Relaxed);
         assert!(counters.version >= applied, "the version went back: {applied} -> {}", counters.version);
         self.rows.store(counters.rows, Ordering::Relaxed);
         self.remembered_ids.store(state.remembered_ids(), Ordering::Relaxed);
-        self.level.store(u64::from(writer.level), Ordering::Release);
         self.oldest_readable.store(state.window.oldest_readable(), Ordering::Release);
         self.applied.store(counters.version, Ordering::Release);
     }

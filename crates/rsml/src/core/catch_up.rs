@@ -501,8 +501,8 @@ impl Replica {
         state.cluster_id == self.acceptor.hard().cluster_id
             && state.sequence == fetch.sequence
             && state.sequence > self.learner.commit()
-            && state.feature_level >= self.applied.level
             && !self.views.is_primary()
+            && state.feature_level >= self.applied.level
             && !self.digests.refuse(source, &state.recorded, &self.membership)
     }
 
@@ -552,7 +552,6 @@ impl Replica {
         self.finish_requests(&state.sessions);
         self.digests.replace(base, &state.recorded, &self.membership);
         self.applied = state.into();
-        self.finish_raises();
         self.stored.first = base.next();
         self.replies.answer.due = true;
         self.catch_up.wanted = None;

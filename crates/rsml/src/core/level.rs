@@ -233,6 +233,8 @@ impl Replica {
     /// Each tick: raises the level where no user has to ask, and ends calls whose time is over.
     pub(super) fn tick_level(&mut self) {
         let now = self.now;
+        // A copy of a peer's database may have brought the level.
+        self.finish_raises();
         let (late, callers) =
             std::mem::take(&mut self.raise.callers).into_iter().partition(|caller| now >= caller.deadline);
         self.raise.callers = callers;

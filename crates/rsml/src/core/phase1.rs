@@ -304,9 +304,9 @@ impl Replica {
         let view = campaign.view;
         let end = self.log_end(from, &entries);
         let mut proposer = Proposer::new(view, best.last, best.accepted_view, end, self.now);
-        let first = self.first_value(&mut proposer, best.last).to_bytes();
+        let no_op = self.first_value(&mut proposer, best.last).to_bytes();
         let mut entries = entries;
-        entries.push(first);
+        entries.push(no_op);
         self.acceptor.adopt(view, best.last, self.learner.commit(), from, entries);
         assert_eq!(self.acceptor.log().last(), best.last.next(), "the adopted log ends elsewhere than it was promised");
         let committed = campaign.promises.values().map(|p| p.commit).max().unwrap_or(Sequence::ZERO);
