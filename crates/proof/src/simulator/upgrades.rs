@@ -10,7 +10,6 @@ use rsml::core::{Input, RaiseId};
 use rsml::{FeatureLevel, LevelRange, Persist, Sequence, Value};
 
 use super::cluster::Cluster;
-use super::events::Event;
 use super::random::Random;
 
 /// Longer than any report is on its way, or waits for a process that pauses.
@@ -128,18 +127,5 @@ impl Cluster {
             self.run(500_000);
         }
         self.figures.count(if highest > 1 { "upgrade finished" } else { "restarted one by one" });
-    }
-
-    /// One node after the other is down for a while, and comes back with a program that executes
-    /// levels up to `highest`.
-    pub fn restart_each_with(&mut self, highest: u32) {
-        for node in 0..self.nodes.len() {
-            self.crash(node);
-            self.run(100_000);
-            self.install(node, highest);
-            self.start(node);
-            self.schedule(0, Event::Client(0));
-            self.run(1_000_000);
-        }
     }
 }
