@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::access::{Gate, PolicySource};
 use crate::admin::{self, AdminInterface};
 use crate::budget::{self, Budget};
 use crate::clock_tick;
@@ -53,6 +54,8 @@ pub struct BackEnd {
     pub cluster: Arc<dyn ClusterView>,
     /// The databases of this process.
     pub replicas: Arc<dyn LocalDatabases>,
+    /// The applied policy.
+    pub policy: Arc<dyn PolicySource>,
     /// Changes the primary.
     pub failover: Arc<dyn FailoverControl>,
     /// For `/status` and `/upgrade/finalize`.
@@ -95,7 +98,9 @@ impl FrontEnd {
     /// # Errors
     /// [`ServerError::Listen`], naming the address, its key and the reason.
     pub async fn start(config: &Config, budget: Budget, back_end: BackEnd) -> Result<FrontEnd, ServerError> {
-        let BackEnd { router, cluster, replicas, failover, upgrade, metrics, space, problems, liveness, addresses } =
+        let BackEnd {
+            router, cluster, replicas, policy, failover, upgrade, metrics, space, problems, liveness, addresses,
+        } =
             back_end;
         let (time_router, probe_router, local) = (router.clone(), router.clone(), replicas.replicas());
         let faults = Arc::new(FaultInjector::new(config.server.allow_fault_injection));
@@ -103,6 +108,7 @@ impl FrontEnd {
             true => Arc::new(FaultyRouter::new(router, faults.clone())),
             false => router,
         };
+        let gate = Arc::new(Gate::new(policy, None, false));
         let core = Arc::new(KvServiceCore::new(CoreParts {
             router,
             cluster,
@@ -112,6 +118,7 @@ impl FrontEnd {
             limits: config.limits.clone(),
             column_families: config.storage.column_families.clone(),
             max_pin: Duration::from_secs(config.server.max_pin_seconds),
+            gate,
         }));
         let handler = Arc::new(UnifiedThriftHandler::new(core.clone(), metrics.clone()));
         let (thrift_key, admin_key) = ("server.thrift_addr", "server.admin_addr");

@@ -10,6 +10,7 @@
 //! local databases) under the one [`FrontEnd`]. Nothing above the router knows the mode.
 
 mod accepting;
+pub mod access;
 pub mod admin;
 pub mod budget;
 mod byte_budget;

@@ -5,6 +5,7 @@
 //! | `format` | number of this layout (u32, big-endian) |
 //! | `level` | the feature level (u32, big-endian); absent: the first |
 //! | `state` | newest commit version, number of rows, replicated time in µs, oldest readable version (u64 each, big-endian); format 1: the first two |
+//! | `policy` | users, roles and tokens, in the encoding of [`Policy`]; absent: none |
 //! | `marks` | the time samples of the readable window |
 //! | `blob` | sequence (u64, big-endian), then the state of the replication layer |
 //! | `family/NAME` | empty: the family NAME exists; a version (u64, big-endian): it was dropped then |
@@ -19,6 +20,7 @@
 use std::collections::BTreeMap;
 
 use bytes::{Buf, Bytes};
+use kv_api::access::Policy;
 use kv_api::{KvError, Version};
 
 use crate::engine::{Engine, EngineCopy, Table, WriteBatch};
@@ -27,6 +29,7 @@ use crate::gc::window::Window;
 const FORMAT_KEY: &[u8] = b"format";
 const LEVEL_KEY: &[u8] = b"level";
 const STATE_KEY: &[u8] = b"state";
+const POLICY_KEY: &[u8] = b"policy";
 const SAMPLES_KEY: &[u8] = b"marks";
 const BLOB_KEY: &[u8] = b"blob";
 const IDEMPOTENCY_PREFIX: &[u8] = b"once/";
@@ -128,6 +131,17 @@ pub(crate) fn load_level(engine: &dyn Engine, highest: u32) -> Result<u32, KvErr
 pub(crate) fn put_level(batch: &mut WriteBatch, level: u32) {
     batch.put(Table::Meta, LEVEL_KEY, &level.to_be_bytes());
     batch.put(Table::Meta, FORMAT_KEY, &LEVELLED_FORMAT.to_be_bytes());
+}
+
+/// Users, roles and tokens.
+pub(crate) fn load_policy(engine: &dyn Engine) -> Result<Policy, KvError> {
+    let Some(stored) = engine.get(Table::Meta, POLICY_KEY)? else { return Ok(Policy::default()) };
+    let length = stored.len();
+    Policy::from_bytes(stored).map_err(|_| damaged("policy", length))
+}
+
+pub(crate) fn put_policy(batch: &mut WriteBatch, policy: &Policy) {
+    batch.put(Table::Meta, POLICY_KEY, &policy.to_bytes());
 }
 
 pub(crate) fn load_counters(engine: &dyn Engine) -> Result<(Counters, Window), KvError> {

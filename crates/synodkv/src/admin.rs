@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
 use crate::failure::Failure;
-use crate::targets::{AdminTarget, check_addresses};
+use crate::targets::{self, AdminTarget, check_addresses};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a server may take to report its status, for which it asks no other server.
@@ -147,6 +147,10 @@ impl AdminClient {
         timeout: Duration,
     ) -> Result<T, NoAnswer> {
         let request = self.http.request(method, url(address, path, query)).timeout(timeout);
+        let request = match targets::token() {
+            Some(token) => request.bearer_auth(token.reveal()),
+            None => request,
+        };
         let response = request.send().await.map_err(|error| match error.is_connect() {
             true => NoAnswer::NotSent(plain_reason(&error)),
             false => NoAnswer::Silent(plain_reason(&error)),
@@ -196,10 +200,20 @@ impl AdminClient {
 
     /// GETs a document from the first server that answers, with its address.
     pub async fn first<T: DeserializeOwned>(&self, target: &AdminTarget, path: &str) -> Result<(String, T), Failure> {
+        self.first_with(target, path, &[]).await
+    }
+
+    /// GETs a document with parameters from the first server that answers, with its address.
+    pub async fn first_with<T: DeserializeOwned>(
+        &self,
+        target: &AdminTarget,
+        path: &str,
+        query: &[(&str, String)],
+    ) -> Result<(String, T), Failure> {
         check_addresses("--admin", &target.admin_addresses)?;
         let addresses = &target.admin_addresses;
         let questions: Vec<_> =
-            addresses.iter().map(|address| self.get_slowly::<T>(address, path, &[], CHANGE_TIMEOUT)).collect();
+            addresses.iter().map(|address| self.get_slowly::<T>(address, path, query, CHANGE_TIMEOUT)).collect();
         match first_answer(questions, HEDGE_AFTER).await {
             Ok((place, document)) => Ok((addresses[place].clone(), document)),
             Err(failures) => {
@@ -222,9 +236,10 @@ impl AdminClient {
         method: Method,
         target: &AdminTarget,
         path: &str,
+        query: &[(&str, String)],
     ) -> Result<T, Failure> {
         let (address, _) = self.first::<Value>(target, "/health/live").await?;
-        self.change_at(method, &address, path, &[]).await
+        self.change_at(method, &address, path, query).await
     }
 
     /// Sends a request that changes something to this server, once.
@@ -335,10 +350,16 @@ fn failure_of(address: &str, no_answer: NoAnswer) -> Failure {
 }
 
 fn url(address: &str, path: &str, query: &[(&str, String)]) -> String {
-    // This build leaves out reqwest's feature for encoding queries; these parameters need none.
-    let query: Vec<String> = query.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    // This build leaves out reqwest's feature for encoding queries.
+    let query: Vec<String> = query.iter().map(|(name, value)| format!("{name}={}", encoded(value))).collect();
     let separator = if query.is_empty() { "" } else { "?" };
     format!("http://{address}{path}{separator}{}", query.join("&"))
+}
+
+/// Text as a part of a URL.
+pub fn encoded(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
 }
 
 /// The error about addresses where no admin interface answered, each with its reason.

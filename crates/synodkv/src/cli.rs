@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::auth::AuthArgs;
 use crate::bench::BenchArgs;
 use crate::bench_disk::BenchDiskArgs;
 use crate::family::FamilyArgs;
@@ -13,7 +14,7 @@ use crate::import::ImportArgs;
 use crate::output::Format;
 use crate::range::RangeArgs;
 use crate::statement::commands;
-use crate::targets::{AdminTarget, ThriftTarget};
+use crate::targets::{AdminTarget, CredentialArgs, ThriftTarget};
 use crate::text::Notation;
 use crate::upgrade::UpgradeArgs;
 use crate::usage::{REFUSED, epilogue, whole_number};
@@ -34,6 +35,8 @@ use crate::usage::{REFUSED, epilogue, whole_number};
         3 no answer, not now, or an outcome that is unknown. All outputs, escapes and statuses: docs/CLI.md."
 )]
 pub struct Cli {
+    #[command(flatten)]
+    pub credentials: CredentialArgs,
     #[command(subcommand)]
     pub command: Command,
 }
@@ -45,6 +48,7 @@ pub enum Command {
     Failover(FailoverArgs),
     Upgrade(UpgradeArgs),
     Family(FamilyArgs),
+    Auth(AuthArgs),
     Get(GetArgs),
     Set(SetArgs),
     Delete(DeleteArgs),

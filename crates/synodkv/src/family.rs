@@ -105,7 +105,7 @@ async fn change(client: &AdminClient, method: Method, target: &AdminTarget, name
     if let Some(fault) = kv_api::family_name_fault(name) {
         return Err(Failure::Usage(format!("column family `{name}`: {fault}")));
     }
-    client.change(method, target, &format!("/column-families/{name}")).await
+    client.change(method, target, &format!("/column-families/{name}"), &[]).await
 }
 
 fn show(families: &Families) -> String {

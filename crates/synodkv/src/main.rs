@@ -8,6 +8,7 @@
 
 mod admin;
 mod allocator;
+mod auth;
 mod backup;
 mod bench;
 mod bench_disk;
@@ -48,7 +49,7 @@ fn main() -> ExitCode {
         Err(error) => return explain(&error),
     };
     let serves = matches!(cli.command, Command::Serve(_));
-    match run(cli.command) {
+    match cli.credentials.install().and_then(|()| run(cli.command)) {
         Ok(code) => code,
         // `serve` has no answer that could be unknown.
         Err(Failure::Unsure(reason)) if serves => fail(&Failure::Failed(reason)),
@@ -89,6 +90,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Failover(args) => on_one_thread()?.block_on(failover::run(args)),
         Command::Upgrade(args) => on_one_thread()?.block_on(upgrade::run(args)),
         Command::Family(args) => on_one_thread()?.block_on(family::run(args)),
+        Command::Auth(args) => on_one_thread()?.block_on(auth::run(args)),
         Command::Status(args) => on_one_thread()?.block_on(status::run(args)),
         Command::Get(args) => on_one_thread()?.block_on(data::get(args)),
         Command::Set(args) => on_one_thread()?.block_on(data::set(args)),

@@ -1,11 +1,51 @@
 //! The servers that a command talks to, as its flags and the environment name them.
 
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use clap::Args;
-use kv_client::{Client, ClientError, Limits, Options};
+use kv_client::{Client, ClientError, Limits, Options, Token};
 
 use crate::failure::Failure;
+
+/// Who asks, for every command that talks to a server.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Identity")]
+pub struct CredentialArgs {
+    /// The file with the token of the user on whose behalf this command asks.
+    #[arg(long, value_name = "FILE", env = "SYNODKV_TOKEN_FILE", global = true)]
+    pub token_file: Option<PathBuf>,
+}
+
+/// Set once, before any command runs. A process is one user.
+static TOKEN: OnceLock<Option<Token>> = OnceLock::new();
+
+impl CredentialArgs {
+    /// Reads the files, for all targets of this process.
+    pub fn install(&self) -> Result<(), Failure> {
+        let token = self.token_file.as_deref().map(read_token).transpose()?;
+        // Only a test sets it twice.
+        let _ = TOKEN.set(token);
+        Ok(())
+    }
+}
+
+/// The token of this process, if it has one.
+pub fn token() -> Option<Token> {
+    TOKEN.get().cloned().flatten()
+}
+
+/// Reads a token from its file.
+pub fn read_token(file: &Path) -> Result<Token, Failure> {
+    let fault = |fault: String| Failure::Usage(format!("the token file {}: {fault}", file.display()));
+    let text = std::fs::read_to_string(file).map_err(|error| fault(error.to_string()))?;
+    let is_token = !text.trim().is_empty() && !text.trim().contains(|c: char| c.is_whitespace() || c.is_control());
+    if !is_token {
+        return Err(fault("it must hold one token and nothing else".into()));
+    }
+    Ok(Token::new(&text))
+}
 
 /// The addresses of the Thrift servers.
 #[derive(Clone, Debug, Args)]
@@ -45,6 +85,7 @@ impl ThriftTarget {
             hedge_after: HEDGE_AFTER,
             attempt_timeout: HEDGE_AFTER,
             max_reply_bytes: MAX_REPLY_BYTES,
+            token: token(),
             ..defaults
         }
     }
@@ -107,6 +148,18 @@ pub fn check_addresses(flag: &str, addresses: &[String]) -> Result<(), Failure> 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_token_file_holds_one_token() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("token");
+        for (text, good) in [("synodkv_1_2\n", true), ("", false), (" \n", false), ("two tokens", false)] {
+            std::fs::write(&file, text).expect("a file");
+            assert_eq!(read_token(&file).is_ok(), good, "{text:?}");
+        }
+        let missing = read_token(&folder.path().join("none")).expect_err("no file").to_string();
+        assert!(missing.contains("none"), "{missing}");
+    }
 
     #[test]
     fn an_address_without_port_is_refused_with_an_example() {

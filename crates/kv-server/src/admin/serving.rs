@@ -2,9 +2,11 @@
 //! unfinished.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::http::Request;
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -15,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{AdminInterface, routes};
 use crate::accepting::{AcceptTerms, ByteStream, Incoming, accept_until};
+use crate::access::{ConnectionFacts, Session};
 
 /// How long a client may take for the head of a request, the first and every later one of its
 /// connection.
@@ -44,9 +47,11 @@ pub async fn serve(listener: TcpListener, interface: AdminInterface, max_connect
 async fn serve_one(router: Router, incoming: Incoming<impl ByteStream>, stop: CancellationToken) {
     let Incoming { stream, peer, idleness, end } = incoming;
     let router = TowerToHyperService::new(router);
+    let session = Arc::new(Session::new(ConnectionFacts::plain(peer)));
     let (asked, seen) = (idleness.clone(), idleness);
-    let service = service_fn(move |request| {
+    let service = service_fn(move |mut request: Request<_>| {
         asked.busy();
+        request.extensions_mut().insert(session.clone());
         let (answer, answered) = (router.call(request), asked.clone());
         async move {
             let answer = answer.await;

@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::extract::{Query, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::{AdminInterface, Refusal, refuse_web_pages};
+use super::{AdminInterface, Refusal};
 use crate::upgrade::FinalizeError;
 
 /// How long a raise of the feature level may take.
@@ -19,10 +19,8 @@ const FINALIZE_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub(super) async fn finalize(
     State(interface): State<Arc<AdminInterface>>,
-    headers: HeaderMap,
     Query(mut parameters): Query<HashMap<String, String>>,
 ) -> Result<Json<Value>, Response> {
-    refuse_web_pages(&headers).map_err(IntoResponse::into_response)?;
     let bad = |reason: String| Refusal(StatusCode::BAD_REQUEST, reason).into_response();
     let to = match parameters.remove("to") {
         None => None,

@@ -6,7 +6,9 @@ use std::time::{Instant, SystemTime};
 
 use async_trait::async_trait;
 use kv_api::KvError;
+use kv_api::access::Policy;
 
+use crate::access::PolicySource;
 use crate::cluster::{ClusterSnapshot, ClusterView, LocalDatabase, LocalDatabases, ReplicaStatus, Role};
 use crate::failover::{Failover, FailoverControl, FailoverError};
 use crate::front_end::ListenAddresses;
@@ -109,6 +111,21 @@ impl ClusterView for StandaloneCluster {
 impl FailoverControl for StandaloneCluster {
     async fn fail_over(&self, _: Option<u32>, _: tokio::time::Instant) -> Result<Failover, FailoverError> {
         Err(FailoverError::Impossible("this server is standalone: there is no other replica that could lead".into()))
+    }
+}
+
+impl PolicySource for StandaloneCluster {
+    fn enabled_revision(&self) -> u64 {
+        self.reader.database().enabled_revision()
+    }
+
+    fn policy(&self) -> Arc<Policy> {
+        self.reader.database().policy()
+    }
+
+    /// Nobody else changes it.
+    fn check_fresh(&self) -> Result<(), KvError> {
+        Ok(())
     }
 }
 

@@ -86,6 +86,7 @@ impl ServerManager for StandaloneServerManager {
             router: Arc::new(DirectRouter::new(database.clone(), reader, WriteSettings::new(&config), space.clone())),
             cluster: standalone.clone(),
             replicas: standalone.clone(),
+            policy: standalone.clone(),
             failover: standalone.clone(),
             upgrade: standalone,
             metrics: ServerMetrics::new(),

@@ -13,6 +13,7 @@ use super::memory_budget::Pools;
 use super::shared::Shared;
 use super::{ConnectionContext, ThriftServerCounters, ThriftServerOptions, ThriftService, connection};
 use crate::accepting::{AcceptTerms, Accepted, ByteStream, Incoming, accept_until};
+use crate::access::{ConnectionFacts, Session};
 
 /// A bound server; [`ThriftServer::serve`] runs it.
 pub struct ThriftServer {
@@ -83,7 +84,8 @@ impl ThriftServer {
 
 async fn serve_one<S: ByteStream>(shared: Arc<Shared>, connection_id: u64, incoming: Incoming<S>) {
     let _open = OpenConnection::new(&shared.counters);
-    let context = ConnectionContext { connection_id, peer: incoming.peer };
+    let session = Arc::new(Session::new(ConnectionFacts::plain(incoming.peer)));
+    let context = ConnectionContext { connection_id, session };
     let ended = connection::serve(&shared, &context, incoming).await;
-    tracing::debug!(peer = %context.peer, connection = context.connection_id, ?ended, "connection closed");
+    tracing::debug!(peer = %context.peer(), connection = context.connection_id, ?ended, "connection closed");
 }

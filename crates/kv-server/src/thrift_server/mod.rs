@@ -27,6 +27,7 @@ mod shared;
 mod tests;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use tokio::time::Instant;
@@ -37,13 +38,22 @@ pub use listener::ThriftServer;
 pub use memory_budget::Pools;
 pub use options::ThriftServerOptions;
 
+use crate::access::Session;
+
 /// The connection that a call came from.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct ConnectionContext {
     /// Counted from 1 for each server; never reused.
     pub connection_id: u64,
+    /// Its identity.
+    pub session: Arc<Session>,
+}
+
+impl ConnectionContext {
     /// The client's address.
-    pub peer: SocketAddr,
+    pub fn peer(&self) -> SocketAddr {
+        self.session.facts().address
+    }
 }
 
 /// The limits that the answer to a call must keep.

@@ -4,6 +4,7 @@
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock, PoisonError};
 
+use kv_api::access::Policy;
 use kv_api::{KvError, Version};
 
 use super::copy::DatabaseCopy;
@@ -36,6 +37,10 @@ pub(super) struct Core {
     pub families: RwLock<Arc<Vec<String>>>,
     /// The window's oldest readable version.
     pub oldest_readable: AtomicU64,
+    /// Users, roles and tokens as of the applied version.
+    pub policy: RwLock<Arc<Policy>>,
+    /// The revision of that policy if it is enabled; 0 otherwise.
+    pub enabled_revision: AtomicU64,
     /// The feature level.
     pub level: AtomicU64,
     /// The newest version that readers see.
@@ -83,6 +88,8 @@ impl Core {
             row_cache: state.row_cache.clone(),
             clears: RwLock::new(state.clears.clone()),
             families: RwLock::new(Arc::new(state.families.names())),
+            enabled_revision: AtomicU64::new(enabled_revision(&state.policy)),
+            policy: RwLock::new(state.policy.clone()),
             oldest_readable: AtomicU64::new(state.window.oldest_readable()),
             level: AtomicU64::new(u64::from(level)),
             applied: AtomicU64::new(counters.version),
@@ -186,6 +193,10 @@ impl Core {
             writer.families = state.families.changes();
             *self.families.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(state.families.names());
         }
+        if !Arc::ptr_eq(&read(&self.policy), &state.policy) {
+            *self.policy.write().unwrap_or_else(PoisonError::into_inner) = state.policy.clone();
+            self.enabled_revision.store(enabled_revision(&state.policy), Ordering::Release);
+        }
         self.level.store(u64::from(writer.level), Ordering::Release);
         let counters = state.counters();
         let applied = self.applied.load(Ordering::Relaxed);
@@ -195,6 +206,10 @@ impl Core {
         self.oldest_readable.store(state.window.oldest_readable(), Ordering::Release);
         self.applied.store(counters.version, Ordering::Release);
     }
+}
+
+fn enabled_revision(policy: &Policy) -> u64 {
+    if policy.enabled { policy.revision } else { 0 }
 }
 
 /// The message for writes that are refused after an earlier one failed.

@@ -28,6 +28,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use kv_api::access::Policy;
 use kv_api::{
     AtomicCommit, CommitResult, CommitVerdict, DatabaseStatistics, KeyRef, KvDatabase, KvError, LoggedWrite,
     RangeQuery, ReadAt, Rows, TimedWrite, Version,
@@ -245,6 +246,16 @@ impl TransactionalKvDatabase {
     /// Whether requests may name the family. The default one is the empty string.
     pub fn has_family(&self, name: &str) -> bool {
         name.is_empty() || self.column_families().iter().any(|family| family == name)
+    }
+
+    /// Users, roles and tokens, as of the applied version or a later one.
+    pub fn policy(&self) -> Arc<Policy> {
+        read(&self.core.policy).clone()
+    }
+
+    /// The revision of [`Self::policy`] if it is enabled, otherwise 0.
+    pub fn enabled_revision(&self) -> u64 {
+        self.core.enabled_revision.load(Ordering::Acquire)
     }
 
     /// Existing column families in order, without the default one.

@@ -8,6 +8,7 @@
 
 use super::digests::Digests;
 use super::fitness::DiskWatch;
+use super::freshness::Freshness;
 use super::replica::{Counters, Replica, Timers};
 use super::trimming::Retention;
 use crate::{Instant, Sequence};
@@ -28,6 +29,7 @@ impl Replica {
         self.peers.heard.clear();
         self.peers.reports.clear();
         self.peers.levels.clear();
+        self.freshness = Freshness::default();
         self.stored.log_grown = 0;
         self.retention = Retention::new();
         self.counters = Counters::default();

@@ -89,7 +89,7 @@
 //! | `catch_up`, `trimming` | snapshots, and how long the log is kept |
 //! | `transfer`, `fitness`, `lease` | which replica should lead, and may |
 //! | `level` | the feature level, and when it is raised |
-//! | `status` | reports to peers and operators |
+//! | `status`, `freshness` | reports to peers and operators, and how old the state is |
 //! | `canonical` | one form of equal states, for the model checker |
 
 mod acceptor;
@@ -101,6 +101,7 @@ mod digests;
 mod dispatch;
 mod fitness;
 mod forwarding;
+mod freshness;
 mod ids;
 mod input;
 mod learner;

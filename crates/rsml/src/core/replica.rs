@@ -8,6 +8,7 @@ use super::acceptor::Acceptor;
 use super::catch_up::CatchUp;
 use super::digests::{Digests, Divergence};
 use super::fitness::Fitness;
+use super::freshness::Freshness;
 use super::learner::Learner;
 use super::lease::Leases;
 use super::level::{HeardLevels, Raise};
@@ -77,6 +78,7 @@ pub struct Replica {
     /// A transfer of this primary's leadership in progress.
     pub(super) transfer: Option<LeadershipTransfer>,
     pub(super) raise: Raise,
+    pub(super) freshness: Freshness,
     pub(super) bootstrap: Bootstrap,
 
     pub(super) timers: Timers,
@@ -263,6 +265,7 @@ impl Replica {
             leases: Leases::at_start(found.promised, now, lease_us, options.lease_us),
             transfer: None,
             raise: Raise::default(),
+            freshness: Freshness::default(),
             bootstrap: Bootstrap { new_cluster_id, is_unannounced: false },
             timers: Timers::new(now),
             counters: Counters::default(),
@@ -358,6 +361,7 @@ impl Replica {
         self.answer_primary();
         self.learner.advance(&self.acceptor);
         self.deliver();
+        self.advance_freshness();
         self.acceptor.evict(self.learner.applied(), self.options.log_cache_bytes);
         self.outputs.persist = self.acceptor.take_writes();
         let entries = self.outputs.persist.iter().flat_map(|write| &write.entries);

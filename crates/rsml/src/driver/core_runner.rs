@@ -224,6 +224,7 @@ impl CoreRunner {
             recovered: self.core.is_recovered(),
             failed: None,
         };
+        shared.up_to_date_at.store(self.core.up_to_date_at().map_or(0, |at| at.0 + 1), Ordering::Relaxed);
         let changed = shared.watch.send_if_modified(|published| {
             let changed = *published != role;
             if changed {

@@ -152,6 +152,13 @@ impl ConsensusReplica {
         FeatureLevel(self.shared().level.load(Ordering::Acquire))
     }
 
+    /// For how long this replica's database may have missed what the primary committed: at least
+    /// everything from before is applied. `None`: no primary was heard since the start.
+    pub fn behind_for(&self) -> Option<Duration> {
+        let at = self.shared().up_to_date_at.load(Ordering::Relaxed).checked_sub(1)?;
+        Some(Duration::from_micros(self.shared().now().0.saturating_sub(at)))
+    }
+
     /// Receives every change of role, view and primary, and the replica's failure.
     pub fn watch(&self) -> watch::Receiver<RoleChange> {
         self.shared().watch.subscribe()

@@ -33,6 +33,9 @@ pub struct ReplicaShared {
     raises: Mutex<RaiseWaiters>,
     /// The last sequence that the database has applied.
     pub applied: AtomicU64,
+    /// The core's time, plus 1, at which all that the primary had committed is applied by now; 0:
+    /// never since the start.
+    pub up_to_date_at: AtomicU64,
     /// The feature level there.
     pub level: AtomicU32,
     status: Mutex<DriverStatus>,
@@ -69,6 +72,7 @@ impl ReplicaShared {
             transfers: Mutex::new(TransferWaiters::default()),
             raises: Mutex::new(RaiseWaiters::default()),
             applied: AtomicU64::new(status.digest_sequence.0),
+            up_to_date_at: AtomicU64::new(0),
             level: AtomicU32::new(status.core.feature_level.0),
             status: Mutex::new(status),
             watch: watch::Sender::new(role),
