@@ -12,6 +12,8 @@
 //! | POST, DELETE `/column-families/NAME` | creates the family, drops it with all its rows; JSON when that is agreed |
 //! | POST `/failover` | lets another replica lead, `to=N` or the one that is furthest along; JSON when it does. A secondary
 //! answers with a redirection (307) to the primary |
+//! | POST `/upgrade/finalize` | raises the feature level, to `to=N` or the highest that all replicas execute; JSON when that
+//! is applied. A secondary answers with a redirection (307) to the primary |
 //! | `/auth` and the paths below it | users, roles and tokens; see [`users`] |
 //!
 //! While authentication is enabled, all but `/health` needs `Authorization: Bearer TOKEN`, or a
@@ -20,6 +22,7 @@
 mod families;
 mod guard;
 mod serving;
+mod upgrade;
 mod users;
 
 use std::collections::HashMap;
@@ -50,9 +53,10 @@ use crate::router::RequestContext;
 use crate::service_core::KvServiceCore;
 use crate::space::SpaceWatch;
 use crate::thrift_server::Pools;
+use crate::upgrade::UpgradeControl;
 
 const PATHS: &str = "/health/live, /health/ready, /status, /metrics, /rows/hash, /column-families, \
-                     /column-families/NAME (POST, DELETE), /failover (POST) and /auth";
+                     /column-families/NAME (POST, DELETE), /failover (POST), /upgrade/finalize (POST) and /auth";
 /// How long a readiness probe may take.
 const READY_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long `/rows/hash` waits for the replica to apply the version and for a read slot.
@@ -80,6 +84,8 @@ pub struct AdminInterface {
     pub writes: WriteProbe,
     /// For `/failover`.
     pub failover: Arc<dyn FailoverControl>,
+    /// For `/status` and `/upgrade/finalize`.
+    pub upgrade: Arc<dyn UpgradeControl>,
     /// For `/status`.
     pub budget: Budget,
     /// The memory budgets of requests and replies, with their present use.
@@ -112,6 +118,7 @@ fn handler_of(route: Route) -> MethodRouter<Arc<AdminInterface>> {
         Route::CreateFamily => post(families::create),
         Route::DropFamily => delete(families::remove),
         Route::Failover => post(failover),
+        Route::FinalizeUpgrade => post(upgrade::finalize),
         Route::ShowAccess => get(users::show),
         Route::CheckAccess => get(users::check),
         Route::EnableAccess => post(users::enable),
@@ -218,6 +225,7 @@ async fn status(State(interface): State<Arc<AdminInterface>>) -> Json<Value> {
 }
 
 fn status_json(cluster: &ClusterSnapshot, interface: &AdminInterface) -> Value {
+    let level = interface.upgrade.level();
     json!({
         "mode": cluster.mode,
         "cluster_id": cluster.cluster_id,
@@ -225,6 +233,9 @@ fn status_json(cluster: &ClusterSnapshot, interface: &AdminInterface) -> Value {
         "node_id": cluster.node_id,
         "primary": cluster.primary,
         "view": cluster.view,
+        "feature_level": level.level,
+        "next_feature_level": level.next.as_ref().ok(),
+        "feature_level_obstacle": level.next.as_ref().err(),
         "column_families": interface.core.column_families(),
         "has_space": interface.space.has_space(),
         "free_bytes": interface.space.free_bytes(),
@@ -265,6 +276,9 @@ fn replica_json(replica: &ReplicaStatus, primary: Option<u32>) -> Value {
         "remedy": replica.problem.as_ref().map(|problem| &problem.remedy),
         "copy": replica.copy,
         "sends_copies": replica.sends_copies,
+        "feature_level": replica.levels.map(|levels| levels.feature_level),
+        "lowest_level": replica.levels.map(|levels| levels.lowest_level),
+        "highest_level": replica.levels.map(|levels| levels.highest_level),
         "uptime_seconds": replica.uptime.map(|uptime| uptime.as_secs()),
         "peer": replica.peer,
         "thrift": replica.thrift,

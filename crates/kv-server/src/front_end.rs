@@ -27,6 +27,7 @@ use crate::router::RequestRouter;
 use crate::service_core::{CoreParts, KvServiceCore};
 use crate::space::{SpaceCollector, SpaceWatch};
 use crate::thrift_server::ThriftServer;
+use crate::upgrade::UpgradeControl;
 
 /// The addresses of the front end, known once it has bound them, because a port may be configured
 /// as 0.
@@ -57,6 +58,8 @@ pub struct BackEnd {
     pub policy: Arc<dyn PolicySource>,
     /// Changes the primary.
     pub failover: Arc<dyn FailoverControl>,
+    /// For `/status` and `/upgrade/finalize`.
+    pub upgrade: Arc<dyn UpgradeControl>,
     /// The metrics of the server, to which the mode may have added its own.
     pub metrics: Arc<ServerMetrics>,
     /// The watch over the disk space.
@@ -95,7 +98,9 @@ impl FrontEnd {
     /// # Errors
     /// [`ServerError::Listen`], naming the address, its key and the reason.
     pub async fn start(config: &Config, budget: Budget, back_end: BackEnd) -> Result<FrontEnd, ServerError> {
-        let BackEnd { router, cluster, replicas, policy, failover, metrics, space, problems, liveness, addresses } =
+        let BackEnd {
+            router, cluster, replicas, policy, failover, upgrade, metrics, space, problems, liveness, addresses,
+        } =
             back_end;
         let (time_router, probe_router, local) = (router.clone(), router.clone(), replicas.replicas());
         let faults = Arc::new(FaultInjector::new(config.server.allow_fault_injection));
@@ -152,6 +157,7 @@ impl FrontEnd {
             liveness,
             writes: WriteProbe::new(probe_router),
             failover,
+            upgrade,
             budget,
             pools: thrift.pools(),
         };

@@ -40,6 +40,7 @@ pub mod standalone;
 #[cfg(test)]
 mod tests;
 pub mod thrift_server;
+pub mod upgrade;
 
 pub use config::{Config, ConfigError, Environment, Overrides};
 pub use error::ServerError;

@@ -41,6 +41,10 @@ pub struct Status {
     pub node_id: Option<u32>,
     pub primary: Option<u32>,
     pub view: Option<u64>,
+    pub feature_level: Option<u32>,
+    pub next_feature_level: Option<u32>,
+    /// Why the level cannot be raised now.
+    pub feature_level_obstacle: Option<String>,
     #[serde(default)]
     pub column_families: Vec<String>,
     #[serde(default)]
@@ -69,6 +73,9 @@ pub struct Replica {
     pub applied: Option<u64>,
     pub digest: Option<String>,
     pub digest_sequence: Option<u64>,
+    pub feature_level: Option<u32>,
+    pub lowest_level: Option<u32>,
+    pub highest_level: Option<u32>,
     /// Its most serious known problem.
     pub problem: Option<String>,
     pub thrift: Option<String>,

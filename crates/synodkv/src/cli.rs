@@ -16,6 +16,7 @@ use crate::range::RangeArgs;
 use crate::statement::commands;
 use crate::targets::{AdminTarget, CredentialArgs, ThriftTarget};
 use crate::text::Notation;
+use crate::upgrade::UpgradeArgs;
 use crate::usage::{REFUSED, epilogue, whole_number};
 
 /// A replicated transactional key-value store: server, client and benchmark.
@@ -45,6 +46,7 @@ pub enum Command {
     Serve(ServeArgs),
     Status(StatusArgs),
     Failover(FailoverArgs),
+    Upgrade(UpgradeArgs),
     Family(FamilyArgs),
     Auth(AuthArgs),
     Get(GetArgs),

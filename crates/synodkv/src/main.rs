@@ -32,6 +32,7 @@ mod status;
 mod targets;
 mod text;
 mod txn;
+mod upgrade;
 mod usage;
 mod verify;
 
@@ -87,6 +88,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
     match command {
         Command::Serve(args) => serve::run(args),
         Command::Failover(args) => on_one_thread()?.block_on(failover::run(args)),
+        Command::Upgrade(args) => on_one_thread()?.block_on(upgrade::run(args)),
         Command::Family(args) => on_one_thread()?.block_on(family::run(args)),
         Command::Auth(args) => on_one_thread()?.block_on(auth::run(args)),
         Command::Status(args) => on_one_thread()?.block_on(status::run(args)),

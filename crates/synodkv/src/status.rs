@@ -144,6 +144,7 @@ fn show(status: &Status) -> String {
         format!("cluster  {}", or_dash(status.cluster_id.as_ref())),
         format!("primary  {primary}"),
         format!("view     {}", or_dash(status.view)),
+        format!("level    {}", show_level(status)),
         format!("families {}", status.column_families.join(", ")),
         String::new(),
     ];
@@ -158,6 +159,15 @@ fn show(status: &Status) -> String {
         lines.extend([String::new(), format!("PROBLEM: replica {id}: {problem}")]);
     }
     lines.join("\n")
+}
+
+/// The feature level, and the next one if it can be raised.
+fn show_level(status: &Status) -> String {
+    let level = or_dash(status.feature_level);
+    match status.next_feature_level {
+        Some(next) => format!("{level} ({next} after `synodkv upgrade finalize`)"),
+        None => level,
+    }
 }
 
 fn show_replica(replica: &Replica) -> Vec<String> {

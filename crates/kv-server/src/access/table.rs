@@ -101,6 +101,7 @@ pub enum Route {
     CreateFamily,
     DropFamily,
     Failover,
+    FinalizeUpgrade,
     ShowAccess,
     CheckAccess,
     EnableAccess,
@@ -136,7 +137,7 @@ impl HttpMethod {
 
 impl Route {
     /// All routes.
-    pub const ALL: [Route; 21] = [
+    pub const ALL: [Route; 22] = [
         Route::Live,
         Route::Ready,
         Route::Status,
@@ -146,6 +147,7 @@ impl Route {
         Route::CreateFamily,
         Route::DropFamily,
         Route::Failover,
+        Route::FinalizeUpgrade,
         Route::ShowAccess,
         Route::CheckAccess,
         Route::EnableAccess,
@@ -172,6 +174,7 @@ impl Route {
             Route::CreateFamily => (HttpMethod::Post, "/column-families/{name}"),
             Route::DropFamily => (HttpMethod::Delete, "/column-families/{name}"),
             Route::Failover => (HttpMethod::Post, "/failover"),
+            Route::FinalizeUpgrade => (HttpMethod::Post, "/upgrade/finalize"),
             Route::ShowAccess => (HttpMethod::Get, "/auth"),
             Route::CheckAccess => (HttpMethod::Get, "/auth/check"),
             Route::EnableAccess => (HttpMethod::Post, "/auth/enable"),
@@ -199,6 +202,7 @@ impl Route {
             Route::CreateFamily => "POST /column-families",
             Route::DropFamily => "DELETE /column-families",
             Route::Failover => "POST /failover",
+            Route::FinalizeUpgrade => "POST /upgrade/finalize",
             Route::ShowAccess => "GET /auth",
             Route::CheckAccess => "GET /auth/check",
             Route::EnableAccess => "POST /auth/enable",
@@ -220,7 +224,7 @@ impl Route {
             Route::Live | Route::Ready => Rule::Open,
             Route::Status | Route::Metrics | Route::ListFamilies => Rule::Cluster(Verb::AdminStatus),
             Route::RowsHash | Route::CreateFamily | Route::DropFamily => Rule::Operation,
-            Route::Failover => Rule::Cluster(Verb::AdminMember),
+            Route::Failover | Route::FinalizeUpgrade => Rule::Cluster(Verb::AdminMember),
             Route::ShowAccess
             | Route::CheckAccess
             | Route::EnableAccess
@@ -246,7 +250,7 @@ impl Route {
             | Route::ListFamilies
             | Route::ShowAccess
             | Route::CheckAccess => Some(Kind::Read),
-            Route::Failover => Some(Kind::Write),
+            Route::Failover | Route::FinalizeUpgrade => Some(Kind::Write),
             Route::CreateFamily
             | Route::DropFamily
             | Route::EnableAccess

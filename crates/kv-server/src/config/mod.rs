@@ -9,6 +9,7 @@
 //! It opens no file but the configuration itself, resolves no host name and binds nothing.
 
 mod address;
+mod auto_finalize;
 mod changes;
 mod consistency;
 mod error;
@@ -24,6 +25,7 @@ use std::path::PathBuf;
 use serde_json::Value;
 
 pub use address::Address;
+pub use auto_finalize::AutoFinalize;
 pub use error::ConfigError;
 use kv_api::Limits;
 use serde::{Deserialize, Serialize};
@@ -115,6 +117,8 @@ pub struct ReplicationConfig {
     pub retry_ms: u64,
     /// Duration of a primary's lease; 0 means no leases.
     pub lease_ms: u64,
+    /// Whether a primary raises the feature level by itself after an upgrade.
+    pub auto_finalize: AutoFinalize,
     /// Maximum bytes of operations that go into one value of the log.
     pub max_batch_bytes: usize,
     /// Maximum number of values proposed and not yet committed.

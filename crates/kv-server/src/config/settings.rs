@@ -6,7 +6,7 @@ use kv_api::Limits;
 use kv_store::{EngineKind, ResourceOptions};
 use serde::{Deserialize, Serialize};
 
-use super::Address;
+use super::{Address, AutoFinalize};
 use crate::access::{AuditSettings, JwtSettings};
 use crate::mode::Mode;
 use crate::thrift_server::ThriftServerOptions;
@@ -229,6 +229,7 @@ pub(super) struct ReplicationSettings {
     pub election_timeout_max_ms: u64,
     pub retry_ms: u64,
     pub lease_ms: u64,
+    pub auto_finalize: AutoFinalize,
     pub max_batch_bytes: usize,
     pub max_in_flight_values: usize,
     pub wal_segment_mb: u64,
@@ -250,6 +251,7 @@ impl Default for ReplicationSettings {
             election_timeout_max_ms: 600,
             retry_ms: 200,
             lease_ms: 0,
+            auto_finalize: AutoFinalize::Off,
             max_batch_bytes: 1 << 20,
             max_in_flight_values: 4,
             wal_segment_mb: 64,

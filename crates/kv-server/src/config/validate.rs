@@ -145,6 +145,7 @@ fn complete_replication(
         election_timeout_max_ms: raw.election_timeout_max_ms,
         retry_ms: raw.retry_ms,
         lease_ms: raw.lease_ms,
+        auto_finalize: raw.auto_finalize,
         max_batch_bytes: raw.max_batch_bytes,
         max_in_flight_values: raw.max_in_flight_values,
         wal_segment_mb: raw.wal_segment_mb,

@@ -12,8 +12,8 @@ use super::cluster::ReplicatedCluster;
 use super::database::ReplicatedKvDatabase;
 use super::local_replicas::{LocalReplica, LocalReplicas, Network};
 use super::prometheus::ConsensusCollector;
+use super::policy::ReplicatedPolicy;
 use super::router::ConsensusRouter;
-use crate::access::NoPolicy;
 use crate::config::{Address, Config};
 use crate::data_dir::DataDir;
 use crate::error::ServerError;
@@ -25,6 +25,9 @@ use crate::mode::Mode;
 use crate::ports;
 use crate::problems::Problems;
 use crate::router::WriteSettings;
+
+/// How old the policy may be by which this server decides who may do what.
+const MAX_STALENESS: Duration = Duration::from_secs(5);
 
 /// How long a start waits for a primary if all replicas are in this process. The server also works
 /// without one: requests wait.
@@ -80,8 +83,9 @@ impl ReplicatedServerManager {
             router: router.clone(),
             cluster: cluster.clone(),
             replicas: cluster.clone(),
-            policy: Arc::new(NoPolicy),
-            failover: cluster,
+            policy: Arc::new(ReplicatedPolicy::new(local.clone(), MAX_STALENESS)),
+            failover: cluster.clone(),
+            upgrade: cluster,
             metrics,
             space: local.space().clone(),
             problems,

@@ -19,6 +19,7 @@ use kv_api::{KvError, KvOperation, KvOutcome};
 pub use local_reader::{LocalReader, ReadSlots};
 use tokio::time::Instant;
 pub use write_settings::WriteSettings;
+pub(crate) use write_settings::authorized;
 
 use crate::access::Caller;
 
