@@ -4,8 +4,16 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
-use x509_parser::extensions::GeneralName;
-use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_cert::Certificate;
+use x509_cert::der::asn1::{PrintableStringRef, Utf8StringRef};
+use x509_cert::der::oid::ObjectIdentifier;
+use x509_cert::der::{Any, Decode};
+use x509_cert::ext::pkix::SubjectAltName;
+use x509_cert::ext::pkix::name::GeneralName;
+use x509_cert::time::Time;
+
+/// `id-at-commonName`.
+const COMMON_NAME: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.4.3");
 
 /// From when until when certificates are valid, in seconds since 1970. Of several, the time in
 /// which all are.
@@ -20,9 +28,8 @@ pub struct Validity {
 impl Validity {
     pub(crate) fn of(chain: &[CertificateDer<'_>]) -> Option<Validity> {
         let each = chain.iter().map(|der| {
-            let (_, parsed) = X509Certificate::from_der(der).ok()?;
-            let validity = parsed.validity();
-            Some(Validity { from: validity.not_before.timestamp(), until: validity.not_after.timestamp() })
+            let validity = Certificate::from_der(der).ok()?.tbs_certificate.validity;
+            Some(Validity { from: seconds(validity.not_before), until: seconds(validity.not_after) })
         });
         let all: Vec<Validity> = each.collect::<Option<_>>()?;
         let from = all.iter().map(|validity| validity.from).max()?;
@@ -39,6 +46,10 @@ impl Validity {
     pub fn is_now(&self) -> bool {
         (self.from..=self.until).contains(&now())
     }
+}
+
+fn seconds(time: Time) -> i64 {
+    i64::try_from(time.to_unix_duration().as_secs()).unwrap_or(i64::MAX)
 }
 
 fn now() -> i64 {
@@ -58,16 +69,21 @@ pub struct Names {
 
 impl Names {
     pub(crate) fn of(der: &CertificateDer<'_>) -> Option<Names> {
-        let (_, parsed) = X509Certificate::from_der(der).ok()?;
-        let alternative = parsed.subject_alternative_name().ok()?;
-        let uris =
-            alternative.iter().flat_map(|extension| &extension.value.general_names).filter_map(|name| match name {
-                GeneralName::URI(uri) => Some((*uri).to_string()),
-                _ => None,
-            });
-        let common = parsed.subject().iter_common_name().filter_map(|name| name.as_str().ok().map(str::to_string));
-        Some(Names { uris: uris.collect(), common: common.collect() })
+        let certificate = Certificate::from_der(der).ok()?.tbs_certificate;
+        let alternative = certificate.get::<SubjectAltName>().ok()?;
+        let uris = alternative.iter().flat_map(|(_, names)| &names.0).filter_map(|name| match name {
+            GeneralName::UniformResourceIdentifier(uri) => Some(uri.as_str().to_string()),
+            _ => None,
+        });
+        let attributes = certificate.subject.0.iter().flat_map(|attributes| attributes.0.iter());
+        let common = attributes.filter(|attribute| attribute.oid == COMMON_NAME);
+        Some(Names { uris: uris.collect(), common: common.filter_map(|name| text(&name.value)).collect() })
     }
+}
+
+fn text(value: &Any) -> Option<String> {
+    let utf8 = value.decode_as::<Utf8StringRef<'_>>().map(|text| text.as_str().to_string());
+    utf8.or_else(|_| value.decode_as::<PrintableStringRef<'_>>().map(|text| text.as_str().to_string())).ok()
 }
 
 /// The certificates in a PEM file, at least one.
