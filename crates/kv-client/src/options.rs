@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::Tls;
+
 /// Settings of a [`crate::Client`] and of a [`crate::Database`]. The defaults suit a server with
 /// default settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +27,8 @@ pub struct Options {
     pub stall_timeout: Duration,
     /// Maximum size of a reply, in bytes.
     pub max_reply_bytes: usize,
+    /// Encrypts all connections; `None` for servers without TLS.
+    pub tls: Option<Tls>,
 
     /// Number of connections of a [`crate::Database`] to each replica for reads, and the same
     /// number for commits. Replies on one connection come in order, so a read should not wait
@@ -64,6 +68,7 @@ impl Default for Options {
             max_in_flight: 1024,
             stall_timeout: Duration::from_secs(10),
             max_reply_bytes: 128 << 20,
+            tls: None,
             connections_per_endpoint: 1,
             attempt_timeout: Duration::from_secs(3),
             refresh_interval: Duration::from_secs(10),

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use rsml::transport::RenewalStatus;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -25,7 +26,8 @@ use crate::problems::Problems;
 use crate::router::RequestRouter;
 use crate::service_core::{CoreParts, KvServiceCore};
 use crate::space::{SpaceCollector, SpaceWatch};
-use crate::thrift_server::ThriftServer;
+use crate::thrift_server::{CLIENT, ThriftServer};
+use crate::tls::{self, Doorway, Watched};
 
 /// The addresses of the front end, known once it has bound them, because a port may be configured
 /// as 0.
@@ -64,6 +66,8 @@ pub struct BackEnd {
     pub liveness: Arc<Liveness>,
     /// Set by the front end, for the cluster view to show.
     pub addresses: Arc<ListenAddresses>,
+    /// The replicas of this process that use TLS, and the state of their certificates.
+    pub peer_certificates: Vec<(u32, Arc<RenewalStatus>)>,
 }
 
 /// A running front end.
@@ -92,7 +96,9 @@ impl FrontEnd {
     /// # Errors
     /// [`ServerError::Listen`], naming the address, its key and the reason.
     pub async fn start(config: &Config, budget: Budget, back_end: BackEnd) -> Result<FrontEnd, ServerError> {
-        let BackEnd { router, cluster, replicas, failover, metrics, space, problems, liveness, addresses } = back_end;
+        let peers = back_end.peer_certificates;
+        let BackEnd { router, cluster, replicas, failover, metrics, space, problems, liveness, addresses, .. } =
+            back_end;
         let (time_router, probe_router, local) = (router.clone(), router.clone(), replicas.replicas());
         let faults = Arc::new(FaultInjector::new(config.server.allow_fault_injection));
         let router: Arc<dyn RequestRouter> = match config.server.allow_fault_injection {
@@ -110,12 +116,15 @@ impl FrontEnd {
             max_pin: Duration::from_secs(config.server.max_pin_seconds),
         }));
         let handler = Arc::new(UnifiedThriftHandler::new(core.clone(), metrics.clone()));
+        let for_clients = Arc::new(Doorway::open(&config.server.tls, "server.tls", CLIENT)?);
+        let for_operators = Arc::new(Doorway::open(config.admin_tls(), "admin.tls", admin::OPERATOR)?);
         let (thrift_key, admin_key) = ("server.thrift_addr", "server.admin_addr");
         let thrift_addr = resolve(thrift_key, &config.server.thrift_addr).await?;
         let admin_addr = resolve(admin_key, &config.server.admin_addr).await?;
         let thrift = ThriftServer::bind(thrift_addr, config.server.thrift_options(&config.limits), handler)
             .await
-            .map_err(ServerError::listen(thrift_key, thrift_addr))?;
+            .map_err(ServerError::listen(thrift_key, thrift_addr))?
+            .with_tls(for_clients.clone());
         let listener = admin::bind(admin_addr).await.map_err(ServerError::listen(admin_key, admin_addr))?;
         let thrift_addr = thrift.local_addr();
         let admin_addr = listener.local_addr().map_err(ServerError::listen(admin_key, admin_addr))?;
@@ -124,6 +133,10 @@ impl FrontEnd {
         let collector = Box::new(SpaceCollector::new(space.clone()));
         metrics.registry().register(collector).expect("registered once for each server");
 
+        let listeners = [("thrift", &for_clients), ("admin", &for_operators)];
+        let watched = listeners.into_iter().filter_map(|(listener, doorway)| doorway.watched(listener));
+        let peers = peers.into_iter().map(|(id, status)| Watched::peer(id, status));
+        tls::watch(watched.chain(peers).collect::<Vec<_>>(), &metrics, &problems);
         let most_admin = config.server.max_admin_connections;
         let (stop_thrift, stop_admin) = (CancellationToken::new(), CancellationToken::new());
         let time = local.into_iter().next().map(|local| {
@@ -151,7 +164,7 @@ impl FrontEnd {
             metrics,
             problems,
             thrift: tokio::spawn(thrift.serve(stop_thrift.clone())),
-            admin: tokio::spawn(admin::serve(listener, interface, most_admin, stop_admin.clone())),
+            admin: tokio::spawn(admin::serve(listener, for_operators, interface, most_admin, stop_admin.clone())),
             time,
             stop_thrift,
             stop_admin,

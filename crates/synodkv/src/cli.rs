@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::access::AccessArgs;
 use crate::bench::BenchArgs;
 use crate::bench_disk::BenchDiskArgs;
+use crate::cert::CertArgs;
 use crate::family::FamilyArgs;
 use crate::import::ImportArgs;
 use crate::output::Format;
@@ -53,6 +55,7 @@ pub enum Command {
     Verify(VerifyArgs),
     Bench(BenchArgs),
     BenchDisk(BenchDiskArgs),
+    Cert(CertArgs),
 }
 
 /// Start a server.
@@ -174,6 +177,8 @@ impl Presentation {
 pub struct StatusArgs {
     #[command(flatten)]
     pub admin: AdminTarget,
+    #[command(flatten)]
+    pub access: AccessArgs,
     /// Repeat every SECONDS (0.1 to 3600) until Ctrl-C. [default when given without a number: 2]
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2", value_parser = interval)]
     pub watch: Option<Duration>,
@@ -209,6 +214,8 @@ pub struct FailoverArgs {
     pub to: Option<u32>,
     #[command(flatten)]
     pub admin: AdminTarget,
+    #[command(flatten)]
+    pub access: AccessArgs,
     /// How results are printed. `json` is the server's own answer.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub format: Format,

@@ -86,6 +86,40 @@ fn text(value: &Any) -> Option<String> {
     utf8.or_else(|_| value.decode_as::<PrintableStringRef<'_>>().map(|text| text.as_str().to_string())).ok()
 }
 
+/// A certificate that was read and not verified, for those who make certificates.
+#[derive(Clone, Debug)]
+pub struct ReadCertificate {
+    der: CertificateDer<'static>,
+    parsed: Certificate,
+}
+
+impl ReadCertificate {
+    /// The first certificate in PEM.
+    ///
+    /// # Errors
+    /// Continues a sentence that begins with the name of the file.
+    pub fn from_pem(pem: &[u8]) -> Result<Self, String> {
+        let der = in_pem(pem)?.swap_remove(0);
+        let parsed = Certificate::from_der(&der).map_err(|error| format!("holds a damaged certificate: {error}"))?;
+        Ok(ReadCertificate { der, parsed })
+    }
+
+    /// What it calls its owner.
+    pub fn names(&self) -> Names {
+        Names::of(&self.der).unwrap_or_default()
+    }
+
+    /// The bytes of the public key, without the algorithm.
+    pub fn public_key(&self) -> &[u8] {
+        self.parsed.tbs_certificate.subject_public_key_info.subject_public_key.raw_bytes()
+    }
+
+    /// Whether it says that it was issued by the owner of `authority`. Verifies no signature.
+    pub fn is_issued_by(&self, authority: &ReadCertificate) -> bool {
+        self.parsed.tbs_certificate.issuer == authority.parsed.tbs_certificate.subject
+    }
+}
+
 /// The certificates in a PEM file, at least one.
 pub(crate) fn in_pem(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();

@@ -31,7 +31,7 @@ mod renewal;
 #[cfg(test)]
 mod tests;
 
-pub use certificates::{Names, Validity};
+pub use certificates::{Names, ReadCertificate, Validity};
 pub use client::{ClientFiles, IdentityFiles};
 pub use files::{Contents, FileError, TlsFile};
 pub use first_byte::{FRAME_LIMIT, is_tls};

@@ -75,6 +75,9 @@ impl ReplicatedServerManager {
         let liveness = Arc::new(Liveness::default());
         let watched = local.clone();
         liveness.watch(move || watched.stalled());
+        let certificates =
+            local.replicas().iter().filter_map(|replica| Some((replica.id, replica.certificates.clone()?)));
+        let peer_certificates = certificates.collect();
         let back_end = BackEnd {
             router: router.clone(),
             cluster: cluster.clone(),
@@ -85,6 +88,7 @@ impl ReplicatedServerManager {
             problems,
             liveness,
             addresses,
+            peer_certificates,
         };
         let front_end = FrontEnd::start(&config, budget, back_end).await?;
         if !local.has_remote_replicas() {

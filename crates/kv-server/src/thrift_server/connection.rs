@@ -69,7 +69,7 @@ pub(super) async fn serve<S: ByteStream>(shared: &Shared, context: &ConnectionCo
 
 /// Discards what the client still sends, for a while. Closing a socket with unread input resets it,
 /// and the client might never see the last replies, or the exception that explains the end.
-async fn linger(mut stream: impl ByteStream) {
+pub(super) async fn linger(mut stream: impl ByteStream) {
     let throw_away = async {
         let _ = stream.shutdown().await;
         let mut waste = [0; 4096];
@@ -120,9 +120,11 @@ struct Connection<'a, S> {
     input_waiting: Option<Waiting>,
     /// Whether the last read filled the buffer.
     was_filled: bool,
-    /// Replies; those before `written` have been sent.
+    /// Replies; those before `written` have been given to the stream.
     output: Vec<u8>,
     written: usize,
+    /// Whether the stream has passed on everything that it was given. Plain TCP always has.
+    is_flushed: bool,
     pipeline: Pipeline<'a>,
     next: Option<Next>,
     /// The reservation for small replies that are being made, held or unsent.
@@ -173,6 +175,7 @@ impl<'a, S: ByteStream> Connection<'a, S> {
             was_filled: false,
             output: Vec::new(),
             written: 0,
+            is_flushed: true,
             pipeline: Pipeline::new(&shared.options, &shared.counters),
             next: None,
             small: None,
@@ -206,7 +209,7 @@ impl<'a, S: ByteStream> Connection<'a, S> {
             };
             self.give_back();
             if self.pipeline.is_empty()
-                && self.output.is_empty()
+                && self.is_all_sent()
                 && let Some(ended) = self.ending.take()
             {
                 return Poll::Ready(ended);
@@ -227,7 +230,11 @@ impl<'a, S: ByteStream> Connection<'a, S> {
 
     /// Whether every request is answered and no new one has begun to arrive.
     fn is_idle(&self) -> bool {
-        self.pipeline.is_empty() && self.output.is_empty() && self.next.is_none() && self.consumed == self.input.len()
+        self.pipeline.is_empty() && self.is_all_sent() && self.next.is_none() && self.consumed == self.input.len()
+    }
+
+    fn is_all_sent(&self) -> bool {
+        self.output.is_empty() && self.is_flushed
     }
 
     /// Back-pressure: whether another call may be started, or read.
@@ -525,27 +532,38 @@ impl<'a, S: ByteStream> Connection<'a, S> {
                         self.output.shrink_to(2 * self.output.len());
                         self.written = 0;
                     }
-                    if any {
-                        self.unsent_since = None;
-                    }
-                    self.unsent_since.get_or_insert_with(Instant::now);
+                    self.note_unsent(any);
                     return Ok(any);
                 }
                 Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
                 Poll::Ready(Ok(length)) => {
                     self.written += length;
-                    any = true;
+                    (any, self.is_flushed) = (true, false);
                     self.active_at = Instant::now();
                     add(&self.shared.counters.bytes_out, length as u64);
                 }
                 Poll::Ready(Err(error)) => return Err(error),
             }
         }
-        self.unsent_since = None;
         self.written = 0;
         self.output.clear();
         self.output.shrink_to(OWN_BYTES);
+        if !self.is_flushed {
+            self.is_flushed = Pin::new(&mut *self.stream).poll_flush(cx)?.is_ready();
+        }
+        match self.is_flushed {
+            true => self.unsent_since = None,
+            false => self.note_unsent(any),
+        }
         Ok(any)
+    }
+
+    /// The client has not read everything, though perhaps something.
+    fn note_unsent(&mut self, any: bool) {
+        if any {
+            self.unsent_since = None;
+        }
+        self.unsent_since.get_or_insert_with(Instant::now);
     }
 
     fn poll_timeouts(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {

@@ -22,6 +22,7 @@ mod listener;
 mod memory_budget;
 mod options;
 mod pipeline;
+mod plain;
 mod shared;
 #[cfg(test)]
 mod tests;
@@ -33,9 +34,12 @@ use tokio::time::Instant;
 
 pub use counters::ThriftServerCounters;
 pub use kv_api::thrift::{ApplicationErrorKind, Method, ThriftCall, ThriftException, ThriftReply};
+pub(crate) use listener::CLIENT;
 pub use listener::ThriftServer;
 pub use memory_budget::Pools;
 pub use options::ThriftServerOptions;
+
+use crate::access::ConnectionFacts;
 
 /// The connection that a call came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,6 +48,8 @@ pub struct ConnectionContext {
     pub connection_id: u64,
     /// The client's address.
     pub peer: SocketAddr,
+    /// How the connection is carried, and whom its certificate names.
+    pub facts: ConnectionFacts,
 }
 
 /// The limits that the answer to a call must keep.
