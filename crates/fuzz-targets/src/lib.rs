@@ -12,6 +12,7 @@
 
 mod input;
 mod mutation;
+mod opening;
 mod operations;
 mod peers;
 mod records;
@@ -59,6 +60,7 @@ pub const TARGETS: &[Target] = &[
         base_bytes: 1 << 20,
         bytes_per_byte: 200,
     },
+    Target { name: "opening", run: opening::any, seeds: opening::seeds, base_bytes: 1 << 20, bytes_per_byte: 200 },
     Target {
         name: "peer_stream",
         run: peers::stream,

@@ -72,3 +72,52 @@ impl Config {
         ))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Environment, Overrides};
+
+    fn refused(pairs: &[(&str, &str)]) -> Option<String> {
+        let pairs = pairs.iter().map(|(name, value)| (format!("SYNODKV_{name}"), value.to_string()));
+        let config = Config::load(None, &Environment::from_pairs(pairs), &Overrides::default()).expect("valid");
+        config.refuse_insecure().err().map(|error| error.to_string())
+    }
+
+    const FAR: (&str, &str) = ("SERVER_THRIFT_ADDR", "10.0.0.1:9090");
+    const FILES: [(&str, &str); 2] = [("SERVER_TLS_CERTIFICATE", "c"), ("SERVER_TLS_KEY", "k")];
+
+    #[test]
+    fn the_defaults_and_loopback_addresses_are_served_without_tls() {
+        assert_eq!(refused(&[]), None);
+        assert_eq!(refused(&[("MODE", "replicated")]), None);
+        for address in ["127.8.9.1:1", "[::1]:1", "localhost:1", "db.localhost:1", "[::ffff:127.0.0.1]:1"] {
+            assert_eq!(refused(&[("SERVER_THRIFT_ADDR", address)]), None, "{address}");
+        }
+    }
+
+    #[test]
+    fn other_addresses_need_tls_or_a_word_that_it_is_meant() {
+        for address in ["0.0.0.0:1", "[::]:1", "10.0.0.1:1", "db.example.org:1", "localhost.example.org:1"] {
+            assert!(refused(&[("SERVER_THRIFT_ADDR", address)]).is_some(), "{address}");
+            assert!(refused(&[("SERVER_ADMIN_ADDR", address)]).is_some(), "{address}");
+        }
+        assert_eq!(refused(&[FAR, FILES[0], FILES[1]]), None);
+        assert_eq!(refused(&[FAR, ("SERVER_ALLOW_INSECURE", "true")]), None);
+        let message = refused(&[FAR, FILES[0], FILES[1], ("SERVER_TLS_MODE", "allow")]).expect("plain text gets in");
+        assert!(message.contains("mode = \"require\""), "{message}");
+        let admin = ("SERVER_ADMIN_ADDR", "10.0.0.1:9190");
+        let message = refused(&[admin, FILES[0], FILES[1], ("ADMIN_TLS_MODE", "off")]).expect("no TLS");
+        assert!(message.contains("[admin.tls]"), "{message}");
+    }
+
+    #[test]
+    fn replicas_of_other_machines_need_tls_as_well() {
+        let peers = [("MODE", "replicated"), ("REPLICATION_FIRST_PEER_ADDR", "10.0.0.1:6001")];
+        let message = refused(&peers).expect("no TLS");
+        assert!(message.contains("[replication.tls]") && message.contains("replica-0.pem"), "{message}");
+        assert_eq!(refused(&[peers[0], peers[1], ("REPLICATION_ALLOW_INSECURE", "true")]), None);
+        let tls = [("REPLICATION_TLS_CA", "a"), ("REPLICATION_TLS_CERTIFICATE", "b"), ("REPLICATION_TLS_KEY", "c")];
+        assert_eq!(refused(&[&peers[..], &tls].concat()), None);
+    }
+}

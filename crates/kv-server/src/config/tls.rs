@@ -163,3 +163,51 @@ impl Config {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Environment, Overrides};
+
+    fn load(pairs: &[(&str, &str)]) -> Result<Config, String> {
+        let pairs = pairs.iter().map(|(name, value)| (format!("SYNODKV_{name}"), value.to_string()));
+        let loaded = Config::load(None, &Environment::from_pairs(pairs), &Overrides::default());
+        loaded.map_err(|error| error.to_string())
+    }
+
+    const FILES: [(&str, &str); 2] = [("SERVER_TLS_CERTIFICATE", "1.2"), ("SERVER_TLS_KEY", "k")];
+
+    #[test]
+    fn a_certificate_requires_tls_and_the_authority_of_clients_their_certificates() {
+        let config = load(&FILES).expect("valid");
+        let tls = &config.server.tls;
+        assert_eq!((tls.mode(), tls.client_certificates()), (TlsMode::Require, ClientCertificates::None));
+        assert_eq!(tls.files().expect("files").certificate, PathBuf::from("1.2"));
+        assert_eq!(config.admin_tls(), tls);
+        let config = load(&[FILES[0], FILES[1], ("SERVER_TLS_CLIENT_CA", "ca"), ("SERVER_TLS_CRL", "crl")]);
+        let clients = config.expect("valid").server.tls.files().expect("files").clients.expect("clients");
+        assert!(clients.is_required && clients.crl == Some("crl".into()));
+        let config = load(&[FILES[0], FILES[1], ("ADMIN_TLS_MODE", "off")]).expect("valid");
+        assert_eq!((config.admin_tls().mode(), config.admin_tls().files()), (TlsMode::Off, None));
+        assert_eq!(load(&[]).expect("valid").server.tls.mode(), TlsMode::Off);
+        let oldest = [FILES[0], FILES[1], ("SERVER_TLS_OLDEST_VERSION", "1.2")];
+        let files = load(&oldest).expect("valid").server.tls.files().expect("files");
+        assert_eq!(files.oldest_version, OldestVersion::Tls12);
+    }
+
+    #[test]
+    fn what_is_missing_is_named() {
+        let error = |pairs: &[(&str, &str)]| load(pairs).map(drop).expect_err("an error");
+        let message = error(&[FILES[0]]);
+        assert!(message.contains("`server.tls.key` is missing"), "{message}");
+        let message = error(&[("SERVER_TLS_MODE", "allow")]);
+        assert!(message.contains("`server.tls.certificate` is missing"), "{message}");
+        let message = error(&[FILES[0], FILES[1], ("SERVER_TLS_CLIENT_CERTIFICATES", "optional")]);
+        assert!(message.contains("`server.tls.client_ca` is missing"), "{message}");
+        let message = error(&[FILES[0], FILES[1], ("SERVER_TLS_MODE", "on")]);
+        assert!(message.contains("server.tls.mode") && message.contains("`require`"), "{message}");
+        let message =
+            error(&[FILES[0], FILES[1], ("SERVER_TLS_MODE", "allow"), ("SERVER_MAX_MESSAGE_BYTES", "369098752")]);
+        assert!(message.contains("at most 369098751"), "{message}");
+    }
+}

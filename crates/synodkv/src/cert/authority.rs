@@ -61,12 +61,12 @@ pub struct Authority {
 
 impl Authority {
     /// A new authority.
-    pub fn make(name: &str, days: u64) -> Result<Made, String> {
-        let mut params = common(name, days)?;
+    pub fn make(name: Option<&str>, days: u64) -> Result<Made, String> {
+        let key = new_key()?;
+        let mut params = common(&name.map_or_else(|| unique_name(&key), str::to_string), days)?;
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let until = params.not_after.date().to_string();
-        let key = new_key()?;
         let secret = key.serialize_pem();
         let made = CertifiedIssuer::self_signed(params, key).map_err(|error| error.to_string())?;
         Ok(Made { certificate: made.pem(), key: secret, until })
@@ -131,6 +131,12 @@ impl Authority {
 
 fn new_key() -> Result<KeyPair, String> {
     KeyPair::generate().map_err(|error| format!("no key could be made: {error}"))
+}
+
+/// Those who trust two authorities for a while can tell them apart.
+fn unique_name(key: &KeyPair) -> String {
+    let end: String = key.der_bytes().iter().rev().take(4).map(|byte| format!("{byte:02x}")).collect();
+    format!("SynodKV authority {end}")
 }
 
 fn named(name: &str) -> DistinguishedName {

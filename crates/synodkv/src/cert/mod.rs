@@ -44,9 +44,9 @@ pub enum CertAction {
     Init {
         #[command(flatten)]
         folder: FolderArgs,
-        /// The name of the authority. Two authorities need different ones.
-        #[arg(long, value_name = "NAME", default_value = "SynodKV authority")]
-        name: String,
+        /// The name of the authority. [default: one that no other authority has]
+        #[arg(long, value_name = "NAME")]
+        name: Option<String>,
         /// How long it is valid.
         #[arg(long, value_name = "DAYS", default_value_t = 3650, value_parser = days)]
         days: u64,
@@ -128,13 +128,13 @@ fn days(text: &str) -> Result<u64, String> {
 
 pub fn run(args: CertArgs) -> Result<ExitCode, Failure> {
     match args.action {
-        CertAction::Init { folder, name, days } => init(&Folder::new(folder.dir), &name, days)?,
+        CertAction::Init { folder, name, days } => init(&Folder::new(folder.dir), name.as_deref(), days)?,
         CertAction::Issue { whose } => issue(whose)?,
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn init(folder: &Folder, name: &str, days: u64) -> Result<(), Failure> {
+fn init(folder: &Folder, name: Option<&str>, days: u64) -> Result<(), Failure> {
     let made = Authority::make(name, days).map_err(Failure::Failed)?;
     let written = folder.write("ca", &made, false)?;
     output::write_line(&format!(

@@ -11,7 +11,7 @@ fn folder() -> (tempfile::TempDir, PathBuf) {
 }
 
 fn make_authority(dir: &Path) {
-    init(&Folder::new(dir.to_path_buf()), "test authority", 10).expect("an authority");
+    init(&Folder::new(dir.to_path_buf()), None, 10).expect("an authority");
 }
 
 fn options(dir: &Path, renew: bool) -> IssueArgs {
@@ -65,7 +65,9 @@ fn nothing_is_replaced_unless_asked_for() {
     assert_eq!(std::fs::read(dir.join("replica-0.pem")).expect("a file"), before);
     issue(replica(&dir, 0, true)).expect("a certificate");
     assert_ne!(std::fs::read(dir.join("replica-0.pem")).expect("a file"), before);
-    assert!(init(&Folder::new(dir), "another", 10).expect_err("it exists").to_string().contains("exists already"));
+    assert!(
+        init(&Folder::new(dir), Some("another"), 10).expect_err("it exists").to_string().contains("exists already")
+    );
 }
 
 #[test]
