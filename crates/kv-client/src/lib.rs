@@ -83,6 +83,7 @@ mod results;
 mod run;
 mod session;
 mod stamped;
+mod tls;
 mod transaction;
 mod versions;
 
@@ -100,4 +101,5 @@ pub use range::{KeySelector, Range};
 pub use request::RangeRead;
 pub use results::{Committed, Pong};
 pub use stamped::{Stamped, VERSIONSTAMP_BYTES};
+pub use tls::{Tls, TlsFailure};
 pub use transaction::{RangeStream, Snapshot, Transaction};

@@ -4,6 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::Tls;
+
 /// Settings of a [`crate::Client`] and of a [`crate::Database`]. The defaults suit a server with
 /// default settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +32,8 @@ pub struct Options {
     /// Says who asks: each connection begins with it. `None` for servers that ask for no token, or
     /// know the client by its certificate.
     pub token: Option<Token>,
+    /// Encrypts all connections; `None` for servers without TLS.
+    pub tls: Option<Tls>,
 
     /// Number of connections of a [`crate::Database`] to each replica for reads, and the same
     /// number for commits. Replies on one connection come in order, so a read should not wait
@@ -70,6 +74,7 @@ impl Default for Options {
             stall_timeout: Duration::from_secs(10),
             max_reply_bytes: 128 << 20,
             token: None,
+            tls: None,
             connections_per_endpoint: 1,
             attempt_timeout: Duration::from_secs(3),
             refresh_interval: Duration::from_secs(10),

@@ -54,6 +54,8 @@ pub(crate) struct Session<S> {
     outbox: Outbox,
     /// Bytes given to the stream so far.
     written: u64,
+    /// Whether the stream has passed on everything that it was given. Plain TCP always has.
+    is_flushed: bool,
     inbox: Inbox,
     waiting: VecDeque<Waiting>,
     next_sequence: i32,
@@ -66,6 +68,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             options: options.clone(),
             outbox: Outbox::default(),
             written: 0,
+            is_flushed: true,
             inbox: Inbox::new(options.max_reply_bytes),
             waiting: VecDeque::new(),
             next_sequence: 0,
@@ -123,7 +126,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         }
     }
 
-    /// Waits until the stream has accepted or delivered bytes, or both.
+    /// Waits until the stream has accepted or delivered bytes, or both. A stream that encrypts may
+    /// accept bytes before it can send them, so it is also asked to pass on what it has.
     async fn exchange(&mut self) -> Moved {
         poll_fn(|context| {
             let (written, read) = (self.poll_write(context), self.poll_read(context));
@@ -137,8 +141,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
 
     fn poll_write(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
         match self.outbox.unwritten() {
-            [] => Poll::Pending,
-            bytes => Pin::new(&mut self.stream).poll_write(context, bytes),
+            [] if self.is_flushed => Poll::Pending,
+            [] => match Pin::new(&mut self.stream).poll_flush(context) {
+                Poll::Ready(Ok(())) => {
+                    self.is_flushed = true;
+                    Poll::Pending
+                }
+                Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+                Poll::Pending => Poll::Pending,
+            },
+            bytes => {
+                self.is_flushed = false;
+                Pin::new(&mut self.stream).poll_write(context, bytes)
+            }
         }
     }
 

@@ -40,9 +40,10 @@ use kv_api::{DEFAULT_COLUMN_FAMILY, KvError, Version};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-pub use serving::{bind, serve};
+pub use serving::bind;
+pub(crate) use serving::{OPERATOR, serve};
 
-use crate::access::{Caller, Route};
+use crate::access::{Caller, ConnectionFacts, Route, Session};
 use crate::budget::Budget;
 use crate::cluster::{ClusterSnapshot, LocalDatabase, ReplicaStatus, Role};
 use crate::failover::{Failover, FailoverControl, FailoverError};
@@ -370,6 +371,7 @@ async fn rows_hash(
 
 async fn failover(
     State(interface): State<Arc<AdminInterface>>,
+    Extension(session): Extension<Arc<Session>>,
     Query(mut parameters): Query<HashMap<String, String>>,
 ) -> Result<Json<Value>, Response> {
     let bad = |reason: String| Refusal(StatusCode::BAD_REQUEST, reason).into_response();
@@ -381,7 +383,8 @@ async fn failover(
         return Err(bad(format!("unknown parameter `{name}`; allowed: to")));
     }
     let done = interface.failover.fail_over(to, Instant::now() + FAILOVER_TIMEOUT).await;
-    let Failover { old_primary, new_primary, view, took } = done.map_err(|error| refuse_failover(&error, to))?;
+    let Failover { old_primary, new_primary, view, took } =
+        done.map_err(|error| refuse_failover(&error, to, session.facts()))?;
     Ok(Json(json!({
         "old_primary": old_primary,
         "new_primary": new_primary,
@@ -390,11 +393,12 @@ async fn failover(
     })))
 }
 
-fn refuse_failover(error: &FailoverError, to: Option<u32>) -> Response {
+fn refuse_failover(error: &FailoverError, to: Option<u32>, facts: &ConnectionFacts) -> Response {
     let status = match error {
         FailoverError::AskPrimary { primary, admin } => {
             let query = to.map(|id| format!("?to={id}")).unwrap_or_default();
-            let location = format!("http://{admin}/failover{query}");
+            let scheme = if facts.encrypted { "https" } else { "http" };
+            let location = format!("{scheme}://{admin}/failover{query}");
             let body = Json(json!({ "error": error.to_string(), "primary": primary }));
             return (StatusCode::TEMPORARY_REDIRECT, [(header::LOCATION, location)], body).into_response();
         }

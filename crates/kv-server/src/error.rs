@@ -22,6 +22,8 @@ pub enum ServerError {
     /// The audit log, or the keys of JWTs.
     #[error("{0}")]
     Access(String),
+    #[error("{0}")]
+    Certificates(String),
     #[error("cannot start replication: {0}")]
     Replication(String),
     /// A limit of the system is too small. Nothing was opened yet.

@@ -40,6 +40,7 @@ pub mod standalone;
 #[cfg(test)]
 mod tests;
 pub mod thrift_server;
+mod tls;
 pub mod upgrade;
 
 pub use config::{Config, ConfigError, Environment, Overrides};
@@ -52,3 +53,4 @@ pub use replication::{ReplicatedKvDatabase, ReplicatedServerManager};
 pub use router::{DirectRouter, LocalReader, RequestContext, RequestRouter};
 pub use service_core::KvServiceCore;
 pub use standalone::StandaloneServerManager;
+pub use tls::check_certificates;

@@ -7,18 +7,19 @@
 
 use std::time::Duration;
 
+use hyper::{Method, StatusCode};
 use kv_client::{Client, Options, first_answer};
-use reqwest::{Method, StatusCode};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
+use crate::access::AccessArgs;
 use crate::failure::Failure;
-use crate::targets::{self, AdminTarget, check_addresses};
+use crate::http::{self, HttpClient, HttpFailure};
+use crate::targets::AdminTarget;
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a server may take to report its status, for which it asks no other server.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(5);
 /// The next address is asked after this time without an answer.
@@ -130,13 +131,13 @@ impl Gathered {
 
 #[derive(Clone)]
 pub struct AdminClient {
-    http: reqwest::Client,
+    http: HttpClient,
+    access: AccessArgs,
 }
 
 impl AdminClient {
-    pub fn new() -> Result<Self, Failure> {
-        let http = reqwest::Client::builder().connect_timeout(CONNECT_TIMEOUT).no_proxy().build();
-        Ok(AdminClient { http: http.map_err(|e| Failure::Unsure(e.to_string()))? })
+    pub fn new(access: &AccessArgs) -> Result<Self, Failure> {
+        Ok(AdminClient { http: HttpClient::new(access.tls()?, access.token()?), access: access.clone() })
     }
 
     async fn send<T: DeserializeOwned>(
@@ -146,17 +147,11 @@ impl AdminClient {
         query: &[(&str, String)],
         timeout: Duration,
     ) -> Result<T, NoAnswer> {
-        let request = self.http.request(method, url(address, path, query)).timeout(timeout);
-        let request = match targets::token() {
-            Some(token) => request.bearer_auth(token.reveal()),
-            None => request,
-        };
-        let response = request.send().await.map_err(|error| match error.is_connect() {
-            true => NoAnswer::NotSent(plain_reason(&error)),
-            false => NoAnswer::Silent(plain_reason(&error)),
+        let answer = self.http.send(&method, address, &with_query(path, query), timeout).await;
+        let http::Answer { status, body } = answer.map_err(|failure| match failure {
+            HttpFailure::NotSent(reason) => NoAnswer::NotSent(reason),
+            HttpFailure::Silent(reason) => NoAnswer::Silent(reason),
         })?;
-        let status = response.status();
-        let body = response.bytes().await.map_err(|error| NoAnswer::Silent(plain_reason(&error)))?;
         if !status.is_success() {
             return Err(NoAnswer::Refused(status, refusal(&body)));
         }
@@ -210,8 +205,7 @@ impl AdminClient {
         path: &str,
         query: &[(&str, String)],
     ) -> Result<(String, T), Failure> {
-        check_addresses("--admin", &target.admin_addresses)?;
-        let addresses = &target.admin_addresses;
+        let addresses = &target.addresses(&self.access)?;
         let questions: Vec<_> =
             addresses.iter().map(|address| self.get_slowly::<T>(address, path, query, CHANGE_TIMEOUT)).collect();
         match first_answer(questions, HEDGE_AFTER).await {
@@ -223,7 +217,7 @@ impl AdminClient {
                 let refused = named.iter().find(|(_, no_answer)| matches!(no_answer, NoAnswer::Refused(..)));
                 match refused {
                     Some((address, no_answer)) => Err(failure_of(address, no_answer.clone())),
-                    None => Err(unreachable_failure(named).await),
+                    None => Err(self.unreachable(named).await),
                 }
             }
         }
@@ -256,9 +250,9 @@ impl AdminClient {
 
     /// The status of every server that answers: of the given ones, and of those that they name.
     pub async fn gather(&self, target: &AdminTarget) -> Result<Gathered, Failure> {
-        check_addresses("--admin", &target.admin_addresses)?;
+        let addresses = target.addresses(&self.access)?;
         let mut asking = Asking { client: self.clone(), asked: Vec::new(), answers: JoinSet::new() };
-        target.admin_addresses.iter().for_each(|address| {
+        addresses.iter().for_each(|address| {
             asking.ask(address);
         });
         let (mut answers, mut missing) = (Vec::new(), Vec::new());
@@ -283,7 +277,7 @@ impl AdminClient {
             answers.push(Answer { address, document, status });
         }
         if answers.is_empty() {
-            return Err(unreachable_failure(missing).await);
+            return Err(self.unreachable(missing).await);
         }
         let asked = asking.asked;
         answers.sort_by_key(|answer| asked.iter().position(|address| *address == answer.address));
@@ -349,11 +343,10 @@ fn failure_of(address: &str, no_answer: NoAnswer) -> Failure {
     }
 }
 
-fn url(address: &str, path: &str, query: &[(&str, String)]) -> String {
-    // This build leaves out reqwest's feature for encoding queries.
+fn with_query(path: &str, query: &[(&str, String)]) -> String {
     let query: Vec<String> = query.iter().map(|(name, value)| format!("{name}={}", encoded(value))).collect();
     let separator = if query.is_empty() { "" } else { "?" };
-    format!("http://{address}{path}{separator}{}", query.join("&"))
+    format!("{path}{separator}{}", query.join("&"))
 }
 
 /// Text as a part of a URL.
@@ -362,43 +355,30 @@ pub fn encoded(text: &str) -> String {
     text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
 }
 
-/// The error about addresses where no admin interface answered, each with its reason.
-async fn unreachable_failure(reasons: Vec<(String, NoAnswer)>) -> Failure {
-    for (address, _) in &reasons {
-        if speaks_thrift(address).await {
-            return Failure::Unsure(format!(
-                "{address} is a Thrift address; --admin takes the admin address, by default 127.0.0.1:9190 \
-                 (server.admin_addr)"
-            ));
+impl AdminClient {
+    /// The error about addresses where no admin interface answered, each with its reason.
+    async fn unreachable(&self, reasons: Vec<(String, NoAnswer)>) -> Failure {
+        for (address, _) in &reasons {
+            if self.speaks_thrift(address).await {
+                return Failure::Unsure(format!(
+                    "{address} is a Thrift address; --admin takes the admin address, by default 127.0.0.1:9190 \
+                     (server.admin_addr)"
+                ));
+            }
         }
+        let reasons: Vec<String> = reasons.iter().map(|(address, reason)| format!("{address}: {reason}")).collect();
+        Failure::Unsure(format!(
+            "cannot reach the admin interface at {}; is the server running? start one with `synodkv serve`, or give its \
+             address with --admin HOST:PORT",
+            reasons.join("; ")
+        ))
     }
-    let reasons: Vec<String> = reasons.iter().map(|(address, reason)| format!("{address}: {reason}")).collect();
-    Failure::Unsure(format!(
-        "cannot reach the admin interface at {}; is the server running? start one with `synodkv serve`, or give its address \
-         with --admin HOST:PORT",
-        reasons.join("; ")
-    ))
-}
 
-/// Whether a Thrift server answers at this address.
-async fn speaks_thrift(address: &str) -> bool {
-    let options = Options { connect_timeout: PROBE_TIMEOUT, ..Options::default() };
-    Client::connect([address], options).await.is_ok()
-}
-
-/// The text of the innermost error, which says what happened; the outer ones only say that
-/// something failed.
-fn plain_reason(error: &reqwest::Error) -> String {
-    if error.is_timeout() {
-        return "no answer in time".to_string();
-    }
-    let mut bottom: &dyn std::error::Error = error;
-    while let Some(source) = bottom.source() {
-        bottom = source;
-    }
-    match bottom.downcast_ref::<std::io::Error>() {
-        Some(io) if io.kind() == std::io::ErrorKind::ConnectionRefused => "connection refused".to_string(),
-        _ => bottom.to_string(),
+    /// Whether a Thrift server answers at this address.
+    async fn speaks_thrift(&self, address: &str) -> bool {
+        let tls = self.access.tls().ok().flatten();
+        let options = Options { connect_timeout: PROBE_TIMEOUT, tls, ..Options::default() };
+        Client::connect([address], options).await.is_ok()
     }
 }
 

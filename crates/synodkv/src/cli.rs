@@ -6,15 +6,17 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::access::AccessArgs;
 use crate::auth::AuthArgs;
 use crate::bench::BenchArgs;
 use crate::bench_disk::BenchDiskArgs;
+use crate::cert::CertArgs;
 use crate::family::FamilyArgs;
 use crate::import::ImportArgs;
 use crate::output::Format;
 use crate::range::RangeArgs;
 use crate::statement::commands;
-use crate::targets::{AdminTarget, CredentialArgs, ThriftTarget};
+use crate::targets::{AdminTarget, ThriftTarget};
 use crate::text::Notation;
 use crate::upgrade::UpgradeArgs;
 use crate::usage::{REFUSED, epilogue, whole_number};
@@ -35,8 +37,6 @@ use crate::usage::{REFUSED, epilogue, whole_number};
         3 no answer, not now, or an outcome that is unknown. All outputs, escapes and statuses: docs/CLI.md."
 )]
 pub struct Cli {
-    #[command(flatten)]
-    pub credentials: CredentialArgs,
     #[command(subcommand)]
     pub command: Command,
 }
@@ -59,6 +59,7 @@ pub enum Command {
     Verify(VerifyArgs),
     Bench(BenchArgs),
     BenchDisk(BenchDiskArgs),
+    Cert(CertArgs),
 }
 
 /// Start a server.
@@ -180,6 +181,8 @@ impl Presentation {
 pub struct StatusArgs {
     #[command(flatten)]
     pub admin: AdminTarget,
+    #[command(flatten)]
+    pub access: AccessArgs,
     /// Repeat every SECONDS (0.1 to 3600) until Ctrl-C. [default when given without a number: 2]
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2", value_parser = interval)]
     pub watch: Option<Duration>,
@@ -215,6 +218,8 @@ pub struct FailoverArgs {
     pub to: Option<u32>,
     #[command(flatten)]
     pub admin: AdminTarget,
+    #[command(flatten)]
+    pub access: AccessArgs,
     /// How results are printed. `json` is the server's own answer.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub format: Format,

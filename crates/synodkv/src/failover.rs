@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use reqwest::Method;
+use hyper::Method;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -21,7 +21,7 @@ struct Done {
 }
 
 pub async fn run(args: FailoverArgs) -> Result<ExitCode, Failure> {
-    let client = AdminClient::new()?;
+    let client = AdminClient::new(&args.access)?;
     let gathered = client.gather(&args.admin).await?;
     let address = server_of_the_primary(&gathered)?;
     let query: Vec<(&str, String)> = args.to.map(|id| ("to", id.to_string())).into_iter().collect();

@@ -6,17 +6,20 @@
 //! before anything was done; 3 if the answer is unknown, at least now (`serve` exits with 1 for all
 //! later failures). docs/CLI.md has the table.
 
+mod access;
 mod admin;
 mod allocator;
 mod auth;
 mod backup;
 mod bench;
 mod bench_disk;
+mod cert;
 mod cli;
 mod data;
 mod failover;
 mod failure;
 mod family;
+mod http;
 mod import;
 mod logging;
 mod output;
@@ -49,7 +52,7 @@ fn main() -> ExitCode {
         Err(error) => return explain(&error),
     };
     let serves = matches!(cli.command, Command::Serve(_));
-    match cli.credentials.install().and_then(|()| run(cli.command)) {
+    match run(cli.command) {
         Ok(code) => code,
         // `serve` has no answer that could be unknown.
         Err(Failure::Unsure(reason)) if serves => fail(&Failure::Failed(reason)),
@@ -101,6 +104,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Shell(args) => on_one_thread()?.block_on(shell::run(args)),
         Command::Verify(args) => on_one_thread()?.block_on(verify::run(args)),
         Command::Bench(args) => on_one_thread()?.block_on(bench::run(args)),
+        Command::Cert(args) => cert::run(args),
         Command::BenchDisk(args) => bench_disk::run(args),
     }
 }

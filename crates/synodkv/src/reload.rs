@@ -22,7 +22,9 @@ pub struct Origin {
 impl Origin {
     pub fn load(&self) -> Result<Config, ConfigError> {
         let config = Config::load(self.file.as_deref(), &Environment::of_process(), &self.overrides)?;
-        config.refuse_forgotten_node_id().map(|()| config)
+        config.refuse_forgotten_node_id()?;
+        config.refuse_insecure()?;
+        Ok(config)
     }
 }
 
@@ -42,7 +44,8 @@ impl Reload {
     pub fn run(&mut self) {
         self.log.reopen();
         reopen_audit_logs();
-        if let Err(error) = check_certificates(&self.config) {
+        let usable = check_certificates(&self.config).and_then(|()| kv_server::check_certificates(&self.config));
+        if let Err(error) = usable {
             tracing::warn!("SIGHUP: {error}. New connections use the certificates that were read before");
         }
         let new = match self.origin.load() {

@@ -12,13 +12,12 @@ use crate::failure::Failure;
 use crate::output::{self, Format};
 use crate::screen::Screen;
 use crate::signals::Signals;
-use crate::targets::check_addresses;
 
 pub async fn run(args: StatusArgs) -> Result<ExitCode, Failure> {
     if let Some(interval) = args.watch {
         return watch(&args, interval).await;
     }
-    let seen = Seen::of(&AdminClient::new()?.gather(&args.admin).await?);
+    let seen = Seen::of(&AdminClient::new(&args.access)?.gather(&args.admin).await?);
     match args.format {
         Format::Json => output::write_json(&seen.document)?,
         Format::Text => output::write_line(&seen.show())?,
@@ -76,8 +75,8 @@ impl Seen {
 }
 
 async fn watch(args: &StatusArgs, interval: Duration) -> Result<ExitCode, Failure> {
-    check_addresses("--admin", &args.admin.admin_addresses)?;
-    let client = AdminClient::new()?;
+    args.admin.addresses(&args.access)?;
+    let client = AdminClient::new(&args.access)?;
     let mut signals = Signals::listen()?;
     let screen = if args.format == Format::Text { Screen::open()? } else { None };
     let mut page = Page { interval, last: None };

@@ -121,12 +121,18 @@ impl Gate {
             return Err(expired());
         }
         let caller = Caller::checked(granted, method, session.clone());
+        session.is_now_known();
         caller.check_rule(rule)?;
         Ok(caller)
     }
 
+    /// Whether the client of this connection has shown who it is, or need not.
+    pub fn knows(&self, session: &Session) -> bool {
+        (self.source.enabled_revision() == 0 && !self.closed_until_enabled) || session.is_known()
+    }
+
     fn admit_unchecked(&self, session: &Arc<Session>, method: &'static str, rule: Rule) -> Result<Caller, KvError> {
-        let enables = rule == Rule::Cluster(Verb::AdminAuth) && session.facts().address.ip().is_loopback();
+        let enables = rule == Rule::Cluster(Verb::AdminAuth) && session.facts().is_local;
         if self.closed_until_enabled && rule != Rule::Open && !enables {
             return Err(KvError::Unauthenticated(
                 "this server listens beyond its own machine and serves nobody until authentication is enabled: run \
@@ -149,7 +155,12 @@ impl Gate {
     pub fn authenticate(&self, session: &Session, token: &str) -> Result<Option<String>, KvError> {
         let identified = self.identify(token);
         match &identified {
-            Ok((credential, _)) => session.present(credential.clone()),
+            Ok((credential, user)) => {
+                session.present(credential.clone());
+                if user.is_some() {
+                    session.is_now_known();
+                }
+            }
             Err(error) => session.refuse(error.clone()),
         }
         identified.map(|(_, user)| user)

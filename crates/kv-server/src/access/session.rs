@@ -1,6 +1,7 @@
 //! The identity of one connection, and what it may do under the present policy.
 
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use kv_api::KvError;
@@ -80,6 +81,8 @@ pub(super) struct Resolved {
 pub struct Session {
     facts: ConnectionFacts,
     state: Mutex<State>,
+    /// Whether a request of it was admitted on behalf of somebody.
+    is_known: AtomicBool,
 }
 
 struct State {
@@ -94,7 +97,23 @@ impl Session {
     /// A new connection.
     pub fn new(facts: ConnectionFacts) -> Self {
         let credential = facts.certificate_user.clone().map(Credential::Certificate);
-        Session { facts, state: Mutex::new(State { credential, resolved: None, refused: None }) }
+        Session {
+            facts,
+            state: Mutex::new(State { credential, resolved: None, refused: None }),
+            is_known: AtomicBool::new(false),
+        }
+    }
+
+    /// Whether anybody has used the connection so far who proved an identity.
+    pub(super) fn is_known(&self) -> bool {
+        self.is_known.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn is_now_known(&self) {
+        // Without a write to memory that other connections may share.
+        if !self.is_known() {
+            self.is_known.store(true, Ordering::Relaxed);
+        }
     }
 
     /// What is known about the connection.

@@ -68,7 +68,7 @@ pub fn gate() -> (Arc<TestPolicy>, Gate) {
 }
 
 fn session_from(address: &str) -> Arc<Session> {
-    Arc::new(Session::new(ConnectionFacts::plain(address.parse::<SocketAddr>().expect("an address"))))
+    Arc::new(Session::new(ConnectionFacts::plain(address.parse::<SocketAddr>().expect("an address"), None)))
 }
 
 pub fn session() -> Arc<Session> {
@@ -142,7 +142,7 @@ fn a_certificate_identifies_its_user() {
     let facts = |user: &str| ConnectionFacts {
         encrypted: true,
         certificate_user: Some(user.into()),
-        ..ConnectionFacts::plain("10.0.0.1:1".parse().expect("an address"))
+        ..ConnectionFacts::plain("10.0.0.1:1".parse().expect("an address"), None)
     };
     let eve = Arc::new(Session::new(facts("eve")));
     assert_eq!(user_of(admit(&gate, &eve, Rule::Operation)), "eve");

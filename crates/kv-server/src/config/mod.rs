@@ -13,10 +13,12 @@ mod auto_finalize;
 mod changes;
 mod consistency;
 mod error;
+mod insecure;
 mod settings;
 mod sources;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod validate;
 
 use std::collections::BTreeMap;
@@ -32,6 +34,7 @@ use serde::{Deserialize, Serialize};
 pub(crate) use settings::DEFAULT_PIN_SECONDS;
 pub use settings::{AuthSettings, LogFormat, LogSettings, OnWriteFailure, ServerSettings, StorageSettings};
 pub use sources::Environment;
+pub use tls::{AdminSettings, ClientCertificates, ListenerTls, OldestTls, TlsMode, UserFrom};
 
 use crate::access::AuditSettings;
 use crate::directory_id::DirectoryId;
@@ -67,6 +70,8 @@ pub struct Config {
     pub mode: Mode,
     /// `[server]`.
     pub server: ServerSettings,
+    /// `[admin]`.
+    pub admin: AdminSettings,
     /// `[storage]`.
     pub storage: StorageSettings,
     /// `[limits]`.
@@ -133,6 +138,8 @@ pub struct ReplicationConfig {
     /// Limit on the rate at which a copy of a database is fetched from another replica; 0 means
     /// none.
     pub snapshot_mb_per_second: u64,
+    /// Lets replicas of other machines connect without TLS.
+    pub allow_insecure: bool,
     /// `None`: replicas do not authenticate each other, and their connections are not encrypted.
     pub tls: Option<PeerTlsConfig>,
 }
@@ -146,6 +153,8 @@ pub struct PeerTlsConfig {
     pub certificate: PathBuf,
     /// The private key of the certificate.
     pub key: PathBuf,
+    /// Revocation lists, one for each authority in the chain of a replica's certificate.
+    pub crl: Option<PathBuf>,
     /// The names in the certificates of those replicas whose name is not `replica-<id>`.
     pub names: BTreeMap<u32, String>,
 }

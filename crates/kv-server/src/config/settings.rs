@@ -6,7 +6,7 @@ use kv_api::Limits;
 use kv_store::{EngineKind, ResourceOptions};
 use serde::{Deserialize, Serialize};
 
-use super::{Address, AutoFinalize};
+use super::{Address, AdminSettings, AutoFinalize, ListenerTls};
 use crate::access::{AuditSettings, JwtSettings};
 use crate::mode::Mode;
 use crate::thrift_server::ThriftServerOptions;
@@ -29,6 +29,7 @@ pub(super) struct Settings {
     /// Standalone by default, or replicated if `replication.node_id` is set.
     pub mode: Option<Mode>,
     pub server: ServerSettings,
+    pub admin: AdminSettings,
     pub storage: StorageSettings,
     pub limits: Limits,
     pub replication: ReplicationSettings,
@@ -88,6 +89,10 @@ pub struct ServerSettings {
     pub max_buffered_reply_bytes: usize,
     /// Longest reply on a framed connection; existing clients refuse longer frames.
     pub max_framed_reply_bytes: usize,
+    /// Lets clients and operators of other machines connect without TLS.
+    pub allow_insecure: bool,
+    /// `[server.tls]`.
+    pub tls: ListenerTls,
 }
 
 impl Default for ServerSettings {
@@ -114,6 +119,8 @@ impl Default for ServerSettings {
             max_pipelined_requests: thrift.max_pipelined,
             max_buffered_reply_bytes: thrift.max_buffered_reply_bytes,
             max_framed_reply_bytes: thrift.max_framed_reply_bytes,
+            allow_insecure: false,
+            tls: ListenerTls::default(),
         }
     }
 }
@@ -236,6 +243,7 @@ pub(super) struct ReplicationSettings {
     pub log_keep_mb: u64,
     pub log_flush_mb: u64,
     pub snapshot_mb_per_second: u64,
+    pub allow_insecure: bool,
     pub tls: Option<TlsSettings>,
 }
 
@@ -258,6 +266,7 @@ impl Default for ReplicationSettings {
             log_keep_mb: 1024,
             log_flush_mb: 256,
             snapshot_mb_per_second: 100,
+            allow_insecure: false,
             tls: None,
         }
     }
@@ -275,7 +284,7 @@ pub(super) struct ReplicaEntry {
     pub tls_name: Option<String>,
 }
 
-/// `[replication.tls]`. All three or none; optional here only so that the error can name the
+/// `[replication.tls]`. All of ca, certificate and key or none; optional here only so that the error can name the
 /// missing one.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -283,6 +292,7 @@ pub(super) struct TlsSettings {
     pub ca: Option<PathBuf>,
     pub certificate: Option<PathBuf>,
     pub key: Option<PathBuf>,
+    pub crl: Option<PathBuf>,
 }
 
 /// `[auth]`. Users, roles and tokens are no settings, but replicated with the data.

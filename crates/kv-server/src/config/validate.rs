@@ -5,13 +5,14 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use kv_api::{DEFAULT_COLUMN_FAMILY, Limits, family_name_fault};
+use tls_files::FRAME_LIMIT;
 
 use super::consistency;
 use super::settings::{ReplicaEntry, ReplicationSettings, Settings, TlsSettings};
 use super::sources::Sources;
 use super::{
     Address, AuthSettings, Config, ConfigError, DEFAULT_PIN_SECONDS, LogSettings, PeerTlsConfig, ReplicaConfig,
-    ReplicationConfig, ServerSettings, StorageSettings,
+    ReplicationConfig, ServerSettings, StorageSettings, TlsMode,
 };
 
 use crate::access::AuditSettings;
@@ -25,7 +26,7 @@ pub(super) fn complete(raw: Settings, sources: &Sources) -> Result<Config, Confi
     let mode = mode(&raw, sources)?;
     // Also checked if no mode is set, because then the list would be ignored.
     let lacks_node_id = raw.mode != Some(Mode::Standalone) && lacks_node_id(&raw.replication);
-    let Settings { mut server, storage, limits, replication, auth, audit, log, .. } = raw;
+    let Settings { mut server, admin, storage, limits, replication, auth, audit, log, .. } = raw;
     if mode == Mode::Replicated {
         pick_listeners(&mut server, &replication, sources)?;
     }
@@ -33,6 +34,8 @@ pub(super) fn complete(raw: Settings, sources: &Sources) -> Result<Config, Confi
         server.thrift_addr = server.thrift_addr.with_port(port);
     }
     check_server(&server, sources)?;
+    server.tls.check("server.tls", sources)?;
+    admin.tls.check("admin.tls", sources)?;
     check_storage(&storage, sources)?;
     check_limits(&limits, sources)?;
     let limits = consistency::fit_limits(limits, &server, sources)?;
@@ -46,7 +49,20 @@ pub(super) fn complete(raw: Settings, sources: &Sources) -> Result<Config, Confi
         consistency::check_addresses(&server, &replication, sources)?;
     }
     let (warnings, origins) = (sources.warnings.clone(), BTreeMap::new());
-    Ok(Config { mode, server, storage, limits, replication, auth, audit, log, same_data_dir: None, warnings, origins })
+    Ok(Config {
+        mode,
+        server,
+        admin,
+        storage,
+        limits,
+        replication,
+        auth,
+        audit,
+        log,
+        same_data_dir: None,
+        warnings,
+        origins,
+    })
 }
 
 /// A node id implies replicated mode, unless the mode is set, too.
@@ -152,6 +168,7 @@ fn complete_replication(
         log_keep_mb: raw.log_keep_mb,
         log_flush_mb: raw.log_flush_mb,
         snapshot_mb_per_second: raw.snapshot_mb_per_second,
+        allow_insecure: raw.allow_insecure,
         tls,
     })
 }
@@ -174,6 +191,7 @@ fn complete_tls(raw: TlsSettings, entries: &[ReplicaEntry], sources: &Sources) -
         ca: file("ca", raw.ca)?,
         certificate: file("certificate", raw.certificate)?,
         key: file("key", raw.key)?,
+        crl: raw.crl,
         names: tls_names(entries, &sources.origin("replication.replicas"))?,
     })
 }
@@ -290,6 +308,13 @@ fn check_server(server: &ServerSettings, sources: &Sources) -> Result<(), Config
         ],
         sources,
     )?;
+    // With both protocols on one port, the first byte of a frame's length must not look like TLS.
+    let most = FRAME_LIMIT - 1;
+    if server.tls.mode() == TlsMode::Allow && server.max_message_bytes > most {
+        let key = "server.max_message_bytes";
+        let wanted = format!("must be at most {most} with server.tls.mode = \"allow\"");
+        return Err(ConfigError::value(key, server.max_message_bytes, &wanted, &sources.origin(key)));
+    }
     let (thrift, admin) = (&server.thrift_addr, &server.admin_addr);
     if thrift == admin && thrift.port() != 0 {
         let wanted = format!("is the same as server.thrift_addr{}", sources.origin("server.thrift_addr"));

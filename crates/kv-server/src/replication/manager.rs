@@ -11,8 +11,8 @@ use tokio::runtime::Handle;
 use super::cluster::ReplicatedCluster;
 use super::database::ReplicatedKvDatabase;
 use super::local_replicas::{LocalReplica, LocalReplicas, Network};
-use super::prometheus::ConsensusCollector;
 use super::policy::ReplicatedPolicy;
+use super::prometheus::ConsensusCollector;
 use super::router::ConsensusRouter;
 use crate::config::{Address, Config};
 use crate::data_dir::DataDir;
@@ -25,9 +25,6 @@ use crate::mode::Mode;
 use crate::ports;
 use crate::problems::Problems;
 use crate::router::WriteSettings;
-
-/// How old the policy may be by which this server decides who may do what.
-const MAX_STALENESS: Duration = Duration::from_secs(5);
 
 /// How long a start waits for a primary if all replicas are in this process. The server also works
 /// without one: requests wait.
@@ -79,11 +76,14 @@ impl ReplicatedServerManager {
         let liveness = Arc::new(Liveness::default());
         let watched = local.clone();
         liveness.watch(move || watched.stalled());
+        let certificates =
+            local.replicas().iter().filter_map(|replica| Some((replica.id, replica.certificates.clone()?)));
+        let peer_certificates = certificates.collect();
         let back_end = BackEnd {
             router: router.clone(),
             cluster: cluster.clone(),
             replicas: cluster.clone(),
-            policy: Arc::new(ReplicatedPolicy::new(local.clone(), MAX_STALENESS)),
+            policy: Arc::new(ReplicatedPolicy::new(local.clone(), Duration::from_millis(config.auth.max_staleness_ms))),
             failover: cluster.clone(),
             upgrade: cluster,
             metrics,
@@ -91,6 +91,7 @@ impl ReplicatedServerManager {
             problems,
             liveness,
             addresses,
+            peer_certificates,
         };
         let front_end = FrontEnd::start(&config, budget, back_end).await?;
         if !local.has_remote_replicas() {

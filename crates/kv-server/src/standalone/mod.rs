@@ -94,6 +94,7 @@ impl ServerManager for StandaloneServerManager {
             problems,
             liveness,
             addresses,
+            peer_certificates: Vec::new(),
         };
         let front_end = FrontEnd::start(&config, budget, back_end).await?;
         tracing::info!(

@@ -22,7 +22,9 @@ mod listener;
 mod memory_budget;
 mod options;
 mod pipeline;
+mod plain;
 mod shared;
+mod stranger;
 #[cfg(test)]
 mod tests;
 
@@ -34,6 +36,7 @@ use tokio::time::Instant;
 
 pub use counters::ThriftServerCounters;
 pub use kv_api::thrift::{ApplicationErrorKind, Method, MethodKind, ThriftCall, ThriftException, ThriftReply};
+pub(crate) use listener::CLIENT;
 pub use listener::ThriftServer;
 pub use memory_budget::Pools;
 pub use options::ThriftServerOptions;
@@ -96,5 +99,10 @@ impl<R: Into<ThriftReply>> From<R> for Served {
 /// dropped.
 #[async_trait]
 pub trait ThriftService: Send + Sync + 'static {
+    /// Whether the client has shown who it is, or need not. Until then it has little room and time.
+    fn knows(&self, _connection: &ConnectionContext) -> bool {
+        true
+    }
+
     async fn call(&self, connection: &ConnectionContext, call: ThriftCall, terms: CallTerms) -> Served;
 }
