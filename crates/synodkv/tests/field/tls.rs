@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use kv_client::{Client, ClientError, Options, Tls};
+use kv_client::{Client, ClientError, KeyRef, Options, Tls};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -239,7 +239,7 @@ fn clients_need_a_certificate_where_one_is_required() {
         let more = format!("client_ca = \"{}\"\n", certificates.path("ca.pem").display());
         let server = Server::standalone(Setup::toml(&certificates.toml("server", &more))).await;
         let client = connect(&server.thrift, certificates.tls_of("client-alice")).await;
-        client.set("k", "v").await.expect("a write");
+        client.set(KeyRef::new("k"), "v").await.expect("a write");
         let error = refused(&server.thrift, Some(certificates.tls())).await;
         assert!(error.to_string().contains("CertificateRequired"), "{error}");
         // A certificate that another authority signed, and one that signed itself.
@@ -251,7 +251,7 @@ fn clients_need_a_certificate_where_one_is_required() {
             let error = refused(&server.thrift, Some(tls.expect("an identity"))).await;
             assert!(error.to_string().contains("alert"), "{error}");
         }
-        client.set("k", "w").await.expect("others are not disturbed");
+        client.set(KeyRef::new("k"), "w").await.expect("others are not disturbed");
     });
 }
 
@@ -260,7 +260,7 @@ fn a_thousand_half_open_handshakes_disturb_nobody() {
     run(async {
         let (certificates, server) = standalone("").await;
         let client = connect(&server.thrift, certificates.tls()).await;
-        client.set("k", "v").await.expect("a write");
+        client.set(KeyRef::new("k"), "v").await.expect("a write");
         let before = server.resident_bytes();
         let mut half_open = Vec::new();
         for index in 0..1_000 {
@@ -278,8 +278,12 @@ fn a_thousand_half_open_handshakes_disturb_nobody() {
                 _ => half_open.push(stream),
             }
             if index % 50 == 0 {
-                client.set("k", "v").await.expect("a write");
-                connect(&server.thrift, certificates.tls()).await.set("k", "w").await.expect("a new client");
+                client.set(KeyRef::new("k"), "v").await.expect("a write");
+                connect(&server.thrift, certificates.tls())
+                    .await
+                    .set(KeyRef::new("k"), "w")
+                    .await
+                    .expect("a new client");
             }
         }
         let grown = server.resident_bytes().saturating_sub(before);
@@ -386,7 +390,10 @@ impl Load {
             tokio::spawn(async move {
                 while !stop.load(Ordering::Relaxed) {
                     let client = connect(&address, tls.clone()).await;
-                    client.set(address.as_str(), "v").await.unwrap_or_else(|error| panic!("{address}: {error}"));
+                    client
+                        .set(KeyRef::new(address.clone()), "v")
+                        .await
+                        .unwrap_or_else(|error| panic!("{address}: {error}"));
                     done.fetch_add(1, Ordering::Relaxed);
                 }
             })
