@@ -142,6 +142,10 @@ impl Cluster {
             return self.finish(client, kind, called_us, seen, Outcome::Fail, None);
         }
         let change = seen.change.clone().expect("a commit changes something");
+        if change.access.is_some() && !self.may_change_access(node) {
+            self.figures.count("change of users below its level");
+            return self.finish(client, kind, called_us, seen, Outcome::Fail, None);
+        }
         let op = self.new_write(Some(client), change);
         let step = self.wait(client);
         self.records.waits(op, client, step);
@@ -155,6 +159,7 @@ impl Cluster {
         let op = self.records.next_op();
         let write = match &change.family {
             Some(family) => LoggedWrite::family(family.clone()),
+            None if change.access.is_some() => LoggedWrite { access: change.access.clone(), ..LoggedWrite::default() },
             None if change.passes_time => LoggedWrite::clock_tick(),
             None => {
                 let mut commit = change.commit(op);
@@ -172,7 +177,8 @@ impl Cluster {
     }
 
     pub(super) fn propose(&mut self, node: usize, op: OpId, id: RequestId) {
-        let payload = rows::logged(self.records.write(op), self.profile.window_ms(node));
+        let authority = self.authority_at(node);
+        let payload = rows::logged(self.records.write(op), self.profile.window_ms(node), authority);
         let running = self.nodes[node].running.as_mut().expect("it is served");
         running.waiting.insert(id, op);
         self.input(node, Input::Propose { id, payload });

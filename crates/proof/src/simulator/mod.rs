@@ -11,6 +11,7 @@
 //! flushed), TCP (links lose, double and reorder messages, but never damage one: a checksum would
 //! drop it).
 
+mod access;
 mod campaign;
 mod chaos;
 mod claims;
