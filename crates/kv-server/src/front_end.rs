@@ -99,9 +99,18 @@ impl FrontEnd {
     /// [`ServerError::Listen`], naming the address, its key and the reason.
     pub async fn start(config: &Config, budget: Budget, back_end: BackEnd) -> Result<FrontEnd, ServerError> {
         let BackEnd {
-            router, cluster, replicas, policy, failover, upgrade, metrics, space, problems, liveness, addresses,
-        } =
-            back_end;
+            router,
+            cluster,
+            replicas,
+            policy,
+            failover,
+            upgrade,
+            metrics,
+            space,
+            problems,
+            liveness,
+            addresses,
+        } = back_end;
         let (time_router, probe_router, local) = (router.clone(), router.clone(), replicas.replicas());
         let faults = Arc::new(FaultInjector::new(config.server.allow_fault_injection));
         let router: Arc<dyn RequestRouter> = match config.server.allow_fault_injection {

@@ -23,7 +23,7 @@ use crate::value::*;
 use crate::{Boot, ClusterId, DiskId, Epoch, FeatureLevel, LevelRange, ReplicaId, Sequence};
 
 const VERSION_1: &str = include_str!("fixtures/version_1.txt");
-/// What feature levels add. Everything in the first file is written as before by a program that
+/// The additions of feature levels. Everything in the first file is written as before by a program that
 /// executes the first level only, and by every program while the level is the first, except for the
 /// levels that it tells its peers.
 const VERSION_2: &str = include_str!("fixtures/version_2.txt");
@@ -326,10 +326,7 @@ fn what_version_2_adds_is_read_and_written_as_it_was() {
     let messages = [
         ("hello_of_levels_1_to_2", Message::Hello(Hello { levels: levels(0, 2), ..Default::default() })),
         ("report_of_levels_2_to_3", Message::Report(Report { levels: levels(2, 3), ..Default::default() })),
-        (
-            "report_at_level_2",
-            Message::Report(Report { levels: levels(0, 2), feature_level: 2, ..Default::default() }),
-        ),
+        ("report_at_level_2", Message::Report(Report { levels: levels(0, 2), feature_level: 2, ..Default::default() })),
     ];
     for (name, message) in messages {
         fixtures.check(name, message, |m| m.clone().to_bytes(), |bytes| Message::from_bytes(&bytes));

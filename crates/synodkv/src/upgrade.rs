@@ -8,7 +8,6 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::admin::{AdminClient, Status};
-use crate::failover::server_of_the_primary;
 use crate::failure::Failure;
 use crate::output::{self, Format};
 use crate::targets::AdminTarget;
@@ -82,7 +81,7 @@ pub async fn run(args: UpgradeArgs) -> Result<ExitCode, Failure> {
         }
         UpgradeAction::Finalize { to, target } => {
             let gathered = client.gather(&target.admin).await?;
-            let address = server_of_the_primary(&gathered)?;
+            let address = gathered.server_of_the_primary()?;
             let query: Vec<(&str, String)> = to.map(|level| ("to", level.to_string())).into_iter().collect();
             let document: Value = client.change_at(Method::POST, address, "/upgrade/finalize", &query).await?;
             let done: Done = serde_json::from_value(document.clone()).map_err(Failure::of_answer)?;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use async_trait::async_trait;
-use rsml::core::TransferError;
 use rsml::core::RaiseError;
+use rsml::core::TransferError;
 use rsml::{ConsensusReplica, CopySent, DriverStatus, FeatureLevel, LevelRange, ReplicaId};
 
 use super::local_replicas::{LocalReplica, LocalReplicas};

@@ -10,10 +10,9 @@ use kv_api::access::{
     WriteAuthority,
 };
 
-use super::cluster::Cluster;
 use super::random::Random;
 
-/// Of so many users, roles and tokens, so that changes meet.
+/// The number of users, of roles and of tokens: few, so that changes meet.
 const NAMES: u64 = 3;
 
 fn user(random: &mut Random) -> String {
@@ -58,7 +57,7 @@ pub fn any_change(random: &mut Random) -> AccessChange {
 }
 
 /// On whose behalf a server with this policy may accept a write.
-fn any_authority(policy: &Policy, random: &mut Random) -> WriteAuthority {
+pub fn any_authority(policy: &Policy, random: &mut Random) -> WriteAuthority {
     let users: Vec<&String> = policy.users.keys().collect();
     if users.is_empty() || random.one_in(4) {
         return WriteAuthority::server();
@@ -70,20 +69,7 @@ fn any_authority(policy: &Policy, random: &mut Random) -> WriteAuthority {
         false => tokens[random.below(tokens.len() as u64) as usize],
     };
     let claimed = roles(random);
-    let roles = if random.one_in(3) { claimed.into_iter().filter(|r| policy.has_role(r)).collect() } else { Vec::new() };
+    let roles =
+        if random.one_in(3) { claimed.into_iter().filter(|r| policy.has_role(r)).collect() } else { Vec::new() };
     WriteAuthority { user, revision: policy.revision, token, roles }
-}
-
-impl Cluster {
-    /// Whether the log may hold changes of users, as far as `node` has applied it: else a server
-    /// refuses them.
-    pub(super) fn may_change_access(&self, node: usize) -> bool {
-        self.level_of(node) >= kv_api::ACCESS_LEVEL
-    }
-
-    /// On whose behalf `node` accepts a write now; `None` while it checks nothing.
-    pub(super) fn authority_at(&mut self, node: usize) -> Option<WriteAuthority> {
-        let policy = self.nodes[node].running.as_ref()?.database.enabled_policy()?;
-        Some(any_authority(&policy, &mut self.random))
-    }
 }

@@ -4,9 +4,11 @@
 //! reads). Its observations and its outcome go to the [`super::records`].
 
 use bytes::Bytes;
-use kv_api::LoggedWrite;
+use kv_api::access::WriteAuthority;
+use kv_api::{ACCESS_LEVEL, LoggedWrite};
 use rsml::core::{Input, ReadId, RequestId};
 
+use super::access::any_authority;
 use super::cluster::Cluster;
 use super::events::Event;
 use super::node::Barrier;
@@ -174,6 +176,18 @@ impl Cluster {
             self.watch.ask(op);
         }
         op
+    }
+
+    /// Whether the log may hold changes of users, as far as `node` has applied it: else a server
+    /// refuses them.
+    fn may_change_access(&self, node: usize) -> bool {
+        self.level_of(node) >= ACCESS_LEVEL
+    }
+
+    /// On whose behalf `node` accepts a write now; `None` while it checks nothing.
+    fn authority_at(&mut self, node: usize) -> Option<WriteAuthority> {
+        let policy = self.nodes[node].running.as_ref()?.database.enabled_policy()?;
+        Some(any_authority(&policy, &mut self.random))
     }
 
     pub(super) fn propose(&mut self, node: usize, op: OpId, id: RequestId) {

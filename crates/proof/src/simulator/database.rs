@@ -90,12 +90,7 @@ impl DatabaseFiles {
     }
 
     /// `highest_level`: the highest feature level that the program executes.
-    pub fn open(
-        self: &Arc<Self>,
-        generation: u64,
-        highest_level: u32,
-        random: &mut Random,
-    ) -> (Database, Executor) {
+    pub fn open(self: &Arc<Self>, generation: u64, highest_level: u32, random: &mut Random) -> (Database, Executor) {
         // Small caches, so that verdicts come from the table as well as from memory.
         *self.options.lock().expect("one thread runs a simulation") = StoreOptions {
             conflict_index_entries: random.pick(&[0, 3, 50, 1_000]),

@@ -33,6 +33,7 @@ mod node;
 mod operations;
 mod oracle;
 mod phases;
+mod programs;
 mod random;
 mod records;
 mod reference;

@@ -98,7 +98,10 @@ impl Kind {
 
     /// Begins with a commit: reads nothing first.
     pub fn is_blind(self) -> bool {
-        matches!(self, Kind::Write | Kind::Forget | Kind::Give | Kind::Push | Kind::Families | Kind::Access | Kind::Note)
+        matches!(
+            self,
+            Kind::Write | Kind::Forget | Kind::Give | Kind::Push | Kind::Families | Kind::Access | Kind::Note
+        )
     }
 }
 

@@ -15,9 +15,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use kv_api::{AtomicCommit, LoggedWrite, Mutation};
 use kv_store::{EngineKind, ResourceOptions, SharedResources};
-use rsml::{
-    Boot, CommittedRequest, CommittedValue, DiskId, ExecutionNotifier, FeatureLevel, SealedState, Sequence,
-};
+use rsml::{Boot, CommittedRequest, CommittedValue, DiskId, ExecutionNotifier, FeatureLevel, SealedState, Sequence};
 
 use super::{KvStoreExecutor, ReplicaDatabases};
 use crate::router::ReadSlots;
