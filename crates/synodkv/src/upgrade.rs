@@ -9,7 +9,6 @@ use serde_json::{Value, json};
 
 use crate::access::AccessArgs;
 use crate::admin::{AdminClient, Status};
-use crate::failover::server_of_the_primary;
 use crate::failure::Failure;
 use crate::output::{self, Format};
 use crate::targets::AdminTarget;
@@ -86,7 +85,7 @@ pub async fn run(args: UpgradeArgs) -> Result<ExitCode, Failure> {
         UpgradeAction::Finalize { to, target } => {
             let client = AdminClient::new(&target.access)?;
             let gathered = client.gather(&target.admin).await?;
-            let address = server_of_the_primary(&gathered)?;
+            let address = gathered.server_of_the_primary()?;
             let query: Vec<(&str, String)> = to.map(|level| ("to", level.to_string())).into_iter().collect();
             let document: Value = client.change_at(Method::POST, address, "/upgrade/finalize", &query).await?;
             let done: Done = serde_json::from_value(document.clone()).map_err(Failure::of_answer)?;

@@ -9,7 +9,6 @@ use kv_api::KvError;
 use kv_store::{DatabaseCopy, DatabaseInstall, TransactionalKvDatabase};
 use rsml::{ExecutionError, Snapshot, SnapshotSink, SnapshotSource, Snapshots};
 
-use super::executor::check_level;
 use super::place::DatabasePlace;
 use crate::router::LocalReader;
 
