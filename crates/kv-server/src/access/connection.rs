@@ -1,4 +1,4 @@
-//! What is known about a connection before any request: how it is carried, and whom its certificate
+//! The facts about a connection before any request: how it is carried, and whom its certificate
 //! names.
 
 use std::net::SocketAddr;

@@ -24,7 +24,7 @@ const LOOK_INTERVAL_US: u64 = 1_000_000;
 /// Largest file of keys, in bytes.
 const MAX_FILE_BYTES: u64 = 1 << 20;
 
-/// What a JWT must say.
+/// The demands on a JWT.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JwtSettings {
     /// The file of public keys.

@@ -1,11 +1,11 @@
-//! The one gate to the data: who asks, and what may they do?
+//! The one gate to the data, which finds out who asks and decides what they may do.
 //!
 //! Every Thrift call and every HTTP request passes [`Gate::admit`], which knows its rule from
 //! [`table`] and turns the connection's identity into a [`Caller`]. The service core then checks
 //! each operation, by [`needs`], in the one function that passes operations on to the router. So
 //! nothing reaches the data by a second path.
 //!
-//! What is not granted is denied. While the policy is not enabled, a request costs one atomic load
+//! Everything that is not granted is denied. While the policy is not enabled, a request costs one atomic load
 //! here. While it is, rights are worked out once for each connection and revision of the policy,
 //! and a decision allocates nothing.
 //!
@@ -29,7 +29,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-pub use audit::{AuditKeys, AuditLog, AuditScope, AuditSettings, Kind, OnOverflow, Recording, reopen_audit_logs};
+pub use audit::{AuditKeys, AuditLog, AuditScope, AuditSettings, OnOverflow, Recording, reopen_audit_logs};
 pub use caller::Caller;
 pub use connection::ConnectionFacts;
 pub use jwt::{JwtKeys, JwtSettings};
@@ -39,7 +39,7 @@ pub use needs::check_needs;
 use session::{Credential, Epoch, Resolved};
 pub use session::{Granted, Means, Session};
 pub use source::{NoPolicy, PolicySource};
-pub use table::{HttpMethod, Route, Rule, kind_of, recorded_as, rule_of_method};
+pub use table::{HttpMethod, Kind, Route, Rule, kind_of, recorded_as, rule_of_method};
 pub use token::{Digest, Secret, digest_of, digest_of_bytes, fingerprint, new_token, token_text};
 
 /// Longest token, in bytes: a JWT with many roles.
@@ -179,7 +179,7 @@ impl Gate {
         Ok((credential, Some(granted.rights.user().to_owned())))
     }
 
-    /// What rights depend on besides the credential.
+    /// The facts besides the credential on which rights depend.
     fn epoch(&self, revision: u64) -> Epoch {
         Epoch { revision, keys: self.jwt.as_ref().map_or(0, |keys| keys.generation(now_us())) }
     }
@@ -216,7 +216,7 @@ impl Gate {
         }
     }
 
-    /// What a credential is worth under the applied policy.
+    /// The worth of a credential under the applied policy.
     fn resolve(&self, credential: &Credential, epoch: Epoch) -> Resolved {
         let policy = self.source.policy();
         let granted = self.principal(credential, &policy).and_then(|principal| {
@@ -227,7 +227,7 @@ impl Gate {
         Resolved { epoch: Epoch { revision: policy.revision, ..epoch }, granted }
     }
 
-    /// Whom a credential proves, if it is genuine.
+    /// The principal whose credential this is, if it is genuine.
     fn principal(&self, credential: &Credential, policy: &Policy) -> Result<Principal, KvError> {
         match credential {
             Credential::Certificate(user) => Ok(Principal { name: user.clone(), identity: Identity::Certificate }),

@@ -247,7 +247,7 @@ fn a_user_without_roles_may_do_nothing() {
     let session = session();
     gate.authenticate(&session, &token(6)).expect("a user");
     let admitted = |rule: Rule| admit(&gate, &session, rule).is_ok();
-    // What remains is refused for everybody, or checked by what the operation does.
+    // The others are refused for everybody, or checked by what the operation does.
     for method in Method::ALL {
         let rule = rule_of_method(*method);
         assert_eq!(admitted(rule), matches!(rule, Rule::Open | Rule::Identified | Rule::Operation), "{method:?}");
