@@ -31,7 +31,7 @@ impl KvStoreExecutor {
     /// previous one was damaged.
     pub fn open(databases: Arc<dyn DatabasePlace>, slots: ReadSlots, generation: u64) -> Result<Self, ExecutionError> {
         let database = databases.clone().open(generation).map_err(failed)?;
-        check_level(&database)?;
+        check_level(&database).map_err(failed)?;
         let next = expected_by(&database).map_err(failed)?;
         let reader = LocalReader::new(database.clone(), slots);
         Ok(KvStoreExecutor { databases, database, reader, next, installed: Installed::default() })
