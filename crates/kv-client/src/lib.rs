@@ -96,7 +96,7 @@ pub use hold::Hold;
 pub use keys::{IntoBytes, prefix_end};
 pub use kv_api::thrift::generated::{ClusterHealth, NodeStatus};
 pub use kv_api::{AtomicCommit, KeyRange, KeyRef, Limits, Mutation, MutationKind, Row, Rows, Version};
-pub use options::{Options, ReadFrom, TransactionOptions};
+pub use options::{Options, ReadFrom, Token, TransactionOptions};
 pub use range::{KeySelector, Range};
 pub use request::RangeRead;
 pub use results::{Committed, Pong};

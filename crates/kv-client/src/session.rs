@@ -12,16 +12,18 @@ use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use kv_api::thrift::generated::AuthenticateRequest;
 use kv_api::thrift::{Method, ThriftReply};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 
-use crate::Options;
 use crate::codec::{Inbox, Outbox};
 use crate::pending::{Failure, PendingCall};
+use crate::{Options, Token};
 
 /// Maximum number of requests taken from the queue at a time, to be written together.
 const BATCH: usize = 256;
@@ -75,6 +77,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
 
     /// Serves requests until the connection ends or the queue is closed; returns the reason.
     pub async fn run(mut self, first: PendingCall, requests: &mut mpsc::Receiver<PendingCall>) -> String {
+        let deadline = first.deadline;
+        // Kept so that the call is sent. Nobody waits for its reply: the requests behind it need not,
+        // and if the server refuses the token, it refuses them with the reason.
+        let _authenticated = self.options.token.clone().map(|token| self.authenticate(&token, deadline));
         self.encode(first);
         let end = self.serve(requests).await;
         let (reason, malformed) = match end {
@@ -174,6 +180,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         }
     }
 
+    fn authenticate(&mut self, token: &Token, deadline: Instant) -> oneshot::Receiver<Result<ThriftReply, Failure>> {
+        let (answer, reply) = oneshot::channel();
+        let call = AuthenticateRequest { token: token.reveal().to_owned() };
+        self.encode(PendingCall { call: Arc::new(call.into()), deadline, answer });
+        reply
+    }
+
     fn encode(&mut self, request: PendingCall) {
         // Nobody waits for this request any more, so it is not worth sending.
         if request.answer.is_closed() {
@@ -218,7 +231,6 @@ fn ready<T>(poll: Poll<T>) -> Option<T> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::time::Duration;
 
     use kv_api::thrift::ThriftCall;

@@ -10,6 +10,7 @@ use rsml::transport::RenewalStatus;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::access::{AuditLog, Gate, JwtKeys, PolicySource};
 use crate::admin::{self, AdminInterface};
 use crate::budget::{self, Budget};
 use crate::clock_tick;
@@ -28,6 +29,7 @@ use crate::service_core::{CoreParts, KvServiceCore};
 use crate::space::{SpaceCollector, SpaceWatch};
 use crate::thrift_server::{CLIENT, ThriftServer};
 use crate::tls::{self, Doorway, Watched};
+use crate::upgrade::UpgradeControl;
 
 /// The addresses of the front end, known once it has bound them, because a port may be configured
 /// as 0.
@@ -54,8 +56,12 @@ pub struct BackEnd {
     pub cluster: Arc<dyn ClusterView>,
     /// The databases of this process.
     pub replicas: Arc<dyn LocalDatabases>,
+    /// The applied policy.
+    pub policy: Arc<dyn PolicySource>,
     /// Changes the primary.
     pub failover: Arc<dyn FailoverControl>,
+    /// For `/status` and `/upgrade/finalize`.
+    pub upgrade: Arc<dyn UpgradeControl>,
     /// The metrics of the server, to which the mode may have added its own.
     pub metrics: Arc<ServerMetrics>,
     /// The watch over the disk space.
@@ -97,14 +103,32 @@ impl FrontEnd {
     /// [`ServerError::Listen`], naming the address, its key and the reason.
     pub async fn start(config: &Config, budget: Budget, back_end: BackEnd) -> Result<FrontEnd, ServerError> {
         let peers = back_end.peer_certificates;
-        let BackEnd { router, cluster, replicas, failover, metrics, space, problems, liveness, addresses, .. } =
-            back_end;
+        let BackEnd {
+            router,
+            cluster,
+            replicas,
+            policy,
+            failover,
+            upgrade,
+            metrics,
+            space,
+            problems,
+            liveness,
+            addresses,
+            ..
+        } = back_end;
         let (time_router, probe_router, local) = (router.clone(), router.clone(), replicas.replicas());
         let faults = Arc::new(FaultInjector::new(config.server.allow_fault_injection));
         let router: Arc<dyn RequestRouter> = match config.server.allow_fault_injection {
             true => Arc::new(FaultyRouter::new(router, faults.clone())),
             false => router,
         };
+        let audit = AuditLog::start(&config.audit).map_err(ServerError::Access)?;
+        if let Some(audit) = &audit {
+            metrics.registry().register(Box::new(audit.dropped().clone())).expect("registered once for each server");
+        }
+        let jwt = config.auth.jwt().map(JwtKeys::load).transpose().map_err(ServerError::Access)?;
+        let gate = Arc::new(Gate::new(policy, jwt, false).with_audit(audit));
         let core = Arc::new(KvServiceCore::new(CoreParts {
             router,
             cluster,
@@ -114,6 +138,7 @@ impl FrontEnd {
             limits: config.limits.clone(),
             column_families: config.storage.column_families.clone(),
             max_pin: Duration::from_secs(config.server.max_pin_seconds),
+            gate,
         }));
         let handler = Arc::new(UnifiedThriftHandler::new(core.clone(), metrics.clone()));
         let for_clients = Arc::new(Doorway::open(&config.server.tls, "server.tls", CLIENT)?);
@@ -154,6 +179,7 @@ impl FrontEnd {
             liveness,
             writes: WriteProbe::new(probe_router),
             failover,
+            upgrade,
             budget,
             pools: thrift.pools(),
         };

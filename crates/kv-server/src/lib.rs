@@ -41,6 +41,7 @@ pub mod standalone;
 mod tests;
 pub mod thrift_server;
 mod tls;
+pub mod upgrade;
 
 pub use config::{Config, ConfigError, Environment, Overrides};
 pub use error::ServerError;

@@ -8,14 +8,14 @@
 use std::time::Duration;
 
 use hyper::{Method, StatusCode};
-use kv_client::{Client, Options, first_answer};
+use kv_client::{Client, Options, Token, first_answer};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
-use crate::access::AccessArgs;
+use crate::access;
 use crate::failure::Failure;
 use crate::http::{self, HttpClient, HttpFailure};
 use crate::targets::AdminTarget;
@@ -42,6 +42,10 @@ pub struct Status {
     pub node_id: Option<u32>,
     pub primary: Option<u32>,
     pub view: Option<u64>,
+    pub feature_level: Option<u32>,
+    pub next_feature_level: Option<u32>,
+    /// Why the level cannot be raised now.
+    pub feature_level_obstacle: Option<String>,
     #[serde(default)]
     pub column_families: Vec<String>,
     #[serde(default)]
@@ -70,6 +74,9 @@ pub struct Replica {
     pub applied: Option<u64>,
     pub digest: Option<String>,
     pub digest_sequence: Option<u64>,
+    pub feature_level: Option<u32>,
+    pub lowest_level: Option<u32>,
+    pub highest_level: Option<u32>,
     /// Its most serious known problem.
     pub problem: Option<String>,
     pub thrift: Option<String>,
@@ -125,12 +132,12 @@ impl Gathered {
 #[derive(Clone)]
 pub struct AdminClient {
     http: HttpClient,
-    access: AccessArgs,
+    token: Option<Token>,
 }
 
 impl AdminClient {
-    pub fn new(access: &AccessArgs) -> Result<Self, Failure> {
-        Ok(AdminClient { http: HttpClient::new(access.tls()?), access: access.clone() })
+    pub fn new() -> Result<Self, Failure> {
+        Ok(AdminClient { http: HttpClient::new(access::tls()?), token: access::token()? })
     }
 
     async fn send<T: DeserializeOwned>(
@@ -140,7 +147,8 @@ impl AdminClient {
         query: &[(&str, String)],
         timeout: Duration,
     ) -> Result<T, NoAnswer> {
-        let answer = self.http.send(&method, address, &with_query(path, query), timeout).await;
+        let path = with_query(path, query);
+        let answer = self.http.send(&method, address, &path, self.token.as_ref(), timeout).await;
         let http::Answer { status, body } = answer.map_err(|failure| match failure {
             HttpFailure::NotSent(reason) => NoAnswer::NotSent(reason),
             HttpFailure::Silent(reason) => NoAnswer::Silent(reason),
@@ -188,9 +196,19 @@ impl AdminClient {
 
     /// GETs a document from the first server that answers, with its address.
     pub async fn first<T: DeserializeOwned>(&self, target: &AdminTarget, path: &str) -> Result<(String, T), Failure> {
-        let addresses = &target.addresses(&self.access)?;
+        self.first_with(target, path, &[]).await
+    }
+
+    /// GETs a document with parameters from the first server that answers, with its address.
+    pub async fn first_with<T: DeserializeOwned>(
+        &self,
+        target: &AdminTarget,
+        path: &str,
+        query: &[(&str, String)],
+    ) -> Result<(String, T), Failure> {
+        let addresses = &target.addresses()?;
         let questions: Vec<_> =
-            addresses.iter().map(|address| self.get_slowly::<T>(address, path, &[], CHANGE_TIMEOUT)).collect();
+            addresses.iter().map(|address| self.get_slowly::<T>(address, path, query, CHANGE_TIMEOUT)).collect();
         match first_answer(questions, HEDGE_AFTER).await {
             Ok((place, document)) => Ok((addresses[place].clone(), document)),
             Err(failures) => {
@@ -213,9 +231,10 @@ impl AdminClient {
         method: Method,
         target: &AdminTarget,
         path: &str,
+        query: &[(&str, String)],
     ) -> Result<T, Failure> {
         let (address, _) = self.first::<Value>(target, "/health/live").await?;
-        self.change_at(method, &address, path, &[]).await
+        self.change_at(method, &address, path, query).await
     }
 
     /// Sends a request that changes something to this server, once.
@@ -232,7 +251,7 @@ impl AdminClient {
 
     /// The status of every server that answers: of the given ones, and of those that they name.
     pub async fn gather(&self, target: &AdminTarget) -> Result<Gathered, Failure> {
-        let addresses = target.addresses(&self.access)?;
+        let addresses = target.addresses()?;
         let mut asking = Asking { client: self.clone(), asked: Vec::new(), answers: JoinSet::new() };
         addresses.iter().for_each(|address| {
             asking.ask(address);
@@ -326,10 +345,15 @@ fn failure_of(address: &str, no_answer: NoAnswer) -> Failure {
 }
 
 fn with_query(path: &str, query: &[(&str, String)]) -> String {
-    // These parameters need no encoding.
-    let query: Vec<String> = query.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    let query: Vec<String> = query.iter().map(|(name, value)| format!("{name}={}", encoded(value))).collect();
     let separator = if query.is_empty() { "" } else { "?" };
     format!("{path}{separator}{}", query.join("&"))
+}
+
+/// Text as a part of a URL.
+pub fn encoded(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
 }
 
 impl AdminClient {
@@ -353,7 +377,7 @@ impl AdminClient {
 
     /// Whether a Thrift server answers at this address.
     async fn speaks_thrift(&self, address: &str) -> bool {
-        let tls = self.access.tls().ok().flatten();
+        let tls = access::tls().ok().flatten();
         let options = Options { connect_timeout: PROBE_TIMEOUT, tls, ..Options::default() };
         Client::connect([address], options).await.is_ok()
     }

@@ -5,10 +5,10 @@ use std::time::Duration;
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::Bytes;
 use hyper::client::conn::http1;
-use hyper::header::{ACCEPT, HOST, LOCATION};
+use hyper::header::{ACCEPT, AUTHORIZATION, HOST, LOCATION};
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
-use kv_client::Tls;
+use kv_client::{Tls, Token};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -53,13 +53,14 @@ impl HttpClient {
         method: &Method,
         address: &str,
         path: &str,
+        token: Option<&Token>,
         patience: Duration,
     ) -> Result<Answer, HttpFailure> {
         let deadline = Instant::now() + patience;
         let (mut address, mut path) = (address.to_string(), path.to_string());
         for _ in 0..=MAX_REDIRECTIONS {
             let stream = self.connect(&address, deadline).await.map_err(HttpFailure::NotSent)?;
-            let exchanged = timeout_at(deadline, exchange(stream, method, &address, &path)).await;
+            let exchanged = timeout_at(deadline, exchange(stream, method, &address, &path, token)).await;
             let (answer, location) = match exchanged {
                 Ok(exchanged) => exchanged.map_err(HttpFailure::Silent)?,
                 Err(_) => return Err(HttpFailure::Silent(TOO_LATE.to_string())),
@@ -93,9 +94,13 @@ async fn exchange(
     method: &Method,
     address: &str,
     path: &str,
+    token: Option<&Token>,
 ) -> Result<(Answer, Option<String>), String> {
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|error| reason(&error))?;
-    let request = Request::builder().method(method).uri(path).header(HOST, address).header(ACCEPT, "*/*");
+    let mut request = Request::builder().method(method).uri(path).header(HOST, address).header(ACCEPT, "*/*");
+    if let Some(token) = token {
+        request = request.header(AUTHORIZATION, format!("Bearer {}", token.reveal()));
+    }
     let request = request.body(Empty::<Bytes>::new()).map_err(|error| error.to_string())?;
     let answering = async {
         let response = sender.send_request(request).await.map_err(|error| reason(&error))?;

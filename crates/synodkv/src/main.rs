@@ -9,6 +9,7 @@
 mod access;
 mod admin;
 mod allocator;
+mod auth;
 mod backup;
 mod bench;
 mod bench_disk;
@@ -34,6 +35,7 @@ mod status;
 mod targets;
 mod text;
 mod txn;
+mod upgrade;
 mod usage;
 mod verify;
 
@@ -50,6 +52,7 @@ fn main() -> ExitCode {
         Err(error) => return explain(&error),
     };
     let serves = matches!(cli.command, Command::Serve(_));
+    cli.access.install();
     match run(cli.command) {
         Ok(code) => code,
         // `serve` has no answer that could be unknown.
@@ -89,7 +92,9 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
     match command {
         Command::Serve(args) => serve::run(args),
         Command::Failover(args) => on_one_thread()?.block_on(failover::run(args)),
+        Command::Upgrade(args) => on_one_thread()?.block_on(upgrade::run(args)),
         Command::Family(args) => on_one_thread()?.block_on(family::run(args)),
+        Command::Auth(args) => on_one_thread()?.block_on(auth::run(args)),
         Command::Status(args) => on_one_thread()?.block_on(status::run(args)),
         Command::Get(args) => on_one_thread()?.block_on(data::get(args)),
         Command::Set(args) => on_one_thread()?.block_on(data::set(args)),

@@ -17,7 +17,7 @@ pub async fn run(args: StatusArgs) -> Result<ExitCode, Failure> {
     if let Some(interval) = args.watch {
         return watch(&args, interval).await;
     }
-    let seen = Seen::of(&AdminClient::new(&args.access)?.gather(&args.admin).await?);
+    let seen = Seen::of(&AdminClient::new()?.gather(&args.admin).await?);
     match args.format {
         Format::Json => output::write_json(&seen.document)?,
         Format::Text => output::write_line(&seen.show())?,
@@ -75,8 +75,8 @@ impl Seen {
 }
 
 async fn watch(args: &StatusArgs, interval: Duration) -> Result<ExitCode, Failure> {
-    args.admin.addresses(&args.access)?;
-    let client = AdminClient::new(&args.access)?;
+    args.admin.addresses()?;
+    let client = AdminClient::new()?;
     let mut signals = Signals::listen()?;
     let screen = if args.format == Format::Text { Screen::open()? } else { None };
     let mut page = Page { interval, last: None };
@@ -143,6 +143,7 @@ fn show(status: &Status) -> String {
         format!("cluster  {}", or_dash(status.cluster_id.as_ref())),
         format!("primary  {primary}"),
         format!("view     {}", or_dash(status.view)),
+        format!("level    {}", show_level(status)),
         format!("families {}", status.column_families.join(", ")),
         String::new(),
     ];
@@ -157,6 +158,15 @@ fn show(status: &Status) -> String {
         lines.extend([String::new(), format!("PROBLEM: replica {id}: {problem}")]);
     }
     lines.join("\n")
+}
+
+/// The feature level, and the next one if it can be raised.
+fn show_level(status: &Status) -> String {
+    let level = or_dash(status.feature_level);
+    match status.next_feature_level {
+        Some(next) => format!("{level} ({next} after `synodkv upgrade finalize`)"),
+        None => level,
+    }
 }
 
 fn show_replica(replica: &Replica) -> Vec<String> {

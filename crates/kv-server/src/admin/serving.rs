@@ -5,7 +5,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::{Extension, Router};
+use axum::Router;
+use axum::http::Request;
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -17,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{AdminInterface, routes};
 use crate::accepting::{AcceptTerms, ByteStream, Incoming, accept_until};
-use crate::access::ConnectionFacts;
+use crate::access::{ConnectionFacts, Session};
 use crate::tls::{Admitted, Doorway, plain_reply_deadline};
 
 /// How long a client may take for the head of a request, the first and every later one of its
@@ -88,10 +89,12 @@ async fn serve_stream(
     stop: CancellationToken,
 ) {
     let Incoming { stream, peer, idleness, end } = incoming;
-    let router = TowerToHyperService::new(router.layer(Extension(facts)));
+    let router = TowerToHyperService::new(router);
+    let session = Arc::new(Session::new(facts));
     let (asked, seen) = (idleness.clone(), idleness);
-    let service = service_fn(move |request| {
+    let service = service_fn(move |mut request: Request<_>| {
         asked.busy();
+        request.extensions_mut().insert(session.clone());
         let (answer, answered) = (router.call(request), asked.clone());
         async move {
             let answer = answer.await;

@@ -9,6 +9,7 @@
 //! It opens no file but the configuration itself, resolves no host name and binds nothing.
 
 mod address;
+mod auto_finalize;
 mod changes;
 mod consistency;
 mod error;
@@ -26,14 +27,16 @@ use std::path::PathBuf;
 use serde_json::Value;
 
 pub use address::Address;
+pub use auto_finalize::AutoFinalize;
 pub use error::ConfigError;
 use kv_api::Limits;
 use serde::{Deserialize, Serialize};
 pub(crate) use settings::DEFAULT_PIN_SECONDS;
-pub use settings::{LogFormat, LogSettings, OnWriteFailure, ServerSettings, StorageSettings};
+pub use settings::{AuthSettings, LogFormat, LogSettings, OnWriteFailure, ServerSettings, StorageSettings};
 pub use sources::Environment;
 pub use tls::{AdminSettings, ClientCertificates, ListenerTls, OldestTls, TlsMode, UserFrom};
 
+use crate::access::AuditSettings;
 use crate::directory_id::DirectoryId;
 use crate::mode::Mode;
 
@@ -75,6 +78,10 @@ pub struct Config {
     pub limits: Limits,
     /// Meaningful in replicated mode only; the defaults otherwise.
     pub replication: ReplicationConfig,
+    /// `[auth]`.
+    pub auth: AuthSettings,
+    /// `[audit]`.
+    pub audit: AuditSettings,
     /// `[log]`.
     pub log: LogSettings,
     /// The data directory of an earlier start in this process. If set, the next start must find the
@@ -115,6 +122,8 @@ pub struct ReplicationConfig {
     pub retry_ms: u64,
     /// Duration of a primary's lease; 0 means no leases.
     pub lease_ms: u64,
+    /// Whether a primary raises the feature level by itself after an upgrade.
+    pub auto_finalize: AutoFinalize,
     /// Maximum bytes of operations that go into one value of the log.
     pub max_batch_bytes: usize,
     /// Maximum number of values proposed and not yet committed.

@@ -6,7 +6,8 @@ use kv_api::Limits;
 use kv_store::{EngineKind, ResourceOptions};
 use serde::{Deserialize, Serialize};
 
-use super::{Address, AdminSettings, ListenerTls};
+use super::{Address, AdminSettings, AutoFinalize, ListenerTls};
+use crate::access::{AuditSettings, JwtSettings};
 use crate::mode::Mode;
 use crate::thrift_server::ThriftServerOptions;
 
@@ -32,6 +33,8 @@ pub(super) struct Settings {
     pub storage: StorageSettings,
     pub limits: Limits,
     pub replication: ReplicationSettings,
+    pub auth: AuthSettings,
+    pub audit: AuditSettings,
     pub log: LogSettings,
 }
 
@@ -233,6 +236,7 @@ pub(super) struct ReplicationSettings {
     pub election_timeout_max_ms: u64,
     pub retry_ms: u64,
     pub lease_ms: u64,
+    pub auto_finalize: AutoFinalize,
     pub max_batch_bytes: usize,
     pub max_in_flight_values: usize,
     pub wal_segment_mb: u64,
@@ -255,6 +259,7 @@ impl Default for ReplicationSettings {
             election_timeout_max_ms: 600,
             retry_ms: 200,
             lease_ms: 0,
+            auto_finalize: AutoFinalize::Off,
             max_batch_bytes: 1 << 20,
             max_in_flight_values: 4,
             wal_segment_mb: 64,
@@ -288,6 +293,38 @@ pub(super) struct TlsSettings {
     pub certificate: Option<PathBuf>,
     pub key: Option<PathBuf>,
     pub crl: Option<PathBuf>,
+}
+
+/// `[auth]`. Users, roles and tokens are no settings, but replicated with the data.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AuthSettings {
+    /// The public keys of the issuer of JWTs (JWKS, a JSON file). `None`: JWTs are not accepted.
+    pub jwt_keys: Option<PathBuf>,
+    /// The issuer that JWTs must name.
+    pub jwt_issuer: Option<String>,
+    /// The audience that JWTs must name.
+    pub jwt_audience: Option<String>,
+    /// With authentication, a replica that has heard no primary for this long answers nothing: its
+    /// users and roles may be out of date.
+    pub max_staleness_ms: u64,
+}
+
+impl Default for AuthSettings {
+    fn default() -> Self {
+        AuthSettings { jwt_keys: None, jwt_issuer: None, jwt_audience: None, max_staleness_ms: 5_000 }
+    }
+}
+
+impl AuthSettings {
+    /// What a JWT must say; `None` if none is accepted.
+    pub fn jwt(&self) -> Option<JwtSettings> {
+        Some(JwtSettings {
+            keys: self.jwt_keys.clone()?,
+            issuer: self.jwt_issuer.clone()?,
+            audience: self.jwt_audience.clone()?,
+        })
+    }
 }
 
 /// `[log]`.

@@ -26,6 +26,7 @@ const FOREIGN_VARIABLES: &[&str] = &[
     "CA",
     "CERT",
     "KEY",
+    "TOKEN_FILE",
     "PROFILE",
     "TARGET_DIR",
     "CONFIG",
@@ -35,7 +36,7 @@ const FOREIGN_VARIABLES: &[&str] = &[
     "BENCH_",
     "TEST_",
 ];
-const SECTIONS: &[&str] = &["server", "admin", "storage", "limits", "replication", "log"];
+const SECTIONS: &[&str] = &["server", "admin", "storage", "limits", "replication", "auth", "audit", "log"];
 /// Keys whose value is text even if it looks like a number or a list.
 const TEXT_KEYS: &[&str] = &[
     "storage.data_dir",
@@ -43,6 +44,11 @@ const TEXT_KEYS: &[&str] = &[
     "replication.tls.certificate",
     "replication.tls.key",
     "replication.tls.crl",
+    "auth.jwt_keys",
+    "auth.jwt_issuer",
+    "auth.jwt_audience",
+    "audit.file",
+    "audit.keys",
     "log.level",
     "log.file",
 ];

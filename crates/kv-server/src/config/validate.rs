@@ -11,10 +11,11 @@ use super::consistency;
 use super::settings::{ReplicaEntry, ReplicationSettings, Settings, TlsSettings};
 use super::sources::Sources;
 use super::{
-    Address, Config, ConfigError, DEFAULT_PIN_SECONDS, LogSettings, PeerTlsConfig, ReplicaConfig, ReplicationConfig,
-    ServerSettings, StorageSettings, TlsMode,
+    Address, AuthSettings, Config, ConfigError, DEFAULT_PIN_SECONDS, LogSettings, PeerTlsConfig, ReplicaConfig,
+    ReplicationConfig, ServerSettings, StorageSettings, TlsMode,
 };
 
+use crate::access::AuditSettings;
 use crate::mode::Mode;
 
 const MAX_REPLICAS: usize = 7;
@@ -25,7 +26,7 @@ pub(super) fn complete(raw: Settings, sources: &Sources) -> Result<Config, Confi
     let mode = mode(&raw, sources)?;
     // Also checked if no mode is set, because then the list would be ignored.
     let lacks_node_id = raw.mode != Some(Mode::Standalone) && lacks_node_id(&raw.replication);
-    let Settings { mut server, admin, storage, limits, replication, log, .. } = raw;
+    let Settings { mut server, admin, storage, limits, replication, auth, audit, log, .. } = raw;
     if mode == Mode::Replicated {
         pick_listeners(&mut server, &replication, sources)?;
     }
@@ -41,12 +42,27 @@ pub(super) fn complete(raw: Settings, sources: &Sources) -> Result<Config, Confi
     check_timing(&replication, sources)?;
     let replication = complete_replication(replication, &server, sources)?;
     let replication = ReplicationConfig { lacks_node_id, ..replication };
+    check_auth(&auth, sources)?;
+    check_audit(&audit, sources)?;
     check_log(&log, sources)?;
     if mode == Mode::Replicated {
         consistency::check_addresses(&server, &replication, sources)?;
     }
     let (warnings, origins) = (sources.warnings.clone(), BTreeMap::new());
-    Ok(Config { mode, server, admin, storage, limits, replication, log, same_data_dir: None, warnings, origins })
+    Ok(Config {
+        mode,
+        server,
+        admin,
+        storage,
+        limits,
+        replication,
+        auth,
+        audit,
+        log,
+        same_data_dir: None,
+        warnings,
+        origins,
+    })
 }
 
 /// A node id implies replicated mode, unless the mode is set, too.
@@ -145,6 +161,7 @@ fn complete_replication(
         election_timeout_max_ms: raw.election_timeout_max_ms,
         retry_ms: raw.retry_ms,
         lease_ms: raw.lease_ms,
+        auto_finalize: raw.auto_finalize,
         max_batch_bytes: raw.max_batch_bytes,
         max_in_flight_values: raw.max_in_flight_values,
         wal_segment_mb: raw.wal_segment_mb,
@@ -399,6 +416,39 @@ fn check_lease(raw: &ReplicationSettings, sources: &Sources) -> Result<(), Confi
         sources.origin("replication.election_timeout_min_ms")
     );
     Err(ConfigError::value(key, raw.lease_ms, &wanted, &sources.origin(key)))
+}
+
+/// A JWT is accepted only if it says where it comes from and for whom it is meant.
+fn check_auth(auth: &AuthSettings, sources: &Sources) -> Result<(), ConfigError> {
+    let given = [
+        ("auth.jwt_keys", auth.jwt_keys.as_ref().map(|path| !path.as_os_str().is_empty())),
+        ("auth.jwt_issuer", auth.jwt_issuer.as_ref().map(|issuer| !issuer.is_empty())),
+        ("auth.jwt_audience", auth.jwt_audience.as_ref().map(|audience| !audience.is_empty())),
+    ];
+    let wanted = "JWTs need all three of auth.jwt_keys (a JWKS file), auth.jwt_issuer and auth.jwt_audience";
+    if let Some((key, _)) = given.iter().find(|(_, given)| *given == Some(false)) {
+        return Err(ConfigError::value(key, "\"\"", wanted, &sources.origin(key)));
+    }
+    let some = given.iter().find(|(_, given)| given.is_some());
+    let missing = given.iter().find(|(_, given)| given.is_none());
+    if let (Some((some, _)), Some((missing, _))) = (some, missing) {
+        return Err(ConfigError::new(format!("`{missing}` is missing{}: {wanted}", sources.origin(some))));
+    }
+    let (key, allowed) = ("auth.max_staleness_ms", 100..=3_600_000);
+    match allowed.contains(&auth.max_staleness_ms) {
+        true => Ok(()),
+        false => Err(ConfigError::value(key, auth.max_staleness_ms, "allowed: 100 to 3600000", &sources.origin(key))),
+    }
+}
+
+fn check_audit(audit: &AuditSettings, sources: &Sources) -> Result<(), ConfigError> {
+    match audit.file.as_ref().is_some_and(|path| path.as_os_str().is_empty()) {
+        true => {
+            let wanted = "a path is needed; leave it out to have no audit log";
+            Err(ConfigError::value("audit.file", "\"\"", wanted, &sources.origin("audit.file")))
+        }
+        false => Ok(()),
+    }
 }
 
 fn check_log(log: &LogSettings, sources: &Sources) -> Result<(), ConfigError> {

@@ -11,7 +11,7 @@ use rsml::transport::{
     TlsError, TlsFile, Transport,
 };
 use rsml::wal::{WalOptions, WalStorage};
-use rsml::{ConsensusReplica, Failure, FailureKind, Membership, ReplicaId, ReplicaOptions, StalledThread};
+use rsml::{ConsensusReplica, Failure, FailureKind, LevelRange, Membership, ReplicaId, ReplicaOptions, StalledThread};
 use tokio::runtime::Handle;
 
 use super::databases::ReplicaDatabases;
@@ -24,6 +24,7 @@ use crate::error::ServerError;
 use crate::manager::shared_resources;
 use crate::router::{LocalReader, ReadSlots};
 use crate::space::SpaceWatch;
+use crate::upgrade::{HIGHEST_LEVEL, LOWEST_LEVEL};
 
 /// How the replicas communicate.
 #[derive(Clone)]
@@ -332,6 +333,8 @@ fn replica_options(
     core.election_max_us = replication.election_timeout_max_ms * 1000;
     core.retry_us = replication.retry_ms * 1000;
     core.lease_us = replication.lease_ms * 1000;
+    core.levels = LevelRange::new(LOWEST_LEVEL, HIGHEST_LEVEL);
+    core.raise_after_us = replication.auto_finalize.delay().map(|delay| delay.as_micros() as u64);
     core.max_batch_bytes = replication.max_batch_bytes;
     core.max_in_flight_values = replication.max_in_flight_values as u64;
     core.log_keep_bytes = replication.log_keep_mb << 20;

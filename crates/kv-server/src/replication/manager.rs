@@ -11,6 +11,7 @@ use tokio::runtime::Handle;
 use super::cluster::ReplicatedCluster;
 use super::database::ReplicatedKvDatabase;
 use super::local_replicas::{LocalReplica, LocalReplicas, Network};
+use super::policy::ReplicatedPolicy;
 use super::prometheus::ConsensusCollector;
 use super::router::ConsensusRouter;
 use crate::config::{Address, Config};
@@ -24,6 +25,9 @@ use crate::mode::Mode;
 use crate::ports;
 use crate::problems::Problems;
 use crate::router::WriteSettings;
+
+/// How old the policy may be by which this server decides who may do what.
+const MAX_STALENESS: Duration = Duration::from_secs(5);
 
 /// How long a start waits for a primary if all replicas are in this process. The server also works
 /// without one: requests wait.
@@ -82,7 +86,9 @@ impl ReplicatedServerManager {
             router: router.clone(),
             cluster: cluster.clone(),
             replicas: cluster.clone(),
-            failover: cluster,
+            policy: Arc::new(ReplicatedPolicy::new(local.clone(), MAX_STALENESS)),
+            failover: cluster.clone(),
+            upgrade: cluster,
             metrics,
             space: local.space().clone(),
             problems,

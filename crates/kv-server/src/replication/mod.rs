@@ -18,6 +18,7 @@ mod local_replicas;
 mod manager;
 mod members;
 mod place;
+mod policy;
 mod problems;
 mod prometheus;
 mod router;
@@ -33,4 +34,5 @@ pub use local_replicas::{LocalReplica, LocalReplicas, Network, check_certificate
 pub use manager::ReplicatedServerManager;
 pub use members::Members;
 pub use place::DatabasePlace;
+pub use policy::ReplicatedPolicy;
 pub use router::ConsensusRouter;

@@ -307,7 +307,7 @@ impl<'a, S: ByteStream> Connection<'a, S> {
             }
             Err(exception) => {
                 add(&self.shared.counters.protocol_errors, 1);
-                tracing::debug!(peer = %self.context.peer, %exception, "a message is invalid");
+                tracing::debug!(peer = %self.context.peer(), %exception, "a message is invalid");
                 if !one_way {
                     self.pipeline.refuse(encoding, name, sequence_id, exception, &mut self.output);
                 }
@@ -413,7 +413,7 @@ impl<'a, S: ByteStream> Connection<'a, S> {
     /// and closes: the beginning of the next message is unknown.
     fn refuse_rest(&mut self, error: WireError, end: usize) {
         add(&self.shared.counters.protocol_errors, 1);
-        tracing::debug!(peer = %self.context.peer, %error, "closing the connection: its input is invalid");
+        tracing::debug!(peer = %self.context.peer(), %error, "closing the connection: its input is invalid");
         let rest = &self.input[self.consumed..end];
         let header = Encoding::of_first_bytes(rest)
             .and_then(|encoding| wire::read_header(rest, encoding).ok().map(|header| (encoding, header)));

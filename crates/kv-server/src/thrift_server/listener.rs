@@ -14,7 +14,7 @@ use super::plain;
 use super::shared::Shared;
 use super::{ConnectionContext, ThriftServerCounters, ThriftServerOptions, ThriftService, connection};
 use crate::accepting::{AcceptTerms, Accepted, ByteStream, Incoming, accept_until};
-use crate::access::ConnectionFacts;
+use crate::access::{ConnectionFacts, Session};
 use crate::tls::{Admitted, Doorway};
 
 /// A bound server; [`ThriftServer::serve`] runs it.
@@ -110,7 +110,7 @@ async fn serve_stream<S: ByteStream>(
     incoming: Incoming<S>,
     facts: ConnectionFacts,
 ) {
-    let context = ConnectionContext { connection_id, peer: incoming.peer, facts };
+    let context = ConnectionContext { connection_id, session: Arc::new(Session::new(facts)) };
     let ended = connection::serve(shared, &context, incoming).await;
-    tracing::debug!(peer = %context.peer, connection = context.connection_id, ?ended, "connection closed");
+    tracing::debug!(peer = %context.peer(), connection = context.connection_id, ?ended, "connection closed");
 }

@@ -28,28 +28,34 @@ mod shared;
 mod tests;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use tokio::time::Instant;
 
 pub use counters::ThriftServerCounters;
-pub use kv_api::thrift::{ApplicationErrorKind, Method, ThriftCall, ThriftException, ThriftReply};
+pub use kv_api::thrift::{ApplicationErrorKind, Method, MethodKind, ThriftCall, ThriftException, ThriftReply};
 pub(crate) use listener::CLIENT;
 pub use listener::ThriftServer;
 pub use memory_budget::Pools;
 pub use options::ThriftServerOptions;
 
-use crate::access::ConnectionFacts;
+use crate::access::Session;
 
 /// The connection that a call came from.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct ConnectionContext {
     /// Counted from 1 for each server; never reused.
     pub connection_id: u64,
+    /// Its identity.
+    pub session: Arc<Session>,
+}
+
+impl ConnectionContext {
     /// The client's address.
-    pub peer: SocketAddr,
-    /// How the connection is carried, and whom its certificate names.
-    pub facts: ConnectionFacts,
+    pub fn peer(&self) -> SocketAddr {
+        self.session.facts().address
+    }
 }
 
 /// The limits that the answer to a call must keep.

@@ -88,13 +88,20 @@ impl DatabaseFiles {
         self.engines().clear();
     }
 
-    pub fn open(self: &Arc<Self>, generation: u64, random: &mut Random) -> (Database, Executor) {
+    /// `highest_level`: the highest feature level that the program executes.
+    pub fn open(
+        self: &Arc<Self>,
+        generation: u64,
+        highest_level: u32,
+        random: &mut Random,
+    ) -> (Database, Executor) {
         // Small caches, so that verdicts come from the table as well as from memory.
         *self.options.lock().expect("one thread runs a simulation") = StoreOptions {
             conflict_index_entries: random.pick(&[0, 3, 50, 1_000]),
             known_keys: random.pick(&[1, 16, 1_000]),
             row_cache_bytes: random.pick(&[0, 1_000, 100_000]),
             range_delete_entries: random.pick(&[1, 2, 4, 1_000]),
+            highest_level,
             collect_every: None,
             clock: Clock::new(standard_time),
             ..StoreOptions::replicated()

@@ -42,6 +42,7 @@ mod scratch;
 mod starting_situations;
 mod steering;
 mod threads;
+mod upgrades;
 mod watch;
 mod workload;
 
